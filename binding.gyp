@@ -1,0 +1,41 @@
+{
+  "variables": {
+    "core_sources": "<!@(grep ^native/core/ native/sources.txt)",
+    "addon_sources": "<!@(grep -E '^native/(bindings/|addon)' native/sources.txt)",
+    "starter_sources": "<!@(grep ^native/starter/ native/sources.txt)"
+  },
+  "target_defaults": {
+    "include_dirs": ["native"],
+    "defines": ["_FILE_OFFSET_BITS=64", "_GNU_SOURCE"],
+    "cflags": ["-fvisibility=hidden", "-fstack-protector-strong", "-Wall", "-Wextra", "-Wno-missing-field-initializers"],
+    "cflags!": ["-fno-exceptions"],
+    "cflags_cc!": ["-fno-exceptions", "-fno-rtti", "-std=gnu++17", "-std=gnu++1y"],
+    "cflags_cc": ["-std=c++20", "-fexceptions"]
+  },
+  "targets": [
+    {
+      "target_name": "core",
+      "type": "static_library",
+      "standalone_static_library": 1,
+      "cflags": ["-fPIC"],
+      "sources": ["<@(core_sources)"]
+    },
+    {
+      "target_name": "sifcrypt",
+      "dependencies": ["core"],
+      "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
+      "sources": ["<@(addon_sources)"],
+      "libraries": ["<!@(scripts/static-libraries.sh addon)"],
+      "ldflags": ["-Wl,-z,relro,-z,now", "-Wl,--exclude-libs,ALL"]
+    },
+    {
+      "target_name": "sifcrypt-starter",
+      "type": "executable",
+      "dependencies": ["core"],
+      "cflags": ["-fPIE"],
+      "sources": ["<@(starter_sources)"],
+      "libraries": ["<!@(scripts/static-libraries.sh starter)"],
+      "ldflags": ["-pie", "-Wl,-z,relro,-z,now"]
+    }
+  ]
+}

@@ -1,0 +1,88 @@
+// Every error this package throws on purpose. A leaf: imports nothing.
+
+/** Stable codes; what each means and what to do stands in docs/errors.md. */
+export type ErrorCode =
+  | "ERR_SIF_MAGIC"
+  | "ERR_SIF_VERSION"
+  | "ERR_SIF_TRUNCATED"
+  | "ERR_SIF_HEADER"
+  | "ERR_SIF_DESCRIPTOR"
+  | "ERR_SIF_OVERLAP"
+  | "ERR_SIF_NO_OBJECT"
+  | "ERR_SIF_AMBIGUOUS"
+  | "ERR_SIF_FULL"
+  | "ERR_SIF_TOO_LARGE"
+  | "ERR_KEY_MISSING"
+  | "ERR_KEY_MISMATCH"
+  | "ERR_KEY_FORMAT"
+  | "ERR_KEY_WEAK"
+  | "ERR_KEY_MESSAGE"
+  | "ERR_LUKS_HEADER"
+  | "ERR_LUKS_PASSPHRASE"
+  | "ERR_LUKS_UNSUPPORTED"
+  | "ERR_LUKS_COST"
+  | "ERR_LUKS_FORMAT"
+  | "ERR_TREE_FORMAT"
+  | "ERR_TREE_NOT_FOUND"
+  | "ERR_TREE_TYPE"
+  | "ERR_TREE_UNSUPPORTED"
+  | "ERR_BUILD_SOURCE"
+  | "ERR_BUILD_EXISTS"
+  | "ERR_BUILD_OUTPUT"
+  | "ERR_EXTRACT"
+  | "ERR_LOOP_BUSY"
+  | "ERR_LOOP_ATTACH"
+  | "ERR_DM_EXISTS"
+  | "ERR_DM_ACTIVATE"
+  | "ERR_MOUNT"
+  | "ERR_MOUNT_BUSY"
+  | "ERR_MOUNT_NOT_OURS"
+  | "ERR_RUN"
+  | "ERR_RUN_BIND"
+  | "ERR_ENV_NO_ADDON"
+  | "ERR_ENV_NO_LIBRARY"
+  | "ERR_ENV_NO_PROGRAM"
+  | "ERR_ENV_NO_PRIVILEGE"
+  | "ERR_ENV_NO_KERNEL_SUPPORT"
+  | "ERR_ENV_NO_MEMORY"
+
+/** Options shared by all: the origin, and facts a program can use. */
+export interface ContainerErrorOptions {
+  readonly cause?: unknown
+  /** The file or device the error is about. */
+  readonly path?: string
+  /** Byte offset in the image, where known. */
+  readonly offset?: number
+}
+
+/** Base class of everything this package throws on purpose. */
+export class ContainerError extends Error {
+  /** Stable; switch on this, not on the message. */
+  readonly code: ErrorCode
+  readonly path: string | undefined
+  readonly offset: number | undefined
+  constructor(code: ErrorCode, message: string, options: ContainerErrorOptions = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause })
+    this.name = new.target.name
+    this.code = code
+    this.path = options.path
+    this.offset = options.offset
+  }
+}
+
+/** The SIF structure itself. */
+export class SifError extends ContainerError {}
+/** Keys, passphrases and crypto messages. */
+export class KeyError extends ContainerError {}
+/** The LUKS2 header and its keyslots. */
+export class LuksError extends ContainerError {}
+/** The squashfs tree inside. */
+export class TreeError extends ContainerError {}
+/** Building and writing outputs. */
+export class BuildError extends ContainerError {}
+/** Loop devices, mappings, mounts. */
+export class DeviceError extends ContainerError {}
+/** Running a payload. */
+export class RunError extends ContainerError {}
+/** What this machine or user lacks. */
+export class EnvironmentError extends ContainerError {}

@@ -1,0 +1,137 @@
+// Types of the addon's exports (native/addon.cc). Internal: lib/device turns these into handles and meanings.
+
+/** How a range of a file is encrypted: dm-crypt's aes-xts-plain64. */
+export interface NativeCipher {
+  /** 32 or 64 bytes; the callee copies. */
+  readonly volumeKey: Uint8Array
+  /** Bytes, 512 to 4096. */
+  readonly sectorSize: number
+  /** In 512-byte units. */
+  readonly ivTweak: number
+}
+
+/** A part of an open file; with a cipher its plaintext. */
+export interface NativeRange {
+  readonly fd: number
+  /** Bytes. */
+  readonly offset: number
+  /** Bytes. */
+  readonly size: number
+  readonly cipher: NativeCipher | undefined
+}
+
+export interface NativeKdf {
+  readonly type: "pbkdf2" | "argon2i" | "argon2id"
+  readonly iterations: number
+  /** KiB; 0 for PBKDF2. */
+  readonly memory: number
+  /** Threads; 0 for PBKDF2. */
+  readonly parallel: number
+}
+
+export interface NativeLuksFormat {
+  /** Bytes of the volume key: 32 or 64. */
+  readonly volumeKeySize: number
+  readonly sectorSize: number
+  /** Bytes up to the data segment; the header that is returned is this long. */
+  readonly headerSize: number
+  readonly keyslots: readonly { readonly secret: Uint8Array; readonly kdf: NativeKdf }[]
+}
+
+export interface NativeLuksUnlock {
+  readonly fd: number
+  /** Where the LUKS2 header starts in the file, bytes. */
+  readonly offset: number
+  /** Bytes of header and keyslots area together. */
+  readonly areaSize: number
+  /** The metadata that was checked, copied over the start of what is read; its other copy must be zeroed. */
+  readonly metadata: Uint8Array
+  readonly secret: Uint8Array
+  /** Which keyslot to try; -1 for any. */
+  readonly keyslot: number
+}
+
+export type TreeEntryType =
+  "file" | "directory" | "symlink" | "block-device" | "character-device" | "fifo" | "socket"
+
+/** One inode. */
+export interface NativeStat {
+  readonly inode: number
+  readonly type: TreeEntryType
+  /** Permission bits and setuid, setgid, sticky: 0 to 0o7777. */
+  readonly mode: number
+  readonly uid: number
+  readonly gid: number
+  readonly nlink: number
+  /** Seconds since 1970. */
+  readonly mtime: number
+  /** Bytes of a file, length of a symlink's target. */
+  readonly size: number
+  readonly rdev: number
+}
+
+/** A squashfs opened for reading. Every promise may reject with a system error (errno, code, syscall). */
+export interface NativeTree {
+  /** Follows symbolic links inside the image (at most 40, never out of it) except the last one unless `follow`. */
+  stat(path: string, follow: boolean): Promise<NativeStat>
+  /** Entries in directory order, names as bytes (they need not be UTF-8). */
+  list(path: string): Promise<{ readonly name: Buffer; readonly stat: NativeStat }[]>
+  readlink(path: string): Promise<Buffer>
+  /** At most `length` bytes at `position`; shorter only at the end. */
+  read(path: string, position: number, length: number): Promise<Buffer>
+  xattrs(path: string): Promise<{ readonly name: string; readonly value: Buffer }[]>
+  /**
+   * Writes `path` and all below it into the folder `target`, which exists. `onProgress` gets bytes written so far;
+   * returning false stops it (ECANCELED).
+   */
+  extract(
+    options: {
+      readonly path: string
+      readonly target: string
+      /** Keep owners and device nodes (root only). */
+      readonly preserveOwner: boolean
+    },
+    onProgress: (bytes: number) => boolean,
+  ): Promise<{ readonly entries: number; readonly bytes: number }>
+  /** Idempotent; forgets the key. */
+  close(): void
+}
+
+export interface NativeBuild {
+  /** A folder's path, or a range that holds a squashfs to be copied as it is. */
+  readonly source: { readonly directory: string } | { readonly squashfs: NativeRange }
+  /** Open for reading and writing. */
+  readonly fd: number
+  /** Where the data starts in `fd`, bytes. */
+  readonly offset: number
+  readonly cipher: NativeCipher | undefined
+  readonly compression: "gzip" | "zstd" | "lz4" | "xz"
+  /** -1: the compressor's default. */
+  readonly level: number
+  /** Bytes, a power of two. */
+  readonly blockSize: number
+  /** Worker threads; 0: one for each processor. */
+  readonly threads: number
+  /** Owners: kept as they are, or all root. */
+  readonly squashOwner: boolean
+  /** Seconds since 1970 that no time exceeds, and the image's own time; -1: none, now. */
+  readonly sourceDateEpoch: number
+  /** Paths inside the folder (no leading slash) that are left out. */
+  readonly exclude: readonly string[]
+}
+
+export interface NativeAddon {
+  luksFormat(options: NativeLuksFormat): Promise<{ readonly header: Buffer; readonly volumeKey: Buffer }>
+  luksUnlock(
+    options: NativeLuksUnlock,
+  ): Promise<{ readonly volumeKey: Buffer; readonly keyslot: number }>
+  /** Writes a squashfs; `size` is what it takes in `fd`, padded to 4096 bytes. `onProgress` as in extract. */
+  buildTree(
+    options: NativeBuild,
+    onProgress: (bytes: number) => boolean,
+  ): Promise<{ readonly size: number; readonly inputBytes: number; readonly entries: number }>
+  openTree(range: NativeRange): Promise<NativeTree>
+  /** Gives an O_TMPFILE descriptor a name; an existing one is EEXIST unless `replace`. */
+  publishFile(options: { readonly fd: number; readonly path: string; readonly replace: boolean }): Promise<void>
+  unmountPath(options: { readonly path: string; readonly lazy: boolean }): Promise<void>
+}

@@ -1,0 +1,44 @@
+// Finds the addon, opens it at first use and, when that fails, says what was tried.
+import { createRequire } from "node:module"
+import path from "node:path"
+import { fileURLToPath } from "node:url"
+import { EnvironmentError } from "../errors.ts"
+import type { NativeAddon } from "./binding.ts"
+
+/** The package's own folder: two above dist/native and lib/native. */
+export const packageRoot: string = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..", "..")
+
+let addon: NativeAddon | undefined
+
+function libc(): "glibc" | "musl" {
+  const report = process.report.getReport() as unknown as { header: { glibcVersionRuntime?: string } }
+  return report.header.glibcVersionRuntime === undefined ? "musl" : "glibc"
+}
+
+/** `<platform>-<arch>`, the folder of prebuilds/ for this machine. */
+export function prebuildFolder(): string {
+  return path.join(packageRoot, "prebuilds", `${process.platform}-${process.arch}`)
+}
+
+/**
+ * The native addon.
+ *
+ * @throws EnvironmentError `ERR_ENV_NO_ADDON` when there is none for this machine or it cannot be loaded.
+ */
+export function loadAddon(): NativeAddon {
+  if (addon !== undefined) return addon
+  const require = createRequire(import.meta.url)
+  const bindings = require("bindings") as (options: object) => NativeAddon
+  const built = ["module_root", "build", "Release", "bindings"]
+  const prebuilt = ["module_root", "prebuilds", `${process.platform}-${process.arch}`, `sifcrypt.${libc()}.node`]
+  try {
+    addon = bindings({ bindings: "sifcrypt", module_root: packageRoot, try: [built, prebuilt] })
+    return addon
+  } catch (cause) {
+    throw new EnvironmentError(
+      "ERR_ENV_NO_ADDON",
+      `no native addon for ${process.platform}-${process.arch} (${libc()}, Node ${process.versions.node}) in ${packageRoot}`,
+      { cause },
+    )
+  }
+}

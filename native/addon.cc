@@ -1,0 +1,19 @@
+// Module entry: the exported names, nothing else. Their types stand in lib/native/binding.ts.
+#include "bindings/exports.h"
+#include "bindings/napi_setup.h"
+
+namespace sifcrypt {
+
+static Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  exports.Set("luksFormat", Napi::Function::New<LuksFormat>(env));
+  exports.Set("luksUnlock", Napi::Function::New<LuksUnlock>(env));
+  exports.Set("buildTree", Napi::Function::New<BuildTree>(env));
+  exports.Set("openTree", Napi::Function::New<OpenTree>(env));
+  exports.Set("publishFile", Napi::Function::New<PublishFile>(env));
+  exports.Set("unmountPath", Napi::Function::New<UnmountPath>(env));
+  return exports;
+}
+
+NODE_API_MODULE(sifcrypt, Init)
+
+}  // namespace sifcrypt

@@ -1,0 +1,15 @@
+// What native/addon.cc exports; each is one whole operation in a file of this folder.
+#pragma once
+
+#include "bindings/napi_setup.h"
+
+namespace sifcrypt {
+
+Napi::Value LuksFormat(const Napi::CallbackInfo& info);   // luks.cc
+Napi::Value LuksUnlock(const Napi::CallbackInfo& info);   // luks.cc
+Napi::Value BuildTree(const Napi::CallbackInfo& info);    // build.cc
+Napi::Value OpenTree(const Napi::CallbackInfo& info);     // tree.cc
+Napi::Value PublishFile(const Napi::CallbackInfo& info);  // publish.cc
+Napi::Value UnmountPath(const Napi::CallbackInfo& info);  // publish.cc
+
+}  // namespace sifcrypt

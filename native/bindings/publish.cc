@@ -1,0 +1,29 @@
+#include "bindings/exports.h"
+#include "bindings/run_async.h"
+#include "core/publish.h"
+
+namespace sifcrypt {
+
+Napi::Value PublishFile(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  return RunAsync(
+      info.Env(),
+      [fd = ReadInt(options, "fd"), path = ReadString(options, "path"), replace = ReadBoolean(options, "replace")] {
+        publish::LinkInto(fd, path, replace);
+        return true;
+      },
+      [](Napi::Env env, bool) { return env.Undefined(); });
+}
+
+Napi::Value UnmountPath(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  return RunAsync(
+      info.Env(),
+      [path = ReadString(options, "path"), lazy = ReadBoolean(options, "lazy")] {
+        publish::Unmount(path, lazy);
+        return true;
+      },
+      [](Napi::Env env, bool) { return env.Undefined(); });
+}
+
+}  // namespace sifcrypt

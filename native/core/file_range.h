@@ -1,0 +1,39 @@
+// A part of a file, as a ByteSource and as a ByteSink.
+#pragma once
+
+#include "core/byte_range.h"
+#include "core/unique_fd.h"
+
+namespace sifcrypt {
+
+class FileSource final : public ByteSource {
+ public:
+  /// `offset + size` must lie inside the file (checked here: EOVERFLOW); `fd` is duplicated.
+  FileSource(int fd, uint64_t offset, uint64_t size);
+  uint64_t Size() const override { return size_; }
+  void ReadAt(uint64_t offset, void* out, size_t size) const override;
+
+ private:
+  UniqueFd fd_;
+  uint64_t offset_;
+  uint64_t size_;
+};
+
+class FileSink final : public ByteSink {
+ public:
+  /// Writes to `fd` (opened for reading and writing, duplicated) from `offset` on, at most `limit` bytes.
+  FileSink(int fd, uint64_t offset, uint64_t limit = INT64_MAX);
+  uint64_t Size() const override { return size_; }
+  void WriteAt(uint64_t offset, const void* data, size_t size) override;
+  void ReadAt(uint64_t offset, void* out, size_t size) override;
+  void Truncate(uint64_t size) override;
+  void Finish() override {}
+
+ private:
+  UniqueFd fd_;
+  uint64_t offset_;
+  uint64_t limit_;
+  uint64_t size_ = 0;
+};
+
+}  // namespace sifcrypt
