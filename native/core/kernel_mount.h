@@ -35,11 +35,11 @@ struct KernelMountRequest {
   std::string target;
 };
 
-/// Mounts the squashfs in the request at its target: read-only, nosuid, nodev. When it returns, unmounting the target is
-/// all it takes to undo everything: the mapping is marked for deferred removal and the loop device for autoclear, so the
-/// kernel does it when this process, or its mount namespace, is killed. On failure nothing is left.
-/// Throws SystemError whose operation names the step: "loop_attach" (EBUSY: none free), "crypt_activate" (EPERM: the key
-/// does not match the header; ENOTSUP: the kernel lacks dm-crypt or the cipher), "mount", "dlopen" (ELIBACC).
+/// Mounts the squashfs in the request at its target: read-only, nosuid, nodev. When it returns, unmounting the target
+/// is all it takes to undo everything: the mapping is marked for deferred removal and the loop device for autoclear, so
+/// the kernel does it when this process, or its mount namespace, is killed. On failure nothing is left. Throws
+/// SystemError whose operation names the step: "loop_attach" (EBUSY: none free), "crypt_activate" (EPERM: the key does
+/// not match the header; ENOTSUP: the kernel lacks dm-crypt or the cipher), "mount", "dlopen" (ELIBACC).
 void KernelMount(const KernelMountRequest& request);
 
 }  // namespace sifcrypt

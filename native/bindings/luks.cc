@@ -1,0 +1,77 @@
+#include "core/luks.h"
+
+#include "bindings/exports.h"
+#include "bindings/run_async.h"
+#include "core/unique_fd.h"
+
+namespace sifcrypt {
+namespace {
+
+uint32_t ReadUint32(const Napi::Object& object, const char* name) {
+  const uint64_t value = ReadUnsigned(object, name);
+  if (value > UINT32_MAX) throw Napi::RangeError::New(object.Env(), std::string(name) + " must be below 2^32");
+  return static_cast<uint32_t>(value);
+}
+
+/// The secret in a Buffer of its own, which the caller wipes.
+Napi::Value SecretToJs(Napi::Env env, const SecretBuffer& secret) {
+  return Napi::Buffer<uint8_t>::Copy(env, secret.data(), secret.size());
+}
+
+luks::Kdf ReadKdf(const Napi::Object& kdf) {
+  return {ReadString(kdf, "type"), ReadUint32(kdf, "iterations"), ReadUint32(kdf, "memory"),
+          ReadUint32(kdf, "parallel")};
+}
+
+}  // namespace
+
+Napi::Value LuksFormat(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  luks::FormatRequest request;
+  request.volume_key_size = ReadUint32(options, "volumeKeySize");
+  request.sector_size = ReadUint32(options, "sectorSize");
+  request.header_size = ReadUnsigned(options, "headerSize");
+  const Napi::Value keyslots = options.Get("keyslots");
+  if (!keyslots.IsArray()) throw Napi::TypeError::New(info.Env(), "keyslots must be an array");
+  const auto list = keyslots.As<Napi::Array>();
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    const Napi::Object keyslot = ReadObject(list.Get(i), "keyslot");
+    request.keyslots.push_back({ReadSecret(keyslot, "secret"), ReadKdf(ReadObject(keyslot.Get("kdf"), "kdf"))});
+  }
+  return RunAsync(
+      info.Env(), [request = std::move(request)] { return luks::Format(request); },
+      [](Napi::Env env, const luks::Formatted& formatted) -> Napi::Value {
+        Napi::Object result = Napi::Object::New(env);
+        result.Set("header", Napi::Buffer<uint8_t>::Copy(env, formatted.header.data(), formatted.header.size()));
+        result.Set("volumeKey", SecretToJs(env, formatted.volume_key));
+        return result;
+      });
+}
+
+Napi::Value LuksUnlock(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  luks::UnlockRequest request;
+  request.fd = ReadInt(options, "fd");
+  request.offset = ReadUnsigned(options, "offset");
+  request.area_size = ReadUnsigned(options, "areaSize");
+  const Napi::Value metadata = options.Get("metadata");
+  if (!metadata.IsBuffer()) throw Napi::TypeError::New(info.Env(), "metadata must be a Uint8Array");
+  const auto bytes = metadata.As<Napi::Uint8Array>();
+  request.metadata.assign(bytes.Data(), bytes.Data() + bytes.ByteLength());
+  request.secret = ReadSecret(options, "secret");
+  request.keyslot = ReadInt(options, "keyslot");
+  return RunAsync(
+      info.Env(),
+      [file = UniqueFd::Duplicate(request.fd), request = std::move(request)]() mutable {
+        request.fd = file.get();
+        return luks::Unlock(request);
+      },
+      [](Napi::Env env, const luks::Unlocked& unlocked) -> Napi::Value {
+        Napi::Object result = Napi::Object::New(env);
+        result.Set("volumeKey", SecretToJs(env, unlocked.volume_key));
+        result.Set("keyslot", Napi::Number::New(env, unlocked.keyslot));
+        return result;
+      });
+}
+
+}  // namespace sifcrypt

@@ -1,0 +1,59 @@
+#include "core/kernel_mount.h"
+
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "core/byte_range.h"
+#include "core/loop.h"
+#include "core/luks.h"
+#include "core/mapper.h"
+#include "core/system_error.h"
+
+namespace sifcrypt {
+namespace {
+
+constexpr uint64_t kUnit = 512;
+/// Nothing else, ever: a file system driver is only as safe as its author thought images hostile.
+constexpr char kFileSystem[] = "squashfs";
+
+void Mount(const std::string& device, const std::string& target) {
+  CheckErrno(mount(device.c_str(), target.c_str(), kFileSystem, MS_RDONLY | MS_NOSUID | MS_NODEV, nullptr), "mount");
+}
+
+uint64_t FileSize(int fd) {
+  struct stat info {};
+  CheckErrno(fstat(fd, &info), "fstat");
+  return static_cast<uint64_t>(std::max<off_t>(info.st_size, 0));
+}
+
+void CheckCipher(const KernelMountRequest& request, const KernelMountCipher& cipher) {
+  if (cipher.area_size > luks::kMaxAreaSize || cipher.segment_size == 0 || cipher.segment_size % kUnit != 0 ||
+      cipher.segment_offset % kUnit != 0 || !RangeFits(cipher.segment_offset, cipher.segment_size, request.size))
+    throw SystemError(EINVAL, "crypt_activate", "the data segment does not lie inside the partition");
+}
+
+}  // namespace
+
+void KernelMount(const KernelMountRequest& request) {
+  const uint64_t file_size = FileSize(request.image_fd);
+  if (!RangeFits(request.offset, request.size, file_size))
+    throw SystemError(EOVERFLOW, "loop_attach", "image too short");
+  if (!request.cipher) {
+    // A squashfs may end anywhere; the device must hold its last bytes. What is beyond is not looked at.
+    const uint64_t size =
+        std::min((request.size + kUnit - 1) / kUnit * kUnit, (file_size - request.offset) / kUnit * kUnit);
+    const loop::Device device = loop::Attach(request.image_fd, request.offset, size, true);
+    return Mount(device.path, request.target);
+  }
+  const KernelMountCipher& cipher = *request.cipher;
+  CheckCipher(request, cipher);
+  // The device ends where the segment ends, so "dynamic" in the metadata means the same to the kernel as it did to us.
+  const loop::Device device =
+      loop::Attach(request.image_fd, request.offset, cipher.segment_offset + cipher.segment_size, true);
+  const mapper::Mapping mapping({cipher.metadata, cipher.area_size, cipher.volume_key, device.path});
+  Mount(mapping.path(), request.target);
+}
+
+}  // namespace sifcrypt

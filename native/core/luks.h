@@ -1,0 +1,72 @@
+// LUKS2 headers without privilege: formatted in memory, opened from memory. What a header may ask for is decided
+// before, in lib/device/luks-header.ts; here only libcryptsetup's own rules and plain bounds apply.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/secret_buffer.h"
+
+namespace sifcrypt::luks {
+
+struct Kdf {
+  /// "pbkdf2", "argon2i" or "argon2id".
+  std::string type;
+  uint32_t iterations = 0;
+  /// KiB; 0 for PBKDF2.
+  uint32_t memory = 0;
+  /// Threads; 0 for PBKDF2.
+  uint32_t parallel = 0;
+};
+
+struct NewKeyslot {
+  SecretBuffer secret;
+  Kdf kdf;
+};
+
+struct FormatRequest {
+  /// Bytes: 32 or 64.
+  size_t volume_key_size = 64;
+  /// Bytes: 512 to 4096.
+  uint32_t sector_size = 4096;
+  /// Bytes up to the data segment.
+  uint64_t header_size = 0;
+  std::vector<NewKeyslot> keyslots;
+};
+
+struct Formatted {
+  /// Both copies of the metadata (16 KiB each) and the keyslots area, zeros where it is unused.
+  std::vector<uint8_t> header;
+  SecretBuffer volume_key;
+};
+
+/// Makes a header with one segment, aes-xts-plain64, from its end to the end of the device. Costs are taken as they
+/// are, nothing is benchmarked. Throws SystemError.
+Formatted Format(const FormatRequest& request);
+
+struct UnlockRequest {
+  /// Where the header starts in `fd`, bytes.
+  int fd = -1;
+  uint64_t offset = 0;
+  /// Bytes of header and keyslots area together, at most kMaxAreaSize.
+  uint64_t area_size = 0;
+  /// Takes the place of the area's first bytes: the metadata that was checked.
+  std::vector<uint8_t> metadata;
+  SecretBuffer secret;
+  /// -1: any.
+  int keyslot = -1;
+};
+
+struct Unlocked {
+  SecretBuffer volume_key;
+  int keyslot = -1;
+};
+
+constexpr uint64_t kMaxAreaSize = uint64_t{64} << 20;
+
+/// Throws SystemError: EPERM when the secret opens no keyslot, EINVAL when the header is broken or has no such keyslot,
+/// ENOENT when no keyslot may be tried, ENOMEM when Argon2 got no memory. Cannot be interrupted; Argon2 takes seconds.
+Unlocked Unlock(const UnlockRequest& request);
+
+}  // namespace sifcrypt::luks

@@ -1,0 +1,45 @@
+// dm-crypt mappings that undo themselves. Root only.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/secret_buffer.h"
+#include "core/unique_fd.h"
+
+namespace sifcrypt::mapper {
+
+struct ActivateRequest {
+  /// LUKS2 metadata that was checked, and how much of the device it and the keyslots take together.
+  const std::vector<uint8_t>& metadata;
+  uint64_t area_size = 0;
+  const SecretBuffer& volume_key;
+  /// The block device whose data segment is mapped.
+  std::string data_device;
+};
+
+/// A read-only mapping, marked for deferred removal from the moment it is open here: it lasts as long as somebody (this
+/// object, a mount) has it open. From before it is made until then, a helper process stands by that removes it should
+/// this process be killed in between.
+class Mapping {
+ public:
+  /// Throws SystemError "crypt_activate" (EPERM: not this header's key; ENOTSUP: no device-mapper or dm-crypt, or a
+  /// cipher the kernel lacks) or "dlopen".
+  explicit Mapping(const ActivateRequest& request);
+  /// Also takes away the node: a mounted file system needs it no longer.
+  ~Mapping();
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  /// Names the block device for mount(2) while this object lives.
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string name_;
+  std::string path_;
+  UniqueFd device_;
+};
+
+}  // namespace sifcrypt::mapper
