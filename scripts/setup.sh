@@ -1,0 +1,59 @@
+#!/bin/bash
+# Brings a bare clone to where it runs: system packages, npm packages, native build, TypeScript build. Does only what
+# is out of date, so a second run takes seconds. Arguments: groups of scripts/system-packages.sh (default: all).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Runs a command quietly: one line when it starts, its output only if it fails. (The shell's errexit is off in there.)
+step() {
+  local what=$1 log status=0
+  shift
+  echo "$what"
+  log=$(mktemp)
+  "$@" >"$log" 2>&1 </dev/null || status=$?
+  if [[ $status -ne 0 ]]; then
+    cat "$log" >&2
+    echo "setup: $what: failed with status $status" >&2
+  fi
+  rm -f "$log"
+  return "$status"
+}
+
+if ! node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)'; then
+  echo "setup: Node.js 20.19 or newer is needed, this is $(node --version)" >&2
+  exit 1
+fi
+
+packages_missing=0
+scripts/system-packages.sh "$@" || packages_missing=1
+if [[ $packages_missing -eq 1 && $EUID -eq 0 ]]; then exit 1; fi
+
+if ! cmp -s package-lock.json node_modules/.installed-lock.json; then
+  step "installing npm packages" npm ci --no-audit --no-fund
+  cp package-lock.json node_modules/.installed-lock.json
+fi
+
+# A tsbuildinfo outlives a deleted dist/, and then nothing would be written.
+build_typescript() {
+  [[ -e dist/cli/main.js ]] || rm -f build/typescript.tsbuildinfo
+  node_modules/.bin/tsc -p tsconfig.build.json --incremental --tsBuildInfoFile build/typescript.tsbuildinfo &&
+    chmod +x dist/cli/main.js
+}
+
+# Headers that came with this Node are used where they are; otherwise node-gyp fetches those of this version once.
+build_native() {
+  local gyp=(node_modules/.bin/node-gyp) prefix input
+  prefix=$(node -p 'require("node:path").resolve(process.execPath, "..", "..")')
+  [[ -e $prefix/include/node/node_api.h ]] && gyp+=("--nodedir=$prefix")
+  # make follows the sources and their headers; what decides which sources there are is only read when configuring.
+  for input in binding.gyp native/sources.txt scripts/static-libraries.sh package-lock.json; do
+    if [[ ! -e build/Makefile || $input -nt build/Makefile ]]; then
+      "${gyp[@]}" configure --loglevel=warn && touch build/Makefile || return
+      break
+    fi
+  done
+  "${gyp[@]}" build --loglevel=warn --jobs "$(nproc)"
+}
+
+step "building the addon and the starter" build_native
+step "building the TypeScript" build_typescript

@@ -1,0 +1,12 @@
+import type { Context, Runnable } from "mocha"
+
+/**
+ * Skips the running test, or in a `before` hook the whole suite, and says why: what this machine lacks. The reason is
+ * printed at the end of the run, and in CI a skipped test is a failure.
+ */
+export function skip(context: Context, reason: string): never {
+  const running = context.test as Runnable
+  const owner = running.type === "hook" ? (context.currentTest ?? running.parent) : running
+  Object.assign(owner ?? running, { skipReason: reason })
+  return context.skip()
+}
