@@ -66,18 +66,18 @@ here=$PWD
   printf 'command=('
   printf '%q ' "$@"
   printf ')\n'
-  printf 'export PATH=%q HOME=/root TERM=dumb\n' "$PATH"
+  printf 'environment=(PATH=%q HOME=/root TERM=dumb' "$PATH"
   while IFS='=' read -r -d '' name value; do
     case $name in
-      CI | SIFCRYPT_*) printf 'export %s=%q\n' "$name" "$value" ;;
+      CI | SIFCRYPT_*) printf ' %s=%q' "$name" "$value" ;;
     esac
   done < <(env -0)
+  printf ')\n'
 } >"$box/settings"
 cat >"$box/init" <<'INIT'
 #!/bin/bash
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 . "${0%/*}/settings"
-export_path=$PATH PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs -o mode=755 dev /dev
@@ -100,7 +100,7 @@ if [[ $here == /tmp/* || $here == /run/* ]]; then
 fi
 # The ciphers first: encrypted-keys, which dm-crypt wants, asks for one when it is loaded.
 for module in aes_generic cbc xts algif_skcipher loop dm-mod dm-crypt squashfs overlay fuse; do
-  modprobe -d /run/uml-modules "$module" 2>/run/uml-modprobe || cat /run/uml-modprobe
+  modprobe -d /run/uml-modules "$module" 2>>/run/uml-box/err || echo "uml-run: no module $module" >>/run/uml-box/err
 done
 mount -t cgroup2 cgroup /sys/fs/cgroup 2>/dev/null
 if [[ ! -e /dev/mapper/control ]]; then
@@ -109,7 +109,7 @@ fi
 [[ -e /dev/fuse ]] || mknod /dev/fuse c 10 229
 chmod 666 /dev/fuse
 ip link set lo up 2>/dev/null || ifconfig lo up 2>/dev/null
-cd "$here" && PATH=$export_path "${command[@]}" </run/uml-box/stdin >/run/uml-box/out 2>/run/uml-box/err
+cd "$here" && env -i "${environment[@]}" "${command[@]}" </run/uml-box/stdin >/run/uml-box/out 2>>/run/uml-box/err
 echo "$?" >/run/uml-box/status
 sync
 echo o >/proc/sysrq-trigger
