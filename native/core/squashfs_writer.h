@@ -1,0 +1,42 @@
+// Writes a squashfs 4.0. The same tree gives the same bytes, whatever the number of threads.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "core/byte_range.h"
+#include "core/squashfs_compress.h"
+#include "core/tree_source.h"
+
+namespace sifcrypt {
+
+struct SquashfsWriteOptions {
+  SquashfsCodec codec;
+  /// Worker threads; 0: one for each processor.
+  unsigned threads = 0;
+  /// Everything belongs to root.
+  bool squash_owner = false;
+  /// Seconds since 1970 that no time exceeds, and the image's own time; -1: none, and the image has its newest entry's.
+  int64_t source_date_epoch = -1;
+};
+
+struct SquashfsWritten {
+  /// Bytes of the image, padded to 4096.
+  uint64_t size = 0;
+  /// Bytes of the files in the tree.
+  uint64_t input_bytes = 0;
+  /// Names in the tree and its root.
+  uint64_t entries = 0;
+};
+
+/// Gets the bytes of input so far; false stops with SystemError(ECANCELED). On the calling thread, at least per entry.
+using SquashfsProgress = std::function<bool(uint64_t)>;
+
+/// Writes the image from offset 0 of `sink` and finishes it.
+SquashfsWritten WriteSquashfs(TreeSource& tree, ByteSink& sink, const SquashfsWriteOptions& options,
+                              const SquashfsProgress& progress);
+
+/// Copies an image as it is, without what follows its last byte. FormatError if it is none.
+SquashfsWritten CopySquashfs(const ByteSource& image, ByteSink& sink, const SquashfsProgress& progress);
+
+}  // namespace sifcrypt
