@@ -1,0 +1,378 @@
+#include "core/extract.h"
+
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/xattr.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "core/unique_fd.h"
+
+namespace sifcrypt {
+namespace {
+
+// No path of Linux is deeper: PATH_MAX holds this many one-letter names.
+constexpr unsigned kMaxDepth = 2048;
+// Large files are shared out among the threads in pieces of this size.
+constexpr uint64_t kPieceSize = uint64_t{8} << 20;
+constexpr size_t kReadSize = size_t{1} << 20;
+// Each may hold a descriptor open.
+constexpr size_t kMaxQueued = 128;
+constexpr unsigned kMaxThreads = 4;
+
+/// A directory of the target, by the names that lead to it.
+struct Folder {
+  std::shared_ptr<const Folder> parent;
+  std::string name;
+  unsigned depth = 0;
+};
+using FolderPtr = std::shared_ptr<const Folder>;
+
+// Opens one name inside `folder`. A name has one part only, so where openat2 is missing (before Linux 5.6, or behind a
+// filter) O_NOFOLLOW alone gives the same guarantee.
+UniqueFd OpenName(int folder, const char* name, int flags, mode_t mode = 0) {
+  open_how how{};
+  how.flags = static_cast<uint64_t>(flags | O_NOFOLLOW | O_CLOEXEC);
+  how.mode = mode;
+  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS;
+  long fd = syscall(SYS_openat2, folder, name, &how, sizeof(how));
+  if (fd < 0 && (errno == ENOSYS || errno == EPERM))
+    fd = openat(folder, name, flags | O_NOFOLLOW | O_CLOEXEC, mode);
+  return UniqueFd(static_cast<int>(fd));
+}
+
+void WriteAll(int fd, uint64_t offset, const uint8_t* data, size_t size) {
+  while (size > 0) {
+    const ssize_t n = pwrite(fd, data, size, static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    CheckErrno(n, "pwrite");
+    data += n;
+    offset += static_cast<uint64_t>(n);
+    size -= static_cast<size_t>(n);
+  }
+}
+
+timespec ModifiedAt(const Inode& inode) { return {static_cast<time_t>(inode.mtime), 0}; }
+
+// A refusal that loses an attribute and not the file.
+bool IsRefusal(int error) { return error == ENOTSUP || error == EPERM || error == EINVAL || error == EACCES; }
+
+class Extraction {
+ public:
+  Extraction(const SquashfsReader& reader, const ExtractRequest& request)
+      : reader_(reader), request_(request), is_root_(geteuid() == 0) {}
+
+  Extracted Run();
+
+ private:
+  /// A file being written. The last of its pieces gives it its attributes.
+  struct File {
+    UniqueFd fd;
+    InodePtr inode;
+    std::atomic<uint64_t> pieces_left = 0;
+  };
+  struct Piece {
+    std::shared_ptr<File> file;
+    uint64_t offset;
+  };
+  struct Directory {
+    FolderPtr folder;
+    InodeRef ref;
+  };
+  struct FirstLink {
+    FolderPtr folder;
+    std::string name;
+  };
+
+  UniqueFd OpenFolder(const Folder& folder) const;
+  void ExtractFolder(const Directory& directory);
+  void ExtractEntry(int parent, const FolderPtr& folder, const std::string& name, InodeRef ref);
+  void ExtractDirectory(int parent, const FolderPtr& folder, const std::string& name, const Inode& inode);
+  void ExtractFile(int parent, const std::string& name, InodePtr inode);
+  void ExtractNode(int parent, const std::string& name, const Inode& inode);
+  bool LinkToFirst(int parent, const FolderPtr& folder, const std::string& name, const Inode& inode);
+  void FinishFolders();
+  void SetAttributes(int fd, const Inode& inode);
+  /// `set` sets one and returns as the system call does.
+  template <typename Set>
+  void SetXattrs(const Inode& inode, Set set);
+  mode_t ModeOf(const Inode& inode) const { return inode.mode & (request_.preserve_owner ? 07777 : 01777); }
+
+  void Enqueue(Piece piece);
+  void Work();
+  void WritePiece(const Piece& piece);
+  void Report(uint64_t bytes);
+  void Fail(std::exception_ptr failure);
+  void JoinWorkers();
+
+  const SquashfsReader& reader_;
+  const ExtractRequest& request_;
+  const bool is_root_;
+  UniqueFd target_;
+  Extracted done_;
+  std::vector<Directory> pending_;
+  /// Directories made here, parents first; they get their attributes last.
+  std::vector<Directory> created_;
+  std::unordered_set<InodeRef> visited_;
+  std::unordered_map<InodeRef, FirstLink> first_links_;
+
+  std::mutex mutex_;
+  std::condition_variable queued_;
+  std::condition_variable taken_;
+  std::deque<Piece> queue_;
+  bool closed_ = false;
+  std::atomic<bool> stopped_ = false;
+  std::exception_ptr failure_;
+  std::vector<std::thread> workers_;
+  std::atomic<uint64_t> bytes_ = 0;
+  std::atomic<uint64_t> skipped_xattrs_ = 0;
+  std::mutex progress_mutex_;
+};
+
+Extracted Extraction::Run() {
+  target_ = UniqueFd(CheckErrno(open(request_.target.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC), "open"));
+  const InodeRef ref = reader_.Resolve(request_.path, true);
+  const unsigned processors = std::clamp(std::thread::hardware_concurrency(), 1u, kMaxThreads);
+  const unsigned threads = request_.threads != 0 ? request_.threads : processors;
+  try {
+    for (unsigned i = 0; i < threads; ++i) workers_.emplace_back([this] { Work(); });
+    const auto root = std::make_shared<const Folder>();
+    if (reader_.GetInode(ref)->type == InodeType::kDirectory) {
+      visited_.insert(ref);
+      pending_.push_back({root, ref});
+    } else {
+      std::string name = request_.path;
+      while (!name.empty() && name.back() == '/') name.pop_back();
+      name.erase(0, name.rfind('/') + 1);
+      ExtractEntry(target_.get(), root, name, ref);
+    }
+    while (!pending_.empty() && !stopped_) {
+      const Directory next = std::move(pending_.back());
+      pending_.pop_back();
+      ExtractFolder(next);
+    }
+  } catch (...) {
+    Fail(std::current_exception());
+  }
+  JoinWorkers();
+  if (!failure_) FinishFolders();
+  if (failure_) std::rethrow_exception(failure_);
+  done_.bytes = bytes_;
+  done_.skipped_xattrs = skipped_xattrs_;
+  return done_;
+}
+
+UniqueFd Extraction::OpenFolder(const Folder& folder) const {
+  std::vector<const Folder*> way;
+  for (const Folder* at = &folder; at->parent; at = at->parent.get()) way.push_back(at);
+  UniqueFd fd = UniqueFd::Duplicate(target_.get());
+  for (auto step = way.rbegin(); step != way.rend(); ++step) {
+    fd = OpenName(fd.get(), (*step)->name.c_str(), O_RDONLY | O_DIRECTORY);
+    CheckErrno(fd.get(), "openat2");
+  }
+  return fd;
+}
+
+void Extraction::ExtractFolder(const Directory& directory) {
+  const InodePtr inode = reader_.GetInode(directory.ref);
+  const UniqueFd fd = OpenFolder(*directory.folder);
+  reader_.ReadDir(*inode, 0, [&](std::string_view name, InodeRef ref, InodeType, uint64_t) {
+    ExtractEntry(fd.get(), directory.folder, std::string(name), ref);
+    return !stopped_.load();
+  });
+}
+
+void Extraction::ExtractEntry(int parent, const FolderPtr& folder, const std::string& name, InodeRef ref) {
+  const InodePtr inode = reader_.GetInode(ref);
+  ++done_.entries;
+  if (inode->type == InodeType::kDirectory) return ExtractDirectory(parent, folder, name, *inode);
+  if (inode->nlink > 1 && LinkToFirst(parent, folder, name, *inode)) return;
+  if (inode->type == InodeType::kFile)
+    ExtractFile(parent, name, inode);
+  else
+    ExtractNode(parent, name, *inode);
+}
+
+void Extraction::ExtractDirectory(int parent, const FolderPtr& folder, const std::string& name, const Inode& inode) {
+  // A directory has one name: twice the same is a loop, or a small image that unfolds without end.
+  if (!visited_.insert(inode.ref).second || visited_.size() > reader_.info().inode_count)
+    throw FormatError("squashfs_extract", "a directory is in the image twice");
+  if (folder->depth >= kMaxDepth) throw SystemError(ENAMETOOLONG, "mkdirat", "directories nest too deep");
+  const bool created = mkdirat(parent, name.c_str(), 0700) == 0;
+  if (!created) {
+    if (errno != EEXIST) throw SystemError(errno, "mkdirat");
+    struct stat st{};
+    CheckErrno(fstatat(parent, name.c_str(), &st, AT_SYMLINK_NOFOLLOW), "fstatat");
+    if (!S_ISDIR(st.st_mode)) throw SystemError(EEXIST, "mkdirat");
+  }
+  auto below = std::make_shared<const Folder>(Folder{folder, name, folder->depth + 1});
+  if (created) created_.push_back({below, inode.ref});
+  pending_.push_back({std::move(below), inode.ref});
+}
+
+void Extraction::ExtractFile(int parent, const std::string& name, InodePtr inode) {
+  auto file = std::make_shared<File>();
+  file->fd = OpenName(parent, name.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600);
+  CheckErrno(file->fd.get(), "openat2");
+  // From the start at its full length: holes need nothing more.
+  if (inode->size > 0) CheckErrno(ftruncate(file->fd.get(), static_cast<off_t>(inode->size)), "ftruncate");
+  file->inode = std::move(inode);
+  const uint64_t size = file->inode->size;
+  file->pieces_left = size == 0 ? 1 : (size - 1) / kPieceSize + 1;
+  for (uint64_t offset = 0; (offset == 0 || offset < size) && !stopped_; offset += kPieceSize) Enqueue({file, offset});
+}
+
+void Extraction::ExtractNode(int parent, const std::string& name, const Inode& inode) {
+  const bool device = inode.type == InodeType::kBlockDevice || inode.type == InodeType::kCharacterDevice;
+  if (device && !request_.preserve_owner) {
+    --done_.entries;
+    ++done_.skipped_devices;
+    return;
+  }
+  if (inode.type == InodeType::kSymlink)
+    CheckErrno(symlinkat(inode.target.c_str(), parent, name.c_str()), "symlinkat");
+  else
+    CheckErrno(mknodat(parent, name.c_str(), FileTypeBits(inode.type) | 0600, device ? inode.rdev : 0), "mknodat");
+  if (request_.preserve_owner)
+    CheckErrno(fchownat(parent, name.c_str(), inode.uid, inode.gid, AT_SYMLINK_NOFOLLOW), "fchownat");
+  // There is no setxattrat before Linux 6.13.
+  const std::string path = "/proc/self/fd/" + std::to_string(parent) + "/" + name;
+  SetXattrs(inode, [&path](const Xattr& xattr) {
+    return lsetxattr(path.c_str(), xattr.name.c_str(), xattr.value.data(), xattr.value.size(), 0);
+  });
+  if (inode.type != InodeType::kSymlink)
+    CheckErrno(fchmodat(parent, name.c_str(), ModeOf(inode), AT_SYMLINK_NOFOLLOW), "fchmodat");
+  const timespec times[2] = {ModifiedAt(inode), ModifiedAt(inode)};
+  CheckErrno(utimensat(parent, name.c_str(), times, AT_SYMLINK_NOFOLLOW), "utimensat");
+}
+
+// True when it is another name of something written before. False when it is the first, or when the file system cannot
+// link the two: then it becomes a file of its own.
+bool Extraction::LinkToFirst(int parent, const FolderPtr& folder, const std::string& name, const Inode& inode) {
+  const auto [found, is_first] = first_links_.try_emplace(inode.ref, FirstLink{folder, name});
+  if (is_first) return false;
+  const FirstLink& first = found->second;
+  const UniqueFd from = first.folder == folder ? UniqueFd::Duplicate(parent) : OpenFolder(*first.folder);
+  if (linkat(from.get(), first.name.c_str(), parent, name.c_str(), 0) == 0) return true;
+  if (errno != EXDEV && errno != EPERM && errno != EMLINK && errno != ENOTSUP && errno != ENOENT)
+    throw SystemError(errno, "linkat");
+  return false;
+}
+
+void Extraction::FinishFolders() {
+  for (auto folder = created_.rbegin(); folder != created_.rend(); ++folder) {
+    const UniqueFd fd = OpenFolder(*folder->folder);
+    SetAttributes(fd.get(), *reader_.GetInode(folder->ref));
+  }
+}
+
+// The owner first, since changing it clears bits and capabilities; the mode after what needs write permission.
+void Extraction::SetAttributes(int fd, const Inode& inode) {
+  if (request_.preserve_owner) CheckErrno(fchown(fd, inode.uid, inode.gid), "fchown");
+  SetXattrs(inode, [fd](const Xattr& xattr) {
+    return fsetxattr(fd, xattr.name.c_str(), xattr.value.data(), xattr.value.size(), 0);
+  });
+  CheckErrno(fchmod(fd, ModeOf(inode)), "fchmod");
+  const timespec times[2] = {ModifiedAt(inode), ModifiedAt(inode)};
+  CheckErrno(futimens(fd, times), "futimens");
+}
+
+template <typename Set>
+void Extraction::SetXattrs(const Inode& inode, Set set) {
+  for (const Xattr& xattr : reader_.Xattrs(inode)) {
+    const bool allowed = xattr.name.starts_with("user.") || (request_.preserve_owner && is_root_);
+    if (allowed && set(xattr) == 0) continue;
+    if (allowed && !IsRefusal(errno)) throw SystemError(errno, "setxattr");
+    ++skipped_xattrs_;
+  }
+}
+
+void Extraction::Enqueue(Piece piece) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  taken_.wait(lock, [this] { return queue_.size() < kMaxQueued || stopped_; });
+  if (stopped_) return;
+  queue_.push_back(std::move(piece));
+  queued_.notify_one();
+}
+
+void Extraction::Work() {
+  for (;;) {
+    Piece piece;
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      queued_.wait(lock, [this] { return !queue_.empty() || closed_ || stopped_; });
+      if (stopped_ || queue_.empty()) return;
+      piece = std::move(queue_.front());
+      queue_.pop_front();
+    }
+    taken_.notify_one();
+    try {
+      WritePiece(piece);
+    } catch (...) {
+      Fail(std::current_exception());
+    }
+  }
+}
+
+void Extraction::WritePiece(const Piece& piece) {
+  File& file = *piece.file;
+  const Inode& inode = *file.inode;
+  const uint64_t end = std::min(inode.size, piece.offset + kPieceSize);
+  for (uint64_t offset = piece.offset; offset < end && !stopped_;) {
+    const size_t size = static_cast<size_t>(std::min<uint64_t>(kReadSize, end - offset));
+    for (const PinnedBytes& bytes : reader_.ReadPinned(inode, offset, size)) {
+      // Without an owner it is a hole.
+      if (bytes.owner) WriteAll(file.fd.get(), offset, bytes.data, bytes.size);
+      offset += bytes.size;
+    }
+    Report(size);
+  }
+  if (!stopped_ && --file.pieces_left == 0) SetAttributes(file.fd.get(), inode);
+}
+
+void Extraction::Report(uint64_t bytes) {
+  const uint64_t total = bytes_ += bytes;
+  if (!request_.on_progress) return;
+  const std::unique_lock<std::mutex> lock(progress_mutex_, std::try_to_lock);
+  if (lock && !request_.on_progress(total))
+    Fail(std::make_exception_ptr(SystemError(ECANCELED, "squashfs_extract")));
+}
+
+// The first failure counts; the others follow from it.
+void Extraction::Fail(std::exception_ptr failure) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!failure_) failure_ = std::move(failure);
+    stopped_ = true;
+    queue_.clear();
+  }
+  queued_.notify_all();
+  taken_.notify_all();
+}
+
+void Extraction::JoinWorkers() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    closed_ = true;
+  }
+  queued_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+}  // namespace
+
+Extracted Extract(const SquashfsReader& reader, const ExtractRequest& request) {
+  return Extraction(reader, request).Run();
+}
+
+}  // namespace sifcrypt
