@@ -1,0 +1,138 @@
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bindings/exports.h"
+#include "bindings/run_async.h"
+#include "core/directory_tree.h"
+#include "core/file_range.h"
+#include "core/squashfs_writer.h"
+
+namespace sifcrypt {
+namespace {
+
+constexpr std::chrono::milliseconds kProgressInterval{100};
+
+/// Brings progress from the pool thread to a JS function, and its `false` back.
+class ProgressReporter {
+ public:
+  explicit ProgressReporter(const Napi::Function& function)
+      : function_(Napi::ThreadSafeFunction::New(function.Env(), function, "sifcrypt.progress", 0, 1)) {}
+  ~ProgressReporter() {
+    state_->finished = true;
+    function_.Release();
+  }
+  ProgressReporter(const ProgressReporter&) = delete;
+  ProgressReporter& operator=(const ProgressReporter&) = delete;
+
+  bool Report(uint64_t bytes) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last_ >= kProgressInterval) {
+      last_ = now;
+      function_.NonBlockingCall([state = state_, bytes](Napi::Env env, const Napi::Function& function) {
+        if (state->finished) return;
+        try {
+          const Napi::Value answer = function.Call({Napi::Number::New(env, static_cast<double>(bytes))});
+          if (answer.IsBoolean() && !answer.As<Napi::Boolean>().Value()) state->cancelled = true;
+        } catch (const Napi::Error&) {
+          // A callback that throws asks for no more.
+          state->cancelled = true;
+        }
+      });
+    }
+    return !state_->cancelled;
+  }
+
+ private:
+  struct State {
+    std::atomic<bool> cancelled = false;
+    std::atomic<bool> finished = false;
+  };
+  Napi::ThreadSafeFunction function_;
+  std::shared_ptr<State> state_ = std::make_shared<State>();
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+SquashfsCompression ReadCompression(const Napi::Object& options) {
+  const std::string name = ReadString(options, "compression");
+  for (const SquashfsCompression compression : {SquashfsCompression::kGzip, SquashfsCompression::kZstd,
+                                                SquashfsCompression::kLz4, SquashfsCompression::kXz})
+    if (name == SquashfsCompressionName(static_cast<uint16_t>(compression))) return compression;
+  throw Napi::RangeError::New(options.Env(), "compression is unknown");
+}
+
+SquashfsWriteOptions ReadWriteOptions(const Napi::Object& options) {
+  const uint64_t block_size = ReadUnsigned(options, "blockSize");
+  const uint64_t threads = ReadUnsigned(options, "threads");
+  if (block_size > UINT32_MAX || threads > UINT16_MAX)
+    throw Napi::RangeError::New(options.Env(), "blockSize or threads is too large");
+  SquashfsWriteOptions write;
+  write.codec.compression = ReadCompression(options);
+  write.codec.level = ReadInt(options, "level");
+  write.codec.block_size = static_cast<uint32_t>(block_size);
+  write.threads = static_cast<unsigned>(threads);
+  write.squash_owner = ReadBoolean(options, "squashOwner");
+  if (options.Get("sourceDateEpoch").StrictEquals(Napi::Number::New(options.Env(), -1)))
+    write.source_date_epoch = -1;
+  else
+    write.source_date_epoch = static_cast<int64_t>(ReadUnsigned(options, "sourceDateEpoch"));
+  return write;
+}
+
+std::vector<std::string> ReadStrings(const Napi::Object& object, const char* name) {
+  const Napi::Value value = object.Get(name);
+  if (!value.IsArray()) throw Napi::TypeError::New(object.Env(), std::string(name) + " must be an array");
+  const auto array = value.As<Napi::Array>();
+  std::vector<std::string> strings;
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    const Napi::Value item = array.Get(i);
+    if (!item.IsString()) throw Napi::TypeError::New(object.Env(), std::string(name) + " must hold strings");
+    strings.push_back(item.As<Napi::String>().Utf8Value());
+  }
+  return strings;
+}
+
+/// Writes one kind of source to a sink.
+using WriteSource = std::function<SquashfsWritten(ByteSink&, const SquashfsProgress&)>;
+
+WriteSource ReadWriteSource(const Napi::Object& options) {
+  const Napi::Object source = ReadObject(options.Get("source"), "source");
+  if (source.Has("squashfs")) {
+    return [image = ReadSource(ReadObject(source.Get("squashfs"), "squashfs"))](
+               ByteSink& sink, const SquashfsProgress& progress) { return CopySquashfs(*image, sink, progress); };
+  }
+  return [directory = ReadString(source, "directory"), exclude = ReadStrings(options, "exclude"),
+          write = ReadWriteOptions(options)](ByteSink& sink, const SquashfsProgress& progress) {
+    DirectoryTree tree(directory, exclude);
+    return WriteSquashfs(tree, sink, write, progress);
+  };
+}
+
+}  // namespace
+
+Napi::Value BuildTree(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  if (!info[1].IsFunction()) throw Napi::TypeError::New(info.Env(), "onProgress must be a function");
+  WriteSource write = ReadWriteSource(options);
+  std::unique_ptr<ByteSink> sink = std::make_unique<FileSink>(ReadInt(options, "fd"), ReadUnsigned(options, "offset"));
+  if (auto cipher = ReadCipher(options, "cipher"))
+    sink = std::make_unique<XtsSink>(std::move(sink), std::move(*cipher));
+  return RunAsync(
+      info.Env(),
+      [write = std::move(write), sink = std::move(sink),
+       reporter = std::make_unique<ProgressReporter>(info[1].As<Napi::Function>())] {
+        return write(*sink, [&reporter](uint64_t bytes) { return reporter->Report(bytes); });
+      },
+      [](Napi::Env env, const SquashfsWritten& written) -> Napi::Value {
+        Napi::Object result = Napi::Object::New(env);
+        result.Set("size", Napi::Number::New(env, static_cast<double>(written.size)));
+        result.Set("inputBytes", Napi::Number::New(env, static_cast<double>(written.input_bytes)));
+        result.Set("entries", Napi::Number::New(env, static_cast<double>(written.entries)));
+        return result;
+      });
+}
+
+}  // namespace sifcrypt
