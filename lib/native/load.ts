@@ -1,4 +1,5 @@
 // Finds the addon, opens it at first use and, when that fails, says what was tried.
+import { existsSync } from "node:fs"
 import { createRequire } from "node:module"
 import path from "node:path"
 import { fileURLToPath } from "node:url"
@@ -41,4 +42,18 @@ export function loadAddon(): NativeAddon {
       { cause },
     )
   }
+}
+
+/**
+ * The executable that owns mounts and payloads, beside the addon.
+ *
+ * @throws EnvironmentError `ERR_ENV_NO_ADDON`.
+ */
+export function starterPath(): string {
+  const built = path.join(packageRoot, "build", "Release", "sifcrypt-starter")
+  const prebuilt = path.join(prebuildFolder(), `sifcrypt-starter.${libc()}`)
+  const found = [built, prebuilt].find((candidate) => existsSync(candidate))
+  if (found === undefined)
+    throw new EnvironmentError("ERR_ENV_NO_ADDON", `no sifcrypt-starter: neither ${built} nor ${prebuilt}`)
+  return found
 }

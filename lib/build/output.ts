@@ -1,0 +1,116 @@
+// A file under construction: without a name until it is complete, so that nothing is left of it when we fail or are killed.
+import { randomBytes } from "node:crypto"
+import { constants } from "node:fs"
+import { link, lstat, open, rename, rm, type FileHandle } from "node:fs/promises"
+import path from "node:path"
+import { BuildError } from "../errors.ts"
+import { loadAddon } from "../native/load.ts"
+
+// open(2); Node has no name for it
+const O_TMPFILE = 0o20000000 | constants.O_DIRECTORY
+
+/** Peers mark images executable: their first line starts them. */
+const IMAGE_MODE = 0o777
+
+function outputError(target: string, what: string, cause: unknown): BuildError {
+  const { code, message } = cause as NodeJS.ErrnoException
+  const why: Readonly<Record<string, string>> = {
+    ENOSPC: "no space left on the device",
+    EDQUOT: "the disk quota is used up",
+    EROFS: "the file system is read-only",
+    EACCES: "permission denied",
+    ENOENT: "the folder does not exist",
+    EFBIG: "the file would be too large",
+  }
+  return new BuildError("ERR_BUILD_OUTPUT", `cannot ${what} ${target}: ${why[code ?? ""] ?? message}`, {
+    path: target,
+    cause,
+  })
+}
+
+/** Turns the system errors of writing into one that names the output. */
+export function asOutputError(target: string, cause: unknown): unknown {
+  const failed = cause instanceof Error && "syscall" in cause && "code" in cause
+  return failed ? outputError(target, "write", cause) : cause
+}
+
+export class Output implements AsyncDisposable {
+  readonly target: string
+  readonly #file: FileHandle
+  /** Where the file system cannot make unnamed files. */
+  #temporary: string | undefined
+
+  private constructor(target: string, file: FileHandle, temporary: string | undefined) {
+    this.target = target
+    this.#file = file
+    this.#temporary = temporary
+  }
+
+  /**
+   * @throws BuildError `ERR_BUILD_EXISTS` without `replace`, `ERR_BUILD_OUTPUT`.
+   */
+  static async create(target: string, replace: boolean): Promise<Output> {
+    await checkTarget(target, replace)
+    const folder = path.dirname(target)
+    try {
+      return new Output(target, await open(folder, O_TMPFILE | constants.O_RDWR, IMAGE_MODE), undefined)
+    } catch (cause) {
+      const { code } = cause as NodeJS.ErrnoException
+      // EISDIR: a kernel or file system that never heard of O_TMPFILE.
+      if (code !== "EOPNOTSUPP" && code !== "ENOTSUP" && code !== "EISDIR" && code !== "EINVAL")
+        throw outputError(target, "create", cause)
+    }
+    const temporary = path.join(folder, `.${path.basename(target)}.${randomBytes(12).toString("hex")}`)
+    try {
+      const flags = constants.O_CREAT | constants.O_EXCL | constants.O_RDWR | constants.O_NOFOLLOW
+      return new Output(target, await open(temporary, flags, IMAGE_MODE), temporary)
+    } catch (cause) {
+      throw outputError(target, "create", cause)
+    }
+  }
+
+  get file(): FileHandle {
+    return this.#file
+  }
+
+  /** Syncs it and gives it its name, in one step. */
+  async publish(replace: boolean): Promise<void> {
+    try {
+      if (this.#temporary === undefined) {
+        await loadAddon().publishFile({ fd: this.#file.fd, path: this.target, replace })
+        return
+      }
+      await this.#file.sync()
+      if (replace) {
+        await rename(this.#temporary, this.target)
+        this.#temporary = undefined
+      } else await link(this.#temporary, this.target)
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code === "EEXIST") throw exists(this.target)
+      throw outputError(this.target, "write", cause)
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#file.close()
+    if (this.#temporary !== undefined) await rm(this.#temporary, { force: true })
+  }
+}
+
+function exists(target: string): BuildError {
+  return new BuildError("ERR_BUILD_EXISTS", `${target} exists`, { path: target })
+}
+
+/** Fails early where publishing would fail. */
+export async function checkTarget(target: string, replace: boolean): Promise<void> {
+  let info
+  try {
+    info = await lstat(target)
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === "ENOENT") return
+    throw outputError(target, "create", cause)
+  }
+  if (info.isDirectory())
+    throw new BuildError("ERR_BUILD_OUTPUT", `cannot write ${target}: it is a folder`, { path: target })
+  if (!replace) throw exists(target)
+}

@@ -1,0 +1,98 @@
+import type { Command } from "commander"
+import { build, type Compression, type CompressionName, type CredentialOptions } from "../../index.ts"
+import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
+import { interruption } from "../interrupt.ts"
+import { humanBytes, notice, Progress } from "../terminal.ts"
+
+interface BuildFlags extends CredentialFlags {
+  readonly encrypt?: true
+  readonly force?: true
+  readonly json?: true
+  readonly keepOwner?: true
+  readonly compression?: Compression
+  readonly sourcePemPath?: string[]
+  readonly sourcePassphraseFile?: string
+  readonly publicMetadata?: true
+}
+
+const collect = (value: string, earlier: string[] | undefined): string[] => [...(earlier ?? []), value]
+
+/** Credentials for the source alone, if any are given. */
+function sourceCredentials(flags: BuildFlags): CredentialOptions | undefined {
+  if (flags.sourcePemPath === undefined && flags.sourcePassphraseFile === undefined) return undefined
+  return {
+    ...(flags.sourcePemPath === undefined ? {} : { pemPaths: flags.sourcePemPath }),
+    ...(flags.sourcePassphraseFile === undefined ? {} : { passphraseFile: flags.sourcePassphraseFile }),
+  }
+}
+
+/** As reproducible-builds.org defines it. */
+function sourceDateEpoch(): number | undefined {
+  const text = process.env["SOURCE_DATE_EPOCH"]
+  if (text === undefined || text === "") return undefined
+  if (!/^\d{1,11}$/.test(text)) throw new RangeError(`SOURCE_DATE_EPOCH is a number of seconds, not ${text}`)
+  return Number(text)
+}
+
+function parseCompression(text: string): Compression {
+  const match = /^(zstd|gzip|lz4|xz)(?::(\d{1,2}))?$/.exec(text)
+  if (match === null)
+    throw new RangeError(`compression is zstd, gzip, lz4 or xz, with :LEVEL if you like, not ${text}`)
+  const name = match[1] as CompressionName
+  return match[2] === undefined ? { name } : { name, level: Number(match[2]) }
+}
+
+export function addBuildCommand(program: Command): void {
+  const command = program
+    .command("build")
+    .summary("build a SIF image, encrypted or plain")
+    .description(
+      "Builds the SIF image OUTPUT from SOURCE: a directory, a squashfs file, or another SIF (encrypted ones with " +
+        "their credentials). With -e, --pem-path, --passphrase or --passphrase-file the root file system is " +
+        "encrypted as LUKS2; nothing plain is written to a disk on the way. Needs no privilege.",
+    )
+    .argument("<output>", "the image to write")
+    .argument("<source>", "directory, squashfs file or SIF image")
+    .option("-e, --encrypt", "encrypt; the credential may come from the environment")
+    .option("-F, --force", "replace an existing output")
+    .option("--compression <name[:level]>", "zstd (default), gzip, lz4 or xz", parseCompression)
+    .option("--keep-owner", "keep owners as they are (default as root; others write everything as root's)")
+    .option("--source-pem-path <file>", "private key that opens an encrypted source", collect)
+    .option("--source-passphrase-file <file>", "passphrase that opens an encrypted source")
+    .option(
+      "--public-metadata",
+      "keep a source image's definition and labels readable beside the encrypted partition",
+    )
+    .option("--json", "print the result as JSON")
+  addCredentialOptions(command).action(async (output: string, source: string, flags: BuildFlags) => {
+    const opensSource = sourceCredentials(flags)
+    const epoch = sourceDateEpoch()
+    const progress = new Progress(`building ${output}`)
+    const result = await withCredentials(flags, true, (credentials) =>
+      build({
+        output,
+        source,
+        credentials,
+        encrypt: flags.encrypt === true,
+        force: flags.force === true,
+        signal: interruption,
+        onProgress: (bytes) => {
+          progress.update(bytes)
+        },
+        onNotice: notice,
+        ...(flags.compression === undefined ? {} : { compression: flags.compression }),
+        ...(flags.keepOwner === undefined ? {} : { keepOwner: true }),
+        ...(flags.publicMetadata === undefined ? {} : { publicMetadata: true }),
+        ...(opensSource === undefined ? {} : { sourceCredentials: opensSource }),
+        ...(epoch === undefined ? {} : { sourceDateEpoch: epoch }),
+      }),
+    ).finally(() => {
+      progress.done()
+    })
+    if (flags.json === true) process.stdout.write(`${JSON.stringify(result)}\n`)
+    else if (process.stderr.isTTY)
+      notice(
+        `${result.output}: ${result.encrypted ? "encrypted" : "plain"}, ${humanBytes(result.size)} from ${humanBytes(result.inputBytes)} in ${(result.milliseconds / 1000).toFixed(1)} s`,
+      )
+  })
+}

@@ -1,0 +1,151 @@
+import type { Command } from "commander"
+import { inspect, open, type TreeEntry } from "../../index.ts"
+import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
+import { interruption } from "../interrupt.ts"
+import { writeAll } from "../output.ts"
+import { humanBytes, notice, printable, Progress } from "../terminal.ts"
+
+interface ListFlags extends CredentialFlags {
+  readonly long?: true
+  readonly recursive?: true
+  readonly json?: true
+}
+
+const typeLetters: Record<TreeEntry["type"], string> = {
+  file: "-",
+  directory: "d",
+  symlink: "l",
+  "block-device": "b",
+  "character-device": "c",
+  fifo: "p",
+  socket: "s",
+}
+
+/** `-rwsr-xr-x`, as ls(1) writes it. */
+function modeText(entry: TreeEntry): string {
+  const bits = [..."rwxrwxrwx"].map((letter, i) => ((entry.mode >> (8 - i)) & 1 ? letter : "-"))
+  const special = (place: number, bit: number, letter: string): void => {
+    if ((entry.mode & bit) !== 0) bits[place] = bits[place] === "x" ? letter : letter.toUpperCase()
+  }
+  special(2, 0o4000, "s")
+  special(5, 0o2000, "s")
+  special(8, 0o1000, "t")
+  return typeLetters[entry.type] + bits.join("")
+}
+
+function longLine(entry: TreeEntry, name: string): string {
+  const when = new Date(entry.mtime * 1000).toISOString().slice(0, 16).replace("T", " ")
+  const size =
+    entry.type === "block-device" || entry.type === "character-device"
+      ? `${String(entry.rdev >> 8)},${String(entry.rdev & 0xff)}`
+      : String(entry.size)
+  const target = entry.target === undefined ? "" : ` -> ${printable(entry.target)}`
+  return `${modeText(entry)} ${String(entry.nlink).padStart(3)} ${String(entry.uid).padStart(5)} ${String(entry.gid).padStart(5)} ${size.padStart(10)} ${when} ${printable(name)}${target}`
+}
+
+export function addContentCommands(program: Command): void {
+  const list = program
+    .command("ls")
+    .summary("list files inside an image, without mounting")
+    .description("Lists PATH inside IMAGE (its root by default). No mount, no privilege, no /dev/fuse.")
+    .argument("<image>")
+    .argument("[path]", "path inside the image", "/")
+    .option("-l, --long", "mode, links, owner, size, time, target")
+    .option("-R, --recursive", "all below it")
+    .option("--json", "one JSON array of entries")
+  addCredentialOptions(list).action(async (image: string, path: string, flags: ListFlags) => {
+    await withCredentials(flags, false, async (credentials) => {
+      await using opened = await open(image, { credentials })
+      const entries = await opened.list(path, { recursive: flags.recursive === true, signal: interruption })
+      if (flags.json === true) {
+        process.stdout.write(`${JSON.stringify(entries, null, 2)}\n`)
+        return
+      }
+      const lines = entries.map((entry) => {
+        const name = flags.recursive === true ? entry.path : entry.name
+        return flags.long === true ? longLine(entry, name) : printable(name)
+      })
+      await writeAll(
+        process.stdout,
+        lines.map((line) => Buffer.from(`${line}\n`)),
+      )
+    })
+  })
+
+  const cat = program
+    .command("cat")
+    .summary("write files of an image to standard output")
+    .description("Writes each PATH inside IMAGE to standard output. No mount, no privilege, no /dev/fuse.")
+    .argument("<image>")
+    .argument("<path...>", "files inside the image")
+  addCredentialOptions(cat).action(async (image: string, paths: string[], flags: CredentialFlags) => {
+    await withCredentials(flags, false, async (credentials) => {
+      await using opened = await open(image, { credentials })
+      for (const path of paths)
+        await writeAll(
+          process.stdout,
+          opened.createReadStream(path, { signal: interruption }) as AsyncIterable<Buffer>,
+        )
+    })
+  })
+
+  const extract = program
+    .command("extract")
+    .summary("copy files out of an image")
+    .description(
+      "Copies PATHs (everything by default) of IMAGE into the folder DIR, which is made if it is missing. What is " +
+        "extracted is plain: choose a place that may hold it.",
+    )
+    .argument("<image>")
+    .argument("<dir>")
+    .argument("[path...]")
+    .option("--json", "print the result as JSON")
+  addCredentialOptions(extract).action(
+    async (image: string, dir: string, paths: string[], flags: CredentialFlags & { json?: true }) => {
+      const progress = new Progress(`extracting ${image}`)
+      const result = await withCredentials(flags, false, async (credentials) => {
+        await using opened = await open(image, { credentials })
+        return await opened.extract(dir, {
+          paths: paths.length === 0 ? ["/"] : paths,
+          signal: interruption,
+          onProgress: (bytes) => {
+            progress.update(bytes)
+          },
+        })
+      }).finally(() => {
+        progress.done()
+      })
+      if (flags.json === true) process.stdout.write(`${JSON.stringify(result)}\n`)
+      else if (process.stderr.isTTY) notice(`${String(result.entries)} entries, ${humanBytes(result.bytes)}`)
+    },
+  )
+
+  program
+    .command("info")
+    .summary("what an image is, and what anyone can read of it; no key needed")
+    .description("Shows kind, architecture, size, cipher and recipients of IMAGE. No key is needed.")
+    .argument("<image>")
+    .option("--json", "print JSON")
+    .action(async (image: string, flags: { json?: true }) => {
+      const facts = await inspect(image)
+      if (flags.json === true) {
+        process.stdout.write(`${JSON.stringify(facts, null, 2)}\n`)
+        return
+      }
+      const lines = [
+        `Image:        ${facts.path}`,
+        `Root:         ${facts.kind}, ${facts.architecture}, ${humanBytes(facts.partition.size)}`,
+        ...(facts.luks === undefined
+          ? []
+          : [
+              `Cipher:       ${facts.luks.cipher}, ${String(facts.luks.keySize * 8)} bit, ${String(facts.luks.sectorSize)}-byte sectors`,
+              ...facts.luks.keyslots.map(
+                (slot) => `Keyslot ${String(slot.id)}:    ${slot.kdf}, ${slot.cost}`,
+              ),
+            ]),
+        `RSA messages: ${String(facts.cryptoMessages)}`,
+        `Readable without a key: ${facts.readable.length === 0 ? "nothing but sizes" : facts.readable.join(", ")}`,
+      ]
+      process.stdout.write(`${lines.map(printable).join("\n")}\n`)
+    })
+}

@@ -1,0 +1,64 @@
+import type { Command } from "commander"
+import { listMounts, open, unmount, type Engine } from "../../index.ts"
+import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
+import { parseEngine } from "../engine.ts"
+import { notice, printable } from "../terminal.ts"
+
+export function addMountCommands(program: Command): void {
+  const mount = program
+    .command("mount")
+    .summary("mount an image on a folder")
+    .description(
+      "Mounts IMAGE read-only on DIR and returns; `sifcrypt unmount DIR` takes it away. Root gets the kernel's dm-crypt " +
+        "where there is one, everybody else one FUSE process.",
+    )
+    .argument("<image>")
+    .argument("<dir>")
+    .option("--engine <engine>", "auto, kernel or userspace", parseEngine, "auto")
+    .option("--allow-cipher <name>", "let the kernel engine use this cipher, e.g. serpent-xts-plain64")
+    .option("--json", "print the mount as JSON")
+  addCredentialOptions(mount).action(
+    async (
+      image: string,
+      dir: string,
+      flags: CredentialFlags & { engine: Engine; allowCipher?: string; json?: true },
+    ) => {
+      await withCredentials(flags, false, async (credentials) => {
+        await using opened = await open(image, {
+          credentials,
+          ...(flags.allowCipher === undefined ? {} : { allowCipher: flags.allowCipher }),
+        })
+        const mounted = await opened.mount(dir, { engine: flags.engine, detached: true })
+        if (flags.json === true) process.stdout.write(`${JSON.stringify(mounted.info)}\n`)
+        else if (process.stderr.isTTY) notice(`${mounted.info.target}: ${mounted.info.engine} engine`)
+      })
+    },
+  )
+
+  program
+    .command("unmount")
+    .alias("umount")
+    .summary("take a mount of ours away")
+    .argument("<dir>")
+    .action(async (dir: string) => {
+      await unmount(dir)
+    })
+
+  program
+    .command("mounts")
+    .summary("list the mounts sifcrypt made")
+    .option("--json", "print JSON")
+    .action(async (flags: { json?: true }) => {
+      const all = await listMounts()
+      if (flags.json === true) {
+        process.stdout.write(`${JSON.stringify(all, null, 2)}\n`)
+        return
+      }
+      if (all.length === 0) return
+      const rows = all.map((m) => [m.target, m.engine, m.pid === undefined ? "-" : String(m.pid), m.image])
+      const table = [["TARGET", "ENGINE", "PID", "IMAGE"], ...rows].map((row) => row.map(printable))
+      const widths = [0, 1, 2].map((i) => Math.max(...table.map((row) => (row[i] ?? "").length)))
+      for (const row of table)
+        process.stdout.write(`${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("  ")}\n`)
+    })
+}

@@ -1,0 +1,90 @@
+import type { Command } from "commander"
+import { open, type Engine, type ExecOptions } from "../../index.ts"
+import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
+import { parseEngine } from "../engine.ts"
+import { interruption, releaseSignals } from "../interrupt.ts"
+
+interface RunFlags extends CredentialFlags {
+  readonly engine: Engine
+  readonly bind?: string[]
+  readonly pwd?: string
+  readonly env?: string[]
+  readonly cleanenv?: true
+  readonly allowCipher?: string
+}
+
+const collect = (value: string, earlier: string[] | undefined): string[] => [...(earlier ?? []), value]
+
+function addAction(
+  program: Command,
+  name: "exec" | "run" | "shell",
+  summary: string,
+  description: string,
+  commandArgument: string | undefined,
+): void {
+  const command = program
+    .command(name)
+    .summary(summary)
+    .description(description)
+    .passThroughOptions()
+    .argument("<image>")
+    .option("--engine <engine>", "auto, kernel or userspace", parseEngine, "auto")
+    .option("-B, --bind <src[:dst[:ro]]>", "bind a file or folder of the host (repeatable)", collect)
+    .option("--pwd <dir>", "working directory inside")
+    .option("--env <name=value>", "set a variable inside (repeatable)", collect)
+    .option("--cleanenv", "start from an empty environment")
+    .option("--allow-cipher <name>", "let the kernel engine use this cipher")
+  if (commandArgument !== undefined) command.argument(commandArgument)
+  addCredentialOptions(command).action(async (image: string, ...rest: unknown[]) => {
+    const argv = commandArgument === undefined ? [] : (rest[0] as string[])
+    const flags = (commandArgument === undefined ? rest[0] : rest[1]) as RunFlags
+    const options: ExecOptions = {
+      engine: flags.engine,
+      stdio: "inherit",
+      signal: interruption,
+      ...(flags.bind === undefined ? {} : { binds: flags.bind }),
+      ...(flags.pwd === undefined ? {} : { cwd: flags.pwd }),
+      ...(flags.env === undefined ? {} : { env: flags.env }),
+      ...(flags.cleanenv === undefined ? {} : { cleanEnv: true }),
+    }
+    const running = await withCredentials(flags, false, async (credentials) => {
+      await using opened = await open(image, {
+        credentials,
+        ...(flags.allowCipher === undefined ? {} : { allowCipher: flags.allowCipher }),
+      })
+      return await opened[name](argv, options)
+    })
+    releaseSignals()
+    // A terminal signals its whole foreground group, the starter included; what reaches only us is passed on.
+    for (const signal of ["SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"] as const)
+      process.on(signal, () => {
+        if (!(process.stdin.isTTY && (signal === "SIGINT" || signal === "SIGQUIT"))) running.kill(signal)
+      })
+    const result = await running.exited
+    process.exitCode = result.exitCode
+  })
+}
+
+export function addRunCommands(program: Command): void {
+  addAction(
+    program,
+    "exec",
+    "run a command in an image",
+    "Runs COMMAND inside IMAGE; its exit status is this command's.",
+    "<command...>",
+  )
+  addAction(
+    program,
+    "run",
+    "run an image's run script",
+    "Runs the image's run script with ARGS.",
+    "[args...]",
+  )
+  addAction(
+    program,
+    "shell",
+    "an interactive shell in an image",
+    "Starts bash, or sh, inside IMAGE.",
+    undefined,
+  )
+}

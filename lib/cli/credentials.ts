@@ -1,0 +1,89 @@
+// The credential options every command shares, and the prompts behind them.
+import { readSync } from "node:fs"
+import type { Command } from "commander"
+import { KeyError, type CredentialOptions } from "../index.ts"
+import { notice, promptSecret } from "./terminal.ts"
+
+export interface CredentialFlags {
+  readonly pemPath?: string[]
+  readonly passphrase?: true
+  readonly passphraseFile?: string
+}
+
+function collect(value: string, earlier: string[] | undefined): string[] {
+  return [...(earlier ?? []), value]
+}
+
+/** Adds `--pem-path`, `--passphrase` and `--passphrase-file`. Secrets themselves are never arguments. */
+export function addCredentialOptions(command: Command): Command {
+  return command
+    .option(
+      "--pem-path <file>",
+      "RSA key in PEM form: public to build, private to open (repeatable)",
+      collect,
+    )
+    .option("--passphrase", "ask for a passphrase on the terminal")
+    .option("--passphrase-file <file>", "read the passphrase from a file, every byte of it")
+}
+
+/** A line from standard input, byte by byte so that the rest stays there for the payload. */
+function lineFromStdin(): Buffer {
+  const limit = 4096
+  const line = Buffer.alloc(limit)
+  const one = Buffer.alloc(1)
+  let length = 0
+  while (readSync(0, one, 0, 1, null) === 1 && one[0] !== 0x0a && length < limit) line[length++] = one[0] ?? 0
+  const secret = Buffer.alloc(length)
+  line.copy(secret, 0, 0, length)
+  line.fill(0)
+  one.fill(0)
+  return secret
+}
+
+async function askPassphrase(confirm: boolean): Promise<Buffer> {
+  const prompt = promptSecret("Enter encryption passphrase: ")
+  const passphrase = prompt === undefined ? lineFromStdin() : await prompt
+  if (passphrase.length === 0)
+    throw new KeyError("ERR_KEY_MISSING", "the passphrase is empty, and an empty passphrase protects nothing")
+  if (confirm && prompt !== undefined) {
+    const again = await (promptSecret("Enter it again: ") ?? Promise.resolve(Buffer.alloc(0)))
+    const same = again.equals(passphrase)
+    again.fill(0)
+    if (!same) {
+      passphrase.fill(0)
+      throw new KeyError("ERR_KEY_MISMATCH", "the two passphrases differ")
+    }
+  }
+  return passphrase
+}
+
+/**
+ * Runs `use` with the credentials that flags and environment name, prompting where asked to; wipes what was typed.
+ *
+ * @param confirm - Ask twice, as for a new image.
+ */
+export async function withCredentials<T>(
+  flags: CredentialFlags,
+  confirm: boolean,
+  use: (credentials: CredentialOptions) => Promise<T>,
+): Promise<T> {
+  let typed = flags.passphrase === true ? await askPassphrase(confirm) : undefined
+  const given = (): CredentialOptions => ({
+    env: process.env,
+    ...(flags.pemPath === undefined ? {} : { pemPaths: flags.pemPath }),
+    ...(flags.passphraseFile === undefined ? {} : { passphraseFile: flags.passphraseFile }),
+    ...(typed === undefined ? {} : { passphrase: typed }),
+  })
+  try {
+    return await use(given())
+  } catch (error) {
+    // Somebody at a terminal who gave nothing is asked, as cryptsetup and ssh do.
+    const missing = error instanceof KeyError && error.code === "ERR_KEY_MISSING"
+    if (!missing || confirm || typed !== undefined || !process.stdin.isTTY) throw error
+    notice(error.message)
+    typed = await askPassphrase(false)
+    return await use(given())
+  } finally {
+    typed?.fill(0)
+  }
+}

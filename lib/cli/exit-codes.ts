@@ -1,0 +1,35 @@
+// Exit statuses, promised to scripts in docs/cli.md. Node keeps 1 to 14 for itself (1: a defect of ours); retired numbers
+// are never used again. A payload's own status passes through unchanged.
+import type { ErrorCode } from "../index.ts"
+
+export const exitCodes = {
+  done: 0,
+  usage: 20,
+  invalidContainer: 21,
+  key: 22,
+  busyOrExists: 23,
+  environment: 24,
+  inputOutput: 25,
+  /** What the peers use for anything that keeps a payload from starting. */
+  notStarted: 255,
+  interrupted: 130,
+  terminated: 143,
+} as const
+
+const busy: ReadonlySet<ErrorCode> = new Set([
+  "ERR_BUILD_EXISTS",
+  "ERR_LOOP_BUSY",
+  "ERR_DM_EXISTS",
+  "ERR_MOUNT_BUSY",
+])
+
+/** The exit status for an error code. */
+export function exitCodeFor(code: ErrorCode): number {
+  if (busy.has(code)) return exitCodes.busyOrExists
+  if (code.startsWith("ERR_KEY_") || code === "ERR_LUKS_PASSPHRASE") return exitCodes.key
+  if (code.startsWith("ERR_SIF_") || code.startsWith("ERR_LUKS_") || code.startsWith("ERR_TREE_"))
+    return code === "ERR_TREE_NOT_FOUND" ? exitCodes.inputOutput : exitCodes.invalidContainer
+  if (code.startsWith("ERR_ENV_")) return exitCodes.environment
+  if (code.startsWith("ERR_RUN")) return exitCodes.notStarted
+  return exitCodes.inputOutput
+}

@@ -1,0 +1,35 @@
+// What to try next, keyed by error code. Library errors state facts; advice is given here and nowhere else.
+import type { ErrorCode } from "../index.ts"
+
+const hints: Partial<Record<ErrorCode, string>> = {
+  ERR_SIF_MAGIC: "this is no SIF image; `file` tells what it is",
+  ERR_SIF_TRUNCATED: "the download or copy was cut short: fetch the image again",
+  ERR_SIF_AMBIGUOUS: "name the object by its ID (see `sifcrypt sif list`)",
+  ERR_KEY_MISSING:
+    "give --pem-path FILE, --passphrase or --passphrase-file FILE, or set APPTAINER_ENCRYPTION_PEM_PATH or _PASSPHRASE",
+  ERR_KEY_MISMATCH: "use the private key that belongs to the public key the image was built with",
+  ERR_KEY_FORMAT: "`openssl rsa -in KEY -noout -text` shows whether the file holds an RSA key",
+  ERR_KEY_WEAK: "make a new pair: `openssl genrsa -out key.pem 4096`",
+  ERR_LUKS_PASSPHRASE: "check the passphrase; a trailing newline counts when it comes from a variable",
+  ERR_LUKS_UNSUPPORTED: "as root, `--allow-cipher NAME` lets the kernel engine use it",
+  ERR_LUKS_COST: "if the image is trusted, raise the limit with --max-kdf-memory",
+  ERR_BUILD_EXISTS: "add -F (--force) to replace it; it is kept until the new one is complete",
+  ERR_TREE_NOT_FOUND: "`sifcrypt ls IMAGE` shows what is there",
+  ERR_MOUNT_BUSY: "some process still uses it: `fuser -vm DIR` names it",
+  ERR_MOUNT_NOT_OURS: "`sifcrypt mounts` lists what can be unmounted",
+  ERR_RUN_BIND: "the source of a bind must exist on this machine",
+  ERR_ENV_NO_ADDON:
+    "build it here: `npm run build:native` (scripts/system-packages.sh installs what that needs)",
+  ERR_ENV_NO_LIBRARY: "install it: `apt install libcryptsetup12` or `dnf install cryptsetup-libs`",
+  ERR_ENV_NO_PROGRAM:
+    "install it with the system's package manager (Debian, Fedora: the package has the same name)",
+  ERR_ENV_NO_PRIVILEGE: "use --engine userspace, which needs no privilege",
+  ERR_ENV_NO_KERNEL_SUPPORT: "use --engine userspace, or a kernel with what is missing",
+  ERR_ENV_NO_MEMORY:
+    "free some memory or raise the cgroup's limit; opening needs it once, for the key derivation",
+}
+
+/** Advice for an error code, or undefined where the message says it all. */
+export function hintFor(code: ErrorCode): string | undefined {
+  return hints[code]
+}

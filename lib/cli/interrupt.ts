@@ -1,0 +1,37 @@
+// SIGINT, SIGTERM and SIGHUP undo what is under way: the command's AbortSignal fires, its work is taken back, and the
+// process exits with 128 plus the signal's number.
+import { constants } from "node:os"
+
+/** The reason an interrupted command ends with. */
+export class Interrupted extends Error {
+  readonly exitCode: number
+  constructor(signal: "SIGINT" | "SIGTERM" | "SIGHUP") {
+    super(`interrupted by ${signal}`)
+    this.name = "AbortError"
+    this.exitCode = 128 + constants.signals[signal]
+  }
+}
+
+const controller = new AbortController()
+
+/** Fires when the process is asked to stop. */
+export const interruption: AbortSignal = controller.signal
+
+const handlers = new Map<NodeJS.Signals, () => void>()
+
+/** Turns the signals into an abort; a second one of the same kind ends the process at once, as the kernel would. */
+export function undoOnSignals(): void {
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    const handler = (): void => {
+      controller.abort(new Interrupted(signal))
+    }
+    handlers.set(signal, handler)
+    process.once(signal, handler)
+  }
+}
+
+/** Leaves signals to somebody else: a running payload gets them instead. */
+export function releaseSignals(): void {
+  for (const [signal, handler] of handlers) process.removeListener(signal, handler)
+  handlers.clear()
+}

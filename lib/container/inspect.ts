@@ -1,0 +1,66 @@
+// What an image is, as far as anyone can tell who has no key.
+import { parseLuksHeader } from "../device/luks-header.ts"
+
+import { openSif } from "../sif/open.ts"
+import { architectureName, dataTypeName } from "../sif/names.ts"
+import type { Bytes } from "../units.ts"
+import { partitionKind, type PartitionKind } from "./partition.ts"
+import { findCryptoMessages } from "./unlock.ts"
+
+/** The LUKS2 side of an encrypted image; its header is readable without a key. */
+export interface LuksFacts {
+  /** As cryptsetup names it: `aes-xts-plain64`. */
+  readonly cipher: string
+  /** Bytes: 64 is AES-256-XTS. */
+  readonly keySize: Bytes
+  readonly sectorSize: Bytes
+  readonly keyslots: readonly { readonly id: number; readonly kdf: string; readonly cost: string }[]
+}
+
+/** The answer of {@link inspect}. */
+export interface ImageFacts {
+  readonly path: string
+  readonly kind: PartitionKind
+  /** Go's name: `amd64`. */
+  readonly architecture: string
+  readonly partition: { readonly offset: Bytes; readonly size: Bytes }
+  readonly luks: LuksFacts | undefined
+  /** RSA recipients. */
+  readonly cryptoMessages: number
+  /** The objects whose content is readable without a key, by type and name. */
+  readonly readable: readonly string[]
+}
+
+/**
+ * Reads what can be known about an image without a key.
+ *
+ * @throws SifError when it is not a well-formed SIF; LuksError when its encrypted partition has no valid header.
+ */
+export async function inspect(path: string): Promise<ImageFacts> {
+  await using image = await openSif(path)
+  const primary = image.primary()
+  const kind = partitionKind(primary)
+  const header = kind === "luks" ? await parseLuksHeader(image.reader, primary) : undefined
+  return {
+    path,
+    kind,
+    architecture: architectureName(primary.partition.arch),
+    partition: { offset: primary.offset, size: primary.size },
+    luks:
+      header === undefined
+        ? undefined
+        : {
+            cipher: header.segment.cipher,
+            keySize: header.segment.keySize,
+            sectorSize: header.segment.sectorSize,
+            keyslots: header.keyslots.map((slot) => ({ id: slot.id, kdf: slot.kdf.type, cost: slot.cost })),
+          },
+    cryptoMessages: findCryptoMessages(image, primary).length,
+    readable: image.objects
+      .filter((object) => object !== primary && object.size > 0)
+      .map((object) =>
+        object.name === "" ? dataTypeName(object.type) : `${dataTypeName(object.type)} ${object.name}`,
+      )
+      .concat(kind === "squashfs" ? ["the root file system"] : []),
+  }
+}

@@ -1,0 +1,150 @@
+// Mounts that outlive a call: listed from what the kernel knows, so there is no file of ours that could be stale.
+import { spawn } from "node:child_process"
+import { once } from "node:events"
+import { closeSync, openSync, readdirSync, readFileSync, readSync, realpathSync } from "node:fs"
+import path from "node:path"
+import { DeviceError, EnvironmentError } from "../errors.ts"
+import { loadAddon } from "../native/load.ts"
+import { readMounts, type MountEntry } from "../runtime/mountinfo.ts"
+import type { ConcreteEngine } from "../runtime/starter.ts"
+import { HEADER_SIZE, parseHeader } from "../sif/format.ts"
+
+/** One mount of ours. */
+export interface MountInfo {
+  readonly image: string
+  readonly target: string
+  readonly engine: ConcreteEngine
+  /** The process that serves it; none for the kernel engine, or when the process is gone. */
+  readonly pid: number | undefined
+}
+
+const FUSE_TYPE = "fuse.sifcrypt"
+
+function readText(file: string): string | undefined {
+  try {
+    return readFileSync(file, "utf8").trimEnd()
+  } catch {
+    return undefined // the process or device went away, or is not ours to look at
+  }
+}
+
+/** The starter that serves `target`: its command line says so, and readers of /proc see that of any process. */
+function servingPid(target: string): number | undefined {
+  for (const name of readdirSync("/proc")) {
+    if (!/^\d+$/.test(name)) continue
+    const args = readText(`/proc/${name}/cmdline`)?.split("\0") ?? []
+    if (args[0] === "sifcrypt-starter" && args[1] === "mount" && args.includes(`--target=${target}`))
+      return Number(name)
+  }
+  return undefined
+}
+
+/** Is that file a SIF image? The kernel names the backing file, not who attached it. */
+function isSif(file: string): boolean {
+  try {
+    const fd = openSync(file, "r")
+    try {
+      const start = Buffer.alloc(HEADER_SIZE)
+      readSync(fd, start, 0, start.length, 0)
+      parseHeader(start)
+      return true
+    } finally {
+      closeSync(fd)
+    }
+  } catch {
+    return false // gone, unreadable or something else: none of ours
+  }
+}
+
+/** The image behind a block device: through our mapping to the loop device, or a loop device alone (a plain image). */
+function backingImage(entry: MountEntry): string | undefined {
+  const node = `/sys/dev/block/${entry.device}`
+  const plain = readText(`${node}/loop/backing_file`)
+  if (plain !== undefined) return isSif(plain) ? plain : undefined
+  if (readText(`${node}/dm/name`)?.startsWith("sifcrypt-") !== true) return undefined
+  try {
+    const [loop] = readdirSync(`${node}/slaves`)
+    return loop === undefined ? undefined : readText(`/sys/block/${loop}/loop/backing_file`)
+  } catch {
+    return undefined // the mapping went away meanwhile
+  }
+}
+
+function infoOf(entry: MountEntry): MountInfo | undefined {
+  const { target } = entry
+  if (entry.type === FUSE_TYPE)
+    return { image: entry.source, target, engine: "userspace", pid: servingPid(target) }
+  if (entry.type !== "squashfs") return undefined
+  const image = backingImage(entry)
+  return image === undefined ? undefined : { image, target, engine: "kernel", pid: undefined }
+}
+
+/** The mounts that sifcrypt made and this process can see, in the order they were made. */
+export function listMounts(): Promise<readonly MountInfo[]> {
+  return Promise.resolve(readMounts().flatMap((entry) => infoOf(entry) ?? []))
+}
+
+function realTarget(target: string): string {
+  try {
+    return realpathSync(target)
+  } catch {
+    // A dead FUSE mount answers ENOTCONN; its parent can still be resolved.
+    const absolute = path.resolve(target)
+    try {
+      return path.join(realpathSync(path.dirname(absolute)), path.basename(absolute))
+    } catch {
+      return absolute
+    }
+  }
+}
+
+async function fusermount(target: string): Promise<void> {
+  const child = spawn("fusermount3", ["-u", "--", target], { stdio: ["ignore", "ignore", "pipe"] })
+  let message = ""
+  child.stderr.on("data", (chunk: Buffer) => {
+    message += chunk.toString("utf8")
+  })
+  let code: unknown
+  try {
+    ;[code] = await once(child, "close")
+  } catch (cause) {
+    throw new EnvironmentError(
+      "ERR_ENV_NO_PROGRAM",
+      "fusermount3 is needed to unmount and is not installed",
+      { cause },
+    )
+  }
+  if (code === 0) return
+  throw new DeviceError(
+    /busy/i.test(message) ? "ERR_MOUNT_BUSY" : "ERR_MOUNT",
+    `cannot unmount ${target}: ${message.trim() || `fusermount3 ended with status ${String(code)}`}`,
+    { path: target },
+  )
+}
+
+/**
+ * Takes a mount of ours away.
+ *
+ * @throws DeviceError `ERR_MOUNT_NOT_OURS`, `ERR_MOUNT_BUSY`, `ERR_MOUNT`; EnvironmentError.
+ */
+export async function unmount(target: string): Promise<void> {
+  const real = realTarget(target)
+  const mine = (await listMounts()).filter((mount) => mount.target === real)
+  const last = mine.at(-1)
+  if (last === undefined)
+    throw new DeviceError("ERR_MOUNT_NOT_OURS", `${target} is no mount of sifcrypt`, { path: target })
+  if (process.geteuid?.() !== 0) {
+    await fusermount(real)
+    return
+  }
+  try {
+    await loadAddon().unmountPath({ path: real, lazy: false })
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException
+    throw new DeviceError(
+      code === "EBUSY" ? "ERR_MOUNT_BUSY" : "ERR_MOUNT",
+      `cannot unmount ${target}: ${code === "EBUSY" ? "it is in use" : message}`,
+      { path: target, cause },
+    )
+  }
+}

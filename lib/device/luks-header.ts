@@ -1,0 +1,617 @@
+// The LUKS2 header as a partition of an image carries it: read once, checked, and written anew from what was checked.
+//
+// Nothing authenticates a LUKS2 header, so whoever can write the image chooses what it says (CVE-2021-4122,
+// CVE-2025-59054). Only what a container image needs is accepted, before any key derivation runs; and what is handed to
+// libcryptsetup is not the image's text but our own encoding of the values we checked, so the two parsers cannot disagree.
+//
+// Source of the numbers: LUKS2 On-Disk Format Specification 1.1.
+import { createHash } from "node:crypto"
+import { LuksError } from "../errors.ts"
+import { alignUp, type Bytes } from "../units.ts"
+import { parseStrictJson, type JsonObject, type JsonValue } from "./strict-json.ts"
+
+/** Limits on what deriving a key may cost. */
+export interface KdfLimits {
+  /** KiB that Argon2 may take. */
+  readonly memory: number
+  /** KiB times passes, all keyslots that would be tried together: a measure of time. */
+  readonly work: number
+  /** Threads. */
+  readonly parallel: number
+  /** PBKDF2 iterations, all keyslots and the digest together. */
+  readonly iterations: number
+}
+
+/** 1 GiB and about ten seconds on one core of 2020. */
+export const DEFAULT_KDF_LIMITS: KdfLimits = {
+  memory: 1024 * 1024,
+  work: 32 * 1024 * 1024,
+  parallel: 16,
+  iterations: 32_000_000,
+}
+
+/** What a header may ask for. */
+export interface LuksPolicy {
+  /** A cipher that is accepted besides `aes-xts-plain64`, in dm-crypt's notation. Null ciphers never are. */
+  readonly allowCipher?: string | undefined
+  /** Replace single {@link DEFAULT_KDF_LIMITS}. */
+  readonly limits?: Partial<KdfLimits> | undefined
+}
+
+/** How a keyslot turns its secret into a key. */
+export interface LuksKdf {
+  readonly type: "pbkdf2" | "argon2i" | "argon2id"
+  /** Iterations of PBKDF2, passes of Argon2. */
+  readonly iterations: number
+  /** KiB; 0 for PBKDF2. */
+  readonly memory: number
+  /** Threads; 0 for PBKDF2. */
+  readonly parallel: number
+}
+
+/** A way to the volume key. */
+export interface LuksKeyslot {
+  readonly id: number
+  readonly kdf: LuksKdf
+  /** For people: `256 MiB, 4 passes, 1 thread`. */
+  readonly cost: string
+}
+
+/** Where the data lies in the partition and how it is encrypted. */
+export interface LuksSegment {
+  /** From the start of the partition. */
+  readonly offset: Bytes
+  /** Whole sectors; `dynamic` in the image is resolved to what the partition has. */
+  readonly size: Bytes
+  /** In 512-byte units. */
+  readonly ivTweak: number
+  readonly sectorSize: Bytes
+  /** In dm-crypt's notation. */
+  readonly cipher: string
+  /** Of the volume key. */
+  readonly keySize: Bytes
+}
+
+/** What verifies a volume key. */
+export interface LuksDigest {
+  readonly id: number
+  readonly hash: string
+  readonly iterations: number
+}
+
+/** A header that was checked. */
+export interface LuksHeader {
+  /** Both copies' room: the primary one, encoded anew from what was checked, then zeros. */
+  readonly metadata: Buffer
+  /** The metadata and as much of the keyslots area as the keyslots use. */
+  readonly areaSize: Bytes
+  readonly uuid: string
+  readonly segment: LuksSegment
+  /** Those that lead to the segment's key. */
+  readonly keyslots: readonly LuksKeyslot[]
+  readonly digest: LuksDigest
+}
+
+/** Bytes of an image at a position; shorter only at its end. */
+export interface LuksReader {
+  read(position: Bytes, length: Bytes): Promise<Buffer>
+}
+
+const BINARY_SIZE = 4096 // 2.2: the JSON area follows
+const MIN_HEADER_SIZE = 16 * 1024 // 2.1
+const MAX_HEADER_SIZE = 4 * 1024 * 1024
+const PRIMARY_MAGIC = Buffer.from("LUKS\xba\xbe", "latin1")
+const SECONDARY_MAGIC = Buffer.from("SKUL\xba\xbe", "latin1")
+// struct luks2_hdr_disk, 2.2; integers are big endian
+const VERSION_AT = 6
+const HEADER_SIZE_AT = 8
+const SEQUENCE_AT = 16
+const CHECKSUM_NAME_AT = 72
+const CHECKSUM_NAME_SIZE = 32
+const UUID_AT = 168
+const UUID_SIZE = 40
+const HEADER_OFFSET_AT = 256
+const CHECKSUM_AT = 448
+const CHECKSUM_SIZE = 64
+const LUKS_VERSION = 2
+
+const KEYSLOT_LIMIT = 32 // LUKS2_KEYSLOTS_MAX
+const AREA_UNIT = 4096
+/** What the native side copies at most. */
+const MAX_AREA_SIZE = 64 * 1024 * 1024
+const AF_STRIPES = 4000
+const SUPPORTED_CIPHER = "aes-xts-plain64"
+const KEY_SIZES: readonly number[] = [32, 64]
+const SECTOR_SIZES: readonly number[] = [512, 1024, 2048, 4096]
+const HASHES: readonly string[] = [
+  "sha1",
+  "sha224",
+  "sha256",
+  "sha384",
+  "sha512",
+  "ripemd160",
+  "whirlpool",
+].concat(["sha3-224", "sha3-256", "sha3-384", "sha3-512", "blake2b-512", "blake2s-256", "sm3", "stribog512"])
+const MIN_SALT: Bytes = 8
+const MAX_SALT: Bytes = 512
+
+function malformed(what: string): never {
+  throw new LuksError("ERR_LUKS_HEADER", `the LUKS2 header is malformed: ${what}`)
+}
+
+function unsupported(what: string): never {
+  throw new LuksError("ERR_LUKS_UNSUPPORTED", `the LUKS2 header asks for what is not supported: ${what}`)
+}
+
+function tooCostly(what: string): never {
+  throw new LuksError("ERR_LUKS_COST", what)
+}
+
+/** A value of the image in a message: short, and without control characters. */
+function show(value: JsonValue | undefined): string {
+  const text = value === undefined ? "nothing" : JSON.stringify(value)
+  return text.length > 60 ? `${text.slice(0, 60)}…` : text
+}
+
+// ---- The binary header -------------------------------------------------------------------------------------------------
+
+interface Copy {
+  readonly headerSize: Bytes
+  readonly sequence: bigint
+  readonly uuid: string
+  readonly binary: Buffer
+  readonly json: string
+}
+
+function isHeaderSize(size: bigint): boolean {
+  // a power of two
+  return size >= BigInt(MIN_HEADER_SIZE) && size <= BigInt(MAX_HEADER_SIZE) && (size & (size - 1n)) === 0n
+}
+
+function cString(field: Buffer): string {
+  const end = field.indexOf(0)
+  return field.subarray(0, end < 0 ? field.length : end).toString("latin1")
+}
+
+/** The copy of the metadata at `at`, or why there is none. */
+function readCopy(bytes: Buffer, at: Bytes, magic: Buffer): Copy | string {
+  if (bytes.length < at + BINARY_SIZE) return "the partition ends before it"
+  if (!bytes.subarray(at, at + magic.length).equals(magic)) return "no LUKS magic"
+  const binary = Buffer.from(bytes.subarray(at, at + BINARY_SIZE))
+  const version = binary.readUInt16BE(VERSION_AT)
+  if (version !== LUKS_VERSION) return `version ${version} and not 2`
+  const size = binary.readBigUInt64BE(HEADER_SIZE_AT)
+  if (!isHeaderSize(size)) return `header size ${size}`
+  const headerSize = Number(size)
+  if (binary.readBigUInt64BE(HEADER_OFFSET_AT) !== BigInt(at)) return "it names another place as its own"
+  if (at !== 0 && at !== headerSize) return "the second copy does not follow the first"
+  if (bytes.length < at + headerSize) return "the partition ends within it"
+  const hash = cString(binary.subarray(CHECKSUM_NAME_AT, CHECKSUM_NAME_AT + CHECKSUM_NAME_SIZE))
+  if (hash !== "sha256") return `checksum ${JSON.stringify(hash)}`
+  if (!checksum(bytes.subarray(at, at + headerSize)).equals(binary.subarray(CHECKSUM_AT, CHECKSUM_AT + 32)))
+    return "the checksum does not match"
+  const area = bytes.subarray(at + BINARY_SIZE, at + headerSize)
+  const end = area.indexOf(0)
+  if (end < 0) return "the JSON area has no end"
+  if (area.subarray(end).some((byte) => byte !== 0)) return "data after the JSON"
+  const uuid = cString(binary.subarray(UUID_AT, UUID_AT + UUID_SIZE))
+  // it becomes part of the mapping's and the key's name in the kernel
+  if (!/^[0-9a-fA-F-]{1,36}$/.test(uuid)) return "the UUID"
+  let json: string
+  try {
+    json = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(area.subarray(0, end))
+  } catch {
+    return "the JSON is no UTF-8"
+  }
+  return { headerSize, sequence: binary.readBigUInt64BE(SEQUENCE_AT), uuid, binary, json }
+}
+
+/** SHA-256 over a copy, its checksum field taken as zeros (2.2). */
+function checksum(copy: Buffer): Buffer {
+  return createHash("sha256")
+    .update(copy.subarray(0, CHECKSUM_AT))
+    .update(Buffer.alloc(CHECKSUM_SIZE))
+    .update(copy.subarray(CHECKSUM_AT + CHECKSUM_SIZE))
+    .digest()
+}
+
+/** The newest valid copy. */
+function findCopy(bytes: Buffer): Copy {
+  const primary = readCopy(bytes, 0, PRIMARY_MAGIC)
+  const copies = typeof primary === "string" ? [] : [primary]
+  for (let size = MIN_HEADER_SIZE; size <= MAX_HEADER_SIZE; size *= 2) {
+    if (typeof primary !== "string" && size !== primary.headerSize) continue
+    const secondary = readCopy(bytes, size, SECONDARY_MAGIC)
+    if (typeof secondary !== "string") copies.push(secondary)
+  }
+  const newest = copies.reduce<Copy | undefined>(
+    (best, copy) => (best === undefined || copy.sequence > best.sequence ? copy : best),
+    undefined,
+  )
+  return newest ?? malformed(typeof primary === "string" ? primary : "no valid copy")
+}
+
+// ---- Values ------------------------------------------------------------------------------------------------------------
+
+function object(value: JsonValue | undefined, what: string): JsonObject {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) malformed(`${what} is no object`)
+  return value as JsonObject
+}
+
+function text(value: JsonValue | undefined, what: string): string {
+  return typeof value === "string" ? value : malformed(`${what} is ${show(value)} and no string`)
+}
+
+/** A number of the JSON, in bounds. */
+function integer(value: JsonValue | undefined, what: string, min: number, max: number): number {
+  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < min || value > max)
+    malformed(`${what} is ${show(value)}`)
+  return value
+}
+
+/** 64-bit numbers stand in strings (3.1); nothing here needs more than 53 bits. */
+function decimal(value: JsonValue | undefined, what: string): number {
+  const digits = text(value, what)
+  if (!/^(?:0|[1-9][0-9]{0,15})$/.test(digits) || !Number.isSafeInteger(Number(digits)))
+    malformed(`${what} is ${show(value)}`)
+  return Number(digits)
+}
+
+function base64(value: JsonValue | undefined, what: string): string {
+  const encoded = text(value, what)
+  const bytes = Buffer.from(encoded, "base64")
+  if (bytes.toString("base64") !== encoded || bytes.length < MIN_SALT || bytes.length > MAX_SALT)
+    malformed(`${what} is ${show(value)}`)
+  return encoded
+}
+
+function hashName(value: JsonValue | undefined, what: string): string {
+  const name = text(value, what)
+  return HASHES.includes(name) ? name : unsupported(`${what} ${show(name)}`)
+}
+
+/** The numbered members of an object. */
+function numbered(value: JsonObject, what: string): [number, JsonObject][] {
+  return Object.entries(value).map(([id, member]) => {
+    if (!/^(?:0|[1-9][0-9]?)$/.test(id) || Number(id) >= KEYSLOT_LIMIT)
+      malformed(`${what} has the number ${show(id)}`)
+    return [Number(id), object(member, `${what} ${id}`)]
+  })
+}
+
+function idList(value: JsonValue | undefined, what: string): number[] {
+  if (!Array.isArray(value)) malformed(`${what} is no list`)
+  const ids = (value as readonly JsonValue[]).map((id) => decimal(id, what))
+  if (new Set(ids).size !== ids.length) malformed(`${what} names one twice`)
+  return ids
+}
+
+// ---- The parts ---------------------------------------------------------------------------------------------------------
+
+interface Checked<T> {
+  readonly value: T
+  /** Our encoding of it. */
+  readonly json: object
+}
+
+function checkCipher(cipher: string, what: string, policy: LuksPolicy): void {
+  if (cipher === SUPPORTED_CIPHER) return
+  if (cipher === policy.allowCipher && !/null/i.test(cipher)) return
+  unsupported(`${what} ${show(cipher)}; only ${SUPPORTED_CIPHER} is accepted`)
+}
+
+function checkKeySize(size: number, what: string, cipher: string): number {
+  const known = cipher === SUPPORTED_CIPHER ? KEY_SIZES : [16, 24, ...KEY_SIZES]
+  return known.includes(size) ? size : unsupported(`${what} of ${size} bytes`)
+}
+
+function checkSegments(
+  value: JsonObject,
+  partitionSize: Bytes,
+  policy: LuksPolicy,
+): Checked<Omit<LuksSegment, "keySize">> & { readonly id: number } {
+  const segments = numbered(value, "segment")
+  const [first] = segments
+  if (first === undefined) malformed("no segment")
+  if (segments.length !== 1) unsupported(`${segments.length} segments`)
+  const [id, segment] = first
+  const type = text(segment["type"], "the segment's type")
+  if (type !== "crypt") unsupported(`a segment of type ${show(type)}`)
+  for (const name of ["integrity", "flags"] as const) {
+    const extra = segment[name]
+    if (extra !== undefined && !(Array.isArray(extra) && extra.length === 0))
+      unsupported(`a segment with ${name}`)
+  }
+  const cipher = text(segment["encryption"], "the segment's cipher")
+  checkCipher(cipher, "the cipher", policy)
+  const sectorSize = integer(segment["sector_size"], "the sector size", 0, Number.MAX_SAFE_INTEGER)
+  if (!SECTOR_SIZES.includes(sectorSize)) unsupported(`sectors of ${sectorSize} bytes`)
+  const offset = decimal(segment["offset"], "the segment's offset")
+  const ivTweak = decimal(segment["iv_tweak"], "the segment's iv_tweak")
+  if (offset % sectorSize !== 0 || offset === 0) malformed(`the segment's offset is ${offset}`)
+  if (offset >= partitionSize)
+    malformed(`the segment starts at ${offset}, the partition has ${partitionSize} bytes`)
+  const room = partitionSize - offset
+  const dynamic = segment["size"] === "dynamic"
+  const size = dynamic ? room - (room % sectorSize) : decimal(segment["size"], "the segment's size")
+  if (size > room) malformed(`the segment has ${size} bytes, the partition ${room} for it`)
+  if (size === 0 || size % sectorSize !== 0) malformed(`the segment has ${size} bytes`)
+  return {
+    id,
+    value: { offset, size, ivTweak, sectorSize, cipher },
+    json: {
+      type: "crypt",
+      offset: String(offset),
+      // dm-crypt then gets what we resolved, not what the device happens to have
+      size: String(size),
+      iv_tweak: String(ivTweak),
+      encryption: cipher,
+      sector_size: sectorSize,
+    },
+  }
+}
+
+function checkDigests(
+  value: JsonObject,
+  segmentId: number,
+): Checked<LuksDigest> & { readonly keyslots: readonly number[] } {
+  const ours = numbered(value, "digest").filter(([id, digest]) =>
+    idList(digest["segments"], `digest ${id}'s segments`).includes(segmentId),
+  )
+  const [first] = ours
+  if (first === undefined) malformed("no digest for the segment")
+  if (ours.length !== 1) malformed("two digests for the segment")
+  const [id, digest] = first
+  const type = text(digest["type"], "the digest's type")
+  if (type !== "pbkdf2") unsupported(`a digest of type ${show(type)}`)
+  const keyslots = idList(digest["keyslots"], "the digest's keyslots")
+  const hash = hashName(digest["hash"], "the digest's hash")
+  const iterations = integer(digest["iterations"], "the digest's iterations", 1, 0xffff_ffff)
+  const segments = idList(digest["segments"], "the digest's segments")
+  if (segments.length !== 1) malformed("a digest for segments that are not there")
+  return {
+    keyslots,
+    value: { id, hash, iterations },
+    json: {
+      type,
+      keyslots: keyslots.map(String),
+      segments: [String(segmentId)],
+      hash,
+      iterations,
+      salt: base64(digest["salt"], "the digest's salt"),
+      digest: base64(digest["digest"], "the digest"),
+    },
+  }
+}
+
+function checkKdf(value: JsonObject, what: string): Checked<LuksKdf> {
+  const type = text(value["type"], `${what}'s KDF`)
+  const salt = base64(value["salt"], `${what}'s salt`)
+  if (type === "pbkdf2") {
+    const hash = hashName(value["hash"], `${what}'s hash`)
+    const iterations = integer(value["iterations"], `${what}'s iterations`, 1, 0xffff_ffff)
+    return { value: { type, iterations, memory: 0, parallel: 0 }, json: { type, hash, iterations, salt } }
+  }
+  if (type !== "argon2i" && type !== "argon2id") unsupported(`the KDF ${show(type)}`)
+  const time = integer(value["time"], `${what}'s Argon2 passes`, 1, 0xffff_ffff)
+  const memory = integer(value["memory"], `${what}'s Argon2 memory`, 8, 0xffff_ffff)
+  const cpus = integer(value["cpus"], `${what}'s Argon2 threads`, 1, 0xff_ffff)
+  return {
+    value: { type, iterations: time, memory, parallel: cpus },
+    json: { type, time, memory, cpus, salt },
+  }
+}
+
+/** The cost in words. */
+function describeCost(kdf: LuksKdf): string {
+  if (kdf.type === "pbkdf2") return `${kdf.iterations} iterations`
+  const memory = kdf.memory % 1024 === 0 ? `${kdf.memory / 1024} MiB` : `${kdf.memory} KiB`
+  const plural = (count: number, noun: string): string => `${count} ${noun}${count === 1 ? "" : "s"}`
+  return `${memory}, ${kdf.iterations} ${kdf.iterations === 1 ? "pass" : "passes"}, ${plural(kdf.parallel, "thread")}`
+}
+
+interface Area {
+  readonly offset: Bytes
+  readonly size: Bytes
+}
+
+function checkArea(value: JsonObject, what: string, keyslotsArea: Area, policy: LuksPolicy): Checked<Area> {
+  const type = text(value["type"], `${what}'s area type`)
+  if (type !== "raw") unsupported(`${what} with an area of type ${show(type)}`)
+  const encryption = text(value["encryption"], `${what}'s cipher`)
+  checkCipher(encryption, `${what}'s cipher`, policy)
+  const keySize = checkKeySize(
+    integer(value["key_size"], `${what}'s area key`, 0, 512),
+    `${what}'s area key`,
+    encryption,
+  )
+  const offset = decimal(value["offset"], `${what}'s area offset`)
+  const size = decimal(value["size"], `${what}'s area size`)
+  const inside =
+    offset >= keyslotsArea.offset && offset + size <= keyslotsArea.offset + keyslotsArea.size && size > 0
+  if (!inside || offset % AREA_UNIT !== 0)
+    malformed(`${what}'s area of ${size} bytes at ${offset} is not in the keyslots area`)
+  return {
+    value: { offset, size },
+    json: { type, offset: String(offset), size: String(size), encryption, key_size: keySize },
+  }
+}
+
+function checkKeyslot(
+  id: number,
+  keyslot: JsonObject,
+  keyslotsArea: Area,
+  policy: LuksPolicy,
+): Checked<LuksKeyslot> & { readonly keySize: Bytes; readonly area: Area } {
+  const what = `keyslot ${id}`
+  const type = text(keyslot["type"], `${what}'s type`)
+  if (type !== "luks2") unsupported(`${what} of type ${show(type)}`)
+  const keySize = integer(keyslot["key_size"], `${what}'s key size`, 1, 512)
+  const af = object(keyslot["af"], `${what}'s splitter`)
+  if (af["type"] !== "luks1") unsupported(`${what} with the splitter ${show(af["type"])}`)
+  if (af["stripes"] !== AF_STRIPES) unsupported(`${what} with ${show(af["stripes"])} stripes`)
+  const afHash = hashName(af["hash"], `${what}'s splitter hash`)
+  const area = checkArea(object(keyslot["area"], `${what}'s area`), what, keyslotsArea, policy)
+  if (area.value.size < keySize * AF_STRIPES) malformed(`${what}'s area has ${area.value.size} bytes`)
+  const kdf = checkKdf(object(keyslot["kdf"], `${what}'s KDF`), what)
+  const priority = keyslot["priority"]
+  return {
+    keySize,
+    area: area.value,
+    value: { id, kdf: kdf.value, cost: describeCost(kdf.value) },
+    json: {
+      type,
+      key_size: keySize,
+      af: { type: "luks1", stripes: AF_STRIPES, hash: afHash },
+      area: area.json,
+      kdf: kdf.json,
+      ...(priority === undefined ? {} : { priority: integer(priority, `${what}'s priority`, 0, 2) }),
+    },
+  }
+}
+
+function checkOverlap(areas: readonly Area[]): void {
+  const sorted = [...areas].sort((a, b) => a.offset - b.offset)
+  sorted.forEach((area, i) => {
+    const next = sorted[i + 1]
+    if (next !== undefined && area.offset + area.size > next.offset) malformed("keyslot areas overlap")
+  })
+}
+
+/** What trying every keyslot once would cost, at most. */
+function checkCost(keyslots: readonly LuksKeyslot[], digest: LuksDigest, limits: KdfLimits): void {
+  let work = 0
+  // the digest verifies each key that a keyslot gives
+  let iterations = digest.iterations * Math.max(1, keyslots.length)
+  for (const { id, kdf } of keyslots) {
+    if (kdf.memory > limits.memory)
+      tooCostly(`keyslot ${id} asks for ${kdf.memory} KiB of memory; the limit is ${limits.memory} KiB`)
+    if (kdf.parallel > limits.parallel)
+      tooCostly(`keyslot ${id} asks for ${kdf.parallel} threads; the limit is ${limits.parallel}`)
+    if (kdf.type === "pbkdf2") iterations += kdf.iterations
+    else work += kdf.memory * kdf.iterations
+  }
+  if (work > limits.work)
+    tooCostly(`the keyslots ask for ${work} KiB times passes; the limit is ${limits.work}`)
+  if (iterations > limits.iterations)
+    tooCostly(`the header asks for ${iterations} PBKDF2 iterations; the limit is ${limits.iterations}`)
+}
+
+function checkRequirements(config: JsonObject): void {
+  const value = config["requirements"]
+  if (value === undefined) return
+  const requirements = object(value, "the requirements")
+  const mandatory = requirements["mandatory"]
+  if (mandatory === undefined) return
+  if (!Array.isArray(mandatory)) malformed("the mandatory requirements are no list")
+  if (mandatory.length > 0) unsupported(`the requirement ${show((mandatory as JsonValue[])[0])}`)
+}
+
+/** A copy of the metadata made from what was checked, and room for the other copy. */
+function encode(copy: Copy, document: object): Buffer {
+  const json = Buffer.from(JSON.stringify(document))
+  const metadata = Buffer.alloc(2 * copy.headerSize)
+  if (json.length >= copy.headerSize - BINARY_SIZE) malformed("the JSON area is too small")
+  PRIMARY_MAGIC.copy(metadata)
+  metadata.writeUInt16BE(LUKS_VERSION, VERSION_AT)
+  metadata.writeBigUInt64BE(BigInt(copy.headerSize), HEADER_SIZE_AT)
+  metadata.writeBigUInt64BE(copy.sequence, SEQUENCE_AT)
+  metadata.write("sha256", CHECKSUM_NAME_AT, "latin1")
+  metadata.write(copy.uuid, UUID_AT, "latin1")
+  json.copy(metadata, BINARY_SIZE)
+  checksum(metadata.subarray(0, copy.headerSize)).copy(metadata, CHECKSUM_AT)
+  return metadata
+}
+
+/**
+ * Checks the LUKS2 header at the start of a partition. Pure: no key, no KDF, no library.
+ *
+ * @param bytes - The first bytes of the partition: all of the metadata, at most 8 MiB.
+ * @param partitionSize - Size of the whole partition, which bounds the data segment.
+ * @throws LuksError `ERR_LUKS_HEADER` when no copy of it is well-formed, `ERR_LUKS_UNSUPPORTED` when it asks for what is not
+ * accepted (and names it), `ERR_LUKS_COST` when deriving a key would cost more than the limits.
+ */
+export function decodeLuksHeader(bytes: Buffer, partitionSize: Bytes, policy: LuksPolicy = {}): LuksHeader {
+  const copy = findCopy(bytes)
+  let parsed: JsonValue
+  try {
+    parsed = parseStrictJson(copy.json)
+  } catch (cause) {
+    throw new LuksError("ERR_LUKS_HEADER", `the LUKS2 header is malformed: ${(cause as Error).message}`, {
+      cause,
+    })
+  }
+  const root = object(parsed, "the JSON")
+  const config = object(root["config"], "the config")
+  checkRequirements(config)
+  const jsonSize = decimal(config["json_size"], "json_size")
+  if (jsonSize !== copy.headerSize - BINARY_SIZE) malformed(`json_size is ${jsonSize}`)
+  const keyslotsArea: Area = {
+    offset: 2 * copy.headerSize,
+    size: decimal(config["keyslots_size"], "keyslots_size"),
+  }
+  const segment = checkSegments(object(root["segments"], "the list of segments"), partitionSize, policy)
+  if (keyslotsArea.size % AREA_UNIT !== 0) malformed(`keyslots_size is ${keyslotsArea.size}`)
+  if (keyslotsArea.offset + keyslotsArea.size > segment.value.offset)
+    malformed("the data segment overlaps the header")
+  const digest = checkDigests(object(root["digests"], "the list of digests"), segment.id)
+
+  const all = numbered(object(root["keyslots"], "the list of keyslots"), "keyslot")
+  const reencryption = all.find(([, keyslot]) => keyslot["type"] === "reencrypt")
+  if (reencryption !== undefined) unsupported(`keyslot ${reencryption[0]} of type "reencrypt"`)
+  for (const id of digest.keyslots) {
+    if (!all.some(([other]) => other === id)) malformed(`the digest names keyslot ${id}, which is not there`)
+  }
+  // Those that are bound to no segment do not lead to the data.
+  const keyslots = all
+    .filter(([id]) => digest.keyslots.includes(id))
+    .map(([id, keyslot]) => ({ id, ...checkKeyslot(id, keyslot, keyslotsArea, policy) }))
+  const [first] = keyslots
+  if (first === undefined) malformed("no keyslot leads to the data")
+  if (keyslots.some(({ keySize }) => keySize !== first.keySize))
+    malformed("keyslots with keys of different sizes")
+  checkOverlap(keyslots.map(({ area }) => area))
+  const keySize = checkKeySize(first.keySize, "a volume key", segment.value.cipher)
+  const slots = keyslots.map(({ value }) => value)
+  checkCost(slots, digest.value, { ...DEFAULT_KDF_LIMITS, ...policy.limits })
+
+  // Nobody needs the part of the keyslots area that no keyslot uses: 16 MiB in what cryptsetup makes.
+  const used = alignUp(Math.max(...keyslots.map(({ area }) => area.offset + area.size)), AREA_UNIT)
+  if (used > MAX_AREA_SIZE) unsupported(`a keyslots area of ${keyslotsArea.size} bytes`)
+  const metadata = encode(copy, {
+    keyslots: Object.fromEntries(keyslots.map(({ id, json }) => [id, json])),
+    tokens: {},
+    segments: { [segment.id]: segment.json },
+    digests: { [digest.value.id]: digest.json },
+    config: { json_size: String(jsonSize), keyslots_size: String(used - keyslotsArea.offset) },
+  })
+  return {
+    metadata,
+    areaSize: used,
+    uuid: copy.uuid,
+    segment: { ...segment.value, keySize },
+    keyslots: slots,
+    digest: digest.value,
+  }
+}
+
+/**
+ * Reads and checks the LUKS2 header of a partition, once: what is in the returned object is used from then on, whatever
+ * becomes of the file.
+ *
+ * @param partition - Where it lies in what `reader` reads.
+ * @throws LuksError as {@link decodeLuksHeader}.
+ */
+export async function parseLuksHeader(
+  reader: LuksReader,
+  partition: { readonly offset: Bytes; readonly size: Bytes },
+  policy: LuksPolicy = {},
+): Promise<LuksHeader> {
+  const read = async (length: Bytes): Promise<Buffer> =>
+    reader.read(partition.offset, Math.min(length, partition.size))
+  const start = await read(2 * MIN_HEADER_SIZE)
+  const primary = readCopy(start, 0, PRIMARY_MAGIC)
+  // the usual header is here already; else the second copy, which may be all that is left, lies within the largest one
+  const usual = typeof primary !== "string" && primary.headerSize === MIN_HEADER_SIZE
+  return decodeLuksHeader(usual ? start : await read(2 * MAX_HEADER_SIZE), partition.size, policy)
+}

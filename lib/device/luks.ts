@@ -1,0 +1,187 @@
+// LUKS2 keyslots through libcryptsetup: one call at a time, and the library's errno in this package's words.
+import { constants } from "node:os"
+import { EnvironmentError, LuksError } from "../errors.ts"
+import type { NativeKdf } from "../native/binding.ts"
+import { loadAddon } from "../native/load.ts"
+import type { Bytes } from "../units.ts"
+import type { LuksHeader, LuksKeyslot } from "./luks-header.ts"
+import { freeMemory, type FreeMemory } from "./memory.ts"
+
+/** Bytes of the header that we write: both metadata copies and the keyslots area. */
+export const LUKS_HEADER_SIZE: Bytes = 4 * 1024 * 1024
+
+/** For a secret that is random itself: the smallest cost that LUKS2 knows. */
+export const RANDOM_SECRET_KDF: NativeKdf = { type: "pbkdf2", iterations: 1000, memory: 0, parallel: 0 }
+
+/** For a passphrase: the same wherever an image is built, so that a small node can open what a large one made. */
+export const PASSPHRASE_KDF: NativeKdf = { type: "argon2id", iterations: 4, memory: 256 * 1024, parallel: 4 }
+
+/** For a passphrase where only FIPS-approved functions may be used. */
+export const FIPS_PASSPHRASE_KDF: NativeKdf = {
+  type: "pbkdf2",
+  iterations: 2_000_000,
+  memory: 0,
+  parallel: 0,
+}
+
+/** What {@link formatLuks} makes. */
+export interface LuksFormatOptions {
+  readonly keyslots: readonly { readonly secret: Uint8Array; readonly kdf: NativeKdf }[]
+  /** Default 4096. */
+  readonly sectorSize?: Bytes
+  /** Default 64: AES-256-XTS. */
+  readonly volumeKeySize?: Bytes
+  /** Default {@link LUKS_HEADER_SIZE}. */
+  readonly headerSize?: Bytes
+}
+
+/** What {@link unlockLuks} opens. */
+export interface LuksUnlockOptions {
+  /** The image, open for reading. */
+  readonly fd: number
+  /** Where the partition starts in it. */
+  readonly offset: Bytes
+  readonly header: LuksHeader
+  readonly secret: Uint8Array
+  /** Only this keyslot; default: each in turn. */
+  readonly keyslot?: number
+  /** For messages. */
+  readonly path?: string
+}
+
+interface SystemFailure extends Error {
+  readonly errno: number
+  readonly syscall: string
+}
+
+function isSystemFailure(cause: unknown): cause is SystemFailure {
+  return cause instanceof Error && "errno" in cause && typeof cause.errno === "number" && "syscall" in cause
+}
+
+function errnoOf(cause: unknown): number {
+  return isSystemFailure(cause) ? -cause.errno : 0
+}
+
+/** ELIBACC, which node:os does not list. */
+const ELIBACC = 79
+
+/** What any operation of the library can meet; undefined when the failure is the operation's own. */
+function environmentError(cause: unknown): EnvironmentError | undefined {
+  switch (errnoOf(cause)) {
+    case ELIBACC:
+      return new EnvironmentError(
+        "ERR_ENV_NO_LIBRARY",
+        `libcryptsetup cannot be used: ${(cause as Error).message}`,
+        {
+          cause,
+        },
+      )
+    case constants.errno.ENOMEM:
+      return new EnvironmentError("ERR_ENV_NO_MEMORY", "no memory for the key derivation", { cause })
+    case constants.errno.ENOTSUP:
+    case constants.errno.ENOSYS:
+      return new EnvironmentError(
+        "ERR_ENV_NO_KERNEL_SUPPORT",
+        `LUKS2 needs what is missing here: ${(cause as Error).message}`,
+        {
+          cause,
+        },
+      )
+    default:
+      return undefined
+  }
+}
+
+/** The library allows one call at a time, and each holds one of Node's four pool threads: so they wait here, not there. */
+let last: Promise<unknown> = Promise.resolve()
+
+function inTurn<T>(operation: () => Promise<T>): Promise<T> {
+  const result = last.then(operation)
+  last = result.then(
+    () => undefined,
+    () => undefined,
+  )
+  return result
+}
+
+/**
+ * Makes a LUKS2 header in memory: aes-xts-plain64, one segment from its end on.
+ *
+ * @returns The header, mostly zeros (write it with holes), and the volume key, which the caller wipes.
+ * @throws LuksError `ERR_LUKS_FORMAT`; EnvironmentError when libcryptsetup or memory is missing.
+ */
+export function formatLuks(
+  options: LuksFormatOptions,
+): Promise<{ readonly header: Buffer; readonly volumeKey: Buffer }> {
+  const { keyslots, sectorSize = 4096, volumeKeySize = 64, headerSize = LUKS_HEADER_SIZE } = options
+  return inTurn(async () => {
+    const memory = Math.max(0, ...keyslots.map(({ kdf }) => kdf.memory))
+    requireMemory(memory, "a keyslot", freeMemory())
+    try {
+      return await loadAddon().luksFormat({ keyslots, sectorSize, volumeKeySize, headerSize })
+    } catch (cause) {
+      throw translated(
+        cause,
+        (failure) => new LuksError("ERR_LUKS_FORMAT", "cannot make a LUKS2 header", failure),
+      )
+    }
+  })
+}
+
+/**
+ * Recovers the volume key.
+ *
+ * Argon2 cannot be interrupted: this may take seconds. Memory is checked before, so that a small machine or cgroup gets an
+ * error that says how much is needed, and not the kernel's out-of-memory killer.
+ *
+ * @returns The volume key, which the caller wipes, and the keyslot that gave it.
+ * @throws LuksError `ERR_LUKS_PASSPHRASE` when the secret opens no keyslot, `ERR_LUKS_HEADER` when the header or its
+ * keyslots are damaged; EnvironmentError `ERR_ENV_NO_MEMORY`, `ERR_ENV_NO_LIBRARY`.
+ */
+export function unlockLuks(
+  options: LuksUnlockOptions,
+): Promise<{ readonly volumeKey: Buffer; readonly keyslot: number }> {
+  const { fd, offset, header, secret, keyslot = -1, path } = options
+  const where = path === undefined ? {} : { path }
+  return inTurn(async () => {
+    const tried = keyslot < 0 ? header.keyslots : header.keyslots.filter(({ id }) => id === keyslot)
+    if (tried.length === 0) throw new LuksError("ERR_LUKS_HEADER", `there is no keyslot ${keyslot}`, where)
+    checkMemory(tried, freeMemory())
+    try {
+      const { areaSize, metadata } = header
+      return await loadAddon().luksUnlock({ fd, offset, areaSize, metadata, secret, keyslot })
+    } catch (cause) {
+      throw translated(cause, (failure) =>
+        errnoOf(cause) === constants.errno.EPERM
+          ? new LuksError("ERR_LUKS_PASSPHRASE", "the secret opens no keyslot", { ...where, ...failure })
+          : new LuksError("ERR_LUKS_HEADER", "libcryptsetup cannot open the LUKS2 header", {
+              ...where,
+              ...failure,
+            }),
+      )
+    }
+  })
+}
+
+/** Our error for a failure of the addon; an error that is none of its system errors (a bug, a missing addon) stays itself. */
+function translated(cause: unknown, own: (options: { readonly cause: unknown }) => LuksError): unknown {
+  return isSystemFailure(cause) ? (environmentError(cause) ?? own({ cause })) : cause
+}
+
+/**
+ * Is there memory for the most demanding of these keyslots?
+ *
+ * @throws EnvironmentError `ERR_ENV_NO_MEMORY` that says how much is needed and what is free.
+ */
+export function checkMemory(keyslots: readonly LuksKeyslot[], free: FreeMemory | undefined): void {
+  for (const { id, kdf } of keyslots) requireMemory(kdf.memory, `keyslot ${id}`, free)
+}
+
+function requireMemory(kib: number, what: string, free: FreeMemory | undefined): void {
+  if (free === undefined || kib * 1024 <= free.bytes) return
+  const mebibytes = (bytes: number): string => `${Math.floor(bytes / (1024 * 1024))} MiB`
+  throw new EnvironmentError(
+    "ERR_ENV_NO_MEMORY",
+    `${what} needs ${mebibytes(kib * 1024)} of memory for its key derivation; ${free.limit} has ${mebibytes(free.bytes)} left`,
+  )
+}

@@ -1,0 +1,130 @@
+// The squashfs inside an image, read through the addon, its errno in this package's words.
+import { constants } from "node:os"
+import { TreeError } from "../errors.ts"
+import type { NativeRange, NativeStat, NativeTree } from "../native/binding.ts"
+import { loadAddon } from "../native/load.ts"
+import type { Bytes } from "../units.ts"
+
+/** What an extraction did. */
+export interface ExtractResult {
+  /** Files, folders, links and others written. */
+  readonly entries: number
+  readonly bytes: Bytes
+}
+
+function errnoOf(cause: unknown): number {
+  return cause instanceof Error && "errno" in cause && typeof cause.errno === "number" ? -cause.errno : 0
+}
+
+function treeError(image: string, path: string, cause: unknown): unknown {
+  const { errno } = constants
+  const where = { path: image, cause }
+  const detail = cause instanceof Error ? cause.message : String(cause)
+  switch (errnoOf(cause)) {
+    case errno.EBADMSG:
+    case errno.EOVERFLOW:
+      return new TreeError(
+        "ERR_TREE_FORMAT",
+        `${image}: the file system inside is malformed: ${detail}`,
+        where,
+      )
+    case errno.ENOTSUP:
+      return new TreeError("ERR_TREE_UNSUPPORTED", `${image}: ${detail}`, where)
+    case errno.ENOENT:
+      return new TreeError("ERR_TREE_NOT_FOUND", `${image}: ${path}: there is no such file`, where)
+    case errno.ENOTDIR:
+      return new TreeError("ERR_TREE_TYPE", `${image}: ${path}: not a folder`, where)
+    case errno.EISDIR:
+      return new TreeError("ERR_TREE_TYPE", `${image}: ${path}: a folder`, where)
+    case errno.EINVAL:
+      return new TreeError("ERR_TREE_TYPE", `${image}: ${path}: not of the right type`, where)
+    case errno.ELOOP:
+      return new TreeError("ERR_TREE_TYPE", `${image}: ${path}: too many symbolic links`, where)
+    default:
+      return cause
+  }
+}
+
+/** A squashfs opened for reading; forgets its key when disposed. */
+export class Tree implements Disposable {
+  readonly #native: NativeTree
+  readonly #image: string
+
+  private constructor(native: NativeTree, image: string) {
+    this.#native = native
+    this.#image = image
+  }
+
+  /**
+   * @param image - What to call it in messages.
+   * @throws TreeError `ERR_TREE_FORMAT`, `ERR_TREE_UNSUPPORTED`.
+   */
+  static async open(range: NativeRange, image: string): Promise<Tree> {
+    try {
+      return new Tree(await loadAddon().openTree(range), image)
+    } catch (cause) {
+      throw treeError(image, "/", cause)
+    }
+  }
+
+  async #call<T>(path: string, operation: Promise<T>): Promise<T> {
+    try {
+      return await operation
+    } catch (cause) {
+      throw treeError(this.#image, path, cause)
+    }
+  }
+
+  stat(path: string, follow: boolean): Promise<NativeStat> {
+    return this.#call(path, this.#native.stat(path, follow))
+  }
+  /** undefined when there is nothing by that name. */
+  async find(path: string, follow: boolean): Promise<NativeStat | undefined> {
+    try {
+      return await this.stat(path, follow)
+    } catch (error) {
+      if (
+        error instanceof TreeError &&
+        (error.code === "ERR_TREE_NOT_FOUND" || error.code === "ERR_TREE_TYPE")
+      )
+        return undefined
+      throw error
+    }
+  }
+  list(path: string): Promise<{ readonly name: Buffer; readonly stat: NativeStat }[]> {
+    return this.#call(path, this.#native.list(path))
+  }
+  readlink(path: string): Promise<Buffer> {
+    return this.#call(path, this.#native.readlink(path))
+  }
+  read(path: string, position: Bytes, length: Bytes): Promise<Buffer> {
+    return this.#call(path, this.#native.read(path, position, length))
+  }
+  xattrs(path: string): Promise<{ readonly name: string; readonly value: Buffer }[]> {
+    return this.#call(path, this.#native.xattrs(path))
+  }
+
+  /** Errors of the target folder come as they are (system errors). */
+  async extract(
+    options: { readonly path: string; readonly target: string; readonly preserveOwner: boolean },
+    onProgress: (bytes: Bytes) => boolean,
+  ): Promise<ExtractResult> {
+    try {
+      return await this.#native.extract(options, onProgress)
+    } catch (cause) {
+      const { errno } = constants
+      const ours: readonly number[] = [errno.EBADMSG, errno.EOVERFLOW, errno.ENOTSUP]
+      // Whether ENOENT is about the image or about the target, its syscall tells.
+      const inside =
+        cause instanceof Error && "syscall" in cause && String(cause.syscall).startsWith("squashfs")
+      throw ours.includes(errnoOf(cause)) || inside ? treeError(this.#image, options.path, cause) : cause
+    }
+  }
+
+  close(): void {
+    this.#native.close()
+  }
+  [Symbol.dispose](): void {
+    this.close()
+  }
+}

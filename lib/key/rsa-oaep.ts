@@ -1,0 +1,44 @@
+// RSAES-OAEP with SHA-256 and an empty label, chunk by chunk, as the peers wrap an image's secret.
+import { constants, privateDecrypt, publicEncrypt, type KeyObject } from "node:crypto"
+import { modulusBits } from "./pem.ts"
+
+const HASH_SIZE = 32
+const scheme = { padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: "sha256" } as const
+
+/** Bytes of the modulus: the size of one wrapped chunk. */
+function modulusSize(key: KeyObject): number {
+  return Math.ceil(modulusBits(key) / 8)
+}
+
+/** Wraps `secret` for the holder of the private key. */
+export function wrapSecret(publicKey: KeyObject, secret: Uint8Array): Buffer {
+  const chunk = modulusSize(publicKey) - 2 * HASH_SIZE - 2
+  const wrapped: Buffer[] = []
+  for (let at = 0; at < secret.length; at += chunk)
+    wrapped.push(publicEncrypt({ key: publicKey, ...scheme }, secret.subarray(at, at + chunk)))
+  return Buffer.concat(wrapped)
+}
+
+/**
+ * Unwraps what {@link wrapSecret} made.
+ *
+ * @returns The secret, which the caller wipes, or undefined when it was wrapped for another key.
+ */
+export function unwrapSecret(privateKey: KeyObject, wrapped: Buffer): Buffer | undefined {
+  const size = modulusSize(privateKey)
+  if (wrapped.length === 0 || wrapped.length % size !== 0) return undefined
+  const chunks: Buffer[] = []
+  try {
+    for (let at = 0; at < wrapped.length; at += size)
+      chunks.push(privateDecrypt({ key: privateKey, ...scheme }, wrapped.subarray(at, at + size)))
+    const secret = Buffer.alloc(chunks.reduce((sum, { length }) => sum + length, 0))
+    let at = 0
+    for (const chunk of chunks) at += chunk.copy(secret, at)
+    return secret
+  } catch {
+    // OAEP tells "not for this key" and "damaged" apart for nobody, by design.
+    return undefined
+  } finally {
+    for (const chunk of chunks) chunk.fill(0)
+  }
+}

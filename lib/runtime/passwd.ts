@@ -1,0 +1,45 @@
+// /etc/passwd and /etc/group of the image, with a line for who runs: inside and outside one is the same.
+
+export interface Identity {
+  readonly uid: number
+  readonly gid: number
+  readonly name: string
+  readonly group: string
+  readonly home: string
+  readonly shell: string
+}
+
+/** Passwd fields end at colons and lines. */
+function field(text: string): string {
+  return text.replace(/[:\n\r]/g, "_")
+}
+
+function lines(file: string): string[] {
+  return file.split("\n").filter((line) => line !== "")
+}
+
+/** The image's file with the caller's line replaced, or added at its end. */
+export function passwdWith(file: string, identity: Identity): string {
+  const { uid, gid, home, shell } = identity
+  let found = false
+  const rewritten = lines(file).map((line) => {
+    const parts = line.split(":")
+    if (parts[2] !== String(uid) || found) return line
+    found = true
+    const name = uid === 0 ? (parts[0] ?? "root") : field(identity.name)
+    const loginShell = parts[6] === undefined || parts[6] === "" ? shell : parts[6]
+    return [name, "x", uid, gid, parts[4] ?? "", field(home), loginShell].join(":")
+  })
+  if (!found) rewritten.push([field(identity.name), "x", uid, gid, "", field(home), field(shell)].join(":"))
+  return `${rewritten.join("\n")}\n`
+}
+
+/** The image's file, with the caller's group at its end unless it is there. */
+export function groupWith(file: string, identity: Identity): string {
+  const groups = lines(file)
+  if (!groups.some((line) => line.split(":")[2] === String(identity.gid)))
+    groups.push(
+      `${field(identity.group)}:x:${identity.gid}:${identity.uid === 0 ? "" : field(identity.name)}`,
+    )
+  return `${groups.join("\n")}\n`
+}

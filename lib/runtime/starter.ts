@@ -1,0 +1,234 @@
+// Starts sifcrypt-starter and listens to it. Keys reach it through pipes; what it reports are lines of JSON.
+import { spawn, type ChildProcess, type StdioOptions } from "node:child_process"
+import { once } from "node:events"
+import { constants } from "node:os"
+import { createInterface } from "node:readline"
+import type { Duplex, Writable } from "node:stream"
+import type { LuksHeader } from "../device/luks-header.ts"
+import { DeviceError, EnvironmentError, LuksError, RunError, TreeError } from "../errors.ts"
+import type { ContainerError } from "../errors.ts"
+import { starterPath } from "../native/load.ts"
+import type { Bytes } from "../units.ts"
+
+/** Who decrypts and reads the image: the kernel's dm-crypt, or our own process. */
+export type ConcreteEngine = "kernel" | "userspace"
+
+/** The part of an image that becomes a mount. */
+export interface StarterSource {
+  /** What to call it in messages. */
+  readonly image: string
+  readonly fd: number
+  readonly offset: Bytes
+  readonly size: Bytes
+  /** For an encrypted partition. */
+  readonly luks: { readonly header: LuksHeader; readonly volumeKey: Buffer } | undefined
+}
+
+/** A failure as the starter tells it. */
+interface Failure {
+  readonly step: string
+  readonly errnoNumber: number
+  readonly message: string
+}
+
+/** What it says on its status descriptor. */
+type StatusLine =
+  | { readonly event: "ready"; readonly pid: number }
+  | ({ readonly event: "error" } & Failure)
+  | { readonly event: "exit"; readonly code: number; readonly crun?: string }
+
+/** What runs in the starter process: no secret, no loader variable of ours or the caller's. */
+const environment: NodeJS.ProcessEnv = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" }
+
+const { errno } = constants
+const ELIBACC = 79 // node:os does not list it
+
+/** Our error for what the starter could not do. */
+function failureError(failure: Failure, engine: ConcreteEngine, image: string): ContainerError {
+  const { step, errnoNumber, message } = failure
+  const text = `${image}: ${message}`
+  const where = { path: image }
+  if (errnoNumber === ELIBACC) return new EnvironmentError("ERR_ENV_NO_LIBRARY", text, where)
+  switch (step) {
+    case "loop_attach":
+      if (errnoNumber === errno.EBUSY) return new DeviceError("ERR_LOOP_BUSY", text, where)
+      if (errnoNumber === errno.ENOTSUP) return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
+      if (errnoNumber === errno.EPERM || errnoNumber === errno.EACCES)
+        return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", text, where)
+      return new DeviceError("ERR_LOOP_ATTACH", text, where)
+    case "crypt_activate":
+      if (errnoNumber === errno.EPERM) return new LuksError("ERR_LUKS_HEADER", text, where)
+      if (errnoNumber === errno.EEXIST) return new DeviceError("ERR_DM_EXISTS", text, where)
+      if (errnoNumber === errno.ENOTSUP || errnoNumber === errno.ENOENT || errnoNumber === errno.ENODEV)
+        return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
+      return new DeviceError("ERR_DM_ACTIVATE", text, where)
+    case "fuse":
+      return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
+    case "fusermount":
+      return new EnvironmentError("ERR_ENV_NO_PROGRAM", text, where)
+    case "userns":
+    case "overlay":
+      return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
+    case "image":
+      return errnoNumber === errno.ENOTSUP
+        ? new TreeError("ERR_TREE_UNSUPPORTED", text, where)
+        : new TreeError("ERR_TREE_FORMAT", text, where)
+    case "crun":
+      return errnoNumber === errno.ENOENT
+        ? new EnvironmentError("ERR_ENV_NO_PROGRAM", text, where)
+        : new RunError("ERR_RUN", text, where)
+    case "mount":
+      if (errnoNumber === errno.EPERM) return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", text, where)
+      if (engine === "kernel" && errnoNumber === errno.ENODEV)
+        return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
+      return new DeviceError("ERR_MOUNT", text, where)
+    default:
+      return new RunError("ERR_RUN", text, where)
+  }
+}
+
+/** A started starter. */
+export interface Starter {
+  readonly child: ChildProcess
+  /** Resolves when it has mounted, or started the payload; rejects with what kept it from that. */
+  readonly ready: Promise<number>
+  /** Resolves when it has ended; rejects with what kept the payload from running. */
+  readonly ended: Promise<number>
+  /** Closes the descriptor it watches: it undoes everything and ends. */
+  release(): void
+}
+
+/** What {@link startStarter} needs. */
+export interface StarterOptions {
+  readonly command: "mount" | "run"
+  readonly engine: ConcreteEngine
+  readonly source: StarterSource
+  /** Further `--name=value` arguments. */
+  readonly args: readonly string[]
+  /** Goes through a pipe as `--bundle-fd`. */
+  readonly bundle?: Buffer
+  /** Ends with this process, or stays when this process is gone. */
+  readonly attached: boolean
+  /** Standard input, output and error. */
+  readonly stdio: readonly ("inherit" | "pipe" | "ignore")[]
+}
+
+function send(child: ChildProcess, fd: number, bytes: Uint8Array, done: () => void = () => undefined): void {
+  const pipe = child.stdio[fd] as Writable
+  // A starter that fails early closes its end; its status says why.
+  pipe.on("error", done)
+  pipe.end(bytes, done)
+}
+
+/** The pipe may take it later than the caller keeps it: a copy, wiped when it has gone. */
+function sendSecret(child: ChildProcess, fd: number, secret: Uint8Array): void {
+  const copy = Buffer.alloc(secret.length)
+  copy.set(secret)
+  send(child, fd, copy, () => copy.fill(0))
+}
+
+interface Deferred<T> {
+  readonly promise: Promise<T>
+  readonly resolve: (value: T) => void
+  readonly reject: (reason: unknown) => void
+}
+
+function deferred<T>(): Deferred<T> {
+  let settle: Omit<Deferred<T>, "promise"> | undefined
+  const promise = new Promise<T>((resolve, reject) => {
+    settle = { resolve, reject }
+  })
+  if (settle === undefined) throw new Error("a promise runs its executor at once")
+  return { promise, ...settle }
+}
+
+export function startStarter(options: StarterOptions): Starter {
+  const { command, engine, source, attached } = options
+  const args = [command, `--engine=${engine}`]
+  const stdio: ("inherit" | "pipe" | "ignore" | number)[] = [...options.stdio]
+  const add = (name: string, what: "pipe" | number): number => {
+    stdio.push(what)
+    args.push(`--${name}=${stdio.length - 1}`)
+    return stdio.length - 1
+  }
+  add("image-fd", source.fd)
+  args.push(`--offset=${source.offset}`, `--size=${source.size}`)
+  const status = add("status-fd", "pipe")
+  const watch = attached ? add("watch-fd", "pipe") : undefined
+  const bundle = options.bundle === undefined ? undefined : add("bundle-fd", "pipe")
+  const { luks } = source
+  let key: number | undefined
+  let metadata: number | undefined
+  if (luks !== undefined) {
+    const { segment } = luks.header
+    key = add("key-fd", "pipe")
+    args.push(
+      `--segment-offset=${segment.offset}`,
+      `--segment-size=${segment.size}`,
+      `--sector-size=${segment.sectorSize}`,
+      `--iv-tweak=${segment.ivTweak}`,
+    )
+    if (engine === "kernel") {
+      metadata = add("metadata-fd", "pipe")
+      args.push(`--area-size=${luks.header.areaSize}`)
+    }
+  }
+  args.push(...options.args)
+
+  const child = spawn(starterPath(), args, {
+    argv0: "sifcrypt-starter",
+    stdio: stdio as StdioOptions,
+    env: environment,
+    detached: !attached,
+  })
+  const spawned = once(child, "spawn")
+  if (luks !== undefined && key !== undefined) {
+    sendSecret(child, key, luks.volumeKey)
+    if (metadata !== undefined) send(child, metadata, luks.header.metadata)
+  }
+  if (bundle !== undefined && options.bundle !== undefined) send(child, bundle, options.bundle)
+
+  let failure: ContainerError | undefined
+  const ready = deferred<number>()
+  const lines = createInterface({ input: child.stdio[status] as Duplex })
+  const linesEnd = once(lines, "close")
+  lines.on("line", (text) => {
+    const line = JSON.parse(text) as StatusLine
+    if (line.event === "ready") ready.resolve(line.pid)
+    else if (line.event === "error") {
+      failure ??= failureError(line, engine, source.image)
+      ready.reject(failure)
+    } else if (line.crun !== undefined) failure ??= new RunError("ERR_RUN", `${source.image}: ${line.crun}`)
+  })
+  const exited = once(child, "close") as Promise<[number | null, NodeJS.Signals | null]>
+  const ended = (async (): Promise<number> => {
+    await spawned
+    const [code, signal] = await exited
+    await linesEnd
+    const why = signal === null ? `status ${code ?? 0}` : signal
+    ready.reject(failure ?? new RunError("ERR_RUN", `${source.image}: sifcrypt-starter ended early (${why})`))
+    if (failure !== undefined) throw failure
+    if (signal !== null) return 128 + constants.signals[signal]
+    return code ?? 0
+  })()
+  ended.catch((error: unknown) => {
+    ready.reject(error)
+  })
+  // Whoever waits for one of the two need not wait for the other.
+  ready.promise.catch(() => undefined)
+  ended.catch(() => undefined)
+  return {
+    child,
+    ready: ready.promise,
+    ended,
+    release: () => {
+      if (watch !== undefined) (child.stdio[watch] as Duplex).destroy()
+    },
+  }
+}
+
+/** Lets this process end while the starter goes on. */
+export function letGo(starter: Starter): void {
+  for (const stream of starter.child.stdio) (stream as Duplex | null)?.destroy()
+  starter.child.unref()
+}

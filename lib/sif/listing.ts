@@ -1,0 +1,252 @@
+// Tables as the peers print them, and the same as JSON.
+import type { Bytes } from "../units.ts"
+import { DataType, type SifLink, type SifObject } from "./format.ts"
+import {
+  architectureName,
+  dataTypeName,
+  fileSystemName,
+  hashName,
+  messageFormatName,
+  messageTypeName,
+  partitionTypeName,
+  sbomFormatName,
+} from "./names.ts"
+import type { SifImage } from "./open.ts"
+
+/** Control characters of an untrusted name, made visible. */
+function printable(text: string): string {
+  // eslint-disable-next-line no-control-regex -- they are what is looked for
+  return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, "?")
+}
+
+/** Go's way to write a time; the year 1 when it is unset. */
+function time(seconds: number): string {
+  const date = new Date(seconds * 1000)
+  if (Number.isNaN(date.getTime())) return `${seconds} s since 1970`
+  return date
+    .toISOString()
+    .replace(/^[+-]?\d*(\d{4})-/, "$1-")
+    .replace("T", " ")
+    .replace(/\.\d+Z$/, " +0000 UTC")
+}
+
+function typeText(object: SifObject): string {
+  const { extra, partition } = object
+  const name = dataTypeName(object.type)
+  switch (object.type) {
+    case DataType.partition:
+      return partition === undefined
+        ? name
+        : `${name} (${fileSystemName(partition.fileSystem)}/${partitionTypeName(partition.type)}/${architectureName(partition.arch)})`
+    case DataType.signature:
+      return `${name} (${hashName(extra.readInt32LE(0))})`
+    case DataType.cryptoMessage:
+      return `${name} (${messageFormatName(extra.readInt32LE(0))}/${messageTypeName(extra.readInt32LE(4))})`
+    case DataType.sbom:
+      return `${name} (${sbomFormatName(extra.readInt32LE(0))})`
+    default:
+      return name
+  }
+}
+
+function linkText(link: SifLink): string {
+  switch (link.to) {
+    case "none":
+      return "NONE"
+    case "object":
+      return String(link.id)
+    case "group":
+      return `${link.group} (G)`
+  }
+}
+
+/** The object table. */
+export function listText(image: SifImage): string {
+  const rule = "-".repeat(78)
+  const lines = [rule, "ID   |GROUP   |LINK    |SIF POSITION (start-end)  |TYPE", rule]
+  for (const object of image.objects) {
+    const position = `${object.offset}-${object.offset + object.size}`
+    lines.push(
+      [
+        String(object.id).padEnd(5),
+        (object.group === 0 ? "NONE" : String(object.group)).padEnd(8),
+        linkText(object.link).padEnd(8),
+        position.padEnd(26),
+        typeText(object),
+      ].join("|"),
+    )
+  }
+  return `${lines.join("\n")}\n`
+}
+
+/** One object of {@link listJson}. */
+export interface ObjectJson {
+  readonly id: number
+  readonly type: string
+  /** 0: none. */
+  readonly group: number
+  readonly link: SifLink
+  readonly offset: Bytes
+  readonly size: Bytes
+  readonly name: string
+  /** ISO 8601, or undefined when it is none that can be written so. */
+  readonly created: string | undefined
+  readonly modified: string | undefined
+  readonly partition?: { readonly fileSystem: string; readonly type: string; readonly architecture: string }
+  readonly cryptoMessage?: { readonly format: string; readonly type: string }
+  readonly signature?: { readonly hash: string; readonly entity: string }
+  readonly sbom?: { readonly format: string }
+  readonly digest?: string
+}
+
+function isoTime(seconds: number): string | undefined {
+  const date = new Date(seconds * 1000)
+  return Number.isNaN(date.getTime()) ? undefined : date.toISOString()
+}
+
+function objectJson(object: SifObject): ObjectJson {
+  const { extra, partition } = object
+  const base: ObjectJson = {
+    id: object.id,
+    type: dataTypeName(object.type),
+    group: object.group,
+    link: object.link,
+    offset: object.offset,
+    size: object.size,
+    name: object.name,
+    created: isoTime(object.created),
+    modified: isoTime(object.modified),
+  }
+  switch (object.type) {
+    case DataType.partition:
+      return partition === undefined
+        ? base
+        : {
+            ...base,
+            partition: {
+              fileSystem: fileSystemName(partition.fileSystem),
+              type: partitionTypeName(partition.type).replace("*System", "Primary system"),
+              architecture: architectureName(partition.arch),
+            },
+          }
+    case DataType.cryptoMessage:
+      return {
+        ...base,
+        cryptoMessage: {
+          format: messageFormatName(extra.readInt32LE(0)),
+          type: messageTypeName(extra.readInt32LE(4)),
+        },
+      }
+    case DataType.signature:
+      return {
+        ...base,
+        signature: { hash: hashName(extra.readInt32LE(0)), entity: extra.toString("hex", 4, 24) },
+      }
+    case DataType.sbom:
+      return { ...base, sbom: { format: sbomFormatName(extra.readInt32LE(0)) } }
+    case DataType.ociRootIndex:
+    case DataType.ociBlob:
+      return { ...base, digest: printable(extra.toString("latin1").replace(/\0.*$/s, "")) }
+    default:
+      return base
+  }
+}
+
+/** {@link listText} as data. */
+export function listJson(image: SifImage): readonly ObjectJson[] {
+  return image.objects.map(objectJson)
+}
+
+function table(rows: readonly (readonly [string, string | number])[]): string {
+  const width = Math.max(...rows.map(([label]) => label.length)) + 2
+  return rows.map(([label, value]) => `${`${label}:`.padEnd(width)}${printable(String(value))}\n`).join("")
+}
+
+/** The global header. */
+export function headerText(image: SifImage): string {
+  const { header } = image
+  return table([
+    ["Launch Script", header.launchScript.trimEnd()],
+    ["Version", header.version],
+    ["Primary Architecture", architectureName(header.arch)],
+    ["ID", header.id],
+    ["Created At", time(header.created)],
+    ["Modified At", time(header.modified)],
+    ["Descriptors Free", header.free],
+    ["Descriptors Total", header.total],
+    ["Descriptors Offset", header.tableOffset],
+    ["Descriptors Size", header.tableSize],
+    ["Data Offset", header.dataOffset],
+    ["Data Size", header.dataSize],
+  ])
+}
+
+/** {@link headerText} as data. */
+export function headerJson(image: SifImage): Readonly<Record<string, string | number | undefined>> {
+  const { header } = image
+  return {
+    launchScript: header.launchScript,
+    version: header.version,
+    architecture: architectureName(header.arch),
+    id: header.id,
+    created: isoTime(header.created),
+    modified: isoTime(header.modified),
+    descriptorsFree: header.free,
+    descriptorsTotal: header.total,
+    descriptorsOffset: header.tableOffset,
+    descriptorsSize: header.tableSize,
+    dataOffset: header.dataOffset,
+    dataSize: header.dataSize,
+  }
+}
+
+/** One descriptor. */
+export function infoText(image: SifImage, id: number): string {
+  const object = image.object(id)
+  const json = objectJson(object)
+  return table([
+    ["Data Type", json.type],
+    ["ID", json.id],
+    ...(object.group === 0 ? [] : [["Group ID", object.group] as const]),
+    ...(object.link.to === "none" ? [] : [["Linked ID", linkText(object.link)] as const]),
+    ["Offset", json.offset],
+    ["Size", json.size],
+    ["Created At", time(object.created)],
+    ["Modified At", time(object.modified)],
+    ...(object.name === "" ? [] : [["Name", object.name] as const]),
+    ...(json.partition === undefined
+      ? []
+      : ([
+          ["Filesystem Type", json.partition.fileSystem],
+          ["Partition Type", json.partition.type],
+          ["Architecture", json.partition.architecture],
+        ] as const)),
+    ...(json.cryptoMessage === undefined
+      ? []
+      : ([
+          ["Format Type", json.cryptoMessage.format],
+          ["Message Type", json.cryptoMessage.type],
+        ] as const)),
+    ...(json.signature === undefined
+      ? []
+      : ([
+          ["Hash Type", json.signature.hash],
+          ["Entity", json.signature.entity.toUpperCase()],
+        ] as const)),
+    ...(json.sbom === undefined ? [] : [["Format", json.sbom.format] as const]),
+    ...(json.digest === undefined ? [] : [["Digest", json.digest] as const]),
+  ])
+}
+
+/** {@link infoText} as data. */
+export function infoJson(image: SifImage, id: number): ObjectJson {
+  return objectJson(image.object(id))
+}
+
+/** An object's data, piece by piece. */
+export async function* dump(image: SifImage, id: number): AsyncGenerator<Buffer, void, undefined> {
+  const object = image.object(id)
+  const piece = 1 << 20
+  for (let done = 0; done < object.size; done += piece)
+    yield await image.reader.read(object.offset + done, Math.min(piece, object.size - done))
+}

@@ -1,0 +1,111 @@
+// The numbers of SIF by the names that the peers show.
+const dataTypes: Readonly<Record<number, string>> = {
+  0x4001: "Def.FILE",
+  0x4002: "Env.Vars",
+  0x4003: "JSON.Labels",
+  0x4004: "FS",
+  0x4005: "Signature",
+  0x4006: "JSON.Generic",
+  0x4007: "Generic/Raw",
+  0x4008: "Cryptographic Message",
+  0x4009: "SBOM",
+  0x400a: "OCI.RootIndex",
+  0x400b: "OCI.Blob",
+}
+
+const architectures = [
+  "unknown",
+  "386",
+  "amd64",
+  "arm",
+  "arm64",
+  "ppc64",
+  "ppc64le",
+  "mips",
+  "mipsle",
+  "mips64",
+  "mips64le",
+  "s390x",
+  "riscv64",
+  "loong64",
+]
+
+const fileSystems: Readonly<Record<number, string>> = {
+  1: "Squashfs",
+  2: "Ext3",
+  3: "Archive",
+  4: "Raw",
+  5: "Encrypted squashfs",
+  6: "Gocryptfs squashfs",
+}
+
+const partitionTypes: Readonly<Record<number, string>> = {
+  1: "System",
+  2: "*System",
+  3: "Data",
+  4: "Overlay",
+}
+
+const hashes: Readonly<Record<number, string>> = {
+  1: "SHA-256",
+  2: "SHA-384",
+  3: "SHA-512",
+  4: "BLAKE2s-256",
+  5: "BLAKE2b-256",
+}
+
+const messageFormats: Readonly<Record<number, string>> = { 1: "OpenPGP", 2: "PEM" }
+const messageTypes: Readonly<Record<number, string>> = { 0x100: "Clear Signature", 0x200: "RSA-OAEP" }
+
+const sbomFormats: Readonly<Record<number, string>> = {
+  1: "cyclonedx-json",
+  2: "cyclonedx-xml",
+  3: "github-json",
+  4: "spdx-json",
+  5: "spdx-rdf",
+  6: "spdx-tag-value",
+  7: "spdx-yaml",
+  8: "syft-json",
+}
+
+/** `FS`, `Def.FILE`, …; `Unknown` for a number that nobody defined. */
+export function dataTypeName(type: number): string {
+  return dataTypes[type] ?? "Unknown"
+}
+
+/** Go's name of the two digits: `02` is `amd64`; `unknown` for anything else. */
+export function architectureName(digits: string): string {
+  return /^\d\d$/.test(digits) ? (architectures[Number(digits)] ?? "unknown") : "unknown"
+}
+
+/** The two digits of Go's or Node's name (`x64` is `amd64`); undefined when SIF has none. */
+export function architectureDigits(name: string): string | undefined {
+  const go: Readonly<Record<string, string>> = { x64: "amd64", ia32: "386", mipsel: "mipsle" }
+  const index = architectures.indexOf(go[name] ?? name)
+  return index <= 0 ? undefined : String(index).padStart(2, "0")
+}
+
+export function fileSystemName(code: number): string {
+  return fileSystems[code] ?? "Unknown"
+}
+
+/** `*System` is the primary one. */
+export function partitionTypeName(code: number): string {
+  return partitionTypes[code] ?? "Unknown"
+}
+
+export function hashName(code: number): string {
+  return hashes[code] ?? "Unknown"
+}
+
+export function messageFormatName(code: number): string {
+  return messageFormats[code] ?? "Unknown"
+}
+
+export function messageTypeName(code: number): string {
+  return messageTypes[code] ?? "Unknown"
+}
+
+export function sbomFormatName(code: number): string {
+  return sbomFormats[code] ?? "Unknown"
+}

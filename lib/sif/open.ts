@@ -1,0 +1,201 @@
+// Reads the table of an image, strictly: what breaks a rule is an error before anything uses it.
+import { SifError } from "../errors.ts"
+import type { Bytes } from "../units.ts"
+import {
+  checkHeader,
+  checkMasks,
+  DESCRIPTOR_SIZE,
+  HEADER_SIZE,
+  parseDescriptor,
+  parseHeader,
+  PartitionType,
+  type SifHeader,
+  type SifObject,
+  type SifPartition,
+} from "./format.ts"
+import { BufferReader, FileReader, type ByteReader } from "./source.ts"
+
+/** How {@link openSif} reads. */
+export interface OpenSifOptions {
+  /** Lists what can be read of a malformed table; such an image cannot be opened otherwise. */
+  readonly lenient?: boolean
+}
+
+/** The table of an image; its file stays open until this is disposed. */
+export class SifImage implements AsyncDisposable {
+  /** What the caller named it; for messages. */
+  readonly path: string
+  readonly header: SifHeader
+  /** Used descriptors in slot order. */
+  readonly objects: readonly SifObject[]
+  readonly reader: ByteReader
+
+  constructor(path: string, header: SifHeader, objects: readonly SifObject[], reader: ByteReader) {
+    this.path = path
+    this.header = header
+    this.objects = objects
+    this.reader = reader
+  }
+
+  /** @throws SifError `ERR_SIF_NO_OBJECT`, or `ERR_SIF_AMBIGUOUS` in an image listed leniently. */
+  object(id: number): SifObject {
+    const [found, second] = this.objects.filter((object) => object.id === id)
+    if (found === undefined)
+      throw new SifError("ERR_SIF_NO_OBJECT", `${this.path}: there is no object ${id}`, { path: this.path })
+    if (second !== undefined)
+      throw new SifError("ERR_SIF_AMBIGUOUS", `${this.path}: several objects have the ID ${id}`, {
+        path: this.path,
+      })
+    return found
+  }
+
+  /**
+   * The one partition that holds the root file system.
+   *
+   * @throws SifError `ERR_SIF_NO_OBJECT` when there is none.
+   */
+  primary(): SifPartition {
+    const found = this.objects.filter(isPrimary)
+    if (found[0] === undefined)
+      throw new SifError("ERR_SIF_NO_OBJECT", `${this.path}: there is no primary system partition`, {
+        path: this.path,
+      })
+    if (found.length > 1)
+      throw new SifError(
+        "ERR_SIF_AMBIGUOUS",
+        `${this.path}: there are ${found.length} primary system partitions`,
+        {
+          path: this.path,
+        },
+      )
+    return found[0]
+  }
+
+  /**
+   * An object's data.
+   *
+   * @param limit - Bytes above which nothing is read.
+   * @throws SifError `ERR_SIF_TOO_LARGE`, `ERR_SIF_TRUNCATED`.
+   */
+  async data(object: SifObject, limit: Bytes): Promise<Buffer> {
+    if (object.size > limit)
+      throw new SifError(
+        "ERR_SIF_TOO_LARGE",
+        `${this.path}: object ${object.id} has ${object.size} bytes, more than the ${limit} it may have`,
+        { path: this.path, offset: object.offset },
+      )
+    const bytes = await this.reader.read(object.offset, object.size)
+    if (bytes.length < object.size) throw truncated(this.path, object, this.reader.size)
+    return bytes
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.reader[Symbol.asyncDispose]()
+  }
+}
+
+function isPrimary(object: SifObject): object is SifPartition {
+  return object.partition?.type === PartitionType.primarySystem
+}
+
+function truncated(path: string, object: SifObject, fileSize: Bytes): SifError {
+  return new SifError(
+    "ERR_SIF_TRUNCATED",
+    `${path}: truncated: object ${object.id} ends at ${object.offset + object.size}, the file has ${fileSize} bytes`,
+    { path, offset: object.offset },
+  )
+}
+
+function checkObjects(path: string, header: SifHeader, objects: readonly SifObject[], fileSize: Bytes): void {
+  const wrong = (object: SifObject, what: string): never => {
+    throw new SifError("ERR_SIF_DESCRIPTOR", `${path}: descriptor ${object.slot + 1}: ${what}`, { path })
+  }
+  const ids = new Set<number>()
+  for (const object of objects) {
+    if (object.id === 0) wrong(object, "ID 0")
+    if (ids.has(object.id)) wrong(object, `ID ${object.id} is used twice`)
+    ids.add(object.id)
+    const { offset, size } = object
+    if (!Number.isSafeInteger(offset) || !Number.isSafeInteger(size) || offset < 0 || size < 0)
+      wrong(object, `${size} bytes at ${offset}`)
+    if (!Number.isSafeInteger(offset + size)) wrong(object, `${size} bytes at ${offset}`)
+    if (offset + size > fileSize) throw truncated(path, object, fileSize)
+  }
+  const overlap = (a: string, b: string, offset: Bytes): never => {
+    throw new SifError("ERR_SIF_OVERLAP", `${path}: ${a} overlaps ${b}`, { path, offset })
+  }
+  const tableEnd = header.tableOffset + header.total * DESCRIPTOR_SIZE
+  const byOffset = objects.filter(({ size }) => size > 0).sort((a, b) => a.offset - b.offset)
+  let previous: SifObject | undefined
+  for (const object of byOffset) {
+    const end = object.offset + object.size
+    if (object.offset < HEADER_SIZE) overlap(`object ${object.id}`, "the header", object.offset)
+    if (object.offset < tableEnd && end > header.tableOffset)
+      overlap(`object ${object.id}`, "the descriptor table", object.offset)
+    if (previous !== undefined && object.offset < previous.offset + previous.size)
+      overlap(`object ${object.id}`, `object ${previous.id}`, object.offset)
+    previous = object
+  }
+  const primaries = objects.filter(isPrimary).length
+  if (primaries > 1)
+    throw new SifError("ERR_SIF_AMBIGUOUS", `${path}: there are ${primaries} primary system partitions`, {
+      path,
+    })
+}
+
+/** Reads and checks the table through `reader`, which the image then owns. */
+export async function readSif(
+  reader: ByteReader,
+  path: string,
+  options: OpenSifOptions = {},
+): Promise<SifImage> {
+  const header = parseHeader(await reader.read(0, HEADER_SIZE))
+  checkHeader(header, reader.size)
+  const table = await reader.read(header.tableOffset, header.total * DESCRIPTOR_SIZE)
+  if (table.length < header.total * DESCRIPTOR_SIZE)
+    throw new SifError("ERR_SIF_TRUNCATED", `${path}: truncated inside the descriptor table`, { path })
+  const objects: SifObject[] = []
+  for (let slot = 0; slot < header.total; slot++) {
+    const record = table.subarray(slot * DESCRIPTOR_SIZE, (slot + 1) * DESCRIPTOR_SIZE)
+    const object = parseDescriptor(record, slot)
+    if (object === undefined) continue
+    if (options.lenient !== true) checkMasks(record, slot)
+    objects.push(object)
+  }
+  if (options.lenient !== true) checkObjects(path, header, objects, reader.size)
+  return new SifImage(path, header, objects, reader)
+}
+
+/**
+ * Opens an image and reads its table.
+ *
+ * @param image - A path, or the image's bytes.
+ * @throws SifError that names the first rule it breaks; a system error when the file cannot be read.
+ */
+export async function openSif(image: string | Uint8Array, options: OpenSifOptions = {}): Promise<SifImage> {
+  const path = typeof image === "string" ? image : "image"
+  const reader = typeof image === "string" ? await openFile(image) : new BufferReader(image)
+  try {
+    return await readSif(reader, path, options)
+  } catch (error) {
+    await reader[Symbol.asyncDispose]()
+    throw named(error, path)
+  }
+}
+
+async function openFile(path: string): Promise<FileReader> {
+  try {
+    return await FileReader.open(path)
+  } catch (error) {
+    throw named(error, path)
+  }
+}
+
+/** The header's own errors know no path yet. */
+function named(error: unknown, path: string): unknown {
+  if (!(error instanceof SifError) || error.path !== undefined) return error
+  return new SifError(error.code, `${path}: ${error.message}`, {
+    path,
+    ...(error.offset === undefined ? {} : { offset: error.offset }),
+  })
+}

@@ -1,0 +1,71 @@
+// Where the bytes of an image come from: a file or a buffer.
+import { open, type FileHandle } from "node:fs/promises"
+import { SifError } from "../errors.ts"
+import type { Bytes } from "../units.ts"
+
+/** Random access to the bytes of an image. */
+export interface ByteReader extends AsyncDisposable {
+  readonly size: Bytes
+  /** At most `length` bytes; fewer only at the end. */
+  read(position: Bytes, length: Bytes): Promise<Buffer>
+}
+
+/** An image in memory. */
+export class BufferReader implements ByteReader {
+  readonly #bytes: Buffer
+  constructor(bytes: Uint8Array) {
+    this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  }
+  get size(): Bytes {
+    return this.#bytes.length
+  }
+  read(position: Bytes, length: Bytes): Promise<Buffer> {
+    return Promise.resolve(this.#bytes.subarray(position, Math.min(position + length, this.size)))
+  }
+  async [Symbol.asyncDispose](): Promise<void> {
+    // Nothing to give back.
+  }
+}
+
+/** An image in a file: opened once, read through that descriptor only. */
+export class FileReader implements ByteReader {
+  readonly #file: FileHandle
+  readonly size: Bytes
+  private constructor(file: FileHandle, size: Bytes) {
+    this.#file = file
+    this.size = size
+  }
+  static async open(path: string): Promise<FileReader> {
+    const file = await open(path, "r")
+    try {
+      const info = await file.stat()
+      if (!info.isFile())
+        throw new SifError(
+          "ERR_SIF_MAGIC",
+          `not a SIF image: ${info.isDirectory() ? "a folder" : "not a regular file"}`,
+        )
+      return new FileReader(file, info.size)
+    } catch (error) {
+      await file.close()
+      throw error
+    }
+  }
+  /** Valid until the reader is disposed. */
+  get fd(): number {
+    return this.#file.fd
+  }
+  async read(position: Bytes, length: Bytes): Promise<Buffer> {
+    const wanted = Math.max(0, Math.min(length, this.size - position))
+    const buffer = Buffer.alloc(wanted)
+    let done = 0
+    while (done < wanted) {
+      const { bytesRead } = await this.#file.read(buffer, done, wanted - done, position + done)
+      if (bytesRead === 0) break
+      done += bytesRead
+    }
+    return buffer.subarray(0, done)
+  }
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#file.close()
+  }
+}
