@@ -1,0 +1,297 @@
+// A squashfs opened for reading, as an object of functions (NativeTree in lib/native/binding.ts). They own what they
+// need and look at no `this`, so no object from elsewhere can be mistaken for theirs.
+#include <atomic>
+#include <chrono>
+#include <exception>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/exports.h"
+#include "bindings/run_async.h"
+#include "core/extract.h"
+#include "core/squashfs_reader.h"
+
+namespace sifcrypt {
+namespace {
+
+// A directory is listed as a whole; an image may claim any number of entries.
+constexpr size_t kMaxListed = size_t{1} << 20;
+constexpr uint64_t kMaxRead = uint64_t{1} << 30;
+constexpr auto kProgressInterval = std::chrono::milliseconds(100);
+
+using ReaderPtr = std::shared_ptr<const SquashfsReader>;
+
+/// What the functions of one tree share. Touched on the event loop only; work in progress holds the reader itself.
+struct OpenedTree {
+  ReaderPtr reader;
+};
+using OpenedTreePtr = std::shared_ptr<OpenedTree>;
+
+const SquashfsReader& Usable(const ReaderPtr& reader) {
+  if (!reader) throw SystemError(EBADF, "squashfs_read", "the tree is closed");
+  return *reader;
+}
+
+const char* TypeName(InodeType type) {
+  switch (type) {
+    case InodeType::kDirectory:
+      return "directory";
+    case InodeType::kFile:
+      return "file";
+    case InodeType::kSymlink:
+      return "symlink";
+    case InodeType::kBlockDevice:
+      return "block-device";
+    case InodeType::kCharacterDevice:
+      return "character-device";
+    case InodeType::kFifo:
+      return "fifo";
+    case InodeType::kSocket:
+      return "socket";
+  }
+  return "";
+}
+
+Napi::Object StatToJs(Napi::Env env, const Inode& inode) {
+  const auto number = [env](uint64_t value) { return Napi::Number::New(env, static_cast<double>(value)); };
+  Napi::Object stat = Napi::Object::New(env);
+  stat.Set("inode", number(inode.inode_number));
+  stat.Set("type", TypeName(inode.type));
+  stat.Set("mode", number(inode.mode));
+  stat.Set("uid", number(inode.uid));
+  stat.Set("gid", number(inode.gid));
+  stat.Set("nlink", number(inode.nlink));
+  stat.Set("mtime", number(inode.mtime));
+  stat.Set("size", number(inode.size));
+  stat.Set("rdev", number(inode.rdev));
+  return stat;
+}
+
+Napi::Buffer<char> BytesToJs(Napi::Env env, const std::string& bytes) {
+  return Napi::Buffer<char>::Copy(env, bytes.data(), bytes.size());
+}
+
+std::string PathArgument(const Napi::CallbackInfo& info) {
+  if (!info[0].IsString()) throw Napi::TypeError::New(info.Env(), "path must be a string");
+  std::string path = info[0].As<Napi::String>().Utf8Value();
+  if (path.find('\0') != std::string::npos) throw Napi::TypeError::New(info.Env(), "path must not contain a NUL");
+  return path;
+}
+
+uint64_t UnsignedArgument(const Napi::CallbackInfo& info, size_t index, const char* name) {
+  Napi::Object holder = Napi::Object::New(info.Env());
+  holder.Set(name, info[index]);
+  return ReadUnsigned(holder, name);
+}
+
+Napi::Value Stat(const OpenedTree& tree, const Napi::CallbackInfo& info) {
+  if (!info[1].IsBoolean()) throw Napi::TypeError::New(info.Env(), "follow must be a boolean");
+  return RunAsync(
+      info.Env(),
+      [reader = tree.reader, path = PathArgument(info), follow = info[1].As<Napi::Boolean>().Value()] {
+        const SquashfsReader& squashfs = Usable(reader);
+        return squashfs.GetInode(squashfs.Resolve(path, follow));
+      },
+      [](Napi::Env env, const InodePtr& inode) -> Napi::Value { return StatToJs(env, *inode); });
+}
+
+Napi::Value List(const OpenedTree& tree, const Napi::CallbackInfo& info) {
+  struct Entry {
+    std::string name;
+    InodePtr inode;
+  };
+  return RunAsync(
+      info.Env(),
+      [reader = tree.reader, path = PathArgument(info)] {
+        const SquashfsReader& squashfs = Usable(reader);
+        std::vector<Entry> entries;
+        const InodePtr directory = squashfs.GetInode(squashfs.Resolve(path, true));
+        squashfs.ReadDir(*directory, 0, [&](std::string_view name, InodeRef ref, InodeType, uint64_t) {
+          if (entries.size() == kMaxListed) throw SystemError(EOVERFLOW, "squashfs_readdir", "too many entries");
+          entries.push_back({std::string(name), squashfs.GetInode(ref)});
+          return true;
+        });
+        return entries;
+      },
+      [](Napi::Env env, const std::vector<Entry>& entries) -> Napi::Value {
+        Napi::Array list = Napi::Array::New(env, entries.size());
+        for (uint32_t i = 0; i < entries.size(); ++i) {
+          const Napi::HandleScope scope(env);
+          Napi::Object entry = Napi::Object::New(env);
+          entry.Set("name", BytesToJs(env, entries[i].name));
+          entry.Set("stat", StatToJs(env, *entries[i].inode));
+          list.Set(i, entry);
+        }
+        return list;
+      });
+}
+
+Napi::Value ReadLink(const OpenedTree& tree, const Napi::CallbackInfo& info) {
+  return RunAsync(
+      info.Env(),
+      [reader = tree.reader, path = PathArgument(info)] {
+        const SquashfsReader& squashfs = Usable(reader);
+        const InodePtr inode = squashfs.GetInode(squashfs.Resolve(path, false));
+        if (inode->type != InodeType::kSymlink) throw SystemError(EINVAL, "squashfs_readlink");
+        return inode->target;
+      },
+      [](Napi::Env env, const std::string& target) -> Napi::Value { return BytesToJs(env, target); });
+}
+
+Napi::Value Read(const OpenedTree& tree, const Napi::CallbackInfo& info) {
+  return RunAsync(
+      info.Env(),
+      [reader = tree.reader, path = PathArgument(info), position = UnsignedArgument(info, 1, "position"),
+       length = UnsignedArgument(info, 2, "length")] {
+        const SquashfsReader& squashfs = Usable(reader);
+        const InodePtr inode = squashfs.GetInode(squashfs.Resolve(path, true));
+        const uint64_t rest = inode->size > position ? inode->size - position : 0;
+        const uint64_t size = std::min(length, rest);
+        if (inode->type == InodeType::kFile && size > kMaxRead)
+          throw SystemError(EFBIG, "squashfs_read", "more than 1 GiB in one read");
+        auto bytes = std::make_unique<std::vector<uint8_t>>(inode->type == InodeType::kFile ? size : 0);
+        bytes->resize(squashfs.Read(*inode, position, bytes->data(), bytes->size()));
+        return bytes;
+      },
+      [](Napi::Env env, std::unique_ptr<std::vector<uint8_t>> bytes) -> Napi::Value {
+        auto* owned = bytes.release();
+        return Napi::Buffer<uint8_t>::NewOrCopy(
+            env, owned->data(), owned->size(),
+            [](Napi::BasicEnv, uint8_t*, std::vector<uint8_t>* hint) { delete hint; }, owned);
+      });
+}
+
+Napi::Value Xattrs(const OpenedTree& tree, const Napi::CallbackInfo& info) {
+  return RunAsync(
+      info.Env(),
+      [reader = tree.reader, path = PathArgument(info)] {
+        const SquashfsReader& squashfs = Usable(reader);
+        return squashfs.Xattrs(*squashfs.GetInode(squashfs.Resolve(path, false)));
+      },
+      [](Napi::Env env, const std::vector<Xattr>& xattrs) -> Napi::Value {
+        Napi::Array list = Napi::Array::New(env, xattrs.size());
+        for (uint32_t i = 0; i < xattrs.size(); ++i) {
+          Napi::Object xattr = Napi::Object::New(env);
+          xattr.Set("name", xattrs[i].name);
+          xattr.Set("value", BytesToJs(env, xattrs[i].value));
+          list.Set(i, xattr);
+        }
+        return list;
+      });
+}
+
+/// Carries progress from the threads that extract to the event loop, and the wish to stop back.
+class Progress {
+ public:
+  Progress(Napi::Env env, const Napi::Function& callback)
+      : state_(std::make_shared<State>()), function_(Napi::ThreadSafeFunction::New(env, callback, "onProgress", 0, 1)) {
+    // The work itself keeps the event loop alive.
+    function_.Unref(env);
+  }
+  ~Progress() {
+    state_->ended = true;
+    function_.Release();
+  }
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  /// By one thread at a time. False: stop.
+  bool Report(uint64_t bytes) {
+    const auto now = std::chrono::steady_clock::now();
+    if (now >= next_report_ && !state_->under_way.exchange(true)) {
+      next_report_ = now + kProgressInterval;
+      const napi_status status =
+          function_.NonBlockingCall([state = state_, bytes](Napi::Env env, Napi::Function callback) {
+            // What comes after the promise was settled would only confuse.
+            if (state->ended) return;
+            try {
+              const Napi::Value wanted = callback.Call({Napi::Number::New(env, static_cast<double>(bytes))});
+              if (wanted.IsBoolean() && !wanted.As<Napi::Boolean>().Value()) state->stop = true;
+            } catch (const Napi::Error&) {
+              state->stop = true;
+            }
+            state->under_way = false;
+          });
+      if (status != napi_ok) state_->stop = true;  // the environment is going away
+    }
+    return !state_->stop;
+  }
+
+ private:
+  struct State {
+    std::atomic<bool> stop = false;
+    std::atomic<bool> ended = false;
+    std::atomic<bool> under_way = false;
+  };
+  std::shared_ptr<State> state_;
+  Napi::ThreadSafeFunction function_;
+  std::chrono::steady_clock::time_point next_report_ = std::chrono::steady_clock::now() + kProgressInterval;
+};
+
+Napi::Value ExtractTree(const OpenedTree& tree, const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  if (!info[1].IsFunction()) throw Napi::TypeError::New(info.Env(), "onProgress must be a function");
+  ExtractRequest request;
+  request.path = ReadString(options, "path");
+  request.target = ReadString(options, "target");
+  request.preserve_owner = ReadBoolean(options, "preserveOwner");
+  auto progress = std::make_unique<Progress>(info.Env(), info[1].As<Napi::Function>());
+  request.on_progress = [&progress = *progress](uint64_t bytes) { return progress.Report(bytes); };
+  return RunAsync(
+      info.Env(),
+      [reader = tree.reader, progress = std::move(progress), request = std::move(request)] {
+        return Extract(Usable(reader), request);
+      },
+      [](Napi::Env env, const Extracted& extracted) -> Napi::Value {
+        Napi::Object result = Napi::Object::New(env);
+        result.Set("entries", Napi::Number::New(env, static_cast<double>(extracted.entries)));
+        result.Set("bytes", Napi::Number::New(env, static_cast<double>(extracted.bytes)));
+        return result;
+      });
+}
+
+Napi::Value Close(OpenedTree& tree, const Napi::CallbackInfo& info) {
+  tree.reader.reset();
+  return info.Env().Undefined();
+}
+
+Napi::Value TreeToJs(Napi::Env env, ReaderPtr reader) {
+  const auto tree = std::make_shared<OpenedTree>(OpenedTree{std::move(reader)});
+  Napi::Object object = Napi::Object::New(env);
+  const auto add = [&](const char* name, auto operation) {
+    object.Set(name, Napi::Function::New(
+                         env, [tree, operation](const Napi::CallbackInfo& info) { return operation(*tree, info); }, name));
+  };
+  add("stat", Stat);
+  add("list", List);
+  add("readlink", ReadLink);
+  add("read", Read);
+  add("xattrs", Xattrs);
+  add("extract", ExtractTree);
+  add("close", Close);
+  object.Freeze();
+  return object;
+}
+
+}  // namespace
+
+Napi::Value OpenTree(const Napi::CallbackInfo& info) {
+  std::shared_ptr<ByteSource> source;
+  std::exception_ptr failure;
+  try {
+    source = ReadSource(ReadObject(info[0], "range"));
+  } catch (const SystemError&) {
+    failure = std::current_exception();
+  }
+  return RunAsync(
+      info.Env(),
+      [source = std::move(source), failure = std::move(failure)]() mutable -> ReaderPtr {
+        if (failure) std::rethrow_exception(failure);
+        return std::make_shared<const SquashfsReader>(std::move(source));
+      },
+      [](Napi::Env env, ReaderPtr reader) { return TreeToJs(env, std::move(reader)); });
+}
+
+}  // namespace sifcrypt
