@@ -24,7 +24,8 @@ module.exports = class extends reporters.Spec {
       const unexplained = skipped.length - explained.length
       const { passes, failures } = runner.stats
       const lines = [`count ${passes} ${failures + unexplained} ${explained.length}`]
-      for (const test of skipped) lines.push(`skip ${test.fullTitle()}: ${reasonOf(test) ?? "no reason given: a failure"}`)
+      for (const test of skipped)
+        lines.push(`skip ${test.fullTitle()}: ${reasonOf(test) ?? "no reason given: a failure"}`)
       appendFileSync(file, `${lines.join("\n")}\n`)
     })
   }
