@@ -10,7 +10,7 @@ step() {
   shift
   echo "$what"
   log=$(mktemp)
-  "$@" >"$log" 2>&1 </dev/null || status=$?
+  "$@" >"$log" 2>&1 </dev/null 9<&- || status=$?
   if [[ $status -ne 0 ]]; then
     cat "$log" >&2
     echo "setup: $what: failed with status $status" >&2
@@ -23,6 +23,10 @@ if ! node -e 'const [a, b] = process.versions.node.split(".").map(Number); proce
   echo "setup: Node.js 20.19 or newer is needed, this is $(node --version)" >&2
   exit 1
 fi
+
+# One set-up of a folder at a time.
+exec 9<package.json
+flock 9
 
 packages_missing=0
 scripts/system-packages.sh "$@" || packages_missing=1
