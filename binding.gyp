@@ -1,9 +1,4 @@
 {
-  "variables": {
-    "core_sources": "<!@(grep ^native/core/ native/sources.txt)",
-    "addon_sources": "<!@(grep -E '^native/(bindings/|addon)' native/sources.txt)",
-    "starter_sources": "<!@(grep ^native/starter/ native/sources.txt)"
-  },
   "target_defaults": {
     "include_dirs": ["native"],
     "defines": ["_FILE_OFFSET_BITS=64", "_GNU_SOURCE"],
@@ -18,13 +13,13 @@
       "type": "static_library",
       "standalone_static_library": 1,
       "cflags": ["-fPIC"],
-      "sources": ["<@(core_sources)"]
+      "sources": ["<!@(grep ^native/core/ native/sources.txt)"]
     },
     {
       "target_name": "sifcrypt",
       "dependencies": ["core"],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
-      "sources": ["<@(addon_sources)"],
+      "sources": ["<!@(grep -E '^native/(bindings/|addon)' native/sources.txt)"],
       "libraries": ["<!@(scripts/static-libraries.sh addon)"],
       "ldflags": ["-Wl,-z,relro,-z,now", "-Wl,--exclude-libs,ALL"]
     },
@@ -33,7 +28,7 @@
       "type": "executable",
       "dependencies": ["core"],
       "cflags": ["-fPIE"],
-      "sources": ["<@(starter_sources)"],
+      "sources": ["<!@(grep ^native/starter/ native/sources.txt)"],
       "libraries": ["<!@(scripts/static-libraries.sh starter)"],
       "ldflags": ["-pie", "-Wl,-z,relro,-z,now"]
     }

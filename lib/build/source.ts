@@ -7,7 +7,6 @@ import { BuildError } from "../errors.ts"
 import type { NativeRange } from "../native/binding.ts"
 import { DataType, type SifObject } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
-import { FileReader } from "../sif/source.ts"
 
 /** An object that may go along into a plain image. */
 export interface Metadata {
@@ -62,7 +61,7 @@ async function openImage(path: string, credentials: CredentialOptions): Promise<
   const image = await openSif(path)
   try {
     const primary = image.primary()
-    const { fd } = image.reader as FileReader
+    const { fd } = image
     const kind = partitionKind(primary)
     const common = { architecture: primary.partition.arch, metadata: await readMetadata(image) }
     if (kind === "squashfs")

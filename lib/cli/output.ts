@@ -17,5 +17,10 @@ export async function writeAll(
     if (!stream.write(chunk))
       await Promise.race([once(stream, "drain"), once(stream, "close"), once(stream, "error")])
   }
-  if (!closed) await new Promise<void>((resolve) => stream.write("", () => resolve()))
+  if (!closed)
+    await new Promise<void>((resolve) => {
+      stream.write("", () => {
+        resolve()
+      })
+    })
 }

@@ -10,8 +10,9 @@ export function notice(text: string): void {
 
 /** Shows untrusted names without letting them steer the terminal. */
 export function printable(text: string): string {
-  // eslint-disable-next-line no-control-regex -- control characters are what this is about
   return text.replace(
+    // eslint-disable-next-line no-control-regex -- control characters are what this is about
+
     /[\u0000-\u001f\u007f-\u009f]/g,
     (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`,
   )

@@ -1,4 +1,5 @@
 // An opened image: what is inside can be listed, read, extracted, mounted and run.
+import { readFileSync } from "node:fs"
 import { mkdir, realpath, stat } from "node:fs/promises"
 import { userInfo } from "node:os"
 import path from "node:path"
@@ -6,7 +7,7 @@ import { Readable } from "node:stream"
 import type { LuksHeader, LuksPolicy } from "../device/luks-header.ts"
 import { Tree, type ExtractResult } from "../device/tree.ts"
 import { DeviceError, SifError, TreeError } from "../errors.ts"
-import { Secret } from "../key/secret.ts"
+import type { Secret } from "../key/secret.ts"
 import type { NativeRange, NativeStat, TreeEntryType } from "../native/binding.ts"
 import { starterPath } from "../native/load.ts"
 import { parseBinds } from "../runtime/binds.ts"
@@ -23,7 +24,6 @@ import {
 } from "../runtime/starter.ts"
 import type { SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
-import type { FileReader } from "../sif/source.ts"
 import type { Bytes } from "../units.ts"
 import type { CredentialOptions } from "./credentials.ts"
 import { chooseEngine, type Engine } from "./engine.ts"
@@ -393,7 +393,7 @@ export class Image implements AsyncDisposable {
   }
 
   /** Runs bash, or sh, inside. */
-  shell(_argv: readonly string[] = [], options: ExecOptions = {}): Promise<Running> {
+  shell(options: ExecOptions = {}): Promise<Running> {
     return this.#start("shell", [], options)
   }
 
@@ -415,7 +415,7 @@ export class Image implements AsyncDisposable {
       binds: parseBinds(options.binds ?? [], hostCwd),
       environment: composeEnvironment(process.env, options.env ?? [], options.cleanEnv === true),
       terminal: stdio === "inherit" && process.stdin.isTTY && process.stdout.isTTY && process.stderr.isTTY,
-      umask: process.umask(),
+      umask: currentUmask(),
       starter: starterPath(),
       onNotice,
     })
@@ -495,6 +495,12 @@ function unreference(starter: Starter): void {
   for (const stream of starter.child.stdio) (stream as { unref?: () => void } | null)?.unref?.()
 }
 
+/** Read from /proc: process.umask() changes it for a moment, for all threads. */
+function currentUmask(): number {
+  const octal = /^Umask:\s*([0-7]+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1]
+  return octal === undefined ? 0o022 : parseInt(octal, 8)
+}
+
 function callerIdentity(): Identity {
   const uid = process.geteuid?.() ?? 0
   const gid = process.getegid?.() ?? 0
@@ -525,7 +531,7 @@ export async function open(file: string, options: OpenOptions = {}): Promise<Ima
   signal?.throwIfAborted()
   const sif = await openSif(file)
   try {
-    const { fd } = sif.reader as FileReader
+    const { fd } = sif
     const partition = sif.primary()
     const kind = partitionKind(partition)
     switch (kind) {

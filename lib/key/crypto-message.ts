@@ -31,7 +31,7 @@ export function decodeCryptoMessage(message: Buffer): Buffer {
     new KeyError("ERR_KEY_MESSAGE", "the crypto message is malformed", { cause })
   if (message.length > MAX_MESSAGE_SIZE) throw malformed()
   let value: unknown
-  let type: number
+  let isOctets: boolean
   try {
     const block = forge.pem.decode(message.toString("latin1"))[0]
     if (block === undefined) throw malformed()
@@ -41,11 +41,10 @@ export function decodeCryptoMessage(message: Buffer): Buffer {
       decodeBitStrings: false,
     } as never)
     value = der.value
-    type = der.type
+    isOctets = der.type === forge.asn1.Type.OCTETSTRING
   } catch (cause) {
     throw cause instanceof KeyError ? cause : malformed(cause)
   }
-  if (type !== forge.asn1.Type.OCTETSTRING || typeof value !== "string" || value.length === 0)
-    throw malformed()
+  if (!isOctets || typeof value !== "string" || value.length === 0) throw malformed()
   return Buffer.from(value, "latin1")
 }

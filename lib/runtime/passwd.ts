@@ -21,16 +21,16 @@ function lines(file: string): string[] {
 /** The image's file with the caller's line replaced, or added at its end. */
 export function passwdWith(file: string, identity: Identity): string {
   const { uid, gid, home, shell } = identity
-  let found = false
-  const rewritten = lines(file).map((line) => {
+  const all = lines(file)
+  const own = all.findIndex((line) => line.split(":")[2] === String(uid))
+  const rewritten = all.map((line, index) => {
+    if (index !== own) return line
     const parts = line.split(":")
-    if (parts[2] !== String(uid) || found) return line
-    found = true
     const name = uid === 0 ? (parts[0] ?? "root") : field(identity.name)
     const loginShell = parts[6] === undefined || parts[6] === "" ? shell : parts[6]
     return [name, "x", uid, gid, parts[4] ?? "", field(home), loginShell].join(":")
   })
-  if (!found) rewritten.push([field(identity.name), "x", uid, gid, "", field(home), field(shell)].join(":"))
+  if (own < 0) rewritten.push([field(identity.name), "x", uid, gid, "", field(home), field(shell)].join(":"))
   return `${rewritten.join("\n")}\n`
 }
 

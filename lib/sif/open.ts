@@ -37,6 +37,12 @@ export class SifImage implements AsyncDisposable {
     this.reader = reader
   }
 
+  /** The open file. */
+  get fd(): number {
+    if (this.reader.fd === undefined) throw new TypeError("an image in memory has no descriptor")
+    return this.reader.fd
+  }
+
   /** @throws SifError `ERR_SIF_NO_OBJECT`, or `ERR_SIF_AMBIGUOUS` in an image listed leniently. */
   object(id: number): SifObject {
     const [found, second] = this.objects.filter((object) => object.id === id)

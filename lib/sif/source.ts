@@ -6,6 +6,8 @@ import type { Bytes } from "../units.ts"
 /** Random access to the bytes of an image. */
 export interface ByteReader extends AsyncDisposable {
   readonly size: Bytes
+  /** Of an image in a file, valid until the reader is disposed. */
+  readonly fd?: number
   /** At most `length` bytes; fewer only at the end. */
   read(position: Bytes, length: Bytes): Promise<Buffer>
 }
@@ -50,7 +52,6 @@ export class FileReader implements ByteReader {
       throw error
     }
   }
-  /** Valid until the reader is disposed. */
   get fd(): number {
     return this.#file.fd
   }

@@ -23,7 +23,7 @@ const typeLetters: Record<TreeEntry["type"], string> = {
 
 /** `-rwsr-xr-x`, as ls(1) writes it. */
 function modeText(entry: TreeEntry): string {
-  const bits = [..."rwxrwxrwx"].map((letter, i) => ((entry.mode >> (8 - i)) & 1 ? letter : "-"))
+  const bits = Array.from("rwxrwxrwx", (letter, i) => ((entry.mode >> (8 - i)) & 1 ? letter : "-"))
   const special = (place: number, bit: number, letter: string): void => {
     if ((entry.mode & bit) !== 0) bits[place] = bits[place] === "x" ? letter : letter.toUpperCase()
   }

@@ -52,7 +52,7 @@ function addAction(
         credentials,
         ...(flags.allowCipher === undefined ? {} : { allowCipher: flags.allowCipher }),
       })
-      return await opened[name](argv, options)
+      return name === "shell" ? await opened.shell(options) : await opened[name](argv, options)
     })
     releaseSignals()
     // A terminal signals its whole foreground group, the starter included; what reaches only us is passed on.
