@@ -1,0 +1,183 @@
+#include "starter/fuse_mount.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <sstream>
+#include <vector>
+
+#include "core/system_error.h"
+#include "starter/channel.h"
+
+namespace sifcrypt::starter {
+namespace {
+
+constexpr char kType[] = "fuse.sifcrypt";
+constexpr char kSource[] = "sifcrypt";
+/// Fixed places: no PATH of the caller decides what runs.
+constexpr const char* kFusermounts[] = {"/usr/bin/fusermount3", "/bin/fusermount3", "/usr/local/bin/fusermount3",
+                                        "/usr/bin/fusermount", "/bin/fusermount"};
+constexpr size_t kMaxComplaint = 1000;
+
+std::string FindFusermount() {
+  for (const char* path : kFusermounts)
+    if (access(path, X_OK) == 0) return path;
+  throw SystemError(ENOENT, "fuse", "fusermount3 is not installed");
+}
+
+class SpawnActions {
+ public:
+  SpawnActions() { posix_spawn_file_actions_init(&actions_); }
+  ~SpawnActions() { posix_spawn_file_actions_destroy(&actions_); }
+  SpawnActions(const SpawnActions&) = delete;
+  SpawnActions& operator=(const SpawnActions&) = delete;
+  void Duplicate(int from, int to) { posix_spawn_file_actions_adddup2(&actions_, from, to); }
+  const posix_spawn_file_actions_t* get() const { return &actions_; }
+
+ private:
+  posix_spawn_file_actions_t actions_;
+};
+
+class SpawnAttributes {
+ public:
+  /// Signals are as a new program expects them: this process blocks some.
+  SpawnAttributes() {
+    sigset_t set;
+    posix_spawnattr_init(&attributes_);
+    sigemptyset(&set);
+    posix_spawnattr_setsigmask(&attributes_, &set);
+    sigaddset(&set, SIGPIPE);
+    posix_spawnattr_setsigdefault(&attributes_, &set);
+    posix_spawnattr_setflags(&attributes_, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+  }
+  ~SpawnAttributes() { posix_spawnattr_destroy(&attributes_); }
+  SpawnAttributes(const SpawnAttributes&) = delete;
+  SpawnAttributes& operator=(const SpawnAttributes&) = delete;
+  const posix_spawnattr_t* get() const { return &attributes_; }
+
+ private:
+  posix_spawnattr_t attributes_;
+};
+
+std::string ReadComplaint(int fd) {
+  std::string text;
+  char part[256];
+  for (;;) {
+    const ssize_t n = read(fd, part, sizeof part);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    if (text.size() < kMaxComplaint) text.append(part, static_cast<size_t>(n));
+  }
+  while (!text.empty() && text.back() == '\n') text.pop_back();
+  return text;
+}
+
+/// Runs fusermount3 with `channel` as its standard input. Throws with what it complained about.
+void RunFusermount(std::vector<std::string> arguments, int channel) {
+  const std::string program = FindFusermount();
+  int ends[2];
+  CheckErrno(pipe2(ends, O_CLOEXEC), "pipe2");
+  const UniqueFd complaints(ends[0]);
+  UniqueFd child_end(ends[1]);
+  SpawnActions actions;
+  actions.Duplicate(channel, STDIN_FILENO);
+  actions.Duplicate(child_end.get(), STDOUT_FILENO);
+  actions.Duplicate(child_end.get(), STDERR_FILENO);
+  const SpawnAttributes attributes;
+  std::vector<char*> argv{const_cast<char*>("fusermount3")};
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  char comm_fd[] = "_FUSE_COMMFD=0";
+  char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+  char* environment[] = {comm_fd, path, nullptr};
+  pid_t child = -1;
+  if (const int error = posix_spawn(&child, program.c_str(), actions.get(), attributes.get(), argv.data(), environment))
+    throw SystemError(error, "fuse", program + ": " + std::strerror(error));
+  child_end.Reset();
+  const std::string complaint = ReadComplaint(complaints.get());
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+    throw SystemError(EPERM, "fuse", complaint.empty() ? "fusermount3 failed" : complaint);
+}
+
+/// mountinfo writes blanks and backslashes in octal.
+std::string DecodePath(const std::string& text) {
+  std::string path;
+  for (size_t at = 0; at < text.size(); ++at) {
+    if (text[at] == '\\' && at + 3 < text.size()) {
+      path += static_cast<char>((text[at + 1] - '0') * 64 + (text[at + 2] - '0') * 8 + (text[at + 3] - '0'));
+      at += 3;
+    } else {
+      path += text[at];
+    }
+  }
+  return path;
+}
+
+}  // namespace
+
+UniqueFd MountFuse(const std::string& target) {
+  UniqueFd device(open("/dev/fuse", O_RDWR | O_CLOEXEC));
+  if (!device) throw SystemError(errno, "fuse", std::string("/dev/fuse: ") + std::strerror(errno));
+  const std::string data = "fd=" + std::to_string(device.get()) + ",rootmode=40000,user_id=" +
+                           std::to_string(geteuid()) + ",group_id=" + std::to_string(getegid()) +
+                           ",allow_other,default_permissions,max_read=" + std::to_string(kFuseMaxRead);
+  CheckErrno(mount(kSource, target.c_str(), kType, MS_RDONLY | MS_NOSUID | MS_NODEV, data.c_str()), "mount");
+  return device;
+}
+
+UniqueFd MountFuseUnprivileged(const std::string& target) {
+  auto [ours, theirs] = Channel::Pair();
+  RunFusermount({"-o",
+                 "ro,nosuid,nodev,default_permissions,fsname=sifcrypt,subtype=sifcrypt,max_read=" +
+                     std::to_string(kFuseMaxRead),
+                 "--", target},
+                theirs.fd());
+  theirs.Close();
+  UniqueFd device;
+  ours.Receive(&device);
+  if (!device) throw SystemError(EPROTO, "fuse", "fusermount3 gave no device");
+  return device;
+}
+
+std::string FuseMountDevice(const std::string& target) {
+  std::ifstream mounts("/proc/self/mountinfo");
+  std::string line, found;
+  while (std::getline(mounts, line)) {
+    std::istringstream fields(line);
+    std::string id, parent, device, root, place, field;
+    fields >> id >> parent >> device >> root >> place;
+    if (DecodePath(place) != target) continue;
+    while (fields >> field && field != "-") {
+    }
+    fields >> field;
+    found = field == kType ? device : "";
+  }
+  return found;
+}
+
+void UnmountFuse(const std::string& target, const std::string& device) {
+  if (device.empty() || FuseMountDevice(target) != device) return;
+  if (umount2(target.c_str(), UMOUNT_NOFOLLOW) == 0) return;
+  if (errno == EBUSY) {
+    umount2(target.c_str(), UMOUNT_NOFOLLOW | MNT_DETACH);
+    return;
+  }
+  if (errno != EPERM) return;
+  const UniqueFd nothing(open("/dev/null", O_RDWR | O_CLOEXEC));
+  try {
+    RunFusermount({"-u", "-q", "-z", "--", target}, nothing.get());
+  } catch (const SystemError&) {
+    // Unmounted by somebody else in the meantime, or nothing that can be done about.
+  }
+}
+
+}  // namespace sifcrypt::starter

@@ -1,0 +1,454 @@
+#define FUSE_USE_VERSION 312
+
+#include "starter/fuse_server.h"
+
+#include <fuse3/fuse_lowlevel.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <limits>
+#include <mutex>
+#include <new>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/system_error.h"
+#include "starter/fuse_mount.h"
+
+namespace sifcrypt::starter {
+namespace {
+
+/// Seconds. The image cannot change, so the kernel may remember what it was told.
+constexpr double kForever = 86400;
+constexpr unsigned kMaxThreads = 8;
+constexpr unsigned kMaxBackground = 64;
+constexpr uint32_t kBlockUnit = 512;
+constexpr blksize_t kPreferredReadSize = 4096;
+/// How far a search for data or a hole looks; what lies beyond counts as data.
+constexpr uint64_t kMaxSeek = uint64_t{1} << 36;
+/// "." and ".." come first in a directory; offsets of the others are the reader's cookies plus this.
+constexpr uint64_t kDotEntries = 2;
+constexpr int kWakeSignal = SIGUSR2;
+
+/// Decodes blocks before they are asked for: the next ones of a file that is read from front to back, and the later
+/// ones of a long read while its first is being decoded.
+class ReadAhead {
+ public:
+  explicit ReadAhead(std::shared_ptr<const SquashfsReader> reader, unsigned threads) : reader_(std::move(reader)) {
+    for (unsigned i = 0; i < threads; ++i) threads_.emplace_back([this] { Work(); });
+  }
+  ~ReadAhead() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    wanted_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+  ReadAhead(const ReadAhead&) = delete;
+  ReadAhead& operator=(const ReadAhead&) = delete;
+
+  /// To be called before the read is answered.
+  void Note(const InodePtr& file, uint64_t offset, size_t size) {
+    const uint64_t block = reader_->info().block_size;
+    const uint64_t end = offset + size;
+    const std::lock_guard lock(mutex_);
+    Stream& stream = streams_[file->ref % streams_.size()];
+    const bool sequential = stream.ref == file->ref && stream.next == offset && offset > 0;
+    stream.ref = file->ref;
+    stream.next = end;
+    uint64_t at = offset / block * block + block;
+    const uint64_t ahead = sequential ? std::max<uint64_t>(size, block) : 0;
+    const uint64_t limit = std::min(end + ahead, file->size);
+    bool any = false;
+    for (; at < limit && queue_.size() < kMaxQueue; at += block, any = true) queue_.push_back({file, at});
+    if (any) wanted_.notify_all();
+  }
+
+ private:
+  static constexpr size_t kMaxQueue = 16;
+  struct Stream {
+    InodeRef ref = UINT64_MAX;
+    uint64_t next = 0;
+  };
+  struct Wanted {
+    InodePtr file;
+    uint64_t offset = 0;
+  };
+
+  void Work() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      wanted_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+      if (stopping_) return;
+      const Wanted next = std::move(queue_.front());
+      queue_.pop_front();
+      lock.unlock();
+      try {
+        reader_->Prefetch(*next.file, next.offset);
+      } catch (const std::exception&) {
+        // Whoever reads the block gets the error.
+      }
+      lock.lock();
+    }
+  }
+
+  std::shared_ptr<const SquashfsReader> reader_;
+  std::mutex mutex_;
+  std::condition_variable wanted_;
+  std::deque<Wanted> queue_;
+  std::array<Stream, 64> streams_;
+  bool stopping_ = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace
+
+struct FuseServer::Implementation {
+  Implementation(std::shared_ptr<const SquashfsReader> squashfs, Settings given)
+      : reader(std::move(squashfs)), settings(given), read_ahead(reader, ReadAheadThreads()) {}
+
+  static unsigned ReadAheadThreads() { return std::clamp(std::thread::hardware_concurrency(), 2u, 5u) - 1; }
+
+  fuse_ino_t InoOf(InodeRef ref) const { return ref == reader->Root() ? FUSE_ROOT_ID : ref + 2; }
+  InodePtr InodeOf(fuse_ino_t ino) const { return reader->GetInode(ino == FUSE_ROOT_ID ? reader->Root() : ino - 2); }
+
+  struct stat StatOf(const Inode& inode) const {
+    struct stat attributes {};
+    attributes.st_ino = inode.inode_number;
+    attributes.st_mode = FileTypeBits(inode.type) | inode.mode;
+    attributes.st_nlink = inode.nlink;
+    attributes.st_uid = settings.owner ? settings.owner->uid : inode.uid;
+    attributes.st_gid = settings.owner ? settings.owner->gid : inode.gid;
+    attributes.st_rdev = inode.rdev;
+    attributes.st_size = static_cast<off_t>(inode.size);
+    attributes.st_blocks = static_cast<blkcnt_t>(inode.size / kBlockUnit + (inode.size % kBlockUnit != 0));
+    attributes.st_blksize = kPreferredReadSize;
+    attributes.st_atim.tv_sec = attributes.st_mtim.tv_sec = attributes.st_ctim.tv_sec = inode.mtime;
+    return attributes;
+  }
+
+  fuse_entry_param EntryOf(InodeRef ref) const {
+    fuse_entry_param entry{};
+    entry.ino = InoOf(ref);
+    entry.attr = StatOf(*reader->GetInode(ref));
+    entry.attr_timeout = entry.entry_timeout = kForever;
+    return entry;
+  }
+
+  static fuse_lowlevel_ops Operations();
+  template <bool plus>
+  static void List(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset);
+
+  std::shared_ptr<const SquashfsReader> reader;
+  Settings settings;
+  ReadAhead read_ahead;
+  bool kernel_opens_files = false;
+  bool kernel_opens_directories = false;
+  fuse_session* session = nullptr;
+  fuse_loop_config* loop = nullptr;
+  UniqueFd ended;
+  std::atomic<bool> has_ended = false;
+  std::thread thread;
+};
+
+namespace {
+
+using Server = FuseServer::Implementation;
+
+Server& ServerOf(fuse_req_t request) { return *static_cast<Server*>(fuse_req_userdata(request)); }
+
+/// The kernel learns of a damaged image as of a damaged disk.
+template <typename Body>
+void Answer(fuse_req_t request, Body body) noexcept {
+  int error = EIO;
+  try {
+    body(ServerOf(request));
+    return;
+  } catch (const std::bad_alloc&) {
+    error = ENOMEM;
+  } catch (const SystemError& failure) {
+    if (failure.error() == ENOMEM) error = ENOMEM;
+  } catch (const std::exception&) {
+  }
+  fuse_reply_err(request, error);
+}
+
+void OnInit(void* data, fuse_conn_info* connection) {
+  auto& server = *static_cast<Server*>(data);
+  for (const unsigned capability :
+       {FUSE_CAP_NO_OPEN_SUPPORT, FUSE_CAP_NO_OPENDIR_SUPPORT, FUSE_CAP_CACHE_SYMLINKS, FUSE_CAP_READDIRPLUS,
+        FUSE_CAP_ASYNC_READ, FUSE_CAP_PARALLEL_DIROPS})
+    if (connection->capable & capability) connection->want |= capability;
+  connection->want &= ~static_cast<unsigned>(FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_AUTO_INVAL_DATA);
+  server.kernel_opens_files = (connection->capable & FUSE_CAP_NO_OPEN_SUPPORT) != 0;
+  server.kernel_opens_directories = (connection->capable & FUSE_CAP_NO_OPENDIR_SUPPORT) != 0;
+  connection->max_read = kFuseMaxRead;
+  connection->max_readahead = kFuseMaxRead;
+  connection->max_background = kMaxBackground;
+}
+
+void OnLookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
+  Answer(request, [&](Server& server) {
+    if (std::strlen(name) > SquashfsReader::kMaxNameLength) {
+      fuse_reply_err(request, ENAMETOOLONG);
+      return;
+    }
+    const auto ref = server.reader->Lookup(*server.InodeOf(parent), name);
+    fuse_entry_param entry{};
+    entry.entry_timeout = kForever;  // with inode number 0: remembered that there is none
+    if (ref) entry = server.EntryOf(*ref);
+    fuse_reply_entry(request, &entry);
+  });
+}
+
+void OnGetAttr(fuse_req_t request, fuse_ino_t ino, fuse_file_info*) {
+  Answer(request, [&](Server& server) {
+    const struct stat attributes = server.StatOf(*server.InodeOf(ino));
+    fuse_reply_attr(request, &attributes, kForever);
+  });
+}
+
+void OnReadLink(fuse_req_t request, fuse_ino_t ino) {
+  Answer(request, [&](Server& server) {
+    const InodePtr inode = server.InodeOf(ino);
+    if (inode->type == InodeType::kSymlink) fuse_reply_readlink(request, inode->target.c_str());
+    else fuse_reply_err(request, EINVAL);
+  });
+}
+
+// ENOSYS makes the kernel open by itself from then on, and keep what it has cached.
+
+void OnOpen(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
+  file->keep_cache = 1;
+  if (ServerOf(request).kernel_opens_files) fuse_reply_err(request, ENOSYS);
+  else fuse_reply_open(request, file);
+}
+
+void OnOpenDir(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
+  file->keep_cache = 1;
+  file->cache_readdir = 1;
+  if (ServerOf(request).kernel_opens_directories) fuse_reply_err(request, ENOSYS);
+  else fuse_reply_open(request, file);
+}
+
+void OnRead(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info*) {
+  Answer(request, [&](Server& server) {
+    const InodePtr file = server.InodeOf(ino);
+    size = std::min<size_t>(size, kFuseMaxRead);
+    server.read_ahead.Note(file, static_cast<uint64_t>(offset), size);
+    const std::vector<PinnedBytes> pieces = server.reader->ReadPinned(*file, static_cast<uint64_t>(offset), size);
+    std::vector<iovec> parts;
+    parts.reserve(pieces.size());
+    for (const PinnedBytes& piece : pieces) parts.push_back({const_cast<uint8_t*>(piece.data), piece.size});
+    fuse_reply_iov(request, parts.data(), static_cast<int>(parts.size()));
+  });
+}
+
+void OnSeek(fuse_req_t request, fuse_ino_t ino, off_t offset, int whence, fuse_file_info*) {
+  Answer(request, [&](Server& server) {
+    const InodePtr file = server.InodeOf(ino);
+    const auto start = static_cast<uint64_t>(offset);
+    if (start >= file->size) {
+      fuse_reply_err(request, ENXIO);
+      return;
+    }
+    bool hole = false;
+    const uint64_t end = server.reader->ExtentEnd(*file, start, kMaxSeek, &hole);
+    if (hole == (whence == SEEK_HOLE)) fuse_reply_lseek(request, offset);
+    else if (whence == SEEK_DATA && end >= file->size) fuse_reply_err(request, ENXIO);
+    else fuse_reply_lseek(request, static_cast<off_t>(end));
+  });
+}
+
+void OnStatFs(fuse_req_t request, fuse_ino_t) {
+  Answer(request, [&](Server& server) {
+    const SquashfsReader::Info& info = server.reader->info();
+    struct statvfs answer {};
+    answer.f_bsize = answer.f_frsize = info.block_size;
+    answer.f_blocks = info.bytes_used / info.block_size + (info.bytes_used % info.block_size != 0);
+    answer.f_files = info.inode_count;
+    answer.f_namemax = SquashfsReader::kMaxNameLength;
+    fuse_reply_statfs(request, &answer);
+  });
+}
+
+void ReplyXattr(fuse_req_t request, const std::string& value, size_t size) {
+  if (size == 0) fuse_reply_xattr(request, value.size());
+  else if (value.size() > size) fuse_reply_err(request, ERANGE);
+  else fuse_reply_buf(request, value.data(), value.size());
+}
+
+void OnGetXattr(fuse_req_t request, fuse_ino_t ino, const char* name, size_t size) {
+  Answer(request, [&](Server& server) {
+    if (!server.settings.has_xattrs) {
+      fuse_reply_err(request, ENOSYS);
+      return;
+    }
+    const InodePtr inode = server.InodeOf(ino);
+    if (inode->has_xattrs()) {
+      for (const Xattr& xattr : server.reader->Xattrs(*inode))
+        if (xattr.name == name) return ReplyXattr(request, xattr.value, size);
+    }
+    fuse_reply_err(request, ENODATA);
+  });
+}
+
+void OnListXattr(fuse_req_t request, fuse_ino_t ino, size_t size) {
+  Answer(request, [&](Server& server) {
+    if (!server.settings.has_xattrs) {
+      fuse_reply_err(request, ENOSYS);
+      return;
+    }
+    std::string names;
+    const InodePtr inode = server.InodeOf(ino);
+    if (inode->has_xattrs())
+      for (const Xattr& xattr : server.reader->Xattrs(*inode)) names.append(xattr.name).push_back('\0');
+    ReplyXattr(request, names, size);
+  });
+}
+
+/// Collects directory entries, as plain ones or with attributes, until the kernel's buffer is full.
+template <bool plus>
+class Listing {
+ public:
+  Listing(fuse_req_t request, size_t size) : request_(request), out_(std::min<size_t>(size, kFuseMaxRead)) {}
+
+  bool Add(const std::string& name, const fuse_entry_param& entry, uint64_t next) {
+    const size_t room = out_.size() - used_;
+    const size_t need = plus ? fuse_add_direntry_plus(request_, out_.data() + used_, room, name.c_str(), &entry,
+                                                      static_cast<off_t>(next))
+                             : fuse_add_direntry(request_, out_.data() + used_, room, name.c_str(), &entry.attr,
+                                                 static_cast<off_t>(next));
+    if (need > room) return false;
+    used_ += need;
+    return true;
+  }
+  void Reply() const { fuse_reply_buf(request_, out_.data(), used_); }
+
+ private:
+  fuse_req_t request_;
+  std::vector<char> out_;
+  size_t used_ = 0;
+};
+
+}  // namespace
+
+template <bool plus>
+void FuseServer::Implementation::List(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset) {
+  Answer(request, [&](Server& server) {
+    const InodePtr directory = server.InodeOf(ino);
+    auto position = static_cast<uint64_t>(offset);
+    Listing<plus> listing(request, size);
+    for (const char* name : {".", ".."}) {
+      if (position >= kDotEntries || (position == 1 && name[1] == '\0')) continue;
+      fuse_entry_param entry{};
+      entry.attr.st_ino = name[1] == '\0' ? directory->inode_number : directory->parent_number;
+      entry.attr.st_mode = S_IFDIR;
+      if (!listing.Add(name, entry, ++position)) return listing.Reply();
+    }
+    server.reader->ReadDir(
+        *directory, position - kDotEntries,
+        [&](std::string_view name, InodeRef ref, InodeType type, uint64_t next) {
+          if (next > static_cast<uint64_t>(std::numeric_limits<off_t>::max()) - kDotEntries)
+            throw FormatError("readdir", "position out of range");
+          fuse_entry_param entry{};
+          if constexpr (plus) {
+            entry = server.EntryOf(ref);
+          } else {
+            entry.attr.st_ino = server.reader->GetInode(ref)->inode_number;
+            entry.attr.st_mode = FileTypeBits(type);
+          }
+          return listing.Add(std::string(name), entry, next + kDotEntries);
+        });
+    listing.Reply();
+  });
+}
+
+fuse_lowlevel_ops FuseServer::Implementation::Operations() {
+  fuse_lowlevel_ops operations{};
+  operations.init = OnInit;
+  operations.lookup = OnLookup;
+  operations.getattr = OnGetAttr;
+  operations.readlink = OnReadLink;
+  operations.open = OnOpen;
+  operations.opendir = OnOpenDir;
+  operations.read = OnRead;
+  operations.lseek = OnSeek;
+  operations.statfs = OnStatFs;
+  operations.getxattr = OnGetXattr;
+  operations.listxattr = OnListXattr;
+  operations.readdir = [](fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info*) {
+    List<false>(request, ino, size, offset);
+  };
+  operations.readdirplus = [](fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info*) {
+    List<true>(request, ino, size, offset);
+  };
+  return operations;
+}
+
+FuseServer::FuseServer(std::shared_ptr<const SquashfsReader> reader, Settings settings, UniqueFd device)
+    : impl_(std::make_unique<Implementation>(std::move(reader), settings)) {
+  impl_->ended.Reset(CheckErrno(eventfd(0, EFD_CLOEXEC), "eventfd"));
+  fuse_set_log_func([](fuse_log_level, const char*, va_list) {});
+  // libfuse wants to know how it was mounted.
+  std::string name = "sifcrypt", flag = "-o", mounted_with = "max_read=" + std::to_string(kFuseMaxRead);
+  char* argv[] = {name.data(), flag.data(), mounted_with.data(), nullptr};
+  fuse_args arguments = FUSE_ARGS_INIT(3, argv);
+  const fuse_lowlevel_ops operations = Implementation::Operations();
+  impl_->session = fuse_session_new(&arguments, &operations, sizeof operations, impl_.get());
+  fuse_opt_free_args(&arguments);
+  impl_->loop = fuse_loop_cfg_create();
+  if (impl_->session == nullptr || impl_->loop == nullptr) throw SystemError(ENOMEM, "fuse");
+  // libfuse takes a device that is mounted already by this name.
+  const std::string path = "/dev/fd/" + std::to_string(device.get());
+  if (fuse_session_mount(impl_->session, path.c_str()) != 0) throw SystemError(EIO, "fuse", "the device is not usable");
+  static_cast<void>(device.Release());  // closed by fuse_session_destroy
+}
+
+FuseServer::~FuseServer() {
+  if (impl_->thread.joinable()) {
+    fuse_session_exit(impl_->session);
+    // The loop looks at that only when a signal interrupts it, and may be just about to wait: so once is not enough.
+    while (!impl_->has_ended) {
+      pthread_kill(impl_->thread.native_handle(), kWakeSignal);
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    impl_->thread.join();
+  }
+  if (impl_->session != nullptr) fuse_session_destroy(impl_->session);
+  if (impl_->loop != nullptr) fuse_loop_cfg_destroy(impl_->loop);
+}
+
+int FuseServer::ended_fd() const { return impl_->ended.get(); }
+
+void FuseServer::Start() {
+  struct sigaction wake {};
+  wake.sa_handler = [](int) {};  // without SA_RESTART: the wait ends
+  CheckErrno(sigaction(kWakeSignal, &wake, nullptr), "sigaction");
+  fuse_loop_cfg_set_clone_fd(impl_->loop, 1);
+  fuse_loop_cfg_set_max_threads(impl_->loop, std::min(kMaxThreads, std::thread::hardware_concurrency() + 2));
+  impl_->thread = std::thread([this] {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, kWakeSignal);
+    pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+    fuse_session_loop_mt(impl_->session, impl_->loop);
+    impl_->has_ended = true;
+    const uint64_t one = 1;
+    static_cast<void>(!write(impl_->ended.get(), &one, sizeof one));
+  });
+}
+
+}  // namespace sifcrypt::starter

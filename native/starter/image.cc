@@ -1,0 +1,72 @@
+#include "starter/image.h"
+
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
+#include <utility>
+#include <vector>
+
+#include "core/file_range.h"
+#include "core/kernel_mount.h"
+#include "core/secret_buffer.h"
+#include "core/unique_fd.h"
+#include "core/xts.h"
+
+namespace sifcrypt::starter {
+namespace {
+
+constexpr size_t kMaxKeySize = 64;
+constexpr size_t kMaxMetadataSize = size_t{8} << 20;
+
+SecretBuffer ReadKey(int key_fd) {
+  const UniqueFd pipe(key_fd);
+  SecretBuffer key = SecretBuffer::ReadAll(pipe.get(), kMaxKeySize);
+  // The parent closes its end unwritten when it gives up.
+  if (key.size() != 32 && key.size() != 64) throw SystemError(EINVAL, "key", "the volume key has neither 32 nor 64 bytes");
+  return key;
+}
+
+std::vector<uint8_t> ReadMetadata(int metadata_fd) {
+  const UniqueFd pipe(metadata_fd);
+  const SecretBuffer bytes = SecretBuffer::ReadAll(pipe.get(), kMaxMetadataSize);
+  return {bytes.data(), bytes.data() + bytes.size()};
+}
+
+}  // namespace
+
+std::shared_ptr<const ByteSource> OpenImage(const ImageOptions& options) {
+  if (!options.encrypted()) return std::make_shared<FileSource>(options.image_fd, options.offset, options.size);
+  SecretBuffer key = ReadKey(options.key_fd);
+  if (!RangeFits(options.segment_offset, options.segment_size, options.size))
+    throw SystemError(EOVERFLOW, "image", "the data segment does not lie inside the partition");
+  // The partition is checked as a whole: the sum below cannot overflow then.
+  const FileSource partition(options.image_fd, options.offset, options.size);
+  return std::make_shared<XtsSource>(
+      std::make_shared<FileSource>(options.image_fd, options.offset + options.segment_offset, options.segment_size),
+      XtsParameters{std::move(key), options.sector_size, options.iv_tweak});
+}
+
+void MountWithKernel(const ImageOptions& options, const std::string& target) {
+  KernelMountRequest request;
+  request.image_fd = options.image_fd;
+  request.offset = options.offset;
+  request.size = options.size;
+  request.target = target;
+  if (options.encrypted()) {
+    request.cipher.emplace();
+    request.cipher->volume_key = ReadKey(options.key_fd);
+    request.cipher->metadata = ReadMetadata(options.metadata_fd);
+    request.cipher->area_size = options.area_size;
+    request.cipher->segment_offset = options.segment_offset;
+    request.cipher->segment_size = options.segment_size;
+  }
+  KernelMount(request);
+}
+
+void ProtectSecrets() {
+  CheckErrno(prctl(PR_SET_DUMPABLE, 0), "prctl");
+  const rlimit none{0, 0};
+  CheckErrno(setrlimit(RLIMIT_CORE, &none), "setrlimit");
+}
+
+}  // namespace sifcrypt::starter

@@ -1,0 +1,21 @@
+// From the command line to the image's bytes, or to the kernel's mount of them.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/byte_range.h"
+#include "starter/options.h"
+
+namespace sifcrypt::starter {
+
+/// The plain squashfs. Reads the volume key from its pipe and closes that.
+std::shared_ptr<const ByteSource> OpenImage(const ImageOptions& options);
+
+/// The kernel engine. Reads key and metadata from their pipes and closes them.
+void MountWithKernel(const ImageOptions& options, const std::string& target);
+
+/// From here on other processes of the user can neither trace this one nor read its memory, and it leaves no core dump.
+void ProtectSecrets();
+
+}  // namespace sifcrypt::starter

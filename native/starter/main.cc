@@ -1,0 +1,86 @@
+// sifcrypt-starter: owns the mounts and processes that belong to one image in use. Started by lib/runtime with plain
+// arguments and inherited descriptors; see docs/architecture.md.
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "core/system_error.h"
+#include "starter/mount_command.h"
+#include "starter/options.h"
+#include "starter/processes.h"
+#include "starter/run_command.h"
+
+namespace sifcrypt::starter {
+namespace {
+
+constexpr char kVersion[] = "0.1.0";
+constexpr int kFailure = 255;
+constexpr int kUsageFailure = 2;
+
+/// An OCI hook in the container's mount namespace: crun drops these flags from the root file system's mount. "ro" is
+/// kept as it is.
+int RemountRoot(const std::vector<std::string>& arguments) {
+  if (arguments.size() != 1) throw UsageError("remount-root: needs one folder");
+  const char* directory = arguments[0].c_str();
+  const unsigned long flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV;
+  CheckErrno(mount(nullptr, directory, nullptr, flags, nullptr), "mount");
+  return 0;
+}
+
+/// The lowest descriptors are to be the standard streams, whatever the parent has closed.
+void OpenStandardStreams() {
+  int fd;
+  do fd = CheckErrno(open("/dev/null", O_RDWR), "open");
+  while (fd <= STDERR_FILENO);
+  close(fd);
+}
+
+/// Helpers of ours must not be told where to find things by the environment of whoever called.
+void ScrubEnvironment() {
+  clearenv();
+  setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin", 1);
+}
+
+int Main(std::vector<std::string> arguments) {
+  OpenStandardStreams();
+  ScrubEnvironment();
+  if (arguments.empty()) throw UsageError("a command is missing");
+  const std::string command = arguments.front();
+  arguments.erase(arguments.begin());
+  if (command == "--version") return printf("sifcrypt-starter %s\n", kVersion) < 0 ? kFailure : 0;
+  if (command == "remount-root") return RemountRoot(arguments);
+  if (command == "mount") {
+    const MountOptions options = ParseMountOptions(arguments);
+    signal(SIGPIPE, SIG_IGN);
+    return MountCommand(options, SignalQueue());
+  }
+  if (command == "run") {
+    const RunOptions options = ParseRunOptions(arguments);
+    signal(SIGPIPE, SIG_IGN);
+    return RunCommand(options, SignalQueue());
+  }
+  throw UsageError("unknown command: " + command);
+}
+
+}  // namespace
+}  // namespace sifcrypt::starter
+
+int main(int argc, char** argv) {
+  try {
+    return sifcrypt::starter::Main({argv + 1, argv + argc});
+  } catch (const sifcrypt::starter::UsageError& failure) {
+    fprintf(stderr, "sifcrypt-starter: %s\n", failure.what());
+    return sifcrypt::starter::kUsageFailure;
+  } catch (const std::exception& failure) {
+    fprintf(stderr, "sifcrypt-starter: %s\n", failure.what());
+    return sifcrypt::starter::kFailure;
+  }
+}

@@ -1,0 +1,108 @@
+#include "starter/mount_command.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "core/system_error.h"
+#include "core/unique_fd.h"
+#include "starter/channel.h"
+#include "starter/fuse_mount.h"
+#include "starter/image.h"
+#include "starter/serve.h"
+#include "starter/status.h"
+
+namespace sifcrypt::starter {
+namespace {
+
+constexpr int kFailure = 255;
+
+std::string RealPath(const std::string& path) {
+  const std::unique_ptr<char, decltype(&free)> real(realpath(path.c_str(), nullptr), free);
+  if (!real) throw SystemError(errno, "mount", path + ": " + std::strerror(errno));
+  return real.get();
+}
+
+/// A process that unmounts when this one is killed. It knows nothing of the image and is not in our process group.
+class Guard {
+ public:
+  explicit Guard(const std::string& target) {
+    auto [ours, theirs] = Channel::Pair();
+    channel_ = std::move(ours);
+    process_ = ForkChild([&] {
+      OutliveParent();
+      setsid();
+      CloseAllBut({theirs.fd()});
+      DetachStandardStreams();
+      // The device number comes once it is mounted; an end without one means that nothing is.
+      std::string device;
+      while (const auto message = theirs.Receive()) device = message->text;
+      UnmountFuse(target, device);
+      return 0;
+    });
+  }
+  ~Guard() {
+    channel_.Close();
+    while (waitpid(process_, nullptr, 0) < 0 && errno == EINTR) {
+    }
+  }
+  Guard(const Guard&) = delete;
+  Guard& operator=(const Guard&) = delete;
+  void Watch(const std::string& device) const { channel_.Send({.text = device}); }
+
+ private:
+  Channel channel_;
+  pid_t process_ = -1;
+};
+
+int ServeUntilEnd(const MountOptions& options, const SignalQueue& signals, const Status& status) {
+  const std::string target = RealPath(options.target);
+  const Guard guard(target);
+  ProtectSecrets();
+  const OpenSquashfs squashfs(options.image);
+  UniqueFd device = geteuid() == 0 ? MountFuse(target) : MountFuseUnprivileged(target);
+  const std::string number = FuseMountDevice(target);
+  guard.Watch(number);
+  const std::unique_ptr<FuseServer> server = squashfs.Serve(std::move(device));
+  status.Ready(getpid());
+
+  pollfd events[] = {{server->ended_fd(), POLLIN, 0}, {signals.fd(), POLLIN, 0}, {options.watch_fd, POLLIN, 0}};
+  for (;;) {
+    if (poll(events, std::size(events), -1) < 0 && errno != EINTR) throw SystemError(errno, "poll");
+    if (events[0].revents != 0) return 0;
+    bool end = false;
+    while (const int signal = signals.Next().number) end |= EndsProcess(signal);
+    char ignored[64];
+    if (events[2].revents != 0) end |= read(options.watch_fd, ignored, sizeof ignored) <= 0;
+    if (!end) continue;
+    UnmountFuse(target, number);
+    return 0;
+  }
+}
+
+}  // namespace
+
+int MountCommand(const MountOptions& options, const SignalQueue& signals) {
+  const Status status{UniqueFd(options.status_fd)};
+  try {
+    if (options.image.engine == Engine::kUserspace) return ServeUntilEnd(options, signals, status);
+    ProtectSecrets();
+    MountWithKernel(options.image, options.target);
+    status.Ready(getpid());
+    return 0;
+  } catch (const SystemError& failure) {
+    status.Error(failure.operation(), failure.error(), failure.what());
+  } catch (const std::exception& failure) {
+    status.Error("server", ENOMEM, failure.what());
+  }
+  return kFailure;
+}
+
+}  // namespace sifcrypt::starter

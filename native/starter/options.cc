@@ -1,0 +1,146 @@
+#include "starter/options.h"
+
+#include <fcntl.h>
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <functional>
+#include <map>
+#include <utility>
+#include <string_view>
+
+namespace sifcrypt::starter {
+namespace {
+
+constexpr uint64_t kMaxCacheMib = 1 << 20;
+
+template <typename Number>
+Number ParseNumber(std::string_view text, const std::string& name) {
+  Number value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size()) throw UsageError("--" + name + ": not a number");
+  return value;
+}
+
+int ParseDescriptor(std::string_view text, const std::string& name) {
+  const int fd = ParseNumber<int>(text, name);
+  if (fd < 0 || fcntl(fd, F_GETFD) < 0) throw UsageError("--" + name + ": not an open descriptor");
+  return fd;
+}
+
+/// The arguments one command knows; each may be given once.
+class Arguments {
+ public:
+  using Handler = std::function<void(std::string_view value, const std::string& name)>;
+
+  void Add(const std::string& name, bool required, Handler handler) {
+    known_[name] = {std::move(handler), required, false};
+  }
+  template <typename Number>
+  void AddNumber(const std::string& name, bool required, Number& into) {
+    Add(name, required, [&into](std::string_view text, const std::string& n) { into = ParseNumber<Number>(text, n); });
+  }
+  void AddDescriptor(const std::string& name, bool required, int& into) {
+    Add(name, required, [&into](std::string_view text, const std::string& n) { into = ParseDescriptor(text, n); });
+  }
+  void AddText(const std::string& name, bool required, std::string& into) {
+    Add(name, required, [&into](std::string_view text, const std::string& n) {
+      if (text.empty()) throw UsageError("--" + n + ": empty");
+      into = text;
+    });
+  }
+
+  void Parse(const std::vector<std::string>& arguments) {
+    for (const std::string& argument : arguments) {
+      const size_t equals = argument.find('=');
+      if (!argument.starts_with("--") || equals == std::string::npos)
+        throw UsageError("unknown argument: " + argument);
+      const std::string name = argument.substr(2, equals - 2);
+      const auto found = known_.find(name);
+      if (found == known_.end()) throw UsageError("unknown argument: --" + name);
+      if (std::exchange(found->second.given, true)) throw UsageError("--" + name + ": given twice");
+      found->second.handler(std::string_view(argument).substr(equals + 1), name);
+    }
+    for (const auto& [name, argument] : known_)
+      if (argument.required && !argument.given) throw UsageError("--" + name + ": missing");
+  }
+
+ private:
+  struct Argument {
+    Handler handler;
+    bool required = false;
+    bool given = false;
+  };
+  std::map<std::string, Argument> known_;
+};
+
+void AddImage(Arguments& arguments, ImageOptions& image) {
+  arguments.AddDescriptor("image-fd", true, image.image_fd);
+  arguments.AddNumber("offset", true, image.offset);
+  arguments.AddNumber("size", true, image.size);
+  arguments.AddDescriptor("key-fd", false, image.key_fd);
+  arguments.AddNumber("segment-offset", false, image.segment_offset);
+  arguments.AddNumber("segment-size", false, image.segment_size);
+  arguments.AddNumber("sector-size", false, image.sector_size);
+  arguments.AddNumber("iv-tweak", false, image.iv_tweak);
+  arguments.AddDescriptor("metadata-fd", false, image.metadata_fd);
+  arguments.AddNumber("area-size", false, image.area_size);
+  arguments.AddNumber("cache-mib", false, image.cache_mib);
+  arguments.Add("engine", true, [&image](std::string_view text, const std::string&) {
+    if (text != "userspace" && text != "kernel") throw UsageError("--engine: userspace or kernel");
+    image.engine = text == "kernel" ? Engine::kKernel : Engine::kUserspace;
+  });
+  arguments.Add("owner", false, [&image](std::string_view text, const std::string& name) {
+    const size_t colon = std::min(text.find(':'), text.size() - (text.empty() ? 0 : 1));
+    image.owner = Owner{ParseNumber<uid_t>(text.substr(0, colon), name), ParseNumber<gid_t>(text.substr(colon + 1), name)};
+  });
+}
+
+void CheckImage(const ImageOptions& image) {
+  if (image.encrypted() && (image.segment_size == 0 || image.sector_size == 0))
+    throw UsageError("--key-fd: needs --segment-offset, --segment-size and --sector-size");
+  if (image.encrypted() && image.engine == Engine::kKernel && (image.metadata_fd < 0 || image.area_size == 0))
+    throw UsageError("--engine=kernel: needs --metadata-fd and --area-size");
+  if (image.cache_mib > kMaxCacheMib) throw UsageError("--cache-mib: too large");
+}
+
+/// A name of one path component that crun accepts as a container's.
+bool IsPlainName(std::string_view name) {
+  return !name.starts_with('.') && name.size() <= 128 && std::all_of(name.begin(), name.end(), [](unsigned char c) {
+    return std::isalnum(c) || c == '.' || c == '_' || c == '-';
+  });
+}
+
+}  // namespace
+
+MountOptions ParseMountOptions(const std::vector<std::string>& arguments) {
+  MountOptions options;
+  Arguments known;
+  AddImage(known, options.image);
+  known.AddText("target", true, options.target);
+  known.AddDescriptor("status-fd", true, options.status_fd);
+  known.AddDescriptor("watch-fd", false, options.watch_fd);
+  known.Parse(arguments);
+  CheckImage(options.image);
+  return options;
+}
+
+RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
+  RunOptions options;
+  Arguments known;
+  AddImage(known, options.image);
+  known.AddText("session", true, options.session);
+  known.AddDescriptor("bundle-fd", true, options.bundle_fd);
+  known.AddText("crun", true, options.crun);
+  known.AddText("id", true, options.id);
+  known.AddDescriptor("status-fd", true, options.status_fd);
+  known.AddDescriptor("watch-fd", true, options.watch_fd);
+  known.Parse(arguments);
+  CheckImage(options.image);
+  if (!options.crun.starts_with('/')) throw UsageError("--crun: not an absolute path");
+  if (!IsPlainName(options.id)) throw UsageError("--id: not a plain name");
+  return options;
+}
+
+}  // namespace sifcrypt::starter

@@ -1,0 +1,71 @@
+// The command line of the starter. It is made by a program (lib/runtime), so it is plain: --name=value, nothing else.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace sifcrypt::starter {
+
+class UsageError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+enum class Engine { kUserspace, kKernel };
+
+struct Owner {
+  uid_t uid = 0;
+  gid_t gid = 0;
+};
+
+/// Where the squashfs is. Descriptors are inherited ones.
+struct ImageOptions {
+  Engine engine = Engine::kUserspace;
+  int image_fd = -1;
+  /// The partition in the image, bytes.
+  uint64_t offset = 0;
+  uint64_t size = 0;
+  /// -1: the partition is a plain squashfs. Otherwise a pipe that gives the volume key.
+  int key_fd = -1;
+  /// The encrypted part of the partition.
+  uint64_t segment_offset = 0;
+  uint64_t segment_size = 0;
+  uint32_t sector_size = 0;
+  uint64_t iv_tweak = 0;
+  /// A pipe that gives the LUKS2 metadata, for the kernel engine.
+  int metadata_fd = -1;
+  uint64_t area_size = 0;
+  uint64_t cache_mib = 64;
+  /// Every file's owner, instead of what the image says.
+  std::optional<Owner> owner;
+
+  bool encrypted() const { return key_fd >= 0; }
+};
+
+struct MountOptions {
+  ImageOptions image;
+  std::string target;
+  int status_fd = -1;
+  int watch_fd = -1;
+};
+
+struct RunOptions {
+  ImageOptions image;
+  std::string session;
+  int bundle_fd = -1;
+  std::string crun;
+  std::string id;
+  int status_fd = -1;
+  int watch_fd = -1;
+};
+
+/// Both throw UsageError, also for a descriptor that is not open.
+MountOptions ParseMountOptions(const std::vector<std::string>& arguments);
+RunOptions ParseRunOptions(const std::vector<std::string>& arguments);
+
+}  // namespace sifcrypt::starter

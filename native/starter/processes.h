@@ -1,0 +1,68 @@
+// Processes, descriptors and signals: what the commands of the starter share.
+#pragma once
+
+#include <signal.h>
+#include <sys/types.h>
+
+#include <functional>
+#include <initializer_list>
+#include <vector>
+
+#include "core/unique_fd.h"
+
+namespace sifcrypt::starter {
+
+/// The signals that this program takes from a descriptor instead of being interrupted by them.
+class SignalQueue {
+ public:
+  /// Blocks them; to be called before there are threads.
+  SignalQueue();
+  int fd() const { return fd_.get(); }
+  struct Signal {
+    int number = 0;
+    /// False: the kernel sent it (terminal), so the foreground process group has it already.
+    bool from_process = false;
+  };
+  /// Without waiting; number 0: no more.
+  Signal Next() const;
+  /// What a new program is to start with.
+  const sigset_t& original_mask() const { return original_; }
+
+ private:
+  sigset_t original_;
+  UniqueFd fd_;
+};
+
+/// TERM, INT, HUP, QUIT: a request to end.
+bool EndsProcess(int signal);
+
+/// Ends this process by the signal, as if it had never been blocked.
+[[noreturn]] void DieBySignal(int signal);
+
+/// A child that runs `body` and exits with what it returns. The parent's death kills it (see KeepAlive).
+pid_t ForkChild(const std::function<int()>& body);
+
+/// The parent's death does not kill this process any more. False when the parent is gone already.
+void OutliveParent();
+
+/// Closes every descriptor above 2 but these.
+void CloseAllBut(std::vector<int> kept);
+
+/// Standard input, output and error become /dev/null: a pipe there must not be held open by a helper.
+void DetachStandardStreams();
+
+/// All descendants of `root`, nearest first.
+std::vector<pid_t> DescendantsOf(pid_t root);
+
+void SignalAll(const std::vector<pid_t>& processes, int signal);
+
+/// Reaps children until none is left, for as long as `patience_ms`.
+void WaitForChildren(int patience_ms);
+
+/// The same, and kills all descendants of this process, which must be a subreaper.
+void KillDescendants(int patience_ms);
+
+/// Milliseconds of a clock that only goes forward.
+int64_t NowMs();
+
+}  // namespace sifcrypt::starter

@@ -1,0 +1,181 @@
+#include "starter/runtime.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <vector>
+
+#include "core/system_error.h"
+#include "starter/status.h"
+
+namespace sifcrypt::starter {
+namespace {
+
+/// How long processes that outlive the payload's main process may take to end by themselves, then on SIGTERM.
+constexpr int kLingerMs = 200;
+constexpr int kLingerTermMs = 2000;
+/// How long the payload may take to end when this process itself is asked to.
+constexpr int kTerminateMs = 1000;
+constexpr int kKillPeriodMs = 50;
+/// So many rounds the runtime is spared, to give it the chance of ending in order.
+constexpr int kPatientRounds = 10;
+constexpr int kKillPatienceMs = 5000;
+constexpr int kFailure = 255;
+constexpr size_t kMaxLog = 256 << 10;
+
+[[noreturn]] void Execute(std::vector<std::string> arguments, int failure_pipe) {
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+  char* environment[] = {path, nullptr};
+  execve(argv[0], argv.data(), environment);
+  const int error = errno;
+  static_cast<void>(!write(failure_pipe, &error, sizeof error));
+  _exit(kFailure);
+}
+
+std::string ReadLog(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text(kMaxLog, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(file.gcount()));
+  return text;
+}
+
+}  // namespace
+
+Runtime::Runtime(const Session& session, const RunOptions& options, const SignalQueue& signals, pid_t group)
+    : session_(session), options_(options), signals_(signals), group_(group) {
+  const std::string path = session.Path("pid");
+  CheckErrno(mkfifo(path.c_str(), 0600), "crun");
+  // Open for writing as well: it never looks closed.
+  pid_file_.Reset(CheckErrno(open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC), "crun"));
+}
+
+void Runtime::Start() {
+  const std::vector<std::string> arguments = {options_.crun,
+                                              "--log=file:" + session_.Path("crun.log"),
+                                              "--log-format=json",
+                                              "--cgroup-manager=disabled",
+                                              "--root=" + session_.Path("state"),
+                                              "run",
+                                              "--no-new-keyring",
+                                              "--pid-file=" + session_.Path("pid"),
+                                              "--bundle=" + session_.directory(),
+                                              options_.id};
+  int ends[2];
+  CheckErrno(pipe2(ends, O_CLOEXEC), "pipe2");
+  const UniqueFd failure(ends[0]);
+  UniqueFd child_end(ends[1]);
+  process_ = ForkChild([&]() -> int {
+    setpgid(0, group_);
+    signal(SIGPIPE, SIG_DFL);
+    sigprocmask(SIG_SETMASK, &signals_.original_mask(), nullptr);
+    Execute(arguments, child_end.get());
+  });
+  child_end.Reset();
+  int error = 0;
+  ssize_t n;
+  do n = read(failure.get(), &error, sizeof error);
+  while (n < 0 && errno == EINTR);
+  if (n == static_cast<ssize_t>(sizeof error))
+    throw SystemError(error, "crun", options_.crun + ": " + std::strerror(error));
+  DetachStandardStreams();
+}
+
+Runtime::Result Runtime::Wait(const Channel& control) {
+  for (;;) {
+    pollfd events[] = {{signals_.fd(), POLLIN, 0},
+                       {control_open_ ? control.fd() : -1, POLLIN, 0},
+                       {init_ ? -1 : pid_file_.get(), POLLIN, 0},
+                       {phase_ == Phase::kRunning && init_ ? init_.get() : -1, POLLIN, 0}};
+    const int timeout = timer_ < 0 ? -1 : static_cast<int>(std::max<int64_t>(0, timer_ - NowMs()));
+    if (poll(events, std::size(events), timeout) < 0 && errno != EINTR) throw SystemError(errno, "poll");
+    if (OnSignals()) break;
+    if (events[1].revents != 0) OnControl(control);
+    if (events[2].revents != 0) OnInitKnown();
+    if (events[3].revents != 0) Enter(Phase::kLingering, kLingerMs);
+    if (timer_ >= 0 && NowMs() >= timer_) OnTimer();
+  }
+  KillDescendants(kKillPatienceMs);
+  if (WIFSIGNALED(status_)) return {128 + WTERMSIG(status_), {}};
+  const std::string message = FirstRuntimeError(ReadLog(session_.Path("crun.log")));
+  return {message.empty() ? WEXITSTATUS(status_) : kFailure, message};
+}
+
+void Runtime::Enter(Phase phase, int64_t delay_ms) {
+  if (phase <= phase_) return;
+  phase_ = phase;
+  timer_ = NowMs() + delay_ms;
+}
+
+void Runtime::Terminate(int grace_ms) {
+  if (phase_ >= Phase::kTerminating) return;
+  kill(process_, SIGTERM);
+  Enter(Phase::kTerminating, grace_ms);
+}
+
+void Runtime::OnTimer() {
+  switch (phase_) {
+    case Phase::kRunning:
+      timer_ = -1;
+      return;
+    case Phase::kLingering:
+      SignalAll(DescendantsOf(process_), SIGTERM);
+      return Enter(Phase::kTerminating, kLingerTermMs);
+    case Phase::kTerminating:
+    case Phase::kKilling:
+      Enter(Phase::kKilling, 0);
+      SignalAll(DescendantsOf(process_), SIGKILL);
+      if (++kill_rounds_ > kPatientRounds) kill(process_, SIGKILL);
+      timer_ = NowMs() + kKillPeriodMs;
+  }
+}
+
+void Runtime::OnControl(const Channel& control) {
+  const auto message = control.Receive();
+  if (!message) {
+    // The main process was killed: nobody waits for an orderly end.
+    control_open_ = false;
+    return Enter(Phase::kKilling, 0);
+  }
+  if (message->kind == Message::Kind::kSignal) kill(process_, message->code);
+  if (message->kind == Message::Kind::kTerminate) Terminate(message->code);
+}
+
+void Runtime::OnInitKnown() {
+  char text[32] = {};
+  if (read(pid_file_.get(), text, sizeof text - 1) <= 0) return;
+  const pid_t process = std::atoi(text);
+  if (process <= 0) return;
+  init_.Reset(static_cast<int>(syscall(SYS_pidfd_open, process, 0)));
+  // Gone already: what is left now, if anything, is what it started.
+  if (!init_ && errno == ESRCH) Enter(Phase::kLingering, kLingerMs);
+}
+
+bool Runtime::OnSignals() {
+  while (const int number = signals_.Next().number) {
+    if (EndsProcess(number)) Terminate(kTerminateMs);
+  }
+  bool ended = false;
+  int status = 0;
+  for (pid_t child; (child = waitpid(-1, &status, WNOHANG | __WALL)) > 0;) {
+    if (child != process_) continue;
+    status_ = status;
+    ended = true;
+  }
+  return ended;
+}
+
+}  // namespace sifcrypt::starter

@@ -1,0 +1,55 @@
+// The OCI runtime (crun) of one session, from its start to the end of the last process of the payload.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+
+#include "core/unique_fd.h"
+#include "starter/channel.h"
+#include "starter/options.h"
+#include "starter/processes.h"
+#include "starter/session.h"
+
+namespace sifcrypt::starter {
+
+class Runtime {
+ public:
+  /// `group`: the process group it joins, so that it has the terminal when its caller has.
+  Runtime(const Session& session, const RunOptions& options, const SignalQueue& signals, pid_t group);
+  /// Starts it. SystemError "crun".
+  void Start();
+  /// Waits for the payload's end, does what `control` says until then, and leaves no process behind. Gives the exit
+  /// status, and the runtime's message if it was the runtime that failed.
+  struct Result {
+    int code = 0;
+    std::string message;
+  };
+  Result Wait(const Channel& control);
+
+ private:
+  enum class Phase { kRunning, kLingering, kTerminating, kKilling };
+  void Enter(Phase phase, int64_t delay_ms);
+  void Terminate(int grace_ms);
+  void OnTimer();
+  void OnControl(const Channel& control);
+  void OnInitKnown();
+  /// True when the runtime has ended.
+  bool OnSignals();
+
+  const Session& session_;
+  const RunOptions& options_;
+  const SignalQueue& signals_;
+  pid_t group_;
+  /// A fifo in which the runtime writes the process id of the payload's first process.
+  UniqueFd pid_file_;
+  UniqueFd init_;
+  pid_t process_ = -1;
+  int status_ = 0;
+  bool control_open_ = true;
+  Phase phase_ = Phase::kRunning;
+  int64_t timer_ = -1;
+  int kill_rounds_ = 0;
+};
+
+}  // namespace sifcrypt::starter

@@ -1,0 +1,198 @@
+#include "starter/session.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cctype>
+#include <charconv>
+#include <fstream>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "core/system_error.h"
+#include "starter/fuse_mount.h"
+#include "starter/image.h"
+
+namespace sifcrypt::starter {
+namespace {
+
+/// What an ordinary user's containers may write in memory, as the peers limit it.
+constexpr char kUserScratchLimit[] = ",size=64m";
+constexpr size_t kMaxRecords = 64;
+constexpr uint64_t kMaxRecordSize = uint64_t{4} << 20;
+constexpr size_t kMaxRecordHeader = 256;
+constexpr char kConfig[] = "config.json";
+constexpr char kCgroups[] = "/sys/fs/cgroup";
+constexpr char kUnifiedCgroups[] = "/sys/fs/cgroup/unified";
+
+void WriteText(const std::string& path, const std::string& text, const char* operation) {
+  const UniqueFd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (!fd || write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+    throw SystemError(errno, operation, path + ": " + std::strerror(errno));
+}
+
+/// The initial user namespace maps every id to itself.
+bool IsInitialUserNamespace() {
+  std::ifstream map("/proc/self/uid_map");
+  uint64_t inside = 1, outside = 1, count = 0;
+  map >> inside >> outside >> count;
+  return inside == 0 && outside == 0 && count == UINT32_MAX;
+}
+
+bool IsCgroup2(const char* path) {
+  struct statfs info {};
+  return statfs(path, &info) == 0 && info.f_type == CGROUP2_SUPER_MAGIC;
+}
+
+void MakeDirectory(const std::string& path) { CheckErrno(mkdir(path.c_str(), 0755), "mount"); }
+
+/// A stream of records: "<octal mode> <size> <name>\n" and <size> bytes.
+class BundleReader {
+ public:
+  struct Record {
+    mode_t mode = 0;
+    uint64_t size = 0;
+    std::string name;
+  };
+
+  explicit BundleReader(UniqueFd pipe) : pipe_(std::move(pipe)), buffer_(64 << 10) {}
+
+  std::optional<Record> NextRecord() {
+    std::string line;
+    for (;;) {
+      if (at_ == end_ && !Fill()) {
+        if (line.empty()) return std::nullopt;
+        throw FormatError("bundle", "a record ends early");
+      }
+      const char c = buffer_[at_++];
+      if (c == '\n') break;
+      line += c;
+      if (line.size() > kMaxRecordHeader) throw FormatError("bundle", "a record's first line is too long");
+    }
+    return Parse(line);
+  }
+
+  void CopyTo(int fd, uint64_t size) {
+    while (size > 0) {
+      if (at_ == end_ && !Fill()) throw FormatError("bundle", "a record ends early");
+      const size_t part = static_cast<size_t>(std::min<uint64_t>(size, end_ - at_));
+      const ssize_t written = CheckErrno(write(fd, buffer_.data() + at_, part), "bundle");
+      at_ += static_cast<size_t>(written);
+      size -= static_cast<uint64_t>(written);
+    }
+  }
+
+ private:
+  static Record Parse(const std::string& line) {
+    Record record;
+    const char* end = line.data() + line.size();
+    unsigned mode = 0;
+    const auto [after_mode, mode_error] = std::from_chars(line.data(), end, mode, 8);
+    if (mode_error != std::errc{} || mode > 0777 || after_mode == end || *after_mode != ' ')
+      throw FormatError("bundle", "a record's mode is malformed");
+    const auto [after_size, size_error] = std::from_chars(after_mode + 1, end, record.size);
+    if (size_error != std::errc{} || record.size > kMaxRecordSize || after_size == end || *after_size != ' ')
+      throw FormatError("bundle", "a record's size is malformed or too large");
+    record.mode = mode;
+    record.name.assign(after_size + 1, end);
+    const bool plain = std::all_of(record.name.begin(), record.name.end(), [](unsigned char c) {
+      return std::isalnum(c) || c == '.' || c == '_' || c == '-';
+    });
+    if (!plain || record.name.empty() || record.name == "." || record.name == "..")
+      throw FormatError("bundle", "a record's name is not a plain one");
+    return record;
+  }
+
+  bool Fill() {
+    ssize_t n;
+    do n = read(pipe_.get(), buffer_.data(), buffer_.size());
+    while (n < 0 && errno == EINTR);
+    at_ = 0;
+    end_ = static_cast<size_t>(CheckErrno(n, "bundle"));
+    return end_ > 0;
+  }
+
+  UniqueFd pipe_;
+  std::vector<char> buffer_;
+  size_t at_ = 0;
+  size_t end_ = 0;
+};
+
+}  // namespace
+
+void Session::Enter() {
+  const uid_t uid = geteuid();
+  const gid_t gid = getegid();
+  const bool own_user_namespace = uid != 0;
+  CheckErrno(unshare(CLONE_NEWNS | (own_user_namespace ? CLONE_NEWUSER : 0)), "userns");
+  if (own_user_namespace) {
+    WriteText("/proc/self/setgroups", "deny", "userns");
+    WriteText("/proc/self/uid_map", "0 " + std::to_string(uid) + " 1", "userns");
+    WriteText("/proc/self/gid_map", "0 " + std::to_string(gid) + " 1", "userns");
+  }
+  in_user_namespace_ = own_user_namespace || !IsInitialUserNamespace();
+  // Nothing of ours gets out; what the host mounts later still comes in.
+  CheckErrno(mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr), "userns");
+  // Where version 1 and version 2 of cgroups are mounted side by side, crun (1.8) refuses to start even though it is
+  // told to leave cgroups alone; so it gets to see version 2 only.
+  if (!IsCgroup2(kCgroups) && IsCgroup2(kUnifiedCgroups))
+    CheckErrno(mount(kUnifiedCgroups, kCgroups, nullptr, MS_BIND, nullptr), "mount");
+}
+
+void Session::MountScratch() const {
+  const std::string data = std::string("mode=0700") + (in_user_namespace_ ? kUserScratchLimit : "");
+  CheckErrno(mount("tmpfs", directory_.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, data.c_str()), "mount");
+  CheckErrno(mount(nullptr, directory_.c_str(), nullptr, MS_PRIVATE, nullptr), "mount");
+  for (const char* name : {"lower", "upper", "work", "root", "state", "files"}) MakeDirectory(Path(name));
+}
+
+void Session::ReadBundle(UniqueFd pipe) const {
+  BundleReader reader(std::move(pipe));
+  bool has_config = false;
+  for (size_t count = 0; const auto record = reader.NextRecord(); ++count) {
+    if (count == kMaxRecords) throw FormatError("bundle", "too many records");
+    const bool is_config = record->name == kConfig;
+    has_config |= is_config;
+    const std::string path = is_config ? Path(kConfig) : Path("files/") + record->name;
+    const UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    if (!file) throw SystemError(errno, "bundle", record->name + ": " + std::strerror(errno));
+    reader.CopyTo(file.get(), record->size);
+    CheckErrno(fchmod(file.get(), record->mode), "bundle");
+  }
+  if (!has_config) throw FormatError("bundle", "no config.json");
+}
+
+void Session::MountImage(const ImageOptions& image, const Channel& server) const {
+  if (image.engine == Engine::kKernel) return MountWithKernel(image, Path("lower"));
+  const UniqueFd device = MountFuse(Path("lower"));
+  if (!server.Send({.kind = Message::Kind::kDevice}, device.get()))
+    throw SystemError(EPIPE, "server", "the server of the image has ended");
+}
+
+void Session::MountOverlay() const {
+  // The root folder's own attributes are those of the upper layer's.
+  struct stat root {};
+  CheckErrno(stat(Path("lower").c_str(), &root), "overlay");
+  CheckErrno(chmod(Path("upper").c_str(), root.st_mode & 07777), "overlay");
+  // An owner that is not mapped into a user namespace cannot be given; then it is the caller.
+  static_cast<void>(!chown(Path("upper").c_str(), root.st_uid, root.st_gid));
+  // Relative, because a path could hold the separators of the option string.
+  CheckErrno(chdir(directory_.c_str()), "overlay");
+  const std::string data =
+      std::string("lowerdir=lower,upperdir=upper,workdir=work") + (in_user_namespace_ ? ",userxattr" : "");
+  if (mount("overlay", "root", "overlay", MS_NODEV | (in_user_namespace_ ? MS_NOSUID : 0), data.c_str()) != 0) {
+    const bool refused = in_user_namespace_ && (errno == EPERM || errno == EINVAL);
+    throw SystemError(errno, "overlay",
+                      refused ? "the kernel has no overlay file system for user namespaces (Linux 5.11 has)" : "");
+  }
+  CheckErrno(chdir("/"), "overlay");
+}
+
+}  // namespace sifcrypt::starter

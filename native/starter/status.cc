@@ -1,0 +1,114 @@
+#include "starter/status.h"
+
+#include <cstdio>
+#include <iterator>
+
+namespace sifcrypt::starter {
+namespace {
+
+struct NamedError {
+  int error;
+  const char* name;
+};
+
+/// strerrorname_np needs a C library of 2020; clusters have older ones.
+constexpr NamedError kNames[] = {
+    {EPERM, "EPERM"},           {ENOENT, "ENOENT"},       {ESRCH, "ESRCH"},
+    {EINTR, "EINTR"},           {EIO, "EIO"},             {ENXIO, "ENXIO"},
+    {E2BIG, "E2BIG"},           {ENOEXEC, "ENOEXEC"},     {EBADF, "EBADF"},
+    {ECHILD, "ECHILD"},         {EAGAIN, "EAGAIN"},       {ENOMEM, "ENOMEM"},
+    {EACCES, "EACCES"},         {EFAULT, "EFAULT"},       {ENOTBLK, "ENOTBLK"},
+    {EBUSY, "EBUSY"},           {EEXIST, "EEXIST"},       {EXDEV, "EXDEV"},
+    {ENODEV, "ENODEV"},         {ENOTDIR, "ENOTDIR"},     {EISDIR, "EISDIR"},
+    {EINVAL, "EINVAL"},         {ENFILE, "ENFILE"},       {EMFILE, "EMFILE"},
+    {ENOTTY, "ENOTTY"},         {ETXTBSY, "ETXTBSY"},     {EFBIG, "EFBIG"},
+    {ENOSPC, "ENOSPC"},         {ESPIPE, "ESPIPE"},       {EROFS, "EROFS"},
+    {EMLINK, "EMLINK"},         {EPIPE, "EPIPE"},         {ERANGE, "ERANGE"},
+    {ENAMETOOLONG, "ENAMETOOLONG"}, {ENOSYS, "ENOSYS"},   {ELOOP, "ELOOP"},
+    {EPROTO, "EPROTO"},         {EBADMSG, "EBADMSG"},     {EOVERFLOW, "EOVERFLOW"},
+    {ELIBACC, "ELIBACC"},       {EUSERS, "EUSERS"},       {EMSGSIZE, "EMSGSIZE"},
+    {ENOTSUP, "ENOTSUP"},       {ENOTCONN, "ENOTCONN"},   {ETIMEDOUT, "ETIMEDOUT"},
+    {ESTALE, "ESTALE"},         {EDQUOT, "EDQUOT"},       {ENOKEY, "ENOKEY"},
+    {EKEYREJECTED, "EKEYREJECTED"},
+};
+
+std::string Quote(std::string_view text) {
+  std::string quoted = "\"";
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\') {
+      quoted += '\\';
+      quoted += c;
+    } else if (byte < 0x20) {
+      char code[8];
+      snprintf(code, sizeof code, "\\u%04x", byte);
+      quoted += code;
+    } else {
+      quoted += c;
+    }
+  }
+  return quoted + '"';
+}
+
+/// The string after `"name":` in one line of JSON, with the simple escapes undone; others are left as they are.
+std::string StringField(std::string_view line, const std::string& name) {
+  const std::string field = '"' + name + '"';
+  size_t at = line.find(field);
+  if (at == std::string_view::npos) return {};
+  at = line.find('"', at + field.size());
+  std::string value;
+  for (++at; at < line.size() && line[at] != '"'; ++at) {
+    if (line[at] == '\\' && at + 1 < line.size()) {
+      ++at;
+      if (line[at] == 'n' || line[at] == 't') value += ' ';
+      else if (line[at] == '"' || line[at] == '\\' || line[at] == '/') value += line[at];
+      else value.append({'\\', line[at]});
+    } else {
+      value += line[at];
+    }
+  }
+  return value;
+}
+
+}  // namespace
+
+std::string ErrorName(int error) {
+  for (const NamedError& named : kNames)
+    if (named.error == error) return named.name;
+  return "E" + std::to_string(error);
+}
+
+std::string FirstRuntimeError(std::string_view log) {
+  while (!log.empty()) {
+    const std::string_view line = log.substr(0, log.find('\n'));
+    log.remove_prefix(std::min(log.size(), line.size() + 1));
+    if (StringField(line, "level") != "error") continue;
+    const std::string message = StringField(line, "msg");
+    return message.empty() ? std::string(line) : message;
+  }
+  return {};
+}
+
+void Status::Ready(pid_t pid) const { Write(R"({"event":"ready","pid":)" + std::to_string(pid) + "}\n"); }
+
+void Status::Error(std::string_view step, int error, std::string_view message) const {
+  Write(R"({"event":"error","step":)" + Quote(step) + R"(,"errno":)" + Quote(ErrorName(error)) +
+        R"(,"errnoNumber":)" + std::to_string(error) + R"(,"message":)" + Quote(message) + "}\n");
+}
+
+void Status::Exit(int code, std::string_view runtime_message) const {
+  std::string line = R"({"event":"exit","code":)" + std::to_string(code);
+  if (!runtime_message.empty()) line += R"(,"crun":)" + Quote(runtime_message);
+  Write(line + "}\n");
+}
+
+void Status::Write(const std::string& line) const {
+  for (size_t done = 0; done < line.size();) {
+    const ssize_t n = write(fd_.get(), line.data() + done, line.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return;
+    done += static_cast<size_t>(n);
+  }
+}
+
+}  // namespace sifcrypt::starter

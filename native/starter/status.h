@@ -1,0 +1,35 @@
+// What the starter tells its parent: a line of JSON for each event, on a descriptor of its own.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <string_view>
+
+#include "core/system_error.h"
+#include "core/unique_fd.h"
+
+namespace sifcrypt::starter {
+
+/// A parent that does not listen any more is not an error.
+class Status {
+ public:
+  explicit Status(UniqueFd fd) : fd_(std::move(fd)) {}
+  int fd() const { return fd_.get(); }
+  void Ready(pid_t pid) const;
+  void Error(std::string_view step, int error, std::string_view message) const;
+  /// `runtime_message`: why the OCI runtime did not start the payload; empty when it did.
+  void Exit(int code, std::string_view runtime_message) const;
+
+ private:
+  void Write(const std::string& line) const;
+  UniqueFd fd_;
+};
+
+/// "EPERM"; "E" and the number for the rare ones.
+std::string ErrorName(int error);
+
+/// The first message of level "error" in the OCI runtime's JSON log; empty when there is none.
+std::string FirstRuntimeError(std::string_view log);
+
+}  // namespace sifcrypt::starter
