@@ -10,12 +10,7 @@ export function notice(text: string): void {
 
 /** Shows untrusted names without letting them steer the terminal. */
 export function printable(text: string): string {
-  return text.replace(
-    // eslint-disable-next-line no-control-regex -- control characters are what this is about
-
-    /[\u0000-\u001f\u007f-\u009f]/g,
-    (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`,
-  )
+  return text.replace(/\p{Cc}/gu, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`)
 }
 
 /** Bytes for people: `1.2 GiB`. */

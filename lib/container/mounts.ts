@@ -104,9 +104,9 @@ async function fusermount(target: string): Promise<void> {
   child.stderr.on("data", (chunk: Buffer) => {
     message += chunk.toString("utf8")
   })
-  let code: unknown
+  let code: number | null
   try {
-    ;[code] = await once(child, "close")
+    code = ((await once(child, "close")) as [number | null])[0]
   } catch (cause) {
     throw new EnvironmentError(
       "ERR_ENV_NO_PROGRAM",

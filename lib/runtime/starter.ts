@@ -1,5 +1,5 @@
 // Starts sifcrypt-starter and listens to it. Keys reach it through pipes; what it reports are lines of JSON.
-import { spawn, type ChildProcess, type StdioOptions } from "node:child_process"
+import { spawn, type ChildProcess } from "node:child_process"
 import { once } from "node:events"
 import { constants } from "node:os"
 import { createInterface } from "node:readline"
@@ -177,7 +177,7 @@ export function startStarter(options: StarterOptions): Starter {
 
   const child = spawn(starterPath(), args, {
     argv0: "sifcrypt-starter",
-    stdio: stdio as StdioOptions,
+    stdio,
     env: environment,
     detached: !attached,
   })

@@ -15,8 +15,7 @@ import type { SifImage } from "./open.ts"
 
 /** Control characters of an untrusted name, made visible. */
 function printable(text: string): string {
-  // eslint-disable-next-line no-control-regex -- they are what is looked for
-  return text.replace(/[\u0000-\u001f\u007f-\u009f]/g, "?")
+  return text.replace(/\p{Cc}/gu, "?")
 }
 
 /** Go's way to write a time; the year 1 when it is unset. */
