@@ -3,14 +3,14 @@
 # of it, a command run in that image, a wrong key refused; as the caller and, for root, as an ordinary user too. Each
 # step with its time. Everything lies in a fresh private folder that is removed at the end.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 if [[ -z ${SIFCRYPT_WITHIN_REACH:-} ]]; then
-  scripts/setup.sh run build demo
-  SIFCRYPT_PROJECT=$PWD exec scripts/within-reach.sh scripts/demo.sh
+  "$project/scripts/setup.sh" run build demo
+  SIFCRYPT_PROJECT=$project exec "$project/scripts/within-reach.sh" scripts/demo.sh
 fi
 
-cli=$PWD/dist/cli/main.js
+cli=$project/dist/cli/main.js
 unset "${!APPTAINER_@}" "${!SINGULARITY_@}"
 umask 077
 
@@ -22,7 +22,7 @@ say() {
 typed() {
   local argument
   for argument in "$@"; do
-    if [[ $argument =~ ^[A-Za-z0-9_./:=-]+$ ]]; then printf '%s ' "$argument"; else printf "'%s' " "$argument"; fi
+    if [[ $argument =~ ^[A-Za-z0-9_./:=-]+$ ]]; then printf ' %s' "$argument"; else printf " '%s'" "$argument"; fi
   done
 }
 
@@ -35,7 +35,7 @@ step() {
   local expected=$1 what=$2 status=0 start
   shift 2
   say "" "# $what"
-  [[ $1 != sifcrypt ]] || say "$ $(typed "$@")"
+  [[ $1 != sifcrypt ]] || say "\$$(typed "$@")"
   start=$(date +%s%N)
   "$@" || status=$?
   say "  ($(milliseconds "$start") ms, exit status $status)"
@@ -96,7 +96,7 @@ if [[ $EUID -eq 0 ]]; then
 fi
 say "" "== as $(id -un), engine: $engine"
 mkdir "$folder/own"
-(cd "$folder/own" && "$OLDPWD/scripts/demo.sh" --round)
+(cd "$folder/own" && "$project/scripts/demo.sh" --round)
 
 if [[ $EUID -eq 0 ]]; then
   [[ -e /dev/fuse ]] || mknod /dev/fuse c 10 229 || true
@@ -108,14 +108,14 @@ if [[ $EUID -eq 0 ]]; then
   chmod 711 "$folder"
   mkdir "$folder/user"
   chown 65534:65534 "$folder/user"
-  (cd "$folder/user" && HOME=$folder/user setpriv --reuid 65534 --regid 65534 --clear-groups "$OLDPWD/scripts/demo.sh" --round)
+  (cd "$folder/user" && HOME=$folder/user setpriv --reuid 65534 --regid 65534 --clear-groups "$project/scripts/demo.sh" --round)
 fi
 
 cat <<END
 
 Done, and removed again. With your own files:
 
-  alias sifcrypt='${SIFCRYPT_PROJECT:-$PWD}/dist/cli/main.js'
+  alias sifcrypt='${SIFCRYPT_PROJECT:-$project}/dist/cli/main.js'
   openssl genrsa -out key.pem 3072 && openssl rsa -in key.pem -RSAPublicKey_out -out key-public.pem
   sifcrypt build -e --pem-path key-public.pem image.sif DIRECTORY
   sifcrypt ls --pem-path key.pem image.sif /
