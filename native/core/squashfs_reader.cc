@@ -99,6 +99,11 @@ bool ValidName(std::string_view name) {
   return name != "." && name != ".." && name.find('/') == std::string_view::npos && name.find('\0') == std::string_view::npos;
 }
 
+void RequireFile(const Inode& inode) {
+  if (inode.type == InodeType::kDirectory) throw SystemError(EISDIR, "squashfs_read");
+  if (inode.type != InodeType::kFile) throw SystemError(EINVAL, "squashfs_read");
+}
+
 dev_t DecodeDevice(uint32_t value) { return makedev(value >> 8 & 0xfff, (value & 0xff) | (value >> 12 & 0xfff00)); }
 
 }  // namespace
@@ -753,8 +758,7 @@ void SquashfsReader::ReadDir(const Inode& directory, uint64_t cookie, const Dire
 }
 
 std::vector<PinnedBytes> SquashfsReader::ReadPinned(const Inode& file, uint64_t offset, size_t size) const {
-  if (file.type == InodeType::kDirectory) throw SystemError(EISDIR, "squashfs_read");
-  if (file.type != InodeType::kFile) throw SystemError(EINVAL, "squashfs_read");
+  RequireFile(file);
   std::vector<PinnedBytes> pieces;
   if (offset >= file.size) return pieces;
   uint64_t left = std::min<uint64_t>(size, file.size - offset);
@@ -786,6 +790,7 @@ std::vector<PinnedBytes> SquashfsReader::ReadPinned(const Inode& file, uint64_t 
 }
 
 size_t SquashfsReader::Read(const Inode& file, uint64_t offset, void* out, size_t size) const {
+  RequireFile(file);
   auto* to = static_cast<uint8_t*>(out);
   // A few blocks at a time, so that a large read does not hold all of them.
   const size_t most = size_t{4} << 20;

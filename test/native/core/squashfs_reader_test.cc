@@ -1,0 +1,641 @@
+// Reads and extracts what mksquashfs makes and compares it with the tree it was made from; then damages small images in
+// a few thousand ways and asks for no more than an error. Exit code 77: mksquashfs is missing.
+// Build: g++ -std=c++20 -D_GNU_SOURCE -Inative this native/core/{extract,file_range,squashfs_decompress,squashfs_reader}.cc
+//   -ldeflate -lzstd -llz4 -llzma
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <new>
+#include <random>
+#include <set>
+#include <source_location>
+#include <thread>
+
+#include "core/extract.h"
+#include "core/file_range.h"
+#include "core/squashfs_reader.h"
+
+namespace {
+std::atomic<size_t> largest_allocation = 0;
+}
+
+// Not inline: the compiler would complain that free() is given what new returned.
+[[gnu::noinline]] void* operator new(size_t size) {
+  size_t seen = largest_allocation;
+  while (size > seen && !largest_allocation.compare_exchange_weak(seen, size)) {
+  }
+  if (void* memory = std::malloc(size)) return memory;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+
+namespace sifcrypt {
+namespace {
+
+namespace fs = std::filesystem;
+using Bytes = std::vector<uint8_t>;
+/// Path to everything that is known of it, as text.
+using Snapshot = std::map<std::string, std::string>;
+
+int failures = 0;
+
+void Check(bool good, const std::string& what, std::source_location at = std::source_location::current()) {
+  if (good) return;
+  ++failures;
+  std::fprintf(stderr, "line %u: %s\n", at.line(), what.c_str());
+}
+
+template <typename Call>
+void CheckError(int wanted, const std::string& what, Call call,
+                std::source_location at = std::source_location::current()) {
+  int got = 0;
+  try {
+    call();
+  } catch (const SystemError& error) {
+    got = error.error();
+  }
+  Check(got == wanted, what + ": errno " + std::to_string(got) + " and not " + std::to_string(wanted), at);
+}
+
+class MemorySource final : public ByteSource {
+ public:
+  explicit MemorySource(Bytes bytes) : bytes_(std::move(bytes)) {}
+  uint64_t Size() const override { return bytes_.size(); }
+  void ReadAt(uint64_t offset, void* out, size_t size) const override {
+    if (!RangeFits(offset, size, bytes_.size())) throw SystemError(EOVERFLOW, "read");
+    if (size > 0) memcpy(out, bytes_.data() + offset, size);
+  }
+
+ private:
+  Bytes bytes_;
+};
+
+Bytes ReadFile(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return Bytes(std::istreambuf_iterator<char>(in), {});
+}
+
+std::shared_ptr<const SquashfsReader> Open(const fs::path& image) {
+  const UniqueFd fd(CheckErrno(open(image.c_str(), O_RDONLY | O_CLOEXEC), "open"));
+  return std::make_shared<const SquashfsReader>(std::make_shared<FileSource>(fd.get(), 0, fs::file_size(image)));
+}
+
+uint64_t Digest(const uint8_t* data, size_t size, uint64_t seed = 0xcbf29ce484222325u) {
+  for (size_t i = 0; i < size; ++i) seed = (seed ^ data[i]) * 0x100000001b3u;
+  return seed;
+}
+
+std::string Describe(const Inode& inode) {
+  std::string text = std::to_string(FileTypeBits(inode.type) | inode.mode) + " " + std::to_string(inode.uid) + ":" +
+                     std::to_string(inode.gid) + " @" + std::to_string(inode.mtime);
+  if (inode.type == InodeType::kFile) text += " size " + std::to_string(inode.size);
+  if (inode.type != InodeType::kDirectory) text += " links " + std::to_string(inode.nlink);
+  if (inode.type == InodeType::kSymlink) text += " -> " + inode.target;
+  if (inode.rdev != 0) text += " dev " + std::to_string(inode.rdev);
+  return text;
+}
+
+void AddXattrs(std::string& text, const std::map<std::string, std::string>& xattrs) {
+  for (const auto& [name, value] : xattrs) {
+    const auto* bytes = reinterpret_cast<const uint8_t*>(value.data());
+    text += " " + name + "=" + std::to_string(value.size()) + "/" + std::to_string(Digest(bytes, value.size()));
+  }
+}
+
+Snapshot OfFolder(const fs::path& root) {
+  Snapshot snapshot;
+  for (const auto& entry : fs::recursive_directory_iterator(root)) {
+    const std::string path = entry.path();
+    struct stat st{};
+    CheckErrno(lstat(path.c_str(), &st), "lstat");
+    Inode inode;
+    for (const InodeType type :
+         {InodeType::kDirectory, InodeType::kFile, InodeType::kSymlink, InodeType::kBlockDevice,
+          InodeType::kCharacterDevice, InodeType::kFifo, InodeType::kSocket})
+      if (FileTypeBits(type) == (st.st_mode & S_IFMT)) inode.type = type;
+    inode.mode = st.st_mode & 07777;
+    inode.uid = st.st_uid;
+    inode.gid = st.st_gid;
+    inode.mtime = static_cast<uint32_t>(st.st_mtime);
+    inode.size = static_cast<uint64_t>(st.st_size);
+    inode.nlink = static_cast<uint32_t>(st.st_nlink);
+    inode.rdev = st.st_rdev;
+    if (inode.type == InodeType::kSymlink) inode.target = fs::read_symlink(path);
+    std::string text = Describe(inode);
+    if (inode.type == InodeType::kFile) {
+      const Bytes content = ReadFile(path);
+      text += " content " + std::to_string(Digest(content.data(), content.size()));
+    }
+    std::map<std::string, std::string> xattrs;
+    char names[4096];
+    const ssize_t length = llistxattr(path.c_str(), names, sizeof(names));
+    for (const char* name = names; name < names + length; name += strlen(name) + 1) {
+      char value[65536];
+      const ssize_t size = CheckErrno(lgetxattr(path.c_str(), name, value, sizeof(value)), "lgetxattr");
+      xattrs[name] = std::string(value, static_cast<size_t>(size));
+    }
+    AddXattrs(text, xattrs);
+    snapshot[path.substr(root.native().size())] = text;
+  }
+  return snapshot;
+}
+
+Snapshot OfImage(const SquashfsReader& reader) {
+  Snapshot snapshot;
+  std::vector<std::pair<std::string, InodeRef>> pending{{"", reader.Root()}};
+  while (!pending.empty()) {
+    const auto [folder, ref] = pending.back();
+    pending.pop_back();
+    const InodePtr directory = reader.GetInode(ref);
+    reader.ReadDir(*directory, 0, [&](std::string_view name, InodeRef entry, InodeType type, uint64_t) {
+      const std::string path = folder + "/" + std::string(name);
+      const InodePtr inode = reader.GetInode(entry);
+      Check(inode->type == type, path + " has two types");
+      std::string text = Describe(*inode);
+      if (type == InodeType::kFile) {
+        Bytes content(inode->size);
+        Check(reader.Read(*inode, 0, content.data(), content.size()) == content.size(), path + " is short");
+        text += " content " + std::to_string(Digest(content.data(), content.size()));
+      }
+      std::map<std::string, std::string> xattrs;
+      for (const Xattr& xattr : reader.Xattrs(*inode)) xattrs[xattr.name] = xattr.value;
+      AddXattrs(text, xattrs);
+      snapshot[path] = text;
+      if (type == InodeType::kDirectory) pending.emplace_back(path, entry);
+      return true;
+    });
+  }
+  return snapshot;
+}
+
+void CheckSame(const Snapshot& wanted, const Snapshot& got, const std::string& what) {
+  Check(wanted.size() == got.size(), what + ": " + std::to_string(got.size()) + " entries");
+  for (const auto& [path, text] : wanted) {
+    const auto found = got.find(path);
+    if (found == got.end()) {
+      Check(false, what + ": " + path + " is missing");
+    } else {
+      Check(found->second == text, what + ": " + path + "\n  " + text + "\n  " + found->second);
+    }
+    if (failures > 20) std::exit(1);
+  }
+}
+
+void Write(const fs::path& path, const Bytes& bytes) {
+  std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()),
+                                              static_cast<std::streamsize>(bytes.size()));
+}
+
+Bytes Noise(size_t size, unsigned seed, unsigned letters = 256) {
+  std::minstd_rand random(seed);
+  Bytes bytes(size);
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(random() >> 7) % letters;
+  return bytes;
+}
+
+Bytes Text(const std::string& text) { return Bytes(text.begin(), text.end()); }
+
+void SetTime(const fs::path& path, time_t seconds) {
+  const timespec times[2] = {{seconds, 0}, {seconds, 0}};
+  CheckErrno(utimensat(AT_FDCWD, path.c_str(), times, AT_SYMLINK_NOFOLLOW), "utimensat");
+}
+
+bool SetXattr(const fs::path& path, const char* name, const std::string& value) {
+  return lsetxattr(path.c_str(), name, value.data(), value.size(), 0) == 0;
+}
+
+void MakeSmallTree(const fs::path& root) {
+  fs::create_directories(root / "sub/below");
+  Write(root / "empty", {});
+  Write(root / "hello", Text("hello\n"));
+  Write(root / "blocks", Noise(20000, 1, 16));
+  Write(root / "noise", Noise(9000, 2));
+  Write(root / "sub/loop-here", Text("x"));
+  Write(root / "sub/below/tail", Noise(4097, 3, 8));
+  fs::create_symlink("sub/below", root / "link");
+  fs::create_symlink("/sub/../link/tail", root / "absolute");
+  fs::create_symlink("self", root / "self");
+  fs::create_symlink("../../../../hello", root / "sub/above");
+  fs::create_symlink("missing", root / "dangling");
+  fs::create_hard_link(root / "hello", root / "sub/second");
+  fs::create_directory(root / "none");
+  CheckErrno(mkfifo((root / "fifo").c_str(), 0640), "mkfifo");
+  CheckErrno(mknod((root / "socket").c_str(), S_IFSOCK | 0600, 0), "mknod");
+  UniqueFd sparse(CheckErrno(open((root / "sparse").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644), "open"));
+  CheckErrno(pwrite(sparse.get(), "middle", 6, 300000), "pwrite");
+  CheckErrno(ftruncate(sparse.get(), 700001), "ftruncate");
+  SetXattr(root / "hello", "user.one", "1");
+  SetXattr(root / "blocks", "user.long", std::string(700, 'v'));
+  SetXattr(root / "noise", "user.long", std::string(700, 'v'));
+  SetXattr(root / "sub", "user.folder", std::string("\0\1", 2));
+  SetTime(root / "hello", 1);
+  SetTime(root / "link", 1000000000);
+  CheckErrno(chmod((root / "hello").c_str(), 0444), "chmod");
+  if (geteuid() == 0) {
+    CheckErrno(mknod((root / "null").c_str(), S_IFCHR | 0666, makedev(1, 3)), "mknod");
+    CheckErrno(mknod((root / "disk").c_str(), S_IFBLK | 0600, makedev(259, 70000)), "mknod");
+    CheckErrno(lchown((root / "blocks").c_str(), 1234, 70000), "lchown");
+    CheckErrno(chmod((root / "blocks").c_str(), 06755), "chmod");
+    SetXattr(root / "blocks", "trusted.secret", "t");
+    SetXattr(root / "link", "trusted.link", "l");
+  }
+  CheckErrno(chmod((root / "sub").c_str(), 01777), "chmod");
+  SetTime(root / "sub", 77);
+}
+
+void MakeLargeTree(const fs::path& root) {
+  MakeSmallTree(root);
+  Write(root / "large", Noise(5 << 20, 4, 20));
+  Write(root / "large-noise", Noise((3 << 20) + 1, 5));
+  UniqueFd sparse(CheckErrno(open((root / "holes").c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644), "open"));
+  // Long enough that the block list of 4 KiB blocks is remembered in several places.
+  for (const off_t at : {off_t{0}, off_t{10} << 20, (off_t{33} << 20) - 3})
+    CheckErrno(pwrite(sparse.get(), "island", 6, at), "pwrite");
+  fs::create_directory(root / "many");
+  for (int i = 0; i < 5000; ++i) Write(root / "many" / ("entry-" + std::to_string(i * 7919 % 100003)), {});
+  for (int i = 0; i < 300; ++i) Write(root / "sub/below" / std::to_string(i), Noise(static_cast<size_t>(i) * 37, 6, 4));
+  fs::path deep = root / "deep";
+  for (int i = 0; i < 200; ++i) deep /= "d";
+  fs::create_directories(deep);
+  Write(deep / "bottom", Text("bottom"));
+}
+
+void MakeImage(const fs::path& tree, const fs::path& image, const std::string& options) {
+  const std::string command = "mksquashfs '" + tree.string() + "' '" + image.string() +
+                              "' -noappend -quiet -no-progress " + options + " >/dev/null";
+  if (std::system(command.c_str()) != 0) {
+    std::fprintf(stderr, "mksquashfs %s failed\n", options.c_str());
+    std::exit(1);
+  }
+}
+
+void TestDirectories(const SquashfsReader& reader) {
+  const InodePtr many = reader.GetInode(reader.Resolve("/many", true));
+  Check(many->index.size() > 3, "a large directory has an index");
+  std::vector<std::string> names;
+  std::vector<uint64_t> cookies{0};
+  reader.ReadDir(*many, 0, [&](std::string_view name, InodeRef ref, InodeType, uint64_t next) {
+    names.emplace_back(name);
+    cookies.push_back(next);
+    Check(reader.Lookup(*many, name) == ref, "lookup of " + std::string(name));
+    return true;
+  });
+  Check(names.size() == 5000, "all names are there");
+  for (size_t i = 0; i < cookies.size(); i += 13) {
+    std::string next;
+    reader.ReadDir(*many, cookies[i], [&](std::string_view name, InodeRef, InodeType, uint64_t) {
+      next = name;
+      return false;
+    });
+    Check(next == (i < names.size() ? names[i] : ""), "resuming at " + std::to_string(i));
+  }
+  for (const char* name : {"", ".", "..", "a", "entry-", "entry-00", "entry-99999999", "z", "entry-1/"})
+    Check(!reader.Lookup(*many, name), std::string("no ") + name);
+  CheckError(EINVAL, "a cookie past the end", [&] {
+    reader.ReadDir(*many, uint64_t{1} << 62, [](auto...) { return true; });
+  });
+}
+
+void TestReads(const SquashfsReader& reader, const fs::path& tree) {
+  for (const char* path : {"/large", "/large-noise", "/holes", "/sparse", "/sub/below/299", "/hello"}) {
+    const Bytes wanted = ReadFile(tree.string() + path);
+    const InodePtr file = reader.GetInode(reader.Resolve(path, true));
+    std::minstd_rand random(7);
+    for (int i = 0; i < 200; ++i) {
+      const uint64_t offset = i < 20 ? wanted.size() - std::min<size_t>(wanted.size(), random() % 5000)
+                                     : random() % (wanted.size() + 10);
+      const size_t size = random() % (i % 3 == 0 ? 300000 : 5000);
+      const size_t expected = std::min<uint64_t>(size, wanted.size() - std::min<uint64_t>(offset, wanted.size()));
+      Bytes got(size);
+      const size_t n = reader.Read(*file, offset, got.data(), size);
+      Check(n == expected && (n == 0 || memcmp(got.data(), wanted.data() + offset, n) == 0),
+            std::string(path) + " at " + std::to_string(offset) + ", " + std::to_string(size) + " bytes");
+    }
+    for (uint64_t offset = 0; offset < wanted.size();) {
+      bool hole = false;
+      const uint64_t end = reader.ExtentEnd(*file, offset, wanted.size(), &hole);
+      Check(end > offset && end <= wanted.size(), std::string(path) + ": extents advance");
+      for (uint64_t i = offset; hole && i < end; ++i)
+        if (wanted[i] != 0) return Check(false, std::string(path) + ": a hole has bytes");
+      offset = end;
+    }
+  }
+  const InodePtr holes = reader.GetInode(reader.Resolve("/holes", true));
+  bool hole = false;
+  const uint64_t end = reader.ExtentEnd(*holes, 1 << 20, UINT64_MAX, &hole);
+  Check(hole && end > (9u << 20) && end <= (10u << 20), "the hole is found");
+  Check(reader.ExtentEnd(*holes, 1 << 20, 5000, &hole) == (1 << 20) + 5000, "no more than the limit");
+  CheckError(EISDIR, "a directory", [&] { reader.Read(*reader.GetInode(reader.Root()), 0, nullptr, 0); });
+  CheckError(EINVAL, "a fifo", [&] { reader.Read(*reader.GetInode(reader.Resolve("fifo", false)), 0, nullptr, 0); });
+}
+
+void TestResolve(const SquashfsReader& reader) {
+  const InodeRef hello = reader.Resolve("/hello", false);
+  for (const char* path : {"hello", "//hello", "./hello", "../../hello", "sub/../hello", "sub/above", "link/../../hello",
+                           "sub/second", "link/../../sub/./above"})
+    Check(reader.Resolve(path, true) == hello, path);
+  const InodeRef tail = reader.Resolve("/sub/below/tail", false);
+  Check(reader.Resolve("/link/tail", false) == tail && reader.Resolve("absolute", true) == tail, "links are followed");
+  for (const char* path : {"", "/", ".", "/..", "sub/.."}) Check(reader.Resolve(path, true) == reader.Root(), path);
+  Check(reader.GetInode(reader.Resolve("self", false))->target == "self", "the last link is not followed");
+  CheckError(ELOOP, "a loop of links", [&] { reader.Resolve("self", true); });
+  CheckError(ENOENT, "a dangling link", [&] { reader.Resolve("dangling", true); });
+  CheckError(ENOENT, "a missing name", [&] { reader.Resolve("/sub/nothing/at/all", true); });
+  CheckError(ENOTDIR, "below a file", [&] { reader.Resolve("/hello/..", true); });
+}
+
+void TestExtract(const SquashfsReader& reader, const fs::path& tree, const fs::path& work) {
+  const bool root = geteuid() == 0;
+  const fs::path all = work / "all";
+  fs::create_directory(all);
+  CheckErrno(chmod(all.c_str(), 0711), "chmod");
+  ExtractRequest request;
+  request.path = "/";
+  request.target = all;
+  request.preserve_owner = root;
+  uint64_t reported = 0;
+  request.on_progress = [&](uint64_t bytes) {
+    Check(bytes >= reported || request.threads != 1, "progress grows");
+    reported = bytes;
+    return true;
+  };
+  const Extracted extracted = Extract(reader, request);
+  const Snapshot wanted = OfFolder(tree);
+  Check(extracted.entries == wanted.size() && reported > 0, "entries are counted");
+  CheckSame(wanted, OfFolder(all), "extracted");
+  struct stat st{}, other{};
+  CheckErrno(stat(all.c_str(), &st), "stat");
+  Check((st.st_mode & 07777) == 0711, "the target keeps its mode");
+  CheckErrno(stat((all / "holes").c_str(), &st), "stat");
+  Check(st.st_blocks * 512 < (4 << 20), "holes stay holes");
+  CheckErrno(stat((all / "hello").c_str(), &st), "stat");
+  CheckErrno(stat((all / "sub/second").c_str(), &other), "stat");
+  Check(st.st_ino == other.st_ino, "hard links stay links");
+  CheckError(EEXIST, "a second time", [&] { Extract(reader, request); });
+
+  const fs::path plain = work / "plain";
+  fs::create_directory(plain);
+  ExtractRequest unprivileged;
+  unprivileged.path = "/";
+  unprivileged.target = plain;
+  unprivileged.threads = 1;
+  const Extracted less = Extract(reader, unprivileged);
+  Check(less.skipped_devices == (root ? 2u : 0u) && !fs::exists(plain / "null"), "devices are left out");
+  CheckErrno(stat((plain / "blocks").c_str(), &st), "stat");
+  Check((st.st_mode & 07777) == 0755 && st.st_uid == geteuid(), "no setuid bit without the owner");
+  CheckErrno(stat((plain / "sub").c_str(), &st), "stat");
+  Check((st.st_mode & 07777) == 01777 && st.st_mtime == 77, "directories get mode and time last");
+
+  const fs::path one = work / "one";
+  fs::create_directories(one / "part");
+  ExtractRequest single;
+  single.target = one;
+  single.path = "/link/tail/";
+  Check(Extract(reader, single).entries == 1 && ReadFile(one / "tail") == ReadFile(tree / "sub/below/tail"), "one file");
+  single.path = "link";
+  single.target = one / "part";
+  Check(Extract(reader, single).entries == 301 && fs::exists(one / "part/299"), "one directory");
+
+  // What stands in the way is never followed.
+  const fs::path trap = work / "trap", outside = work / "outside";
+  fs::create_directory(trap);
+  fs::create_directory(outside);
+  single.path = "/";
+  single.target = trap;
+  fs::create_directory_symlink(outside, trap / "sub");
+  CheckError(EEXIST, "a link where a directory belongs", [&] { Extract(reader, single); });
+  fs::remove_all(trap);
+  fs::create_directory(trap);
+  fs::create_symlink(outside / "made", trap / "blocks");
+  CheckError(EEXIST, "a link where a file belongs", [&] { Extract(reader, single); });
+  Check(fs::is_empty(outside), "nothing is written elsewhere");
+
+  const fs::path stopped = work / "stopped";
+  fs::create_directory(stopped);
+  single.target = stopped;
+  single.on_progress = [](uint64_t) { return false; };
+  CheckError(ECANCELED, "stopping", [&] { Extract(reader, single); });
+  single.target = work / "nowhere";
+  CheckError(ENOENT, "no target", [&] { Extract(reader, single); });
+}
+
+void TestThreads(const SquashfsReader& reader, const Snapshot& wanted) {
+  std::vector<std::thread> threads;
+  std::vector<Snapshot> got(4);
+  for (Snapshot& snapshot : got) threads.emplace_back([&] { snapshot = OfImage(reader); });
+  for (std::thread& thread : threads) thread.join();
+  for (const Snapshot& snapshot : got) Check(snapshot == wanted, "a thread sees the same");
+}
+
+// Everything a reader can be asked, on an image that may say anything.
+void Exercise(const Bytes& image) {
+  SquashfsReader::Limits limits;
+  limits.block_cache = size_t{4} << 20;
+  limits.metadata_cache = size_t{1} << 20;
+  limits.inode_cache = size_t{1} << 20;
+  const SquashfsReader reader(std::make_shared<MemorySource>(image), limits);
+  std::set<InodeRef> seen;
+  std::vector<InodeRef> pending{reader.Root()};
+  size_t entries = 0;
+  Bytes buffer(100000);
+  while (!pending.empty() && entries < 5000) {
+    const InodeRef ref = pending.back();
+    pending.pop_back();
+    try {
+      const InodePtr directory = reader.GetInode(ref);
+      uint64_t cookie = 0;
+      reader.ReadDir(*directory, 0, [&](std::string_view name, InodeRef entry, InodeType, uint64_t next) {
+        if (++entries > 5000) return false;
+        cookie = next;
+        try {
+          reader.Lookup(*directory, name);
+          const InodePtr inode = reader.GetInode(entry);
+          reader.Xattrs(*inode);
+          if (inode->type == InodeType::kDirectory && seen.insert(entry).second) pending.push_back(entry);
+          if (inode->type == InodeType::kFile && inode->size > 0) {
+            for (const uint64_t offset : {uint64_t{0}, inode->size / 2, inode->size - 1}) {
+              bool hole = false;
+              reader.Prefetch(*inode, offset);
+              reader.ExtentEnd(*inode, offset, 1 << 20, &hole);
+              reader.Read(*inode, offset, buffer.data(), buffer.size());
+            }
+          }
+        } catch (const SystemError&) {
+        }
+        return true;
+      });
+      for (const uint64_t damaged : {cookie ^ 1, cookie + 256, cookie << 3, cookie / 2})
+        reader.ReadDir(*directory, damaged, [&](auto...) { return ++entries % 100 != 0; });
+    } catch (const SystemError&) {
+    }
+  }
+  try {
+    reader.Resolve("/sub/below/../../link/tail", true);
+  } catch (const SystemError&) {
+  }
+}
+
+void TestDamage(const Bytes& image, int rounds, const fs::path& work, const std::string& what) {
+  std::minstd_rand random(static_cast<unsigned>(image.size()));
+  // Tables and metadata follow the data; a third of the changes hit the superblock.
+  uint64_t inode_table = 0;
+  memcpy(&inode_table, image.data() + 64, sizeof(inode_table));
+  int opened = 0;
+  largest_allocation = 0;
+  for (int i = 0; i < rounds; ++i) {
+    Bytes damaged = image;
+    for (unsigned changes = 1 + random() % 3; changes > 0; --changes) {
+      const uint64_t start = random() % 3 == 0 ? 0 : inode_table;
+      const size_t end = start == 0 ? 96 : image.size();
+      const size_t at = start + random() % (end - start);
+      const uint32_t kinds[] = {0, 1, 0xff, 0xffff, 0xffffffff, 0x7fffffff, 0x80000000, static_cast<uint32_t>(random() * 2)};
+      const uint32_t value = kinds[random() % std::size(kinds)];
+      const size_t width = std::min<size_t>(size_t{1} << random() % 3, image.size() - at);
+      if (random() % 2 == 0)
+        damaged[at] ^= static_cast<uint8_t>(1 << random() % 8);
+      else
+        memcpy(damaged.data() + at, &value, width);
+    }
+    try {
+      Exercise(damaged);
+      ++opened;
+      if (i % 20 == 0) {
+        const fs::path target = work / "damaged";
+        fs::create_directory(target);
+        const SquashfsReader reader(std::make_shared<MemorySource>(damaged));
+        ExtractRequest request;
+        request.path = "/";
+        request.target = target;
+        request.threads = 2;
+        uint64_t calls = 0;
+        request.on_progress = [&](uint64_t bytes) { return bytes < (100u << 20) && ++calls < 1000; };
+        try {
+          Extract(reader, request);
+        } catch (const SystemError&) {
+        }
+        fs::permissions(target, fs::perms::owner_all);
+        const std::string clean = "chmod -R u+rwx '" + target.string() + "' 2>/dev/null; rm -rf '" + target.string() + "'";
+        Check(std::system(clean.c_str()) == 0, "cleaning up");
+      }
+    } catch (const SystemError&) {
+    }
+  }
+  std::printf("%s: %d of %d damaged images opened, largest allocation %zu KiB\n", what.c_str(), opened, rounds,
+              largest_allocation.load() >> 10);
+  Check(largest_allocation < (size_t{32} << 20), "no huge allocation");
+  for (size_t size = 0; size < image.size(); size += 1 + image.size() / 300) {
+    try {
+      Exercise(Bytes(image.begin(), image.begin() + static_cast<ptrdiff_t>(size)));
+      Check(size >= image.size() - 4096, "a cut image opens");
+    } catch (const SystemError&) {
+    }
+  }
+}
+
+/// Where the entry called `name` starts in an image with plain metadata.
+size_t EntryOf(const Bytes& image, const std::string& name) {
+  const auto found = std::search(image.begin() + 96, image.end(), name.begin(), name.end());
+  Check(found != image.end(), name + " is in the image");
+  return static_cast<size_t>(found - image.begin()) - 8;
+}
+
+void TestEvil(const Bytes& image, const fs::path& work) {
+  const fs::path target = work / "evil";
+  const auto extract = [&](const Bytes& bytes) {
+    fs::remove_all(target);
+    fs::create_directory(target);
+    ExtractRequest request;
+    request.path = "/";
+    request.target = target;
+    Extract(SquashfsReader(std::make_shared<MemorySource>(bytes)), request);
+  };
+  extract(image);
+  const size_t entry = EntryOf(image, "loop-here");
+
+  Bytes loop = image;
+  memcpy(loop.data() + entry, image.data() + 32, 2);  // the root's offset in the only inode block
+  CheckError(EBADMSG, "a directory inside itself", [&] { extract(loop); });
+  const SquashfsReader reader(std::make_shared<MemorySource>(loop));
+  Check(reader.Resolve("/sub/loop-here/sub/loop-here/hello", true) == reader.Resolve("/hello", true), "a loop can be walked");
+
+  for (const char* name : {"loop/here", "/oop-here"}) {
+    Bytes slash = image;
+    memcpy(slash.data() + entry + 8, name, 9);
+    CheckError(EBADMSG, "a name with a slash", [&] { extract(slash); });
+  }
+  Bytes nul = image;
+  nul[entry + 10] = 0;
+  CheckError(EBADMSG, "a name with a NUL", [&] { extract(nul); });
+  Bytes dots = image;
+  dots[entry + 6] = 1;
+  memcpy(dots.data() + entry + 8, "..", 2);
+  CheckError(EBADMSG, "a name that leads up", [&] { extract(dots); });
+  Bytes type = image;
+  type[entry + 4] = 9;
+  CheckError(EBADMSG, "an unknown type", [&] { extract(type); });
+  Bytes magic = image;
+  magic[0] ^= 1;
+  CheckError(EBADMSG, "no squashfs", [&] { extract(magic); });
+  Bytes lzo = image;
+  lzo[20] = 3;
+  CheckError(ENOTSUP, "lzo", [&] { extract(lzo); });
+  CheckError(EBADMSG, "nothing at all", [&] { extract({}); });
+}
+
+int Run(int rounds) {
+  if (std::system("mksquashfs -version >/dev/null 2>&1") != 0) {
+    std::puts("mksquashfs is missing");
+    return 77;
+  }
+  char name[] = "/tmp/squashfs-reader-XXXXXX";
+  if (mkdtemp(name) == nullptr) throw SystemError(errno, "mkdtemp");
+  const fs::path work = name;
+  umask(022);
+  fs::create_directory(work / "tree");
+  fs::create_directory(work / "small");
+  MakeLargeTree(work / "tree");
+  MakeSmallTree(work / "small");
+  const Snapshot wanted = OfFolder(work / "tree");
+  const fs::path image = work / "image";
+  for (const char* options :
+       {"-comp gzip", "-comp zstd -b 4096", "-comp lz4 -b 1M", "-comp xz", "-comp zstd -b 1M -always-use-fragments",
+        "-comp gzip -b 4096 -no-fragments", "-noI -noD -noF -noX", "-no-exports -nopad -tailends"}) {
+    MakeImage(work / "tree", image, options);
+    const auto reader = Open(image);
+    CheckSame(wanted, OfImage(*reader), options);
+    TestDirectories(*reader);
+    TestReads(*reader, work / "tree");
+    TestResolve(*reader);
+    std::printf("%s: done\n", options);
+  }
+  MakeImage(work / "tree", image, "-comp zstd -b 64K");
+  TestThreads(*Open(image), wanted);
+  TestExtract(*Open(image), work / "tree", work);
+
+  for (const char* options : {"-noI -noF -noX -b 4096", "-comp gzip -b 4096", "-comp zstd", "-comp lz4", "-comp xz"}) {
+    MakeImage(work / "small", image, std::string(options) + " -nopad");
+    if (strstr(options, "-noI") != nullptr) TestEvil(ReadFile(image), work);
+    TestDamage(ReadFile(image), strstr(options, "-noI") != nullptr ? rounds * 4 : rounds, work, options);
+  }
+  fs::remove_all(work);
+  std::printf(failures == 0 ? "all good\n" : "%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace sifcrypt
+
+/// The argument is how many damaged images are tried of each kind.
+int main(int argc, char** argv) { return sifcrypt::Run(argc > 1 ? std::atoi(argv[1]) : 500); }
