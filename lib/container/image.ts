@@ -352,7 +352,7 @@ export class Image implements AsyncDisposable {
       source: this.#source(),
       args: [
         `--target=${folder}`,
-        `--fsname=${path.resolve(this.path)}`,
+        `--source-name=${path.resolve(this.path)}`,
         this.#cacheArgument(options.cacheSize),
       ],
       attached: !detached,

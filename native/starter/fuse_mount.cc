@@ -19,7 +19,6 @@ namespace sifcrypt::starter {
 namespace {
 
 constexpr char kType[] = "fuse.sifcrypt";
-constexpr char kSource[] = "sifcrypt";
 /// Fixed places: no PATH of the caller decides what runs.
 constexpr const char* kFusermounts[] = {"/usr/bin/fusermount3", "/bin/fusermount3", "/usr/local/bin/fusermount3",
                                         "/usr/bin/fusermount", "/bin/fusermount"};
@@ -108,6 +107,16 @@ void RunFusermount(std::vector<std::string> arguments, int channel) {
     throw SystemError(EPERM, "fuse", complaint.empty() ? "fusermount3 failed" : complaint);
 }
 
+/// In fusermount3's list of options a comma ends one, unless a backslash stands before it.
+std::string EscapeOption(const std::string& text) {
+  std::string escaped;
+  for (const char c : text) {
+    if (c == ',' || c == '\\') escaped += '\\';
+    escaped += c;
+  }
+  return escaped;
+}
+
 /// mountinfo writes blanks and backslashes in octal.
 std::string DecodePath(const std::string& text) {
   std::string path;
@@ -124,21 +133,21 @@ std::string DecodePath(const std::string& text) {
 
 }  // namespace
 
-UniqueFd MountFuse(const std::string& target) {
+UniqueFd MountFuse(const std::string& target, const std::string& source) {
   UniqueFd device(open("/dev/fuse", O_RDWR | O_CLOEXEC));
   if (!device) throw SystemError(errno, "fuse", std::string("/dev/fuse: ") + std::strerror(errno));
   const std::string data = "fd=" + std::to_string(device.get()) + ",rootmode=40000,user_id=" +
                            std::to_string(geteuid()) + ",group_id=" + std::to_string(getegid()) +
                            ",allow_other,default_permissions,max_read=" + std::to_string(kFuseMaxRead);
-  CheckErrno(mount(kSource, target.c_str(), kType, MS_RDONLY | MS_NOSUID | MS_NODEV, data.c_str()), "mount");
+  CheckErrno(mount(source.c_str(), target.c_str(), kType, MS_RDONLY | MS_NOSUID | MS_NODEV, data.c_str()), "mount");
   return device;
 }
 
-UniqueFd MountFuseUnprivileged(const std::string& target) {
+UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& source) {
   auto [ours, theirs] = Channel::Pair();
   RunFusermount({"-o",
-                 "ro,nosuid,nodev,default_permissions,fsname=sifcrypt,subtype=sifcrypt,max_read=" +
-                     std::to_string(kFuseMaxRead),
+                 "ro,nosuid,nodev,default_permissions,subtype=sifcrypt,max_read=" + std::to_string(kFuseMaxRead) +
+                     ",fsname=" + EscapeOption(source),
                  "--", target},
                 theirs.fd());
   theirs.Close();

@@ -9,12 +9,12 @@ namespace sifcrypt::starter {
 
 constexpr unsigned kFuseMaxRead = 1 << 20;
 
-/// Mounts with mount(2), as needs CAP_SYS_ADMIN in the user namespace; all users may look in. Gives the device to serve
-/// it from. Throws SystemError "fuse" (no /dev/fuse) or "mount".
-UniqueFd MountFuse(const std::string& target);
+/// Mounts with mount(2), as needs CAP_SYS_ADMIN in the user namespace; all users may look in. Mount tables show
+/// `source`. Gives the device to serve it from. Throws SystemError "fuse" (no /dev/fuse) or "mount".
+UniqueFd MountFuse(const std::string& target, const std::string& source);
 
 /// The same for everybody else, by the setuid program fusermount3. Throws SystemError "fuse".
-UniqueFd MountFuseUnprivileged(const std::string& target);
+UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& source);
 
 /// The device number ("0:43") of our file system when it is what one sees at `target` (an absolute path without
 /// symbolic links); empty when something else is there.

@@ -67,7 +67,7 @@ int ServeUntilEnd(const MountOptions& options, const SignalQueue& signals, const
   const Guard guard(target);
   ProtectSecrets();
   const OpenSquashfs squashfs(options.image);
-  UniqueFd device = geteuid() == 0 ? MountFuse(target) : MountFuseUnprivileged(target);
+  UniqueFd device = geteuid() == 0 ? MountFuse(target, options.source_name) : MountFuseUnprivileged(target, options.source_name);
   const std::string number = FuseMountDevice(target);
   guard.Watch(number);
   const std::unique_ptr<FuseServer> server = squashfs.Serve(std::move(device));

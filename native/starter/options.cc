@@ -119,6 +119,7 @@ MountOptions ParseMountOptions(const std::vector<std::string>& arguments) {
   Arguments known;
   AddImage(known, options.image);
   known.AddText("target", true, options.target);
+  known.AddText("source-name", false, options.source_name);
   known.AddDescriptor("status-fd", true, options.status_fd);
   known.AddDescriptor("watch-fd", false, options.watch_fd);
   known.Parse(arguments);

@@ -50,6 +50,8 @@ struct ImageOptions {
 struct MountOptions {
   ImageOptions image;
   std::string target;
+  /// What mount tables show as the source: the image.
+  std::string source_name = "sifcrypt";
   int status_fd = -1;
   int watch_fd = -1;
 };

@@ -171,7 +171,7 @@ void Session::ReadBundle(UniqueFd pipe) const {
 
 void Session::MountImage(const ImageOptions& image, const Channel& server) const {
   if (image.engine == Engine::kKernel) return MountWithKernel(image, Path("lower"));
-  const UniqueFd device = MountFuse(Path("lower"));
+  const UniqueFd device = MountFuse(Path("lower"), "sifcrypt");
   if (!server.Send({.kind = Message::Kind::kDevice}, device.get()))
     throw SystemError(EPIPE, "server", "the server of the image has ended");
 }
