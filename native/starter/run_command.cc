@@ -272,8 +272,13 @@ void Supervisor::EndServer() {
 
 }  // namespace
 
-int RunCommand(const RunOptions& options, const SignalQueue& signals) {
+int RunCommand(RunOptions options, const SignalQueue& signals) {
   const Status status{UniqueFd(options.status_fd)};
+  if (geteuid() != 0 && options.image.owner) {
+    // The session's user namespace knows the caller by other numbers.
+    if (options.image.owner->uid == geteuid()) options.image.owner->uid = 0;
+    if (options.image.owner->gid == getegid()) options.image.owner->gid = 0;
+  }
   try {
     return Supervisor(options, signals, status).Run();
   } catch (const SystemError& failure) {

@@ -7,6 +7,6 @@
 namespace sifcrypt::starter {
 
 /// The exit status: the payload's, or 255.
-int RunCommand(const RunOptions& options, const SignalQueue& signals);
+int RunCommand(RunOptions options, const SignalQueue& signals);
 
 }  // namespace sifcrypt::starter
