@@ -1,17 +1,30 @@
 // Which engine an image gets.
-import { accessSync, constants, readFileSync } from "node:fs"
+import { closeSync, openSync, readFileSync } from "node:fs"
+import { DeviceError, EnvironmentError } from "../errors.ts"
+import type { ConcreteEngine, StarterSource } from "../runtime/starter.ts"
 import type { PartitionKind } from "./partition.ts"
-import { EnvironmentError } from "../errors.ts"
-import type { ConcreteEngine } from "../runtime/starter.ts"
 
 /** `auto`: the kernel for root where it can, else user space. */
 export type Engine = "auto" | ConcreteEngine
 
 const SUPPORTED_IN_USERSPACE = "aes-xts-plain64"
 
-function isThere(file: string): boolean {
+/** An opened image as an engine takes it. */
+export interface Startable {
+  readonly kind: PartitionKind
+  readonly source: StarterSource
+}
+
+/** Can user space read it? */
+export function isReadable({ source }: Startable): boolean {
+  const cipher = source.luks?.header.segment.cipher
+  return cipher === undefined || cipher === SUPPORTED_IN_USERSPACE
+}
+
+/** Opening it makes the kernel load the module behind it; a node alone means nothing. */
+function answers(device: string): boolean {
   try {
-    accessSync(file, constants.F_OK)
+    closeSync(openSync(device, "r+"))
     return true
   } catch {
     return false
@@ -22,7 +35,7 @@ function isThere(file: string): boolean {
 function kernelObstacle(kind: PartitionKind): EnvironmentError | undefined {
   if (process.geteuid?.() !== 0)
     return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", "the kernel engine needs root")
-  if (!isThere("/dev/loop-control"))
+  if (!answers("/dev/loop-control"))
     return new EnvironmentError(
       "ERR_ENV_NO_KERNEL_SUPPORT",
       "the kernel engine needs loop devices, which are missing here",
@@ -39,7 +52,7 @@ function kernelObstacle(kind: PartitionKind): EnvironmentError | undefined {
       "ERR_ENV_NO_PRIVILEGE",
       "the kernel engine needs root outside a user namespace",
     )
-  if (kind === "luks" && !isThere("/dev/mapper/control"))
+  if (kind === "luks" && !answers("/dev/mapper/control"))
     return new EnvironmentError(
       "ERR_ENV_NO_KERNEL_SUPPORT",
       "the kernel engine needs device-mapper with dm-crypt, which is missing here",
@@ -68,4 +81,30 @@ export function chooseEngine(
       `the userspace engine does not know the cipher ${cipher}`,
     )
   return "userspace"
+}
+
+/** Is it about what this machine lacks, so that another engine may do better? */
+function isAboutMachine(error: unknown): boolean {
+  return (
+    error instanceof EnvironmentError || (error instanceof DeviceError && error.code.startsWith("ERR_LOOP_"))
+  )
+}
+
+/**
+ * Starts an image with the engine that is wanted; with `auto` user space takes over where the kernel cannot.
+ */
+export async function withEngine<T>(
+  wanted: Engine,
+  startable: Startable,
+  start: (engine: ConcreteEngine) => Promise<T>,
+): Promise<T> {
+  const cipher = startable.source.luks?.header.segment.cipher
+  const engine = chooseEngine(wanted, startable.kind, cipher)
+  try {
+    return await start(engine)
+  } catch (error) {
+    if (wanted !== "auto" || engine !== "kernel" || !isAboutMachine(error) || !isReadable(startable))
+      throw error
+    return await start("userspace")
+  }
 }

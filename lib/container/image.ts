@@ -1,34 +1,21 @@
 // An opened image: what is inside can be listed, read, extracted, mounted and run.
-import { readFileSync } from "node:fs"
-import { mkdir, realpath, stat } from "node:fs/promises"
-import { userInfo } from "node:os"
+import { mkdir } from "node:fs/promises"
 import path from "node:path"
 import { Readable } from "node:stream"
 import type { LuksHeader, LuksPolicy } from "../device/luks-header.ts"
 import { Tree, type ExtractResult } from "../device/tree.ts"
-import { DeviceError, SifError, TreeError } from "../errors.ts"
+import { SifError, TreeError } from "../errors.ts"
 import type { Secret } from "../key/secret.ts"
 import type { NativeRange, NativeStat, TreeEntryType } from "../native/binding.ts"
-import { starterPath } from "../native/load.ts"
-import { parseBinds } from "../runtime/binds.ts"
-import { makeBundle, type Action } from "../runtime/bundle.ts"
-import { composeEnvironment } from "../runtime/environment.ts"
-import type { Identity } from "../runtime/passwd.ts"
-import { findProgram } from "../runtime/program.ts"
-import {
-  letGo,
-  startStarter,
-  type ConcreteEngine,
-  type Starter,
-  type StarterSource,
-} from "../runtime/starter.ts"
+import type { Action } from "../runtime/bundle.ts"
 import type { SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
 import type { CredentialOptions } from "./credentials.ts"
-import { chooseEngine, type Engine } from "./engine.ts"
-import { unmount, type MountInfo } from "./mounts.ts"
+import { chooseEngine, isReadable, type Startable } from "./engine.ts"
+import { mountImage, type Mount, type MountOptions } from "./mount.ts"
 import { partitionKind, type PartitionKind } from "./partition.ts"
+import { runImage, type ExecOptions, type Running } from "./run.ts"
 import { unlockPartition } from "./unlock.ts"
 
 /** How {@link open} opens. */
@@ -83,64 +70,9 @@ export interface ExtractOptions {
   readonly onProgress?: (bytes: Bytes) => void
 }
 
-/** How {@link Image.mount} mounts. */
-export interface MountOptions {
-  /** Default `auto`. */
-  readonly engine?: Engine
-  /** Stays when this process ends; default false. */
-  readonly detached?: boolean
-  /** Of decoded blocks that the userspace engine keeps, bytes; default 64 MiB. */
-  readonly cacheSize?: Bytes
-}
-
-/** How {@link Image.exec}, {@link Image.run} and {@link Image.shell} run. */
-export interface ExecOptions {
-  /** Default `auto`. */
-  readonly engine?: Engine
-  /** `SRC[:DST[:ro|rw]]`. */
-  readonly binds?: readonly string[]
-  /** Working directory inside; default: the caller's if it is seen inside, else home, else `/`. */
-  readonly cwd?: string
-  /** `NAME=VALUE`, stronger than what the image sets. */
-  readonly env?: readonly string[]
-  /** Of the host's environment only TERM and the proxies; default false. */
-  readonly cleanEnv?: boolean
-  /** Default `pipe`. */
-  readonly stdio?: "inherit" | "pipe" | "ignore"
-  /** Ends the payload and takes everything back. */
-  readonly signal?: AbortSignal
-  readonly cacheSize?: Bytes
-  readonly onNotice?: (text: string) => void
-}
-
-/** How a payload ended. */
-export interface RunResult {
-  /** Its exit status; 128 plus the signal's number when a signal ended it. */
-  readonly exitCode: number
-}
-
-/** A payload that runs. Disposing it ends it. */
-export interface Running extends AsyncDisposable {
-  readonly engine: ConcreteEngine
-  /** The starter's process, which passes signals on. */
-  readonly pid: number
-  readonly stdin: NodeJS.WritableStream | null
-  readonly stdout: NodeJS.ReadableStream | null
-  readonly stderr: NodeJS.ReadableStream | null
-  readonly exited: Promise<RunResult>
-  kill(signal: NodeJS.Signals): void
-}
-
-/** A mounted image. Disposing it unmounts, also a detached one. */
-export interface Mount extends AsyncDisposable {
-  readonly info: MountInfo
-  unmount(): Promise<void>
-}
-
 const READ_PIECE: Bytes = 1 << 20
 /** A tree that is deeper has a loop in it. */
 const MAX_DEPTH = 4096
-const DEFAULT_CACHE: Bytes = 64 << 20
 
 function joinInside(folder: string, name: string): string {
   return path.posix.join("/", folder, name)
@@ -319,18 +251,16 @@ export class Image implements AsyncDisposable {
     return { entries, bytes }
   }
 
-  #source(): StarterSource {
+  /** What the starter gets of this image. */
+  #startable(): Startable {
     if (this.#closed) throw new Error("the image is closed")
-    return {
-      image: this.path,
-      fd: this.#fd,
-      offset: this.#partition.offset,
-      size: this.#partition.size,
-      luks:
-        this.#header === undefined || this.#volumeKey === undefined
-          ? undefined
-          : { header: this.#header, volumeKey: this.#volumeKey.bytes },
-    }
+    const header = this.#header
+    const luks =
+      header === undefined || this.#volumeKey === undefined
+        ? undefined
+        : { header, volumeKey: this.#volumeKey.bytes }
+    const { offset, size } = this.#partition
+    return { kind: this.kind, source: { image: this.path, fd: this.#fd, offset, size, luks } }
   }
 
   /**
@@ -339,139 +269,34 @@ export class Image implements AsyncDisposable {
    * @throws DeviceError, EnvironmentError, TreeError.
    */
   async mount(target: string, options: MountOptions = {}): Promise<Mount> {
-    const engine = chooseEngine(options.engine ?? "auto", this.kind, this.#header?.segment.cipher)
-    const folder = await realpath(target)
-    if (!(await stat(folder)).isDirectory())
-      throw new DeviceError("ERR_MOUNT", `${target} is no folder`, { path: target })
-    if (engine === "userspace" && process.geteuid?.() !== 0)
-      findProgram("fusermount3", "an ordinary user's mount is made by it")
-    const detached = options.detached === true
-    const starter = startStarter({
-      command: "mount",
-      engine,
-      source: this.#source(),
-      args: [
-        `--target=${folder}`,
-        `--source-name=${path.resolve(this.path)}`,
-        this.#cacheArgument(options.cacheSize),
-      ],
-      attached: !detached,
-      stdio: ["ignore", "ignore", detached ? "ignore" : "inherit"],
-    })
-    const pid = await starter.ready
-    if (detached) letGo(starter)
-    else unreference(starter)
-    const info: MountInfo = {
-      image: path.resolve(this.path),
-      target: folder,
-      engine,
-      pid: engine === "kernel" && detached ? undefined : pid,
-    }
-    let gone: Promise<void> | undefined
-    const take = async (): Promise<void> => {
-      await unmount(folder)
-      starter.release()
-      if (!detached) await starter.ended
-    }
-    const unmountOnce = (): Promise<void> => (gone ??= take())
-    return { info, unmount: unmountOnce, [Symbol.asyncDispose]: unmountOnce }
+    return await mountImage(this.#startable(), target, options)
   }
 
-  #cacheArgument(size: Bytes = DEFAULT_CACHE): string {
-    return `--cache-mib=${Math.max(1, Math.round(size / (1 << 20)))}`
+  async #start(action: Action, argv: readonly string[], options: ExecOptions): Promise<Running> {
+    const startable = this.#startable()
+    // A cipher that only the kernel knows: what the image has inside is not known before it runs.
+    const tree = isReadable(startable) ? await this.#openTree() : undefined
+    return await runImage(startable, tree, action, argv, options)
   }
 
-  /** Runs a command inside. */
+  /**
+   * Runs a command inside.
+   *
+   * @throws RunError, EnvironmentError, DeviceError, TreeError; the signal's reason.
+   */
   exec(argv: readonly string[], options: ExecOptions = {}): Promise<Running> {
-    if (argv.length === 0) throw new TypeError("no command")
+    if (argv.length === 0) return Promise.reject(new TypeError("no command"))
     return this.#start("exec", argv, options)
   }
 
-  /** Runs the image's run script. */
+  /** Runs the image's run script; throws as {@link Image.exec}. */
   run(argv: readonly string[] = [], options: ExecOptions = {}): Promise<Running> {
     return this.#start("run", argv, options)
   }
 
-  /** Runs bash, or sh, inside. */
+  /** Runs bash, or sh, inside; throws as {@link Image.exec}. */
   shell(options: ExecOptions = {}): Promise<Running> {
     return this.#start("shell", [], options)
-  }
-
-  async #start(action: Action, argv: readonly string[], options: ExecOptions): Promise<Running> {
-    const { signal, stdio = "pipe", onNotice = () => undefined } = options
-    signal?.throwIfAborted()
-    const engine = chooseEngine(options.engine ?? "auto", this.kind, this.#header?.segment.cipher)
-    const crun = findProgram("crun", "it runs the container")
-    const tree = await this.#openTree()
-    const hostCwd = await realpath(process.cwd())
-    const bundle = await makeBundle({
-      tree,
-      image: this.path,
-      action,
-      argv,
-      identity: callerIdentity(),
-      hostCwd,
-      cwd: options.cwd,
-      binds: parseBinds(options.binds ?? [], hostCwd),
-      environment: composeEnvironment(process.env, options.env ?? [], options.cleanEnv === true),
-      terminal: stdio === "inherit" && process.stdin.isTTY && process.stdout.isTTY && process.stderr.isTTY,
-      umask: currentUmask(),
-      starter: starterPath(),
-      onNotice,
-    })
-    const uid = process.geteuid?.() ?? 0
-    const starter = startStarter({
-      command: "run",
-      engine,
-      source: this.#source(),
-      args: [
-        `--session=${bundle.session}`,
-        `--crun=${crun}`,
-        `--id=sifcrypt-${process.pid}-${Date.now().toString(36)}`,
-        this.#cacheArgument(options.cacheSize),
-        // In a user namespace with one id everything else would be nobody's.
-        ...(uid === 0 ? [] : [`--owner=${uid}:${process.getegid?.() ?? 0}`]),
-      ],
-      bundle: bundle.bytes,
-      attached: true,
-      stdio: [stdio, stdio, stdio],
-    })
-    const stop = (): void => {
-      starter.release()
-    }
-    signal?.addEventListener("abort", stop, { once: true })
-    const exited = starter.ended
-      .then((exitCode) => {
-        if (signal?.aborted === true) signal.throwIfAborted()
-        return { exitCode }
-      })
-      .finally(() => {
-        signal?.removeEventListener("abort", stop)
-      })
-    exited.catch(() => undefined)
-    try {
-      await starter.ready
-    } catch (error) {
-      await exited.catch(() => undefined)
-      signal?.throwIfAborted()
-      throw error
-    }
-    const { child } = starter
-    return {
-      engine,
-      pid: child.pid ?? 0,
-      stdin: child.stdin,
-      stdout: child.stdout,
-      stderr: child.stderr,
-      exited,
-      kill: (name) => {
-        child.kill(name)
-      },
-      async [Symbol.asyncDispose](): Promise<void> {
-        starter.release()
-        await exited.catch(() => undefined)
-      },
-    }
   }
 
   /** Closes files and forgets the key; mounts and payloads go on. Idempotent. */
@@ -486,38 +311,6 @@ export class Image implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
-  }
-}
-
-/** An attached mount must not keep the caller's event loop alive. */
-function unreference(starter: Starter): void {
-  starter.child.unref()
-  for (const stream of starter.child.stdio) (stream as { unref?: () => void } | null)?.unref?.()
-}
-
-/** Read from /proc: process.umask() changes it for a moment, for all threads. */
-function currentUmask(): number {
-  const octal = /^Umask:\s*([0-7]+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1]
-  return octal === undefined ? 0o022 : parseInt(octal, 8)
-}
-
-function callerIdentity(): Identity {
-  const uid = process.geteuid?.() ?? 0
-  const gid = process.getegid?.() ?? 0
-  try {
-    const { username, homedir, shell } = userInfo()
-    return { uid, gid, name: username, group: username, home: homedir, shell: shell ?? "/bin/sh" }
-  } catch {
-    // A uid without a passwd entry, as batch systems and containers have them.
-    const home = process.env["HOME"]
-    return {
-      uid,
-      gid,
-      name: `user${uid}`,
-      group: `group${gid}`,
-      home: home !== undefined && path.isAbsolute(home) ? home : "/",
-      shell: "/bin/sh",
-    }
   }
 }
 

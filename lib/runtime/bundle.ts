@@ -12,7 +12,8 @@ export type Action = "exec" | "run" | "shell"
 
 /** What {@link makeBundle} needs to know. */
 export interface BundleOptions {
-  readonly tree: Tree
+  /** undefined: not known before it runs. */
+  readonly tree: Tree | undefined
   readonly image: string
   readonly action: Action
   readonly argv: readonly string[]
@@ -27,7 +28,6 @@ export interface BundleOptions {
   readonly umask: number
   /** The program crun calls to restore the root's mount flags. */
   readonly starter: string
-  readonly onNotice: (text: string) => void
 }
 
 export interface Bundle {
@@ -81,16 +81,16 @@ export function chooseSession(bound: readonly string[]): string {
 
 const MAX_TABLE_SIZE = 1 << 20
 
-async function imageFile(tree: Tree, file: string): Promise<string> {
-  const found = await tree.find(file, true)
-  if (found?.type !== "file") return ""
+async function imageFile(tree: Tree | undefined, file: string): Promise<string> {
+  const found = await tree?.find(file, true)
+  if (tree === undefined || found?.type !== "file") return ""
   return (await tree.read(file, 0, Math.min(found.size, MAX_TABLE_SIZE))).toString("utf8")
 }
 
 /** A mount point that is a symbolic link would let the image choose what is covered. */
 async function checkRoot(options: BundleOptions): Promise<void> {
   for (const folder of ["/dev", "/proc", "/sys", "/etc"]) {
-    const found = await options.tree.find(folder, false)
+    const found = await options.tree?.find(folder, false)
     if (found !== undefined && found.type !== "directory")
       throw new RunError(
         "ERR_RUN",
@@ -107,7 +107,7 @@ async function chooseCwd(options: BundleOptions, binds: readonly Bind[]): Promis
     const host = hostPath(binds, folder)
     if (host !== undefined) return existsSync(host)
     if (["/proc", "/sys", "/dev"].some((kernel) => isWithin(folder, kernel))) return existsSync(folder)
-    return (await options.tree.find(folder, true))?.type === "directory"
+    return (await options.tree?.find(folder, true))?.type === "directory"
   }
   if (options.cwd !== undefined) {
     if (!path.isAbsolute(options.cwd) || !(await exists(path.posix.normalize(options.cwd))))
@@ -121,13 +121,13 @@ async function chooseCwd(options: BundleOptions, binds: readonly Bind[]): Promis
 }
 
 /** /etc files of the host that the image should see as they are. */
-async function hostFiles(tree: Tree): Promise<OciMount[]> {
+async function hostFiles(tree: Tree | undefined): Promise<OciMount[]> {
   const mounts: OciMount[] = []
   for (const file of ["/etc/hosts", "/etc/localtime", "/etc/resolv.conf"]) {
     if (!existsSync(file)) continue
     // A link that leads nowhere in the image is no place to bind to.
     const dangling =
-      (await tree.find(file, false)) !== undefined && (await tree.find(file, true)) === undefined
+      (await tree?.find(file, false)) !== undefined && (await tree?.find(file, true)) === undefined
     if (dangling && file !== "/etc/resolv.conf") continue
     mounts.push(bindMount(realpathSync(file), file, ["bind", "nosuid", "nodev"]))
   }
@@ -152,7 +152,7 @@ async function processArguments(options: BundleOptions): Promise<{ args: string[
     ]),
   ])
   const asList = (): string[] => [...env].map(([key, value]) => `${key}=${value}`)
-  if ((await tree.find("/bin/sh", true))?.type === "file")
+  if (tree === undefined || (await tree.find("/bin/sh", true))?.type === "file")
     return { args: ["/bin/sh", `${ENTRY_FOLDER}/entry`, action, ...argv], env: asList() }
   if (action !== "exec")
     throw new RunError(

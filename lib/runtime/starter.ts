@@ -232,3 +232,16 @@ export function letGo(starter: Starter): void {
   for (const stream of starter.child.stdio) (stream as Duplex | null)?.destroy()
   starter.child.unref()
 }
+
+/** An attached one must not keep the caller's event loop alive. */
+export function unreference(starter: Starter): void {
+  starter.child.unref()
+  for (const stream of starter.child.stdio) (stream as { unref?: () => void } | null)?.unref?.()
+}
+
+const DEFAULT_CACHE: Bytes = 64 << 20
+
+/** The block cache, in the starter's words. */
+export function cacheArgument(size: Bytes = DEFAULT_CACHE): string {
+  return `--cache-mib=${Math.max(1, Math.round(size / (1 << 20)))}`
+}

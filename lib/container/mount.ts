@@ -1,0 +1,74 @@
+// Mounts an opened image on a folder, for as long as a handle lives or until somebody unmounts it.
+import { realpath, stat } from "node:fs/promises"
+import path from "node:path"
+import { DeviceError } from "../errors.ts"
+import { findProgram } from "../runtime/program.ts"
+import { cacheArgument, letGo, startStarter, unreference, type ConcreteEngine } from "../runtime/starter.ts"
+import type { Bytes } from "../units.ts"
+import { withEngine, type Engine, type Startable } from "./engine.ts"
+import { unmount, type MountInfo } from "./mounts.ts"
+
+/** How {@link Image.mount} mounts. */
+export interface MountOptions {
+  /** Default `auto`. */
+  readonly engine?: Engine
+  /** Stays when this process ends; default false. */
+  readonly detached?: boolean
+  /** Of decoded blocks that the userspace engine keeps, bytes; default 64 MiB. */
+  readonly cacheSize?: Bytes
+}
+
+/** A mounted image. Disposing it unmounts, also a detached one. */
+export interface Mount extends AsyncDisposable {
+  readonly info: MountInfo
+  unmount(): Promise<void>
+}
+
+async function start(
+  { source }: Startable,
+  engine: ConcreteEngine,
+  folder: string,
+  options: MountOptions,
+): Promise<Mount> {
+  const detached = options.detached === true
+  if (engine === "userspace" && process.geteuid?.() !== 0)
+    findProgram("fusermount3", "an ordinary user's mount is made by it")
+  const image = path.resolve(source.image)
+  const starter = startStarter({
+    command: "mount",
+    engine,
+    source,
+    args: [`--target=${folder}`, `--source-name=${image}`, cacheArgument(options.cacheSize)],
+    attached: !detached,
+    stdio: ["ignore", "ignore", detached ? "ignore" : "inherit"],
+  })
+  const pid = await starter.ready
+  if (detached) letGo(starter)
+  else unreference(starter)
+  let gone: Promise<void> | undefined
+  const take = async (): Promise<void> => {
+    await unmount(folder)
+    starter.release()
+    if (!detached) await starter.ended
+  }
+  const unmountOnce = (): Promise<void> => (gone ??= take())
+  return {
+    info: { image, target: folder, engine, pid: engine === "kernel" ? undefined : pid },
+    unmount: unmountOnce,
+    [Symbol.asyncDispose]: unmountOnce,
+  }
+}
+
+/** Mounts on `target`, an existing folder. */
+export async function mountImage(
+  startable: Startable,
+  target: string,
+  options: MountOptions,
+): Promise<Mount> {
+  const folder = await realpath(target)
+  if (!(await stat(folder)).isDirectory())
+    throw new DeviceError("ERR_MOUNT", `${target} is no folder`, { path: target })
+  return await withEngine(options.engine ?? "auto", startable, (engine) =>
+    start(startable, engine, folder, options),
+  )
+}

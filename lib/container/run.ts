@@ -1,0 +1,181 @@
+// Runs a payload in an opened image.
+import { readFileSync } from "node:fs"
+import { realpath } from "node:fs/promises"
+import { userInfo } from "node:os"
+import path from "node:path"
+import type { Tree } from "../device/tree.ts"
+import { starterPath } from "../native/load.ts"
+import { parseBinds } from "../runtime/binds.ts"
+import { makeBundle, type Action, type Bundle } from "../runtime/bundle.ts"
+import { composeEnvironment } from "../runtime/environment.ts"
+import type { Identity } from "../runtime/passwd.ts"
+import { findProgram } from "../runtime/program.ts"
+import { cacheArgument, startStarter, type ConcreteEngine } from "../runtime/starter.ts"
+import type { Bytes } from "../units.ts"
+import { withEngine, type Engine, type Startable } from "./engine.ts"
+
+/** How {@link Image.exec}, {@link Image.run} and {@link Image.shell} run. */
+export interface ExecOptions {
+  /** Default `auto`. */
+  readonly engine?: Engine
+  /** `SRC[:DST[:ro|rw]]`. */
+  readonly binds?: readonly string[]
+  /** Working directory inside; default: the caller's if it is seen inside, else home, else `/`. */
+  readonly cwd?: string
+  /** `NAME=VALUE`, stronger than what the image sets. */
+  readonly env?: readonly string[]
+  /** Of the host's environment only TERM and the proxies; default false. */
+  readonly cleanEnv?: boolean
+  /** Default `pipe`. */
+  readonly stdio?: "inherit" | "pipe" | "ignore"
+  /** Ends the payload and takes everything back. */
+  readonly signal?: AbortSignal
+  /** Of decoded blocks that the userspace engine keeps, bytes; default 64 MiB. */
+  readonly cacheSize?: Bytes
+}
+
+/** How a payload ended. */
+export interface RunResult {
+  /** Its exit status; 128 plus the signal's number when a signal ended it. */
+  readonly exitCode: number
+}
+
+/** A payload that runs. Disposing it ends it. */
+export interface Running extends AsyncDisposable {
+  readonly engine: ConcreteEngine
+  /** The starter's process, which passes signals on. */
+  readonly pid: number
+  readonly stdin: NodeJS.WritableStream | null
+  readonly stdout: NodeJS.ReadableStream | null
+  readonly stderr: NodeJS.ReadableStream | null
+  readonly exited: Promise<RunResult>
+  kill(signal: NodeJS.Signals): void
+}
+
+/** Read from /proc: process.umask() changes it for a moment, for all threads. */
+function currentUmask(): number {
+  const octal = /^Umask:\s*([0-7]+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1]
+  return octal === undefined ? 0o022 : parseInt(octal, 8)
+}
+
+function callerIdentity(): Identity {
+  const uid = process.geteuid?.() ?? 0
+  const gid = process.getegid?.() ?? 0
+  try {
+    const { username, homedir, shell } = userInfo()
+    return { uid, gid, name: username, group: username, home: homedir, shell: shell ?? "/bin/sh" }
+  } catch {
+    // A uid without a passwd entry, as batch systems and containers have them.
+    const home = process.env["HOME"]
+    return {
+      uid,
+      gid,
+      name: `user${uid}`,
+      group: `group${gid}`,
+      home: home !== undefined && path.isAbsolute(home) ? home : "/",
+      shell: "/bin/sh",
+    }
+  }
+}
+
+async function start(
+  { source }: Startable,
+  engine: ConcreteEngine,
+  bundle: Bundle,
+  crun: string,
+  options: ExecOptions,
+): Promise<Running> {
+  const { signal, stdio = "pipe" } = options
+  const { uid, gid } = callerIdentity()
+  const starter = startStarter({
+    command: "run",
+    engine,
+    source,
+    args: [
+      `--session=${bundle.session}`,
+      `--crun=${crun}`,
+      `--id=sifcrypt-${process.pid}-${Date.now().toString(36)}`,
+      cacheArgument(options.cacheSize),
+      // In a user namespace with one id everything else would be nobody's.
+      ...(uid === 0 ? [] : [`--owner=${uid}:${gid}`]),
+    ],
+    bundle: bundle.bytes,
+    attached: true,
+    stdio: [stdio, stdio, stdio],
+  })
+  const stop = (): void => {
+    starter.release()
+  }
+  signal?.addEventListener("abort", stop, { once: true })
+  const finish = async (): Promise<RunResult> => {
+    try {
+      const exitCode = await starter.ended
+      signal?.throwIfAborted()
+      return { exitCode }
+    } finally {
+      signal?.removeEventListener("abort", stop)
+    }
+  }
+  const exited = finish()
+  // It may end before anybody asks how.
+  exited.catch(() => undefined)
+  try {
+    await starter.ready
+  } catch (error) {
+    await exited.catch(() => undefined)
+    signal?.throwIfAborted()
+    throw error
+  }
+  const { child } = starter
+  return {
+    engine,
+    pid: child.pid ?? 0,
+    stdin: child.stdin,
+    stdout: child.stdout,
+    stderr: child.stderr,
+    exited,
+    kill: (name) => {
+      child.kill(name)
+    },
+    async [Symbol.asyncDispose](): Promise<void> {
+      starter.release()
+      await exited.catch(() => undefined)
+    },
+  }
+}
+
+/**
+ * Runs `action` in an image.
+ *
+ * @param tree - What is inside, where that can be known beforehand.
+ */
+export async function runImage(
+  startable: Startable,
+  tree: Tree | undefined,
+  action: Action,
+  argv: readonly string[],
+  options: ExecOptions,
+): Promise<Running> {
+  const { signal, stdio = "pipe" } = options
+  signal?.throwIfAborted()
+  const crun = findProgram("crun", "it runs the container")
+  const hostCwd = await realpath(process.cwd())
+  const bundle = await makeBundle({
+    tree,
+    image: startable.source.image,
+    action,
+    argv,
+    identity: callerIdentity(),
+    hostCwd,
+    cwd: options.cwd,
+    binds: parseBinds(options.binds ?? [], hostCwd),
+    environment: composeEnvironment(process.env, options.env ?? [], options.cleanEnv === true),
+    terminal: stdio === "inherit" && process.stdin.isTTY && process.stdout.isTTY && process.stderr.isTTY,
+    umask: currentUmask(),
+    starter: starterPath(),
+  })
+  signal?.throwIfAborted()
+  return await withEngine(options.engine ?? "auto", startable, (engine) =>
+    start(startable, engine, bundle, crun, options),
+  )
+}
