@@ -25,10 +25,13 @@ constexpr char kVersion[] = "0.1.0";
 constexpr int kFailure = 255;
 constexpr int kUsageFailure = 2;
 
-/// An OCI hook in the container's mount namespace: crun drops these flags from the root file system's mount. "ro" is
-/// kept as it is.
+/// An OCI hook in the container's mount namespace: crun drops nosuid and nodev from the root file system's mount.
 int RemountRoot(const std::vector<std::string>& arguments) {
   if (arguments.size() != 1) throw UsageError("remount-root: needs one folder");
+  // The container's state comes on standard input; to the runtime a hook that leaves before the end has failed.
+  char state[4096];
+  while (read(STDIN_FILENO, state, sizeof state) > 0) {
+  }
   const char* directory = arguments[0].c_str();
   const unsigned long flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV;
   CheckErrno(mount(nullptr, directory, nullptr, flags, nullptr), "mount");
