@@ -23,8 +23,8 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_ENV_NO_LIBRARY: "install it: `apt install libcryptsetup12` or `dnf install cryptsetup-libs`",
   ERR_ENV_NO_PROGRAM:
     "install it with the system's package manager (Debian, Fedora: the package has the same name)",
-  ERR_ENV_NO_PRIVILEGE: "use --engine userspace, which needs no privilege",
-  ERR_ENV_NO_KERNEL_SUPPORT: "use --engine userspace, or a kernel with what is missing",
+  ERR_ENV_NO_PRIVILEGE: "--engine userspace needs no privilege, only access to /dev/fuse",
+  ERR_ENV_NO_KERNEL_SUPPORT: "the userspace engine needs /dev/fuse and user namespaces, the kernel engine loop devices and dm-crypt",
   ERR_ENV_NO_MEMORY:
     "free some memory or raise the cgroup's limit; opening needs it once, for the key derivation",
 }

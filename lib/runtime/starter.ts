@@ -63,9 +63,11 @@ function failureError(failure: Failure, engine: ConcreteEngine, image: string): 
         return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
       return new DeviceError("ERR_DM_ACTIVATE", text, where)
     case "fuse":
-      return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
-    case "fusermount":
-      return new EnvironmentError("ERR_ENV_NO_PROGRAM", text, where)
+      // Missing or refused is /dev/fuse itself; anything else is what fusermount3 has against this mount.
+      if (errnoNumber === errno.EACCES) return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", text, where)
+      if (errnoNumber === errno.ENOENT || errnoNumber === errno.ENODEV || errnoNumber === errno.ENXIO)
+        return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
+      return new DeviceError("ERR_MOUNT", text, where)
     case "userns":
     case "overlay":
       return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)

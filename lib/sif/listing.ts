@@ -24,7 +24,7 @@ function time(seconds: number): string {
   if (Number.isNaN(date.getTime())) return `${seconds} s since 1970`
   return date
     .toISOString()
-    .replace(/^[+-]?\d*(\d{4})-/, "$1-")
+    .replace(/^\+0?/, "")
     .replace("T", " ")
     .replace(/\.\d+Z$/, " +0000 UTC")
 }
@@ -242,10 +242,17 @@ export function infoJson(image: SifImage, id: number): ObjectJson {
   return objectJson(image.object(id))
 }
 
-/** An object's data, piece by piece. */
+/**
+ * An object's data, piece by piece.
+ *
+ * @throws SifError `ERR_SIF_NO_OBJECT`, `ERR_SIF_TRUNCATED`.
+ */
 export async function* dump(image: SifImage, id: number): AsyncGenerator<Buffer, void, undefined> {
   const object = image.object(id)
   const piece = 1 << 20
-  for (let done = 0; done < object.size; done += piece)
-    yield await image.reader.read(object.offset + done, Math.min(piece, object.size - done))
+  let done = 0
+  do {
+    yield await image.read(object, done, Math.min(piece, object.size - done))
+    done += piece
+  } while (done < object.size)
 }

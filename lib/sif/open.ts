@@ -90,8 +90,19 @@ export class SifImage implements AsyncDisposable {
         `${this.path}: object ${object.id} has ${object.size} bytes, more than the ${limit} it may have`,
         { path: this.path, offset: object.offset },
       )
-    const bytes = await this.reader.read(object.offset, object.size)
-    if (bytes.length < object.size) throw truncated(this.path, object, this.reader.size)
+    return await this.read(object, 0, object.size)
+  }
+
+  /**
+   * A piece of an object's data, which lies in the file even where the table was read leniently.
+   *
+   * @throws SifError `ERR_SIF_TRUNCATED`.
+   */
+  async read(object: SifObject, position: Bytes, length: Bytes): Promise<Buffer> {
+    const { offset, size } = object
+    const inside = offset >= 0 && size >= 0 && offset + size <= this.reader.size
+    const bytes = inside ? await this.reader.read(offset + position, length) : undefined
+    if (bytes === undefined || bytes.length < length) throw truncated(this.path, object, this.reader.size)
     return bytes
   }
 
