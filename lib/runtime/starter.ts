@@ -71,10 +71,6 @@ function failureError(failure: Failure, engine: ConcreteEngine, image: string): 
     case "userns":
     case "overlay":
       return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
-    case "image":
-      return errnoNumber === errno.ENOTSUP
-        ? new TreeError("ERR_TREE_UNSUPPORTED", text, where)
-        : new TreeError("ERR_TREE_FORMAT", text, where)
     case "crun":
       return errnoNumber === errno.ENOENT
         ? new EnvironmentError("ERR_ENV_NO_PROGRAM", text, where)
@@ -85,6 +81,10 @@ function failureError(failure: Failure, engine: ConcreteEngine, image: string): 
         return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
       return new DeviceError("ERR_MOUNT", text, where)
     default:
+      if (step === "image" || step.startsWith("squashfs"))
+        return errnoNumber === errno.ENOTSUP
+          ? new TreeError("ERR_TREE_UNSUPPORTED", text, where)
+          : new TreeError("ERR_TREE_FORMAT", text, where)
       return new RunError("ERR_RUN", text, where)
   }
 }
