@@ -58,8 +58,8 @@ class ProgressReporter {
 
 SquashfsCompression ReadCompression(const Napi::Object& options) {
   const std::string name = ReadString(options, "compression");
-  for (const SquashfsCompression compression : {SquashfsCompression::kGzip, SquashfsCompression::kZstd,
-                                                SquashfsCompression::kLz4, SquashfsCompression::kXz})
+  for (const SquashfsCompression compression :
+       {SquashfsCompression::kGzip, SquashfsCompression::kZstd, SquashfsCompression::kLz4, SquashfsCompression::kXz})
     if (name == SquashfsCompressionName(static_cast<uint16_t>(compression))) return compression;
   throw Napi::RangeError::New(options.Env(), "compression is unknown");
 }

@@ -48,7 +48,7 @@ UniqueFd OpenAt(int directory, const char* name, int flags, std::string_view pat
 }
 
 struct stat StatOf(int fd, std::string_view path) {
-  struct stat st{};
+  struct stat st {};
   if (fstat(fd, &st) != 0) Fail(errno, "fstat", path);
   return st;
 }
@@ -178,14 +178,16 @@ bool Storable(std::string_view name) {
 class XattrReader {
  public:
   std::vector<TreeXattr> OfFile(int fd, std::string_view path) {
-    return Read(path, [fd](char* out, size_t n) { return flistxattr(fd, out, n); },
-                [fd](const char* name, char* out, size_t n) { return fgetxattr(fd, name, out, n); });
+    return Read(
+        path, [fd](char* out, size_t n) { return flistxattr(fd, out, n); },
+        [fd](const char* name, char* out, size_t n) { return fgetxattr(fd, name, out, n); });
   }
   std::vector<TreeXattr> OfEntry(int directory, const char* name, std::string_view path) {
     // There is no listxattrat(2) before Linux 6.13; the descriptor's name in /proc stands for the directory.
     const std::string at = "/proc/self/fd/" + std::to_string(directory) + "/" + name;
-    return Read(path, [&at](char* out, size_t n) { return llistxattr(at.c_str(), out, n); },
-                [&at](const char* key, char* out, size_t n) { return lgetxattr(at.c_str(), key, out, n); });
+    return Read(
+        path, [&at](char* out, size_t n) { return llistxattr(at.c_str(), out, n); },
+        [&at](const char* key, char* out, size_t n) { return lgetxattr(at.c_str(), key, out, n); });
   }
 
  private:

@@ -108,8 +108,7 @@ struct SquashfsCompressor::Context {
         lz4.resize(static_cast<size_t>(std::max(LZ4_sizeofState(), LZ4_sizeofStateHC())) / sizeof(uint64_t) + 1);
         break;
       case SquashfsCompression::kXz:
-        if (lzma_lzma_preset(&xz, static_cast<uint32_t>(codec.level)))
-          throw SystemError(EINVAL, "lzma_lzma_preset");
+        if (lzma_lzma_preset(&xz, static_cast<uint32_t>(codec.level))) throw SystemError(EINVAL, "lzma_lzma_preset");
         // The kernel keeps a window of one block.
         xz.dict_size = codec.block_size;
         break;
@@ -161,8 +160,7 @@ size_t SquashfsCompressor::Encode(const uint8_t* in, size_t size, uint8_t* out) 
       lzma_filter filters[] = {{LZMA_FILTER_LZMA2, &context_->xz}, {LZMA_VLI_UNKNOWN, nullptr}};
       size_t n = 0;
       // The kernel's decoder knows no longer checksum than CRC32.
-      const lzma_ret result =
-          lzma_stream_buffer_encode(filters, LZMA_CHECK_CRC32, nullptr, in, size, out, &n, room);
+      const lzma_ret result = lzma_stream_buffer_encode(filters, LZMA_CHECK_CRC32, nullptr, in, size, out, &n, room);
       if (result == LZMA_BUF_ERROR) return 0;
       if (result == LZMA_MEM_ERROR) throw std::bad_alloc();
       if (result != LZMA_OK) throw SystemError(EIO, "lzma_stream_buffer_encode", "the encoder failed");

@@ -329,7 +329,8 @@ struct OpenDirectory {
     return std::string_view(names).substr(child.name_offset, child.name_size);
   }
   void Add(std::string_view name, const InodePlace& place) {
-    if (names.size() > UINT32_MAX - kMaximumName) throw SystemError(EFBIG, "squashfs_write", "a directory is too large");
+    if (names.size() > UINT32_MAX - kMaximumName)
+      throw SystemError(EFBIG, "squashfs_write", "a directory is too large");
     children.push_back({place.reference, place.number, static_cast<uint32_t>(names.size()),
                         static_cast<uint16_t>(name.size()), place.type});
     names += name;
@@ -410,7 +411,8 @@ class Tables {
   }
 
   uint32_t NewNumber() {
-    if (references_.size() >= UINT32_MAX - 1) throw SystemError(EFBIG, "squashfs_write", "the tree has too many entries");
+    if (references_.size() >= UINT32_MAX - 1)
+      throw SystemError(EFBIG, "squashfs_write", "the tree has too many entries");
     references_.push_back(0);
     return static_cast<uint32_t>(references_.size());
   }
@@ -434,12 +436,17 @@ class Tables {
   uint64_t WriteInode(const Node& node, uint32_t number) {
     const bool has_xattrs = node.xattrs != kNone;
     if (node.type == kFile) {
-      const bool extended = has_xattrs || node.links > 1 || node.sparse > 0 || node.size > UINT32_MAX ||
-                            node.start > UINT32_MAX;
+      const bool extended =
+          has_xattrs || node.links > 1 || node.sparse > 0 || node.size > UINT32_MAX || node.start > UINT32_MAX;
       Packed& inode = Begin(node, number, extended);
       if (extended)
-        inode.U64(node.start).U64(node.size).U64(node.sparse).U32(node.links).U32(node.fragment)
-            .U32(node.fragment_offset).U32(node.xattrs);
+        inode.U64(node.start)
+            .U64(node.size)
+            .U64(node.sparse)
+            .U32(node.links)
+            .U32(node.fragment)
+            .U32(node.fragment_offset)
+            .U32(node.xattrs);
       else
         inode.U32(node.start).U32(node.fragment).U32(node.fragment_offset).U32(node.size);
       for (const uint32_t block : node.blocks) inode.U32(block);
@@ -567,8 +574,7 @@ class Writer final : public TreeVisitor {
     Packed start;
     start.Raw(std::string(kSuperblockSize, '\0'));
     if (!options.empty())
-      start.U16(options.size() | kMetadataRaw)
-          .Raw({reinterpret_cast<const char*>(options.data()), options.size()});
+      start.U16(options.size() | kMetadataRaw).Raw({reinterpret_cast<const char*>(options.data()), options.size()});
     output_.Append(start.data(), start.size());
 
     tree.Walk(*this);
@@ -671,7 +677,8 @@ class Writer final : public TreeVisitor {
 
   // Readers search listings by bisection and trust names: a source must not get either wrong.
   void CheckName(const TreeEntry& entry, const std::string& name) {
-    if (name.empty() || name == "." || name == ".." || name.size() > kMaximumName || name.find('\0') != std::string::npos)
+    if (name.empty() || name == "." || name == ".." || name.size() > kMaximumName ||
+        name.find('\0') != std::string::npos)
       Fail(EINVAL, entry, "not a name that can be stored");
     std::string& last = names_.back();
     if (!last.empty() && name <= last) Fail(EINVAL, entry, "the names of a directory are not in order");
@@ -733,7 +740,8 @@ class Writer final : public TreeVisitor {
   /// Blocks come in the order of submission, so a file's block belongs to the first file that still lacks one.
   void Store(const SquashfsBlockPipeline::Block& block) {
     const uint64_t start = output_.position();
-    const uint32_t word = static_cast<uint32_t>(block.stored_size) | (block.compressed || block.stored_size == 0 ? 0 : kDataRaw);
+    const uint32_t word =
+        static_cast<uint32_t>(block.stored_size) | (block.compressed || block.stored_size == 0 ? 0 : kDataRaw);
     if (block.kind == SquashfsBlockPipeline::Kind::kFragmentBlock) {
       output_.Append(block.stored, block.stored_size);
       fragments_.U64(start).U32(word).U32(0);
@@ -786,10 +794,13 @@ class Writer final : public TreeVisitor {
     if (fragment_count_ == 0) flags |= kNoFragments;
     if (places.xattrs == kNoTable) flags |= kNoXattrs;
     if (has_options) flags |= kHasOptions;
-    const uint64_t time = options_.source_date_epoch < 0 ? newest_ : std::min<uint64_t>(static_cast<uint64_t>(options_.source_date_epoch), UINT32_MAX);
+    const uint64_t time = options_.source_date_epoch < 0
+                              ? newest_
+                              : std::min<uint64_t>(static_cast<uint64_t>(options_.source_date_epoch), UINT32_MAX);
     Packed superblock;
     superblock.U32(kMagic).U32(tables_.inode_count()).U32(time).U32(codec_.block_size).U32(fragment_count_);
-    superblock.U16(static_cast<uint16_t>(codec_.compression)).U16(static_cast<uint64_t>(std::countr_zero(codec_.block_size)));
+    superblock.U16(static_cast<uint16_t>(codec_.compression))
+        .U16(static_cast<uint64_t>(std::countr_zero(codec_.block_size)));
     superblock.U16(flags).U16(tables_.ids().all().size()).U16(kMajor).U16(0);
     superblock.U64(tables_.root()).U64(places.end).U64(places.ids).U64(places.xattrs);
     superblock.U64(places.inodes).U64(places.listings).U64(places.fragments).U64(places.exports);
