@@ -1,5 +1,5 @@
 // The public API. Everything a command can do, a program can do; nothing else is exported.
-export { build } from "./build/build.ts"
+export { build, compressionLevels } from "./build/build.ts"
 export type { BuildOptions, BuildResult, Compression, CompressionName } from "./build/build.ts"
 export { open, Image } from "./container/image.ts"
 export type { ListOptions, OpenOptions, ExtractOptions, ReadOptions, TreeEntry } from "./container/image.ts"

@@ -32,7 +32,8 @@ export interface Compression {
   readonly level?: number
 }
 
-const levels: Readonly<Record<CompressionName, readonly [number, number]>> = {
+/** The least and the highest level of each compressor. */
+export const compressionLevels: Readonly<Record<CompressionName, readonly [number, number]>> = {
   zstd: [1, 22],
   gzip: [1, 12],
   lz4: [1, 12],
@@ -90,8 +91,13 @@ const BLOCK_SIZE: Bytes = 128 * 1024
 const PAGE: Bytes = 4096
 const NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
+/** What the native side calls a failure of reading the source; everything else is about the output. */
+const readingCalls: ReadonlySet<string> = new Set(
+  "open fstat stat opendir readdir readlink listxattr getxattr lseek pread".split(" "),
+)
+
 function checkCompression(compression: Compression): void {
-  const [least, most] = levels[compression.name]
+  const [least, most] = compressionLevels[compression.name]
   const { level } = compression
   if (level !== undefined && !(Number.isInteger(level) && level >= least && level <= most))
     throw new RangeError(`the level of ${compression.name} is ${least} to ${most}, not ${level}`)
@@ -186,7 +192,7 @@ async function writeTree(
     const errno = cause instanceof Error && "errno" in cause ? -Number(cause.errno) : 0
     const { EBADMSG, EOVERFLOW } = constants.errno
     const message = cause instanceof Error ? cause.message : String(cause)
-    const reading = cause instanceof Error && "syscall" in cause && String(cause.syscall).startsWith("tree_")
+    const reading = cause instanceof Error && "syscall" in cause && readingCalls.has(String(cause.syscall))
     if (errno === EBADMSG || errno === EOVERFLOW || reading)
       throw new BuildError("ERR_BUILD_SOURCE", `cannot read the source ${options.source}: ${message}`, {
         path: options.source,

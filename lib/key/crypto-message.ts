@@ -1,23 +1,27 @@
 // The crypto message: a wrapped secret as PEM around a DER octet string. It is ciphertext, no secret itself.
-import forge from "node-forge"
+import { createRequire } from "node:module"
+import type forge from "node-forge"
 import { KeyError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
+
+// The parts that are needed: all of it takes as long to load as opening an image takes.
+const require = createRequire(import.meta.url)
+const asn1 = require("node-forge/lib/asn1.js") as typeof forge.asn1
+const pem = require("node-forge/lib/pem.js") as typeof forge.pem
+const util = require("node-forge/lib/util.js") as typeof forge.util
 
 /** What a reader takes into memory at most. */
 export const MAX_MESSAGE_SIZE: Bytes = 64 * 1024
 
 /** The PEM text of a wrapped secret: label MESSAGE, 64 columns, LF. */
 export function encodeCryptoMessage(wrapped: Uint8Array): Buffer {
-  const octets = forge.asn1.create(
-    forge.asn1.Class.UNIVERSAL,
-    forge.asn1.Type.OCTETSTRING,
+  const octets = asn1.create(
+    asn1.Class.UNIVERSAL,
+    asn1.Type.OCTETSTRING,
     false,
     Buffer.from(wrapped).toString("latin1"),
   )
-  const text = forge.pem.encode(
-    { type: "MESSAGE", body: forge.asn1.toDer(octets).getBytes() },
-    { maxline: 64 },
-  )
+  const text = pem.encode({ type: "MESSAGE", body: asn1.toDer(octets).getBytes() }, { maxline: 64 })
   return Buffer.from(text.replaceAll("\r\n", "\n"), "latin1")
 }
 
@@ -33,15 +37,15 @@ export function decodeCryptoMessage(message: Buffer): Buffer {
   let value: unknown
   let isOctets: boolean
   try {
-    const block = forge.pem.decode(message.toString("latin1"))[0]
+    const block = pem.decode(message.toString("latin1"))[0]
     if (block === undefined) throw malformed()
-    const der = forge.asn1.fromDer(forge.util.createBuffer(block.body), {
+    const der = asn1.fromDer(util.createBuffer(block.body), {
       strict: true,
       parseAllBytes: false,
       decodeBitStrings: false,
     } as never)
     value = der.value
-    isOctets = der.type === forge.asn1.Type.OCTETSTRING
+    isOctets = der.type === asn1.Type.OCTETSTRING
   } catch (cause) {
     throw cause instanceof KeyError ? cause : malformed(cause)
   }

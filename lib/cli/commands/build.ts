@@ -1,8 +1,14 @@
-import type { Command } from "commander"
-import { build, type Compression, type CompressionName, type CredentialOptions } from "../../index.ts"
+import { InvalidArgumentError, type Command } from "commander"
+import {
+  build,
+  compressionLevels,
+  type Compression,
+  type CompressionName,
+  type CredentialOptions,
+} from "../../index.ts"
 import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
-import { humanBytes, notice, Progress } from "../terminal.ts"
+import { humanBytes, notice, printable, Progress } from "../terminal.ts"
 
 interface BuildFlags extends CredentialFlags {
   readonly encrypt?: true
@@ -27,19 +33,24 @@ function sourceCredentials(flags: BuildFlags): CredentialOptions | undefined {
 }
 
 /** As reproducible-builds.org defines it. */
-function sourceDateEpoch(): number | undefined {
+function sourceDateEpoch(command: Command): number | undefined {
   const text = process.env["SOURCE_DATE_EPOCH"]
   if (text === undefined || text === "") return undefined
-  if (!/^\d{1,11}$/.test(text)) throw new RangeError(`SOURCE_DATE_EPOCH is a number of seconds, not ${text}`)
+  if (!/^\d{1,11}$/.test(text))
+    command.error(`error: SOURCE_DATE_EPOCH is a number of seconds, not ${printable(text)}`)
   return Number(text)
 }
 
 function parseCompression(text: string): Compression {
   const match = /^(zstd|gzip|lz4|xz)(?::(\d{1,2}))?$/.exec(text)
-  if (match === null)
-    throw new RangeError(`compression is zstd, gzip, lz4 or xz, with :LEVEL if you like, not ${text}`)
+  if (match === null) throw new InvalidArgumentError("It is zstd, gzip, lz4 or xz, with :LEVEL if you like.")
   const name = match[1] as CompressionName
-  return match[2] === undefined ? { name } : { name, level: Number(match[2]) }
+  if (match[2] === undefined) return { name }
+  const level = Number(match[2])
+  const [least, most] = compressionLevels[name]
+  if (level < least || level > most)
+    throw new InvalidArgumentError(`The level of ${name} is ${least} to ${most}.`)
+  return { name, level }
 }
 
 export function addBuildCommand(program: Command): void {
@@ -66,7 +77,7 @@ export function addBuildCommand(program: Command): void {
     .option("--json", "print the result as JSON")
   addCredentialOptions(command).action(async (output: string, source: string, flags: BuildFlags) => {
     const opensSource = sourceCredentials(flags)
-    const epoch = sourceDateEpoch()
+    const epoch = sourceDateEpoch(command)
     const progress = new Progress(`building ${output}`)
     const result = await withCredentials(flags, true, (credentials) =>
       build({

@@ -1,4 +1,4 @@
-import type { Command } from "commander"
+import { InvalidArgumentError, type Command } from "commander"
 import { sif } from "../../index.ts"
 import { writeAll } from "../output.ts"
 
@@ -8,7 +8,7 @@ interface ListFlags {
 }
 
 function objectId(text: string): number {
-  if (!/^\d{1,10}$/.test(text)) throw new RangeError(`an object ID is a number, not ${text}`)
+  if (!/^\d{1,10}$/.test(text)) throw new InvalidArgumentError("An object ID is a number.")
   return Number(text)
 }
 
