@@ -225,6 +225,17 @@ export function serializeHeader(header: SifHeader): Buffer {
   return bytes
 }
 
+/** What changes in a header when objects come and go. */
+export type HeaderChange = Pick<SifHeader, "arch" | "modified" | "free" | "dataSize">
+
+/** Writes the changed fields into a header's bytes. All others stay as they are, even those that cannot be understood. */
+export function changeHeader(bytes: Buffer, change: HeaderChange): void {
+  bytes.write(change.arch, ARCH_AT, 2, "latin1")
+  bytes.writeBigInt64LE(BigInt(change.modified), MODIFIED_AT)
+  bytes.writeBigInt64LE(BigInt(change.free), FREE_AT)
+  bytes.writeBigInt64LE(BigInt(change.dataSize), DATA_SIZE_AT)
+}
+
 function parseLink(raw: number): SifLink {
   if (raw === 0) return { to: "none" }
   return raw >>> 28 === 0xf ? { to: "group", group: raw & NUMBER } : { to: "object", id: raw }

@@ -209,7 +209,7 @@ async function openFile(path: string): Promise<FileReader> {
 }
 
 /** The header's own errors know no path yet. */
-function named(error: unknown, path: string): unknown {
+export function named(error: unknown, path: string): unknown {
   if (!(error instanceof SifError) || error.path !== undefined) return error
   return new SifError(error.code, `${path}: ${error.message}`, {
     path,

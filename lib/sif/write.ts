@@ -4,6 +4,7 @@ import { open, type FileHandle } from "node:fs/promises"
 import { SifError } from "../errors.ts"
 import { alignUp, type Bytes } from "../units.ts"
 import {
+  changeHeader,
   DEFAULT_SLOTS,
   DEFAULT_TABLE_OFFSET,
   DESCRIPTOR_SIZE,
@@ -12,12 +13,12 @@ import {
   PartitionType,
   serializeDescriptor,
   serializeHeader,
+  type HeaderChange,
   type NewDescriptor,
-  type SifHeader,
   type SifLink,
   type SifObject,
 } from "./format.ts"
-import { readSif, type SifImage } from "./open.ts"
+import { named, readSif, type SifImage } from "./open.ts"
 import type { ByteReader } from "./source.ts"
 
 /** Where data starts in an image that we write. */
@@ -141,6 +142,8 @@ async function withImage<T>(
     const result = await change(image, file)
     await file.sync()
     return result
+  } catch (error) {
+    throw named(error, path)
   } finally {
     await file.close()
   }
@@ -154,8 +157,20 @@ function freeSlot(image: SifImage): number {
   })
 }
 
-async function writeHeader(file: FileHandle, header: SifHeader): Promise<void> {
-  await writeFully(file, serializeHeader(header), 0)
+async function updateHeader(image: SifImage, file: FileHandle, change: HeaderChange): Promise<void> {
+  const bytes = Buffer.from(await image.reader.read(0, HEADER_SIZE))
+  changeHeader(bytes, change)
+  await writeFully(file, bytes, 0)
+}
+
+function endOfTable(image: SifImage): Bytes {
+  return image.header.tableOffset + image.header.total * DESCRIPTOR_SIZE
+}
+
+/** Where the data section starts: as the header says, if that makes sense. */
+function startOfData(image: SifImage): Bytes {
+  const { dataOffset } = image.header
+  return dataOffset >= endOfTable(image) && dataOffset <= image.reader.size ? dataOffset : endOfTable(image)
 }
 
 /** How {@link addObject} and {@link deleteObject} stamp the image. */
@@ -192,15 +207,10 @@ export async function addObject(
       throw new SifError("ERR_SIF_AMBIGUOUS", `${path}: there is a primary system partition already`, {
         path,
       })
-    const end = image.objects.reduce(
-      (last, { offset, size }) => Math.max(last, offset + size),
-      header.dataOffset,
-    )
-    const floor = Math.max(end, header.tableOffset + header.total * DESCRIPTOR_SIZE, HEADER_SIZE)
-    const offset = alignUp(floor, object.type === 0x4004 ? PARTITION_ALIGNMENT : 1)
+    const start = startOfData(image)
+    const end = image.objects.reduce((last, { offset, size }) => Math.max(last, offset + size), start)
+    const offset = alignUp(end, object.type === 0x4004 ? PARTITION_ALIGNMENT : 1)
     const time = options.time ?? now()
-    await writeFully(file, data, offset)
-    await file.sync()
     const id = slot + 1
     if (image.objects.some((other) => other.id === id))
       throw new SifError("ERR_SIF_DESCRIPTOR", `${path}: the ID ${id} of the free descriptor is taken`, {
@@ -218,13 +228,14 @@ export async function addObject(
       name: object.name ?? "",
       extra,
     })
+    await writeFully(file, data, offset)
+    await file.sync()
     await writeFully(file, descriptor, header.tableOffset + slot * DESCRIPTOR_SIZE)
-    await writeHeader(file, {
-      ...header,
+    await updateHeader(image, file, {
       arch: primary && object.type === 0x4004 ? extra.toString("latin1", 8, 10) : header.arch,
       modified: time,
       free: header.total - image.objects.length - 1,
-      dataSize: offset + data.length - header.dataOffset,
+      dataSize: offset + data.length - start,
     })
     return id
   })
@@ -253,15 +264,14 @@ export async function deleteObject(path: string, id: number, options: ChangeOpti
     const rest = image.objects.filter((other) => other !== object)
     await zero(file, object)
     await writeFully(file, Buffer.alloc(DESCRIPTOR_SIZE), header.tableOffset + object.slot * DESCRIPTOR_SIZE)
-    const end = rest.reduce((last, { offset, size }) => Math.max(last, offset + size), header.dataOffset)
-    const tableEnd = header.tableOffset + header.total * DESCRIPTOR_SIZE
-    await writeHeader(file, {
-      ...header,
+    const start = startOfData(image)
+    const end = rest.reduce((last, { offset, size }) => Math.max(last, offset + size), start)
+    await updateHeader(image, file, {
       arch: object.partition?.type === PartitionType.primarySystem ? "00" : header.arch,
       modified: options.time ?? now(),
       free: header.total - rest.length,
-      dataSize: end - header.dataOffset,
+      dataSize: end - start,
     })
-    await file.truncate(Math.max(end, tableEnd, HEADER_SIZE))
+    await file.truncate(end)
   })
 }
