@@ -5,7 +5,7 @@ import type { Context, Runnable } from "mocha"
  * printed at the end of the run, and in CI a skipped test is a failure.
  */
 export function skip(context: Context, reason: string): never {
-  const running = context.test as Runnable
+  const running = context.test as Runnable & { readonly type: string }
   const owner = running.type === "hook" ? (context.currentTest ?? running.parent) : running
   Object.assign(owner ?? running, { skipReason: reason })
   return context.skip()
