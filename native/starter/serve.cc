@@ -11,9 +11,11 @@ namespace {
 
 /// Where the superblock says that there are extended attributes: all ones for none (squashfs 4.0).
 constexpr uint64_t kXattrTableField = 80;
-constexpr int kArenas = 2;
-/// Decoded blocks come and go in pages of their own, so that what the cache drops goes back to the system.
-constexpr int kOwnPagesFrom = 64 << 10;
+/// More of them hold more of what is free, each a part of it.
+constexpr int kArenas = 1;
+/// Decoded blocks take the place of blocks that were dropped. Fresh pages for each would cost as much time as decoding.
+constexpr int kOwnPagesFrom = 32 << 20;
+constexpr int kKeptFree = 1 << 20;
 
 bool HasXattrs(const ByteSource& image) {
   uint64_t table = 0;
@@ -26,6 +28,7 @@ bool HasXattrs(const ByteSource& image) {
 OpenSquashfs::OpenSquashfs(const ImageOptions& options) {
   mallopt(M_ARENA_MAX, kArenas);
   mallopt(M_MMAP_THRESHOLD, kOwnPagesFrom);
+  mallopt(M_TRIM_THRESHOLD, kKeptFree);
   const std::shared_ptr<const ByteSource> image = OpenImage(options);
   SquashfsReader::Limits limits;
   limits.block_cache = static_cast<size_t>(options.cache_mib) << 20;
