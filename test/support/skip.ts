@@ -6,7 +6,8 @@ import type { Context, Runnable } from "mocha"
  */
 export function skip(context: Context, reason: string): never {
   const running = context.test as Runnable & { readonly type: string }
-  const owner = running.type === "hook" ? (context.currentTest ?? running.parent) : running
+  const before = running.title.startsWith('"before all"')
+  const owner = before ? running.parent : (context.currentTest ?? running)
   Object.assign(owner ?? running, { skipReason: reason })
   return context.skip()
 }
