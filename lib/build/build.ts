@@ -10,11 +10,17 @@ import {
   type Credential,
   type CredentialOptions,
 } from "../container/credentials.ts"
-import { formatLuks, LUKS_HEADER_SIZE, PASSPHRASE_KDF, RANDOM_SECRET_KDF } from "../device/luks.ts"
+import {
+  FIPS_PASSPHRASE_KDF,
+  formatLuks,
+  LUKS_HEADER_SIZE,
+  PASSPHRASE_KDF,
+  RANDOM_SECRET_KDF,
+} from "../device/luks.ts"
 import { BuildError, KeyError } from "../errors.ts"
 import { encodeCryptoMessage } from "../key/crypto-message.ts"
 import { wrapSecret } from "../key/rsa-oaep.ts"
-import type { NativeCipher } from "../native/binding.ts"
+import type { NativeCipher, NativeKdf } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import { cryptoMessageExtra, DataType, FileSystem, partitionExtra, PartitionType } from "../sif/format.ts"
 import { architectureDigits } from "../sif/names.ts"
@@ -40,6 +46,16 @@ export const compressionLevels: Readonly<Record<CompressionName, readonly [numbe
   xz: [0, 9],
 }
 
+/** How a passphrase is stretched; an RSA key's secret is random and needs none. */
+export interface PassphraseKdf {
+  /** `pbkdf2` where only FIPS-approved functions may be used. */
+  readonly type: "argon2id" | "pbkdf2"
+  /** Of Argon2, KiB; default 256 MiB, the same wherever an image is built. */
+  readonly memory?: number
+  /** Passes of Argon2 (default 4) or iterations of PBKDF2 (default 2,000,000). */
+  readonly iterations?: number
+}
+
 /** What {@link build} makes of what. */
 export interface BuildOptions {
   /** The image to write. */
@@ -55,6 +71,8 @@ export interface BuildOptions {
    * without this; the environment alone never does.
    */
   readonly encrypt?: boolean
+  /** Default Argon2id with fixed costs. */
+  readonly passphraseKdf?: PassphraseKdf
   /** Replace an existing output, once the new one is complete. */
   readonly force?: boolean
   /** Default zstd. */
@@ -117,8 +135,33 @@ async function recipientsOf(options: BuildOptions): Promise<Credential[]> {
   return recipients
 }
 
+/** Least and most of what {@link PassphraseKdf} takes: libcryptsetup refuses less, and nobody opens more. */
+export const passphraseKdfLimits: Readonly<Record<"memory" | "argon2id" | "pbkdf2", readonly [number, number]>> = {
+  memory: [32, 4 * 1024 * 1024],
+  argon2id: [4, 1000],
+  pbkdf2: [1000, 1_000_000_000],
+}
+
+function kdfFor(wanted: PassphraseKdf = { type: "argon2id" }): NativeKdf {
+  const preset = wanted.type === "pbkdf2" ? FIPS_PASSPHRASE_KDF : PASSPHRASE_KDF
+  const check = (what: string, value: number, [least, most]: readonly [number, number]): number => {
+    if (!Number.isInteger(value) || value < least || value > most)
+      throw new RangeError(`the ${what} of ${wanted.type} is ${least} to ${most}, not ${value}`)
+    return value
+  }
+  if (wanted.type === "pbkdf2" && wanted.memory !== undefined) throw new RangeError("pbkdf2 takes no memory")
+  return {
+    ...preset,
+    iterations: check("number of iterations", wanted.iterations ?? preset.iterations, passphraseKdfLimits[wanted.type]),
+    memory: wanted.memory === undefined ? preset.memory : check("memory in KiB", wanted.memory, passphraseKdfLimits.memory),
+  }
+}
+
 /** A header and key for these recipients, and the messages that carry the secret to the RSA keys among them. */
-async function formatFor(recipients: readonly Credential[]): Promise<{
+async function formatFor(
+  recipients: readonly Credential[],
+  passphraseKdf: NativeKdf,
+): Promise<{
   readonly header: Buffer
   readonly volumeKey: Buffer
   readonly messages: readonly Buffer[]
@@ -133,7 +176,7 @@ async function formatFor(recipients: readonly Credential[]): Promise<{
     const messages = rsa.map((key) => encodeCryptoMessage(wrapSecret(key, secret)))
     const keyslots = [
       ...(rsa.length === 0 ? [] : [{ secret, kdf: RANDOM_SECRET_KDF }]),
-      ...passphrases.map((passphrase) => ({ secret: passphrase, kdf: PASSPHRASE_KDF })),
+      ...passphrases.map((passphrase) => ({ secret: passphrase, kdf: passphraseKdf })),
     ]
     return { ...(await formatLuks({ keyslots })), messages }
   } finally {
@@ -248,7 +291,7 @@ async function writeImage(
   let written: Written
   let messages: readonly Buffer[] = []
   if (encrypted) {
-    const formatted = await formatFor(recipients)
+    const formatted = await formatFor(recipients, kdfFor(options.passphraseKdf))
     try {
       messages = formatted.messages
       await writeSparse(output, formatted.header, start)
@@ -286,6 +329,7 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
   const { signal, force = false, compression = { name: "zstd" } } = options
   signal?.throwIfAborted()
   checkCompression(compression)
+  kdfFor(options.passphraseKdf)
   await checkTarget(options.output, force)
   const recipients = await recipientsOf(options)
   try {

@@ -14,6 +14,11 @@ function collect(value: string, earlier: string[] | undefined): string[] {
   return [...(earlier ?? []), value]
 }
 
+const environmentHelp = `
+Without such an option the environment is looked at: SIFCRYPT_ENCRYPTION_PEM_PATH,
+SIFCRYPT_ENCRYPTION_PEM_DATA (the key itself), SIFCRYPT_ENCRYPTION_PASSPHRASE, and
+the same with APPTAINER_ or SINGULARITY_ in front. A secret is never an argument.`
+
 /** Adds `--pem-path`, `--passphrase` and `--passphrase-file`. Secrets themselves are never arguments. */
 export function addCredentialOptions(command: Command): Command {
   return command
@@ -23,7 +28,8 @@ export function addCredentialOptions(command: Command): Command {
       collect,
     )
     .option("--passphrase", "ask for a passphrase on the terminal")
-    .option("--passphrase-file <file>", "read the passphrase from a file, every byte of it")
+    .option("--passphrase-file <file>", "passphrase in a file; a line end at its very end is not part of it")
+    .addHelpText("after", environmentHelp)
 }
 
 /** A line from standard input, byte by byte so that the rest stays there for the payload. */

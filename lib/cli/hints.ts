@@ -12,7 +12,8 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_KEY_WEAK: "make a new pair: `openssl genrsa -out key.pem 4096`",
   ERR_LUKS_PASSPHRASE: "check the passphrase; a trailing newline counts when it comes from a variable",
   ERR_LUKS_UNSUPPORTED: "as root, `--allow-cipher NAME` lets the kernel engine use it",
-  ERR_LUKS_COST: "if the image is trusted, raise the limit with --max-kdf-memory",
+  ERR_LUKS_COST:
+    "the limits protect this machine from hostile images; a program that trusts the image raises them (kdfLimits of open)",
   ERR_BUILD_EXISTS: "add -F (--force) to replace it; it is kept until the new one is complete",
   ERR_TREE_NOT_FOUND: "`sifcrypt ls IMAGE` shows what is there",
   ERR_MOUNT_BUSY: "some process still uses it: `fuser -vm DIR` names it",
@@ -24,7 +25,8 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_ENV_NO_PROGRAM:
     "install it with the system's package manager (Debian, Fedora: the package has the same name)",
   ERR_ENV_NO_PRIVILEGE: "--engine userspace needs no privilege, only access to /dev/fuse",
-  ERR_ENV_NO_KERNEL_SUPPORT: "the userspace engine needs /dev/fuse and user namespaces, the kernel engine loop devices and dm-crypt",
+  ERR_ENV_NO_KERNEL_SUPPORT:
+    "the userspace engine needs /dev/fuse and user namespaces, the kernel engine loop devices and dm-crypt",
   ERR_ENV_NO_MEMORY:
     "free some memory or raise the cgroup's limit; opening needs it once, for the key derivation",
 }

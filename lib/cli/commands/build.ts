@@ -2,9 +2,11 @@ import { InvalidArgumentError, type Command } from "commander"
 import {
   build,
   compressionLevels,
+  passphraseKdfLimits,
   type Compression,
   type CompressionName,
   type CredentialOptions,
+  type PassphraseKdf,
 } from "../../index.ts"
 import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
@@ -19,6 +21,8 @@ interface BuildFlags extends CredentialFlags {
   readonly sourcePemPath?: string[]
   readonly sourcePassphraseFile?: string
   readonly publicMetadata?: true
+  readonly pbkdf?: PassphraseKdf
+  readonly pbkdfMemory?: number
 }
 
 const collect = (value: string, earlier: string[] | undefined): string[] => [...(earlier ?? []), value]
@@ -30,6 +34,34 @@ function sourceCredentials(flags: BuildFlags): CredentialOptions | undefined {
     ...(flags.sourcePemPath === undefined ? {} : { pemPaths: flags.sourcePemPath }),
     ...(flags.sourcePassphraseFile === undefined ? {} : { passphraseFile: flags.sourcePassphraseFile }),
   }
+}
+
+function parseKdf(text: string): PassphraseKdf {
+  const match = /^(argon2id|pbkdf2)(?::(\d{1,10}))?$/.exec(text)
+  if (match === null)
+    throw new InvalidArgumentError("It is argon2id or pbkdf2, with :ITERATIONS if you like.")
+  const type = match[1] as PassphraseKdf["type"]
+  if (match[2] === undefined) return { type }
+  const iterations = Number(match[2])
+  const [least, most] = passphraseKdfLimits[type]
+  if (iterations < least || iterations > most)
+    throw new InvalidArgumentError(`The iterations of ${type} are ${least} to ${most}.`)
+  return { type, iterations }
+}
+
+function parseMebibytes(text: string): number {
+  const most = passphraseKdfLimits.memory[1] / 1024
+  const value = /^\d{1,7}$/.test(text) ? Number(text) : 0
+  if (value < 1 || value > most) throw new InvalidArgumentError(`It is 1 to ${most} MiB.`)
+  return value
+}
+
+/** Both options together. */
+function passphraseKdf(flags: BuildFlags, command: Command): PassphraseKdf | undefined {
+  if (flags.pbkdfMemory === undefined) return flags.pbkdf
+  if (flags.pbkdf?.type === "pbkdf2")
+    command.error("error: --pbkdf-memory is Argon2's; pbkdf2 takes no memory")
+  return { ...(flags.pbkdf ?? { type: "argon2id" }), memory: flags.pbkdfMemory * 1024 }
 }
 
 /** As reproducible-builds.org defines it. */
@@ -68,6 +100,12 @@ export function addBuildCommand(program: Command): void {
     .option("-F, --force", "replace an existing output")
     .option("--compression <name[:level]>", "zstd (default), gzip, lz4 or xz", parseCompression)
     .option("--keep-owner", "keep owners as they are (default as root; others write everything as root's)")
+    .option(
+      "--pbkdf <function[:iterations]>",
+      "stretches a passphrase: argon2id (default) or pbkdf2",
+      parseKdf,
+    )
+    .option("--pbkdf-memory <mib>", "memory that Argon2 takes, MiB (default 256)", parseMebibytes)
     .option("--source-pem-path <file>", "private key that opens an encrypted source", collect)
     .option("--source-passphrase-file <file>", "passphrase that opens an encrypted source")
     .option(
@@ -78,6 +116,7 @@ export function addBuildCommand(program: Command): void {
   addCredentialOptions(command).action(async (output: string, source: string, flags: BuildFlags) => {
     const opensSource = sourceCredentials(flags)
     const epoch = sourceDateEpoch(command)
+    const kdf = passphraseKdf(flags, command)
     const progress = new Progress(`building ${output}`)
     const result = await withCredentials(flags, true, (credentials) =>
       build({
@@ -95,6 +134,7 @@ export function addBuildCommand(program: Command): void {
         ...(flags.keepOwner === undefined ? {} : { keepOwner: true }),
         ...(flags.publicMetadata === undefined ? {} : { publicMetadata: true }),
         ...(opensSource === undefined ? {} : { sourceCredentials: opensSource }),
+        ...(kdf === undefined ? {} : { passphraseKdf: kdf }),
         ...(epoch === undefined ? {} : { sourceDateEpoch: epoch }),
       }),
     ).finally(() => {

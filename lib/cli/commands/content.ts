@@ -48,7 +48,7 @@ export function addContentCommands(program: Command): void {
     .command("ls")
     .summary("list files inside an image, without mounting")
     .description("Lists PATH inside IMAGE (its root by default). No mount, no privilege, no /dev/fuse.")
-    .argument("<image>")
+    .argument("<image>", "the image to look into")
     .argument("[path]", "path inside the image", "/")
     .option("-l, --long", "mode, links, owner, size, time, target")
     .option("-R, --recursive", "all below it")
@@ -76,7 +76,7 @@ export function addContentCommands(program: Command): void {
     .command("cat")
     .summary("write files of an image to standard output")
     .description("Writes each PATH inside IMAGE to standard output. No mount, no privilege, no /dev/fuse.")
-    .argument("<image>")
+    .argument("<image>", "the image to read from")
     .argument("<path...>", "files inside the image")
   addCredentialOptions(cat).action(async (image: string, paths: string[], flags: CredentialFlags) => {
     await withCredentials(flags, false, async (credentials) => {
@@ -96,9 +96,9 @@ export function addContentCommands(program: Command): void {
       "Copies PATHs (everything by default) of IMAGE into the folder DIR, which is made if it is missing. What is " +
         "extracted is plain: choose a place that may hold it.",
     )
-    .argument("<image>")
-    .argument("<dir>")
-    .argument("[path...]")
+    .argument("<image>", "the image to copy from")
+    .argument("<dir>", "folder to copy into")
+    .argument("[path...]", "paths inside the image")
     .option("--json", "print the result as JSON")
   addCredentialOptions(extract).action(
     async (image: string, dir: string, paths: string[], flags: CredentialFlags & { json?: true }) => {
@@ -124,7 +124,7 @@ export function addContentCommands(program: Command): void {
     .command("info")
     .summary("what an image is, and what anyone can read of it; no key needed")
     .description("Shows kind, architecture, size, cipher and recipients of IMAGE. No key is needed.")
-    .argument("<image>")
+    .argument("<image>", "the image to describe")
     .option("--json", "print JSON")
     .action(async (image: string, flags: { json?: true }) => {
       const facts = await inspect(image)

@@ -12,8 +12,8 @@ export function addMountCommands(program: Command): void {
       "Mounts IMAGE read-only on DIR and returns; `sifcrypt unmount DIR` takes it away. Root gets the kernel's dm-crypt " +
         "where there is one, everybody else one FUSE process.",
     )
-    .argument("<image>")
-    .argument("<dir>")
+    .argument("<image>", "the image to mount")
+    .argument("<dir>", "an existing folder")
     .option("--engine <engine>", "auto, kernel or userspace", parseEngine, "auto")
     .option("--allow-cipher <name>", "let the kernel engine use this cipher, e.g. serpent-xts-plain64")
     .option("--json", "print the mount as JSON")
@@ -39,7 +39,10 @@ export function addMountCommands(program: Command): void {
     .command("unmount")
     .alias("umount")
     .summary("take a mount of ours away")
-    .argument("<dir>")
+    .description(
+      "Unmounts DIR, on which sifcrypt mounted an image. Anything else mounted there is left alone.",
+    )
+    .argument("<dir>", "the folder it is mounted on")
     .action(async (dir: string) => {
       await unmount(dir)
     })
@@ -47,6 +50,9 @@ export function addMountCommands(program: Command): void {
   program
     .command("mounts")
     .summary("list the mounts sifcrypt made")
+    .description(
+      "Lists the mounts of images that this process can see: target, engine, serving process, image.",
+    )
     .option("--json", "print JSON")
     .action(async (flags: { json?: true }) => {
       const all = await listMounts()

@@ -27,14 +27,18 @@ function addAction(
     .summary(summary)
     .description(description)
     .passThroughOptions()
-    .argument("<image>")
+    .argument("<image>", "the image to run in; options go before it")
     .option("--engine <engine>", "auto, kernel or userspace", parseEngine, "auto")
-    .option("-B, --bind <src[:dst[:ro]]>", "bind a file or folder of the host (repeatable)", collect)
+    .option(
+      "-B, --bind <src[:dst[:ro]]>",
+      "bind a file or folder of the host (repeatable, or separated by commas)",
+      collect,
+    )
     .option("--pwd <dir>", "working directory inside")
-    .option("--env <name=value>", "set a variable inside (repeatable)", collect)
-    .option("--cleanenv", "start from an empty environment")
-    .option("--allow-cipher <name>", "let the kernel engine use this cipher")
-  if (commandArgument !== undefined) command.argument(commandArgument)
+    .option("--env <name=value>", "set a variable inside, literally (repeatable)", collect)
+    .option("--cleanenv", "pass nothing of the environment on but TERM and the proxies")
+    .option("--allow-cipher <name>", "let the kernel engine use this cipher, e.g. serpent-xts-plain64")
+  if (commandArgument !== undefined) command.argument(commandArgument, "passed on as they are")
   addCredentialOptions(command).action(async (image: string, ...rest: unknown[]) => {
     const argv = commandArgument === undefined ? [] : (rest[0] as string[])
     const flags = (commandArgument === undefined ? rest[0] : rest[1]) as RunFlags

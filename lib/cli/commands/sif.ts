@@ -21,7 +21,7 @@ export function addSifCommands(program: Command): void {
     command
       .command(name)
       .description(text)
-      .argument("<image>")
+      .argument("<image>", "the image to look at")
       .option("--json", "print JSON")
       .option("--lenient", "list a malformed image as far as it can be read")
   listing("list", "List the objects").action(async (image: string, flags: ListFlags) => {
@@ -40,7 +40,7 @@ export function addSifCommands(program: Command): void {
     .command("info")
     .description("Show one object's descriptor")
     .argument("<id>", "object ID", objectId)
-    .argument("<image>")
+    .argument("<image>", "the image to look at")
     .option("--json", "print JSON")
     .action(async (id: number, image: string, flags: ListFlags) => {
       await using opened = await sif.openSif(image)
@@ -54,7 +54,7 @@ export function addSifCommands(program: Command): void {
     .command("dump")
     .description("Write one object's data to standard output")
     .argument("<id>", "object ID", objectId)
-    .argument("<image>")
+    .argument("<image>", "the image to look at")
     .action(async (id: number, image: string) => {
       await using opened = await sif.openSif(image)
       await writeAll(process.stdout, sif.dump(opened, id))
