@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "core/system_error.h"
 #include "core/unique_fd.h"
@@ -62,29 +63,41 @@ class Guard {
   pid_t process_ = -1;
 };
 
-int ServeUntilEnd(const MountOptions& options, const SignalQueue& signals, const Status& status) {
+/// What asks this process to end: a signal, or the end of the watched pipe.
+class EndRequests {
+ public:
+  EndRequests(const SignalQueue& signals, int watch_fd) : signals_(signals), watch_fd_(watch_fd) {}
+
+  /// Waits for `fd` to become readable. False: it is to end first.
+  bool WaitFor(int fd) const {
+    pollfd events[] = {{fd, POLLIN, 0}, {signals_.fd(), POLLIN, 0}, {watch_fd_, POLLIN, 0}};
+    for (;;) {
+      if (poll(events, std::size(events), -1) < 0 && errno != EINTR) throw SystemError(errno, "poll");
+      bool end = false;
+      while (const int signal = signals_.Next().number) end |= EndsProcess(signal);
+      char ignored[64];
+      if (events[2].revents != 0) end |= read(watch_fd_, ignored, sizeof ignored) <= 0;
+      if (end) return false;
+      if (events[0].revents != 0) return true;
+    }
+  }
+
+ private:
+  const SignalQueue& signals_;
+  int watch_fd_;
+};
+
+int Serve(const MountOptions& options, const EndRequests& end_requests, const Status& status) {
   const std::string target = RealPath(options.target);
   const Guard guard(target);
-  ProtectSecrets();
   const OpenSquashfs squashfs(options.image);
-  UniqueFd device = geteuid() == 0 ? MountFuse(target, options.source_name) : MountFuseUnprivileged(target, options.source_name);
+  UniqueFd device = geteuid() == 0 ? MountFuse(target) : MountFuseUnprivileged(target);
   const std::string number = FuseMountDevice(target);
   guard.Watch(number);
   const std::unique_ptr<FuseServer> server = squashfs.Serve(std::move(device));
   status.Ready(getpid());
-
-  pollfd events[] = {{server->ended_fd(), POLLIN, 0}, {signals.fd(), POLLIN, 0}, {options.watch_fd, POLLIN, 0}};
-  for (;;) {
-    if (poll(events, std::size(events), -1) < 0 && errno != EINTR) throw SystemError(errno, "poll");
-    if (events[0].revents != 0) return 0;
-    bool end = false;
-    while (const int signal = signals.Next().number) end |= EndsProcess(signal);
-    char ignored[64];
-    if (events[2].revents != 0) end |= read(options.watch_fd, ignored, sizeof ignored) <= 0;
-    if (!end) continue;
-    UnmountFuse(target, number);
-    return 0;
-  }
+  if (!end_requests.WaitFor(server->ended_fd())) UnmountFuse(target, number);
+  return 0;
 }
 
 }  // namespace
@@ -92,13 +105,16 @@ int ServeUntilEnd(const MountOptions& options, const SignalQueue& signals, const
 int MountCommand(const MountOptions& options, const SignalQueue& signals) {
   const Status status{UniqueFd(options.status_fd)};
   try {
-    if (options.image.engine == Engine::kUserspace) return ServeUntilEnd(options, signals, status);
+    const EndRequests end_requests(signals, options.watch_fd);
     ProtectSecrets();
+    // The parent may take its time to get the key, or never do.
+    if (options.image.encrypted() && !end_requests.WaitFor(options.image.key_fd)) return kFailure;
+    if (options.image.engine == Engine::kUserspace) return Serve(options, end_requests, status);
     MountWithKernel(options.image, options.target);
     status.Ready(getpid());
     return 0;
   } catch (const SystemError& failure) {
-    status.Error(failure.operation(), failure.error(), failure.what());
+    status.Error(StepOf(failure), failure.error(), failure.what());
   } catch (const std::exception& failure) {
     status.Error("server", ENOMEM, failure.what());
   }

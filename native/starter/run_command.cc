@@ -57,7 +57,7 @@ int ServerProcess(const RunOptions& options, const SignalQueue& signals, const C
     }
     return 0;
   } catch (const SystemError& failure) {
-    main.SendFailure(failure, failure.operation());
+    main.SendFailure(failure, StepOf(failure));
   } catch (const std::exception& failure) {
     main.Send({.error = ENOMEM, .step = "server", .text = failure.what()});
   }
@@ -95,7 +95,7 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
     main.Send({.kind = Message::Kind::kEnded, .code = result.code, .text = result.message});
     return 0;
   } catch (const SystemError& failure) {
-    main.SendFailure(failure, failure.operation());
+    main.SendFailure(failure, StepOf(failure));
   } catch (const std::exception& failure) {
     main.Send({.error = ENOMEM, .step = "crun", .text = failure.what()});
   }
@@ -282,7 +282,7 @@ int RunCommand(RunOptions options, const SignalQueue& signals) {
   try {
     return Supervisor(options, signals, status).Run();
   } catch (const SystemError& failure) {
-    status.Error(failure.operation(), failure.error(), failure.what());
+    status.Error(StepOf(failure), failure.error(), failure.what());
   } catch (const std::exception& failure) {
     status.Error("server", ENOMEM, failure.what());
   }

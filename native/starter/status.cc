@@ -1,7 +1,7 @@
 #include "starter/status.h"
 
+#include <algorithm>
 #include <cstdio>
-#include <iterator>
 
 namespace sifcrypt::starter {
 namespace {
@@ -31,6 +31,9 @@ constexpr NamedError kNames[] = {
     {ESTALE, "ESTALE"},         {EDQUOT, "EDQUOT"},       {ENOKEY, "ENOKEY"},
     {EKEYREJECTED, "EKEYREJECTED"},
 };
+
+constexpr const char* kSteps[] = {"loop_attach", "crypt_activate", "mount", "dlopen", "fuse",
+                                  "userns",      "overlay",        "crun",  "bundle"};
 
 std::string Quote(std::string_view text) {
   std::string quoted = "\"";
@@ -76,6 +79,12 @@ std::string ErrorName(int error) {
   for (const NamedError& named : kNames)
     if (named.error == error) return named.name;
   return "E" + std::to_string(error);
+}
+
+std::string StepOf(const SystemError& failure) {
+  for (const char* step : kSteps)
+    if (failure.operation() == step) return step;
+  return "server";
 }
 
 std::string FirstRuntimeError(std::string_view log) {

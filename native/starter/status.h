@@ -29,6 +29,9 @@ class Status {
 /// "EPERM"; "E" and the number for the rare ones.
 std::string ErrorName(int error);
 
+/// The step of the start that failed, as the parent knows it: the operation, or "server" for what is no step's name.
+std::string StepOf(const SystemError& failure);
+
 /// The first message of level "error" in the OCI runtime's JSON log; empty when there is none.
 std::string FirstRuntimeError(std::string_view log);
 
