@@ -91,7 +91,8 @@ int Serve(const MountOptions& options, const EndRequests& end_requests, const St
   const std::string target = RealPath(options.target);
   const Guard guard(target);
   const OpenSquashfs squashfs(options.image);
-  UniqueFd device = geteuid() == 0 ? MountFuse(target) : MountFuseUnprivileged(target);
+  UniqueFd device = geteuid() == 0 ? MountFuse(target, options.source_name)
+                                   : MountFuseUnprivileged(target, options.source_name);
   const std::string number = FuseMountDevice(target);
   guard.Watch(number);
   const std::unique_ptr<FuseServer> server = squashfs.Serve(std::move(device));
