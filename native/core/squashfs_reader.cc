@@ -29,6 +29,7 @@ constexpr uint32_t kNoFragment = UINT32_MAX;
 constexpr size_t kTableEntrySize = 16;  // of the fragment table and of the xattr table
 constexpr uint64_t kTableEntriesPerBlock = kMetadataSize / kTableEntrySize;
 constexpr size_t kDirectoryHeaderSize = 12;
+constexpr size_t kDirectoryEntrySize = 8;  // without its name
 constexpr uint32_t kMaxEntriesPerHeader = 256;
 constexpr uint16_t kXattrPrefixMask = 0xff;
 constexpr uint16_t kXattrElsewhere = 0x100;
@@ -221,6 +222,16 @@ class SquashfsReader::Implementation::Cursor {
       size -= n;
     }
   }
+  /// The next `size` bytes where they are, or copied to `spill` when they cross a block. Valid until the next call.
+  const uint8_t* View(size_t size, uint8_t* spill) {
+    const auto [data, rest] = Rest();
+    if (rest >= size) {
+      Advance(size);
+      return data;
+    }
+    Read(spill, size);
+    return spill;
+  }
   template <size_t kSize>
   std::array<uint8_t, kSize> Take() {
     std::array<uint8_t, kSize> bytes;
@@ -335,30 +346,28 @@ class SquashfsReader::Implementation::Listing {
   /// Has the current header more entries?
   bool InHeader() const { return left_ > 0; }
 
-  /// False at the end. The name is valid until the next call.
+  /// False at the end. The name is valid until the next call, and not yet checked.
   bool Next(Entry* entry) {
     if (left_ == 0) {
       if (position_ >= size_) return false;
       header_ = position_;
       Claim(kDirectoryHeaderSize);
-      const auto header = cursor_.Take<kDirectoryHeaderSize>();
-      const uint32_t count = Le32(header.data());
+      const uint8_t* header = cursor_.View(kDirectoryHeaderSize, spill_.data());
+      const uint32_t count = Le32(header);
       if (count >= kMaxEntriesPerHeader) Malformed("a directory header has too many entries");
       left_ = count + 1;
       taken_ = 0;
-      inode_block_ = Le32(header.data() + 4);
+      inode_block_ = Le32(header + 4);
     }
-    Claim(8);
-    const auto fixed = cursor_.Take<8>();
-    const uint16_t type = Le16(fixed.data() + 4);
-    const size_t length = size_t{Le16(fixed.data() + 6)} + 1;
+    Claim(kDirectoryEntrySize);
+    const uint8_t* fixed = cursor_.View(kDirectoryEntrySize, spill_.data());
+    const uint16_t type = Le16(fixed + 4);
+    const size_t length = size_t{Le16(fixed + 6)} + 1;
+    entry->ref = uint64_t{inode_block_} << 16 | Le16(fixed);
     if (type < 1 || type > 7) Malformed("a directory entry has an unknown type");
     if (length > kMaxNameLength) Malformed("a directory entry has a name that is too long");
     Claim(length);
-    cursor_.Read(name_.data(), length);
-    entry->name = std::string_view(name_.data(), length);
-    if (!ValidName(entry->name)) Malformed("a directory entry has a name that no file can have");
-    entry->ref = uint64_t{inode_block_} << 16 | Le16(fixed.data());
+    entry->name = std::string_view(reinterpret_cast<const char*>(cursor_.View(length, spill_.data())), length);
     entry->type = static_cast<InodeType>(type);
     --left_;
     ++taken_;
@@ -392,7 +401,7 @@ class SquashfsReader::Implementation::Listing {
   uint32_t left_ = 0;
   uint32_t taken_ = 0;
   uint32_t inode_block_ = 0;
-  std::array<char, kMaxNameLength> name_;
+  std::array<uint8_t, kMaxNameLength> spill_;
 };
 
 SquashfsReader::Implementation::Implementation(std::shared_ptr<const ByteSource> byte_source, const Limits& limits)
@@ -725,7 +734,7 @@ InodePtr SquashfsReader::GetInode(InodeRef ref) const { return impl_->GetInode(r
 
 std::optional<InodeRef> SquashfsReader::Lookup(const Inode& directory, std::string_view name) const {
   if (directory.type != InodeType::kDirectory) throw SystemError(ENOTDIR, "squashfs_lookup");
-  if (directory.size == 0 || name.empty() || name.size() > kMaxNameLength) return std::nullopt;
+  if (directory.size == 0 || name.empty() || name.size() > kMaxNameLength || !ValidName(name)) return std::nullopt;
   const auto after = std::upper_bound(directory.index.begin(), directory.index.end(), name,
                                       [](std::string_view wanted, const Inode::IndexEntry& entry) { return wanted < entry.name; });
   const uint64_t start = after == directory.index.begin() ? 0 : std::prev(after)->position;
@@ -753,8 +762,10 @@ void SquashfsReader::ReadDir(const Inode& directory, uint64_t cookie, const Dire
     if (!listing.Next(&entry) || !listing.InHeader())
       throw SystemError(EINVAL, "squashfs_readdir", "no such place in the directory");
   }
-  while (listing.Next(&entry))
+  while (listing.Next(&entry)) {
+    if (!ValidName(entry.name)) Malformed("a directory entry has a name that no file can have");
     if (!visit(entry.name, entry.ref, entry.type, listing.Cookie())) return;
+  }
 }
 
 std::vector<PinnedBytes> SquashfsReader::ReadPinned(const Inode& file, uint64_t offset, size_t size) const {
