@@ -57,7 +57,7 @@ async function askPassphrase(confirm: boolean): Promise<Buffer> {
     again.fill(0)
     if (!same) {
       passphrase.fill(0)
-      throw new KeyError("ERR_KEY_MISMATCH", "the two passphrases differ")
+      throw new KeyError("ERR_LUKS_PASSPHRASE", "the two passphrases differ")
     }
   }
   return passphrase

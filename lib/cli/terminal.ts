@@ -67,8 +67,8 @@ export function promptSecret(text: string): Promise<Buffer> | undefined {
     return undefined // no controlling terminal: the caller says what else can be done
   }
   const terminal = new ReadStream(fd)
+  terminal.setRawMode(true) // before anybody is asked to type
   writeSync(fd, text)
-  terminal.setRawMode(true)
   return new Promise<Buffer>((resolve, reject) => {
     const line = Buffer.alloc(maximumLine)
     let length = 0

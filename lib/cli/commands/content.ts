@@ -1,11 +1,12 @@
 import type { Command } from "commander"
 import { inspect, open, type TreeEntry } from "../../index.ts"
-import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
+import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
+import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 import { writeAll } from "../output.ts"
 import { humanBytes, notice, printable, Progress } from "../terminal.ts"
 
-interface ListFlags extends CredentialFlags {
+interface ListFlags extends OpenFlags {
   readonly long?: true
   readonly recursive?: true
   readonly json?: true
@@ -53,9 +54,9 @@ export function addContentCommands(program: Command): void {
     .option("-l, --long", "mode, links, owner, size, time, target")
     .option("-R, --recursive", "all below it")
     .option("--json", "one JSON array of entries")
-  addCredentialOptions(list).action(async (image: string, path: string, flags: ListFlags) => {
+  addOpenOptions(list).action(async (image: string, path: string, flags: ListFlags) => {
     await withCredentials(flags, false, async (credentials) => {
-      await using opened = await open(image, { credentials })
+      await using opened = await open(image, openOptions(flags, credentials))
       const entries = await opened.list(path, { recursive: flags.recursive === true, signal: interruption })
       if (flags.json === true) {
         process.stdout.write(`${JSON.stringify(entries, null, 2)}\n`)
@@ -78,9 +79,9 @@ export function addContentCommands(program: Command): void {
     .description("Writes each PATH inside IMAGE to standard output. No mount, no privilege, no /dev/fuse.")
     .argument("<image>", "the image to read from")
     .argument("<path...>", "files inside the image")
-  addCredentialOptions(cat).action(async (image: string, paths: string[], flags: CredentialFlags) => {
+  addOpenOptions(cat).action(async (image: string, paths: string[], flags: OpenFlags) => {
     await withCredentials(flags, false, async (credentials) => {
-      await using opened = await open(image, { credentials })
+      await using opened = await open(image, openOptions(flags, credentials))
       for (const path of paths)
         await writeAll(
           process.stdout,
@@ -100,11 +101,11 @@ export function addContentCommands(program: Command): void {
     .argument("<dir>", "folder to copy into")
     .argument("[path...]", "paths inside the image")
     .option("--json", "print the result as JSON")
-  addCredentialOptions(extract).action(
-    async (image: string, dir: string, paths: string[], flags: CredentialFlags & { json?: true }) => {
+  addOpenOptions(extract).action(
+    async (image: string, dir: string, paths: string[], flags: OpenFlags & { json?: true }) => {
       const progress = new Progress(`extracting ${image}`)
       const result = await withCredentials(flags, false, async (credentials) => {
-        await using opened = await open(image, { credentials })
+        await using opened = await open(image, openOptions(flags, credentials))
         return await opened.extract(dir, {
           paths: paths.length === 0 ? ["/"] : paths,
           signal: interruption,

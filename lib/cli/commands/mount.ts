@@ -1,7 +1,8 @@
 import type { Command } from "commander"
 import { listMounts, open, unmount, type Engine } from "../../index.ts"
-import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
+import { withCredentials } from "../credentials.ts"
 import { parseEngine } from "../engine.ts"
+import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 import { notice, printable } from "../terminal.ts"
 
 export function addMountCommands(program: Command): void {
@@ -17,17 +18,14 @@ export function addMountCommands(program: Command): void {
     .option("--engine <engine>", "auto, kernel or userspace", parseEngine, "auto")
     .option("--allow-cipher <name>", "let the kernel engine use this cipher, e.g. serpent-xts-plain64")
     .option("--json", "print the mount as JSON")
-  addCredentialOptions(mount).action(
+  addOpenOptions(mount).action(
     async (
       image: string,
       dir: string,
-      flags: CredentialFlags & { engine: Engine; allowCipher?: string; json?: true },
+      flags: OpenFlags & { engine: Engine; allowCipher?: string; json?: true },
     ) => {
       await withCredentials(flags, false, async (credentials) => {
-        await using opened = await open(image, {
-          credentials,
-          ...(flags.allowCipher === undefined ? {} : { allowCipher: flags.allowCipher }),
-        })
+        await using opened = await open(image, openOptions(flags, credentials))
         const mounted = await opened.mount(dir, { engine: flags.engine, detached: true })
         if (flags.json === true) process.stdout.write(`${JSON.stringify(mounted.info)}\n`)
         else if (process.stderr.isTTY) notice(`${mounted.info.target}: ${mounted.info.engine} engine`)

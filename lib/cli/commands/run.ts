@@ -1,10 +1,11 @@
 import type { Command } from "commander"
 import { open, type Engine, type ExecOptions } from "../../index.ts"
-import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
+import { withCredentials } from "../credentials.ts"
 import { parseEngine } from "../engine.ts"
 import { interruption, releaseSignals } from "../interrupt.ts"
+import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 
-interface RunFlags extends CredentialFlags {
+interface RunFlags extends OpenFlags {
   readonly engine: Engine
   readonly bind?: string[]
   readonly pwd?: string
@@ -39,7 +40,7 @@ function addAction(
     .option("--cleanenv", "pass nothing of the environment on but TERM and the proxies")
     .option("--allow-cipher <name>", "let the kernel engine use this cipher, e.g. serpent-xts-plain64")
   if (commandArgument !== undefined) command.argument(commandArgument, "passed on as they are")
-  addCredentialOptions(command).action(async (image: string, ...rest: unknown[]) => {
+  addOpenOptions(command).action(async (image: string, ...rest: unknown[]) => {
     const argv = commandArgument === undefined ? [] : (rest[0] as string[])
     const flags = (commandArgument === undefined ? rest[0] : rest[1]) as RunFlags
     const options: ExecOptions = {
@@ -52,10 +53,7 @@ function addAction(
       ...(flags.cleanenv === undefined ? {} : { cleanEnv: true }),
     }
     const running = await withCredentials(flags, false, async (credentials) => {
-      await using opened = await open(image, {
-        credentials,
-        ...(flags.allowCipher === undefined ? {} : { allowCipher: flags.allowCipher }),
-      })
+      await using opened = await open(image, openOptions(flags, credentials))
       return name === "shell" ? await opened.shell(options) : await opened[name](argv, options)
     })
     releaseSignals()

@@ -1,0 +1,43 @@
+// What every command takes that opens an image: credentials, and how far an image's header is trusted.
+import { InvalidArgumentError, type Command } from "commander"
+import type { CredentialOptions, OpenOptions } from "../index.ts"
+import { addCredentialOptions, type CredentialFlags } from "./credentials.ts"
+import { interruption } from "./interrupt.ts"
+
+export interface OpenFlags extends CredentialFlags {
+  /** MiB. */
+  readonly maxKdfMemory?: number
+  readonly allowCipher?: string
+}
+
+const MAX_MEMORY = 4 * 1024 * 1024
+/** Passes over that memory that are still waited for. */
+const PASSES = 32
+
+function parseMebibytes(text: string): number {
+  const value = /^\d{1,7}$/.test(text) ? Number(text) : 0
+  if (value < 1 || value > MAX_MEMORY) throw new InvalidArgumentError(`It is 1 to ${MAX_MEMORY} MiB.`)
+  return value
+}
+
+/** Adds the options of {@link OpenFlags}, except the one for ciphers, which only the kernel engine has a use for. */
+export function addOpenOptions(command: Command): Command {
+  return addCredentialOptions(command).option(
+    "--max-kdf-memory <mib>",
+    "memory that the image's key derivation may take, MiB (default 1024)",
+    parseMebibytes,
+  )
+}
+
+/** The API's options for these flags. */
+export function openOptions(flags: OpenFlags, credentials: CredentialOptions): OpenOptions {
+  const { maxKdfMemory, allowCipher } = flags
+  return {
+    credentials,
+    signal: interruption,
+    ...(allowCipher === undefined ? {} : { allowCipher }),
+    ...(maxKdfMemory === undefined
+      ? {}
+      : { kdfLimits: { memory: maxKdfMemory * 1024, work: maxKdfMemory * 1024 * PASSES } }),
+  }
+}
