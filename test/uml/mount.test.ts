@@ -1,0 +1,115 @@
+// The kernel engine's mounts: loop device, dm-crypt, the kernel's squashfs.
+import assert from "node:assert/strict"
+import { createHash } from "node:crypto"
+import { lstatSync, readFileSync, readlinkSync, statfsSync } from "node:fs"
+import path from "node:path"
+import { listMounts, open, unmount, type OpenOptions } from "../../lib/index.ts"
+import { newFolder } from "../support/scratch.ts"
+import { describeTree } from "../support/trees.ts"
+import { vectorPath } from "../vectors/load.ts"
+import {
+  assertSettles,
+  buildImage,
+  kernelState,
+  mountFacts,
+  mountPoint,
+  needsDeviceMapper,
+  peerKey,
+  rootTree,
+  unpackVector,
+  withKey,
+  withPassphrase,
+  type KernelState,
+} from "./guest.ts"
+
+/** Compares what is below `root` with the lines of a manifest. */
+function assertManifest(root: string): void {
+  const lines = readFileSync(vectorPath("peer/manifest.txt"), "utf8").trimEnd().split("\n")
+  assert.ok(lines.length > 5)
+  const found = lines.map((line) => {
+    const [kind] = line.split(" ")
+    const name = line.split(" ").at(-1) ?? ""
+    const file = path.join(root, name)
+    if (kind === "L") return `L ${readlinkSync(file)} ${name}`
+    const { mode, size } = lstatSync(file)
+    const digest = createHash("sha256").update(readFileSync(file)).digest("hex")
+    return `F ${digest} ${(mode & 0o7777).toString(8)} ${size} ${name}`
+  })
+  assert.deepEqual(found, lines)
+}
+
+describe("mount with the kernel engine", function () {
+  let state: KernelState
+
+  before(function () {
+    needsDeviceMapper(this)
+  })
+  beforeEach(() => {
+    state = kernelState()
+  })
+
+  async function mounted(
+    image: string,
+    options: OpenOptions,
+    use: (folder: string) => void | Promise<void>,
+  ): Promise<void> {
+    const folder = mountPoint()
+    {
+      await using opened = await open(image, options)
+      const mount = await opened.mount(folder, { engine: "kernel", detached: true })
+      assert.equal(mount.info.engine, "kernel")
+    }
+    try {
+      await use(folder)
+    } finally {
+      await unmount(folder)
+    }
+    await assertSettles(state)
+  }
+
+  for (const [name, credentials] of [
+    ["luks-rsa2048.sif", { pemPaths: [peerKey] }],
+    ["plain.sif", {}],
+  ] as const) {
+    it(`shows the peer's ${name} as its manifest says, and as user space reads it`, async () => {
+      const image = unpackVector(`peer/${name}`)
+      const extracted = path.join(newFolder("extracted"), "tree")
+      {
+        await using opened = await open(image, { credentials })
+        await opened.extract(extracted)
+      }
+      await mounted(image, { credentials }, (folder) => {
+        assertManifest(folder)
+        assert.deepEqual(describeTree(folder), describeTree(extracted))
+      })
+    })
+  }
+
+  it("S7: mounts squashfs read-only, nosuid and nodev, and lists the mount", async () => {
+    const image = await buildImage(["rsa"])
+    await mounted(image, withKey, async (folder) => {
+      const facts = mountFacts(folder)
+      assert.equal(facts?.type, "squashfs")
+      for (const flag of ["ro", "nosuid", "nodev"]) assert.ok(facts.flags.includes(flag), flag)
+      assert.equal(statfsSync(folder).type, 0x73717368)
+      assert.deepEqual(await listMounts(), [{ image, target: folder, engine: "kernel", pid: undefined }])
+    })
+    assert.deepEqual(await listMounts(), [])
+  })
+
+  it("opens one image for its RSA key and for its passphrase", async () => {
+    const image = await buildImage(["rsa", "passphrase"])
+    for (const options of [withKey, withPassphrase])
+      await mounted(image, options, (folder) => {
+        assert.deepEqual(describeTree(folder), describeTree(rootTree()))
+      })
+  })
+
+  for (const name of ["gzip", "lz4", "xz"] as const)
+    it(`reads what was compressed with ${name}`, async () => {
+      const image = await buildImage(["rsa"], { compression: { name } })
+      await mounted(image, withKey, (folder) => {
+        assert.deepEqual(describeTree(folder), describeTree(rootTree()))
+      })
+    })
+})
