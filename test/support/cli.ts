@@ -88,7 +88,8 @@ export async function finish(child: ChildProcess, options: CommandOptions = {}):
   }, timeoutMs)
   try {
     const [status, signal] = (await once(child, "close")) as [number | null, NodeJS.Signals | null]
-    if (late.signal.aborted) throw new Error(`${child.spawnargs.join(" ")} did not end within ${timeoutMs} ms`)
+    if (late.signal.aborted)
+      throw new Error(`${child.spawnargs.join(" ")} did not end within ${timeoutMs} ms`)
     const output = Buffer.concat(stdout)
     return {
       status,
