@@ -15,6 +15,7 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_LUKS_COST:
     "the limits protect this machine from hostile images; a program that trusts the image raises them (kdfLimits of open)",
   ERR_BUILD_EXISTS: "add -F (--force) to replace it; it is kept until the new one is complete",
+  ERR_EXTRACT: "nothing that exists is overwritten: extract into an empty folder",
   ERR_TREE_NOT_FOUND: "`sifcrypt ls IMAGE` shows what is there",
   ERR_MOUNT_BUSY: "some process still uses it: `fuser -vm DIR` names it",
   ERR_MOUNT_NOT_OURS: "`sifcrypt mounts` lists what can be unmounted",

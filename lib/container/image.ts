@@ -222,7 +222,7 @@ export class Image implements AsyncDisposable {
    * Copies out of the image. What is extracted is plain.
    *
    * @param target - A folder, made if it is missing.
-   * @throws TreeError; a system error of the target; the signal's reason.
+   * @throws TreeError; BuildError `ERR_EXTRACT`; a system error when `target` cannot be made; the signal's reason.
    */
   async extract(target: string, options: ExtractOptions = {}): Promise<ExtractResult> {
     const { paths = ["/"], signal, onProgress } = options

@@ -1,6 +1,6 @@
 // The squashfs inside an image, read through the addon, its errno in this package's words.
 import { constants } from "node:os"
-import { TreeError } from "../errors.ts"
+import { BuildError, TreeError } from "../errors.ts"
 import type { NativeRange, NativeStat, NativeTree } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
@@ -104,7 +104,7 @@ export class Tree implements Disposable {
     return this.#call(path, this.#native.xattrs(path))
   }
 
-  /** Errors of the target folder come as they are (system errors). */
+  /** @throws TreeError of the image; BuildError `ERR_EXTRACT` of the target. */
   async extract(
     options: { readonly path: string; readonly target: string; readonly preserveOwner: boolean },
     onProgress: (bytes: Bytes) => boolean,
@@ -117,7 +117,13 @@ export class Tree implements Disposable {
       // Whether ENOENT is about the image or about the target, its syscall tells.
       const inside =
         cause instanceof Error && "syscall" in cause && String(cause.syscall).startsWith("squashfs")
-      throw ours.includes(errnoOf(cause)) || inside ? treeError(this.#image, options.path, cause) : cause
+      if (ours.includes(errnoOf(cause)) || inside) throw treeError(this.#image, options.path, cause)
+      if (errnoOf(cause) === 0) throw cause
+      const { target } = options
+      throw new BuildError("ERR_EXTRACT", `cannot extract into ${target}: ${(cause as Error).message}`, {
+        path: target,
+        cause,
+      })
     }
   }
 
