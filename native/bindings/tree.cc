@@ -1,5 +1,5 @@
-// A squashfs opened for reading, as an object of functions (NativeTree in lib/native/binding.ts). They own what they
-// need and look at no `this`, so no object from elsewhere can be mistaken for theirs.
+// A squashfs opened for reading, as an object of functions (NativeTree in lib/native/binding.ts). They own
+// what they need and look at no `this`, so no object from elsewhere can be mistaken for theirs.
 #include <atomic>
 #include <chrono>
 #include <exception>
@@ -23,7 +23,8 @@ constexpr auto kProgressInterval = std::chrono::milliseconds(100);
 
 using ReaderPtr = std::shared_ptr<const SquashfsReader>;
 
-/// What the functions of one tree share. Touched on the event loop only; work in progress holds the reader itself.
+/// What the functions of one tree share. Touched on the event loop only; work in progress holds the reader
+/// itself.
 struct OpenedTree {
   ReaderPtr reader;
 };
@@ -76,7 +77,8 @@ Napi::Buffer<char> BytesToJs(Napi::Env env, const std::string& bytes) {
 std::string PathArgument(const Napi::CallbackInfo& info) {
   if (!info[0].IsString()) throw Napi::TypeError::New(info.Env(), "path must be a string");
   std::string path = info[0].As<Napi::String>().Utf8Value();
-  if (path.find('\0') != std::string::npos) throw Napi::TypeError::New(info.Env(), "path must not contain a NUL");
+  if (path.find('\0') != std::string::npos)
+    throw Napi::TypeError::New(info.Env(), "path must not contain a NUL");
   return path;
 }
 
@@ -109,7 +111,8 @@ Napi::Value List(const OpenedTree& tree, const Napi::CallbackInfo& info) {
         std::vector<Entry> entries;
         const InodePtr directory = squashfs.GetInode(squashfs.Resolve(path, true));
         squashfs.ReadDir(*directory, 0, [&](std::string_view name, InodeRef ref, InodeType, uint64_t) {
-          if (entries.size() == kMaxListed) throw SystemError(EOVERFLOW, "squashfs_readdir", "too many entries");
+          if (entries.size() == kMaxListed)
+            throw SystemError(EOVERFLOW, "squashfs_readdir", "too many entries");
           entries.push_back({std::string(name), squashfs.GetInode(ref)});
           return true;
         });
@@ -186,7 +189,8 @@ Napi::Value Xattrs(const OpenedTree& tree, const Napi::CallbackInfo& info) {
 class Progress {
  public:
   Progress(Napi::Env env, const Napi::Function& callback)
-      : state_(std::make_shared<State>()), function_(Napi::ThreadSafeFunction::New(env, callback, "onProgress", 0, 1)) {
+      : state_(std::make_shared<State>()),
+        function_(Napi::ThreadSafeFunction::New(env, callback, "onProgress", 0, 1)) {
     // The work itself keeps the event loop alive.
     function_.Unref(env);
   }
@@ -261,8 +265,10 @@ Napi::Value TreeToJs(Napi::Env env, ReaderPtr reader) {
   const auto tree = std::make_shared<OpenedTree>(OpenedTree{std::move(reader)});
   Napi::Object object = Napi::Object::New(env);
   const auto add = [&](const char* name, auto operation) {
-    object.Set(name, Napi::Function::New(
-                         env, [tree, operation](const Napi::CallbackInfo& info) { return operation(*tree, info); }, name));
+    object.Set(
+        name,
+        Napi::Function::New(
+            env, [tree, operation](const Napi::CallbackInfo& info) { return operation(*tree, info); }, name));
   };
   add("stat", Stat);
   add("list", List);

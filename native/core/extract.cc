@@ -38,8 +38,8 @@ struct Folder {
 };
 using FolderPtr = std::shared_ptr<const Folder>;
 
-// Opens one name inside `folder`. A name has one part only, so where openat2 is missing (before Linux 5.6, or behind a
-// filter) O_NOFOLLOW alone gives the same guarantee.
+// Opens one name inside `folder`. A name has one part only, so where openat2 is missing (before Linux 5.6, or
+// behind a filter) O_NOFOLLOW alone gives the same guarantee.
 UniqueFd OpenName(int folder, const char* name, int flags, mode_t mode = 0) {
   open_how how{};
   how.flags = static_cast<uint64_t>(flags | O_NOFOLLOW | O_CLOEXEC);
@@ -124,6 +124,7 @@ class Extraction {
   /// Directories made here, parents first; they get their attributes last.
   std::vector<Directory> created_;
   std::unordered_set<InodeRef> visited_;
+  uint64_t listed_ = 0;
   std::unordered_map<InodeRef, FirstLink> first_links_;
 
   std::mutex mutex_;
@@ -185,6 +186,11 @@ UniqueFd Extraction::OpenFolder(const Folder& folder) const {
 
 void Extraction::ExtractFolder(const Directory& directory) {
   const InodePtr inode = reader_.GetInode(directory.ref);
+  // Many directories with one listing would let a small image unfold without end, too.
+  listed_ += inode->size;
+  if (listed_ > reader_.info().directory_bytes)
+    throw FormatError("squashfs_extract", "directories share their listings");
+  Report(0);
   const UniqueFd fd = OpenFolder(*directory.folder);
   reader_.ReadDir(*inode, 0, [&](std::string_view name, InodeRef ref, InodeType, uint64_t) {
     ExtractEntry(fd.get(), directory.folder, std::string(name), ref);
@@ -203,7 +209,8 @@ void Extraction::ExtractEntry(int parent, const FolderPtr& folder, const std::st
     ExtractNode(parent, name, *inode);
 }
 
-void Extraction::ExtractDirectory(int parent, const FolderPtr& folder, const std::string& name, const Inode& inode) {
+void Extraction::ExtractDirectory(int parent, const FolderPtr& folder, const std::string& name,
+                                  const Inode& inode) {
   // A directory has one name: twice the same is a loop, or a small image that unfolds without end.
   if (!visited_.insert(inode.ref).second || visited_.size() > reader_.info().inode_count)
     throw FormatError("squashfs_extract", "a directory is in the image twice");
@@ -211,7 +218,7 @@ void Extraction::ExtractDirectory(int parent, const FolderPtr& folder, const std
   const bool created = mkdirat(parent, name.c_str(), 0700) == 0;
   if (!created) {
     if (errno != EEXIST) throw SystemError(errno, "mkdirat");
-    struct stat st{};
+    struct stat st {};
     CheckErrno(fstatat(parent, name.c_str(), &st, AT_SYMLINK_NOFOLLOW), "fstatat");
     if (!S_ISDIR(st.st_mode)) throw SystemError(EEXIST, "mkdirat");
   }
@@ -229,7 +236,8 @@ void Extraction::ExtractFile(int parent, const std::string& name, InodePtr inode
   file->inode = std::move(inode);
   const uint64_t size = file->inode->size;
   file->pieces_left = size == 0 ? 1 : (size - 1) / kPieceSize + 1;
-  for (uint64_t offset = 0; (offset == 0 || offset < size) && !stopped_; offset += kPieceSize) Enqueue({file, offset});
+  for (uint64_t offset = 0; (offset == 0 || offset < size) && !stopped_; offset += kPieceSize)
+    Enqueue({file, offset});
 }
 
 void Extraction::ExtractNode(int parent, const std::string& name, const Inode& inode) {
@@ -242,7 +250,8 @@ void Extraction::ExtractNode(int parent, const std::string& name, const Inode& i
   if (inode.type == InodeType::kSymlink)
     CheckErrno(symlinkat(inode.target.c_str(), parent, name.c_str()), "symlinkat");
   else
-    CheckErrno(mknodat(parent, name.c_str(), FileTypeBits(inode.type) | 0600, device ? inode.rdev : 0), "mknodat");
+    CheckErrno(mknodat(parent, name.c_str(), FileTypeBits(inode.type) | 0600, device ? inode.rdev : 0),
+               "mknodat");
   if (request_.preserve_owner)
     CheckErrno(fchownat(parent, name.c_str(), inode.uid, inode.gid, AT_SYMLINK_NOFOLLOW), "fchownat");
   // There is no setxattrat before Linux 6.13.
@@ -256,9 +265,10 @@ void Extraction::ExtractNode(int parent, const std::string& name, const Inode& i
   CheckErrno(utimensat(parent, name.c_str(), times, AT_SYMLINK_NOFOLLOW), "utimensat");
 }
 
-// True when it is another name of something written before. False when it is the first, or when the file system cannot
-// link the two: then it becomes a file of its own.
-bool Extraction::LinkToFirst(int parent, const FolderPtr& folder, const std::string& name, const Inode& inode) {
+// True when it is another name of something written before. False when it is the first, or when the file
+// system cannot link the two: then it becomes a file of its own.
+bool Extraction::LinkToFirst(int parent, const FolderPtr& folder, const std::string& name,
+                             const Inode& inode) {
   const auto [found, is_first] = first_links_.try_emplace(inode.ref, FirstLink{folder, name});
   if (is_first) return false;
   const FirstLink& first = found->second;
@@ -276,7 +286,8 @@ void Extraction::FinishFolders() {
   }
 }
 
-// The owner first, since changing it clears bits and capabilities; the mode after what needs write permission.
+// The owner first, since changing it clears bits and capabilities; the mode after what needs write
+// permission.
 void Extraction::SetAttributes(int fd, const Inode& inode) {
   if (request_.preserve_owner) CheckErrno(fchown(fd, inode.uid, inode.gid), "fchown");
   SetXattrs(inode, [fd](const Xattr& xattr) {

@@ -1,5 +1,5 @@
-// Writes a part of a squashfs into a folder. The image is hostile and so may be what stands in the folder: nothing is
-// followed and nothing that exists is overwritten.
+// Writes a part of a squashfs into a folder. The image is hostile and so may be what stands in the folder:
+// nothing is followed and nothing that exists is overwritten.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@
 namespace sifcrypt {
 
 struct ExtractRequest {
-  /// In the image; a symbolic link at its end is followed. A directory's content lands in `target`, anything else as
-  /// target/(last part of the path).
+  /// In the image; a symbolic link at its end is followed. A directory's content lands in `target`, anything
+  /// else as target/(last part of the path).
   std::string path;
   /// A folder that exists; its own mode and times stay as they are.
   std::string target;
@@ -34,8 +34,9 @@ struct Extracted {
   uint64_t skipped_xattrs = 0;
 };
 
-/// Throws SystemError: EEXIST when an entry other than a directory stands in the way, ECANCELED when on_progress says
-/// stop, EBADMSG when the image breaks its format, or what the system said. What was written until then stays.
+/// Throws SystemError: EEXIST when an entry other than a directory stands in the way, ECANCELED when
+/// on_progress says stop, EBADMSG when the image breaks its format, or what the system said. What was written
+/// until then stays.
 Extracted Extract(const SquashfsReader& reader, const ExtractRequest& request);
 
 }  // namespace sifcrypt

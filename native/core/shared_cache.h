@@ -1,4 +1,5 @@
-// A bounded cache that several threads share: what is missing is loaded once, however many ask for it at the same time.
+// A bounded cache that several threads share: what is missing is loaded once, however many ask for it at the
+// same time.
 #pragma once
 
 #include <condition_variable>
@@ -26,7 +27,8 @@ class SharedCache {
   /// What is in use elsewhere stays alive beyond the capacity, it is only forgotten here.
   explicit SharedCache(size_t capacity) : capacity_(capacity) {}
 
-  /// `load` runs without the lock and returns Loaded. Its exception goes to everybody who waits, and is not remembered.
+  /// `load` runs without the lock and returns Loaded. Its exception goes to everybody who waits, and is not
+  /// remembered.
   template <typename Load>
   Pointer Get(const Key& key, Load load) {
     std::vector<Pointer> dropped;  // freed after the lock is released

@@ -110,7 +110,8 @@ size_t SquashfsDecompressor::Decode(const uint8_t* in, size_t size, uint8_t* out
   bool good = false;
   switch (compression_) {
     case SquashfsCompression::kGzip:
-      good = libdeflate_zlib_decompress(context->inflate.get(), in, size, out, room, &got) == LIBDEFLATE_SUCCESS;
+      good =
+          libdeflate_zlib_decompress(context->inflate.get(), in, size, out, room, &got) == LIBDEFLATE_SUCCESS;
       break;
     case SquashfsCompression::kZstd:
       got = ZSTD_decompressDCtx(context->zstd.get(), out, room, in, size);
@@ -127,7 +128,8 @@ size_t SquashfsDecompressor::Decode(const uint8_t* in, size_t size, uint8_t* out
     case SquashfsCompression::kXz: {
       uint64_t limit = kXzMemoryLimit;
       size_t taken = 0;
-      const lzma_ret result = lzma_stream_buffer_decode(&limit, 0, nullptr, in, &taken, size, out, &got, room);
+      const lzma_ret result =
+          lzma_stream_buffer_decode(&limit, 0, nullptr, in, &taken, size, out, &got, room);
       if (result == LZMA_MEM_ERROR) throw std::bad_alloc();
       good = result == LZMA_OK;
       break;
@@ -138,8 +140,9 @@ size_t SquashfsDecompressor::Decode(const uint8_t* in, size_t size, uint8_t* out
   }
   pool_->Give(std::move(context));
   if (!good) {
-    throw FormatError("squashfs_decompress",
-                      std::string("a damaged ") + SquashfsCompressionName(static_cast<uint16_t>(compression_)) + " block");
+    throw FormatError(
+        "squashfs_decompress",
+        std::string("a damaged ") + SquashfsCompressionName(static_cast<uint16_t>(compression_)) + " block");
   }
   return got;
 }

@@ -22,7 +22,8 @@ class SquashfsDecompressor {
   SquashfsDecompressor(const SquashfsDecompressor&) = delete;
   SquashfsDecompressor& operator=(const SquashfsDecompressor&) = delete;
 
-  /// Returns how many bytes `in` decoded to, at most `room`. Throws FormatError when it is damaged or decodes to more.
+  /// Returns how many bytes `in` decoded to, at most `room`. Throws FormatError when it is damaged or decodes
+  /// to more.
   size_t Decode(const uint8_t* in, size_t size, uint8_t* out, size_t room) const;
 
  private:

@@ -31,6 +31,7 @@ constexpr uint64_t kTableEntriesPerBlock = kMetadataSize / kTableEntrySize;
 constexpr size_t kDirectoryHeaderSize = 12;
 constexpr size_t kDirectoryEntrySize = 8;  // without its name
 constexpr uint32_t kMaxEntriesPerHeader = 256;
+constexpr size_t kMinInodeSize = 20;
 constexpr uint16_t kXattrPrefixMask = 0xff;
 constexpr uint16_t kXattrElsewhere = 0x100;
 // A header and one byte: nothing in a table is smaller on disk.
@@ -57,7 +58,9 @@ uint32_t Le32(const uint8_t* p) { return Le16(p) | static_cast<uint32_t>(Le16(p 
 uint64_t Le64(const uint8_t* p) { return Le32(p) | static_cast<uint64_t>(Le32(p + 4)) << 32; }
 
 [[noreturn]] void Malformed(const std::string& detail) { throw FormatError("squashfs_read", detail); }
-[[noreturn]] void MalformedSuperblock(const std::string& detail) { throw FormatError("squashfs_open", detail); }
+[[noreturn]] void MalformedSuperblock(const std::string& detail) {
+  throw FormatError("squashfs_open", detail);
+}
 
 // Holes are read from here; as zeroed memory it takes no room in the file.
 uint8_t zeros[kMaxBlockSize];
@@ -97,7 +100,8 @@ struct Region {
 };
 
 bool ValidName(std::string_view name) {
-  return name != "." && name != ".." && name.find('/') == std::string_view::npos && name.find('\0') == std::string_view::npos;
+  return name != "." && name != ".." && name.find('/') == std::string_view::npos &&
+         name.find('\0') == std::string_view::npos;
 }
 
 void RequireFile(const Inode& inode) {
@@ -105,7 +109,9 @@ void RequireFile(const Inode& inode) {
   if (inode.type != InodeType::kFile) throw SystemError(EINVAL, "squashfs_read");
 }
 
-dev_t DecodeDevice(uint32_t value) { return makedev(value >> 8 & 0xfff, (value & 0xff) | (value >> 12 & 0xfff00)); }
+dev_t DecodeDevice(uint32_t value) {
+  return makedev(value >> 8 & 0xfff, (value & 0xff) | (value >> 12 & 0xfff00));
+}
 
 }  // namespace
 
@@ -129,7 +135,8 @@ mode_t FileTypeBits(InodeType type) {
   return 0;
 }
 
-/// Places in a file's block list that were reached before, so that a later read starts there and not at the list's start.
+/// Places in a file's block list that were reached before, so that a later read starts there and not at the
+/// list's start.
 struct Inode::Positions {
   struct Checkpoint {
     uint64_t metadata_block;
@@ -222,7 +229,8 @@ class SquashfsReader::Implementation::Cursor {
       size -= n;
     }
   }
-  /// The next `size` bytes where they are, or copied to `spill` when they cross a block. Valid until the next call.
+  /// The next `size` bytes where they are, or copied to `spill` when they cross a block. Valid until the next
+  /// call.
   const uint8_t* View(size_t size, uint8_t* spill) {
     const auto [data, rest] = Rest();
     if (rest >= size) {
@@ -264,7 +272,9 @@ class SquashfsReader::Implementation::BlockList {
  public:
   /// At block `first`, which exists.
   BlockList(const Implementation& reader, const Inode& file, uint64_t first)
-      : reader_(reader), file_(file), start_(Nearest(file, first)),
+      : reader_(reader),
+        file_(file),
+        start_(Nearest(file, first)),
         cursor_(reader, reader.inodes, start_.metadata_block, start_.metadata_offset),
         data_start_(start_.data_start) {
     while (next_ < first) {
@@ -315,7 +325,8 @@ class SquashfsReader::Implementation::BlockList {
     const uint32_t size = word & kDataSizeMask;
     if ((word & ~(kDataSizeMask | kDataUncompressed)) != 0 || size == 0 || size > reader_.info.block_size)
       Malformed("a data block has an impossible size");
-    if (!RangeFits(data_start_, size, reader_.info.bytes_used)) Malformed("a data block lies outside the image");
+    if (!RangeFits(data_start_, size, reader_.info.bytes_used))
+      Malformed("a data block lies outside the image");
     data_start_ += size;
   }
 
@@ -340,7 +351,8 @@ class SquashfsReader::Implementation::Listing {
   Listing(const Implementation& reader, const Inode& directory, uint64_t position)
       : position_(position), size_(directory.size), cursor_(Place(reader, directory, position)) {}
 
-  /// Where the current header starts, and how many of its entries were taken. Together they name the next entry.
+  /// Where the current header starts, and how many of its entries were taken. Together they name the next
+  /// entry.
   uint64_t Cookie() const { return left_ > 0 ? header_ << 8 | taken_ : position_ << 8; }
   uint64_t position() const { return position_; }
   /// Has the current header more entries?
@@ -367,7 +379,8 @@ class SquashfsReader::Implementation::Listing {
     if (type < 1 || type > 7) Malformed("a directory entry has an unknown type");
     if (length > kMaxNameLength) Malformed("a directory entry has a name that is too long");
     Claim(length);
-    entry->name = std::string_view(reinterpret_cast<const char*>(cursor_.View(length, spill_.data())), length);
+    entry->name =
+        std::string_view(reinterpret_cast<const char*>(cursor_.View(length, spill_.data())), length);
     entry->type = static_cast<InodeType>(type);
     --left_;
     ++taken_;
@@ -376,9 +389,11 @@ class SquashfsReader::Implementation::Listing {
 
  private:
   static Cursor Place(const Implementation& reader, const Inode& directory, uint64_t position) {
-    // From the last place of the directory index before it: all blocks of a listing but the last decode to 8 KiB.
-    const auto after = std::upper_bound(directory.index.begin(), directory.index.end(), position,
-                                        [](uint64_t at, const Inode::IndexEntry& entry) { return at < entry.position; });
+    // From the last place of the directory index before it: all blocks of a listing but the last decode to 8
+    // KiB.
+    const auto after =
+        std::upper_bound(directory.index.begin(), directory.index.end(), position,
+                         [](uint64_t at, const Inode::IndexEntry& entry) { return at < entry.position; });
     uint64_t from = 0, block = directory.stream_block, offset = directory.stream_offset;
     if (after != directory.index.begin() && std::prev(after)->position <= position) {
       from = std::prev(after)->position;
@@ -404,7 +419,8 @@ class SquashfsReader::Implementation::Listing {
   std::array<uint8_t, kMaxNameLength> spill_;
 };
 
-SquashfsReader::Implementation::Implementation(std::shared_ptr<const ByteSource> byte_source, const Limits& limits)
+SquashfsReader::Implementation::Implementation(std::shared_ptr<const ByteSource> byte_source,
+                                               const Limits& limits)
     : source(std::move(byte_source)),
       metadata_cache(limits.metadata_cache),
       block_cache(limits.block_cache),
@@ -433,7 +449,8 @@ SquashfsReader::Implementation::Implementation(std::shared_ptr<const ByteSource>
   const uint64_t export_start = Le64(p + 88);
 
   if (major != 4 || minor != 0)
-    MalformedSuperblock("squashfs " + std::to_string(major) + "." + std::to_string(minor) + ", only 4.0 is known");
+    MalformedSuperblock("squashfs " + std::to_string(major) + "." + std::to_string(minor) +
+                        ", only 4.0 is known");
   if (info.block_size < kMinBlockSize || info.block_size > kMaxBlockSize || block_log > 20 ||
       info.block_size != uint32_t{1} << block_log)
     MalformedSuperblock("an impossible block size");
@@ -442,9 +459,12 @@ SquashfsReader::Implementation::Implementation(std::shared_ptr<const ByteSource>
   if (info.inode_count == 0 || id_count == 0) MalformedSuperblock("an empty table");
   decompressor = std::make_unique<SquashfsDecompressor>(info.compression);
 
-  if (inodes.start < kSuperblockSize || inodes.start >= directories.start || directories.start >= info.bytes_used)
+  if (inodes.start < kSuperblockSize || inodes.start >= directories.start ||
+      directories.start >= info.bytes_used)
     MalformedSuperblock("a metadata table lies outside the image");
   inodes.end = directories.start;
+  if (info.inode_count > inodes.MaxDecoded() / kMinInodeSize)
+    MalformedSuperblock("more inodes than the table can hold");
 
   const std::vector<uint64_t> id_table = ReadTable(id_start, id_count, sizeof(uint32_t), "id");
   if (info.fragment_count > 0)
@@ -472,6 +492,7 @@ SquashfsReader::Implementation::Implementation(std::shared_ptr<const ByteSource>
   ends_before(id_table.front());
   if (!fragment_table.empty()) ends_before(fragment_table.front());
   if (!xattr_table.empty()) ends_before(xattr_table.front());
+  info.directory_bytes = directories.MaxDecoded();
 
   ids.reserve(id_count);
   for (const uint64_t start : id_table) {
@@ -484,8 +505,8 @@ SquashfsReader::Implementation::Implementation(std::shared_ptr<const ByteSource>
 }
 
 // The pointers to the metadata blocks of a table of `count` entries.
-std::vector<uint64_t> SquashfsReader::Implementation::ReadTable(uint64_t start, uint64_t count, size_t entry_size,
-                                                                const char* what) const {
+std::vector<uint64_t> SquashfsReader::Implementation::ReadTable(uint64_t start, uint64_t count,
+                                                                size_t entry_size, const char* what) const {
   const uint64_t blocks = (count * entry_size + kMetadataSize - 1) / kMetadataSize;
   if (start < kSuperblockSize || blocks > kMaxTableBlocks ||
       !RangeFits(start, blocks * sizeof(uint64_t), info.bytes_used))
@@ -501,15 +522,18 @@ std::vector<uint64_t> SquashfsReader::Implementation::ReadTable(uint64_t start, 
   return table;
 }
 
-void SquashfsReader::Implementation::ReadTableEntry(const std::vector<uint64_t>& table, uint64_t index, uint8_t* out) const {
+void SquashfsReader::Implementation::ReadTableEntry(const std::vector<uint64_t>& table, uint64_t index,
+                                                    uint8_t* out) const {
   const auto block = Metadata(table.at(index / kTableEntriesPerBlock), info.bytes_used);
   const size_t at = index % kTableEntriesPerBlock * kTableEntrySize;
   if (block->size < at + kTableEntrySize) Malformed("a table is too short");
   memcpy(out, block->bytes.data() + at, kTableEntrySize);
 }
 
-SharedCache<uint64_t, MetadataBlock>::Loaded SquashfsReader::Implementation::LoadMetadata(uint64_t start) const {
-  if (!RangeFits(start, kMinStoredMetadata, info.bytes_used)) Malformed("a metadata block lies outside the image");
+SharedCache<uint64_t, MetadataBlock>::Loaded SquashfsReader::Implementation::LoadMetadata(
+    uint64_t start) const {
+  if (!RangeFits(start, kMinStoredMetadata, info.bytes_used))
+    Malformed("a metadata block lies outside the image");
   const uint64_t limit = source->Size();
   const auto widen = [limit](uint64_t end) {
     return end > limit - limit % kReadUnit ? limit : (end + kReadUnit - 1) / kReadUnit * kReadUnit;
@@ -535,21 +559,23 @@ SharedCache<uint64_t, MetadataBlock>::Loaded SquashfsReader::Implementation::Loa
     memcpy(block->bytes.data(), raw.data() + header + 2, size);
     block->size = size;
   } else {
-    block->size = decompressor->Decode(raw.data() + header + 2, size, block->bytes.data(), block->bytes.size());
+    block->size =
+        decompressor->Decode(raw.data() + header + 2, size, block->bytes.data(), block->bytes.size());
     if (block->size == 0) Malformed("a metadata block is empty");
   }
   return {block, sizeof(MetadataBlock)};
 }
 
-std::shared_ptr<const MetadataBlock> SquashfsReader::Implementation::Metadata(uint64_t start, uint64_t end) const {
+std::shared_ptr<const MetadataBlock> SquashfsReader::Implementation::Metadata(uint64_t start,
+                                                                              uint64_t end) const {
   if (start >= end) Malformed("a metadata table ends too early");
   auto block = metadata_cache.Get(start, [&] { return LoadMetadata(start); });
   if (block->next > end) Malformed("a metadata block crosses the end of its table");
   return block;
 }
 
-SharedCache<BlockKey, DataBlock, BlockKeyHash>::Loaded SquashfsReader::Implementation::LoadBlock(const BlockKey& key,
-                                                                                                 size_t room) const {
+SharedCache<BlockKey, DataBlock, BlockKeyHash>::Loaded SquashfsReader::Implementation::LoadBlock(
+    const BlockKey& key, size_t room) const {
   const uint32_t size = key.word & kDataSizeMask;
   if (!RangeFits(key.start, size, info.bytes_used)) Malformed("a data block lies outside the image");
   if ((key.word & kDataUncompressed) != 0) {
@@ -573,11 +599,13 @@ SharedCache<BlockKey, DataBlock, BlockKeyHash>::Loaded SquashfsReader::Implement
   return {block, room + sizeof(DataBlock)};
 }
 
-std::shared_ptr<const DataBlock> SquashfsReader::Implementation::Block(const BlockKey& key, size_t room) const {
+std::shared_ptr<const DataBlock> SquashfsReader::Implementation::Block(const BlockKey& key,
+                                                                       size_t room) const {
   return block_cache.Get(key, [&] { return LoadBlock(key, room); });
 }
 
-std::shared_ptr<const DataBlock> SquashfsReader::Implementation::Fragment(const Inode& file, size_t size) const {
+std::shared_ptr<const DataBlock> SquashfsReader::Implementation::Fragment(const Inode& file,
+                                                                          size_t size) const {
   std::array<uint8_t, kTableEntrySize> entry;
   ReadTableEntry(fragment_table, file.fragment, entry.data());
   const BlockKey key{Le64(entry.data()), Le32(entry.data() + 8)};
@@ -585,7 +613,8 @@ std::shared_ptr<const DataBlock> SquashfsReader::Implementation::Fragment(const 
   if ((key.word & ~(kDataSizeMask | kDataUncompressed)) != 0 || stored == 0 || stored > info.block_size)
     Malformed("a fragment block has an impossible size");
   auto block = Block(key, info.block_size);
-  if (!RangeFits(file.fragment_offset, size, block->size)) Malformed("a file's tail lies outside its fragment block");
+  if (!RangeFits(file.fragment_offset, size, block->size))
+    Malformed("a file's tail lies outside its fragment block");
   return block;
 }
 
@@ -611,7 +640,8 @@ SharedCache<InodeRef, Inode>::Loaded SquashfsReader::Implementation::LoadInode(I
   inode->gid = ids[gid];
   inode->mtime = Le32(head.data() + 8);
   inode->inode_number = Le32(head.data() + 12);
-  if (inode->inode_number == 0 || inode->inode_number > info.inode_count) Malformed("an impossible inode number");
+  if (inode->inode_number == 0 || inode->inode_number > info.inode_count)
+    Malformed("an impossible inode number");
 
   switch (inode->type) {
     case InodeType::kDirectory: {
@@ -636,7 +666,7 @@ SharedCache<InodeRef, Inode>::Loaded SquashfsReader::Implementation::LoadInode(I
       // The format counts "." and ".." as three bytes that are not stored.
       inode->size = listing < 3 ? 0 : listing - 3;
       inode->stream_block = directories.start + start;
-      if (inode->size > directories.MaxDecoded()) Malformed("a directory is longer than the directory table");
+      if (inode->size > info.directory_bytes) Malformed("a directory is longer than the directory table");
       ReadIndex(*inode, cursor, index_count);
       break;
     }
@@ -662,7 +692,8 @@ SharedCache<InodeRef, Inode>::Loaded SquashfsReader::Implementation::LoadInode(I
       const auto raw = cursor.Take<8>();
       inode->nlink = Le32(raw.data());
       inode->size = Le32(raw.data() + 4);
-      if (inode->size == 0 || inode->size > kMaxTargetLength) Malformed("a symbolic link's target has an impossible length");
+      if (inode->size == 0 || inode->size > kMaxTargetLength)
+        Malformed("a symbolic link's target has an impossible length");
       inode->target = cursor.TakeString(inode->size);
       if (inode->target.find('\0') != std::string::npos) Malformed("a symbolic link's target has a NUL");
       if (extended) inode->xattr_index = Le32(cursor.Take<4>().data());
@@ -682,7 +713,8 @@ SharedCache<InodeRef, Inode>::Loaded SquashfsReader::Implementation::LoadInode(I
       if (extended) inode->xattr_index = Le32(cursor.Take<4>().data());
       break;
   }
-  size_t cost = sizeof(Inode) + inode->target.capacity() + inode->index.capacity() * sizeof(Inode::IndexEntry);
+  size_t cost =
+      sizeof(Inode) + inode->target.capacity() + inode->index.capacity() * sizeof(Inode::IndexEntry);
   for (const Inode::IndexEntry& entry : inode->index) cost += entry.name.capacity();
   if (inode->positions) {
     cost += sizeof(Inode::Positions) +
@@ -718,7 +750,8 @@ void SquashfsReader::Implementation::PrepareBlockList(Inode& inode, const Cursor
   inode.stream_block = cursor.block();
   inode.stream_offset = cursor.offset();
   if (inode.block_count == 0) return;
-  if (inode.block_count > inodes.MaxDecoded() / sizeof(uint32_t)) Malformed("a file's block list is longer than the inode table");
+  if (inode.block_count > inodes.MaxDecoded() / sizeof(uint32_t))
+    Malformed("a file's block list is longer than the inode table");
   inode.positions = std::make_unique<Inode::Positions>();
   inode.positions->stride = std::max(kMinCheckpointStride, inode.block_count / kMaxCheckpoints + 1);
   inode.positions->checkpoints.push_back({inode.stream_block, inode.stream_offset, inode.blocks_start});
@@ -734,9 +767,11 @@ InodePtr SquashfsReader::GetInode(InodeRef ref) const { return impl_->GetInode(r
 
 std::optional<InodeRef> SquashfsReader::Lookup(const Inode& directory, std::string_view name) const {
   if (directory.type != InodeType::kDirectory) throw SystemError(ENOTDIR, "squashfs_lookup");
-  if (directory.size == 0 || name.empty() || name.size() > kMaxNameLength || !ValidName(name)) return std::nullopt;
-  const auto after = std::upper_bound(directory.index.begin(), directory.index.end(), name,
-                                      [](std::string_view wanted, const Inode::IndexEntry& entry) { return wanted < entry.name; });
+  if (directory.size == 0 || name.empty() || name.size() > kMaxNameLength || !ValidName(name))
+    return std::nullopt;
+  const auto after = std::upper_bound(
+      directory.index.begin(), directory.index.end(), name,
+      [](std::string_view wanted, const Inode::IndexEntry& entry) { return wanted < entry.name; });
   const uint64_t start = after == directory.index.begin() ? 0 : std::prev(after)->position;
   const uint64_t end = after == directory.index.end() ? directory.size : after->position;
   Implementation::Listing listing(*impl_, directory, start);
@@ -863,18 +898,21 @@ std::vector<Xattr> SquashfsReader::Xattrs(const Inode& inode) const {
     const size_t prefix = type & kXattrPrefixMask;
     Xattr xattr;
     if (prefix < std::size(prefixes)) xattr.name = prefixes[prefix];
-    if (length == 0 || xattr.name.size() + length > kMaxXattrName) Malformed("an xattr's name has an impossible length");
+    if (length == 0 || xattr.name.size() + length > kMaxXattrName)
+      Malformed("an xattr's name has an impossible length");
     xattr.name += cursor.TakeString(length);
     if (xattr.name.find('\0') != std::string::npos) Malformed("an xattr's name has a NUL");
     xattr.value = take_value(cursor);
     if ((type & kXattrElsewhere) != 0) {
-      if (xattr.value.size() != sizeof(uint64_t)) Malformed("an xattr's value is referred to in an impossible way");
+      if (xattr.value.size() != sizeof(uint64_t))
+        Malformed("an xattr's value is referred to in an impossible way");
       Implementation::Cursor other = place(Le64(reinterpret_cast<const uint8_t*>(xattr.value.data())));
       xattr.value = take_value(other);
     }
     name_bytes += xattr.name.size() + 1;
     value_bytes += xattr.value.size();
-    if (name_bytes > kMaxXattrNames || value_bytes > kMaxXattrBytes) Malformed("an inode has too many xattrs");
+    if (name_bytes > kMaxXattrNames || value_bytes > kMaxXattrBytes)
+      Malformed("an inode has too many xattrs");
     // Prefixes of later versions are skipped, as the kernel does.
     if (prefix < std::size(prefixes)) found.push_back(std::move(xattr));
   }

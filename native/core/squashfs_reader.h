@@ -1,5 +1,5 @@
-// Reads a squashfs 4.0 from any ByteSource. The image is hostile: every reference is checked against what exists, and
-// memory stays within the limits below whatever the image claims.
+// Reads a squashfs 4.0 from any ByteSource. The image is hostile: every reference is checked against what
+// exists, and memory stays within the limits below whatever the image claims.
 #pragma once
 
 #include <sys/types.h>
@@ -17,7 +17,8 @@
 
 namespace sifcrypt {
 
-/// Where an inode is: metadata block (from the start of the inode table) << 16 | offset in the decoded block. Below 2^48.
+/// Where an inode is: metadata block (from the start of the inode table) << 16 | offset in the decoded block.
+/// Below 2^48.
 using InodeRef = uint64_t;
 
 enum class InodeType : uint8_t {
@@ -73,7 +74,8 @@ struct Inode {
   /// Files: absolute place of the first data block, and how many entries the block list has.
   uint64_t blocks_start = 0;
   uint64_t block_count = 0;
-  /// Where the block list (files) or the listing (directories) starts: absolute metadata block, and offset in it.
+  /// Where the block list (files) or the listing (directories) starts: absolute metadata block, and offset in
+  /// it.
   uint64_t stream_block = 0;
   uint32_t stream_offset = 0;
   std::vector<IndexEntry> index;
@@ -95,8 +97,8 @@ struct Xattr {
   std::string value;
 };
 
-/// Thread-safe throughout. Throws SystemError: EBADMSG (FormatError) when the image breaks its format, ENOTDIR, EISDIR
-/// or EINVAL when the inode is of another type, and whatever the source throws.
+/// Thread-safe throughout. Throws SystemError: EBADMSG (FormatError) when the image breaks its format,
+/// ENOTDIR, EISDIR or EINVAL when the inode is of another type, and whatever the source throws.
 class SquashfsReader {
  public:
   struct Limits {
@@ -114,12 +116,15 @@ class SquashfsReader {
     uint32_t mtime = 0;
     uint16_t compression = 0;
     uint64_t bytes_used = 0;
+    /// All listings together are not longer than this, however well they are compressed.
+    uint64_t directory_bytes = 0;
   };
 
   static constexpr size_t kMaxNameLength = 256;
 
   /// Checks the superblock and reads the small tables. ENOTSUP when the compressor is lzo or lzma.
-  explicit SquashfsReader(std::shared_ptr<const ByteSource> source) : SquashfsReader(std::move(source), Limits{}) {}
+  explicit SquashfsReader(std::shared_ptr<const ByteSource> source)
+      : SquashfsReader(std::move(source), Limits{}) {}
   SquashfsReader(std::shared_ptr<const ByteSource> source, Limits limits);
   ~SquashfsReader();
   SquashfsReader(const SquashfsReader&) = delete;
@@ -132,29 +137,32 @@ class SquashfsReader {
   /// nullopt: no such name.
   std::optional<InodeRef> Lookup(const Inode& directory, std::string_view name) const;
 
-  /// Gives entries in the directory's (sorted) order, without "." and "..". `cookie` is 0 to start, or a `next_cookie`
-  /// that was given before: it resumes right there. Returning false stops; that entry counts as not consumed, so resume
-  /// with the `next_cookie` of the one before. Any other cookie is EINVAL or EBADMSG, never harm. Cookies are below 2^63.
+  /// Gives entries in the directory's (sorted) order, without "." and "..". `cookie` is 0 to start, or a
+  /// `next_cookie` that was given before: it resumes right there. Returning false stops; that entry counts as
+  /// not consumed, so resume with the `next_cookie` of the one before. Any other cookie is EINVAL or EBADMSG,
+  /// never harm. Cookies are below 2^63.
   using DirectoryVisitor =
       std::function<bool(std::string_view name, InodeRef ref, InodeType type, uint64_t next_cookie)>;
   void ReadDir(const Inode& directory, uint64_t cookie, const DirectoryVisitor& visit) const;
 
   /// Bytes read: fewer than `size` only at the file's end.
   size_t Read(const Inode& file, uint64_t offset, void* out, size_t size) const;
-  /// The same without a copy: pieces in order, none empty, holes as static zeros. `size` of all pieces together is what
-  /// Read would return.
+  /// The same without a copy: pieces in order, none empty, holes as static zeros. `size` of all pieces
+  /// together is what Read would return.
   std::vector<PinnedBytes> ReadPinned(const Inode& file, uint64_t offset, size_t size) const;
-  /// Decodes the block at `offset` into the cache, on this thread; nothing when it is there, a hole or past the end.
+  /// Decodes the block at `offset` into the cache, on this thread; nothing when it is there, a hole or past
+  /// the end.
   void Prefetch(const Inode& file, uint64_t offset) const;
-  /// The first offset >= `offset` (which is below the size) where a hole ends or starts: [offset, result) is all hole or
-  /// all data. Looks at no more than `limit` bytes.
+  /// The first offset >= `offset` (which is below the size) where a hole ends or starts: [offset, result) is
+  /// all hole or all data. Looks at no more than `limit` bytes.
   uint64_t ExtentEnd(const Inode& file, uint64_t offset, uint64_t limit, bool* hole) const;
 
   /// In the image's order. Empty when it has none.
   std::vector<Xattr> Xattrs(const Inode& inode) const;
 
-  /// Walks `path` ("/" separated, absolute or relative to the root; ".", ".." and empty parts allowed), following
-  /// symbolic links inside the image, at most 40, and the last part only with `follow`. ENOENT, ENOTDIR, ELOOP.
+  /// Walks `path` ("/" separated, absolute or relative to the root; ".", ".." and empty parts allowed),
+  /// following symbolic links inside the image, at most 40, and the last part only with `follow`. ENOENT,
+  /// ENOTDIR, ELOOP.
   InodeRef Resolve(std::string_view path, bool follow) const;
 
  private:

@@ -1,7 +1,10 @@
-// Reads and extracts what mksquashfs makes and compares it with the tree it was made from; then damages small images in
-// a few thousand ways and asks for no more than an error. Exit code 77: mksquashfs is missing.
-// Build: g++ -std=c++20 -D_GNU_SOURCE -Inative this native/core/{extract,file_range,squashfs_decompress,squashfs_reader}.cc
+// Reads and extracts what mksquashfs makes and compares it with the tree it was made from; then damages small
+// images in a few thousand ways and asks for no more than an error. Exit code 77: mksquashfs is missing.
+// Build: g++ -std=c++20 -D_GNU_SOURCE -Inative this
+// native/core/{extract,file_range,squashfs_decompress,squashfs_reader}.cc
 //   -ldeflate -lzstd -llz4 -llzma
+#include "core/squashfs_reader.h"
+
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -24,7 +27,6 @@
 
 #include "core/extract.h"
 #include "core/file_range.h"
-#include "core/squashfs_reader.h"
 
 namespace {
 std::atomic<size_t> largest_allocation = 0;
@@ -89,7 +91,8 @@ Bytes ReadFile(const fs::path& path) {
 
 std::shared_ptr<const SquashfsReader> Open(const fs::path& image) {
   const UniqueFd fd(CheckErrno(open(image.c_str(), O_RDONLY | O_CLOEXEC), "open"));
-  return std::make_shared<const SquashfsReader>(std::make_shared<FileSource>(fd.get(), 0, fs::file_size(image)));
+  return std::make_shared<const SquashfsReader>(
+      std::make_shared<FileSource>(fd.get(), 0, fs::file_size(image)));
 }
 
 uint64_t Digest(const uint8_t* data, size_t size, uint64_t seed = 0xcbf29ce484222325u) {
@@ -98,8 +101,8 @@ uint64_t Digest(const uint8_t* data, size_t size, uint64_t seed = 0xcbf29ce48422
 }
 
 std::string Describe(const Inode& inode) {
-  std::string text = std::to_string(FileTypeBits(inode.type) | inode.mode) + " " + std::to_string(inode.uid) + ":" +
-                     std::to_string(inode.gid) + " @" + std::to_string(inode.mtime);
+  std::string text = std::to_string(FileTypeBits(inode.type) | inode.mode) + " " + std::to_string(inode.uid) +
+                     ":" + std::to_string(inode.gid) + " @" + std::to_string(inode.mtime);
   if (inode.type == InodeType::kFile) text += " size " + std::to_string(inode.size);
   if (inode.type != InodeType::kDirectory) text += " links " + std::to_string(inode.nlink);
   if (inode.type == InodeType::kSymlink) text += " -> " + inode.target;
@@ -110,7 +113,8 @@ std::string Describe(const Inode& inode) {
 void AddXattrs(std::string& text, const std::map<std::string, std::string>& xattrs) {
   for (const auto& [name, value] : xattrs) {
     const auto* bytes = reinterpret_cast<const uint8_t*>(value.data());
-    text += " " + name + "=" + std::to_string(value.size()) + "/" + std::to_string(Digest(bytes, value.size()));
+    text +=
+        " " + name + "=" + std::to_string(value.size()) + "/" + std::to_string(Digest(bytes, value.size()));
   }
 }
 
@@ -118,7 +122,7 @@ Snapshot OfFolder(const fs::path& root) {
   Snapshot snapshot;
   for (const auto& entry : fs::recursive_directory_iterator(root)) {
     const std::string path = entry.path();
-    struct stat st{};
+    struct stat st {};
     CheckErrno(lstat(path.c_str(), &st), "lstat");
     Inode inode;
     for (const InodeType type :
@@ -194,8 +198,8 @@ void CheckSame(const Snapshot& wanted, const Snapshot& got, const std::string& w
 }
 
 void Write(const fs::path& path, const Bytes& bytes) {
-  std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()),
-                                              static_cast<std::streamsize>(bytes.size()));
+  std::ofstream(path, std::ios::binary)
+      .write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
 }
 
 Bytes Noise(size_t size, unsigned seed, unsigned letters = 256) {
@@ -265,7 +269,8 @@ void MakeLargeTree(const fs::path& root) {
     CheckErrno(pwrite(sparse.get(), "island", 6, at), "pwrite");
   fs::create_directory(root / "many");
   for (int i = 0; i < 5000; ++i) Write(root / "many" / ("entry-" + std::to_string(i * 7919 % 100003)), {});
-  for (int i = 0; i < 300; ++i) Write(root / "sub/below" / std::to_string(i), Noise(static_cast<size_t>(i) * 37, 6, 4));
+  for (int i = 0; i < 300; ++i)
+    Write(root / "sub/below" / std::to_string(i), Noise(static_cast<size_t>(i) * 37, 6, 4));
   fs::path deep = root / "deep";
   for (int i = 0; i < 200; ++i) deep /= "d";
   fs::create_directories(deep);
@@ -303,9 +308,8 @@ void TestDirectories(const SquashfsReader& reader) {
   }
   for (const char* name : {"", ".", "..", "a", "entry-", "entry-00", "entry-99999999", "z", "entry-1/"})
     Check(!reader.Lookup(*many, name), std::string("no ") + name);
-  CheckError(EINVAL, "a cookie past the end", [&] {
-    reader.ReadDir(*many, uint64_t{1} << 62, [](auto...) { return true; });
-  });
+  CheckError(EINVAL, "a cookie past the end",
+             [&] { reader.ReadDir(*many, uint64_t{1} << 62, [](auto...) { return true; }); });
 }
 
 void TestReads(const SquashfsReader& reader, const fs::path& tree) {
@@ -317,7 +321,8 @@ void TestReads(const SquashfsReader& reader, const fs::path& tree) {
       const uint64_t offset = i < 20 ? wanted.size() - std::min<size_t>(wanted.size(), random() % 5000)
                                      : random() % (wanted.size() + 10);
       const size_t size = random() % (i % 3 == 0 ? 300000 : 5000);
-      const size_t expected = std::min<uint64_t>(size, wanted.size() - std::min<uint64_t>(offset, wanted.size()));
+      const size_t expected =
+          std::min<uint64_t>(size, wanted.size() - std::min<uint64_t>(offset, wanted.size()));
       Bytes got(size);
       const size_t n = reader.Read(*file, offset, got.data(), size);
       Check(n == expected && (n == 0 || memcmp(got.data(), wanted.data() + offset, n) == 0),
@@ -338,17 +343,20 @@ void TestReads(const SquashfsReader& reader, const fs::path& tree) {
   Check(hole && end > (9u << 20) && end <= (10u << 20), "the hole is found");
   Check(reader.ExtentEnd(*holes, 1 << 20, 5000, &hole) == (1 << 20) + 5000, "no more than the limit");
   CheckError(EISDIR, "a directory", [&] { reader.Read(*reader.GetInode(reader.Root()), 0, nullptr, 0); });
-  CheckError(EINVAL, "a fifo", [&] { reader.Read(*reader.GetInode(reader.Resolve("fifo", false)), 0, nullptr, 0); });
+  CheckError(EINVAL, "a fifo",
+             [&] { reader.Read(*reader.GetInode(reader.Resolve("fifo", false)), 0, nullptr, 0); });
 }
 
 void TestResolve(const SquashfsReader& reader) {
   const InodeRef hello = reader.Resolve("/hello", false);
-  for (const char* path : {"hello", "//hello", "./hello", "../../hello", "sub/../hello", "sub/above", "link/../../hello",
-                           "sub/second", "link/../../sub/./above"})
+  for (const char* path : {"hello", "//hello", "./hello", "../../hello", "sub/../hello", "sub/above",
+                           "link/../../hello", "sub/second", "link/../../sub/./above"})
     Check(reader.Resolve(path, true) == hello, path);
   const InodeRef tail = reader.Resolve("/sub/below/tail", false);
-  Check(reader.Resolve("/link/tail", false) == tail && reader.Resolve("absolute", true) == tail, "links are followed");
-  for (const char* path : {"", "/", ".", "/..", "sub/.."}) Check(reader.Resolve(path, true) == reader.Root(), path);
+  Check(reader.Resolve("/link/tail", false) == tail && reader.Resolve("absolute", true) == tail,
+        "links are followed");
+  for (const char* path : {"", "/", ".", "/..", "sub/.."})
+    Check(reader.Resolve(path, true) == reader.Root(), path);
   Check(reader.GetInode(reader.Resolve("self", false))->target == "self", "the last link is not followed");
   CheckError(ELOOP, "a loop of links", [&] { reader.Resolve("self", true); });
   CheckError(ENOENT, "a dangling link", [&] { reader.Resolve("dangling", true); });
@@ -375,7 +383,8 @@ void TestExtract(const SquashfsReader& reader, const fs::path& tree, const fs::p
   const Snapshot wanted = OfFolder(tree);
   Check(extracted.entries == wanted.size() && reported > 0, "entries are counted");
   CheckSame(wanted, OfFolder(all), "extracted");
-  struct stat st{}, other{};
+  struct stat st {
+  }, other{};
   CheckErrno(stat(all.c_str(), &st), "stat");
   Check((st.st_mode & 07777) == 0711, "the target keeps its mode");
   CheckErrno(stat((all / "holes").c_str(), &st), "stat");
@@ -403,7 +412,8 @@ void TestExtract(const SquashfsReader& reader, const fs::path& tree, const fs::p
   ExtractRequest single;
   single.target = one;
   single.path = "/link/tail/";
-  Check(Extract(reader, single).entries == 1 && ReadFile(one / "tail") == ReadFile(tree / "sub/below/tail"), "one file");
+  Check(Extract(reader, single).entries == 1 && ReadFile(one / "tail") == ReadFile(tree / "sub/below/tail"),
+        "one file");
   single.path = "link";
   single.target = one / "part";
   Check(Extract(reader, single).entries == 301 && fs::exists(one / "part/299"), "one directory");
@@ -500,7 +510,8 @@ void TestDamage(const Bytes& image, int rounds, const fs::path& work, const std:
       const uint64_t start = random() % 3 == 0 ? 0 : inode_table;
       const size_t end = start == 0 ? 96 : image.size();
       const size_t at = start + random() % (end - start);
-      const uint32_t kinds[] = {0, 1, 0xff, 0xffff, 0xffffffff, 0x7fffffff, 0x80000000, static_cast<uint32_t>(random() * 2)};
+      const uint32_t kinds[] = {0,          1,          0xff,       0xffff,
+                                0xffffffff, 0x7fffffff, 0x80000000, static_cast<uint32_t>(random() * 2)};
       const uint32_t value = kinds[random() % std::size(kinds)];
       const size_t width = std::min<size_t>(size_t{1} << random() % 3, image.size() - at);
       if (random() % 2 == 0)
@@ -526,14 +537,15 @@ void TestDamage(const Bytes& image, int rounds, const fs::path& work, const std:
         } catch (const SystemError&) {
         }
         fs::permissions(target, fs::perms::owner_all);
-        const std::string clean = "chmod -R u+rwx '" + target.string() + "' 2>/dev/null; rm -rf '" + target.string() + "'";
+        const std::string clean =
+            "chmod -R u+rwx '" + target.string() + "' 2>/dev/null; rm -rf '" + target.string() + "'";
         Check(std::system(clean.c_str()) == 0, "cleaning up");
       }
     } catch (const SystemError&) {
     }
   }
-  std::printf("%s: %d of %d damaged images opened, largest allocation %zu KiB\n", what.c_str(), opened, rounds,
-              largest_allocation.load() >> 10);
+  std::printf("%s: %d of %d damaged images opened, largest allocation %zu KiB\n", what.c_str(), opened,
+              rounds, largest_allocation.load() >> 10);
   Check(largest_allocation < (size_t{32} << 20), "no huge allocation");
   for (size_t size = 0; size < image.size(); size += 1 + image.size() / 300) {
     try {
@@ -568,7 +580,8 @@ void TestEvil(const Bytes& image, const fs::path& work) {
   memcpy(loop.data() + entry, image.data() + 32, 2);  // the root's offset in the only inode block
   CheckError(EBADMSG, "a directory inside itself", [&] { extract(loop); });
   const SquashfsReader reader(std::make_shared<MemorySource>(loop));
-  Check(reader.Resolve("/sub/loop-here/sub/loop-here/hello", true) == reader.Resolve("/hello", true), "a loop can be walked");
+  Check(reader.Resolve("/sub/loop-here/sub/loop-here/hello", true) == reader.Resolve("/hello", true),
+        "a loop can be walked");
 
   for (const char* name : {"loop/here", "/oop-here"}) {
     Bytes slash = image;
@@ -609,9 +622,9 @@ int Run(int rounds) {
   MakeSmallTree(work / "small");
   const Snapshot wanted = OfFolder(work / "tree");
   const fs::path image = work / "image";
-  for (const char* options :
-       {"-comp gzip", "-comp zstd -b 4096", "-comp lz4 -b 1M", "-comp xz", "-comp zstd -b 1M -always-use-fragments",
-        "-comp gzip -b 4096 -no-fragments", "-noI -noD -noF -noX", "-no-exports -nopad -tailends"}) {
+  for (const char* options : {"-comp gzip", "-comp zstd -b 4096", "-comp lz4 -b 1M", "-comp xz",
+                              "-comp zstd -b 1M -always-use-fragments", "-comp gzip -b 4096 -no-fragments",
+                              "-noI -noD -noF -noX", "-no-exports -nopad -tailends"}) {
     MakeImage(work / "tree", image, options);
     const auto reader = Open(image);
     CheckSame(wanted, OfImage(*reader), options);
@@ -624,7 +637,8 @@ int Run(int rounds) {
   TestThreads(*Open(image), wanted);
   TestExtract(*Open(image), work / "tree", work);
 
-  for (const char* options : {"-noI -noF -noX -b 4096", "-comp gzip -b 4096", "-comp zstd", "-comp lz4", "-comp xz"}) {
+  for (const char* options :
+       {"-noI -noF -noX -b 4096", "-comp gzip -b 4096", "-comp zstd", "-comp lz4", "-comp xz"}) {
     MakeImage(work / "small", image, std::string(options) + " -nopad");
     if (strstr(options, "-noI") != nullptr) TestEvil(ReadFile(image), work);
     TestDamage(ReadFile(image), strstr(options, "-noI") != nullptr ? rounds * 4 : rounds, work, options);
