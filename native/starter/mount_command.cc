@@ -31,7 +31,8 @@ std::string RealPath(const std::string& path) {
   return real.get();
 }
 
-/// A process that unmounts when this one is killed. It knows nothing of the image and is not in our process group.
+/// A process that unmounts at the end, also when this one is killed. It knows nothing of the image, is not in our
+/// process group, and keeps the privileges that this one gives up.
 class Guard {
  public:
   explicit Guard(const std::string& target) {
@@ -42,21 +43,25 @@ class Guard {
       setsid();
       CloseAllBut({theirs.fd()});
       DetachStandardStreams();
-      // The device number comes once it is mounted; an end without one means that nothing is.
+      const std::string before = FuseMountDevice(target);
       std::string device;
       while (const auto message = theirs.Receive()) device = message->text;
-      UnmountFuse(target, device);
+      // Without word of it there may be a mount all the same: the end can come right after it was made.
+      if (device.empty()) device = FuseMountDevice(target);
+      if (device != before) UnmountFuse(target, device);
       return 0;
     });
   }
-  ~Guard() {
+  ~Guard() { Unmount(); }
+  Guard(const Guard&) = delete;
+  Guard& operator=(const Guard&) = delete;
+  void Watch(const std::string& device) const { channel_.Send({.text = device}); }
+  /// Idempotent; nothing when it is unmounted already.
+  void Unmount() {
     channel_.Close();
     while (waitpid(process_, nullptr, 0) < 0 && errno == EINTR) {
     }
   }
-  Guard(const Guard&) = delete;
-  Guard& operator=(const Guard&) = delete;
-  void Watch(const std::string& device) const { channel_.Send({.text = device}); }
 
  private:
   Channel channel_;
@@ -89,15 +94,15 @@ class EndRequests {
 
 int Serve(const MountOptions& options, const EndRequests& end_requests, const Status& status) {
   const std::string target = RealPath(options.target);
-  const Guard guard(target);
+  Guard guard(target);
   const OpenSquashfs squashfs(options.image);
   UniqueFd device = geteuid() == 0 ? MountFuse(target, options.source_name)
                                    : MountFuseUnprivileged(target, options.source_name);
-  const std::string number = FuseMountDevice(target);
-  guard.Watch(number);
+  guard.Watch(FuseMountDevice(target));
+  DropPrivileges();
   const std::unique_ptr<FuseServer> server = squashfs.Serve(std::move(device));
   status.Ready(getpid());
-  if (!end_requests.WaitFor(server->ended_fd())) UnmountFuse(target, number);
+  if (!end_requests.WaitFor(server->ended_fd())) guard.Unmount();
   return 0;
 }
 

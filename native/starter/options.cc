@@ -92,7 +92,8 @@ void AddImage(Arguments& arguments, ImageOptions& image) {
     image.engine = text == "kernel" ? Engine::kKernel : Engine::kUserspace;
   });
   arguments.Add("owner", false, [&image](std::string_view text, const std::string& name) {
-    const size_t colon = std::min(text.find(':'), text.size() - (text.empty() ? 0 : 1));
+    const size_t colon = text.find(':');
+    if (colon == std::string_view::npos) throw UsageError("--" + name + ": not UID:GID");
     image.owner = Owner{ParseNumber<uid_t>(text.substr(0, colon), name), ParseNumber<gid_t>(text.substr(colon + 1), name)};
   });
 }

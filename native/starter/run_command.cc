@@ -6,6 +6,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -51,6 +52,7 @@ int ServerProcess(const RunOptions& options, const SignalQueue& signals, const C
     UniqueFd device;
     container.Receive(&device);
     if (!device) return 0;  // the container process has failed, and says why
+    DropPrivileges();
     const std::unique_ptr<FuseServer> server = squashfs.Serve(std::move(device));
     pollfd events[] = {{server->ended_fd(), POLLIN, 0}, {main.fd(), POLLIN, 0}};
     while (poll(events, std::size(events), -1) < 0 && errno == EINTR) {
@@ -102,6 +104,28 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
   return kFailure;
 }
 
+/// A terminal's settings: a runtime that is killed leaves them as a full-screen program wants them.
+class TerminalSettings {
+ public:
+  TerminalSettings() {
+    if (tcgetattr(STDIN_FILENO, &settings_) == 0) terminal_ = UniqueFd::Duplicate(STDIN_FILENO);
+  }
+  int fd() const { return terminal_.get(); }
+  void Restore() const {
+    if (!terminal_) return;
+    sigset_t background, before;
+    sigemptyset(&background);
+    sigaddset(&background, SIGTTOU);
+    sigprocmask(SIG_BLOCK, &background, &before);
+    tcsetattr(terminal_.get(), TCSANOW, &settings_);
+    sigprocmask(SIG_SETMASK, &before, nullptr);
+  }
+
+ private:
+  termios settings_{};
+  UniqueFd terminal_;
+};
+
 /// The main process: it starts the two others, passes signals on, and sees to it that all end together.
 class Supervisor {
  public:
@@ -121,6 +145,7 @@ class Supervisor {
   const RunOptions& options_;
   const SignalQueue& signals_;
   const Status& status_;
+  const TerminalSettings terminal_;
   Channel container_channel_;
   Channel server_channel_;
   pid_t container_ = -1;
@@ -152,7 +177,8 @@ void Supervisor::Start() {
 int Supervisor::Run() {
   Start();
   // What the children have, this process must not keep open: pipes would not end.
-  CloseAllBut({signals_.fd(), status_.fd(), options_.watch_fd, container_channel_.fd(), server_channel_.fd()});
+  CloseAllBut({signals_.fd(), status_.fd(), options_.watch_fd, container_channel_.fd(), server_channel_.fd(),
+               terminal_.fd()});
   DetachStandardStreams();
   bool watching = true;
   while (container_ > 0) {
@@ -183,6 +209,7 @@ int Supervisor::Run() {
   if (!started_) WaitForChildren(kOrphansMs);
   KillDescendants(kOrphansMs);
   if (death_signal_ != 0 && !started_) DieBySignal(death_signal_);
+  if (started_ && (!end_ || end_->code == 128 + SIGKILL)) terminal_.Restore();
   if (failure_) status_.Error(failure_->step, failure_->error, failure_->text);
   if (failure_ || !end_) return kFailure;
   status_.Exit(end_->code, end_->text);

@@ -26,6 +26,7 @@ constexpr int kLingerMs = 200;
 constexpr int kLingerTermMs = 2000;
 /// How long the payload may take to end when this process itself is asked to.
 constexpr int kTerminateMs = 1000;
+constexpr int kLookPeriodMs = 200;
 constexpr int kKillPeriodMs = 50;
 /// So many rounds the runtime is spared, to give it the chance of ending in order.
 constexpr int kPatientRounds = 10;
@@ -129,7 +130,8 @@ void Runtime::Terminate(int grace_ms) {
 void Runtime::OnTimer() {
   switch (phase_) {
     case Phase::kRunning:
-      timer_ = -1;
+      if (kill(init_process_, 0) == 0) timer_ = NowMs() + kLookPeriodMs;
+      else Enter(Phase::kLingering, kLingerMs);
       return;
     case Phase::kLingering:
       SignalAll(DescendantsOf(process_), SIGTERM);
@@ -157,11 +159,13 @@ void Runtime::OnControl(const Channel& control) {
 void Runtime::OnInitKnown() {
   char text[32] = {};
   if (read(pid_file_.get(), text, sizeof text - 1) <= 0) return;
-  const pid_t process = std::atoi(text);
-  if (process <= 0) return;
-  init_.Reset(static_cast<int>(syscall(SYS_pidfd_open, process, 0)));
-  // Gone already: what is left now, if anything, is what it started.
-  if (!init_ && errno == ESRCH) Enter(Phase::kLingering, kLingerMs);
+  init_process_ = std::atoi(text);
+  if (init_process_ <= 0) return;
+  init_.Reset(static_cast<int>(syscall(SYS_pidfd_open, init_process_, 0)));
+  if (init_ || phase_ != Phase::kRunning) return;
+  // Gone already: what is left now, if anything, is what it started. Before Linux 5.3 one has to look now and then.
+  if (errno == ESRCH) Enter(Phase::kLingering, kLingerMs);
+  else timer_ = NowMs() + kLookPeriodMs;
 }
 
 bool Runtime::OnSignals() {

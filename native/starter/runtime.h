@@ -43,6 +43,7 @@ class Runtime {
   pid_t group_;
   /// A fifo in which the runtime writes the process id of the payload's first process.
   UniqueFd pid_file_;
+  pid_t init_process_ = -1;
   UniqueFd init_;
   pid_t process_ = -1;
   int status_ = 0;
