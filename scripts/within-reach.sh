@@ -11,6 +11,11 @@ nobody=(setpriv --reuid 65534 --regid 65534 --clear-groups)
 if [[ $EUID -ne 0 ]] || "${nobody[@]}" test -r "$PWD/package.json" || ! unshare --mount true 2>/dev/null; then
   exec "$@"
 fi
-exec unshare --mount --propagation private bash -c '
-  mount -t tmpfs -o mode=755,size=1m reach /mnt && mkdir /mnt/sifcrypt && mount --bind "$1" /mnt/sifcrypt &&
-    cd /mnt/sifcrypt && shift && exec "$@"' within-reach "$PWD" "$@"
+# Not below /mnt, /srv, /run or /tmp: those are covered or shared by the containers that are started from here.
+place=$(mktemp -d /var/lib/sifcrypt-XXXXXX)
+chmod 755 "$place"
+status=0
+unshare --mount --propagation private bash -c '
+  mount --bind "$1" "$2" && cd "$2" && shift 2 && exec "$@"' within-reach "$PWD" "$place" "$@" || status=$?
+rmdir "$place"
+exit "$status"
