@@ -111,7 +111,11 @@ Runtime::Result Runtime::Wait(const Channel& control) {
   }
   KillDescendants(kKillPatienceMs);
   if (WIFSIGNALED(status_)) return {128 + WTERMSIG(status_), {}};
-  const std::string message = FirstRuntimeError(ReadLog(session_.Path("crun.log")));
+  std::string message = FirstRuntimeError(ReadLog(session_.Path("crun.log")));
+  if (init_process_ < 0) OnInitKnown();
+  // Of some failures crun writes nothing in its log.
+  if (message.empty() && init_process_ < 0 && WEXITSTATUS(status_) != 0)
+    message = "the runtime ended before it had started the payload";
   return {message.empty() ? WEXITSTATUS(status_) : kFailure, message};
 }
 
