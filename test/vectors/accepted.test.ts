@@ -4,7 +4,16 @@ import { createHash } from "node:crypto"
 import { readFileSync } from "node:fs"
 import path from "node:path"
 import { serializeDescriptor, serializeHeader, DESCRIPTOR_SIZE, HEADER_SIZE } from "../../lib/sif/format.ts"
-import { dump, headerJson, headerText, infoJson, infoText, listJson, listText, openSif } from "../../lib/sif/index.ts"
+import {
+  dump,
+  headerJson,
+  headerText,
+  infoJson,
+  infoText,
+  listJson,
+  listText,
+  openSif,
+} from "../../lib/sif/index.ts"
 import { images, vector, vectorPath } from "./load.ts"
 
 describe("accepted images", () => {

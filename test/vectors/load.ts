@@ -28,9 +28,10 @@ const loaded = new Map<string, Buffer>()
 export function vector(name: string): Buffer {
   let bytes = loaded.get(name)
   if (bytes === undefined) {
-    bytes = name.startsWith("peer/") && name.endsWith(".sif")
-      ? gunzipSync(readFileSync(vectorPath(`${name}.gz`)))
-      : readFileSync(vectorPath(name))
+    bytes =
+      name.startsWith("peer/") && name.endsWith(".sif")
+        ? gunzipSync(readFileSync(vectorPath(`${name}.gz`)))
+        : readFileSync(vectorPath(name))
     loaded.set(name, bytes)
   }
   return Buffer.from(bytes)

@@ -46,20 +46,40 @@ interface Rejected {
 }
 
 const rejected: readonly Rejected[] = [
-  { rule: "magic is SIF_MAGIC", patch: text(32, "SIF_MAGIK"), code: "ERR_SIF_MAGIC", says: /not a SIF image/ },
+  {
+    rule: "magic is SIF_MAGIC",
+    patch: text(32, "SIF_MAGIK"),
+    code: "ERR_SIF_MAGIC",
+    says: /not a SIF image/,
+  },
   { rule: "magic ends with NUL", patch: text(41, "1"), code: "ERR_SIF_MAGIC", says: /not a SIF image/ },
   { rule: "version is not 00", patch: text(42, "00"), code: "ERR_SIF_VERSION", says: /"00"/ },
   { rule: "version is not 02", patch: text(42, "02"), code: "ERR_SIF_VERSION", says: /"02"/ },
   { rule: "version ends with NUL", patch: text(44, "1"), code: "ERR_SIF_VERSION", says: /"011"/ },
-  { rule: "total is not negative", patch: int64(totalSlots, -1n), code: "ERR_SIF_HEADER", says: /-1 descriptors/ },
+  {
+    rule: "total is not negative",
+    patch: int64(totalSlots, -1n),
+    code: "ERR_SIF_HEADER",
+    says: /-1 descriptors/,
+  },
   {
     rule: "total is not the least number",
     patch: int64(totalSlots, -(2n ** 63n)),
     code: "ERR_SIF_HEADER",
     says: /descriptors/,
   },
-  { rule: "total is bounded", patch: int64(totalSlots, 65537n), code: "ERR_SIF_HEADER", says: /at most 65536/ },
-  { rule: "total is not 2^60", patch: int64(totalSlots, 1n << 60n), code: "ERR_SIF_HEADER", says: /at most 65536/ },
+  {
+    rule: "total is bounded",
+    patch: int64(totalSlots, 65537n),
+    code: "ERR_SIF_HEADER",
+    says: /at most 65536/,
+  },
+  {
+    rule: "total is not 2^60",
+    patch: int64(totalSlots, 1n << 60n),
+    code: "ERR_SIF_HEADER",
+    says: /at most 65536/,
+  },
   {
     rule: "total times 585 does not wrap around",
     patch: int64(totalSlots, (1n << 63n) / 585n + 1n),
@@ -93,8 +113,18 @@ const rejected: readonly Rejected[] = [
     code: "ERR_SIF_TRUNCATED",
     says: /ends at 38342656, the file has 42008 bytes/,
   },
-  { rule: "table offset is not negative", patch: int64(tableOffset, -1n), code: "ERR_SIF_HEADER", says: /at -1/ },
-  { rule: "table offset is not 0", patch: int64(tableOffset, 0n), code: "ERR_SIF_HEADER", says: /starts at 0/ },
+  {
+    rule: "table offset is not negative",
+    patch: int64(tableOffset, -1n),
+    code: "ERR_SIF_HEADER",
+    says: /at -1/,
+  },
+  {
+    rule: "table offset is not 0",
+    patch: int64(tableOffset, 0n),
+    code: "ERR_SIF_HEADER",
+    says: /starts at 0/,
+  },
   {
     rule: "the table starts after the header",
     patch: int64(tableOffset, 127n),
@@ -113,7 +143,12 @@ const rejected: readonly Rejected[] = [
     code: "ERR_SIF_HEADER",
     says: /descriptor table starts/,
   },
-  { rule: "an ID is not 0", patch: uint32(slot(2, idField), 0), code: "ERR_SIF_DESCRIPTOR", says: /descriptor 2: ID 0/ },
+  {
+    rule: "an ID is not 0",
+    patch: uint32(slot(2, idField), 0),
+    code: "ERR_SIF_DESCRIPTOR",
+    says: /descriptor 2: ID 0/,
+  },
   {
     rule: "an ID is used once",
     patch: uint32(slot(3, idField), 1),
@@ -347,7 +382,10 @@ describe("lenient listing", () => {
       int64(at, value)(bytes)
       await using image = await openSif(bytes, { lenient: true })
       await assert.rejects(dump(image, 3).next(), { name: "SifError", code: "ERR_SIF_TRUNCATED" })
-      await assert.rejects(image.data(image.object(3), 2 ** 70), { name: "SifError", code: "ERR_SIF_TRUNCATED" })
+      await assert.rejects(image.data(image.object(3), 2 ** 70), {
+        name: "SifError",
+        code: "ERR_SIF_TRUNCATED",
+      })
     }
   })
 
@@ -355,7 +393,10 @@ describe("lenient listing", () => {
     const bytes = vector(base)
     uint32(slot(3, idField), 1)(bytes)
     await using image = await openSif(bytes, { lenient: true })
-    assert.throws(() => image.object(1), { code: "ERR_SIF_AMBIGUOUS", message: /several objects have the ID 1/ })
+    assert.throws(() => image.object(1), {
+      code: "ERR_SIF_AMBIGUOUS",
+      message: /several objects have the ID 1/,
+    })
     assert.throws(() => image.object(9), { code: "ERR_SIF_NO_OBJECT", message: /no object 9/ })
   })
 
@@ -383,7 +424,10 @@ describe("truncated images", () => {
     for (const length of [32176, 36864, 36864 + 16384, 17858559, 17858560, 17858959]) {
       const error = await tryAll(image.subarray(0, length), false)
       assert.equal(error?.code, "ERR_SIF_TRUNCATED")
-      assert.match(error.message, new RegExp(`truncated: object \\d ends at \\d+, the file has ${length} bytes`))
+      assert.match(
+        error.message,
+        new RegExp(`truncated: object \\d ends at \\d+, the file has ${length} bytes`),
+      )
     }
   })
 })
