@@ -18,8 +18,14 @@ function printable(text: string): string {
   return text.replace(/\p{Cc}/gu, "?")
 }
 
-/** Go's way to write a time; the year 1 when it is unset. */
-function time(seconds: number): string {
+/** Go's zero time, the year 1: what the reference library writes for a time that is not set. */
+const UNSET_TIME = -62_135_596_800
+
+const NIL_UUID = "00000000-0000-0000-0000-000000000000"
+
+/** Go's way to write a time; undefined when it is unset. */
+function time(seconds: number): string | undefined {
+  if (seconds === UNSET_TIME) return undefined
   const date = new Date(seconds * 1000)
   if (Number.isNaN(date.getTime())) return `${seconds} s since 1970`
   return date
@@ -59,6 +65,21 @@ function linkText(link: SifLink): string {
   }
 }
 
+/** To the nearest integer, a half to the even one, as Go's %.0f does. */
+function rounded(value: number): number {
+  const below = Math.floor(value)
+  return value - below === 0.5 ? below + (below % 2) : Math.round(value)
+}
+
+/** A size as the peers show it: `27 KiB`. */
+function sizeText(bytes: Bytes): string {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
+  let value = bytes
+  let unit = 0
+  for (; value >= 1024 && unit < units.length - 1; unit++) value /= 1024
+  return `${rounded(value)} ${units[unit] ?? ""}`
+}
+
 /** The object table. */
 export function listText(image: SifImage): string {
   const rule = "-".repeat(78)
@@ -69,7 +90,10 @@ export function listText(image: SifImage): string {
       [
         String(object.id).padEnd(5),
         (object.group === 0 ? "NONE" : String(object.group)).padEnd(8),
-        linkText(object.link).padEnd(8),
+        (object.link.to === "group"
+          ? `${String(object.link.group).padEnd(3)} (G)`
+          : linkText(object.link)
+        ).padEnd(8),
         position.padEnd(26),
         typeText(object),
       ].join("|"),
@@ -156,28 +180,39 @@ export function listJson(image: SifImage): readonly ObjectJson[] {
   return image.objects.map(objectJson)
 }
 
-function table(rows: readonly (readonly [string, string | number])[]): string {
-  const width = Math.max(...rows.map(([label]) => label.length)) + 2
-  return rows.map(([label, value]) => `${`${label}:`.padEnd(width)}${printable(String(value))}\n`).join("")
+type Row = readonly [label: string, value: string | number | undefined]
+
+/** Labels and values, those that are not there left out. */
+function table(rows: readonly Row[], indent: string, gap: number): string {
+  const shown = rows.filter(([, value]) => value !== undefined && value !== "")
+  const width = Math.max(...shown.map(([label]) => label.length)) + 1 + gap
+  return shown
+    .map(([label, value]) => `${indent}${`${label}:`.padEnd(width)}${printable(String(value))}\n`)
+    .join("")
 }
 
 /** The global header. */
 export function headerText(image: SifImage): string {
   const { header } = image
-  return table([
-    ["Launch Script", header.launchScript.trimEnd()],
-    ["Version", header.version],
-    ["Primary Architecture", architectureName(header.arch)],
-    ["ID", header.id],
-    ["Created At", time(header.created)],
-    ["Modified At", time(header.modified)],
-    ["Descriptors Free", header.free],
-    ["Descriptors Total", header.total],
-    ["Descriptors Offset", header.tableOffset],
-    ["Descriptors Size", header.tableSize],
-    ["Data Offset", header.dataOffset],
-    ["Data Size", header.dataSize],
-  ])
+  const architecture = architectureName(header.arch)
+  return table(
+    [
+      ["Launch Script", header.launchScript.trimEnd()],
+      ["Version", header.version],
+      ["Primary Architecture", architecture === "unknown" ? undefined : architecture],
+      ["ID", header.id === NIL_UUID ? undefined : header.id],
+      ["Created At", time(header.created)],
+      ["Modified At", time(header.modified)],
+      ["Descriptors Free", header.free],
+      ["Descriptors Total", header.total],
+      ["Descriptors Offset", header.tableOffset],
+      ["Descriptors Size", sizeText(header.tableSize)],
+      ["Data Offset", header.dataOffset],
+      ["Data Size", sizeText(header.dataSize)],
+    ],
+    "",
+    1,
+  )
 }
 
 /** {@link headerText} as data. */
@@ -202,39 +237,33 @@ export function headerJson(image: SifImage): Readonly<Record<string, string | nu
 /** One descriptor. */
 export function infoText(image: SifImage, id: number): string {
   const object = image.object(id)
-  const json = objectJson(object)
-  return table([
-    ["Data Type", json.type],
-    ["ID", json.id],
-    ...(object.group === 0 ? [] : [["Group ID", object.group] as const]),
-    ...(object.link.to === "none" ? [] : [["Linked ID", linkText(object.link)] as const]),
-    ["Offset", json.offset],
-    ["Size", json.size],
-    ["Created At", time(object.created)],
-    ["Modified At", time(object.modified)],
-    ...(object.name === "" ? [] : [["Name", object.name] as const]),
-    ...(json.partition === undefined
-      ? []
-      : ([
-          ["Filesystem Type", json.partition.fileSystem],
-          ["Partition Type", json.partition.type],
-          ["Architecture", json.partition.architecture],
-        ] as const)),
-    ...(json.cryptoMessage === undefined
-      ? []
-      : ([
-          ["Format Type", json.cryptoMessage.format],
-          ["Message Type", json.cryptoMessage.type],
-        ] as const)),
-    ...(json.signature === undefined
-      ? []
-      : ([
-          ["Hash Type", json.signature.hash],
-          ["Entity", json.signature.entity.toUpperCase()],
-        ] as const)),
-    ...(json.sbom === undefined ? [] : [["Format", json.sbom.format] as const]),
-    ...(json.digest === undefined ? [] : [["Digest", json.digest] as const]),
-  ])
+  const { partition, cryptoMessage, signature, sbom, digest, type } = objectJson(object)
+  // A signature by a bare key names nobody: zeros.
+  const entity = signature === undefined || /^0*$/.test(signature.entity) ? undefined : signature.entity
+  return table(
+    [
+      ["Data Type", type],
+      ["ID", object.id],
+      ["Group ID", object.group === 0 ? "NONE" : object.group],
+      ["Linked ID", linkText(object.link)],
+      ["Offset", object.offset],
+      ["Size", object.size],
+      ["Created At", time(object.created)],
+      ["Modified At", time(object.modified)],
+      ["Name", object.name],
+      ["Filesystem Type", partition?.fileSystem],
+      ["Partition Type", object.partition && partitionTypeName(object.partition.type)],
+      ["Architecture", partition?.architecture],
+      ["Format Type", cryptoMessage?.format],
+      ["Message Type", cryptoMessage?.type],
+      ["Hash Type", signature?.hash],
+      ["Entity", entity?.toUpperCase()],
+      ["Format", sbom?.format],
+      ["Digest", digest],
+    ],
+    "  ",
+    2,
+  )
 }
 
 /** {@link infoText} as data. */
