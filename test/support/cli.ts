@@ -30,6 +30,8 @@ export interface CommandOptions {
   readonly env?: Readonly<Record<string, string>>
   readonly cwd?: string
   readonly input?: Uint8Array | string
+  /** Leaves its standard input open, for the test to end. */
+  readonly holdInput?: boolean
   /** Killed after so long, default 60 s. */
   readonly timeoutMs?: number
   /** A supplementary group (root only): marks the command and all that comes of it. */
@@ -74,13 +76,13 @@ export function startProgram(
 
 /** Waits for its end with everything it wrote. */
 export async function finish(child: ChildProcess, options: CommandOptions = {}): Promise<Result> {
-  const { input, timeoutMs = 60_000 } = options
+  const { input, holdInput = false, timeoutMs = 60_000 } = options
   const stdout: Buffer[] = []
   const stderr: Buffer[] = []
   child.stdout?.on("data", (chunk: Buffer) => stdout.push(chunk))
   child.stderr?.on("data", (chunk: Buffer) => stderr.push(chunk))
   child.stdin?.on("error", () => undefined) // it may end without reading
-  child.stdin?.end(input)
+  if (!holdInput) child.stdin?.end(input)
   const late = new AbortController()
   const timer = setTimeout(() => {
     late.abort()

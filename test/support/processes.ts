@@ -1,0 +1,112 @@
+// What runs and what is mounted, as far as it is ours: several test runs may share a machine.
+import { readdirSync, readFileSync, readlinkSync } from "node:fs"
+import { setTimeout as sleep } from "node:timers/promises"
+
+export interface ProcessInfo {
+  readonly pid: number
+  readonly parent: number
+  /** Arguments, joined by spaces. */
+  readonly command: string
+  /** Of the program file, where it can be seen. */
+  readonly program: string
+}
+
+function read(file: string): string {
+  try {
+    return readFileSync(file, "utf8")
+  } catch {
+    return "" // it has ended, or is not ours to look at
+  }
+}
+
+function processInfo(pid: number): ProcessInfo {
+  let program = ""
+  try {
+    program = readlinkSync(`/proc/${pid}/exe`)
+  } catch {
+    // a zombie, or somebody else's
+  }
+  return {
+    pid,
+    parent: Number(/^PPid:\s*(\d+)/m.exec(read(`/proc/${pid}/status`))?.[1] ?? 0),
+    command: read(`/proc/${pid}/cmdline`).split("\0").join(" ").trim(),
+    program,
+  }
+}
+
+function allPids(): number[] {
+  return readdirSync("/proc").flatMap((name) => (/^\d+$/.test(name) ? [Number(name)] : []))
+}
+
+/** Everything that runs on this machine and can be seen. */
+export function allProcesses(): ProcessInfo[] {
+  return allPids().map(processInfo)
+}
+
+/** Does it have /dev/fuse open: is it a server? */
+export function holdsFuse(pid: number): boolean {
+  try {
+    return readdirSync(`/proc/${pid}/fd`).some((fd) => {
+      try {
+        return readlinkSync(`/proc/${pid}/fd/${fd}`) === "/dev/fuse"
+      } catch {
+        return false // closed meanwhile
+      }
+    })
+  } catch {
+    return false // ended, or not ours to look at
+  }
+}
+
+/** The living processes with this supplementary group: a command that was started with it, and all that came of it. */
+export function processesOfGroup(group: number): ProcessInfo[] {
+  return allPids()
+    .filter((pid) => {
+      const status = read(`/proc/${pid}/status`)
+      const groups = /^Groups:\s*(.*)$/m.exec(status)?.[1] ?? ""
+      return groups.split(" ").includes(String(group)) && !/^State:\s*[ZX]/m.test(status)
+    })
+    .map(processInfo)
+}
+
+/** A process and all below it. */
+export function processesBelow(root: number): ProcessInfo[] {
+  const all = allProcesses()
+  const found = all.filter(({ pid }) => pid === root)
+  for (const { pid } of found) found.push(...all.filter(({ parent }) => parent === pid))
+  return found
+}
+
+/** Mount points in or at a folder, in this mount namespace. */
+export function mountsIn(folder: string): string[] {
+  return read("/proc/self/mountinfo")
+    .split("\n")
+    .map((line) =>
+      (line.split(" ")[4] ?? "").replace(/\\(\d{3})/g, (_, octal: string) =>
+        String.fromCharCode(parseInt(octal, 8)),
+      ),
+    )
+    .filter((target) => target === folder || target.startsWith(`${folder}/`))
+}
+
+/** Loop devices whose backing file lies in a folder. */
+export function loopDevicesOf(folder: string): string[] {
+  return readdirSync("/sys/block").filter((name) =>
+    read(`/sys/block/${name}/loop/backing_file`).startsWith(`${folder}/`),
+  )
+}
+
+/** Waits until `condition` gives something true, and gives that. */
+export async function waitFor<T>(
+  what: string,
+  condition: () => T,
+  timeoutMs: number = 10_000,
+): Promise<NonNullable<T>> {
+  const end = performance.now() + timeoutMs
+  for (;;) {
+    const value = condition()
+    if (value !== undefined && value !== null && value !== false) return value
+    if (performance.now() > end) throw new Error(`${what}: not within ${timeoutMs} ms`)
+    await sleep(10)
+  }
+}
