@@ -187,9 +187,8 @@ void Answer(fuse_req_t request, Body body) noexcept {
 
 void OnInit(void* data, fuse_conn_info* connection) {
   auto& server = *static_cast<Server*>(data);
-  for (const unsigned capability :
-       {FUSE_CAP_NO_OPEN_SUPPORT, FUSE_CAP_NO_OPENDIR_SUPPORT, FUSE_CAP_CACHE_SYMLINKS, FUSE_CAP_READDIRPLUS,
-        FUSE_CAP_ASYNC_READ, FUSE_CAP_PARALLEL_DIROPS})
+  for (const unsigned capability : {FUSE_CAP_NO_OPEN_SUPPORT, FUSE_CAP_NO_OPENDIR_SUPPORT, FUSE_CAP_CACHE_SYMLINKS,
+                                    FUSE_CAP_READDIRPLUS, FUSE_CAP_ASYNC_READ, FUSE_CAP_PARALLEL_DIROPS})
     if (connection->capable & capability) connection->want |= capability;
   connection->want &= ~static_cast<unsigned>(FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_AUTO_INVAL_DATA);
   server.kernel_opens_files = (connection->capable & FUSE_CAP_NO_OPEN_SUPPORT) != 0;
@@ -223,8 +222,10 @@ void OnGetAttr(fuse_req_t request, fuse_ino_t ino, fuse_file_info*) {
 void OnReadLink(fuse_req_t request, fuse_ino_t ino) {
   Answer(request, [&](Server& server) {
     const InodePtr inode = server.InodeOf(ino);
-    if (inode->type == InodeType::kSymlink) fuse_reply_readlink(request, inode->target.c_str());
-    else fuse_reply_err(request, EINVAL);
+    if (inode->type == InodeType::kSymlink)
+      fuse_reply_readlink(request, inode->target.c_str());
+    else
+      fuse_reply_err(request, EINVAL);
   });
 }
 
@@ -232,15 +233,19 @@ void OnReadLink(fuse_req_t request, fuse_ino_t ino) {
 
 void OnOpen(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
   file->keep_cache = 1;
-  if (ServerOf(request).kernel_opens_files) fuse_reply_err(request, ENOSYS);
-  else fuse_reply_open(request, file);
+  if (ServerOf(request).kernel_opens_files)
+    fuse_reply_err(request, ENOSYS);
+  else
+    fuse_reply_open(request, file);
 }
 
 void OnOpenDir(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
   file->keep_cache = 1;
   file->cache_readdir = 1;
-  if (ServerOf(request).kernel_opens_directories) fuse_reply_err(request, ENOSYS);
-  else fuse_reply_open(request, file);
+  if (ServerOf(request).kernel_opens_directories)
+    fuse_reply_err(request, ENOSYS);
+  else
+    fuse_reply_open(request, file);
 }
 
 void OnRead(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info*) {
@@ -266,9 +271,12 @@ void OnSeek(fuse_req_t request, fuse_ino_t ino, off_t offset, int whence, fuse_f
     }
     bool hole = false;
     const uint64_t end = server.reader->ExtentEnd(*file, start, kMaxSeek, &hole);
-    if (hole == (whence == SEEK_HOLE)) fuse_reply_lseek(request, offset);
-    else if (whence == SEEK_DATA && end >= file->size) fuse_reply_err(request, ENXIO);
-    else fuse_reply_lseek(request, static_cast<off_t>(end));
+    if (hole == (whence == SEEK_HOLE))
+      fuse_reply_lseek(request, offset);
+    else if (whence == SEEK_DATA && end >= file->size)
+      fuse_reply_err(request, ENXIO);
+    else
+      fuse_reply_lseek(request, static_cast<off_t>(end));
   });
 }
 
@@ -285,9 +293,12 @@ void OnStatFs(fuse_req_t request, fuse_ino_t) {
 }
 
 void ReplyXattr(fuse_req_t request, const std::string& value, size_t size) {
-  if (size == 0) fuse_reply_xattr(request, value.size());
-  else if (value.size() > size) fuse_reply_err(request, ERANGE);
-  else fuse_reply_buf(request, value.data(), value.size());
+  if (size == 0)
+    fuse_reply_xattr(request, value.size());
+  else if (value.size() > size)
+    fuse_reply_err(request, ERANGE);
+  else
+    fuse_reply_buf(request, value.data(), value.size());
 }
 
 void OnGetXattr(fuse_req_t request, fuse_ino_t ino, const char* name, size_t size) {
@@ -358,20 +369,19 @@ void FuseServer::Implementation::List(fuse_req_t request, fuse_ino_t ino, size_t
       entry.attr.st_mode = S_IFDIR;
       if (!listing.Add(name, entry, ++position)) return listing.Reply();
     }
-    server.reader->ReadDir(
-        *directory, position - kDotEntries,
-        [&](std::string_view name, InodeRef ref, InodeType type, uint64_t next) {
-          if (next > static_cast<uint64_t>(std::numeric_limits<off_t>::max()) - kDotEntries)
-            throw FormatError("readdir", "position out of range");
-          fuse_entry_param entry{};
-          if constexpr (plus) {
-            entry = server.EntryOf(ref);
-          } else {
-            entry.attr.st_ino = server.reader->GetInode(ref)->inode_number;
-            entry.attr.st_mode = FileTypeBits(type);
-          }
-          return listing.Add(std::string(name), entry, next + kDotEntries);
-        });
+    server.reader->ReadDir(*directory, position - kDotEntries,
+                           [&](std::string_view name, InodeRef ref, InodeType type, uint64_t next) {
+                             if (next > static_cast<uint64_t>(std::numeric_limits<off_t>::max()) - kDotEntries)
+                               throw FormatError("readdir", "position out of range");
+                             fuse_entry_param entry{};
+                             if constexpr (plus) {
+                               entry = server.EntryOf(ref);
+                             } else {
+                               entry.attr.st_ino = server.reader->GetInode(ref)->inode_number;
+                               entry.attr.st_mode = FileTypeBits(type);
+                             }
+                             return listing.Add(std::string(name), entry, next + kDotEntries);
+                           });
     listing.Reply();
   });
 }

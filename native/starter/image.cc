@@ -25,7 +25,8 @@ SecretBuffer ReadKey(int key_fd) {
   const UniqueFd pipe(key_fd);
   SecretBuffer key = SecretBuffer::ReadAll(pipe.get(), kMaxKeySize);
   // The parent closes its end unwritten when it gives up.
-  if (key.size() != 32 && key.size() != 64) throw SystemError(EINVAL, "key", "the volume key has neither 32 nor 64 bytes");
+  if (key.size() != 32 && key.size() != 64)
+    throw SystemError(EINVAL, "key", "the volume key has neither 32 nor 64 bytes");
   return key;
 }
 

@@ -96,8 +96,8 @@ int Serve(const MountOptions& options, const EndRequests& end_requests, const St
   const std::string target = RealPath(options.target);
   Guard guard(target);
   const OpenSquashfs squashfs(options.image);
-  UniqueFd device = geteuid() == 0 ? MountFuse(target, options.source_name)
-                                   : MountFuseUnprivileged(target, options.source_name);
+  UniqueFd device =
+      geteuid() == 0 ? MountFuse(target, options.source_name) : MountFuseUnprivileged(target, options.source_name);
   guard.Watch(FuseMountDevice(target));
   DropPrivileges();
   const std::unique_ptr<FuseServer> server = squashfs.Serve(std::move(device));

@@ -7,8 +7,8 @@
 #include <charconv>
 #include <functional>
 #include <map>
-#include <utility>
 #include <string_view>
+#include <utility>
 
 namespace sifcrypt::starter {
 namespace {
@@ -54,8 +54,7 @@ class Arguments {
   void Parse(const std::vector<std::string>& arguments) {
     for (const std::string& argument : arguments) {
       const size_t equals = argument.find('=');
-      if (!argument.starts_with("--") || equals == std::string::npos)
-        throw UsageError("unknown argument: " + argument);
+      if (!argument.starts_with("--") || equals == std::string::npos) throw UsageError("unknown argument: " + argument);
       const std::string name = argument.substr(2, equals - 2);
       const auto found = known_.find(name);
       if (found == known_.end()) throw UsageError("unknown argument: --" + name);
@@ -94,7 +93,8 @@ void AddImage(Arguments& arguments, ImageOptions& image) {
   arguments.Add("owner", false, [&image](std::string_view text, const std::string& name) {
     const size_t colon = text.find(':');
     if (colon == std::string_view::npos) throw UsageError("--" + name + ": not UID:GID");
-    image.owner = Owner{ParseNumber<uid_t>(text.substr(0, colon), name), ParseNumber<gid_t>(text.substr(colon + 1), name)};
+    image.owner =
+        Owner{ParseNumber<uid_t>(text.substr(0, colon), name), ParseNumber<gid_t>(text.substr(colon + 1), name)};
   });
 }
 

@@ -94,9 +94,7 @@ SignalQueue::Signal SignalQueue::Next() const {
   return {static_cast<int>(info.ssi_signo), info.ssi_code <= 0};
 }
 
-bool EndsProcess(int signal) {
-  return signal == SIGTERM || signal == SIGINT || signal == SIGHUP || signal == SIGQUIT;
-}
+bool EndsProcess(int signal) { return signal == SIGTERM || signal == SIGINT || signal == SIGHUP || signal == SIGQUIT; }
 
 void DieBySignal(int number) {
   const rlimit none{0, 0};

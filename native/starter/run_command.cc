@@ -39,7 +39,8 @@ constexpr int kGraceMs = 1000;
 
 /// The process that serves the image by FUSE. It holds the key, stays outside the private namespaces (inside it would
 /// keep them alive) and in a process group of its own, where the terminal's signals do not reach it.
-int ServerProcess(const RunOptions& options, const SignalQueue& signals, const Channel& main, const Channel& container) {
+int ServerProcess(const RunOptions& options, const SignalQueue& signals, const Channel& main,
+                  const Channel& container) {
   setpgid(0, 0);
   std::vector<int> kept{options.image.image_fd, main.fd(), container.fd()};
   if (options.image.encrypted()) kept.push_back(options.image.key_fd);
@@ -168,8 +169,8 @@ void Supervisor::Start() {
   auto [device_sender, device_receiver] = Channel::Pair();
   if (options_.image.engine == Engine::kUserspace)
     server_ = ForkChild([&] { return ServerProcess(options_, signals_, server_end, device_receiver); });
-  container_ = ForkChild(
-      [&] { return ContainerProcess(options_, signals_, container_end, device_sender, directory.get()); });
+  container_ =
+      ForkChild([&] { return ContainerProcess(options_, signals_, container_end, device_sender, directory.get()); });
   container_channel_ = std::move(main_to_container);
   server_channel_ = std::move(main_to_server);
 }
@@ -177,8 +178,8 @@ void Supervisor::Start() {
 int Supervisor::Run() {
   Start();
   // What the children have, this process must not keep open: pipes would not end.
-  CloseAllBut({signals_.fd(), status_.fd(), options_.watch_fd, container_channel_.fd(), server_channel_.fd(),
-               terminal_.fd()});
+  CloseAllBut(
+      {signals_.fd(), status_.fd(), options_.watch_fd, container_channel_.fd(), server_channel_.fd(), terminal_.fd()});
   DetachStandardStreams();
   bool watching = true;
   while (container_ > 0) {

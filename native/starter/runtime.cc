@@ -134,8 +134,10 @@ void Runtime::Terminate(int grace_ms) {
 void Runtime::OnTimer() {
   switch (phase_) {
     case Phase::kRunning:
-      if (kill(init_process_, 0) == 0) timer_ = NowMs() + kLookPeriodMs;
-      else Enter(Phase::kLingering, kLingerMs);
+      if (kill(init_process_, 0) == 0)
+        timer_ = NowMs() + kLookPeriodMs;
+      else
+        Enter(Phase::kLingering, kLingerMs);
       return;
     case Phase::kLingering:
       SignalAll(DescendantsOf(process_), SIGTERM);
@@ -168,8 +170,10 @@ void Runtime::OnInitKnown() {
   init_.Reset(static_cast<int>(syscall(SYS_pidfd_open, init_process_, 0)));
   if (init_ || phase_ != Phase::kRunning) return;
   // Gone already: what is left now, if anything, is what it started. Before Linux 5.3 one has to look now and then.
-  if (errno == ESRCH) Enter(Phase::kLingering, kLingerMs);
-  else timer_ = NowMs() + kLookPeriodMs;
+  if (errno == ESRCH)
+    Enter(Phase::kLingering, kLingerMs);
+  else
+    timer_ = NowMs() + kLookPeriodMs;
 }
 
 bool Runtime::OnSignals() {

@@ -102,9 +102,8 @@ class BundleReader {
       throw FormatError("bundle", "a record's size is malformed or too large");
     record.mode = mode;
     record.name.assign(after_size + 1, end);
-    const bool plain = std::all_of(record.name.begin(), record.name.end(), [](unsigned char c) {
-      return std::isalnum(c) || c == '.' || c == '_' || c == '-';
-    });
+    const bool plain = std::all_of(record.name.begin(), record.name.end(),
+                                   [](unsigned char c) { return std::isalnum(c) || c == '.' || c == '_' || c == '-'; });
     if (!plain || record.name.empty() || record.name == "." || record.name == "..")
       throw FormatError("bundle", "a record's name is not a plain one");
     return record;

@@ -13,22 +13,54 @@ struct NamedError {
 
 /// strerrorname_np needs a C library of 2020; clusters have older ones.
 constexpr NamedError kNames[] = {
-    {EPERM, "EPERM"},           {ENOENT, "ENOENT"},       {ESRCH, "ESRCH"},
-    {EINTR, "EINTR"},           {EIO, "EIO"},             {ENXIO, "ENXIO"},
-    {E2BIG, "E2BIG"},           {ENOEXEC, "ENOEXEC"},     {EBADF, "EBADF"},
-    {ECHILD, "ECHILD"},         {EAGAIN, "EAGAIN"},       {ENOMEM, "ENOMEM"},
-    {EACCES, "EACCES"},         {EFAULT, "EFAULT"},       {ENOTBLK, "ENOTBLK"},
-    {EBUSY, "EBUSY"},           {EEXIST, "EEXIST"},       {EXDEV, "EXDEV"},
-    {ENODEV, "ENODEV"},         {ENOTDIR, "ENOTDIR"},     {EISDIR, "EISDIR"},
-    {EINVAL, "EINVAL"},         {ENFILE, "ENFILE"},       {EMFILE, "EMFILE"},
-    {ENOTTY, "ENOTTY"},         {ETXTBSY, "ETXTBSY"},     {EFBIG, "EFBIG"},
-    {ENOSPC, "ENOSPC"},         {ESPIPE, "ESPIPE"},       {EROFS, "EROFS"},
-    {EMLINK, "EMLINK"},         {EPIPE, "EPIPE"},         {ERANGE, "ERANGE"},
-    {ENAMETOOLONG, "ENAMETOOLONG"}, {ENOSYS, "ENOSYS"},   {ELOOP, "ELOOP"},
-    {EPROTO, "EPROTO"},         {EBADMSG, "EBADMSG"},     {EOVERFLOW, "EOVERFLOW"},
-    {ELIBACC, "ELIBACC"},       {EUSERS, "EUSERS"},       {EMSGSIZE, "EMSGSIZE"},
-    {ENOTSUP, "ENOTSUP"},       {ENOTCONN, "ENOTCONN"},   {ETIMEDOUT, "ETIMEDOUT"},
-    {ESTALE, "ESTALE"},         {EDQUOT, "EDQUOT"},       {ENOKEY, "ENOKEY"},
+    {EPERM, "EPERM"},
+    {ENOENT, "ENOENT"},
+    {ESRCH, "ESRCH"},
+    {EINTR, "EINTR"},
+    {EIO, "EIO"},
+    {ENXIO, "ENXIO"},
+    {E2BIG, "E2BIG"},
+    {ENOEXEC, "ENOEXEC"},
+    {EBADF, "EBADF"},
+    {ECHILD, "ECHILD"},
+    {EAGAIN, "EAGAIN"},
+    {ENOMEM, "ENOMEM"},
+    {EACCES, "EACCES"},
+    {EFAULT, "EFAULT"},
+    {ENOTBLK, "ENOTBLK"},
+    {EBUSY, "EBUSY"},
+    {EEXIST, "EEXIST"},
+    {EXDEV, "EXDEV"},
+    {ENODEV, "ENODEV"},
+    {ENOTDIR, "ENOTDIR"},
+    {EISDIR, "EISDIR"},
+    {EINVAL, "EINVAL"},
+    {ENFILE, "ENFILE"},
+    {EMFILE, "EMFILE"},
+    {ENOTTY, "ENOTTY"},
+    {ETXTBSY, "ETXTBSY"},
+    {EFBIG, "EFBIG"},
+    {ENOSPC, "ENOSPC"},
+    {ESPIPE, "ESPIPE"},
+    {EROFS, "EROFS"},
+    {EMLINK, "EMLINK"},
+    {EPIPE, "EPIPE"},
+    {ERANGE, "ERANGE"},
+    {ENAMETOOLONG, "ENAMETOOLONG"},
+    {ENOSYS, "ENOSYS"},
+    {ELOOP, "ELOOP"},
+    {EPROTO, "EPROTO"},
+    {EBADMSG, "EBADMSG"},
+    {EOVERFLOW, "EOVERFLOW"},
+    {ELIBACC, "ELIBACC"},
+    {EUSERS, "EUSERS"},
+    {EMSGSIZE, "EMSGSIZE"},
+    {ENOTSUP, "ENOTSUP"},
+    {ENOTCONN, "ENOTCONN"},
+    {ETIMEDOUT, "ETIMEDOUT"},
+    {ESTALE, "ESTALE"},
+    {EDQUOT, "EDQUOT"},
+    {ENOKEY, "ENOKEY"},
     {EKEYREJECTED, "EKEYREJECTED"},
 };
 
@@ -63,9 +95,12 @@ std::string StringField(std::string_view line, const std::string& name) {
   for (++at; at < line.size() && line[at] != '"'; ++at) {
     if (line[at] == '\\' && at + 1 < line.size()) {
       ++at;
-      if (line[at] == 'n' || line[at] == 't') value += ' ';
-      else if (line[at] == '"' || line[at] == '\\' || line[at] == '/') value += line[at];
-      else value.append({'\\', line[at]});
+      if (line[at] == 'n' || line[at] == 't')
+        value += ' ';
+      else if (line[at] == '"' || line[at] == '\\' || line[at] == '/')
+        value += line[at];
+      else
+        value.append({'\\', line[at]});
     } else {
       value += line[at];
     }
@@ -101,8 +136,8 @@ std::string FirstRuntimeError(std::string_view log) {
 void Status::Ready(pid_t pid) const { Write(R"({"event":"ready","pid":)" + std::to_string(pid) + "}\n"); }
 
 void Status::Error(std::string_view step, int error, std::string_view message) const {
-  Write(R"({"event":"error","step":)" + Quote(step) + R"(,"errno":)" + Quote(ErrorName(error)) +
-        R"(,"errnoNumber":)" + std::to_string(error) + R"(,"message":)" + Quote(message) + "}\n");
+  Write(R"({"event":"error","step":)" + Quote(step) + R"(,"errno":)" + Quote(ErrorName(error)) + R"(,"errnoNumber":)" +
+        std::to_string(error) + R"(,"message":)" + Quote(message) + "}\n");
 }
 
 void Status::Exit(int code, std::string_view runtime_message) const {
