@@ -1,0 +1,272 @@
+// Beside the peers, on this machine, in one run: build, reading, start-up, opening a key, memory. Ratios are what counts.
+import { generateKeyPairSync } from "node:crypto"
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs"
+import { homedir } from "node:os"
+import path from "node:path"
+import { fileURLToPath } from "node:url"
+import { loadAddon } from "../lib/native/load.ts"
+import { parseLuksHeader } from "../lib/device/luks-header.ts"
+import { decodeCryptoMessage, MAX_MESSAGE_SIZE } from "../lib/key/crypto-message.ts"
+import { parsePrivateKey } from "../lib/key/pem.ts"
+import { unwrapSecret } from "../lib/key/rsa-oaep.ts"
+import { listMounts, open, sif } from "../lib/index.ts"
+import { dropCaches, measure, median, repeat, residentPeak } from "./measure.ts"
+import { goal, mebibytes, note, seconds, summary } from "./report.ts"
+
+const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..")
+const command = path.join(root, "dist", "cli", "main.js")
+const peerRun = path.join(root, "test", "support", "peer-run.sh")
+/** The ordinary user of the peer's root directory. */
+const USER = 1000
+const cache = path.join(process.env["XDG_CACHE_HOME"] ?? path.join(homedir(), ".cache"), "sifcrypt")
+const mirror = process.env["SIFCRYPT_PEER_MIRROR"] ?? "http://deb.debian.org/debian"
+
+/** A Debian minbase tree that an ordinary user can read all of; made once. */
+async function minbase(): Promise<string> {
+  const tree = path.join(cache, "minbase")
+  if (existsSync(tree)) return tree
+  console.log("making a Debian minbase tree")
+  mkdirSync(cache, { recursive: true })
+  const part = `${tree}.part`
+  rmSync(part, { recursive: true, force: true })
+  await measure("debootstrap", ["--variant=minbase", "bookworm", part, mirror])
+  await measure("rm", ["-rf", path.join(part, "dev")])
+  await measure("mkdir", ["-p", path.join(part, "dev")])
+  await measure("chown", ["-R", `${USER}:${USER}`, part])
+  await measure("chmod", ["-R", "u+rwX", part])
+  renameSync(part, tree)
+  return tree
+}
+
+function asUser(args: readonly string[]): readonly [string, string[]] {
+  const ids = ["--reuid", String(USER), "--regid", String(USER), "--clear-groups"]
+  return ["setpriv", [...ids, "env", "-i", `HOME=${work}`, "PATH=/usr/bin:/bin", ...args]]
+}
+
+const nodeCommand = [process.execPath, command]
+const work = mkdtempSync(path.join("/var/tmp", "sifcrypt-bench-"))
+
+async function build(tree: string): Promise<void> {
+  console.log("\nBuild of a Debian minbase tree, as an ordinary user, with an RSA key")
+  const input = (await measure("du", ["-sb", tree])).stdout.split("\t")[0] ?? "0"
+  note("input", mebibytes(Number(input)))
+  // Inside the peer the tree is read through the same page cache; both sides have it warm.
+  const peer = await measure(peerRun, [
+    ...["--bind", tree, "--bind", work, String(USER)],
+    ...["apptainer", "build", "-F", "--pem-path", `${work}/public-pkcs1.pem`, `${work}/peer.sif`, tree],
+  ])
+  note("apptainer build (gocryptfs image)", seconds(peer.milliseconds))
+  note("its image", mebibytes(statSync(`${work}/peer.sif`).size))
+  for (const [compression, wanted] of [
+    ["zstd", 10],
+    ["gzip", 6],
+  ] as const) {
+    const output = `${work}/${compression}.sif`
+    let memory = 0
+    const time = await repeat(3, async () => {
+      const [program, args] = asUser([
+        ...nodeCommand,
+        ...["build", "-F", "--pem-path", `${work}/public.pem`, "--compression", compression, output, tree],
+      ])
+      const measured = await measure(program, args)
+      memory = Math.max(memory, measured.peakMemory)
+      return measured.milliseconds
+    })
+    const ratio = peer.milliseconds / time
+    note(`sifcrypt build, ${compression}`, seconds(time))
+    note("its image", mebibytes(statSync(output).size))
+    goal(`build ${compression}, times faster`, ratio.toFixed(1), `at least ${wanted}`, ratio >= wanted)
+    goal(`build ${compression}, memory`, mebibytes(memory), "below 256 MiB", memory < 256 << 20)
+  }
+}
+
+/** Reads every file once, as one stream, and prints the seconds it took. */
+function readAll(folder: string): string {
+  const files = `find ${folder} -xdev -type f -print0 | xargs -0 cat >/dev/null`
+  return `start=$(date +%s%N); ${files}; end=$(date +%s%N); echo $(( (end - start) / 1000 ))`
+}
+
+async function timeReading(program: string, args: readonly string[]): Promise<number> {
+  const { stdout } = await measure(program, args)
+  return Number(stdout.trim().split("\n").at(-1)) / 1000
+}
+
+async function reading(tree: string): Promise<void> {
+  console.log("\nReading every file of that tree (find | xargs cat)")
+  const mountPoint = `${work}/mount`
+  mkdirSync(mountPoint, { recursive: true })
+  const plain = `${work}/plain.sqfs`
+  await measure("mksquashfs", [
+    tree,
+    plain,
+    "-comp",
+    "zstd",
+    "-Xcompression-level",
+    "3",
+    "-quiet",
+    "-no-progress",
+    "-noappend",
+  ])
+  await measure("mount", ["-o", "loop,ro", plain, mountPoint])
+  let kernelWarm: number
+  try {
+    const read = (): Promise<number> => timeReading("bash", ["-c", readAll(mountPoint)])
+    note("kernel squashfs, not encrypted, cold", seconds(await repeat(3, read, dropCaches)))
+    await read()
+    kernelWarm = await repeat(5, read)
+    note("kernel squashfs, not encrypted, warm", seconds(kernelWarm))
+  } finally {
+    await measure("umount", [mountPoint])
+  }
+
+  const inside = [
+    ...["--bind", work, String(USER), "apptainer", "-s", "exec", "--userns", "--no-mount", "home,cwd,tmp"],
+    ...["--pem-path", `${work}/private-pkcs1.pem`, `${work}/peer.sif`, "bash", "-c"],
+  ]
+  const peerCold = await repeat(
+    3,
+    () => timeReading(peerRun, [...inside, readAll("/usr /etc /var /lib /opt")]),
+    dropCaches,
+  )
+  note("apptainer's unprivileged stack, cold", seconds(peerCold))
+  const peerTwice = `${readAll("/usr /etc /var /lib /opt")} >/dev/null; ${readAll("/usr /etc /var /lib /opt")}`
+  note(
+    "apptainer's unprivileged stack, warm",
+    seconds(await repeat(3, () => timeReading(peerRun, [...inside, peerTwice]))),
+  )
+
+  const image = await open(`${work}/zstd.sif`, { credentials: { pemPaths: [`${work}/private.pem`] } })
+  const cacheSize = 64 << 20
+  let cold: number
+  let warm: number
+  let memory = 0
+  try {
+    const times: number[] = []
+    for (let i = 0; i < 3; i++) {
+      await dropCaches()
+      await using mount = await image.mount(mountPoint, { engine: "userspace", cacheSize })
+      times.push(await timeReading("bash", ["-c", readAll(mountPoint)]))
+      memory = Math.max(memory, residentPeak(mount.info.pid ?? 0))
+    }
+    cold = median(times)
+    await using mount = await image.mount(mountPoint, { engine: "userspace", cacheSize })
+    const read = (): Promise<number> => timeReading("bash", ["-c", readAll(mountPoint)])
+    await read()
+    warm = await repeat(5, read)
+    memory = Math.max(memory, residentPeak(mount.info.pid ?? 0))
+  } finally {
+    await image.close()
+  }
+  note("sifcrypt userspace mount, cold", seconds(cold))
+  note("sifcrypt userspace mount, warm", seconds(warm))
+  const faster = peerCold / cold
+  goal("cold read, times faster than apptainer", faster.toFixed(1), "at least 2", faster >= 2)
+  const slower = warm / kernelWarm
+  goal("warm read, times the kernel's squashfs", slower.toFixed(2), "at most 1.3", slower <= 1.3)
+  const beyond = memory - cacheSize
+  goal(
+    "FUSE server's memory beyond its cache",
+    mebibytes(Math.max(0, beyond)),
+    "below 32 MiB",
+    beyond < 32 << 20,
+  )
+}
+
+async function startUp(): Promise<void> {
+  console.log("\nStarting /bin/true in the image, as an ordinary user")
+  const times = 7
+  const loop = `for i in $(seq ${times}); do s=$(date +%s%N); apptainer -s exec --userns --pem-path ${work}/private-pkcs1.pem ${work}/peer.sif /bin/true; e=$(date +%s%N); echo $(( (e - s) / 1000 )); done`
+  const { stdout } = await measure(peerRun, ["--bind", work, String(USER), "bash", "-c", loop])
+  const peer = median(
+    stdout
+      .trim()
+      .split("\n")
+      .map((line) => Number(line) / 1000),
+  )
+  note("apptainer exec --userns", seconds(peer))
+  const [program, args] = asUser([
+    ...nodeCommand,
+    ...[
+      "exec",
+      "--engine",
+      "userspace",
+      "--pem-path",
+      `${work}/private.pem`,
+      `${work}/zstd.sif`,
+      "/bin/true",
+    ],
+  ])
+  const ours = await repeat(times, async () => (await measure(program, args, "/")).milliseconds)
+  note("sifcrypt exec", seconds(ours))
+  note(
+    "of which node itself",
+    seconds(await repeat(times, async () => (await measure(process.execPath, ["-e", "0"])).milliseconds)),
+  )
+  const ratio = peer / ours
+  goal("exec, times faster", ratio.toFixed(1), "at least 3", ratio >= 3)
+}
+
+async function openingKey(): Promise<void> {
+  console.log("\nOpening the volume key of an RSA image")
+  await using image = await sif.openSif(`${work}/zstd.sif`)
+  const partition = image.primary()
+  const header = await parseLuksHeader(image.reader, partition)
+  const [message] = image.objects.filter(({ type }) => type === sif.DataType.cryptoMessage)
+  if (message === undefined) throw new Error("the image has no crypto message")
+  const key = parsePrivateKey(privatePem, "the key")
+  const secret = unwrapSecret(key, decodeCryptoMessage(await image.data(message, MAX_MESSAGE_SIZE)))
+  if (secret === undefined) throw new Error("the message is for another key")
+  const fd = openSync(`${work}/zstd.sif`, "r")
+  const { areaSize, metadata } = header
+  const time = await repeat(20, async () => {
+    const started = performance.now()
+    await loadAddon().luksUnlock({ fd, offset: partition.offset, areaSize, metadata, secret, keyslot: -1 })
+    return performance.now() - started
+  })
+  goal("volume key, native call", seconds(time), "below 15 ms", time < 15)
+}
+
+const pair = generateKeyPairSync("rsa", { modulusLength: 2048 })
+const privatePem = Buffer.from(pair.privateKey.export({ type: "pkcs8", format: "pem" }))
+
+async function main(): Promise<void> {
+  chownSync(work, USER, USER)
+  chmodSync(work, 0o755)
+  const files: Readonly<Record<string, string | Buffer>> = {
+    "private.pem": privatePem,
+    "private-pkcs1.pem": pair.privateKey.export({ type: "pkcs1", format: "pem" }),
+    "public.pem": pair.publicKey.export({ type: "spki", format: "pem" }),
+    "public-pkcs1.pem": pair.publicKey.export({ type: "pkcs1", format: "pem" }),
+  }
+  for (const [name, content] of Object.entries(files)) {
+    writeFileSync(`${work}/${name}`, content, { mode: 0o600 })
+    chownSync(`${work}/${name}`, USER, USER)
+  }
+  try {
+    // The cache may lie where an ordinary user cannot look.
+    const tree = path.join(work, "tree")
+    await measure("cp", ["-a", await minbase(), tree])
+    await build(tree)
+    await reading(tree)
+    await startUp()
+    await openingKey()
+  } finally {
+    for (const { target } of await listMounts())
+      if (target.startsWith(work)) await measure("umount", [target])
+    rmSync(work, { recursive: true, force: true })
+  }
+  if (!summary()) process.exitCode = 1
+}
+
+await main()

@@ -1,0 +1,74 @@
+// Runs a command and tells how long it took and how much memory it held.
+import { spawn } from "node:child_process"
+import { once } from "node:events"
+import { readFileSync, writeFileSync } from "node:fs"
+
+export interface Measured {
+  readonly milliseconds: number
+  /** Largest resident set of the process itself, bytes; seen every 20 ms. */
+  readonly peakMemory: number
+  readonly stdout: string
+}
+
+/** VmHWM of a process that may be gone. */
+export function residentPeak(pid: number): number {
+  try {
+    const kib = /^VmHWM:\s*(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1]
+    return Number(kib ?? 0) * 1024
+  } catch {
+    return 0
+  }
+}
+
+/** Runs it to its end; anything but status 0 is an error with what it wrote. */
+export async function measure(command: string, args: readonly string[], cwd?: string): Promise<Measured> {
+  const started = performance.now()
+  const child = spawn(command, args, {
+    stdio: ["ignore", "pipe", "pipe"],
+    ...(cwd === undefined ? {} : { cwd }),
+  })
+  let stdout = ""
+  let stderr = ""
+  child.stdout.on("data", (chunk: Buffer) => {
+    stdout += chunk.toString("utf8")
+  })
+  child.stderr.on("data", (chunk: Buffer) => {
+    stderr += chunk.toString("utf8")
+  })
+  let peakMemory = 0
+  const watch = setInterval(() => {
+    peakMemory = Math.max(peakMemory, residentPeak(child.pid ?? 0))
+  }, 20)
+  const [status] = (await once(child, "close")) as [number | null]
+  clearInterval(watch)
+  if (status !== 0)
+    throw new Error(`${command} ${args.join(" ")}: status ${String(status)}\n${stderr || stdout}`)
+  return { milliseconds: performance.now() - started, peakMemory, stdout }
+}
+
+export function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b)
+  const middle = sorted.length >> 1
+  const upper = sorted[middle] ?? Number.NaN
+  return sorted.length % 2 === 1 ? upper : (upper + (sorted[middle - 1] ?? Number.NaN)) / 2
+}
+
+/** The median time of several runs; `before` is not part of it. */
+export async function repeat(
+  times: number,
+  run: () => Promise<number>,
+  before: () => Promise<void> = () => Promise.resolve(),
+): Promise<number> {
+  const values: number[] = []
+  for (let i = 0; i < times; i++) {
+    await before()
+    values.push(await run())
+  }
+  return median(values)
+}
+
+/** Forgets file contents, inodes and names that the kernel keeps. */
+export async function dropCaches(): Promise<void> {
+  await measure("sync", [])
+  writeFileSync("/proc/sys/vm/drop_caches", "3")
+}
