@@ -1,0 +1,172 @@
+import assert from "node:assert/strict"
+import { mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync } from "node:fs"
+import { tmpdir } from "node:os"
+import path from "node:path"
+import { composeBinds, hostPath, isWithin, parseBinds, type Bind } from "../../../lib/runtime/binds.ts"
+
+describe("isWithin", () => {
+  for (const [inner, outer, expected] of [
+    ["/safe", "/safe", true],
+    ["/safe/", "/safe", true],
+    ["/safe/a", "/safe", true],
+    ["/safe/a/b", "/safe", true],
+    ["/safe2", "/safe", false],
+    ["/safe2/a", "/safe", false],
+    ["/saf", "/safe", false],
+    ["/safe.d", "/safe", false],
+    ["/", "/safe", false],
+    ["/safe", "/", true],
+    ["/", "/", true],
+    ["/safe/../other", "/safe", false],
+    ["/safe/../safe/a", "/safe", true],
+    ["/safe/..a", "/safe", true],
+    ["/safe/...", "/safe", true],
+    ["/other/safe", "/safe", false],
+    ["/a/b", "/a/b/c", false],
+    ["/safe\n", "/safe", false],
+    ["/SAFE/a", "/safe", false],
+  ] as const)
+    it(`S17: ${inner} is ${expected ? "" : "not "}within ${outer}`.replace("\n", "\\n"), () => {
+      assert.equal(isWithin(inner, outer), expected)
+    })
+})
+
+describe("binds", () => {
+  let folder: string
+  beforeEach(() => {
+    folder = realpathSync(mkdtempSync(path.join(tmpdir(), "sifcrypt-unit-")))
+    for (const name of ["data", "data2", "with:colon", "with,comma", "home"])
+      mkdirSync(path.join(folder, name))
+  })
+  afterEach(() => {
+    rmSync(folder, { recursive: true })
+  })
+
+  describe("parseBinds", () => {
+    const parse = (...texts: string[]): readonly (readonly [string, string, boolean])[] =>
+      parseBinds(texts, folder).map(({ source, destination, readOnly }) => [
+        path.relative(folder, source),
+        destination.startsWith(folder) ? path.relative(folder, destination) : destination,
+        readOnly,
+      ])
+
+    it("takes a source alone, with a destination, and with options", () => {
+      assert.deepEqual(parse("data"), [["data", "data", false]])
+      assert.deepEqual(parse("data:/in"), [["data", "/in", false]])
+      assert.deepEqual(parse("data:/in:ro"), [["data", "/in", true]])
+      assert.deepEqual(parse("data:/in:rw"), [["data", "/in", false]])
+      assert.deepEqual(parse("data::ro"), [["data", "data", true]])
+      assert.deepEqual(parse(`${folder}/data:/in/../other//x`), [["data", "/other/x", false]])
+    })
+
+    it("takes several, in one text or in many", () => {
+      const both = [
+        ["data", "/a", true],
+        ["data2", "/b", false],
+      ]
+      assert.deepEqual(parse("data:/a:ro,data2:/b"), both)
+      assert.deepEqual(parse("data:/a:ro", "data2:/b"), both)
+    })
+
+    it("takes colons and commas in names when they are escaped", () => {
+      assert.deepEqual(parse("with\\:colon:/in"), [["with:colon", "/in", false]])
+      assert.deepEqual(parse("with\\,comma:/in,data:/b"), [
+        ["with,comma", "/in", false],
+        ["data", "/b", false],
+      ])
+    })
+
+    for (const [text, says] of [
+      ["", /no source/],
+      [":/in", /no source/],
+      ["data:/in:ro:x", /more than SRC:DST:OPTION/],
+      ["data:/in:rx", /rx is not a valid bind option/],
+      ["data:/in:ro,x", /the source does not exist|not a valid/],
+      ["missing", /the source does not exist/],
+      ["data:in", /the destination must be an absolute path/],
+      ["data:../in", /the destination must be an absolute path/],
+    ] as const)
+      it(`refuses ${JSON.stringify(text)}`, () => {
+        assert.throws(() => parse(text), { name: "RunError", code: "ERR_RUN_BIND", message: says })
+      })
+  })
+
+  describe("composeBinds", () => {
+    const caller = (cwd: string): Parameters<typeof composeBinds>[0] => ({
+      uid: 1000,
+      gid: 1000,
+      home: path.join(folder, "home"),
+      cwd,
+    })
+    const destinations = (binds: readonly Bind[]): string[] => binds.map(({ destination }) => destination)
+
+    it("binds home, the temporary folders and the working directory", () => {
+      const elsewhere = "/srv"
+      const found = destinations(composeBinds(caller(elsewhere), []))
+      assert.deepEqual(found, [path.join(folder, "home"), "/tmp", "/var/tmp", elsewhere])
+    })
+
+    it("does not bind a working directory that is seen already", () => {
+      for (const cwd of [path.join(folder, "home"), "/tmp", "/var/tmp"])
+        assert.deepEqual(destinations(composeBinds(caller(cwd), [])), [
+          path.join(folder, "home"),
+          "/tmp",
+          "/var/tmp",
+        ])
+    })
+
+    it("S17: binds a working directory whose name only starts like a bound one", () => {
+      assert.ok(destinations(composeBinds(caller("/tmp2"), [])).includes("/tmp2"))
+      assert.ok(destinations(composeBinds(caller("/etcetera"), [])).includes("/etcetera"))
+      assert.ok(destinations(composeBinds(caller("/devel/x"), [])).includes("/devel/x"))
+    })
+
+    it("leaves the operating system's folders to the image", () => {
+      for (const cwd of ["/", "/etc", "/usr/share", "/var/lib", "/opt", "/proc/1", "/sys", "/dev", "/lib64"])
+        assert.equal(destinations(composeBinds(caller(cwd), [])).includes(cwd), false, cwd)
+    })
+
+    it("lets the caller's own bind win its destination", () => {
+      const own = [{ source: folder, destination: "/tmp", readOnly: true }]
+      const found = composeBinds(caller("/tmp"), own)
+      assert.deepEqual(
+        found.filter(({ destination }) => destination === "/tmp"),
+        own,
+      )
+    })
+
+    it("binds no home that is missing, no folder, or the root", () => {
+      for (const home of ["/", "/dev/null", path.join(folder, "missing")])
+        assert.deepEqual(destinations(composeBinds({ ...caller("/"), home }, [])), ["/tmp", "/var/tmp"])
+    })
+
+    it("binds what a home that is a link leads to", () => {
+      symlinkSync("home", path.join(folder, "link"))
+      const [first] = composeBinds({ ...caller("/"), home: path.join(folder, "link") }, [])
+      assert.deepEqual(first, {
+        source: path.join(folder, "home"),
+        destination: path.join(folder, "link"),
+        readOnly: false,
+      })
+    })
+  })
+
+  describe("hostPath", () => {
+    const binds = [
+      { source: "/a", destination: "/in", readOnly: false },
+      { source: "/b", destination: "/in/deep", readOnly: false },
+    ]
+
+    it("finds the bind that covers a path, the last one first", () => {
+      assert.equal(hostPath(binds, "/in/x"), "/a/x")
+      assert.equal(hostPath(binds, "/in"), "/a")
+      assert.equal(hostPath(binds, "/in/deep/y"), "/b/y")
+      assert.equal(hostPath(binds, "/other"), undefined)
+    })
+
+    it("S17: finds none for a path whose name only starts like a destination", () => {
+      assert.equal(hostPath(binds, "/inner"), undefined)
+      assert.equal(hostPath(binds, "/in/deeper"), "/a/deeper")
+    })
+  })
+})

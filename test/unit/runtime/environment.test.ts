@@ -1,0 +1,159 @@
+import assert from "node:assert/strict"
+import { execFileSync } from "node:child_process"
+import {
+  composeEnvironment,
+  hostScript,
+  overrideScript,
+  shellQuote,
+} from "../../../lib/runtime/environment.ts"
+
+const object = (map: ReadonlyMap<string, string>): Record<string, string> => Object.fromEntries(map)
+
+describe("composeEnvironment", () => {
+  it("takes the host's variables, but none that are the image's or ours to set", () => {
+    const { host, overrides } = composeEnvironment(
+      {
+        FOO: "bar",
+        EMPTY: "",
+        UNSET: undefined,
+        HOME: "/h",
+        PATH: "/p",
+        LD_LIBRARY_PATH: "/l",
+        PWD: "/w",
+        OLDPWD: "/o",
+        SHLVL: "1",
+        IFS: "x",
+        PS1: "x",
+        _: "x",
+        UID: "0",
+        PPID: "1",
+        SHELLOPTS: "x",
+      },
+      [],
+      false,
+    )
+    assert.deepEqual(object(host), { FOO: "bar", EMPTY: "" })
+    assert.equal(overrides.size, 0)
+  })
+
+  it("takes no key, no passphrase and no setting of ours or the peers'", () => {
+    const secrets = ["SIFCRYPT", "APPTAINER", "SINGULARITY"].flatMap((family) => [
+      [`${family}_ENCRYPTION_PASSPHRASE`, "secret"],
+      [`${family}_ENCRYPTION_PEM_DATA`, "secret"],
+      [`${family}_ENCRYPTION_PEM_PATH`, "secret"],
+      [`${family}_BIND`, "secret"],
+      [`${family}ENV_`, "secret"],
+    ])
+    for (const clean of [false, true]) {
+      const { host, overrides } = composeEnvironment(
+        Object.fromEntries(secrets) as Record<string, string>,
+        [],
+        clean,
+      )
+      assert.doesNotMatch(JSON.stringify([object(host), object(overrides)]), /secret/)
+    }
+  })
+
+  it("takes only the terminal and the proxies when clean", () => {
+    const environment = {
+      FOO: "bar",
+      TERM: "xterm",
+      http_proxy: "a",
+      NO_PROXY: "b",
+      LANG: "de_DE",
+      DISPLAY: ":0",
+    }
+    const { host } = composeEnvironment(environment, [], true)
+    assert.deepEqual(object(host), { TERM: "xterm", http_proxy: "a", NO_PROXY: "b", LANG: "C" })
+  })
+
+  it("takes what is set for the inside, ours before the peers', --env before all", () => {
+    const environment = {
+      SINGULARITYENV_A: "singularity",
+      SINGULARITYENV_B: "singularity",
+      SINGULARITYENV_C: "singularity",
+      APPTAINERENV_B: "apptainer",
+      APPTAINERENV_C: "apptainer",
+      SIFCRYPTENV_C: "sifcrypt",
+      SIFCRYPTENV_D: "sifcrypt",
+      SIFCRYPTENV_HOME: "/nowhere",
+    }
+    for (const clean of [false, true]) {
+      const { overrides } = composeEnvironment(environment, ["D=option", "E=a=b", "F="], clean)
+      assert.deepEqual(object(overrides), {
+        A: "singularity",
+        B: "apptainer",
+        C: "sifcrypt",
+        D: "option",
+        E: "a=b",
+        F: "",
+      })
+    }
+  })
+
+  it("leaves out names that no shell can assign, such as exported functions", () => {
+    const environment = {
+      "BASH_FUNC_x%%": "() { :; }",
+      "a-b": "1",
+      "1a": "1",
+      "a b": "1",
+      "": "1",
+      "APPTAINERENV_a;b": "1",
+    }
+    const { host, overrides } = composeEnvironment(environment, [], false)
+    assert.deepEqual([host.size, overrides.size], [0, 0])
+  })
+
+  for (const assignment of ["", "=", "=x", "NAME", "a b=1", "a;id=1", "1a=1", "$(id)=1", "a\n=1"])
+    it(`refuses ${JSON.stringify(assignment)} for --env`, () => {
+      assert.throws(() => composeEnvironment({}, [assignment], false), {
+        name: "RunError",
+        code: "ERR_RUN",
+        message: `${JSON.stringify(assignment)} is not NAME=VALUE`,
+      })
+    })
+})
+
+describe("scripts of the environment", () => {
+  const values = [
+    "",
+    "plain",
+    "two words",
+    "it's",
+    "''",
+    '"$(id)`id`${x}',
+    "a\nb",
+    "\\",
+    "$HOME",
+    "!x",
+    "*",
+    "\u001b[2J",
+    "é",
+    "-n",
+  ]
+
+  it("quote every value so that a shell reads it back", () => {
+    for (const value of values) {
+      const output = execFileSync("/bin/sh", ["-c", `printf '%s.' ${shellQuote(value)}`])
+      assert.equal(output.toString(), `${value}.`)
+    }
+  })
+
+  it("override what is set, and set what the host gives only where nothing is", () => {
+    const environment = {
+      host: new Map([
+        ["A", "host"],
+        ["B", "host's"],
+        ["C", "host"],
+      ]),
+      overrides: new Map([["C", "$over'ride"]]),
+    }
+    const script = `A=image; ${overrideScript(environment)}${hostScript(environment)}printf '%s|' "$A" "$B" "$C"`
+    assert.equal(execFileSync("/bin/sh", ["-c", script], { env: {} }).toString(), "image|host's|$over'ride|")
+  })
+
+  it("keep an empty value that the image sets", () => {
+    const script = `A=; ${hostScript({ host: new Map([["A", "host"]]), overrides: new Map() })}printf '%s|' "$A"`
+    assert.equal(execFileSync("/bin/sh", ["-c", script], { env: {} }).toString(), "|")
+  })
+})
