@@ -2,7 +2,7 @@ import type { Command } from "commander"
 import { open, type Engine, type ExecOptions } from "../../index.ts"
 import { withCredentials } from "../credentials.ts"
 import { parseEngine } from "../engine.ts"
-import { interruption, releaseSignals } from "../interrupt.ts"
+import { interruption, passSignalsTo } from "../interrupt.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 
 interface RunFlags extends OpenFlags {
@@ -54,14 +54,13 @@ function addAction(
     }
     const running = await withCredentials(flags, false, async (credentials) => {
       await using opened = await open(image, openOptions(flags, credentials))
-      return name === "shell" ? await opened.shell(options) : await opened[name](argv, options)
-    })
-    releaseSignals()
-    // A terminal signals its whole foreground group, the starter included; what reaches only us is passed on.
-    for (const signal of ["SIGINT", "SIGQUIT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"] as const)
-      process.on(signal, () => {
-        if (!(process.stdin.isTTY && (signal === "SIGINT" || signal === "SIGQUIT"))) running.kill(signal)
+      const started = name === "shell" ? await opened.shell(options) : await opened[name](argv, options)
+      // A terminal signals its whole foreground group, the starter included; what reaches only us is passed on.
+      passSignalsTo((signal) => {
+        if (!(process.stdin.isTTY && (signal === "SIGINT" || signal === "SIGQUIT"))) started.kill(signal)
       })
+      return started
+    })
     const result = await running.exited
     process.exitCode = result.exitCode
   })
