@@ -5,26 +5,41 @@ export const ENTRY_FOLDER = "/.sifcrypt"
 
 /** /bin/sh of any image runs it: `entry ACTION [ARGUMENT…]`. */
 export const entryScript: string = `#!/bin/sh
-action=$1
+_sifcrypt_action=$1
 shift
 # Some shells set a prompt of their own, which would keep the image's from being set.
 unset PS1
-for script in /.singularity.d/env/*.sh; do
-  case $script in
+for _sifcrypt_script in /.singularity.d/env/*.sh; do
+  case $_sifcrypt_script in
     */99-runtimevars.sh) ;;
-    *) if [ -f "$script" ]; then . "$script"; fi ;;
+    *) if [ -f "$_sifcrypt_script" ]; then . "$_sifcrypt_script"; fi ;;
   esac
 done
 . ${ENTRY_FOLDER}/overrides.sh
 . ${ENTRY_FOLDER}/host.sh
-unset script
 refuse() {
   echo "sifcrypt: $1" >&2
   exit 255
 }
-case $action in
+# The shell's own words for it would be an exit status of 126 or 127, which programs also use themselves.
+runnable() {
+  [ -f "$1" ] && [ -x "$1" ]
+}
+# Not "command -v", which also finds what is built into the shell.
+findable() (
+  set -f
+  IFS=:
+  for folder in $PATH; do
+    runnable "\${folder:-.}/$1" && exit 0
+  done
+  exit 1
+)
+case $_sifcrypt_action in
   exec)
-    command -v -- "$1" >/dev/null 2>&1 || refuse "$1: not found in the image, or not executable"
+    case $1 in
+      */*) runnable "$1" ;;
+      *) findable "$1" ;;
+    esac || refuse "$1: not found in the image, or not executable"
     exec "$@"
     ;;
   run)
@@ -38,5 +53,5 @@ case $action in
     exec /bin/sh
     ;;
 esac
-refuse "unknown action $action"
+refuse "unknown action $_sifcrypt_action"
 `
