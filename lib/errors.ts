@@ -48,6 +48,7 @@ export type ErrorCode =
 
 /** Options shared by all: the origin, and facts a program can use. */
 export interface ContainerErrorOptions {
+  /** What went wrong below: usually a system error. */
   readonly cause?: unknown
   /** The file or device the error is about. */
   readonly path?: string
@@ -59,7 +60,9 @@ export interface ContainerErrorOptions {
 export class ContainerError extends Error {
   /** Stable; switch on this, not on the message. */
   readonly code: ErrorCode
+  /** The file or device the error is about. */
   readonly path: string | undefined
+  /** Byte offset in the image, where known. */
   readonly offset: number | undefined
   constructor(code: ErrorCode, message: string, options: ContainerErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause })

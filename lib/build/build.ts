@@ -29,6 +29,7 @@ import type { Bytes } from "../units.ts"
 import { asOutputError, checkTarget, Output } from "./output.ts"
 import { openSource, type BuildSource, type Metadata } from "./source.ts"
 
+/** The compressors of squashfs that are written; each is read as well. */
 export type CompressionName = "zstd" | "gzip" | "lz4" | "xz"
 
 /** How blocks of the squashfs are compressed. */
@@ -95,12 +96,16 @@ export interface BuildOptions {
 
 /** What {@link build} made. */
 export interface BuildResult {
+  /** The image, as it was named. */
   readonly output: string
   readonly encrypted: boolean
   /** Of the image. */
   readonly size: Bytes
+  /** Of the content of all files in the tree. */
   readonly inputBytes: Bytes
+  /** Names in the tree, its root included. */
   readonly entries: number
+  /** From the call to the finished image. */
   readonly milliseconds: number
 }
 

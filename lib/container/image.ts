@@ -20,6 +20,7 @@ import { unlockPartition } from "./unlock.ts"
 
 /** How {@link open} opens. */
 export interface OpenOptions {
+  /** For an encrypted image; a plain one opens whatever is given. */
   readonly credentials?: CredentialOptions
   /**
    * A cipher besides `aes-xts-plain64` that the kernel engine may use, in dm-crypt's notation (`serpent-xts-plain64`).
@@ -28,6 +29,7 @@ export interface OpenOptions {
   readonly allowCipher?: string
   /** Replace limits on what a header may make a key derivation cost. */
   readonly kdfLimits?: NonNullable<LuksPolicy["limits"]>
+  /** Looked at before the start; a key derivation that runs cannot be stopped. */
   readonly signal?: AbortSignal
 }
 
@@ -42,29 +44,37 @@ export interface TreeEntry {
   readonly mode: number
   readonly uid: number
   readonly gid: number
+  /** Names of the same inode; of a folder, as stat(2) counts them. */
   readonly nlink: number
   /** Seconds since 1970. */
   readonly mtime: number
+  /** Of a file's content, a link's target, a folder's listing. */
   readonly size: Bytes
-  /** Of a device node. */
+  /** Of a device node, else 0. */
   readonly rdev: number
   /** Of a symbolic link. */
   readonly target?: string
 }
 
+/** How {@link Image.list} lists. */
 export interface ListOptions {
-  /** Everything below, too. */
+  /** Everything below, too; default false. */
   readonly recursive?: boolean
+  /** Stops it between two folders. */
   readonly signal?: AbortSignal
 }
 
+/** How {@link Image.readFile} and {@link Image.createReadStream} read. */
 export interface ReadOptions {
+  /** Stops it between two pieces. */
   readonly signal?: AbortSignal
 }
 
+/** How {@link Image.extract} extracts. */
 export interface ExtractOptions {
   /** Paths inside; default: everything. */
   readonly paths?: readonly string[]
+  /** Stops it; what was extracted until then stays. */
   readonly signal?: AbortSignal
   /** Bytes written so far. */
   readonly onProgress?: (bytes: Bytes) => void
@@ -78,9 +88,14 @@ function joinInside(folder: string, name: string): string {
   return path.posix.join("/", folder, name)
 }
 
+/**
+ * An opened image. It holds the file open and, for an encrypted one, the volume key in memory until it is closed; mounts
+ * and payloads that were started have their own and go on.
+ */
 export class Image implements AsyncDisposable {
   /** As it was opened. */
   readonly path: string
+  /** Of the root file system. */
   readonly kind: PartitionKind
   readonly #sif: SifImage
   readonly #fd: number
@@ -90,7 +105,7 @@ export class Image implements AsyncDisposable {
   #tree: Promise<Tree> | undefined
   #closed = false
 
-  /** Use {@link open}. */
+  /** @internal Use {@link open}. */
   constructor(
     sif: SifImage,
     fd: number,
@@ -184,9 +199,9 @@ export class Image implements AsyncDisposable {
   }
 
   /**
-   * A whole file.
+   * A whole file, in memory.
    *
-   * @throws TreeError.
+   * @throws TreeError `ERR_TREE_NOT_FOUND`, `ERR_TREE_TYPE`, `ERR_TREE_FORMAT`; the signal's reason.
    */
   async readFile(inside: string, options: ReadOptions = {}): Promise<Buffer> {
     const pieces: Buffer[] = []
@@ -194,7 +209,7 @@ export class Image implements AsyncDisposable {
     return Buffer.concat(pieces)
   }
 
-  /** A file's bytes as a stream. */
+  /** A file's bytes as a stream, which fails as {@link Image.readFile} does. */
   createReadStream(inside: string, options: ReadOptions = {}): Readable {
     return Readable.from(this.#pieces(inside, options.signal), { objectMode: false })
   }
@@ -309,6 +324,7 @@ export class Image implements AsyncDisposable {
     await this.#sif[Symbol.asyncDispose]()
   }
 
+  /** The same as {@link Image.close}. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }

@@ -21,6 +21,11 @@ export interface MountOptions {
 /** A mounted image. Disposing it unmounts, also a detached one. */
 export interface Mount extends AsyncDisposable {
   readonly info: MountInfo
+  /**
+   * Takes it away; a second call gives the same promise.
+   *
+   * @throws DeviceError `ERR_MOUNT_BUSY`, `ERR_MOUNT_NOT_OURS` when somebody else unmounted it, `ERR_MOUNT`.
+   */
   unmount(): Promise<void>
 }
 

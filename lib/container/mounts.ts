@@ -11,7 +11,9 @@ import { HEADER_SIZE, parseHeader } from "../sif/format.ts"
 
 /** One mount of ours. */
 export interface MountInfo {
+  /** Its absolute path. */
   readonly image: string
+  /** The folder, resolved. */
   readonly target: string
   readonly engine: ConcreteEngine
   /** The process that serves it; none for the kernel engine, or when the process is gone. */

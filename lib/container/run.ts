@@ -42,13 +42,17 @@ export interface RunResult {
 
 /** A payload that runs. Disposing it ends it. */
 export interface Running extends AsyncDisposable {
+  /** The one that was chosen. */
   readonly engine: ConcreteEngine
   /** The starter's process, which passes signals on. */
   readonly pid: number
+  /** The payload's streams; null unless `stdio` is `pipe`. */
   readonly stdin: NodeJS.WritableStream | null
   readonly stdout: NodeJS.ReadableStream | null
   readonly stderr: NodeJS.ReadableStream | null
+  /** How it ended, everything undone. Rejects with the signal's reason, or a RunError when the payload was lost. */
   readonly exited: Promise<RunResult>
+  /** Sends the payload a signal. */
   kill(signal: NodeJS.Signals): void
 }
 

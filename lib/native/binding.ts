@@ -51,6 +51,7 @@ export interface NativeLuksUnlock {
   readonly keyslot: number
 }
 
+/** What an inode is. */
 export type TreeEntryType =
   "file" | "directory" | "symlink" | "block-device" | "character-device" | "fifo" | "socket"
 

@@ -33,6 +33,7 @@ const EXTRA_SIZE = 384
 const MASK = 0xf0000000
 const NUMBER = 0x0fffffff
 
+/** What an object is (SIF specification, data types). */
 export const DataType = {
   definition: 0x4001,
   environment: 0x4002,
@@ -47,6 +48,7 @@ export const DataType = {
   ociBlob: 0x400b,
 } as const
 
+/** What a partition holds; 5 is LUKS2 around squashfs, 6 gocryptfs inside squashfs (Apptainer). */
 export const FileSystem = {
   squashfs: 1,
   ext3: 2,
@@ -56,9 +58,12 @@ export const FileSystem = {
   gocryptfsSquashfs: 6,
 } as const
 
+/** What a partition is for. */
 export const PartitionType = { system: 1, primarySystem: 2, data: 3, overlay: 4 } as const
 
+/** How a crypto message is written. */
 export const MessageFormat = { openPgp: 1, pem: 2 } as const
+/** What a crypto message is. */
 export const MessageType = { clearSignature: 0x100, rsaOaep: 0x200 } as const
 
 /** The global header. Counts and offsets as written; {@link SifHeader.free} is not to be relied on. */

@@ -1,4 +1,8 @@
-// SIF as the public API gives it: works without the addon.
+/**
+ * The table of a SIF image: read, listed and changed. Needs no key and no native addon.
+ *
+ * @module
+ */
 export { openSif, SifImage } from "./open.ts"
 export type { OpenSifOptions } from "./open.ts"
 export { addObject, deleteObject } from "./write.ts"

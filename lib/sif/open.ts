@@ -106,6 +106,7 @@ export class SifImage implements AsyncDisposable {
     return bytes
   }
 
+  /** Closes the file. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.reader[Symbol.asyncDispose]()
   }

@@ -29,7 +29,7 @@ export const PARTITION_ALIGNMENT: Bytes = 4096
 /** What belongs into an object besides its place. */
 export interface NewObject {
   readonly type: number
-  /** Default: none for {@link addObject}, 1 for {@link SifLayout}. */
+  /** Default: none for {@link addObject}, 1 in an image that is built. */
   readonly group?: number
   readonly link?: SifLink
   readonly name?: string
@@ -186,7 +186,7 @@ const now = (): number => Math.floor(Date.now() / 1000)
  * the image before or after.
  *
  * @returns The new object's ID.
- * @throws SifError `ERR_SIF_FULL`, `ERR_SIF_AMBIGUOUS` for a second primary partition, or what {@link readSif} finds.
+ * @throws SifError `ERR_SIF_FULL`, `ERR_SIF_AMBIGUOUS` for a second primary partition, or what {@link openSif} finds.
  */
 export async function addObject(
   path: string,
@@ -255,7 +255,7 @@ async function zero(file: FileHandle, object: SifObject): Promise<void> {
  * Takes an object out of an image, in place. Its data is overwritten with zeros, since a deleted object stays readable
  * otherwise, and the file is cut after the last object that remains.
  *
- * @throws SifError `ERR_SIF_NO_OBJECT`, or what {@link readSif} finds.
+ * @throws SifError `ERR_SIF_NO_OBJECT`, or what {@link openSif} finds.
  */
 export async function deleteObject(path: string, id: number, options: ChangeOptions = {}): Promise<void> {
   await withImage(path, async (image, file) => {
