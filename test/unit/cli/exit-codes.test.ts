@@ -1,0 +1,148 @@
+import assert from "node:assert/strict"
+import { readFileSync } from "node:fs"
+import path from "node:path"
+import { exitCodeFor, exitCodes } from "../../../lib/cli/exit-codes.ts"
+import { hintFor } from "../../../lib/cli/hints.ts"
+import {
+  BuildError,
+  ContainerError,
+  DeviceError,
+  EnvironmentError,
+  KeyError,
+  LuksError,
+  RunError,
+  SifError,
+  TreeError,
+  type ErrorCode,
+} from "../../../lib/errors.ts"
+
+/** What each code ends the command with; the compiler sees to it that none is missing. */
+const expected: Readonly<Record<ErrorCode, number>> = {
+  ERR_SIF_MAGIC: 21,
+  ERR_SIF_VERSION: 21,
+  ERR_SIF_TRUNCATED: 21,
+  ERR_SIF_HEADER: 21,
+  ERR_SIF_DESCRIPTOR: 21,
+  ERR_SIF_OVERLAP: 21,
+  ERR_SIF_NO_OBJECT: 21,
+  ERR_SIF_AMBIGUOUS: 21,
+  ERR_SIF_FULL: 21,
+  ERR_SIF_TOO_LARGE: 21,
+  ERR_KEY_MISSING: 22,
+  ERR_KEY_MISMATCH: 22,
+  ERR_KEY_FORMAT: 22,
+  ERR_KEY_WEAK: 22,
+  ERR_KEY_MESSAGE: 22,
+  ERR_LUKS_HEADER: 21,
+  ERR_LUKS_PASSPHRASE: 22,
+  ERR_LUKS_UNSUPPORTED: 21,
+  ERR_LUKS_COST: 21,
+  ERR_LUKS_FORMAT: 21,
+  ERR_TREE_FORMAT: 21,
+  ERR_TREE_NOT_FOUND: 25,
+  ERR_TREE_TYPE: 21,
+  ERR_TREE_UNSUPPORTED: 21,
+  ERR_BUILD_SOURCE: 25,
+  ERR_BUILD_EXISTS: 23,
+  ERR_BUILD_OUTPUT: 25,
+  ERR_EXTRACT: 25,
+  ERR_LOOP_BUSY: 23,
+  ERR_LOOP_ATTACH: 25,
+  ERR_DM_EXISTS: 23,
+  ERR_DM_ACTIVATE: 25,
+  ERR_MOUNT: 25,
+  ERR_MOUNT_BUSY: 23,
+  ERR_MOUNT_NOT_OURS: 25,
+  ERR_RUN: 255,
+  ERR_RUN_BIND: 255,
+  ERR_ENV_NO_ADDON: 24,
+  ERR_ENV_NO_LIBRARY: 24,
+  ERR_ENV_NO_PROGRAM: 24,
+  ERR_ENV_NO_PRIVILEGE: 24,
+  ERR_ENV_NO_KERNEL_SUPPORT: 24,
+  ERR_ENV_NO_MEMORY: 24,
+}
+const codes = Object.keys(expected) as ErrorCode[]
+
+describe("exitCodeFor", () => {
+  it("A16, A17: gives each code the status that is promised for it", () => {
+    assert.deepEqual(Object.fromEntries(codes.map((code) => [code, exitCodeFor(code)])), expected)
+  })
+
+  it("A16: tells a damaged image from a wrong key, a wrong key from a missing program", () => {
+    const statuses = [
+      "ERR_SIF_TRUNCATED",
+      "ERR_KEY_MISMATCH",
+      "ERR_ENV_NO_PROGRAM",
+      "ERR_BUILD_EXISTS",
+    ] as const
+    assert.equal(new Set(statuses.map(exitCodeFor)).size, statuses.length)
+  })
+
+  it("gives no status that Node keeps for itself, and each meaning its own", () => {
+    const all = Object.values(exitCodes)
+    assert.equal(new Set(all).size, all.length)
+    assert.ok(all.every((status) => status === 0 || (status >= 20 && status <= 255)))
+  })
+})
+
+describe("hintFor", () => {
+  const source = readFileSync(path.join(import.meta.dirname, "../../../lib/cli/hints.ts"), "utf8")
+
+  it("has hints for codes that exist, and for no others", () => {
+    const hinted = [...source.matchAll(/^ {2}(ERR_\w+):/gm)].map(([, code]) => code)
+    assert.ok(hinted.length > 10)
+    for (const code of hinted) assert.ok(codes.includes(code as ErrorCode), code)
+    assert.deepEqual(
+      codes.filter((code) => hintFor(code) !== undefined),
+      codes.filter((code) => hinted.includes(code)),
+    )
+  })
+
+  it("A17: has a hint for each way in which a key can be wrong", () => {
+    for (const code of [
+      "ERR_KEY_MISSING",
+      "ERR_KEY_MISMATCH",
+      "ERR_KEY_FORMAT",
+      "ERR_KEY_WEAK",
+      "ERR_LUKS_PASSPHRASE",
+    ] as const)
+      assert.ok((hintFor(code) ?? "").length > 20, code)
+  })
+
+  it("says each hint in one line without an end", () => {
+    for (const code of codes) assert.doesNotMatch(hintFor(code) ?? "", /\n|\.$|\s$/, code)
+  })
+})
+
+describe("ContainerError", () => {
+  it("carries code, path, offset and cause, and is named for its class", () => {
+    const cause = new Error("origin")
+    for (const Class of [
+      ContainerError,
+      SifError,
+      KeyError,
+      LuksError,
+      TreeError,
+      BuildError,
+      DeviceError,
+      RunError,
+      EnvironmentError,
+    ]) {
+      const error = new Class("ERR_RUN", "what happened", { cause, path: "/x", offset: 7 })
+      assert.ok(error instanceof ContainerError && error instanceof Error)
+      assert.equal(error.name, Class.name)
+      assert.deepEqual(
+        [error.code, error.message, error.path, error.offset],
+        ["ERR_RUN", "what happened", "/x", 7],
+      )
+      assert.equal(error.cause, cause)
+    }
+  })
+
+  it("has no cause of its own where there is none", () => {
+    const error = new SifError("ERR_SIF_MAGIC", "x")
+    assert.equal("cause" in error, false)
+    assert.deepEqual([error.path, error.offset], [undefined, undefined])
+  })
+})
