@@ -1,7 +1,7 @@
 /**
  * The table of a SIF image: read, listed and changed. Needs no key and no native addon.
  *
- * @module
+ * @packageDocumentation
  */
 export { openSif, SifImage } from "./open.ts"
 export type { OpenSifOptions } from "./open.ts"
