@@ -225,7 +225,7 @@ void MakeNames(const fs::path& root) {
 
 void MakeLarge(const fs::path& root) {
   fs::create_directories(root / "many");
-  for (int i = 0; i < 50000; ++i)
+  for (int i = 0; i < 6000; ++i)
     Write(root / "many" / ("file-number-" + std::to_string(i)), i % 3 != 0 ? "" : std::to_string(i));
   const UniqueFd hole = Create(root / "hole");
   CheckErrno(ftruncate(hole.get(), int64_t{5} << 30), "ftruncate");
