@@ -13,14 +13,29 @@ export const isRoot: boolean = process.getuid?.() === 0
 /** An ordinary user that no passwd knows; where an ordinary user runs the tests, that one. */
 export const userId: number = isRoot ? 2345 : (process.getuid?.() ?? 0)
 
-/** Whom a command runs as: whoever runs the tests (root in CI), or an ordinary user. */
-export type As = "self" | "user"
+/** Whom a command runs as: whoever runs the tests (root in CI), an ordinary user, or one that passwd knows. */
+export type As = "self" | "user" | "nobody"
+
+const ids: Readonly<Record<As, number>> = {
+  self: process.getuid?.() ?? 0,
+  user: userId,
+  nobody: isRoot ? 65534 : userId,
+}
+
+/** The user and group id behind it. */
+export function idOf(as: As): number {
+  return ids[as]
+}
 
 let homes: Readonly<Record<As, string>> | undefined
 
 /** The home folder of commands run by the tests. */
 export function homeOf(as: As): string {
-  homes ??= { self: newFolder("home"), user: newFolder("user-home", userId) }
+  homes ??= {
+    self: newFolder("home"),
+    user: newFolder("user-home", ids.user),
+    nobody: newFolder("nobody-home", ids.nobody),
+  }
   return homes[as]
 }
 
@@ -56,8 +71,8 @@ export function startProgram(
   options: CommandOptions & { readonly stdio?: StdioOptions } = {},
 ): ChildProcess {
   const { as = "user", env = {}, cwd, group, wrapper = [], stdio = "pipe" } = options
-  const drop = isRoot && (as === "user" || group !== undefined)
-  const id = as === "user" ? userId : 0
+  const drop = isRoot && (as !== "self" || group !== undefined)
+  const id = ids[as]
   const rights = drop
     ? [
         "setpriv",
