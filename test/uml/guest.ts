@@ -1,10 +1,11 @@
 // What the tests in the guest share: images to open, and what the kernel has of loop devices, mappings and mounts.
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
+import { constants, privateDecrypt } from "node:crypto"
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
-import { build, type BuildOptions, type OpenOptions } from "../../lib/index.ts"
+import { build, sif, type BuildOptions, type OpenOptions } from "../../lib/index.ts"
 import { passphrase, testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
@@ -154,4 +155,80 @@ export async function buildImage(
   })
   assert.equal(result.encrypted, recipients.length > 0)
   return image
+}
+
+/** An image of the tree, for an RSA key and for a passphrase with the usual Argon2: made once, since that takes long here. */
+let forBoth: Promise<string> | undefined
+export function imageForBoth(): Promise<string> {
+  return (forBoth ??= buildImage(["rsa", "passphrase"]))
+}
+
+/** Where an image's root file system lies. */
+export async function rootPartition(
+  image: string,
+): Promise<{ readonly offset: number; readonly size: number }> {
+  await using opened = await sif.openSif(image)
+  return opened.primary()
+}
+
+/** Attaches a range of a file to a loop device while `use` runs. */
+export async function withLoop<T>(
+  file: string,
+  range: { readonly offset: number; readonly size: number },
+  use: (device: string) => T | Promise<T>,
+  writable: boolean = false,
+): Promise<T> {
+  const device = output("losetup", [
+    ...(writable ? [] : ["--read-only"]),
+    ...["--find", "--show", "--offset", String(range.offset), "--sizelimit", String(range.size)],
+    file,
+  ]).trim()
+  try {
+    return await use(device)
+  } finally {
+    output("losetup", ["--detach", device])
+  }
+}
+
+/** What an image's first RSA recipient gets, unwrapped by Node alone. */
+export async function unwrappedSecret(image: string, keyFile: string): Promise<Buffer> {
+  await using opened = await sif.openSif(image)
+  const message = opened.objects.find(({ type }) => type === sif.DataType.cryptoMessage)
+  assert.ok(message !== undefined)
+  const pem = (await opened.data(message, 4096)).toString("latin1")
+  const der = Buffer.from(pem.replace(/-----[^-]+-----/g, ""), "base64")
+  return privateDecrypt(
+    { key: readFileSync(keyFile), padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: "sha256" },
+    der.subarray(4), // OCTET STRING, 256 bytes: 04 82 01 00
+  )
+}
+
+/** An image for both, whose passphrase costs next to nothing: cryptsetup has added its keyslot. */
+let cheap: Promise<string> | undefined
+export function cheapImageForBoth(): Promise<string> {
+  return (cheap ??= (async () => {
+    const image = await buildImage(["rsa"])
+    const folder = newFolder("secrets")
+    const [secret, added] = ["secret", "added"].map((name) => path.join(folder, name)) as [string, string]
+    writeFileSync(secret, await unwrappedSecret(image, testKeys().privateKey))
+    writeFileSync(added, passphrase)
+    await withLoop(
+      image,
+      await rootPartition(image),
+      (device) => {
+        const kdf = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]
+        output("cryptsetup", ["luksAddKey", "--batch-mode", "--key-file", secret, ...kdf, device, added])
+      },
+      true,
+    )
+    return image
+  })())
+}
+
+/** Everything a stream gives. */
+export async function collect(stream: NodeJS.ReadableStream | null): Promise<string> {
+  assert.ok(stream !== null)
+  const pieces: Buffer[] = []
+  for await (const piece of stream) pieces.push(Buffer.from(piece))
+  return Buffer.concat(pieces).toString("utf8")
 }

@@ -10,6 +10,7 @@ import { vectorPath } from "../vectors/load.ts"
 import {
   assertSettles,
   buildImage,
+  imageForBoth,
   kernelState,
   mountFacts,
   mountPoint,
@@ -98,7 +99,7 @@ describe("mount with the kernel engine", function () {
   })
 
   it("opens one image for its RSA key and for its passphrase", async () => {
-    const image = await buildImage(["rsa", "passphrase"])
+    const image = await imageForBoth()
     for (const options of [withKey, withPassphrase])
       await mounted(image, options, (folder) => {
         assert.deepEqual(describeTree(folder), describeTree(rootTree()))
