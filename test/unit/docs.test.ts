@@ -1,0 +1,139 @@
+// What the documentation promises, held against the code: codes, statuses, options, links.
+import assert from "node:assert/strict"
+import { existsSync, readdirSync, readFileSync } from "node:fs"
+import path from "node:path"
+import { Command } from "commander"
+import { addBuildCommand } from "../../lib/cli/commands/build.ts"
+import { addContentCommands } from "../../lib/cli/commands/content.ts"
+import { addMountCommands } from "../../lib/cli/commands/mount.ts"
+import { addRunCommands } from "../../lib/cli/commands/run.ts"
+import { addSifCommands } from "../../lib/cli/commands/sif.ts"
+import { exitCodeFor, exitCodes } from "../../lib/cli/exit-codes.ts"
+import type { ErrorCode } from "../../lib/index.ts"
+
+const root = path.resolve(import.meta.dirname, "../..")
+const read = (file: string): string => readFileSync(path.join(root, file), "utf8")
+
+/** The text below each heading of a level, by the heading's own text. */
+function sections(markdown: string, level: string): Map<string, string> {
+  const parts = markdown.split(new RegExp(`^${level} `, "m")).slice(1)
+  return new Map(
+    parts.map((part) => {
+      const [heading = "", ...rest] = part.split("\n")
+      return [heading.replaceAll("`", ""), rest.join("\n")]
+    }),
+  )
+}
+
+/** How GitHub names a heading in a link. */
+function anchor(heading: string): string {
+  return heading
+    .toLowerCase()
+    .replace(/[^\p{L}\p{N}\s_-]/gu, "")
+    .replaceAll(" ", "-")
+}
+
+function program(): Command {
+  const command = new Command("sifcrypt").version("0", "-V, --version").enablePositionalOptions()
+  addBuildCommand(command)
+  addSifCommands(command)
+  addContentCommands(command)
+  addMountCommands(command)
+  addRunCommands(command)
+  return command
+}
+
+function flags(command: Command): string[] {
+  return [
+    ...command.options.flatMap(({ short, long }) => [short, long]),
+    ...command.commands.flatMap((below) => flags(below)),
+  ].filter((flag) => flag !== undefined)
+}
+
+describe("docs/errors.md", () => {
+  const documented = sections(read("docs/errors.md"), "###")
+  const codes = [...read("lib/errors.ts").matchAll(/^ {2}\| "(ERR_[A-Z_]+)"$/gm)].map(
+    ([, code]) => code as ErrorCode,
+  )
+
+  it("has every code there is, and no other", () => {
+    assert.ok(codes.length > 40)
+    assert.deepEqual([...documented.keys()].sort(), [...codes].sort())
+  })
+
+  it("gives the exit status that the command ends with", () => {
+    for (const code of codes)
+      assert.match(documented.get(code) ?? "", new RegExp(`^\\s*Exit status ${exitCodeFor(code)}\\.`), code)
+  })
+})
+
+describe("docs/cli.md", () => {
+  const text = read("docs/cli.md")
+  const parts = sections(text, "##")
+  const section = (name: string): string => parts.get(name) ?? ""
+  /** What other sections say for several commands. */
+  const shared = section("Credentials") + section("Engines")
+
+  it("has a section for every command", () => {
+    for (const command of program().commands) assert.ok(parts.has(command.name()), command.name())
+  })
+
+  it("describes every option of --help", () => {
+    for (const command of program().commands) {
+      const name = command.name()
+      const place = section(name) + shared + (name === "run" || name === "shell" ? section("exec") : "")
+      for (const flag of flags(command)) assert.match(place, new RegExp(`\`${flag}[ \`]`), `${name} ${flag}`)
+    }
+  })
+
+  it("describes no option that is not there", () => {
+    const known = new Set(["--help", ...flags(program())])
+    for (const [flag] of text.matchAll(/(?<![\w-])--[a-z][a-z-]*/g)) {
+      // of bash
+      if (flag !== "--norc") assert.ok(known.has(flag), flag)
+    }
+  })
+
+  it("lists every exit status", () => {
+    for (const status of Object.values(exitCodes))
+      assert.match(section("Exit status"), new RegExp(`^\\| ${status} +\\|`, "m"), String(status))
+  })
+})
+
+describe("docs/security.md", () => {
+  const start = read("docs/security.md").split("\n").slice(0, 40).join("\n")
+
+  it("A22: says in its first screen what encryption protects from", () => {
+    const protects = /protects from([^]*?)does not protect from/i.exec(start)?.[1] ?? ""
+    for (const whom of [/thief/i, /other users/i, /registry/i]) assert.match(protects, whom)
+  })
+
+  it("A22: says in its first screen what encryption does not protect from", () => {
+    const not = /does not protect from([^]*)/i.exec(start)?.[1] ?? ""
+    for (const whom of [/holds the key/i, /root of the (node|machine)/i, /memory/i]) assert.match(not, whom)
+  })
+})
+
+describe("links in the documentation", () => {
+  const files = [
+    ...readdirSync(path.join(root, "docs"))
+      .filter((name) => name.endsWith(".md"))
+      .map((name) => `docs/${name}`),
+    "README.md",
+    "CHANGELOG.md",
+  ]
+  for (const file of files)
+    it(`lead somewhere in ${file}`, () => {
+      // Code is no text: what looks like a link there is none.
+      const text = read(file).replace(/^```[^]*?^```$/gm, "")
+      for (const [, target = ""] of text.matchAll(/\]\(([^)\s]+)\)/g)) {
+        if (/^[a-z]+:/.test(target)) continue
+        const [name = "", fragment] = target.split("#")
+        const place = name === "" ? file : path.join(path.dirname(file), name)
+        assert.ok(existsSync(path.join(root, place)), target)
+        if (fragment === undefined) continue
+        const headings = [...read(place).matchAll(/^#+ (.*)$/gm)].map(([, heading = ""]) => anchor(heading))
+        assert.ok(headings.includes(fragment), target)
+      }
+    })
+})
