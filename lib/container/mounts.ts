@@ -32,13 +32,16 @@ function readText(file: string): string | undefined {
 
 /** The starter that serves `target`: its command line says so, and readers of /proc see that of any process. */
 function servingPid(target: string): number | undefined {
-  for (const name of readdirSync("/proc")) {
-    if (!/^\d+$/.test(name)) continue
+  const found = readdirSync("/proc").filter((name) => {
+    if (!/^\d+$/.test(name)) return false
     const args = readText(`/proc/${name}/cmdline`)?.split("\0") ?? []
-    if (args[0] === "sifcrypt-starter" && args[1] === "mount" && args.includes(`--target=${target}`))
-      return Number(name)
-  }
-  return undefined
+    return args[0] === "sifcrypt-starter" && args[1] === "mount" && args.includes(`--target=${target}`)
+  })
+  // The server and its child, the guard that unmounts if the server is killed.
+  const parentOf = (name: string): string | undefined =>
+    /^PPid:\s*(\d+)$/m.exec(readText(`/proc/${name}/status`) ?? "")?.[1]
+  const server = found.find((name) => !found.includes(parentOf(name) ?? ""))
+  return server === undefined ? undefined : Number(server)
 }
 
 /** Is that file a SIF image? The kernel names the backing file, not who attached it. */
