@@ -81,10 +81,11 @@ function failureError(failure: Failure, engine: ConcreteEngine, image: string): 
         return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
       return new DeviceError("ERR_MOUNT", text, where)
     default:
-      if (step === "image" || step.startsWith("squashfs"))
-        return errnoNumber === errno.ENOTSUP
-          ? new TreeError("ERR_TREE_UNSUPPORTED", text, where)
-          : new TreeError("ERR_TREE_FORMAT", text, where)
+      // The server of the image: what it has against bytes is the squashfs's fault.
+      if (step === "server" && errnoNumber === errno.ENOTSUP)
+        return new TreeError("ERR_TREE_UNSUPPORTED", text, where)
+      if (step === "server" && (errnoNumber === errno.EBADMSG || errnoNumber === errno.EOVERFLOW))
+        return new TreeError("ERR_TREE_FORMAT", text, where)
       return new RunError("ERR_RUN", text, where)
   }
 }
