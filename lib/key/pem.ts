@@ -19,15 +19,16 @@ interface PemBlock {
 const begin = Buffer.from("-----BEGIN ")
 const dashes = Buffer.from("-----")
 
-/** Looks at bytes, not at a string, so that a private key leaves no copy behind. */
+/** Looks at bytes, not at a string, so that a private key leaves no copy behind. A block ends before the next one begins. */
 function* blocks(file: Buffer): Generator<PemBlock> {
-  for (let at = file.indexOf(begin); at >= 0; at = file.indexOf(begin, at + 1)) {
-    const labelEnd = file.indexOf(dashes, at + begin.length)
-    if (labelEnd < 0 || labelEnd - at > 80) continue
-    const label = file.toString("latin1", at + begin.length, labelEnd)
-    const end = file.indexOf(Buffer.from(`-----END ${label}-----`), labelEnd)
-    if (end < 0) continue
-    yield { label, bytes: file.subarray(at, end + label.length + 14) }
+  for (let at = file.indexOf(begin), next = at; at >= 0; at = next) {
+    next = file.indexOf(begin, at + 1)
+    const block = file.subarray(at, next < 0 ? file.length : next)
+    const labelEnd = block.indexOf(dashes, begin.length)
+    if (labelEnd < 0 || labelEnd > 80) continue
+    const label = block.toString("latin1", begin.length, labelEnd)
+    const end = block.indexOf(`-----END ${label}-----`, labelEnd)
+    if (end >= 0) yield { label, bytes: block.subarray(0, end + label.length + 14) }
   }
 }
 
