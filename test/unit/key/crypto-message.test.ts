@@ -1,5 +1,6 @@
 import assert from "node:assert/strict"
 import { createPrivateKey, createPublicKey, generateKeyPairSync, randomBytes } from "node:crypto"
+import { KeyError } from "../../../lib/errors.ts"
 import {
   decodeCryptoMessage,
   encodeCryptoMessage,
@@ -8,7 +9,7 @@ import {
 import { parsePrivateKey } from "../../../lib/key/pem.ts"
 import { unwrapSecret, wrapSecret } from "../../../lib/key/rsa-oaep.ts"
 import { openSif } from "../../../lib/sif/open.ts"
-import { vector } from "../../vectors/load.ts"
+import { generator, vector } from "../../vectors/load.ts"
 
 async function peerMessage(name: string): Promise<Buffer> {
   await using image = await openSif(vector(name))
@@ -80,6 +81,39 @@ describe("decodeCryptoMessage", () => {
     const started = performance.now()
     assert.throws(() => decodeCryptoMessage(pem(der)), { code: "ERR_KEY_MESSAGE" })
     assert.ok(performance.now() - started < 2000)
+  })
+
+  for (const [what, text] of [
+    ["line ends", `-----BEGIN A-----\n${"\n".repeat(65_000)}`],
+    ["blank lines between text", `-----BEGIN A-----\n${"a\n\n".repeat(21_000)}`],
+    ["headers", `-----BEGIN A-----\n${"a: b\n".repeat(13_000)}\nAAAA\n-----END A-----\n`],
+    ["folded headers", `-----BEGIN A-----\nX: ${" \n ".repeat(21_000)}\n\nAAAA\n-----END A-----\n`],
+    ["beginnings", "-----BEGIN A-----\n".repeat(3600)],
+    ["whole blocks", "-----BEGIN A-----\nAAAA\n-----END A-----\n".repeat(1500)],
+    ["spaces", " ".repeat(65_000)],
+  ] as const)
+    it(`is done soon with 64 KiB of ${what}`, () => {
+      const started = performance.now()
+      assert.throws(() => decodeCryptoMessage(Buffer.from(text)), { code: "ERR_KEY_MESSAGE" })
+      assert.ok(performance.now() - started < 1000)
+    })
+
+  it("reads or refuses mutated messages, and does nothing else", async () => {
+    const message = await peerMessage("peer/luks-rsa2048.sif")
+    const random = generator(400)
+    let refused = 0
+    for (let round = 0; round < 2000; round++) {
+      const mutated = Buffer.from(message)
+      for (let count = 1 + random(3); count > 0; count--) mutated[random(mutated.length)] = random(256)
+      try {
+        assert.ok(decodeCryptoMessage(mutated).length > 0)
+      } catch (error) {
+        if (!(error instanceof KeyError)) throw error
+        assert.equal(error.code, "ERR_KEY_MESSAGE")
+        refused++
+      }
+    }
+    assert.ok(refused > 200 && refused < 2000, `${refused} of 2000 refused`)
   })
 })
 

@@ -162,3 +162,18 @@ describe("parsePrivateKey", () => {
     )
   })
 })
+
+describe("a hostile PEM file", () => {
+  it("is refused soon", () => {
+    for (const text of [
+      "-----BEGIN A-----\n".repeat(58_000),
+      "-----BEGIN ".repeat(95_000),
+      "-".repeat(1 << 20),
+    ])
+      for (const parse of [parsePublicKey, parsePrivateKey]) {
+        const started = performance.now()
+        assert.throws(() => parse(Buffer.from(text), "evil.pem"), { code: "ERR_KEY_FORMAT" })
+        assert.ok(performance.now() - started < 1000, `${Math.round(performance.now() - started)} ms`)
+      }
+  })
+})
