@@ -2,7 +2,7 @@
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
 import { constants, privateDecrypt } from "node:crypto"
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { build, sif, type BuildOptions, type OpenOptions } from "../../lib/index.ts"
@@ -129,10 +129,15 @@ export function unpackVector(name: string): string {
 
 export const peerKey: string = vectorPath("peer/rsa_pri.pem")
 
-/** A tree with a shell in it; made once. */
+/** A tree with a shell and a run script in it, which ends with the status that it is given; made once. */
 let tree: string | undefined
 export function rootTree(): string {
-  return (tree ??= makeRootTree())
+  if (tree === undefined) {
+    tree = makeRootTree()
+    mkdirSync(path.join(tree, ".singularity.d"))
+    writeFileSync(path.join(tree, ".singularity.d", "runscript"), '#!/bin/sh\nexit "$1"\n', { mode: 0o755 })
+  }
+  return tree
 }
 
 export const withPassphrase: OpenOptions = { credentials: { passphrase: Buffer.from(passphrase) } }

@@ -1,0 +1,130 @@
+// The kernel engine where others are about: no udev, a private /dev, many at once, loop devices that cannot be had.
+import assert from "node:assert/strict"
+import { execFileSync } from "node:child_process"
+import { mkdirSync, rmdirSync } from "node:fs"
+import { open, unmount } from "../../lib/index.ts"
+import { cli, runProgram } from "../support/cli.ts"
+import { testKeys } from "../support/keys.ts"
+import {
+  assertSettles,
+  cheapImageForBoth,
+  collect,
+  kernelState,
+  loadModule,
+  mountPoint,
+  needsDeviceMapper,
+  withKey,
+  type KernelState,
+} from "./guest.ts"
+
+const parallel = Number(process.env["SIFCRYPT_PARALLEL"] ?? 20)
+
+/** What a container engine gives a container that may use loop devices: nothing of device-mapper, no loop device yet. */
+const makeDev = `
+  set -e
+  mount -t tmpfs -o mode=755 dev /dev
+  mknod -m 666 /dev/null c 1 3
+  mknod -m 666 /dev/zero c 1 5
+  mknod -m 666 /dev/random c 1 8
+  mknod -m 666 /dev/urandom c 1 9
+  mknod -m 666 /dev/tty c 5 0
+  mknod -m 666 /dev/fuse c 10 229
+  mknod -m 600 /dev/loop-control c 10 237`
+
+describe("the kernel engine", function () {
+  let image: string
+  let state: KernelState
+
+  before(async function () {
+    needsDeviceMapper(this)
+    image = await cheapImageForBoth()
+    state = kernelState()
+  })
+  afterEach(async () => {
+    await assertSettles(state)
+  })
+
+  it("A13: works without udev in a /dev of its own, in new IPC, PID and mount namespaces", async () => {
+    const payload = ["exec", "--engine", "kernel", "--pem-path", testKeys().privateKey, image]
+    const { status, text, stderr } = await runProgram(
+      [process.execPath, cli, ...payload, "/bin/sh", "-c", "cat /data/hello; exit 7"],
+      {
+        as: "self",
+        wrapper: [
+          ...["unshare", "--mount", "--ipc", "--pid", "--fork", "--mount-proc"],
+          ...["bash", "-c", `${makeDev}\nexec "$@"`, "own-dev"],
+        ],
+      },
+    )
+    assert.equal(status, 7, stderr)
+    assert.equal(text, "hello\n")
+  })
+
+  it(`A13: opens one image ${parallel} times at once`, async () => {
+    const starts = Array.from({ length: parallel }, async () => {
+      await using opened = await open(image, withKey)
+      return await opened.exec(["/bin/sh", "-c", "read line; cat /data/hello"], { engine: "kernel" })
+    })
+    const running = await Promise.all(starts)
+    const { loops, mappings } = kernelState()
+    assert.equal(loops.length, parallel)
+    assert.equal(mappings.length, parallel)
+    for (const one of running) one.stdin?.end("go\n")
+    for (const one of running) {
+      assert.equal(await collect(one.stdout), "hello\n")
+      assert.deepEqual(await one.exited, { exitCode: 0 })
+    }
+  })
+
+  it("A13: mounts one image ten times at once", async () => {
+    await using opened = await open(image, withKey)
+    const points = Array.from({ length: 10 }, mountPoint)
+    await Promise.all(points.map((point) => opened.mount(point, { engine: "kernel", detached: true })))
+    assert.equal(kernelState().mappings.length, 10)
+    await Promise.all(points.map((point) => unmount(point)))
+  })
+
+  describe("A14: where no loop device can be had", () => {
+    /** Folders stand where the devices should be. */
+    const devices = Array.from({ length: 256 }, (_, number) => `/dev/loop${number}`)
+
+    before(() => {
+      execFileSync("bash", ["-c", `${makeDev}\nmkdir /dev/shm /dev/pts /dev/mapper`])
+      execFileSync("bash", [
+        "-c",
+        `mknod /dev/mapper/control c 10 "$(awk '$2 == "device-mapper" { print $1 }' /proc/misc)"`,
+      ])
+      for (const device of devices) mkdirSync(device)
+    })
+    after(() => {
+      execFileSync("umount", ["/dev"])
+      // The search has made all of them.
+      execFileSync("rmmod", ["loop"])
+      assert.ok(loadModule("loop"))
+    })
+
+    it("says so", async () => {
+      await using opened = await open(image, withKey)
+      await assert.rejects(opened.mount(mountPoint(), { engine: "kernel" }), {
+        code: "ERR_LOOP_BUSY",
+        message: /no usable loop device of 256/,
+      })
+    })
+
+    it("with auto the payload runs in user space", async () => {
+      await using opened = await open(image, withKey)
+      await using running = await opened.exec(["/bin/cat", "/data/hello"])
+      assert.equal(running.engine, "userspace")
+      assert.equal(await collect(running.stdout), "hello\n")
+      assert.deepEqual(await running.exited, { exitCode: 0 })
+    })
+
+    it("passes over the broken ones to one that works", async () => {
+      rmdirSync("/dev/loop77")
+      await using opened = await open(image, withKey)
+      await using mount = await opened.mount(mountPoint(), { engine: "kernel" })
+      assert.equal(mount.info.engine, "kernel")
+      assert.match(kernelState().loops[0] ?? "", /^loop77 /)
+    })
+  })
+})
