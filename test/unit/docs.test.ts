@@ -9,6 +9,7 @@ import { addMountCommands } from "../../lib/cli/commands/mount.ts"
 import { addRunCommands } from "../../lib/cli/commands/run.ts"
 import { addSifCommands } from "../../lib/cli/commands/sif.ts"
 import { exitCodeFor, exitCodes } from "../../lib/cli/exit-codes.ts"
+import * as api from "../../lib/index.ts"
 import type { ErrorCode } from "../../lib/index.ts"
 
 const root = path.resolve(import.meta.dirname, "../..")
@@ -98,6 +99,17 @@ describe("docs/cli.md", () => {
     for (const status of Object.values(exitCodes))
       assert.match(section("Exit status"), new RegExp(`^\\| ${status} +\\|`, "m"), String(status))
   })
+})
+
+describe("examples in the documentation", () => {
+  for (const file of ["README.md", "docs/errors.md"])
+    it(`import what the package exports, in ${file}`, () => {
+      const names = [...read(file).matchAll(/^import \{ (.*) \} from "sifcrypt"$/gm)].flatMap(
+        ([, list = ""]) => list.split(", "),
+      )
+      assert.ok(names.length > 0)
+      for (const name of names) assert.ok(name in api, name)
+    })
 })
 
 describe("docs/security.md", () => {
