@@ -2,6 +2,8 @@
 import assert from "node:assert/strict"
 import { SifError, type ErrorCode } from "../../lib/errors.ts"
 import { dump, headerJson, headerText, infoText, listJson, listText, openSif } from "../../lib/sif/index.ts"
+import { readSif } from "../../lib/sif/open.ts"
+import { BufferReader } from "../../lib/sif/source.ts"
 import { generator, vector } from "./load.ts"
 
 const base = "sif/one-group-signed-pgp.sif"
@@ -345,6 +347,30 @@ describe("rejected headers", () => {
       })
       await tryAll(image, true)
     })
+})
+
+describe("readSif", () => {
+  it("S6: never asks for more bytes than the image has, whatever the header says", async () => {
+    for (const { rule, patch } of [...rejected, ...tolerated]) {
+      const image = vector(base)
+      patch(image)
+      const source = new BufferReader(image)
+      const reader = {
+        size: image.length,
+        read: (position: number, length: number): Promise<Buffer> => {
+          assert.ok(
+            position >= 0 && length >= 0 && position + length <= image.length,
+            `${rule}: ${length} bytes`,
+          )
+          return source.read(position, length)
+        },
+        [Symbol.asyncDispose]: () => Promise.resolve(),
+      }
+      await readSif(reader, "image").catch((error: unknown) => {
+        if (!(error instanceof SifError)) throw error
+      })
+    }
+  })
 })
 
 describe("tolerated headers", () => {
