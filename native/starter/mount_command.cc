@@ -36,14 +36,16 @@ std::string RealPath(const std::string& path) {
 class Guard {
  public:
   explicit Guard(const std::string& target) {
-    auto [ours, theirs] = Channel::Pair();
-    channel_ = std::move(ours);
+    std::pair<Channel, Channel> ends = Channel::Pair();
+    channel_ = std::move(ends.first);
+    const Channel& theirs = ends.second;
+    // Looked at here: by the time the other process gets to it there may be a mount.
+    const std::string before = FuseMountDevice(target);
     process_ = ForkChild([&] {
       OutliveParent();
       setsid();
       CloseAllBut({theirs.fd()});
       DetachStandardStreams();
-      const std::string before = FuseMountDevice(target);
       std::string device;
       while (const auto message = theirs.Receive()) device = message->text;
       // Without word of it there may be a mount all the same: the end can come right after it was made.
