@@ -39,9 +39,9 @@ fi
 
 # A tsbuildinfo outlives a deleted dist/, and then nothing would be written.
 build_typescript() {
-  [[ -e dist/cli/main.js ]] || rm -f build/typescript.tsbuildinfo
+  [[ -e dist/index.js ]] || rm -f build/typescript.tsbuildinfo
   node_modules/.bin/tsc -p tsconfig.build.json --incremental --tsBuildInfoFile build/typescript.tsbuildinfo &&
-    chmod +x dist/cli/main.js
+    node scripts/bundle-command.mjs
 }
 
 # Headers that came with this Node are used where they are; otherwise node-gyp fetches those of this version once.

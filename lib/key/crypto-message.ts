@@ -1,14 +1,10 @@
 // The crypto message: a wrapped secret as PEM around a DER octet string. It is ciphertext, no secret itself.
-import { createRequire } from "node:module"
-import type forge from "node-forge"
+// The parts that are needed: all of it takes as long to load as opening an image takes.
+import asn1 from "node-forge/lib/asn1.js"
+import pem from "node-forge/lib/pem.js"
+import util from "node-forge/lib/util.js"
 import { KeyError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
-
-// The parts that are needed: all of it takes as long to load as opening an image takes.
-const require = createRequire(import.meta.url)
-const asn1 = require("node-forge/lib/asn1.js") as typeof forge.asn1
-const pem = require("node-forge/lib/pem.js") as typeof forge.pem
-const util = require("node-forge/lib/util.js") as typeof forge.util
 
 /** What a reader takes into memory at most. */
 export const MAX_MESSAGE_SIZE: Bytes = 64 * 1024

@@ -2,7 +2,6 @@
 import { spawn, type ChildProcess } from "node:child_process"
 import { once } from "node:events"
 import { constants } from "node:os"
-import { createInterface } from "node:readline"
 import type { Duplex, Writable } from "node:stream"
 import type { LuksHeader } from "../device/luks-header.ts"
 import { DeviceError, EnvironmentError, LuksError, RunError, TreeError } from "../errors.ts"
@@ -193,21 +192,26 @@ export function startStarter(options: StarterOptions): Starter {
 
   let failure: ContainerError | undefined
   const ready = deferred<number>()
-  const lines = createInterface({ input: child.stdio[status] as Duplex })
-  const linesEnd = once(lines, "close")
-  lines.on("line", (text) => {
+  const onLine = (text: string): void => {
     const line = JSON.parse(text) as StatusLine
     if (line.event === "ready") ready.resolve(line.pid)
     else if (line.event === "error") {
       failure ??= failureError(line, engine, source.image)
       ready.reject(failure)
     } else if (line.crun !== undefined) failure ??= new RunError("ERR_RUN", `${source.image}: ${line.crun}`)
+  }
+  let unread = ""
+  const statusPipe = child.stdio[status] as Duplex
+  statusPipe.setEncoding("utf8").on("data", (text: string) => {
+    const lines = (unread + text).split("\n")
+    unread = lines.pop() ?? ""
+    lines.forEach(onLine)
   })
+  // That of the pipes comes first: the last line has been read when this is seen.
   const exited = once(child, "close") as Promise<[number | null, NodeJS.Signals | null]>
   const ended = (async (): Promise<number> => {
     await spawned
     const [code, signal] = await exited
-    await linesEnd
     const why = signal === null ? `status ${code ?? 0}` : signal
     ready.reject(failure ?? new RunError("ERR_RUN", `${source.image}: sifcrypt-starter ended early (${why})`))
     if (failure !== undefined) throw failure

@@ -1,0 +1,16 @@
+// The parts of node-forge by themselves, which its type declarations know only as members of the whole.
+declare module "node-forge/lib/asn1.js" {
+  import type forge from "node-forge"
+  const asn1: typeof forge.asn1
+  export default asn1
+}
+declare module "node-forge/lib/pem.js" {
+  import type forge from "node-forge"
+  const pem: typeof forge.pem
+  export default pem
+}
+declare module "node-forge/lib/util.js" {
+  import type forge from "node-forge"
+  const util: typeof forge.util
+  export default util
+}
