@@ -209,8 +209,14 @@ export function startStarter(options: StarterOptions): Starter {
   })
   // That of the pipes comes first: the last line has been read when this is seen.
   const exited = once(child, "close") as Promise<[number | null, NodeJS.Signals | null]>
+  // A child that cannot be started rejects this one as well; the first one tells.
+  exited.catch(() => undefined)
   const ended = (async (): Promise<number> => {
-    await spawned
+    try {
+      await spawned
+    } catch (cause) {
+      throw new EnvironmentError("ERR_ENV_NO_ADDON", `cannot start ${child.spawnfile}`, { cause })
+    }
     const [code, signal] = await exited
     const why = signal === null ? `status ${code ?? 0}` : signal
     ready.reject(failure ?? new RunError("ERR_RUN", `${source.image}: sifcrypt-starter ended early (${why})`))
