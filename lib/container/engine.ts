@@ -31,6 +31,11 @@ function answers(device: string): boolean {
   }
 }
 
+/** A private /dev may lack the node, which the native side then makes. */
+function hasDeviceMapper(): boolean {
+  return answers("/dev/mapper/control") || /^\s*\d+ device-mapper$/m.test(readFileSync("/proc/misc", "utf8"))
+}
+
 /** What keeps the kernel engine from working here; undefined when nothing obvious does. */
 function kernelObstacle(kind: PartitionKind): EnvironmentError | undefined {
   if (process.geteuid?.() !== 0)
@@ -52,7 +57,7 @@ function kernelObstacle(kind: PartitionKind): EnvironmentError | undefined {
       "ERR_ENV_NO_PRIVILEGE",
       "the kernel engine needs root outside a user namespace",
     )
-  if (kind === "luks" && !answers("/dev/mapper/control"))
+  if (kind === "luks" && !hasDeviceMapper())
     return new EnvironmentError(
       "ERR_ENV_NO_KERNEL_SUPPORT",
       "the kernel engine needs device-mapper with dm-crypt, which is missing here",
