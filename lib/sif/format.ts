@@ -318,7 +318,8 @@ export function serializeDescriptor(object: NewDescriptor): Buffer {
   const name = Buffer.from(object.name, "utf8")
   if (name.length > NAME_SIZE) throw new RangeError(`an object name has at most ${NAME_SIZE} bytes`)
   name.copy(bytes, NAME_AT)
-  object.extra.copy(bytes, EXTRA_AT, 0, EXTRA_SIZE)
+  if (object.extra.length > EXTRA_SIZE) throw new RangeError(`the extra area has ${EXTRA_SIZE} bytes`)
+  object.extra.copy(bytes, EXTRA_AT)
   return bytes
 }
 
