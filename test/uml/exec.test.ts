@@ -1,7 +1,7 @@
 // Payloads on the kernel engine: what they see, and what the rest of the machine sees meanwhile.
 import assert from "node:assert/strict"
 import { readFileSync } from "node:fs"
-import { open, type ExecOptions, type Running } from "../../lib/index.ts"
+import { open, type ExecOptions, type Image, type Running } from "../../lib/index.ts"
 import {
   assertSettles,
   cheapImageForBoth,
@@ -14,21 +14,23 @@ import {
 } from "./guest.ts"
 
 describe("exec with the kernel engine", function () {
-  let image: string
+  let opened: Image
   let state: KernelState
 
   before(async function () {
     needsDeviceMapper(this)
-    image = await cheapImageForBoth()
+    opened = await open(await cheapImageForBoth(), withKey)
     state = kernelState()
   })
   afterEach(async () => {
     await assertSettles(state)
   })
+  after(async () => {
+    await opened.close()
+  })
 
-  async function start(argv: readonly string[], options: ExecOptions = {}): Promise<Running> {
-    await using opened = await open(image, withKey)
-    return await opened.exec(argv, options)
+  function start(argv: readonly string[], options: ExecOptions = {}): Promise<Running> {
+    return opened.exec(argv, options)
   }
 
   it("is what root gets, and passes on exit status and identity", async () => {

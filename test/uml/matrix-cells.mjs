@@ -21,7 +21,7 @@ const actions = {
 }
 
 async function end(starting, input) {
-  await using running = await starting
+  const running = await starting
   running.stdin?.end(input)
   const { exitCode } = await running.exited
   return `${running.engine} ${exitCode}`
@@ -32,7 +32,7 @@ for (const [name, credentials] of Object.entries({
   rsa: { pemPaths: [keyFile] },
   passphrase: { passphraseFile },
 })) {
-  await using opened = await open(image, { credentials })
+  const opened = await open(image, { credentials })
   for (const engine of ["kernel", "userspace"])
     for (const [action, act] of Object.entries(actions))
       cells[`${name} ${engine} ${action}`] = await act(opened, engine).catch(

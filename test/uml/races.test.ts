@@ -61,19 +61,18 @@ describe("the kernel engine", function () {
   })
 
   it(`A13: opens one image ${parallel} times at once`, async () => {
-    const starts = Array.from({ length: parallel }, async () => {
-      await using opened = await open(image, withKey)
-      return await opened.exec(["/bin/sh", "-c", "read line; cat /data/hello"], { engine: "kernel" })
-    })
-    const running = await Promise.all(starts)
+    const images = await Promise.all(Array.from({ length: parallel }, () => open(image, withKey)))
+    const running = await Promise.all(
+      images.map((one) => one.exec(["/bin/sh", "-c", "read line; cat /data/hello"], { engine: "kernel" })),
+    )
     const { loops, mappings } = kernelState()
     assert.equal(loops.length, parallel)
     assert.equal(mappings.length, parallel)
+    const outputs = running.map((one) => collect(one.stdout))
     for (const one of running) one.stdin?.end("go\n")
-    for (const one of running) {
-      assert.equal(await collect(one.stdout), "hello\n")
-      assert.deepEqual(await one.exited, { exitCode: 0 })
-    }
+    for (const text of outputs) assert.equal(await text, "hello\n")
+    for (const one of running) assert.deepEqual(await one.exited, { exitCode: 0 })
+    await Promise.all(images.map((one) => one.close()))
   })
 
   it("A13: mounts one image ten times at once", async () => {
@@ -83,48 +82,57 @@ describe("the kernel engine", function () {
     assert.equal(kernelState().mappings.length, 10)
     await Promise.all(points.map((point) => unmount(point)))
   })
+})
 
-  describe("A14: where no loop device can be had", () => {
-    /** Folders stand where the devices should be. */
-    const devices = Array.from({ length: 256 }, (_, number) => `/dev/loop${number}`)
+describe("A14: the kernel engine where no loop device can be had", function () {
+  /** Folders stand where the devices should be. */
+  const devices = Array.from({ length: 256 }, (_, number) => `/dev/loop${number}`)
 
-    before(() => {
-      execFileSync("bash", ["-c", `${makeDev}\nmkdir /dev/shm /dev/pts /dev/mapper`])
-      execFileSync("bash", [
-        "-c",
-        `mknod /dev/mapper/control c 10 "$(awk '$2 == "device-mapper" { print $1 }' /proc/misc)"`,
-      ])
-      for (const device of devices) mkdirSync(device)
-    })
-    after(() => {
-      execFileSync("umount", ["/dev"])
-      // The search has made all of them.
-      execFileSync("rmmod", ["loop"])
-      assert.ok(loadModule("loop"))
-    })
+  let image: string
+  let state: KernelState
 
-    it("says so", async () => {
-      await using opened = await open(image, withKey)
-      await assert.rejects(opened.mount(mountPoint(), { engine: "kernel" }), {
-        code: "ERR_LOOP_BUSY",
-        message: /no usable loop device of 256/,
-      })
-    })
+  before(async function () {
+    needsDeviceMapper(this)
+    image = await cheapImageForBoth()
+    execFileSync("bash", ["-c", `${makeDev}\nmkdir /dev/shm /dev/pts /dev/mapper`])
+    execFileSync("bash", [
+      "-c",
+      `mknod /dev/mapper/control c 10 "$(awk '$2 == "device-mapper" { print $1 }' /proc/misc)"`,
+    ])
+    for (const device of devices) mkdirSync(device)
+    state = kernelState()
+  })
+  afterEach(async () => {
+    await assertSettles(state)
+  })
+  after(() => {
+    execFileSync("umount", ["--lazy", "/dev"])
+    // The search has made all of them.
+    execFileSync("rmmod", ["loop"])
+    assert.ok(loadModule("loop"))
+  })
 
-    it("with auto the payload runs in user space", async () => {
-      await using opened = await open(image, withKey)
-      await using running = await opened.exec(["/bin/cat", "/data/hello"])
-      assert.equal(running.engine, "userspace")
-      assert.equal(await collect(running.stdout), "hello\n")
-      assert.deepEqual(await running.exited, { exitCode: 0 })
+  it("says so", async () => {
+    await using opened = await open(image, withKey)
+    await assert.rejects(opened.mount(mountPoint(), { engine: "kernel" }), {
+      code: "ERR_LOOP_BUSY",
+      message: /no usable loop device of 256/,
     })
+  })
 
-    it("passes over the broken ones to one that works", async () => {
-      rmdirSync("/dev/loop77")
-      await using opened = await open(image, withKey)
-      await using mount = await opened.mount(mountPoint(), { engine: "kernel" })
-      assert.equal(mount.info.engine, "kernel")
-      assert.match(kernelState().loops[0] ?? "", /^loop77 /)
-    })
+  it("with auto the payload runs in user space", async () => {
+    await using opened = await open(image, withKey)
+    await using running = await opened.exec(["/bin/cat", "/data/hello"])
+    assert.equal(running.engine, "userspace")
+    assert.equal(await collect(running.stdout), "hello\n")
+    assert.deepEqual(await running.exited, { exitCode: 0 })
+  })
+
+  it("passes over the broken ones to one that works", async () => {
+    rmdirSync("/dev/loop77")
+    await using opened = await open(image, withKey)
+    await using mount = await opened.mount(mountPoint(), { engine: "kernel" })
+    assert.equal(mount.info.engine, "kernel")
+    assert.match(kernelState().loops[0] ?? "", /^loop77 /)
   })
 })
