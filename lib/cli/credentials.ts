@@ -1,7 +1,7 @@
 // The credential options every command shares, and the prompts behind them.
 import { readSync } from "node:fs"
 import type { Command } from "commander"
-import { KeyError, type CredentialOptions } from "../index.ts"
+import { forbidDumps, KeyError, type CredentialOptions } from "../index.ts"
 import { notice, promptSecret } from "./terminal.ts"
 
 export interface CredentialFlags {
@@ -73,6 +73,7 @@ export async function withCredentials<T>(
   confirm: boolean,
   use: (credentials: CredentialOptions) => Promise<T>,
 ): Promise<T> {
+  forbidDumps()
   let typed = flags.passphrase === true ? await askPassphrase(confirm) : undefined
   const given = (): CredentialOptions => ({
     env: process.env,

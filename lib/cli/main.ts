@@ -40,7 +40,6 @@ function report(error: unknown): number {
 }
 
 async function main(): Promise<number> {
-  // Nothing of ours that holds a secret may be dumped; child processes inherit the rest of the environment scrubbed.
   const program = new Command("sifcrypt")
     .description("Encrypted containers for Linux: the same LUKS2 image for root and for an ordinary user.")
     .version(packageVersion(), "-V, --version")

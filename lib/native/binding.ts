@@ -135,4 +135,6 @@ export interface NativeAddon {
   /** Gives an O_TMPFILE descriptor a name; an existing one is EEXIST unless `replace`. */
   publishFile(options: { readonly fd: number; readonly path: string; readonly replace: boolean }): Promise<void>
   unmountPath(options: { readonly path: string; readonly lazy: boolean }): Promise<void>
+  /** No core dump of this process, and no look into its memory for other processes of the user. */
+  forbidDumps(): void
 }

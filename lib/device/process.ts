@@ -1,0 +1,13 @@
+// What this process allows others to see of it.
+import { loadAddon } from "../native/load.ts"
+
+/**
+ * Keeps this process out of core dumps, and other processes of the same user from reading its memory. For programs that
+ * are about to hold keys; the command does it before it reads one. Cannot be undone, and ends at the next exec.
+ *
+ * @throws EnvironmentError `ERR_ENV_NO_ADDON`.
+ * @see prctl(2), PR_SET_DUMPABLE
+ */
+export function forbidDumps(): void {
+  loadAddon().forbidDumps()
+}
