@@ -52,14 +52,16 @@ pid_t ParentOf(pid_t process) {
   snprintf(path, sizeof path, "/proc/%d/stat", process);
   const UniqueFd fd(open(path, O_RDONLY | O_CLOEXEC));
   char text[512];
-  const ssize_t n = fd ? read(fd.get(), text, sizeof text - 1) : -1;
+  const ssize_t n = fd ? read(fd.get(), text, sizeof text) : -1;
   if (n <= 0) return 0;
-  text[n] = '\0';
-  // "pid (name) state ppid": the name may hold anything, its end is the last parenthesis.
-  const char* after_name = strrchr(text, ')');
-  char state = 0;
+  // "pid (name) state ppid": the name may hold anything, its end is the last parenthesis; the state is one letter.
+  const std::string_view stat(text, static_cast<size_t>(n));
+  const size_t after_name = stat.rfind(") ");
+  constexpr size_t kToParent = 4;
   pid_t parent = 0;
-  if (after_name == nullptr || sscanf(after_name + 1, " %c %d", &state, &parent) != 2) return 0;
+  if (after_name == std::string_view::npos || after_name + kToParent >= stat.size()) return 0;
+  if (std::from_chars(stat.data() + after_name + kToParent, stat.data() + stat.size(), parent).ec != std::errc{})
+    return 0;
   return parent;
 }
 

@@ -164,15 +164,15 @@ void Supervisor::Start() {
   const std::unique_ptr<char, decltype(&free)> directory(realpath(options_.session.c_str(), nullptr), free);
   if (!directory) throw SystemError(errno, "mount", options_.session + ": " + std::strerror(errno));
   CheckErrno(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
-  auto [container_end, main_to_container] = Channel::Pair();
-  auto [server_end, main_to_server] = Channel::Pair();
-  auto [device_sender, device_receiver] = Channel::Pair();
+  std::pair<Channel, Channel> container = Channel::Pair();
+  std::pair<Channel, Channel> server = Channel::Pair();
+  const std::pair<Channel, Channel> device = Channel::Pair();
   if (options_.image.engine == Engine::kUserspace)
-    server_ = ForkChild([&] { return ServerProcess(options_, signals_, server_end, device_receiver); });
+    server_ = ForkChild([&] { return ServerProcess(options_, signals_, server.second, device.second); });
   container_ =
-      ForkChild([&] { return ContainerProcess(options_, signals_, container_end, device_sender, directory.get()); });
-  container_channel_ = std::move(main_to_container);
-  server_channel_ = std::move(main_to_server);
+      ForkChild([&] { return ContainerProcess(options_, signals_, container.second, device.first, directory.get()); });
+  container_channel_ = std::move(container.first);
+  server_channel_ = std::move(server.first);
 }
 
 int Supervisor::Run() {

@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
+#include <charconv>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -163,10 +163,9 @@ void Runtime::OnControl(const Channel& control) {
 }
 
 void Runtime::OnInitKnown() {
-  char text[32] = {};
-  if (read(pid_file_.get(), text, sizeof text - 1) <= 0) return;
-  init_process_ = std::atoi(text);
-  if (init_process_ <= 0) return;
+  char text[32];
+  const ssize_t n = read(pid_file_.get(), text, sizeof text);
+  if (n <= 0 || std::from_chars(text, text + n, init_process_).ec != std::errc{} || init_process_ <= 0) return;
   init_.Reset(static_cast<int>(syscall(SYS_pidfd_open, init_process_, 0)));
   if (init_ || phase_ != Phase::kRunning) return;
   // Gone already: what is left now, if anything, is what it started. Before Linux 5.3 one has to look now and then.
