@@ -1,0 +1,80 @@
+// What users install: the packed tarball, unpacked where nothing was built.
+import assert from "node:assert/strict"
+import { copyFileSync, cpSync, mkdirSync, readFileSync, rmSync, symlinkSync } from "node:fs"
+import path from "node:path"
+import { cli, packageRoot, runProgram } from "../support/cli.ts"
+import { testKeys } from "../support/keys.ts"
+import { newFolder } from "../support/scratch.ts"
+import { makeRootTree } from "../support/trees.ts"
+
+describe("the package", () => {
+  let folder: string
+  let installed: string
+  const node = async (script: string, kind: "module" | "commonjs" = "module"): Promise<string> => {
+    const input = `--input-type=${kind}`
+    const result = await runProgram([process.execPath, input, "-e", script], { as: "self", cwd: folder })
+    assert.equal(result.status, 0, result.stderr)
+    return result.text.trim()
+  }
+
+  before(async () => {
+    folder = newFolder("installed")
+    const packed = await runProgram(
+      ["npm", "pack", "--ignore-scripts", "--json", "--pack-destination", folder],
+      {
+        as: "self",
+        cwd: packageRoot,
+      },
+    )
+    assert.equal(packed.status, 0, packed.stderr)
+    const [{ filename }] = JSON.parse(packed.text) as [{ filename: string }]
+    await runProgram(["tar", "xf", filename], { as: "self", cwd: folder })
+    installed = path.join(folder, "node_modules", "sifcrypt")
+    mkdirSync(path.dirname(installed))
+    cpSync(path.join(folder, "package"), installed, { recursive: true })
+    rmSync(path.join(installed, "prebuilds"), { recursive: true, force: true })
+    const { dependencies } = JSON.parse(readFileSync(path.join(packageRoot, "package.json"), "utf8")) as {
+      dependencies: Record<string, string>
+    }
+    for (const name of [...Object.keys(dependencies), "file-uri-to-path"])
+      symlinkSync(path.join(packageRoot, "node_modules", name), path.join(folder, "node_modules", name))
+  })
+
+  it("reads tables without anything native", async () => {
+    const image = path.join(packageRoot, "test", "vectors", "sif", "one-object-crypt-message.sif")
+    const opened = `await sif.openSif(${JSON.stringify(image)})`
+    assert.equal(await node(`import { sif } from "sifcrypt"; console.log((${opened}).objects.length)`), "1")
+  })
+
+  it("says what is missing and what to do where there is no addon", async () => {
+    const image = path.join(newFolder("no-addon"), "image.sif")
+    const command = path.join(installed, "dist", "cli", "main.js")
+    const result = await runProgram([process.execPath, command, "build", image, makeRootTree()], {
+      as: "self",
+    })
+    assert.equal(result.status, 24)
+    assert.match(result.stderr, /no native addon for linux-/)
+    assert.match(result.stderr, /hint: /)
+  })
+
+  it("builds and reads with the prebuilt files in it, imported and required", async () => {
+    const prebuilds = path.join(installed, "prebuilds", `${process.platform}-${process.arch}`)
+    mkdirSync(prebuilds, { recursive: true })
+    const release = path.join(packageRoot, "build", "Release")
+    copyFileSync(path.join(release, "sifcrypt.node"), path.join(prebuilds, "sifcrypt.glibc.node"))
+    copyFileSync(path.join(release, "sifcrypt-starter"), path.join(prebuilds, "sifcrypt-starter.glibc"))
+    const output = path.join(folder, "image.sif")
+    const keys = testKeys()
+    const options = { output, source: makeRootTree(), credentials: { pemPaths: [keys.publicKey] } }
+    await node(`import { build } from "sifcrypt"; await build(${JSON.stringify(options)})`)
+    const open = `open(${JSON.stringify(output)}, { credentials: { pemPaths: [${JSON.stringify(keys.privateKey)}] } })`
+    const read = `const { open } = require("sifcrypt"); ${open}.then(async (image) => {
+      console.log((await image.list("/")).length > 0); await image.close() })`
+    assert.equal(await node(read, "commonjs"), "true")
+  })
+
+  it("has the command that the tests run", () => {
+    const command = path.join(installed, "dist", "cli", "main.js")
+    assert.deepEqual(readFileSync(command), readFileSync(cli))
+  })
+})
