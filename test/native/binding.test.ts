@@ -1,0 +1,176 @@
+// How the addon lives in a Node process: symbols, worker threads, handles that are open at the end, memory.
+import assert from "node:assert/strict"
+import { readFileSync, rmSync, readdirSync } from "node:fs"
+import path from "node:path"
+import { pathToFileURL } from "node:url"
+import { packageRoot, runProgram, sifcryptOk, userId, type CommandOptions, type Result } from "../support/cli.ts"
+import { testKeys } from "../support/keys.ts"
+import { newFolder } from "../support/scratch.ts"
+import { skip } from "../support/skip.ts"
+import { makeRootTree } from "../support/trees.ts"
+
+const api = JSON.stringify(pathToFileURL(path.join(packageRoot, "dist", "index.js")).href)
+
+/** Runs a script of its own as an ES module. */
+async function script(source: string, options: CommandOptions = {}): Promise<Result> {
+  return await runProgram([process.execPath, "--input-type=module", "--eval", source], options)
+}
+
+describe("the addon in a process", () => {
+  const keys = testKeys()
+  const folder = newFolder("native", userId)
+  const rsa = path.join(folder, "rsa.sif")
+  const both = path.join(folder, "both.sif")
+  const tree = makeRootTree()
+  const open = (image: string, credentials: object): string =>
+    `await open(${JSON.stringify(image)}, { credentials: ${JSON.stringify(credentials)} })`
+  const rsaCredentials = { pemPaths: [keys.privateKey] }
+
+  before(async () => {
+    await sifcryptOk(["build", "--pem-path", keys.publicKey, rsa, tree])
+    await sifcryptOk([
+      "build",
+      "--pem-path",
+      keys.publicKey,
+      "--passphrase-file",
+      keys.passphraseFile,
+      both,
+      newFolder("empty-tree"),
+    ])
+  })
+
+  it("keeps libcryptsetup's OpenSSL apart from Node's", async function () {
+    const libc = process.report.getReport() as unknown as { header: { glibcVersionRuntime?: string } }
+    if (libc.header.glibcVersionRuntime === undefined) skip(this, "only glibc has LD_DEBUG=bindings")
+    const output = path.join(folder, "bindings")
+    const result = await script(
+      `import { open } from ${api}
+       const image = ${open(rsa, rsaCredentials)}
+       console.log((await image.readFile("/data/hello")).toString())`,
+      // Not through setpriv, whose output would come first and be root's.
+      { as: "self", env: { LD_DEBUG: "bindings", LD_DEBUG_OUTPUT: output } },
+    )
+    assert.equal(result.status, 0, result.stderr)
+    assert.match(result.text, /hello/)
+    const logs = readdirSync(folder).filter((name) => name.startsWith("bindings."))
+    const text = logs.map((name) => readFileSync(path.join(folder, name), "latin1")).join("\n")
+    for (const name of logs) rmSync(path.join(folder, name))
+    const bound = new Map<string, Set<string>>()
+    const line = /binding file \S*(libcryptsetup|libcrypto|libssl)\.so\.\S* \[\d+\] to (\S+) \[\d+\]: normal symbol `([^']+)'/g
+    for (const [, from = "", to = "", symbol = ""] of text.matchAll(line)) {
+      if (!/^(EVP|OPENSSL|CRYPTO|ERR|RAND|BN|ASN1|X509|OSSL|HMAC|PKCS5|BIO|EC|RSA|SSL)_/.test(symbol)) continue
+      const targets = bound.get(from) ?? new Set<string>()
+      bound.set(from, targets.add(path.basename(to)))
+    }
+    assert.ok(bound.has("libcryptsetup"), "libcryptsetup was loaded and uses OpenSSL")
+    for (const [from, targets] of bound)
+      for (const target of targets)
+        assert.match(target, /^lib(crypto|ssl|cryptsetup)\.so\./, `${from} took a symbol from ${target}`)
+  })
+
+  it("A12: opens an RSA image with less than 64 MiB", async () => {
+    const measure = (image: string, credentials: object): Promise<Result> =>
+      script(
+        `import { readFileSync } from "node:fs"
+         import { open } from ${api}
+         const memory = (name) => Number(new RegExp(name + ":\\\\s*(\\\\d+) kB").exec(readFileSync("/proc/self/status", "utf8"))[1])
+         const before = memory("VmRSS")
+         const image = ${open(image, credentials)}
+         console.log(JSON.stringify({ before, peak: memory("VmHWM") }))`,
+      )
+    const of = async (image: string, credentials: object): Promise<number> => {
+      const { text, stderr } = await measure(image, credentials)
+      assert.equal(stderr, "")
+      const { before, peak } = JSON.parse(text) as { before: number; peak: number }
+      return (peak - before) / 1024
+    }
+    const forRsa = await of(rsa, rsaCredentials)
+    assert.ok(forRsa < 64, `opening with a key took ${forRsa.toFixed(0)} MiB`)
+    const forPassphrase = await of(both, { passphraseFile: keys.passphraseFile })
+    assert.ok(forPassphrase > 200 && forPassphrase < 320, `a passphrase costs 256 MiB, not ${forPassphrase.toFixed(0)}`)
+  })
+
+  it("A12: states the cost of both kinds of keyslot", async () => {
+    const { text } = await sifcryptOk(["info", both])
+    assert.match(text, /Keyslot 0: +pbkdf2, 1000 iterations/)
+    assert.match(text, /Keyslot 1: +argon2id, .*256 MiB/)
+  })
+
+  it("works in several worker threads at once", async () => {
+    const result = await script(
+      `import { Worker } from "node:worker_threads"
+       const code = \`import { parentPort } from "node:worker_threads"
+         import { open } from ${api.replaceAll("\\", "\\\\")}
+         const image = ${open(rsa, rsaCredentials)}
+         parentPort.postMessage((await image.readFile("/data/hello")).toString())
+         await image.close()\`
+       const run = () => new Promise((resolve, reject) => {
+         const worker = new Worker(new URL("data:text/javascript," + encodeURIComponent(code)))
+         worker.once("message", resolve)
+         worker.once("error", reject)
+       })
+       console.log(JSON.stringify(await Promise.all([run(), run(), run(), run()])))`,
+    )
+    assert.equal(result.status, 0, result.stderr)
+    assert.deepEqual(JSON.parse(result.text), Array(4).fill("hello\n"))
+  })
+
+  it("survives worker threads that are ended in the middle of work", async () => {
+    const result = await script(
+      `import { Worker } from "node:worker_threads"
+       import { setTimeout as sleep } from "node:timers/promises"
+       const code = \`import { open, build } from ${api}
+         for (;;) {
+           const image = ${open(rsa, rsaCredentials)}
+           await Promise.all([
+             image.list("/", { recursive: true }),
+             image.readFile("/bin/busybox"),
+             image.extract(${JSON.stringify(path.join(folder, "worker-extract"))} + Math.random()),
+             build({ output: ${JSON.stringify(path.join(folder, "worker.sif"))}, source: ${JSON.stringify(tree)}, force: true }),
+           ])
+         }\`
+       for (let i = 0; i < 8; i++) {
+         const worker = new Worker(new URL("data:text/javascript," + encodeURIComponent(code)))
+         const failed = new Promise((_, reject) => worker.once("error", reject))
+         await Promise.race([sleep(150 + i * 40), failed])
+         await worker.terminate()
+       }
+       console.log("done")`,
+    )
+    assert.equal(result.stderr, "")
+    assert.equal(result.signal, null)
+    assert.equal(result.status, 0)
+    assert.equal(result.text, "done\n")
+  })
+
+  it("lets the process end with images open and work under way", async () => {
+    for (const ending of ["process.exit(3)", "process.exitCode = 3", "setTimeout(() => process.exit(3), 5)"]) {
+      const result = await script(
+        `import { open } from ${api}
+         const image = ${open(rsa, rsaCredentials)}
+         await image.list("/")
+         void image.readFile("/bin/busybox").catch(() => undefined)
+         ${ending}`,
+      )
+      assert.equal(result.status, 3, `${ending}: ${String(result.signal)} ${result.stderr}`)
+      assert.equal(result.stderr, "")
+    }
+  })
+
+  it("forgets an image that is closed while it is read", async () => {
+    const result = await script(
+      `import { open } from ${api}
+       for (let i = 0; i < 20; i++) {
+         const image = ${open(rsa, rsaCredentials)}
+         await image.list("/")
+         const reads = [1, 2, 3].map(() => image.readFile("/bin/busybox").then(() => "read", () => "refused"))
+         await image.close()
+         for (const end of await Promise.all(reads)) if (end !== "read" && end !== "refused") throw new Error(end)
+         await image.readFile("/data/hello").then(() => { throw new Error("read after close") }, () => undefined)
+       }
+       console.log("done")`,
+    )
+    assert.equal(result.text, "done\n", result.stderr)
+    assert.equal(result.status, 0)
+  })
+})
