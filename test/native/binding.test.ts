@@ -13,7 +13,7 @@ const api = JSON.stringify(pathToFileURL(path.join(packageRoot, "dist", "index.j
 
 /** Runs a script of its own as an ES module. */
 async function script(source: string, options: CommandOptions = {}): Promise<Result> {
-  return await runProgram([process.execPath, "--input-type=module", "--eval", source], options)
+  return await runProgram([process.execPath, "--no-warnings", "--input-type=module", "--eval", source], options)
 }
 
 describe("the addon in a process", () => {
