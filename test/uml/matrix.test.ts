@@ -2,7 +2,7 @@
 import assert from "node:assert/strict"
 import { chmodSync, copyFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { packageRoot, runProgram, userId, type CommandOptions } from "../support/cli.ts"
+import { idOf, packageRoot, runProgram, type CommandOptions } from "../support/cli.ts"
 import { passphrase, testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import {
@@ -37,8 +37,9 @@ describe("A15: the matrix", function () {
     readonly options: CommandOptions
     readonly owner?: number
   }[] = [
+    // fusermount3 serves only users whom passwd knows.
     { who: "root", kernel: true, options: { as: "self" } },
-    { who: "an ordinary user", kernel: false, options: { as: "user" }, owner: userId },
+    { who: "an ordinary user", kernel: false, options: { as: "nobody" }, owner: idOf("nobody") },
     {
       who: "root of a user namespace",
       kernel: false,
