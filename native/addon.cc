@@ -5,6 +5,7 @@
 namespace sifcrypt {
 
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  exports.Set("luksPrepare", Napi::Function::New<LuksPrepare>(env));
   exports.Set("luksFormat", Napi::Function::New<LuksFormat>(env));
   exports.Set("luksUnlock", Napi::Function::New<LuksUnlock>(env));
   exports.Set("buildTree", Napi::Function::New<BuildTree>(env));

@@ -1,7 +1,7 @@
 // From an image and credentials to the volume key: policy first, then crypto messages and keyslots.
 import { KeyError, LuksError } from "../errors.ts"
 import { parseLuksHeader, type LuksHeader, type LuksPolicy } from "../device/luks-header.ts"
-import { unlockLuks } from "../device/luks.ts"
+import { prepareLuks, unlockLuks } from "../device/luks.ts"
 import { decodeCryptoMessage, MAX_MESSAGE_SIZE } from "../key/crypto-message.ts"
 import { unwrapSecret } from "../key/rsa-oaep.ts"
 import { Secret } from "../key/secret.ts"
@@ -115,6 +115,7 @@ export async function unlockPartition(
   credentials: CredentialOptions,
   policy: LuksPolicy,
 ): Promise<Unlocked> {
+  prepareLuks()
   const header = await parseLuksHeader(image.reader, partition, policy)
   const attempt: Attempt = { image, fd, partition, header, messages: findCryptoMessages(image, partition) }
   const candidates = await resolveOpeners(credentials)

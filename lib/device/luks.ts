@@ -129,6 +129,16 @@ export function formatLuks(
 }
 
 /**
+ * Starts loading libcryptsetup on another thread, while its caller reads headers and keys. Whether that worked shows when
+ * the library is used.
+ */
+export function prepareLuks(): void {
+  loadAddon()
+    .luksPrepare()
+    .catch(() => undefined)
+}
+
+/**
  * Recovers the volume key.
  *
  * Argon2 cannot be interrupted: this may take seconds. Memory is checked before, so that a small machine or cgroup gets an

@@ -122,6 +122,8 @@ export interface NativeBuild {
 }
 
 export interface NativeAddon {
+  /** Loads libcryptsetup, which the other two would do at their first call. */
+  luksPrepare(): Promise<void>
   luksFormat(options: NativeLuksFormat): Promise<{ readonly header: Buffer; readonly volumeKey: Buffer }>
   luksUnlock(
     options: NativeLuksUnlock,

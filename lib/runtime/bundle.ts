@@ -89,8 +89,10 @@ async function imageFile(tree: Tree | undefined, file: string): Promise<string> 
 
 /** A mount point that is a symbolic link would let the image choose what is covered. */
 async function checkRoot(options: BundleOptions): Promise<void> {
-  for (const folder of ["/dev", "/proc", "/sys", "/etc"]) {
-    const found = await options.tree?.find(folder, false)
+  const folders = ["/dev", "/proc", "/sys", "/etc"]
+  const kinds = await Promise.all(folders.map((folder) => options.tree?.find(folder, false)))
+  for (const [index, found] of kinds.entries()) {
+    const folder = folders[index] ?? ""
     if (found !== undefined && found.type !== "directory")
       throw new RunError(
         "ERR_RUN",

@@ -5,6 +5,7 @@
 
 namespace sifcrypt {
 
+Napi::Value LuksPrepare(const Napi::CallbackInfo& info);  // luks.cc
 Napi::Value LuksFormat(const Napi::CallbackInfo& info);   // luks.cc
 Napi::Value LuksUnlock(const Napi::CallbackInfo& info);   // luks.cc
 Napi::Value BuildTree(const Napi::CallbackInfo& info);    // build.cc

@@ -2,6 +2,7 @@
 
 #include "bindings/exports.h"
 #include "bindings/run_async.h"
+#include "core/cryptsetup.h"
 #include "core/unique_fd.h"
 
 namespace sifcrypt {
@@ -24,6 +25,16 @@ luks::Kdf ReadKdf(const Napi::Object& kdf) {
 }
 
 }  // namespace
+
+Napi::Value LuksPrepare(const Napi::CallbackInfo& info) {
+  return RunAsync(
+      info.Env(),
+      [] {
+        const cryptsetup::Session session;
+        return true;
+      },
+      [](Napi::Env env, bool) { return env.Undefined(); });
+}
 
 Napi::Value LuksFormat(const Napi::CallbackInfo& info) {
   const Napi::Object options = ReadObject(info[0], "options");
