@@ -19,6 +19,7 @@ namespace sifcrypt::starter {
 namespace {
 
 constexpr char kType[] = "fuse.sifcrypt";
+constexpr char kKernelType[] = "squashfs";
 /// Fixed places: no PATH of the caller decides what runs.
 constexpr const char* kFusermounts[] = {"/usr/bin/fusermount3", "/bin/fusermount3", "/usr/local/bin/fusermount3",
                                         "/usr/bin/fusermount", "/bin/fusermount"};
@@ -158,24 +159,24 @@ UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& sou
   return device;
 }
 
-std::string FuseMountDevice(const std::string& target) {
+std::string MountIdentity(const std::string& target) {
   std::ifstream mounts("/proc/self/mountinfo");
   std::string line, found;
   while (std::getline(mounts, line)) {
     std::istringstream fields(line);
-    std::string id, parent, device, root, place, field;
+    std::string id, parent, device, root, place, field, type, source;
     fields >> id >> parent >> device >> root >> place;
     if (DecodePath(place) != target) continue;
     while (fields >> field && field != "-") {
     }
-    fields >> field;
-    found = field == kType ? device : "";
+    fields >> type >> source;
+    found = type == kType || type == kKernelType ? device + ' ' + source : "";
   }
   return found;
 }
 
-void UnmountFuse(const std::string& target, const std::string& device) {
-  if (device.empty() || FuseMountDevice(target) != device) return;
+void Unmount(const std::string& target, const std::string& identity) {
+  if (identity.empty() || MountIdentity(target) != identity) return;
   if (umount2(target.c_str(), UMOUNT_NOFOLLOW) == 0) return;
   if (errno == EBUSY) {
     umount2(target.c_str(), UMOUNT_NOFOLLOW | MNT_DETACH);

@@ -16,11 +16,11 @@ UniqueFd MountFuse(const std::string& target, const std::string& source);
 /// The same for everybody else, by the setuid program fusermount3. Throws SystemError "fuse".
 UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& source);
 
-/// The device number ("0:43") of our file system when it is what one sees at `target` (an absolute path without
-/// symbolic links); empty when something else is there.
-std::string FuseMountDevice(const std::string& target);
+/// Tells the file system that one sees at `target` (an absolute path without symbolic links) from any other: its device
+/// number and source. Empty when what is there is neither our FUSE file system nor a squashfs of the kernel's.
+std::string MountIdentity(const std::string& target);
 
-/// Takes the file system with this device number away from `target`, even while it is in use.
-void UnmountFuse(const std::string& target, const std::string& device);
+/// Takes the file system with this identity away from `target`, even while it is in use.
+void Unmount(const std::string& target, const std::string& identity);
 
 }  // namespace sifcrypt::starter

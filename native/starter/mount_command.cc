@@ -40,24 +40,29 @@ class Guard {
     channel_ = std::move(ends.first);
     const Channel& theirs = ends.second;
     // Looked at here: by the time the other process gets to it there may be a mount.
-    const std::string before = FuseMountDevice(target);
+    const std::string before = MountIdentity(target);
     process_ = ForkChild([&] {
       OutliveParent();
       setsid();
       CloseAllBut({theirs.fd()});
       DetachStandardStreams();
-      std::string device;
-      while (const auto message = theirs.Receive()) device = message->text;
+      std::string mounted;
+      while (const auto message = theirs.Receive()) {
+        if (message->kind == Message::Kind::kEnded) return 0;
+        mounted = message->text;
+      }
       // Without word of it there may be a mount all the same: the end can come right after it was made.
-      if (device.empty()) device = FuseMountDevice(target);
-      if (device != before) UnmountFuse(target, device);
+      if (mounted.empty()) mounted = MountIdentity(target);
+      if (mounted != before) starter::Unmount(target, mounted);
       return 0;
     });
   }
   ~Guard() { Unmount(); }
   Guard(const Guard&) = delete;
   Guard& operator=(const Guard&) = delete;
-  void Watch(const std::string& device) const { channel_.Send({.text = device}); }
+  void Watch(const std::string& identity) const { channel_.Send({.text = identity}); }
+  /// The mount stays.
+  void Dismiss() const { channel_.Send({.kind = Message::Kind::kEnded}); }
   /// Idempotent; nothing when it is unmounted already.
   void Unmount() {
     channel_.Close();
@@ -75,9 +80,9 @@ class EndRequests {
  public:
   EndRequests(const SignalQueue& signals, int watch_fd) : signals_(signals), watch_fd_(watch_fd) {}
 
-  /// Waits for `fd` to become readable. False: it is to end first.
-  bool WaitFor(int fd) const {
-    pollfd events[] = {{fd, POLLIN, 0}, {signals_.fd(), POLLIN, 0}, {watch_fd_, POLLIN, 0}};
+  /// Waits for `events_wanted` of `fd`. False: it is to end first.
+  bool WaitFor(int fd, short events_wanted = POLLIN) const {
+    pollfd events[] = {{fd, events_wanted, 0}, {signals_.fd(), POLLIN, 0}, {watch_fd_, POLLIN, 0}};
     for (;;) {
       if (poll(events, std::size(events), -1) < 0 && errno != EINTR) throw SystemError(errno, "poll");
       bool end = false;
@@ -100,11 +105,30 @@ int Serve(const MountOptions& options, const EndRequests& end_requests, const St
   const OpenSquashfs squashfs(options.image);
   UniqueFd device =
       geteuid() == 0 ? MountFuse(target, options.source_name) : MountFuseUnprivileged(target, options.source_name);
-  guard.Watch(FuseMountDevice(target));
+  guard.Watch(MountIdentity(target));
   DropPrivileges();
   const std::unique_ptr<FuseServer> server = squashfs.Serve(std::move(device));
   status.Ready(getpid());
   if (!end_requests.WaitFor(server->ended_fd())) guard.Unmount();
+  return 0;
+}
+
+/// The mount needs no process. Whoever is to take it back when its caller ends does need one.
+int MountByKernel(const MountOptions& options, const EndRequests& end_requests, const Status& status) {
+  const std::string target = RealPath(options.target);
+  Guard guard(target);
+  // Readable when a mount has come or gone.
+  const UniqueFd mounts(CheckErrno(open("/proc/self/mounts", O_RDONLY | O_CLOEXEC), "mount"));
+  MountWithKernel(options.image, target);
+  const std::string identity = MountIdentity(target);
+  guard.Watch(identity);
+  status.Ready(getpid());
+  bool mounted = true;
+  if (options.watch_fd >= 0) {
+    while (mounted && end_requests.WaitFor(mounts.get(), POLLPRI)) mounted = MountIdentity(target) == identity;
+    if (mounted) return 0;  // the guard unmounts
+  }
+  guard.Dismiss();
   return 0;
 }
 
@@ -118,9 +142,7 @@ int MountCommand(const MountOptions& options, const SignalQueue& signals) {
     // The parent may take its time to get the key, or never do.
     if (options.image.encrypted() && !end_requests.WaitFor(options.image.key_fd)) return kFailure;
     if (options.image.engine == Engine::kUserspace) return Serve(options, end_requests, status);
-    MountWithKernel(options.image, options.target);
-    status.Ready(getpid());
-    return 0;
+    return MountByKernel(options, end_requests, status);
   } catch (const SystemError& failure) {
     status.Error(StepOf(failure), failure.error(), failure.what());
   } catch (const std::exception& failure) {
