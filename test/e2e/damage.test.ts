@@ -235,7 +235,7 @@ describe("A18: the plain text of a tree", () => {
       execFileSync("chmod", ["777", path.join(place, "out")])
 
       const image = path.join(place, "out", "image.sif")
-      const args = ["build", "--pem-path", keys.publicKey, image, source]
+      const args = ["build", "--compression", "xz", "--pem-path", keys.publicKey, image, source]
       const child = startSifcrypt(args, {
         env: { TMPDIR: path.join(place, "out"), HOME: path.join(place, "out") },
       })
@@ -248,6 +248,7 @@ describe("A18: the plain text of a tree", () => {
         await sleep(5)
       }
       assert.equal((await end).status, 0)
+      assert.ok(rounds > 2)
       execFileSync("sync", ["-f", place])
       assert.equal(search(disk), 0, `after the build, and ${rounds} times during it`)
       const { stdout } = await sifcryptOk(["cat", "--pem-path", keys.privateKey, image, "file-0"])

@@ -1,0 +1,331 @@
+// The public API: handles that dispose of themselves, cancelling, progress.
+import assert from "node:assert/strict"
+import { randomBytes } from "node:crypto"
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import path from "node:path"
+import { pathToFileURL } from "node:url"
+import { text } from "node:stream/consumers"
+import { setTimeout as sleep } from "node:timers/promises"
+import {
+  build,
+  BuildError,
+  inspect,
+  KeyError,
+  listMounts,
+  open,
+  TreeError,
+  unmount,
+  type CredentialOptions,
+} from "../../lib/index.ts"
+import { isRoot, packageRoot, runProgram, sifcryptOk } from "../support/cli.ts"
+import { testKeys } from "../support/keys.ts"
+import { allProcesses, mountsIn, processesOfGroup, waitFor } from "../support/processes.ts"
+import { newFolder } from "../support/scratch.ts"
+import { skip } from "../support/skip.ts"
+import { makeRootTree } from "../support/trees.ts"
+
+describe("the API", () => {
+  const keys = testKeys()
+  const folder = newFolder("api")
+  const image = path.join(folder, "image.sif")
+  const tree = makeRootTree()
+  const credentials: CredentialOptions = { pemPaths: [keys.privateKey] }
+
+  before(async () => {
+    for (let i = 0; i < 4; i++) writeFileSync(path.join(tree, `random-${i}`), randomBytes(4 << 20))
+    const seen: number[] = []
+    const result = await build({
+      output: image,
+      source: tree,
+      credentials: { pemPaths: [keys.publicKey] },
+      onProgress: (bytes) => seen.push(bytes),
+    })
+    assert.equal(result.encrypted, true)
+    assert.ok(result.inputBytes > 16 << 20)
+    assert.deepEqual(
+      seen,
+      seen.toSorted((a, b) => a - b),
+      "progress only grows",
+    )
+  })
+
+  /** Nothing of this process serves or runs anything. */
+  async function assertQuiet(): Promise<void> {
+    await waitFor("the end of the starters", () =>
+      allProcesses().every(
+        ({ parent, command }) => parent !== process.pid || !command.startsWith("sifcrypt-starter"),
+      ),
+    )
+    assert.deepEqual(mountsIn(folder), [])
+  }
+
+  describe("open", () => {
+    it("reads, lists and streams", async () => {
+      await using opened = await open(image, { credentials })
+      assert.equal(opened.kind, "luks")
+      assert.equal((await opened.readFile("/data/hello")).toString(), "hello\n")
+      assert.equal(await text(opened.createReadStream("data/hello")), "hello\n")
+      assert.ok((await opened.list("/", { recursive: true })).some((entry) => entry.path === "/bin/busybox"))
+      assert.equal((await opened.stat("/bin/sh")).target, "busybox")
+    })
+
+    it("closes when it is disposed of, and refuses work after it", async () => {
+      const opened = await open(image, { credentials })
+      await opened.list()
+      await opened[Symbol.asyncDispose]()
+      await opened[Symbol.asyncDispose]()
+      await assert.rejects(async () => await opened.list())
+      await assert.rejects(async () => await opened.exec(["true"], { engine: "userspace" }))
+    })
+
+    it("throws errors with a code and a path", async () => {
+      await assert.rejects(open(image), (error: unknown) => {
+        assert.ok(error instanceof KeyError)
+        assert.equal(error.code, "ERR_KEY_MISSING")
+        assert.equal(error.path, image)
+        return true
+      })
+      await using opened = await open(image, { credentials })
+      await assert.rejects(opened.readFile("/nothing"), (error: unknown) => {
+        assert.ok(error instanceof TreeError)
+        assert.equal(error.code, "ERR_TREE_NOT_FOUND")
+        return true
+      })
+    })
+
+    it("looks at the environment only when it is told to", async () => {
+      process.env["SIFCRYPT_ENCRYPTION_PEM_PATH"] = keys.privateKey
+      try {
+        await assert.rejects(open(image), { code: "ERR_KEY_MISSING" })
+        await using opened = await open(image, { credentials: { env: process.env } })
+        assert.ok(await opened.list())
+      } finally {
+        delete process.env["SIFCRYPT_ENCRYPTION_PEM_PATH"]
+      }
+    })
+
+    it("keeps no file open after a failure", async () => {
+      const count = (): number => readdirSync("/proc/self/fd").length
+      const before = count()
+      for (let i = 0; i < 20; i++) {
+        await assert.rejects(open(image, { credentials: { pemPaths: [keys.otherPrivateKey] } }))
+        await assert.rejects(open(keys.publicKey))
+        await assert.rejects(build({ output: path.join(folder, "no"), source: keys.publicKey }))
+      }
+      assert.equal(count(), before)
+    })
+  })
+
+  describe("inspect", () => {
+    it("needs no key", async () => {
+      const facts = await inspect(image)
+      assert.equal(facts.kind, "luks")
+      assert.equal(facts.luks?.cipher, "aes-xts-plain64")
+      assert.equal(facts.cryptoMessages, 1)
+    })
+  })
+
+  describe("mount", () => {
+    const target = path.join(folder, "mount")
+
+    before(function () {
+      if (!isRoot && !existsSync("/dev/fuse")) skip(this, "needs /dev/fuse")
+      mkdirSync(target)
+    })
+
+    afterEach(assertQuiet)
+
+    it("A19: lasts as long as its handle", async () => {
+      await using opened = await open(image, { credentials })
+      {
+        await using mounted = await opened.mount(target, { engine: "userspace" })
+        assert.equal(mounted.info.target, target)
+        assert.equal(mounted.info.image, image)
+        assert.equal(readFileSync(path.join(target, "data", "hello"), "utf8"), "hello\n")
+        assert.ok((await listMounts()).some((one) => one.target === target && one.pid === mounted.info.pid))
+      }
+      assert.deepEqual(readdirSync(target), [])
+    })
+
+    it("outlives the image's handle", async () => {
+      const opened = await open(image, { credentials })
+      await using mounted = await opened.mount(target, { engine: "userspace" })
+      await opened[Symbol.asyncDispose]()
+      assert.equal(readFileSync(path.join(target, "data", "hello"), "utf8"), "hello\n")
+      await mounted.unmount()
+      await mounted.unmount()
+      assert.deepEqual(readdirSync(target), [])
+    })
+
+    it("A3: goes when the process ends without disposing of it", async () => {
+      for (const ending of [
+        "process.exit(0)",
+        "process.kill(process.pid, 'SIGKILL')",
+        "throw new Error('x')",
+        "await 0",
+      ]) {
+        const script = `import { open } from ${JSON.stringify(pathToFileURL(path.join(packageRoot, "dist", "index.js")).href)}
+          const image = await open(${JSON.stringify(image)}, { credentials: ${JSON.stringify(credentials)} })
+          await image.mount(${JSON.stringify(target)}, { engine: "userspace" })
+          ${ending}`
+        await runProgram([process.execPath, "--input-type=module", "--eval", script], { as: "self" })
+        await waitFor(`the end of the mount after ${ending}`, () => mountsIn(target).length === 0, 5000)
+      }
+    })
+
+    it("detached stays, until somebody unmounts it", async () => {
+      const opened = await open(image, { credentials })
+      await opened.mount(target, { engine: "userspace", detached: true })
+      await opened[Symbol.asyncDispose]()
+      assert.equal(readFileSync(path.join(target, "data", "hello"), "utf8"), "hello\n")
+      await unmount(target)
+      await assert.rejects(unmount(target), { code: "ERR_MOUNT_NOT_OURS" })
+    })
+
+    it("busy says so, and can be tried again", async () => {
+      await using opened = await open(image, { credentials })
+      const mounted = await opened.mount(target, { engine: "userspace" })
+      const holder = runProgram(["sh", "-c", "echo; sleep 1"], { as: "self", cwd: target })
+      await sleep(200)
+      await assert.rejects(unmount(target), { code: "ERR_MOUNT_BUSY" })
+      await holder
+      await mounted.unmount()
+    })
+  })
+
+  describe("exec", () => {
+    const options = { engine: "userspace" } as const
+
+    afterEach(assertQuiet)
+
+    it("gives streams and an exit code", async () => {
+      await using opened = await open(image, { credentials })
+      await using running = await opened.exec(["sh", "-c", "cat; echo err >&2; exit 6"], options)
+      running.stdin?.end("input")
+      const [out, err, result] = await Promise.all([
+        text(running.stdout!),
+        text(running.stderr!),
+        running.exited,
+      ])
+      assert.deepEqual([out, err, result.exitCode], ["input", "err\n", 6])
+      assert.equal(running.engine, "userspace")
+    })
+
+    it("ends the payload when its handle is disposed of", async () => {
+      await using opened = await open(image, { credentials })
+      const started = performance.now()
+      {
+        await using running = await opened.exec(["sh", "-c", "echo ready; exec sleep 300"], options)
+        await new Promise((resolve) => running.stdout?.once("data", resolve))
+      }
+      assert.ok(performance.now() - started < 10_000)
+    })
+
+    it("passes signals on", async () => {
+      await using opened = await open(image, { credentials })
+      await using running = await opened.exec(
+        ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.02; done"],
+        options,
+      )
+      await new Promise((resolve) => running.stdout?.once("data", resolve))
+      running.kill("SIGTERM")
+      assert.equal((await running.exited).exitCode, 9)
+    })
+
+    it("stops by an AbortSignal, before and while it runs", async () => {
+      await using opened = await open(image, { credentials })
+      const reason = new Error("enough")
+      await assert.rejects(opened.exec(["true"], { ...options, signal: AbortSignal.abort(reason) }), reason)
+      const controller = new AbortController()
+      const running = await opened.exec(["sleep", "300"], { ...options, signal: controller.signal })
+      controller.abort(reason)
+      await assert.rejects(running.exited, reason)
+    })
+
+    it("runs several at once", async () => {
+      await using opened = await open(image, { credentials })
+      const codes = await Promise.all(
+        Array.from({ length: 6 }, async (_, i) => {
+          await using running = await opened.exec(["sh", "-c", `exit ${i}`], options)
+          return (await running.exited).exitCode
+        }),
+      )
+      assert.deepEqual(codes, [0, 1, 2, 3, 4, 5])
+    })
+  })
+
+  describe("cancelling", () => {
+    it("a build leaves nothing", async () => {
+      const place = newFolder("cancelled")
+      const output = path.join(place, "image.sif")
+      const reason = new Error("enough")
+      const common = { output, source: tree, compression: { name: "xz", level: 9 } } as const
+      await assert.rejects(build({ ...common, signal: AbortSignal.abort(reason) }), reason)
+      for (const afterMs of [1, 30, 100]) {
+        const controller = new AbortController()
+        const timer = setTimeout(() => {
+          controller.abort(reason)
+        }, afterMs)
+        await assert.rejects(build({ ...common, signal: controller.signal }), reason)
+        clearTimeout(timer)
+        assert.deepEqual(readdirSync(place), [])
+      }
+    })
+
+    it("an extraction stops", async () => {
+      const source = newFolder("much")
+      writeFileSync(path.join(source, "text"), Buffer.alloc(400 << 20, "what compresses well, "))
+      const output = path.join(newFolder("much-image"), "image.sif")
+      await build({ output, source, compression: { name: "lz4" } })
+      await using opened = await open(output)
+      const reason = new Error("enough")
+      const controller = new AbortController()
+      const target = path.join(newFolder("cancelled-extract"), "tree")
+      const extraction = opened.extract(target, {
+        signal: controller.signal,
+        onProgress: () => {
+          controller.abort(reason)
+        },
+      })
+      await assert.rejects(extraction, reason)
+    })
+
+    it("a list and a read stop", async () => {
+      await using opened = await open(image, { credentials })
+      const signal = AbortSignal.abort(new Error("enough"))
+      await assert.rejects(opened.list("/", { recursive: true, signal }), /enough/)
+      await assert.rejects(opened.readFile("/random-0", { signal }), /enough/)
+    })
+  })
+
+  it("leaves what exists alone, and says so with a code", async () => {
+    await assert.rejects(build({ output: image, source: tree }), (error: unknown) => {
+      assert.ok(error instanceof BuildError)
+      assert.equal(error.code, "ERR_BUILD_EXISTS")
+      return true
+    })
+  })
+
+  it("A3: a mount and an exec of one process leave nothing when it is killed", async function () {
+    if (!isRoot) skip(this, "needs root, to mark all processes that come of a command")
+    const group = 74_000
+    const target = path.join(folder, "both")
+    mkdirSync(target)
+    const script = `import { open } from ${JSON.stringify(pathToFileURL(path.join(packageRoot, "dist", "index.js")).href)}
+      const image = await open(${JSON.stringify(image)}, { credentials: ${JSON.stringify(credentials)} })
+      await image.mount(${JSON.stringify(target)}, { engine: "userspace" })
+      await image.exec(["sleep", "300"], { engine: "userspace" })
+      process.kill(process.pid, "SIGKILL")`
+    await runProgram([process.execPath, "--input-type=module", "--eval", script], { as: "self", group })
+    await waitFor(
+      "the end of everything",
+      () => processesOfGroup(group).length === 0 && mountsIn(target).length === 0,
+      5000,
+    )
+  })
+
+  it("the command says what the API says", async () => {
+    const { text: printed } = await sifcryptOk(["info", "--json", image], { as: "self" })
+    assert.deepEqual(JSON.parse(printed), JSON.parse(JSON.stringify(await inspect(image))))
+  })
+})
