@@ -9,19 +9,18 @@ import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { describeTree, makeRootTree } from "../support/trees.ts"
 import { images as vectors, vector } from "../vectors/load.ts"
-import { assertStep, inPeer, peerRoot, SharedFolder, type Step } from "./peer.ts"
+import { assertStep, inOwnGuest, inPeer, peerRoot, SharedFolder, type Step } from "./peer.ts"
 
-const version = inPeer("apptainer", "--version").trim()
-const cryptsetup = inPeer("cryptsetup", "--version")
-  .trim()
-  .replace(/ flags:.*/, "")
+const versions = isRoot
+  ? `${inPeer("apptainer", "--version").trim()}, ${inPeer("cryptsetup", "--version").trim()}`
+  : "Apptainer"
 
 /** The user that peer-run.sh and the peer's passwd know. */
 const peerUser = 1000
 
 const showDmCrypt = "cat /data/hello /sys/block/dm-0/dm/uuid"
 
-describe(`interop with ${version}, ${cryptsetup}`, function () {
+describe(`interop with ${versions.replace(/ flags:.*/, "")}`, function () {
   const keys = testKeys()
   const tree = makeRootTree()
   /** Built here by an ordinary user. */
@@ -195,8 +194,8 @@ describe(`interop with ${version}, ${cryptsetup}`, function () {
       })
 
     it("open here for root through dm-crypt", async () => {
-      const key = path.join(shared.path, path.basename(keys.privateKey))
-      copyFileSync(keys.passphraseFile, path.join(shared.path, "passphrase"))
+      const images = ["peer-rsa.sif", "peer-passphrase.sif"].map((name) => path.join(shared.path, name))
+      const [key, secret] = [keys.privateKey, keys.passphraseFile]
       const run = (name: string, ...options: readonly string[]): string[] => [
         process.execPath,
         cli,
@@ -209,9 +208,9 @@ describe(`interop with ${version}, ${cryptsetup}`, function () {
         "-c",
         showDmCrypt,
       ]
-      const results = await shared.inOwnGuest({
-        rsa: run("peer-rsa.sif", "--pem-path", key),
-        passphrase: run("peer-passphrase.sif", "--passphrase-file", "passphrase"),
+      const results = await inOwnGuest([...images, key, secret], {
+        rsa: run("peer-rsa.sif", "--pem-path", path.basename(key)),
+        passphrase: run("peer-passphrase.sif", "--passphrase-file", path.basename(secret)),
         leftLoops: ["losetup", "-a"],
         leftMappings: ["dmsetup", "ls"],
       })

@@ -48,7 +48,7 @@ async function runInGuest<Name extends string>(
   writeFileSync(path.join(folder, "steps.sh"), [`cd ${quoted(inside)} || exit`, ...script, ""].join("\n"))
   const { status, stderr } = await runProgram(
     [path.join(support, "uml-run.sh"), "--mem", "3G", ...options, "--", "bash", `${inside}/steps.sh`],
-    { as: "self", env: { SIFCRYPT_PEER_ROOT: peerRoot }, timeoutMs: 280_000 },
+    { as: "self", cwd: packageRoot, env: { SIFCRYPT_PEER_ROOT: peerRoot }, timeoutMs: 280_000 },
   )
   assert.equal(status, 0, `the guest: ${stderr}`)
   const read = (file: string): string => readFileSync(path.join(folder, file), "utf8")
@@ -90,13 +90,23 @@ export class SharedFolder implements Disposable {
     return await runInGuest(["--root", peerRoot], this.path, this.inside, steps)
   }
 
-  /** Runs steps in a guest with this machine's programs. */
-  async inOwnGuest<Name extends string>(steps: Readonly<Record<Name, Command>>): Promise<Record<Name, Step>> {
-    return await runInGuest([], this.path, this.path, steps)
-  }
-
   [Symbol.dispose](): void {
     rmSync(this.path, { recursive: true, force: true })
+  }
+}
+
+/** Runs steps in a guest with this machine's programs, in a folder with copies of `files`. */
+export async function inOwnGuest<Name extends string>(
+  files: readonly string[],
+  steps: Readonly<Record<Name, Command>>,
+): Promise<Record<Name, Step>> {
+  // A guest sees the folder that it is started in, wherever that lies.
+  const folder = mkdtempSync(path.join(packageRoot, "build", "interop-"))
+  try {
+    for (const file of files) copyFileSync(file, path.join(folder, path.basename(file)))
+    return await runInGuest([], folder, folder, steps)
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
   }
 }
 

@@ -4,6 +4,7 @@ import { createHash } from "node:crypto"
 import { lstatSync, readFileSync, readlinkSync, statfsSync } from "node:fs"
 import path from "node:path"
 import { listMounts, open, unmount, type OpenOptions } from "../../lib/index.ts"
+import { packageRoot, runProgram } from "../support/cli.ts"
 import { newFolder } from "../support/scratch.ts"
 import { describeTree } from "../support/trees.ts"
 import { vectorPath } from "../vectors/load.ts"
@@ -15,6 +16,7 @@ import {
   mountFacts,
   mountPoint,
   needsDeviceMapper,
+  output,
   peerKey,
   rootTree,
   unpackVector,
@@ -113,4 +115,32 @@ describe("mount with the kernel engine", function () {
         assert.deepEqual(describeTree(folder), describeTree(rootTree()))
       })
     })
+
+  it("takes a mount that is not detached away with its process, even a killed one", async () => {
+    const image = await buildImage([])
+    const point = mountPoint()
+    const program = `
+      import { readFileSync } from "node:fs"
+      import { open } from ${JSON.stringify(path.join(packageRoot, "dist", "index.js"))}
+      const [image, folder] = process.argv.slice(1)
+      const opened = await open(image)
+      await opened.mount(folder, { engine: "kernel" })
+      console.log(readFileSync(folder + "/data/hello", "utf8").trim())
+      process.kill(process.pid, "SIGKILL")`
+    const { signal, text, stderr } = await runProgram(
+      [process.execPath, "--input-type=module", "--eval", program, image, point],
+      { as: "self" },
+    )
+    assert.equal(signal, "SIGKILL", stderr)
+    assert.equal(text, "hello\n")
+    await assertSettles(state)
+  })
+
+  it("follows a mount that somebody else unmounts", async () => {
+    const point = mountPoint()
+    await using opened = await open(await buildImage([]))
+    await opened.mount(point, { engine: "kernel" })
+    output("umount", [point])
+    await assertSettles(state)
+  })
 })
