@@ -62,5 +62,6 @@ async function main(): Promise<number> {
 }
 
 void main().then((code) => {
-  process.exitCode = code
+  // Nothing is left to wait for, and output to files, pipes and terminals is written when write() returns.
+  process.exit(code)
 })

@@ -1,12 +1,12 @@
 // Runs a payload in an opened image.
-import { readFileSync } from "node:fs"
+import { readFileSync, realpathSync } from "node:fs"
 import { realpath } from "node:fs/promises"
 import { userInfo } from "node:os"
 import path from "node:path"
 import type { Tree } from "../device/tree.ts"
 import { starterPath } from "../native/load.ts"
-import { parseBinds } from "../runtime/binds.ts"
-import { makeBundle, type Action, type Bundle } from "../runtime/bundle.ts"
+import { composeBinds, parseBinds } from "../runtime/binds.ts"
+import { chooseSession, makeBundle, type Action } from "../runtime/bundle.ts"
 import { composeEnvironment } from "../runtime/environment.ts"
 import type { Identity } from "../runtime/passwd.ts"
 import { findProgram } from "../runtime/program.ts"
@@ -85,7 +85,8 @@ function callerIdentity(): Identity {
 async function start(
   { source }: Startable,
   engine: ConcreteEngine,
-  bundle: Bundle,
+  session: string,
+  bundle: Promise<Buffer>,
   crun: string,
   options: ExecOptions,
 ): Promise<Running> {
@@ -96,14 +97,14 @@ async function start(
     engine,
     source,
     args: [
-      `--session=${bundle.session}`,
+      `--session=${session}`,
       `--crun=${crun}`,
       `--id=sifcrypt-${process.pid}-${Date.now().toString(36)}`,
       cacheArgument(options.cacheSize),
       // In a user namespace with one id everything else would be nobody's.
       ...(uid === 0 ? [] : [`--owner=${uid}:${gid}`]),
     ],
-    bundle: bundle.bytes,
+    bundle,
     attached: true,
     stdio: [stdio, stdio, stdio],
   })
@@ -124,7 +125,7 @@ async function start(
   // It may end before anybody asks how.
   exited.catch(() => undefined)
   try {
-    await starter.ready
+    await Promise.all([starter.ready, bundle])
   } catch (error) {
     await exited.catch(() => undefined)
     signal?.throwIfAborted()
@@ -164,22 +165,30 @@ export async function runImage(
   signal?.throwIfAborted()
   const crun = findProgram("crun", "it runs the container")
   const hostCwd = await realpath(process.cwd())
-  const bundle = await makeBundle({
+  const identity = callerIdentity()
+  const binds = composeBinds(
+    { uid: identity.uid, gid: identity.gid, home: identity.home, cwd: hostCwd },
+    parseBinds(options.binds ?? [], hostCwd),
+  )
+  const session = chooseSession(binds.map(({ source }) => realpathSync(source)))
+  const bundle = makeBundle({
     tree,
     image: startable.source.image,
     action,
     argv,
-    identity: callerIdentity(),
+    identity,
     hostCwd,
     cwd: options.cwd,
-    binds: parseBinds(options.binds ?? [], hostCwd),
+    binds,
+    session,
     environment: composeEnvironment(process.env, options.env ?? [], options.cleanEnv === true),
     terminal: stdio === "inherit" && process.stdin.isTTY && process.stdout.isTTY && process.stderr.isTTY,
     umask: currentUmask(),
     starter: starterPath(),
   })
-  signal?.throwIfAborted()
+  // It may fail while nobody waits for it yet.
+  bundle.catch(() => undefined)
   return await withEngine(options.engine ?? "auto", startable, (engine) =>
-    start(startable, engine, bundle, crun, options),
+    start(startable, engine, session, bundle, crun, options),
   )
 }

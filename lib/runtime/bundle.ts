@@ -3,7 +3,7 @@ import { existsSync, lstatSync, readFileSync, realpathSync } from "node:fs"
 import path from "node:path"
 import type { Tree } from "../device/tree.ts"
 import { RunError } from "../errors.ts"
-import { composeBinds, hostPath, isWithin, type Bind, type Caller } from "./binds.ts"
+import { hostPath, isWithin, type Bind } from "./binds.ts"
 import { ENTRY_FOLDER, entryScript } from "./entry.ts"
 import { DEFAULT_PATH, hostScript, overrideScript, type PayloadEnvironment } from "./environment.ts"
 import { groupWith, passwdWith, type Identity } from "./passwd.ts"
@@ -22,19 +22,15 @@ export interface BundleOptions {
   readonly hostCwd: string
   /** As asked for; undefined: the host's, if it is seen inside. */
   readonly cwd: string | undefined
+  /** All of them, the defaults included. */
   readonly binds: readonly Bind[]
+  /** The folder of {@link chooseSession}. */
+  readonly session: string
   readonly environment: PayloadEnvironment
   readonly terminal: boolean
   readonly umask: number
   /** The program crun calls to restore the root's mount flags. */
   readonly starter: string
-}
-
-export interface Bundle {
-  /** The session folder, over which the starter mounts a tmpfs that only the container's side sees. */
-  readonly session: string
-  /** Records as the starter reads them. */
-  readonly bytes: Buffer
 }
 
 interface OciMount {
@@ -90,7 +86,7 @@ async function imageFile(tree: Tree | undefined, file: string): Promise<string> 
 /** A mount point that is a symbolic link would let the image choose what is covered. */
 async function checkRoot(options: BundleOptions): Promise<void> {
   const folders = ["/dev", "/proc", "/sys", "/etc"]
-  const kinds = await Promise.all(folders.map((folder) => options.tree?.find(folder, false)))
+  const kinds = await Promise.all(folders.map(async (folder) => await options.tree?.find(folder, false)))
   for (const [index, found] of kinds.entries()) {
     const folder = folders[index] ?? ""
     if (found !== undefined && found.type !== "directory")
@@ -176,15 +172,14 @@ function record(name: string, mode: number, content: string): Buffer {
 /**
  * Composes the bundle of one run.
  *
+ * @returns Records as the starter reads them.
  * @throws RunError when the image cannot be run as asked.
  */
-export async function makeBundle(options: BundleOptions): Promise<Bundle> {
+export async function makeBundle(options: BundleOptions): Promise<Buffer> {
   const { tree, identity, environment } = options
   await checkRoot(options)
-  const { uid, gid, home } = identity
-  const caller: Caller = { uid, gid, home, cwd: options.hostCwd }
-  const binds = composeBinds(caller, options.binds)
-  const session = chooseSession(binds.map(({ source }) => realpathSync(source)))
+  const { uid, gid } = identity
+  const { binds, session } = options
   const root = `${session}/root`
   const files = `${session}/files`
   const privileged = uid === 0
@@ -237,17 +232,14 @@ export async function makeBundle(options: BundleOptions): Promise<Bundle> {
       resources: {},
     },
   }
-  return {
-    session,
-    bytes: Buffer.concat([
-      record("config.json", 0o600, JSON.stringify(config)),
-      record("entry", 0o755, entryScript),
-      record("overrides.sh", 0o644, overrideScript(environment)),
-      record("host.sh", 0o644, hostScript(environment)),
-      record("passwd", 0o644, passwdWith(await imageFile(tree, "/etc/passwd"), identity)),
-      record("group", 0o644, groupWith(await imageFile(tree, "/etc/group"), identity)),
-    ]),
-  }
+  return Buffer.concat([
+    record("config.json", 0o600, JSON.stringify(config)),
+    record("entry", 0o755, entryScript),
+    record("overrides.sh", 0o644, overrideScript(environment)),
+    record("host.sh", 0o644, hostScript(environment)),
+    record("passwd", 0o644, passwdWith(await imageFile(tree, "/etc/passwd"), identity)),
+    record("group", 0o644, groupWith(await imageFile(tree, "/etc/group"), identity)),
+  ])
 }
 
 function supplementaryGroups(gid: number): number[] {

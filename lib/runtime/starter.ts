@@ -107,8 +107,8 @@ export interface StarterOptions {
   readonly source: StarterSource
   /** Further `--name=value` arguments. */
   readonly args: readonly string[]
-  /** Goes through a pipe as `--bundle-fd`. */
-  readonly bundle?: Buffer
+  /** Goes through a pipe as `--bundle-fd`; the starter prepares what it can until it comes. */
+  readonly bundle?: Promise<Buffer>
   /** Ends with this process, or stays when this process is gone. */
   readonly attached: boolean
   /** Standard input, output and error. */
@@ -188,7 +188,13 @@ export function startStarter(options: StarterOptions): Starter {
     sendSecret(child, key, luks.volumeKey)
     if (metadata !== undefined) send(child, metadata, luks.header.metadata)
   }
-  if (bundle !== undefined && options.bundle !== undefined) send(child, bundle, options.bundle)
+  const release = (): void => {
+    if (watch !== undefined) (child.stdio[watch] as Duplex).destroy()
+  }
+  if (bundle !== undefined)
+    options.bundle?.then((bytes) => {
+      send(child, bundle, bytes)
+    }, release)
 
   let failure: ContainerError | undefined
   const ready = deferred<number>()
@@ -234,9 +240,7 @@ export function startStarter(options: StarterOptions): Starter {
     child,
     ready: ready.promise,
     ended,
-    release: () => {
-      if (watch !== undefined) (child.stdio[watch] as Duplex).destroy()
-    },
+    release,
   }
 }
 

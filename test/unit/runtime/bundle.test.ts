@@ -4,6 +4,7 @@ import { mkdtempSync, realpathSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
 import type { Tree } from "../../../lib/device/tree.ts"
+import { composeBinds } from "../../../lib/runtime/binds.ts"
 import { chooseSession, makeBundle, type BundleOptions } from "../../../lib/runtime/bundle.ts"
 
 /** What the tests read of crun's configuration. */
@@ -53,7 +54,8 @@ describe("makeBundle", () => {
     rmSync(home, { recursive: true })
   })
 
-  function options(changes: Partial<BundleOptions> = {}): BundleOptions {
+  /** `binds` are the caller's own; the defaults are added. */
+  function options({ binds = [], ...changes }: Partial<BundleOptions> = {}): BundleOptions {
     return {
       tree: treeOf(shell),
       image: "/images/tool.sif",
@@ -62,7 +64,8 @@ describe("makeBundle", () => {
       identity: { uid: 1000, gid: 2000, name: "ada", group: "staff", home, shell: "/bin/sh" },
       hostCwd: home,
       cwd: undefined,
-      binds: [],
+      binds: composeBinds({ uid: 1000, gid: 2000, home, cwd: changes.hostCwd ?? home }, binds),
+      session: "/mnt",
       environment: { host: new Map([["A", "host"]]), overrides: new Map([["B", "it's"]]) },
       terminal: false,
       umask: 0o22,
@@ -74,7 +77,7 @@ describe("makeBundle", () => {
   async function make(
     changes: Partial<BundleOptions> = {},
   ): Promise<{ config: Config; files: Map<string, string> }> {
-    const { bytes } = await makeBundle(options(changes))
+    const bytes = await makeBundle(options(changes))
     const files = new Map<string, string>()
     for (let at = 0; at < bytes.length;) {
       const end = bytes.indexOf(0x0a, at)
