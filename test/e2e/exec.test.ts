@@ -521,6 +521,22 @@ describe("running in an image", () => {
       assert.match(result.stderr, /\/dev\/fuse/)
     })
 
+    it("says that there are no user namespaces", async () => {
+      // The kernel gives none to a process in a changed root.
+      const root = newFolder("root")
+      const wrapper = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        `mount --rbind / ${root}; exec chroot ${root} "$@"`,
+        "sh",
+      ]
+      const result = await sifcrypt(["exec", ...credentials, image, "true"], { wrapper })
+      assert.equal(result.status, 24, result.stderr)
+      assert.match(result.stderr, /user namespace|userns/)
+    })
+
     it("A17: says that the kernel engine needs root", async () => {
       const result = await sifcrypt([
         "exec",
