@@ -102,66 +102,6 @@ void LeaveUdevOut() {
   set_sync_support(0);
 }
 
-/// A process that removes a mapping and its node when this process ends without having called Dismiss. It has nothing
-/// of this process open but the control device, and makes system calls only: it may be started with threads running.
-class Watchdog {
- public:
-  Watchdog(const UniqueFd& control, const std::string& name, const std::string& node) {
-    int ends[2];
-    CheckErrno(pipe2(ends, O_CLOEXEC), "pipe2");
-    const UniqueFd read_end(ends[0]);
-    write_end_.Reset(ends[1]);
-    dm_ioctl command = Command(name.c_str(), DM_DEFERRED_REMOVE);
-    const char* path = node.c_str();
-    // Like fork, but without the C library's handlers, and without a SIGCHLD that somebody else waits for.
-    const long child = syscall(SYS_clone, 0UL, nullptr, nullptr, nullptr, 0UL);
-    CheckErrno(child, "clone");
-    if (child == 0) Stand(control.get(), read_end.get(), command, path);
-    child_ = static_cast<pid_t>(child);
-  }
-  ~Watchdog() {
-    write_end_.Reset();
-    // If not dismissed it now removes what is there; that is part of undoing.
-    while (waitpid(child_, nullptr, __WALL) < 0 && errno == EINTR) {
-    }
-  }
-  Watchdog(const Watchdog&) = delete;
-  Watchdog& operator=(const Watchdog&) = delete;
-  void Dismiss() {
-    while (write(write_end_.get(), "", 1) < 0 && errno == EINTR) {
-    }
-  }
-
- private:
-  [[noreturn]] static void Stand(int control, int pipe, dm_ioctl& command, const char* node) {
-    // dup3 to fixed numbers, then everything else goes: an inherited pipe must not be kept open by us.
-    constexpr int kPipe = 3, kControlFd = 4, kSpare = 1000;
-    syscall(SYS_setsid);
-    sigset_t all;
-    sigfillset(&all);
-    sigprocmask(SIG_BLOCK, &all, nullptr);
-    const int pipe_copy = fcntl(pipe, F_DUPFD, kSpare);
-    const int control_copy = fcntl(control, F_DUPFD, kSpare);
-    if (pipe_copy < 0 || control_copy < 0 || dup2(pipe_copy, kPipe) < 0 || dup2(control_copy, kControlFd) < 0) _exit(1);
-    for (int standard = 0; standard < 3; ++standard) close(standard);
-    if (syscall(SYS_close_range, kControlFd + 1, ~0U, 0) != 0) {
-      for (int fd = kControlFd + 1; fd < 65536; ++fd) close(fd);
-    }
-    char byte;
-    ssize_t n;
-    do n = read(kPipe, &byte, 1);
-    while (n < 0 && errno == EINTR);
-    if (n == 0) {
-      ioctl(kControlFd, DM_DEV_REMOVE, &command);
-      unlink(node);
-    }
-    _exit(0);
-  }
-
-  UniqueFd write_end_;
-  pid_t child_ = -1;
-};
-
 /// Opens the mapping's node; makes one if neither libdevmapper nor udev did.
 UniqueFd OpenMapping(const UniqueFd& control, const std::string& name, const std::string& path) {
   dm_ioctl status = Command(name.c_str(), 0);
@@ -193,10 +133,66 @@ void Activate(const ActivateRequest& request, const std::string& name) {
 
 }  // namespace
 
+/// A process that removes a mapping, or marks it for removal, and its node when this object or this process ends. It has
+/// nothing of this process open but the control device, and makes system calls only: it may be started with threads
+/// running.
+class Mapping::Watchdog {
+ public:
+  Watchdog(const UniqueFd& control, const std::string& name, const std::string& node) {
+    int ends[2];
+    CheckErrno(pipe2(ends, O_CLOEXEC), "pipe2");
+    const UniqueFd read_end(ends[0]);
+    write_end_.Reset(ends[1]);
+    dm_ioctl command = Command(name.c_str(), DM_DEFERRED_REMOVE);
+    const char* path = node.c_str();
+    // Like fork, but without the C library's handlers, and without a SIGCHLD that somebody else waits for.
+    const long child = syscall(SYS_clone, 0UL, nullptr, nullptr, nullptr, 0UL);
+    CheckErrno(child, "clone");
+    if (child == 0) Stand(control.get(), read_end.get(), command, path);
+    child_ = static_cast<pid_t>(child);
+  }
+  ~Watchdog() {
+    write_end_.Reset();
+    while (waitpid(child_, nullptr, __WALL) < 0 && errno == EINTR) {
+    }
+  }
+  Watchdog(const Watchdog&) = delete;
+  Watchdog& operator=(const Watchdog&) = delete;
+
+ private:
+  [[noreturn]] static void Stand(int control, int pipe, dm_ioctl& command, const char* node) {
+    // dup3 to fixed numbers, then everything else goes: an inherited pipe must not be kept open by us.
+    constexpr int kPipe = 3, kControlFd = 4, kSpare = 1000;
+    syscall(SYS_setsid);
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, nullptr);
+    const int pipe_copy = fcntl(pipe, F_DUPFD, kSpare);
+    const int control_copy = fcntl(control, F_DUPFD, kSpare);
+    if (pipe_copy < 0 || control_copy < 0 || dup2(pipe_copy, kPipe) < 0 || dup2(control_copy, kControlFd) < 0) _exit(1);
+    for (int standard = 0; standard < 3; ++standard) close(standard);
+    if (syscall(SYS_close_range, kControlFd + 1, ~0U, 0) != 0) {
+      for (int fd = kControlFd + 1; fd < 65536; ++fd) close(fd);
+    }
+    char byte;
+    ssize_t n;
+    do n = read(kPipe, &byte, 1);
+    while (n < 0 && errno == EINTR);
+    if (n == 0) {
+      ioctl(kControlFd, DM_DEV_REMOVE, &command);
+      unlink(node);
+    }
+    _exit(0);
+  }
+
+  UniqueFd write_end_;
+  pid_t child_ = -1;
+};
+
 Mapping::Mapping(const ActivateRequest& request) : name_(RandomName()), path_("/dev/mapper/" + name_) {
   if (request.metadata.size() > request.area_size) throw SystemError(EINVAL, kOperation, "metadata");
   const UniqueFd control = OpenControl();
-  Watchdog watchdog(control, name_, path_);
+  watchdog_ = std::make_unique<Watchdog>(control, name_, path_);
   try {
     Activate(request, name_);
   } catch (const SystemError& error) {
@@ -212,7 +208,6 @@ Mapping::Mapping(const ActivateRequest& request) : name_(RandomName()), path_("/
   if (ioctl(control.get(), DM_DEV_STATUS, &status) == 0 && (status.flags & DM_DEFERRED_REMOVE) == 0)
     throw SystemError(ENOTSUP, kOperation, "the kernel does not know deferred removal");
   device_ = std::move(device);
-  watchdog.Dismiss();
 }
 
 Mapping::~Mapping() { unlink(path_.c_str()); }

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -22,8 +23,8 @@ struct ActivateRequest {
 };
 
 /// A read-only mapping, marked for deferred removal from the moment it is open here: it lasts as long as somebody (this
-/// object, a mount) has it open. From before it is made until then, a helper process stands by that removes it should
-/// this process be killed in between.
+/// object, a mount) has it open. As long as this object lives, and from before the mapping is made, a helper process
+/// stands by that removes mapping and node should this process be killed.
 class Mapping {
  public:
   /// Throws SystemError "crypt_activate" (EPERM: not this header's key; ENOTSUP: no device-mapper or dm-crypt, or a
@@ -37,8 +38,11 @@ class Mapping {
   const std::string& path() const { return path_; }
 
  private:
+  class Watchdog;
+
   std::string name_;
   std::string path_;
+  std::unique_ptr<Watchdog> watchdog_;
   UniqueFd device_;
 };
 
