@@ -38,5 +38,6 @@ for (const [name, credentials] of Object.entries({
       cells[`${name} ${engine} ${action}`] = await act(opened, engine).catch(
         (error) => error.code ?? String(error),
       )
+  await opened.close()
 }
 process.stdout.write(JSON.stringify(cells))

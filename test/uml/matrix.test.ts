@@ -53,6 +53,7 @@ describe("A15: the matrix", function () {
       const argv = [process.execPath, program, testKeys().privateKey, passphraseFile, image, folder]
       const { status, text, stderr } = await runProgram(argv, { ...options, timeoutMs: 120_000 })
       assert.equal(status, 0, stderr)
+      assert.equal(stderr, "")
       const expected: Record<string, string> = {}
       for (const credential of ["rsa", "passphrase"])
         for (const engine of ["kernel", "userspace"])

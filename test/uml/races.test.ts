@@ -2,7 +2,7 @@
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
 import { mkdirSync, rmdirSync } from "node:fs"
-import { open, unmount } from "../../lib/index.ts"
+import { open, unmount, type Image } from "../../lib/index.ts"
 import { cli, runProgram } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import {
@@ -135,4 +135,40 @@ describe("A14: the kernel engine where no loop device can be had", function () {
     assert.equal(mount.info.engine, "kernel")
     assert.match(kernelState().loops[0] ?? "", /^loop77 /)
   })
+})
+
+describe("the kernel engine without a part of the kernel", function () {
+  let opened: Image
+  let state: KernelState
+
+  before(async function () {
+    needsDeviceMapper(this)
+    opened = await open(await cheapImageForBoth(), withKey)
+    state = kernelState()
+  })
+  after(async () => {
+    await opened.close()
+  })
+
+  for (const [module, message] of [
+    ["dm-crypt", /dm-crypt/],
+    ["squashfs", /No such device/],
+    ["loop", /loop devices/],
+  ] as const)
+    it(`says that ${module} is missing, and with auto leaves the image to user space`, async () => {
+      execFileSync("rmmod", [module])
+      try {
+        await assert.rejects(opened.mount(mountPoint(), { engine: "kernel" }), {
+          code: "ERR_ENV_NO_KERNEL_SUPPORT",
+          message,
+        })
+        const running = await opened.exec(["/bin/cat", "/data/hello"])
+        assert.equal(running.engine, "userspace")
+        assert.equal(await collect(running.stdout), "hello\n")
+        assert.deepEqual(await running.exited, { exitCode: 0 })
+      } finally {
+        assert.ok(loadModule(module))
+      }
+      await assertSettles(state)
+    })
 })
