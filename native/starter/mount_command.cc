@@ -24,6 +24,9 @@ namespace sifcrypt::starter {
 namespace {
 
 constexpr int kFailure = 255;
+/// How long a mount may take to appear after the process that wanted it was killed.
+constexpr int kStragglerMs = 1000;
+constexpr int kLookAgainMs = 20;
 
 std::string RealPath(const std::string& path) {
   const std::unique_ptr<char, decltype(&free)> real(realpath(path.c_str(), nullptr), free);
@@ -46,16 +49,29 @@ class Guard {
       setsid();
       CloseAllBut({theirs.fd()});
       DetachStandardStreams();
+      theirs.Send({.kind = Message::Kind::kStarted});
       std::string mounted;
+      bool in_order = false;
       while (const auto message = theirs.Receive()) {
         if (message->kind == Message::Kind::kEnded) return 0;
-        mounted = message->text;
+        if (message->kind == Message::Kind::kTerminate)
+          in_order = true;
+        else
+          mounted = message->text;
       }
-      // Without word of it there may be a mount all the same: the end can come right after it was made.
+      // Without word of it there may be a mount all the same, or there will be: fusermount3 ends its work alone.
       if (mounted.empty()) mounted = MountIdentity(target);
+      const int64_t give_up = NowMs() + kStragglerMs;
+      while (!in_order && mounted == before && NowMs() < give_up) {
+        poll(nullptr, 0, kLookAgainMs);
+        mounted = MountIdentity(target);
+      }
       if (mounted != before) starter::Unmount(target, mounted);
       return 0;
     });
+    // Nothing is mounted before the guard outlives this process.
+    ends.second.Close();
+    channel_.Receive();
   }
   ~Guard() { Unmount(); }
   Guard(const Guard&) = delete;
@@ -65,6 +81,7 @@ class Guard {
   void Dismiss() const { channel_.Send({.kind = Message::Kind::kEnded}); }
   /// Idempotent; nothing when it is unmounted already.
   void Unmount() {
+    channel_.Send({.kind = Message::Kind::kTerminate});
     channel_.Close();
     while (waitpid(process_, nullptr, 0) < 0 && errno == EINTR) {
     }
