@@ -1,7 +1,6 @@
 // Builds an image in one pass: tree → squashfs → cipher → SIF. Nothing plain is written anywhere on the way.
 import { randomFillSync } from "node:crypto"
 import { constants } from "node:os"
-import path from "node:path"
 import {
   credentialVariable,
   hasExplicitCredentials,
@@ -10,6 +9,7 @@ import {
   type Credential,
   type CredentialOptions,
 } from "../container/credentials.ts"
+import { DEFAULT_KDF_LIMITS } from "../device/luks-header.ts"
 import {
   FIPS_PASSPHRASE_KDF,
   formatLuks,
@@ -22,12 +22,20 @@ import { encodeCryptoMessage } from "../key/crypto-message.ts"
 import { wrapSecret } from "../key/rsa-oaep.ts"
 import type { NativeCipher, NativeKdf } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
-import { cryptoMessageExtra, DataType, FileSystem, partitionExtra, PartitionType } from "../sif/format.ts"
+import {
+  cryptoMessageExtra,
+  DataType,
+  DEFAULT_SLOTS,
+  FileSystem,
+  partitionExtra,
+  PartitionType,
+  type SifObject,
+} from "../sif/format.ts"
 import { architectureDigits } from "../sif/names.ts"
 import { PARTITION_ALIGNMENT, SifLayout, writeFully } from "../sif/write.ts"
 import type { Bytes } from "../units.ts"
 import { asOutputError, checkTarget, Output } from "./output.ts"
-import { openSource, type BuildSource, type Metadata } from "./source.ts"
+import { openSource, type BuildSource } from "./source.ts"
 
 /** The compressors of squashfs that are written; each is read as well. */
 export type CompressionName = "zstd" | "gzip" | "lz4" | "xz"
@@ -137,14 +145,20 @@ async function recipientsOf(options: BuildOptions): Promise<Credential[]> {
   const recipients = await resolveRecipients(credentials, onNotice)
   if (recipients.length === 0)
     throw new KeyError("ERR_KEY_MISSING", "an encrypted image was asked for and no key was given")
+  const messages = recipients.filter(({ kind }) => kind === "rsa").length
+  if (messages >= DEFAULT_SLOTS)
+    throw new BuildError("ERR_BUILD_OUTPUT", `an image holds ${DEFAULT_SLOTS - 1} RSA recipients, not ${messages}`)
   return recipients
 }
 
-/** Least and most of what {@link PassphraseKdf} takes: libcryptsetup refuses less, and nobody opens more. */
+/**
+ * Least and most of what {@link PassphraseKdf} takes: libcryptsetup refuses less, and more is refused when the image is
+ * opened, as two passphrases together must stay below the limits that hold there.
+ */
 export const passphraseKdfLimits: Readonly<Record<"memory" | "argon2id" | "pbkdf2", readonly [number, number]>> = {
-  memory: [32, 4 * 1024 * 1024],
+  memory: [32, DEFAULT_KDF_LIMITS.memory],
   argon2id: [4, 1000],
-  pbkdf2: [1000, 1_000_000_000],
+  pbkdf2: [1000, 3_500_000],
 }
 
 function kdfFor(wanted: PassphraseKdf = { type: "argon2id" }): NativeKdf {
@@ -155,11 +169,15 @@ function kdfFor(wanted: PassphraseKdf = { type: "argon2id" }): NativeKdf {
     return value
   }
   if (wanted.type === "pbkdf2" && wanted.memory !== undefined) throw new RangeError("pbkdf2 takes no memory")
-  return {
+  const kdf = {
     ...preset,
     iterations: check("number of iterations", wanted.iterations ?? preset.iterations, passphraseKdfLimits[wanted.type]),
     memory: wanted.memory === undefined ? preset.memory : check("memory in KiB", wanted.memory, passphraseKdfLimits.memory),
   }
+  const most = DEFAULT_KDF_LIMITS.work / 2
+  if (kdf.memory * kdf.iterations > most)
+    throw new RangeError(`memory times passes of argon2id is at most ${most} KiB, not ${kdf.memory * kdf.iterations}`)
+  return kdf
 }
 
 /** A header and key for these recipients, and the messages that carry the secret to the RSA keys among them. */
@@ -190,11 +208,15 @@ async function formatFor(
 }
 
 /** Writes what is not zero; the rest becomes holes. */
-async function writeSparse(output: Output, bytes: Buffer, position: Bytes): Promise<void> {
+async function writeSparse(
+  write: (bytes: Uint8Array, position: Bytes) => Promise<void>,
+  bytes: Buffer,
+  position: Bytes,
+): Promise<void> {
   const empty = Buffer.alloc(PAGE)
   for (let at = 0; at < bytes.length; at += PAGE) {
     const page = bytes.subarray(at, at + PAGE)
-    if (!page.equals(empty.subarray(0, page.length))) await writeFully(output.file, page, position + at)
+    if (!page.equals(empty.subarray(0, page.length))) await write(page, position + at)
   }
 }
 
@@ -213,7 +235,7 @@ async function writeTree(
 ): Promise<Written> {
   const { signal, onProgress, compression = { name: "zstd" } } = options
   const { tree } = source
-  const relative = "directory" in tree ? path.relative(path.resolve(tree.directory), path.resolve(options.output)) : ""
+  let progressError: { readonly error: unknown } | undefined
   try {
     return await loadAddon().buildTree(
       {
@@ -227,16 +249,21 @@ async function writeTree(
         threads: 0,
         squashOwner: !(options.keepOwner ?? process.geteuid?.() === 0),
         sourceDateEpoch: options.sourceDateEpoch ?? -1,
-        // An image that is replaced may lie inside the folder it is built from.
-        exclude: relative === "" || relative.startsWith("..") ? [] : [relative],
+        exclude: "directory" in tree ? await output.within(tree.directory) : [],
       },
       (bytes) => {
-        onProgress?.(bytes)
+        try {
+          onProgress?.(bytes)
+        } catch (error) {
+          progressError = { error }
+          return false
+        }
         return signal?.aborted !== true
       },
     )
   } catch (cause) {
     signal?.throwIfAborted()
+    if (progressError !== undefined) throw progressError.error
     const errno = cause instanceof Error && "errno" in cause ? -Number(cause.errno) : 0
     const { EBADMSG, EOVERFLOW } = constants.errno
     const message = cause instanceof Error ? cause.message : String(cause)
@@ -250,7 +277,8 @@ async function writeTree(
   }
 }
 
-function metadataToKeep(options: BuildOptions, source: BuildSource, encrypted: boolean): readonly Metadata[] {
+/** Which objects of a source image go along. */
+function metadataToKeep(options: BuildOptions, source: BuildSource, encrypted: boolean): readonly SifObject[] {
   if (!encrypted || options.publicMetadata === true) return source.metadata
   const left = source.metadata.length
   if (left > 0)
@@ -283,7 +311,8 @@ async function writeImage(
       throw asOutputError(output.target, cause)
     }
   }
-  for (const { object, data } of metadataToKeep(options, source, encrypted)) {
+  for (const object of metadataToKeep(options, source, encrypted)) {
+    const data = await source.read(object)
     await write(data, layout.next())
     layout.add({ type: object.type, name: object.name, extra: object.extra }, data.length)
   }
@@ -299,7 +328,7 @@ async function writeImage(
     const formatted = await formatFor(recipients, kdfFor(options.passphraseKdf))
     try {
       messages = formatted.messages
-      await writeSparse(output, formatted.header, start)
+      await writeSparse(write, formatted.header, start)
       written = await writeTree(options, source, output, start + LUKS_HEADER_SIZE, {
         volumeKey: formatted.volumeKey,
         sectorSize: 4096,

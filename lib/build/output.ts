@@ -1,7 +1,7 @@
 // A file under construction: without a name until it is complete, so that nothing is left of it when we fail or are killed.
 import { randomBytes } from "node:crypto"
 import { constants } from "node:fs"
-import { link, lstat, open, rename, rm, type FileHandle } from "node:fs/promises"
+import { link, lstat, open, realpath, rename, rm, type FileHandle } from "node:fs/promises"
 import path from "node:path"
 import { BuildError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
@@ -73,6 +73,16 @@ export class Output implements AsyncDisposable {
     return this.#file
   }
 
+  /** The names in `folder`, from there, that are this output: an image may be written into what it is made of. */
+  async within(folder: string): Promise<string[]> {
+    const outer = await realpath(folder)
+    const parent = await realpath(path.dirname(this.target))
+    const names = [this.target, ...(this.#temporary === undefined ? [] : [this.#temporary])]
+    return names
+      .map((name) => path.relative(outer, path.join(parent, path.basename(name))))
+      .filter((name) => name !== ".." && !name.startsWith("../"))
+  }
+
   /** Syncs it and gives it its name, in one step. */
   async publish(replace: boolean): Promise<void> {
     try {
@@ -92,8 +102,11 @@ export class Output implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#file.close()
-    if (this.#temporary !== undefined) await rm(this.#temporary, { force: true })
+    try {
+      await this.#file.close()
+    } finally {
+      if (this.#temporary !== undefined) await rm(this.#temporary, { force: true })
+    }
   }
 }
 
@@ -112,5 +125,7 @@ export async function checkTarget(target: string, replace: boolean): Promise<voi
   }
   if (info.isDirectory())
     throw new BuildError("ERR_BUILD_OUTPUT", `cannot write ${target}: it is a folder`, { path: target })
+  if (!info.isFile() && !info.isSymbolicLink())
+    throw new BuildError("ERR_BUILD_OUTPUT", `cannot write ${target}: it is no regular file`, { path: target })
   if (!replace) throw exists(target)
 }

@@ -6,20 +6,17 @@ import { unlockPartition } from "../container/unlock.ts"
 import { BuildError } from "../errors.ts"
 import type { NativeRange } from "../native/binding.ts"
 import { DataType, type SifObject } from "../sif/format.ts"
-import { openSif, type SifImage } from "../sif/open.ts"
-
-/** An object that may go along into a plain image. */
-export interface Metadata {
-  readonly object: SifObject
-  readonly data: Buffer
-}
+import { openSif } from "../sif/open.ts"
 
 /** A source that was opened; disposing it closes files and forgets keys. */
 export interface BuildSource extends AsyncDisposable {
   readonly tree: { readonly directory: string } | { readonly squashfs: NativeRange }
   /** Two digits, where the source says. */
   readonly architecture: string | undefined
-  readonly metadata: readonly Metadata[]
+  /** Objects beside the partition that say something about it. */
+  readonly metadata: readonly SifObject[]
+  /** The data of one of them. */
+  read(object: SifObject): Promise<Buffer>
 }
 
 /** Definition files, labels and so on are small; larger objects are not metadata. */
@@ -31,6 +28,11 @@ const metadataTypes: readonly number[] = [
   DataType.json,
   DataType.sbom,
 ]
+
+const noMetadata = {
+  metadata: [],
+  read: (): Promise<Buffer> => Promise.reject(new Error("there is no metadata")),
+} as const
 
 const SQUASHFS_MAGIC = Buffer.from("hsqs", "latin1")
 
@@ -44,17 +46,9 @@ async function openSquashfs(path: string, file: FileHandle): Promise<BuildSource
   return {
     tree: { squashfs: { fd: file.fd, offset: 0, size: (await file.stat()).size, cipher: undefined } },
     architecture: undefined,
-    metadata: [],
+    ...noMetadata,
     [Symbol.asyncDispose]: () => file.close(),
   }
-}
-
-async function readMetadata(image: SifImage): Promise<Metadata[]> {
-  const found: Metadata[] = []
-  for (const object of image.objects)
-    if (metadataTypes.includes(object.type))
-      found.push({ object, data: await image.data(object, MAX_METADATA_SIZE) })
-  return found
 }
 
 async function openImage(path: string, credentials: CredentialOptions): Promise<BuildSource> {
@@ -63,7 +57,7 @@ async function openImage(path: string, credentials: CredentialOptions): Promise<
     const primary = image.primary()
     const { fd } = image
     const kind = partitionKind(primary)
-    const common = { architecture: primary.partition.arch, metadata: await readMetadata(image) }
+    const common = { architecture: primary.partition.arch, metadata: image.objects.filter(({ type }) => metadataTypes.includes(type)), read: (object: SifObject) => image.data(object, MAX_METADATA_SIZE) }
     if (kind === "squashfs")
       return {
         ...common,
@@ -74,7 +68,7 @@ async function openImage(path: string, credentials: CredentialOptions): Promise<
       throw new BuildError("ERR_BUILD_SOURCE", `${path}: its root file system is of a kind that cannot be read here`, {
         path,
       })
-    const { header, volumeKey } = await unlockPartition(image, fd, primary, credentials, {})
+    const { header, volumeKey } = await unlockPartition(image, primary, credentials, {})
     const { segment } = header
     return {
       ...common,
@@ -118,7 +112,7 @@ export async function openSource(path: string, credentials: CredentialOptions): 
     return {
       tree: { directory: path },
       architecture: undefined,
-      metadata: [],
+      ...noMetadata,
       async [Symbol.asyncDispose](): Promise<void> {
         // A folder is opened by the native side.
       },

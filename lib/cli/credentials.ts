@@ -1,8 +1,8 @@
 // The credential options every command shares, and the prompts behind them.
-import { readSync } from "node:fs"
 import type { Command } from "commander"
 import { forbidDumps, KeyError, type CredentialOptions } from "../index.ts"
-import { notice, promptSecret } from "./terminal.ts"
+import { interruption } from "./interrupt.ts"
+import { notice, promptSecret, secretFromStdin } from "./terminal.ts"
 
 export interface CredentialFlags {
   readonly pemPath?: string[]
@@ -32,33 +32,21 @@ export function addCredentialOptions(command: Command): Command {
     .addHelpText("after", environmentHelp)
 }
 
-/** A line from standard input, byte by byte so that the rest stays there for the payload. */
-function lineFromStdin(): Buffer {
-  const limit = 4096
-  const line = Buffer.alloc(limit)
-  const one = Buffer.alloc(1)
-  let length = 0
-  while (readSync(0, one, 0, 1, null) === 1 && one[0] !== 0x0a && length < limit) line[length++] = one[0] ?? 0
-  const secret = Buffer.alloc(length)
-  line.copy(secret, 0, 0, length)
-  line.fill(0)
-  one.fill(0)
-  return secret
-}
-
 async function askPassphrase(confirm: boolean): Promise<Buffer> {
-  const prompt = promptSecret("Enter encryption passphrase: ")
-  const passphrase = prompt === undefined ? lineFromStdin() : await prompt
+  const prompt = promptSecret("Enter encryption passphrase: ", interruption)
+  const passphrase = prompt === undefined ? secretFromStdin() : await prompt
   if (passphrase.length === 0)
     throw new KeyError("ERR_KEY_MISSING", "the passphrase is empty, and an empty passphrase protects nothing")
   if (confirm && prompt !== undefined) {
-    const again = await (promptSecret("Enter it again: ") ?? Promise.resolve(Buffer.alloc(0)))
-    const same = again.equals(passphrase)
-    again.fill(0)
-    if (!same) {
-      passphrase.fill(0)
-      throw new KeyError("ERR_LUKS_PASSPHRASE", "the two passphrases differ")
+    let same = false
+    try {
+      const again = await (promptSecret("Enter it again: ", interruption) ?? Promise.resolve(Buffer.alloc(0)))
+      same = again.equals(passphrase)
+      again.fill(0)
+    } finally {
+      if (!same) passphrase.fill(0)
     }
+    if (!same) throw new KeyError("ERR_LUKS_PASSPHRASE", "the two passphrases differ")
   }
   return passphrase
 }
@@ -86,7 +74,8 @@ export async function withCredentials<T>(
   } catch (error) {
     // Somebody at a terminal who gave nothing is asked, as cryptsetup and ssh do.
     const missing = error instanceof KeyError && error.code === "ERR_KEY_MISSING"
-    if (!missing || confirm || typed !== undefined || !process.stdin.isTTY) throw error
+    const gave = typed !== undefined || flags.pemPath !== undefined || flags.passphraseFile !== undefined
+    if (!missing || confirm || gave || !process.stdin.isTTY) throw error
     notice(error.message)
     typed = await askPassphrase(false)
     return await use(given())

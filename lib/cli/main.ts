@@ -11,6 +11,7 @@ import { addSifCommands } from "./commands/sif.ts"
 import { exitCodeFor, exitCodes } from "./exit-codes.ts"
 import { hintFor } from "./hints.ts"
 import { Interrupted, undoOnSignals } from "./interrupt.ts"
+import { flush } from "./output.ts"
 import { notice, printable } from "./terminal.ts"
 
 function packageVersion(): string {
@@ -61,7 +62,8 @@ async function main(): Promise<number> {
   }
 }
 
-void main().then((code) => {
-  // Nothing is left to wait for, and output to files, pipes and terminals is written when write() returns.
+void main().then(async (code) => {
+  await Promise.all([flush(process.stdout), flush(process.stderr)])
+  // Nothing is left to wait for.
   process.exit(code)
 })

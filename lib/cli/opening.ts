@@ -7,12 +7,14 @@ import { interruption } from "./interrupt.ts"
 export interface OpenFlags extends CredentialFlags {
   /** MiB. */
   readonly maxKdfMemory?: number
+  readonly maxKdfIterations?: number
   readonly allowCipher?: string
 }
 
 const MAX_MEMORY = 4 * 1024 * 1024
+const MAX_ITERATIONS = 0xffff_ffff
 /** Passes over that memory that are still waited for. */
-const PASSES = 32
+const PASSES = 8
 
 function parseMebibytes(text: string): number {
   const value = /^\d{1,7}$/.test(text) ? Number(text) : 0
@@ -20,24 +22,39 @@ function parseMebibytes(text: string): number {
   return value
 }
 
+function parseIterations(text: string): number {
+  const value = /^\d{1,10}$/.test(text) ? Number(text) : 0
+  if (value < 1 || value > MAX_ITERATIONS) throw new InvalidArgumentError(`It is 1 to ${MAX_ITERATIONS}.`)
+  return value
+}
+
 /** Adds the options of {@link OpenFlags}, except the one for ciphers, which only the kernel engine has a use for. */
 export function addOpenOptions(command: Command): Command {
-  return addCredentialOptions(command).option(
-    "--max-kdf-memory <mib>",
-    "memory that the image's key derivation may take, MiB (default 1024)",
-    parseMebibytes,
-  )
+  return addCredentialOptions(command)
+    .option(
+      "--max-kdf-memory <mib>",
+      "memory that the image's key derivation may take, MiB (default 1024)",
+      parseMebibytes,
+    )
+    .option(
+      "--max-kdf-iterations <n>",
+      "iterations of PBKDF2 that it may take (default 8000000)",
+      parseIterations,
+    )
 }
 
 /** The API's options for these flags. */
 export function openOptions(flags: OpenFlags, credentials: CredentialOptions): OpenOptions {
-  const { maxKdfMemory, allowCipher } = flags
+  const { maxKdfMemory, maxKdfIterations, allowCipher } = flags
   return {
     credentials,
     signal: interruption,
     ...(allowCipher === undefined ? {} : { allowCipher }),
-    ...(maxKdfMemory === undefined
-      ? {}
-      : { kdfLimits: { memory: maxKdfMemory * 1024, work: maxKdfMemory * 1024 * PASSES } }),
+    kdfLimits: {
+      ...(maxKdfMemory === undefined
+        ? {}
+        : { memory: maxKdfMemory * 1024, work: maxKdfMemory * 1024 * PASSES }),
+      ...(maxKdfIterations === undefined ? {} : { iterations: maxKdfIterations }),
+    },
   }
 }

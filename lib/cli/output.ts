@@ -1,6 +1,7 @@
-// Streams to standard output, waiting for slow readers and ending quietly when the reader goes away.
+// Writing to standard output, waiting for slow readers and ending quietly when the reader goes away.
 import { Readable } from "node:stream"
 import { pipeline } from "node:stream/promises"
+import { interruption } from "./interrupt.ts"
 
 /** Writes all chunks; returns early when the reader has closed the pipe (`| head`). */
 export async function writeAll(
@@ -8,8 +9,27 @@ export async function writeAll(
   chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
 ): Promise<void> {
   try {
-    await pipeline(Readable.from(chunks, { objectMode: false }), stream, { end: false })
+    await pipeline(Readable.from(chunks, { objectMode: false }), stream, { end: false, signal: interruption })
   } catch (error) {
+    interruption.throwIfAborted()
     if ((error as NodeJS.ErrnoException).code !== "EPIPE") throw error
   }
+}
+
+/** Writes a text to standard output. */
+export async function print(text: string): Promise<void> {
+  await writeAll(process.stdout, [Buffer.from(text)])
+}
+
+/** Waits until everything that was written has gone, or nobody wants it any more. */
+export async function flush(stream: NodeJS.WriteStream): Promise<void> {
+  if (stream.destroyed || stream.writableLength === 0) return
+  await new Promise<void>((resolve) => {
+    stream.once("error", () => {
+      resolve()
+    })
+    stream.write("", () => {
+      resolve()
+    })
+  })
 }

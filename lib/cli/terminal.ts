@@ -1,7 +1,9 @@
 // How the command talks to people. Results go to stdout; prompts to the terminal itself; everything else to stderr with
 // the program's name in front. Progress shows on a terminal only and leaves no trace.
-import { closeSync, openSync, readSync, writeSync } from "node:fs"
+import { openSync, readSync, writeSync } from "node:fs"
 import { ReadStream } from "node:tty"
+import { KeyError } from "../index.ts"
+import { Interrupted } from "./interrupt.ts"
 
 /** Writes a line to stderr, prefixed. */
 export function notice(text: string): void {
@@ -51,15 +53,75 @@ export class Progress {
   }
 }
 
-const maximumLine = 4096
+/** Bytes that are read as one secret; what is longer is refused, never cut. */
+export const MAX_SECRET_SIZE = 8192
+
+function tooLong(): KeyError {
+  return new KeyError("ERR_KEY_FORMAT", `a passphrase has at most ${MAX_SECRET_SIZE} bytes`)
+}
+
+/** A line from standard input, byte by byte so that the rest stays there for the payload. */
+export function secretFromStdin(): Buffer {
+  const line = Buffer.alloc(MAX_SECRET_SIZE)
+  const one = Buffer.alloc(1)
+  try {
+    let length = 0
+    while (readSync(0, one, 0, 1, null) === 1 && one[0] !== 0x0a) {
+      if (length === line.length) throw tooLong()
+      line[length++] = one[0] ?? 0
+    }
+    const secret = Buffer.alloc(length)
+    line.copy(secret, 0, 0, length)
+    return secret
+  } finally {
+    line.fill(0)
+    one.fill(0)
+  }
+}
+
+const CTRL_C = 0x03
+const CTRL_D = 0x04
+const CTRL_U = 0x15
+const backspaces: readonly number[] = [0x08, 0x7f]
+const lineEnds: readonly number[] = [0x0a, 0x0d]
+
+/** The line that is being typed. */
+class SecretLine {
+  readonly #bytes = Buffer.alloc(MAX_SECRET_SIZE)
+  #length = 0
+  tooLong = false
+
+  get empty(): boolean {
+    return this.#length === 0
+  }
+  add(byte: number): void {
+    if (this.#length === this.#bytes.length) this.tooLong = true
+    else this.#bytes[this.#length++] = byte
+  }
+  /** Takes back a whole character of UTF-8. */
+  back(): void {
+    while (this.#length > 0 && ((this.#bytes[--this.#length] ?? 0) & 0xc0) === 0x80);
+  }
+  clear(): void {
+    this.#bytes.fill(0)
+    this.#length = 0
+  }
+  take(): Buffer {
+    const secret = Buffer.alloc(this.#length)
+    this.#bytes.copy(secret, 0, 0, this.#length)
+    this.clear()
+    return secret
+  }
+}
 
 /**
  * Asks for a secret on the controlling terminal without echo. The bytes come back in a buffer of their own, never as a
  * string.
  *
+ * @param signal - Ends the question; the terminal is as it was before.
  * @returns The line without its end, or undefined when there is no terminal.
  */
-export function promptSecret(text: string): Promise<Buffer> | undefined {
+export function promptSecret(text: string, signal: AbortSignal): Promise<Buffer> | undefined {
   let fd: number
   try {
     fd = openSync("/dev/tty", "r+")
@@ -70,66 +132,46 @@ export function promptSecret(text: string): Promise<Buffer> | undefined {
   terminal.setRawMode(true) // before anybody is asked to type
   writeSync(fd, text)
   return new Promise<Buffer>((resolve, reject) => {
-    const line = Buffer.alloc(maximumLine)
-    let length = 0
-    const finish = (settle: () => void): void => {
+    const line = new SecretLine()
+    const finish = (error?: unknown): void => {
+      signal.removeEventListener("abort", onAbort)
+      terminal.removeAllListeners()
+      // A terminal that went away has no modes to restore.
+      terminal.on("error", () => undefined)
       terminal.setRawMode(false)
-      writeSync(fd, "\n")
+      if (!terminal.destroyed) writeSync(fd, "\n")
       terminal.destroy()
-      settle()
+      if (error !== undefined) {
+        line.clear()
+        reject(error instanceof Error ? error : new Error("the prompt was ended", { cause: error }))
+      } else resolve(line.take())
+    }
+    const onAbort = (): void => {
+      finish(signal.reason)
+    }
+    const onByte = (byte: number): boolean => {
+      if (lineEnds.includes(byte) || (byte === CTRL_D && line.empty)) {
+        finish(line.tooLong ? tooLong() : undefined)
+        return false
+      }
+      if (byte === CTRL_C) {
+        finish(new Interrupted("SIGINT"))
+        return false
+      }
+      if (backspaces.includes(byte)) line.back()
+      else if (byte === CTRL_U) line.clear()
+      else line.add(byte)
+      return true
     }
     terminal.on("data", (chunk: Buffer) => {
-      for (const byte of chunk) {
-        if (byte === 0x0d || byte === 0x0a || (byte === 0x04 && length === 0)) {
-          chunk.fill(0)
-          const secret = Buffer.alloc(length)
-          line.copy(secret, 0, 0, length)
-          line.fill(0)
-          finish(() => {
-            resolve(secret)
-          })
-          return
-        }
-        if (byte === 0x03) {
-          line.fill(0)
-          finish(() => {
-            reject(Object.assign(new Error("interrupted"), { name: "AbortError" }))
-          })
-          return
-        }
-        if (byte === 0x7f || byte === 0x08) length = Math.max(0, length - 1)
-        else if (byte === 0x15) length = 0
-        else if (length < maximumLine) line[length++] = byte
-      }
+      chunk.every(onByte)
       chunk.fill(0)
     })
-    terminal.on("error", (error) => {
-      line.fill(0)
-      reject(error)
+    terminal.on("error", finish)
+    terminal.on("end", () => {
+      finish(new KeyError("ERR_KEY_MISSING", "the terminal was closed"))
     })
+    signal.addEventListener("abort", onAbort, { once: true })
+    if (signal.aborted) onAbort()
   })
-}
-
-/** Reads a file that holds a secret into a wiped-later buffer; `limit` bytes at most. */
-export function readSecretFile(path: string, limit: number): Buffer {
-  const fd = openSync(path, "r")
-  try {
-    const bytes = Buffer.alloc(limit + 1)
-    let used = 0
-    for (;;) {
-      const n = readSync(fd, bytes, used, bytes.length - used, null)
-      if (n === 0) break
-      used += n
-      if (used > limit) {
-        bytes.fill(0)
-        throw new RangeError(`${path} holds more than ${String(limit)} bytes`)
-      }
-    }
-    const secret = Buffer.alloc(used)
-    bytes.copy(secret, 0, 0, used)
-    bytes.fill(0)
-    return secret
-  } finally {
-    closeSync(fd)
-  }
 }

@@ -1,6 +1,6 @@
 // Credentials: what the caller names and what the environment names, in the order of precedence that the peers have.
 import type { KeyObject } from "node:crypto"
-import { existsSync } from "node:fs"
+import { existsSync, readdirSync } from "node:fs"
 import { open } from "node:fs/promises"
 import { KeyError } from "../errors.ts"
 import { MAX_PEM_SIZE, parsePrivateKey, parsePublicKey } from "../key/pem.ts"
@@ -179,6 +179,15 @@ export function wipeCredentials(credentials: readonly Credential[]): void {
 }
 
 /**
+ * Is it the name of a file? A single name is looked for in the list of this folder, and not asked for: a passphrase must
+ * not go to a file server as a name. What starts like a path is one.
+ */
+function isFileName(passphrase: Buffer): boolean {
+  if (/^(?:\.{0,2}\/)/.test(passphrase.toString("latin1", 0, 3))) return existsSync(passphrase)
+  return readdirSync(".", { encoding: "buffer" }).some((name) => passphrase.equals(name))
+}
+
+/**
  * Who shall be able to open a new image: everything explicit, or else the first variable.
  *
  * @param onNotice - Hears about a passphrase that looks like a mistake.
@@ -194,8 +203,8 @@ export async function resolveRecipients(
     if (first !== undefined) found = [await fromVariable(first, parsePublicKey)]
   }
   for (const credential of found)
-    if (credential.kind === "passphrase" && existsSync(credential.passphrase.bytes))
-      onNotice(`${credential.origin} is the name of a file; to use what the file holds, give it as a file`)
+    if (credential.kind === "passphrase" && isFileName(credential.passphrase.bytes))
+      onNotice(`${credential.origin} holds the name of a file; was what is in that file meant?`)
   return found
 }
 

@@ -84,6 +84,14 @@ const READ_PIECE: Bytes = 1 << 20
 /** A tree that is deeper has a loop in it. */
 const MAX_DEPTH = 4096
 
+const slash = Buffer.from("/")
+
+function entryOf(name: string, inside: string, info: NativeStat): TreeEntry {
+  const { type, mode, uid, gid, nlink, mtime, size, rdev, target } = info
+  const entry = { name, path: inside, type, mode, uid, gid, nlink, mtime, size, rdev }
+  return target === undefined ? entry : { ...entry, target: target.toString("utf8") }
+}
+
 function joinInside(folder: string, name: string): string {
   return path.posix.join("/", folder, name)
 }
@@ -98,24 +106,22 @@ export class Image implements AsyncDisposable {
   /** Of the root file system. */
   readonly kind: PartitionKind
   readonly #sif: SifImage
-  readonly #fd: number
   readonly #partition: SifPartition
   readonly #header: LuksHeader | undefined
   readonly #volumeKey: Secret | undefined
   #tree: Promise<Tree> | undefined
-  #closed = false
+  #closing: Promise<void> | undefined
+  readonly #starting = new Set<Promise<unknown>>()
 
   /** @internal Use {@link open}. */
   constructor(
     sif: SifImage,
-    fd: number,
     partition: SifPartition,
     unlocked: { header: LuksHeader; volumeKey: Secret } | undefined,
   ) {
     this.path = sif.path
     this.kind = partitionKind(partition)
     this.#sif = sif
-    this.#fd = fd
     this.#partition = partition
     this.#header = unlocked?.header
     this.#volumeKey = unlocked?.volumeKey
@@ -125,12 +131,12 @@ export class Image implements AsyncDisposable {
     const header = this.#header
     const { offset, size } = this.#partition
     if (header === undefined || this.#volumeKey === undefined)
-      return { fd: this.#fd, offset, size, cipher: undefined }
+      return { fd: this.#sif.fd, offset, size, cipher: undefined }
     const { segment } = header
     // Said here, where the cipher's name is known.
     chooseEngine("userspace", this.kind, segment.cipher)
     return {
-      fd: this.#fd,
+      fd: this.#sif.fd,
       offset: offset + segment.offset,
       size: segment.size,
       cipher: { volumeKey: this.#volumeKey.bytes, sectorSize: segment.sectorSize, ivTweak: segment.ivTweak },
@@ -139,14 +145,8 @@ export class Image implements AsyncDisposable {
 
   /** The tree inside, opened at first use. */
   #openTree(): Promise<Tree> {
-    if (this.#closed) throw new Error("the image is closed")
+    if (this.#closing !== undefined) throw new Error("the image is closed")
     return (this.#tree ??= Tree.open(this.#range(), this.path))
-  }
-
-  async #entry(tree: Tree, name: string, inside: string, info: NativeStat): Promise<TreeEntry> {
-    const { type, mode, uid, gid, nlink, mtime, size, rdev } = info
-    const entry = { name, path: inside, type, mode, uid, gid, nlink, mtime, size, rdev }
-    return type === "symlink" ? { ...entry, target: (await tree.readlink(inside)).toString("utf8") } : entry
   }
 
   /**
@@ -156,8 +156,7 @@ export class Image implements AsyncDisposable {
    */
   async stat(inside: string): Promise<TreeEntry> {
     const tree = await this.#openTree()
-    return await this.#entry(
-      tree,
+    return entryOf(
       path.posix.basename(inside) || "/",
       joinInside("/", inside),
       await tree.stat(inside, false),
@@ -176,22 +175,23 @@ export class Image implements AsyncDisposable {
     if (top.type !== "directory") return [await this.stat(inside)]
     const entries: TreeEntry[] = []
     const visited = new Set<number>([top.inode])
-    const pending = [{ folder: inside, depth: 0 }]
+    // Names need not be UTF-8, so the way to them is bytes; what is shown is text.
+    const pending = [{ folder: inside, bytes: Buffer.from(inside), depth: 0 }]
     for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
       signal?.throwIfAborted()
-      const { folder, depth } = next
+      const { folder, bytes, depth } = next
       const below: typeof pending = []
-      for (const { name, stat: info } of await tree.list(folder)) {
+      for (const { name, stat: info } of await tree.list(bytes)) {
         const shown = name.toString("utf8")
         const place = joinInside(folder, shown)
-        entries.push(await this.#entry(tree, shown, place, info))
+        entries.push(entryOf(shown, place, info))
         if (!recursive || info.type !== "directory") continue
         if (visited.has(info.inode) || depth >= MAX_DEPTH)
           throw new TreeError("ERR_TREE_FORMAT", `${this.path}: the folder ${place} contains itself`, {
             path: this.path,
           })
         visited.add(info.inode)
-        below.push({ folder: place, depth: depth + 1 })
+        below.push({ folder: place, bytes: Buffer.concat([bytes, slash, name]), depth: depth + 1 })
       }
       pending.push(...below.reverse())
     }
@@ -244,6 +244,7 @@ export class Image implements AsyncDisposable {
     signal?.throwIfAborted()
     const tree = await this.#openTree()
     await mkdir(target, { recursive: true })
+    let progressError: { readonly error: unknown } | undefined
     let entries = 0
     let bytes = 0
     for (const inside of paths) {
@@ -252,7 +253,12 @@ export class Image implements AsyncDisposable {
         const result = await tree.extract(
           { path: inside, target: path.resolve(target), preserveOwner: process.geteuid?.() === 0 },
           (done) => {
-            onProgress?.(before + done)
+            try {
+              onProgress?.(before + done)
+            } catch (error) {
+              progressError = { error }
+              return false
+            }
             return signal?.aborted !== true
           },
         )
@@ -260,6 +266,7 @@ export class Image implements AsyncDisposable {
         bytes += result.bytes
       } catch (error) {
         signal?.throwIfAborted()
+        if (progressError !== undefined) throw progressError.error
         throw error
       }
     }
@@ -268,14 +275,14 @@ export class Image implements AsyncDisposable {
 
   /** What the starter gets of this image. */
   #startable(): Startable {
-    if (this.#closed) throw new Error("the image is closed")
+    if (this.#closing !== undefined) throw new Error("the image is closed")
     const header = this.#header
     const luks =
       header === undefined || this.#volumeKey === undefined
         ? undefined
         : { header, volumeKey: this.#volumeKey.bytes }
     const { offset, size } = this.#partition
-    return { kind: this.kind, source: { image: this.path, fd: this.#fd, offset, size, luks } }
+    return { kind: this.kind, source: { image: this.path, fd: this.#sif.fd, offset, size, luks } }
   }
 
   /**
@@ -284,14 +291,14 @@ export class Image implements AsyncDisposable {
    * @throws DeviceError, EnvironmentError, TreeError.
    */
   async mount(target: string, options: MountOptions = {}): Promise<Mount> {
-    return await mountImage(this.#startable(), target, options)
+    return await this.#whileOpen(mountImage(this.#startable(), target, options))
   }
 
   async #start(action: Action, argv: readonly string[], options: ExecOptions): Promise<Running> {
     const startable = this.#startable()
     // A cipher that only the kernel knows: what the image has inside is not known before it runs.
     const tree = isReadable(startable) ? await this.#openTree() : undefined
-    return await runImage(startable, tree, action, argv, options)
+    return await this.#whileOpen(runImage(startable, tree, action, argv, options))
   }
 
   /**
@@ -315,13 +322,27 @@ export class Image implements AsyncDisposable {
   }
 
   /** Closes files and forgets the key; mounts and payloads go on. Idempotent. */
-  async close(): Promise<void> {
-    if (this.#closed) return
-    this.#closed = true
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close())
+  }
+
+  async #close(): Promise<void> {
+    // What is being started still needs the file and the key.
+    await Promise.allSettled(this.#starting)
     const tree = await this.#tree?.catch(() => undefined)
     tree?.close()
     this.#volumeKey?.wipe()
     await this.#sif[Symbol.asyncDispose]()
+  }
+
+  /** Keeps the image open until `start` has got what it needs. */
+  async #whileOpen<T>(start: Promise<T>): Promise<T> {
+    this.#starting.add(start)
+    try {
+      return await start
+    } finally {
+      this.#starting.delete(start)
+    }
   }
 
   /** The same as {@link Image.close}. */
@@ -340,16 +361,15 @@ export async function open(file: string, options: OpenOptions = {}): Promise<Ima
   signal?.throwIfAborted()
   const sif = await openSif(file)
   try {
-    const { fd } = sif
     const partition = sif.primary()
     const kind = partitionKind(partition)
     switch (kind) {
       case "squashfs":
-        return new Image(sif, fd, partition, undefined)
+        return new Image(sif, partition, undefined)
       case "luks": {
         const policy: LuksPolicy = { allowCipher, limits: kdfLimits }
-        const unlocked = await unlockPartition(sif, fd, partition, credentials, policy)
-        return new Image(sif, fd, partition, unlocked)
+        const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
+        return new Image(sif, partition, unlocked)
       }
       case "gocryptfs":
         throw new TreeError(

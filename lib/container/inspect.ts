@@ -1,6 +1,7 @@
 // What an image is, as far as anyone can tell who has no key.
 import { parseLuksHeader } from "../device/luks-header.ts"
 
+import { DataType } from "../sif/format.ts"
 import { openSif } from "../sif/open.ts"
 import { architectureName, dataTypeName } from "../sif/names.ts"
 import type { Bytes } from "../units.ts"
@@ -27,6 +28,8 @@ export interface ImageFacts {
   readonly luks: LuksFacts | undefined
   /** RSA recipients. */
   readonly cryptoMessages: number
+  /** Signature objects, none of them verified. */
+  readonly signatures: number
   /** The objects whose content is readable without a key, by type and name. */
   readonly readable: readonly string[]
 }
@@ -34,7 +37,8 @@ export interface ImageFacts {
 /**
  * Reads what can be known about an image without a key.
  *
- * @throws SifError when it is not a well-formed SIF; LuksError when its encrypted partition has no valid header.
+ * @throws SifError when it is not a well-formed SIF; LuksError when the header of its encrypted partition is malformed, or
+ * asks for what would not be opened either.
  */
 export async function inspect(path: string): Promise<ImageFacts> {
   await using image = await openSif(path)
@@ -56,6 +60,7 @@ export async function inspect(path: string): Promise<ImageFacts> {
             keyslots: header.keyslots.map((slot) => ({ id: slot.id, kdf: slot.kdf.type, cost: slot.cost })),
           },
     cryptoMessages: findCryptoMessages(image, primary).length,
+    signatures: image.objects.filter(({ type }) => type === DataType.signature).length,
     readable: image.objects
       .filter((object) => object !== primary && object.size > 0)
       .map((object) =>

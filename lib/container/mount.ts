@@ -3,10 +3,17 @@ import { realpath, stat } from "node:fs/promises"
 import path from "node:path"
 import { DeviceError } from "../errors.ts"
 import { findProgram } from "../runtime/program.ts"
-import { cacheArgument, letGo, startStarter, unreference, type ConcreteEngine } from "../runtime/starter.ts"
+import {
+  cacheArgument,
+  letGo,
+  reference,
+  startStarter,
+  unreference,
+  type ConcreteEngine,
+} from "../runtime/starter.ts"
 import type { Bytes } from "../units.ts"
 import { withEngine, type Engine, type Startable } from "./engine.ts"
-import { unmount, type MountInfo } from "./mounts.ts"
+import { mountDevice, unmount, type MountInfo } from "./mounts.ts"
 
 /** How {@link Image.mount} mounts. */
 export interface MountOptions {
@@ -16,13 +23,15 @@ export interface MountOptions {
   readonly detached?: boolean
   /** Of decoded blocks that the userspace engine keeps, bytes; default 64 MiB. */
   readonly cacheSize?: Bytes
+  /** Stops it while it is being mounted; afterwards, unmount. */
+  readonly signal?: AbortSignal
 }
 
 /** A mounted image. Disposing it unmounts, also a detached one. */
 export interface Mount extends AsyncDisposable {
   readonly info: MountInfo
   /**
-   * Takes it away; a second call gives the same promise.
+   * Takes it away. When that fails, it can be tried again; once it is done, another call does nothing.
    *
    * @throws DeviceError `ERR_MOUNT_BUSY`, `ERR_MOUNT_NOT_OURS` when somebody else unmounted it, `ERR_MOUNT`.
    */
@@ -36,6 +45,7 @@ async function start(
   options: MountOptions,
 ): Promise<Mount> {
   const detached = options.detached === true
+  const { signal } = options
   if (engine === "userspace" && process.geteuid?.() !== 0)
     findProgram("fusermount3", "an ordinary user's mount is made by it")
   const image = path.resolve(source.image)
@@ -47,16 +57,40 @@ async function start(
     attached: !detached,
     stdio: ["ignore", "ignore", detached ? "ignore" : "inherit"],
   })
-  const pid = await starter.ready
+  const stop = (): void => {
+    starter.child.kill("SIGTERM")
+  }
+  signal?.addEventListener("abort", stop, { once: true })
+  if (signal?.aborted === true) stop()
+  let pid: number
+  try {
+    pid = await starter.ready
+    if (signal?.aborted === true) await unmount(folder).catch(() => undefined)
+    signal?.throwIfAborted()
+  } catch (error) {
+    // Whatever it had begun is taken back before somebody else starts on the same folder.
+    await starter.ended.catch(() => undefined)
+    signal?.throwIfAborted()
+    throw error
+  } finally {
+    signal?.removeEventListener("abort", stop)
+  }
   if (detached) letGo(starter)
   else unreference(starter)
+  const device = mountDevice(folder)
   let gone: Promise<void> | undefined
   const take = async (): Promise<void> => {
-    await unmount(folder)
+    await unmount(folder, device)
     starter.release()
-    if (!detached) await starter.ended
+    if (detached) return
+    reference(starter)
+    await starter.ended
   }
-  const unmountOnce = (): Promise<void> => (gone ??= take())
+  const unmountOnce = (): Promise<void> =>
+    (gone ??= take().catch((error: unknown) => {
+      gone = undefined // what is in use now may be free later
+      throw error
+    }))
   return {
     info: { image, target: folder, engine, pid: engine === "kernel" ? undefined : pid },
     unmount: unmountOnce,
@@ -70,6 +104,7 @@ export async function mountImage(
   target: string,
   options: MountOptions,
 ): Promise<Mount> {
+  options.signal?.throwIfAborted()
   const folder = await realpath(target)
   if (!(await stat(folder)).isDirectory())
     throw new DeviceError("ERR_MOUNT", `${target} is no folder`, { path: target })

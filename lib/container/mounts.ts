@@ -1,12 +1,13 @@
 // Mounts that outlive a call: listed from what the kernel knows, so there is no file of ours that could be stale.
 import { spawn } from "node:child_process"
 import { once } from "node:events"
-import { closeSync, openSync, readdirSync, readFileSync, readSync, realpathSync } from "node:fs"
+import { closeSync, constants, openSync, readdirSync, readFileSync, readSync, realpathSync } from "node:fs"
 import path from "node:path"
-import { DeviceError, EnvironmentError } from "../errors.ts"
+import { DeviceError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
 import { readMounts, type MountEntry } from "../runtime/mountinfo.ts"
-import type { ConcreteEngine } from "../runtime/starter.ts"
+import { findProgram } from "../runtime/program.ts"
+import { scrubbedEnvironment, type ConcreteEngine } from "../runtime/starter.ts"
 import { HEADER_SIZE, parseHeader } from "../sif/format.ts"
 
 /** One mount of ours. */
@@ -47,7 +48,7 @@ function servingPid(target: string): number | undefined {
 /** Is that file a SIF image? The kernel names the backing file, not who attached it. */
 function isSif(file: string): boolean {
   try {
-    const fd = openSync(file, "r")
+    const fd = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK)
     try {
       const start = Buffer.alloc(HEADER_SIZE)
       readSync(fd, start, 0, start.length, 0)
@@ -84,9 +85,13 @@ function infoOf(entry: MountEntry): MountInfo | undefined {
   return image === undefined ? undefined : { image, target, engine: "kernel", pid: undefined }
 }
 
-/** The mounts that sifcrypt made and this process can see, in the order they were made. */
-export function listMounts(): Promise<readonly MountInfo[]> {
-  return Promise.resolve(readMounts().flatMap((entry) => infoOf(entry) ?? []))
+/**
+ * The mounts of images that this process can see, in the order they were made. A plain image that the kernel mounts from a
+ * loop device looks the same whoever mounted it, and is among them.
+ */
+// eslint-disable-next-line @typescript-eslint/require-await -- what fails rejects, here as everywhere
+export async function listMounts(): Promise<readonly MountInfo[]> {
+  return readMounts().flatMap((entry) => infoOf(entry) ?? [])
 }
 
 function realTarget(target: string): string {
@@ -104,21 +109,15 @@ function realTarget(target: string): string {
 }
 
 async function fusermount(target: string): Promise<void> {
-  const child = spawn("fusermount3", ["-u", "--", target], { stdio: ["ignore", "ignore", "pipe"] })
+  const child = spawn(findProgram("fusermount3", "it unmounts"), ["-u", "--", target], {
+    stdio: ["ignore", "ignore", "pipe"],
+    env: scrubbedEnvironment,
+  })
   let message = ""
   child.stderr.on("data", (chunk: Buffer) => {
     message += chunk.toString("utf8")
   })
-  let code: number | null
-  try {
-    code = ((await once(child, "close")) as [number | null])[0]
-  } catch (cause) {
-    throw new EnvironmentError(
-      "ERR_ENV_NO_PROGRAM",
-      "fusermount3 is needed to unmount and is not installed",
-      { cause },
-    )
-  }
+  const [code] = (await once(child, "close")) as [number | null]
   if (code === 0) return
   throw new DeviceError(
     /busy/i.test(message) ? "ERR_MOUNT_BUSY" : "ERR_MOUNT",
@@ -127,16 +126,27 @@ async function fusermount(target: string): Promise<void> {
   )
 }
 
+/** The device number of what is mounted topmost on a folder; undefined when nothing is. */
+export function mountDevice(target: string): string | undefined {
+  return topmost(target)?.device
+}
+
+/** What one sees at `target`: mounts cover one another, and only the last can be taken away. */
+function topmost(target: string): MountEntry | undefined {
+  return readMounts().findLast((entry) => entry.target === target)
+}
+
 /**
  * Takes a mount of ours away.
  *
+ * @param device - Only if it is this one, as {@link mountDevice} told.
  * @throws DeviceError `ERR_MOUNT_NOT_OURS`, `ERR_MOUNT_BUSY`, `ERR_MOUNT`; EnvironmentError.
  */
-export async function unmount(target: string): Promise<void> {
+export async function unmount(target: string, device?: string): Promise<void> {
   const real = realTarget(target)
-  const mine = (await listMounts()).filter((mount) => mount.target === real)
-  const last = mine.at(-1)
-  if (last === undefined)
+  const top = topmost(real)
+  const ours = top !== undefined && infoOf(top) !== undefined
+  if (!ours || (device !== undefined && device !== top.device))
     throw new DeviceError("ERR_MOUNT_NOT_OURS", `${target} is no mount of sifcrypt`, { path: target })
   if (process.geteuid?.() !== 0) {
     await fusermount(real)

@@ -112,6 +112,7 @@ async function start(
     starter.release()
   }
   signal?.addEventListener("abort", stop, { once: true })
+  if (signal?.aborted === true) stop()
   const finish = async (): Promise<RunResult> => {
     try {
       const exitCode = await starter.ended

@@ -28,17 +28,28 @@ export function findCryptoMessages(image: SifImage, partition: SifPartition): re
   )
 }
 
+/** As many as an image of ours can have. Each costs a private-key operation. */
+const MAX_MESSAGES = 48
+
 interface Attempt {
   readonly image: SifImage
-  readonly fd: number
   readonly partition: SifPartition
   readonly header: LuksHeader
   readonly messages: readonly SifObject[]
+  readonly signal: AbortSignal | undefined
+  /** Why a crypto message could not be read. */
+  damaged?: unknown
 }
 
 async function unlockWith(attempt: Attempt, secret: Uint8Array): Promise<Unlocked> {
-  const { fd, partition, header, image } = attempt
-  const { volumeKey } = await unlockLuks({ fd, offset: partition.offset, header, secret, path: image.path })
+  const { partition, header, image } = attempt
+  const { volumeKey } = await unlockLuks({
+    fd: image.fd,
+    offset: partition.offset,
+    header,
+    secret,
+    path: image.path,
+  })
   try {
     return { header, volumeKey: new Secret(volumeKey) }
   } finally {
@@ -56,9 +67,19 @@ async function tryCredential(attempt: Attempt, credential: Credential): Promise<
       throw error
     }
   }
-  const { image, messages } = attempt
+  const { image, messages, signal } = attempt
+  let damaged: unknown
   for (const message of messages) {
-    const wrapped = decodeCryptoMessage(await image.data(message, MAX_MESSAGE_SIZE))
+    signal?.throwIfAborted()
+    const data = await image.data(message, MAX_MESSAGE_SIZE)
+    let wrapped: Buffer
+    try {
+      wrapped = decodeCryptoMessage(data)
+    } catch (error) {
+      // Perhaps it is somebody else's; told when nothing opens.
+      damaged ??= error
+      continue
+    }
     const secret = unwrapSecret(credential.key, wrapped)
     if (secret === undefined) continue
     try {
@@ -76,6 +97,7 @@ async function tryCredential(attempt: Attempt, credential: Credential): Promise<
       secret.fill(0)
     }
   }
+  if (damaged !== undefined) attempt.damaged ??= damaged
   return undefined
 }
 
@@ -104,27 +126,31 @@ function refusal(attempt: Attempt, tried: readonly Credential[]): KeyError | Luk
 /**
  * Recovers the volume key of an encrypted partition. The header is checked against `policy` before any key derivation.
  *
- * @param fd - The image, the same open file that `image` reads.
  * @throws KeyError `ERR_KEY_MISSING`, `ERR_KEY_MISMATCH`, `ERR_KEY_FORMAT`, `ERR_KEY_MESSAGE`; LuksError
  * `ERR_LUKS_PASSPHRASE`, `ERR_LUKS_HEADER`, `ERR_LUKS_UNSUPPORTED`, `ERR_LUKS_COST`; EnvironmentError.
  */
 export async function unlockPartition(
   image: SifImage,
-  fd: number,
   partition: SifPartition,
   credentials: CredentialOptions,
   policy: LuksPolicy,
+  signal?: AbortSignal,
 ): Promise<Unlocked> {
   prepareLuks()
   const header = await parseLuksHeader(image.reader, partition, policy)
-  const attempt: Attempt = { image, fd, partition, header, messages: findCryptoMessages(image, partition) }
+  const messages = findCryptoMessages(image, partition)
+  if (messages.length > MAX_MESSAGES)
+    throw new KeyError("ERR_KEY_MESSAGE", `${image.path}: ${messages.length} crypto messages are too many`, {
+      path: image.path,
+    })
+  const attempt: Attempt = { image, partition, header, messages, signal }
   const candidates = await resolveOpeners(credentials)
   try {
     for (const candidate of candidates) {
       const unlocked = await tryCredential(attempt, candidate)
       if (unlocked !== undefined) return unlocked
     }
-    throw refusal(attempt, candidates)
+    throw attempt.damaged instanceof KeyError ? attempt.damaged : refusal(attempt, candidates)
   } finally {
     wipeCredentials(candidates)
   }

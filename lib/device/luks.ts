@@ -128,14 +128,14 @@ export function formatLuks(
   })
 }
 
+let prepared: Promise<void> | undefined
+
 /**
  * Starts loading libcryptsetup on another thread, while its caller reads headers and keys. Whether that worked shows when
  * the library is used.
  */
 export function prepareLuks(): void {
-  loadAddon()
-    .luksPrepare()
-    .catch(() => undefined)
+  prepared ??= inTurn(() => loadAddon().luksPrepare()).catch(() => undefined)
 }
 
 /**

@@ -91,17 +91,12 @@ export class Tree implements Disposable {
       throw error
     }
   }
-  list(path: string): Promise<{ readonly name: Buffer; readonly stat: NativeStat }[]> {
-    return this.#call(path, this.#native.list(path))
-  }
-  readlink(path: string): Promise<Buffer> {
-    return this.#call(path, this.#native.readlink(path))
+  /** Names are bytes, and so may the path be. */
+  list(path: string | Buffer): Promise<{ readonly name: Buffer; readonly stat: NativeStat }[]> {
+    return this.#call(path.toString("utf8"), this.#native.list(path))
   }
   read(path: string, position: Bytes, length: Bytes): Promise<Buffer> {
     return this.#call(path, this.#native.read(path, position, length))
-  }
-  xattrs(path: string): Promise<{ readonly name: string; readonly value: Buffer }[]> {
-    return this.#call(path, this.#native.xattrs(path))
   }
 
   /** @throws TreeError of the image; BuildError `ERR_EXTRACT` of the target. */

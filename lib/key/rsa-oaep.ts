@@ -3,6 +3,8 @@ import { constants, privateDecrypt, publicEncrypt, type KeyObject } from "node:c
 import { modulusBits } from "./pem.ts"
 
 const HASH_SIZE = 32
+/** The secrets of all writers fit in two; more would only cost time. */
+const MAX_CHUNKS = 8
 const scheme = { padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: "sha256" } as const
 
 /** Bytes of the modulus: the size of one wrapped chunk. */
@@ -26,7 +28,8 @@ export function wrapSecret(publicKey: KeyObject, secret: Uint8Array): Buffer {
  */
 export function unwrapSecret(privateKey: KeyObject, wrapped: Buffer): Buffer | undefined {
   const size = modulusSize(privateKey)
-  if (wrapped.length === 0 || wrapped.length % size !== 0) return undefined
+  if (wrapped.length === 0 || wrapped.length % size !== 0 || wrapped.length / size > MAX_CHUNKS)
+    return undefined
   const chunks: Buffer[] = []
   try {
     for (let at = 0; at < wrapped.length; at += size)

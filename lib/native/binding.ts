@@ -69,6 +69,8 @@ export interface NativeStat {
   /** Bytes of a file, length of a symlink's target. */
   readonly size: number
   readonly rdev: number
+  /** Of a symlink. */
+  readonly target?: Buffer
 }
 
 /** A squashfs opened for reading. Every promise may reject with a system error (errno, code, syscall). */
@@ -76,8 +78,7 @@ export interface NativeTree {
   /** Follows symbolic links inside the image (at most 40, never out of it) except the last one unless `follow`. */
   stat(path: string, follow: boolean): Promise<NativeStat>
   /** Entries in directory order, names as bytes (they need not be UTF-8). */
-  list(path: string): Promise<{ readonly name: Buffer; readonly stat: NativeStat }[]>
-  readlink(path: string): Promise<Buffer>
+  list(path: string | Buffer): Promise<{ readonly name: Buffer; readonly stat: NativeStat }[]>
   /** At most `length` bytes at `position`; shorter only at the end. */
   read(path: string, position: number, length: number): Promise<Buffer>
   xattrs(path: string): Promise<{ readonly name: string; readonly value: Buffer }[]>

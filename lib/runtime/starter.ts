@@ -36,8 +36,8 @@ type StatusLine =
   | ({ readonly event: "error" } & Failure)
   | { readonly event: "exit"; readonly code: number; readonly crun?: string }
 
-/** What runs in the starter process: no secret, no loader variable of ours or the caller's. */
-const environment: NodeJS.ProcessEnv = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" }
+/** For programs that we start: no secret, no loader variable of ours or the caller's. */
+export const scrubbedEnvironment: NodeJS.ProcessEnv = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" }
 
 const { errno } = constants
 const ELIBACC = 79 // node:os does not list it
@@ -180,10 +180,15 @@ export function startStarter(options: StarterOptions): Starter {
   const child = spawn(starterPath(), args, {
     argv0: "sifcrypt-starter",
     stdio,
-    env: environment,
+    env: scrubbedEnvironment,
     detached: !attached,
   })
   const spawned = once(child, "spawn")
+  // Told where it is awaited below; it may reject before.
+  spawned.catch(() => undefined)
+  // Node's types do not know that there are none when the process has no descriptors left.
+  if ((child.stdio as unknown) === undefined)
+    throw new EnvironmentError("ERR_ENV_NO_ADDON", `cannot start ${child.spawnfile}: out of file descriptors`)
   if (luks !== undefined && key !== undefined) {
     sendSecret(child, key, luks.volumeKey)
     if (metadata !== undefined) send(child, metadata, luks.header.metadata)
@@ -199,7 +204,13 @@ export function startStarter(options: StarterOptions): Starter {
   let failure: ContainerError | undefined
   const ready = deferred<number>()
   const onLine = (text: string): void => {
-    const line = JSON.parse(text) as StatusLine
+    let line: StatusLine
+    try {
+      line = JSON.parse(text) as StatusLine
+    } catch (cause) {
+      failure ??= new RunError("ERR_RUN", `sifcrypt-starter said what is no JSON: ${text}`, { cause })
+      return
+    }
     if (line.event === "ready") ready.resolve(line.pid)
     else if (line.event === "error") {
       failure ??= failureError(line, engine, source.image)
@@ -250,10 +261,21 @@ export function letGo(starter: Starter): void {
   starter.child.unref()
 }
 
+interface Referenceable {
+  readonly ref?: () => void
+  readonly unref?: () => void
+}
+
 /** An attached one must not keep the caller's event loop alive. */
 export function unreference(starter: Starter): void {
   starter.child.unref()
-  for (const stream of starter.child.stdio) (stream as { unref?: () => void } | null)?.unref?.()
+  for (const stream of starter.child.stdio) (stream as Referenceable | null)?.unref?.()
+}
+
+/** Until its end is awaited: nothing else may be left to keep the event loop alive. */
+export function reference(starter: Starter): void {
+  starter.child.ref()
+  for (const stream of starter.child.stdio) (stream as Referenceable | null)?.ref?.()
 }
 
 const DEFAULT_CACHE: Bytes = 64 << 20

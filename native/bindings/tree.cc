@@ -55,6 +55,10 @@ const char* TypeName(InodeType type) {
   return "";
 }
 
+Napi::Buffer<char> BytesToJs(Napi::Env env, const std::string& bytes) {
+  return Napi::Buffer<char>::Copy(env, bytes.data(), bytes.size());
+}
+
 Napi::Object StatToJs(Napi::Env env, const Inode& inode) {
   const auto number = [env](uint64_t value) { return Napi::Number::New(env, static_cast<double>(value)); };
   Napi::Object stat = Napi::Object::New(env);
@@ -67,16 +71,20 @@ Napi::Object StatToJs(Napi::Env env, const Inode& inode) {
   stat.Set("mtime", number(inode.mtime));
   stat.Set("size", number(inode.size));
   stat.Set("rdev", number(inode.rdev));
+  if (inode.type == InodeType::kSymlink) stat.Set("target", BytesToJs(env, inode.target));
   return stat;
 }
 
-Napi::Buffer<char> BytesToJs(Napi::Env env, const std::string& bytes) {
-  return Napi::Buffer<char>::Copy(env, bytes.data(), bytes.size());
-}
-
 std::string PathArgument(const Napi::CallbackInfo& info) {
-  if (!info[0].IsString()) throw Napi::TypeError::New(info.Env(), "path must be a string");
-  std::string path = info[0].As<Napi::String>().Utf8Value();
+  std::string path;
+  if (info[0].IsBuffer()) {
+    const auto bytes = info[0].As<Napi::Buffer<char>>();
+    path.assign(bytes.Data(), bytes.Length());
+  } else if (info[0].IsString()) {
+    path = info[0].As<Napi::String>().Utf8Value();
+  } else {
+    throw Napi::TypeError::New(info.Env(), "path must be a string or a Buffer");
+  }
   if (path.find('\0') != std::string::npos)
     throw Napi::TypeError::New(info.Env(), "path must not contain a NUL");
   return path;
@@ -129,18 +137,6 @@ Napi::Value List(const OpenedTree& tree, const Napi::CallbackInfo& info) {
         }
         return list;
       });
-}
-
-Napi::Value ReadLink(const OpenedTree& tree, const Napi::CallbackInfo& info) {
-  return RunAsync(
-      info.Env(),
-      [reader = tree.reader, path = PathArgument(info)] {
-        const SquashfsReader& squashfs = Usable(reader);
-        const InodePtr inode = squashfs.GetInode(squashfs.Resolve(path, false));
-        if (inode->type != InodeType::kSymlink) throw SystemError(EINVAL, "squashfs_readlink");
-        return inode->target;
-      },
-      [](Napi::Env env, const std::string& target) -> Napi::Value { return BytesToJs(env, target); });
 }
 
 Napi::Value Read(const OpenedTree& tree, const Napi::CallbackInfo& info) {
@@ -272,7 +268,6 @@ Napi::Value TreeToJs(Napi::Env env, ReaderPtr reader) {
   };
   add("stat", Stat);
   add("list", List);
-  add("readlink", ReadLink);
   add("read", Read);
   add("xattrs", Xattrs);
   add("extract", ExtractTree);

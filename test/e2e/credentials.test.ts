@@ -355,7 +355,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
       const result = await sifcryptOk(["build", "-e", image, tree], {
         env: { APPTAINER_ENCRYPTION_PASSPHRASE: keys.publicKey },
       })
-      assert.match(result.stderr, /APPTAINER_ENCRYPTION_PASSPHRASE is the name of a file/)
+      assert.match(result.stderr, /APPTAINER_ENCRYPTION_PASSPHRASE holds the name of a file/)
     })
   })
 

@@ -10,6 +10,7 @@ import {
 } from "../../index.ts"
 import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
+import { print } from "../output.ts"
 import { humanBytes, notice, printable, Progress } from "../terminal.ts"
 
 interface BuildFlags extends CredentialFlags {
@@ -140,7 +141,7 @@ export function addBuildCommand(program: Command): void {
     ).finally(() => {
       progress.done()
     })
-    if (flags.json === true) process.stdout.write(`${JSON.stringify(result)}\n`)
+    if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
     else if (process.stderr.isTTY)
       notice(
         `${result.output}: ${result.encrypted ? "encrypted" : "plain"}, ${humanBytes(result.size)} from ${humanBytes(result.inputBytes)} in ${(result.milliseconds / 1000).toFixed(1)} s`,

@@ -3,7 +3,7 @@ import { inspect, open, type TreeEntry } from "../../index.ts"
 import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
-import { writeAll } from "../output.ts"
+import { print, writeAll } from "../output.ts"
 import { humanBytes, notice, printable, Progress } from "../terminal.ts"
 
 interface ListFlags extends OpenFlags {
@@ -59,7 +59,7 @@ export function addContentCommands(program: Command): void {
       await using opened = await open(image, openOptions(flags, credentials))
       const entries = await opened.list(path, { recursive: flags.recursive === true, signal: interruption })
       if (flags.json === true) {
-        process.stdout.write(`${JSON.stringify(entries, null, 2)}\n`)
+        await print(`${JSON.stringify(entries, null, 2)}\n`)
         return
       }
       const lines = entries.map((entry) => {
@@ -116,7 +116,7 @@ export function addContentCommands(program: Command): void {
       }).finally(() => {
         progress.done()
       })
-      if (flags.json === true) process.stdout.write(`${JSON.stringify(result)}\n`)
+      if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
       else if (process.stderr.isTTY) notice(`${String(result.entries)} entries, ${humanBytes(result.bytes)}`)
     },
   )
@@ -130,7 +130,7 @@ export function addContentCommands(program: Command): void {
     .action(async (image: string, flags: { json?: true }) => {
       const facts = await inspect(image)
       if (flags.json === true) {
-        process.stdout.write(`${JSON.stringify(facts, null, 2)}\n`)
+        await print(`${JSON.stringify(facts, null, 2)}\n`)
         return
       }
       const lines = [
@@ -145,8 +145,11 @@ export function addContentCommands(program: Command): void {
               ),
             ]),
         `RSA messages: ${String(facts.cryptoMessages)}`,
+        facts.signatures === 0
+          ? "Signatures:   none; encryption does not show who made an image"
+          : `Signatures:   ${facts.signatures}, not verified here`,
         `Readable without a key: ${facts.readable.length === 0 ? "nothing but sizes" : facts.readable.join(", ")}`,
       ]
-      process.stdout.write(`${lines.map(printable).join("\n")}\n`)
+      await print(`${lines.map(printable).join("\n")}\n`)
     })
 }

@@ -2,6 +2,8 @@ import type { Command } from "commander"
 import { listMounts, open, unmount, type Engine } from "../../index.ts"
 import { withCredentials } from "../credentials.ts"
 import { parseEngine } from "../engine.ts"
+import { print } from "../output.ts"
+import { interruption } from "../interrupt.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 import { notice, printable } from "../terminal.ts"
 
@@ -26,8 +28,12 @@ export function addMountCommands(program: Command): void {
     ) => {
       await withCredentials(flags, false, async (credentials) => {
         await using opened = await open(image, openOptions(flags, credentials))
-        const mounted = await opened.mount(dir, { engine: flags.engine, detached: true })
-        if (flags.json === true) process.stdout.write(`${JSON.stringify(mounted.info)}\n`)
+        const mounted = await opened.mount(dir, {
+          engine: flags.engine,
+          detached: true,
+          signal: interruption,
+        })
+        if (flags.json === true) await print(`${JSON.stringify(mounted.info)}\n`)
         else if (process.stderr.isTTY) notice(`${mounted.info.target}: ${mounted.info.engine} engine`)
       })
     },
@@ -55,7 +61,7 @@ export function addMountCommands(program: Command): void {
     .action(async (flags: { json?: true }) => {
       const all = await listMounts()
       if (flags.json === true) {
-        process.stdout.write(`${JSON.stringify(all, null, 2)}\n`)
+        await print(`${JSON.stringify(all, null, 2)}\n`)
         return
       }
       if (all.length === 0) return
@@ -63,6 +69,6 @@ export function addMountCommands(program: Command): void {
       const table = [["TARGET", "ENGINE", "PID", "IMAGE"], ...rows].map((row) => row.map(printable))
       const widths = [0, 1, 2].map((i) => Math.max(...table.map((row) => (row[i] ?? "").length)))
       for (const row of table)
-        process.stdout.write(`${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("  ")}\n`)
+        await print(`${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("  ")}\n`)
     })
 }

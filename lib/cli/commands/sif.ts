@@ -1,6 +1,6 @@
 import { InvalidArgumentError, type Command } from "commander"
 import { sif } from "../../index.ts"
-import { writeAll } from "../output.ts"
+import { print, writeAll } from "../output.ts"
 
 interface ListFlags {
   readonly json?: true
@@ -26,13 +26,13 @@ export function addSifCommands(program: Command): void {
       .option("--lenient", "list a malformed image as far as it can be read")
   listing("list", "List the objects").action(async (image: string, flags: ListFlags) => {
     await using opened = await sif.openSif(image, { lenient: flags.lenient === true })
-    process.stdout.write(
+    await print(
       flags.json === true ? `${JSON.stringify(sif.listJson(opened), null, 2)}\n` : sif.listText(opened),
     )
   })
   listing("header", "Show the global header").action(async (image: string, flags: ListFlags) => {
     await using opened = await sif.openSif(image, { lenient: flags.lenient === true })
-    process.stdout.write(
+    await print(
       flags.json === true ? `${JSON.stringify(sif.headerJson(opened), null, 2)}\n` : sif.headerText(opened),
     )
   })
@@ -44,7 +44,7 @@ export function addSifCommands(program: Command): void {
     .option("--json", "print JSON")
     .action(async (id: number, image: string, flags: ListFlags) => {
       await using opened = await sif.openSif(image)
-      process.stdout.write(
+      await print(
         flags.json === true
           ? `${JSON.stringify(sif.infoJson(opened, id), null, 2)}\n`
           : sif.infoText(opened, id),

@@ -252,7 +252,7 @@ describe("credentials", () => {
       )
       assert.equal(found.length, 1)
       assert.equal(notices.length, 1)
-      assert.match(notices[0] ?? "", /^the passphrase is the name of a file/)
+      assert.match(notices[0] ?? "", /^the passphrase holds the name of a file/)
     })
 
     it("A17: refuses a weak key before anything is built", async () => {

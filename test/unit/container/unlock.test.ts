@@ -22,7 +22,7 @@ const otherKey = generateKeyPairSync("rsa", { modulusLength: 2048 }).privateKey.
 
 async function unlock(bytes: Buffer, credentials: CredentialOptions): Promise<unknown> {
   await using image = await openSif(bytes)
-  return await unlockPartition(image, -1, image.primary(), credentials, {})
+  return await unlockPartition(image, image.primary(), credentials, {})
 }
 
 function patched(patch: (image: Buffer) => void): Buffer {
