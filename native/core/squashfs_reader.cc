@@ -52,6 +52,8 @@ constexpr uint64_t kReadUnit = 4096;
 // A file's block list is remembered at this many places at most, this many blocks apart at least.
 constexpr uint64_t kMaxCheckpoints = 1024;
 constexpr uint64_t kMinCheckpointStride = kMetadataSize / sizeof(uint32_t);
+// Of a directory's index so many entries are kept, evenly spread: it only makes finding faster.
+constexpr uint32_t kMaxIndexEntries = 1024;
 
 uint16_t Le16(const uint8_t* p) { return static_cast<uint16_t>(p[0] | p[1] << 8); }
 uint32_t Le32(const uint8_t* p) { return Le16(p) | static_cast<uint32_t>(Le16(p + 2)) << 16; }
@@ -469,7 +471,8 @@ SquashfsReader::Implementation::Implementation(std::shared_ptr<const ByteSource>
   const std::vector<uint64_t> id_table = ReadTable(id_start, id_count, sizeof(uint32_t), "id");
   if (info.fragment_count > 0)
     fragment_table = ReadTable(fragment_start, info.fragment_count, kTableEntrySize, "fragment");
-  if (xattr_start != kNoTable) {
+  info.has_xattrs = xattr_start != kNoTable;
+  if (info.has_xattrs) {
     std::array<uint8_t, kTableEntrySize> header;
     if (!RangeFits(xattr_start, header.size(), info.bytes_used))
       MalformedSuperblock("the xattr table lies outside the image");
@@ -724,14 +727,19 @@ SharedCache<InodeRef, Inode>::Loaded SquashfsReader::Implementation::LoadInode(I
 }
 
 void SquashfsReader::Implementation::ReadIndex(Inode& inode, Cursor& cursor, uint32_t count) const {
+  const uint32_t stride = count / kMaxIndexEntries + 1;
+  uint32_t previous = 0;
   for (uint32_t i = 0; i < count; ++i) {
     const auto raw = cursor.Take<12>();
-    const size_t length = size_t{Le32(raw.data() + 8)} + 1;
+    const uint32_t position = Le32(raw.data());
+    const uint64_t length = uint64_t{Le32(raw.data() + 8)} + 1;
     if (length > kMaxNameLength) Malformed("a directory index has a name that is too long");
-    Inode::IndexEntry entry{Le32(raw.data()), Le32(raw.data() + 4), cursor.TakeString(length)};
-    if (entry.position >= inode.size || (i > 0 && entry.position < inode.index.back().position))
-      Malformed("a directory index is out of order");
-    inode.index.push_back(std::move(entry));
+    if (position >= inode.size || position < previous) Malformed("a directory index is out of order");
+    previous = position;
+    if (i % stride == 0)
+      inode.index.push_back({position, Le32(raw.data() + 4), cursor.TakeString(static_cast<size_t>(length))});
+    else
+      cursor.Skip(length);
   }
 }
 

@@ -115,6 +115,8 @@ class SquashfsReader {
     uint32_t fragment_count = 0;
     uint32_t mtime = 0;
     uint16_t compression = 0;
+    /// Is there a table of them?
+    bool has_xattrs = false;
     uint64_t bytes_used = 0;
     /// All listings together are not longer than this, however well they are compressed.
     uint64_t directory_bytes = 0;
