@@ -92,6 +92,7 @@ class Extraction {
   struct FirstLink {
     FolderPtr folder;
     std::string name;
+    uint32_t names = 0;
   };
 
   UniqueFd OpenFolder(const Folder& folder) const;
@@ -100,6 +101,7 @@ class Extraction {
   void ExtractDirectory(int parent, const FolderPtr& folder, const std::string& name, const Inode& inode);
   void ExtractFile(int parent, const std::string& name, InodePtr inode);
   void ExtractNode(int parent, const std::string& name, const Inode& inode);
+  void Visit(const Inode& inode);
   bool LinkToFirst(int parent, const FolderPtr& folder, const std::string& name, const Inode& inode);
   void FinishFolders();
   void SetAttributes(int fd, const Inode& inode);
@@ -123,6 +125,7 @@ class Extraction {
   std::vector<Directory> pending_;
   /// Directories made here, parents first; they get their attributes last.
   std::vector<Directory> created_;
+  /// Directories, and what says that it has one name only.
   std::unordered_set<InodeRef> visited_;
   uint64_t listed_ = 0;
   std::unordered_map<InodeRef, FirstLink> first_links_;
@@ -202,7 +205,10 @@ void Extraction::ExtractEntry(int parent, const FolderPtr& folder, const std::st
   const InodePtr inode = reader_.GetInode(ref);
   ++done_.entries;
   if (inode->type == InodeType::kDirectory) return ExtractDirectory(parent, folder, name, *inode);
-  if (inode->nlink > 1 && LinkToFirst(parent, folder, name, *inode)) return;
+  if (inode->nlink <= 1)
+    Visit(*inode);
+  else if (LinkToFirst(parent, folder, name, *inode))
+    return;
   if (inode->type == InodeType::kFile)
     ExtractFile(parent, name, inode);
   else
@@ -211,9 +217,7 @@ void Extraction::ExtractEntry(int parent, const FolderPtr& folder, const std::st
 
 void Extraction::ExtractDirectory(int parent, const FolderPtr& folder, const std::string& name,
                                   const Inode& inode) {
-  // A directory has one name: twice the same is a loop, or a small image that unfolds without end.
-  if (!visited_.insert(inode.ref).second || visited_.size() > reader_.info().inode_count)
-    throw FormatError("squashfs_extract", "a directory is in the image twice");
+  Visit(inode);
   if (folder->depth >= kMaxDepth) throw SystemError(ENAMETOOLONG, "mkdirat", "directories nest too deep");
   const bool created = mkdirat(parent, name.c_str(), 0700) == 0;
   if (!created) {
@@ -265,16 +269,29 @@ void Extraction::ExtractNode(int parent, const std::string& name, const Inode& i
   CheckErrno(utimensat(parent, name.c_str(), times, AT_SYMLINK_NOFOLLOW), "utimensat");
 }
 
+// What has one name and comes twice is a loop, or a small image that unfolds without end.
+void Extraction::Visit(const Inode& inode) {
+  if (!visited_.insert(inode.ref).second || visited_.size() > reader_.info().inode_count)
+    throw FormatError("squashfs_extract", "an inode is in the image twice");
+}
+
 // True when it is another name of something written before. False when it is the first, or when the file
 // system cannot link the two: then it becomes a file of its own.
 bool Extraction::LinkToFirst(int parent, const FolderPtr& folder, const std::string& name,
                              const Inode& inode) {
   const auto [found, is_first] = first_links_.try_emplace(inode.ref, FirstLink{folder, name});
+  FirstLink& first = found->second;
+  if (++first.names > inode.nlink) throw FormatError("squashfs_extract", "an inode has more names than it says");
   if (is_first) return false;
-  const FirstLink& first = found->second;
   const UniqueFd from = first.folder == folder ? UniqueFd::Duplicate(parent) : OpenFolder(*first.folder);
   if (linkat(from.get(), first.name.c_str(), parent, name.c_str(), 0) == 0) return true;
-  if (errno != EXDEV && errno != EPERM && errno != EMLINK && errno != ENOTSUP && errno != ENOENT)
+  // So many links and no more: the names that follow are links to this one.
+  if (errno == EMLINK) {
+    first.folder = folder;
+    first.name = name;
+    return false;
+  }
+  if (errno != EXDEV && errno != EPERM && errno != ENOTSUP && errno != ENOENT)
     throw SystemError(errno, "linkat");
   return false;
 }

@@ -583,6 +583,16 @@ void TestEvil(const Bytes& image, const fs::path& work) {
   Check(reader.Resolve("/sub/loop-here/sub/loop-here/hello", true) == reader.Resolve("/hello", true),
         "a loop can be walked");
 
+  // One name more than an inode says it has.
+  for (const char* path : {"/noise", "/hello"}) {
+    Bytes again = image;
+    const InodeRef ref = SquashfsReader(std::make_shared<MemorySource>(image)).Resolve(path, false);
+    Check(ref <= UINT16_MAX, "the inode is in the first block");
+    again[entry] = static_cast<uint8_t>(ref);
+    again[entry + 1] = static_cast<uint8_t>(ref >> 8);
+    CheckError(EBADMSG, std::string(path) + " once more", [&] { extract(again); });
+  }
+
   for (const char* name : {"loop/here", "/oop-here"}) {
     Bytes slash = image;
     memcpy(slash.data() + entry + 8, name, 9);
@@ -607,6 +617,64 @@ void TestEvil(const Bytes& image, const fs::path& work) {
   CheckError(EBADMSG, "nothing at all", [&] { extract({}); });
 }
 
+/// Little-endian numbers and text, one after the other.
+class Packed {
+ public:
+  Packed& U16(uint64_t value) { return Number(value, 2); }
+  Packed& U32(uint64_t value) { return Number(value, 4); }
+  Packed& U64(uint64_t value) { return Number(value, 8); }
+  Packed& Raw(const Bytes& more) {
+    bytes.insert(bytes.end(), more.begin(), more.end());
+    return *this;
+  }
+  /// As metadata blocks, stored plainly.
+  Packed& Metadata(const Bytes& content) {
+    for (size_t at = 0; at < content.size(); at += 8192) {
+      const size_t size = std::min<size_t>(8192, content.size() - at);
+      U16(0x8000 | size);
+      bytes.insert(bytes.end(), content.begin() + static_cast<ptrdiff_t>(at),
+                   content.begin() + static_cast<ptrdiff_t>(at + size));
+    }
+    return *this;
+  }
+  Bytes bytes;
+
+ private:
+  Packed& Number(uint64_t value, int size) {
+    for (int i = 0; i < size; ++i) bytes.push_back(static_cast<uint8_t>(value >> 8 * i));
+    return *this;
+  }
+};
+
+/// A root directory with one empty file "name", and an index of as many entries as there can be.
+void TestIndex() {
+  constexpr size_t kEntries = 65535;
+  Packed inodes;
+  inodes.U16(2).U16(0644).U16(0).U16(0).U32(0).U32(2).U32(0).U32(UINT32_MAX).U32(0).U32(0);
+  const size_t root = inodes.bytes.size();
+  const Bytes listing = Packed().U32(0).U32(0).U32(2).U16(0).U16(0).U16(2).U16(3).Raw(Text("name")).bytes;
+  inodes.U16(8).U16(0755).U16(0).U16(0).U32(0).U32(1);
+  inodes.U32(2).U32(listing.size() + 3).U32(0).U32(1).U16(kEntries).U16(0).U32(UINT32_MAX);
+  for (size_t i = 0; i < kEntries; ++i) inodes.U32(0).U32(0).U32(255).Raw(Bytes(256, 'a'));
+  const Bytes inode_table = Packed().Metadata(inodes.bytes).bytes;
+  const Bytes directory_table = Packed().Metadata(listing).bytes;
+  const size_t directories = 96 + inode_table.size();
+  const size_t ids = directories + directory_table.size();
+  const size_t id_table = ids + 6;
+  Packed image;
+  image.U32(0x73717368).U32(2).U32(0).U32(4096).U32(0).U16(1).U16(12).U16(0).U16(1).U16(4).U16(0);
+  image.U64(root).U64(id_table + 8).U64(id_table).U64(UINT64_MAX).U64(96).U64(directories);
+  image.U64(UINT64_MAX).U64(UINT64_MAX).Raw(inode_table).Raw(directory_table);
+  image.Metadata(Packed().U32(0).bytes).U64(ids);
+
+  const SquashfsReader reader(std::make_shared<MemorySource>(image.bytes));
+  const InodePtr directory = reader.GetInode(reader.Root());
+  Check(!directory->index.empty() && directory->index.size() <= 1024, "few entries of an index are kept");
+  Check(reader.Lookup(*directory, "name").has_value() && !reader.Lookup(*directory, "other"),
+        "a name is found by a long index");
+  Check(!reader.info().has_xattrs, "no xattr table");
+}
+
 int Run(int rounds) {
   if (std::system("mksquashfs -version >/dev/null 2>&1") != 0) {
     std::puts("mksquashfs is missing");
@@ -620,6 +688,7 @@ int Run(int rounds) {
   fs::create_directory(work / "small");
   MakeLargeTree(work / "tree");
   MakeSmallTree(work / "small");
+  TestIndex();
   const Snapshot wanted = OfFolder(work / "tree");
   const fs::path image = work / "image";
   for (const char* options : {"-comp gzip", "-comp zstd -b 4096", "-comp lz4 -b 1M", "-comp xz",
@@ -631,6 +700,8 @@ int Run(int rounds) {
     TestDirectories(*reader);
     TestReads(*reader, work / "tree");
     TestResolve(*reader);
+    Check(reader->info().has_xattrs == !reader->Xattrs(*reader->GetInode(reader->Resolve("/hello", true))).empty(),
+          "whether there are xattrs");
     std::printf("%s: done\n", options);
   }
   MakeImage(work / "tree", image, "-comp zstd -b 64K");
