@@ -1,11 +1,10 @@
-#include <atomic>
-#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "bindings/exports.h"
+#include "bindings/progress.h"
 #include "bindings/run_async.h"
 #include "core/directory_tree.h"
 #include "core/file_range.h"
@@ -13,48 +12,6 @@
 
 namespace sifcrypt {
 namespace {
-
-constexpr std::chrono::milliseconds kProgressInterval{100};
-
-/// Brings progress from the pool thread to a JS function, and its `false` back.
-class ProgressReporter {
- public:
-  explicit ProgressReporter(const Napi::Function& function)
-      : function_(Napi::ThreadSafeFunction::New(function.Env(), function, "sifcrypt.progress", 0, 1)) {}
-  ~ProgressReporter() {
-    state_->finished = true;
-    function_.Release();
-  }
-  ProgressReporter(const ProgressReporter&) = delete;
-  ProgressReporter& operator=(const ProgressReporter&) = delete;
-
-  bool Report(uint64_t bytes) {
-    const auto now = std::chrono::steady_clock::now();
-    if (now - last_ >= kProgressInterval) {
-      last_ = now;
-      function_.NonBlockingCall([state = state_, bytes](Napi::Env env, const Napi::Function& function) {
-        if (state->finished) return;
-        try {
-          const Napi::Value answer = function.Call({Napi::Number::New(env, static_cast<double>(bytes))});
-          if (answer.IsBoolean() && !answer.As<Napi::Boolean>().Value()) state->cancelled = true;
-        } catch (const Napi::Error&) {
-          // A callback that throws asks for no more.
-          state->cancelled = true;
-        }
-      });
-    }
-    return !state_->cancelled;
-  }
-
- private:
-  struct State {
-    std::atomic<bool> cancelled = false;
-    std::atomic<bool> finished = false;
-  };
-  Napi::ThreadSafeFunction function_;
-  std::shared_ptr<State> state_ = std::make_shared<State>();
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
 
 SquashfsCompression ReadCompression(const Napi::Object& options) {
   const std::string name = ReadString(options, "compression");
@@ -123,8 +80,8 @@ Napi::Value BuildTree(const Napi::CallbackInfo& info) {
   return RunAsync(
       info.Env(),
       [write = std::move(write), sink = std::move(sink),
-       reporter = std::make_unique<ProgressReporter>(info[1].As<Napi::Function>())] {
-        return write(*sink, [&reporter](uint64_t bytes) { return reporter->Report(bytes); });
+       progress = std::make_unique<Progress>(info.Env(), info[1].As<Napi::Function>())] {
+        return write(*sink, [&progress](uint64_t bytes) { return progress->Report(bytes); });
       },
       [](Napi::Env env, const SquashfsWritten& written) -> Napi::Value {
         Napi::Object result = Napi::Object::New(env);

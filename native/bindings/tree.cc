@@ -1,7 +1,5 @@
 // A squashfs opened for reading, as an object of functions (NativeTree in lib/native/binding.ts). They own
 // what they need and look at no `this`, so no object from elsewhere can be mistaken for theirs.
-#include <atomic>
-#include <chrono>
 #include <exception>
 #include <memory>
 #include <string>
@@ -9,6 +7,7 @@
 #include <vector>
 
 #include "bindings/exports.h"
+#include "bindings/progress.h"
 #include "bindings/run_async.h"
 #include "core/extract.h"
 #include "core/squashfs_reader.h"
@@ -18,8 +17,8 @@ namespace {
 
 // A directory is listed as a whole; an image may claim any number of entries.
 constexpr size_t kMaxListed = size_t{1} << 20;
+constexpr size_t kMaxListedText = size_t{64} << 20;
 constexpr uint64_t kMaxRead = uint64_t{1} << 30;
-constexpr auto kProgressInterval = std::chrono::milliseconds(100);
 
 using ReaderPtr = std::shared_ptr<const SquashfsReader>;
 
@@ -59,7 +58,33 @@ Napi::Buffer<char> BytesToJs(Napi::Env env, const std::string& bytes) {
   return Napi::Buffer<char>::Copy(env, bytes.data(), bytes.size());
 }
 
-Napi::Object StatToJs(Napi::Env env, const Inode& inode) {
+/// What JS is told of an inode. The inode itself holds more, and is the cache's to keep.
+struct InodeStat {
+  explicit InodeStat(const Inode& inode)
+      : inode_number(inode.inode_number),
+        type(inode.type),
+        mode(inode.mode),
+        uid(inode.uid),
+        gid(inode.gid),
+        nlink(inode.nlink),
+        mtime(inode.mtime),
+        size(inode.size),
+        rdev(inode.rdev),
+        target(inode.target) {}
+
+  uint32_t inode_number;
+  InodeType type;
+  uint16_t mode;
+  uint32_t uid;
+  uint32_t gid;
+  uint32_t nlink;
+  uint32_t mtime;
+  uint64_t size;
+  dev_t rdev;
+  std::string target;
+};
+
+Napi::Object StatToJs(Napi::Env env, const InodeStat& inode) {
   const auto number = [env](uint64_t value) { return Napi::Number::New(env, static_cast<double>(value)); };
   Napi::Object stat = Napi::Object::New(env);
   stat.Set("inode", number(inode.inode_number));
@@ -85,8 +110,7 @@ std::string PathArgument(const Napi::CallbackInfo& info) {
   } else {
     throw Napi::TypeError::New(info.Env(), "path must be a string or a Buffer");
   }
-  if (path.find('\0') != std::string::npos)
-    throw Napi::TypeError::New(info.Env(), "path must not contain a NUL");
+  if (path.find('\0') != std::string::npos) throw Napi::TypeError::New(info.Env(), "path must not contain a NUL");
   return path;
 }
 
@@ -102,26 +126,28 @@ Napi::Value Stat(const OpenedTree& tree, const Napi::CallbackInfo& info) {
       info.Env(),
       [reader = tree.reader, path = PathArgument(info), follow = info[1].As<Napi::Boolean>().Value()] {
         const SquashfsReader& squashfs = Usable(reader);
-        return squashfs.GetInode(squashfs.Resolve(path, follow));
+        return InodeStat(*squashfs.GetInode(squashfs.Resolve(path, follow)));
       },
-      [](Napi::Env env, const InodePtr& inode) -> Napi::Value { return StatToJs(env, *inode); });
+      [](Napi::Env env, const InodeStat& inode) -> Napi::Value { return StatToJs(env, inode); });
 }
 
 Napi::Value List(const OpenedTree& tree, const Napi::CallbackInfo& info) {
   struct Entry {
     std::string name;
-    InodePtr inode;
+    InodeStat stat;
   };
   return RunAsync(
       info.Env(),
       [reader = tree.reader, path = PathArgument(info)] {
         const SquashfsReader& squashfs = Usable(reader);
         std::vector<Entry> entries;
+        size_t text = 0;
         const InodePtr directory = squashfs.GetInode(squashfs.Resolve(path, true));
         squashfs.ReadDir(*directory, 0, [&](std::string_view name, InodeRef ref, InodeType, uint64_t) {
-          if (entries.size() == kMaxListed)
+          entries.push_back({std::string(name), InodeStat(*squashfs.GetInode(ref))});
+          text += name.size() + entries.back().stat.target.size();
+          if (entries.size() > kMaxListed || text > kMaxListedText)
             throw SystemError(EOVERFLOW, "squashfs_readdir", "too many entries");
-          entries.push_back({std::string(name), squashfs.GetInode(ref)});
           return true;
         });
         return entries;
@@ -132,7 +158,7 @@ Napi::Value List(const OpenedTree& tree, const Napi::CallbackInfo& info) {
           const Napi::HandleScope scope(env);
           Napi::Object entry = Napi::Object::New(env);
           entry.Set("name", BytesToJs(env, entries[i].name));
-          entry.Set("stat", StatToJs(env, *entries[i].inode));
+          entry.Set("stat", StatToJs(env, entries[i].stat));
           list.Set(i, entry);
         }
         return list;
@@ -181,55 +207,6 @@ Napi::Value Xattrs(const OpenedTree& tree, const Napi::CallbackInfo& info) {
       });
 }
 
-/// Carries progress from the threads that extract to the event loop, and the wish to stop back.
-class Progress {
- public:
-  Progress(Napi::Env env, const Napi::Function& callback)
-      : state_(std::make_shared<State>()),
-        function_(Napi::ThreadSafeFunction::New(env, callback, "onProgress", 0, 1)) {
-    // The work itself keeps the event loop alive.
-    function_.Unref(env);
-  }
-  ~Progress() {
-    state_->ended = true;
-    function_.Release();
-  }
-  Progress(const Progress&) = delete;
-  Progress& operator=(const Progress&) = delete;
-
-  /// By one thread at a time. False: stop.
-  bool Report(uint64_t bytes) {
-    const auto now = std::chrono::steady_clock::now();
-    if (now >= next_report_ && !state_->under_way.exchange(true)) {
-      next_report_ = now + kProgressInterval;
-      const napi_status status =
-          function_.NonBlockingCall([state = state_, bytes](Napi::Env env, Napi::Function callback) {
-            // What comes after the promise was settled would only confuse.
-            if (state->ended) return;
-            try {
-              const Napi::Value wanted = callback.Call({Napi::Number::New(env, static_cast<double>(bytes))});
-              if (wanted.IsBoolean() && !wanted.As<Napi::Boolean>().Value()) state->stop = true;
-            } catch (const Napi::Error&) {
-              state->stop = true;
-            }
-            state->under_way = false;
-          });
-      if (status != napi_ok) state_->stop = true;  // the environment is going away
-    }
-    return !state_->stop;
-  }
-
- private:
-  struct State {
-    std::atomic<bool> stop = false;
-    std::atomic<bool> ended = false;
-    std::atomic<bool> under_way = false;
-  };
-  std::shared_ptr<State> state_;
-  Napi::ThreadSafeFunction function_;
-  std::chrono::steady_clock::time_point next_report_ = std::chrono::steady_clock::now() + kProgressInterval;
-};
-
 Napi::Value ExtractTree(const OpenedTree& tree, const Napi::CallbackInfo& info) {
   const Napi::Object options = ReadObject(info[0], "options");
   if (!info[1].IsFunction()) throw Napi::TypeError::New(info.Env(), "onProgress must be a function");
@@ -261,10 +238,9 @@ Napi::Value TreeToJs(Napi::Env env, ReaderPtr reader) {
   const auto tree = std::make_shared<OpenedTree>(OpenedTree{std::move(reader)});
   Napi::Object object = Napi::Object::New(env);
   const auto add = [&](const char* name, auto operation) {
-    object.Set(
-        name,
-        Napi::Function::New(
-            env, [tree, operation](const Napi::CallbackInfo& info) { return operation(*tree, info); }, name));
+    object.Set(name,
+               Napi::Function::New(
+                   env, [tree, operation](const Napi::CallbackInfo& info) { return operation(*tree, info); }, name));
   };
   add("stat", Stat);
   add("list", List);
