@@ -145,7 +145,9 @@ UniqueFd MountFuse(const std::string& target, const std::string& source) {
   return device;
 }
 
-UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& source) {
+UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& source, int kept) {
+  // Unlike all others this one is inherited.
+  const UniqueFd inherited(CheckErrno(fcntl(kept, F_DUPFD, STDERR_FILENO + 1), "fcntl"));
   auto [ours, theirs] = Channel::Pair();
   RunFusermount({"-o",
                  "ro,nosuid,nodev,default_permissions,subtype=sifcrypt,max_read=" + std::to_string(kFuseMaxRead) +

@@ -13,8 +13,9 @@ constexpr unsigned kFuseMaxRead = 1 << 20;
 /// `source`. Gives the device to serve it from. Throws SystemError "fuse" (no /dev/fuse) or "mount".
 UniqueFd MountFuse(const std::string& target, const std::string& source);
 
-/// The same for everybody else, by the setuid program fusermount3. Throws SystemError "fuse".
-UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& source);
+/// The same for everybody else, by the setuid program fusermount3. That finishes what it has begun when this process is
+/// killed: until it ends it has `kept` open, too. Throws SystemError "fuse".
+UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& source, int kept);
 
 /// Tells the file system that one sees at `target` (an absolute path without symbolic links) from any other: its device
 /// number and source. Empty when what is there is neither our FUSE file system nor a squashfs of the kernel's.

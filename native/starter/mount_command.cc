@@ -24,9 +24,6 @@ namespace sifcrypt::starter {
 namespace {
 
 constexpr int kFailure = 255;
-/// How long a mount may take to appear after the process that wanted it was killed.
-constexpr int kStragglerMs = 1000;
-constexpr int kLookAgainMs = 20;
 
 std::string RealPath(const std::string& path) {
   const std::unique_ptr<char, decltype(&free)> real(realpath(path.c_str(), nullptr), free);
@@ -34,62 +31,82 @@ std::string RealPath(const std::string& path) {
   return real.get();
 }
 
-/// A process that unmounts at the end, also when this one is killed. It knows nothing of the image, is not in our
-/// process group, and keeps the privileges that this one gives up.
+/// Two processes that see to it that the mount goes at the end, also when this one is killed: the first unmounts, and
+/// the second in its place should it be killed itself. They know nothing of the image, are not in our process group, and
+/// keep the privileges that this one gives up.
 class Guard {
  public:
   explicit Guard(const std::string& target) {
-    std::pair<Channel, Channel> ends = Channel::Pair();
-    channel_ = std::move(ends.first);
-    const Channel& theirs = ends.second;
-    // Looked at here: by the time the other process gets to it there may be a mount.
+    // Looked at here: by the time the other processes get to it there may be a mount.
     const std::string before = MountIdentity(target);
-    process_ = ForkChild([&] {
-      OutliveParent();
-      setsid();
-      CloseAllBut({theirs.fd()});
-      DetachStandardStreams();
-      theirs.Send({.kind = Message::Kind::kStarted});
-      std::string mounted;
-      bool in_order = false;
-      while (const auto message = theirs.Receive()) {
-        if (message->kind == Message::Kind::kEnded) return 0;
-        if (message->kind == Message::Kind::kTerminate)
-          in_order = true;
-        else
-          mounted = message->text;
-      }
-      // Without word of it there may be a mount all the same, or there will be: fusermount3 ends its work alone.
-      if (mounted.empty()) mounted = MountIdentity(target);
-      const int64_t give_up = NowMs() + kStragglerMs;
-      while (!in_order && mounted == before && NowMs() < give_up) {
-        poll(nullptr, 0, kLookAgainMs);
-        mounted = MountIdentity(target);
-      }
-      if (mounted != before) starter::Unmount(target, mounted);
-      return 0;
+    const std::pair<Channel, Channel> first_life = Channel::Pair();
+    Start(first_, first_life.first, [&](const Channel& orders) { TakeBack(orders, target, before); });
+    Start(second_, first_life.second, [&](const Channel& orders) {
+      // Not at the same time as the first, which could make it the mount below that is taken away.
+      TakeBack(orders, target, before, &first_life.second);
     });
-    // Nothing is mounted before the guard outlives this process.
-    ends.second.Close();
-    channel_.Receive();
   }
   ~Guard() { Unmount(); }
   Guard(const Guard&) = delete;
   Guard& operator=(const Guard&) = delete;
-  void Watch(const std::string& identity) const { channel_.Send({.text = identity}); }
+  /// As long as a process has this open the guard waits for its end, too.
+  int fd() const { return first_.orders.fd(); }
+  void Watch(const std::string& identity) const {
+    for (const Process* process : {&first_, &second_})
+      if (!process->orders.Send({.text = identity})) throw SystemError(EPIPE, "server", kLost);
+  }
   /// The mount stays.
-  void Dismiss() const { channel_.Send({.kind = Message::Kind::kEnded}); }
+  void Dismiss() const {
+    for (const Process* process : {&first_, &second_}) process->orders.Send({.kind = Message::Kind::kEnded});
+  }
   /// Idempotent; nothing when it is unmounted already.
   void Unmount() {
-    channel_.Send({.kind = Message::Kind::kTerminate});
-    channel_.Close();
-    while (waitpid(process_, nullptr, 0) < 0 && errno == EINTR) {
-    }
+    for (Process* process : {&first_, &second_}) process->orders.Close();
+    for (const Process* process : {&first_, &second_})
+      while (process->id > 0 && waitpid(process->id, nullptr, 0) < 0 && errno == EINTR) {
+      }
   }
 
  private:
-  Channel channel_;
-  pid_t process_ = -1;
+  static constexpr char kLost[] = "a process that is to unmount at the end has ended";
+  struct Process {
+    Channel orders;
+    pid_t id = -1;
+  };
+
+  /// Back when it outlives this process: nothing is to be mounted before.
+  template <typename Body>
+  static void Start(Process& process, const Channel& life, Body body) {
+    std::pair<Channel, Channel> ends = Channel::Pair();
+    process.orders = std::move(ends.first);
+    process.id = ForkChild([&] {
+      OutliveParent();
+      setsid();
+      CloseAllBut({ends.second.fd(), life.fd()});
+      DetachStandardStreams();
+      ends.second.Send({.kind = Message::Kind::kStarted});
+      body(ends.second);
+      return 0;
+    });
+    ends.second.Close();
+    if (!process.orders.Receive()) throw SystemError(EPIPE, "server", kLost);
+  }
+
+  static void TakeBack(const Channel& orders, const std::string& target, const std::string& before,
+                       const Channel* other = nullptr) {
+    std::string mounted;
+    while (const auto message = orders.Receive()) {
+      if (message->kind == Message::Kind::kEnded) return;
+      mounted = message->text;
+    }
+    if (other != nullptr) other->Receive();
+    // Without word of it there may be a mount all the same: the end can come right after it was made.
+    if (mounted.empty()) mounted = MountIdentity(target);
+    if (mounted != before) starter::Unmount(target, mounted);
+  }
+
+  Process first_;
+  Process second_;
 };
 
 /// What asks this process to end: a signal, or the end of the watched pipe.
@@ -120,8 +137,8 @@ int Serve(const MountOptions& options, const EndRequests& end_requests, const St
   const std::string target = RealPath(options.target);
   Guard guard(target);
   const OpenSquashfs squashfs(options.image);
-  UniqueFd device =
-      geteuid() == 0 ? MountFuse(target, options.source_name) : MountFuseUnprivileged(target, options.source_name);
+  UniqueFd device = geteuid() == 0 ? MountFuse(target, options.source_name)
+                                   : MountFuseUnprivileged(target, options.source_name, guard.fd());
   guard.Watch(MountIdentity(target));
   DropPrivileges();
   const std::unique_ptr<FuseServer> server = squashfs.Serve(std::move(device));

@@ -1,0 +1,81 @@
+// A mount goes with its server, whichever other process of it was killed before, and whenever that was.
+import assert from "node:assert/strict"
+import { execFileSync } from "node:child_process"
+import { mkdirSync, readFileSync } from "node:fs"
+import path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import { finish, idOf, isRoot, sifcryptOk, startSifcrypt, type As } from "../support/cli.ts"
+import { allProcesses, holdsFuse, mountsIn, processesOfGroup, waitFor } from "../support/processes.ts"
+import { newFolder } from "../support/scratch.ts"
+import { skip } from "../support/skip.ts"
+import { makeRootTree } from "../support/trees.ts"
+
+let group = 74_000
+
+describe("the processes that stand by a mount", () => {
+  const tree = makeRootTree()
+
+  before(function () {
+    if (!isRoot) skip(this, "needs root, to mark all processes that come of a command")
+  })
+
+  afterEach(() => {
+    for (const { pid } of processesOfGroup(group)) process.kill(pid, "SIGKILL")
+    group++
+  })
+
+  async function prepare(as: As): Promise<{ args: string[]; folder: string; target: string }> {
+    const folder = newFolder("guard", idOf(as))
+    const image = path.join(folder, "image.sif")
+    const target = path.join(folder, "mount")
+    mkdirSync(target)
+    execFileSync("chown", [String(idOf(as)), target])
+    await sifcryptOk(["build", image, tree], { as })
+    return { args: ["mount", "--engine", "userspace", image, target], folder, target }
+  }
+
+  // fusermount3 serves only users whom passwd knows.
+  for (const as of ["nobody", "self"] as const satisfies readonly As[])
+    for (const lost of [0, 1])
+      for (const end of ["unmount", "SIGTERM", "SIGKILL"] as const)
+        it(`A3: ${end} of ${as === "nobody" ? "an ordinary user's" : "root's"} mount without its helper ${lost + 1} leaves nothing`, async () => {
+          const { args, folder, target } = await prepare(as)
+          await sifcryptOk(args, { as, group })
+          const server = processesOfGroup(group).find(({ pid }) => holdsFuse(pid))
+          const helpers = processesOfGroup(group).filter(({ parent }) => parent === server?.pid)
+          assert.equal(helpers.length, 2)
+          process.kill(helpers[lost]!.pid, "SIGKILL")
+          await sleep(50)
+          assert.equal(
+            readFileSync("/proc/self/mountinfo", "utf8").includes(target),
+            true,
+            "it stays until then",
+          )
+          if (end === "unmount") await sifcryptOk(["unmount", target], { as, group })
+          else process.kill(server!.pid, end)
+          await waitFor("the end of the mount", () => mountsIn(folder).length === 0)
+          await waitFor("the end of the processes", () => processesOfGroup(group).length === 0)
+        })
+
+  it("A3: a mount that fusermount3 makes after its caller was killed goes, too", async () => {
+    const { args, folder } = await prepare("nobody")
+    const child = startSifcrypt(args, { as: "nobody", group })
+    const ended = finish(child)
+    let helper = 0
+    // Stopped as soon as it is there, which may be too late: then there is a mount.
+    const end = performance.now() + 10_000
+    while (helper === 0 && mountsIn(folder).length === 0 && performance.now() < end)
+      helper = processesOfGroup(group).find(({ command }) => command.startsWith("fusermount3 "))?.pid ?? 0
+    if (helper !== 0) process.kill(helper, "SIGSTOP")
+    const starter = allProcesses().find(
+      ({ command }) => command.startsWith("sifcrypt-starter ") && command.includes(folder),
+    )
+    assert.notEqual(starter, undefined)
+    process.kill(starter!.pid, "SIGKILL")
+    await sleep(1500)
+    if (helper !== 0) process.kill(helper, "SIGCONT")
+    await ended
+    await waitFor("the end of the processes", () => processesOfGroup(group).length === 0)
+    assert.deepEqual(mountsIn(folder), [])
+  })
+})
