@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // The sifcrypt command: parses arguments, runs one command, turns errors into a line, a hint and an exit status.
 import { readFileSync } from "node:fs"
+import { inspect } from "node:util"
 import { Command, CommanderError } from "commander"
 import { ContainerError } from "../index.ts"
 import { addBuildCommand } from "./commands/build.ts"
@@ -11,7 +12,7 @@ import { addSifCommands } from "./commands/sif.ts"
 import { exitCodeFor, exitCodes } from "./exit-codes.ts"
 import { hintFor } from "./hints.ts"
 import { Interrupted, undoOnSignals } from "./interrupt.ts"
-import { flush } from "./output.ts"
+import { errors, flush, output } from "./output.ts"
 import { notice, printable } from "./terminal.ts"
 
 function packageVersion(): string {
@@ -26,16 +27,16 @@ function report(error: unknown): number {
     notice(printable(error.message))
     const hint = hintFor(error.code)
     if (hint !== undefined) notice(`hint: ${hint}`)
-    if (process.env["SIFCRYPT_DEBUG"] === "1") console.error(error)
+    if (process.env["SIFCRYPT_DEBUG"] === "1") errors().write(`${inspect(error)}\n`)
     return exitCodeFor(error.code)
   }
   const system = error as Partial<NodeJS.ErrnoException> | null
   if (typeof system?.syscall === "string" && typeof system.code === "string") {
     notice(printable(system.message ?? system.code))
-    if (process.env["SIFCRYPT_DEBUG"] === "1") console.error(error)
+    if (process.env["SIFCRYPT_DEBUG"] === "1") errors().write(`${inspect(error)}\n`)
     return exitCodes.inputOutput
   }
-  console.error(error)
+  errors().write(`${inspect(error)}\n`)
   notice("this is a defect of sifcrypt: please report the lines above")
   return 1
 }
@@ -47,6 +48,10 @@ async function main(): Promise<number> {
     .enablePositionalOptions()
     .showHelpAfterError("(sifcrypt COMMAND --help tells more)")
     .exitOverride()
+    .configureOutput({
+      writeOut: (text) => output().write(text),
+      writeErr: (text) => errors().write(text),
+    })
   addBuildCommand(program)
   addSifCommands(program)
   addContentCommands(program)
@@ -63,7 +68,7 @@ async function main(): Promise<number> {
 }
 
 void main().then(async (code) => {
-  await Promise.all([flush(process.stdout), flush(process.stderr)])
+  await flush()
   // Nothing is left to wait for.
   process.exit(code)
 })

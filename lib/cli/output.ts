@@ -18,18 +18,37 @@ export async function writeAll(
 
 /** Writes a text to standard output. */
 export async function print(text: string): Promise<void> {
-  await writeAll(process.stdout, [Buffer.from(text)])
+  await writeAll(output(), [Buffer.from(text)])
+}
+
+const used = new Set<NodeJS.WriteStream>()
+
+function use(stream: NodeJS.WriteStream): NodeJS.WriteStream {
+  used.add(stream)
+  return stream
+}
+
+/** Standard output. Node makes the stream when it is first asked for, which a payload's own output never needs. */
+export function output(): NodeJS.WriteStream {
+  return use(process.stdout)
+}
+
+/** Standard error. */
+export function errors(): NodeJS.WriteStream {
+  return use(process.stderr)
 }
 
 /** Waits until everything that was written has gone, or nobody wants it any more. */
-export async function flush(stream: NodeJS.WriteStream): Promise<void> {
-  if (stream.destroyed || stream.writableLength === 0) return
-  await new Promise<void>((resolve) => {
-    stream.once("error", () => {
-      resolve()
+export async function flush(): Promise<void> {
+  for (const stream of used) {
+    if (stream.destroyed || stream.writableLength === 0) continue
+    await new Promise<void>((resolve) => {
+      stream.once("error", () => {
+        resolve()
+      })
+      stream.write("", () => {
+        resolve()
+      })
     })
-    stream.write("", () => {
-      resolve()
-    })
-  })
+  }
 }

@@ -4,10 +4,11 @@ import { openSync, readSync, writeSync } from "node:fs"
 import { ReadStream } from "node:tty"
 import { KeyError } from "../index.ts"
 import { Interrupted } from "./interrupt.ts"
+import { errors } from "./output.ts"
 
 /** Writes a line to stderr, prefixed. */
 export function notice(text: string): void {
-  process.stderr.write(`sifcrypt: ${text}\n`)
+  errors().write(`sifcrypt: ${text}\n`)
 }
 
 /** Shows untrusted names without letting them steer the terminal. */
@@ -40,16 +41,16 @@ export class Progress {
 
   update(bytes: number): void {
     const now = performance.now()
-    if (!process.stderr.isTTY || now - this.#last < 100) return
+    if (!errors().isTTY || now - this.#last < 100) return
     this.#last = now
     const seconds = (now - this.#started) / 1000
     const rate = seconds > 0.2 ? `, ${humanBytes(bytes / seconds)}/s` : ""
-    process.stderr.write(`\r\u001b[K${this.#label} ${humanBytes(bytes)}${rate}`)
+    errors().write(`\r\u001b[K${this.#label} ${humanBytes(bytes)}${rate}`)
     this.#shown = true
   }
 
   done(): void {
-    if (this.#shown) process.stderr.write("\r\u001b[K")
+    if (this.#shown) errors().write("\r\u001b[K")
   }
 }
 

@@ -36,14 +36,17 @@ const prefixes = ["SIFCRYPT", "APPTAINER", "SINGULARITY"] as const
 
 async function readSmallFile(path: string, limit: Bytes): Promise<Buffer> {
   const file = await open(path, "r")
-  const buffer = Buffer.alloc(limit + 1)
+  // A pipe has no size of its own: room for all that may come.
+  const { size } = await file.stat()
+  const buffer = Buffer.alloc(size > 0 && size < limit ? size + 1 : limit + 1)
   try {
     let used = 0
     for (;;) {
       const { bytesRead } = await file.read(buffer, used, buffer.length - used, null)
       if (bytesRead === 0) break
       used += bytesRead
-      if (used > limit) throw new KeyError("ERR_KEY_FORMAT", `${path}: more than ${limit} bytes`, { path })
+      if (used === buffer.length)
+        throw new KeyError("ERR_KEY_FORMAT", `${path}: more than ${limit} bytes`, { path })
     }
     const bytes = Buffer.alloc(used)
     buffer.copy(bytes, 0, 0, used)

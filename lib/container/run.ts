@@ -3,6 +3,7 @@ import { readFileSync, realpathSync } from "node:fs"
 import { realpath } from "node:fs/promises"
 import { userInfo } from "node:os"
 import path from "node:path"
+import { isatty } from "node:tty"
 import type { Tree } from "../device/tree.ts"
 import { starterPath } from "../native/load.ts"
 import { composeBinds, parseBinds } from "../runtime/binds.ts"
@@ -48,6 +49,7 @@ export interface Running extends AsyncDisposable {
   readonly pid: number
   /** The payload's streams; null unless `stdio` is `pipe`. */
   readonly stdin: NodeJS.WritableStream | null
+  /** Read it at once: what nobody reads when the payload ends is gone. */
   readonly stdout: NodeJS.ReadableStream | null
   readonly stderr: NodeJS.ReadableStream | null
   /** How it ended, everything undone. Rejects with the signal's reason, or a RunError when the payload was lost. */
@@ -183,7 +185,8 @@ export async function runImage(
     binds,
     session,
     environment: composeEnvironment(process.env, options.env ?? [], options.cleanEnv === true),
-    terminal: stdio === "inherit" && process.stdin.isTTY && process.stdout.isTTY && process.stderr.isTTY,
+    // isTTY of process.stdin would make a stream of it first.
+    terminal: stdio === "inherit" && [0, 1, 2].every((fd) => isatty(fd)),
     umask: currentUmask(),
     starter: starterPath(),
   })

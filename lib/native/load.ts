@@ -31,9 +31,11 @@ export function loadAddon(): NativeAddon {
   const require = createRequire(import.meta.url)
   const bindings = require("bindings") as (options: object) => NativeAddon
   const built = ["module_root", "build", "Release", "bindings"]
-  const prebuilt = ["module_root", "prebuilds", `${process.platform}-${process.arch}`, `sifcrypt.${libc()}.node`]
+  const platform = `${process.platform}-${process.arch}`
+  const local = existsSync(path.join(packageRoot, "build", "Release", "sifcrypt.node"))
   try {
-    addon = bindings({ bindings: "sifcrypt", module_root: packageRoot, try: [built, prebuilt] })
+    const place = local ? built : ["module_root", "prebuilds", platform, `sifcrypt.${libc()}.node`]
+    addon = bindings({ bindings: "sifcrypt", module_root: packageRoot, try: [place] })
     return addon
   } catch (cause) {
     throw new EnvironmentError(
@@ -51,9 +53,8 @@ export function loadAddon(): NativeAddon {
  */
 export function starterPath(): string {
   const built = path.join(packageRoot, "build", "Release", "sifcrypt-starter")
+  if (existsSync(built)) return built
   const prebuilt = path.join(prebuildFolder(), `sifcrypt-starter.${libc()}`)
-  const found = [built, prebuilt].find((candidate) => existsSync(candidate))
-  if (found === undefined)
-    throw new EnvironmentError("ERR_ENV_NO_ADDON", `no sifcrypt-starter: neither ${built} nor ${prebuilt}`)
-  return found
+  if (existsSync(prebuilt)) return prebuilt
+  throw new EnvironmentError("ERR_ENV_NO_ADDON", `no sifcrypt-starter: neither ${built} nor ${prebuilt}`)
 }

@@ -10,7 +10,7 @@ import {
 } from "../../index.ts"
 import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
-import { print } from "../output.ts"
+import { errors, print } from "../output.ts"
 import { humanBytes, notice, printable, Progress } from "../terminal.ts"
 
 interface BuildFlags extends CredentialFlags {
@@ -142,7 +142,7 @@ export function addBuildCommand(program: Command): void {
       progress.done()
     })
     if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
-    else if (process.stderr.isTTY)
+    else if (errors().isTTY)
       notice(
         `${result.output}: ${result.encrypted ? "encrypted" : "plain"}, ${humanBytes(result.size)} from ${humanBytes(result.inputBytes)} in ${(result.milliseconds / 1000).toFixed(1)} s`,
       )

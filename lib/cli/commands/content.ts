@@ -3,7 +3,7 @@ import { inspect, open, type TreeEntry } from "../../index.ts"
 import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
-import { print, writeAll } from "../output.ts"
+import { errors, output, print, writeAll } from "../output.ts"
 import { humanBytes, notice, printable, Progress } from "../terminal.ts"
 
 interface ListFlags extends OpenFlags {
@@ -67,7 +67,7 @@ export function addContentCommands(program: Command): void {
         return flags.long === true ? longLine(entry, name) : printable(name)
       })
       await writeAll(
-        process.stdout,
+        output(),
         lines.map((line) => Buffer.from(`${line}\n`)),
       )
     })
@@ -84,7 +84,7 @@ export function addContentCommands(program: Command): void {
       await using opened = await open(image, openOptions(flags, credentials))
       for (const path of paths)
         await writeAll(
-          process.stdout,
+          output(),
           opened.createReadStream(path, { signal: interruption }) as AsyncIterable<Buffer>,
         )
     })
@@ -117,7 +117,7 @@ export function addContentCommands(program: Command): void {
         progress.done()
       })
       if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
-      else if (process.stderr.isTTY) notice(`${String(result.entries)} entries, ${humanBytes(result.bytes)}`)
+      else if (errors().isTTY) notice(`${String(result.entries)} entries, ${humanBytes(result.bytes)}`)
     },
   )
 

@@ -2,7 +2,7 @@ import type { Command } from "commander"
 import { listMounts, open, unmount, type Engine } from "../../index.ts"
 import { withCredentials } from "../credentials.ts"
 import { parseEngine } from "../engine.ts"
-import { print } from "../output.ts"
+import { errors, print } from "../output.ts"
 import { interruption } from "../interrupt.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 import { notice, printable } from "../terminal.ts"
@@ -34,7 +34,7 @@ export function addMountCommands(program: Command): void {
           signal: interruption,
         })
         if (flags.json === true) await print(`${JSON.stringify(mounted.info)}\n`)
-        else if (process.stderr.isTTY) notice(`${mounted.info.target}: ${mounted.info.engine} engine`)
+        else if (errors().isTTY) notice(`${mounted.info.target}: ${mounted.info.engine} engine`)
       })
     },
   )

@@ -1,3 +1,4 @@
+import { isatty } from "node:tty"
 import type { Command } from "commander"
 import { open, type Engine, type ExecOptions } from "../../index.ts"
 import { withCredentials } from "../credentials.ts"
@@ -57,7 +58,7 @@ function addAction(
       const started = name === "shell" ? await opened.shell(options) : await opened[name](argv, options)
       // A terminal signals its whole foreground group, the starter included; what reaches only us is passed on.
       passSignalsTo((signal) => {
-        if (!(process.stdin.isTTY && (signal === "SIGINT" || signal === "SIGQUIT"))) started.kill(signal)
+        if (!(isatty(0) && (signal === "SIGINT" || signal === "SIGQUIT"))) started.kill(signal)
       })
       return started
     })

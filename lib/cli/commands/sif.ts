@@ -1,6 +1,6 @@
 import { InvalidArgumentError, type Command } from "commander"
 import { sif } from "../../index.ts"
-import { print, writeAll } from "../output.ts"
+import { output, print, writeAll } from "../output.ts"
 
 interface ListFlags {
   readonly json?: true
@@ -57,6 +57,6 @@ export function addSifCommands(program: Command): void {
     .argument("<image>", "the image to look at")
     .action(async (id: number, image: string) => {
       await using opened = await sif.openSif(image)
-      await writeAll(process.stdout, sif.dump(opened, id))
+      await writeAll(output(), sif.dump(opened, id))
     })
 }
