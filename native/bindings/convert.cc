@@ -1,15 +1,12 @@
 #include "bindings/convert.h"
 
-#include <string.h>
-
 #include <cmath>
 
+#include "core/error_name.h"
 #include "core/file_range.h"
 
 namespace sifcrypt {
 namespace {
-
-Napi::Value Member(const Napi::Object& object, const char* name) { return object.Get(name); }
 
 [[noreturn]] void WrongType(Napi::Env env, const char* name, const char* wanted) {
   throw Napi::TypeError::New(env, std::string(name) + " must be " + wanted);
@@ -23,19 +20,19 @@ Napi::Object ReadObject(const Napi::Value& value, const char* what) {
 }
 
 std::string ReadString(const Napi::Object& object, const char* name) {
-  const Napi::Value value = Member(object, name);
+  const Napi::Value value = object.Get(name);
   if (!value.IsString()) WrongType(object.Env(), name, "a string");
   return value.As<Napi::String>().Utf8Value();
 }
 
 bool ReadBoolean(const Napi::Object& object, const char* name) {
-  const Napi::Value value = Member(object, name);
+  const Napi::Value value = object.Get(name);
   if (!value.IsBoolean()) WrongType(object.Env(), name, "a boolean");
   return value.As<Napi::Boolean>().Value();
 }
 
 uint64_t ReadUnsigned(const Napi::Object& object, const char* name) {
-  const Napi::Value value = Member(object, name);
+  const Napi::Value value = object.Get(name);
   const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : -1;
   if (!(number >= 0) || number > 9007199254740991.0 || std::floor(number) != number)
     WrongType(object.Env(), name, "a non-negative safe integer");
@@ -43,13 +40,13 @@ uint64_t ReadUnsigned(const Napi::Object& object, const char* name) {
 }
 
 int ReadInt(const Napi::Object& object, const char* name) {
-  const Napi::Value value = Member(object, name);
+  const Napi::Value value = object.Get(name);
   if (!value.IsNumber()) WrongType(object.Env(), name, "an integer");
   return value.As<Napi::Number>().Int32Value();
 }
 
 SecretBuffer ReadSecret(const Napi::Object& object, const char* name) {
-  const Napi::Value value = Member(object, name);
+  const Napi::Value value = object.Get(name);
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
     WrongType(object.Env(), name, "a Uint8Array");
   const auto bytes = value.As<Napi::Uint8Array>();
@@ -57,7 +54,7 @@ SecretBuffer ReadSecret(const Napi::Object& object, const char* name) {
 }
 
 std::optional<XtsParameters> ReadCipher(const Napi::Object& object, const char* name) {
-  const Napi::Value value = Member(object, name);
+  const Napi::Value value = object.Get(name);
   if (value.IsUndefined()) return std::nullopt;
   const Napi::Object cipher = ReadObject(value, name);
   XtsParameters parameters;
@@ -68,15 +65,16 @@ std::optional<XtsParameters> ReadCipher(const Napi::Object& object, const char* 
 }
 
 std::shared_ptr<ByteSource> ReadSource(const Napi::Object& range) {
-  auto file = std::make_shared<FileSource>(ReadInt(range, "fd"), ReadUnsigned(range, "offset"), ReadUnsigned(range, "size"));
-  if (auto cipher = ReadCipher(range, "cipher")) return std::make_shared<XtsSource>(std::move(file), std::move(*cipher));
+  auto file =
+      std::make_shared<FileSource>(ReadInt(range, "fd"), ReadUnsigned(range, "offset"), ReadUnsigned(range, "size"));
+  if (auto cipher = ReadCipher(range, "cipher"))
+    return std::make_shared<XtsSource>(std::move(file), std::move(*cipher));
   return file;
 }
 
 void DescribeSystemError(Napi::Object error, const SystemError& cause) {
   error.Set("errno", Napi::Number::New(error.Env(), -cause.error()));
-  const char* name = strerrorname_np(cause.error());
-  if (name != nullptr) error.Set("code", Napi::String::New(error.Env(), name));
+  error.Set("code", Napi::String::New(error.Env(), ErrorName(cause.error())));
   error.Set("syscall", Napi::String::New(error.Env(), cause.operation()));
 }
 

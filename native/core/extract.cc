@@ -1,6 +1,5 @@
 #include "core/extract.h"
 
-#include <linux/openat2.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
@@ -30,6 +29,21 @@ constexpr size_t kReadSize = size_t{1} << 20;
 constexpr size_t kMaxQueued = 128;
 constexpr unsigned kMaxThreads = 4;
 
+// openat2(2): younger than the headers that some of the systems we build on have.
+#ifdef SYS_openat2
+constexpr long kOpenat2 = SYS_openat2;
+#else
+constexpr long kOpenat2 = 437;
+#endif
+struct OpenHow {
+  uint64_t flags = 0;
+  uint64_t mode = 0;
+  uint64_t resolve = 0;
+};
+constexpr uint64_t kResolveNoMagicLinks = 0x02;
+constexpr uint64_t kResolveNoSymlinks = 0x04;
+constexpr uint64_t kResolveBeneath = 0x08;
+
 /// A directory of the target, by the names that lead to it.
 struct Folder {
   std::shared_ptr<const Folder> parent;
@@ -41,11 +55,11 @@ using FolderPtr = std::shared_ptr<const Folder>;
 // Opens one name inside `folder`. A name has one part only, so where openat2 is missing (before Linux 5.6, or
 // behind a filter) O_NOFOLLOW alone gives the same guarantee.
 UniqueFd OpenName(int folder, const char* name, int flags, mode_t mode = 0) {
-  open_how how{};
+  OpenHow how;
   how.flags = static_cast<uint64_t>(flags | O_NOFOLLOW | O_CLOEXEC);
   how.mode = mode;
-  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS;
-  long fd = syscall(SYS_openat2, folder, name, &how, sizeof(how));
+  how.resolve = kResolveBeneath | kResolveNoMagicLinks | kResolveNoSymlinks;
+  long fd = syscall(kOpenat2, folder, name, &how, sizeof how);
   if (fd < 0 && (errno == ENOSYS || errno == EPERM))
     fd = openat(folder, name, flags | O_NOFOLLOW | O_CLOEXEC, mode);
   return UniqueFd(static_cast<int>(fd));

@@ -1,6 +1,5 @@
 #include "core/mapper.h"
 
-#include <linux/close_range.h>
 #include <linux/dm-ioctl.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -23,6 +22,12 @@ namespace sifcrypt::mapper {
 namespace {
 
 constexpr char kOperation[] = "crypt_activate";
+// close_range(2): younger than the headers that some of the systems we build on have.
+#ifdef SYS_close_range
+constexpr long kCloseRange = SYS_close_range;
+#else
+constexpr long kCloseRange = 436;
+#endif
 constexpr char kControl[] = "/dev/mapper/control";
 
 /// Random, so that the mapping tells other users of the machine nothing about the image.
@@ -162,7 +167,7 @@ class Mapping::Watchdog {
  private:
   [[noreturn]] static void Stand(int control, int pipe, dm_ioctl& command, const char* node) {
     // dup3 to fixed numbers, then everything else goes: an inherited pipe must not be kept open by us.
-    constexpr int kPipe = 3, kControlFd = 4, kSpare = 1000;
+    constexpr int kPipe = 3, kControlFd = 4, kSpare = 5;
     syscall(SYS_setsid);
     sigset_t all;
     sigfillset(&all);
@@ -171,7 +176,7 @@ class Mapping::Watchdog {
     const int control_copy = fcntl(control, F_DUPFD, kSpare);
     if (pipe_copy < 0 || control_copy < 0 || dup2(pipe_copy, kPipe) < 0 || dup2(control_copy, kControlFd) < 0) _exit(1);
     for (int standard = 0; standard < 3; ++standard) close(standard);
-    if (syscall(SYS_close_range, kControlFd + 1, ~0U, 0) != 0) {
+    if (syscall(kCloseRange, kControlFd + 1, ~0U, 0) != 0) {
       for (int fd = kControlFd + 1; fd < 65536; ++fd) close(fd);
     }
     char byte;

@@ -33,6 +33,12 @@ constexpr int kPatientRounds = 10;
 constexpr int kKillPatienceMs = 5000;
 constexpr int kFailure = 255;
 constexpr size_t kMaxLog = 256 << 10;
+// pidfd_open(2): younger than the headers that some of the systems we build on have.
+#ifdef SYS_pidfd_open
+constexpr long kPidfdOpen = SYS_pidfd_open;
+#else
+constexpr long kPidfdOpen = 434;
+#endif
 
 [[noreturn]] void Execute(std::vector<std::string> arguments, int failure_pipe) {
   std::vector<char*> argv;
@@ -166,7 +172,7 @@ void Runtime::OnInitKnown() {
   char text[32];
   const ssize_t n = read(pid_file_.get(), text, sizeof text);
   if (n <= 0 || std::from_chars(text, text + n, init_process_).ec != std::errc{} || init_process_ <= 0) return;
-  init_.Reset(static_cast<int>(syscall(SYS_pidfd_open, init_process_, 0)));
+  init_.Reset(static_cast<int>(syscall(kPidfdOpen, init_process_, 0)));
   if (init_ || phase_ != Phase::kRunning) return;
   // Gone already: what is left now, if anything, is what it started. Before Linux 5.3 one has to look now and then.
   if (errno == ESRCH)

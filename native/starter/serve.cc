@@ -9,18 +9,24 @@
 namespace sifcrypt::starter {
 namespace {
 
-/// More of them hold more of what is free, each a part of it.
-constexpr int kArenas = 1;
-/// Decoded blocks take the place of blocks that were dropped. Fresh pages for each would cost as much time as decoding.
-constexpr int kOwnPagesFrom = 32 << 20;
-constexpr int kKeptFree = 1 << 20;
+/// Of another C library than glibc the heap is as it is.
+void LimitHeap() {
+#ifdef M_ARENA_MAX
+  // More of them hold more of what is free, each a part of it.
+  constexpr int kArenas = 1;
+  // Decoded blocks take the place of blocks that were dropped. Fresh pages for each would cost as much time as decoding.
+  constexpr int kOwnPagesFrom = 32 << 20;
+  constexpr int kKeptFree = 1 << 20;
+  mallopt(M_ARENA_MAX, kArenas);
+  mallopt(M_MMAP_THRESHOLD, kOwnPagesFrom);
+  mallopt(M_TRIM_THRESHOLD, kKeptFree);
+#endif
+}
 
 }  // namespace
 
 OpenSquashfs::OpenSquashfs(const ImageOptions& options) {
-  mallopt(M_ARENA_MAX, kArenas);
-  mallopt(M_MMAP_THRESHOLD, kOwnPagesFrom);
-  mallopt(M_TRIM_THRESHOLD, kKeptFree);
+  LimitHeap();
   SquashfsReader::Limits limits;
   limits.block_cache = static_cast<size_t>(options.cache_mib) << 20;
   reader_ = std::make_shared<SquashfsReader>(OpenImage(options), limits);

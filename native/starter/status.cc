@@ -3,66 +3,10 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "core/error_name.h"
+
 namespace sifcrypt::starter {
 namespace {
-
-struct NamedError {
-  int error;
-  const char* name;
-};
-
-/// strerrorname_np needs a C library of 2020; clusters have older ones.
-constexpr NamedError kNames[] = {
-    {EPERM, "EPERM"},
-    {ENOENT, "ENOENT"},
-    {ESRCH, "ESRCH"},
-    {EINTR, "EINTR"},
-    {EIO, "EIO"},
-    {ENXIO, "ENXIO"},
-    {E2BIG, "E2BIG"},
-    {ENOEXEC, "ENOEXEC"},
-    {EBADF, "EBADF"},
-    {ECHILD, "ECHILD"},
-    {EAGAIN, "EAGAIN"},
-    {ENOMEM, "ENOMEM"},
-    {EACCES, "EACCES"},
-    {EFAULT, "EFAULT"},
-    {ENOTBLK, "ENOTBLK"},
-    {EBUSY, "EBUSY"},
-    {EEXIST, "EEXIST"},
-    {EXDEV, "EXDEV"},
-    {ENODEV, "ENODEV"},
-    {ENOTDIR, "ENOTDIR"},
-    {EISDIR, "EISDIR"},
-    {EINVAL, "EINVAL"},
-    {ENFILE, "ENFILE"},
-    {EMFILE, "EMFILE"},
-    {ENOTTY, "ENOTTY"},
-    {ETXTBSY, "ETXTBSY"},
-    {EFBIG, "EFBIG"},
-    {ENOSPC, "ENOSPC"},
-    {ESPIPE, "ESPIPE"},
-    {EROFS, "EROFS"},
-    {EMLINK, "EMLINK"},
-    {EPIPE, "EPIPE"},
-    {ERANGE, "ERANGE"},
-    {ENAMETOOLONG, "ENAMETOOLONG"},
-    {ENOSYS, "ENOSYS"},
-    {ELOOP, "ELOOP"},
-    {EPROTO, "EPROTO"},
-    {EBADMSG, "EBADMSG"},
-    {EOVERFLOW, "EOVERFLOW"},
-    {ELIBACC, "ELIBACC"},
-    {EUSERS, "EUSERS"},
-    {EMSGSIZE, "EMSGSIZE"},
-    {ENOTSUP, "ENOTSUP"},
-    {ENOTCONN, "ENOTCONN"},
-    {ETIMEDOUT, "ETIMEDOUT"},
-    {ESTALE, "ESTALE"},
-    {EDQUOT, "EDQUOT"},
-    {ENOKEY, "ENOKEY"},
-    {EKEYREJECTED, "EKEYREJECTED"},
-};
 
 constexpr const char* kSteps[] = {"loop_attach", "crypt_activate", "mount", "dlopen", "fuse",
                                   "userns",      "overlay",        "crun",  "bundle"};
@@ -109,12 +53,6 @@ std::string StringField(std::string_view line, const std::string& name) {
 }
 
 }  // namespace
-
-std::string ErrorName(int error) {
-  for (const NamedError& named : kNames)
-    if (named.error == error) return named.name;
-  return "E" + std::to_string(error);
-}
 
 std::string StepOf(const SystemError& failure) {
   for (const char* step : kSteps)

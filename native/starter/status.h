@@ -26,9 +26,6 @@ class Status {
   UniqueFd fd_;
 };
 
-/// "EPERM"; "E" and the number for the rare ones.
-std::string ErrorName(int error);
-
 /// The step of the start that failed, as the parent knows it: the operation, or "server" for what is no step's name.
 std::string StepOf(const SystemError& failure);
 
