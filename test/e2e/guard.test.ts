@@ -5,7 +5,7 @@ import { mkdirSync, readFileSync } from "node:fs"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { finish, idOf, isRoot, sifcryptOk, startSifcrypt, type As } from "../support/cli.ts"
-import { allProcesses, holdsFuse, mountsIn, processesOfGroup, waitFor } from "../support/processes.ts"
+import { holdsFuse, mountsIn, processesOfGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -59,23 +59,28 @@ describe("the processes that stand by a mount", () => {
 
   it("A3: a mount that fusermount3 makes after its caller was killed goes, too", async () => {
     const { args, folder } = await prepare("nobody")
-    const child = startSifcrypt(args, { as: "nobody", group })
-    const ended = finish(child)
-    let helper = 0
-    // Stopped as soon as it is there, which may be too late: then there is a mount.
-    const end = performance.now() + 10_000
-    while (helper === 0 && mountsIn(folder).length === 0 && performance.now() < end)
-      helper = processesOfGroup(group).find(({ command }) => command.startsWith("fusermount3 "))?.pid ?? 0
-    if (helper !== 0) process.kill(helper, "SIGSTOP")
-    const starter = allProcesses().find(
-      ({ command }) => command.startsWith("sifcrypt-starter ") && command.includes(folder),
+    const ended = finish(startSifcrypt(args, { as: "nobody", group }))
+    const starter = await waitFor("the starter", () =>
+      processesOfGroup(group).find(({ command }) => command.startsWith("sifcrypt-starter ")),
     )
-    assert.notEqual(starter, undefined)
-    process.kill(starter!.pid, "SIGKILL")
+    // Stopped as soon as it is there, unless it is faster: then there is a mount.
+    let helper: number | undefined
+    while (helper === undefined && mountsIn(folder).length === 0) helper = fusermountOf(starter.pid)
+    if (helper !== undefined) process.kill(helper, "SIGSTOP")
+    process.kill(starter.pid, "SIGKILL")
     await sleep(1500)
-    if (helper !== 0) process.kill(helper, "SIGCONT")
+    if (helper !== undefined) process.kill(helper, "SIGCONT")
     await ended
     await waitFor("the end of the processes", () => processesOfGroup(group).length === 0)
     assert.deepEqual(mountsIn(folder), [])
   })
 })
+
+function fusermountOf(parent: number): number | undefined {
+  try {
+    const children = readFileSync(`/proc/${parent}/task/${parent}/children`, "utf8").trim().split(" ")
+    return children.map(Number).find((pid) => readFileSync(`/proc/${pid}/comm`, "utf8") === "fusermount3\n")
+  } catch {
+    return undefined // ended meanwhile
+  }
+}
