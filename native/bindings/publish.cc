@@ -1,6 +1,8 @@
+#include "core/publish.h"
+
 #include "bindings/exports.h"
 #include "bindings/run_async.h"
-#include "core/publish.h"
+#include "core/unique_fd.h"
 
 namespace sifcrypt {
 
@@ -8,8 +10,9 @@ Napi::Value PublishFile(const Napi::CallbackInfo& info) {
   const Napi::Object options = ReadObject(info[0], "options");
   return RunAsync(
       info.Env(),
-      [fd = ReadInt(options, "fd"), path = ReadString(options, "path"), replace = ReadBoolean(options, "replace")] {
-        publish::LinkInto(fd, path, replace);
+      [file = UniqueFd::Duplicate(ReadInt(options, "fd")), path = ReadString(options, "path"),
+       replace = ReadBoolean(options, "replace")] {
+        publish::LinkInto(file.get(), path, replace);
         return true;
       },
       [](Napi::Env env, bool) { return env.Undefined(); });

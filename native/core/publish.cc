@@ -11,10 +11,16 @@
 namespace sifcrypt::publish {
 namespace {
 
-std::string RandomSibling(const std::string& path) {
+std::string FolderOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
+}
+
+/// Not longer because the final name is long.
+std::string RandomName() {
   uint8_t random[12];
   if (getrandom(random, sizeof random, 0) != static_cast<ssize_t>(sizeof random)) throw SystemError(EIO, "getrandom");
-  std::string name = path + ".";
+  std::string name = ".sifcrypt-";
   for (const uint8_t byte : random) {
     char hex[3];
     snprintf(hex, sizeof hex, "%02x", byte);
@@ -23,24 +29,30 @@ std::string RandomSibling(const std::string& path) {
   return name;
 }
 
-void SyncFolder(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  const std::string folder = slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
-  const UniqueFd fd(CheckErrno(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC), "open"));
+/// A folder, open to be synced. Invalid where one may write but not read: there is no other way to sync it.
+UniqueFd OpenFolder(const std::string& path) {
+  UniqueFd folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!folder && errno != EACCES) throw SystemError(errno, "open");
+  return folder;
+}
+
+void SyncFolder(const UniqueFd& folder) {
   // Some file systems do not sync folders (EINVAL); the file itself was synced before.
-  if (fsync(fd.get()) != 0 && errno != EINVAL && errno != ENOTSUP) throw SystemError(errno, "fsync");
+  if (folder && fsync(folder.get()) != 0 && errno != EINVAL && errno != ENOTSUP) throw SystemError(errno, "fsync");
 }
 
 }  // namespace
 
 void LinkInto(int fd, const std::string& path, bool replace) {
   CheckErrno(fsync(fd), "fsync");
+  // Now: what fails after the file has its name would look as if there were none.
+  const UniqueFd folder = OpenFolder(FolderOf(path));
   const std::string source = "/proc/self/fd/" + std::to_string(fd);
   if (!replace) {
     CheckErrno(linkat(AT_FDCWD, source.c_str(), AT_FDCWD, path.c_str(), AT_SYMLINK_FOLLOW), "linkat");
   } else {
     // link(2) cannot replace and rename(2) needs a name: a random one, alive for two system calls.
-    const std::string temporary = RandomSibling(path);
+    const std::string temporary = FolderOf(path) + '/' + RandomName();
     CheckErrno(linkat(AT_FDCWD, source.c_str(), AT_FDCWD, temporary.c_str(), AT_SYMLINK_FOLLOW), "linkat");
     if (rename(temporary.c_str(), path.c_str()) != 0) {
       const int error = errno;
@@ -48,7 +60,7 @@ void LinkInto(int fd, const std::string& path, bool replace) {
       throw SystemError(error, "rename");
     }
   }
-  SyncFolder(path);
+  SyncFolder(folder);
 }
 
 void Unmount(const std::string& path, bool lazy) {

@@ -5,7 +5,7 @@
 
 namespace sifcrypt::publish {
 
-/// Syncs `fd` (opened with O_TMPFILE), links it to `path` and syncs the folder. An existing `path` is EEXIST, or with
+/// Syncs `fd` (opened with O_TMPFILE), links it to `path` and syncs the folder, if that may be read. An existing `path` is EEXIST, or with
 /// `replace` is exchanged in one step: at any moment the name holds the old file or the new one.
 void LinkInto(int fd, const std::string& path, bool replace);
 
