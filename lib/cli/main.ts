@@ -1,4 +1,3 @@
-#!/usr/bin/env node
 // The sifcrypt command: parses arguments, runs one command, turns errors into a line, a hint and an exit status.
 import { readFileSync } from "node:fs"
 import { inspect } from "node:util"
