@@ -1,6 +1,6 @@
 // What users install: the packed tarball, unpacked where nothing was built.
 import assert from "node:assert/strict"
-import { copyFileSync, cpSync, mkdirSync, readFileSync, rmSync, symlinkSync } from "node:fs"
+import { copyFileSync, cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { cli, packageRoot, runProgram } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
@@ -74,7 +74,20 @@ describe("the package", () => {
   })
 
   it("has the command that the tests run", () => {
+    for (const name of ["main.js", "command.js", "command.cache"]) {
+      const file = path.join(installed, "dist", "cli", name)
+      assert.deepEqual(readFileSync(file), readFileSync(path.join(path.dirname(cli), name)))
+    }
+  })
+
+  it("starts without the code cache, and with one that is none", async () => {
     const command = path.join(installed, "dist", "cli", "main.js")
-    assert.deepEqual(readFileSync(command), readFileSync(cli))
+    const cache = path.join(installed, "dist", "cli", "command.cache")
+    for (const spoil of [() => writeFileSync(cache, "no cache"), () => rmSync(cache)]) {
+      spoil()
+      const result = await runProgram([process.execPath, command, "--version"], { as: "self" })
+      assert.match(result.text, /^\d+\.\d+\.\d+/)
+      assert.equal(result.stderr, "")
+    }
   })
 })
