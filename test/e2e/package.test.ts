@@ -83,7 +83,14 @@ describe("the package", () => {
   it("starts without the code cache, and with one that is none", async () => {
     const command = path.join(installed, "dist", "cli", "main.js")
     const cache = path.join(installed, "dist", "cli", "command.cache")
-    for (const spoil of [() => writeFileSync(cache, "no cache"), () => rmSync(cache)]) {
+    for (const spoil of [
+      () => {
+        writeFileSync(cache, "no cache")
+      },
+      () => {
+        rmSync(cache)
+      },
+    ]) {
       spoil()
       const result = await runProgram([process.execPath, command, "--version"], { as: "self" })
       assert.match(result.text, /^\d+\.\d+\.\d+/)
