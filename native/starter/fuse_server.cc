@@ -275,6 +275,8 @@ void OnSeek(fuse_req_t request, fuse_ino_t ino, off_t offset, int whence, fuse_f
       fuse_reply_lseek(request, offset);
     else if (whence == SEEK_DATA && end >= file->size)
       fuse_reply_err(request, ENXIO);
+    else if (whence == SEEK_HOLE && end - start >= kMaxSeek)
+      fuse_reply_lseek(request, static_cast<off_t>(file->size));
     else
       fuse_reply_lseek(request, static_cast<off_t>(end));
   });

@@ -32,8 +32,15 @@ SecretBuffer ReadKey(int key_fd) {
 
 std::vector<uint8_t> ReadMetadata(int metadata_fd) {
   const UniqueFd pipe(metadata_fd);
-  const SecretBuffer bytes = SecretBuffer::ReadAll(pipe.get(), kMaxMetadataSize);
-  return {bytes.data(), bytes.data() + bytes.size()};
+  std::vector<uint8_t> metadata;
+  uint8_t part[64 << 10];
+  for (;;) {
+    const ssize_t n = read(pipe.get(), part, sizeof part);
+    if (n < 0 && errno == EINTR) continue;
+    if (CheckErrno(n, "read") == 0) return metadata;
+    metadata.insert(metadata.end(), part, part + n);
+    if (metadata.size() > kMaxMetadataSize) throw SystemError(EMSGSIZE, "read");
+  }
 }
 
 }  // namespace

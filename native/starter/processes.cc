@@ -144,6 +144,8 @@ std::vector<pid_t> DescendantsOf(pid_t root) {
   for (size_t next = 0;; parent = found[next++]) {
     const auto [first, last] = children.equal_range(parent);
     for (auto child = first; child != last; ++child) found.push_back(child->second);
+    // Looked at one after the other, two processes can each seem to be the other's child.
+    children.erase(first, last);
     if (next == found.size()) return found;
   }
 }

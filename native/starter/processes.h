@@ -39,10 +39,10 @@ bool EndsProcess(int signal);
 /// Ends this process by the signal, as if it had never been blocked.
 [[noreturn]] void DieBySignal(int signal);
 
-/// A child that runs `body` and exits with what it returns. The parent's death kills it (see KeepAlive).
+/// A child that runs `body` and exits with what it returns. The parent's death kills it, unless it calls OutliveParent.
 pid_t ForkChild(const std::function<int()>& body);
 
-/// The parent's death does not kill this process any more. False when the parent is gone already.
+/// The parent's death does not kill this process any more.
 void OutliveParent();
 
 /// Closes every descriptor above 2 but these.

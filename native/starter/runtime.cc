@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -117,8 +118,10 @@ Runtime::Result Runtime::Wait(const Channel& control) {
   }
   KillDescendants(kKillPatienceMs);
   if (WIFSIGNALED(status_)) return {128 + WTERMSIG(status_), {}};
-  std::string message = FirstRuntimeError(ReadLog(session_.Path("crun.log")));
   if (init_process_ < 0) OnInitKnown();
+  // Another status than the runtime's own is the payload's, whatever went wrong after its end.
+  if (init_process_ > 0 && WEXITSTATUS(status_) != EXIT_FAILURE) return {WEXITSTATUS(status_), {}};
+  std::string message = FirstRuntimeError(ReadLog(session_.Path("crun.log")));
   // Of some failures crun writes nothing in its log.
   if (message.empty() && init_process_ < 0 && WEXITSTATUS(status_) != 0)
     message = "the runtime ended before it had started the payload";

@@ -186,7 +186,7 @@ void Session::MountOverlay() const {
   CheckErrno(chdir(directory_.c_str()), "overlay");
   const std::string data =
       std::string("lowerdir=lower,upperdir=upper,workdir=work") + (in_user_namespace_ ? ",userxattr" : "");
-  if (mount("overlay", "root", "overlay", MS_NODEV | (in_user_namespace_ ? MS_NOSUID : 0), data.c_str()) != 0) {
+  if (mount("overlay", "root", "overlay", MS_NOSUID | MS_NODEV, data.c_str()) != 0) {
     const bool refused = in_user_namespace_ && (errno == EPERM || errno == EINVAL);
     throw SystemError(errno, "overlay",
                       refused ? "the kernel has no overlay file system for user namespaces (Linux 5.11 has)" : "");

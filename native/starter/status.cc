@@ -35,6 +35,7 @@ std::string StringField(std::string_view line, const std::string& name) {
   size_t at = line.find(field);
   if (at == std::string_view::npos) return {};
   at = line.find('"', at + field.size());
+  if (at == std::string_view::npos) return {};
   std::string value;
   for (++at; at < line.size() && line[at] != '"'; ++at) {
     if (line[at] == '\\' && at + 1 < line.size()) {
