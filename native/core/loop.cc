@@ -77,8 +77,9 @@ Outcome Configure(int device, int fd, const loop_info64& info) {
   config.info = info;
   if (ioctl(device, LOOP_CONFIGURE, &config) == 0) return Outcome::kAttached;
   if (errno == EBUSY) return Outcome::kTaken;
+  if (errno == ENXIO || errno == ENODEV) return Outcome::kBroken;
   // EINVAL, ENOTTY, ENOSYS: the kernel does not know the call; a real fault shows again below.
-  if (errno != EINVAL && errno != ENOTTY && errno != ENOSYS) return Outcome::kBroken;
+  if (errno != EINVAL && errno != ENOTTY && errno != ENOSYS) throw SystemError(errno, kOperation);
 #endif
   try {
     ConfigureInTwoSteps(device, fd, info);

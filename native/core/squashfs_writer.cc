@@ -449,7 +449,12 @@ class Tables {
             .U32(node.xattrs);
       else
         inode.U32(node.start).U32(node.fragment).U32(node.fragment_offset).U32(node.size);
-      for (const uint32_t block : node.blocks) inode.U32(block);
+      for (const uint32_t block : node.blocks) {
+        inode.U32(block);
+        if (inode.size() < kMetadataBlock) continue;
+        inodes_.Append(inode);
+        inode.clear();
+      }
       return End(number);
     }
     Packed& inode = Begin(node, number, has_xattrs).U32(node.links);
