@@ -22,7 +22,10 @@ Napi::Object ReadObject(const Napi::Value& value, const char* what) {
 std::string ReadString(const Napi::Object& object, const char* name) {
   const Napi::Value value = object.Get(name);
   if (!value.IsString()) WrongType(object.Env(), name, "a string");
-  return value.As<Napi::String>().Utf8Value();
+  std::string text = value.As<Napi::String>().Utf8Value();
+  // The system would read no further.
+  if (text.find('\0') != std::string::npos) WrongType(object.Env(), name, "a string without NUL");
+  return text;
 }
 
 bool ReadBoolean(const Napi::Object& object, const char* name) {
