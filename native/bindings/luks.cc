@@ -71,9 +71,10 @@ Napi::Value LuksUnlock(const Napi::CallbackInfo& info) {
   request.metadata.assign(bytes.Data(), bytes.Data() + bytes.ByteLength());
   request.secret = ReadSecret(options, "secret");
   request.keyslot = ReadInt(options, "keyslot");
+  UniqueFd image = UniqueFd::Duplicate(request.fd);
   return RunAsync(
       info.Env(),
-      [file = UniqueFd::Duplicate(request.fd), request = std::move(request)]() mutable {
+      [file = std::move(image), request = std::move(request)]() mutable {
         request.fd = file.get();
         return luks::Unlock(request);
       },

@@ -10,7 +10,7 @@ Napi::Value ForbidDumps(const Napi::CallbackInfo& info) {
   if (prctl(PR_SET_DUMPABLE, 0) != 0) {
     const Napi::Error error = Napi::Error::New(info.Env(), "prctl: cannot leave core dumps");
     DescribeSystemError(error.Value(), SystemError(errno, "prctl"));
-    throw error;
+    error.ThrowAsJavaScriptException();
   }
   return info.Env().Undefined();
 }

@@ -56,7 +56,9 @@ class AsyncCall final : public Napi::AsyncWorker {
 
 template <typename Work, typename Convert>
 Napi::Value RunAsync(Napi::Env env, Work work, Convert convert) {
-  auto* call = new AsyncCall<Work, Convert>(env, std::move(work), std::move(convert));
+  // Deletes itself when it is done, as Napi::AsyncWorker does.
+  auto* call = new AsyncCall<Work, Convert>(env, std::move(work),
+                                            std::move(convert));  // NOLINT(cppcoreguidelines-owning-memory)
   const Napi::Promise promise = call->Promise();
   call->Queue();
   return promise;
