@@ -18,6 +18,8 @@ SecretBuffer::SecretBuffer(size_t size) {
   // RLIMIT_MEMLOCK may be 0 for an ordinary user; the bytes then can be swapped but are still wiped and undumped.
   static_cast<void>(mlock(pages, mapped));
   static_cast<void>(madvise(pages, mapped, MADV_DONTDUMP));
+  // No child reads a parent's secret; without this a helper that is started meanwhile would hold a copy.
+  static_cast<void>(madvise(pages, mapped, MADV_DONTFORK));
   data_ = static_cast<uint8_t*>(pages);
   size_ = size;
   mapped_ = mapped;

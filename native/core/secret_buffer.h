@@ -1,4 +1,4 @@
-// Bytes that must not outlive their use: own pages, locked, left out of core dumps, wiped when freed.
+// Bytes that must not outlive their use: own pages, locked, left out of core dumps and of children, wiped when freed.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +14,9 @@ class SecretBuffer {
   /// Copies; the caller wipes its own.
   SecretBuffer(const void* bytes, size_t size);
   SecretBuffer(SecretBuffer&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)), mapped_(std::exchange(other.mapped_, 0)) {}
+      : data_(std::exchange(other.data_, nullptr)),
+        size_(std::exchange(other.size_, 0)),
+        mapped_(std::exchange(other.mapped_, 0)) {}
   SecretBuffer& operator=(SecretBuffer&& other) noexcept;
   SecretBuffer(const SecretBuffer&) = delete;
   SecretBuffer& operator=(const SecretBuffer&) = delete;
