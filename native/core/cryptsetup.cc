@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include "core/dynamic_library.h"
+#include "core/file_range.h"
 #include "core/system_error.h"
 
 namespace sifcrypt::cryptsetup {
@@ -65,17 +66,7 @@ HeaderFile::HeaderFile(uint64_t size)
   CheckErrno(ftruncate(fd_.get(), static_cast<off_t>(size)), "ftruncate");
 }
 
-void HeaderFile::Write(uint64_t offset, const void* data, size_t size) {
-  const auto* from = static_cast<const uint8_t*>(data);
-  while (size > 0) {
-    const ssize_t n = pwrite(fd_.get(), from, size, static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR) continue;
-    CheckErrno(n, "pwrite");
-    from += n;
-    offset += static_cast<uint64_t>(n);
-    size -= static_cast<size_t>(n);
-  }
-}
+void HeaderFile::Write(uint64_t offset, const void* data, size_t size) { WriteFully(fd_.get(), offset, data, size); }
 
 void HeaderFile::Read(uint64_t offset, void* out, size_t size) const {
   auto* to = static_cast<uint8_t*>(out);

@@ -15,6 +15,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "core/file_range.h"
 #include "core/unique_fd.h"
 
 namespace sifcrypt {
@@ -60,20 +61,8 @@ UniqueFd OpenName(int folder, const char* name, int flags, mode_t mode = 0) {
   how.mode = mode;
   how.resolve = kResolveBeneath | kResolveNoMagicLinks | kResolveNoSymlinks;
   long fd = syscall(kOpenat2, folder, name, &how, sizeof how);
-  if (fd < 0 && (errno == ENOSYS || errno == EPERM))
-    fd = openat(folder, name, flags | O_NOFOLLOW | O_CLOEXEC, mode);
+  if (fd < 0 && (errno == ENOSYS || errno == EPERM)) fd = openat(folder, name, flags | O_NOFOLLOW | O_CLOEXEC, mode);
   return UniqueFd(static_cast<int>(fd));
-}
-
-void WriteAll(int fd, uint64_t offset, const uint8_t* data, size_t size) {
-  while (size > 0) {
-    const ssize_t n = pwrite(fd, data, size, static_cast<off_t>(offset));
-    if (n < 0 && errno == EINTR) continue;
-    CheckErrno(n, "pwrite");
-    data += n;
-    offset += static_cast<uint64_t>(n);
-    size -= static_cast<size_t>(n);
-  }
 }
 
 timespec ModifiedAt(const Inode& inode) { return {static_cast<time_t>(inode.mtime), 0}; }
@@ -229,8 +218,7 @@ void Extraction::ExtractEntry(int parent, const FolderPtr& folder, const std::st
     ExtractNode(parent, name, *inode);
 }
 
-void Extraction::ExtractDirectory(int parent, const FolderPtr& folder, const std::string& name,
-                                  const Inode& inode) {
+void Extraction::ExtractDirectory(int parent, const FolderPtr& folder, const std::string& name, const Inode& inode) {
   Visit(inode);
   if (folder->depth >= kMaxDepth) throw SystemError(ENAMETOOLONG, "mkdirat", "directories nest too deep");
   const bool created = mkdirat(parent, name.c_str(), 0700) == 0;
@@ -254,8 +242,7 @@ void Extraction::ExtractFile(int parent, const std::string& name, InodePtr inode
   file->inode = std::move(inode);
   const uint64_t size = file->inode->size;
   file->pieces_left = size == 0 ? 1 : (size - 1) / kPieceSize + 1;
-  for (uint64_t offset = 0; (offset == 0 || offset < size) && !stopped_; offset += kPieceSize)
-    Enqueue({file, offset});
+  for (uint64_t offset = 0; (offset == 0 || offset < size) && !stopped_; offset += kPieceSize) Enqueue({file, offset});
 }
 
 void Extraction::ExtractNode(int parent, const std::string& name, const Inode& inode) {
@@ -268,8 +255,7 @@ void Extraction::ExtractNode(int parent, const std::string& name, const Inode& i
   if (inode.type == InodeType::kSymlink)
     CheckErrno(symlinkat(inode.target.c_str(), parent, name.c_str()), "symlinkat");
   else
-    CheckErrno(mknodat(parent, name.c_str(), FileTypeBits(inode.type) | 0600, device ? inode.rdev : 0),
-               "mknodat");
+    CheckErrno(mknodat(parent, name.c_str(), FileTypeBits(inode.type) | 0600, device ? inode.rdev : 0), "mknodat");
   if (request_.preserve_owner)
     CheckErrno(fchownat(parent, name.c_str(), inode.uid, inode.gid, AT_SYMLINK_NOFOLLOW), "fchownat");
   // There is no setxattrat before Linux 6.13.
@@ -291,8 +277,7 @@ void Extraction::Visit(const Inode& inode) {
 
 // True when it is another name of something written before. False when it is the first, or when the file
 // system cannot link the two: then it becomes a file of its own.
-bool Extraction::LinkToFirst(int parent, const FolderPtr& folder, const std::string& name,
-                             const Inode& inode) {
+bool Extraction::LinkToFirst(int parent, const FolderPtr& folder, const std::string& name, const Inode& inode) {
   const auto [found, is_first] = first_links_.try_emplace(inode.ref, FirstLink{folder, name});
   FirstLink& first = found->second;
   if (++first.names > inode.nlink) throw FormatError("squashfs_extract", "an inode has more names than it says");
@@ -305,8 +290,7 @@ bool Extraction::LinkToFirst(int parent, const FolderPtr& folder, const std::str
     first.name = name;
     return false;
   }
-  if (errno != EXDEV && errno != EPERM && errno != ENOTSUP && errno != ENOENT)
-    throw SystemError(errno, "linkat");
+  if (errno != EXDEV && errno != EPERM && errno != ENOTSUP && errno != ENOENT) throw SystemError(errno, "linkat");
   return false;
 }
 
@@ -374,7 +358,7 @@ void Extraction::WritePiece(const Piece& piece) {
     const size_t size = static_cast<size_t>(std::min<uint64_t>(kReadSize, end - offset));
     for (const PinnedBytes& bytes : reader_.ReadPinned(inode, offset, size)) {
       // Without an owner it is a hole.
-      if (bytes.owner) WriteAll(file.fd.get(), offset, bytes.data, bytes.size);
+      if (bytes.owner) WriteFully(file.fd.get(), offset, bytes.data, bytes.size);
       offset += bytes.size;
     }
     Report(size);
@@ -386,8 +370,7 @@ void Extraction::Report(uint64_t bytes) {
   const uint64_t total = bytes_ += bytes;
   if (!request_.on_progress) return;
   const std::unique_lock<std::mutex> lock(progress_mutex_, std::try_to_lock);
-  if (lock && !request_.on_progress(total))
-    Fail(std::make_exception_ptr(SystemError(ECANCELED, "squashfs_extract")));
+  if (lock && !request_.on_progress(total)) Fail(std::make_exception_ptr(SystemError(ECANCELED, "squashfs_extract")));
 }
 
 // The first failure counts; the others follow from it.

@@ -6,6 +6,9 @@
 
 namespace sifcrypt {
 
+/// All of it, from `at` on. SystemError "pwrite".
+void WriteFully(int fd, uint64_t at, const void* data, size_t size);
+
 class FileSource final : public ByteSource {
  public:
   /// `offset + size` must lie inside the file (checked here: EOVERFLOW); `fd` is duplicated.
