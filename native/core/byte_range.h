@@ -8,7 +8,9 @@
 namespace sifcrypt {
 
 /// `size + offset` without overflow and within `limit`?
-inline bool RangeFits(uint64_t offset, uint64_t size, uint64_t limit) { return offset <= limit && size <= limit - offset; }
+inline bool RangeFits(uint64_t offset, uint64_t size, uint64_t limit) {
+  return offset <= limit && size <= limit - offset;
+}
 
 /// Immutable random-access bytes. Every method may be called from several threads at once.
 class ByteSource {

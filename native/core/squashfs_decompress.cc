@@ -95,9 +95,9 @@ SquashfsDecompressor::SquashfsDecompressor(uint16_t id)
       return;
     case SquashfsCompression::kLzma:
     case SquashfsCompression::kLzo:
-      throw SystemError(ENOTSUP, "squashfs_open",
-                        std::string("compressed with ") + SquashfsCompressionName(id) +
-                            ", which only the kernel engine can read");
+      throw SystemError(
+          ENOTSUP, "squashfs_open",
+          std::string("compressed with ") + SquashfsCompressionName(id) + ", which only the kernel engine can read");
   }
   throw FormatError("squashfs_open", "compressor " + std::to_string(id) + " is unknown");
 }
@@ -110,8 +110,7 @@ size_t SquashfsDecompressor::Decode(const uint8_t* in, size_t size, uint8_t* out
   bool good = false;
   switch (compression_) {
     case SquashfsCompression::kGzip:
-      good =
-          libdeflate_zlib_decompress(context->inflate.get(), in, size, out, room, &got) == LIBDEFLATE_SUCCESS;
+      good = libdeflate_zlib_decompress(context->inflate.get(), in, size, out, room, &got) == LIBDEFLATE_SUCCESS;
       break;
     case SquashfsCompression::kZstd:
       got = ZSTD_decompressDCtx(context->zstd.get(), out, room, in, size);
@@ -128,8 +127,7 @@ size_t SquashfsDecompressor::Decode(const uint8_t* in, size_t size, uint8_t* out
     case SquashfsCompression::kXz: {
       uint64_t limit = kXzMemoryLimit;
       size_t taken = 0;
-      const lzma_ret result =
-          lzma_stream_buffer_decode(&limit, 0, nullptr, in, &taken, size, out, &got, room);
+      const lzma_ret result = lzma_stream_buffer_decode(&limit, 0, nullptr, in, &taken, size, out, &got, room);
       if (result == LZMA_MEM_ERROR) throw std::bad_alloc();
       good = result == LZMA_OK;
       break;

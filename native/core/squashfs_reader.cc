@@ -60,9 +60,7 @@ uint32_t Le32(const uint8_t* p) { return Le16(p) | static_cast<uint32_t>(Le16(p 
 uint64_t Le64(const uint8_t* p) { return Le32(p) | static_cast<uint64_t>(Le32(p + 4)) << 32; }
 
 [[noreturn]] void Malformed(const std::string& detail) { throw FormatError("squashfs_read", detail); }
-[[noreturn]] void MalformedSuperblock(const std::string& detail) {
-  throw FormatError("squashfs_open", detail);
-}
+[[noreturn]] void MalformedSuperblock(const std::string& detail) { throw FormatError("squashfs_open", detail); }
 
 // Holes are read from here; as zeroed memory it takes no room in the file.
 uint8_t zeros[kMaxBlockSize];
@@ -111,9 +109,7 @@ void RequireFile(const Inode& inode) {
   if (inode.type != InodeType::kFile) throw SystemError(EINVAL, "squashfs_read");
 }
 
-dev_t DecodeDevice(uint32_t value) {
-  return makedev(value >> 8 & 0xfff, (value & 0xff) | (value >> 12 & 0xfff00));
-}
+dev_t DecodeDevice(uint32_t value) { return makedev(value >> 8 & 0xfff, (value & 0xff) | (value >> 12 & 0xfff00)); }
 
 }  // namespace
 
@@ -327,8 +323,7 @@ class SquashfsReader::Implementation::BlockList {
     const uint32_t size = word & kDataSizeMask;
     if ((word & ~(kDataSizeMask | kDataUncompressed)) != 0 || size == 0 || size > reader_.info.block_size)
       Malformed("a data block has an impossible size");
-    if (!RangeFits(data_start_, size, reader_.info.bytes_used))
-      Malformed("a data block lies outside the image");
+    if (!RangeFits(data_start_, size, reader_.info.bytes_used)) Malformed("a data block lies outside the image");
     data_start_ += size;
   }
 
@@ -381,8 +376,7 @@ class SquashfsReader::Implementation::Listing {
     if (type < 1 || type > 7) Malformed("a directory entry has an unknown type");
     if (length > kMaxNameLength) Malformed("a directory entry has a name that is too long");
     Claim(length);
-    entry->name =
-        std::string_view(reinterpret_cast<const char*>(cursor_.View(length, spill_.data())), length);
+    entry->name = std::string_view(reinterpret_cast<const char*>(cursor_.View(length, spill_.data())), length);
     entry->type = static_cast<InodeType>(type);
     --left_;
     ++taken_;
@@ -421,8 +415,7 @@ class SquashfsReader::Implementation::Listing {
   std::array<uint8_t, kMaxNameLength> spill_;
 };
 
-SquashfsReader::Implementation::Implementation(std::shared_ptr<const ByteSource> byte_source,
-                                               const Limits& limits)
+SquashfsReader::Implementation::Implementation(std::shared_ptr<const ByteSource> byte_source, const Limits& limits)
     : source(std::move(byte_source)),
       metadata_cache(limits.metadata_cache),
       block_cache(limits.block_cache),
@@ -451,8 +444,7 @@ SquashfsReader::Implementation::Implementation(std::shared_ptr<const ByteSource>
   const uint64_t export_start = Le64(p + 88);
 
   if (major != 4 || minor != 0)
-    MalformedSuperblock("squashfs " + std::to_string(major) + "." + std::to_string(minor) +
-                        ", only 4.0 is known");
+    MalformedSuperblock("squashfs " + std::to_string(major) + "." + std::to_string(minor) + ", only 4.0 is known");
   if (info.block_size < kMinBlockSize || info.block_size > kMaxBlockSize || block_log > 20 ||
       info.block_size != uint32_t{1} << block_log)
     MalformedSuperblock("an impossible block size");
@@ -461,8 +453,7 @@ SquashfsReader::Implementation::Implementation(std::shared_ptr<const ByteSource>
   if (info.inode_count == 0 || id_count == 0) MalformedSuperblock("an empty table");
   decompressor = std::make_unique<SquashfsDecompressor>(info.compression);
 
-  if (inodes.start < kSuperblockSize || inodes.start >= directories.start ||
-      directories.start >= info.bytes_used)
+  if (inodes.start < kSuperblockSize || inodes.start >= directories.start || directories.start >= info.bytes_used)
     MalformedSuperblock("a metadata table lies outside the image");
   inodes.end = directories.start;
   if (info.inode_count > inodes.MaxDecoded() / kMinInodeSize)
@@ -508,8 +499,8 @@ SquashfsReader::Implementation::Implementation(std::shared_ptr<const ByteSource>
 }
 
 // The pointers to the metadata blocks of a table of `count` entries.
-std::vector<uint64_t> SquashfsReader::Implementation::ReadTable(uint64_t start, uint64_t count,
-                                                                size_t entry_size, const char* what) const {
+std::vector<uint64_t> SquashfsReader::Implementation::ReadTable(uint64_t start, uint64_t count, size_t entry_size,
+                                                                const char* what) const {
   const uint64_t blocks = (count * entry_size + kMetadataSize - 1) / kMetadataSize;
   if (start < kSuperblockSize || blocks > kMaxTableBlocks ||
       !RangeFits(start, blocks * sizeof(uint64_t), info.bytes_used))
@@ -533,10 +524,8 @@ void SquashfsReader::Implementation::ReadTableEntry(const std::vector<uint64_t>&
   memcpy(out, block->bytes.data() + at, kTableEntrySize);
 }
 
-SharedCache<uint64_t, MetadataBlock>::Loaded SquashfsReader::Implementation::LoadMetadata(
-    uint64_t start) const {
-  if (!RangeFits(start, kMinStoredMetadata, info.bytes_used))
-    Malformed("a metadata block lies outside the image");
+SharedCache<uint64_t, MetadataBlock>::Loaded SquashfsReader::Implementation::LoadMetadata(uint64_t start) const {
+  if (!RangeFits(start, kMinStoredMetadata, info.bytes_used)) Malformed("a metadata block lies outside the image");
   const uint64_t limit = source->Size();
   const auto widen = [limit](uint64_t end) {
     return end > limit - limit % kReadUnit ? limit : (end + kReadUnit - 1) / kReadUnit * kReadUnit;
@@ -562,23 +551,21 @@ SharedCache<uint64_t, MetadataBlock>::Loaded SquashfsReader::Implementation::Loa
     memcpy(block->bytes.data(), raw.data() + header + 2, size);
     block->size = size;
   } else {
-    block->size =
-        decompressor->Decode(raw.data() + header + 2, size, block->bytes.data(), block->bytes.size());
+    block->size = decompressor->Decode(raw.data() + header + 2, size, block->bytes.data(), block->bytes.size());
     if (block->size == 0) Malformed("a metadata block is empty");
   }
   return {block, sizeof(MetadataBlock)};
 }
 
-std::shared_ptr<const MetadataBlock> SquashfsReader::Implementation::Metadata(uint64_t start,
-                                                                              uint64_t end) const {
+std::shared_ptr<const MetadataBlock> SquashfsReader::Implementation::Metadata(uint64_t start, uint64_t end) const {
   if (start >= end) Malformed("a metadata table ends too early");
   auto block = metadata_cache.Get(start, [&] { return LoadMetadata(start); });
   if (block->next > end) Malformed("a metadata block crosses the end of its table");
   return block;
 }
 
-SharedCache<BlockKey, DataBlock, BlockKeyHash>::Loaded SquashfsReader::Implementation::LoadBlock(
-    const BlockKey& key, size_t room) const {
+SharedCache<BlockKey, DataBlock, BlockKeyHash>::Loaded SquashfsReader::Implementation::LoadBlock(const BlockKey& key,
+                                                                                                 size_t room) const {
   const uint32_t size = key.word & kDataSizeMask;
   if (!RangeFits(key.start, size, info.bytes_used)) Malformed("a data block lies outside the image");
   if ((key.word & kDataUncompressed) != 0) {
@@ -602,13 +589,11 @@ SharedCache<BlockKey, DataBlock, BlockKeyHash>::Loaded SquashfsReader::Implement
   return {block, room + sizeof(DataBlock)};
 }
 
-std::shared_ptr<const DataBlock> SquashfsReader::Implementation::Block(const BlockKey& key,
-                                                                       size_t room) const {
+std::shared_ptr<const DataBlock> SquashfsReader::Implementation::Block(const BlockKey& key, size_t room) const {
   return block_cache.Get(key, [&] { return LoadBlock(key, room); });
 }
 
-std::shared_ptr<const DataBlock> SquashfsReader::Implementation::Fragment(const Inode& file,
-                                                                          size_t size) const {
+std::shared_ptr<const DataBlock> SquashfsReader::Implementation::Fragment(const Inode& file, size_t size) const {
   std::array<uint8_t, kTableEntrySize> entry;
   ReadTableEntry(fragment_table, file.fragment, entry.data());
   const BlockKey key{Le64(entry.data()), Le32(entry.data() + 8)};
@@ -616,8 +601,7 @@ std::shared_ptr<const DataBlock> SquashfsReader::Implementation::Fragment(const 
   if ((key.word & ~(kDataSizeMask | kDataUncompressed)) != 0 || stored == 0 || stored > info.block_size)
     Malformed("a fragment block has an impossible size");
   auto block = Block(key, info.block_size);
-  if (!RangeFits(file.fragment_offset, size, block->size))
-    Malformed("a file's tail lies outside its fragment block");
+  if (!RangeFits(file.fragment_offset, size, block->size)) Malformed("a file's tail lies outside its fragment block");
   return block;
 }
 
@@ -643,8 +627,7 @@ SharedCache<InodeRef, Inode>::Loaded SquashfsReader::Implementation::LoadInode(I
   inode->gid = ids[gid];
   inode->mtime = Le32(head.data() + 8);
   inode->inode_number = Le32(head.data() + 12);
-  if (inode->inode_number == 0 || inode->inode_number > info.inode_count)
-    Malformed("an impossible inode number");
+  if (inode->inode_number == 0 || inode->inode_number > info.inode_count) Malformed("an impossible inode number");
 
   switch (inode->type) {
     case InodeType::kDirectory: {
@@ -716,8 +699,7 @@ SharedCache<InodeRef, Inode>::Loaded SquashfsReader::Implementation::LoadInode(I
       if (extended) inode->xattr_index = Le32(cursor.Take<4>().data());
       break;
   }
-  size_t cost =
-      sizeof(Inode) + inode->target.capacity() + inode->index.capacity() * sizeof(Inode::IndexEntry);
+  size_t cost = sizeof(Inode) + inode->target.capacity() + inode->index.capacity() * sizeof(Inode::IndexEntry);
   for (const Inode::IndexEntry& entry : inode->index) cost += entry.name.capacity();
   if (inode->positions) {
     cost += sizeof(Inode::Positions) +
@@ -775,11 +757,10 @@ InodePtr SquashfsReader::GetInode(InodeRef ref) const { return impl_->GetInode(r
 
 std::optional<InodeRef> SquashfsReader::Lookup(const Inode& directory, std::string_view name) const {
   if (directory.type != InodeType::kDirectory) throw SystemError(ENOTDIR, "squashfs_lookup");
-  if (directory.size == 0 || name.empty() || name.size() > kMaxNameLength || !ValidName(name))
-    return std::nullopt;
-  const auto after = std::upper_bound(
-      directory.index.begin(), directory.index.end(), name,
-      [](std::string_view wanted, const Inode::IndexEntry& entry) { return wanted < entry.name; });
+  if (directory.size == 0 || name.empty() || name.size() > kMaxNameLength || !ValidName(name)) return std::nullopt;
+  const auto after =
+      std::upper_bound(directory.index.begin(), directory.index.end(), name,
+                       [](std::string_view wanted, const Inode::IndexEntry& entry) { return wanted < entry.name; });
   const uint64_t start = after == directory.index.begin() ? 0 : std::prev(after)->position;
   const uint64_t end = after == directory.index.end() ? directory.size : after->position;
   Implementation::Listing listing(*impl_, directory, start);
@@ -912,15 +893,13 @@ std::vector<Xattr> SquashfsReader::Xattrs(const Inode& inode) const {
     if (xattr.name.find('\0') != std::string::npos) Malformed("an xattr's name has a NUL");
     xattr.value = take_value(cursor);
     if ((type & kXattrElsewhere) != 0) {
-      if (xattr.value.size() != sizeof(uint64_t))
-        Malformed("an xattr's value is referred to in an impossible way");
+      if (xattr.value.size() != sizeof(uint64_t)) Malformed("an xattr's value is referred to in an impossible way");
       Implementation::Cursor other = place(Le64(reinterpret_cast<const uint8_t*>(xattr.value.data())));
       xattr.value = take_value(other);
     }
     name_bytes += xattr.name.size() + 1;
     value_bytes += xattr.value.size();
-    if (name_bytes > kMaxXattrNames || value_bytes > kMaxXattrBytes)
-      Malformed("an inode has too many xattrs");
+    if (name_bytes > kMaxXattrNames || value_bytes > kMaxXattrBytes) Malformed("an inode has too many xattrs");
     // Prefixes of later versions are skipped, as the kernel does.
     if (prefix < std::size(prefixes)) found.push_back(std::move(xattr));
   }

@@ -125,8 +125,7 @@ class SquashfsReader {
   static constexpr size_t kMaxNameLength = 256;
 
   /// Checks the superblock and reads the small tables. ENOTSUP when the compressor is lzo or lzma.
-  explicit SquashfsReader(std::shared_ptr<const ByteSource> source)
-      : SquashfsReader(std::move(source), Limits{}) {}
+  explicit SquashfsReader(std::shared_ptr<const ByteSource> source) : SquashfsReader(std::move(source), Limits{}) {}
   SquashfsReader(std::shared_ptr<const ByteSource> source, Limits limits);
   ~SquashfsReader();
   SquashfsReader(const SquashfsReader&) = delete;

@@ -86,7 +86,8 @@ XtsSource::XtsSource(std::shared_ptr<const ByteSource> ciphertext, XtsParameters
 }
 
 void XtsSource::ReadAt(uint64_t offset, void* out, size_t size) const {
-  if (!RangeFits(offset, size, size_)) throw SystemError(EOVERFLOW, "pread", "the range ends past the end of the source");
+  if (!RangeFits(offset, size, size_))
+    throw SystemError(EOVERFLOW, "pread", "the range ends past the end of the source");
   const uint64_t sector = cipher_.sector_size();
   auto* to = static_cast<uint8_t*>(out);
   std::vector<uint8_t> edge;

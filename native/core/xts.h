@@ -29,7 +29,9 @@ class XtsCipher {
   uint32_t sector_size() const { return sector_size_; }
   /// `size` bytes in place, whole sectors, the first of which starts at byte `offset` of the segment.
   void Decrypt(uint64_t offset, uint8_t* data, size_t size) const { Run(false, offset, data, data, size); }
-  void Encrypt(uint64_t offset, const uint8_t* in, uint8_t* out, size_t size) const { Run(true, offset, in, out, size); }
+  void Encrypt(uint64_t offset, const uint8_t* in, uint8_t* out, size_t size) const {
+    Run(true, offset, in, out, size);
+  }
 
  private:
   struct Contexts;

@@ -91,8 +91,7 @@ Bytes ReadFile(const fs::path& path) {
 
 std::shared_ptr<const SquashfsReader> Open(const fs::path& image) {
   const UniqueFd fd(CheckErrno(open(image.c_str(), O_RDONLY | O_CLOEXEC), "open"));
-  return std::make_shared<const SquashfsReader>(
-      std::make_shared<FileSource>(fd.get(), 0, fs::file_size(image)));
+  return std::make_shared<const SquashfsReader>(std::make_shared<FileSource>(fd.get(), 0, fs::file_size(image)));
 }
 
 uint64_t Digest(const uint8_t* data, size_t size, uint64_t seed = 0xcbf29ce484222325u) {
@@ -101,8 +100,8 @@ uint64_t Digest(const uint8_t* data, size_t size, uint64_t seed = 0xcbf29ce48422
 }
 
 std::string Describe(const Inode& inode) {
-  std::string text = std::to_string(FileTypeBits(inode.type) | inode.mode) + " " + std::to_string(inode.uid) +
-                     ":" + std::to_string(inode.gid) + " @" + std::to_string(inode.mtime);
+  std::string text = std::to_string(FileTypeBits(inode.type) | inode.mode) + " " + std::to_string(inode.uid) + ":" +
+                     std::to_string(inode.gid) + " @" + std::to_string(inode.mtime);
   if (inode.type == InodeType::kFile) text += " size " + std::to_string(inode.size);
   if (inode.type != InodeType::kDirectory) text += " links " + std::to_string(inode.nlink);
   if (inode.type == InodeType::kSymlink) text += " -> " + inode.target;
@@ -113,8 +112,7 @@ std::string Describe(const Inode& inode) {
 void AddXattrs(std::string& text, const std::map<std::string, std::string>& xattrs) {
   for (const auto& [name, value] : xattrs) {
     const auto* bytes = reinterpret_cast<const uint8_t*>(value.data());
-    text +=
-        " " + name + "=" + std::to_string(value.size()) + "/" + std::to_string(Digest(bytes, value.size()));
+    text += " " + name + "=" + std::to_string(value.size()) + "/" + std::to_string(Digest(bytes, value.size()));
   }
 }
 
@@ -125,9 +123,8 @@ Snapshot OfFolder(const fs::path& root) {
     struct stat st {};
     CheckErrno(lstat(path.c_str(), &st), "lstat");
     Inode inode;
-    for (const InodeType type :
-         {InodeType::kDirectory, InodeType::kFile, InodeType::kSymlink, InodeType::kBlockDevice,
-          InodeType::kCharacterDevice, InodeType::kFifo, InodeType::kSocket})
+    for (const InodeType type : {InodeType::kDirectory, InodeType::kFile, InodeType::kSymlink, InodeType::kBlockDevice,
+                                 InodeType::kCharacterDevice, InodeType::kFifo, InodeType::kSocket})
       if (FileTypeBits(type) == (st.st_mode & S_IFMT)) inode.type = type;
     inode.mode = st.st_mode & 07777;
     inode.uid = st.st_uid;
@@ -269,8 +266,7 @@ void MakeLargeTree(const fs::path& root) {
     CheckErrno(pwrite(sparse.get(), "island", 6, at), "pwrite");
   fs::create_directory(root / "many");
   for (int i = 0; i < 5000; ++i) Write(root / "many" / ("entry-" + std::to_string(i * 7919 % 100003)), {});
-  for (int i = 0; i < 300; ++i)
-    Write(root / "sub/below" / std::to_string(i), Noise(static_cast<size_t>(i) * 37, 6, 4));
+  for (int i = 0; i < 300; ++i) Write(root / "sub/below" / std::to_string(i), Noise(static_cast<size_t>(i) * 37, 6, 4));
   fs::path deep = root / "deep";
   for (int i = 0; i < 200; ++i) deep /= "d";
   fs::create_directories(deep);
@@ -318,11 +314,10 @@ void TestReads(const SquashfsReader& reader, const fs::path& tree) {
     const InodePtr file = reader.GetInode(reader.Resolve(path, true));
     std::minstd_rand random(7);
     for (int i = 0; i < 200; ++i) {
-      const uint64_t offset = i < 20 ? wanted.size() - std::min<size_t>(wanted.size(), random() % 5000)
-                                     : random() % (wanted.size() + 10);
+      const uint64_t offset =
+          i < 20 ? wanted.size() - std::min<size_t>(wanted.size(), random() % 5000) : random() % (wanted.size() + 10);
       const size_t size = random() % (i % 3 == 0 ? 300000 : 5000);
-      const size_t expected =
-          std::min<uint64_t>(size, wanted.size() - std::min<uint64_t>(offset, wanted.size()));
+      const size_t expected = std::min<uint64_t>(size, wanted.size() - std::min<uint64_t>(offset, wanted.size()));
       Bytes got(size);
       const size_t n = reader.Read(*file, offset, got.data(), size);
       Check(n == expected && (n == 0 || memcmp(got.data(), wanted.data() + offset, n) == 0),
@@ -343,8 +338,7 @@ void TestReads(const SquashfsReader& reader, const fs::path& tree) {
   Check(hole && end > (9u << 20) && end <= (10u << 20), "the hole is found");
   Check(reader.ExtentEnd(*holes, 1 << 20, 5000, &hole) == (1 << 20) + 5000, "no more than the limit");
   CheckError(EISDIR, "a directory", [&] { reader.Read(*reader.GetInode(reader.Root()), 0, nullptr, 0); });
-  CheckError(EINVAL, "a fifo",
-             [&] { reader.Read(*reader.GetInode(reader.Resolve("fifo", false)), 0, nullptr, 0); });
+  CheckError(EINVAL, "a fifo", [&] { reader.Read(*reader.GetInode(reader.Resolve("fifo", false)), 0, nullptr, 0); });
 }
 
 void TestResolve(const SquashfsReader& reader) {
@@ -353,10 +347,8 @@ void TestResolve(const SquashfsReader& reader) {
                            "link/../../hello", "sub/second", "link/../../sub/./above"})
     Check(reader.Resolve(path, true) == hello, path);
   const InodeRef tail = reader.Resolve("/sub/below/tail", false);
-  Check(reader.Resolve("/link/tail", false) == tail && reader.Resolve("absolute", true) == tail,
-        "links are followed");
-  for (const char* path : {"", "/", ".", "/..", "sub/.."})
-    Check(reader.Resolve(path, true) == reader.Root(), path);
+  Check(reader.Resolve("/link/tail", false) == tail && reader.Resolve("absolute", true) == tail, "links are followed");
+  for (const char* path : {"", "/", ".", "/..", "sub/.."}) Check(reader.Resolve(path, true) == reader.Root(), path);
   Check(reader.GetInode(reader.Resolve("self", false))->target == "self", "the last link is not followed");
   CheckError(ELOOP, "a loop of links", [&] { reader.Resolve("self", true); });
   CheckError(ENOENT, "a dangling link", [&] { reader.Resolve("dangling", true); });
@@ -544,8 +536,8 @@ void TestDamage(const Bytes& image, int rounds, const fs::path& work, const std:
     } catch (const SystemError&) {
     }
   }
-  std::printf("%s: %d of %d damaged images opened, largest allocation %zu KiB\n", what.c_str(), opened,
-              rounds, largest_allocation.load() >> 10);
+  std::printf("%s: %d of %d damaged images opened, largest allocation %zu KiB\n", what.c_str(), opened, rounds,
+              largest_allocation.load() >> 10);
   Check(largest_allocation < (size_t{32} << 20), "no huge allocation");
   for (size_t size = 0; size < image.size(); size += 1 + image.size() / 300) {
     try {
@@ -691,9 +683,9 @@ int Run(int rounds) {
   TestIndex();
   const Snapshot wanted = OfFolder(work / "tree");
   const fs::path image = work / "image";
-  for (const char* options : {"-comp gzip", "-comp zstd -b 4096", "-comp lz4 -b 1M", "-comp xz",
-                              "-comp zstd -b 1M -always-use-fragments", "-comp gzip -b 4096 -no-fragments",
-                              "-noI -noD -noF -noX", "-no-exports -nopad -tailends"}) {
+  for (const char* options :
+       {"-comp gzip", "-comp zstd -b 4096", "-comp lz4 -b 1M", "-comp xz", "-comp zstd -b 1M -always-use-fragments",
+        "-comp gzip -b 4096 -no-fragments", "-noI -noD -noF -noX", "-no-exports -nopad -tailends"}) {
     MakeImage(work / "tree", image, options);
     const auto reader = Open(image);
     CheckSame(wanted, OfImage(*reader), options);
@@ -708,8 +700,7 @@ int Run(int rounds) {
   TestThreads(*Open(image), wanted);
   TestExtract(*Open(image), work / "tree", work);
 
-  for (const char* options :
-       {"-noI -noF -noX -b 4096", "-comp gzip -b 4096", "-comp zstd", "-comp lz4", "-comp xz"}) {
+  for (const char* options : {"-noI -noF -noX -b 4096", "-comp gzip -b 4096", "-comp zstd", "-comp lz4", "-comp xz"}) {
     MakeImage(work / "small", image, std::string(options) + " -nopad");
     if (strstr(options, "-noI") != nullptr) TestEvil(ReadFile(image), work);
     TestDamage(ReadFile(image), strstr(options, "-noI") != nullptr ? rounds * 4 : rounds, work, options);
