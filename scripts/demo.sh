@@ -116,7 +116,7 @@ cat <<END
 Done, and removed again. With your own files:
 
   alias sifcrypt='${SIFCRYPT_PROJECT:-$project}/dist/cli/main.js'
-  openssl genrsa -out key.pem 3072 && openssl rsa -in key.pem -RSAPublicKey_out -out key-public.pem
+  openssl genrsa -traditional -out key.pem 3072 && openssl rsa -in key.pem -RSAPublicKey_out -out key-public.pem
   sifcrypt build -e --pem-path key-public.pem image.sif DIRECTORY
   sifcrypt ls --pem-path key.pem image.sif /
   sifcrypt shell --pem-path key.pem image.sif

@@ -6,7 +6,7 @@
 set -euo pipefail
 
 # Groups, Debian or Ubuntu name, Fedora name, why. A dash: that distribution has no such package. A name that ends in
-# @amd64 is a package of that architecture only. Fedora has no static squashfs, libdeflate, fuse3 and OpenSSL
+# @amd64 is a package of that architecture only. Fedora has no static libdeflate, fuse3 and OpenSSL
 # libraries: there it can run and test a prebuilt package but not build one (docs/building.md).
 packages() {
   sed -e '/^ *#/d' -e '/^ *$/d' <<'TABLE'
@@ -19,13 +19,11 @@ packages() {
   build            python3                 python3                  node-gyp itself
   build            libcryptsetup-dev       cryptsetup-devel         declarations only, the library is opened when used
   build            libdevmapper-dev        device-mapper-devel      declarations only, as above
-  build            libsquashfs-dev         libsquashfs-devel        squashfs metadata and the writer
   build            libfuse3-dev            fuse3-devel              the starter's FUSE server
   build            libdeflate-dev          libdeflate-devel         gzip blocks
   build            libzstd-dev             libzstd-static           zstd blocks
   build            liblz4-dev              lz4-static               lz4 blocks
   build            liblzma-dev             xz-static                xz blocks
-  build            zlib1g-dev              zlib-ng-compat-static    needed by libsquashfs
   build            libssl-dev              openssl-devel            AES-XTS in the starter
   demo,test        busybox-static          busybox                  a root file system of one file
   test             cmake                   cmake                    builds the core with sanitizers

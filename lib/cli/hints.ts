@@ -9,7 +9,7 @@ const hints: Partial<Record<ErrorCode, string>> = {
     "give --pem-path FILE, --passphrase or --passphrase-file FILE, or set APPTAINER_ENCRYPTION_PEM_PATH or _PASSPHRASE",
   ERR_KEY_MISMATCH: "use the private key that belongs to the public key the image was built with",
   ERR_KEY_FORMAT: "`openssl rsa -in KEY -noout -text` shows whether the file holds an RSA key",
-  ERR_KEY_WEAK: "make a new pair: `openssl genrsa -out key.pem 4096`",
+  ERR_KEY_WEAK: "make a new pair: `openssl genrsa -traditional -out key.pem 4096`",
   ERR_LUKS_PASSPHRASE: "check the passphrase; a trailing newline counts when it comes from a variable",
   ERR_LUKS_UNSUPPORTED: "as root, `--allow-cipher NAME` lets the kernel engine use it",
   ERR_LUKS_COST: "if you trust the image, --max-kdf-memory MIB or --max-kdf-iterations N raises the limit",
