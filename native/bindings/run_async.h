@@ -56,9 +56,9 @@ class AsyncCall final : public Napi::AsyncWorker {
 
 template <typename Work, typename Convert>
 Napi::Value RunAsync(Napi::Env env, Work work, Convert convert) {
-  // Deletes itself when it is done, as Napi::AsyncWorker does.
-  auto* call = new AsyncCall<Work, Convert>(env, std::move(work),
-                                            std::move(convert));  // NOLINT(cppcoreguidelines-owning-memory)
+  // Napi::AsyncWorker deletes itself when it is done.
+  // NOLINTNEXTLINE(cppcoreguidelines-owning-memory)
+  auto* call = new AsyncCall<Work, Convert>(env, std::move(work), std::move(convert));
   const Napi::Promise promise = call->Promise();
   call->Queue();
   return promise;

@@ -184,7 +184,10 @@ Napi::Value Read(const OpenedTree& tree, const Napi::CallbackInfo& info) {
         auto* owned = bytes.release();
         return Napi::Buffer<uint8_t>::NewOrCopy(
             env, owned->data(), owned->size(),
-            [](Napi::BasicEnv, uint8_t*, std::vector<uint8_t>* hint) { delete hint; }, owned);
+            [](Napi::BasicEnv, uint8_t*, std::vector<uint8_t>* hint) {
+              const std::unique_ptr<std::vector<uint8_t>> done(hint);
+            },
+            owned);
       });
 }
 

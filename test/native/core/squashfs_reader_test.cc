@@ -489,6 +489,7 @@ void Exercise(const Bytes& image) {
   }
 }
 
+/// S23: whatever is in an image, reading it neither crashes nor hangs nor takes more than a little memory.
 void TestDamage(const Bytes& image, int rounds, const fs::path& work, const std::string& what) {
   std::minstd_rand random(static_cast<unsigned>(image.size()));
   // Tables and metadata follow the data; a third of the changes hit the superblock.
@@ -536,7 +537,7 @@ void TestDamage(const Bytes& image, int rounds, const fs::path& work, const std:
     } catch (const SystemError&) {
     }
   }
-  std::printf("%s: %d of %d damaged images opened, largest allocation %zu KiB\n", what.c_str(), opened, rounds,
+  std::printf("S23: %s: %d of %d damaged images opened, largest allocation %zu KiB\n", what.c_str(), opened, rounds,
               largest_allocation.load() >> 10);
   Check(largest_allocation < (size_t{32} << 20), "no huge allocation");
   for (size_t size = 0; size < image.size(); size += 1 + image.size() / 300) {
