@@ -72,6 +72,7 @@ function killProcess(pid: number): void {
 const starter = "sifcrypt-starte" // the kernel keeps 15 characters of a name
 
 describe("killed with the kernel engine", function () {
+  this.timeout(120_000 + kills * 10_000)
   let image: string
   let opened: Image
   let state: KernelState
