@@ -29,6 +29,8 @@ trap 'rm -f "$SIFCRYPT_COUNTS"' EXIT
 if [[ $EUID -eq 0 ]]; then
   [[ -e /dev/fuse ]] || mknod /dev/fuse c 10 229 || true
   chmod 666 /dev/fuse || true
+  # A bare debootstrap has none, and fusermount3 unmounts nothing without it.
+  [[ -e /etc/mtab ]] || ln -s ../proc/self/mounts /etc/mtab
 fi
 
 title() {
