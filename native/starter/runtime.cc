@@ -41,12 +41,14 @@ constexpr long kPidfdOpen = SYS_pidfd_open;
 constexpr long kPidfdOpen = 434;
 #endif
 
-[[noreturn]] void Execute(std::vector<std::string> arguments, int failure_pipe) {
+[[noreturn]] void Execute(std::vector<std::string> arguments, const std::string& session, int failure_pipe) {
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
   char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
-  char* environment[] = {path, nullptr};
+  // Where crun makes the file it binds itself over; in /tmp one stays when crun is killed at that moment.
+  std::string scratch = "_LIBCONTAINER_STATEDIR=" + session;
+  char* environment[] = {path, scratch.data(), nullptr};
   execve(argv[0], argv.data(), environment);
   const int error = errno;
   static_cast<void>(!write(failure_pipe, &error, sizeof error));
@@ -90,7 +92,7 @@ void Runtime::Start() {
     setpgid(0, group_);
     signal(SIGPIPE, SIG_DFL);
     sigprocmask(SIG_SETMASK, &signals_.original_mask(), nullptr);
-    Execute(arguments, child_end.get());
+    Execute(arguments, session_.directory(), child_end.get());
   });
   child_end.Reset();
   int error = 0;
