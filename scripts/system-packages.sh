@@ -84,6 +84,7 @@ while read -r group debian fedora _; do
 done < <(packages)
 
 installed() {
+  # Both tools fail for each name that is not installed, which is what is asked.
   if [[ $family == debian ]]; then
     dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${names[@]}" 2>/dev/null | sed -n 's/^installed //p'
   else

@@ -25,7 +25,8 @@ mkdir -p build
 export SIFCRYPT_COUNTS=$project/build/test-counts
 trap 'rm -f "$SIFCRYPT_COUNTS"' EXIT
 
-# What the machine has to offer to an ordinary user is the test set-up's business, not the product's.
+# What the machine has to offer to an ordinary user is the test set-up's business, not the product's. Where it cannot be had
+# (a container without the right to it), the tests that need it fail and say so.
 if [[ $EUID -eq 0 ]]; then
   [[ -e /dev/fuse ]] || mknod /dev/fuse c 10 229 || true
   chmod 666 /dev/fuse || true

@@ -48,6 +48,7 @@ inside=/var/tmp/${box##*/}
 kernel='' readers=()
 clean_up() {
   trap '' INT TERM HUP
+  # What has ended by itself needs no signal.
   [[ -z $kernel ]] || kill -KILL -- "-$kernel" 2>/dev/null || true
   for reader in "${readers[@]}"; do kill "$reader" 2>/dev/null || true; done
   rm -rf "$box"
