@@ -330,6 +330,7 @@ async function writeImage(
       messages = formatted.messages
       await writeSparse(write, formatted.header, start)
       written = await writeTree(options, source, output, start + LUKS_HEADER_SIZE, {
+        type: "xts",
         volumeKey: formatted.volumeKey,
         sectorSize: 4096,
         ivTweak: 0,

@@ -2,7 +2,7 @@
 import { open, stat, type FileHandle } from "node:fs/promises"
 import type { CredentialOptions } from "../container/credentials.ts"
 import { partitionKind } from "../container/partition.ts"
-import { unlockPartition } from "../container/unlock.ts"
+import { plainRange, unlockPartition, wipeUnlocked } from "../container/unlock.ts"
 import { BuildError } from "../errors.ts"
 import type { NativeRange } from "../native/binding.ts"
 import { DataType, type SifObject } from "../sif/format.ts"
@@ -55,33 +55,21 @@ async function openImage(path: string, credentials: CredentialOptions): Promise<
   const image = await openSif(path)
   try {
     const primary = image.primary()
-    const { fd } = image
     const kind = partitionKind(primary)
-    const common = { architecture: primary.partition.arch, metadata: image.objects.filter(({ type }) => metadataTypes.includes(type)), read: (object: SifObject) => image.data(object, MAX_METADATA_SIZE) }
-    if (kind === "squashfs")
-      return {
-        ...common,
-        tree: { squashfs: { fd, offset: primary.offset, size: primary.size, cipher: undefined } },
-        [Symbol.asyncDispose]: () => image[Symbol.asyncDispose](),
-      }
-    if (kind !== "luks")
-      throw new BuildError("ERR_BUILD_SOURCE", `${path}: its root file system is of a kind that cannot be read here`, {
-        path,
-      })
-    const { header, volumeKey } = await unlockPartition(image, primary, credentials, {})
-    const { segment } = header
+    if (kind !== "squashfs" && kind !== "luks")
+      throw new BuildError(
+        "ERR_BUILD_SOURCE",
+        `${path}: its root file system is of a kind that cannot be read here`,
+        { path },
+      )
+    const unlocked = kind === "luks" ? await unlockPartition(image, primary, credentials, {}) : undefined
     return {
-      ...common,
-      tree: {
-        squashfs: {
-          fd,
-          offset: primary.offset + segment.offset,
-          size: segment.size,
-          cipher: { volumeKey: volumeKey.bytes, sectorSize: segment.sectorSize, ivTweak: segment.ivTweak },
-        },
-      },
+      architecture: primary.partition.arch,
+      metadata: image.objects.filter(({ type }) => metadataTypes.includes(type)),
+      read: (object) => image.data(object, MAX_METADATA_SIZE),
+      tree: { squashfs: plainRange(image, primary, unlocked) },
       async [Symbol.asyncDispose](): Promise<void> {
-        volumeKey.wipe()
+        wipeUnlocked(unlocked)
         await image[Symbol.asyncDispose]()
       },
     }

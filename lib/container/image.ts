@@ -2,10 +2,9 @@
 import { mkdir } from "node:fs/promises"
 import path from "node:path"
 import { Readable } from "node:stream"
-import type { LuksHeader, LuksPolicy } from "../device/luks-header.ts"
+import type { LuksPolicy } from "../device/luks-header.ts"
 import { Tree, type ExtractResult } from "../device/tree.ts"
 import { SifError, TreeError } from "../errors.ts"
-import type { Secret } from "../key/secret.ts"
 import type { NativeRange, NativeStat, TreeEntryType } from "../native/binding.ts"
 import type { Action } from "../runtime/bundle.ts"
 import type { SifPartition } from "../sif/format.ts"
@@ -16,7 +15,7 @@ import { chooseEngine, isReadable, type Startable } from "./engine.ts"
 import { mountImage, type Mount, type MountOptions } from "./mount.ts"
 import { partitionKind, type PartitionKind } from "./partition.ts"
 import { runImage, type ExecOptions, type Running } from "./run.ts"
-import { unlockPartition } from "./unlock.ts"
+import { plainRange, unlockPartition, wipeUnlocked, type Unlocked } from "./unlock.ts"
 
 /** How {@link open} opens. */
 export interface OpenOptions {
@@ -107,40 +106,25 @@ export class Image implements AsyncDisposable {
   readonly kind: PartitionKind
   readonly #sif: SifImage
   readonly #partition: SifPartition
-  readonly #header: LuksHeader | undefined
-  readonly #volumeKey: Secret | undefined
+  readonly #unlocked: Unlocked | undefined
   #tree: Promise<Tree> | undefined
   #closing: Promise<void> | undefined
   readonly #starting = new Set<Promise<unknown>>()
 
   /** @internal Use {@link open}. */
-  constructor(
-    sif: SifImage,
-    partition: SifPartition,
-    unlocked: { header: LuksHeader; volumeKey: Secret } | undefined,
-  ) {
+  constructor(sif: SifImage, partition: SifPartition, unlocked: Unlocked | undefined) {
     this.path = sif.path
     this.kind = partitionKind(partition)
     this.#sif = sif
     this.#partition = partition
-    this.#header = unlocked?.header
-    this.#volumeKey = unlocked?.volumeKey
+    this.#unlocked = unlocked
   }
 
   #range(): NativeRange {
-    const header = this.#header
-    const { offset, size } = this.#partition
-    if (header === undefined || this.#volumeKey === undefined)
-      return { fd: this.#sif.fd, offset, size, cipher: undefined }
-    const { segment } = header
     // Said here, where the cipher's name is known.
-    chooseEngine("userspace", this.kind, segment.cipher)
-    return {
-      fd: this.#sif.fd,
-      offset: offset + segment.offset,
-      size: segment.size,
-      cipher: { volumeKey: this.#volumeKey.bytes, sectorSize: segment.sectorSize, ivTweak: segment.ivTweak },
-    }
+    const cipher = this.#unlocked?.header.segment.cipher
+    if (cipher !== undefined) chooseEngine("userspace", this.kind, cipher)
+    return plainRange(this.#sif, this.#partition, this.#unlocked)
   }
 
   /** The tree inside, opened at first use. */
@@ -276,11 +260,9 @@ export class Image implements AsyncDisposable {
   /** What the starter gets of this image. */
   #startable(): Startable {
     if (this.#closing !== undefined) throw new Error("the image is closed")
-    const header = this.#header
+    const unlocked = this.#unlocked
     const luks =
-      header === undefined || this.#volumeKey === undefined
-        ? undefined
-        : { header, volumeKey: this.#volumeKey.bytes }
+      unlocked === undefined ? undefined : { header: unlocked.header, volumeKey: unlocked.volumeKey.bytes }
     const { offset, size } = this.#partition
     return { kind: this.kind, source: { image: this.path, fd: this.#sif.fd, offset, size, luks } }
   }
@@ -331,7 +313,7 @@ export class Image implements AsyncDisposable {
     await Promise.allSettled(this.#starting)
     const tree = await this.#tree?.catch(() => undefined)
     tree?.close()
-    this.#volumeKey?.wipe()
+    wipeUnlocked(this.#unlocked)
     await this.#sif[Symbol.asyncDispose]()
   }
 

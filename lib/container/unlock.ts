@@ -1,20 +1,40 @@
 // From an image and credentials to the volume key: policy first, then crypto messages and keyslots.
+import type { KeyObject } from "node:crypto"
 import { KeyError, LuksError } from "../errors.ts"
 import { parseLuksHeader, type LuksHeader, type LuksPolicy } from "../device/luks-header.ts"
 import { prepareLuks, unlockLuks } from "../device/luks.ts"
 import { decodeCryptoMessage, MAX_MESSAGE_SIZE } from "../key/crypto-message.ts"
 import { unwrapSecret } from "../key/rsa-oaep.ts"
 import { Secret } from "../key/secret.ts"
+import type { NativeRange } from "../native/binding.ts"
 import { DataType, MessageFormat, MessageType, type SifObject, type SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
+import { partitionKind } from "./partition.ts"
 import { resolveOpeners, wipeCredentials, type Credential, type CredentialOptions } from "./credentials.ts"
 
-/** An encrypted partition that was opened. */
-export interface Unlocked {
+/** A LUKS2 partition that was opened. */
+export interface UnlockedLuks {
+  readonly kind: "luks"
   readonly header: LuksHeader
-  /** Owned by who asked for it. */
   readonly volumeKey: Secret
+  /** The one that the secret opened. */
+  readonly keyslot: number
 }
+
+/** An encrypted partition that was opened: what both engines need to read it. Owned by who asked for it. */
+export type Unlocked = UnlockedLuks
+
+/** An opened partition, and how it came to that. */
+export interface Opening {
+  readonly unlocked: Unlocked
+  /** The passphrase, or what the crypto message held. Owned by who asked for it. */
+  readonly secret: Secret
+  /** The crypto message that held the secret; undefined when a passphrase opened. */
+  readonly message: SifObject | undefined
+}
+
+/** What a partition's encryption makes of a secret; undefined: it does not open with this one. */
+type Lock = (secret: Uint8Array) => Promise<Unlocked | undefined>
 
 /** The crypto messages that go with a partition, in the order a reader tries them. */
 export function findCryptoMessages(image: SifImage, partition: SifPartition): readonly SifObject[] {
@@ -31,74 +51,99 @@ export function findCryptoMessages(image: SifImage, partition: SifPartition): re
 /** As many as an image of ours can have. Each costs a private-key operation. */
 const MAX_MESSAGES = 48
 
-interface Attempt {
-  readonly image: SifImage
-  readonly partition: SifPartition
-  readonly header: LuksHeader
-  readonly messages: readonly SifObject[]
-  readonly signal: AbortSignal | undefined
-  /** Why a crypto message could not be read. */
-  damaged?: unknown
-}
-
-async function unlockWith(attempt: Attempt, secret: Uint8Array): Promise<Unlocked> {
-  const { partition, header, image } = attempt
-  const { volumeKey } = await unlockLuks({
-    fd: image.fd,
-    offset: partition.offset,
-    header,
-    secret,
-    path: image.path,
-  })
-  try {
-    return { header, volumeKey: new Secret(volumeKey) }
-  } finally {
-    volumeKey.fill(0)
-  }
-}
-
-/** undefined: not for this credential. */
-async function tryCredential(attempt: Attempt, credential: Credential): Promise<Unlocked | undefined> {
-  if (credential.kind === "passphrase") {
+/** LUKS2: the header is checked against `policy` before any key derivation. */
+async function luksLock(image: SifImage, partition: SifPartition, policy: LuksPolicy): Promise<Lock> {
+  prepareLuks()
+  const header = await parseLuksHeader(image.reader, partition, policy)
+  return async (secret) => {
+    const { fd, path } = image
     try {
-      return await unlockWith(attempt, credential.passphrase.bytes)
+      const { volumeKey, keyslot } = await unlockLuks({ fd, offset: partition.offset, header, secret, path })
+      try {
+        return { kind: "luks", header, volumeKey: new Secret(volumeKey), keyslot }
+      } finally {
+        volumeKey.fill(0)
+      }
     } catch (error) {
       if (error instanceof LuksError && error.code === "ERR_LUKS_PASSPHRASE") return undefined
       throw error
     }
   }
-  const { image, messages, signal } = attempt
-  let damaged: unknown
+}
+
+async function lockOf(image: SifImage, partition: SifPartition, policy: LuksPolicy): Promise<Lock> {
+  const kind = partitionKind(partition)
+  switch (kind) {
+    case "luks":
+      return await luksLock(image, partition, policy)
+    default:
+      throw new TypeError(`a partition of kind ${kind} has no lock`)
+  }
+}
+
+interface Attempt {
+  readonly image: SifImage
+  readonly lock: Lock
+  readonly messages: readonly SifObject[]
+  readonly signal: AbortSignal | undefined
+  /** Why nothing opened although a message was meant for a key; told when nothing else opens either. */
+  failure?: KeyError | LuksError
+}
+
+/** The secret in one crypto message; undefined: not for this key. */
+async function unwrapMessage(
+  attempt: Attempt,
+  message: SifObject,
+  key: KeyObject,
+): Promise<Secret | undefined> {
+  const data = await attempt.image.data(message, MAX_MESSAGE_SIZE)
+  let wrapped: Buffer
+  try {
+    wrapped = decodeCryptoMessage(data)
+  } catch (error) {
+    // Perhaps it is somebody else's.
+    if (error instanceof KeyError) attempt.failure ??= error
+    return undefined
+  }
+  const secret = unwrapSecret(key, wrapped)
+  if (secret === undefined) return undefined
+  try {
+    return new Secret(secret)
+  } finally {
+    secret.fill(0)
+  }
+}
+
+async function tryKey(attempt: Attempt, key: KeyObject): Promise<Opening | undefined> {
+  const { image, lock, messages, signal } = attempt
   for (const message of messages) {
     signal?.throwIfAborted()
-    const data = await image.data(message, MAX_MESSAGE_SIZE)
-    let wrapped: Buffer
-    try {
-      wrapped = decodeCryptoMessage(data)
-    } catch (error) {
-      // Perhaps it is somebody else's; told when nothing opens.
-      damaged ??= error
-      continue
-    }
-    const secret = unwrapSecret(credential.key, wrapped)
+    const secret = await unwrapMessage(attempt, message, key)
     if (secret === undefined) continue
     try {
-      return await unlockWith(attempt, secret)
+      const unlocked = await lock(secret.bytes)
+      if (unlocked !== undefined) return { unlocked, secret, message }
     } catch (error) {
-      // The message was ours, so the key is right and the image is not.
-      if (error instanceof LuksError && error.code === "ERR_LUKS_PASSPHRASE")
-        throw new LuksError(
-          "ERR_LUKS_HEADER",
-          `${image.path}: the secret in crypto message ${message.id} opens no keyslot: one of the two was replaced`,
-          { path: image.path, cause: error },
-        )
+      secret.wipe()
       throw error
-    } finally {
-      secret.fill(0)
     }
+    secret.wipe()
+    // A change of recipients that was killed leaves the message of the secret before; the one that counts follows.
+    attempt.failure = new LuksError(
+      "ERR_LUKS_HEADER",
+      `${image.path}: the secret in crypto message ${message.id} opens nothing: one of the two was replaced`,
+      { path: image.path },
+    )
   }
-  if (damaged !== undefined) attempt.damaged ??= damaged
   return undefined
+}
+
+/** undefined: not for this credential. */
+async function tryCredential(attempt: Attempt, credential: Credential): Promise<Opening | undefined> {
+  if (credential.kind === "rsa") return await tryKey(attempt, credential.key)
+  const unlocked = await attempt.lock(credential.passphrase.bytes)
+  if (unlocked === undefined) return undefined
+  return { unlocked, secret: new Secret(credential.passphrase.bytes), message: undefined }
 }
 
 function refusal(attempt: Attempt, tried: readonly Credential[]): KeyError | LuksError {
@@ -124,7 +169,38 @@ function refusal(attempt: Attempt, tried: readonly Credential[]): KeyError | Luk
 }
 
 /**
- * Recovers the volume key of an encrypted partition. The header is checked against `policy` before any key derivation.
+ * Opens an encrypted partition and tells how: for what needs the secret itself, as changing recipients does.
+ *
+ * @throws As {@link unlockPartition}.
+ */
+export async function openPartition(
+  image: SifImage,
+  partition: SifPartition,
+  credentials: CredentialOptions,
+  policy: LuksPolicy,
+  signal?: AbortSignal,
+): Promise<Opening> {
+  const lock = await lockOf(image, partition, policy)
+  const messages = findCryptoMessages(image, partition)
+  if (messages.length > MAX_MESSAGES)
+    throw new KeyError("ERR_KEY_MESSAGE", `${image.path}: ${messages.length} crypto messages are too many`, {
+      path: image.path,
+    })
+  const attempt: Attempt = { image, lock, messages, signal }
+  const candidates = await resolveOpeners(credentials)
+  try {
+    for (const candidate of candidates) {
+      const opening = await tryCredential(attempt, candidate)
+      if (opening !== undefined) return opening
+    }
+    throw attempt.failure ?? refusal(attempt, candidates)
+  } finally {
+    wipeCredentials(candidates)
+  }
+}
+
+/**
+ * Recovers the key of an encrypted partition. Its header is checked against `policy` before any key derivation.
  *
  * @throws KeyError `ERR_KEY_MISSING`, `ERR_KEY_MISMATCH`, `ERR_KEY_FORMAT`, `ERR_KEY_MESSAGE`; LuksError
  * `ERR_LUKS_PASSPHRASE`, `ERR_LUKS_HEADER`, `ERR_LUKS_UNSUPPORTED`, `ERR_LUKS_COST`; EnvironmentError.
@@ -136,22 +212,31 @@ export async function unlockPartition(
   policy: LuksPolicy,
   signal?: AbortSignal,
 ): Promise<Unlocked> {
-  prepareLuks()
-  const header = await parseLuksHeader(image.reader, partition, policy)
-  const messages = findCryptoMessages(image, partition)
-  if (messages.length > MAX_MESSAGES)
-    throw new KeyError("ERR_KEY_MESSAGE", `${image.path}: ${messages.length} crypto messages are too many`, {
-      path: image.path,
-    })
-  const attempt: Attempt = { image, partition, header, messages, signal }
-  const candidates = await resolveOpeners(credentials)
-  try {
-    for (const candidate of candidates) {
-      const unlocked = await tryCredential(attempt, candidate)
-      if (unlocked !== undefined) return unlocked
-    }
-    throw attempt.damaged instanceof KeyError ? attempt.damaged : refusal(attempt, candidates)
-  } finally {
-    wipeCredentials(candidates)
+  const { unlocked, secret } = await openPartition(image, partition, credentials, policy, signal)
+  secret.wipe()
+  return unlocked
+}
+
+/** Forgets the keys of an opened partition. */
+export function wipeUnlocked(unlocked: Unlocked | undefined): void {
+  unlocked?.volumeKey.wipe()
+}
+
+/** The squashfs in a partition as the native side reads it. It borrows the key. */
+export function plainRange(
+  image: SifImage,
+  partition: SifPartition,
+  unlocked: Unlocked | undefined,
+): NativeRange {
+  const { fd } = image
+  const { offset, size } = partition
+  if (unlocked === undefined) return { fd, offset, size, cipher: undefined }
+  const { segment } = unlocked.header
+  const { sectorSize, ivTweak } = segment
+  return {
+    fd,
+    offset: offset + segment.offset,
+    size: segment.size,
+    cipher: { type: "xts", volumeKey: unlocked.volumeKey.bytes, sectorSize, ivTweak },
   }
 }

@@ -1,7 +1,11 @@
 // Types of the addon's exports (native/addon.cc). Internal: lib/device turns these into handles and meanings.
 
-/** How a range of a file is encrypted: dm-crypt's aes-xts-plain64. */
-export interface NativeCipher {
+/** How a range of a file is encrypted. */
+export type NativeCipher = NativeXtsCipher
+
+/** As a LUKS2 data segment: dm-crypt's aes-xts-plain64. */
+export interface NativeXtsCipher {
+  readonly type: "xts"
   /** 32 or 64 bytes; the callee copies. */
   readonly volumeKey: Uint8Array
   /** Bytes, 512 to 4096. */
