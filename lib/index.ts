@@ -1,6 +1,8 @@
 // The public API. Everything a command can do, a program can do; nothing else is exported.
-export { build, compressionLevels, passphraseKdfLimits } from "./build/build.ts"
-export type { BuildOptions, BuildResult, Compression, CompressionName, PassphraseKdf } from "./build/build.ts"
+export { build, compressionLevels } from "./build/build.ts"
+export { passphraseKdfLimits } from "./build/encryption.ts"
+export type { PassphraseKdf } from "./build/encryption.ts"
+export type { BuildOptions, BuildResult, Compression, CompressionName } from "./build/build.ts"
 export { open, Image } from "./container/image.ts"
 export type { ListOptions, OpenOptions, ExtractOptions, ReadOptions, TreeEntry } from "./container/image.ts"
 export type { Engine } from "./container/engine.ts"

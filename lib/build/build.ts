@@ -1,39 +1,21 @@
 // Builds an image in one pass: tree → squashfs → cipher → SIF. Nothing plain is written anywhere on the way.
-import { randomFillSync } from "node:crypto"
 import { constants } from "node:os"
-import {
-  credentialVariable,
-  hasExplicitCredentials,
-  resolveRecipients,
-  wipeCredentials,
-  type Credential,
-  type CredentialOptions,
-} from "../container/credentials.ts"
-import { DEFAULT_KDF_LIMITS } from "../device/luks-header.ts"
-import {
-  FIPS_PASSPHRASE_KDF,
-  formatLuks,
-  LUKS_HEADER_SIZE,
-  PASSPHRASE_KDF,
-  RANDOM_SECRET_KDF,
-} from "../device/luks.ts"
-import { BuildError, KeyError } from "../errors.ts"
-import { encodeCryptoMessage } from "../key/crypto-message.ts"
-import { wrapSecret } from "../key/rsa-oaep.ts"
-import type { NativeCipher, NativeKdf } from "../native/binding.ts"
+import { wipeCredentials, type Credential, type CredentialOptions } from "../container/credentials.ts"
+import { BuildError } from "../errors.ts"
+import type { NativeCipher } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import {
   cryptoMessageExtra,
   DataType,
-  DEFAULT_SLOTS,
   FileSystem,
   partitionExtra,
   PartitionType,
   type SifObject,
 } from "../sif/format.ts"
 import { architectureDigits } from "../sif/names.ts"
-import { PARTITION_ALIGNMENT, SifLayout, writeFully } from "../sif/write.ts"
+import { PARTITION_ALIGNMENT, SifLayout } from "../sif/write.ts"
 import type { Bytes } from "../units.ts"
+import { passphraseKdfFor, prepareEncryption, recipientsOf, type PassphraseKdf } from "./encryption.ts"
 import { asOutputError, checkTarget, Output } from "./output.ts"
 import { openSource, type BuildSource } from "./source.ts"
 
@@ -53,16 +35,6 @@ export const compressionLevels: Readonly<Record<CompressionName, readonly [numbe
   gzip: [1, 12],
   lz4: [1, 12],
   xz: [0, 9],
-}
-
-/** How a passphrase is stretched; an RSA key's secret is random and needs none. */
-export interface PassphraseKdf {
-  /** `pbkdf2` where only FIPS-approved functions may be used. */
-  readonly type: "argon2id" | "pbkdf2"
-  /** Of Argon2, KiB; default 256 MiB, the same wherever an image is built. */
-  readonly memory?: number
-  /** Passes of Argon2 (default 4) or iterations of PBKDF2 (default 2,000,000). */
-  readonly iterations?: number
 }
 
 /** What {@link build} makes of what. */
@@ -117,9 +89,7 @@ export interface BuildResult {
   readonly milliseconds: number
 }
 
-const RSA_SECRET_SIZE: Bytes = 64 // what the peers use as LUKS key file
 const BLOCK_SIZE: Bytes = 128 * 1024
-const PAGE: Bytes = 4096
 const NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
 /** What the native side calls a failure of reading the source; everything else is about the output. */
@@ -132,92 +102,6 @@ function checkCompression(compression: Compression): void {
   const { level } = compression
   if (level !== undefined && !(Number.isInteger(level) && level >= least && level <= most))
     throw new RangeError(`the level of ${compression.name} is ${least} to ${most}, not ${level}`)
-}
-
-async function recipientsOf(options: BuildOptions): Promise<Credential[]> {
-  const { credentials = {}, encrypt = false, onNotice = () => undefined } = options
-  if (!encrypt && !hasExplicitCredentials(credentials)) {
-    const variable = credentialVariable(credentials)
-    if (variable !== undefined)
-      onNotice(`${variable} is set, but encryption was not asked for: the image will be plain`)
-    return []
-  }
-  const recipients = await resolveRecipients(credentials, onNotice)
-  if (recipients.length === 0)
-    throw new KeyError("ERR_KEY_MISSING", "an encrypted image was asked for and no key was given")
-  const messages = recipients.filter(({ kind }) => kind === "rsa").length
-  if (messages >= DEFAULT_SLOTS)
-    throw new BuildError("ERR_BUILD_OUTPUT", `an image holds ${DEFAULT_SLOTS - 1} RSA recipients, not ${messages}`)
-  return recipients
-}
-
-/**
- * Least and most of what {@link PassphraseKdf} takes: libcryptsetup refuses less, and more is refused when the image is
- * opened, as two passphrases together must stay below the limits that hold there.
- */
-export const passphraseKdfLimits: Readonly<Record<"memory" | "argon2id" | "pbkdf2", readonly [number, number]>> = {
-  memory: [32, DEFAULT_KDF_LIMITS.memory],
-  argon2id: [4, 1000],
-  pbkdf2: [1000, 3_500_000],
-}
-
-function kdfFor(wanted: PassphraseKdf = { type: "argon2id" }): NativeKdf {
-  const preset = wanted.type === "pbkdf2" ? FIPS_PASSPHRASE_KDF : PASSPHRASE_KDF
-  const check = (what: string, value: number, [least, most]: readonly [number, number]): number => {
-    if (!Number.isInteger(value) || value < least || value > most)
-      throw new RangeError(`the ${what} of ${wanted.type} is ${least} to ${most}, not ${value}`)
-    return value
-  }
-  if (wanted.type === "pbkdf2" && wanted.memory !== undefined) throw new RangeError("pbkdf2 takes no memory")
-  const kdf = {
-    ...preset,
-    iterations: check("number of iterations", wanted.iterations ?? preset.iterations, passphraseKdfLimits[wanted.type]),
-    memory: wanted.memory === undefined ? preset.memory : check("memory in KiB", wanted.memory, passphraseKdfLimits.memory),
-  }
-  const most = DEFAULT_KDF_LIMITS.work / 2
-  if (kdf.memory * kdf.iterations > most)
-    throw new RangeError(`memory times passes of argon2id is at most ${most} KiB, not ${kdf.memory * kdf.iterations}`)
-  return kdf
-}
-
-/** A header and key for these recipients, and the messages that carry the secret to the RSA keys among them. */
-async function formatFor(
-  recipients: readonly Credential[],
-  passphraseKdf: NativeKdf,
-): Promise<{
-  readonly header: Buffer
-  readonly volumeKey: Buffer
-  readonly messages: readonly Buffer[]
-}> {
-  const rsa = recipients.flatMap((recipient) => (recipient.kind === "rsa" ? [recipient.key] : []))
-  const passphrases = recipients.flatMap((recipient) =>
-    recipient.kind === "passphrase" ? [recipient.passphrase.bytes] : [],
-  )
-  const secret = Buffer.alloc(RSA_SECRET_SIZE)
-  try {
-    randomFillSync(secret)
-    const messages = rsa.map((key) => encodeCryptoMessage(wrapSecret(key, secret)))
-    const keyslots = [
-      ...(rsa.length === 0 ? [] : [{ secret, kdf: RANDOM_SECRET_KDF }]),
-      ...passphrases.map((passphrase) => ({ secret: passphrase, kdf: passphraseKdf })),
-    ]
-    return { ...(await formatLuks({ keyslots })), messages }
-  } finally {
-    secret.fill(0)
-  }
-}
-
-/** Writes what is not zero; the rest becomes holes. */
-async function writeSparse(
-  write: (bytes: Uint8Array, position: Bytes) => Promise<void>,
-  bytes: Buffer,
-  position: Bytes,
-): Promise<void> {
-  const empty = Buffer.alloc(PAGE)
-  for (let at = 0; at < bytes.length; at += PAGE) {
-    const page = bytes.subarray(at, at + PAGE)
-    if (!page.equals(empty.subarray(0, page.length))) await write(page, position + at)
-  }
 }
 
 interface Written {
@@ -289,6 +173,10 @@ function metadataToKeep(options: BuildOptions, source: BuildSource, encrypted: b
   return []
 }
 
+function primaryExtra(fileSystem: number, arch: string): Buffer {
+  return partitionExtra({ fileSystem, type: PartitionType.primarySystem, arch })
+}
+
 async function writeImage(
   options: BuildOptions,
   source: BuildSource,
@@ -304,51 +192,33 @@ async function writeImage(
     throw new RangeError(`SIF has no code for the architecture ${options.architecture ?? process.arch}`)
   const time = options.sourceDateEpoch ?? Math.floor(Date.now() / 1000)
   const layout = new SifLayout(time, options.sourceDateEpoch === undefined || encrypted ? undefined : NIL_UUID)
-  const write = async (bytes: Uint8Array, position: Bytes): Promise<void> => {
-    try {
-      await writeFully(output.file, bytes, position)
-    } catch (cause) {
-      throw asOutputError(output.target, cause)
-    }
-  }
   for (const object of metadataToKeep(options, source, encrypted)) {
     const data = await source.read(object)
-    await write(data, layout.next())
+    await output.write(data, layout.next())
     layout.add({ type: object.type, name: object.name, extra: object.extra }, data.length)
   }
   const start = layout.next(PARTITION_ALIGNMENT)
-  const extra = partitionExtra({
-    fileSystem: encrypted ? FileSystem.encryptedSquashfs : FileSystem.squashfs,
-    type: PartitionType.primarySystem,
-    arch: architecture,
-  })
   let written: Written
-  let messages: readonly Buffer[] = []
   if (encrypted) {
-    const formatted = await formatFor(recipients, kdfFor(options.passphraseKdf))
-    try {
-      messages = formatted.messages
-      await writeSparse(write, formatted.header, start)
-      written = await writeTree(options, source, output, start + LUKS_HEADER_SIZE, {
-        type: "xts",
-        volumeKey: formatted.volumeKey,
-        sectorSize: 4096,
-        ivTweak: 0,
-      })
-    } finally {
-      formatted.volumeKey.fill(0)
+    using encryption = await prepareEncryption(recipients, options.passphraseKdf)
+    await output.writeSparse(encryption.header, start)
+    written = await writeTree(options, source, output, start + encryption.header.length, encryption.cipher)
+    const size = encryption.header.length + written.size
+    const extra = primaryExtra(encryption.fileSystem, architecture)
+    const partition = layout.add({ type: DataType.partition, extra }, size, PARTITION_ALIGNMENT)
+    for (const message of encryption.messages) {
+      await output.write(message.data, layout.next())
+      layout.add(
+        { type: DataType.cryptoMessage, link: { to: "object", id: partition }, extra: cryptoMessageExtra() },
+        message.data.length,
+      )
     }
-  } else written = await writeTree(options, source, output, start, undefined)
-  const partitionSize = written.size + (encrypted ? LUKS_HEADER_SIZE : 0)
-  const partition = layout.add({ type: DataType.partition, extra }, partitionSize, PARTITION_ALIGNMENT)
-  for (const message of messages) {
-    await write(message, layout.next())
-    layout.add(
-      { type: DataType.cryptoMessage, link: { to: "object", id: partition }, extra: cryptoMessageExtra() },
-      message.length,
-    )
+  } else {
+    written = await writeTree(options, source, output, start, undefined)
+    const extra = primaryExtra(FileSystem.squashfs, architecture)
+    layout.add({ type: DataType.partition, extra }, written.size, PARTITION_ALIGNMENT)
   }
-  await write(layout.serialize(architecture), 0)
+  await output.write(layout.serialize(architecture), 0)
   return { ...written, size: layout.size }
 }
 
@@ -364,7 +234,7 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
   const { signal, force = false, compression = { name: "zstd" } } = options
   signal?.throwIfAborted()
   checkCompression(compression)
-  kdfFor(options.passphraseKdf)
+  passphraseKdfFor(options.passphraseKdf)
   await checkTarget(options.output, force)
   const recipients = await recipientsOf(options)
   try {

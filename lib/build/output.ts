@@ -5,9 +5,13 @@ import { link, lstat, open, realpath, rename, rm, type FileHandle } from "node:f
 import path from "node:path"
 import { BuildError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
+import { writeFully } from "../sif/write.ts"
+import type { Bytes } from "../units.ts"
 
 // open(2); Node has no name for it
 const O_TMPFILE = 0o20000000 | constants.O_DIRECTORY
+
+const PAGE: Bytes = 4096
 
 /** Peers mark images executable: their first line starts them. */
 const IMAGE_MODE = 0o777
@@ -81,6 +85,24 @@ export class Output implements AsyncDisposable {
     return names
       .map((name) => path.relative(outer, path.join(parent, path.basename(name))))
       .filter((name) => name !== ".." && !name.startsWith("../"))
+  }
+
+  /** Writes all of `bytes`. */
+  async write(bytes: Uint8Array, position: Bytes): Promise<void> {
+    try {
+      await writeFully(this.#file, bytes, position)
+    } catch (cause) {
+      throw asOutputError(this.target, cause)
+    }
+  }
+
+  /** Writes what is not zero; the rest becomes holes. */
+  async writeSparse(bytes: Buffer, position: Bytes): Promise<void> {
+    const empty = Buffer.alloc(PAGE)
+    for (let at = 0; at < bytes.length; at += PAGE) {
+      const page = bytes.subarray(at, at + PAGE)
+      if (!page.equals(empty.subarray(0, page.length))) await this.write(page, position + at)
+    }
   }
 
   /** Syncs it and gives it its name, in one step. */

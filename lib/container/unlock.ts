@@ -131,7 +131,7 @@ async function tryKey(attempt: Attempt, key: KeyObject): Promise<Opening | undef
     // A change of recipients that was killed leaves the message of the secret before; the one that counts follows.
     attempt.failure = new LuksError(
       "ERR_LUKS_HEADER",
-      `${image.path}: the secret in crypto message ${message.id} opens nothing: one of the two was replaced`,
+      `${image.path}: the secret in crypto message ${message.id} opens no keyslot: one of the two was replaced`,
       { path: image.path },
     )
   }

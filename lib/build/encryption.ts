@@ -1,0 +1,138 @@
+// Who may open a new image, and what makes its encrypted partition.
+import { randomFillSync } from "node:crypto"
+import {
+  credentialVariable,
+  hasExplicitCredentials,
+  resolveRecipients,
+  type Credential,
+  type CredentialOptions,
+} from "../container/credentials.ts"
+import { DEFAULT_KDF_LIMITS } from "../device/luks-header.ts"
+import { FIPS_PASSPHRASE_KDF, formatLuks, PASSPHRASE_KDF, RANDOM_SECRET_KDF } from "../device/luks.ts"
+import { BuildError, KeyError } from "../errors.ts"
+import { encodeCryptoMessage } from "../key/crypto-message.ts"
+import { wrapSecret } from "../key/rsa-oaep.ts"
+import { Secret } from "../key/secret.ts"
+import type { NativeCipher, NativeKdf } from "../native/binding.ts"
+import { DEFAULT_SLOTS, FileSystem } from "../sif/format.ts"
+import type { Bytes } from "../units.ts"
+
+const RSA_SECRET_SIZE: Bytes = 64 // what the peers use as LUKS key file
+
+/** How a passphrase is stretched; an RSA key's secret is random and needs none. */
+export interface PassphraseKdf {
+  /** `pbkdf2` where only FIPS-approved functions may be used. */
+  readonly type: "argon2id" | "pbkdf2"
+  /** Of Argon2, KiB; default 256 MiB, the same wherever an image is built. */
+  readonly memory?: number
+  /** Passes of Argon2 (default 4) or iterations of PBKDF2 (default 2,000,000). */
+  readonly iterations?: number
+}
+
+/** The part of a build's options that says who may open the image. */
+export interface RecipientOptions {
+  readonly credentials?: CredentialOptions
+  readonly encrypt?: boolean
+  readonly onNotice?: (text: string) => void
+}
+
+/**
+ * Whoever shall be able to open a new image; none: it stays plain.
+ *
+ * @throws KeyError, before anything is built.
+ */
+export async function recipientsOf(options: RecipientOptions): Promise<Credential[]> {
+  const { credentials = {}, encrypt = false, onNotice = () => undefined } = options
+  if (!encrypt && !hasExplicitCredentials(credentials)) {
+    const variable = credentialVariable(credentials)
+    if (variable !== undefined)
+      onNotice(`${variable} is set, but encryption was not asked for: the image will be plain`)
+    return []
+  }
+  const recipients = await resolveRecipients(credentials, onNotice)
+  if (recipients.length === 0)
+    throw new KeyError("ERR_KEY_MISSING", "an encrypted image was asked for and no key was given")
+  const messages = recipients.filter(({ kind }) => kind === "rsa").length
+  if (messages >= DEFAULT_SLOTS)
+    throw new BuildError("ERR_BUILD_OUTPUT", `an image holds ${DEFAULT_SLOTS - 1} RSA recipients, not ${messages}`)
+  return recipients
+}
+
+/**
+ * Least and most of what {@link PassphraseKdf} takes: libcryptsetup refuses less, and more is refused when the image is
+ * opened, as two passphrases together must stay below the limits that hold there.
+ */
+export const passphraseKdfLimits: Readonly<Record<"memory" | "argon2id" | "pbkdf2", readonly [number, number]>> = {
+  memory: [32, DEFAULT_KDF_LIMITS.memory],
+  argon2id: [4, 1000],
+  pbkdf2: [1000, 3_500_000],
+}
+
+/** The cost of stretching a passphrase, checked. */
+export function passphraseKdfFor(wanted: PassphraseKdf = { type: "argon2id" }): NativeKdf {
+  const preset = wanted.type === "pbkdf2" ? FIPS_PASSPHRASE_KDF : PASSPHRASE_KDF
+  const check = (what: string, value: number, [least, most]: readonly [number, number]): number => {
+    if (!Number.isInteger(value) || value < least || value > most)
+      throw new RangeError(`the ${what} of ${wanted.type} is ${least} to ${most}, not ${value}`)
+    return value
+  }
+  if (wanted.type === "pbkdf2" && wanted.memory !== undefined) throw new RangeError("pbkdf2 takes no memory")
+  const kdf = {
+    ...preset,
+    iterations: check("number of iterations", wanted.iterations ?? preset.iterations, passphraseKdfLimits[wanted.type]),
+    memory: wanted.memory === undefined ? preset.memory : check("memory in KiB", wanted.memory, passphraseKdfLimits.memory),
+  }
+  const most = DEFAULT_KDF_LIMITS.work / 2
+  if (kdf.memory * kdf.iterations > most)
+    throw new RangeError(`memory times passes of argon2id is at most ${most} KiB, not ${kdf.memory * kdf.iterations}`)
+  return kdf
+}
+
+/** What makes an encrypted partition: what stands before the data, how the data is encrypted, and who may open it. */
+export interface Encryption extends Disposable {
+  /** Of the partition. */
+  readonly fileSystem: number
+  /** Stands before the encrypted data; mostly zeros, to be written with holes. */
+  readonly header: Buffer
+  readonly cipher: NativeCipher
+  /** One for each RSA recipient, in their order. */
+  readonly messages: readonly CryptoMessage[]
+}
+
+/** The data of a crypto message object. */
+export interface CryptoMessage {
+  readonly data: Buffer
+}
+
+/**
+ * Draws a new volume key and secret for these recipients. Disposing forgets the key.
+ *
+ * @throws LuksError `ERR_LUKS_FORMAT`; EnvironmentError; RangeError for costs that cannot be had.
+ */
+export async function prepareEncryption(
+  recipients: readonly Credential[],
+  passphraseKdf: PassphraseKdf | undefined,
+): Promise<Encryption> {
+  const rsa = recipients.flatMap((recipient) => (recipient.kind === "rsa" ? [recipient.key] : []))
+  const passphrases = recipients.flatMap((recipient) =>
+    recipient.kind === "passphrase" ? [recipient.passphrase.bytes] : [],
+  )
+  const kdf = passphraseKdfFor(passphraseKdf)
+  using secret = new Secret(Buffer.alloc(RSA_SECRET_SIZE))
+  randomFillSync(secret.bytes)
+  const messages = rsa.map((key) => ({ data: encodeCryptoMessage(wrapSecret(key, secret.bytes)) }))
+  const keyslots = [
+    ...(rsa.length === 0 ? [] : [{ secret: secret.bytes, kdf: RANDOM_SECRET_KDF }]),
+    ...passphrases.map((passphrase) => ({ secret: passphrase, kdf })),
+  ]
+  const { header, volumeKey } = await formatLuks({ keyslots })
+  return {
+    fileSystem: FileSystem.encryptedSquashfs,
+    header,
+    cipher: { type: "xts", volumeKey, sectorSize: 4096, ivTweak: 0 },
+    messages,
+    [Symbol.dispose](): void {
+      volumeKey.fill(0)
+    },
+  }
+}
