@@ -54,6 +54,8 @@ export interface BuildOptions {
   readonly encrypt?: boolean
   /** Default Argon2id with fixed costs. */
   readonly passphraseKdf?: PassphraseKdf
+  /** Leave out of the image whom its RSA recipients are: name and public key. */
+  readonly anonymous?: boolean
   /** Replace an existing output, once the new one is complete. */
   readonly force?: boolean
   /** Default zstd. */
@@ -200,7 +202,7 @@ async function writeImage(
   const start = layout.next(PARTITION_ALIGNMENT)
   let written: Written
   if (encrypted) {
-    using encryption = await prepareEncryption(recipients, options.passphraseKdf)
+    using encryption = await prepareEncryption(recipients, options.passphraseKdf, options.anonymous)
     await output.writeSparse(encryption.header, start)
     written = await writeTree(options, source, output, start + encryption.header.length, encryption.cipher)
     const size = encryption.header.length + written.size
@@ -209,7 +211,12 @@ async function writeImage(
     for (const message of encryption.messages) {
       await output.write(message.data, layout.next())
       layout.add(
-        { type: DataType.cryptoMessage, link: { to: "object", id: partition }, extra: cryptoMessageExtra() },
+        {
+          type: DataType.cryptoMessage,
+          name: message.name,
+          link: { to: "object", id: partition },
+          extra: cryptoMessageExtra(message.mark),
+        },
         message.data.length,
       )
     }

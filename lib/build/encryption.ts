@@ -1,5 +1,5 @@
 // Who may open a new image, and what makes its encrypted partition.
-import { randomFillSync } from "node:crypto"
+import { randomFillSync, type KeyObject } from "node:crypto"
 import {
   credentialVariable,
   hasExplicitCredentials,
@@ -7,10 +7,11 @@ import {
   type Credential,
   type CredentialOptions,
 } from "../container/credentials.ts"
-import { DEFAULT_KDF_LIMITS } from "../device/luks-header.ts"
+import { decodeLuksHeader, DEFAULT_KDF_LIMITS, UNLIMITED } from "../device/luks-header.ts"
 import { FIPS_PASSPHRASE_KDF, formatLuks, PASSPHRASE_KDF, RANDOM_SECRET_KDF } from "../device/luks.ts"
 import { BuildError, KeyError } from "../errors.ts"
 import { encodeCryptoMessage } from "../key/crypto-message.ts"
+import { fingerprint } from "../key/fingerprint.ts"
 import { wrapSecret } from "../key/rsa-oaep.ts"
 import { Secret } from "../key/secret.ts"
 import type { NativeCipher, NativeKdf } from "../native/binding.ts"
@@ -99,19 +100,39 @@ export interface Encryption extends Disposable {
   readonly messages: readonly CryptoMessage[]
 }
 
-/** The data of a crypto message object. */
+/** A crypto message object. */
 export interface CryptoMessage {
+  /** The recipient's fingerprint; empty for an anonymous one. */
+  readonly name: string
   readonly data: Buffer
+  /** Names the keyslot that the secret opens, for the object's extra area. */
+  readonly mark: string
+}
+
+/** Wraps a secret for its recipients, in their order. */
+export function cryptoMessages(
+  keys: readonly KeyObject[],
+  secret: Uint8Array,
+  mark: string,
+  anonymous: boolean,
+): CryptoMessage[] {
+  return keys.map((key) => ({
+    name: anonymous ? "" : fingerprint(key),
+    data: encodeCryptoMessage(wrapSecret(key, secret), anonymous ? undefined : key),
+    mark,
+  }))
 }
 
 /**
  * Draws a new volume key and secret for these recipients. Disposing forgets the key.
  *
+ * @param anonymous - Say nowhere whom the RSA recipients' messages are for.
  * @throws LuksError `ERR_LUKS_FORMAT`; EnvironmentError; RangeError for costs that cannot be had.
  */
 export async function prepareEncryption(
   recipients: readonly Credential[],
   passphraseKdf: PassphraseKdf | undefined,
+  anonymous: boolean = false,
 ): Promise<Encryption> {
   const rsa = recipients.flatMap((recipient) => (recipient.kind === "rsa" ? [recipient.key] : []))
   const passphrases = recipients.flatMap((recipient) =>
@@ -120,12 +141,13 @@ export async function prepareEncryption(
   const kdf = passphraseKdfFor(passphraseKdf)
   using secret = new Secret(Buffer.alloc(RSA_SECRET_SIZE))
   randomFillSync(secret.bytes)
-  const messages = rsa.map((key) => ({ data: encodeCryptoMessage(wrapSecret(key, secret.bytes)) }))
   const keyslots = [
     ...(rsa.length === 0 ? [] : [{ secret: secret.bytes, kdf: RANDOM_SECRET_KDF }]),
     ...passphrases.map((passphrase) => ({ secret: passphrase, kdf })),
   ]
   const { header, volumeKey } = await formatLuks({ keyslots })
+  const [first] = decodeLuksHeader(header, 2 * header.length, { limits: UNLIMITED }).keyslots
+  const messages = cryptoMessages(rsa, secret.bytes, first?.mark ?? "", anonymous)
   return {
     fileSystem: FileSystem.encryptedSquashfs,
     header,

@@ -4,10 +4,18 @@ import { KeyError, LuksError } from "../errors.ts"
 import { parseLuksHeader, type LuksHeader, type LuksPolicy } from "../device/luks-header.ts"
 import { prepareLuks, unlockLuks } from "../device/luks.ts"
 import { decodeCryptoMessage, MAX_MESSAGE_SIZE } from "../key/crypto-message.ts"
+import { fingerprint } from "../key/fingerprint.ts"
 import { unwrapSecret } from "../key/rsa-oaep.ts"
 import { Secret } from "../key/secret.ts"
 import type { NativeRange } from "../native/binding.ts"
-import { DataType, MessageFormat, MessageType, type SifObject, type SifPartition } from "../sif/format.ts"
+import {
+  DataType,
+  MessageFormat,
+  messageMark,
+  MessageType,
+  type SifObject,
+  type SifPartition,
+} from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import { partitionKind } from "./partition.ts"
 import { resolveOpeners, wipeCredentials, type Credential, type CredentialOptions } from "./credentials.ts"
@@ -33,8 +41,12 @@ export interface Opening {
   readonly message: SifObject | undefined
 }
 
-/** What a partition's encryption makes of a secret; undefined: it does not open with this one. */
-type Lock = (secret: Uint8Array) => Promise<Unlocked | undefined>
+/**
+ * What a partition's encryption makes of a secret; undefined: it does not open with this one.
+ *
+ * @param mark - Names what the secret is for, where its message says so; nothing else is tried then.
+ */
+type Lock = (secret: Uint8Array, mark?: string) => Promise<Unlocked | undefined>
 
 /** The crypto messages that go with a partition, in the order a reader tries them. */
 export function findCryptoMessages(image: SifImage, partition: SifPartition): readonly SifObject[] {
@@ -55,10 +67,19 @@ const MAX_MESSAGES = 48
 async function luksLock(image: SifImage, partition: SifPartition, policy: LuksPolicy): Promise<Lock> {
   prepareLuks()
   const header = await parseLuksHeader(image.reader, partition, policy)
-  return async (secret) => {
+  return async (secret, mark) => {
     const { fd, path } = image
+    const named = mark === undefined ? undefined : header.keyslots.find((keyslot) => keyslot.mark === mark)
+    if (mark !== undefined && named === undefined) return undefined
     try {
-      const { volumeKey, keyslot } = await unlockLuks({ fd, offset: partition.offset, header, secret, path })
+      const { volumeKey, keyslot } = await unlockLuks({
+        fd,
+        offset: partition.offset,
+        header,
+        secret,
+        path,
+        ...(named === undefined ? {} : { keyslot: named.id }),
+      })
       try {
         return { kind: "luks", header, volumeKey: new Secret(volumeKey), keyslot }
       } finally {
@@ -114,14 +135,21 @@ async function unwrapMessage(
   }
 }
 
+/** Those that name this key first, then those that name none. */
+function inOrder(messages: readonly SifObject[], key: KeyObject): readonly SifObject[] {
+  const own = fingerprint(key)
+  const rank = ({ name }: SifObject): number => (name === own ? 0 : name === "" ? 1 : 2)
+  return [...messages].sort((a, b) => rank(a) - rank(b))
+}
+
 async function tryKey(attempt: Attempt, key: KeyObject): Promise<Opening | undefined> {
   const { image, lock, messages, signal } = attempt
-  for (const message of messages) {
+  for (const message of inOrder(messages, key)) {
     signal?.throwIfAborted()
     const secret = await unwrapMessage(attempt, message, key)
     if (secret === undefined) continue
     try {
-      const unlocked = await lock(secret.bytes)
+      const unlocked = await lock(secret.bytes, messageMark(message.extra))
       if (unlocked !== undefined) return { unlocked, secret, message }
     } catch (error) {
       secret.wipe()

@@ -30,6 +30,14 @@ export const DEFAULT_KDF_LIMITS: KdfLimits = {
   iterations: 8_000_000,
 }
 
+/** For a header that derives no key, or that was just made here. */
+export const UNLIMITED: KdfLimits = {
+  memory: Infinity,
+  work: Infinity,
+  parallel: Infinity,
+  iterations: Infinity,
+}
+
 /** What a header may ask for. */
 export interface LuksPolicy {
   /** A cipher that is accepted besides `aes-xts-plain64`, in dm-crypt's notation. Null ciphers never are. */
@@ -55,6 +63,8 @@ export interface LuksKeyslot {
   readonly kdf: LuksKdf
   /** For people: `256 MiB, 4 passes, 1 thread`. */
   readonly cost: string
+  /** Names this keyslot and none that comes in its place: 32 hex digits, of its salt's SHA-256. */
+  readonly mark: string
 }
 
 /** Where the data lies in the partition and how it is encrypted. */
@@ -391,19 +401,25 @@ function checkDigests(
   }
 }
 
-function checkKdf(value: JsonObject, what: string): Checked<LuksKdf> {
+function checkKdf(value: JsonObject, what: string): Checked<LuksKdf> & { readonly mark: string } {
   const type = text(value["type"], `${what}'s KDF`)
   const salt = base64(value["salt"], `${what}'s salt`)
+  const mark = createHash("sha256").update(Buffer.from(salt, "base64")).digest("hex").slice(0, 32)
   if (type === "pbkdf2") {
     const hash = kdfHashName(value["hash"], `${what}'s hash`)
     const iterations = integer(value["iterations"], `${what}'s iterations`, 1, 0xffff_ffff)
-    return { value: { type, iterations, memory: 0, parallel: 0 }, json: { type, hash, iterations, salt } }
+    return {
+      mark,
+      value: { type, iterations, memory: 0, parallel: 0 },
+      json: { type, hash, iterations, salt },
+    }
   }
   if (type !== "argon2i" && type !== "argon2id") unsupported(`the KDF ${show(type)}`)
   const time = integer(value["time"], `${what}'s Argon2 passes`, 1, 0xffff_ffff)
   const memory = integer(value["memory"], `${what}'s Argon2 memory`, 8, 0xffff_ffff)
   const cpus = integer(value["cpus"], `${what}'s Argon2 threads`, 1, 0xff_ffff)
   return {
+    mark,
     value: { type, iterations: time, memory, parallel: cpus },
     json: { type, time, memory, cpus, salt },
   }
@@ -465,7 +481,7 @@ function checkKeyslot(
   return {
     keySize,
     area: area.value,
-    value: { id, kdf: kdf.value, cost: describeCost(kdf.value) },
+    value: { id, kdf: kdf.value, cost: describeCost(kdf.value), mark: kdf.mark },
     json: {
       type,
       key_size: keySize,

@@ -1,16 +1,27 @@
 // The crypto message: a wrapped secret as PEM around a DER octet string. It is ciphertext, no secret itself.
+// Behind it may stand whom it is for: the recipient's public key, so that another secret can be wrapped for the same one.
 // The parts that are needed: all of it takes as long to load as opening an image takes.
+import { createPublicKey, type KeyObject } from "node:crypto"
 import asn1 from "node-forge/lib/asn1.js"
 import pem from "node-forge/lib/pem.js"
 import util from "node-forge/lib/util.js"
 import { KeyError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
+import { modulusBits } from "./pem.ts"
 
 /** What a reader takes into memory at most. */
 export const MAX_MESSAGE_SIZE: Bytes = 64 * 1024
 
-/** The PEM text of a wrapped secret: label MESSAGE, 64 columns, LF. */
-export function encodeCryptoMessage(wrapped: Uint8Array): Buffer {
+/** Larger keys are in nobody's use, and would only cost time. */
+const MAX_MODULUS_BITS = 16384
+const MAX_EXPONENT = 0x1_0000_0001n
+
+/**
+ * The PEM text of a wrapped secret: label MESSAGE, 64 columns, LF.
+ *
+ * @param recipient - Whose public key stands behind it; none for an anonymous recipient.
+ */
+export function encodeCryptoMessage(wrapped: Uint8Array, recipient?: KeyObject): Buffer {
   const octets = asn1.create(
     asn1.Class.UNIVERSAL,
     asn1.Type.OCTETSTRING,
@@ -18,7 +29,33 @@ export function encodeCryptoMessage(wrapped: Uint8Array): Buffer {
     Buffer.from(wrapped).toString("latin1"),
   )
   const text = pem.encode({ type: "MESSAGE", body: asn1.toDer(octets).getBytes() }, { maxline: 64 })
-  return Buffer.from(text.replaceAll("\r\n", "\n"), "latin1")
+  const key = recipient?.export({ type: "spki", format: "pem" }) ?? ""
+  return Buffer.from(`${text.replaceAll("\r\n", "\n")}${key.toString()}`, "latin1")
+}
+
+/**
+ * The public key of whom the message is for; undefined: it has none. Nothing vouches for it: compare its fingerprint.
+ *
+ * @throws KeyError `ERR_KEY_MESSAGE`.
+ */
+export function decodeRecipient(message: Buffer): KeyObject | undefined {
+  if (message.length > MAX_MESSAGE_SIZE)
+    throw new KeyError("ERR_KEY_MESSAGE", "the crypto message is malformed")
+  const first = message.indexOf("-----END ")
+  const begin = first < 0 ? -1 : message.indexOf("-----BEGIN PUBLIC KEY-----", first)
+  if (begin < 0) return undefined
+  const malformed = (cause?: unknown): KeyError =>
+    new KeyError("ERR_KEY_MESSAGE", "the public key in the crypto message is malformed", { cause })
+  let key: KeyObject
+  try {
+    key = createPublicKey({ key: message.subarray(begin), format: "pem" })
+  } catch (cause) {
+    throw malformed(cause)
+  }
+  const exponent = key.asymmetricKeyDetails?.publicExponent ?? 0n
+  if (key.asymmetricKeyType !== "rsa" || modulusBits(key) > MAX_MODULUS_BITS || exponent > MAX_EXPONENT)
+    throw malformed()
+  return key
 }
 
 /**

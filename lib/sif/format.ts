@@ -332,10 +332,25 @@ export function partitionExtra(facts: PartitionFacts): Buffer {
   return extra
 }
 
-/** The extra area of a crypto message. */
-export function cryptoMessageExtra(): Buffer {
+/** Where a crypto message of ours says what it is for; the peers look at the eight bytes before. */
+const MARK_AT = 8
+const MARK_SIZE: Bytes = 16
+
+/**
+ * The extra area of a crypto message.
+ *
+ * @param mark - 32 hex digits that name the lock its secret is for: {@link messageMark}.
+ */
+export function cryptoMessageExtra(mark: string = ""): Buffer {
   const extra = Buffer.alloc(EXTRA_SIZE)
   extra.writeInt32LE(MessageFormat.pem, 0)
   extra.writeInt32LE(MessageType.rsaOaep, 4)
+  extra.write(mark, MARK_AT, MARK_SIZE, "hex")
   return extra
+}
+
+/** What names the lock that a crypto message's secret opens; undefined in the peers' messages. */
+export function messageMark(extra: Buffer): string | undefined {
+  const mark = extra.subarray(MARK_AT, MARK_AT + MARK_SIZE)
+  return mark.some((byte) => byte !== 0) ? mark.toString("hex") : undefined
 }

@@ -22,6 +22,7 @@ interface BuildFlags extends CredentialFlags {
   readonly sourcePemPath?: string[]
   readonly sourcePassphraseFile?: string
   readonly publicMetadata?: true
+  readonly anonymous?: true
   readonly pbkdf?: PassphraseKdf
   readonly pbkdfMemory?: number
 }
@@ -113,6 +114,7 @@ export function addBuildCommand(program: Command): void {
       "--public-metadata",
       "keep a source image's definition and labels readable beside the encrypted partition",
     )
+    .option("--anonymous", "do not say in the image whose the public keys are")
     .option("--json", "print the result as JSON")
   addCredentialOptions(command).action(async (output: string, source: string, flags: BuildFlags) => {
     const opensSource = sourceCredentials(flags)
@@ -134,6 +136,7 @@ export function addBuildCommand(program: Command): void {
         ...(flags.compression === undefined ? {} : { compression: flags.compression }),
         ...(flags.keepOwner === undefined ? {} : { keepOwner: true }),
         ...(flags.publicMetadata === undefined ? {} : { publicMetadata: true }),
+        ...(flags.anonymous === undefined ? {} : { anonymous: true }),
         ...(opensSource === undefined ? {} : { sourceCredentials: opensSource }),
         ...(kdf === undefined ? {} : { passphraseKdf: kdf }),
         ...(epoch === undefined ? {} : { sourceDateEpoch: epoch }),

@@ -110,7 +110,8 @@ describe("decodeLuksHeader", () => {
         {
           id: 0,
           kdf: { type: "argon2id", iterations: 4, memory: 65536, parallel: 1 },
-          cost: "64 MiB, 4 passes, 1 thread",
+          cost: "64 MiB, 4 passes, 1 thread", // of its salt
+          mark: "f3a5703e0417412104665ec613d45311",
         },
       ])
       assert.deepEqual(header.digest, { id: 0, hash: "sha256", iterations: 444311 })

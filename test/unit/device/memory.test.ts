@@ -126,6 +126,7 @@ describe("checkMemory", () => {
   const keyslot = (memory: number): LuksKeyslot => ({
     id: 3,
     cost: "",
+    mark: "",
     kdf: { type: "argon2id", iterations: 4, memory, parallel: 1 },
   })
   const cgroup = { bytes: 100 * MiB, limit: "the cgroup /job" }

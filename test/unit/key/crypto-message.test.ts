@@ -1,14 +1,19 @@
 import assert from "node:assert/strict"
+import { execFileSync } from "node:child_process"
 import { createPrivateKey, createPublicKey, generateKeyPairSync, randomBytes } from "node:crypto"
+import { writeFileSync } from "node:fs"
+import path from "node:path"
 import { KeyError } from "../../../lib/errors.ts"
 import {
   decodeCryptoMessage,
+  decodeRecipient,
   encodeCryptoMessage,
   MAX_MESSAGE_SIZE,
 } from "../../../lib/key/crypto-message.ts"
 import { parsePrivateKey } from "../../../lib/key/pem.ts"
 import { unwrapSecret, wrapSecret } from "../../../lib/key/rsa-oaep.ts"
 import { openSif } from "../../../lib/sif/open.ts"
+import { newFolder } from "../../support/scratch.ts"
 import { generator, vector } from "../../vectors/load.ts"
 
 async function peerMessage(name: string): Promise<Buffer> {
@@ -129,6 +134,74 @@ describe("encodeCryptoMessage", () => {
       const bytes = randomBytes(length)
       assert.deepEqual(decodeCryptoMessage(encodeCryptoMessage(bytes)), bytes)
     }
+  })
+})
+
+describe("the recipient's public key behind a message", () => {
+  const { publicKey, privateKey } = generateKeyPairSync("rsa", { modulusLength: 2048 })
+  const message = encodeCryptoMessage(wrapSecret(publicKey, Buffer.alloc(64, 7)), publicKey)
+
+  it("is read back, and is in nobody's way who wants the secret", () => {
+    assert.equal(decodeRecipient(message)?.equals(publicKey), true)
+    assert.deepEqual(unwrapSecret(privateKey, decodeCryptoMessage(message)), Buffer.alloc(64, 7))
+  })
+
+  it("is missing in an anonymous message and in the peers'", async () => {
+    assert.equal(decodeRecipient(encodeCryptoMessage(Buffer.alloc(256, 1))), undefined)
+    assert.equal(decodeRecipient(await peerMessage("peer/luks-rsa2048.sif")), undefined)
+    assert.equal(decodeRecipient(Buffer.from(publicKey.export({ type: "spki", format: "pem" }))), undefined)
+  })
+
+  it("S35: is an RSA key of reasonable size, or an error", () => {
+    const wrapped = encodeCryptoMessage(Buffer.alloc(256, 1))
+    const behind = (pem: string): Buffer => Buffer.concat([wrapped, Buffer.from(pem)])
+    const ec = generateKeyPairSync("ec", { namedCurve: "P-256" }).publicKey
+    const huge = createPublicKey({
+      key: {
+        kty: "RSA",
+        n: Buffer.alloc(4096, 0xff).toString("base64url"),
+        e: "AQAB",
+      },
+      format: "jwk",
+    })
+    const slow = createPublicKey({
+      key: {
+        kty: "RSA",
+        n: Buffer.alloc(256, 0xff).toString("base64url"),
+        e: Buffer.alloc(200, 0xff).toString("base64url"),
+      },
+      format: "jwk",
+    })
+    const text = (key: typeof ec): string => key.export({ type: "spki", format: "pem" }).toString()
+    const cut = text(publicKey)
+    for (const evil of [
+      text(ec),
+      text(huge),
+      text(slow),
+      cut.replace("MIIB", "MIIC"),
+      cut.slice(0, -30),
+      "-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----\n",
+    ])
+      assert.throws(() => decodeRecipient(behind(evil)), {
+        name: "KeyError",
+        code: "ERR_KEY_MESSAGE",
+        message: /public key in the crypto message/,
+      })
+    assert.throws(() => decodeRecipient(Buffer.alloc(MAX_MESSAGE_SIZE + 1)), { code: "ERR_KEY_MESSAGE" })
+  })
+
+  it("leaves the wrapped secret to `openssl pkeyutl`", () => {
+    const key = privateKey.export({ type: "pkcs8", format: "pem" })
+    const folder = newFolder("pkeyutl")
+    const file = path.join(folder, "key.pem")
+    writeFileSync(file, key)
+    const options = ["rsa_padding_mode:oaep", "rsa_oaep_md:sha256", "rsa_mgf1_md:sha256"]
+    const plain = execFileSync(
+      "openssl",
+      ["pkeyutl", "-decrypt", "-inkey", file, ...options.flatMap((option) => ["-pkeyopt", option])],
+      { input: decodeCryptoMessage(message) },
+    )
+    assert.deepEqual(plain, Buffer.alloc(64, 7))
   })
 })
 
