@@ -14,3 +14,8 @@ declare module "node-forge/lib/util.js" {
   const util: typeof forge.util
   export default util
 }
+declare module "node-forge/lib/rc2.js" {
+  import type forge from "node-forge"
+  const rc2: typeof forge.rc2
+  export default rc2
+}
