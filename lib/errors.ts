@@ -26,6 +26,7 @@ export type ErrorCode =
   | "ERR_LUKS_UNSUPPORTED"
   | "ERR_LUKS_COST"
   | "ERR_LUKS_FORMAT"
+  | "ERR_UNSIGNED"
   | "ERR_TREE_FORMAT"
   | "ERR_TREE_NOT_FOUND"
   | "ERR_TREE_TYPE"
@@ -83,6 +84,8 @@ export class SifError extends ContainerError {}
 export class KeyError extends ContainerError {}
 /** The LUKS2 header and its keyslots. */
 export class LuksError extends ContainerError {}
+/** Signatures, and what is asked of them. */
+export class SignatureError extends ContainerError {}
 /** The squashfs tree inside. */
 export class TreeError extends ContainerError {}
 /** Building and writing outputs. */

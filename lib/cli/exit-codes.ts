@@ -10,6 +10,7 @@ export const exitCodes = {
   busyOrExists: 23,
   environment: 24,
   inputOutput: 25,
+  unsigned: 26,
   /** What the peers use for anything that keeps a payload from starting. */
   notStarted: 255,
   interrupted: 130,
@@ -29,6 +30,7 @@ export function exitCodeFor(code: ErrorCode): number {
   if (code.startsWith("ERR_KEY_") || code === "ERR_LUKS_PASSPHRASE") return exitCodes.key
   if (code.startsWith("ERR_SIF_") || code.startsWith("ERR_LUKS_") || code.startsWith("ERR_TREE_"))
     return code === "ERR_TREE_NOT_FOUND" ? exitCodes.inputOutput : exitCodes.invalidContainer
+  if (code === "ERR_UNSIGNED") return exitCodes.unsigned
   if (code.startsWith("ERR_ENV_")) return exitCodes.environment
   if (code.startsWith("ERR_RUN")) return exitCodes.notStarted
   return exitCodes.inputOutput

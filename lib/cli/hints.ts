@@ -16,6 +16,7 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_LUKS_PASSPHRASE: "check the passphrase; a trailing newline counts when it comes from a variable",
   ERR_LUKS_UNSUPPORTED: "as root, `--allow-cipher NAME` lets the kernel engine use it",
   ERR_LUKS_COST: "if you trust the image, --max-kdf-memory MIB or --max-kdf-iterations N raises the limit",
+  ERR_UNSIGNED: "`apptainer sign` signs an image; --unsigned warn or allow opens it as it is",
   ERR_BUILD_EXISTS: "add -F (--force) to replace it; it is kept until the new one is complete",
   ERR_EXTRACT: "the folder must be writable and have room; nothing that exists in it is overwritten",
   ERR_TREE_NOT_FOUND: "`sifcrypt ls IMAGE` shows what is there",

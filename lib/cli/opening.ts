@@ -1,14 +1,17 @@
 // What every command takes that opens an image: credentials, and how far an image's header is trusted.
-import { InvalidArgumentError, type Command } from "commander"
-import type { CredentialOptions, OpenOptions } from "../index.ts"
+import { InvalidArgumentError, Option, type Command } from "commander"
+import type { CredentialOptions, OpenOptions, UnsignedPolicy } from "../index.ts"
 import { addCredentialOptions, type CredentialFlags } from "./credentials.ts"
 import { interruption } from "./interrupt.ts"
+import { errors } from "./output.ts"
+import { notice, printable } from "./terminal.ts"
 
 export interface OpenFlags extends CredentialFlags {
   /** MiB. */
   readonly maxKdfMemory?: number
   readonly maxKdfIterations?: number
   readonly allowCipher?: string
+  readonly unsigned?: UnsignedPolicy
 }
 
 const MAX_MEMORY = 4 * 1024 * 1024
@@ -41,13 +44,31 @@ export function addOpenOptions(command: Command): Command {
       "iterations of PBKDF2 that it may take (default 8000000)",
       parseIterations,
     )
+    .addOption(
+      new Option("--unsigned <what>", "an encrypted image without a signature: allow it, warn or refuse it")
+        .choices(["allow", "warn", "error"] satisfies UnsignedPolicy[])
+        .env("SIFCRYPT_UNSIGNED"),
+    )
+}
+
+const told = new Set<string>()
+
+/** An image that is opened again, with a passphrase that was asked for, is spoken of once. */
+function noticeOnce(text: string): void {
+  if (told.has(text)) return
+  told.add(text)
+  notice(printable(text))
 }
 
 /** The API's options for these flags. */
 export function openOptions(flags: OpenFlags, credentials: CredentialOptions): OpenOptions {
   const { maxKdfMemory, maxKdfIterations, allowCipher } = flags
+  // For people, not for logs: a script that cares says so.
+  const { unsigned = errors().isTTY ? "warn" : "allow" } = flags
   return {
     credentials,
+    unsigned,
+    onNotice: noticeOnce,
     signal: interruption,
     ...(allowCipher === undefined ? {} : { allowCipher }),
     kdfLimits: {

@@ -15,6 +15,7 @@ import { chooseEngine, isReadable, type Startable } from "./engine.ts"
 import { mountImage, type Mount, type MountOptions } from "./mount.ts"
 import { partitionKind, type PartitionKind } from "./partition.ts"
 import { runImage, type ExecOptions, type Running } from "./run.ts"
+import { checkUnsigned, type UnsignedPolicy } from "./signature.ts"
 import { plainRange, unlockPartition, wipeUnlocked, type Unlocked } from "./unlock.ts"
 
 /** How {@link open} opens. */
@@ -28,6 +29,13 @@ export interface OpenOptions {
   readonly allowCipher?: string
   /** Replace limits on what a header may make a key derivation cost. */
   readonly kdfLimits?: NonNullable<LuksPolicy["limits"]>
+  /**
+   * What to do about an encrypted image that carries no signature: `warn` tells `onNotice`, `error` refuses it, both
+   * before any key is used. Default `allow`. No signature is verified here, so one that is there proves nothing.
+   */
+  readonly unsigned?: UnsignedPolicy
+  /** Hears what the user should know, in a sentence. */
+  readonly onNotice?: (text: string) => void
   /** Looked at before the start; a key derivation that runs cannot be stopped. */
   readonly signal?: AbortSignal
 }
@@ -336,14 +344,17 @@ export class Image implements AsyncDisposable {
 /**
  * Opens an image: checks its table, and recovers the volume key when it is encrypted.
  *
- * @throws SifError, KeyError, LuksError, EnvironmentError; TreeError for a kind of root that cannot be opened.
+ * @throws SifError, KeyError, LuksError, EnvironmentError; TreeError for a kind of root that cannot be opened;
+ * SignatureError `ERR_UNSIGNED` when `unsigned` is `error`.
  */
 export async function open(file: string, options: OpenOptions = {}): Promise<Image> {
-  const { credentials = {}, allowCipher, kdfLimits, signal } = options
+  const { credentials = {}, allowCipher, kdfLimits, unsigned = "allow", onNotice, signal } = options
   signal?.throwIfAborted()
   const sif = await openSif(file)
   try {
     const partition = sif.primary()
+    const notice = await checkUnsigned(sif, partition, unsigned)
+    if (notice !== undefined) onNotice?.(notice)
     const kind = partitionKind(partition)
     switch (kind) {
       case "squashfs":

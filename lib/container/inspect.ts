@@ -6,6 +6,7 @@ import { openSif } from "../sif/open.ts"
 import { architectureName, dataTypeName } from "../sif/names.ts"
 import type { Bytes } from "../units.ts"
 import { partitionKind, type PartitionKind } from "./partition.ts"
+import { isUnsigned } from "./signature.ts"
 import { findCryptoMessages } from "./unlock.ts"
 
 /** The LUKS2 side of an encrypted image; its header is readable without a key. */
@@ -30,6 +31,8 @@ export interface ImageFacts {
   readonly cryptoMessages: number
   /** Signature objects, none of them verified. */
   readonly signatures: number
+  /** Encrypted, and no signature that today's programs look at is there for the root. */
+  readonly unsigned: boolean
   /** The objects whose content is readable without a key, by type and name. */
   readonly readable: readonly string[]
 }
@@ -61,6 +64,7 @@ export async function inspect(path: string): Promise<ImageFacts> {
           },
     cryptoMessages: findCryptoMessages(image, primary).length,
     signatures: image.objects.filter(({ type }) => type === DataType.signature).length,
+    unsigned: await isUnsigned(image, primary),
     readable: image.objects
       .filter((object) => object !== primary && object.size > 0)
       .map((object) =>

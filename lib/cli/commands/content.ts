@@ -1,5 +1,5 @@
 import type { Command } from "commander"
-import { inspect, open, type TreeEntry } from "../../index.ts"
+import { inspect, open, type ImageFacts, type TreeEntry } from "../../index.ts"
 import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
@@ -42,6 +42,13 @@ function longLine(entry: TreeEntry, name: string): string {
       : String(entry.size)
   const target = entry.target === undefined ? "" : ` -> ${printable(entry.target)}`
   return `${modeText(entry)} ${String(entry.nlink).padStart(3)} ${String(entry.uid).padStart(5)} ${String(entry.gid).padStart(5)} ${size.padStart(10)} ${when} ${printable(name)}${target}`
+}
+
+/** Never more than that there are signatures: nothing here says that one is valid. */
+function signatureText({ signatures, unsigned }: ImageFacts): string {
+  if (!unsigned) return signatures === 0 ? "none" : `${signatures}, not verified here`
+  const none = signatures === 0 ? "none" : `${signatures}, none for the root in a form that is accepted today`
+  return `${none}; encrypted but unsigned: encryption does not show who made an image`
 }
 
 export function addContentCommands(program: Command): void {
@@ -145,9 +152,7 @@ export function addContentCommands(program: Command): void {
               ),
             ]),
         `RSA messages: ${String(facts.cryptoMessages)}`,
-        facts.signatures === 0
-          ? "Signatures:   none; encryption does not show who made an image"
-          : `Signatures:   ${facts.signatures}, not verified here`,
+        `Signatures:   ${signatureText(facts)}`,
         `Readable without a key: ${facts.readable.length === 0 ? "nothing but sizes" : facts.readable.join(", ")}`,
       ]
       await print(`${lines.map(printable).join("\n")}\n`)

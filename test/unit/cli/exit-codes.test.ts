@@ -12,6 +12,7 @@ import {
   LuksError,
   RunError,
   SifError,
+  SignatureError,
   TreeError,
   type ErrorCode,
 } from "../../../lib/errors.ts"
@@ -42,6 +43,7 @@ const expected: Readonly<Record<ErrorCode, number>> = {
   ERR_LUKS_UNSUPPORTED: 21,
   ERR_LUKS_COST: 21,
   ERR_LUKS_FORMAT: 21,
+  ERR_UNSIGNED: 26,
   ERR_TREE_FORMAT: 21,
   ERR_TREE_NOT_FOUND: 25,
   ERR_TREE_TYPE: 21,
@@ -127,6 +129,7 @@ describe("ContainerError", () => {
       SifError,
       KeyError,
       LuksError,
+      SignatureError,
       TreeError,
       BuildError,
       DeviceError,
