@@ -23,10 +23,10 @@ import {
   MAX_CONTAINER_SIZE,
   objectId,
   octets,
-  readDer,
-  writeDer,
-  type DerNode,
-} from "./der.ts"
+  parseAsn1,
+  encodeAsn1,
+  type Asn1Node,
+} from "./asn1.ts"
 
 /** A private key and what certifies it. */
 export interface Pkcs12 {
@@ -226,7 +226,7 @@ function decryptWith(cipher: Cipher, key: Buffer, iv: Buffer, sealed: Buffer): B
 
 /** PBES2 with PBKDF2, RFC 8018 A.4. */
 function decryptPbes2(
-  parameters: DerNode | undefined,
+  parameters: Asn1Node | undefined,
   sealed: Buffer,
   password: Password,
   budget: Budget,
@@ -252,7 +252,12 @@ function decryptPbes2(
 }
 
 /** Decrypts as an AlgorithmIdentifier says. The caller wipes what it returns. */
-function decrypt(algorithm: DerNode | undefined, sealed: Buffer, password: Password, budget: Budget): Buffer {
+function decrypt(
+  algorithm: Asn1Node | undefined,
+  sealed: Buffer,
+  password: Password,
+  budget: Budget,
+): Buffer {
   const [id, parameters] = elements(algorithm)
   const name = objectId(id)
   if (name === oid.pbes2) return decryptPbes2(parameters, sealed, password, budget)
@@ -270,7 +275,7 @@ function decrypt(algorithm: DerNode | undefined, sealed: Buffer, password: Passw
 }
 
 /** Does the MAC over `content` hold with this password? */
-function macHolds(mac: DerNode, content: Buffer, password: Password, budget: Budget): boolean {
+function macHolds(mac: Asn1Node, content: Buffer, password: Password, budget: Budget): boolean {
   const [digestInfo, salt, iterations] = elements(mac)
   const [algorithm, expected] = elements(digestInfo)
   const name = objectId(elements(algorithm)[0])
@@ -289,10 +294,10 @@ function macHolds(mac: DerNode, content: Buffer, password: Password, budget: Bud
 }
 
 /** The private key of one bag. */
-function keyOf(bag: string, value: DerNode, password: Password, budget: Budget): KeyObject {
+function keyOf(bag: string, value: Asn1Node, password: Password, budget: Budget): KeyObject {
   // Only a key that stands in the file unencrypted becomes one of node-forge's strings.
   let pkcs8: Buffer
-  if (bag === oid.keyBag) pkcs8 = writeDer(value)
+  if (bag === oid.keyBag) pkcs8 = encodeAsn1(value)
   else {
     const [algorithm, sealed] = elements(value)
     pkcs8 = decrypt(algorithm, octets(sealed), password, budget)
@@ -312,7 +317,7 @@ function readSafe(
 ): { keys: KeyObject[]; certificates: Buffer[] } {
   const keys: KeyObject[] = []
   const certificates: Buffer[] = []
-  for (const info of elements(readDer(content))) {
+  for (const info of elements(parseAsn1(content))) {
     const [type, wrapped] = elements(info)
     const kind = objectId(type)
     let bags: Buffer
@@ -323,7 +328,7 @@ function readSafe(
       bags = decrypt(algorithm, octets(bytes), password, budget)
     } else throw new Unsupported(kind)
     try {
-      for (const safeBag of elements(readDer(bags))) {
+      for (const safeBag of elements(parseAsn1(bags))) {
         const [id, tagged] = elements(safeBag)
         const bag = objectId(id)
         if (bag === oid.keyBag || bag === oid.shroudedKeyBag)
@@ -372,7 +377,7 @@ export function parsePkcs12(file: Buffer, password: Buffer | undefined, origin =
 function parse(file: Buffer, password: Buffer | undefined, origin: string): Pkcs12 {
   if (file.length > MAX_CONTAINER_SIZE)
     throw new KeyError("ERR_KEY_FORMAT", `${origin}: more than ${MAX_CONTAINER_SIZE} bytes`)
-  const [version, info, mac] = elements(readDer(file))
+  const [version, info, mac] = elements(parseAsn1(file))
   if (integer(version) !== 3) throw new Unsupported(`version ${integer(version)}`)
   const [type, wrapped] = elements(info)
   if (objectId(type) !== oid.data) throw new Unsupported(objectId(type))

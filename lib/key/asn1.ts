@@ -3,7 +3,7 @@ import type forge from "node-forge"
 import asn1 from "node-forge/lib/asn1.js"
 import type { Bytes } from "../units.ts"
 
-export type DerNode = forge.asn1.Asn1
+export type Asn1Node = forge.asn1.Asn1
 
 /** Larger containers of keys are not taken in. */
 export const MAX_CONTAINER_SIZE: Bytes = 1 << 20
@@ -11,7 +11,7 @@ export const MAX_CONTAINER_SIZE: Bytes = 1 << 20
 const MAX_DEPTH = 32
 
 /** Cuts one value, and nothing behind it, into nodes. Throws whatever node-forge throws: the caller gives it a code. */
-export function readDer(der: Buffer): DerNode {
+export function parseAsn1(der: Buffer): Asn1Node {
   if (der.length > MAX_CONTAINER_SIZE) throw new Error(`more than ${MAX_CONTAINER_SIZE} bytes`)
   return asn1.fromDer(der.toString("latin1"), {
     strict: true,
@@ -27,33 +27,33 @@ function unexpected(wanted: string): never {
 
 /** What a SEQUENCE or SET holds. */
 export function elements(
-  node: DerNode | undefined,
+  node: Asn1Node | undefined,
   type: "SEQUENCE" | "SET" = "SEQUENCE",
-): readonly DerNode[] {
+): readonly Asn1Node[] {
   if (node?.tagClass !== asn1.Class.UNIVERSAL || node.type !== asn1.Type[type] || !Array.isArray(node.value))
     return unexpected(type)
   return node.value
 }
 
 /** What `[number] EXPLICIT` holds. */
-export function explicit(node: DerNode | undefined, number: number): DerNode {
+export function explicit(node: Asn1Node | undefined, number: number): Asn1Node {
   const inner = isTagged(node, number) && Array.isArray(node.value) ? node.value[0] : undefined
   return inner ?? unexpected(`[${number}]`)
 }
 
 /** Is it `[number]`? */
-export function isTagged(node: DerNode | undefined, number: number): node is DerNode {
+export function isTagged(node: Asn1Node | undefined, number: number): node is Asn1Node {
   // The declarations have numbers of universal types only.
   return node?.tagClass === asn1.Class.CONTEXT_SPECIFIC && (node.type as number) === number
 }
 
 /** Is it of this universal type? */
-export function isUniversal(node: DerNode | undefined, type: keyof typeof asn1.Type): node is DerNode {
+export function isUniversal(node: Asn1Node | undefined, type: keyof typeof asn1.Type): node is Asn1Node {
   return node?.tagClass === asn1.Class.UNIVERSAL && node.type === asn1.Type[type]
 }
 
 /** The bytes of an OCTET STRING, which BER may have cut into pieces; `[0] IMPLICIT` ones too. */
-export function octets(node: DerNode | undefined): Buffer {
+export function octets(node: Asn1Node | undefined): Buffer {
   if (!isUniversal(node, "OCTETSTRING") && !isTagged(node, 0)) return unexpected("OCTET STRING")
   if (typeof node.value === "string") return Buffer.from(node.value, "latin1")
   return Buffer.concat(
@@ -66,13 +66,13 @@ export function octets(node: DerNode | undefined): Buffer {
 }
 
 /** An object identifier in dots. */
-export function objectId(node: DerNode | undefined): string {
+export function objectId(node: Asn1Node | undefined): string {
   if (!isUniversal(node, "OID") || typeof node.value !== "string") return unexpected("OBJECT IDENTIFIER")
   return asn1.derToOid(node.value)
 }
 
 /** A number that is not negative and not absurd. */
-export function integer(node: DerNode | undefined): number {
+export function integer(node: Asn1Node | undefined): number {
   if (!isUniversal(node, "INTEGER") || typeof node.value !== "string") return unexpected("INTEGER")
   const bytes = Buffer.from(node.value, "latin1")
   if (bytes.length === 0 || (bytes[0] ?? 0) >= 0x80) return unexpected("a number that is not negative")
@@ -80,6 +80,6 @@ export function integer(node: DerNode | undefined): number {
 }
 
 /** A node as it stood in the file, or as it is to stand there. */
-export function writeDer(node: DerNode): Buffer {
+export function encodeAsn1(node: Asn1Node): Buffer {
   return Buffer.from(asn1.toDer(node).getBytes(), "latin1")
 }
