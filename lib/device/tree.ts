@@ -99,6 +99,19 @@ export class Tree implements Disposable {
     return this.#call(path, this.#native.read(path, position, length))
   }
 
+  /** What the squashfs lies in, decrypted. */
+  get plainSize(): Bytes {
+    return this.#native.plainSize
+  }
+  /** Where the squashfs ends, by its own account, padded to 4096. */
+  get squashfsSize(): Bytes {
+    return this.#native.squashfsSize
+  }
+  /** At most `length` (16 MiB) of the plaintext, also behind the squashfs; shorter only at its end. */
+  readPlain(position: Bytes, length: Bytes): Promise<Buffer> {
+    return this.#call("/", this.#native.readPlain(position, length))
+  }
+
   /** @throws TreeError of the image; BuildError `ERR_EXTRACT` of the target. */
   async extract(
     options: { readonly path: string; readonly target: string; readonly preserveOwner: boolean },

@@ -85,6 +85,12 @@ export interface NativeTree {
   list(path: string | Buffer): Promise<{ readonly name: Buffer; readonly stat: NativeStat }[]>
   /** At most `length` bytes at `position`; shorter only at the end. */
   read(path: string, position: number, length: number): Promise<Buffer>
+  /** Bytes that the range has, decrypted. */
+  readonly plainSize: number
+  /** Bytes that the squashfs itself says it has, padded to 4096; more than `plainSize` where the padding is missing. */
+  readonly squashfsSize: number
+  /** At most `length` (16 MiB) of the plaintext, also behind the squashfs; shorter only at its end. */
+  readPlain(position: number, length: number): Promise<Buffer>
   xattrs(path: string): Promise<{ readonly name: string; readonly value: Buffer }[]>
   /**
    * Writes `path` and all below it into the folder `target`, which exists. `onProgress` gets bytes written so far;
@@ -104,8 +110,13 @@ export interface NativeTree {
 }
 
 export interface NativeBuild {
-  /** A folder's path, or a range that holds a squashfs to be copied as it is. */
-  readonly source: { readonly directory: string } | { readonly squashfs: NativeRange }
+  /**
+   * A folder's path, or a range that holds a squashfs to be copied as it is: `length` bytes of plaintext (not fewer
+   * than it has); default: what it has itself.
+   */
+  readonly source:
+    | { readonly directory: string }
+    | { readonly squashfs: NativeRange; readonly length?: number }
   /** Open for reading and writing. */
   readonly fd: number
   /** Where the data starts in `fd`, bytes. */
@@ -124,6 +135,8 @@ export interface NativeBuild {
   readonly sourceDateEpoch: number
   /** Paths inside the folder (no leading slash) that are left out. */
   readonly exclude: readonly string[]
+  /** Written behind the squashfs, which ends at a multiple of 4096; padded so itself. */
+  readonly trailer?: Uint8Array | undefined
 }
 
 export interface NativeAddon {
@@ -133,7 +146,7 @@ export interface NativeAddon {
   luksUnlock(
     options: NativeLuksUnlock,
   ): Promise<{ readonly volumeKey: Buffer; readonly keyslot: number }>
-  /** Writes a squashfs; `size` is what it takes in `fd`, padded to 4096 bytes. `onProgress` as in extract. */
+  /** Writes a squashfs and its trailer; `size` is what they take in `fd`, padded to 4096 bytes. `onProgress` as in extract. */
   buildTree(
     options: NativeBuild,
     onProgress: (bytes: number) => boolean,

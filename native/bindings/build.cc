@@ -1,5 +1,6 @@
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -58,8 +59,11 @@ using WriteSource = std::function<SquashfsWritten(ByteSink&, const SquashfsProgr
 WriteSource ReadWriteSource(const Napi::Object& options) {
   const Napi::Object source = ReadObject(options.Get("source"), "source");
   if (source.Has("squashfs")) {
-    return [image = ReadSource(ReadObject(source.Get("squashfs"), "squashfs"))](
-               ByteSink& sink, const SquashfsProgress& progress) { return CopySquashfs(*image, sink, progress); };
+    std::optional<uint64_t> length;
+    if (!source.Get("length").IsUndefined()) length = ReadUnsigned(source, "length");
+    return
+        [image = ReadSource(ReadObject(source.Get("squashfs"), "squashfs")), length](
+            ByteSink& sink, const SquashfsProgress& progress) { return CopySquashfs(*image, length, sink, progress); };
   }
   return [directory = ReadString(source, "directory"), exclude = ReadStrings(options, "exclude"),
           write = ReadWriteOptions(options)](ByteSink& sink, const SquashfsProgress& progress) {
@@ -74,14 +78,19 @@ Napi::Value BuildTree(const Napi::CallbackInfo& info) {
   const Napi::Object options = ReadObject(info[0], "options");
   if (!info[1].IsFunction()) throw Napi::TypeError::New(info.Env(), "onProgress must be a function");
   WriteSource write = ReadWriteSource(options);
+  std::vector<uint8_t> trailer;
+  if (!options.Get("trailer").IsUndefined()) trailer = ReadBytes(options, "trailer");
   std::unique_ptr<ByteSink> sink = std::make_unique<FileSink>(ReadInt(options, "fd"), ReadUnsigned(options, "offset"));
   if (auto cipher = ReadCipher(options, "cipher"))
     sink = std::make_unique<XtsSink>(std::move(sink), std::move(*cipher));
   return RunAsync(
       info.Env(),
-      [write = std::move(write), sink = std::move(sink),
+      [write = std::move(write), trailer = std::move(trailer), sink = std::move(sink),
        progress = std::make_unique<Progress>(info.Env(), info[1].As<Napi::Function>())] {
-        return write(*sink, [&progress](uint64_t bytes) { return progress->Report(bytes); });
+        SquashfsWritten written = write(*sink, [&progress](uint64_t bytes) { return progress->Report(bytes); });
+        written.size = WritePadded(*sink, written.size, trailer);
+        sink->Finish();
+        return written;
       },
       [](Napi::Env env, const SquashfsWritten& written) -> Napi::Value {
         Napi::Object result = Napi::Object::New(env);

@@ -12,6 +12,13 @@ namespace {
   throw Napi::TypeError::New(env, std::string(name) + " must be " + wanted);
 }
 
+Napi::Uint8Array ReadUint8Array(const Napi::Object& object, const char* name) {
+  const Napi::Value value = object.Get(name);
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+    WrongType(object.Env(), name, "a Uint8Array");
+  return value.As<Napi::Uint8Array>();
+}
+
 }  // namespace
 
 Napi::Object ReadObject(const Napi::Value& value, const char* what) {
@@ -49,11 +56,13 @@ int ReadInt(const Napi::Object& object, const char* name) {
 }
 
 SecretBuffer ReadSecret(const Napi::Object& object, const char* name) {
-  const Napi::Value value = object.Get(name);
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
-    WrongType(object.Env(), name, "a Uint8Array");
-  const auto bytes = value.As<Napi::Uint8Array>();
+  const Napi::Uint8Array bytes = ReadUint8Array(object, name);
   return SecretBuffer(bytes.Data(), bytes.ByteLength());
+}
+
+std::vector<uint8_t> ReadBytes(const Napi::Object& object, const char* name) {
+  const Napi::Uint8Array bytes = ReadUint8Array(object, name);
+  return {bytes.Data(), bytes.Data() + bytes.ByteLength()};
 }
 
 std::optional<XtsParameters> ReadCipher(const Napi::Object& object, const char* name) {

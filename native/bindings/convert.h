@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "bindings/napi_setup.h"
 #include "core/byte_range.h"
@@ -22,6 +23,8 @@ uint64_t ReadUnsigned(const Napi::Object& object, const char* name);
 int ReadInt(const Napi::Object& object, const char* name);
 /// Copies a Uint8Array; JS may change its own afterwards.
 SecretBuffer ReadSecret(const Napi::Object& object, const char* name);
+/// The same for bytes that are no secret.
+std::vector<uint8_t> ReadBytes(const Napi::Object& object, const char* name);
 /// { volumeKey: Uint8Array, sectorSize: number, ivTweak: number } or undefined.
 std::optional<XtsParameters> ReadCipher(const Napi::Object& object, const char* name);
 /// { fd, offset, size, cipher? }: a part of a file, decrypted if it has a cipher. The descriptor is duplicated.

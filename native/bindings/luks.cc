@@ -65,10 +65,7 @@ Napi::Value LuksUnlock(const Napi::CallbackInfo& info) {
   request.fd = ReadInt(options, "fd");
   request.offset = ReadUnsigned(options, "offset");
   request.area_size = ReadUnsigned(options, "areaSize");
-  const Napi::Value metadata = options.Get("metadata");
-  if (!metadata.IsBuffer()) throw Napi::TypeError::New(info.Env(), "metadata must be a Uint8Array");
-  const auto bytes = metadata.As<Napi::Uint8Array>();
-  request.metadata.assign(bytes.Data(), bytes.Data() + bytes.ByteLength());
+  request.metadata = ReadBytes(options, "metadata");
   request.secret = ReadSecret(options, "secret");
   request.keyslot = ReadInt(options, "keyslot");
   UniqueFd image = UniqueFd::Duplicate(request.fd);

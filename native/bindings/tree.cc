@@ -19,12 +19,17 @@ namespace {
 constexpr size_t kMaxListed = size_t{1} << 20;
 constexpr size_t kMaxListedText = size_t{64} << 20;
 constexpr uint64_t kMaxRead = uint64_t{1} << 30;
+constexpr uint64_t kMaxPlainRead = uint64_t{16} << 20;
+/// What a squashfs is padded to.
+constexpr uint64_t kPadding = 4096;
 
 using ReaderPtr = std::shared_ptr<const SquashfsReader>;
 
-/// What the functions of one tree share. Touched on the event loop only; work in progress holds the reader
-/// itself.
+/// What the functions of one tree share. Touched on the event loop only; work in progress holds the reader or the
+/// source itself.
 struct OpenedTree {
+  /// The bytes that the squashfs starts in.
+  std::shared_ptr<const ByteSource> source;
   ReaderPtr reader;
 };
 using OpenedTreePtr = std::shared_ptr<OpenedTree>;
@@ -120,6 +125,19 @@ uint64_t UnsignedArgument(const Napi::CallbackInfo& info, size_t index, const ch
   return ReadUnsigned(holder, name);
 }
 
+/// A Buffer over the bytes themselves.
+Napi::Value OwnedToJs(Napi::Env env, std::unique_ptr<std::vector<uint8_t>> bytes) {
+  // A vector without bytes has no address, and V8 takes an external buffer without one for a detached one.
+  if (bytes->empty()) return Napi::Buffer<uint8_t>::New(env, 0);
+  auto* owned = bytes.release();
+  return Napi::Buffer<uint8_t>::NewOrCopy(
+      env, owned->data(), owned->size(),
+      [](Napi::BasicEnv, uint8_t*, std::vector<uint8_t>* hint) {
+        const std::unique_ptr<std::vector<uint8_t>> done(hint);
+      },
+      owned);
+}
+
 Napi::Value Stat(const OpenedTree& tree, const Napi::CallbackInfo& info) {
   if (!info[1].IsBoolean()) throw Napi::TypeError::New(info.Env(), "follow must be a boolean");
   return RunAsync(
@@ -180,15 +198,23 @@ Napi::Value Read(const OpenedTree& tree, const Napi::CallbackInfo& info) {
         bytes->resize(squashfs.Read(*inode, position, bytes->data(), bytes->size()));
         return bytes;
       },
-      [](Napi::Env env, std::unique_ptr<std::vector<uint8_t>> bytes) -> Napi::Value {
-        auto* owned = bytes.release();
-        return Napi::Buffer<uint8_t>::NewOrCopy(
-            env, owned->data(), owned->size(),
-            [](Napi::BasicEnv, uint8_t*, std::vector<uint8_t>* hint) {
-              const std::unique_ptr<std::vector<uint8_t>> done(hint);
-            },
-            owned);
-      });
+      OwnedToJs);
+}
+
+Napi::Value ReadPlain(const OpenedTree& tree, const Napi::CallbackInfo& info) {
+  return RunAsync(
+      info.Env(),
+      [source = tree.source, position = UnsignedArgument(info, 0, "position"),
+       length = UnsignedArgument(info, 1, "length")] {
+        if (!source) throw SystemError(EBADF, "squashfs_read", "the tree is closed");
+        const uint64_t rest = source->Size() > position ? source->Size() - position : 0;
+        const uint64_t size = std::min(length, rest);
+        if (size > kMaxPlainRead) throw SystemError(EFBIG, "squashfs_read", "more than 16 MiB in one read");
+        auto bytes = std::make_unique<std::vector<uint8_t>>(size);
+        if (size > 0) source->ReadAt(position, bytes->data(), size);
+        return bytes;
+      },
+      OwnedToJs);
 }
 
 Napi::Value Xattrs(const OpenedTree& tree, const Napi::CallbackInfo& info) {
@@ -234,11 +260,15 @@ Napi::Value ExtractTree(const OpenedTree& tree, const Napi::CallbackInfo& info) 
 
 Napi::Value Close(OpenedTree& tree, const Napi::CallbackInfo& info) {
   tree.reader.reset();
+  tree.source.reset();
   return info.Env().Undefined();
 }
 
-Napi::Value TreeToJs(Napi::Env env, ReaderPtr reader) {
-  const auto tree = std::make_shared<OpenedTree>(OpenedTree{std::move(reader)});
+Napi::Value TreeToJs(Napi::Env env, OpenedTree opened) {
+  const uint64_t used = opened.reader->info().bytes_used;
+  const uint64_t padded = (used + kPadding - 1) / kPadding * kPadding;
+  const uint64_t plain_size = opened.source->Size();
+  const auto tree = std::make_shared<OpenedTree>(std::move(opened));
   Napi::Object object = Napi::Object::New(env);
   const auto add = [&](const char* name, auto operation) {
     object.Set(name,
@@ -248,9 +278,12 @@ Napi::Value TreeToJs(Napi::Env env, ReaderPtr reader) {
   add("stat", Stat);
   add("list", List);
   add("read", Read);
+  add("readPlain", ReadPlain);
   add("xattrs", Xattrs);
   add("extract", ExtractTree);
   add("close", Close);
+  object.Set("plainSize", Napi::Number::New(env, static_cast<double>(plain_size)));
+  object.Set("squashfsSize", Napi::Number::New(env, static_cast<double>(padded)));
   object.Freeze();
   return object;
 }
@@ -267,11 +300,12 @@ Napi::Value OpenTree(const Napi::CallbackInfo& info) {
   }
   return RunAsync(
       info.Env(),
-      [source = std::move(source), failure = std::move(failure)]() mutable -> ReaderPtr {
+      [source = std::move(source), failure = std::move(failure)]() mutable -> OpenedTree {
         if (failure) std::rethrow_exception(failure);
-        return std::make_shared<const SquashfsReader>(std::move(source));
+        auto reader = std::make_shared<const SquashfsReader>(source);
+        return {std::move(source), std::move(reader)};
       },
-      [](Napi::Env env, ReaderPtr reader) { return TreeToJs(env, std::move(reader)); });
+      [](Napi::Env env, OpenedTree tree) { return TreeToJs(env, std::move(tree)); });
 }
 
 }  // namespace sifcrypt

@@ -593,7 +593,6 @@ class Writer final : public TreeVisitor {
     written_.size = output_.position();
     output_.Finish();
     WriteSuperblock(places, !options.empty());
-    sink_.Finish();
     return written_;
   }
 
@@ -847,7 +846,8 @@ SquashfsWritten WriteSquashfs(TreeSource& tree, ByteSink& sink, const SquashfsWr
   return Writer(sink, options, progress).Run(tree);
 }
 
-SquashfsWritten CopySquashfs(const ByteSource& image, ByteSink& sink, const SquashfsProgress& progress) {
+SquashfsWritten CopySquashfs(const ByteSource& image, std::optional<uint64_t> length, ByteSink& sink,
+                             const SquashfsProgress& progress) {
   uint8_t superblock[kSuperblockSize];
   if (image.Size() < sizeof(superblock)) throw FormatError("squashfs_copy", "the image is shorter than a superblock");
   image.ReadAt(0, superblock, sizeof(superblock));
@@ -855,23 +855,31 @@ SquashfsWritten CopySquashfs(const ByteSource& image, ByteSink& sink, const Squa
     throw FormatError("squashfs_copy", "not a squashfs 4.0");
   const uint64_t used = ReadLittleEndian(superblock + 40, 8);
   if (used < kSuperblockSize || used > image.Size()) throw FormatError("squashfs_copy", "the image ends early");
+  const uint64_t size = length.value_or(used);
+  if (size < used) throw SystemError(EINVAL, "squashfs_copy", "less than the image");
+  if (size > image.Size()) throw SystemError(EOVERFLOW, "squashfs_copy", "more than the source has");
 
   SquashfsWritten written;
   written.entries = ReadLittleEndian(superblock + 4, 4);
   std::vector<uint8_t> piece(kCopyPiece);
-  for (uint64_t at = 0; at < used;) {
-    const size_t n = static_cast<size_t>(std::min<uint64_t>(piece.size(), used - at));
+  for (uint64_t at = 0; at < size;) {
+    const size_t n = static_cast<size_t>(std::min<uint64_t>(piece.size(), size - at));
     image.ReadAt(at, piece.data(), n);
     sink.WriteAt(at, piece.data(), n);
     at += n;
     written.input_bytes = at;
     if (progress && !progress(at)) throw SystemError(ECANCELED, "squashfs_copy");
   }
-  const std::vector<uint8_t> padding((kPadding - used % kPadding) % kPadding);
-  sink.WriteAt(used, padding.data(), padding.size());
-  written.size = used + padding.size();
-  sink.Finish();
+  written.size = WritePadded(sink, size, {});
   return written;
+}
+
+uint64_t WritePadded(ByteSink& sink, uint64_t at, const std::vector<uint8_t>& bytes) {
+  sink.WriteAt(at, bytes.data(), bytes.size());
+  const uint64_t end = at + bytes.size();
+  const std::vector<uint8_t> padding((kPadding - end % kPadding) % kPadding);
+  sink.WriteAt(end, padding.data(), padding.size());
+  return end + padding.size();
 }
 
 }  // namespace sifcrypt

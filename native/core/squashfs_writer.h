@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
+#include <vector>
 
 #include "core/byte_range.h"
 #include "core/squashfs_compress.h"
@@ -32,11 +34,17 @@ struct SquashfsWritten {
 /// Gets the bytes of input so far; false stops with SystemError(ECANCELED). On the calling thread, at least per entry.
 using SquashfsProgress = std::function<bool(uint64_t)>;
 
-/// Writes the image from offset 0 of `sink` and finishes it.
+/// Writes the image from offset 0 of `sink`. Finishing it is the caller's: more may follow.
 SquashfsWritten WriteSquashfs(TreeSource& tree, ByteSink& sink, const SquashfsWriteOptions& options,
                               const SquashfsProgress& progress);
 
-/// Copies an image as it is, without what follows its last byte. FormatError if it is none.
-SquashfsWritten CopySquashfs(const ByteSource& image, ByteSink& sink, const SquashfsProgress& progress);
+/// Copies an image as it is: `length` bytes, which are EINVAL if fewer than the image has and EOVERFLOW if more than the
+/// source; by default without what follows the image's last byte. Pads and leaves the sink unfinished as WriteSquashfs
+/// does. FormatError if it is none.
+SquashfsWritten CopySquashfs(const ByteSource& image, std::optional<uint64_t> length, ByteSink& sink,
+                             const SquashfsProgress& progress);
+
+/// Writes `bytes` at `at`, then zeros up to a multiple of 4096; returns where they end.
+uint64_t WritePadded(ByteSink& sink, uint64_t at, const std::vector<uint8_t>& bytes);
 
 }  // namespace sifcrypt

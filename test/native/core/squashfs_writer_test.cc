@@ -344,6 +344,7 @@ void TestEncrypted(const Scratch& scratch) {
   XtsSink sink(std::make_unique<FileSink>(fd.get(), kOffset), parameters());
   DirectoryTree tree((scratch / "tree").string(), {});
   const SquashfsWritten written = WriteSquashfs(tree, sink, options, {});
+  sink.Finish();
   Check(fs::file_size(scratch / "encrypted") == kOffset + written.size, "the encrypted image's size");
   XtsSource source(std::make_shared<FileSource>(fd.get(), kOffset, written.size), parameters());
   std::string decrypted(written.size, '\0');
@@ -507,15 +508,22 @@ void TestBadNames(const Scratch& scratch) {
 void TestCopy(const Scratch& scratch) {
   const SquashfsWritten built = Build(scratch / "duplicates", scratch / "image", Options(SquashfsCompression::kZstd));
   const std::string image = Read(scratch / "image");
-  const auto copy = [&](const std::string& bytes) {
+  const auto copy = [&](const std::string& bytes, std::optional<uint64_t> length = std::nullopt) {
     Write(scratch / "source", bytes);
     const UniqueFd from(CheckErrno(open((scratch / "source").c_str(), O_RDONLY | O_CLOEXEC), "open"));
     const UniqueFd to = Create(scratch / "copy");
     FileSink sink(to.get(), 0);
-    return CopySquashfs(FileSource(from.get(), 0, bytes.size()), sink, {});
+    return CopySquashfs(FileSource(from.get(), 0, bytes.size()), length, sink, {});
   };
   Check(copy(image + std::string(10000, 'x')).size == built.size, "a copy's size");
   Check(Read(scratch / "copy") == image, "a copy's bytes");
+  const std::string more = image + std::string(5000, 'x');
+  Check(copy(more + "y", more.size()).size == image.size() + 8192, "the size of a copy with what follows");
+  Check(Read(scratch / "copy") == more + std::string(3192, '\0'), "the bytes of a copy with what follows");
+  CheckError(
+      EINVAL, [&] { copy(more, 4096); }, "a copy shorter than the image");
+  CheckError(
+      EOVERFLOW, [&] { copy(more, more.size() + 1); }, "a copy longer than the source");
   std::string bad = image;
   bad[0] = 'x';
   CheckError(
