@@ -11,6 +11,7 @@ export type ErrorCode =
   | "ERR_SIF_NO_OBJECT"
   | "ERR_SIF_AMBIGUOUS"
   | "ERR_SIF_FULL"
+  | "ERR_SIF_BUSY"
   | "ERR_SIF_TOO_LARGE"
   | "ERR_KEY_MISSING"
   | "ERR_KEY_MISMATCH"

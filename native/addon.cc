@@ -11,6 +11,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("buildTree", Napi::Function::New<BuildTree>(env));
   exports.Set("openTree", Napi::Function::New<OpenTree>(env));
   exports.Set("publishFile", Napi::Function::New<PublishFile>(env));
+  exports.Set("lockFile", Napi::Function::New<LockFile>(env));
   exports.Set("unmountPath", Napi::Function::New<UnmountPath>(env));
   exports.Set("forbidDumps", Napi::Function::New<ForbidDumps>(env));
   return exports;

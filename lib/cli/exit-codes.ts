@@ -18,6 +18,7 @@ export const exitCodes = {
 } as const
 
 const busy: ReadonlySet<ErrorCode> = new Set([
+  "ERR_SIF_BUSY",
   "ERR_BUILD_EXISTS",
   "ERR_LOOP_BUSY",
   "ERR_DM_EXISTS",

@@ -154,6 +154,8 @@ export interface NativeAddon {
   openTree(range: NativeRange): Promise<NativeTree>
   /** Gives an O_TMPFILE descriptor a name; an existing one is EEXIST unless `replace`. */
   publishFile(options: { readonly fd: number; readonly path: string; readonly replace: boolean }): Promise<void>
+  /** Takes the exclusive lock (flock) of an open file; false: somebody else has it. It goes when the file is closed. */
+  lockFile(fd: number): Promise<boolean>
   unmountPath(options: { readonly path: string; readonly lazy: boolean }): Promise<void>
   /** No core dump of this process, and no look into its memory for other processes of the user. */
   forbidDumps(): void

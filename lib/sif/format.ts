@@ -26,6 +26,8 @@ const TABLE_SIZE_AT = 104
 const DATA_OFFSET_AT = 112
 const DATA_SIZE_AT = 120
 
+/** In a descriptor: the byte that makes an object of it. */
+export const USED_AT: Bytes = 4
 const NAME_AT = 73
 const NAME_SIZE = 128
 const EXTRA_AT = 201
@@ -248,7 +250,7 @@ function parseLink(raw: number): SifLink {
 
 /** One slot of the table; undefined when it is free. */
 export function parseDescriptor(bytes: Buffer, slot: number): SifObject | undefined {
-  if (bytes[4] === 0) return undefined
+  if (bytes[USED_AT] === 0) return undefined
   const type = bytes.readInt32LE(0)
   const extra = Buffer.from(bytes.subarray(EXTRA_AT, EXTRA_AT + EXTRA_SIZE))
   return {
@@ -306,7 +308,7 @@ export function serializeDescriptor(object: NewDescriptor): Buffer {
   const bytes = Buffer.alloc(DESCRIPTOR_SIZE)
   const { link } = object
   bytes.writeInt32LE(object.type, 0)
-  bytes[4] = 1
+  bytes[USED_AT] = 1
   bytes.writeUInt32LE(object.id, 5)
   bytes.writeUInt32LE((MASK | object.group) >>> 0, 9)
   bytes.writeUInt32LE(link.to === "none" ? 0 : link.to === "object" ? link.id : (MASK | link.group) >>> 0, 13)

@@ -18,6 +18,14 @@ Napi::Value PublishFile(const Napi::CallbackInfo& info) {
       [](Napi::Env env, bool) { return env.Undefined(); });
 }
 
+Napi::Value LockFile(const Napi::CallbackInfo& info) {
+  if (!info[0].IsNumber()) throw Napi::TypeError::New(info.Env(), "fd must be a number");
+  return RunAsync(
+      info.Env(),
+      [file = UniqueFd::Duplicate(info[0].As<Napi::Number>().Int32Value())] { return publish::Lock(file.get()); },
+      [](Napi::Env env, bool locked) { return Napi::Boolean::New(env, locked); });
+}
+
 Napi::Value UnmountPath(const Napi::CallbackInfo& info) {
   const Napi::Object options = ReadObject(info[0], "options");
   return RunAsync(

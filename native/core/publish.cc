@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -61,6 +62,14 @@ void LinkInto(int fd, const std::string& path, bool replace) {
     }
   }
   SyncFolder(folder);
+}
+
+bool Lock(int fd) {
+  while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) return false;
+    if (errno != EINTR) throw SystemError(errno, "flock");
+  }
+  return true;
 }
 
 void Unmount(const std::string& path, bool lazy) {

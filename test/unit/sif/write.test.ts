@@ -12,13 +12,8 @@ import {
   PartitionType,
 } from "../../../lib/sif/format.ts"
 import { openSif } from "../../../lib/sif/open.ts"
-import {
-  addObject,
-  DATA_OFFSET,
-  deleteObject,
-  PARTITION_ALIGNMENT,
-  SifLayout,
-} from "../../../lib/sif/write.ts"
+import { addObject, deleteObject } from "../../../lib/sif/change.ts"
+import { DATA_OFFSET, PARTITION_ALIGNMENT, SifLayout } from "../../../lib/sif/write.ts"
 import { vector } from "../../vectors/load.ts"
 
 const nilId = "00000000-0000-0000-0000-000000000000"

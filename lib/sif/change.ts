@@ -1,0 +1,409 @@
+// Changes a finished image in place. Whoever changes holds a lock; each step is one write that either happened or did not,
+// so that a change which is killed leaves the image as it was before or after a step, and never in between: an object's data
+// and record are on the disk before the one byte is written that makes it an object, and that byte goes before they do.
+import { open, stat, type FileHandle } from "node:fs/promises"
+import { setTimeout as sleep } from "node:timers/promises"
+import { SifError } from "../errors.ts"
+import { loadAddon } from "../native/load.ts"
+import { alignUp, type Bytes } from "../units.ts"
+import {
+  changeHeader,
+  DataType,
+  DESCRIPTOR_SIZE,
+  HEADER_SIZE,
+  parseDescriptor,
+  PartitionType,
+  serializeDescriptor,
+  USED_AT,
+  type SifObject,
+} from "./format.ts"
+import { named, readSif, type SifImage } from "./open.ts"
+import { PARTITION_ALIGNMENT, writeFully, type NewObject } from "./write.ts"
+
+/** The file of an image that is changed. */
+export interface ChangeableFile {
+  readonly fd: number
+  size(): Promise<Bytes>
+  read(position: Bytes, length: Bytes): Promise<Buffer>
+  write(bytes: Uint8Array, position: Bytes): Promise<void>
+  truncate(size: Bytes): Promise<void>
+  sync(): Promise<void>
+}
+
+/** How {@link addObject} and {@link deleteObject} stamp the image. */
+export interface ChangeOptions {
+  /** Seconds since 1970; default now. */
+  readonly time?: number
+}
+
+/** A new object and its data. */
+export interface ObjectWithData extends NewObject {
+  readonly data: Uint8Array
+}
+
+const now = (): number => Math.floor(Date.now() / 1000)
+const ZEROS: Buffer = Buffer.alloc(1 << 16)
+
+function endOfTable({ header }: SifImage): Bytes {
+  return header.tableOffset + header.total * DESCRIPTOR_SIZE
+}
+
+/** Where the data section starts: as the header says, if that makes sense. */
+function startOfData(image: SifImage): Bytes {
+  const { dataOffset } = image.header
+  return dataOffset >= endOfTable(image) && dataOffset <= image.reader.size ? dataOffset : endOfTable(image)
+}
+
+/** Where the data of the last object ends. */
+function endOfData(image: SifImage): Bytes {
+  return image.objects.reduce((last, { offset, size }) => Math.max(last, offset + size), startOfData(image))
+}
+
+/** An image while it is changed; {@link changeSif} makes and finishes it. */
+export class SifChange {
+  readonly #file: ChangeableFile
+  readonly #time: number
+  #image: SifImage
+  #end: Bytes
+  #tidy = false
+  #removed = false
+  #committed = false
+  /** Slots that go again if the change fails. */
+  readonly #added: number[] = []
+  readonly #sizeBefore: Bytes
+
+  private constructor(file: ChangeableFile, image: SifImage, time: number) {
+    this.#file = file
+    this.#image = image
+    this.#time = time
+    this.#end = endOfData(image)
+    this.#sizeBefore = image.reader.size
+  }
+
+  /** @internal */
+  static async begin(file: ChangeableFile, path: string, time: number): Promise<SifChange> {
+    return new SifChange(file, await SifChange.#readTable(file, path), time)
+  }
+
+  static async #readTable(file: ChangeableFile, path: string): Promise<SifImage> {
+    const size = await file.size()
+    return await readSif(
+      {
+        size,
+        fd: file.fd,
+        read: async (position, length) =>
+          await file.read(position, Math.max(0, Math.min(length, size - position))),
+        async [Symbol.asyncDispose](): Promise<void> {
+          // The file is not ours.
+        },
+      },
+      path,
+    )
+  }
+
+  /** The image as it is now. */
+  get image(): SifImage {
+    return this.#image
+  }
+
+  async #reread(): Promise<void> {
+    this.#image = await SifChange.#readTable(this.#file, this.#image.path)
+  }
+
+  #recordAt(slot: number): Bytes {
+    return this.#image.header.tableOffset + slot * DESCRIPTOR_SIZE
+  }
+
+  async #zero(position: Bytes, length: Bytes): Promise<void> {
+    for (let done = 0; done < length; done += ZEROS.length)
+      await this.#file.write(ZEROS.subarray(0, Math.min(ZEROS.length, length - done)), position + done)
+  }
+
+  /** Clears up what killed changes left: records that are no objects, and the data they name if it is nobody else's. */
+  async #tidyUp(): Promise<void> {
+    if (this.#tidy) return
+    this.#tidy = true
+    const { header, objects, reader } = this.#image
+    const table = await this.#file.read(header.tableOffset, header.total * DESCRIPTOR_SIZE)
+    const used = new Set(objects.map(({ slot }) => slot))
+    const taken = [
+      { offset: 0, size: HEADER_SIZE },
+      { offset: header.tableOffset, size: table.length },
+      ...objects,
+    ]
+    for (let slot = 0; slot < header.total; slot++) {
+      const record = table.subarray(slot * DESCRIPTOR_SIZE, (slot + 1) * DESCRIPTOR_SIZE)
+      if (used.has(slot) || record.every((byte) => byte === 0)) continue
+      record[USED_AT] = 1
+      const left = parseDescriptor(record, slot)
+      if (left === undefined) continue
+      const { offset, size } = left
+      const end = offset + size
+      const sane = offset >= 0 && size > 0 && end <= reader.size
+      if (sane && !taken.some((other) => offset < other.offset + other.size && end > other.offset))
+        await this.#zero(offset, size)
+      await this.#zero(this.#recordAt(slot), DESCRIPTOR_SIZE)
+      this.#removed = true
+    }
+  }
+
+  /**
+   * Writes objects that nobody sees before {@link switchOn}: data, then records, in free slots that ascend in this order.
+   *
+   * @param after - Only slots behind this one.
+   * @returns Their slots.
+   * @throws SifError `ERR_SIF_FULL`, `ERR_SIF_DESCRIPTOR`.
+   */
+  async append(objects: readonly ObjectWithData[], after: number = -1): Promise<readonly number[]> {
+    const { path, header } = this.#image
+    const used = new Set([...this.#image.objects.map(({ slot }) => slot), ...this.#added])
+    const free = Array.from({ length: header.total }, (_, slot) => slot).filter((slot) => !used.has(slot))
+    const slots = free.filter((slot) => slot > after).slice(0, objects.length)
+    if (slots.length < objects.length)
+      throw new SifError(
+        "ERR_SIF_FULL",
+        free.length === 0
+          ? `${path}: all ${header.total} descriptors are used`
+          : `${path}: ${objects.length} free descriptors are needed, and of ${header.total} there are ${slots.length}`,
+        { path },
+      )
+    let end = this.#end
+    const planned = objects.map((object, index) => {
+      const slot = slots[index] ?? 0
+      const id = slot + 1
+      if (this.#image.objects.some((other) => other.id === id))
+        throw new SifError("ERR_SIF_DESCRIPTOR", `${path}: the ID ${id} of the free descriptor is taken`, {
+          path,
+        })
+      const offset = alignUp(end, object.type === DataType.partition ? PARTITION_ALIGNMENT : 1)
+      const record = serializeDescriptor({
+        type: object.type,
+        id,
+        group: object.group ?? 0,
+        link: object.link ?? { to: "none" },
+        offset,
+        size: object.data.length,
+        paddedSize: offset - end + object.data.length,
+        time: this.#time,
+        name: object.name ?? "",
+        extra: object.extra ?? Buffer.alloc(0),
+      })
+      record[USED_AT] = 0
+      end = offset + object.data.length
+      return { slot, offset, record, data: object.data }
+    })
+    await this.#tidyUp()
+    for (const { data, offset } of planned) await this.#file.write(data, offset)
+    this.#end = end
+    await this.#file.sync()
+    this.#added.push(...slots)
+    for (const { slot, record } of planned) await this.#file.write(record, this.#recordAt(slot))
+    await this.#file.sync()
+    return slots
+  }
+
+  /** Makes objects of what was appended. */
+  async switchOn(slots: readonly number[]): Promise<void> {
+    for (const slot of slots) await this.#file.write(Buffer.alloc(1, 1), this.#recordAt(slot) + USED_AT)
+    await this.#file.sync()
+    await this.#reread()
+  }
+
+  /** From here on, what was added stays even if the change fails. */
+  commit(): void {
+    this.#committed = true
+  }
+
+  /** Takes objects away: first from sight, then their data and records. */
+  async remove(objects: readonly SifObject[]): Promise<void> {
+    await this.#tidyUp()
+    for (const { slot } of objects) await this.#file.write(Buffer.alloc(1), this.#recordAt(slot) + USED_AT)
+    await this.#file.sync()
+    for (const { offset, size } of objects) await this.#zero(offset, size)
+    await this.#file.sync()
+    for (const { slot } of objects) await this.#zero(this.#recordAt(slot), DESCRIPTOR_SIZE)
+    this.#removed ||= objects.length > 0
+    await this.#reread()
+  }
+
+  /** Writes into an object's data. */
+  async write(bytes: Uint8Array, position: Bytes): Promise<void> {
+    await this.#file.write(bytes, position)
+  }
+
+  async sync(): Promise<void> {
+    await this.#file.sync()
+  }
+
+  /** Counts in the header; readers do not rely on them. Cuts the file where something was taken from its end. */
+  async finish(): Promise<void> {
+    const { header, objects, reader } = this.#image
+    const end = endOfData(this.#image)
+    const primary = objects.find(({ partition }) => partition?.type === PartitionType.primarySystem)
+    const bytes = Buffer.from(await reader.read(0, HEADER_SIZE))
+    changeHeader(bytes, {
+      arch: primary?.partition?.arch ?? "00",
+      modified: this.#time,
+      free: header.total - objects.length,
+      dataSize: end - startOfData(this.#image),
+    })
+    await this.#file.write(bytes, 0)
+    await this.#file.sync()
+    if (!this.#removed || end >= reader.size) return
+    await this.#file.truncate(end)
+    await this.#file.sync()
+  }
+
+  /** Takes back what was added, after a failure. */
+  async undo(): Promise<void> {
+    if (this.#committed) return
+    for (const slot of this.#added) await this.#file.write(Buffer.alloc(1), this.#recordAt(slot) + USED_AT)
+    for (const slot of this.#added) await this.#zero(this.#recordAt(slot), DESCRIPTOR_SIZE)
+    if ((await this.#file.size()) > this.#sizeBefore) await this.#file.truncate(this.#sizeBefore)
+    await this.#file.sync()
+  }
+}
+
+/** Runs `change` on a file that is locked already. */
+export async function changeFile<T>(
+  file: ChangeableFile,
+  path: string,
+  change: (image: SifChange) => Promise<T>,
+  options: ChangeOptions = {},
+): Promise<T> {
+  const changing = await SifChange.begin(file, path, options.time ?? now())
+  try {
+    const result = await change(changing)
+    await changing.finish()
+    return result
+  } catch (error) {
+    try {
+      await changing.undo()
+    } catch (second) {
+      throw new AggregateError([error, second], (error as Error).message, { cause: error })
+    }
+    throw error
+  }
+}
+
+/** How long to wait for somebody else who changes the same image, and how often to look. */
+const PATIENCE_MS = 5000
+const PAUSE_MS = 20
+
+function changeable(file: FileHandle): ChangeableFile {
+  return {
+    fd: file.fd,
+    size: async () => (await file.stat()).size,
+    read: async (position, length) => {
+      const buffer = Buffer.alloc(length)
+      let done = 0
+      while (done < length) {
+        const { bytesRead } = await file.read(buffer, done, length - done, position + done)
+        if (bytesRead === 0) break
+        done += bytesRead
+      }
+      return buffer.subarray(0, done)
+    },
+    write: async (bytes, position) => {
+      await writeFully(file, bytes, position)
+    },
+    truncate: async (size) => {
+      await file.truncate(size)
+    },
+    sync: async () => {
+      await file.sync()
+    },
+  }
+}
+
+/** The file under its lock; undefined: it is another one by now. */
+async function openLocked(path: string): Promise<FileHandle | undefined> {
+  const file = await open(path, "r+")
+  try {
+    if (!(await file.stat()).isFile())
+      throw new SifError("ERR_SIF_MAGIC", `${path}: not a SIF image: not a regular file`, { path })
+    for (let waited = 0; !(await loadAddon().lockFile(file.fd)); waited += PAUSE_MS) {
+      if (waited >= PATIENCE_MS)
+        throw new SifError("ERR_SIF_BUSY", `${path}: somebody else is changing it`, { path })
+      await sleep(PAUSE_MS)
+    }
+    const [ours, theirs] = [await file.stat(), await stat(path)]
+    if (ours.dev === theirs.dev && ours.ino === theirs.ino) return file
+  } catch (error) {
+    await file.close()
+    throw error
+  }
+  await file.close()
+  return undefined
+}
+
+/**
+ * Changes an image in place, alone: others who want to change it wait.
+ *
+ * @throws SifError `ERR_SIF_BUSY` when that takes too long, or what {@link openSif} finds; system errors.
+ */
+export async function changeSif<T>(
+  path: string,
+  change: (image: SifChange) => Promise<T>,
+  options: ChangeOptions = {},
+): Promise<T> {
+  let file: FileHandle | undefined
+  while (file === undefined) file = await openLocked(path)
+  try {
+    return await changeFile(changeable(file), path, change, options)
+  } catch (error) {
+    throw named(error, path)
+  } finally {
+    await file.close()
+  }
+}
+
+/**
+ * Appends an object to a finished image, in place: a reader sees the image before or after.
+ *
+ * @returns The new object's ID.
+ * @throws SifError `ERR_SIF_FULL`, `ERR_SIF_BUSY`, `ERR_SIF_AMBIGUOUS` for a second primary partition, or what
+ * {@link openSif} finds.
+ */
+export async function addObject(
+  path: string,
+  object: NewObject,
+  data: Uint8Array,
+  options: ChangeOptions = {},
+): Promise<number> {
+  return await changeSif(
+    path,
+    async (change) => {
+      const { extra = Buffer.alloc(0), type } = object
+      const primary = extra.length >= 8 && extra.readInt32LE(4) === PartitionType.primarySystem
+      if (
+        type === DataType.partition &&
+        primary &&
+        change.image.objects.some(({ partition }) => partition?.type === PartitionType.primarySystem)
+      )
+        throw new SifError("ERR_SIF_AMBIGUOUS", `${path}: there is a primary system partition already`, {
+          path,
+        })
+      const [slot = 0] = await change.append([{ ...object, data }])
+      await change.switchOn([slot])
+      return slot + 1
+    },
+    options,
+  )
+}
+
+/**
+ * Takes an object out of an image, in place. Its data is overwritten with zeros, since a deleted object stays readable
+ * otherwise, and the file is cut after the last object that remains.
+ *
+ * @throws SifError `ERR_SIF_NO_OBJECT`, `ERR_SIF_BUSY`, or what {@link openSif} finds.
+ */
+export async function deleteObject(path: string, id: number, options: ChangeOptions = {}): Promise<void> {
+  await changeSif(
+    path,
+    async (change) => {
+      await change.remove([change.image.object(id)])
+    },
+    options,
+  )
+}
