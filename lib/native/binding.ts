@@ -1,7 +1,7 @@
 // Types of the addon's exports (native/addon.cc). Internal: lib/device turns these into handles and meanings.
 
 /** How a range of a file is encrypted. */
-export type NativeCipher = NativeXtsCipher
+export type NativeCipher = NativeXtsCipher | NativeGocryptfsCipher
 
 /** As a LUKS2 data segment: dm-crypt's aes-xts-plain64. */
 export interface NativeXtsCipher {
@@ -12,6 +12,15 @@ export interface NativeXtsCipher {
   readonly sectorSize: number
   /** In 512-byte units. */
   readonly ivTweak: number
+}
+
+/** As gocryptfs encrypts a file's content with AES-256-GCM. The range is a squashfs that holds the file. */
+export interface NativeGocryptfsCipher {
+  readonly type: "gocryptfs"
+  /** 32 bytes, what is derived from the master key; the callee copies. */
+  readonly contentKey: Uint8Array
+  /** The file's name in the squashfs's root. */
+  readonly file: string
 }
 
 /** A part of an open file; with a cipher its plaintext. */

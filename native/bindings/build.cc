@@ -61,9 +61,10 @@ WriteSource ReadWriteSource(const Napi::Object& options) {
   if (source.Has("squashfs")) {
     std::optional<uint64_t> length;
     if (!source.Get("length").IsUndefined()) length = ReadUnsigned(source, "length");
-    return
-        [image = ReadSource(ReadObject(source.Get("squashfs"), "squashfs")), length](
-            ByteSink& sink, const SquashfsProgress& progress) { return CopySquashfs(*image, length, sink, progress); };
+    return [range = std::make_shared<Range>(ReadRange(ReadObject(source.Get("squashfs"), "squashfs"))), length](
+               ByteSink& sink, const SquashfsProgress& progress) {
+      return CopySquashfs(*range->Open(), length, sink, progress);
+    };
   }
   return [directory = ReadString(source, "directory"), exclude = ReadStrings(options, "exclude"),
           write = ReadWriteOptions(options)](ByteSink& sink, const SquashfsProgress& progress) {
@@ -81,8 +82,11 @@ Napi::Value BuildTree(const Napi::CallbackInfo& info) {
   std::vector<uint8_t> trailer;
   if (!options.Get("trailer").IsUndefined()) trailer = ReadBytes(options, "trailer");
   std::unique_ptr<ByteSink> sink = std::make_unique<FileSink>(ReadInt(options, "fd"), ReadUnsigned(options, "offset"));
-  if (auto cipher = ReadCipher(options, "cipher"))
-    sink = std::make_unique<XtsSink>(std::move(sink), std::move(*cipher));
+  Cipher cipher = ReadCipher(options, "cipher");
+  if (auto* xts = std::get_if<XtsParameters>(&cipher))
+    sink = std::make_unique<XtsSink>(std::move(sink), std::move(*xts));
+  else if (std::holds_alternative<GocryptfsParameters>(cipher))
+    throw Napi::RangeError::New(info.Env(), "gocryptfs is only read");
   return RunAsync(
       info.Env(),
       [write = std::move(write), trailer = std::move(trailer), sink = std::move(sink),

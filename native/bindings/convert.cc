@@ -1,9 +1,12 @@
 #include "bindings/convert.h"
 
 #include <cmath>
+#include <utility>
 
 #include "core/error_name.h"
 #include "core/file_range.h"
+#include "core/gocryptfs.h"
+#include "core/squashfs_file_source.h"
 
 namespace sifcrypt {
 namespace {
@@ -65,23 +68,37 @@ std::vector<uint8_t> ReadBytes(const Napi::Object& object, const char* name) {
   return {bytes.Data(), bytes.Data() + bytes.ByteLength()};
 }
 
-std::optional<XtsParameters> ReadCipher(const Napi::Object& object, const char* name) {
+Cipher ReadCipher(const Napi::Object& object, const char* name) {
   const Napi::Value value = object.Get(name);
-  if (value.IsUndefined()) return std::nullopt;
+  if (value.IsUndefined()) return {};
   const Napi::Object cipher = ReadObject(value, name);
-  XtsParameters parameters;
-  parameters.volume_key = ReadSecret(cipher, "volumeKey");
-  parameters.sector_size = static_cast<uint32_t>(ReadUnsigned(cipher, "sectorSize"));
-  parameters.iv_tweak = ReadUnsigned(cipher, "ivTweak");
-  return parameters;
+  const std::string type = ReadString(cipher, "type");
+  if (type == "xts") {
+    XtsParameters parameters;
+    parameters.volume_key = ReadSecret(cipher, "volumeKey");
+    parameters.sector_size = static_cast<uint32_t>(ReadUnsigned(cipher, "sectorSize"));
+    parameters.iv_tweak = ReadUnsigned(cipher, "ivTweak");
+    return parameters;
+  }
+  if (type == "gocryptfs") return GocryptfsParameters{ReadSecret(cipher, "contentKey"), ReadString(cipher, "file")};
+  throw Napi::RangeError::New(object.Env(), "the cipher is unknown");
 }
 
-std::shared_ptr<ByteSource> ReadSource(const Napi::Object& range) {
-  auto file =
+std::shared_ptr<const ByteSource> Range::Open() {
+  if (auto* xts = std::get_if<XtsParameters>(&cipher))
+    return std::make_shared<XtsSource>(std::move(file), std::move(*xts));
+  if (auto* gocryptfs = std::get_if<GocryptfsParameters>(&cipher))
+    return std::make_shared<GocryptfsSource>(OpenSquashfsFile(std::move(file), gocryptfs->file),
+                                             std::move(gocryptfs->content_key));
+  return std::move(file);
+}
+
+Range ReadRange(const Napi::Object& range) {
+  Range read;
+  read.file =
       std::make_shared<FileSource>(ReadInt(range, "fd"), ReadUnsigned(range, "offset"), ReadUnsigned(range, "size"));
-  if (auto cipher = ReadCipher(range, "cipher"))
-    return std::make_shared<XtsSource>(std::move(file), std::move(*cipher));
-  return file;
+  read.cipher = ReadCipher(range, "cipher");
+  return read;
 }
 
 void DescribeSystemError(Napi::Object error, const SystemError& cause) {

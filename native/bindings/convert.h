@@ -3,8 +3,8 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "bindings/napi_setup.h"
@@ -25,10 +25,27 @@ int ReadInt(const Napi::Object& object, const char* name);
 SecretBuffer ReadSecret(const Napi::Object& object, const char* name);
 /// The same for bytes that are no secret.
 std::vector<uint8_t> ReadBytes(const Napi::Object& object, const char* name);
-/// { volumeKey: Uint8Array, sectorSize: number, ivTweak: number } or undefined.
-std::optional<XtsParameters> ReadCipher(const Napi::Object& object, const char* name);
-/// { fd, offset, size, cipher? }: a part of a file, decrypted if it has a cipher. The descriptor is duplicated.
-std::shared_ptr<ByteSource> ReadSource(const Napi::Object& range);
+
+/// A gocryptfs file in the root of a squashfs.
+struct GocryptfsParameters {
+  /// 32 bytes.
+  SecretBuffer content_key;
+  std::string file;
+};
+/// How a part of a file is encrypted; without a value it is not.
+using Cipher = std::variant<std::monostate, XtsParameters, GocryptfsParameters>;
+/// NativeCipher | undefined, see lib/native/binding.ts.
+Cipher ReadCipher(const Napi::Object& object, const char* name);
+
+/// A part of a file that is not read from yet.
+struct Range {
+  std::shared_ptr<const ByteSource> file;
+  Cipher cipher;
+  /// Its plaintext. Once, and not on the event loop: a file in a squashfs has to be looked for.
+  std::shared_ptr<const ByteSource> Open();
+};
+/// { fd, offset, size, cipher? }. The descriptor is duplicated.
+Range ReadRange(const Napi::Object& range);
 
 /// Sets errno (negative, as Node does), code ("EIO") and syscall on an Error.
 void DescribeSystemError(Napi::Object error, const SystemError& cause);

@@ -291,17 +291,18 @@ Napi::Value TreeToJs(Napi::Env env, OpenedTree opened) {
 }  // namespace
 
 Napi::Value OpenTree(const Napi::CallbackInfo& info) {
-  std::shared_ptr<ByteSource> source;
+  Range range;
   std::exception_ptr failure;
   try {
-    source = ReadSource(ReadObject(info[0], "range"));
+    range = ReadRange(ReadObject(info[0], "range"));
   } catch (const SystemError&) {
     failure = std::current_exception();
   }
   return RunAsync(
       info.Env(),
-      [source = std::move(source), failure = std::move(failure)]() mutable -> OpenedTree {
+      [range = std::move(range), failure = std::move(failure)]() mutable -> OpenedTree {
         if (failure) std::rethrow_exception(failure);
+        std::shared_ptr<const ByteSource> source = range.Open();
         auto reader = std::make_shared<const SquashfsReader>(source);
         return {std::move(source), std::move(reader)};
       },

@@ -841,6 +841,40 @@ size_t SquashfsReader::Read(const Inode& file, uint64_t offset, void* out, size_
   return done;
 }
 
+void SquashfsReader::ReadThrough(const Inode& file, uint64_t offset, void* out, size_t size) const {
+  RequireFile(file);
+  if (!RangeFits(offset, size, file.size)) throw SystemError(EOVERFLOW, "squashfs_read");
+  auto* to = static_cast<uint8_t*>(out);
+  uint64_t block = offset >> impl_->block_log;
+  size_t skip = static_cast<size_t>(offset & (impl_->info.block_size - 1));
+  if (size > 0 && block < file.block_count) {
+    Implementation::BlockList list(*impl_, file, block);
+    // Stored blocks that follow each other, not yet read.
+    uint64_t run_start = 0;
+    size_t run = 0;
+    const auto read_run = [&] {
+      if (run > 0) impl_->source->ReadAt(run_start, to - run, run);
+      run = 0;
+    };
+    for (; size > 0 && block < file.block_count; ++block, skip = 0) {
+      const size_t length = impl_->BlockLength(file, block);
+      const size_t n = std::min(size, length - skip);
+      const BlockKey key = list.Next();
+      if (key.word == (kDataUncompressed | length)) {
+        if (run > 0 && run_start + run != key.start + skip) read_run();
+        if (run == 0) run_start = key.start + skip;
+        run += n;
+      } else {
+        read_run();
+        if (Read(file, (block << impl_->block_log) + skip, to, n) != n) Malformed("a file ends early");
+      }
+      to += n, size -= n;
+    }
+    read_run();
+  }
+  if (size > 0 && Read(file, (block << impl_->block_log) + skip, to, size) != size) Malformed("a file ends early");
+}
+
 void SquashfsReader::Prefetch(const Inode& file, uint64_t offset) const {
   if (file.type != InodeType::kFile || offset >= file.size) return;
   ReadPinned(file, offset, 1);

@@ -151,6 +151,9 @@ class SquashfsReader {
   /// The same without a copy: pieces in order, none empty, holes as static zeros. `size` of all pieces
   /// together is what Read would return.
   std::vector<PinnedBytes> ReadPinned(const Inode& file, uint64_t offset, size_t size) const;
+  /// As Read, for what lies inside the file; blocks that are stored as they are come straight from the source, several in
+  /// one read, and are not cached.
+  void ReadThrough(const Inode& file, uint64_t offset, void* out, size_t size) const;
   /// Decodes the block at `offset` into the cache, on this thread; nothing when it is there, a hole or past
   /// the end.
   void Prefetch(const Inode& file, uint64_t offset) const;

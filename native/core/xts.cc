@@ -1,11 +1,9 @@
 #include "core/xts.h"
 
-#include <openssl/evp.h>
 #include <string.h>
 
 #include <algorithm>
 #include <bit>
-#include <mutex>
 
 #include "core/system_error.h"
 
@@ -17,56 +15,20 @@ constexpr uint32_t kMaximumSector = 4096;
 // Ciphertext is produced and read in pieces of this size, so that memory stays bounded whatever the request.
 constexpr size_t kPiece = 256 * 1024;
 
-struct FreeContext {
-  void operator()(EVP_CIPHER_CTX* context) const { EVP_CIPHER_CTX_free(context); }
-};
-using Context = std::unique_ptr<EVP_CIPHER_CTX, FreeContext>;
-
 }  // namespace
 
-struct XtsCipher::Contexts {
-  SecretBuffer key;
-  std::mutex mutex;
-  std::vector<Context> idle[2];
-
-  Context Take(bool encrypt) {
-    {
-      std::lock_guard<std::mutex> lock(mutex);
-      auto& idle_here = idle[encrypt ? 1 : 0];
-      if (!idle_here.empty()) {
-        Context context = std::move(idle_here.back());
-        idle_here.pop_back();
-        return context;
-      }
-    }
-    Context context(EVP_CIPHER_CTX_new());
-    const EVP_CIPHER* cipher = key.size() == 64 ? EVP_aes_256_xts() : EVP_aes_128_xts();
-    // OpenSSL refuses two equal halves when encrypting, as FIPS 140 demands; a random volume key never has them.
-    if (!context || EVP_CipherInit_ex(context.get(), cipher, nullptr, key.data(), nullptr, encrypt ? 1 : 0) != 1)
-      throw SystemError(EINVAL, "EVP_CipherInit_ex", "the volume key was refused");
-    EVP_CIPHER_CTX_set_padding(context.get(), 0);
-    return context;
-  }
-  void Give(bool encrypt, Context context) {
-    std::lock_guard<std::mutex> lock(mutex);
-    idle[encrypt ? 1 : 0].push_back(std::move(context));
-  }
-};
-
-XtsCipher::XtsCipher(XtsParameters parameters)
-    : sector_size_(parameters.sector_size), iv_tweak_(parameters.iv_tweak), contexts_(std::make_unique<Contexts>()) {
+XtsCipher::XtsCipher(XtsParameters parameters) : sector_size_(parameters.sector_size), iv_tweak_(parameters.iv_tweak) {
   if (!std::has_single_bit(sector_size_) || sector_size_ < kMinimumSector || sector_size_ > kMaximumSector)
     throw SystemError(EINVAL, "xts", "sector size out of range");
   if (parameters.volume_key.size() != 32 && parameters.volume_key.size() != 64)
     throw SystemError(EINVAL, "xts", "the volume key must have 32 or 64 bytes");
-  contexts_->key = std::move(parameters.volume_key);
+  const EVP_CIPHER* cipher = parameters.volume_key.size() == 64 ? EVP_aes_256_xts() : EVP_aes_128_xts();
+  contexts_ = std::make_unique<CipherContexts>(cipher, std::move(parameters.volume_key));
 }
-
-XtsCipher::~XtsCipher() = default;
 
 void XtsCipher::Run(bool encrypt, uint64_t offset, const uint8_t* in, uint8_t* out, size_t size) const {
   if (offset % sector_size_ != 0 || size % sector_size_ != 0) throw SystemError(EINVAL, "xts", "not whole sectors");
-  Context context = contexts_->Take(encrypt);
+  CipherContexts::Context context = contexts_->Take(encrypt);
   for (size_t at = 0; at < size; at += sector_size_) {
     const uint64_t number = (offset + at) / kMinimumSector + iv_tweak_;
     uint8_t tweak[16] = {};

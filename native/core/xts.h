@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/byte_range.h"
+#include "core/cipher_contexts.h"
 #include "core/secret_buffer.h"
 
 namespace sifcrypt {
@@ -23,9 +24,6 @@ struct XtsParameters {
 class XtsCipher {
  public:
   explicit XtsCipher(XtsParameters parameters);
-  ~XtsCipher();
-  XtsCipher(const XtsCipher&) = delete;
-  XtsCipher& operator=(const XtsCipher&) = delete;
   uint32_t sector_size() const { return sector_size_; }
   /// `size` bytes in place, whole sectors, the first of which starts at byte `offset` of the segment.
   void Decrypt(uint64_t offset, uint8_t* data, size_t size) const { Run(false, offset, data, data, size); }
@@ -34,11 +32,10 @@ class XtsCipher {
   }
 
  private:
-  struct Contexts;
   void Run(bool encrypt, uint64_t offset, const uint8_t* in, uint8_t* out, size_t size) const;
   uint32_t sector_size_;
   uint64_t iv_tweak_;
-  std::unique_ptr<Contexts> contexts_;
+  std::unique_ptr<CipherContexts> contexts_;
 };
 
 /// The plaintext of an encrypted segment. A last partial sector is not part of it.

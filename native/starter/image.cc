@@ -1,6 +1,7 @@
 #include "starter/image.h"
 
 #include <linux/capability.h>
+#include <stdio.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -10,8 +11,10 @@
 #include <vector>
 
 #include "core/file_range.h"
+#include "core/gocryptfs.h"
 #include "core/kernel_mount.h"
 #include "core/secret_buffer.h"
+#include "core/squashfs_file_source.h"
 #include "core/unique_fd.h"
 #include "core/xts.h"
 
@@ -25,8 +28,7 @@ SecretBuffer ReadKey(int key_fd) {
   const UniqueFd pipe(key_fd);
   SecretBuffer key = SecretBuffer::ReadAll(pipe.get(), kMaxKeySize);
   // The parent closes its end unwritten when it gives up.
-  if (key.size() != 32 && key.size() != 64)
-    throw SystemError(EINVAL, "key", "the volume key has neither 32 nor 64 bytes");
+  if (key.size() != 32 && key.size() != 64) throw SystemError(EINVAL, "key", "the key has neither 32 nor 64 bytes");
   return key;
 }
 
@@ -43,11 +45,21 @@ std::vector<uint8_t> ReadMetadata(int metadata_fd) {
   }
 }
 
+// Whoever reads the block gets no more than EIO.
+void LogFailedBlock(uint64_t block, const char* reason) {
+  dprintf(STDERR_FILENO, "sifcrypt: encrypted block %llu %s\n", static_cast<unsigned long long>(block), reason);
+}
+
 }  // namespace
 
 std::shared_ptr<const ByteSource> OpenImage(const ImageOptions& options) {
   if (!options.encrypted()) return std::make_shared<FileSource>(options.image_fd, options.offset, options.size);
   SecretBuffer key = ReadKey(options.key_fd);
+  if (!options.gocryptfs_file.empty())
+    return std::make_shared<GocryptfsSource>(
+        OpenSquashfsFile(std::make_shared<FileSource>(options.image_fd, options.offset, options.size),
+                         options.gocryptfs_file),
+        std::move(key), LogFailedBlock);
   if (!RangeFits(options.segment_offset, options.segment_size, options.size))
     throw SystemError(EOVERFLOW, "image", "the data segment does not lie inside the partition");
   // The partition is checked as a whole: the sum below cannot overflow then.

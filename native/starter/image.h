@@ -9,7 +9,7 @@
 
 namespace sifcrypt::starter {
 
-/// The plain squashfs. Reads the volume key from its pipe and closes that.
+/// The plain squashfs. Reads the key from its pipe and closes that.
 std::shared_ptr<const ByteSource> OpenImage(const ImageOptions& options);
 
 /// The kernel engine. Reads key and metadata from their pipes and closes them.

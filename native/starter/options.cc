@@ -14,6 +14,7 @@ namespace sifcrypt::starter {
 namespace {
 
 constexpr uint64_t kMaxCacheMib = 1 << 20;
+constexpr size_t kMaxFileName = 255;
 
 template <typename Number>
 Number ParseNumber(std::string_view text, const std::string& name) {
@@ -79,6 +80,11 @@ void AddImage(Arguments& arguments, ImageOptions& image) {
   arguments.AddNumber("offset", true, image.offset);
   arguments.AddNumber("size", true, image.size);
   arguments.AddDescriptor("key-fd", false, image.key_fd);
+  arguments.Add("gocryptfs-file", false, [&image](std::string_view text, const std::string& name) {
+    if (text.empty() || text.size() > kMaxFileName || text.find('/') != std::string_view::npos)
+      throw UsageError("--" + name + ": not a file's name");
+    image.gocryptfs_file = text;
+  });
   arguments.AddNumber("segment-offset", false, image.segment_offset);
   arguments.AddNumber("segment-size", false, image.segment_size);
   arguments.AddNumber("sector-size", false, image.sector_size);
@@ -99,11 +105,16 @@ void AddImage(Arguments& arguments, ImageOptions& image) {
 }
 
 void CheckImage(const ImageOptions& image) {
+  if (image.cache_mib > kMaxCacheMib) throw UsageError("--cache-mib: too large");
+  if (!image.gocryptfs_file.empty()) {
+    if (!image.encrypted() || image.engine == Engine::kKernel || image.segment_size != 0)
+      throw UsageError("--gocryptfs-file: needs --key-fd and --engine=userspace, and no segment");
+    return;
+  }
   if (image.encrypted() && (image.segment_size == 0 || image.sector_size == 0))
     throw UsageError("--key-fd: needs --segment-offset, --segment-size and --sector-size");
   if (image.encrypted() && image.engine == Engine::kKernel && (image.metadata_fd < 0 || image.area_size == 0))
     throw UsageError("--engine=kernel: needs --metadata-fd and --area-size");
-  if (image.cache_mib > kMaxCacheMib) throw UsageError("--cache-mib: too large");
 }
 
 /// A name of one path component that crun accepts as a container's.

@@ -30,9 +30,11 @@ struct ImageOptions {
   /// The partition in the image, bytes.
   uint64_t offset = 0;
   uint64_t size = 0;
-  /// -1: the partition is a plain squashfs. Otherwise a pipe that gives the volume key.
+  /// -1: the partition is a plain squashfs. Otherwise a pipe that gives the key.
   int key_fd = -1;
-  /// The encrypted part of the partition.
+  /// The partition is a squashfs around this gocryptfs file, and the key that file's content key.
+  std::string gocryptfs_file;
+  /// Otherwise: the encrypted part of the partition.
   uint64_t segment_offset = 0;
   uint64_t segment_size = 0;
   uint32_t sector_size = 0;
