@@ -5,7 +5,6 @@ import { BuildError } from "../errors.ts"
 import type { NativeCipher } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import {
-  cryptoMessageExtra,
   DataType,
   FileSystem,
   partitionExtra,
@@ -215,7 +214,7 @@ async function writeImage(
           type: DataType.cryptoMessage,
           name: message.name,
           link: { to: "object", id: partition },
-          extra: cryptoMessageExtra(message.mark),
+          extra: message.extra,
         },
         message.data.length,
       )

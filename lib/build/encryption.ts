@@ -10,12 +10,12 @@ import {
 import { decodeLuksHeader, DEFAULT_KDF_LIMITS, UNLIMITED } from "../device/luks-header.ts"
 import { FIPS_PASSPHRASE_KDF, formatLuks, PASSPHRASE_KDF, RANDOM_SECRET_KDF } from "../device/luks.ts"
 import { BuildError, KeyError } from "../errors.ts"
-import { encodeCryptoMessage } from "../key/crypto-message.ts"
+import { encodeCryptoMessage, recipientProof } from "../key/crypto-message.ts"
 import { fingerprint } from "../key/fingerprint.ts"
 import { wrapSecret } from "../key/rsa-oaep.ts"
 import { Secret } from "../key/secret.ts"
 import type { NativeCipher, NativeKdf } from "../native/binding.ts"
-import { DEFAULT_SLOTS, FileSystem } from "../sif/format.ts"
+import { cryptoMessageExtra, DEFAULT_SLOTS, FileSystem } from "../sif/format.ts"
 import type { Bytes } from "../units.ts"
 
 const RSA_SECRET_SIZE: Bytes = 64 // what the peers use as LUKS key file
@@ -105,22 +105,29 @@ export interface CryptoMessage {
   /** The recipient's fingerprint; empty for an anonymous one. */
   readonly name: string
   readonly data: Buffer
-  /** Names the keyslot that the secret opens, for the object's extra area. */
-  readonly mark: string
+  readonly extra: Buffer
 }
 
-/** Wraps a secret for its recipients, in their order. */
-export function cryptoMessages(
-  keys: readonly KeyObject[],
-  secret: Uint8Array,
-  mark: string,
-  anonymous: boolean,
-): CryptoMessage[] {
-  return keys.map((key) => ({
-    name: anonymous ? "" : fingerprint(key),
-    data: encodeCryptoMessage(wrapSecret(key, secret), anonymous ? undefined : key),
-    mark,
-  }))
+/** What crypto messages are made of, besides their recipients. */
+export interface MessageSecret {
+  readonly secret: Uint8Array
+  /** Names the keyslot that the secret opens. */
+  readonly mark: string
+  /** Of the image. */
+  readonly volumeKey: Uint8Array
+}
+
+/** Wraps a secret for a recipient. */
+export function cryptoMessage(key: KeyObject, from: MessageSecret, anonymous: boolean): CryptoMessage {
+  const { secret, mark, volumeKey } = from
+  const wrapped = wrapSecret(key, secret)
+  return anonymous
+    ? { name: "", data: encodeCryptoMessage(wrapped), extra: cryptoMessageExtra({ mark }) }
+    : {
+        name: fingerprint(key),
+        data: encodeCryptoMessage(wrapped, key),
+        extra: cryptoMessageExtra({ mark, proof: recipientProof(key, volumeKey) }),
+      }
 }
 
 /**
@@ -147,7 +154,8 @@ export async function prepareEncryption(
   ]
   const { header, volumeKey } = await formatLuks({ keyslots })
   const [first] = decodeLuksHeader(header, 2 * header.length, { limits: UNLIMITED }).keyslots
-  const messages = cryptoMessages(rsa, secret.bytes, first?.mark ?? "", anonymous)
+  const from = { secret: secret.bytes, mark: first?.mark ?? "", volumeKey }
+  const messages = rsa.map((key) => cryptoMessage(key, from, anonymous))
   return {
     fileSystem: FileSystem.encryptedSquashfs,
     header,

@@ -1,5 +1,5 @@
 // From an image and credentials to the volume key: policy first, then crypto messages and keyslots.
-import type { KeyObject } from "node:crypto"
+import { createPublicKey, type KeyObject } from "node:crypto"
 import { KeyError, LuksError } from "../errors.ts"
 import { parseLuksHeader, type LuksHeader, type LuksPolicy } from "../device/luks-header.ts"
 import { prepareLuks, unlockLuks } from "../device/luks.ts"
@@ -37,8 +37,8 @@ export interface Opening {
   readonly unlocked: Unlocked
   /** The passphrase, or what the crypto message held. Owned by who asked for it. */
   readonly secret: Secret
-  /** The crypto message that held the secret; undefined when a passphrase opened. */
-  readonly message: SifObject | undefined
+  /** The crypto message that held the secret, and whose it is; undefined when a passphrase opened. */
+  readonly recipient: { readonly message: SifObject; readonly key: KeyObject } | undefined
 }
 
 /**
@@ -150,7 +150,8 @@ async function tryKey(attempt: Attempt, key: KeyObject): Promise<Opening | undef
     if (secret === undefined) continue
     try {
       const unlocked = await lock(secret.bytes, messageMark(message.extra))
-      if (unlocked !== undefined) return { unlocked, secret, message }
+      if (unlocked !== undefined)
+        return { unlocked, secret, recipient: { message, key: createPublicKey(key) } }
     } catch (error) {
       secret.wipe()
       throw error
@@ -171,7 +172,7 @@ async function tryCredential(attempt: Attempt, credential: Credential): Promise<
   if (credential.kind === "rsa") return await tryKey(attempt, credential.key)
   const unlocked = await attempt.lock(credential.passphrase.bytes)
   if (unlocked === undefined) return undefined
-  return { unlocked, secret: new Secret(credential.passphrase.bytes), message: undefined }
+  return { unlocked, secret: new Secret(credential.passphrase.bytes), recipient: undefined }
 }
 
 function refusal(attempt: Attempt, tried: readonly Credential[]): KeyError | LuksError {
