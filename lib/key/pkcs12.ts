@@ -40,6 +40,7 @@ const MAX_ROUNDS = 10_000_000
 /** A round of PKCS#12's own derivation takes as long as so many of PBKDF2. */
 const OWN_ROUND = 10
 
+/** What the names in a PKCS#12 file mean. */
 export const oid = {
   data: "1.2.840.113549.1.7.1",
   signedData: "1.2.840.113549.1.7.2",
@@ -47,6 +48,8 @@ export const oid = {
   keyBag: "1.2.840.113549.1.12.10.1.1",
   shroudedKeyBag: "1.2.840.113549.1.12.10.1.2",
   certBag: "1.2.840.113549.1.12.10.1.3",
+  friendlyName: "1.2.840.113549.1.9.20",
+  localKeyId: "1.2.840.113549.1.9.21",
   x509Certificate: "1.2.840.113549.1.9.22.1",
   pbes2: "1.2.840.113549.1.5.13",
   pbkdf2: "1.2.840.113549.1.5.12",
@@ -121,7 +124,7 @@ class Budget {
 }
 
 /** A password in the two shapes that are derived from. */
-class Password implements Disposable {
+export class Password implements Disposable {
   /** For PBKDF2, as it is. */
   readonly bytes: Buffer
   /** For PKCS#12's own derivation: UTF-16BE with a zero behind it; nothing at all where there is no password. */
