@@ -2,7 +2,7 @@
 // the program's name in front. Progress shows on a terminal only and leaves no trace.
 import { openSync, readSync, writeSync } from "node:fs"
 import { ReadStream } from "node:tty"
-import { KeyError } from "../index.ts"
+import { allocateSecret, KeyError } from "../index.ts"
 import { Interrupted } from "./interrupt.ts"
 import { errors } from "./output.ts"
 
@@ -63,15 +63,15 @@ function tooLong(): KeyError {
 
 /** A line from standard input, byte by byte so that the rest stays there for the payload. */
 export function secretFromStdin(): Buffer {
-  const line = Buffer.alloc(MAX_SECRET_SIZE)
-  const one = Buffer.alloc(1)
+  const line = allocateSecret(MAX_SECRET_SIZE)
+  const one = allocateSecret(1)
   try {
     let length = 0
     while (readSync(0, one, 0, 1, null) === 1 && one[0] !== 0x0a) {
       if (length === line.length) throw tooLong()
       line[length++] = one[0] ?? 0
     }
-    const secret = Buffer.alloc(length)
+    const secret = allocateSecret(length)
     line.copy(secret, 0, 0, length)
     return secret
   } finally {
@@ -88,7 +88,7 @@ const lineEnds: readonly number[] = [0x0a, 0x0d]
 
 /** The line that is being typed. */
 class SecretLine {
-  readonly #bytes = Buffer.alloc(MAX_SECRET_SIZE)
+  readonly #bytes = allocateSecret(MAX_SECRET_SIZE)
   #length = 0
   tooLong = false
 
@@ -108,7 +108,7 @@ class SecretLine {
     this.#length = 0
   }
   take(): Buffer {
-    const secret = Buffer.alloc(this.#length)
+    const secret = allocateSecret(this.#length)
     this.#bytes.copy(secret, 0, 0, this.#length)
     this.clear()
     return secret

@@ -4,7 +4,7 @@ import { existsSync, readdirSync } from "node:fs"
 import { open } from "node:fs/promises"
 import { KeyError } from "../errors.ts"
 import { MAX_PEM_SIZE, parsePrivateKey, parsePublicKey } from "../key/pem.ts"
-import { Secret } from "../key/secret.ts"
+import { allocateSecret, Secret } from "../key/secret.ts"
 import type { Bytes } from "../units.ts"
 
 /** Keys and passphrases, or where they are. What is given here comes before anything in `env`. */
@@ -13,7 +13,7 @@ export interface CredentialOptions {
   readonly pemPaths?: readonly string[]
   /** The same, already read. */
   readonly pemData?: readonly Uint8Array[]
-  /** Copied; the caller wipes its own. */
+  /** Copied; the caller wipes its own, which {@link allocateSecret} makes so that this wipes every copy. */
   readonly passphrase?: Uint8Array
   /** A file that holds a passphrase; one line end at its end is not part of it. */
   readonly passphraseFile?: string
@@ -38,7 +38,7 @@ async function readSmallFile(path: string, limit: Bytes): Promise<Buffer> {
   const file = await open(path, "r")
   // A pipe has no size of its own: room for all that may come.
   const { size } = await file.stat()
-  const buffer = Buffer.alloc(size > 0 && size < limit ? size + 1 : limit + 1)
+  const buffer = allocateSecret(size > 0 && size < limit ? size + 1 : limit + 1)
   try {
     let used = 0
     for (;;) {
@@ -48,7 +48,7 @@ async function readSmallFile(path: string, limit: Bytes): Promise<Buffer> {
       if (used === buffer.length)
         throw new KeyError("ERR_KEY_FORMAT", `${path}: more than ${limit} bytes`, { path })
     }
-    const bytes = Buffer.alloc(used)
+    const bytes = allocateSecret(used)
     buffer.copy(bytes, 0, 0, used)
     return bytes
   } finally {
@@ -132,7 +132,7 @@ async function fromVariable(
   const { name, kind, value } = variable
   if (value === "") throw new KeyError("ERR_KEY_MISSING", `${name} is set but empty`)
   if (kind === "path") return await rsaFromFile(value, parse)
-  const bytes = Buffer.alloc(Buffer.byteLength(value))
+  const bytes = allocateSecret(Buffer.byteLength(value))
   bytes.write(value)
   try {
     return kind === "data"
@@ -149,7 +149,7 @@ async function explicit(options: CredentialOptions, parse: ParseKey): Promise<Cr
   try {
     for (const path of options.pemPaths ?? []) found.push(await rsaFromFile(path, parse))
     for (const [index, data] of (options.pemData ?? []).entries()) {
-      const file = Buffer.alloc(data.length)
+      const file = allocateSecret(data.length)
       file.set(data)
       try {
         const origin = `key ${index + 1}`

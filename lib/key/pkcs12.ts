@@ -27,6 +27,7 @@ import {
   encodeAsn1,
   type Asn1Node,
 } from "./asn1.ts"
+import { allocateSecret } from "./secret.ts"
 
 /** A private key and what certifies it. */
 export interface Pkcs12 {
@@ -131,7 +132,7 @@ export class Password implements Disposable {
   readonly wide: Buffer
 
   constructor(password: Buffer | undefined) {
-    this.bytes = Buffer.alloc(password?.length ?? 0)
+    this.bytes = allocateSecret(password?.length ?? 0)
     password?.copy(this.bytes)
     if (password === undefined) {
       this.wide = Buffer.alloc(0)
@@ -139,7 +140,7 @@ export class Password implements Disposable {
     }
     // What is no UTF-8 is taken byte for byte, as OpenSSL does.
     const utf16 = transcode(password, isUtf8(password) ? "utf8" : "latin1", "utf16le")
-    this.wide = Buffer.alloc(utf16.length + 2)
+    this.wide = allocateSecret(utf16.length + 2)
     utf16.swap16().copy(this.wide)
     utf16.fill(0)
   }
@@ -151,7 +152,7 @@ export class Password implements Disposable {
 }
 
 function repeated(bytes: Buffer, block: Bytes): Buffer {
-  const filled = Buffer.alloc(Math.ceil(bytes.length / block) * block)
+  const filled = allocateSecret(Math.ceil(bytes.length / block) * block)
   for (let at = 0; at < filled.length; at++) filled[at] = bytes[at % bytes.length] ?? 0
   return filled
 }
@@ -172,12 +173,12 @@ export function derive(
   const salts = repeated(salt, block)
   const passwords = repeated(wide, block)
   // D, S and P of the RFC in one buffer; S and P are what it calls I.
-  const input = Buffer.alloc(block + salts.length + passwords.length)
+  const input = allocateSecret(block + salts.length + passwords.length)
   input.fill(purpose, 0, block)
   salts.copy(input, block)
   passwords.copy(input, block + salts.length)
   passwords.fill(0)
-  const out = Buffer.alloc(size)
+  const out = allocateSecret(size)
   try {
     for (let done = 0; done < size;) {
       let digest = hash(algorithm, input, "buffer")
@@ -217,7 +218,7 @@ function decryptWith(cipher: Cipher, key: Buffer, iv: Buffer, sealed: Buffer): B
   if (iv.length !== cipher.ivSize) throw new Error("an IV of the wrong size")
   if (cipher.name === "rc2") return decryptRc2(key, iv, sealed)
   const decipher = createDecipheriv(cipher.name, key, iv)
-  const plain = Buffer.alloc(sealed.length)
+  const plain = allocateSecret(sealed.length)
   const parts = [decipher.update(sealed), decipher.final()]
   let size = 0
   for (const part of parts) {

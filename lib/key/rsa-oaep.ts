@@ -1,6 +1,7 @@
 // RSAES-OAEP with SHA-256 and an empty label, chunk by chunk, as the peers wrap an image's secret.
 import { constants, privateDecrypt, publicEncrypt, type KeyObject } from "node:crypto"
 import { modulusBits } from "./pem.ts"
+import { allocateSecret } from "./secret.ts"
 
 const HASH_SIZE = 32
 /** The secrets of all writers fit in two; more would only cost time. */
@@ -34,7 +35,7 @@ export function unwrapSecret(privateKey: KeyObject, wrapped: Buffer): Buffer | u
   try {
     for (let at = 0; at < wrapped.length; at += size)
       chunks.push(privateDecrypt({ key: privateKey, ...scheme }, wrapped.subarray(at, at + size)))
-    const secret = Buffer.alloc(chunks.reduce((sum, { length }) => sum + length, 0))
+    const secret = allocateSecret(chunks.reduce((sum, { length }) => sum + length, 0))
     let at = 0
     for (const chunk of chunks) at += chunk.copy(secret, at)
     return secret

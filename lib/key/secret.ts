@@ -1,4 +1,14 @@
-// Secrets are bytes with an owner: allocated apart from Node's shared slab, wiped when their owner is done.
+// Secrets are bytes with an owner: allocated where no copy of them stays behind, wiped when their owner is done.
+
+/**
+ * A buffer for a secret, filled with zeros; whoever asked for it wipes it. `Buffer.alloc` will not do: up to 64 bytes lie
+ * in V8's own heap, where its garbage collector and every native call leave copies that nobody can wipe.
+ *
+ * @param size - Bytes.
+ */
+export function allocateSecret(size: number): Buffer {
+  return Buffer.from(new ArrayBuffer(size))
+}
 
 /** A secret that is wiped when disposed. */
 export class Secret implements Disposable {
@@ -7,7 +17,7 @@ export class Secret implements Disposable {
 
   /** Copies; the caller wipes its own. */
   constructor(bytes: Uint8Array) {
-    this.#bytes = Buffer.alloc(bytes.length)
+    this.#bytes = allocateSecret(bytes.length)
     this.#bytes.set(bytes)
   }
 

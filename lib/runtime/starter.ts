@@ -6,6 +6,7 @@ import type { Duplex, Writable } from "node:stream"
 import type { LuksHeader } from "../device/luks-header.ts"
 import { DeviceError, EnvironmentError, LuksError, RunError, TreeError } from "../errors.ts"
 import type { ContainerError } from "../errors.ts"
+import { allocateSecret } from "../key/secret.ts"
 import { starterPath } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
 
@@ -124,7 +125,7 @@ function send(child: ChildProcess, fd: number, bytes: Uint8Array, done: () => vo
 
 /** The pipe may take it later than the caller keeps it: a copy, wiped when it has gone. */
 function sendSecret(child: ChildProcess, fd: number, secret: Uint8Array): void {
-  const copy = Buffer.alloc(secret.length)
+  const copy = allocateSecret(secret.length)
   copy.set(secret)
   send(child, fd, copy, () => copy.fill(0))
 }
