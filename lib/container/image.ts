@@ -67,6 +67,8 @@ export interface TreeEntry {
 export interface ListOptions {
   /** Everything below, too; default false. */
   readonly recursive?: boolean
+  /** More are an error: an image can be small and list as more than memory holds. Default {@link MAX_ENTRIES}. */
+  readonly maxEntries?: number
   /** Stops it between two folders. */
   readonly signal?: AbortSignal
 }
@@ -87,6 +89,10 @@ export interface ExtractOptions {
   readonly onProgress?: (bytes: Bytes) => void
 }
 
+/** What a listing has at most unless more is asked for: a gigabyte or two in memory. */
+export const MAX_ENTRIES: number = 1 << 22
+/** Characters of paths in a listing: as much again. */
+const MAX_PATHS: Bytes = 1 << 29
 const READ_PIECE: Bytes = 1 << 20
 /** A tree that is deeper has a loop in it. */
 const MAX_DEPTH = 4096
@@ -161,11 +167,12 @@ export class Image implements AsyncDisposable {
    * @throws TreeError `ERR_TREE_NOT_FOUND`, `ERR_TREE_TYPE`, `ERR_TREE_FORMAT`.
    */
   async list(inside: string = "/", options: ListOptions = {}): Promise<TreeEntry[]> {
-    const { recursive = false, signal } = options
+    const { recursive = false, maxEntries = MAX_ENTRIES, signal } = options
     const tree = await this.#openTree()
     const top = await tree.stat(inside, true)
     if (top.type !== "directory") return [await this.stat(inside)]
     const entries: TreeEntry[] = []
+    let characters = 0
     const visited = new Set<number>([top.inode])
     // Names need not be UTF-8, so the way to them is bytes; what is shown is text.
     const pending = [{ folder: inside, bytes: Buffer.from(inside), depth: 0 }]
@@ -176,6 +183,13 @@ export class Image implements AsyncDisposable {
       for (const { name, stat: info } of await tree.list(bytes)) {
         const shown = name.toString("utf8")
         const place = joinInside(folder, shown)
+        characters += place.length
+        if (entries.length >= maxEntries || characters > MAX_PATHS)
+          throw new TreeError(
+            "ERR_TREE_FORMAT",
+            `${this.path}: more than ${entries.length} entries, which is too much to list at once`,
+            { path: this.path },
+          )
         entries.push(entryOf(shown, place, info))
         if (!recursive || info.type !== "directory") continue
         if (visited.has(info.inode) || depth >= MAX_DEPTH)

@@ -212,6 +212,29 @@ describe("sifcrypt build", () => {
       assert.ok(lstatSync(image).isFile())
     })
 
+    it("appears in a drop folder, where one may write and not look", async function () {
+      if (!isRoot) skip(this, "needs root, for a folder that is somebody else's")
+      const drop = newFolder("drop")
+      chmodSync(drop, 0o1733)
+      const image = path.join(drop, "image.sif")
+      await sifcryptOk(["build", "--pem-path", keys.publicKey, image, tree])
+      await assertHolds(image, ["--pem-path", keys.privateKey])
+      assert.equal((await sifcrypt(["build", image, tree])).status, 23)
+      await sifcryptOk(["build", "-F", image, tree])
+      await assertHolds(image, [])
+      assert.deepEqual(readdirSync(drop), ["image.sif"])
+    })
+
+    it("may have a name as long as names can be, also when it is replaced", async () => {
+      const folder = newFolder("long-name", userId)
+      const name = `${"i".repeat(251)}.sif`
+      const image = path.join(folder, name)
+      await sifcryptOk(["build", "-F", image, tree])
+      await sifcryptOk(["build", "-F", "--pem-path", keys.publicKey, image, tree])
+      await assertHolds(image, ["--pem-path", keys.privateKey])
+      assert.deepEqual(readdirSync(folder), [name])
+    })
+
     it("names a folder that does not exist", async () => {
       const image = path.join(newFolder("missing", userId), "no", "image.sif")
       const result = await sifcrypt(["build", image, tree])
