@@ -27,6 +27,11 @@ export type ErrorCode =
   | "ERR_LUKS_UNSUPPORTED"
   | "ERR_LUKS_COST"
   | "ERR_LUKS_FORMAT"
+  | "ERR_GOCRYPTFS_CONFIG"
+  | "ERR_GOCRYPTFS_PASSPHRASE"
+  | "ERR_GOCRYPTFS_UNSUPPORTED"
+  | "ERR_GOCRYPTFS_COST"
+  | "ERR_GOCRYPTFS_RECIPIENTS"
   | "ERR_UNSIGNED"
   | "ERR_TREE_FORMAT"
   | "ERR_TREE_NOT_FOUND"
@@ -85,6 +90,8 @@ export class SifError extends ContainerError {}
 export class KeyError extends ContainerError {}
 /** The LUKS2 header and its keyslots. */
 export class LuksError extends ContainerError {}
+/** The gocryptfs layer of an image, and its configuration. */
+export class GocryptfsError extends ContainerError {}
 /** Signatures, and what is asked of them. */
 export class SignatureError extends ContainerError {}
 /** The squashfs tree inside. */

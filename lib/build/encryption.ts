@@ -7,9 +7,15 @@ import {
   type Credential,
   type CredentialOptions,
 } from "../container/credentials.ts"
+import {
+  makeGocryptfs,
+  MAX_PASSWORD_SIZE,
+  PASSPHRASE_SCRYPT,
+  RANDOM_SECRET_SCRYPT,
+} from "../device/gocryptfs.ts"
 import { decodeLuksHeader, DEFAULT_KDF_LIMITS, UNLIMITED } from "../device/luks-header.ts"
 import { FIPS_PASSPHRASE_KDF, formatLuks, PASSPHRASE_KDF, RANDOM_SECRET_KDF } from "../device/luks.ts"
-import { BuildError, KeyError } from "../errors.ts"
+import { BuildError, GocryptfsError, KeyError } from "../errors.ts"
 import { encodeCryptoMessage, recipientProof } from "../key/crypto-message.ts"
 import { fingerprint } from "../key/fingerprint.ts"
 import { wrapSecret } from "../key/rsa-oaep.ts"
@@ -19,6 +25,12 @@ import { cryptoMessageExtra, DEFAULT_SLOTS, FileSystem } from "../sif/format.ts"
 import type { Bytes } from "../units.ts"
 
 const RSA_SECRET_SIZE: Bytes = 64 // what the peers use as LUKS key file
+/** Random bytes behind the hexadecimal digits that the peers use as gocryptfs password. */
+const RSA_PASSWORD_ENTROPY: Bytes = 16
+const LINE_END = 0x0a
+
+/** How an image is encrypted: LUKS2 around its squashfs, or gocryptfs as Apptainer's ordinary users have it. */
+export type EncryptionFormat = "luks" | "gocryptfs"
 
 /** How a passphrase is stretched; an RSA key's secret is random and needs none. */
 export interface PassphraseKdf {
@@ -34,6 +46,8 @@ export interface PassphraseKdf {
 export interface RecipientOptions {
   readonly credentials?: CredentialOptions
   readonly encrypt?: boolean
+  /** Asks for encryption as `encrypt` does. */
+  readonly format?: EncryptionFormat
   readonly onNotice?: (text: string) => void
 }
 
@@ -43,8 +57,8 @@ export interface RecipientOptions {
  * @throws KeyError, before anything is built.
  */
 export async function recipientsOf(options: RecipientOptions): Promise<Credential[]> {
-  const { credentials = {}, encrypt = false, onNotice = () => undefined } = options
-  if (!encrypt && !hasExplicitCredentials(credentials)) {
+  const { credentials = {}, encrypt = false, format, onNotice = () => undefined } = options
+  if (!encrypt && format === undefined && !hasExplicitCredentials(credentials)) {
     const variable = credentialVariable(credentials)
     if (variable !== undefined)
       onNotice(`${variable} is set, but encryption was not asked for: the image will be plain`)
@@ -56,7 +70,25 @@ export async function recipientsOf(options: RecipientOptions): Promise<Credentia
   const messages = recipients.filter(({ kind }) => kind === "rsa").length
   if (messages >= DEFAULT_SLOTS)
     throw new BuildError("ERR_BUILD_OUTPUT", `an image holds ${DEFAULT_SLOTS - 1} RSA recipients, not ${messages}`)
+  if (format === "gocryptfs") checkPassword(recipients)
   return recipients
+}
+
+/** gocryptfs has one password: that of all RSA recipients, or a passphrase. */
+function checkPassword(recipients: readonly Credential[]): void {
+  const passphrases = recipients.flatMap((one) => (one.kind === "passphrase" ? [one] : []))
+  const refuse = (what: string): never => {
+    throw new GocryptfsError("ERR_GOCRYPTFS_RECIPIENTS", what)
+  }
+  if (passphrases.length > 1) refuse("gocryptfs has one password: two passphrases cannot open one image")
+  if (passphrases.length > 0 && passphrases.length < recipients.length)
+    refuse("gocryptfs has one password: RSA keys and a passphrase cannot open one image")
+  for (const { passphrase, origin } of passphrases) {
+    if (passphrase.bytes.includes(LINE_END))
+      refuse(`${origin}: gocryptfs takes a passphrase up to its first line end, and this one has one inside`)
+    if (passphrase.length > MAX_PASSWORD_SIZE)
+      refuse(`${origin}: gocryptfs takes at most ${MAX_PASSWORD_SIZE} bytes of passphrase`)
+  }
 }
 
 /**
@@ -134,12 +166,24 @@ export function cryptoMessage(key: KeyObject, from: MessageSecret, anonymous: bo
  * Draws a new volume key and secret for these recipients. Disposing forgets the key.
  *
  * @param anonymous - Say nowhere whom the RSA recipients' messages are for.
+ * @param format - For gocryptfs the recipients are RSA keys or one passphrase, as {@link recipientsOf} has checked.
  * @throws LuksError `ERR_LUKS_FORMAT`; EnvironmentError; RangeError for costs that cannot be had.
  */
 export async function prepareEncryption(
   recipients: readonly Credential[],
   passphraseKdf: PassphraseKdf | undefined,
   anonymous: boolean = false,
+  format: EncryptionFormat = "luks",
+): Promise<Encryption> {
+  return format === "gocryptfs"
+    ? await gocryptfsEncryption(recipients, anonymous)
+    : await luksEncryption(recipients, passphraseKdf, anonymous)
+}
+
+async function luksEncryption(
+  recipients: readonly Credential[],
+  passphraseKdf: PassphraseKdf | undefined,
+  anonymous: boolean,
 ): Promise<Encryption> {
   const rsa = recipients.flatMap((recipient) => (recipient.kind === "rsa" ? [recipient.key] : []))
   const passphrases = recipients.flatMap((recipient) =>
@@ -163,6 +207,39 @@ export async function prepareEncryption(
     messages,
     [Symbol.dispose](): void {
       volumeKey.fill(0)
+    },
+  }
+}
+
+/** 32 lower-case hexadecimal digits: what the peers wrap for gocryptfs. Never a string, which could not be wiped. */
+function randomPassword(): Secret {
+  using entropy = new Secret(Buffer.alloc(RSA_PASSWORD_ENTROPY))
+  randomFillSync(entropy.bytes)
+  const digits = Buffer.from("0123456789abcdef", "latin1")
+  const password = new Secret(Buffer.alloc(2 * RSA_PASSWORD_ENTROPY))
+  for (const [i, byte] of entropy.bytes.entries()) {
+    password.bytes[2 * i] = digits[byte >> 4] ?? 0
+    password.bytes[2 * i + 1] = digits[byte & 15] ?? 0
+  }
+  return password
+}
+
+/** Recipients were checked: RSA keys, or one passphrase. */
+async function gocryptfsEncryption(recipients: readonly Credential[], anonymous: boolean): Promise<Encryption> {
+  const rsa = recipients.flatMap((recipient) => (recipient.kind === "rsa" ? [recipient.key] : []))
+  const passphrase = recipients.find((recipient) => recipient.kind === "passphrase")?.passphrase
+  using random = passphrase === undefined ? randomPassword() : undefined
+  const password = (passphrase ?? random)?.bytes
+  if (password === undefined) throw new TypeError("an encrypted image has a recipient")
+  const cost = passphrase === undefined ? RANDOM_SECRET_SCRYPT : PASSPHRASE_SCRYPT
+  const { config, contentKey, file } = await makeGocryptfs(password, cost)
+  return {
+    fileSystem: FileSystem.gocryptfsSquashfs,
+    header: Buffer.alloc(0),
+    cipher: { type: "gocryptfs", contentKey, file, config },
+    messages: cryptoMessages(rsa, password, "", anonymous),
+    [Symbol.dispose](): void {
+      contentKey.fill(0)
     },
   }
 }

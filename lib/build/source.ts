@@ -56,13 +56,13 @@ async function openImage(path: string, credentials: CredentialOptions): Promise<
   try {
     const primary = image.primary()
     const kind = partitionKind(primary)
-    if (kind !== "squashfs" && kind !== "luks")
+    if (kind === "other")
       throw new BuildError(
         "ERR_BUILD_SOURCE",
         `${path}: its root file system is of a kind that cannot be read here`,
         { path },
       )
-    const unlocked = kind === "luks" ? await unlockPartition(image, primary, credentials, {}) : undefined
+    const unlocked = kind !== "squashfs" ? await unlockPartition(image, primary, credentials, {}) : undefined
     return {
       architecture: primary.partition.arch,
       metadata: image.objects.filter(({ type }) => metadataTypes.includes(type)),
@@ -82,7 +82,7 @@ async function openImage(path: string, credentials: CredentialOptions): Promise<
 /**
  * Opens a source and finds out what it is.
  *
- * @throws BuildError `ERR_BUILD_SOURCE`; SifError, KeyError, LuksError of an image.
+ * @throws BuildError `ERR_BUILD_SOURCE`; SifError, KeyError, LuksError, GocryptfsError of an image.
  */
 export async function openSource(path: string, credentials: CredentialOptions): Promise<BuildSource> {
   let info

@@ -28,8 +28,9 @@ const busy: ReadonlySet<ErrorCode> = new Set([
 /** The exit status for an error code. */
 export function exitCodeFor(code: ErrorCode): number {
   if (busy.has(code)) return exitCodes.busyOrExists
-  if (code.startsWith("ERR_KEY_") || code === "ERR_LUKS_PASSPHRASE") return exitCodes.key
-  if (code.startsWith("ERR_SIF_") || code.startsWith("ERR_LUKS_") || code.startsWith("ERR_TREE_"))
+  if (code.startsWith("ERR_KEY_") || code.endsWith("_PASSPHRASE") || code.endsWith("_RECIPIENTS"))
+    return exitCodes.key
+  if (/^ERR_(?:SIF|LUKS|GOCRYPTFS|TREE)_/.test(code))
     return code === "ERR_TREE_NOT_FOUND" ? exitCodes.inputOutput : exitCodes.invalidContainer
   if (code === "ERR_UNSIGNED") return exitCodes.unsigned
   if (code.startsWith("ERR_ENV_")) return exitCodes.environment

@@ -3,6 +3,7 @@ import { closeSync, openSync, readFileSync } from "node:fs"
 import { DeviceError, EnvironmentError } from "../errors.ts"
 import type { ConcreteEngine, StarterSource } from "../runtime/starter.ts"
 import type { PartitionKind } from "./partition.ts"
+import { cipherOf } from "./unlock.ts"
 
 /** `auto`: the kernel for root where it can, else user space. */
 export type Engine = "auto" | ConcreteEngine
@@ -17,7 +18,7 @@ export interface Startable {
 
 /** Can user space read it? */
 export function isReadable({ source }: Startable): boolean {
-  const cipher = source.luks?.header.segment.cipher
+  const cipher = cipherOf(source.unlocked)
   return cipher === undefined || cipher === SUPPORTED_IN_USERSPACE
 }
 
@@ -38,6 +39,11 @@ function hasDeviceMapper(): boolean {
 
 /** What keeps the kernel engine from working here; undefined when nothing obvious does. */
 function kernelObstacle(kind: PartitionKind): EnvironmentError | undefined {
+  if (kind === "gocryptfs")
+    return new EnvironmentError(
+      "ERR_ENV_NO_KERNEL_SUPPORT",
+      "the image is encrypted with gocryptfs, which no kernel reads: only the userspace engine does",
+    )
   if (process.geteuid?.() !== 0)
     return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", "the kernel engine needs root")
   if (!answers("/dev/loop-control"))
@@ -103,7 +109,7 @@ export async function withEngine<T>(
   startable: Startable,
   start: (engine: ConcreteEngine) => Promise<T>,
 ): Promise<T> {
-  const cipher = startable.source.luks?.header.segment.cipher
+  const cipher = cipherOf(startable.source.unlocked)
   const engine = chooseEngine(wanted, startable.kind, cipher)
   try {
     return await start(engine)

@@ -16,7 +16,7 @@ import { mountImage, type Mount, type MountOptions } from "./mount.ts"
 import { partitionKind, type PartitionKind } from "./partition.ts"
 import { runImage, type ExecOptions, type Running } from "./run.ts"
 import { checkUnsigned, type UnsignedPolicy } from "./signature.ts"
-import { plainRange, unlockPartition, wipeUnlocked, type Unlocked } from "./unlock.ts"
+import { cipherOf, plainRange, unlockPartition, wipeUnlocked, type Unlocked } from "./unlock.ts"
 
 /** How {@link open} opens. */
 export interface OpenOptions {
@@ -110,7 +110,7 @@ function joinInside(folder: string, name: string): string {
 }
 
 /**
- * An opened image. It holds the file open and, for an encrypted one, the volume key in memory until it is closed; mounts
+ * An opened image. It holds the file open and, for an encrypted one, its key in memory until it is closed; mounts
  * and payloads that were started have their own and go on.
  */
 export class Image implements AsyncDisposable {
@@ -136,7 +136,7 @@ export class Image implements AsyncDisposable {
 
   #range(): NativeRange {
     // Said here, where the cipher's name is known.
-    const cipher = this.#unlocked?.header.segment.cipher
+    const cipher = cipherOf(this.#unlocked)
     if (cipher !== undefined) chooseEngine("userspace", this.kind, cipher)
     return plainRange(this.#sif, this.#partition, this.#unlocked)
   }
@@ -283,10 +283,8 @@ export class Image implements AsyncDisposable {
   #startable(): Startable {
     if (this.#closing !== undefined) throw new Error("the image is closed")
     const unlocked = this.#unlocked
-    const luks =
-      unlocked === undefined ? undefined : { header: unlocked.header, volumeKey: unlocked.volumeKey.bytes }
     const { offset, size } = this.#partition
-    return { kind: this.kind, source: { image: this.path, fd: this.#sif.fd, offset, size, luks } }
+    return { kind: this.kind, source: { image: this.path, fd: this.#sif.fd, offset, size, unlocked } }
   }
 
   /**
@@ -356,9 +354,9 @@ export class Image implements AsyncDisposable {
 }
 
 /**
- * Opens an image: checks its table, and recovers the volume key when it is encrypted.
+ * Opens an image: checks its table, and recovers its key when it is encrypted.
  *
- * @throws SifError, KeyError, LuksError, EnvironmentError; TreeError for a kind of root that cannot be opened;
+ * @throws SifError, KeyError, LuksError, GocryptfsError, EnvironmentError; TreeError for an outer squashfs that is malformed;
  * SignatureError `ERR_UNSIGNED` when `unsigned` is `error`.
  */
 export async function open(file: string, options: OpenOptions = {}): Promise<Image> {
@@ -373,23 +371,16 @@ export async function open(file: string, options: OpenOptions = {}): Promise<Ima
     switch (kind) {
       case "squashfs":
         return new Image(sif, partition, undefined)
-      case "luks": {
+      case "luks":
+      case "gocryptfs": {
         const policy: LuksPolicy = { allowCipher, limits: kdfLimits }
         const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
         return new Image(sif, partition, unlocked)
       }
-      case "gocryptfs":
-        throw new TreeError(
-          "ERR_TREE_UNSUPPORTED",
-          `${file}: images encrypted with gocryptfs cannot be opened yet`,
-          {
-            path: file,
-          },
-        )
       case "other":
         throw new SifError(
           "ERR_SIF_NO_OBJECT",
-          `${file}: the primary partition holds neither squashfs nor LUKS2 (file system type ${partition.partition.fileSystem})`,
+          `${file}: the primary partition holds neither squashfs nor LUKS2 nor gocryptfs (file system type ${partition.partition.fileSystem})`,
           { path: file },
         )
     }

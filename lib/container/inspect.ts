@@ -1,13 +1,13 @@
 // What an image is, as far as anyone can tell who has no key.
+import { describeScrypt, readGocryptfsLayer } from "../device/gocryptfs.ts"
 import { parseLuksHeader } from "../device/luks-header.ts"
-
 import { DataType } from "../sif/format.ts"
 import { openSif } from "../sif/open.ts"
 import { architectureName, dataTypeName } from "../sif/names.ts"
 import type { Bytes } from "../units.ts"
 import { partitionKind, type PartitionKind } from "./partition.ts"
 import { isUnsigned } from "./signature.ts"
-import { findCryptoMessages } from "./unlock.ts"
+import { findCryptoMessages, plainRange } from "./unlock.ts"
 
 /** The LUKS2 side of an encrypted image; its header is readable without a key. */
 export interface LuksFacts {
@@ -19,6 +19,14 @@ export interface LuksFacts {
   readonly keyslots: readonly { readonly id: number; readonly kdf: string; readonly cost: string }[]
 }
 
+/** The gocryptfs side of an encrypted image; its configuration is readable without a key. */
+export interface GocryptfsFacts {
+  /** In OpenSSL's notation; 128-bit IVs, blocks of 4096 bytes, each authenticated. */
+  readonly cipher: "aes-256-gcm"
+  readonly kdf: "scrypt"
+  readonly cost: string
+}
+
 /** The answer of {@link inspect}. */
 export interface ImageFacts {
   readonly path: string
@@ -27,6 +35,7 @@ export interface ImageFacts {
   readonly architecture: string
   readonly partition: { readonly offset: Bytes; readonly size: Bytes }
   readonly luks: LuksFacts | undefined
+  readonly gocryptfs: GocryptfsFacts | undefined
   /** RSA recipients. */
   readonly cryptoMessages: number
   /** Signature objects, none of them verified. */
@@ -40,14 +49,18 @@ export interface ImageFacts {
 /**
  * Reads what can be known about an image without a key.
  *
- * @throws SifError when it is not a well-formed SIF; LuksError when the header of its encrypted partition is malformed, or
- * asks for what would not be opened either.
+ * @throws SifError when it is not a well-formed SIF; LuksError or GocryptfsError when the header or configuration of its
+ * encrypted partition is malformed, or asks for what would not be opened either.
  */
 export async function inspect(path: string): Promise<ImageFacts> {
   await using image = await openSif(path)
   const primary = image.primary()
   const kind = partitionKind(primary)
   const header = kind === "luks" ? await parseLuksHeader(image.reader, primary) : undefined
+  const layer =
+    kind === "gocryptfs"
+      ? await readGocryptfsLayer(plainRange(image, primary, undefined), path, {})
+      : undefined
   return {
     path,
     kind,
@@ -62,6 +75,10 @@ export async function inspect(path: string): Promise<ImageFacts> {
             sectorSize: header.segment.sectorSize,
             keyslots: header.keyslots.map((slot) => ({ id: slot.id, kdf: slot.kdf.type, cost: slot.cost })),
           },
+    gocryptfs:
+      layer === undefined
+        ? undefined
+        : { cipher: "aes-256-gcm", kdf: "scrypt", cost: describeScrypt(layer.config) },
     cryptoMessages: findCryptoMessages(image, primary).length,
     signatures: image.objects.filter(({ type }) => type === DataType.signature).length,
     unsigned: await isUnsigned(image, primary),

@@ -1,6 +1,7 @@
 // From an image and credentials to the volume key: policy first, then crypto messages and keyslots.
 import { createPublicKey, type KeyObject } from "node:crypto"
-import { KeyError, LuksError } from "../errors.ts"
+import { readGocryptfsLayer, unlockGocryptfs, type GocryptfsConfig } from "../device/gocryptfs.ts"
+import { GocryptfsError, KeyError, LuksError, type ContainerError } from "../errors.ts"
 import { parseLuksHeader, type LuksHeader, type LuksPolicy } from "../device/luks-header.ts"
 import { prepareLuks, unlockLuks } from "../device/luks.ts"
 import { decodeCryptoMessage, MAX_MESSAGE_SIZE } from "../key/crypto-message.ts"
@@ -29,8 +30,17 @@ export interface UnlockedLuks {
   readonly keyslot: number
 }
 
+/** A gocryptfs image that was opened. */
+export interface UnlockedGocryptfs {
+  readonly kind: "gocryptfs"
+  readonly config: GocryptfsConfig
+  readonly contentKey: Secret
+  /** The encrypted file in the root of the outer squashfs. */
+  readonly file: string
+}
+
 /** An encrypted partition that was opened: what both engines need to read it. Owned by who asked for it. */
-export type Unlocked = UnlockedLuks
+export type Unlocked = UnlockedLuks | UnlockedGocryptfs
 
 /** An opened partition, and how it came to that. */
 export interface Opening {
@@ -41,12 +51,19 @@ export interface Opening {
   readonly recipient: { readonly message: SifObject; readonly key: KeyObject } | undefined
 }
 
-/**
- * What a partition's encryption makes of a secret; undefined: it does not open with this one.
- *
- * @param mark - Names what the secret is for, where its message says so; nothing else is tried then.
- */
-type Lock = (secret: Uint8Array, mark?: string) => Promise<Unlocked | undefined>
+/** What a partition's encryption makes of secrets. */
+interface Lock {
+  /**
+   * undefined: it does not open with this one.
+   *
+   * @param mark - Names what the secret is for, where its message says so; nothing else is tried then.
+   */
+  readonly open: (secret: Uint8Array, mark?: string) => Promise<Unlocked | undefined>
+  /** No passphrase opened. */
+  readonly wrongPassphrase: (path: string, origins: string) => ContainerError
+  /** A crypto message was for the key that was given, but what it holds does not open. */
+  readonly staleMessage: (path: string, message: number) => ContainerError
+}
 
 /** The crypto messages that go with a partition, in the order a reader tries them. */
 export function findCryptoMessages(image: SifImage, partition: SifPartition): readonly SifObject[] {
@@ -67,7 +84,7 @@ const MAX_MESSAGES = 48
 async function luksLock(image: SifImage, partition: SifPartition, policy: LuksPolicy): Promise<Lock> {
   prepareLuks()
   const header = await parseLuksHeader(image.reader, partition, policy)
-  return async (secret, mark) => {
+  const open: Lock["open"] = async (secret, mark) => {
     const { fd, path } = image
     const named = mark === undefined ? undefined : header.keyslots.find((keyslot) => keyslot.mark === mark)
     if (mark !== undefined && named === undefined) return undefined
@@ -90,6 +107,49 @@ async function luksLock(image: SifImage, partition: SifPartition, policy: LuksPo
       throw error
     }
   }
+  return {
+    open,
+    wrongPassphrase: (path, origins) =>
+      new LuksError("ERR_LUKS_PASSPHRASE", `${path}: wrong passphrase (${origins})`, { path }),
+    staleMessage: (path, message) =>
+      new LuksError(
+        "ERR_LUKS_HEADER",
+        `${path}: the secret in crypto message ${message} opens no keyslot: one of the two was replaced`,
+        { path },
+      ),
+  }
+}
+
+/** gocryptfs: its configuration is checked before any key derivation. */
+async function gocryptfsLock(
+  image: SifImage,
+  partition: SifPartition,
+  limits: LuksPolicy["limits"],
+): Promise<Lock> {
+  const { config, file } = await readGocryptfsLayer(
+    plainRange(image, partition, undefined),
+    image.path,
+    limits,
+  )
+  return {
+    open: async (secret) => {
+      const contentKey = await unlockGocryptfs(config, secret)
+      if (contentKey === undefined) return undefined
+      try {
+        return { kind: "gocryptfs", config, contentKey: new Secret(contentKey), file }
+      } finally {
+        contentKey.fill(0)
+      }
+    },
+    wrongPassphrase: (path, origins) =>
+      new GocryptfsError("ERR_GOCRYPTFS_PASSPHRASE", `${path}: wrong passphrase (${origins})`, { path }),
+    staleMessage: (path, message) =>
+      new GocryptfsError(
+        "ERR_GOCRYPTFS_CONFIG",
+        `${path}: the secret in crypto message ${message} does not open the configuration: one of the two was replaced`,
+        { path },
+      ),
+  }
 }
 
 async function lockOf(image: SifImage, partition: SifPartition, policy: LuksPolicy): Promise<Lock> {
@@ -97,6 +157,8 @@ async function lockOf(image: SifImage, partition: SifPartition, policy: LuksPoli
   switch (kind) {
     case "luks":
       return await luksLock(image, partition, policy)
+    case "gocryptfs":
+      return await gocryptfsLock(image, partition, policy.limits)
     default:
       throw new TypeError(`a partition of kind ${kind} has no lock`)
   }
@@ -108,7 +170,7 @@ interface Attempt {
   readonly messages: readonly SifObject[]
   readonly signal: AbortSignal | undefined
   /** Why nothing opened although a message was meant for a key; told when nothing else opens either. */
-  failure?: KeyError | LuksError
+  failure?: ContainerError
 }
 
 /** The secret in one crypto message; undefined: not for this key. */
@@ -149,7 +211,7 @@ async function tryKey(attempt: Attempt, key: KeyObject): Promise<Opening | undef
     const secret = await unwrapMessage(attempt, message, key)
     if (secret === undefined) continue
     try {
-      const unlocked = await lock(secret.bytes, messageMark(message.extra))
+      const unlocked = await lock.open(secret.bytes, messageMark(message.extra))
       if (unlocked !== undefined)
         return { unlocked, secret, recipient: { message, key: createPublicKey(key) } }
     } catch (error) {
@@ -158,11 +220,7 @@ async function tryKey(attempt: Attempt, key: KeyObject): Promise<Opening | undef
     }
     secret.wipe()
     // A change of recipients that was killed leaves the message of the secret before; the one that counts follows.
-    attempt.failure = new LuksError(
-      "ERR_LUKS_HEADER",
-      `${image.path}: the secret in crypto message ${message.id} opens no keyslot: one of the two was replaced`,
-      { path: image.path },
-    )
+    attempt.failure = lock.staleMessage(image.path, message.id)
   }
   return undefined
 }
@@ -170,13 +228,13 @@ async function tryKey(attempt: Attempt, key: KeyObject): Promise<Opening | undef
 /** undefined: not for this credential. */
 async function tryCredential(attempt: Attempt, credential: Credential): Promise<Opening | undefined> {
   if (credential.kind === "rsa") return await tryKey(attempt, credential.key)
-  const unlocked = await attempt.lock(credential.passphrase.bytes)
+  const unlocked = await attempt.lock.open(credential.passphrase.bytes)
   if (unlocked === undefined) return undefined
   return { unlocked, secret: new Secret(credential.passphrase.bytes), recipient: undefined }
 }
 
-function refusal(attempt: Attempt, tried: readonly Credential[]): KeyError | LuksError {
-  const { image, messages } = attempt
+function refusal(attempt: Attempt, tried: readonly Credential[]): ContainerError {
+  const { image, lock, messages } = attempt
   const { path } = image
   const origins = tried.map(({ origin }) => origin).join(", ")
   const recipients = `${messages.length} RSA ${messages.length === 1 ? "recipient" : "recipients"}`
@@ -194,7 +252,7 @@ function refusal(attempt: Attempt, tried: readonly Credential[]): KeyError | Luk
         : `${path} was not encrypted for this key (${origins}); it has ${recipients}`,
       { path },
     )
-  return new LuksError("ERR_LUKS_PASSPHRASE", `${path}: wrong passphrase (${origins})`, { path })
+  return lock.wrongPassphrase(path, origins)
 }
 
 /**
@@ -232,7 +290,8 @@ export async function openPartition(
  * Recovers the key of an encrypted partition. Its header is checked against `policy` before any key derivation.
  *
  * @throws KeyError `ERR_KEY_MISSING`, `ERR_KEY_MISMATCH`, `ERR_KEY_FORMAT`, `ERR_KEY_MESSAGE`; LuksError
- * `ERR_LUKS_PASSPHRASE`, `ERR_LUKS_HEADER`, `ERR_LUKS_UNSUPPORTED`, `ERR_LUKS_COST`; EnvironmentError.
+ * `ERR_LUKS_PASSPHRASE`, `ERR_LUKS_HEADER`, `ERR_LUKS_UNSUPPORTED`, `ERR_LUKS_COST`; GocryptfsError
+ * `ERR_GOCRYPTFS_PASSPHRASE`, `ERR_GOCRYPTFS_CONFIG`, `ERR_GOCRYPTFS_UNSUPPORTED`, `ERR_GOCRYPTFS_COST`; EnvironmentError.
  */
 export async function unlockPartition(
   image: SifImage,
@@ -248,7 +307,13 @@ export async function unlockPartition(
 
 /** Forgets the keys of an opened partition. */
 export function wipeUnlocked(unlocked: Unlocked | undefined): void {
-  unlocked?.volumeKey.wipe()
+  if (unlocked?.kind === "luks") unlocked.volumeKey.wipe()
+  else unlocked?.contentKey.wipe()
+}
+
+/** The cipher of a LUKS2 partition, in dm-crypt's notation. */
+export function cipherOf(unlocked: Unlocked | undefined): string | undefined {
+  return unlocked?.kind === "luks" ? unlocked.header.segment.cipher : undefined
 }
 
 /** The squashfs in a partition as the native side reads it. It borrows the key. */
@@ -260,6 +325,10 @@ export function plainRange(
   const { fd } = image
   const { offset, size } = partition
   if (unlocked === undefined) return { fd, offset, size, cipher: undefined }
+  if (unlocked.kind === "gocryptfs") {
+    const { contentKey, file } = unlocked
+    return { fd, offset, size, cipher: { type: "gocryptfs", contentKey: contentKey.bytes, file } }
+  }
   const { segment } = unlocked.header
   const { sectorSize, ivTweak } = segment
   return {

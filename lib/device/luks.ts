@@ -5,7 +5,7 @@ import type { NativeKdf } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
 import type { LuksHeader, LuksKeyslot } from "./luks-header.ts"
-import { freeMemory, type FreeMemory } from "./memory.ts"
+import { freeMemory, requireMemory, type FreeMemory } from "./memory.ts"
 
 /** Bytes of the header that we write: both metadata copies and the keyslots area. */
 export const LUKS_HEADER_SIZE: Bytes = 4 * 1024 * 1024
@@ -186,13 +186,4 @@ function translated(cause: unknown, own: (options: { readonly cause: unknown }) 
  */
 export function checkMemory(keyslots: readonly LuksKeyslot[], free: FreeMemory | undefined): void {
   for (const { id, kdf } of keyslots) requireMemory(kdf.memory, `keyslot ${id}`, free)
-}
-
-function requireMemory(kib: number, what: string, free: FreeMemory | undefined): void {
-  if (free === undefined || kib * 1024 <= free.bytes) return
-  const mebibytes = (bytes: number): string => `${Math.floor(bytes / (1024 * 1024))} MiB`
-  throw new EnvironmentError(
-    "ERR_ENV_NO_MEMORY",
-    `${what} needs ${mebibytes(kib * 1024)} of memory for its key derivation; ${free.limit} has ${mebibytes(free.bytes)} left`,
-  )
 }

@@ -1,6 +1,7 @@
 // How much memory this process may still take: what the machine has free, and what its cgroups leave of their limits.
 import { readFileSync } from "node:fs"
 import path from "node:path"
+import { EnvironmentError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 
 /** The tightest limit and what is left below it. */
@@ -76,5 +77,20 @@ export function freeMemory(root: string = "/"): FreeMemory | undefined {
   return candidates.reduce<FreeMemory | undefined>(
     (least, next) => (least === undefined || next.bytes < least.bytes ? next : least),
     undefined,
+  )
+}
+
+/**
+ * Is there memory for a key derivation?
+ *
+ * @param what - Whose, for the message.
+ * @throws EnvironmentError `ERR_ENV_NO_MEMORY` that says how much is needed and what is free.
+ */
+export function requireMemory(kib: number, what: string, free: FreeMemory | undefined): void {
+  if (free === undefined || kib * 1024 <= free.bytes) return
+  const mebibytes = (bytes: number): string => `${Math.floor(bytes / (1024 * 1024))} MiB`
+  throw new EnvironmentError(
+    "ERR_ENV_NO_MEMORY",
+    `${what} needs ${mebibytes(kib * 1024)} of memory for its key derivation; ${free.limit} has ${mebibytes(free.bytes)} left`,
   )
 }

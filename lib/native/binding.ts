@@ -21,6 +21,8 @@ export interface NativeGocryptfsCipher {
   readonly contentKey: Uint8Array
   /** The file's name in the squashfs's root. */
   readonly file: string
+  /** To write: the content of gocryptfs.conf; the callee copies. */
+  readonly config?: Uint8Array
 }
 
 /** A part of an open file; with a cipher its plaintext. */

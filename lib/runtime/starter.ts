@@ -3,7 +3,7 @@ import { spawn, type ChildProcess } from "node:child_process"
 import { once } from "node:events"
 import { constants } from "node:os"
 import type { Duplex, Writable } from "node:stream"
-import type { LuksHeader } from "../device/luks-header.ts"
+import type { Unlocked } from "../container/unlock.ts"
 import { DeviceError, EnvironmentError, LuksError, RunError, TreeError } from "../errors.ts"
 import type { ContainerError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
@@ -21,7 +21,7 @@ export interface StarterSource {
   readonly offset: Bytes
   readonly size: Bytes
   /** For an encrypted partition. */
-  readonly luks: { readonly header: LuksHeader; readonly volumeKey: Buffer } | undefined
+  readonly unlocked: Unlocked | undefined
 }
 
 /** A failure as the starter tells it. */
@@ -159,12 +159,12 @@ export function startStarter(options: StarterOptions): Starter {
   const status = add("status-fd", "pipe")
   const watch = attached ? add("watch-fd", "pipe") : undefined
   const bundle = options.bundle === undefined ? undefined : add("bundle-fd", "pipe")
-  const { luks } = source
-  let key: number | undefined
+  const { unlocked } = source
+  const key = unlocked === undefined ? undefined : add("key-fd", "pipe")
   let metadata: number | undefined
-  if (luks !== undefined) {
-    const { segment } = luks.header
-    key = add("key-fd", "pipe")
+  if (unlocked?.kind === "gocryptfs") args.push(`--gocryptfs-file=${unlocked.file}`)
+  else if (unlocked !== undefined) {
+    const { segment, areaSize } = unlocked.header
     args.push(
       `--segment-offset=${segment.offset}`,
       `--segment-size=${segment.size}`,
@@ -173,7 +173,7 @@ export function startStarter(options: StarterOptions): Starter {
     )
     if (engine === "kernel") {
       metadata = add("metadata-fd", "pipe")
-      args.push(`--area-size=${luks.header.areaSize}`)
+      args.push(`--area-size=${areaSize}`)
     }
   }
   args.push(...options.args)
@@ -190,10 +190,9 @@ export function startStarter(options: StarterOptions): Starter {
   // Node's types do not know that there are none when the process has no descriptors left.
   if ((child.stdio as unknown) === undefined)
     throw new EnvironmentError("ERR_ENV_NO_ADDON", `cannot start ${child.spawnfile}: out of file descriptors`)
-  if (luks !== undefined && key !== undefined) {
-    sendSecret(child, key, luks.volumeKey)
-    if (metadata !== undefined) send(child, metadata, luks.header.metadata)
-  }
+  if (unlocked !== undefined && key !== undefined)
+    sendSecret(child, key, (unlocked.kind === "luks" ? unlocked.volumeKey : unlocked.contentKey).bytes)
+  if (unlocked?.kind === "luks" && metadata !== undefined) send(child, metadata, unlocked.header.metadata)
   const release = (): void => {
     if (watch !== undefined) (child.stdio[watch] as Duplex).destroy()
   }

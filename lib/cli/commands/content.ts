@@ -151,6 +151,12 @@ export function addContentCommands(program: Command): void {
                 (slot) => `Keyslot ${String(slot.id)}:    ${slot.kdf}, ${slot.cost}`,
               ),
             ]),
+        ...(facts.gocryptfs === undefined
+          ? []
+          : [
+              `Cipher:       ${facts.gocryptfs.cipher}, every 4096 bytes authenticated`,
+              `Password:     ${facts.gocryptfs.kdf}, ${facts.gocryptfs.cost}`,
+            ]),
         `RSA messages: ${String(facts.cryptoMessages)}`,
         `Signatures:   ${signatureText(facts)}`,
         `Readable without a key: ${facts.readable.length === 0 ? "nothing but sizes" : facts.readable.join(", ")}`,

@@ -1,0 +1,333 @@
+// The outer squashfs of a gocryptfs image and the configuration in it: read once, checked, and the content key derived from
+// it with node:crypto. Nothing authenticates the configuration but the key that it wraps, so it is checked before any key
+// derivation: what it may ask for, and what that costs.
+//
+// Source of the numbers: gocryptfs, Documentation/file-format.md and internal/configfile, version 2.
+import { createCipheriv, createDecipheriv, hkdfSync, randomFillSync, scrypt } from "node:crypto"
+import { EnvironmentError, GocryptfsError } from "../errors.ts"
+import type { NativeRange } from "../native/binding.ts"
+import type { Bytes } from "../units.ts"
+import { DEFAULT_KDF_LIMITS, type KdfLimits } from "./luks-header.ts"
+import { freeMemory, requireMemory } from "./memory.ts"
+import { parseStrictJson, type JsonObject, type JsonValue } from "./strict-json.ts"
+import { Tree } from "./tree.ts"
+
+/** What scrypt is asked to do. */
+export interface ScryptCost {
+  /** Blocks of memory, a power of two. */
+  readonly n: number
+  /** Size of a block, in 128 bytes. */
+  readonly r: number
+  /** How often, one after the other. */
+  readonly p: number
+}
+
+/** For a secret that is random itself: the least that gocryptfs accepts. */
+export const RANDOM_SECRET_SCRYPT: ScryptCost = { n: 1024, r: 8, p: 1 }
+/** For a passphrase: what gocryptfs takes by default. */
+export const PASSPHRASE_SCRYPT: ScryptCost = { n: 65536, r: 8, p: 1 }
+
+/** A configuration that was checked. */
+export interface GocryptfsConfig {
+  readonly scrypt: ScryptCost
+  /** KiB that scrypt takes. */
+  readonly memory: number
+  readonly salt: Buffer
+  /** The master key under a key that the password gives: IV, ciphertext, tag. */
+  readonly encryptedKey: Buffer
+}
+
+/** The outer squashfs of an image. */
+export interface GocryptfsLayer {
+  readonly config: GocryptfsConfig
+  /** The encrypted file's name in the root of the outer squashfs. */
+  readonly file: string
+}
+
+/** The longest password that gocryptfs reads. */
+export const MAX_PASSWORD_SIZE: Bytes = 2048
+const CONFIG_NAME = "gocryptfs.conf"
+const FILE_PREFIX = "squashfs-"
+const MAX_CONFIG_SIZE: Bytes = 64 * 1024
+
+const VERSION = 2
+/** AES-256-GCM with IVs of 128 bits and keys from HKDF, names as they are: what Apptainer has gocryptfs use. */
+const FEATURE_FLAGS: readonly string[] = ["HKDF", "GCMIV128", "PlaintextNames"]
+const MEMBERS: readonly string[] = ["Creator", "EncryptedKey", "ScryptObject", "Version", "FeatureFlags"]
+const SCRYPT_MEMBERS: readonly string[] = ["Salt", "N", "R", "P", "KeyLen"]
+// internal/configfile/scrypt.go: less is refused there as well
+const MIN_N = 1024
+const MIN_R = 8
+const MIN_P = 1
+const MIN_SALT: Bytes = 32
+const MAX_SALT: Bytes = 512
+/** Beyond any limit on memory; keeps 128·N·R exact. */
+const MAX_N = 2 ** 31
+const MAX_R = 2 ** 20
+const BLOCK_UNIT: Bytes = 128
+/** scrypt fills its memory, then goes over it again. */
+const PASSES = 2
+
+const KEY_SIZE: Bytes = 32
+const IV_SIZE: Bytes = 16
+const TAG_SIZE: Bytes = 16
+const CIPHER = "aes-256-gcm"
+/** The same for the key that wraps the master key and for the content key (internal/cryptocore). */
+const HKDF_INFO = "AES-GCM file content encryption"
+/** Block number 0 and no file (internal/contentenc). */
+const KEY_AAD: Buffer = Buffer.alloc(8)
+
+function malformed(what: string): never {
+  throw new GocryptfsError("ERR_GOCRYPTFS_CONFIG", `the gocryptfs configuration is malformed: ${what}`)
+}
+
+function unsupported(what: string): never {
+  throw new GocryptfsError(
+    "ERR_GOCRYPTFS_UNSUPPORTED",
+    `the gocryptfs configuration asks for what is not supported: ${what}`,
+  )
+}
+
+/** A value of the image in a message: short, and without control characters. */
+function show(value: JsonValue | undefined): string {
+  const text = value === undefined ? "nothing" : JSON.stringify(value)
+  return text.length > 60 ? `${text.slice(0, 60)}…` : text
+}
+
+/** An object with these members and no other: Go's parser would take a name in other letters for one of them. */
+function object(value: JsonValue | undefined, what: string, members: readonly string[]): JsonObject {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) malformed(`${what} is no object`)
+  for (const name of Object.keys(value)) if (!members.includes(name)) unsupported(`the member ${show(name)}`)
+  return value as JsonObject
+}
+
+function integer(value: JsonValue | undefined, what: string, min: number, max: number): number {
+  if (typeof value !== "number" || !Number.isSafeInteger(value) || value < min || value > max)
+    malformed(`${what} is ${show(value)}`)
+  return value
+}
+
+function base64(value: JsonValue | undefined, what: string, min: Bytes, max: Bytes): Buffer {
+  if (typeof value !== "string") malformed(`${what} is ${show(value)} and no string`)
+  const bytes = Buffer.from(value, "base64")
+  if (bytes.toString("base64") !== value) malformed(`${what} is ${show(value)} and no base64`)
+  if (bytes.length < min || bytes.length > max) malformed(`${what} has ${bytes.length} bytes`)
+  return bytes
+}
+
+function checkFlags(value: JsonValue | undefined): void {
+  if (!Array.isArray(value)) malformed(`FeatureFlags is ${show(value)} and no list`)
+  const flags = value as readonly JsonValue[]
+  const unknown = flags.find((flag) => typeof flag !== "string" || !FEATURE_FLAGS.includes(flag))
+  if (unknown !== undefined) unsupported(`the feature ${show(unknown)}`)
+  for (const flag of FEATURE_FLAGS)
+    if (!flags.includes(flag)) unsupported(`a file system without the feature ${show(flag)}`)
+}
+
+function checkCost({ n, r, p }: ScryptCost, memory: number, limits: KdfLimits): void {
+  const tooCostly = (what: string): never => {
+    throw new GocryptfsError("ERR_GOCRYPTFS_COST", `the gocryptfs configuration asks for scrypt with ${what}`)
+  }
+  if (memory > limits.memory)
+    tooCostly(`${memory} KiB of memory (N ${n}, R ${r}), the limit is ${limits.memory} KiB`)
+  if (p > limits.parallel) tooCostly(`P ${p}, the limit is ${limits.parallel}`)
+  const work = memory * PASSES * p
+  if (work > limits.work) tooCostly(`${work} KiB times passes, the limit is ${limits.work}`)
+}
+
+/**
+ * Checks a configuration, costs included.
+ *
+ * @param bytes - The content of gocryptfs.conf.
+ * @throws GocryptfsError `ERR_GOCRYPTFS_CONFIG`, `ERR_GOCRYPTFS_UNSUPPORTED`, `ERR_GOCRYPTFS_COST`.
+ */
+export function parseGocryptfsConfig(bytes: Buffer, limits: Partial<KdfLimits> | undefined): GocryptfsConfig {
+  if (bytes.length > MAX_CONFIG_SIZE) malformed(`it has ${bytes.length} bytes`)
+  let json: JsonValue
+  try {
+    json = parseStrictJson(new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes))
+  } catch (cause) {
+    throw new GocryptfsError(
+      "ERR_GOCRYPTFS_CONFIG",
+      `the gocryptfs configuration is malformed: ${cause instanceof SyntaxError ? cause.message : "it is no UTF-8"}`,
+      { cause },
+    )
+  }
+  const root = object(json, "it", MEMBERS)
+  const version = integer(root["Version"], "Version", 0, 0xffff)
+  if (version !== VERSION) unsupported(`version ${version}`)
+  checkFlags(root["FeatureFlags"])
+  if (root["Creator"] !== undefined && typeof root["Creator"] !== "string")
+    malformed(`Creator is ${show(root["Creator"])}`)
+  const kdf = object(root["ScryptObject"], "ScryptObject", SCRYPT_MEMBERS)
+  const n = integer(kdf["N"], "N", MIN_N, MAX_N)
+  if (!Number.isInteger(Math.log2(n))) malformed(`N is ${n} and no power of two`)
+  const r = integer(kdf["R"], "R", MIN_R, MAX_R)
+  const p = integer(kdf["P"], "P", MIN_P, 0xffff_ffff)
+  integer(kdf["KeyLen"], "KeyLen", KEY_SIZE, KEY_SIZE)
+  const cost = { n, r, p }
+  const memory = (BLOCK_UNIT * n * r) / 1024
+  checkCost(cost, memory, { ...DEFAULT_KDF_LIMITS, ...limits })
+  const keySize = IV_SIZE + KEY_SIZE + TAG_SIZE
+  return {
+    scrypt: cost,
+    memory,
+    salt: base64(kdf["Salt"], "Salt", MIN_SALT, MAX_SALT),
+    encryptedKey: base64(root["EncryptedKey"], "EncryptedKey", keySize, keySize),
+  }
+}
+
+/** For people: `64 MiB, N 65536, R 8, P 1`. */
+export function describeScrypt({ memory, scrypt: { n, r, p } }: GocryptfsConfig): string {
+  return `${memory / 1024} MiB, N ${n}, R ${r}, P ${p}`
+}
+
+/**
+ * Reads the outer squashfs of a partition: the configuration, and which file is the encrypted one.
+ *
+ * @param image - What to call it in messages.
+ * @throws GocryptfsError as {@link parseGocryptfsConfig}; TreeError of the outer squashfs.
+ */
+export async function readGocryptfsLayer(
+  range: NativeRange,
+  image: string,
+  limits: Partial<KdfLimits> | undefined,
+): Promise<GocryptfsLayer> {
+  using tree = await Tree.open(range, image)
+  const broken = (what: string): never => {
+    throw new GocryptfsError("ERR_GOCRYPTFS_CONFIG", `${image}: ${what}`, { path: image })
+  }
+  const entries = await tree.list("/")
+  const config = entries.find(({ name }) => name.equals(Buffer.from(CONFIG_NAME)))?.stat
+  if (config === undefined) return broken(`the outer file system has no ${CONFIG_NAME}`)
+  if (config.type !== "file") return broken(`${CONFIG_NAME} is no file but a ${config.type}`)
+  if (config.size > MAX_CONFIG_SIZE) return broken(`${CONFIG_NAME} has ${config.size} bytes`)
+  const [first, second] = entries.filter(({ name }) => name.toString("latin1").startsWith(FILE_PREFIX))
+  if (first === undefined) return broken(`the outer file system has no file ${FILE_PREFIX}…`)
+  if (second !== undefined) return broken(`the outer file system has several files ${FILE_PREFIX}…`)
+  const file = first.name.toString("latin1")
+  // It goes through an argument, where not every byte can.
+  if (!/^squashfs-[A-Za-z0-9._-]{0,200}$/.test(file)) return broken("the encrypted file's name is malformed")
+  if (first.stat.type !== "file") return broken(`${file} is no file but a ${first.stat.type}`)
+  if (first.stat.size === 0) return broken(`${file} is empty`)
+  const bytes = await tree.read(`/${CONFIG_NAME}`, 0, config.size)
+  return { config: parseGocryptfsConfig(bytes, limits), file }
+}
+
+function runScrypt(password: Uint8Array, salt: Buffer, { n, r, p }: ScryptCost): Promise<Buffer> {
+  // What OpenSSL counts: N + 2 blocks and one for each P.
+  const maxmem = BLOCK_UNIT * r * (n + p + 4)
+  return new Promise((resolve, reject) => {
+    scrypt(password, salt, KEY_SIZE, { N: n, r, p, maxmem }, (cause, key) => {
+      // The parameters were checked: what is left is an allocation that failed.
+      if (cause === null) resolve(key)
+      else reject(new EnvironmentError("ERR_ENV_NO_MEMORY", "no memory for the key derivation", { cause }))
+    })
+  })
+}
+
+function runHkdf(key: Buffer): Buffer {
+  return Buffer.from(hkdfSync("sha256", key, "", HKDF_INFO, KEY_SIZE))
+}
+
+/** The key that wraps the master key. */
+async function unlockKey(password: Uint8Array, salt: Buffer, cost: ScryptCost): Promise<Buffer> {
+  const stretched = await runScrypt(password, salt, cost)
+  try {
+    return runHkdf(stretched)
+  } finally {
+    stretched.fill(0)
+  }
+}
+
+/** What gocryptfs takes of a secret: up to the first line end. undefined: nothing that it would accept. */
+function passwordOf(secret: Uint8Array): Uint8Array | undefined {
+  const end = secret.indexOf(0x0a)
+  const password = secret.subarray(0, end < 0 ? secret.length : end)
+  return password.length === 0 || password.length > MAX_PASSWORD_SIZE ? undefined : password
+}
+
+/**
+ * Recovers the key that encrypts the file's content. scrypt cannot be interrupted; memory is checked before.
+ *
+ * @returns The content key, which the caller wipes, or undefined when the secret is not the one.
+ * @throws EnvironmentError `ERR_ENV_NO_MEMORY`.
+ */
+export async function unlockGocryptfs(
+  config: GocryptfsConfig,
+  secret: Uint8Array,
+): Promise<Buffer | undefined> {
+  const password = passwordOf(secret)
+  if (password === undefined) return undefined
+  requireMemory(config.memory, "the gocryptfs configuration", freeMemory())
+  const { encryptedKey } = config
+  const key = await unlockKey(password, config.salt, config.scrypt)
+  const masterKey = Buffer.alloc(KEY_SIZE)
+  try {
+    const decipher = createDecipheriv(CIPHER, key, encryptedKey.subarray(0, IV_SIZE), {
+      authTagLength: TAG_SIZE,
+    })
+    decipher.setAAD(KEY_AAD).setAuthTag(encryptedKey.subarray(IV_SIZE + KEY_SIZE))
+    const opened = decipher.update(encryptedKey.subarray(IV_SIZE, IV_SIZE + KEY_SIZE))
+    opened.copy(masterKey)
+    opened.fill(0)
+    try {
+      decipher.final()
+    } catch {
+      return undefined // the tag does not match: another password
+    }
+    return runHkdf(masterKey)
+  } finally {
+    key.fill(0)
+    masterKey.fill(0)
+  }
+}
+
+/** What {@link makeGocryptfs} makes. */
+export interface NewGocryptfs {
+  /** The bytes of gocryptfs.conf. */
+  readonly config: Buffer
+  /** The caller wipes it. */
+  readonly contentKey: Buffer
+  /** A name for the encrypted file, as the peers make them up. */
+  readonly file: string
+}
+
+/**
+ * Draws a new master key and wraps it for this password.
+ *
+ * @param password - 1 to {@link MAX_PASSWORD_SIZE} bytes without a line end, which would cut it.
+ * @throws EnvironmentError `ERR_ENV_NO_MEMORY`.
+ */
+export async function makeGocryptfs(password: Uint8Array, cost: ScryptCost): Promise<NewGocryptfs> {
+  if (passwordOf(password)?.length !== password.length)
+    throw new RangeError(`a password of gocryptfs has 1 to ${MAX_PASSWORD_SIZE} bytes and no line end`)
+  const { n, r, p } = cost
+  requireMemory((BLOCK_UNIT * n * r) / 1024, "a gocryptfs configuration", freeMemory())
+  const salt = randomFillSync(Buffer.alloc(MIN_SALT))
+  const iv = randomFillSync(Buffer.alloc(IV_SIZE))
+  const key = await unlockKey(password, salt, cost)
+  const masterKey = randomFillSync(Buffer.alloc(KEY_SIZE))
+  try {
+    const cipher = createCipheriv(CIPHER, key, iv, { authTagLength: TAG_SIZE })
+    cipher.setAAD(KEY_AAD)
+    const wrapped = cipher.update(masterKey)
+    cipher.final()
+    // In gocryptfs's own form and order.
+    const json = {
+      Creator: "sifcrypt",
+      EncryptedKey: Buffer.concat([iv, wrapped, cipher.getAuthTag()]).toString("base64"),
+      ScryptObject: { Salt: salt.toString("base64"), N: n, R: r, P: p, KeyLen: KEY_SIZE },
+      Version: VERSION,
+      FeatureFlags: FEATURE_FLAGS,
+    }
+    return {
+      config: Buffer.from(`${JSON.stringify(json, null, "\t")}\n`, "utf8"),
+      contentKey: runHkdf(masterKey),
+      file: `${FILE_PREFIX}${randomFillSync(new Uint32Array(1))[0] ?? 0}`,
+    }
+  } finally {
+    key.fill(0)
+    masterKey.fill(0)
+  }
+}
