@@ -95,7 +95,7 @@ const NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
 /** What the native side calls a failure of reading the source; everything else is about the output. */
 const readingCalls: ReadonlySet<string> = new Set(
-  "open fstat stat opendir readdir readlink listxattr getxattr lseek pread".split(" "),
+  "open fstat stat opendir readdir readlink listxattr getxattr lseek pread gocryptfs_read".split(" "),
 )
 
 function checkCompression(compression: Compression): void {

@@ -16,10 +16,21 @@ function errnoOf(cause: unknown): number {
   return cause instanceof Error && "errno" in cause && typeof cause.errno === "number" ? -cause.errno : 0
 }
 
+/** Did the encryption of the tree find it changed? */
+function isForged(cause: unknown): boolean {
+  return errnoOf(cause) === constants.errno.EIO && syscallOf(cause) === "gocryptfs_read"
+}
+
+function syscallOf(cause: unknown): string {
+  return cause instanceof Error && "syscall" in cause ? String(cause.syscall) : ""
+}
+
 function treeError(image: string, path: string, cause: unknown): unknown {
   const { errno } = constants
   const where = { path: image, cause }
   const detail = cause instanceof Error ? cause.message : String(cause)
+  if (isForged(cause))
+    return new TreeError("ERR_TREE_FORMAT", `${image}: the encrypted data was changed: ${detail}`, where)
   switch (errnoOf(cause)) {
     case errno.EBADMSG:
     case errno.EOVERFLOW:
@@ -123,8 +134,7 @@ export class Tree implements Disposable {
       const { errno } = constants
       const ours: readonly number[] = [errno.EBADMSG, errno.EOVERFLOW, errno.ENOTSUP]
       // Whether ENOENT is about the image or about the target, its syscall tells.
-      const inside =
-        cause instanceof Error && "syscall" in cause && String(cause.syscall).startsWith("squashfs")
+      const inside = syscallOf(cause).startsWith("squashfs") || isForged(cause)
       if (ours.includes(errnoOf(cause)) || inside) throw treeError(this.#image, options.path, cause)
       if (errnoOf(cause) === 0) throw cause
       const { target } = options

@@ -84,7 +84,13 @@ function failureError(failure: Failure, engine: ConcreteEngine, image: string): 
       // The server of the image: what it has against bytes is the squashfs's fault.
       if (step === "server" && errnoNumber === errno.ENOTSUP)
         return new TreeError("ERR_TREE_UNSUPPORTED", text, where)
-      if (step === "server" && (errnoNumber === errno.EBADMSG || errnoNumber === errno.EOVERFLOW))
+      if (
+        step === "server" &&
+        (errnoNumber === errno.EBADMSG ||
+          errnoNumber === errno.EOVERFLOW ||
+          // A block that is not authentic; any other EIO is the disk's.
+          (errnoNumber === errno.EIO && message.startsWith("gocryptfs_read:")))
+      )
         return new TreeError("ERR_TREE_FORMAT", text, where)
       return new RunError("ERR_RUN", text, where)
   }
