@@ -145,7 +145,7 @@ export interface MessageSecret {
   readonly secret: Uint8Array
   /** Names the keyslot that the secret opens. */
   readonly mark: string
-  /** Of the image. */
+  /** Of the image; of gocryptfs, the content key. */
   readonly volumeKey: Uint8Array
 }
 
@@ -213,10 +213,10 @@ async function luksEncryption(
 
 /** 32 lower-case hexadecimal digits: what the peers wrap for gocryptfs. Never a string, which could not be wiped. */
 function randomPassword(): Secret {
-  using entropy = new Secret(Buffer.alloc(RSA_PASSWORD_ENTROPY))
+  using entropy = new Secret(new Uint8Array(RSA_PASSWORD_ENTROPY))
   randomFillSync(entropy.bytes)
   const digits = Buffer.from("0123456789abcdef", "latin1")
-  const password = new Secret(Buffer.alloc(2 * RSA_PASSWORD_ENTROPY))
+  const password = new Secret(new Uint8Array(2 * RSA_PASSWORD_ENTROPY))
   for (const [i, byte] of entropy.bytes.entries()) {
     password.bytes[2 * i] = digits[byte >> 4] ?? 0
     password.bytes[2 * i + 1] = digits[byte & 15] ?? 0
@@ -233,11 +233,12 @@ async function gocryptfsEncryption(recipients: readonly Credential[], anonymous:
   if (password === undefined) throw new TypeError("an encrypted image has a recipient")
   const cost = passphrase === undefined ? RANDOM_SECRET_SCRYPT : PASSPHRASE_SCRYPT
   const { config, contentKey, file } = await makeGocryptfs(password, cost)
+  const from = { secret: password, mark: "", volumeKey: contentKey }
   return {
     fileSystem: FileSystem.gocryptfsSquashfs,
     header: Buffer.alloc(0),
     cipher: { type: "gocryptfs", contentKey, file, config },
-    messages: cryptoMessages(rsa, password, "", anonymous),
+    messages: rsa.map((key) => cryptoMessage(key, from, anonymous)),
     [Symbol.dispose](): void {
       contentKey.fill(0)
     },

@@ -305,10 +305,14 @@ export async function unlockPartition(
   return unlocked
 }
 
-/** Forgets the keys of an opened partition. */
+/** What encrypts the data of an opened partition. */
+export function dataKey(unlocked: Unlocked): Secret {
+  return unlocked.kind === "luks" ? unlocked.volumeKey : unlocked.contentKey
+}
+
+/** Forgets the key of an opened partition. */
 export function wipeUnlocked(unlocked: Unlocked | undefined): void {
-  if (unlocked?.kind === "luks") unlocked.volumeKey.wipe()
-  else unlocked?.contentKey.wipe()
+  if (unlocked !== undefined) dataKey(unlocked).wipe()
 }
 
 /** The cipher of a LUKS2 partition, in dm-crypt's notation. */

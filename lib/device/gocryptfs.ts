@@ -240,6 +240,11 @@ async function unlockKey(password: Uint8Array, salt: Buffer, cost: ScryptCost): 
   }
 }
 
+/** For a key of ours, outside of V8's heap, where its garbage collector would leave copies. */
+function emptyKey(): Buffer {
+  return Buffer.from(new ArrayBuffer(KEY_SIZE))
+}
+
 /** What gocryptfs takes of a secret: up to the first line end. undefined: nothing that it would accept. */
 function passwordOf(secret: Uint8Array): Uint8Array | undefined {
   const end = secret.indexOf(0x0a)
@@ -262,7 +267,7 @@ export async function unlockGocryptfs(
   requireMemory(config.memory, "the gocryptfs configuration", freeMemory())
   const { encryptedKey } = config
   const key = await unlockKey(password, config.salt, config.scrypt)
-  const masterKey = Buffer.alloc(KEY_SIZE)
+  const masterKey = emptyKey()
   try {
     const decipher = createDecipheriv(CIPHER, key, encryptedKey.subarray(0, IV_SIZE), {
       authTagLength: TAG_SIZE,
@@ -307,7 +312,7 @@ export async function makeGocryptfs(password: Uint8Array, cost: ScryptCost): Pro
   const salt = randomFillSync(Buffer.alloc(MIN_SALT))
   const iv = randomFillSync(Buffer.alloc(IV_SIZE))
   const key = await unlockKey(password, salt, cost)
-  const masterKey = randomFillSync(Buffer.alloc(KEY_SIZE))
+  const masterKey = randomFillSync(emptyKey())
   try {
     const cipher = createCipheriv(CIPHER, key, iv, { authTagLength: TAG_SIZE })
     cipher.setAAD(KEY_AAD)

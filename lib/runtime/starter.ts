@@ -3,7 +3,7 @@ import { spawn, type ChildProcess } from "node:child_process"
 import { once } from "node:events"
 import { constants } from "node:os"
 import type { Duplex, Writable } from "node:stream"
-import type { Unlocked } from "../container/unlock.ts"
+import { dataKey, type Unlocked } from "../container/unlock.ts"
 import { DeviceError, EnvironmentError, LuksError, RunError, TreeError } from "../errors.ts"
 import type { ContainerError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
@@ -196,8 +196,7 @@ export function startStarter(options: StarterOptions): Starter {
   // Node's types do not know that there are none when the process has no descriptors left.
   if ((child.stdio as unknown) === undefined)
     throw new EnvironmentError("ERR_ENV_NO_ADDON", `cannot start ${child.spawnfile}: out of file descriptors`)
-  if (unlocked !== undefined && key !== undefined)
-    sendSecret(child, key, (unlocked.kind === "luks" ? unlocked.volumeKey : unlocked.contentKey).bytes)
+  if (unlocked !== undefined && key !== undefined) sendSecret(child, key, dataKey(unlocked).bytes)
   if (unlocked?.kind === "luks" && metadata !== undefined) send(child, metadata, unlocked.header.metadata)
   const release = (): void => {
     if (watch !== undefined) (child.stdio[watch] as Duplex).destroy()

@@ -5,7 +5,7 @@ import { readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { createInterface } from "node:readline"
 import { pathToFileURL } from "node:url"
-import { openPartition } from "../../lib/container/unlock.ts"
+import { dataKey, openPartition } from "../../lib/container/unlock.ts"
 import { openSif } from "../../lib/sif/open.ts"
 import type { CredentialOptions } from "../../lib/index.ts"
 import { packageRoot, sifcryptOk, startProgram } from "../support/cli.ts"
@@ -39,7 +39,7 @@ describe("the memory of a process that opened or built an image", () => {
   async function keysOf(file: string, credentials: CredentialOptions): Promise<Needle[]> {
     await using sif = await openSif(file)
     const { unlocked, secret, recipient } = await openPartition(sif, sif.primary(), credentials, {})
-    const volumeKey = { what: "volume key", bytes: unlocked.volumeKey.bytes }
+    const volumeKey = { what: "volume key", bytes: dataKey(unlocked).bytes }
     // Without a message the secret is the passphrase.
     return recipient === undefined ? [volumeKey] : [volumeKey, { what: "secret", bytes: secret.bytes }]
   }
