@@ -2,7 +2,17 @@
 export { build, compressionLevels } from "./build/build.ts"
 export { passphraseKdfLimits } from "./build/encryption.ts"
 export type { EncryptionFormat, PassphraseKdf } from "./build/encryption.ts"
-export type { BuildOptions, BuildResult, Compression, CompressionName } from "./build/build.ts"
+export type { BuildOptions } from "./build/build.ts"
+export type {
+  BuildResult,
+  Compression,
+  CompressionName,
+  EncryptedOutputOptions,
+  OutputOptions,
+  TreeOptions,
+} from "./build/write-image.ts"
+export { decrypt, encrypt, reencrypt } from "./build/convert.ts"
+export type { DecryptOptions, EncryptOptions, ReencryptOptions } from "./build/convert.ts"
 export { MAX_ENTRIES, open, Image } from "./container/image.ts"
 export type { ListOptions, OpenOptions, ExtractOptions, ReadOptions, TreeEntry } from "./container/image.ts"
 export type { Engine } from "./container/engine.ts"

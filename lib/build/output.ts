@@ -99,9 +99,24 @@ export class Output implements AsyncDisposable {
   /** Writes what is not zero; the rest becomes holes. */
   async writeSparse(bytes: Buffer, position: Bytes): Promise<void> {
     const empty = Buffer.alloc(PAGE)
-    for (let at = 0; at < bytes.length; at += PAGE) {
+    const isEmpty = (at: Bytes): boolean => {
       const page = bytes.subarray(at, at + PAGE)
-      if (!page.equals(empty.subarray(0, page.length))) await this.write(page, position + at)
+      return page.equals(empty.subarray(0, page.length))
+    }
+    for (let at = 0; at < bytes.length;) {
+      let end = at
+      while (end < bytes.length && !isEmpty(end)) end += PAGE
+      if (end > at) await this.write(bytes.subarray(at, end), position + at)
+      at = end + PAGE
+    }
+  }
+
+  /** Gives the file its length: it may end in a hole. */
+  async truncate(size: Bytes): Promise<void> {
+    try {
+      await this.#file.truncate(size)
+    } catch (cause) {
+      throw asOutputError(this.target, cause)
     }
   }
 

@@ -2,37 +2,36 @@
 import { open, stat, type FileHandle } from "node:fs/promises"
 import type { CredentialOptions } from "../container/credentials.ts"
 import { partitionKind } from "../container/partition.ts"
-import { plainRange, unlockPartition, wipeUnlocked } from "../container/unlock.ts"
+import { plaintextOf, readFooter, readSealed } from "../container/sealed.ts"
+import { openPartition, plainRange, wipeUnlocked, type Opening } from "../container/unlock.ts"
+import type { LuksPolicy } from "../device/luks-header.ts"
+import { Tree } from "../device/tree.ts"
 import { BuildError } from "../errors.ts"
-import type { NativeRange } from "../native/binding.ts"
-import { DataType, type SifObject } from "../sif/format.ts"
-import { openSif } from "../sif/open.ts"
+import type { NativeBuild } from "../native/binding.ts"
+import type { SifPartition } from "../sif/format.ts"
+import { openSif, type SifImage } from "../sif/open.ts"
+import type { Bytes } from "../units.ts"
 
 /** A source that was opened; disposing it closes files and forgets keys. */
 export interface BuildSource extends AsyncDisposable {
-  readonly tree: { readonly directory: string } | { readonly squashfs: NativeRange }
-  /** Two digits, where the source says. */
-  readonly architecture: string | undefined
-  /** Objects beside the partition that say something about it. */
-  readonly metadata: readonly SifObject[]
-  /** The data of one of them. */
-  read(object: SifObject): Promise<Buffer>
+  /** As it was named. */
+  readonly path: string
+  readonly tree: NativeBuild["source"]
+  /** Where it is an image. */
+  readonly image?: SourceImage
 }
 
-/** Definition files, labels and so on are small; larger objects are not metadata. */
-const MAX_METADATA_SIZE = 16 << 20
-const metadataTypes: readonly number[] = [
-  DataType.definition,
-  DataType.environment,
-  DataType.labels,
-  DataType.json,
-  DataType.sbom,
-]
-
-const noMetadata = {
-  metadata: [],
-  read: (): Promise<Buffer> => Promise.reject(new Error("there is no metadata")),
-} as const
+/** An image that another one is made of. */
+export interface SourceImage {
+  readonly sif: SifImage
+  readonly primary: SifPartition
+  /** Of its root file system, as it is or was before it was encrypted. */
+  readonly length: Bytes
+  /** How it was opened, where it is encrypted. */
+  readonly opening: Opening | undefined
+  /** What was kept inside the encryption. */
+  readonly sealed: SifImage | undefined
+}
 
 const SQUASHFS_MAGIC = Buffer.from("hsqs", "latin1")
 
@@ -44,17 +43,48 @@ async function startsWith(file: FileHandle, magic: Buffer): Promise<boolean> {
 
 async function openSquashfs(path: string, file: FileHandle): Promise<BuildSource> {
   return {
+    path,
     tree: { squashfs: { fd: file.fd, offset: 0, size: (await file.stat()).size, cipher: undefined } },
-    architecture: undefined,
-    ...noMetadata,
     [Symbol.asyncDispose]: () => file.close(),
   }
 }
 
-async function openImage(path: string, credentials: CredentialOptions): Promise<BuildSource> {
-  const image = await openSif(path)
+/** How long the partition was before it was encrypted, and what lies behind it. */
+async function plainParts(
+  sif: SifImage,
+  primary: SifPartition,
+  opening: Opening,
+): Promise<{ readonly length: Bytes; readonly sealed: SifImage | undefined }> {
+  using tree = await Tree.open(plainRange(sif, primary, opening.unlocked), sif.path)
+  const plaintext = plaintextOf(tree)
+  const footer = await readFooter(plaintext, sif.path)
+  return {
+    length: footer?.length ?? tree.plainSize,
+    sealed: await readSealed(plaintext, footer, sif.path),
+  }
+}
+
+function forget(opening: Opening | undefined): void {
+  opening?.secret.wipe()
+  wipeUnlocked(opening?.unlocked)
+}
+
+/**
+ * Opens an image to make another one of it.
+ *
+ * @param credentials - undefined: it has to be plain.
+ * @throws BuildError `ERR_BUILD_SOURCE`; SifError, KeyError, LuksError, TreeError.
+ */
+export async function openImageSource(
+  path: string,
+  credentials: CredentialOptions | undefined,
+  policy: LuksPolicy = {},
+  signal?: AbortSignal,
+): Promise<BuildSource & { readonly image: SourceImage }> {
+  const sif = await openSif(path)
+  let opening: Opening | undefined
   try {
-    const primary = image.primary()
+    const primary = sif.primary()
     const kind = partitionKind(primary)
     if (kind === "other")
       throw new BuildError(
@@ -62,19 +92,27 @@ async function openImage(path: string, credentials: CredentialOptions): Promise<
         `${path}: its root file system is of a kind that cannot be read here`,
         { path },
       )
-    const unlocked = kind !== "squashfs" ? await unlockPartition(image, primary, credentials, {}) : undefined
+    if (kind !== "squashfs") {
+      if (credentials === undefined)
+        throw new BuildError("ERR_BUILD_SOURCE", `${path} is encrypted already`, { path })
+      opening = await openPartition(sif, primary, credentials, policy, signal)
+    }
+    const { length, sealed } =
+      opening === undefined
+        ? { length: primary.size, sealed: undefined }
+        : await plainParts(sif, primary, opening)
     return {
-      architecture: primary.partition.arch,
-      metadata: image.objects.filter(({ type }) => metadataTypes.includes(type)),
-      read: (object) => image.data(object, MAX_METADATA_SIZE),
-      tree: { squashfs: plainRange(image, primary, unlocked) },
+      path,
+      tree: { squashfs: plainRange(sif, primary, opening?.unlocked), length },
+      image: { sif, primary, length, opening, sealed },
       async [Symbol.asyncDispose](): Promise<void> {
-        wipeUnlocked(unlocked)
-        await image[Symbol.asyncDispose]()
+        forget(opening)
+        await sif[Symbol.asyncDispose]()
       },
     }
   } catch (error) {
-    await image[Symbol.asyncDispose]()
+    forget(opening)
+    await sif[Symbol.asyncDispose]()
     throw error
   }
 }
@@ -82,7 +120,7 @@ async function openImage(path: string, credentials: CredentialOptions): Promise<
 /**
  * Opens a source and finds out what it is.
  *
- * @throws BuildError `ERR_BUILD_SOURCE`; SifError, KeyError, LuksError, GocryptfsError of an image.
+ * @throws BuildError `ERR_BUILD_SOURCE`; SifError, KeyError, LuksError, TreeError of an image.
  */
 export async function openSource(path: string, credentials: CredentialOptions): Promise<BuildSource> {
   let info
@@ -98,9 +136,8 @@ export async function openSource(path: string, credentials: CredentialOptions): 
   }
   if (info.isDirectory())
     return {
+      path,
       tree: { directory: path },
-      architecture: undefined,
-      ...noMetadata,
       async [Symbol.asyncDispose](): Promise<void> {
         // A folder is opened by the native side.
       },
@@ -115,5 +152,5 @@ export async function openSource(path: string, credentials: CredentialOptions): 
     throw error
   }
   await file.close()
-  return await openImage(path, credentials)
+  return await openImageSource(path, credentials)
 }

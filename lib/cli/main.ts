@@ -5,6 +5,7 @@ import { Command, CommanderError } from "commander"
 import { ContainerError } from "../index.ts"
 import { addBuildCommand } from "./commands/build.ts"
 import { addContentCommands } from "./commands/content.ts"
+import { addConvertCommands } from "./commands/convert.ts"
 import { addMountCommands } from "./commands/mount.ts"
 import { addRunCommands } from "./commands/run.ts"
 import { addSifCommands } from "./commands/sif.ts"
@@ -52,6 +53,7 @@ async function main(): Promise<number> {
       writeErr: (text) => errors().write(text),
     })
   addBuildCommand(program)
+  addConvertCommands(program)
   addSifCommands(program)
   addContentCommands(program)
   addMountCommands(program)

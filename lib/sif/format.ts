@@ -123,6 +123,8 @@ export interface SifObject {
   readonly extra: Buffer
   /** For a partition. */
   readonly partition: PartitionFacts | undefined
+  /** The whole descriptor, as it stands in the table. */
+  readonly record: Buffer
 }
 
 /** A partition among the objects. */
@@ -243,6 +245,33 @@ export function changeHeader(bytes: Buffer, change: HeaderChange): void {
   bytes.writeBigInt64LE(BigInt(change.dataSize), DATA_SIZE_AT)
 }
 
+/** What an object gets that comes from another image; the rest of its descriptor stays. */
+export interface DescriptorChange {
+  readonly id: number
+  readonly link: SifLink
+  readonly offset: Bytes
+  readonly size: Bytes
+  readonly paddedSize: Bytes
+  /** Default: as it was. */
+  readonly modified?: number
+  readonly extra?: Buffer
+}
+
+/** Writes the changed fields into a descriptor's bytes; all others stay as they are. */
+export function changeDescriptor(bytes: Buffer, change: DescriptorChange): void {
+  bytes.writeUInt32LE(change.id, 5)
+  bytes.writeUInt32LE(serializeLink(change.link), 13)
+  bytes.writeBigInt64LE(BigInt(change.offset), 17)
+  bytes.writeBigInt64LE(BigInt(change.size), 25)
+  bytes.writeBigInt64LE(BigInt(change.paddedSize), 33)
+  if (change.modified !== undefined) bytes.writeBigInt64LE(BigInt(change.modified), 49)
+  change.extra?.copy(bytes, EXTRA_AT)
+}
+
+function serializeLink(link: SifLink): number {
+  return link.to === "none" ? 0 : link.to === "object" ? link.id : (MASK | link.group) >>> 0
+}
+
 function parseLink(raw: number): SifLink {
   if (raw === 0) return { to: "none" }
   return raw >>> 28 === 0xf ? { to: "group", group: raw & NUMBER } : { to: "object", id: raw }
@@ -276,6 +305,7 @@ export function parseDescriptor(bytes: Buffer, slot: number): SifObject | undefi
             arch: upToNul(extra.subarray(8, 11)),
           }
         : undefined,
+    record: Buffer.from(bytes.subarray(0, DESCRIPTOR_SIZE)),
   }
 }
 
@@ -306,12 +336,11 @@ export interface NewDescriptor {
 /** A descriptor's 585 bytes. */
 export function serializeDescriptor(object: NewDescriptor): Buffer {
   const bytes = Buffer.alloc(DESCRIPTOR_SIZE)
-  const { link } = object
   bytes.writeInt32LE(object.type, 0)
   bytes[USED_AT] = 1
   bytes.writeUInt32LE(object.id, 5)
   bytes.writeUInt32LE((MASK | object.group) >>> 0, 9)
-  bytes.writeUInt32LE(link.to === "none" ? 0 : link.to === "object" ? link.id : (MASK | link.group) >>> 0, 13)
+  bytes.writeUInt32LE(serializeLink(object.link), 13)
   bytes.writeBigInt64LE(BigInt(object.offset), 17)
   bytes.writeBigInt64LE(BigInt(object.size), 25)
   bytes.writeBigInt64LE(BigInt(object.paddedSize), 33)
@@ -324,6 +353,9 @@ export function serializeDescriptor(object: NewDescriptor): Buffer {
   object.extra.copy(bytes, EXTRA_AT)
   return bytes
 }
+
+/** Bytes of the extra area that say what a partition is. */
+export const PARTITION_FACTS: Bytes = 11
 
 /** The extra area of a partition. */
 export function partitionExtra(facts: PartitionFacts): Buffer {

@@ -4,14 +4,15 @@ import type { FileHandle } from "node:fs/promises"
 import { SifError } from "../errors.ts"
 import { alignUp, type Bytes } from "../units.ts"
 import {
+  changeDescriptor,
   DEFAULT_SLOTS,
   DEFAULT_TABLE_OFFSET,
   DESCRIPTOR_SIZE,
   LAUNCH_SCRIPT,
   serializeDescriptor,
   serializeHeader,
-  type NewDescriptor,
   type SifLink,
+  type SifObject,
 } from "./format.ts"
 
 /** Where data starts in an image that we write. */
@@ -29,20 +30,54 @@ export interface NewObject {
   readonly extra?: Buffer
 }
 
+/** What an image takes over from the one that it is made of. */
+export interface LayoutOptions {
+  /** Seconds since 1970; default the time of everything else. */
+  readonly created?: number
+  /** Default: what peers write. */
+  readonly launchScript?: string
+  /** Of the table, at least; default what peers write. */
+  readonly slots?: number
+  /** Slots that {@link SifLayout.add} leaves free: whoever was there comes back. */
+  readonly reserved?: readonly number[]
+}
+
+/** What changes when an object of another image is kept: where it stands, and what that does to links. */
+export interface KeptObject {
+  readonly slot: number
+  readonly id: number
+  readonly link: SifLink
+  /** Default: as they were. */
+  readonly modified?: number
+  readonly extra?: Buffer
+}
+
 /** The plan of a new image: objects get their places one after the other, header and table are made last. */
 export class SifLayout {
-  readonly #descriptors: NewDescriptor[] = []
+  readonly #records = new Map<number, Buffer>()
+  readonly #ids = new Set<number>()
   readonly #time: number
   readonly #id: string
-  #end: Bytes = DATA_OFFSET
+  readonly #options: LayoutOptions
+  readonly #reserved: ReadonlySet<number>
+  readonly #slots: number
+  #end: Bytes
 
   /**
-   * @param time - Seconds since 1970, for every object and the image.
+   * @param time - Seconds since 1970, for every new object and the image.
    * @param id - A UUID; random by default.
    */
-  constructor(time: number, id: string = randomUUID()) {
+  constructor(time: number, id: string = randomUUID(), options: LayoutOptions = {}) {
     this.#time = time
     this.#id = id
+    this.#options = options
+    this.#reserved = new Set(options.reserved)
+    this.#slots = Math.max(DEFAULT_SLOTS, options.slots ?? 0)
+    this.#end = this.#dataOffset
+  }
+
+  get #dataOffset(): Bytes {
+    return DEFAULT_TABLE_OFFSET + this.#slots * DESCRIPTOR_SIZE
   }
 
   /** Where the next object's data goes. */
@@ -50,26 +85,47 @@ export class SifLayout {
     return alignUp(this.#end, alignment)
   }
 
+  #place(size: Bytes, alignment: Bytes): { offset: Bytes; size: Bytes; paddedSize: Bytes } {
+    const offset = this.next(alignment)
+    const paddedSize = offset - this.#end + size
+    this.#end = offset + size
+    return { offset, size, paddedSize }
+  }
+
   /** Records an object whose `size` bytes lie at {@link next}(alignment). Returns its ID. */
   add(object: NewObject, size: Bytes, alignment: Bytes = 1): number {
-    const offset = this.next(alignment)
-    const id = this.#descriptors.length + 1
-    if (id > DEFAULT_SLOTS)
-      throw new SifError("ERR_SIF_FULL", `an image holds at most ${DEFAULT_SLOTS} objects`)
-    this.#descriptors.push({
+    let slot = 0
+    while (this.#records.has(slot) || this.#reserved.has(slot) || this.#ids.has(slot + 1)) slot++
+    if (slot >= this.#slots)
+      throw new SifError("ERR_SIF_FULL", `an image holds at most ${this.#slots} objects`)
+    const id = slot + 1
+    const record = serializeDescriptor({
       type: object.type,
       id,
       group: object.group ?? 1,
       link: object.link ?? { to: "none" },
-      offset,
-      size,
-      paddedSize: offset - this.#end + size,
+      ...this.#place(size, alignment),
       time: this.#time,
       name: object.name ?? "",
       extra: object.extra ?? Buffer.alloc(0),
     })
-    this.#end = offset + size
+    this.#put(slot, id, record)
     return id
+  }
+
+  /** Records an object of another image, whose `size` bytes lie at {@link next}(alignment). */
+  keep(object: SifObject, kept: KeptObject, size: Bytes, alignment: Bytes = 1): void {
+    const { slot, ...change } = kept
+    const record = Buffer.from(object.record)
+    changeDescriptor(record, { ...change, ...this.#place(size, alignment) })
+    this.#put(slot, kept.id, record)
+  }
+
+  #put(slot: number, id: number, record: Buffer): void {
+    if (slot >= this.#slots || this.#records.has(slot) || this.#ids.has(id))
+      throw new RangeError(`slot ${slot} or ID ${id} is taken`)
+    this.#records.set(slot, record)
+    this.#ids.add(id)
   }
 
   /** The image's size so far. */
@@ -79,24 +135,24 @@ export class SifLayout {
 
   /** Everything before the data: header, gap and table. */
   serialize(arch: string): Buffer {
-    const bytes = Buffer.alloc(DATA_OFFSET)
+    const { created = this.#time, launchScript = LAUNCH_SCRIPT } = this.#options
+    const bytes = Buffer.alloc(this.#dataOffset)
     serializeHeader({
-      launchScript: LAUNCH_SCRIPT,
+      launchScript,
       version: "01",
       arch,
       id: this.#id,
-      created: this.#time,
+      created,
       modified: this.#time,
-      free: DEFAULT_SLOTS - this.#descriptors.length,
-      total: DEFAULT_SLOTS,
+      free: this.#slots - this.#records.size,
+      total: this.#slots,
       tableOffset: DEFAULT_TABLE_OFFSET,
-      tableSize: DEFAULT_SLOTS * DESCRIPTOR_SIZE,
-      dataOffset: DATA_OFFSET,
-      dataSize: this.#end - DATA_OFFSET,
+      tableSize: this.#slots * DESCRIPTOR_SIZE,
+      dataOffset: this.#dataOffset,
+      dataSize: this.#end - this.#dataOffset,
     }).copy(bytes)
-    this.#descriptors.forEach((descriptor, slot) => {
-      serializeDescriptor(descriptor).copy(bytes, DEFAULT_TABLE_OFFSET + slot * DESCRIPTOR_SIZE)
-    })
+    for (const [slot, record] of this.#records)
+      record.copy(bytes, DEFAULT_TABLE_OFFSET + slot * DESCRIPTOR_SIZE)
     return bytes
   }
 }

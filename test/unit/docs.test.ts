@@ -4,6 +4,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs"
 import path from "node:path"
 import { Command } from "commander"
 import { addBuildCommand } from "../../lib/cli/commands/build.ts"
+import { addConvertCommands } from "../../lib/cli/commands/convert.ts"
 import { addContentCommands } from "../../lib/cli/commands/content.ts"
 import { addMountCommands } from "../../lib/cli/commands/mount.ts"
 import { addRunCommands } from "../../lib/cli/commands/run.ts"
@@ -37,6 +38,7 @@ function anchor(heading: string): string {
 function program(): Command {
   const command = new Command("sifcrypt").version("0", "-V, --version").enablePositionalOptions()
   addBuildCommand(command)
+  addConvertCommands(command)
   addSifCommands(command)
   addContentCommands(command)
   addMountCommands(command)
@@ -75,6 +77,15 @@ describe("docs/cli.md", () => {
   /** What other sections say for several commands. */
   const shared = section("Credentials") + section("Engines")
 
+  /** Whose section describes the options that both have. */
+  const sameAs: Readonly<Record<string, string>> = {
+    run: "exec",
+    shell: "exec",
+    encrypt: "build",
+    decrypt: "build",
+    reencrypt: "build",
+  }
+
   it("has a section for every command", () => {
     for (const command of program().commands) assert.ok(parts.has(command.name()), command.name())
   })
@@ -82,7 +93,7 @@ describe("docs/cli.md", () => {
   it("describes every option of --help", () => {
     for (const command of program().commands) {
       const name = command.name()
-      const place = section(name) + shared + (name === "run" || name === "shell" ? section("exec") : "")
+      const place = section(name) + shared + section(sameAs[name] ?? "")
       for (const flag of flags(command)) assert.match(place, new RegExp(`\`${flag}[ \`]`), `${name} ${flag}`)
     }
   })

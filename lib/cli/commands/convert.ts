@@ -1,0 +1,99 @@
+import type { Command } from "commander"
+import { decrypt, encrypt, reencrypt, type DecryptOptions } from "../../index.ts"
+import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
+import {
+  addEncryptionOptions,
+  addOutputOptions,
+  encryptionOptions,
+  showMaking,
+  type EncryptionFlags,
+  type OutputFlags,
+} from "../encryption.ts"
+import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
+import { addRecipientOptions, withRecipients, type RecipientFlags } from "../recipients.ts"
+
+function kdfLimits(flags: OpenFlags): Pick<DecryptOptions, "kdfLimits"> {
+  const { kdfLimits: limits } = openOptions(flags, {})
+  return limits === undefined ? {} : { kdfLimits: limits }
+}
+
+function addEncrypt(program: Command): void {
+  const command = program
+    .command("encrypt")
+    .summary("encrypt a plain image")
+    .description(
+      "Makes the encrypted image OUTPUT of the plain image IMAGE, for everybody whose public key or passphrase is given. " +
+        "Every other object comes along; definition, labels and the like are kept inside the encryption. " +
+        "`sifcrypt decrypt` gives the same image back. Nothing plain is written on the way.",
+    )
+    .argument("<image>", "the plain image")
+    .argument("<output>", "the image to write")
+  addCredentialOptions(addEncryptionOptions(command)).action(
+    async (image: string, output: string, flags: CredentialFlags & EncryptionFlags) => {
+      const encryption = encryptionOptions(flags, command)
+      await withCredentials(flags, true, (credentials) =>
+        showMaking(`encrypting ${output}`, output, flags, (options) =>
+          encrypt({ ...options, ...encryption, image, credentials }),
+        ),
+      )
+    },
+  )
+}
+
+function addDecrypt(program: Command): void {
+  const command = program
+    .command("decrypt")
+    .summary("make a plain image of an encrypted one")
+    .description(
+      "Makes the plain image OUTPUT of the encrypted image IMAGE: the root file system as it was before it was encrypted, " +
+        "with every other object. Whoever can read OUTPUT can read everything in it.",
+    )
+    .argument("<image>", "the encrypted image")
+    .argument("<output>", "the image to write")
+  addOpenOptions(addOutputOptions(command)).action(
+    async (image: string, output: string, flags: OpenFlags & OutputFlags) => {
+      await withCredentials(flags, false, (credentials) =>
+        showMaking(`decrypting ${image}`, output, flags, (options) =>
+          decrypt({ ...options, ...kdfLimits(flags), image, credentials }),
+        ),
+      )
+    },
+  )
+}
+
+function addReencrypt(program: Command): void {
+  const command = program
+    .command("reencrypt")
+    .summary("encrypt an image anew, with a new volume key")
+    .description(
+      "Makes the encrypted image OUTPUT of the encrypted image IMAGE, with a new volume key: what opened IMAGE opens " +
+        "nothing of OUTPUT. With --recipient or a new passphrase OUTPUT is for these alone; otherwise for the RSA recipients " +
+        "whose public keys IMAGE carries, and the passphrase that opened it.",
+    )
+    .argument("<image>", "the encrypted image")
+    .argument("<output>", "the image to write")
+  addOpenOptions(addRecipientOptions(addEncryptionOptions(command))).action(
+    async (image: string, output: string, flags: OpenFlags & RecipientFlags & EncryptionFlags) => {
+      const encryption = { ...encryptionOptions(flags, command), ...kdfLimits(flags) }
+      await withRecipients(flags, (recipients) =>
+        withCredentials(flags, false, (credentials) =>
+          showMaking(`encrypting ${output}`, output, flags, (options) =>
+            reencrypt({
+              ...options,
+              ...encryption,
+              image,
+              credentials,
+              ...(recipients === undefined ? {} : { recipients }),
+            }),
+          ),
+        ),
+      )
+    },
+  )
+}
+
+export function addConvertCommands(program: Command): void {
+  addEncrypt(program)
+  addDecrypt(program)
+  addReencrypt(program)
+}
