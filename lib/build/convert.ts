@@ -1,14 +1,15 @@
 // From one image to another: what was plain becomes encrypted and back, or gets a new volume key and other recipients,
 // in one pass. Everything beside the root file system comes along.
-import type { KeyObject } from "node:crypto"
+import { timingSafeEqual, type KeyObject } from "node:crypto"
 import { wipeCredentials, type Credential, type CredentialOptions } from "../container/credentials.ts"
 import { findCryptoMessages, type Opening } from "../container/unlock.ts"
 import type { LuksPolicy } from "../device/luks-header.ts"
 import { BuildError, KeyError } from "../errors.ts"
-import { decodeRecipient, MAX_MESSAGE_SIZE } from "../key/crypto-message.ts"
+import { decodeRecipient, MAX_MESSAGE_SIZE, recipientProof } from "../key/crypto-message.ts"
 import { fingerprint } from "../key/fingerprint.ts"
 import { Secret } from "../key/secret.ts"
-import { messageMark, type SifObject } from "../sif/format.ts"
+import { messageMark, messageProof, type SifObject } from "../sif/format.ts"
+import type { SifImage } from "../sif/open.ts"
 import { passphraseKdfFor, recipientsOf } from "./encryption.ts"
 import { checkTarget } from "./output.ts"
 import { openImageSource, type SourceImage } from "./source.ts"
@@ -66,14 +67,27 @@ function isStale(message: SifObject, { unlocked }: Opening): boolean {
 
 /** The keyslots of passphrases that nobody gave; they do not come along. */
 function unknownPassphrases(messages: readonly SifObject[], opening: Opening): readonly number[] {
-  const { unlocked, message } = opening
+  const { unlocked, recipient } = opening
   const marks = messages.map(({ extra }) => messageMark(extra))
   const others = unlocked.header.keyslots.filter(
     ({ id, mark }) => id !== unlocked.keyslot && !marks.includes(mark),
   )
   // Messages that name no keyslot have one of them.
-  const unnamed = message === undefined && marks.includes(undefined) ? 1 : 0
+  const unnamed = recipient === undefined && marks.includes(undefined) ? 1 : 0
   return others.slice(unnamed).map(({ id }) => id)
+}
+
+/**
+ * Whose message it is; undefined: the image does not say, or somebody says so who could not open it. The key that opened
+ * needs no proof.
+ */
+async function keyOf(image: SifImage, message: SifObject, opening: Opening): Promise<KeyObject | undefined> {
+  const { unlocked, recipient } = opening
+  if (recipient?.message.id === message.id) return recipient.key
+  const key = decodeRecipient(await image.data(message, MAX_MESSAGE_SIZE))
+  if (key === undefined) return undefined
+  const proof = recipientProof(key, unlocked.volumeKey.bytes)
+  return timingSafeEqual(messageProof(message.extra), proof) ? key : undefined
 }
 
 /**
@@ -92,28 +106,21 @@ async function sameRecipients(
   const keys = new Map<string, KeyObject>()
   const unknown: number[] = []
   for (const message of messages) {
-    const key = decodeRecipient(await sif.data(message, MAX_MESSAGE_SIZE))
+    const key = await keyOf(sif, message, opening)
     if (key === undefined) unknown.push(message.id)
-    else if (message.name !== "" && message.name !== fingerprint(key))
-      throw new KeyError(
-        "ERR_KEY_MESSAGE",
-        `${path}: crypto message ${message.id} is named ${message.name} and carries the key ${fingerprint(key)}`,
-        { path },
-      )
     else keys.set(fingerprint(key), key)
   }
   if (unknown.length > 0)
     throw new KeyError(
       "ERR_KEY_MISSING",
-      `${path} does not carry the public ${unknown.length === 1 ? "key" : "keys"} of its RSA ` +
+      `${path} does not show the public ${unknown.length === 1 ? "key" : "keys"} of its RSA ` +
         `${unknown.length === 1 ? "recipient" : "recipients"} in crypto message ${unknown.join(", ")}`,
       { path },
     )
   const lost = unknownPassphrases(messages, opening)
   if (lost.length > 0)
     onNotice(`a passphrase that was not given does not open the new image (keyslot ${lost.join(", ")})`)
-  const passphrase = opening.message === undefined ? ["the passphrase"] : []
-  // Nothing vouches for these keys, so whoever runs this hears them.
+  const passphrase = opening.recipient === undefined ? ["the passphrase"] : []
   onNotice(`encrypted for: ${[...keys.keys(), ...passphrase].join(", ")}`)
   return [
     ...[...keys].map(([origin, key]): Credential => ({ kind: "rsa", key, origin })),
