@@ -2,7 +2,7 @@
 // in one pass. Everything beside the root file system comes along.
 import { timingSafeEqual, type KeyObject } from "node:crypto"
 import { wipeCredentials, type Credential, type CredentialOptions } from "../container/credentials.ts"
-import { findCryptoMessages, type Opening } from "../container/unlock.ts"
+import { dataKey, findCryptoMessages, type Opening } from "../container/unlock.ts"
 import type { LuksPolicy } from "../device/luks-header.ts"
 import { BuildError, KeyError } from "../errors.ts"
 import { decodeRecipient, MAX_MESSAGE_SIZE, recipientProof } from "../key/crypto-message.ts"
@@ -10,7 +10,7 @@ import { fingerprint } from "../key/fingerprint.ts"
 import { Secret } from "../key/secret.ts"
 import { messageMark, messageProof, type SifObject } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
-import { passphraseKdfFor, recipientsOf } from "./encryption.ts"
+import { checkFormat, passphraseKdfFor, recipientsOf } from "./encryption.ts"
 import { checkTarget } from "./output.ts"
 import { openImageSource, type SourceImage } from "./source.ts"
 import { makeImage, type BuildResult, type EncryptedOutputOptions, type OutputOptions } from "./write-image.ts"
@@ -62,12 +62,14 @@ async function openEncrypted(
 /** The messages that a change of recipients which was killed has left open nothing, and make nobody a recipient. */
 function isStale(message: SifObject, { unlocked }: Opening): boolean {
   const mark = messageMark(message.extra)
-  return mark !== undefined && !unlocked.header.keyslots.some((keyslot) => keyslot.mark === mark)
+  if (mark === undefined || unlocked.kind !== "luks") return false
+  return !unlocked.header.keyslots.some((keyslot) => keyslot.mark === mark)
 }
 
 /** The keyslots of passphrases that nobody gave; they do not come along. */
 function unknownPassphrases(messages: readonly SifObject[], opening: Opening): readonly number[] {
   const { unlocked, recipient } = opening
+  if (unlocked.kind !== "luks") return []
   const marks = messages.map(({ extra }) => messageMark(extra))
   const others = unlocked.header.keyslots.filter(
     ({ id, mark }) => id !== unlocked.keyslot && !marks.includes(mark),
@@ -86,7 +88,7 @@ async function keyOf(image: SifImage, message: SifObject, opening: Opening): Pro
   if (recipient?.message.id === message.id) return recipient.key
   const key = decodeRecipient(await image.data(message, MAX_MESSAGE_SIZE))
   if (key === undefined) return undefined
-  const proof = recipientProof(key, unlocked.volumeKey.bytes)
+  const proof = recipientProof(key, dataKey(unlocked).bytes)
   return timingSafeEqual(messageProof(message.extra), proof) ? key : undefined
 }
 
@@ -151,11 +153,12 @@ async function convert(
  */
 export async function encrypt(options: EncryptOptions): Promise<BuildResult> {
   return await convert(options, async () => {
-    const { image, credentials, onNotice } = options
+    const { image, credentials, format, onNotice } = options
     passphraseKdfFor(options.passphraseKdf)
     const recipients = await recipientsOf({
       credentials,
       encrypt: true,
+      ...(format === undefined ? {} : { format }),
       ...(onNotice === undefined ? {} : { onNotice }),
     })
     try {
@@ -188,7 +191,7 @@ export async function decrypt(options: DecryptOptions): Promise<BuildResult> {
  */
 export async function reencrypt(options: ReencryptOptions): Promise<BuildResult> {
   return await convert(options, async () => {
-    const { recipients: wanted, onNotice } = options
+    const { recipients: wanted, format, onNotice } = options
     passphraseKdfFor(options.passphraseKdf)
     const given =
       wanted === undefined
@@ -196,12 +199,14 @@ export async function reencrypt(options: ReencryptOptions): Promise<BuildResult>
         : await recipientsOf({
             credentials: wanted,
             encrypt: true,
+            ...(format === undefined ? {} : { format }),
             ...(onNotice === undefined ? {} : { onNotice }),
           })
     let recipients = given ?? []
     try {
       await using source = await openEncrypted(options)
       if (given === undefined) recipients = await sameRecipients(source.image, source.opening, onNotice)
+      checkFormat(recipients, format)
       return await makeImage(options, recipients, source)
     } finally {
       wipeCredentials(recipients)

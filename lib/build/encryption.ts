@@ -70,12 +70,17 @@ export async function recipientsOf(options: RecipientOptions): Promise<Credentia
   const messages = recipients.filter(({ kind }) => kind === "rsa").length
   if (messages >= DEFAULT_SLOTS)
     throw new BuildError("ERR_BUILD_OUTPUT", `an image holds ${DEFAULT_SLOTS - 1} RSA recipients, not ${messages}`)
-  if (format === "gocryptfs") checkPassword(recipients)
+  checkFormat(recipients, format)
   return recipients
 }
 
-/** gocryptfs has one password: that of all RSA recipients, or a passphrase. */
-function checkPassword(recipients: readonly Credential[]): void {
+/**
+ * gocryptfs has one password: that of all RSA recipients, or a passphrase.
+ *
+ * @throws GocryptfsError `ERR_GOCRYPTFS_RECIPIENTS`.
+ */
+export function checkFormat(recipients: readonly Credential[], format: EncryptionFormat | undefined): void {
+  if (format !== "gocryptfs") return
   const passphrases = recipients.flatMap((one) => (one.kind === "passphrase" ? [one] : []))
   const refuse = (what: string): never => {
     throw new GocryptfsError("ERR_GOCRYPTFS_RECIPIENTS", what)

@@ -16,7 +16,7 @@ import {
 import { architectureDigits } from "../sif/names.ts"
 import { PARTITION_ALIGNMENT, SifLayout } from "../sif/write.ts"
 import type { Bytes } from "../units.ts"
-import { prepareEncryption, type PassphraseKdf } from "./encryption.ts"
+import { prepareEncryption, type EncryptionFormat, type PassphraseKdf } from "./encryption.ts"
 import { choosePassengers, isReadable, objectText, type Passenger, type Passengers } from "./objects.ts"
 import { asOutputError, Output } from "./output.ts"
 import type { BuildSource } from "./source.ts"
@@ -49,6 +49,8 @@ export interface OutputOptions {
 export interface EncryptedOutputOptions extends OutputOptions {
   /** Default Argon2id with fixed costs. */
   readonly passphraseKdf?: PassphraseKdf
+  /** Default LUKS2. */
+  readonly format?: EncryptionFormat
   /** Leave out of the image whom its RSA recipients are: name and public key. */
   readonly anonymous?: boolean
   /**
@@ -93,7 +95,7 @@ const NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
 /** What the native side calls a failure of reading the source; everything else is about the output. */
 const readingCalls: ReadonlySet<string> = new Set(
-  "open fstat stat opendir readdir readlink listxattr getxattr lseek pread squashfs_copy".split(" "),
+  "open fstat stat opendir readdir readlink listxattr getxattr lseek pread squashfs_copy gocryptfs_read".split(" "),
 )
 
 interface Written {
@@ -282,8 +284,8 @@ class ImageWriter {
     const output = this.#output
     const trailer = await this.#trailer()
     const start = layout.next(PARTITION_ALIGNMENT)
-    const { passphraseKdf, anonymous } = this.#options
-    using encryption = await prepareEncryption(this.#recipients, passphraseKdf, anonymous)
+    const { passphraseKdf, anonymous, format } = this.#options
+    using encryption = await prepareEncryption(this.#recipients, passphraseKdf, anonymous, format)
     const { header, cipher, fileSystem } = encryption
     await output.writeSparse(header, start)
     const target: TreeTarget = { output, offset: start + header.length, cipher, trailer }
