@@ -20,7 +20,7 @@ import { encodeCryptoMessage, recipientProof } from "../key/crypto-message.ts"
 import { fingerprint } from "../key/fingerprint.ts"
 import { wrapSecret } from "../key/rsa-oaep.ts"
 import { Secret } from "../key/secret.ts"
-import type { NativeCipher, NativeKdf } from "../native/binding.ts"
+import type { NativeBuildCipher, NativeKdf } from "../native/binding.ts"
 import { cryptoMessageExtra, DEFAULT_SLOTS, FileSystem } from "../sif/format.ts"
 import type { Bytes } from "../units.ts"
 
@@ -132,7 +132,7 @@ export interface Encryption extends Disposable {
   readonly fileSystem: number
   /** Stands before the encrypted data; mostly zeros, to be written with holes. */
   readonly header: Buffer
-  readonly cipher: NativeCipher
+  readonly cipher: NativeBuildCipher
   /** One for each RSA recipient, in their order. */
   readonly messages: readonly CryptoMessage[]
 }

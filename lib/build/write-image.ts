@@ -4,7 +4,7 @@ import { constants } from "node:os"
 import type { Credential } from "../container/credentials.ts"
 import { encodeTrailer, MAX_SEALED_SIZE, type ObjectToSeal } from "../container/sealed.ts"
 import { BuildError, SifError } from "../errors.ts"
-import type { NativeCipher } from "../native/binding.ts"
+import type { NativeBuildCipher } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import {
   DataType,
@@ -108,7 +108,7 @@ interface Written {
 interface TreeTarget {
   readonly output: Output
   readonly offset: Bytes
-  readonly cipher: NativeCipher | undefined
+  readonly cipher: NativeBuildCipher | undefined
   readonly trailer: Buffer | undefined
 }
 

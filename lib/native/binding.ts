@@ -25,6 +25,15 @@ export interface NativeGocryptfsCipher {
   readonly config?: Uint8Array
 }
 
+/** The same, to be written: also the squashfs around it, with the configuration as `gocryptfs.conf`. */
+export interface NativeGocryptfsBuild extends NativeGocryptfsCipher {
+  /** At most 64 KiB. */
+  readonly config: Uint8Array
+}
+
+/** How a range is to be encrypted. */
+export type NativeBuildCipher = NativeXtsCipher | NativeGocryptfsBuild
+
 /** A part of an open file; with a cipher its plaintext. */
 export interface NativeRange {
   readonly fd: number
@@ -132,7 +141,7 @@ export interface NativeBuild {
   readonly fd: number
   /** Where the data starts in `fd`, bytes. */
   readonly offset: number
-  readonly cipher: NativeCipher | undefined
+  readonly cipher: NativeBuildCipher | undefined
   readonly compression: "gzip" | "zstd" | "lz4" | "xz"
   /** -1: the compressor's default. */
   readonly level: number
@@ -157,7 +166,7 @@ export interface NativeAddon {
   luksUnlock(
     options: NativeLuksUnlock,
   ): Promise<{ readonly volumeKey: Buffer; readonly keyslot: number }>
-  /** Writes a squashfs and its trailer; `size` is what they take in `fd`, padded to 4096 bytes. `onProgress` as in extract. */
+  /** Writes a squashfs and its trailer; `size` is what all takes in `fd`, padded to 4096 bytes. `onProgress` as in extract. */
   buildTree(
     options: NativeBuild,
     onProgress: (bytes: number) => boolean,

@@ -1,3 +1,6 @@
+#include <time.h>
+
+#include <algorithm>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -8,7 +11,9 @@
 #include "bindings/progress.h"
 #include "bindings/run_async.h"
 #include "core/directory_tree.h"
+#include "core/enclosing_squashfs.h"
 #include "core/file_range.h"
+#include "core/gocryptfs.h"
 #include "core/squashfs_writer.h"
 
 namespace sifcrypt {
@@ -22,6 +27,11 @@ SquashfsCompression ReadCompression(const Napi::Object& options) {
   throw Napi::RangeError::New(options.Env(), "compression is unknown");
 }
 
+int64_t ReadSourceDateEpoch(const Napi::Object& options) {
+  const bool none = options.Get("sourceDateEpoch").StrictEquals(Napi::Number::New(options.Env(), -1));
+  return none ? -1 : static_cast<int64_t>(ReadUnsigned(options, "sourceDateEpoch"));
+}
+
 SquashfsWriteOptions ReadWriteOptions(const Napi::Object& options) {
   const uint64_t block_size = ReadUnsigned(options, "blockSize");
   const uint64_t threads = ReadUnsigned(options, "threads");
@@ -33,10 +43,7 @@ SquashfsWriteOptions ReadWriteOptions(const Napi::Object& options) {
   write.codec.block_size = static_cast<uint32_t>(block_size);
   write.threads = static_cast<unsigned>(threads);
   write.squash_owner = ReadBoolean(options, "squashOwner");
-  if (options.Get("sourceDateEpoch").StrictEquals(Napi::Number::New(options.Env(), -1)))
-    write.source_date_epoch = -1;
-  else
-    write.source_date_epoch = static_cast<int64_t>(ReadUnsigned(options, "sourceDateEpoch"));
+  write.source_date_epoch = ReadSourceDateEpoch(options);
   return write;
 }
 
@@ -73,6 +80,39 @@ WriteSource ReadWriteSource(const Napi::Object& options) {
   };
 }
 
+/// What gets what is written.
+struct Target {
+  std::unique_ptr<ByteSink> file;
+  Cipher cipher;
+  /// For gocryptfs.
+  std::vector<uint8_t> config;
+  uint32_t time = 0;
+};
+
+std::unique_ptr<Target> ReadTarget(const Napi::Object& options) {
+  auto target = std::make_unique<Target>();
+  target->file = std::make_unique<FileSink>(ReadInt(options, "fd"), ReadUnsigned(options, "offset"));
+  target->cipher = ReadCipher(options, "cipher");
+  if (std::holds_alternative<GocryptfsParameters>(target->cipher))
+    target->config = ReadBytes(ReadObject(options.Get("cipher"), "cipher"), "config");
+  const int64_t epoch = ReadSourceDateEpoch(options);
+  target->time = static_cast<uint32_t>(std::clamp<int64_t>(epoch < 0 ? time(nullptr) : epoch, 0, UINT32_MAX));
+  return target;
+}
+
+/// What is written to it arrives in the file as the cipher says.
+std::unique_ptr<ByteSink> EncryptingSink(Target& target) {
+  if (auto* xts = std::get_if<XtsParameters>(&target.cipher))
+    return std::make_unique<XtsSink>(std::move(target.file), std::move(*xts));
+  if (auto* gocryptfs = std::get_if<GocryptfsParameters>(&target.cipher)) {
+    auto enclosing = std::make_unique<EnclosingSquashfs>(
+        std::move(target.file),
+        EnclosingSquashfs::Contents{std::move(gocryptfs->file), std::move(target.config), target.time});
+    return std::make_unique<GocryptfsSink>(std::move(enclosing), std::move(gocryptfs->content_key));
+  }
+  return std::move(target.file);
+}
+
 }  // namespace
 
 Napi::Value BuildTree(const Napi::CallbackInfo& info) {
@@ -81,19 +121,17 @@ Napi::Value BuildTree(const Napi::CallbackInfo& info) {
   WriteSource write = ReadWriteSource(options);
   std::vector<uint8_t> trailer;
   if (!options.Get("trailer").IsUndefined()) trailer = ReadBytes(options, "trailer");
-  std::unique_ptr<ByteSink> sink = std::make_unique<FileSink>(ReadInt(options, "fd"), ReadUnsigned(options, "offset"));
-  Cipher cipher = ReadCipher(options, "cipher");
-  if (auto* xts = std::get_if<XtsParameters>(&cipher))
-    sink = std::make_unique<XtsSink>(std::move(sink), std::move(*xts));
-  else if (std::holds_alternative<GocryptfsParameters>(cipher))
-    throw Napi::RangeError::New(info.Env(), "gocryptfs is only read");
   return RunAsync(
       info.Env(),
-      [write = std::move(write), trailer = std::move(trailer), sink = std::move(sink),
+      [write = std::move(write), trailer = std::move(trailer), target = ReadTarget(options),
        progress = std::make_unique<Progress>(info.Env(), info[1].As<Napi::Function>())] {
+        // What all of it takes in the file, at the end. The sinks above own it.
+        const ByteSink& file = *target->file;
+        const std::unique_ptr<ByteSink> sink = EncryptingSink(*target);
         SquashfsWritten written = write(*sink, [&progress](uint64_t bytes) { return progress->Report(bytes); });
-        written.size = WritePadded(*sink, written.size, trailer);
+        WritePadded(*sink, written.size, trailer);
         sink->Finish();
+        written.size = file.Size();
         return written;
       },
       [](Napi::Env env, const SquashfsWritten& written) -> Napi::Value {

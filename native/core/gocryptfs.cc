@@ -1,8 +1,10 @@
 #include "core/gocryptfs.h"
 
+#include <openssl/rand.h>
 #include <string.h>
 
 #include <algorithm>
+#include <iterator>
 #include <string>
 #include <utility>
 
@@ -49,6 +51,27 @@ bool OpenBlock(EVP_CIPHER_CTX* context, const AssociatedData& data, const uint8_
     throw SystemError(EIO, "EVP_DecryptUpdate");
   return EVP_DecryptFinal_ex(context, out + size, &last) == 1;
 }
+
+/// Encrypts up to one block into `out`, which has room for the overhead.
+void SealBlock(EVP_CIPHER_CTX* context, const AssociatedData& data, const uint8_t* iv, const uint8_t* plain,
+               size_t plain_size, uint8_t* out) {
+  const int size = static_cast<int>(plain_size);
+  uint8_t* text = out + kGocryptfsIvSize;
+  memcpy(out, iv, kGocryptfsIvSize);
+  int n = 0, last = 0;
+  if (EVP_EncryptInit_ex(context, nullptr, nullptr, nullptr, iv) != 1 ||
+      EVP_EncryptUpdate(context, nullptr, &n, data.data(), static_cast<int>(data.size())) != 1 ||
+      EVP_EncryptUpdate(context, text, &n, plain, size) != 1 || n != size ||
+      EVP_EncryptFinal_ex(context, text + size, &last) != 1 ||
+      EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_GET_TAG, static_cast<int>(kGocryptfsTagSize), text + size) != 1)
+    throw SystemError(EIO, "EVP_EncryptUpdate");
+}
+
+void FillRandom(uint8_t* out, size_t size) {
+  if (RAND_bytes(out, static_cast<int>(size)) != 1) throw SystemError(EIO, "RAND_bytes", "no random bytes");
+}
+
+uint64_t StoredOffset(uint64_t block) { return kGocryptfsHeaderSize + block * kGocryptfsStoredBlock; }
 
 }  // namespace
 
@@ -119,7 +142,7 @@ void GocryptfsSource::ReadAt(uint64_t offset, void* out, size_t size) const {
   CipherContexts::Context context = contexts_.Take(false);
   while (size > 0) {
     const uint64_t count = std::min<uint64_t>(end - block, kPieceBlocks);
-    const uint64_t start = kGocryptfsHeaderSize + block * kGocryptfsStoredBlock;
+    const uint64_t start = StoredOffset(block);
     const auto stored_size =
         static_cast<size_t>(std::min<uint64_t>(count * kGocryptfsStoredBlock, stored_size_ - start));
     const auto n = static_cast<size_t>(std::min<uint64_t>(size, (block + count) * kGocryptfsBlock - offset));
@@ -128,6 +151,49 @@ void GocryptfsSource::ReadAt(uint64_t offset, void* out, size_t size) const {
     block += count, offset += n, to += n, size -= n;
   }
   contexts_.Give(false, std::move(context));
+}
+
+GocryptfsSink::GocryptfsSink(std::unique_ptr<ByteSink> ciphertext, SecretBuffer content_key)
+    : BlockSink(std::move(ciphertext), kGocryptfsBlock),
+      contexts_(EVP_aes_256_gcm(), CheckedKey(std::move(content_key)), kGocryptfsIvSize) {}
+
+// The last one may be partial.
+void GocryptfsSink::StoreBlocks(uint64_t first, const uint8_t* plain, size_t size) {
+  if (!std::exchange(started_, true)) {
+    FillRandom(file_id_.data(), file_id_.size());
+    uint8_t header[kGocryptfsHeaderSize];
+    std::copy(std::begin(kVersion), std::end(kVersion), header);
+    std::copy(file_id_.begin(), file_id_.end(), header + sizeof(kVersion));
+    below().WriteAt(0, header, sizeof(header));
+  }
+  const size_t count = (size + kGocryptfsBlock - 1) / kGocryptfsBlock;
+  ivs_.resize(count * kGocryptfsIvSize);
+  FillRandom(ivs_.data(), ivs_.size());
+  out_.resize(size + count * kGocryptfsOverhead);
+  CipherContexts::Context context = contexts_.Take(true);
+  for (size_t i = 0; i < count; ++i) {
+    const size_t at = i * kGocryptfsBlock;
+    SealBlock(context.get(), AssociatedDataOf(first + i, file_id_), ivs_.data() + i * kGocryptfsIvSize, plain + at,
+              std::min(kGocryptfsBlock, size - at), out_.data() + i * kGocryptfsStoredBlock);
+  }
+  contexts_.Give(true, std::move(context));
+  below().WriteAt(StoredOffset(first), out_.data(), out_.size());
+}
+
+void GocryptfsSink::LoadBlock(uint64_t block, uint8_t* plain) {
+  uint8_t stored[kGocryptfsStoredBlock];
+  below().ReadAt(StoredOffset(block), stored, sizeof(stored));
+  CipherContexts::Context context = contexts_.Take(false);
+  if (!OpenBlock(context.get(), AssociatedDataOf(block, file_id_), stored, sizeof(stored), plain))
+    throw SystemError(EIO, "gocryptfs_write", "block " + std::to_string(block) + " is not what was written");
+  contexts_.Give(false, std::move(context));
+}
+
+void GocryptfsSink::KeepBlocks(uint64_t count) { below().Truncate(StoredOffset(count)); }
+
+void GocryptfsSink::Finish() {
+  if (tail_size() > 0) StoreBlocks(Size() / kGocryptfsBlock, tail(), tail_size());
+  below().Finish();
 }
 
 }  // namespace sifcrypt

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <vector>
 
+#include "core/block_sink.h"
 #include "core/byte_range.h"
 #include "core/cipher_contexts.h"
 #include "core/secret_buffer.h"
@@ -54,6 +55,24 @@ class GocryptfsSource final : public ByteSource {
   uint64_t size_ = 0;
   mutable std::mutex mutex_;
   mutable std::vector<uint64_t> reported_;
+};
+
+/// Encrypts what is written: a random file ID, and a fresh random IV each time that a block is stored.
+class GocryptfsSink final : public BlockSink {
+ public:
+  /// EINVAL: not a key of 32 bytes.
+  GocryptfsSink(std::unique_ptr<ByteSink> ciphertext, SecretBuffer content_key);
+  void Finish() override;
+
+ private:
+  void StoreBlocks(uint64_t first, const uint8_t* plain, size_t size) override;
+  void LoadBlock(uint64_t block, uint8_t* plain) override;
+  void KeepBlocks(uint64_t count) override;
+  CipherContexts contexts_;
+  GocryptfsFileId file_id_{};
+  bool started_ = false;
+  std::vector<uint8_t> ivs_;
+  std::vector<uint8_t> out_;
 };
 
 }  // namespace sifcrypt

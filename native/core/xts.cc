@@ -72,95 +72,26 @@ void XtsSource::ReadAt(uint64_t offset, void* out, size_t size) const {
 }
 
 XtsSink::XtsSink(std::unique_ptr<ByteSink> ciphertext, XtsParameters parameters)
-    : ciphertext_(std::move(ciphertext)), cipher_(std::move(parameters)), tail_(cipher_.sector_size()) {}
+    : BlockSink(std::move(ciphertext), parameters.sector_size), cipher_(std::move(parameters)) {}
 
-XtsSink::~XtsSink() = default;
-
-// The plaintext of one sector that was written before, whole or the tail.
-void XtsSink::LoadSector(uint64_t start, uint8_t* out) {
-  const size_t sector = cipher_.sector_size();
-  if (start == tail_start()) {
-    memcpy(out, tail_.data(), sector);
-    return;
-  }
-  ciphertext_->ReadAt(start, out, sector);
-  cipher_.Decrypt(start, out, sector);
+void XtsSink::StoreBlocks(uint64_t first, const uint8_t* plain, size_t size) {
+  const uint64_t offset = first * cipher_.sector_size();
+  out_.resize(size);
+  cipher_.Encrypt(offset, plain, out_.data(), size);
+  below().WriteAt(offset, out_.data(), size);
 }
 
-void XtsSink::WriteAt(uint64_t offset, const void* data, size_t size) {
-  if (offset > size_) throw SystemError(EINVAL, "pwrite", "writes must not leave gaps");
-  const size_t sector = cipher_.sector_size();
-  const auto* from = static_cast<const uint8_t*>(data);
-  while (size > 0) {
-    const uint64_t start = offset / sector * sector;
-    if (offset == start && size >= sector) {
-      const size_t whole = std::min(size / sector * sector, kPiece);
-      out_.resize(whole);
-      cipher_.Encrypt(offset, from, out_.data(), whole);
-      ciphertext_->WriteAt(offset, out_.data(), whole);
-      const bool past_tail = offset + whole > size_;
-      if (past_tail) size_ = offset + whole;
-      offset += whole, from += whole, size -= whole;
-      continue;
-    }
-    const size_t skip = offset - start, n = std::min<size_t>(size, sector - skip);
-    if (start == tail_start()) {
-      if (start == size_) memset(tail_.data(), 0, sector);  // a new sector begins
-      memcpy(tail_.data() + skip, from, n);
-      size_ = std::max(size_, offset + n);
-      if (skip + n == sector) {
-        out_.resize(sector);
-        cipher_.Encrypt(start, tail_.data(), out_.data(), sector);
-        ciphertext_->WriteAt(start, out_.data(), sector);
-      }
-    } else {
-      SecretBuffer plain(sector);
-      LoadSector(start, plain.data());
-      memcpy(plain.data() + skip, from, n);
-      out_.resize(sector);
-      cipher_.Encrypt(start, plain.data(), out_.data(), sector);
-      ciphertext_->WriteAt(start, out_.data(), sector);
-    }
-    offset += n, from += n, size -= n;
-  }
+void XtsSink::LoadBlock(uint64_t block, uint8_t* plain) {
+  const uint64_t offset = block * cipher_.sector_size();
+  below().ReadAt(offset, plain, cipher_.sector_size());
+  cipher_.Decrypt(offset, plain, cipher_.sector_size());
 }
 
-void XtsSink::ReadAt(uint64_t offset, void* out, size_t size) {
-  if (!RangeFits(offset, size, size_)) throw SystemError(EOVERFLOW, "pread");
-  const size_t sector = cipher_.sector_size();
-  auto* to = static_cast<uint8_t*>(out);
-  SecretBuffer plain(sector);
-  while (size > 0) {
-    const uint64_t start = offset / sector * sector;
-    const size_t skip = offset - start, n = std::min<size_t>(size, sector - skip);
-    LoadSector(start, plain.data());
-    memcpy(to, plain.data() + skip, n);
-    offset += n, to += n, size -= n;
-  }
-}
-
-void XtsSink::Truncate(uint64_t size) {
-  if (size > size_) throw SystemError(EINVAL, "ftruncate");
-  const size_t sector = cipher_.sector_size();
-  const uint64_t start = size / sector * sector;
-  if (start != tail_start() && size > start) {
-    SecretBuffer plain(sector);
-    LoadSector(start, plain.data());
-    memcpy(tail_.data(), plain.data(), sector);
-  }
-  if (start < tail_start()) ciphertext_->Truncate(start);
-  // What follows the cut is no longer content: a padded last sector must not carry it.
-  if (size > start) memset(tail_.data() + (size - start), 0, sector - (size - start));
-  size_ = size;
-}
+void XtsSink::KeepBlocks(uint64_t count) { below().Truncate(count * cipher_.sector_size()); }
 
 void XtsSink::Finish() {
-  const size_t sector = cipher_.sector_size();
-  if (size_ % sector != 0) {
-    const std::vector<uint8_t> zeros(sector - size_ % sector);
-    WriteAt(size_, zeros.data(), zeros.size());
-  }
-  ciphertext_->Finish();
+  if (tail_size() > 0) StoreBlocks(Size() / cipher_.sector_size(), tail(), cipher_.sector_size());
+  below().Finish();
 }
 
 }  // namespace sifcrypt

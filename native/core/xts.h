@@ -5,6 +5,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/block_sink.h"
 #include "core/byte_range.h"
 #include "core/cipher_contexts.h"
 #include "core/secret_buffer.h"
@@ -51,25 +52,17 @@ class XtsSource final : public ByteSource {
   uint64_t size_;
 };
 
-/// Encrypts what is written, a sector at a time; the sector being filled at the end stays in (wiped) memory until it is
-/// whole, so plaintext never reaches the sink below.
-class XtsSink final : public ByteSink {
+/// Encrypts what is written, a sector at a time. A last partial sector is padded with zeros.
+class XtsSink final : public BlockSink {
  public:
   XtsSink(std::unique_ptr<ByteSink> ciphertext, XtsParameters parameters);
-  ~XtsSink() override;
-  uint64_t Size() const override { return size_; }
-  void WriteAt(uint64_t offset, const void* data, size_t size) override;
-  void ReadAt(uint64_t offset, void* out, size_t size) override;
-  void Truncate(uint64_t size) override;
   void Finish() override;
 
  private:
-  uint64_t tail_start() const { return size_ / cipher_.sector_size() * cipher_.sector_size(); }
-  void LoadSector(uint64_t start, uint8_t* out);
-  std::unique_ptr<ByteSink> ciphertext_;
+  void StoreBlocks(uint64_t first, const uint8_t* plain, size_t size) override;
+  void LoadBlock(uint64_t block, uint8_t* plain) override;
+  void KeepBlocks(uint64_t count) override;
   XtsCipher cipher_;
-  uint64_t size_ = 0;
-  SecretBuffer tail_;
   std::vector<uint8_t> out_;
 };
 

@@ -1,11 +1,25 @@
 // gocryptfs images through the addon: what Apptainer made is read, and what is made here its programs read.
 import assert from "node:assert/strict"
+import { execFileSync } from "node:child_process"
 import { createDecipheriv, createHash, hkdfSync, privateDecrypt, scryptSync } from "node:crypto"
-import { closeSync, openSync, readFileSync, writeFileSync } from "node:fs"
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  fstatSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  writeFileSync,
+} from "node:fs"
 import path from "node:path"
-import type { NativeRange, NativeTree } from "../../lib/native/binding.ts"
+import type { NativeBuild, NativeGocryptfsBuild, NativeRange, NativeTree } from "../../lib/native/binding.ts"
 import { loadAddon } from "../../lib/native/load.ts"
+import { isRoot } from "../support/cli.ts"
 import { newFolder } from "../support/scratch.ts"
+import { skip } from "../support/skip.ts"
+import { describeTree, makeRootTree } from "../support/trees.ts"
 import { vector, vectorPath } from "../vectors/load.ts"
 
 const addon = loadAddon()
@@ -47,6 +61,11 @@ async function unlockVector(fd: number): Promise<{ contentKey: Buffer; file: str
     readFileSync(vectorPath("peer/rsa_pri.pem")),
   )
   return { contentKey: contentKeyOf(await outer.read("gocryptfs.conf", 0, 65536), password), file, outer }
+}
+
+/** Runs a program; what it says on its output. */
+function run(program: string, args: readonly string[], input = ""): string {
+  return execFileSync(program, args, { input, encoding: "utf8", stdio: ["pipe", "pipe", "pipe"] })
 }
 
 describe("gocryptfs images in the addon", () => {
@@ -106,5 +125,147 @@ describe("gocryptfs images in the addon", () => {
       await assert.rejects(open({ file: name }), { code: "EBADMSG", syscall: "squashfs_open" }, name)
     // The configuration is no encrypted file.
     await assert.rejects(open({ file: "gocryptfs.conf" }), { code: "EBADMSG", syscall: "gocryptfs_open" })
+  })
+
+  describe("that it writes", () => {
+    const password = "0123456789abcdef0123456789abcdef"
+    const offset = 8192
+    /** Later than every file, so that their times stay as they are. */
+    const EPOCH = 4_000_000_000
+    const source = makeRootTree()
+    let cipher: NativeGocryptfsBuild
+    let built: NativeRange
+    const descriptors: number[] = []
+    const build = async (name: string, from: NativeBuild["source"]): Promise<NativeRange> => {
+      const target = openSync(path.join(folder, name), "w+")
+      descriptors.push(target)
+      const { size } = await addon.buildTree(
+        {
+          source: from,
+          fd: target,
+          offset,
+          cipher,
+          compression: "gzip",
+          level: 6,
+          blockSize: 131072,
+          threads: 0,
+          squashOwner: true,
+          sourceDateEpoch: EPOCH,
+          exclude: [],
+          trailer: undefined,
+        },
+        () => true,
+      )
+      return { fd: target, offset, size, cipher }
+    }
+
+    before(async () => {
+      // gocryptfs itself draws the master key.
+      const initial = newFolder("gocryptfs-init")
+      run("gocryptfs", ["-init", "-quiet", "-plaintextnames", "-scryptn", "10", initial], `${password}\n`)
+      const config = readFileSync(path.join(initial, "gocryptfs.conf"))
+      const key = contentKeyOf(config, Buffer.from(password))
+      cipher = { type: "gocryptfs", contentKey: key, file: "squashfs-42", config }
+      built = await build("built.sif", { directory: source })
+    })
+    after(() => {
+      descriptors.forEach((descriptor) => {
+        closeSync(descriptor)
+      })
+    })
+
+    it("are read here", async () => {
+      assert.equal(built.size % 4096, 0)
+      assert.equal(fstatSync(built.fd).size, offset + built.size)
+      const tree = await addon.openTree(built)
+      const busybox = readFileSync(path.join(source, "bin", "busybox"))
+      assert.ok(busybox.equals(await tree.read("bin/busybox", 0, busybox.length + 1)))
+      tree.close()
+      const outer = await addon.openTree({ ...built, cipher: undefined })
+      const found = await outer.list("/")
+      assert.deepEqual(
+        found.map(({ name, stat }) => [name.toString(), stat.mode.toString(8), stat.uid, stat.mtime]),
+        [
+          ["gocryptfs.conf", "400", 0, EPOCH],
+          ["squashfs-42", "644", 0, EPOCH],
+        ],
+      )
+      const root = await outer.stat("/", false)
+      assert.equal(root.mode, 0o777)
+      outer.close()
+    })
+
+    it("have the configuration at a multiple of 4096, where one write replaces it", () => {
+      const found = Buffer.alloc(cipher.config.length)
+      readSync(built.fd, found, 0, found.length, offset + 4096)
+      assert.deepEqual(found, cipher.config)
+    })
+
+    it("hold nothing readable of what they were built from", async () => {
+      const bytes = readFileSync(path.join(folder, "built.sif"))
+      assert.equal(bytes.indexOf("hsqs", offset + 4), -1)
+      assert.equal(bytes.indexOf("busybox"), -1)
+      const again = await build("again.sif", { directory: source })
+      const other = readFileSync(path.join(folder, "again.sif"))
+      assert.equal(again.size, built.size)
+      const start = offset + 8192
+      assert.notDeepEqual(other.subarray(start, start + 18), bytes.subarray(start, start + 18), "the file ID")
+      assert.notDeepEqual(other.subarray(start + 18, start + 34), bytes.subarray(start + 18, start + 34), "an IV")
+    })
+
+    it("A40: are what unsquashfs and gocryptfs read", () => {
+      const image = path.join(folder, "built.sif")
+      const outer = path.join(newFolder("outer"), "outer")
+      run("unsquashfs", ["-quiet", "-no-progress", "-offset", String(offset), "-dest", outer, image])
+      chmodSync(outer, 0o755)
+      assert.deepEqual(readdirSync(outer).sort(), ["gocryptfs.conf", "squashfs-42"])
+      const said = run("gocryptfs", ["-fsck", outer], `${password}\n`)
+      assert.match(said, /no problems found/)
+    })
+
+    it("are mounted by the kernel's squashfs and by gocryptfs", function () {
+      if (!isRoot || !existsSync("/dev/fuse")) skip(this, "needs root and /dev/fuse")
+      const [outer, decrypted, inner] = ["outer", "decrypted", "inner"].map((name) => newFolder(name))
+      assert.ok(outer !== undefined && decrypted !== undefined && inner !== undefined)
+      const mounted: string[] = []
+      try {
+        const loop = `loop,ro,offset=${offset},sizelimit=${built.size}`
+        run("mount", ["-t", "squashfs", "-o", loop, path.join(folder, "built.sif"), outer])
+        mounted.push(outer)
+        run("gocryptfs", ["-quiet", "-ro", outer, decrypted], `${password}\n`)
+        mounted.push(decrypted)
+        run("mount", ["-t", "squashfs", "-o", "loop,ro", path.join(decrypted, "squashfs-42"), inner])
+        mounted.push(inner)
+        assert.deepEqual(describeTree(inner, false), describeTree(source, false))
+      } finally {
+        // gocryptfs ends when its mount has gone, which may be a little later.
+        for (const target of mounted.reverse()) run("umount", ["-l", target])
+      }
+    })
+
+    it("take a squashfs from an image of any kind as it is", async () => {
+      const fromPeer = await build("from-peer.sif", { squashfs: peerRange() })
+      const [copy, original] = await Promise.all([addon.openTree(fromPeer), addon.openTree(peerRange())])
+      assert.deepEqual(await copy.readPlain(0, copy.plainSize), await original.readPlain(0, copy.plainSize))
+      copy.close()
+      original.close()
+    })
+
+    it("are refused where their parts are not possible", async () => {
+      const right = cipher
+      const wrong: [Partial<NativeGocryptfsBuild>, string][] = [
+        [{ config: Buffer.alloc(0) }, "EINVAL"],
+        [{ config: Buffer.alloc(65537) }, "EINVAL"],
+        [{ contentKey: Buffer.alloc(16) }, "EINVAL"],
+        ...["", "a/b", "..", "gocryptfs.conf", "n".repeat(256)].map(
+          (name): [Partial<NativeGocryptfsBuild>, string] => [{ file: name }, "EINVAL"],
+        ),
+      ]
+      for (const [change, code] of wrong) {
+        cipher = { ...right, ...change }
+        await assert.rejects(build("wrong.sif", { directory: source }), { code }, JSON.stringify(change.file))
+      }
+      cipher = right
+    })
   })
 })

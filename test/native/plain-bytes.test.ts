@@ -3,7 +3,7 @@ import assert from "node:assert/strict"
 import { randomBytes } from "node:crypto"
 import { closeSync, openSync, readFileSync } from "node:fs"
 import path from "node:path"
-import type { NativeBuild, NativeCipher, NativeRange, NativeTree } from "../../lib/native/binding.ts"
+import type { NativeBuild, NativeBuildCipher, NativeRange, NativeTree } from "../../lib/native/binding.ts"
 import { loadAddon } from "../../lib/native/load.ts"
 import { newFolder } from "../support/scratch.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -11,7 +11,7 @@ import { makeRootTree } from "../support/trees.ts"
 const PADDING = 4096
 const padded = (size: number): number => Math.ceil(size / PADDING) * PADDING
 
-const xts = (sectorSize: number, ivTweak: number): NativeCipher => ({
+const xts = (sectorSize: number, ivTweak: number): NativeBuildCipher => ({
   type: "xts",
   volumeKey: randomBytes(64),
   sectorSize,
@@ -45,7 +45,7 @@ describe("bytes behind the squashfs", () => {
   async function build(
     name: string,
     source: NativeBuild["source"],
-    cipher?: NativeCipher,
+    cipher?: NativeBuildCipher,
     trailer?: Uint8Array,
   ): Promise<NativeRange> {
     const fd = newFile(name)
