@@ -36,6 +36,16 @@ function layer(folder, files = `lib/${folder}/**/*.ts`, allowed = layers[folder]
   }
 }
 
+// node-forge has had flaw after flaw in RSA, signatures and certificate chains, all of which node:crypto does.
+const forgeMessage =
+  "node-forge cuts and puts together ASN.1 and PEM; RSA, signatures and chains are node:crypto's."
+const forgeUses = [
+  "MemberExpression[property.name='pki']",
+  "MemberExpression[object.name='pki']",
+  "MemberExpression[object.name='rsa'][property.name=/^(encrypt|decrypt|generateKeyPair|set(Public|Private)Key)$/]",
+  "MemberExpression[property.name='verifyCertificateChain']",
+]
+
 export default defineConfig(
   { ignores: ["node_modules/", "build/", "build-*/", "dist/", "docs/api/", "prebuilds/"] },
   {
@@ -55,6 +65,27 @@ export default defineConfig(
   ...Object.keys(layers).map((folder) => layer(folder)),
   // Only who changes an image needs the addon, for the lock.
   layer("sif", "lib/sif/change.ts", ["native"]),
+  {
+    files: ["lib/**/*.ts"],
+    rules: {
+      "@typescript-eslint/no-restricted-imports": [
+        "error",
+        {
+          patterns: [
+            {
+              regex: "^node-forge(?!/lib/(asn1|pem|rc2|util)\\.js$)",
+              allowTypeImports: true,
+              message: forgeMessage,
+            },
+          ],
+        },
+      ],
+      "no-restricted-syntax": [
+        "error",
+        ...forgeUses.map((selector) => ({ selector, message: forgeMessage })),
+      ],
+    },
+  },
   {
     files: ["lib/errors.ts", "lib/units.ts"],
     rules: {

@@ -1,7 +1,7 @@
 // A file under construction: without a name until it is complete, so that nothing is left of it when we fail or are killed.
 import { randomBytes } from "node:crypto"
 import { constants } from "node:fs"
-import { link, lstat, open, realpath, rename, rm, type FileHandle } from "node:fs/promises"
+import { link, lstat, open, readlink, realpath, rename, rm, stat, type FileHandle } from "node:fs/promises"
 import path from "node:path"
 import { BuildError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
@@ -16,7 +16,8 @@ const PAGE: Bytes = 4096
 /** Peers mark images executable: their first line starts them. */
 const IMAGE_MODE = 0o777
 
-function outputError(target: string, what: string, cause: unknown): BuildError {
+/** Names the output and what could not be done to it. */
+export function outputError(target: string, what: string, cause: unknown): BuildError {
   const { code, message } = cause as NodeJS.ErrnoException
   const why: Readonly<Record<string, string>> = {
     ENOSPC: "no space left on the device",
@@ -51,13 +52,14 @@ export class Output implements AsyncDisposable {
   }
 
   /**
+   * @param mode - As open(2) has it: the umask may take from it.
    * @throws BuildError `ERR_BUILD_EXISTS` without `replace`, `ERR_BUILD_OUTPUT`.
    */
-  static async create(target: string, replace: boolean): Promise<Output> {
+  static async create(target: string, replace: boolean, mode: number = IMAGE_MODE): Promise<Output> {
     await checkTarget(target, replace)
     const folder = path.dirname(target)
     try {
-      return new Output(target, await open(folder, O_TMPFILE | constants.O_RDWR, IMAGE_MODE), undefined)
+      return new Output(target, await open(folder, O_TMPFILE | constants.O_RDWR, mode), undefined)
     } catch (cause) {
       const { code } = cause as NodeJS.ErrnoException
       // EISDIR: a kernel or file system that never heard of O_TMPFILE.
@@ -67,7 +69,7 @@ export class Output implements AsyncDisposable {
     const temporary = path.join(folder, `.${path.basename(target)}.${randomBytes(12).toString("hex")}`)
     try {
       const flags = constants.O_CREAT | constants.O_EXCL | constants.O_RDWR | constants.O_NOFOLLOW
-      return new Output(target, await open(temporary, flags, IMAGE_MODE), temporary)
+      return new Output(target, await open(temporary, flags, mode), temporary)
     } catch (cause) {
       throw outputError(target, "create", cause)
     }
@@ -151,6 +153,16 @@ function exists(target: string): BuildError {
   return new BuildError("ERR_BUILD_EXISTS", `${target} exists`, { path: target })
 }
 
+/** Like /dev/stdout: a link that must not be replaced by a file. */
+async function leadsToDevice(target: string): Promise<boolean> {
+  if ((await readlink(target)).startsWith("/proc/")) return true
+  try {
+    return !(await stat(target)).isFile()
+  } catch {
+    return false // It leads nowhere.
+  }
+}
+
 /** Fails early where publishing would fail. */
 export async function checkTarget(target: string, replace: boolean): Promise<void> {
   let info
@@ -162,7 +174,7 @@ export async function checkTarget(target: string, replace: boolean): Promise<voi
   }
   if (info.isDirectory())
     throw new BuildError("ERR_BUILD_OUTPUT", `cannot write ${target}: it is a folder`, { path: target })
-  if (!info.isFile() && !info.isSymbolicLink())
+  if (info.isSymbolicLink() ? await leadsToDevice(target) : !info.isFile())
     throw new BuildError("ERR_BUILD_OUTPUT", `cannot write ${target}: it is no regular file`, { path: target })
   if (!replace) throw exists(target)
 }

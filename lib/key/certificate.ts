@@ -132,6 +132,18 @@ export function certificateFacts(bytes: Buffer, origin: string): CertificateFact
 }
 
 /**
+ * A thumbprint as hexadecimal digits alone, in capitals.
+ *
+ * @throws RangeError when it is none.
+ */
+export function parseThumbprint(text: string): string {
+  const digits = text.replaceAll(/[: ]/g, "").toUpperCase()
+  if (!/^([0-9A-F]{40}|[0-9A-F]{64})$/.test(digits))
+    throw new RangeError("a thumbprint has 64 hexadecimal digits (SHA-256) or 40 (SHA-1)")
+  return digits
+}
+
+/**
  * The certificate of a thumbprint. SHA-256 tells which one; SHA-1 is a name, and may be the name of several.
  *
  * @param thumbprint - Hexadecimal, with colons or without.
@@ -141,9 +153,7 @@ export function byThumbprint<T extends Pick<CertificateFacts, "sha1" | "sha256">
   certificates: readonly T[],
   thumbprint: string,
 ): T {
-  const wanted = thumbprint.replaceAll(/[: ]/g, "").toUpperCase()
-  if (!/^([0-9A-F]{40}|[0-9A-F]{64})$/.test(wanted))
-    throw new RangeError("a thumbprint has 64 hexadecimal digits (SHA-256) or 40 (SHA-1)")
+  const wanted = parseThumbprint(thumbprint)
   const kind = wanted.length === 64 ? "sha256" : "sha1"
   const found = certificates.filter((one) => one[kind].replaceAll(":", "") === wanted)
   const different = new Set(found.map(({ sha256 }) => sha256))
