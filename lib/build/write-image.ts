@@ -241,7 +241,7 @@ class ImageWriter {
       created: image.sif.header.created,
       launchScript: image.sif.header.launchScript,
       slots: Math.max(image.sif.header.total, highest + 1, objects),
-      reserved: sealed.map(({ place }) => place.slot),
+      reserved: [...kept, ...sealed].map(({ place }) => place),
     }
   }
 

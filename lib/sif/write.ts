@@ -38,8 +38,8 @@ export interface LayoutOptions {
   readonly launchScript?: string
   /** Of the table, at least; default what peers write. */
   readonly slots?: number
-  /** Slots that {@link SifLayout.add} leaves free: whoever was there comes back. */
-  readonly reserved?: readonly number[]
+  /** Places that {@link SifLayout.add} leaves free: whoever was there comes, or comes back one day. */
+  readonly reserved?: readonly { readonly slot: number; readonly id: number }[]
 }
 
 /** What changes when an object of another image is kept: where it stands, and what that does to links. */
@@ -59,7 +59,8 @@ export class SifLayout {
   readonly #time: number
   readonly #id: string
   readonly #options: LayoutOptions
-  readonly #reserved: ReadonlySet<number>
+  readonly #reservedSlots: ReadonlySet<number>
+  readonly #reservedIds: ReadonlySet<number>
   readonly #slots: number
   #end: Bytes
 
@@ -71,7 +72,8 @@ export class SifLayout {
     this.#time = time
     this.#id = id
     this.#options = options
-    this.#reserved = new Set(options.reserved)
+    this.#reservedSlots = new Set(options.reserved?.map(({ slot }) => slot))
+    this.#reservedIds = new Set(options.reserved?.map(({ id }) => id))
     this.#slots = Math.max(DEFAULT_SLOTS, options.slots ?? 0)
     this.#end = this.#dataOffset
   }
@@ -92,10 +94,15 @@ export class SifLayout {
     return { offset, size, paddedSize }
   }
 
+  #isTaken(slot: number, id: number): boolean {
+    const slots = [this.#records, this.#reservedSlots]
+    return slots.some((some) => some.has(slot)) || [this.#ids, this.#reservedIds].some((some) => some.has(id))
+  }
+
   /** Records an object whose `size` bytes lie at {@link next}(alignment). Returns its ID. */
   add(object: NewObject, size: Bytes, alignment: Bytes = 1): number {
     let slot = 0
-    while (this.#records.has(slot) || this.#reserved.has(slot) || this.#ids.has(slot + 1)) slot++
+    while (this.#isTaken(slot, slot + 1)) slot++
     if (slot >= this.#slots)
       throw new SifError("ERR_SIF_FULL", `an image holds at most ${this.#slots} objects`)
     const id = slot + 1
