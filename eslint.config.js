@@ -9,7 +9,8 @@ const layers = {
   key: [],
   native: [],
   device: ["native"],
-  container: ["sif", "key", "device", "native", "runtime", "build"],
+  signing: ["sif", "key", "device"],
+  container: ["sif", "key", "device", "native", "signing", "runtime", "build"],
   runtime: ["sif", "key", "device", "native", "container", "build"],
   build: ["sif", "key", "device", "native", "container", "runtime"],
 }

@@ -31,5 +31,14 @@ export type { GocryptfsFacts, ImageFacts, LuksFacts } from "./container/inspect.
 export type { CredentialOptions } from "./container/credentials.ts"
 export { listMounts, unmount } from "./container/mounts.ts"
 export type { MountInfo } from "./container/mounts.ts"
+export { verify } from "./signing/verify.ts"
+export type {
+  SignatureFailure,
+  SignatureReport,
+  SignersRequired,
+  VerifyOptions,
+  VerifyReport,
+} from "./signing/verify.ts"
+export { userKeyrings } from "./signing/keys.ts"
 export * as sif from "./sif/index.ts"
 export * from "./errors.ts"

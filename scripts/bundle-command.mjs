@@ -21,6 +21,9 @@ await build({
   legalComments: "eof",
   define: { "import.meta.url": "moduleUrl" },
   banner: { js: 'const moduleUrl = require("node:url").pathToFileURL(__filename).href' },
+  // Large, needed for signatures only, and under a licence of its own: it stays where npm puts it, and is required when needed.
+  external: ["openpgp"],
+  supported: { "dynamic-import": false },
   outfile: "dist/cli/command.js",
   logLevel: "warning",
 })

@@ -10,7 +10,7 @@ export const exitCodes = {
   busyOrExists: 23,
   environment: 24,
   inputOutput: 25,
-  unsigned: 26,
+  signature: 26,
   /** What the peers use for anything that keeps a payload from starting. */
   notStarted: 255,
   interrupted: 130,
@@ -32,7 +32,7 @@ export function exitCodeFor(code: ErrorCode): number {
     return exitCodes.key
   if (/^ERR_(?:SIF|LUKS|GOCRYPTFS|TREE)_/.test(code))
     return code === "ERR_TREE_NOT_FOUND" ? exitCodes.inputOutput : exitCodes.invalidContainer
-  if (code === "ERR_UNSIGNED") return exitCodes.unsigned
+  if (code === "ERR_UNSIGNED" || code.startsWith("ERR_SIGNATURE_")) return exitCodes.signature
   if (code.startsWith("ERR_ENV_")) return exitCodes.environment
   if (code.startsWith("ERR_RUN")) return exitCodes.notStarted
   return exitCodes.inputOutput

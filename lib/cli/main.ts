@@ -9,6 +9,7 @@ import { addConvertCommands } from "./commands/convert.ts"
 import { addMountCommands } from "./commands/mount.ts"
 import { addRunCommands } from "./commands/run.ts"
 import { addSifCommands } from "./commands/sif.ts"
+import { addVerifyCommand } from "./commands/verify.ts"
 import { exitCodeFor, exitCodes } from "./exit-codes.ts"
 import { hintFor } from "./hints.ts"
 import { Interrupted, undoOnSignals } from "./interrupt.ts"
@@ -55,6 +56,7 @@ async function main(): Promise<number> {
   addBuildCommand(program)
   addConvertCommands(program)
   addSifCommands(program)
+  addVerifyCommand(program)
   addContentCommands(program)
   addMountCommands(program)
   addRunCommands(program)

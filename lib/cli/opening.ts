@@ -4,9 +4,10 @@ import type { CredentialOptions, OpenOptions, UnsignedPolicy } from "../index.ts
 import { addCredentialOptions, type CredentialFlags } from "./credentials.ts"
 import { interruption } from "./interrupt.ts"
 import { errors } from "./output.ts"
+import { addSignerOptions, signerOptions, type SignerFlags } from "./signers.ts"
 import { notice, printable } from "./terminal.ts"
 
-export interface OpenFlags extends CredentialFlags {
+export interface OpenFlags extends CredentialFlags, SignerFlags {
   /** MiB. */
   readonly maxKdfMemory?: number
   readonly maxKdfIterations?: number
@@ -33,7 +34,7 @@ function parseIterations(text: string): number {
 
 /** Adds the options of {@link OpenFlags}, except the one for ciphers, which only the kernel engine has a use for. */
 export function addOpenOptions(command: Command): Command {
-  return addCredentialOptions(command)
+  return addSignerOptions(addCredentialOptions(command))
     .option(
       "--max-kdf-memory <mib>",
       "memory that the image's key derivation may take, MiB (default 1024)",
@@ -65,9 +66,11 @@ export function openOptions(flags: OpenFlags, credentials: CredentialOptions): O
   const { maxKdfMemory, maxKdfIterations, allowCipher } = flags
   // For people, not for logs: a script that cares says so.
   const { unsigned = errors().isTTY ? "warn" : "allow" } = flags
+  const verify = signerOptions(flags)
   return {
     credentials,
     unsigned,
+    ...(verify === undefined ? {} : { verify }),
     onNotice: noticeOnce,
     signal: interruption,
     ...(allowCipher === undefined ? {} : { allowCipher }),

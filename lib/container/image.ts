@@ -8,6 +8,7 @@ import { SifError, TreeError } from "../errors.ts"
 import type { NativeRange, NativeStat, TreeEntryType } from "../native/binding.ts"
 import type { Action } from "../runtime/bundle.ts"
 import type { SifPartition } from "../sif/format.ts"
+import { requireVerified, verifySif, type VerifyOptions } from "../signing/verify.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
 import type { CredentialOptions } from "./credentials.ts"
@@ -34,6 +35,11 @@ export interface OpenOptions {
    * before any key is used. Default `allow`. No signature is verified here, so one that is there proves nothing.
    */
   readonly unsigned?: UnsignedPolicy
+  /**
+   * Verify the signatures first, with these keys: before any key of the image is used, and on the descriptor that is read
+   * from afterwards. What is not verified is refused.
+   */
+  readonly verify?: VerifyOptions
   /** Hears what the user should know, in a sentence. */
   readonly onNotice?: (text: string) => void
   /** Looked at before the start; a key derivation that runs cannot be stopped. */
@@ -357,7 +363,7 @@ export class Image implements AsyncDisposable {
  * Opens an image: checks its table, and recovers its key when it is encrypted.
  *
  * @throws SifError, KeyError, LuksError, GocryptfsError, EnvironmentError; TreeError for an outer squashfs that is malformed;
- * SignatureError `ERR_UNSIGNED` when `unsigned` is `error`.
+ * SignatureError `ERR_UNSIGNED` when `unsigned` is `error`, or what {@link verify} finds against the image.
  */
 export async function open(file: string, options: OpenOptions = {}): Promise<Image> {
   const { credentials = {}, allowCipher, kdfLimits, unsigned = "allow", onNotice, signal } = options
@@ -367,6 +373,10 @@ export async function open(file: string, options: OpenOptions = {}): Promise<Ima
     const partition = sif.primary()
     const notice = await checkUnsigned(sif, partition, unsigned)
     if (notice !== undefined) onNotice?.(notice)
+    if (options.verify !== undefined)
+      requireVerified(
+        await verifySif(sif, signal === undefined ? options.verify : { signal, ...options.verify }),
+      )
     const kind = partitionKind(partition)
     switch (kind) {
       case "squashfs":

@@ -29,12 +29,32 @@ export class SifImage implements AsyncDisposable {
   /** Used descriptors in slot order. */
   readonly objects: readonly SifObject[]
   readonly reader: ByteReader
+  /** Header and table as they were read. */
+  readonly #raw: { readonly header: Buffer; readonly table: Buffer }
 
-  constructor(path: string, header: SifHeader, objects: readonly SifObject[], reader: ByteReader) {
+  /** @internal Use {@link openSif}. */
+  constructor(
+    path: string,
+    header: SifHeader,
+    objects: readonly SifObject[],
+    reader: ByteReader,
+    raw: { readonly header: Buffer; readonly table: Buffer },
+  ) {
     this.path = path
     this.header = header
     this.objects = objects
     this.reader = reader
+    this.#raw = raw
+  }
+
+  /** The bytes that {@link SifImage.header} was parsed from. */
+  get headerBytes(): Buffer {
+    return this.#raw.header
+  }
+
+  /** The bytes that an object was parsed from: its descriptor. */
+  descriptorBytes(object: SifObject): Buffer {
+    return this.#raw.table.subarray(object.slot * DESCRIPTOR_SIZE, (object.slot + 1) * DESCRIPTOR_SIZE)
   }
 
   /** The open file. */
@@ -167,7 +187,8 @@ export async function readSif(
   path: string,
   options: OpenSifOptions = {},
 ): Promise<SifImage> {
-  const header = parseHeader(await reader.read(0, HEADER_SIZE))
+  const headerBytes = await reader.read(0, HEADER_SIZE)
+  const header = parseHeader(headerBytes)
   checkHeader(header, reader.size)
   const table = await reader.read(header.tableOffset, header.total * DESCRIPTOR_SIZE)
   if (table.length < header.total * DESCRIPTOR_SIZE)
@@ -181,7 +202,7 @@ export async function readSif(
     objects.push(object)
   }
   if (options.lenient !== true) checkObjects(path, header, objects, reader.size)
-  return new SifImage(path, header, objects, reader)
+  return new SifImage(path, header, objects, reader, { header: headerBytes, table })
 }
 
 /**

@@ -9,6 +9,7 @@ import { addContentCommands } from "../../lib/cli/commands/content.ts"
 import { addMountCommands } from "../../lib/cli/commands/mount.ts"
 import { addRunCommands } from "../../lib/cli/commands/run.ts"
 import { addSifCommands } from "../../lib/cli/commands/sif.ts"
+import { addVerifyCommand } from "../../lib/cli/commands/verify.ts"
 import { exitCodeFor, exitCodes } from "../../lib/cli/exit-codes.ts"
 import * as api from "../../lib/index.ts"
 import type { ErrorCode } from "../../lib/index.ts"
@@ -40,6 +41,7 @@ function program(): Command {
   addBuildCommand(command)
   addConvertCommands(command)
   addSifCommands(command)
+  addVerifyCommand(command)
   addContentCommands(command)
   addMountCommands(command)
   addRunCommands(command)

@@ -1,0 +1,127 @@
+// DSSE envelopes: the metadata with signatures by plain keys beside it.
+import { createHash, createPublicKey, verify, type KeyObject } from "node:crypto"
+import { parseStrictJson, type JsonValue } from "../device/strict-json.ts"
+import { SignatureError } from "../errors.ts"
+
+const PAYLOAD_TYPE = "application/vnd.sylabs.sif-metadata+json"
+/** Each signature may be tried with each key. */
+const MAX_SIGNATURES = 64
+
+/** One signature in an envelope. */
+export interface DsseSignature {
+  /** As the signer states it; "" if it does not. */
+  readonly keyId: string
+  readonly value: Buffer
+}
+
+/** An envelope around metadata. */
+export interface DsseEnvelope {
+  readonly payload: Buffer
+  readonly signatures: readonly DsseSignature[]
+}
+
+function string(value: JsonValue | undefined, name: string): string | undefined {
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return undefined
+  const found = Object.hasOwn(value, name) ? (value as Readonly<Record<string, JsonValue>>)[name] : undefined
+  return typeof found === "string" ? found : undefined
+}
+
+/** Standard base64, padded or not; Buffer.from would leave out what it does not know. */
+function base64(text: string | undefined): Buffer | undefined {
+  if (text === undefined || !/^[A-Za-z0-9+/]*={0,2}$/.test(text)) return undefined
+  return Buffer.from(text, "base64")
+}
+
+/**
+ * Reads an envelope.
+ *
+ * @returns undefined when the data is none of this payload type.
+ * @throws SignatureError `ERR_SIGNATURE_FORMAT`.
+ */
+export function parseEnvelope(data: Buffer): DsseEnvelope | undefined {
+  if (data[0] !== 0x7b) return undefined
+  let value: JsonValue
+  try {
+    value = parseStrictJson(new TextDecoder("utf-8", { fatal: true }).decode(data))
+  } catch {
+    return undefined
+  }
+  if (string(value, "payloadType") !== PAYLOAD_TYPE) return undefined
+  const payload = base64(string(value, "payload"))
+  const list = (value as Readonly<Record<string, JsonValue>>)["signatures"]
+  if (payload === undefined || !Array.isArray(list) || list.length === 0 || list.length > MAX_SIGNATURES)
+    throw new SignatureError("ERR_SIGNATURE_FORMAT", "the DSSE envelope has no payload or no signatures")
+  const signatures = (list as readonly JsonValue[]).map((item) => ({
+    keyId: string(item, "keyid") ?? "",
+    value: base64(string(item, "sig")) ?? Buffer.alloc(0),
+  }))
+  return { payload, signatures }
+}
+
+/** What is signed: DSSE's pre-authentication encoding. */
+function encoding(payload: Buffer): Buffer {
+  return Buffer.concat([
+    Buffer.from(`DSSEv1 ${PAYLOAD_TYPE.length} ${PAYLOAD_TYPE} ${payload.length} `, "latin1"),
+    payload,
+  ])
+}
+
+function wire(...parts: readonly (Buffer | string)[]): Buffer {
+  return Buffer.concat(
+    parts.flatMap((part) => {
+      const bytes = typeof part === "string" ? Buffer.from(part, "latin1") : part
+      const length = Buffer.alloc(4)
+      length.writeUInt32BE(bytes.length)
+      return [length, bytes]
+    }),
+  )
+}
+
+/** RFC 4251, 5: a positive number gets a zero byte where its first bit is set. */
+function positive(base64url: string | undefined): Buffer {
+  const bytes = Buffer.from(base64url ?? "", "base64url")
+  return (bytes[0] ?? 0) >= 0x80 ? Buffer.concat([Buffer.alloc(1), bytes]) : bytes
+}
+
+const curves: Readonly<Record<string, string>> = {
+  "P-256": "nistp256",
+  "P-384": "nistp384",
+  "P-521": "nistp521",
+}
+
+/** The SSH form of a key that can sign; undefined for any other kind. */
+function sshForm(key: KeyObject): Buffer | undefined {
+  if (key.asymmetricKeyType === "rsa") {
+    const { e, n } = key.export({ format: "jwk" })
+    return wire("ssh-rsa", positive(e), positive(n))
+  }
+  if (key.asymmetricKeyType === "ed25519")
+    return wire("ssh-ed25519", Buffer.from(key.export({ format: "jwk" }).x ?? "", "base64url"))
+  if (key.asymmetricKeyType !== "ec") return undefined
+  const { crv = "", x = "", y = "" } = key.export({ format: "jwk" })
+  const curve = curves[crv]
+  if (curve === undefined) return undefined
+  const point = Buffer.concat([Buffer.from([4]), Buffer.from(x, "base64url"), Buffer.from(y, "base64url")])
+  return wire(`ecdsa-sha2-${curve}`, curve, point)
+}
+
+/**
+ * What a signer's key is called: `SHA256:` and base64, as `ssh-keygen -l` prints it.
+ *
+ * @returns undefined for a kind of key that signs no images.
+ */
+export function signerName(key: KeyObject): string | undefined {
+  const form = sshForm(key.type === "public" ? key : createPublicKey(key))
+  if (form === undefined) return undefined
+  return `SHA256:${createHash("sha256").update(form).digest("base64").replaceAll("=", "")}`
+}
+
+/** RSA: PKCS#1 v1.5 with SHA-256; ECDSA: SHA-256, DER; Ed25519: as it is. */
+export function verifyEnvelopeSignature(payload: Buffer, signature: DsseSignature, key: KeyObject): boolean {
+  const algorithm = key.asymmetricKeyType === "ed25519" ? null : "sha256"
+  try {
+    return verify(algorithm, encoding(payload), key, signature.value)
+  } catch {
+    return false // a signature of the wrong shape for this kind of key
+  }
+}

@@ -1,0 +1,187 @@
+// Signatures from the command's side: verify, and images that are opened only if they are signed.
+import assert from "node:assert/strict"
+import { generateKeyPairSync, type KeyObject } from "node:crypto"
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs"
+import path from "node:path"
+import { open, sif } from "../../lib/index.ts"
+import { sifcrypt, sifcryptOk, userId } from "../support/cli.ts"
+import { testKeys } from "../support/keys.ts"
+import { newFolder } from "../support/scratch.ts"
+import { addSignature, envelope, metadataOf, signDsse } from "../support/signing.ts"
+import { makeRootTree } from "../support/trees.ts"
+import { vectorPath } from "../vectors/load.ts"
+
+const pgpImage = vectorPath("sif/one-group-signed-pgp.sif")
+const dsseImage = vectorPath("sif/one-group-signed-dsse.sif")
+const keyring = vectorPath("sif/pgp-private.asc")
+const fingerprint = "12045C8C0B1004D058DE4BEDA20C27EE7FF7BA84"
+
+describe("sifcrypt verify", () => {
+  it("says who signed which objects", async () => {
+    const result = await sifcryptOk(["verify", "--keyring", keyring, pgpImage])
+    assert.match(result.text, /Signature 3 \(openpgp\) of group 1: good, 2020-06-30T/)
+    assert.match(result.text, new RegExp(`Fingerprint: ${fingerprint}`))
+    assert.match(result.text, /Objects verified:\n {2}1 FS.*\n {2}2 FS/)
+    assert.match(result.text, new RegExp(`Verified: .* is signed by ${fingerprint}`))
+  })
+
+  it("prints its report as JSON", async () => {
+    const args = ["verify", "--json", "--key", vectorPath("sif/rsa-public.pem"), dsseImage]
+    const report = JSON.parse((await sifcryptOk(args)).text) as Record<string, unknown>
+    assert.equal(report["verified"], true)
+    assert.equal((report["signers"] as unknown[]).length, 1)
+  })
+
+  it("ends with 26 and the reason where nobody is known", async () => {
+    const result = await sifcrypt(["verify", "--key", vectorPath("sif/ecdsa-public.pem"), dsseImage])
+    assert.equal(result.status, 26)
+    assert.match(result.stderr, /not verified: group 1: no signature by a key that was given/)
+    assert.doesNotMatch(result.text, /Verified/)
+  })
+
+  it("reads Apptainer's key ring where it lies", async () => {
+    const folder = newFolder("rings", userId)
+    copyFileSync(keyring, path.join(folder, "pgp-public"))
+    await sifcryptOk(["verify", pgpImage], { env: { APPTAINER_KEYSDIR: folder } })
+  })
+
+  for (const [what, args, message] of [
+    ["a private key", ["--key", vectorPath("sif/rsa-private.pem")], /it is a private key/],
+    ["no key at all", ["--key", pgpImage], /a public key in PEM form is needed/],
+    ["a file that is not there", ["--key", "/nonexistent"], /there is no such file/],
+    ["no key ring", ["--keyring", dsseImage], /holds no OpenPGP keys/],
+    ["a group that is not there", ["--keyring", keyring, "-g", "7"], /there is no group 7/],
+  ] as const)
+    it(`refuses ${what}`, async () => {
+      const result = await sifcrypt(["verify", ...args, pgpImage])
+      assert.equal(result.status, 26, result.stderr)
+      assert.match(result.stderr, message)
+    })
+})
+
+describe("images that must be signed", () => {
+  const keys = testKeys()
+  const folder = newFolder("signed", userId)
+  const unsigned = path.join(folder, "unsigned.sif")
+  const signed = path.join(folder, "signed.sif")
+  const signer = generateKeyPairSync("ed25519")
+  const stranger = generateKeyPairSync("ed25519")
+  const pem = (name: string, key: KeyObject): string => {
+    const file = path.join(folder, name)
+    writeFileSync(file, key.export({ type: "spki", format: "pem" }))
+    return file
+  }
+  const signerFile = pem("signer.pem", signer.publicKey)
+  const strangerFile = pem("stranger.pem", stranger.publicKey)
+  const open26 = async (args: readonly string[], message: RegExp): Promise<void> => {
+    const result = await sifcrypt(args)
+    assert.equal(result.status, 26, result.stderr)
+    assert.match(result.stderr, message)
+    assert.equal(result.text, "")
+  }
+
+  before(async () => {
+    const tree = makeRootTree()
+    await sifcryptOk(["build", "--pem-path", keys.publicKey, unsigned, tree])
+    copyFileSync(unsigned, signed)
+    await signDsse(signed, signer.privateKey, [1, 2])
+  })
+
+  it("S28: open when the signer's key is given", async () => {
+    for (const [command, ...rest] of [
+      ["cat", "/data/hello"],
+      ["exec", "cat", "/data/hello"],
+    ]) {
+      const args = [command ?? "", "--verify", "--signer-key", signerFile, "--pem-path", keys.privateKey]
+      assert.equal((await sifcryptOk([...args, signed, ...rest])).text, "hello\n")
+    }
+  })
+
+  it("S28: are refused without a signature, before any key is used", async () => {
+    const args = ["exec", "--verify", "--signer-key", signerFile, "--pem-path", "/nonexistent"]
+    await open26([...args, unsigned, "true"], /is not verified: group 1: no signature/)
+  })
+
+  it("S28: are refused when somebody else signed them", async () => {
+    const args = ["cat", "--verify", "--signer-key", strangerFile, "--pem-path", keys.privateKey]
+    await open26([...args, signed, "/data/hello"], /no signature by a key that was given/)
+  })
+
+  it("S28: --require-signer names whom, by fingerprint", async () => {
+    const report = JSON.parse((await sifcryptOk(["verify", "--json", "--key", signerFile, signed])).text) as {
+      signers: string[]
+    }
+    const args = ["cat", "--signer-key", signerFile, "--pem-path", keys.privateKey]
+    const name = report.signers[0] ?? ""
+    const right = await sifcryptOk([...args, "--require-signer", name, signed, "/data/hello"])
+    assert.equal(right.text, "hello\n")
+    const wrong = [...args, "--require-signer", name.replace(/.$/, "A"), signed, "/data/hello"]
+    await open26(wrong, /no good signature by SHA256:/)
+  })
+
+  it("S28: a changed byte of ciphertext is found before anything is mounted", async () => {
+    const changed = path.join(folder, "changed.sif")
+    copyFileSync(signed, changed)
+    await using image = await sif.openSif(signed)
+    const partition = image.primary()
+    const fd = openSync(changed, "r+")
+    writeSync(fd, Buffer.from([0x5a]), 0, 1, partition.offset + partition.size - 5000)
+    closeSync(fd)
+    const target = path.join(newFolder("signed-mount", userId), "mnt")
+    mkdirSync(target)
+    const args = ["mount", "--verify", "--signer-key", signerFile, "--pem-path", keys.privateKey]
+    await open26([...args, changed, target], /object 1: signature \d+: its data was changed/)
+    assert.equal(existsSync(path.join(target, "data")), false)
+  })
+
+  it("S3: what is verified is what is read, whatever has the name by then", async () => {
+    const folder2 = newFolder("swapped")
+    const name = path.join(folder2, "image.sif")
+    copyFileSync(signed, name)
+    const other = path.join(folder2, "other.sif")
+    const tree = makeRootTree()
+    writeFileSync(path.join(tree, "data", "hello"), "evil\n")
+    await sifcryptOk(["build", "--pem-path", keys.publicKey, other, tree], { as: "self" })
+    let swapped = false
+    await using image = await open(name, {
+      credentials: { pemPaths: [keys.privateKey] },
+      verify: {
+        keys: [signer.publicKey],
+        onProgress: () => {
+          if (!swapped) renameSync(other, name)
+          swapped = true
+        },
+      },
+    })
+    assert.ok(swapped)
+    assert.equal((await image.readFile("/data/hello")).toString(), "hello\n")
+  })
+
+  it("one unknown signer does not hide a good one, unless all are required", async () => {
+    const both = path.join(folder, "both.sif")
+    copyFileSync(signed, both)
+    await signDsse(both, stranger.privateKey, [1, 2])
+    await sifcryptOk(["verify", "--key", signerFile, both])
+    const all = await sifcrypt(["verify", "--require", "all", "--key", signerFile, both])
+    assert.equal(all.status, 26)
+    assert.match(all.stderr, /is by no key that was given/)
+    await sifcryptOk(["verify", "--require", "all", "--key", signerFile, "--key", strangerFile, both])
+  })
+
+  it("a signature of a part of the group does not spoil one of the whole", async () => {
+    const part = path.join(folder, "part.sif")
+    copyFileSync(signed, part)
+    await addSignature(part, envelope(metadataOf(readFileSync(part), [1]), signer.privateKey))
+    await sifcryptOk(["verify", "--key", signerFile, part])
+  })
+})
