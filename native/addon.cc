@@ -8,10 +8,12 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("luksPrepare", Napi::Function::New<LuksPrepare>(env));
   exports.Set("luksFormat", Napi::Function::New<LuksFormat>(env));
   exports.Set("luksUnlock", Napi::Function::New<LuksUnlock>(env));
+  exports.Set("luksAddKeyslots", Napi::Function::New<LuksAddKeyslots>(env));
   exports.Set("buildTree", Napi::Function::New<BuildTree>(env));
   exports.Set("openTree", Napi::Function::New<OpenTree>(env));
   exports.Set("publishFile", Napi::Function::New<PublishFile>(env));
   exports.Set("lockFile", Napi::Function::New<LockFile>(env));
+  exports.Set("wipeRange", Napi::Function::New<WipeRange>(env));
   exports.Set("unmountPath", Napi::Function::New<UnmountPath>(env));
   exports.Set("forbidDumps", Napi::Function::New<ForbidDumps>(env));
   return exports;

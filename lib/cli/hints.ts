@@ -19,6 +19,7 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_GOCRYPTFS_RECIPIENTS: "--format luks holds any number of RSA keys and passphrases",
   ERR_LUKS_UNSUPPORTED: "as root, `--allow-cipher NAME` lets the kernel engine use it",
   ERR_LUKS_COST: "if you trust the image, --max-kdf-memory MIB or --max-kdf-iterations N raises the limit",
+  ERR_LUKS_FULL: "remove a keyslot that nobody needs, then add the new one",
   ERR_UNSIGNED: "`apptainer sign` signs an image; --unsigned warn or allow opens it as it is",
   ERR_SIGNATURE_MISSING: "`sifcrypt sif list` shows what there is; `apptainer sign` signs an image",
   ERR_SIGNATURE_SIGNER:

@@ -100,6 +100,49 @@ export interface LuksHeader {
   /** Those that lead to the segment's key. */
   readonly keyslots: readonly LuksKeyslot[]
   readonly digest: LuksDigest
+  /** For whoever changes it. */
+  readonly stored: LuksStored
+}
+
+/** Where bytes of the keyslots area lie, from the start of the partition. */
+export interface LuksArea {
+  readonly offset: Bytes
+  readonly size: Bytes
+}
+
+/** What is in the image beside what opening it needs: for a change of its keyslots. */
+export interface LuksStored {
+  /** Of one copy of the metadata. */
+  readonly headerSize: Bytes
+  /** The highest of the valid copies. */
+  readonly sequence: bigint
+  /** The copy that is in force; the other one is older, damaged or the same. */
+  readonly current: "primary" | "secondary"
+  /** All of it. */
+  readonly keyslotsArea: LuksArea
+  /** Of each keyslot that leads to the segment's key. */
+  readonly areas: ReadonlyMap<number, LuksArea>
+  readonly partitionSize: Bytes
+  readonly policy: LuksPolicy
+  /** Label and subsystem: bytes of the binary header that mean nothing to us. */
+  readonly label: Buffer
+  readonly subsystem: Buffer
+  /** The checked parts, encoded anew; the segment with its size as the image has it. */
+  readonly document: LuksDocument
+  /** As the image has them, unchecked. */
+  readonly tokens: JsonValue | undefined
+  readonly flags: JsonValue | undefined
+}
+
+/** The JSON of a header, as far as it was checked. */
+export interface LuksDocument {
+  readonly keyslots: Readonly<Record<string, object>>
+  readonly tokens: object
+  readonly segments: Readonly<Record<string, object>>
+  readonly digests: Readonly<
+    Record<string, { readonly keyslots: readonly string[]; readonly [member: string]: unknown }>
+  >
+  readonly config: object
 }
 
 /** Bytes of an image at a position; shorter only at its end. */
@@ -116,20 +159,26 @@ const SECONDARY_MAGIC = Buffer.from("SKUL\xba\xbe", "latin1")
 const VERSION_AT = 6
 const HEADER_SIZE_AT = 8
 const SEQUENCE_AT = 16
+const LABEL_AT = 24
+const LABEL_SIZE = 48
 const CHECKSUM_NAME_AT = 72
 const CHECKSUM_NAME_SIZE = 32
+const SALT_AT = 104
+const SALT_SIZE = 64
 const UUID_AT = 168
 const UUID_SIZE = 40
+const SUBSYSTEM_AT = 208
+const SUBSYSTEM_SIZE = 48
 const HEADER_OFFSET_AT = 256
 const CHECKSUM_AT = 448
 const CHECKSUM_SIZE = 64
 const LUKS_VERSION = 2
 
-const KEYSLOT_LIMIT = 32 // LUKS2_KEYSLOTS_MAX
-const AREA_UNIT = 4096
+export const KEYSLOT_LIMIT = 32 // LUKS2_KEYSLOTS_MAX
+export const AREA_UNIT: Bytes = 4096
 /** What the native side copies at most. */
-const MAX_AREA_SIZE = 64 * 1024 * 1024
-const AF_STRIPES = 4000
+export const MAX_AREA_SIZE: Bytes = 64 * 1024 * 1024
+export const AF_STRIPES = 4000
 const SUPPORTED_CIPHER = "aes-xts-plain64"
 const KEY_SIZES: readonly number[] = [32, 64]
 const SECTOR_SIZES: readonly number[] = [512, 1024, 2048, 4096]
@@ -226,8 +275,8 @@ function checksum(copy: Buffer): Buffer {
     .digest()
 }
 
-/** The newest valid copy. */
-function findCopy(bytes: Buffer): Copy {
+/** The newest valid copy; the first one of equals. */
+function findCopy(bytes: Buffer): Copy & Pick<LuksStored, "current"> {
   const primary = readCopy(bytes, 0, PRIMARY_MAGIC)
   const copies = typeof primary === "string" ? [] : [primary]
   for (let size = MIN_HEADER_SIZE; size <= MAX_HEADER_SIZE; size *= 2) {
@@ -239,7 +288,8 @@ function findCopy(bytes: Buffer): Copy {
     (best, copy) => (best === undefined || copy.sequence > best.sequence ? copy : best),
     undefined,
   )
-  return newest ?? malformed(typeof primary === "string" ? primary : "no valid copy")
+  if (newest === undefined) malformed(typeof primary === "string" ? primary : "no valid copy")
+  return { ...newest, current: newest === primary ? "primary" : "secondary" }
 }
 
 // ---- Values ------------------------------------------------------------------------------------------------------------
@@ -326,7 +376,7 @@ function checkSegments(
   value: JsonObject,
   partitionSize: Bytes,
   policy: LuksPolicy,
-): Checked<Omit<LuksSegment, "keySize">> & { readonly id: number } {
+): Checked<Omit<LuksSegment, "keySize">> & { readonly id: number; readonly stored: object } {
   const segments = numbered(value, "segment")
   const [first] = segments
   if (first === undefined) malformed("no segment")
@@ -353,25 +403,30 @@ function checkSegments(
   const size = dynamic ? room - (room % sectorSize) : decimal(segment["size"], "the segment's size")
   if (size > room) malformed(`the segment has ${size} bytes, the partition ${room} for it`)
   if (size === 0 || size % sectorSize !== 0) malformed(`the segment has ${size} bytes`)
+  const json = {
+    type: "crypt",
+    offset: String(offset),
+    // dm-crypt then gets what we resolved, not what the device happens to have
+    size: String(size),
+    iv_tweak: String(ivTweak),
+    encryption: cipher,
+    sector_size: sectorSize,
+  }
   return {
     id,
     value: { offset, size, ivTweak, sectorSize, cipher },
-    json: {
-      type: "crypt",
-      offset: String(offset),
-      // dm-crypt then gets what we resolved, not what the device happens to have
-      size: String(size),
-      iv_tweak: String(ivTweak),
-      encryption: cipher,
-      sector_size: sectorSize,
-    },
+    json,
+    stored: dynamic ? { ...json, size: "dynamic" } : json,
   }
 }
 
 function checkDigests(
   value: JsonObject,
   segmentId: number,
-): Checked<LuksDigest> & { readonly keyslots: readonly number[] } {
+): Omit<Checked<LuksDigest>, "json"> & {
+  readonly keyslots: readonly number[]
+  readonly json: LuksDocument["digests"][string]
+} {
   const ours = numbered(value, "digest").filter(([id, digest]) =>
     idList(digest["segments"], `digest ${id}'s segments`).includes(segmentId),
   )
@@ -433,12 +488,12 @@ function describeCost(kdf: LuksKdf): string {
   return `${memory}, ${kdf.iterations} ${kdf.iterations === 1 ? "pass" : "passes"}, ${plural(kdf.parallel, "thread")}`
 }
 
-interface Area {
-  readonly offset: Bytes
-  readonly size: Bytes
-}
-
-function checkArea(value: JsonObject, what: string, keyslotsArea: Area, policy: LuksPolicy): Checked<Area> {
+function checkArea(
+  value: JsonObject,
+  what: string,
+  keyslotsArea: LuksArea,
+  policy: LuksPolicy,
+): Checked<LuksArea> {
   const type = text(value["type"], `${what}'s area type`)
   if (type !== "raw") unsupported(`${what} with an area of type ${show(type)}`)
   const encryption = text(value["encryption"], `${what}'s cipher`)
@@ -463,9 +518,9 @@ function checkArea(value: JsonObject, what: string, keyslotsArea: Area, policy: 
 function checkKeyslot(
   id: number,
   keyslot: JsonObject,
-  keyslotsArea: Area,
+  keyslotsArea: LuksArea,
   policy: LuksPolicy,
-): Checked<LuksKeyslot> & { readonly keySize: Bytes; readonly area: Area } {
+): Checked<LuksKeyslot> & { readonly keySize: Bytes; readonly area: LuksArea } {
   const what = `keyslot ${id}`
   const type = text(keyslot["type"], `${what}'s type`)
   if (type !== "luks2") unsupported(`${what} of type ${show(type)}`)
@@ -493,7 +548,7 @@ function checkKeyslot(
   }
 }
 
-function checkOverlap(areas: readonly Area[]): void {
+function checkOverlap(areas: readonly LuksArea[]): void {
   const sorted = [...areas].sort((a, b) => a.offset - b.offset)
   sorted.forEach((area, i) => {
     const next = sorted[i + 1]
@@ -530,20 +585,88 @@ function checkRequirements(config: JsonObject): void {
   if (mandatory.length > 0) unsupported(`the requirement ${show((mandatory as JsonValue[])[0])}`)
 }
 
-/** A copy of the metadata made from what was checked, and room for the other copy. */
-function encode(copy: Copy, document: object): Buffer {
+/** What a copy of the metadata says outside of its JSON. */
+export interface LuksBinaryHeader {
+  readonly headerSize: Bytes
+  readonly sequence: bigint
+  readonly uuid: string
+  readonly label?: Buffer
+  readonly subsystem?: Buffer
+  /** Makes copies of one document differ; meaningless. */
+  readonly salt?: Buffer
+}
+
+/** A copy of the metadata; undefined when the document is too long for it. */
+export function encodeLuksCopy(
+  which: LuksStored["current"],
+  binary: LuksBinaryHeader,
+  document: LuksDocument,
+): Buffer | undefined {
   const json = Buffer.from(JSON.stringify(document))
-  const metadata = Buffer.alloc(2 * copy.headerSize)
-  if (json.length >= copy.headerSize - BINARY_SIZE) malformed("the JSON area is too small")
-  PRIMARY_MAGIC.copy(metadata)
-  metadata.writeUInt16BE(LUKS_VERSION, VERSION_AT)
-  metadata.writeBigUInt64BE(BigInt(copy.headerSize), HEADER_SIZE_AT)
-  metadata.writeBigUInt64BE(copy.sequence, SEQUENCE_AT)
-  metadata.write("sha256", CHECKSUM_NAME_AT, "latin1")
-  metadata.write(copy.uuid, UUID_AT, "latin1")
-  json.copy(metadata, BINARY_SIZE)
-  checksum(metadata.subarray(0, copy.headerSize)).copy(metadata, CHECKSUM_AT)
-  return metadata
+  const { headerSize, sequence, uuid, label, subsystem, salt } = binary
+  if (json.length >= headerSize - BINARY_SIZE) return undefined
+  const copy = Buffer.alloc(headerSize)
+  const primary = which === "primary"
+  const magic = primary ? PRIMARY_MAGIC : SECONDARY_MAGIC
+  magic.copy(copy)
+  copy.writeUInt16BE(LUKS_VERSION, VERSION_AT)
+  copy.writeBigUInt64BE(BigInt(headerSize), HEADER_SIZE_AT)
+  copy.writeBigUInt64BE(sequence, SEQUENCE_AT)
+  label?.copy(copy, LABEL_AT, 0, LABEL_SIZE)
+  copy.write("sha256", CHECKSUM_NAME_AT, "latin1")
+  salt?.copy(copy, SALT_AT, 0, SALT_SIZE)
+  copy.write(uuid, UUID_AT, "latin1")
+  subsystem?.copy(copy, SUBSYSTEM_AT, 0, SUBSYSTEM_SIZE)
+  copy.writeBigUInt64BE(primary ? 0n : BigInt(headerSize), HEADER_OFFSET_AT)
+  json.copy(copy, BINARY_SIZE)
+  checksum(copy).copy(copy, CHECKSUM_AT)
+  return copy
+}
+
+/** Both copies' room: the primary one, then zeros. */
+function encode(binary: LuksBinaryHeader, document: LuksDocument): Buffer {
+  const primary = encodeLuksCopy("primary", binary, document) ?? malformed("the JSON area is too small")
+  return Buffer.concat([primary, Buffer.alloc(binary.headerSize)])
+}
+
+/** The keyslots area as libcryptsetup gets it whole; `keyslots_size` is all that a change may add to. */
+export function encodeForChange(header: LuksHeader): { readonly metadata: Buffer; readonly areaSize: Bytes } {
+  const { headerSize, sequence, keyslotsArea, document } = header.stored
+  const areaSize = Math.min(keyslotsArea.offset + keyslotsArea.size, MAX_AREA_SIZE)
+  const size = String(areaSize - keyslotsArea.offset)
+  const metadata = encode(
+    { headerSize, sequence, uuid: header.uuid },
+    { ...document, config: { ...document.config, keyslots_size: size } },
+  )
+  return { metadata, areaSize }
+}
+
+/** The keyslots that libcryptsetup added to what {@link encodeForChange} gave it, encoded anew. */
+export function decodeAddedKeyslots(
+  header: LuksHeader,
+  metadata: Buffer,
+  ids: readonly number[],
+): { readonly id: number; readonly area: LuksArea; readonly json: object }[] {
+  const { keyslotsArea, policy } = header.stored
+  const root = parseJson(findCopy(metadata).json)
+  const all = numbered(object(root["keyslots"], "the list of keyslots"), "keyslot")
+  return ids.map((id) => {
+    const [, keyslot] = all.find(([other]) => other === id) ?? malformed(`there is no keyslot ${id}`)
+    const { area, json, keySize } = checkKeyslot(id, keyslot, keyslotsArea, policy)
+    if (keySize !== header.segment.keySize) malformed("keyslots with keys of different sizes")
+    return { id, area, json }
+  })
+}
+
+function parseJson(json: string): JsonObject {
+  try {
+    return object(parseStrictJson(json), "the JSON")
+  } catch (cause) {
+    if (cause instanceof LuksError) throw cause
+    throw new LuksError("ERR_LUKS_HEADER", `the LUKS2 header is malformed: ${(cause as Error).message}`, {
+      cause,
+    })
+  }
 }
 
 /**
@@ -556,20 +679,12 @@ function encode(copy: Copy, document: object): Buffer {
  */
 export function decodeLuksHeader(bytes: Buffer, partitionSize: Bytes, policy: LuksPolicy = {}): LuksHeader {
   const copy = findCopy(bytes)
-  let parsed: JsonValue
-  try {
-    parsed = parseStrictJson(copy.json)
-  } catch (cause) {
-    throw new LuksError("ERR_LUKS_HEADER", `the LUKS2 header is malformed: ${(cause as Error).message}`, {
-      cause,
-    })
-  }
-  const root = object(parsed, "the JSON")
+  const root = parseJson(copy.json)
   const config = object(root["config"], "the config")
   checkRequirements(config)
   const jsonSize = decimal(config["json_size"], "json_size")
   if (jsonSize !== copy.headerSize - BINARY_SIZE) malformed(`json_size is ${jsonSize}`)
-  const keyslotsArea: Area = {
+  const keyslotsArea: LuksArea = {
     offset: 2 * copy.headerSize,
     size: decimal(config["keyslots_size"], "keyslots_size"),
   }
@@ -601,14 +716,34 @@ export function decodeLuksHeader(bytes: Buffer, partitionSize: Bytes, policy: Lu
   // Nobody needs the part of the keyslots area that no keyslot uses: 16 MiB in what cryptsetup makes.
   const used = alignUp(Math.max(...keyslots.map(({ area }) => area.offset + area.size)), AREA_UNIT)
   if (used > MAX_AREA_SIZE) unsupported(`a keyslots area of ${keyslotsArea.size} bytes`)
-  const metadata = encode(copy, {
+  const document: LuksDocument = {
     keyslots: Object.fromEntries(keyslots.map(({ id, json }) => [id, json])),
     tokens: {},
     segments: { [segment.id]: segment.json },
     digests: { [digest.value.id]: digest.json },
     config: { json_size: String(jsonSize), keyslots_size: String(used - keyslotsArea.offset) },
-  })
+  }
+  const metadata = encode(copy, document)
+  const stored: LuksStored = {
+    headerSize: copy.headerSize,
+    sequence: copy.sequence,
+    current: copy.current,
+    keyslotsArea,
+    areas: new Map(keyslots.map(({ id, area }) => [id, area])),
+    partitionSize,
+    policy,
+    label: copy.binary.subarray(LABEL_AT, LABEL_AT + LABEL_SIZE),
+    subsystem: copy.binary.subarray(SUBSYSTEM_AT, SUBSYSTEM_AT + SUBSYSTEM_SIZE),
+    document: {
+      ...document,
+      segments: { [segment.id]: segment.stored },
+      config: { json_size: String(jsonSize), keyslots_size: String(keyslotsArea.size) },
+    },
+    tokens: root["tokens"],
+    flags: config["flags"],
+  }
   return {
+    stored,
     metadata,
     areaSize: used,
     uuid: copy.uuid,

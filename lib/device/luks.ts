@@ -4,7 +4,8 @@ import { EnvironmentError, LuksError } from "../errors.ts"
 import type { NativeKdf } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
-import type { LuksHeader, LuksKeyslot } from "./luks-header.ts"
+import { planLuksChange, requireRoom, type LuksChange } from "./luks-change.ts"
+import { encodeForChange, type LuksHeader, type LuksKeyslot } from "./luks-header.ts"
 import { freeMemory, requireMemory, type FreeMemory } from "./memory.ts"
 
 /** Bytes of the header that we write: both metadata copies and the keyslots area. */
@@ -33,6 +34,16 @@ export interface LuksFormatOptions {
   readonly volumeKeySize?: Bytes
   /** Default {@link LUKS_HEADER_SIZE}. */
   readonly headerSize?: Bytes
+}
+
+/** What {@link changeKeyslots} does. */
+export interface LuksChangeOptions {
+  /** As it was read from the image. */
+  readonly header: LuksHeader
+  readonly volumeKey: Uint8Array
+  readonly add?: readonly { readonly secret: Uint8Array; readonly kdf: NativeKdf }[]
+  /** Numbers of keyslots. One at least must be left, or added. */
+  readonly remove?: readonly number[]
 }
 
 /** What {@link unlockLuks} opens. */
@@ -172,6 +183,48 @@ export function unlockLuks(
       )
     }
   })
+}
+
+/**
+ * Adds and removes keyslots, in memory: the image changes when {@link applyLuksSteps} writes what this returns. The keyslots
+ * that stay, and the payload, are not touched.
+ *
+ * @throws LuksError `ERR_LUKS_FULL` when there is no room for what is added, `ERR_LUKS_HEADER` when a keyslot to be removed
+ * is not there or the volume key is another one, `ERR_LUKS_COST` when the result would ask for more than the limits under
+ * which the header was read; RangeError when no keyslot would be left; EnvironmentError as {@link formatLuks}.
+ */
+export function changeKeyslots(options: LuksChangeOptions): Promise<LuksChange> {
+  const { header, volumeKey, add = [], remove = [] } = options
+  return inTurn(async () => {
+    const ids = new Set(header.keyslots.map(({ id }) => id))
+    for (const id of remove)
+      if (!ids.delete(id)) throw new LuksError("ERR_LUKS_HEADER", `there is no keyslot ${id}`)
+    if (ids.size + add.length === 0) throw new RangeError("no keyslot would be left")
+    requireRoom(header, add.length)
+    const memory = Math.max(0, ...add.map(({ kdf }) => kdf.memory))
+    if (memory > 0) requireMemory(memory, "a keyslot", freeMemory())
+    try {
+      const made = await loadAddon().luksAddKeyslots({ ...encodeForChange(header), volumeKey, keyslots: add })
+      return planLuksChange(header, made, remove)
+    } catch (cause) {
+      throw translated(cause, (failure) => changeError(errnoOf(cause), failure))
+    }
+  })
+}
+
+function changeError(errno: number, failure: { readonly cause: unknown }): LuksError {
+  switch (errno) {
+    case constants.errno.EPERM:
+      return new LuksError("ERR_LUKS_HEADER", "the volume key is not the one of this LUKS2 header", failure)
+    case constants.errno.ENOSPC:
+      return new LuksError(
+        "ERR_LUKS_FULL",
+        "the metadata of the LUKS2 header has no room for another keyslot",
+        failure,
+      )
+    default:
+      return new LuksError("ERR_LUKS_FORMAT", "cannot add a keyslot to the LUKS2 header", failure)
+  }
 }
 
 /** Our error for a failure of the addon; an error that is none of its system errors (a bug, a missing addon) stays itself. */

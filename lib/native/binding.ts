@@ -75,6 +75,24 @@ export interface NativeLuksUnlock {
   readonly keyslot: number
 }
 
+export interface NativeLuksAdd {
+  /** Bytes of header and keyslots area together, at most 64 MiB: new keyslots find their place in it. */
+  readonly areaSize: number
+  /** The metadata that was checked, as for {@link NativeLuksUnlock}. */
+  readonly metadata: Uint8Array
+  readonly volumeKey: Uint8Array
+  readonly keyslots: readonly { readonly secret: Uint8Array; readonly kdf: NativeKdf }[]
+}
+
+/** A keyslot as libcryptsetup made it. */
+export interface NativeLuksKeyslot {
+  readonly keyslot: number
+  /** Where its area starts, from the start of the header, bytes. */
+  readonly offset: number
+  /** What belongs there. */
+  readonly area: Buffer
+}
+
 /** What an inode is. */
 export type TreeEntryType =
   "file" | "directory" | "symlink" | "block-device" | "character-device" | "fifo" | "socket"
@@ -166,6 +184,15 @@ export interface NativeAddon {
   luksUnlock(
     options: NativeLuksUnlock,
   ): Promise<{ readonly volumeKey: Buffer; readonly keyslot: number }>
+  /**
+   * Adds keyslots to metadata, and says what has to be written where; nothing is read from the image. Without any to add,
+   * verifies the volume key. EPERM: it is another one.
+   */
+  luksAddKeyslots(options: NativeLuksAdd): Promise<{
+    /** As long as the one given: both copies, as libcryptsetup wrote them. */
+    readonly metadata: Buffer
+    readonly keyslots: readonly NativeLuksKeyslot[]
+  }>
   /** Writes a squashfs and its trailer; `size` is what all takes in `fd`, padded to 4096 bytes. `onProgress` as in extract. */
   buildTree(
     options: NativeBuild,
@@ -176,6 +203,8 @@ export interface NativeAddon {
   publishFile(options: { readonly fd: number; readonly path: string; readonly replace: boolean }): Promise<void>
   /** Takes the exclusive lock (flock) of an open file; false: somebody else has it. It goes when the file is closed. */
   lockFile(fd: number): Promise<boolean>
+  /** Overwrites what is not a hole in a part of a file with zeros, syncs it, and makes it a hole where that can be. */
+  wipeRange(options: { readonly fd: number; readonly offset: number; readonly size: number }): Promise<void>
   unmountPath(options: { readonly path: string; readonly lazy: boolean }): Promise<void>
   /** No core dump of this process, and no look into its memory for other processes of the user. */
   forbidDumps(): void

@@ -5,14 +5,16 @@
 
 namespace sifcrypt {
 
-Napi::Value LuksPrepare(const Napi::CallbackInfo& info);  // luks.cc
-Napi::Value LuksFormat(const Napi::CallbackInfo& info);   // luks.cc
-Napi::Value LuksUnlock(const Napi::CallbackInfo& info);   // luks.cc
-Napi::Value BuildTree(const Napi::CallbackInfo& info);    // build.cc
-Napi::Value OpenTree(const Napi::CallbackInfo& info);     // tree.cc
-Napi::Value PublishFile(const Napi::CallbackInfo& info);  // publish.cc
-Napi::Value LockFile(const Napi::CallbackInfo& info);     // publish.cc
-Napi::Value UnmountPath(const Napi::CallbackInfo& info);  // publish.cc
-Napi::Value ForbidDumps(const Napi::CallbackInfo& info);  // process.cc
+Napi::Value LuksPrepare(const Napi::CallbackInfo& info);      // luks.cc
+Napi::Value LuksFormat(const Napi::CallbackInfo& info);       // luks.cc
+Napi::Value LuksUnlock(const Napi::CallbackInfo& info);       // luks.cc
+Napi::Value LuksAddKeyslots(const Napi::CallbackInfo& info);  // luks.cc
+Napi::Value BuildTree(const Napi::CallbackInfo& info);        // build.cc
+Napi::Value OpenTree(const Napi::CallbackInfo& info);         // tree.cc
+Napi::Value PublishFile(const Napi::CallbackInfo& info);      // publish.cc
+Napi::Value LockFile(const Napi::CallbackInfo& info);         // publish.cc
+Napi::Value WipeRange(const Napi::CallbackInfo& info);        // publish.cc
+Napi::Value UnmountPath(const Napi::CallbackInfo& info);      // publish.cc
+Napi::Value ForbidDumps(const Napi::CallbackInfo& info);      // process.cc
 
 }  // namespace sifcrypt

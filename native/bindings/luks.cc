@@ -24,6 +24,18 @@ luks::Kdf ReadKdf(const Napi::Object& kdf) {
           ReadUint32(kdf, "parallel")};
 }
 
+std::vector<luks::NewKeyslot> ReadNewKeyslots(const Napi::Object& options, const char* name) {
+  const Napi::Value value = options.Get(name);
+  if (!value.IsArray()) throw Napi::TypeError::New(options.Env(), std::string(name) + " must be an array");
+  const auto list = value.As<Napi::Array>();
+  std::vector<luks::NewKeyslot> keyslots;
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    const Napi::Object keyslot = ReadObject(list.Get(i), "keyslot");
+    keyslots.push_back({ReadSecret(keyslot, "secret"), ReadKdf(ReadObject(keyslot.Get("kdf"), "kdf"))});
+  }
+  return keyslots;
+}
+
 }  // namespace
 
 Napi::Value LuksPrepare(const Napi::CallbackInfo& info) {
@@ -42,13 +54,7 @@ Napi::Value LuksFormat(const Napi::CallbackInfo& info) {
   request.volume_key_size = ReadUint32(options, "volumeKeySize");
   request.sector_size = ReadUint32(options, "sectorSize");
   request.header_size = ReadUnsigned(options, "headerSize");
-  const Napi::Value keyslots = options.Get("keyslots");
-  if (!keyslots.IsArray()) throw Napi::TypeError::New(info.Env(), "keyslots must be an array");
-  const auto list = keyslots.As<Napi::Array>();
-  for (uint32_t i = 0; i < list.Length(); ++i) {
-    const Napi::Object keyslot = ReadObject(list.Get(i), "keyslot");
-    request.keyslots.push_back({ReadSecret(keyslot, "secret"), ReadKdf(ReadObject(keyslot.Get("kdf"), "kdf"))});
-  }
+  request.keyslots = ReadNewKeyslots(options, "keyslots");
   return RunAsync(
       info.Env(), [request = std::move(request)] { return luks::Format(request); },
       [](Napi::Env env, const luks::Formatted& formatted) -> Napi::Value {
@@ -79,6 +85,32 @@ Napi::Value LuksUnlock(const Napi::CallbackInfo& info) {
         Napi::Object result = Napi::Object::New(env);
         result.Set("volumeKey", SecretToJs(env, unlocked.volume_key));
         result.Set("keyslot", Napi::Number::New(env, unlocked.keyslot));
+        return result;
+      });
+}
+
+Napi::Value LuksAddKeyslots(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  luks::AddRequest request;
+  request.area_size = ReadUnsigned(options, "areaSize");
+  request.metadata = ReadBytes(options, "metadata");
+  request.volume_key = ReadSecret(options, "volumeKey");
+  request.keyslots = ReadNewKeyslots(options, "keyslots");
+  return RunAsync(
+      info.Env(), [request = std::move(request)] { return luks::AddKeyslots(request); },
+      [](Napi::Env env, const luks::Added& added) -> Napi::Value {
+        Napi::Array keyslots = Napi::Array::New(env, added.keyslots.size());
+        for (uint32_t i = 0; i < added.keyslots.size(); ++i) {
+          const luks::AddedKeyslot& keyslot = added.keyslots[i];
+          Napi::Object item = Napi::Object::New(env);
+          item.Set("keyslot", Napi::Number::New(env, keyslot.keyslot));
+          item.Set("offset", Napi::Number::New(env, static_cast<double>(keyslot.offset)));
+          item.Set("area", Napi::Buffer<uint8_t>::Copy(env, keyslot.area.data(), keyslot.area.size()));
+          keyslots.Set(i, item);
+        }
+        Napi::Object result = Napi::Object::New(env);
+        result.Set("metadata", Napi::Buffer<uint8_t>::Copy(env, added.metadata.data(), added.metadata.size()));
+        result.Set("keyslots", keyslots);
         return result;
       });
 }

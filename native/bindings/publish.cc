@@ -2,6 +2,7 @@
 
 #include "bindings/exports.h"
 #include "bindings/run_async.h"
+#include "core/file_range.h"
 #include "core/unique_fd.h"
 
 namespace sifcrypt {
@@ -32,6 +33,18 @@ Napi::Value UnmountPath(const Napi::CallbackInfo& info) {
       info.Env(),
       [path = ReadString(options, "path"), lazy = ReadBoolean(options, "lazy")] {
         publish::Unmount(path, lazy);
+        return true;
+      },
+      [](Napi::Env env, bool) { return env.Undefined(); });
+}
+
+Napi::Value WipeRange(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  UniqueFd file = UniqueFd::Duplicate(ReadInt(options, "fd"));
+  return RunAsync(
+      info.Env(),
+      [file = std::move(file), offset = ReadUnsigned(options, "offset"), size = ReadUnsigned(options, "size")] {
+        WipeRange(file.get(), offset, size);
         return true;
       },
       [](Napi::Env env, bool) { return env.Undefined(); });

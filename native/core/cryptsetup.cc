@@ -37,7 +37,9 @@ Library Open() {
   file.Load(library.set_metadata_size, "crypt_set_metadata_size");
   file.Load(library.metadata_locking, "crypt_metadata_locking");
   file.Load(library.keyslot_add_by_volume_key, "crypt_keyslot_add_by_volume_key");
+  file.Load(library.keyslot_area, "crypt_keyslot_area");
   file.Load(library.volume_key_get, "crypt_volume_key_get");
+  file.Load(library.volume_key_verify, "crypt_volume_key_verify");
   file.Load(library.get_volume_key_size, "crypt_get_volume_key_size");
   file.Load(library.activate_by_volume_key, "crypt_activate_by_volume_key");
   // Without a callback of ours, errors go to the process's stderr.

@@ -25,7 +25,9 @@ struct Library {
   decltype(&crypt_set_metadata_size) set_metadata_size;
   decltype(&crypt_metadata_locking) metadata_locking;
   decltype(&crypt_keyslot_add_by_volume_key) keyslot_add_by_volume_key;
+  decltype(&crypt_keyslot_area) keyslot_area;
   decltype(&crypt_volume_key_get) volume_key_get;
+  decltype(&crypt_volume_key_verify) volume_key_verify;
   decltype(&crypt_get_volume_key_size) get_volume_key_size;
   decltype(&crypt_activate_by_volume_key) activate_by_volume_key;
 };

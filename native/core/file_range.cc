@@ -1,9 +1,15 @@
 #include "core/file_range.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+
+#include <algorithm>
+#include <vector>
 
 namespace sifcrypt {
 namespace {
+
+constexpr uint64_t kZeros = uint64_t{1} << 20;
 
 void ReadFully(int fd, uint64_t at, void* out, size_t size) {
   auto* to = static_cast<uint8_t*>(out);
@@ -29,6 +35,31 @@ void WriteFully(int fd, uint64_t at, const void* data, size_t size) {
     at += static_cast<uint64_t>(n);
     size -= static_cast<size_t>(n);
   }
+}
+
+void WipeRange(int fd, uint64_t offset, uint64_t size) {
+  struct stat st {};
+  CheckErrno(fstat(fd, &st), "fstat");
+  const auto end_of_file = static_cast<uint64_t>(st.st_size);
+  if (offset >= end_of_file) return;
+  const uint64_t end = offset + std::min(size, end_of_file - offset);
+  const std::vector<uint8_t> zeros(std::min<uint64_t>(end - offset, kZeros));
+  for (uint64_t at = offset; at < end;) {
+    const off_t data = lseek(fd, static_cast<off_t>(at), SEEK_DATA);
+    if (data < 0 && errno == ENXIO) break;
+    // EINVAL: no hole detection there; everything is data then.
+    if (data >= 0) at = std::max(at, static_cast<uint64_t>(data));
+    if (at >= end) break;
+    const auto n = static_cast<size_t>(std::min<uint64_t>(zeros.size(), end - at));
+    WriteFully(fd, at, zeros.data(), n);
+    at += n;
+  }
+  // A hole alone would leave the old bytes on the disk, for whoever reads that.
+  CheckErrno(fdatasync(fd), "fdatasync");
+  if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                static_cast<off_t>(end - offset)) < 0 &&
+      errno != EOPNOTSUPP && errno != ENOSYS)
+    throw SystemError(errno, "fallocate");
 }
 
 FileSource::FileSource(int fd, uint64_t offset, uint64_t size)

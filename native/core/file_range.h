@@ -9,6 +9,10 @@ namespace sifcrypt {
 /// All of it, from `at` on. SystemError "pwrite".
 void WriteFully(int fd, uint64_t at, const void* data, size_t size);
 
+/// Overwrites what is there of [offset, offset + size) with zeros, on the disk when it returns, then gives the room back
+/// where the file system can. Never makes the file longer. SystemError.
+void WipeRange(int fd, uint64_t offset, uint64_t size);
+
 class FileSource final : public ByteSource {
  public:
   /// `offset + size` must lie inside the file (checked here: EOVERFLOW); `fd` is duplicated.

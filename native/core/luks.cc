@@ -60,6 +60,15 @@ void CopyArea(int fd, uint64_t offset, uint64_t size, cryptsetup::HeaderFile& ou
   }
 }
 
+int AddKeyslot(const cryptsetup::Session& session, const cryptsetup::Device& device, int id,
+               const SecretBuffer& volume_key, const NewKeyslot& keyslot) {
+  const crypt_pbkdf_type pbkdf = Pbkdf(keyslot.kdf);
+  session.Check(session->set_pbkdf_type(device.get(), &pbkdf), "crypt_set_pbkdf_type");
+  return session.Check(session->keyslot_add_by_volume_key(device.get(), id, Bytes(volume_key), volume_key.size(),
+                                                          Bytes(keyslot.secret), keyslot.secret.size()),
+                       "crypt_keyslot_add");
+}
+
 }  // namespace
 
 Formatted Format(const FormatRequest& request) {
@@ -87,15 +96,8 @@ Formatted Format(const FormatRequest& request) {
     CheckErrno(fallocate(file.fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 2 * kMetadataSize,
                          static_cast<off_t>(request.header_size - 2 * kMetadataSize)),
                "fallocate");
-    for (size_t i = 0; i < request.keyslots.size(); ++i) {
-      const NewKeyslot& keyslot = request.keyslots[i];
-      const crypt_pbkdf_type pbkdf = Pbkdf(keyslot.kdf);
-      session.Check(session->set_pbkdf_type(device.get(), &pbkdf), "crypt_set_pbkdf_type");
-      session.Check(
-          session->keyslot_add_by_volume_key(device.get(), static_cast<int>(i), Bytes(formatted.volume_key),
-                                             formatted.volume_key.size(), Bytes(keyslot.secret), keyslot.secret.size()),
-          "crypt_keyslot_add");
-    }
+    for (size_t i = 0; i < request.keyslots.size(); ++i)
+      AddKeyslot(session, device, static_cast<int>(i), formatted.volume_key, request.keyslots[i]);
   }
   formatted.header.resize(request.header_size);
   file.Read(0, formatted.header.data(), formatted.header.size());
@@ -121,6 +123,32 @@ Unlocked Unlock(const UnlockRequest& request) {
                                             Bytes(request.secret), request.secret.size()),
                     "crypt_volume_key_get");
   return {SecretBuffer(room.data(), std::min(size, room.size())), keyslot};
+}
+
+Added AddKeyslots(const AddRequest& request) {
+  if (request.area_size > kMaxAreaSize || request.metadata.size() > request.area_size)
+    throw SystemError(EINVAL, "crypt_load", "header area of " + std::to_string(request.area_size) + " bytes");
+  Added added;
+  cryptsetup::HeaderFile file(request.area_size);
+  file.Write(0, request.metadata.data(), request.metadata.size());
+  const cryptsetup::Session session;
+  const cryptsetup::Device device(session, file);
+  session.Check(session->load(device.get(), CRYPT_LUKS2, nullptr), "crypt_load");
+  // Adding verifies it too, and a digest may cost a tenth of a second.
+  if (request.keyslots.empty())
+    session.Check(session->volume_key_verify(device.get(), Bytes(request.volume_key), request.volume_key.size()),
+                  "crypt_volume_key_verify");
+  for (const NewKeyslot& keyslot : request.keyslots) {
+    const int id = AddKeyslot(session, device, CRYPT_ANY_SLOT, request.volume_key, keyslot);
+    uint64_t offset = 0, size = 0;
+    session.Check(session->keyslot_area(device.get(), id, &offset, &size), "crypt_keyslot_area");
+    AddedKeyslot result{id, offset, std::vector<uint8_t>(size)};
+    file.Read(offset, result.area.data(), result.area.size());
+    added.keyslots.push_back(std::move(result));
+  }
+  added.metadata.resize(request.metadata.size());
+  file.Read(0, added.metadata.data(), added.metadata.size());
+  return added;
 }
 
 }  // namespace sifcrypt::luks

@@ -63,10 +63,37 @@ struct Unlocked {
   int keyslot = -1;
 };
 
+struct AddRequest {
+  /// Bytes of the metadata and all of the keyslots area, at most kMaxAreaSize.
+  uint64_t area_size = 0;
+  /// The metadata that was checked. What lies in the keyslots area does not matter: nothing there is read or moved.
+  std::vector<uint8_t> metadata;
+  SecretBuffer volume_key;
+  std::vector<NewKeyslot> keyslots;
+};
+
+struct AddedKeyslot {
+  int keyslot = -1;
+  /// Where its area lies in the header, and its bytes.
+  uint64_t offset = 0;
+  std::vector<uint8_t> area;
+};
+
+struct Added {
+  /// As long as the request's: both copies, as the library wrote them.
+  std::vector<uint8_t> metadata;
+  std::vector<AddedKeyslot> keyslots;
+};
+
 constexpr uint64_t kMaxAreaSize = uint64_t{64} << 20;
 
 /// Throws SystemError: EPERM when the secret opens no keyslot, EINVAL when the header is broken or has no such keyslot,
 /// ENOENT when no keyslot may be tried, ENOMEM when Argon2 got no memory. Cannot be interrupted; Argon2 takes seconds.
 Unlocked Unlock(const UnlockRequest& request);
+
+/// Adds keyslots, in areas that none in the metadata uses; with none to add, only verifies the volume key. Costs are taken
+/// as they are. Throws SystemError: EPERM when the volume key is not the one that the digest verifies, ENOSPC or EINVAL
+/// when there is no room.
+Added AddKeyslots(const AddRequest& request);
 
 }  // namespace sifcrypt::luks

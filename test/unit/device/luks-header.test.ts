@@ -254,8 +254,8 @@ describe("decodeLuksHeader", () => {
     it("S26: decodes to the same header", () => {
       const header = decodeLuksHeader(metadata, partitionSize)
       const again = decodeLuksHeader(header.metadata, partitionSize)
-      assert.deepEqual(again, { ...header, areaSize: again.areaSize })
-      assert.equal(again.areaSize, header.areaSize)
+      // What is stored is not what libcryptsetup gets: its keyslots area is longer, and its segment has no fixed size.
+      assert.deepEqual({ ...again, stored: undefined }, { ...header, stored: undefined })
     })
 
     it("S26: does not change when the image's bytes change afterwards", () => {
