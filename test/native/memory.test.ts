@@ -13,6 +13,7 @@ import { testKeys } from "../support/keys.ts"
 import { searchMemory, type Needle } from "../support/memory.ts"
 import { newFolder } from "../support/scratch.ts"
 import { makeRootTree } from "../support/trees.ts"
+import { vector, vectorPath } from "../vectors/load.ts"
 
 const api = JSON.stringify(pathToFileURL(path.join(packageRoot, "dist", "index.js")).href)
 
@@ -129,6 +130,21 @@ describe("the memory of a process that opened or built an image", () => {
        await opened.close()
        await pause("closed")`,
       needles,
+      { open: ["volume key"], closed: [] },
+    )
+  })
+
+  it("holds the content key while the image is open, and nothing afterwards: gocryptfs", async () => {
+    const file = path.join(folder, "gocryptfs.sif")
+    writeFileSync(file, vector("peer/gocryptfs-rsa2048.sif"))
+    const key = vectorPath("peer/rsa_pri.pem")
+    await expectAt(
+      `const opened = await open(${JSON.stringify(file)}, { credentials: { pemPaths: [${JSON.stringify(key)}] } })
+       await opened.list("/")
+       await pause("open")
+       await opened.close()
+       await pause("closed")`,
+      await keysOf(file, { pemPaths: [key] }),
       { open: ["volume key"], closed: [] },
     )
   })
