@@ -18,7 +18,7 @@ import { fileURLToPath } from "node:url"
 import { loadAddon } from "../lib/native/load.ts"
 import { parseLuksHeader } from "../lib/device/luks-header.ts"
 import { decodeCryptoMessage, MAX_MESSAGE_SIZE } from "../lib/key/crypto-message.ts"
-import { parsePrivateKey } from "../lib/key/pem.ts"
+import { parsePrivateKey } from "../lib/key/key-file.ts"
 import { unwrapSecret } from "../lib/key/rsa-oaep.ts"
 import { listMounts, open, sif } from "../lib/index.ts"
 import { dropCaches, measure, median, repeat, residentPeak } from "./measure.ts"
@@ -224,7 +224,7 @@ async function openingKey(): Promise<void> {
   const header = await parseLuksHeader(image.reader, partition)
   const [message] = image.objects.filter(({ type }) => type === sif.DataType.cryptoMessage)
   if (message === undefined) throw new Error("the image has no crypto message")
-  const key = parsePrivateKey(privatePem, "the key")
+  const key = await parsePrivateKey(privatePem, "the key")
   const secret = unwrapSecret(key, decodeCryptoMessage(await image.data(message, MAX_MESSAGE_SIZE)))
   if (secret === undefined) throw new Error("the message is for another key")
   const fd = openSync(`${work}/zstd.sif`, "r")

@@ -1,5 +1,5 @@
 // Builds an image of a folder, a squashfs or another image.
-import { wipeCredentials, type CredentialOptions } from "../container/credentials.ts"
+import { gatherCredentials, wipeCredentials, type CredentialOptions } from "../container/credentials.ts"
 import { passphraseKdfFor, recipientsOf } from "./encryption.ts"
 import { checkTarget } from "./output.ts"
 import { openSource } from "./source.ts"
@@ -56,9 +56,11 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
   checkCompression(compression)
   passphraseKdfFor(options.passphraseKdf)
   await checkTarget(options.output, force)
-  const recipients = await recipientsOf(options)
+  // They may be needed twice: for the source, and for whom the image is encrypted.
+  using credentials = await gatherCredentials(options.credentials ?? {}, signal)
+  const recipients = await recipientsOf({ ...options, credentials })
   try {
-    await using source = await openSource(options.source, options.sourceCredentials ?? options.credentials ?? {})
+    await using source = await openSource(options.source, options.sourceCredentials ?? credentials)
     if (options.compression !== undefined && "squashfs" in source.tree)
       options.onNotice?.(`${options.source} holds a squashfs, which is copied as it is: compression has no effect`)
     const made = await makeImage(options, recipients, source)

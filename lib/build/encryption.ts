@@ -49,6 +49,7 @@ export interface RecipientOptions {
   /** Asks for encryption as `encrypt` does. */
   readonly format?: EncryptionFormat
   readonly onNotice?: (text: string) => void
+  readonly signal?: AbortSignal
 }
 
 /**
@@ -57,14 +58,14 @@ export interface RecipientOptions {
  * @throws KeyError, before anything is built.
  */
 export async function recipientsOf(options: RecipientOptions): Promise<Credential[]> {
-  const { credentials = {}, encrypt = false, format, onNotice = () => undefined } = options
+  const { credentials = {}, encrypt = false, format, onNotice = () => undefined, signal } = options
   if (!encrypt && format === undefined && !hasExplicitCredentials(credentials)) {
     const variable = credentialVariable(credentials)
     if (variable !== undefined)
       onNotice(`${variable} is set, but encryption was not asked for: the image will be plain`)
     return []
   }
-  const recipients = await resolveRecipients(credentials, onNotice)
+  const recipients = await resolveRecipients(credentials, onNotice, signal)
   if (recipients.length === 0)
     throw new KeyError("ERR_KEY_MISSING", "an encrypted image was asked for and no key was given")
   const messages = recipients.filter(({ kind }) => kind === "rsa").length

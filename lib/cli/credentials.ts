@@ -1,13 +1,18 @@
 // The credential options every command shares, and the prompts behind them.
-import type { Command } from "commander"
-import { forbidDumps, KeyError, type CredentialOptions } from "../index.ts"
+import { fstatSync } from "node:fs"
+import { InvalidArgumentError, type Command } from "commander"
+import { allocateSecret, forbidDumps, KeyError, type CredentialOptions } from "../index.ts"
 import { interruption } from "./interrupt.ts"
-import { notice, promptSecret, secretFromStdin } from "./terminal.ts"
+import { notice, printable, promptSecret, secretFromStdin } from "./terminal.ts"
 
 export interface CredentialFlags {
   readonly pemPath?: string[]
+  readonly keyFd?: number
+  readonly keyCommand?: string
+  readonly keyPassphraseFile?: string
   readonly passphrase?: true
   readonly passphraseFile?: string
+  readonly passphraseFd?: number
 }
 
 function collect(value: string, earlier: string[] | undefined): string[] {
@@ -19,16 +24,35 @@ Without such an option the environment is looked at: SIFCRYPT_ENCRYPTION_PEM_PAT
 SIFCRYPT_ENCRYPTION_PEM_DATA (the key itself), SIFCRYPT_ENCRYPTION_PASSPHRASE, and
 the same with APPTAINER_ or SINGULARITY_ in front. A secret is never an argument.`
 
-/** Adds `--pem-path`, `--passphrase` and `--passphrase-file`. Secrets themselves are never arguments. */
+/** A descriptor that was passed to the command: looked at before anything is opened that could have its number. */
+export function parseDescriptor(text: string): number {
+  const fd = /^\d{1,6}$/.test(text) ? Number(text) : -1
+  if (fd < 0 || fd === 1 || fd === 2) throw new InvalidArgumentError("It is 0, or 3 and above.")
+  try {
+    fstatSync(fd)
+  } catch {
+    throw new InvalidArgumentError(`Descriptor ${fd} is not open.`)
+  }
+  return fd
+}
+
+/** Adds the options of {@link CredentialFlags}. Secrets themselves are never arguments. */
 export function addCredentialOptions(command: Command): Command {
   return command
     .option(
       "--pem-path <file>",
-      "RSA key in PEM form: public to build, private to open (repeatable)",
+      "RSA key: public or certificate to build, private to open; PEM, DER, OpenSSH, PFX, JWK (repeatable)",
       collect,
+    )
+    .option("--key-fd <n>", "read such a key file from descriptor N", parseDescriptor)
+    .option("--key-command <command>", "take the standard output of a shell command for such a key file")
+    .option(
+      "--key-passphrase-file <file>",
+      "password of a protected key file (default: asked on the terminal)",
     )
     .option("--passphrase", "ask for a passphrase on the terminal")
     .option("--passphrase-file <file>", "passphrase in a file; a line end at its very end is not part of it")
+    .option("--passphrase-fd <n>", "read the passphrase from descriptor N, in the same way", parseDescriptor)
     .addHelpText("after", environmentHelp)
 }
 
@@ -51,6 +75,49 @@ async function askPassphrase(confirm: boolean): Promise<Buffer> {
   return passphrase
 }
 
+/** Passwords of key files as they were typed, so that nobody is asked twice for the same one. */
+class KeyPasswords implements Disposable {
+  readonly #typed = new Map<string, Buffer>()
+
+  async ask(origin: string, attempt: number): Promise<Uint8Array | undefined> {
+    if (attempt > 1) notice("this is not the password of the key file: try again")
+    let password = attempt === 1 ? this.#typed.get(origin) : undefined
+    if (password === undefined) {
+      password = await promptSecret(`Enter passphrase for ${printable(origin)}: `, interruption)
+      if (password === undefined) return undefined
+      this.#typed.get(origin)?.fill(0)
+      this.#typed.set(origin, password)
+    }
+    // Whoever asked wipes what it gets.
+    const copy = allocateSecret(password.length)
+    password.copy(copy)
+    return copy
+  }
+  [Symbol.dispose](): void {
+    for (const password of this.#typed.values()) password.fill(0)
+  }
+}
+
+/** The API's options for these flags; `typed` is a passphrase that was asked for. */
+function credentialOptions(
+  flags: CredentialFlags,
+  passwords: KeyPasswords,
+  typed: Buffer | undefined,
+): CredentialOptions {
+  const { pemPath, keyFd, keyCommand, keyPassphraseFile, passphraseFile, passphraseFd } = flags
+  return {
+    env: process.env,
+    askKeyPassphrase: (origin, attempt) => passwords.ask(origin, attempt),
+    ...(pemPath === undefined ? {} : { pemPaths: pemPath }),
+    ...(keyFd === undefined ? {} : { keyFd }),
+    ...(keyCommand === undefined ? {} : { keyCommand }),
+    ...(keyPassphraseFile === undefined ? {} : { keyPassphraseFile }),
+    ...(passphraseFile === undefined ? {} : { passphraseFile }),
+    ...(passphraseFd === undefined ? {} : { passphraseFd }),
+    ...(typed === undefined ? {} : { passphrase: typed }),
+  }
+}
+
 /**
  * Runs `use` with the credentials that flags and environment name, prompting where asked to; wipes what was typed.
  *
@@ -62,23 +129,25 @@ export async function withCredentials<T>(
   use: (credentials: CredentialOptions) => Promise<T>,
 ): Promise<T> {
   forbidDumps()
+  using passwords = new KeyPasswords()
   let typed = flags.passphrase === true ? await askPassphrase(confirm) : undefined
-  const given = (): CredentialOptions => ({
-    env: process.env,
-    ...(flags.pemPath === undefined ? {} : { pemPaths: flags.pemPath }),
-    ...(flags.passphraseFile === undefined ? {} : { passphraseFile: flags.passphraseFile }),
-    ...(typed === undefined ? {} : { passphrase: typed }),
-  })
   try {
-    return await use(given())
+    return await use(credentialOptions(flags, passwords, typed))
   } catch (error) {
     // Somebody at a terminal who gave nothing is asked, as cryptsetup and ssh do.
     const missing = error instanceof KeyError && error.code === "ERR_KEY_MISSING"
-    const gave = typed !== undefined || flags.pemPath !== undefined || flags.passphraseFile !== undefined
+    const gave = [
+      typed,
+      flags.pemPath,
+      flags.keyFd,
+      flags.keyCommand,
+      flags.passphraseFile,
+      flags.passphraseFd,
+    ].some((given) => given !== undefined)
     if (!missing || confirm || gave || !process.stdin.isTTY) throw error
     notice(error.message)
     typed = await askPassphrase(false)
-    return await use(given())
+    return await use(credentialOptions(flags, passwords, typed))
   } finally {
     typed?.fill(0)
   }

@@ -1,22 +1,55 @@
 // Credentials: what the caller names and what the environment names, in the order of precedence that the peers have.
-import type { KeyObject } from "node:crypto"
+import { createPublicKey, type KeyObject } from "node:crypto"
 import { existsSync, readdirSync } from "node:fs"
-import { open } from "node:fs/promises"
 import { KeyError } from "../errors.ts"
-import { MAX_PEM_SIZE, parsePrivateKey, parsePublicKey } from "../key/pem.ts"
+import { MAX_PASSWORD_SIZE } from "../key/der-key.ts"
+import {
+  checkRecipient,
+  checkRsa,
+  MAX_KEY_FILE_SIZE,
+  parsePrivateKey,
+  parsePublicKey,
+} from "../key/key-file.ts"
 import { allocateSecret, Secret } from "../key/secret.ts"
 import type { Bytes } from "../units.ts"
+import { readCommand, readDescriptor, readSecretFile } from "./secret-sources.ts"
 
 /** Keys and passphrases, or where they are. What is given here comes before anything in `env`. */
 export interface CredentialOptions {
-  /** Files with an RSA key in PEM form: a public one to build, a private one to open. */
+  /**
+   * Files with an RSA key: a public one to build, a private one to open. PEM or DER of any kind, certificates, OpenSSH,
+   * JWK: docs/cli.md has the list.
+   */
   readonly pemPaths?: readonly string[]
   /** The same, already read. */
   readonly pemData?: readonly Uint8Array[]
+  /** The same, already parsed. */
+  readonly keys?: readonly KeyObject[]
+  /** A descriptor that the bytes of a key file are read from: 0, 3 or above. It is read to its end, once, and closed. */
+  readonly keyFd?: number
+  /**
+   * A command for /bin/sh whose standard output is a key file, as of a vault or gpg. Its environment is this process's
+   * without the variables of `env` below.
+   */
+  readonly keyCommand?: string
+  /** The password of a protected key file. Copied; the caller wipes its own. */
+  readonly keyPassphrase?: Uint8Array
+  /** A file that holds it; one line end at its end is not part of it. */
+  readonly keyPassphraseFile?: string
+  /**
+   * Asked for the password of a protected key file when neither is given, at most three times.
+   *
+   * @param origin - The file, descriptor or variable.
+   * @param attempt - 1, or more when the answer before was wrong.
+   * @returns The password, which is wiped then; undefined: there is none.
+   */
+  readonly askKeyPassphrase?: (origin: string, attempt: number) => Promise<Uint8Array | undefined>
   /** Copied; the caller wipes its own, which {@link allocateSecret} makes so that this wipes every copy. */
   readonly passphrase?: Uint8Array
   /** A file that holds a passphrase; one line end at its end is not part of it. */
   readonly passphraseFile?: string
+  /** The same from a descriptor, as for `keyFd`. */
+  readonly passphraseFd?: number
   /**
    * Where to look for `SIFCRYPT_`, `APPTAINER_` and `SINGULARITY_ENCRYPTION_PEM_PATH`, `…_PEM_DATA` and `…_PASSPHRASE`
    * when nothing else is given; usually `process.env`. Default: nowhere.
@@ -31,55 +64,132 @@ export type Credential =
 
 /** Longest passphrase, bytes. */
 const MAX_PASSPHRASE_SIZE: Bytes = 8192
+/** Line ends at its end. */
+const LINE_END_SIZE: Bytes = 2
+const MAX_ATTEMPTS = 3
 
 const prefixes = ["SIFCRYPT", "APPTAINER", "SINGULARITY"] as const
+const kinds = [
+  ["PEM_PATH", "path"],
+  ["PEM_DATA", "data"],
+  ["PASSPHRASE", "passphrase"],
+] as const
 
-async function readSmallFile(path: string, limit: Bytes): Promise<Buffer> {
-  const file = await open(path, "r")
-  // A pipe has no size of its own: room for all that may come.
-  const { size } = await file.stat()
-  const buffer = allocateSecret(size > 0 && size < limit ? size + 1 : limit + 1)
-  try {
-    let used = 0
-    for (;;) {
-      const { bytesRead } = await file.read(buffer, used, buffer.length - used, null)
-      if (bytesRead === 0) break
-      used += bytesRead
-      if (used === buffer.length)
-        throw new KeyError("ERR_KEY_FORMAT", `${path}: more than ${limit} bytes`, { path })
+interface Variable {
+  readonly name: string
+  readonly kind: "path" | "data" | "passphrase"
+  readonly value: string
+}
+
+/** The first variable that is set; an empty one counts as set, as with the peers. */
+function firstVariable(options: CredentialOptions): Variable | undefined {
+  for (const prefix of prefixes)
+    for (const [suffix, kind] of kinds) {
+      const name = `${prefix}_ENCRYPTION_${suffix}`
+      const value = options.env?.[name]
+      if (value !== undefined) return { name, kind, value }
     }
-    const bytes = allocateSecret(used)
-    buffer.copy(bytes, 0, 0, used)
-    return bytes
-  } finally {
-    buffer.fill(0)
-    await file.close()
+  return undefined
+}
+
+/** Names the variable that would be used, if any. */
+export function credentialVariable(options: CredentialOptions): string | undefined {
+  return firstVariable(options)?.name
+}
+
+/** Bytes of a key file or a passphrase, and what to call them in messages. */
+interface Given {
+  readonly kind: "key" | "passphrase"
+  readonly bytes: Buffer
+  readonly origin: string
+}
+
+/** Credential options of which everything explicit was read: descriptors, pipes and commands give their bytes once. */
+export interface GatheredCredentials extends CredentialOptions, Disposable {
+  readonly gathered: readonly Given[]
+}
+
+function copyOf(bytes: Uint8Array): Buffer {
+  const copy = allocateSecret(bytes.length)
+  copy.set(bytes)
+  return copy
+}
+
+/** Without the line end at the very end of a passphrase's file. */
+function withoutLineEnd(file: Buffer): Buffer {
+  const last = file.at(-1) === 0x0a ? (file.at(-2) === 0x0d ? 2 : 1) : 0
+  return file.subarray(0, file.length - last)
+}
+
+async function fromVariable({ name, kind, value }: Variable): Promise<Given> {
+  if (value === "") throw new KeyError("ERR_KEY_MISSING", `${name} is set but empty`)
+  if (kind === "path")
+    return { kind: "key", bytes: await readSecretFile(value, MAX_KEY_FILE_SIZE), origin: value }
+  const bytes = allocateSecret(Buffer.byteLength(value))
+  bytes.write(value)
+  return { kind: kind === "data" ? "key" : "passphrase", bytes, origin: name }
+}
+
+/** Everything explicit, in order. */
+async function* explicitly(
+  options: CredentialOptions,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Given> {
+  const { pemPaths = [], pemData = [], keyFd, keyCommand, passphrase, passphraseFile, passphraseFd } = options
+  for (const path of pemPaths)
+    yield { kind: "key", bytes: await readSecretFile(path, MAX_KEY_FILE_SIZE), origin: path }
+  for (const [index, data] of pemData.entries())
+    yield { kind: "key", bytes: copyOf(data), origin: `key ${index + 1}` }
+  if (keyFd !== undefined)
+    yield {
+      kind: "key",
+      bytes: await readDescriptor(keyFd, MAX_KEY_FILE_SIZE),
+      origin: `descriptor ${keyFd}`,
+    }
+  if (keyCommand !== undefined) {
+    const bytes = await readCommand(keyCommand, MAX_KEY_FILE_SIZE, signal)
+    yield { kind: "key", bytes, origin: "the output of the key command" }
+  }
+  if (passphrase !== undefined)
+    yield { kind: "passphrase", bytes: copyOf(passphrase), origin: "the passphrase" }
+  const limit = MAX_PASSPHRASE_SIZE + LINE_END_SIZE
+  if (passphraseFile !== undefined) {
+    const file = await readSecretFile(passphraseFile, limit)
+    yield { kind: "passphrase", bytes: withoutLineEnd(file), origin: passphraseFile }
+  }
+  if (passphraseFd !== undefined) {
+    const bytes = withoutLineEnd(await readDescriptor(passphraseFd, limit))
+    yield { kind: "passphrase", bytes, origin: `descriptor ${passphraseFd}` }
   }
 }
 
-async function readKeyFile(path: string, limit: Bytes): Promise<Buffer> {
+/**
+ * Reads everything explicit, so that the options can be used more than once. Disposing wipes it.
+ *
+ * @throws KeyError; RangeError for a number that is no descriptor.
+ */
+export async function gatherCredentials(
+  options: CredentialOptions,
+  signal?: AbortSignal,
+): Promise<GatheredCredentials> {
+  const gathered: Given[] = []
+  const wipe = (): void => {
+    for (const { bytes } of gathered) bytes.fill(0)
+  }
   try {
-    return await readSmallFile(path, limit)
-  } catch (cause) {
-    if (cause instanceof KeyError) throw cause
-    const { code, message } = cause as NodeJS.ErrnoException
-    const why = code === "ENOENT" ? "there is no such file" : message
-    throw new KeyError("ERR_KEY_MISSING", `cannot read the key file ${path}: ${why}`, { path, cause })
+    for await (const given of explicitly(options, signal)) gathered.push(given)
+    return { ...options, gathered, [Symbol.dispose]: wipe }
+  } catch (error) {
+    wipe()
+    throw error
   }
 }
 
-type ParseKey = (file: Buffer, origin: string) => KeyObject
-
-async function rsaFromFile(path: string, parse: ParseKey): Promise<Credential> {
-  const file = await readKeyFile(path, MAX_PEM_SIZE)
-  try {
-    return { kind: "rsa", key: parse(file, path), origin: path }
-  } finally {
-    file.fill(0)
-  }
+function isGathered(options: CredentialOptions): options is GatheredCredentials {
+  return "gathered" in options
 }
 
-function passphraseOf(bytes: Uint8Array, origin: string): Credential {
+function passphraseOf({ bytes, origin }: Given): Credential {
   if (bytes.length === 0)
     throw new KeyError(
       "ERR_KEY_MISSING",
@@ -90,89 +200,107 @@ function passphraseOf(bytes: Uint8Array, origin: string): Credential {
   return { kind: "passphrase", passphrase: new Secret(bytes), origin }
 }
 
-async function passphraseFromFile(path: string): Promise<Credential> {
-  const file = await readKeyFile(path, MAX_PASSPHRASE_SIZE + 2)
-  try {
-    let end = file.length
-    if (file[end - 1] === 0x0a) end -= file[end - 2] === 0x0d ? 2 : 1
-    return passphraseOf(file.subarray(0, Math.max(0, end)), path)
-  } finally {
-    file.fill(0)
+type ParseKey = (file: Buffer, origin: string, password?: Buffer) => Promise<KeyObject>
+
+/** The password of key files that the options name, asked for when it is needed. Disposing wipes it. */
+class KeyPassword implements Disposable {
+  readonly #options: CredentialOptions
+  #given: Buffer | undefined
+
+  constructor(options: CredentialOptions) {
+    this.#options = options
+  }
+  /** undefined: none is left to try. */
+  async next(origin: string, attempt: number): Promise<Buffer | undefined> {
+    const { keyPassphrase, keyPassphraseFile, askKeyPassphrase } = this.#options
+    if (keyPassphrase !== undefined || keyPassphraseFile !== undefined) {
+      if (attempt > 1) return undefined
+      this.#given ??=
+        keyPassphrase === undefined
+          ? withoutLineEnd(await readSecretFile(keyPassphraseFile ?? "", MAX_PASSWORD_SIZE + LINE_END_SIZE))
+          : copyOf(keyPassphrase)
+      return this.#checked(this.#given, origin)
+    }
+    const answer = attempt > MAX_ATTEMPTS ? undefined : await askKeyPassphrase?.(origin, attempt)
+    if (answer === undefined) return undefined
+    this.#given?.fill(0)
+    this.#given = copyOf(answer)
+    answer.fill(0)
+    return this.#checked(this.#given, origin)
+  }
+  #checked(password: Buffer, origin: string): Buffer {
+    if (password.length > MAX_PASSWORD_SIZE)
+      throw new KeyError(
+        "ERR_KEY_FORMAT",
+        `${origin}: a key's password has at most ${MAX_PASSWORD_SIZE} bytes`,
+      )
+    return password
+  }
+  [Symbol.dispose](): void {
+    this.#given?.fill(0)
   }
 }
 
-/** The variables that are set, in order of precedence; an empty one counts as set, as with the peers. */
-function* variables(env: Readonly<Record<string, string | undefined>>): Generator<{
-  readonly name: string
-  readonly kind: "path" | "data" | "passphrase"
-  readonly value: string
-}> {
-  for (const [suffix, kind] of [
-    ["PEM_PATH", "path"],
-    ["PEM_DATA", "data"],
-    ["PASSPHRASE", "passphrase"],
-  ] as const)
-    for (const prefix of prefixes) {
-      const name = `${prefix}_ENCRYPTION_${suffix}`
-      const value = env[name]
-      if (value !== undefined) yield { name, kind, value }
+async function keyOf(given: Given, password: KeyPassword, parse: ParseKey): Promise<Credential> {
+  const { bytes, origin } = given
+  for (let attempt = 0, tried: Buffer | undefined; ;) {
+    try {
+      return { kind: "rsa", key: await parse(bytes, origin, tried), origin }
+    } catch (error) {
+      const code = error instanceof KeyError ? error.code : undefined
+      if (code !== "ERR_KEY_LOCKED" && code !== "ERR_KEY_PASSPHRASE") throw error
+      tried = await password.next(origin, ++attempt)
+      if (tried === undefined) throw error
     }
+  }
 }
 
-/** Names the variable that would be used, if any. */
-export function credentialVariable(options: CredentialOptions): string | undefined {
-  const [first] = variables(options.env ?? {})
-  return first?.name
-}
+type CheckKey = (key: KeyObject, origin: string) => KeyObject
 
-async function fromVariable(
-  variable: { readonly name: string; readonly kind: "path" | "data" | "passphrase"; readonly value: string },
+async function resolve(
+  options: CredentialOptions,
   parse: ParseKey,
-): Promise<Credential> {
-  const { name, kind, value } = variable
-  if (value === "") throw new KeyError("ERR_KEY_MISSING", `${name} is set but empty`)
-  if (kind === "path") return await rsaFromFile(value, parse)
-  const bytes = allocateSecret(Buffer.byteLength(value))
-  bytes.write(value)
-  try {
-    return kind === "data"
-      ? { kind: "rsa", key: parse(bytes, name), origin: name }
-      : passphraseOf(bytes, name)
-  } finally {
-    bytes.fill(0)
+  check: CheckKey,
+  signal: AbortSignal | undefined,
+): Promise<Credential[]> {
+  if (!isGathered(options)) {
+    using gathered = await gatherCredentials(options, signal)
+    return await resolve(gathered, parse, check, signal)
   }
-}
-
-/** Reads and parses what was given explicitly: all of it. */
-async function explicit(options: CredentialOptions, parse: ParseKey): Promise<Credential[]> {
   const found: Credential[] = []
+  using password = new KeyPassword(options)
+  const variable = hasExplicitCredentials(options) ? undefined : firstVariable(options)
+  const own = variable === undefined ? undefined : await fromVariable(variable)
   try {
-    for (const path of options.pemPaths ?? []) found.push(await rsaFromFile(path, parse))
-    for (const [index, data] of (options.pemData ?? []).entries()) {
-      const file = allocateSecret(data.length)
-      file.set(data)
-      try {
-        const origin = `key ${index + 1}`
-        found.push({ kind: "rsa", key: parse(file, origin), origin })
-      } finally {
-        file.fill(0)
-      }
+    for (const [index, key] of (options.keys ?? []).entries()) {
+      const origin = `key object ${index + 1}`
+      found.push({ kind: "rsa", key: check(key, origin), origin })
     }
-    if (options.passphrase !== undefined) found.push(passphraseOf(options.passphrase, "the passphrase"))
-    if (options.passphraseFile !== undefined) found.push(await passphraseFromFile(options.passphraseFile))
+    for (const given of own === undefined ? options.gathered : [own]) {
+      signal?.throwIfAborted()
+      found.push(given.kind === "key" ? await keyOf(given, password, parse) : passphraseOf(given))
+    }
     return found
   } catch (error) {
     wipeCredentials(found)
     throw error
+  } finally {
+    own?.bytes.fill(0)
   }
 }
 
 /** Was anything given explicitly? */
 export function hasExplicitCredentials(options: CredentialOptions): boolean {
+  const { pemPaths = [], pemData = [], keys = [] } = options
   return (
-    (options.pemPaths?.length ?? 0) + (options.pemData?.length ?? 0) > 0 ||
-    options.passphrase !== undefined ||
-    options.passphraseFile !== undefined
+    pemPaths.length + pemData.length + keys.length > 0 ||
+    [
+      options.keyFd,
+      options.keyCommand,
+      options.passphrase,
+      options.passphraseFile,
+      options.passphraseFd,
+    ].some((given) => given !== undefined)
   )
 }
 
@@ -191,7 +319,7 @@ function isFileName(passphrase: Buffer): boolean {
 }
 
 /**
- * Who shall be able to open a new image: everything explicit, or else the first variable.
+ * Who shall be able to open a new image: everything explicit, or else the first variable that is set.
  *
  * @param onNotice - Hears about a passphrase that looks like a mistake.
  * @throws KeyError, before anything is built.
@@ -199,12 +327,13 @@ function isFileName(passphrase: Buffer): boolean {
 export async function resolveRecipients(
   options: CredentialOptions,
   onNotice: (text: string) => void,
+  signal?: AbortSignal,
 ): Promise<Credential[]> {
-  let found = await explicit(options, parsePublicKey)
-  if (found.length === 0) {
-    const [first] = variables(options.env ?? {})
-    if (first !== undefined) found = [await fromVariable(first, parsePublicKey)]
+  const checkKey: CheckKey = (key, origin) => {
+    if (key.type === "secret") throw new TypeError(`${origin} is no key of a pair`)
+    return checkRecipient(checkRsa(key.type === "private" ? createPublicKey(key) : key, origin), origin)
   }
+  const found = await resolve(options, parsePublicKey, checkKey, signal)
   for (const credential of found)
     if (credential.kind === "passphrase" && isFileName(credential.passphrase.bytes))
       onNotice(`${credential.origin} holds the name of a file; was what is in that file meant?`)
@@ -212,20 +341,18 @@ export async function resolveRecipients(
 }
 
 /**
- * What to open an image with, in the order to try: everything explicit, or else every variable.
+ * What to open an image with, in the order to try: everything explicit, or else the first variable that is set.
  *
  * @throws KeyError when one of them cannot be read.
  */
-export async function resolveOpeners(options: CredentialOptions): Promise<Credential[]> {
-  const found = await explicit(options, parsePrivateKey)
-  if (found.length > 0) return found
-  try {
-    for (const variable of variables(options.env ?? {}))
-      found.push(await fromVariable(variable, parsePrivateKey))
-    return found
-  } catch (error) {
-    // The first one set decides; a later one that cannot be read is not needed when an earlier one could be.
-    if (found.length > 0) return found
-    throw error
+export async function resolveOpeners(
+  options: CredentialOptions,
+  signal?: AbortSignal,
+): Promise<Credential[]> {
+  const checkKey: CheckKey = (key, origin) => {
+    if (key.type !== "private")
+      throw new KeyError("ERR_KEY_PUBLIC", `${origin}: a private key is needed, found a ${key.type} key`)
+    return checkRsa(key, origin)
   }
+  return await resolve(options, parsePrivateKey, checkKey, signal)
 }

@@ -274,7 +274,7 @@ export async function openPartition(
       path: image.path,
     })
   const attempt: Attempt = { image, lock, messages, signal }
-  const candidates = await resolveOpeners(credentials)
+  const candidates = await resolveOpeners(credentials, signal)
   try {
     for (const candidate of candidates) {
       const opening = await tryCredential(attempt, candidate)

@@ -7,14 +7,10 @@ import pem from "node-forge/lib/pem.js"
 import util from "node-forge/lib/util.js"
 import { KeyError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
-import { modulusBits } from "./pem.ts"
+import { MAX_EXPONENT, MAX_MODULUS_BITS, modulusBits } from "./rsa-oaep.ts"
 
 /** What a reader takes into memory at most. */
 export const MAX_MESSAGE_SIZE: Bytes = 64 * 1024
-
-/** Larger keys are in nobody's use, and would only cost time. */
-const MAX_MODULUS_BITS = 16384
-const MAX_EXPONENT = 0x1_0000_0001n
 
 /**
  * The PEM text of a wrapped secret: label MESSAGE, 64 columns, LF.

@@ -1,12 +1,20 @@
 // RSAES-OAEP with SHA-256 and an empty label, chunk by chunk, as the peers wrap an image's secret.
 import { constants, privateDecrypt, publicEncrypt, type KeyObject } from "node:crypto"
-import { modulusBits } from "./pem.ts"
 import { allocateSecret } from "./secret.ts"
 
 const HASH_SIZE = 32
 /** The secrets of all writers fit in two; more would only cost time. */
 const MAX_CHUNKS = 8
 const scheme = { padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: "sha256" } as const
+
+/** Larger keys are in nobody's use, and would only cost time. */
+export const MAX_MODULUS_BITS: number = 16384
+export const MAX_EXPONENT: bigint = 0x1_0000_0001n
+
+/** Bits of an RSA key's modulus. */
+export function modulusBits(key: KeyObject): number {
+  return key.asymmetricKeyDetails?.modulusLength ?? 0
+}
 
 /** Bytes of the modulus: the size of one wrapped chunk. */
 function modulusSize(key: KeyObject): number {

@@ -61,7 +61,7 @@ describe("credentials", () => {
       })
     }
 
-    it("encrypt for the kind that comes first: PEM_PATH, PEM_DATA, PASSPHRASE", async () => {
+    it("A7: encrypt for the kind that comes first: PEM_PATH, PEM_DATA, PASSPHRASE", async () => {
       const values = {
         PEM_PATH: keys.publicKey,
         PEM_DATA: readFileSync(keys.otherPublicKey, "utf8"),
@@ -88,10 +88,17 @@ describe("credentials", () => {
       await assertOpens(image, { SIFCRYPT_ENCRYPTION_PEM_PATH: keys.privateKey })
     })
 
-    it("are tried one after the other when an image is opened", async () => {
-      await assertOpens(passphraseImage, {
+    it("A7: are decided by the first that is set, as with the peers", async () => {
+      const env = {
         APPTAINER_ENCRYPTION_PEM_PATH: keys.otherPrivateKey,
         APPTAINER_ENCRYPTION_PASSPHRASE: passphrase,
+      }
+      const result = await sifcrypt(["cat", passphraseImage, "file"], { env })
+      assert.equal(result.status, 22)
+      assert.ok(result.stderr.includes("no RSA recipient"), result.stderr)
+      await assertOpens(passphraseImage, {
+        APPTAINER_ENCRYPTION_PASSPHRASE: passphrase,
+        SINGULARITY_ENCRYPTION_PEM_PATH: keys.otherPrivateKey,
       })
     })
 
@@ -270,7 +277,12 @@ sys.exit(os.waitstatus_to_exitcode(status))
         () => passphraseImage,
         /no RSA recipient: it opens with a passphrase only/,
       ],
-      ["a public key", ["--pem-path", keys.publicKey], () => rsaImage, /key\.pub\.pem.*PUBLIC/],
+      [
+        "a public key",
+        ["--pem-path", keys.publicKey],
+        () => rsaImage,
+        /key\.pub\.pem: a private key is needed, found a PKCS#1 public key/,
+      ],
       [
         "a file that is missing",
         ["--pem-path", missing],
@@ -280,7 +292,12 @@ sys.exit(os.waitstatus_to_exitcode(status))
       ["a file without a key", ["--pem-path", text], () => rsaImage, /text\.pem/],
       ["a key that was cut short", ["--pem-path", cut], () => rsaImage, /cut\.pem/],
       ["an elliptic curve key", ["--pem-path", ecPrivate], () => rsaImage, /ec\.pem.*RSA/],
-      ["a key with a password", ["--pem-path", locked], () => rsaImage, /locked\.pem.*(password|encrypted)/i],
+      [
+        "a key with a password",
+        ["--pem-path", locked],
+        () => rsaImage,
+        /locked\.pem: found an encrypted PKCS#8 private key; its password is needed/,
+      ],
       ["a file that is too large", ["--pem-path", huge], () => rsaImage, /huge\.pem: more than/],
       ["a folder", ["--pem-path", files], () => rsaImage, /key-files/],
     ]

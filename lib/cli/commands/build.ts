@@ -20,13 +20,20 @@ interface BuildFlags extends CredentialFlags, EncryptionFlags {
 
 const collect = (value: string, earlier: string[] | undefined): string[] => [...(earlier ?? []), value]
 
-/** Credentials for the source alone, if any are given. */
-function sourceCredentials(flags: BuildFlags): CredentialOptions | undefined {
-  if (flags.sourcePemPath === undefined && flags.sourcePassphraseFile === undefined) return undefined
-  return {
+/** Credentials for the source alone, if any are given. Passwords of key files come from where the others' do. */
+function sourceCredentials(
+  flags: BuildFlags,
+  credentials: CredentialOptions,
+): { readonly sourceCredentials?: CredentialOptions } {
+  if (flags.sourcePemPath === undefined && flags.sourcePassphraseFile === undefined) return {}
+  const { askKeyPassphrase, keyPassphraseFile } = credentials
+  const opensSource = {
+    ...(askKeyPassphrase === undefined ? {} : { askKeyPassphrase }),
+    ...(keyPassphraseFile === undefined ? {} : { keyPassphraseFile }),
     ...(flags.sourcePemPath === undefined ? {} : { pemPaths: flags.sourcePemPath }),
     ...(flags.sourcePassphraseFile === undefined ? {} : { passphraseFile: flags.sourcePassphraseFile }),
   }
+  return { sourceCredentials: opensSource }
 }
 
 /** As reproducible-builds.org defines it. */
@@ -64,11 +71,10 @@ export function addBuildCommand(program: Command): void {
     .option("-e, --encrypt", "encrypt; the credential may come from the environment")
     .option("--compression <name[:level]>", "zstd (default), gzip, lz4 or xz", parseCompression)
     .option("--keep-owner", "keep owners as they are (default as root; others write everything as root's)")
-    .option("--source-pem-path <file>", "private key that opens an encrypted source", collect)
+    .option("--source-pem-path <file>", "key that opens an encrypted source", collect)
     .option("--source-passphrase-file <file>", "passphrase that opens an encrypted source")
   addCredentialOptions(addEncryptionOptions(command)).action(
     async (output: string, source: string, flags: BuildFlags) => {
-      const opensSource = sourceCredentials(flags)
       const epoch = sourceDateEpoch(command)
       const encryption = encryptionOptions(flags, command)
       await withCredentials(flags, true, (credentials) =>
@@ -81,7 +87,7 @@ export function addBuildCommand(program: Command): void {
             encrypt: flags.encrypt === true,
             ...(flags.compression === undefined ? {} : { compression: flags.compression }),
             ...(flags.keepOwner === undefined ? {} : { keepOwner: true }),
-            ...(opensSource === undefined ? {} : { sourceCredentials: opensSource }),
+            ...sourceCredentials(flags, credentials),
             ...(epoch === undefined ? {} : { sourceDateEpoch: epoch }),
           }),
         ),

@@ -1,10 +1,20 @@
 import assert from "node:assert/strict"
-import { generateKeyPairSync } from "node:crypto"
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { createSecretKey, generateKeyPairSync } from "node:crypto"
+import {
+  fstatSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
 import {
   credentialVariable,
+  gatherCredentials,
   hasExplicitCredentials,
   resolveOpeners,
   resolveRecipients,
@@ -64,22 +74,24 @@ describe("credentials", () => {
       ])
     })
 
-    it("reads every variable when nothing is given, paths first, ours before the peers'", async () => {
-      const env = {
-        SINGULARITY_ENCRYPTION_PASSPHRASE: "c",
-        APPTAINER_ENCRYPTION_PASSPHRASE: "b",
-        SIFCRYPT_ENCRYPTION_PASSPHRASE: "a",
-        APPTAINER_ENCRYPTION_PEM_DATA: vector("peer/rsa_pri.pem").toString(),
-        SINGULARITY_ENCRYPTION_PEM_PATH: privatePath,
+    it("A7: reads the first variable when nothing is given: ours, Apptainer's, Singularity's; path, data, passphrase", async () => {
+      const data = vector("peer/rsa_pri.pem").toString()
+      const inOrder = [
+        ["SIFCRYPT_ENCRYPTION_PEM_PATH", privatePath, "rsa private rsa_pri.pem"],
+        ["SIFCRYPT_ENCRYPTION_PEM_DATA", data, "rsa private SIFCRYPT_ENCRYPTION_PEM_DATA"],
+        ["SIFCRYPT_ENCRYPTION_PASSPHRASE", "a", 'passphrase "a" SIFCRYPT_ENCRYPTION_PASSPHRASE'],
+        ["APPTAINER_ENCRYPTION_PEM_PATH", privatePath, "rsa private rsa_pri.pem"],
+        ["APPTAINER_ENCRYPTION_PEM_DATA", data, "rsa private APPTAINER_ENCRYPTION_PEM_DATA"],
+        ["APPTAINER_ENCRYPTION_PASSPHRASE", "b", 'passphrase "b" APPTAINER_ENCRYPTION_PASSPHRASE'],
+        ["SINGULARITY_ENCRYPTION_PEM_PATH", privatePath, "rsa private rsa_pri.pem"],
+        ["SINGULARITY_ENCRYPTION_PEM_DATA", data, "rsa private SINGULARITY_ENCRYPTION_PEM_DATA"],
+        ["SINGULARITY_ENCRYPTION_PASSPHRASE", "c", 'passphrase "c" SINGULARITY_ENCRYPTION_PASSPHRASE'],
+      ] as const
+      for (let at = 0; at < inOrder.length; at++) {
+        const env = Object.fromEntries(inOrder.slice(at).map(([name, value]) => [name, value]))
+        assert.deepEqual(shown(await resolveOpeners({ env })), [inOrder[at]?.[2]])
+        assert.equal(credentialVariable({ env }), inOrder[at]?.[0])
       }
-      assert.deepEqual(shown(await resolveOpeners({ env })), [
-        "rsa private rsa_pri.pem",
-        "rsa private APPTAINER_ENCRYPTION_PEM_DATA",
-        'passphrase "a" SIFCRYPT_ENCRYPTION_PASSPHRASE',
-        'passphrase "b" APPTAINER_ENCRYPTION_PASSPHRASE',
-        'passphrase "c" SINGULARITY_ENCRYPTION_PASSPHRASE',
-      ])
-      assert.equal(credentialVariable({ env }), "SINGULARITY_ENCRYPTION_PEM_PATH")
     })
 
     it("finds nothing where nothing is given, and does not look at the process's own environment", async () => {
@@ -135,8 +147,8 @@ describe("credentials", () => {
       [
         "a public key",
         () => ({ pemPaths: [publicPath] }),
-        "ERR_KEY_FORMAT",
-        /private key is needed, found PEM RSA PUBLIC KEY/,
+        "ERR_KEY_PUBLIC",
+        /private key is needed, found a PKCS#1 public key/,
       ],
       [
         "a key file of more than 1 MiB",
@@ -196,7 +208,7 @@ describe("credentials", () => {
         "a variable that holds no key",
         () => ({ env: { APPTAINER_ENCRYPTION_PEM_DATA: "hello" } }),
         "ERR_KEY_FORMAT",
-        /APPTAINER_ENCRYPTION_PEM_DATA: a PEM private key is needed/,
+        /APPTAINER_ENCRYPTION_PEM_DATA: an RSA private key is needed, found no key of a known form/,
       ],
     ]
     for (const [what, options, code, says] of refused)
@@ -204,9 +216,164 @@ describe("credentials", () => {
         await assert.rejects(resolveOpeners(options()), { name: "KeyError", code, message: says })
       })
 
-    it("does without a later variable that cannot be read", async () => {
+    it("lets the first variable decide, also when it is empty and a later one is not", async () => {
       const env = { SIFCRYPT_ENCRYPTION_PEM_PATH: privatePath, APPTAINER_ENCRYPTION_PASSPHRASE: "" }
       assert.deepEqual(shown(await resolveOpeners({ env })), ["rsa private rsa_pri.pem"])
+      await assert.rejects(
+        resolveOpeners({
+          env: { APPTAINER_ENCRYPTION_PEM_DATA: "", SINGULARITY_ENCRYPTION_PASSPHRASE: "x" },
+        }),
+        { code: "ERR_KEY_MISSING", message: "APPTAINER_ENCRYPTION_PEM_DATA is set but empty" },
+      )
+    })
+
+    it("takes keys of node:crypto, before files", async () => {
+      const pair = generateKeyPairSync("rsa", { modulusLength: 2048 })
+      const found = await resolveOpeners({ keys: [pair.privateKey], pemPaths: [privatePath] })
+      assert.deepEqual(shown(found), ["rsa private key object 1", "rsa private rsa_pri.pem"])
+      await assert.rejects(resolveOpeners({ keys: [pair.publicKey] }), { code: "ERR_KEY_PUBLIC" })
+      const ec = generateKeyPairSync("ec", { namedCurve: "P-256" }).privateKey
+      await assert.rejects(resolveOpeners({ keys: [ec] }), {
+        code: "ERR_KEY_TYPE",
+        message: "key object 1: an RSA key is needed, found an EC key",
+      })
+      assert.deepEqual(shown(await resolveRecipients({ keys: [pair.privateKey] }, noNotice)), [
+        "rsa public key object 1",
+      ])
+      await assert.rejects(
+        resolveRecipients({ keys: [createSecretKey(Buffer.alloc(8))] }, noNotice),
+        TypeError,
+      )
+    })
+
+    it("A7: reads a key and a passphrase from descriptors, once, and closes them", async () => {
+      const keyFd = openSync(privatePath, "r")
+      const passphraseFd = openSync(file("phrase", "two\n"), "r")
+      assert.deepEqual(shown(await resolveOpeners({ keyFd, passphraseFd })), [
+        `rsa private descriptor ${keyFd}`,
+        `passphrase "two" descriptor ${passphraseFd}`,
+      ])
+      for (const fd of [keyFd, passphraseFd]) assert.throws(() => fstatSync(fd), { code: "EBADF" })
+      await assert.rejects(resolveOpeners({ keyFd }), {
+        code: "ERR_KEY_MISSING",
+        message: `cannot read descriptor ${keyFd}: it is not open`,
+      })
+    })
+
+    it("A7: refuses descriptors that carry no secret", async () => {
+      for (const fd of [-1, 1, 2, 0.5, NaN]) await assert.rejects(resolveOpeners({ keyFd: fd }), RangeError)
+      const names = readdirSync("/proc/self/fd").map(Number)
+      const target = (fd: number): string => {
+        try {
+          return readlinkSync(`/proc/self/fd/${fd}`)
+        } catch {
+          return "" // the folder's own, closed by now
+        }
+      }
+      const poll = names.find((fd) => target(fd).startsWith("anon_inode:"))
+      assert.ok(poll !== undefined)
+      await assert.rejects(resolveOpeners({ passphraseFd: poll }), {
+        code: "ERR_KEY_MISSING",
+        message: `cannot read descriptor ${poll}: it was not passed to this process`,
+      })
+      fstatSync(poll)
+    })
+
+    it("A7: takes the output of a command for a key file, without the variables of secrets", async () => {
+      process.env["SIFCRYPT_ENCRYPTION_PASSPHRASE"] = "x"
+      try {
+        const keyCommand = `env | grep -q '^SIFCRYPT_' && exit 9; read line && exit 8; cat '${privatePath}'`
+        assert.deepEqual(shown(await resolveOpeners({ keyCommand })), [
+          "rsa private the output of the key command",
+        ])
+      } finally {
+        delete process.env["SIFCRYPT_ENCRYPTION_PASSPHRASE"]
+      }
+    })
+
+    for (const [command, code, message] of [
+      ["exit 3", "ERR_KEY_COMMAND", "the key command failed: it ended with status 3"],
+      ["kill -9 $$", "ERR_KEY_COMMAND", "the key command failed: it ended with SIGKILL"],
+      ["cat /dev/zero", "ERR_KEY_FORMAT", "the output of the key command: more than 1048576 bytes"],
+      [
+        "true",
+        "ERR_KEY_FORMAT",
+        "the output of the key command: an RSA private key is needed, found nothing",
+      ],
+    ] as const)
+      it(`A7: says how a key command failed: ${command}`, async () => {
+        await assert.rejects(resolveOpeners({ keyCommand: command }), { name: "KeyError", code, message })
+      })
+
+    it("ends a key command when the signal says so", async () => {
+      const controller = new AbortController()
+      const reason = new Error("enough")
+      const found = resolveOpeners({ keyCommand: "sleep 5; true" }, controller.signal)
+      setTimeout(() => {
+        controller.abort(reason)
+      }, 50)
+      await assert.rejects(found, reason)
+    })
+
+    it("A5: asks for a protected key's password at most three times, and wipes what it was given", async () => {
+      const { privateKey } = generateKeyPairSync("rsa", { modulusLength: 2048 })
+      const lockedKey = file(
+        "locked.pem",
+        privateKey.export({ type: "pkcs8", format: "pem", cipher: "aes-256-cbc", passphrase: "right" }),
+      )
+      const asked: string[] = []
+      const given: Buffer[] = []
+      const ask =
+        (answers: readonly (string | undefined)[]) =>
+        async (origin: string, attempt: number): Promise<Buffer | undefined> => {
+          asked.push(`${path.basename(origin)} ${attempt}`)
+          const answer = answers[attempt - 1]
+          if (answer === undefined) return undefined
+          given.push(Buffer.from(answer))
+          return given.at(-1)
+        }
+      const pemPaths = [lockedKey]
+      assert.equal((await resolveOpeners({ pemPaths, askKeyPassphrase: ask(["a", "", "right"]) })).length, 1)
+      assert.deepEqual(asked.splice(0), ["locked.pem 1", "locked.pem 2", "locked.pem 3"])
+      await assert.rejects(resolveOpeners({ pemPaths, askKeyPassphrase: ask(["a", "b", "c", "right"]) }), {
+        code: "ERR_KEY_PASSPHRASE",
+      })
+      assert.deepEqual(asked.splice(0), ["locked.pem 1", "locked.pem 2", "locked.pem 3"])
+      await assert.rejects(resolveOpeners({ pemPaths, askKeyPassphrase: ask([]) }), {
+        code: "ERR_KEY_LOCKED",
+      })
+      await assert.rejects(resolveOpeners({ pemPaths }), { code: "ERR_KEY_LOCKED" })
+      assert.ok(given.length === 6 && given.every((password) => password.every((byte) => byte === 0)))
+      asked.splice(0)
+      // One that is given is not asked for, right or wrong.
+      for (const [keyPassphrase, works] of [
+        ["right", true],
+        ["wrong", false],
+      ] as const) {
+        const options = { pemPaths, askKeyPassphrase: ask(["right"]) }
+        for (const own of [
+          { keyPassphrase: Buffer.from(keyPassphrase) },
+          { keyPassphraseFile: file("password", `${keyPassphrase}\n`) },
+        ])
+          if (works) assert.equal((await resolveOpeners({ ...options, ...own })).length, 1)
+          else await assert.rejects(resolveOpeners({ ...options, ...own }), { code: "ERR_KEY_PASSPHRASE" })
+      }
+      assert.deepEqual(asked, [])
+      await assert.rejects(resolveOpeners({ pemPaths, keyPassphrase: Buffer.alloc(1025) }), {
+        code: "ERR_KEY_FORMAT",
+        message: /a key's password has at most 1024 bytes/,
+      })
+    })
+
+    it("reads what can be read once and uses it twice", async () => {
+      const count = path.join(folder, "count")
+      using gathered = await gatherCredentials({
+        keyCommand: `echo >> '${count}'; cat '${privatePath}'`,
+        passphraseFd: openSync(file("phrase", "two\n"), "r"),
+      })
+      assert.equal((await resolveRecipients(gathered, noNotice)).length, 2)
+      assert.equal((await resolveOpeners(gathered)).length, 2)
+      assert.equal(readFileSync(count).length, 1)
     })
 
     it("copies a passphrase, and wipes the copy when told to", async () => {

@@ -122,7 +122,7 @@ describe("unlockPartition", () => {
       message: /\/nowhere\/key\.pem/,
     })
     await assert.rejects(unlock(vector(luks), { pemData: [vector("peer/rsa_pub.pem")] }), {
-      code: "ERR_KEY_FORMAT",
+      code: "ERR_KEY_PUBLIC",
     })
   })
 

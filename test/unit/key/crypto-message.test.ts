@@ -10,7 +10,7 @@ import {
   encodeCryptoMessage,
   MAX_MESSAGE_SIZE,
 } from "../../../lib/key/crypto-message.ts"
-import { parsePrivateKey } from "../../../lib/key/pem.ts"
+import { parsePrivateKey } from "../../../lib/key/key-file.ts"
 import { unwrapSecret, wrapSecret } from "../../../lib/key/rsa-oaep.ts"
 import { openSif } from "../../../lib/sif/open.ts"
 import { newFolder } from "../../support/scratch.ts"
@@ -21,7 +21,7 @@ async function peerMessage(name: string): Promise<Buffer> {
   return Buffer.from(await image.data(image.object(4), MAX_MESSAGE_SIZE))
 }
 
-const peerKey = parsePrivateKey(vector("peer/rsa_pri.pem"), "rsa_pri.pem")
+const peerKey = await parsePrivateKey(vector("peer/rsa_pri.pem"), "rsa_pri.pem")
 
 /** PEM around any DER. */
 function pem(der: Buffer, label = "MESSAGE"): Buffer {

@@ -1,0 +1,153 @@
+// Where the bytes of keys and passphrases come from: files, descriptors, a command. Each is read once and bounded.
+import { spawn } from "node:child_process"
+import { close, read, readdirSync, readFileSync, readlinkSync } from "node:fs"
+import { open } from "node:fs/promises"
+import { promisify } from "node:util"
+import { KeyError } from "../errors.ts"
+import { allocateSecret } from "../key/secret.ts"
+import type { Bytes } from "../units.ts"
+
+/** Gives the next bytes; 0 at the end. */
+type Fill = (buffer: Buffer, offset: number) => Promise<number>
+
+/** Everything that `fill` gives, in a buffer of its own size. */
+async function readAll(fill: Fill, limit: Bytes, size: Bytes, origin: string): Promise<Buffer> {
+  const buffer = allocateSecret(size > 0 && size < limit ? size + 1 : limit + 1)
+  try {
+    let used = 0
+    for (;;) {
+      const count = await fill(buffer, used)
+      if (count === 0) break
+      used += count
+      if (used === buffer.length) throw new KeyError("ERR_KEY_FORMAT", `${origin}: more than ${limit} bytes`)
+    }
+    const bytes = allocateSecret(used)
+    buffer.copy(bytes, 0, 0, used)
+    return bytes
+  } finally {
+    buffer.fill(0)
+  }
+}
+
+/**
+ * All of a small file. The caller wipes it.
+ *
+ * @throws KeyError `ERR_KEY_MISSING` when it cannot be read, `ERR_KEY_FORMAT` when it is larger than `limit`.
+ */
+export async function readSecretFile(path: string, limit: Bytes): Promise<Buffer> {
+  try {
+    await using file = await open(path, "r")
+    // A pipe has no size of its own: room for all that may come.
+    const { size } = await file.stat()
+    const fill: Fill = async (buffer, offset) =>
+      (await file.read(buffer, offset, buffer.length - offset, null)).bytesRead
+    return await readAll(fill, limit, size, path)
+  } catch (cause) {
+    if (cause instanceof KeyError) throw cause
+    const { code, message } = cause as NodeJS.ErrnoException
+    const why = code === "ENOENT" ? "there is no such file" : message
+    throw new KeyError("ERR_KEY_MISSING", `cannot read the key file ${path}: ${why}`, { path, cause })
+  }
+}
+
+/** What a descriptor leads to, as /proc tells; undefined: it is not open. */
+function targetOf(fd: number): string | undefined {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`)
+  } catch {
+    return undefined
+  }
+}
+
+/** Is a descriptor of this process the end of this pipe that is written to? Then its end would never come. */
+function isWrittenHere(pipe: string): boolean {
+  return readdirSync("/proc/self/fd").some((name) => {
+    if (targetOf(Number(name)) !== pipe) return false
+    const flags = /^flags:\s*([0-7]+)/m.exec(readFileSync(`/proc/self/fdinfo/${name}`, "latin1"))?.[1]
+    return (Number.parseInt(flags ?? "0", 8) & 3) === 1
+  })
+}
+
+/**
+ * All that a descriptor gives, which is closed then. The caller wipes it.
+ *
+ * @throws RangeError for 1, 2 and what is no descriptor; KeyError `ERR_KEY_MISSING` when it cannot be read,
+ * `ERR_KEY_FORMAT` when more than `limit` bytes come.
+ */
+export async function readDescriptor(fd: number, limit: Bytes): Promise<Buffer> {
+  if (!Number.isInteger(fd) || fd < 0 || fd === 1 || fd === 2)
+    throw new RangeError(`a secret is read from descriptor 0, 3 or above, not from ${fd}`)
+  const origin = `descriptor ${fd}`
+  const refuse = (why: string, cause?: unknown): KeyError =>
+    new KeyError("ERR_KEY_MISSING", `cannot read ${origin}: ${why}`, { cause })
+  const target = targetOf(fd)
+  if (target === undefined) throw refuse("it is not open")
+  // Node's own descriptors take the numbers that the caller left free.
+  if (target.startsWith("anon_inode:") || (target.startsWith("pipe:") && isWrittenHere(target)))
+    throw refuse("it was not passed to this process")
+  const readOnce = promisify(read)
+  try {
+    const fill: Fill = async (buffer, offset) =>
+      (await readOnce(fd, buffer, offset, buffer.length - offset, null)).bytesRead
+    return await readAll(fill, limit, 0, origin)
+  } catch (cause) {
+    if (cause instanceof KeyError) throw cause
+    throw refuse(cause instanceof Error ? cause.message : String(cause), cause)
+  } finally {
+    // Standard input stays: what was read from it is at its end, and a program takes its number for granted.
+    if (fd !== 0) await promisify(close)(fd)
+  }
+}
+
+const secretVariables = /^(?:SIFCRYPT|APPTAINER|SINGULARITY)_/
+
+/**
+ * What a shell command writes to its standard output. It gets no standard input and no variable of ours or the peers'; its
+ * standard error and the terminal are the caller's. The caller wipes the result.
+ *
+ * @param signal - Ends the command.
+ * @throws KeyError `ERR_KEY_COMMAND` when it fails, `ERR_KEY_FORMAT` when it writes more than `limit` bytes.
+ */
+export async function readCommand(command: string, limit: Bytes, signal?: AbortSignal): Promise<Buffer> {
+  signal?.throwIfAborted()
+  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !secretVariables.test(name)))
+  const child = spawn("/bin/sh", ["-c", command], { env, stdio: ["ignore", "pipe", "inherit"] })
+  const ended = new Promise<string | undefined>((resolve, reject) => {
+    child.once("error", reject)
+    child.once("close", (status, by) => {
+      resolve(by === null ? (status === 0 ? undefined : `status ${status ?? "unknown"}`) : by)
+    })
+  })
+  // What the shell started may outlive it; it gets nobody to write to.
+  const stop = (): void => {
+    child.stdout.destroy()
+    child.kill()
+  }
+  const chunks: Buffer[] = []
+  let size = 0
+  child.stdout.on("data", (chunk: Buffer) => {
+    chunks.push(chunk)
+    size += chunk.length
+    if (size > limit) stop()
+  })
+  signal?.addEventListener("abort", stop, { once: true })
+  try {
+    const failure = await ended
+    signal?.throwIfAborted()
+    if (size > limit)
+      throw new KeyError("ERR_KEY_FORMAT", `the output of the key command: more than ${limit} bytes`)
+    if (failure !== undefined)
+      throw new KeyError("ERR_KEY_COMMAND", `the key command failed: it ended with ${failure}`)
+    const bytes = allocateSecret(size)
+    let at = 0
+    for (const chunk of chunks) at += chunk.copy(bytes, at)
+    return bytes
+  } catch (cause) {
+    signal?.throwIfAborted()
+    if (cause instanceof KeyError) throw cause
+    throw new KeyError("ERR_KEY_COMMAND", "the key command cannot be started", { cause })
+  } finally {
+    signal?.removeEventListener("abort", stop)
+    for (const chunk of chunks) chunk.fill(0)
+  }
+}

@@ -1,0 +1,53 @@
+// JSON Web Keys (RFC 7517): one, or a set with one RSA key. Their numbers are text in the file and strings here, which
+// nothing can wipe.
+import { createPrivateKey, createPublicKey, type JsonWebKey } from "node:crypto"
+import { damaged, unsupported, wrongType, type FoundKey, type FoundKeys } from "./found-key.ts"
+
+const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value)
+
+const numbers = ["n", "e", "d", "p", "q", "dp", "dq", "qi"] as const
+
+function jwkKey(fields: Record<string, unknown>, origin: string): FoundKey {
+  const half = "d" in fields ? "private" : "public"
+  const what = `a JWK with a ${half} key`
+  return {
+    what,
+    half,
+    locked: false,
+    read: () => {
+      if (fields["kty"] !== "RSA")
+        throw wrongType(origin, `a JWK of type ${/^\w{1,20}$/.exec(String(fields["kty"]))?.[0] ?? "unknown"}`)
+      if ("oth" in fields) throw unsupported(origin, "a JWK with more than two primes")
+      // What else stands there means nothing here.
+      const key: JsonWebKey = { kty: "RSA" }
+      for (const name of half === "private" ? numbers : numbers.slice(0, 2)) {
+        const value = fields[name]
+        if (typeof value !== "string" || !/^[\w-]+$/.test(value)) throw damaged(origin, `${name} of ${what}`)
+        key[name] = value
+      }
+      try {
+        return half === "private"
+          ? createPrivateKey({ key, format: "jwk" })
+          : createPublicKey({ key, format: "jwk" })
+      } catch (cause) {
+        throw damaged(origin, what, cause)
+      }
+    },
+  }
+}
+
+/** The keys in a JSON file; undefined when it is JSON of another kind. */
+export function jwkKeys(file: Buffer, origin: string): FoundKeys | undefined {
+  let value: unknown
+  try {
+    value = JSON.parse(file.toString("utf8").replace(/^\uFEFF/, ""))
+  } catch {
+    // The parser's message quotes what it could not read.
+    throw damaged(origin, "the JSON of a JWK")
+  }
+  if (!isObject(value)) return undefined
+  const list: unknown[] = Array.isArray(value["keys"]) ? (value["keys"] as unknown[]) : [value]
+  const keys = list.filter(isObject).filter((key) => typeof key["kty"] === "string")
+  return keys.length === 0 ? undefined : { keys: keys.map((key) => jwkKey(key, origin)), others: [] }
+}

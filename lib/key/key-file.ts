@@ -1,0 +1,231 @@
+// From the bytes of any key file to a node:crypto key: finds out what the file is, then which of its keys is meant.
+import { createPublicKey, type KeyObject, type X509Certificate } from "node:crypto"
+import { KeyError } from "../errors.ts"
+import type { Bytes } from "../units.ts"
+import { DerTag, isCutShort } from "./der.ts"
+import { derKey } from "./der-key.ts"
+import { damaged, unsupported, wrongType, type FoundKey, type FoundKeys } from "./found-key.ts"
+import { jwkKeys } from "./jwk.ts"
+import { opensshLines } from "./openssh.ts"
+import { pemKeys } from "./pem.ts"
+import { isPkcs12, parsePkcs12 } from "./pkcs12.ts"
+import { MAX_EXPONENT, MAX_MODULUS_BITS, modulusBits } from "./rsa-oaep.ts"
+
+/** Modulus bits below which nothing new is encrypted; what exists still opens. */
+export const MIN_MODULUS_BITS: number = 2048
+/** Larger files hold no key. */
+export const MAX_KEY_FILE_SIZE: Bytes = 1 << 20
+
+const typeNames: Readonly<Record<string, string>> = {
+  ec: "an EC key",
+  dsa: "a DSA key",
+  dh: "a DH key",
+  ed25519: "an Ed25519 key",
+  ed448: "an Ed448 key",
+  x25519: "an X25519 key",
+  x448: "an X448 key",
+  "rsa-pss": "an RSA-PSS key, which can only sign",
+}
+
+/**
+ * Is it an RSA key of a size that can be worked with?
+ *
+ * @throws KeyError `ERR_KEY_TYPE`, `ERR_KEY_UNSUPPORTED`.
+ */
+export function checkRsa(key: KeyObject, origin: string): KeyObject {
+  if (key.asymmetricKeyType !== "rsa") {
+    const type = key.asymmetricKeyType ?? "unknown"
+    throw wrongType(origin, typeNames[type] ?? `a key of type ${type}`)
+  }
+  if (modulusBits(key) > MAX_MODULUS_BITS)
+    throw unsupported(origin, `an RSA key of ${modulusBits(key)} bits (at most ${MAX_MODULUS_BITS})`)
+  return key
+}
+
+/**
+ * May something new be encrypted for it?
+ *
+ * @throws KeyError `ERR_KEY_WEAK`, `ERR_KEY_UNSUPPORTED`, `ERR_KEY_DAMAGED`.
+ */
+export function checkRecipient(key: KeyObject, origin: string): KeyObject {
+  if (modulusBits(key) < MIN_MODULUS_BITS)
+    throw new KeyError(
+      "ERR_KEY_WEAK",
+      `${origin}: an RSA key of ${modulusBits(key)} bits is too weak, at least ${MIN_MODULUS_BITS} are needed`,
+    )
+  const exponent = key.asymmetricKeyDetails?.publicExponent ?? 0n
+  if (exponent < 3n)
+    throw new KeyError("ERR_KEY_WEAK", `${origin}: an RSA key with the exponent ${exponent} hides nothing`)
+  if (exponent > MAX_EXPONENT) throw unsupported(origin, `an RSA key with the exponent ${exponent}`)
+  const modulus = Buffer.from(key.export({ format: "jwk" }).n ?? "", "base64url")
+  if (exponent % 2n === 0n || (modulus.at(-1) ?? 0) % 2 === 0) throw damaged(origin, "the RSA key")
+  return key
+}
+
+const SPACES: readonly (number | undefined)[] = [0x09, 0x0a, 0x0d, 0x20]
+const BRACE = 0x7b
+/** PuTTY's and the old SSH's files, to name them. */
+const foreign = [
+  ["PuTTY-User-Key-File", "a PuTTY key"],
+  ["---- BEGIN SSH2 PUBLIC KEY", "an SSH2 public key"],
+] as const
+
+/** Whether it takes a password is known when it was read without one. */
+function pkcs12Key(file: Buffer, origin: string): FoundKey {
+  return {
+    what: "a PKCS#12 container",
+    half: "private",
+    locked: false,
+    read: (password) => parsePkcs12(file, password, origin).key,
+  }
+}
+
+/** What the file is: the keys found, and names for what is none. */
+function findKeys(file: Buffer, origin: string, wipe: (bytes: Buffer) => void): FoundKeys {
+  if (file.length > MAX_KEY_FILE_SIZE)
+    throw new KeyError("ERR_KEY_FORMAT", `${origin}: more than ${MAX_KEY_FILE_SIZE} bytes`)
+  const nothing = (what: string): FoundKeys => ({ keys: [], others: [what] })
+  if (file.length === 0) return nothing("nothing")
+  if (file[0] === DerTag.sequence) {
+    const key = derKey(file, origin)
+    if (key !== undefined) return { keys: [key], others: [] }
+    if (isPkcs12(file)) return { keys: [pkcs12Key(file, origin)], others: [] }
+    if (isCutShort(file)) throw damaged(origin, "the DER")
+  }
+  const pem = pemKeys(file, origin, wipe)
+  if (pem.keys.length + pem.others.length > 0) return pem
+  const start = file.subarray(file[0] === 0xef ? 3 : 0).find((byte) => !SPACES.includes(byte))
+  if (start === BRACE) return jwkKeys(file, origin) ?? nothing("JSON without a key")
+  for (const [text, what] of foreign) if (file.includes(text)) return nothing(what)
+  const lines = opensshLines(file, origin)
+  return lines.keys.length > 0 ? lines : nothing("no key of a known form")
+}
+
+/** More than a file of keys has; a public key has to be looked for among them. */
+const MAX_KEYS = 64
+
+/**
+ * The first RSA key among `candidates`.
+ *
+ * @throws KeyError of the first that is none; `ERR_KEY_LOCKED` before any other.
+ */
+async function firstRsa(
+  candidates: readonly FoundKey[],
+  read: (candidate: FoundKey) => KeyObject | Promise<KeyObject>,
+  origin: string,
+): Promise<KeyObject | undefined> {
+  let failure: unknown
+  for (const candidate of candidates)
+    try {
+      return checkRsa(await read(candidate), origin)
+    } catch (error) {
+      const locked = error instanceof KeyError && error.code === "ERR_KEY_LOCKED"
+      if (failure === undefined || locked) failure = error
+    }
+  if (failure !== undefined) throw failure as Error
+  return undefined
+}
+
+/** Guards against whatever a parser may throw. */
+async function guarded(
+  origin: string,
+  file: Buffer,
+  parse: (found: FoundKeys) => Promise<KeyObject>,
+): Promise<KeyObject> {
+  const secrets: Buffer[] = []
+  try {
+    const found = findKeys(file, origin, (bytes) => secrets.push(bytes))
+    if (found.keys.length > MAX_KEYS)
+      throw new KeyError(
+        "ERR_KEY_FORMAT",
+        `${origin}: ${found.keys.length} keys, of which ${MAX_KEYS} are looked at`,
+      )
+    return await parse(found)
+  } catch (cause) {
+    throw cause instanceof KeyError ? cause : damaged(origin, "the key", cause)
+  } finally {
+    for (const bytes of secrets) bytes.fill(0)
+  }
+}
+
+function unlocked(
+  key: FoundKey,
+  password: Buffer | undefined,
+  origin: string,
+): KeyObject | Promise<KeyObject> {
+  if (key.locked && password === undefined)
+    throw new KeyError(
+      "ERR_KEY_LOCKED",
+      `${origin}: found ${key.what}; its password is needed and none was given`,
+    )
+  return key.read(password)
+}
+
+function names({ keys, others }: FoundKeys): string {
+  return [...new Set([...keys.map(({ what }) => what), ...others])].slice(0, 5).join(", ")
+}
+
+/**
+ * The private key to open with: PKCS#1, PKCS#8 (also encrypted), OpenSSH (also protected), PKCS#12, JWK; as PEM, DER or
+ * what the form prescribes. Of several keys, the first RSA key, and one without a password before one with.
+ *
+ * @param file - Its bytes; the caller wipes them.
+ * @param origin - What to call the file in messages.
+ * @param password - Of the key file. Without one a protected key is `ERR_KEY_LOCKED`.
+ * @throws KeyError `ERR_KEY_PUBLIC`, `ERR_KEY_TYPE`, `ERR_KEY_DAMAGED`, `ERR_KEY_FORMAT`, `ERR_KEY_LOCKED`,
+ * `ERR_KEY_PASSPHRASE`, `ERR_KEY_UNSUPPORTED`.
+ */
+export async function parsePrivateKey(file: Buffer, origin: string, password?: Buffer): Promise<KeyObject> {
+  return await guarded(origin, file, async (found) => {
+    const own = found.keys.filter(({ half }) => half === "private")
+    const candidates = [...own.filter(({ locked }) => !locked), ...own.filter(({ locked }) => locked)]
+    const key = await firstRsa(candidates, (candidate) => unlocked(candidate, password, origin), origin)
+    if (key !== undefined) return key
+    if (found.keys.length === 0)
+      throw new KeyError("ERR_KEY_FORMAT", `${origin}: an RSA private key is needed, found ${names(found)}`)
+    // A public key of another kind is of the wrong kind first.
+    await firstRsa(found.keys, (candidate) => candidate.read(undefined), origin)
+    throw new KeyError("ERR_KEY_PUBLIC", `${origin}: a private key is needed, found ${names(found)}`)
+  })
+}
+
+/** Of a chain, the certificate that issued none of the others comes first. */
+function leafFirst(keys: readonly FoundKey[]): readonly FoundKey[] {
+  const certificates: { readonly key: FoundKey; readonly own: X509Certificate }[] = []
+  for (const key of keys)
+    try {
+      if (key.certificate !== undefined) certificates.push({ key, own: key.certificate() })
+    } catch {
+      // Damaged: told when it is read, if no other key is good.
+    }
+  const leaf = certificates.find(({ own }) =>
+    certificates.every((other) => other.own === own || !other.own.checkIssued(own)),
+  )
+  return leaf === undefined ? keys : [leaf.key, ...keys.filter((key) => key !== leaf.key)]
+}
+
+/**
+ * The public key to encrypt to: PKCS#1, SPKI, a certificate (neither its dates nor who signed it matter), OpenSSH's
+ * line, JWK, or the public half of a private key. Of several, an open private key tells which is meant; then public
+ * keys, then the certificate at the end of a chain, then a protected private key.
+ *
+ * @param file - Its bytes; the caller wipes them.
+ * @param origin - What to call the file in messages.
+ * @param password - Of the key file, where its public half cannot be read without.
+ * @throws KeyError as {@link parsePrivateKey}; `ERR_KEY_WEAK` below {@link MIN_MODULUS_BITS}.
+ */
+export async function parsePublicKey(file: Buffer, origin: string, password?: Buffer): Promise<KeyObject> {
+  return await guarded(origin, file, async (found) => {
+    const rank = ({ half, locked, readPublic }: FoundKey): number =>
+      half === "private" && locked && readPublic === undefined ? 2 : half === "private" ? 0 : 1
+    const ranks = [0, 1, 2].flatMap((wanted) => leafFirst(found.keys.filter((key) => rank(key) === wanted)))
+    const key = await firstRsa(
+      ranks,
+      (candidate) => candidate.readPublic?.() ?? unlocked(candidate, password, origin),
+      origin,
+    )
+    if (key === undefined)
+      throw new KeyError("ERR_KEY_FORMAT", `${origin}: an RSA key is needed, found ${names(found)}`)
+    return checkRecipient(key.type === "private" ? createPublicKey(key) : key, origin)
+  })
+}
