@@ -14,6 +14,7 @@ export type ErrorCode =
   | "ERR_SIF_BUSY"
   | "ERR_SIF_TOO_LARGE"
   | "ERR_SIF_SEALED"
+  | "ERR_SIF_METADATA"
   | "ERR_KEY_MISSING"
   | "ERR_KEY_MISMATCH"
   | "ERR_KEY_FORMAT"

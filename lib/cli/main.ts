@@ -6,6 +6,7 @@ import { ContainerError } from "../index.ts"
 import { addBuildCommand } from "./commands/build.ts"
 import { addContentCommands } from "./commands/content.ts"
 import { addConvertCommands } from "./commands/convert.ts"
+import { addInspectCommand } from "./commands/inspect.ts"
 import { addMountCommands } from "./commands/mount.ts"
 import { addRunCommands } from "./commands/run.ts"
 import { addSifCommands } from "./commands/sif.ts"
@@ -58,6 +59,7 @@ async function main(): Promise<number> {
   addSifCommands(program)
   addVerifyCommand(program)
   addContentCommands(program)
+  addInspectCommand(program)
   addMountCommands(program)
   addRunCommands(program)
   undoOnSignals()

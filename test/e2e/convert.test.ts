@@ -177,6 +177,30 @@ describe("from one image to another", () => {
     }
   })
 
+  it("A6: goes through gocryptfs and back", async () => {
+    const image = inFolder("gocryptfs.sif")
+    await encrypt({ image: plain, output: image, format: "gocryptfs", ...to })
+    await using opened = await sif.openSif(image)
+    assert.equal(opened.primary().partition.fileSystem, sif.FileSystem.gocryptfsSquashfs)
+    await reencrypt({ image, output: inFolder("luks-again.sif"), format: "luks", ...from })
+    await decrypt({ image: inFolder("luks-again.sif"), output: inFolder("plain-again.sif"), ...from })
+    assert.deepEqual(await contentOf(inFolder("plain-again.sif")), await contentOf(plain))
+  })
+
+  it("A10: inspect shows with a key what it shows of the plain image without one", async () => {
+    for (const flags of [[], ["-d"], ["-e"], ["-r"], ["--all"], ["-l", "--json"]]) {
+      const open = ["inspect", ...flags]
+      const { text } = await sifcryptOk([...open, plain])
+      assert.notEqual(text, "")
+      assert.equal((await sifcryptOk([...open, "--pem-path", keys.privateKey, encrypted])).text, text)
+    }
+    const { text } = await sifcryptOk(["inspect", plain])
+    assert.match(text, /^org\.label-schema\.build-arch: amd64$/m)
+    const { status, stderr } = await sifcrypt(["inspect", encrypted])
+    assert.equal(status, 22)
+    assert.match(stderr, /is encrypted \(for 1 RSA recipient\) and no key was given/)
+  })
+
   it("leaves signatures out and names them", async () => {
     const image = inFolder("signed.sif")
     writeFileSync(image, vector("peer/plain.sif"))

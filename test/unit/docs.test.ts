@@ -6,6 +6,7 @@ import { Command } from "commander"
 import { addBuildCommand } from "../../lib/cli/commands/build.ts"
 import { addConvertCommands } from "../../lib/cli/commands/convert.ts"
 import { addContentCommands } from "../../lib/cli/commands/content.ts"
+import { addInspectCommand } from "../../lib/cli/commands/inspect.ts"
 import { addMountCommands } from "../../lib/cli/commands/mount.ts"
 import { addRunCommands } from "../../lib/cli/commands/run.ts"
 import { addSifCommands } from "../../lib/cli/commands/sif.ts"
@@ -43,6 +44,7 @@ function program(): Command {
   addSifCommands(command)
   addVerifyCommand(command)
   addContentCommands(command)
+  addInspectCommand(command)
   addMountCommands(command)
   addRunCommands(command)
   return command
