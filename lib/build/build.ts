@@ -1,6 +1,6 @@
 // Builds an image of a folder, a squashfs or another image.
 import { gatherCredentials, wipeCredentials, type CredentialOptions } from "../container/credentials.ts"
-import { passphraseKdfFor, recipientsOf } from "./encryption.ts"
+import { checkStretching, recipientsOf } from "./encryption.ts"
 import { checkTarget } from "./output.ts"
 import { openSource } from "./source.ts"
 import {
@@ -47,14 +47,15 @@ function checkCompression(compression: Compression): void {
  * under its name when it is complete, and not at all otherwise. Of a source image every other object is kept.
  *
  * @throws BuildError `ERR_BUILD_SOURCE`, `ERR_BUILD_EXISTS`, `ERR_BUILD_OUTPUT`; KeyError before any work when a key is
- * missing or unusable; SifError, LuksError and TreeError of a source image; EnvironmentError; the signal's reason.
+ * missing or unusable, GocryptfsError `ERR_GOCRYPTFS_RECIPIENTS` when the format cannot have those recipients; SifError,
+ * LuksError, GocryptfsError and TreeError of a source image; EnvironmentError; the signal's reason.
  */
 export async function build(options: BuildOptions): Promise<BuildResult> {
   const started = performance.now()
   const { signal, force = false, compression = { name: "zstd" } } = options
   signal?.throwIfAborted()
   checkCompression(compression)
-  passphraseKdfFor(options.passphraseKdf)
+  checkStretching(options)
   await checkTarget(options.output, force)
   // They may be needed twice: for the source, and for whom the image is encrypted.
   using credentials = await gatherCredentials(options.credentials ?? {}, signal)

@@ -10,7 +10,7 @@ import { fingerprint } from "../key/fingerprint.ts"
 import { Secret } from "../key/secret.ts"
 import { messageMark, messageProof, type SifObject } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
-import { checkFormat, passphraseKdfFor, recipientsOf } from "./encryption.ts"
+import { checkFormat, checkStretching, recipientsOf } from "./encryption.ts"
 import { checkTarget } from "./output.ts"
 import { openImageSource, type SourceImage } from "./source.ts"
 import { makeImage, type BuildResult, type EncryptedOutputOptions, type OutputOptions } from "./write-image.ts"
@@ -154,7 +154,7 @@ async function convert(
 export async function encrypt(options: EncryptOptions): Promise<BuildResult> {
   return await convert(options, async () => {
     const { image, credentials, format, onNotice } = options
-    passphraseKdfFor(options.passphraseKdf)
+    checkStretching(options)
     const recipients = await recipientsOf({
       credentials,
       encrypt: true,
@@ -192,7 +192,7 @@ export async function decrypt(options: DecryptOptions): Promise<BuildResult> {
 export async function reencrypt(options: ReencryptOptions): Promise<BuildResult> {
   return await convert(options, async () => {
     const { recipients: wanted, format, onNotice } = options
-    passphraseKdfFor(options.passphraseKdf)
+    checkStretching(options)
     const given =
       wanted === undefined
         ? undefined

@@ -108,7 +108,7 @@ export const passphraseKdfLimits: Readonly<Record<"memory" | "argon2id" | "pbkdf
 }
 
 /** The cost of stretching a passphrase, checked. */
-export function passphraseKdfFor(wanted: PassphraseKdf = { type: "argon2id" }): NativeKdf {
+function passphraseKdfFor(wanted: PassphraseKdf = { type: "argon2id" }): NativeKdf {
   const preset = wanted.type === "pbkdf2" ? FIPS_PASSPHRASE_KDF : PASSPHRASE_KDF
   const check = (what: string, value: number, [least, most]: readonly [number, number]): number => {
     if (!Number.isInteger(value) || value < least || value > most)
@@ -125,6 +125,16 @@ export function passphraseKdfFor(wanted: PassphraseKdf = { type: "argon2id" }): 
   if (kdf.memory * kdf.iterations > most)
     throw new RangeError(`memory times passes of argon2id is at most ${most} KiB, not ${kdf.memory * kdf.iterations}`)
   return kdf
+}
+
+/** Can a passphrase be stretched so in that format? */
+export function checkStretching(options: {
+  readonly passphraseKdf?: PassphraseKdf
+  readonly format?: EncryptionFormat
+}): void {
+  passphraseKdfFor(options.passphraseKdf)
+  if (options.format === "gocryptfs" && options.passphraseKdf !== undefined)
+    throw new RangeError("gocryptfs stretches a passphrase with scrypt: passphraseKdf is LUKS2's")
 }
 
 /** What makes an encrypted partition: what stands before the data, how the data is encrypted, and who may open it. */

@@ -47,9 +47,12 @@ export interface OutputOptions {
 
 /** {@link OutputOptions} where the output is encrypted. */
 export interface EncryptedOutputOptions extends OutputOptions {
-  /** Default Argon2id with fixed costs. */
+  /** Of LUKS2 only; default Argon2id with fixed costs. */
   readonly passphraseKdf?: PassphraseKdf
-  /** Default LUKS2. */
+  /**
+   * Naming it asks for encryption. Default `luks`. `gocryptfs` is what Apptainer's ordinary users can run; it takes any
+   * number of RSA keys, or one passphrase without a line end in it.
+   */
   readonly format?: EncryptionFormat
   /** Leave out of the image whom its RSA recipients are: name and public key. */
   readonly anonymous?: boolean

@@ -4,6 +4,7 @@ import {
   passphraseKdfLimits,
   type BuildResult,
   type EncryptedOutputOptions,
+  type EncryptionFormat,
   type OutputOptions,
   type PassphraseKdf,
 } from "../index.ts"
@@ -19,6 +20,7 @@ export interface OutputFlags {
 export interface EncryptionFlags extends OutputFlags {
   readonly publicMetadata?: true
   readonly anonymous?: true
+  readonly format?: EncryptionFormat
   readonly pbkdf?: PassphraseKdf
   readonly pbkdfMemory?: number
 }
@@ -43,8 +45,17 @@ function parseMebibytes(text: string): number {
   return value
 }
 
+function parseFormat(text: string): EncryptionFormat {
+  if (text !== "luks" && text !== "gocryptfs") throw new InvalidArgumentError("It is luks or gocryptfs.")
+  return text
+}
+
 /** Both options together. */
 function passphraseKdf(flags: EncryptionFlags, command: Command): PassphraseKdf | undefined {
+  if (flags.format === "gocryptfs" && (flags.pbkdf !== undefined || flags.pbkdfMemory !== undefined))
+    command.error(
+      "error: --pbkdf and --pbkdf-memory are LUKS2's; gocryptfs stretches a passphrase with scrypt",
+    )
   if (flags.pbkdfMemory === undefined) return flags.pbkdf
   if (flags.pbkdf?.type === "pbkdf2")
     command.error("error: --pbkdf-memory is Argon2's; pbkdf2 takes no memory")
@@ -61,6 +72,7 @@ export function addOutputOptions(command: Command): Command {
 /** Adds the options of {@link EncryptionFlags}. */
 export function addEncryptionOptions(command: Command): Command {
   return addOutputOptions(command)
+    .option("--format <format>", "encrypt as luks (default) or gocryptfs", parseFormat)
     .option(
       "--pbkdf <function[:iterations]>",
       "stretches a passphrase: argon2id (default) or pbkdf2",
@@ -83,6 +95,7 @@ export function encryptionOptions(
   return {
     ...(flags.publicMetadata === undefined ? {} : { publicMetadata: true }),
     ...(flags.anonymous === undefined ? {} : { anonymous: true }),
+    ...(flags.format === undefined ? {} : { format: flags.format }),
     ...(kdf === undefined ? {} : { passphraseKdf: kdf }),
   }
 }

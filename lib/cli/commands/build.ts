@@ -64,7 +64,7 @@ export function addBuildCommand(program: Command): void {
     .description(
       "Builds the SIF image OUTPUT from SOURCE: a directory, a squashfs file, or another SIF (encrypted ones with " +
         "their credentials). With -e, --pem-path, --passphrase or --passphrase-file the root file system is " +
-        "encrypted as LUKS2; nothing plain is written to a disk on the way. Needs no privilege.",
+        "encrypted as LUKS2, or as gocryptfs with --format; nothing plain is written to a disk on the way. Needs no privilege.",
     )
     .argument("<output>", "the image to write")
     .argument("<source>", "directory, squashfs file or SIF image")
