@@ -44,8 +44,12 @@ int ServerProcess(const RunOptions& options, const SignalQueue& signals, const C
   setpgid(0, 0);
   std::vector<int> kept{options.image.image_fd, main.fd(), container.fd()};
   if (options.image.encrypted()) kept.push_back(options.image.key_fd);
+  // Blocks that are not authentic are told of there.
+  const UniqueFd log = options.image.gocryptfs_file.empty() ? UniqueFd() : UniqueFd(dup(STDERR_FILENO));
+  if (log) kept.push_back(log.get());
   CloseAllBut(kept);
   DetachStandardStreams();
+  if (log) dup2(log.get(), STDERR_FILENO);
   sigprocmask(SIG_SETMASK, &signals.original_mask(), nullptr);
   try {
     ProtectSecrets();
