@@ -1,6 +1,7 @@
 #!/bin/bash
 # Every test (`npm test`): sets the machine up, then runs
-#   core      the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, one program for each *_test.cc
+#   core      the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, one program for each *_test.cc; the one
+#             of threads under ThreadSanitizer as well
 #   unit, vectors, native, e2e        mocha, here
 #   uml       mocha as root in a User-Mode Linux guest: device-mapper, loop devices, the kernel engine
 #   interop   mocha beside a live Apptainer (test/support/peer.sh), left out if the package mirror cannot give one
@@ -93,6 +94,17 @@ if wanted core; then
   else
     tail -n 40 build/cmake.log >&2
     echo "  FAILED: the build with sanitizers"
+    failed=$((failed + 1))
+  fi
+  # What is shared between threads, a second time, under ThreadSanitizer.
+  if cmake -S . -B build-thread -DSIFCRYPT_SANITIZE=thread >build/cmake.log 2>&1 &&
+    cmake --build build-thread -j "$(nproc)" --target concurrency_test >>build/cmake.log 2>&1 &&
+    timeout 300 build-thread/concurrency_test </dev/null; then
+    passed=$((passed + 1))
+    echo "  ok concurrency_test, ThreadSanitizer"
+  else
+    tail -n 40 build/cmake.log >&2
+    echo "  FAILED: concurrency_test under ThreadSanitizer"
     failed=$((failed + 1))
   fi
 fi
