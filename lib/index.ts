@@ -12,7 +12,7 @@ export type {
   TreeOptions,
 } from "./build/write-image.ts"
 export { decrypt, encrypt, reencrypt } from "./build/convert.ts"
-export type { DecryptOptions, EncryptOptions, ReencryptOptions } from "./build/convert.ts"
+export type { DecryptOptions, EncryptOptions, ReencryptOptions, TrustOptions } from "./build/convert.ts"
 export { MAX_ENTRIES, open, Image } from "./container/image.ts"
 export type { ListOptions, OpenOptions, ExtractOptions, ReadOptions, TreeEntry } from "./container/image.ts"
 export type { Engine } from "./container/engine.ts"

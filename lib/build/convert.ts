@@ -2,8 +2,8 @@
 // in one pass. Everything beside the root file system comes along.
 import { timingSafeEqual, type KeyObject } from "node:crypto"
 import { wipeCredentials, type Credential, type CredentialOptions } from "../container/credentials.ts"
+import type { OpenOptions } from "../container/image.ts"
 import { dataKey, findCryptoMessages, type Opening } from "../container/unlock.ts"
-import type { LuksPolicy } from "../device/luks-header.ts"
 import { BuildError, KeyError } from "../errors.ts"
 import { decodeRecipient, MAX_MESSAGE_SIZE, recipientProof } from "../key/crypto-message.ts"
 import { fingerprint } from "../key/fingerprint.ts"
@@ -23,18 +23,19 @@ export interface EncryptOptions extends EncryptedOutputOptions {
   readonly credentials: CredentialOptions
 }
 
+/** How far an encrypted image is trusted. */
+export type TrustOptions = Pick<OpenOptions, "kdfLimits" | "unsigned" | "verify">
+
 /** How {@link decrypt} decrypts. */
-export interface DecryptOptions extends OutputOptions {
+export interface DecryptOptions extends OutputOptions, TrustOptions {
   /** An encrypted image. */
   readonly image: string
   /** Opens it. */
   readonly credentials: CredentialOptions
-  /** Replace limits on what its header may make a key derivation cost. */
-  readonly kdfLimits?: NonNullable<LuksPolicy["limits"]>
 }
 
 /** How {@link reencrypt} encrypts anew. */
-export interface ReencryptOptions extends EncryptedOutputOptions {
+export interface ReencryptOptions extends EncryptedOutputOptions, TrustOptions {
   /** An encrypted image. */
   readonly image: string
   /** Opens it. */
@@ -44,15 +45,13 @@ export interface ReencryptOptions extends EncryptedOutputOptions {
    * opened it.
    */
   readonly recipients?: CredentialOptions
-  /** Replace limits on what its header may make a key derivation cost. */
-  readonly kdfLimits?: NonNullable<LuksPolicy["limits"]>
 }
 
 async function openEncrypted(
   options: DecryptOptions | ReencryptOptions,
 ): Promise<Awaited<ReturnType<typeof openImageSource>> & { readonly opening: Opening }> {
-  const { image, credentials, kdfLimits, signal } = options
-  const source = await openImageSource(image, credentials, { limits: kdfLimits }, signal)
+  const { image, credentials } = options
+  const source = await openImageSource(image, credentials, options)
   const { opening } = source.image
   if (opening !== undefined) return { ...source, opening }
   await source[Symbol.asyncDispose]()

@@ -1,10 +1,11 @@
 // What an image is built from: a folder, a squashfs file, or the root file system of another image.
 import { open, stat, type FileHandle } from "node:fs/promises"
 import type { CredentialOptions } from "../container/credentials.ts"
+import type { OpenOptions } from "../container/image.ts"
+import { checkOrigin, type OriginOptions } from "../container/origin.ts"
 import { partitionKind } from "../container/partition.ts"
 import { plaintextOf, readFooter, readSealed } from "../container/sealed.ts"
 import { openPartition, plainRange, wipeUnlocked, type Opening } from "../container/unlock.ts"
-import type { LuksPolicy } from "../device/luks-header.ts"
 import { Tree } from "../device/tree.ts"
 import { BuildError } from "../errors.ts"
 import type { NativeBuild } from "../native/binding.ts"
@@ -69,6 +70,9 @@ function forget(opening: Opening | undefined): void {
   wipeUnlocked(opening?.unlocked)
 }
 
+/** How far an image is trusted. */
+export type SourceOptions = OriginOptions & Pick<OpenOptions, "kdfLimits">
+
 /**
  * Opens an image to make another one of it.
  *
@@ -78,14 +82,14 @@ function forget(opening: Opening | undefined): void {
 export async function openImageSource(
   path: string,
   credentials: CredentialOptions | undefined,
-  policy: LuksPolicy = {},
-  signal?: AbortSignal,
+  options: SourceOptions = {},
 ): Promise<BuildSource & { readonly image: SourceImage }> {
   const sif = await openSif(path)
   let opening: Opening | undefined
   try {
     const primary = sif.primary()
     const kind = partitionKind(primary)
+    await checkOrigin(sif, primary, options)
     if (kind === "other")
       throw new BuildError(
         "ERR_BUILD_SOURCE",
@@ -95,7 +99,7 @@ export async function openImageSource(
     if (kind !== "squashfs") {
       if (credentials === undefined)
         throw new BuildError("ERR_BUILD_SOURCE", `${path} is encrypted already`, { path })
-      opening = await openPartition(sif, primary, credentials, policy, signal)
+      opening = await openPartition(sif, primary, credentials, { limits: options.kdfLimits }, options.signal)
     }
     const { length, sealed } =
       opening === undefined

@@ -8,15 +8,16 @@ import { SifError, TreeError } from "../errors.ts"
 import type { NativeRange, NativeStat, TreeEntryType } from "../native/binding.ts"
 import type { Action } from "../runtime/bundle.ts"
 import type { SifPartition } from "../sif/format.ts"
-import { requireVerified, verifySif, type VerifyOptions } from "../signing/verify.ts"
+import type { VerifyOptions } from "../signing/verify.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
 import type { CredentialOptions } from "./credentials.ts"
 import { chooseEngine, isReadable, type Startable } from "./engine.ts"
 import { mountImage, type Mount, type MountOptions } from "./mount.ts"
+import { checkOrigin } from "./origin.ts"
 import { partitionKind, type PartitionKind } from "./partition.ts"
 import { runImage, type ExecOptions, type Running } from "./run.ts"
-import { checkUnsigned, type UnsignedPolicy } from "./signature.ts"
+import type { UnsignedPolicy } from "./signature.ts"
 import { cipherOf, plainRange, unlockPartition, wipeUnlocked, type Unlocked } from "./unlock.ts"
 
 /** How {@link open} opens. */
@@ -366,17 +367,12 @@ export class Image implements AsyncDisposable {
  * SignatureError `ERR_UNSIGNED` when `unsigned` is `error`, or what {@link verify} finds against the image.
  */
 export async function open(file: string, options: OpenOptions = {}): Promise<Image> {
-  const { credentials = {}, allowCipher, kdfLimits, unsigned = "allow", onNotice, signal } = options
+  const { credentials = {}, allowCipher, kdfLimits, signal } = options
   signal?.throwIfAborted()
   const sif = await openSif(file)
   try {
     const partition = sif.primary()
-    const notice = await checkUnsigned(sif, partition, unsigned)
-    if (notice !== undefined) onNotice?.(notice)
-    if (options.verify !== undefined)
-      requireVerified(
-        await verifySif(sif, signal === undefined ? options.verify : { signal, ...options.verify }),
-      )
+    await checkOrigin(sif, partition, options)
     const kind = partitionKind(partition)
     switch (kind) {
       case "squashfs":

@@ -7,6 +7,7 @@ import { DataType } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
 import type { OpenOptions } from "./image.ts"
+import { checkOrigin } from "./origin.ts"
 import { partitionKind } from "./partition.ts"
 import { plaintextOf, readFooter, readSealed } from "./sealed.ts"
 import { plainRange, unlockPartition, wipeUnlocked } from "./unlock.ts"
@@ -132,9 +133,10 @@ export async function readMetadata(path: string, options: OpenOptions = {}): Pro
   const { credentials = {}, kdfLimits, signal } = options
   signal?.throwIfAborted()
   await using image = await openSif(path)
+  const primary = image.primary()
+  await checkOrigin(image, primary, options)
   const outside = await fromObjects(image, "objects")
   if (outside !== undefined) return outside
-  const primary = image.primary()
   const policy: LuksPolicy = { limits: kdfLimits }
   const encrypted = partitionKind(primary) !== "squashfs"
   const unlocked = encrypted ? await unlockPartition(image, primary, credentials, policy, signal) : undefined

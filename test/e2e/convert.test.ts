@@ -201,6 +201,16 @@ describe("from one image to another", () => {
     assert.match(stderr, /is encrypted \(for 1 RSA recipient\) and no key was given/)
   })
 
+  it("S28: refuses an unsigned image where that is asked for, before any key is used", async () => {
+    for (const command of ["decrypt", "reencrypt"]) {
+      const output = path.join(newFolder("unsigned", userId), "image.sif")
+      const { status, stderr } = await sifcrypt([command, "--unsigned", "error", encrypted, output])
+      assert.equal(status, 26, stderr)
+      assert.ok(!existsSync(output))
+    }
+    assert.equal((await sifcrypt(["inspect", "--unsigned", "error", encrypted])).status, 26)
+  })
+
   it("leaves signatures out and names them", async () => {
     const image = inFolder("signed.sif")
     writeFileSync(image, vector("peer/plain.sif"))

@@ -1,5 +1,5 @@
 import type { Command } from "commander"
-import { decrypt, encrypt, reencrypt, type DecryptOptions } from "../../index.ts"
+import { decrypt, encrypt, reencrypt, type TrustOptions } from "../../index.ts"
 import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
 import {
   addEncryptionOptions,
@@ -12,9 +12,14 @@ import {
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 import { addRecipientOptions, withRecipients, type RecipientFlags } from "../recipients.ts"
 
-function kdfLimits(flags: OpenFlags): Pick<DecryptOptions, "kdfLimits"> {
-  const { kdfLimits: limits } = openOptions(flags, {})
-  return limits === undefined ? {} : { kdfLimits: limits }
+/** How far the image is trusted. */
+function trust(flags: OpenFlags): TrustOptions {
+  const { kdfLimits, unsigned, verify } = openOptions(flags, {})
+  return {
+    ...(kdfLimits === undefined ? {} : { kdfLimits }),
+    ...(unsigned === undefined ? {} : { unsigned }),
+    ...(verify === undefined ? {} : { verify }),
+  }
 }
 
 function addEncrypt(program: Command): void {
@@ -54,7 +59,7 @@ function addDecrypt(program: Command): void {
     async (image: string, output: string, flags: OpenFlags & OutputFlags) => {
       await withCredentials(flags, false, (credentials) =>
         showMaking(`decrypting ${image}`, output, flags, (options) =>
-          decrypt({ ...options, ...kdfLimits(flags), image, credentials }),
+          decrypt({ ...options, ...trust(flags), image, credentials }),
         ),
       )
     },
@@ -74,7 +79,7 @@ function addReencrypt(program: Command): void {
     .argument("<output>", "the image to write")
   addOpenOptions(addRecipientOptions(addEncryptionOptions(command))).action(
     async (image: string, output: string, flags: OpenFlags & RecipientFlags & EncryptionFlags) => {
-      const encryption = { ...encryptionOptions(flags, command), ...kdfLimits(flags) }
+      const encryption = { ...encryptionOptions(flags, command), ...trust(flags) }
       await withRecipients(flags, (recipients) =>
         withCredentials(flags, false, (credentials) =>
           showMaking(`encrypting ${output}`, output, flags, (options) =>
