@@ -42,5 +42,6 @@ export type {
   VerifyReport,
 } from "./signing/verify.ts"
 export { userKeyrings } from "./signing/keys.ts"
+export * as certificate from "./container/certificate.ts"
 export * as sif from "./sif/index.ts"
 export * from "./errors.ts"

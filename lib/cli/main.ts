@@ -4,6 +4,7 @@ import { inspect } from "node:util"
 import { Command, CommanderError } from "commander"
 import { ContainerError } from "../index.ts"
 import { addBuildCommand } from "./commands/build.ts"
+import { addCertCommands } from "./commands/cert.ts"
 import { addContentCommands } from "./commands/content.ts"
 import { addConvertCommands } from "./commands/convert.ts"
 import { addInspectCommand } from "./commands/inspect.ts"
@@ -62,6 +63,7 @@ async function main(): Promise<number> {
   addInspectCommand(program)
   addMountCommands(program)
   addRunCommands(program)
+  addCertCommands(program)
   undoOnSignals()
   try {
     await program.parseAsync(process.argv)

@@ -5,6 +5,7 @@ import path from "node:path"
 import { Command } from "commander"
 import { addBuildCommand } from "../../lib/cli/commands/build.ts"
 import { addConvertCommands } from "../../lib/cli/commands/convert.ts"
+import { addCertCommands } from "../../lib/cli/commands/cert.ts"
 import { addContentCommands } from "../../lib/cli/commands/content.ts"
 import { addInspectCommand } from "../../lib/cli/commands/inspect.ts"
 import { addMountCommands } from "../../lib/cli/commands/mount.ts"
@@ -47,6 +48,7 @@ function program(): Command {
   addInspectCommand(command)
   addMountCommands(command)
   addRunCommands(command)
+  addCertCommands(command)
   return command
 }
 
