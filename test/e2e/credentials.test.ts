@@ -6,6 +6,7 @@ import path from "node:path"
 import { sifcrypt, sifcryptOk, userId } from "../support/cli.ts"
 import { passphrase, testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
+import { typing } from "../support/terminal.ts"
 import { makeRootTree } from "../support/trees.ts"
 
 const kinds = ["PEM_PATH", "PEM_DATA", "PASSPHRASE"] as const
@@ -189,37 +190,10 @@ describe("credentials", () => {
   })
 
   describe("from a terminal", () => {
-    // Answers each prompt with the next line and prints all that the terminal showed.
-    const terminal = `
-import os, pty, sys
-answers = sys.argv[1].encode().split(b",")
-pid, fd = pty.fork()
-if pid == 0:
-    os.execvp(sys.argv[2], sys.argv[2:])
-shown = b""
-asked = 0
-while True:
-    try:
-        chunk = os.read(fd, 4096)
-    except OSError:
-        break
-    if not chunk:
-        break
-    shown += chunk
-    if shown.count(b": ", 0) > asked and shown.endswith(b": ") and answers:
-        asked = shown.count(b": ", 0)
-        os.write(fd, answers.pop(0) + b"\\n")
-_, status = os.waitpid(pid, 0)
-sys.stdout.write(shown.decode())
-sys.exit(os.waitstatus_to_exitcode(status))
-`
-    const script = keyFile("terminal.py", terminal)
-    const wrapper = (answers: string): { wrapper: string[] } => ({ wrapper: ["python3", script, answers] })
-
     it("are asked for twice to build, without echo, and mismatches are refused", async () => {
       const target = newFolder("terminal", userId)
       const image = path.join(target, "image.sif")
-      const result = await sifcrypt(["build", "--passphrase", image, tree], wrapper("one phrase,another"))
+      const result = await sifcrypt(["build", "--passphrase", image, tree], typing("one phrase,another"))
       assert.equal(result.status, 22, result.text)
       assert.match(
         result.text,
@@ -230,7 +204,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
     })
 
     it("are asked for when an image needs one and none was given", async () => {
-      const result = await sifcrypt(["cat", passphraseImage, "file"], wrapper(passphrase))
+      const result = await sifcrypt(["cat", passphraseImage, "file"], typing(passphrase))
       assert.equal(result.status, 0, result.text)
       assert.match(result.text, /no key was given[^]*Enter encryption passphrase: [^]*content/)
       assert.ok(!result.text.includes(passphrase))
