@@ -3,20 +3,17 @@ import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
 import { chmodSync, copyFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { isRoot, cli, packageRoot, runProgram, sifcrypt, sifcryptOk, userId } from "../support/cli.ts"
+import { isRoot, cli, sifcrypt, sifcryptOk, userId } from "../support/cli.ts"
 import { passphrase, testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { describeTree, makeRootTree } from "../support/trees.ts"
 import { images as vectors, vector } from "../vectors/load.ts"
-import { assertStep, inOwnGuest, inPeer, peerRoot, SharedFolder, type Step } from "./peer.ts"
+import { assertStep, inOwnGuest, inPeer, inPeerAsUser, peerUser, SharedFolder, type Step } from "./peer.ts"
 
 const versions = isRoot
   ? `${inPeer("apptainer", "--version").trim()}, ${inPeer("cryptsetup", "--version").trim()}`
   : "Apptainer"
-
-/** The user that peer-run.sh and the peer's passwd know. */
-const peerUser = 1000
 
 const showDmCrypt = "cat /data/hello /sys/block/dm-0/dm/uuid"
 
@@ -221,39 +218,5 @@ describe(`interop with ${versions.replace(/ flags:.*/, "")}`, function () {
       assert.equal(results.leftLoops.stdout, "")
       assert.match(results.leftMappings.stdout, /No devices found/)
     })
-
-    it("are refused here when they are encrypted with gocryptfs, by name", async () => {
-      const place = newFolder("gocryptfs", peerUser)
-      copyFileSync(keys.publicKey, path.join(place, "key.pub.pem"))
-      execFileSync("cp", ["-a", tree, path.join(place, "tree")])
-      // Apptainer cannot give away what belongs to nobody it knows.
-      execFileSync("chown", ["-R", `${peerUser}:${peerUser}`, place])
-      const built = await inPeerAsUser(place, [
-        "apptainer",
-        "build",
-        "--pem-path",
-        "key.pub.pem",
-        "gocryptfs.sif",
-        "tree",
-      ])
-      assert.equal(built.status, 0, built.stderr)
-      const { status, stderr } = await sifcrypt([
-        "ls",
-        "--pem-path",
-        keys.privateKey,
-        path.join(place, "gocryptfs.sif"),
-      ])
-      assert.equal(status, 21)
-      assert.match(stderr, /gocryptfs\.sif: .*gocryptfs/)
-    })
   })
-
-  function inPeerAsUser(place: string, command: readonly string[]): ReturnType<typeof runProgram> {
-    const script = path.join(packageRoot, "test", "support", "peer-run.sh")
-    return runProgram([script, "--bind", place, String(peerUser), ...command], {
-      as: "self",
-      env: { SIFCRYPT_PEER_ROOT: peerRoot },
-      timeoutMs: 120_000,
-    })
-  }
 })

@@ -21,6 +21,19 @@ export function inPeer(program: string, ...args: readonly string[]): string {
   })
 }
 
+/** The user that peer-run.sh and the peer's passwd know. */
+export const peerUser = 1000
+
+/** Runs a command of the peer on this machine's kernel, as {@link peerUser} in a folder that both see. */
+export function inPeerAsUser(place: string, command: readonly string[]): ReturnType<typeof runProgram> {
+  const script = path.join(packageRoot, "test", "support", "peer-run.sh")
+  return runProgram([script, "--bind", place, String(peerUser), ...command], {
+    as: "self",
+    env: { SIFCRYPT_PEER_ROOT: peerRoot },
+    timeoutMs: 120_000,
+  })
+}
+
 /** What a step in a guest did. */
 export interface Step {
   readonly status: number
