@@ -31,6 +31,16 @@ export type { ImageMetadata } from "./container/metadata.ts"
 export { inspect } from "./container/inspect.ts"
 export type { GocryptfsFacts, ImageFacts, LuksFacts } from "./container/inspect.ts"
 export type { CredentialOptions } from "./container/credentials.ts"
+export { addRecipients, listRecipients, removeRecipient, rotateRecipients } from "./container/recipients.ts"
+export type {
+  AddRecipientsOptions,
+  Reader,
+  Recipient,
+  RecipientChange,
+  RecipientChangeOptions,
+  RemoveRecipientOptions,
+  RotateRecipientsOptions,
+} from "./container/recipients.ts"
 export { listMounts, unmount } from "./container/mounts.ts"
 export type { MountInfo } from "./container/mounts.ts"
 export { verify } from "./signing/verify.ts"

@@ -108,7 +108,7 @@ export const passphraseKdfLimits: Readonly<Record<"memory" | "argon2id" | "pbkdf
 }
 
 /** The cost of stretching a passphrase, checked. */
-function passphraseKdfFor(wanted: PassphraseKdf = { type: "argon2id" }): NativeKdf {
+export function passphraseKdfFor(wanted: PassphraseKdf = { type: "argon2id" }): NativeKdf {
   const preset = wanted.type === "pbkdf2" ? FIPS_PASSPHRASE_KDF : PASSPHRASE_KDF
   const check = (what: string, value: number, [least, most]: readonly [number, number]): number => {
     if (!Number.isInteger(value) || value < least || value > most)

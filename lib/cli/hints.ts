@@ -18,6 +18,7 @@ const hints: Partial<Record<ErrorCode, string>> = {
     "let the program that made it write it anew: `openssl pkcs12 -in FILE -out key.pem`, `ssh-keygen -p -Z aes256-ctr -f KEY`",
   ERR_KEY_COMMAND: "run the command by itself to see what it says; its standard output must be the key file",
   ERR_KEY_WEAK: "make a new pair: `openssl genrsa -traditional -out key.pem 4096`",
+  ERR_KEY_RECIPIENT: "`sifcrypt recipient list IMAGE` shows who can open it",
   ERR_LUKS_PASSPHRASE: "check the passphrase; a trailing newline counts when it comes from a variable",
   ERR_GOCRYPTFS_PASSPHRASE: "check the passphrase; gocryptfs takes what stands before its first line end",
   ERR_GOCRYPTFS_COST: "if you trust the image, --max-kdf-memory MIB raises the limit",

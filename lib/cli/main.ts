@@ -9,6 +9,7 @@ import { addContentCommands } from "./commands/content.ts"
 import { addConvertCommands } from "./commands/convert.ts"
 import { addInspectCommand } from "./commands/inspect.ts"
 import { addMountCommands } from "./commands/mount.ts"
+import { addRecipientCommands } from "./commands/recipient.ts"
 import { addRunCommands } from "./commands/run.ts"
 import { addSifCommands } from "./commands/sif.ts"
 import { addVerifyCommand } from "./commands/verify.ts"
@@ -57,6 +58,7 @@ async function main(): Promise<number> {
     })
   addBuildCommand(program)
   addConvertCommands(program)
+  addRecipientCommands(program)
   addSifCommands(program)
   addVerifyCommand(program)
   addContentCommands(program)

@@ -226,15 +226,6 @@ export class SifChange {
     await this.#reread()
   }
 
-  /** Writes into an object's data. */
-  async write(bytes: Uint8Array, position: Bytes): Promise<void> {
-    await this.#file.write(bytes, position)
-  }
-
-  async sync(): Promise<void> {
-    await this.#file.sync()
-  }
-
   /** Counts in the header; readers do not rely on them. Cuts the file where something was taken from its end. */
   async finish(): Promise<void> {
     const { header, objects, reader } = this.#image
@@ -338,19 +329,21 @@ async function openLocked(path: string): Promise<FileHandle | undefined> {
 }
 
 /**
- * Changes an image in place, alone: others who want to change it wait.
+ * Changes an image in place, alone: others who want to change it wait. What `change` writes into the data of objects by
+ * itself, it also syncs.
  *
  * @throws SifError `ERR_SIF_BUSY` when that takes too long, or what {@link openSif} finds; system errors.
  */
 export async function changeSif<T>(
   path: string,
-  change: (image: SifChange) => Promise<T>,
+  change: (image: SifChange, file: FileHandle) => Promise<T>,
   options: ChangeOptions = {},
 ): Promise<T> {
   let file: FileHandle | undefined
   while (file === undefined) file = await openLocked(path)
   try {
-    return await changeFile(changeable(file), path, change, options)
+    const handle = file
+    return await changeFile(changeable(handle), path, async (image) => await change(image, handle), options)
   } catch (error) {
     throw named(error, path)
   } finally {

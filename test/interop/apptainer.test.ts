@@ -21,11 +21,19 @@ describe(`interop with ${versions.replace(/ flags:.*/, "")}`, function () {
   const keys = testKeys()
   const tree = makeRootTree()
   /** Built here by an ordinary user. */
-  const ours = { rsa: "rsa.sif", both: "both.sif", plain: "plain.sif" }
+  const ours = {
+    rsa: "rsa.sif",
+    both: "both.sif",
+    plain: "plain.sif",
+    three: "three.sif",
+    changed: "changed.sif",
+  }
   let shared: SharedFolder
   let folder: string
   let steps: Record<
     | "rsa"
+    | "three"
+    | "changed"
     | "passphrase"
     | "wrongKey"
     | "plain"
@@ -45,6 +53,15 @@ describe(`interop with ${versions.replace(/ flags:.*/, "")}`, function () {
       sifcryptOk(["build", ...options, path.join(folder, name), tree])
     await build(ours.rsa, "--pem-path", keys.publicKey)
     await build(ours.both, "--pem-path", keys.publicKey, "--passphrase-file", keys.passphraseFile)
+    const second = ["--pem-path", keys.otherPublicKey, "--passphrase-file", keys.passphraseFile]
+    await build(ours.three, "--pem-path", keys.publicKey, ...second)
+    // Somebody goes, the secret changes, and somebody comes behind the peer's key.
+    const changed = path.join(folder, ours.changed)
+    const opener = ["--pem-path", keys.privateKey]
+    await build(ours.changed, "--pem-path", keys.publicKey, "--pem-path", keys.otherPublicKey)
+    await sifcryptOk(["recipient", "remove", ...opener, changed, keys.otherPublicKey])
+    await sifcryptOk(["recipient", "rotate", ...opener, changed])
+    await sifcryptOk(["recipient", "add", ...opener, "--recipient", keys.otherPublicKey, changed])
     await build(ours.plain, "--compression", "gzip")
     for (const name of Object.values(ours)) shared.take(path.join(folder, name))
     const key = shared.take(keys.privateKey)
@@ -54,6 +71,8 @@ describe(`interop with ${versions.replace(/ flags:.*/, "")}`, function () {
     const secret = `APPTAINER_ENCRYPTION_PASSPHRASE=${passphrase}`
     steps = await shared.inPeerGuest({
       rsa: ["apptainer", "exec", "--pem-path", key, ours.rsa, "/bin/sh", "-c", showDmCrypt],
+      three: ["apptainer", "exec", "--pem-path", key, ours.three, "/bin/sh", "-c", showDmCrypt],
+      changed: ["apptainer", "exec", "--pem-path", key, ours.changed, "/bin/sh", "-c", showDmCrypt],
       passphrase: ["env", secret, "apptainer", "exec", ours.both, "/bin/sh", "-c", showDmCrypt],
       wrongKey: ["apptainer", "exec", "--pem-path", otherKey, ours.rsa, "/bin/true"],
       plain: ["apptainer", "exec", ours.plain, "/bin/sh", "-c", "cat /data/hello; exit 7"],
@@ -73,6 +92,16 @@ describe(`interop with ${versions.replace(/ flags:.*/, "")}`, function () {
     it("run there as root through dm-crypt, with the RSA key", () => {
       assertStep(steps.rsa, 0)
       assert.match(steps.rsa.stdout, /^hello\nCRYPT-LUKS2-/)
+    })
+
+    it("run there with the first of three recipients", () => {
+      assertStep(steps.three, 0)
+      assert.match(steps.three.stdout, /^hello\nCRYPT-LUKS2-/)
+    })
+
+    it("run there after recipients were removed, rotated and added", () => {
+      assertStep(steps.changed, 0)
+      assert.match(steps.changed.stdout, /^hello\nCRYPT-LUKS2-/)
     })
 
     it("run there as root through dm-crypt, with the passphrase of an image for several", () => {

@@ -9,6 +9,7 @@ import { addCertCommands } from "../../lib/cli/commands/cert.ts"
 import { addContentCommands } from "../../lib/cli/commands/content.ts"
 import { addInspectCommand } from "../../lib/cli/commands/inspect.ts"
 import { addMountCommands } from "../../lib/cli/commands/mount.ts"
+import { addRecipientCommands } from "../../lib/cli/commands/recipient.ts"
 import { addRunCommands } from "../../lib/cli/commands/run.ts"
 import { addSifCommands } from "../../lib/cli/commands/sif.ts"
 import { addVerifyCommand } from "../../lib/cli/commands/verify.ts"
@@ -42,6 +43,7 @@ function program(): Command {
   const command = new Command("sifcrypt").version("0", "-V, --version").enablePositionalOptions()
   addBuildCommand(command)
   addConvertCommands(command)
+  addRecipientCommands(command)
   addSifCommands(command)
   addVerifyCommand(command)
   addContentCommands(command)

@@ -44,6 +44,7 @@ const expected: Readonly<Record<ErrorCode, number>> = {
   ERR_KEY_WEAK: 22,
   ERR_KEY_COMMAND: 22,
   ERR_KEY_MESSAGE: 22,
+  ERR_KEY_RECIPIENT: 22,
   ERR_LUKS_HEADER: 21,
   ERR_LUKS_PASSPHRASE: 22,
   ERR_LUKS_UNSUPPORTED: 21,

@@ -1,0 +1,48 @@
+// How a new passphrase is stretched, as options.
+import { InvalidArgumentError, type Command } from "commander"
+import { passphraseKdfLimits, type PassphraseKdf } from "../index.ts"
+
+export interface KdfFlags {
+  readonly pbkdf?: PassphraseKdf
+  /** MiB. */
+  readonly pbkdfMemory?: number
+}
+
+function parseKdf(text: string): PassphraseKdf {
+  const match = /^(argon2id|pbkdf2)(?::(\d{1,10}))?$/.exec(text)
+  if (match === null)
+    throw new InvalidArgumentError("It is argon2id or pbkdf2, with :ITERATIONS if you like.")
+  const type = match[1] as PassphraseKdf["type"]
+  if (match[2] === undefined) return { type }
+  const iterations = Number(match[2])
+  const [least, most] = passphraseKdfLimits[type]
+  if (iterations < least || iterations > most)
+    throw new InvalidArgumentError(`The iterations of ${type} are ${least} to ${most}.`)
+  return { type, iterations }
+}
+
+function parseMebibytes(text: string): number {
+  const most = passphraseKdfLimits.memory[1] / 1024
+  const value = /^\d{1,7}$/.test(text) ? Number(text) : 0
+  if (value < 1 || value > most) throw new InvalidArgumentError(`It is 1 to ${most} MiB.`)
+  return value
+}
+
+/** Adds the options of {@link KdfFlags}. */
+export function addKdfOptions(command: Command): Command {
+  return command
+    .option(
+      "--pbkdf <function[:iterations]>",
+      "stretches a passphrase: argon2id (default) or pbkdf2",
+      parseKdf,
+    )
+    .option("--pbkdf-memory <mib>", "memory that Argon2 takes, MiB (default 256)", parseMebibytes)
+}
+
+/** Both options together. */
+export function passphraseKdf(flags: KdfFlags, command: Command): PassphraseKdf | undefined {
+  if (flags.pbkdfMemory === undefined) return flags.pbkdf
+  if (flags.pbkdf?.type === "pbkdf2")
+    command.error("error: --pbkdf-memory is Argon2's; pbkdf2 takes no memory")
+  return { ...(flags.pbkdf ?? { type: "argon2id" }), memory: flags.pbkdfMemory * 1024 }
+}

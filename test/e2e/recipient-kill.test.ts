@@ -1,0 +1,81 @@
+// SIGKILL of a change of recipients at random moments: the image opens with the old recipients or with the new ones.
+// SIFCRYPT_KILLS sets how often.
+import assert from "node:assert/strict"
+import { createPublicKey } from "node:crypto"
+import { copyFileSync, readFileSync } from "node:fs"
+import path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import { listRecipients, open, type Recipient } from "../../lib/index.ts"
+import { fingerprint } from "../../lib/key/fingerprint.ts"
+import { finish, sifcryptOk, startSifcrypt, userId } from "../support/cli.ts"
+import { testKeys } from "../support/keys.ts"
+import { newFolder } from "../support/scratch.ts"
+import { makeRootTree } from "../support/trees.ts"
+
+const kills = Number(process.env["SIFCRYPT_KILLS"] ?? 100)
+const keys = testKeys()
+const bob = fingerprint(createPublicKey(readFileSync(keys.otherPublicKey)))
+
+async function opens(
+  image: string,
+  credentials: { pemPaths?: string[]; passphraseFile?: string },
+): Promise<boolean> {
+  try {
+    await using opened = await open(image, { credentials })
+    return (await opened.readFile("/data/hello")).toString() === "hello\n"
+  } catch (error) {
+    const { code } = error as { code?: string }
+    assert.match(code ?? "", /^ERR_(?:KEY_MISMATCH|LUKS_HEADER|LUKS_PASSPHRASE)$/, String(error))
+    return false
+  }
+}
+
+describe("a change of recipients, killed", () => {
+  const folder = newFolder("recipient-kill", userId)
+  const original = path.join(folder, "original.sif")
+  const image = path.join(folder, "image.sif")
+  let longest = 0
+
+  before(async () => {
+    const recipients = ["--pem-path", keys.publicKey, "--pem-path", keys.otherPublicKey]
+    await sifcryptOk(["build", ...recipients, original, makeRootTree()])
+    copyFileSync(original, image)
+    const started = performance.now()
+    await sifcryptOk(["recipient", "rotate", "--pem-path", keys.privateKey, image], { as: "self" })
+    longest = performance.now() - started
+  })
+
+  for (const args of [["rotate"], ["remove", bob]] as const)
+    it(`A6: ${args[0]} leaves an image that opens, ${kills} times`, async function () {
+      this.timeout(kills * 10_000)
+      const seen = { old: 0, new: 0 }
+      for (let i = 0; i < kills; i++) {
+        copyFileSync(original, image)
+        const [command, ...whom] = args
+        const child = startSifcrypt(["recipient", command, "--pem-path", keys.privateKey, image, ...whom], {
+          as: "self",
+        })
+        const end = finish(child)
+        // Most of it is the start of the program, before anything is written.
+        await sleep(longest * (0.3 + 0.7 * Math.random()))
+        child.kill("SIGKILL")
+        await end
+        const recipients: Recipient[] = await listRecipients(image)
+        const current = recipients.filter(({ stale }) => !stale).map(({ fingerprint: name }) => name)
+        assert.ok(await opens(image, { pemPaths: [keys.privateKey] }), "who stays gets in")
+        const listed = current.includes(bob)
+        assert.equal(await opens(image, { pemPaths: [keys.otherPrivateKey] }), listed)
+        if (command === "rotate") assert.ok(listed)
+        seen[listed ? "old" : "new"]++
+        // The next change clears up.
+        await sifcryptOk(["recipient", "rotate", "--pem-path", keys.privateKey, image], { as: "self" })
+        const after = await listRecipients(image)
+        assert.ok(after.every(({ stale }) => !stale))
+        assert.deepEqual(
+          after.map(({ fingerprint: name }) => name),
+          current,
+        )
+      }
+      if (args[0] === "remove") assert.ok(seen.old > 0, "not always killed too late")
+    })
+})

@@ -1,0 +1,400 @@
+// Who may open an image, changed in place by an ordinary user.
+import assert from "node:assert/strict"
+import { execFileSync } from "node:child_process"
+import { createHash, createPublicKey } from "node:crypto"
+import { chmodSync, chownSync, copyFileSync, readFileSync, writeFileSync } from "node:fs"
+import path from "node:path"
+import { addRecipients, removeRecipient, sif, type Recipient } from "../../lib/index.ts"
+import { fingerprint } from "../../lib/key/fingerprint.ts"
+import { cryptoMessageExtra } from "../../lib/sif/format.ts"
+import { encodeCryptoMessage } from "../../lib/key/crypto-message.ts"
+import { isRoot, sifcrypt, sifcryptOk, userId, type Result } from "../support/cli.ts"
+import { testKeys } from "../support/keys.ts"
+import { newFolder } from "../support/scratch.ts"
+import { makeRootTree } from "../support/trees.ts"
+import { vector } from "../vectors/load.ts"
+
+const keys = testKeys()
+const tree = makeRootTree()
+const cheap = ["--pbkdf", "pbkdf2:2000"]
+const nameOf = (file: string): string => fingerprint(createPublicKey(readFileSync(file)))
+const alice = { public: keys.publicKey, private: keys.privateKey, name: nameOf(keys.publicKey) }
+const bob = { public: keys.otherPublicKey, private: keys.otherPrivateKey, name: nameOf(keys.otherPublicKey) }
+
+describe("sifcrypt recipient", function () {
+  this.timeout(60_000)
+  const folder = newFolder("recipients", userId)
+  let count = 0
+
+  async function build(...options: string[]): Promise<string> {
+    const image = path.join(folder, `${++count}.sif`)
+    await sifcryptOk(["build", ...cheap, ...options, image, tree])
+    return image
+  }
+  const recipient = (...args: string[]): Promise<Result> => sifcrypt(["recipient", ...args])
+  const recipientOk = (...args: string[]): Promise<Result> => sifcryptOk(["recipient", ...args])
+  async function list(image: string): Promise<Recipient[]> {
+    return JSON.parse((await recipientOk("list", "--json", image)).text) as Recipient[]
+  }
+  async function opens(image: string, ...credentials: string[]): Promise<boolean> {
+    const { status, text } = await sifcrypt(["cat", ...credentials, image, "/data/hello"])
+    assert.ok(status === 0 ? text === "hello\n" : status === 22 || status === 21, String(status))
+    return status === 0
+  }
+  const withKey = (key: string): string[] => ["--pem-path", key]
+  const withPassphrase = ["--passphrase-file", keys.passphraseFile]
+
+  /** The encrypted payload: nothing may touch it. */
+  async function payload(image: string): Promise<string> {
+    await using opened = await sif.openSif(image)
+    const { offset, size } = opened.primary()
+    const bytes = readFileSync(image).subarray(offset, offset + size)
+    return createHash("sha256")
+      .update(bytes.subarray(4 << 20))
+      .digest("hex")
+  }
+
+  it("A6: lists without a key who may open an image, and with what", async () => {
+    const image = await build(...withKey(alice.public), ...withKey(bob.public), ...withPassphrase)
+    const recipients = await list(image)
+    assert.deepEqual(
+      recipients.map(({ kind, id, fingerprint: name, modulusBits, keyslot, kdf, stale, readableBy }) => [
+        kind,
+        id,
+        name,
+        modulusBits,
+        keyslot,
+        kdf,
+        stale,
+        readableBy,
+      ]),
+      [
+        ["rsa", 2, alice.name, 2048, 0, "pbkdf2", false, ["sifcrypt", "apptainer", "singularity"]],
+        ["rsa", 3, bob.name, 2048, 0, "pbkdf2", false, ["sifcrypt"]],
+        [
+          "passphrase",
+          undefined,
+          undefined,
+          undefined,
+          1,
+          "pbkdf2",
+          false,
+          ["sifcrypt", "apptainer", "singularity", "cryptsetup"],
+        ],
+      ],
+    )
+    const { text } = await recipientOk("list", image)
+    assert.match(text, /^KIND +OBJECT +KEYSLOT +KEY +COST +READABLE BY\nrsa +2 +0 +SHA256:/)
+    assert.match(
+      text,
+      /\npassphrase +- +1 +- +pbkdf2, 2000 iterations +sifcrypt, apptainer, singularity, cryptsetup\n$/,
+    )
+  })
+
+  it("names nobody in an image that was built with --anonymous, which both keys open", async () => {
+    const image = await build("--anonymous", ...withKey(alice.public), ...withKey(bob.public))
+    assert.deepEqual(
+      (await list(image)).map(({ fingerprint: name, modulusBits }) => [name, modulusBits]),
+      [
+        [undefined, undefined],
+        [undefined, undefined],
+      ],
+    )
+    assert.ok(!readFileSync(image).includes("PUBLIC KEY"))
+    assert.ok(await opens(image, ...withKey(alice.private)))
+    assert.ok(await opens(image, ...withKey(bob.private)))
+  })
+
+  it("A6: adds an RSA recipient and a passphrase, and does not touch the payload", async () => {
+    const image = await build(...withKey(alice.public))
+    const before = await payload(image)
+    assert.ok(!(await opens(image, ...withKey(bob.private))))
+    await recipientOk("add", ...withKey(alice.private), "--recipient", bob.public, image)
+    assert.ok(await opens(image, ...withKey(bob.private)))
+    await recipientOk(
+      "add",
+      ...withKey(bob.private),
+      ...cheap,
+      "--recipient-passphrase-file",
+      keys.passphraseFile,
+      image,
+    )
+    assert.ok(await opens(image, ...withPassphrase))
+    assert.ok(await opens(image, ...withKey(alice.private)))
+    assert.equal(await payload(image), before)
+    assert.deepEqual(
+      (await list(image)).map(({ kind, fingerprint: name }) => name ?? kind),
+      [alice.name, bob.name, "passphrase"],
+    )
+  })
+
+  it("adds an RSA recipient with a passphrase: a secret and keyslot of its own", async () => {
+    const image = await build(...withPassphrase)
+    await recipientOk("add", ...withPassphrase, "--recipient", alice.public, image)
+    await recipientOk("add", ...withPassphrase, "--recipient", bob.public, image)
+    assert.deepEqual(
+      (await list(image)).map(({ kind, keyslot }) => [kind, keyslot]),
+      [
+        ["rsa", 1],
+        ["rsa", 2],
+        ["passphrase", 0],
+      ],
+    )
+    for (const key of [alice, bob]) assert.ok(await opens(image, ...withKey(key.private)))
+    // one secret for all from here on
+    await recipientOk("rotate", ...withPassphrase, image)
+    assert.deepEqual(new Set((await list(image)).map(({ keyslot }) => keyslot)).size, 2)
+    for (const key of [alice, bob]) assert.ok(await opens(image, ...withKey(key.private)))
+  })
+
+  /** The crypto messages as they are, to put them back later. */
+  async function messagesOf(image: string): Promise<{ data: Buffer; extra: Buffer; name: string }[]> {
+    await using opened = await sif.openSif(image)
+    const messages = opened.objects.filter(({ type }) => type === sif.DataType.cryptoMessage)
+    return await Promise.all(
+      messages.map(async (message) => ({
+        name: message.name,
+        extra: message.extra,
+        data: Buffer.from(await opened.data(message, 1 << 20)),
+      })),
+    )
+  }
+
+  for (const how of ["fingerprint", "object ID", "key file"] as const)
+    it(`A6: removes a recipient by ${how}, whose old message opens nothing any more`, async () => {
+      const image = await build(...withKey(alice.public), ...withKey(bob.public), ...withPassphrase)
+      const before = await payload(image)
+      const old = await messagesOf(image)
+      const whom = { fingerprint: bob.name, "object ID": "3", "key file": bob.public }[how]
+      const { stderr } = await recipientOk("remove", ...withKey(alice.private), image, whom)
+      assert.match(stderr, /kept the volume key .* `sifcrypt reencrypt IMAGE OUTPUT`/)
+      assert.ok(await opens(image, ...withKey(alice.private)))
+      assert.ok(await opens(image, ...withPassphrase))
+      assert.ok(!(await opens(image, ...withKey(bob.private))))
+      assert.deepEqual(
+        (await list(image)).map(({ kind, fingerprint: name }) => name ?? kind),
+        [alice.name, "passphrase"],
+      )
+      assert.equal(await payload(image), before)
+      // Bob kept the whole message. It fits no keyslot, whatever it says of itself.
+      const bytes = readFileSync(image)
+      for (const { data } of old) assert.ok(!bytes.includes(data))
+      for (const extra of [old[1]?.extra, cryptoMessageExtra()]) {
+        const copy = path.join(folder, `kept-${++count}.sif`)
+        copyFileSync(image, copy)
+        chmodSync(copy, 0o666)
+        const link = { to: "object", id: 1 } as const
+        await sif.addObject(
+          copy,
+          { type: sif.DataType.cryptoMessage, link, ...(extra && { extra }) },
+          old[1]?.data ?? Buffer.alloc(0),
+        )
+        assert.ok(!(await opens(copy, ...withKey(bob.private))))
+      }
+    })
+
+  it("A6: removes a passphrase with its keyslot, as cryptsetup sees as well", async () => {
+    const image = await build(...withKey(alice.public), ...withPassphrase)
+    const partition = async (): Promise<string> => {
+      await using opened = await sif.openSif(image)
+      const { offset, size } = opened.primary()
+      const file = path.join(folder, `${++count}.luks`)
+      writeFileSync(file, readFileSync(image).subarray(offset, offset + size))
+      return file
+    }
+    const test = (file: string): void => {
+      execFileSync("cryptsetup", ["open", "--test-passphrase", "--key-file", "-", file], {
+        input: readFileSync(keys.passphraseFile).subarray(0, -1),
+        stdio: "pipe",
+      })
+    }
+    test(await partition())
+    await recipientOk("remove", ...withKey(alice.private), "--keyslot", "1", image)
+    const after = await partition()
+    assert.throws(() => {
+      test(after)
+    }, /No key available|No usable keyslot/)
+    execFileSync("cryptsetup", ["luksDump", after])
+    assert.ok(await opens(image, ...withKey(alice.private)))
+  })
+
+  it("refuses to remove the last recipient, nobody, and a keyslot of the RSA recipients", async () => {
+    const image = await build(...withKey(alice.public))
+    const before = readFileSync(image)
+    for (const [whom, message] of [
+      [[alice.name], /object 2 is the last recipient/],
+      [[bob.name], /is none of its RSA recipients/],
+      [["17"], /17 is none of its RSA recipients/],
+      [["--keyslot", "0"], /keyslot 0 belongs to the RSA recipients/],
+      [["--keyslot", "5"], /there is no keyslot 5/],
+    ] as const) {
+      const { status, stderr } = await recipient("remove", ...withKey(alice.private), image, ...whom)
+      assert.equal(status, 22, stderr)
+      assert.match(stderr, message)
+    }
+    assert.ok(readFileSync(image).equals(before))
+    const onlyPassphrase = await build(...withPassphrase)
+    const last = await recipient("remove", ...withPassphrase, "--keyslot", "0", onlyPassphrase)
+    assert.equal(last.status, 22)
+    assert.match(last.stderr, /keyslot 0 is all that opens it/)
+    assert.equal((await recipient("rotate", ...withPassphrase, onlyPassphrase)).status, 22)
+    assert.equal(
+      (await recipient("add", ...withKey(alice.private), "--recipient", alice.public, image)).status,
+      22,
+    )
+    assert.equal((await recipient("add", ...withKey(alice.private), image)).status, 22)
+    assert.equal((await recipient("remove", ...withKey(alice.private), image)).status, 20)
+  })
+
+  it("refuses a wrong credential, and a plain image", async () => {
+    const image = await build(...withKey(alice.public))
+    const before = readFileSync(image)
+    const { status, stderr } = await recipient(
+      "add",
+      ...withKey(bob.private),
+      "--recipient",
+      bob.public,
+      image,
+    )
+    assert.equal(status, 22)
+    assert.match(stderr, /was not encrypted for this key/)
+    assert.ok(readFileSync(image).equals(before))
+    const plain = path.join(folder, "plain.sif")
+    await sifcryptOk(["build", plain, tree])
+    const refused = await recipient("list", plain)
+    assert.equal(refused.status, 22)
+    assert.match(refused.stderr, /not encrypted/)
+  })
+
+  it("needs the keys of anonymous recipients who stay, and says whose", async () => {
+    const image = await build("--anonymous", ...withKey(alice.public), ...withKey(bob.public))
+    const { status, stderr } = await recipient("rotate", ...withKey(alice.private), image)
+    assert.equal(status, 22)
+    assert.match(stderr, /is not in the image: object 3/)
+    await recipientOk("rotate", ...withKey(alice.private), "--recipient", bob.public, image)
+    for (const key of [alice, bob]) assert.ok(await opens(image, ...withKey(key.private)))
+    assert.ok(!readFileSync(image).includes("PUBLIC KEY"), "they stay anonymous")
+  })
+
+  it("does not wrap the new secret for a key that somebody smuggled into the image", async () => {
+    const image = await build(...withKey(alice.public))
+    chmodSync(image, 0o666)
+    const key = createPublicKey(readFileSync(bob.public))
+    await using opened = await sif.openSif(image)
+    const [message] = await messagesOf(image)
+    assert.ok(message !== undefined)
+    await sif.addObject(
+      image,
+      {
+        type: sif.DataType.cryptoMessage,
+        name: bob.name,
+        link: { to: "object", id: opened.primary().id },
+        extra: message.extra,
+      },
+      encodeCryptoMessage(Buffer.alloc(256, 1), key),
+    )
+    const { status, stderr } = await recipient("rotate", ...withKey(alice.private), image)
+    assert.equal(status, 22)
+    assert.match(
+      stderr,
+      /object 3: the public key in it .* was not put there by a recipient, and is not used/,
+    )
+    assert.ok(stderr.includes(bob.name))
+    await recipientOk("remove", ...withKey(alice.private), image, "3")
+    assert.ok(await opens(image, ...withKey(alice.private)))
+    assert.ok(!(await opens(image, ...withKey(bob.private))))
+  })
+
+  it("reports the signatures that a change breaks, and removes them on request", async () => {
+    const image = await build(...withKey(alice.public))
+    chmodSync(image, 0o666)
+    const sign = (link: sif.SifLink): Promise<number> =>
+      sif.addObject(image, { type: sif.DataType.signature, link }, Buffer.from("signature"))
+    const group = await sign({ to: "group", group: 1 })
+    const other = await sign({ to: "group", group: 2 })
+    const first = await recipientOk("rotate", "--json", ...withKey(alice.private), image)
+    assert.match(first.stderr, new RegExp(`the signature ${group} did not survive`))
+    assert.deepEqual((JSON.parse(first.text) as { brokenSignatures: number[] }).brokenSignatures, [group])
+    await recipientOk("rotate", "--remove-signatures", ...withKey(alice.private), image)
+    await using opened = await sif.openSif(image)
+    const left = opened.objects.filter(({ type }) => type === sif.DataType.signature).map(({ id }) => id)
+    assert.deepEqual(left, [other])
+  })
+
+  describe("with an image of the peer's", () => {
+    const key = path.join(folder, "peer.pem")
+    let image: string
+    before(() => {
+      writeFileSync(key, vector("peer/rsa_pri.pem"), { mode: 0o644 })
+    })
+    beforeEach(() => {
+      image = path.join(folder, `peer-${++count}.sif`)
+      writeFileSync(image, vector("peer/luks-rsa2048.sif"))
+      if (isRoot) chownSync(image, userId, userId)
+    })
+    const readable = async (credential: readonly string[]): Promise<boolean> =>
+      (await sifcrypt(["ls", ...credential, image])).status === 0
+
+    it("rotates, and names its recipient from then on", async () => {
+      await recipientOk("rotate", ...withKey(key), image)
+      assert.ok(await readable(withKey(key)))
+      const [only, ...others] = await list(image)
+      assert.deepEqual(others, [])
+      assert.equal(only?.fingerprint, fingerprint(createPublicKey(vector("peer/rsa_pri.pem"))))
+      assert.equal(only.kdf, "pbkdf2")
+      // a second time with what the image has
+      await recipientOk("rotate", ...withKey(key), image)
+      assert.ok(await readable(withKey(key)))
+    })
+
+    it("adds recipients behind the peer's, and removes them", async () => {
+      await recipientOk("add", ...withKey(key), "--recipient", alice.public, image)
+      await recipientOk(
+        "add",
+        ...withKey(alice.private),
+        ...cheap,
+        "--recipient-passphrase-file",
+        keys.passphraseFile,
+        image,
+      )
+      for (const credential of [withKey(key), withKey(alice.private), withPassphrase])
+        assert.ok(await readable(credential))
+      const [first, second, third] = await list(image)
+      assert.deepEqual(
+        [first?.fingerprint, second?.fingerprint, third?.kind],
+        [undefined, alice.name, "passphrase"],
+      )
+      assert.deepEqual(first?.readableBy, ["sifcrypt", "apptainer", "singularity"])
+      await recipientOk("remove", ...withKey(key), image, alice.name)
+      assert.ok(!(await readable(withKey(alice.private))))
+      assert.ok(await readable(withKey(key)))
+      assert.ok(await readable(withPassphrase))
+    })
+  })
+
+  it("lets two changes of one image happen one after the other", async () => {
+    const image = await build(...withPassphrase)
+    await Promise.all([
+      recipientOk("add", ...withPassphrase, "--recipient", alice.public, image),
+      recipientOk("add", ...withPassphrase, "--recipient", bob.public, image),
+    ])
+    for (const key of [alice, bob]) assert.ok(await opens(image, ...withKey(key.private)))
+  })
+
+  it("is in the API as well", async () => {
+    const image = await build(...withKey(alice.public))
+    chmodSync(image, 0o666)
+    const credentials = { pemPaths: [alice.private] }
+    const added = await addRecipients(image, { credentials, recipients: { pemPaths: [bob.public] } })
+    assert.equal(added.recipients.length, 2)
+    await assert.rejects(removeRecipient(image, { credentials, recipient: "SHA256:AAAA" }), {
+      name: "KeyError",
+      code: "ERR_KEY_RECIPIENT",
+    })
+    const removed = await removeRecipient(image, { credentials, recipientFile: bob.public })
+    assert.deepEqual(
+      removed.recipients.map(({ fingerprint: name }) => name),
+      [alice.name],
+    )
+  })
+})
