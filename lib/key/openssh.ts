@@ -8,7 +8,7 @@ import {
 } from "node:crypto"
 import { encodeIntegers } from "./der.ts"
 import { damaged, unsupported, wrongPassword, wrongType, type FoundKey, type FoundKeys } from "./found-key.ts"
-import { allocateSecret } from "./secret.ts"
+import { allocateSecret, decipherSecret } from "./secret.ts"
 
 /** Reads the fields of SSH's encoding; each throws a RangeError past the end. */
 class Fields {
@@ -200,7 +200,6 @@ async function decrypt(container: Container, password: Buffer, origin: string): 
   if (password.length === 0) throw wrongPassword(origin, PRIVATE)
   const { default: bcrypt } = await import("bcrypt-pbkdf")
   const derived = allocateSecret(cipher.keySize + cipher.ivSize)
-  const parts: Buffer[] = []
   try {
     if (bcrypt.pbkdf(password, password.length, salt, salt.length, derived, derived.length, rounds) !== 0)
       throw new RangeError("no key can be derived")
@@ -210,25 +209,16 @@ async function decrypt(container: Container, password: Buffer, origin: string): 
       const decipher = createDecipheriv(cipher.name as CipherGCMTypes, key, iv, {
         authTagLength: cipher.tagSize,
       })
-      decipher.setAuthTag(container.tag)
-      parts.push(decipher.update(container.sealed))
-      parts.push(decipher.final())
-    } else {
-      if (container.sealed.length % 16 !== 0) throw new RangeError("no whole blocks")
-      const decipher = createDecipheriv(cipher.name, key, iv).setAutoPadding(false)
-      parts.push(decipher.update(container.sealed))
-      parts.push(decipher.final())
+      return decipherSecret(decipher.setAuthTag(container.tag), container.sealed)
     }
-    const plain = allocateSecret(container.sealed.length)
-    parts[0]?.copy(plain)
-    return plain
+    if (container.sealed.length % 16 !== 0) throw new RangeError("no whole blocks")
+    return decipherSecret(createDecipheriv(cipher.name, key, iv).setAutoPadding(false), container.sealed)
   } catch (cause) {
     // GCM's tag: the one thing that tells before the numbers do.
     if (cause instanceof RangeError) throw cause
     throw wrongPassword(origin, PRIVATE, cause)
   } finally {
     derived.fill(0)
-    for (const part of parts) part.fill(0)
   }
 }
 

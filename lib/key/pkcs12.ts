@@ -27,7 +27,7 @@ import {
   encodeAsn1,
   type Asn1Node,
 } from "./asn1.ts"
-import { allocateSecret } from "./secret.ts"
+import { allocateSecret, decipherSecret } from "./secret.ts"
 
 /** A private key and what certifies it. */
 export interface Pkcs12 {
@@ -217,15 +217,7 @@ function decryptRc2(key: Buffer, iv: Buffer, sealed: Buffer): Buffer {
 function decryptWith(cipher: Cipher, key: Buffer, iv: Buffer, sealed: Buffer): Buffer {
   if (iv.length !== cipher.ivSize) throw new Error("an IV of the wrong size")
   if (cipher.name === "rc2") return decryptRc2(key, iv, sealed)
-  const decipher = createDecipheriv(cipher.name, key, iv)
-  const plain = allocateSecret(sealed.length)
-  const parts = [decipher.update(sealed), decipher.final()]
-  let size = 0
-  for (const part of parts) {
-    size += part.copy(plain, size)
-    part.fill(0)
-  }
-  return plain.subarray(0, size)
+  return decipherSecret(createDecipheriv(cipher.name, key, iv), sealed)
 }
 
 /** PBES2 with PBKDF2, RFC 8018 A.4. */

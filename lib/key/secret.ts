@@ -1,4 +1,5 @@
 // Secrets are bytes with an owner: allocated where no copy of them stays behind, wiped when their owner is done.
+import type { Decipher } from "node:crypto"
 
 /**
  * A buffer for a secret, filled with zeros; whoever asked for it wipes it. `Buffer.alloc` will not do: up to 64 bytes lie
@@ -8,6 +9,33 @@
  */
 export function allocateSecret(size: number): Buffer {
   return Buffer.from(new ArrayBuffer(size))
+}
+
+/** Bytes that are deciphered at a time. */
+const PIECE = 16
+
+/**
+ * Deciphers a secret, to its end. Node moves each output to a place of its size and frees the first one unwiped: as small
+ * pieces they all use the same few bytes, and what was deciphered is not left there as a whole.
+ *
+ * @returns The secret, which the caller wipes.
+ * @throws What the decipher throws; nothing is left of the output then.
+ */
+export function decipherSecret(decipher: Decipher, sealed: Buffer): Buffer {
+  const plain = allocateSecret(sealed.length)
+  let size = 0
+  const take = (part: Buffer): void => {
+    size += part.copy(plain, size)
+    part.fill(0)
+  }
+  try {
+    for (let at = 0; at < sealed.length; at += PIECE) take(decipher.update(sealed.subarray(at, at + PIECE)))
+    take(decipher.final())
+    return plain.subarray(0, size)
+  } catch (error) {
+    plain.fill(0)
+    throw error
+  }
 }
 
 /** A secret that is wiped when disposed. */

@@ -1,7 +1,8 @@
 // What is left in a process's memory of keys, passphrases and secrets once an image is closed: nothing.
 import assert from "node:assert/strict"
 import { createPrivateKey, randomBytes } from "node:crypto"
-import { readFileSync, writeFileSync } from "node:fs"
+import { execFileSync } from "node:child_process"
+import { chmodSync, copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { createInterface } from "node:readline"
 import { pathToFileURL } from "node:url"
@@ -11,6 +12,7 @@ import type { CredentialOptions } from "../../lib/index.ts"
 import { packageRoot, sifcryptOk, startProgram } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { searchMemory, type Needle } from "../support/memory.ts"
+import { openssl } from "../support/openssl.ts"
 import { newFolder } from "../support/scratch.ts"
 import { makeRootTree } from "../support/trees.ts"
 import { vector, vectorPath } from "../vectors/load.ts"
@@ -47,13 +49,13 @@ describe("the memory of a process that opened or built an image", () => {
 
   const passphraseNeedle: Needle = { what: "passphrase", bytes: Buffer.from(passphrase) }
 
-  /** The numbers as OpenSSL keeps them: lowest digits first. */
+  /** The numbers as OpenSSL keeps them, lowest digits first, and as key files do. */
   function privateKeyNeedles(): Needle[] {
     const jwk = createPrivateKey(readFileSync(keys.privateKey)).export({ format: "jwk" })
-    return [jwk.d, jwk.p, jwk.q].map((number) => ({
-      what: "private key",
-      bytes: Buffer.from(number ?? "", "base64url").reverse(),
-    }))
+    return [jwk.d, jwk.p, jwk.q].flatMap((number) => {
+      const bytes = Buffer.from(number ?? "", "base64url")
+      return [bytes, Buffer.from(bytes).reverse()].map((order) => ({ what: "private key", bytes: order }))
+    })
   }
 
   /** Runs a script that calls `pause(name)`, and looks into its memory each time. */
@@ -132,6 +134,72 @@ describe("the memory of a process that opened or built an image", () => {
       needles,
       { open: ["volume key"], closed: [] },
     )
+  })
+
+  describe("given a private key", () => {
+    const keyPassword = randomBytes(24).toString("hex")
+    const passwordFile = path.join(folder, "key-password")
+    const forms = path.join(folder, "forms")
+
+    before(() => {
+      writeFileSync(passwordFile, keyPassword)
+      mkdirSync(forms)
+      const pkcs1 = path.join(forms, "PKCS#1")
+      copyFileSync(keys.privateKey, pkcs1)
+      const password = `-passout file:${passwordFile}`
+      const make = (line: string, name: string): void => {
+        openssl([...line.split(" "), "-out", path.join(forms, name)])
+      }
+      make(`pkcs8 -topk8 -nocrypt -in ${pkcs1}`, "PKCS#8")
+      make(`pkcs8 -topk8 -nocrypt -outform der -in ${pkcs1}`, "DER")
+      make(`pkcs8 -topk8 -iter 1000 -in ${pkcs1} ${password}`, "encrypted PKCS#8")
+      make(`rsa -traditional -aes256 -in ${pkcs1} ${password}`, "legacy PEM")
+      const certificate = path.join(folder, "certificate.pem")
+      openssl(["req", "-x509", "-key", pkcs1, "-subj", "/CN=memory", "-days", "2", "-out", certificate])
+      make(`pkcs12 -export -iter 1000 -inkey ${pkcs1} -in ${certificate} ${password}`, "PKCS#12")
+      for (const [name, given] of [
+        ["OpenSSH", ""],
+        ["encrypted OpenSSH", keyPassword],
+      ] as const) {
+        const file = path.join(forms, name)
+        copyFileSync(pkcs1, file)
+        chmodSync(file, 0o600)
+        execFileSync("ssh-keygen", ["-q", "-p", "-a", "2", "-P", "", "-N", given, "-f", file])
+      }
+    })
+
+    for (const form of [
+      "PKCS#1",
+      "PKCS#8",
+      "DER",
+      "encrypted PKCS#8",
+      "legacy PEM",
+      "PKCS#12",
+      "OpenSSH",
+      "encrypted OpenSSH",
+    ])
+      it(`holds nothing of it, nor of its password, once it is used: ${form}`, async () => {
+        const file = path.join(forms, form)
+        const needles = [
+          ...(await keysOf(image, { pemPaths: [keys.privateKey] })),
+          ...privateKeyNeedles(),
+          { what: "text of the key", bytes: readFileSync(keys.privateKey).subarray(500, 1500) },
+          { what: "text of the key", bytes: readFileSync(path.join(forms, "PKCS#8")).subarray(500, 1500) },
+          { what: "text of the key", bytes: readFileSync(path.join(forms, "OpenSSH")).subarray(900, 1700) },
+          { what: "password", bytes: Buffer.from(keyPassword) },
+        ]
+        await expectAt(
+          `const credentials = { pemPaths: [${JSON.stringify(file)}], keyPassphraseFile: ${JSON.stringify(passwordFile)} }
+           const opened = await open(image, { credentials })
+           await opened.readFile("/data/hello")
+           await collect()
+           await pause("open")
+           await opened.close()
+           await pause("closed")`,
+          needles,
+          { open: ["volume key"], closed: [] },
+        )
+      })
   })
 
   it("holds the content key while the image is open, and nothing afterwards: gocryptfs", async () => {

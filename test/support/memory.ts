@@ -8,6 +8,8 @@ export interface Needle {
 }
 
 const PIECE = 4 << 20
+/** Of a long needle, the start is enough; each part costs a pass over all memory. */
+const LONGEST = 64
 /** A part of a key as long as this is worth as much as the key; shorter ones would be found by chance. */
 const PART = 16
 
@@ -30,14 +32,15 @@ function mappings(pid: number): Mapping[] {
 }
 
 /**
- * Searches all of a process's memory for each 16 bytes of the needles, so that a copy in two halves is found, too.
+ * Searches all of a process's memory for each 16 bytes of the first 64 of the needles, so that a copy in two halves is
+ * found, too.
  *
  * @returns What was found and where, each kind once per mapping.
  */
 export function searchMemory(pid: number, needles: readonly Needle[]): string[] {
   const parts = needles.flatMap(({ what, bytes }) => {
     const all: { what: string; bytes: Buffer }[] = []
-    for (let at = 0; at + PART <= bytes.length; at += PART)
+    for (let at = 0; at + PART <= Math.min(bytes.length, LONGEST); at += PART)
       all.push({ what, bytes: Buffer.from(bytes.subarray(at, at + PART)) })
     return all
   })
