@@ -14,7 +14,7 @@ import {
 } from "node:fs"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
-import { finish, isRoot, sifcrypt, sifcryptOk, startSifcrypt, userId } from "../support/cli.ts"
+import { finish, isRoot, runProgram, sifcrypt, sifcryptOk, startSifcrypt, userId } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
@@ -24,11 +24,16 @@ describe("a damaged image", () => {
   const keys = testKeys()
   const folder = newFolder("damage", userId)
   const credentials = ["--pem-path", keys.privateKey]
-  const images = { encrypted: path.join(folder, "encrypted.sif"), plain: path.join(folder, "plain.sif") }
+  const images = {
+    encrypted: path.join(folder, "encrypted.sif"),
+    gocryptfs: path.join(folder, "gocryptfs.sif"),
+    plain: path.join(folder, "plain.sif"),
+  }
   const tree = makeRootTree()
 
   before(async () => {
     await sifcryptOk(["build", "--pem-path", keys.publicKey, images.encrypted, tree])
+    await sifcryptOk(["build", "--format", "gocryptfs", "--pem-path", keys.publicKey, images.gocryptfs, tree])
     await sifcryptOk(["build", images.plain, tree])
   })
 
@@ -37,7 +42,7 @@ describe("a damaged image", () => {
     return { file: path.join(folder, name), bytes }
   }
 
-  for (const kind of ["encrypted", "plain"] as const)
+  for (const kind of ["encrypted", "gocryptfs", "plain"] as const)
     it(`A16: ${kind}, cut off anywhere, is an error that gives both sizes`, async function () {
       this.timeout(60_000)
       const { file, bytes } = copyOf(images[kind], `cut-${kind}.sif`)
@@ -88,6 +93,50 @@ describe("a damaged image", () => {
       const result = await sifcrypt(["extract", file, target], { timeoutMs: 20_000 })
       assert.equal(result.signal, null, `offset ${at}`)
       assert.ok([0, 21, 25].includes(result.status ?? -1), `offset ${at}: ${result.stderr}`)
+    }
+  })
+
+  it("A16: encrypted with gocryptfs, whose data was changed, is no wrong key, and EIO where it is mounted", async () => {
+    const { file, bytes } = copyOf(images.gocryptfs, "bad-block.sif")
+    // In the middle of the partition: in a file, which is larger than all the rest.
+    bytes[bytes.length >> 1]! ^= 1
+    writeFileSync(file, bytes)
+    const target = newFolder("bad-block", userId)
+    const extracted = await sifcrypt(["extract", ...credentials, file, target])
+    assert.equal(extracted.status, 21, extracted.stderr)
+    assert.match(
+      extracted.stderr,
+      /bad-block\.sif: the encrypted data was changed: .*block \d+ is not authentic/,
+    )
+    const mountPoint = newFolder("bad-block-mount", 65534)
+    const user = { as: "nobody" } as const
+    await sifcryptOk(["mount", "--engine", "userspace", ...credentials, file, mountPoint], user)
+    try {
+      const read = await runProgram(["cat", path.join(mountPoint, "bin", "busybox")], user)
+      assert.equal(read.status, 1)
+      assert.match(read.stderr, /Input\/output error/)
+      assert.equal((await runProgram(["cat", path.join(mountPoint, "data", "hello")], user)).text, "hello\n")
+    } finally {
+      await sifcryptOk(["unmount", mountPoint], user)
+    }
+    bytes[bytes.length >> 1]! ^= 1
+
+    // The first block holds the superblock: nothing starts.
+    const outer = path.join(folder, "outer.sqfs")
+    writeFileSync(outer, bytes.subarray(bytes.indexOf("hsqs", 0, "latin1")))
+    const name =
+      /squashfs-\d+$/m.exec(execFileSync("unsquashfs", ["-l", outer], { encoding: "utf8" }))?.[0] ?? ""
+    const ciphertext = execFileSync("unsquashfs", ["-cat", outer, name], { maxBuffer: 1 << 26 })
+    bytes[bytes.indexOf(ciphertext.subarray(0, 64)) + 40]! ^= 1
+    writeFileSync(file, bytes)
+    for (const command of [
+      ["ls", ...credentials, file],
+      ["exec", ...credentials, file, "true"],
+    ]) {
+      const result = await sifcrypt(command)
+      assert.equal(result.status, 21, result.stderr)
+      assert.match(result.stderr, /block 0 is not authentic/)
+      assert.doesNotMatch(result.stderr, /wrong (key|passphrase)|not encrypted for/)
     }
   })
 

@@ -190,6 +190,41 @@ describe("killed at a random moment", () => {
       })
     })
 
+  describe("an ordinary user's image in the format gocryptfs", () => {
+    const folder = newFolder("kill-gocryptfs", idOf("nobody"))
+    const image = path.join(folder, "image.sif")
+    const target = path.join(folder, "mount")
+    const flags = ["--pem-path", keys.privateKey, image]
+    // The processes are those of the other kinds: fewer times.
+    const times = Math.ceil(kills / 4)
+
+    before(async () => {
+      const format = ["--format", "gocryptfs", "--pem-path", keys.publicKey]
+      await sifcryptOk(["build", ...format, image, tree], { as: "nobody" })
+      mkdirSync(target)
+      execFileSync("chown", [String(idOf("nobody")), target])
+    })
+
+    for (const [name, args, victim, upTo] of [
+      ["exec: the launcher", ["exec", ...flags, "sleep", "300"], launcher, 400],
+      ["exec: the starter", ["exec", ...flags, "sleep", "300"], main, 150],
+      ["exec: the server", ["exec", ...flags, "sleep", "300"], server, 150],
+      ["mount: the server", ["mount", ...flags, target], mountServer, 150],
+    ] as const)
+      it(`A3: leaves nothing: ${name}, ${times} times`, async function () {
+        this.timeout(times * 10_000)
+        for (let i = 0; i < times; i++) await killOnce("nobody", folder, args, victim, upTo)
+      })
+
+    it(`A3, A8: leaves nothing of a build, ${times} times`, async function () {
+      this.timeout(times * 10_000)
+      const output = path.join(folder, "built.sif")
+      const format = ["--format", "gocryptfs", "--pem-path", keys.publicKey]
+      const args = ["build", "--compression", "xz", ...format, output, tree]
+      for (let i = 0; i < times; i++) await killOnce("nobody", folder, args, launcher, 500)
+    })
+  })
+
   describe("a build", () => {
     const folder = newFolder("kill-build", idOf("user"))
     const image = path.join(folder, "image.sif")
