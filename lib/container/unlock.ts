@@ -164,6 +164,12 @@ async function lockOf(image: SifImage, partition: SifPartition, policy: LuksPoli
   }
 }
 
+/**
+ * Messages for one key that open nothing: a change that was killed leaves one. Whoever has the public key can write more,
+ * and each costs a key derivation.
+ */
+const MAX_STALE = 4
+
 interface Attempt {
   readonly image: SifImage
   readonly lock: Lock
@@ -206,6 +212,7 @@ function inOrder(messages: readonly SifObject[], key: KeyObject): readonly SifOb
 
 async function tryKey(attempt: Attempt, key: KeyObject): Promise<Opening | undefined> {
   const { image, lock, messages, signal } = attempt
+  let stale = 0
   for (const message of inOrder(messages, key)) {
     signal?.throwIfAborted()
     const secret = await unwrapMessage(attempt, message, key)
@@ -221,6 +228,7 @@ async function tryKey(attempt: Attempt, key: KeyObject): Promise<Opening | undef
     secret.wipe()
     // A change of recipients that was killed leaves the message of the secret before; the one that counts follows.
     attempt.failure = lock.staleMessage(image.path, message.id)
+    if (++stale === MAX_STALE) return undefined
   }
   return undefined
 }

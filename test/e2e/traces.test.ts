@@ -1,7 +1,7 @@
 // What a run leaves lying about, and what it makes while it runs: nothing.
 import assert from "node:assert/strict"
 import { once } from "node:events"
-import { generateKeyPairSync, randomBytes } from "node:crypto"
+import { createPrivateKey, generateKeyPairSync, randomBytes } from "node:crypto"
 import { chmodSync, chownSync, mkdirSync, readdirSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import {
@@ -153,7 +153,17 @@ describe("traces", () => {
       const temporary = newFolder("watched-tmp", user)
       const env = { HOME: home, TMPDIR: temporary, XDG_RUNTIME_DIR: temporary, XDG_CACHE_HOME: home }
       const folders = [shared, home, temporary, "/dev/shm"]
-      const secrets = [passphrase, content, ...pair.privateKey.split("\n").slice(4, 12)]
+      const password = `password-${randomBytes(16).toString("hex")}`
+      const lockedKey = privateFile(
+        keys,
+        "locked.pem",
+        createPrivateKey(pair.privateKey)
+          .export({ type: "pkcs8", format: "pem", cipher: "aes-256-cbc", passphrase: password })
+          .toString(),
+      )
+      const passwordFile = privateFile(keys, "password", password)
+      const locked = ["--pem-path", lockedKey, "--key-passphrase-file", passwordFile]
+      const secrets = [passphrase, password, content, ...pair.privateKey.split("\n").slice(4, 12)]
 
       const image = path.join(shared, "image.sif")
       const noTerminal: CommandOptions = { env, wrapper: ["setsid", "--wait"], input: `${passphrase}\n` }
@@ -164,6 +174,13 @@ describe("traces", () => {
         [[...build, "--passphrase", image, tree], noTerminal],
         [["ls", "--pem-path", privateKey, image]],
         [["ls", "--passphrase-file", passphraseFile, image]],
+        [["ls", ...locked, image]],
+        // The wrapper's shell opens the file, as a user's would.
+        [
+          ["ls", "--passphrase-fd", "9", image],
+          { env, wrapper: ["sh", "-c", `exec "$@" 9<"${passphraseFile}"`, "sh"] },
+        ],
+        [[...exec, ...locked, image, "sleep", "1"]],
         [["cat", "--passphrase", image, "/data/hello"], noTerminal],
         [[...exec, "--pem-path", privateKey, image, "sleep", "1"]],
         [[...exec, "--passphrase-file", passphraseFile, image, "sleep", "1"]],

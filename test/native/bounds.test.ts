@@ -1,8 +1,14 @@
 // Images that are small and ask for much: refused before memory runs out.
 import assert from "node:assert/strict"
-import { linkSync, mkdirSync, statSync, symlinkSync, writeFileSync } from "node:fs"
+import { createPublicKey } from "node:crypto"
+import { copyFileSync, linkSync, mkdirSync, statSync, symlinkSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { build, open, TreeError } from "../../lib/index.ts"
+import { build, open, sif, TreeError } from "../../lib/index.ts"
+import { encodeCryptoMessage } from "../../lib/key/crypto-message.ts"
+import { fingerprint } from "../../lib/key/fingerprint.ts"
+import { wrapSecret } from "../../lib/key/rsa-oaep.ts"
+import { cryptoMessageExtra, DataType } from "../../lib/sif/format.ts"
+import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 
 function tooMuch(pattern: RegExp): (error: unknown) => boolean {
@@ -46,5 +52,33 @@ describe("a listing", () => {
       image.list("/", { recursive: true, maxEntries: 32 }),
       tooMuch(/more than 32 entries, which is too much to list at once/),
     )
+  })
+})
+
+describe("crypto messages for one key", () => {
+  it("S29: cost few key derivations when they open nothing", async () => {
+    const keys = testKeys()
+    const key = createPublicKey(readFileSync(keys.publicKey))
+    const image = path.join(newFolder("messages"), "image.sif")
+    await build({ output: image, source: newFolder("tree"), credentials: { pemPaths: [keys.publicKey] }, anonymous: true })
+    const credentials = { pemPaths: [keys.privateKey] }
+    // Named for the key, they come before the one that opens.
+    const add = async (file: string, count: number): Promise<void> => {
+      for (let i = 0; i < count; i++) {
+        const data = encodeCryptoMessage(wrapSecret(key, Buffer.alloc(64, i)))
+        const link = { to: "object", id: 1 } as const
+        const extra = cryptoMessageExtra()
+        await sif.addObject(file, { type: DataType.cryptoMessage, name: fingerprint(key), link, extra }, data)
+      }
+    }
+    await add(image, 3)
+    await (await open(image, { credentials })).close()
+    const more = `${image}.more`
+    copyFileSync(image, more)
+    await add(more, 1)
+    await assert.rejects(open(more, { credentials }), {
+      code: "ERR_LUKS_HEADER",
+      message: /crypto message 6 opens no keyslot/,
+    })
   })
 })
