@@ -108,6 +108,22 @@ describe("a damaged image", () => {
       extracted.stderr,
       /bad-block\.sif: the encrypted data was changed: .*block \d+ is not authentic/,
     )
+    // Whether the program itself or what it reads is damaged: it fails, and the block is told of once.
+    const ran = await sifcrypt([
+      "exec",
+      "--engine",
+      "userspace",
+      ...credentials,
+      file,
+      "md5sum",
+      "/bin/busybox",
+    ])
+    assert.notEqual(ran.status, 0)
+    assert.equal(
+      ran.stderr.match(/^sifcrypt: encrypted block \d+ is not authentic$/gm)?.length,
+      1,
+      ran.stderr,
+    )
     const mountPoint = newFolder("bad-block-mount", 65534)
     const user = { as: "nobody" } as const
     await sifcryptOk(["mount", "--engine", "userspace", ...credentials, file, mountPoint], user)
