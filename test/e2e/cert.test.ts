@@ -1,12 +1,14 @@
 // Key pairs and certificates by the command, as an ordinary user, and what OpenSSL says of them.
 import assert from "node:assert/strict"
 import { createPrivateKey, createPublicKey } from "node:crypto"
-import { chmodSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs"
+import { chmodSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { sifcrypt, userId, type Result } from "../support/cli.ts"
+import { isRoot, sifcrypt, userId, type Result } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { openssl } from "../support/openssl.ts"
 import { newFolder } from "../support/scratch.ts"
+import { skip } from "../support/skip.ts"
+import { typing } from "../support/terminal.ts"
 
 const password = "a pässword for files"
 
@@ -90,6 +92,24 @@ describe("sifcrypt cert create", () => {
     )
   })
 
+  it("puts back what it has replaced when the last one cannot be", async function () {
+    if (!isRoot) skip(this, "making a file of another user takes root")
+    // Where everybody may write, nobody replaces another's file.
+    const shared = newFolder("shared")
+    chmodSync(shared, 0o1777)
+    const at = path.join(shared, "eve")
+    assertDone(await create("--file-prefix", at))
+    rmSync(`${at}-public-pkcs1.pem`)
+    writeFileSync(`${at}-public-pkcs1.pem`, "another's")
+    const before = [`${at}.pfx`, `${at}-public.pem`].map((name) => readFileSync(name))
+    assertFailed(await create("--file-prefix", at, "-F"), 25, /cannot replace .*eve-public-pkcs1\.pem/)
+    assert.deepEqual(
+      [`${at}.pfx`, `${at}-public.pem`].map((name) => readFileSync(name)),
+      before,
+    )
+    assert.deepEqual(readdirSync(shared).sort(), ["eve-public-pkcs1.pem", "eve-public.pem", "eve.pfx"])
+  })
+
   it("replaces all of them with -F, and prints what it made as JSON", async () => {
     const before = readFileSync(`${prefix}.pfx`)
     const result = await create(
@@ -125,6 +145,22 @@ describe("sifcrypt cert create", () => {
     assertFailed(await run("--days", "0"), 20, /1 to 36500/)
     assertFailed(await run("--bits", "1024"), 20, /2048 to 8192/)
     assert.ok(!readdirSync(folder).some((name) => name.startsWith("nobody")))
+  })
+
+  it("asks twice on a terminal, shows nothing of it, and refuses two that differ", async () => {
+    const at = path.join(folder, "typed")
+    const run = (answers: string): Promise<Result> =>
+      sifcrypt(["cert", "create", "--bits", "2048", "--file-prefix", at], typing(answers))
+    const differ = await run("secret one,secret two")
+    assert.equal(differ.status, 22, differ.text)
+    assert.match(differ.text, /Enter new password for [^]*Enter it again: [^]*the two passwords differ/)
+    assert.ok(!readdirSync(folder).some((name) => name.startsWith("typed")))
+    const same = await run("secret one,secret one")
+    assert.equal(same.status, 0, same.text)
+    assert.doesNotMatch(same.text, /secret/)
+    const shown = await sifcrypt(["cert", "info", `${at}.pfx`], typing("secret one"))
+    assert.equal(shown.status, 0, shown.text)
+    assert.match(shown.text, /Enter password for [^]*CN=typed/)
   })
 
   it("A4: opens with the PFX what was built with the public key", async () => {
