@@ -12,6 +12,7 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs"
+import { open as openFile } from "node:fs/promises"
 import { homedir } from "node:os"
 import path from "node:path"
 import { fileURLToPath } from "node:url"
@@ -253,6 +254,64 @@ async function openingKey(): Promise<void> {
   goal("volume key, native call", seconds(time), "below 15 ms", time < 15)
 }
 
+/** An image of 4 GiB, nearly all of it a hole: the message goes behind it. */
+async function sparseImage(file: string): Promise<void> {
+  await measure(process.execPath, [
+    command,
+    "build",
+    "--pem-path",
+    `${work}/public.pem`,
+    file,
+    root + "/docs",
+  ])
+  await using image = await sif.openSif(file)
+  const partition = image.primary()
+  const [message] = image.objects.filter(({ type }) => type === sif.DataType.cryptoMessage)
+  if (message === undefined) throw new Error("the image has no crypto message")
+  const data = await image.data(message, MAX_MESSAGE_SIZE)
+  const size = 2 ** 32
+  const record = (slot: number): number => image.header.tableOffset + slot * 585
+  const bytes = Buffer.alloc(8)
+  const target = await openFile(file, "r+")
+  try {
+    for (const [at, value] of [
+      [record(partition.slot) + 25, size],
+      [record(message.slot) + 17, partition.offset + size],
+    ] as const) {
+      bytes.writeBigInt64LE(BigInt(value))
+      await target.write(bytes, 0, 8, at)
+    }
+    await target.write(data, 0, data.length, partition.offset + size)
+  } finally {
+    await target.close()
+  }
+}
+
+async function changingRecipients(): Promise<void> {
+  console.log("\nChanging the recipients of an image of 4 GiB")
+  const image = `${work}/sparse.sif`
+  await sparseImage(image)
+  const opener = ["--pem-path", `${work}/private.pem`]
+  const results: Record<"add" | "remove", { times: number[]; peaks: number[] }> = {
+    add: { times: [], peaks: [] },
+    remove: { times: [], peaks: [] },
+  }
+  for (let i = 0; i < 5; i++)
+    for (const [name, args] of [
+      ["add", ["--recipient", `${work}/second.pem`, image]],
+      ["remove", [image, `${work}/second.pem`]],
+    ] as const) {
+      const measured = await measure(process.execPath, [command, "recipient", name, ...opener, ...args])
+      results[name].times.push(measured.milliseconds)
+      results[name].peaks.push(measured.peakMemory)
+    }
+  for (const [name, { times, peaks }] of Object.entries(results)) {
+    const [time, peak] = [median(times), Math.max(...peaks)]
+    goal(`recipient ${name}`, seconds(time), "below 300 ms", time < 300)
+    goal(`recipient ${name}, memory`, mebibytes(peak), "below 64 MiB", peak < 64 << 20)
+  }
+}
+
 const pair = generateKeyPairSync("rsa", { modulusLength: 2048 })
 const privatePem = Buffer.from(pair.privateKey.export({ type: "pkcs8", format: "pem" }))
 
@@ -262,6 +321,10 @@ async function main(): Promise<void> {
   const files: Readonly<Record<string, string | Buffer>> = {
     "private.pem": privatePem,
     "private-pkcs1.pem": pair.privateKey.export({ type: "pkcs1", format: "pem" }),
+    "second.pem": generateKeyPairSync("rsa", { modulusLength: 2048 }).publicKey.export({
+      type: "spki",
+      format: "pem",
+    }),
     "public.pem": pair.publicKey.export({ type: "spki", format: "pem" }),
     "public-pkcs1.pem": pair.publicKey.export({ type: "pkcs1", format: "pem" }),
   }
@@ -277,6 +340,7 @@ async function main(): Promise<void> {
     await reading(tree)
     await startUp()
     await openingKey()
+    await changingRecipients()
   } finally {
     for (const { target } of await listMounts())
       if (target.startsWith(work)) await measure("umount", [target])
