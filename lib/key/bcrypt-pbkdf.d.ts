@@ -1,16 +1,8 @@
-// bcrypt-pbkdf comes without declarations.
+// bcrypt-pbkdf comes without declarations. Of what it exports only this is used.
 declare module "bcrypt-pbkdf" {
   const bcrypt: {
-    /** Fills `key`; 0 when it did. */
-    pbkdf(
-      password: Uint8Array,
-      passwordLength: number,
-      salt: Uint8Array,
-      saltLength: number,
-      key: Uint8Array,
-      keyLength: number,
-      rounds: number,
-    ): number
+    /** bcrypt's hash of two SHA-512 digests, into the 32 bytes of `out`. */
+    hash(password: Uint8Array, salt: Uint8Array, out: Uint8Array): void
   }
   export default bcrypt
 }

@@ -1,6 +1,7 @@
 // OpenSSH's own forms: the line of a public key, and the container of private keys (PROTOCOL.key in its sources).
 import {
   createDecipheriv,
+  createHash,
   createPrivateKey,
   createPublicKey,
   type CipherGCMTypes,
@@ -186,6 +187,47 @@ function rsaFromFields(fields: Fields): KeyObject {
   }
 }
 
+const HASH_SIZE = 32
+
+function sha512(...parts: readonly Uint8Array[]): Buffer {
+  const hash = createHash("sha512")
+  for (const part of parts) hash.update(part)
+  return hash.digest()
+}
+
+/**
+ * bcrypt_pbkdf(3) of OpenBSD over the package's bcrypt: the package's own loop leaves the password in arrays that nobody can
+ * wipe. The caller wipes the result.
+ */
+async function stretch(password: Buffer, salt: Buffer, rounds: number, size: number): Promise<Buffer> {
+  const { default: bcrypt } = await import("bcrypt-pbkdf")
+  const derived = allocateSecret(size)
+  const blocks = Math.ceil(size / HASH_SIZE)
+  const hashed = sha512(password)
+  const round = allocateSecret(HASH_SIZE)
+  const block = allocateSecret(HASH_SIZE)
+  try {
+    for (let count = 1; count <= blocks; count++) {
+      const number = Buffer.alloc(4)
+      number.writeUInt32BE(count)
+      bcrypt.hash(hashed, sha512(salt, number), round)
+      round.copy(block)
+      for (let done = 1; done < rounds; done++) {
+        bcrypt.hash(hashed, sha512(round), round)
+        for (const [at, byte] of round.entries()) block[at] = (block[at] ?? 0) ^ byte
+      }
+      // Each block's bytes are spread over the whole of the key.
+      for (const [at, byte] of block.entries()) {
+        const to = at * blocks + count - 1
+        if (to < size) derived[to] = byte
+      }
+    }
+    return derived
+  } finally {
+    for (const bytes of [hashed, round, block]) bytes.fill(0)
+  }
+}
+
 /** The bytes behind the password. The caller wipes them. */
 async function decrypt(container: Container, password: Buffer, origin: string): Promise<Buffer> {
   const cipher = cipherFor(container.cipher)
@@ -198,11 +240,8 @@ async function decrypt(container: Container, password: Buffer, origin: string): 
   if (rounds > MAX_ROUNDS)
     throw unsupported(origin, `${PRIVATE} with ${rounds} rounds of bcrypt (at most ${MAX_ROUNDS})`)
   if (password.length === 0) throw wrongPassword(origin, PRIVATE)
-  const { default: bcrypt } = await import("bcrypt-pbkdf")
-  const derived = allocateSecret(cipher.keySize + cipher.ivSize)
+  const derived = await stretch(password, salt, rounds, cipher.keySize + cipher.ivSize)
   try {
-    if (bcrypt.pbkdf(password, password.length, salt, salt.length, derived, derived.length, rounds) !== 0)
-      throw new RangeError("no key can be derived")
     const key = derived.subarray(0, cipher.keySize)
     const iv = derived.subarray(cipher.keySize)
     if (cipher.tagSize > 0) {
