@@ -51,7 +51,7 @@ export type {
   VerifyOptions,
   VerifyReport,
 } from "./signing/verify.ts"
-export { userKeyrings } from "./signing/keys.ts"
+export { userKeyrings, userSecretKeyrings } from "./signing/keys.ts"
 export * as certificate from "./container/certificate.ts"
 export * as sif from "./sif/index.ts"
 export * from "./errors.ts"

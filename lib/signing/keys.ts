@@ -47,12 +47,8 @@ export function readKeyring(file: string): Promise<Buffer> {
   return readBounded(file, MAX_KEYRING_SIZE)
 }
 
-/**
- * The public key rings that Apptainer and Singularity keep for this user, those that exist.
- *
- * @param env - For `HOME`, `APPTAINER_KEYSDIR` and `SINGULARITY_KEYSDIR`.
- */
-export function userKeyrings(env: Readonly<Record<string, string | undefined>>): string[] {
+/** The folders of rings that this user's programs keep, in the order in which they are looked at. */
+function ringFolders(env: Readonly<Record<string, string | undefined>>): string[] {
   const home = env["HOME"]
   const folder = (variable: string | undefined, ...below: readonly string[]): string | undefined =>
     variable ?? (home === undefined || home === "" ? undefined : path.join(home, ...below))
@@ -60,8 +56,29 @@ export function userKeyrings(env: Readonly<Record<string, string | undefined>>):
     folder(env["APPTAINER_KEYSDIR"], ".apptainer", "keys"),
     folder(env["SINGULARITY_KEYSDIR"], ".singularity", "keys"),
     folder(undefined, ".singularity", "sypgp"),
-  ].flatMap((found) => {
-    const ring = found === undefined ? undefined : path.join(found, "pgp-public")
-    return ring !== undefined && existsSync(ring) ? [ring] : []
-  })
+  ].filter((found) => found !== undefined)
+}
+
+function ringsNamed(name: string, env: Readonly<Record<string, string | undefined>>): string[] {
+  return ringFolders(env)
+    .map((folder) => path.join(folder, name))
+    .filter((ring) => existsSync(ring))
+}
+
+/**
+ * The public key rings that Apptainer and Singularity keep for this user, those that exist.
+ *
+ * @param env - For `HOME`, `APPTAINER_KEYSDIR` and `SINGULARITY_KEYSDIR`.
+ */
+export function userKeyrings(env: Readonly<Record<string, string | undefined>>): string[] {
+  return ringsNamed("pgp-public", env)
+}
+
+/**
+ * The secret key rings beside {@link userKeyrings}, those that exist. An index of a key counts through them in this order.
+ *
+ * @param env - As there.
+ */
+export function userSecretKeyrings(env: Readonly<Record<string, string | undefined>>): string[] {
+  return ringsNamed("pgp-secret", env)
 }
