@@ -62,6 +62,7 @@ export type ErrorCode =
   | "ERR_MOUNT_NOT_OURS"
   | "ERR_RUN"
   | "ERR_RUN_BIND"
+  | "ERR_RUN_OPTION"
   | "ERR_ENV_NO_ADDON"
   | "ERR_ENV_NO_LIBRARY"
   | "ERR_ENV_NO_PROGRAM"

@@ -36,6 +36,7 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_TREE_NOT_FOUND: "`sifcrypt ls IMAGE` shows what is there",
   ERR_MOUNT_BUSY: "some process still uses it: `fuser -vm DIR` names it",
   ERR_MOUNT_NOT_OURS: "`sifcrypt mounts` lists what can be unmounted",
+  ERR_RUN_OPTION: "docs/cli.md says what each option takes",
   ERR_RUN_BIND: "the source of a bind must exist on this machine",
   ERR_ENV_NO_ADDON:
     "build it here: `npm run build:native` (scripts/system-packages.sh installs what that needs)",

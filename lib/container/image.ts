@@ -16,7 +16,8 @@ import { chooseEngine, isReadable, type Startable } from "./engine.ts"
 import { mountImage, type Mount, type MountOptions } from "./mount.ts"
 import { checkOrigin } from "./origin.ts"
 import { partitionKind, type PartitionKind } from "./partition.ts"
-import { runImage, type ExecOptions, type Running } from "./run.ts"
+import type { ExecOptions } from "../runtime/options.ts"
+import { runImage, type Running } from "./run.ts"
 import type { UnsignedPolicy } from "./signature.ts"
 import { cipherOf, plainRange, unlockPartition, wipeUnlocked, type Unlocked } from "./unlock.ts"
 
@@ -328,6 +329,11 @@ export class Image implements AsyncDisposable {
   /** Runs bash, or sh, inside; throws as {@link Image.exec}. */
   shell(options: ExecOptions = {}): Promise<Running> {
     return this.#start("shell", [], options)
+  }
+
+  /** Runs the image's test script; throws as {@link Image.exec}. */
+  test(argv: readonly string[] = [], options: ExecOptions = {}): Promise<Running> {
+    return this.#start("test", argv, options)
   }
 
   /** Closes files and forgets the key; mounts and payloads go on. Idempotent. */

@@ -9,31 +9,11 @@ import { starterPath } from "../native/load.ts"
 import { composeBinds, parseBinds } from "../runtime/binds.ts"
 import { chooseSession, makeBundle, type Action } from "../runtime/bundle.ts"
 import { composeEnvironment } from "../runtime/environment.ts"
+import { impliedOptions, refuseUnsupported, type ExecOptions } from "../runtime/options.ts"
 import type { Identity } from "../runtime/passwd.ts"
 import { findProgram } from "../runtime/program.ts"
 import { cacheArgument, startStarter, type ConcreteEngine } from "../runtime/starter.ts"
-import type { Bytes } from "../units.ts"
-import { withEngine, type Engine, type Startable } from "./engine.ts"
-
-/** How {@link Image.exec}, {@link Image.run} and {@link Image.shell} run. */
-export interface ExecOptions {
-  /** Default `auto`. */
-  readonly engine?: Engine
-  /** `SRC[:DST[:ro|rw]]`. */
-  readonly binds?: readonly string[]
-  /** Working directory inside; default: the caller's if it is seen inside, else home, else `/`. */
-  readonly cwd?: string
-  /** `NAME=VALUE`, stronger than what the image sets. */
-  readonly env?: readonly string[]
-  /** Of the host's environment only TERM and the proxies; default false. */
-  readonly cleanEnv?: boolean
-  /** Default `pipe`. */
-  readonly stdio?: "inherit" | "pipe" | "ignore"
-  /** Ends the payload and takes everything back. */
-  readonly signal?: AbortSignal
-  /** Of decoded blocks that the userspace engine keeps, bytes; default 64 MiB. */
-  readonly cacheSize?: Bytes
-}
+import { withEngine, type Startable } from "./engine.ts"
 
 /** How a payload ended. */
 export interface RunResult {
@@ -162,8 +142,10 @@ export async function runImage(
   tree: Tree | undefined,
   action: Action,
   argv: readonly string[],
-  options: ExecOptions,
+  asked: ExecOptions,
 ): Promise<Running> {
+  const options = impliedOptions(asked)
+  refuseUnsupported(options)
   const { signal, stdio = "pipe" } = options
   signal?.throwIfAborted()
   const crun = findProgram("crun", "it runs the container")

@@ -2,6 +2,7 @@
 import { existsSync, realpathSync, statSync } from "node:fs"
 import path from "node:path"
 import { RunError } from "../errors.ts"
+import type { BindSpec } from "./options.ts"
 
 /** A file or folder of the host, seen inside. */
 export interface Bind {
@@ -10,6 +11,8 @@ export interface Bind {
   /** Absolute, inside. */
   readonly destination: string
   readonly readOnly: boolean
+  /** Is a container that is started inside told of it? Default true. */
+  readonly nested?: boolean
 }
 
 /**
@@ -23,40 +26,89 @@ export function isWithin(inner: string, outer: string): boolean {
   )
 }
 
-/** Splits at commas that start a new bind; a comma before `ro` or `rw` belongs to the options of the one before. */
-function splitBinds(text: string): string[] {
-  const parts = text.split(/(?<!\\),/)
-  const binds: string[] = []
-  for (const part of parts) {
-    if (binds.length > 0 && (part === "ro" || part === "rw")) binds.push(`${binds.pop() ?? ""},${part}`)
-    else binds.push(part)
+/** A bind as it was written, its options still words. */
+interface WrittenBind {
+  /** For messages. */
+  readonly text: string
+  readonly source: string
+  readonly destination: string | undefined
+  readonly options: readonly string[]
+}
+
+const optionWord = /^(?:ro|rw|(?:image-src|id|archive-src)=[^,:]*)$/
+
+/** Splits `SRC[:DST[:OPTION[,OPTION…]]]`, several separated by commas; a backslash takes a comma or colon literally. */
+function splitBinds(text: string): WrittenBind[] {
+  const binds: WrittenBind[] = []
+  let parts = [""]
+  let begin = 0
+  const end = (at: number): void => {
+    const [source = "", destination, options] = parts
+    const written = text.slice(begin, at)
+    if (parts.length > 3) throw bindError(written, "more than SRC:DST:OPTIONS")
+    binds.push({ text: written, source, destination, options: options?.split(",") ?? [] })
+    parts = [""]
+    begin = at + 1
   }
+  for (let at = 0; at < text.length; at++) {
+    const character = text[at] ?? ""
+    const next = text[at + 1] ?? ""
+    if (character === "\\" && (next === "," || next === ":")) {
+      parts.push((parts.pop() ?? "") + next)
+      at++
+    } else if (character === ":") parts.push("")
+    else if (
+      character === "," &&
+      !(parts.length === 3 && optionWord.test(/^[^,:]*/.exec(text.slice(at + 1))?.[0] ?? ""))
+    )
+      end(at)
+    else parts.push((parts.pop() ?? "") + character)
+  }
+  end(text.length)
   return binds
 }
 
+function bindError(text: string, why: string): RunError {
+  return new RunError("ERR_RUN_BIND", `bind ${text}: ${why}`)
+}
+
+function checkBind(text: string, spec: BindSpec, cwd: string): Bind {
+  if (spec.source === "") throw bindError(text, "no source")
+  const source = path.resolve(cwd, spec.source)
+  if (!existsSync(source)) throw bindError(text, "the source does not exist")
+  const { destination = source, readOnly = false, nested = true } = spec
+  const inside = destination === "" ? source : destination
+  if (!path.isAbsolute(inside)) throw bindError(text, "the destination must be an absolute path")
+  const normal = path.posix.normalize(inside).replace(/(?<=.)\/$/, "")
+  if (normal === "/") throw bindError(text, "nothing can be bound over the root")
+  return { source, destination: normal, readOnly, nested }
+}
+
+/** The one kind of bind that would need an image of its own to be opened. */
+function refuseImage(text: string, option: string): never {
+  throw bindError(text, `${option} is not supported: mount that image on a folder and bind the folder`)
+}
+
 /**
- * Parses `SRC[:DST[:ro|rw]]`, several separated by commas.
+ * The binds of a list as `--bind` takes them.
  *
  * @param cwd - What a relative source is relative to.
  * @throws RunError `ERR_RUN_BIND`.
  */
-export function parseBinds(texts: readonly string[], cwd: string): Bind[] {
-  return texts.flatMap(splitBinds).map((text) => {
-    const wrong = (why: string): never => {
-      throw new RunError("ERR_RUN_BIND", `bind ${text}: ${why}`)
-    }
-    const parts = text.split(/(?<!\\):/).map((part) => part.replace(/\\([:,])/g, "$1"))
-    const [from = "", to, option] = parts
-    if (parts.length > 3) wrong("more than SRC:DST:OPTION")
-    if (from === "") wrong("no source")
-    const options = (option ?? "").split(",").filter((word) => word !== "")
-    for (const word of options)
-      if (word !== "ro" && word !== "rw") wrong(`${word} is not a valid bind option`)
-    const source = path.resolve(cwd, from)
-    if (!existsSync(source)) wrong("the source does not exist")
-    const destination = to === undefined || to === "" ? source : to
-    if (!path.isAbsolute(destination)) wrong("the destination must be an absolute path")
-    return { source, destination: path.posix.normalize(destination), readOnly: options.includes("ro") }
+export function parseBinds(list: readonly (string | BindSpec)[], cwd: string): Bind[] {
+  return list.flatMap((one): Bind[] => {
+    if (typeof one !== "string")
+      return [checkBind(`${one.source}:${one.destination ?? one.source}`, one, cwd)]
+    return splitBinds(one)
+      .filter(({ text }, _, all) => text !== "" || all.length === 1)
+      .map(({ text, source, destination, options }) => {
+        for (const word of options) {
+          if (!optionWord.test(word)) throw bindError(text, `${word} is not a valid bind option`)
+          if (word.includes("=")) refuseImage(text, word.slice(0, word.indexOf("=")))
+        }
+        const spec = { source, ...(destination === undefined ? {} : { destination }) }
+        return checkBind(text, { ...spec, readOnly: options.includes("ro") }, cwd)
+      })
   })
 }
 

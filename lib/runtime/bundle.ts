@@ -8,7 +8,7 @@ import { ENTRY_FOLDER, entryScript } from "./entry.ts"
 import { DEFAULT_PATH, hostScript, overrideScript, type PayloadEnvironment } from "./environment.ts"
 import { groupWith, passwdWith, type Identity } from "./passwd.ts"
 
-export type Action = "exec" | "run" | "shell"
+export type Action = "exec" | "run" | "shell" | "test"
 
 /** What {@link makeBundle} needs to know. */
 export interface BundleOptions {

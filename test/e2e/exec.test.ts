@@ -324,11 +324,15 @@ describe("running in an image", () => {
       describe("signals", () => {
         async function started(
           script: string,
+          trap: string = "",
         ): Promise<{ kill: (signal: NodeJS.Signals) => void; result: Promise<Result> }> {
-          const child = startSifcrypt(["exec", ...credentials, image, "sh", "-c", `echo ready; ${script}`], {
-            as,
-            cwd: folder,
-          })
+          const child = startSifcrypt(
+            ["exec", ...credentials, image, "sh", "-c", `${trap}echo ready; ${script}`],
+            {
+              as,
+              cwd: folder,
+            },
+          )
           const ready = once(child.stdout!, "data")
           const result = finish(child)
           await ready
@@ -354,13 +358,13 @@ describe("running in an image", () => {
           })
 
         it("that the payload handles leave it its own exit status", async () => {
-          const { kill, result } = await started("trap 'exit 9' TERM; while :; do sleep 0.05; done")
+          const { kill, result } = await started("while :; do sleep 0.05; done", "trap 'exit 9' TERM; ")
           kill("SIGTERM")
           assert.equal((await result).status, 9)
         })
 
         it("for the payload's own use reach it", async () => {
-          const { kill, result } = await started("trap 'exit 10' USR1; while :; do sleep 0.05; done")
+          const { kill, result } = await started("while :; do sleep 0.05; done", "trap 'exit 10' USR1; ")
           kill("SIGUSR1")
           assert.equal((await result).status, 10)
         })

@@ -89,6 +89,7 @@ describe("docs/cli.md", () => {
   const sameAs: Readonly<Record<string, string>> = {
     run: "exec",
     shell: "exec",
+    test: "exec",
     encrypt: "build",
     decrypt: "build",
     reencrypt: "build",

@@ -1,28 +1,31 @@
 import { isatty } from "node:tty"
 import type { Command } from "commander"
-import { open, type Engine, type ExecOptions } from "../../index.ts"
+import { open, type ExecOptions, type Image, type Running } from "../../index.ts"
+import { actionOptions, addActionOptions } from "../action-options.ts"
 import { withCredentials } from "../credentials.ts"
-import { parseEngine } from "../engine.ts"
 import { interruption, passSignalsTo } from "../interrupt.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
+import { notice, printable } from "../terminal.ts"
 
-interface RunFlags extends OpenFlags {
-  readonly engine: Engine
-  readonly bind?: string[]
-  readonly pwd?: string
-  readonly env?: string[]
-  readonly cleanenv?: true
-  readonly allowCipher?: string
+type Action = "exec" | "run" | "shell" | "test"
+
+async function start(
+  image: Image,
+  action: Action,
+  argv: readonly string[],
+  options: ExecOptions,
+): Promise<Running> {
+  if (action !== "shell") return await image[action](argv, options)
+  if (argv.length > 0) notice("a shell takes no arguments: they are ignored")
+  return await image.shell(options)
 }
-
-const collect = (value: string, earlier: string[] | undefined): string[] => [...(earlier ?? []), value]
 
 function addAction(
   program: Command,
-  name: "exec" | "run" | "shell",
+  name: Action,
   summary: string,
   description: string,
-  commandArgument: string | undefined,
+  commandArgument: string,
 ): void {
   const command = program
     .command(name)
@@ -30,41 +33,31 @@ function addAction(
     .description(description)
     .passThroughOptions()
     .argument("<image>", "the image to run in; options go before it")
-    .option("--engine <engine>", "auto, kernel or userspace", parseEngine, "auto")
-    .option(
-      "-B, --bind <src[:dst[:ro]]>",
-      "bind a file or folder of the host (repeatable, or separated by commas)",
-      collect,
-    )
-    .option("--pwd <dir>", "working directory inside")
-    .option("--env <name=value>", "set a variable inside, literally (repeatable)", collect)
-    .option("--cleanenv", "pass nothing of the environment on but TERM and the proxies")
+    .argument(commandArgument, "passed on as they are")
     .option("--allow-cipher <name>", "let the kernel engine use this cipher, e.g. serpent-xts-plain64")
-  if (commandArgument !== undefined) command.argument(commandArgument, "passed on as they are")
-  addOpenOptions(command).action(async (image: string, ...rest: unknown[]) => {
-    const argv = commandArgument === undefined ? [] : (rest[0] as string[])
-    const flags = (commandArgument === undefined ? rest[0] : rest[1]) as RunFlags
-    const options: ExecOptions = {
-      engine: flags.engine,
-      stdio: "inherit",
-      signal: interruption,
-      ...(flags.bind === undefined ? {} : { binds: flags.bind }),
-      ...(flags.pwd === undefined ? {} : { cwd: flags.pwd }),
-      ...(flags.env === undefined ? {} : { env: flags.env }),
-      ...(flags.cleanenv === undefined ? {} : { cleanEnv: true }),
-    }
-    const running = await withCredentials(flags, false, async (credentials) => {
-      await using opened = await open(image, openOptions(flags, credentials))
-      const started = name === "shell" ? await opened.shell(options) : await opened[name](argv, options)
-      // A terminal signals its whole foreground group, the starter included; what reaches only us is passed on.
-      passSignalsTo((signal) => {
-        if (!(isatty(0) && (signal === "SIGINT" || signal === "SIGQUIT"))) started.kill(signal)
+  addOpenOptions(addActionOptions(command, name)).action(
+    async (image: string, argv: string[], flags: OpenFlags) => {
+      const options: ExecOptions = {
+        ...actionOptions(name, command.opts(), process.env),
+        stdio: "inherit",
+        signal: interruption,
+        onNotice: (text) => {
+          notice(printable(text))
+        },
+      }
+      const running = await withCredentials(flags, false, async (credentials) => {
+        await using opened = await open(image, openOptions(flags, credentials))
+        const started = await start(opened, name, argv, options)
+        // A terminal signals its whole foreground group, the starter included; what reaches only us is passed on.
+        passSignalsTo((signal) => {
+          if (!(isatty(0) && (signal === "SIGINT" || signal === "SIGQUIT"))) started.kill(signal)
+        })
+        return started
       })
-      return started
-    })
-    const result = await running.exited
-    process.exitCode = result.exitCode
-  })
+      const result = await running.exited
+      process.exitCode = result.exitCode
+    },
+  )
 }
 
 export function addRunCommands(program: Command): void {
@@ -87,6 +80,13 @@ export function addRunCommands(program: Command): void {
     "shell",
     "an interactive shell in an image",
     "Starts bash, or sh, inside IMAGE.",
-    undefined,
+    "[args...]",
+  )
+  addAction(
+    program,
+    "test",
+    "run an image's test script",
+    "Runs the image's test script with ARGS; without one there is nothing to do.",
+    "[args...]",
   )
 }

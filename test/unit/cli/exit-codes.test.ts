@@ -79,6 +79,7 @@ const expected: Readonly<Record<ErrorCode, number>> = {
   ERR_MOUNT_NOT_OURS: 25,
   ERR_RUN: 255,
   ERR_RUN_BIND: 255,
+  ERR_RUN_OPTION: 255,
   ERR_ENV_NO_ADDON: 24,
   ERR_ENV_NO_LIBRARY: 24,
   ERR_ENV_NO_PROGRAM: 24,

@@ -1,0 +1,206 @@
+// What a caller may ask of a run. Each option of `sifcrypt exec` has its twin here, by the same name.
+import type { Engine } from "../container/engine.ts"
+import { RunError } from "../errors.ts"
+import type { Bytes } from "../units.ts"
+
+/** A file or folder of the host that is to be seen inside. */
+export interface BindSpec {
+  /** On the host; a relative one is relative to the working directory. */
+  readonly source: string
+  /** Absolute, inside; default: as `source`. */
+  readonly destination?: string
+  /** Default false. */
+  readonly readOnly?: boolean
+  /** Is a container that is started inside told to bind it as well? Default true. */
+  readonly nested?: boolean
+}
+
+/** Limits on what a payload may use, set through cgroups. */
+export interface ResourceLimits {
+  /** Processors' worth of time: 1.5 is one and a half. */
+  readonly cpus?: number
+  /** Weight beside other groups; 1024 is the kernel's default. */
+  readonly cpuShares?: number
+  /** Processors it may run on, as the kernel lists them: `0-3,8`. */
+  readonly cpusetCpus?: string
+  /** Memory nodes it may use, in the same notation. */
+  readonly cpusetMems?: string
+  /** Hard limit on memory. */
+  readonly memory?: Bytes
+  /** Soft limit on memory. */
+  readonly memoryReservation?: Bytes
+  /** Memory and swap together; -1: unlimited. */
+  readonly memorySwap?: Bytes
+  /** Processes that find no memory wait instead of being killed. */
+  readonly oomKillDisable?: boolean
+  /** Processes and threads; -1: unlimited. */
+  readonly pidsLimit?: number
+  /** Weight of block input and output, 10 to 1000. */
+  readonly blkioWeight?: number
+  /** The same for single devices: `/dev/sda:200`. */
+  readonly blkioWeightDevice?: readonly string[]
+}
+
+/** How {@link Image.exec}, {@link Image.run}, {@link Image.shell} and {@link Image.test} run. */
+export interface ExecOptions extends ResourceLimits {
+  /** Default `auto`. */
+  readonly engine?: Engine
+  /** Default `pipe`. */
+  readonly stdio?: "inherit" | "pipe" | "ignore"
+  /** Ends the payload and takes everything back. */
+  readonly signal?: AbortSignal
+  /** Of decoded blocks that the userspace engine keeps, bytes; default 64 MiB. */
+  readonly cacheSize?: Bytes
+  /** Hears what the user should know, in a sentence. */
+  readonly onNotice?: (text: string) => void
+
+  /** `SRC[:DST[:OPTIONS]]`, several separated by commas, or the parts by name. */
+  readonly binds?: readonly (string | BindSpec)[]
+  /** `NAME=VALUE`, one each, stronger than what the image sets. */
+  readonly env?: readonly string[]
+  /** A file of assignments, evaluated by a shell on the host; `env` is stronger. */
+  readonly envFile?: string
+  /** Names of host variables that do not get in. */
+  readonly noEnv?: readonly string[]
+  /** Of the host's environment only TERM and the proxies; default false. */
+  readonly cleanEnv?: boolean
+  /** A shell inside expands the values of `env` and of variables like `APPTAINERENV_NAME`; default: literal. */
+  readonly evaluate?: boolean
+  /** Nothing is expanded, the words of an OCI image's run script neither. */
+  readonly noEval?: boolean
+  /** A minimal /dev, an empty home and an empty /tmp; default false. */
+  readonly contain?: boolean
+  /** `contain` with PID and IPC namespaces and a clean environment; default false. */
+  readonly containAll?: boolean
+  /** `containAll` with `noInit`, `noUmask`, `noEval` and `writableTmpfs`: what users of OCI runtimes expect. */
+  readonly compat?: boolean
+  /** `SRC[:DST]`: another home folder, seen inside as DST. */
+  readonly home?: string
+  /** No home folder is bound; default false. */
+  readonly noHome?: boolean
+  /** Working directory inside; default: the caller's if it is seen inside, else home, else `/`. */
+  readonly cwd?: string
+  /** Default mounts to leave out: `proc sys dev devpts home tmp hostfs cwd bind-paths`, or a destination. */
+  readonly noMount?: readonly string[]
+  /** Where `contain` puts home and tmp, and scratch folders lie; default: in memory. */
+  readonly workdir?: string
+  /** Folders inside that are empty and writable. */
+  readonly scratch?: readonly string[]
+  /** Addresses for resolv.conf. */
+  readonly dns?: readonly string[]
+  /** Name of the machine inside; implies `uts`. */
+  readonly hostname?: string
+  /** The payload starts with umask 0022 instead of the caller's. */
+  readonly noUmask?: boolean
+  /** A SCIF app of the image to run instead of the image's own script. */
+  readonly app?: string
+  /** The program that {@link Image.shell} starts. */
+  readonly shell?: string
+  /** NVIDIA's devices, libraries and programs of the host are seen inside. */
+  readonly nv?: boolean
+  /** Leaves `nv` out whatever asks for it. */
+  readonly noNv?: boolean
+  /** AMD's devices, libraries and programs of the host are seen inside. */
+  readonly rocm?: boolean
+  /** Leaves `rocm` out whatever asks for it. */
+  readonly noRocm?: boolean
+
+  /** `PATH[:ro]` of folders and images that lie over the root, the last on top. */
+  readonly overlay?: readonly string[]
+  /** The root can be written to, in memory. */
+  readonly writableTmpfs?: boolean
+  /** The image itself can be written to. */
+  readonly writable?: boolean
+  /** Inside, the caller is root. */
+  readonly fakeroot?: boolean
+  /** A user namespace for root as well. */
+  readonly userns?: boolean
+  /** A PID namespace. */
+  readonly pid?: boolean
+  /** No PID namespace, though `containAll` asks for one. */
+  readonly noPid?: boolean
+  /** An IPC namespace. */
+  readonly ipc?: boolean
+  /** A namespace for the machine's name. */
+  readonly uts?: boolean
+  /** A network namespace. */
+  readonly net?: boolean
+  /** What is in it: `none` is loopback only. */
+  readonly network?: string
+  /** For CNI networks. */
+  readonly networkArgs?: readonly string[]
+  /** A network namespace that is there already. */
+  readonly netnsPath?: string
+  /** With `pid`, the payload is process 1 itself. */
+  readonly noInit?: boolean
+  /** `seccomp:FILE`, `apparmor:PROFILE`, `selinux:LABEL`, `uid:N`, `gid:N[:N…]`. */
+  readonly security?: readonly string[]
+  /** Capabilities to add. */
+  readonly addCaps?: readonly string[]
+  /** Capabilities to drop. */
+  readonly dropCaps?: readonly string[]
+  /** Root keeps its privileges. */
+  readonly keepPrivs?: boolean
+  /** Root loses its privileges. */
+  readonly noPrivs?: boolean
+  /** Setuid programs of the image work, for root. */
+  readonly allowSetuid?: boolean
+  /** A TOML file of cgroup limits; excludes those of {@link ResourceLimits}. */
+  readonly applyCgroups?: string
+}
+
+const withoutCode: readonly (keyof ExecOptions)[] = [
+  "overlay",
+  "writableTmpfs",
+  "writable",
+  "fakeroot",
+  "userns",
+  "pid",
+  "ipc",
+  "uts",
+  "net",
+  "network",
+  "networkArgs",
+  "netnsPath",
+  "security",
+  "addCaps",
+  "dropCaps",
+  "keepPrivs",
+  "noPrivs",
+  "allowSetuid",
+  "applyCgroups",
+  "cpus",
+  "cpuShares",
+  "cpusetCpus",
+  "cpusetMems",
+  "memory",
+  "memoryReservation",
+  "memorySwap",
+  "oomKillDisable",
+  "pidsLimit",
+  "blkioWeight",
+  "blkioWeightDevice",
+]
+
+/** An option that cannot be had: {@link ExecOptions} names it. */
+export function optionError(option: keyof ExecOptions, why: string): RunError {
+  const flag = option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
+  return new RunError("ERR_RUN_OPTION", `--${flag}: ${why}`)
+}
+
+/** @throws RunError `ERR_RUN_OPTION`. */
+export function refuseUnsupported(options: ExecOptions): void {
+  for (const name of withoutCode)
+    if (options[name] !== undefined && options[name] !== false) throw optionError(name, "not supported yet")
+}
+
+/** With what `containAll` and `compat` stand for spelled out. */
+export function impliedOptions(options: ExecOptions): ExecOptions {
+  let implied = options
+  if (implied.compat === true)
+    implied = { ...implied, containAll: true, noInit: true, noUmask: true, noEval: true, writableTmpfs: true }
+  if (implied.containAll === true)
+    implied = { ...implied, contain: true, cleanEnv: true, pid: implied.noPid !== true, ipc: true }
+  if (implied.hostname !== undefined) implied = { ...implied, uts: true }
+  return implied
+}
