@@ -9,6 +9,7 @@ export type {
   CompressionName,
   EncryptedOutputOptions,
   OutputOptions,
+  Owner,
   TreeOptions,
 } from "./build/write-image.ts"
 export { decrypt, encrypt, reencrypt } from "./build/convert.ts"

@@ -12,6 +12,7 @@ import type { NativeBuild } from "../native/binding.ts"
 import type { SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
+import type { AddedEntry, MetadataObject } from "./metadata-files.ts"
 
 /** A source that was opened; disposing it closes files and forgets keys. */
 export interface BuildSource extends AsyncDisposable {
@@ -20,6 +21,16 @@ export interface BuildSource extends AsyncDisposable {
   readonly tree: NativeBuild["source"]
   /** Where it is an image. */
   readonly image?: SourceImage
+  /** Written into the tree besides what it has; not where the tree is a squashfs, which is copied as it is. */
+  readonly added?: readonly AddedEntry[]
+  /** SIF objects about the tree that the output gets: inside the encryption, or before the partition. */
+  readonly objects?: readonly MetadataObject[]
+  /** Go's name; default: this machine's. */
+  readonly architecture?: string
+  /** Owners are kept unless something else is asked for, whoever builds. */
+  readonly ownersAreReal?: boolean
+  /** What a failure of the native side means here; undefined: nothing special. */
+  explain?(cause: unknown): Error | undefined
 }
 
 /** An image that another one is made of. */
@@ -141,7 +152,7 @@ export async function openSource(path: string, credentials: CredentialOptions): 
   if (info.isDirectory())
     return {
       path,
-      tree: { directory: path },
+      tree: { directory: path, added: [] },
       async [Symbol.asyncDispose](): Promise<void> {
         // A folder is opened by the native side.
       },

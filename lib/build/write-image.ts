@@ -2,9 +2,9 @@
 // plain is written anywhere on the way.
 import { constants } from "node:os"
 import type { Credential } from "../container/credentials.ts"
-import { encodeTrailer, MAX_SEALED_SIZE, type ObjectToSeal } from "../container/sealed.ts"
+import { encodeTrailer, MAX_SEALED_SIZE, lengthFields, type ObjectToSeal } from "../container/sealed.ts"
 import { BuildError, SifError } from "../errors.ts"
-import type { NativeBuildCipher } from "../native/binding.ts"
+import type { NativeBuild, NativeBuildCipher } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import {
   DataType,
@@ -63,12 +63,18 @@ export interface EncryptedOutputOptions extends OutputOptions {
   readonly publicMetadata?: boolean
 }
 
+/** Owners as the source has them, all root, or somebody else by number. */
+export type Owner = "preserve" | "root" | { readonly uid: number; readonly gid: number }
+
 /** How a tree is written; of no effect where the source has a squashfs. */
 export interface TreeOptions {
   /** Default zstd. */
   readonly compression?: Compression
-  /** Default: true for root; everybody else's files become root's, as with the peers. */
-  readonly keepOwner?: boolean
+  /**
+   * Whom everything belongs to. Default: layers of OCI and Docker images keep their owners (`preserve`); so does what
+   * root builds from a folder, and everybody else's files become root's, as with the peers.
+   */
+  readonly owner?: Owner
   /** Go's or Node's name; default: the source's, or this machine's. */
   readonly architecture?: string
   /** Seconds since 1970 that no time in the image exceeds: makes a plain build reproducible. */
@@ -115,6 +121,25 @@ interface TreeTarget {
   readonly trailer: Buffer | undefined
 }
 
+function nativeOwner(owner: Owner | undefined, source: BuildSource): NativeBuild["owner"] {
+  const keep = source.ownersAreReal === true || process.geteuid?.() === 0
+  const wanted = owner ?? (keep ? "preserve" : "root")
+  if (wanted === "preserve") return undefined
+  return wanted === "root" ? { uid: 0, gid: 0 } : wanted
+}
+
+function withAdded(source: BuildSource, time = Math.floor(Date.now() / 1000)): NativeBuild["source"] {
+  const { tree } = source
+  if (source.added === undefined || "squashfs" in tree) return tree
+  const added = source.added.map((entry) => ({
+    ...entry,
+    mtime: time,
+    keep: entry.keep === true,
+    ...(entry.type === "file" ? { content: Buffer.from(entry.content, "utf8") } : {}),
+  }))
+  return { ...tree, added: [...tree.added, ...added] } as NativeBuild["source"]
+}
+
 async function writeTree(options: Options, source: BuildSource, target: TreeTarget): Promise<Written> {
   const { signal, onProgress, compression = { name: "zstd" } } = options
   const { tree } = source
@@ -123,7 +148,7 @@ async function writeTree(options: Options, source: BuildSource, target: TreeTarg
   try {
     return await loadAddon().buildTree(
       {
-        source: tree,
+        source: withAdded(source, options.sourceDateEpoch),
         fd: output.file.fd,
         offset,
         cipher,
@@ -131,10 +156,11 @@ async function writeTree(options: Options, source: BuildSource, target: TreeTarg
         level: compression.level ?? -1,
         blockSize: BLOCK_SIZE,
         threads: 0,
-        squashOwner: !(options.keepOwner ?? process.geteuid?.() === 0),
+        owner: nativeOwner(options.owner, source),
         sourceDateEpoch: options.sourceDateEpoch ?? -1,
         exclude: "directory" in tree ? await output.within(tree.directory) : [],
         trailer,
+        trailerLengthAt: trailer === undefined || source.image !== undefined ? [] : lengthFields(trailer),
       },
       (bytes) => {
         try {
@@ -149,6 +175,8 @@ async function writeTree(options: Options, source: BuildSource, target: TreeTarg
   } catch (cause) {
     signal?.throwIfAborted()
     if (progressError !== undefined) throw progressError.error
+    const explained = source.explain?.(cause)
+    if (explained !== undefined) throw explained
     const errno = cause instanceof Error && "errno" in cause ? -Number(cause.errno) : 0
     const { EBADMSG, EOVERFLOW } = constants.errno
     const message = cause instanceof Error ? cause.message : String(cause)
@@ -209,6 +237,8 @@ class ImageWriter {
   readonly #output: Output
   readonly #recipients: readonly Credential[]
   readonly #passengers: Passengers | undefined
+  /** Metadata goes into the encryption. */
+  readonly #seal: boolean
   readonly #layout: SifLayout
   readonly #architecture: string
   readonly #time: number
@@ -220,11 +250,11 @@ class ImageWriter {
     this.#recipients = recipients
     const encrypted = recipients.length > 0
     const { image } = source
-    const seal = encrypted && options.publicMetadata !== true
-    this.#passengers = image === undefined ? undefined : choosePassengers(image, seal)
+    this.#seal = encrypted && options.publicMetadata !== true
+    this.#passengers = image === undefined ? undefined : choosePassengers(image, this.#seal)
     const architecture =
       options.architecture === undefined
-        ? (image?.primary.partition.arch ?? architectureDigits(process.arch))
+        ? (image?.primary.partition.arch ?? architectureDigits(source.architecture ?? process.arch))
         : architectureDigits(options.architecture)
     if (architecture === undefined)
       throw new RangeError(`SIF has no code for the architecture ${options.architecture ?? process.arch}`)
@@ -235,8 +265,10 @@ class ImageWriter {
   }
 
   #tableOptions(): ConstructorParameters<typeof SifLayout>[2] {
-    const { image } = this.#source
-    if (image === undefined || this.#passengers === undefined) return {}
+    const { image, objects: added = [] } = this.#source
+    if (image === undefined || this.#passengers === undefined)
+      // Sealed objects come back before the partition one day.
+      return { reserved: this.#seal ? added.map((_, slot) => ({ slot, id: slot + 1 })) : [] }
     const { kept, sealed } = this.#passengers
     const highest = Math.max(...[...kept, ...sealed, this.#passengers.primary].map(({ place }) => place.slot))
     const objects = kept.length + sealed.length + 1 + this.#recipients.length
@@ -268,8 +300,12 @@ class ImageWriter {
   }
 
   async #trailer(): Promise<Buffer | undefined> {
-    const { image, path } = this.#source
-    if (image === undefined || this.#passengers === undefined) return undefined
+    const { image, path, objects = [] } = this.#source
+    if (image === undefined || this.#passengers === undefined) {
+      if (!this.#seal || objects.length === 0) return undefined
+      const added = objects.map(({ type, name, data }) => ({ added: { type, name }, data }))
+      return encodeTrailer(undefined, added, this.#time)
+    }
     return encodeTrailer(image.length, await toSeal(this.#passengers, path), this.#time)
   }
 
@@ -311,12 +347,25 @@ class ImageWriter {
     }
   }
 
+  /** What is said of the tree where anyone can read it. */
+  async #addObjects(): Promise<void> {
+    const { objects = [] } = this.#source
+    if (this.#seal || objects.length === 0) return
+    for (const { type, name, data } of objects) {
+      await this.#output.write(data, this.#layout.next())
+      this.#layout.add({ type, name }, data.length)
+    }
+    if (this.#recipients.length > 0)
+      this.#options.onNotice?.("readable without a key, beside the encrypted partition: the image's metadata")
+  }
+
   async write(): Promise<Written> {
     const encrypted = this.#recipients.length > 0
     const { primary, kept } = this.#passengers ?? { primary: undefined, kept: [] }
     if (this.#passengers !== undefined) tellAbout(this.#options, this.#source.path, this.#passengers, encrypted)
     const before = kept.filter(({ place }) => primary !== undefined && place.slot < primary.place.slot)
     await this.#copy(before)
+    await this.#addObjects()
     const written = encrypted ? await this.#writeEncrypted() : await this.#writePlain()
     await this.#copy(kept.filter((passenger) => !before.includes(passenger)))
     await this.#output.truncate(this.#layout.size)

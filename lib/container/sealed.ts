@@ -18,7 +18,7 @@
 //   48      zeros
 import type { Tree } from "../device/tree.ts"
 import { SifError } from "../errors.ts"
-import { PARTITION_ALIGNMENT as BLOCK, SifLayout, type KeptObject } from "../sif/write.ts"
+import { PARTITION_ALIGNMENT as BLOCK, SifLayout, type KeptObject, type NewObject } from "../sif/write.ts"
 import { BufferReader, type ByteReader } from "../sif/source.ts"
 import { readSif, type SifImage } from "../sif/open.ts"
 import { DataType, type SifObject } from "../sif/format.ts"
@@ -60,19 +60,21 @@ export interface Footer {
 }
 
 /** An object to seal, its data, and what it is in the image that it goes back to. */
-export interface ObjectToSeal {
-  readonly object: SifObject
-  readonly data: Buffer
-  readonly place: KeptObject
-}
+export type ObjectToSeal =
+  | { readonly object: SifObject; readonly data: Buffer; readonly place: KeptObject }
+  | { readonly added: NewObject; readonly data: Buffer }
 
 /** The small SIF that holds these objects, each in its slot and with its ID. */
 function encodeObjects(objects: readonly ObjectToSeal[], time: number): Buffer {
-  const slots = objects.reduce((most, { place }) => Math.max(most, place.slot + 1), 0)
+  const slots = objects.reduce(
+    (most, one) => Math.max(most, "place" in one ? one.place.slot + 1 : 0),
+    objects.length,
+  )
   const layout = new SifLayout(time, undefined, { slots })
-  const offsets = objects.map(({ object, data, place }) => {
+  const offsets = objects.map((one) => {
     const offset = layout.next()
-    layout.keep(object, place, data.length)
+    if ("added" in one) layout.add(one.added, one.data.length)
+    else layout.keep(one.object, one.place, one.data.length)
     return offset
   })
   const bytes = Buffer.alloc(layout.size)
@@ -81,12 +83,24 @@ function encodeObjects(objects: readonly ObjectToSeal[], time: number): Buffer {
   return bytes
 }
 
+/** Where in a trailer the partition's length has to be put once it is known (a multiple of 4096): 8 bytes, little endian. */
+export function lengthFields(trailer: Buffer): number[] {
+  const footer = trailer.length - BLOCK
+  const fields = trailer.readBigUInt64LE(footer + SIZE_AT) === 0n ? [LENGTH_AT] : [LENGTH_AT, OFFSET_AT]
+  return fields.map((at) => footer + at)
+}
+
 /**
  * What to write behind a partition of `length` bytes, at the next multiple of 4096.
  *
+ * @param length - undefined: not known yet, see {@link lengthFields}.
  * @throws SifError `ERR_SIF_TOO_LARGE`.
  */
-export function encodeTrailer(length: Bytes, objects: readonly ObjectToSeal[], time: number): Buffer {
+export function encodeTrailer(
+  length: Bytes | undefined,
+  objects: readonly ObjectToSeal[],
+  time: number,
+): Buffer {
   const sif = objects.length === 0 ? Buffer.alloc(0) : encodeObjects(objects, time)
   if (sif.length > MAX_SEALED_SIZE)
     throw new SifError(
@@ -98,9 +112,10 @@ export function encodeTrailer(length: Bytes, objects: readonly ObjectToSeal[], t
   const footer = trailer.subarray(trailer.length - BLOCK)
   MAGIC.copy(footer)
   footer.writeUInt32LE(VERSION, VERSION_AT)
+  footer.writeBigUInt64LE(BigInt(sif.length), SIZE_AT)
+  if (length === undefined) return trailer
   footer.writeBigUInt64LE(BigInt(length), LENGTH_AT)
   if (sif.length > 0) footer.writeBigUInt64LE(BigInt(alignUp(length, BLOCK)), OFFSET_AT)
-  footer.writeBigUInt64LE(BigInt(sif.length), SIZE_AT)
   return trailer
 }
 

@@ -147,13 +147,30 @@ export interface NativeTree {
   close(): void
 }
 
+/** What is written into a tree besides what its source has. Root's. */
+export interface NativeAddedEntry {
+  /** Without a leading slash. Folders come before what is in them. */
+  readonly path: string
+  readonly type: "file" | "directory" | "symlink"
+  /** Permission bits. */
+  readonly mode: number
+  /** Seconds since 1970. */
+  readonly mtime: number
+  /** Of a file. */
+  readonly content?: Uint8Array
+  /** Of a symlink. */
+  readonly target?: string
+  /** What the source has by this name stays; else it is replaced. A folder over a folder adds to it in either case. */
+  readonly keep: boolean
+}
+
 export interface NativeBuild {
   /**
    * A folder's path, or a range that holds a squashfs to be copied as it is: `length` bytes of plaintext (not fewer
    * than it has); default: what it has itself.
    */
   readonly source:
-    | { readonly directory: string }
+    | { readonly directory: string; readonly added: readonly NativeAddedEntry[] }
     | { readonly squashfs: NativeRange; readonly length?: number }
   /** Open for reading and writing. */
   readonly fd: number
@@ -167,14 +184,16 @@ export interface NativeBuild {
   readonly blockSize: number
   /** Worker threads; 0: one for each processor. */
   readonly threads: number
-  /** Owners: kept as they are, or all root. */
-  readonly squashOwner: boolean
+  /** Whom everything belongs to; undefined: owners are kept as they are. */
+  readonly owner: { readonly uid: number; readonly gid: number } | undefined
   /** Seconds since 1970 that no time exceeds, and the image's own time; -1: none, now. */
   readonly sourceDateEpoch: number
   /** Paths inside the folder (no leading slash) that are left out. */
   readonly exclude: readonly string[]
   /** Written behind the squashfs, which ends at a multiple of 4096; padded so itself. */
   readonly trailer?: Uint8Array | undefined
+  /** Where in the trailer the length of the squashfs is put, 8 bytes, little endian. */
+  readonly trailerLengthAt?: readonly number[]
 }
 
 export interface NativeAddon {

@@ -1,3 +1,4 @@
+#include <sys/stat.h>
 #include <time.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include "bindings/exports.h"
 #include "bindings/progress.h"
 #include "bindings/run_async.h"
+#include "core/added_tree.h"
 #include "core/directory_tree.h"
 #include "core/enclosing_squashfs.h"
 #include "core/file_range.h"
@@ -32,6 +34,12 @@ int64_t ReadSourceDateEpoch(const Napi::Object& options) {
   return none ? -1 : static_cast<int64_t>(ReadUnsigned(options, "sourceDateEpoch"));
 }
 
+uint32_t ReadId(const Napi::Object& object, const char* name) {
+  const uint64_t id = ReadUnsigned(object, name);
+  if (id > UINT32_MAX) throw Napi::RangeError::New(object.Env(), std::string(name) + " is too large");
+  return static_cast<uint32_t>(id);
+}
+
 SquashfsWriteOptions ReadWriteOptions(const Napi::Object& options) {
   const uint64_t block_size = ReadUnsigned(options, "blockSize");
   const uint64_t threads = ReadUnsigned(options, "threads");
@@ -42,7 +50,10 @@ SquashfsWriteOptions ReadWriteOptions(const Napi::Object& options) {
   write.codec.level = ReadInt(options, "level");
   write.codec.block_size = static_cast<uint32_t>(block_size);
   write.threads = static_cast<unsigned>(threads);
-  write.squash_owner = ReadBoolean(options, "squashOwner");
+  if (!options.Get("owner").IsUndefined()) {
+    const Napi::Object owner = ReadObject(options.Get("owner"), "owner");
+    write.owner = TreeOwner{ReadId(owner, "uid"), ReadId(owner, "gid")};
+  }
   write.source_date_epoch = ReadSourceDateEpoch(options);
   return write;
 }
@@ -60,6 +71,33 @@ std::vector<std::string> ReadStrings(const Napi::Object& object, const char* nam
   return strings;
 }
 
+std::vector<AddedEntry> ReadAdded(const Napi::Object& source) {
+  const Napi::Value value = source.Get("added");
+  if (!value.IsArray()) throw Napi::TypeError::New(source.Env(), "added must be an array");
+  const auto array = value.As<Napi::Array>();
+  std::vector<AddedEntry> added;
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    const Napi::Object item = ReadObject(array.Get(i), "added");
+    AddedEntry entry;
+    entry.path = ReadString(item, "path");
+    entry.mode = static_cast<mode_t>(ReadInt(item, "mode"));
+    entry.mtime = static_cast<int64_t>(ReadUnsigned(item, "mtime"));
+    entry.keep = ReadBoolean(item, "keep");
+    const std::string type = ReadString(item, "type");
+    if (type == "file") {
+      entry.mode |= S_IFREG;
+      entry.content = ReadBytes(item, "content");
+    } else if (type == "symlink") {
+      entry.mode |= S_IFLNK;
+      entry.target = ReadString(item, "target");
+    } else {
+      entry.mode |= S_IFDIR;
+    }
+    added.push_back(std::move(entry));
+  }
+  return added;
+}
+
 /// Writes one kind of source to a sink.
 using WriteSource = std::function<SquashfsWritten(ByteSink&, const SquashfsProgress&)>;
 
@@ -73,11 +111,13 @@ WriteSource ReadWriteSource(const Napi::Object& options) {
       return CopySquashfs(*range->Open(), length, sink, progress);
     };
   }
-  return [directory = ReadString(source, "directory"), exclude = ReadStrings(options, "exclude"),
-          write = ReadWriteOptions(options)](ByteSink& sink, const SquashfsProgress& progress) {
-    DirectoryTree tree(directory, exclude);
-    return WriteSquashfs(tree, sink, write, progress);
-  };
+  return
+      [directory = ReadString(source, "directory"), exclude = ReadStrings(options, "exclude"),
+       added = ReadAdded(source), write = ReadWriteOptions(options)](ByteSink& sink, const SquashfsProgress& progress) {
+        DirectoryTree folder(directory, exclude);
+        AddedTree tree(folder, added);
+        return WriteSquashfs(tree, sink, write, progress);
+      };
 }
 
 /// What gets what is written.
@@ -113,6 +153,20 @@ std::unique_ptr<ByteSink> EncryptingSink(Target& target) {
   return std::move(target.file);
 }
 
+/// Offsets of 8-byte numbers in `size` bytes.
+std::vector<uint64_t> ReadPlaces(const Napi::Object& options, const char* name, uint64_t size) {
+  std::vector<uint64_t> places;
+  if (options.Get(name).IsUndefined()) return places;
+  const auto array = options.Get(name).As<Napi::Array>();
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    const int64_t at = array.Get(i).ToNumber().Int64Value();
+    if (at < 0 || !RangeFits(static_cast<uint64_t>(at), 8, size))
+      throw Napi::RangeError::New(options.Env(), std::string(name) + " lies outside of the trailer");
+    places.push_back(static_cast<uint64_t>(at));
+  }
+  return places;
+}
+
 }  // namespace
 
 Napi::Value BuildTree(const Napi::CallbackInfo& info) {
@@ -121,14 +175,18 @@ Napi::Value BuildTree(const Napi::CallbackInfo& info) {
   WriteSource write = ReadWriteSource(options);
   std::vector<uint8_t> trailer;
   if (!options.Get("trailer").IsUndefined()) trailer = ReadBytes(options, "trailer");
+  std::vector<uint64_t> length_at = ReadPlaces(options, "trailerLengthAt", trailer.size());
   return RunAsync(
       info.Env(),
-      [write = std::move(write), trailer = std::move(trailer), target = ReadTarget(options),
-       progress = std::make_unique<Progress>(info.Env(), info[1].As<Napi::Function>())] {
+      [write = std::move(write), trailer = std::move(trailer), length_at = std::move(length_at),
+       target = ReadTarget(options),
+       progress = std::make_unique<Progress>(info.Env(), info[1].As<Napi::Function>())]() mutable {
         // What all of it takes in the file, at the end. The sinks above own it.
         const ByteSink& file = *target->file;
         const std::unique_ptr<ByteSink> sink = EncryptingSink(*target);
         SquashfsWritten written = write(*sink, [&progress](uint64_t bytes) { return progress->Report(bytes); });
+        for (const uint64_t at : length_at)
+          for (int i = 0; i < 8; ++i) trailer[at + i] = static_cast<uint8_t>(written.size >> (8 * i));
         WritePadded(*sink, written.size, trailer);
         sink->Finish();
         written.size = file.Size();

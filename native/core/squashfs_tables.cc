@@ -149,6 +149,8 @@ void Tables::Take(Node&& node) {
       open_.back().Add(node.name, place);
       return;
     }
+    case Node::Event::kContent:
+      throw SystemError(EINVAL, "squashfs_write", "content without a name");
   }
 }
 

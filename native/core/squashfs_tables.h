@@ -163,7 +163,8 @@ struct InodePlace {
 
 /// One entry on its way from the walk to the tables.
 struct Node {
-  enum class Event { kEnter, kLeave, kInode, kLink };
+  /// kContent: of an inode that comes later.
+  enum class Event { kEnter, kLeave, kInode, kLink, kContent };
   Event event = Event::kInode;
   uint16_t type = 0;
   std::string name;

@@ -143,20 +143,35 @@ class Writer final : public TreeVisitor {
       Queue(std::move(node));
       return;
     }
-    node.size = file.Size();
-    // A file that fills no block shares a fragment; the tail of a larger one is a block of its own, so that reading it
-    // does not decode others' data.
-    const bool small = node.size < codec_.block_size;
-    if (!small) {
-      const uint64_t blocks = (node.size - 1) / codec_.block_size + 1;
-      if (blocks > kMaximumBlocks) Fail(EFBIG, entry, "the file has too many blocks for this block size");
-      node.expected_blocks = blocks;
-    } else if (node.size > 0) {
-      AddTail(node, file);
+    if (file.Size() > kMaximumBlocks * codec_.block_size)
+      Fail(EFBIG, entry, "the file has too many blocks for this block size");
+    QueueContent(std::move(node), file);
+  }
+  uint64_t StoreContent(const TreeFile& file) override {
+    if (file.Size() > kMaximumBlocks * codec_.block_size)
+      throw SystemError(EFBIG, "squashfs_write", "a file has too many blocks for this block size");
+    Node node;
+    node.event = Node::Event::kContent;
+    node.type = kFile;
+    QueueContent(std::move(node), file);
+    return content_count_++;
+  }
+  void AddStoredFile(const TreeEntry& entry, uint64_t content) override {
+    while (stored_.size() < content_count_ && pipeline_.DeliverOldest()) continue;
+    TakeFinished();
+    Node node = Describe(entry);
+    if (node.event != Node::Event::kLink) {
+      if (content >= stored_.size()) throw SystemError(EINVAL, "squashfs_write", "content that was not stored");
+      const StoredContent& stored = stored_[content];
+      node.size = stored.size;
+      node.start = stored.start;
+      node.sparse = stored.sparse;
+      node.fragment = stored.tail.fragment;
+      node.fragment_offset = stored.tail.offset;
+      node.expected_blocks = stored.blocks.size();
+      node.blocks = stored.blocks;
     }
-    const uint64_t size = node.size;
     Queue(std::move(node));
-    if (!small) SubmitBlocks(file, size);
   }
 
  private:
@@ -166,6 +181,12 @@ class Writer final : public TreeVisitor {
   };
   struct TailPlace {
     uint32_t fragment, offset;
+  };
+  /// What waits for its entry: one for each content, so it is kept small.
+  struct StoredContent {
+    uint64_t size, start, sparse;
+    TailPlace tail;
+    std::vector<uint32_t> blocks;
   };
 
   [[noreturn]] static void Fail(int error, const TreeEntry& entry, const char* reason) {
@@ -184,8 +205,8 @@ class Writer final : public TreeVisitor {
     node.name = entry.name();
     if (!names_.empty()) CheckName(entry, node.name);
     node.mode = static_cast<uint16_t>(entry.mode & 07777);
-    node.uid = tables_.ids().IndexOf(options_.squash_owner ? 0 : entry.uid);
-    node.gid = tables_.ids().IndexOf(options_.squash_owner ? 0 : entry.gid);
+    node.uid = tables_.ids().IndexOf(options_.owner ? options_.owner->uid : entry.uid);
+    node.gid = tables_.ids().IndexOf(options_.owner ? options_.owner->gid : entry.gid);
     int64_t mtime = std::clamp<int64_t>(entry.mtime, 0, UINT32_MAX);
     if (options_.source_date_epoch >= 0) mtime = std::min(mtime, options_.source_date_epoch);
     node.mtime = static_cast<uint32_t>(mtime);
@@ -208,6 +229,20 @@ class Writer final : public TreeVisitor {
     std::string& last = names_.back();
     if (!last.empty() && name <= last) Fail(EINVAL, entry, "the names of a directory are not in order");
     last = name;
+  }
+
+  void QueueContent(Node&& node, const TreeFile& file) {
+    const uint64_t size = file.Size();
+    node.size = size;
+    // A file that fills no block shares a fragment; the tail of a larger one is a block of its own, so that reading it
+    // does not decode others' data.
+    const bool small = size < codec_.block_size;
+    if (!small)
+      node.expected_blocks = (size - 1) / codec_.block_size + 1;
+    else if (size > 0)
+      AddTail(node, file);
+    Queue(std::move(node));
+    if (!small) SubmitBlocks(file, size);
   }
 
   void Queue(Node&& node) {
@@ -309,7 +344,14 @@ class Writer final : public TreeVisitor {
 
   void TakeFinished() {
     while (!pending_.empty() && pending_.front().blocks.size() == pending_.front().expected_blocks) {
-      tables_.Take(std::move(pending_.front()));
+      Node& node = pending_.front();
+      if (node.event == Node::Event::kContent) {
+        node.blocks.shrink_to_fit();
+        stored_.push_back(
+            {node.size, node.start, node.sparse, {node.fragment, node.fragment_offset}, std::move(node.blocks)});
+      } else {
+        tables_.Take(std::move(node));
+      }
       pending_.pop_front();
     }
   }
@@ -345,6 +387,8 @@ class Writer final : public TreeVisitor {
   std::vector<std::string> names_;
   std::unordered_map<uint64_t, InodePlace> shared_;
   std::deque<Node> pending_;
+  uint64_t content_count_ = 0;
+  std::deque<StoredContent> stored_;
   Sha256 content_;
   ByDigest<uint64_t> contents_;
   ByDigest<TailPlace> tails_;

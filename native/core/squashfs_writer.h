@@ -16,8 +16,8 @@ struct SquashfsWriteOptions {
   SquashfsCodec codec;
   /// Worker threads; 0: one for each processor.
   unsigned threads = 0;
-  /// Everything belongs to root.
-  bool squash_owner = false;
+  /// Whom everything belongs to; default: as the source says.
+  std::optional<TreeOwner> owner;
   /// Seconds since 1970 that no time exceeds, and the image's own time; -1: none, and the image has its newest entry's.
   int64_t source_date_epoch = -1;
 };

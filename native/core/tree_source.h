@@ -12,6 +12,11 @@
 
 namespace sifcrypt {
 
+struct TreeOwner {
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+};
+
 struct TreeXattr {
   /// With its prefix, "user.comment".
   std::string name;
@@ -40,7 +45,7 @@ struct TreeEntry {
   std::string_view name() const { return path.substr(path.rfind('/') + 1); }
 };
 
-/// The content of a regular file, valid during TreeVisitor::AddFile.
+/// The content of a regular file, valid during the visitor's call. It is read once and front to back: it may be a stream.
 class TreeFile : public ByteSource {
  public:
   /// The first byte from `offset` on that may be other than zero, Size() if there is none.
@@ -48,12 +53,16 @@ class TreeFile : public ByteSource {
 };
 
 /// Called depth first: the root is entered first, and a directory's entries come in ascending order of their names' bytes.
+/// A source whose data comes in another order than its names hands all of it over before: StoreContent, then AddStoredFile.
 class TreeVisitor {
  public:
   virtual ~TreeVisitor() = default;
   virtual void EnterDirectory(const TreeEntry& entry) = 0;
   virtual void LeaveDirectory() = 0;
   virtual void AddFile(const TreeEntry& entry, const TreeFile& file) = 0;
+  /// Before EnterDirectory of the root only. Returns the number of the content, counted from 0.
+  virtual uint64_t StoreContent(const TreeFile& file) = 0;
+  virtual void AddStoredFile(const TreeEntry& entry, uint64_t content) = 0;
   /// Symlinks, devices, fifos and sockets.
   virtual void AddSpecial(const TreeEntry& entry) = 0;
 };

@@ -149,7 +149,7 @@ describe("gocryptfs images in the addon", () => {
           level: 6,
           blockSize: 131072,
           threads: 0,
-          squashOwner: true,
+          owner: { uid: 0, gid: 0 },
           sourceDateEpoch: EPOCH,
           exclude: [],
           trailer: undefined,
@@ -166,7 +166,7 @@ describe("gocryptfs images in the addon", () => {
       const config = readFileSync(path.join(initial, "gocryptfs.conf"))
       const key = contentKeyOf(config, Buffer.from(password))
       cipher = { type: "gocryptfs", contentKey: key, file: "squashfs-42", config }
-      built = await build("built.sif", { directory: source })
+      built = await build("built.sif", { directory: source, added: [] })
     })
     after(() => {
       descriptors.forEach((descriptor) => {
@@ -205,7 +205,7 @@ describe("gocryptfs images in the addon", () => {
       const bytes = readFileSync(path.join(folder, "built.sif"))
       assert.equal(bytes.indexOf("hsqs", offset + 4), -1)
       assert.equal(bytes.indexOf("busybox"), -1)
-      const again = await build("again.sif", { directory: source })
+      const again = await build("again.sif", { directory: source, added: [] })
       const other = readFileSync(path.join(folder, "again.sif"))
       assert.equal(again.size, built.size)
       const start = offset + 8192
@@ -263,7 +263,7 @@ describe("gocryptfs images in the addon", () => {
       ]
       for (const [change, code] of wrong) {
         cipher = { ...right, ...change }
-        await assert.rejects(build("wrong.sif", { directory: source }), { code }, JSON.stringify(change.file))
+        await assert.rejects(build("wrong.sif", { directory: source, added: [] }), { code }, JSON.stringify(change.file))
       }
       cipher = right
     })

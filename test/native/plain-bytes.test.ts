@@ -23,7 +23,7 @@ const settings = {
   level: 1,
   blockSize: 131072,
   threads: 0,
-  squashOwner: true,
+  owner: { uid: 0, gid: 0 },
   sourceDateEpoch: 0,
   exclude: [],
 } as const
@@ -69,10 +69,10 @@ describe("bytes behind the squashfs", () => {
       const file = name.replaceAll(" ", "-")
 
       it("a trailer follows the squashfs, both padded to 4096", async () => {
-        const without = await build(`${file}-without`, { directory }, cipher)
+        const without = await build(`${file}-without`, { directory, added: [] }, cipher)
         for (const length of [0, 1, 4095, 4096, 100_001]) {
           const trailer = randomBytes(length)
-          const range = await build(`${file}-${length}`, { directory }, cipher, trailer)
+          const range = await build(`${file}-${length}`, { directory, added: [] }, cipher, trailer)
           assert.equal(range.size, without.size + padded(length))
           const tree = await loadAddon().openTree(range)
           assert.equal(tree.squashfsSize, without.size)
@@ -87,7 +87,7 @@ describe("bytes behind the squashfs", () => {
 
       it("a copy leaves them out, takes exactly the length asked for, or gets others", async () => {
         const trailer = randomBytes(5000)
-        const from = await build(`${file}-from`, { directory }, cipher, trailer)
+        const from = await build(`${file}-from`, { directory, added: [] }, cipher, trailer)
         const tree = await loadAddon().openTree(from)
         const whole = await plain(tree)
         const squashfs = whole.subarray(0, tree.squashfsSize)
@@ -115,7 +115,7 @@ describe("bytes behind the squashfs", () => {
 
       it("nothing of a trailer can be read in the file unless there is no cipher", async () => {
         const text = "words that are nowhere else ".repeat(10)
-        await build(`${file}-text`, { directory }, cipher, Buffer.from(text))
+        await build(`${file}-text`, { directory, added: [] }, cipher, Buffer.from(text))
         const bytes = readFileSync(path.join(folder, `${file}-text`))
         assert.equal(bytes.includes(text), cipher === undefined)
         assert.equal(bytes.includes("nowhere"), cipher === undefined)
@@ -124,7 +124,7 @@ describe("bytes behind the squashfs", () => {
   }
 
   it("what a copy cannot have is an error: less than the squashfs, more than the range", async () => {
-    const from = await build("source", { directory }, undefined, Buffer.alloc(1))
+    const from = await build("source", { directory, added: [] }, undefined, Buffer.alloc(1))
     await assert.rejects(build("less", { squashfs: from, length: 4096 }), { code: "EINVAL" })
     await assert.rejects(build("more", { squashfs: from, length: from.size + 1 }), { code: "EOVERFLOW" })
     await assert.rejects(
@@ -134,7 +134,7 @@ describe("bytes behind the squashfs", () => {
   })
 
   it("readPlain ends with the range, reads at most 16 MiB, and nothing once the tree is closed", async () => {
-    const big = await build("big", { directory }, xts(4096, 0), Buffer.alloc(17 * 1024 * 1024))
+    const big = await build("big", { directory, added: [] }, xts(4096, 0), Buffer.alloc(17 * 1024 * 1024))
     const tree = await loadAddon().openTree(big)
     assert.equal((await tree.readPlain(tree.plainSize, 1)).length, 0)
     assert.equal((await tree.readPlain(Number.MAX_SAFE_INTEGER, 1)).length, 0)

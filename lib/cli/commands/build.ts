@@ -1,10 +1,11 @@
-import { InvalidArgumentError, type Command } from "commander"
+import { InvalidArgumentError, Option, type Command } from "commander"
 import {
   build,
   compressionLevels,
   type Compression,
   type CompressionName,
   type CredentialOptions,
+  type Owner,
 } from "../../index.ts"
 import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
 import { addEncryptionOptions, encryptionOptions, showMaking, type EncryptionFlags } from "../encryption.ts"
@@ -13,6 +14,7 @@ import { printable } from "../terminal.ts"
 interface BuildFlags extends CredentialFlags, EncryptionFlags {
   readonly encrypt?: true
   readonly keepOwner?: true
+  readonly owner?: Owner
   readonly compression?: Compression
   readonly sourcePemPath?: string[]
   readonly sourcePassphraseFile?: string
@@ -57,6 +59,21 @@ function parseCompression(text: string): Compression {
   return { name, level }
 }
 
+function parseOwner(text: string): Owner {
+  if (text === "preserve" || text === "root") return text
+  const match = /^(\d{1,10}):(\d{1,10})$/.exec(text)
+  const [uid, gid] = [Number(match?.[1]), Number(match?.[2])]
+  if (!(uid < 2 ** 32 && gid < 2 ** 32)) throw new InvalidArgumentError("It is preserve, root or UID:GID.")
+  return { uid, gid }
+}
+
+function ownerOption(flags: BuildFlags, command: Command): { readonly owner?: Owner } {
+  if (flags.keepOwner !== undefined && flags.owner !== undefined && flags.owner !== "preserve")
+    command.error("error: --keep-owner and --owner say different things")
+  const owner = flags.owner ?? (flags.keepOwner === true ? "preserve" : undefined)
+  return owner === undefined ? {} : { owner }
+}
+
 export function addBuildCommand(program: Command): void {
   const command = program
     .command("build")
@@ -70,7 +87,12 @@ export function addBuildCommand(program: Command): void {
     .argument("<source>", "directory, squashfs file or SIF image")
     .option("-e, --encrypt", "encrypt; the credential may come from the environment")
     .option("--compression <name[:level]>", "zstd (default), gzip, lz4 or xz", parseCompression)
-    .option("--keep-owner", "keep owners as they are (default as root; others write everything as root's)")
+    .addOption(
+      new Option("--owner <owner>", "preserve, root, or UID:GID that everything belongs to").argParser(
+        parseOwner,
+      ),
+    )
+    .option("--keep-owner", "the same as --owner preserve: the default for OCI images, and as root")
     .option("--source-pem-path <file>", "key that opens an encrypted source", collect)
     .option("--source-passphrase-file <file>", "passphrase that opens an encrypted source")
   addCredentialOptions(addEncryptionOptions(command)).action(
@@ -86,7 +108,7 @@ export function addBuildCommand(program: Command): void {
             credentials,
             encrypt: flags.encrypt === true,
             ...(flags.compression === undefined ? {} : { compression: flags.compression }),
-            ...(flags.keepOwner === undefined ? {} : { keepOwner: true }),
+            ...ownerOption(flags, command),
             ...sourceCredentials(flags, credentials),
             ...(epoch === undefined ? {} : { sourceDateEpoch: epoch }),
           }),

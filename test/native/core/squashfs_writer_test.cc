@@ -104,6 +104,8 @@ class Manifest final : public TreeVisitor {
   void EnterDirectory(const TreeEntry& entry) override { Describe(entry, ""); }
   void LeaveDirectory() override {}
   void AddSpecial(const TreeEntry& entry) override { Describe(entry, entry.target); }
+  uint64_t StoreContent(const TreeFile&) override { throw SystemError(ENOTSUP, "manifest"); }
+  void AddStoredFile(const TreeEntry&, uint64_t) override { throw SystemError(ENOTSUP, "manifest"); }
   void AddFile(const TreeEntry& entry, const TreeFile& file) override {
     std::string chain;
     std::vector<uint8_t> piece(1 << 20);
@@ -377,7 +379,7 @@ void TestOptions(const Scratch& scratch) {
   SetTime(root / "old", 1000);
   if (IsRoot()) CheckErrno(lchown((root / "old").c_str(), 55, 66), "lchown");
   SquashfsWriteOptions options = Options(SquashfsCompression::kGzip);
-  options.squash_owner = true;
+  options.owner = TreeOwner{};
   options.source_date_epoch = 1000000;
   const SquashfsWritten written = Build(root, scratch / "image", options, {"cache", "keep/cache/file", "ol"});
   Check(written.entries == 4, "what is excluded is left out");

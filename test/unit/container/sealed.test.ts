@@ -1,14 +1,21 @@
 // What lies behind the squashfs: written and read back, and refused where it is malformed.
 import assert from "node:assert/strict"
-import { encodeTrailer, readFooter, readSealed, type Plaintext } from "../../../lib/container/sealed.ts"
+import {
+  encodeTrailer,
+  readFooter,
+  readSealed,
+  type ObjectToSeal,
+  type Plaintext,
+} from "../../../lib/container/sealed.ts"
 import { DataType, type SifObject } from "../../../lib/sif/format.ts"
 import { openSif } from "../../../lib/sif/open.ts"
 import { BufferReader } from "../../../lib/sif/source.ts"
 import { vector } from "../../vectors/load.ts"
 
 const BLOCK = 4096
+type KeptObjectToSeal = Extract<ObjectToSeal, { readonly object: unknown }>
 
-async function objectsOfPlain(): Promise<Parameters<typeof encodeTrailer>[1]> {
+async function objectsOfPlain(): Promise<KeptObjectToSeal[]> {
   await using image = await openSif(vector("peer/plain.sif"))
   const objects = image.objects.filter(({ type }) => type !== DataType.partition)
   return await Promise.all(
