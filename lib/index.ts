@@ -45,6 +45,10 @@ export type {
 } from "./container/recipients.ts"
 export { listMounts, unmount } from "./container/mounts.ts"
 export type { MountInfo } from "./container/mounts.ts"
+export { sign } from "./container/sign.ts"
+export type { SigningKey, SignOptions } from "./container/sign.ts"
+export type { AddedSignature, SignReport } from "./signing/sign.ts"
+export type { SignerCertificate } from "./signing/certificate.ts"
 export { verify } from "./signing/verify.ts"
 export type {
   SignatureFailure,

@@ -76,7 +76,7 @@ async function askPassphrase(confirm: boolean): Promise<Buffer> {
 }
 
 /** Passwords of key files as they were typed, so that nobody is asked twice for the same one. */
-class KeyPasswords implements Disposable {
+export class KeyPasswords implements Disposable {
   readonly #typed = new Map<string, Buffer>()
 
   async ask(origin: string, attempt: number): Promise<Uint8Array | undefined> {

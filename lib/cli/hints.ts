@@ -26,10 +26,13 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_LUKS_UNSUPPORTED: "as root, `--allow-cipher NAME` lets the kernel engine use it",
   ERR_LUKS_COST: "if you trust the image, --max-kdf-memory MIB or --max-kdf-iterations N raises the limit",
   ERR_LUKS_FULL: "remove a keyslot that nobody needs, then add the new one",
-  ERR_UNSIGNED: "`apptainer sign` signs an image; --unsigned warn or allow opens it as it is",
-  ERR_SIGNATURE_MISSING: "`sifcrypt sif list` shows what there is; `apptainer sign` signs an image",
+  ERR_UNSIGNED: "`sifcrypt sign` signs an image; --unsigned warn or allow opens it as it is",
+  ERR_SIGNATURE_MISSING: "`sifcrypt sif list` shows what there is; `sifcrypt sign` signs an image",
   ERR_SIGNATURE_SIGNER:
     "give the signer's public key: --key FILE or --signer-key FILE (PEM), or --keyring FILE (OpenPGP)",
+  ERR_SIGNATURE_CERTIFICATE:
+    "--certificate-intermediates and --certificate-roots name the certificates between it and one that you trust",
+  ERR_SIGNATURE_SIGN: "run the program by itself to see what it says",
   ERR_SIGNATURE_INVALID: "the image is not what was signed: get it again from where it came",
   ERR_BUILD_EXISTS: "add -F (--force) to replace it; it is kept until the new one is complete",
   ERR_EXTRACT: "the folder must be writable and have room; nothing that exists in it is overwritten",

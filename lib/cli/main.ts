@@ -12,6 +12,7 @@ import { addMountCommands } from "./commands/mount.ts"
 import { addRecipientCommands } from "./commands/recipient.ts"
 import { addRunCommands } from "./commands/run.ts"
 import { addSifCommands } from "./commands/sif.ts"
+import { addSignCommand } from "./commands/sign.ts"
 import { addVerifyCommand } from "./commands/verify.ts"
 import { exitCodeFor, exitCodes } from "./exit-codes.ts"
 import { hintFor } from "./hints.ts"
@@ -60,6 +61,7 @@ async function main(): Promise<number> {
   addConvertCommands(program)
   addRecipientCommands(program)
   addSifCommands(program)
+  addSignCommand(program)
   addVerifyCommand(program)
   addContentCommands(program)
   addInspectCommand(program)

@@ -1,5 +1,5 @@
 // The options that say by whom an image must be signed, where it is opened.
-import type { Command } from "commander"
+import { InvalidArgumentError, type Command } from "commander"
 import { userKeyrings, type VerifyOptions } from "../index.ts"
 
 export interface SignerFlags {
@@ -10,6 +10,13 @@ export interface SignerFlags {
 }
 
 export function collect(value: string, earlier: string[] | undefined): string[] {
+  return [...(earlier ?? []), value]
+}
+
+/** The ID of a group or object; the option is repeatable. */
+export function parseId(text: string, earlier: number[] | undefined): number[] {
+  const value = /^\d{1,9}$/.test(text) ? Number(text) : 0
+  if (value < 1) throw new InvalidArgumentError("It is a positive number.")
   return [...(earlier ?? []), value]
 }
 
@@ -35,9 +42,9 @@ function canonical(fingerprint: string): string {
   return fingerprint.startsWith("SHA256:") ? fingerprint : fingerprint.replaceAll(/[\s:]/g, "").toUpperCase()
 }
 
-/** Whose signatures are required. */
+/** Whose signatures are required; commas separate, too. */
 export function requiredSigners(fingerprints: readonly string[]): readonly string[] {
-  return fingerprints.map(canonical)
+  return fingerprints.flatMap((some) => some.split(",")).map(canonical)
 }
 
 /** Where OpenPGP keys are looked for. */

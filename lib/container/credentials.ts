@@ -36,6 +36,8 @@ export interface CredentialOptions {
   readonly keyPassphrase?: Uint8Array
   /** A file that holds it; one line end at its end is not part of it. */
   readonly keyPassphraseFile?: string
+  /** The same from a descriptor, as for `keyFd`. */
+  readonly keyPassphraseFd?: number
   /**
    * Asked for the password of a protected key file when neither is given, at most three times.
    *
@@ -202,24 +204,45 @@ function passphraseOf({ bytes, origin }: Given): Credential {
 
 type ParseKey = (file: Buffer, origin: string, password?: Buffer) => Promise<KeyObject>
 
+/** Where the password of a key file comes from. */
+export type KeyPasswordOptions = Pick<
+  CredentialOptions,
+  "keyPassphrase" | "keyPassphraseFile" | "keyPassphraseFd" | "askKeyPassphrase"
+>
+
 /** The password of key files that the options name, asked for when it is needed. Disposing wipes it. */
-class KeyPassword implements Disposable {
-  readonly #options: CredentialOptions
+export class KeyPassword implements Disposable {
+  readonly #options: KeyPasswordOptions
   #given: Buffer | undefined
 
-  constructor(options: CredentialOptions) {
+  constructor(options: KeyPasswordOptions) {
     this.#options = options
+  }
+  /** What `use` makes of a key, without a password and then, while it says that one is needed, with each that there is. */
+  async unlock<T>(origin: string, use: (password: Buffer | undefined) => Promise<T>): Promise<T> {
+    for (let attempt = 0, tried: Buffer | undefined; ;) {
+      try {
+        return await use(tried)
+      } catch (error) {
+        const code = error instanceof KeyError ? error.code : undefined
+        if (code !== "ERR_KEY_LOCKED" && code !== "ERR_KEY_PASSPHRASE") throw error
+        tried = await this.next(origin, ++attempt)
+        if (tried === undefined) throw error
+      }
+    }
   }
   /** undefined: none is left to try. */
   async next(origin: string, attempt: number): Promise<Buffer | undefined> {
-    const { keyPassphrase, keyPassphraseFile, askKeyPassphrase } = this.#options
-    if (keyPassphrase !== undefined || keyPassphraseFile !== undefined) {
+    const { keyPassphrase, keyPassphraseFile, keyPassphraseFd, askKeyPassphrase } = this.#options
+    if ([keyPassphrase, keyPassphraseFile, keyPassphraseFd].some((given) => given !== undefined)) {
       if (attempt > 1) return undefined
-      this.#given ??=
-        keyPassphrase === undefined
-          ? withoutLineEnd(await readSecretFile(keyPassphraseFile ?? "", MAX_PASSWORD_SIZE + LINE_END_SIZE))
-          : copyOf(keyPassphrase)
-      return this.#checked(this.#given, origin)
+      const limit = MAX_PASSWORD_SIZE + LINE_END_SIZE
+      if (keyPassphrase !== undefined) this.#given ??= copyOf(keyPassphrase)
+      else if (keyPassphraseFile !== undefined)
+        this.#given ??= withoutLineEnd(await readSecretFile(keyPassphraseFile, limit))
+      else if (keyPassphraseFd !== undefined)
+        this.#given ??= withoutLineEnd(await readDescriptor(keyPassphraseFd, limit))
+      if (this.#given !== undefined) return this.#checked(this.#given, origin)
     }
     const answer = attempt > MAX_ATTEMPTS ? undefined : await askKeyPassphrase?.(origin, attempt)
     if (answer === undefined) return undefined
@@ -243,16 +266,8 @@ class KeyPassword implements Disposable {
 
 async function keyOf(given: Given, password: KeyPassword, parse: ParseKey): Promise<Credential> {
   const { bytes, origin } = given
-  for (let attempt = 0, tried: Buffer | undefined; ;) {
-    try {
-      return { kind: "rsa", key: await parse(bytes, origin, tried), origin }
-    } catch (error) {
-      const code = error instanceof KeyError ? error.code : undefined
-      if (code !== "ERR_KEY_LOCKED" && code !== "ERR_KEY_PASSPHRASE") throw error
-      tried = await password.next(origin, ++attempt)
-      if (tried === undefined) throw error
-    }
-  }
+  const key = await password.unlock(origin, (tried) => parse(bytes, origin, tried))
+  return { kind: "rsa", key, origin }
 }
 
 type CheckKey = (key: KeyObject, origin: string) => KeyObject

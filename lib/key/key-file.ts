@@ -105,19 +105,20 @@ function findKeys(file: Buffer, origin: string, wipe: (bytes: Buffer) => void): 
 const MAX_KEYS = 64
 
 /**
- * The first RSA key among `candidates`.
+ * The first key among `candidates` that `check` lets pass: the first RSA key.
  *
  * @throws KeyError of the first that is none; `ERR_KEY_LOCKED` before any other.
  */
-async function firstRsa(
+async function firstKey(
   candidates: readonly FoundKey[],
   read: (candidate: FoundKey) => KeyObject | Promise<KeyObject>,
   origin: string,
+  check: (key: KeyObject, origin: string) => KeyObject = checkRsa,
 ): Promise<KeyObject | undefined> {
   let failure: unknown
   for (const candidate of candidates)
     try {
-      return checkRsa(await read(candidate), origin)
+      return check(await read(candidate), origin)
     } catch (error) {
       const locked = error instanceof KeyError && error.code === "ERR_KEY_LOCKED"
       if (failure === undefined || locked) failure = error
@@ -179,13 +180,43 @@ export async function parsePrivateKey(file: Buffer, origin: string, password?: B
   return await guarded(origin, file, async (found) => {
     const own = found.keys.filter(({ half }) => half === "private")
     const candidates = [...own.filter(({ locked }) => !locked), ...own.filter(({ locked }) => locked)]
-    const key = await firstRsa(candidates, (candidate) => unlocked(candidate, password, origin), origin)
+    const key = await firstKey(candidates, (candidate) => unlocked(candidate, password, origin), origin)
     if (key !== undefined) return key
     if (found.keys.length === 0)
       throw new KeyError("ERR_KEY_FORMAT", `${origin}: an RSA private key is needed, found ${names(found)}`)
     // A public key of another kind is of the wrong kind first.
-    await firstRsa(found.keys, (candidate) => candidate.read(undefined), origin)
+    await firstKey(found.keys, (candidate) => candidate.read(undefined), origin)
     throw new KeyError("ERR_KEY_PUBLIC", `${origin}: a private key is needed, found ${names(found)}`)
+  })
+}
+
+/**
+ * The private key to sign with, of whatever kind: as {@link parsePrivateKey}, except that what is not RSA must be in PKCS#8 or
+ * SEC 1. Whether it is of a kind that signs is for the caller to say.
+ *
+ * @throws KeyError as there.
+ */
+export async function parseSigningKey(file: Buffer, origin: string, password?: Buffer): Promise<KeyObject> {
+  return await guarded(origin, file, async (found) => {
+    const own = found.keys.filter(({ half }) => half === "private")
+    const candidates = [...own.filter(({ locked }) => !locked), ...own.filter(({ locked }) => locked)]
+    try {
+      const read = (candidate: FoundKey): KeyObject | Promise<KeyObject> =>
+        unlocked(candidate, password, origin)
+      const key = await firstKey(candidates, read, origin, (any) => any)
+      if (key !== undefined) return key
+    } catch (cause) {
+      if (!(cause instanceof KeyError) || cause.code !== "ERR_KEY_TYPE") throw cause
+      throw new KeyError(
+        "ERR_KEY_TYPE",
+        `${origin}: found ${names(found)}, which is read for RSA keys only`,
+        {
+          cause,
+        },
+      )
+    }
+    const code = found.keys.length === 0 ? "ERR_KEY_FORMAT" : "ERR_KEY_PUBLIC"
+    throw new KeyError(code, `${origin}: a private key is needed, found ${names(found)}`)
   })
 }
 
@@ -219,7 +250,7 @@ export async function parsePublicKey(file: Buffer, origin: string, password?: Bu
     const rank = ({ half, locked, readPublic }: FoundKey): number =>
       half === "private" && locked && readPublic === undefined ? 2 : half === "private" ? 0 : 1
     const ranks = [0, 1, 2].flatMap((wanted) => leafFirst(found.keys.filter((key) => rank(key) === wanted)))
-    const key = await firstRsa(
+    const key = await firstKey(
       ranks,
       (candidate) => candidate.readPublic?.() ?? unlocked(candidate, password, origin),
       origin,

@@ -30,10 +30,13 @@ export interface ChangeableFile {
   sync(): Promise<void>
 }
 
-/** How {@link addObject} and {@link deleteObject} stamp the image. */
+/** How a change stamps the image, and how long it waits for its turn. */
 export interface ChangeOptions {
   /** Seconds since 1970; default now. */
   readonly time?: number
+  /** How long to wait for somebody else who changes the same image; default 5000. */
+  readonly patienceMs?: number
+  readonly signal?: AbortSignal
 }
 
 /** A new object and its data. */
@@ -151,14 +154,24 @@ export class SifChange {
    * Writes objects that nobody sees before {@link switchOn}: data, then records, in free slots that ascend in this order.
    *
    * @param after - Only slots behind this one.
+   * @param together - Slots that are switched on by one write, if there are such.
    * @returns Their slots.
    * @throws SifError `ERR_SIF_FULL`, `ERR_SIF_DESCRIPTOR`.
    */
-  async append(objects: readonly ObjectWithData[], after: number = -1): Promise<readonly number[]> {
+  async append(
+    objects: readonly ObjectWithData[],
+    after: number = -1,
+    together: boolean = false,
+  ): Promise<readonly number[]> {
     const { path, header } = this.#image
     const used = new Set([...this.#image.objects.map(({ slot }) => slot), ...this.#added])
     const free = Array.from({ length: header.total }, (_, slot) => slot).filter((slot) => !used.has(slot))
-    const slots = free.filter((slot) => slot > after).slice(0, objects.length)
+    const behind = free.filter((slot) => slot > after)
+    const page = behind.map((slot) => this.#pageOf(slot))
+    const start = together
+      ? behind.findIndex((_, index) => page[index] === page[index + objects.length - 1])
+      : 0
+    const slots = behind.slice(Math.max(0, start), Math.max(0, start) + objects.length)
     if (slots.length < objects.length)
       throw new SifError(
         "ERR_SIF_FULL",
@@ -202,9 +215,22 @@ export class SifChange {
     return slots
   }
 
-  /** Makes objects of what was appended. */
+  /** Where the kernel keeps the byte that makes an object of a slot. */
+  #pageOf(slot: number): number {
+    return Math.floor((this.#recordAt(slot) + USED_AT) / PAGE_SIZE)
+  }
+
+  /** Makes objects of what was appended; those in one page of the file by one write, which no kill cuts in two. */
   async switchOn(slots: readonly number[]): Promise<void> {
-    for (const slot of slots) await this.#file.write(Buffer.alloc(1, 1), this.#recordAt(slot) + USED_AT)
+    for (const page of new Set(slots.map((slot) => this.#pageOf(slot)))) {
+      const places = slots
+        .filter((slot) => this.#pageOf(slot) === page)
+        .map((slot) => this.#recordAt(slot) + USED_AT)
+      const [first, last] = [Math.min(...places), Math.max(...places)]
+      const bytes = await this.#file.read(first, last - first + 1)
+      for (const place of places) bytes[place - first] = 1
+      await this.#file.write(bytes, first)
+    }
     await this.#file.sync()
     await this.#reread()
   }
@@ -280,6 +306,7 @@ export async function changeFile<T>(
 /** How long to wait for somebody else who changes the same image, and how often to look. */
 const PATIENCE_MS = 5000
 const PAUSE_MS = 20
+const PAGE_SIZE: Bytes = 4096
 
 function changeable(file: FileHandle): ChangeableFile {
   return {
@@ -308,13 +335,15 @@ function changeable(file: FileHandle): ChangeableFile {
 }
 
 /** The file under its lock; undefined: it is another one by now. */
-async function openLocked(path: string): Promise<FileHandle | undefined> {
+async function openLocked(path: string, options: ChangeOptions): Promise<FileHandle | undefined> {
+  const { patienceMs = PATIENCE_MS, signal } = options
   const file = await open(path, "r+")
   try {
     if (!(await file.stat()).isFile())
       throw new SifError("ERR_SIF_MAGIC", `${path}: not a SIF image: not a regular file`, { path })
     for (let waited = 0; !(await loadAddon().lockFile(file.fd)); waited += PAUSE_MS) {
-      if (waited >= PATIENCE_MS)
+      signal?.throwIfAborted()
+      if (waited >= patienceMs)
         throw new SifError("ERR_SIF_BUSY", `${path}: somebody else is changing it`, { path })
       await sleep(PAUSE_MS)
     }
@@ -340,7 +369,7 @@ export async function changeSif<T>(
   options: ChangeOptions = {},
 ): Promise<T> {
   let file: FileHandle | undefined
-  while (file === undefined) file = await openLocked(path)
+  while (file === undefined) file = await openLocked(path, options)
   try {
     const handle = file
     return await changeFile(changeable(handle), path, async (image) => await change(image, handle), options)

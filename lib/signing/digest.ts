@@ -1,5 +1,7 @@
 // What a signature covers: digests over the image's identity, over descriptors and over data.
 import { createHash, type Hash } from "node:crypto"
+import { read } from "node:fs"
+import { promisify } from "node:util"
 import { SignatureError } from "../errors.ts"
 import type { SifObject } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
@@ -73,15 +75,62 @@ export function fits(bytes: Buffer, digest: Digest): boolean {
   return digestOf(bytes, digest).equals(digest.value)
 }
 
-const PIECE: Bytes = 1 << 20
+/** SHA-256, as every writer of signatures has it. */
+export function sha256Text(bytes: Buffer): string {
+  return `sha256:${createHash("sha256").update(bytes).digest("hex")}`
+}
 
-/** Digests of objects' data, each computed once for every algorithm however many signatures state it. */
+const PIECE: Bytes = 1 << 20
+const readAt = promisify(read)
+
+/** Reads objects' data, a piece ahead of whoever hashes it, into the same two buffers again and again. */
+class Pieces {
+  readonly #image: SifImage
+  readonly #buffers: readonly [Buffer, Buffer] = [Buffer.alloc(PIECE), Buffer.alloc(PIECE)]
+
+  constructor(image: SifImage) {
+    this.#image = image
+  }
+
+  async *of(object: SifObject): AsyncGenerator<Buffer, void, undefined> {
+    let turn = 0
+    const next = (at: Bytes): Promise<Buffer> | undefined => {
+      if (at >= object.size) return undefined
+      const reading = this.#read(object, at, this.#buffers[turn === 0 ? 0 : 1])
+      turn = 1 - turn
+      reading.catch(() => undefined) // whoever takes the piece hears of it
+      return reading
+    }
+    for (let at = 0, coming = next(0); coming !== undefined;) {
+      const piece = await coming
+      at += piece.length
+      coming = next(at)
+      yield piece
+    }
+  }
+
+  async #read(object: SifObject, at: Bytes, buffer: Buffer): Promise<Buffer> {
+    const wanted = Math.min(PIECE, object.size - at)
+    const { fd } = this.#image.reader
+    if (fd === undefined) return await this.#image.read(object, at, wanted)
+    const { bytesRead } = await readAt(fd, buffer, 0, wanted, object.offset + at)
+    // Fewer only at the end of the file, and there it is an error that read() knows.
+    return bytesRead > 0 ? buffer.subarray(0, bytesRead) : await this.#image.read(object, at, wanted)
+  }
+}
+
+interface Wanted {
+  readonly objects: readonly SifObject[]
+  readonly hash: Hash
+  value: Buffer | undefined
+}
+
+/** Digests of objects' data. What is wanted is collected first, so that each object is read once for all of them. */
 export class ObjectDigests {
   readonly #image: SifImage
   readonly #signal: AbortSignal | undefined
   readonly #onProgress: ((bytes: Bytes) => void) | undefined
-  readonly #known = new Map<string, Promise<Buffer>>()
-  #bytes: Bytes = 0
+  readonly #wanted = new Map<string, Wanted>()
 
   constructor(image: SifImage, signal?: AbortSignal, onProgress?: (bytes: Bytes) => void) {
     this.#image = image
@@ -89,29 +138,44 @@ export class ObjectDigests {
     this.#onProgress = onProgress
   }
 
-  /** Does the digest fit the object's data? */
-  async fits(object: SifObject, digest: Digest): Promise<boolean> {
-    const key = `${object.id} ${digest.algorithm}`
-    let value = this.#known.get(key)
-    if (value === undefined) this.#known.set(key, (value = this.#compute(object, digest.algorithm)))
-    return (await value).equals(digest.value)
+  /** @param objects - In the order of their slots; of several, the digest is over all their data, one after the other. */
+  want(objects: readonly SifObject[], algorithm: string): void {
+    const key = keyOf(objects, algorithm)
+    if (!this.#wanted.has(key))
+      this.#wanted.set(key, { objects, hash: createHash(algorithm), value: undefined })
   }
 
-  async #compute(object: SifObject, algorithm: string): Promise<Buffer> {
-    const hash: Hash = createHash(algorithm)
-    const read = (at: Bytes): Promise<Buffer> | undefined =>
-      at < object.size ? this.#image.read(object, at, Math.min(PIECE, object.size - at)) : undefined
-    // The next piece is read while this one is hashed.
-    for (let at = 0, next = read(0); next !== undefined;) {
-      this.#signal?.throwIfAborted()
-      const piece = await next
-      at += piece.length
-      next = read(at)
-      next?.catch(() => undefined)
-      hash.update(piece)
-      this.#bytes += piece.length
-      this.#onProgress?.(this.#bytes)
+  /** Reads what is wanted. */
+  async compute(): Promise<void> {
+    const open = [...this.#wanted.values()].filter(({ value }) => value === undefined)
+    const pieces = new Pieces(this.#image)
+    let bytes = 0
+    for (const object of this.#image.objects) {
+      const hashes = open.filter(({ objects }) => objects.includes(object)).map(({ hash }) => hash)
+      if (hashes.length === 0) continue
+      for await (const piece of pieces.of(object)) {
+        this.#signal?.throwIfAborted()
+        for (const hash of hashes) hash.update(piece)
+        bytes += piece.length
+        this.#onProgress?.(bytes)
+      }
     }
-    return hash.digest()
+    for (const wanted of open) wanted.value = wanted.hash.digest()
   }
+
+  /** One that was wanted and is computed. */
+  value(objects: readonly SifObject[], algorithm: string): Buffer {
+    const value = this.#wanted.get(keyOf(objects, algorithm))?.value
+    if (value === undefined) throw new Error("the digest was not computed")
+    return value
+  }
+
+  /** Does the digest fit the objects' data? */
+  fits(objects: readonly SifObject[], digest: Digest): boolean {
+    return this.value(objects, digest.algorithm).equals(digest.value)
+  }
+}
+
+function keyOf(objects: readonly SifObject[], algorithm: string): string {
+  return `${algorithm} ${objects.map(({ slot }) => slot).join(" ")}`
 }

@@ -1,5 +1,5 @@
 // DSSE envelopes: the metadata with signatures by plain keys beside it.
-import { createHash, createPublicKey, verify, type KeyObject } from "node:crypto"
+import { createHash, createPublicKey, sign, verify, type KeyObject } from "node:crypto"
 import { parseStrictJson, type JsonValue } from "../device/strict-json.ts"
 import { SignatureError } from "../errors.ts"
 
@@ -59,7 +59,7 @@ export function parseEnvelope(data: Buffer): DsseEnvelope | undefined {
 }
 
 /** What is signed: DSSE's pre-authentication encoding. */
-function encoding(payload: Buffer): Buffer {
+export function encoding(payload: Buffer): Buffer {
   return Buffer.concat([
     Buffer.from(`DSSEv1 ${PAYLOAD_TYPE.length} ${PAYLOAD_TYPE} ${payload.length} `, "latin1"),
     payload,
@@ -116,11 +116,49 @@ export function signerName(key: KeyObject): string | undefined {
   return `SHA256:${createHash("sha256").update(form).digest("base64").replaceAll("=", "")}`
 }
 
-/** RSA: PKCS#1 v1.5 with SHA-256; ECDSA: SHA-256, DER; Ed25519: as it is. */
+/** Modulus bits below which a signature proves nothing any more. */
+const MIN_RSA_BITS = 2048
+
+/**
+ * Is it a key that signs images: RSA, ECDSA P-256, P-384, P-521, or Ed25519?
+ *
+ * @returns What it is called, as {@link signerName}.
+ * @throws SignatureError `ERR_SIGNATURE_KEYRING`.
+ */
+export function checkSigner(key: KeyObject, origin: string): string {
+  const refuse = (what: string): SignatureError =>
+    new SignatureError("ERR_SIGNATURE_KEYRING", `${origin}: ${what}`)
+  const bits = key.asymmetricKeyType === "rsa" ? key.asymmetricKeyDetails?.modulusLength : undefined
+  if (bits !== undefined && bits < MIN_RSA_BITS)
+    throw refuse(`an RSA key of ${bits} bits is too weak, at least ${MIN_RSA_BITS} are needed`)
+  const name = signerName(key)
+  if (name === undefined) throw refuse(`a key of type ${key.asymmetricKeyType ?? "secret"} signs no images`)
+  return name
+}
+
+/** RSA: PKCS#1 v1.5 with SHA-256; ECDSA: SHA-256 on every curve, DER; Ed25519: as it is. */
+function hashFor(key: KeyObject): string | null {
+  return key.asymmetricKeyType === "ed25519" ? null : "sha256"
+}
+
+/** A signature over the payload by a private key. */
+export function signPayload(payload: Buffer, key: KeyObject): Buffer {
+  return sign(hashFor(key), encoding(payload), key)
+}
+
+/** An envelope as every writer has it: compact, without a line end. */
+export function envelopeText(payload: Buffer, signatures: readonly DsseSignature[]): string {
+  return JSON.stringify({
+    payloadType: PAYLOAD_TYPE,
+    payload: payload.toString("base64"),
+    signatures: signatures.map(({ keyId, value }) => ({ keyid: keyId, sig: value.toString("base64") })),
+  })
+}
+
+/** Is it a signature over the payload by this key? */
 export function verifyEnvelopeSignature(payload: Buffer, signature: DsseSignature, key: KeyObject): boolean {
-  const algorithm = key.asymmetricKeyType === "ed25519" ? null : "sha256"
   try {
-    return verify(algorithm, encoding(payload), key, signature.value)
+    return verify(hashFor(key), encoding(payload), key, signature.value)
   } catch {
     return false // a signature of the wrong shape for this kind of key
   }

@@ -9,7 +9,8 @@ import { MAX_KEYRING_SIZE } from "./openpgp.ts"
 
 const MAX_KEY_SIZE: Bytes = 1 << 20
 
-async function readBounded(file: string, limit: Bytes): Promise<Buffer> {
+/** A small file that is no secret. */
+export async function readBounded(file: string, limit: Bytes): Promise<Buffer> {
   const fail = (why: string, cause?: unknown): SignatureError =>
     new SignatureError("ERR_SIGNATURE_KEYRING", `cannot read the signers' keys in ${file}: ${why}`, {
       path: file,

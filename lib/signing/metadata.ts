@@ -64,3 +64,25 @@ export function parseMetadata(signed: Buffer): Metadata {
   })
   return { header: digest(member(value, "header"), "digest"), objects }
 }
+
+/** An object as it is signed; the digests as the metadata has them. */
+export interface ObjectStatement {
+  readonly relativeId: number
+  readonly descriptorDigest: string
+  readonly objectDigest: string
+}
+
+/** The text to sign, as every writer has it: compact, members in this order, objects by ascending ID. */
+export function metadataText(headerDigest: string, objects: readonly ObjectStatement[]): string {
+  return JSON.stringify({
+    version: 1,
+    header: { digest: headerDigest },
+    objects: [...objects]
+      .sort((a, b) => a.relativeId - b.relativeId)
+      .map(({ relativeId, descriptorDigest, objectDigest }) => ({
+        relativeId,
+        descriptorDigest,
+        objectDigest,
+      })),
+  })
+}

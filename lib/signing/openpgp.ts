@@ -2,8 +2,8 @@
 //
 // A cleartext message has many ways of showing a reader other text than was signed (CVE-2023-41037, CVE-2025-68972). So only
 // one shape is taken, the one that signers write, and what is verified is the very text that is used.
-import type { Key, PublicKey, SignaturePacket } from "openpgp"
-import { SignatureError } from "../errors.ts"
+import type { Key, PrivateKey, PublicKey, SignaturePacket } from "openpgp"
+import { KeyError, SignatureError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 
 /** What is read of a key ring at most. */
@@ -26,7 +26,13 @@ export interface ClearSigned {
 
 /** Who signed, when a key is there for it. */
 export type ClearSignature =
-  | { readonly status: "valid"; readonly fingerprint: Buffer; readonly time: Date | undefined }
+  | {
+      readonly status: "valid"
+      readonly fingerprint: Buffer
+      /** The key's user ID. */
+      readonly name: string | undefined
+      readonly time: Date | undefined
+    }
   | { readonly status: "unknown-signer"; readonly keyId: string }
   | { readonly status: "invalid"; readonly fingerprint: Buffer; readonly reason: string }
 
@@ -65,6 +71,10 @@ export function parseClearSigned(data: Buffer): ClearSigned | undefined {
   }
 }
 
+function isArmored(file: Buffer): boolean {
+  return file.subarray(0, 4096).includes("-----BEGIN PGP ")
+}
+
 /** OpenPGP public keys, to verify with. Loads the OpenPGP library, which takes a while, when there is something to do. */
 export class Keyring {
   readonly #keys: PublicKey[] = []
@@ -77,9 +87,8 @@ export class Keyring {
   async add(file: Buffer, origin: string): Promise<void> {
     if (file.length === 0) return
     const { readKeys } = await import("openpgp")
-    const armored = file.subarray(0, 4096).includes("-----BEGIN PGP ")
     try {
-      const keys: Key[] = armored
+      const keys: Key[] = isArmored(file)
         ? await readKeys({ armoredKeys: file.toString("latin1") })
         : await readKeys({ binaryKeys: file })
       this.#keys.push(...keys.map((key) => key.toPublic()))
@@ -126,20 +135,185 @@ export class Keyring {
         })
         await Promise.all(signatures.map(({ verified }) => verified))
         if (signatures.length !== 1) throw new Error("no signature was verified")
-        const trouble = await this.#trouble(key)
-        if (trouble === undefined) return { status: "valid", fingerprint, time: packet.created ?? undefined }
+        const trouble = await troubleOf(key, packet)
+        if (trouble === undefined)
+          return {
+            status: "valid",
+            fingerprint,
+            name: await userIdOf(key),
+            time: packet.created ?? undefined,
+          }
         refused = { status: "invalid", fingerprint, reason: trouble }
       } catch (error) {
-        const reason = error instanceof Error ? error.message : String(error)
-        refused ??= { status: "invalid", fingerprint, reason }
+        refused ??= { status: "invalid", fingerprint, reason: reasonOf(error) }
       }
     }
     return refused ?? { status: "unknown-signer", keyId }
   }
+}
 
-  async #trouble(key: PublicKey): Promise<string | undefined> {
-    if (await key.isRevoked()) return "the key was revoked"
-    const expires = await key.getExpirationTime()
-    return expires instanceof Date && expires.getTime() <= Date.now() ? "the key has expired" : undefined
+function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
+}
+
+/** Why a key that made a good signature is not good now. Its signing subkey must be bound to it in both directions (S39). */
+async function troubleOf(key: PublicKey, packet: SignaturePacket): Promise<string | undefined> {
+  if (await key.isRevoked()) return "the key was revoked"
+  const expires = await key.getExpirationTime()
+  if (expires instanceof Date && expires.getTime() <= Date.now()) return "the key has expired"
+  try {
+    await key.getSigningKey(packet.issuerKeyID)
+    return undefined
+  } catch (error) {
+    return `the key does not sign any more: ${reasonOf(error)}`
   }
+}
+
+/** The user ID that a key shows first; of a key that is not good any more, the first that it has. */
+async function userIdOf(key: Key): Promise<string | undefined> {
+  try {
+    return (await key.getPrimaryUser()).user.userID?.userID
+  } catch {
+    return key.users.find(({ userID }) => userID !== null)?.userID?.userID
+  }
+}
+
+/** A secret key in a ring. */
+export interface SecretKeyFacts {
+  /** Counted through all rings, from 0, as `apptainer key list --secret` does for its own. */
+  readonly index: number
+  /** Of the primary key, upper-case hexadecimal. */
+  readonly fingerprint: string
+  readonly name: string | undefined
+}
+
+/** OpenPGP secret keys, to sign with. */
+export class SecretKeyring {
+  readonly #keys: PrivateKey[] = []
+
+  /**
+   * Adds the keys in a file, a packet stream or armored.
+   *
+   * @throws SignatureError `ERR_SIGNATURE_KEYRING`.
+   */
+  async add(file: Buffer, origin: string): Promise<void> {
+    if (file.length === 0) return
+    const { readPrivateKeys } = await import("openpgp")
+    try {
+      this.#keys.push(
+        ...(isArmored(file)
+          ? await readPrivateKeys({ armoredKeys: file.toString("latin1") })
+          : await readPrivateKeys({ binaryKeys: file })),
+      )
+    } catch (cause) {
+      throw new SignatureError(
+        "ERR_SIGNATURE_KEYRING",
+        `${origin} holds no OpenPGP secret keys that can be read`,
+        { cause, path: origin },
+      )
+    }
+  }
+
+  async list(): Promise<SecretKeyFacts[]> {
+    return await Promise.all(
+      this.#keys.map(async (key, index) => ({
+        index,
+        fingerprint: key.getFingerprint().toUpperCase(),
+        name: await userIdOf(key),
+      })),
+    )
+  }
+
+  /**
+   * The key to sign with.
+   *
+   * @param which - Its index, or its whole fingerprint; undefined: the only one.
+   * @throws SignatureError `ERR_SIGNATURE_KEYRING`.
+   */
+  async select(which: number | string | undefined): Promise<PrivateKey> {
+    const refuse = (what: string): SignatureError => new SignatureError("ERR_SIGNATURE_KEYRING", what)
+    if (this.#keys.length === 0) throw refuse("there is no OpenPGP secret key to sign with")
+    if (typeof which === "string") {
+      const wanted = which.replaceAll(/[\s:]/g, "").toLowerCase()
+      // Names of keys that are shorter can be forged.
+      if (!/^(?:[0-9a-f]{40}|[0-9a-f]{64})$/.test(wanted))
+        throw refuse(`${which} is no whole fingerprint: 40 or 64 hexadecimal digits`)
+      const found = this.#keys.find((key) => key.getFingerprint() === wanted)
+      if (found === undefined) throw refuse(`there is no secret key with the fingerprint ${which}`)
+      return found
+    }
+    if (which !== undefined) {
+      const found = this.#keys[which]
+      if (found === undefined)
+        throw refuse(`there is no secret key ${which}: there are ${this.#keys.length}, counted from 0`)
+      return found
+    }
+    const different = new Set(this.#keys.map((key) => key.getFingerprint()))
+    const [only] = this.#keys
+    if (only !== undefined && different.size === 1) return only
+    const list = (await this.list()).map(
+      ({ index, fingerprint, name }) => `${index}: ${fingerprint} ${name ?? ""}`,
+    )
+    throw refuse(`there are ${this.#keys.length} secret keys, and one has to be chosen: ${list.join("; ")}`)
+  }
+}
+
+/** Must a password be given before the key signs? */
+export function isLocked(key: PrivateKey): boolean {
+  return !key.isDecrypted()
+}
+
+/**
+ * The key, ready to sign.
+ *
+ * @param password - Becomes a string within the OpenPGP library, which nobody can wipe.
+ * @throws KeyError `ERR_KEY_PASSPHRASE`.
+ */
+export async function unlockSecretKey(
+  key: PrivateKey,
+  password: Uint8Array,
+  origin: string,
+): Promise<PrivateKey> {
+  const { decryptKey } = await import("openpgp")
+  try {
+    return await decryptKey({ privateKey: key, passphrase: new TextDecoder().decode(password) })
+  } catch (cause) {
+    if (/incorrect key passphrase/i.test(reasonOf(cause)))
+      throw new KeyError("ERR_KEY_PASSPHRASE", `${origin}: this is not the password of the key`, { cause })
+    throw new SignatureError("ERR_SIGNATURE_KEYRING", `${origin} cannot be used: ${reasonOf(cause)}`, {
+      cause,
+    })
+  }
+}
+
+/**
+ * A clear-signed message around a text, as {@link parseClearSigned} reads it. Hashed with SHA-256 or better.
+ *
+ * @throws SignatureError `ERR_SIGNATURE_KEYRING` when the key signs nothing (any more).
+ */
+export async function clearSign(text: string, key: PrivateKey, time: Date): Promise<Buffer> {
+  const { createCleartextMessage, enums, sign } = await import("openpgp")
+  try {
+    const message = await createCleartextMessage({ text })
+    const signed = await sign({
+      message,
+      signingKeys: key,
+      date: time,
+      config: { preferredHashAlgorithm: enums.hash.sha256, showComment: false, showVersion: false },
+    })
+    return Buffer.from(signed.replaceAll("\r\n", "\n").replace(/\n+$/, ""), "latin1")
+  } catch (cause) {
+    throw new SignatureError(
+      "ERR_SIGNATURE_KEYRING",
+      `the key ${key.getFingerprint().toUpperCase()} does not sign: ${reasonOf(cause)}`,
+      { cause },
+    )
+  }
+}
+
+/** The number that SIF has for the hash of a message's signature (SIF specification, signature hash); 0 for none of them. */
+export async function hashNumber({ armoredSignature }: ClearSigned): Promise<number> {
+  const { readSignature } = await import("openpgp")
+  const [packet] = (await readSignature({ armoredSignature })).packets
+  return Math.max(0, [8, 9, 10].indexOf(packet?.hashAlgorithm ?? 0) + 1)
 }

@@ -4,9 +4,12 @@ import { SignatureError } from "../errors.ts"
 import { DataType, PartitionType, type SifObject } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
+import { certifiedKey, type SignerCertificate } from "./certificate.ts"
 import { descriptorStream, fits, headerStream, ObjectDigests } from "./digest.ts"
-import { parseEnvelope, signerName, verifyEnvelopeSignature, type DsseEnvelope } from "./dsse.ts"
+import { checkSigner, parseEnvelope, verifyEnvelopeSignature, type DsseEnvelope } from "./dsse.ts"
+import { groupOf, groupsOf, lowestId } from "./groups.ts"
 import { readKeyring, readSignerKey } from "./keys.ts"
+import { isLegacy, legacyDigest } from "./legacy.ts"
 import { parseMetadata, type Metadata } from "./metadata.ts"
 import { Keyring, parseClearSigned, type ClearSigned } from "./openpgp.ts"
 
@@ -27,6 +30,8 @@ export interface VerifyOptions {
   readonly keys?: readonly KeyObject[]
   /** The same, in PEM files: SPKI, PKCS#1 or a certificate, which itself is not verified. */
   readonly keyPaths?: readonly string[]
+  /** Certificates of DSSE signers, which are verified: their keys count like {@link keys}. */
+  readonly certificates?: readonly SignerCertificate[]
   /** OpenPGP public keys, armored or as packets. */
   readonly keyrings?: readonly Uint8Array[]
   /** The same, in files; {@link userKeyrings} finds those of the peers. */
@@ -37,6 +42,11 @@ export interface VerifyOptions {
   readonly objects?: readonly number[]
   /** Default `any`. */
   readonly require?: SignersRequired
+  /**
+   * Count the signatures from before Singularity 3.6 and no others. They are insecure: header and descriptors may have been
+   * changed. Without groups or objects: `primary`, of the primary partition, or `all` objects.
+   */
+  readonly legacy?: "primary" | "all"
   readonly signal?: AbortSignal
   /** Bytes hashed so far. */
   readonly onProgress?: (bytes: Bytes) => void
@@ -49,15 +59,20 @@ export interface SignatureFailure {
   readonly reason: string
 }
 
-/** One signature object of an image. */
+/** One signature of an image. A DSSE object may hold several; each has a report. */
 export interface SignatureReport {
   /** The signature object's own ID. */
   readonly id: number
-  /** `legacy`: from before Singularity 3.6, which protects data only and is not verified; `unknown`: no form we know. */
+  /** `legacy`: from before Singularity 3.6, which protects data only; `unknown`: no form we know. */
   readonly kind: "openpgp" | "dsse" | "legacy" | "unknown"
+  /** The group that it is about, or that its object is in. */
   readonly group: number
   /** OpenPGP: the primary key's fingerprint, upper-case hexadecimal; DSSE: `SHA256:…`. undefined: no key that was given. */
   readonly signer: string | undefined
+  /** What that key says of its owner: an OpenPGP user ID, or the subject of a certificate. */
+  readonly name: string | undefined
+  /** The key that the signature itself says it is by: a hint where the signer is not known, and never more. */
+  readonly keyId: string | undefined
   /** When it was made, as the signer says. */
   readonly time: Date | undefined
   /** IDs of the objects that it covers, unchanged. */
@@ -72,24 +87,30 @@ export interface VerifyReport {
   readonly path: string
   /** Everything that was asked for is signed as required, and unchanged. */
   readonly verified: boolean
+  /** It was verified by signatures that protect data only: {@link VerifyOptions.legacy}. */
+  readonly insecure: boolean
   readonly signatures: readonly SignatureReport[]
   /** Signers of good signatures that cover all that was asked for. */
   readonly signers: readonly string[]
+  /** IDs of the objects that were asked for and that no good signature by a known signer covers. */
+  readonly uncovered: readonly number[]
   /** Why it is not verified. */
   readonly failures: readonly SignatureFailure[]
 }
 
-interface Task {
+/** Something that must be signed: by one signature all of it. */
+interface Unit {
+  readonly name: string
   readonly group: number
   readonly objects: readonly SifObject[]
-  /** Of the group, signatures apart: relative IDs count from its lowest. */
-  readonly members: readonly SifObject[]
+  /** Nothing may have been signed that is not there any more. */
+  readonly whole: boolean
 }
 
 type Parsed =
   | { readonly kind: "openpgp"; readonly message: ClearSigned }
   | { readonly kind: "dsse"; readonly envelope: DsseEnvelope }
-  | { readonly kind: "legacy" }
+  | { readonly kind: "legacy"; readonly message: ClearSigned }
   | { readonly kind: "unknown" }
 
 function parseSignature(data: Buffer): Parsed {
@@ -97,43 +118,72 @@ function parseSignature(data: Buffer): Parsed {
   if (envelope !== undefined) return { kind: "dsse", envelope }
   const message = parseClearSigned(data)
   if (message === undefined) return { kind: "unknown" }
-  return message.text.startsWith("SIFHASH:\n") ? { kind: "legacy" } : { kind: "openpgp", message }
+  return { kind: isLegacy(message) ? "legacy" : "openpgp", message }
 }
 
-/** A signature whose signer is known and whose cryptography is right, before anything is compared. */
+/** A signature by a key that was given, and the text it is over. */
 interface Signed {
   readonly signer: string
+  readonly name: string | undefined
   readonly time: Date | undefined
   readonly text: Buffer
 }
 
+/** What comparing a signature with the image gave. */
+interface Comparison {
+  /** It is about this image. */
+  readonly sound: boolean
+  readonly objects: readonly number[]
+  readonly failures: readonly SignatureFailure[]
+}
+
+/** A signature whose cryptography was looked at; what it states is compared when the digests are there. */
+interface Finding {
+  readonly report: Omit<SignatureReport, "objects" | "failures" | "status">
+  /** The object that a legacy signature is linked to; undefined: a group. */
+  readonly about?: number
+  /** It is nobody's whose key was given. */
+  readonly stranger?: true
+  readonly failure?: string
+  readonly compare?: () => Comparison
+}
+
+/** A finding that was compared. */
+interface Judged {
+  readonly report: SignatureReport
+  readonly about: number | undefined
+  readonly sound: boolean
+}
+
+interface NamedKey {
+  readonly name: string
+  readonly subject: string | undefined
+  readonly key: KeyObject
+}
+
 class Verification {
   readonly #image: SifImage
-  readonly #keys: readonly { readonly name: string; readonly key: KeyObject }[]
+  readonly #keys: readonly NamedKey[]
   readonly #keyring: Keyring
-  readonly #digests: ObjectDigests
+  readonly #legacy: boolean
+  readonly digests: ObjectDigests
 
-  constructor(image: SifImage, keys: readonly KeyObject[], keyring: Keyring, options: VerifyOptions) {
+  constructor(image: SifImage, keys: readonly NamedKey[], keyring: Keyring, options: VerifyOptions) {
     this.#image = image
     this.#keyring = keyring
-    this.#keys = keys.map((given) => {
-      const key = given.type === "private" ? createPublicKey(given) : given
-      const name = signerName(key)
-      if (name === undefined)
-        throw new SignatureError(
-          "ERR_SIGNATURE_KEYRING",
-          `a ${key.asymmetricKeyType ?? "secret"} key signs no images`,
-        )
-      return { name, key }
-    })
-    this.#digests = new ObjectDigests(image, options.signal, options.onProgress)
+    this.#keys = keys
+    this.#legacy = options.legacy !== undefined
+    this.digests = new ObjectDigests(image, options.signal, options.onProgress)
   }
 
-  /** All signature objects that are linked to the group. */
-  async signatures(task: Task): Promise<SignatureReport[]> {
-    const { group } = task
+  /** All signatures that are linked to the group, or from before Singularity 3.6 to one of its objects. */
+  async find(group: number, wanted: readonly SifObject[]): Promise<Finding[]> {
+    const ids = new Set(wanted.map(({ id }) => id))
     const linked = this.#image.objects.filter(
-      ({ type, link }) => type === DataType.signature && link.to === "group" && link.group === group,
+      ({ type, link }) =>
+        type === DataType.signature &&
+        ((link.to === "group" && link.group === group) ||
+          (this.#legacy && link.to === "object" && ids.has(link.id))),
     )
     if (linked.length > MAX_SIGNATURES)
       throw new SignatureError(
@@ -143,82 +193,114 @@ class Verification {
           path: this.#image.path,
         },
       )
-    const reports: SignatureReport[] = []
-    for (const object of linked) reports.push(await this.#report(task, object))
-    return reports
+    const findings: Finding[] = []
+    for (const object of linked) findings.push(...(await this.#findingsOf(object, group, ids)))
+    return findings
   }
 
-  async #report(task: Task, object: SifObject): Promise<SignatureReport> {
-    const base = { id: object.id, group: task.group, signer: undefined, time: undefined, objects: [] }
+  async #findingsOf(object: SifObject, group: number, wanted: ReadonlySet<number>): Promise<Finding[]> {
+    const base = {
+      id: object.id,
+      group,
+      signer: undefined,
+      name: undefined,
+      keyId: undefined,
+      time: undefined,
+    }
     let kind: SignatureReport["kind"] = "unknown"
-    let signer: string | undefined
+    if (object.size > MAX_SIGNATURE_SIZE)
+      return [{ report: { ...base, kind }, failure: `${object.size} bytes are no signature` }]
     try {
       const parsed = parseSignature(await this.#image.data(object, MAX_SIGNATURE_SIZE))
       kind = parsed.kind
-      if (parsed.kind === "legacy" || parsed.kind === "unknown") {
-        const reason =
-          parsed.kind === "legacy" ? "legacy signatures protect data only" : "its form is not known"
-        return { ...base, kind, status: "unknown-signer", failures: [{ object: undefined, reason }] }
+      switch (parsed.kind) {
+        case "dsse":
+          return this.#dsse(parsed.envelope, { ...base, kind }, wanted)
+        case "unknown":
+          return [{ report: { ...base, kind }, stranger: true, failure: "its form is not known" }]
+        default:
+          return [await this.#openpgp(parsed, object, { ...base, kind }, wanted)]
       }
-      const signed =
-        parsed.kind === "dsse" ? this.#dsse(parsed.envelope) : await this.#openpgp(parsed.message, object)
-      if (signed === undefined) return { ...base, kind, status: "unknown-signer", failures: [] }
-      ;({ signer } = signed)
-      const { objects, failures } = await this.#compare(task, parseMetadata(signed.text))
-      const status = failures.length === 0 ? "valid" : "invalid"
-      return { ...base, kind, signer, time: signed.time, objects, status, failures }
     } catch (error) {
       if (!(error instanceof SignatureError)) throw error
-      const failures = [{ object: undefined, reason: error.message }]
-      return { ...base, kind, signer, status: "invalid", failures }
+      return [{ report: { ...base, kind }, failure: error.message }]
     }
   }
 
-  #dsse({ payload, signatures }: DsseEnvelope): Signed | undefined {
-    for (const signature of signatures)
-      for (const { name, key } of this.#keys)
-        if (
-          (signature.keyId === "" || signature.keyId === name) &&
-          verifyEnvelopeSignature(payload, signature, key)
+  #dsse(
+    { payload, signatures }: DsseEnvelope,
+    base: Finding["report"],
+    wanted: ReadonlySet<number>,
+  ): Finding[] {
+    return signatures.map((signature) => {
+      const { keyId } = signature
+      const report = { ...base, keyId: keyId === "" ? undefined : keyId }
+      // A key that was not meant is not tried.
+      const candidates = this.#keys.filter(({ name }) => keyId === "" || keyId === name)
+      const by = candidates.find(({ key }) => verifyEnvelopeSignature(payload, signature, key))
+      if (by !== undefined)
+        return this.#stated(
+          report,
+          { signer: by.name, name: by.subject, time: undefined, text: payload },
+          wanted,
         )
-          return { signer: name, time: undefined, text: payload }
-    const claimed = this.#keys.find(({ name }) => signatures.some(({ keyId }) => keyId === name))
-    if (claimed !== undefined)
-      throw new SignatureError(
-        "ERR_SIGNATURE_INVALID",
-        `the signature is not by the key it names, ${claimed.name}`,
-      )
-    return undefined
+      if (keyId === "" || candidates.length === 0) return { report, stranger: true }
+      return { report, failure: `the signature is not by the key it names, ${keyId}` }
+    })
   }
 
-  async #openpgp(message: ClearSigned, object: SifObject): Promise<Signed | undefined> {
-    if (this.#keyring.isEmpty) return undefined
+  async #openpgp(
+    { kind, message }: Extract<Parsed, { readonly message: ClearSigned }>,
+    object: SifObject,
+    base: Finding["report"],
+    wanted: ReadonlySet<number>,
+  ): Promise<Finding> {
+    if (kind === "legacy" && !this.#legacy)
+      return { report: base, stranger: true, failure: "legacy signatures protect data only" }
     const result = await this.#keyring.verify(message)
-    if (result.status === "unknown-signer") return undefined
+    if (result.status === "unknown-signer")
+      return { report: { ...base, keyId: result.keyId.toUpperCase() }, stranger: true }
     const signer = result.fingerprint.toString("hex").toUpperCase()
+    const report = { ...base, keyId: signer }
     if (result.status === "invalid")
-      throw new SignatureError(
-        "ERR_SIGNATURE_INVALID",
-        `the signature by ${signer} is not valid: ${result.reason}`,
-      )
+      return { report, failure: `the signature by ${signer} is not valid: ${result.reason}` }
     // The descriptor names the signer, and nothing signs the descriptor.
-    const entity = object.extra.subarray(4, 4 + result.fingerprint.length)
-    if (!entity.equals(result.fingerprint))
-      throw new SignatureError("ERR_SIGNATURE_INVALID", `the descriptor names another signer than ${signer}`)
-    return { signer, time: result.time, text: Buffer.from(message.text, "latin1") }
+    if (!object.extra.subarray(4, 4 + result.fingerprint.length).equals(result.fingerprint))
+      return { report, failure: `the descriptor names another signer than ${signer}` }
+    const { name, time } = result
+    const signed = { signer, name, time, text: Buffer.from(message.text, "latin1") }
+    return kind === "legacy"
+      ? this.#legacyStated(report, signed, object, message)
+      : this.#stated(report, signed, wanted)
   }
 
-  async #compare(
-    task: Task,
-    metadata: Metadata,
-  ): Promise<{ readonly objects: number[]; readonly failures: SignatureFailure[] }> {
+  /** From here on the signer is known: what is wrong now is his or her signature, or the image. */
+  #stated(base: Finding["report"], signed: Signed, wanted: ReadonlySet<number>): Finding {
+    const { signer, name, time, text } = signed
+    const report = { ...base, signer, name, time }
+    try {
+      const metadata = parseMetadata(text)
+      const members = groupOf(this.#image, report.group)
+      const lowest = lowestId(members)
+      const byId = new Map(members.filter(({ id }) => wanted.has(id)).map((member) => [member.id, member]))
+      for (const { relativeId, data } of metadata.objects) {
+        const object = byId.get(lowest + relativeId)
+        if (object !== undefined) this.digests.want([object], data.algorithm)
+      }
+      return { report, compare: () => this.#compare(metadata, members, wanted) }
+    } catch (error) {
+      if (!(error instanceof SignatureError)) throw error
+      return { report, failure: error.message }
+    }
+  }
+
+  #compare(metadata: Metadata, members: readonly SifObject[], wanted: ReadonlySet<number>): Comparison {
     const failures: SignatureFailure[] = []
     const objects: number[] = []
-    if (!fits(headerStream(this.#image.headerBytes), metadata.header))
-      failures.push({ object: undefined, reason: "the image's header was changed" })
-    const lowest = Math.min(...task.members.map(({ id }) => id))
-    const byId = new Map(task.members.map((member) => [member.id, member]))
-    const wanted = new Set(task.objects.map(({ id }) => id))
+    const sound = fits(headerStream(this.#image.headerBytes), metadata.header)
+    if (!sound) failures.push({ object: undefined, reason: "the image's header was changed" })
+    const lowest = lowestId(members)
+    const byId = new Map(members.map((member) => [member.id, member]))
     for (const { relativeId, descriptor, data } of metadata.objects) {
       const id = lowest + relativeId
       const object = byId.get(id)
@@ -226,28 +308,62 @@ class Verification {
       else if (!wanted.has(id)) continue
       else if (!fits(descriptorStream(this.#image.descriptorBytes(object), relativeId), descriptor))
         failures.push({ object: id, reason: "its descriptor was changed" })
-      else if (!(await this.#digests.fits(object, data)))
+      else if (!this.digests.fits([object], data))
         failures.push({ object: id, reason: "its data was changed" })
       else objects.push(id)
     }
-    return { objects, failures }
+    return { sound, objects: sound ? objects : [], failures }
+  }
+
+  #legacyStated(base: Finding["report"], signed: Signed, object: SifObject, message: ClearSigned): Finding {
+    const { link } = object
+    const about = link.to === "object" ? { about: link.id } : {}
+    const covered = link.to === "object" ? [this.#image.object(link.id)] : groupOf(this.#image, base.group)
+    const { signer, name, time } = signed
+    const report = { ...base, signer, name, time }
+    const digest = legacyDigest(message, object)
+    if (digest === undefined)
+      return { report, ...about, failure: "its digest is not in a form that is taken" }
+    this.digests.want(covered, digest.algorithm)
+    return {
+      report,
+      ...about,
+      compare: () => {
+        if (this.digests.fits(covered, digest))
+          return { sound: true, objects: covered.map(({ id }) => id), failures: [] }
+        const one = covered.length === 1 ? covered[0]?.id : undefined
+        return { sound: true, objects: [], failures: [{ object: one, reason: "data was changed" }] }
+      },
+    }
   }
 }
 
-function membersOf(image: SifImage, group: number): SifObject[] {
-  return image.objects.filter((object) => object.type !== DataType.signature && object.group === group)
+function judged({ report, about, stranger, failure, compare }: Finding): Judged {
+  const {
+    sound = false,
+    objects = [],
+    failures,
+  } = compare?.() ?? { failures: failure === undefined ? [] : [{ object: undefined, reason: failure }] }
+  const status = stranger === true ? "unknown-signer" : failures.length === 0 ? "valid" : "invalid"
+  return { report: { ...report, objects, status, failures }, about, sound }
 }
 
-function tasksOf(image: SifImage, options: VerifyOptions): Task[] {
+function unitsOf(image: SifImage, options: VerifyOptions): Unit[] {
   const { path } = image
-  const task = (group: number): Task => {
-    const members = membersOf(image, group)
-    if (members.length === 0)
-      throw new SignatureError("ERR_SIGNATURE_MISSING", `${path}: there is no group ${group}`, { path })
-    return { group, objects: members, members }
-  }
+  const group = (number: number): Unit => ({
+    name: `group ${number}`,
+    group: number,
+    objects: groupOf(image, number),
+    whole: true,
+  })
+  const single = (object: SifObject): Unit => ({
+    name: `object ${object.id}`,
+    group: object.group,
+    objects: [object],
+    whole: false,
+  })
   if (options.objects !== undefined)
-    return options.objects.map((id) => {
+    return [...new Set(options.objects)].map((id) => {
       const object = image.object(id)
       if (object.group === 0 || object.type === DataType.signature)
         throw new SignatureError(
@@ -257,58 +373,82 @@ function tasksOf(image: SifImage, options: VerifyOptions): Task[] {
             path,
           },
         )
-      return { ...task(object.group), objects: [object] }
+      return single(object)
     })
-  if (options.groups !== undefined) return options.groups.map(task)
-  const groups = image.objects.filter(({ type }) => type !== DataType.signature).map(({ group }) => group)
-  return [...new Set(groups)]
-    .filter((group) => group !== 0)
-    .sort((a, b) => a - b)
-    .map(task)
+  if (options.groups !== undefined) return [...new Set(options.groups)].map(group)
+  if (options.legacy === undefined) return groupsOf(image).map(group)
+  return options.legacy === "primary"
+    ? [single(image.primary())]
+    : image.objects.filter((object) => object.type !== DataType.signature && object.group !== 0).map(single)
 }
 
-/** Which signers' good signatures cover the whole task. */
-function signersOf(task: Task, reports: readonly SignatureReport[]): Set<string> {
-  const complete = reports.filter(
-    ({ status, objects }) => status === "valid" && task.objects.every(({ id }) => objects.includes(id)),
+/** Is the whole of the unit covered? */
+function covers({ report, sound }: Judged, unit: Unit): boolean {
+  return (
+    sound &&
+    (!unit.whole || report.status === "valid") &&
+    unit.objects.every(({ id }) => report.objects.includes(id))
   )
-  return new Set(complete.flatMap(({ signer }) => (signer === undefined ? [] : [signer])))
 }
 
-/** What keeps a task from being verified; nothing: it is. */
+/** What keeps a unit from being verified; nothing: it is. */
 function judge(
-  task: Task,
-  reports: readonly SignatureReport[],
+  unit: Unit,
+  found: readonly Judged[],
   signers: ReadonlySet<string>,
   required: SignersRequired,
 ): SignatureFailure[] {
-  const what = `group ${task.group}`
-  const failure = (reason: string): SignatureFailure => ({ object: undefined, reason: `${what}: ${reason}` })
-  const current = reports.filter(({ kind }) => kind !== "legacy")
-  if (current.length === 0) return [failure("no signature")]
+  const failure = (reason: string): SignatureFailure => ({
+    object: undefined,
+    reason: `${unit.name}: ${reason}`,
+  })
+  if (found.length === 0) return [failure("no signature")]
+  const broken = found.flatMap(({ report: { id, status, failures } }) =>
+    status === "invalid"
+      ? failures.map(({ object, reason }) => ({ object, reason: `signature ${id}: ${reason}` }))
+      : [],
+  )
   const failures: SignatureFailure[] = []
-  // Whoever's key was given signed something else than this: somebody changed it.
-  for (const { id, status, failures: reasons } of current)
-    if (status === "invalid")
-      failures.push(
-        ...reasons.map(({ object, reason }) => ({ object, reason: `signature ${id}: ${reason}` })),
-      )
-  const missing = typeof required === "string" ? [] : required.filter((signer) => !signers.has(signer))
-  if (missing.length > 0) failures.push(...missing.map((signer) => failure(`no good signature by ${signer}`)))
-  else if (signers.size === 0 && failures.length === 0)
+  if (typeof required !== "string")
     failures.push(
-      current.every(({ status }) => status === "unknown-signer")
+      ...required
+        .filter((signer) => !signers.has(signer))
+        .map((signer) => failure(`no good signature by ${signer}`)),
+    )
+  else if (signers.size === 0 && broken.length === 0)
+    failures.push(
+      found.every(({ report }) => report.status === "unknown-signer")
         ? failure("no signature by a key that was given")
         : failure("no signature covers all of it"),
     )
-  if (required === "all")
-    for (const { id, status } of current)
-      if (status === "unknown-signer") failures.push(failure(`signature ${id} is by no key that was given`))
-  return failures
+  const strangers =
+    required === "all"
+      ? found
+          .filter(({ report }) => report.status === "unknown-signer")
+          .map(({ report: { id } }) => failure(`signature ${id} is by no key that was given`))
+      : []
+  // A broken signature is told where it matters: one good signature is enough unless all must be.
+  const matters = failures.length > 0 || signers.size === 0 || required === "all"
+  return [...(matters ? broken : []), ...failures, ...strangers]
 }
 
-async function keysOf({ keys = [], keyPaths = [] }: VerifyOptions): Promise<KeyObject[]> {
-  return [...keys, ...(await Promise.all(keyPaths.map(readSignerKey)))]
+async function keysOf(options: VerifyOptions): Promise<NamedKey[]> {
+  const { keys = [], keyPaths = [], certificates = [] } = options
+  const plain = [
+    ...keys.map((key, index) => ({ key, origin: `key ${index + 1}` })),
+    ...(await Promise.all(keyPaths.map(async (origin) => ({ key: await readSignerKey(origin), origin })))),
+  ].map(({ key, origin }) => ({
+    name: checkSigner(key, origin),
+    subject: undefined,
+    key: key.type === "private" ? createPublicKey(key) : key,
+  }))
+  const certified = await Promise.all(
+    certificates.map(async (certificate) => {
+      const { key, subject } = await certifiedKey(certificate)
+      return { name: checkSigner(key, subject), subject, key }
+    }),
+  )
+  return [...plain, ...certified]
 }
 
 async function keyringOf({ keyrings = [], keyringPaths = [] }: VerifyOptions): Promise<Keyring> {
@@ -319,49 +459,81 @@ async function keyringOf({ keyrings = [], keyringPaths = [] }: VerifyOptions): P
   return keyring
 }
 
-/** Verifies an opened image; through its descriptor, so what is verified is what is read from it later. */
-export async function verifySif(image: SifImage, options: VerifyOptions): Promise<VerifyReport> {
-  const { path } = image
-  const { require: required = "any", signal } = options
-  signal?.throwIfAborted()
-  const verification = new Verification(image, await keysOf(options), await keyringOf(options), options)
+/** What is wrong with the image itself, whoever signed it. */
+function imageFailures(image: SifImage, options: VerifyOptions, units: readonly Unit[]): SignatureFailure[] {
   const failures: SignatureFailure[] = []
-  const tasks = tasksOf(image, options)
-  if (tasks.length === 0) failures.push({ object: undefined, reason: "nothing in the image can be signed" })
+  if (units.length === 0) failures.push({ object: undefined, reason: "nothing in the image can be signed" })
   if (options.groups === undefined && options.objects === undefined)
-    for (const { id, type, group } of image.objects)
-      if (type !== DataType.signature && group === 0)
-        failures.push({ object: id, reason: "it is in no group, so nothing signs it" })
+    for (const { id } of image.objects.filter(isUngrouped))
+      failures.push({ object: id, reason: "it is in no group, so nothing signs it" })
   const primary = image.objects.find(({ partition }) => partition?.type === PartitionType.primarySystem)
   // The header's own word is not signed, the partition's is.
   if (primary?.partition !== undefined && primary.partition.arch !== image.header.arch)
     failures.push({ object: primary.id, reason: "the header names another architecture than this partition" })
-  const reports = new Map<number, SignatureReport>()
-  let signers: Set<string> | undefined
-  for (const task of tasks) {
-    const found = await verification.signatures(task)
-    for (const report of found) reports.set(report.id, report)
-    const complete = signersOf(task, found)
-    failures.push(...judge(task, found, complete, required))
-    signers = new Set(
-      signers === undefined ? complete : [...signers].filter((signer) => complete.has(signer)),
-    )
+  return failures
+}
+
+/** Does the signature count for the unit? Old ones count for the very object or group that they are linked to. */
+function counts({ report, about }: Judged, unit: Unit, { legacy }: VerifyOptions): boolean {
+  if (legacy === undefined) return report.kind !== "legacy"
+  return report.kind === "legacy" && about === (unit.whole ? undefined : unit.objects[0]?.id)
+}
+
+function isUngrouped({ type, group }: SifObject): boolean {
+  return type !== DataType.signature && group === 0
+}
+
+/** Verifies an opened image; through its descriptor, so what is verified is what is read from it later. */
+export async function verifySif(image: SifImage, options: VerifyOptions): Promise<VerifyReport> {
+  const { path } = image
+  const { require: required = "any", legacy, signal } = options
+  signal?.throwIfAborted()
+  const verification = new Verification(image, await keysOf(options), await keyringOf(options), options)
+  const units = unitsOf(image, options)
+  const found = new Map<number, Finding[]>()
+  for (const { group } of units)
+    if (!found.has(group)) {
+      const wanted = units.filter((unit) => unit.group === group).flatMap(({ objects }) => objects)
+      found.set(group, await verification.find(group, wanted))
+    }
+  await verification.digests.compute()
+  const results = new Map([...found].map(([group, findings]) => [group, findings.map(judged)]))
+  const failures = imageFailures(image, options, units)
+  const all = options.groups === undefined && options.objects === undefined
+  const uncovered = new Set(all ? image.objects.filter(isUngrouped).map(({ id }) => id) : [])
+  const signers: Set<string>[] = []
+  for (const unit of units) {
+    const counting = (results.get(unit.group) ?? []).filter((one) => counts(one, unit, options))
+    const complete = counting.filter((one) => covers(one, unit))
+    const by = new Set(complete.flatMap(({ report: { signer } }) => signer ?? []))
+    signers.push(by)
+    failures.push(...judge(unit, counting, by, required))
+    const accepted = ({ signer }: SignatureReport): boolean =>
+      typeof required === "string" || (signer !== undefined && required.includes(signer))
+    const covered = counting.flatMap(({ report }) => (accepted(report) ? report.objects : []))
+    for (const { id } of unit.objects) if (!covered.includes(id)) uncovered.add(id)
   }
+  const [first, ...others] = signers
+  const unique = new Map(failures.map((failure) => [`${failure.object ?? ""} ${failure.reason}`, failure]))
   return {
     path,
     verified: failures.length === 0,
-    signatures: [...reports.values()],
-    signers: [...(signers ?? [])],
-    failures,
+    insecure: legacy !== undefined,
+    signatures: [...results.values()].flat().map(({ report }) => report),
+    signers: [...(first ?? [])].filter((signer) => others.every((other) => other.has(signer))),
+    uncovered: [...uncovered].sort((a, b) => a - b),
+    failures: [...unique.values()],
   }
 }
 
 /**
- * Verifies the signatures of an image. Legacy signatures, from before Singularity 3.6, count for nothing.
+ * Verifies the signatures of an image. Those from before Singularity 3.6 count for nothing, unless
+ * {@link VerifyOptions.legacy} asks for them.
  *
  * @returns A report; look at {@link VerifyReport.verified}.
  * @throws SifError of a malformed image; SignatureError `ERR_SIGNATURE_KEYRING` for keys that cannot be used,
- * `ERR_SIGNATURE_MISSING` for a group or object that is not there; the signal's reason.
+ * `ERR_SIGNATURE_CERTIFICATE` for a certificate that is not good, `ERR_SIGNATURE_MISSING` for a group or object that is not
+ * there; the signal's reason.
  */
 export async function verify(path: string, options: VerifyOptions): Promise<VerifyReport> {
   await using image = await openSif(path)

@@ -31,7 +31,10 @@ describe("sifcrypt verify", () => {
     const result = await sifcryptOk(["verify", "--keyring", keyring, pgpImage])
     assert.match(result.text, /Signature 3 \(openpgp\) of group 1: good, 2020-06-30T/)
     assert.match(result.text, new RegExp(`Fingerprint: ${fingerprint}`))
-    assert.match(result.text, /Objects verified:\n {2}1 FS.*\n {2}2 FS/)
+    assert.match(
+      result.text,
+      /^ID {2}\|GROUP {3}\|LINK {4}\|TYPE\n-+\n1 {3}\|1 {7}\|NONE {4}\|FS\n2 {3}\|1 {7}\|NONE {4}\|FS$/m,
+    )
     assert.match(result.text, new RegExp(`Verified: .* is signed by ${fingerprint}`))
   })
 

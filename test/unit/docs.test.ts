@@ -12,6 +12,7 @@ import { addMountCommands } from "../../lib/cli/commands/mount.ts"
 import { addRecipientCommands } from "../../lib/cli/commands/recipient.ts"
 import { addRunCommands } from "../../lib/cli/commands/run.ts"
 import { addSifCommands } from "../../lib/cli/commands/sif.ts"
+import { addSignCommand } from "../../lib/cli/commands/sign.ts"
 import { addVerifyCommand } from "../../lib/cli/commands/verify.ts"
 import { exitCodeFor, exitCodes } from "../../lib/cli/exit-codes.ts"
 import * as api from "../../lib/index.ts"
@@ -45,6 +46,7 @@ function program(): Command {
   addConvertCommands(command)
   addRecipientCommands(command)
   addSifCommands(command)
+  addSignCommand(command)
   addVerifyCommand(command)
   addContentCommands(command)
   addInspectCommand(command)

@@ -1,24 +1,23 @@
-import { InvalidArgumentError, type Command } from "commander"
-import { sif, verify, type SignatureReport, type SignersRequired } from "../../index.ts"
+import { Option, type Command } from "commander"
+import { sif, verify, type SignatureReport, type SignersRequired, type VerifyReport } from "../../index.ts"
 import { exitCodes } from "../exit-codes.ts"
 import { interruption } from "../interrupt.ts"
 import { print } from "../output.ts"
-import { collect, keyringPaths, requiredSigners } from "../signers.ts"
+import { collect, keyringPaths, parseId, requiredSigners } from "../signers.ts"
 import { notice, printable, Progress } from "../terminal.ts"
 
 interface VerifyFlags {
   readonly key?: string[]
   readonly keyring?: string[]
+  readonly certificate?: string
+  readonly certificateIntermediates?: string
+  readonly certificateRoots?: string
   readonly groupId?: number[]
   readonly sifId?: number[]
+  readonly all?: true
+  readonly legacyInsecure?: true
   readonly require?: string[]
   readonly json?: true
-}
-
-function parseId(text: string, earlier: number[] | undefined): number[] {
-  const value = /^\d{1,9}$/.test(text) ? Number(text) : 0
-  if (value < 1) throw new InvalidArgumentError("It is a positive number.")
-  return [...(earlier ?? []), value]
 }
 
 function required(flags: VerifyFlags, command: Command): SignersRequired {
@@ -31,13 +30,68 @@ function required(flags: VerifyFlags, command: Command): SignersRequired {
 }
 
 function signatureLines(report: SignatureReport): string[] {
-  const { id, kind, group, signer, time, status, failures } = report
+  const { id, kind, group, signer, name, keyId, time, status, failures } = report
   const when = time === undefined ? "" : `, ${time.toISOString()}`
   return [
     `Signature ${id} (${kind}) of group ${group}: ${status === "valid" ? "good" : status}${when}`,
-    ...(signer === undefined ? [] : [`  Fingerprint: ${signer}`]),
+    ...(signer === undefined || name === undefined ? [] : [`[LOCAL]            Signing entity: ${name}`]),
+    ...(signer === undefined ? [] : [`[LOCAL]            Fingerprint: ${signer}`]),
+    ...(signer === undefined && keyId !== undefined ? [`  It says it is by the key ${keyId}`] : []),
     ...failures.map(({ object, reason }) => `  ${object === undefined ? "" : `object ${object}: `}${reason}`),
   ]
+}
+
+/** What the report covers, in the peers' table. */
+function objectTable(image: sif.SifImage, report: VerifyReport): string[] {
+  const covered = new Set(report.signatures.flatMap(({ objects }) => objects))
+  const shown = sif.listJson(image).filter(({ id }) => covered.has(id))
+  return [
+    "Objects verified:",
+    "ID  |GROUP   |LINK    |TYPE",
+    "------------------------------------------------",
+    ...shown.map(({ id, group, link, type }) => {
+      const to = link.to === "none" ? "NONE" : link.to === "object" ? String(link.id) : `${link.group} (G)`
+      return `${String(id).padEnd(4)}|${String(group).padEnd(8)}|${to.padEnd(8)}|${type}`
+    }),
+  ]
+}
+
+/** The peers' words for what they report as JSON, beside our own. */
+function peersJson(image: sif.SifImage, report: VerifyReport): object {
+  const types = new Map(sif.listJson(image).map(({ id, type }) => [id, type]))
+  const good = report.signatures.filter(({ status }) => status === "valid")
+  return {
+    Signatures: new Set(good.map(({ id }) => id)).size,
+    SignerKeys: good.flatMap(({ kind, signer, name, objects }) =>
+      objects.map((id) => {
+        const pgp = kind !== "dsse"
+        return {
+          Signer: {
+            Partition: types.get(id) ?? "",
+            Name: pgp ? (name ?? "unknown") : "unknown",
+            Fingerprint: pgp ? (signer ?? "").toLowerCase() : "",
+            KeyLocal: pgp,
+            KeyCheck: pgp,
+            DataCheck: true,
+          },
+        }
+      }),
+    ),
+  }
+}
+
+async function printReport(path: string, report: VerifyReport, json: boolean): Promise<void> {
+  await using image = await sif.openSif(path)
+  if (json) {
+    await print(`${JSON.stringify({ ...report, ...peersJson(image, report) }, null, 2)}\n`)
+    return
+  }
+  const lines = [
+    ...report.signatures.flatMap(signatureLines),
+    ...(report.verified ? objectTable(image, report) : []),
+  ]
+  if (lines.length > 0) await print(`${lines.map(printable).join("\n")}\n`)
+  if (report.verified) await print(`Verified: ${printable(path)} is signed by ${report.signers.join(", ")}\n`)
 }
 
 export function addVerifyCommand(program: Command): void {
@@ -46,27 +100,53 @@ export function addVerifyCommand(program: Command): void {
     .summary("verify the signatures of an image")
     .description(
       "Verifies the signatures of IMAGE (OpenPGP and DSSE): who signed it, and that it was not changed since. Everything in the " +
-        "image must be signed, and at least one signer's key must be known: from --key, --keyring, or the key rings that Apptainer " +
-        "and Singularity keep for you. Signatures from before Singularity 3.6 protect data only and count for nothing.",
+        "image must be signed, and at least one signer's key must be known: from --key, --certificate, --keyring, or the key rings " +
+        "that your programs keep for you. No key server is asked.",
     )
     .argument("<image>", "the image to verify")
     .option("--key <file>", "public key of a signer, PEM (repeatable)", collect)
+    .option("--certificate <file>", "certificate of a signer, which must be for signing code")
+    .option("--certificate-intermediates <file>", "certificates between it and a root")
+    .option("--certificate-roots <file>", "certificates that are trusted (default: the system's)")
     .option("--keyring <file>", "OpenPGP public keys of signers (repeatable)", collect)
     .option("-g, --group-id <group>", "verify this group only (repeatable)", parseId)
-    .option("-i, --sif-id <id>", "verify this object only (repeatable)", parseId)
+    .addOption(
+      new Option("-i, --sif-id <id>", "verify this object only (repeatable)")
+        .argParser(parseId)
+        .conflicts("groupId"),
+    )
+    .option("-a, --all", "with --legacy-insecure: every object, not just the primary partition")
+    .option(
+      "--legacy-insecure",
+      "count the signatures from before Singularity 3.6, which do not protect header and descriptors, and no others",
+    )
+    .option("-l, --local", "use local keys only, as is always done")
     .option(
       "--require <signers>",
       "any (default): a known signer; all: nobody else has signed; or a fingerprint (repeatable)",
       collect,
     )
-    .option("--json", "print the report as JSON")
+    .option("-j, --json", "print the report as JSON")
   command.action(async (image: string, flags: VerifyFlags) => {
-    if (flags.groupId !== undefined && flags.sifId !== undefined)
-      command.error("error: --group-id and --sif-id exclude each other")
+    const { certificate, certificateIntermediates, certificateRoots, legacyInsecure, all } = flags
+    if (certificate === undefined && (certificateIntermediates ?? certificateRoots) !== undefined)
+      command.error("error: --certificate is needed for its intermediates and roots")
     const progress = new Progress(`verifying ${image}`)
     const report = await verify(image, {
       keyPaths: flags.key ?? [],
       keyringPaths: keyringPaths(flags.keyring),
+      certificates:
+        certificate === undefined
+          ? []
+          : [
+              {
+                certificate,
+                ...(certificateIntermediates === undefined
+                  ? {}
+                  : { intermediates: certificateIntermediates }),
+                ...(certificateRoots === undefined ? {} : { roots: certificateRoots }),
+              },
+            ],
       require: required(flags, command),
       signal: interruption,
       onProgress: (bytes) => {
@@ -74,29 +154,15 @@ export function addVerifyCommand(program: Command): void {
       },
       ...(flags.groupId === undefined ? {} : { groups: flags.groupId }),
       ...(flags.sifId === undefined ? {} : { objects: flags.sifId }),
+      ...(legacyInsecure === undefined ? {} : { legacy: all === undefined ? "primary" : "all" }),
     }).finally(() => {
       progress.done()
     })
     if (!report.verified) process.exitCode = exitCodes.signature
-    if (flags.json === true) {
-      await print(`${JSON.stringify(report)}\n`)
-      return
-    }
-    const lines = report.signatures.flatMap(signatureLines)
-    if (report.verified) {
-      await using opened = await sif.openSif(image)
-      const covered = new Set(report.signatures.flatMap(({ objects }) => objects))
-      const types = new Map(sif.listJson(opened).map(({ id, type }) => [id, type]))
-      lines.push(
-        "Objects verified:",
-        ...[...covered].sort((a, b) => a - b).map((id) => `  ${id} ${types.get(id) ?? ""}`),
-      )
-    }
-    if (lines.length > 0) await print(`${lines.map(printable).join("\n")}\n`)
-    if (report.verified)
-      await print(`Verified: ${printable(image)} is signed by ${report.signers.join(", ")}\n`)
-    else
-      for (const { object, reason } of report.failures)
-        notice(printable(`not verified: ${object === undefined ? "" : `object ${object}: `}${reason}`))
+    if (report.insecure)
+      notice("insecure: old signatures do not show whether header and descriptors were changed")
+    await printReport(image, report, flags.json === true)
+    for (const { object, reason } of report.failures)
+      notice(printable(`not verified: ${object === undefined ? "" : `object ${object}: `}${reason}`))
   })
 }

@@ -1,0 +1,104 @@
+// Signs an image with a key that is somewhere: in a key ring, in a file, with gpg-agent, or with another program.
+import type { KeyObject } from "node:crypto"
+import { KeyError } from "../errors.ts"
+import { MAX_KEY_FILE_SIZE, parseSigningKey } from "../key/key-file.ts"
+import { gpgSigner } from "../signing/gpg.ts"
+import { readKeyring, readSignerKey } from "../signing/keys.ts"
+import { isLocked, SecretKeyring, unlockSecretKey } from "../signing/openpgp.ts"
+import { signSif, type SignReport, type SignTargets } from "../signing/sign.ts"
+import { commandSigner, keySigner, openPgpSigner, type Signer } from "../signing/signer.ts"
+import { KeyPassword, type KeyPasswordOptions } from "./credentials.ts"
+import { readSecretFile } from "./secret-sources.ts"
+
+/** Whose signature it is to be. The first two are OpenPGP, the others DSSE. */
+export type SigningKey =
+  | {
+      /** OpenPGP secret keys, paths or the bytes themselves; {@link userSecretKeyrings} finds the user's. */
+      readonly secretKeyrings: readonly (string | Uint8Array)[]
+      /** Index through all of them, from 0, or whole fingerprint; default: the only key that there is. */
+      readonly select?: number | string
+    }
+  | {
+      /** Sign with gpg, whose agent has the key and asks for its password. */
+      readonly gpg: true
+      /** Index among gpg's secret keys, from 0, or whole fingerprint; default: the only one that can sign. */
+      readonly select?: number | string
+    }
+  /** RSA, ECDSA P-256, P-384, P-521, or Ed25519. */
+  | { readonly key: KeyObject }
+  /** A file with such a private key: PKCS#8, PKCS#1, SEC 1; protected by a password or not. */
+  | { readonly keyPath: string }
+  | {
+      /** The public half, PEM. */
+      readonly publicKeyPath: string
+      /**
+       * A command for /bin/sh that has the use of the private half. What is to be signed comes on its standard input; its standard
+       * output is the bare signature: RSA PKCS#1 v1.5 with SHA-256, ECDSA with SHA-256 as DER, or Ed25519.
+       */
+      readonly command: string
+    }
+
+/** How {@link sign} signs. */
+export interface SignOptions extends SignTargets, KeyPasswordOptions {}
+
+async function openPgp(
+  { secretKeyrings, select }: Extract<SigningKey, { readonly secretKeyrings: unknown }>,
+  options: SignOptions,
+): Promise<Signer> {
+  const ring = new SecretKeyring()
+  for (const [index, given] of secretKeyrings.entries()) {
+    const origin = typeof given === "string" ? given : `key ring ${index + 1}`
+    const bytes =
+      typeof given === "string"
+        ? await readKeyring(given)
+        : Buffer.from(given.buffer, given.byteOffset, given.byteLength)
+    try {
+      await ring.add(bytes, origin)
+    } finally {
+      if (typeof given === "string") bytes.fill(0)
+    }
+  }
+  const key = await ring.select(select)
+  if (!isLocked(key)) return openPgpSigner(key)
+  const origin = `the key ${key.getFingerprint().toUpperCase()}`
+  using password = new KeyPassword(options)
+  const unlocked = await password.unlock(origin, async (tried) => {
+    if (tried === undefined)
+      throw new KeyError("ERR_KEY_LOCKED", `${origin}: its password is needed and none was given`)
+    return await unlockSecretKey(key, tried, origin)
+  })
+  return openPgpSigner(unlocked)
+}
+
+async function fromFile(path: string, options: SignOptions): Promise<Signer> {
+  const bytes = await readSecretFile(path, MAX_KEY_FILE_SIZE)
+  try {
+    using password = new KeyPassword(options)
+    return keySigner(await password.unlock(path, (tried) => parseSigningKey(bytes, path, tried)), path)
+  } finally {
+    bytes.fill(0)
+  }
+}
+
+async function signerOf(by: SigningKey, options: SignOptions): Promise<Signer> {
+  if ("secretKeyrings" in by) return await openPgp(by, options)
+  if ("gpg" in by) return await gpgSigner(by.select, options.signal)
+  if ("key" in by) return keySigner(by.key, "the key")
+  if ("keyPath" in by) return await fromFile(by.keyPath, options)
+  return commandSigner(await readSignerKey(by.publicKeyPath), by.publicKeyPath, by.command)
+}
+
+/**
+ * Signs an image in place, as Apptainer and SingularityCE do: what is signed is its identity, the descriptors and data of its
+ * objects (of an encrypted partition, the ciphertext). Somebody who signs at the same time is waited for. Whatever stops it,
+ * the image has all of the new signatures or none.
+ *
+ * @throws SignatureError `ERR_SIGNATURE_KEYRING` when the key is not there or does not sign, `ERR_SIGNATURE_SIGN` when another
+ * program fails, `ERR_SIGNATURE_MISSING` for a group or object that is not there; KeyError `ERR_KEY_LOCKED`,
+ * `ERR_KEY_PASSPHRASE` and others of a key file; EnvironmentError `ERR_ENV_NO_PROGRAM` without gpg; SifError of a malformed
+ * or full image, `ERR_SIF_BUSY`; the signal's reason; system errors.
+ */
+export async function sign(path: string, by: SigningKey, options: SignOptions = {}): Promise<SignReport> {
+  options.signal?.throwIfAborted()
+  return await signSif(path, await signerOf(by, options), options)
+}

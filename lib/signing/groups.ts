@@ -1,0 +1,28 @@
+// Groups of objects, as signatures see them.
+import { SignatureError } from "../errors.ts"
+import type { SifObject } from "../sif/format.ts"
+import type { SifImage } from "../sif/open.ts"
+
+/** The groups that objects are in, ascending. */
+export function groupsOf(image: SifImage): number[] {
+  return [...new Set(image.objects.map(({ group }) => group))]
+    .filter((group) => group !== 0)
+    .sort((a, b) => a - b)
+}
+
+/**
+ * What is in a group, in the order of the slots. A signature from before Singularity 3.6 that lies in a group is an object of it.
+ *
+ * @throws SignatureError `ERR_SIGNATURE_MISSING` when there is no such group.
+ */
+export function groupOf(image: SifImage, group: number): readonly SifObject[] {
+  const members = image.objects.filter((object) => group !== 0 && object.group === group)
+  if (members.length > 0) return members
+  const { path } = image
+  throw new SignatureError("ERR_SIGNATURE_MISSING", `${path}: there is no group ${group}`, { path })
+}
+
+/** What the relative IDs of a group's objects count from. */
+export function lowestId(members: readonly SifObject[]): number {
+  return Math.min(...members.map(({ id }) => id))
+}

@@ -1,0 +1,153 @@
+// Adds signatures to an image: states what it holds, has that signed, and puts the signature objects in, all at once.
+import { SignatureError } from "../errors.ts"
+import { changeSif } from "../sif/change.ts"
+import { DataType, type SifObject } from "../sif/format.ts"
+import type { SifImage } from "../sif/open.ts"
+import type { Bytes } from "../units.ts"
+import { descriptorStream, headerStream, ObjectDigests, sha256Text } from "./digest.ts"
+import { groupOf, groupsOf, lowestId } from "./groups.ts"
+import { metadataText } from "./metadata.ts"
+import type { Signer } from "./signer.ts"
+
+/** What is signed. */
+export interface SignTargets {
+  /** Groups to sign, each by a signature of its own; default: every group of the image. */
+  readonly groups?: readonly number[]
+  /** Single objects to sign instead; those of one group by one signature. */
+  readonly objects?: readonly number[]
+  /** Seconds since 1970 that signatures and objects are stamped with; default now. */
+  readonly time?: number
+  readonly signal?: AbortSignal
+  /** Bytes hashed so far. */
+  readonly onProgress?: (bytes: Bytes) => void
+}
+
+/** A signature that was added. */
+export interface AddedSignature {
+  /** The signature object's ID. */
+  readonly id: number
+  readonly group: number
+  /** IDs of the objects that it covers. */
+  readonly objects: readonly number[]
+}
+
+/** What signing did. */
+export interface SignReport {
+  readonly path: string
+  readonly kind: "openpgp" | "dsse"
+  /** OpenPGP: the primary key's fingerprint, upper-case hexadecimal; DSSE: `SHA256:…`. */
+  readonly signer: string
+  readonly signatures: readonly AddedSignature[]
+  /** IDs of objects that are in no group: nothing can sign them, and an image with such objects does not verify as a whole. */
+  readonly ungrouped: readonly number[]
+}
+
+/** Whoever signs a large image takes as long as hashing it does. */
+const PATIENCE_MS = 600_000
+
+interface Target {
+  readonly group: number
+  readonly objects: readonly SifObject[]
+}
+
+function targetsOf(image: SifImage, { groups, objects }: SignTargets): Target[] {
+  const { path } = image
+  if (objects === undefined) {
+    const wanted = groups === undefined ? groupsOf(image) : [...new Set(groups)]
+    if (wanted.length === 0)
+      throw new SignatureError("ERR_SIGNATURE_MISSING", `${path}: nothing in the image can be signed`, {
+        path,
+      })
+    return wanted.map((group) => ({ group, objects: groupOf(image, group) }))
+  }
+  const chosen = [...new Set(objects)].map((id) => {
+    const object = image.object(id)
+    if (object.group === 0 || object.type === DataType.signature)
+      throw new SignatureError(
+        "ERR_SIGNATURE_MISSING",
+        `${path}: object ${id} is in no group, so nothing can sign it`,
+        { path },
+      )
+    return object
+  })
+  return [...new Set(chosen.map(({ group }) => group))].map((group) => ({
+    group,
+    objects: chosen.filter((object) => object.group === group),
+  }))
+}
+
+/** The text that states what the image holds. The digests must have been computed. */
+function statement(image: SifImage, { group, objects }: Target, digests: ObjectDigests): string {
+  const lowest = lowestId(groupOf(image, group))
+  return metadataText(
+    sha256Text(headerStream(image.headerBytes)),
+    objects.map((object) => ({
+      relativeId: object.id - lowest,
+      descriptorDigest: sha256Text(descriptorStream(image.descriptorBytes(object), object.id - lowest)),
+      objectDigest: `sha256:${digests.value([object], "sha256").toString("hex")}`,
+    })),
+  )
+}
+
+const ENTITY_AT = 4
+
+/** The extra area of a signature object. */
+function signatureExtra(hash: number, entity: Buffer): Buffer {
+  const extra = Buffer.alloc(ENTITY_AT + entity.length)
+  extra.writeInt32LE(hash, 0)
+  entity.copy(extra, ENTITY_AT)
+  return extra
+}
+
+/**
+ * Signs an image in place. Whatever stops it, the image has all of the new signatures or none; those of more than seven groups
+ * appear one after the other.
+ *
+ * @throws SignatureError `ERR_SIGNATURE_MISSING` for a group or object that is not there, `ERR_SIGNATURE_KEYRING`,
+ * `ERR_SIGNATURE_SIGN`; SifError of a malformed or full image, `ERR_SIF_BUSY`; the signal's reason; system errors.
+ */
+export async function signSif(path: string, signer: Signer, targets: SignTargets = {}): Promise<SignReport> {
+  const { signal, onProgress, time = Math.floor(Date.now() / 1000) } = targets
+  return await changeSif(
+    path,
+    async (change) => {
+      const { image } = change
+      const chosen = targetsOf(image, targets)
+      const digests = new ObjectDigests(image, signal, onProgress)
+      for (const { objects } of chosen) for (const object of objects) digests.want([object], "sha256")
+      await digests.compute()
+      const made = []
+      for (const target of chosen) {
+        const { data, hash } = await signer.sign(
+          statement(image, target, digests),
+          new Date(time * 1000),
+          signal,
+        )
+        made.push({
+          type: DataType.signature,
+          extra: signatureExtra(hash, signer.entity),
+          link: { to: "group", group: target.group } as const,
+          data,
+        })
+      }
+      signal?.throwIfAborted()
+      const slots = await change.append(made, -1, true)
+      await change.switchOn(slots)
+      change.commit()
+      return {
+        path,
+        kind: signer.kind,
+        signer: signer.name,
+        signatures: chosen.map(({ group, objects }, index) => ({
+          id: (slots[index] ?? 0) + 1,
+          group,
+          objects: objects.map(({ id }) => id),
+        })),
+        ungrouped: image.objects
+          .filter(({ type, group }) => type !== DataType.signature && group === 0)
+          .map(({ id }) => id),
+      }
+    },
+    { time, patienceMs: PATIENCE_MS, ...(signal === undefined ? {} : { signal }) },
+  )
+}
