@@ -3,7 +3,7 @@
 import { timingSafeEqual, type KeyObject } from "node:crypto"
 import { wipeCredentials, type Credential, type CredentialOptions } from "../container/credentials.ts"
 import type { OpenOptions } from "../container/image.ts"
-import { dataKey, findCryptoMessages, type Opening } from "../container/unlock.ts"
+import { dataKey, findCryptoMessages, marksOf, type Opening } from "../container/unlock.ts"
 import { BuildError, KeyError } from "../errors.ts"
 import { decodeRecipient, MAX_MESSAGE_SIZE, recipientProof } from "../key/crypto-message.ts"
 import { fingerprint } from "../key/fingerprint.ts"
@@ -61,8 +61,7 @@ async function openEncrypted(
 /** The messages that a change of recipients which was killed has left open nothing, and make nobody a recipient. */
 function isStale(message: SifObject, { unlocked }: Opening): boolean {
   const mark = messageMark(message.extra)
-  if (mark === undefined || unlocked.kind !== "luks") return false
-  return !unlocked.header.keyslots.some((keyslot) => keyslot.mark === mark)
+  return mark !== undefined && !marksOf(unlocked).has(mark)
 }
 
 /** The keyslots of passphrases that nobody gave; they do not come along. */

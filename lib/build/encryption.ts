@@ -228,7 +228,7 @@ async function luksEncryption(
 }
 
 /** 32 lower-case hexadecimal digits: what the peers wrap for gocryptfs. Never a string, which could not be wiped. */
-function randomPassword(): Secret {
+export function randomGocryptfsPassword(): Secret {
   using entropy = new Secret(new Uint8Array(RSA_PASSWORD_ENTROPY))
   randomFillSync(entropy.bytes)
   const digits = Buffer.from("0123456789abcdef", "latin1")
@@ -244,12 +244,12 @@ function randomPassword(): Secret {
 async function gocryptfsEncryption(recipients: readonly Credential[], anonymous: boolean): Promise<Encryption> {
   const rsa = recipients.flatMap((recipient) => (recipient.kind === "rsa" ? [recipient.key] : []))
   const passphrase = recipients.find((recipient) => recipient.kind === "passphrase")?.passphrase
-  using random = passphrase === undefined ? randomPassword() : undefined
+  using random = passphrase === undefined ? randomGocryptfsPassword() : undefined
   const password = (passphrase ?? random)?.bytes
   if (password === undefined) throw new TypeError("an encrypted image has a recipient")
   const cost = passphrase === undefined ? RANDOM_SECRET_SCRYPT : PASSPHRASE_SCRYPT
-  const { config, contentKey, file } = await makeGocryptfs(password, cost)
-  const from = { secret: password, mark: "", volumeKey: contentKey }
+  const { config, mark, contentKey, file } = await makeGocryptfs(password, cost)
+  const from = { secret: password, mark, volumeKey: contentKey }
   return {
     fileSystem: FileSystem.gocryptfsSquashfs,
     header: Buffer.alloc(0),

@@ -1,14 +1,14 @@
 // Who may open an image, and how that changes without touching the payload. The volume key stays what it is; what changes is
-// the secret that opens its keyslot, and the crypto messages that carry the secret to each RSA recipient:
+// the secret that opens its lock (LUKS2: a keyslot; gocryptfs: the configuration), and the crypto messages that carry the
+// secret to each RSA recipient:
 //
 //   1  messages of the new secret, then their descriptors on        opens with the old secret
-//   2  the LUKS2 header: new keyslot in, old ones out               the commit: opens with the new secret only
-//   3  the old messages off, wiped, and what the old keyslots held
+//   2  the lock: new secret in, old ones out                        the commit: opens with the new secret only
+//   3  the old messages off and wiped
 //
-// A message says which keyslot it is for (its mark), so that after a change that was killed anyone can tell those that count
+// A message says which lock it is for (its mark), so that after a change that was killed anyone can tell those that count
 // from those that do not, and the next change clears up.
-import type { FileHandle } from "node:fs/promises"
-import { randomFillSync, timingSafeEqual, type KeyObject } from "node:crypto"
+import { timingSafeEqual, type KeyObject } from "node:crypto"
 import {
   cryptoMessage,
   passphraseKdfFor,
@@ -17,14 +17,12 @@ import {
   type PassphraseKdf,
 } from "../build/encryption.ts"
 import { parseLuksHeader, UNLIMITED, type LuksHeader, type LuksPolicy } from "../device/luks-header.ts"
-import { applyLuksSteps, type LuksChange } from "../device/luks-change.ts"
-import { changeKeyslots, RANDOM_SECRET_KDF, type LuksChangeOptions } from "../device/luks.ts"
+import { describeScrypt, readGocryptfsLayer, type GocryptfsConfig } from "../device/gocryptfs.ts"
 import { KeyError } from "../errors.ts"
 import { decodeRecipient, MAX_MESSAGE_SIZE, recipientProof } from "../key/crypto-message.ts"
 import { fingerprint, isNamedBy, parseFingerprint } from "../key/fingerprint.ts"
 import { checkRecipient } from "../key/key-file.ts"
 import { modulusBits } from "../key/rsa-oaep.ts"
-import { Secret } from "../key/secret.ts"
 import { changeSif, type SifChange } from "../sif/change.ts"
 import {
   cryptoMessageExtra,
@@ -36,8 +34,19 @@ import {
 } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import { resolveRecipients, wipeCredentials, type Credential, type CredentialOptions } from "./credentials.ts"
-import { partitionKind } from "./partition.ts"
-import { findCryptoMessages, openPartition, wipeUnlocked, type Opening, type UnlockedLuks } from "./unlock.ts"
+import { gocryptfsLockChange } from "./gocryptfs-lock-change.ts"
+import type { LockChange, OpenedForChange, PreparedChange } from "./lock-change.ts"
+import { keyslotOf, luksLockChange } from "./luks-lock-change.ts"
+import { isEncrypted, partitionKind } from "./partition.ts"
+import {
+  dataKey,
+  findCryptoMessages,
+  marksOf,
+  openPartition,
+  plainRange,
+  wipeUnlocked,
+  type Opening,
+} from "./unlock.ts"
 
 /** A program that can open an image with a recipient's credential. The peers need root for LUKS2. */
 export type Reader = "sifcrypt" | "apptainer" | "singularity" | "cryptsetup"
@@ -108,15 +117,13 @@ export interface RecipientChange {
   readonly signaturesRemoved: boolean
 }
 
-const SECRET_SIZE = 64
-
 function refuse(image: SifImage, what: string): never {
   throw new KeyError("ERR_KEY_RECIPIENT", `${image.path}: ${what}`, { path: image.path })
 }
 
 // ---- What is there ------------------------------------------------------------------------------------------------------
 
-/** The messages of an image, told apart by whether they are for a keyslot that exists. */
+/** The messages of an image, told apart by whether they are for a lock that exists. */
 interface Messages {
   readonly current: readonly SifObject[]
   readonly stale: readonly SifObject[]
@@ -126,18 +133,10 @@ interface Messages {
  * The peers' messages have no mark. Either all that count have one or none has: a change of a peer's image replaces its
  * messages, unless it adds one for which it cannot.
  */
-function sortMessages(all: readonly SifObject[], header: LuksHeader): Messages {
-  const marks = new Set(header.keyslots.map(({ mark }) => mark))
+function sortMessages(all: readonly SifObject[], marks: ReadonlySet<string>): Messages {
   const marked = all.filter(({ extra }) => marks.has(messageMark(extra) ?? ""))
   const current = marked.length > 0 ? marked : all.filter(({ extra }) => messageMark(extra) === undefined)
   return { current, stale: all.filter((message) => !current.includes(message)) }
-}
-
-/** The keyslot of a message; an unmarked one's is known if there is one only. */
-function keyslotOf(message: SifObject, { keyslots }: LuksHeader): number | undefined {
-  const mark = messageMark(message.extra)
-  if (mark !== undefined) return keyslots.find((keyslot) => keyslot.mark === mark)?.id
-  return keyslots.length === 1 ? keyslots[0]?.id : undefined
 }
 
 /** The public key behind a message; undefined: none, or one that cannot be read. */
@@ -150,60 +149,104 @@ async function keyBehind(image: SifImage, message: SifObject): Promise<KeyObject
   }
 }
 
-async function rsaRecipient(
-  image: SifImage,
-  header: LuksHeader,
-  message: SifObject,
-  stale: boolean,
-  first: boolean,
-): Promise<Recipient> {
-  const key = await keyBehind(image, message)
-  const id = keyslotOf(message, header)
-  const keyslot = header.keyslots.find((one) => one.id === id)
+/** What a reader has to do for a secret. */
+interface SecretCost {
+  readonly keyslot: number | undefined
+  readonly kdf: string | undefined
+  readonly cost: string | undefined
+}
+
+/** The lock of an image as anyone can see it. */
+interface VisibleLock {
+  readonly marks: ReadonlySet<string>
+  /** Programs besides ours that open the first RSA recipient's message, and a passphrase. */
+  readonly rsaReaders: readonly Reader[]
+  readonly passphraseReaders: readonly Reader[]
+  rsa(message: SifObject): SecretCost
+  /** Of each passphrase, given the messages that count. */
+  passphrases(current: readonly SifObject[]): readonly SecretCost[]
+}
+
+function visibleLuks(header: LuksHeader): VisibleLock {
+  const costOf = (id: number | undefined): SecretCost => {
+    const keyslot = header.keyslots.find((one) => one.id === id)
+    return { keyslot: keyslot?.id, kdf: keyslot?.kdf.type, cost: keyslot?.cost }
+  }
   return {
-    kind: "rsa",
-    id: message.id,
-    fingerprint: parseFingerprint(message.name) === undefined ? undefined : message.name,
-    modulusBits: key === undefined ? undefined : modulusBits(key),
-    keyslot: keyslot?.id,
-    kdf: keyslot?.kdf.type,
-    cost: keyslot?.cost,
-    stale,
-    readableBy: stale ? [] : first ? ["sifcrypt", "apptainer", "singularity"] : ["sifcrypt"],
+    marks: new Set(header.keyslots.map(({ mark }) => mark)),
+    rsaReaders: ["apptainer", "singularity"],
+    passphraseReaders: ["apptainer", "singularity", "cryptsetup"],
+    rsa: (message) => costOf(keyslotOf(message, header)),
+    passphrases: (current) => {
+      const taken = new Set(current.map((message) => keyslotOf(message, header)))
+      return header.keyslots.filter(({ id }) => !taken.has(id)).map(({ id }) => costOf(id))
+    },
+  }
+}
+
+function visibleGocryptfs(config: GocryptfsConfig): VisibleLock {
+  const cost = { keyslot: undefined, kdf: "scrypt", cost: describeScrypt(config) }
+  return {
+    marks: new Set([config.mark]),
+    rsaReaders: ["apptainer"],
+    passphraseReaders: ["apptainer"],
+    rsa: () => cost,
+    // One password: a passphrase where it is not the RSA recipients'.
+    passphrases: (current) => (current.length === 0 ? [cost] : []),
+  }
+}
+
+async function visibleLock(image: SifImage, partition: SifPartition): Promise<VisibleLock> {
+  const kind = partitionKind(partition)
+  switch (kind) {
+    case "luks":
+      return visibleLuks(await parseLuksHeader(image.reader, partition, { limits: UNLIMITED }))
+    case "gocryptfs": {
+      const range = plainRange(image, partition, undefined)
+      return visibleGocryptfs((await readGocryptfsLayer(range, image.path, UNLIMITED)).config)
+    }
+    default:
+      return refuse(image, "the root file system is not encrypted")
   }
 }
 
 async function recipientsIn(image: SifImage): Promise<Recipient[]> {
   const partition = image.primary()
-  if (partitionKind(partition) !== "luks") refuse(image, "the root file system is not encrypted with LUKS2")
-  const header = await parseLuksHeader(image.reader, partition, { limits: UNLIMITED })
+  const lock = await visibleLock(image, partition)
   const all = findCryptoMessages(image, partition)
-  const { current, stale } = sortMessages(all, header)
+  const { current, stale } = sortMessages(all, lock.marks)
   const found: Recipient[] = []
-  for (const message of all)
-    found.push(await rsaRecipient(image, header, message, stale.includes(message), message === all[0]))
-  const taken = new Set(current.map((message) => keyslotOf(message, header)))
-  for (const { id, kdf, cost } of header.keyslots)
-    if (!taken.has(id))
-      found.push({
-        kind: "passphrase",
-        id: undefined,
-        fingerprint: undefined,
-        modulusBits: undefined,
-        keyslot: id,
-        kdf: kdf.type,
-        cost,
-        stale: false,
-        readableBy: ["sifcrypt", "apptainer", "singularity", "cryptsetup"],
-      })
+  for (const message of all) {
+    const key = await keyBehind(image, message)
+    const isStale = stale.includes(message)
+    found.push({
+      kind: "rsa",
+      id: message.id,
+      fingerprint: parseFingerprint(message.name) === undefined ? undefined : message.name,
+      modulusBits: key === undefined ? undefined : modulusBits(key),
+      ...(isStale ? { keyslot: undefined, kdf: undefined, cost: undefined } : lock.rsa(message)),
+      stale: isStale,
+      readableBy: isStale ? [] : ["sifcrypt", ...(message === all[0] ? lock.rsaReaders : [])],
+    })
+  }
+  for (const cost of lock.passphrases(current))
+    found.push({
+      kind: "passphrase",
+      id: undefined,
+      fingerprint: undefined,
+      modulusBits: undefined,
+      ...cost,
+      stale: false,
+      readableBy: ["sifcrypt", ...lock.passphraseReaders],
+    })
   return found
 }
 
 /**
  * Who may open an image: RSA recipients in the order in which they are looked at, then passphrases. Needs no key.
  *
- * @throws SifError; LuksError `ERR_LUKS_HEADER`, `ERR_LUKS_UNSUPPORTED`; KeyError `ERR_KEY_RECIPIENT` when the image is not
- * encrypted with LUKS2.
+ * @throws SifError; LuksError `ERR_LUKS_HEADER`, `ERR_LUKS_UNSUPPORTED`; GocryptfsError `ERR_GOCRYPTFS_CONFIG`,
+ * `ERR_GOCRYPTFS_UNSUPPORTED`; KeyError `ERR_KEY_RECIPIENT` when the image is not encrypted.
  */
 export async function listRecipients(path: string): Promise<Recipient[]> {
   await using image = await openSif(path)
@@ -215,35 +258,18 @@ export async function listRecipients(path: string): Promise<Recipient[]> {
 /** An image that is being changed, opened with a credential. */
 interface Changing {
   readonly change: SifChange
-  readonly file: FileHandle
   readonly partition: SifPartition
-  readonly header: LuksHeader
-  readonly opening: Opening & { readonly unlocked: UnlockedLuks }
+  readonly opening: Opening
   readonly messages: Messages
+  readonly lock: LockChange
   readonly onNotice: (text: string) => void
 }
 
-/** The keyslots that the RSA recipients' secrets open. */
-function rsaKeyslots(changing: Changing): number[] {
-  const { header, messages, opening, change } = changing
-  const { keyslots } = header
-  if (messages.current.length === 0) return []
-  const known = new Set<number>(opening.recipient === undefined ? [] : [opening.unlocked.keyslot])
-  const unmarked = messages.current.filter(({ extra }) => messageMark(extra) === undefined)
-  for (const message of messages.current) {
-    const id = keyslotOf(message, header)
-    if (id !== undefined) known.add(id)
-  }
-  if (unmarked.length === 0 || known.size > 0) return [...known]
-  // A passphrase opened, and a peer made the messages: the other keyslot is theirs if there is one only.
-  const [other, another] = keyslots.filter(({ id }) => id !== opening.unlocked.keyslot)
-  if (other === undefined || another !== undefined)
-    throw new KeyError(
-      "ERR_KEY_MISSING",
-      `${change.image.path}: which of ${keyslots.length} keyslots is for the RSA recipients can only be told with a private key`,
-      { path: change.image.path },
-    )
-  return [other.id]
+function lockChange({ opening, ...opened }: OpenedForChange): LockChange {
+  const { unlocked } = opening
+  return unlocked.kind === "luks"
+    ? luksLockChange({ ...opened, opening: { ...opening, unlocked } })
+    : gocryptfsLockChange({ ...opened, opening: { ...opening, unlocked } })
 }
 
 async function withOpened(
@@ -262,17 +288,13 @@ async function withOpened(
   return await changeSif(path, async (change, file) => {
     const { image } = change
     const partition = image.primary()
-    if (partitionKind(partition) !== "luks") refuse(image, "the root file system is not encrypted with LUKS2")
-    const policy: LuksPolicy = { limits: kdfLimits }
-    const opening = await openPartition(image, partition, credentials, policy, signal)
+    if (!isEncrypted(partitionKind(partition))) refuse(image, "the root file system is not encrypted")
+    const opening = await openPartition(image, partition, credentials, { limits: kdfLimits }, signal)
     try {
-      const { unlocked } = opening
-      if (unlocked.kind !== "luks")
-        throw new TypeError(`a partition of kind ${unlocked.kind} was opened as LUKS2`)
-      const { header } = unlocked
-      const messages = sortMessages(findCryptoMessages(image, partition), header)
+      const messages = sortMessages(findCryptoMessages(image, partition), marksOf(opening.unlocked))
+      const lock = lockChange({ image, file, partition, opening, messages: messages.current })
       const before = image.objects
-      await use({ change, file, partition, header, opening: { ...opening, unlocked }, messages, onNotice })
+      await use({ change, partition, opening, messages, lock, onNotice })
       const broken = brokenSignatures(before, change.image.objects, partition)
       if (removeSignatures) await change.remove(broken)
       return {
@@ -309,7 +331,7 @@ interface Step {
   readonly messages: readonly CryptoMessage[]
   /** The new messages' descriptors come after this slot: peers look at the first one. */
   readonly after?: number
-  readonly keyslots: LuksChange | undefined
+  readonly lock: PreparedChange
   readonly remove: readonly SifObject[]
 }
 
@@ -326,7 +348,7 @@ async function carryOut(changing: Changing, step: Step): Promise<void> {
   )
   await change.switchOn(slots)
   change.commit()
-  if (step.keyslots !== undefined) await applyLuksSteps(changing.file, partition.offset, step.keyslots.steps)
+  await step.lock.write?.()
   await change.remove([...step.remove, ...messages.stale])
 }
 
@@ -355,73 +377,37 @@ export async function addRecipients(path: string, options: AddRecipientsOptions)
       throw new KeyError("ERR_KEY_MISSING", `${path}: no recipient to add was given`, { path })
     const passphrases = all.flatMap((one) => (one.kind === "passphrase" ? [one.passphrase.bytes] : []))
     return await withOpened(path, options, async (changing) => {
-      const { change, header, opening, messages } = changing
+      const { change, lock, opening, messages } = changing
       for (const key of keys)
         if (messages.current.some(({ name }) => name === fingerprint(key)))
           refuse(change.image, `${fingerprint(key)} is a recipient already`)
-      const ownSecret = keys.length > 0 && opening.recipient === undefined
-      using fresh = freshSecret()
-      const secret = ownSecret ? fresh.bytes : opening.secret.bytes
-      const keyslots = await keyslotChange(
-        changing,
-        [
-          ...(ownSecret ? [{ secret, kdf: RANDOM_SECRET_KDF }] : []),
-          ...passphrases.map((passphrase) => ({ secret: passphrase, kdf })),
-        ],
-        [],
-      )
-      const mark = ownSecret
-        ? markOf(keyslots?.header ?? header, keyslots?.added[0])
-        : markOf(header, opening.unlocked.keyslot)
-      const from: MessageSecret = { secret, mark, volumeKey: opening.unlocked.volumeKey.bytes }
-      const unmarked = messages.current.filter(({ extra }) => messageMark(extra) === undefined)
+      using prepared = await lock.add(keys.length, passphrases, kdf)
+      const { secret, mark } = prepared
+      const from: MessageSecret = { secret, mark: mark ?? "", volumeKey: dataKey(opening.unlocked).bytes }
       const added = keys.map((key) => cryptoMessage(key, from, anonymous))
-      // Beside messages without a mark none may have one; where they are for the same keyslot, they get it.
-      const adopt = opening.recipient !== undefined ? unmarked : []
+      const unmarked = messages.current.filter(({ extra }) => messageMark(extra) === undefined)
+      // A peer's messages for the same secret get its mark.
+      const adopt = mark === undefined ? [] : unmarked
       const adopted: CryptoMessage[] = []
       for (const { name, extra, ...message } of adopt)
         adopted.push({
           name,
           data: await change.image.data({ name, extra, ...message }, MAX_MESSAGE_SIZE),
-          extra: cryptoMessageExtra({ mark }),
+          extra: cryptoMessageExtra({ mark: from.mark }),
         })
       await carryOut(changing, {
         messages: [
           ...adopted,
-          ...(unmarked.length > 0 && adopt.length === 0
-            ? added.map((one) => ({ ...one, extra: cryptoMessageExtra() }))
-            : added),
+          ...(mark === undefined ? added.map((one) => ({ ...one, extra: cryptoMessageExtra() })) : added),
         ],
         ...(adopt.length > 0 || messages.current[0] === undefined ? {} : { after: messages.current[0].slot }),
-        keyslots,
+        lock: prepared,
         remove: adopt,
       })
     })
   } finally {
     wipeCredentials(all)
   }
-}
-
-/** The header's change, in memory; undefined: it stays as it is. */
-async function keyslotChange(
-  { header, opening }: Changing,
-  add: NonNullable<LuksChangeOptions["add"]>,
-  remove: readonly number[],
-): Promise<LuksChange | undefined> {
-  if (add.length + remove.length === 0) return undefined
-  return await changeKeyslots({ header, volumeKey: opening.unlocked.volumeKey.bytes, add, remove })
-}
-
-function freshSecret(): Secret {
-  const secret = new Secret(Buffer.alloc(SECRET_SIZE))
-  randomFillSync(secret.bytes)
-  return secret
-}
-
-function markOf({ keyslots }: LuksHeader, id: number | undefined): string {
-  const keyslot = keyslots.find((one) => one.id === id)
-  if (keyslot === undefined) throw new TypeError("no such keyslot")
-  return keyslot.mark
 }
 
 /** Whose message it is, and whether the new one says so. */
@@ -481,7 +467,7 @@ async function trustedKey(changing: Changing, message: SifObject): Promise<KeyOb
   const { change, opening, onNotice } = changing
   const key = await keyBehind(change.image, message)
   if (key === undefined) return undefined
-  const proof = recipientProof(key, opening.unlocked.volumeKey.bytes)
+  const proof = recipientProof(key, dataKey(opening.unlocked).bytes)
   if (message.name === fingerprint(key) && timingSafeEqual(proof, messageProof(message.extra))) return key
   onNotice(
     `object ${message.id}: the public key in it (${fingerprint(key)}) was not put there by a recipient, and is not used`,
@@ -495,28 +481,14 @@ async function rotate(
   staying: readonly SifObject[],
   given: readonly KeyObject[],
 ): Promise<void> {
-  const { opening, messages } = changing
+  const { lock, messages, opening } = changing
   const keys = await keysOf(changing, staying, given)
-  using secret = freshSecret()
-  const keyslots = await keyslotChange(
-    changing,
-    keys.length === 0 ? [] : [{ secret: secret.bytes, kdf: RANDOM_SECRET_KDF }],
-    rsaKeyslots(changing),
-  )
-  const volumeKey = opening.unlocked.volumeKey.bytes
+  using prepared = await lock.replace(keys.length > 0)
+  const { secret, mark = "" } = prepared
+  const from: MessageSecret = { secret, mark, volumeKey: dataKey(opening.unlocked).bytes }
   await carryOut(changing, {
-    messages: keys.map(({ key, anonymous }) =>
-      cryptoMessage(
-        key,
-        {
-          secret: secret.bytes,
-          mark: markOf(keyslots?.header ?? changing.header, keyslots?.added[0]),
-          volumeKey,
-        },
-        anonymous,
-      ),
-    ),
-    keyslots,
+    messages: keys.map(({ key, anonymous }) => cryptoMessage(key, from, anonymous)),
+    lock: prepared,
     remove: messages.current,
   })
   changing.onNotice(
@@ -590,21 +562,16 @@ export async function removeRecipient(
   const { keys, all } = await publicKeys(options.recipients ?? {}, onNotice)
   wipeCredentials(all)
   return await withOpened(path, options, async (changing) => {
-    const { change, header, messages } = changing
+    const { change, lock, messages } = changing
     const { image } = change
-    const rsa = rsaKeyslots(changing)
     if (keyslot !== undefined) {
-      if (!header.keyslots.some(({ id }) => id === keyslot)) refuse(image, `there is no keyslot ${keyslot}`)
-      if (rsa.includes(keyslot)) refuse(image, `keyslot ${keyslot} belongs to the RSA recipients`)
-      if (header.keyslots.length === 1) refuse(image, `keyslot ${keyslot} is all that opens it`)
-      const keyslots = await keyslotChange(changing, [], [keyslot])
-      await carryOut(changing, { messages: [], keyslots, remove: [] })
+      using prepared = await lock.removeKeyslot(keyslot)
+      await carryOut(changing, { messages: [], lock: prepared, remove: [] })
       return
     }
     const gone = await findRecipient(changing, options)
     const staying = messages.current.filter((message) => message !== gone)
-    if (staying.length === 0 && header.keyslots.length === rsa.length)
-      refuse(image, `object ${gone.id} is the last recipient`)
+    if (staying.length === 0 && !lock.hasPassphrase) refuse(image, `object ${gone.id} is the last recipient`)
     await rotate(changing, staying, keys)
   })
 }

@@ -132,7 +132,8 @@ async function gocryptfsLock(
     limits,
   )
   return {
-    open: async (secret) => {
+    open: async (secret, mark) => {
+      if (mark !== undefined && mark !== config.mark) return undefined
       const contentKey = await unlockGocryptfs(config, secret)
       if (contentKey === undefined) return undefined
       try {
@@ -311,6 +312,13 @@ export async function unlockPartition(
   const { unlocked, secret } = await openPartition(image, partition, credentials, policy, signal)
   secret.wipe()
   return unlocked
+}
+
+/** What the crypto messages that count are marked with: a message with another mark opens nothing. */
+export function marksOf(unlocked: Unlocked): ReadonlySet<string> {
+  return new Set(
+    unlocked.kind === "luks" ? unlocked.header.keyslots.map(({ mark }) => mark) : [unlocked.config.mark],
+  )
 }
 
 /** What encrypts the data of an opened partition. */

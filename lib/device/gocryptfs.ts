@@ -3,7 +3,7 @@
 // derivation: what it may ask for, and what that costs.
 //
 // Source of the numbers: gocryptfs, Documentation/file-format.md and internal/configfile, version 2.
-import { createCipheriv, createDecipheriv, hkdfSync, randomFillSync, scrypt } from "node:crypto"
+import { createCipheriv, createDecipheriv, createHash, hkdfSync, randomFillSync, scrypt } from "node:crypto"
 import { EnvironmentError, GocryptfsError } from "../errors.ts"
 import type { NativeRange } from "../native/binding.ts"
 import type { Bytes } from "../units.ts"
@@ -35,6 +35,14 @@ export interface GocryptfsConfig {
   readonly salt: Buffer
   /** The master key under a key that the password gives: IV, ciphertext, tag. */
   readonly encryptedKey: Buffer
+  /** 32 hex digits that name this password's wrapping; another password means another one. */
+  readonly mark: string
+  /** Who wrote it, as it says. */
+  readonly creator: string
+}
+
+function markOf(salt: Buffer): string {
+  return createHash("sha256").update(salt).digest("hex").slice(0, 32)
 }
 
 /** The outer squashfs of an image. */
@@ -157,8 +165,8 @@ export function parseGocryptfsConfig(bytes: Buffer, limits: Partial<KdfLimits> |
   const version = integer(root["Version"], "Version", 0, 0xffff)
   if (version !== VERSION) unsupported(`version ${version}`)
   checkFlags(root["FeatureFlags"])
-  if (root["Creator"] !== undefined && typeof root["Creator"] !== "string")
-    malformed(`Creator is ${show(root["Creator"])}`)
+  const creator = root["Creator"]
+  if (creator !== undefined && typeof creator !== "string") malformed(`Creator is ${show(creator)}`)
   const kdf = object(root["ScryptObject"], "ScryptObject", SCRYPT_MEMBERS)
   const n = integer(kdf["N"], "N", MIN_N, MAX_N)
   if (!Number.isInteger(Math.log2(n))) malformed(`N is ${n} and no power of two`)
@@ -169,11 +177,14 @@ export function parseGocryptfsConfig(bytes: Buffer, limits: Partial<KdfLimits> |
   const memory = (BLOCK_UNIT * n * r) / 1024
   checkCost(cost, memory, { ...DEFAULT_KDF_LIMITS, ...limits })
   const keySize = IV_SIZE + KEY_SIZE + TAG_SIZE
+  const salt = base64(kdf["Salt"], "Salt", MIN_SALT, MAX_SALT)
   return {
     scrypt: cost,
     memory,
-    salt: base64(kdf["Salt"], "Salt", MIN_SALT, MAX_SALT),
+    salt,
     encryptedKey: base64(root["EncryptedKey"], "EncryptedKey", keySize, keySize),
+    mark: markOf(salt),
+    creator: creator ?? "",
   }
 }
 
@@ -252,16 +263,8 @@ function passwordOf(secret: Uint8Array): Uint8Array | undefined {
   return password.length === 0 || password.length > MAX_PASSWORD_SIZE ? undefined : password
 }
 
-/**
- * Recovers the key that encrypts the file's content. scrypt cannot be interrupted; memory is checked before.
- *
- * @returns The content key, which the caller wipes, or undefined when the secret is not the one.
- * @throws EnvironmentError `ERR_ENV_NO_MEMORY`.
- */
-export async function unlockGocryptfs(
-  config: GocryptfsConfig,
-  secret: Uint8Array,
-): Promise<Buffer | undefined> {
+/** The master key, which the caller wipes; undefined: the secret is not the one. */
+async function openMasterKey(config: GocryptfsConfig, secret: Uint8Array): Promise<Buffer | undefined> {
   const password = passwordOf(secret)
   if (password === undefined) return undefined
   requireMemory(config.memory, "the gocryptfs configuration", freeMemory())
@@ -283,19 +286,84 @@ export async function unlockGocryptfs(
     try {
       decipher.final()
     } catch {
+      masterKey.fill(0)
       return undefined // the tag does not match: another password
     }
-    return runHkdf(masterKey)
+    return masterKey
   } finally {
     key.fill(0)
+  }
+}
+
+/**
+ * Recovers the key that encrypts the file's content. scrypt cannot be interrupted; memory is checked before.
+ *
+ * @returns The content key, which the caller wipes, or undefined when the secret is not the one.
+ * @throws EnvironmentError `ERR_ENV_NO_MEMORY`.
+ */
+export async function unlockGocryptfs(
+  config: GocryptfsConfig,
+  secret: Uint8Array,
+): Promise<Buffer | undefined> {
+  const masterKey = await openMasterKey(config, secret)
+  if (masterKey === undefined) return undefined
+  try {
+    return runHkdf(masterKey)
+  } finally {
     masterKey.fill(0)
   }
 }
 
-/** What {@link makeGocryptfs} makes. */
-export interface NewGocryptfs {
+/** A configuration as it is written. */
+export interface WrittenConfig {
   /** The bytes of gocryptfs.conf. */
   readonly config: Buffer
+  /** As in {@link GocryptfsConfig}. */
+  readonly mark: string
+}
+
+/**
+ * Wraps a master key for a password.
+ *
+ * @param size - Of the configuration in bytes, if it has to fit a place.
+ */
+async function wrapMasterKey(
+  masterKey: Buffer,
+  password: Uint8Array,
+  cost: ScryptCost,
+  creator: string,
+  size?: Bytes,
+): Promise<WrittenConfig> {
+  if (passwordOf(password)?.length !== password.length)
+    throw new RangeError(`a password of gocryptfs has 1 to ${MAX_PASSWORD_SIZE} bytes and no line end`)
+  const { n, r, p } = cost
+  requireMemory((BLOCK_UNIT * n * r) / 1024, "a gocryptfs configuration", freeMemory())
+  const salt = randomFillSync(Buffer.alloc(MIN_SALT))
+  const iv = randomFillSync(Buffer.alloc(IV_SIZE))
+  const key = await unlockKey(password, salt, cost)
+  try {
+    const cipher = createCipheriv(CIPHER, key, iv, { authTagLength: TAG_SIZE })
+    cipher.setAAD(KEY_AAD)
+    const wrapped = cipher.update(masterKey)
+    cipher.final()
+    // In gocryptfs's own form and order.
+    const json = {
+      Creator: creator,
+      EncryptedKey: Buffer.concat([iv, wrapped, cipher.getAuthTag()]).toString("base64"),
+      ScryptObject: { Salt: salt.toString("base64"), N: n, R: r, P: p, KeyLen: KEY_SIZE },
+      Version: VERSION,
+      FeatureFlags: FEATURE_FLAGS,
+    }
+    const indented = JSON.stringify(json, null, "\t")
+    const text = size === undefined || indented.length < size ? indented : JSON.stringify(json)
+    return { config: Buffer.from(`${text.padEnd((size ?? 0) - 1)}\n`, "utf8"), mark: markOf(salt) }
+  } finally {
+    key.fill(0)
+  }
+}
+
+/** What {@link makeGocryptfs} makes. */
+export interface NewGocryptfs extends WrittenConfig {
   /** The caller wipes it. */
   readonly contentKey: Buffer
   /** A name for the encrypted file, as the peers make them up. */
@@ -309,34 +377,57 @@ export interface NewGocryptfs {
  * @throws EnvironmentError `ERR_ENV_NO_MEMORY`.
  */
 export async function makeGocryptfs(password: Uint8Array, cost: ScryptCost): Promise<NewGocryptfs> {
-  if (passwordOf(password)?.length !== password.length)
-    throw new RangeError(`a password of gocryptfs has 1 to ${MAX_PASSWORD_SIZE} bytes and no line end`)
-  const { n, r, p } = cost
-  requireMemory((BLOCK_UNIT * n * r) / 1024, "a gocryptfs configuration", freeMemory())
-  const salt = randomFillSync(Buffer.alloc(MIN_SALT))
-  const iv = randomFillSync(Buffer.alloc(IV_SIZE))
-  const key = await unlockKey(password, salt, cost)
   const masterKey = randomFillSync(emptyKey())
   try {
-    const cipher = createCipheriv(CIPHER, key, iv, { authTagLength: TAG_SIZE })
-    cipher.setAAD(KEY_AAD)
-    const wrapped = cipher.update(masterKey)
-    cipher.final()
-    // In gocryptfs's own form and order.
-    const json = {
-      Creator: "sifcrypt",
-      EncryptedKey: Buffer.concat([iv, wrapped, cipher.getAuthTag()]).toString("base64"),
-      ScryptObject: { Salt: salt.toString("base64"), N: n, R: r, P: p, KeyLen: KEY_SIZE },
-      Version: VERSION,
-      FeatureFlags: FEATURE_FLAGS,
-    }
     return {
-      config: Buffer.from(`${JSON.stringify(json, null, "\t")}\n`, "utf8"),
+      ...(await wrapMasterKey(masterKey, password, cost, "sifcrypt")),
       contentKey: runHkdf(masterKey),
       file: `${FILE_PREFIX}${randomFillSync(new Uint32Array(1))[0] ?? 0}`,
     }
   } finally {
-    key.fill(0)
+    masterKey.fill(0)
+  }
+}
+
+/** Where a configuration lies, in its partition. */
+export interface ConfigPlace {
+  readonly offset: Bytes
+  readonly size: Bytes
+}
+
+/**
+ * Where gocryptfs.conf lies in a partition; undefined: it is compressed, and cannot be replaced.
+ *
+ * @throws TreeError of the outer squashfs.
+ */
+export async function findConfig(range: NativeRange, image: string): Promise<ConfigPlace | undefined> {
+  using tree = await Tree.open(range, image)
+  const { size } = await tree.stat(`/${CONFIG_NAME}`, false)
+  const offset = await tree.storedAt(`/${CONFIG_NAME}`)
+  return offset === undefined ? undefined : { offset, size }
+}
+
+/**
+ * The configuration for another password: the same master key, so that the data stays as it is.
+ *
+ * @param secret - What opens it now.
+ * @param size - Of the place it has to fit, in bytes.
+ * @returns undefined: it does not fit.
+ * @throws EnvironmentError `ERR_ENV_NO_MEMORY`.
+ */
+export async function rewrapGocryptfs(
+  config: GocryptfsConfig,
+  secret: Uint8Array,
+  password: Uint8Array,
+  cost: ScryptCost,
+  size: Bytes,
+): Promise<WrittenConfig | undefined> {
+  const masterKey = await openMasterKey(config, secret)
+  if (masterKey === undefined) throw new TypeError("the secret does not open the configuration")
+  try {
+    const written = await wrapMasterKey(masterKey, password, cost, config.creator, size)
+    return written.config.length === size ? written : undefined
+  } finally {
     masterKey.fill(0)
   }
 }

@@ -110,6 +110,11 @@ export class Tree implements Disposable {
     return this.#call(path, this.#native.read(path, position, length))
   }
 
+  /** Where in the range a file's content lies, if all of it is stored as it is and in one piece. */
+  storedAt(path: string): Promise<Bytes | undefined> {
+    return this.#call(path, this.#native.storedAt(path))
+  }
+
   /** What the squashfs lies in, decrypted. */
   get plainSize(): Bytes {
     return this.#native.plainSize

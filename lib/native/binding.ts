@@ -123,6 +123,8 @@ export interface NativeTree {
   list(path: string | Buffer): Promise<{ readonly name: Buffer; readonly stat: NativeStat }[]>
   /** At most `length` bytes at `position`; shorter only at the end. */
   read(path: string, position: number, length: number): Promise<Buffer>
+  /** Where in the range a file's content lies, decrypted, if all of it is stored as it is and in one piece. */
+  storedAt(path: string): Promise<number | undefined>
   /** Bytes that the range has, decrypted. */
   readonly plainSize: number
   /** Bytes that the squashfs itself says it has, padded to 4096; more than `plainSize` where the padding is missing. */

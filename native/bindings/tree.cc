@@ -2,6 +2,7 @@
 // what they need and look at no `this`, so no object from elsewhere can be mistaken for theirs.
 #include <exception>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -201,6 +202,19 @@ Napi::Value Read(const OpenedTree& tree, const Napi::CallbackInfo& info) {
       OwnedToJs);
 }
 
+Napi::Value StoredAt(const OpenedTree& tree, const Napi::CallbackInfo& info) {
+  return RunAsync(
+      info.Env(),
+      [reader = tree.reader, path = PathArgument(info)] {
+        const SquashfsReader& squashfs = Usable(reader);
+        return squashfs.StoredAt(*squashfs.GetInode(squashfs.Resolve(path, false)));
+      },
+      [](Napi::Env env, const std::optional<uint64_t>& place) -> Napi::Value {
+        if (!place) return env.Undefined();
+        return Napi::Number::New(env, static_cast<double>(*place));
+      });
+}
+
 Napi::Value ReadPlain(const OpenedTree& tree, const Napi::CallbackInfo& info) {
   return RunAsync(
       info.Env(),
@@ -278,6 +292,7 @@ Napi::Value TreeToJs(Napi::Env env, OpenedTree opened) {
   add("stat", Stat);
   add("list", List);
   add("read", Read);
+  add("storedAt", StoredAt);
   add("readPlain", ReadPlain);
   add("xattrs", Xattrs);
   add("extract", ExtractTree);

@@ -164,6 +164,8 @@ struct SquashfsReader::Implementation {
   SharedCache<InodeRef, Inode>::Loaded LoadInode(InodeRef ref) const;
   std::shared_ptr<const MetadataBlock> Metadata(uint64_t start, uint64_t end) const;
   std::shared_ptr<const DataBlock> Block(const BlockKey& key, size_t room) const;
+  /// Where the fragment block of a file's tail is stored.
+  BlockKey FragmentKey(const Inode& file) const;
   /// The fragment block that holds a file's tail of `size` bytes.
   std::shared_ptr<const DataBlock> Fragment(const Inode& file, size_t size) const;
   InodePtr GetInode(InodeRef ref) const;
@@ -593,14 +595,18 @@ std::shared_ptr<const DataBlock> SquashfsReader::Implementation::Block(const Blo
   return block_cache.Get(key, [&] { return LoadBlock(key, room); });
 }
 
-std::shared_ptr<const DataBlock> SquashfsReader::Implementation::Fragment(const Inode& file, size_t size) const {
+BlockKey SquashfsReader::Implementation::FragmentKey(const Inode& file) const {
   std::array<uint8_t, kTableEntrySize> entry;
   ReadTableEntry(fragment_table, file.fragment, entry.data());
   const BlockKey key{Le64(entry.data()), Le32(entry.data() + 8)};
   const uint32_t stored = key.word & kDataSizeMask;
   if ((key.word & ~(kDataSizeMask | kDataUncompressed)) != 0 || stored == 0 || stored > info.block_size)
     Malformed("a fragment block has an impossible size");
-  auto block = Block(key, info.block_size);
+  return key;
+}
+
+std::shared_ptr<const DataBlock> SquashfsReader::Implementation::Fragment(const Inode& file, size_t size) const {
+  auto block = Block(FragmentKey(file), info.block_size);
   if (!RangeFits(file.fragment_offset, size, block->size)) Malformed("a file's tail lies outside its fragment block");
   return block;
 }
@@ -893,6 +899,22 @@ uint64_t SquashfsReader::ExtentEnd(const Inode& file, uint64_t offset, uint64_t 
     if (next_hole != *hole) return block << impl_->block_log;
   }
   return end;
+}
+
+std::optional<uint64_t> SquashfsReader::StoredAt(const Inode& file) const {
+  RequireFile(file);
+  if (file.size == 0 || impl_->BlockLength(file, 0) != file.size) return std::nullopt;
+  if (file.block_count == 0) {
+    const BlockKey key = impl_->FragmentKey(file);
+    if ((key.word & kDataUncompressed) == 0) return std::nullopt;
+    if (!RangeFits(file.fragment_offset, file.size, key.word & kDataSizeMask) ||
+        !RangeFits(key.start, key.word & kDataSizeMask, impl_->info.bytes_used))
+      Malformed("a file's tail lies outside its fragment block");
+    return key.start + file.fragment_offset;
+  }
+  const BlockKey key = Implementation::BlockList(*impl_, file, 0).Next();
+  if (key.word != (kDataUncompressed | file.size)) return std::nullopt;
+  return key.start;
 }
 
 std::vector<Xattr> SquashfsReader::Xattrs(const Inode& inode) const {

@@ -161,6 +161,9 @@ class SquashfsReader {
   /// all hole or all data. Looks at no more than `limit` bytes.
   uint64_t ExtentEnd(const Inode& file, uint64_t offset, uint64_t limit, bool* hole) const;
 
+  /// Where in the source a file's content lies, if all of it is stored as it is and in one piece.
+  std::optional<uint64_t> StoredAt(const Inode& file) const;
+
   /// In the image's order. Empty when it has none.
   std::vector<Xattr> Xattrs(const Inode& inode) const;
 

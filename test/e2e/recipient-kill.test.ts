@@ -25,32 +25,41 @@ async function opens(
     return (await opened.readFile("/data/hello")).toString() === "hello\n"
   } catch (error) {
     const { code } = error as { code?: string }
-    assert.match(code ?? "", /^ERR_(?:KEY_MISMATCH|LUKS_HEADER|LUKS_PASSPHRASE)$/, String(error))
+    assert.match(
+      code ?? "",
+      /^ERR_(?:KEY_MISMATCH|LUKS_HEADER|LUKS_PASSPHRASE|GOCRYPTFS_CONFIG)$/,
+      String(error),
+    )
     return false
   }
 }
 
 describe("a change of recipients, killed", () => {
   const folder = newFolder("recipient-kill", userId)
-  const original = path.join(folder, "original.sif")
+  const original = (format: string): string => path.join(folder, `${format}.sif`)
   const image = path.join(folder, "image.sif")
   let longest = 0
 
   before(async () => {
     const recipients = ["--pem-path", keys.publicKey, "--pem-path", keys.otherPublicKey]
-    await sifcryptOk(["build", ...recipients, original, makeRootTree()])
-    copyFileSync(original, image)
+    for (const format of ["luks", "gocryptfs"])
+      await sifcryptOk(["build", "--format", format, ...recipients, original(format), makeRootTree()])
+    copyFileSync(original("luks"), image)
     const started = performance.now()
     await sifcryptOk(["recipient", "rotate", "--pem-path", keys.privateKey, image], { as: "self" })
     longest = performance.now() - started
   })
 
-  for (const args of [["rotate"], ["remove", bob]] as const)
-    it(`A6: ${args[0]} leaves an image that opens, ${kills} times`, async function () {
+  for (const [format, ...args] of [
+    ["luks", "rotate"],
+    ["luks", "remove", bob],
+    ["gocryptfs", "remove", bob],
+  ] as const)
+    it(`A6: ${args[0]} leaves a ${format} image that opens, ${kills} times`, async function () {
       this.timeout(kills * 10_000)
       const seen = { old: 0, new: 0 }
       for (let i = 0; i < kills; i++) {
-        copyFileSync(original, image)
+        copyFileSync(original(format), image)
         const [command, ...whom] = args
         const child = startSifcrypt(["recipient", command, "--pem-path", keys.privateKey, image, ...whom], {
           as: "self",

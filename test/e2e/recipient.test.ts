@@ -6,13 +6,13 @@ import { chmodSync, chownSync, copyFileSync, readFileSync, writeFileSync } from 
 import path from "node:path"
 import { addRecipients, removeRecipient, sif, type Recipient } from "../../lib/index.ts"
 import { fingerprint } from "../../lib/key/fingerprint.ts"
-import { cryptoMessageExtra } from "../../lib/sif/format.ts"
+import { cryptoMessageExtra, DataType } from "../../lib/sif/format.ts"
 import { encodeCryptoMessage } from "../../lib/key/crypto-message.ts"
 import { isRoot, sifcrypt, sifcryptOk, userId, type Result } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import { makeRootTree } from "../support/trees.ts"
-import { vector } from "../vectors/load.ts"
+import { vector, vectorPath } from "../vectors/load.ts"
 
 const keys = testKeys()
 const tree = makeRootTree()
@@ -369,6 +369,116 @@ describe("sifcrypt recipient", function () {
       assert.ok(!(await readable(withKey(alice.private))))
       assert.ok(await readable(withKey(key)))
       assert.ok(await readable(withPassphrase))
+    })
+  })
+
+  describe("of a gocryptfs image", () => {
+    const gocryptfs = (...options: string[]): Promise<string> => {
+      const image = path.join(folder, `${++count}.sif`)
+      return sifcryptOk(["build", "--format", "gocryptfs", ...options, image, tree]).then(() => image)
+    }
+    /** The partition but for the block of its configuration. */
+    const data = async (image: string): Promise<string> => {
+      await using opened = await sif.openSif(image)
+      const { offset, size } = opened.primary()
+      const bytes = readFileSync(image).subarray(offset, offset + size)
+      return createHash("sha256").update(bytes.subarray(0, 4096)).update(bytes.subarray(8192)).digest("hex")
+    }
+    const names = async (image: string): Promise<(string | undefined)[]> =>
+      (await list(image)).map(({ fingerprint: name }) => name)
+
+    it("A6: adds, removes and rotates RSA recipients, and does not touch the payload", async () => {
+      const image = await gocryptfs(...withKey(alice.public))
+      const before = await data(image)
+      assert.deepEqual(
+        (await list(image)).map(({ kind, keyslot, kdf, cost, readableBy }) => [
+          kind,
+          keyslot,
+          kdf,
+          cost,
+          readableBy,
+        ]),
+        [["rsa", undefined, "scrypt", "1 MiB, N 1024, R 8, P 1", ["sifcrypt", "apptainer"]]],
+      )
+      await recipientOk("add", ...withKey(alice.private), "--recipient", bob.public, image)
+      assert.ok(await opens(image, ...withKey(bob.private)))
+      const old = path.join(folder, `${++count}.sif`)
+      copyFileSync(image, old)
+      await recipientOk("remove", ...withKey(bob.private), image, alice.name)
+      assert.deepEqual(await names(image), [bob.name])
+      assert.ok(await opens(image, ...withKey(bob.private)))
+      assert.ok(!(await opens(image, ...withKey(alice.private))))
+      await recipientOk("rotate", ...withKey(bob.private), image)
+      assert.deepEqual(await names(image), [bob.name])
+      assert.ok(await opens(image, ...withKey(bob.private)))
+      assert.equal(await data(image), before)
+      // What the removed one kept: the crypto message of the image before.
+      await using kept = await sif.openSif(old)
+      const [message] = kept.objects.filter(({ name }) => name === alice.name)
+      assert.ok(message !== undefined)
+      const { type, link, group, name, extra } = message
+      const bytes = await kept.data(message, 1 << 16)
+      for (const mark of [extra, cryptoMessageExtra()]) {
+        const tried = path.join(folder, `${++count}.sif`)
+        copyFileSync(image, tried)
+        await sif.addObject(tried, { type, link, group, name, extra: mark }, bytes)
+        assert.ok(!(await opens(tried, ...withKey(alice.private))))
+        assert.ok(await opens(tried, ...withKey(bob.private)))
+      }
+    })
+
+    it("says that it has one password, and that its last recipient stays", async () => {
+      const image = await gocryptfs(...withKey(alice.public))
+      const before = readFileSync(image)
+      const newPassphrase = ["--recipient-passphrase-file", keys.passphraseFile]
+      for (const [args, status, message] of [
+        [
+          ["add", ...withKey(alice.private), ...newPassphrase, image],
+          22,
+          /a gocryptfs image has one password/,
+        ],
+        [["remove", ...withKey(alice.private), image, alice.name], 22, /is the last recipient/],
+        [["remove", ...withKey(alice.private), "--keyslot", "0", image], 22, /has no keyslots/],
+      ] as const) {
+        const result = await recipient(...args)
+        assert.equal(result.status, status)
+        assert.match(result.stderr, message)
+      }
+      assert.deepEqual(readFileSync(image), before)
+    })
+
+    it("lists a passphrase, and neither adds to it nor replaces it", async () => {
+      const image = await gocryptfs(...withPassphrase)
+      const before = readFileSync(image)
+      assert.deepEqual(
+        (await list(image)).map(({ kind, cost, readableBy }) => [kind, cost, readableBy]),
+        [["passphrase", "64 MiB, N 65536, R 8, P 1", ["sifcrypt", "apptainer"]]],
+      )
+      for (const [args, message] of [
+        [["add", ...withPassphrase, "--recipient", bob.public, image], /one password, here a passphrase/],
+        [["rotate", ...withPassphrase, image], /has no RSA recipient/],
+      ] as const) {
+        const result = await recipient(...args)
+        assert.equal(result.status, 22)
+        assert.match(result.stderr, message)
+        assert.match(result.stderr, /hint: /)
+      }
+      assert.deepEqual(readFileSync(image), before)
+    })
+
+    it("A6: rotates the recipient of an image that Apptainer made, and names it", async () => {
+      const image = path.join(folder, `${++count}.sif`)
+      const key = vectorPath("peer/rsa_pri.pem")
+      writeFileSync(image, vector("peer/gocryptfs-rsa2048.sif"))
+      if (isRoot) chownSync(image, userId, userId)
+      const content = async (file: string): Promise<string> =>
+        (await sifcryptOk(["ls", "-lR", ...withKey(key), file])).text
+      const before = await content(image)
+      await recipientOk("rotate", ...withKey(key), image)
+      assert.equal(await content(image), before)
+      assert.deepEqual(await names(image), [fingerprint(createPublicKey(vector("peer/rsa_pri.pem")))])
+      await using changed = await sif.openSif(image)
+      assert.equal(changed.objects.filter(({ type }) => type === DataType.cryptoMessage).length, 1)
     })
   })
 

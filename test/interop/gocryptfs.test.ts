@@ -97,6 +97,22 @@ describe(`gocryptfs images beside ${version}, as an ordinary user`, () => {
       assert.equal(text, "hello\n")
     })
 
+  for (const [what, name, flags] of [
+    ["are built here", "ours-rsa.sif", ["--recipient", keys.otherPublicKey]],
+    ["it builds", "peer-rsa2048.sif", []],
+  ] as const)
+    it(`A40: that ${what} run there after their recipients' secret was rotated`, async () => {
+      const image = path.join(place, `rotated-${name}`)
+      copyFileSync(path.join(place, name), image)
+      const rotate = ["recipient", "rotate", "--pem-path", keys.privateKey, ...flags, image]
+      await sifcryptOk(rotate, { as: "self" })
+      execFileSync("chown", [`${peerUser}:${peerUser}`, image])
+      const command = ["apptainer", "exec", "--userns", "--pem-path", "key.pem", path.basename(image)]
+      const { status, text, stderr } = await inPeerAsUser(place, [...command, "cat", "/data/hello"])
+      assert.equal(status, 0, stderr)
+      assert.equal(text, "hello\n")
+    })
+
   it("A40: that are built here pass its gocryptfs's check", async () => {
     const file = path.join(place, "ours-passphrase.sif")
     const [partition] = JSON.parse((await sifcryptOk(["sif", "list", "--json", file])).text) as {

@@ -91,6 +91,21 @@ describe("gocryptfs images in the addon", () => {
     closeSync(fd)
   })
 
+  it("tells where a file lies that is stored as it is, in a fragment or in a block, and of no other", async () => {
+    const outer = await addon.openTree({ fd, ...partition, cipher: undefined })
+    const config = await outer.read("gocryptfs.conf", 0, 65536)
+    const place = await outer.storedAt("gocryptfs.conf")
+    assert.ok(place !== undefined)
+    const stored = vector("peer/gocryptfs-rsa2048.sif").subarray(partition.offset + place)
+    assert.deepEqual(stored.subarray(0, config.length), config)
+    assert.equal(await outer.storedAt(file), undefined, "several blocks")
+    outer.close()
+    const inner = await addon.openTree(peerRange())
+    assert.equal(await inner.storedAt("/.singularity.d/env/99-base.sh"), undefined, "compressed")
+    await assert.rejects(inner.storedAt("/bin"), { code: "EISDIR" })
+    inner.close()
+  })
+
   it("A40: reads an image that Apptainer made for an ordinary user", async () => {
     const tree = await addon.openTree(peerRange())
     const lines = readFileSync(vectorPath("peer/manifest.txt"), "utf8").trimEnd().split("\n")
