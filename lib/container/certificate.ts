@@ -13,23 +13,13 @@ import {
   type CertificateFacts,
 } from "../key/certificate.ts"
 import { MAX_KEY_FILE_SIZE, MIN_MODULUS_BITS, parsePrivateKey, parsePublicKey } from "../key/key-file.ts"
-import { Secret } from "../key/secret.ts"
-import { readDescriptor, readSecretFile } from "./secret-sources.ts"
+import type { Secret } from "../key/secret.ts"
+import { newPassword, readPassword, type PasswordSource } from "./password.ts"
+import { readSecretFile } from "./secret-sources.ts"
 
 export { checkCommonName, parseThumbprint } from "../key/certificate.ts"
 export type { CertificateFacts } from "../key/certificate.ts"
-
-/** Where the password of a key file comes from. A line end at the very end of a file or descriptor is not part of it. */
-export type PasswordSource =
-  | { readonly file: string }
-  | { readonly fd: number }
-  /** Copied; the caller wipes its own. */
-  | { readonly bytes: Uint8Array }
-  /** Asked only if one is needed; the answer is wiped. Undefined: there is nobody to ask. */
-  | { readonly ask: (origin: string) => Promise<Uint8Array | undefined> }
-
-/** Longest password, bytes. */
-const MAX_PASSWORD_SIZE = 1024
+export type { PasswordSource } from "./password.ts"
 
 const PUBLIC_MODE = 0o644
 const PRIVATE_MODE = 0o600
@@ -38,41 +28,6 @@ const PRIVATE_MODE = 0o600
 export const limits: Readonly<Record<"bits" | "days", readonly [number, number]>> = {
   bits: [MIN_MODULUS_BITS, 8192],
   days: [1, 36_500],
-}
-
-async function readPassword(source: PasswordSource | undefined, origin: string): Promise<Secret | undefined> {
-  if (source === undefined) return undefined
-  let bytes: Uint8Array | undefined
-  if ("file" in source) bytes = await readSecretFile(source.file, MAX_PASSWORD_SIZE + 2)
-  else if ("fd" in source) bytes = await readDescriptor(source.fd, MAX_PASSWORD_SIZE + 2)
-  else if ("ask" in source) bytes = await source.ask(origin)
-  else return new Secret(source.bytes)
-  if (bytes === undefined) return undefined
-  try {
-    let end = bytes.length
-    if (!("ask" in source) && bytes[end - 1] === 0x0a) end -= bytes[end - 2] === 0x0d ? 2 : 1
-    return new Secret(bytes.subarray(0, end))
-  } finally {
-    bytes.fill(0)
-  }
-}
-
-/** The password for a new file, which an empty one would not protect. */
-async function newPassword(source: PasswordSource | undefined, output: string): Promise<Secret> {
-  const password = await readPassword(source, output)
-  if (password === undefined)
-    throw new KeyError("ERR_KEY_MISSING", `${output}: a password is needed for the private key`, {
-      path: output,
-    })
-  if (password.length > 0 && password.length <= MAX_PASSWORD_SIZE) return password
-  const { length } = password
-  password.wipe()
-  throw length === 0
-    ? new KeyError(
-        "ERR_KEY_MISSING",
-        `${output}: the password is empty, and an empty password protects nothing`,
-      )
-    : new KeyError("ERR_KEY_FORMAT", `${output}: a password has at most ${MAX_PASSWORD_SIZE} bytes`)
 }
 
 function inRange(what: string, value: number, [least, most]: readonly [number, number]): void {

@@ -1,10 +1,10 @@
 import path from "node:path"
 import { InvalidArgumentError, Option, type Command } from "commander"
-import { certificate, forbidDumps, KeyError } from "../../index.ts"
-import { parseDescriptor } from "../credentials.ts"
+import { certificate, forbidDumps } from "../../index.ts"
 import { interruption } from "../interrupt.ts"
 import { print } from "../output.ts"
-import { notice, printable, promptSecret } from "../terminal.ts"
+import { addPasswordOptions, ask, askTwice, passwordSource } from "../passwords.ts"
+import { notice, printable } from "../terminal.ts"
 
 interface PasswordFlags {
   readonly passwordFile?: string
@@ -62,47 +62,6 @@ function subject(text: string): string {
   return text
 }
 
-/** Adds `--password-file` and `--password-fd`. */
-function addPasswordOptions(command: Command, of: string): Command {
-  return command
-    .option("--password-file <file>", `password of ${of} in a file (default: asked on the terminal)`)
-    .addOption(
-      new Option("--password-fd <n>", `read the password of ${of} from descriptor N`)
-        .argParser(parseDescriptor)
-        .conflicts("passwordFile"),
-    )
-}
-
-/** The password of a file that exists: asked for once. */
-async function ask(origin: string): Promise<Buffer | undefined> {
-  return await promptSecret(`Enter password for ${printable(origin)}: `, interruption)
-}
-
-/** The password of a file that is made: asked for twice. */
-async function askTwice(origin: string): Promise<Buffer | undefined> {
-  const first = await promptSecret(`Enter new password for ${printable(origin)}: `, interruption)
-  if (first === undefined) return undefined
-  let same = false
-  try {
-    const again = await promptSecret("Enter it again: ", interruption)
-    same = again?.equals(first) === true
-    again?.fill(0)
-  } finally {
-    if (!same) first.fill(0)
-  }
-  if (!same) throw new KeyError("ERR_KEY_PASSPHRASE", "the two passwords differ")
-  return first
-}
-
-function source(
-  file: string | undefined,
-  fd: number | undefined,
-  otherwise: (origin: string) => Promise<Buffer | undefined>,
-): certificate.PasswordSource {
-  if (file !== undefined) return { file }
-  return fd === undefined ? { ask: otherwise } : { fd }
-}
-
 function factsText(facts: certificate.CertificateFacts): string {
   const { notBefore, notAfter } = facts
   const name = (text: string): string => printable(text.split("\n").join(", "))
@@ -137,7 +96,7 @@ function addCreate(cert: Command): void {
     .option("--legacy", "encrypt P.pfx with 3DES and SHA-1, for readers from before 2019")
     .option("-F, --force", "replace existing files")
     .option("--json", "print the result as JSON")
-  addPasswordOptions(command, "P.pfx").action(async (flags: CreateFlags) => {
+  addPasswordOptions(command, "password", "P.pfx").action(async (flags: CreateFlags) => {
     forbidDumps()
     const { filePrefix, bits, days } = flags
     const commonName = flags.subject ?? path.basename(filePrefix)
@@ -150,7 +109,7 @@ function addCreate(cert: Command): void {
     const result = await certificate.create({
       filePrefix,
       commonName,
-      password: source(flags.passwordFile, flags.passwordFd, askTwice),
+      password: passwordSource(flags.passwordFile, flags.passwordFd, askTwice),
       legacy: flags.legacy === true,
       force: flags.force === true,
       signal: interruption,
@@ -181,11 +140,11 @@ function addInfo(cert: Command): void {
       checked(certificate.parseThumbprint),
     )
     .option("--json", "print JSON")
-  addPasswordOptions(command, "a PKCS#12 file").action(async (file: string, flags: InfoFlags) => {
+  addPasswordOptions(command, "password", "a PKCS#12 file").action(async (file: string, flags: InfoFlags) => {
     forbidDumps()
     const { thumbprint } = flags
     const found = await certificate.info(file, {
-      password: source(flags.passwordFile, flags.passwordFd, ask),
+      password: passwordSource(flags.passwordFile, flags.passwordFd, ask),
       ...(thumbprint === undefined ? {} : { thumbprint }),
     })
     await print(flags.json === true ? `${JSON.stringify(found, null, 2)}\n` : found.map(factsText).join("\n"))
@@ -209,35 +168,32 @@ function addConvert(cert: Command): void {
     )
     .option("--plain", "write a private key without a password")
     .option("--certificate <file>", "certificate for pfx, where INPUT has none")
-    .option("--new-password-file <file>", "password of OUTPUT in a file (default: asked on the terminal)")
-    .addOption(
-      new Option("--new-password-fd <n>", "read the password of OUTPUT from descriptor N")
-        .argParser(parseDescriptor)
-        .conflicts("newPasswordFile"),
-    )
     .option("--legacy", "encrypt a pfx with 3DES and SHA-1, for readers from before 2019")
     .option("-F, --force", "replace an existing output")
     .option("--json", "print the result as JSON")
-  addPasswordOptions(command, "INPUT").action(async (input: string, output: string, flags: ConvertFlags) => {
-    forbidDumps()
-    const { to } = flags
-    if (to === "pfx" && flags.plain === true)
-      command.error("error: a pfx is always under a password, not --plain")
-    const result = await certificate.convert({
-      input,
-      output,
-      to,
-      password: source(flags.passwordFile, flags.passwordFd, ask),
-      newPassword: source(flags.newPasswordFile, flags.newPasswordFd, askTwice),
-      plain: flags.plain === true,
-      legacy: flags.legacy === true,
-      force: flags.force === true,
-      ...(flags.certificate === undefined ? {} : { certificateFile: flags.certificate }),
-    })
-    if (result.key === "private" && flags.plain === true)
-      notice(`${printable(output)} holds a private key that nothing protects`)
-    if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
-  })
+  addPasswordOptions(command, "new-password", "OUTPUT")
+  addPasswordOptions(command, "password", "INPUT").action(
+    async (input: string, output: string, flags: ConvertFlags) => {
+      forbidDumps()
+      const { to } = flags
+      if (to === "pfx" && flags.plain === true)
+        command.error("error: a pfx is always under a password, not --plain")
+      const result = await certificate.convert({
+        input,
+        output,
+        to,
+        password: passwordSource(flags.passwordFile, flags.passwordFd, ask),
+        newPassword: passwordSource(flags.newPasswordFile, flags.newPasswordFd, askTwice),
+        plain: flags.plain === true,
+        legacy: flags.legacy === true,
+        force: flags.force === true,
+        ...(flags.certificate === undefined ? {} : { certificateFile: flags.certificate }),
+      })
+      if (result.key === "private" && flags.plain === true)
+        notice(`${printable(output)} holds a private key that nothing protects`)
+      if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
+    },
+  )
 }
 
 export function addCertCommands(program: Command): void {

@@ -1,0 +1,49 @@
+// Passwords of key files, from a file, a descriptor or the terminal; never from the command line.
+import { Option, type Command } from "commander"
+import { KeyError, type keyring } from "../index.ts"
+import { parseDescriptor } from "./credentials.ts"
+import { interruption } from "./interrupt.ts"
+import { printable, promptSecret } from "./terminal.ts"
+
+/** The password of a file that exists: asked for once. */
+export async function ask(origin: string): Promise<Buffer | undefined> {
+  return await promptSecret(`Enter password for ${printable(origin)}: `, interruption)
+}
+
+/** The password of a file that is made: asked for twice. */
+export async function askTwice(origin: string): Promise<Buffer | undefined> {
+  const first = await promptSecret(`Enter new password for ${printable(origin)}: `, interruption)
+  if (first === undefined) return undefined
+  let same = false
+  try {
+    const again = await promptSecret("Enter it again: ", interruption)
+    same = again?.equals(first) === true
+    again?.fill(0)
+  } finally {
+    if (!same) first.fill(0)
+  }
+  if (!same) throw new KeyError("ERR_KEY_PASSPHRASE", "the two passwords differ")
+  return first
+}
+
+/** Where a password comes from: what was named, else whoever sits at the terminal. */
+export function passwordSource(
+  file: string | undefined,
+  fd: number | undefined,
+  otherwise: (origin: string) => Promise<Buffer | undefined>,
+): keyring.PasswordSource {
+  if (file !== undefined) return { file }
+  return fd === undefined ? { ask: otherwise } : { fd }
+}
+
+/** Adds `--NAME-file` and `--NAME-fd`. */
+export function addPasswordOptions(command: Command, name: string, of: string): Command {
+  const camel = name.replace(/-(.)/g, (_, letter: string) => letter.toUpperCase())
+  return command
+    .option(`--${name}-file <file>`, `password of ${of} in a file (default: asked on the terminal)`)
+    .addOption(
+      new Option(`--${name}-fd <n>`, `read the password of ${of} from descriptor N`)
+        .argParser(parseDescriptor)
+        .conflicts(`${camel}File`),
+    )
+}
