@@ -57,7 +57,8 @@ export type {
   VerifyOptions,
   VerifyReport,
 } from "./signing/verify.ts"
-export { userKeyrings, userSecretKeyrings } from "./signing/keys.ts"
+export { userKeyrings, userSecretKeyrings } from "./signing/rings.ts"
+export * as keyring from "./container/keyring.ts"
 export * as certificate from "./container/certificate.ts"
 export * as sif from "./sif/index.ts"
 export * from "./errors.ts"

@@ -19,6 +19,7 @@ export const exitCodes = {
 
 const busy: ReadonlySet<ErrorCode> = new Set([
   "ERR_SIF_BUSY",
+  "ERR_KEYRING_BUSY",
   "ERR_BUILD_EXISTS",
   "ERR_LOOP_BUSY",
   "ERR_DM_EXISTS",
@@ -32,7 +33,8 @@ export function exitCodeFor(code: ErrorCode): number {
     return exitCodes.key
   if (/^ERR_(?:SIF|LUKS|GOCRYPTFS|TREE)_/.test(code))
     return code === "ERR_TREE_NOT_FOUND" ? exitCodes.inputOutput : exitCodes.invalidContainer
-  if (code === "ERR_UNSIGNED" || code.startsWith("ERR_SIGNATURE_")) return exitCodes.signature
+  if (code === "ERR_UNSIGNED" || /^ERR_(?:SIGNATURE|ECL)_/.test(code)) return exitCodes.signature
+  if (code === "ERR_KEYRING_INSECURE" || code === "ERR_KEYRING_NO_KEY") return exitCodes.signature
   if (code.startsWith("ERR_ENV_")) return exitCodes.environment
   if (code.startsWith("ERR_RUN")) return exitCodes.notStarted
   return exitCodes.inputOutput

@@ -35,6 +35,15 @@ const hints: Partial<Record<ErrorCode, string>> = {
     "--certificate-intermediates and --certificate-roots name the certificates between it and one that you trust",
   ERR_SIGNATURE_SIGN: "run the program by itself to see what it says",
   ERR_SIGNATURE_INVALID: "the image is not what was signed: get it again from where it came",
+  ERR_SIGNATURE_CHANGED:
+    "somebody is writing to the image: run it again when it is complete, from a place that is yours",
+  ERR_KEYRING_INSECURE:
+    "give it back to its owner and nobody else: `chown`, `chmod 700 FOLDER`, `chmod 600 FILE`",
+  ERR_KEYRING_NO_KEY: "`sifcrypt key list` shows the keys with their full fingerprints",
+  ERR_KEYRING_BUSY: "another sifcrypt is writing it: try again",
+  ERR_KEYSERVER: "check the address, and HTTPS_PROXY and NO_PROXY where a proxy is needed",
+  ERR_ECL_FILE: "what may run is the administrator's to say, and until the file is right nothing runs",
+  ERR_ECL_REFUSED: "`sifcrypt ecl check IMAGE` tells more; what may run is the administrator's to say",
   ERR_BUILD_EXISTS: "add -F (--force) to replace it; it is kept until the new one is complete",
   ERR_EXTRACT: "the folder must be writable and have room; nothing that exists in it is overwritten",
   ERR_TREE_NOT_FOUND: "`sifcrypt ls IMAGE` shows what is there",

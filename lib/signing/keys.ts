@@ -1,8 +1,6 @@
-// Where the keys of signers come from: PEM files, key rings, and the rings that the user's other programs keep.
+// Where the keys of signers come from: PEM files and key rings.
 import { createPublicKey, type KeyObject } from "node:crypto"
-import { existsSync } from "node:fs"
 import { open } from "node:fs/promises"
-import path from "node:path"
 import { SignatureError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 import { MAX_KEYRING_SIZE } from "./openpgp.ts"
@@ -46,40 +44,4 @@ export async function readSignerKey(file: string): Promise<KeyObject> {
 /** A key ring: OpenPGP public keys, armored or as packets. */
 export function readKeyring(file: string): Promise<Buffer> {
   return readBounded(file, MAX_KEYRING_SIZE)
-}
-
-/** The folders of rings that this user's programs keep, in the order in which they are looked at. */
-function ringFolders(env: Readonly<Record<string, string | undefined>>): string[] {
-  const home = env["HOME"]
-  const folder = (variable: string | undefined, ...below: readonly string[]): string | undefined =>
-    variable ?? (home === undefined || home === "" ? undefined : path.join(home, ...below))
-  return [
-    folder(env["APPTAINER_KEYSDIR"], ".apptainer", "keys"),
-    folder(env["SINGULARITY_KEYSDIR"], ".singularity", "keys"),
-    folder(undefined, ".singularity", "sypgp"),
-  ].filter((found) => found !== undefined)
-}
-
-function ringsNamed(name: string, env: Readonly<Record<string, string | undefined>>): string[] {
-  return ringFolders(env)
-    .map((folder) => path.join(folder, name))
-    .filter((ring) => existsSync(ring))
-}
-
-/**
- * The public key rings that Apptainer and Singularity keep for this user, those that exist.
- *
- * @param env - For `HOME`, `APPTAINER_KEYSDIR` and `SINGULARITY_KEYSDIR`.
- */
-export function userKeyrings(env: Readonly<Record<string, string | undefined>>): string[] {
-  return ringsNamed("pgp-public", env)
-}
-
-/**
- * The secret key rings beside {@link userKeyrings}, those that exist. An index of a key counts through them in this order.
- *
- * @param env - As there.
- */
-export function userSecretKeyrings(env: Readonly<Record<string, string | undefined>>): string[] {
-  return ringsNamed("pgp-secret", env)
 }

@@ -78,6 +78,8 @@ function isArmored(file: Buffer): boolean {
 /** OpenPGP public keys, to verify with. Loads the OpenPGP library, which takes a while, when there is something to do. */
 export class Keyring {
   readonly #keys: PublicKey[] = []
+  /** Where each is, by fingerprint. */
+  readonly #places = new Map<string, number>()
 
   /**
    * Adds the keys in a file: a packet stream, as key rings are, or armored. Of private keys only the public half is kept.
@@ -91,13 +93,22 @@ export class Keyring {
       const keys: Key[] = isArmored(file)
         ? await readKeys({ armoredKeys: file.toString("latin1") })
         : await readKeys({ binaryKeys: file })
-      this.#keys.push(...keys.map((key) => key.toPublic()))
+      for (const key of keys) await this.#put(key.toPublic())
     } catch (cause) {
       throw new SignatureError("ERR_SIGNATURE_KEYRING", `${origin} holds no OpenPGP keys that can be read`, {
         cause,
         path: origin,
       })
     }
+  }
+
+  /** A key that several rings have is what they know of it together: one of them may know of its revocation. */
+  async #put(key: PublicKey): Promise<void> {
+    const fingerprint = key.getFingerprint()
+    const place = this.#places.get(fingerprint) ?? this.#keys.length
+    const other = this.#keys[place]
+    this.#places.set(fingerprint, place)
+    this.#keys[place] = other === undefined ? key : await other.update(key)
   }
 
   get isEmpty(): boolean {
