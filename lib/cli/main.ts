@@ -8,6 +8,7 @@ import { addCertCommands } from "./commands/cert.ts"
 import { addContentCommands } from "./commands/content.ts"
 import { addConvertCommands } from "./commands/convert.ts"
 import { addInspectCommand } from "./commands/inspect.ts"
+import { addKeyCommands } from "./commands/key.ts"
 import { addMountCommands } from "./commands/mount.ts"
 import { addRecipientCommands } from "./commands/recipient.ts"
 import { addRunCommands } from "./commands/run.ts"
@@ -68,6 +69,7 @@ async function main(): Promise<number> {
   addMountCommands(program)
   addRunCommands(program)
   addCertCommands(program)
+  addKeyCommands(program)
   undoOnSignals()
   try {
     await program.parseAsync(process.argv)

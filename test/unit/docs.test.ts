@@ -8,6 +8,7 @@ import { addConvertCommands } from "../../lib/cli/commands/convert.ts"
 import { addCertCommands } from "../../lib/cli/commands/cert.ts"
 import { addContentCommands } from "../../lib/cli/commands/content.ts"
 import { addInspectCommand } from "../../lib/cli/commands/inspect.ts"
+import { addKeyCommands } from "../../lib/cli/commands/key.ts"
 import { addMountCommands } from "../../lib/cli/commands/mount.ts"
 import { addRecipientCommands } from "../../lib/cli/commands/recipient.ts"
 import { addRunCommands } from "../../lib/cli/commands/run.ts"
@@ -53,6 +54,7 @@ function program(): Command {
   addMountCommands(command)
   addRunCommands(command)
   addCertCommands(command)
+  addKeyCommands(command)
   return command
 }
 
