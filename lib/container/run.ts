@@ -6,9 +6,11 @@ import path from "node:path"
 import { isatty } from "node:tty"
 import type { Tree } from "../device/tree.ts"
 import { starterPath } from "../native/load.ts"
-import { composeBinds, parseBinds } from "../runtime/binds.ts"
+import { composeBinds, homeOf, parseBinds, type Bind } from "../runtime/binds.ts"
 import { chooseSession, makeBundle, type Action } from "../runtime/bundle.ts"
+import { readEnvFile } from "../runtime/env-file.ts"
 import { composeEnvironment } from "../runtime/environment.ts"
+import { gpuBinds } from "../runtime/gpu.ts"
 import { impliedOptions, refuseUnsupported, type ExecOptions } from "../runtime/options.ts"
 import type { Identity } from "../runtime/passwd.ts"
 import { findProgram } from "../runtime/program.ts"
@@ -62,6 +64,15 @@ function callerIdentity(): Identity {
       shell: "/bin/sh",
     }
   }
+}
+
+/** Binds for processors that are not the machine's own. */
+function gpu(options: ExecOptions): Bind[] {
+  const search = { devices: options.contain === true }
+  return [
+    ...(options.nv === true && options.noNv !== true ? gpuBinds("nv", search) : []),
+    ...(options.rocm === true && options.noRocm !== true ? gpuBinds("rocm", search) : []),
+  ]
 }
 
 async function start(
@@ -150,12 +161,17 @@ export async function runImage(
   signal?.throwIfAborted()
   const crun = findProgram("crun", "it runs the container")
   const hostCwd = await realpath(process.cwd())
-  const identity = callerIdentity()
-  const binds = composeBinds(
-    { uid: identity.uid, gid: identity.gid, home: identity.home, cwd: hostCwd },
-    parseBinds(options.binds ?? [], hostCwd),
+  const who = callerIdentity()
+  const caller = { uid: who.uid, gid: who.gid, home: who.home, cwd: hostCwd }
+  const places = composeBinds(
+    caller,
+    [...parseBinds(options.binds ?? [], hostCwd).map((bind) => ({ nested: true, ...bind })), ...gpu(options)],
+    options,
   )
-  const session = chooseSession(binds.map(({ source }) => realpathSync(source)))
+  const identity = { ...who, home: homeOf(caller, options).destination }
+  const session = chooseSession(
+    places.flatMap(({ source }) => (source === undefined ? [] : [realpathSync(source)])),
+  )
   const bundle = makeBundle({
     tree,
     image: startable.source.image,
@@ -163,13 +179,22 @@ export async function runImage(
     argv,
     identity,
     hostCwd,
-    cwd: options.cwd,
-    binds,
+    asked: options,
+    places,
     session,
-    environment: composeEnvironment(process.env, options.env ?? [], options.cleanEnv === true),
+    environment: composeEnvironment({
+      host: { ...process.env, USER_PATH: process.env["PATH"] },
+      assignments: options.env ?? [],
+      ...(options.envFile === undefined
+        ? {}
+        : { fromFile: await readEnvFile(options.envFile, process.env, argv) }),
+      clean: options.cleanEnv === true,
+      omit: options.noEnv ?? [],
+      ...(options.onNotice === undefined ? {} : { onNotice: options.onNotice }),
+    }),
     // isTTY of process.stdin would make a stream of it first.
     terminal: stdio === "inherit" && [0, 1, 2].every((fd) => isatty(fd)),
-    umask: currentUmask(),
+    umask: options.noUmask === true ? 0o022 : currentUmask(),
     starter: starterPath(),
   })
   // It may fail while nobody waits for it yet.

@@ -1,8 +1,8 @@
 // What of the host is seen inside, and where: the peers' defaults, and what the caller asks for.
-import { existsSync, realpathSync, statSync } from "node:fs"
+import { chmodSync, existsSync, mkdirSync, realpathSync, statSync } from "node:fs"
 import path from "node:path"
 import { RunError } from "../errors.ts"
-import type { BindSpec } from "./options.ts"
+import { optionError, type BindSpec, type ExecOptions } from "./options.ts"
 
 /** A file or folder of the host, seen inside. */
 export interface Bind {
@@ -132,40 +132,131 @@ function isFolder(file: string): boolean {
   return statSync(file, { throwIfNoEntry: false })?.isDirectory() === true
 }
 
+/** A folder in memory: empty, for the caller to write to, gone with the payload. */
+export interface MemoryFolder {
+  /** Absolute, inside. */
+  readonly destination: string
+  readonly source?: undefined
+  /** Permission bits. */
+  readonly mode: number
+}
+
+/** What is seen inside at a place besides the image. */
+export type Place = Bind | MemoryFolder
+
 /** Who runs, and from where. */
 export interface Caller {
   readonly uid: number
   readonly gid: number
+  /** On the host, as passwd has it. */
   readonly home: string
   /** Resolved. */
   readonly cwd: string
 }
 
-/**
- * The binds of home, /tmp, /var/tmp and the working directory, then the caller's own: a later one wins its destination.
- */
-export function composeBinds(caller: Caller, own: readonly Bind[]): Bind[] {
-  const binds: Bind[] = []
-  const add = (source: string, destination: string): void => {
-    binds.push({ source, destination, readOnly: false })
+/** The options that decide which places of the host are seen. */
+export type PlaceOptions = Pick<
+  ExecOptions,
+  "contain" | "home" | "noHome" | "noMount" | "workdir" | "scratch" | "onNotice"
+>
+
+const noMountWords: ReadonlySet<string> = new Set([
+  "proc",
+  "sys",
+  "dev",
+  "devpts",
+  "home",
+  "tmp",
+  "hostfs",
+  "cwd",
+  "bind-paths",
+])
+
+/** What `--no-mount` asks for. */
+export function leftOut(options: PlaceOptions): ReadonlySet<string> {
+  const { noMount = [], onNotice } = options
+  for (const word of noMount)
+    if (!noMountWords.has(word) && !path.isAbsolute(word))
+      onNotice?.(`--no-mount ${word}: there is no such mount`)
+  return new Set(noMount)
+}
+
+/** `--home SRC[:DST]`, or the caller's own. */
+export function homeOf(caller: Caller, options: PlaceOptions): { source: string; destination: string } {
+  if (options.home === undefined) return { source: caller.home, destination: caller.home }
+  const parts = options.home.split(":")
+  const [from = "", to = path.resolve(caller.cwd, from)] = parts
+  if (parts.length > 2 || from === "" || !path.isAbsolute(to) || path.posix.normalize(to) === "/")
+    throw optionError("home", `${options.home} is not SRC[:DST], DST an absolute path`)
+  const source = path.resolve(caller.cwd, from)
+  if (!isFolder(source)) throw optionError("home", `there is no folder ${source} on this machine`)
+  return { source, destination: path.posix.normalize(to) }
+}
+
+/** A folder below the one of `--workdir`; several payloads may share it. */
+function workFolder(workdir: string, cwd: string, name: string, mode: number): string {
+  const base = path.resolve(cwd, workdir)
+  if (!isFolder(base)) throw optionError("workdir", `there is no folder ${base} on this machine`)
+  const folder = path.join(base, name)
+  if (!existsSync(folder)) {
+    mkdirSync(folder, { recursive: true })
+    chmodSync(folder, mode)
   }
-  if (caller.home !== "/" && isFolder(caller.home)) add(realpathSync(caller.home), caller.home)
-  for (const folder of ["/tmp", "/var/tmp"]) if (isFolder(folder)) add(folder, folder)
+  return realpathSync(folder)
+}
+
+/** The default places that may be left out or replaced, then scratch folders, then the caller's own binds. */
+export function composeBinds(caller: Caller, own: readonly Bind[], options: PlaceOptions = {}): Place[] {
+  const { contain = false, noHome = false, workdir, scratch = [], onNotice } = options
+  const without = leftOut(options)
+  const places: Place[] = []
+  const add = (source: string, destination: string): void => {
+    places.push({ source, destination, readOnly: false })
+  }
+  const addEmpty = (destination: string, name: string, mode: number): void => {
+    if (workdir === undefined) places.push({ destination, mode })
+    else add(workFolder(workdir, caller.cwd, name, mode), destination)
+  }
+  const home = homeOf(caller, options)
+  if (!noHome && !without.has("home") && home.destination !== "/") {
+    if (contain && options.home === undefined) addEmpty(home.destination, "home", 0o700)
+    else if (isFolder(home.source)) add(realpathSync(home.source), home.destination)
+  }
+  if (!without.has("tmp"))
+    for (const [folder, name] of [
+      ["/tmp", "tmp"],
+      ["/var/tmp", "var_tmp"],
+    ] as const)
+      if (contain) addEmpty(folder, name, 0o1777)
+      else if (isFolder(folder)) add(folder, folder)
+  for (const folder of scratch) {
+    if (!path.isAbsolute(folder) || path.posix.normalize(folder) === "/")
+      throw optionError("scratch", `${folder} is not an absolute path`)
+    const normal = path.posix.normalize(folder)
+    addEmpty(normal, path.join("scratch", normal), 0o755)
+  }
   const { cwd } = caller
-  const visible = [...binds, ...own].some(
+  const visible = [...places, ...own].some(
     ({ destination, source }) => destination === source && isWithin(cwd, source),
   )
   const belongsToImage =
     cwd === "/" || [...systemFolders, ...kernelFolders].some((folder) => isWithin(cwd, folder))
-  if (!visible && !belongsToImage) add(cwd, cwd)
-  const taken = new Set(own.map(({ destination }) => destination))
-  return [...binds.filter(({ destination }) => !taken.has(destination)), ...own]
+  if (!contain && !without.has("cwd") && !visible && !belongsToImage) add(cwd, cwd)
+  const taken = new Map<string, Bind>()
+  for (const bind of own) {
+    const earlier = taken.get(bind.destination)
+    if (earlier === undefined) taken.set(bind.destination, bind)
+    else onNotice?.(`bind ${bind.source}: ${bind.destination} is taken by ${earlier.source} already`)
+  }
+  return [...places.filter(({ destination }) => !taken.has(destination)), ...taken.values()]
 }
 
-/** The host's path behind `inside`, if a bind covers it. */
-export function hostPath(binds: readonly Bind[], inside: string): string | undefined {
-  for (const bind of [...binds].reverse())
-    if (isWithin(inside, bind.destination))
-      return path.posix.join(bind.source, path.posix.relative(bind.destination, inside))
+/** Is there a folder at `inside`, as far as `places` decide? undefined: they do not. */
+export function folderAt(places: readonly Place[], inside: string): boolean | undefined {
+  for (const place of [...places].reverse()) {
+    if (!isWithin(inside, place.destination)) continue
+    if (place.source === undefined) return inside === place.destination
+    return isFolder(path.posix.join(place.source, path.posix.relative(place.destination, inside)))
+  }
   return undefined
 }

@@ -1,14 +1,23 @@
 // The OCI bundle: config.json for crun and the files that are bound into the container. Mounts follow the peers' defaults.
 import { existsSync, lstatSync, readFileSync, realpathSync } from "node:fs"
+import { isIP } from "node:net"
 import path from "node:path"
 import type { Tree } from "../device/tree.ts"
 import { RunError } from "../errors.ts"
-import { hostPath, isWithin, type Bind } from "./binds.ts"
-import { ENTRY_FOLDER, entryScript } from "./entry.ts"
-import { DEFAULT_PATH, hostScript, overrideScript, type PayloadEnvironment } from "./environment.ts"
+import { folderAt, isWithin, leftOut, type Place } from "./binds.ts"
+import { ENTRY_FOLDER, entryScript, ociRunScript } from "./entry.ts"
+import {
+  DEFAULT_PATH,
+  hostScript,
+  overrideScript,
+  staticEnvironment,
+  staticExports,
+  type PayloadEnvironment,
+} from "./environment.ts"
+import { optionError, type ExecOptions } from "./options.ts"
 import { groupWith, passwdWith, type Identity } from "./passwd.ts"
 
-export type Action = "exec" | "run" | "shell" | "test"
+export type Action = "exec" | "run" | "shell" | "test" | "start"
 
 /** What {@link makeBundle} needs to know. */
 export interface BundleOptions {
@@ -20,10 +29,10 @@ export interface BundleOptions {
   readonly identity: Identity
   /** Resolved. */
   readonly hostCwd: string
-  /** As asked for; undefined: the host's, if it is seen inside. */
-  readonly cwd: string | undefined
+  /** What the caller asked for, with what that implies. */
+  readonly asked?: ExecOptions
   /** All of them, the defaults included. */
-  readonly binds: readonly Bind[]
+  readonly places: readonly Place[]
   /** The folder of {@link chooseSession}. */
   readonly session: string
   readonly environment: PayloadEnvironment
@@ -35,7 +44,7 @@ export interface BundleOptions {
 
 interface OciMount {
   readonly destination: string
-  readonly type: "none"
+  readonly type: "none" | "tmpfs" | "devpts" | "mqueue"
   readonly source: string
   readonly options: readonly string[]
 }
@@ -100,29 +109,44 @@ async function checkRoot(options: BundleOptions): Promise<void> {
   }
 }
 
-async function chooseCwd(options: BundleOptions, binds: readonly Bind[]): Promise<string> {
+async function chooseCwd(options: BundleOptions): Promise<string> {
+  const { asked = {}, places, image, identity } = options
   const exists = async (folder: string): Promise<boolean> => {
-    const host = hostPath(binds, folder)
-    if (host !== undefined) return existsSync(host)
+    const decided = folderAt(places, folder)
+    if (decided !== undefined) return decided
     if (["/proc", "/sys", "/dev"].some((kernel) => isWithin(folder, kernel))) return existsSync(folder)
     return (await options.tree?.find(folder, true))?.type === "directory"
   }
-  if (options.cwd !== undefined) {
-    if (!path.isAbsolute(options.cwd) || !(await exists(path.posix.normalize(options.cwd))))
-      throw new RunError("ERR_RUN", `${options.image}: there is no folder ${options.cwd} inside`, {
-        path: options.image,
-      })
-    return path.posix.normalize(options.cwd)
+  if (asked.cwd !== undefined) {
+    if (!path.isAbsolute(asked.cwd) || !(await exists(path.posix.normalize(asked.cwd))))
+      throw new RunError("ERR_RUN", `${image}: there is no folder ${asked.cwd} inside`, { path: image })
+    return path.posix.normalize(asked.cwd)
   }
-  for (const folder of [options.hostCwd, options.identity.home]) if (await exists(folder)) return folder
+  const candidates = asked.contain === true ? [identity.home] : [options.hostCwd, identity.home]
+  for (const folder of candidates) if (await exists(folder)) return folder
   return "/"
 }
 
+function bindMount(source: string, destination: string, options: readonly string[]): OciMount {
+  return { destination, type: "none", source, options }
+}
+
+/** What an ordinary user's containers may write in memory, as the peers limit it. */
+const userMemoryLimit = "size=64m"
+
+function memoryMount(destination: string, mode: number, limit: readonly string[]): OciMount {
+  const options = ["nosuid", "nodev", `mode=${mode.toString(8)}`, ...limit]
+  return { destination, type: "tmpfs", source: "tmpfs", options }
+}
+
 /** /etc files of the host that the image should see as they are. */
-async function hostFiles(tree: Tree | undefined): Promise<OciMount[]> {
+async function hostFiles(options: BundleOptions, without: ReadonlySet<string>): Promise<OciMount[]> {
+  const { tree, asked = {} } = options
   const mounts: OciMount[] = []
-  for (const file of ["/etc/hosts", "/etc/localtime", "/etc/resolv.conf"]) {
-    if (!existsSync(file)) continue
+  const files = without.has("bind-paths") ? [] : ["/etc/hosts", "/etc/localtime"]
+  for (const file of [...files, "/etc/resolv.conf"]) {
+    if (!existsSync(file) || without.has(file)) continue
+    if (file === "/etc/resolv.conf" && asked.dns !== undefined) continue
     // A link that leads nowhere in the image is no place to bind to.
     const dangling =
       (await tree?.find(file, false)) !== undefined && (await tree?.find(file, true)) === undefined
@@ -132,36 +156,139 @@ async function hostFiles(tree: Tree | undefined): Promise<OciMount[]> {
   return mounts
 }
 
-function bindMount(source: string, destination: string, options: readonly string[]): OciMount {
-  return { destination, type: "none", source, options }
+/** A /dev with what every program expects and nothing of the host's machine; crun makes the nodes. */
+function minimalDev(options: BundleOptions, without: ReadonlySet<string>): OciMount[] {
+  const privileged = options.identity.uid === 0
+  const limit = privileged ? [] : [userMemoryLimit]
+  const shm = { ...memoryMount("/dev/shm", 0o1777, limit), source: "shm" }
+  const pts: OciMount = {
+    destination: "/dev/pts",
+    type: "devpts",
+    source: "devpts",
+    options: [
+      ...["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
+      // The terminals' group has no number in a user namespace of one.
+      ...(privileged ? ["gid=5"] : []),
+    ],
+  }
+  const queues: OciMount = {
+    destination: "/dev/mqueue",
+    type: "mqueue",
+    source: "mqueue",
+    options: ["nosuid", "noexec", "nodev"],
+  }
+  return [
+    { destination: "/dev", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=755", "size=65536k"] },
+    ...(without.has("devpts") ? [] : [pts]),
+    shm,
+    ...(options.asked?.ipc === true ? [queues] : []),
+  ]
+}
+
+/** /dev, /proc and /sys. */
+function kernelMounts(options: BundleOptions, without: ReadonlySet<string>): OciMount[] {
+  const bind = (folder: string, flags: readonly string[]): OciMount[] =>
+    without.has(folder.slice(1)) ? [] : [bindMount(folder, folder, ["rbind", "rslave", "nosuid", ...flags])]
+  const dev = options.asked?.contain === true ? minimalDev(options, without) : bind("/dev", [])
+  return [...(without.has("dev") ? [] : dev), ...bind("/proc", ["nodev"]), ...bind("/sys", ["nodev"])]
+}
+
+/** Files that are made for this payload, by the place where they are seen. */
+async function ownFiles(
+  options: BundleOptions,
+  without: ReadonlySet<string>,
+): Promise<ReadonlyMap<string, string>> {
+  const { tree, identity, asked = {} } = options
+  const files = new Map<string, string>([
+    ["/etc/passwd", passwdWith(await imageFile(tree, "/etc/passwd"), identity)],
+    ["/etc/group", groupWith(await imageFile(tree, "/etc/group"), identity)],
+  ])
+  if (asked.dns !== undefined) {
+    const wrong = asked.dns.find((address) => isIP(address) === 0)
+    if (wrong !== undefined) throw optionError("dns", `${wrong} is no address`)
+    files.set("/etc/resolv.conf", asked.dns.map((address) => `nameserver ${address}\n`).join(""))
+  }
+  if (asked.hostname !== undefined) {
+    // gethostname(2): at most 64 bytes; what else a name may hold: hostname(7).
+    if (!/^[A-Za-z0-9](?:[A-Za-z0-9.-]{0,62}[A-Za-z0-9])?$/.test(asked.hostname))
+      throw optionError("hostname", `${asked.hostname} is no name of a machine`)
+    files.set("/etc/hostname", `${asked.hostname}\n`)
+  }
+  for (const place of without) files.delete(place)
+  return files
+}
+
+/** Who the payload is told that it is: what is in the environment before the image's scripts. */
+function firstVariables(options: BundleOptions): Map<string, string> {
+  const { asked = {}, identity, image, action } = options
+  return new Map([
+    ["PATH", DEFAULT_PATH],
+    ["HOME", identity.home],
+    ...(["APPTAINER", "SINGULARITY"] as const).flatMap((family): [string, string][] => [
+      [`${family}_NAME`, path.basename(image)],
+      [`${family}_CONTAINER`, path.resolve(image)],
+    ]),
+    ...(asked.app === undefined ? [] : [["SINGULARITY_APPNAME", asked.app] as const]),
+    ...(asked.shell === undefined || action !== "shell" ? [] : [["SINGULARITY_SHELL", asked.shell] as const]),
+  ])
+}
+
+/** What is in the environment after the image's scripts, unless they have set it. */
+function lastVariables(options: BundleOptions): Map<string, string> {
+  const { asked = {}, action, places } = options
+  const nested = places
+    .filter((place) => place.source !== undefined && place.nested === true)
+    .map(({ destination }) => destination)
+    .join(",")
+  return new Map([
+    ["APPTAINER_COMMAND", action],
+    ["APPTAINER_APPNAME", asked.app ?? ""],
+    ["APPTAINER_BIND", nested],
+    ["SINGULARITY_BIND", nested],
+    ...(asked.noEval === true
+      ? ([
+          ["APPTAINER_NO_EVAL", "1"],
+          ["SINGULARITY_NO_EVAL", "1"],
+        ] as const)
+      : []),
+  ])
+}
+
+/** What the image's scripts set, as far as it can be known without a shell. */
+async function imageVariables(options: BundleOptions): Promise<Map<string, string>> {
+  const { tree, image, asked = {} } = options
+  const folder = "/.singularity.d/env"
+  const found = new Map<string, string>()
+  if ((await tree?.find(folder, true))?.type !== "directory") return found
+  const names = ((await tree?.list(folder)) ?? []).map(({ name }) => name.toString("utf8")).sort()
+  for (const name of names.filter((one) => one.endsWith(".sh"))) {
+    const variables = staticExports(await imageFile(tree, `${folder}/${name}`))
+    // What every image has, for a shell.
+    const isCommon = /^(?:94-appsbase|95-apps|99-base|99-runtimevars)\.sh$/.test(name)
+    if (variables === undefined && !isCommon)
+      asked.onNotice?.(`${image}: there is no /bin/sh in the image, so ${folder}/${name} is left out`)
+    for (const [key, value] of variables ?? []) found.set(key, value)
+  }
+  return found
 }
 
 /** The process to start: through the entry script where the image has a shell, else the program itself. */
 async function processArguments(options: BundleOptions): Promise<{ args: string[]; env: string[] }> {
-  const { tree, action, argv, identity, environment, image } = options
-  const name = path.basename(image)
-  const absolute = path.resolve(image)
-  const env = new Map([
-    ["PATH", DEFAULT_PATH],
-    ["HOME", identity.home],
-    ...(["APPTAINER", "SINGULARITY"] as const).flatMap((family): [string, string][] => [
-      [`${family}_NAME`, name],
-      [`${family}_CONTAINER`, absolute],
-    ]),
-  ])
-  const asList = (): string[] => [...env].map(([key, value]) => `${key}=${value}`)
+  const { tree, action, argv, environment, image } = options
+  const first = firstVariables(options)
+  const asList = (variables: ReadonlyMap<string, string>): string[] =>
+    [...variables].map(([key, value]) => `${key}=${value}`)
   if (tree === undefined || (await tree.find("/bin/sh", true))?.type === "file")
-    return { args: ["/bin/sh", `${ENTRY_FOLDER}/entry`, action, ...argv], env: asList() }
+    return { args: ["/bin/sh", `${ENTRY_FOLDER}/entry`, action, ...argv], env: asList(first) }
   if (action !== "exec")
     throw new RunError(
       "ERR_RUN",
       `${image}: there is no /bin/sh in the image, so there is nothing to ${action}`,
-      {
-        path: image,
-      },
+      { path: image },
     )
-  for (const [key, value] of [...environment.host, ...environment.overrides]) env.set(key, value)
-  return { args: [...argv], env: asList() }
+  for (const [key, value] of lastVariables(options)) first.set(key, value)
+  const env = staticEnvironment(first, await imageVariables(options), environment)
+  return { args: [...argv], env: asList(env) }
 }
 
 function record(name: string, mode: number, content: string): Buffer {
@@ -176,26 +303,40 @@ function record(name: string, mode: number, content: string): Buffer {
  * @throws RunError when the image cannot be run as asked.
  */
 export async function makeBundle(options: BundleOptions): Promise<Buffer> {
-  const { tree, identity, environment } = options
+  const { tree, identity, places, session, asked = {} } = options
   await checkRoot(options)
   const { uid, gid } = identity
-  const { binds, session } = options
+  const environment: PayloadEnvironment = {
+    host: new Map([...options.environment.host, ...lastVariables(options)]),
+    overrides: options.environment.overrides,
+  }
+  const without = leftOut({ noMount: asked.noMount ?? [] })
+  const own = await ownFiles(options, without)
+  const bound = new Set(places.map(({ destination }) => destination))
   const root = `${session}/root`
   const files = `${session}/files`
   const privileged = uid === 0
-  const cwd = await chooseCwd(options, binds)
+  const cwd = await chooseCwd(options)
   const { args, env } = await processArguments(options)
   const all = privileged ? ownCapabilities() : []
+  const defaults = [
+    ...kernelMounts(options, without),
+    ...(await hostFiles(options, without)),
+    ...[...own.keys()].map((file) =>
+      bindMount(`${files}/${path.basename(file)}`, file, ["bind", "nosuid", "nodev"]),
+    ),
+  ]
+  const limit = privileged ? [] : [userMemoryLimit]
   const mounts: OciMount[] = [
-    bindMount("/dev", "/dev", ["rbind", "rslave", "nosuid"]),
-    bindMount("/proc", "/proc", ["rbind", "rslave", "nosuid", "nodev"]),
-    bindMount("/sys", "/sys", ["rbind", "rslave", "nosuid", "nodev"]),
-    ...(await hostFiles(tree)),
-    bindMount(`${files}/passwd`, "/etc/passwd", ["bind", "nosuid", "nodev"]),
-    bindMount(`${files}/group`, "/etc/group", ["bind", "nosuid", "nodev"]),
+    ...defaults.filter(({ destination }) => !bound.has(destination)),
     bindMount(files, ENTRY_FOLDER, ["bind", "ro", "nosuid", "nodev"]),
-    ...binds.map(({ source, destination, readOnly }) =>
-      bindMount(source, destination, ["rbind", "rslave", "nosuid", "nodev", ...(readOnly ? ["ro"] : [])]),
+    ...places.map((place) =>
+      place.source === undefined
+        ? memoryMount(place.destination, place.mode, limit)
+        : bindMount(place.source, place.destination, [
+            ...["rbind", "rslave", "nosuid", "nodev"],
+            ...(place.readOnly ? ["ro"] : []),
+          ]),
     ),
   ]
   const mapping = (id: number): readonly object[] => [{ containerID: id, hostID: 0, size: 1 }]
@@ -216,6 +357,7 @@ export async function makeBundle(options: BundleOptions): Promise<Buffer> {
       noNewPrivileges: true,
       capabilities: { bounding: all, permitted: all, effective: all, inheritable: all, ambient: all },
     },
+    ...(asked.hostname === undefined ? {} : { hostname: asked.hostname }),
     mounts,
     // crun drops nosuid and nodev from the root where no user namespace locks them
     ...(privileged
@@ -232,13 +374,18 @@ export async function makeBundle(options: BundleOptions): Promise<Buffer> {
       resources: {},
     },
   }
+  const runScript = ociRunScript(await imageFile(tree, "/.singularity.d/runscript"))
   return Buffer.concat([
     record("config.json", 0o600, JSON.stringify(config)),
     record("entry", 0o755, entryScript),
-    record("overrides.sh", 0o644, overrideScript(environment)),
+    record(
+      "overrides.sh",
+      0o644,
+      overrideScript(environment, asked.evaluate === true && asked.noEval !== true),
+    ),
     record("host.sh", 0o644, hostScript(environment)),
-    record("passwd", 0o644, passwdWith(await imageFile(tree, "/etc/passwd"), identity)),
-    record("group", 0o644, groupWith(await imageFile(tree, "/etc/group"), identity)),
+    ...[...own].map(([file, content]) => record(path.basename(file), 0o644, content)),
+    ...(runScript === undefined ? [] : [record("runscript", 0o644, runScript)]),
   ])
 }
 

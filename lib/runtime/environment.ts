@@ -1,9 +1,11 @@
-// The payload's environment, composed as the peers compose it: --env wins over the image's scripts, and these over the host.
+// The payload's environment, composed as the peers compose it: --env, then the file of --env-file, then ...ENV_NAME, then the
+// image's scripts, then the host.
 import { RunError } from "../errors.ts"
 
 /** What the payload's search path starts from; the host's never enters. */
 export const DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+/** Ours first: what counts before what. */
 const families = ["SIFCRYPT", "APPTAINER", "SINGULARITY"] as const
 /** Ours to set inside. */
 const ours: ReadonlySet<string> = new Set([
@@ -17,6 +19,11 @@ const ours: ReadonlySet<string> = new Set([
   "IFS",
   "PS1",
 ])
+/** Not for the caller to set either. */
+const fixed: ReadonlySet<string> = new Set([
+  "HOME",
+  ...families.flatMap((family) => [`${family}_SHELL`, `${family}_APPNAME`]),
+])
 const keptWhenClean: ReadonlySet<string> = new Set([
   "TERM",
   ...["http_proxy", "https_proxy", "no_proxy", "all_proxy", "ftp_proxy"].flatMap((name) => [
@@ -28,16 +35,23 @@ const keptWhenClean: ReadonlySet<string> = new Set([
 const readOnlyInShells: ReadonlySet<string> = new Set([
   "EUID",
   "UID",
+  "GID",
   "PPID",
   "OPTIND",
   "BASHOPTS",
   "SHELLOPTS",
 ])
+/** The variables in which the peers hand over what becomes of the search path; the image's own scripts know them. */
+const handOver: Readonly<Record<string, string>> = {
+  PREPEND_PATH: "SING_USER_DEFINED_PREPEND_PATH",
+  APPEND_PATH: "SING_USER_DEFINED_APPEND_PATH",
+  PATH: "SING_USER_DEFINED_PATH",
+}
 
 const shellName = /^[A-Za-z_][A-Za-z0-9_]*$/
 
 /** Keys, settings of ours and of the peers: none of them is the payload's business. */
-function isFamilyVariable(name: string): boolean {
+export function isFamilyVariable(name: string): boolean {
   return families.some((family) => name.startsWith(`${family}_`) || name.startsWith(`${family}ENV_`))
 }
 
@@ -48,36 +62,58 @@ export interface PayloadEnvironment {
   readonly overrides: ReadonlyMap<string, string>
 }
 
-/**
- * @param environment - The caller's, usually `process.env`.
- * @param assignments - `NAME=VALUE`, as `--env` takes them.
- * @param clean - Only the terminal type and the proxies of the host.
- * @throws RunError `ERR_RUN` for an assignment without a name.
- */
-export function composeEnvironment(
-  environment: Readonly<Record<string, string | undefined>>,
-  assignments: readonly string[],
-  clean: boolean,
-): PayloadEnvironment {
+/** What {@link composeEnvironment} composes. */
+export interface EnvironmentRequest {
+  /** The caller's, usually `process.env`. */
+  readonly host: Readonly<Record<string, string | undefined>>
+  /** `NAME=VALUE`, as `--env` takes them. */
+  readonly assignments?: readonly string[]
+  /** Of the file of `--env-file`. */
+  readonly fromFile?: ReadonlyMap<string, string>
+  /** Only the terminal type and the proxies of the host. */
+  readonly clean?: boolean
+  /** Names of host variables that do not get in. */
+  readonly omit?: readonly string[]
+  readonly onNotice?: (text: string) => void
+}
+
+/** @throws RunError `ERR_RUN` for an assignment without a name. */
+export function composeEnvironment(request: EnvironmentRequest): PayloadEnvironment {
+  const { clean = false, fromFile = new Map<string, string>(), onNotice = () => undefined } = request
+  const omitted = new Set(request.omit ?? [])
   const host = new Map<string, string>()
   const overrides = new Map<string, string>()
-  for (const [name, value] of Object.entries(environment)) {
+  for (const [name, value] of Object.entries(request.host)) {
     if (value === undefined || !shellName.test(name) || isFamilyVariable(name)) continue
-    if (ours.has(name) || readOnlyInShells.has(name)) continue
+    if (ours.has(name) || readOnlyInShells.has(name) || omitted.has(name)) continue
     if (!clean || keptWhenClean.has(name)) host.set(name, value)
   }
   if (clean) host.set("LANG", "C")
-  for (const family of [...families].reverse())
-    for (const [name, value] of Object.entries(environment)) {
-      const inside = name.startsWith(`${family}ENV_`) ? name.slice(family.length + 4) : ""
-      if (value !== undefined && shellName.test(inside) && inside !== "HOME") overrides.set(inside, value)
+  const override = (name: string, value: string, by: string): void => {
+    if (fixed.has(name) || readOnlyInShells.has(name)) onNotice(`${by}: ${name} is not for the caller to set`)
+    else overrides.set(handOver[name] ?? name, value)
+  }
+  /** By the name inside: the strongest variable that sets it. */
+  const strongest = new Map<string, string>()
+  for (const family of families)
+    for (const [name, value] of Object.entries(request.host)) {
+      if (value === undefined || !name.startsWith(`${family}ENV_`)) continue
+      const inside = name.slice(family.length + 4)
+      if (!shellName.test(inside)) continue
+      const stronger = strongest.get(inside)
+      if (stronger === undefined) {
+        strongest.set(inside, name)
+        override(inside, value, name)
+      } else if (request.host[stronger] !== value)
+        onNotice(`${name} and ${stronger} have different values: the latter counts`)
     }
-  for (const assignment of assignments) {
+  for (const [name, value] of fromFile) override(name, value, "--env-file")
+  for (const assignment of request.assignments ?? []) {
     const equals = assignment.indexOf("=")
     const name = assignment.slice(0, Math.max(0, equals))
     if (!shellName.test(name))
       throw new RunError("ERR_RUN", `${JSON.stringify(assignment)} is not NAME=VALUE`)
-    overrides.set(name, assignment.slice(equals + 1))
+    override(name, assignment.slice(equals + 1), "--env")
   }
   return { host, overrides }
 }
@@ -87,14 +123,72 @@ export function shellQuote(value: string): string {
   return `'${value.replaceAll("'", `'\\''`)}'`
 }
 
-/** Sets every override. */
-export function overrideScript(environment: PayloadEnvironment): string {
-  return [...environment.overrides].map(([name, value]) => `export ${name}=${shellQuote(value)}\n`).join("")
+/** A value that a shell expands once. */
+function shellExpanded(value: string): string {
+  return `"${value.replaceAll('"', '\\"')}"`
 }
 
-/** Sets what is not set yet. */
+/**
+ * Sets every override.
+ *
+ * @param evaluate - Let the shell inside expand the values.
+ */
+export function overrideScript(environment: PayloadEnvironment, evaluate: boolean = false): string {
+  const quote = evaluate ? shellExpanded : shellQuote
+  return [...environment.overrides].map(([name, value]) => `export ${name}=${quote(value)}\n`).join("")
+}
+
+/** Sets what is not set yet; what the image empties is not there at all. */
 export function hostScript(environment: PayloadEnvironment): string {
   return [...environment.host]
-    .map(([name, value]) => `[ -n "\${${name}+set}" ] || export ${name}=${shellQuote(value)}\n`)
+    .filter(([name]) => !environment.overrides.has(name))
+    .map(([name, value]) => {
+      const set = `export ${name}=${shellQuote(value)}`
+      return `if [ -z "\${${name}+set}" ]; then ${set}; elif [ -z "$${name}" ]; then unset ${name}; fi\n`
+    })
     .join("")
+}
+
+/** The environment of a payload that no shell prepares, from what is there before the image's own and what the image sets. */
+export function staticEnvironment(
+  first: ReadonlyMap<string, string>,
+  image: ReadonlyMap<string, string>,
+  environment: PayloadEnvironment,
+): Map<string, string> {
+  const result = new Map([...environment.host, ...first, ...image])
+  const { PREPEND_PATH, APPEND_PATH, PATH } = handOver
+  for (const [name, value] of environment.overrides)
+    if (!Object.values(handOver).includes(name)) result.set(name, value)
+  const path = [
+    environment.overrides.get(PREPEND_PATH ?? ""),
+    result.get("PATH"),
+    environment.overrides.get(APPEND_PATH ?? ""),
+  ]
+  const whole = environment.overrides.get(PATH ?? "")
+  result.set("PATH", whole ?? path.filter((part) => part !== undefined && part !== "").join(":"))
+  return result
+}
+
+/** Assignments that mean the same to everybody: plain, in quotes, or a default for what is not set. */
+const plainExports = [
+  /^export (?<name>[A-Za-z_]\w*)=(?<value>[\w./:@%+,-]*)$/,
+  /^export (?<name>[A-Za-z_]\w*)="(?<value>[^"\\$`]*)"$/,
+  /^export (?<name>[A-Za-z_]\w*)="\$\{(?<default>\k<name>):-"(?<value>[^"\\$`]*)"\}"$/,
+]
+
+/**
+ * What an environment script sets that holds nothing but plain exports, as those of OCI images do.
+ *
+ * @returns undefined when only a shell could tell.
+ */
+export function staticExports(script: string): Map<string, string> | undefined {
+  const found = new Map<string, string>()
+  for (const line of script.split("\n").map((text) => text.trim())) {
+    if (line === "" || line.startsWith("#")) continue
+    const groups = plainExports.map((form) => form.exec(line)?.groups).find((match) => match !== undefined)
+    const { name, value } = groups ?? {}
+    if (name === undefined || value === undefined) return undefined
+    found.set(name, value)
+  }
+  return found
 }

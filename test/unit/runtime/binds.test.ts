@@ -2,7 +2,7 @@ import assert from "node:assert/strict"
 import { mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
-import { composeBinds, hostPath, isWithin, parseBinds, type Bind } from "../../../lib/runtime/binds.ts"
+import { composeBinds, folderAt, isWithin, parseBinds, type Place } from "../../../lib/runtime/binds.ts"
 
 describe("isWithin", () => {
   for (const [inner, outer, expected] of [
@@ -98,7 +98,7 @@ describe("binds", () => {
       home: path.join(folder, "home"),
       cwd,
     })
-    const destinations = (binds: readonly Bind[]): string[] => binds.map(({ destination }) => destination)
+    const destinations = (binds: readonly Place[]): string[] => binds.map(({ destination }) => destination)
 
     it("binds home, the temporary folders and the working directory", () => {
       const elsewhere = "/srv"
@@ -151,22 +151,23 @@ describe("binds", () => {
     })
   })
 
-  describe("hostPath", () => {
-    const binds = [
-      { source: "/a", destination: "/in", readOnly: false },
-      { source: "/b", destination: "/in/deep", readOnly: false },
-    ]
-
-    it("finds the bind that covers a path, the last one first", () => {
-      assert.equal(hostPath(binds, "/in/x"), "/a/x")
-      assert.equal(hostPath(binds, "/in"), "/a")
-      assert.equal(hostPath(binds, "/in/deep/y"), "/b/y")
-      assert.equal(hostPath(binds, "/other"), undefined)
-    })
-
-    it("S17: finds none for a path whose name only starts like a destination", () => {
-      assert.equal(hostPath(binds, "/inner"), undefined)
-      assert.equal(hostPath(binds, "/in/deeper"), "/a/deeper")
+  describe("folderAt", () => {
+    it("asks the place that covers a path, the last one first", () => {
+      const places = [
+        { source: folder, destination: "/in", readOnly: false },
+        { source: path.join(folder, "data"), destination: "/in/deep", readOnly: false },
+        { destination: "/memory", mode: 0o700 },
+      ]
+      assert.equal(folderAt(places, "/in"), true)
+      assert.equal(folderAt(places, "/in/home"), true)
+      assert.equal(folderAt(places, "/in/missing"), false)
+      assert.equal(folderAt(places, "/in/deep/home"), false)
+      assert.equal(folderAt(places, "/memory"), true)
+      assert.equal(folderAt(places, "/memory/x"), false)
+      assert.equal(folderAt(places, "/other"), undefined)
+      // S17
+      assert.equal(folderAt(places, "/inner"), undefined)
+      assert.equal(folderAt(places, "/in/deeper"), false)
     })
   })
 })

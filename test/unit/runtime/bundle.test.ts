@@ -4,7 +4,7 @@ import { mkdtempSync, realpathSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
 import type { Tree } from "../../../lib/device/tree.ts"
-import { composeBinds } from "../../../lib/runtime/binds.ts"
+import { composeBinds, type Bind } from "../../../lib/runtime/binds.ts"
 import { chooseSession, makeBundle, type BundleOptions } from "../../../lib/runtime/bundle.ts"
 
 /** What the tests read of crun's configuration. */
@@ -43,6 +43,8 @@ function treeOf(files: Readonly<Record<string, string | undefined>>): Tree {
   return { find, read } as unknown as Tree
 }
 
+type Changes = Partial<BundleOptions> & { readonly binds?: readonly Bind[] }
+
 const shell = { "/bin/sh": "#!", "/etc": undefined, "/dev": undefined, "/proc": undefined, "/sys": undefined }
 
 describe("makeBundle", () => {
@@ -55,7 +57,7 @@ describe("makeBundle", () => {
   })
 
   /** `binds` are the caller's own; the defaults are added. */
-  function options({ binds = [], ...changes }: Partial<BundleOptions> = {}): BundleOptions {
+  function options({ binds = [], ...changes }: Changes = {}): BundleOptions {
     return {
       tree: treeOf(shell),
       image: "/images/tool.sif",
@@ -63,8 +65,11 @@ describe("makeBundle", () => {
       argv: ["true", "a b"],
       identity: { uid: 1000, gid: 2000, name: "ada", group: "staff", home, shell: "/bin/sh" },
       hostCwd: home,
-      cwd: undefined,
-      binds: composeBinds({ uid: 1000, gid: 2000, home, cwd: changes.hostCwd ?? home }, binds),
+      places: composeBinds(
+        { uid: 1000, gid: 2000, home, cwd: changes.hostCwd ?? home },
+        binds,
+        changes.asked,
+      ),
       session: "/mnt",
       environment: { host: new Map([["A", "host"]]), overrides: new Map([["B", "it's"]]) },
       terminal: false,
@@ -74,9 +79,7 @@ describe("makeBundle", () => {
     }
   }
 
-  async function make(
-    changes: Partial<BundleOptions> = {},
-  ): Promise<{ config: Config; files: Map<string, string> }> {
+  async function make(changes: Changes = {}): Promise<{ config: Config; files: Map<string, string> }> {
     const bytes = await makeBundle(options(changes))
     const files = new Map<string, string>()
     for (let at = 0; at < bytes.length;) {
@@ -164,9 +167,12 @@ describe("makeBundle", () => {
 
   it("starts in the folder that is asked for, if it is there", async () => {
     const tree = treeOf({ ...shell, "/data": undefined, "/file": "x" })
-    assert.equal((await make({ tree, cwd: "/data/../data" })).config.process.cwd, "/data")
+    assert.equal((await make({ tree, asked: { cwd: "/data/../data" } })).config.process.cwd, "/data")
     for (const cwd of ["/missing", "/file", "work", ""])
-      await assert.rejects(make({ tree, cwd }), { code: "ERR_RUN", message: /there is no folder .* inside/ })
+      await assert.rejects(make({ tree, asked: { cwd } }), {
+        code: "ERR_RUN",
+        message: /there is no folder .* inside/,
+      })
   })
 
   it("merges the image's users and groups", async () => {

@@ -11,8 +11,8 @@ const object = (map: ReadonlyMap<string, string>): Record<string, string> => Obj
 
 describe("composeEnvironment", () => {
   it("takes the host's variables, but none that are the image's or ours to set", () => {
-    const { host, overrides } = composeEnvironment(
-      {
+    const { host, overrides } = composeEnvironment({
+      host: {
         FOO: "bar",
         EMPTY: "",
         UNSET: undefined,
@@ -29,9 +29,7 @@ describe("composeEnvironment", () => {
         PPID: "1",
         SHELLOPTS: "x",
       },
-      [],
-      false,
-    )
+    })
     assert.deepEqual(object(host), { FOO: "bar", EMPTY: "" })
     assert.equal(overrides.size, 0)
   })
@@ -45,11 +43,10 @@ describe("composeEnvironment", () => {
       [`${family}ENV_`, "secret"],
     ])
     for (const clean of [false, true]) {
-      const { host, overrides } = composeEnvironment(
-        Object.fromEntries(secrets) as Record<string, string>,
-        [],
+      const { host, overrides } = composeEnvironment({
+        host: Object.fromEntries(secrets) as Record<string, string>,
         clean,
-      )
+      })
       assert.doesNotMatch(JSON.stringify([object(host), object(overrides)]), /secret/)
     }
   })
@@ -63,7 +60,7 @@ describe("composeEnvironment", () => {
       LANG: "de_DE",
       DISPLAY: ":0",
     }
-    const { host } = composeEnvironment(environment, [], true)
+    const { host } = composeEnvironment({ host: environment, clean: true })
     assert.deepEqual(object(host), { TERM: "xterm", http_proxy: "a", NO_PROXY: "b", LANG: "C" })
   })
 
@@ -79,7 +76,11 @@ describe("composeEnvironment", () => {
       SIFCRYPTENV_HOME: "/nowhere",
     }
     for (const clean of [false, true]) {
-      const { overrides } = composeEnvironment(environment, ["D=option", "E=a=b", "F="], clean)
+      const { overrides } = composeEnvironment({
+        host: environment,
+        assignments: ["D=option", "E=a=b", "F="],
+        clean,
+      })
       assert.deepEqual(object(overrides), {
         A: "singularity",
         B: "apptainer",
@@ -100,13 +101,13 @@ describe("composeEnvironment", () => {
       "": "1",
       "APPTAINERENV_a;b": "1",
     }
-    const { host, overrides } = composeEnvironment(environment, [], false)
+    const { host, overrides } = composeEnvironment({ host: environment })
     assert.deepEqual([host.size, overrides.size], [0, 0])
   })
 
   for (const assignment of ["", "=", "=x", "NAME", "a b=1", "a;id=1", "1a=1", "$(id)=1", "a\n=1"])
     it(`refuses ${JSON.stringify(assignment)} for --env`, () => {
-      assert.throws(() => composeEnvironment({}, [assignment], false), {
+      assert.throws(() => composeEnvironment({ host: {}, assignments: [assignment] }), {
         name: "RunError",
         code: "ERR_RUN",
         message: `${JSON.stringify(assignment)} is not NAME=VALUE`,

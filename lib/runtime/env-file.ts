@@ -1,0 +1,86 @@
+// The file of --env-file: assignments that a shell on the host evaluates.
+import { spawn } from "node:child_process"
+import { existsSync } from "node:fs"
+import path from "node:path"
+import type { Readable, Writable } from "node:stream"
+import { RunError } from "../errors.ts"
+import type { Bytes } from "../units.ts"
+import { isFamilyVariable, shellQuote } from "./environment.ts"
+import { findProgram } from "./program.ts"
+
+const MAX_OUTPUT: Bytes = 1 << 20
+/** A shell has these of its own. */
+const ofTheShell: ReadonlySet<string> = new Set([
+  "EUID",
+  "GID",
+  "HOME",
+  "IFS",
+  "OLDPWD",
+  "OPTIND",
+  "PPID",
+  "PS4",
+  "PWD",
+  "SHLVL",
+  "UID",
+  "_",
+])
+
+/**
+ * Evaluates a file of assignments with /bin/sh. Its text may use the caller's variables, but of what it runs itself nothing
+ * inherits them.
+ *
+ * @param host - The caller's variables; keys and settings of ours and the peers are left out.
+ * @param args - The payload's, as `$1` and so on.
+ * @throws RunError `ERR_RUN_OPTION` when it cannot be read or evaluated.
+ */
+export async function readEnvFile(
+  file: string,
+  host: Readonly<Record<string, string | undefined>>,
+  args: readonly string[],
+): Promise<Map<string, string>> {
+  const refuse = (why: string, cause?: unknown): RunError =>
+    new RunError("ERR_RUN_OPTION", `--env-file ${file}: ${why}`, { path: file, cause })
+  const absolute = path.resolve(file)
+  if (!existsSync(absolute)) throw refuse("there is no such file")
+  const names = Object.keys(host).filter(
+    (name) => /^[A-Za-z_]\w*$/.test(name) && !isFamilyVariable(name) && !ofTheShell.has(name),
+  )
+  // What the shell knows and does not export: so what is exported afterwards is what the file sets.
+  const known = [...names, "HOME"].map((name) => `${name}=${shellQuote(host[name] ?? "")}\n`).join("")
+  const script = `. /dev/fd/3\nset -a\n. "$0" || exit\nset +a\nexec ${findProgram("env", "it lists variables")} -0`
+  const child = spawn(findProgram("sh", "it evaluates --env-file"), ["-c", script, absolute, ...args], {
+    env: {},
+    stdio: ["ignore", "pipe", "pipe", "pipe"],
+  })
+  const input = child.stdio[3] as Writable
+  input.on("error", () => undefined) // it may end without reading
+  input.end(known)
+  const collect = (stream: NodeJS.ReadableStream): (() => string) => {
+    const chunks: Buffer[] = []
+    let size = 0
+    stream.on("data", (chunk: Buffer) => {
+      size += chunk.length
+      if (size > MAX_OUTPUT) child.kill("SIGKILL")
+      else chunks.push(chunk)
+    })
+    return () => Buffer.concat(chunks).toString("utf8")
+  }
+  const output = collect(child.stdout as Readable)
+  const errors = collect(child.stderr as Readable)
+  const failure = await new Promise<string | undefined>((resolve, reject) => {
+    child.once("error", (cause) => {
+      reject(refuse("cannot start a shell", cause))
+    })
+    child.once("close", (status, signal) => {
+      resolve(status === 0 ? undefined : (signal ?? `status ${status ?? 0}`))
+    })
+  })
+  if (failure !== undefined) throw refuse(`the shell ended with ${failure}: ${errors().trim()}`)
+  const found = new Map<string, string>()
+  for (const entry of output().split("\0")) {
+    const equals = entry.indexOf("=")
+    const name = entry.slice(0, Math.max(0, equals))
+    if (name !== "" && !ofTheShell.has(name)) found.set(name, entry.slice(equals + 1))
+  }
+  return found
+}
