@@ -28,6 +28,7 @@ import { goal, mebibytes, note, seconds, summary } from "./report.ts"
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..")
 const command = path.join(root, "dist", "cli", "main.js")
 const peerRun = path.join(root, "test", "support", "peer-run.sh")
+const peerMake = path.join(root, "test", "support", "peer.sh")
 /** The ordinary user of the peer's root directory. */
 const USER = 1000
 const cache = path.join(process.env["XDG_CACHE_HOME"] ?? path.join(homedir(), ".cache"), "sifcrypt")
@@ -63,11 +64,14 @@ async function build(tree: string): Promise<void> {
   const input = (await measure("du", ["-sb", tree])).stdout.split("\t")[0] ?? "0"
   note("input", mebibytes(Number(input)))
   // Inside the peer the tree is read through the same page cache; both sides have it warm.
-  const peer = await measure(peerRun, [
-    ...["--bind", tree, "--bind", work, String(USER)],
-    ...["apptainer", "build", "-F", "--pem-path", `${work}/public-pkcs1.pem`, `${work}/peer.sif`, tree],
-  ])
-  note("apptainer build (gocryptfs image)", seconds(peer.milliseconds))
+  const peer = await repeat(2, async () => {
+    const { milliseconds } = await measure(peerRun, [
+      ...["--bind", tree, "--bind", work, String(USER)],
+      ...["apptainer", "build", "-F", "--pem-path", `${work}/public-pkcs1.pem`, `${work}/peer.sif`, tree],
+    ])
+    return milliseconds
+  })
+  note("apptainer build (gocryptfs image)", seconds(peer))
   note("its image", mebibytes(statSync(`${work}/peer.sif`).size))
   for (const [name, options, wanted] of [
     ["zstd", ["--compression", "zstd"], 10],
@@ -85,7 +89,7 @@ async function build(tree: string): Promise<void> {
       memory = Math.max(memory, measured.peakMemory)
       return measured.milliseconds
     })
-    const ratio = peer.milliseconds / time
+    const ratio = peer / time
     note(`sifcrypt build, ${name}`, seconds(time))
     note("its image", mebibytes(statSync(output).size))
     goal(`build ${name}, times faster`, ratio.toFixed(1), `at least ${wanted}`, ratio >= wanted)
@@ -335,6 +339,8 @@ async function main(): Promise<void> {
   try {
     // The cache may lie where an ordinary user cannot look.
     const tree = path.join(work, "tree")
+    // Made where it is missing, which must not count as the peer's time.
+    await measure(peerMake, [])
     await measure("cp", ["-a", await minbase(), tree])
     await build(tree)
     await reading(tree)
