@@ -3,6 +3,7 @@
 import { randomGocryptfsPassword } from "../build/encryption.ts"
 import { findConfig, RANDOM_SECRET_SCRYPT, rewrapGocryptfs, type ConfigPlace } from "../device/gocryptfs.ts"
 import { GocryptfsError, KeyError } from "../errors.ts"
+import { writeFully } from "../sif/write.ts"
 import type { Bytes } from "../units.ts"
 import type { LockChange, OpenedForChange, PreparedChange } from "./lock-change.ts"
 import { plainRange, type UnlockedGocryptfs } from "./unlock.ts"
@@ -66,7 +67,7 @@ export function gocryptfsLockChange(opened: OpenedForChange<UnlockedGocryptfs>):
           secret: password.bytes,
           mark: written.mark,
           write: async () => {
-            await file.write(written.config, 0, place.size, place.offset)
+            await writeFully(file, written.config, place.offset)
             await file.sync()
           },
           [Symbol.dispose]: () => {
