@@ -80,7 +80,7 @@ export function sha256Text(bytes: Buffer): string {
   return `sha256:${createHash("sha256").update(bytes).digest("hex")}`
 }
 
-const PIECE: Bytes = 1 << 20
+const PIECE: Bytes = 1 << 18
 const readAt = promisify(read)
 
 /** Reads objects' data, a piece ahead of whoever hashes it, into the same two buffers again and again. */

@@ -257,6 +257,7 @@ class Verification {
   ): Promise<Finding> {
     if (kind === "legacy" && !this.#legacy)
       return { report: base, stranger: true, failure: "legacy signatures protect data only" }
+    if (this.#keyring.isEmpty) return { report: base, stranger: true }
     const result = await this.#keyring.verify(message)
     if (result.status === "unknown-signer")
       return { report: { ...base, keyId: result.keyId.toUpperCase() }, stranger: true }

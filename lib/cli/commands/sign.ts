@@ -4,6 +4,7 @@ import { KeyPasswords, parseDescriptor } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { print } from "../output.ts"
 import { collect, parseId } from "../signers.ts"
+import { keepHeapSmall } from "../small-heap.ts"
 import { notice, printable, Progress } from "../terminal.ts"
 
 interface SignFlags {
@@ -85,6 +86,7 @@ export function addSignCommand(program: Command): void {
   command.action(async (image: string, flags: SignFlags) => {
     const by = signingKey(flags, command)
     forbidDumps()
+    keepHeapSmall()
     using passwords = new KeyPasswords()
     const progress = new Progress(`signing ${image}`)
     const report = await sign(image, by, {

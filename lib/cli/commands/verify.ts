@@ -4,6 +4,7 @@ import { exitCodes } from "../exit-codes.ts"
 import { interruption } from "../interrupt.ts"
 import { print } from "../output.ts"
 import { collect, keyringPaths, parseId, requiredSigners } from "../signers.ts"
+import { keepHeapSmall } from "../small-heap.ts"
 import { notice, printable, Progress } from "../terminal.ts"
 
 interface VerifyFlags {
@@ -131,6 +132,7 @@ export function addVerifyCommand(program: Command): void {
     const { certificate, certificateIntermediates, certificateRoots, legacyInsecure, all } = flags
     if (certificate === undefined && (certificateIntermediates ?? certificateRoots) !== undefined)
       command.error("error: --certificate is needed for its intermediates and roots")
+    keepHeapSmall()
     const progress = new Progress(`verifying ${image}`)
     const report = await verify(image, {
       keyPaths: flags.key ?? [],

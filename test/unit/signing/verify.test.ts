@@ -1,8 +1,16 @@
 // Verification of images that others signed, and of what was done to them afterwards.
 import assert from "node:assert/strict"
-import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject } from "node:crypto"
+import {
+  createHash,
+  createPrivateKey,
+  createPublicKey,
+  generateKeyPairSync,
+  type KeyObject,
+} from "node:crypto"
 import { SifError, SignatureError } from "../../../lib/errors.ts"
-import { openSif } from "../../../lib/sif/open.ts"
+import { openSif, readSif } from "../../../lib/sif/open.ts"
+import { BufferReader } from "../../../lib/sif/source.ts"
+import { signerName } from "../../../lib/signing/dsse.ts"
 import {
   requireVerified,
   verifySif,
@@ -37,6 +45,35 @@ function signatureText(name: string): string {
   const image = vector(`sif/${name}.sif`)
   const at = Number(image.readBigInt64LE(slot(3) + 17))
   return image.toString("latin1", at, at + Number(image.readBigInt64LE(slot(3) + 25)))
+}
+
+/** An empty object in slot 4, linked to group 1. */
+function addObject(image: Buffer, group: number, type = 0x4007): void {
+  image.copy(image, slot(4), slot(1), slot(2))
+  image.writeInt32LE(type, slot(4))
+  image.writeUInt32LE(4, slot(4) + 5)
+  image.writeUInt32LE(group, slot(4) + 9)
+  image.writeUInt32LE(type === 0x4005 ? 0xf0000001 : 0, slot(4) + 13)
+  image.writeBigInt64LE(0n, slot(4) + 25)
+}
+
+/** The four bytes of object 1 go behind those of object 2, where the signature was, and the signature behind them. */
+function moved(image: Buffer): Buffer {
+  const at = Number(image.readBigInt64LE(slot(1) + 17))
+  const result = Buffer.concat([image, image.subarray(at, at + 4)])
+  result.writeBigInt64LE(BigInt(image.length), slot(1) + 17)
+  return result
+}
+
+function swapped(image: Buffer): void {
+  const first = Buffer.from(image.subarray(slot(1), slot(2)))
+  image.copy(image, slot(1), slot(2), slot(3))
+  first.copy(image, slot(2))
+}
+
+function regrouped(image: Buffer): void {
+  for (const id of [1, 2]) image.writeUInt32LE(0xf0000009, slot(id) + 9)
+  image.writeUInt32LE(0xf0000009, slot(3) + 13)
 }
 
 describe("verify", () => {
@@ -117,6 +154,57 @@ describe("verify", () => {
     ["nothing", true, () => undefined],
     ["the header's times", true, (image) => image.writeBigInt64LE(1n, 64)],
     ["the header's free slots", true, (image) => image.writeBigInt64LE(7n, 80)],
+    [
+      "the header's free slots, which are as many as there are",
+      true,
+      (image) => image.writeBigInt64LE(48n, 80),
+    ],
+    ["the place of an object's data", true, moved],
+    ["the order of descriptors", true, swapped],
+    [
+      "all IDs of the group alike",
+      true,
+      (image) => {
+        ;[1, 2].forEach((id) => image.writeUInt32LE(id + 6, slot(id) + 5))
+      },
+    ],
+    ["one ID of the group", false, (image) => image.writeUInt32LE(8, slot(2) + 5)],
+    ["the group, and the signature's link to it", true, regrouped],
+    [
+      "a byte between objects",
+      true,
+      (image) => image.writeUInt8(1, Number(image.readBigInt64LE(slot(2) + 17)) - 1),
+    ],
+    ["a descriptor's owner", false, (image) => image.writeBigInt64LE(7n, slot(2) + 57)],
+    ["a descriptor's size", false, (image) => image.writeBigInt64LE(3n, slot(1) + 25)],
+    [
+      "the last byte of data",
+      false,
+      (image) => image.writeUInt8(1, Number(image.readBigInt64LE(slot(2) + 17)) + 4095),
+    ],
+    [
+      "an object in no group, added",
+      false,
+      (image) => {
+        addObject(image, 0xf0000000)
+      },
+    ],
+    [
+      "a signature by nobody, added",
+      true,
+      (image) => {
+        addObject(image, 0xf0000000, 0x4005)
+      },
+    ],
+    [
+      "an object of type signature in the group, added",
+      false,
+      (image) => {
+        addObject(image, 0xf0000001, 0x4005)
+      },
+    ],
+    ["the signature's hash type", true, (image) => image.writeInt32LE(3, slot(3) + 201)],
+    ["the signature's link", false, (image) => image.writeUInt32LE(0xf0000002, slot(3) + 13)],
     ["the header's architecture", false, (image) => image.write("02", 45)],
     ["the launch script", false, (image) => image.write("#!/bin/evil\n", 0)],
     ["the image's ID", false, (image) => image.writeUInt8(1, 48)],
@@ -135,19 +223,16 @@ describe("verify", () => {
       "an object that was added to the group",
       false,
       (image) => {
-        image.copy(image, slot(4), slot(1), slot(2))
-        image.writeUInt32LE(4, slot(4) + 5)
-        image.writeInt32LE(0x4007, slot(4))
-        image.writeBigInt64LE(0n, slot(4) + 25)
+        addObject(image, 0xf0000001)
       },
     ],
     ["the signer that the descriptor names", false, (image) => image.writeUInt8(1, slot(3) + 205)],
   ]
   for (const [what, stays, change] of changes)
     it(`S1, S2: ${stays ? "still accepts" : "refuses"} an image after a change of ${what}`, async () => {
-      const image = vector("sif/one-group-signed-pgp.sif")
-      change(image)
-      const report = await verifyBytes(image, pgp)
+      const original = vector("sif/one-group-signed-pgp.sif")
+      const changed = change(original)
+      const report = await verifyBytes(Buffer.isBuffer(changed) ? changed : original, pgp)
       assert.equal(report.verified, stays, JSON.stringify(report.failures))
       assert.equal(report.failures.length === 0, stays)
     })
@@ -193,6 +278,170 @@ describe("verify", () => {
     assert.equal((await verifyBytes(image, { keys, objects: [1] })).verified, true)
     assert.equal((await verifyBytes(image, { keys, objects: [2] })).verified, false)
   })
+})
+
+/** Counts what is read of an image. */
+class CountingReader extends BufferReader {
+  bytes = 0
+  override read(position: number, length: number): Promise<Buffer> {
+    this.bytes += length
+    return super.read(position, length)
+  }
+}
+
+describe("verification of several signatures", () => {
+  const ed25519 = privateKey("ed25519")
+  const rsa = privateKey("rsa")
+  const name = (key: KeyObject): string => signerName(key) ?? ""
+  const good = metadataOf(vector("sif/one-group-signed-dsse.sif"), [1, 2])
+
+  /** The image with a signature object for each of these. */
+  function withSignatures(...data: readonly Buffer[]): Buffer {
+    const image = vector("sif/one-group-signed-dsse.sif")
+    const parts = [image.subarray(0, Number(image.readBigInt64LE(slot(3) + 17)))]
+    for (const [index, one] of data.entries()) {
+      const at = slot(3 + index)
+      image.copy(image, at, slot(3), slot(4))
+      image.writeUInt32LE(3 + index, at + 5)
+      image.writeBigInt64LE(BigInt(Buffer.concat(parts).length), at + 17)
+      image.writeBigInt64LE(BigInt(one.length), at + 25)
+      parts.push(one)
+    }
+    image.copy(parts[0] ?? image, 0, 0, 32176)
+    return Buffer.concat(parts)
+  }
+
+  it("reads each object once, whatever the number of signatures and of their digests", async () => {
+    const original = vector("sif/one-group-signed-dsse.sif")
+    let id = 0
+    const sha512 = good.replaceAll(/"objectDigest":"sha256:[0-9a-f]{64}"/g, () => {
+      const at = slot(++id)
+      const offset = Number(original.readBigInt64LE(at + 17))
+      const data = original.subarray(offset, offset + Number(original.readBigInt64LE(at + 25)))
+      return `"objectDigest":"sha512:${createHash("sha512").update(data).digest("hex")}"`
+    })
+    const counts: number[] = []
+    for (const image of [
+      withSignatures(envelope(good, ed25519)),
+      withSignatures(envelope(good, ed25519), envelope(good, rsa), envelope(sha512, ed25519)),
+    ]) {
+      const reader = new CountingReader(image)
+      await using sif = await readSif(reader, "image")
+      reader.bytes = 0
+      const report = await verifySif(sif, { keys: [publicKey("ed25519"), publicKey("rsa")] })
+      assert.equal(report.verified, true)
+      const signatures = sif.objects.filter(({ type }) => type === 0x4005)
+      counts.push(reader.bytes - signatures.reduce((sum, { size }) => sum + size, 0))
+    }
+    assert.deepEqual(counts, [4100, 4100])
+  })
+
+  it("hashes nothing when nobody is known", async () => {
+    const reader = new CountingReader(withSignatures(envelope(good, ed25519)))
+    await using sif = await readSif(reader, "image")
+    reader.bytes = 0
+    const report = await verifySif(sif, { keys: [publicKey("ecdsa")] })
+    assert.equal(report.verified, false)
+    assert.ok(reader.bytes < 4096)
+  })
+
+  const broken = envelope(
+    good.replace(/"objectDigest":"sha256:./, (text) => text.slice(0, -1) + "f"),
+    rsa,
+  )
+  const cases: readonly (readonly [string, Buffer, VerifyOptions, boolean])[] = [
+    ["one unknown signer does not hide a good one", withSignatures(envelope(good, rsa), envelope(good, ed25519)), { keys: [publicKey("ed25519")] }, true],
+    ["all: an unknown signer is one too many", withSignatures(envelope(good, rsa), envelope(good, ed25519)), { keys: [publicKey("ed25519")], require: "all" }, false],
+    ["all: two known ones", withSignatures(envelope(good, rsa), envelope(good, ed25519)), { keys: [publicKey("ed25519"), publicKey("rsa")], require: "all" }, true],
+    ["a broken signature of one known signer does not hide a good one of another", withSignatures(broken, envelope(good, ed25519)), { keys: [publicKey("ed25519"), publicKey("rsa")] }, true],
+    ["all: a broken one is one too many", withSignatures(broken, envelope(good, ed25519)), { keys: [publicKey("ed25519"), publicKey("rsa")], require: "all" }, false],
+    ["A25: a signer who is required and whose signature is broken", withSignatures(broken, envelope(good, ed25519)), { keys: [publicKey("ed25519"), publicKey("rsa")], require: [name(rsa)] }, false],
+    ["A25: a signer who is required, beside unknown and broken ones", withSignatures(envelope(good, privateKey("ecdsa")), broken, envelope(good, ed25519)), { keys: [publicKey("ed25519"), publicKey("rsa")], require: [name(ed25519)] }, true],
+    ["A25: both signers of one envelope", vector("sif/one-group-signed-dsse.sif"), { keys: [publicKey("ed25519"), publicKey("rsa")], require: [name(rsa), name(ed25519)] }, true],
+    ["A25: a signer who is required and whose key was not given", withSignatures(envelope(good, rsa), envelope(good, ed25519)), { keys: [publicKey("ed25519")], require: [name(rsa)] }, false],
+    ["both kinds, with a key of one", withSignatures(Buffer.from(signatureText("one-group-signed-pgp")), envelope(good, ed25519)), { keys: [publicKey("ed25519")] }, true],
+    ["something of no known form does not hide a good one", withSignatures(Buffer.from("nonsense"), envelope(good, ed25519)), { keys: [publicKey("ed25519")] }, true],
+    ["a damaged message does not hide a good one", withSignatures(Buffer.from(`x${signatureText("one-group-signed-pgp")}`.slice(1, 200)), envelope(good, ed25519)), { ...pgp, keys: [publicKey("ed25519")] }, true],
+  ] // prettier-ignore
+  for (const [what, image, options, accepted] of cases)
+    it(`${what}: ${accepted ? "verified" : "refused"}`, async () => {
+      const report = await verifyBytes(image, options)
+      assert.equal(report.verified, accepted, JSON.stringify(report.failures))
+      assert.equal(report.failures.length === 0, accepted)
+    })
+
+  it("A24: says which objects nobody covers", async () => {
+    const part = envelope(metadataOf(vector("sif/one-group-signed-dsse.sif"), [1]), ed25519)
+    const keys = [publicKey("ed25519")]
+    assert.deepEqual((await verifyBytes(withSignatures(part), { keys })).uncovered, [2])
+    assert.deepEqual((await verifyBytes(withSignatures(envelope(good, ed25519)), { keys })).uncovered, [])
+    const loose = withSignatures(envelope(good, ed25519))
+    addObject(loose, 0xf0000000)
+    assert.deepEqual((await verifyBytes(loose, { keys })).uncovered, [4])
+    const others = { keys, require: [name(rsa)] }
+    assert.deepEqual((await verifyBytes(withSignatures(envelope(good, ed25519)), others)).uncovered, [1, 2])
+  })
+
+  it("single objects are covered by different signers", async () => {
+    const image = vector("sif/one-group-signed-dsse.sif")
+    const parts = withSignatures(
+      envelope(metadataOf(image, [1]), ed25519),
+      envelope(metadataOf(image, [1, 2]).replace(/\{"relativeId":0[^}]*\},/, ""), rsa),
+    )
+    const keys = [publicKey("ed25519"), publicKey("rsa")]
+    assert.equal((await verifyBytes(parts, { keys, objects: [1, 2] })).verified, true)
+    assert.equal((await verifyBytes(parts, { keys })).verified, false)
+    assert.equal((await verifyBytes(parts, { keys: keys.slice(0, 1), objects: [1, 2] })).verified, false)
+  })
+
+  it("refuses RSA keys that are too weak", async () => {
+    const { publicKey: weak } = generateKeyPairSync("rsa", { modulusLength: 1024 })
+    await assert.rejects(verifyBytes(vector("sif/one-group-signed-dsse.sif"), { keys: [weak] }), {
+      code: "ERR_SIGNATURE_KEYRING",
+      message: /1024 bits is too weak/,
+    })
+  })
+})
+
+describe("signatures from before Singularity 3.6", () => {
+  const all = "two-groups-signed-legacy-all"
+  const group = "two-groups-signed-legacy-group"
+  // Apptainer's verdicts.
+  const cases: readonly (readonly [string, string, VerifyOptions, boolean, readonly number[]])[] = [
+    ["of the primary partition", all, { ...pgp, legacy: "primary" }, true, [2]],
+    ["of every object, of which one has none", all, { ...pgp, legacy: "all" }, false, [1, 2]],
+    ["of a group do not count for an object", group, { ...pgp, legacy: "primary" }, false, [1, 2]],
+    ["of a group", group, { ...pgp, legacy: "primary", groups: [1] }, true, [1, 2]],
+    ["of another group", group, { ...pgp, legacy: "primary", groups: [2] }, false, []],
+    ["of objects do not count for a group", all, { ...pgp, legacy: "primary", groups: [1] }, false, [1, 2]],
+    ["of one object", all, { ...pgp, legacy: "primary", objects: [1] }, true, [1]],
+    ["where there are current ones only", "one-group-signed-pgp", { ...pgp, legacy: "primary" }, false, [2]],
+    ["by nobody who is known", all, { legacy: "primary" }, false, []],
+  ] // prettier-ignore
+  for (const [what, name, options, accepted, covered] of cases)
+    it(`${what}: ${accepted ? "verified, and called insecure" : "refused"}`, async () => {
+      const report = await verifyBytes(vector(`sif/${name}.sif`), options)
+      assert.equal(report.verified, accepted, JSON.stringify(report.failures))
+      assert.equal(report.insecure, true)
+      const seen = new Set(report.signatures.flatMap(({ objects }) => objects))
+      assert.deepEqual([...seen].sort(), covered)
+    })
+
+  it("do not hold for changed data", async () => {
+    const image = vector(`sif/${all}.sif`)
+    const at = Number(image.readBigInt64LE(slot(2) + 17))
+    image.writeUInt8((image[at + 1] ?? 0) ^ 1, at + 1)
+    const report = await verifyBytes(image, { ...pgp, legacy: "primary" })
+    assert.equal(report.verified, false)
+    assert.match(report.failures[0]?.reason ?? "", /data was changed/)
+  })
+
+  for (const hash of [0, 4, 5, 99])
+    it(`S4: of the hash type ${hash} are refused`, async () => {
+      const image = vector(`sif/${all}.sif`)
+      for (const id of [4, 5]) image.writeInt32LE(hash, slot(id) + 201)
+      assert.equal((await verifyBytes(image, { ...pgp, legacy: "primary" })).verified, false)
+    })
 })
 
 describe("the signed metadata", () => {
