@@ -16,6 +16,12 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("wipeRange", Napi::Function::New<WipeRange>(env));
   exports.Set("unmountPath", Napi::Function::New<UnmountPath>(env));
   exports.Set("forbidDumps", Napi::Function::New<ForbidDumps>(env));
+  exports.Set("memoryFile", Napi::Function::New<MakeMemoryFile>(env));
+  exports.Set("filledPipe", Napi::Function::New<FillPipe>(env));
+  exports.Set("holdSignals", Napi::Function::New<HoldSignals>(env));
+  exports.Set("becomeProgram", Napi::Function::New<BecomeProgram>(env));
+  exports.Set("openTerminal", Napi::Function::New<OpenTerminal>(env));
+  exports.Set("setTerminalSize", Napi::Function::New<SetTerminalSize>(env));
   return exports;
 }
 

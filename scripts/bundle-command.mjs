@@ -3,14 +3,41 @@
 // modules for an import; and with V8's code cache beside it nothing is compiled twice.
 import { spawnSync } from "node:child_process"
 import { generateKeyPairSync } from "node:crypto"
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs"
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
+import { createRequire, isBuiltin } from "node:module"
 import path from "node:path"
 import { build } from "esbuild"
 
 const main = "dist/cli/main.js"
+const require = createRequire(import.meta.url)
+
+// Modules of Node that take milliseconds to load, and that most commands have no use for. They are loaded when one of
+// their exports is first used; a module that is not here would be loaded at the start.
+const lazyBuiltins = {
+  name: "lazy-builtins",
+  setup({ onResolve, onLoad }) {
+    const own = new Set(["fs", "path", "events", "module", "url", "buffer", "process", "os"])
+    onResolve({ filter: /^(?:node:)?[a-z_]+(?:\/[a-z]+)?$/ }, ({ path: name, namespace }) => {
+      const bare = name.replace(/^node:/, "")
+      if (namespace === "lazy-builtin" || !isBuiltin(bare) || own.has(bare)) return undefined
+      return { path: bare, namespace: "lazy-builtin" }
+    })
+    onLoad({ filter: /.*/, namespace: "lazy-builtin" }, ({ path: name }) => ({
+      contents: `let loaded
+const load = () => (loaded ??= require("node:${name}"))
+module.exports = {
+${Object.keys(require(`node:${name}`))
+  .map((key) => `  get ${JSON.stringify(key)}() { return load()[${JSON.stringify(key)}] },`)
+  .join("\n")}
+}`,
+      loader: "js",
+    }))
+  },
+}
 
 await build({
+  plugins: [lazyBuiltins],
   entryPoints: ["lib/cli/main.ts"],
   bundle: true,
   platform: "node",
@@ -20,13 +47,27 @@ await build({
   minifySyntax: true,
   legalComments: "eof",
   define: { "import.meta.url": "moduleUrl" },
-  banner: { js: 'const moduleUrl = require("node:url").pathToFileURL(__filename).href' },
+  banner: {
+    js: `const moduleUrl = require("node:url").pathToFileURL(__filename).href
+const importedModules = new Map()
+function sharedImport(found) {
+  if (!importedModules.has(found)) importedModules.set(found, __toESM(found, 1))
+  return importedModules.get(found)
+}`,
+  },
   // Large, needed for signatures only, and under a licence of its own: it stays where npm puts it, and is required when needed.
   external: ["openpgp"],
   supported: { "dynamic-import": false },
   outfile: "dist/cli/command.js",
   logLevel: "warning",
 })
+// esbuild makes an object with every export of a module for each file that imports it: thousands of properties for
+// node:fs and node:crypto. One for each module is enough.
+const bundle = readFileSync("dist/cli/command.js", "utf8")
+const shared = bundle.replace(/__toESM\((require(?:_\w+\(\)|\("[^"]+"\))),1\)/g, "sharedImport($1)")
+if (shared === bundle)
+  throw new Error("esbuild's imports look different: bundle-command.mjs does not know them")
+writeFileSync("dist/cli/command.js", shared)
 writeFileSync("dist/cli/package.json", '{ "type": "commonjs" }\n')
 writeFileSync(
   main,

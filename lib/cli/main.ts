@@ -11,11 +11,12 @@ import { addInspectCommand } from "./commands/inspect.ts"
 import { addKeyCommands } from "./commands/key.ts"
 import { addMountCommands } from "./commands/mount.ts"
 import { addRecipientCommands } from "./commands/recipient.ts"
-import { addRunCommands } from "./commands/run.ts"
+import { actions, addRunCommands } from "./commands/run.ts"
 import { addSifCommands } from "./commands/sif.ts"
 import { addSignCommand } from "./commands/sign.ts"
 import { addVerifyCommand } from "./commands/verify.ts"
 import { exitCodeFor, exitCodes } from "./exit-codes.ts"
+import { failureToReport } from "./failure.ts"
 import { hintFor } from "./hints.ts"
 import { Interrupted, undoOnSignals } from "./interrupt.ts"
 import { errors, flush, output } from "./output.ts"
@@ -47,10 +48,46 @@ function report(error: unknown): number {
   return 1
 }
 
+/** Commands, and who adds them. */
+const commands: readonly (readonly [names: readonly string[], add: (program: Command) => void])[] = [
+  [["build"], addBuildCommand],
+  [["encrypt", "decrypt", "reencrypt"], addConvertCommands],
+  [["recipient"], addRecipientCommands],
+  [["sif"], addSifCommands],
+  [["sign"], addSignCommand],
+  [["verify"], addVerifyCommand],
+  [["ls", "cat", "extract", "info"], addContentCommands],
+  [["inspect"], addInspectCommand],
+  [["mount", "unmount", "mounts"], addMountCommands],
+  ...actions.map(
+    (name) =>
+      [
+        [name],
+        (program: Command) => {
+          addRunCommands(program, [name])
+        },
+      ] as const,
+  ),
+  [["cert"], addCertCommands],
+  [["key"], addKeyCommands],
+]
+
+const commandIs = (asked: string | undefined): boolean =>
+  asked !== undefined && commands.some(([names]) => names.includes(asked))
+
+/** What has been asked for, alone: making hundreds of options takes as long as opening an image. */
+function addCommands(program: Command, asked: string | undefined): void {
+  const one = commands.filter(([names]) => asked !== undefined && names.includes(asked))
+  for (const [, add] of one.length > 0 ? one : commands) add(program)
+}
+
 async function main(): Promise<number> {
+  const failure = failureToReport(process.argv)
+  if (failure !== undefined) return report(failure)
   const program = new Command("sifcrypt")
     .description("Encrypted containers for Linux: the same LUKS2 image for root and for an ordinary user.")
-    .version(packageVersion(), "-V, --version")
+    // A command does not need it, and it is a file.
+    .version(commandIs(process.argv[2]) ? "" : packageVersion(), "-V, --version")
     .enablePositionalOptions()
     .showHelpAfterError("(sifcrypt COMMAND --help tells more)")
     .exitOverride()
@@ -58,18 +95,7 @@ async function main(): Promise<number> {
       writeOut: (text) => output().write(text),
       writeErr: (text) => errors().write(text),
     })
-  addBuildCommand(program)
-  addConvertCommands(program)
-  addRecipientCommands(program)
-  addSifCommands(program)
-  addSignCommand(program)
-  addVerifyCommand(program)
-  addContentCommands(program)
-  addInspectCommand(program)
-  addMountCommands(program)
-  addRunCommands(program)
-  addCertCommands(program)
-  addKeyCommands(program)
+  addCommands(program, process.argv[2])
   undoOnSignals()
   try {
     await program.parseAsync(process.argv)

@@ -1,7 +1,7 @@
 // Which engine an image gets.
 import { closeSync, openSync, readFileSync } from "node:fs"
 import { DeviceError, EnvironmentError } from "../errors.ts"
-import type { ConcreteEngine, StarterSource } from "../runtime/starter.ts"
+import type { ConcreteEngine, StarterSource } from "../runtime/starter-protocol.ts"
 import type { PartitionKind } from "./partition.ts"
 import { cipherOf } from "./unlock.ts"
 
@@ -101,6 +101,12 @@ function isAboutMachine(error: unknown): boolean {
   )
 }
 
+/** The engine for an image, and the one that takes over where that turns out not to work. */
+export function enginesFor(wanted: Engine, startable: Startable): ConcreteEngine[] {
+  const engine = chooseEngine(wanted, startable.kind, cipherOf(startable.source.unlocked))
+  return wanted === "auto" && engine === "kernel" && isReadable(startable) ? [engine, "userspace"] : [engine]
+}
+
 /**
  * Starts an image with the engine that is wanted; with `auto` user space takes over where the kernel cannot.
  */
@@ -109,13 +115,11 @@ export async function withEngine<T>(
   startable: Startable,
   start: (engine: ConcreteEngine) => Promise<T>,
 ): Promise<T> {
-  const cipher = cipherOf(startable.source.unlocked)
-  const engine = chooseEngine(wanted, startable.kind, cipher)
+  const [engine = "userspace", instead] = enginesFor(wanted, startable)
   try {
     return await start(engine)
   } catch (error) {
-    if (wanted !== "auto" || engine !== "kernel" || !isAboutMachine(error) || !isReadable(startable))
-      throw error
-    return await start("userspace")
+    if (instead === undefined || !isAboutMachine(error)) throw error
+    return await start(instead)
   }
 }

@@ -3,14 +3,8 @@ import { realpath, stat } from "node:fs/promises"
 import path from "node:path"
 import { DeviceError } from "../errors.ts"
 import { findProgram } from "../runtime/program.ts"
-import {
-  cacheArgument,
-  letGo,
-  reference,
-  startStarter,
-  unreference,
-  type ConcreteEngine,
-} from "../runtime/starter.ts"
+import { letGo, reference, startStarter, unreference } from "../runtime/starter.ts"
+import { cacheArgument, type ConcreteEngine } from "../runtime/starter-protocol.ts"
 import type { Bytes } from "../units.ts"
 import { withEngine, type Engine, type Startable } from "./engine.ts"
 import { mountDevice, unmount, type MountInfo } from "./mounts.ts"

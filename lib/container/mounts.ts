@@ -7,7 +7,7 @@ import { DeviceError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
 import { readMounts, type MountEntry } from "../runtime/mountinfo.ts"
 import { findProgram } from "../runtime/program.ts"
-import { scrubbedEnvironment, type ConcreteEngine } from "../runtime/starter.ts"
+import { scrubbedEnvironment, type ConcreteEngine } from "../runtime/starter-protocol.ts"
 import { HEADER_SIZE, parseHeader } from "../sif/format.ts"
 
 /** One mount of ours. */

@@ -14,8 +14,10 @@ import { gpuBinds } from "../runtime/gpu.ts"
 import { impliedOptions, refuseUnsupported, type ExecOptions } from "../runtime/options.ts"
 import type { Identity } from "../runtime/passwd.ts"
 import { findProgram } from "../runtime/program.ts"
-import { cacheArgument, startStarter, type ConcreteEngine } from "../runtime/starter.ts"
-import { withEngine, type Startable } from "./engine.ts"
+import { handOver } from "../runtime/handover.ts"
+import { startStarter } from "../runtime/starter.ts"
+import { cacheArgument, type ConcreteEngine, type StarterOptions } from "../runtime/starter-protocol.ts"
+import { enginesFor, withEngine, type Startable } from "./engine.ts"
 
 /** How a payload ended. */
 export interface RunResult {
@@ -75,28 +77,11 @@ function gpu(options: ExecOptions): Bind[] {
   ]
 }
 
-async function start(
-  { source }: Startable,
-  engine: ConcreteEngine,
-  session: string,
-  bundle: Promise<Buffer>,
-  crun: string,
-  options: ExecOptions,
-): Promise<Running> {
+async function start(how: StarterOptions, bundle: Promise<Buffer>, options: ExecOptions): Promise<Running> {
   const { signal, stdio = "pipe" } = options
-  const { uid, gid } = callerIdentity()
+  const { engine } = how
   const starter = startStarter({
-    command: "run",
-    engine,
-    source,
-    args: [
-      `--session=${session}`,
-      `--crun=${crun}`,
-      `--id=sifcrypt-${process.pid}-${Date.now().toString(36)}`,
-      cacheArgument(options.cacheSize),
-      // In a user namespace with one id everything else would be nobody's.
-      ...(uid === 0 ? [] : [`--owner=${uid}:${gid}`]),
-    ],
+    ...how,
     bundle,
     attached: true,
     stdio: [stdio, stdio, stdio],
@@ -199,7 +184,27 @@ export async function runImage(
   })
   // It may fail while nobody waits for it yet.
   bundle.catch(() => undefined)
-  return await withEngine(options.engine ?? "auto", startable, (engine) =>
-    start(startable, engine, session, bundle, crun, options),
-  )
+  const { uid, gid } = identity
+  const how = (engine: ConcreteEngine): StarterOptions => ({
+    command: "run",
+    engine,
+    source: startable.source,
+    args: [
+      `--session=${session}`,
+      `--crun=${crun}`,
+      `--id=sifcrypt-${process.pid}-${Date.now().toString(36)}`,
+      cacheArgument(options.cacheSize),
+      // In a user namespace with one id everything else would be nobody's.
+      ...(uid === 0 ? [] : [`--owner=${uid}:${gid}`]),
+    ],
+  })
+  const wanted = options.engine ?? "auto"
+  if (options.replaceProcess !== undefined) {
+    if (stdio !== "inherit") throw new TypeError("a process that is replaced has no streams to give away")
+    const attempts = enginesFor(wanted, startable).map(how)
+    const reporter = options.replaceProcess
+    await handOver({ attempts, bundle: await bundle, reporter }, () => signal?.aborted === true)
+    signal?.throwIfAborted()
+  }
+  return await withEngine(wanted, startable, (engine) => start(how(engine), bundle, options))
 }

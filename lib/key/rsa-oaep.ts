@@ -1,11 +1,12 @@
 // RSAES-OAEP with SHA-256 and an empty label, chunk by chunk, as the peers wrap an image's secret.
-import { constants, privateDecrypt, publicEncrypt, type KeyObject } from "node:crypto"
+import { privateDecrypt, publicEncrypt, type KeyObject } from "node:crypto"
 import { allocateSecret } from "./secret.ts"
 
 const HASH_SIZE = 32
 /** The secrets of all writers fit in two; more would only cost time. */
 const MAX_CHUNKS = 8
-const scheme = { padding: constants.RSA_PKCS1_OAEP_PADDING, oaepHash: "sha256" } as const
+const RSA_PKCS1_OAEP_PADDING = 4 // openssl/rsa.h; asking node:crypto would load it at the start of every command
+const scheme = { padding: RSA_PKCS1_OAEP_PADDING, oaepHash: "sha256" } as const
 
 /** Larger keys are in nobody's use, and would only cost time. */
 export const MAX_MODULUS_BITS: number = 16384

@@ -229,4 +229,27 @@ export interface NativeAddon {
   unmountPath(options: { readonly path: string; readonly lazy: boolean }): Promise<void>
   /** No core dump of this process, and no look into its memory for other processes of the user. */
   forbidDumps(): void
+  /** The descriptor of a file in memory with these bytes, at its start. Not for secrets. */
+  memoryFile(options: { readonly name: string; readonly bytes: Uint8Array }): number
+  /** The descriptor of a pipe that gives these bytes (at most 4096), then its end. */
+  filledPipe(options: { readonly bytes: Uint8Array }): number
+  /** Signals wait from here on; the program that this process becomes gets them. */
+  holdSignals(): void
+  /**
+   * execve(2), with the signals' default actions; `kept` are descriptors that stay open besides inherited ones. It comes
+   * back only by throwing.
+   */
+  becomeProgram(options: {
+    readonly file: string
+    readonly arguments: readonly string[]
+    /** `NAME=VALUE`. */
+    readonly environment: readonly string[]
+    readonly kept: readonly number[]
+  }): void
+  /** A pair of descriptors: a pseudo terminal in raw mode, and the end that controls it. */
+  openTerminal(options: { readonly columns: number; readonly rows: number }): {
+    readonly controller: number
+    readonly terminal: number
+  }
+  setTerminalSize(options: { readonly fd: number; readonly columns: number; readonly rows: number }): void
 }

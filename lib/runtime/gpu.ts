@@ -4,7 +4,7 @@ import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync } 
 import path from "node:path"
 import type { Bind } from "./binds.ts"
 import { findProgram } from "./program.ts"
-import { scrubbedEnvironment } from "./starter.ts"
+import { scrubbedEnvironment } from "./starter-protocol.ts"
 
 /** Where the image's environment scripts look for libraries of the host. */
 const LIBRARY_FOLDER = "/.singularity.d/libs"

@@ -2,6 +2,7 @@
 import type { Engine } from "../container/engine.ts"
 import { RunError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
+import type { FailureReporter } from "./handover.ts"
 
 /** A file or folder of the host that is to be seen inside. */
 export interface BindSpec {
@@ -51,6 +52,12 @@ export interface ExecOptions extends ResourceLimits {
   readonly signal?: AbortSignal
   /** Of decoded blocks that the userspace engine keeps, bytes; default 64 MiB. */
   readonly cacheSize?: Bytes
+  /**
+   * This process becomes the payload's starter, as by execve(2): nothing of the program goes on, listeners of `exit` are
+   * called before, and the process ends as the payload does. Needs `stdio` "inherit". Should the payload fail to start,
+   * the process becomes this program, which says so: its last three arguments are for {@link startFailure}.
+   */
+  readonly replaceProcess?: FailureReporter
   /** Hears what the user should know, in a sentence. */
   readonly onNotice?: (text: string) => void
 

@@ -3,98 +3,10 @@ import { spawn, type ChildProcess } from "node:child_process"
 import { once } from "node:events"
 import { constants } from "node:os"
 import type { Duplex, Writable } from "node:stream"
-import { dataKey, type Unlocked } from "../container/unlock.ts"
-import { DeviceError, EnvironmentError, LuksError, RunError, TreeError } from "../errors.ts"
-import type { ContainerError } from "../errors.ts"
+import { EnvironmentError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
 import { starterPath } from "../native/load.ts"
-import type { Bytes } from "../units.ts"
-
-/** Who decrypts and reads the image: the kernel's dm-crypt, or our own process. */
-export type ConcreteEngine = "kernel" | "userspace"
-
-/** The part of an image that becomes a mount. */
-export interface StarterSource {
-  /** What to call it in messages. */
-  readonly image: string
-  readonly fd: number
-  readonly offset: Bytes
-  readonly size: Bytes
-  /** For an encrypted partition. */
-  readonly unlocked: Unlocked | undefined
-}
-
-/** A failure as the starter tells it. */
-interface Failure {
-  readonly step: string
-  readonly errnoNumber: number
-  readonly message: string
-}
-
-/** What it says on its status descriptor. */
-type StatusLine =
-  | { readonly event: "ready"; readonly pid: number }
-  | ({ readonly event: "error" } & Failure)
-  | { readonly event: "exit"; readonly code: number; readonly crun?: string }
-
-/** For programs that we start: no secret, no loader variable of ours or the caller's. */
-export const scrubbedEnvironment: NodeJS.ProcessEnv = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" }
-
-const { errno } = constants
-const ELIBACC = 79 // node:os does not list it
-
-/** Our error for what the starter could not do. */
-function failureError(failure: Failure, engine: ConcreteEngine, image: string): ContainerError {
-  const { step, errnoNumber, message } = failure
-  const text = `${image}: ${message}`
-  const where = { path: image }
-  if (errnoNumber === ELIBACC) return new EnvironmentError("ERR_ENV_NO_LIBRARY", text, where)
-  switch (step) {
-    case "loop_attach":
-      if (errnoNumber === errno.EBUSY) return new DeviceError("ERR_LOOP_BUSY", text, where)
-      if (errnoNumber === errno.ENOTSUP) return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
-      if (errnoNumber === errno.EPERM || errnoNumber === errno.EACCES)
-        return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", text, where)
-      return new DeviceError("ERR_LOOP_ATTACH", text, where)
-    case "crypt_activate":
-      if (errnoNumber === errno.EPERM) return new LuksError("ERR_LUKS_HEADER", text, where)
-      if (errnoNumber === errno.EEXIST) return new DeviceError("ERR_DM_EXISTS", text, where)
-      if (errnoNumber === errno.ENOTSUP || errnoNumber === errno.ENOENT || errnoNumber === errno.ENODEV)
-        return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
-      return new DeviceError("ERR_DM_ACTIVATE", text, where)
-    case "fuse":
-      // Missing or refused is /dev/fuse itself; anything else is what fusermount3 has against this mount.
-      if (errnoNumber === errno.EACCES) return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", text, where)
-      if (errnoNumber === errno.ENOENT || errnoNumber === errno.ENODEV || errnoNumber === errno.ENXIO)
-        return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
-      return new DeviceError("ERR_MOUNT", text, where)
-    case "userns":
-    case "overlay":
-      return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
-    case "crun":
-      return errnoNumber === errno.ENOENT
-        ? new EnvironmentError("ERR_ENV_NO_PROGRAM", text, where)
-        : new RunError("ERR_RUN", text, where)
-    case "mount":
-      if (errnoNumber === errno.EPERM) return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", text, where)
-      if (engine === "kernel" && errnoNumber === errno.ENODEV)
-        return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
-      return new DeviceError("ERR_MOUNT", text, where)
-    default:
-      // The server of the image: what it has against bytes is the squashfs's fault.
-      if (step === "server" && errnoNumber === errno.ENOTSUP)
-        return new TreeError("ERR_TREE_UNSUPPORTED", text, where)
-      if (
-        step === "server" &&
-        (errnoNumber === errno.EBADMSG ||
-          errnoNumber === errno.EOVERFLOW ||
-          // A block that is not authentic; any other EIO is the disk's.
-          (errnoNumber === errno.EIO && message.startsWith("gocryptfs_read:")))
-      )
-        return new TreeError("ERR_TREE_FORMAT", text, where)
-      return new RunError("ERR_RUN", text, where)
-  }
-}
+import { scrubbedEnvironment, starterArguments, Told, type StarterOptions } from "./starter-protocol.ts"
 
 /** A started starter. */
 export interface Starter {
@@ -108,18 +20,13 @@ export interface Starter {
 }
 
 /** What {@link startStarter} needs. */
-export interface StarterOptions {
-  readonly command: "mount" | "run"
-  readonly engine: ConcreteEngine
-  readonly source: StarterSource
-  /** Further `--name=value` arguments. */
-  readonly args: readonly string[]
+export interface SpawnOptions extends StarterOptions {
   /** Goes through a pipe as `--bundle-fd`; the starter prepares what it can until it comes. */
   readonly bundle?: Promise<Buffer>
   /** Ends with this process, or stays when this process is gone. */
   readonly attached: boolean
-  /** Standard input, output and error. */
-  readonly stdio: readonly ("inherit" | "pipe" | "ignore")[]
+  /** Standard input, output and error; a number is a descriptor. */
+  readonly stdio: readonly ("inherit" | "pipe" | "ignore" | number)[]
 }
 
 function send(child: ChildProcess, fd: number, bytes: Uint8Array, done: () => void = () => undefined): void {
@@ -151,38 +58,31 @@ function deferred<T>(): Deferred<T> {
   return { promise, ...settle }
 }
 
-export function startStarter(options: StarterOptions): Starter {
-  const { command, engine, source, attached } = options
-  const args = [command, `--engine=${engine}`]
+export function startStarter(options: SpawnOptions): Starter {
+  const { engine, source, attached } = options
   const stdio: ("inherit" | "pipe" | "ignore" | number)[] = [...options.stdio]
-  const add = (name: string, what: "pipe" | number): number => {
-    stdio.push(what)
-    args.push(`--${name}=${stdio.length - 1}`)
-    return stdio.length - 1
-  }
-  add("image-fd", source.fd)
-  args.push(`--offset=${source.offset}`, `--size=${source.size}`)
-  const status = add("status-fd", "pipe")
-  const watch = attached ? add("watch-fd", "pipe") : undefined
-  const bundle = options.bundle === undefined ? undefined : add("bundle-fd", "pipe")
-  const { unlocked } = source
-  const key = unlocked === undefined ? undefined : add("key-fd", "pipe")
-  let metadata: number | undefined
-  if (unlocked?.kind === "gocryptfs") args.push(`--gocryptfs-file=${unlocked.file}`)
-  else if (unlocked !== undefined) {
-    const { segment, areaSize } = unlocked.header
-    args.push(
-      `--segment-offset=${segment.offset}`,
-      `--segment-size=${segment.size}`,
-      `--sector-size=${segment.sectorSize}`,
-      `--iv-tweak=${segment.ivTweak}`,
-    )
-    if (engine === "kernel") {
-      metadata = add("metadata-fd", "pipe")
-      args.push(`--area-size=${areaSize}`)
-    }
-  }
-  args.push(...options.args)
+  const add = (what: "pipe" | number): number => stdio.push(what) - 1
+  const secrets = new Map<number, Uint8Array>()
+  const contents = new Map<number, Uint8Array>()
+  const args = starterArguments(options, {
+    share: add,
+    secret: (bytes) => {
+      const fd = add("pipe")
+      secrets.set(fd, bytes)
+      return fd
+    },
+    bytes: (_, bytes) => {
+      const fd = add("pipe")
+      contents.set(fd, bytes)
+      return fd
+    },
+  })
+  const status = add("pipe")
+  const watch = attached ? add("pipe") : undefined
+  const bundle = options.bundle === undefined ? undefined : add("pipe")
+  args.push(`--status-fd=${status}`)
+  if (watch !== undefined) args.push(`--watch-fd=${watch}`)
+  if (bundle !== undefined) args.push(`--bundle-fd=${bundle}`)
 
   const child = spawn(starterPath(), args, {
     argv0: "sifcrypt-starter",
@@ -196,8 +96,8 @@ export function startStarter(options: StarterOptions): Starter {
   // Node's types do not know that there are none when the process has no descriptors left.
   if ((child.stdio as unknown) === undefined)
     throw new EnvironmentError("ERR_ENV_NO_ADDON", `cannot start ${child.spawnfile}: out of file descriptors`)
-  if (unlocked !== undefined && key !== undefined) sendSecret(child, key, dataKey(unlocked).bytes)
-  if (unlocked?.kind === "luks" && metadata !== undefined) send(child, metadata, unlocked.header.metadata)
+  for (const [fd, bytes] of secrets) sendSecret(child, fd, bytes)
+  for (const [fd, bytes] of contents) send(child, fd, bytes)
   const release = (): void => {
     if (watch !== undefined) (child.stdio[watch] as Duplex).destroy()
   }
@@ -206,28 +106,13 @@ export function startStarter(options: StarterOptions): Starter {
       send(child, bundle, bytes)
     }, release)
 
-  let failure: ContainerError | undefined
+  const told = new Told(engine, source.image)
   const ready = deferred<number>()
-  const onLine = (text: string): void => {
-    let line: StatusLine
-    try {
-      line = JSON.parse(text) as StatusLine
-    } catch (cause) {
-      failure ??= new RunError("ERR_RUN", `sifcrypt-starter said what is no JSON: ${text}`, { cause })
-      return
-    }
-    if (line.event === "ready") ready.resolve(line.pid)
-    else if (line.event === "error") {
-      failure ??= failureError(line, engine, source.image)
-      ready.reject(failure)
-    } else if (line.crun !== undefined) failure ??= new RunError("ERR_RUN", `${source.image}: ${line.crun}`)
-  }
-  let unread = ""
   const statusPipe = child.stdio[status] as Duplex
   statusPipe.setEncoding("utf8").on("data", (text: string) => {
-    const lines = (unread + text).split("\n")
-    unread = lines.pop() ?? ""
-    lines.forEach(onLine)
+    told.add(text)
+    if (told.failure !== undefined) ready.reject(told.failure)
+    else if (told.ready !== undefined) ready.resolve(told.ready)
   })
   // That of the pipes comes first: the last line has been read when this is seen.
   const exited = once(child, "close") as Promise<[number | null, NodeJS.Signals | null]>
@@ -241,8 +126,8 @@ export function startStarter(options: StarterOptions): Starter {
     }
     const [code, signal] = await exited
     const why = signal === null ? `status ${code ?? 0}` : signal
-    ready.reject(failure ?? new RunError("ERR_RUN", `${source.image}: sifcrypt-starter ended early (${why})`))
-    if (failure !== undefined) throw failure
+    ready.reject(told.failure ?? told.endedEarly(why))
+    if (told.failure !== undefined) throw told.failure
     if (signal !== null) return 128 + constants.signals[signal]
     return code ?? 0
   })()
@@ -281,11 +166,4 @@ export function unreference(starter: Starter): void {
 export function reference(starter: Starter): void {
   starter.child.ref()
   for (const stream of starter.child.stdio) (stream as Referenceable | null)?.ref?.()
-}
-
-const DEFAULT_CACHE: Bytes = 64 << 20
-
-/** The block cache, in the starter's words. */
-export function cacheArgument(size: Bytes = DEFAULT_CACHE): string {
-  return `--cache-mib=${Math.max(1, Math.round(size / (1 << 20)))}`
 }

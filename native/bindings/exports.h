@@ -16,5 +16,11 @@ Napi::Value LockFile(const Napi::CallbackInfo& info);         // publish.cc
 Napi::Value WipeRange(const Napi::CallbackInfo& info);        // publish.cc
 Napi::Value UnmountPath(const Napi::CallbackInfo& info);      // publish.cc
 Napi::Value ForbidDumps(const Napi::CallbackInfo& info);      // process.cc
+Napi::Value MakeMemoryFile(const Napi::CallbackInfo& info);   // process.cc
+Napi::Value FillPipe(const Napi::CallbackInfo& info);         // process.cc
+Napi::Value HoldSignals(const Napi::CallbackInfo& info);      // process.cc
+Napi::Value BecomeProgram(const Napi::CallbackInfo& info);    // process.cc
+Napi::Value OpenTerminal(const Napi::CallbackInfo& info);     // process.cc
+Napi::Value SetTerminalSize(const Napi::CallbackInfo& info);  // process.cc
 
 }  // namespace sifcrypt

@@ -1,17 +1,104 @@
 #include <sys/prctl.h>
 
+#include <string>
+#include <vector>
+
 #include "bindings/convert.h"
 #include "bindings/exports.h"
+#include "core/process_image.h"
 #include "core/system_error.h"
 
 namespace sifcrypt {
+namespace {
+
+Napi::Error Described(Napi::Env env, const SystemError& cause) {
+  Napi::Error error = Napi::Error::New(env, cause.what());
+  DescribeSystemError(error.Value(), cause);
+  return error;
+}
+
+/// A call that does not block, so it is no promise: what it throws is thrown here, as a system error.
+template <typename Call>
+auto Now(Napi::Env env, Call call) {
+  try {
+    return call();
+  } catch (const SystemError& cause) {
+    throw Described(env, cause);
+  }
+}
+
+std::vector<std::string> ReadStrings(const Napi::Object& object, const char* name) {
+  const Napi::Value value = object.Get(name);
+  if (!value.IsArray()) throw Napi::TypeError::New(object.Env(), std::string(name) + " must be an array");
+  const auto array = value.As<Napi::Array>();
+  std::vector<std::string> strings;
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    std::string text = array.Get(i).ToString().Utf8Value();
+    if (text.find('\0') != std::string::npos)
+      throw Napi::TypeError::New(object.Env(), std::string(name) + " must hold strings without NUL");
+    strings.push_back(std::move(text));
+  }
+  return strings;
+}
+
+}  // namespace
 
 Napi::Value ForbidDumps(const Napi::CallbackInfo& info) {
-  if (prctl(PR_SET_DUMPABLE, 0) != 0) {
-    const Napi::Error error = Napi::Error::New(info.Env(), "prctl: cannot leave core dumps");
-    DescribeSystemError(error.Value(), SystemError(errno, "prctl"));
-    error.ThrowAsJavaScriptException();
-  }
+  Now(info.Env(), [] { CheckErrno(prctl(PR_SET_DUMPABLE, 0), "prctl"); });
+  return info.Env().Undefined();
+}
+
+Napi::Value MakeMemoryFile(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  const std::string name = ReadString(options, "name");
+  const std::vector<uint8_t> bytes = ReadBytes(options, "bytes");
+  const int fd = Now(info.Env(), [&] { return MemoryFile(name.c_str(), bytes.data(), bytes.size()).Release(); });
+  return Napi::Number::New(info.Env(), fd);
+}
+
+Napi::Value FillPipe(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  const SecretBuffer bytes = ReadSecret(options, "bytes");
+  const int fd = Now(info.Env(), [&] { return FilledPipe(bytes.data(), bytes.size()).Release(); });
+  return Napi::Number::New(info.Env(), fd);
+}
+
+Napi::Value HoldSignals(const Napi::CallbackInfo& info) {
+  Now(info.Env(), [] { BlockSignals(); });
+  return info.Env().Undefined();
+}
+
+Napi::Value BecomeProgram(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  std::vector<int> kept;
+  const Napi::Value descriptors = options.Get("kept");
+  if (!descriptors.IsArray()) throw Napi::TypeError::New(info.Env(), "kept must be an array");
+  const auto array = descriptors.As<Napi::Array>();
+  for (uint32_t i = 0; i < array.Length(); ++i) kept.push_back(array.Get(i).ToNumber().Int32Value());
+  const std::string file = ReadString(options, "file");
+  const std::vector<std::string> arguments = ReadStrings(options, "arguments");
+  const std::vector<std::string> environment = ReadStrings(options, "environment");
+  Now(info.Env(), [&] { ReplaceProcess(file, arguments, environment, kept); });
+  return info.Env().Undefined();
+}
+
+Napi::Value OpenTerminal(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  const auto columns = static_cast<uint16_t>(ReadInt(options, "columns"));
+  const auto rows = static_cast<uint16_t>(ReadInt(options, "rows"));
+  PseudoTerminal pair = Now(info.Env(), [&] { return OpenPseudoTerminal(columns, rows); });
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("controller", Napi::Number::New(info.Env(), pair.controller.Release()));
+  result.Set("terminal", Napi::Number::New(info.Env(), pair.terminal.Release()));
+  return result;
+}
+
+Napi::Value SetTerminalSize(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  const int fd = ReadInt(options, "fd");
+  const auto columns = static_cast<uint16_t>(ReadInt(options, "columns"));
+  const auto rows = static_cast<uint16_t>(ReadInt(options, "rows"));
+  Now(info.Env(), [&] { ResizeTerminal(fd, columns, rows); });
   return info.Env().Undefined();
 }
 

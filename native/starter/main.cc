@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/system_error.h"
+#include "starter/attend_command.h"
 #include "starter/mount_command.h"
 #include "starter/options.h"
 #include "starter/processes.h"
@@ -64,6 +65,10 @@ int Main(std::vector<std::string> arguments) {
     const MountOptions options = ParseMountOptions(arguments);
     signal(SIGPIPE, SIG_IGN);
     return MountCommand(options, SignalQueue());
+  }
+  if (command == "attend") {
+    signal(SIGPIPE, SIG_IGN);
+    return AttendCommand(arguments, SignalQueue());
   }
   if (command == "run") {
     const RunOptions options = ParseRunOptions(arguments);

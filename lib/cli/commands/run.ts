@@ -1,13 +1,14 @@
-import { isatty } from "node:tty"
 import type { Command } from "commander"
 import { open, type ExecOptions, type Image, type Running } from "../../index.ts"
 import { actionOptions, addActionOptions } from "../action-options.ts"
 import { withCredentials } from "../credentials.ts"
-import { interruption, passSignalsTo } from "../interrupt.ts"
+import { failureReporter } from "../failure.ts"
+import { interruption } from "../interrupt.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 import { notice, printable } from "../terminal.ts"
 
-type Action = "exec" | "run" | "shell" | "test"
+export const actions = ["exec", "run", "shell", "test"] as const
+type Action = (typeof actions)[number]
 
 async function start(
   image: Image,
@@ -40,53 +41,37 @@ function addAction(
       const options: ExecOptions = {
         ...actionOptions(name, command.opts(), process.env),
         stdio: "inherit",
+        replaceProcess: failureReporter(),
         signal: interruption,
         onNotice: (text) => {
           notice(printable(text))
         },
       }
-      const running = await withCredentials(flags, false, async (credentials) => {
+      await withCredentials(flags, false, async (credentials) => {
         await using opened = await open(image, openOptions(flags, credentials))
-        const started = await start(opened, name, argv, options)
-        // A terminal signals its whole foreground group, the starter included; what reaches only us is passed on.
-        passSignalsTo((signal) => {
-          if (!(isatty(0) && (signal === "SIGINT" || signal === "SIGQUIT"))) started.kill(signal)
-        })
-        return started
+        // This process becomes the payload's attendant: what follows is for a payload that did not start.
+        await start(opened, name, argv, options)
       })
-      const result = await running.exited
-      process.exitCode = result.exitCode
     },
   )
 }
 
-export function addRunCommands(program: Command): void {
-  addAction(
-    program,
-    "exec",
-    "run a command in an image",
-    "Runs COMMAND inside IMAGE; its exit status is this command's.",
-    "<command...>",
-  )
-  addAction(
-    program,
-    "run",
-    "run an image's run script",
-    "Runs the image's run script with ARGS.",
-    "[args...]",
-  )
-  addAction(
-    program,
-    "shell",
-    "an interactive shell in an image",
-    "Starts bash, or sh, inside IMAGE.",
-    "[args...]",
-  )
-  addAction(
-    program,
-    "test",
-    "run an image's test script",
-    "Runs the image's test script with ARGS; without one there is nothing to do.",
-    "[args...]",
-  )
+const descriptions: Readonly<Record<Action, readonly [summary: string, description: string, argv: string]>> =
+  {
+    exec: [
+      "run a command in an image",
+      "Runs COMMAND inside IMAGE; its exit status is this command's.",
+      "<command...>",
+    ],
+    run: ["run an image's run script", "Runs the image's run script with ARGS.", "[args...]"],
+    shell: ["an interactive shell in an image", "Starts bash, or sh, inside IMAGE.", "[args...]"],
+    test: [
+      "run an image's test script",
+      "Runs the image's test script with ARGS; without one there is nothing to do.",
+      "[args...]",
+    ],
+  }
+
+export function addRunCommands(program: Command, names: readonly Action[] = actions): void {
+  for (const name of names) addAction(program, name, ...descriptions[name])
 }

@@ -1,0 +1,192 @@
+// What sifcrypt-starter is told, and what it tells: arguments, descriptors, lines of JSON.
+import { constants } from "node:os"
+import { dataKey, type Unlocked } from "../container/unlock.ts"
+import { DeviceError, EnvironmentError, LuksError, RunError, TreeError } from "../errors.ts"
+import type { ContainerError } from "../errors.ts"
+import type { Bytes } from "../units.ts"
+
+/** Who decrypts and reads the image: the kernel's dm-crypt, or our own process. */
+export type ConcreteEngine = "kernel" | "userspace"
+
+/** The part of an image that becomes a mount. */
+export interface StarterSource {
+  /** What to call it in messages. */
+  readonly image: string
+  readonly fd: number
+  readonly offset: Bytes
+  readonly size: Bytes
+  /** For an encrypted partition. */
+  readonly unlocked: Unlocked | undefined
+}
+
+/** A failure as the starter tells it. */
+interface Failure {
+  readonly step: string
+  readonly errnoNumber: number
+  readonly message: string
+}
+
+/** What it says on its status descriptor. */
+type StatusLine =
+  | { readonly event: "ready"; readonly pid: number }
+  | ({ readonly event: "error" } & Failure)
+  | { readonly event: "exit"; readonly code: number; readonly crun?: string }
+  // Of who attends it (native/starter/attend_command.cc).
+  | { readonly event: "lost"; readonly code?: number; readonly signal?: number }
+
+/** No secret, no loader variable of ours or the caller's. */
+export const scrubbedEnvironment: NodeJS.ProcessEnv = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" }
+
+const { errno } = constants
+const ELIBACC = 79 // node:os does not list it
+
+/** Our error for what the starter could not do. */
+function failureError(failure: Failure, engine: ConcreteEngine, image: string): ContainerError {
+  const { step, errnoNumber, message } = failure
+  const text = `${image}: ${message}`
+  const where = { path: image }
+  if (errnoNumber === ELIBACC) return new EnvironmentError("ERR_ENV_NO_LIBRARY", text, where)
+  switch (step) {
+    case "loop_attach":
+      if (errnoNumber === errno.EBUSY) return new DeviceError("ERR_LOOP_BUSY", text, where)
+      if (errnoNumber === errno.ENOTSUP) return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
+      if (errnoNumber === errno.EPERM || errnoNumber === errno.EACCES)
+        return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", text, where)
+      return new DeviceError("ERR_LOOP_ATTACH", text, where)
+    case "crypt_activate":
+      if (errnoNumber === errno.EPERM) return new LuksError("ERR_LUKS_HEADER", text, where)
+      if (errnoNumber === errno.EEXIST) return new DeviceError("ERR_DM_EXISTS", text, where)
+      if (errnoNumber === errno.ENOTSUP || errnoNumber === errno.ENOENT || errnoNumber === errno.ENODEV)
+        return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
+      return new DeviceError("ERR_DM_ACTIVATE", text, where)
+    case "fuse":
+      // Missing or refused is /dev/fuse itself; anything else is what fusermount3 has against this mount.
+      if (errnoNumber === errno.EACCES) return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", text, where)
+      if (errnoNumber === errno.ENOENT || errnoNumber === errno.ENODEV || errnoNumber === errno.ENXIO)
+        return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
+      return new DeviceError("ERR_MOUNT", text, where)
+    case "userns":
+    case "overlay":
+      return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
+    case "crun":
+      return errnoNumber === errno.ENOENT
+        ? new EnvironmentError("ERR_ENV_NO_PROGRAM", text, where)
+        : new RunError("ERR_RUN", text, where)
+    case "mount":
+      if (errnoNumber === errno.EPERM) return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", text, where)
+      if (engine === "kernel" && errnoNumber === errno.ENODEV)
+        return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
+      return new DeviceError("ERR_MOUNT", text, where)
+    default:
+      // The server of the image: what it has against bytes is the squashfs's fault.
+      if (step === "server" && errnoNumber === errno.ENOTSUP)
+        return new TreeError("ERR_TREE_UNSUPPORTED", text, where)
+      if (
+        step === "server" &&
+        (errnoNumber === errno.EBADMSG ||
+          errnoNumber === errno.EOVERFLOW ||
+          // A block that is not authentic; any other EIO is the disk's.
+          (errnoNumber === errno.EIO && message.startsWith("gocryptfs_read:")))
+      )
+        return new TreeError("ERR_TREE_FORMAT", text, where)
+      return new RunError("ERR_RUN", text, where)
+  }
+}
+
+/** How a starter is to run. */
+export interface StarterOptions {
+  readonly command: "mount" | "run"
+  readonly engine: ConcreteEngine
+  readonly source: StarterSource
+  /** Further `--name=value` arguments. */
+  readonly args: readonly string[]
+}
+
+/** Gives the starter a descriptor, and says its number there. */
+export interface Descriptors {
+  /** One of ours. */
+  share(fd: number): number
+  /** What gives these bytes. They are the caller's, who wipes them. */
+  secret(bytes: Uint8Array): number
+  bytes(name: string, bytes: Uint8Array): number
+}
+
+/** The arguments for all but how it is watched and what it reports on. */
+export function starterArguments(options: StarterOptions, descriptors: Descriptors): string[] {
+  const { command, engine, source } = options
+  const { unlocked } = source
+  const args = [
+    command,
+    `--engine=${engine}`,
+    `--image-fd=${descriptors.share(source.fd)}`,
+    `--offset=${source.offset}`,
+    `--size=${source.size}`,
+  ]
+  if (unlocked !== undefined) args.push(`--key-fd=${descriptors.secret(dataKey(unlocked).bytes)}`)
+  if (unlocked?.kind === "gocryptfs") args.push(`--gocryptfs-file=${unlocked.file}`)
+  else if (unlocked !== undefined) {
+    const { segment, areaSize } = unlocked.header
+    args.push(
+      `--segment-offset=${segment.offset}`,
+      `--segment-size=${segment.size}`,
+      `--sector-size=${segment.sectorSize}`,
+      `--iv-tweak=${segment.ivTweak}`,
+    )
+    if (engine === "kernel")
+      args.push(
+        `--metadata-fd=${descriptors.bytes("metadata", unlocked.header.metadata)}`,
+        `--area-size=${areaSize}`,
+      )
+  }
+  return [...args, ...options.args]
+}
+
+/** What a starter has told so far. */
+export class Told {
+  readonly #engine: ConcreteEngine
+  readonly #image: string
+  #unread = ""
+  failure: ContainerError | undefined
+  /** The process id, once it has mounted or started the payload. */
+  ready: number | undefined
+
+  constructor(engine: ConcreteEngine, image: string) {
+    this.#engine = engine
+    this.#image = image
+  }
+
+  add(text: string): void {
+    const lines = (this.#unread + text).split("\n")
+    this.#unread = lines.pop() ?? ""
+    for (const line of lines) this.#line(line)
+  }
+
+  /** Why it is over though nothing was told. */
+  endedEarly(why: string): ContainerError {
+    return new RunError("ERR_RUN", `${this.#image}: sifcrypt-starter ended early (${why})`)
+  }
+
+  #line(text: string): void {
+    let line: StatusLine
+    try {
+      line = JSON.parse(text) as StatusLine
+    } catch (cause) {
+      this.failure ??= new RunError("ERR_RUN", `sifcrypt-starter said what is no JSON: ${text}`, { cause })
+      return
+    }
+    if (line.event === "ready") this.ready ??= line.pid
+    else if (line.event === "error") this.failure ??= failureError(line, this.#engine, this.#image)
+    else if (line.event === "lost")
+      this.failure ??= this.endedEarly(
+        line.signal === undefined ? `status ${line.code ?? 0}` : `signal ${line.signal}`,
+      )
+    else if (line.crun !== undefined) this.failure ??= new RunError("ERR_RUN", `${this.#image}: ${line.crun}`)
+  }
+}
+
+const DEFAULT_CACHE: Bytes = 64 << 20
+
+/** The block cache, in the starter's words. */
+export function cacheArgument(size: Bytes = DEFAULT_CACHE): string {
+  return `--cache-mib=${Math.max(1, Math.round(size / (1 << 20)))}`
+}

@@ -1,0 +1,96 @@
+#include "core/process_image.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <climits>
+
+namespace sifcrypt {
+namespace {
+
+void WriteAll(int fd, const void* bytes, size_t size) {
+  const auto* at = static_cast<const char*>(bytes);
+  while (size > 0) {
+    const ssize_t written = write(fd, at, size);
+    if (written < 0 && errno == EINTR) continue;
+    CheckErrno(written, "write");
+    at += written;
+    size -= static_cast<size_t>(written);
+  }
+}
+
+std::vector<char*> Pointers(std::vector<std::string>& strings) {
+  std::vector<char*> pointers;
+  for (std::string& text : strings) pointers.push_back(text.data());
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+}  // namespace
+
+UniqueFd MemoryFile(const char* name, const void* bytes, size_t size) {
+  UniqueFd file(CheckErrno(memfd_create(name, MFD_CLOEXEC), "memfd_create"));
+  WriteAll(file.get(), bytes, size);
+  CheckErrno(lseek(file.get(), 0, SEEK_SET), "lseek");
+  return file;
+}
+
+UniqueFd FilledPipe(const void* bytes, size_t size) {
+  if (size > PIPE_BUF) throw SystemError(EMSGSIZE, "pipe2");
+  int ends[2];
+  CheckErrno(pipe2(ends, O_CLOEXEC), "pipe2");
+  UniqueFd reader(ends[0]);
+  const UniqueFd writer(ends[1]);
+  WriteAll(writer.get(), bytes, size);
+  return reader;
+}
+
+void BlockSignals() {
+  sigset_t all;
+  sigfillset(&all);
+  if (const int error = pthread_sigmask(SIG_SETMASK, &all, nullptr)) throw SystemError(error, "pthread_sigmask");
+}
+
+void ReplaceProcess(const std::string& file, const std::vector<std::string>& arguments,
+                    const std::vector<std::string>& environment, const std::vector<int>& kept) {
+  std::vector<std::string> own_arguments = arguments;
+  std::vector<std::string> own_environment = environment;
+  const std::vector<char*> argv = Pointers(own_arguments);
+  const std::vector<char*> envp = Pointers(own_environment);
+  // What can be checked is checked first: there is no way back from the rest.
+  CheckErrno(access(file.c_str(), X_OK), "execve");
+  for (const int fd : kept) CheckErrno(fcntl(fd, F_SETFD, 0), "fcntl");
+  for (int number = 1; number < NSIG; ++number) signal(number, SIG_DFL);
+  execve(file.c_str(), argv.data(), envp.data());
+  throw SystemError(errno, "execve");
+}
+
+PseudoTerminal OpenPseudoTerminal(uint16_t columns, uint16_t rows) {
+  PseudoTerminal pair;
+  pair.controller.Reset(CheckErrno(posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC), "posix_openpt"));
+  CheckErrno(grantpt(pair.controller.get()), "grantpt");
+  CheckErrno(unlockpt(pair.controller.get()), "unlockpt");
+  char name[PATH_MAX];
+  if (const int error = ptsname_r(pair.controller.get(), name, sizeof name)) throw SystemError(error, "ptsname_r");
+  pair.terminal.Reset(CheckErrno(open(name, O_RDWR | O_NOCTTY | O_CLOEXEC), "open"));
+  termios settings{};
+  CheckErrno(tcgetattr(pair.terminal.get(), &settings), "tcgetattr");
+  // The container has a terminal of its own behind it, whose settings count.
+  cfmakeraw(&settings);
+  CheckErrno(tcsetattr(pair.terminal.get(), TCSANOW, &settings), "tcsetattr");
+  ResizeTerminal(pair.controller.get(), columns, rows);
+  return pair;
+}
+
+void ResizeTerminal(int terminal, uint16_t columns, uint16_t rows) {
+  const winsize size{rows, columns, 0, 0};
+  CheckErrno(ioctl(terminal, TIOCSWINSZ, &size), "ioctl");
+}
+
+}  // namespace sifcrypt

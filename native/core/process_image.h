@@ -1,0 +1,37 @@
+// What a process needs to become another program, and to hand bytes to it without a writer that goes on.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/unique_fd.h"
+
+namespace sifcrypt {
+
+/// A file in memory with these bytes, at its start. Not for secrets: it can be swapped.
+UniqueFd MemoryFile(const char* name, const void* bytes, size_t size);
+
+/// The end of a pipe that gives these bytes, then its end. At most PIPE_BUF (4096) bytes: nobody reads meanwhile.
+UniqueFd FilledPipe(const void* bytes, size_t size);
+
+/// Blocks all signals that can be, in the calling thread. The next program finds them blocked, and none is lost.
+void BlockSignals();
+
+/// Becomes `file`, with the dispositions of signals that a new program expects. `kept`: descriptors that stay open, besides
+/// those that were never to be closed. Comes back only with a SystemError.
+[[noreturn]] void ReplaceProcess(const std::string& file, const std::vector<std::string>& arguments,
+                                 const std::vector<std::string>& environment, const std::vector<int>& kept);
+
+struct PseudoTerminal {
+  UniqueFd controller;
+  /// What a program gets as its terminal; raw, nobody's controlling terminal.
+  UniqueFd terminal;
+};
+
+PseudoTerminal OpenPseudoTerminal(uint16_t columns, uint16_t rows);
+/// Either end.
+void ResizeTerminal(int terminal, uint16_t columns, uint16_t rows);
+
+}  // namespace sifcrypt
