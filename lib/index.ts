@@ -3,6 +3,11 @@ export { build, compressionLevels } from "./build/build.ts"
 export { passphraseKdfLimits } from "./build/encryption.ts"
 export type { EncryptionFormat, PassphraseKdf } from "./build/encryption.ts"
 export type { BuildOptions } from "./build/build.ts"
+export { readDefinition } from "./build/definition-source.ts"
+export type { DefinitionOptions } from "./build/definition-source.ts"
+export type { App, Definition, FileSet, FileTransfer, Script, ScriptName, Stage } from "./build/definition.ts"
+export { sectionNames } from "./build/stages.ts"
+export type { SectionName } from "./build/stages.ts"
 export type {
   BuildResult,
   Compression,

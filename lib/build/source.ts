@@ -29,8 +29,20 @@ export interface BuildSource extends AsyncDisposable {
   readonly architecture?: string
   /** Owners are kept unless something else is asked for, whoever builds. */
   readonly ownersAreReal?: boolean
+  /** Writes the tree where another process has it; default: the addon does, in this one. */
+  readonly write?: (
+    build: Omit<NativeBuild, "source">,
+    onProgress: (bytes: Bytes) => boolean,
+  ) => Promise<TreeWritten>
   /** What a failure of the native side means here; undefined: nothing special. */
   explain?(cause: unknown): Error | undefined
+}
+
+/** What was written of a tree. */
+export interface TreeWritten {
+  readonly size: Bytes
+  readonly inputBytes: Bytes
+  readonly entries: number
 }
 
 /** An image that another one is made of. */

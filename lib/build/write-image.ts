@@ -19,7 +19,7 @@ import type { Bytes } from "../units.ts"
 import { prepareEncryption, type EncryptionFormat, type PassphraseKdf } from "./encryption.ts"
 import { choosePassengers, isReadable, objectText, type Passenger, type Passengers } from "./objects.ts"
 import { asOutputError, Output } from "./output.ts"
-import type { BuildSource } from "./source.ts"
+import type { BuildSource, TreeWritten } from "./source.ts"
 
 /** The compressors of squashfs that are written; each is read as well. */
 export type CompressionName = "zstd" | "gzip" | "lz4" | "xz"
@@ -107,11 +107,7 @@ const readingCalls: ReadonlySet<string> = new Set(
   "open fstat stat opendir readdir readlink listxattr getxattr lseek pread squashfs_copy gocryptfs_read".split(" "),
 )
 
-interface Written {
-  readonly size: Bytes
-  readonly inputBytes: Bytes
-  readonly entries: number
-}
+type Written = TreeWritten
 
 /** Where a tree goes, and how. */
 interface TreeTarget {
@@ -146,9 +142,12 @@ async function writeTree(options: Options, source: BuildSource, target: TreeTarg
   const { output, offset, cipher, trailer } = target
   let progressError: { readonly error: unknown } | undefined
   try {
-    return await loadAddon().buildTree(
+    const write: NonNullable<BuildSource["write"]> =
+      source.write ??
+      ((build, report) =>
+        loadAddon().buildTree({ ...build, source: withAdded(source, options.sourceDateEpoch) }, report))
+    return await write(
       {
-        source: withAdded(source, options.sourceDateEpoch),
         fd: output.file.fd,
         offset,
         cipher,
@@ -158,7 +157,7 @@ async function writeTree(options: Options, source: BuildSource, target: TreeTarg
         threads: 0,
         owner: nativeOwner(options.owner, source),
         sourceDateEpoch: options.sourceDateEpoch ?? -1,
-        exclude: "directory" in tree ? await output.within(tree.directory) : [],
+        exclude: "directory" in tree && source.write === undefined ? await output.within(tree.directory) : [],
         trailer,
         trailerLengthAt: trailer === undefined || source.image !== undefined ? [] : lengthFields(trailer),
       },
@@ -378,15 +377,17 @@ class ImageWriter {
  * Makes an image of a source; the output appears under its name when it is complete, and not at all otherwise.
  *
  * @param recipients - None: it stays plain.
+ * @param given - The source, or what makes one for an output that is open.
  */
 export async function makeImage(
   options: Options,
   recipients: readonly Credential[],
-  source: BuildSource,
+  given: BuildSource | ((output: Output) => Promise<BuildSource>),
 ): Promise<Omit<BuildResult, "milliseconds">> {
   const { signal, force = false } = options
   signal?.throwIfAborted()
   await using output = await Output.create(options.output, force)
+  const source = typeof given === "function" ? await given(output) : given
   const { size, inputBytes, entries } = await new ImageWriter(options, source, output, recipients).write()
   signal?.throwIfAborted()
   await output.publish(force)

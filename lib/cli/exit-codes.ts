@@ -28,6 +28,7 @@ const busy: ReadonlySet<ErrorCode> = new Set([
 
 /** The exit status for an error code. */
 export function exitCodeFor(code: ErrorCode): number {
+  if (code.startsWith("ERR_DEFINITION_") || code === "ERR_BUILD_AGENT") return exitCodes.usage
   if (busy.has(code)) return exitCodes.busyOrExists
   if (code.startsWith("ERR_KEY_") || code.endsWith("_PASSPHRASE") || code.endsWith("_RECIPIENTS"))
     return exitCodes.key

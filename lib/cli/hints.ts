@@ -45,6 +45,12 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_ECL_FILE: "what may run is the administrator's to say, and until the file is right nothing runs",
   ERR_ECL_REFUSED: "`sifcrypt ecl check IMAGE` tells more; what may run is the administrator's to say",
   ERR_BUILD_EXISTS: "add -F (--force) to replace it; it is kept until the new one is complete",
+  ERR_BUILD_AGENT: "`sifcrypt help build` lists what an image can be built from",
+  ERR_BUILD_SCRIPT:
+    "what it printed stands above; scripts run with `sh -ex`, so the last command shown is the one",
+  ERR_BUILD_SCRATCH: "--scratch-memory SIZE raises the limit, --plain-tmp builds in an ordinary folder",
+  ERR_DEFINITION_ARGUMENT:
+    "--build-arg NAME=VALUE gives it a value, --warn-unused-build-args lets others pass",
   ERR_EXTRACT: "the folder must be writable and have room; nothing that exists in it is overwritten",
   ERR_TREE_NOT_FOUND: "`sifcrypt ls IMAGE` shows what is there",
   ERR_MOUNT_BUSY: "some process still uses it: `fuser -vm DIR` names it",

@@ -130,7 +130,12 @@ export class Tree implements Disposable {
 
   /** @throws TreeError of the image; BuildError `ERR_EXTRACT` of the target. */
   async extract(
-    options: { readonly path: string; readonly target: string; readonly preserveOwner: boolean },
+    options: {
+      readonly path: string
+      readonly target: string
+      readonly preserveOwner: boolean
+      readonly keepModes?: boolean
+    },
     onProgress: (bytes: Bytes) => boolean,
   ): Promise<ExtractResult> {
     try {

@@ -142,6 +142,8 @@ export interface NativeTree {
       readonly target: string
       /** Keep owners and device nodes (root only). */
       readonly preserveOwner: boolean
+      /** Keep setuid and setgid bits also where owners are not kept. */
+      readonly keepModes?: boolean
     },
     onProgress: (bytes: number) => boolean,
   ): Promise<{ readonly entries: number; readonly bytes: number }>

@@ -58,7 +58,7 @@ const capabilities = (
 ).split(" ")
 
 /** The capabilities this process has. */
-function ownCapabilities(): string[] {
+export function ownCapabilities(): string[] {
   const hex = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1] ?? "0"
   const mask = BigInt(`0x${hex}`)
   return capabilities.filter((_, bit) => ((mask >> BigInt(bit)) & 1n) === 1n).map((name) => `CAP_${name}`)

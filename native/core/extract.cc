@@ -111,7 +111,9 @@ class Extraction {
   /// `set` sets one and returns as the system call does.
   template <typename Set>
   void SetXattrs(const Inode& inode, Set set);
-  mode_t ModeOf(const Inode& inode) const { return inode.mode & (request_.preserve_owner ? 07777 : 01777); }
+  mode_t ModeOf(const Inode& inode) const {
+    return inode.mode & (request_.preserve_owner || request_.keep_modes ? 07777 : 01777);
+  }
 
   void Enqueue(Piece piece);
   void Work();
@@ -252,10 +254,17 @@ void Extraction::ExtractNode(int parent, const std::string& name, const Inode& i
     ++done_.skipped_devices;
     return;
   }
+  if (device && mknodat(parent, name.c_str(), FileTypeBits(inode.type) | 0600, inode.rdev) != 0) {
+    // In a user namespace nobody may make one.
+    if (errno != EPERM) throw SystemError(errno, "mknodat");
+    --done_.entries;
+    ++done_.skipped_devices;
+    return;
+  }
   if (inode.type == InodeType::kSymlink)
     CheckErrno(symlinkat(inode.target.c_str(), parent, name.c_str()), "symlinkat");
-  else
-    CheckErrno(mknodat(parent, name.c_str(), FileTypeBits(inode.type) | 0600, device ? inode.rdev : 0), "mknodat");
+  else if (!device)
+    CheckErrno(mknodat(parent, name.c_str(), FileTypeBits(inode.type) | 0600, 0), "mknodat");
   if (request_.preserve_owner)
     CheckErrno(fchownat(parent, name.c_str(), inode.uid, inode.gid, AT_SYMLINK_NOFOLLOW), "fchownat");
   // There is no setxattrat before Linux 6.13.

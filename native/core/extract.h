@@ -18,6 +18,8 @@ struct ExtractRequest {
   std::string target;
   /// Keep owners, setuid and setgid bits, device nodes and the xattrs that only root may set.
   bool preserve_owner = false;
+  /// Keep setuid and setgid bits at least: the target is a root file system under construction.
+  bool keep_modes = false;
   /// Threads that decode and write; 0: one for each processor, four at most.
   unsigned threads = 0;
   /// Called now and then, by one thread at a time, with the bytes of content written so far. False: stop.

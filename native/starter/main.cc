@@ -18,6 +18,7 @@
 #include "starter/options.h"
 #include "starter/processes.h"
 #include "starter/run_command.h"
+#include "starter/workspace_command.h"
 
 namespace sifcrypt::starter {
 namespace {
@@ -74,6 +75,11 @@ int Main(std::vector<std::string> arguments) {
     const RunOptions options = ParseRunOptions(arguments);
     signal(SIGPIPE, SIG_IGN);
     return RunCommand(options, SignalQueue());
+  }
+  if (command == "workspace") {
+    const WorkspaceOptions options = ParseWorkspaceOptions(arguments);
+    signal(SIGPIPE, SIG_IGN);
+    return WorkspaceCommand(options, SignalQueue());
   }
   throw UsageError("unknown command: " + command);
 }

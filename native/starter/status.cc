@@ -9,7 +9,7 @@ namespace sifcrypt::starter {
 namespace {
 
 constexpr const char* kSteps[] = {"loop_attach", "crypt_activate", "mount", "dlopen", "fuse",
-                                  "userns",      "overlay",        "crun",  "bundle"};
+                                  "userns",      "overlay",        "crun",  "bundle", "scratch"};
 
 std::string Quote(std::string_view text) {
   std::string quoted = "\"";

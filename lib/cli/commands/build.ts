@@ -8,10 +8,11 @@ import {
   type Owner,
 } from "../../index.ts"
 import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
+import { addDefinitionOptions, definitionOptions, type DefinitionFlags } from "../definition.ts"
 import { addEncryptionOptions, encryptionOptions, showMaking, type EncryptionFlags } from "../encryption.ts"
 import { printable } from "../terminal.ts"
 
-interface BuildFlags extends CredentialFlags, EncryptionFlags {
+interface BuildFlags extends CredentialFlags, Omit<EncryptionFlags, "json">, DefinitionFlags {
   readonly encrypt?: true
   readonly keepOwner?: true
   readonly owner?: Owner
@@ -79,12 +80,12 @@ export function addBuildCommand(program: Command): void {
     .command("build")
     .summary("build a SIF image, encrypted or plain")
     .description(
-      "Builds the SIF image OUTPUT from SOURCE: a directory, a squashfs file, or another SIF (encrypted ones with " +
+      "Builds the SIF image OUTPUT from SOURCE: a definition file, a directory, a squashfs file, or another SIF (encrypted ones with " +
         "their credentials). With -e, --pem-path, --passphrase or --passphrase-file the root file system is " +
         "encrypted as LUKS2, or as gocryptfs with --format; nothing plain is written to a disk on the way. Needs no privilege.",
     )
     .argument("<output>", "the image to write")
-    .argument("<source>", "directory, squashfs file or SIF image")
+    .argument("<source>", "definition file, directory, squashfs file or SIF image")
     .option("-e, --encrypt", "encrypt; the credential may come from the environment")
     .option("--compression <name[:level]>", "zstd (default), gzip, lz4 or xz", parseCompression)
     .addOption(
@@ -95,7 +96,7 @@ export function addBuildCommand(program: Command): void {
     .option("--keep-owner", "the same as --owner preserve: the default for OCI images, and as root")
     .option("--source-pem-path <file>", "key that opens an encrypted source", collect)
     .option("--source-passphrase-file <file>", "passphrase that opens an encrypted source")
-  addCredentialOptions(addEncryptionOptions(command)).action(
+  addCredentialOptions(addEncryptionOptions(addDefinitionOptions(command))).action(
     async (output: string, source: string, flags: BuildFlags) => {
       const epoch = sourceDateEpoch(command)
       const encryption = encryptionOptions(flags, command)
@@ -104,6 +105,7 @@ export function addBuildCommand(program: Command): void {
           build({
             ...options,
             ...encryption,
+            ...definitionOptions(flags),
             source,
             credentials,
             encrypt: flags.encrypt === true,

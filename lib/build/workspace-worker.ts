@@ -1,0 +1,192 @@
+// The program in the workspace: a process of its own, root in its namespaces, that does what it is told through a pipe.
+import { spawn } from "node:child_process"
+import { once } from "node:events"
+import { readSync } from "node:fs"
+import { lstat, mkdir, open, readdir, rename, rm, statfs } from "node:fs/promises"
+import { Socket } from "node:net"
+import path from "node:path"
+import { Tree } from "../device/tree.ts"
+import { forbidDumps } from "../device/process.ts"
+import { BuildError, ContainerError } from "../errors.ts"
+import { allocateSecret } from "../key/secret.ts"
+import type { NativeBuild, NativeBuildCipher, NativeCipher } from "../native/binding.ts"
+import { loadAddon } from "../native/load.ts"
+import { debootstrap } from "./debootstrap.ts"
+import { decodeFrames, encodeFrame } from "./frames.ts"
+import { Rootfs } from "./rootfs.ts"
+import { buildStages } from "./stages.ts"
+import { secretOf, withSecret, type Copied, type Ids, type Reply, type Request, type StageBase, type WireError } from "./workspace-protocol.ts"
+
+const [control = -1, keys = -1] = process.argv.slice(2).map(Number)
+const socket = new Socket({ fd: control, readable: true, writable: true })
+
+function reply(message: Reply): void {
+  socket.write(encodeFrame(message))
+}
+
+/** The secret that belongs to a cipher, from the pipe. */
+function withKey<Cipher extends NativeCipher | NativeBuildCipher>(cipher: Cipher): Cipher {
+  const secret = allocateSecret(secretOf(cipher).length)
+  for (let done = 0; done < secret.length;) {
+    const count = readSync(keys, secret, done, secret.length - done, null)
+    if (count === 0) throw new Error("a key is missing")
+    done += count
+  }
+  return withSecret(cipher, secret)
+}
+
+/** What a base's descriptors and keys are here. */
+function attached(source: NativeBuild["source"]): NativeBuild["source"] {
+  if (!("squashfs" in source) || source.squashfs.cipher === undefined) return source
+  return { ...source, squashfs: { ...source.squashfs, cipher: withKey(source.squashfs.cipher) } }
+}
+
+const plainWrite = {
+  offset: 0,
+  cipher: undefined,
+  compression: "lz4",
+  level: -1,
+  blockSize: 128 * 1024,
+  threads: 0,
+  owner: undefined,
+  sourceDateEpoch: -1,
+  exclude: [],
+  trailer: undefined,
+} as const
+
+/** Unpacks a squashfs into a root. */
+async function unpack(range: Parameters<typeof Tree.open>[0], name: string, root: string, ids: Ids): Promise<void> {
+  using tree = await Tree.open(range, name)
+  const { many } = ids
+  await tree.extract({ path: "/", target: root, preserveOwner: many, keepModes: true }, (bytes) => {
+    reply({ kind: "progress", bytes })
+    return true
+  })
+}
+
+async function fill(base: StageBase, root: string, session: string, crun: string, ids: Ids): Promise<void> {
+  if (base.kind === "scratch") return
+  if (base.kind === "debootstrap") {
+    await debootstrap(base.options, root, session, crun, ids)
+    return
+  }
+  const source = attached(base.source)
+  try {
+    if ("squashfs" in source) await unpack(source.squashfs, base.name, root, ids)
+    else {
+      // Whatever the tree is made of, a squashfs in memory is between it and the root.
+      const place = path.join(session, "base.squashfs")
+      const file = await open(place, "wx+", 0o600)
+      try {
+        const { size } = await loadAddon().buildTree({ ...plainWrite, source, fd: file.fd }, () => true)
+        await unpack({ fd: file.fd, offset: 0, size, cipher: undefined }, base.name, root, ids)
+      } finally {
+        await file.close()
+        await rm(place)
+      }
+    }
+    const rootfs = new Rootfs(root)
+    for (const entry of base.added) await rootfs.add(entry)
+  } finally {
+    if ("squashfs" in source && source.squashfs.cipher !== undefined) secretOf(source.squashfs.cipher).fill(0)
+  }
+}
+
+let built: string | undefined
+
+async function count(folder: string): Promise<Copied> {
+  let entries = 1
+  let bytes = 0
+  for (const entry of await readdir(folder, { withFileTypes: true })) {
+    const place = path.join(folder, entry.name)
+    if (entry.isDirectory()) {
+      const below = await count(place)
+      entries += below.entries
+      bytes += below.bytes
+      continue
+    }
+    entries++
+    if (entry.isFile()) bytes += (await lstat(place)).size
+  }
+  return { entries, bytes }
+}
+
+/** Puts what was built into an ordinary folder, which appears under its name when it is complete. */
+async function copyTo(root: string, target: string, replace: boolean): Promise<Copied> {
+  if (root === target) return await count(target)
+  const work = path.join(path.dirname(target), `.${path.basename(target)}.${process.hrtime.bigint().toString(36)}`)
+  try {
+    await mkdir(work, { mode: 0o700 })
+    const child = spawn("/bin/cp", ["-a", "-T", "--", root, work], { stdio: ["ignore", "inherit", "inherit"] })
+    const [code] = (await once(child, "exit")) as [number | null]
+    if (code !== 0) throw new BuildError("ERR_BUILD_OUTPUT", `cannot write ${target}`, { path: target })
+    if (replace) await rm(target, { recursive: true, force: true })
+    await rename(work, target)
+    return await count(target)
+  } finally {
+    await rm(work, { recursive: true, force: true })
+  }
+}
+
+/** Nothing fits any more: whatever failed, failed because of that. */
+async function isFull(session: string): Promise<boolean> {
+  const { bavail, bsize } = await statfs(session)
+  return bavail * bsize < 1 << 16
+}
+
+async function perform(request: Request): Promise<unknown> {
+  if (request.kind === "stages") {
+    const { plan, bases, ids } = request
+    const { session, crun } = plan
+    try {
+      const { root, description } = await buildStages(plan, {
+        bootstrap: (index, folder) => fill(bases[index] ?? { kind: "scratch" }, folder, session, crun, ids),
+        onStep: (text) => {
+          reply({ kind: "step", text })
+        },
+        onNotice: (text) => {
+          reply({ kind: "notice", text })
+        },
+      })
+      built = root
+      return { description }
+    } catch (cause) {
+      if (!(await isFull(session))) throw cause
+      const { blocks, bsize } = await statfs(session)
+      const size = Math.round((blocks * bsize) / (1 << 20))
+      throw new BuildError("ERR_BUILD_SCRATCH", `the scratch of ${size} MiB is full`, { cause })
+    }
+  }
+  if (built === undefined) throw new TypeError("nothing is built yet")
+  if (request.kind === "copy") return await copyTo(built, request.target, request.replace)
+  const { build } = request
+  const cipher = build.cipher === undefined ? undefined : withKey(build.cipher)
+  try {
+    return await loadAddon().buildTree({ ...build, cipher, source: { directory: built, added: [] } }, (bytes) => {
+      reply({ kind: "progress", bytes })
+      return true
+    })
+  } finally {
+    if (cipher !== undefined) secretOf(cipher).fill(0)
+  }
+}
+
+function wireError(error: unknown): WireError {
+  const { name, message, code, errno, syscall, path: file } = error as NodeJS.ErrnoException
+  return {
+    name: error instanceof ContainerError ? error.constructor.name : name,
+    code,
+    message,
+    path: file,
+    errno,
+    syscall,
+  }
+}
+
+forbidDumps()
+for await (const request of decodeFrames(socket))
+  try {
+    reply({ kind: "done", value: await perform(request as Request) })
+  } catch (error) {
+    reply({ kind: "failed", error: wireError(error) })
+  }

@@ -1,0 +1,378 @@
+#include "starter/workspace_command.h"
+
+#include <grp.h>
+#include <linux/magic.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <iterator>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include "core/system_error.h"
+#include "core/unique_fd.h"
+#include "starter/channel.h"
+#include "starter/options.h"
+#include "starter/status.h"
+
+namespace sifcrypt::starter {
+namespace {
+
+constexpr int kFailure = 255;
+constexpr int kEndMs = 8000;
+constexpr char kCgroups[] = "/sys/fs/cgroup";
+constexpr char kUnifiedCgroups[] = "/sys/fs/cgroup/unified";
+/// The text of a message that asks for one more try, without a PID namespace.
+constexpr char kNoProc[] = "no proc";
+constexpr size_t kMaxRanges = 64;
+
+uint64_t Number(std::string_view text, const std::string& name, uint64_t most) {
+  uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || value > most)
+    throw UsageError(name + ": not a number, or too large");
+  return value;
+}
+
+/// INSIDE:OUTSIDE:COUNT, separated by commas.
+std::vector<IdRange> ParseMap(std::string_view text, const std::string& name) {
+  std::vector<IdRange> ranges;
+  while (!text.empty()) {
+    const std::string_view range = text.substr(0, text.find(','));
+    text.remove_prefix(std::min(text.size(), range.size() + 1));
+    const size_t first = range.find(':');
+    const size_t second = first == std::string_view::npos ? first : range.find(':', first + 1);
+    if (second == std::string_view::npos || ranges.size() == kMaxRanges) throw UsageError(name + ": malformed");
+    const auto number = [&](std::string_view part) { return static_cast<uint32_t>(Number(part, name, UINT32_MAX)); };
+    ranges.push_back({number(range.substr(0, first)), number(range.substr(first + 1, second - first - 1)),
+                      number(range.substr(second + 1))});
+  }
+  return ranges;
+}
+
+void WriteText(const char* path, const std::string& text) {
+  const UniqueFd fd(open(path, O_WRONLY | O_CLOEXEC));
+  if (!fd || write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+    throw SystemError(errno, "userns", std::string(path) + ": " + std::strerror(errno));
+}
+
+bool IsCgroup2(const char* path) {
+  struct statfs info {};
+  return statfs(path, &info) == 0 && info.f_type == CGROUP2_SUPER_MAGIC;
+}
+
+/// Runs newuidmap or newgidmap, which may map what /etc/subuid and /etc/subgid give the caller.
+void MapIds(const char* tool, pid_t process, const std::vector<IdRange>& ranges) {
+  std::vector<std::string> arguments{tool, std::to_string(process)};
+  for (const IdRange& range : ranges)
+    for (const uint32_t number : {range.inside, range.outside, range.count})
+      arguments.push_back(std::to_string(number));
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  const pid_t child = ForkChild([&]() -> int {
+    execvp(argv[0], argv.data());
+    return kFailure;
+  });
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+    throw SystemError(EPERM, "userns", std::string(tool) + " could not map the subordinate ids");
+}
+
+/// The process that makes the namespaces, and the one in them that everything else descends from.
+class Workspace {
+ public:
+  Workspace(const WorkspaceOptions& options, const SignalQueue& signals, const Channel& main, bool pid_namespace)
+      : options_(options), signals_(signals), main_(main), pid_namespace_(pid_namespace) {}
+
+  int Run() {
+    try {
+      setpgid(0, 0);
+      EnterUserNamespace();
+      CheckErrno(unshare(CLONE_NEWNS | (pid_namespace_ ? CLONE_NEWPID : 0)), "userns");
+      // Nothing of ours gets out; what the host mounts later still comes in.
+      CheckErrno(mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr), "userns");
+      if (!pid_namespace_) return Inside();
+      const pid_t first = ForkInside();
+      CloseAllBut({life_.get()});
+      DetachStandardStreams();
+      int status = 0;
+      while (waitpid(first, &status, 0) < 0 && errno == EINTR) {
+      }
+      return WIFEXITED(status) ? WEXITSTATUS(status) : kFailure;
+    } catch (const SystemError& failure) {
+      main_.SendFailure(failure, StepOf(failure));
+    }
+    return kFailure;
+  }
+
+ private:
+  void EnterUserNamespace() {
+    const uid_t uid = geteuid();
+    const gid_t gid = getegid();
+    if (uid == 0 && options_.uid_map.empty()) return;
+    CheckErrno(unshare(CLONE_NEWUSER), "userns");
+    if (options_.uid_map.empty()) {
+      WriteText("/proc/self/setgroups", "deny");
+      WriteText("/proc/self/uid_map", "0 " + std::to_string(uid) + " 1");
+      WriteText("/proc/self/gid_map", "0 " + std::to_string(gid) + " 1");
+      return;
+    }
+    main_.Send({.kind = Message::Kind::kStarted, .code = getpid()});
+    if (!main_.Receive()) throw SystemError(EPIPE, "userns");
+    CheckErrno(setgroups(0, nullptr), "userns");
+    CheckErrno(setresgid(0, 0, 0), "userns");
+    CheckErrno(setresuid(0, 0, 0), "userns");
+    // Changing ids has taken the parent's death signal away.
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    prctl(PR_SET_DUMPABLE, 1);
+  }
+
+  /// The first process of the PID namespace. ForkChild does not do: there the parent has no number.
+  pid_t ForkInside() {
+    int ends[2];
+    CheckErrno(pipe2(ends, O_CLOEXEC), "pipe2");
+    const UniqueFd parent(ends[0]);
+    life_.Reset(ends[1]);
+    const pid_t child = CheckErrno(fork(), "fork");
+    if (child != 0) return child;
+    life_.Reset();
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    pollfd event{parent.get(), POLLIN, 0};
+    if (poll(&event, 1, 0) != 0) _exit(kFailure);
+    _exit(Inside());
+  }
+
+  int Inside() {
+    try {
+      if (pid_namespace_ && mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr) != 0) {
+        main_.Send({.error = errno, .step = "mount", .text = kNoProc});
+        return kFailure;
+      }
+      // Where version 1 and version 2 of cgroups are mounted side by side, crun (1.8) would refuse to start.
+      if (!IsCgroup2(kCgroups) && IsCgroup2(kUnifiedCgroups))
+        CheckErrno(mount(kUnifiedCgroups, kCgroups, nullptr, MS_BIND, nullptr), "mount");
+      MountScratch();
+      CheckErrno(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
+      const pid_t program = ForkChild([this] { return Execute(); });
+      main_.Send({.kind = Message::Kind::kStarted});
+      // Descriptors that it has must end with it.
+      CloseAllBut({main_.fd()});
+      DetachStandardStreams();
+      return Wait(program);
+    } catch (const SystemError& failure) {
+      main_.SendFailure(failure, StepOf(failure));
+    }
+    return kFailure;
+  }
+
+  void MountScratch() const {
+    const char* session = options_.session.c_str();
+    if (!options_.folder.empty()) {
+      CheckErrno(mount(options_.folder.c_str(), session, nullptr, MS_BIND, nullptr), "scratch");
+    } else {
+      const std::string data = "mode=0755,size=" + std::to_string(options_.memory);
+      // Linux 6.4, and not in a user namespace: pages that are never written to a swap device.
+      const std::string best = data + ",noswap";
+      if (mount("tmpfs", session, "tmpfs", 0, best.c_str()) != 0)
+        CheckErrno(mount("tmpfs", session, "tmpfs", 0, data.c_str()), "scratch");
+    }
+    CheckErrno(mount(nullptr, session, nullptr, MS_PRIVATE, nullptr), "scratch");
+  }
+
+  int Execute() const {
+    sigprocmask(SIG_SETMASK, &signals_.original_mask(), nullptr);
+    signal(SIGPIPE, SIG_DFL);
+    close(main_.fd());
+    close(signals_.fd());
+    std::vector<std::string> arguments = options_.program;
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    execv(argv[0], argv.data());
+    return kFailure;
+  }
+
+  /// Reaps whatever comes to this process, until the program itself has ended.
+  static int Wait(pid_t program) {
+    for (;;) {
+      int status = 0;
+      const pid_t child = waitpid(-1, &status, 0);
+      if (child < 0 && errno != EINTR) return kFailure;
+      if (child != program) continue;
+      return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    }
+  }
+
+  const WorkspaceOptions& options_;
+  const SignalQueue& signals_;
+  const Channel& main_;
+  const bool pid_namespace_;
+  /// Closed by this process's end.
+  UniqueFd life_;
+};
+
+/// What the main process knows when the workspace has ended.
+struct End {
+  int code = kFailure;
+  bool again = false;
+};
+
+class Keeper {
+ public:
+  Keeper(const WorkspaceOptions& options, const SignalQueue& signals, const Status& status)
+      : options_(options), signals_(signals), status_(status) {}
+
+  End Run(bool pid_namespace) {
+    std::pair<Channel, Channel> channel = Channel::Pair();
+    child_ = ForkChild([&] {
+      close(options_.watch_fd);
+      close(options_.status_fd);
+      channel.first.Close();
+      return Workspace(options_, signals_, channel.second, pid_namespace).Run();
+    });
+    channel.second.Close();
+    channel_ = std::move(channel.first);
+    bool watching = true;
+    End end;
+    while (child_ > 0) {
+      pollfd events[] = {
+          {signals_.fd(), POLLIN, 0}, {watching ? options_.watch_fd : -1, POLLIN, 0}, {channel_.fd(), POLLIN, 0}};
+      const int timeout = deadline_ < 0 ? -1 : static_cast<int>(std::max<int64_t>(0, deadline_ - NowMs()));
+      if (poll(events, std::size(events), timeout) < 0 && errno != EINTR) throw SystemError(errno, "poll");
+      if (events[2].revents != 0) OnMessage(end);
+      for (SignalQueue::Signal signal; (signal = signals_.Next()).number != 0;)
+        if (EndsProcess(signal.number)) Terminate();
+      Reap(end);
+      char ignored[64];
+      if (events[1].revents != 0 && read(options_.watch_fd, ignored, sizeof ignored) <= 0) {
+        watching = false;
+        Terminate();
+      }
+      if (deadline_ >= 0 && NowMs() >= deadline_) {
+        SignalAll(DescendantsOf(getpid()), SIGKILL);
+        deadline_ = NowMs() + kEndMs;
+      }
+    }
+    KillDescendants(kEndMs);
+    return end;
+  }
+
+ private:
+  void OnMessage(End& end) {
+    const auto message = channel_.Receive();
+    if (!message) return channel_.Close();
+    if (message->kind == Message::Kind::kStarted) {
+      if (message->code == 0) return OnStarted();
+      try {
+        MapIds("newuidmap", message->code, options_.uid_map);
+        MapIds("newgidmap", message->code, options_.gid_map);
+        channel_.Send({.kind = Message::Kind::kStarted});
+      } catch (const SystemError& failure) {
+        status_.Error(StepOf(failure), failure.error(), failure.what());
+        Terminate();
+      }
+      return;
+    }
+    if (message->text == kNoProc)
+      end.again = true;
+    else
+      status_.Error(message->step, message->error, message->text);
+  }
+
+  void OnStarted() {
+    // What the program has, this process must not keep open: pipes would not end.
+    CloseAllBut({signals_.fd(), status_.fd(), options_.watch_fd, channel_.fd()});
+    DetachStandardStreams();
+    status_.Ready(getpid());
+  }
+
+  void Reap(End& end) {
+    int status = 0;
+    for (pid_t child; (child = waitpid(-1, &status, WNOHANG | __WALL)) > 0;) {
+      if (child != child_) continue;
+      child_ = -1;
+      pollfd event{channel_.fd(), POLLIN, 0};
+      while (channel_.fd() >= 0 && poll(&event, 1, 0) > 0) OnMessage(end);
+      end.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    }
+  }
+
+  void Terminate() {
+    if (deadline_ < 0) deadline_ = NowMs();
+  }
+
+  const WorkspaceOptions& options_;
+  const SignalQueue& signals_;
+  const Status& status_;
+  Channel channel_;
+  pid_t child_ = -1;
+  int64_t deadline_ = -1;
+};
+
+}  // namespace
+
+WorkspaceOptions ParseWorkspaceOptions(std::vector<std::string> arguments) {
+  WorkspaceOptions options;
+  const auto end = std::find(arguments.begin(), arguments.end(), "--");
+  if (end != arguments.end()) options.program.assign(end + 1, arguments.end());
+  arguments.erase(end, arguments.end());
+  for (const std::string& argument : arguments) {
+    const size_t equals = argument.find('=');
+    const std::string name = argument.substr(0, equals);
+    const std::string value = equals == std::string::npos ? "" : argument.substr(equals + 1);
+    if (name == "--session")
+      options.session = value;
+    else if (name == "--memory")
+      options.memory = Number(value, name, INT64_MAX);
+    else if (name == "--folder")
+      options.folder = value;
+    else if (name == "--uid-map")
+      options.uid_map = ParseMap(value, name);
+    else if (name == "--gid-map")
+      options.gid_map = ParseMap(value, name);
+    else if (name == "--status-fd")
+      options.status_fd = static_cast<int>(Number(value, name, INT32_MAX));
+    else if (name == "--watch-fd")
+      options.watch_fd = static_cast<int>(Number(value, name, INT32_MAX));
+    else
+      throw UsageError("unknown argument: " + name);
+  }
+  if (!options.session.starts_with('/')) throw UsageError("--session: not an absolute path");
+  if (options.folder.empty() ? options.memory == 0 : !options.folder.starts_with('/'))
+    throw UsageError("--memory or --folder: missing");
+  if (options.uid_map.empty() != options.gid_map.empty()) throw UsageError("--uid-map and --gid-map: both or none");
+  for (const int fd : {options.status_fd, options.watch_fd})
+    if (fd < 0 || fcntl(fd, F_GETFD) < 0) throw UsageError("--status-fd or --watch-fd: not an open descriptor");
+  if (options.program.empty() || !options.program[0].starts_with('/')) throw UsageError("--: an absolute path follows");
+  return options;
+}
+
+int WorkspaceCommand(const WorkspaceOptions& options, const SignalQueue& signals) {
+  const Status status{UniqueFd(options.status_fd)};
+  try {
+    CheckErrno(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
+    End end = Keeper(options, signals, status).Run(true);
+    // A /proc of its own is refused where the one that is there hides something: in another container.
+    if (end.again) end = Keeper(options, signals, status).Run(false);
+    return end.code;
+  } catch (const SystemError& failure) {
+    status.Error(StepOf(failure), failure.error(), failure.what());
+  }
+  KillDescendants(kEndMs);
+  return kFailure;
+}
+
+}  // namespace sifcrypt::starter

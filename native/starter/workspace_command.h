@@ -1,0 +1,44 @@
+// The workspace of one build: private namespaces with a root file system under construction in memory, and a program
+// that builds in it. When the program ends, or whoever started it is gone, all of it is gone.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "starter/processes.h"
+
+namespace sifcrypt::starter {
+
+/// A line of a user or group map, as user_namespaces(7) has them.
+struct IdRange {
+  uint32_t inside = 0;
+  uint32_t outside = 0;
+  uint32_t count = 0;
+};
+
+struct WorkspaceOptions {
+  /// The folder that the workspace is mounted over; absolute, without symbolic links.
+  std::string session;
+  /// Bytes that the tmpfs may hold.
+  uint64_t memory = 0;
+  /// Instead of a tmpfs: an existing folder.
+  std::string folder;
+  /// More than one line, or none: the caller alone becomes root, or nothing is mapped at all when that is root.
+  std::vector<IdRange> uid_map;
+  std::vector<IdRange> gid_map;
+  int status_fd = -1;
+  int watch_fd = -1;
+  /// What runs inside: an absolute path and its arguments. It inherits all other descriptors.
+  std::vector<std::string> program;
+};
+
+/// Throws UsageError.
+WorkspaceOptions ParseWorkspaceOptions(std::vector<std::string> arguments);
+
+/// The exit status: the program's, or 255.
+int WorkspaceCommand(const WorkspaceOptions& options, const SignalQueue& signals);
+
+}  // namespace sifcrypt::starter
