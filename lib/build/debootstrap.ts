@@ -5,7 +5,7 @@ import { mkdir, rm, rmdir, writeFile } from "node:fs/promises"
 import path from "node:path"
 import { BuildError } from "../errors.ts"
 import { shellQuote } from "../runtime/environment.ts"
-import { scrubbedEnvironment } from "../runtime/starter.ts"
+import { scrubbedEnvironment } from "../runtime/starter-protocol.ts"
 import type { Debootstrap, Ids } from "./workspace-protocol.ts"
 import { runInContainer } from "./script-container.ts"
 

@@ -8,7 +8,7 @@ import { EnvironmentError } from "../errors.ts"
 import type { Bind } from "../runtime/binds.ts"
 import { ownCapabilities } from "../runtime/bundle.ts"
 import { ENTRY_FOLDER } from "../runtime/entry.ts"
-import { scrubbedEnvironment } from "../runtime/starter.ts"
+import { scrubbedEnvironment } from "../runtime/starter-protocol.ts"
 
 /** What is pretended to have worked where a user namespace cannot do it. */
 export type Pretence = "nothing" | "devices" | "owners"
