@@ -65,6 +65,8 @@ export type {
   VerifyReport,
 } from "./signing/verify.ts"
 export { userKeyrings, userSecretKeyrings } from "./signing/rings.ts"
+export { checkExecution } from "./container/execution-control.ts"
+export type { ExecutionMode, ExecutionVerdict } from "./container/execution-control.ts"
 export * as keyring from "./container/keyring.ts"
 export * as certificate from "./container/certificate.ts"
 export * as sif from "./sif/index.ts"

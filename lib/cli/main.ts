@@ -7,6 +7,7 @@ import { addBuildCommand } from "./commands/build.ts"
 import { addCertCommands } from "./commands/cert.ts"
 import { addContentCommands } from "./commands/content.ts"
 import { addConvertCommands } from "./commands/convert.ts"
+import { addEclCommands } from "./commands/ecl.ts"
 import { addInspectCommand } from "./commands/inspect.ts"
 import { addKeyCommands } from "./commands/key.ts"
 import { addMountCommands } from "./commands/mount.ts"
@@ -70,6 +71,7 @@ const commands: readonly (readonly [names: readonly string[], add: (program: Com
   ),
   [["cert"], addCertCommands],
   [["key"], addKeyCommands],
+  [["ecl"], addEclCommands],
 ]
 
 const commandIs = (asked: string | undefined): boolean =>

@@ -7,6 +7,7 @@ export interface SignerFlags {
   readonly requireSigner?: string[]
   readonly signerKey?: string[]
   readonly keyring?: string[]
+  readonly keyserver?: string
 }
 
 export function collect(value: string, earlier: string[] | undefined): string[] {
@@ -20,31 +21,69 @@ export function parseId(text: string, earlier: number[] | undefined): number[] {
   return [...(earlier ?? []), value]
 }
 
+/** A whole fingerprint of a signer, as reports have it: short key IDs can be forged, so they name nobody. */
+function parseSigner(text: string): string {
+  const digits = text.replaceAll(/[\s:]/g, "").toUpperCase()
+  if (/^(?:[0-9A-F]{40}|[0-9A-F]{64})$/.test(digits)) return digits
+  if (/^SHA256:[A-Za-z0-9+/]{43}$/.test(text)) return text
+  throw new InvalidArgumentError(
+    "It is no whole fingerprint: 40 or 64 hexadecimal digits, or SHA256: and 43 characters.",
+  )
+}
+
+/** Fingerprints with commas between them; the option is repeatable. */
+function parseSigners(text: string, earlier: string[] | undefined): string[] {
+  return [...(earlier ?? []), ...text.split(",").map(parseSigner)]
+}
+
+/**
+ * Lets `--verify=FINGERPRINT` stand for `--require-signer FINGERPRINT`. As an option with a value of its own, `--verify` would
+ * take the image's name, which comes next, for that value.
+ */
+function takeFingerprintOfVerify(command: Command): void {
+  const parse = command.parseOptions.bind(command)
+  command.parseOptions = (args) => {
+    const rewritten = [...args]
+    const passesOn = command.registeredArguments.some(({ variadic }) => variadic)
+    for (let i = 0; i < rewritten.length; i++) {
+      const arg = rewritten[i] ?? ""
+      // From the image on, a command's arguments are the payload's.
+      if (arg === "--" || (passesOn && !arg.startsWith("-"))) break
+      if (arg.startsWith("--verify=")) rewritten[i] = arg.replace("--verify=", "--require-signer=")
+      else if (
+        command.options.some(({ required, short, long }) => required && (short === arg || long === arg))
+      )
+        i++
+    }
+    return parse(rewritten)
+  }
+}
+
 /** Adds the options of {@link SignerFlags}. */
 export function addSignerOptions(command: Command): Command {
+  takeFingerprintOfVerify(command)
   return command
-    .option("--verify", "verify the signatures first; what is not signed by a key that is known is refused")
+    .option(
+      "--verify",
+      "verify the signatures first; what is not signed by a key that is known is refused. --verify=FINGERPRINT: as --require-signer",
+    )
     .option(
       "--require-signer <fingerprint>",
-      "verify, and refuse what is not signed by this key (repeatable: each of them)",
-      collect,
+      "verify, and refuse what is not signed by this key (repeatable, or separated by commas: each of them)",
+      parseSigners,
     )
     .option("--signer-key <file>", "public key of a signer, PEM (repeatable)", collect)
     .option(
       "--keyring <file>",
-      "OpenPGP public keys of signers (repeatable; default: Apptainer's and Singularity's)",
+      "OpenPGP public keys of signers (repeatable; default: your own, the system's, Apptainer's and Singularity's)",
       collect,
     )
-}
-
-/** A fingerprint as it stands in reports: spaces, colons and lower case are for people. */
-function canonical(fingerprint: string): string {
-  return fingerprint.startsWith("SHA256:") ? fingerprint : fingerprint.replaceAll(/[\s:]/g, "").toUpperCase()
+    .option("--keyserver <url>", "with --verify: ask this key server for the signers' keys and revocations")
 }
 
 /** Whose signatures are required; commas separate, too. */
 export function requiredSigners(fingerprints: readonly string[]): readonly string[] {
-  return fingerprints.flatMap((some) => some.split(",")).map(canonical)
+  return fingerprints.flatMap((some) => parseSigners(some, undefined))
 }
 
 /** Where OpenPGP keys are looked for. */
@@ -59,6 +98,12 @@ export function signerOptions(flags: SignerFlags): VerifyOptions | undefined {
   return {
     keyPaths: flags.signerKey ?? [],
     keyringPaths: keyringPaths(flags.keyring),
-    require: requireSigner === undefined ? "any" : requiredSigners(requireSigner),
+    require: requireSigner ?? "any",
+    ...keyServerOption(flags.keyserver),
   }
+}
+
+/** The option of the API for `--keyserver`. */
+export function keyServerOption(url: string | undefined): Pick<VerifyOptions, "keyServer"> {
+  return url === undefined ? {} : { keyServer: { url, env: process.env } }
 }

@@ -14,11 +14,12 @@ import type { Bytes } from "../units.ts"
 import type { CredentialOptions } from "./credentials.ts"
 import { chooseEngine, isReadable, type Startable } from "./engine.ts"
 import { mountImage, type Mount, type MountOptions } from "./mount.ts"
-import { checkOrigin } from "./origin.ts"
+import { checkOrigin, vouch } from "./origin.ts"
 import { partitionKind, type PartitionKind } from "./partition.ts"
 import type { ExecOptions } from "../runtime/options.ts"
 import { runImage, type Running } from "./run.ts"
 import type { UnsignedPolicy } from "./signature.ts"
+import type { Vouched } from "./vouched.ts"
 import { cipherOf, plainRange, unlockPartition, wipeUnlocked, type Unlocked } from "./unlock.ts"
 
 /** How {@link open} opens. */
@@ -42,6 +43,11 @@ export interface OpenOptions {
    * from afterwards. What is not verified is refused.
    */
   readonly verify?: VerifyOptions
+  /**
+   * `run`, the default: the system's execution control list is asked first, and refuses what may not run. `read`: only for
+   * listing, reading and extracting; the image is neither mounted nor run.
+   */
+  readonly purpose?: "run" | "read"
   /** Hears what the user should know, in a sentence. */
   readonly onNotice?: (text: string) => void
   /** Looked at before the start; a key derivation that runs cannot be stopped. */
@@ -129,17 +135,25 @@ export class Image implements AsyncDisposable {
   readonly #sif: SifImage
   readonly #partition: SifPartition
   readonly #unlocked: Unlocked | undefined
+  /** `read`: it is not to be run; undefined: nothing is demanded of it. */
+  readonly #vouched: Vouched | "read" | undefined
   #tree: Promise<Tree> | undefined
   #closing: Promise<void> | undefined
   readonly #starting = new Set<Promise<unknown>>()
 
   /** @internal Use {@link open}. */
-  constructor(sif: SifImage, partition: SifPartition, unlocked: Unlocked | undefined) {
+  constructor(
+    sif: SifImage,
+    partition: SifPartition,
+    unlocked: Unlocked | undefined,
+    vouched: Vouched | "read" | undefined,
+  ) {
     this.path = sif.path
     this.kind = partitionKind(partition)
     this.#sif = sif
     this.#partition = partition
     this.#unlocked = unlocked
+    this.#vouched = vouched
   }
 
   #range(): NativeRange {
@@ -301,14 +315,14 @@ export class Image implements AsyncDisposable {
    * @throws DeviceError, EnvironmentError, TreeError.
    */
   async mount(target: string, options: MountOptions = {}): Promise<Mount> {
-    return await this.#whileOpen(mountImage(this.#startable(), target, options))
+    return await this.#vouchedFor(() => mountImage(this.#startable(), target, options))
   }
 
   async #start(action: Action, argv: readonly string[], options: ExecOptions): Promise<Running> {
     const startable = this.#startable()
     // A cipher that only the kernel knows: what the image has inside is not known before it runs.
     const tree = isReadable(startable) ? await this.#openTree() : undefined
-    return await this.#whileOpen(runImage(startable, tree, action, argv, options))
+    return await this.#vouchedFor(() => runImage(startable, tree, action, argv, options))
   }
 
   /**
@@ -360,6 +374,13 @@ export class Image implements AsyncDisposable {
     }
   }
 
+  /** What was verified is what starts, or it is taken back. */
+  #vouchedFor<T extends AsyncDisposable>(start: () => Promise<T>): Promise<T> {
+    const vouched = this.#vouched
+    if (vouched === "read") return Promise.reject(new TypeError("the image was opened for reading only"))
+    return this.#whileOpen(vouched === undefined ? start() : vouched.while(start))
+  }
+
   /** The same as {@link Image.close}. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
@@ -370,7 +391,8 @@ export class Image implements AsyncDisposable {
  * Opens an image: checks its table, and recovers its key when it is encrypted.
  *
  * @throws SifError, KeyError, LuksError, GocryptfsError, EnvironmentError; TreeError for an outer squashfs that is malformed;
- * SignatureError `ERR_UNSIGNED` when `unsigned` is `error`, or what {@link verify} finds against the image.
+ * SignatureError `ERR_UNSIGNED` when `unsigned` is `error`, what {@link verify} finds against the image, `ERR_ECL_FILE` and
+ * `ERR_ECL_REFUSED` by the execution control list, `ERR_SIGNATURE_CHANGED` for a verified file that is being written to.
  */
 export async function open(file: string, options: OpenOptions = {}): Promise<Image> {
   const { credentials = {}, allowCipher, kdfLimits, signal } = options
@@ -378,16 +400,18 @@ export async function open(file: string, options: OpenOptions = {}): Promise<Ima
   const sif = await openSif(file)
   try {
     const partition = sif.primary()
-    await checkOrigin(sif, partition, options)
+    let vouched: Vouched | "read" | undefined = "read"
+    if (options.purpose === "read") await checkOrigin(sif, partition, options)
+    else vouched = await vouch(sif, partition, options)
     const kind = partitionKind(partition)
     switch (kind) {
       case "squashfs":
-        return new Image(sif, partition, undefined)
+        return new Image(sif, partition, undefined, vouched)
       case "luks":
       case "gocryptfs": {
         const policy: LuksPolicy = { allowCipher, limits: kdfLimits }
         const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
-        return new Image(sif, partition, unlocked)
+        return new Image(sif, partition, unlocked, vouched)
       }
       case "other":
         throw new SifError(

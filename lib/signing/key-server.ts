@@ -1,6 +1,8 @@
 // OpenPGP key servers (HKP): keys are searched for, fetched and published. A server is asked only when somebody says so, and
 // what it answers is trusted for nothing: a key is taken by its whole fingerprint, which is computed here.
 import { SignatureError } from "../errors.ts"
+import { DataType } from "../sif/format.ts"
+import type { SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
 import { fetchOnce, isLoopback, type HttpResponse } from "./http.ts"
 import { keysIn } from "./key-packets.ts"
@@ -263,18 +265,25 @@ export async function push(
   if (response.status < 200 || response.status > 299) refuse(server, response)
 }
 
+/** In the extra area of a signature's descriptor, behind the hash type: the signer's fingerprint, or zeros. */
+const ENTITY_AT: Bytes = 4
+const ENTITY_SIZE: Bytes = 20
+
 /**
- * The keys with these fingerprints that a server has, newest revocations included, to verify with; nothing is stored.
+ * The keys of an image's OpenPGP signers that a server has, newest revocations included, to verify with. Nothing is stored.
  *
  * @throws SignatureError `ERR_KEYSERVER`; the signal's reason.
  */
-export async function fetchSigners(
-  fingerprints: readonly string[],
-  options: KeyServerOptions,
-): Promise<Buffer[]> {
-  const wanted = [...new Set(fingerprints)]
-  if (wanted.length > MAX_SIGNERS)
-    throw new SignatureError("ERR_KEYSERVER", `${wanted.length} signers are too many to ask a key server for`)
+export async function signersOf(image: SifImage, options: KeyServerOptions): Promise<Buffer[]> {
+  const wanted = new Set(
+    image.objects
+      .filter(({ type }) => type === DataType.signature)
+      .map(({ extra }) => extra.subarray(ENTITY_AT, ENTITY_AT + ENTITY_SIZE))
+      .filter((entity) => entity.some((byte) => byte !== 0))
+      .map((entity) => entity.toString("hex").toUpperCase()),
+  )
+  if (wanted.size > MAX_SIGNERS)
+    throw new SignatureError("ERR_KEYSERVER", `${wanted.size} signers are too many to ask a key server for`)
   const keys: Buffer[] = []
   for (const fingerprint of wanted) {
     const key = await fetchKey(fingerprint, options)

@@ -8,6 +8,7 @@ import { certifiedKey, type SignerCertificate } from "./certificate.ts"
 import { descriptorStream, fits, headerStream, ObjectDigests } from "./digest.ts"
 import { checkSigner, parseEnvelope, verifyEnvelopeSignature, type DsseEnvelope } from "./dsse.ts"
 import { groupOf, groupsOf, lowestId } from "./groups.ts"
+import { signersOf, type KeyServerOptions } from "./key-server.ts"
 import { readKeyring, readSignerKey } from "./keys.ts"
 import { isLegacy, legacyDigest } from "./legacy.ts"
 import { parseMetadata, type Metadata } from "./metadata.ts"
@@ -36,6 +37,11 @@ export interface VerifyOptions {
   readonly keyrings?: readonly Uint8Array[]
   /** The same, in files; {@link userKeyrings} finds those of the peers. */
   readonly keyringPaths?: readonly string[]
+  /**
+   * A key server that is asked for the keys of the image's OpenPGP signers: for those that are in no ring, and for what became of
+   * those that are (revocations). Default: nobody is asked. Anybody can put a key there: name the signers in `require`.
+   */
+  readonly keyServer?: KeyServerOptions
   /** Groups to verify; default: every group of the image, and then nothing may be outside of one. */
   readonly groups?: readonly number[]
   /** Single objects to verify, instead of groups. */
@@ -452,11 +458,17 @@ async function keysOf(options: VerifyOptions): Promise<NamedKey[]> {
   return [...plain, ...certified]
 }
 
-async function keyringOf({ keyrings = [], keyringPaths = [] }: VerifyOptions): Promise<Keyring> {
+async function keyringOf(
+  image: SifImage,
+  { keyrings = [], keyringPaths = [], keyServer, signal }: VerifyOptions,
+): Promise<Keyring> {
   const keyring = new Keyring()
   for (const [index, ring] of keyrings.entries())
     await keyring.add(Buffer.from(ring.buffer, ring.byteOffset, ring.byteLength), `key ring ${index + 1}`)
   for (const path of keyringPaths) await keyring.add(await readKeyring(path), path)
+  if (keyServer !== undefined)
+    for (const key of await signersOf(image, signal === undefined ? keyServer : { signal, ...keyServer }))
+      await keyring.add(key, "the key server's answer")
   return keyring
 }
 
@@ -489,7 +501,12 @@ export async function verifySif(image: SifImage, options: VerifyOptions): Promis
   const { path } = image
   const { require: required = "any", legacy, signal } = options
   signal?.throwIfAborted()
-  const verification = new Verification(image, await keysOf(options), await keyringOf(options), options)
+  const verification = new Verification(
+    image,
+    await keysOf(options),
+    await keyringOf(image, options),
+    options,
+  )
   const units = unitsOf(image, options)
   const found = new Map<number, Finding[]>()
   for (const { group } of units)

@@ -7,6 +7,7 @@ import { addBuildCommand } from "../../lib/cli/commands/build.ts"
 import { addConvertCommands } from "../../lib/cli/commands/convert.ts"
 import { addCertCommands } from "../../lib/cli/commands/cert.ts"
 import { addContentCommands } from "../../lib/cli/commands/content.ts"
+import { addEclCommands } from "../../lib/cli/commands/ecl.ts"
 import { addInspectCommand } from "../../lib/cli/commands/inspect.ts"
 import { addKeyCommands } from "../../lib/cli/commands/key.ts"
 import { addMountCommands } from "../../lib/cli/commands/mount.ts"
@@ -55,6 +56,7 @@ function program(): Command {
   addRunCommands(command)
   addCertCommands(command)
   addKeyCommands(command)
+  addEclCommands(command)
   return command
 }
 

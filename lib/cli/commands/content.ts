@@ -63,7 +63,7 @@ export function addContentCommands(program: Command): void {
     .option("--json", "one JSON array of entries")
   addOpenOptions(list).action(async (image: string, path: string, flags: ListFlags) => {
     await withCredentials(flags, false, async (credentials) => {
-      await using opened = await open(image, openOptions(flags, credentials))
+      await using opened = await open(image, { ...openOptions(flags, credentials), purpose: "read" })
       const entries = await opened.list(path, { recursive: flags.recursive === true, signal: interruption })
       if (flags.json === true) {
         await print(`${JSON.stringify(entries, null, 2)}\n`)
@@ -88,7 +88,7 @@ export function addContentCommands(program: Command): void {
     .argument("<path...>", "files inside the image")
   addOpenOptions(cat).action(async (image: string, paths: string[], flags: OpenFlags) => {
     await withCredentials(flags, false, async (credentials) => {
-      await using opened = await open(image, openOptions(flags, credentials))
+      await using opened = await open(image, { ...openOptions(flags, credentials), purpose: "read" })
       for (const path of paths)
         await writeAll(
           output(),
@@ -112,7 +112,7 @@ export function addContentCommands(program: Command): void {
     async (image: string, dir: string, paths: string[], flags: OpenFlags & { json?: true }) => {
       const progress = new Progress(`extracting ${image}`)
       const result = await withCredentials(flags, false, async (credentials) => {
-        await using opened = await open(image, openOptions(flags, credentials))
+        await using opened = await open(image, { ...openOptions(flags, credentials), purpose: "read" })
         return await opened.extract(dir, {
           paths: paths.length === 0 ? ["/"] : paths,
           signal: interruption,

@@ -3,7 +3,7 @@ import { sif, verify, type SignatureReport, type SignersRequired, type VerifyRep
 import { exitCodes } from "../exit-codes.ts"
 import { interruption } from "../interrupt.ts"
 import { print } from "../output.ts"
-import { collect, keyringPaths, parseId, requiredSigners } from "../signers.ts"
+import { collect, keyringPaths, keyServerOption, parseId, requiredSigners } from "../signers.ts"
 import { keepHeapSmall } from "../small-heap.ts"
 import { notice, printable, Progress } from "../terminal.ts"
 
@@ -18,6 +18,7 @@ interface VerifyFlags {
   readonly all?: true
   readonly legacyInsecure?: true
   readonly require?: string[]
+  readonly keyserver?: string
   readonly json?: true
 }
 
@@ -30,13 +31,14 @@ function required(flags: VerifyFlags, command: Command): SignersRequired {
   return requiredSigners(wanted)
 }
 
-function signatureLines(report: SignatureReport): string[] {
+function signatureLines(report: SignatureReport, asked: boolean): string[] {
+  const where = (asked ? "[REMOTE]" : "[LOCAL]").padEnd(18)
   const { id, kind, group, signer, name, keyId, time, status, failures } = report
   const when = time === undefined ? "" : `, ${time.toISOString()}`
   return [
     `Signature ${id} (${kind}) of group ${group}: ${status === "valid" ? "good" : status}${when}`,
-    ...(signer === undefined || name === undefined ? [] : [`[LOCAL]            Signing entity: ${name}`]),
-    ...(signer === undefined ? [] : [`[LOCAL]            Fingerprint: ${signer}`]),
+    ...(signer === undefined || name === undefined ? [] : [`${where} Signing entity: ${name}`]),
+    ...(signer === undefined ? [] : [`${where} Fingerprint: ${signer}`]),
     ...(signer === undefined && keyId !== undefined ? [`  It says it is by the key ${keyId}`] : []),
     ...failures.map(({ object, reason }) => `  ${object === undefined ? "" : `object ${object}: `}${reason}`),
   ]
@@ -81,14 +83,14 @@ function peersJson(image: sif.SifImage, report: VerifyReport): object {
   }
 }
 
-async function printReport(path: string, report: VerifyReport, json: boolean): Promise<void> {
+async function printReport(path: string, report: VerifyReport, json: boolean, asked: boolean): Promise<void> {
   await using image = await sif.openSif(path)
   if (json) {
     await print(`${JSON.stringify({ ...report, ...peersJson(image, report) }, null, 2)}\n`)
     return
   }
   const lines = [
-    ...report.signatures.flatMap(signatureLines),
+    ...report.signatures.flatMap((one) => signatureLines(one, asked)),
     ...(report.verified ? objectTable(image, report) : []),
   ]
   if (lines.length > 0) await print(`${lines.map(printable).join("\n")}\n`)
@@ -102,7 +104,7 @@ export function addVerifyCommand(program: Command): void {
     .description(
       "Verifies the signatures of IMAGE (OpenPGP and DSSE): who signed it, and that it was not changed since. Everything in the " +
         "image must be signed, and at least one signer's key must be known: from --key, --certificate, --keyring, or the key rings " +
-        "that your programs keep for you. No key server is asked.",
+        "that your programs keep for you. No key server is asked unless --keyserver names one.",
     )
     .argument("<image>", "the image to verify")
     .option("--key <file>", "public key of a signer, PEM (repeatable)", collect)
@@ -121,7 +123,11 @@ export function addVerifyCommand(program: Command): void {
       "--legacy-insecure",
       "count the signatures from before Singularity 3.6, which do not protect header and descriptors, and no others",
     )
-    .option("-l, --local", "use local keys only, as is always done")
+    .addOption(new Option("-l, --local", "use local keys only (the default)").conflicts("keyserver"))
+    .option(
+      "--keyserver <url>",
+      "ask this key server for the keys of signers that are not known, and for revocations of those that are",
+    )
     .option(
       "--require <signers>",
       "any (default): a known signer; all: nobody else has signed; or a fingerprint (repeatable)",
@@ -137,6 +143,7 @@ export function addVerifyCommand(program: Command): void {
     const report = await verify(image, {
       keyPaths: flags.key ?? [],
       keyringPaths: keyringPaths(flags.keyring),
+      ...keyServerOption(flags.keyserver),
       certificates:
         certificate === undefined
           ? []
@@ -163,7 +170,7 @@ export function addVerifyCommand(program: Command): void {
     if (!report.verified) process.exitCode = exitCodes.signature
     if (report.insecure)
       notice("insecure: old signatures do not show whether header and descriptors were changed")
-    await printReport(image, report, flags.json === true)
+    await printReport(image, report, flags.json === true, flags.keyserver !== undefined)
     for (const { object, reason } of report.failures)
       notice(printable(`not verified: ${object === undefined ? "" : `object ${object}: `}${reason}`))
   })

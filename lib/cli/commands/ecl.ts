@@ -1,0 +1,50 @@
+import type { Command } from "commander"
+import { checkExecution, type ExecutionVerdict } from "../../index.ts"
+import { exitCodeFor } from "../exit-codes.ts"
+import { interruption } from "../interrupt.ts"
+import { print } from "../output.ts"
+import { printable } from "../terminal.ts"
+
+function lines({ path, allowed, reason, file, active, folder, group, signers }: ExecutionVerdict): string[] {
+  return [
+    `Image:    ${path}`,
+    `Verdict:  ${allowed ? "may run" : "may not run"}: ${reason}`,
+    `List:     ${file === undefined ? "none" : `${file}${active ? "" : " (not activated)"}`}`,
+    ...(folder === undefined ? [] : [`Folder:   ${folder}`]),
+    ...(group === undefined
+      ? []
+      : [
+          `Group:    ${group.tag} (${group.mode}, ${group.folder === "" ? "any other folder" : group.folder})`,
+        ]),
+    ...(active && allowed ? [`Signers:  ${signers.join(", ")}`] : []),
+  ]
+}
+
+export function addEclCommands(program: Command): void {
+  const ecl = program
+    .command("ecl")
+    .summary("who may run: the system's execution control list")
+    .description(
+      "The execution control list says which images may be run and mounted here, by folder and by signer: " +
+        "/etc/sifcrypt/ecl.toml, or where there is none /etc/apptainer/ecl.toml.",
+    )
+  ecl
+    .command("check")
+    .summary("may this image run here?")
+    .description(
+      "Tells what the execution control list says of IMAGE, and why. Ends with 0 if it may run, and with 26 if not.",
+    )
+    .argument("<image>", "the image")
+    .option("--json", "print the verdict as JSON")
+    .action(async (image: string, flags: { readonly json?: true }) => {
+      const verdict = await checkExecution(image, { signal: interruption })
+      if (!verdict.allowed) process.exitCode = exitCodeFor("ERR_ECL_REFUSED")
+      if (flags.json === true) await print(`${JSON.stringify(verdict)}\n`)
+      else
+        await print(
+          lines(verdict)
+            .map((line) => `${printable(line)}\n`)
+            .join(""),
+        )
+    })
+}
