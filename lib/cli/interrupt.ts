@@ -17,13 +17,29 @@ const controller = new AbortController()
 /** Fires when the process is asked to stop. */
 export const interruption: AbortSignal = controller.signal
 
+/** Who gets signals instead, once there is a payload. */
+let receiver: ((signal: NodeJS.Signals) => void) | undefined
+
 /** Turns the signals into an abort; a second one of the same kind ends the process at once, as the kernel would. */
 export function undoOnSignals(): void {
   for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     const handler = (): void => {
+      if (receiver !== undefined) {
+        receiver(signal)
+        return
+      }
       process.removeListener(signal, handler)
       controller.abort(new Interrupted(signal))
     }
     process.on(signal, handler)
   }
+}
+
+/** From now on `next` gets the signals. The handlers stay: a signal that comes between two of them would be lost. */
+export function passSignalsTo(next: (signal: NodeJS.Signals) => void): void {
+  receiver = next
+  for (const signal of ["SIGQUIT", "SIGUSR1", "SIGUSR2"] as const)
+    process.on(signal, () => {
+      next(signal)
+    })
 }

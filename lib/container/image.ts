@@ -322,7 +322,9 @@ export class Image implements AsyncDisposable {
     const startable = this.#startable()
     // A cipher that only the kernel knows: what the image has inside is not known before it runs.
     const tree = isReadable(startable) ? await this.#openTree() : undefined
-    return await this.#vouchedFor(() => runImage(startable, tree, action, argv, options))
+    // Who has to look at the file again stays.
+    const staying = this.#vouched === undefined ? options : { ...options, replaceProcess: undefined }
+    return await this.#vouchedFor(() => runImage(startable, tree, action, argv, staying))
   }
 
   /**

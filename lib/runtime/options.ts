@@ -55,9 +55,10 @@ export interface ExecOptions extends ResourceLimits {
   /**
    * This process becomes the payload's starter, as by execve(2): nothing of the program goes on, listeners of `exit` are
    * called before, and the process ends as the payload does. Needs `stdio` "inherit". Should the payload fail to start,
-   * the process becomes this program, which says so: its last three arguments are for {@link startFailure}.
+   * the process becomes this program, which says so: its last three arguments are for {@link startFailure}. Not for an image that
+   * was verified: then this process stays, to look at the file again once the payload runs.
    */
-  readonly replaceProcess?: FailureReporter
+  readonly replaceProcess?: FailureReporter | undefined
   /** Hears what the user should know, in a sentence. */
   readonly onNotice?: (text: string) => void
 

@@ -1,9 +1,10 @@
+import { isatty } from "node:tty"
 import type { Command } from "commander"
 import { open, type ExecOptions, type Image, type Running } from "../../index.ts"
 import { actionOptions, addActionOptions } from "../action-options.ts"
 import { withCredentials } from "../credentials.ts"
 import { failureReporter } from "../failure.ts"
-import { interruption } from "../interrupt.ts"
+import { interruption, passSignalsTo } from "../interrupt.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 import { notice, printable } from "../terminal.ts"
 
@@ -47,11 +48,19 @@ function addAction(
           notice(printable(text))
         },
       }
-      await withCredentials(flags, false, async (credentials) => {
+      const running = await withCredentials(flags, false, async (credentials) => {
         await using opened = await open(image, openOptions(flags, credentials))
-        // This process becomes the payload's attendant: what follows is for a payload that did not start.
-        await start(opened, name, argv, options)
+        // This process becomes the payload's attendant: what follows is for a payload that did not start, and for an image
+        // that was verified.
+        const started = await start(opened, name, argv, options)
+        // A terminal signals its whole foreground group, the starter included; what reaches only us is passed on.
+        passSignalsTo((signal) => {
+          if (!(isatty(0) && (signal === "SIGINT" || signal === "SIGQUIT"))) started.kill(signal)
+        })
+        return started
       })
+      const { exitCode } = await running.exited
+      process.exitCode = exitCode
     },
   )
 }
