@@ -5,6 +5,7 @@
 #   unit, vectors, native, e2e        mocha, here
 #   uml       mocha as root in a User-Mode Linux guest: device-mapper, loop devices, the kernel engine
 #   interop   mocha beside a live Apptainer (test/support/peer.sh), left out if the package mirror cannot give one
+#   peer      the same command lines under that Apptainer and here, compared
 # The last line is the sum, `N passed, N failed`; a skipped test is printed with its reason, and is a failure if CI is
 # set. Arguments: names of suites, to run only those.
 set -euo pipefail
@@ -13,7 +14,7 @@ project=$PWD
 
 # node_modules/.bin first: nothing below is fetched by npx.
 export PATH="$project/node_modules/.bin:$PATH"
-suites=" ${*:-core unit vectors native e2e uml interop} "
+suites=" ${*:-core unit vectors native e2e uml interop peer} "
 passed=0 failed=0
 skipped=() left_out=()
 
@@ -124,21 +125,23 @@ if wanted uml && has_tests uml; then
   fi
 fi
 
-if wanted interop && has_tests interop; then
-  status=0
-  peer=$(test/support/peer.sh) || status=$?
-  if [[ $status -eq 0 ]]; then
-    SIFCRYPT_PEER_ROOT=$peer mocha_suite "interop (live Apptainer)" "${mocha_here[@]}" --timeout 300000 \
-      "test/interop/**/*.test.ts"
-  elif [[ $status -eq 4 ]]; then
-    skipped+=("interop: the whole suite: the live peer cannot be made here, the reason is above")
-  elif [[ $status -eq 3 ]]; then
-    left_out+=("interop: the package mirror cannot give the live peer; the images it made earlier were tested")
-  else
-    echo "interop: test/support/peer.sh ended with status $status" >&2
-    failed=$((failed + 1))
+for suite in interop peer; do
+  if wanted "$suite" && has_tests "$suite"; then
+    status=0
+    peer=$(test/support/peer.sh) || status=$?
+    if [[ $status -eq 0 ]]; then
+      SIFCRYPT_PEER_ROOT=$peer mocha_suite "$suite (live Apptainer)" "${mocha_here[@]}" --timeout 300000 \
+        "test/$suite/**/*.test.ts"
+    elif [[ $status -eq 4 ]]; then
+      skipped+=("$suite: the whole suite: the live peer cannot be made here, the reason is above")
+    elif [[ $status -eq 3 ]]; then
+      left_out+=("$suite: the package mirror cannot give the live peer; the images it made earlier were tested")
+    else
+      echo "$suite: test/support/peer.sh ended with status $status" >&2
+      failed=$((failed + 1))
+    fi
   fi
-fi
+done
 
 echo
 if [[ ${#skipped[@]} -gt 0 ]]; then

@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs"
 import { inspect } from "node:util"
 import { Command, CommanderError } from "commander"
 import { ContainerError } from "../index.ts"
+import { addAbsentCommands } from "./commands/absent.ts"
 import { addBuildCommand } from "./commands/build.ts"
 import { addCertCommands } from "./commands/cert.ts"
 import { addContentCommands } from "./commands/content.ts"
@@ -58,7 +59,7 @@ const commands: readonly (readonly [names: readonly string[], add: (program: Com
   [["sign"], addSignCommand],
   [["verify"], addVerifyCommand],
   [["ls", "cat", "extract", "info"], addContentCommands],
-  [["inspect"], addInspectCommand],
+  [["inspect", "run-help"], addInspectCommand],
   [["mount", "unmount", "mounts"], addMountCommands],
   ...actions.map(
     (name) =>
@@ -70,6 +71,7 @@ const commands: readonly (readonly [names: readonly string[], add: (program: Com
       ] as const,
   ),
   [["cert"], addCertCommands],
+  [["capability", "config", "plugin", "oci", "checkpoint"], addAbsentCommands],
   [["key"], addKeyCommands],
   [["ecl"], addEclCommands],
 ]

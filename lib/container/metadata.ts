@@ -12,17 +12,23 @@ import { partitionKind } from "./partition.ts"
 import { plaintextOf, readFooter, readSealed } from "./sealed.ts"
 import { plainRange, unlockPartition, wipeUnlocked } from "./unlock.ts"
 
-/** What {@link readMetadata} finds; what an image lacks is undefined. */
-export interface ImageMetadata {
+/** What a SCIF app says of itself; what it lacks is undefined. */
+export interface AppMetadata {
   readonly labels: Readonly<Record<string, string>>
-  /** The definition file that it was built from. */
-  readonly deffile?: string
   readonly runscript?: string
   readonly startscript?: string
   readonly test?: string
   readonly helpfile?: string
   /** Environment scripts by their paths inside. */
   readonly environment: Readonly<Record<string, string>>
+}
+
+/** What {@link readMetadata} finds; what an image lacks is undefined. */
+export interface ImageMetadata extends AppMetadata {
+  /** The definition file that it was built from. */
+  readonly deffile?: string
+  /** By their names. */
+  readonly apps: Readonly<Record<string, AppMetadata>>
   /** Where it was found: readable by anyone, inside the encryption, or in the root file system. */
   readonly origin: "objects" | "sealed" | "root"
 }
@@ -42,6 +48,15 @@ const files: Readonly<Record<Texts, string>> = {
   helpfile: `${FOLDER}/runscript.help`,
 }
 const texts = Object.keys(files) as Texts[]
+const APPS = "/scif/apps"
+const MAX_APPS = 1000
+/** In the folder `scif` of an app. */
+const appFiles: Readonly<Record<Exclude<Texts, "deffile">, string>> = {
+  runscript: "runscript",
+  startscript: "startscript",
+  test: "test",
+  helpfile: "runscript.help",
+}
 
 function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === "object" && value !== null && !Array.isArray(value)
@@ -63,6 +78,24 @@ function parse(bytes: Buffer, path: string, what: string): unknown {
   }
 }
 
+/** What of an object's attributes is text, under its own name. */
+function textsOf(attributes: Readonly<Record<string, unknown>>): Partial<Record<Texts, string>> {
+  return Object.fromEntries(
+    texts.flatMap((name) => (typeof attributes[name] === "string" ? [[name, attributes[name]]] : [])),
+  )
+}
+
+function appsOf(value: unknown): Record<string, AppMetadata> {
+  if (!isRecord(value)) return {}
+  return Object.fromEntries(
+    Object.entries(value).map(([name, app]) => {
+      const attributes = isRecord(app) ? app : {}
+      const labels = textEntries(attributes["labels"])
+      return [name, { ...textsOf(attributes), labels, environment: textEntries(attributes["environment"]) }]
+    }),
+  )
+}
+
 async function fromObjects(
   image: SifImage,
   origin: ImageMetadata["origin"],
@@ -73,16 +106,14 @@ async function fromObjects(
   const outer = parse(await image.data(object, MAX_SIZE), image.path, OBJECT_NAME)
   const data = isRecord(outer) ? outer["data"] : undefined
   const attributes = isRecord(data) && isRecord(data["attributes"]) ? data["attributes"] : {}
-  const found = Object.fromEntries(
-    texts.flatMap((name) => (typeof attributes[name] === "string" ? [[name, attributes[name]]] : [])),
-  ) as Partial<Record<Texts, string>>
   const deffile =
     definition === undefined ? {} : { deffile: (await image.data(definition, MAX_SIZE)).toString("utf8") }
   return {
     ...deffile,
-    ...found,
+    ...textsOf(attributes),
     labels: textEntries(attributes["labels"]),
     environment: textEntries(attributes["environment"]),
+    apps: appsOf(attributes["apps"]),
     origin,
   }
 }
@@ -101,25 +132,54 @@ async function fileIn(tree: Tree, inside: string, path: string): Promise<string 
   return (await tree.read(inside, 0, found.size)).toString("utf8")
 }
 
+async function labelsIn(tree: Tree, inside: string, path: string): Promise<Record<string, string>> {
+  const text = await fileIn(tree, inside, path)
+  return text === undefined ? {} : textEntries(parse(Buffer.from(text), path, inside))
+}
+
+async function namesIn(tree: Tree, folder: string): Promise<string[]> {
+  if ((await tree.find(folder, true))?.type !== "directory") return []
+  return (await tree.list(folder)).map(({ name }) => name.toString("utf8"))
+}
+
+async function environmentIn(tree: Tree, folder: string, path: string): Promise<Record<string, string>> {
+  const environment: Record<string, string> = {}
+  for (const name of await namesIn(tree, folder)) {
+    const inside = `${folder}/${name}`
+    const text = inside.endsWith(".sh") ? await fileIn(tree, inside, path) : undefined
+    if (text !== undefined) environment[inside] = text
+  }
+  return environment
+}
+
+async function appIn(tree: Tree, name: string, path: string): Promise<AppMetadata> {
+  const folder = `${APPS}/${name}/scif`
+  const found: Partial<Record<Texts, string>> = {}
+  for (const [key, file] of Object.entries(appFiles) as [Exclude<Texts, "deffile">, string][]) {
+    const text = await fileIn(tree, `${folder}/${file}`, path)
+    if (text !== undefined) found[key] = text
+  }
+  return {
+    ...found,
+    labels: await labelsIn(tree, `${folder}/labels.json`, path),
+    environment: await environmentIn(tree, `${folder}/env`, path),
+  }
+}
+
 async function fromTree(tree: Tree, path: string): Promise<ImageMetadata> {
   const found: Partial<Record<Texts, string>> = {}
   for (const name of texts) {
     const text = await fileIn(tree, files[name], path)
     if (text !== undefined) found[name] = text
   }
-  const labels = await fileIn(tree, `${FOLDER}/labels.json`, path)
-  const environment: Record<string, string> = {}
-  const folder = await tree.find(`${FOLDER}/env`, true)
-  const entries = folder?.type === "directory" ? await tree.list(`${FOLDER}/env`) : []
-  for (const { name } of entries) {
-    const inside = `${FOLDER}/env/${name.toString("utf8")}`
-    const text = inside.endsWith(".sh") ? await fileIn(tree, inside, path) : undefined
-    if (text !== undefined) environment[inside] = text
-  }
+  const apps: Record<string, AppMetadata> = {}
+  for (const name of (await namesIn(tree, APPS)).slice(0, MAX_APPS))
+    apps[name] = await appIn(tree, name, path)
   return {
     ...found,
-    labels: labels === undefined ? {} : textEntries(parse(Buffer.from(labels), path, "labels.json")),
-    environment,
+    labels: await labelsIn(tree, `${FOLDER}/labels.json`, path),
+    environment: await environmentIn(tree, `${FOLDER}/env`, path),
+    apps,
     origin: "root",
   }
 }

@@ -12,7 +12,7 @@ import { readEnvFile } from "../runtime/env-file.ts"
 import { composeEnvironment } from "../runtime/environment.ts"
 import { gpuBinds } from "../runtime/gpu.ts"
 import { impliedOptions, refuseUnsupported, type ExecOptions } from "../runtime/options.ts"
-import type { Identity } from "../runtime/passwd.ts"
+import { gecosOf, type Identity } from "../runtime/passwd.ts"
 import { findProgram } from "../runtime/program.ts"
 import { handOver } from "../runtime/handover.ts"
 import { startStarter } from "../runtime/starter.ts"
@@ -53,7 +53,11 @@ function callerIdentity(): Identity {
   const gid = process.getegid?.() ?? 0
   try {
     const { username, homedir, shell } = userInfo()
-    return { uid, gid, name: username, group: username, home: homedir, shell: shell ?? "/bin/sh" }
+    const gecos = gecosOf(readFileSync("/etc/passwd", "utf8"), uid)
+    return {
+      ...{ uid, gid, name: username, group: username, home: homedir, shell: shell ?? "/bin/sh" },
+      ...(gecos === undefined ? {} : { gecos }),
+    }
   } catch {
     // A uid without a passwd entry, as batch systems and containers have them.
     const home = process.env["HOME"]

@@ -255,11 +255,11 @@ function lastVariables(options: BundleOptions): Map<string, string> {
 }
 
 /** What the image's scripts set, as far as it can be known without a shell. */
-async function imageVariables(options: BundleOptions): Promise<Map<string, string>> {
+async function imageVariables(options: BundleOptions): Promise<Map<string, string> | undefined> {
   const { tree, image, asked = {} } = options
   const folder = "/.singularity.d/env"
+  if ((await tree?.find(folder, true))?.type !== "directory") return undefined
   const found = new Map<string, string>()
-  if ((await tree?.find(folder, true))?.type !== "directory") return found
   const names = ((await tree?.list(folder)) ?? []).map(({ name }) => name.toString("utf8")).sort()
   for (const name of names.filter((one) => one.endsWith(".sh"))) {
     const variables = staticExports(await imageFile(tree, `${folder}/${name}`))
@@ -287,6 +287,8 @@ async function processArguments(options: BundleOptions): Promise<{ args: string[
       { path: image },
     )
   for (const [key, value] of lastVariables(options)) first.set(key, value)
+  for (const family of ["APPTAINER", "SINGULARITY"])
+    first.set(`${family}_ENVIRONMENT`, "/.singularity.d/env/91-environment.sh")
   const env = staticEnvironment(first, await imageVariables(options), environment)
   return { args: [...argv], env: asList(env) }
 }

@@ -2,7 +2,6 @@
 import { spawn } from "node:child_process"
 import { existsSync } from "node:fs"
 import path from "node:path"
-import type { Readable, Writable } from "node:stream"
 import { RunError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 import { isFamilyVariable, shellQuote } from "./environment.ts"
@@ -47,14 +46,15 @@ export async function readEnvFile(
   )
   // What the shell knows and does not export: so what is exported afterwards is what the file sets.
   const known = [...names, "HOME"].map((name) => `${name}=${shellQuote(host[name] ?? "")}\n`).join("")
-  const script = `. /dev/fd/3\nset -a\n. "$0" || exit\nset +a\nexec ${findProgram("env", "it lists variables")} -0`
-  const child = spawn(findProgram("sh", "it evaluates --env-file"), ["-c", script, absolute, ...args], {
+  const list = findProgram("env", "it lists variables")
+  // From standard input: neither the command line nor the environment is the place for what the caller keeps in variables.
+  const script = `${known}set -a\n. ${shellQuote(absolute)} </dev/null || exit\nset +a\nexec ${list} -0\n`
+  const child = spawn(findProgram("sh", "it evaluates --env-file"), ["-s", "--", ...args], {
     env: {},
-    stdio: ["ignore", "pipe", "pipe", "pipe"],
+    stdio: "pipe",
   })
-  const input = child.stdio[3] as Writable
-  input.on("error", () => undefined) // it may end without reading
-  input.end(known)
+  child.stdin.on("error", () => undefined) // it may end without reading
+  child.stdin.end(script)
   const collect = (stream: NodeJS.ReadableStream): (() => string) => {
     const chunks: Buffer[] = []
     let size = 0
@@ -65,8 +65,8 @@ export async function readEnvFile(
     })
     return () => Buffer.concat(chunks).toString("utf8")
   }
-  const output = collect(child.stdout as Readable)
-  const errors = collect(child.stderr as Readable)
+  const output = collect(child.stdout)
+  const errors = collect(child.stderr)
   const failure = await new Promise<string | undefined>((resolve, reject) => {
     child.once("error", (cause) => {
       reject(refuse("cannot start a shell", cause))

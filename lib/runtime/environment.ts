@@ -149,23 +149,30 @@ export function hostScript(environment: PayloadEnvironment): string {
     .join("")
 }
 
-/** The environment of a payload that no shell prepares, from what is there before the image's own and what the image sets. */
+/**
+ * The environment of a payload that no shell prepares, as the image's scripts would make it.
+ *
+ * @param first - What is there before the image's own.
+ * @param image - What the image sets; undefined for one that has no scripts.
+ */
 export function staticEnvironment(
   first: ReadonlyMap<string, string>,
-  image: ReadonlyMap<string, string>,
+  image: ReadonlyMap<string, string> | undefined,
   environment: PayloadEnvironment,
 ): Map<string, string> {
-  const result = new Map([...environment.host, ...first, ...image])
-  const { PREPEND_PATH, APPEND_PATH, PATH } = handOver
+  const result = new Map([...environment.host, ...first, ...(image ?? [])])
+  const path = (result.get("PATH") ?? "").split(":").filter((folder) => folder !== "")
+  result.set("PATH", [...new Set([...path, ...DEFAULT_PATH.split(":")])].join(":"))
+  if (image !== undefined) {
+    const libraries = image.get("LD_LIBRARY_PATH") ?? ""
+    result.set("LD_LIBRARY_PATH", `${libraries}${libraries === "" ? "" : ":"}/.singularity.d/libs`)
+  }
+  const paths = new Map<string, string>()
   for (const [name, value] of environment.overrides)
-    if (!Object.values(handOver).includes(name)) result.set(name, value)
-  const path = [
-    environment.overrides.get(PREPEND_PATH ?? ""),
-    result.get("PATH"),
-    environment.overrides.get(APPEND_PATH ?? ""),
-  ]
-  const whole = environment.overrides.get(PATH ?? "")
-  result.set("PATH", whole ?? path.filter((part) => part !== undefined && part !== "").join(":"))
+    (Object.values(handOver).includes(name) ? paths : result).set(name, value)
+  const of = (name: string): string | undefined => paths.get(handOver[name] ?? "")
+  const parts = [of("PREPEND_PATH"), result.get("PATH"), of("APPEND_PATH")]
+  result.set("PATH", of("PATH") ?? parts.filter((part) => part !== undefined && part !== "").join(":"))
   return result
 }
 

@@ -7,6 +7,15 @@ export interface Identity {
   readonly group: string
   readonly home: string
   readonly shell: string
+  /** The fifth field of passwd. */
+  readonly gecos?: string
+}
+
+/** The fifth field of a user's line in a passwd file. */
+export function gecosOf(file: string, uid: number): string | undefined {
+  return lines(file)
+    .map((line) => line.split(":"))
+    .find((parts) => parts[2] === String(uid))?.[4]
 }
 
 /** Passwd fields end at colons and lines. */
@@ -20,7 +29,7 @@ function lines(file: string): string[] {
 
 /** The image's file with the caller's line replaced, or added at its end. */
 export function passwdWith(file: string, identity: Identity): string {
-  const { uid, gid, home, shell } = identity
+  const { uid, gid, home, shell, gecos } = identity
   const all = lines(file)
   const own = all.findIndex((line) => line.split(":")[2] === String(uid))
   const rewritten = all.map((line, index) => {
@@ -28,9 +37,12 @@ export function passwdWith(file: string, identity: Identity): string {
     const parts = line.split(":")
     const name = uid === 0 ? (parts[0] ?? "root") : field(identity.name)
     const loginShell = parts[6] === undefined || parts[6] === "" ? shell : parts[6]
-    return [name, "x", uid, gid, parts[4] ?? "", field(home), loginShell].join(":")
+    return [name, "x", uid, gid, field(gecos ?? parts[4] ?? ""), field(home), loginShell].join(":")
   })
-  if (own < 0) rewritten.push([field(identity.name), "x", uid, gid, "", field(home), field(shell)].join(":"))
+  if (own < 0)
+    rewritten.push(
+      [field(identity.name), "x", uid, gid, field(gecos ?? ""), field(home), field(shell)].join(":"),
+    )
   return `${rewritten.join("\n")}\n`
 }
 

@@ -3,6 +3,7 @@ import assert from "node:assert/strict"
 import { existsSync, readdirSync, readFileSync } from "node:fs"
 import path from "node:path"
 import { Command } from "commander"
+import { addAbsentCommands } from "../../lib/cli/commands/absent.ts"
 import { addBuildCommand } from "../../lib/cli/commands/build.ts"
 import { addConvertCommands } from "../../lib/cli/commands/convert.ts"
 import { addCertCommands } from "../../lib/cli/commands/cert.ts"
@@ -19,6 +20,7 @@ import { addVerifyCommand } from "../../lib/cli/commands/verify.ts"
 import { exitCodeFor, exitCodes } from "../../lib/cli/exit-codes.ts"
 import * as api from "../../lib/index.ts"
 import type { ErrorCode } from "../../lib/index.ts"
+import { compatibilityTable } from "../peer/cases.ts"
 
 const root = path.resolve(import.meta.dirname, "../..")
 const read = (file: string): string => readFileSync(path.join(root, file), "utf8")
@@ -55,6 +57,7 @@ function program(): Command {
   addMountCommands(command)
   addRunCommands(command)
   addCertCommands(command)
+  addAbsentCommands(command)
   addKeyCommands(command)
   addEclCommands(command)
   return command
@@ -149,6 +152,14 @@ describe("docs/security.md", () => {
   it("A22: says in its first screen what encryption does not protect from", () => {
     const not = /does not protect from([^]*)/i.exec(start)?.[1] ?? ""
     for (const whom of [/holds the key/i, /root of the (node|machine)/i, /memory/i]) assert.match(not, whom)
+  })
+})
+
+describe("docs/compatibility.md", () => {
+  it("lists what the comparison with a live peer compares: node --import tsx test/peer/table.ts", () => {
+    const [, list = ""] =
+      /<!-- made by test\/peer\/table\.ts -->\n([^]*?)<!-- end -->/.exec(read("docs/compatibility.md")) ?? []
+    assert.equal(list, `\n${compatibilityTable()}\n`)
   })
 })
 

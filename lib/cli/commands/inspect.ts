@@ -1,31 +1,28 @@
 import type { Command } from "commander"
-import { readMetadata, type ImageMetadata } from "../../index.ts"
+import { readMetadata, RunError, type AppMetadata, type ImageMetadata } from "../../index.ts"
 import { withCredentials } from "../credentials.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 import { print } from "../output.ts"
 import { printable } from "../terminal.ts"
 
-interface InspectFlags extends OpenFlags {
-  readonly deffile?: true
-  readonly environment?: true
-  readonly labels?: true
-  readonly runscript?: true
-  readonly test?: true
-  readonly helpfile?: true
+type Part = "labels" | "deffile" | "environment" | "runscript" | "startscript" | "test" | "helpfile"
+
+interface InspectFlags extends OpenFlags, Partial<Readonly<Record<Part, true>>> {
   readonly all?: true
+  readonly app?: string
+  readonly listApps?: true
   readonly json?: true
 }
 
-type Part = "labels" | "deffile" | "environment" | "runscript" | "startscript" | "test" | "helpfile"
-
+/** In the order of their output. */
 const parts: readonly Part[] = [
-  "labels",
   "deffile",
   "runscript",
   "startscript",
   "test",
   "helpfile",
   "environment",
+  "labels",
 ]
 
 /** A script as it is, but nothing in it steers the terminal. */
@@ -34,23 +31,84 @@ function printableText(text: string): string {
   return lines.join("\n").replace(/\n*$/, "\n")
 }
 
-function partText(metadata: ImageMetadata, part: Part): string {
+function partText(metadata: Partial<ImageMetadata>, part: Part): string {
   switch (part) {
     case "labels":
-      return Object.entries(metadata.labels)
+      return Object.entries(metadata.labels ?? {})
         .sort(([a], [b]) => (a < b ? -1 : 1))
         .map(([name, value]) => `${printable(name)}: ${printable(value)}\n`)
         .join("")
     case "environment":
-      return Object.entries(metadata.environment)
+      return Object.entries(metadata.environment ?? {})
         .sort(([a], [b]) => (a < b ? -1 : 1))
-        .map(([name, text]) => `=== ${printable(name)} ===\n${printableText(text)}`)
+        .map(([name, text]) => `=== ${printable(name)} ===\n${printableText(text)}\n`)
         .join("")
     default: {
       const text = metadata[part]
       return text === undefined ? "" : printableText(text)
     }
   }
+}
+
+/** The parts as JSON has them: text without a line end, nothing for what is empty. */
+function partValues(metadata: Partial<ImageMetadata>, wanted: readonly Part[]): Record<string, unknown> {
+  const trim = (text: string): string => text.replace(/\n*$/, "")
+  const entries = wanted.flatMap((part): [string, unknown][] => {
+    const value = metadata[part]
+    if (value === undefined) return []
+    if (typeof value === "string") return [[part, trim(value)]]
+    const texts = Object.entries(value).map(([name, text]) => [name, trim(text)] as const)
+    return texts.length === 0 ? [] : [[part, Object.fromEntries(texts)]]
+  })
+  return Object.fromEntries(entries)
+}
+
+function appNamed(metadata: ImageMetadata, name: string): AppMetadata {
+  const app = Object.hasOwn(metadata.apps, name) ? metadata.apps[name] : undefined
+  if (app === undefined)
+    throw new RunError("ERR_RUN_OPTION", `--app: there is no app ${printable(name)} in the image`)
+  return app
+}
+
+async function show(metadata: ImageMetadata, flags: InspectFlags): Promise<void> {
+  const chosen = parts.filter((part) => flags.all === true || flags[part] === true)
+  const apps = flags.app === undefined ? metadata.apps : { [flags.app]: appNamed(metadata, flags.app) }
+  const asJson = flags.json === true || flags.all === true
+  const wanted: readonly Part[] = chosen.length === 0 && flags.listApps !== true ? ["labels"] : chosen
+  if (!asJson) {
+    if (flags.listApps === true) {
+      await print(
+        Object.keys(apps)
+          .sort()
+          .map((name) => `${printable(name)}\n`)
+          .join(""),
+      )
+      return
+    }
+    // Only the image as a whole has a definition.
+    const shown = flags.app === undefined ? metadata : { deffile: metadata.deffile, ...apps[flags.app] }
+    await print(wanted.map((part) => partText(shown as Partial<ImageMetadata>, part)).join(""))
+    return
+  }
+  const withApps = flags.all === true || flags.listApps === true || flags.app !== undefined
+  const ofApps = flags.all === true || flags.listApps === true ? parts : wanted
+  const attributes = {
+    ...(withApps && Object.keys(apps).length > 0
+      ? {
+          apps: Object.fromEntries(
+            Object.entries(apps).map(([name, app]) => [name, partValues(app, ofApps)]),
+          ),
+        }
+      : {}),
+    ...(flags.app === undefined || flags.all === true ? partValues(metadata, wanted) : {}),
+  }
+  await print(`${JSON.stringify({ data: { attributes }, type: "container" }, null, "\t")}\n`)
+}
+
+async function read(image: string, flags: OpenFlags): Promise<ImageMetadata> {
+  return await withCredentials(flags, false, (credentials) =>
+    readMetadata(image, openOptions(flags, credentials)),
+  )
 }
 
 export function addInspectCommand(program: Command): void {
@@ -65,21 +123,29 @@ export function addInspectCommand(program: Command): void {
     .option("-d, --deffile", "definition file")
     .option("-e, --environment", "environment scripts")
     .option("-r, --runscript", "run script")
+    .option("-s, --startscript", "start script of an instance")
     .option("-t, --test", "test script")
     .option("-H, --helpfile", "help text")
+    .option("--app <name>", "of an app in the image")
+    .option("--list-apps", "names of the apps in the image")
     .option("--all", "everything, as JSON")
-    .option("--json", "print JSON, as the peers do")
+    .option("-j, --json", "print JSON, as the peers do")
   addOpenOptions(command).action(async (image: string, flags: InspectFlags) => {
-    const metadata = await withCredentials(flags, false, (credentials) =>
-      readMetadata(image, openOptions(flags, credentials)),
+    await show(await read(image, flags), flags)
+  })
+  const help = program
+    .command("run-help")
+    .summary("help text of an image")
+    .description("Shows the help that IMAGE has for those who run it.")
+    .argument("<image>", "the image to ask")
+    .option("--app <name>", "of an app in the image")
+  addOpenOptions(help).action(async (image: string, flags: OpenFlags & { readonly app?: string }) => {
+    const metadata = await read(image, flags)
+    const of = flags.app === undefined ? metadata : appNamed(metadata, flags.app)
+    await print(
+      of.helpfile === undefined
+        ? "No help sections were defined for this image\n"
+        : printableText(of.helpfile),
     )
-    const chosen = parts.filter(
-      (part) => flags.all === true || (part !== "startscript" && flags[part] === true),
-    )
-    const wanted: readonly Part[] = chosen.length === 0 ? ["labels"] : chosen
-    if (flags.json === true || flags.all === true) {
-      const attributes = Object.fromEntries(wanted.map((part) => [part, metadata[part]]))
-      await print(`${JSON.stringify({ data: { attributes }, type: "container" }, null, "\t")}\n`)
-    } else await print(wanted.map((part) => partText(metadata, part)).join(""))
   })
 }

@@ -1,0 +1,30 @@
+// Commands of the peers that have no meaning here, and why: better than a command that is unknown.
+import type { Command } from "commander"
+import { RunError } from "../../index.ts"
+
+const absent: readonly (readonly [name: string, why: string])[] = [
+  [
+    "capability",
+    "there is no setuid program that could grant capabilities: root has what it has, and --add-caps grants them within a user namespace",
+  ],
+  [
+    "config",
+    "there is no configuration: user namespaces are the kernel's to map, and /etc/subuid is the administrator's to edit (usermod --add-subuids)",
+  ],
+  ["plugin", "nothing is loaded into this program: use it as a library instead"],
+  ["oci", "bundles are made and given to crun for each run, none is kept: use crun for bundles of your own"],
+  ["checkpoint", "checkpoints of processes are not made here"],
+]
+
+/** Adds commands that do nothing but say why. */
+export function addAbsentCommands(program: Command): void {
+  for (const [name, why] of absent)
+    program
+      .command(name, { hidden: true })
+      .description(`Not here: ${why}.`)
+      .argument("[args...]", "ignored")
+      .allowUnknownOption()
+      .action(() => {
+        throw new RunError("ERR_RUN_OPTION", `${name} does not exist here: ${why}`)
+      })
+}

@@ -1,0 +1,150 @@
+// The images of the comparison, and what lies beside them: made anew for each run, the images by the peer itself.
+import { createHash, generateKeyPairSync } from "node:crypto"
+import { execFileSync } from "node:child_process"
+import {
+  chmodSync,
+  copyFileSync,
+  lchownSync,
+  mkdirSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs"
+import path from "node:path"
+import { makeRootTree } from "../support/trees.ts"
+
+export const uid = 1000
+
+const definition = `Bootstrap: localimage
+From: ./tree
+
+%environment
+export FROM_IMAGE=image
+export EMPTY_IN_IMAGE=
+export CONDITIONAL="\${CONDITIONAL:-default}"
+export MULTI="one
+two"
+PATH=/opt/bin:$PATH
+export PATH
+
+%runscript
+echo "run: $#"
+for a in "$@"; do echo "<$a>"; done
+exit 5
+
+%startscript
+echo start
+
+%test
+echo "test: $*"
+exit 6
+
+%help
+Help on this image.
+It has two lines.
+
+%labels
+Author somebody
+Version 1.2
+
+%apprun foo
+echo "app foo: $* $FOO_VAR $SCIF_APPROOT"
+
+%appenv foo
+export FOO_VAR=foo
+
+%apptest foo
+echo "testing foo"
+exit 4
+
+%apphelp foo
+Help on foo.
+
+%applabels foo
+Kind app
+
+%appinstall foo
+touch made
+`
+
+const shebangs = ["ash", "sort", "pwd", "printenv", "true", "false", "grep", "hostname", "date", "printf"]
+
+function makeTree(folder: string): void {
+  const source = makeRootTree()
+  execFileSync("cp", ["-a", source, folder])
+  for (const applet of shebangs) symlinkSync("busybox", path.join(folder, "bin", applet))
+  mkdirSync(path.join(folder, "var", "tmp"), { recursive: true })
+  mkdirSync(path.join(folder, "usr", "bin"), { recursive: true })
+}
+
+/** An OCI layout of one layer. */
+function makeLayout(folder: string, tree: string, config: object): void {
+  mkdirSync(path.join(folder, "blobs", "sha256"), { recursive: true })
+  const blob = (bytes: Buffer): { readonly digest: string; readonly size: number } => {
+    const hash = createHash("sha256").update(bytes).digest("hex")
+    writeFileSync(path.join(folder, "blobs", "sha256", hash), bytes)
+    return { digest: `sha256:${hash}`, size: bytes.length }
+  }
+  const json = (value: object): Buffer => Buffer.from(JSON.stringify(value))
+  const kind = (name: string): string => `application/vnd.oci.image.${name}`
+  const tar = execFileSync("tar", ["--owner=0", "--group=0", "-C", tree, "-c", "."], { maxBuffer: 1 << 28 })
+  const layer = { mediaType: kind("layer.v1.tar"), ...blob(tar) }
+  const platform = { architecture: "amd64", os: "linux" }
+  const rootfs = { type: "layers", diff_ids: [layer.digest] }
+  const image = { mediaType: kind("config.v1+json"), ...blob(json({ ...platform, config, rootfs })) }
+  const manifest = { schemaVersion: 2, mediaType: kind("manifest.v1+json"), config: image, layers: [layer] }
+  const index = { mediaType: kind("manifest.v1+json"), ...blob(json(manifest)), platform }
+  writeFileSync(path.join(folder, "index.json"), json({ schemaVersion: 2, manifests: [index] }))
+  writeFileSync(path.join(folder, "oci-layout"), '{"imageLayoutVersion":"1.0.0"}')
+}
+
+/** Fills `folder` with what the peer makes images of, and with what the cases refer to; gives the script that makes them. */
+export function prepare(folder: string): string {
+  rmSync(folder, { recursive: true, force: true })
+  mkdirSync(folder, { recursive: true })
+  const at = (...names: string[]): string => path.join(folder, ...names)
+  makeTree(at("tree"))
+  mkdirSync(at("static", "bin"), { recursive: true })
+  for (const name of ["dev", "proc", "sys", "etc", "tmp"]) mkdirSync(at("static", name))
+  copyFileSync(at("tree", "bin", "busybox"), at("static", "bin", "busybox"))
+  writeFileSync(at("scripts.def"), definition)
+  const Env = ["PATH=/app/bin:/bin", "A=1", "B=x y"]
+  makeLayout(at("layout-oci"), at("tree"), {
+    Env,
+    Entrypoint: ["/bin/echo", "entry $HOME", "it's", 'a"b'],
+    Cmd: ["command", "two words"],
+  })
+  makeLayout(at("layout-oci-cmd"), at("tree"), { Env, Cmd: ["/bin/sh", "-c", "echo $HOME $0", "x y"] })
+  makeLayout(at("layout-oci-entry"), at("tree"), { Env, Entrypoint: ["/bin/printenv"] })
+  makeLayout(at("layout-no-shell"), at("static"), { Env })
+  for (const name of ["home", "shared", "work-peer", "work-own", "odd:name", "odd,name"]) mkdirSync(at(name))
+  for (const name of ["shared", "odd:name", "odd,name", "home"]) writeFileSync(at(name, "file"), `${name}\n`)
+  writeFileSync(at("variables"), 'X=file\nY="$FOO and $X"\nZ=$(echo command)\nexport W=exported\n')
+  writeFileSync(
+    at("passwd"),
+    `root:x:0:0:root:/root:/bin/sh\npeer:x:${uid}:${uid}:A Peer:${at("home")}:/bin/sh\n`,
+  )
+  writeFileSync(at("group"), `root:x:0:\npeer:x:${uid}:\n`)
+  const pair = generateKeyPairSync("rsa", {
+    modulusLength: 2048,
+    publicKeyEncoding: { type: "pkcs1", format: "pem" },
+    privateKeyEncoding: { type: "pkcs1", format: "pem" },
+  })
+  writeFileSync(at("public.pem"), pair.publicKey)
+  writeFileSync(at("key.pem"), pair.privateKey)
+  chmodSync(at("key.pem"), 0o644)
+  lchownSync(folder, uid, uid)
+  for (const name of readdirSync(folder, { recursive: true, encoding: "utf8" }))
+    lchownSync(at(name), uid, uid)
+  return [
+    "set -e",
+    "apptainer build --notest scripts.sif scripts.def",
+    "apptainer build bare.sif tree",
+    ...["oci", "oci-cmd", "oci-entry", "no-shell"].map(
+      (name) => `apptainer build ${name}.sif oci:layout-${name}`,
+    ),
+    "apptainer build --encrypt --pem-path public.pem encrypted.sif scripts.sif",
+    "",
+  ].join("\n")
+}
