@@ -40,7 +40,7 @@ fi
 # A tsbuildinfo outlives a deleted dist/, and then nothing would be written.
 build_typescript() {
   [[ -e dist/index.js ]] || rm -f build/typescript.tsbuildinfo
-  node_modules/.bin/tsc -p tsconfig.build.json --incremental --tsBuildInfoFile build/typescript.tsbuildinfo &&
+  node_modules/.bin/tsc -p tsconfig.build.json &&
     node scripts/bundle-command.mjs
 }
 
