@@ -12,7 +12,8 @@ const layers = {
   signing: ["sif", "key", "device"],
   container: ["sif", "key", "device", "native", "signing", "runtime", "build"],
   runtime: ["sif", "key", "device", "native", "container", "build"],
-  build: ["sif", "key", "device", "native", "container", "runtime"],
+  oci: ["key", "native"],
+  build: ["sif", "key", "device", "native", "container", "runtime", "oci"],
 }
 
 function layer(folder, files = `lib/${folder}/**/*.ts`, allowed = layers[folder]) {

@@ -59,6 +59,14 @@ export type ErrorCode =
   | "ERR_TREE_NOT_FOUND"
   | "ERR_TREE_TYPE"
   | "ERR_TREE_UNSUPPORTED"
+  | "ERR_OCI_REFERENCE"
+  | "ERR_OCI_NOT_FOUND"
+  | "ERR_OCI_FORMAT"
+  | "ERR_OCI_DIGEST"
+  | "ERR_OCI_LIMIT"
+  | "ERR_OCI_UNSUPPORTED"
+  | "ERR_OCI_REGISTRY"
+  | "ERR_OCI_CREDENTIALS"
   | "ERR_BUILD_SOURCE"
   | "ERR_BUILD_EXISTS"
   | "ERR_BUILD_OUTPUT"
@@ -124,6 +132,8 @@ export class GocryptfsError extends ContainerError {}
 export class SignatureError extends ContainerError {}
 /** The squashfs tree inside. */
 export class TreeError extends ContainerError {}
+/** OCI and Docker images, and registries. */
+export class OciError extends ContainerError {}
 /** Building and writing outputs. */
 export class BuildError extends ContainerError {}
 /** Loop devices, mappings, mounts. */

@@ -17,6 +17,12 @@ export type {
   Owner,
   TreeOptions,
 } from "./build/write-image.ts"
+export { cleanCache, listCache } from "./oci/cache.ts"
+export type { CachedBlob, CleanCacheOptions } from "./oci/cache.ts"
+export { MAX_LAYER_BYTES } from "./oci/image.ts"
+export type { OciOptions } from "./oci/image.ts"
+export type { RegistryOptions } from "./oci/registry.ts"
+export type { CredentialSearch } from "./oci/credentials.ts"
 export { decrypt, encrypt, reencrypt } from "./build/convert.ts"
 export type { DecryptOptions, EncryptOptions, ReencryptOptions, TrustOptions } from "./build/convert.ts"
 export { MAX_ENTRIES, open, Image } from "./container/image.ts"

@@ -4,7 +4,7 @@
 set -eu
 # What is shipped runs where another C++ runtime is installed, or none.
 runtime=${SIFCRYPT_STATIC_RUNTIME:+-static-libstdc++ -static-libgcc}
-codecs="-l:libdeflate.a -l:libzstd.a -l:liblz4.a -l:liblzma.a"
+codecs="-l:libdeflate.a -l:libzstd.a -l:liblz4.a -l:liblzma.a -l:libz.a"
 case ${1:-} in
   addon) echo "$codecs -ldl -lpthread $runtime" ;;
   starter) echo "$codecs -l:libfuse3.a -l:libcrypto.a -ldl -lpthread $runtime" ;;

@@ -24,6 +24,7 @@ packages() {
   build            libzstd-dev             libzstd-static           zstd blocks
   build            liblz4-dev              lz4-static               lz4 blocks
   build            liblzma-dev             xz-static                xz blocks
+  build            zlib1g-dev              zlib-static              layers of images that are gzip, as a stream
   build            libssl-dev              openssl-devel            AES-XTS in the starter
   demo,test        busybox-static          busybox                  a root file system of one file
   test             cmake                   cmake                    builds the core with sanitizers

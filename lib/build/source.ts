@@ -43,6 +43,8 @@ export interface TreeWritten {
   readonly size: Bytes
   readonly inputBytes: Bytes
   readonly entries: number
+  /** Extended attributes of layers that a squashfs cannot hold. */
+  readonly skippedXattrs?: number
 }
 
 /** An image that another one is made of. */

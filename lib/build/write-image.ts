@@ -146,7 +146,7 @@ async function writeTree(options: Options, source: BuildSource, target: TreeTarg
       source.write ??
       ((build, report) =>
         loadAddon().buildTree({ ...build, source: withAdded(source, options.sourceDateEpoch) }, report))
-    return await write(
+    const written = await write(
       {
         fd: output.file.fd,
         offset,
@@ -171,6 +171,10 @@ async function writeTree(options: Options, source: BuildSource, target: TreeTarg
         return signal?.aborted !== true
       },
     )
+    const { skippedXattrs = 0 } = written
+    if (skippedXattrs > 0)
+      options.onNotice?.(`${skippedXattrs} extended attributes of ${source.path} left out: a squashfs has user, trusted and security ones`)
+    return written
   } catch (cause) {
     signal?.throwIfAborted()
     if (progressError !== undefined) throw progressError.error

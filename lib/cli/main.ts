@@ -5,6 +5,7 @@ import { Command, CommanderError } from "commander"
 import { ContainerError } from "../index.ts"
 import { addAbsentCommands } from "./commands/absent.ts"
 import { addBuildCommand } from "./commands/build.ts"
+import { addCacheCommands } from "./commands/cache.ts"
 import { addCertCommands } from "./commands/cert.ts"
 import { addContentCommands } from "./commands/content.ts"
 import { addConvertCommands } from "./commands/convert.ts"
@@ -74,6 +75,7 @@ const commands: readonly (readonly [names: readonly string[], add: (program: Com
   [["capability", "config", "plugin", "oci", "checkpoint"], addAbsentCommands],
   [["key"], addKeyCommands],
   [["ecl"], addEclCommands],
+  [["cache"], addCacheCommands],
 ]
 
 const commandIs = (asked: string | undefined): boolean =>

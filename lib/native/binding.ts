@@ -168,13 +168,63 @@ export interface NativeAddedEntry {
   readonly keep: boolean
 }
 
+/** Bytes in a file; with `archive`, in the content of a compressed file. */
+export interface NativeBlob {
+  readonly fd: number
+  readonly offset: number
+  readonly size: number
+  /** How `storedSize` bytes are encrypted, of which `size` count. */
+  readonly cipher?: NativeXtsCipher
+  readonly storedSize?: number
+  /** `fileSize` bytes that hold `size` bytes. */
+  readonly archive?: { readonly fileSize: number; readonly size: number }
+}
+
+/** A layer of an image: tar, plain, gzip or zstd. */
+export interface NativeLayer {
+  readonly blob: NativeBlob
+  /** For messages. */
+  readonly name: string
+  /** Of the blob; undefined where nobody says. 32 bytes are SHA-256, 64 are SHA-512. */
+  readonly digest: Uint8Array | undefined
+  /** Of its content uncompressed. */
+  readonly diffId: Uint8Array
+}
+
+/** A tar archive's content. */
+export interface NativeArchive {
+  readonly compressed: boolean
+  /** Uncompressed. */
+  readonly size: number
+  readonly members: readonly {
+    readonly path: string
+    readonly type: "file" | "link" | "symlink" | "other"
+    /** Of both kinds of links. */
+    readonly target: string
+    /** In the uncompressed archive. */
+    readonly offset: number
+    readonly size: number
+  }[]
+}
+
 export interface NativeBuild {
   /**
-   * A folder's path, or a range that holds a squashfs to be copied as it is: `length` bytes of plaintext (not fewer
+   * A folder's path; the layers of an image, which are verified before anything is written; or a range that holds a squashfs to be copied as it is: `length` bytes of plaintext (not fewer
    * than it has); default: what it has itself.
    */
   readonly source:
     | { readonly directory: string; readonly added: readonly NativeAddedEntry[] }
+    | {
+        /** Base first. */
+        readonly layers: readonly NativeLayer[]
+        readonly limits: {
+          /** Of all files in the layers. */
+          readonly bytes: number
+          /** Of names, links and attributes. */
+          readonly memory: number
+        }
+        readonly added: readonly NativeAddedEntry[]
+      }
     | { readonly squashfs: NativeRange; readonly length?: number }
   /** Open for reading and writing. */
   readonly fd: number
@@ -220,7 +270,21 @@ export interface NativeAddon {
   buildTree(
     options: NativeBuild,
     onProgress: (bytes: number) => boolean,
-  ): Promise<{ readonly size: number; readonly inputBytes: number; readonly entries: number }>
+  ): Promise<{
+    readonly size: number
+    readonly inputBytes: number
+    readonly entries: number
+    /** Extended attributes of layers that a squashfs cannot hold. */
+    readonly skippedXattrs: number
+  }>
+  /** What is in a tar archive, compressed or not; more than `limit` bytes uncompressed are EFBIG. */
+  listArchive(options: {
+    readonly fd: number
+    readonly size: number
+    readonly limit: number
+  }): Promise<NativeArchive>
+  /** All of a blob, at most 16 MiB. */
+  readBlob(blob: NativeBlob): Promise<Buffer>
   openTree(range: NativeRange): Promise<NativeTree>
   /** Gives an O_TMPFILE descriptor a name; an existing one is EEXIST unless `replace`. */
   publishFile(options: { readonly fd: number; readonly path: string; readonly replace: boolean }): Promise<void>

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/archive.h"
 #include "bindings/exports.h"
 #include "bindings/progress.h"
 #include "bindings/run_async.h"
@@ -16,6 +17,7 @@
 #include "core/enclosing_squashfs.h"
 #include "core/file_range.h"
 #include "core/gocryptfs.h"
+#include "core/layer_tree.h"
 #include "core/squashfs_writer.h"
 
 namespace sifcrypt {
@@ -98,6 +100,21 @@ std::vector<AddedEntry> ReadAdded(const Napi::Object& source) {
   return added;
 }
 
+std::vector<Layer> ReadLayers(const Napi::Object& source) {
+  const auto array = source.Get("layers").As<Napi::Array>();
+  std::vector<Layer> layers;
+  for (uint32_t i = 0; i < array.Length(); ++i) {
+    const Napi::Object item = ReadObject(array.Get(i), "layers");
+    Layer layer;
+    layer.blob = ReadBlob(ReadObject(item.Get("blob"), "blob"));
+    layer.name = ReadString(item, "name");
+    if (!item.Get("digest").IsUndefined()) layer.digest = ReadBytes(item, "digest");
+    layer.diff_id = ReadBytes(item, "diffId");
+    layers.push_back(std::move(layer));
+  }
+  return layers;
+}
+
 /// Writes one kind of source to a sink.
 using WriteSource = std::function<SquashfsWritten(ByteSink&, const SquashfsProgress&)>;
 
@@ -109,6 +126,20 @@ WriteSource ReadWriteSource(const Napi::Object& options) {
     return [range = std::make_shared<Range>(ReadRange(ReadObject(source.Get("squashfs"), "squashfs"))), length](
                ByteSink& sink, const SquashfsProgress& progress) {
       return CopySquashfs(*range->Open(), length, sink, progress);
+    };
+  }
+  if (source.Has("layers")) {
+    const Napi::Object limits = ReadObject(source.Get("limits"), "limits");
+    return [layers = ReadLayers(source), added = ReadAdded(source), write = ReadWriteOptions(options),
+            limits = LayerLimits{ReadUnsigned(limits, "bytes"), ReadUnsigned(limits, "memory")}](
+               ByteSink& sink, const SquashfsProgress& progress) {
+      LayerTree image(layers, limits, [&progress](uint64_t) {
+        if (!progress(0)) throw SystemError(ECANCELED, "layer_read");
+      });
+      AddedTree tree(image, added);
+      SquashfsWritten written = WriteSquashfs(tree, sink, write, progress);
+      written.skipped_xattrs = image.skipped_xattrs();
+      return written;
     };
   }
   return
@@ -197,6 +228,7 @@ Napi::Value BuildTree(const Napi::CallbackInfo& info) {
         result.Set("size", Napi::Number::New(env, static_cast<double>(written.size)));
         result.Set("inputBytes", Napi::Number::New(env, static_cast<double>(written.input_bytes)));
         result.Set("entries", Napi::Number::New(env, static_cast<double>(written.entries)));
+        result.Set("skippedXattrs", Napi::Number::New(env, static_cast<double>(written.skipped_xattrs)));
         return result;
       });
 }

@@ -29,6 +29,8 @@ struct SquashfsWritten {
   uint64_t input_bytes = 0;
   /// Names in the tree and its root.
   uint64_t entries = 0;
+  /// Extended attributes of the source that it could not be given.
+  uint64_t skipped_xattrs = 0;
 };
 
 /// Gets the bytes of input so far; false stops with SystemError(ECANCELED). On the calling thread, at least per entry.

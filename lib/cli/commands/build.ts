@@ -2,6 +2,7 @@ import { InvalidArgumentError, Option, type Command } from "commander"
 import {
   build,
   compressionLevels,
+  type BuildOptions,
   type Compression,
   type CompressionName,
   type CredentialOptions,
@@ -10,12 +11,18 @@ import {
 import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
 import { addDefinitionOptions, definitionOptions, type DefinitionFlags } from "../definition.ts"
 import { addEncryptionOptions, encryptionOptions, showMaking, type EncryptionFlags } from "../encryption.ts"
-import { printable } from "../terminal.ts"
+import { printable, Progress } from "../terminal.ts"
 
 interface BuildFlags extends CredentialFlags, Omit<EncryptionFlags, "json">, DefinitionFlags {
   readonly encrypt?: true
   readonly keepOwner?: true
   readonly owner?: Owner
+  readonly arch?: string
+  readonly authfile?: string
+  readonly certDir?: string
+  readonly https?: boolean
+  readonly disableCache?: true
+  readonly maxLayerSize?: number
   readonly compression?: Compression
   readonly sourcePemPath?: string[]
   readonly sourcePassphraseFile?: string
@@ -60,6 +67,25 @@ function parseCompression(text: string): Compression {
   return { name, level }
 }
 
+function parseGibibytes(text: string): number {
+  if (!/^\d{1,5}$/.test(text) || Number(text) === 0) throw new InvalidArgumentError("It is a number of GiB.")
+  return Number(text) * 2 ** 30
+}
+
+function ociOptions(flags: BuildFlags, fetching: Progress): NonNullable<BuildOptions["oci"]> {
+  return {
+    ...(flags.authfile === undefined ? {} : { authFile: flags.authfile }),
+    ...(flags.certDir === undefined ? {} : { certFolders: [flags.certDir] }),
+    ...(flags.https === false ? { noHttps: true } : {}),
+    ...(flags.disableCache === undefined ? {} : { disableCache: true }),
+    ...(flags.maxLayerSize === undefined ? {} : { maxLayerBytes: flags.maxLayerSize }),
+    onFetch: (bytes, total) => {
+      if (bytes < total) fetching.update(bytes)
+      else fetching.done()
+    },
+  }
+}
+
 function parseOwner(text: string): Owner {
   if (text === "preserve" || text === "root") return text
   const match = /^(\d{1,10}):(\d{1,10})$/.exec(text)
@@ -80,12 +106,13 @@ export function addBuildCommand(program: Command): void {
     .command("build")
     .summary("build a SIF image, encrypted or plain")
     .description(
-      "Builds the SIF image OUTPUT from SOURCE: a definition file, a directory, a squashfs file, or another SIF (encrypted ones with " +
-        "their credentials). With -e, --pem-path, --passphrase or --passphrase-file the root file system is " +
+      "Builds the SIF image OUTPUT from SOURCE: a definition file, a directory, a squashfs file, another SIF (encrypted ones with " +
+        "their credentials), or an image of layers: oci:DIR, oci-archive:FILE, docker-archive:FILE (each with :NAME) " +
+        "or docker://[HOST/]REPOSITORY[:TAG|@DIGEST]. With -e, --pem-path, --passphrase or --passphrase-file the root file system is " +
         "encrypted as LUKS2, or as gocryptfs with --format; nothing plain is written to a disk on the way. Needs no privilege.",
     )
     .argument("<output>", "the image to write")
-    .argument("<source>", "definition file, directory, squashfs file or SIF image")
+    .argument("<source>", "definition file, directory, squashfs file, SIF image, or name of an OCI or Docker image")
     .option("-e, --encrypt", "encrypt; the credential may come from the environment")
     .option("--compression <name[:level]>", "zstd (default), gzip, lz4 or xz", parseCompression)
     .addOption(
@@ -94,12 +121,19 @@ export function addBuildCommand(program: Command): void {
       ),
     )
     .option("--keep-owner", "the same as --owner preserve: the default for OCI images, and as root")
+    .option("--arch <architecture>", "of the image to choose: amd64, arm64, arm32v7, ppc64le, ...")
+    .option("--authfile <file>", "credentials for registries, as docker login writes them")
+    .option("--cert-dir <dir>", "certificates to trust (*.crt) and to show (*.cert, *.key) at registries")
+    .option("--no-https", "speak HTTP without TLS to the registry")
+    .option("--disable-cache", "keep nothing of what is fetched")
+    .option("--max-layer-size <gib>", "of all layers uncompressed (default 64)", parseGibibytes)
     .option("--source-pem-path <file>", "key that opens an encrypted source", collect)
     .option("--source-passphrase-file <file>", "passphrase that opens an encrypted source")
   addCredentialOptions(addEncryptionOptions(addDefinitionOptions(command))).action(
     async (output: string, source: string, flags: BuildFlags) => {
       const epoch = sourceDateEpoch(command)
       const encryption = encryptionOptions(flags, command)
+      const fetching = new Progress(`fetching ${source}`)
       await withCredentials(flags, true, (credentials) =>
         showMaking(`building ${output}`, output, flags, (options) =>
           build({
@@ -107,10 +141,12 @@ export function addBuildCommand(program: Command): void {
             ...encryption,
             ...definitionOptions(flags),
             source,
+            oci: ociOptions(flags, fetching),
             credentials,
             encrypt: flags.encrypt === true,
             ...(flags.compression === undefined ? {} : { compression: flags.compression }),
             ...ownerOption(flags, command),
+            ...(flags.arch === undefined ? {} : { architecture: flags.arch }),
             ...sourceCredentials(flags, credentials),
             ...(epoch === undefined ? {} : { sourceDateEpoch: epoch }),
           }),

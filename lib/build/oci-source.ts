@@ -1,0 +1,102 @@
+// An image of layers as what another one is built from, with what its configuration means to a SIF.
+import { openOciImage, type OciImage, type OciOptions } from "../oci/image.ts"
+import type { ImageConfig } from "../oci/manifest.ts"
+import { layerError } from "../oci/native-error.ts"
+import type { ImageReference } from "../oci/reference.ts"
+import { architectureDigits } from "../sif/names.ts"
+import { buildLabels, metadataFiles, metadataObjects, type ImageDescription } from "./metadata-files.ts"
+import type { BuildSource } from "./source.ts"
+
+/** Of names, links and attributes in memory: some millions of files. */
+const MAX_TREE_MEMORY = 2 * 2 ** 30
+
+/** What a double-quoted word in a shell stands for, and nothing is expanded. */
+function doubleQuoted(text: string): string {
+  return `"${text.replace(/[\\"$`]/g, "\\$&")}"`
+}
+function singleQuoted(text: string): string {
+  return `'${text.replaceAll("'", "'\\''")}'`
+}
+
+/**
+ * The run script: entry point and command, the latter replaced by arguments. Only the image's own words are evaluated, and
+ * they stand for themselves; arguments reach the program as they were given.
+ */
+export function ociRunscript({ entrypoint, cmd }: Pick<ImageConfig, "entrypoint" | "cmd">): string {
+  const words = (list: readonly string[]): string => singleQuoted(list.map(doubleQuoted).join(" "))
+  return `#!/bin/sh
+OCI_ENTRYPOINT=${words(entrypoint)}
+OCI_CMD=${words(cmd)}
+if [ $# -eq 0 ]; then eval "set -- $OCI_CMD"; fi
+eval "set -- $OCI_ENTRYPOINT \\"\\$@\\""
+if [ $# -eq 0 ]; then set -- /bin/sh; fi
+exec "$@"
+`
+}
+
+/** The environment script: the image's variables where the caller has none; the search path is always the image's. */
+export function ociEnvironment(env: readonly string[]): string {
+  const lines = env.flatMap((assignment) => {
+    const [, name = "", value = ""] = /^([A-Za-z_][A-Za-z0-9_]*)=(.*)$/s.exec(assignment) ?? []
+    if (name === "") return []
+    const quoted = doubleQuoted(value)
+    return [name === "PATH" ? `export PATH=${quoted}\n` : `export ${name}="\${${name}:-${quoted}}"\n`]
+  })
+  return `#!/bin/sh\n${lines.join("")}`
+}
+
+/** As the peers describe an image that was built from a name. */
+export function describeOciImage(
+  config: ImageConfig,
+  from: { readonly bootstrap: string; readonly name: string },
+  architecture: string,
+  time: number,
+): ImageDescription {
+  return {
+    definition: `bootstrap: ${from.bootstrap}\nfrom: ${from.name}\n\n`,
+    labels: { ...config.labels, ...buildLabels(architecture, time, from.bootstrap, from.name) },
+    runscript: ociRunscript(config),
+    ociEnvironment: ociEnvironment(config.env),
+    ociConfig: config.raw,
+  }
+}
+
+/** As SIF and labels name it; an image that does not say is for this machine. */
+export function ociArchitecture(config: ImageConfig): string | undefined {
+  const { architecture } = config.platform
+  return architecture !== "" && architectureDigits(architecture) !== undefined ? architecture : undefined
+}
+
+/** The tree of an image that is open, without anything added. */
+export function layerTree(image: OciImage, options: OciOptions): BuildSource["tree"] {
+  const limits = { bytes: options.maxLayerBytes ?? 64 * 2 ** 30, memory: MAX_TREE_MEMORY }
+  return { layers: image.layers, limits, added: [] }
+}
+
+/**
+ * Opens an image of layers as a source.
+ *
+ * @throws OciError.
+ */
+export async function openOciSource(
+  reference: ImageReference,
+  options: OciOptions & { readonly sourceDateEpoch?: number | undefined },
+): Promise<BuildSource> {
+  const image = await openOciImage(reference, options)
+  const architecture = ociArchitecture(image.config)
+  const bootstrap = reference.transport
+  const name = reference.transport === "docker" ? reference.text : reference.path
+  const time = options.sourceDateEpoch ?? Math.floor(Date.now() / 1000)
+  const shown = architecture ?? (process.arch === "x64" ? "amd64" : process.arch)
+  const description = describeOciImage(image.config, { bootstrap, name }, shown, time)
+  return {
+    path: image.name,
+    tree: layerTree(image, options),
+    added: metadataFiles(description),
+    objects: metadataObjects(description),
+    ownersAreReal: true,
+    ...(architecture === undefined ? {} : { architecture }),
+    explain: (cause) => layerError(image.name, cause),
+    [Symbol.asyncDispose]: () => image[Symbol.asyncDispose](),
+  }
+}

@@ -1,0 +1,176 @@
+// Blobs that anybody may read, kept as they came and named by their digests. What takes a credential to get is never here.
+import { constants } from "node:fs"
+import { mkdir, open, readdir, rename, stat, unlink, utimes, type FileHandle } from "node:fs/promises"
+import path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import { OciError } from "../errors.ts"
+import { loadAddon } from "../native/load.ts"
+import type { Bytes } from "../units.ts"
+import { hashFor, parseDigest, type Digest } from "./digest.ts"
+
+/** A blob in the cache. */
+export interface CachedBlob {
+  /** `sha256:…` */
+  readonly digest: string
+  readonly size: Bytes
+  /** Seconds since 1970. */
+  readonly lastUsed: number
+  /** Not whole yet: somebody is fetching it, or was interrupted. */
+  readonly isPartial: boolean
+}
+
+const POLL_MS = 100
+const PIECE: Bytes = 1 << 20
+const PARTIAL = ".partial"
+
+/** Where the cache is, by the environment. */
+export function cacheFolder(environment: Readonly<Record<string, string | undefined>> = process.env): string {
+  const own = environment["SIFCRYPT_CACHEDIR"]
+  if (own !== undefined && own !== "") return own
+  for (const name of ["APPTAINER_CACHEDIR", "SINGULARITY_CACHEDIR"]) {
+    const folder = environment[name]
+    if (folder !== undefined && folder !== "") return path.join(folder, "sifcrypt")
+  }
+  const home = environment["HOME"] ?? "/"
+  return path.join(environment["XDG_CACHE_HOME"] ?? path.join(home, ".cache"), "sifcrypt", "cache")
+}
+
+async function contentFits(file: FileHandle, digest: Digest): Promise<boolean> {
+  const hash = hashFor(digest)
+  const piece = Buffer.allocUnsafe(PIECE)
+  for (let at = 0; ;) {
+    const { bytesRead } = await file.read(piece, 0, piece.length, at)
+    if (bytesRead === 0) break
+    hash.update(piece.subarray(0, bytesRead))
+    at += bytesRead
+  }
+  return hash.digest().equals(digest.bytes)
+}
+
+/** A folder of blobs. */
+export class Cache {
+  readonly folder: string
+
+  constructor(folder: string) {
+    this.folder = folder
+  }
+
+  #path({ algorithm, hex }: Digest): string {
+    return path.join(this.folder, "blobs", algorithm, hex)
+  }
+
+  /** undefined: it is not there. What is there and is something else is removed. */
+  async find(digest: Digest, size: Bytes): Promise<FileHandle | undefined> {
+    const name = this.#path(digest)
+    let file: FileHandle
+    try {
+      file = await open(name, "r")
+    } catch {
+      return undefined
+    }
+    const fits = (await file.stat()).size === size && (await contentFits(file, digest))
+    if (!fits) {
+      await file.close()
+      await unlink(name).catch(() => undefined)
+      return undefined
+    }
+    const now = new Date()
+    await utimes(name, now, now).catch(() => undefined)
+    return file
+  }
+
+  /**
+   * Makes a blob: one process at a time; the others wait and find it. `fill` gets a file of what an earlier try left.
+   * The blob has its name when it is complete and checked.
+   */
+  async make(
+    digest: Digest,
+    size: Bytes,
+    fill: (file: FileHandle) => Promise<void>,
+    signal?: AbortSignal,
+  ): Promise<FileHandle> {
+    const name = this.#path(digest)
+    await mkdir(path.dirname(name), { recursive: true, mode: 0o700 })
+    for (;;) {
+      signal?.throwIfAborted()
+      const found = await this.find(digest, size)
+      if (found !== undefined) return found
+      const file = await open(
+        `${name}${PARTIAL}`,
+        constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW,
+        0o600,
+      )
+      try {
+        if (!(await loadAddon().lockFile(file.fd))) {
+          await file.close()
+          await sleep(POLL_MS)
+          continue
+        }
+        // Whoever had the lock may have given the file its name.
+        const still = await stat(`${name}${PARTIAL}`).catch(() => undefined)
+        if (still?.ino !== (await file.stat()).ino) {
+          await file.close()
+          continue
+        }
+        await fill(file)
+        await file.sync()
+        await rename(`${name}${PARTIAL}`, name)
+        return file
+      } catch (error) {
+        await file.close().catch(() => undefined)
+        throw error
+      }
+    }
+  }
+}
+
+/**
+ * What is in the cache.
+ *
+ * @param folder - Default: by the environment.
+ */
+export async function listCache(folder: string = cacheFolder()): Promise<CachedBlob[]> {
+  const blobs: CachedBlob[] = []
+  for (const algorithm of ["sha256", "sha512"]) {
+    const place = path.join(folder, "blobs", algorithm)
+    const names = await readdir(place).catch(() => [])
+    for (const name of names.sort()) {
+      const isPartial = name.endsWith(PARTIAL)
+      const hex = isPartial ? name.slice(0, -PARTIAL.length) : name
+      try {
+        const { text } = parseDigest(`${algorithm}:${hex}`, place)
+        const info = await stat(path.join(place, name))
+        blobs.push({ digest: text, size: info.size, lastUsed: Math.floor(info.mtimeMs / 1000), isPartial })
+      } catch (error) {
+        if (!(error instanceof OciError) && (error as NodeJS.ErrnoException).code !== "ENOENT") throw error
+      }
+    }
+  }
+  return blobs
+}
+
+/** What {@link cleanCache} removes. */
+export interface CleanCacheOptions {
+  /** Default: by the environment. */
+  readonly folder?: string
+  /** Only what was not used for so long. */
+  readonly olderThanDays?: number
+  /** Remove nothing, only tell. */
+  readonly dryRun?: boolean
+}
+
+/** Empties the cache. Returns what was removed; what is being read meanwhile stays readable. */
+export async function cleanCache(options: CleanCacheOptions = {}): Promise<CachedBlob[]> {
+  const { folder = cacheFolder(), olderThanDays, dryRun = false } = options
+  const before = olderThanDays === undefined ? Infinity : Date.now() / 1000 - olderThanDays * 86_400
+  const old = (await listCache(folder)).filter(({ lastUsed }) => lastUsed < before)
+  if (!dryRun)
+    for (const { digest, isPartial } of old) {
+      const { algorithm, hex } = parseDigest(digest, folder)
+      const name = path.join(folder, "blobs", algorithm, isPartial ? `${hex}${PARTIAL}` : hex)
+      await unlink(name).catch((error: unknown) => {
+        if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error
+      })
+    }
+  return old
+}

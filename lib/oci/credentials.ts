@@ -1,0 +1,229 @@
+// Whom to be at a registry: options, variables, the files of Docker, Podman and Apptainer, and credential helpers.
+import { spawn } from "node:child_process"
+import { readFile } from "node:fs/promises"
+import path from "node:path"
+import { OciError } from "../errors.ts"
+
+/** A name with its password, or what stands for both. */
+export type RegistryCredential =
+  | { readonly kind: "password"; readonly username: string; readonly password: Buffer }
+  /** To be exchanged for another. */
+  | { readonly kind: "identity"; readonly token: Buffer }
+  /** To be shown as it is. */
+  | { readonly kind: "bearer"; readonly token: Buffer }
+
+export interface CredentialSearch {
+  /** Given for this call; no other is looked for. */
+  readonly credentials?: { readonly username: string; readonly password: Buffer }
+  /** As `docker login` writes it; instead of all other files. */
+  readonly authFile?: string
+  /** Default: `process.env`. */
+  readonly environment?: Readonly<Record<string, string | undefined>>
+}
+
+const HELPER_MS = 10_000
+const MAX_HELPER_OUTPUT = 1 << 20
+
+type Json = Readonly<Record<string, unknown>>
+
+function isRecord(value: unknown): value is Json {
+  return typeof value === "object" && value !== null && !Array.isArray(value)
+}
+
+/** The keys that stand for a repository, the most particular first. */
+export function credentialKeys(host: string, repository: string): string[] {
+  const hosts = host === "docker.io" ? ["docker.io", "index.docker.io", "registry-1.docker.io"] : [host]
+  const parts = repository.split("/")
+  const deeper = parts.map((_, i) => parts.slice(0, parts.length - i).join("/"))
+  return [
+    ...hosts.flatMap((one) => deeper.map((rest) => `${one}/${rest}`)),
+    ...hosts.flatMap((one) => [
+      one,
+      `https://${one}`,
+      `https://${one}/v1/`,
+      `https://${one}/v2/`,
+      `http://${one}`,
+    ]),
+  ]
+}
+
+/** What a helper is asked about. */
+function helperServer(host: string): string {
+  return host === "docker.io" ? "https://index.docker.io/v1/" : host
+}
+
+async function askHelper(
+  suffix: string,
+  server: string,
+  environment: NodeJS.ProcessEnv,
+): Promise<RegistryCredential | undefined> {
+  if (!/^[A-Za-z0-9._-]+$/.test(suffix))
+    throw new OciError("ERR_OCI_CREDENTIALS", `${JSON.stringify(suffix)} is no credential helper`)
+  const program = `docker-credential-${suffix}`
+  const output = await new Promise<{ readonly status: number | null; readonly text: Buffer }>(
+    (resolve, reject) => {
+      const child = spawn(program, ["get"], {
+        stdio: ["pipe", "pipe", "ignore"],
+        env: environment,
+        timeout: HELPER_MS,
+      })
+      const pieces: Buffer[] = []
+      let size = 0
+      child.on("error", (cause) => {
+        reject(new OciError("ERR_OCI_CREDENTIALS", `${program}: ${cause.message}`, { cause }))
+      })
+      child.stdin.on("error", () => {
+        // It need not read what it is asked.
+      })
+      child.stdout.on("data", (piece: Buffer) => {
+        size += piece.length
+        if (size > MAX_HELPER_OUTPUT) child.kill()
+        else pieces.push(piece)
+      })
+      child.on("close", (status) => {
+        resolve({ status, text: Buffer.concat(pieces) })
+      })
+      child.stdin.end(server)
+    },
+  )
+  if (output.status !== 0) {
+    if (/credentials not found/.test(output.text.toString("utf8"))) return undefined
+    throw new OciError("ERR_OCI_CREDENTIALS", `${program} ended with status ${String(output.status)}`)
+  }
+  let answer: unknown
+  try {
+    answer = JSON.parse(output.text.toString("utf8"))
+  } catch {
+    throw new OciError("ERR_OCI_CREDENTIALS", `${program} did not answer with JSON`)
+  } finally {
+    output.text.fill(0)
+  }
+  const { Username: username, Secret: secret } = answer as {
+    readonly Username?: unknown
+    readonly Secret?: unknown
+  }
+  if (typeof username !== "string" || typeof secret !== "string")
+    throw new OciError("ERR_OCI_CREDENTIALS", `${program} gave no name and secret`)
+  const password = Buffer.from(secret, "utf8")
+  return username === "<token>"
+    ? { kind: "identity", token: password }
+    : { kind: "password", username, password }
+}
+
+function fromEntry(entry: Json, where: string): RegistryCredential | undefined {
+  const { auth, username, password, identitytoken, registrytoken } = entry
+  if (typeof registrytoken === "string" && registrytoken !== "")
+    return { kind: "bearer", token: Buffer.from(registrytoken) }
+  if (typeof identitytoken === "string" && identitytoken !== "")
+    return { kind: "identity", token: Buffer.from(identitytoken) }
+  if (typeof auth === "string" && auth !== "") {
+    const decoded = Buffer.from(auth, "base64")
+    const colon = decoded.indexOf(":")
+    if (colon < 0) throw new OciError("ERR_OCI_CREDENTIALS", `${where}: an entry that is not NAME:PASSWORD`)
+    // Docker ends a password with zero bytes that are not its own.
+    let end = decoded.length
+    while (end > colon + 1 && decoded[end - 1] === 0) end--
+    return {
+      kind: "password",
+      username: decoded.subarray(0, colon).toString("utf8"),
+      password: decoded.subarray(colon + 1, end),
+    }
+  }
+  if (typeof username === "string" && typeof password === "string")
+    return { kind: "password", username, password: Buffer.from(password) }
+  return undefined
+}
+
+async function readAuthFile(file: string, wanted: boolean): Promise<Json | undefined> {
+  let text: string
+  try {
+    text = await readFile(file, "utf8")
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
+    if (!wanted && (code === "ENOENT" || code === "ENOTDIR" || code === "EACCES")) return undefined
+    throw new OciError("ERR_OCI_CREDENTIALS", `cannot read ${file}: ${(cause as Error).message}`, {
+      path: file,
+      cause,
+    })
+  }
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch (cause) {
+    throw new OciError("ERR_OCI_CREDENTIALS", `${file} is no JSON`, { path: file, cause })
+  }
+  if (!isRecord(value)) throw new OciError("ERR_OCI_CREDENTIALS", `${file} is no JSON object`, { path: file })
+  return value
+}
+
+async function fromFile(
+  config: Json,
+  file: string,
+  host: string,
+  keys: readonly string[],
+  environment: NodeJS.ProcessEnv,
+): Promise<RegistryCredential | undefined> {
+  const { auths, credHelpers, credsStore } = config
+  const helper = isRecord(credHelpers)
+    ? keys.map((key) => credHelpers[key]).find((one) => typeof one === "string")
+    : undefined
+  if (typeof helper === "string") return await askHelper(helper, helperServer(host), environment)
+  for (const key of isRecord(auths) ? keys : []) {
+    const entry = (auths as Json)[key]
+    const found = isRecord(entry) ? fromEntry(entry, file) : undefined
+    if (found !== undefined) return found
+  }
+  if (typeof credsStore === "string" && credsStore !== "")
+    return await askHelper(credsStore, helperServer(host), environment)
+  return undefined
+}
+
+/**
+ * Looks for a credential in the order of docs/cli.md.
+ *
+ * @returns undefined: there is none.
+ * @throws OciError `ERR_OCI_CREDENTIALS` for files and helpers that do not work.
+ */
+export async function findCredential(
+  search: CredentialSearch,
+  host: string,
+  repository: string,
+): Promise<RegistryCredential | undefined> {
+  const { credentials, authFile, environment = process.env } = search
+  if (credentials !== undefined)
+    return { kind: "password", username: credentials.username, password: Buffer.from(credentials.password) }
+  const keys = credentialKeys(host, repository)
+  const inFile = async (file: string, wanted: boolean): Promise<RegistryCredential | undefined> => {
+    const config = await readAuthFile(file, wanted)
+    return config === undefined ? undefined : await fromFile(config, file, host, keys, environment)
+  }
+  const named = authFile ?? (environment["REGISTRY_AUTH_FILE"] || undefined)
+  if (named !== undefined) return await inFile(named, true)
+  for (const prefix of ["SIFCRYPT_", "APPTAINER_", "SINGULARITY_", ""]) {
+    const username = environment[`${prefix}DOCKER_USERNAME`]
+    const password = environment[`${prefix}DOCKER_PASSWORD`]
+    if (username !== undefined && password !== undefined)
+      return { kind: "password", username, password: Buffer.from(password) }
+  }
+  const home = environment["HOME"] ?? "/"
+  const configHome = environment["XDG_CONFIG_HOME"] ?? path.join(home, ".config")
+  const runtime = environment["XDG_RUNTIME_DIR"]
+  const files = [
+    path.join(environment["APPTAINER_CONFIGDIR"] ?? path.join(home, ".apptainer"), "docker-config.json"),
+    path.join(environment["DOCKER_CONFIG"] ?? path.join(home, ".docker"), "config.json"),
+    ...(runtime === undefined ? [] : [path.join(runtime, "containers", "auth.json")]),
+    path.join(configHome, "containers", "auth.json"),
+  ]
+  for (const file of files) {
+    const found = await inFile(file, false)
+    if (found !== undefined) return found
+  }
+  return undefined
+}
+
+/** Overwrites its secret. */
+export function wipeCredential(credential: RegistryCredential | undefined): void {
+  if (credential === undefined) return
+  if (credential.kind === "password") credential.password.fill(0)
+  else credential.token.fill(0)
+}

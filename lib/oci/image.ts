@@ -1,0 +1,187 @@
+// An image of layers, wherever it lies: found, chosen for a platform, checked, and ready to be read.
+import { OciError } from "../errors.ts"
+import type { NativeLayer } from "../native/binding.ts"
+import type { Bytes } from "../units.ts"
+import { checkBytes, type Digest } from "./digest.ts"
+import { findImage, type SavedImage } from "./layout.ts"
+import {
+  checkLayerTypes,
+  MAX_DOCUMENT,
+  parseConfig,
+  parseDocument,
+  platformFits,
+  platformOf,
+  platformText,
+  type Descriptor,
+  type ImageConfig,
+  type ImageManifest,
+  type Platform,
+} from "./manifest.ts"
+import type { ImageReference } from "./reference.ts"
+import { findRemote, type RegistryOptions } from "./registry.ts"
+import type { BlobStore } from "./store.ts"
+
+/** All files of an image together. */
+export const MAX_LAYER_BYTES: Bytes = 64 * 2 ** 30
+
+/** Where images come from, and which one it is to be. */
+export interface OciOptions extends RegistryOptions {
+  /** `amd64`, `arm64`, `arm32v7`, `ppc64le`; default: this machine's. */
+  readonly architecture?: string
+  /** More, uncompressed, is an error: a few bytes can stand for any number. Default {@link MAX_LAYER_BYTES}. */
+  readonly maxLayerBytes?: Bytes
+  readonly signal?: AbortSignal
+  readonly onNotice?: (text: string) => void
+}
+
+/** An image whose parts are at hand while it is open. */
+export interface OciImage extends AsyncDisposable {
+  /** As it was named. */
+  readonly name: string
+  readonly config: ImageConfig
+  /** Base first. */
+  readonly layers: readonly NativeLayer[]
+  /** Of the manifest, where there is one. */
+  readonly digest: Digest | undefined
+}
+
+const MAX_NESTING = 3
+
+async function readDocument(store: BlobStore, descriptor: Descriptor, what: string): Promise<Buffer> {
+  if (descriptor.size > MAX_DOCUMENT)
+    throw new OciError("ERR_OCI_LIMIT", `${what}: ${descriptor.size} bytes, more than ${MAX_DOCUMENT}`)
+  const bytes = await store.read(descriptor)
+  checkBytes(bytes, descriptor.digest, descriptor.size, what)
+  return bytes
+}
+
+/** The manifest for a platform, through indexes. */
+async function resolveManifest(
+  store: BlobStore,
+  root: Descriptor,
+  wanted: Platform,
+): Promise<{ readonly manifest: ImageManifest; readonly digest: Digest; readonly chosen: boolean }> {
+  let descriptor = root
+  for (let depth = 0; depth <= MAX_NESTING; depth++) {
+    const what = `${store.name}: ${descriptor.digest.text}`
+    const document = parseDocument(await readDocument(store, descriptor, what), descriptor.mediaType, what)
+    if (document.kind === "manifest")
+      return { manifest: document, digest: descriptor.digest, chosen: depth > 0 }
+    // Attestations have the platform unknown/unknown; a nested index may have none.
+    const known = document.manifests.filter(({ platform }) => platform?.os !== "unknown")
+    const fits = known.filter(({ platform }) => platform !== undefined && platformFits(platform, wanted))
+    const withoutPlatform = known.filter(({ platform }) => platform === undefined)
+    const found = fits[0] ?? (withoutPlatform.length === 1 ? withoutPlatform[0] : undefined)
+    if (found === undefined) {
+      const there = known
+        .map(({ platform }) => (platform === undefined ? "?" : platformText(platform)))
+        .join(", ")
+      throw new OciError(
+        "ERR_OCI_NOT_FOUND",
+        `${store.name}: there is no image for ${platformText(wanted)}, but for ${there === "" ? "none" : there}`,
+      )
+    }
+    descriptor = found
+  }
+  throw new OciError("ERR_OCI_FORMAT", `${store.name}: indexes in indexes, more than ${MAX_NESTING} deep`)
+}
+
+function checkPlatform(name: string, config: ImageConfig, options: OciOptions, chosen: boolean): void {
+  const wanted = platformOf(options.architecture ?? process.arch)
+  if (config.platform.architecture === "" || platformFits(config.platform, wanted)) return
+  const found = platformText(config.platform)
+  // An index that promised another one, or a wish that is not granted.
+  if (chosen && config.platform.architecture !== wanted.architecture)
+    throw new OciError(
+      "ERR_OCI_FORMAT",
+      `${name}: the image for ${platformText(wanted)} says that it is for ${found}`,
+    )
+  if (options.architecture !== undefined)
+    throw new OciError("ERR_OCI_NOT_FOUND", `${name}: it is for ${found}, not for ${platformText(wanted)}`)
+  options.onNotice?.(`${name} is an image for ${found}, not for this machine`)
+}
+
+function checkLayerCount(name: string, layers: number, config: ImageConfig): void {
+  if (layers !== config.diffIds.length)
+    throw new OciError(
+      "ERR_OCI_FORMAT",
+      `${name}: ${layers} layers, and its configuration names ${config.diffIds.length}`,
+    )
+}
+
+function diffIdOf(config: ImageConfig, i: number): Buffer {
+  const digest = config.diffIds[i]
+  if (digest === undefined) throw new RangeError(`there is no layer ${i}`)
+  return digest.bytes
+}
+
+function savedImage(name: string, store: BlobStore, saved: SavedImage, options: OciOptions): OciImage {
+  if (saved.configDigest !== undefined)
+    checkBytes(saved.config, saved.configDigest, undefined, `${name}: its configuration`)
+  const config = parseConfig(saved.config, `${name}: its configuration`)
+  checkPlatform(name, config, options, false)
+  checkLayerCount(name, saved.layers.length, config)
+  return {
+    name,
+    config,
+    digest: undefined,
+    layers: saved.layers.map((layer, i) => ({
+      blob: layer.blob,
+      name: `layer ${i} (${layer.name})`,
+      digest: undefined,
+      diffId: diffIdOf(config, i),
+    })),
+    [Symbol.asyncDispose]: () => store[Symbol.asyncDispose](),
+  }
+}
+
+async function imageOf(
+  name: string,
+  store: BlobStore,
+  root: Descriptor,
+  options: OciOptions,
+): Promise<OciImage> {
+  const wanted = platformOf(options.architecture ?? process.arch)
+  const { manifest, digest, chosen } = await resolveManifest(store, root, wanted)
+  checkLayerTypes(manifest, name)
+  const config = parseConfig(
+    await readDocument(store, manifest.config, `${name}: its configuration`),
+    `${name}: its configuration`,
+  )
+  checkPlatform(name, config, options, chosen)
+  checkLayerCount(name, manifest.layers.length, config)
+  await store.fetch?.(manifest.layers)
+  const layers: NativeLayer[] = []
+  for (const [i, layer] of manifest.layers.entries())
+    layers.push({
+      blob: await store.open(layer),
+      name: `layer ${i} (${layer.digest.text})`,
+      digest: layer.digest.bytes,
+      diffId: diffIdOf(config, i),
+    })
+  return { name, config, digest, layers, [Symbol.asyncDispose]: () => store[Symbol.asyncDispose]() }
+}
+
+/**
+ * Opens an image. Documents are verified before they are read; layers when they are.
+ *
+ * @throws OciError.
+ */
+export async function openOciImage(reference: ImageReference, options: OciOptions = {}): Promise<OciImage> {
+  options.signal?.throwIfAborted()
+  const limit = options.maxLayerBytes ?? MAX_LAYER_BYTES
+  const found =
+    reference.transport === "docker"
+      ? await findRemote(reference, options)
+      : await findImage(reference, limit)
+  const { store } = found
+  const name = reference.transport === "docker" ? reference.text : reference.path
+  try {
+    return "saved" in found
+      ? savedImage(name, store, found.saved, options)
+      : await imageOf(name, store, found.descriptor, options)
+  } catch (error) {
+    await store[Symbol.asyncDispose]()
+    throw error
+  }
+}

@@ -1,0 +1,385 @@
+// Images at a registry: manifests by name, blobs by digest, each fetched once.
+import { createHash } from "node:crypto"
+import type { FileHandle } from "node:fs/promises"
+import os from "node:os"
+import path from "node:path"
+import { OciError } from "../errors.ts"
+import type { NativeBlob } from "../native/binding.ts"
+import type { Bytes } from "../units.ts"
+import { Authorization } from "./authorization.ts"
+import { Cache, cacheFolder } from "./cache.ts"
+import { findCredential, type CredentialSearch } from "./credentials.ts"
+import { checkBytes, checkDigest, hashFor, parseDigest } from "./digest.ts"
+import { HttpClient, readBody, replyError, type HttpOptions, type Reply } from "./http.ts"
+import { acceptedTypes, MAX_DOCUMENT, type Descriptor } from "./manifest.ts"
+import type { RegistryReference } from "./reference.ts"
+import { Spill } from "./spill.ts"
+import type { BlobStore } from "./store.ts"
+
+/** How a registry is spoken to. */
+export interface RegistryOptions extends CredentialSearch, Pick<HttpOptions, "retryDelayMs" | "certFolders"> {
+  /** Speak HTTP without TLS, which anybody on the way can read and change. Loopback may do so by itself. */
+  readonly noHttps?: boolean
+  /** Where public blobs are kept; default: by the environment. */
+  readonly cacheFolder?: string
+  /** Keep nothing: what is fetched lies encrypted in a file without a name until the end. */
+  readonly disableCache?: boolean
+  readonly signal?: AbortSignal
+  readonly onNotice?: (text: string) => void
+  /** Bytes of blobs that are here, of how many. */
+  readonly onFetch?: (bytes: Bytes, total: Bytes) => void
+}
+
+const PARALLEL = 3
+const MAX_TRIES = 5
+
+/** What else the machine's containers trust. */
+function certFolders(): string[] {
+  const home = os.homedir()
+  const shared = ["/etc/containers/certs.d", "/etc/docker/certs.d"]
+  return [path.join(home, ".config/containers/certs.d"), ...shared]
+}
+
+/** Of the API; the name that users give may be another. */
+function apiHost(host: string): string {
+  return host === "docker.io" ? "registry-1.docker.io" : host
+}
+
+function isLoopback(host: string): boolean {
+  const name = host.replace(/:\d+$/, "")
+  return name === "localhost" || name === "[::1]" || /^127\.\d+\.\d+\.\d+$/.test(name)
+}
+
+/** Did whoever answered not speak TLS at all? */
+function speaksPlain(cause: unknown): boolean {
+  const { code } = (cause instanceof OciError ? cause.cause : cause) as NodeJS.ErrnoException
+  return (
+    code === "EPROTO" || code === "ERR_SSL_WRONG_VERSION_NUMBER" || code === "ERR_SSL_PACKET_LENGTH_TOO_LONG"
+  )
+}
+
+class RegistryStore implements BlobStore {
+  readonly name: string
+  readonly #client: HttpClient
+  readonly #authorization: Authorization
+  readonly #base: URL
+  readonly #options: RegistryOptions
+  readonly #cache: Cache | undefined
+  readonly #opened = new Map<string, NativeBlob>()
+  readonly #files: FileHandle[] = []
+  readonly #spills: Spill[] = []
+  #fetched: Bytes = 0
+  #total: Bytes = 0
+
+  constructor(reference: RegistryReference, client: HttpClient, base: URL, options: RegistryOptions) {
+    this.name = reference.text
+    this.#client = client
+    this.#base = new URL(`/v2/${reference.repository}/`, base)
+    this.#options = options
+    this.#cache =
+      options.disableCache === true
+        ? undefined
+        : new Cache(options.cacheFolder ?? cacheFolder(options.environment))
+    this.#authorization = new Authorization(client, base, reference.repository, () =>
+      findCredential(options, reference.host, reference.repository),
+    )
+  }
+
+  /** With whatever authorization it takes. */
+  async #get(url: URL, headers: Readonly<Record<string, string>> = {}): Promise<Reply> {
+    for (;;) {
+      const authorization = this.#authorization.header
+      const reply = await this.#client.request(url, { headers, authorization })
+      const status = reply.statusCode ?? 0
+      // Some say "not found" to whom they do not know.
+      const refused = [401, 403, 429].includes(status) || (status === 404 && !this.#authorization.isKnown)
+      if (!refused) return reply
+      const before = this.#authorization.header
+      if (!(await this.#authorization.advance(reply, authorization))) return reply
+      reply.destroy()
+      if (status === 404 && before === this.#authorization.header)
+        return await this.#client.request(url, { headers, authorization })
+    }
+  }
+
+  /** A manifest by its tag or digest, with what the registry calls it. */
+  async manifest(reference: string): Promise<{ readonly bytes: Buffer; readonly type: string | undefined }> {
+    const what = `${this.name}: ${reference}`
+    const reply = await this.#get(new URL(`manifests/${reference}`, this.#base), {
+      accept: acceptedTypes.join(", "),
+    })
+    if (reply.statusCode !== 200) throw await replyError(reply, this.name)
+    const bytes = await readBody(reply, MAX_DOCUMENT, what)
+    const announced = reply.headers["docker-content-digest"]
+    if (typeof announced === "string") checkBytes(bytes, parseDigest(announced, what), undefined, what)
+    const type = reply.headers["content-type"]?.split(";")[0]?.trim().toLowerCase()
+    return { bytes, type: type === "" ? undefined : type }
+  }
+
+  async read(descriptor: Descriptor): Promise<Buffer> {
+    if (descriptor.data !== undefined) return descriptor.data
+    const { digest, size, mediaType } = descriptor
+    const cached = await this.#cache?.find(digest, size)
+    if (cached !== undefined) {
+      try {
+        return await cached.readFile()
+      } finally {
+        await cached.close()
+      }
+    }
+    let bytes: Buffer
+    if (acceptedTypes.includes(mediaType)) {
+      const found = await this.manifest(digest.text)
+      if (found.type !== undefined && acceptedTypes.includes(found.type) && found.type !== mediaType)
+        throw new OciError(
+          "ERR_OCI_FORMAT",
+          `${this.name}: ${digest.text} is announced as ${mediaType} and served as ${found.type}`,
+        )
+      bytes = found.bytes
+    } else {
+      const reply = await this.#get(new URL(`blobs/${digest.text}`, this.#base))
+      if (reply.statusCode !== 200) throw await replyError(reply, this.name)
+      bytes = await readBody(reply, MAX_DOCUMENT, this.name)
+    }
+    checkBytes(bytes, digest, size, `${this.name}: ${digest.text}`)
+    if (this.#cache !== undefined && !this.#authorization.isKnown)
+      await (
+        await this.#cache.make(digest, size, async (file) => {
+          await file.truncate(0)
+          await file.writeFile(bytes)
+        })
+      ).close()
+    return bytes
+  }
+
+  async fetch(descriptors: readonly Descriptor[]): Promise<void> {
+    const wanted = [...new Map(descriptors.map((one) => [one.digest.text, one])).values()]
+    this.#total = wanted.reduce((sum, { size }) => sum + size, 0)
+    const queue = [...wanted]
+    let failed = false
+    const work = async (): Promise<void> => {
+      for (let next; !failed && (next = queue.shift()) !== undefined;)
+        try {
+          this.#opened.set(next.digest.text, await this.#fetch(next))
+        } catch (error) {
+          failed = true
+          throw error
+        }
+    }
+    const results = await Promise.allSettled(Array.from({ length: PARALLEL }, work))
+    const failure = results.find((result) => result.status === "rejected")
+    if (failure !== undefined) throw failure.reason
+  }
+
+  #advance(bytes: Bytes): void {
+    this.#fetched += bytes
+    this.#options.onFetch?.(this.#fetched, this.#total)
+  }
+
+  async #fetch(descriptor: Descriptor): Promise<NativeBlob> {
+    const { digest, size } = descriptor
+    const { signal } = this.#options
+    if (this.#cache !== undefined) {
+      const cached = await this.#cache.find(digest, size)
+      if (cached !== undefined) this.#advance(size)
+      const file =
+        cached ??
+        ((await this.#isPublic(descriptor))
+          ? await this.#cache.make(digest, size, (one) => this.#fill(descriptor, one), signal)
+          : undefined)
+      if (file !== undefined) {
+        this.#files.push(file)
+        return { fd: file.fd, offset: 0, size }
+      }
+    }
+    const spill = await Spill.create(this.#cache?.folder ?? os.tmpdir())
+    this.#spills.push(spill)
+    const hash = hashFor(digest)
+    await this.#download(descriptor, 0, async (piece) => {
+      hash.update(piece)
+      await spill.write(piece)
+    })
+    checkDigest(hash, digest, `${this.name}: ${digest.text}`)
+    return await spill.finish(size)
+  }
+
+  /** Does nobody need a name to read it? */
+  // eslint-disable-next-line @typescript-eslint/require-await -- it may have to ask one day
+  async #isPublic(_descriptor: Descriptor): Promise<boolean> {
+    return !this.#authorization.isKnown
+  }
+
+  /** Fills a file of the cache, from where an earlier try has left it. */
+  async #fill(descriptor: Descriptor, file: FileHandle): Promise<void> {
+    const { digest, size } = descriptor
+    const what = `${this.name}: ${digest.text}`
+    for (let tries = 0; ; tries++) {
+      let have = (await file.stat()).size
+      if (have > size || tries > 0) {
+        await file.truncate(0)
+        have = 0
+      }
+      const hash = hashFor(digest)
+      const piece = Buffer.allocUnsafe(1 << 20)
+      for (let at = 0; at < have;) {
+        const { bytesRead } = await file.read(piece, 0, Math.min(piece.length, have - at), at)
+        hash.update(piece.subarray(0, bytesRead))
+        at += bytesRead
+      }
+      this.#advance(tries === 0 ? have : 0)
+      let position = have
+      await this.#download(descriptor, have, async (bytes) => {
+        hash.update(bytes)
+        await file.write(bytes, 0, bytes.length, position)
+        position += bytes.length
+      })
+      try {
+        checkDigest(hash, digest, what)
+        return
+      } catch (error) {
+        // What was left may have been wrong; what came now is what there is.
+        await file.truncate(0)
+        this.#fetched -= size
+        if (have === 0) throw error
+      }
+    }
+  }
+
+  /** The bytes of a blob from `start` on; a connection that breaks is taken up where it broke. */
+  async #download(
+    descriptor: Descriptor,
+    start: Bytes,
+    take: (piece: Buffer) => Promise<void>,
+  ): Promise<void> {
+    const { digest, size } = descriptor
+    const url = new URL(`blobs/${digest.text}`, this.#base)
+    const what = `${this.name}: ${digest.text}`
+    let have = start
+    for (let tries = 1; have < size; tries++) {
+      const reply = await this.#get(url, have === 0 ? {} : { range: `bytes=${have}-` })
+      let skip = 0
+      if (reply.statusCode === 206) {
+        const from = /^bytes (\d+)-/.exec(reply.headers["content-range"] ?? "")?.[1]
+        if (Number(from) !== have) {
+          reply.destroy()
+          throw new OciError(
+            "ERR_OCI_REGISTRY",
+            `${what}: asked from byte ${have} on, the registry sends from ${String(from)}`,
+          )
+        }
+      } else if (reply.statusCode === 200) {
+        // It does not know ranges: what is here already is passed by.
+        skip = have
+      } else {
+        throw await replyError(reply, what)
+      }
+      try {
+        for await (const piece of reply as AsyncIterable<Buffer>) {
+          const fresh = piece.subarray(Math.min(skip, piece.length))
+          skip -= piece.length - fresh.length
+          if (fresh.length === 0) continue
+          if (have + fresh.length > size)
+            throw new OciError("ERR_OCI_DIGEST", `${what}: more than the ${size} bytes that are promised`)
+          await take(fresh)
+          have += fresh.length
+          this.#advance(fresh.length)
+        }
+        if (have === size) return
+        throw Object.assign(new Error("the answer ended early"), { code: "ECONNRESET" })
+      } catch (cause) {
+        reply.destroy()
+        this.#options.signal?.throwIfAborted()
+        const { code } = cause as NodeJS.ErrnoException
+        const broken =
+          code === "ECONNRESET" ||
+          code === "ETIMEDOUT" ||
+          code === "EPIPE" ||
+          code === "ERR_STREAM_PREMATURE_CLOSE"
+        if (!broken) throw cause
+        if (tries >= MAX_TRIES)
+          throw new OciError(
+            "ERR_OCI_REGISTRY",
+            `${what}: the connection broke ${tries} times, after ${have} of ${size} bytes`,
+            { cause },
+          )
+        await this.#client.pause(tries)
+      }
+    }
+  }
+
+  // eslint-disable-next-line @typescript-eslint/require-await -- others have to look
+  async open(descriptor: Descriptor): Promise<NativeBlob> {
+    const blob = this.#opened.get(descriptor.digest.text)
+    if (blob === undefined)
+      throw new OciError("ERR_OCI_NOT_FOUND", `${this.name}: ${descriptor.digest.text} was not fetched`)
+    if (blob.size !== descriptor.size)
+      throw new OciError("ERR_OCI_DIGEST", `${this.name}: ${descriptor.digest.text} is named with two sizes`)
+    return blob
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#authorization[Symbol.dispose]()
+    this.#client[Symbol.dispose]()
+    await Promise.all([
+      ...this.#files.map((file) => file.close()),
+      ...this.#spills.map((spill) => spill[Symbol.asyncDispose]()),
+    ])
+  }
+}
+
+/** The one place that a name stands for: with TLS unless it was said otherwise, or nobody on loopback speaks it. */
+async function endpoint(client: HttpClient, host: string, options: RegistryOptions): Promise<URL> {
+  const api = apiHost(host)
+  if (options.noHttps === true) return new URL(`http://${api}`)
+  const url = new URL(`https://${api}`)
+  if (!isLoopback(api)) return url
+  try {
+    ;(await client.request(new URL("/v2/", url))).destroy()
+    return url
+  } catch (cause) {
+    if (speaksPlain(cause)) return new URL(`http://${api}`)
+    throw cause
+  }
+}
+
+/**
+ * Finds an image at its registry.
+ *
+ * @throws OciError `ERR_OCI_NOT_FOUND`, `ERR_OCI_CREDENTIALS`, `ERR_OCI_REGISTRY`, `ERR_OCI_DIGEST`, `ERR_OCI_FORMAT`.
+ */
+export async function findRemote(
+  reference: RegistryReference,
+  options: RegistryOptions,
+): Promise<{ readonly store: BlobStore; readonly descriptor: Descriptor }> {
+  const client = new HttpClient({
+    signal: options.signal,
+    retryDelayMs: options.retryDelayMs,
+    certFolders: [...(options.certFolders ?? []), ...certFolders()],
+  })
+  let store: RegistryStore | undefined
+  try {
+    const base = await endpoint(client, reference.host, options)
+    options.onNotice?.(`${reference.text} comes from ${base.origin}`)
+    store = new RegistryStore(reference, client, base, options)
+    const wanted = reference.digest?.text ?? reference.tag ?? "latest"
+    const { bytes, type } = await store.manifest(wanted)
+    const text = `sha256:${createHash("sha256").update(bytes).digest("hex")}`
+    const digest = reference.digest ?? parseDigest(text, reference.text)
+    checkBytes(bytes, digest, undefined, `${reference.text}: its manifest`)
+    if (type === undefined)
+      throw new OciError("ERR_OCI_FORMAT", `${reference.text}: a manifest without Content-Type`)
+    const descriptor = {
+      mediaType: type,
+      digest,
+      size: bytes.length,
+      annotations: {},
+      platform: undefined,
+      data: bytes,
+    }
+    return { store, descriptor }
+  } catch (error) {
+    if (store === undefined) client[Symbol.dispose]()
+    else await store[Symbol.asyncDispose]()
+    throw error
+  }
+}

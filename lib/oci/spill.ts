@@ -1,0 +1,95 @@
+// A blob that is nobody else's business: on disk it is encrypted under a key that only this process has, in a file
+// without a name.
+import { createCipheriv, randomBytes, randomFillSync } from "node:crypto"
+import { constants } from "node:fs"
+import { mkdir, open, unlink, type FileHandle } from "node:fs/promises"
+import path from "node:path"
+import type { NativeBlob } from "../native/binding.ts"
+import { allocateSecret } from "../key/secret.ts"
+import type { Bytes } from "../units.ts"
+
+const SECTOR: Bytes = 4096
+const KEY_SIZE: Bytes = 64
+
+async function unnamedFile(folder: string): Promise<FileHandle> {
+  try {
+    const { O_RDWR } = constants
+    // Linux's O_TMPFILE, which node:fs does not name.
+    return await open(folder, O_RDWR | 0o20000000 | constants.O_DIRECTORY, 0o600)
+  } catch {
+    const name = path.join(folder, `.spill-${randomBytes(12).toString("hex")}`)
+    const file = await open(name, "wx+", 0o600)
+    await unlink(name)
+    return file
+  }
+}
+
+/** Written once, front to back. */
+export class Spill implements AsyncDisposable {
+  readonly #file: FileHandle
+  readonly #key = allocateSecret(KEY_SIZE)
+  readonly #pending = Buffer.alloc(SECTOR)
+  #used = 0
+  #sectors = 0
+
+  private constructor(file: FileHandle) {
+    this.#file = file
+    randomFillSync(this.#key)
+  }
+  static async create(folder: string): Promise<Spill> {
+    await mkdir(folder, { recursive: true, mode: 0o700 })
+    return new Spill(await unnamedFile(folder))
+  }
+
+  /** aes-xts-plain64, a sector at a time: what the native side reads. */
+  #encrypt(sector: Buffer): Buffer {
+    const tweak = Buffer.alloc(16)
+    tweak.writeBigUInt64LE(BigInt(this.#sectors++) * BigInt(SECTOR / 512))
+    const cipher = createCipheriv("aes-256-xts", this.#key, tweak)
+    return Buffer.concat([cipher.update(sector), cipher.final()])
+  }
+
+  async write(bytes: Buffer): Promise<void> {
+    const sectors: Buffer[] = []
+    const first = this.#sectors
+    for (let at = 0; at < bytes.length;) {
+      const n = Math.min(SECTOR - this.#used, bytes.length - at)
+      bytes.copy(this.#pending, this.#used, at, at + n)
+      this.#used += n
+      at += n
+      if (this.#used === SECTOR) {
+        sectors.push(this.#encrypt(this.#pending))
+        this.#used = 0
+      }
+    }
+    if (sectors.length > 0) await this.#write(Buffer.concat(sectors), first * SECTOR)
+  }
+
+  async #write(bytes: Buffer, position: Bytes): Promise<void> {
+    for (let done = 0; done < bytes.length;)
+      done += (await this.#file.write(bytes, done, bytes.length - done, position + done)).bytesWritten
+  }
+
+  /** After the last write. */
+  async finish(size: Bytes): Promise<NativeBlob> {
+    if (this.#used > 0) {
+      const first = this.#sectors
+      this.#pending.fill(0, this.#used)
+      await this.#write(this.#encrypt(this.#pending), first * SECTOR)
+    }
+    const cipher = { type: "xts", volumeKey: this.#key, sectorSize: SECTOR, ivTweak: 0 } as const
+    return { fd: this.#file.fd, offset: 0, size, cipher, storedSize: this.#sectors * SECTOR }
+  }
+
+  /** Forgets what was written. */
+  restart(): void {
+    this.#used = 0
+    this.#sectors = 0
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#key.fill(0)
+    this.#pending.fill(0)
+    await this.#file.close()
+  }
+}

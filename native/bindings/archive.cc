@@ -1,0 +1,116 @@
+#include "bindings/archive.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/exports.h"
+#include "bindings/run_async.h"
+#include "core/file_range.h"
+#include "core/layer_stream.h"
+#include "core/tar_reader.h"
+
+namespace sifcrypt {
+namespace {
+
+// Archives of images have some members for each layer.
+constexpr size_t kMaximumMembers = 64 * 1024;
+constexpr uint64_t kMaximumPiece = 16 * 1024 * 1024;
+
+struct Listing {
+  bool compressed = false;
+  uint64_t size = 0;
+  std::vector<TarEntry> members;
+};
+
+Listing List(const ByteSource& archive, uint64_t limit) {
+  Listing listing;
+  listing.compressed = IsCompressed(archive);
+  LayerStream stream(archive, "the archive");
+  stream.Limit(limit);
+  TarReader reader(stream);
+  for (TarEntry entry; reader.Next(entry);) {
+    if (listing.members.size() == kMaximumMembers)
+      throw SystemError(EFBIG, "layer_limit",
+                        "the archive has more than " + std::to_string(kMaximumMembers) + " members");
+    listing.members.push_back(std::move(entry));
+  }
+  stream.Finish();
+  listing.size = stream.position();
+  return listing;
+}
+
+const char* TypeName(TarEntry::Type type) {
+  switch (type) {
+    case TarEntry::Type::kFile:
+      return "file";
+    case TarEntry::Type::kHardLink:
+      return "link";
+    case TarEntry::Type::kSymlink:
+      return "symlink";
+    default:
+      return "other";
+  }
+}
+
+}  // namespace
+
+std::shared_ptr<const ByteSource> ReadBlob(const Napi::Object& blob) {
+  const uint64_t offset = ReadUnsigned(blob, "offset");
+  const uint64_t size = ReadUnsigned(blob, "size");
+  const int fd = ReadInt(blob, "fd");
+  if (!blob.Get("cipher").IsUndefined()) {
+    Range range;
+    range.file = std::make_shared<FileSource>(fd, offset, ReadUnsigned(blob, "storedSize"));
+    range.cipher = ReadCipher(blob, "cipher");
+    return std::make_shared<SliceSource>(range.Open(), 0, size);
+  }
+  if (blob.Get("archive").IsUndefined()) return std::make_shared<FileSource>(fd, offset, size);
+  const Napi::Object archive = ReadObject(blob.Get("archive"), "archive");
+  auto file = std::make_shared<FileSource>(fd, 0, ReadUnsigned(archive, "fileSize"));
+  auto inside = std::make_shared<DecompressedSource>(std::move(file), ReadUnsigned(archive, "size"));
+  return std::make_shared<SliceSource>(std::move(inside), offset, size);
+}
+
+Napi::Value ListArchive(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  auto file = std::make_shared<FileSource>(ReadInt(options, "fd"), 0, ReadUnsigned(options, "size"));
+  return RunAsync(
+      info.Env(), [file = std::move(file), limit = ReadUnsigned(options, "limit")] { return List(*file, limit); },
+      [](Napi::Env env, const Listing& listing) -> Napi::Value {
+        Napi::Array members = Napi::Array::New(env, listing.members.size());
+        for (uint32_t i = 0; i < listing.members.size(); ++i) {
+          const TarEntry& entry = listing.members[i];
+          Napi::Object member = Napi::Object::New(env);
+          member.Set("path", Napi::String::New(env, entry.path));
+          member.Set("type", Napi::String::New(env, TypeName(entry.is_sparse ? TarEntry::Type::kFifo : entry.type)));
+          member.Set("target", Napi::String::New(env, entry.target));
+          member.Set("offset", Napi::Number::New(env, static_cast<double>(entry.data_offset)));
+          member.Set("size", Napi::Number::New(env, static_cast<double>(entry.size)));
+          members.Set(i, member);
+        }
+        Napi::Object result = Napi::Object::New(env);
+        result.Set("compressed", Napi::Boolean::New(env, listing.compressed));
+        result.Set("size", Napi::Number::New(env, static_cast<double>(listing.size)));
+        result.Set("members", members);
+        return result;
+      });
+}
+
+Napi::Value ReadBlobBytes(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  auto blob = ReadBlob(options);
+  if (blob->Size() > kMaximumPiece) throw Napi::RangeError::New(info.Env(), "size is too large");
+  return RunAsync(
+      info.Env(),
+      [blob = std::move(blob)] {
+        std::vector<uint8_t> bytes(blob->Size());
+        blob->ReadAt(0, bytes.data(), bytes.size());
+        return bytes;
+      },
+      [](Napi::Env env, const std::vector<uint8_t>& bytes) -> Napi::Value {
+        return Napi::Buffer<uint8_t>::Copy(env, bytes.data(), bytes.size());
+      });
+}
+
+}  // namespace sifcrypt
