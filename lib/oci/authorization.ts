@@ -1,7 +1,7 @@
 // How a registry is shown who asks: nobody first, then whoever is known there.
 import { OciError } from "../errors.ts"
 import { wipeCredential, type RegistryCredential } from "./credentials.ts"
-import { HttpClient, readBody, replyError, type Reply } from "./http.ts"
+import { readBody, replyError, type HttpClient, type Reply } from "./http.ts"
 
 /** A way of authorization that a registry offers. */
 export interface Challenge {

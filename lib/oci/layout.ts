@@ -244,7 +244,7 @@ async function fromLayout(files: Files, reference: LocalReference): Promise<Foun
 
 interface SavedEntry {
   readonly Config: string
-  readonly RepoTags: readonly string[]
+  readonly RepoTags: readonly string[] | null
   readonly Layers: readonly string[]
 }
 
@@ -269,7 +269,7 @@ async function fromSaved(files: Files, reference: LocalReference): Promise<Found
   }
   if (!Array.isArray(entries) || !entries.every(isSavedEntry))
     throw new OciError("ERR_OCI_FORMAT", `${where}: manifest.json is no list of images`)
-  const tags = (entry: SavedEntry): readonly string[] => (entry.RepoTags as readonly string[] | null) ?? []
+  const tags = (entry: SavedEntry): readonly string[] => entry.RepoTags ?? []
   const fits = entries.filter(
     (entry, i) =>
       (index === undefined || i === index) &&

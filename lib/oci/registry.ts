@@ -184,7 +184,7 @@ class RegistryStore implements BlobStore {
       if (cached !== undefined) this.#advance(size)
       const file =
         cached ??
-        ((await this.#isPublic(descriptor))
+        (!this.#authorization.isKnown
           ? await this.#cache.make(digest, size, (one) => this.#fill(descriptor, one), signal)
           : undefined)
       if (file !== undefined) {
@@ -201,12 +201,6 @@ class RegistryStore implements BlobStore {
     })
     checkDigest(hash, digest, `${this.name}: ${digest.text}`)
     return await spill.finish(size)
-  }
-
-  /** Does nobody need a name to read it? */
-  // eslint-disable-next-line @typescript-eslint/require-await -- it may have to ask one day
-  async #isPublic(_descriptor: Descriptor): Promise<boolean> {
-    return !this.#authorization.isKnown
   }
 
   /** Fills a file of the cache, from where an earlier try has left it. */

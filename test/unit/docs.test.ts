@@ -5,6 +5,7 @@ import path from "node:path"
 import { Command } from "commander"
 import { addAbsentCommands } from "../../lib/cli/commands/absent.ts"
 import { addBuildCommand } from "../../lib/cli/commands/build.ts"
+import { addCacheCommands } from "../../lib/cli/commands/cache.ts"
 import { addConvertCommands } from "../../lib/cli/commands/convert.ts"
 import { addCertCommands } from "../../lib/cli/commands/cert.ts"
 import { addContentCommands } from "../../lib/cli/commands/content.ts"
@@ -60,6 +61,7 @@ function program(): Command {
   addAbsentCommands(command)
   addKeyCommands(command)
   addEclCommands(command)
+  addCacheCommands(command)
   return command
 }
 
