@@ -112,7 +112,10 @@ export function addBuildCommand(program: Command): void {
         "encrypted as LUKS2, or as gocryptfs with --format; nothing plain is written to a disk on the way. Needs no privilege.",
     )
     .argument("<output>", "the image to write")
-    .argument("<source>", "definition file, directory, squashfs file, SIF image, or name of an OCI or Docker image")
+    .argument(
+      "<source>",
+      "definition file, directory, squashfs file, SIF image, or name of an OCI or Docker image",
+    )
     .option("-e, --encrypt", "encrypt; the credential may come from the environment")
     .option("--compression <name[:level]>", "zstd (default), gzip, lz4 or xz", parseCompression)
     .addOption(
