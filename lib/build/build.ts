@@ -1,16 +1,12 @@
 // Builds an image of a folder, a squashfs, another image, or layers.
-import { existsSync } from "node:fs"
 import { realpath, stat } from "node:fs/promises"
 import path from "node:path"
 import { gatherCredentials, wipeCredentials, type CredentialOptions } from "../container/credentials.ts"
 import { BuildError } from "../errors.ts"
-import type { OciOptions } from "../oci/image.ts"
-import { parseReference } from "../oci/reference.ts"
 import { DefinitionBuild, isDefinition, type DefinitionOptions } from "./definition-source.ts"
 import { checkStretching, recipientsOf } from "./encryption.ts"
-import { openOciSource } from "./oci-source.ts"
 import { checkTarget } from "./output.ts"
-import { openSource, type BuildSource } from "./source.ts"
+import { openSource, type LayerOptions } from "./source.ts"
 import {
   makeImage,
   type BuildResult,
@@ -29,15 +25,13 @@ export const compressionLevels: Readonly<Record<CompressionName, readonly [numbe
 }
 
 /** What {@link build} makes of what. */
-export interface BuildOptions extends EncryptedOutputOptions, TreeOptions, DefinitionOptions {
+export interface BuildOptions extends EncryptedOutputOptions, TreeOptions, DefinitionOptions, LayerOptions {
   /**
    * A definition file, a folder, a squashfs file, another SIF image, or the name of an image of layers:
    * `oci:DIR[:NAME|@N|@DIGEST]`, `oci-archive:FILE[:NAME]`, `docker-archive:FILE[:NAME|@N]`,
    * `docker://[HOST/]REPOSITORY[:TAG|@DIGEST]`.
    */
   readonly source: string
-  /** For images of layers. */
-  readonly oci?: Omit<OciOptions, "architecture" | "signal" | "onNotice">
   /** Whoever shall be able to open the image: every RSA key and passphrase. They also open an encrypted source. */
   readonly credentials?: CredentialOptions
   /** Opens an encrypted source, where that takes other keys than the output. */
@@ -90,23 +84,6 @@ async function realTarget(target: string): Promise<string> {
   return path.join(await realpath(path.dirname(target)), path.basename(target))
 }
 
-async function openAnySource(
-  options: BuildOptions,
-  sourceCredentials: CredentialOptions,
-): Promise<BuildSource> {
-  const { source, oci = {}, architecture, signal, onNotice, sourceDateEpoch } = options
-  // A file may have any name.
-  const reference = existsSync(source) ? undefined : parseReference(source)
-  if (reference === undefined) return await openSource(source, sourceCredentials)
-  return await openOciSource(reference, {
-    ...oci,
-    ...(architecture === undefined ? {} : { architecture }),
-    ...(signal === undefined ? {} : { signal }),
-    ...(onNotice === undefined ? {} : { onNotice }),
-    sourceDateEpoch,
-  })
-}
-
 /**
  * Builds a SIF image, or with `sandbox` a folder. Needs no privilege, no loop device, no device-mapper and no temporary file;
  * the output appears under its name when it is complete, and not at all otherwise. Of a source image every other object is
@@ -145,7 +122,7 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
       await using work = new DefinitionBuild({ ...options, credentials: sourceCredentials, encrypted }, options.output)
       return timed(await makeImage(options, recipients, (output) => work.run(output.file.fd)))
     }
-    await using source = await openAnySource(options, sourceCredentials)
+    await using source = await openSource(options.source, sourceCredentials, options)
     if (options.compression !== undefined && "squashfs" in source.tree)
       options.onNotice?.(`${options.source} holds a squashfs, which is copied as it is: compression has no effect`)
     // An image of layers may have been chosen by another name of its architecture.

@@ -5,7 +5,7 @@ import { layerError } from "../oci/native-error.ts"
 import type { ImageReference } from "../oci/reference.ts"
 import { architectureDigits } from "../sif/names.ts"
 import { buildLabels, metadataFiles, metadataObjects, type ImageDescription } from "./metadata-files.ts"
-import type { BuildSource } from "./source.ts"
+import type { BuildSource, LayerOptions } from "./source.ts"
 
 /** Of names, links and attributes in memory: some millions of files. */
 const MAX_TREE_MEMORY = 2 * 2 ** 30
@@ -80,13 +80,20 @@ export function layerTree(image: OciImage, options: OciOptions): BuildSource["tr
  */
 export async function openOciSource(
   reference: ImageReference,
-  options: OciOptions & { readonly sourceDateEpoch?: number | undefined },
+  { oci, sourceDateEpoch, ...shared }: LayerOptions,
 ): Promise<BuildSource> {
+  const { architecture: wanted, signal, onNotice } = shared
+  const options: OciOptions = {
+    ...oci,
+    ...(wanted === undefined ? {} : { architecture: wanted }),
+    ...(signal === undefined ? {} : { signal }),
+    ...(onNotice === undefined ? {} : { onNotice }),
+  }
   const image = await openOciImage(reference, options)
   const architecture = ociArchitecture(image.config)
   const bootstrap = reference.transport
   const name = reference.transport === "docker" ? reference.text : reference.path
-  const time = options.sourceDateEpoch ?? Math.floor(Date.now() / 1000)
+  const time = sourceDateEpoch ?? Math.floor(Date.now() / 1000)
   const shown = architecture ?? (process.arch === "x64" ? "amd64" : process.arch)
   const description = describeOciImage(image.config, { bootstrap, name }, shown, time)
   return {

@@ -1,4 +1,5 @@
 // What an image is built from: a folder, a squashfs file, or the root file system of another image.
+import { existsSync } from "node:fs"
 import { open, stat, type FileHandle } from "node:fs/promises"
 import type { CredentialOptions } from "../container/credentials.ts"
 import type { OpenOptions } from "../container/image.ts"
@@ -12,7 +13,10 @@ import type { NativeBuild } from "../native/binding.ts"
 import type { SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
+import type { OciOptions } from "../oci/image.ts"
+import { parseReference } from "../oci/reference.ts"
 import type { AddedEntry, MetadataObject } from "./metadata-files.ts"
+import { openOciSource } from "./oci-source.ts"
 
 /** A source that was opened; disposing it closes files and forgets keys. */
 export interface BuildSource extends AsyncDisposable {
@@ -146,12 +150,27 @@ export async function openImageSource(
   }
 }
 
+/** How an image of layers is found. */
+export interface LayerOptions extends Pick<OciOptions, "architecture" | "signal" | "onNotice"> {
+  /** For images of layers. */
+  readonly oci?: Omit<OciOptions, "architecture" | "signal" | "onNotice">
+  readonly sourceDateEpoch?: number
+}
+
 /**
  * Opens a source and finds out what it is.
  *
+ * @throws OciError of an image of layers
  * @throws BuildError `ERR_BUILD_SOURCE`; SifError, KeyError, LuksError, TreeError of an image.
  */
-export async function openSource(path: string, credentials: CredentialOptions): Promise<BuildSource> {
+export async function openSource(
+  path: string,
+  credentials: CredentialOptions,
+  options: LayerOptions = {},
+): Promise<BuildSource> {
+  // A file may have any name.
+  const reference = existsSync(path) ? undefined : parseReference(path)
+  if (reference !== undefined) return await openOciSource(reference, options)
   let info
   try {
     info = await stat(path)
