@@ -45,6 +45,7 @@ packages() {
   test             binutils                binutils                 readelf, strings
   test             procps                  procps-ng                ps, pgrep
   test             openssl                 openssl                  a second opinion on keys
+  test             gnupg                   gnupg2                   signs with its agent, verifies what we sign
 TABLE
 }
 

@@ -111,7 +111,8 @@ export interface GatheredCredentials extends CredentialOptions, Disposable {
   readonly gathered: readonly Given[]
 }
 
-function copyOf(bytes: Uint8Array): Buffer {
+/** A secret in a buffer of our own. */
+export function copyOf(bytes: Uint8Array): Buffer {
   const copy = allocateSecret(bytes.length)
   copy.set(bytes)
   return copy

@@ -7,7 +7,7 @@ import { readKeyring, readSignerKey } from "../signing/keys.ts"
 import { isLocked, SecretKeyring, unlockSecretKey } from "../signing/openpgp.ts"
 import { signSif, type SignReport, type SignTargets } from "../signing/sign.ts"
 import { commandSigner, keySigner, openPgpSigner, type Signer } from "../signing/signer.ts"
-import { KeyPassword, type KeyPasswordOptions } from "./credentials.ts"
+import { copyOf, KeyPassword, type KeyPasswordOptions } from "./credentials.ts"
 import { readSecretFile } from "./secret-sources.ts"
 
 /** Whose signature it is to be. The first two are OpenPGP, the others DSSE. */
@@ -41,33 +41,36 @@ export type SigningKey =
 /** How {@link sign} signs. */
 export interface SignOptions extends SignTargets, KeyPasswordOptions {}
 
-async function openPgp(
+type Use = (signer: Signer) => Promise<SignReport>
+
+/** The OpenPGP library keeps to the bytes of a ring: they are wiped when the signature is made. */
+async function withOpenPgp(
   { secretKeyrings, select }: Extract<SigningKey, { readonly secretKeyrings: unknown }>,
   options: SignOptions,
-): Promise<Signer> {
-  const ring = new SecretKeyring()
-  for (const [index, given] of secretKeyrings.entries()) {
-    const origin = typeof given === "string" ? given : `key ring ${index + 1}`
-    const bytes =
-      typeof given === "string"
-        ? await readKeyring(given)
-        : Buffer.from(given.buffer, given.byteOffset, given.byteLength)
-    try {
+  use: Use,
+): Promise<SignReport> {
+  const read: Buffer[] = []
+  try {
+    const ring = new SecretKeyring()
+    for (const [index, given] of secretKeyrings.entries()) {
+      const origin = typeof given === "string" ? given : `key ring ${index + 1}`
+      const bytes = typeof given === "string" ? await readKeyring(given) : copyOf(given)
+      read.push(bytes)
       await ring.add(bytes, origin)
-    } finally {
-      if (typeof given === "string") bytes.fill(0)
     }
+    const key = await ring.select(select)
+    if (!isLocked(key)) return await use(openPgpSigner(key))
+    const origin = `the key ${key.getFingerprint().toUpperCase()}`
+    using password = new KeyPassword(options)
+    const unlocked = await password.unlock(origin, async (tried) => {
+      if (tried === undefined)
+        throw new KeyError("ERR_KEY_LOCKED", `${origin}: its password is needed and none was given`)
+      return await unlockSecretKey(key, tried, origin)
+    })
+    return await use(openPgpSigner(unlocked))
+  } finally {
+    for (const bytes of read) bytes.fill(0)
   }
-  const key = await ring.select(select)
-  if (!isLocked(key)) return openPgpSigner(key)
-  const origin = `the key ${key.getFingerprint().toUpperCase()}`
-  using password = new KeyPassword(options)
-  const unlocked = await password.unlock(origin, async (tried) => {
-    if (tried === undefined)
-      throw new KeyError("ERR_KEY_LOCKED", `${origin}: its password is needed and none was given`)
-    return await unlockSecretKey(key, tried, origin)
-  })
-  return openPgpSigner(unlocked)
 }
 
 async function fromFile(path: string, options: SignOptions): Promise<Signer> {
@@ -80,12 +83,12 @@ async function fromFile(path: string, options: SignOptions): Promise<Signer> {
   }
 }
 
-async function signerOf(by: SigningKey, options: SignOptions): Promise<Signer> {
-  if ("secretKeyrings" in by) return await openPgp(by, options)
-  if ("gpg" in by) return await gpgSigner(by.select, options.signal)
-  if ("key" in by) return keySigner(by.key, "the key")
-  if ("keyPath" in by) return await fromFile(by.keyPath, options)
-  return commandSigner(await readSignerKey(by.publicKeyPath), by.publicKeyPath, by.command)
+async function withSigner(by: SigningKey, options: SignOptions, use: Use): Promise<SignReport> {
+  if ("secretKeyrings" in by) return await withOpenPgp(by, options, use)
+  if ("gpg" in by) return await use(await gpgSigner(by.select, options.signal))
+  if ("key" in by) return await use(keySigner(by.key, "the key"))
+  if ("keyPath" in by) return await use(await fromFile(by.keyPath, options))
+  return await use(commandSigner(await readSignerKey(by.publicKeyPath), by.publicKeyPath, by.command))
 }
 
 /**
@@ -100,5 +103,5 @@ async function signerOf(by: SigningKey, options: SignOptions): Promise<Signer> {
  */
 export async function sign(path: string, by: SigningKey, options: SignOptions = {}): Promise<SignReport> {
   options.signal?.throwIfAborted()
-  return await signSif(path, await signerOf(by, options), options)
+  return await withSigner(by, options, (signer) => signSif(path, signer, options))
 }
