@@ -43,18 +43,18 @@ function commandOf(options: Debootstrap, root: string): string[] {
   ]
 }
 
+const placeholders = ["null", "zero", "full", "random", "urandom", "tty", "console", "ptmx"]
+
 /** Where no device node can be made, those of this machine are bound in, and the program is told that it made them. */
 function prepared(command: readonly string[], root: string): string {
-  const devices = ["null", "zero", "full", "random", "urandom", "tty", "console", "ptmx"]
   const dev = shellQuote(path.join(root, "dev"))
   return `set -e
 mkdir -p ${dev}
-for device in ${devices.join(" ")}; do
+for device in ${placeholders.join(" ")}; do
   : > ${dev}/$device
   mount --bind /dev/$device ${dev}/$device 2>/dev/null || :
 done
-true=$(command -v true)
-mount --bind "$true" "$(readlink -f "$(command -v mount)")"
+mount --bind "$(readlink -f /bin/true)" "$(readlink -f "$(command -v mount)")"
 exec ${command.map(shellQuote).join(" ")}
 `
 }
@@ -107,6 +107,7 @@ export async function debootstrap(
     // Not what may still be mounted there.
     await rmdir(host)
     await rm(script)
+    for (const device of placeholders) await rm(path.join(root, "dev", device), { force: true })
   }
   if (status !== 0)
     throw new BuildError("ERR_BUILD_SOURCE", `debootstrap of ${options.suite} from ${options.mirror} failed: exit status ${status}`)

@@ -87,15 +87,17 @@ function mountsOf(run: ContainerRun, folder: string): Mount[] {
     source: "tmpfs",
     options: ["nosuid", "nodev", "mode=1777"],
   })
+  // crun leaves alone what is in a /dev that is bound.
+  const devices = bind("/dev", "/dev", ["rbind", "rslave", "nosuid"])
   const system = run.mounts
     ? [
-        bind("/dev", "/dev", ["rbind", "rslave", "nosuid"]),
+        devices,
         bind("/proc", "/proc", ["rbind", "rslave", "nosuid", "nodev"]),
         bind("/sys", "/sys", ["rbind", "rslave", "nosuid", "nodev"]),
         empty("/tmp"),
         empty("/var/tmp"),
       ]
-    : []
+    : [devices]
   const covers = Object.keys(run.covers ?? {}).map((name, index) =>
     bind(path.join(folder, `cover${index}`), name, ["bind", "nosuid", "nodev"]),
   )

@@ -305,10 +305,9 @@ class StageBuilder {
     if (!this.#isUpdate)
       for (const [key, value] of this.#stage.headers)
         labels[`org.label-schema.usage.singularity.deffile.${key}`] = value
-    if (this.#chosen("labels"))
-      for (const [key, value] of Object.entries(this.#stage.labels))
-        if (labels[key] === undefined || this.#plan.force) labels[key] = value
-        else this.#tools.onNotice(`label ${key} exists already and is kept`)
+    for (const [key, value] of Object.entries(this.#chosen("labels") ? this.#stage.labels : {}))
+      if (labels[key] === undefined || this.#plan.force) labels[key] = value
+      else this.#tools.onNotice(`label ${key} exists already and is kept`)
     return labels
   }
 

@@ -198,9 +198,10 @@ export class Workspace implements AsyncDisposable {
     const { signal, onStep, onNotice } = this.#options
     this.#stream(5).write(encodeFrame(request))
     for (;;) {
-      const next = await this.#replies.next()
+      // A pipe that breaks says no more than one that ends.
+      const next = await this.#replies.next().catch(() => undefined)
       signal?.throwIfAborted()
-      if (next.done === true) break
+      if (next === undefined || next.done === true) break
       const reply = next.value as Reply
       if (reply.kind === "step") onStep(reply.text)
       else if (reply.kind === "notice") onNotice(reply.text)
