@@ -8,7 +8,7 @@ import type { CredentialOptions } from "../container/credentials.ts"
 import { checkOrigin, type OriginOptions } from "../container/origin.ts"
 import { freeMemory } from "../device/memory.ts"
 import { BuildError } from "../errors.ts"
-import type { NativeBuild } from "../native/binding.ts"
+import type { NativeBuild, NativeCipher } from "../native/binding.ts"
 import { packageRoot } from "../native/load.ts"
 import { parseBinds, type Bind } from "../runtime/binds.ts"
 import { chooseSession } from "../runtime/bundle.ts"
@@ -26,11 +26,10 @@ import {
 } from "./definition.ts"
 import { debianArchitecture } from "./debootstrap.ts"
 import { buildLabels, metadataObjects } from "./metadata-files.ts"
-import { openSource, type BuildSource, type TreeWritten } from "./source.ts"
+import { openSource, type BuildSource, type LayerOptions, type TreeWritten } from "./source.ts"
 import type { SectionName, StagesPlan } from "./stages.ts"
 import { subordinateIds, Workspace } from "./workspace.ts"
 import {
-  detachedRange,
   secretOf,
   withSecret,
   type Built,
@@ -72,14 +71,10 @@ export interface DefinitionOptions {
   readonly onOutput?: (bytes: Buffer, stream: "stdout" | "stderr") => void
 }
 
-interface SourceOptions extends DefinitionOptions {
+interface SourceOptions extends DefinitionOptions, LayerOptions {
   readonly source: string
   readonly credentials: CredentialOptions
-  readonly architecture?: string
-  readonly sourceDateEpoch?: number
   readonly force?: boolean
-  readonly signal?: AbortSignal
-  readonly onNotice?: (text: string) => void
   readonly onProgress?: (bytes: Bytes) => void
   /** Something is encrypted: say what is readable on the way. */
   readonly encrypted: boolean
@@ -254,11 +249,26 @@ class Luggage {
     return Workspace.descriptor(this.fds.length - 1)
   }
 
+  /** A tree for another process: descriptors by its numbers, and zeros where secrets were. */
   pack(source: NativeBuild["source"]): NativeBuild["source"] {
-    if (!("squashfs" in source)) return source
-    const { squashfs } = source
-    if (squashfs.cipher !== undefined) this.secrets.push(secretOf(squashfs.cipher))
-    return { ...source, squashfs: detachedRange(squashfs, this.fd(squashfs.fd)) }
+    if ("squashfs" in source) {
+      const { squashfs } = source
+      return { ...source, squashfs: { ...squashfs, fd: this.fd(squashfs.fd), cipher: this.#cipher(squashfs.cipher) } }
+    }
+    if (!("layers" in source)) return source
+    const layers = source.layers.map(({ blob, ...layer }) => {
+      const { cipher, ...rest } = blob
+      const packed = cipher === undefined ? {} : { cipher: this.#cipher(cipher) }
+      return { ...layer, blob: { ...rest, ...packed, fd: this.fd(blob.fd) } }
+    })
+    return { ...source, layers }
+  }
+
+  #cipher<Cipher extends NativeCipher | undefined>(cipher: Cipher): Cipher {
+    if (cipher === undefined) return cipher
+    const secret = secretOf(cipher)
+    this.secrets.push(secret)
+    return withSecret(cipher, new Uint8Array(secret.length))
   }
 }
 
@@ -318,7 +328,13 @@ async function plainFolder(undo: Undo): Promise<string> {
   return folder
 }
 
-async function openBase(wanted: WantedBase, options: SourceOptions, luggage: Luggage, undo: Undo): Promise<StageBase> {
+async function openBase(
+  wanted: WantedBase,
+  options: SourceOptions,
+  luggage: Luggage,
+  sources: BuildSource[],
+  undo: Undo,
+): Promise<StageBase> {
   if (wanted.kind === "scratch") return wanted
   if (wanted.kind === "debootstrap") {
     const { suite, mirror, include } = wanted
@@ -329,8 +345,9 @@ async function openBase(wanted: WantedBase, options: SourceOptions, luggage: Lug
     return { kind: "debootstrap", options: { program, suite, mirror, include, architecture } }
   }
   const { spec, fingerprints } = wanted
-  const source = await openSource(spec, options.credentials)
+  const source = await openSource(spec, options.credentials, options)
   undo.add(() => source[Symbol.asyncDispose]())
+  sources.push(source)
   if (fingerprints.length > 0) await requireFingerprints(spec, source, fingerprints, options)
   return { kind: "tree", name: spec, source: luggage.pack(source.tree), added: source.added ?? [] }
 }
@@ -348,6 +365,11 @@ async function requireFingerprints(
   const { signal } = options
   const verify = { ...options.fingerprintKeys, require: fingerprints }
   await checkOrigin(image.sif, image.primary, signal === undefined ? { verify } : { verify, signal })
+}
+
+/** The configuration of an image of layers. */
+function configOf(source: BuildSource | undefined): string | undefined {
+  return source?.objects?.find(({ name }) => name === "oci-config.json")?.data.toString("utf8")
 }
 
 /** What an encrypted build leaves behind elsewhere. */
@@ -400,7 +422,8 @@ export class DefinitionBuild implements AsyncDisposable {
     const luggage = new Luggage()
     if (outputFd !== undefined) luggage.fd(outputFd)
     const bases: StageBase[] = []
-    for (const base of wanted) bases.push(await openBase(base, options, luggage, this.#undo))
+    const sources: BuildSource[] = []
+    for (const base of wanted) bases.push(await openBase(base, options, luggage, sources, this.#undo))
     const ids = subordinateIds()
     const real = process.geteuid?.() === 0
     const session = chooseSession(visiblePaths(definition, binds, file, this.#output))
@@ -439,11 +462,17 @@ export class DefinitionBuild implements AsyncDisposable {
       labels: this.#labels(),
     }
     const request = { kind: "stages", bases, ids: { many: real || ids !== undefined, real }, plan } as const
-    const { description } = (await workspace.ask(request, options.onProgress)) as Built
+    const { description } = await workspace.ask(request, options.onProgress).then(
+      (answer) => answer as Built,
+      (cause: unknown) => {
+        throw sources.map((source) => source.explain?.(cause)).find((error) => error !== undefined) ?? cause
+      },
+    )
+    const ociConfig = bases.at(-1)?.kind === "tree" ? configOf(sources.at(-1)) : undefined
     return {
       path: file,
       tree: { directory: session, added: [] },
-      objects: metadataObjects(description),
+      objects: metadataObjects({ ...description, ociConfig }),
       ownersAreReal: true,
       write: (build, onProgress) => this.#write(workspace, build, onProgress),
       [Symbol.asyncDispose]: () => this[Symbol.asyncDispose](),

@@ -1,6 +1,6 @@
 // What the process that builds and the one in its workspace say to each other. Descriptors are the receiver's; secrets go
 // through a pipe of their own, in the order in which messages speak of them.
-import type { NativeBuild, NativeBuildCipher, NativeCipher, NativeRange } from "../native/binding.ts"
+import type { NativeBuild, NativeBuildCipher, NativeCipher } from "../native/binding.ts"
 import type { Bytes } from "../units.ts"
 import type { AddedEntry, ImageDescription } from "./metadata-files.ts"
 import type { StagesPlan } from "./stages.ts"
@@ -70,10 +70,4 @@ export function secretOf(cipher: NativeCipher | NativeBuildCipher): Uint8Array {
 /** The same cipher with another secret. */
 export function withSecret<Cipher extends NativeCipher | NativeBuildCipher>(cipher: Cipher, secret: Uint8Array): Cipher {
   return cipher.type === "xts" ? { ...cipher, volumeKey: secret } : { ...cipher, contentKey: secret }
-}
-
-/** A range for another process: its descriptor there, and zeros where the secret was. */
-export function detachedRange(range: NativeRange, fd: number): NativeRange {
-  const { cipher } = range
-  return { ...range, fd, cipher: cipher === undefined ? undefined : withSecret(cipher, new Uint8Array(secretOf(cipher).length)) }
 }

@@ -35,10 +35,24 @@ function withKey<Cipher extends NativeCipher | NativeBuildCipher>(cipher: Cipher
   return withSecret(cipher, secret)
 }
 
-/** What a base's descriptors and keys are here. */
+/** A base with its keys. */
 function attached(source: NativeBuild["source"]): NativeBuild["source"] {
-  if (!("squashfs" in source) || source.squashfs.cipher === undefined) return source
-  return { ...source, squashfs: { ...source.squashfs, cipher: withKey(source.squashfs.cipher) } }
+  if ("squashfs" in source) {
+    const { squashfs } = source
+    return squashfs.cipher === undefined ? source : { ...source, squashfs: { ...squashfs, cipher: withKey(squashfs.cipher) } }
+  }
+  if (!("layers" in source)) return source
+  const layers = source.layers.map((layer) => {
+    const { blob } = layer
+    return blob.cipher === undefined ? layer : { ...layer, blob: { ...blob, cipher: withKey(blob.cipher) } }
+  })
+  return { ...source, layers }
+}
+
+/** Wipes the keys of a base. */
+function forget(source: NativeBuild["source"]): void {
+  const ciphers = "squashfs" in source ? [source.squashfs.cipher] : "layers" in source ? source.layers.map(({ blob }) => blob.cipher) : []
+  for (const cipher of ciphers) if (cipher !== undefined) secretOf(cipher).fill(0)
 }
 
 const plainWrite = {
@@ -88,7 +102,7 @@ async function fill(base: StageBase, root: string, session: string, crun: string
     const rootfs = new Rootfs(root)
     for (const entry of base.added) await rootfs.add(entry)
   } finally {
-    if ("squashfs" in source && source.squashfs.cipher !== undefined) secretOf(source.squashfs.cipher).fill(0)
+    forget(source)
   }
 }
 
