@@ -217,11 +217,6 @@ export function composeBinds(caller: Caller, own: readonly Bind[], options: Plac
     if (workdir === undefined) places.push({ destination, mode })
     else add(workFolder(workdir, caller.cwd, name, mode), destination)
   }
-  const home = homeOf(caller, options)
-  if (!noHome && !without.has("home") && home.destination !== "/") {
-    if (contain && options.home === undefined) addEmpty(home.destination, "home", 0o700)
-    else if (isFolder(home.source)) add(realpathSync(home.source), home.destination)
-  }
   if (!without.has("tmp"))
     for (const [folder, name] of [
       ["/tmp", "tmp"],
@@ -229,6 +224,12 @@ export function composeBinds(caller: Caller, own: readonly Bind[], options: Plac
     ] as const)
       if (contain) addEmpty(folder, name, 0o1777)
       else if (isFolder(folder)) add(folder, folder)
+  // Behind these: a home may lie in one of them.
+  const home = homeOf(caller, options)
+  if (!noHome && !without.has("home") && home.destination !== "/") {
+    if (contain && options.home === undefined) addEmpty(home.destination, "home", 0o700)
+    else if (isFolder(home.source)) add(realpathSync(home.source), home.destination)
+  }
   for (const folder of scratch) {
     if (!path.isAbsolute(folder) || path.posix.normalize(folder) === "/")
       throw optionError("scratch", `${folder} is not an absolute path`)

@@ -48,7 +48,7 @@ export async function readEnvFile(
   const known = [...names, "HOME"].map((name) => `${name}=${shellQuote(host[name] ?? "")}\n`).join("")
   const list = findProgram("env", "it lists variables")
   // From standard input: neither the command line nor the environment is the place for what the caller keeps in variables.
-  const script = `${known}set -a\n. ${shellQuote(absolute)} </dev/null || exit\nset +a\nexec ${list} -0\n`
+  const script = `${known}set -a\n. ${shellQuote(absolute)} </dev/null\nset +a\nexec ${list} -0\n`
   const child = spawn(findProgram("sh", "it evaluates --env-file"), ["-s", "--", ...args], {
     env: {},
     stdio: "pipe",

@@ -2,6 +2,8 @@ import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
 import {
   composeEnvironment,
+  staticEnvironment,
+  staticExports,
   hostScript,
   overrideScript,
   shellQuote,
@@ -156,5 +158,100 @@ describe("scripts of the environment", () => {
   it("keep an empty value that the image sets", () => {
     const script = `A=; ${hostScript({ host: new Map([["A", "host"]]), overrides: new Map() })}printf '%s|' "$A"`
     assert.equal(execFileSync("/bin/sh", ["-c", script], { env: {} }).toString(), "|")
+  })
+})
+
+describe("composeEnvironment, further", () => {
+  it("hands over what becomes of the search path", () => {
+    const { overrides } = composeEnvironment({
+      host: { APPTAINERENV_PREPEND_PATH: "/pre", SINGULARITYENV_APPEND_PATH: "/post" },
+      assignments: ["PATH=/only"],
+    })
+    assert.deepEqual(object(overrides), {
+      SING_USER_DEFINED_PREPEND_PATH: "/pre",
+      SING_USER_DEFINED_APPEND_PATH: "/post",
+      SING_USER_DEFINED_PATH: "/only",
+    })
+  })
+
+  it("puts the file of --env-file between variables and --env", () => {
+    const { overrides } = composeEnvironment({
+      host: { APPTAINERENV_A: "variable", APPTAINERENV_B: "variable", APPTAINERENV_C: "variable" },
+      fromFile: new Map([
+        ["B", "file"],
+        ["C", "file"],
+      ]),
+      assignments: ["C=option"],
+    })
+    assert.deepEqual(object(overrides), { A: "variable", B: "file", C: "option" })
+  })
+
+  it("leaves out what --no-env names", () => {
+    assert.deepEqual(object(composeEnvironment({ host: { A: "1", B: "2" }, omit: ["A"] }).host), { B: "2" })
+  })
+
+  it("tells of what is not for the caller to set, and of variables that differ", () => {
+    const notices: string[] = []
+    const { overrides } = composeEnvironment({
+      host: { SINGULARITYENV_A: "1", APPTAINERENV_A: "2", SINGULARITYENV_B: "1", APPTAINERENV_B: "1" },
+      assignments: ["HOME=/x", "UID=0"],
+      onNotice: (text) => notices.push(text),
+    })
+    assert.deepEqual(object(overrides), { A: "2", B: "1" })
+    assert.deepEqual(notices, [
+      "SINGULARITYENV_A and APPTAINERENV_A have different values: the latter counts",
+      "--env: HOME is not for the caller to set",
+      "--env: UID is not for the caller to set",
+    ])
+  })
+
+  it("lets the shell expand values once, where that is asked for", () => {
+    const environment = { host: new Map<string, string>(), overrides: new Map([["A", '$(echo 1) "$B"']]) }
+    const script = `B=b; ${overrideScript(environment, true)} printf %s "$A"`
+    assert.equal(execFileSync("/bin/sh", ["-c", script], { encoding: "utf8" }), '1 "b"')
+  })
+})
+
+describe("staticExports", () => {
+  it("reads plain exports, as those of OCI images are", () => {
+    const script = '#!/bin/sh\nexport PATH="/app:/bin"\nexport A="${A:-"x y"}"\nexport B=1\n\n'
+    assert.deepEqual(object(staticExports(script) ?? new Map()), { PATH: "/app:/bin", A: "x y", B: "1" })
+  })
+  for (const script of [
+    "export A=$(id)",
+    'export A="$B"',
+    'export A="${B:-"x"}"',
+    "if true; then :; fi",
+    "A=1",
+  ])
+    it(`leaves ${script} to a shell`, () => {
+      assert.equal(staticExports(script), undefined)
+    })
+})
+
+describe("staticEnvironment", () => {
+  it("is what the image's scripts would make of it", () => {
+    const environment = composeEnvironment({
+      host: { A: "host", C: "host" },
+      assignments: ["B=option", "PREPEND_PATH=/pre"],
+    })
+    const first = new Map([
+      ["PATH", "/usr/bin:/bin"],
+      ["HOME", "/home/ada"],
+    ])
+    const image = new Map([
+      ["PATH", "/app:/bin"],
+      ["A", "image"],
+      ["B", "image"],
+    ])
+    assert.deepEqual(object(staticEnvironment(first, image, environment)), {
+      PATH: "/pre:/app:/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin",
+      HOME: "/home/ada",
+      A: "image",
+      B: "option",
+      C: "host",
+      LD_LIBRARY_PATH: "/.singularity.d/libs",
+    })
+    assert.equal(staticEnvironment(first, undefined, environment).get("LD_LIBRARY_PATH"), undefined)
   })
 })
