@@ -1,10 +1,11 @@
 // Signs an image with a key that is somewhere: in a key ring, in a file, with gpg-agent, or with another program.
 import type { KeyObject } from "node:crypto"
+import type { PrivateKey } from "openpgp"
 import { KeyError } from "../errors.ts"
 import { MAX_KEY_FILE_SIZE, parseSigningKey } from "../key/key-file.ts"
 import { gpgSigner } from "../signing/gpg.ts"
 import { readKeyring, readSignerKey } from "../signing/keys.ts"
-import { isLocked, SecretKeyring, unlockSecretKey } from "../signing/openpgp.ts"
+import { isLocked, SecretKeyring, unlockSecretKey, wipeSecretKey } from "../signing/openpgp.ts"
 import { signSif, type SignReport, type SignTargets } from "../signing/sign.ts"
 import { commandSigner, keySigner, openPgpSigner, type Signer } from "../signing/signer.ts"
 import { copyOf, KeyPassword, type KeyPasswordOptions } from "./credentials.ts"
@@ -50,6 +51,7 @@ async function withOpenPgp(
   use: Use,
 ): Promise<SignReport> {
   const read: Buffer[] = []
+  let key: PrivateKey | undefined
   try {
     const ring = new SecretKeyring()
     for (const [index, given] of secretKeyrings.entries()) {
@@ -58,17 +60,20 @@ async function withOpenPgp(
       read.push(bytes)
       await ring.add(bytes, origin)
     }
-    const key = await ring.select(select)
-    if (!isLocked(key)) return await use(openPgpSigner(key))
-    const origin = `the key ${key.getFingerprint().toUpperCase()}`
-    using password = new KeyPassword(options)
-    const unlocked = await password.unlock(origin, async (tried) => {
-      if (tried === undefined)
-        throw new KeyError("ERR_KEY_LOCKED", `${origin}: its password is needed and none was given`)
-      return await unlockSecretKey(key, tried, origin)
-    })
-    return await use(openPgpSigner(unlocked))
+    key = await ring.select(select)
+    const chosen = key
+    if (await isLocked(chosen)) {
+      const origin = `the key ${chosen.getFingerprint().toUpperCase()}`
+      using password = new KeyPassword(options)
+      await password.unlock(origin, async (tried) => {
+        if (tried === undefined)
+          throw new KeyError("ERR_KEY_LOCKED", `${origin}: its password is needed and none was given`)
+        await unlockSecretKey(chosen, tried, origin)
+      })
+    }
+    return await use(openPgpSigner(chosen))
   } finally {
+    if (key !== undefined) wipeSecretKey(key)
     for (const bytes of read) bytes.fill(0)
   }
 }

@@ -2,7 +2,14 @@
 //
 // A cleartext message has many ways of showing a reader other text than was signed (CVE-2023-41037, CVE-2025-68972). So only
 // one shape is taken, the one that signers write, and what is verified is the very text that is used.
-import type { Key, PrivateKey, PublicKey, SignaturePacket } from "openpgp"
+import type {
+  Key,
+  PrivateKey,
+  PublicKey,
+  SecretKeyPacket,
+  SecretSubkeyPacket,
+  SignaturePacket,
+} from "openpgp"
 import { KeyError, SignatureError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 
@@ -269,32 +276,48 @@ export class SecretKeyring {
   }
 }
 
+/** The part of a key that signs. Others may be missing, or under a password where this one is not, and the other way round. */
+async function signingPacket(key: PrivateKey): Promise<SecretKeyPacket | SecretSubkeyPacket> {
+  try {
+    return (await key.getSigningKey()).keyPacket as SecretKeyPacket | SecretSubkeyPacket
+  } catch (cause) {
+    throw doesNotSign(key, cause)
+  }
+}
+
+function doesNotSign(key: PrivateKey, cause: unknown): SignatureError {
+  const name = key.getFingerprint().toUpperCase()
+  const text = `the key ${name} does not sign: ${reasonOf(cause)}`
+  return new SignatureError("ERR_SIGNATURE_KEYRING", text, { cause })
+}
+
 /** Must a password be given before the key signs? */
-export function isLocked(key: PrivateKey): boolean {
-  return !key.isDecrypted()
+export async function isLocked(key: PrivateKey): Promise<boolean> {
+  return !(await signingPacket(key)).isDecrypted()
 }
 
 /**
- * The key, ready to sign.
+ * Makes the key ready to sign.
  *
  * @param password - Becomes a string within the OpenPGP library, which nobody can wipe.
- * @throws KeyError `ERR_KEY_PASSPHRASE`.
+ * @throws KeyError `ERR_KEY_PASSPHRASE`; SignatureError `ERR_SIGNATURE_KEYRING` for a key that cannot be used.
  */
-export async function unlockSecretKey(
-  key: PrivateKey,
-  password: Uint8Array,
-  origin: string,
-): Promise<PrivateKey> {
-  const { decryptKey } = await import("openpgp")
+export async function unlockSecretKey(key: PrivateKey, password: Uint8Array, origin: string): Promise<void> {
+  const packet = await signingPacket(key)
   try {
-    return await decryptKey({ privateKey: key, passphrase: new TextDecoder().decode(password) })
+    await packet.decrypt(new TextDecoder().decode(password))
+    await packet.validate()
   } catch (cause) {
     if (/incorrect key passphrase/i.test(reasonOf(cause)))
       throw new KeyError("ERR_KEY_PASSPHRASE", `${origin}: this is not the password of the key`, { cause })
-    throw new SignatureError("ERR_SIGNATURE_KEYRING", `${origin} cannot be used: ${reasonOf(cause)}`, {
-      cause,
-    })
+    throw doesNotSign(key, cause)
   }
+}
+
+/** Overwrites a key's secret parts, as far as they are bytes; what the library made of them while it signed stays. */
+export function wipeSecretKey(key: PrivateKey): void {
+  // The declarations lack it.
+  ;(key as PrivateKey & { clearPrivateParams(): void }).clearPrivateParams()
 }
 
 /**
@@ -314,11 +337,7 @@ export async function clearSign(text: string, key: PrivateKey, time: Date): Prom
     })
     return Buffer.from(signed.replaceAll("\r\n", "\n").replace(/\n+$/, ""), "latin1")
   } catch (cause) {
-    throw new SignatureError(
-      "ERR_SIGNATURE_KEYRING",
-      `the key ${key.getFingerprint().toUpperCase()} does not sign: ${reasonOf(cause)}`,
-      { cause },
-    )
+    throw doesNotSign(key, cause)
   }
 }
 
