@@ -31,6 +31,13 @@
       "sources": ["<!@(grep ^native/starter/ native/sources.txt)"],
       "libraries": ["<!@(scripts/static-libraries.sh starter)"],
       "ldflags": ["-pie", "-Wl,-z,relro,-z,now"]
+    },
+    {
+      "target_name": "sifcrypt-init",
+      "type": "executable",
+      "sources": ["native/init/init.cc"],
+      "ldflags": ["-static"],
+      "ldflags!": ["-rdynamic"]
     }
   ]
 }

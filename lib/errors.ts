@@ -86,12 +86,16 @@ export type ErrorCode =
   | "ERR_RUN"
   | "ERR_RUN_BIND"
   | "ERR_RUN_OPTION"
+  | "ERR_RUN_OVERLAY"
+  | "ERR_RUN_OVERLAY_BUSY"
+  | "ERR_RUN_PLAIN_OVERLAY"
   | "ERR_ENV_NO_ADDON"
   | "ERR_ENV_NO_LIBRARY"
   | "ERR_ENV_NO_PROGRAM"
   | "ERR_ENV_NO_PRIVILEGE"
   | "ERR_ENV_NO_KERNEL_SUPPORT"
   | "ERR_ENV_NO_MEMORY"
+  | "ERR_ENV_NO_CGROUP"
 
 /** Options shared by all: the origin, and facts a program can use. */
 export interface ContainerErrorOptions {

@@ -6,7 +6,7 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises"
 import path from "node:path"
 import { EnvironmentError } from "../errors.ts"
 import type { Bind } from "../runtime/binds.ts"
-import { ownCapabilities } from "../runtime/bundle.ts"
+import { ownCapabilities } from "../runtime/capabilities.ts"
 import { ENTRY_FOLDER } from "../runtime/entry.ts"
 import { scrubbedEnvironment } from "../runtime/starter-protocol.ts"
 

@@ -126,7 +126,7 @@ function nativeOwner(owner: Owner | undefined, source: BuildSource): NativeBuild
 
 function withAdded(source: BuildSource, time = Math.floor(Date.now() / 1000)): NativeBuild["source"] {
   const { tree } = source
-  if (source.added === undefined || "squashfs" in tree) return tree
+  if (source.added === undefined || "squashfs" in tree || "bytes" in tree) return tree
   const added = source.added.map((entry) => ({
     ...entry,
     mtime: time,

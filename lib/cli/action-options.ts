@@ -303,6 +303,13 @@ const table: readonly ActionOption[] = [
     env: ["OVERLAY", "OVERLAYIMAGE"],
   },
   {
+    key: "plainOverlay",
+    flags: "--plain-overlay",
+    help: "let what is written over an encrypted image be kept in the clear",
+    reader: flag,
+    env: ["PLAIN_OVERLAY"],
+  },
+  {
     key: "writableTmpfs",
     flags: "--writable-tmpfs",
     help: "let the root be written to, in memory",

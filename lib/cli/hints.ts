@@ -63,6 +63,9 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_MOUNT_NOT_OURS: "`sifcrypt mounts` lists what can be unmounted",
   ERR_RUN_OPTION: "docs/cli.md says what each option takes",
   ERR_RUN_BIND: "the source of a bind must exist on this machine",
+  ERR_RUN_OVERLAY_BUSY: "one container at a time writes an overlay; add :ro to share it",
+  ERR_RUN_PLAIN_OVERLAY:
+    "`sifcrypt overlay create --encrypt` makes one that is encrypted (root); --writable-tmpfs keeps nothing; --plain-overlay allows it",
   ERR_ENV_NO_ADDON:
     "build it here: `npm run build:native` (scripts/system-packages.sh installs what that needs)",
   ERR_ENV_NO_LIBRARY: "install it: `apt install libcryptsetup12` or `dnf install cryptsetup-libs`",
@@ -71,6 +74,8 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_ENV_NO_PRIVILEGE: "--engine userspace needs no privilege, only access to /dev/fuse",
   ERR_ENV_NO_KERNEL_SUPPORT:
     "the userspace engine needs /dev/fuse and user namespaces, the kernel engine loop devices and dm-crypt",
+  ERR_ENV_NO_CGROUP:
+    "limits need cgroup version 2, and an ordinary user a delegated cgroup: `systemd-run --user --scope -p Delegate=yes sifcrypt ...`",
   ERR_ENV_NO_MEMORY:
     "free some memory or raise the cgroup's limit; opening needs it once, for the key derivation",
 }

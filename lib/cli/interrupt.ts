@@ -43,3 +43,18 @@ export function passSignalsTo(next: (signal: NodeJS.Signals) => void): void {
       next(signal)
     })
 }
+
+let ending: NodeJS.Signals | undefined
+
+/** The process is to end as its payload did: by this signal, when all is done. */
+export function endWith(signal: NodeJS.Signals): void {
+  ending = signal
+}
+
+/** Raises the signal of {@link endWith}. Comes back where Node itself does not die of it; then the exit status tells. */
+export function dieAsAsked(): void {
+  // Node answers SIGUSR1 with its debugger.
+  if (ending === undefined || ending === "SIGUSR1") return
+  process.removeAllListeners(ending)
+  process.kill(process.pid, ending)
+}

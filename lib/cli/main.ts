@@ -21,7 +21,7 @@ import { addVerifyCommand } from "./commands/verify.ts"
 import { exitCodeFor, exitCodes } from "./exit-codes.ts"
 import { failureToReport } from "./failure.ts"
 import { hintFor } from "./hints.ts"
-import { Interrupted, undoOnSignals } from "./interrupt.ts"
+import { dieAsAsked, Interrupted, undoOnSignals } from "./interrupt.ts"
 import { errors, flush, output } from "./output.ts"
 import { notice, printable } from "./terminal.ts"
 
@@ -114,6 +114,7 @@ async function main(): Promise<number> {
 
 void main().then(async (code) => {
   await flush()
+  dieAsAsked()
   // Nothing is left to wait for.
   process.exit(code)
 })

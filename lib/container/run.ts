@@ -1,28 +1,35 @@
 // Runs a payload in an opened image.
 import { readFileSync, realpathSync } from "node:fs"
 import { realpath } from "node:fs/promises"
-import { userInfo } from "node:os"
+import { constants, userInfo } from "node:os"
 import path from "node:path"
 import { isatty } from "node:tty"
 import type { Tree } from "../device/tree.ts"
-import { starterPath } from "../native/load.ts"
+import { initPath, starterPath } from "../native/load.ts"
 import { composeBinds, homeOf, parseBinds, type Bind } from "../runtime/binds.ts"
 import { chooseSession, makeBundle, type Action } from "../runtime/bundle.ts"
+import { confine, type PayloadIds } from "../runtime/confinement.ts"
 import { readEnvFile } from "../runtime/env-file.ts"
 import { composeEnvironment } from "../runtime/environment.ts"
 import { gpuBinds } from "../runtime/gpu.ts"
-import { impliedOptions, refuseUnsupported, type ExecOptions } from "../runtime/options.ts"
+import { impliedOptions, optionError, type ExecOptions } from "../runtime/options.ts"
 import { gecosOf, type Identity } from "../runtime/passwd.ts"
 import { findProgram } from "../runtime/program.ts"
 import { handOver } from "../runtime/handover.ts"
 import { startStarter } from "../runtime/starter.ts"
 import { cacheArgument, type ConcreteEngine, type StarterOptions } from "../runtime/starter-protocol.ts"
 import { enginesFor, withEngine, type Startable } from "./engine.ts"
+import { hasLimits, planCgroup, readResources, resourcesOf } from "../runtime/resources.ts"
+import { idMapArgument, subordinateIds } from "../runtime/subordinate-ids.ts"
+import { openOverlays } from "./overlays.ts"
+import { isEncrypted } from "./partition.ts"
 
 /** How a payload ended. */
 export interface RunResult {
   /** Its exit status; 128 plus the signal's number when a signal ended it. */
   readonly exitCode: number
+  /** What ended it, or undefined. Before Linux 6.15 an exit status of 128 and more is taken for it. */
+  readonly signal?: NodeJS.Signals
 }
 
 /** A payload that runs. Disposing it ends it. */
@@ -81,6 +88,64 @@ function gpu(options: ExecOptions): Bind[] {
   ]
 }
 
+/** Who the caller is with `fakeroot`. */
+const rootIdentity: Identity = {
+  uid: 0,
+  gid: 0,
+  name: "root",
+  group: "root",
+  home: "/root",
+  shell: "/bin/sh",
+}
+
+function supplementaryGroups(gid: number): number[] {
+  return (process.getgroups?.() ?? []).filter((group) => group !== gid)
+}
+
+/** Whoever becomes somebody else has that one's ids, and no name of his own. */
+function identityOf(identity: Identity, { uid, gid }: PayloadIds): Identity {
+  if (uid === identity.uid && gid === identity.gid) return identity
+  return { ...identity, uid, gid, name: `user${uid}`, group: `group${gid}` }
+}
+
+async function resourcesFromFile(file: string, options: ExecOptions): Promise<object> {
+  if (hasLimits(options)) throw optionError("applyCgroups", "it excludes the flags for limits")
+  return await readResources(file)
+}
+
+function overlaysOf({ kind }: Startable, options: ExecOptions): readonly string[] {
+  if (options.writable !== true) return options.overlay ?? []
+  throw optionError(
+    "writable",
+    isEncrypted(kind)
+      ? "an encrypted image is read-only, whoever has its key: --overlay keeps changes beside it, --writable-tmpfs in memory"
+      : "there is nothing in this image that can be written: --overlay keeps changes beside it, --writable-tmpfs in memory",
+  )
+}
+
+/** As Node names it. */
+function signalName(signal: number | undefined): NodeJS.Signals | undefined {
+  const found = Object.entries(constants.signals).find(([, number]) => number === signal)
+  return found?.[0] as NodeJS.Signals | undefined
+}
+
+/** The ways to start it, of which the first has to be possible: as another is tried only when that one fails. */
+function possible(
+  engines: readonly ConcreteEngine[],
+  how: (engine: ConcreteEngine) => StarterOptions,
+): StarterOptions[] {
+  const found: StarterOptions[] = []
+  let failure: unknown
+  for (const engine of engines)
+    try {
+      found.push(how(engine))
+    } catch (error) {
+      failure ??= error
+    }
+  if (found.length === 0) throw failure
+  return found
+}
+
 async function start(how: StarterOptions, bundle: Promise<Buffer>, options: ExecOptions): Promise<Running> {
   const { signal, stdio = "pipe" } = options
   const { engine } = how
@@ -97,9 +162,10 @@ async function start(how: StarterOptions, bundle: Promise<Buffer>, options: Exec
   if (signal?.aborted === true) stop()
   const finish = async (): Promise<RunResult> => {
     try {
-      const exitCode = await starter.ended
+      const ended = await starter.ended
       signal?.throwIfAborted()
-      return { exitCode }
+      const name = signalName(ended.signal)
+      return { exitCode: ended.code, ...(name === undefined ? {} : { signal: name }) }
     } finally {
       signal?.removeEventListener("abort", stop)
     }
@@ -145,21 +211,42 @@ export async function runImage(
   asked: ExecOptions,
 ): Promise<Running> {
   const options = impliedOptions(asked)
-  refuseUnsupported(options)
   const { signal, stdio = "pipe" } = options
   signal?.throwIfAborted()
   const crun = findProgram("crun", "it runs the container")
   const hostCwd = await realpath(process.cwd())
-  const who = callerIdentity()
-  const caller = { uid: who.uid, gid: who.gid, home: who.home, cwd: hostCwd }
+  const caller = callerIdentity()
+  const root = caller.uid === 0
+  const inside = options.fakeroot === true && !root ? rootIdentity : caller
+  const confinement = confine(
+    options,
+    { ...inside, groups: root ? supplementaryGroups(caller.gid) : [] },
+    root,
+  )
+  const who = { uid: caller.uid, gid: caller.gid, home: caller.home, insideHome: inside.home, cwd: hostCwd }
   const places = composeBinds(
-    caller,
+    who,
     [...parseBinds(options.binds ?? [], hostCwd).map((bind) => ({ nested: true, ...bind })), ...gpu(options)],
     options,
   )
-  const identity = { ...who, home: homeOf(caller, options).destination }
+  const identity = { ...identityOf(inside, confinement.ids), home: homeOf(who, options).destination }
+  const resources =
+    options.applyCgroups === undefined
+      ? resourcesOf(options)
+      : await resourcesFromFile(options.applyCgroups, options)
+  const id = `sifcrypt-${process.pid}-${Date.now().toString(36)}`
+  const cgroup = Object.keys(resources).length === 0 ? undefined : planCgroup(caller.uid, id)
+  await using overlays = await openOverlays(overlaysOf(startable, options), {
+    credentials: options.overlayCredentials ?? {},
+    policy: {},
+    encryptedImage: isEncrypted(startable.kind),
+    allowPlain: options.plainOverlay === true,
+    signal,
+  })
   const session = chooseSession(
-    places.flatMap(({ source }) => (source === undefined ? [] : [realpathSync(source)])),
+    [...places.flatMap(({ source }) => (source === undefined ? [] : [source])), ...overlays.directories].map(
+      (source) => realpathSync(source),
+    ),
   )
   const bundle = makeBundle({
     tree,
@@ -185,30 +272,44 @@ export async function runImage(
     terminal: stdio === "inherit" && [0, 1, 2].every((fd) => isatty(fd)),
     umask: options.noUmask === true ? 0o022 : currentUmask(),
     starter: starterPath(),
+    init: confinement.initArguments.length > 0 ? initPath() : "",
+    confinement,
+    writableRoot: options.writableTmpfs === true || overlays.writable,
+    resources,
+    cgroupsPath: cgroup?.path,
   })
   // It may fail while nobody waits for it yet.
   bundle.catch(() => undefined)
-  const { uid, gid } = identity
+  const idMaps = inside === rootIdentity ? subordinateIds(caller.name, caller.uid, caller.gid) : undefined
   const how = (engine: ConcreteEngine): StarterOptions => ({
     command: "run",
     engine,
     source: startable.source,
+    layers: overlays.layers(engine),
     args: [
       `--session=${session}`,
       `--crun=${crun}`,
-      `--id=sifcrypt-${process.pid}-${Date.now().toString(36)}`,
+      `--id=${id}`,
       cacheArgument(options.cacheSize),
       // In a user namespace with one id everything else would be nobody's.
-      ...(uid === 0 ? [] : [`--owner=${uid}:${gid}`]),
+      ...(root || idMaps !== undefined ? [] : [`--owner=${caller.uid}:${caller.gid}`]),
+      ...(idMaps === undefined
+        ? []
+        : [`--uid-map=${idMapArgument(idMaps.uids)}`, `--gid-map=${idMapArgument(idMaps.gids)}`]),
+      ...(cgroup === undefined ? [] : [`--cgroup-manager=${cgroup.manager}`]),
+      ...(cgroup?.folder === undefined ? [] : [`--cgroup=${cgroup.folder}`]),
+      ...(confinement.initArguments.includes("--init") ? ["--init=1"] : []),
     ],
   })
   const wanted = options.engine ?? "auto"
+  const attempts = possible(enginesFor(wanted, startable), how)
   if (options.replaceProcess !== undefined) {
     if (stdio !== "inherit") throw new TypeError("a process that is replaced has no streams to give away")
-    const attempts = enginesFor(wanted, startable).map(how)
     const reporter = options.replaceProcess
     await handOver({ attempts, bundle: await bundle, reporter }, () => signal?.aborted === true)
     signal?.throwIfAborted()
   }
-  return await withEngine(wanted, startable, (engine) => start(how(engine), bundle, options))
+  const [only] = attempts
+  const engine = attempts.length === 1 && only !== undefined ? only.engine : wanted
+  return await withEngine(engine, startable, (chosen) => start(how(chosen), bundle, options))
 }

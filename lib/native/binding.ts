@@ -209,8 +209,9 @@ export interface NativeArchive {
 
 export interface NativeBuild {
   /**
-   * A folder's path; the layers of an image, which are verified before anything is written; or a range that holds a squashfs to be copied as it is: `length` bytes of plaintext (not fewer
-   * than it has); default: what it has itself.
+   * A folder's path; the layers of an image, which are verified before anything is written; or a range that holds a squashfs
+   * to be copied as it is: `length` bytes of plaintext (not fewer than it has); default: what it has itself. Or any range
+   * whose size is a multiple of 4096, copied as it is.
    */
   readonly source:
     | { readonly directory: string; readonly added: readonly NativeAddedEntry[] }
@@ -226,6 +227,7 @@ export interface NativeBuild {
         readonly added: readonly NativeAddedEntry[]
       }
     | { readonly squashfs: NativeRange; readonly length?: number }
+    | { readonly bytes: NativeRange }
   /** Open for reading and writing. */
   readonly fd: number
   /** Where the data starts in `fd`, bytes. */

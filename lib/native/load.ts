@@ -52,9 +52,22 @@ export function loadAddon(): NativeAddon {
  * @throws EnvironmentError `ERR_ENV_NO_ADDON`.
  */
 export function starterPath(): string {
-  const built = path.join(packageRoot, "build", "Release", "sifcrypt-starter")
+  return executable("sifcrypt-starter")
+}
+
+/**
+ * The executable that is the first process of a container that needs one; linked statically, so that any image runs it.
+ *
+ * @throws EnvironmentError `ERR_ENV_NO_ADDON`.
+ */
+export function initPath(): string {
+  return executable("sifcrypt-init")
+}
+
+function executable(name: string): string {
+  const built = path.join(packageRoot, "build", "Release", name)
   if (existsSync(built)) return built
-  const prebuilt = path.join(prebuildFolder(), `sifcrypt-starter.${libc()}`)
+  const prebuilt = path.join(prebuildFolder(), `${name}.${libc()}`)
   if (existsSync(prebuilt)) return prebuilt
-  throw new EnvironmentError("ERR_ENV_NO_ADDON", `no sifcrypt-starter: neither ${built} nor ${prebuilt}`)
+  throw new EnvironmentError("ERR_ENV_NO_ADDON", `no ${name}: neither ${built} nor ${prebuilt}`)
 }

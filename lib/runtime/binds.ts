@@ -150,6 +150,8 @@ export interface Caller {
   readonly gid: number
   /** On the host, as passwd has it. */
   readonly home: string
+  /** Where that is seen; default: in the same place. */
+  readonly insideHome?: string
   /** Resolved. */
   readonly cwd: string
 }
@@ -183,7 +185,8 @@ export function leftOut(options: PlaceOptions): ReadonlySet<string> {
 
 /** `--home SRC[:DST]`, or the caller's own. */
 export function homeOf(caller: Caller, options: PlaceOptions): { source: string; destination: string } {
-  if (options.home === undefined) return { source: caller.home, destination: caller.home }
+  if (options.home === undefined)
+    return { source: caller.home, destination: caller.insideHome ?? caller.home }
   const parts = options.home.split(":")
   const [from = "", to = path.resolve(caller.cwd, from)] = parts
   if (parts.length > 2 || from === "" || !path.isAbsolute(to) || path.posix.normalize(to) === "/")

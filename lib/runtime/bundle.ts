@@ -1,10 +1,11 @@
 // The OCI bundle: config.json for crun and the files that are bound into the container. Mounts follow the peers' defaults.
-import { existsSync, lstatSync, readFileSync, realpathSync } from "node:fs"
+import { existsSync, lstatSync, realpathSync } from "node:fs"
 import { isIP } from "node:net"
 import path from "node:path"
 import type { Tree } from "../device/tree.ts"
 import { RunError } from "../errors.ts"
 import { folderAt, isWithin, leftOut, type Place } from "./binds.ts"
+import type { Confinement } from "./confinement.ts"
 import { ENTRY_FOLDER, entryScript, ociRunScript } from "./entry.ts"
 import {
   DEFAULT_PATH,
@@ -40,28 +41,21 @@ export interface BundleOptions {
   readonly umask: number
   /** The program crun calls to restore the root's mount flags. */
   readonly starter: string
+  /** The first process of a payload that needs one. */
+  readonly init: string
+  readonly confinement: Confinement
+  /** The root can be written to; otherwise it only looks so to the runtime. */
+  readonly writableRoot: boolean
+  /** `linux.resources` and where they are enforced. */
+  readonly resources: object
+  readonly cgroupsPath: string | undefined
 }
 
 interface OciMount {
   readonly destination: string
-  readonly type: "none" | "tmpfs" | "devpts" | "mqueue"
+  readonly type: "none" | "proc" | "tmpfs" | "devpts" | "mqueue"
   readonly source: string
   readonly options: readonly string[]
-}
-
-/** In the order of their numbers: linux/capability.h. */
-const capabilities = (
-  "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE " +
-  "NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN " +
-  "SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE " +
-  "MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
-).split(" ")
-
-/** The capabilities this process has. */
-export function ownCapabilities(): string[] {
-  const hex = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1] ?? "0"
-  const mask = BigInt(`0x${hex}`)
-  return capabilities.filter((_, bit) => ((mask >> BigInt(bit)) & 1n) === 1n).map((name) => `CAP_${name}`)
 }
 
 /**
@@ -158,7 +152,7 @@ async function hostFiles(options: BundleOptions, without: ReadonlySet<string>): 
 
 /** A /dev with what every program expects and nothing of the host's machine; crun makes the nodes. */
 function minimalDev(options: BundleOptions, without: ReadonlySet<string>): OciMount[] {
-  const privileged = options.identity.uid === 0
+  const { privileged } = options.confinement
   const limit = privileged ? [] : [userMemoryLimit]
   const shm = { ...memoryMount("/dev/shm", 0o1777, limit), source: "shm" }
   const pts: OciMount = {
@@ -190,7 +184,12 @@ function kernelMounts(options: BundleOptions, without: ReadonlySet<string>): Oci
   const bind = (folder: string, flags: readonly string[]): OciMount[] =>
     without.has(folder.slice(1)) ? [] : [bindMount(folder, folder, ["rbind", "rslave", "nosuid", ...flags])]
   const dev = options.asked?.contain === true ? minimalDev(options, without) : bind("/dev", [])
-  return [...(without.has("dev") ? [] : dev), ...bind("/proc", ["nodev"]), ...bind("/sys", ["nodev"])]
+  const ownProcesses = options.confinement.namespaces.some(({ type }) => type === "pid")
+  const proc: OciMount[] =
+    ownProcesses && !without.has("proc")
+      ? [{ destination: "/proc", type: "proc", source: "proc", options: ["nosuid", "nodev", "noexec"] }]
+      : bind("/proc", ["nodev"])
+  return [...(without.has("dev") ? [] : dev), ...proc, ...bind("/sys", ["nodev"])]
 }
 
 /** Files that are made for this payload, by the place where they are seen. */
@@ -305,9 +304,10 @@ function record(name: string, mode: number, content: string): Buffer {
  * @throws RunError when the image cannot be run as asked.
  */
 export async function makeBundle(options: BundleOptions): Promise<Buffer> {
-  const { tree, identity, places, session, asked = {} } = options
+  const { tree, places, session, asked = {} } = options
   await checkRoot(options)
-  const { uid, gid } = identity
+  const { confinement } = options
+  const { uid, gid, groups } = confinement.ids
   const environment: PayloadEnvironment = {
     host: new Map([...options.environment.host, ...lastVariables(options)]),
     overrides: options.environment.overrides,
@@ -317,10 +317,18 @@ export async function makeBundle(options: BundleOptions): Promise<Buffer> {
   const bound = new Set(places.map(({ destination }) => destination))
   const root = `${session}/root`
   const files = `${session}/files`
-  const privileged = uid === 0
   const cwd = await chooseCwd(options)
   const { args, env } = await processArguments(options)
-  const all = privileged ? ownCapabilities() : []
+  const {
+    capabilities: all,
+    initArguments,
+    namespaces,
+    innerUser,
+    seccomp,
+    apparmorProfile,
+    selinuxLabel,
+  } = confinement
+  const init = `${ENTRY_FOLDER}/init`
   const defaults = [
     ...kernelMounts(options, without),
     ...(await hostFiles(options, without)),
@@ -328,10 +336,11 @@ export async function makeBundle(options: BundleOptions): Promise<Buffer> {
       bindMount(`${files}/${path.basename(file)}`, file, ["bind", "nosuid", "nodev"]),
     ),
   ]
-  const limit = privileged ? [] : [userMemoryLimit]
+  const limit = confinement.privileged ? [] : [userMemoryLimit]
   const mounts: OciMount[] = [
     ...defaults.filter(({ destination }) => !bound.has(destination)),
     bindMount(files, ENTRY_FOLDER, ["bind", "ro", "nosuid", "nodev"]),
+    ...(initArguments.length > 0 ? [bindMount(options.init, init, ["bind", "ro", "nosuid", "nodev"])] : []),
     ...places.map((place) =>
       place.source === undefined
         ? memoryMount(place.destination, place.mode, limit)
@@ -344,7 +353,7 @@ export async function makeBundle(options: BundleOptions): Promise<Buffer> {
   const mapping = (id: number): readonly object[] => [{ containerID: id, hostID: 0, size: 1 }]
   const config = {
     ociVersion: "1.0.2",
-    root: { path: root, readonly: true },
+    root: { path: root, readonly: !options.writableRoot },
     process: {
       terminal: options.terminal,
       cwd,
@@ -352,34 +361,51 @@ export async function makeBundle(options: BundleOptions): Promise<Buffer> {
         uid,
         gid,
         umask: options.umask,
-        ...(privileged ? { additionalGids: supplementaryGroups(gid) } : {}),
+        ...(groups.length > 0 ? { additionalGids: groups } : {}),
       },
-      args,
+      args: initArguments.length > 0 ? [init, ...initArguments, "--", ...args] : args,
       env: [...env, `PWD=${cwd}`],
-      noNewPrivileges: true,
+      noNewPrivileges: confinement.noNewPrivileges,
       capabilities: { bounding: all, permitted: all, effective: all, inheritable: all, ambient: all },
+      ...(apparmorProfile === undefined ? {} : { apparmorProfile }),
+      ...(selinuxLabel === undefined ? {} : { selinuxLabel }),
     },
     ...(asked.hostname === undefined ? {} : { hostname: asked.hostname }),
     mounts,
     // crun drops nosuid and nodev from the root where no user namespace locks them
-    ...(privileged
-      ? {
+    ...(innerUser
+      ? {}
+      : {
           hooks: {
-            createContainer: [{ path: options.starter, args: ["sifcrypt-starter", "remount-root", root] }],
+            createContainer: [
+              {
+                path: options.starter,
+                args: [
+                  "sifcrypt-starter",
+                  "remount-root",
+                  ...(options.writableRoot ? ["--writable"] : []),
+                  ...(confinement.suid ? ["--suid"] : []),
+                  root,
+                ],
+              },
+            ],
           },
-        }
-      : {}),
+        }),
     linux: {
-      namespaces: [{ type: "mount" }, ...(privileged ? [] : [{ type: "user" }])],
-      ...(privileged ? {} : { uidMappings: mapping(uid), gidMappings: mapping(gid) }),
+      namespaces,
+      ...(innerUser ? { uidMappings: mapping(uid), gidMappings: mapping(gid) } : {}),
       rootfsPropagation: "rslave",
-      resources: {},
+      resources: options.resources,
+      ...(options.cgroupsPath === undefined ? {} : { cgroupsPath: options.cgroupsPath }),
+      ...(seccomp === undefined ? {} : { seccomp }),
     },
   }
   const runScript = ociRunScript(await imageFile(tree, "/.singularity.d/runscript"))
   return Buffer.concat([
     record("config.json", 0o600, JSON.stringify(config)),
     record("entry", 0o755, entryScript),
+    // What is bound over it needs a place.
+    ...(initArguments.length > 0 ? [record("init", 0o755, "")] : []),
     record(
       "overrides.sh",
       0o644,
@@ -389,8 +415,4 @@ export async function makeBundle(options: BundleOptions): Promise<Buffer> {
     ...[...own].map(([file, content]) => record(path.basename(file), 0o644, content)),
     ...(runScript === undefined ? [] : [record("runscript", 0o644, runScript)]),
   ])
-}
-
-function supplementaryGroups(gid: number): number[] {
-  return (process.getgroups?.() ?? []).filter((group) => group !== gid)
 }

@@ -1,4 +1,5 @@
 // What a caller may ask of a run. Each option of `sifcrypt exec` has its twin here, by the same name.
+import type { CredentialOptions } from "../container/credentials.ts"
 import type { Engine } from "../container/engine.ts"
 import { RunError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
@@ -115,6 +116,12 @@ export interface ExecOptions extends ResourceLimits {
 
   /** `PATH[:ro]` of folders and images that lie over the root, the last on top. */
   readonly overlay?: readonly string[]
+  /**
+   * What is written over an encrypted image may be kept in the clear; default: only in an encrypted overlay or in memory.
+   */
+  readonly plainOverlay?: boolean
+  /** Open encrypted overlays; default: none. */
+  readonly overlayCredentials?: CredentialOptions
   /** The root can be written to, in memory. */
   readonly writableTmpfs?: boolean
   /** The image itself can be written to. */
@@ -157,49 +164,10 @@ export interface ExecOptions extends ResourceLimits {
   readonly applyCgroups?: string
 }
 
-const withoutCode: readonly (keyof ExecOptions)[] = [
-  "overlay",
-  "writableTmpfs",
-  "writable",
-  "fakeroot",
-  "userns",
-  "pid",
-  "ipc",
-  "uts",
-  "net",
-  "network",
-  "networkArgs",
-  "netnsPath",
-  "security",
-  "addCaps",
-  "dropCaps",
-  "keepPrivs",
-  "noPrivs",
-  "allowSetuid",
-  "applyCgroups",
-  "cpus",
-  "cpuShares",
-  "cpusetCpus",
-  "cpusetMems",
-  "memory",
-  "memoryReservation",
-  "memorySwap",
-  "oomKillDisable",
-  "pidsLimit",
-  "blkioWeight",
-  "blkioWeightDevice",
-]
-
 /** An option that cannot be had: {@link ExecOptions} names it. */
 export function optionError(option: keyof ExecOptions, why: string): RunError {
   const flag = option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)
   return new RunError("ERR_RUN_OPTION", `--${flag}: ${why}`)
-}
-
-/** @throws RunError `ERR_RUN_OPTION`. */
-export function refuseUnsupported(options: ExecOptions): void {
-  for (const name of withoutCode)
-    if (options[name] !== undefined && options[name] !== false) throw optionError(name, "not supported yet")
 }
 
 /** With what `containAll` and `compat` stand for spelled out. */

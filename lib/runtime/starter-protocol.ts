@@ -19,6 +19,16 @@ export interface StarterSource {
   readonly unlocked: Unlocked | undefined
 }
 
+/** What lies over the image: a folder, or a file system in a file. Lowest first. */
+export type StarterLayer =
+  | { readonly kind: "directory"; readonly path: string; readonly writable: boolean }
+  | {
+      readonly kind: "squashfs" | "ext"
+      readonly engine: ConcreteEngine
+      readonly writable: boolean
+      readonly source: StarterSource
+    }
+
 /** A failure as the starter tells it. */
 interface Failure {
   readonly step: string
@@ -30,7 +40,7 @@ interface Failure {
 type StatusLine =
   | { readonly event: "ready"; readonly pid: number }
   | ({ readonly event: "error" } & Failure)
-  | { readonly event: "exit"; readonly code: number; readonly crun?: string }
+  | { readonly event: "exit"; readonly code: number; readonly signal?: number; readonly crun?: string }
   // Of who attends it (native/starter/attend_command.cc).
   | { readonly event: "lost"; readonly code?: number; readonly signal?: number }
 
@@ -65,8 +75,15 @@ function failureError(failure: Failure, engine: ConcreteEngine, image: string): 
       if (errnoNumber === errno.ENOENT || errnoNumber === errno.ENODEV || errnoNumber === errno.ENXIO)
         return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
       return new DeviceError("ERR_MOUNT", text, where)
-    case "userns":
     case "overlay":
+      if (errnoNumber === errno.EBUSY) return new RunError("ERR_RUN_OVERLAY_BUSY", text, where)
+      if (errnoNumber === errno.ENOENT) return new EnvironmentError("ERR_ENV_NO_PROGRAM", text, where)
+      // A kernel without overlays says so itself; anything else is about what the caller named.
+      return errnoNumber === errno.ENODEV || message.includes("for user namespaces")
+        ? new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
+        : new RunError("ERR_RUN_OVERLAY", text, where)
+    case "userns":
+      if (errnoNumber === errno.ENOENT) return new EnvironmentError("ERR_ENV_NO_PROGRAM", text, where)
       return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
     case "crun":
       return errnoNumber === errno.ENOENT
@@ -98,6 +115,7 @@ export interface StarterOptions {
   readonly command: "mount" | "run"
   readonly engine: ConcreteEngine
   readonly source: StarterSource
+  readonly layers?: readonly StarterLayer[]
   /** Further `--name=value` arguments. */
   readonly args: readonly string[]
 }
@@ -111,34 +129,54 @@ export interface Descriptors {
   bytes(name: string, bytes: Uint8Array): number
 }
 
-/** The arguments for all but how it is watched and what it reports on. */
-export function starterArguments(options: StarterOptions, descriptors: Descriptors): string[] {
-  const { command, engine, source } = options
+/** The words that say where an image is, and how it is encrypted. */
+function imageWords(source: StarterSource, engine: ConcreteEngine, descriptors: Descriptors): string[] {
   const { unlocked } = source
-  const args = [
-    command,
-    `--engine=${engine}`,
-    `--image-fd=${descriptors.share(source.fd)}`,
-    `--offset=${source.offset}`,
-    `--size=${source.size}`,
+  const words = [
+    `engine=${engine}`,
+    `image-fd=${descriptors.share(source.fd)}`,
+    `offset=${source.offset}`,
+    `size=${source.size}`,
   ]
-  if (unlocked !== undefined) args.push(`--key-fd=${descriptors.secret(dataKey(unlocked).bytes)}`)
-  if (unlocked?.kind === "gocryptfs") args.push(`--gocryptfs-file=${unlocked.file}`)
+  if (unlocked !== undefined) words.push(`key-fd=${descriptors.secret(dataKey(unlocked).bytes)}`)
+  if (unlocked?.kind === "gocryptfs") words.push(`gocryptfs-file=${unlocked.file}`)
   else if (unlocked !== undefined) {
     const { segment, areaSize } = unlocked.header
-    args.push(
-      `--segment-offset=${segment.offset}`,
-      `--segment-size=${segment.size}`,
-      `--sector-size=${segment.sectorSize}`,
-      `--iv-tweak=${segment.ivTweak}`,
+    words.push(
+      `segment-offset=${segment.offset}`,
+      `segment-size=${segment.size}`,
+      `sector-size=${segment.sectorSize}`,
+      `iv-tweak=${segment.ivTweak}`,
     )
     if (engine === "kernel")
-      args.push(
-        `--metadata-fd=${descriptors.bytes("metadata", unlocked.header.metadata)}`,
-        `--area-size=${areaSize}`,
+      words.push(
+        `metadata-fd=${descriptors.bytes("metadata", unlocked.header.metadata)}`,
+        `area-size=${areaSize}`,
       )
   }
-  return [...args, ...options.args]
+  return words
+}
+
+function layerWords(layer: StarterLayer, descriptors: Descriptors): string[] {
+  return [
+    `kind=${layer.kind}`,
+    ...(layer.writable ? ["writable=1"] : []),
+    // It may hold anything, so it is last.
+    ...(layer.kind === "directory"
+      ? [`path=${layer.path}`]
+      : imageWords(layer.source, layer.engine, descriptors)),
+  ]
+}
+
+/** The arguments for all but how it is watched and what it reports on. */
+export function starterArguments(options: StarterOptions, descriptors: Descriptors): string[] {
+  const { command, engine, source, layers = [] } = options
+  return [
+    command,
+    ...imageWords(source, engine, descriptors).map((word) => `--${word}`),
+    ...layers.map((layer) => `--layer=${layerWords(layer, descriptors).join(",")}`),
+    ...options.args,
+  ]
 }
 
 /** What a starter has told so far. */
@@ -147,6 +185,8 @@ export class Told {
   readonly #image: string
   #unread = ""
   failure: ContainerError | undefined
+  /** What ended the payload. */
+  signal: number | undefined
   /** The process id, once it has mounted or started the payload. */
   ready: number | undefined
 
@@ -180,7 +220,10 @@ export class Told {
       this.failure ??= this.endedEarly(
         line.signal === undefined ? `status ${line.code ?? 0}` : `signal ${line.signal}`,
       )
-    else if (line.crun !== undefined) this.failure ??= new RunError("ERR_RUN", `${this.#image}: ${line.crun}`)
+    else {
+      this.signal = line.signal
+      if (line.crun !== undefined) this.failure ??= new RunError("ERR_RUN", `${this.#image}: ${line.crun}`)
+    }
   }
 }
 

@@ -8,13 +8,20 @@ import { allocateSecret } from "../key/secret.ts"
 import { starterPath } from "../native/load.ts"
 import { scrubbedEnvironment, starterArguments, Told, type StarterOptions } from "./starter-protocol.ts"
 
+/** How a starter, and with it its payload, ended. */
+export interface Ended {
+  readonly code: number
+  /** What ended the payload. */
+  readonly signal: number | undefined
+}
+
 /** A started starter. */
 export interface Starter {
   readonly child: ChildProcess
   /** Resolves when it has mounted, or started the payload; rejects with what kept it from that. */
   readonly ready: Promise<number>
   /** Resolves when it has ended; rejects with what kept the payload from running. */
-  readonly ended: Promise<number>
+  readonly ended: Promise<Ended>
   /** Closes the descriptor it watches: it undoes everything and ends. */
   release(): void
 }
@@ -118,7 +125,7 @@ export function startStarter(options: SpawnOptions): Starter {
   const exited = once(child, "close") as Promise<[number | null, NodeJS.Signals | null]>
   // A child that cannot be started rejects this one as well; the first one tells.
   exited.catch(() => undefined)
-  const ended = (async (): Promise<number> => {
+  const ended = (async (): Promise<Ended> => {
     try {
       await spawned
     } catch (cause) {
@@ -128,8 +135,8 @@ export function startStarter(options: SpawnOptions): Starter {
     const why = signal === null ? `status ${code ?? 0}` : signal
     ready.reject(told.failure ?? told.endedEarly(why))
     if (told.failure !== undefined) throw told.failure
-    if (signal !== null) return 128 + constants.signals[signal]
-    return code ?? 0
+    if (signal !== null) return { code: 128 + constants.signals[signal], signal: constants.signals[signal] }
+    return { code: code ?? 0, signal: told.signal }
   })()
   ended.catch((error: unknown) => {
     ready.reject(error)

@@ -13,6 +13,7 @@
 #include "bindings/progress.h"
 #include "bindings/run_async.h"
 #include "core/added_tree.h"
+#include "core/copy_range.h"
 #include "core/directory_tree.h"
 #include "core/enclosing_squashfs.h"
 #include "core/file_range.h"
@@ -142,6 +143,13 @@ WriteSource ReadWriteSource(const Napi::Object& options) {
       return written;
     };
   }
+  if (source.Has("bytes"))
+    return [range = std::make_shared<Range>(ReadRange(ReadObject(source.Get("bytes"), "bytes")))](
+               ByteSink& sink, const SquashfsProgress& progress) {
+      SquashfsWritten written;
+      written.size = written.input_bytes = CopyRange(*range->Open(), sink, progress);
+      return written;
+    };
   return
       [directory = ReadString(source, "directory"), exclude = ReadStrings(options, "exclude"),
        added = ReadAdded(source), write = ReadWriteOptions(options)](ByteSink& sink, const SquashfsProgress& progress) {

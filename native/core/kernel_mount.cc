@@ -15,11 +15,15 @@ namespace sifcrypt {
 namespace {
 
 constexpr uint64_t kUnit = 512;
-/// Nothing else, ever: a file system driver is only as safe as its author thought images hostile.
-constexpr char kFileSystem[] = "squashfs";
+/// The one for images, ever: a file system driver is only as safe as its author thought images hostile.
+constexpr char kSquashfs[] = "squashfs";
+/// Also for ext3, which has no driver of its own any more.
+constexpr char kExt[] = "ext4";
 
-void Mount(const std::string& device, const std::string& target) {
-  CheckErrno(mount(device.c_str(), target.c_str(), kFileSystem, MS_RDONLY | MS_NOSUID | MS_NODEV, nullptr), "mount");
+void Mount(const std::string& device, const KernelMountRequest& request) {
+  const char* type = request.file_system == KernelFileSystem::kExt ? kExt : kSquashfs;
+  const unsigned long flags = MS_NOSUID | MS_NODEV | (request.writable ? 0 : MS_RDONLY);
+  CheckErrno(mount(device.c_str(), request.target.c_str(), type, flags, nullptr), "mount");
 }
 
 uint64_t FileSize(int fd) {
@@ -37,6 +41,7 @@ void CheckCipher(const KernelMountRequest& request, const KernelMountCipher& cip
 }  // namespace
 
 void KernelMount(const KernelMountRequest& request) {
+  if (request.writable && request.file_system != KernelFileSystem::kExt) throw SystemError(EROFS, "mount");
   const uint64_t file_size = FileSize(request.image_fd);
   if (!RangeFits(request.offset, request.size, file_size))
     throw SystemError(EOVERFLOW, "loop_attach", "image too short");
@@ -44,16 +49,16 @@ void KernelMount(const KernelMountRequest& request) {
     // A squashfs may end anywhere; the device must hold its last bytes. What is beyond is not looked at.
     const uint64_t size =
         std::min((request.size + kUnit - 1) / kUnit * kUnit, (file_size - request.offset) / kUnit * kUnit);
-    const loop::Device device = loop::Attach(request.image_fd, request.offset, size, true);
-    return Mount(device.path, request.target);
+    const loop::Device device = loop::Attach(request.image_fd, request.offset, size, !request.writable);
+    return Mount(device.path, request);
   }
   const KernelMountCipher& cipher = *request.cipher;
   CheckCipher(request, cipher);
   // The device ends where the segment ends, so "dynamic" in the metadata means the same to the kernel as it did to us.
   const loop::Device device =
-      loop::Attach(request.image_fd, request.offset, cipher.segment_offset + cipher.segment_size, true);
-  const mapper::Mapping mapping({cipher.metadata, cipher.area_size, cipher.volume_key, device.path});
-  Mount(mapping.path(), request.target);
+      loop::Attach(request.image_fd, request.offset, cipher.segment_offset + cipher.segment_size, !request.writable);
+  const mapper::Mapping mapping({cipher.metadata, cipher.area_size, cipher.volume_key, device.path, request.writable});
+  Mount(mapping.path(), request);
 }
 
 }  // namespace sifcrypt

@@ -23,19 +23,28 @@ struct KernelMountCipher {
   uint64_t segment_size = 0;
 };
 
+enum class KernelFileSystem {
+  kSquashfs,
+  /// ext3 or ext4. Its driver is no match for a hostile image: only for a file that root made and named.
+  kExt,
+};
+
 struct KernelMountRequest {
   /// The image, open for reading.
   int image_fd = -1;
   /// Where the partition lies in the image, bytes; a multiple of 512, as loop(4) requires.
   uint64_t offset = 0;
   uint64_t size = 0;
-  /// Empty: the partition is a plain squashfs.
+  /// Empty: the partition is plain.
   std::optional<KernelMountCipher> cipher;
   /// An existing folder (may be "/proc/self/fd/N"), in the caller's mount namespace.
   std::string target;
+  KernelFileSystem file_system = KernelFileSystem::kSquashfs;
+  /// Only of kExt; the image is open for writing then.
+  bool writable = false;
 };
 
-/// Mounts the squashfs in the request at its target: read-only, nosuid, nodev. When it returns, unmounting the target
+/// Mounts what is in the request at its target: nosuid, nodev, and read-only unless it is to be written. When it returns, unmounting the target
 /// is all it takes to undo everything: the mapping is marked for deferred removal and the loop device for autoclear, so
 /// the kernel does it when this process, or its mount namespace, is killed. On failure nothing is left. Throws
 /// SystemError whose operation names the step: "loop_attach" (EBUSY: none free), "crypt_activate" (EPERM: the key does

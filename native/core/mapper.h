@@ -20,9 +20,10 @@ struct ActivateRequest {
   const SecretBuffer& volume_key;
   /// The block device whose data segment is mapped.
   std::string data_device;
+  bool writable = false;
 };
 
-/// A read-only mapping, marked for deferred removal from the moment it is open here: it lasts as long as somebody (this
+/// A mapping, marked for deferred removal from the moment it is open here: it lasts as long as somebody (this
 /// object, a mount) has it open. As long as this object lives, and from before the mapping is made, a helper process
 /// stands by that removes mapping and node should this process be killed.
 class Mapping {

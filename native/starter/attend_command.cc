@@ -91,12 +91,17 @@ struct Report {
 struct Told {
   bool ready = false;
   bool failure = false;
+  /// What ended the payload, or 0.
+  int signal = 0;
   std::string step;
   int error = 0;
 
   explicit Told(std::string_view line) {
     ready = line.starts_with(R"({"event":"ready")");
     failure = line.starts_with(R"({"event":"error")") || line.find(R"("crun":)") != std::string_view::npos;
+    constexpr std::string_view kSignal = R"("signal":)";
+    if (const size_t at = line.find(kSignal); line.starts_with(R"({"event":"exit")") && at != std::string_view::npos)
+      std::from_chars(line.data() + at + kSignal.size(), line.data() + line.size(), signal);
     constexpr std::string_view kStep = R"("step":")";
     constexpr std::string_view kNumber = R"("errnoNumber":)";
     if (const size_t at = line.find(kStep); at != std::string_view::npos)
@@ -136,6 +141,8 @@ class Attendant {
       const bool died = WIFSIGNALED(status);
       if (died && !failed_) DieBySignal(WTERMSIG(status));
       if (failed_ || !started_) Tell(i, status);
+      // As the payload has ended, so ends this process.
+      if (death_signal_ > 0) DieBySignal(death_signal_);
       return WEXITSTATUS(status);
     }
   }
@@ -210,6 +217,7 @@ class Attendant {
       CloseAllBut({signals_.fd(), status_.get(), watch_.get()});
     }
     failed_ |= told.failure;
+    death_signal_ = told.signal;
     if (told_.empty() && told.failure && !started_) retryable_ = IsListed(retry_on_, told);
     if (told_.size() + line.size() < kMaxStatus) told_ += line + '\n';
   }
@@ -240,6 +248,7 @@ class Attendant {
   UniqueFd status_;
   UniqueFd watch_;
   pid_t child_ = -1;
+  int death_signal_ = 0;
   bool started_ = false;
   bool failed_ = false;
   bool retryable_ = false;

@@ -12,6 +12,7 @@ struct Packet {
   Message::Kind kind;
   int32_t error;
   int32_t code;
+  int32_t signal;
   char step[32];
   char text[1024];
 };
@@ -42,6 +43,7 @@ bool Channel::Send(const Message& message, int descriptor) const {
   packet.kind = message.kind;
   packet.error = message.error;
   packet.code = message.code;
+  packet.signal = message.signal;
   Copy(packet.step, message.step);
   Copy(packet.text, message.text);
   iovec part{&packet, sizeof packet};
@@ -92,7 +94,7 @@ std::optional<Message> Channel::Receive(UniqueFd* descriptor) const {
   }
   if (received != static_cast<ssize_t>(sizeof packet)) return std::nullopt;
   packet.step[sizeof packet.step - 1] = packet.text[sizeof packet.text - 1] = '\0';
-  return Message{packet.kind, packet.error, packet.code, packet.step, packet.text};
+  return Message{packet.kind, packet.error, packet.code, packet.signal, packet.step, packet.text};
 }
 
 }  // namespace sifcrypt::starter

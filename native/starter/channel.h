@@ -17,8 +17,10 @@ struct Message {
     kFailed,
     /// The OCI runtime runs.
     kStarted,
-    /// The payload has ended: code, and what the runtime had to say.
+    /// The payload has ended: code, the signal that did it or 0, and what the runtime had to say.
     kEnded,
+    /// The container process waits for its user namespace's ids, and goes on when it gets the same back.
+    kMapIds,
     /// A FUSE device to serve comes along.
     kDevice,
     /// Pass signal `code` on to the runtime.
@@ -29,6 +31,7 @@ struct Message {
   Kind kind = Kind::kFailed;
   int error = 0;
   int code = 0;
+  int signal = 0;
   std::string step;
   std::string text;
 };

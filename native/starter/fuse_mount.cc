@@ -1,11 +1,8 @@
 #include "starter/fuse_mount.h"
 
 #include <fcntl.h>
-#include <signal.h>
-#include <spawn.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -14,6 +11,7 @@
 
 #include "core/system_error.h"
 #include "starter/channel.h"
+#include "starter/spawn.h"
 
 namespace sifcrypt::starter {
 namespace {
@@ -23,7 +21,6 @@ constexpr char kKernelType[] = "squashfs";
 /// Fixed places: no PATH of the caller decides what runs.
 constexpr const char* kFusermounts[] = {"/usr/bin/fusermount3", "/bin/fusermount3", "/usr/local/bin/fusermount3",
                                         "/usr/bin/fusermount", "/bin/fusermount"};
-constexpr size_t kMaxComplaint = 1000;
 
 std::string FindFusermount() {
   for (const char* path : kFusermounts)
@@ -31,81 +28,9 @@ std::string FindFusermount() {
   throw SystemError(ENOENT, "fuse", "fusermount3 is not installed");
 }
 
-class SpawnActions {
- public:
-  SpawnActions() { posix_spawn_file_actions_init(&actions_); }
-  ~SpawnActions() { posix_spawn_file_actions_destroy(&actions_); }
-  SpawnActions(const SpawnActions&) = delete;
-  SpawnActions& operator=(const SpawnActions&) = delete;
-  void Duplicate(int from, int to) { posix_spawn_file_actions_adddup2(&actions_, from, to); }
-  const posix_spawn_file_actions_t* get() const { return &actions_; }
-
- private:
-  posix_spawn_file_actions_t actions_;
-};
-
-class SpawnAttributes {
- public:
-  /// Signals are as a new program expects them: this process blocks some.
-  SpawnAttributes() {
-    sigset_t set;
-    posix_spawnattr_init(&attributes_);
-    sigemptyset(&set);
-    posix_spawnattr_setsigmask(&attributes_, &set);
-    sigaddset(&set, SIGPIPE);
-    posix_spawnattr_setsigdefault(&attributes_, &set);
-    posix_spawnattr_setflags(&attributes_, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-  }
-  ~SpawnAttributes() { posix_spawnattr_destroy(&attributes_); }
-  SpawnAttributes(const SpawnAttributes&) = delete;
-  SpawnAttributes& operator=(const SpawnAttributes&) = delete;
-  const posix_spawnattr_t* get() const { return &attributes_; }
-
- private:
-  posix_spawnattr_t attributes_;
-};
-
-std::string ReadComplaint(int fd) {
-  std::string text;
-  char part[256];
-  for (;;) {
-    const ssize_t n = read(fd, part, sizeof part);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) break;
-    if (text.size() < kMaxComplaint) text.append(part, static_cast<size_t>(n));
-  }
-  while (!text.empty() && text.back() == '\n') text.pop_back();
-  return text;
-}
-
 /// Runs fusermount3 with `channel` as its standard input. Throws with what it complained about.
-void RunFusermount(std::vector<std::string> arguments, int channel) {
-  const std::string program = FindFusermount();
-  int ends[2];
-  CheckErrno(pipe2(ends, O_CLOEXEC), "pipe2");
-  const UniqueFd complaints(ends[0]);
-  UniqueFd child_end(ends[1]);
-  SpawnActions actions;
-  actions.Duplicate(channel, STDIN_FILENO);
-  actions.Duplicate(child_end.get(), STDOUT_FILENO);
-  actions.Duplicate(child_end.get(), STDERR_FILENO);
-  const SpawnAttributes attributes;
-  std::vector<char*> argv{const_cast<char*>("fusermount3")};
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  argv.push_back(nullptr);
-  char comm_fd[] = "_FUSE_COMMFD=0";
-  char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
-  char* environment[] = {comm_fd, path, nullptr};
-  pid_t child = -1;
-  if (const int error = posix_spawn(&child, program.c_str(), actions.get(), attributes.get(), argv.data(), environment))
-    throw SystemError(error, "fuse", program + ": " + std::strerror(error));
-  child_end.Reset();
-  const std::string complaint = ReadComplaint(complaints.get());
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-    throw SystemError(EPERM, "fuse", complaint.empty() ? "fusermount3 failed" : complaint);
+void RunFusermount(const std::vector<std::string>& arguments, int channel) {
+  RunProgram(FindFusermount(), arguments, "fuse", channel, "_FUSE_COMMFD=0");
 }
 
 /// In fusermount3's list of options a comma ends one, unless a backslash stands before it.

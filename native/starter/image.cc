@@ -12,7 +12,6 @@
 
 #include "core/file_range.h"
 #include "core/gocryptfs.h"
-#include "core/kernel_mount.h"
 #include "core/secret_buffer.h"
 #include "core/squashfs_file_source.h"
 #include "core/unique_fd.h"
@@ -69,12 +68,15 @@ std::shared_ptr<const ByteSource> OpenImage(const ImageOptions& options) {
       XtsParameters{std::move(key), options.sector_size, options.iv_tweak});
 }
 
-void MountWithKernel(const ImageOptions& options, const std::string& target) {
+void MountWithKernel(const ImageOptions& options, const std::string& target, KernelFileSystem file_system,
+                     bool writable) {
   KernelMountRequest request;
   request.image_fd = options.image_fd;
   request.offset = options.offset;
   request.size = options.size;
   request.target = target;
+  request.file_system = file_system;
+  request.writable = writable;
   if (options.encrypted()) {
     request.cipher.emplace();
     request.cipher->volume_key = ReadKey(options.key_fd);

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/byte_range.h"
+#include "core/kernel_mount.h"
 #include "starter/options.h"
 
 namespace sifcrypt::starter {
@@ -13,7 +14,8 @@ namespace sifcrypt::starter {
 std::shared_ptr<const ByteSource> OpenImage(const ImageOptions& options);
 
 /// The kernel engine. Reads key and metadata from their pipes and closes them.
-void MountWithKernel(const ImageOptions& options, const std::string& target);
+void MountWithKernel(const ImageOptions& options, const std::string& target,
+                     KernelFileSystem file_system = KernelFileSystem::kSquashfs, bool writable = false);
 
 /// From here on other processes of the user can neither trace this one nor read its memory, and it leaves no core dump.
 void ProtectSecrets();

@@ -29,14 +29,21 @@ constexpr int kUsageFailure = 2;
 
 /// An OCI hook in the container's mount namespace: crun drops nosuid and nodev from the root file system's mount.
 int RemountRoot(const std::vector<std::string>& arguments) {
-  if (arguments.size() != 1) throw UsageError("remount-root: needs one folder");
+  if (arguments.empty()) throw UsageError("remount-root: needs a folder");
+  unsigned long flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV;
+  for (size_t i = 0; i + 1 < arguments.size(); ++i) {
+    if (arguments[i] == "--writable")
+      flags &= ~static_cast<unsigned long>(MS_RDONLY);
+    else if (arguments[i] == "--suid")
+      flags &= ~static_cast<unsigned long>(MS_NOSUID);
+    else
+      throw UsageError("remount-root: unknown argument: " + arguments[i]);
+  }
   // The container's state comes on standard input; to the runtime a hook that leaves before the end has failed.
   char state[4096];
   while (read(STDIN_FILENO, state, sizeof state) > 0) {
   }
-  const char* directory = arguments[0].c_str();
-  const unsigned long flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV;
-  CheckErrno(mount(nullptr, directory, nullptr, flags, nullptr), "mount");
+  CheckErrno(mount(nullptr, arguments.back().c_str(), nullptr, flags, nullptr), "mount");
   return 0;
 }
 

@@ -15,6 +15,8 @@ namespace {
 
 constexpr uint64_t kMaxCacheMib = 1 << 20;
 constexpr size_t kMaxFileName = 255;
+constexpr size_t kMaxLayers = 64;
+constexpr size_t kMaxIdRanges = 16;
 
 template <typename Number>
 Number ParseNumber(std::string_view text, const std::string& name) {
@@ -30,14 +32,15 @@ int ParseDescriptor(std::string_view text, const std::string& name) {
   return fd;
 }
 
-/// The arguments one command knows; each may be given once.
+/// The arguments one command knows; each may be given once, unless it was added as one of many.
 class Arguments {
  public:
   using Handler = std::function<void(std::string_view value, const std::string& name)>;
 
   void Add(const std::string& name, bool required, Handler handler) {
-    known_[name] = {std::move(handler), required, false};
+    known_[name] = {std::move(handler), required, false, false};
   }
+  void AddMany(const std::string& name, Handler handler) { known_[name] = {std::move(handler), false, true, false}; }
   template <typename Number>
   void AddNumber(const std::string& name, bool required, Number& into) {
     Add(name, required, [&into](std::string_view text, const std::string& n) { into = ParseNumber<Number>(text, n); });
@@ -59,7 +62,8 @@ class Arguments {
       const std::string name = argument.substr(2, equals - 2);
       const auto found = known_.find(name);
       if (found == known_.end()) throw UsageError("unknown argument: --" + name);
-      if (std::exchange(found->second.given, true)) throw UsageError("--" + name + ": given twice");
+      if (std::exchange(found->second.given, true) && !found->second.many)
+        throw UsageError("--" + name + ": given twice");
       found->second.handler(std::string_view(argument).substr(equals + 1), name);
     }
     for (const auto& [name, argument] : known_)
@@ -70,15 +74,16 @@ class Arguments {
   struct Argument {
     Handler handler;
     bool required = false;
+    bool many = false;
     bool given = false;
   };
   std::map<std::string, Argument> known_;
 };
 
-void AddImage(Arguments& arguments, ImageOptions& image) {
-  arguments.AddDescriptor("image-fd", true, image.image_fd);
-  arguments.AddNumber("offset", true, image.offset);
-  arguments.AddNumber("size", true, image.size);
+void AddImage(Arguments& arguments, ImageOptions& image, bool required = true) {
+  arguments.AddDescriptor("image-fd", required, image.image_fd);
+  arguments.AddNumber("offset", required, image.offset);
+  arguments.AddNumber("size", required, image.size);
   arguments.AddDescriptor("key-fd", false, image.key_fd);
   arguments.Add("gocryptfs-file", false, [&image](std::string_view text, const std::string& name) {
     if (text.empty() || text.size() > kMaxFileName || text.find('/') != std::string_view::npos)
@@ -92,7 +97,7 @@ void AddImage(Arguments& arguments, ImageOptions& image) {
   arguments.AddDescriptor("metadata-fd", false, image.metadata_fd);
   arguments.AddNumber("area-size", false, image.area_size);
   arguments.AddNumber("cache-mib", false, image.cache_mib);
-  arguments.Add("engine", true, [&image](std::string_view text, const std::string&) {
+  arguments.Add("engine", required, [&image](std::string_view text, const std::string&) {
     if (text != "userspace" && text != "kernel") throw UsageError("--engine: userspace or kernel");
     image.engine = text == "kernel" ? Engine::kKernel : Engine::kUserspace;
   });
@@ -124,6 +129,69 @@ bool IsPlainName(std::string_view name) {
   });
 }
 
+/// The part before the next comma; takes it off `text`.
+std::string_view NextPart(std::string_view& text, char separator) {
+  const std::string_view part = text.substr(0, text.find(separator));
+  text.remove_prefix(std::min(text.size(), part.size() + 1));
+  return part;
+}
+
+/// "kind=KIND,name=value,...,path=PATH": the path, which may hold anything, is last.
+LayerOptions ParseLayer(std::string_view text, const std::string& name) {
+  LayerOptions layer;
+  Arguments known;
+  AddImage(known, layer.image, false);
+  known.Add("kind", true, [&layer](std::string_view value, const std::string&) {
+    if (value == "directory")
+      layer.kind = LayerOptions::Kind::kDirectory;
+    else if (value == "squashfs")
+      layer.kind = LayerOptions::Kind::kSquashfs;
+    else if (value == "ext")
+      layer.kind = LayerOptions::Kind::kExt;
+    else
+      throw UsageError("--layer: unknown kind");
+  });
+  known.Add("writable", false, [&layer](std::string_view value, const std::string&) {
+    if (value != "1") throw UsageError("--layer: writable is 1 or not given");
+    layer.writable = true;
+  });
+  known.AddText("path", false, layer.path);
+  std::vector<std::string> parts;
+  while (!text.empty()) {
+    const bool is_path = text.starts_with("path=");
+    parts.push_back("--" + std::string(is_path ? text : NextPart(text, ',')));
+    if (is_path) break;
+  }
+  known.Parse(parts);
+  const bool is_directory = layer.kind == LayerOptions::Kind::kDirectory;
+  if (is_directory != layer.path.starts_with('/') || is_directory != (layer.image.image_fd < 0))
+    throw UsageError("--" + name + ": a directory has an absolute path, anything else a descriptor");
+  if (layer.writable && layer.kind == LayerOptions::Kind::kSquashfs)
+    throw UsageError("--" + name + ": a squashfs cannot be written");
+  if (layer.kind == LayerOptions::Kind::kExt && layer.image.engine == Engine::kUserspace && layer.image.encrypted())
+    throw UsageError("--" + name + ": only the kernel engine has encrypted ones");
+  CheckImage(layer.image);
+  return layer;
+}
+
+/// "INSIDE:OUTSIDE:COUNT", several with commas between.
+std::vector<IdRange> ParseIdMap(std::string_view text, const std::string& name) {
+  std::vector<IdRange> map;
+  while (!text.empty()) {
+    std::string_view part = NextPart(text, ',');
+    IdRange range;
+    range.inside = ParseNumber<uint32_t>(NextPart(part, ':'), name);
+    range.outside = ParseNumber<uint32_t>(NextPart(part, ':'), name);
+    range.count = ParseNumber<uint32_t>(part, name);
+    map.push_back(range);
+  }
+  if (map.empty() || map.size() > kMaxIdRanges) throw UsageError("--" + name + ": too few or too many ranges");
+  return map;
+}
+
+/// An absolute path in which nothing leads up.
+bool IsPlainPath(std::string_view path) { return path.starts_with('/') && path.find("/..") == std::string_view::npos; }
+
 }  // namespace
 
 MountOptions ParseMountOptions(const std::vector<std::string>& arguments) {
@@ -146,12 +214,34 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   known.AddText("session", true, options.session);
   known.AddDescriptor("bundle-fd", true, options.bundle_fd);
   known.AddText("crun", true, options.crun);
+  known.AddMany("layer", [&options](std::string_view text, const std::string& name) {
+    if (options.layers.size() == kMaxLayers) throw UsageError("--" + name + ": too many");
+    options.layers.push_back(ParseLayer(text, name));
+  });
+  known.Add("uid-map", false,
+            [&options](std::string_view text, const std::string& name) { options.uid_map = ParseIdMap(text, name); });
+  known.Add("gid-map", false,
+            [&options](std::string_view text, const std::string& name) { options.gid_map = ParseIdMap(text, name); });
+  known.Add("init", false, [&options](std::string_view text, const std::string& name) {
+    if (text != "1") throw UsageError("--" + name + ": 1 or not given");
+    options.has_init = true;
+  });
+  known.AddText("cgroup-manager", false, options.cgroup_manager);
+  known.AddText("cgroup", false, options.cgroup);
   known.AddText("id", true, options.id);
   known.AddDescriptor("status-fd", true, options.status_fd);
   known.AddDescriptor("watch-fd", true, options.watch_fd);
   known.Parse(arguments);
   CheckImage(options.image);
   if (!options.crun.starts_with('/')) throw UsageError("--crun: not an absolute path");
+  if (options.uid_map.empty() != options.gid_map.empty()) throw UsageError("--uid-map: needs --gid-map");
+  const auto writable = std::count_if(options.layers.begin(), options.layers.end(),
+                                      [](const LayerOptions& layer) { return layer.writable; });
+  if (writable > 1) throw UsageError("--layer: only one can be writable");
+  if (options.cgroup_manager != "disabled" && options.cgroup_manager != "cgroupfs" &&
+      options.cgroup_manager != "systemd")
+    throw UsageError("--cgroup-manager: disabled, cgroupfs or systemd");
+  if (!options.cgroup.empty() && !IsPlainPath(options.cgroup)) throw UsageError("--cgroup: not an absolute path");
   if (!IsPlainName(options.id)) throw UsageError("--id: not a plain name");
   return options;
 }

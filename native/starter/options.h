@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "starter/id_map.h"
+
 namespace sifcrypt::starter {
 
 class UsageError : public std::runtime_error {
@@ -58,8 +60,33 @@ struct MountOptions {
   int watch_fd = -1;
 };
 
+/// One of what lies over the image, lowest first. At most one is writable.
+struct LayerOptions {
+  enum class Kind {
+    kDirectory,
+    kSquashfs,
+    kExt,
+  };
+  Kind kind = Kind::kDirectory;
+  bool writable = false;
+  /// Of a directory: absolute.
+  std::string path;
+  /// Of the others. A kExt of the userspace engine is plain.
+  ImageOptions image;
+};
+
 struct RunOptions {
   ImageOptions image;
+  std::vector<LayerOptions> layers;
+  /// Empty: a user namespace of an ordinary user has the caller's ids only. Otherwise newuidmap and newgidmap write these.
+  std::vector<IdRange> uid_map;
+  std::vector<IdRange> gid_map;
+  /// crun's: disabled, cgroupfs or systemd.
+  std::string cgroup_manager = "disabled";
+  /// What cgroupfs makes, from the root of cgroups: removed at the end, should crun not come to it. May be empty.
+  std::string cgroup;
+  /// The payload's parent is sifcrypt-init, which passes its end on as an exit status.
+  bool has_init = false;
   std::string session;
   int bundle_fd = -1;
   std::string crun;

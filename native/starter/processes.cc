@@ -159,10 +159,14 @@ void WaitForChildren(int patience_ms) {
   while (!ReapAll() && NowMs() < give_up) Pause();
 }
 
-void KillDescendants(int patience_ms) {
+void KillDescendants(int patience_ms, const std::vector<pid_t>& spared) {
   const int64_t give_up = NowMs() + patience_ms;
   while (!ReapAll() && NowMs() < give_up) {
-    SignalAll(DescendantsOf(getpid()), SIGKILL);
+    std::vector<pid_t> doomed = DescendantsOf(getpid());
+    std::erase_if(doomed,
+                  [&](pid_t process) { return std::find(spared.begin(), spared.end(), process) != spared.end(); });
+    if (doomed.empty()) return;
+    SignalAll(doomed, SIGKILL);
     Pause();
   }
 }

@@ -59,8 +59,8 @@ void SignalAll(const std::vector<pid_t>& processes, int signal);
 /// Reaps children until none is left, for as long as `patience_ms`.
 void WaitForChildren(int patience_ms);
 
-/// The same, and kills all descendants of this process, which must be a subreaper.
-void KillDescendants(int patience_ms);
+/// The same, and kills all descendants of this process, which must be a subreaper; children that are spared stay.
+void KillDescendants(int patience_ms, const std::vector<pid_t>& spared = {});
 
 /// Milliseconds of a clock that only goes forward.
 int64_t NowMs();

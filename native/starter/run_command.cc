@@ -20,6 +20,7 @@
 #include "core/system_error.h"
 #include "core/unique_fd.h"
 #include "starter/channel.h"
+#include "starter/id_map.h"
 #include "starter/image.h"
 #include "starter/runtime.h"
 #include "starter/serve.h"
@@ -39,13 +40,13 @@ constexpr int kGraceMs = 1000;
 
 /// The process that serves the image by FUSE. It holds the key, stays outside the private namespaces (inside it would
 /// keep them alive) and in a process group of its own, where the terminal's signals do not reach it.
-int ServerProcess(const RunOptions& options, const SignalQueue& signals, const Channel& main,
+int ServerProcess(const ImageOptions& image, const SignalQueue& signals, const Channel& main,
                   const Channel& container) {
   setpgid(0, 0);
-  std::vector<int> kept{options.image.image_fd, main.fd(), container.fd()};
-  if (options.image.encrypted()) kept.push_back(options.image.key_fd);
+  std::vector<int> kept{image.image_fd, main.fd(), container.fd()};
+  if (image.encrypted()) kept.push_back(image.key_fd);
   // Blocks that are not authentic are told of there.
-  const UniqueFd log = options.image.gocryptfs_file.empty() ? UniqueFd() : UniqueFd(dup(STDERR_FILENO));
+  const UniqueFd log = image.gocryptfs_file.empty() ? UniqueFd() : UniqueFd(dup(STDERR_FILENO));
   if (log) kept.push_back(log.get());
   CloseAllBut(kept);
   DetachStandardStreams();
@@ -53,7 +54,7 @@ int ServerProcess(const RunOptions& options, const SignalQueue& signals, const C
   sigprocmask(SIG_SETMASK, &signals.original_mask(), nullptr);
   try {
     ProtectSecrets();
-    const OpenSquashfs squashfs(options.image);
+    const OpenSquashfs squashfs(image);
     UniqueFd device;
     container.Receive(&device);
     if (!device) return 0;  // the container process has failed, and says why
@@ -73,33 +74,48 @@ int ServerProcess(const RunOptions& options, const SignalQueue& signals, const C
 
 /// The process that makes the session and waits in it for the OCI runtime. It has a process group of its own, so that
 /// a signal to the caller's whole group leaves somebody to clean up; and it inherits the orphans of the runtime.
-int ContainerProcess(const RunOptions& options, const SignalQueue& signals, const Channel& main, const Channel& server,
-                     const std::string& directory) {
+int ContainerProcess(const RunOptions& options, const SignalQueue& signals, const Channel& main,
+                     std::vector<Channel> servers, const std::string& directory) {
   const pid_t group = getpgrp();
   setpgid(0, 0);
   umask(022);
-  std::vector<int> kept{options.image.image_fd, options.bundle_fd, signals.fd(), main.fd(), server.fd()};
-  const bool by_kernel = options.image.engine == Engine::kKernel;
-  if (by_kernel && options.image.encrypted())
-    kept.insert(kept.end(), {options.image.key_fd, options.image.metadata_fd});
+  std::vector<int> kept{options.image.image_fd, options.bundle_fd, signals.fd(), main.fd()};
+  for (const Channel& server : servers) kept.push_back(server.fd());
+  bool holds_key = false;
+  const auto keep = [&](const ImageOptions& image) {
+    kept.push_back(image.image_fd);
+    if (image.engine != Engine::kKernel || !image.encrypted()) return;
+    holds_key = true;
+    kept.insert(kept.end(), {image.key_fd, image.metadata_fd});
+  };
+  keep(options.image);
+  for (const LayerOptions& layer : options.layers) keep(layer.image);
   CloseAllBut(kept);
   CheckErrno(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
   try {
     Session session(directory);
-    session.Enter();
-    if (by_kernel && options.image.encrypted()) CheckErrno(prctl(PR_SET_DUMPABLE, 0), "prctl");
+    session.Enter(options, main);
+    if (holds_key) CheckErrno(prctl(PR_SET_DUMPABLE, 0), "prctl");
     session.MountScratch();
     session.ReadBundle(UniqueFd(options.bundle_fd));
-    session.MountImage(options.image, server);
+    const auto root_server = options.image.engine == Engine::kUserspace ? servers.begin() : servers.end();
+    const Channel none;
+    session.MountImage(options.image, root_server == servers.end() ? none : *root_server);
+    if (root_server != servers.end()) servers.erase(root_server);
+    session.MountLayers(options.layers, servers);
     session.MountOverlay();
-    close(server.fd());
+    servers.clear();
     close(options.image.image_fd);
+    for (const LayerOptions& layer : options.layers)
+      if (layer.image.image_fd >= 0) close(layer.image.image_fd);
     Runtime runtime(session, options, signals, group);
     runtime.Start();
     OutliveParent();
     main.Send({.kind = Message::Kind::kStarted});
     const Runtime::Result result = runtime.Wait(main);
-    main.Send({.kind = Message::Kind::kEnded, .code = result.code, .text = result.message});
+    main.Send({.kind = Message::Kind::kEnded, .code = result.code, .signal = result.signal, .text = result.message});
+    // Only now: its servers end with their mounts, and before the payload's end that would be a failure.
+    session.Close();
     return 0;
   } catch (const SystemError& failure) {
     main.SendFailure(failure, StepOf(failure));
@@ -139,22 +155,30 @@ class Supervisor {
   int Run();
 
  private:
+  /// A process that serves an image: the one to run, or one over it.
+  struct Server {
+    pid_t id = -1;
+    Channel channel;
+  };
+
   void Start();
+  void MapIds();
+  bool HasServers() const;
+  void KillServers() const;
   void OnSignal(const SignalQueue::Signal& signal);
   void OnContainerMessages();
-  void OnServerMessage();
+  void OnServerMessage(Server& server);
   void Reap();
   void Terminate(int grace_ms);
-  void EndServer();
+  void EndServers();
 
   const RunOptions& options_;
   const SignalQueue& signals_;
   const Status& status_;
   const TerminalSettings terminal_;
   Channel container_channel_;
-  Channel server_channel_;
   pid_t container_ = -1;
-  pid_t server_ = -1;
+  std::vector<Server> servers_;
   bool started_ = false;
   bool terminating_ = false;
   int64_t deadline_ = -1;
@@ -169,31 +193,61 @@ void Supervisor::Start() {
   if (!directory) throw SystemError(errno, "mount", options_.session + ": " + std::strerror(errno));
   CheckErrno(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
   std::pair<Channel, Channel> container = Channel::Pair();
-  std::pair<Channel, Channel> server = Channel::Pair();
-  const std::pair<Channel, Channel> device = Channel::Pair();
-  if (options_.image.engine == Engine::kUserspace)
-    server_ = ForkChild([&] { return ServerProcess(options_, signals_, server.second, device.second); });
-  container_ =
-      ForkChild([&] { return ContainerProcess(options_, signals_, container.second, device.first, directory.get()); });
+  std::vector<Channel> devices;
+  const auto serve = [&](const ImageOptions& image) {
+    std::pair<Channel, Channel> server = Channel::Pair();
+    std::pair<Channel, Channel> device = Channel::Pair();
+    const pid_t id = ForkChild([&] { return ServerProcess(image, signals_, server.second, device.second); });
+    servers_.push_back({id, std::move(server.first)});
+    devices.push_back(std::move(device.first));
+  };
+  if (options_.image.engine == Engine::kUserspace) serve(options_.image);
+  for (const LayerOptions& layer : options_.layers)
+    if (NeedsServer(layer)) serve(layer.image);
+  container_ = ForkChild(
+      [&] { return ContainerProcess(options_, signals_, container.second, std::move(devices), directory.get()); });
   container_channel_ = std::move(container.first);
-  server_channel_ = std::move(server.first);
+}
+
+bool Supervisor::HasServers() const {
+  return std::any_of(servers_.begin(), servers_.end(), [](const Server& server) { return server.id > 0; });
+}
+
+void Supervisor::KillServers() const {
+  for (const Server& server : servers_)
+    if (server.id > 0) kill(server.id, SIGKILL);
+}
+
+/// Only programs of the system may write ids that are not the caller's own, and only from outside.
+void Supervisor::MapIds() {
+  try {
+    WriteIdMap("newuidmap", container_, options_.uid_map);
+    WriteIdMap("newgidmap", container_, options_.gid_map);
+    container_channel_.Send({.kind = Message::Kind::kMapIds});
+  } catch (const SystemError& failure) {
+    if (!failure_) failure_ = Message{.error = failure.error(), .step = StepOf(failure), .text = failure.what()};
+    Terminate(0);
+  }
 }
 
 int Supervisor::Run() {
   Start();
   // What the children have, this process must not keep open: pipes would not end.
-  CloseAllBut(
-      {signals_.fd(), status_.fd(), options_.watch_fd, container_channel_.fd(), server_channel_.fd(), terminal_.fd()});
+  std::vector<int> kept{signals_.fd(), status_.fd(), options_.watch_fd, container_channel_.fd(), terminal_.fd()};
+  for (const Server& server : servers_) kept.push_back(server.channel.fd());
+  CloseAllBut(kept);
   DetachStandardStreams();
   bool watching = true;
   while (container_ > 0) {
-    pollfd events[] = {{signals_.fd(), POLLIN, 0},
-                       {watching ? options_.watch_fd : -1, POLLIN, 0},
-                       {container_channel_.fd(), POLLIN, 0},
-                       {server_ > 0 ? server_channel_.fd() : -1, POLLIN, 0}};
+    std::vector<pollfd> events{{signals_.fd(), POLLIN, 0},
+                               {watching ? options_.watch_fd : -1, POLLIN, 0},
+                               {container_channel_.fd(), POLLIN, 0}};
+    const size_t fixed = events.size();
+    for (const Server& server : servers_) events.push_back({server.id > 0 ? server.channel.fd() : -1, POLLIN, 0});
     const int timeout = deadline_ < 0 ? -1 : static_cast<int>(std::max<int64_t>(0, deadline_ - NowMs()));
-    if (poll(events, std::size(events), timeout) < 0 && errno != EINTR) throw SystemError(errno, "poll");
-    if (events[3].revents != 0) OnServerMessage();
+    if (poll(events.data(), events.size(), timeout) < 0 && errno != EINTR) throw SystemError(errno, "poll");
+    for (size_t i = fixed; i < events.size(); ++i)
+      if (events[i].revents != 0) OnServerMessage(servers_[i - fixed]);
     if (events[2].revents != 0) OnContainerMessages();
     for (SignalQueue::Signal signal; (signal = signals_.Next()).number != 0;) OnSignal(signal);
     Reap();
@@ -204,12 +258,12 @@ int Supervisor::Run() {
     }
     if (deadline_ >= 0 && NowMs() >= deadline_) {
       // A server that does not answer can keep others from dying.
-      if (server_ > 0) kill(server_, SIGKILL);
+      KillServers();
       if (container_ > 0) kill(container_, SIGKILL);
       deadline_ = NowMs() + kUndoMs;
     }
   }
-  EndServer();
+  EndServers();
   // Left is only what has lost its container process: a payload, or the helper that undoes a mapping half made.
   if (!started_) WaitForChildren(kOrphansMs);
   KillDescendants(kOrphansMs);
@@ -217,7 +271,7 @@ int Supervisor::Run() {
   if (started_ && (!end_ || end_->code == 128 + SIGKILL)) terminal_.Restore();
   if (failure_) status_.Error(failure_->step, failure_->error, failure_->text);
   if (failure_ || !end_) return kFailure;
-  status_.Exit(end_->code, end_->text);
+  status_.Exit(end_->code, end_->signal, end_->text);
   return end_->code;
 }
 
@@ -242,6 +296,7 @@ void Supervisor::OnContainerMessages() {
     if (!message) return container_channel_.Close();  // its death is seen by Reap
     if (message->kind == Message::Kind::kFailed && !failure_) failure_ = message;
     if (message->kind == Message::Kind::kEnded) end_ = message;
+    if (message->kind == Message::Kind::kMapIds) MapIds();
     if (message->kind != Message::Kind::kStarted) continue;
     started_ = true;
     status_.Ready(getpid());
@@ -249,9 +304,9 @@ void Supervisor::OnContainerMessages() {
   }
 }
 
-void Supervisor::OnServerMessage() {
-  const auto message = server_channel_.Receive();
-  if (!message) return server_channel_.Close();
+void Supervisor::OnServerMessage(Server& server) {
+  const auto message = server.channel.Receive();
+  if (!message) return server.channel.Close();
   // The cause of whatever the container process is going to complain about.
   failure_ = message;
   Terminate(0);
@@ -260,10 +315,12 @@ void Supervisor::OnServerMessage() {
 void Supervisor::Reap() {
   int status = 0;
   for (pid_t child; (child = waitpid(-1, &status, WNOHANG | __WALL)) > 0;) {
-    if (child != server_ && child != container_) continue;
+    const auto server =
+        std::find_if(servers_.begin(), servers_.end(), [&](const Server& one) { return one.id == child; });
+    const bool is_server = server != servers_.end();
+    if (!is_server && child != container_) continue;
     OnContainerMessages();
-    const bool is_server = child == server_;
-    (is_server ? server_ : container_) = -1;
+    (is_server ? server->id : container_) = -1;
     if (failure_ || end_ || terminating_) continue;
     const std::string name = is_server ? "the server of the image" : "the container process";
     failure_ = {.error = EIO,
@@ -284,17 +341,17 @@ void Supervisor::Terminate(int grace_ms) {
   } else {
     // There is no payload yet, and the kernel undoes what a dead process had mounted.
     if (container_ > 0) kill(container_, SIGKILL);
-    if (server_ > 0) kill(server_, SIGKILL);
+    KillServers();
   }
 }
 
-void Supervisor::EndServer() {
+void Supervisor::EndServers() {
   const int64_t patience = NowMs() + kServerEndMs;
-  while (server_ > 0) {
-    // Nobody uses the image any more: the server ends by itself, and wipes its key.
+  while (HasServers()) {
+    // Nobody uses the images any more: their servers end by themselves, and wipe their keys.
     pollfd event{signals_.fd(), POLLIN, 0};
     const int64_t left = patience - NowMs();
-    if (left <= 0) kill(server_, SIGKILL);
+    if (left <= 0) KillServers();
     poll(&event, 1, static_cast<int>(std::max<int64_t>(left, 1)));
     while (signals_.Next().number != 0) {
     }
@@ -306,11 +363,14 @@ void Supervisor::EndServer() {
 
 int RunCommand(RunOptions options, const SignalQueue& signals) {
   const Status status{UniqueFd(options.status_fd)};
-  if (geteuid() != 0 && options.image.owner) {
-    // The session's user namespace knows the caller by other numbers.
-    if (options.image.owner->uid == geteuid()) options.image.owner->uid = 0;
-    if (options.image.owner->gid == getegid()) options.image.owner->gid = 0;
-  }
+  // The session's user namespace knows the caller by other numbers.
+  const auto translate = [](std::optional<Owner>& owner) {
+    if (geteuid() == 0 || !owner) return;
+    if (owner->uid == geteuid()) owner->uid = 0;
+    if (owner->gid == getegid()) owner->gid = 0;
+  };
+  translate(options.image.owner);
+  for (LayerOptions& layer : options.layers) translate(layer.image.owner);
   try {
     return Supervisor(options, signals, status).Run();
   } catch (const SystemError& failure) {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -63,6 +64,22 @@ std::string ReadLog(const std::string& path) {
   return text;
 }
 
+// PIDFD_GET_INFO, Linux 6.15: how a process has ended that somebody else has reaped. linux/pidfd.h of today's headers.
+struct PidfdInfo {
+  uint64_t mask;
+  uint64_t cgroup;
+  uint32_t ids[11];
+  int32_t exit_code;
+};
+constexpr unsigned long kPidfdGetInfo = _IOWR(0xFF, 11, PidfdInfo);
+constexpr uint64_t kPidfdInfoExit = 1U << 3;
+
+/// Statuses of 128 and more that are taken for a signal where the kernel cannot tell: what ends a process by default.
+bool IsDeadly(int signal) {
+  return signal > 0 && signal < SIGSYS + 1 && signal != SIGCHLD && signal != SIGCONT && signal != SIGSTOP &&
+         signal != SIGTSTP && signal != SIGTTIN && signal != SIGTTOU && signal != SIGURG && signal != SIGWINCH;
+}
+
 }  // namespace
 
 Runtime::Runtime(const Session& session, const RunOptions& options, const SignalQueue& signals, pid_t group)
@@ -77,7 +94,7 @@ void Runtime::Start() {
   const std::vector<std::string> arguments = {options_.crun,
                                               "--log=file:" + session_.Path("crun.log"),
                                               "--log-format=json",
-                                              "--cgroup-manager=disabled",
+                                              "--cgroup-manager=" + options_.cgroup_manager,
                                               "--root=" + session_.Path("state"),
                                               "run",
                                               "--no-new-keyring",
@@ -118,16 +135,32 @@ Runtime::Result Runtime::Wait(const Channel& control) {
     if (events[3].revents != 0) Enter(Phase::kLingering, kLingerMs);
     if (timer_ >= 0 && NowMs() >= timer_) OnTimer();
   }
-  KillDescendants(kKillPatienceMs);
-  if (WIFSIGNALED(status_)) return {128 + WTERMSIG(status_), {}};
+  KillDescendants(kKillPatienceMs, session_.helpers());
+  RemoveCgroup();
+  if (!lost_helper_.empty()) return {kFailure, 0, lost_helper_ + ", which serves an overlay, has ended"};
+  if (WIFSIGNALED(status_)) return {128 + WTERMSIG(status_), WTERMSIG(status_), {}};
   if (init_process_ < 0) OnInitKnown();
   // Another status than the runtime's own is the payload's, whatever went wrong after its end.
-  if (init_process_ > 0 && WEXITSTATUS(status_) != EXIT_FAILURE) return {WEXITSTATUS(status_), {}};
+  if (init_process_ > 0 && WEXITSTATUS(status_) != EXIT_FAILURE)
+    return {WEXITSTATUS(status_), DeathSignal(WEXITSTATUS(status_)), {}};
   std::string message = FirstRuntimeError(ReadLog(session_.Path("crun.log")));
   // Of some failures crun writes nothing in its log.
   if (message.empty() && init_process_ < 0 && WEXITSTATUS(status_) != 0)
     message = "the runtime ended before it had started the payload";
-  return {message.empty() ? WEXITSTATUS(status_) : kFailure, message};
+  return {message.empty() ? WEXITSTATUS(status_) : kFailure, 0, message};
+}
+
+int Runtime::DeathSignal(int code) const {
+  PidfdInfo info{};
+  info.mask = kPidfdInfoExit;
+  if (!options_.has_init && init_ && ioctl(init_.get(), kPidfdGetInfo, &info) == 0 && (info.mask & kPidfdInfoExit) != 0)
+    return WIFSIGNALED(info.exit_code) ? WTERMSIG(info.exit_code) : 0;
+  return code > 128 && IsDeadly(code - 128) ? code - 128 : 0;
+}
+
+void Runtime::RemoveCgroup() const {
+  // crun has done it, unless it was killed.
+  if (!options_.cgroup.empty()) rmdir(("/sys/fs/cgroup" + options_.cgroup).c_str());
 }
 
 void Runtime::Enter(Phase phase, int64_t delay_ms) {
@@ -193,7 +226,13 @@ bool Runtime::OnSignals() {
   bool ended = false;
   int status = 0;
   for (pid_t child; (child = waitpid(-1, &status, WNOHANG | __WALL)) > 0;) {
-    if (child != process_) continue;
+    if (child != process_) {
+      const std::vector<pid_t> helpers = session_.helpers();
+      if (std::find(helpers.begin(), helpers.end(), child) == helpers.end()) continue;
+      lost_helper_ = session_.NameOfHelper(child);
+      Terminate(0);
+      continue;
+    }
     status_ = status;
     ended = true;
   }

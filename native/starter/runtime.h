@@ -19,10 +19,12 @@ class Runtime {
   Runtime(const Session& session, const RunOptions& options, const SignalQueue& signals, pid_t group);
   /// Starts it. SystemError "crun".
   void Start();
-  /// Waits for the payload's end, does what `control` says until then, and leaves no process behind. Gives the exit
-  /// status, and the runtime's message if it was the runtime that failed.
+  /// Waits for the payload's end, does what `control` says until then, and leaves no process behind but the session's
+  /// helpers. Gives the exit status, the signal that ended the payload, if one did, and the runtime's message if it was
+  /// the runtime that failed.
   struct Result {
     int code = 0;
+    int signal = 0;
     std::string message;
   };
   Result Wait(const Channel& control);
@@ -36,6 +38,9 @@ class Runtime {
   void OnInitKnown();
   /// True when the runtime has ended.
   bool OnSignals();
+  /// The signal that ended the payload, given the runtime's exit status.
+  int DeathSignal(int code) const;
+  void RemoveCgroup() const;
 
   const Session& session_;
   const RunOptions& options_;
@@ -47,6 +52,7 @@ class Runtime {
   UniqueFd init_;
   pid_t process_ = -1;
   int status_ = 0;
+  std::string lost_helper_;
   bool control_open_ = true;
   Phase phase_ = Phase::kRunning;
   int64_t timer_ = -1;

@@ -126,12 +126,17 @@ class BundleReader {
 
 }  // namespace
 
-void Session::Enter() {
+void Session::Enter(const RunOptions& options, const Channel& main) {
   const uid_t uid = geteuid();
   const gid_t gid = getegid();
   const bool own_user_namespace = uid != 0;
   CheckErrno(unshare(CLONE_NEWNS | (own_user_namespace ? CLONE_NEWUSER : 0)), "userns");
-  if (own_user_namespace) {
+  if (own_user_namespace && !options.uid_map.empty()) {
+    // More than one's own id is written from outside, by programs that know who may have which.
+    const auto mapped = main.Send({.kind = Message::Kind::kMapIds}) ? main.Receive() : std::nullopt;
+    if (!mapped || mapped->kind != Message::Kind::kMapIds)
+      throw SystemError(EPIPE, "userns", "the ids were not mapped");
+  } else if (own_user_namespace) {
     WriteText("/proc/self/setgroups", "deny", "userns");
     WriteText("/proc/self/uid_map", "0 " + std::to_string(uid) + " 1", "userns");
     WriteText("/proc/self/gid_map", "0 " + std::to_string(gid) + " 1", "userns");
@@ -149,7 +154,7 @@ void Session::MountScratch() const {
   const std::string data = std::string("mode=0700") + (in_user_namespace_ ? kUserScratchLimit : "");
   CheckErrno(mount("tmpfs", directory_.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, data.c_str()), "mount");
   CheckErrno(mount(nullptr, directory_.c_str(), nullptr, MS_PRIVATE, nullptr), "mount");
-  for (const char* name : {"lower", "upper", "work", "root", "state", "files"}) MakeDirectory(Path(name));
+  for (const char* name : {"lower", "upper", "work", "layers", "root", "state", "files"}) MakeDirectory(Path(name));
 }
 
 void Session::ReadBundle(UniqueFd pipe) const {
@@ -175,23 +180,70 @@ void Session::MountImage(const ImageOptions& image, const Channel& server) const
     throw SystemError(EPIPE, "server", "the server of the image has ended");
 }
 
-void Session::MountOverlay() const {
+void Session::MountLayers(const std::vector<LayerOptions>& layers, const std::vector<Channel>& servers) {
+  layers_.emplace(layers, Path("layers"), servers);
+}
+
+void Session::MountOverlay() {
+  const std::string prefix = directory_ + "/";
+  const auto relative = [&](const std::string& path) { return path.substr(prefix.size()); };
+  std::string lower;
+  if (layers_)
+    for (const std::string& path : layers_->read_only()) lower = relative(path) + ":" + lower;
+  lower += "lower";
+  const bool kept = layers_ && !layers_->writable().empty();
+  const std::string top = kept ? relative(layers_->writable()) + "/" : "";
   // The root folder's own attributes are those of the upper layer's.
   struct stat root {};
   CheckErrno(stat(Path("lower").c_str(), &root), "overlay");
-  CheckErrno(chmod(Path("upper").c_str(), root.st_mode & 07777), "overlay");
-  // An owner that is not mapped into a user namespace cannot be given; then it is the caller.
-  static_cast<void>(!chown(Path("upper").c_str(), root.st_uid, root.st_gid));
+  if (!kept) {
+    CheckErrno(chmod(Path("upper").c_str(), root.st_mode & 07777), "overlay");
+    // An owner that is not mapped into a user namespace cannot be given; then it is the caller.
+    static_cast<void>(!chown(Path("upper").c_str(), root.st_uid, root.st_gid));
+  }
   // Relative, because a path could hold the separators of the option string.
   CheckErrno(chdir(directory_.c_str()), "overlay");
-  const std::string data =
-      std::string("lowerdir=lower,upperdir=upper,workdir=work") + (in_user_namespace_ ? ",userxattr" : "");
+  std::string data = "lowerdir=" + lower + ",upperdir=" + top + "upper,workdir=" + top + "work";
+  if (kept && layers_->writable_is_fuse()) {
+    overlay_.emplace("fuse-overlayfs", std::vector<std::string>{"-f", "-o", data, "root"}, Path("root"), directory_,
+                     -1);
+    return CheckErrno(chdir("/"), "overlay"), void();
+  }
+  if (in_user_namespace_) data += ",userxattr";
   if (mount("overlay", "root", "overlay", MS_NOSUID | MS_NODEV, data.c_str()) != 0) {
     const bool refused = in_user_namespace_ && (errno == EPERM || errno == EINVAL);
+    if (kept)
+      throw SystemError(errno, "overlay",
+                        layers_->writable_name() +
+                            ": the kernel's overlay does not take it as the layer to write: " + std::strerror(errno));
     throw SystemError(errno, "overlay",
                       refused ? "the kernel has no overlay file system for user namespaces (Linux 5.11 has)" : "");
   }
   CheckErrno(chdir("/"), "overlay");
+}
+
+std::vector<pid_t> Session::helpers() const {
+  std::vector<pid_t> processes;
+  if (layers_)
+    for (const FuseHelper& helper : layers_->helpers()) processes.push_back(helper.process());
+  if (overlay_) processes.push_back(overlay_->process());
+  return processes;
+}
+
+std::string Session::NameOfHelper(pid_t process) const {
+  if (layers_)
+    for (const FuseHelper& helper : layers_->helpers())
+      if (helper.process() == process) return helper.name();
+  return overlay_ ? overlay_->name() : "";
+}
+
+void Session::Close() {
+  if (!layers_) return;
+  if (overlay_)
+    overlay_.reset();
+  else if (umount2(Path("root").c_str(), UMOUNT_NOFOLLOW) != 0)
+    umount2(Path("root").c_str(), UMOUNT_NOFOLLOW | MNT_DETACH);
+  layers_.reset();
 }
 
 }  // namespace sifcrypt::starter

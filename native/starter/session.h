@@ -2,10 +2,13 @@
 // the bundle. All of it exists only for the process that makes it and its children, and goes when they go.
 #pragma once
 
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "core/unique_fd.h"
 #include "starter/channel.h"
+#include "starter/layers.h"
 #include "starter/options.h"
 
 namespace sifcrypt::starter {
@@ -15,16 +18,23 @@ class Session {
   /// `directory`: absolute, without symbolic links.
   explicit Session(std::string directory) : directory_(std::move(directory)) {}
 
-  /// Enters the namespaces. SystemError "userns".
-  void Enter();
+  /// Enters the namespaces; `main` writes the ids of a user namespace when there are several. SystemError "userns".
+  void Enter(const RunOptions& options, const Channel& main);
   /// Mounts the folder in memory and makes what is in it. "mount".
   void MountScratch() const;
   /// Fills it with what the parent sends. "bundle".
   void ReadBundle(UniqueFd pipe) const;
   /// Mounts the image: by the kernel, or by FUSE with the device given to `server`. "fuse", "mount" and KernelMount's.
   void MountImage(const ImageOptions& image, const Channel& server) const;
+  /// Mounts what the caller wants over the image.
+  void MountLayers(const std::vector<LayerOptions>& layers, const std::vector<Channel>& servers);
   /// Puts the overlay on top. "overlay".
-  void MountOverlay() const;
+  void MountOverlay();
+  /// Processes of file systems, which are to outlive the payload.
+  std::vector<pid_t> helpers() const;
+  std::string NameOfHelper(pid_t process) const;
+  /// Takes away what has to be written to the disk. Everything else goes with the last process in here.
+  void Close();
 
   std::string Path(const char* name) const { return directory_ + "/" + name; }
   const std::string& directory() const { return directory_; }
@@ -32,6 +42,8 @@ class Session {
  private:
   std::string directory_;
   bool in_user_namespace_ = false;
+  std::optional<Layers> layers_;
+  std::optional<FuseHelper> overlay_;
 };
 
 }  // namespace sifcrypt::starter

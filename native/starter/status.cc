@@ -79,8 +79,9 @@ void Status::Error(std::string_view step, int error, std::string_view message) c
         std::to_string(error) + R"(,"message":)" + Quote(message) + "}\n");
 }
 
-void Status::Exit(int code, std::string_view runtime_message) const {
+void Status::Exit(int code, int signal, std::string_view runtime_message) const {
   std::string line = R"({"event":"exit","code":)" + std::to_string(code);
+  if (signal != 0) line += R"(,"signal":)" + std::to_string(signal);
   if (!runtime_message.empty()) line += R"(,"crun":)" + Quote(runtime_message);
   Write(line + "}\n");
 }

@@ -18,8 +18,8 @@ class Status {
   int fd() const { return fd_.get(); }
   void Ready(pid_t pid) const;
   void Error(std::string_view step, int error, std::string_view message) const;
-  /// `runtime_message`: why the OCI runtime did not start the payload; empty when it did.
-  void Exit(int code, std::string_view runtime_message) const;
+  /// `signal`: what ended the payload, or 0. `runtime_message`: why the OCI runtime did not start it; empty when it did.
+  void Exit(int code, int signal, std::string_view runtime_message) const;
 
  private:
   void Write(const std::string& line) const;

@@ -8,16 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "starter/id_map.h"
 #include "starter/processes.h"
 
 namespace sifcrypt::starter {
-
-/// A line of a user or group map, as user_namespaces(7) has them.
-struct IdRange {
-  uint32_t inside = 0;
-  uint32_t outside = 0;
-  uint32_t count = 0;
-};
 
 struct WorkspaceOptions {
   /// The folder that the workspace is mounted over; absolute, without symbolic links.

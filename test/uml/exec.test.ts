@@ -42,7 +42,7 @@ describe("exec with the kernel engine", function () {
 
   it("ends as its payload does that a signal ends", async () => {
     await using running = await start(["/bin/sh", "-c", "kill -TERM $$"])
-    assert.deepEqual(await running.exited, { exitCode: 143 })
+    assert.deepEqual(await running.exited, { exitCode: 143, signal: "SIGTERM" })
   })
 
   it("S7: shows the root read-only, nosuid and nodev", async () => {

@@ -4,7 +4,7 @@ import { open, type ExecOptions, type Image, type Running } from "../../index.ts
 import { actionOptions, addActionOptions } from "../action-options.ts"
 import { withCredentials } from "../credentials.ts"
 import { failureReporter } from "../failure.ts"
-import { interruption, passSignalsTo } from "../interrupt.ts"
+import { endWith, interruption, passSignalsTo } from "../interrupt.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 import { notice, printable } from "../terminal.ts"
 
@@ -52,15 +52,16 @@ function addAction(
         await using opened = await open(image, openOptions(flags, credentials))
         // This process becomes the payload's attendant: what follows is for a payload that did not start, and for an image
         // that was verified.
-        const started = await start(opened, name, argv, options)
+        const started = await start(opened, name, argv, { ...options, overlayCredentials: credentials })
         // A terminal signals its whole foreground group, the starter included; what reaches only us is passed on.
         passSignalsTo((signal) => {
           if (!(isatty(0) && (signal === "SIGINT" || signal === "SIGQUIT"))) started.kill(signal)
         })
         return started
       })
-      const { exitCode } = await running.exited
+      const { exitCode, signal } = await running.exited
       process.exitCode = exitCode
+      if (signal !== undefined) endWith(signal)
     },
   )
 }

@@ -103,12 +103,16 @@ const expected: Readonly<Record<ErrorCode, number>> = {
   ERR_RUN: 255,
   ERR_RUN_BIND: 255,
   ERR_RUN_OPTION: 255,
+  ERR_RUN_OVERLAY: 255,
+  ERR_RUN_OVERLAY_BUSY: 255,
+  ERR_RUN_PLAIN_OVERLAY: 255,
   ERR_ENV_NO_ADDON: 24,
   ERR_ENV_NO_LIBRARY: 24,
   ERR_ENV_NO_PROGRAM: 24,
   ERR_ENV_NO_PRIVILEGE: 24,
   ERR_ENV_NO_KERNEL_SUPPORT: 24,
   ERR_ENV_NO_MEMORY: 24,
+  ERR_ENV_NO_CGROUP: 24,
 }
 const codes = Object.keys(expected) as ErrorCode[]
 

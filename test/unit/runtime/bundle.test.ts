@@ -3,6 +3,7 @@ import assert from "node:assert/strict"
 import { mkdtempSync, realpathSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
+import { confine } from "../../../lib/runtime/confinement.ts"
 import type { Tree } from "../../../lib/device/tree.ts"
 import { composeBinds, type Bind } from "../../../lib/runtime/binds.ts"
 import { chooseSession, makeBundle, type BundleOptions } from "../../../lib/runtime/bundle.ts"
@@ -75,6 +76,11 @@ describe("makeBundle", () => {
       terminal: false,
       umask: 0o22,
       starter: "/lib/sifcrypt-starter",
+      init: "",
+      confinement: confine({}, { uid: 1000, gid: 2000, groups: [] }, false),
+      writableRoot: false,
+      resources: {},
+      cgroupsPath: undefined,
       ...changes,
     }
   }

@@ -1,0 +1,74 @@
+// The ids that a user may have in a user namespace besides his own: /etc/subuid and /etc/subgid.
+import { accessSync, constants, readFileSync } from "node:fs"
+
+/** A line of a namespace's id map. */
+export interface IdRange {
+  readonly inside: number
+  readonly outside: number
+  readonly count: number
+}
+
+const MAX_ID = 0xffff_ffff
+
+/** The ranges that a file of `NAME:START:COUNT` lines gives to a user, known by name or number. */
+export function parseRanges(text: string, name: string, uid: number): { start: number; count: number }[] {
+  return text.split("\n").flatMap((line) => {
+    const [owner, first = "", size = ""] = line.trim().split(":")
+    if ((owner !== name && owner !== String(uid)) || !/^\d{1,10}$/.test(first) || !/^\d{1,10}$/.test(size))
+      return []
+    const start = Number(first)
+    const count = Number(size)
+    return count > 0 && start + count <= MAX_ID ? [{ start, count }] : []
+  })
+}
+
+function readRanges(file: string, name: string, uid: number): { start: number; count: number }[] {
+  try {
+    return parseRanges(readFileSync(file, "utf8"), name, uid)
+  } catch {
+    return [] // no such file: nobody has any
+  }
+}
+
+/** Root inside is the caller; 1 and above are subordinate ids. */
+function mapOf(own: number, ranges: readonly { start: number; count: number }[]): IdRange[] {
+  const map: IdRange[] = [{ inside: 0, outside: own, count: 1 }]
+  let next = 1
+  for (const { start, count } of ranges) {
+    map.push({ inside: next, outside: start, count })
+    next += count
+  }
+  return map
+}
+
+export interface IdMaps {
+  readonly uids: readonly IdRange[]
+  readonly gids: readonly IdRange[]
+}
+
+/** The programs that write such a map; they know who may have which. */
+const writers = ["newuidmap", "newgidmap"]
+
+function isInstalled(program: string): boolean {
+  return ["/usr/bin", "/bin", "/usr/local/bin"].some((folder) => {
+    try {
+      accessSync(`${folder}/${program}`, constants.X_OK)
+      return true
+    } catch {
+      return false
+    }
+  })
+}
+
+/** undefined: the user has no subordinate ids, or this machine nothing that maps them. */
+export function subordinateIds(name: string, uid: number, gid: number): IdMaps | undefined {
+  const uids = readRanges("/etc/subuid", name, uid)
+  const gids = readRanges("/etc/subgid", name, uid)
+  if (uids.length === 0 || gids.length === 0 || !writers.every(isInstalled)) return undefined
+  return { uids: mapOf(uid, uids), gids: mapOf(gid, gids) }
+}
+
+/** In the starter's words. */
+export function idMapArgument(map: readonly IdRange[]): string {
+  return map.map(({ inside, outside, count }) => `${inside}:${outside}:${count}`).join(",")
+}
