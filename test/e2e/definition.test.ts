@@ -1,0 +1,326 @@
+// Definition files, built by the command as root and as an ordinary user.
+import assert from "node:assert/strict"
+import { execFileSync } from "node:child_process"
+import { createHash } from "node:crypto"
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs"
+import path from "node:path"
+import { build, open, readDefinition } from "../../lib/index.ts"
+import { idOf, isRoot, sifcrypt, sifcryptOk, startSifcrypt, type As, type Result } from "../support/cli.ts"
+import { testKeys } from "../support/keys.ts"
+import { processesOfGroup, waitFor } from "../support/processes.ts"
+import { newFolder } from "../support/scratch.ts"
+import { makeRootTree } from "../support/trees.ts"
+
+const users: readonly As[] = isRoot ? ["self", "user"] : ["user"]
+const nameOf = (as: As): string => (as === "self" && isRoot ? "root" : "an ordinary user")
+
+for (const as of users)
+  describe(`build of a definition file as ${nameOf(as)}`, () => {
+    const keys = testKeys()
+    const place = newFolder("definition", idOf(as))
+    const at = (name: string): string => path.join(place, name)
+    const define = (name: string, text: string): string => {
+      writeFileSync(at(name), text)
+      return name
+    }
+    const buildHere = (
+      args: readonly string[],
+      env: Readonly<Record<string, string>> = {},
+    ): Promise<Result> => sifcrypt(["build", ...args], { as, cwd: place, env })
+
+    before(() => {
+      execFileSync("cp", ["-a", makeRootTree(), at("base")])
+      for (const applet of ["chown", "mknod", "chmod", "dd", "su", "df"])
+        symlinkSync("busybox", at(`base/bin/${applet}`))
+      if (isRoot) execFileSync("chown", ["-Rh", `${idOf(as)}:${idOf(as)}`, place])
+    })
+
+    it("encrypts what scripts have made, and runs it", async () => {
+      define(
+        "main.def",
+        `Bootstrap: localimage
+From: base
+
+%arguments
+WHO=world
+%post
+echo "hello {{ WHO }}" > /etc/hello
+echo 'export LATE=late' >> "$SINGULARITY_ENVIRONMENT"
+chown 12:34 /etc/hello
+%environment
+export GREETING="from the image"
+%runscript
+cat /etc/hello
+echo "$GREETING $LATE" "$@"
+%test
+test -f /etc/hello
+echo tested as $(id -u)
+%labels
+Author somebody
+`,
+      )
+      const made = await buildHere(["--pem-path", keys.publicKey, "main.sif", "main.def"])
+      assert.equal(made.status, 0, made.stderr)
+      assert.match(made.text, /^tested as 0$/m)
+      const run = await sifcryptOk(["run", "--pem-path", keys.privateKey, at("main.sif"), "a  b"], { as })
+      assert.equal(run.text, "hello world\nfrom the image late a  b\n")
+      const info = await sifcryptOk(["info", "--json", at("main.sif")], { as })
+      assert.equal((JSON.parse(info.text) as { kind: string }).kind, "luks")
+      assert.ok(!readFileSync(at("main.sif")).includes("somebody"), "its metadata is inside the encryption")
+      const owner = await sifcryptOk(
+        ["ls", "-l", "--json", "--pem-path", keys.privateKey, at("main.sif"), "/etc/hello"],
+        { as },
+      )
+      const [{ uid, gid } = { uid: -1, gid: -1 }] = JSON.parse(owner.text) as { uid: number; gid: number }[]
+      assert.deepEqual([uid, gid], as === "self" && isRoot ? [12, 34] : [0, 0])
+    })
+
+    it("starts from an encrypted image, with its key", async () => {
+      define("next.def", "Bootstrap: localimage\nFrom: main.sif\n\n%post\ncat /etc/hello > /etc/again\n")
+      const flags = ["--source-pem-path", keys.privateKey, "--pem-path", keys.publicKey]
+      const made = await buildHere([...flags, "next.sif", "next.def"])
+      assert.equal(made.status, 0, made.stderr)
+      await using image = await open(at("next.sif"), { credentials: { pemPaths: [keys.privateKey] } })
+      assert.equal((await image.readFile("/etc/again")).toString(), "hello world\n")
+      assert.match(
+        (await image.readFile("/.singularity.d/bootstrap_history/Apptainer0")).toString(),
+        /From: base/,
+      )
+      const wrong = await buildHere([
+        "--source-pem-path",
+        keys.otherPrivateKey,
+        "--pem-path",
+        keys.publicKey,
+        "no.sif",
+        "next.def",
+      ])
+      assert.equal(wrong.status, 22)
+      assert.ok(!existsSync(at("no.sif")))
+    })
+
+    it("gives the same squashfs for the same SOURCE_DATE_EPOCH", async () => {
+      define("same.def", "Bootstrap: localimage\nFrom: base\n\n%post\necho x > /etc/x\n%labels\nA b\n")
+      const env = { SOURCE_DATE_EPOCH: "1700000000" }
+      for (const name of ["one.sif", "two.sif"]) {
+        const made = await buildHere([name, "same.def"], env)
+        assert.equal(made.status, 0, made.stderr)
+      }
+      const digest = (name: string): string =>
+        createHash("sha256")
+          .update(readFileSync(at(name)))
+          .digest("hex")
+      assert.equal(digest("one.sif"), digest("two.sif"))
+    })
+
+    it("says which line of which script failed, and leaves nothing", async () => {
+      define("fail.def", "Bootstrap: localimage\nFrom: base\n\n%post\necho before\nfalse\n")
+      const made = await buildHere(["fail.sif", "fail.def"])
+      assert.equal(made.status, 25)
+      assert.match(made.stderr, /fail\.def:4: %post failed: exit status 1/)
+      assert.equal(made.text, "before\n")
+      assert.ok(!existsSync(at("fail.sif")))
+    })
+
+    it("runs chosen sections only", async () => {
+      define(
+        "some.def",
+        "Bootstrap: localimage\nFrom: base\n\n%post\necho x > /etc/post\n%labels\nA b\n%test\nexit 1\n",
+      )
+      assert.equal((await buildHere(["--section", "labels", "labels.sif", "some.def"])).status, 0)
+      assert.equal((await buildHere(["-T", "untested.sif", "some.def"])).status, 0)
+      assert.equal((await buildHere(["tested.sif", "some.def"])).status, 25)
+      await using labels = await open(at("labels.sif"))
+      const names = (await labels.list("/etc")).map(({ name }) => name)
+      assert.ok(!names.includes("post"))
+      assert.match((await labels.readFile("/.singularity.d/labels.json")).toString(), /"A": "b"/)
+      await using untested = await open(at("untested.sif"))
+      assert.equal((await untested.readFile("/.singularity.d/test")).toString(), "#!/bin/sh\n\nexit 1\n\n")
+      assert.equal((await buildHere(["--section", "pots", "x.sif", "some.def"])).status, 20)
+    })
+
+    it("makes a sandbox, and updates it", async () => {
+      define("box.def", "Bootstrap: localimage\nFrom: base\n\n%post\necho one > /etc/one\n")
+      define("more.def", "Bootstrap: localimage\nFrom: base\n\n%post\ncat /etc/one > /etc/two\n")
+      const made = await buildHere(["--sandbox", "box", "box.def"])
+      assert.equal(made.status, 0, made.stderr)
+      assert.equal(readFileSync(at("box/etc/one"), "utf8"), "one\n")
+      assert.equal((await buildHere(["--sandbox", "box", "box.def"])).status, 23)
+      const updated = await buildHere(["--update", "box", "more.def"])
+      assert.equal(updated.status, 0, updated.stderr)
+      assert.equal(readFileSync(at("box/etc/two"), "utf8"), "one\n")
+      assert.ok(existsSync(at("box/.singularity.d/bootstrap_history/Apptainer0")))
+      assert.equal((await buildHere(["-F", "--sandbox", "box", "box.def"])).status, 0)
+      assert.ok(!existsSync(at("box/etc/two")))
+      assert.deepEqual(
+        readdirSync(place).filter((name) => name.startsWith(".")),
+        [],
+      )
+      assert.equal((await buildHere(["-e", "--sandbox", "box2", "box.def"])).status, 25)
+    })
+
+    it("stops at the memory it may take, and says so", async () => {
+      define(
+        "large.def",
+        "Bootstrap: localimage\nFrom: base\n\n%post\ndd if=/dev/zero of=/data/large bs=1M count=100\n",
+      )
+      const made = await buildHere(["--scratch-memory", "32m", "large.sif", "large.def"])
+      assert.equal(made.status, 25)
+      assert.match(made.stderr, /the scratch of 32 MiB is full/)
+      assert.ok(!existsSync(at("large.sif")))
+    })
+
+    it("takes an ordinary folder if it is told to, and removes it", async () => {
+      define("plain.def", "Bootstrap: localimage\nFrom: base\n\n%post\ndf -P / | cat > /etc/where\n")
+      mkdirSync(at("tmp"), { recursive: true })
+      chmodSync(at("tmp"), 0o1777)
+      const flags = ["--plain-tmp", "--pem-path", keys.publicKey]
+      const made = await buildHere([...flags, "plain.sif", "plain.def"], { TMPDIR: at("tmp") })
+      assert.equal(made.status, 0, made.stderr)
+      assert.match(made.stderr, /lies unencrypted in/)
+      assert.deepEqual(readdirSync(at("tmp")), [])
+    })
+
+    it("writes nothing plain to a disk, and is gone when it is killed", async () => {
+      define(
+        "secret.def",
+        "Bootstrap: localimage\nFrom: base\n\n%post\necho marker-of-the-secret-build > /etc/secret\necho ready\nsleep 60\n",
+      )
+      mkdirSync(at("empty"), { recursive: true })
+      chmodSync(at("empty"), 0o1777)
+      const group = 54_000 + idOf(as)
+      const child = startSifcrypt(["build", "--pem-path", keys.publicKey, "secret.sif", "secret.def"], {
+        as,
+        cwd: place,
+        env: { TMPDIR: at("empty") },
+        ...(isRoot ? { group } : {}),
+      })
+      let printed = ""
+      child.stdout?.on("data", (text: Buffer) => (printed += text.toString()))
+      await waitFor("the script", () => (printed.includes("ready") ? true : undefined))
+      assert.deepEqual(readdirSync(at("empty")), [])
+      assert.ok(!existsSync(at("secret.sif")))
+      child.kill("SIGKILL")
+      if (isRoot)
+        await waitFor("the end of all processes", () =>
+          processesOfGroup(group).length === 0 ? true : undefined,
+        )
+      assert.deepEqual(readdirSync(at("empty")), [])
+      assert.ok(!existsSync(at("secret.sif")))
+      assert.ok(!readFileSync("/proc/self/mountinfo", "utf8").includes("stage-"))
+    })
+
+    it("does not let an image's links lead %files out of it", async () => {
+      const outside = at("outside")
+      writeFileSync(outside, "untouched\n")
+      chmodSync(outside, 0o666)
+      execFileSync("cp", ["-a", at("base"), at("trap")])
+      symlinkSync(outside, at("trap/data/out"))
+      symlinkSync(place, at("trap/data/folder"))
+      writeFileSync(at("payload"), "payload\n")
+      define(
+        "trap.def",
+        "Bootstrap: localimage\nFrom: trap\n\n%files\npayload /data/out\npayload /data/folder/outside\n",
+      )
+      const made = await buildHere(["trap.sif", "trap.def"])
+      assert.equal(made.status, 0, made.stderr)
+      assert.equal(readFileSync(outside, "utf8"), "untouched\n")
+    })
+
+    it("names what to take instead of a library", async () => {
+      define("library.def", "Bootstrap: library\nFrom: ubuntu:22.04\n\n%post\ntrue\n")
+      const made = await buildHere(["library.sif", "library.def"])
+      assert.equal(made.status, 20)
+      assert.match(
+        made.stderr,
+        /library\.def:1: Bootstrap: library is not offered: .* docker .* or debootstrap/,
+      )
+    })
+
+    it("prints one JSON value with --json, whatever scripts print", async () => {
+      define("json.def", "Bootstrap: localimage\nFrom: base\n\n%post\necho chatter\n")
+      const made = await buildHere(["--json", "json.sif", "json.def"])
+      assert.equal(made.status, 0, made.stderr)
+      assert.equal((JSON.parse(made.text) as { output: string }).output, "json.sif")
+      assert.match(made.stderr, /^chatter$/m)
+    })
+
+    it("keeps keys out of scripts", async () => {
+      define(
+        "environment.def",
+        'Bootstrap: localimage\nFrom: base\n\n%setup\nenv > "$APPTAINER_ROOTFS/etc/setup-env"\n%post\nenv > /etc/post-env\n',
+      )
+      const env = { APPTAINER_ENCRYPTION_PASSPHRASE: "never-seen-by-scripts", OTHER: "seen on this machine" }
+      const made = await buildHere(["environment.sif", "environment.def"], env)
+      assert.equal(made.status, 0, made.stderr)
+      await using image = await open(at("environment.sif"))
+      const setup = (await image.readFile("/etc/setup-env")).toString()
+      assert.match(setup, /^OTHER=seen on this machine$/m)
+      assert.doesNotMatch(setup, /never-seen/)
+      const post = (await image.readFile("/etc/post-env")).toString()
+      assert.doesNotMatch(post, /never-seen|^OTHER=/m)
+      assert.match(post, /^APPTAINER_LABELS=\/\.build\.labels$/m)
+    })
+  })
+
+describe("build() of a definition file", () => {
+  it("does what the command does, and tells what happens", async () => {
+    const place = newFolder("definition-api")
+    const source = path.join(place, "x.def")
+    writeFileSync(
+      source,
+      `Bootstrap: localimage\nFrom: ${makeRootTree()}\n\n%post\necho {{ A }}; echo wrong >&2\n`,
+    )
+    const steps: string[] = []
+    const printed = { stdout: "", stderr: "" }
+    const result = await build({
+      source,
+      output: path.join(place, "x.sif"),
+      buildArguments: ["A=given"],
+      onStep: (text) => steps.push(text),
+      onOutput: (bytes, stream) => (printed[stream] += bytes.toString()),
+    })
+    assert.equal(result.encrypted, false)
+    assert.equal(result.size, statSync(path.join(place, "x.sif")).size)
+    assert.deepEqual(steps, ["stage 1 of 1", "running %post"])
+    assert.equal(printed.stdout, "given\n")
+    assert.match(printed.stderr, /^wrong$/m)
+  })
+
+  it("stops when its signal says so", async () => {
+    const place = newFolder("definition-abort")
+    const source = path.join(place, "x.def")
+    writeFileSync(source, `Bootstrap: localimage\nFrom: ${makeRootTree()}\n\n%post\necho begun; sleep 60\n`)
+    const controller = new AbortController()
+    const reason = new Error("enough")
+    await assert.rejects(
+      build({
+        source,
+        output: path.join(place, "x.sif"),
+        signal: controller.signal,
+        onOutput: (bytes) => {
+          if (bytes.toString().includes("begun")) controller.abort(reason)
+        },
+      }),
+      reason,
+    )
+    assert.deepEqual(readdirSync(place), ["x.def"])
+  })
+
+  it("parses without building", async () => {
+    const place = newFolder("definition-read")
+    const file = path.join(place, "x.def")
+    writeFileSync(file, "Bootstrap: docker\nFrom: debian:{{ V }}\n")
+    writeFileSync(path.join(place, "args"), "# which\nV=12\n")
+    const { stages } = await readDefinition(file, { buildArgumentFile: path.join(place, "args") })
+    assert.equal(stages[0]?.headers.get("from"), "debian:12")
+  })
+})
