@@ -130,14 +130,17 @@ export async function withCredentials<T>(
 ): Promise<T> {
   forbidDumps()
   using passwords = new KeyPasswords()
-  let typed = flags.passphrase === true ? await askPassphrase(confirm) : undefined
+  // For a new image at once; an image that exists may be refused first.
+  let typed = flags.passphrase === true && confirm ? await askPassphrase(true) : undefined
+  const later =
+    flags.passphrase === true && !confirm ? { askPassphrase: () => askPassphrase(false) } : undefined
   try {
-    return await use(credentialOptions(flags, passwords, typed))
+    return await use({ ...credentialOptions(flags, passwords, typed), ...later })
   } catch (error) {
     // Somebody at a terminal who gave nothing is asked, as cryptsetup and ssh do.
     const missing = error instanceof KeyError && error.code === "ERR_KEY_MISSING"
     const gave = [
-      typed,
+      flags.passphrase,
       flags.pemPath,
       flags.keyFd,
       flags.keyCommand,

@@ -48,6 +48,8 @@ export interface CredentialOptions {
   readonly askKeyPassphrase?: (origin: string, attempt: number) => Promise<Uint8Array | undefined>
   /** Copied; the caller wipes its own, which {@link allocateSecret} makes so that this wipes every copy. */
   readonly passphrase?: Uint8Array
+  /** Asked for a passphrase once the image's keys are needed, after all that can refuse the image. What it gives is wiped. */
+  readonly askPassphrase?: () => Promise<Uint8Array>
   /** A file that holds a passphrase; one line end at its end is not part of it. */
   readonly passphraseFile?: string
   /** The same from a descriptor, as for `keyFd`. */
@@ -138,7 +140,8 @@ async function* explicitly(
   options: CredentialOptions,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<Given> {
-  const { pemPaths = [], pemData = [], keyFd, keyCommand, passphrase, passphraseFile, passphraseFd } = options
+  const { pemPaths = [], pemData = [], keyFd, keyCommand, passphraseFile, passphraseFd } = options
+  const { passphrase, askPassphrase } = options
   for (const path of pemPaths)
     yield { kind: "key", bytes: await readSecretFile(path, MAX_KEY_FILE_SIZE), origin: path }
   for (const [index, data] of pemData.entries())
@@ -155,6 +158,12 @@ async function* explicitly(
   }
   if (passphrase !== undefined)
     yield { kind: "passphrase", bytes: copyOf(passphrase), origin: "the passphrase" }
+  if (askPassphrase !== undefined) {
+    const typed = await askPassphrase()
+    const bytes = copyOf(typed)
+    typed.fill(0)
+    yield { kind: "passphrase", bytes, origin: "the passphrase" }
+  }
   const limit = MAX_PASSPHRASE_SIZE + LINE_END_SIZE
   if (passphraseFile !== undefined) {
     const file = await readSecretFile(passphraseFile, limit)
@@ -314,6 +323,7 @@ export function hasExplicitCredentials(options: CredentialOptions): boolean {
       options.keyFd,
       options.keyCommand,
       options.passphrase,
+      options.askPassphrase,
       options.passphraseFile,
       options.passphraseFd,
     ].some((given) => given !== undefined)
