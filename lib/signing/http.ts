@@ -155,8 +155,10 @@ export async function fetchOnce(asked: HttpRequest): Promise<HttpResponse> {
   else if (url.protocol === "https:") {
     const socket = await tunnel(url, proxy, signal)
     const host = hostOf(url)
+    // With an agent of any kind it would connect by itself.
     request = tlsRequest({
       ...common,
+      agent: undefined,
       host,
       path: place,
       createConnection: () =>
