@@ -46,6 +46,7 @@ packages() {
   test             procps                  procps-ng                ps, pgrep
   test             openssl                 openssl                  a second opinion on keys
   test             gnupg                   gnupg2                   signs with its agent, verifies what we sign
+  test             onak                    -                        a key server
 TABLE
 }
 
