@@ -47,6 +47,9 @@ packages() {
   test             openssl                 openssl                  a second opinion on keys
   test             gnupg                   gnupg2                   signs with its agent, verifies what we sign
   test             onak                    -                        a key server
+  test             skopeo                  skopeo                   pushes images to a registry, and makes archives
+  test             docker-registry         docker-distribution      the registry that images are fetched from
+  test             zstd                    zstd                     layers of the other kind
 TABLE
 }
 

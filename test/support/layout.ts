@@ -1,0 +1,76 @@
+// Layouts under construction: images that are right, to be made wrong in one place.
+import { createHash } from "node:crypto"
+import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import path from "node:path"
+import { vectorPath } from "../vectors/load.ts"
+import { newFolder } from "./scratch.ts"
+
+export interface JsonDescriptor {
+  mediaType: string
+  digest: string
+  size: number
+  platform?: { os: string; architecture: string; variant?: string }
+  annotations?: Record<string, string>
+}
+export interface JsonManifest {
+  schemaVersion: number
+  mediaType?: string
+  config: JsonDescriptor
+  layers: JsonDescriptor[]
+  manifests?: unknown
+}
+export interface JsonConfig {
+  architecture: string
+  os: string
+  config: { Env?: string[]; Entrypoint?: string[]; Cmd?: string[]; Labels?: Record<string, string> }
+  rootfs: { type: string; diff_ids: string[] }
+}
+
+/** A copy of the plain layout; every change keeps digests right unless it is about digests. */
+export class Layout {
+  readonly folder: string
+  config: JsonConfig
+  manifest: JsonManifest
+  readonly #name: string
+
+  constructor(name = "layout") {
+    this.folder = newFolder(name)
+    cpSync(vectorPath("oci/layout"), this.folder, { recursive: true })
+    const index = JSON.parse(readFileSync(path.join(this.folder, "index.json"), "utf8")) as {
+      manifests: JsonDescriptor[]
+    }
+    this.#name = index.manifests[0]!.annotations!["org.opencontainers.image.ref.name"]!
+    this.manifest = JSON.parse(this.blob(index.manifests[0]!.digest).toString()) as JsonManifest
+    this.config = JSON.parse(this.blob(this.manifest.config.digest).toString()) as JsonConfig
+  }
+  blobPath(digest: string): string {
+    return path.join(this.folder, "blobs", ...digest.split(":"))
+  }
+  blob(digest: string): Buffer {
+    return readFileSync(this.blobPath(digest))
+  }
+  add(bytes: Buffer | string, mediaType: string): JsonDescriptor {
+    const digest = `sha256:${createHash("sha256").update(bytes).digest("hex")}`
+    mkdirSync(path.dirname(this.blobPath(digest)), { recursive: true })
+    writeFileSync(this.blobPath(digest), bytes)
+    return { mediaType, digest, size: Buffer.byteLength(bytes) }
+  }
+  /** Writes configuration, manifest and index; returns the manifest's descriptor. */
+  write(index?: unknown): JsonDescriptor {
+    this.manifest.config = {
+      ...this.manifest.config,
+      ...this.add(JSON.stringify(this.config), this.manifest.config.mediaType),
+    }
+    const type = this.manifest.mediaType ?? "application/vnd.oci.image.manifest.v1+json"
+    const descriptor = this.add(JSON.stringify(this.manifest), type)
+    const named = { ...descriptor, annotations: { "org.opencontainers.image.ref.name": this.#name } }
+    this.writeIndex(index ?? { schemaVersion: 2, manifests: [named] })
+    return descriptor
+  }
+  writeIndex(index: unknown): void {
+    writeFileSync(path.join(this.folder, "index.json"), JSON.stringify(index))
+  }
+  remove(): void {
+    rmSync(this.folder, { recursive: true })
+  }
+}
