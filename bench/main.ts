@@ -1,4 +1,4 @@
-// Beside the peers, on this machine, in one run: build, reading, start-up, opening a key, memory. Ratios are what counts.
+// Beside the peers, on this machine, in one run: build, reading, start-up, opening a key, signatures, memory. Ratios are what counts.
 import { generateKeyPairSync } from "node:crypto"
 import {
   chmodSync,
@@ -316,6 +316,44 @@ async function changingRecipients(): Promise<void> {
   }
 }
 
+/** Signing and verifying read all of an image; sha256sum and OpenSSL's command do no more than that. */
+async function signatures(): Promise<void> {
+  console.log("\nSigning and verifying an image of 4 GiB")
+  const image = `${work}/signed.sif`
+  await sparseImage(image)
+  const hashing = async (program: string, ...args: readonly string[]): Promise<number> =>
+    await repeat(3, async () => (await measure(program, [...args, image])).milliseconds)
+  const sha256sum = await hashing("sha256sum")
+  note("sha256sum", seconds(sha256sum))
+  const opensslTime = await hashing("openssl", "dgst", "-sha256")
+  note("openssl dgst -sha256", seconds(opensslTime))
+  const sign = await measure(process.execPath, [command, "sign", "--key", `${work}/private.pem`, image])
+  note("sifcrypt sign", seconds(sign.milliseconds))
+  await measure(process.execPath, [
+    command,
+    "sign",
+    "--secret-keyring",
+    `${root}/test/vectors/sif/pgp-private.asc`,
+    image,
+  ])
+  for (const [kind, keys] of [
+    ["DSSE", ["--key", `${work}/public.pem`]],
+    ["OpenPGP", ["--keyring", `${root}/test/vectors/sif/pgp-private.asc`]],
+  ] as const) {
+    let memory = 0
+    const time = await repeat(3, async () => {
+      const measured = await measure(process.execPath, [command, "verify", ...keys, image])
+      memory = Math.max(memory, measured.peakMemory)
+      return measured.milliseconds
+    })
+    note(`sifcrypt verify, ${kind}`, seconds(time))
+    const speed = sha256sum / time
+    goal(`verify ${kind}, of sha256sum's speed`, speed.toFixed(2), "at least 0.8", speed >= 0.8)
+    note(`verify ${kind}, of openssl's speed`, (opensslTime / time).toFixed(2))
+    goal(`verify ${kind}, memory`, mebibytes(memory), "below 64 MiB", memory < 64 << 20)
+  }
+}
+
 const pair = generateKeyPairSync("rsa", { modulusLength: 2048 })
 const privatePem = Buffer.from(pair.privateKey.export({ type: "pkcs8", format: "pem" }))
 
@@ -347,6 +385,7 @@ async function main(): Promise<void> {
     await startUp()
     await openingKey()
     await changingRecipients()
+    await signatures()
   } finally {
     for (const { target } of await listMounts())
       if (target.startsWith(work)) await measure("umount", [target])
