@@ -405,7 +405,7 @@ describe("sifcrypt sign", () => {
     assert.match(result.stderr, /all 3 descriptors are used/)
   })
 
-  it("tells of objects in no group", async () => {
+  it("A24, S2: tells of objects in no group, and the image does not verify", async () => {
     const image = vector("peer/plain.sif")
     image.writeUInt32LE(0xf0000000, 4096 + 9)
     const file = put("ungrouped.sif", image)

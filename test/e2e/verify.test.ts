@@ -16,6 +16,7 @@ import path from "node:path"
 import { open, sif } from "../../lib/index.ts"
 import { sifcrypt, sifcryptOk, userId } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
+import { openssl } from "../support/openssl.ts"
 import { newFolder } from "../support/scratch.ts"
 import { addSignature, envelope, metadataOf, signDsse } from "../support/signing.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -56,6 +57,63 @@ describe("sifcrypt verify", () => {
     const folder = newFolder("rings", userId)
     copyFileSync(keyring, path.join(folder, "pgp-public"))
     await sifcryptOk(["verify", pgpImage], { env: { APPTAINER_KEYSDIR: folder } })
+  })
+
+  const legacy = vectorPath("sif/two-groups-signed-legacy-all.sif")
+  const current = (name: string): string => vectorPath(`sif/${name}.sif`)
+  const pem = (name: string): string => vectorPath(`sif/${name}-public.pem`)
+  // Apptainer's verdicts on these very images; where both kinds of key are the question, ours.
+  const verdicts: readonly (readonly [string, string, readonly string[], number, RegExp])[] = [
+    ["OpenPGP with its key", current("one-group-signed-pgp"), ["--keyring", keyring], 0, /^2 /m],
+    ["OpenPGP in the old way", current("one-group-signed-pgp"), ["--keyring", keyring, "--legacy-insecure"], 26, /object 2: no signature/],
+    ["OpenPGP with a PEM key only", current("one-group-signed-pgp"), ["--key", pem("rsa")], 26, /no signature by a key that was given/],
+    ["DSSE with the first signer's key", current("one-group-signed-dsse"), ["--key", pem("ed25519")], 0, /^2 /m],
+    ["DSSE with the second signer's key", current("one-group-signed-dsse"), ["--key", pem("rsa")], 0, /^2 /m],
+    ["DSSE with another key", current("one-group-signed-dsse"), ["--key", pem("ecdsa")], 26, /no signature by a key that was given/],
+    ["DSSE with an OpenPGP key only", current("one-group-signed-dsse"), ["--keyring", keyring], 26, /no signature by a key that was given/],
+    ["S1: old signatures", legacy, ["--keyring", keyring], 26, /group 1: no signature/],
+    ["old signatures, in the old way", legacy, ["--keyring", keyring, "--legacy-insecure"], 0, /^2 .*\nVerified/m],
+    ["S2: old signatures, in the old way, of all", legacy, ["--keyring", keyring, "--legacy-insecure", "-a"], 26, /object 3: no signature/],
+    ["old group signatures, in the old way", current("two-groups-signed-legacy-group"), ["--keyring", keyring, "--legacy-insecure"], 26, /object 2: no signature/],
+    ["old group signatures, of the group", current("two-groups-signed-legacy-group"), ["--keyring", keyring, "--legacy-insecure", "-g", "1"], 0, /^1 .*\n2 .*\nVerified/m],
+    ["S2: no objects", current("empty-launch-script"), ["--keyring", keyring], 26, /nothing in the image can be signed/],
+  ] // prettier-ignore
+  for (const [what, image, args, status, message] of verdicts)
+    it(`${status === 0 ? "accepts" : "refuses"} ${what}`, async () => {
+      const result = await sifcrypt(["verify", "-l", ...args, image])
+      assert.equal(result.status, status, result.stderr)
+      assert.match(status === 0 ? result.text : result.stderr, message)
+      assert.equal(result.stderr.includes("insecure: old signatures"), args.includes("--legacy-insecure"))
+    })
+
+  it("A28: says why a certificate is not good", async () => {
+    const self = newFolder("certificate")
+    const [key, certificate] = [path.join(self, "key"), path.join(self, "certificate")]
+    openssl([
+      "req",
+      "-x509",
+      "-newkey",
+      "ed25519",
+      "-nodes",
+      "-keyout",
+      key,
+      "-subj",
+      "/CN=me",
+      "-out",
+      certificate,
+    ])
+    const result = await sifcrypt([
+      "verify",
+      "--certificate",
+      certificate,
+      "--certificate-roots",
+      certificate,
+      dsseImage,
+    ])
+    assert.equal(result.status, 26)
+    assert.match(result.stderr, /the certificate of CN=me is not good: it is not for signing code/)
+    const alone = await sifcrypt(["verify", "--certificate-roots", certificate, dsseImage])
+    assert.equal(alone.status, 20)
   })
 
   for (const [what, args, message] of [
@@ -120,7 +178,7 @@ describe("images that must be signed", () => {
     await open26([...args, signed, "/data/hello"], /no signature by a key that was given/)
   })
 
-  it("S28: --require-signer names whom, by fingerprint", async () => {
+  it("A25, S28: --require-signer names whom, by fingerprint", async () => {
     const report = JSON.parse((await sifcryptOk(["verify", "--json", "--key", signerFile, signed])).text) as {
       signers: string[]
     }
