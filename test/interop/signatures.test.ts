@@ -220,6 +220,36 @@ describe("signatures of a live Apptainer", function () {
           }
         })
 
+    it("what a killed signer leaves is the old image or the new one there, too", async () => {
+      const old = path.join(shared.path, "killed.sif")
+      copyFileSync(path.join(folder, image), old)
+      await sifcryptOk(["sign", "-k", fingerprints["RSA"] ?? "", old], { as: "self", env })
+      const before = readFileSync(old)
+      await sifcryptOk(["sign", "-k", fingerprints["Ed25519"] ?? "", old], { as: "self", env })
+      const after = readFileSync(old)
+      const record = [...Array(48).keys()]
+        .map((slot) => 4096 + slot * 585)
+        .find((at) => before[at + 4] === 0 && after[at + 4] === 1)
+      assert.ok(record !== undefined)
+      const inside = path.join(shared.inside, "killed.sif")
+      const verified = (): number =>
+        inPeer(...at(peerEnv), "apptainer", "verify", "--local", inside).split("Signing entity").length - 1
+      // Everything is written but the byte that makes an object of it.
+      const unswitched = Buffer.from(after)
+      unswitched[record + 4] = 0
+      before.copy(unswitched, 0, 0, 128)
+      writeFileSync(old, unswitched)
+      assert.equal(verified(), 1)
+      // That byte, too, but not the counts in the header.
+      before.copy(after, 0, 0, 128)
+      writeFileSync(old, after)
+      assert.equal(verified(), 2)
+      // And the peer signs what was left.
+      inPeer(...at(peerEnv), "apptainer", "sign", "--keyidx", "0", inside)
+      assert.equal(verified(), 3)
+      await sifcryptOk(["verify", "--require", "all", old], { as: "self", env })
+    })
+
     it("signatures of both kinds and by several signers: each verifies here with its key alone", async () => {
       const { publicKey, privateKey } = generateKeyPairSync("ed25519")
       const pem = path.join(folder, "mixed.pem")
