@@ -17,6 +17,9 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("lockFile", Napi::Function::New<LockFile>(env));
   exports.Set("wipeRange", Napi::Function::New<WipeRange>(env));
   exports.Set("unmountPath", Napi::Function::New<UnmountPath>(env));
+  exports.Set("writeVerityTree", Napi::Function::New<WriteVerityTree>(env));
+  exports.Set("checkVerityTree", Napi::Function::New<CheckVerityTree>(env));
+  exports.Set("readStored", Napi::Function::New<ReadStored>(env));
   exports.Set("forbidDumps", Napi::Function::New<ForbidDumps>(env));
   exports.Set("memoryFile", Napi::Function::New<MakeMemoryFile>(env));
   exports.Set("filledPipe", Napi::Function::New<FillPipe>(env));

@@ -34,6 +34,18 @@ export interface NativeGocryptfsBuild extends NativeGocryptfsCipher {
 /** How a range is to be encrypted. */
 export type NativeBuildCipher = NativeXtsCipher | NativeGocryptfsBuild
 
+/** A part of a file and its hash tree in the same file: dm-verity's, version 1, SHA-256, blocks of 4096 bytes. */
+export interface NativeVerity {
+  /** What the tree is of, bytes; a multiple of 4096. */
+  readonly offset: number
+  readonly size: number
+  readonly treeOffset: number
+  readonly treeSize: number
+  /** 32 bytes each. */
+  readonly salt: Uint8Array
+  readonly root: Uint8Array
+}
+
 /** A part of an open file; with a cipher its plaintext. */
 export interface NativeRange {
   readonly fd: number
@@ -42,6 +54,8 @@ export interface NativeRange {
   /** Bytes. */
   readonly size: number
   readonly cipher: NativeCipher | undefined
+  /** What the range is a part of: each block that is read is verified first. EIO, "verity_read": it was changed. */
+  readonly verity?: NativeVerity | undefined
 }
 
 export interface NativeKdf {
@@ -70,6 +84,8 @@ export interface NativeLuksUnlock {
   readonly areaSize: number
   /** The metadata that was checked, copied over the start of what is read; its other copy must be zeroed. */
   readonly metadata: Uint8Array
+  /** As in {@link NativeRange}. */
+  readonly verity?: NativeVerity | undefined
   readonly secret: Uint8Array
   /** Which keyslot to try; -1 for any. */
   readonly keyslot: number
@@ -288,6 +304,26 @@ export interface NativeAddon {
   /** All of a blob, at most 16 MiB. */
   readBlob(blob: NativeBlob): Promise<Buffer>
   openTree(range: NativeRange): Promise<NativeTree>
+  /** At most 16 MiB as they lie in the file, whatever the cipher. */
+  readStored(range: NativeRange): Promise<Buffer>
+  /** Hashes a part of `fd`, writes its tree at `treeOffset` and returns the root. `onProgress` gets bytes hashed, as in extract. */
+  writeVerityTree(
+    options: {
+      /** Open for reading and writing. */
+      readonly fd: number
+      readonly offset: number
+      readonly size: number
+      readonly treeOffset: number
+      /** 32 bytes. */
+      readonly salt: Uint8Array
+    },
+    onProgress: (bytes: number) => boolean,
+  ): Promise<Buffer>
+  /** Does the tree belong to the data, every block of both? */
+  checkVerityTree(
+    options: NativeVerity & { readonly fd: number },
+    onProgress: (bytes: number) => boolean,
+  ): Promise<boolean>
   /** Gives an O_TMPFILE descriptor a name; an existing one is EEXIST unless `replace`. */
   publishFile(options: { readonly fd: number; readonly path: string; readonly replace: boolean }): Promise<void>
   /** Takes the exclusive lock (flock) of an open file; false: somebody else has it. It goes when the file is closed. */

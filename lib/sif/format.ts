@@ -127,8 +127,24 @@ export interface SifObject {
   readonly record: Buffer
 }
 
+/** The hash tree of a partition, from a statement that is signed. */
+export interface VerityTree {
+  /** Of its object. */
+  readonly id: number
+  /** From the start of the file. */
+  readonly offset: Bytes
+  readonly size: Bytes
+  /** 32 bytes each. */
+  readonly salt: Buffer
+  readonly root: Buffer
+}
+
 /** A partition among the objects. */
-export type SifPartition = SifObject & { readonly partition: PartitionFacts }
+export type SifPartition = SifObject & {
+  readonly partition: PartitionFacts
+  /** With this every block of it is verified when it is read; undefined: it is read as it is. */
+  readonly tree?: VerityTree
+}
 
 function int64(bytes: Buffer, at: number): number {
   return Number(bytes.readBigInt64LE(at))

@@ -8,6 +8,7 @@
 #include "bindings/run_async.h"
 #include "core/file_range.h"
 #include "core/layer_stream.h"
+#include "core/slice_source.h"
 #include "core/tar_reader.h"
 
 namespace sifcrypt {

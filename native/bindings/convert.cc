@@ -1,11 +1,13 @@
 #include "bindings/convert.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
 #include "core/error_name.h"
 #include "core/file_range.h"
 #include "core/gocryptfs.h"
+#include "core/slice_source.h"
 #include "core/squashfs_file_source.h"
 
 namespace sifcrypt {
@@ -84,20 +86,47 @@ Cipher ReadCipher(const Napi::Object& object, const char* name) {
   throw Napi::RangeError::New(object.Env(), "the cipher is unknown");
 }
 
+VerifiedPart ReadVerifiedPart(int fd, const Napi::Object& verity) {
+  VerifiedPart part;
+  part.offset = ReadUnsigned(verity, "offset");
+  part.data = std::make_shared<FileSource>(fd, part.offset, ReadUnsigned(verity, "size"));
+  part.tree = std::make_shared<FileSource>(fd, ReadUnsigned(verity, "treeOffset"), ReadUnsigned(verity, "treeSize"));
+  const auto copy = [&verity](const char* name, auto& into) {
+    const std::vector<uint8_t> bytes = ReadBytes(verity, name);
+    if (bytes.size() != into.size()) WrongType(verity.Env(), name, "of 32 bytes");
+    std::copy(bytes.begin(), bytes.end(), into.begin());
+  };
+  copy("root", part.parameters.root);
+  copy("salt", part.parameters.salt);
+  return part;
+}
+
+std::shared_ptr<const ByteSource> Range::OpenStored() {
+  if (!verified) return std::move(file);
+  if (offset < verified->offset) throw SystemError(EOVERFLOW, "image", "the range begins before the partition");
+  auto whole =
+      std::make_shared<VerifiedSource>(std::move(verified->data), std::move(verified->tree), verified->parameters);
+  return std::make_shared<SliceSource>(std::move(whole), offset - verified->offset, file->Size());
+}
+
 std::shared_ptr<const ByteSource> Range::Open() {
+  auto stored = OpenStored();
   if (auto* xts = std::get_if<XtsParameters>(&cipher))
-    return std::make_shared<XtsSource>(std::move(file), std::move(*xts));
+    return std::make_shared<XtsSource>(std::move(stored), std::move(*xts));
   if (auto* gocryptfs = std::get_if<GocryptfsParameters>(&cipher))
-    return std::make_shared<GocryptfsSource>(OpenSquashfsFile(std::move(file), gocryptfs->file),
+    return std::make_shared<GocryptfsSource>(OpenSquashfsFile(std::move(stored), gocryptfs->file),
                                              std::move(gocryptfs->content_key));
-  return std::move(file);
+  return stored;
 }
 
 Range ReadRange(const Napi::Object& range) {
   Range read;
-  read.file =
-      std::make_shared<FileSource>(ReadInt(range, "fd"), ReadUnsigned(range, "offset"), ReadUnsigned(range, "size"));
+  const int fd = ReadInt(range, "fd");
+  read.offset = ReadUnsigned(range, "offset");
+  read.file = std::make_shared<FileSource>(fd, read.offset, ReadUnsigned(range, "size"));
   read.cipher = ReadCipher(range, "cipher");
+  if (!range.Get("verity").IsUndefined())
+    read.verified = ReadVerifiedPart(fd, ReadObject(range.Get("verity"), "verity"));
   return read;
 }
 

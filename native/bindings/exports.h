@@ -17,6 +17,9 @@ Napi::Value PublishFile(const Napi::CallbackInfo& info);      // publish.cc
 Napi::Value LockFile(const Napi::CallbackInfo& info);         // publish.cc
 Napi::Value WipeRange(const Napi::CallbackInfo& info);        // publish.cc
 Napi::Value UnmountPath(const Napi::CallbackInfo& info);      // publish.cc
+Napi::Value WriteVerityTree(const Napi::CallbackInfo& info);  // verity.cc
+Napi::Value CheckVerityTree(const Napi::CallbackInfo& info);  // verity.cc
+Napi::Value ReadStored(const Napi::CallbackInfo& info);       // verity.cc
 Napi::Value ForbidDumps(const Napi::CallbackInfo& info);      // process.cc
 Napi::Value MakeMemoryFile(const Napi::CallbackInfo& info);   // process.cc
 Napi::Value FillPipe(const Napi::CallbackInfo& info);         // process.cc

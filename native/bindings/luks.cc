@@ -3,6 +3,7 @@
 #include "bindings/exports.h"
 #include "bindings/run_async.h"
 #include "core/cryptsetup.h"
+#include "core/file_range.h"
 #include "core/unique_fd.h"
 
 namespace sifcrypt {
@@ -75,10 +76,18 @@ Napi::Value LuksUnlock(const Napi::CallbackInfo& info) {
   request.secret = ReadSecret(options, "secret");
   request.keyslot = ReadInt(options, "keyslot");
   UniqueFd image = UniqueFd::Duplicate(request.fd);
+  std::shared_ptr<Range> verified;
+  if (!options.Get("verity").IsUndefined()) {
+    verified = std::make_shared<Range>();
+    verified->offset = request.offset;
+    verified->file = std::make_shared<FileSource>(request.fd, request.offset, request.area_size);
+    verified->verified = ReadVerifiedPart(request.fd, ReadObject(options.Get("verity"), "verity"));
+  }
   return RunAsync(
       info.Env(),
-      [file = std::move(image), request = std::move(request)]() mutable {
+      [file = std::move(image), verified = std::move(verified), request = std::move(request)]() mutable {
         request.fd = file.get();
+        if (verified) request.source = verified->OpenStored();
         return luks::Unlock(request);
       },
       [](Napi::Env env, const luks::Unlocked& unlocked) -> Napi::Value {

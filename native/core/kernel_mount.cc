@@ -38,6 +38,31 @@ void CheckCipher(const KernelMountRequest& request, const KernelMountCipher& cip
     throw SystemError(EINVAL, "crypt_activate", "the data segment does not lie inside the partition");
 }
 
+void MountCipher(const KernelMountRequest& request, const KernelMountCipher& cipher, const std::string& device) {
+  const mapper::Mapping mapping({cipher.metadata, cipher.area_size, cipher.volume_key, device, request.writable});
+  Mount(mapping.path(), request);
+}
+
+/// The partition through dm-verity. That reads and compares whole blocks, so the data segment has to consist of such.
+void MountVerified(const KernelMountRequest& request, const KernelMountTree& tree, uint64_t file_size) {
+  if (request.writable) throw SystemError(EROFS, "mount");
+  const VerityLayout layout(request.size);
+  if (!RangeFits(tree.offset, tree.size, file_size)) throw SystemError(EOVERFLOW, "loop_attach", "image too short");
+  if (tree.size != layout.tree_size()) throw FormatError("verity_open", "the hash tree is not of the partition's size");
+  uint64_t size = request.size;
+  if (request.cipher) {
+    CheckCipher(request, *request.cipher);
+    size = request.cipher->segment_offset + request.cipher->segment_size;
+    if (request.cipher->segment_offset % kVerityBlock != 0 || size % kVerityBlock != 0)
+      throw SystemError(ENOTSUP, "verity_activate", "the data segment does not consist of blocks of 4096 bytes");
+  }
+  const loop::Device data = loop::Attach(request.image_fd, request.offset, request.size, true);
+  const loop::Device hashes = loop::Attach(request.image_fd, tree.offset, tree.size, true);
+  const mapper::Mapping verified({data.path, size, layout.data_blocks(), hashes.path, tree.parameters});
+  if (request.cipher) return MountCipher(request, *request.cipher, verified.path());
+  Mount(verified.path(), request);
+}
+
 }  // namespace
 
 void KernelMount(const KernelMountRequest& request) {
@@ -45,6 +70,7 @@ void KernelMount(const KernelMountRequest& request) {
   const uint64_t file_size = FileSize(request.image_fd);
   if (!RangeFits(request.offset, request.size, file_size))
     throw SystemError(EOVERFLOW, "loop_attach", "image too short");
+  if (request.tree) return MountVerified(request, *request.tree, file_size);
   if (!request.cipher) {
     // A squashfs may end anywhere; the device must hold its last bytes. What is beyond is not looked at.
     const uint64_t size =
@@ -57,8 +83,7 @@ void KernelMount(const KernelMountRequest& request) {
   // The device ends where the segment ends, so "dynamic" in the metadata means the same to the kernel as it did to us.
   const loop::Device device =
       loop::Attach(request.image_fd, request.offset, cipher.segment_offset + cipher.segment_size, !request.writable);
-  const mapper::Mapping mapping({cipher.metadata, cipher.area_size, cipher.volume_key, device.path, request.writable});
-  Mount(mapping.path(), request);
+  MountCipher(request, cipher, device.path);
 }
 
 }  // namespace sifcrypt

@@ -1,4 +1,4 @@
-// The kernel engine: loop device, dm-crypt mapping, squashfs mount. Root only (CAP_SYS_ADMIN in the initial namespace).
+// The kernel engine: loop device, dm-verity and dm-crypt mappings where they are wanted, squashfs mount. Root only (CAP_SYS_ADMIN in the initial namespace).
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/secret_buffer.h"
+#include "core/verity.h"
 
 namespace sifcrypt {
 
@@ -29,6 +30,14 @@ enum class KernelFileSystem {
   kExt,
 };
 
+/// The hash tree of a partition, in the same image.
+struct KernelMountTree {
+  /// Bytes; a multiple of 512, as loop(4) requires.
+  uint64_t offset = 0;
+  uint64_t size = 0;
+  VerityParameters parameters;
+};
+
 struct KernelMountRequest {
   /// The image, open for reading.
   int image_fd = -1;
@@ -37,6 +46,8 @@ struct KernelMountRequest {
   uint64_t size = 0;
   /// Empty: the partition is plain.
   std::optional<KernelMountCipher> cipher;
+  /// Empty: the partition is not verified.
+  std::optional<KernelMountTree> tree;
   /// An existing folder (may be "/proc/self/fd/N"), in the caller's mount namespace.
   std::string target;
   KernelFileSystem file_system = KernelFileSystem::kSquashfs;
@@ -48,7 +59,8 @@ struct KernelMountRequest {
 /// is all it takes to undo everything: the mapping is marked for deferred removal and the loop device for autoclear, so
 /// the kernel does it when this process, or its mount namespace, is killed. On failure nothing is left. Throws
 /// SystemError whose operation names the step: "loop_attach" (EBUSY: none free), "crypt_activate" (EPERM: the key does
-/// not match the header; ENOTSUP: the kernel lacks dm-crypt or the cipher), "mount", "dlopen" (ELIBACC).
+/// not match the header; ENOTSUP: the kernel lacks dm-crypt or the cipher), "verity_activate" (ENOTSUP: the
+/// kernel lacks dm-verity; EINVAL, EBADMSG "verity_open": the tree is not of the partition's size), "mount", "dlopen" (ELIBACC).
 void KernelMount(const KernelMountRequest& request);
 
 }  // namespace sifcrypt

@@ -256,16 +256,6 @@ void DecompressedSource::ReadAt(uint64_t offset, void* out, size_t size) const {
   stream_->ReadFully(out, size);
 }
 
-SliceSource::SliceSource(std::shared_ptr<const ByteSource> base, uint64_t offset, uint64_t size)
-    : base_(std::move(base)), offset_(offset), size_(size) {
-  if (!RangeFits(offset, size, base_->Size())) throw SystemError(EOVERFLOW, "layer_format");
-}
-
-void SliceSource::ReadAt(uint64_t offset, void* out, size_t size) const {
-  if (!RangeFits(offset, size, size_)) throw SystemError(EOVERFLOW, "layer_format");
-  base_->ReadAt(offset_ + offset, out, size);
-}
-
 bool IsCompressed(const ByteSource& blob) { return KindOf(blob) != Kind::kPlain; }
 
 }  // namespace sifcrypt

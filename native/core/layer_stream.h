@@ -100,20 +100,6 @@ class DecompressedSource final : public ByteSource {
   mutable std::unique_ptr<LayerStream> stream_;
 };
 
-/// A part of other bytes.
-class SliceSource final : public ByteSource {
- public:
-  /// Must lie inside (EOVERFLOW).
-  SliceSource(std::shared_ptr<const ByteSource> base, uint64_t offset, uint64_t size);
-  uint64_t Size() const override { return size_; }
-  void ReadAt(uint64_t offset, void* out, size_t size) const override;
-
- private:
-  std::shared_ptr<const ByteSource> base_;
-  uint64_t offset_;
-  uint64_t size_;
-};
-
 /// Is it gzip or zstd?
 bool IsCompressed(const ByteSource& blob);
 

@@ -60,6 +60,15 @@ void CopyArea(int fd, uint64_t offset, uint64_t size, cryptsetup::HeaderFile& ou
   }
 }
 
+void CopyArea(const ByteSource& source, uint64_t size, cryptsetup::HeaderFile& out) {
+  std::vector<uint8_t> buffer(std::min<uint64_t>(size, 1 << 20));
+  for (uint64_t at = 0; at < size; at += buffer.size()) {
+    const size_t n = std::min<uint64_t>(buffer.size(), size - at);
+    source.ReadAt(at, buffer.data(), n);
+    out.Write(at, buffer.data(), n);
+  }
+}
+
 int AddKeyslot(const cryptsetup::Session& session, const cryptsetup::Device& device, int id,
                const SecretBuffer& volume_key, const NewKeyslot& keyslot) {
   const crypt_pbkdf_type pbkdf = Pbkdf(keyslot.kdf);
@@ -109,7 +118,10 @@ Unlocked Unlock(const UnlockRequest& request) {
       request.offset > static_cast<uint64_t>(INT64_MAX) - kMaxAreaSize)
     throw SystemError(EINVAL, "crypt_load", "header area of " + std::to_string(request.area_size) + " bytes");
   cryptsetup::HeaderFile file(request.area_size);
-  CopyArea(request.fd, request.offset, request.area_size, file);
+  if (request.source)
+    CopyArea(*request.source, request.area_size, file);
+  else
+    CopyArea(request.fd, request.offset, request.area_size, file);
   file.Write(0, request.metadata.data(), request.metadata.size());
   const cryptsetup::Session session;
   const cryptsetup::Device device(session, file);

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "core/byte_range.h"
 #include "core/secret_buffer.h"
 
 namespace sifcrypt::luks {
@@ -49,6 +51,8 @@ struct UnlockRequest {
   /// Where the header starts in `fd`, bytes.
   int fd = -1;
   uint64_t offset = 0;
+  /// Instead of the file, from the header on, where what is read of it has to be verified.
+  std::shared_ptr<const ByteSource> source;
   /// Bytes of header and keyslots area together, at most kMaxAreaSize.
   uint64_t area_size = 0;
   /// Takes the place of the area's first bytes: the metadata that was checked.

@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <string_view>
 
 #include "core/cryptsetup.h"
 #include "core/dynamic_library.h"
@@ -21,7 +22,8 @@
 namespace sifcrypt::mapper {
 namespace {
 
-constexpr char kOperation[] = "crypt_activate";
+constexpr char kCrypt[] = "crypt_activate";
+constexpr char kVerity[] = "verity_activate";
 // close_range(2): younger than the headers that some of the systems we build on have.
 #ifdef SYS_close_range
 constexpr long kCloseRange = SYS_close_range;
@@ -44,10 +46,10 @@ std::string RandomName() {
 }
 
 /// The device-mapper's control node, made if a /dev without udev lacks it.
-UniqueFd OpenControl() {
+UniqueFd OpenControl(const char* operation) {
   UniqueFd control(open(kControl, O_RDWR | O_CLOEXEC));
   if (control) return control;
-  if (errno != ENOENT && errno != ENODEV && errno != ENXIO) throw SystemError(errno, kOperation, kControl);
+  if (errno != ENOENT && errno != ENODEV && errno != ENXIO) throw SystemError(errno, operation, kControl);
   std::ifstream misc("/proc/misc");
   unsigned minor_number = 0;
   std::string device;
@@ -55,10 +57,10 @@ UniqueFd OpenControl() {
     if (device != "device-mapper") continue;
     mkdir("/dev/mapper", 0755);
     unlink(kControl);
-    if (mknod(kControl, S_IFCHR | 0600, makedev(10, minor_number)) != 0) throw SystemError(errno, kOperation, kControl);
-    return UniqueFd(CheckErrno(open(kControl, O_RDWR | O_CLOEXEC), kOperation));
+    if (mknod(kControl, S_IFCHR | 0600, makedev(10, minor_number)) != 0) throw SystemError(errno, operation, kControl);
+    return UniqueFd(CheckErrno(open(kControl, O_RDWR | O_CLOEXEC), operation));
   }
-  throw SystemError(ENOTSUP, kOperation, "the kernel has no device-mapper");
+  throw SystemError(ENOTSUP, operation, "the kernel has no device-mapper");
 }
 
 dm_ioctl Command(const char* name, uint32_t flags) {
@@ -72,8 +74,8 @@ dm_ioctl Command(const char* name, uint32_t flags) {
   return command;
 }
 
-/// Asks for the kernel's targets; activation has made it load dm-crypt if there is such a module.
-bool HasCryptTarget(const UniqueFd& control) {
+/// Asks for the kernel's targets; activation has made it load the module of this one if there is such a module.
+bool HasTarget(const UniqueFd& control, const std::string& wanted) {
   union {
     dm_ioctl command;
     uint8_t room[16 << 10];
@@ -86,7 +88,9 @@ bool HasCryptTarget(const UniqueFd& control) {
   while (at + sizeof target < sizeof list.room) {
     memcpy(&target, list.room + at, sizeof target);
     const char* name = reinterpret_cast<const char*>(list.room + at + sizeof target);
-    if (strncmp(name, "crypt", sizeof "crypt") == 0) return true;
+    if (strnlen(name, sizeof list.room - at - sizeof target) == wanted.size() &&
+        wanted == std::string_view(name, wanted.size()))
+      return true;
     if (target.next == 0) return false;
     at += target.next;
   }
@@ -108,18 +112,18 @@ void LeaveUdevOut() {
 }
 
 /// Opens the mapping's node; makes one if neither libdevmapper nor udev did.
-UniqueFd OpenMapping(const UniqueFd& control, const std::string& name, const std::string& path) {
+UniqueFd OpenMapping(const UniqueFd& control, const std::string& name, const std::string& path, const char* operation) {
   dm_ioctl status = Command(name.c_str(), 0);
-  CheckErrno(ioctl(control.get(), DM_DEV_STATUS, &status), kOperation);
+  CheckErrno(ioctl(control.get(), DM_DEV_STATUS, &status), operation);
   const dev_t number = static_cast<dev_t>(status.dev);
   for (int attempt = 0; attempt < 2; ++attempt) {
     UniqueFd device(open(path.c_str(), O_RDONLY | O_CLOEXEC));
     struct stat info {};
     if (device && fstat(device.get(), &info) == 0 && S_ISBLK(info.st_mode) && info.st_rdev == number) return device;
     unlink(path.c_str());
-    CheckErrno(mknod(path.c_str(), S_IFBLK | 0600, number), kOperation);
+    CheckErrno(mknod(path.c_str(), S_IFBLK | 0600, number), operation);
   }
-  throw SystemError(ENXIO, kOperation, path);
+  throw SystemError(ENXIO, operation, path);
 }
 
 void Activate(const ActivateRequest& request, const std::string& name) {
@@ -134,7 +138,58 @@ void Activate(const ActivateRequest& request, const std::string& name) {
       session->activate_by_volume_key(
           device.get(), name.c_str(), reinterpret_cast<const char*>(request.volume_key.data()),
           request.volume_key.size(), CRYPT_ACTIVATE_PRIVATE | (request.writable ? 0 : CRYPT_ACTIVATE_READONLY)),
-      kOperation);
+      kCrypt);
+}
+
+std::string Hexadecimal(const uint8_t* bytes, size_t size) {
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string text;
+  for (size_t i = 0; i < size; ++i) {
+    text += kDigits[bytes[i] >> 4];
+    text += kDigits[bytes[i] & 15];
+  }
+  return text;
+}
+
+/// Linux, admin-guide/device-mapper/verity: "Construction Parameters". No option: a block that does not fit is an I/O error.
+std::string VerityTable(const VerifyRequest& request) {
+  const std::string block = std::to_string(kVerityBlock);
+  return "1 " + request.data_device + " " + request.tree_device + " " + block + " " + block + " " +
+         std::to_string(request.data_blocks) + " 0 sha256 " +
+         Hexadecimal(request.parameters.root.data(), request.parameters.root.size()) + " " +
+         Hexadecimal(request.parameters.salt.data(), request.parameters.salt.size());
+}
+
+/// The device, its table, and the table in use. libcryptsetup could do it, but wants a tree's device before it knows a root.
+void ActivateVerity(const UniqueFd& control, const VerifyRequest& request, const std::string& name) {
+  dm_ioctl create = Command(name.c_str(), DM_READONLY_FLAG);
+  CheckErrno(ioctl(control.get(), DM_DEV_CREATE, &create), kVerity);
+  const std::string table = VerityTable(request);
+  union {
+    dm_ioctl command;
+    uint8_t room[4096];
+  } load{};
+  constexpr size_t kHead = sizeof(dm_ioctl) + sizeof(dm_target_spec);
+  if (table.size() >= sizeof load.room - kHead) throw SystemError(ENAMETOOLONG, kVerity);
+  load.command = Command(name.c_str(), DM_READONLY_FLAG);
+  load.command.data_size = sizeof load;
+  load.command.target_count = 1;
+  dm_target_spec target{};
+  target.length = request.size / 512;
+  strncpy(target.target_type, "verity", sizeof target.target_type - 1);
+  memcpy(load.room + sizeof(dm_ioctl), &target, sizeof target);
+  memcpy(load.room + kHead, table.c_str(), table.size() + 1);
+  if (ioctl(control.get(), DM_TABLE_LOAD, &load) != 0) {
+    const int error = errno;
+    if (!HasTarget(control, "verity")) throw SystemError(ENOTSUP, kVerity, "the kernel has no dm-verity");
+    throw SystemError(error, kVerity);
+  }
+  dm_ioctl resume = Command(name.c_str(), 0);
+  // As CRYPT_ACTIVATE_PRIVATE: no probing and no automounting by udev's rules (libdevmapper.h, DM_UDEV_DISABLE_*_RULES_FLAG).
+  constexpr uint32_t kUdevFlags = 0x2 | 0x4 | 0x8;
+  constexpr int kUdevFlagsShift = 16;
+  resume.event_nr = kUdevFlags << kUdevFlagsShift;
+  CheckErrno(ioctl(control.get(), DM_DEV_SUSPEND, &resume), kVerity);
 }
 
 }  // namespace
@@ -195,24 +250,37 @@ class Mapping::Watchdog {
   pid_t child_ = -1;
 };
 
-Mapping::Mapping(const ActivateRequest& request) : name_(RandomName()), path_("/dev/mapper/" + name_) {
-  if (request.metadata.size() > request.area_size) throw SystemError(EINVAL, kOperation, "metadata");
-  const UniqueFd control = OpenControl();
+Mapping::Mapping() : name_(RandomName()), path_("/dev/mapper/" + name_) {}
+
+Mapping::Mapping(const ActivateRequest& request) : Mapping() {
+  if (request.metadata.size() > request.area_size) throw SystemError(EINVAL, kCrypt, "metadata");
+  const UniqueFd control = OpenControl(kCrypt);
   watchdog_ = std::make_unique<Watchdog>(control, name_, path_);
   try {
     Activate(request, name_);
   } catch (const SystemError& error) {
-    if (error.error() != EPERM && error.operation() == kOperation && !HasCryptTarget(control))
-      throw SystemError(ENOTSUP, kOperation, "the kernel has no dm-crypt");
+    if (error.error() != EPERM && error.operation() == kCrypt && !HasTarget(control, "crypt"))
+      throw SystemError(ENOTSUP, kCrypt, "the kernel has no dm-crypt");
     throw;
   }
-  UniqueFd device = OpenMapping(control, name_, path_);
+  Hold(control, kCrypt);
+}
+
+Mapping::Mapping(const VerifyRequest& request) : Mapping() {
+  const UniqueFd control = OpenControl(kVerity);
+  watchdog_ = std::make_unique<Watchdog>(control, name_, path_);
+  ActivateVerity(control, request, name_);
+  Hold(control, kVerity);
+}
+
+void Mapping::Hold(const UniqueFd& control, const char* operation) {
+  UniqueFd device = OpenMapping(control, name_, path_, operation);
   dm_ioctl removal = Command(name_.c_str(), DM_DEFERRED_REMOVE);
-  CheckErrno(ioctl(control.get(), DM_DEV_REMOVE, &removal), kOperation);
+  CheckErrno(ioctl(control.get(), DM_DEV_REMOVE, &removal), operation);
   // A kernel before 3.13 would not have deferred it.
   dm_ioctl status = Command(name_.c_str(), 0);
   if (ioctl(control.get(), DM_DEV_STATUS, &status) == 0 && (status.flags & DM_DEFERRED_REMOVE) == 0)
-    throw SystemError(ENOTSUP, kOperation, "the kernel does not know deferred removal");
+    throw SystemError(ENOTSUP, operation, "the kernel does not know deferred removal");
   device_ = std::move(device);
 }
 

@@ -1,4 +1,4 @@
-// dm-crypt mappings that undo themselves. Root only.
+// Mappings by dm-crypt and dm-verity that undo themselves. Root only.
 #pragma once
 
 #include <sys/types.h>
@@ -10,6 +10,7 @@
 
 #include "core/secret_buffer.h"
 #include "core/unique_fd.h"
+#include "core/verity.h"
 
 namespace sifcrypt::mapper {
 
@@ -23,6 +24,16 @@ struct ActivateRequest {
   bool writable = false;
 };
 
+struct VerifyRequest {
+  /// What is mapped, from its start on, as far as it is wanted; a multiple of 4096.
+  std::string data_device;
+  uint64_t size = 0;
+  /// What the tree covers; its device begins with it.
+  uint64_t data_blocks = 0;
+  std::string tree_device;
+  const VerityParameters& parameters;
+};
+
 /// A mapping, marked for deferred removal from the moment it is open here: it lasts as long as somebody (this
 /// object, a mount) has it open. As long as this object lives, and from before the mapping is made, a helper process
 /// stands by that removes mapping and node should this process be killed.
@@ -31,6 +42,9 @@ class Mapping {
   /// Throws SystemError "crypt_activate" (EPERM: not this header's key; ENOTSUP: no device-mapper or dm-crypt, or a
   /// cipher the kernel lacks) or "dlopen".
   explicit Mapping(const ActivateRequest& request);
+  /// The same with SystemError "verity_activate" (ENOTSUP: no device-mapper or dm-verity). What the mapping gives is
+  /// verified whenever it is read from below; nothing is read here.
+  explicit Mapping(const VerifyRequest& request);
   /// Also takes away the node: a mounted file system needs it no longer.
   ~Mapping();
   Mapping(const Mapping&) = delete;
@@ -40,6 +54,10 @@ class Mapping {
 
  private:
   class Watchdog;
+
+  Mapping();
+  /// Takes over the mapping that was made.
+  void Hold(const UniqueFd& control, const char* operation);
 
   std::string name_;
   std::string path_;

@@ -13,6 +13,7 @@
 #include "core/file_range.h"
 #include "core/gocryptfs.h"
 #include "core/secret_buffer.h"
+#include "core/slice_source.h"
 #include "core/squashfs_file_source.h"
 #include "core/unique_fd.h"
 #include "core/xts.h"
@@ -45,26 +46,33 @@ std::vector<uint8_t> ReadMetadata(int metadata_fd) {
 }
 
 // Whoever reads the block gets no more than EIO.
-void LogFailedBlock(uint64_t block, const char* reason) {
-  dprintf(STDERR_FILENO, "sifcrypt: encrypted block %llu %s\n", static_cast<unsigned long long>(block), reason);
+void LogFailedBlock(const char* what, uint64_t block, const char* reason) {
+  dprintf(STDERR_FILENO, "sifcrypt: %s %llu %s\n", what, static_cast<unsigned long long>(block), reason);
+}
+
+void LogEncryptedBlock(uint64_t block, const char* reason) { LogFailedBlock("encrypted block", block, reason); }
+void LogVerifiedBlock(uint64_t block, const char* reason) { LogFailedBlock("block", block, reason); }
+
+/// The partition, each of its blocks verified if there is a tree.
+std::shared_ptr<const ByteSource> OpenPartition(const ImageOptions& options) {
+  auto partition = std::make_shared<FileSource>(options.image_fd, options.offset, options.size);
+  if (options.tree_size == 0) return partition;
+  return std::make_shared<VerifiedSource>(
+      std::move(partition), std::make_shared<FileSource>(options.image_fd, options.tree_offset, options.tree_size),
+      options.verity, LogVerifiedBlock);
 }
 
 }  // namespace
 
 std::shared_ptr<const ByteSource> OpenImage(const ImageOptions& options) {
-  if (!options.encrypted()) return std::make_shared<FileSource>(options.image_fd, options.offset, options.size);
+  auto partition = OpenPartition(options);
+  if (!options.encrypted()) return partition;
   SecretBuffer key = ReadKey(options.key_fd);
   if (!options.gocryptfs_file.empty())
-    return std::make_shared<GocryptfsSource>(
-        OpenSquashfsFile(std::make_shared<FileSource>(options.image_fd, options.offset, options.size),
-                         options.gocryptfs_file),
-        std::move(key), LogFailedBlock);
-  if (!RangeFits(options.segment_offset, options.segment_size, options.size))
-    throw SystemError(EOVERFLOW, "image", "the data segment does not lie inside the partition");
-  // The partition is checked as a whole: the sum below cannot overflow then.
-  const FileSource partition(options.image_fd, options.offset, options.size);
+    return std::make_shared<GocryptfsSource>(OpenSquashfsFile(std::move(partition), options.gocryptfs_file),
+                                             std::move(key), LogEncryptedBlock);
   return std::make_shared<XtsSource>(
-      std::make_shared<FileSource>(options.image_fd, options.offset + options.segment_offset, options.segment_size),
+      std::make_shared<SliceSource>(std::move(partition), options.segment_offset, options.segment_size),
       XtsParameters{std::move(key), options.sector_size, options.iv_tweak});
 }
 
@@ -85,6 +93,7 @@ void MountWithKernel(const ImageOptions& options, const std::string& target, Ker
     request.cipher->segment_offset = options.segment_offset;
     request.cipher->segment_size = options.segment_size;
   }
+  if (options.tree_size != 0) request.tree = KernelMountTree{options.tree_offset, options.tree_size, options.verity};
   KernelMount(request);
 }
 

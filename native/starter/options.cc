@@ -3,6 +3,7 @@
 #include <fcntl.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <charconv>
 #include <functional>
@@ -32,6 +33,14 @@ int ParseDescriptor(std::string_view text, const std::string& name) {
   return fd;
 }
 
+/// 32 bytes in lower-case hexadecimal.
+void ParseDigest(std::string_view text, const std::string& name, std::array<uint8_t, 32>& into) {
+  const auto is_digit = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
+  if (text.size() != 2 * into.size() || !std::all_of(text.begin(), text.end(), is_digit))
+    throw UsageError("--" + name + ": not 32 bytes in hexadecimal");
+  for (size_t i = 0; i < into.size(); ++i) std::from_chars(text.data() + 2 * i, text.data() + 2 * i + 2, into[i], 16);
+}
+
 /// The arguments one command knows; each may be given once, unless it was added as one of many.
 class Arguments {
  public:
@@ -48,6 +57,11 @@ class Arguments {
   void AddDescriptor(const std::string& name, bool required, int& into) {
     Add(name, required, [&into](std::string_view text, const std::string& n) { into = ParseDescriptor(text, n); });
   }
+  void AddDigest(const std::string& name, std::array<uint8_t, 32>& into) {
+    Add(name, false, [&into](std::string_view text, const std::string& n) { ParseDigest(text, n, into); });
+  }
+  /// Was it among the arguments that were parsed?
+  bool Given(const std::string& name) const { return known_.at(name).given; }
   void AddText(const std::string& name, bool required, std::string& into) {
     Add(name, required, [&into](std::string_view text, const std::string& n) {
       if (text.empty()) throw UsageError("--" + n + ": empty");
@@ -97,6 +111,10 @@ void AddImage(Arguments& arguments, ImageOptions& image, bool required = true) {
   arguments.AddDescriptor("metadata-fd", false, image.metadata_fd);
   arguments.AddNumber("area-size", false, image.area_size);
   arguments.AddNumber("cache-mib", false, image.cache_mib);
+  arguments.AddNumber("tree-offset", false, image.tree_offset);
+  arguments.AddNumber("tree-size", false, image.tree_size);
+  arguments.AddDigest("tree-root", image.verity.root);
+  arguments.AddDigest("tree-salt", image.verity.salt);
   arguments.Add("engine", required, [&image](std::string_view text, const std::string&) {
     if (text != "userspace" && text != "kernel") throw UsageError("--engine: userspace or kernel");
     image.engine = text == "kernel" ? Engine::kKernel : Engine::kUserspace;
@@ -109,8 +127,11 @@ void AddImage(Arguments& arguments, ImageOptions& image, bool required = true) {
   });
 }
 
-void CheckImage(const ImageOptions& image) {
+void CheckImage(const Arguments& arguments, const ImageOptions& image) {
   if (image.cache_mib > kMaxCacheMib) throw UsageError("--cache-mib: too large");
+  for (const char* name : {"tree-offset", "tree-size", "tree-root", "tree-salt"})
+    if (arguments.Given(name) != (image.tree_size != 0))
+      throw UsageError("--tree-size: goes with --tree-offset, --tree-root and --tree-salt");
   if (!image.gocryptfs_file.empty()) {
     if (!image.encrypted() || image.engine == Engine::kKernel || image.segment_size != 0)
       throw UsageError("--gocryptfs-file: needs --key-fd and --engine=userspace, and no segment");
@@ -170,7 +191,7 @@ LayerOptions ParseLayer(std::string_view text, const std::string& name) {
     throw UsageError("--" + name + ": a squashfs cannot be written");
   if (layer.kind == LayerOptions::Kind::kExt && layer.image.engine == Engine::kUserspace && layer.image.encrypted())
     throw UsageError("--" + name + ": only the kernel engine has encrypted ones");
-  CheckImage(layer.image);
+  CheckImage(known, layer.image);
   return layer;
 }
 
@@ -203,7 +224,7 @@ MountOptions ParseMountOptions(const std::vector<std::string>& arguments) {
   known.AddDescriptor("status-fd", true, options.status_fd);
   known.AddDescriptor("watch-fd", false, options.watch_fd);
   known.Parse(arguments);
-  CheckImage(options.image);
+  CheckImage(known, options.image);
   return options;
 }
 
@@ -232,7 +253,7 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   known.AddDescriptor("status-fd", true, options.status_fd);
   known.AddDescriptor("watch-fd", true, options.watch_fd);
   known.Parse(arguments);
-  CheckImage(options.image);
+  CheckImage(known, options.image);
   if (!options.crun.starts_with('/')) throw UsageError("--crun: not an absolute path");
   if (options.uid_map.empty() != options.gid_map.empty()) throw UsageError("--uid-map: needs --gid-map");
   const auto writable = std::count_if(options.layers.begin(), options.layers.end(),

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/verity.h"
 #include "starter/id_map.h"
 
 namespace sifcrypt::starter {
@@ -45,10 +46,16 @@ struct ImageOptions {
   int metadata_fd = -1;
   uint64_t area_size = 0;
   uint64_t cache_mib = 64;
+  /// The hash tree that every block of the partition is verified with; none without a size. In the image, bytes.
+  uint64_t tree_offset = 0;
+  uint64_t tree_size = 0;
+  VerityParameters verity;
   /// Every file's owner, instead of what the image says.
   std::optional<Owner> owner;
 
   bool encrypted() const { return key_fd >= 0; }
+  /// Can a block turn out to be changed, which is then told?
+  bool authenticates() const { return !gocryptfs_file.empty() || tree_size != 0; }
 };
 
 struct MountOptions {

@@ -46,7 +46,7 @@ int ServerProcess(const ImageOptions& image, const SignalQueue& signals, const C
   std::vector<int> kept{image.image_fd, main.fd(), container.fd()};
   if (image.encrypted()) kept.push_back(image.key_fd);
   // Blocks that are not authentic are told of there.
-  const UniqueFd log = image.gocryptfs_file.empty() ? UniqueFd() : UniqueFd(dup(STDERR_FILENO));
+  const UniqueFd log = image.authenticates() ? UniqueFd(dup(STDERR_FILENO)) : UniqueFd();
   if (log) kept.push_back(log.get());
   CloseAllBut(kept);
   DetachStandardStreams();

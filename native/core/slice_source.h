@@ -1,0 +1,23 @@
+// A part of other bytes.
+#pragma once
+
+#include <memory>
+
+#include "core/byte_range.h"
+
+namespace sifcrypt {
+
+class SliceSource final : public ByteSource {
+ public:
+  /// EOVERFLOW: it does not lie inside.
+  SliceSource(std::shared_ptr<const ByteSource> whole, uint64_t offset, uint64_t size);
+  uint64_t Size() const override { return size_; }
+  void ReadAt(uint64_t offset, void* out, size_t size) const override;
+
+ private:
+  std::shared_ptr<const ByteSource> whole_;
+  uint64_t offset_;
+  uint64_t size_;
+};
+
+}  // namespace sifcrypt
