@@ -3,6 +3,7 @@ import { isMetadata } from "../container/sealed.ts"
 import { DataType, FileSystem, type SifLink, type SifObject } from "../sif/format.ts"
 import { dataTypeName, partitionTypeName } from "../sif/names.ts"
 import type { SifImage } from "../sif/open.ts"
+import { isVerityTree } from "../sif/verity.ts"
 import type { KeptObject } from "../sif/write.ts"
 import type { SourceImage } from "./source.ts"
 
@@ -22,7 +23,7 @@ export interface Passengers {
   readonly kept: readonly Passenger[]
   /** Inside the encryption. */
   readonly sealed: readonly Passenger[]
-  /** Left out: they are about bytes that change. */
+  /** Left out, as hash trees are: they are about bytes that change. */
   readonly signatures: readonly SifObject[]
 }
 
@@ -65,6 +66,7 @@ export function choosePassengers(source: SourceImage, seal: boolean): Passengers
   const { sif, primary, sealed } = source
   const goes = (object: SifObject): boolean =>
     object.type === DataType.signature ||
+    isVerityTree(object) ||
     (object.type === DataType.cryptoMessage && object.link.to === "object" && object.link.id === primary.id)
   const outer = sif.objects.filter((object) => !goes(object))
   const inner = sealed?.objects ?? []
@@ -86,7 +88,7 @@ export function choosePassengers(source: SourceImage, seal: boolean): Passengers
     const link = object.link.to !== "object" ? object.link : id === undefined ? none : { to: "object" as const, id }
     return { image, object, place: { ...place, link } }
   })
-  const root = passengers.find(({ object }) => object === primary)
+  const root = passengers.find(({ image, object }) => image === sif && object.id === primary.id)
   if (root === undefined) throw new TypeError("the image has no primary partition")
   const others = passengers.filter((passenger) => passenger !== root)
   return {

@@ -116,9 +116,8 @@ export async function openImageSource(
   const sif = await openSif(path)
   let opening: Opening | undefined
   try {
-    const primary = sif.primary()
+    const primary = await checkOrigin(sif, sif.primary(), options)
     const kind = partitionKind(primary)
-    await checkOrigin(sif, primary, options)
     if (kind === "other")
       throw new BuildError(
         "ERR_BUILD_SOURCE",

@@ -40,7 +40,8 @@ export interface OpenOptions {
   readonly unsigned?: UnsignedPolicy
   /**
    * Verify the signatures first, with these keys: before any key of the image is used, and on the descriptor that is read
-   * from afterwards. What is not verified is refused.
+   * from afterwards. What is not verified is refused. Of a root file system with a signed hash tree (`sign --tree`) each block is
+   * verified when it is read, and not before; reading one that was changed fails.
    */
   readonly verify?: VerifyOptions
   /**
@@ -305,8 +306,8 @@ export class Image implements AsyncDisposable {
   #startable(): Startable {
     if (this.#closing !== undefined) throw new Error("the image is closed")
     const unlocked = this.#unlocked
-    const { offset, size } = this.#partition
-    return { kind: this.kind, source: { image: this.path, fd: this.#sif.fd, offset, size, unlocked } }
+    const { offset, size, tree } = this.#partition
+    return { kind: this.kind, source: { image: this.path, fd: this.#sif.fd, offset, size, tree, unlocked } }
   }
 
   /**
@@ -401,10 +402,10 @@ export async function open(file: string, options: OpenOptions = {}): Promise<Ima
   signal?.throwIfAborted()
   const sif = await openSif(file)
   try {
-    const partition = sif.primary()
-    let vouched: Vouched | "read" | undefined = "read"
-    if (options.purpose === "read") await checkOrigin(sif, partition, options)
-    else vouched = await vouch(sif, partition, options)
+    const { partition, vouched } =
+      options.purpose === "read"
+        ? { partition: await checkOrigin(sif, sif.primary(), options), vouched: "read" as const }
+        : await vouch(sif, sif.primary(), options)
     const kind = partitionKind(partition)
     switch (kind) {
       case "squashfs":

@@ -193,8 +193,7 @@ export async function readMetadata(path: string, options: OpenOptions = {}): Pro
   const { credentials = {}, kdfLimits, signal } = options
   signal?.throwIfAborted()
   await using image = await openSif(path)
-  const primary = image.primary()
-  await checkOrigin(image, primary, options)
+  const primary = await checkOrigin(image, image.primary(), options)
   const outside = await fromObjects(image, "objects")
   if (outside !== undefined) return outside
   const policy: LuksPolicy = { limits: kdfLimits }

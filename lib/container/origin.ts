@@ -1,5 +1,6 @@
 // Where an image comes from, as far as it shows: asked before any of its keys is used.
 import { requireVerified, verifySif } from "../signing/verify.ts"
+import { VerifyWhenRead } from "../signing/verity.ts"
 import type { SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import { examineExecution, requireAllowed } from "./execution-control.ts"
@@ -13,50 +14,58 @@ export type OriginOptions = Pick<OpenOptions, "unsigned" | "verify" | "onNotice"
 /**
  * Carries out what `unsigned` and `verify` of {@link OpenOptions} say.
  *
+ * @returns The partition to go on with: where its signed hash tree vouches for what is read of it, with that.
  * @throws SignatureError.
  */
 export async function checkOrigin(
   image: SifImage,
   partition: SifPartition,
   options: OriginOptions,
-): Promise<void> {
+): Promise<SifPartition> {
   const { unsigned = "allow", verify, onNotice, signal } = options
   const notice = await checkUnsigned(image, partition, unsigned)
   if (notice !== undefined) onNotice?.(notice)
-  if (verify !== undefined)
-    requireVerified(await verifySif(image, signal === undefined ? verify : { signal, ...verify }))
+  if (verify === undefined) return partition
+  const later = await VerifyWhenRead.of(image, partition)
+  requireVerified(await verifySif(image, signal === undefined ? verify : { signal, ...verify }, later))
+  return later.tree === undefined ? partition : { ...partition, tree: later.tree }
+}
+
+/** What passed, and how to ask again; undefined: nothing is demanded. */
+export interface VouchedPartition {
+  readonly partition: SifPartition
+  readonly vouched: Vouched | undefined
 }
 
 /**
  * The same for an image that is to be mounted or run, after the execution control list was asked.
  *
- * @returns How to ask again; undefined: nothing is demanded.
  * @throws SignatureError.
  */
 export async function vouch(
   image: SifImage,
   partition: SifPartition,
   options: OriginOptions,
-): Promise<Vouched | undefined> {
+): Promise<VouchedPartition> {
   const { verify, onNotice, signal, ...rest } = options
   const verdict = await examineExecution(image, signal)
   requireAllowed(verdict)
-  if (!verdict.active && verify === undefined) {
-    await checkOrigin(image, partition, options)
-    return undefined
-  }
+  if (!verdict.active && verify === undefined)
+    return { partition: await checkOrigin(image, partition, options), vouched: undefined }
   let first = true
-  return await Vouched.for(image, async () => {
+  let passed = partition
+  const vouched = await Vouched.for(image, async () => {
     // What was to be told is told once.
     const tell = first && onNotice !== undefined ? { onNotice } : {}
     const stop = signal === undefined ? {} : { signal }
     if (!first) requireAllowed(await examineExecution(image, signal))
     first = false
-    await checkOrigin(image, partition, {
+    passed = await checkOrigin(image, partition, {
       ...rest,
       ...tell,
       ...stop,
       ...(verify === undefined ? {} : { verify }),
     })
   })
+  return { partition: passed, vouched }
 }

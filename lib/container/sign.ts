@@ -102,7 +102,7 @@ async function withSigner(by: SigningKey, options: SignOptions, use: Use): Promi
  * the image has all of the new signatures or none.
  *
  * @throws SignatureError `ERR_SIGNATURE_KEYRING` when the key is not there or does not sign, `ERR_SIGNATURE_SIGN` when another
- * program fails, `ERR_SIGNATURE_MISSING` for a group or object that is not there; KeyError `ERR_KEY_LOCKED`,
+ * program fails, `ERR_SIGNATURE_MISSING` for a group or object that is not there, `ERR_SIGNATURE_TREE`; KeyError `ERR_KEY_LOCKED`,
  * `ERR_KEY_PASSPHRASE` and others of a key file; EnvironmentError `ERR_ENV_NO_PROGRAM` without gpg; SifError of a malformed
  * or full image, `ERR_SIF_BUSY`; the signal's reason; system errors.
  */

@@ -4,11 +4,12 @@ import { readGocryptfsLayer, unlockGocryptfs, type GocryptfsConfig } from "../de
 import { GocryptfsError, KeyError, LuksError, type ContainerError } from "../errors.ts"
 import { parseLuksHeader, type LuksHeader, type LuksPolicy } from "../device/luks-header.ts"
 import { prepareLuks, unlockLuks } from "../device/luks.ts"
+import { readStored } from "../device/verity.ts"
 import { decodeCryptoMessage, MAX_MESSAGE_SIZE } from "../key/crypto-message.ts"
 import { fingerprint } from "../key/fingerprint.ts"
 import { unwrapSecret } from "../key/rsa-oaep.ts"
 import { Secret } from "../key/secret.ts"
-import type { NativeRange } from "../native/binding.ts"
+import type { NativeRange, NativeVerity } from "../native/binding.ts"
 import {
   DataType,
   MessageFormat,
@@ -18,6 +19,8 @@ import {
   type SifPartition,
 } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
+import type { ByteReader } from "../sif/source.ts"
+import { nativeVerity } from "../signing/verity.ts"
 import { partitionKind } from "./partition.ts"
 import { resolveOpeners, wipeCredentials, type Credential, type CredentialOptions } from "./credentials.ts"
 
@@ -83,7 +86,8 @@ const MAX_MESSAGES = 48
 /** LUKS2: the header is checked against `policy` before any key derivation. */
 async function luksLock(image: SifImage, partition: SifPartition, policy: LuksPolicy): Promise<Lock> {
   prepareLuks()
-  const header = await parseLuksHeader(image.reader, partition, policy)
+  const header = await parseLuksHeader(readerOf(image, partition), partition, policy)
+  const verity = verityOf(partition)
   const open: Lock["open"] = async (secret, mark) => {
     const { fd, path } = image
     const named = mark === undefined ? undefined : header.keyslots.find((keyslot) => keyslot.mark === mark)
@@ -93,6 +97,7 @@ async function luksLock(image: SifImage, partition: SifPartition, policy: LuksPo
         fd,
         offset: partition.offset,
         header,
+        verity,
         secret,
         path,
         ...(named === undefined ? {} : { keyslot: named.id }),
@@ -336,6 +341,21 @@ export function cipherOf(unlocked: Unlocked | undefined): string | undefined {
   return unlocked?.kind === "luks" ? unlocked.header.segment.cipher : undefined
 }
 
+/** How every block of a partition is verified that is read; undefined: not at all. */
+function verityOf(partition: SifPartition): NativeVerity | undefined {
+  return partition.tree === undefined ? undefined : nativeVerity(partition, partition.tree)
+}
+
+/** Reads of a partition what has no cipher. */
+function readerOf(image: SifImage, partition: SifPartition): Pick<ByteReader, "read"> {
+  const { fd, path } = image
+  const verity = verityOf(partition)
+  if (verity === undefined) return image.reader
+  return {
+    read: (offset, size) => readStored({ fd, offset, size, cipher: undefined, verity }, path),
+  }
+}
+
 /** The squashfs in a partition as the native side reads it. It borrows the key. */
 export function plainRange(
   image: SifImage,
@@ -344,10 +364,11 @@ export function plainRange(
 ): NativeRange {
   const { fd } = image
   const { offset, size } = partition
-  if (unlocked === undefined) return { fd, offset, size, cipher: undefined }
+  const verity = verityOf(partition)
+  if (unlocked === undefined) return { fd, offset, size, cipher: undefined, verity }
   if (unlocked.kind === "gocryptfs") {
     const { contentKey, file } = unlocked
-    return { fd, offset, size, cipher: { type: "gocryptfs", contentKey: contentKey.bytes, file } }
+    return { fd, offset, size, cipher: { type: "gocryptfs", contentKey: contentKey.bytes, file }, verity }
   }
   const { segment } = unlocked.header
   const { sectorSize, ivTweak } = segment
@@ -356,5 +377,6 @@ export function plainRange(
     offset: offset + segment.offset,
     size: segment.size,
     cipher: { type: "xts", volumeKey: unlocked.volumeKey.bytes, sectorSize, ivTweak },
+    verity,
   }
 }

@@ -1,11 +1,12 @@
 // LUKS2 keyslots through libcryptsetup: one call at a time, and the library's errno in this package's words.
 import { constants } from "node:os"
 import { EnvironmentError, LuksError } from "../errors.ts"
-import type { NativeKdf } from "../native/binding.ts"
+import type { NativeKdf, NativeVerity } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
 import { planLuksChange, requireRoom, type LuksChange } from "./luks-change.ts"
 import { encodeForChange, type LuksHeader, type LuksKeyslot } from "./luks-header.ts"
+import { changedBlock } from "./verity.ts"
 import { freeMemory, requireMemory, type FreeMemory } from "./memory.ts"
 
 /** Bytes of the header that we write: both metadata copies and the keyslots area. */
@@ -53,6 +54,8 @@ export interface LuksUnlockOptions {
   /** Where the partition starts in it. */
   readonly offset: Bytes
   readonly header: LuksHeader
+  /** With this the keyslots are verified when they are read. */
+  readonly verity?: NativeVerity | undefined
   readonly secret: Uint8Array
   /** Only this keyslot; default: each in turn. */
   readonly keyslot?: number
@@ -157,12 +160,13 @@ export function prepareLuks(): void {
  *
  * @returns The volume key, which the caller wipes, and the keyslot that gave it.
  * @throws LuksError `ERR_LUKS_PASSPHRASE` when the secret opens no keyslot, `ERR_LUKS_HEADER` when the header or its
- * keyslots are damaged; EnvironmentError `ERR_ENV_NO_MEMORY`, `ERR_ENV_NO_LIBRARY`.
+ * keyslots are damaged; SignatureError `ERR_SIGNATURE_INVALID` when they are not what was signed; EnvironmentError
+ * `ERR_ENV_NO_MEMORY`, `ERR_ENV_NO_LIBRARY`.
  */
 export function unlockLuks(
   options: LuksUnlockOptions,
 ): Promise<{ readonly volumeKey: Buffer; readonly keyslot: number }> {
-  const { fd, offset, header, secret, keyslot = -1, path } = options
+  const { fd, offset, header, verity, secret, keyslot = -1, path } = options
   const where = path === undefined ? {} : { path }
   return inTurn(async () => {
     const tried = keyslot < 0 ? header.keyslots : header.keyslots.filter(({ id }) => id === keyslot)
@@ -171,8 +175,10 @@ export function unlockLuks(
     if (tried.some(({ kdf }) => kdf.memory > 0)) checkMemory(tried, freeMemory())
     try {
       const { areaSize, metadata } = header
-      return await loadAddon().luksUnlock({ fd, offset, areaSize, metadata, secret, keyslot })
+      return await loadAddon().luksUnlock({ fd, offset, areaSize, metadata, verity, secret, keyslot })
     } catch (cause) {
+      const changed = changedBlock(path ?? "the image", cause)
+      if (changed !== undefined) throw changed
       throw translated(cause, (failure) =>
         errnoOf(cause) === constants.errno.EPERM
           ? new LuksError("ERR_LUKS_PASSPHRASE", "the secret opens no keyslot", { ...where, ...failure })

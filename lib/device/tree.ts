@@ -4,6 +4,7 @@ import { BuildError, TreeError } from "../errors.ts"
 import type { NativeRange, NativeStat, NativeTree } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
+import { changedBlock } from "./verity.ts"
 
 /** What an extraction did. */
 export interface ExtractResult {
@@ -26,6 +27,8 @@ function syscallOf(cause: unknown): string {
 }
 
 function treeError(image: string, path: string, cause: unknown): unknown {
+  const changed = changedBlock(image, cause)
+  if (changed !== undefined) return changed
   const { errno } = constants
   const where = { path: image, cause }
   const detail = cause instanceof Error ? cause.message : String(cause)
@@ -144,7 +147,8 @@ export class Tree implements Disposable {
       const { errno } = constants
       const ours: readonly number[] = [errno.EBADMSG, errno.EOVERFLOW, errno.ENOTSUP]
       // Whether ENOENT is about the image or about the target, its syscall tells.
-      const inside = syscallOf(cause).startsWith("squashfs") || isForged(cause)
+      const inside =
+        syscallOf(cause).startsWith("squashfs") || isForged(cause) || syscallOf(cause) === "verity_read"
       if (ours.includes(errnoOf(cause)) || inside) throw treeError(this.#image, options.path, cause)
       if (errnoOf(cause) === 0) throw cause
       const { target } = options

@@ -38,6 +38,7 @@ export const machineFailures: readonly string[] = [
   "loop_attach:*",
   "*:79", // ELIBACC: a library is missing
   ...[errno.ENOTSUP, errno.ENOENT, errno.ENODEV].map((number) => `crypt_activate:${number}`),
+  `verity_activate:${errno.ENOTSUP}`,
   ...[errno.EPERM, errno.ENODEV].map((number) => `mount:${number}`),
 ]
 

@@ -1,8 +1,9 @@
 // What sifcrypt-starter is told, and what it tells: arguments, descriptors, lines of JSON.
 import { constants } from "node:os"
 import { dataKey, type Unlocked } from "../container/unlock.ts"
-import { DeviceError, EnvironmentError, LuksError, RunError, TreeError } from "../errors.ts"
+import { DeviceError, EnvironmentError, LuksError, RunError, SignatureError, TreeError } from "../errors.ts"
 import type { ContainerError } from "../errors.ts"
+import type { VerityTree } from "../sif/format.ts"
 import type { Bytes } from "../units.ts"
 
 /** Who decrypts and reads the image: the kernel's dm-crypt, or our own process. */
@@ -15,6 +16,8 @@ export interface StarterSource {
   readonly fd: number
   readonly offset: Bytes
   readonly size: Bytes
+  /** With this every block is verified when it is read. */
+  readonly tree?: VerityTree | undefined
   /** For an encrypted partition. */
   readonly unlocked: Unlocked | undefined
 }
@@ -69,6 +72,9 @@ function failureError(failure: Failure, engine: ConcreteEngine, image: string): 
       if (errnoNumber === errno.ENOTSUP || errnoNumber === errno.ENOENT || errnoNumber === errno.ENODEV)
         return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
       return new DeviceError("ERR_DM_ACTIVATE", text, where)
+    case "verity_activate":
+      if (errnoNumber === errno.ENOTSUP) return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
+      return new DeviceError("ERR_DM_ACTIVATE", text, where)
     case "fuse":
       // Missing or refused is /dev/fuse itself; anything else is what fusermount3 has against this mount.
       if (errnoNumber === errno.EACCES) return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", text, where)
@@ -96,6 +102,12 @@ function failureError(failure: Failure, engine: ConcreteEngine, image: string): 
       return new DeviceError("ERR_MOUNT", text, where)
     default:
       // The server of the image: what it has against bytes is the squashfs's fault.
+      if (errnoNumber === errno.EIO && message.startsWith("verity_read:"))
+        return new SignatureError(
+          "ERR_SIGNATURE_INVALID",
+          `${image}: ${message.replace(/^verity_read: /, "")}`,
+          where,
+        )
       if (step === "server" && errnoNumber === errno.ENOTSUP)
         return new TreeError("ERR_TREE_UNSUPPORTED", text, where)
       if (
@@ -138,6 +150,14 @@ function imageWords(source: StarterSource, engine: ConcreteEngine, descriptors: 
     `offset=${source.offset}`,
     `size=${source.size}`,
   ]
+  const { tree } = source
+  if (tree !== undefined)
+    words.push(
+      `tree-offset=${tree.offset}`,
+      `tree-size=${tree.size}`,
+      `tree-root=${tree.root.toString("hex")}`,
+      `tree-salt=${tree.salt.toString("hex")}`,
+    )
   if (unlocked !== undefined) words.push(`key-fd=${descriptors.secret(dataKey(unlocked).bytes)}`)
   if (unlocked?.kind === "gocryptfs") words.push(`gocryptfs-file=${unlocked.file}`)
   else if (unlocked !== undefined) {

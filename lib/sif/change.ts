@@ -39,9 +39,27 @@ export interface ChangeOptions {
   readonly signal?: AbortSignal
 }
 
+/** Data that is made in place, in the file that is changed. */
+export interface DataWriter {
+  readonly size: Bytes
+  /** Its place is a multiple of this. */
+  readonly alignment: Bytes
+  /** Writes all of it, and returns what belongs into the object's extra area. */
+  write(position: Bytes): Promise<Buffer>
+}
+
 /** A new object and its data. */
 export interface ObjectWithData extends NewObject {
-  readonly data: Uint8Array
+  readonly data: Uint8Array | DataWriter
+}
+
+function sizeOf({ data }: ObjectWithData): Bytes {
+  return data instanceof Uint8Array ? data.length : data.size
+}
+
+function alignmentOf({ type, data }: ObjectWithData): Bytes {
+  if (!(data instanceof Uint8Array)) return data.alignment
+  return type === DataType.partition ? PARTITION_ALIGNMENT : 1
 }
 
 const now = (): number => Math.floor(Date.now() / 1000)
@@ -88,14 +106,22 @@ export class SifChange {
     return new SifChange(file, await SifChange.#readTable(file, path), time)
   }
 
-  static async #readTable(file: ChangeableFile, path: string): Promise<SifImage> {
+  /** @param used - Where zeros are read as the byte that makes an object. */
+  static async #readTable(
+    file: ChangeableFile,
+    path: string,
+    used: readonly Bytes[] = [],
+  ): Promise<SifImage> {
     const size = await file.size()
     return await readSif(
       {
         size,
         fd: file.fd,
-        read: async (position, length) =>
-          await file.read(position, Math.max(0, Math.min(length, size - position))),
+        read: async (position, length) => {
+          const bytes = await file.read(position, Math.max(0, Math.min(length, size - position)))
+          for (const at of used) if (at >= position && at < position + bytes.length) bytes[at - position] = 1
+          return bytes
+        },
         async [Symbol.asyncDispose](): Promise<void> {
           // The file is not ours.
         },
@@ -155,6 +181,7 @@ export class SifChange {
    *
    * @param after - Only slots behind this one.
    * @param together - Slots that are switched on by one write, if there are such.
+   * @param room - That many free slots behind them shall be of that kind, too.
    * @returns Their slots.
    * @throws SifError `ERR_SIF_FULL`, `ERR_SIF_DESCRIPTOR`.
    */
@@ -162,6 +189,7 @@ export class SifChange {
     objects: readonly ObjectWithData[],
     after: number = -1,
     together: boolean = false,
+    room: number = 0,
   ): Promise<readonly number[]> {
     const { path, header } = this.#image
     const used = new Set([...this.#image.objects.map(({ slot }) => slot), ...this.#added])
@@ -169,7 +197,7 @@ export class SifChange {
     const behind = free.filter((slot) => slot > after)
     const page = behind.map((slot) => this.#pageOf(slot))
     const start = together
-      ? behind.findIndex((_, index) => page[index] === page[index + objects.length - 1])
+      ? behind.findIndex((_, index) => page[index] === page[index + objects.length + room - 1])
       : 0
     const slots = behind.slice(Math.max(0, start), Math.max(0, start) + objects.length)
     if (slots.length < objects.length)
@@ -188,29 +216,36 @@ export class SifChange {
         throw new SifError("ERR_SIF_DESCRIPTOR", `${path}: the ID ${id} of the free descriptor is taken`, {
           path,
         })
-      const offset = alignUp(end, object.type === DataType.partition ? PARTITION_ALIGNMENT : 1)
-      const record = serializeDescriptor({
+      const offset = alignUp(end, alignmentOf(object))
+      const size = sizeOf(object)
+      const descriptor = {
         type: object.type,
         id,
         group: object.group ?? 0,
-        link: object.link ?? { to: "none" },
+        link: object.link ?? { to: "none" as const },
         offset,
-        size: object.data.length,
-        paddedSize: offset - end + object.data.length,
+        size,
+        paddedSize: offset - end + size,
         time: this.#time,
         name: object.name ?? "",
         extra: object.extra ?? Buffer.alloc(0),
-      })
-      record[USED_AT] = 0
-      end = offset + object.data.length
-      return { slot, offset, record, data: object.data }
+      }
+      end = offset + size
+      return { slot, descriptor, record: serializeDescriptor(descriptor), data: object.data }
     })
     await this.#tidyUp()
-    for (const { data, offset } of planned) await this.#file.write(data, offset)
+    const records = new Map<number, Buffer>()
+    for (const { slot, descriptor, record, data } of planned) {
+      const { offset } = descriptor
+      records.set(slot, record)
+      if (data instanceof Uint8Array) await this.#file.write(data, offset)
+      else records.set(slot, serializeDescriptor({ ...descriptor, extra: await data.write(offset) }))
+    }
+    for (const record of records.values()) record[USED_AT] = 0
     this.#end = end
     await this.#file.sync()
     this.#added.push(...slots)
-    for (const { slot, record } of planned) await this.#file.write(record, this.#recordAt(slot))
+    for (const [slot, record] of records) await this.#file.write(record, this.#recordAt(slot))
     await this.#file.sync()
     return slots
   }
@@ -233,6 +268,12 @@ export class SifChange {
     }
     await this.#file.sync()
     await this.#reread()
+  }
+
+  /** The image as it will be when these slots are switched on. */
+  async preview(slots: readonly number[]): Promise<SifImage> {
+    const used = slots.map((slot) => this.#recordAt(slot) + USED_AT)
+    return await SifChange.#readTable(this.#file, this.#image.path, used)
   }
 
   /** From here on, what was added stays even if the change fails. */

@@ -1,6 +1,6 @@
 // Adds signatures to an image: states what it holds, has that signed, and puts the signature objects in, all at once.
 import { SignatureError } from "../errors.ts"
-import { changeSif } from "../sif/change.ts"
+import { changeSif, type SifChange } from "../sif/change.ts"
 import { DataType, type SifObject } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
@@ -8,6 +8,7 @@ import { descriptorStream, headerStream, ObjectDigests, sha256Text } from "./dig
 import { groupOf, groupsOf, lowestId } from "./groups.ts"
 import { metadataText } from "./metadata.ts"
 import type { Signer } from "./signer.ts"
+import { appendVerityTree } from "./verity.ts"
 
 /** What is signed. */
 export interface SignTargets {
@@ -15,6 +16,11 @@ export interface SignTargets {
   readonly groups?: readonly number[]
   /** Single objects to sign instead; those of one group by one signature. */
   readonly objects?: readonly number[]
+  /**
+   * Give the root file system a signed hash tree, a 127th of its size, so that opening the image with `verify` need not read all
+   * of it; one that is there and right stays. Its group must be signed as a whole.
+   */
+  readonly tree?: boolean
   /** Seconds since 1970 that signatures and objects are stamped with; default now. */
   readonly time?: number
   readonly signal?: AbortSignal
@@ -99,19 +105,39 @@ function signatureExtra(hash: number, entity: Buffer): Buffer {
   return extra
 }
 
+/** A hash tree of the root file system, to be switched on with the signatures; undefined: the right one is there. */
+async function appendTree(change: SifChange, targets: SignTargets): Promise<number | undefined> {
+  const { image } = change
+  const partition = image.primary()
+  const chosen = targetsOf(image, targets)
+  if (targets.objects !== undefined || !chosen.some(({ group }) => group === partition.group))
+    throw new SignatureError(
+      "ERR_SIGNATURE_TREE",
+      `${image.path}: a hash tree is signed with all of its group, and group ${partition.group} is not signed as a whole`,
+      { path: image.path },
+    )
+  const { signal, onProgress } = targets
+  return await appendVerityTree(change, partition, chosen.length, {
+    ...(signal === undefined ? {} : { signal }),
+    ...(onProgress === undefined ? {} : { onProgress }),
+  })
+}
+
 /**
  * Signs an image in place. Whatever stops it, the image has all of the new signatures or none; those of more than seven groups
  * appear one after the other.
  *
  * @throws SignatureError `ERR_SIGNATURE_MISSING` for a group or object that is not there, `ERR_SIGNATURE_KEYRING`,
- * `ERR_SIGNATURE_SIGN`; SifError of a malformed or full image, `ERR_SIF_BUSY`; the signal's reason; system errors.
+ * `ERR_SIGNATURE_SIGN`, `ERR_SIGNATURE_TREE`; SifError of a malformed or full image, `ERR_SIF_BUSY`; the signal's reason; system errors.
  */
 export async function signSif(path: string, signer: Signer, targets: SignTargets = {}): Promise<SignReport> {
   const { signal, onProgress, time = Math.floor(Date.now() / 1000) } = targets
   return await changeSif(
     path,
     async (change) => {
-      const { image } = change
+      const tree = targets.tree === true ? await appendTree(change, targets) : undefined
+      const added = tree === undefined ? [] : [tree]
+      const image = await change.preview(added)
       const chosen = targetsOf(image, targets)
       const digests = new ObjectDigests(image, signal, onProgress)
       for (const { objects } of chosen) for (const object of objects) digests.want([object], "sha256")
@@ -131,8 +157,8 @@ export async function signSif(path: string, signer: Signer, targets: SignTargets
         })
       }
       signal?.throwIfAborted()
-      const slots = await change.append(made, -1, true)
-      await change.switchOn(slots)
+      const slots = await change.append(made, tree, true)
+      await change.switchOn([...added, ...slots])
       change.commit()
       return {
         path,

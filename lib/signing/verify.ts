@@ -3,6 +3,7 @@ import { createPublicKey, type KeyObject } from "node:crypto"
 import { SignatureError } from "../errors.ts"
 import { DataType, PartitionType, type SifObject } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
+import { isVerityTree } from "../sif/verity.ts"
 import type { Bytes } from "../units.ts"
 import { certifiedKey, type SignerCertificate } from "./certificate.ts"
 import { descriptorStream, fits, headerStream, ObjectDigests } from "./digest.ts"
@@ -13,6 +14,7 @@ import { readKeyring, readSignerKey } from "./keys.ts"
 import { isLegacy, legacyDigest } from "./legacy.ts"
 import { parseMetadata, type Metadata } from "./metadata.ts"
 import { Keyring, parseClearSigned, type ClearSigned } from "./openpgp.ts"
+import { compareVerityTree, NOTHING_LATER, type LeftToReading, type VerifyWhenRead } from "./verity.ts"
 
 /** What is read of a signature object at most. */
 const MAX_SIGNATURE_SIZE: Bytes = 1 << 20
@@ -172,10 +174,18 @@ class Verification {
   readonly #keys: readonly NamedKey[]
   readonly #keyring: Keyring
   readonly #legacy: boolean
+  readonly #later: VerifyWhenRead | undefined
   readonly digests: ObjectDigests
 
-  constructor(image: SifImage, keys: readonly NamedKey[], keyring: Keyring, options: VerifyOptions) {
+  constructor(
+    image: SifImage,
+    keys: readonly NamedKey[],
+    keyring: Keyring,
+    options: VerifyOptions,
+    later: VerifyWhenRead | undefined,
+  ) {
     this.#image = image
+    this.#later = later
     this.#keyring = keyring
     this.#keys = keys
     this.#legacy = options.legacy !== undefined
@@ -290,19 +300,30 @@ class Verification {
       const members = groupOf(this.#image, report.group)
       const lowest = lowestId(members)
       const byId = new Map(members.filter(({ id }) => wanted.has(id)).map((member) => [member.id, member]))
-      for (const { relativeId, data } of metadata.objects) {
+      const stated = metadata.objects.flatMap(({ relativeId, descriptor, data }) => {
         const object = byId.get(lowest + relativeId)
-        if (object !== undefined) this.digests.want([object], data.algorithm)
-      }
-      return { report, compare: () => this.#compare(metadata, members, wanted) }
+        return object === undefined ? [] : [{ object, relativeId, descriptor, data }]
+      })
+      const intact = stated.filter(({ object, relativeId, descriptor }) =>
+        fits(descriptorStream(this.#image.descriptorBytes(object), relativeId), descriptor),
+      )
+      const later = this.#later?.take(new Set(intact.map(({ object: { id } }) => id))) ?? NOTHING_LATER
+      for (const { object, data } of stated)
+        if (!later.objects.includes(object.id)) this.digests.want([object], data.algorithm)
+      return { report, compare: () => this.#compare(metadata, members, wanted, later) }
     } catch (error) {
       if (!(error instanceof SignatureError)) throw error
       return { report, failure: error.message }
     }
   }
 
-  #compare(metadata: Metadata, members: readonly SifObject[], wanted: ReadonlySet<number>): Comparison {
-    const failures: SignatureFailure[] = []
+  #compare(
+    metadata: Metadata,
+    members: readonly SifObject[],
+    wanted: ReadonlySet<number>,
+    later: LeftToReading,
+  ): Comparison {
+    const failures: SignatureFailure[] = [...later.failures]
     const objects: number[] = []
     const sound = fits(headerStream(this.#image.headerBytes), metadata.header)
     if (!sound) failures.push({ object: undefined, reason: "the image's header was changed" })
@@ -315,7 +336,7 @@ class Verification {
       else if (!wanted.has(id)) continue
       else if (!fits(descriptorStream(this.#image.descriptorBytes(object), relativeId), descriptor))
         failures.push({ object: id, reason: "its descriptor was changed" })
-      else if (!this.digests.fits([object], data))
+      else if (!later.objects.includes(id) && !this.digests.fits([object], data))
         failures.push({ object: id, reason: "its data was changed" })
       else objects.push(id)
     }
@@ -496,8 +517,31 @@ function isUngrouped({ type, group }: SifObject): boolean {
   return type !== DataType.signature && group === 0
 }
 
-/** Verifies an opened image; through its descriptor, so what is verified is what is read from it later. */
-export async function verifySif(image: SifImage, options: VerifyOptions): Promise<VerifyReport> {
+/** Of what signatures cover, the hash trees that are not what their partitions hash to. */
+async function wrongTrees(
+  image: SifImage,
+  reports: readonly SignatureReport[],
+  { signal }: VerifyOptions,
+): Promise<SignatureFailure[]> {
+  const covered = new Set(reports.flatMap(({ objects }) => objects))
+  const failures: SignatureFailure[] = []
+  for (const object of image.objects.filter((tree) => isVerityTree(tree) && covered.has(tree.id))) {
+    const reason = await compareVerityTree(image, object, signal === undefined ? {} : { signal })
+    if (reason !== undefined) failures.push({ object: object.id, reason })
+  }
+  return failures
+}
+
+/**
+ * Verifies an opened image; through its descriptor, so what is verified is what is read from it later.
+ *
+ * @param later - Leaves to reading what can be verified then; default: everything is verified now.
+ */
+export async function verifySif(
+  image: SifImage,
+  options: VerifyOptions,
+  later?: VerifyWhenRead,
+): Promise<VerifyReport> {
   const { path } = image
   const { require: required = "any", legacy, signal } = options
   signal?.throwIfAborted()
@@ -506,6 +550,7 @@ export async function verifySif(image: SifImage, options: VerifyOptions): Promis
     await keysOf(options),
     await keyringOf(image, options),
     options,
+    later,
   )
   const units = unitsOf(image, options)
   const found = new Map<number, Finding[]>()
@@ -531,13 +576,16 @@ export async function verifySif(image: SifImage, options: VerifyOptions): Promis
     const covered = counting.flatMap(({ report }) => (accepted(report) ? report.objects : []))
     for (const { id } of unit.objects) if (!covered.includes(id)) uncovered.add(id)
   }
+  const reports = [...results.values()].flat().map(({ report }) => report)
+  if (later === undefined && failures.length === 0)
+    failures.push(...(await wrongTrees(image, reports, options)))
   const [first, ...others] = signers
   const unique = new Map(failures.map((failure) => [`${failure.object ?? ""} ${failure.reason}`, failure]))
   return {
     path,
     verified: failures.length === 0,
     insecure: legacy !== undefined,
-    signatures: [...results.values()].flat().map(({ report }) => report),
+    signatures: reports,
     signers: [...(first ?? [])].filter((signer) => others.every((other) => other.has(signer))),
     uncovered: [...uncovered].sort((a, b) => a - b),
     failures: [...unique.values()],

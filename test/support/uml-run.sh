@@ -1,6 +1,6 @@
 #!/bin/bash
 # Runs a command as root in a User-Mode Linux guest: a Linux kernel as an ordinary process, on this machine's own files,
-# with device-mapper, dm-crypt, loop devices and whatever else the kernel of the machine may lack. No privilege needed
+# with device-mapper, dm-crypt, dm-verity, loop devices and whatever else the kernel of the machine may lack. No privilege needed
 # by itself, but the guest's root can only touch what the caller can.
 #
 #   uml-run.sh [--mem SIZE] [--timeout SECONDS] [--root DIR] [--stdin] -- COMMAND [ARGUMENT...]
@@ -100,7 +100,7 @@ if [[ $here == /tmp/* || $here == /run/* ]]; then
   mount -t hostfs -o "$here" here "$here"
 fi
 # The ciphers first: encrypted-keys, which dm-crypt wants, asks for one when it is loaded.
-for module in aes_generic cbc xts algif_skcipher loop dm-mod dm-crypt squashfs overlay fuse; do
+for module in aes_generic cbc xts algif_skcipher loop dm-mod dm-crypt dm-verity squashfs overlay fuse; do
   modprobe -d /run/uml-modules "$module" 2>>/run/uml-box/err || echo "uml-run: no module $module" >>/run/uml-box/err
 done
 mount -t cgroup2 cgroup /sys/fs/cgroup 2>/dev/null

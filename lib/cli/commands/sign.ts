@@ -17,6 +17,7 @@ interface SignFlags {
   readonly sifId?: number[]
   readonly keyPassphraseFile?: string
   readonly keyPassphraseFd?: number
+  readonly tree?: true
   readonly json?: true
 }
 
@@ -76,6 +77,12 @@ export function addSignCommand(program: Command): void {
         .argParser(parseId)
         .conflicts("groupId"),
     )
+    .addOption(
+      new Option(
+        "--tree",
+        "add a hash tree of the root file system: opening with --verify checks each block when it is read",
+      ).conflicts("sifId"),
+    )
     .option("--key-passphrase-file <file>", "password of the key in a file (default: asked on the terminal)")
     .addOption(
       new Option("--key-passphrase-fd <n>", "read the password of the key from descriptor N")
@@ -95,6 +102,7 @@ export function addSignCommand(program: Command): void {
       onProgress: (bytes) => {
         progress.update(bytes)
       },
+      ...(flags.tree === true ? { tree: true } : {}),
       ...(flags.groupId === undefined ? {} : { groups: flags.groupId }),
       ...(flags.sifId === undefined ? {} : { objects: flags.sifId }),
       ...(flags.keyPassphraseFile === undefined ? {} : { keyPassphraseFile: flags.keyPassphraseFile }),
