@@ -601,14 +601,24 @@ const topics: readonly (readonly [string, readonly Omit<Case, "topic">[]])[] = [
   ["inspect and run-help", inspection],
 ]
 
+/** What root.test.ts compares where both are root. */
+export const rootCases = [
+  "mounts",
+  "--contain, mounts",
+  "environment",
+  "user, home, umask, capabilities",
+] as const
+
 export const cases: readonly Case[] = topics.flatMap(([topic, list]) =>
   list.map((one) => ({ topic, ...one })),
 )
 
 /** The table of docs/compatibility.md: a line for each case, by topic, laid out as Prettier does. */
 export function compatibilityTable(): string {
-  const rows = cases.map(({ topic, name, differs }, index) => [
-    cases[index - 1]?.topic === topic ? "" : topic,
+  const asRoot = rootCases.map((name) => ({ topic: "As root", name, differs: undefined }))
+  const listed = [...cases, ...asRoot]
+  const rows = listed.map(({ topic, name, differs }, index) => [
+    listed[index - 1]?.topic === topic ? "" : topic,
     name.replaceAll("|", "\\|"),
     differs === undefined ? "the same" : `differs: ${differs}`,
   ])

@@ -25,8 +25,8 @@ const leftOut = [
   /^\/\.sifcrypt$/,
   // crun is shown the unified hierarchy, where a host has both kinds of cgroups.
   /^\/sys\/fs\/cgroup/,
-  // A node that every program may expect.
-  /^\/dev\/full$/,
+  // Nodes of a minimal /dev: bound from the host, or made.
+  /^\/dev\/(?:full|null|random|tty|urandom|zero)$/,
 ]
 
 /** Mounts by their places; of several at one place, the last. Files in /etc may be copies or the host's own. */
