@@ -572,6 +572,98 @@ const files: readonly Omit<Case, "topic">[] = [
   },
 ]
 
+const namespaces: readonly Omit<Case, "topic">[] = [
+  {
+    name: "--hostname",
+    image: "scripts",
+    action: "exec",
+    options: ["--hostname", "inside.example"],
+    argv: sh("hostname; cat /etc/hostname"),
+  },
+  {
+    name: "APPTAINER_HOSTNAME",
+    image: "scripts",
+    action: "exec",
+    env: { APPTAINER_HOSTNAME: "inside" },
+    argv: sh("hostname"),
+  },
+  {
+    name: "--containall, mounts",
+    image: "scripts",
+    action: "exec",
+    options: ["--containall"],
+    argv: lookAtMounts,
+    compare: "mounts",
+  },
+  {
+    name: "--containall, environment",
+    image: "scripts",
+    action: "exec",
+    options: ["-C"],
+    argv: ["env"],
+    env: { FOO: "bar" },
+    compare: "environment",
+  },
+  {
+    name: "--compat, environment",
+    image: "scripts",
+    action: "exec",
+    options: ["--compat"],
+    argv: ["env"],
+    env: { FOO: "bar" },
+    compare: "environment",
+  },
+  {
+    name: "--compat, umask and a root that can be written to",
+    image: "scripts",
+    action: "exec",
+    options: ["--compat"],
+    argv: sh("umask; touch /x && echo written"),
+  },
+  {
+    name: "--pid, the payload's own number",
+    image: "scripts",
+    action: "exec",
+    options: ["--pid", "--no-init"],
+    argv: sh("echo $$"),
+  },
+  {
+    name: "--pid, /proc",
+    image: "scripts",
+    action: "exec",
+    options: ["--pid"],
+    argv: sh("ls -d /proc/[0-9]* | wc -l | grep -cE '^[2-6]$'"),
+  },
+  {
+    name: "--net --network none",
+    image: "scripts",
+    action: "exec",
+    options: ["--net", "--network", "none"],
+    argv: sh("cat /proc/net/dev | tail -n +3 | cut -d: -f1"),
+  },
+  {
+    name: "--writable-tmpfs",
+    image: "scripts",
+    action: "exec",
+    options: ["--writable-tmpfs"],
+    argv: sh("touch /x /data/y && ls /x /data/y"),
+  },
+  {
+    name: "--fakeroot",
+    image: "scripts",
+    action: "exec",
+    options: ["--fakeroot"],
+    argv: sh("id -u; id -g; echo $HOME"),
+  },
+  {
+    name: "--security uid and gid",
+    image: "scripts",
+    action: "exec",
+    options: ["--security", "uid:1234,gid:1235"],
+    argv: sh("id -u; id -g"),
+  },
+]
+
 const inspection: readonly Omit<Case, "topic">[] = [
   { name: "labels", image: "scripts", action: "inspect" },
   { name: "definition", image: "scripts", action: "inspect", options: ["-d"] },
@@ -598,6 +690,7 @@ const topics: readonly (readonly [string, readonly Omit<Case, "topic">[]])[] = [
   ["OCI images, images without a shell", oci],
   ["SCIF apps", apps],
   ["Files and folders", files],
+  ["Namespaces and identity", namespaces],
   ["inspect and run-help", inspection],
 ]
 

@@ -68,7 +68,20 @@ Kind app
 touch made
 `
 
-const shebangs = ["ash", "sort", "pwd", "printenv", "true", "false", "grep", "hostname", "date", "printf"]
+const shebangs = [
+  "ash",
+  "sort",
+  "pwd",
+  "printenv",
+  "true",
+  "false",
+  "grep",
+  "hostname",
+  "date",
+  "printf",
+  "tail",
+  "cut",
+]
 
 function makeTree(folder: string): void {
   const source = makeRootTree()

@@ -22,7 +22,7 @@ export interface ComparedMount {
 const leftOut = [
   // The root itself, which the cases look at by what it lets one do, and the folder of the entry script.
   /^\/$/,
-  /^\/\.sifcrypt$/,
+  /^\/\.sifcrypt(?:\/|$)/,
   // crun is shown the unified hierarchy, where a host has both kinds of cgroups.
   /^\/sys\/fs\/cgroup/,
   // Nodes of a minimal /dev: bound from the host, or made.
