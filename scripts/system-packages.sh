@@ -39,6 +39,8 @@ packages() {
   test             debootstrap             debootstrap              makes the live peer
   test             attr                    attr                     getfattr, setfattr
   test             libcap2-bin             libcap                   getcap, setcap, capsh
+  test             fuse2fs                 -                        ext overlays of ordinary users
+  test             fuse-overlayfs          fuse-overlayfs           the same, written
   test             uidmap                  shadow-utils             newuidmap
   test             e2fsprogs               e2fsprogs                small file systems to fill up
   test             util-linux              util-linux               setpriv, losetup, unshare

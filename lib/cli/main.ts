@@ -13,6 +13,7 @@ import { addEclCommands } from "./commands/ecl.ts"
 import { addInspectCommand } from "./commands/inspect.ts"
 import { addKeyCommands } from "./commands/key.ts"
 import { addMountCommands } from "./commands/mount.ts"
+import { addOverlayCommands } from "./commands/overlay.ts"
 import { addRecipientCommands } from "./commands/recipient.ts"
 import { actions, addRunCommands } from "./commands/run.ts"
 import { addSifCommands } from "./commands/sif.ts"
@@ -56,6 +57,7 @@ const commands: readonly (readonly [names: readonly string[], add: (program: Com
   [["build"], addBuildCommand],
   [["encrypt", "decrypt", "reencrypt"], addConvertCommands],
   [["recipient"], addRecipientCommands],
+  [["overlay"], addOverlayCommands],
   [["sif"], addSifCommands],
   [["sign"], addSignCommand],
   [["verify"], addVerifyCommand],

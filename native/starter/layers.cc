@@ -50,8 +50,9 @@ bool NeedsServer(const LayerOptions& layer) {
 
 Layers::Layers(const std::vector<LayerOptions>& layers, std::string folder, const std::vector<Channel>& servers) {
   auto server = servers.begin();
+  size_t count = 0;
   for (const LayerOptions& layer : layers) {
-    const std::string target = folder + "/" + std::to_string(mounts_.size());
+    const std::string target = folder + "/" + std::to_string(count++);
     CheckErrno(mkdir(target.c_str(), 0755), "mount");
     const Channel* own = NeedsServer(layer) ? &*server++ : nullptr;
     Mount(layer, target, own);
@@ -65,6 +66,13 @@ Layers::Layers(const std::vector<LayerOptions>& layers, std::string folder, cons
     }
     MakeUnlessThere(target + "/upper", name);
     MakeUnlessThere(target + "/work", name);
+    struct stat upper {};
+    // What is stored as somebody's who is not mapped here cannot be written through a user namespace.
+    if (stat((target + "/upper").c_str(), &upper) == 0 && geteuid() == 0 && upper.st_uid != 0 &&
+        layer.kind == LayerOptions::Kind::kExt && layer.image.engine == Engine::kUserspace)
+      throw SystemError(
+          EOVERFLOW, "overlay",
+          name + ": its folder upper belongs to a user whom the container's user namespace does not know");
     writable_ = target;
     writable_name_ = name;
     writable_is_fuse_ = layer.kind == LayerOptions::Kind::kExt && layer.image.engine == Engine::kUserspace;

@@ -205,8 +205,8 @@ void Session::MountOverlay() {
   CheckErrno(chdir(directory_.c_str()), "overlay");
   std::string data = "lowerdir=" + lower + ",upperdir=" + top + "upper,workdir=" + top + "work";
   if (kept && layers_->writable_is_fuse()) {
-    overlay_.emplace("fuse-overlayfs", std::vector<std::string>{"-f", "-o", data, "root"}, Path("root"), directory_,
-                     -1);
+    overlay_.emplace("fuse-overlayfs", std::vector<std::string>{"-f", "-o", data + ",nosuid,nodev", "root"},
+                     Path("root"), directory_, -1);
     return CheckErrno(chdir("/"), "overlay"), void();
   }
   if (in_user_namespace_) data += ",userxattr";

@@ -13,6 +13,7 @@ import { addEclCommands } from "../../lib/cli/commands/ecl.ts"
 import { addInspectCommand } from "../../lib/cli/commands/inspect.ts"
 import { addKeyCommands } from "../../lib/cli/commands/key.ts"
 import { addMountCommands } from "../../lib/cli/commands/mount.ts"
+import { addOverlayCommands } from "../../lib/cli/commands/overlay.ts"
 import { addRecipientCommands } from "../../lib/cli/commands/recipient.ts"
 import { addRunCommands } from "../../lib/cli/commands/run.ts"
 import { addSifCommands } from "../../lib/cli/commands/sif.ts"
@@ -49,6 +50,7 @@ function program(): Command {
   const command = new Command("sifcrypt").version("0", "-V, --version").enablePositionalOptions()
   addBuildCommand(command)
   addConvertCommands(command)
+  addOverlayCommands(command)
   addRecipientCommands(command)
   addSifCommands(command)
   addSignCommand(command)
