@@ -78,6 +78,12 @@ async function unpack(range: Parameters<typeof Tree.open>[0], name: string, root
   })
 }
 
+/** A folder of somebody whom the workspace does not know belongs to root, as everything in it. */
+async function baseOwner(source: NativeBuild["source"], ids: Ids): Promise<NativeBuild["owner"]> {
+  if (ids.real || !("directory" in source) || (await lstat(source.directory)).uid === 0) return undefined
+  return { uid: 0, gid: 0 }
+}
+
 async function fill(base: StageBase, root: string, session: string, crun: string, ids: Ids): Promise<void> {
   if (base.kind === "scratch") return
   if (base.kind === "debootstrap") {
@@ -92,7 +98,8 @@ async function fill(base: StageBase, root: string, session: string, crun: string
       const place = path.join(session, "base.squashfs")
       const file = await open(place, "wx+", 0o600)
       try {
-        const { size } = await loadAddon().buildTree({ ...plainWrite, source, fd: file.fd }, () => true)
+        const owner = await baseOwner(source, ids)
+        const { size } = await loadAddon().buildTree({ ...plainWrite, owner, source, fd: file.fd }, () => true)
         await unpack({ fd: file.fd, offset: 0, size, cipher: undefined }, base.name, root, ids)
       } finally {
         await file.close()

@@ -18,7 +18,9 @@ import { idOf, isRoot, sifcrypt, sifcryptOk, startSifcrypt, type As, type Result
 import { testKeys } from "../support/keys.ts"
 import { processesOfGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
+import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
+import { vectorPath } from "../vectors/load.ts"
 
 const users: readonly As[] = isRoot ? ["self", "user"] : ["user"]
 const nameOf = (as: As): string => (as === "self" && isRoot ? "root" : "an ordinary user")
@@ -270,6 +272,62 @@ Author somebody
       assert.match(post, /^APPTAINER_LABELS=\/\.build\.labels$/m)
     })
   })
+
+describe("build of a definition file with subordinate ids", () => {
+  it("keeps the owners that scripts give", async function () {
+    if (!isRoot) skip(this, "needs root, to give a user subordinate ids")
+    const place = newFolder("definition-ids", idOf("nobody"))
+    writeFileSync(path.join(place, "ids"), "nobody:200000:65536\n")
+    execFileSync("cp", ["-a", makeRootTree(), path.join(place, "base")])
+    symlinkSync("busybox", path.join(place, "base/bin/chown"))
+    writeFileSync(
+      path.join(place, "x.def"),
+      "Bootstrap: localimage\nFrom: base\n\n%post\necho x > /etc/owned; chown 12:34 /etc/owned\n",
+    )
+    const bind = 'mount --bind $0/ids /etc/subuid && mount --bind $0/ids /etc/subgid && exec "$@"'
+    await sifcryptOk(["build", "x.sif", "x.def"], {
+      as: "nobody",
+      cwd: place,
+      wrapper: ["unshare", "--mount", "sh", "-c", bind, place],
+    })
+    await using image = await open(path.join(place, "x.sif"))
+    const owners = (await image.list("/etc")).map(({ name, uid, gid }) => [name, uid, gid])
+    assert.deepEqual(
+      owners.filter(([name]) => name === "owned" || name === "passwd"),
+      [
+        ["owned", 12, 34],
+        ["passwd", 0, 0],
+      ],
+    )
+  })
+})
+
+describe("build of a definition file with Fingerprints:", () => {
+  it("takes a base that they signed", async () => {
+    const place = newFolder("definition-signed", idOf("user"))
+    const base = path.join(place, "base.sif")
+    await sifcryptOk(["build", base, makeRootTree()])
+    const signed = await sifcryptOk(["sign", "--json", "--key", vectorPath("sif/ed25519-private.pem"), base])
+    const fingerprint = /SHA256:[A-Za-z0-9+/=]+/.exec(signed.text)?.[0] ?? ""
+    const source = path.join(place, "x.def")
+    writeFileSync(source, `Bootstrap: localimage\nFrom: ${base}\nFingerprints: ${fingerprint}\n`)
+    const keys = { keyPaths: [vectorPath("sif/ed25519-public.pem")] }
+    await build({ source, output: path.join(place, "x.sif"), fingerprintKeys: keys })
+    assert.ok(existsSync(path.join(place, "x.sif")))
+  })
+
+  it("refuses one that they did not sign", async () => {
+    const place = newFolder("definition-fingerprints", idOf("user"))
+    await sifcryptOk(["build", path.join(place, "base.sif"), makeRootTree()])
+    writeFileSync(
+      path.join(place, "x.def"),
+      `Bootstrap: localimage\nFrom: base.sif\nFingerprints: ${"AB".repeat(20)}, ${"CD".repeat(20)}\n`,
+    )
+    const made = await sifcrypt(["build", "x.sif", "x.def"], { cwd: place })
+    assert.equal(made.status, 26, made.stderr)
+    assert.ok(!existsSync(path.join(place, "x.sif")))
+  })
+})
 
 describe("build() of a definition file", () => {
   it("does what the command does, and tells what happens", async () => {

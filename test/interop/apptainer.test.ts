@@ -28,6 +28,8 @@ describe(`interop with ${versions.replace(/ flags:.*/, "")}`, function () {
     three: "three.sif",
     changed: "changed.sif",
   }
+  /** By the same user, from a definition file. */
+  const defined = "defined.sif"
   let shared: SharedFolder
   let folder: string
   let steps: Record<
@@ -37,6 +39,7 @@ describe(`interop with ${versions.replace(/ flags:.*/, "")}`, function () {
     | "passphrase"
     | "wrongKey"
     | "plain"
+    | "definition"
     | "buildRsa"
     | "buildPassphrase"
     | "buildPlain"
@@ -63,7 +66,23 @@ describe(`interop with ${versions.replace(/ flags:.*/, "")}`, function () {
     await sifcryptOk(["recipient", "rotate", ...opener, changed])
     await sifcryptOk(["recipient", "add", ...opener, "--recipient", keys.otherPublicKey, changed])
     await build(ours.plain, "--compression", "gzip")
-    for (const name of Object.values(ours)) shared.take(path.join(folder, name))
+    const definition = path.join(folder, "defined.def")
+    writeFileSync(
+      definition,
+      `Bootstrap: localimage
+From: ${tree}
+
+%post
+echo from post > /etc/made
+%environment
+export GREETING="from the environment"
+%runscript
+cat /etc/made
+echo "$GREETING" "$@"
+`,
+    )
+    await sifcryptOk(["build", "--pem-path", keys.publicKey, path.join(folder, defined), definition])
+    for (const name of [...Object.values(ours), defined]) shared.take(path.join(folder, name))
     const key = shared.take(keys.privateKey)
     const publicKey = shared.take(keys.publicKey)
     const otherKey = shared.take(keys.otherPrivateKey)
@@ -76,6 +95,7 @@ describe(`interop with ${versions.replace(/ flags:.*/, "")}`, function () {
       passphrase: ["env", secret, "apptainer", "exec", ours.both, "/bin/sh", "-c", showDmCrypt],
       wrongKey: ["apptainer", "exec", "--pem-path", otherKey, ours.rsa, "/bin/true"],
       plain: ["apptainer", "exec", ours.plain, "/bin/sh", "-c", "cat /data/hello; exit 7"],
+      definition: ["apptainer", "run", "--pem-path", key, defined, "an  argument"],
       buildRsa: ["apptainer", "build", "--pem-path", publicKey, "peer-rsa.sif", "tree"],
       buildPassphrase: ["env", secret, "apptainer", "build", "-e", "peer-passphrase.sif", "tree"],
       buildPlain: ["apptainer", "build", "peer-plain.sif", "tree"],
@@ -112,6 +132,19 @@ describe(`interop with ${versions.replace(/ flags:.*/, "")}`, function () {
     it("are refused there to another key", () => {
       assertStep(steps.wrongKey, 255)
       assert.match(steps.wrongKey.stderr, /correct key/)
+    })
+
+    it("run there as here, built encrypted from a definition file", async () => {
+      const here = await sifcryptOk([
+        "run",
+        "--pem-path",
+        keys.privateKey,
+        path.join(folder, defined),
+        "an  argument",
+      ])
+      assert.equal(here.text, "from post\nfrom the environment an  argument\n")
+      assertStep(steps.definition, 0)
+      assert.equal(steps.definition.stdout, here.text)
     })
 
     it("run there plain", () => {
