@@ -1,7 +1,7 @@
 // A root file system under construction, as seen from outside: every path is resolved as it would be inside, and never out
 // of it, whatever links an image brings along. Nothing else changes it meanwhile.
 import { constants } from "node:fs"
-import { chmod, copyFile, lstat, mkdir, open, readFile, readlink, rm, symlink, stat } from "node:fs/promises"
+import { chmod, copyFile, lstat, mkdir, open, readdir, readFile, readlink, rm, rmdir, symlink, stat } from "node:fs/promises"
 import path from "node:path"
 import { BuildError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
@@ -108,6 +108,14 @@ export class Rootfs {
 
   async remove(inside: string): Promise<void> {
     await rm(await this.resolve(inside, false), { recursive: true, force: true })
+  }
+
+  /** An empty file or folder, if there is one. */
+  async removeEmpty(inside: string): Promise<void> {
+    const place = await this.resolve(inside, false)
+    const info = await look(place)
+    if (info?.isDirectory() === true && (await readdir(place)).length === 0) await rmdir(place)
+    else if (info?.isFile() === true && info.size === 0) await rm(place)
   }
 
   async add(entry: AddedEntry): Promise<void> {

@@ -74,6 +74,14 @@ function seccomp(pretence: Pretence): object | undefined {
   }
 }
 
+/**
+ * Scripts see no process of ours, some of which hold keys, and what they leave running ends with them. Where the workspace
+ * could not have its own /proc, neither can they.
+ */
+function hasOwnProcesses(run: ContainerRun): boolean {
+  return run.mounts && process.ppid === 1
+}
+
 function mountsOf(run: ContainerRun, folder: string): Mount[] {
   const bind = (source: string, destination: string, options: readonly string[]): Mount => ({
     destination,
@@ -92,7 +100,9 @@ function mountsOf(run: ContainerRun, folder: string): Mount[] {
   const system = run.mounts
     ? [
         devices,
-        bind("/proc", "/proc", ["rbind", "rslave", "nosuid", "nodev"]),
+        hasOwnProcesses(run)
+          ? { destination: "/proc", type: "proc", source: "proc", options: ["nosuid", "nodev", "noexec"] }
+          : bind("/proc", "/proc", ["rbind", "rslave", "nosuid", "nodev"]),
         bind("/sys", "/sys", ["rbind", "rslave", "nosuid", "nodev"]),
         empty("/tmp"),
         empty("/var/tmp"),
@@ -125,7 +135,7 @@ function configuration(run: ContainerRun, folder: string): object {
     },
     mounts: mountsOf(run, folder),
     linux: {
-      namespaces: [{ type: "mount" }],
+      namespaces: [{ type: "mount" }, ...(hasOwnProcesses(run) ? [{ type: "pid" }] : [])],
       rootfsPropagation: "rslave",
       resources: {},
       ...(filter === undefined ? {} : { seccomp: filter }),

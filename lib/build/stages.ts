@@ -227,6 +227,9 @@ class StageBuilder {
       if (content !== undefined && (await root.find(name))?.isFile() === true)
         // Otherwise the same as the packaged file it would be replaced by, and a bound file cannot be.
         covers[name] = `${content}\n`
+    const mountPoints: string[] = []
+    for (const { destination } of this.#plan.binds)
+      if ((await root.find(destination)) === undefined) mountPoints.push(destination)
     const isNew = (await root.find(ENTRY_FOLDER)) === undefined
     if (isNew) await root.makeFolder(ENTRY_FOLDER)
     const file = (content: string, mode = 0o644): { content: string; mode: number } => ({ content, mode })
@@ -259,6 +262,8 @@ class StageBuilder {
       })
     } finally {
       if (isNew) await root.remove(ENTRY_FOLDER)
+      // crun makes what is missing; it is empty.
+      for (const name of mountPoints.reverse()) await root.removeEmpty(name)
     }
   }
 

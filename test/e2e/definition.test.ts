@@ -41,7 +41,7 @@ for (const as of users)
 
     before(() => {
       execFileSync("cp", ["-a", makeRootTree(), at("base")])
-      for (const applet of ["chown", "mknod", "chmod", "dd", "su", "df"])
+      for (const applet of ["chown", "mknod", "chmod", "dd", "su", "df", "tr"])
         symlinkSync("busybox", at(`base/bin/${applet}`))
       if (isRoot) execFileSync("chown", ["-Rh", `${idOf(as)}:${idOf(as)}`, place])
     })
@@ -167,6 +167,27 @@ Author somebody
         [],
       )
       assert.equal((await buildHere(["-e", "--sandbox", "box2", "box.def"])).status, 25)
+    })
+
+    it("ends what a script leaves running, and shows it no process of ours", async () => {
+      define(
+        "daemon.def",
+        "Bootstrap: localimage\nFrom: base\n\n%post\nsleep 600 &\ncat /proc/[0-9]*/cmdline | tr '\\0' ' ' > /etc/seen\n",
+      )
+      const made = await buildHere(["daemon.sif", "daemon.def"])
+      assert.equal(made.status, 0, made.stderr)
+      await using image = await open(at("daemon.sif"))
+      assert.doesNotMatch((await image.readFile("/etc/seen")).toString(), /node|sifcrypt-starter/)
+    })
+
+    it("binds what scripts are to see, and leaves no trace of it", async () => {
+      writeFileSync(at("seen"), "seen by post\n")
+      define("bind.def", "Bootstrap: localimage\nFrom: base\n\n%post\ncat /opt-file > /etc/bound\n")
+      const made = await buildHere(["-B", `${at("seen")}:/opt-file:ro`, "bind.sif", "bind.def"])
+      assert.equal(made.status, 0, made.stderr)
+      await using image = await open(at("bind.sif"))
+      assert.equal((await image.readFile("/etc/bound")).toString(), "seen by post\n")
+      assert.ok(!(await image.list("/")).some(({ name }) => name === "opt-file"))
     })
 
     it("stops at the memory it may take, and says so", async () => {
