@@ -17,6 +17,8 @@ read -r platform libc < <(node -p 'const glibc = process.report.getReport().head
   `${process.platform}-${process.arch} ${glibc === undefined ? "musl" : "glibc"}`')
 mkdir -p "prebuilds/$platform"
 strip --strip-unneeded -o "prebuilds/$platform/sifcrypt.$libc.node" "$copy/build/Release/sifcrypt.node"
-strip -o "prebuilds/$platform/sifcrypt-starter.$libc" "$copy/build/Release/sifcrypt-starter"
+for program in sifcrypt-starter sifcrypt-init; do
+  strip -o "prebuilds/$platform/$program.$libc" "$copy/build/Release/$program"
+done
 rm -rf "$copy"
 ls -l "prebuilds/$platform"

@@ -62,7 +62,8 @@ describe("the package", () => {
     mkdirSync(prebuilds, { recursive: true })
     const release = path.join(packageRoot, "build", "Release")
     copyFileSync(path.join(release, "sifcrypt.node"), path.join(prebuilds, "sifcrypt.glibc.node"))
-    copyFileSync(path.join(release, "sifcrypt-starter"), path.join(prebuilds, "sifcrypt-starter.glibc"))
+    for (const program of ["sifcrypt-starter", "sifcrypt-init"])
+      copyFileSync(path.join(release, program), path.join(prebuilds, `${program}.glibc`))
     const output = path.join(folder, "image.sif")
     const keys = testKeys()
     const options = { output, source: makeRootTree(), credentials: { pemPaths: [keys.publicKey] } }
