@@ -23,6 +23,7 @@ import { parsePrivateKey } from "../lib/key/key-file.ts"
 import { unwrapSecret } from "../lib/key/rsa-oaep.ts"
 import { listMounts, open, sif } from "../lib/index.ts"
 import { dropCaches, measure, median, repeat, residentPeak } from "./measure.ts"
+import { layersFromRegistry } from "./oci.ts"
 import { goal, mebibytes, note, seconds, summary } from "./report.ts"
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..")
@@ -381,6 +382,7 @@ async function main(): Promise<void> {
     await measure(peerMake, [])
     await measure("cp", ["-a", await minbase(), tree])
     await build(tree)
+    await layersFromRegistry({ work, tree, user: USER, peerRun, asUser, command: nodeCommand })
     await reading(tree)
     await startUp()
     await openingKey()

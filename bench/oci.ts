@@ -1,0 +1,161 @@
+// An image of layers from a registry on loopback, encrypted, as an ordinary user: ours beside Apptainer's.
+import { execFileSync, spawn } from "node:child_process"
+import { createHash } from "node:crypto"
+import { once } from "node:events"
+import {
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs"
+import path from "node:path"
+import { measure, repeat } from "./measure.ts"
+import { goal, mebibytes, note, seconds } from "./report.ts"
+import { Registry } from "../test/support/registry.ts"
+
+/** A layout with the tree as its only layer. */
+function layoutOf(tree: string, folder: string): void {
+  const blobs = path.join(folder, "blobs", "sha256")
+  mkdirSync(blobs, { recursive: true })
+  const add = (bytes: Buffer | string): { readonly digest: string; readonly size: number } => {
+    const hex = createHash("sha256").update(bytes).digest("hex")
+    writeFileSync(path.join(blobs, hex), bytes)
+    return { digest: `sha256:${hex}`, size: Buffer.byteLength(bytes) }
+  }
+  const tar = execFileSync("tar", ["-c", "--owner=0", "--group=0", "-C", tree, "."], { maxBuffer: 2 ** 31 })
+  const diffId = `sha256:${createHash("sha256").update(tar).digest("hex")}`
+  const layer = add(execFileSync("gzip", ["-6"], { input: tar, maxBuffer: 2 ** 31 }))
+  const os = { os: "linux", architecture: process.arch === "x64" ? "amd64" : process.arch }
+  const config = add(
+    JSON.stringify({ ...os, config: { Cmd: ["/bin/bash"] }, rootfs: { type: "layers", diff_ids: [diffId] } }),
+  )
+  const types = "application/vnd.oci.image"
+  const manifest = add(
+    JSON.stringify({
+      schemaVersion: 2,
+      mediaType: `${types}.manifest.v1+json`,
+      config: { mediaType: `${types}.config.v1+json`, ...config },
+      layers: [{ mediaType: `${types}.layer.v1.tar+gzip`, ...layer }],
+    }),
+  )
+  writeFileSync(path.join(folder, "oci-layout"), '{"imageLayoutVersion":"1.0.0"}')
+  writeFileSync(
+    path.join(folder, "index.json"),
+    JSON.stringify({
+      schemaVersion: 2,
+      manifests: [{ mediaType: `${types}.manifest.v1+json`, ...manifest }],
+    }),
+  )
+}
+
+/** Bytes on disk of what a process has open, named or not, and of what lies in a folder. */
+function onDisk(pid: number, folder: string): number {
+  const files = new Map<string, number>()
+  const count = (name: string): void => {
+    try {
+      const { dev, ino, blocks, mode } = statSync(name)
+      if ((mode & 0o170000) === 0o100000) files.set(`${dev}:${ino}`, blocks * 512)
+    } catch {
+      // Gone, or not to be looked at.
+    }
+  }
+  const list = (name: string): string[] => {
+    try {
+      return readdirSync(name, { recursive: true, encoding: "utf8" })
+    } catch {
+      return []
+    }
+  }
+  for (const name of list(folder)) count(path.join(folder, name))
+  for (const fd of list(`/proc/${pid}/fd`))
+    // What it only reads (itself, libraries) is not its doing.
+    if (/^flags:\s+\d*[12]$/m.test(readSafely(`/proc/${pid}/fdinfo/${fd}`))) count(`/proc/${pid}/fd/${fd}`)
+  return [...files.values()].reduce((sum, size) => sum + size, 0)
+}
+
+function readSafely(file: string): string {
+  try {
+    return readFileSync(file, "utf8")
+  } catch {
+    return ""
+  }
+}
+
+export interface LayersBench {
+  readonly work: string
+  readonly tree: string
+  readonly user: number
+  readonly peerRun: string
+  /** The command of an ordinary user. */
+  readonly asUser: (args: readonly string[]) => readonly [string, string[]]
+  readonly command: readonly string[]
+}
+
+/** @param bench - `work` has `public.pem` and `public-pkcs1.pem`. */
+export async function layersFromRegistry(bench: LayersBench): Promise<void> {
+  const { work, tree, user, peerRun, asUser, command } = bench
+  console.log("\nBuild of a Debian image from docker:// on loopback, as an ordinary user, with an RSA key")
+  const layout = path.join(work, "layout")
+  layoutOf(tree, layout)
+  await using registry = await Registry.start()
+  await registry.push(`oci:${layout}`, "debian:12")
+  const source = `docker://${registry.host}/debian:12`
+  const peer = await repeat(2, async () => {
+    const { milliseconds } = await measure(peerRun, [
+      ...["--bind", work, String(user)],
+      ...[
+        "apptainer",
+        "build",
+        "-F",
+        "--no-https",
+        "--pem-path",
+        `${work}/public-pkcs1.pem`,
+        `${work}/peer-oci.sif`,
+        source,
+      ],
+    ])
+    return milliseconds
+  })
+  note("apptainer build", seconds(peer))
+  const cache = path.join(work, "cache")
+  const output = path.join(work, "oci.sif")
+  let [memory, peak, blobs] = [0, 0, 0]
+  const time = await repeat(3, async () => {
+    rmSync(cache, { recursive: true, force: true })
+    mkdirSync(cache)
+    chownSync(cache, user, user)
+    if (existsSync(output)) rmSync(output)
+    const [program, args] = asUser([
+      `SIFCRYPT_CACHEDIR=${cache}`,
+      ...command,
+      ...["build", "--pem-path", `${work}/public.pem`, output, source],
+    ])
+    const started = performance.now()
+    const child = spawn(program, args, { stdio: ["ignore", "ignore", "inherit"] })
+    const watch = setInterval(() => {
+      peak = Math.max(peak, onDisk(child.pid ?? 0, cache))
+      const rss = /^VmHWM:\s*(\d+) kB$/m.exec(readSafely(`/proc/${child.pid ?? 0}/status`))?.[1]
+      memory = Math.max(memory, Number(rss ?? 0) * 1024)
+    }, 20)
+    const [status] = (await once(child, "close")) as [number | null]
+    clearInterval(watch)
+    if (status !== 0) throw new Error(`the build ends with status ${String(status)}`)
+    const sizes = readdirSync(path.join(cache, "blobs", "sha256")).map(
+      (name) => statSync(path.join(cache, "blobs", "sha256", name)).blocks * 512,
+    )
+    blobs = sizes.reduce((sum, size) => sum + size, 0)
+    return performance.now() - started
+  })
+  const image = statSync(output).size
+  note("sifcrypt build", seconds(time))
+  note("its image, and the blobs", `${mebibytes(image)}, ${mebibytes(blobs)}`)
+  const ratio = peer / time
+  goal("build docker://, times faster", ratio.toFixed(1), "at least 5", ratio >= 5)
+  const share = peak / (image + blobs)
+  goal("build docker://, peak disk of image and blobs", share.toFixed(2), "at most 1.00", share <= 1)
+  goal("build docker://, memory", mebibytes(memory), "below 256 MiB", memory < 256 << 20)
+}
