@@ -65,7 +65,10 @@ describe("a key server", () => {
       )
     }
     const shown = await sifcryptOk(["key", "search", "-l", "-u", server.url, "Ann"])
-    assert.match(shown.text, new RegExp(`F: ${fingerprint}\\n {3}L: Ed25519.*\\n {3}C: .*\\n {3}U: Ann`))
+    assert.match(
+      shown.text,
+      new RegExp(`^${fingerprint}\\n {4}Algorithm: +Ed25519.*\\n {4}Creation time: .*\\n {4}User: +Ann`),
+    )
     const none = await sifcrypt(["key", "search", "-u", server.url, "Nobody"])
     assert.equal(none.status, 26)
     assert.match(none.stderr, /has no key for Nobody/)
@@ -155,7 +158,7 @@ describe("a key server", () => {
     assert.match(refused.text, /revoked/)
     const pulled = await sifcryptOk(["key", "pull", "-u", server.url, signer], { env })
     assert.match(pulled.text, /brought up to date/)
-    assert.match(pulled.text, /!: revoked/)
+    assert.match(pulled.text, /Status: +revoked/)
     const known = await sifcrypt(["verify", image], { env })
     assert.equal(known.status, 26)
     assert.match(known.text, /revoked/)

@@ -134,7 +134,7 @@ describe("sifcrypt key", () => {
     const shown = (await ring.ok(["list"])).text
     assert.match(
       shown,
-      /^0\) U: Jane Doe \(work\) <jane@example\.org>\n {3}C: .* UTC\n {3}F: [0-9A-F]{40}\n {3}L: Ed25519\n {3}E: /m,
+      /^0\) {2}User: {14}Jane Doe \(work\) <jane@example\.org>\n {4}Creation time: .* UTC\n {4}Fingerprint: +[0-9A-F]{40}\n {4}Algorithm: +Ed25519\n {4}Expires: /m,
     )
   })
 
@@ -229,7 +229,7 @@ describe("sifcrypt key", () => {
     ])
     await ring.ok(["import", "-"], old.run(["--export"]))
     assert.equal((await ring.list())[0]?.status, "expired")
-    assert.match((await ring.ok(["list"])).text, / {3}E: 2020-12-31 .*\n {3}!: expired/)
+    assert.match((await ring.ok(["list"])).text, / Expires: +2020-12-31 .*\n {4}Status: +expired/)
     old.stop()
 
     const fingerprint = gpg.make("Rita <rita@example.org>", "1y")

@@ -1,4 +1,4 @@
-// The system's folder of policy, for one command: in a mount namespace of its own, where /etc is a copy with /etc/sifcrypt in it.
+// The system's folder of policy, for one command: in a mount namespace of its own, where /etc has /etc/sifcrypt in it.
 // The product has no way to name another folder, so nobody else has either.
 import { chmodSync, mkdirSync, writeFileSync } from "node:fs"
 import path from "node:path"
@@ -15,14 +15,17 @@ const script = `set -e
 place=$1 source=$2 mode=$3 owner=$4
 shift 4
 mount -t tmpfs -o mode=755 policy "$place"
-cp -a /etc/. "$place"
-rm -rf "$place/sifcrypt" "$place/apptainer"
-cp -a "$source/." "$place"
-if [ -d "$place/sifcrypt" ]; then
-  chmod "$mode" "$place/sifcrypt"
-  chown -R "$owner" "$place/sifcrypt"
+mkdir "$place/etc" "$place/work"
+if mount -t overlay -o "lowerdir=/etc,upperdir=$place/etc,workdir=$place/work" policy /etc 2>/dev/null; then :; else
+  cp -a /etc/. "$place/etc"
+  mount --bind "$place/etc" /etc
 fi
-mount --bind "$place" /etc
+rm -rf /etc/sifcrypt /etc/apptainer
+cp -a "$source/." /etc
+if [ -d /etc/sifcrypt ]; then
+  chmod "$mode" /etc/sifcrypt
+  chown -R "$owner" /etc/sifcrypt
+fi
 exec "$@"`
 
 /** How {@link withSystemFiles} places them. */

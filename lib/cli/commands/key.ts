@@ -73,16 +73,18 @@ function date(time: Date): string {
 
 /** The table of the peers, with what they do not tell: when a key ends, and whether it still counts. */
 function keyLines(key: keyring.KeyFacts, index: number): string[] {
+  const line = (name: string, value: string): string => `    ${`${name}:`.padEnd(18)} ${value}`
   const users = key.userIds.length === 0 ? ["(no user ID)"] : key.userIds
   return [
-    ...users.map((user) => `${index}) U: ${user}`),
-    `   C: ${date(key.created)}`,
-    `   F: ${key.fingerprint}`,
-    `   L: ${key.algorithm}${key.bits === undefined ? "" : ` ${key.bits}`}`,
-    ...(key.expires === undefined ? [] : [`   E: ${date(key.expires)}`]),
-    ...(key.status === "good" ? [] : [`   !: ${key.status}`]),
-    ...(key.secret === "plain" ? ["   !: no password protects this private key"] : []),
-    "   --------",
+    ...users.map((user) => `${`${index})`.padEnd(3)} ${"User:".padEnd(18)} ${user}`),
+    line("Creation time", date(key.created)),
+    line("Fingerprint", key.fingerprint),
+    line("Algorithm", key.algorithm),
+    ...(key.bits === undefined ? [] : [line("Length (in bits)", String(key.bits))]),
+    ...(key.expires === undefined ? [] : [line("Expires", date(key.expires))]),
+    ...(key.status === "good" ? [] : [line("Status", key.status)]),
+    ...(key.secret === "plain" ? [line("Password", "none: whoever reads the file can sign")] : []),
+    "",
   ]
 }
 
@@ -428,11 +430,11 @@ function addServerCommands(key: Command): void {
         if (flags.longList !== true)
           return [`${one.id}  ${one.algorithm}${bits}  ${one.userIds[0] ?? ""}${end}${short}`]
         return [
-          `F: ${one.id}${end}${short}`,
-          `   L: ${one.algorithm}${bits}`,
-          ...(one.created === undefined ? [] : [`   C: ${date(one.created)}`]),
-          ...(one.expires === undefined ? [] : [`   E: ${date(one.expires)}`]),
-          ...one.userIds.map((user) => `   U: ${user}`),
+          `${one.id}${end}${short}`,
+          `    Algorithm:         ${one.algorithm}${bits}`,
+          ...(one.created === undefined ? [] : [`    Creation time:     ${date(one.created)}`]),
+          ...(one.expires === undefined ? [] : [`    Expires:           ${date(one.expires)}`]),
+          ...one.userIds.map((user) => `    User:              ${user}`),
         ]
       })
       await print(lines.map((line) => `${printable(line)}\n`).join(""))
