@@ -62,6 +62,10 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_MOUNT_BUSY: "some process still uses it: `fuser -vm DIR` names it",
   ERR_MOUNT_NOT_OURS: "`sifcrypt mounts` lists what can be unmounted",
   ERR_RUN_OPTION: "docs/cli.md says what each option takes",
+  ERR_INSTANCE_NAME: "letters, digits, dots, dashes and underscores, at most 64",
+  ERR_INSTANCE_EXISTS: "`sifcrypt instance stop NAME` ends it, `sifcrypt exec instance://NAME` joins it",
+  ERR_INSTANCE_NONE: "`sifcrypt instance list` shows yours",
+  ERR_INSTANCE_FOLDER: "somebody else made it, or its mode was changed: move it away",
   ERR_RUN_BIND: "the source of a bind must exist on this machine",
   ERR_RUN_OVERLAY_BUSY: "one container at a time writes an overlay; add :ro to share it",
   ERR_RUN_PLAIN_OVERLAY:

@@ -11,6 +11,7 @@ import { addContentCommands } from "./commands/content.ts"
 import { addConvertCommands } from "./commands/convert.ts"
 import { addEclCommands } from "./commands/ecl.ts"
 import { addInspectCommand } from "./commands/inspect.ts"
+import { addInstanceCommands } from "./commands/instance.ts"
 import { addKeyCommands } from "./commands/key.ts"
 import { addMountCommands } from "./commands/mount.ts"
 import { addOverlayCommands } from "./commands/overlay.ts"
@@ -73,6 +74,7 @@ const commands: readonly (readonly [names: readonly string[], add: (program: Com
         },
       ] as const,
   ),
+  [["instance"], addInstanceCommands],
   [["cert"], addCertCommands],
   [["capability", "config", "plugin", "oci", "checkpoint"], addAbsentCommands],
   [["key"], addKeyCommands],

@@ -13,6 +13,7 @@ import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
 import type { CredentialOptions } from "./credentials.ts"
 import { chooseEngine, isReadable, type Startable } from "./engine.ts"
+import { startInstance, type Instance, type InstanceOptions } from "./instance.ts"
 import { mountImage, type Mount, type MountOptions } from "./mount.ts"
 import { checkOrigin, vouch } from "./origin.ts"
 import { partitionKind, type PartitionKind } from "./partition.ts"
@@ -351,6 +352,41 @@ export class Image implements AsyncDisposable {
   /** Runs the image's test script; throws as {@link Image.exec}. */
   test(argv: readonly string[] = [], options: ExecOptions = {}): Promise<Running> {
     return this.#start("test", argv, options)
+  }
+
+  /**
+   * Starts the image as an instance, which goes on without this program. What its start script writes is in files beside the
+   * instance's own (see {@link Instance.logOut}).
+   *
+   * @param name - Letters, digits, dots, dashes and underscores, at most 64.
+   * @throws RunError `ERR_INSTANCE_EXISTS`, `ERR_INSTANCE_NAME`, `ERR_INSTANCE_FOLDER`; else as {@link Image.exec}.
+   */
+  async startInstance(
+    name: string,
+    argv: readonly string[] = [],
+    options: InstanceOptions = {},
+  ): Promise<Instance> {
+    return await this.#startInstance(name, "start", argv, options)
+  }
+
+  /** The same with the image's run script in place of its start script. */
+  async runInstance(
+    name: string,
+    argv: readonly string[] = [],
+    options: InstanceOptions = {},
+  ): Promise<Instance> {
+    return await this.#startInstance(name, "run", argv, options)
+  }
+
+  async #startInstance(
+    name: string,
+    script: "start" | "run",
+    argv: readonly string[],
+    options: InstanceOptions,
+  ): Promise<Instance> {
+    const startable = this.#startable()
+    const tree = isReadable(startable) ? await this.#openTree() : undefined
+    return await this.#whileOpen(startInstance(startable, tree, name, script, argv, options))
   }
 
   /** Closes files and forgets the key; mounts and payloads go on. Idempotent. */

@@ -4,7 +4,7 @@ import path from "node:path"
 import { DeviceError } from "../errors.ts"
 import { findProgram } from "../runtime/program.ts"
 import { letGo, reference, startStarter, unreference } from "../runtime/starter.ts"
-import { cacheArgument, type ConcreteEngine } from "../runtime/starter-protocol.ts"
+import { cacheArgument, launchOf, type ConcreteEngine } from "../runtime/starter-protocol.ts"
 import type { Bytes } from "../units.ts"
 import { withEngine, type Engine, type Startable } from "./engine.ts"
 import { mountDevice, unmount, type MountInfo } from "./mounts.ts"
@@ -44,10 +44,12 @@ async function start(
     findProgram("fusermount3", "an ordinary user's mount is made by it")
   const image = path.resolve(source.image)
   const starter = startStarter({
-    command: "mount",
-    engine,
-    source,
-    args: [`--target=${folder}`, `--source-name=${image}`, cacheArgument(options.cacheSize)],
+    launch: launchOf({
+      command: "mount",
+      engine,
+      source,
+      args: [`--target=${folder}`, `--source-name=${image}`, cacheArgument(options.cacheSize)],
+    }),
     attached: !detached,
     stdio: ["ignore", "ignore", detached ? "ignore" : "inherit"],
   })

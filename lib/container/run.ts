@@ -16,8 +16,15 @@ import { impliedOptions, optionError, type ExecOptions } from "../runtime/option
 import { gecosOf, type Identity } from "../runtime/passwd.ts"
 import { findProgram } from "../runtime/program.ts"
 import { handOver } from "../runtime/handover.ts"
-import { startStarter } from "../runtime/starter.ts"
-import { cacheArgument, type ConcreteEngine, type StarterOptions } from "../runtime/starter-protocol.ts"
+import { startStarter, type Starter } from "../runtime/starter.ts"
+import {
+  cacheArgument,
+  launchOf,
+  type ConcreteEngine,
+  type Launch,
+  type StarterOptions,
+} from "../runtime/starter-protocol.ts"
+import { openTerminal, type Terminal, type TerminalSize } from "../runtime/terminal.ts"
 import { enginesFor, withEngine, type Startable } from "./engine.ts"
 import { hasLimits, planCgroup, readResources, resourcesOf } from "../runtime/resources.ts"
 import { idMapArgument, subordinateIds } from "../runtime/subordinate-ids.ts"
@@ -43,6 +50,8 @@ export interface Running extends AsyncDisposable {
   /** Read it at once: what nobody reads when the payload ends is gone. */
   readonly stdout: NodeJS.ReadableStream | null
   readonly stderr: NodeJS.ReadableStream | null
+  /** With `stdio` "pty": all it shows, and what is typed for it. */
+  readonly terminal: Terminal | null
   /** How it ended, everything undone. Rejects with the signal's reason, or a RunError when the payload was lost. */
   readonly exited: Promise<RunResult>
   /** Sends the payload a signal. */
@@ -50,12 +59,12 @@ export interface Running extends AsyncDisposable {
 }
 
 /** Read from /proc: process.umask() changes it for a moment, for all threads. */
-function currentUmask(): number {
+export function currentUmask(): number {
   const octal = /^Umask:\s*([0-7]+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1]
   return octal === undefined ? 0o022 : parseInt(octal, 8)
 }
 
-function callerIdentity(): Identity {
+export function callerIdentity(): Identity {
   const uid = process.geteuid?.() ?? 0
   const gid = process.getegid?.() ?? 0
   try {
@@ -89,7 +98,7 @@ function gpu(options: ExecOptions): Bind[] {
 }
 
 /** Who the caller is with `fakeroot`. */
-const rootIdentity: Identity = {
+export const rootIdentity: Identity = {
   uid: 0,
   gid: 0,
   name: "root",
@@ -98,12 +107,12 @@ const rootIdentity: Identity = {
   shell: "/bin/sh",
 }
 
-function supplementaryGroups(gid: number): number[] {
+export function supplementaryGroups(gid: number): number[] {
   return (process.getgroups?.() ?? []).filter((group) => group !== gid)
 }
 
 /** Whoever becomes somebody else has that one's ids, and no name of his own. */
-function identityOf(identity: Identity, { uid, gid }: PayloadIds): Identity {
+export function identityOf(identity: Identity, { uid, gid }: PayloadIds): Identity {
   if (uid === identity.uid && gid === identity.gid) return identity
   return { ...identity, uid, gid, name: `user${uid}`, group: `group${gid}` }
 }
@@ -146,15 +155,37 @@ function possible(
   return found
 }
 
-async function start(how: StarterOptions, bundle: Promise<Buffer>, options: ExecOptions): Promise<Running> {
-  const { signal, stdio = "pipe" } = options
-  const { engine } = how
-  const starter = startStarter({
-    ...how,
-    bundle,
-    attached: true,
-    stdio: [stdio, stdio, stdio],
-  })
+const defaultSize: TerminalSize = { columns: 80, rows: 24 }
+
+/** The terminal of a payload, if it gets one. */
+export function terminalOf({ stdio, terminalSize }: ExecOptions): TerminalSize | undefined {
+  if (stdio === "pty") return terminalSize ?? defaultSize
+  // isTTY of process.stdin would make a stream of it first.
+  if (stdio !== "inherit" || ![0, 1, 2].every((fd) => isatty(fd))) return undefined
+  const { columns, rows } = process.stdout
+  return columns > 0 && rows > 0 ? { columns, rows } : defaultSize
+}
+
+/** Starts it in a process of its own. */
+export async function startPayload(
+  launch: Launch,
+  bundle: Promise<Buffer>,
+  options: ExecOptions,
+): Promise<Running> {
+  const { signal, stdio = "pipe", terminalSize = defaultSize } = options
+  const pty = stdio === "pty" ? openTerminal(terminalSize) : undefined
+  const stream = stdio === "pty" ? (pty?.fd ?? "ignore") : stdio
+  let starter: Starter
+  try {
+    starter = startStarter({ launch, bundle, attached: true, stdio: [stream, stream, stream] })
+  } catch (error) {
+    pty?.terminal.destroy()
+    throw error
+  } finally {
+    pty?.close()
+  }
+  const { child } = starter
+  pty?.terminal.on("resize", () => child.kill("SIGWINCH"))
   const stop = (): void => {
     starter.release()
   }
@@ -177,16 +208,18 @@ async function start(how: StarterOptions, bundle: Promise<Buffer>, options: Exec
     await Promise.all([starter.ready, bundle])
   } catch (error) {
     await exited.catch(() => undefined)
+    pty?.terminal.destroy()
     signal?.throwIfAborted()
     throw error
   }
-  const { child } = starter
+  const { pid, stdin, stdout, stderr } = child
   return {
-    engine,
-    pid: child.pid ?? 0,
-    stdin: child.stdin,
-    stdout: child.stdout,
-    stderr: child.stderr,
+    engine: launch.engine,
+    pid: pid ?? 0,
+    terminal: pty?.terminal ?? null,
+    stdin,
+    stdout,
+    stderr,
     exited,
     kill: (name) => {
       child.kill(name)
@@ -194,24 +227,41 @@ async function start(how: StarterOptions, bundle: Promise<Buffer>, options: Exec
     async [Symbol.asyncDispose](): Promise<void> {
       starter.release()
       await exited.catch(() => undefined)
+      pty?.terminal.destroy()
     },
   }
 }
 
+/** A run that can start. */
+export interface PreparedRun {
+  /** With what was asked for spelled out. */
+  readonly options: ExecOptions
+  readonly bundle: Promise<Buffer>
+  readonly session: string
+  /** Of the container. */
+  readonly id: string
+  readonly crun: string
+  /** The ways to start it, the first one first. */
+  readonly attempts: readonly StarterOptions[]
+  /** Starts it with the engine that works. */
+  readonly start: <T>(one: (how: StarterOptions) => Promise<T>) => Promise<T>
+}
+
 /**
- * Runs `action` in an image.
+ * Composes what `action` needs, and has `use` start it.
  *
  * @param tree - What is inside, where that can be known beforehand.
  */
-export async function runImage(
+export async function withRun<T>(
   startable: Startable,
   tree: Tree | undefined,
   action: Action,
   argv: readonly string[],
   asked: ExecOptions,
-): Promise<Running> {
+  use: (prepared: PreparedRun) => Promise<T>,
+): Promise<T> {
   const options = impliedOptions(asked)
-  const { signal, stdio = "pipe" } = options
+  const { signal } = options
   signal?.throwIfAborted()
   const crun = findProgram("crun", "it runs the container")
   const hostCwd = await realpath(process.cwd())
@@ -268,8 +318,7 @@ export async function runImage(
       omit: options.noEnv ?? [],
       ...(options.onNotice === undefined ? {} : { onNotice: options.onNotice }),
     }),
-    // isTTY of process.stdin would make a stream of it first.
-    terminal: stdio === "inherit" && [0, 1, 2].every((fd) => isatty(fd)),
+    terminal: terminalOf(options),
     umask: options.noUmask === true ? 0o022 : currentUmask(),
     starter: starterPath(),
     init: confinement.initArguments.length > 0 ? initPath() : "",
@@ -303,13 +352,29 @@ export async function runImage(
   })
   const wanted = options.engine ?? "auto"
   const attempts = possible(enginesFor(wanted, startable), how)
-  if (options.replaceProcess !== undefined) {
-    if (stdio !== "inherit") throw new TypeError("a process that is replaced has no streams to give away")
-    const reporter = options.replaceProcess
-    await handOver({ attempts, bundle: await bundle, reporter }, () => signal?.aborted === true)
-    signal?.throwIfAborted()
-  }
   const [only] = attempts
   const engine = attempts.length === 1 && only !== undefined ? only.engine : wanted
-  return await withEngine(engine, startable, (chosen) => start(how(chosen), bundle, options))
+  const start = <U>(one: (chosen: StarterOptions) => Promise<U>): Promise<U> =>
+    withEngine(engine, startable, (chosen) => one(how(chosen)))
+  return await use({ options, bundle, session, id, crun, attempts, start })
+}
+
+/** Runs `action` in an image; parameters as {@link withRun}. */
+export async function runImage(
+  startable: Startable,
+  tree: Tree | undefined,
+  action: Action,
+  argv: readonly string[],
+  asked: ExecOptions,
+): Promise<Running> {
+  return await withRun(startable, tree, action, argv, asked, async ({ options, bundle, attempts, start }) => {
+    const { signal, stdio = "pipe", replaceProcess: reporter } = options
+    if (reporter !== undefined) {
+      if (stdio !== "inherit") throw new TypeError("a process that is replaced has no streams to give away")
+      const launches = attempts.map(launchOf)
+      await handOver({ attempts: launches, bundle: await bundle, reporter }, () => signal?.aborted === true)
+      signal?.throwIfAborted()
+    }
+    return await start((how) => startPayload(launchOf(how), bundle, options))
+  })
 }

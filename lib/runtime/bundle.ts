@@ -17,6 +17,7 @@ import {
 } from "./environment.ts"
 import { optionError, type ExecOptions } from "./options.ts"
 import { groupWith, passwdWith, type Identity } from "./passwd.ts"
+import type { TerminalSize } from "./terminal.ts"
 
 export type Action = "exec" | "run" | "shell" | "test" | "start"
 
@@ -37,7 +38,8 @@ export interface BundleOptions {
   /** The folder of {@link chooseSession}. */
   readonly session: string
   readonly environment: PayloadEnvironment
-  readonly terminal: boolean
+  /** The size of its terminal; undefined: it has none. */
+  readonly terminal: TerminalSize | undefined
   readonly umask: number
   /** The program crun calls to restore the root's mount flags. */
   readonly starter: string
@@ -355,7 +357,10 @@ export async function makeBundle(options: BundleOptions): Promise<Buffer> {
     ociVersion: "1.0.2",
     root: { path: root, readonly: !options.writableRoot },
     process: {
-      terminal: options.terminal,
+      terminal: options.terminal !== undefined,
+      ...(options.terminal === undefined
+        ? {}
+        : { consoleSize: { width: options.terminal.columns, height: options.terminal.rows } }),
       cwd,
       user: {
         uid,

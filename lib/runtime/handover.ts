@@ -3,13 +3,7 @@
 import { readFileSync } from "node:fs"
 import { constants } from "node:os"
 import { loadAddon, starterPath } from "../native/load.ts"
-import {
-  starterArguments,
-  Told,
-  type ConcreteEngine,
-  type Descriptors,
-  type StarterOptions,
-} from "./starter-protocol.ts"
+import { Told, type ConcreteEngine, type Descriptors, type Launch } from "./starter-protocol.ts"
 
 /** A program that speaks of a failure. */
 export interface FailureReporter {
@@ -23,7 +17,7 @@ export interface FailureReporter {
 /** What {@link handOver} needs. */
 export interface HandoverOptions {
   /** The first one, and what is done where the kernel cannot do that. */
-  readonly attempts: readonly StarterOptions[]
+  readonly attempts: readonly Launch[]
   readonly bundle: Buffer
   readonly reporter: FailureReporter
 }
@@ -64,15 +58,10 @@ export async function handOver(options: HandoverOptions, interrupted: () => bool
   const starter: string[] = []
   for (const [index, attempt] of attempts.entries()) {
     if (index > 0) starter.push("--")
-    starter.push(
-      ...starterArguments(attempt, descriptors),
-      `--bundle-fd=${descriptors.bytes("bundle", bundle)}`,
-    )
+    starter.push(...attempt.compose(descriptors), `--bundle-fd=${descriptors.bytes("bundle", bundle)}`)
   }
   const env = Object.entries(reporter.env).map(([name, value]) => `${name}=${value ?? ""}`)
-  const about = JSON.stringify(
-    attempts.map(({ engine, source }) => ({ engine, image: source.image }) satisfies Attempt),
-  )
+  const about = JSON.stringify(attempts.map(({ engine, image }) => ({ engine, image }) satisfies Attempt))
   const report = [String(env.length), ...env, reporter.file, ...reporter.args, about]
   const reportFd = descriptors.bytes("report", Buffer.from(report.map((text) => `${text}\0`).join("")))
   const retry = attempts.length > 1 ? [`--retry-on=${machineFailures.join(",")}`] : []

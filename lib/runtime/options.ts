@@ -4,6 +4,7 @@ import type { Engine } from "../container/engine.ts"
 import { RunError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 import type { FailureReporter } from "./handover.ts"
+import type { TerminalSize } from "./terminal.ts"
 
 /** A file or folder of the host that is to be seen inside. */
 export interface BindSpec {
@@ -47,8 +48,10 @@ export interface ResourceLimits {
 export interface ExecOptions extends ResourceLimits {
   /** Default `auto`. */
   readonly engine?: Engine
-  /** Default `pipe`. */
-  readonly stdio?: "inherit" | "pipe" | "ignore"
+  /** Default `pipe`; with `pty` the payload has a terminal, and {@link Running.terminal} is the other end. */
+  readonly stdio?: "inherit" | "pipe" | "ignore" | "pty"
+  /** With `pty`; default 80 columns, 24 rows. */
+  readonly terminalSize?: TerminalSize
   /** Ends the payload and takes everything back. */
   readonly signal?: AbortSignal
   /** Of decoded blocks that the userspace engine keeps, bytes; default 64 MiB. */

@@ -141,6 +141,22 @@ export interface Descriptors {
   bytes(name: string, bytes: Uint8Array): number
 }
 
+/** A starter to be started, as an attempt of several perhaps. */
+export interface Launch {
+  readonly engine: ConcreteEngine
+  /** What messages are about. */
+  readonly image: string
+  compose(descriptors: Descriptors): string[]
+}
+
+export function launchOf(options: StarterOptions): Launch {
+  return {
+    engine: options.engine,
+    image: options.source.image,
+    compose: (descriptors) => starterArguments(options, descriptors),
+  }
+}
+
 /** The words that say where an image is, and how it is encrypted. */
 function imageWords(source: StarterSource, engine: ConcreteEngine, descriptors: Descriptors): string[] {
   const { unlocked } = source

@@ -6,7 +6,7 @@ import type { Duplex, Writable } from "node:stream"
 import { EnvironmentError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
 import { starterPath } from "../native/load.ts"
-import { scrubbedEnvironment, starterArguments, Told, type StarterOptions } from "./starter-protocol.ts"
+import { scrubbedEnvironment, Told, type Launch } from "./starter-protocol.ts"
 
 /** How a starter, and with it its payload, ended. */
 export interface Ended {
@@ -27,7 +27,8 @@ export interface Starter {
 }
 
 /** What {@link startStarter} needs. */
-export interface SpawnOptions extends StarterOptions {
+export interface SpawnOptions {
+  readonly launch: Launch
   /** Goes through a pipe as `--bundle-fd`; the starter prepares what it can until it comes. */
   readonly bundle?: Promise<Buffer>
   /** Ends with this process, or stays when this process is gone. */
@@ -66,12 +67,12 @@ function deferred<T>(): Deferred<T> {
 }
 
 export function startStarter(options: SpawnOptions): Starter {
-  const { engine, source, attached } = options
+  const { launch, attached } = options
   const stdio: ("inherit" | "pipe" | "ignore" | number)[] = [...options.stdio]
   const add = (what: "pipe" | number): number => stdio.push(what) - 1
   const secrets = new Map<number, Uint8Array>()
   const contents = new Map<number, Uint8Array>()
-  const args = starterArguments(options, {
+  const args = launch.compose({
     share: add,
     secret: (bytes) => {
       const fd = add("pipe")
@@ -113,7 +114,7 @@ export function startStarter(options: SpawnOptions): Starter {
       send(child, bundle, bytes)
     }, release)
 
-  const told = new Told(engine, source.image)
+  const told = new Told(launch.engine, launch.image)
   const ready = deferred<number>()
   const statusPipe = child.stdio[status] as Duplex
   statusPipe.setEncoding("utf8").on("data", (text: string) => {

@@ -14,6 +14,7 @@
 
 #include "core/system_error.h"
 #include "starter/attend_command.h"
+#include "starter/join_command.h"
 #include "starter/mount_command.h"
 #include "starter/options.h"
 #include "starter/processes.h"
@@ -73,6 +74,11 @@ int Main(std::vector<std::string> arguments) {
     const MountOptions options = ParseMountOptions(arguments);
     signal(SIGPIPE, SIG_IGN);
     return MountCommand(options, SignalQueue());
+  }
+  if (command == "join") {
+    const JoinOptions options = ParseJoinOptions(arguments);
+    signal(SIGPIPE, SIG_IGN);
+    return JoinCommand(options, SignalQueue());
   }
   if (command == "attend") {
     signal(SIGPIPE, SIG_IGN);

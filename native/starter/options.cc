@@ -251,7 +251,7 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   known.AddText("cgroup", false, options.cgroup);
   known.AddText("id", true, options.id);
   known.AddDescriptor("status-fd", true, options.status_fd);
-  known.AddDescriptor("watch-fd", true, options.watch_fd);
+  known.AddDescriptor("watch-fd", false, options.watch_fd);
   known.Parse(arguments);
   CheckImage(known, options.image);
   if (!options.crun.starts_with('/')) throw UsageError("--crun: not an absolute path");
@@ -264,6 +264,25 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
     throw UsageError("--cgroup-manager: disabled, cgroupfs or systemd");
   if (!options.cgroup.empty() && !IsPlainPath(options.cgroup)) throw UsageError("--cgroup: not an absolute path");
   if (!IsPlainName(options.id)) throw UsageError("--id: not a plain name");
+  return options;
+}
+
+JoinOptions ParseJoinOptions(const std::vector<std::string>& arguments) {
+  JoinOptions options;
+  Arguments known;
+  known.AddNumber("pid", true, options.pid);
+  known.AddText("session", true, options.session);
+  known.AddText("id", true, options.id);
+  known.AddText("crun", true, options.crun);
+  known.AddText("folder", true, options.folder);
+  known.AddDescriptor("bundle-fd", true, options.bundle_fd);
+  known.AddDescriptor("status-fd", true, options.status_fd);
+  known.AddDescriptor("watch-fd", true, options.watch_fd);
+  known.Parse(arguments);
+  if (options.pid <= 1) throw UsageError("--pid: not a process");
+  if (!options.crun.starts_with('/')) throw UsageError("--crun: not an absolute path");
+  if (!IsPlainName(options.id)) throw UsageError("--id: not a plain name");
+  if (!IsPlainName(options.folder)) throw UsageError("--folder: not a plain name");
   return options;
 }
 

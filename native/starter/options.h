@@ -102,8 +102,24 @@ struct RunOptions {
   int watch_fd = -1;
 };
 
-/// Both throw UsageError, also for a descriptor that is not open.
+/// A command for a container that runs.
+struct JoinOptions {
+  /// The starter that runs it.
+  pid_t pid = -1;
+  /// Its session, container and OCI runtime, as it was told.
+  std::string session;
+  std::string id;
+  std::string crun;
+  /// Where its files go among the session's.
+  std::string folder;
+  int bundle_fd = -1;
+  int status_fd = -1;
+  int watch_fd = -1;
+};
+
+/// All throw UsageError, also for a descriptor that is not open.
 MountOptions ParseMountOptions(const std::vector<std::string>& arguments);
 RunOptions ParseRunOptions(const std::vector<std::string>& arguments);
+JoinOptions ParseJoinOptions(const std::vector<std::string>& arguments);
 
 }  // namespace sifcrypt::starter

@@ -284,7 +284,7 @@ void Supervisor::OnSignal(const SignalQueue::Signal& signal) {
     } else if (signal.from_process) {
       early_signals_.push_back(signal.number);
     }
-  } else if (signal.from_process) {
+  } else if (signal.from_process || signal.number == SIGWINCH) {
     container_channel_.Send({.kind = Message::Kind::kSignal, .code = signal.number});
   }
 }

@@ -19,6 +19,7 @@
 
 #include "core/system_error.h"
 #include "starter/status.h"
+#include "starter/terminal_size.h"
 
 namespace sifcrypt::starter {
 namespace {
@@ -202,7 +203,10 @@ void Runtime::OnControl(const Channel& control) {
     control_open_ = false;
     return Enter(Phase::kKilling, 0);
   }
-  if (message->kind == Message::Kind::kSignal) kill(process_, message->code);
+  if (message->kind == Message::Kind::kSignal && message->code == SIGWINCH)
+    CopyTerminalSize(process_, init_process_);
+  else if (message->kind == Message::Kind::kSignal)
+    kill(process_, message->code);
   if (message->kind == Message::Kind::kTerminate) Terminate(message->code);
 }
 

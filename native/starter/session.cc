@@ -173,6 +173,20 @@ void Session::ReadBundle(UniqueFd pipe) const {
   if (!has_config) throw FormatError("bundle", "no config.json");
 }
 
+void Session::ReadFiles(UniqueFd pipe, const std::string& folder) const {
+  BundleReader reader(std::move(pipe));
+  const std::string place = Path("files/" + folder);
+  CheckErrno(mkdir(place.c_str(), 0755), "bundle");
+  for (size_t count = 0; const auto record = reader.NextRecord(); ++count) {
+    if (count == kMaxRecords) throw FormatError("bundle", "too many records");
+    const std::string path = place + '/' + record->name;
+    const UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    if (!file) throw SystemError(errno, "bundle", record->name + ": " + std::strerror(errno));
+    reader.CopyTo(file.get(), record->size);
+    CheckErrno(fchmod(file.get(), record->mode), "bundle");
+  }
+}
+
 void Session::MountImage(const ImageOptions& image, const Channel& server) const {
   if (image.engine == Engine::kKernel) return MountWithKernel(image, Path("lower"));
   const UniqueFd device = MountFuse(Path("lower"), "sifcrypt");

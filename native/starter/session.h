@@ -24,6 +24,8 @@ class Session {
   void MountScratch() const;
   /// Fills it with what the parent sends. "bundle".
   void ReadBundle(UniqueFd pipe) const;
+  /// Fills a new folder among the bundle's files. "bundle".
+  void ReadFiles(UniqueFd pipe, const std::string& folder) const;
   /// Mounts the image: by the kernel, or by FUSE with the device given to `server`. "fuse", "mount" and KernelMount's.
   void MountImage(const ImageOptions& image, const Channel& server) const;
   /// Mounts what the caller wants over the image.
@@ -36,7 +38,7 @@ class Session {
   /// Takes away what has to be written to the disk. Everything else goes with the last process in here.
   void Close();
 
-  std::string Path(const char* name) const { return directory_ + "/" + name; }
+  std::string Path(const std::string& name) const { return directory_ + "/" + name; }
   const std::string& directory() const { return directory_; }
 
  private:

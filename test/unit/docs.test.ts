@@ -12,6 +12,7 @@ import { addContentCommands } from "../../lib/cli/commands/content.ts"
 import { addEclCommands } from "../../lib/cli/commands/ecl.ts"
 import { addInspectCommand } from "../../lib/cli/commands/inspect.ts"
 import { addKeyCommands } from "../../lib/cli/commands/key.ts"
+import { addInstanceCommands } from "../../lib/cli/commands/instance.ts"
 import { addMountCommands } from "../../lib/cli/commands/mount.ts"
 import { addOverlayCommands } from "../../lib/cli/commands/overlay.ts"
 import { addRecipientCommands } from "../../lib/cli/commands/recipient.ts"
@@ -59,6 +60,7 @@ function program(): Command {
   addInspectCommand(command)
   addMountCommands(command)
   addRunCommands(command)
+  addInstanceCommands(command)
   addCertCommands(command)
   addAbsentCommands(command)
   addKeyCommands(command)
@@ -103,6 +105,7 @@ describe("docs/cli.md", () => {
     run: "exec",
     shell: "exec",
     test: "exec",
+    instance: "exec",
     encrypt: "build",
     decrypt: "build",
     reencrypt: "build",

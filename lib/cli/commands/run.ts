@@ -1,6 +1,6 @@
 import { isatty } from "node:tty"
 import type { Command } from "commander"
-import { open, type ExecOptions, type Image, type Running } from "../../index.ts"
+import { open, openInstance, type ExecOptions, type Image, type Instance, type Running } from "../../index.ts"
 import { actionOptions, addActionOptions } from "../action-options.ts"
 import { withCredentials } from "../credentials.ts"
 import { failureReporter } from "../failure.ts"
@@ -11,8 +11,10 @@ import { notice, printable } from "../terminal.ts"
 export const actions = ["exec", "run", "shell", "test"] as const
 type Action = (typeof actions)[number]
 
+const INSTANCE = "instance://"
+
 async function start(
-  image: Image,
+  image: Image | Instance,
   action: Action,
   argv: readonly string[],
   options: ExecOptions,
@@ -34,7 +36,7 @@ function addAction(
     .summary(summary)
     .description(description)
     .passThroughOptions()
-    .argument("<image>", "the image to run in; options go before it")
+    .argument("<image>", "the image to run in, or instance://NAME; options go before it")
     .argument(commandArgument, "passed on as they are")
     .option("--allow-cipher <name>", "let the kernel engine use this cipher, e.g. serpent-xts-plain64")
   addOpenOptions(addActionOptions(command, name)).action(
@@ -47,6 +49,10 @@ function addAction(
         onNotice: (text) => {
           notice(printable(text))
         },
+      }
+      if (image.startsWith(INSTANCE)) {
+        await start(openInstance(image.slice(INSTANCE.length)), name, argv, options)
+        return
       }
       const running = await withCredentials(flags, false, async (credentials) => {
         await using opened = await open(image, openOptions(flags, credentials))

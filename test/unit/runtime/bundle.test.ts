@@ -73,7 +73,7 @@ describe("makeBundle", () => {
       ),
       session: "/mnt",
       environment: { host: new Map([["A", "host"]]), overrides: new Map([["B", "it's"]]) },
-      terminal: false,
+      terminal: undefined,
       umask: 0o22,
       starter: "/lib/sifcrypt-starter",
       init: "",

@@ -1,0 +1,215 @@
+// What is known of instances: a file each in a folder that is its user's alone. A file is a claim, not a fact: what it says
+// of a process is held against the process before it is used.
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs"
+import path from "node:path"
+import { RunError } from "../errors.ts"
+import { starterPath } from "../native/load.ts"
+import type { ExecOptions } from "../runtime/options.ts"
+import type { ConcreteEngine } from "../runtime/starter-protocol.ts"
+
+/** An instance's file. */
+export interface InstanceState {
+  readonly name: string
+  readonly image: string
+  readonly engine: ConcreteEngine
+  /** The starter's process, and when it started, in the kernel's ticks since boot. */
+  readonly pid: number
+  readonly startTime: string
+  /** As the starter was told. */
+  readonly session: string
+  readonly id: string
+  readonly crun: string
+  readonly logOut: string
+  readonly logErr: string
+  /** Who its commands are inside, and what they may: as it was started. */
+  readonly privileges: Privileges
+}
+
+export type Privileges = Pick<
+  ExecOptions,
+  "fakeroot" | "security" | "addCaps" | "dropCaps" | "keepPrivs" | "noPrivs" | "allowSetuid"
+>
+
+const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
+const MAX_STATE_SIZE = 64 << 10
+
+export function checkName(name: string): void {
+  if (!NAME.test(name))
+    throw new RunError("ERR_INSTANCE_NAME", `not a name for an instance: ${JSON.stringify(name)}`)
+}
+
+/** A folder that others can put nothing into. */
+function isTrusted(folder: string, uid: number): boolean {
+  const found = lstatSync(folder, { throwIfNoEntry: false })
+  return found?.isDirectory() === true && found.uid === uid && (found.mode & 0o022) === 0
+}
+
+/** Makes a folder of mode 0700, or takes the one that is there: it must be just that, and no link. */
+function privateFolder(folder: string, uid: number): string {
+  try {
+    mkdirSync(folder, { mode: 0o700 })
+    chmodSync(folder, 0o700)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error
+  }
+  const found = lstatSync(folder)
+  if (!found.isDirectory() || found.uid !== uid || (found.mode & 0o077) !== 0)
+    throw new RunError(
+      "ERR_INSTANCE_FOLDER",
+      `${folder}: not a folder of the user ${uid} alone (mode 0700)`,
+      { path: folder },
+    )
+  return folder
+}
+
+/** Where the files of this user's instances are: in memory, where the system has a place for that. */
+export function instanceFolder(): string {
+  const uid = process.geteuid?.() ?? 0
+  const candidates = uid === 0 ? ["/run"] : [process.env["XDG_RUNTIME_DIR"] ?? "", `/run/user/${uid}`]
+  const base = candidates.find((folder) => path.isAbsolute(folder) && isTrusted(folder, uid))
+  const own = privateFolder(base === undefined ? `/tmp/sifcrypt-${uid}` : `${base}/sifcrypt`, uid)
+  return privateFolder(`${own}/instances`, uid)
+}
+
+/** When a process started; undefined: there is none. */
+export function startTimeOf(pid: number): string | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, "latin1")
+    // The name before it may hold anything; its end is the last parenthesis. Field 22 of proc(5).
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ")
+    return fields[0] === "Z" ? undefined : fields[19]
+  } catch {
+    return undefined
+  }
+}
+
+/** Does the process still run that the file tells of? */
+export function isAlive({ pid, startTime, id }: InstanceState): boolean {
+  if (startTimeOf(pid) !== startTime) return false
+  try {
+    const program = statSync(`/proc/${pid}/exe`)
+    const ours = statSync(starterPath())
+    const command = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0")
+    return program.dev === ours.dev && program.ino === ours.ino && command.includes(`--id=${id}`)
+  } catch {
+    return false
+  }
+}
+
+const isState = (value: unknown): value is InstanceState => {
+  const state = value as Partial<Record<keyof InstanceState, unknown>> | null
+  return (
+    typeof state === "object" &&
+    state !== null &&
+    Number.isSafeInteger(state.pid) &&
+    (state.pid as number) > 1 &&
+    typeof state.privileges === "object" &&
+    state.privileges !== null &&
+    (state.engine === "kernel" || state.engine === "userspace") &&
+    (["name", "image", "startTime", "session", "id", "crun", "logOut", "logErr"] as const).every(
+      (key) => typeof state[key] === "string",
+    )
+  )
+}
+
+const fileOf = (folder: string, name: string): string => path.join(folder, `${name}.json`)
+
+/** The file's content; undefined when it is no instance's. */
+function readState(folder: string, name: string): InstanceState | undefined {
+  let fd: number
+  try {
+    fd = openSync(fileOf(folder, name), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+  } catch {
+    return undefined
+  }
+  try {
+    const found = fstatSync(fd)
+    if (!found.isFile() || found.uid !== process.geteuid?.() || found.size > MAX_STATE_SIZE) return undefined
+    const state: unknown = JSON.parse(readFileSync(fd, "utf8"))
+    return isState(state) && state.name === name ? state : undefined
+  } catch {
+    return undefined
+  } finally {
+    closeSync(fd)
+  }
+}
+
+/** An instance that runs; what is left of one that does not is removed. */
+export function findInstance(name: string): InstanceState | undefined {
+  checkName(name)
+  const folder = instanceFolder()
+  const state = readState(folder, name)
+  if (state !== undefined && isAlive(state)) return state
+  if (state !== undefined) forget(name)
+  return undefined
+}
+
+/** All of this user's instances, by name. */
+export function allInstances(): InstanceState[] {
+  return readdirSync(instanceFolder())
+    .flatMap((file) => (file.endsWith(".json") && NAME.test(file.slice(0, -5)) ? [file.slice(0, -5)] : []))
+    .sort()
+    .flatMap((name) => findInstance(name) ?? [])
+}
+
+/** The paths of an instance's logs. */
+export function logsOf(name: string): { readonly logOut: string; readonly logErr: string } {
+  const folder = instanceFolder()
+  return { logOut: path.join(folder, `${name}.out`), logErr: path.join(folder, `${name}.err`) }
+}
+
+/**
+ * Takes a name for an instance that is about to start.
+ *
+ * @returns What gives it back.
+ * @throws RunError `ERR_INSTANCE_EXISTS`.
+ */
+export function claim(name: string): () => void {
+  if (findInstance(name) !== undefined) throw exists(name)
+  const lock = path.join(instanceFolder(), `${name}.starting`)
+  const own = `${process.pid} ${startTimeOf(process.pid) ?? ""}`
+  for (let attempt = 0; ; attempt++)
+    try {
+      writeFileSync(lock, own, { flag: "wx", mode: 0o600 })
+      break
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error
+      const [pid = "", startTime = ""] = readFileSync(lock, "utf8").split(" ")
+      if (attempt > 0 || startTimeOf(Number(pid)) === startTime) throw exists(name)
+      rmSync(lock, { force: true })
+    }
+  return () => {
+    rmSync(lock, { force: true })
+  }
+}
+
+const exists = (name: string): RunError =>
+  new RunError("ERR_INSTANCE_EXISTS", `there is an instance ${name} already`)
+
+/** Writes the file of one that has started. */
+export function remember(state: InstanceState): void {
+  const file = fileOf(instanceFolder(), state.name)
+  const temporary = `${file}.${process.pid}`
+  writeFileSync(temporary, JSON.stringify(state), { flag: "wx", mode: 0o600 })
+  renameSync(temporary, file)
+}
+
+/** Removes the file and the logs of one that is no more. */
+export function forget(name: string): void {
+  const { logOut, logErr } = logsOf(name)
+  for (const file of [fileOf(instanceFolder(), name), logOut, logErr]) rmSync(file, { force: true })
+}

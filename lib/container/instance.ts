@@ -1,0 +1,380 @@
+// Containers that go on when whoever started them is gone, and commands that join them.
+import { closeSync, existsSync, openSync, readFileSync } from "node:fs"
+import { realpath } from "node:fs/promises"
+import { constants } from "node:os"
+import path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import type { Tree } from "../device/tree.ts"
+import { RunError } from "../errors.ts"
+import { initPath, loadAddon, starterPath } from "../native/load.ts"
+import { makeBundle, type Action } from "../runtime/bundle.ts"
+import { confine } from "../runtime/confinement.ts"
+import { readEnvFile } from "../runtime/env-file.ts"
+import { composeEnvironment } from "../runtime/environment.ts"
+import { handOver } from "../runtime/handover.ts"
+import { instanceBundle, joinBundle, KEEPER_NAME } from "../runtime/instance-bundle.ts"
+import type { ExecOptions } from "../runtime/options.ts"
+import { letGo, startStarter } from "../runtime/starter.ts"
+import { launchOf, type Launch } from "../runtime/starter-protocol.ts"
+import type { Startable } from "./engine.ts"
+import {
+  allInstances,
+  checkName,
+  claim,
+  findInstance,
+  forget,
+  isAlive,
+  logsOf,
+  remember,
+  startTimeOf,
+  type InstanceState,
+  type Privileges,
+} from "./instance-state.ts"
+import {
+  callerIdentity,
+  currentUmask,
+  identityOf,
+  rootIdentity,
+  startPayload,
+  supplementaryGroups,
+  terminalOf,
+  withRun,
+  type Running,
+} from "./run.ts"
+
+/** Options of {@link Image.startInstance}: those of a run that are not about streams. */
+export type InstanceOptions = Omit<
+  ExecOptions,
+  "stdio" | "terminalSize" | "replaceProcess" | "shell" | "preserveFds"
+>
+
+/** How {@link Instance.exec} and its like run: what concerns the command alone. */
+export type JoinOptions = Pick<
+  ExecOptions,
+  | "stdio"
+  | "terminalSize"
+  | "signal"
+  | "env"
+  | "envFile"
+  | "noEnv"
+  | "cleanEnv"
+  | "evaluate"
+  | "noEval"
+  | "cwd"
+  | "app"
+  | "shell"
+  | "noUmask"
+  | "onNotice"
+  | "replaceProcess"
+>
+
+/** How {@link Instance.stop} stops. */
+export interface StopOptions {
+  /** What its start script gets first; default `SIGTERM`. */
+  readonly signal?: NodeJS.Signals
+  /** After so long it is killed, milliseconds; default 10000. */
+  readonly timeoutMs?: number
+}
+
+const STOP_TIMEOUT_MS = 10_000
+const KILL_TIMEOUT_MS = 15_000
+const LOOK_MS = 20
+
+/** A container that runs in the background, one of this user's. */
+export class Instance {
+  readonly name: string
+  /** As it was opened; absolute. */
+  readonly image: string
+  readonly engine: "kernel" | "userspace"
+  /** Its starter's process. */
+  readonly pid: number
+  /** Files of what its start script wrote. */
+  readonly logOut: string
+  readonly logErr: string
+  readonly #state: InstanceState
+
+  /** @internal Use {@link openInstance}. */
+  constructor(state: InstanceState) {
+    this.name = state.name
+    this.image = state.image
+    this.engine = state.engine
+    this.pid = state.pid
+    this.logOut = state.logOut
+    this.logErr = state.logErr
+    this.#state = state
+  }
+
+  /**
+   * Runs a command in it.
+   *
+   * @throws RunError; the signal's reason.
+   */
+  exec(argv: readonly string[], options: JoinOptions = {}): Promise<Running> {
+    if (argv.length === 0) return Promise.reject(new TypeError("no command"))
+    return join(this.#state, "exec", argv, options)
+  }
+
+  /** Runs the image's run script in it; throws as {@link Instance.exec}. */
+  run(argv: readonly string[] = [], options: JoinOptions = {}): Promise<Running> {
+    return join(this.#state, "run", argv, options)
+  }
+
+  /** Runs bash, or sh, in it; throws as {@link Instance.exec}. */
+  shell(options: JoinOptions = {}): Promise<Running> {
+    return join(this.#state, "shell", [], options)
+  }
+
+  /** Runs the image's test script in it; throws as {@link Instance.exec}. */
+  test(argv: readonly string[] = [], options: JoinOptions = {}): Promise<Running> {
+    return join(this.#state, "test", argv, options)
+  }
+
+  /**
+   * Ends it and waits until nothing is left of it. Idempotent.
+   *
+   * @throws RunError `ERR_RUN` when it does not end.
+   */
+  async stop(options: StopOptions = {}): Promise<void> {
+    const { signal = "SIGTERM", timeoutMs = STOP_TIMEOUT_MS } = options
+    if (!(signal in constants.signals)) throw new RangeError(`no signal: ${signal}`)
+    const state = this.#state
+    if (isAlive(state)) {
+      // When its own process is killed the others need a moment.
+      const children = childrenOf(state.pid)
+      send(state.pid, signal)
+      if (!(await ends([state], children, timeoutMs))) {
+        send(state.pid, "SIGKILL")
+        if (!(await ends([state], children, KILL_TIMEOUT_MS)))
+          throw new RunError("ERR_RUN", `the instance ${state.name} does not end`, { path: state.image })
+      }
+    }
+    if (findInstance(state.name) === undefined) forget(state.name)
+  }
+}
+
+function send(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error
+  }
+}
+
+interface Started {
+  readonly pid: number
+  readonly startTime: string
+}
+
+function childrenOf(pid: number): Started[] {
+  try {
+    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ")
+    return children.flatMap((child) => {
+      const startTime = startTimeOf(Number(child))
+      return startTime === undefined ? [] : [{ pid: Number(child), startTime }]
+    })
+  } catch {
+    return []
+  }
+}
+
+async function ends(
+  [state]: readonly [InstanceState],
+  children: readonly Started[],
+  timeoutMs: number,
+): Promise<boolean> {
+  const late = performance.now() + timeoutMs
+  const gone = (): boolean =>
+    !isAlive(state) && children.every(({ pid, startTime }) => startTimeOf(pid) !== startTime)
+  while (!gone()) {
+    if (performance.now() > late) return false
+    await sleep(LOOK_MS)
+  }
+  return true
+}
+
+/** An input that never ends and never gives anything, for the shell that stays. */
+function quietInput(): number {
+  const reader = loadAddon().filledPipe({ bytes: new Uint8Array() })
+  try {
+    return openSync(`/proc/self/fd/${reader}`, "r+")
+  } finally {
+    closeSync(reader)
+  }
+}
+
+/** Waits until the shell that stays is there; false: the starter has ended before. */
+async function stays(starter: number, startTime: string): Promise<boolean> {
+  while (startTimeOf(starter) === startTime) {
+    if (firstProcess(starter) !== undefined) return true
+    await sleep(LOOK_MS)
+  }
+  return false
+}
+
+/** Starts `image` as an instance. */
+export async function startInstance(
+  startable: Startable,
+  tree: Tree | undefined,
+  name: string,
+  script: "start" | "run",
+  argv: readonly string[],
+  asked: InstanceOptions,
+): Promise<Instance> {
+  checkName(name)
+  const release = claim(name)
+  const open: number[] = []
+  try {
+    const logs = logsOf(name)
+    open.push(quietInput(), openSync(logs.logOut, "w", 0o600), openSync(logs.logErr, "w", 0o600))
+    const asInstance = { ...asked, stdio: "ignore" } as const
+    const state = await withRun(startable, tree, script, argv, asInstance, async (prepared) => {
+      const { options, session, id, crun } = prepared
+      const bundle = prepared.bundle.then(instanceBundle)
+      bundle.catch(() => undefined)
+      return await prepared.start(async (how): Promise<InstanceState> => {
+        const starter = startStarter({ launch: launchOf(how), bundle, attached: false, stdio: open })
+        const pid = starter.child.pid ?? 0
+        const startTime = startTimeOf(pid)
+        try {
+          await Promise.all([starter.ready, bundle])
+          options.signal?.throwIfAborted()
+          if (startTime === undefined || !(await stays(pid, startTime))) {
+            await starter.ended
+            throw new RunError("ERR_RUN", `${startable.source.image}: the instance ended at once`)
+          }
+        } catch (error) {
+          starter.child.kill("SIGKILL")
+          await starter.ended.catch(() => undefined)
+          throw error
+        }
+        letGo(starter)
+        const image = path.resolve(startable.source.image)
+        const { engine } = how
+        const { fakeroot, security, addCaps, dropCaps, keepPrivs, noPrivs, allowSetuid } = options
+        const given = { fakeroot, security, addCaps, dropCaps, keepPrivs, noPrivs, allowSetuid }
+        const privileges = Object.fromEntries(
+          Object.entries(given).filter(([, value]) => value !== undefined),
+        ) as Privileges
+        return { name, image, engine, pid, startTime, session, id, crun, ...logs, privileges }
+      })
+    })
+    try {
+      remember(state)
+    } catch (error) {
+      send(state.pid, "SIGKILL")
+      throw error
+    }
+    return new Instance(state)
+  } finally {
+    for (const fd of open) closeSync(fd)
+    release()
+  }
+}
+
+/** This user's instances that run, by name. */
+export function listInstances(): Instance[] {
+  return allInstances().map((state) => new Instance(state))
+}
+
+/**
+ * The instance of a name.
+ *
+ * @throws RunError `ERR_INSTANCE_NONE`, `ERR_INSTANCE_NAME`, `ERR_INSTANCE_FOLDER`.
+ */
+export function openInstance(name: string): Instance {
+  const state = findInstance(name)
+  if (state === undefined) throw new RunError("ERR_INSTANCE_NONE", `there is no instance ${name}`)
+  return new Instance(state)
+}
+
+/** The container's first process, once it is the shell that stays: before, it is not all in the container yet. */
+function firstProcess(starter: number): number | undefined {
+  for (const container of childrenOf(starter))
+    for (const runtime of childrenOf(container.pid))
+      for (const { pid } of childrenOf(runtime.pid))
+        try {
+          if (readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").includes(KEEPER_NAME)) return pid
+        } catch {
+          // It has ended meanwhile.
+        }
+  return undefined
+}
+
+async function join(
+  state: InstanceState,
+  action: Action,
+  argv: readonly string[],
+  options: JoinOptions,
+): Promise<Running> {
+  const { signal, stdio = "pipe" } = options
+  signal?.throwIfAborted()
+  const caller = callerIdentity()
+  const root = caller.uid === 0
+  const who = state.privileges.fakeroot === true && !root ? rootIdentity : caller
+  const confinement = confine(
+    state.privileges,
+    { ...who, groups: root ? supplementaryGroups(caller.gid) : [] },
+    root,
+  )
+  const identity = identityOf(who, confinement.ids)
+  const hostCwd = await realpath(process.cwd())
+  const inside = firstProcess(state.pid)
+  const isInside = (folder: string): boolean =>
+    inside !== undefined && existsSync(`/proc/${inside}/root${folder}/.`)
+  const { cwd: wanted, ...asked } = options
+  if (wanted !== undefined && !(path.isAbsolute(wanted) && isInside(wanted)))
+    throw new RunError("ERR_RUN", `${state.image}: there is no folder ${wanted} inside`, {
+      path: state.image,
+    })
+  const cwd = wanted ?? [hostCwd, identity.home].find(isInside) ?? "/"
+  const full = await makeBundle({
+    tree: undefined,
+    image: state.image,
+    action,
+    argv,
+    identity,
+    hostCwd,
+    asked,
+    places: [],
+    session: state.session,
+    environment: composeEnvironment({
+      host: { ...process.env, USER_PATH: process.env["PATH"] },
+      assignments: options.env ?? [],
+      ...(options.envFile === undefined
+        ? {}
+        : { fromFile: await readEnvFile(options.envFile, process.env, argv) }),
+      clean: options.cleanEnv === true,
+      omit: options.noEnv ?? [],
+      ...(options.onNotice === undefined ? {} : { onNotice: options.onNotice }),
+    }),
+    terminal: terminalOf(options),
+    umask: options.noUmask === true ? 0o022 : currentUmask(),
+    starter: starterPath(),
+    init: confinement.initArguments.length > 0 ? initPath() : "",
+    confinement,
+    writableRoot: false,
+    resources: {},
+    cgroupsPath: undefined,
+  })
+  const folder = `join-${process.pid}-${Date.now().toString(36)}`
+  const bundle = joinBundle(full, folder, cwd)
+  const launch: Launch = {
+    engine: state.engine,
+    image: state.image,
+    compose: () => [
+      "join",
+      `--pid=${state.pid}`,
+      `--session=${state.session}`,
+      `--id=${state.id}`,
+      `--crun=${state.crun}`,
+      `--folder=${folder}`,
+    ],
+  }
+  if (options.replaceProcess !== undefined) {
+    if (stdio !== "inherit") throw new TypeError("a process that is replaced has no streams to give away")
+    const reporter = options.replaceProcess
+    await handOver({ attempts: [launch], bundle, reporter }, () => signal?.aborted === true)
+    signal?.throwIfAborted()
+  }
+  return await startPayload(launch, Promise.resolve(bundle), options)
+}

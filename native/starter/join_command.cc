@@ -1,0 +1,277 @@
+#include "starter/join_command.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/system_error.h"
+#include "core/unique_fd.h"
+#include "starter/channel.h"
+#include "starter/session.h"
+#include "starter/status.h"
+#include "starter/terminal_size.h"
+
+namespace sifcrypt::starter {
+namespace {
+
+constexpr int kFailure = 255;
+constexpr int kGraceMs = 1000;
+constexpr int kOrphansMs = 2000;
+constexpr int kContainerMs = 5000;
+constexpr size_t kMaxText = 256 << 10;
+#ifdef SYS_pidfd_open
+constexpr long kPidfdOpen = SYS_pidfd_open;
+#else
+constexpr long kPidfdOpen = 434;
+#endif
+
+std::string ReadText(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text(kMaxText, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(file.gcount()));
+  return text;
+}
+
+[[noreturn]] void NoInstance(const std::string& why) { throw SystemError(ESRCH, "join", why); }
+
+/// Is this process the starter that it is said to be?
+void CheckStarter(pid_t process, const std::string& id) {
+  const std::string folder = "/proc/" + std::to_string(process);
+  struct stat owner {};
+  struct stat program {};
+  struct stat own {};
+  if (stat(folder.c_str(), &owner) != 0) NoInstance("it has ended");
+  if (owner.st_uid != geteuid()) NoInstance("its process is another user's");
+  if (stat((folder + "/exe").c_str(), &program) != 0 || stat("/proc/self/exe", &own) != 0 ||
+      program.st_dev != own.st_dev || program.st_ino != own.st_ino)
+    NoInstance("its process is not sifcrypt-starter of this version");
+  const std::string wanted = std::string("--id=") + id;
+  const std::string command = ReadText(folder + "/cmdline");
+  if (command.find(std::string(1, '\0') + "run" + '\0') == std::string::npos ||
+      command.find(std::string(1, '\0') + wanted + '\0') == std::string::npos)
+    NoInstance("its process runs another container");
+}
+
+/// Two descriptors of the same namespace are the same inode.
+bool SameNamespace(const std::string& one, const std::string& other) {
+  struct stat first {};
+  struct stat second {};
+  return stat(one.c_str(), &first) == 0 && stat(other.c_str(), &second) == 0 && first.st_dev == second.st_dev &&
+         first.st_ino == second.st_ino;
+}
+
+std::vector<pid_t> ChildrenOf(pid_t process) {
+  const std::string path = "/proc/" + std::to_string(process) + "/task/" + std::to_string(process) + "/children";
+  std::ifstream file(path);
+  std::vector<pid_t> children;
+  for (pid_t child; file >> child;) children.push_back(child);
+  return children;
+}
+
+/// The starter's child that lives in the session's mount namespace.
+std::string SessionProcess(pid_t starter) {
+  for (const pid_t child : ChildrenOf(starter)) {
+    std::string folder = "/proc/" + std::to_string(child);
+    if (!SameNamespace(folder + "/ns/mnt", "/proc/self/ns/mnt") && access((folder + "/ns/mnt").c_str(), F_OK) == 0)
+      return folder;
+  }
+  NoInstance("its session is gone");
+}
+
+/// In a child, which then is in the session as the starter's own processes are.
+void EnterSession(const std::string& process) {
+  const UniqueFd mounts(CheckErrno(open((process + "/ns/mnt").c_str(), O_RDONLY | O_CLOEXEC), "join"));
+  if (!SameNamespace(process + "/ns/user", "/proc/self/ns/user")) {
+    const UniqueFd user(CheckErrno(open((process + "/ns/user").c_str(), O_RDONLY | O_CLOEXEC), "join"));
+    CheckErrno(setns(user.get(), CLONE_NEWUSER), "join");
+  }
+  CheckErrno(setns(mounts.get(), CLONE_NEWNS), "join");
+}
+
+[[noreturn]] void Execute(std::vector<std::string> arguments, const std::string& session) {
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+  std::string scratch = "_LIBCONTAINER_STATEDIR=" + session;
+  char* environment[] = {path, scratch.data(), nullptr};
+  execve(argv[0], argv.data(), environment);
+  throw SystemError(errno, "crun", std::string(argv[0]) + ": " + std::strerror(errno));
+}
+
+class Joining {
+ public:
+  Joining(const JoinOptions& options, const SignalQueue& signals, const Status& status)
+      : options_(options), signals_(signals), status_(status), session_(options.session) {}
+
+  int Run() {
+    starter_.Reset(CheckErrno(static_cast<int>(syscall(kPidfdOpen, options_.pid, 0)), "join"));
+    CheckStarter(options_.pid, options_.id);
+    const std::string process = SessionProcess(options_.pid);
+    CheckErrno(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
+    std::pair<Channel, Channel> channel = Channel::Pair();
+    // In the session all the time: it writes there before the command runs and takes it away after.
+    const pid_t helper = ForkChild([&] { return HelperProcess(channel.second, process); });
+    channel.second.Close();
+    CloseAllBut({signals_.fd(), status_.fd(), options_.watch_fd, channel.first.fd(), starter_.get()});
+    DetachStandardStreams();
+    return Supervise(helper, channel.first);
+  }
+
+ private:
+  /// The runtime writes it when the container is there; an instance may just be starting.
+  void WaitForContainer() const {
+    const std::string state = session_.Path("state/" + options_.id + "/status");
+    const int64_t give_up = NowMs() + kContainerMs;
+    while (access(state.c_str(), F_OK) != 0) {
+      if (NowMs() >= give_up) NoInstance("its container is gone");
+      const timespec pause{0, 5'000'000};
+      nanosleep(&pause, nullptr);
+    }
+  }
+
+  /// Its child is the OCI runtime.
+  int HelperProcess(const Channel& main, const std::string& process) {
+    const std::string folder = options_.folder;
+    try {
+      CheckErrno(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
+      umask(022);
+      EnterSession(process);
+      WaitForContainer();
+      session_.ReadFiles(UniqueFd(options_.bundle_fd), folder);
+      const std::string log = session_.Path("files/" + folder + "/crun.log");
+      const pid_t runtime = ForkChild([&]() -> int {
+        try {
+          signal(SIGPIPE, SIG_DFL);
+          sigprocmask(SIG_SETMASK, &signals_.original_mask(), nullptr);
+          Execute({options_.crun, "--log=file:" + log, "--log-format=json", "--cgroup-manager=disabled",
+                   "--root=" + session_.Path("state"), "exec",
+                   "--process=" + session_.Path("files/" + folder + "/process.json"), options_.id},
+                  session_.directory());
+        } catch (const SystemError& failure) {
+          main.SendFailure(failure, StepOf(failure));
+        }
+        return kFailure;
+      });
+      DetachStandardStreams();
+      main.Send({.kind = Message::Kind::kStarted, .code = runtime});
+      int status = 0;
+      while (waitpid(runtime, &status, __WALL) < 0 && errno == EINTR) {
+      }
+      KillDescendants(kOrphansMs);
+      const std::string message = FirstRuntimeError(ReadText(log));
+      std::error_code ignored;
+      std::filesystem::remove_all(session_.Path("files/" + folder), ignored);
+      main.Send({.kind = Message::Kind::kEnded,
+                 .code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status),
+                 .text = message});
+      return 0;
+    } catch (const SystemError& failure) {
+      main.SendFailure(failure, StepOf(failure));
+    }
+    return kFailure;
+  }
+
+  int Supervise(pid_t helper, const Channel& channel) {
+    pid_t runtime = -1;
+    bool watching = true;
+    int64_t deadline = -1;
+    std::optional<Message> end, failure;
+    for (bool open = true; open;) {
+      pollfd events[] = {{signals_.fd(), POLLIN, 0},
+                         {watching ? options_.watch_fd : -1, POLLIN, 0},
+                         {channel.fd(), POLLIN, 0},
+                         {starter_.get(), POLLIN, 0}};
+      const int timeout = deadline < 0 ? -1 : static_cast<int>(std::max<int64_t>(0, deadline - NowMs()));
+      if (poll(events, std::size(events), timeout) < 0 && errno != EINTR) throw SystemError(errno, "poll");
+      for (SignalQueue::Signal signal; (signal = signals_.Next()).number != 0;) {
+        if (runtime <= 0 || signal.number == SIGCHLD) continue;
+        if (signal.number == SIGWINCH)
+          CopyTerminalSize(runtime, Payload(runtime).front());
+        else if (signal.from_process)
+          SignalAll(Payload(runtime), signal.number);
+      }
+      if (events[2].revents != 0) {
+        const auto message = channel.Receive();
+        if (!message)
+          open = false;
+        else if (message->kind == Message::Kind::kStarted) {
+          runtime = message->code;
+          status_.Ready(getpid());
+        } else
+          (message->kind == Message::Kind::kEnded ? end : failure) = message;
+      }
+      char ignored[64];
+      if (watching && events[1].revents != 0 && read(options_.watch_fd, ignored, sizeof ignored) <= 0) {
+        watching = false;
+        if (runtime > 0) SignalAll(Payload(runtime), SIGTERM);
+        deadline = NowMs() + kGraceMs;
+      }
+      // Without its instance it has no file system any more.
+      const bool orphaned = events[3].revents != 0 && !end;
+      if (orphaned && !failure) failure = Message{.error = EIO, .step = "server", .text = "the instance has ended"};
+      if (orphaned || (deadline >= 0 && NowMs() >= deadline)) {
+        kill(helper, SIGKILL);
+        break;
+      }
+    }
+    KillDescendants(kOrphansMs);
+    if (failure) status_.Error(failure->step, failure->error, failure->text);
+    if (failure || !end) return kFailure;
+    // The runtime's own failures end with 1; so can a command, which writes nothing in that log.
+    if (end->code == EXIT_FAILURE && !end->text.empty()) {
+      status_.Exit(kFailure, 0, end->text);
+      return kFailure;
+    }
+    status_.Exit(end->code, 0, {});
+    return end->code;
+  }
+
+  /// crun (1.8) passes no signals on in `exec`: what it started gets them.
+  static std::vector<pid_t> Payload(pid_t runtime) {
+    const std::vector<pid_t> children = ChildrenOf(runtime);
+    return children.empty() ? std::vector<pid_t>{runtime} : children;
+  }
+
+  const JoinOptions& options_;
+  const SignalQueue& signals_;
+  const Status& status_;
+  const Session session_;
+  UniqueFd starter_;
+};
+
+}  // namespace
+
+int JoinCommand(const JoinOptions& options, const SignalQueue& signals) {
+  const Status status{UniqueFd(options.status_fd)};
+  try {
+    return Joining(options, signals, status).Run();
+  } catch (const SystemError& failure) {
+    status.Error(StepOf(failure), failure.error(), failure.what());
+  } catch (const std::exception& failure) {
+    status.Error("server", ENOMEM, failure.what());
+  }
+  KillDescendants(kOrphansMs);
+  return kFailure;
+}
+
+}  // namespace sifcrypt::starter
