@@ -62,18 +62,25 @@ function isSif(file: string): boolean {
   }
 }
 
-/** The image behind a block device: through our mapping to the loop device, or a loop device alone (a plain image). */
+/** The file behind a mapping of ours: dm-crypt's, dm-verity's, or one on the other. */
+function mappedFile(node: string): string | undefined {
+  if (readText(`${node}/dm/name`)?.startsWith("sifcrypt-") !== true) return undefined
+  try {
+    // Of a hash tree and what it is of, either: they lie in one file.
+    const [below] = readdirSync(`${node}/slaves`)
+    if (below === undefined) return undefined
+    return readText(`/sys/block/${below}/loop/backing_file`) ?? mappedFile(`/sys/block/${below}`)
+  } catch {
+    return undefined // the mapping went away meanwhile
+  }
+}
+
+/** The image behind a block device: through our mappings to the loop device, or a loop device alone (a plain image). */
 function backingImage(entry: MountEntry): string | undefined {
   const node = `/sys/dev/block/${entry.device}`
   const plain = readText(`${node}/loop/backing_file`)
   if (plain !== undefined) return isSif(plain) ? plain : undefined
-  if (readText(`${node}/dm/name`)?.startsWith("sifcrypt-") !== true) return undefined
-  try {
-    const [loop] = readdirSync(`${node}/slaves`)
-    return loop === undefined ? undefined : readText(`/sys/block/${loop}/loop/backing_file`)
-  } catch {
-    return undefined // the mapping went away meanwhile
-  }
+  return mappedFile(node)
 }
 
 function infoOf(entry: MountEntry): MountInfo | undefined {
