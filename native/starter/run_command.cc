@@ -104,6 +104,7 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
     if (root_server != servers.end()) servers.erase(root_server);
     session.MountLayers(options.layers, servers);
     session.MountOverlay();
+    session.CheckRoot();
     servers.clear();
     close(options.image.image_fd);
     for (const LayerOptions& layer : options.layers)

@@ -236,6 +236,19 @@ void Session::MountOverlay() {
   CheckErrno(chdir("/"), "overlay");
 }
 
+void Session::CheckRoot() const {
+  for (const char* folder : {"dev", "proc", "sys", "etc"}) {
+    struct stat info {};
+    if (lstat((Path("root/") + folder).c_str(), &info) == 0) {
+      if (!S_ISDIR(info.st_mode))
+        throw SystemError(ENOTDIR, "root",
+                          std::string("/") + folder + " is no folder, in the image or what lies over it");
+    } else if (errno != ENOENT) {
+      throw SystemError(errno, "root", std::string("/") + folder + ": " + std::strerror(errno));
+    }
+  }
+}
+
 std::vector<pid_t> Session::helpers() const {
   std::vector<pid_t> processes;
   if (layers_)

@@ -32,6 +32,8 @@ class Session {
   void MountLayers(const std::vector<LayerOptions>& layers, const std::vector<Channel>& servers);
   /// Puts the overlay on top. "overlay".
   void MountOverlay();
+  /// A link where the runtime mounts would let the image, or what lies over it, choose what is covered. SystemError "root".
+  void CheckRoot() const;
   /// Processes of file systems, which are to outlive the payload.
   std::vector<pid_t> helpers() const;
   std::string NameOfHelper(pid_t process) const;

@@ -248,6 +248,25 @@ describe("options of a run", () => {
       })
   })
 
+  describe("overlays that would choose what is covered", () => {
+    for (const place of ["dev", "etc"])
+      it(`S17: /${place} as a link in an overlay is refused`, async () => {
+        const overlay = newFolder("overlay", userId)
+        for (const name of ["upper", "work"]) {
+          mkdirSync(path.join(overlay, name))
+          if (isRoot) chownSync(path.join(overlay, name), userId, userId)
+        }
+        symlinkSync(outside, path.join(overlay, "upper", place))
+        const { status, stderr } = await sifcrypt(
+          ["exec", "--pem-path", keys.privateKey, "--plain-overlay", "--overlay", overlay, image, "true"],
+          { cwd: folder },
+        )
+        assert.equal(status, 255, stderr)
+        assert.match(stderr, new RegExp(`/${place} is no folder, in the image or what lies over it`))
+        assert.equal(existsSync(path.join(outside, "passwd")), false)
+      })
+  })
+
   describe("programs that are started", () => {
     it("S17: come from fixed places, whatever the caller's search path says", async () => {
       const traps = newFolder("traps", userId)
