@@ -1,7 +1,7 @@
 // Runs a command and tells how long it took and how much memory it held.
 import { spawn } from "node:child_process"
 import { once } from "node:events"
-import { readFileSync, writeFileSync } from "node:fs"
+import { readdirSync, readFileSync, writeFileSync } from "node:fs"
 
 export interface Measured {
   readonly milliseconds: number
@@ -18,6 +18,25 @@ export function residentPeak(pid: number): number {
   } catch {
     return 0
   }
+}
+
+/** Resident memory of a process and all below it, bytes, without those whose command line `without` takes. */
+export function residentBelow(root: number, without: (command: string) => boolean): number {
+  const all = readdirSync("/proc").flatMap((name) => {
+    if (!/^\d+$/.test(name)) return []
+    try {
+      const status = readFileSync(`/proc/${name}/status`, "utf8")
+      const command = readFileSync(`/proc/${name}/cmdline`, "utf8").replaceAll("\0", " ")
+      const parent = Number(/^PPid:\s*(\d+)/m.exec(status)?.[1] ?? 0)
+      const resident = Number(/^VmRSS:\s*(\d+) kB$/m.exec(status)?.[1] ?? 0) * 1024
+      return [{ pid: Number(name), parent, command, resident }]
+    } catch {
+      return [] // it has ended
+    }
+  })
+  const found = all.filter(({ pid }) => pid === root)
+  for (const { pid } of found) found.push(...all.filter(({ parent }) => parent === pid))
+  return found.reduce((sum, { command, resident }) => sum + (without(command) ? 0 : resident), 0)
 }
 
 /** Runs it to its end; anything but status 0 is an error with what it wrote. */
