@@ -389,6 +389,47 @@ async function signatures(): Promise<void> {
 const pair = generateKeyPairSync("rsa", { modulusLength: 2048 })
 const privatePem = Buffer.from(pair.privateKey.export({ type: "pkcs8", format: "pem" }))
 
+async function verifyingWhenRead(): Promise<void> {
+  console.log("\nImages with a signed hash tree")
+  const mountPoint = `${work}/mount`
+  const credentials = { pemPaths: [`${work}/private.pem`] }
+  const signer = { keyPaths: [`${work}/public.pem`] }
+  const addTree = async (image: string): Promise<number> =>
+    (await measure(process.execPath, [command, "sign", "--tree", "--key", `${work}/private.pem`, image]))
+      .milliseconds
+  const image = `${work}/zstd-tree.sif`
+  await measure("cp", [`${work}/zstd.sif`, image])
+  await addTree(image)
+  // By turns, so that both meet the same disk.
+  const times: Record<"unverified" | "verified", number[]> = { unverified: [], verified: [] }
+  for (let i = 0; i < 5; i++)
+    for (const way of ["unverified", "verified"] as const) {
+      await using opened = await open(image, {
+        credentials,
+        ...(way === "verified" ? { verify: signer } : {}),
+      })
+      await dropCaches()
+      await using mount = await opened.mount(mountPoint, { engine: "userspace" })
+      times[way].push(await timeReading("bash", ["-c", readAll(mount.info.target)]))
+    }
+  const [unverified, verified] = [median(times.unverified), median(times.verified)]
+  note("reading every file, cold, not verified", seconds(unverified))
+  note("reading every file, cold, verified", seconds(verified))
+  const ratio = verified / unverified
+  goal("verified reading, times the unverified", ratio.toFixed(2), "at most 1.25", ratio <= 1.25)
+  const large = `${work}/large.sif`
+  await sparseImage(large)
+  note("sign --tree of 4 GiB", seconds(await addTree(large)))
+  const opening = await repeat(10, async () => {
+    const started = performance.now()
+    const opened = await open(large, { credentials, verify: signer })
+    const took = performance.now() - started
+    await opened.close()
+    return took
+  })
+  goal("opening 4 GiB, verified, with its key", seconds(opening), "below 100 ms", opening < 100)
+}
+
 async function main(): Promise<void> {
   chownSync(work, USER, USER)
   chmodSync(work, 0o755)
@@ -419,6 +460,7 @@ async function main(): Promise<void> {
     await openingKey()
     await changingRecipients()
     await signatures()
+    await verifyingWhenRead()
   } finally {
     for (const { target } of await listMounts())
       if (target.startsWith(work)) await measure("umount", [target])
