@@ -171,7 +171,9 @@ describe("hash trees with the kernel engine", function () {
       await sleep(Math.random() * mountMs)
       for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name)))
         try {
-          if (readFileSync(`/proc/${pid}/cmdline`, "utf8").startsWith("sifcrypt-starter\0mount"))
+          // The starter and not its watchdogs, which are its children and look like it.
+          const ours = readFileSync(`/proc/${pid}/status`, "utf8").includes(`\nPPid:\t${process.pid}\n`)
+          if (ours && readFileSync(`/proc/${pid}/cmdline`, "utf8").startsWith("sifcrypt-starter\0mount"))
             process.kill(Number(pid), "SIGKILL")
         } catch {
           // It has ended meanwhile.
