@@ -350,6 +350,56 @@ describe("build of a definition file with Fingerprints:", () => {
   })
 })
 
+describe("build of a definition file from an image of layers", () => {
+  it("takes its files, and its variables in scripts", async () => {
+    const place = newFolder("definition-layers", idOf("user"))
+    const blobs = path.join(place, "layout", "blobs", "sha256")
+    mkdirSync(blobs, { recursive: true })
+    const store = (bytes: Buffer): { digest: string; size: number } => {
+      const hex = createHash("sha256").update(bytes).digest("hex")
+      writeFileSync(path.join(blobs, hex), bytes)
+      return { digest: `sha256:${hex}`, size: bytes.length }
+    }
+    const layer = store(
+      execFileSync("tar", ["-C", makeRootTree(), "-c", "--owner=0", "--group=0", "."], {
+        maxBuffer: 1 << 26,
+      }),
+    )
+    const config = store(
+      Buffer.from(
+        JSON.stringify({
+          architecture: "amd64",
+          os: "linux",
+          config: { Env: ["PATH=/usr/bin:/bin", "FROM_LAYERS=yes"] },
+          rootfs: { type: "layers", diff_ids: [layer.digest] },
+        }),
+      ),
+    )
+    const oci = (what: string): string => `application/vnd.oci.image.${what}`
+    const manifest = store(
+      Buffer.from(
+        JSON.stringify({
+          schemaVersion: 2,
+          mediaType: oci("manifest.v1+json"),
+          config: { mediaType: oci("config.v1+json"), ...config },
+          layers: [{ mediaType: oci("layer.v1.tar"), ...layer }],
+        }),
+      ),
+    )
+    const index = { schemaVersion: 2, manifests: [{ mediaType: oci("manifest.v1+json"), ...manifest }] }
+    writeFileSync(path.join(place, "layout", "index.json"), JSON.stringify(index))
+    writeFileSync(path.join(place, "layout", "oci-layout"), '{"imageLayoutVersion":"1.0.0"}')
+    writeFileSync(
+      path.join(place, "x.def"),
+      'Bootstrap: oci\nFrom: layout\n\n%post\necho "$FROM_LAYERS" > /etc/seen\n',
+    )
+    await sifcryptOk(["build", "x.sif", "x.def"], { cwd: place })
+    await using image = await open(path.join(place, "x.sif"))
+    assert.equal((await image.readFile("/etc/seen")).toString(), "yes\n")
+    assert.equal((await image.readFile("/data/hello")).toString(), "hello\n")
+  })
+})
+
 describe("build() of a definition file", () => {
   it("does what the command does, and tells what happens", async () => {
     const place = newFolder("definition-api")
