@@ -206,7 +206,6 @@ describe("instances", () => {
           ["SIGTERM", 143],
           ["SIGKILL", null],
         ] as const) {
-          const before = processesOfGroup(group).length
           const child = startSifcrypt(
             ["exec", `instance://${name("stays")}`, "sh", "-c", "echo in; sleep 300"],
             options(),
@@ -219,7 +218,13 @@ describe("instances", () => {
             result.status === status || result.signal === signal,
             `${signal}: ${String(result.status)} ${result.stderr}`,
           )
-          await waitFor("its processes", () => processesOfGroup(group).length <= before)
+          await waitFor(
+            "its processes",
+            () =>
+              !processesOfGroup(group).some(({ command: words }) =>
+                /sleep 300|sifcrypt-starter (?:join|attend)|crun .* exec /.test(words),
+              ),
+          )
         }
         assert.equal(await command("exec", `instance://${name("stays")}`, "echo", "still"), "still\n")
         await command("instance", "stop", name("stays"))
