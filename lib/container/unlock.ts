@@ -348,9 +348,9 @@ function verityOf(partition: SifPartition): NativeVerity | undefined {
 
 /** Reads of a partition what has no cipher. */
 function readerOf(image: SifImage, partition: SifPartition): Pick<ByteReader, "read"> {
-  const { fd, path } = image
   const verity = verityOf(partition)
   if (verity === undefined) return image.reader
+  const { fd, path } = image
   return {
     read: (offset, size) => readStored({ fd, offset, size, cipher: undefined, verity }, path),
   }

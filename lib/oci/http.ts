@@ -1,5 +1,6 @@
 // One HTTP request, with redirects and retries as a registry's client needs them. Node's own client: it follows nothing
 // and adds nothing by itself, so where a credential goes is decided here.
+import { randomInt } from "node:crypto"
 import { once } from "node:events"
 import { readdirSync, readFileSync } from "node:fs"
 import http from "node:http"
@@ -202,7 +203,7 @@ export class HttpClient implements Disposable {
   /** Before another try. */
   async pause(tries: number, atLeastMs = 0): Promise<void> {
     const { signal, retryDelayMs = 1000 } = this.#options
-    const longer = retryDelayMs * 2 ** (tries - 1) * (0.75 + Math.random() / 2)
+    const longer = retryDelayMs * 2 ** (tries - 1) * (0.75 + randomInt(500) / 1000)
     await sleep(Math.min(LONGEST_WAIT_MS, Math.max(longer, atLeastMs)), undefined, {
       ...(signal === undefined ? {} : { signal }),
     }).catch((error: unknown) => {
