@@ -2,6 +2,7 @@
 import { realpath, stat } from "node:fs/promises"
 import path from "node:path"
 import { gatherCredentials, wipeCredentials, type CredentialOptions } from "../container/credentials.ts"
+import type { OpenOptions } from "../container/image.ts"
 import { BuildError } from "../errors.ts"
 import { DefinitionBuild, isDefinition, type DefinitionOptions } from "./definition-source.ts"
 import { checkStretching, recipientsOf } from "./encryption.ts"
@@ -36,6 +37,8 @@ export interface BuildOptions extends EncryptedOutputOptions, TreeOptions, Defin
   readonly credentials?: CredentialOptions
   /** Opens an encrypted source, where that takes other keys than the output. */
   readonly sourceCredentials?: CredentialOptions
+  /** By whom a source that is a SIF image must be signed; any other source is an error then. */
+  readonly verify?: NonNullable<OpenOptions["verify"]>
   /**
    * Encrypt, with what the environment in `credentials` names if nothing else is given. Explicit credentials encrypt
    * without this; the environment alone never does.
@@ -68,8 +71,18 @@ async function checkFolder(target: string, force: boolean, update: boolean): Pro
   else if (info !== undefined && !info.isDirectory()) throw sandboxError(`cannot replace ${target}: it is no folder`)
 }
 
+function checkNothingToVerify({ verify, source }: BuildOptions): void {
+  if (verify !== undefined)
+    throw new BuildError(
+      "ERR_BUILD_SOURCE",
+      `${source}: who must have signed the base of a definition file, its Fingerprints: says`,
+      { path: source },
+    )
+}
+
 /** Builds into an ordinary folder. */
 async function buildSandbox(options: BuildOptions, credentials: CredentialOptions): Promise<Omit<BuildResult, "milliseconds">> {
+  checkNothingToVerify(options)
   const { output, force = false, update = false } = options
   await checkFolder(output, force, update)
   const target = path.resolve(output)
@@ -93,7 +106,7 @@ async function realTarget(target: string): Promise<string> {
  * `ERR_DEFINITION_SYNTAX`, `ERR_DEFINITION_ARGUMENT`, `ERR_BUILD_AGENT`, `ERR_BUILD_SCRIPT`, `ERR_BUILD_SCRATCH`; KeyError
  * before any work when a key is missing or unusable, GocryptfsError `ERR_GOCRYPTFS_RECIPIENTS` when the format cannot have
  * those recipients; SifError, LuksError, GocryptfsError and TreeError of a source image; SignatureError of a base that
- * `Fingerprints:` is about; EnvironmentError; the signal's reason.
+ * `Fingerprints:` is about, or with `verify`; EnvironmentError; the signal's reason.
  */
 export async function build(options: BuildOptions): Promise<BuildResult> {
   const started = performance.now()
@@ -118,6 +131,7 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
   const recipients = await recipientsOf({ ...options, credentials })
   try {
     if (await isDefinition(options.source)) {
+      checkNothingToVerify(options)
       const encrypted = recipients.length > 0
       await using work = new DefinitionBuild({ ...options, credentials: sourceCredentials, encrypted }, options.output)
       return timed(await makeImage(options, recipients, (output) => work.run(output.file.fd)))

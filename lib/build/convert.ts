@@ -16,14 +16,14 @@ import { openImageSource, type SourceImage } from "./source.ts"
 import { makeImage, type BuildResult, type EncryptedOutputOptions, type OutputOptions } from "./write-image.ts"
 
 /** How {@link encrypt} encrypts. */
-export interface EncryptOptions extends EncryptedOutputOptions {
+export interface EncryptOptions extends EncryptedOutputOptions, Pick<TrustOptions, "verify"> {
   /** A plain image. */
   readonly image: string
   /** Whoever shall be able to open the new one: every RSA key and passphrase. */
   readonly credentials: CredentialOptions
 }
 
-/** How far an encrypted image is trusted. */
+/** How far an image is trusted. */
 export type TrustOptions = Pick<OpenOptions, "kdfLimits" | "unsigned" | "verify">
 
 /** How {@link decrypt} decrypts. */
@@ -147,11 +147,11 @@ async function convert(
  * Makes an encrypted image of a plain one. {@link decrypt} gives back the partition, bit for bit, and every object
  * beside it but signatures.
  *
- * @throws As {@link build}; BuildError `ERR_BUILD_SOURCE` when the image is encrypted already.
+ * @throws As {@link build}; BuildError `ERR_BUILD_SOURCE` when the image is encrypted already; SignatureError with `verify`.
  */
 export async function encrypt(options: EncryptOptions): Promise<BuildResult> {
   return await convert(options, async () => {
-    const { image, credentials, format, onNotice } = options
+    const { image, credentials, format, onNotice, verify, signal } = options
     checkStretching(options)
     const recipients = await recipientsOf({
       credentials,
@@ -160,7 +160,10 @@ export async function encrypt(options: EncryptOptions): Promise<BuildResult> {
       ...(onNotice === undefined ? {} : { onNotice }),
     })
     try {
-      await using source = await openImageSource(image, undefined)
+      await using source = await openImageSource(image, undefined, {
+        ...(verify === undefined ? {} : { verify }),
+        ...(signal === undefined ? {} : { signal }),
+      })
       return await makeImage(options, recipients, source)
     } finally {
       wipeCredentials(recipients)

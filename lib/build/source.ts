@@ -149,6 +149,9 @@ export async function openImageSource(
   }
 }
 
+/** How a source is found, and how far it is trusted. */
+export interface FindOptions extends LayerOptions, Pick<OriginOptions, "verify"> {}
+
 /** How an image of layers is found. */
 export interface LayerOptions extends Pick<OciOptions, "architecture" | "signal" | "onNotice"> {
   /** For images of layers. */
@@ -159,17 +162,27 @@ export interface LayerOptions extends Pick<OciOptions, "architecture" | "signal"
 /**
  * Opens a source and finds out what it is.
  *
- * @throws OciError of an image of layers
- * @throws BuildError `ERR_BUILD_SOURCE`; SifError, KeyError, LuksError, TreeError of an image.
+ * @throws OciError of an image of layers; BuildError `ERR_BUILD_SOURCE`; SifError, KeyError, LuksError, TreeError of an image;
+ * SignatureError with `verify`.
  */
 export async function openSource(
   path: string,
   credentials: CredentialOptions,
-  options: LayerOptions = {},
+  options: FindOptions = {},
 ): Promise<BuildSource> {
+  const { verify, signal } = options
+  const unsigned = (what: string): void => {
+    if (verify !== undefined)
+      throw new BuildError("ERR_BUILD_SOURCE", `${path} is ${what}, which nobody signs: it cannot be verified`, {
+        path,
+      })
+  }
   // A file may have any name.
   const reference = existsSync(path) ? undefined : parseReference(path)
-  if (reference !== undefined) return await openOciSource(reference, options)
+  if (reference !== undefined) {
+    unsigned("an image of layers")
+    return await openOciSource(reference, options)
+  }
   let info
   try {
     info = await stat(path)
@@ -181,7 +194,8 @@ export async function openSource(
       { path, cause },
     )
   }
-  if (info.isDirectory())
+  if (info.isDirectory()) {
+    unsigned("a folder")
     return {
       path,
       tree: { directory: path, added: [] },
@@ -189,15 +203,22 @@ export async function openSource(
         // A folder is opened by the native side.
       },
     }
+  }
   if (!info.isFile())
     throw new BuildError("ERR_BUILD_SOURCE", `the source ${path} is neither a folder nor a file`, { path })
   const file = await open(path, "r")
   try {
-    if (await startsWith(file, SQUASHFS_MAGIC)) return await openSquashfs(path, file)
+    if (await startsWith(file, SQUASHFS_MAGIC)) {
+      unsigned("a squashfs")
+      return await openSquashfs(path, file)
+    }
   } catch (error) {
     await file.close()
     throw error
   }
   await file.close()
-  return await openImageSource(path, credentials)
+  return await openImageSource(path, credentials, {
+    ...(verify === undefined ? {} : { verify }),
+    ...(signal === undefined ? {} : { signal }),
+  })
 }

@@ -5,6 +5,7 @@ import {
   chmodSync,
   closeSync,
   copyFileSync,
+  existsSync,
   linkSync,
   openSync,
   readFileSync,
@@ -224,6 +225,32 @@ describe("an image that was verified", () => {
       assert.equal(result.status, 26, result.stderr)
       assert.match(result.stderr, /no good signature by SHA256:A{43}/)
     }
+  })
+
+  it("A25: a signer is demanded of what another image is made of, before anything is written", async () => {
+    const name = (await signerName()) ?? ""
+    const stranger = `SHA256:${"A".repeat(43)}`
+    const output = path.join(newFolder("built"), "output.sif")
+    const from = [
+      "--signer-key",
+      signerFile,
+      "--pem-path",
+      keys.publicKey,
+      "--source-pem-path",
+      keys.privateKey,
+    ]
+    const refused = await sifcrypt(["build", `--verify=${stranger}`, ...from, output, signed], { as: "self" })
+    assert.equal(refused.status, 26, refused.stderr)
+    const plain = path.join(newFolder("plain"), "plain.sif")
+    await sifcryptOk(["decrypt", "--pem-path", keys.privateKey, signed, plain], { as: "self" })
+    const unsigned = ["encrypt", `--verify=${name}`, "--signer-key", signerFile, "--pem-path", keys.publicKey]
+    assert.equal((await sifcrypt([...unsigned, plain, output], { as: "self" })).status, 26)
+    const folderSource = await sifcrypt(["build", "--verify", output, makeRootTree()], { as: "self" })
+    assert.equal(folderSource.status, 25, folderSource.stderr)
+    assert.match(folderSource.stderr, /is a folder, which nobody signs: it cannot be verified/)
+    assert.ok(!existsSync(output))
+    await sifcryptOk(["build", `--verify=${name}`, ...from, output, signed], { as: "self" })
+    assert.ok(existsSync(output))
   })
 
   it("A25: the signer is looked at before anybody is asked for a key", async () => {

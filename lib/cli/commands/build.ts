@@ -11,9 +11,10 @@ import {
 import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
 import { addDefinitionOptions, definitionOptions, type DefinitionFlags } from "../definition.ts"
 import { addEncryptionOptions, encryptionOptions, showMaking, type EncryptionFlags } from "../encryption.ts"
+import { addSignerOptions, signerOptions, type SignerFlags } from "../signers.ts"
 import { printable, Progress } from "../terminal.ts"
 
-interface BuildFlags extends CredentialFlags, Omit<EncryptionFlags, "json">, DefinitionFlags {
+interface BuildFlags extends CredentialFlags, Omit<EncryptionFlags, "json">, DefinitionFlags, SignerFlags {
   readonly encrypt?: true
   readonly keepOwner?: true
   readonly owner?: Owner
@@ -132,8 +133,9 @@ export function addBuildCommand(program: Command): void {
     .option("--max-layer-size <gib>", "of all layers uncompressed (default 64)", parseGibibytes)
     .option("--source-pem-path <file>", "key that opens an encrypted source", collect)
     .option("--source-passphrase-file <file>", "passphrase that opens an encrypted source")
-  addCredentialOptions(addEncryptionOptions(addDefinitionOptions(command))).action(
+  addSignerOptions(addCredentialOptions(addEncryptionOptions(addDefinitionOptions(command)))).action(
     async (output: string, source: string, flags: BuildFlags) => {
+      const verify = signerOptions(flags)
       const epoch = sourceDateEpoch(command)
       const encryption = encryptionOptions(flags, command)
       const fetching = new Progress(`fetching ${source}`)
@@ -144,6 +146,7 @@ export function addBuildCommand(program: Command): void {
             ...encryption,
             ...definitionOptions(flags),
             source,
+            ...(verify === undefined ? {} : { verify }),
             oci: ociOptions(flags, fetching),
             credentials,
             encrypt: flags.encrypt === true,

@@ -11,6 +11,7 @@ import {
 } from "../encryption.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 import { addRecipientOptions, withRecipients, type RecipientFlags } from "../recipients.ts"
+import { addSignerOptions, signerOptions, type SignerFlags } from "../signers.ts"
 
 /** How far the image is trusted. */
 function trust(flags: OpenFlags): TrustOptions {
@@ -33,12 +34,19 @@ function addEncrypt(program: Command): void {
     )
     .argument("<image>", "the plain image")
     .argument("<output>", "the image to write")
-  addCredentialOptions(addEncryptionOptions(command)).action(
-    async (image: string, output: string, flags: CredentialFlags & EncryptionFlags) => {
+  addSignerOptions(addCredentialOptions(addEncryptionOptions(command))).action(
+    async (image: string, output: string, flags: CredentialFlags & EncryptionFlags & SignerFlags) => {
+      const verify = signerOptions(flags)
       const encryption = encryptionOptions(flags, command)
       await withCredentials(flags, true, (credentials) =>
         showMaking(`encrypting ${output}`, output, flags, (options) =>
-          encrypt({ ...options, ...encryption, image, credentials }),
+          encrypt({
+            ...options,
+            ...encryption,
+            ...(verify === undefined ? {} : { verify }),
+            image,
+            credentials,
+          }),
         ),
       )
     },
