@@ -5,7 +5,7 @@ import { mkdtemp, open, readFile, rm, stat } from "node:fs/promises"
 import { tmpdir } from "node:os"
 import path from "node:path"
 import type { CredentialOptions } from "../container/credentials.ts"
-import { checkOrigin, type OriginOptions } from "../container/origin.ts"
+import type { OriginOptions } from "../container/origin.ts"
 import { freeMemory } from "../device/memory.ts"
 import { BuildError } from "../errors.ts"
 import type { NativeBuild, NativeCipher } from "../native/binding.ts"
@@ -345,26 +345,12 @@ async function openBase(
     return { kind: "debootstrap", options: { program, suite, mirror, include, architecture } }
   }
   const { spec, fingerprints } = wanted
-  const source = await openSource(spec, options.credentials, options)
+  // Everybody whom `Fingerprints:` names has to have signed it.
+  const verify = fingerprints.length === 0 ? {} : { verify: { ...options.fingerprintKeys, require: fingerprints } }
+  const source = await openSource(spec, options.credentials, { ...options, ...verify })
   undo.add(() => source[Symbol.asyncDispose]())
   sources.push(source)
-  if (fingerprints.length > 0) await requireFingerprints(spec, source, fingerprints, options)
   return { kind: "tree", name: spec, source: luggage.pack(source.tree), added: source.added ?? [] }
-}
-
-/** A base has to be signed by everybody whom `Fingerprints:` names. */
-async function requireFingerprints(
-  spec: string,
-  source: BuildSource,
-  fingerprints: readonly string[],
-  options: SourceOptions,
-): Promise<void> {
-  const { image } = source
-  if (image === undefined)
-    throw new BuildError("ERR_BUILD_SOURCE", `${spec} is no SIF image, so nobody can have signed it`, { path: spec })
-  const { signal } = options
-  const verify = { ...options.fingerprintKeys, require: fingerprints }
-  await checkOrigin(image.sif, image.primary, signal === undefined ? { verify } : { verify, signal })
 }
 
 /** The configuration of an image of layers. */

@@ -1,7 +1,7 @@
 // Definition files, built by the command as root and as an ordinary user.
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
-import { createHash } from "node:crypto"
+import { createHash, randomBytes } from "node:crypto"
 import {
   chmodSync,
   existsSync,
@@ -14,12 +14,14 @@ import {
 } from "node:fs"
 import path from "node:path"
 import { build, open, readDefinition } from "../../lib/index.ts"
+import { signerName } from "../../lib/signing/dsse.ts"
 import { idOf, isRoot, sifcrypt, sifcryptOk, startSifcrypt, type As, type Result } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { processesOfGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
+import { flipBit, placesOf, signWithTree, testSigner } from "../support/verity.ts"
 import { vectorPath } from "../vectors/load.ts"
 
 const users: readonly As[] = isRoot ? ["self", "user"] : ["user"]
@@ -335,6 +337,28 @@ describe("build of a definition file with Fingerprints:", () => {
     const keys = { keyPaths: [vectorPath("sif/ed25519-public.pem")] }
     await build({ source, output: path.join(place, "x.sif"), fingerprintKeys: keys })
     assert.ok(existsSync(path.join(place, "x.sif")))
+  })
+
+  it("refuses one that they signed with its hash tree, and that was changed since", async () => {
+    const place = newFolder("definition-tree", idOf("user"))
+    const tree = makeRootTree()
+    // What does not compress is most of the image, so its middle is in this file.
+    writeFileSync(path.join(tree, "random"), randomBytes(4 << 20))
+    const base = path.join(place, "base.sif")
+    await sifcryptOk(["build", base, tree])
+    await signWithTree(base)
+    const { partition } = await placesOf(base)
+    flipBit(base, partition.offset + Math.floor(partition.size / 2))
+    const { publicKey, file } = testSigner()
+    const source = path.join(place, "x.def")
+    writeFileSync(
+      source,
+      `Bootstrap: localimage\nFrom: ${base}\nFingerprints: ${signerName(publicKey) ?? ""}\n`,
+    )
+    await assert.rejects(
+      build({ source, output: path.join(place, "x.sif"), fingerprintKeys: { keyPaths: [file] } }),
+    )
+    assert.ok(!existsSync(path.join(place, "x.sif")))
   })
 
   it("refuses one that they did not sign", async () => {
