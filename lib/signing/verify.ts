@@ -443,7 +443,7 @@ function judge(
         .filter((signer) => !signers.has(signer))
         .map((signer) => failure(`no good signature by ${signer}`)),
     )
-  else if (signers.size === 0 && broken.length === 0)
+  if (signers.size === 0 && broken.length === 0 && failures.length === 0)
     failures.push(
       found.every(({ report }) => report.status === "unknown-signer")
         ? failure("no signature by a key that was given")

@@ -125,6 +125,12 @@ describe("verify", () => {
     assert.match(report.failures[0]?.reason ?? "", /no good signature by A{40}/)
   })
 
+  it("wants a signer that is known where the list of those that it is told to is empty", async () => {
+    const image = vector("sif/one-group-signed-dsse.sif")
+    assert.equal((await verifyBytes(image, { keys: [publicKey("ecdsa")], require: [] })).verified, false)
+    assert.equal((await verifyBytes(image, { keys: [publicKey("ed25519")], require: [] })).verified, true)
+  })
+
   it("S40: takes whole fingerprints only", async () => {
     const short = { ...pgp, require: [signer.slice(-16)] }
     assert.equal((await verifyBytes(vector("sif/one-group-signed-pgp.sif"), short)).verified, false)
