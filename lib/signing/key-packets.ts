@@ -75,8 +75,9 @@ export function splitKeys(bytes: Buffer, origin: string): Buffer[] {
   return keys.map((packets) => Buffer.concat(packets))
 }
 
+// No block has the start of another one in it: without that, many starts and no end would take quadratic time.
 const block =
-  /-----BEGIN PGP (?:PUBLIC|PRIVATE) KEY BLOCK-----\r?\n([^]*?)-----END PGP (?:PUBLIC|PRIVATE) KEY BLOCK-----/g
+  /-----BEGIN PGP (?:PUBLIC|PRIVATE) KEY BLOCK-----\r?\n((?:(?!-----BEGIN )[^])*?)-----END PGP (?:PUBLIC|PRIVATE) KEY BLOCK-----/g
 
 function unarmor(text: string, origin: string): Buffer {
   const lines = text.split(/\r?\n/).map((line) => line.trimEnd())

@@ -201,6 +201,23 @@ describe("SecretKeyring", () => {
   })
 })
 
+describe("parseClearSigned", () => {
+  // Within mocha's patience, which quadratic time exceeds by far.
+  it("ends soon for a line of many blanks", () => {
+    const line = `${" ".repeat(900_000)}x`
+    const message = [
+      "-----BEGIN PGP SIGNED MESSAGE-----",
+      "Hash: SHA256",
+      "",
+      `${line} \t`,
+      "-----BEGIN PGP SIGNATURE-----",
+      "",
+      "-----END PGP SIGNATURE-----",
+    ]
+    assert.equal(parseClearSigned(Buffer.from(message.join("\n")))?.text, line)
+  })
+})
+
 describe("keys that verify", () => {
   let key: PrivateKey
   let data: Buffer
