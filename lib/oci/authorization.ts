@@ -91,7 +91,8 @@ export class Authorization implements Disposable {
     if (challenges.length === 0) {
       // Some only say at the door how to get in.
       const reply = await this.#client.request(new URL("/v2/", this.#registry))
-      challenges = parseChallenges(reply.headers["www-authenticate"] ?? "")
+      if (!this.#client.isFromElsewhere(reply))
+        challenges = parseChallenges(reply.headers["www-authenticate"] ?? "")
       reply.destroy()
     }
     if (challenges.length === 0) return false

@@ -159,18 +159,36 @@ export interface CleanCacheOptions {
   readonly dryRun?: boolean
 }
 
-/** Empties the cache. Returns what was removed; what is being read meanwhile stays readable. */
+/** A file that somebody is filling stays. Was it removed? */
+async function removePartial(name: string): Promise<boolean> {
+  const file = await open(name, constants.O_RDWR | constants.O_NOFOLLOW)
+  try {
+    if (!(await loadAddon().lockFile(file.fd))) return false
+    await unlink(name)
+    return true
+  } finally {
+    await file.close()
+  }
+}
+
+/** Empties the cache. Returns what was removed; what is being read meanwhile stays readable, and what
+ * is being fetched stays. */
 export async function cleanCache(options: CleanCacheOptions = {}): Promise<CachedBlob[]> {
   const { folder = cacheFolder(), olderThanDays, dryRun = false } = options
   const before = olderThanDays === undefined ? Infinity : Date.now() / 1000 - olderThanDays * 86_400
   const old = (await listCache(folder)).filter(({ lastUsed }) => lastUsed < before)
-  if (!dryRun)
-    for (const { digest, isPartial } of old) {
-      const { algorithm, hex } = parseDigest(digest, folder)
-      const name = path.join(folder, "blobs", algorithm, isPartial ? `${hex}${PARTIAL}` : hex)
-      await unlink(name).catch((error: unknown) => {
-        if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error
-      })
+  if (dryRun) return old
+  const removed: CachedBlob[] = []
+  for (const blob of old) {
+    const { algorithm, hex } = parseDigest(blob.digest, folder)
+    const name = path.join(folder, "blobs", algorithm, hex)
+    try {
+      if (!blob.isPartial) await unlink(name)
+      else if (!(await removePartial(`${name}${PARTIAL}`))) continue
+      removed.push(blob)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error
     }
-  return old
+  }
+  return removed
 }

@@ -21,6 +21,8 @@ export interface CredentialSearch {
   readonly environment?: Readonly<Record<string, string | undefined>>
 }
 
+/** What a helper has no business with. */
+const secretVariables = /^(?:(?:SIFCRYPT|APPTAINER|SINGULARITY)_|DOCKER_PASSWORD$)/
 const HELPER_MS = 10_000
 const MAX_HELPER_OUTPUT = 1 << 20
 
@@ -64,7 +66,7 @@ async function askHelper(
     (resolve, reject) => {
       const child = spawn(program, ["get"], {
         stdio: ["pipe", "pipe", "ignore"],
-        env: environment,
+        env: Object.fromEntries(Object.entries(environment).filter(([name]) => !secretVariables.test(name))),
         timeout: HELPER_MS,
       })
       const pieces: Buffer[] = []
@@ -82,6 +84,7 @@ async function askHelper(
       })
       child.on("close", (status) => {
         resolve({ status, text: Buffer.concat(pieces) })
+        for (const piece of pieces) piece.fill(0)
       })
       child.stdin.end(server)
     },
@@ -98,10 +101,7 @@ async function askHelper(
   } finally {
     output.text.fill(0)
   }
-  const { Username: username, Secret: secret } = answer as {
-    readonly Username?: unknown
-    readonly Secret?: unknown
-  }
+  const { Username: username, Secret: secret } = isRecord(answer) ? answer : {}
   if (typeof username !== "string" || typeof secret !== "string")
     throw new OciError("ERR_OCI_CREDENTIALS", `${program} gave no name and secret`)
   const password = Buffer.from(secret, "utf8")

@@ -104,6 +104,7 @@ export class HttpClient implements Disposable {
   readonly #options: HttpOptions
   readonly #http = new http.Agent({ keepAlive: true })
   readonly #https = new Map<string, https.Agent>()
+  readonly #elsewhere = new WeakSet<Reply>()
 
   constructor(options: HttpOptions) {
     this.#options = options
@@ -151,7 +152,10 @@ export class HttpClient implements Disposable {
     for (let redirects = 0; ; redirects++) {
       const reply = await this.#once(url, { ...request, authorization })
       const { location } = reply.headers
-      if (![301, 302, 303, 307, 308].includes(reply.statusCode ?? 0) || location === undefined) return reply
+      if (![301, 302, 303, 307, 308].includes(reply.statusCode ?? 0) || location === undefined) {
+        if (url.origin !== start.origin) this.#elsewhere.add(reply)
+        return reply
+      }
       reply.destroy()
       const next = URL.canParse(location, url.href) ? new URL(location, url.href) : undefined
       if (next === undefined || !/^https?:$/.test(next.protocol))
@@ -165,6 +169,9 @@ export class HttpClient implements Disposable {
         )
       // Host, scheme and port: whoever is there is somebody else.
       if (next.origin !== url.origin) authorization = undefined
+      // What is posted is a token.
+      if (next.origin !== url.origin && request.body !== undefined)
+        throw new OciError("ERR_OCI_REGISTRY", `${url.host}: asked for a token, it sends us to ${next.host}`)
       url = next
     }
   }
@@ -198,6 +205,11 @@ export class HttpClient implements Disposable {
       }
       await this.pause(tries, wait)
     }
+  }
+
+  /** Did a redirect lead to somebody else, who answered? What they ask for they do not get. */
+  isFromElsewhere(reply: Reply): boolean {
+    return this.#elsewhere.has(reply)
   }
 
   /** Before another try. */

@@ -58,6 +58,9 @@ function speaksPlain(cause: unknown): boolean {
   )
 }
 
+/** It takes a credential to get what was going to be kept for everybody. */
+class NotPublic extends Error {}
+
 class RegistryStore implements BlobStore {
   readonly name: string
   readonly #client: HttpClient
@@ -93,7 +96,7 @@ class RegistryStore implements BlobStore {
       const status = reply.statusCode ?? 0
       // Some say "not found" to whom they do not know.
       const refused = [401, 403, 429].includes(status) || (status === 404 && !this.#authorization.isKnown)
-      if (!refused) return reply
+      if (!refused || this.#client.isFromElsewhere(reply)) return reply
       const before = this.#authorization.header
       if (!(await this.#authorization.advance(reply, authorization))) return reply
       reply.destroy()
@@ -185,7 +188,12 @@ class RegistryStore implements BlobStore {
       const file =
         cached ??
         (!this.#authorization.isKnown
-          ? await this.#cache.make(digest, size, (one) => this.#fill(descriptor, one), signal)
+          ? await this.#cache
+              .make(digest, size, (one) => this.#fill(descriptor, one), signal)
+              .catch((error: unknown) => {
+                if (error instanceof NotPublic) return undefined
+                throw error
+              })
           : undefined)
       if (file !== undefined) {
         this.#files.push(file)
@@ -222,11 +230,18 @@ class RegistryStore implements BlobStore {
       }
       this.#advance(tries === 0 ? have : 0)
       let position = have
-      await this.#download(descriptor, have, async (bytes) => {
-        hash.update(bytes)
-        await file.write(bytes, 0, bytes.length, position)
-        position += bytes.length
-      })
+      try {
+        await this.#download(descriptor, have, async (bytes) => {
+          if (this.#authorization.isKnown) throw new NotPublic()
+          hash.update(bytes)
+          for (let done = 0; done < bytes.length;)
+            done += (await file.write(bytes, done, bytes.length - done, position + done)).bytesWritten
+          position += bytes.length
+        })
+      } catch (error) {
+        if (error instanceof NotPublic) this.#fetched -= position
+        throw error
+      }
       try {
         checkDigest(hash, digest, what)
         return

@@ -229,11 +229,17 @@ describe("registries", () => {
       writeFileSync(config, JSON.stringify({ credHelpers: { [registry.host]: "sifcrypt-test" } }))
       writeFileSync(
         path.join(home, "docker-credential-sifcrypt-test"),
-        `#!/bin/sh\n[ "$1" = get ] && read server; [ "$server" = "${registry.host}" ] && echo '{"ServerURL":"x","Username":"user","Secret":"secret"}'\n`,
+        `#!/bin/sh\n[ "$1" = get ] && [ -z "$SIFCRYPT_ENCRYPTION_PASSPHRASE" ] && read server; [ "$server" = "${registry.host}" ] && echo '{"ServerURL":"x","Username":"user","Secret":"secret"}'\n`,
       )
       chmodSync(path.join(home, "docker-credential-sifcrypt-test"), 0o755)
       await isWhole(
-        await built(source, { environment: { HOME: home, PATH: `${home}:${process.env["PATH"] ?? ""}` } }),
+        await built(source, {
+          environment: {
+            HOME: home,
+            PATH: `${home}:${process.env["PATH"] ?? ""}`,
+            SIFCRYPT_ENCRYPTION_PASSPHRASE: "not the helper's",
+          },
+        }),
       )
       assert.deepEqual(await listCache(cacheFolder), [], "A37: nothing private in the cache")
       assert.deepEqual(existsSync(cacheFolder) ? readdirSync(cacheFolder) : [], [], "nothing else either")
@@ -499,6 +505,83 @@ describe("registries", () => {
         /without TLS/,
       )
       assert.deepEqual([...new Set(thief.heard.map(({ authorization }) => authorization))], [undefined])
+    })
+
+    it("S14: a token that was posted goes with no redirect to somebody else", async () => {
+      await using thief = await Server.start((_, response) => {
+        response.end('{"token":"x"}')
+      })
+      await using server = await Server.start((request, response) => {
+        if (request.method === "POST") {
+          response.statusCode = 307
+          response.setHeader("location", `http://${thief.host}/token`)
+        } else {
+          response.statusCode = 401
+          response.setHeader("www-authenticate", `Bearer realm="http://${request.headers.host!}/token"`)
+        }
+        response.end()
+      })
+      const authFile = path.join(newFolder("identity"), "auth.json")
+      writeFileSync(authFile, JSON.stringify({ auths: { [server.host]: { identitytoken: "secret" } } }))
+      await refused(built(`docker://${server.host}/image:1`, { authFile }), "ERR_OCI_REGISTRY", /sends us to/)
+      assert.deepEqual(thief.heard, [])
+    })
+
+    it("S14: whoever a redirect leads to is not asked where passwords go", async () => {
+      await using thief = await Server.start((request, response) => {
+        response.statusCode = 401
+        response.setHeader("www-authenticate", `Bearer realm="http://${request.headers.host!}/token"`)
+        response.end('{"token":"x"}')
+      })
+      await using server = await Server.start(
+        serving((request, response) => {
+          if (!request.url!.includes("/blobs/")) return false
+          response.statusCode = 307
+          response.setHeader("location", `http://${thief.host}/elsewhere`)
+          response.end()
+          return true
+        }),
+      )
+      const credentials = { username: "user", password: Buffer.from("secret") }
+      await refused(built(`docker://${server.host}/image:1`, { credentials }), "ERR_OCI_CREDENTIALS", /401/)
+      assert.deepEqual([...new Set(thief.heard.map(({ authorization }) => authorization))], [undefined])
+      assert.ok(thief.heard.every(({ url }) => url === "/elsewhere"))
+    })
+
+    it("A37: a layer that takes a password is not kept, though its manifest took none", async () => {
+      const digests = layout.manifest.layers.map(({ digest }) => digest)
+      await using server = await Server.start(
+        serving((request, response) => {
+          if (!digests.some((digest) => request.url!.endsWith(digest))) return false
+          if (request.headers.authorization !== undefined) return false
+          response.statusCode = 401
+          response.setHeader("www-authenticate", 'Basic realm="x"')
+          response.end()
+          return true
+        }),
+      )
+      const credentials = { username: "user", password: Buffer.from("secret") }
+      await isWhole(await built(`docker://${server.host}/image:1`, { credentials }))
+      const kept = (await listCache(cacheFolder)).filter(({ size }) => size > 0)
+      assert.deepEqual(
+        kept.filter(({ digest }) => digests.includes(digest)),
+        [],
+      )
+    })
+
+    it("A37: what somebody is fetching stays where the cache is cleaned", async () => {
+      const { digest } = layout.manifest.layers[0]!
+      let removed: readonly unknown[] | undefined
+      await using server = await Server.start((request, response) => {
+        if (request.url!.endsWith(digest))
+          void cleanCache({ folder: cacheFolder }).then((list) => {
+            removed ??= list.filter((blob) => blob.isPartial)
+            serving()(request, response)
+          })
+        else serving()(request, response)
+      })
+      await isWhole(await built(`docker://${server.host}/image:1`))
+      assert.deepEqual(removed, [])
     })
 
     it("end in an error where redirects do not", async () => {
