@@ -45,12 +45,21 @@ const oid = {
   codeSigning: "1.3.6.1.5.5.7.3.3",
 } as const
 
+const RSA_PSS = "1.2.840.113549.1.1.10"
+/** Its hash is a parameter, SHA-1 where there is none (RFC 4055, 3.1): SHA-256, -384, -512. */
+const pssHashes: ReadonlySet<string> = new Set([
+  "2.16.840.1.101.3.4.2.1",
+  "2.16.840.1.101.3.4.2.2",
+  "2.16.840.1.101.3.4.2.3",
+])
+const PSS_HASH = 0xa0
+
 /** RSA PKCS#1 and ECDSA with SHA-256, -384, -512; RSA-PSS; Ed25519. */
 const signatureAlgorithms: ReadonlySet<string> = new Set([
   "1.2.840.113549.1.1.11",
   "1.2.840.113549.1.1.12",
   "1.2.840.113549.1.1.13",
-  "1.2.840.113549.1.1.10",
+  RSA_PSS,
   "1.2.840.10045.4.3.2",
   "1.2.840.10045.4.3.3",
   "1.2.840.10045.4.3.4",
@@ -95,6 +104,16 @@ const sequence = (bytes: Buffer): DerValue => {
   return value
 }
 
+/** What a certificate is signed with: an object identifier, and more only of RSA-PSS with a hash that is not accepted. */
+function algorithmOf(value: DerValue | undefined): string | undefined {
+  const [name, parameters] = children(value)
+  const id = oidOf(name)
+  if (id !== RSA_PSS) return id
+  const hash = parameters === undefined ? undefined : children(parameters).find(({ tag }) => tag === PSS_HASH)
+  const hashId = hash === undefined ? undefined : oidOf(children(children(hash)[0])[0])
+  return hashId !== undefined && pssHashes.has(hashId) ? id : `${id} with the hash ${hashId ?? "SHA-1"}`
+}
+
 function constraintsOf(certificate: X509Certificate): Constraints {
   const [body, algorithm] = children(readDer(certificate.raw))
   const outer = children(body).find(({ tag }) => tag === EXTENSIONS)
@@ -119,8 +138,7 @@ function constraintsOf(certificate: X509Certificate): Constraints {
     else if (name === oid.keyUsage) keyUsage = readDer(value)?.content[1] ?? 0
     else if (critical && !understood.has(name)) unknown = name
   }
-  const algorithmId = oidOf(children(algorithm)[0])
-  return { algorithm: algorithmId, ca, pathLength, usages, keyUsage, unknown }
+  return { algorithm: algorithmOf(algorithm), ca, pathLength, usages, keyUsage, unknown }
 }
 
 const DIGITAL_SIGNATURE = 0x80

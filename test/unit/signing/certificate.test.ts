@@ -24,6 +24,7 @@ describe("certifiedKey", () => {
     readonly extensions: string
     readonly algorithm?: readonly string[]
     readonly digest?: string
+    readonly padding?: "pss"
     /** From and to, as openssl x509 and ca have them: YYYYMMDDHHMMSSZ. */
     readonly dates?: readonly [string, string]
   }
@@ -53,8 +54,9 @@ describe("certifiedKey", () => {
     )
     const by = issuer === name ? ["-selfsign"] : ["-cert", file(issuer)]
     const key = ["-keyfile", `${file(issuer)}.key`, "-md", digest === "ed25519" ? "default" : digest]
+    const padding = made.padding === undefined ? [] : ["-sigopt", `rsa_padding_mode:${made.padding}`]
     openssl([
-      ...["ca", "-batch", "-notext", "-config", path.join(folder, "ca.cnf"), ...by, ...key],
+      ...["ca", "-batch", "-notext", "-config", path.join(folder, "ca.cnf"), ...by, ...key, ...padding],
       ...["-startdate", from, "-enddate", to, "-extfile", `${file(name)}.ext`],
       ...["-in", request, "-out", file(name)],
     ])
@@ -95,6 +97,9 @@ describe("certifiedKey", () => {
     })
     make("weak", { issuer: "middle", extensions: SIGNER, algorithm: ["RSA", "rsa_keygen_bits:1024"] })
     make("sha1", { issuer: "middle", extensions: SIGNER, digest: "sha1" })
+    make("rsa-middle", { issuer: "root", extensions: CA, algorithm: rsa })
+    make("pss", { issuer: "rsa-middle", extensions: SIGNER, padding: "pss" })
+    make("pss-sha1", { issuer: "rsa-middle", extensions: SIGNER, digest: "sha1", padding: "pss" })
     make("critical", { issuer: "middle", extensions: `${SIGNER}\n1.2.3.4=critical,ASN1:UTF8String:x` })
     make("below-leaf", { issuer: "leaf", extensions: SIGNER })
     make("below-any", { issuer: "any-usage", extensions: SIGNER })
@@ -121,6 +126,7 @@ describe("certifiedKey", () => {
   const good: readonly (readonly [string, string, () => SignerCertificate])[] = [
     ["through an intermediate", "leaf", () => chain("leaf")],
     ["of an RSA key", "rsa-leaf", () => chain("rsa-leaf")],
+    ["signed with RSA-PSS", "pss", () => chain("pss", ["rsa-middle"])],
     ["of an Ed25519 key", "ed25519-leaf", () => chain("ed25519-leaf")],
     ["directly from the root", "direct", () => chain("direct", ["middle"])],
     ["of a certificate that is trusted itself", "self", () => chain("self", ["middle"], "self")],
@@ -167,6 +173,7 @@ describe("certifiedKey", () => {
     ["of a key that is not for signatures", () => chain("encipher"), /its key is not for signatures/],
     ["of a weak key", () => chain("weak"), /RSA key that is too weak/],
     ["S4: signed with SHA-1", () => chain("sha1"), /algorithm 1\.2\.840\.10045\.4\.1, which is not accepted/],
+    ["S4: signed with SHA-1 in RSA-PSS", () => chain("pss-sha1", ["rsa-middle"]), /with the hash SHA-1, which is not accepted/],
     ["with an unknown critical extension", () => chain("critical"), /critical extension 1\.2\.3\.4/],
     ["by one who is no authority", () => chain("below-leaf", ["leaf", "middle"]), /no chain leads to a root/],
     ["by one without usages who is no authority", () => chain("below-any", ["any-usage", "middle"]), /CN=any-usage is no authority/],
