@@ -285,7 +285,7 @@ function scriptEnvironment(): Record<string, string> {
   return Object.fromEntries(
     Object.entries(process.env).filter(
       (entry): entry is [string, string] =>
-        entry[1] !== undefined && !/^(SIFCRYPT|APPTAINER|SINGULARITY)_(ENCRYPTION|DOCKER)_/.test(entry[0]),
+        entry[1] !== undefined && !/^(?:(?:SIFCRYPT|APPTAINER|SINGULARITY)_(?:ENCRYPTION|DOCKER)_|DOCKER_PASSWORD$)/.test(entry[0]),
     ),
   )
 }

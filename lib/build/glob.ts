@@ -1,5 +1,5 @@
 // Names that match a pattern as %files has them: * ? [] {,} ** and the shell's extended ones, @() ?() *() +() !().
-import { readdir, stat } from "node:fs/promises"
+import { lstat, readdir, stat } from "node:fs/promises"
 import path from "node:path"
 import { BuildError } from "../errors.ts"
 
@@ -106,7 +106,7 @@ async function namesIn(folder: string): Promise<string[]> {
 }
 
 async function isFolder(place: string): Promise<boolean> {
-  return (await stat(place).catch(() => undefined))?.isDirectory() === true
+  return (await lstat(place).catch(() => undefined))?.isDirectory() === true
 }
 
 async function exists(place: string): Promise<boolean> {
@@ -129,7 +129,7 @@ class Expansion {
     this.found.push(name)
   }
 
-  /** All folders below, hidden ones aside. */
+  /** All folders below, hidden ones aside; a link could lead back. */
   async #descend(base: string, parts: readonly string[]): Promise<void> {
     await this.expand(base, parts)
     const folder = await this.#place.resolve(base)

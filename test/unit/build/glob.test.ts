@@ -1,5 +1,5 @@
 import assert from "node:assert/strict"
-import { mkdirSync, writeFileSync } from "node:fs"
+import { mkdirSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { expandBraces, expandGlob, partMatcher } from "../../../lib/build/glob.ts"
 import { newFolder } from "../../support/scratch.ts"
@@ -15,6 +15,8 @@ describe("expandGlob", () => {
       mkdirSync(path.dirname(path.join(folder, name)), { recursive: true })
       writeFileSync(path.join(folder, name), "")
     }
+    // ** does not follow it.
+    symlinkSync("..", path.join(folder, "d", "back"))
   })
 
   it("leaves a name without a pattern as it is, whether it exists or not", async () => {
