@@ -1,5 +1,6 @@
 // Where an image comes from, as far as it shows: asked before any of its keys is used.
-import { requireVerified, verifySif } from "../signing/verify.ts"
+import { SignatureError } from "../errors.ts"
+import { requireVerified, verifySif, type VerifyOptions } from "../signing/verify.ts"
 import { VerifyWhenRead } from "../signing/verity.ts"
 import type { SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
@@ -7,6 +8,16 @@ import { examineExecution, requireAllowed } from "./execution-control.ts"
 import type { OpenOptions } from "./image.ts"
 import { checkUnsigned } from "./signature.ts"
 import { Vouched } from "./vouched.ts"
+
+/** What is verified has to be what is read. */
+function checkScope(image: SifImage, { id, group }: SifPartition, { groups, objects }: VerifyOptions): void {
+  if (objects === undefined ? (groups?.includes(group) ?? true) : objects.includes(id)) return
+  throw new SignatureError(
+    "ERR_SIGNATURE_MISSING",
+    `${image.path}: partition ${id} of group ${group} is not among what is to be verified`,
+    { path: image.path },
+  )
+}
 
 /** What is demanded of an image before it is opened. */
 export type OriginOptions = Pick<OpenOptions, "unsigned" | "verify" | "onNotice" | "signal">
@@ -26,6 +37,7 @@ export async function checkOrigin(
   const notice = await checkUnsigned(image, partition, unsigned)
   if (notice !== undefined) onNotice?.(notice)
   if (verify === undefined) return partition
+  checkScope(image, partition, verify)
   const later = await VerifyWhenRead.of(image, partition)
   requireVerified(await verifySif(image, signal === undefined ? verify : { signal, ...verify }, later))
   return later.tree === undefined ? partition : { ...partition, tree: later.tree }

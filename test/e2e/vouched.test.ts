@@ -84,6 +84,12 @@ describe("an image that was verified", () => {
     return Buffer.concat(chunks).toString()
   }
 
+  it("S2: is not opened where only other objects of it are to be verified", async () => {
+    const keys = [signer.publicKey]
+    await assert.rejects(open(signed, { verify: { keys, objects: [1] } }), { code: "ERR_SIGNATURE_MISSING" })
+    await assert.rejects(open(other, { verify: { keys, groups: [] } }), { code: "ERR_SIGNATURE_MISSING" })
+  })
+
   it("S3: another file under its name, at any time, changes nothing of what runs", async () => {
     for (const when of ["while it is verified", "before it starts"]) {
       const file = copyOf()
