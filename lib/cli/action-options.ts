@@ -26,8 +26,8 @@ interface Definition<K extends keyof ExecOptions> {
   readonly env?: readonly string[]
   /** Variables add to the flags instead of giving way to them. */
   readonly adds?: true
-  /** Only that command has it. */
-  readonly only?: "shell"
+  /** Only these commands have it. */
+  readonly only?: readonly string[]
 }
 
 type ActionOption = { [K in keyof ExecOptions]-?: Definition<K> }[keyof ExecOptions]
@@ -292,7 +292,14 @@ const table: readonly ActionOption[] = [
     help: "the program to start",
     reader: text,
     env: ["SHELL"],
-    only: "shell",
+    only: ["shell"],
+  },
+  {
+    key: "preserveFds",
+    flags: "--preserve-fds <n>",
+    help: "descriptors 3 to n + 2 are the payload's as well",
+    reader: integer,
+    only: ["exec", "run", "shell", "test"],
   },
   // The root file system.
   {
@@ -532,7 +539,7 @@ function newOption(flags: string, help: string): Option {
 /** Adds every option of the table to a command that starts a payload. */
 export function addActionOptions(command: Command, name: string): Command {
   for (const { flags, help, reader, only } of table) {
-    if (only !== undefined && only !== name) continue
+    if (only?.includes(name) === false) continue
     const option = newOption(flags, help)
     if (reader.takesValue) option.argParser(collect)
     command.addOption(option)
@@ -582,7 +589,7 @@ export function actionOptions(
   }
   const options = new Map<keyof ExecOptions, unknown>()
   for (const option of table) {
-    if (option.only !== undefined && option.only !== name) continue
+    if (option.only?.includes(name) === false) continue
     const long = property(option.flags)
     const given = flags[`action ${long}`]
     const words = given === undefined ? [] : given === true ? ["true"] : (given as string[])

@@ -226,7 +226,7 @@ export async function startInstance(
   try {
     const logs = logsOf(name)
     open.push(quietInput(), openSync(logs.logOut, "w", 0o600), openSync(logs.logErr, "w", 0o600))
-    const asInstance = { ...asked, stdio: "ignore" } as const
+    const asInstance = { ...asked, stdio: "ignore", preserveFds: 0 } as const
     const state = await withRun(startable, tree, script, argv, asInstance, async (prepared) => {
       const { options, session, id, crun } = prepared
       const bundle = prepared.bundle.then(instanceBundle)

@@ -14,6 +14,7 @@ import { composeEnvironment } from "../runtime/environment.ts"
 import { gpuBinds } from "../runtime/gpu.ts"
 import { impliedOptions, optionError, type ExecOptions } from "../runtime/options.ts"
 import { gecosOf, type Identity } from "../runtime/passwd.ts"
+import { preservedDescriptors } from "../runtime/preserved.ts"
 import { findProgram } from "../runtime/program.ts"
 import { handOver } from "../runtime/handover.ts"
 import { startStarter, type Starter } from "../runtime/starter.ts"
@@ -171,13 +172,14 @@ export async function startPayload(
   launch: Launch,
   bundle: Promise<Buffer>,
   options: ExecOptions,
+  preserved: readonly number[] = [],
 ): Promise<Running> {
   const { signal, stdio = "pipe", terminalSize = defaultSize } = options
   const pty = stdio === "pty" ? openTerminal(terminalSize) : undefined
   const stream = stdio === "pty" ? (pty?.fd ?? "ignore") : stdio
   let starter: Starter
   try {
-    starter = startStarter({ launch, bundle, attached: true, stdio: [stream, stream, stream] })
+    starter = startStarter({ launch, bundle, attached: true, stdio: [stream, stream, stream], preserved })
   } catch (error) {
     pty?.terminal.destroy()
     throw error
@@ -241,6 +243,8 @@ export interface PreparedRun {
   /** Of the container. */
   readonly id: string
   readonly crun: string
+  /** Descriptors of this process that the payload gets. */
+  readonly preserved: readonly number[]
   /** The ways to start it, the first one first. */
   readonly attempts: readonly StarterOptions[]
   /** Starts it with the engine that works. */
@@ -263,6 +267,7 @@ export async function withRun<T>(
   const options = impliedOptions(asked)
   const { signal } = options
   signal?.throwIfAborted()
+  const preserved = preservedDescriptors(options.preserveFds ?? 0, startable.source.fd)
   const crun = findProgram("crun", "it runs the container")
   const hostCwd = await realpath(process.cwd())
   const caller = callerIdentity()
@@ -348,6 +353,7 @@ export async function withRun<T>(
       ...(cgroup === undefined ? [] : [`--cgroup-manager=${cgroup.manager}`]),
       ...(cgroup?.folder === undefined ? [] : [`--cgroup=${cgroup.folder}`]),
       ...(confinement.initArguments.includes("--init") ? ["--init=1"] : []),
+      ...(preserved.length === 0 ? [] : [`--preserve-fds=${preserved.length}`]),
     ],
   })
   const wanted = options.engine ?? "auto"
@@ -356,7 +362,7 @@ export async function withRun<T>(
   const engine = attempts.length === 1 && only !== undefined ? only.engine : wanted
   const start = <U>(one: (chosen: StarterOptions) => Promise<U>): Promise<U> =>
     withEngine(engine, startable, (chosen) => one(how(chosen)))
-  return await use({ options, bundle, session, id, crun, attempts, start })
+  return await use({ options, bundle, session, id, crun, preserved, attempts, start })
 }
 
 /** Runs `action` in an image; parameters as {@link withRun}. */
@@ -367,14 +373,24 @@ export async function runImage(
   argv: readonly string[],
   asked: ExecOptions,
 ): Promise<Running> {
-  return await withRun(startable, tree, action, argv, asked, async ({ options, bundle, attempts, start }) => {
-    const { signal, stdio = "pipe", replaceProcess: reporter } = options
-    if (reporter !== undefined) {
-      if (stdio !== "inherit") throw new TypeError("a process that is replaced has no streams to give away")
-      const launches = attempts.map(launchOf)
-      await handOver({ attempts: launches, bundle: await bundle, reporter }, () => signal?.aborted === true)
-      signal?.throwIfAborted()
-    }
-    return await start((how) => startPayload(launchOf(how), bundle, options))
-  })
+  return await withRun(
+    startable,
+    tree,
+    action,
+    argv,
+    asked,
+    async ({ options, bundle, preserved, attempts, start }) => {
+      const { signal, stdio = "pipe", replaceProcess: reporter } = options
+      if (reporter !== undefined) {
+        if (stdio !== "inherit") throw new TypeError("a process that is replaced has no streams to give away")
+        const launches = attempts.map(launchOf)
+        await handOver(
+          { attempts: launches, bundle: await bundle, reporter, preserved },
+          () => signal?.aborted === true,
+        )
+        signal?.throwIfAborted()
+      }
+      return await start((how) => startPayload(launchOf(how), bundle, options, preserved))
+    },
+  )
 }

@@ -19,6 +19,8 @@ export interface HandoverOptions {
   /** The first one, and what is done where the kernel cannot do that. */
   readonly attempts: readonly Launch[]
   readonly bundle: Buffer
+  /** Descriptors that keep their numbers. */
+  readonly preserved?: readonly number[]
   readonly reporter: FailureReporter
 }
 
@@ -44,7 +46,7 @@ export const machineFailures: readonly string[] = [
  */
 export async function handOver(options: HandoverOptions, interrupted: () => boolean): Promise<void> {
   const addon = loadAddon()
-  const { attempts, bundle, reporter } = options
+  const { attempts, bundle, reporter, preserved = [] } = options
   const kept: number[] = []
   const keep = (fd: number): number => {
     kept.push(fd)
@@ -76,7 +78,7 @@ export async function handOver(options: HandoverOptions, interrupted: () => bool
     arguments: ["sifcrypt-starter", "attend", `--report-fd=${reportFd}`, ...retry, ...starter],
     environment: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
     // Node marks even those to be closed.
-    kept: [0, 1, 2, ...kept],
+    kept: [0, 1, 2, ...preserved, ...kept],
   })
 }
 

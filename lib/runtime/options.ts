@@ -52,6 +52,11 @@ export interface ExecOptions extends ResourceLimits {
   readonly stdio?: "inherit" | "pipe" | "ignore" | "pty"
   /** With `pty`; default 80 columns, 24 rows. */
   readonly terminalSize?: TerminalSize
+  /**
+   * So many of this process's descriptors, from 3 on, are the payload's too, under the same numbers; default 0. All have to
+   * be open, and none may be Node's own, the image's or one that a secret was read from. They stay open here as well.
+   */
+  readonly preserveFds?: number
   /** Ends the payload and takes everything back. */
   readonly signal?: AbortSignal
   /** Of decoded blocks that the userspace engine keeps, bytes; default 64 MiB. */

@@ -35,6 +35,8 @@ export interface SpawnOptions {
   readonly attached: boolean
   /** Standard input, output and error; a number is a descriptor. */
   readonly stdio: readonly ("inherit" | "pipe" | "ignore" | number)[]
+  /** Descriptors that keep their numbers: 3 and those that follow it. */
+  readonly preserved?: readonly number[]
 }
 
 function send(child: ChildProcess, fd: number, bytes: Uint8Array, done: () => void = () => undefined): void {
@@ -68,7 +70,7 @@ function deferred<T>(): Deferred<T> {
 
 export function startStarter(options: SpawnOptions): Starter {
   const { launch, attached } = options
-  const stdio: ("inherit" | "pipe" | "ignore" | number)[] = [...options.stdio]
+  const stdio: ("inherit" | "pipe" | "ignore" | number)[] = [...options.stdio, ...(options.preserved ?? [])]
   const add = (what: "pipe" | number): number => stdio.push(what) - 1
   const secrets = new Map<number, Uint8Array>()
   const contents = new Map<number, Uint8Array>()

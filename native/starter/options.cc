@@ -1,6 +1,7 @@
 #include "starter/options.h"
 
 #include <fcntl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -8,6 +9,7 @@
 #include <charconv>
 #include <functional>
 #include <map>
+#include <numeric>
 #include <string_view>
 #include <utility>
 
@@ -18,6 +20,7 @@ constexpr uint64_t kMaxCacheMib = 1 << 20;
 constexpr size_t kMaxFileName = 255;
 constexpr size_t kMaxLayers = 64;
 constexpr size_t kMaxIdRanges = 16;
+constexpr int kMaxPreserved = 1024;
 
 template <typename Number>
 Number ParseNumber(std::string_view text, const std::string& name) {
@@ -247,6 +250,7 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
     if (text != "1") throw UsageError("--" + name + ": 1 or not given");
     options.has_init = true;
   });
+  known.AddNumber("preserve-fds", false, options.preserve_fds);
   known.AddText("cgroup-manager", false, options.cgroup_manager);
   known.AddText("cgroup", false, options.cgroup);
   known.AddText("id", true, options.id);
@@ -255,6 +259,10 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   known.Parse(arguments);
   CheckImage(known, options.image);
   if (!options.crun.starts_with('/')) throw UsageError("--crun: not an absolute path");
+  if (options.preserve_fds < 0 || options.preserve_fds > kMaxPreserved)
+    throw UsageError("--preserve-fds: too few or too many");
+  for (const int fd : PreservedDescriptors(options))
+    if (fcntl(fd, F_GETFD) < 0) throw UsageError("--preserve-fds: " + std::to_string(fd) + " is not open");
   if (options.uid_map.empty() != options.gid_map.empty()) throw UsageError("--uid-map: needs --gid-map");
   const auto writable = std::count_if(options.layers.begin(), options.layers.end(),
                                       [](const LayerOptions& layer) { return layer.writable; });
@@ -265,6 +273,12 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   if (!options.cgroup.empty() && !IsPlainPath(options.cgroup)) throw UsageError("--cgroup: not an absolute path");
   if (!IsPlainName(options.id)) throw UsageError("--id: not a plain name");
   return options;
+}
+
+std::vector<int> PreservedDescriptors(const RunOptions& options) {
+  std::vector<int> descriptors(static_cast<size_t>(options.preserve_fds));
+  std::iota(descriptors.begin(), descriptors.end(), STDERR_FILENO + 1);
+  return descriptors;
 }
 
 JoinOptions ParseJoinOptions(const std::vector<std::string>& arguments) {

@@ -94,6 +94,8 @@ struct RunOptions {
   std::string cgroup;
   /// The payload's parent is sifcrypt-init, which passes its end on as an exit status.
   bool has_init = false;
+  /// So many descriptors from 3 on are the payload's.
+  int preserve_fds = 0;
   std::string session;
   int bundle_fd = -1;
   std::string crun;
@@ -101,6 +103,9 @@ struct RunOptions {
   int status_fd = -1;
   int watch_fd = -1;
 };
+
+/// The numbers of RunOptions::preserve_fds.
+std::vector<int> PreservedDescriptors(const RunOptions& options);
 
 /// A command for a container that runs.
 struct JoinOptions {

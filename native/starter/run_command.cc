@@ -1,5 +1,6 @@
 #include "starter/run_command.h"
 
+#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -80,6 +81,11 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
   setpgid(0, 0);
   umask(022);
   std::vector<int> kept{options.image.image_fd, options.bundle_fd, signals.fd(), main.fd()};
+  // Other programs that are started here must not have them.
+  for (const int fd : PreservedDescriptors(options)) {
+    kept.push_back(fd);
+    CheckErrno(fcntl(fd, F_SETFD, FD_CLOEXEC), "fcntl");
+  }
   for (const Channel& server : servers) kept.push_back(server.fd());
   bool holds_key = false;
   const auto keep = [&](const ImageOptions& image) {
@@ -111,6 +117,7 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
       if (layer.image.image_fd >= 0) close(layer.image.image_fd);
     Runtime runtime(session, options, signals, group);
     runtime.Start();
+    for (const int fd : PreservedDescriptors(options)) close(fd);
     OutliveParent();
     main.Send({.kind = Message::Kind::kStarted});
     const Runtime::Result result = runtime.Wait(main);

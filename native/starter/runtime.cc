@@ -101,6 +101,7 @@ void Runtime::Start() {
                                               "--no-new-keyring",
                                               "--pid-file=" + session_.Path("pid"),
                                               "--bundle=" + session_.directory(),
+                                              "--preserve-fds=" + std::to_string(options_.preserve_fds),
                                               options_.id};
   int ends[2];
   CheckErrno(pipe2(ends, O_CLOEXEC), "pipe2");
@@ -109,6 +110,7 @@ void Runtime::Start() {
   process_ = ForkChild([&]() -> int {
     setpgid(0, group_);
     signal(SIGPIPE, SIG_DFL);
+    for (const int fd : PreservedDescriptors(options_)) CheckErrno(fcntl(fd, F_SETFD, 0), "fcntl");
     sigprocmask(SIG_SETMASK, &signals_.original_mask(), nullptr);
     Execute(arguments, session_.directory(), child_end.get());
   });

@@ -1,7 +1,7 @@
 // The public API: handles that dispose of themselves, cancelling, progress.
 import assert from "node:assert/strict"
 import { randomBytes } from "node:crypto"
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { pathToFileURL } from "node:url"
 import { text } from "node:stream/consumers"
@@ -17,7 +17,7 @@ import {
   unmount,
   type CredentialOptions,
 } from "../../lib/index.ts"
-import { isRoot, packageRoot, runProgram, sifcryptOk } from "../support/cli.ts"
+import { finish, isRoot, packageRoot, runProgram, sifcryptOk, startProgram } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { allProcesses, mountsIn, processesOfGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -240,6 +240,34 @@ describe("the API", () => {
       const running = await opened.exec(["sleep", "300"], { ...options, signal: controller.signal })
       controller.abort(reason)
       await assert.rejects(running.exited, reason)
+    })
+
+    it("S21: gives the payload the descriptors that it is to have, and no secret's or image's", async () => {
+      const [given, passphrase] = ["given", "passphrase"].map((name) => path.join(folder, name))
+      assert.ok(given !== undefined && passphrase !== undefined)
+      writeFileSync(given, "from outside\n")
+      const program = `
+        import { open } from ${JSON.stringify(pathToFileURL(path.join(packageRoot, "dist", "index.js")).href)}
+        const [file, key] = process.argv.slice(1)
+        const use = async (credentials, preserveFds, script) => {
+          const image = await open(file, { credentials })
+          const running = await image.exec(["sh", "-c", script], { engine: "userspace", stdio: "inherit", preserveFds })
+          await running.exited
+        }
+        await use({ pemPaths: [key] }, 1, "ls /proc/self/fd; cat <&3")
+        await use({ keyFd: 4 }, 2, "true").catch(({ message }) => console.log(message))`
+      const [file, key] = [openSync(given, "r"), openSync(keys.privateKey, "r")]
+      const child = startProgram(
+        [process.execPath, "--input-type=module", "-e", program, "--", image, keys.privateKey],
+        { as: "self", cwd: packageRoot, stdio: ["pipe", "pipe", "pipe", file, key] },
+      )
+      for (const fd of [file, key]) closeSync(fd)
+      const result = await finish(child)
+      assert.equal(result.stderr, "")
+      assert.equal(
+        result.text,
+        "0\n1\n2\n3\n4\nfrom outside\n--preserve-fds: descriptor 4 was not given to this process\n",
+      )
     })
 
     it("runs several at once", async () => {

@@ -4,8 +4,10 @@ import { randomBytes } from "node:crypto"
 import { once } from "node:events"
 import {
   chmodSync,
+  closeSync,
   existsSync,
   mkdirSync,
+  openSync,
   readFileSync,
   realpathSync,
   statSync,
@@ -195,6 +197,56 @@ describe("running in an image", () => {
         assert.deepEqual(text.trim().split("\n").map(Number), [0, 1, 2, 3])
         const shell = await output("ls -l /proc/$$/fd; true")
         assert.doesNotMatch(shell, /sif|fuse|pipe:.*\b(9|8|7|6|5|4) ->/)
+      })
+
+      describe("S21: descriptors that are given to it", () => {
+        const given = path.join(folder, `given-${as}`)
+        const withTwo = async (
+          flags: readonly string[],
+          script: string,
+        ): Promise<{ readonly result: Result; readonly told: string }> => {
+          writeFileSync(given, "from outside\n")
+          const file = openSync(given, "r")
+          const child = startSifcrypt(["exec", ...credentials, ...flags, image, "sh", "-c", script], {
+            as,
+            cwd: folder,
+            stdio: ["pipe", "pipe", "pipe", file, "pipe"],
+          })
+          closeSync(file)
+          const told: Buffer[] = []
+          child.stdio[4]?.on("data", (chunk: Buffer) => told.push(chunk))
+          const result = await finish(child)
+          return { result, told: Buffer.concat(told).toString() }
+        }
+
+        it("do not reach the payload", async () => {
+          const { result } = await withTwo([], "ls /proc/self/fd")
+          assert.equal(result.stderr, "")
+          assert.equal(result.text, "0\n1\n2\n3\n")
+        })
+        for (const flags of [[], ["--pid"], ["--containall"]])
+          it(`do with --preserve-fds ${flags.join(" ")}, and no others`, async () => {
+            const script = "ls /proc/self/fd; cat <&3; echo from inside >&4"
+            const { result, told } = await withTwo(["--preserve-fds", "2", ...flags], script)
+            assert.equal(result.stderr, "")
+            assert.equal(result.text, "0\n1\n2\n3\n4\n5\nfrom outside\n")
+            assert.equal(told, "from inside\n")
+          })
+        it("are those that were asked for", async () => {
+          const { result } = await withTwo(["--preserve-fds", "1"], "ls /proc/self/fd")
+          assert.equal(result.text, "0\n1\n2\n3\n4\n")
+        })
+        it("have to be there: none of this command's own is passed on", async () => {
+          for (const count of ["3", "5", "200"]) {
+            const { result } = await withTwo(["--preserve-fds", count], "true")
+            assert.equal(result.status, 255)
+            assert.match(result.stderr, /--preserve-fds: descriptor 5 was not given to this process/)
+          }
+          const secret = await withTwo(["--passphrase-fd", "3", "--preserve-fds", "1"], "true")
+          assert.match(secret.result.stderr, /--preserve-fds: a secret is read from descriptor 3/)
+          for (const count of ["-1", "1025"])
+            assert.match((await withTwo(["--preserve-fds", count], "true")).result.stderr, /--preserve-fds: /)
+        })
       })
 
       describe("binds", () => {

@@ -111,10 +111,10 @@ function addStart(instance: Command, name: "start" | "run", summary: string, des
     .argument("<name>", "what to call it: letters, digits, dots, dashes, underscores")
     .argument("[args...]", "passed on as they are")
     .option("--allow-cipher <name>", "let the kernel engine use this cipher, e.g. serpent-xts-plain64")
-  addOpenOptions(addActionOptions(command, name)).action(
+  addOpenOptions(addActionOptions(command, "instance")).action(
     async (image: string, called: string, argv: string[], flags: OpenFlags) => {
       const options: InstanceOptions = {
-        ...actionOptions(name, command.opts(), process.env),
+        ...actionOptions("instance", command.opts(), process.env),
         signal: interruption,
         onNotice: (text) => {
           notice(printable(text))

@@ -1,6 +1,14 @@
 import { isatty } from "node:tty"
 import type { Command } from "commander"
-import { open, openInstance, type ExecOptions, type Image, type Instance, type Running } from "../../index.ts"
+import {
+  open,
+  openInstance,
+  RunError,
+  type ExecOptions,
+  type Image,
+  type Instance,
+  type Running,
+} from "../../index.ts"
 import { actionOptions, addActionOptions } from "../action-options.ts"
 import { withCredentials } from "../credentials.ts"
 import { failureReporter } from "../failure.ts"
@@ -22,6 +30,13 @@ async function start(
   if (action !== "shell") return await image[action](argv, options)
   if (argv.length > 0) notice("a shell takes no arguments: they are ignored")
   return await image.shell(options)
+}
+
+/** A descriptor that a secret is read from is closed then, and something else takes its number. */
+function refuseSpent(preserveFds: number, flags: Readonly<Record<string, unknown>>): void {
+  for (const [name, fd] of Object.entries(flags))
+    if (name.endsWith("Fd") && typeof fd === "number" && fd >= 3 && fd < 3 + preserveFds)
+      throw new RunError("ERR_RUN_OPTION", `--preserve-fds: a secret is read from descriptor ${fd}`)
 }
 
 function addAction(
@@ -50,6 +65,7 @@ function addAction(
           notice(printable(text))
         },
       }
+      refuseSpent(options.preserveFds ?? 0, command.opts())
       if (image.startsWith(INSTANCE)) {
         await start(openInstance(image.slice(INSTANCE.length)), name, argv, options)
         return

@@ -140,7 +140,14 @@ describe("actionOptions", () => {
     assert.deepEqual(parse([], { APPTAINER_SHELL: "/bin/zsh" }), {})
   })
 
-  it("has a variable for every option but --env, and none twice", () => {
+  it("has --preserve-fds for all that are waited for", () => {
+    assert.deepEqual(parse(["--preserve-fds", "2"], {}, "exec"), { preserveFds: 2 })
+    assert.deepEqual(parse([], { SIFCRYPT_PRESERVE_FDS: "2" }, "exec"), {})
+    const { options } = addActionOptions(new Command("start"), "instance")
+    assert.ok(options.every((option) => option.name() !== "preserve-fds"))
+  })
+
+  it("has a variable for every option but --env and --preserve-fds, and none twice", () => {
     // What the peers name otherwise than the flag.
     const others: Readonly<Record<string, string>> = {
       "no-env": "NOENV",
@@ -151,7 +158,7 @@ describe("actionOptions", () => {
     const command = addActionOptions(new Command("shell"), "shell")
     for (const option of command.options) {
       const long = option.name()
-      if (long === "env" || option.hidden) continue
+      if (long === "env" || long === "preserve-fds" || option.hidden) continue
       const key = others[long] ?? long.toUpperCase().replaceAll("-", "_")
       const value = long === "mount" ? "type=bind,src=/a,dst=/b" : option.isBoolean() ? "true" : "1"
       const values = long === "engine" ? "kernel" : value
