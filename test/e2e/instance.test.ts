@@ -133,6 +133,15 @@ describe("instances", () => {
           "echo $FOO",
         )
         assert.equal(with_, "a b\n")
+        for (const flags of [["--bind", "/tmp"], ["--mount=type=bind,src=/tmp,dst=/x", "--nv"], key]) {
+          const refused = await sifcrypt(["exec", ...flags, `instance://${name("one")}`, "true"], options())
+          assert.equal(refused.status, 255)
+          for (const flag of flags.filter((one) => one.startsWith("--")))
+            assert.ok(refused.stderr.includes(flag.replace(/=.*/, "")), refused.stderr)
+        }
+        const bind = { ...options().env, APPTAINER_BIND: "/tmp" }
+        const forImages = await sifcrypt([...join, "echo", "there"], { ...options(), env: bind })
+        assert.deepEqual([forImages.text, forImages.stderr], ["there\n", ""])
         assert.equal((await sifcrypt([...join, "nosuch"], options())).status, 255)
         await command("instance", "stop", name("one"))
         assert.deepEqual(await list(), [])

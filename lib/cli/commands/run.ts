@@ -39,6 +39,23 @@ function refuseSpent(preserveFds: number, flags: Readonly<Record<string, unknown
       throw new RunError("ERR_RUN_OPTION", `--preserve-fds: a secret is read from descriptor ${fd}`)
 }
 
+/** What concerns a command that joins an instance; the rest was settled when that was started. */
+const joinOptions: ReadonlySet<string> = new Set([
+  ...["env", "env-file", "no-env", "cleanenv", "eval", "no-eval", "cwd", "pwd", "app", "shell", "no-umask"],
+])
+
+function refuseForInstance(command: Command): void {
+  const refused = command.options.filter(
+    (option) =>
+      !joinOptions.has(option.name()) && command.getOptionValueSource(option.attributeName()) === "cli",
+  )
+  if (refused.length > 0)
+    throw new RunError(
+      "ERR_RUN_OPTION",
+      `${refused.map(({ long }) => long).join(", ")}: not for an instance that runs already`,
+    )
+}
+
 function addAction(
   program: Command,
   name: Action,
@@ -67,6 +84,7 @@ function addAction(
       }
       refuseSpent(options.preserveFds ?? 0, command.opts())
       if (image.startsWith(INSTANCE)) {
+        refuseForInstance(command)
         await start(openInstance(image.slice(INSTANCE.length)), name, argv, options)
         return
       }
