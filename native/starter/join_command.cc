@@ -153,6 +153,8 @@ class Joining {
   int HelperProcess(const Channel& main, const std::string& process) {
     const std::string folder = options_.folder;
     try {
+      // What the caller has open is not the command's; it would get it from the runtime.
+      CloseAllBut({main.fd(), options_.bundle_fd});
       CheckErrno(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
       umask(022);
       EnterSession(process);

@@ -54,6 +54,7 @@ describe("instances", () => {
     `echo "started with $*"; [ "$1" != stay ] || { trap 'echo ended; exit' TERM; while :; do sleep 0.1; done; }`,
   )
   script("runscript", `echo "run with $*"`)
+  symlinkSync("/proc/self/fd/60", path.join(tree, "out"))
 
   before(function () {
     if (!isRoot) skip(this, "needs root, to mark all processes that come of a command")
@@ -237,6 +238,19 @@ describe("instances", () => {
         }
         assert.equal(await command("exec", `instance://${name("stays")}`, "echo", "still"), "still\n")
         await command("instance", "stop", name("stays"))
+        await nothingRuns()
+      })
+
+      it("let no command that joins out through a descriptor of its caller", async () => {
+        const outside = newFolder("outside", idOf(as))
+        writeFileSync(path.join(outside, "found"), "")
+        await start("closed", "stay")
+        // Higher than those that Node closes in its children; the image's link names it.
+        const wrapper = ["bash", "-c", `exec 60<${outside}; exec "$@"`, "bash"]
+        const joined = ["exec", "--cwd", "/out", `instance://${name("closed")}`, "ls"]
+        const { text: shown } = await sifcrypt(joined, { ...options(), wrapper })
+        assert.doesNotMatch(shown, /found/)
+        await command("instance", "stop", name("closed"))
         await nothingRuns()
       })
 
