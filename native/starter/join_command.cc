@@ -196,6 +196,7 @@ class Joining {
   int Supervise(pid_t helper, const Channel& channel) {
     pid_t runtime = -1;
     bool watching = true;
+    int death_signal = 0;
     int64_t deadline = -1;
     std::optional<Message> end, failure;
     for (bool open = true; open;) {
@@ -206,8 +207,11 @@ class Joining {
       const int timeout = deadline < 0 ? -1 : static_cast<int>(std::max<int64_t>(0, deadline - NowMs()));
       if (poll(events, std::size(events), timeout) < 0 && errno != EINTR) throw SystemError(errno, "poll");
       for (SignalQueue::Signal signal; (signal = signals_.Next()).number != 0;) {
-        if (runtime <= 0 || signal.number == SIGCHLD) continue;
-        if (signal.number == SIGWINCH)
+        if (signal.number == SIGCHLD) continue;
+        if (runtime <= 0) {
+          // There is nobody yet to pass it on to.
+          if (EndsProcess(signal.number) && death_signal == 0) death_signal = signal.number;
+        } else if (signal.number == SIGWINCH)
           CopyTerminalSize(runtime, Payload(runtime).front());
         else if (signal.from_process)
           SignalAll(Payload(runtime), signal.number);
@@ -231,12 +235,13 @@ class Joining {
       // Without its instance it has no file system any more.
       const bool orphaned = events[3].revents != 0 && !end;
       if (orphaned && !failure) failure = Message{.error = EIO, .step = "server", .text = "the instance has ended"};
-      if (orphaned || (deadline >= 0 && NowMs() >= deadline)) {
+      if (orphaned || death_signal != 0 || (deadline >= 0 && NowMs() >= deadline)) {
         kill(helper, SIGKILL);
         break;
       }
     }
     KillDescendants(kOrphansMs);
+    if (death_signal != 0) DieBySignal(death_signal);
     if (failure) status_.Error(failure->step, failure->error, failure->text);
     if (failure || !end) return kFailure;
     // The runtime's own failures end with 1; so can a command, which writes nothing in that log.

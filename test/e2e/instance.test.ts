@@ -332,6 +332,14 @@ describe("instances", () => {
             (await sifcrypt(["exec", `instance://${name("session")}`, "true"], options())).status,
             0,
           )
+          // Its container never comes; who waits for it can be ended.
+          const waiting = startSifcrypt(["exec", `instance://${name("session")}`, "true"], options())
+          const ended = finish(waiting)
+          await waitFor("the command", () =>
+            processesOfGroup(group).some(({ command: words }) => words.includes("sifcrypt-starter join")),
+          )
+          waiting.kill("SIGTERM")
+          assert.equal((await ended).signal, "SIGTERM")
           for (const called of ["process", "init", "id", "junk"])
             assert.equal((await sifcrypt(["instance", "stop", name(called)], options())).status, 255, called)
           assert.equal(bystander.exitCode ?? bystander.signalCode, null)
