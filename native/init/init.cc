@@ -26,6 +26,8 @@ namespace {
 
 constexpr int kFailure = 255;
 constexpr int kMaxGroups = 65536;
+/// Any that is not mapped (/proc/sys/kernel/overflowgid, unless it was changed).
+constexpr gid_t kOverflowGroup = 65534;
 
 [[noreturn]] void Fail(const char* what, const char* detail = "") {
   dprintf(STDERR_FILENO, "sifcrypt: %s%s\n", what, detail);
@@ -54,14 +56,22 @@ void CheckGroups(const char* value) {
   gid_t real, effective, saved;
   if (count < 0 || getresgid(&real, &effective, &saved) != 0) Fail("the groups cannot be read");
   bool first = true;
+  static bool wanted_ones[kMaxGroups];
   char text[4096];
   if (snprintf(text, sizeof text, "%s", value) >= static_cast<int>(sizeof text)) Fail("too many groups");
   for (char *rest = text, *part; (part = strsep(&rest, ":")) != nullptr; first = false) {
     const gid_t wanted = static_cast<gid_t>(ParseNumber(part, 10));
     bool found = first && real == wanted && effective == wanted && saved == wanted;
-    for (int i = 0; !first && i < count; ++i) found |= groups[i] == wanted;
+    for (int i = 0; i < count; ++i) {
+      if (groups[i] != wanted) continue;
+      wanted_ones[i] = true;
+      found |= !first;
+    }
     if (!found) Fail("the group id was not applied: ", part);
   }
+  // Those that a user namespace does not know cannot be taken away in it.
+  for (int i = 0; i < count; ++i)
+    if (!wanted_ones[i] && groups[i] != kOverflowGroup) Fail("other groups were not dropped");
 }
 
 /// "INHERITABLE:PERMITTED:EFFECTIVE:BOUNDING:AMBIENT" would all be the same: no set may hold more than this mask, in hex.
