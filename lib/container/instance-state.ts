@@ -1,10 +1,12 @@
 // What is known of instances: a file each in a folder that is its user's alone. A file is a claim, not a fact: what it says
 // of a process is held against the process before it is used.
+import { randomUUID } from "node:crypto"
 import {
   chmodSync,
   closeSync,
   constants,
   fstatSync,
+  linkSync,
   lstatSync,
   mkdirSync,
   openSync,
@@ -179,22 +181,37 @@ export function logsOf(name: string): { readonly logOut: string; readonly logErr
  * @throws RunError `ERR_INSTANCE_EXISTS`.
  */
 export function claim(name: string): () => void {
-  if (findInstance(name) !== undefined) throw exists(name)
+  checkName(name)
   const lock = path.join(instanceFolder(), `${name}.starting`)
-  const own = `${process.pid} ${startTimeOf(process.pid) ?? ""}`
-  for (let attempt = 0; ; attempt++)
-    try {
-      writeFileSync(lock, own, { flag: "wx", mode: 0o600 })
-      break
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error
-      const [pid = "", startTime = ""] = readFileSync(lock, "utf8").split(" ")
-      if (attempt > 0 || startTimeOf(Number(pid)) === startTime) throw exists(name)
-      rmSync(lock, { force: true })
-    }
-  return () => {
+  const content = `${process.pid} ${startTimeOf(process.pid) ?? ""}`
+  // A file that another process finds says at once whose it is.
+  const own = `${lock}.${randomUUID()}`
+  writeFileSync(own, content, { flag: "wx", mode: 0o600 })
+  try {
+    for (let attempt = 0; ; attempt++)
+      try {
+        linkSync(own, lock)
+        break
+      } catch (error) {
+        if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error
+        const [pid = "", startTime = ""] = readFileSync(lock, "utf8").split(" ")
+        if (attempt > 0 || startTimeOf(Number(pid)) === startTime) throw exists(name)
+        rmSync(lock, { force: true })
+      }
+  } finally {
+    rmSync(own, { force: true })
+  }
+  const release = (): void => {
     rmSync(lock, { force: true })
   }
+  try {
+    // Not before: whoever had the name until now may have started one.
+    if (findInstance(name) !== undefined) throw exists(name)
+  } catch (error) {
+    release()
+    throw error
+  }
+  return release
 }
 
 const exists = (name: string): RunError =>
