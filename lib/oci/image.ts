@@ -150,6 +150,10 @@ async function imageOf(
   )
   checkPlatform(name, config, options, chosen)
   checkLayerCount(name, manifest.layers.length, config)
+  const limit = options.maxLayerBytes ?? MAX_LAYER_BYTES
+  const stored = manifest.layers.reduce((sum, { size }) => sum + size, 0)
+  if (stored > limit)
+    throw new OciError("ERR_OCI_LIMIT", `${name}: its layers have ${stored} bytes, more than ${limit}`)
   await store.fetch?.(manifest.layers)
   const layers: NativeLayer[] = []
   for (const [i, layer] of manifest.layers.entries())

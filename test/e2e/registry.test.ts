@@ -584,6 +584,18 @@ describe("registries", () => {
       assert.deepEqual(removed, [])
     })
 
+    it("are not asked for layers that are too large", async () => {
+      await using server = await Server.start(serving())
+      const most = layout.manifest.layers.reduce((sum, { size }) => sum + size, 0) - 1
+      await refused(
+        built(`docker://${server.host}/image:1`, { maxLayerBytes: most }),
+        "ERR_OCI_LIMIT",
+        /layers have/,
+      )
+      const asked = server.heard.filter(({ url }) => url.includes("/blobs/"))
+      assert.equal(asked.length, 1, "the configuration")
+    })
+
     it("end in an error where redirects do not", async () => {
       await using server = await Server.start((request, response) => {
         response.statusCode = 307
