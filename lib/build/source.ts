@@ -8,6 +8,7 @@ import { partitionKind } from "../container/partition.ts"
 import { plaintextOf, readFooter, readSealed } from "../container/sealed.ts"
 import { openPartition, plainRange, wipeUnlocked, type Opening } from "../container/unlock.ts"
 import { Tree } from "../device/tree.ts"
+import { changedBlock } from "../device/verity.ts"
 import { BuildError } from "../errors.ts"
 import type { NativeBuild } from "../native/binding.ts"
 import type { SifPartition } from "../sif/format.ts"
@@ -137,6 +138,7 @@ export async function openImageSource(
       path,
       tree: { squashfs: plainRange(sif, primary, opening?.unlocked), length },
       image: { sif, primary, length, opening, sealed },
+      explain: (cause) => changedBlock(path, cause),
       async [Symbol.asyncDispose](): Promise<void> {
         forget(opening)
         await sif[Symbol.asyncDispose]()

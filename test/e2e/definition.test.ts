@@ -357,6 +357,7 @@ describe("build of a definition file with Fingerprints:", () => {
     )
     await assert.rejects(
       build({ source, output: path.join(place, "x.sif"), fingerprintKeys: { keyPaths: [file] } }),
+      { code: "ERR_SIGNATURE_INVALID", message: /was changed since it was signed/ },
     )
     assert.ok(!existsSync(path.join(place, "x.sif")))
   })
