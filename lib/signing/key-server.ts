@@ -25,6 +25,8 @@ export const KEY_SERVER_TIMEOUT_MS = 30_000
 const MAX_ANSWER: Bytes = 16 << 20
 /** Keys of a search that are looked at, as many as Apptainer shows. */
 const MAX_FOUND = 100
+/** Of one key in a search. */
+const MAX_USER_IDS = 100
 /** Signers that are asked for: an image may name any number. */
 const MAX_SIGNERS = 32
 
@@ -179,7 +181,7 @@ function parseIndex(text: string): FoundKey[] {
       })
     } else if (kind === "uid") {
       const last = found.at(-1)
-      if (last !== undefined)
+      if (last !== undefined && last.userIds.length < MAX_USER_IDS)
         found[found.length - 1] = { ...last, userIds: [...last.userIds, decoded(first)] }
     }
   }

@@ -305,6 +305,15 @@ describe("a key server that misbehaves", () => {
     await throwsKeyServer(ask(endless.url), /more than \d+ bytes/)
   })
 
+  it("of a key with very many user IDs the first hundred are shown", async () => {
+    const many = "uid:x\n".repeat(1_000_000)
+    await using flooding = await startServer((_, response) =>
+      response.end(`info:1:1\npub:DEADBEEF:1:2048:::\n${many}`),
+    )
+    const [key] = (await ask(flooding.url)) as keyring.FoundKey[]
+    assert.equal(key?.userIds.length, 100)
+  })
+
   it("nobody there, a status of failure, and a short key ID are told apart", async () => {
     await throwsKeyServer(ask("http://127.0.0.1:9"), /the connection is refused/)
     await using failing = await startServer((_, response) => response.writeHead(503).end("too busy\nlater"))
