@@ -111,6 +111,7 @@ export class Authorization implements Disposable {
     this.#level = "known"
     if (credential.kind === "bearer") {
       this.#header = `Bearer ${credential.token.toString("latin1")}`
+      this.#tokenTime = Infinity // there is no other one to ask for
       return true
     }
     if (bearer !== undefined) return await this.#token(bearer, credential)

@@ -527,6 +527,18 @@ describe("registries", () => {
       assert.deepEqual(thief.heard, [])
     })
 
+    it("are not shown a token again that they refuse", async () => {
+      await using server = await Server.start((_, response) => {
+        response.statusCode = server.heard.length > 50 ? 404 : 401
+        response.setHeader("www-authenticate", 'Basic realm="x"')
+        response.end()
+      })
+      const authFile = path.join(newFolder("token-refused"), "auth.json")
+      writeFileSync(authFile, JSON.stringify({ auths: { [server.host]: { registrytoken: "secret" } } }))
+      await refused(built(`docker://${server.host}/image:1`, { authFile }), "ERR_OCI_CREDENTIALS", /401/)
+      assert.equal(server.heard.filter(({ authorization }) => authorization === "Bearer secret").length, 1)
+    })
+
     it("S14: whoever a redirect leads to is not asked where passwords go", async () => {
       await using thief = await Server.start((request, response) => {
         response.statusCode = 401
