@@ -6,9 +6,12 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <termios.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <cerrno>
 #include <climits>
 
 namespace sifcrypt {
@@ -23,6 +26,15 @@ void WriteAll(int fd, const void* bytes, size_t size) {
     at += written;
     size -= static_cast<size_t>(written);
   }
+}
+
+std::atomic<pid_t> holder;
+
+/// In another thread, which blocks nothing: the one that does gets it, and has it pending when it is another program.
+void PassToHolder(int number) {
+  const int error = errno;
+  syscall(SYS_tgkill, getpid(), holder.load(), number);
+  errno = error;
 }
 
 std::vector<char*> Pointers(std::vector<std::string>& strings) {
@@ -55,6 +67,16 @@ void BlockSignals() {
   sigset_t all;
   sigfillset(&all);
   if (const int error = pthread_sigmask(SIG_SETMASK, &all, nullptr)) throw SystemError(error, "pthread_sigmask");
+  holder = static_cast<pid_t>(syscall(SYS_gettid));
+  for (const int number : {SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2}) {
+    struct sigaction action {};
+    CheckErrno(sigaction(number, nullptr, &action), "sigaction");
+    if ((action.sa_flags & SA_SIGINFO) == 0 && (action.sa_handler == SIG_DFL || action.sa_handler == SIG_IGN)) continue;
+    action = {};
+    action.sa_handler = PassToHolder;
+    action.sa_flags = SA_RESTART;
+    CheckErrno(sigaction(number, &action, nullptr), "sigaction");
+  }
 }
 
 void ReplaceProcess(const std::string& file, const std::vector<std::string>& arguments,
