@@ -23,7 +23,7 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_GOCRYPTFS_PASSPHRASE: "check the passphrase; gocryptfs takes what stands before its first line end",
   ERR_GOCRYPTFS_COST: "if you trust the image, --max-kdf-memory MIB raises the limit",
   ERR_GOCRYPTFS_RECIPIENTS:
-    "LUKS2 holds any number of RSA keys and passphrases: `--format luks`, for an existing image with `sifcrypt reencrypt`",
+    "--format luks holds any number of RSA keys and passphrases; `sifcrypt reencrypt` makes such an image of this one",
   ERR_LUKS_UNSUPPORTED: "as root, `--allow-cipher NAME` lets the kernel engine use it",
   ERR_LUKS_COST: "if you trust the image, --max-kdf-memory MIB or --max-kdf-iterations N raises the limit",
   ERR_LUKS_FULL: "remove a keyslot that nobody needs, then add the new one",
