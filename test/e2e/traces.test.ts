@@ -8,6 +8,7 @@ import {
   finish,
   idOf,
   isRoot,
+  sifcrypt,
   sifcryptOk,
   startProgram,
   startSifcrypt,
@@ -17,6 +18,7 @@ import {
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
+import { typingUnseen } from "../support/terminal.ts"
 import { makeRootTree } from "../support/trees.ts"
 
 describe("traces", () => {
@@ -168,7 +170,10 @@ describe("traces", () => {
       const image = path.join(shared, "image.sif")
       const noTerminal: CommandOptions = { env, wrapper: ["setsid", "--wait"], input: `${passphrase}\n` }
       const exec = ["exec", "--engine", "userspace"]
+      const onTerminal = "test -t 0 && test -t 1 && test -t 2 && sleep 0.5"
       const build = ["build", "-F", "--pbkdf", "pbkdf2:1000", "--pem-path", publicKey]
+      const instance = `watched-${process.pid}`
+      const join = ["exec", `instance://${instance}`]
       const commands: readonly (readonly [readonly string[], CommandOptions?])[] = [
         [[...build, "--passphrase-file", passphraseFile, image, tree]],
         [[...build, "--passphrase", image, tree], noTerminal],
@@ -184,9 +189,24 @@ describe("traces", () => {
         [["cat", "--passphrase", image, "/data/hello"], noTerminal],
         [[...exec, "--pem-path", privateKey, image, "sleep", "1"]],
         [[...exec, "--passphrase-file", passphraseFile, image, "sleep", "1"]],
+        [["instance", "start", "--engine", "userspace", ...locked, image, instance]],
+        [[...join, "sh", "-c", "cat /private/file; sleep 0.5"]],
+        [[...join, "sleep", "0.5"], { env, ...typingUnseen("") }],
+        [["instance", "stop", instance]],
+        [["instance", "run", "--engine", "userspace", "--passphrase-file", passphraseFile, image, instance]],
+        [["instance", "stop", "--force", instance]],
+        [[...exec, "--passphrase", image, "sh", "-c", onTerminal], { env, ...typingUnseen(passphrase) }],
+        [
+          [...exec, "--pem-path", lockedKey, image, "sh", "-c", onTerminal],
+          { env, ...typingUnseen(password) },
+        ],
       ]
       const during = async (): Promise<void> => {
-        for (const [args, options = { env }] of commands) await sifcryptOk(args, options)
+        try {
+          for (const [args, options = { env }] of commands) await sifcryptOk(args, options)
+        } finally {
+          await sifcrypt(["instance", "stop", "--force", instance], { env })
+        }
       }
       // Nobody reads the environment of others; root, who does, finds no secret in it either.
       let root: Seen | undefined

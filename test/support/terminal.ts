@@ -6,7 +6,7 @@ import { newFolder } from "./scratch.ts"
 
 const script = `
 import os, pty, sys
-answers = sys.argv[1].encode().split(b",")
+answers = (sys.stdin.readline().rstrip("\\n") if sys.argv[1] == "-" else sys.argv[1]).encode().split(b",")
 pid, fd = pty.fork()
 if pid == 0:
     os.execvp(sys.argv[2], sys.argv[2:])
@@ -19,7 +19,8 @@ while True:
         break
     if not chunk:
         break
-    shown += chunk
+    # Behind its prompt a shell may ask the terminal where the cursor is.
+    shown += chunk.replace(b"\\x1b[6n", b"")
     if shown.count(b": ", 0) > asked and shown.endswith(b": ") and answers:
         asked = shown.count(b": ", 0)
         os.write(fd, answers.pop(0) + b"\\n")
@@ -37,4 +38,9 @@ export function typing(answers: string): CommandOptions {
     writeFileSync(file, script)
   }
   return { wrapper: ["python3", file, answers] }
+}
+
+/** The same with lines that no argument of the terminal's own process may show. */
+export function typingUnseen(answers: string): CommandOptions {
+  return { ...typing("-"), input: `${answers}\n` }
 }
