@@ -31,6 +31,18 @@ export function wrapSecret(publicKey: KeyObject, secret: Uint8Array): Buffer {
   return Buffer.concat(wrapped)
 }
 
+/** More than malloc has free of one size where it does not have to look for it. */
+const FREED_PLACES = 128
+
+/**
+ * Writes over what privateDecrypt left: Node decrypts into a place as large as the modulus, moves the secret to one of its
+ * size and frees the first one unwiped. malloc gives that place again to whoever asks for its size next.
+ */
+function overwriteFreed(size: number): void {
+  const places = Array.from({ length: FREED_PLACES }, () => Buffer.allocUnsafeSlow(size))
+  for (const place of places) place.fill(0)
+}
+
 /**
  * Unwraps what {@link wrapSecret} made.
  *
@@ -53,5 +65,6 @@ export function unwrapSecret(privateKey: KeyObject, wrapped: Buffer): Buffer | u
     return undefined
   } finally {
     for (const chunk of chunks) chunk.fill(0)
+    overwriteFreed(size)
   }
 }
