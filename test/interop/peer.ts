@@ -56,7 +56,8 @@ async function runInGuest<Name extends string>(
   const names = Object.keys(steps) as Name[]
   const script = names.map((name) => {
     const command = steps[name].map(quoted).join(" ")
-    return `${command} >${name}.out 2>${name}.err; echo $? >${name}.status`
+    const [out, err, status] = ["out", "err", "status"].map((what) => quoted(`${name}.${what}`))
+    return `${command} >${out ?? ""} 2>${err ?? ""}; echo $? >${status ?? ""}`
   })
   writeFileSync(path.join(folder, "steps.sh"), [`cd ${quoted(inside)} || exit`, ...script, ""].join("\n"))
   const { status, stderr } = await runProgram(
