@@ -47,6 +47,7 @@ packages() {
   test             binutils                binutils                 readelf, strings
   test             procps                  procps-ng                ps, pgrep
   test             openssl                 openssl                  a second opinion on keys
+  test             openssh-client          openssh                  ssh-keygen, for its forms of keys
   test             gnupg                   gnupg2                   signs with its agent, verifies what we sign
   test             onak                    -                        a key server
   test             skopeo                  skopeo                   pushes images to a registry, and makes archives
