@@ -194,8 +194,9 @@ class Attendant {
     // A terminal stops its whole foreground group, of which this process is the one that a shell waits for.
     if (signal.number == SIGTSTP) kill(getpid(), SIGSTOP);
     const bool forwarded = EndsProcess(signal.number) || signal.number == SIGUSR1 || signal.number == SIGUSR2;
-    // What the kernel sends goes to the group as well.
-    if (forwarded && signal.from_process) kill(child_, signal.number);
+    // What the kernel sends goes to the group as well, except that a terminal which is gone tells the session's leader only.
+    const bool hung_up = signal.number == SIGHUP && getsid(0) == getpid();
+    if (forwarded && (signal.from_process || hung_up)) kill(child_, signal.number);
   }
 
   void OnStatus() {

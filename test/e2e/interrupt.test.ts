@@ -1,4 +1,4 @@
-// Ctrl-C, typed at the terminal on which somebody uses a program in an image.
+// A terminal on which somebody uses a program in an image: Ctrl-C typed at it, and its end.
 import assert from "node:assert/strict"
 import { createHash, randomBytes } from "node:crypto"
 import { readFileSync, writeFileSync } from "node:fs"
@@ -9,7 +9,7 @@ import { newFolder } from "../support/scratch.ts"
 import { typingUnseen } from "../support/terminal.ts"
 import { makeRootTree } from "../support/trees.ts"
 
-describe("Ctrl-C", () => {
+describe("a terminal and its payload", () => {
   const keys = testKeys()
   const folder = newFolder("interrupt", userId)
   const image = path.join(folder, "image.sif")
@@ -24,6 +24,24 @@ describe("Ctrl-C", () => {
     await sifcryptOk(["build", "--pem-path", keys.publicKey, image, tree])
   })
 
+  const hangUp = `
+import os, pty, sys, time
+pid, fd = pty.fork()
+if pid == 0:
+    os.execvp(sys.argv[1], sys.argv[1:])
+shown = b""
+while b"ready: " not in shown:
+    shown += os.read(fd, 4096)
+os.close(fd)
+for _ in range(300):
+    done, status = os.waitpid(pid, os.WNOHANG)
+    if done:
+        sys.exit(0)
+    time.sleep(0.1)
+os.kill(pid, 9)
+sys.exit(99)
+`
+
   for (const flags of [[], ["--pid"]]) {
     const exec = ["exec", "--engine", "userspace", "--pem-path", keys.privateKey, ...flags, image]
     const how = flags.length === 0 ? "" : ` with ${flags.join(" ")}`
@@ -35,6 +53,14 @@ describe("Ctrl-C", () => {
       const { status, text } = await sifcrypt([...exec, "sh", "-c", script], typingUnseen(lines.join(",")))
       assert.ok(text.includes(`${digest}  /data/random`), text)
       assert.equal(status, 5, text)
+    })
+
+    it(`ends an interactive shell whose terminal goes away, and all that stood by it${how}`, async () => {
+      const wrapper = ["python3", "-c", hangUp]
+      const { status } = await sifcrypt([...exec, "sh", "-c", "export PS1='ready: '; exec sh -i"], {
+        wrapper,
+      })
+      assert.equal(status, 0, "the command is still there")
     })
 
     // Then it has no terminal of its own, and the command's group is signalled, of which the server is none.
