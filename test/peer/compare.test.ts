@@ -2,16 +2,11 @@
 import assert from "node:assert/strict"
 import { readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { cli, isRoot, packageRoot, runProgram } from "../support/cli.ts"
+import { cli, isRoot } from "../support/cli.ts"
 import { skip } from "../support/skip.ts"
-import { peerRoot } from "../interop/peer.ts"
 import { cases, type Case } from "./cases.ts"
-import { prepare, uid } from "./images.ts"
+import { folder, inSurroundings, makeImages, type Side } from "./images.ts"
 import { differences, parseEnvironment, parseMountTable } from "./normal.ts"
-
-const folder = path.join(packageRoot, "build", "peer")
-
-type Side = "peer" | "own"
 
 interface Outcome {
   readonly status: number
@@ -20,16 +15,6 @@ interface Outcome {
 }
 
 const quoted = (word: string): string => `'${word.replaceAll("'", "'\\''")}'`
-
-async function inSurroundings(side: Side, script: string, name: string): Promise<void> {
-  const file = path.join(folder, `${name}.sh`)
-  writeFileSync(file, script)
-  const { status, stderr } = await runProgram(
-    [path.join(import.meta.dirname, "surroundings.sh"), side, peerRoot, folder, String(uid), file],
-    { as: "self", timeoutMs: 280_000 },
-  )
-  assert.equal(status, 0, stderr)
-}
 
 /** One case as a line of shell. */
 function line(
@@ -82,7 +67,7 @@ describe("beside a live Apptainer", function () {
 
   before(async function () {
     if (!isRoot) skip(this, "making the surroundings needs root")
-    await inSurroundings("peer", prepare(folder), "images")
+    await makeImages()
     const script = (side: Side): string => cases.map((one, index) => line(side, one, index)).join("")
     const sides: readonly Side[] = ["peer", "own"]
     await Promise.all(sides.map((side) => inSurroundings(side, script(side), side)))

@@ -1,4 +1,5 @@
 // The images of the comparison, and what lies beside them: made anew for each run, the images by the peer itself.
+import assert from "node:assert/strict"
 import { createHash, generateKeyPairSync } from "node:crypto"
 import { execFileSync } from "node:child_process"
 import {
@@ -12,6 +13,8 @@ import {
   writeFileSync,
 } from "node:fs"
 import path from "node:path"
+import { peerRoot } from "../interop/peer.ts"
+import { packageRoot, runProgram } from "../support/cli.ts"
 import { makeRootTree } from "../support/trees.ts"
 
 export const uid = 1000
@@ -112,8 +115,30 @@ function makeLayout(folder: string, tree: string, config: object): void {
   writeFileSync(path.join(folder, "oci-layout"), '{"imageLayoutVersion":"1.0.0"}')
 }
 
-/** Fills `folder` with what the peer makes images of, and with what the cases refer to; gives the script that makes them. */
-export function prepare(folder: string): string {
+/** Where the images are, and what both sides write. */
+export const folder: string = path.join(packageRoot, "build", "peer")
+
+export type Side = "peer" | "own"
+
+/** Runs a script of shell as the user of the comparison, in the surroundings that both sides have. */
+export async function inSurroundings(side: Side, script: string, name: string): Promise<void> {
+  const file = path.join(folder, `${name}.sh`)
+  writeFileSync(file, script)
+  const { status, stderr } = await runProgram(
+    [path.join(import.meta.dirname, "surroundings.sh"), side, peerRoot, folder, String(uid), file],
+    { as: "self", timeoutMs: 280_000 },
+  )
+  assert.equal(status, 0, stderr)
+}
+
+/** Has the peer make the images, once for whichever tests come first. */
+let made: Promise<void> | undefined
+export function makeImages(): Promise<void> {
+  return (made ??= inSurroundings("peer", prepare(), "images"))
+}
+
+/** Fills the folder with what the peer makes images of, and with what the cases refer to; gives the script that makes them. */
+function prepare(): string {
   rmSync(folder, { recursive: true, force: true })
   mkdirSync(folder, { recursive: true })
   const at = (...names: string[]): string => path.join(folder, ...names)

@@ -1,15 +1,15 @@
 // The same command lines as root, where the peer mounts through the kernel: in guests, one with the peer's tree as its root,
 // one with this machine's.
 import assert from "node:assert/strict"
-import { existsSync } from "node:fs"
 import path from "node:path"
 import { inOwnGuest, SharedFolder, type Command, type Step } from "../interop/peer.ts"
-import { cli, isRoot, packageRoot } from "../support/cli.ts"
+import { cli, isRoot } from "../support/cli.ts"
 import { skip } from "../support/skip.ts"
 import { rootCases } from "./cases.ts"
+import { folder, makeImages } from "./images.ts"
 import { differences, parseEnvironment, parseMountTable } from "./normal.ts"
 
-const image = path.join(packageRoot, "build", "peer", "scripts.sif")
+const image = path.join(folder, "scripts.sif")
 
 interface RootCase {
   readonly options: readonly string[]
@@ -54,7 +54,7 @@ describe("beside a live Apptainer, as root", function () {
 
   before(async function () {
     if (!isRoot) skip(this, "the folder that the guest shares is root's")
-    assert.ok(existsSync(image), "compare.test.ts makes the image")
+    await makeImages()
     using shared = new SharedFolder()
     const inside = shared.take(image)
     const steps = (program: readonly string[], file: string): Record<Name, Command> =>
@@ -64,8 +64,10 @@ describe("beside a live Apptainer, as root", function () {
           [...program, "exec", ...cases[name].options, file, ...cases[name].argv],
         ]),
       ) as unknown as Record<Name, Command>
-    peer = await shared.inPeerGuest(steps(["apptainer", "--silent"], inside))
-    own = await inOwnGuest([image], steps([process.execPath, cli], path.basename(image)))
+    ;[peer, own] = await Promise.all([
+      shared.inPeerGuest(steps(["apptainer", "--silent"], inside)),
+      inOwnGuest([image], steps([process.execPath, cli], path.basename(image))),
+    ])
   })
 
   for (const name of rootCases)
