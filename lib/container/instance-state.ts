@@ -1,12 +1,11 @@
 // What is known of instances: a file each in a folder that is its user's alone. A file is a claim, not a fact: what it says
 // of a process is held against the process before it is used.
-import { randomUUID } from "node:crypto"
 import {
   chmodSync,
   closeSync,
   constants,
+  existsSync,
   fstatSync,
-  linkSync,
   lstatSync,
   mkdirSync,
   openSync,
@@ -18,6 +17,7 @@ import {
   writeFileSync,
 } from "node:fs"
 import path from "node:path"
+import { lockFolder } from "../device/lock.ts"
 import { RunError } from "../errors.ts"
 import { starterPath } from "../native/load.ts"
 import type { ExecOptions } from "../runtime/options.ts"
@@ -150,19 +150,17 @@ function readState(folder: string, name: string): InstanceState | undefined {
   }
 }
 
-/** An instance that runs; what is left of one that does not is removed. */
+/** An instance that runs. */
 export function findInstance(name: string): InstanceState | undefined {
   checkName(name)
-  const folder = instanceFolder()
-  const state = readState(folder, name)
-  if (state !== undefined && isAlive(state)) return state
-  if (state !== undefined) forget(name)
-  return undefined
+  const state = readState(instanceFolder(), name)
+  return state !== undefined && isAlive(state) ? state : undefined
 }
 
 /** All of this user's instances, by name. */
-export function allInstances(): InstanceState[] {
-  return readdirSync(instanceFolder())
+export async function allInstances(): Promise<InstanceState[]> {
+  const folder = await clearUp()
+  return readdirSync(folder)
     .flatMap((file) => (file.endsWith(".json") && NAME.test(file.slice(0, -5)) ? [file.slice(0, -5)] : []))
     .sort()
     .flatMap((name) => findInstance(name) ?? [])
@@ -174,44 +172,67 @@ export function logsOf(name: string): { readonly logOut: string; readonly logErr
   return { logOut: path.join(folder, `${name}.out`), logErr: path.join(folder, `${name}.err`) }
 }
 
+const claimOf = (folder: string, name: string): string => path.join(folder, `${name}.starting`)
+
+/** Does a process that runs hold the name? */
+function isClaimed(folder: string, name: string): boolean {
+  let pid: string, startTime: string
+  try {
+    ;[pid = "", startTime = ""] = readFileSync(claimOf(folder, name), "utf8").split(" ")
+  } catch {
+    return false
+  }
+  return startTime !== "" && startTimeOf(Number(pid)) === startTime
+}
+
+/**
+ * Removes what instances left that have ended, and starts that were killed: states, logs, claims. Only under the folder's
+ * lock, without which nobody claims a name.
+ */
+function clearUpLocked(folder: string): void {
+  for (const file of readdirSync(folder)) {
+    const [, name, kind] = /^(.+)\.(starting|out|err|json(?:\.\d+)?)$/.exec(file) ?? []
+    // In this order: a start gives the name back after the state is written.
+    if (name === undefined || !NAME.test(name) || isClaimed(folder, name)) continue
+    const state = readState(folder, name)
+    const isLeft =
+      kind === "json"
+        ? state !== undefined && !isAlive(state)
+        : kind === "out" || kind === "err"
+          ? !existsSync(fileOf(folder, name)) || (state !== undefined && !isAlive(state))
+          : true
+    if (isLeft) rmSync(path.join(folder, file), { force: true })
+  }
+}
+
+/** Removes what is left of instances that are no more; gives the folder of the others. */
+export async function clearUp(): Promise<string> {
+  const folder = instanceFolder()
+  await using lock = await lockFolder(folder)
+  // Who holds it so long clears up as well.
+  if (lock !== undefined) clearUpLocked(folder)
+  return folder
+}
+
 /**
  * Takes a name for an instance that is about to start.
  *
  * @returns What gives it back.
- * @throws RunError `ERR_INSTANCE_EXISTS`.
+ * @throws RunError `ERR_INSTANCE_EXISTS`, `ERR_INSTANCE_FOLDER`.
  */
-export function claim(name: string): () => void {
+export async function claim(name: string): Promise<() => void> {
   checkName(name)
-  const lock = path.join(instanceFolder(), `${name}.starting`)
-  const content = `${process.pid} ${startTimeOf(process.pid) ?? ""}`
-  // A file that another process finds says at once whose it is.
-  const own = `${lock}.${randomUUID()}`
-  writeFileSync(own, content, { flag: "wx", mode: 0o600 })
-  try {
-    for (let attempt = 0; ; attempt++)
-      try {
-        linkSync(own, lock)
-        break
-      } catch (error) {
-        if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error
-        const [pid = "", startTime = ""] = readFileSync(lock, "utf8").split(" ")
-        if (attempt > 0 || startTimeOf(Number(pid)) === startTime) throw exists(name)
-        rmSync(lock, { force: true })
-      }
-  } finally {
-    rmSync(own, { force: true })
+  const folder = instanceFolder()
+  await using lock = await lockFolder(folder)
+  if (lock === undefined)
+    throw new RunError("ERR_INSTANCE_FOLDER", `${folder}: another process has locked it`, { path: folder })
+  clearUpLocked(folder)
+  if (isClaimed(folder, name) || findInstance(name) !== undefined) throw exists(name)
+  const file = claimOf(folder, name)
+  writeFileSync(file, `${process.pid} ${startTimeOf(process.pid) ?? ""}`, { mode: 0o600 })
+  return () => {
+    rmSync(file, { force: true })
   }
-  const release = (): void => {
-    rmSync(lock, { force: true })
-  }
-  try {
-    // Not before: whoever had the name until now may have started one.
-    if (findInstance(name) !== undefined) throw exists(name)
-  } catch (error) {
-    release()
-    throw error
-  }
-  return release
 }
 
 const exists = (name: string): RunError =>

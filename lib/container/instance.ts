@@ -21,6 +21,7 @@ import {
   allInstances,
   checkName,
   claim,
+  clearUp,
   findInstance,
   forget,
   isAlive,
@@ -148,7 +149,7 @@ export class Instance {
           throw new RunError("ERR_RUN", `the instance ${state.name} does not end`, { path: state.image })
       }
     }
-    if (findInstance(state.name) === undefined) forget(state.name)
+    await clearUp()
   }
 }
 
@@ -221,7 +222,7 @@ export async function startInstance(
   asked: InstanceOptions,
 ): Promise<Instance> {
   checkName(name)
-  const release = claim(name)
+  const release = await claim(name)
   const open: number[] = []
   try {
     const logs = logsOf(name)
@@ -265,6 +266,9 @@ export async function startInstance(
       throw error
     }
     return new Instance(state)
+  } catch (error) {
+    forget(name)
+    throw error
   } finally {
     for (const fd of open) closeSync(fd)
     release()
@@ -272,8 +276,8 @@ export async function startInstance(
 }
 
 /** This user's instances that run, by name. */
-export function listInstances(): Instance[] {
-  return allInstances().map((state) => new Instance(state))
+export async function listInstances(): Promise<Instance[]> {
+  return (await allInstances()).map((state) => new Instance(state))
 }
 
 /**

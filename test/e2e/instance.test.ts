@@ -360,7 +360,7 @@ describe("instances", () => {
     await using opened = await open(image, { credentials: { pemPaths: [keys.privateKey] } })
     const instance = await opened.startInstance(called, ["stay"], { engine: "userspace" })
     try {
-      assert.ok(listInstances().some(({ name }) => name === called))
+      assert.ok((await listInstances()).some(({ name }) => name === called))
       await using running = await openInstance(called).exec(["sh", "-c", "cat; exit 5"])
       running.stdin?.end("typed")
       assert.equal(await text(running.stdout ?? assert.fail()), "typed")

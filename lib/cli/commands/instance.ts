@@ -32,12 +32,12 @@ function parseSeconds(text: string): number {
 }
 
 /** `*` and `?` as in file names, as the peers take them. */
-function matching(pattern: string): Instance[] {
+async function matching(pattern: string): Promise<Instance[]> {
   const expression = pattern
     .replace(/[.+^${}()|[\]\\]/g, "\\$&")
     .replaceAll("*", ".*")
     .replaceAll("?", ".")
-  return listInstances().filter(({ name }) => new RegExp(`^${expression}$`).test(name))
+  return (await listInstances()).filter(({ name }) => new RegExp(`^${expression}$`).test(name))
 }
 
 interface StopFlags {
@@ -52,9 +52,9 @@ async function stop(name: string | undefined, flags: StopFlags): Promise<void> {
     throw new RunError("ERR_INSTANCE_NONE", "which instance? give a name, or --all")
   const chosen =
     flags.all === true
-      ? listInstances()
+      ? await listInstances()
       : /[*?]/.test(name ?? "")
-        ? matching(name ?? "")
+        ? await matching(name ?? "")
         : [openInstance(name ?? "")]
   const signal = flags.force === true ? "SIGKILL" : flags.signal
   const timeoutMs = flags.timeout * 1000
@@ -68,7 +68,7 @@ async function stop(name: string | undefined, flags: StopFlags): Promise<void> {
 }
 
 async function list(pattern: string | undefined, flags: { json?: true; logs?: true }): Promise<void> {
-  const found = pattern === undefined ? listInstances() : matching(pattern)
+  const found = pattern === undefined ? await listInstances() : await matching(pattern)
   if (flags.json === true) {
     const instances = found.map(({ name, pid, image, engine, logErr, logOut }) => ({
       instance: name,
