@@ -96,6 +96,14 @@ export function loopDevicesOf(folder: string): string[] {
   )
 }
 
+/** Names of the mappings of device-mapper. */
+export function mappings(): string[] {
+  return readdirSync("/sys/block").flatMap((name) => {
+    const mapping = read(`/sys/block/${name}/dm/name`).trim()
+    return mapping === "" ? [] : [mapping]
+  })
+}
+
 /** Waits until `condition` gives something true, and gives that. */
 export async function waitFor<T>(
   what: string,
