@@ -1,11 +1,14 @@
 #!/bin/bash
 # Every test (`npm test`): sets the machine up, then runs
+#   unit, vectors, native, e2e        mocha, here
 #   core      the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, one program for each *_test.cc; the one
 #             of threads under ThreadSanitizer as well
-#   unit, vectors, native, e2e        mocha, here
 #   uml       mocha as root in a User-Mode Linux guest: device-mapper, loop devices, the kernel engine
 #   interop   mocha beside a live Apptainer (test/support/peer.sh), left out if the package mirror cannot give one
 #   peer      the same command lines under that Apptainer and here, compared
+#   soak      only if it is named: what e2e and uml do a few times, as often as is promised (500 runs, 200 kills, 200 at once)
+# Two lanes run beside each other where the machine has the processors and the memory; SIFCRYPT_LANES=1 forbids it. What the
+# second has to say is printed when the first is through, suite by suite, each with its seconds and its slowest tests.
 # The last line is the sum, `N passed, N failed`; a skipped test is printed with its reason, and is a failure if CI is
 # set. Arguments: names of suites, to run only those.
 set -euo pipefail
@@ -15,17 +18,11 @@ project=$PWD
 # node_modules/.bin first: nothing below is fetched by npx.
 export PATH="$project/node_modules/.bin:$PATH"
 suites=" ${*:-core unit vectors native e2e uml interop peer} "
-passed=0 failed=0
-skipped=() left_out=()
 
 if [[ -z ${SIFCRYPT_WITHIN_REACH:-} ]]; then
   scripts/setup.sh
   exec scripts/within-reach.sh scripts/test.sh "$@"
 fi
-
-mkdir -p build
-export SIFCRYPT_COUNTS=$project/build/test-counts
-trap 'rm -f "$SIFCRYPT_COUNTS"' EXIT
 
 # What the machine has to offer to an ordinary user is the test set-up's business, not the product's. Where it cannot be had
 # (a container without the right to it), the tests that need it fail and say so.
@@ -36,111 +33,202 @@ if [[ $EUID -eq 0 ]]; then
   [[ -e /etc/mtab ]] || ln -s ../proc/self/mounts /etc/mtab
 fi
 
-title() {
-  printf '\n== %s\n' "$1"
-}
-
-# Runs a mocha command and adds up what its reporter counted; one that ends without a count has failed.
-mocha_suite() {
-  local name=$1 status=0 kind rest counted_failures=0 counts=0
-  shift
-  title "$name"
-  : >"$SIFCRYPT_COUNTS"
-  "$@" </dev/null || status=$?
-  while read -r kind rest; do
-    case $kind in
-      count)
-        read -r p f _ <<<"$rest"
-        passed=$((passed + p)) failed=$((failed + f))
-        counted_failures=$((counted_failures + f)) counts=$((counts + 1))
-        ;;
-      skip) skipped+=("$name: $rest") ;;
-    esac
-  done <"$SIFCRYPT_COUNTS"
-  if [[ $counts -eq 0 || ($status -ne 0 && $counted_failures -eq 0) ]]; then
-    echo "$name: ended with status $status and ${counts} reports" >&2
-    failed=$((failed + 1))
-  fi
-}
+# One file for each suite, NAME.counts, with lines `count PASSED FAILED …`, `skip TITLE: REASON` and `left-out TEXT`; the
+# reporter writes them, and what is here.
+results=$project/build/test-results
+rm -rf "$results"
+mkdir -p "$results"
 
 # The test files of a suite: test/NAME/**/*.test.ts.
 has_tests() {
   [[ -d test/$1 && -n $(find "test/$1" -name '*.test.ts' -print -quit) ]]
 }
 
-wanted() {
-  [[ $suites == *" $1 "* ]]
-}
-
 mocha_here=(mocha --forbid-only --reporter "$project/test/support/reporter.cjs")
 
-if wanted core; then
-  title "core (C++, sanitizers)"
-  if cmake -S . -B build-sanitize -DSIFCRYPT_SANITIZE=ON >build/cmake.log 2>&1 &&
-    cmake --build build-sanitize -j "$(nproc)" >>build/cmake.log 2>&1; then
+mocha_in_guest() {
+  local limit=$1
+  shift
+  test/support/uml-run.sh --mem 3G --timeout "$limit" -- "${mocha_here[@]}" --timeout 300000 "$@"
+}
+
+suite_mocha() {
+  "${mocha_here[@]}" "test/$1/**/*.test.ts"
+}
+
+suite_core() {
+  local passed=0 failed=0 log=$results/core.log source
+  if cmake -S . -B build-sanitize -DSIFCRYPT_SANITIZE=ON >"$log" 2>&1 &&
+    cmake --build build-sanitize -j "$(nproc)" >>"$log" 2>&1; then
     for source in test/native/core/*_test.cc; do
       [[ -e $source ]] || continue
+      local name status=0 checks started=$SECONDS
       name=$(basename "$source" .cc)
-      status=0
-      timeout 600 "build-sanitize/$name" </dev/null 2>&1 | tee build/core-test.log || status=$?
-      checks=$(sed -nE 's/^(.*[^0-9])?([0-9]+) checks.*$/\2/p' build/core-test.log | tail -n 1)
+      timeout 600 "build-sanitize/$name" 2>&1 | tee "$log" || status=$?
+      checks=$(sed -nE 's/^(.*[^0-9])?([0-9]+) checks.*$/\2/p' "$log" | tail -n 1)
       if [[ $status -eq 0 ]]; then
         passed=$((passed + ${checks:-1}))
-        echo "  ok $name"
+        echo "  ok $name, $((SECONDS - started)) s"
       else
         failed=$((failed + 1))
         echo "  FAILED $name, status $status"
       fi
     done
   else
-    tail -n 40 build/cmake.log >&2
+    tail -n 40 "$log" >&2
     echo "  FAILED: the build with sanitizers"
     failed=$((failed + 1))
   fi
   # What is shared between threads, a second time, under ThreadSanitizer.
-  if cmake -S . -B build-thread -DSIFCRYPT_SANITIZE=thread >build/cmake.log 2>&1 &&
-    cmake --build build-thread -j "$(nproc)" --target concurrency_test >>build/cmake.log 2>&1 &&
-    timeout 300 build-thread/concurrency_test </dev/null; then
+  if cmake -S . -B build-thread -DSIFCRYPT_SANITIZE=thread >"$log" 2>&1 &&
+    cmake --build build-thread -j "$(nproc)" --target concurrency_test >>"$log" 2>&1 &&
+    timeout 300 build-thread/concurrency_test; then
     passed=$((passed + 1))
     echo "  ok concurrency_test, ThreadSanitizer"
   else
-    tail -n 40 build/cmake.log >&2
+    tail -n 40 "$log" >&2
     echo "  FAILED: concurrency_test under ThreadSanitizer"
     failed=$((failed + 1))
   fi
-fi
+  echo "count $passed $failed" >>"$SIFCRYPT_COUNTS"
+  [[ $failed -eq 0 ]]
+}
 
-for suite in unit vectors native e2e; do
-  if wanted "$suite" && has_tests "$suite"; then
-    mocha_suite "$suite" "${mocha_here[@]}" "test/$suite/**/*.test.ts"
-  fi
-done
-
-if wanted uml && has_tests uml; then
+suite_uml() {
   if command -v linux.uml >/dev/null; then
-    mocha_suite "uml (root, in User-Mode Linux)" test/support/uml-run.sh --mem 3G --timeout 900 -- \
-      "${mocha_here[@]}" --timeout 300000 "test/uml/**/*.test.ts"
+    mocha_in_guest 900 "test/uml/**/*.test.ts"
   else
-    skipped+=("uml: the whole suite: this machine has no linux.uml (Debian's user-mode-linux, amd64 only)")
+    {
+      echo "skip the whole suite: this machine has no linux.uml (Debian's user-mode-linux, amd64 only)"
+      echo "count 0 0"
+    } >>"$SIFCRYPT_COUNTS"
   fi
+}
+
+# With a live Apptainer.
+suite_beside_peer() {
+  local peer status=0
+  peer=$(test/support/peer.sh) || status=$?
+  case $status in
+    0) SIFCRYPT_PEER_ROOT=$peer "${mocha_here[@]}" --timeout 300000 "test/$1/**/*.test.ts" ;;
+    4)
+      {
+        echo "skip the whole suite: the live peer cannot be made here, the reason is above"
+        echo "count 0 0"
+      } >>"$SIFCRYPT_COUNTS"
+      ;;
+    3)
+      {
+        echo "left-out the package mirror cannot give the live peer; the images it made earlier were tested"
+        echo "count 0 0"
+      } >>"$SIFCRYPT_COUNTS"
+      ;;
+    *)
+      echo "$1: test/support/peer.sh ended with status $status" >&2
+      return 1
+      ;;
+  esac
+}
+
+suite_soak() {
+  local status=0
+  export SIFCRYPT_SOAK=1
+  "${mocha_here[@]}" "test/e2e/soak.test.ts" || status=$?
+  if command -v linux.uml >/dev/null; then
+    mocha_in_guest 7200 "test/uml/soak.test.ts" || status=$?
+  else
+    echo "skip the kernel engine: this machine has no linux.uml (Debian's user-mode-linux, amd64 only)" >>"$SIFCRYPT_COUNTS"
+  fi
+  return "$status"
+}
+
+run_suite() {
+  local name=$1 status=0 started=$SECONDS
+  export SIFCRYPT_COUNTS=$results/$name.counts
+  : >"$SIFCRYPT_COUNTS"
+  case $name in
+    unit | vectors | native | e2e) suite_mocha "$name" || status=$? ;;
+    interop | peer) suite_beside_peer "$name" || status=$? ;;
+    core | uml | soak) "suite_$name" || status=$? ;;
+  esac </dev/null
+  # A failure that was counted needs no second one.
+  if ! grep -q '^count' "$SIFCRYPT_COUNTS"; then
+    echo "$name: ended with status $status and no report" >&2
+    echo "count 0 1" >>"$SIFCRYPT_COUNTS"
+  elif [[ $status -ne 0 ]] && ! grep -qE '^count [0-9]+ [1-9]' "$SIFCRYPT_COUNTS"; then
+    echo "$name: ended with status $status" >&2
+    echo "count 0 1" >>"$SIFCRYPT_COUNTS"
+  fi
+  echo "$name: $((SECONDS - started)) s"
+}
+
+# The wanted ones of a lane's suites.
+wanted() {
+  local name
+  for name; do
+    [[ $suites == *" $name "* ]] || continue
+    case $name in
+      core | soak) echo "$name" ;;
+      *) ! has_tests "$name" || echo "$name" ;;
+    esac
+  done
+}
+
+# The second lane's suites have kernels or folders of their own, or are one program; each of them spends most of its time on one
+# processor. What measures, and what looks at processes and mounts of this machine, is in the first, and there by itself.
+mapfile -t first < <(wanted unit vectors native e2e soak)
+mapfile -t second < <(wanted core uml interop peer)
+available=$(awk '$1 == "MemAvailable:" { print int($2 / 1024) }' /proc/meminfo)
+if [[ ${SIFCRYPT_LANES:-2} -lt 2 || $(nproc) -lt 2 || $available -lt 8192 || ${#first[@]} -eq 0 ]]; then
+  first=("${first[@]}" "${second[@]}")
+  second=()
 fi
 
-for suite in interop peer; do
-  if wanted "$suite" && has_tests "$suite"; then
-    status=0
-    peer=$(test/support/peer.sh) || status=$?
-    if [[ $status -eq 0 ]]; then
-      SIFCRYPT_PEER_ROOT=$peer mocha_suite "$suite (live Apptainer)" "${mocha_here[@]}" --timeout 300000 \
-        "test/$suite/**/*.test.ts"
-    elif [[ $status -eq 4 ]]; then
-      skipped+=("$suite: the whole suite: the live peer cannot be made here, the reason is above")
-    elif [[ $status -eq 3 ]]; then
-      left_out+=("$suite: the package mirror cannot give the live peer; the images it made earlier were tested")
-    else
-      echo "$suite: test/support/peer.sh ended with status $status" >&2
-      failed=$((failed + 1))
-    fi
-  fi
+lane=''
+if [[ ${#second[@]} -gt 0 ]]; then
+  # A process group of its own, to be ended as one.
+  set -m
+  {
+    for name in "${second[@]}"; do
+      run_suite "$name" >"$results/$name.output" 2>&1
+    done
+  } &
+  lane=$!
+  set +m
+  trap 'kill -TERM -- "-$lane" 2>/dev/null || true' EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+fi
+for name in "${first[@]}"; do
+  printf '\n== %s\n' "$name"
+  run_suite "$name"
+done
+if [[ -n $lane ]]; then
+  lane_status=0
+  wait "$lane" || lane_status=$?
+  trap - EXIT
+  for name in "${second[@]}"; do
+    printf '\n== %s (beside the others)\n' "$name"
+    cat "$results/$name.output"
+  done
+  [[ $lane_status -eq 0 ]] || echo "the second lane ended with status $lane_status" >&2
+fi
+
+passed=0 failed=0
+skipped=() left_out=()
+for name in "${first[@]}" "${second[@]}"; do
+  counts=$results/$name.counts
+  [[ -s $counts ]] || echo "count 0 1" >"$counts"
+  while read -r kind rest; do
+    case $kind in
+      count)
+        read -r p f _ <<<"$rest"
+        passed=$((passed + p)) failed=$((failed + f))
+        ;;
+      skip) skipped+=("$name: $rest") ;;
+      left-out) left_out+=("$name: $rest") ;;
+    esac
+  done <"$counts"
 done
 
 echo
@@ -153,5 +241,6 @@ if [[ ${#skipped[@]} -gt 0 ]]; then
   fi
 fi
 [[ ${#left_out[@]} -eq 0 ]] || printf 'left out: %s\n' "${left_out[@]}"
+echo "all suites: $SECONDS s"
 echo "$passed passed, $failed failed"
 [[ $failed -eq 0 && $passed -gt 0 ]]

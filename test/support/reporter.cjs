@@ -1,10 +1,16 @@
-// mocha's spec output, and beside it the exact counts: appended to the file that SIFCRYPT_COUNTS names as one line
-// `count PASSED FAILED SKIPPED`, with a line `skip TITLE: REASON` for each skipped test. A skip without a reason
-// (support/skip.ts gives one) counts as a failure.
+// mocha's spec output, and behind it what took longest: tests and hooks, and the files that they are in. Beside it the
+// exact counts: appended to the file that SIFCRYPT_COUNTS names as one line `count PASSED FAILED SKIPPED`, with a line
+// `skip TITLE: REASON` for each skipped test. A skip without a reason (support/skip.ts gives one) counts as a failure.
 const { appendFileSync } = require("node:fs")
+const { relative } = require("node:path")
 const { reporters, Runner } = require("mocha")
 
-const { EVENT_RUN_END, EVENT_TEST_PENDING } = Runner.constants
+const { EVENT_HOOK_END, EVENT_RUN_END, EVENT_TEST_END, EVENT_TEST_PENDING } = Runner.constants
+
+/** How many of the slowest are named. */
+const named = 10
+/** What took less is not worth a line. */
+const slowMs = 1000
 
 function reasonOf(test) {
   for (let owner = test; owner !== undefined; owner = owner.parent)
@@ -12,12 +18,33 @@ function reasonOf(test) {
   return undefined
 }
 
+function printSlowest(what, times) {
+  const slowest = times.filter(([, ms]) => ms >= slowMs).sort(([, a], [, b]) => b - a)
+  if (slowest.length === 0) return
+  console.log(`  slowest ${what}:`)
+  for (const [name, ms] of slowest.slice(0, named))
+    console.log(`  ${(ms / 1000).toFixed(1).padStart(7)} s  ${name}`)
+  console.log()
+}
+
 module.exports = class extends reporters.Spec {
   constructor(runner, options) {
     super(runner, options)
     const skipped = []
+    const times = []
+    const files = new Map()
+    const keepTime = (runnable) => {
+      const ms = runnable.duration ?? 0
+      const file = relative(process.cwd(), runnable.file ?? "")
+      times.push([runnable.fullTitle(), ms])
+      files.set(file, (files.get(file) ?? 0) + ms)
+    }
+    runner.on(EVENT_TEST_END, keepTime)
+    runner.on(EVENT_HOOK_END, keepTime)
     runner.on(EVENT_TEST_PENDING, (test) => skipped.push(test))
     runner.once(EVENT_RUN_END, () => {
+      printSlowest("tests and hooks", times)
+      printSlowest("files", [...files])
       const file = process.env.SIFCRYPT_COUNTS
       if (file === undefined) return
       const lines = []
