@@ -6,6 +6,11 @@
 #include <zstd.h>
 
 #include <algorithm>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <system_error>
+#include <thread>
 #include <utility>
 
 #include "core/system_error.h"
@@ -15,6 +20,9 @@ namespace {
 
 constexpr size_t kInputPiece = 256 * 1024;
 constexpr size_t kOutputPiece = 1024 * 1024;
+// What is decoded ahead of the reader, and from which size of a blob on that pays.
+constexpr size_t kPiecesAhead = 4;
+constexpr uint64_t kLongBlob = 512 * 1024;
 // A zstd frame may ask for so much memory to be decoded: 128 MiB, as its own command takes.
 constexpr int kZstdWindowLog = 27;
 
@@ -176,6 +184,77 @@ struct LayerStream::ZstdDecoder final : Decoder {
   bool held = false;
 };
 
+class LayerStream::Ahead {
+ public:
+  explicit Ahead(LayerStream& stream) : stream_(stream) {
+    for (Piece& piece : pieces_) piece.bytes.resize(kOutputPiece);
+    thread_ = std::thread(&Ahead::Work, this);
+  }
+  ~Ahead() {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      stopping_ = true;
+    }
+    taken_.notify_one();
+    thread_.join();
+  }
+  Ahead(const Ahead&) = delete;
+  Ahead& operator=(const Ahead&) = delete;
+
+  /// Gives a piece for one that was read. 0 at the end, from then on.
+  size_t Next(std::vector<uint8_t>& bytes) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    made_.wait(lock, [this] { return next_ < end_ || failure_; });
+    if (next_ == end_) std::rethrow_exception(failure_);
+    Piece& piece = pieces_[next_ % kPiecesAhead];
+    if (piece.size == 0) return 0;
+    std::swap(bytes, piece.bytes);
+    ++next_;
+    taken_.notify_one();
+    return piece.size;
+  }
+
+ private:
+  struct Piece {
+    std::vector<uint8_t> bytes;
+    size_t size = 0;
+  };
+
+  void Work() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    try {
+      for (;;) {
+        taken_.wait(lock, [this] { return stopping_ || end_ - next_ < kPiecesAhead; });
+        if (stopping_) return;
+        Piece& piece = pieces_[end_ % kPiecesAhead];
+        lock.unlock();
+        const size_t size = stream_.Decode(piece.bytes);
+        lock.lock();
+        piece.size = size;
+        ++end_;
+        made_.notify_one();
+        if (size == 0) return;
+      }
+    } catch (...) {
+      lock.lock();
+      failure_ = std::current_exception();
+      made_.notify_one();
+    }
+  }
+
+  LayerStream& stream_;
+  std::array<Piece, kPiecesAhead> pieces_;
+  std::mutex mutex_;
+  std::condition_variable made_;
+  std::condition_variable taken_;
+  // Numbers of pieces: the next to be read, and behind the last that was made.
+  uint64_t next_ = 0;
+  uint64_t end_ = 0;
+  bool stopping_ = false;
+  std::exception_ptr failure_;
+  std::thread thread_;
+};
+
 LayerStream::LayerStream(const ByteSource& blob, std::string name, ReadProgress progress)
     : name_(std::move(name)), progress_(std::move(progress)), buffer_(kOutputPiece) {
   switch (KindOf(blob)) {
@@ -198,13 +277,23 @@ LayerStream::~LayerStream() = default;
 
 void LayerStream::Expect(const ExpectedDigest& digest) { digest_.emplace(digest); }
 
+size_t LayerStream::Decode(std::vector<uint8_t>& out) {
+  const size_t size = decoder_->Decode(out.data(), out.size());
+  if (digest_ && size > 0) digest_->Add(out.data(), size);
+  return size;
+}
+
 bool LayerStream::Fill() {
-  begin_ = 0;
-  end_ = decoder_->Decode(buffer_.data(), buffer_.size());
+  begin_ = end_ = 0;
+  if (!ahead_ && produced_ == 0 && decoder_->blob.Size() >= kLongBlob) try {
+      ahead_ = std::make_unique<Ahead>(*this);
+    } catch (const std::system_error&) {
+      // A limit on processes: without it, it only takes longer.
+    }
+  end_ = ahead_ ? ahead_->Next(buffer_) : Decode(buffer_);
   produced_ += end_;
   if (produced_ > limit_)
     throw SystemError(EFBIG, "layer_limit", name_ + ": more than " + std::to_string(limit_) + " bytes uncompressed");
-  if (digest_ && end_ > 0) digest_->Add(buffer_.data(), end_);
   if (progress_ && end_ > 0) progress_(end_);
   return end_ > 0;
 }

@@ -41,7 +41,7 @@ using ReadProgress = std::function<void(uint64_t)>;
 void VerifyBlob(const ByteSource& blob, const ExpectedDigest& expected, const std::string& name,
                 const ReadProgress& progress);
 
-/// A decoder that is read front to back. SystemError: EBADMSG "layer_format", ENOTSUP "layer_unsupported".
+/// A decoder that is read front to back. What is long is decoded and hashed by a thread of its own, a little ahead. SystemError: EBADMSG "layer_format", ENOTSUP "layer_unsupported".
 class LayerStream {
  public:
   /// `name` is for messages.
@@ -70,7 +70,9 @@ class LayerStream {
   struct PlainDecoder;
   struct GzipDecoder;
   struct ZstdDecoder;
+  class Ahead;
   bool Fill();
+  size_t Decode(std::vector<uint8_t>& out);
   [[noreturn]] void FailShort() const;
 
   std::string name_;
@@ -83,6 +85,8 @@ class LayerStream {
   uint64_t position_ = 0;
   uint64_t produced_ = 0;
   uint64_t limit_ = UINT64_MAX;
+  /// Once it works, decoder_ and digest_ are its own until the end of the layer. Last, so that it ends first.
+  std::unique_ptr<Ahead> ahead_;
 };
 
 /// A compressed file as random-access bytes: going back starts again, so it is meant to be read front to back. For one

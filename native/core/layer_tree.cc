@@ -6,6 +6,7 @@
 #include <sys/sysmacros.h>
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "core/system_error.h"
@@ -22,6 +23,9 @@ constexpr std::string_view kWhiteout = ".wh.";
 constexpr std::string_view kOpaque = ".wh..wh..opq";
 // What a map's node costs besides its value, with what the allocator adds.
 constexpr uint64_t kNodeOverhead = 48;
+// Files that may have been replaced are held until that is known: what each and all may have.
+constexpr uint64_t kHeldFile = uint64_t{2} << 20;
+constexpr uint64_t kHeldFiles = uint64_t{24} << 20;
 
 /// Its parts, without those that say nothing; ".." takes one back and never leaves the root.
 std::vector<std::string> Cleaned(std::string_view path) {
@@ -38,6 +42,15 @@ std::vector<std::string> Cleaned(std::string_view path) {
     }
   }
   return parts;
+}
+
+std::string Joined(const std::vector<std::string>& parts) {
+  std::string path;
+  for (const std::string& part : parts) {
+    if (!path.empty()) path += '/';
+    path += part;
+  }
+  return path;
 }
 
 bool IsStorable(std::string_view name) {
@@ -110,6 +123,19 @@ class StreamedSparseFile final : public TreeFile {
   mutable uint64_t taken_ = 0;
 };
 
+class HeldFile final : public TreeFile {
+ public:
+  explicit HeldFile(const std::vector<uint8_t>& bytes) : bytes_(bytes) {}
+  uint64_t Size() const override { return bytes_.size(); }
+  void ReadAt(uint64_t offset, void* out, size_t size) const override {
+    if (!RangeFits(offset, size, bytes_.size())) throw SystemError(EOVERFLOW, "layer_read");
+    memcpy(out, bytes_.data() + offset, size);
+  }
+
+ private:
+  const std::vector<uint8_t>& bytes_;
+};
+
 class EmptyFile final : public TreeFile {
  public:
   uint64_t Size() const override { return 0; }
@@ -125,7 +151,13 @@ LayerTree::LayerTree(std::vector<Layer> layers, const LayerLimits& limits, ReadP
   Inode& root = inodes_[NewInode()];
   root.mode = S_IFDIR | kFolderMode;
   root.children = std::make_unique<Children>();
-  for (uint32_t layer = 0; layer < layers_.size(); ++layer) Apply(layer);
+  found_.resize(layers_.size());
+}
+
+void LayerTree::Names::Sort() { std::sort(hashes_.begin(), hashes_.end()); }
+
+bool LayerTree::Names::Has(std::string_view name) const {
+  return std::binary_search(hashes_.begin(), hashes_.end(), std::hash<std::string_view>{}(name));
 }
 
 void LayerTree::Fail(const std::string& path, const std::string& what) const {
@@ -337,7 +369,8 @@ void LayerTree::ApplyHardLink(const TarEntry& entry, Steps& folder, const std::s
   Link(folder, name, inode);
 }
 
-void LayerTree::ApplyEntry(TarEntry& entry) {
+void LayerTree::ApplyEntry(Found& found) {
+  TarEntry& entry = found.entry;
   std::vector<std::string> parts = Cleaned(entry.path);
   if (parts.empty()) {
     if (entry.type != TarEntry::Type::kDirectory) Fail(entry.path, "the root is no folder");
@@ -403,15 +436,12 @@ void LayerTree::ApplyEntry(TarEntry& entry) {
       inode.data_offset = entry.data_offset;
       inode.layer = layer_;
       inode.is_sparse = entry.is_sparse;
+      inode.data = found.data;
+      inode.content = found.content;
       if (entry.is_sparse) {
         inode.extra = std::make_unique<Extra>();
         inode.extra->segments = std::move(entry.segments);
       }
-      if (!RangeFits(bytes_, entry.size, limits_.bytes))
-        throw SystemError(EFBIG, "layer_limit",
-                          layers_[layer_].name + ": " + entry.path + ": more than " + std::to_string(limits_.bytes) +
-                              " bytes of files");
-      bytes_ += entry.size;
   }
   SetMetadata(inode, entry);
   if (S_ISLNK(inode.mode)) inode.mode = S_IFLNK | 0777;
@@ -419,7 +449,15 @@ void LayerTree::ApplyEntry(TarEntry& entry) {
   Link(folder, name, index);
 }
 
-void LayerTree::Apply(uint32_t number) {
+uint64_t LayerTree::Weight(const Found& found) {
+  const TarEntry& entry = found.entry;
+  uint64_t weight = sizeof(Found) + entry.path.capacity() + entry.target.capacity();
+  for (const TreeXattr& xattr : entry.xattrs)
+    weight += sizeof(TreeXattr) + xattr.name.capacity() + xattr.value.capacity();
+  return weight + entry.segments.size() * sizeof(SparseSegment);
+}
+
+void LayerTree::Read(uint32_t number, TreeVisitor& visitor) {
   layer_ = number;
   const Layer& layer = layers_[number];
   if (!layer.digest.empty()) VerifyBlob(*layer.blob, layer.digest, layer.name, progress_);
@@ -427,21 +465,95 @@ void LayerTree::Apply(uint32_t number) {
   stream.Expect(layer.diff_id);
   stream.Limit(limits_.bytes);
   TarReader reader(stream);
-  for (TarEntry entry; reader.Next(entry);) ApplyEntry(entry);
+  for (TarEntry entry; reader.Next(entry);) {
+    Found found{std::move(entry)};
+    if (found.entry.type == TarEntry::Type::kFile && found.entry.size > 0) ReadData(found, stream, visitor);
+    if (number == 0) {
+      // Nothing is below it.
+      ApplyEntry(found);
+    } else {
+      Account(Weight(found));
+      found_[number].push_back(std::move(found));
+    }
+  }
   stream.Finish();
+  Remember(found_[number]);
 }
 
-void LayerTree::StoreData(uint32_t number, TreeVisitor& visitor) {
+void LayerTree::ReadData(Found& found, LayerStream& stream, TreeVisitor& visitor) {
+  const TarEntry& entry = found.entry;
+  if (!RangeFits(bytes_, entry.size, limits_.bytes))
+    throw SystemError(
+        EFBIG, "layer_limit",
+        layers_[layer_].name + ": " + entry.path + ": more than " + std::to_string(limits_.bytes) + " bytes of files");
+  bytes_ += entry.size;
+  const std::vector<std::string> parts = Cleaned(entry.path);
+  if (parts.empty() || parts.back().starts_with(kWhiteout) || paths_.Has(Joined(parts))) return;
+  // A newer layer names the folder in another way, perhaps, through a link that only a layer below tells of.
+  if (std::any_of(parts.begin(), parts.end(), [this](const std::string& part) { return names_.Has(part); })) {
+    if (entry.is_sparse || entry.size > kHeldFile || held_bytes_ + entry.size > kHeldFiles) return;
+    held_.emplace_back(entry.size);
+    stream.ReadFully(held_.back().data(), entry.size);
+    held_bytes_ += entry.size;
+    found.data = Data::kHeld;
+    found.content = held_.size() - 1;
+    return;
+  }
+  found.content = entry.is_sparse ? visitor.StoreContent(StreamedSparseFile(stream, entry.size, entry.segments))
+                                  : visitor.StoreContent(StreamedFile(stream, entry.size));
+  found.data = Data::kStored;
+}
+
+void LayerTree::Remember(const std::deque<Found>& layer) {
+  for (const Found& found : layer) {
+    std::vector<std::string> parts = Cleaned(found.entry.path);
+    if (parts.empty()) continue;
+    const bool opaque = parts.back() == kOpaque;
+    if (opaque) {
+      parts.pop_back();
+    } else if (parts.back().starts_with(kWhiteout)) {
+      parts.back().erase(0, kWhiteout.size());
+    }
+    if (!opaque) paths_.Add(Joined(parts));
+    if (!parts.empty() && (opaque || found.entry.type != TarEntry::Type::kDirectory)) names_.Add(parts.back());
+  }
+  paths_.Sort();
+  names_.Sort();
+}
+
+void LayerTree::Apply(uint32_t number) {
+  layer_ = number;
+  for (std::deque<Found>& layer = found_[number]; !layer.empty(); layer.pop_front()) {
+    Discount(Weight(layer.front()));
+    ApplyEntry(layer.front());
+  }
+}
+
+void LayerTree::StoreRest(TreeVisitor& visitor) {
+  std::set<uint32_t, std::greater<>> unread;
+  for (Inode& inode : inodes_) {
+    if (inode.links == 0 || !S_ISREG(inode.mode) || inode.size == 0) continue;
+    if (inode.data == Data::kUnread) unread.insert(inode.layer);
+    if (inode.data != Data::kHeld) continue;
+    inode.content = visitor.StoreContent(HeldFile(held_[inode.content]));
+    inode.data = Data::kStored;
+  }
+  held_ = {};
+  for (const uint32_t layer : unread) ReadAgain(layer, visitor);
+}
+
+void LayerTree::ReadAgain(uint32_t number, TreeVisitor& visitor) {
   std::vector<Index> wanted;
   for (Index index = 0; index < inodes_.size(); ++index) {
     const Inode& inode = inodes_[index];
-    if (inode.links > 0 && S_ISREG(inode.mode) && inode.size > 0 && inode.layer == number) wanted.push_back(index);
+    if (inode.links > 0 && S_ISREG(inode.mode) && inode.size > 0 && inode.layer == number &&
+        inode.data == Data::kUnread)
+      wanted.push_back(index);
   }
-  if (wanted.empty()) return;
   std::sort(wanted.begin(), wanted.end(),
             [this](Index a, Index b) { return inodes_[a].data_offset < inodes_[b].data_offset; });
   const Layer& layer = layers_[number];
-  LayerStream stream(*layer.blob, layer.name);
+  LayerStream stream(*layer.blob, layer.name, progress_);
   // It may not be what was verified any more.
   stream.Expect(layer.diff_id);
   stream.Limit(limits_.bytes);
@@ -451,6 +563,7 @@ void LayerTree::StoreData(uint32_t number, TreeVisitor& visitor) {
     inode.content = inode.is_sparse
                         ? visitor.StoreContent(StreamedSparseFile(stream, inode.size, inode.extra->segments))
                         : visitor.StoreContent(StreamedFile(stream, inode.size));
+    inode.data = Data::kStored;
   }
   stream.Finish();
 }
@@ -475,7 +588,13 @@ TreeEntry LayerTree::Describe(const Inode& inode, Index index, std::string_view 
 }
 
 void LayerTree::Walk(TreeVisitor& visitor) {
-  for (uint32_t layer = static_cast<uint32_t>(layers_.size()); layer > 0; --layer) StoreData(layer - 1, visitor);
+  for (auto layer = static_cast<uint32_t>(layers_.size()); layer > 0; --layer) Read(layer - 1, visitor);
+  for (uint32_t layer = 1; layer < layers_.size(); ++layer) Apply(layer);
+  StoreRest(visitor);
+  WalkNames(visitor);
+}
+
+void LayerTree::WalkNames(TreeVisitor& visitor) {
   struct Level {
     Children::const_iterator next, end;
     size_t path_size;

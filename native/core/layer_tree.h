@@ -1,5 +1,6 @@
 // The tree that the layers of an OCI or Docker image make when they are applied one over the other. Names are in memory,
-// data stays in the layers: they are read twice, the first time to see what there is, the second time for the data.
+// data goes on while a layer is read: newest first, so that what a newer one replaces is passed by. Once is enough, but for
+// data that looked replaced and was not.
 #pragma once
 
 #include <cstdint>
@@ -36,10 +37,10 @@ struct LayerLimits {
 
 class LayerTree final : public TreeSource {
  public:
-  /// Base first. Verifies every blob, then reads it. SystemError with "layer_digest", "layer_format", "layer_limit",
-  /// "layer_unsupported"; what `progress` throws passes through.
+  /// Base first.
   LayerTree(std::vector<Layer> layers, const LayerLimits& limits, ReadProgress progress);
-  /// Hands the data over first, newest layer first: what a newer layer replaced is passed by. Once.
+  /// Verifies every blob, then reads it, and hands its data over before all names. Once. SystemError with "layer_digest",
+  /// "layer_format", "layer_limit", "layer_unsupported"; what `progress` throws passes through.
   void Walk(TreeVisitor& visitor) override;
 
   /// Extended attributes that cannot be stored in a squashfs.
@@ -61,6 +62,7 @@ class LayerTree final : public TreeSource {
     std::vector<TreeXattr> xattrs;
     std::vector<SparseSegment> segments;
   };
+  enum class Data : uint8_t { kUnread, kHeld, kStored };
   struct Inode {
     uint32_t mode = 0;
     uint32_t uid = 0;
@@ -74,7 +76,9 @@ class LayerTree final : public TreeSource {
     /// From 0.
     uint32_t layer = 0;
     bool is_sparse = false;
-    uint64_t content = UINT64_MAX;
+    Data data = Data::kUnread;
+    /// Its number at the visitor, or in held_.
+    uint64_t content = 0;
     std::unique_ptr<Children> children;
     std::unique_ptr<Extra> extra;
   };
@@ -84,9 +88,30 @@ class LayerTree final : public TreeSource {
     Child* place;
   };
   using Steps = std::vector<Step>;
+  /// An entry of a layer that waits for those below.
+  struct Found {
+    TarEntry entry;
+    Data data = Data::kUnread;
+    uint64_t content = 0;
+  };
+  /// Hashes of names. Two that are the same only make for a second look.
+  class Names {
+   public:
+    void Add(std::string_view name) { hashes_.push_back(std::hash<std::string_view>{}(name)); }
+    void Sort();
+    bool Has(std::string_view name) const;
 
+   private:
+    std::vector<size_t> hashes_;
+  };
+
+  /// Takes a layer's entries, and the data of those that no newer layer may have replaced.
+  void Read(uint32_t layer, TreeVisitor& visitor);
+  void ReadData(Found& found, LayerStream& stream, TreeVisitor& visitor);
+  /// What hides something in the layers below.
+  void Remember(const std::deque<Found>& layer);
   void Apply(uint32_t layer);
-  void ApplyEntry(TarEntry& entry);
+  void ApplyEntry(Found& found);
   void ApplyWhiteout(Steps& folder, std::string_view name);
   void ApplyHardLink(const TarEntry& entry, Steps& folder, const std::string& name);
   /// Down to a folder, symlinks followed inside the root. False: it is not there (only without `create`).
@@ -103,8 +128,12 @@ class LayerTree final : public TreeSource {
   void Account(uint64_t bytes);
   void Discount(uint64_t bytes) { memory_ -= bytes; }
   uint64_t Weight(const Inode& inode) const;
+  static uint64_t Weight(const Found& found);
   [[noreturn]] void Fail(const std::string& path, const std::string& what) const;
-  void StoreData(uint32_t layer, TreeVisitor& visitor);
+  /// Data that was held or passed by, and belongs to a file all the same.
+  void StoreRest(TreeVisitor& visitor);
+  void ReadAgain(uint32_t layer, TreeVisitor& visitor);
+  void WalkNames(TreeVisitor& visitor);
   TreeEntry Describe(const Inode& inode, Index index, std::string_view path) const;
 
   std::vector<Layer> layers_;
@@ -116,6 +145,13 @@ class LayerTree final : public TreeSource {
   uint32_t layer_ = 0;
   uint64_t bytes_ = 0;
   uint64_t memory_ = 0;
+  /// Of each layer.
+  std::vector<std::deque<Found>> found_;
+  /// Whole paths that newer layers have, and the last parts of those that hide something.
+  Names paths_;
+  Names names_;
+  std::vector<std::vector<uint8_t>> held_;
+  uint64_t held_bytes_ = 0;
   uint64_t skipped_xattrs_ = 0;
 };
 

@@ -130,7 +130,7 @@ void TarReader::Fail(const std::string& what) const {
 }
 
 bool TarReader::ReadHeader(uint8_t* header) {
-  stream_.Skip(std::exchange(skip_, 0));
+  if (next_ > stream_.position()) stream_.Skip(next_ - stream_.position());
   const size_t n = stream_.Read(header, kBlock);
   if (n == 0) return false;
   if (n < kBlock) Fail("the archive ends in a header");
@@ -419,7 +419,7 @@ bool TarReader::Next(TarEntry& entry) {
   else
     entry.size = stored;
   entry.data_offset = stream_.position();
-  skip_ = Padded(stored) - (stream_.position() - start);
+  next_ = start + Padded(stored);
   return true;
 }
 

@@ -46,7 +46,7 @@ struct TarEntry {
 class TarReader {
  public:
   explicit TarReader(LayerStream& stream) : stream_(stream) {}
-  /// The data of the entry before is skipped. False: the archive has ended. EBADMSG "layer_format", with the name.
+  /// What was not read of the entry before is skipped. False: the archive has ended. EBADMSG "layer_format", with the name.
   bool Next(TarEntry& entry);
 
  private:
@@ -62,8 +62,8 @@ class TarReader {
   [[noreturn]] void Fail(const std::string& what) const;
 
   LayerStream& stream_;
-  /// Of the entry before: data and padding that were not read.
-  uint64_t skip_ = 0;
+  /// Where the next header is.
+  uint64_t next_ = 0;
   Records globals_;
   /// For messages.
   std::string path_;
