@@ -113,7 +113,6 @@ export class Cache {
           continue
         }
         await fill(file)
-        await file.sync()
         await rename(`${name}${PARTIAL}`, name)
         return file
       } catch (error) {

@@ -144,6 +144,7 @@ async function readSmall(files: Files, name: string, where: string): Promise<Buf
 /** Blobs by their digests. */
 class LayoutStore implements BlobStore {
   readonly name: string
+  readonly isVerified = false
   readonly #files: Files
 
   constructor(name: string, files: Files) {

@@ -6,6 +6,8 @@ import type { Descriptor } from "./manifest.ts"
 export interface BlobStore extends AsyncDisposable {
   /** For messages. */
   readonly name: string
+  /** Has what {@link open} gives been compared with its digest? */
+  readonly isVerified: boolean
   /** A small one, whole; not checked yet. */
   read(descriptor: Descriptor): Promise<Buffer>
   /** One of any size, to be read while this store is open; its size is what the descriptor says. */
