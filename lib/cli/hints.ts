@@ -66,7 +66,7 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_INSTANCE_EXISTS: "`sifcrypt instance stop NAME` ends it, `sifcrypt exec instance://NAME` joins it",
   ERR_INSTANCE_NONE: "`sifcrypt instance list` shows yours",
   ERR_INSTANCE_FOLDER: "somebody else made it, or its mode was changed: move it away",
-  ERR_RUN_BIND: "the source of a bind must exist on this machine",
+  ERR_RUN_BIND: "the source of a bind must exist, on this machine or in the image that image-src is for",
   ERR_RUN_OVERLAY_BUSY: "one container at a time writes an overlay; add :ro to share it",
   ERR_RUN_PLAIN_OVERLAY:
     "`sifcrypt overlay create --encrypt` makes one that is encrypted (root); --writable-tmpfs keeps nothing; --plain-overlay allows it",

@@ -3,7 +3,9 @@ import { RunError, type BindSpec } from "../index.ts"
 import { parseCsv } from "./csv.ts"
 
 /** Each key under the names that it may have. */
-const keys: Readonly<Record<string, "type" | "source" | "destination" | "ro" | "nonested" | "image">> = {
+const keys: Readonly<
+  Record<string, "type" | "source" | "destination" | "ro" | "nonested" | "imageSource" | "imageId">
+> = {
   type: "type",
   source: "source",
   src: "source",
@@ -13,8 +15,8 @@ const keys: Readonly<Record<string, "type" | "source" | "destination" | "ro" | "
   ro: "ro",
   readonly: "ro",
   nonested: "nonested",
-  "image-src": "image",
-  id: "image",
+  "image-src": "imageSource",
+  id: "imageId",
 }
 
 /** @throws RunError `ERR_RUN_BIND`. */
@@ -33,8 +35,6 @@ export function parseMountSpec(text: string): BindSpec {
     const name = (equals < 0 ? field : field.slice(0, equals)).trim().toLowerCase()
     const key = keys[name]
     if (key === undefined) throw refuse(`${name} is no key of a mount`)
-    if (key === "image")
-      throw refuse(`${name} is not supported: mount that image on a folder and bind the folder`)
     const isFlag = key === "ro" || key === "nonested"
     if (equals < 0 && !isFlag) throw refuse(`${name} needs a value`)
     const value = equals < 0 ? "true" : field.slice(equals + 1)
@@ -47,9 +47,15 @@ export function parseMountSpec(text: string): BindSpec {
   const destination = values.get("destination") ?? ""
   if (source === "") throw refuse("no source")
   if (destination === "") throw refuse("no destination")
+  const imageSource = values.get("imageSource")
+  const imageId = values.get("imageId")
+  if (imageId !== undefined && !/^\d{1,9}$/.test(imageId))
+    throw refuse(`${imageId} is no number of a partition`)
   return {
     source,
     destination,
+    ...(imageSource === undefined ? {} : { imageSource }),
+    ...(imageId === undefined ? {} : { imageId: Number(imageId) }),
     readOnly: values.get("ro") === "true",
     nested: values.get("nonested") !== "true",
   }

@@ -2,18 +2,24 @@
 import { closeSync, openSync, readFileSync } from "node:fs"
 import { DeviceError, EnvironmentError } from "../errors.ts"
 import type { ConcreteEngine, StarterSource } from "../runtime/starter-protocol.ts"
+import type { SifPartition } from "../sif/format.ts"
 import type { PartitionKind } from "./partition.ts"
 import { cipherOf } from "./unlock.ts"
 
 /** `auto`: the kernel for root where it can, else user space. */
 export type Engine = "auto" | ConcreteEngine
 
-const SUPPORTED_IN_USERSPACE = "aes-xts-plain64"
+/** The cipher of the userspace engine. */
+export const SUPPORTED_IN_USERSPACE = "aes-xts-plain64"
 
 /** An opened image as an engine takes it. */
 export interface Startable {
   readonly kind: PartitionKind
   readonly source: StarterSource
+  /** An ext3 file system in the image that lies over its root. */
+  readonly overlay?: SifPartition | undefined
+  /** What was verified is not to be written to. */
+  readonly vouched?: boolean
 }
 
 /** Can user space read it? */

@@ -15,8 +15,8 @@ import type { CredentialOptions } from "./credentials.ts"
 import { chooseEngine, isReadable, type Startable } from "./engine.ts"
 import { startInstance, type Instance, type InstanceOptions } from "./instance.ts"
 import { mountImage, type Mount, type MountOptions } from "./mount.ts"
-import { checkOrigin, vouch } from "./origin.ts"
-import { partitionKind, type PartitionKind } from "./partition.ts"
+import { checkOrigin, isVerified, vouch } from "./origin.ts"
+import { overlayOf, partitionKind, type PartitionKind } from "./partition.ts"
 import type { ExecOptions } from "../runtime/options.ts"
 import { runImage, type Running } from "./run.ts"
 import type { UnsignedPolicy } from "./signature.ts"
@@ -139,6 +139,7 @@ export class Image implements AsyncDisposable {
   readonly #unlocked: Unlocked | undefined
   /** `read`: it is not to be run; undefined: nothing is demanded of it. */
   readonly #vouched: Vouched | "read" | undefined
+  readonly #overlay: SifPartition | undefined
   #tree: Promise<Tree> | undefined
   #closing: Promise<void> | undefined
   readonly #starting = new Set<Promise<unknown>>()
@@ -149,6 +150,7 @@ export class Image implements AsyncDisposable {
     partition: SifPartition,
     unlocked: Unlocked | undefined,
     vouched: Vouched | "read" | undefined,
+    overlay: SifPartition | undefined,
   ) {
     this.path = sif.path
     this.kind = partitionKind(partition)
@@ -156,6 +158,7 @@ export class Image implements AsyncDisposable {
     this.#partition = partition
     this.#unlocked = unlocked
     this.#vouched = vouched
+    this.#overlay = overlay
   }
 
   #range(): NativeRange {
@@ -308,7 +311,12 @@ export class Image implements AsyncDisposable {
     if (this.#closing !== undefined) throw new Error("the image is closed")
     const unlocked = this.#unlocked
     const { offset, size, tree } = this.#partition
-    return { kind: this.kind, source: { image: this.path, fd: this.#sif.fd, offset, size, tree, unlocked } }
+    return {
+      kind: this.kind,
+      source: { image: this.path, fd: this.#sif.fd, offset, size, tree, unlocked },
+      overlay: this.#overlay,
+      vouched: this.#vouched !== undefined,
+    }
   }
 
   /**
@@ -443,14 +451,17 @@ export async function open(file: string, options: OpenOptions = {}): Promise<Ima
         ? { partition: await checkOrigin(sif, sif.primary(), options), vouched: "read" as const }
         : await vouch(sif, sif.primary(), options)
     const kind = partitionKind(partition)
+    const own = overlayOf(sif.objects, partition)
+    const overlay =
+      own === undefined || options.verify === undefined || isVerified(own, options.verify) ? own : undefined
     switch (kind) {
       case "squashfs":
-        return new Image(sif, partition, undefined, vouched)
+        return new Image(sif, partition, undefined, vouched, overlay)
       case "luks":
       case "gocryptfs": {
         const policy: LuksPolicy = { allowCipher, limits: kdfLimits }
         const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
-        return new Image(sif, partition, unlocked, vouched)
+        return new Image(sif, partition, unlocked, vouched, overlay)
       }
       case "other":
         throw new SifError(

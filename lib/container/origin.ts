@@ -9,9 +9,15 @@ import type { OpenOptions } from "./image.ts"
 import { checkUnsigned } from "./signature.ts"
 import { Vouched } from "./vouched.ts"
 
+/** Is it among what is to be verified? */
+export function isVerified({ id, group }: SifPartition, { groups, objects }: VerifyOptions): boolean {
+  return objects === undefined ? (groups?.includes(group) ?? true) : objects.includes(id)
+}
+
 /** What is verified has to be what is read. */
-function checkScope(image: SifImage, { id, group }: SifPartition, { groups, objects }: VerifyOptions): void {
-  if (objects === undefined ? (groups?.includes(group) ?? true) : objects.includes(id)) return
+function checkScope(image: SifImage, partition: SifPartition, verify: VerifyOptions): void {
+  if (isVerified(partition, verify)) return
+  const { id, group } = partition
   throw new SignatureError(
     "ERR_SIGNATURE_MISSING",
     `${image.path}: partition ${id} of group ${group} is not among what is to be verified`,

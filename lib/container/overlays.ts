@@ -1,15 +1,22 @@
 // What the caller puts over an image: directories, squashfs and ext images, encrypted ones of `overlay create --encrypt`.
-import { fstatSync, type Stats } from "node:fs"
 import { open, stat, type FileHandle } from "node:fs/promises"
 import path from "node:path"
-import type { LuksPolicy } from "../device/luks-header.ts"
-import { EnvironmentError, RunError } from "../errors.ts"
+import { RunError } from "../errors.ts"
 import type { ConcreteEngine, StarterLayer, StarterSource } from "../runtime/starter-protocol.ts"
 import { PartitionType, type SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
-import type { CredentialOptions } from "./credentials.ts"
 import { partitionKind } from "./partition.ts"
-import { unlockPartition, wipeUnlocked, type Unlocked } from "./unlock.ts"
+import {
+  formatOf,
+  isOwnedByRoot,
+  isSameFile,
+  layerOf,
+  openFile,
+  Resources,
+  unlockedSource,
+  type SourceImage,
+  type SourceOptions,
+} from "./source-images.ts"
 
 /** `PATH` or `PATH:ro`. */
 export interface OverlayRequest {
@@ -18,14 +25,20 @@ export interface OverlayRequest {
 }
 
 /** How {@link openOverlays} opens. */
-export interface OverlayOptions {
-  readonly credentials: CredentialOptions
-  readonly policy: LuksPolicy
+export interface OverlayOptions extends SourceOptions {
   /** What is written over it must be encrypted, too. */
   readonly encryptedImage: boolean
   /** … unless the caller has said that it may be plain. */
   readonly allowPlain: boolean
-  readonly signal?: AbortSignal | undefined
+  /** The image's own, which lies below the others. */
+  readonly own?: OwnOverlay | undefined
+}
+
+/** A partition of the image that is run. */
+export interface OwnOverlay {
+  readonly image: StarterSource
+  readonly partition: SifPartition
+  readonly writable: boolean
 }
 
 /** Parses what `--overlay` takes. */
@@ -35,43 +48,7 @@ export function parseOverlay(text: string): OverlayRequest {
   return { path: file, readOnly: option === "ro" }
 }
 
-type Found =
-  | { readonly kind: "directory"; readonly path: string; readonly writable: boolean }
-  | {
-      readonly kind: "squashfs" | "ext" | "encrypted"
-      readonly path: string
-      readonly writable: boolean
-      readonly source: StarterSource
-      /** Of root, and writable by nobody else. */
-      readonly ownedByRoot: boolean
-    }
-
-const SQUASHFS_MAGIC = Buffer.from("hsqs", "latin1")
-const LUKS_MAGIC = Buffer.from("LUKS\xba\xbe", "latin1")
-const EXT_MAGIC_OFFSET = 1024 + 56 // fs/ext4/ext4.h: s_magic of the superblock
-const EXT_MAGIC = 0xef53
-const SIF_MAGIC_OFFSET = 32 // SIF: behind the launch script
-const HEAD_SIZE = 2048
-
-/** What is open on the way; closed in reverse. */
-class Resources implements AsyncDisposable {
-  readonly #undo: (() => Promise<void>)[] = []
-  use<T extends AsyncDisposable>(resource: T): T {
-    this.#undo.push(async () => {
-      await resource[Symbol.asyncDispose]()
-    })
-    return resource
-  }
-  defer(undo: () => void): void {
-    this.#undo.push(() => {
-      undo()
-      return Promise.resolve()
-    })
-  }
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (let undo = this.#undo.pop(); undo !== undefined; undo = this.#undo.pop()) await undo()
-  }
-}
+type Found = { readonly kind: "directory"; readonly path: string; readonly writable: boolean } | SourceImage
 
 /** An overlay that is written is locked and held open by the starter: until then by this. */
 export class OpenedOverlays implements AsyncDisposable {
@@ -100,27 +77,9 @@ export class OpenedOverlays implements AsyncDisposable {
    * @throws EnvironmentError, RunError `ERR_RUN_OVERLAY`: this engine cannot have it.
    */
   layers(engine: ConcreteEngine): StarterLayer[] {
-    return this.#found.map((found): StarterLayer => {
-      if (found.kind === "directory") return found
-      const { kind, path: file, writable, source, ownedByRoot } = found
-      if (kind === "squashfs") return { kind, engine, writable, source }
-      if (kind === "encrypted" && engine !== "kernel")
-        throw new EnvironmentError(
-          "ERR_ENV_NO_PRIVILEGE",
-          `${file}: an encrypted overlay is written by the kernel's dm-crypt, which needs root; ` +
-            "an ordinary user's changes can be encrypted nowhere but in memory (--writable-tmpfs)",
-          { path: file },
-        )
-      // The driver of a kernel is no match for a hostile file system.
-      if (kind === "ext" && engine === "kernel" && !ownedByRoot)
-        throw new RunError(
-          "ERR_RUN_OVERLAY",
-          `${file}: the kernel engine mounts an ext image only if it belongs to root and nobody else can write it; ` +
-            "the userspace engine takes it",
-          { path: file },
-        )
-      return { kind: "ext", engine, writable, source }
-    })
+    return this.#found.map((found): StarterLayer =>
+      found.kind === "directory" ? found : layerOf(found, engine),
+    )
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -134,16 +93,6 @@ function plainError(file: string): RunError {
     `${file}: what the payload writes would be kept there in the clear, and the image is encrypted`,
     { path: file },
   )
-}
-
-function isSameFile(a: Stats, b: Stats): boolean {
-  return a.dev === b.dev && a.ino === b.ino
-}
-
-async function headOf(file: FileHandle): Promise<Buffer> {
-  const head = Buffer.alloc(HEAD_SIZE)
-  const { bytesRead } = await file.read(head, 0, head.length, 0)
-  return head.subarray(0, bytesRead)
 }
 
 function overlayPartition(sif: SifImage): SifPartition {
@@ -163,21 +112,14 @@ async function openEncrypted(
   file: FileHandle,
   options: OverlayOptions,
   resources: Resources,
-): Promise<{ readonly source: StarterSource }> {
+): Promise<StarterSource> {
   const sif = resources.use(await openSif(request.path))
   // What was read is what is written.
-  if (!isSameFile(fstatSync(sif.fd), await file.stat()))
+  if (!(await isSameFile(sif, file)))
     throw new RunError("ERR_RUN_OVERLAY", `overlay ${request.path}: it was replaced meanwhile`, {
       path: request.path,
     })
-  const partition = overlayPartition(sif)
-  const { credentials, policy, signal } = options
-  const unlocked: Unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
-  resources.defer(() => {
-    wipeUnlocked(unlocked)
-  })
-  const { offset, size } = partition
-  return { source: { image: request.path, fd: file.fd, offset, size, unlocked } }
+  return await unlockedSource(sif, overlayPartition(sif), file.fd, options, resources)
 }
 
 async function find(request: OverlayRequest, options: OverlayOptions, resources: Resources): Promise<Found> {
@@ -185,7 +127,7 @@ async function find(request: OverlayRequest, options: OverlayOptions, resources:
   const refuse = (why: string): never => {
     throw new RunError("ERR_RUN_OVERLAY", `overlay ${request.path}: ${why}`, { path: request.path })
   }
-  let writable = !request.readOnly
+  const writable = !request.readOnly
   const info = await stat(file).catch((cause: unknown) => {
     throw new RunError("ERR_RUN_OVERLAY", `overlay ${request.path}: there is no such file or folder`, {
       path: request.path,
@@ -198,32 +140,45 @@ async function find(request: OverlayRequest, options: OverlayOptions, resources:
     return { kind: "directory", path: file, writable }
   }
   if (!info.isFile()) refuse("it is neither a folder nor a file")
-  const opened = await open(file, writable ? "r+" : "r").catch(async (cause: unknown) => {
-    // A squashfs is read-only whatever was asked for.
-    const { code } = cause as NodeJS.ErrnoException
-    if (writable && (code === "EACCES" || code === "EROFS" || code === "EPERM")) return await open(file, "r")
-    throw cause
-  })
-  resources.use(opened)
-  const head = await headOf(opened)
-  const { uid, mode, size } = await opened.stat()
-  const common = { path: file, ownedByRoot: uid === 0 && (mode & 0o022) === 0 }
+  const opened = resources.use(await openFile(file, writable))
+  const { size } = await opened.stat()
+  const common = { path: file, ownedByRoot: await isOwnedByRoot(opened) }
   const whole: StarterSource = { image: request.path, fd: opened.fd, offset: 0, size, unlocked: undefined }
-  if (head.subarray(0, 4).equals(SQUASHFS_MAGIC)) {
-    writable = false
-    return { ...common, kind: "squashfs", writable, source: whole }
+  switch (await formatOf(opened)) {
+    case "squashfs":
+      // Read-only whatever was asked for.
+      return { ...common, kind: "squashfs", writable: false, source: whole }
+    case "ext":
+      if (writable && mustBeEncrypted) throw plainError(request.path)
+      return { ...common, kind: "ext", writable, source: whole }
+    case "sif": {
+      const source = await openEncrypted(request, opened, options, resources)
+      return { ...common, kind: "encrypted", writable, source }
+    }
+    case "luks":
+      return refuse(
+        "it is a bare LUKS device; `sifcrypt overlay create --encrypt` makes an encrypted overlay",
+      )
+    case undefined:
+      return refuse("it is no directory, squashfs, ext3 or ext4 file system, nor an encrypted overlay")
   }
-  if (head.length > EXT_MAGIC_OFFSET + 2 && head.readUInt16LE(EXT_MAGIC_OFFSET) === EXT_MAGIC) {
-    if (writable && mustBeEncrypted) throw plainError(request.path)
-    return { ...common, kind: "ext", writable, source: whole }
-  }
-  if (head.toString("latin1", SIF_MAGIC_OFFSET, SIF_MAGIC_OFFSET + 9) === "SIF_MAGIC") {
-    const { source } = await openEncrypted(request, opened, options, resources)
-    return { ...common, kind: "encrypted", writable, source }
-  }
-  if (head.subarray(0, LUKS_MAGIC.length).equals(LUKS_MAGIC))
-    refuse("it is a bare LUKS device; `sifcrypt overlay create --encrypt` makes an encrypted overlay")
-  return refuse("it is no directory, squashfs, ext3 or ext4 file system, nor an encrypted overlay")
+}
+
+async function openOwn(own: OwnOverlay, resources: Resources): Promise<SourceImage> {
+  const { image, partition, writable } = own
+  const { offset, size } = partition
+  const file = resources.use(
+    await open(image.image, writable ? "r+" : "r").catch((cause: unknown) => {
+      throw new RunError("ERR_RUN_OVERLAY", `${image.image}: it cannot be opened for writing`, {
+        path: image.image,
+        cause,
+      })
+    }),
+  )
+  if (!(await isSameFile(image, file)))
+    throw new RunError("ERR_RUN_OVERLAY", `${image.image}: it was replaced meanwhile`, { path: image.image })
+  const source = { image: image.image, fd: file.fd, offset, size, unlocked: undefined }
+  return { kind: "ext", path: image.image, writable, source, ownedByRoot: await isOwnedByRoot(file) }
 }
 
 /**
@@ -237,7 +192,7 @@ export async function openOverlays(
 ): Promise<OpenedOverlays> {
   const resources = new Resources()
   try {
-    const found: Found[] = []
+    const found: Found[] = options.own === undefined ? [] : [await openOwn(options.own, resources)]
     for (const text of texts) found.push(await find(parseOverlay(text), options, resources))
     const writable = found.filter((one) => one.writable)
     if (writable.length > 1)

@@ -1,5 +1,5 @@
 // What the primary partition of an image is.
-import { FileSystem, PartitionType, type SifPartition } from "../sif/format.ts"
+import { FileSystem, PartitionType, type SifObject, type SifPartition } from "../sif/format.ts"
 
 /** `luks`: LUKS2 around squashfs, or around the file system of an overlay; `gocryptfs`: gocryptfs inside squashfs; `other`: nothing that can be opened here. */
 export type PartitionKind = "squashfs" | "luks" | "gocryptfs" | "other"
@@ -23,4 +23,14 @@ export function partitionKind(partition: SifPartition): PartitionKind {
     default:
       return "other"
   }
+}
+
+/** The plain overlay that lies over a root file system: of its group, as the peers take it. */
+export function overlayOf(objects: readonly SifObject[], root: SifPartition): SifPartition | undefined {
+  return objects.find(
+    (object): object is SifPartition =>
+      object.partition?.type === PartitionType.overlay &&
+      object.partition.fileSystem === FileSystem.ext3 &&
+      object.group === root.group,
+  )
 }

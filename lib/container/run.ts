@@ -29,7 +29,8 @@ import { openTerminal, type Terminal, type TerminalSize } from "../runtime/termi
 import { enginesFor, withEngine, type Startable } from "./engine.ts"
 import { hasLimits, planCgroup, readResources, resourcesOf } from "../runtime/resources.ts"
 import { idMapArgument, subordinateIds } from "../runtime/subordinate-ids.ts"
-import { openOverlays } from "./overlays.ts"
+import { openBindImages } from "./bind-images.ts"
+import { openOverlays, type OwnOverlay } from "./overlays.ts"
 import { isEncrypted } from "./partition.ts"
 
 /** How a payload ended. */
@@ -123,14 +124,35 @@ async function resourcesFromFile(file: string, options: ExecOptions): Promise<ob
   return await readResources(file)
 }
 
-function overlaysOf({ kind }: Startable, options: ExecOptions): readonly string[] {
-  if (options.writable !== true) return options.overlay ?? []
-  throw optionError(
-    "writable",
-    isEncrypted(kind)
-      ? "an encrypted image is read-only, whoever has its key: --overlay keeps changes beside it, --writable-tmpfs in memory"
-      : "there is nothing in this image that can be written: --overlay keeps changes beside it, --writable-tmpfs in memory",
-  )
+/** The overlay that the image brings, and whether it is written to. */
+function ownOverlay(startable: Startable, options: ExecOptions): OwnOverlay | undefined {
+  const { kind, overlay: partition, source: image, vouched } = startable
+  const writable = options.writable === true
+  if (writable) {
+    if (isEncrypted(kind))
+      throw optionError(
+        "writable",
+        "an encrypted image is read-only, whoever has its key: --overlay keeps changes beside it, --writable-tmpfs in memory",
+      )
+    if (partition === undefined)
+      throw optionError(
+        "writable",
+        "there is nothing in this image that can be written: --overlay keeps changes beside it, --writable-tmpfs in memory",
+      )
+    if (vouched === true)
+      throw optionError(
+        "writable",
+        "an image that was verified is not written to: its signature would not hold",
+      )
+    if ((options.overlay ?? []).length > 0) throw optionError("writable", "it excludes --overlay")
+  }
+  if (partition === undefined) return undefined
+  // Anybody could have put it there, and would say what the payload sees of the image.
+  if (isEncrypted(kind)) {
+    options.onNotice?.(`${image.image}: its own overlay is not encrypted as the image is: it is left out`)
+    return undefined
+  }
+  return { image, partition, writable: writable && options.writableTmpfs !== true }
 }
 
 /** As Node names it. */
@@ -291,12 +313,13 @@ export async function withRun<T>(
       : await resourcesFromFile(options.applyCgroups, options)
   const id = `sifcrypt-${process.pid}-${Date.now().toString(36)}`
   const cgroup = Object.keys(resources).length === 0 ? undefined : planCgroup(caller.uid, id)
-  await using overlays = await openOverlays(overlaysOf(startable, options), {
-    credentials: options.overlayCredentials ?? {},
-    policy: {},
+  const opening = { credentials: options.overlayCredentials ?? {}, policy: {}, signal }
+  await using bindImages = await openBindImages(places, opening)
+  await using overlays = await openOverlays(options.overlay ?? [], {
+    ...opening,
+    own: ownOverlay(startable, options),
     encryptedImage: isEncrypted(startable.kind),
     allowPlain: options.plainOverlay === true,
-    signal,
   })
   const session = chooseSession(
     [...places.flatMap(({ source }) => (source === undefined ? [] : [source])), ...overlays.directories].map(
@@ -312,6 +335,7 @@ export async function withRun<T>(
     hostCwd,
     asked: options,
     places,
+    imageNumber: (bind) => bindImages.numberOf(bind),
     session,
     environment: composeEnvironment({
       host: { ...process.env, USER_PATH: process.env["PATH"] },
@@ -335,18 +359,22 @@ export async function withRun<T>(
   // It may fail while nobody waits for it yet.
   bundle.catch(() => undefined)
   const idMaps = inside === rootIdentity ? subordinateIds(caller.name, caller.uid, caller.gid) : undefined
+  // In a user namespace with one id everything else would be nobody's.
+  const owner = root || idMaps !== undefined ? undefined : { uid: caller.uid, gid: caller.gid }
   const how = (engine: ConcreteEngine): StarterOptions => ({
     command: "run",
     engine,
     source: startable.source,
     layers: overlays.layers(engine),
+    bindImages: bindImages
+      .layers(engine)
+      .map((layer) => (layer.kind === "squashfs" ? { ...layer, owner } : layer)),
     args: [
       `--session=${session}`,
       `--crun=${crun}`,
       `--id=${id}`,
       cacheArgument(options.cacheSize),
-      // In a user namespace with one id everything else would be nobody's.
-      ...(root || idMaps !== undefined ? [] : [`--owner=${caller.uid}:${caller.gid}`]),
+      ...(owner === undefined ? [] : [`--owner=${owner.uid}:${owner.gid}`]),
       ...(idMaps === undefined
         ? []
         : [`--uid-map=${idMapArgument(idMaps.uids)}`, `--gid-map=${idMapArgument(idMaps.gids)}`]),

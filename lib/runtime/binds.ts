@@ -4,10 +4,20 @@ import path from "node:path"
 import { RunError } from "../errors.ts"
 import { optionError, type BindSpec, type ExecOptions } from "./options.ts"
 
-/** A file or folder of the host, seen inside. */
+/** What of an image is bound. */
+export interface BoundImage {
+  /** Absolute, inside. */
+  readonly path: string
+  /** The partition of a SIF. */
+  readonly id: number | undefined
+}
+
+/** A file or folder of the host, or of an image there, seen inside. */
 export interface Bind {
   /** Absolute, on the host. */
   readonly source: string
+  /** `source` is an image. */
+  readonly image?: BoundImage
   /** Absolute, inside. */
   readonly destination: string
   readonly readOnly: boolean
@@ -35,7 +45,12 @@ interface WrittenBind {
   readonly options: readonly string[]
 }
 
-const optionWord = /^(?:ro|rw|(?:image-src|id|archive-src)=[^,:]*)$/
+const optionWord = /^(?:ro|rw|(?:image-src|id)=[^,:]*)$/
+
+/** The number of a SIF's partition as it is written; NaN: it is none. */
+export function parseImageId(text: string): number {
+  return /^\d{1,9}$/.test(text) ? Number(text) : NaN
+}
 
 /** Splits `SRC[:DST[:OPTION[,OPTION…]]]`, several separated by commas; a backslash takes a comma or colon literally. */
 function splitBinds(text: string): WrittenBind[] {
@@ -81,12 +96,12 @@ function checkBind(text: string, spec: BindSpec, cwd: string): Bind {
   if (!path.isAbsolute(inside)) throw bindError(text, "the destination must be an absolute path")
   const normal = path.posix.normalize(inside).replace(/(?<=.)\/$/, "")
   if (normal === "/") throw bindError(text, "nothing can be bound over the root")
-  return { source, destination: normal, readOnly, nested }
-}
-
-/** The one kind of bind that would need an image of its own to be opened. */
-function refuseImage(text: string, option: string): never {
-  throw bindError(text, `${option} is not supported: mount that image on a folder and bind the folder`)
+  const bind = { source, destination: normal, readOnly, nested }
+  const { imageSource, imageId } = spec
+  if (imageSource === undefined && imageId === undefined) return bind
+  if (imageId !== undefined && !(Number.isSafeInteger(imageId) && imageId > 0))
+    throw bindError(text, `${imageId} is no number of a partition`)
+  return { ...bind, image: { path: path.posix.join("/", imageSource ?? ""), id: imageId } }
 }
 
 /**
@@ -102,12 +117,25 @@ export function parseBinds(list: readonly (string | BindSpec)[], cwd: string): B
     return splitBinds(one)
       .filter(({ text }, _, all) => text !== "" || all.length === 1)
       .map(({ text, source, destination, options }) => {
+        const values = new Map<string, string>()
         for (const word of options) {
           if (!optionWord.test(word)) throw bindError(text, `${word} is not a valid bind option`)
-          if (word.includes("=")) refuseImage(text, word.slice(0, word.indexOf("=")))
+          const [name = "", value = ""] = word.split(/=(.*)/s)
+          values.set(name, value)
         }
-        const spec = { source, ...(destination === undefined ? {} : { destination }) }
-        return checkBind(text, { ...spec, readOnly: options.includes("ro") }, cwd)
+        const imageSource = values.get("image-src")
+        const imageId = values.get("id")
+        return checkBind(
+          text,
+          {
+            source,
+            ...(destination === undefined ? {} : { destination }),
+            readOnly: values.has("ro"),
+            ...(imageSource === undefined ? {} : { imageSource }),
+            ...(imageId === undefined ? {} : { imageId: parseImageId(imageId) }),
+          },
+          cwd,
+        )
       })
   })
 }
@@ -260,6 +288,8 @@ export function folderAt(places: readonly Place[], inside: string): boolean | un
   for (const place of [...places].reverse()) {
     if (!isWithin(inside, place.destination)) continue
     if (place.source === undefined) return inside === place.destination
+    // What is in an image shows when it is mounted: what is asked for is there until then.
+    if (place.image !== undefined) return true
     return isFolder(path.posix.join(place.source, path.posix.relative(place.destination, inside)))
   }
   return undefined

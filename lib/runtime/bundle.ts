@@ -1,10 +1,10 @@
 // The OCI bundle: config.json for crun and the files that are bound into the container. Mounts follow the peers' defaults.
-import { existsSync, lstatSync, realpathSync } from "node:fs"
+import { existsSync, lstatSync, realpathSync, statSync } from "node:fs"
 import { isIP } from "node:net"
 import path from "node:path"
 import type { Tree } from "../device/tree.ts"
 import { RunError } from "../errors.ts"
-import { folderAt, isWithin, leftOut, type Place } from "./binds.ts"
+import { folderAt, isWithin, leftOut, type Bind, type Place } from "./binds.ts"
 import type { Confinement } from "./confinement.ts"
 import { ENTRY_FOLDER, entryScript, ociRunScript } from "./entry.ts"
 import {
@@ -35,6 +35,8 @@ export interface BundleOptions {
   readonly asked?: ExecOptions
   /** All of them, the defaults included. */
   readonly places: readonly Place[]
+  /** Which image that the starter mounts a bind is out of. */
+  readonly imageNumber?: (bind: Bind) => number | undefined
   /** The folder of {@link chooseSession}. */
   readonly session: string
   readonly environment: PayloadEnvironment
@@ -135,19 +137,63 @@ function memoryMount(destination: string, mode: number, limit: readonly string[]
   return { destination, type: "tmpfs", source: "tmpfs", options }
 }
 
+/** Is it a node of a device, or where these are? */
+function isForDevices(source: string): boolean {
+  if (isWithin(source, "/dev")) return true
+  const found = statSync(source, { throwIfNoEntry: false })
+  return found?.isCharacterDevice() === true || found?.isBlockDevice() === true
+}
+
+/**
+ * What the starter binds into the session, with its flags, for crun to bind it on: in a user namespace crun takes over the
+ * flags that are there and sets no others.
+ */
+class SessionBinds {
+  readonly #session: string
+  readonly #words: string[] = []
+  #count = 0
+  constructor(session: string) {
+    this.#session = session
+  }
+
+  /** The mount of the container for one of them. */
+  add(
+    source: string,
+    destination: string,
+    from: { readonly image?: number; readonly readOnly?: boolean } = {},
+  ): OciMount {
+    const devices = from.image === undefined && isForDevices(source)
+    this.#words.push(from.image === undefined ? "" : String(from.image), source, devices ? "d" : "")
+    const flags = ["rbind", "rslave", "nosuid", ...(devices ? [] : ["nodev"])]
+    return bindMount(`${this.#session}/bound/${this.#count++}`, destination, [
+      ...flags,
+      ...(from.readOnly === true ? ["ro"] : []),
+    ])
+  }
+
+  get record(): Buffer {
+    return record("binds", 0o600, this.#words.map((word) => `${word}\0`).join(""))
+  }
+}
+
 /** /etc files of the host that the image should see as they are. */
-async function hostFiles(options: BundleOptions, without: ReadonlySet<string>): Promise<OciMount[]> {
+async function hostFiles(
+  options: BundleOptions,
+  without: ReadonlySet<string>,
+  bound: ReadonlySet<string>,
+  binds: SessionBinds,
+): Promise<OciMount[]> {
   const { tree, asked = {} } = options
   const mounts: OciMount[] = []
   const files = without.has("bind-paths") ? [] : ["/etc/hosts", "/etc/localtime"]
   for (const file of [...files, "/etc/resolv.conf"]) {
-    if (!existsSync(file) || without.has(file)) continue
+    if (!existsSync(file) || without.has(file) || bound.has(file)) continue
     if (file === "/etc/resolv.conf" && asked.dns !== undefined) continue
     // A link that leads nowhere in the image is no place to bind to.
     const dangling =
       (await tree?.find(file, false)) !== undefined && (await tree?.find(file, true)) === undefined
     if (dangling && file !== "/etc/resolv.conf") continue
-    mounts.push(bindMount(realpathSync(file), file, ["bind", "nosuid", "nodev"]))
+    mounts.push(binds.add(realpathSync(file), file))
   }
   return mounts
 }
@@ -317,6 +363,7 @@ export async function makeBundle(options: BundleOptions): Promise<Buffer> {
   const without = leftOut({ noMount: asked.noMount ?? [] })
   const own = await ownFiles(options, without)
   const bound = new Set(places.map(({ destination }) => destination))
+  const binds = new SessionBinds(session)
   const root = `${session}/root`
   const files = `${session}/files`
   const cwd = await chooseCwd(options)
@@ -333,23 +380,25 @@ export async function makeBundle(options: BundleOptions): Promise<Buffer> {
   const init = `${ENTRY_FOLDER}/init`
   const defaults = [
     ...kernelMounts(options, without),
-    ...(await hostFiles(options, without)),
+    ...(await hostFiles(options, without, bound, binds)),
     ...[...own.keys()].map((file) =>
       bindMount(`${files}/${path.basename(file)}`, file, ["bind", "nosuid", "nodev"]),
     ),
   ]
   const limit = confinement.privileged ? [] : [userMemoryLimit]
+  const bindOf = (bind: Bind): OciMount => {
+    const image = options.imageNumber?.(bind)
+    const { source, destination, readOnly } = bind
+    return image === undefined
+      ? binds.add(source, destination, { readOnly })
+      : binds.add(bind.image?.path ?? "/", destination, { readOnly, image })
+  }
   const mounts: OciMount[] = [
     ...defaults.filter(({ destination }) => !bound.has(destination)),
     bindMount(files, ENTRY_FOLDER, ["bind", "ro", "nosuid", "nodev"]),
     ...(initArguments.length > 0 ? [bindMount(options.init, init, ["bind", "ro", "nosuid", "nodev"])] : []),
     ...places.map((place) =>
-      place.source === undefined
-        ? memoryMount(place.destination, place.mode, limit)
-        : bindMount(place.source, place.destination, [
-            ...["rbind", "rslave", "nosuid", "nodev"],
-            ...(place.readOnly ? ["ro"] : []),
-          ]),
+      place.source === undefined ? memoryMount(place.destination, place.mode, limit) : bindOf(place),
     ),
   ]
   const mapping = (id: number): readonly object[] => [{ containerID: id, hostID: 0, size: 1 }]
@@ -408,6 +457,7 @@ export async function makeBundle(options: BundleOptions): Promise<Buffer> {
   const runScript = ociRunScript(await imageFile(tree, "/.singularity.d/runscript"))
   return Buffer.concat([
     record("config.json", 0o600, JSON.stringify(config)),
+    binds.record,
     record("entry", 0o755, entryScript),
     // What is bound over it needs a place.
     ...(initArguments.length > 0 ? [record("init", 0o755, "")] : []),

@@ -16,6 +16,10 @@ export interface BindSpec {
   readonly readOnly?: boolean
   /** Is a container that is started inside told to bind it as well? Default true. */
   readonly nested?: boolean
+  /** `source` is an image (SIF, squashfs, ext3), and this a file or folder in it; default with `imageId`: `/`. */
+  readonly imageSource?: string
+  /** The partition of a SIF; default with `imageSource`: the first one for data, else the root file system. */
+  readonly imageId?: number
 }
 
 /** Limits on what a payload may use, set through cgroups. */
@@ -128,7 +132,7 @@ export interface ExecOptions extends ResourceLimits {
    * What is written over an encrypted image may be kept in the clear; default: only in an encrypted overlay or in memory.
    */
   readonly plainOverlay?: boolean
-  /** Open encrypted overlays; default: none. */
+  /** Open encrypted overlays, and encrypted images that something is bound out of; default: none. */
   readonly overlayCredentials?: CredentialOptions
   /** The root can be written to, in memory. */
   readonly writableTmpfs?: boolean

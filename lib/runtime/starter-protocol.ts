@@ -30,6 +30,8 @@ export type StarterLayer =
       readonly engine: ConcreteEngine
       readonly writable: boolean
       readonly source: StarterSource
+      /** Every file's owner, instead of what the image says. */
+      readonly owner?: { readonly uid: number; readonly gid: number } | undefined
     }
 
 /** A failure as the starter tells it. */
@@ -88,6 +90,10 @@ function failureError(failure: Failure, engine: ConcreteEngine, image: string): 
       return errnoNumber === errno.ENODEV || message.includes("for user namespaces")
         ? new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
         : new RunError("ERR_RUN_OVERLAY", text, where)
+    case "bind":
+      return errnoNumber === errno.ENOENT && message.endsWith("is not installed")
+        ? new EnvironmentError("ERR_ENV_NO_PROGRAM", text, where)
+        : new RunError("ERR_RUN_BIND", text, where)
     case "userns":
       if (errnoNumber === errno.ENOENT) return new EnvironmentError("ERR_ENV_NO_PROGRAM", text, where)
       return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
@@ -128,6 +134,8 @@ export interface StarterOptions {
   readonly engine: ConcreteEngine
   readonly source: StarterSource
   readonly layers?: readonly StarterLayer[]
+  /** Images that the bundle's binds name by their place in here. */
+  readonly bindImages?: readonly StarterLayer[]
   /** Further `--name=value` arguments. */
   readonly args: readonly string[]
 }
@@ -200,17 +208,21 @@ function layerWords(layer: StarterLayer, descriptors: Descriptors): string[] {
     // It may hold anything, so it is last.
     ...(layer.kind === "directory"
       ? [`path=${layer.path}`]
-      : imageWords(layer.source, layer.engine, descriptors)),
+      : [
+          ...imageWords(layer.source, layer.engine, descriptors),
+          ...(layer.owner === undefined ? [] : [`owner=${layer.owner.uid}:${layer.owner.gid}`]),
+        ]),
   ]
 }
 
 /** The arguments for all but how it is watched and what it reports on. */
 export function starterArguments(options: StarterOptions, descriptors: Descriptors): string[] {
-  const { command, engine, source, layers = [] } = options
+  const { command, engine, source, layers = [], bindImages = [] } = options
   return [
     command,
     ...imageWords(source, engine, descriptors).map((word) => `--${word}`),
     ...layers.map((layer) => `--layer=${layerWords(layer, descriptors).join(",")}`),
+    ...bindImages.map((image) => `--bind-image=${layerWords(image, descriptors).join(",")}`),
     ...options.args,
   ]
 }

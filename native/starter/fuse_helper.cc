@@ -50,9 +50,9 @@ void Pause() {
   nanosleep(&pause, nullptr);
 }
 
-dev_t DeviceOf(const std::string& path) {
+dev_t DeviceOf(const std::string& path, const char* operation) {
   struct stat info {};
-  CheckErrno(stat(path.c_str(), &info), "overlay");
+  CheckErrno(stat(path.c_str(), &info), operation);
   return info.st_dev;
 }
 
@@ -64,10 +64,10 @@ bool HasEnded(pid_t process) {
 }  // namespace
 
 FuseHelper::FuseHelper(const std::string& name, std::vector<std::string> arguments, std::string target,
-                       const std::string& directory, int kept)
+                       const std::string& directory, int kept, const char* operation)
     : name_(name), target_(std::move(target)) {
-  const std::string program = FindProgram(name, "overlay");
-  const dev_t before = DeviceOf(target_);
+  const std::string program = FindProgram(name, operation);
+  const dev_t before = DeviceOf(target_, operation);
   int ends[2];
   CheckErrno(pipe2(ends, O_CLOEXEC | O_NONBLOCK), "pipe2");
   const UniqueFd complaints(ends[0]);
@@ -88,7 +88,7 @@ FuseHelper::FuseHelper(const std::string& name, std::vector<std::string> argumen
   });
   child_end.Reset();
   const int64_t give_up = NowMs() + kMountMs;
-  while (DeviceOf(target_) == before) {
+  while (DeviceOf(target_, operation) == before) {
     const bool ended = HasEnded(process_);
     if (!ended && NowMs() < give_up) {
       Pause();
@@ -97,7 +97,7 @@ FuseHelper::FuseHelper(const std::string& name, std::vector<std::string> argumen
     if (!ended) kill(process_, SIGKILL);
     process_ = -1;
     const std::string complaint = ReadComplaint(complaints.get());
-    throw SystemError(EIO, "overlay", name + ": " + (complaint.empty() ? "it does not mount" : complaint));
+    throw SystemError(EIO, operation, name + ": " + (complaint.empty() ? "it does not mount" : complaint));
   }
 }
 

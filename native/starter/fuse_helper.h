@@ -12,10 +12,10 @@ namespace sifcrypt::starter {
 class FuseHelper {
  public:
   /// Runs `name` from a fixed place and waits until it has mounted at `target`. Its working directory is `directory`;
-  /// `kept` is a descriptor that it inherits, or -1. Throws SystemError "overlay": ENOENT when it is not installed, EIO
+  /// `kept` is a descriptor that it inherits, or -1. Throws SystemError of `operation`: ENOENT when it is not installed, EIO
   /// with its own words when it ends. It dies with this process.
   FuseHelper(const std::string& name, std::vector<std::string> arguments, std::string target,
-             const std::string& directory, int kept);
+             const std::string& directory, int kept, const char* operation);
   FuseHelper(const FuseHelper&) = delete;
   FuseHelper& operator=(const FuseHelper&) = delete;
   FuseHelper(FuseHelper&& other) noexcept;

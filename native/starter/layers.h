@@ -1,25 +1,24 @@
-// What lies between the image and its overlay's top: directories and images that the caller names. All of it is mounted
-// in the session's own mount namespace.
+// What lies between the image and its overlay's top: directories and images that the caller names, and what the image itself
+// brings to lie over its root.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "core/unique_fd.h"
 #include "starter/channel.h"
-#include "starter/fuse_helper.h"
 #include "starter/options.h"
+#include "starter/source_mounts.h"
 
 namespace sifcrypt::starter {
 
 class Layers {
  public:
   /// Mounts each in a new folder of `folder`. `servers`: one for each squashfs of the userspace engine, in their order.
-  /// SystemError "overlay" (EBUSY: another container writes it), "mount", "fuse", "server" and KernelMount's.
-  Layers(const std::vector<LayerOptions>& layers, std::string folder, const std::vector<Channel>& servers);
+  /// SystemError "overlay" and those of SourceMounts::Add.
+  Layers(const std::vector<LayerOptions>& layers, const std::string& folder, const std::vector<Channel>& servers);
   Layers(const Layers&) = delete;
   Layers& operator=(const Layers&) = delete;
-  /// Writes what is left and unmounts, last first.
+  /// Writes what is left.
   ~Layers();
 
   /// The folders to put over the image, lowest first.
@@ -30,23 +29,14 @@ class Layers {
   bool writable_is_fuse() const { return writable_is_fuse_; }
   /// As the caller knows it.
   const std::string& writable_name() const { return writable_name_; }
-  const std::vector<FuseHelper>& helpers() const { return helpers_; }
+  const std::vector<FuseHelper>& helpers() const { return mounts_.helpers(); }
 
  private:
-  void Mount(const LayerOptions& layer, const std::string& target, const Channel* server);
-  void Hold(int fd, bool writable, const std::string& name);
-
-  std::vector<std::string> mounts_;
-  std::vector<FuseHelper> helpers_;
-  /// Open and locked for as long as they are mounted.
-  std::vector<UniqueFd> locks_;
+  SourceMounts mounts_{"overlay"};
   std::vector<std::string> read_only_;
   std::string writable_;
   std::string writable_name_;
   bool writable_is_fuse_ = false;
 };
-
-/// Does a server process of ours serve it?
-bool NeedsServer(const LayerOptions& layer);
 
 }  // namespace sifcrypt::starter

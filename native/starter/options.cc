@@ -242,6 +242,12 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
     if (options.layers.size() == kMaxLayers) throw UsageError("--" + name + ": too many");
     options.layers.push_back(ParseLayer(text, name));
   });
+  known.AddMany("bind-image", [&options](std::string_view text, const std::string& name) {
+    if (options.bind_images.size() == kMaxLayers) throw UsageError("--" + name + ": too many");
+    options.bind_images.push_back(ParseLayer(text, name));
+    if (options.bind_images.back().kind == LayerOptions::Kind::kDirectory)
+      throw UsageError("--" + name + ": a directory is bound as it is");
+  });
   known.Add("uid-map", false,
             [&options](std::string_view text, const std::string& name) { options.uid_map = ParseIdMap(text, name); });
   known.Add("gid-map", false,
@@ -273,6 +279,12 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   if (!options.cgroup.empty() && !IsPlainPath(options.cgroup)) throw UsageError("--cgroup: not an absolute path");
   if (!IsPlainName(options.id)) throw UsageError("--id: not a plain name");
   return options;
+}
+
+std::vector<LayerOptions> OtherImages(const RunOptions& options) {
+  std::vector<LayerOptions> images = options.layers;
+  images.insert(images.end(), options.bind_images.begin(), options.bind_images.end());
+  return images;
 }
 
 std::vector<int> PreservedDescriptors(const RunOptions& options) {

@@ -85,6 +85,8 @@ struct LayerOptions {
 struct RunOptions {
   ImageOptions image;
   std::vector<LayerOptions> layers;
+  /// What the bundle's binds name by their place in here; no directories.
+  std::vector<LayerOptions> bind_images;
   /// Empty: a user namespace of an ordinary user has the caller's ids only. Otherwise newuidmap and newgidmap write these.
   std::vector<IdRange> uid_map;
   std::vector<IdRange> gid_map;
@@ -104,6 +106,8 @@ struct RunOptions {
   int watch_fd = -1;
 };
 
+/// All images of these that are not the root's, in the order in which they get their servers.
+std::vector<LayerOptions> OtherImages(const RunOptions& options);
 /// The numbers of RunOptions::preserve_fds.
 std::vector<int> PreservedDescriptors(const RunOptions& options);
 

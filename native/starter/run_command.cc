@@ -95,11 +95,12 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
     kept.insert(kept.end(), {image.key_fd, image.metadata_fd});
   };
   keep(options.image);
-  for (const LayerOptions& layer : options.layers) keep(layer.image);
+  for (const LayerOptions& other : OtherImages(options)) keep(other.image);
   CloseAllBut(kept);
   CheckErrno(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
+  // Outside, so that a failure is told before what it leaves is taken away: a server that ends would be told of first.
+  Session session(directory);
   try {
-    Session session(directory);
     session.Enter(options, main);
     if (holds_key) CheckErrno(prctl(PR_SET_DUMPABLE, 0), "prctl");
     session.MountScratch();
@@ -111,10 +112,13 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
     session.MountLayers(options.layers, servers);
     session.MountOverlay();
     session.CheckRoot();
+    servers.erase(servers.begin(),
+                  servers.begin() + std::count_if(options.layers.begin(), options.layers.end(), NeedsServer));
+    session.MountBinds(options.bind_images, servers);
     servers.clear();
     close(options.image.image_fd);
-    for (const LayerOptions& layer : options.layers)
-      if (layer.image.image_fd >= 0) close(layer.image.image_fd);
+    for (const LayerOptions& other : OtherImages(options))
+      if (other.image.image_fd >= 0) close(other.image.image_fd);
     Runtime runtime(session, options, signals, group);
     runtime.Start();
     for (const int fd : PreservedDescriptors(options)) close(fd);
@@ -210,8 +214,8 @@ void Supervisor::Start() {
     devices.push_back(std::move(device.first));
   };
   if (options_.image.engine == Engine::kUserspace) serve(options_.image);
-  for (const LayerOptions& layer : options_.layers)
-    if (NeedsServer(layer)) serve(layer.image);
+  for (const LayerOptions& other : OtherImages(options_))
+    if (NeedsServer(other)) serve(other.image);
   container_ = ForkChild(
       [&] { return ContainerProcess(options_, signals_, container.second, std::move(devices), directory.get()); });
   container_channel_ = std::move(container.first);
@@ -379,6 +383,7 @@ int RunCommand(RunOptions options, const SignalQueue& signals) {
   };
   translate(options.image.owner);
   for (LayerOptions& layer : options.layers) translate(layer.image.owner);
+  for (LayerOptions& image : options.bind_images) translate(image.image.owner);
   try {
     return Supervisor(options, signals, status).Run();
   } catch (const SystemError& failure) {

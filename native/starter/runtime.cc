@@ -140,7 +140,7 @@ Runtime::Result Runtime::Wait(const Channel& control) {
   }
   KillDescendants(kKillPatienceMs, session_.helpers());
   RemoveCgroup();
-  if (!lost_helper_.empty()) return {kFailure, 0, lost_helper_ + ", which serves an overlay, has ended"};
+  if (!lost_helper_.empty()) return {kFailure, 0, lost_helper_ + ", which serves an image, has ended"};
   if (WIFSIGNALED(status_)) return {128 + WTERMSIG(status_), WTERMSIG(status_), {}};
   if (init_process_ < 0) OnInitKnown();
   // Another status than the runtime's own is the payload's, whatever went wrong after its end.

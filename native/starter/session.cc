@@ -2,9 +2,12 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <linux/openat2.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -29,8 +32,17 @@ constexpr size_t kMaxRecords = 64;
 constexpr uint64_t kMaxRecordSize = uint64_t{4} << 20;
 constexpr size_t kMaxRecordHeader = 256;
 constexpr char kConfig[] = "config.json";
+/// Which places of the host and of images the container gets to see.
+constexpr char kBinds[] = "binds";
+constexpr size_t kMaxBinds = 4096;
 constexpr char kCgroups[] = "/sys/fs/cgroup";
 constexpr char kUnifiedCgroups[] = "/sys/fs/cgroup/unified";
+// openat2(2): younger than the headers that some of the systems we build on have.
+#ifdef SYS_openat2
+constexpr long kOpenat2 = SYS_openat2;
+#else
+constexpr long kOpenat2 = 437;
+#endif
 
 void WriteText(const std::string& path, const std::string& text, const char* operation) {
   const UniqueFd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
@@ -49,6 +61,73 @@ bool IsInitialUserNamespace() {
 bool IsCgroup2(const char* path) {
   struct statfs info {};
   return statfs(path, &info) == 0 && info.f_type == CGROUP2_SUPER_MAGIC;
+}
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+/// One of the binds: a path of the host, or inside one of the images.
+struct BindSource {
+  std::optional<size_t> image;
+  std::string path;
+  bool devices = false;
+};
+
+/// "<image's number or nothing>\0<path>\0<d for devices, or nothing>\0", one behind the other.
+std::vector<BindSource> ParseBinds(const std::string& text, size_t images) {
+  std::vector<std::string> words;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = text.find('\0', at);
+    if (end == std::string::npos) throw FormatError("bundle", "a bind ends early");
+    words.push_back(text.substr(at, end - at));
+    at = end + 1;
+  }
+  if (words.size() % 3 != 0 || words.size() / 3 > kMaxBinds) throw FormatError("bundle", "not a list of binds");
+  std::vector<BindSource> binds;
+  for (size_t i = 0; i < words.size(); i += 3) {
+    BindSource bind{std::nullopt, words[i + 1], words[i + 2] == "d"};
+    if (!words[i].empty()) {
+      const char* end = words[i].data() + words[i].size();
+      size_t number = 0;
+      if (std::from_chars(words[i].data(), end, number).ptr != end || number >= images)
+        throw FormatError("bundle", "a bind names no image");
+      bind.image = number;
+    }
+    if (!bind.path.starts_with('/')) throw FormatError("bundle", "a bind's path is not absolute");
+    binds.push_back(std::move(bind));
+  }
+  return binds;
+}
+
+/// Links in an image, which is somebody else's, lead to where they would if it were the root.
+UniqueFd OpenInside(const std::string& root, const std::string& path, const std::string& name) {
+  const UniqueFd top(CheckErrno(open(root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC), "bind"));
+  open_how how{};
+  how.flags = O_PATH | O_CLOEXEC;
+  how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+  UniqueFd found(static_cast<int>(syscall(kOpenat2, top.get(), path.c_str(), &how, sizeof how)));
+  if (!found)
+    throw SystemError(
+        errno, "bind",
+        name + ": " + path + " in it: " + (errno == ENOSYS ? "this needs Linux 5.6" : std::strerror(errno)));
+  return found;
+}
+
+/// Adds nosuid, and nodev, to what a mount has already; a user namespace may not take any of that away.
+void Restrict(const std::string& path, bool devices) {
+  struct statvfs info {};
+  CheckErrno(statvfs(path.c_str(), &info), "bind");
+  unsigned long flags = MS_REMOUNT | MS_BIND | MS_NOSUID;
+  if (!devices || (info.f_flag & ST_NODEV) != 0) flags |= MS_NODEV;
+  constexpr std::pair<unsigned long, unsigned long> kKept[] = {
+      {ST_RDONLY, MS_RDONLY},         {ST_NOEXEC, MS_NOEXEC},     {ST_NOATIME, MS_NOATIME},
+      {ST_NODIRATIME, MS_NODIRATIME}, {ST_RELATIME, MS_RELATIME},
+  };
+  for (const auto& [has, keeps] : kKept)
+    if ((info.f_flag & has) != 0) flags |= keeps;
+  CheckErrno(mount(nullptr, path.c_str(), nullptr, flags, nullptr), "bind");
 }
 
 void MakeDirectory(const std::string& path) { CheckErrno(mkdir(path.c_str(), 0755), "mount"); }
@@ -154,7 +233,8 @@ void Session::MountScratch() const {
   const std::string data = std::string("mode=0700") + (in_user_namespace_ ? kUserScratchLimit : "");
   CheckErrno(mount("tmpfs", directory_.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, data.c_str()), "mount");
   CheckErrno(mount(nullptr, directory_.c_str(), nullptr, MS_PRIVATE, nullptr), "mount");
-  for (const char* name : {"lower", "upper", "work", "layers", "root", "state", "files"}) MakeDirectory(Path(name));
+  for (const char* name : {"lower", "upper", "work", "layers", "images", "bound", "root", "state", "files"})
+    MakeDirectory(Path(name));
 }
 
 void Session::ReadBundle(UniqueFd pipe) const {
@@ -162,9 +242,9 @@ void Session::ReadBundle(UniqueFd pipe) const {
   bool has_config = false;
   for (size_t count = 0; const auto record = reader.NextRecord(); ++count) {
     if (count == kMaxRecords) throw FormatError("bundle", "too many records");
-    const bool is_config = record->name == kConfig;
-    has_config |= is_config;
-    const std::string path = is_config ? Path(kConfig) : Path("files/") + record->name;
+    has_config |= record->name == kConfig;
+    const bool is_ours = record->name == kConfig || record->name == kBinds;
+    const std::string path = is_ours ? Path(record->name) : Path("files/") + record->name;
     const UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!file) throw SystemError(errno, "bundle", record->name + ": " + std::strerror(errno));
     reader.CopyTo(file.get(), record->size);
@@ -220,7 +300,7 @@ void Session::MountOverlay() {
   std::string data = "lowerdir=" + lower + ",upperdir=" + top + "upper,workdir=" + top + "work";
   if (kept && layers_->writable_is_fuse()) {
     overlay_.emplace("fuse-overlayfs", std::vector<std::string>{"-f", "-o", data + ",nosuid,nodev", "root"},
-                     Path("root"), directory_, -1);
+                     Path("root"), directory_, -1, "overlay");
     return CheckErrno(chdir("/"), "overlay"), void();
   }
   if (in_user_namespace_) data += ",userxattr";
@@ -234,6 +314,39 @@ void Session::MountOverlay() {
                       refused ? "the kernel has no overlay file system for user namespaces (Linux 5.11 has)" : "");
   }
   CheckErrno(chdir("/"), "overlay");
+}
+
+void Session::MountBinds(const std::vector<LayerOptions>& images, const std::vector<Channel>& servers) {
+  if (!images.empty()) bind_images_.emplace("bind");
+  auto server = servers.begin();
+  for (size_t i = 0; i < images.size(); ++i) {
+    const std::string target = Path("images/") + std::to_string(i);
+    MakeDirectory(target);
+    bind_images_->Add(images[i], target, NeedsServer(images[i]) ? &*server++ : nullptr);
+  }
+  const std::vector<BindSource> binds = ParseBinds(ReadFile(Path(kBinds)), images.size());
+  // What holds the session's folder does not show the session.
+  CheckErrno(mount(nullptr, directory_.c_str(), nullptr, MS_UNBINDABLE, nullptr), "bind");
+  for (const BindSource& bind : binds) {
+    UniqueFd inside;
+    std::string source = bind.path;
+    if (bind.image) {
+      inside = OpenInside(Path("images/") + std::to_string(*bind.image), bind.path, NameOf(images[*bind.image]));
+      source = "/proc/self/fd/" + std::to_string(inside.get());
+    }
+    const std::string target = Path("bound/") + std::to_string(bound_.size());
+    struct stat info {};
+    if (stat(source.c_str(), &info) != 0) throw SystemError(errno, "bind", bind.path + ": " + std::strerror(errno));
+    if (S_ISDIR(info.st_mode))
+      MakeDirectory(target);
+    else
+      UniqueFd(CheckErrno(open(target.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600), "bind"));
+    if (mount(source.c_str(), target.c_str(), nullptr, MS_BIND | MS_REC, nullptr) != 0)
+      throw SystemError(errno, "bind", bind.path + ": " + std::strerror(errno));
+    bound_.push_back(target);
+    Restrict(target, bind.devices);
+  }
+  CheckErrno(mount(nullptr, directory_.c_str(), nullptr, MS_PRIVATE, nullptr), "bind");
 }
 
 void Session::CheckRoot() const {
@@ -253,6 +366,8 @@ std::vector<pid_t> Session::helpers() const {
   std::vector<pid_t> processes;
   if (layers_)
     for (const FuseHelper& helper : layers_->helpers()) processes.push_back(helper.process());
+  if (bind_images_)
+    for (const FuseHelper& helper : bind_images_->helpers()) processes.push_back(helper.process());
   if (overlay_) processes.push_back(overlay_->process());
   return processes;
 }
@@ -261,10 +376,16 @@ std::string Session::NameOfHelper(pid_t process) const {
   if (layers_)
     for (const FuseHelper& helper : layers_->helpers())
       if (helper.process() == process) return helper.name();
+  if (bind_images_)
+    for (const FuseHelper& helper : bind_images_->helpers())
+      if (helper.process() == process) return helper.name();
   return overlay_ ? overlay_->name() : "";
 }
 
 void Session::Close() {
+  if (bind_images_)
+    for (const std::string& target : bound_) umount2(target.c_str(), UMOUNT_NOFOLLOW | MNT_DETACH);
+  bind_images_.reset();
   if (!layers_) return;
   if (overlay_)
     overlay_.reset();

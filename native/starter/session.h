@@ -10,6 +10,7 @@
 #include "starter/channel.h"
 #include "starter/layers.h"
 #include "starter/options.h"
+#include "starter/source_mounts.h"
 
 namespace sifcrypt::starter {
 
@@ -17,6 +18,9 @@ class Session {
  public:
   /// `directory`: absolute, without symbolic links.
   explicit Session(std::string directory) : directory_(std::move(directory)) {}
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+  ~Session() { Close(); }
 
   /// Enters the namespaces; `main` writes the ids of a user namespace when there are several. SystemError "userns".
   void Enter(const RunOptions& options, const Channel& main);
@@ -32,6 +36,9 @@ class Session {
   void MountLayers(const std::vector<LayerOptions>& layers, const std::vector<Channel>& servers);
   /// Puts the overlay on top. "overlay".
   void MountOverlay();
+  /// Prepares what the bundle's file "binds" lists, each at "bound/" and its place in the list: nosuid, and nodev unless it is
+  /// for devices. (crun, which binds them on into the container, gives flags no attention in a user namespace.) "bind".
+  void MountBinds(const std::vector<LayerOptions>& images, const std::vector<Channel>& servers);
   /// A link where the runtime mounts would let the image, or what lies over it, choose what is covered. SystemError "root".
   void CheckRoot() const;
   /// Processes of file systems, which are to outlive the payload.
@@ -48,6 +55,8 @@ class Session {
   bool in_user_namespace_ = false;
   std::optional<Layers> layers_;
   std::optional<FuseHelper> overlay_;
+  std::optional<SourceMounts> bind_images_;
+  std::vector<std::string> bound_;
 };
 
 }  // namespace sifcrypt::starter

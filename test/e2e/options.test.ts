@@ -171,7 +171,7 @@ describe("options of a run", () => {
           [["--scratch", "relative"], /--scratch: relative is not an absolute path/],
           [["-c", "--workdir", "/no/such/folder"], /--workdir: there is no folder/],
           [["-B", `${outside}:/`], /nothing can be bound over the root/],
-          [["-B", `${outside}:/in:image-src=/x`], /image-src is not supported/],
+          [["-B", `${outside}:/in:image-src=/x`], /image-src and id are for images/],
           [["--fusemount", "x"], /--fusemount: /],
         ] as const) {
           const { status, stderr } = await run(flags, "true")

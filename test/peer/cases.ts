@@ -503,6 +503,32 @@ const files: readonly Omit<Case, "topic">[] = [
     options: ["-B", "shared:/in:zz"],
     argv: ["true"],
   },
+  ...(
+    [
+      ["a folder of a squashfs", "data.sqfs:/in:image-src=/sub"],
+      ["a link in a squashfs", "data.sqfs:/in:image-src=/link"],
+      ["a SIF's data partition", "with-data.sif:/in:image-src=/sub"],
+      ["a partition by its number", "with-data.sif:/in:id=4,image-src=/sub"],
+      ["nothing of that name in an image", "data.sqfs:/in:image-src=/none"],
+      ["no such partition", "with-data.sif:/in:id=99"],
+      ["a folder is no image", "shared:/in:image-src=/"],
+    ] as const
+  ).map(([what, bind]): Omit<Case, "topic"> => ({
+    name: `--bind out of an image, ${what}`,
+    image: "scripts",
+    action: "exec",
+    options: ["-B", bind],
+    argv: sh("ls /in; touch /in/x 2>/dev/null || echo read-only"),
+  })),
+  {
+    name: "--bind out of an image, mounts",
+    image: "scripts",
+    action: "exec",
+    options: ["--mount", "type=bind,src=data.sqfs,dst=/in,image-src=/sub"],
+    argv: lookAtMounts,
+    compare: "mounts",
+  },
+  { name: "--writable, nothing to write", image: "scripts", action: "exec", options: ["-w"], argv: ["true"] },
   {
     name: "--mount",
     image: "scripts",

@@ -158,6 +158,9 @@ function prepare(): string {
   makeLayout(at("layout-no-shell"), at("static"), { Env })
   for (const name of ["home", "shared", "work-peer", "work-own", "odd:name", "odd,name"]) mkdirSync(at(name))
   for (const name of ["shared", "odd:name", "odd,name", "home"]) writeFileSync(at(name, "file"), `${name}\n`)
+  mkdirSync(at("data", "sub"), { recursive: true })
+  writeFileSync(at("data", "sub", "file"), "in an image\n")
+  symlinkSync("sub", at("data", "link"))
   writeFileSync(at("variables"), 'X=file\nY="$FOO and $X"\nZ=$(echo command)\nexport W=exported\n')
   writeFileSync(
     at("passwd"),
@@ -182,6 +185,9 @@ function prepare(): string {
     ...["oci", "oci-cmd", "oci-entry", "no-shell"].map(
       (name) => `apptainer build ${name}.sif oci:layout-${name}`,
     ),
+    "mksquashfs data data.sqfs -quiet -no-progress",
+    "cp bare.sif with-data.sif",
+    "apptainer sif add --datatype 4 --parttype 3 --partfs 1 --partarch 2 with-data.sif data.sqfs",
     "apptainer build --encrypt --pem-path public.pem encrypted.sif scripts.sif",
     "",
   ].join("\n")

@@ -29,6 +29,17 @@ const leftOut = [
   /^\/dev\/(?:full|null|random|tty|urandom|zero)$/,
 ]
 
+/** Flags that forbid something; how times are kept is the host's. */
+const forbidding: ReadonlySet<string> = new Set(["ro", "nosuid", "nodev", "noexec"])
+
+/** What we forbid and the peer does not: nothing there has a use for it. */
+const stricter: readonly (readonly [place: RegExp, flags: readonly string[]])[] = [
+  [/^\/dev$/, ["nosuid"]],
+  [/^\/sys$/, ["nosuid", "nodev"]],
+  [/^\/(?:proc|dev\/mqueue)$/, ["noexec"]],
+  [/^\/etc\/(?:passwd|group|resolv\.conf|hostname)$/, ["nodev"]],
+]
+
 /** Mounts by their places; of several at one place, the last. Files in /etc may be copies or the host's own. */
 export function parseMountTable(text: string): Readonly<Record<string, ComparedMount>> {
   const found: Record<string, ComparedMount> = {}
@@ -37,8 +48,11 @@ export function parseMountTable(text: string): Readonly<Record<string, ComparedM
     const [, , , , target = "", options = ""] = left.split(" ")
     const [type = ""] = right.split(" ")
     if (leftOut.some((place) => place.test(target))) continue
-    const flags = options.split(",").filter((flag) => flag === "ro")
-    found[target] = { type: target.startsWith("/etc/") ? "file" : type, flags }
+    const more = stricter.find(([place]) => place.test(target))?.[1] ?? []
+    const flags = options.split(",").filter((flag) => forbidding.has(flag) && !more.includes(flag))
+    // Each of us serves images by a program of its own.
+    const kind = target.startsWith("/etc/") ? "file" : type.replace(/^fuse\..*/, "fuse")
+    found[target] = { type: kind, flags: flags.sort() }
   }
   return found
 }

@@ -124,8 +124,8 @@ function addStart(instance: Command, name: "start" | "run", summary: string, des
         await using opened = await open(image, openOptions(flags, credentials))
         const started =
           name === "start"
-            ? await opened.startInstance(called, argv, options)
-            : await opened.runInstance(called, argv, options)
+            ? await opened.startInstance(called, argv, { ...options, overlayCredentials: credentials })
+            : await opened.runInstance(called, argv, { ...options, overlayCredentials: credentials })
         notice(`instance ${started.name} started`)
       })
     },

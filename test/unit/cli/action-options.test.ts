@@ -219,6 +219,14 @@ describe("parseMountSpec", () => {
       nested: false,
     })
   })
+  it("takes what of an image is bound", () => {
+    const spec = { source: "/a", destination: "/b", readOnly: false, nested: true }
+    assert.deepEqual(parseMountSpec("type=bind,src=/a,dst=/b,image-src=/x,id=4"), {
+      ...spec,
+      imageSource: "/x",
+      imageId: 4,
+    })
+  })
   for (const [text, message] of [
     ["src=/a,dst=/b", /type "" is not supported/],
     ["type=tmpfs,dst=/b", /type "tmpfs" is not supported/],
@@ -227,7 +235,7 @@ describe("parseMountSpec", () => {
     ["type=bind,src=/a,dst=/b,rw", /rw is no key/],
     ["type=bind,src=/a,dst=/b,ro=2", /ro is true or false/],
     ["type=bind,src,dst=/b", /src needs a value/],
-    ["type=bind,src=/a,dst=/b,image-src=/x", /image-src is not supported/],
+    ["type=bind,src=/a,dst=/b,id=x", /x is no number of a partition/],
     ['type=bind,src="/a,dst=/b', /a quote in the middle/],
   ] as const)
     it(`refuses ${text}`, () => {

@@ -1,0 +1,154 @@
+// Images out of which something is bound: `image-src=` and `id=` of a bind.
+import { realpath, stat } from "node:fs/promises"
+import { RunError } from "../errors.ts"
+import type { Bind, BoundImage, Place } from "../runtime/binds.ts"
+import type { ConcreteEngine, StarterLayer } from "../runtime/starter-protocol.ts"
+import { FileSystem, PartitionType, type SifObject, type SifPartition } from "../sif/format.ts"
+import { openSif, type SifImage } from "../sif/open.ts"
+import { partitionKind } from "./partition.ts"
+import {
+  formatOf,
+  isOwnedByRoot,
+  isSameFile,
+  layerOf,
+  openFile,
+  Resources,
+  unlockedSource,
+  type SourceImage,
+  type SourceOptions,
+} from "./source-images.ts"
+
+type ImageBind = Bind & { readonly image: BoundImage }
+
+function refuse(file: string, why: string): never {
+  throw new RunError("ERR_RUN_BIND", `bind ${file}: ${why}`, { path: file })
+}
+
+function isPartition(object: SifObject): object is SifPartition {
+  return object.partition !== undefined
+}
+
+/** The partition that is named; else the first one for data, as the peers have it, else the root. */
+function choosePartition(sif: SifImage, id: number | undefined): SifPartition {
+  const partitions = sif.objects.filter(isPartition)
+  if (id === undefined)
+    return partitions.find(({ partition }) => partition.type === PartitionType.data) ?? sif.primary()
+  return (
+    partitions.find((partition) => partition.id === id) ??
+    refuse(sif.path, `there is no partition ${id} in this image`)
+  )
+}
+
+async function openOne(
+  file: string,
+  id: number | undefined,
+  writable: boolean,
+  options: SourceOptions,
+  resources: Resources,
+): Promise<SourceImage> {
+  if (!(await stat(file)).isFile()) refuse(file, "image-src and id are for images, and this is none")
+  const opened = resources.use(await openFile(file, writable))
+  const common = { path: file, ownedByRoot: await isOwnedByRoot(opened) }
+  const format = await formatOf(opened)
+  if (id !== undefined && format !== "sif") refuse(file, "id is for SIF images, and this is none")
+  const { size } = await opened.stat()
+  const whole = { image: file, fd: opened.fd, offset: 0, size, unlocked: undefined }
+  switch (format) {
+    case "squashfs":
+      return { ...common, kind: "squashfs", writable: false, source: whole }
+    case "ext":
+      return { ...common, kind: "ext", writable, source: whole }
+    case "sif": {
+      const sif = resources.use(await openSif(file))
+      if (!(await isSameFile(sif, opened))) refuse(file, "it was replaced meanwhile")
+      const partition = choosePartition(sif, id)
+      const { offset } = partition
+      const part = { ...whole, offset, size: partition.size }
+      if (partition.partition.fileSystem === FileSystem.ext3)
+        return { ...common, kind: "ext", writable, source: part }
+      switch (partitionKind(partition)) {
+        case "squashfs":
+          return { ...common, kind: "squashfs", writable: false, source: part }
+        case "luks":
+        case "gocryptfs": {
+          // An encrypted overlay is an ext file system, and another one's to write.
+          if (partition.partition.type === PartitionType.overlay)
+            refuse(file, `partition ${partition.id} is an overlay`)
+          const source = await unlockedSource(sif, partition, opened.fd, options, resources)
+          return { ...common, kind: "squashfs", writable: false, source }
+        }
+        case "other":
+          return refuse(file, `partition ${partition.id} holds no squashfs and no ext3 file system`)
+      }
+    }
+    case "luks":
+    case undefined:
+      return refuse(file, "it is no SIF, squashfs, ext3 or ext4 image")
+  }
+}
+
+/** Images that are open until the starter has them. */
+export class OpenedBindImages implements AsyncDisposable {
+  readonly #images: readonly SourceImage[]
+  readonly #numbers: ReadonlyMap<Bind, number>
+  readonly #resources: Resources
+
+  /** @internal Use {@link openBindImages}. */
+  constructor(images: readonly SourceImage[], numbers: ReadonlyMap<Bind, number>, resources: Resources) {
+    this.#images = images
+    this.#numbers = numbers
+    this.#resources = resources
+  }
+
+  /** Which of {@link OpenedBindImages.layers} a bind is out of. */
+  numberOf(bind: Bind): number | undefined {
+    return this.#numbers.get(bind)
+  }
+
+  /**
+   * As an engine takes them.
+   *
+   * @throws EnvironmentError, RunError: this engine cannot have one of them.
+   */
+  layers(engine: ConcreteEngine): StarterLayer[] {
+    return this.#images.map((image) => layerOf(image, engine))
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#resources[Symbol.asyncDispose]()
+  }
+}
+
+/**
+ * Opens the images of all binds that are out of one, each once.
+ *
+ * @throws RunError `ERR_RUN_BIND`; SifError; what unlocking throws.
+ */
+export async function openBindImages(
+  places: readonly Place[],
+  options: SourceOptions,
+): Promise<OpenedBindImages> {
+  const binds = places.filter(
+    (place): place is ImageBind => place.source !== undefined && place.image !== undefined,
+  )
+  const resources = new Resources()
+  try {
+    const groups = new Map<string, ImageBind[]>()
+    for (const bind of binds) {
+      const key = `${bind.image.id ?? ""}:${await realpath(bind.source)}`
+      groups.set(key, [...(groups.get(key) ?? []), bind])
+    }
+    const images: SourceImage[] = []
+    const numbers = new Map<Bind, number>()
+    for (const group of groups.values()) {
+      const [{ source, image } = refuse("", "nothing")] = group
+      const writable = group.some(({ readOnly }) => !readOnly)
+      for (const bind of group) numbers.set(bind, images.length)
+      images.push(await openOne(source, image.id, writable, options, resources))
+    }
+    return new OpenedBindImages(images, numbers, resources)
+  } catch (error) {
+    await resources[Symbol.asyncDispose]()
+    throw error
+  }
+}

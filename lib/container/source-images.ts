@@ -1,0 +1,142 @@
+// Images beside the one that is run, as the starter takes them: squashfs, ext, or what is in a SIF.
+import { fstatSync } from "node:fs"
+import { open, type FileHandle } from "node:fs/promises"
+import type { LuksPolicy } from "../device/luks-header.ts"
+import { EnvironmentError, RunError } from "../errors.ts"
+import type { ConcreteEngine, StarterLayer, StarterSource } from "../runtime/starter-protocol.ts"
+import type { SifPartition } from "../sif/format.ts"
+import type { SifImage } from "../sif/open.ts"
+import type { CredentialOptions } from "./credentials.ts"
+import { SUPPORTED_IN_USERSPACE } from "./engine.ts"
+import { cipherOf, unlockPartition, wipeUnlocked } from "./unlock.ts"
+
+/** How such images are opened. */
+export interface SourceOptions {
+  readonly credentials: CredentialOptions
+  readonly policy: LuksPolicy
+  readonly signal?: AbortSignal | undefined
+}
+
+/** A file system in a file. */
+export interface SourceImage {
+  /** `encrypted`: an ext file system inside LUKS2. */
+  readonly kind: "squashfs" | "ext" | "encrypted"
+  readonly path: string
+  readonly writable: boolean
+  readonly source: StarterSource
+  /** Of root, and writable by nobody else. */
+  readonly ownedByRoot: boolean
+}
+
+const SQUASHFS_MAGIC = Buffer.from("hsqs", "latin1")
+const LUKS_MAGIC = Buffer.from("LUKS\xba\xbe", "latin1")
+const EXT_MAGIC_OFFSET = 1024 + 56 // fs/ext4/ext4.h: s_magic of the superblock
+const EXT_MAGIC = 0xef53
+const SIF_MAGIC_OFFSET = 32 // SIF: behind the launch script
+const HEAD_SIZE = 2048
+
+/** What a file holds, by its first bytes. */
+export async function formatOf(file: FileHandle): Promise<"squashfs" | "ext" | "sif" | "luks" | undefined> {
+  const buffer = Buffer.alloc(HEAD_SIZE)
+  const { bytesRead } = await file.read(buffer, 0, buffer.length, 0)
+  const head = buffer.subarray(0, bytesRead)
+  if (head.subarray(0, SQUASHFS_MAGIC.length).equals(SQUASHFS_MAGIC)) return "squashfs"
+  if (head.length > EXT_MAGIC_OFFSET + 2 && head.readUInt16LE(EXT_MAGIC_OFFSET) === EXT_MAGIC) return "ext"
+  if (head.toString("latin1", SIF_MAGIC_OFFSET, SIF_MAGIC_OFFSET + 9) === "SIF_MAGIC") return "sif"
+  return head.subarray(0, LUKS_MAGIC.length).equals(LUKS_MAGIC) ? "luks" : undefined
+}
+
+/** Opens a file for writing, or for reading where that is all there is. */
+export async function openFile(file: string, writable: boolean): Promise<FileHandle> {
+  return await open(file, writable ? "r+" : "r").catch(async (cause: unknown) => {
+    const { code } = cause as NodeJS.ErrnoException
+    if (writable && (code === "EACCES" || code === "EROFS" || code === "EPERM")) return await open(file, "r")
+    throw cause
+  })
+}
+
+/** Is the open file the very one that the other opening of its path gave? */
+export async function isSameFile(sif: { readonly fd: number }, file: FileHandle): Promise<boolean> {
+  const { dev, ino } = fstatSync(sif.fd)
+  const other = await file.stat()
+  return dev === other.dev && ino === other.ino
+}
+
+export async function isOwnedByRoot(file: FileHandle): Promise<boolean> {
+  const { uid, mode } = await file.stat()
+  return uid === 0 && (mode & 0o022) === 0
+}
+
+/** What is open on the way; closed in reverse. */
+export class Resources implements AsyncDisposable {
+  readonly #undo: (() => Promise<void>)[] = []
+  use<T extends AsyncDisposable>(resource: T): T {
+    this.#undo.push(async () => {
+      await resource[Symbol.asyncDispose]()
+    })
+    return resource
+  }
+  defer(undo: () => void): void {
+    this.#undo.push(() => {
+      undo()
+      return Promise.resolve()
+    })
+  }
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (let undo = this.#undo.pop(); undo !== undefined; undo = this.#undo.pop()) await undo()
+  }
+}
+
+/** Unlocks a partition for as long as `resources` are held. */
+export async function unlockedSource(
+  sif: SifImage,
+  partition: SifPartition,
+  fd: number,
+  options: SourceOptions,
+  resources: Resources,
+): Promise<StarterSource> {
+  const { credentials, policy, signal } = options
+  const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
+  resources.defer(() => {
+    wipeUnlocked(unlocked)
+  })
+  const { offset, size } = partition
+  return { image: sif.path, fd, offset, size, unlocked }
+}
+
+/**
+ * As an engine takes it.
+ *
+ * @throws EnvironmentError, RunError `ERR_RUN_OVERLAY`: this engine cannot have it.
+ */
+export function layerOf(found: SourceImage, engine: ConcreteEngine): StarterLayer {
+  const { kind, path: file, writable, source, ownedByRoot } = found
+  if (kind === "squashfs") {
+    // No kernel reads gocryptfs.
+    const only = source.unlocked?.kind === "gocryptfs" ? "userspace" : engine
+    const cipher = cipherOf(source.unlocked)
+    if (only === "userspace" && cipher !== undefined && cipher !== SUPPORTED_IN_USERSPACE)
+      throw new EnvironmentError(
+        "ERR_ENV_NO_KERNEL_SUPPORT",
+        `${file}: the userspace engine does not know the cipher ${cipher}`,
+        { path: file },
+      )
+    return { kind, engine: only, writable, source }
+  }
+  if (kind === "encrypted" && engine !== "kernel")
+    throw new EnvironmentError(
+      "ERR_ENV_NO_PRIVILEGE",
+      `${file}: an encrypted overlay is written by the kernel's dm-crypt, which needs root; ` +
+        "an ordinary user's changes can be encrypted nowhere but in memory (--writable-tmpfs)",
+      { path: file },
+    )
+  // The driver of a kernel is no match for a hostile file system.
+  if (kind === "ext" && engine === "kernel" && !ownedByRoot)
+    throw new RunError(
+      "ERR_RUN_OVERLAY",
+      `${file}: the kernel engine mounts an ext image only if it belongs to root and nobody else can write it; ` +
+        "the userspace engine takes it",
+      { path: file },
+    )
+  return { kind: "ext", engine, writable, source }
+}

@@ -1,0 +1,98 @@
+#include "starter/source_mounts.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mount.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <utility>
+
+#include "core/system_error.h"
+#include "starter/fuse_mount.h"
+#include "starter/image.h"
+#include "starter/processes.h"
+
+namespace sifcrypt::starter {
+namespace {
+
+/// The container before may still be letting go of it.
+constexpr int64_t kLockMs = 2000;
+constexpr long kLockPeriodNs = 10'000'000;
+
+}  // namespace
+
+bool NeedsServer(const LayerOptions& source) {
+  return source.kind == LayerOptions::Kind::kSquashfs && source.image.engine == Engine::kUserspace;
+}
+
+std::string NameOf(const LayerOptions& source) {
+  if (source.kind == LayerOptions::Kind::kDirectory) return source.path;
+  char path[4096];
+  const std::string link = "/proc/self/fd/" + std::to_string(source.image.image_fd);
+  const ssize_t n = readlink(link.c_str(), path, sizeof path);
+  return n > 0 ? std::string(path, static_cast<size_t>(n)) : "the image";
+}
+
+SourceMounts::~SourceMounts() {
+  // Those of helpers are unmounted, and waited for, by them.
+  helpers_.clear();
+  for (; !mounts_.empty(); mounts_.pop_back())
+    if (umount2(mounts_.back().c_str(), UMOUNT_NOFOLLOW) != 0)
+      umount2(mounts_.back().c_str(), UMOUNT_NOFOLLOW | MNT_DETACH);
+}
+
+void SourceMounts::Hold(int fd, bool writable, const std::string& name) {
+  UniqueFd held = UniqueFd::Duplicate(fd);
+  const int64_t give_up = NowMs() + kLockMs;
+  while (flock(held.get(), (writable ? LOCK_EX : LOCK_SH) | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) throw SystemError(errno, operation_, name + ": " + std::strerror(errno));
+    if (NowMs() >= give_up) throw SystemError(EBUSY, operation_, name + ": another container uses it");
+    const timespec pause{0, kLockPeriodNs};
+    nanosleep(&pause, nullptr);
+  }
+  locks_.push_back(std::move(held));
+}
+
+void SourceMounts::Add(const LayerOptions& source, const std::string& target, const Channel* server) {
+  const std::string name = NameOf(source);
+  switch (source.kind) {
+    case LayerOptions::Kind::kDirectory: {
+      if (mount(source.path.c_str(), target.c_str(), nullptr, MS_BIND | MS_REC, nullptr) != 0)
+        throw SystemError(errno, operation_, name + ": " + std::strerror(errno));
+      mounts_.push_back(target);
+      // Read-only ones may be used by several at once, and while they are written: as the peers have it.
+      if (!source.writable) return;
+      const UniqueFd directory(open(target.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+      if (!directory) throw SystemError(errno, operation_, name + ": " + std::strerror(errno));
+      return Hold(directory.get(), true, name);
+    }
+    case LayerOptions::Kind::kSquashfs:
+      if (source.image.engine == Engine::kKernel) {
+        MountWithKernel(source.image, target);
+      } else {
+        const UniqueFd device = MountFuse(target, "sifcrypt");
+        if (!server->Send({.kind = Message::Kind::kDevice}, device.get()))
+          throw SystemError(EPIPE, "server", "the server of " + name + " has ended");
+      }
+      mounts_.push_back(target);
+      return;
+    case LayerOptions::Kind::kExt:
+      Hold(source.image.image_fd, source.writable, name);
+      if (source.image.engine == Engine::kKernel) {
+        MountWithKernel(source.image, target, KernelFileSystem::kExt, source.writable);
+        mounts_.push_back(target);
+        return;
+      }
+      // Nothing is mounted twice: the helper's own destructor takes this one away.
+      helpers_.emplace_back(
+          "fuse2fs",
+          std::vector<std::string>{
+              "/proc/self/fd/" + std::to_string(source.image.image_fd), target, "-f", "-o",
+              std::string(source.writable ? "rw" : "ro") + ",fakeroot,offset=" + std::to_string(source.image.offset)},
+          target, "/", source.image.image_fd, operation_);
+  }
+}
+
+}  // namespace sifcrypt::starter

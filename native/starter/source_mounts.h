@@ -1,0 +1,43 @@
+// Folders and images that the caller names, mounted in the session's own mount namespace.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/unique_fd.h"
+#include "starter/channel.h"
+#include "starter/fuse_helper.h"
+#include "starter/options.h"
+
+namespace sifcrypt::starter {
+
+class SourceMounts {
+ public:
+  /// `operation`: of a SystemError, "overlay" or "bind".
+  explicit SourceMounts(const char* operation) : operation_(operation) {}
+  SourceMounts(const SourceMounts&) = delete;
+  SourceMounts& operator=(const SourceMounts&) = delete;
+  /// Writes what is left and unmounts, last first.
+  ~SourceMounts();
+
+  /// Mounts one on an existing folder. `server`: of a squashfs of the userspace engine. SystemError of the operation (EBUSY:
+  /// another container writes it), "mount", "fuse", "server" and KernelMount's.
+  void Add(const LayerOptions& source, const std::string& target, const Channel* server);
+  const std::vector<FuseHelper>& helpers() const { return helpers_; }
+
+ private:
+  void Hold(int fd, bool writable, const std::string& name);
+
+  const char* operation_;
+  std::vector<std::string> mounts_;
+  std::vector<FuseHelper> helpers_;
+  /// Open and locked for as long as they are mounted.
+  std::vector<UniqueFd> locks_;
+};
+
+/// Does a server process of ours serve it?
+bool NeedsServer(const LayerOptions& source);
+/// As the caller knows it.
+std::string NameOf(const LayerOptions& source);
+
+}  // namespace sifcrypt::starter
