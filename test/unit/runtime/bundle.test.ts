@@ -22,6 +22,7 @@ interface Config {
   readonly mounts: readonly {
     readonly destination: string
     readonly type: string
+    readonly source: string
     readonly options: readonly string[]
   }[]
   readonly linux: { readonly uidMappings: unknown; readonly gidMappings: unknown }
@@ -107,6 +108,7 @@ describe("makeBundle", () => {
     assert.equal(config.process.cwd, home)
     assert.equal(config.root.readonly, true)
     assert.deepEqual([...files.keys()].sort(), [
+      "binds",
       "config.json",
       "entry",
       "group",
@@ -127,7 +129,7 @@ describe("makeBundle", () => {
   })
 
   it("S7: mounts everything nosuid, and nothing but binds", async () => {
-    const { config } = await make({ binds: [{ source: home, destination: "/in", readOnly: true }] })
+    const { config, files } = await make({ binds: [{ source: home, destination: "/in", readOnly: true }] })
     for (const mount of config.mounts) {
       assert.equal(mount.type, "none")
       assert.ok(mount.options.includes("nosuid"), mount.destination)
@@ -135,6 +137,10 @@ describe("makeBundle", () => {
     }
     const own = config.mounts.find((mount) => mount.destination === "/in")
     assert.ok(own?.options.includes("ro") && own.options.includes("nodev"))
+    // The starter binds it there, with its flags.
+    const number = Number(/\/bound\/(\d+)$/.exec(own?.source ?? "")?.[1])
+    const words = (files.get("binds") ?? "").split("\0")
+    assert.deepEqual(words.slice(3 * number, 3 * number + 3), ["", home, ""])
   })
 
   for (const folder of ["/dev", "/proc", "/sys", "/etc"])
