@@ -1,6 +1,6 @@
-// The command as one file, dist/cli/command.js, and a small one that loads it, dist/cli/main.js. Loading fifty modules one by
-// one takes longer than opening an image; as a CommonJS module it does without the wrappers that Node makes of its own
-// modules for an import; and with V8's code cache beside it nothing is compiled twice.
+// The command as one file, dist/cli/command.js, what runs payloads as a smaller one, dist/cli/run.js, and a small one that loads
+// either, dist/cli/main.js. Loading fifty modules one by one takes longer than opening an image; as a CommonJS module it does
+// without the wrappers that Node makes of its own modules for an import; and with V8's code cache beside it nothing is compiled twice.
 import { spawnSync } from "node:child_process"
 import { generateKeyPairSync } from "node:crypto"
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
@@ -10,7 +10,10 @@ import path from "node:path"
 import { build } from "esbuild"
 
 const main = "dist/cli/main.js"
+/** What starts from run.js. */
+const actions = ["exec", "run", "shell", "test"]
 const require = createRequire(import.meta.url)
+const { wrap } = require("node:module")
 
 // Modules of Node that take milliseconds to load, and that most commands have no use for. They are loaded when one of
 // their exports is first used; a module that is not here would be loaded at the start.
@@ -18,7 +21,7 @@ const lazyBuiltins = {
   name: "lazy-builtins",
   setup({ onResolve, onLoad }) {
     const own = new Set(["fs", "path", "events", "module", "url", "buffer", "process", "os"])
-    onResolve({ filter: /^(?:node:)?[a-z_]+(?:\/[a-z]+)?$/ }, ({ path: name, namespace }) => {
+    onResolve({ filter: /^(?:node:)?[a-z0-9_]+(?:\/[a-z]+)?$/ }, ({ path: name, namespace }) => {
       const bare = name.replace(/^node:/, "")
       if (namespace === "lazy-builtin" || !isBuiltin(bare) || own.has(bare)) return undefined
       return { path: bare, namespace: "lazy-builtin" }
@@ -36,56 +39,67 @@ ${Object.keys(require(`node:${name}`))
   },
 }
 
-await build({
-  plugins: [lazyBuiltins],
-  entryPoints: ["lib/cli/main.ts"],
-  bundle: true,
-  platform: "node",
-  format: "cjs",
-  target: "node20.19",
-  minifyWhitespace: true,
-  minifySyntax: true,
-  legalComments: "eof",
-  define: { "import.meta.url": "moduleUrl" },
-  banner: {
-    js: `const moduleUrl = require("node:url").pathToFileURL(__filename).href
+/** Bundles a file of lib/cli into one of dist/cli, ready to be compiled as the function that a CommonJS module is. */
+async function bundle(source, name) {
+  const outfile = `dist/cli/${name}.js`
+  await build({
+    plugins: [lazyBuiltins],
+    entryPoints: [`lib/cli/${source}.ts`],
+    bundle: true,
+    platform: "node",
+    format: "cjs",
+    target: "node20.19",
+    minifyWhitespace: true,
+    minifySyntax: true,
+    legalComments: "eof",
+    define: { "import.meta.url": "moduleUrl" },
+    banner: {
+      js: `const moduleUrl = require("node:url").pathToFileURL(__filename).href
 const importedModules = new Map()
 function sharedImport(found) {
   if (!importedModules.has(found)) importedModules.set(found, __toESM(found, 1))
   return importedModules.get(found)
 }`,
-  },
-  // Large, needed for signatures only, and under a licence of its own: it stays where npm puts it, and is required when needed.
-  external: ["openpgp"],
-  supported: { "dynamic-import": false },
-  outfile: "dist/cli/command.js",
-  logLevel: "warning",
-})
-// esbuild makes an object with every export of a module for each file that imports it: thousands of properties for
-// node:fs and node:crypto. One for each module is enough.
-const bundle = readFileSync("dist/cli/command.js", "utf8")
-const shared = bundle.replace(/__toESM\((require(?:_\w+\(\)|\("[^"]+"\))),1\)/g, "sharedImport($1)")
-if (shared === bundle)
-  throw new Error("esbuild's imports look different: bundle-command.mjs does not know them")
-writeFileSync("dist/cli/command.js", shared)
+    },
+    // Large, needed for signatures only, and under a licence of its own: it stays where npm puts it, and is required when needed.
+    external: ["openpgp"],
+    supported: { "dynamic-import": false },
+    outfile,
+    logLevel: "warning",
+  })
+  // esbuild makes an object with every export of a module for each file that imports it: thousands of properties for
+  // node:fs and node:crypto. One for each module is enough.
+  const text = readFileSync(outfile, "utf8")
+  const shared = text.replace(/__toESM\((require(?:_\w+\(\)|\("[^"]+"\))),1\)/g, "sharedImport($1)")
+  if (shared === text)
+    throw new Error("esbuild's imports look different: bundle-command.mjs does not know them")
+  // main.js takes each byte for a character, which spares V8 the decoding.
+  const wrapped = wrap(shared.replaceAll("\u00a9", "(c)"))
+  const other = /[^\0-\x7f]/.exec(wrapped)
+  if (other !== null) throw new Error(`${outfile}: ${JSON.stringify(other[0])} is not ASCII`)
+  writeFileSync(outfile, wrapped)
+}
+
+await bundle("main", "command")
+await bundle("main-run", "run")
 writeFileSync("dist/cli/package.json", '{ "type": "commonjs" }\n')
 writeFileSync(
   main,
   `#!/usr/bin/env node
-// Starts command.js from V8's code cache, which another version of V8 does not take: then it is compiled as ever.
+// Starts command.js or run.js from V8's code cache, which another version of V8 does not take: then it is compiled as ever.
 const { readFileSync, writeFileSync } = require("node:fs")
-const { wrap } = require("node:module")
 const { join } = require("node:path")
 const { Script } = require("node:vm")
-const filename = join(__dirname, "command.js")
-const cache = join(__dirname, "command.cache")
+const name = ${JSON.stringify(actions)}.includes(process.argv[2]) ? "run" : "command"
+const filename = join(__dirname, name + ".js")
+const cache = join(__dirname, name + ".cache")
 let cachedData
 try {
   cachedData = readFileSync(cache)
 } catch {
   // Packed without one.
 }
-const script = new Script(wrap(readFileSync(filename, "utf8")), { filename, cachedData })
+const script = new Script(readFileSync(filename, "latin1"), { filename, cachedData })
 if (process.env.SIFCRYPT_WRITE_CODE_CACHE === "1")
   process.on("exit", () => writeFileSync(cache, script.createCachedData()))
 script.runInThisContext().call(exports, exports, require, module, filename, __dirname)
@@ -100,7 +114,7 @@ if (spawnSync(process.execPath, [main, "--version"], { stdio: ["ignore", "ignore
 // missing, or what a payload needs.
 const folder = mkdtempSync(path.join(tmpdir(), "sifcrypt-bundle-"))
 try {
-  rmSync("dist/cli/command.cache", { force: true })
+  for (const name of ["command", "run"]) rmSync(`dist/cli/${name}.cache`, { force: true })
   const pair = generateKeyPairSync("rsa", { modulusLength: 2048 })
   const key = path.join(folder, "key.pem")
   writeFileSync(key, pair.privateKey.export({ type: "pkcs8", format: "pem" }))

@@ -8,8 +8,6 @@ import type { FileTransfer } from "./definition.ts"
 import { expandGlob } from "./glob.ts"
 import { BUILD_UMASK, type Rootfs } from "./rootfs.ts"
 
-const run = promisify(execFile)
-
 /** What a transfer needs to know. */
 export interface TransferContext {
   /** For messages: the definition file. */
@@ -108,7 +106,7 @@ export async function copyFromStage(
         const isFolder = (await stat(original)).isDirectory()
         await rootfs.makeFolder(path.posix.dirname(inside))
         const target = isFolder ? await rootfs.resolve(inside) : await rootfs.place(inside)
-        await run(context.cp, ["-a", "--remove-destination", "-T", "--", original, target])
+        await promisify(execFile)(context.cp, ["-a", "--remove-destination", "-T", "--", original, target])
       } catch (cause) {
         const { stderr } = cause as { readonly stderr?: string }
         throw failed(context, transfer, stderr === undefined || stderr === "" ? why(cause) : stderr.trim(), cause)

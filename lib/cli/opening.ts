@@ -3,9 +3,8 @@ import { InvalidArgumentError, Option, type Command } from "commander"
 import type { CredentialOptions, OpenOptions, UnsignedPolicy } from "../index.ts"
 import { addCredentialOptions, type CredentialFlags } from "./credentials.ts"
 import { interruption } from "./interrupt.ts"
-import { errors } from "./output.ts"
 import { addSignerOptions, signerOptions, type SignerFlags } from "./signers.ts"
-import { notice, printable } from "./terminal.ts"
+import { isTerminal, notice, printable } from "./terminal.ts"
 
 export interface OpenFlags extends CredentialFlags, SignerFlags {
   /** MiB. */
@@ -65,7 +64,7 @@ function noticeOnce(text: string): void {
 export function openOptions(flags: OpenFlags, credentials: CredentialOptions): OpenOptions {
   const { maxKdfMemory, maxKdfIterations, allowCipher } = flags
   // For people, not for logs: a script that cares says so.
-  const { unsigned = errors().isTTY ? "warn" : "allow" } = flags
+  const { unsigned = isTerminal(2) ? "warn" : "allow" } = flags
   const verify = signerOptions(flags)
   return {
     credentials,

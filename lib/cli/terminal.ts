@@ -1,10 +1,15 @@
 // How the command talks to people. Results go to stdout; prompts to the terminal itself; everything else to stderr with
 // the program's name in front. Progress shows on a terminal only and leaves no trace.
-import { openSync, readSync, writeSync } from "node:fs"
-import { ReadStream } from "node:tty"
+import { fstatSync, openSync, readSync, writeSync } from "node:fs"
+import { isatty, ReadStream } from "node:tty"
 import { allocateSecret, KeyError } from "../index.ts"
 import { Interrupted } from "./interrupt.ts"
 import { errors } from "./output.ts"
+
+/** Asked of what can be one only: node:tty takes longer to load than most of what asks. */
+export function isTerminal(fd: number): boolean {
+  return fstatSync(fd).isCharacterDevice() && isatty(fd)
+}
 
 /** Writes a line to stderr, prefixed. */
 export function notice(text: string): void {

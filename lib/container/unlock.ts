@@ -211,6 +211,7 @@ async function unwrapMessage(
 
 /** Those that name this key first, then those that name none. */
 function inOrder(messages: readonly SifObject[], key: KeyObject): readonly SifObject[] {
+  if (messages.length < 2) return messages
   const own = fingerprint(key)
   const rank = ({ name }: SifObject): number => (name === own ? 0 : name === "" ? 1 : 2)
   return [...messages].sort((a, b) => rank(a) - rank(b))

@@ -1,8 +1,8 @@
 // Finds the addon, opens it at first use and, when that fails, says what was tried.
 import { existsSync, readFileSync } from "node:fs"
-import { createRequire } from "node:module"
 import path from "node:path"
 import { fileURLToPath } from "node:url"
+import bindings from "bindings"
 import { EnvironmentError } from "../errors.ts"
 import type { NativeAddon } from "./binding.ts"
 
@@ -28,14 +28,12 @@ export function prebuildFolder(): string {
  */
 export function loadAddon(): NativeAddon {
   if (addon !== undefined) return addon
-  const require = createRequire(import.meta.url)
-  const bindings = require("bindings") as (options: object) => NativeAddon
   const built = ["module_root", "build", "Release", "bindings"]
   const platform = `${process.platform}-${process.arch}`
   const local = existsSync(path.join(packageRoot, "build", "Release", "sifcrypt.node"))
   try {
     const place = local ? built : ["module_root", "prebuilds", platform, `sifcrypt.${libc()}.node`]
-    addon = bindings({ bindings: "sifcrypt", module_root: packageRoot, try: [place] })
+    addon = bindings({ bindings: "sifcrypt", module_root: packageRoot, try: [place] }) as NativeAddon
     return addon
   } catch (cause) {
     throw new EnvironmentError(

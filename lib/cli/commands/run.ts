@@ -14,9 +14,10 @@ import { withCredentials } from "../credentials.ts"
 import { failureReporter } from "../failure.ts"
 import { endWith, interruption, passSignalsTo } from "../interrupt.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
+import type { CommandTable } from "../program.ts"
 import { notice, printable } from "../terminal.ts"
 
-export const actions = ["exec", "run", "shell", "test"] as const
+const actions = ["exec", "run", "shell", "test"] as const
 type Action = (typeof actions)[number]
 
 const INSTANCE = "instance://"
@@ -125,3 +126,11 @@ const descriptions: Readonly<Record<Action, readonly [summary: string, descripti
 export function addRunCommands(program: Command, names: readonly Action[] = actions): void {
   for (const name of names) addAction(program, name, ...descriptions[name])
 }
+
+/** A line for each: the options of one are enough. */
+export const actionTable: CommandTable = actions.map((name) => [
+  [name],
+  (program) => {
+    addRunCommands(program, [name])
+  },
+])

@@ -1,0 +1,79 @@
+// What the sifcrypt command does whatever it is asked for: parses arguments, runs one command, turns errors into a line, a hint
+// and an exit status.
+import { readFileSync } from "node:fs"
+import { inspect } from "node:util"
+import { Command, CommanderError } from "commander"
+import { ContainerError } from "../index.ts"
+import { exitCodeFor, exitCodes } from "./exit-codes.ts"
+import { failureToReport } from "./failure.ts"
+import { hintFor } from "./hints.ts"
+import { dieAsAsked, Interrupted, undoOnSignals } from "./interrupt.ts"
+import { errors, flush, output } from "./output.ts"
+import { notice, printable } from "./terminal.ts"
+
+function packageVersion(): string {
+  const file = readFileSync(new URL("../../package.json", import.meta.url), "utf8")
+  return (JSON.parse(file) as { version: string }).version
+}
+
+/** One line for what happened, one for what to do; the chain of causes with SIFCRYPT_DEBUG=1. */
+function report(error: unknown): number {
+  if (error instanceof Interrupted) return error.exitCode
+  if (error instanceof ContainerError) {
+    notice(printable(error.message))
+    const hint = hintFor(error.code)
+    if (hint !== undefined) notice(`hint: ${hint}`)
+    if (process.env["SIFCRYPT_DEBUG"] === "1") errors().write(`${inspect(error)}\n`)
+    return exitCodeFor(error.code)
+  }
+  const system = error as Partial<NodeJS.ErrnoException> | null
+  if (typeof system?.syscall === "string" && typeof system.code === "string") {
+    notice(printable(system.message ?? system.code))
+    if (process.env["SIFCRYPT_DEBUG"] === "1") errors().write(`${inspect(error)}\n`)
+    return exitCodes.inputOutput
+  }
+  errors().write(`${inspect(error)}\n`)
+  notice("this is a defect of sifcrypt: please report the lines above")
+  return 1
+}
+
+/** Names of commands, and who adds them. */
+export type CommandTable = readonly (readonly [names: readonly string[], add: (program: Command) => void])[]
+
+async function runCommand(commands: CommandTable): Promise<number> {
+  const failure = failureToReport(process.argv)
+  if (failure !== undefined) return report(failure)
+  const asked = process.argv[2]
+  // That alone: making hundreds of options takes as long as opening an image.
+  const one = commands.filter(([names]) => asked !== undefined && names.includes(asked))
+  const program = new Command("sifcrypt")
+    .description("Encrypted containers for Linux: the same LUKS2 image for root and for an ordinary user.")
+    // A command does not need it, and it is a file.
+    .version(one.length > 0 ? "" : packageVersion(), "-V, --version")
+    .enablePositionalOptions()
+    .showHelpAfterError("(sifcrypt COMMAND --help tells more)")
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => output().write(text),
+      writeErr: (text) => errors().write(text),
+    })
+  for (const [, add] of one.length > 0 ? one : commands) add(program)
+  undoOnSignals()
+  try {
+    await program.parseAsync(process.argv)
+    return typeof process.exitCode === "number" ? process.exitCode : exitCodes.done
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.usage
+    return report(error)
+  }
+}
+
+/** Does what the command line says, and ends this process. */
+export function main(commands: CommandTable): void {
+  void runCommand(commands).then(async (code) => {
+    await flush()
+    dieAsAsked()
+    // Nothing is left to wait for.
+    process.exit(code)
+  })
+}
