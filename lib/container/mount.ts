@@ -15,7 +15,7 @@ export interface MountOptions {
   readonly engine?: Engine
   /** Stays when this process ends; default false. */
   readonly detached?: boolean
-  /** Of decoded blocks that the userspace engine keeps, bytes; default 64 MiB. */
+  /** Of decoded blocks that the userspace engine keeps, bytes; default 8 MiB. */
   readonly cacheSize?: Bytes
   /** Stops it while it is being mounted; afterwards, unmount. */
   readonly signal?: AbortSignal

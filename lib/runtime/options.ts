@@ -63,7 +63,7 @@ export interface ExecOptions extends ResourceLimits {
   readonly preserveFds?: number
   /** Ends the payload and takes everything back. */
   readonly signal?: AbortSignal
-  /** Of decoded blocks that the userspace engine keeps, bytes; default 64 MiB. */
+  /** Of decoded blocks that the userspace engine keeps, bytes; default 8 MiB. */
   readonly cacheSize?: Bytes
   /**
    * This process becomes the payload's starter, as by execve(2): nothing of the program goes on, listeners of `exit` are

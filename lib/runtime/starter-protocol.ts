@@ -275,7 +275,7 @@ export class Told {
   }
 }
 
-const DEFAULT_CACHE: Bytes = 64 << 20
+const DEFAULT_CACHE: Bytes = 8 << 20
 
 /** The block cache, in the starter's words. */
 export function cacheArgument(size: Bytes = DEFAULT_CACHE): string {

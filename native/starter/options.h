@@ -45,7 +45,7 @@ struct ImageOptions {
   /// A pipe that gives the LUKS2 metadata, for the kernel engine.
   int metadata_fd = -1;
   uint64_t area_size = 0;
-  uint64_t cache_mib = 64;
+  uint64_t cache_mib = 8;
   /// The hash tree that every block of the partition is verified with; none without a size. In the image, bytes.
   uint64_t tree_offset = 0;
   uint64_t tree_size = 0;
