@@ -23,6 +23,9 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("forbidDumps", Napi::Function::New<ForbidDumps>(env));
   exports.Set("memoryFile", Napi::Function::New<MakeMemoryFile>(env));
   exports.Set("filledPipe", Napi::Function::New<FillPipe>(env));
+  exports.Set("openPipe", Napi::Function::New<OpenPipe>(env));
+  exports.Set("startProgram", Napi::Function::New<StartProgram>(env));
+  exports.Set("waitForProgram", Napi::Function::New<WaitForProgram>(env));
   exports.Set("holdSignals", Napi::Function::New<HoldSignals>(env));
   exports.Set("becomeProgram", Napi::Function::New<BecomeProgram>(env));
   exports.Set("openTerminal", Napi::Function::New<OpenTerminal>(env));

@@ -3,6 +3,7 @@ import { mkdir } from "node:fs/promises"
 import path from "node:path"
 import { Readable } from "node:stream"
 import type { LuksPolicy } from "../device/luks-header.ts"
+import { prepareLuks } from "../device/luks.ts"
 import { Tree, type ExtractResult } from "../device/tree.ts"
 import { SifError, TreeError } from "../errors.ts"
 import type { NativeRange, NativeStat, TreeEntryType } from "../native/binding.ts"
@@ -444,6 +445,8 @@ export class Image implements AsyncDisposable {
 export async function open(file: string, options: OpenOptions = {}): Promise<Image> {
   const { credentials = {}, allowCipher, kdfLimits, signal } = options
   signal?.throwIfAborted()
+  // For an encrypted image, then: the library is loaded while its table and header are read.
+  if (Object.keys(credentials).length > 0) prepareLuks()
   const sif = await openSif(file)
   try {
     const { partition, vouched } =

@@ -377,7 +377,10 @@ async function join(
   if (options.replaceProcess !== undefined) {
     if (stdio !== "inherit") throw new TypeError("a process that is replaced has no streams to give away")
     const reporter = options.replaceProcess
-    await handOver({ attempts: [launch], bundle, reporter }, () => signal?.aborted === true)
+    await handOver(
+      { attempts: [launch], bundle: Promise.resolve(bundle), reporter },
+      () => signal?.aborted === true,
+    )
     signal?.throwIfAborted()
   }
   return await startPayload(launch, Promise.resolve(bundle), options)

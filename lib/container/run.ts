@@ -1,5 +1,5 @@
 // Runs a payload in an opened image.
-import { readFileSync, realpathSync } from "node:fs"
+import { fstatSync, readFileSync, realpathSync } from "node:fs"
 import { realpath } from "node:fs/promises"
 import { constants, userInfo } from "node:os"
 import path from "node:path"
@@ -165,7 +165,7 @@ function signalName(signal: number | undefined): NodeJS.Signals | undefined {
 function possible(
   engines: readonly ConcreteEngine[],
   how: (engine: ConcreteEngine) => StarterOptions,
-): StarterOptions[] {
+): [StarterOptions, ...StarterOptions[]] {
   const found: StarterOptions[] = []
   let failure: unknown
   for (const engine of engines)
@@ -174,8 +174,9 @@ function possible(
     } catch (error) {
       failure ??= error
     }
-  if (found.length === 0) throw failure
-  return found
+  const [first, ...others] = found
+  if (first === undefined) throw failure
+  return [first, ...others]
 }
 
 const defaultSize: TerminalSize = { columns: 80, rows: 24 }
@@ -183,8 +184,9 @@ const defaultSize: TerminalSize = { columns: 80, rows: 24 }
 /** The terminal of a payload, if it gets one. */
 export function terminalOf({ stdio, terminalSize }: ExecOptions): TerminalSize | undefined {
   if (stdio === "pty") return terminalSize ?? defaultSize
-  // isTTY of process.stdin would make a stream of it first.
-  if (stdio !== "inherit" || ![0, 1, 2].every((fd) => isatty(fd))) return undefined
+  // isTTY of process.stdin would make a stream of it first; and node:tty brings node:net with it, which few runs need.
+  const isTerminal = (fd: number): boolean => fstatSync(fd).isCharacterDevice() && isatty(fd)
+  if (stdio !== "inherit" || ![2, 1, 0].every(isTerminal)) return undefined
   const { columns, rows } = process.stdout
   return columns > 0 && rows > 0 ? { columns, rows } : defaultSize
 }
@@ -268,7 +270,7 @@ export interface PreparedRun {
   /** Descriptors of this process that the payload gets. */
   readonly preserved: readonly number[]
   /** The ways to start it, the first one first. */
-  readonly attempts: readonly StarterOptions[]
+  readonly attempts: readonly [StarterOptions, ...StarterOptions[]]
   /** Starts it with the engine that works. */
   readonly start: <T>(one: (how: StarterOptions) => Promise<T>) => Promise<T>
 }
@@ -387,7 +389,7 @@ export async function withRun<T>(
   const wanted = options.engine ?? "auto"
   const attempts = possible(enginesFor(wanted, startable), how)
   const [only] = attempts
-  const engine = attempts.length === 1 && only !== undefined ? only.engine : wanted
+  const engine = attempts.length === 1 ? only.engine : wanted
   const start = <U>(one: (chosen: StarterOptions) => Promise<U>): Promise<U> =>
     withEngine(engine, startable, (chosen) => one(how(chosen)))
   return await use({ options, bundle, session, id, crun, preserved, attempts, start })
@@ -411,9 +413,9 @@ export async function runImage(
       const { signal, stdio = "pipe", replaceProcess: reporter } = options
       if (reporter !== undefined) {
         if (stdio !== "inherit") throw new TypeError("a process that is replaced has no streams to give away")
-        const launches = attempts.map(launchOf)
+        const [first, ...others] = attempts
         await handOver(
-          { attempts: launches, bundle: await bundle, reporter, preserved },
+          { attempts: [launchOf(first), ...others.map(launchOf)], bundle, reporter, preserved },
           () => signal?.aborted === true,
         )
         signal?.throwIfAborted()

@@ -337,6 +337,23 @@ export interface NativeAddon {
   memoryFile(options: { readonly name: string; readonly bytes: Uint8Array }): number
   /** The descriptor of a pipe that gives these bytes (at most 4096), then its end. */
   filledPipe(options: { readonly bytes: Uint8Array }): number
+  /** The descriptors of a pipe's two ends. */
+  openPipe(): { readonly reader: number; readonly writer: number }
+  /**
+   * posix_spawn(3), with the signals' default actions; `inherited` are descriptors that the child gets besides those that were
+   * never to be closed. Somebody has to wait for it.
+   *
+   * @returns Its process id, once it is that program.
+   */
+  startProgram(options: {
+    readonly file: string
+    readonly arguments: readonly string[]
+    /** `NAME=VALUE`. */
+    readonly environment: readonly string[]
+    readonly inherited: readonly number[]
+  }): Promise<number>
+  /** Resolves when that child has ended. */
+  waitForProgram(options: { readonly pid: number }): Promise<void>
   /** Signals wait from here on; the program that this process becomes gets them. */
   holdSignals(): void
   /**

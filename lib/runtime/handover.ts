@@ -1,6 +1,7 @@
 // The end of a process that has nothing to do any more but to wait for a payload: it becomes sifcrypt-starter, which does
-// that in a fraction of the memory. Its process id, parent, terminal and streams stay what they are.
-import { readFileSync } from "node:fs"
+// that in a fraction of the memory. Its process id, parent, terminal and streams stay what they are. The starter that owns the payload
+// begins before that, and mounts while the bundle is composed.
+import { closeSync, readFileSync, writeSync } from "node:fs"
 import { constants } from "node:os"
 import { loadAddon, starterPath } from "../native/load.ts"
 import { Told, type ConcreteEngine, type Descriptors, type Launch } from "./starter-protocol.ts"
@@ -17,8 +18,8 @@ export interface FailureReporter {
 /** What {@link handOver} needs. */
 export interface HandoverOptions {
   /** The first one, and what is done where the kernel cannot do that. */
-  readonly attempts: readonly Launch[]
-  readonly bundle: Buffer
+  readonly attempts: readonly [Launch, ...Launch[]]
+  readonly bundle: Promise<Buffer>
   /** Descriptors that keep their numbers. */
   readonly preserved?: readonly number[]
   readonly reporter: FailureReporter
@@ -38,48 +39,150 @@ export const machineFailures: readonly string[] = [
   ...[errno.EPERM, errno.ENODEV].map((number) => `mount:${number}`),
 ]
 
+const environment = ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]
+
+/** A starter that has begun. */
+class Begun {
+  readonly #pid: number
+  /** What it tells. */
+  readonly #status: number
+  /** When this is closed it undoes what it has done. */
+  readonly #watch: number
+  /** It waits for the end of this before it starts the payload. */
+  readonly #bundle: number
+
+  private constructor(pid: number, status: number, watch: number, bundle: number) {
+    this.#pid = pid
+    this.#status = status
+    this.#watch = watch
+    this.#bundle = bundle
+  }
+
+  static async start(launch: Launch, preserved: readonly number[]): Promise<Begun> {
+    const addon = loadAddon()
+    const [theirs, ours]: [number[], number[]] = [[], []]
+    const opened = (list: number[], fd: number): number => {
+      list.push(fd)
+      return fd
+    }
+    const shared: number[] = []
+    try {
+      const args = launch.compose({
+        share: (fd) => opened(shared, fd),
+        secret: (bytes) => opened(theirs, addon.filledPipe({ bytes })),
+        bytes: (name, bytes) => opened(theirs, addon.memoryFile({ name, bytes })),
+      })
+      const status = addon.openPipe()
+      args.push(`--status-fd=${opened(theirs, status.writer)}`)
+      opened(ours, status.reader)
+      const watch = addon.openPipe()
+      args.push(`--watch-fd=${opened(theirs, watch.reader)}`)
+      opened(ours, watch.writer)
+      const bundle = addon.openPipe()
+      args.push(`--bundle-fd=${opened(theirs, bundle.reader)}`)
+      opened(ours, bundle.writer)
+      const pid = await addon.startProgram({
+        file: starterPath(),
+        arguments: ["sifcrypt-starter", ...args],
+        environment,
+        inherited: [0, 1, 2, ...preserved, ...shared, ...theirs],
+      })
+      return new Begun(pid, status.reader, watch.writer, bundle.writer)
+    } catch (error) {
+      for (const fd of ours) closeSync(fd)
+      throw error
+    } finally {
+      for (const fd of theirs) closeSync(fd)
+    }
+  }
+
+  /** For its attendant, who keeps these. */
+  get descriptors(): readonly number[] {
+    return [this.#status, this.#watch]
+  }
+  get argument(): string {
+    return `--begun=${[this.#pid, ...this.descriptors].join(",")}`
+  }
+
+  /** The end of the bundle is the end of this program: that descriptor is closed when it becomes another one, and not before. */
+  send(bundle: Buffer): void {
+    try {
+      for (let at = 0; at < bundle.length;) at += writeSync(this.#bundle, bundle, at)
+    } catch (error) {
+      // It has ended, and has told why.
+      if ((error as NodeJS.ErrnoException).code !== "EPIPE") throw error
+    }
+  }
+
+  /** Takes back what it has done. */
+  async end(): Promise<void> {
+    closeSync(this.#watch)
+    await loadAddon().waitForProgram({ pid: this.#pid })
+    closeSync(this.#status)
+    closeSync(this.#bundle)
+  }
+}
+
 /**
- * Becomes the starter of a payload. Listeners of `exit` are called first, with 0.
+ * Becomes the attendant of a payload's starter. Listeners of `exit` are called first, with 0.
  *
  * @param interrupted - Asked after signals have been held back: is there one to act upon?
  * @returns Only when `interrupted`; signals stay held back then, and this process is to end.
+ * @throws What keeps the bundle from being composed.
  */
 export async function handOver(options: HandoverOptions, interrupted: () => boolean): Promise<void> {
   const addon = loadAddon()
-  const { attempts, bundle, reporter, preserved = [] } = options
-  const kept: number[] = []
-  const keep = (fd: number): number => {
-    kept.push(fd)
-    return fd
+  const { attempts, reporter, preserved = [] } = options
+  const [first, ...others] = attempts
+  const begun = await Begun.start(first, preserved)
+  try {
+    const bundle = await options.bundle
+    const kept: number[] = []
+    const keep = (fd: number): number => {
+      kept.push(fd)
+      return fd
+    }
+    const descriptors: Descriptors = {
+      share: (fd) => (kept.includes(fd) ? fd : keep(fd)),
+      secret: (bytes) => keep(addon.filledPipe({ bytes })),
+      bytes: (name, bytes) => keep(addon.memoryFile({ name, bytes })),
+    }
+    const starters = others.flatMap((attempt) => [
+      "--",
+      ...attempt.compose(descriptors),
+      `--bundle-fd=${descriptors.bytes("bundle", bundle)}`,
+    ])
+    const env = Object.entries(reporter.env).map(([name, value]) => `${name}=${value ?? ""}`)
+    const about = JSON.stringify(attempts.map(({ engine, image }) => ({ engine, image }) satisfies Attempt))
+    const report = [String(env.length), ...env, reporter.file, ...reporter.args, about]
+    const reportFd = descriptors.bytes("report", Buffer.from(report.map((text) => `${text}\0`).join("")))
+    const retry = others.length > 0 ? [`--retry-on=${machineFailures.join(",")}`] : []
+    begun.send(bundle)
+    addon.holdSignals()
+    // What came before is told now.
+    await new Promise((resolve) => setImmediate(resolve))
+    if (!interrupted()) {
+      process.emit("exit", 0)
+      addon.becomeProgram({
+        file: starterPath(),
+        arguments: [
+          "sifcrypt-starter",
+          "attend",
+          `--report-fd=${reportFd}`,
+          ...retry,
+          begun.argument,
+          ...starters,
+        ],
+        environment,
+        // Node marks even those to be closed.
+        kept: [0, 1, 2, ...preserved, ...begun.descriptors, ...kept],
+      })
+    }
+  } catch (error) {
+    await begun.end()
+    throw error
   }
-  const descriptors: Descriptors = {
-    share: (fd) => (kept.includes(fd) ? fd : keep(fd)),
-    secret: (bytes) => keep(addon.filledPipe({ bytes })),
-    bytes: (name, bytes) => keep(addon.memoryFile({ name, bytes })),
-  }
-  const starter: string[] = []
-  for (const [index, attempt] of attempts.entries()) {
-    if (index > 0) starter.push("--")
-    starter.push(...attempt.compose(descriptors), `--bundle-fd=${descriptors.bytes("bundle", bundle)}`)
-  }
-  const env = Object.entries(reporter.env).map(([name, value]) => `${name}=${value ?? ""}`)
-  const about = JSON.stringify(attempts.map(({ engine, image }) => ({ engine, image }) satisfies Attempt))
-  const report = [String(env.length), ...env, reporter.file, ...reporter.args, about]
-  const reportFd = descriptors.bytes("report", Buffer.from(report.map((text) => `${text}\0`).join("")))
-  const retry = attempts.length > 1 ? [`--retry-on=${machineFailures.join(",")}`] : []
-  const file = starterPath()
-  addon.holdSignals()
-  // What came before is told now.
-  await new Promise((resolve) => setImmediate(resolve))
-  if (interrupted()) return
-  process.emit("exit", 0)
-  addon.becomeProgram({
-    file,
-    arguments: ["sifcrypt-starter", "attend", `--report-fd=${reportFd}`, ...retry, ...starter],
-    environment: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
-    // Node marks even those to be closed.
-    kept: [0, 1, 2, ...preserved, ...kept],
-  })
+  await begun.end()
 }
 
 interface Attempt {

@@ -23,6 +23,9 @@ Napi::Value ReadStored(const Napi::CallbackInfo& info);       // verity.cc
 Napi::Value ForbidDumps(const Napi::CallbackInfo& info);      // process.cc
 Napi::Value MakeMemoryFile(const Napi::CallbackInfo& info);   // process.cc
 Napi::Value FillPipe(const Napi::CallbackInfo& info);         // process.cc
+Napi::Value OpenPipe(const Napi::CallbackInfo& info);         // process.cc
+Napi::Value StartProgram(const Napi::CallbackInfo& info);     // process.cc
+Napi::Value WaitForProgram(const Napi::CallbackInfo& info);   // process.cc
 Napi::Value HoldSignals(const Napi::CallbackInfo& info);      // process.cc
 Napi::Value BecomeProgram(const Napi::CallbackInfo& info);    // process.cc
 Napi::Value OpenTerminal(const Napi::CallbackInfo& info);     // process.cc

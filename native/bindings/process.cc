@@ -5,6 +5,7 @@
 
 #include "bindings/convert.h"
 #include "bindings/exports.h"
+#include "bindings/run_async.h"
 #include "core/process_image.h"
 #include "core/system_error.h"
 
@@ -41,6 +42,15 @@ std::vector<std::string> ReadStrings(const Napi::Object& object, const char* nam
   return strings;
 }
 
+std::vector<int> ReadDescriptors(const Napi::Object& object, const char* name) {
+  const Napi::Value value = object.Get(name);
+  if (!value.IsArray()) throw Napi::TypeError::New(object.Env(), std::string(name) + " must be an array");
+  const auto array = value.As<Napi::Array>();
+  std::vector<int> descriptors;
+  for (uint32_t i = 0; i < array.Length(); ++i) descriptors.push_back(array.Get(i).ToNumber().Int32Value());
+  return descriptors;
+}
+
 }  // namespace
 
 Napi::Value ForbidDumps(const Napi::CallbackInfo& info) {
@@ -68,13 +78,40 @@ Napi::Value HoldSignals(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+Napi::Value OpenPipe(const Napi::CallbackInfo& info) {
+  Pipe pipe = Now(info.Env(), [] { return MakePipe(); });
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("reader", Napi::Number::New(info.Env(), pipe.reader.Release()));
+  result.Set("writer", Napi::Number::New(info.Env(), pipe.writer.Release()));
+  return result;
+}
+
+Napi::Value StartProgram(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  const std::vector<int> inherited = ReadDescriptors(options, "inherited");
+  const std::string file = ReadString(options, "file");
+  const std::vector<std::string> arguments = ReadStrings(options, "arguments");
+  const std::vector<std::string> environment = ReadStrings(options, "environment");
+  return RunAsync(
+      info.Env(),
+      [inherited, file, arguments, environment] { return StartProcess(file, arguments, environment, inherited); },
+      [](Napi::Env env, pid_t child) { return Napi::Number::New(env, child); });
+}
+
+Napi::Value WaitForProgram(const Napi::CallbackInfo& info) {
+  const pid_t child = ReadInt(ReadObject(info[0], "options"), "pid");
+  return RunAsync(
+      info.Env(),
+      [child] {
+        WaitForProcess(child);
+        return true;
+      },
+      [](Napi::Env env, bool) { return env.Undefined(); });
+}
+
 Napi::Value BecomeProgram(const Napi::CallbackInfo& info) {
   const Napi::Object options = ReadObject(info[0], "options");
-  std::vector<int> kept;
-  const Napi::Value descriptors = options.Get("kept");
-  if (!descriptors.IsArray()) throw Napi::TypeError::New(info.Env(), "kept must be an array");
-  const auto array = descriptors.As<Napi::Array>();
-  for (uint32_t i = 0; i < array.Length(); ++i) kept.push_back(array.Get(i).ToNumber().Int32Value());
+  const std::vector<int> kept = ReadDescriptors(options, "kept");
   const std::string file = ReadString(options, "file");
   const std::vector<std::string> arguments = ReadStrings(options, "arguments");
   const std::vector<std::string> environment = ReadStrings(options, "environment");

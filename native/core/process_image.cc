@@ -3,16 +3,19 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
 #include <climits>
+#include <utility>
 
 namespace sifcrypt {
 namespace {
@@ -27,6 +30,48 @@ void WriteAll(int fd, const void* bytes, size_t size) {
     size -= static_cast<size_t>(written);
   }
 }
+
+/// Attributes of a process that starts as if nobody had touched its signals.
+class FreshSignals {
+ public:
+  FreshSignals() {
+    sigset_t set;
+    posix_spawnattr_init(&attributes_);
+    sigemptyset(&set);
+    posix_spawnattr_setsigmask(&attributes_, &set);
+    sigfillset(&set);
+    posix_spawnattr_setsigdefault(&attributes_, &set);
+    posix_spawnattr_setflags(&attributes_, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+  }
+  ~FreshSignals() { posix_spawnattr_destroy(&attributes_); }
+  FreshSignals(const FreshSignals&) = delete;
+  FreshSignals& operator=(const FreshSignals&) = delete;
+  const posix_spawnattr_t* get() const { return &attributes_; }
+
+ private:
+  posix_spawnattr_t attributes_;
+};
+
+/// Lets programs inherit descriptors for as long as it exists.
+class Inheritance {
+ public:
+  explicit Inheritance(const std::vector<int>& descriptors) {
+    for (const int fd : descriptors) {
+      const int flags = CheckErrno(fcntl(fd, F_GETFD), "fcntl");
+      if ((flags & FD_CLOEXEC) == 0) continue;
+      changed_.push_back(fd);
+      CheckErrno(fcntl(fd, F_SETFD, flags & ~FD_CLOEXEC), "fcntl");
+    }
+  }
+  ~Inheritance() {
+    for (const int fd : changed_) fcntl(fd, F_SETFD, FD_CLOEXEC);
+  }
+  Inheritance(const Inheritance&) = delete;
+  Inheritance& operator=(const Inheritance&) = delete;
+
+ private:
+  std::vector<int> changed_;
+};
 
 std::atomic<pid_t> holder;
 
@@ -53,14 +98,36 @@ UniqueFd MemoryFile(const char* name, const void* bytes, size_t size) {
   return file;
 }
 
-UniqueFd FilledPipe(const void* bytes, size_t size) {
-  if (size > PIPE_BUF) throw SystemError(EMSGSIZE, "pipe2");
+Pipe MakePipe() {
   int ends[2];
   CheckErrno(pipe2(ends, O_CLOEXEC), "pipe2");
-  UniqueFd reader(ends[0]);
-  const UniqueFd writer(ends[1]);
-  WriteAll(writer.get(), bytes, size);
-  return reader;
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+UniqueFd FilledPipe(const void* bytes, size_t size) {
+  if (size > PIPE_BUF) throw SystemError(EMSGSIZE, "pipe2");
+  Pipe pipe = MakePipe();
+  WriteAll(pipe.writer.get(), bytes, size);
+  return std::move(pipe.reader);
+}
+
+pid_t StartProcess(const std::string& file, const std::vector<std::string>& arguments,
+                   const std::vector<std::string>& environment, const std::vector<int>& inherited) {
+  std::vector<std::string> own_arguments = arguments;
+  std::vector<std::string> own_environment = environment;
+  const std::vector<char*> argv = Pointers(own_arguments);
+  const std::vector<char*> envp = Pointers(own_environment);
+  const FreshSignals signals;
+  const Inheritance inheritance(inherited);
+  pid_t child = -1;
+  if (const int error = posix_spawn(&child, file.c_str(), nullptr, signals.get(), argv.data(), envp.data()))
+    throw SystemError(error, "posix_spawn");
+  return child;
+}
+
+void WaitForProcess(pid_t child) {
+  while (waitpid(child, nullptr, 0) < 0)
+    if (errno != EINTR) throw SystemError(errno, "waitpid");
 }
 
 void BlockSignals() {

@@ -1,5 +1,7 @@
-// What a process needs to become another program, and to hand bytes to it without a writer that goes on.
+// What a process needs to start another program or become one, and to hand bytes to it without a writer that goes on.
 #pragma once
+
+#include <sys/types.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -13,6 +15,14 @@ namespace sifcrypt {
 /// A file in memory with these bytes, at its start. Not for secrets: it can be swapped.
 UniqueFd MemoryFile(const char* name, const void* bytes, size_t size);
 
+struct Pipe {
+  UniqueFd reader;
+  UniqueFd writer;
+};
+
+/// Both ends are closed in other programs.
+Pipe MakePipe();
+
 /// The end of a pipe that gives these bytes, then its end. At most PIPE_BUF (4096) bytes: nobody reads meanwhile.
 UniqueFd FilledPipe(const void* bytes, size_t size);
 
@@ -23,6 +33,14 @@ void BlockSignals();
 /// those that were never to be closed. Comes back only with a SystemError.
 [[noreturn]] void ReplaceProcess(const std::string& file, const std::vector<std::string>& arguments,
                                  const std::vector<std::string>& environment, const std::vector<int>& kept);
+
+/// Starts `file` as a child, which has the dispositions of signals that a new program expects. `inherited`: descriptors it gets
+/// under their own numbers, besides those that were never to be closed.
+pid_t StartProcess(const std::string& file, const std::vector<std::string>& arguments,
+                   const std::vector<std::string>& environment, const std::vector<int>& inherited);
+
+/// Returns when this child has ended.
+void WaitForProcess(pid_t child);
 
 struct PseudoTerminal {
   UniqueFd controller;

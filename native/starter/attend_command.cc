@@ -125,16 +125,49 @@ bool IsListed(std::string_view list, const Told& told) {
   return false;
 }
 
+/// A starter that runs already, as a child of this process.
+struct Begun {
+  pid_t process = -1;
+  UniqueFd status;
+  UniqueFd watch;
+
+  /// "PID,STATUS,WATCH".
+  static Begun Parse(const std::string& text) {
+    int numbers[3];
+    const char* at = text.data();
+    const char* end = at + text.size();
+    for (size_t i = 0; i < std::size(numbers); ++i) {
+      if (i > 0 && (at == end || *at++ != ',')) throw UsageError("--begun: three numbers are needed");
+      const auto [stop, error] = std::from_chars(at, end, numbers[i]);
+      if (error != std::errc{}) throw UsageError("--begun: three numbers are needed");
+      at = stop;
+    }
+    Begun begun{numbers[0], UniqueFd(numbers[1]), UniqueFd(numbers[2])};
+    siginfo_t info{};
+    if (at != end || begun.process <= 0 ||
+        waitid(P_PID, static_cast<id_t>(begun.process), &info, WEXITED | WNOHANG | WNOWAIT) != 0)
+      throw UsageError("--begun: not a child");
+    for (const UniqueFd* fd : {&begun.status, &begun.watch}) CheckErrno(fcntl(fd->get(), F_SETFD, FD_CLOEXEC), "fcntl");
+    return begun;
+  }
+};
+
 class Attendant {
  public:
-  Attendant(Report report, std::string retry_on, const SignalQueue& signals)
-      : report_(std::move(report)), retry_on_(std::move(retry_on)), signals_(signals) {}
+  /// `begun` is the first attempt.
+  Attendant(Report report, std::string retry_on, Begun begun, const SignalQueue& signals)
+      : report_(std::move(report)),
+        retry_on_(std::move(retry_on)),
+        signals_(signals),
+        status_(std::move(begun.status)),
+        watch_(std::move(begun.watch)),
+        child_(begun.process) {}
 
-  /// Ends with the process, or gives the exit status.
-  int Attend(const std::vector<Arguments>& attempts) {
+  /// Ends with the process, or gives the exit status. `others`: the attempts that follow the first one.
+  int Attend(const std::vector<Arguments>& others) {
     for (size_t i = 0;; ++i) {
-      const bool last = i + 1 == attempts.size();
-      Start(attempts[i]);
+      const bool last = i == others.size();
+      if (i > 0) Start(others[i - 1]);
       if (last) retry_on_.clear();
       const int status = Wait();
       if (retryable_) continue;
@@ -276,16 +309,19 @@ int AttendCommand(const std::vector<std::string>& arguments, const SignalQueue& 
       fcntl(report_fd, F_GETFD) < 0)
     throw UsageError("--report-fd: not an open descriptor");
   std::string retry_on = TakeOption(rest, "retry-on").value_or("");
-  std::vector<Arguments> attempts(1);
+  Begun begun = Begun::Parse(TakeOption(rest, "begun").value_or(""));
+  std::vector<Arguments> others;
   for (std::string& argument : rest) {
     if (argument == "--")
-      attempts.emplace_back();
+      others.emplace_back();
+    else if (others.empty())
+      throw UsageError("attend: unknown argument: " + argument);
     else
-      attempts.back().push_back(std::move(argument));
+      others.back().push_back(std::move(argument));
   }
   Report report(ReadAll(report_fd, kMaxReport));
   close(report_fd);
-  return Attendant(std::move(report), std::move(retry_on), signals).Attend(attempts);
+  return Attendant(std::move(report), std::move(retry_on), std::move(begun), signals).Attend(others);
 }
 
 }  // namespace sifcrypt::starter

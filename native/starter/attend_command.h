@@ -8,9 +8,10 @@
 
 namespace sifcrypt::starter {
 
-/// `--report-fd=N [--retry-on=STEP:ERRNO,…] run … [-- run …]`. It starts the starter with those arguments and its own
-/// `--status-fd` and `--watch-fd`, passes signals on and ends as the starter does. When that fails for one of the reasons to
-/// retry before there is a payload, it starts the second one. What is to be said about a failure another program says: the
+/// `--report-fd=N [--retry-on=STEP:ERRNO,…] --begun=PID,STATUS,WATCH [-- run …]`. A starter runs already, as a child: these are
+/// the descriptors that it tells on and that it watches. Signals are passed on to it, and this process ends as it does. When it
+/// fails for one of the reasons to retry before there is a payload, the next one is started, with those arguments and its own
+/// `--status-fd` and `--watch-fd`. What is to be said about a failure another program says: the
 /// descriptor gives its environment and arguments (the number of variables, they, the arguments; each ends with NUL), to
 /// which come the number of the attempt and a descriptor with what the starter told.
 int AttendCommand(const std::vector<std::string>& arguments, const SignalQueue& signals);

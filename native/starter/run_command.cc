@@ -104,11 +104,12 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
     session.Enter(options, main);
     if (holds_key) CheckErrno(prctl(PR_SET_DUMPABLE, 0), "prctl");
     session.MountScratch();
-    session.ReadBundle(UniqueFd(options.bundle_fd));
     const auto root_server = options.image.engine == Engine::kUserspace ? servers.begin() : servers.end();
     const Channel none;
     session.MountImage(options.image, root_server == servers.end() ? none : *root_server);
     if (root_server != servers.end()) servers.erase(root_server);
+    // It is composed meanwhile. Its end comes when the command, which has held secrets, has become another program.
+    session.ReadBundle(UniqueFd(options.bundle_fd));
     session.MountLayers(options.layers, servers);
     session.MountOverlay();
     session.CheckRoot();
