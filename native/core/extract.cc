@@ -82,6 +82,9 @@ class Extraction {
   struct File {
     UniqueFd fd;
     InodePtr inode;
+    /// As it was when it was new.
+    struct stat made {};
+    bool ends_in_hole = false;
     std::atomic<uint64_t> pieces_left = 0;
   };
   struct Piece {
@@ -107,7 +110,7 @@ class Extraction {
   void Visit(const Inode& inode);
   bool LinkToFirst(int parent, const FolderPtr& folder, const std::string& name, const Inode& inode);
   void FinishFolders();
-  void SetAttributes(int fd, const Inode& inode);
+  void SetAttributes(int fd, const Inode& inode, const struct stat& made);
   /// `set` sets one and returns as the system call does.
   template <typename Set>
   void SetXattrs(const Inode& inode, Set set);
@@ -239,8 +242,7 @@ void Extraction::ExtractFile(int parent, const std::string& name, InodePtr inode
   auto file = std::make_shared<File>();
   file->fd = OpenName(parent, name.c_str(), O_WRONLY | O_CREAT | O_EXCL, 0600);
   CheckErrno(file->fd.get(), "openat2");
-  // From the start at its full length: holes need nothing more.
-  if (inode->size > 0) CheckErrno(ftruncate(file->fd.get(), static_cast<off_t>(inode->size)), "ftruncate");
+  CheckErrno(fstat(file->fd.get(), &file->made), "fstat");
   file->inode = std::move(inode);
   const uint64_t size = file->inode->size;
   file->pieces_left = size == 0 ? 1 : (size - 1) / kPieceSize + 1;
@@ -306,14 +308,17 @@ bool Extraction::LinkToFirst(int parent, const FolderPtr& folder, const std::str
 void Extraction::FinishFolders() {
   for (auto folder = created_.rbegin(); folder != created_.rend(); ++folder) {
     const UniqueFd fd = OpenFolder(*folder->folder);
-    SetAttributes(fd.get(), *reader_.GetInode(folder->ref));
+    struct stat made {};
+    CheckErrno(fstat(fd.get(), &made), "fstat");
+    SetAttributes(fd.get(), *reader_.GetInode(folder->ref), made);
   }
 }
 
 // The owner first, since changing it clears bits and capabilities; the mode after what needs write
 // permission.
-void Extraction::SetAttributes(int fd, const Inode& inode) {
-  if (request_.preserve_owner) CheckErrno(fchown(fd, inode.uid, inode.gid), "fchown");
+void Extraction::SetAttributes(int fd, const Inode& inode, const struct stat& made) {
+  const bool has_owner = made.st_uid == inode.uid && made.st_gid == inode.gid;
+  if (request_.preserve_owner && !has_owner) CheckErrno(fchown(fd, inode.uid, inode.gid), "fchown");
   SetXattrs(inode, [fd](const Xattr& xattr) {
     return fsetxattr(fd, xattr.name.c_str(), xattr.value.data(), xattr.value.size(), 0);
   });
@@ -369,10 +374,13 @@ void Extraction::WritePiece(const Piece& piece) {
       // Without an owner it is a hole.
       if (bytes.owner) WriteFully(file.fd.get(), offset, bytes.data, bytes.size);
       offset += bytes.size;
+      if (offset == inode.size && !bytes.owner) file.ends_in_hole = true;
     }
     Report(size);
   }
-  if (!stopped_ && --file.pieces_left == 0) SetAttributes(file.fd.get(), inode);
+  if (stopped_ || --file.pieces_left > 0) return;
+  if (file.ends_in_hole) CheckErrno(ftruncate(file.fd.get(), static_cast<off_t>(inode.size)), "ftruncate");
+  SetAttributes(file.fd.get(), inode, file.made);
 }
 
 void Extraction::Report(uint64_t bytes) {
