@@ -6,6 +6,7 @@ export type { BuildOptions } from "./build/build.ts"
 export { readDefinition } from "./build/definition-source.ts"
 export type { DefinitionOptions } from "./build/definition-source.ts"
 export type { App, Definition, FileSet, FileTransfer, Script, ScriptName, Stage } from "./build/definition.ts"
+export type { ScratchKind, ScratchOptions } from "./build/scratch.ts"
 export { sectionNames } from "./build/stages.ts"
 export type { SectionName } from "./build/stages.ts"
 export type {

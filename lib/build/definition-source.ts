@@ -2,11 +2,9 @@
 // from there.
 import { existsSync, readFileSync, realpathSync } from "node:fs"
 import { mkdtemp, open, readFile, rm, stat } from "node:fs/promises"
-import { tmpdir } from "node:os"
 import path from "node:path"
 import type { CredentialOptions } from "../container/credentials.ts"
 import type { OriginOptions } from "../container/origin.ts"
-import { freeMemory } from "../device/memory.ts"
 import { BuildError } from "../errors.ts"
 import type { NativeBuild, NativeCipher } from "../native/binding.ts"
 import { packageRoot } from "../native/load.ts"
@@ -26,9 +24,10 @@ import {
 } from "./definition.ts"
 import { debianArchitecture } from "./debootstrap.ts"
 import { buildLabels, metadataObjects } from "./metadata-files.ts"
+import { scratchesFor, temporaryFolder, type Scratch, type ScratchOptions } from "./scratch.ts"
 import { openSource, type BuildSource, type LayerOptions, type TreeWritten } from "./source.ts"
 import type { SectionName, StagesPlan } from "./stages.ts"
-import { subordinateIds, Workspace } from "./workspace.ts"
+import { subordinateIds, Workspace, type WorkspaceOptions } from "./workspace.ts"
 import {
   secretOf,
   withSecret,
@@ -38,7 +37,7 @@ import {
 } from "./workspace-protocol.ts"
 
 /** How a definition file is built. */
-export interface DefinitionOptions {
+export interface DefinitionOptions extends ScratchOptions {
   /** `NAME=VALUE`, for its templates. */
   readonly buildArguments?: readonly string[]
   /** A file with lines of them; `buildArguments` are stronger. */
@@ -53,13 +52,6 @@ export interface DefinitionOptions {
   readonly noTest?: boolean
   /** The owner may read, write and enter everything. */
   readonly fixPermissions?: boolean
-  /** Most memory that the root file systems under construction may take, bytes. Default: three quarters of what is free. */
-  readonly scratchMemory?: Bytes
-  /**
-   * They lie in an ordinary folder below TMPDIR instead, readable for root and whoever gets the disk; one is left if this
-   * process is killed.
-   */
-  readonly plainScratch?: boolean
   /** Whose keys are known, where `Fingerprints:` of a definition say who must have signed a base image. */
   readonly fingerprintKeys?: Pick<
     NonNullable<OriginOptions["verify"]>,
@@ -83,7 +75,6 @@ interface SourceOptions extends DefinitionOptions, LayerOptions {
 const DETECTED: Bytes = 64 << 10
 const SIF_MAGIC_AT: Bytes = 32
 const SIF_MAGIC = Buffer.from("SIF_MAGIC", "latin1")
-const MIN_SCRATCH: Bytes = 64 << 20
 
 /** Is this file a definition? */
 export async function isDefinition(file: string): Promise<boolean> {
@@ -291,13 +282,13 @@ function scriptEnvironment(): Record<string, string> {
 }
 
 /** Where scripts and %files may look, so that the scratch does not cover it. */
-function visiblePaths(definition: Definition, binds: readonly Bind[], source: string, output: string): string[] {
+function visiblePaths(definition: Definition, binds: readonly Bind[], source: string, output: string, tmpFolder: string): string[] {
   const named = definition.stages.flatMap(({ files, apps }) =>
     [...files.filter(({ from }) => from === undefined).flatMap(({ transfers }) => transfers), ...apps.flatMap((app) => app.files)].map(
       ({ source: name }) => path.resolve(name.split(/[*?[{]/, 1)[0] ?? ""),
     ),
   )
-  const all = [process.cwd(), packageRoot, process.execPath, path.resolve(source), path.resolve(output), tmpdir(), ...binds.map((bind) => bind.source), ...named]
+  const all = [process.cwd(), packageRoot, process.execPath, path.resolve(source), path.resolve(output), tmpFolder, ...binds.map((bind) => bind.source), ...named]
   return all.map((name) => (existsSync(name) ? realpathSync(name) : name))
 }
 
@@ -322,10 +313,10 @@ class Undo implements AsyncDisposable {
 }
 
 /** An ordinary folder as scratch, by the user's wish. */
-async function plainFolder(undo: Undo): Promise<string> {
-  const folder = await mkdtemp(path.join(tmpdir(), "sifcrypt-build-"))
+async function plainFolder(undo: Undo, tmpFolder: string): Promise<Scratch> {
+  const folder = await mkdtemp(path.join(tmpFolder, "sifcrypt-build-"))
   undo.add(() => rm(folder, { recursive: true, force: true }))
-  return folder
+  return { kind: "plain", folder }
 }
 
 async function openBase(
@@ -363,7 +354,7 @@ function warnOf(definition: Definition, options: SourceOptions, onNotice: (text:
   const has = (name: "pre" | "setup"): boolean => definition.stages.some(({ scripts }) => scripts[name] !== undefined)
   for (const name of ["pre", "setup"] as const)
     if (has(name)) onNotice(`%${name} runs on this machine, with your rights: what it writes there is not encrypted`)
-  if (options.plainScratch === true) onNotice(`the root file system lies unencrypted in ${tmpdir()} while it is built`)
+  if (options.plainScratch === true) onNotice(`the root file system lies unencrypted in ${temporaryFolder(options)} while it is built`)
   if ((options.buildArguments ?? []).length > 0 || options.buildArgumentFile !== undefined)
     onNotice("values of build arguments are part of the definition that the image keeps")
 }
@@ -381,10 +372,28 @@ export class DefinitionBuild implements AsyncDisposable {
     this.#output = output
   }
 
-  #scratch(folder: string | undefined): { readonly memory: Bytes } | { readonly folder: string } {
-    if (folder !== undefined) return { folder }
-    const free = freeMemory()?.bytes ?? 1 << 30
-    return { memory: this.#options.scratchMemory ?? Math.max(MIN_SCRATCH, Math.floor(free * 0.75)) }
+  /** A workspace with the first kind of scratch that turns out to work here. */
+  async #open(options: Omit<WorkspaceOptions, "scratch">): Promise<Workspace> {
+    const { plainScratch, onNotice, scratch: wanted } = this.#options
+    const [first, ...others] =
+      plainScratch === true ? [await plainFolder(this.#undo, temporaryFolder(this.#options))] : scratchesFor(this.#options)
+    let scratch: Scratch = first
+    for (;;) {
+      if (scratch.kind === "memory" && wanted !== "memory")
+        onNotice?.("files under construction lie in memory alone, and must fit there: /dev/fuse cannot be used")
+      const workspace = new Workspace({ ...options, scratch })
+      try {
+        await workspace.ready()
+        this.#undo.add(() => workspace[Symbol.asyncDispose]())
+        return workspace
+      } catch (error) {
+        await workspace[Symbol.asyncDispose]()
+        options.signal?.throwIfAborted()
+        const next = others.shift()
+        if (next === undefined || !(error instanceof BuildError)) throw error
+        scratch = next
+      }
+    }
   }
 
   /**
@@ -412,11 +421,9 @@ export class DefinitionBuild implements AsyncDisposable {
     for (const base of wanted) bases.push(await openBase(base, options, luggage, sources, this.#undo))
     const ids = subordinateIds()
     const real = process.geteuid?.() === 0
-    const session = chooseSession(visiblePaths(definition, binds, file, this.#output))
-    const folder = options.plainScratch === true ? await plainFolder(this.#undo) : undefined
-    const workspace = new Workspace({
+    const session = chooseSession(visiblePaths(definition, binds, file, this.#output, temporaryFolder(options)))
+    const workspace = await this.#open({
       session,
-      scratch: this.#scratch(folder),
       ids,
       fds: luggage.fds,
       signal,
@@ -425,7 +432,6 @@ export class DefinitionBuild implements AsyncDisposable {
       onNotice,
     })
     this.#workspace = workspace
-    this.#undo.add(() => workspace[Symbol.asyncDispose]())
     for (const secret of luggage.secrets) workspace.sendSecret(secret)
     const plan: StagesPlan = {
       path: file,

@@ -149,10 +149,21 @@ async function copyTo(root: string, target: string, replace: boolean): Promise<C
   }
 }
 
-/** Nothing fits any more: whatever failed, failed because of that. */
-async function isFull(session: string): Promise<boolean> {
-  const { bavail, bsize } = await statfs(session)
-  return bavail * bsize < 1 << 16
+/** The error of a scratch in which nothing fits any more: whatever failed, failed because of that. */
+async function fullness(session: string, cause: unknown): Promise<unknown> {
+  const { bavail, bsize, blocks, bfree, ffree } = await statfs(session)
+  if (bavail * bsize >= 1 << 16 && ffree > 0) return cause
+  const used = Math.round(((blocks - bfree) * bsize) / (1 << 20))
+  return new BuildError("ERR_BUILD_SCRATCH", `the scratch is full: it holds ${used} MiB, and has room for no more`, { cause })
+}
+
+/** What programs wrote through mappings is not lost, as happens where there is no room and nobody to tell. */
+async function checkNothingLost(session: string): Promise<void> {
+  const sync = spawn("/bin/sync", ["-f", session], { stdio: "ignore" })
+  const [code] = (await once(sync, "exit")) as [number | null]
+  const { ffree } = await statfs(session)
+  if (code !== 0 || ffree === 0)
+    throw new BuildError("ERR_BUILD_SCRATCH", "the scratch became full, and something that was written to it is lost")
 }
 
 async function perform(request: Request): Promise<unknown> {
@@ -169,13 +180,11 @@ async function perform(request: Request): Promise<unknown> {
           reply({ kind: "notice", text })
         },
       })
+      await checkNothingLost(session)
       built = root
       return { description }
     } catch (cause) {
-      if (!(await isFull(session))) throw cause
-      const { blocks, bsize } = await statfs(session)
-      const size = Math.round((blocks * bsize) / (1 << 20))
-      throw new BuildError("ERR_BUILD_SCRATCH", `the scratch of ${size} MiB is full`, { cause })
+      throw await fullness(session, cause)
     }
   }
   if (built === undefined) throw new TypeError("nothing is built yet")

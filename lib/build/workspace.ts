@@ -14,6 +14,7 @@ import { packageRoot, starterPath } from "../native/load.ts"
 import { findProgram } from "../runtime/program.ts"
 import { scrubbedEnvironment } from "../runtime/starter-protocol.ts"
 import type { Bytes } from "../units.ts"
+import type { Scratch } from "./scratch.ts"
 import { decodeFrames, encodeFrame } from "./frames.ts"
 import type { Reply, Request, WireError } from "./workspace-protocol.ts"
 
@@ -21,8 +22,7 @@ import type { Reply, Request, WireError } from "./workspace-protocol.ts"
 export interface WorkspaceOptions {
   /** A folder that the scratch is mounted over, in the workspace only. */
   readonly session: string
-  /** Of memory that the scratch may take, or an ordinary folder instead. */
-  readonly scratch: { readonly memory: Bytes } | { readonly folder: string }
+  readonly scratch: Scratch
   readonly ids: IdMaps | undefined
   /** Descriptors that the worker gets, in this order; {@link Workspace.descriptor} says by which numbers. */
   readonly fds: readonly number[]
@@ -105,9 +105,25 @@ interface StarterFailure {
   readonly message?: string
 }
 
+/** What the machine lacks for one kind of scratch, another may not need. */
+const SCRATCH_STEPS: readonly string[] = ["scratch", "fuse", "loop_attach", "crypt_activate", "dlopen"]
+
 function starterError({ step = "", message = "" }: StarterFailure): ContainerError {
-  if (step === "scratch") return new BuildError("ERR_BUILD_SCRATCH", `the scratch cannot be made: ${message}`)
+  if (SCRATCH_STEPS.includes(step)) return new BuildError("ERR_BUILD_SCRATCH", `the scratch of the build: ${message}`)
   return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", `the workspace of the build cannot be made: ${message}`)
+}
+
+function scratchArguments(scratch: Scratch): string[] {
+  switch (scratch.kind) {
+    case "plain":
+      return [`--folder=${scratch.folder}`]
+    case "memory":
+      return [`--memory=${scratch.memory}`]
+    case "userspace":
+      return [`--memory=${scratch.memory}`, `--spill=${scratch.folder}`, `--disk=${scratch.disk}`]
+    case "kernel":
+      return [`--volume=${scratch.folder}`, `--disk=${scratch.disk}`]
+  }
 }
 
 export class Workspace implements AsyncDisposable {
@@ -115,6 +131,7 @@ export class Workspace implements AsyncDisposable {
   readonly #replies: AsyncGenerator
   readonly #options: WorkspaceOptions
   readonly #exited: Promise<unknown>
+  readonly #status: Promise<void>
   #failure: ContainerError | undefined
   #started = false
 
@@ -124,7 +141,7 @@ export class Workspace implements AsyncDisposable {
     const args = [
       "workspace",
       `--session=${session}`,
-      "memory" in scratch ? `--memory=${scratch.memory}` : `--folder=${scratch.folder}`,
+      ...scratchArguments(scratch),
       ...(ids === undefined ? [] : [`--uid-map=${ids.uids}`, `--gid-map=${ids.gids}`]),
       "--status-fd=3",
       "--watch-fd=4",
@@ -148,7 +165,8 @@ export class Workspace implements AsyncDisposable {
     this.#stream(2).on("data", (bytes: Buffer) => {
       onOutput(bytes, "stderr")
     })
-    this.#listen()
+    this.#status = this.#listen()
+    this.#status.catch(() => undefined)
     for (const fd of [4, 5, 6]) this.#stream(fd).on("error", () => undefined)
     this.#replies = decodeFrames(this.#stream(5))
     signal?.addEventListener("abort", this.#stop, { once: true })
@@ -163,18 +181,48 @@ export class Workspace implements AsyncDisposable {
     this.#stream(4).destroy()
   }
 
-  #listen(): void {
+  /** Until it is ready, or has failed. */
+  #listen(): Promise<void> {
     let unread = ""
     const status = this.#stream(3) as Readable
-    status.setEncoding("utf8").on("data", (text: string) => {
-      const lines = (unread + text).split("\n")
-      unread = lines.pop() ?? ""
-      for (const line of lines) {
-        const told = JSON.parse(line) as StarterFailure
-        if (told.event === "ready") this.#started = true
-        else if (told.event === "error") this.#failure ??= starterError(told)
-      }
+    return new Promise((resolve, reject) => {
+      status
+        .setEncoding("utf8")
+        .on("data", (text: string) => {
+          const lines = (unread + text).split("\n")
+          unread = lines.pop() ?? ""
+          for (const line of lines) {
+            const told = JSON.parse(line) as StarterFailure
+            if (told.event === "ready") {
+              this.#started = true
+              resolve()
+            } else if (told.event === "error") this.#failure ??= starterError(told)
+          }
+        })
+        .on("close", () => {
+          reject(this.#end())
+        })
     })
+  }
+
+  /** Why there is no answer any more. */
+  #end(): ContainerError {
+    return (
+      this.#failure ??
+      new BuildError(
+        "ERR_BUILD_SCRATCH",
+        this.#started ? "the process in the workspace was killed" : "the workspace of the build did not start",
+      )
+    )
+  }
+
+  /**
+   * Waits until its scratch is there.
+   *
+   * @throws BuildError `ERR_BUILD_SCRATCH`, EnvironmentError.
+   */
+  ready(): Promise<void> {
+    return this.#status
   }
 
   /** The worker's number of the descriptor that was given as the `index`-th. */
@@ -210,11 +258,7 @@ export class Workspace implements AsyncDisposable {
       else return reply.value
     }
     await this.#exited
-    if (this.#failure !== undefined) throw this.#failure
-    throw new BuildError(
-      "ERR_BUILD_SCRATCH",
-      this.#started ? "the process in the workspace was killed" : "the workspace of the build did not start",
-    )
+    throw this.#end()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

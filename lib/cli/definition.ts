@@ -1,6 +1,12 @@
 // The options of `build` that are about definition files.
-import { InvalidArgumentError, type Command } from "commander"
-import { sectionNames, userKeyrings, type DefinitionOptions, type SectionName } from "../index.ts"
+import { InvalidArgumentError, Option, type Command } from "commander"
+import {
+  sectionNames,
+  userKeyrings,
+  type DefinitionOptions,
+  type ScratchKind,
+  type SectionName,
+} from "../index.ts"
 import { notice, printable } from "./terminal.ts"
 
 export interface DefinitionFlags {
@@ -12,7 +18,10 @@ export interface DefinitionFlags {
   readonly buildArgFile?: string
   readonly warnUnusedBuildArgs?: true
   readonly fixPerms?: true
+  readonly scratch?: ScratchKind
   readonly scratchMemory?: number
+  readonly scratchDisk?: number
+  readonly tmpdir?: string
   readonly plainTmp?: true
   readonly bind?: readonly string[]
   readonly json?: true
@@ -39,6 +48,11 @@ function parseSize(text: string): number {
   return size
 }
 
+/** The first of these variables that says something. */
+function firstOf(env: NodeJS.ProcessEnv, names: readonly string[]): string | undefined {
+  return names.map((name) => env[name]).find((value) => value !== undefined && value !== "")
+}
+
 /** Adds the options of {@link DefinitionFlags}. */
 export function addDefinitionOptions(command: Command): Command {
   return command
@@ -58,7 +72,21 @@ export function addDefinitionOptions(command: Command): Command {
       "memory that a definition's files may take while they are built",
       parseSize,
     )
-    .option("--plain-tmp", "build in an ordinary folder below TMPDIR, unencrypted")
+    .option(
+      "--scratch-disk <size>",
+      "room on the disk for those of them that do not fit, encrypted",
+      parseSize,
+    )
+    .addOption(
+      new Option("--scratch <kind>", "where they lie: auto (default), kernel, userspace or memory").choices([
+        "auto",
+        "kernel",
+        "userspace",
+        "memory",
+      ]),
+    )
+    .option("--tmpdir <dir>", "for temporary files (default TMPDIR)")
+    .option("--plain-tmp", "build in an ordinary folder there, unencrypted")
 }
 
 /** The API's options for {@link DefinitionFlags}. */
@@ -66,6 +94,8 @@ export function definitionOptions(flags: DefinitionFlags): DefinitionOptions & {
   readonly sandbox?: boolean
   readonly update?: boolean
 } {
+  const tmpFolder =
+    flags.tmpdir ?? firstOf(process.env, ["SIFCRYPT_TMPDIR", "APPTAINER_TMPDIR", "SINGULARITY_TMPDIR"])
   const whole = flags.section === sectionNames ? undefined : flags.section
   return {
     ...(flags.sandbox === undefined ? {} : { sandbox: true }),
@@ -76,7 +106,10 @@ export function definitionOptions(flags: DefinitionFlags): DefinitionOptions & {
     ...(flags.buildArgFile === undefined ? {} : { buildArgumentFile: flags.buildArgFile }),
     ...(flags.warnUnusedBuildArgs === undefined ? {} : { warnUnusedBuildArguments: true }),
     ...(flags.fixPerms === undefined ? {} : { fixPermissions: true }),
+    ...(flags.scratch === undefined ? {} : { scratch: flags.scratch }),
     ...(flags.scratchMemory === undefined ? {} : { scratchMemory: flags.scratchMemory }),
+    ...(flags.scratchDisk === undefined ? {} : { scratchDisk: flags.scratchDisk }),
+    ...(tmpFolder === undefined ? {} : { tmpFolder }),
     ...(flags.plainTmp === undefined ? {} : { plainScratch: true }),
     ...(flags.bind === undefined ? {} : { binds: flags.bind }),
     fingerprintKeys: { keyringPaths: userKeyrings(process.env) },

@@ -54,7 +54,8 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_BUILD_AGENT: "`sifcrypt help build` lists what an image can be built from",
   ERR_BUILD_SCRIPT:
     "what it printed stands above; scripts run with `sh -ex`, so the last command shown is the one",
-  ERR_BUILD_SCRATCH: "--scratch-memory SIZE raises the limit, --plain-tmp builds in an ordinary folder",
+  ERR_BUILD_SCRATCH:
+    "--scratch-memory SIZE and --scratch-disk SIZE raise the limits, --tmpdir DIR names a folder with more room, --plain-tmp builds in an ordinary folder",
   ERR_DEFINITION_ARGUMENT:
     "--build-arg NAME=VALUE gives it a value, --warn-unused-build-args lets others pass",
   ERR_EXTRACT: "the folder must be writable and have room; nothing that exists in it is overwritten",

@@ -11,6 +11,8 @@ namespace {
 
 constexpr uint64_t kZeros = uint64_t{1} << 20;
 
+}  // namespace
+
 void ReadFully(int fd, uint64_t at, void* out, size_t size) {
   auto* to = static_cast<uint8_t*>(out);
   while (size > 0) {
@@ -22,8 +24,6 @@ void ReadFully(int fd, uint64_t at, void* out, size_t size) {
     size -= static_cast<size_t>(n);
   }
 }
-
-}  // namespace
 
 void WriteFully(int fd, uint64_t at, const void* data, size_t size) {
   const auto* from = static_cast<const uint8_t*>(data);

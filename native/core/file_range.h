@@ -6,6 +6,9 @@
 
 namespace sifcrypt {
 
+/// Exactly `size` bytes from `at` on. SystemError "pread": EIO when the file ends before.
+void ReadFully(int fd, uint64_t at, void* out, size_t size);
+
 /// All of it, from `at` on. SystemError "pwrite".
 void WriteFully(int fd, uint64_t at, const void* data, size_t size);
 

@@ -134,11 +134,12 @@ void Activate(const ActivateRequest& request, const std::string& name) {
   const cryptsetup::Device device(session, header, request.data_device);
   session.Check(session->load(device.get(), CRYPT_LUKS2, nullptr), "crypt_load");
   // CRYPT_ACTIVATE_PRIVATE: udev's rules for disks (probing, automounting) do not apply.
-  session.Check(
-      session->activate_by_volume_key(
-          device.get(), name.c_str(), reinterpret_cast<const char*>(request.volume_key.data()),
-          request.volume_key.size(), CRYPT_ACTIVATE_PRIVATE | (request.writable ? 0 : CRYPT_ACTIVATE_READONLY)),
-      kCrypt);
+  const uint32_t flags = CRYPT_ACTIVATE_PRIVATE | (request.writable ? 0 : CRYPT_ACTIVATE_READONLY) |
+                         (request.discards ? CRYPT_ACTIVATE_ALLOW_DISCARDS : 0);
+  session.Check(session->activate_by_volume_key(device.get(), name.c_str(),
+                                                reinterpret_cast<const char*>(request.volume_key.data()),
+                                                request.volume_key.size(), flags),
+                kCrypt);
 }
 
 std::string Hexadecimal(const uint8_t* bytes, size_t size) {

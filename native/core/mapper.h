@@ -22,6 +22,8 @@ struct ActivateRequest {
   /// The block device whose data segment is mapped.
   std::string data_device;
   bool writable = false;
+  /// What the file system frees, its file may free: for a volume of which nobody may know what is in use, no.
+  bool discards = false;
 };
 
 struct VerifyRequest {

@@ -1,6 +1,8 @@
 // A FUSE file system at a place: mounted and unmounted here, served by fuse_server.h.
 #pragma once
 
+#include <sys/mount.h>
+
 #include <string>
 
 #include "core/unique_fd.h"
@@ -10,8 +12,10 @@ namespace sifcrypt::starter {
 constexpr unsigned kFuseMaxRead = 1 << 20;
 
 /// Mounts with mount(2), as needs CAP_SYS_ADMIN in the user namespace; all users may look in. Mount tables show
-/// `source`. Gives the device to serve it from. Throws SystemError "fuse" (no /dev/fuse) or "mount".
-UniqueFd MountFuse(const std::string& target, const std::string& source);
+/// `source`. Gives the device to serve it from. `flags`: those of mount(2). Throws SystemError "fuse" (no /dev/fuse) or
+/// "mount".
+UniqueFd MountFuse(const std::string& target, const std::string& source,
+                   unsigned long flags = MS_RDONLY | MS_NOSUID | MS_NODEV);
 
 /// The same for everybody else, by the setuid program fusermount3. That finishes what it has begun when this process is
 /// killed: until it ends it has `kept` open, too. Throws SystemError "fuse".

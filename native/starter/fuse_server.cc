@@ -3,16 +3,11 @@
 #include "starter/fuse_server.h"
 
 #include <fuse3/fuse_lowlevel.h>
-#include <pthread.h>
-#include <signal.h>
-#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
 #include <algorithm>
 #include <array>
-#include <atomic>
-#include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
@@ -25,13 +20,13 @@
 
 #include "core/system_error.h"
 #include "starter/fuse_mount.h"
+#include "starter/fuse_session.h"
 
 namespace sifcrypt::starter {
 namespace {
 
 /// Seconds. The image cannot change, so the kernel may remember what it was told.
 constexpr double kForever = 86400;
-constexpr unsigned kMaxThreads = 8;
 constexpr unsigned kMaxBackground = 64;
 constexpr uint32_t kBlockUnit = 512;
 constexpr blksize_t kPreferredReadSize = 4096;
@@ -39,7 +34,6 @@ constexpr blksize_t kPreferredReadSize = 4096;
 constexpr uint64_t kMaxSeek = uint64_t{1} << 36;
 /// "." and ".." come first in a directory; offsets of the others are the reader's cookies plus this.
 constexpr uint64_t kDotEntries = 2;
-constexpr int kWakeSignal = SIGUSR2;
 
 /// Decodes blocks before they are asked for: the next ones of a file that is read from front to back, and the later
 /// ones of a long read while its first is being decoded.
@@ -156,11 +150,7 @@ struct FuseServer::Implementation {
   ReadAhead read_ahead;
   bool kernel_opens_files = false;
   bool kernel_opens_directories = false;
-  fuse_session* session = nullptr;
-  fuse_loop_config* loop = nullptr;
-  UniqueFd ended;
-  std::atomic<bool> has_ended = false;
-  std::thread thread;
+  std::unique_ptr<FuseSession> session;
 };
 
 namespace {
@@ -412,55 +402,16 @@ fuse_lowlevel_ops FuseServer::Implementation::Operations() {
 
 FuseServer::FuseServer(std::shared_ptr<const SquashfsReader> reader, Settings settings, UniqueFd device)
     : impl_(std::make_unique<Implementation>(std::move(reader), settings)) {
-  impl_->ended.Reset(CheckErrno(eventfd(0, EFD_CLOEXEC), "eventfd"));
-  fuse_set_log_func([](fuse_log_level, const char*, va_list) {});
-  // libfuse wants to know how it was mounted.
-  std::string name = "sifcrypt", flag = "-o", mounted_with = "max_read=" + std::to_string(kFuseMaxRead);
-  char* argv[] = {name.data(), flag.data(), mounted_with.data(), nullptr};
-  fuse_args arguments = FUSE_ARGS_INIT(3, argv);
-  const fuse_lowlevel_ops operations = Implementation::Operations();
-  impl_->session = fuse_session_new(&arguments, &operations, sizeof operations, impl_.get());
-  fuse_opt_free_args(&arguments);
-  impl_->loop = fuse_loop_cfg_create();
-  if (impl_->session == nullptr || impl_->loop == nullptr) throw SystemError(ENOMEM, "fuse");
-  // libfuse takes a device that is mounted already by this name.
-  const std::string path = "/dev/fd/" + std::to_string(device.get());
-  if (fuse_session_mount(impl_->session, path.c_str()) != 0) throw SystemError(EIO, "fuse", "the device is not usable");
-  static_cast<void>(device.Release());  // closed by fuse_session_destroy
+  impl_->session = std::make_unique<FuseSession>(Implementation::Operations(), impl_.get(), std::move(device));
 }
 
 FuseServer::~FuseServer() {
-  if (impl_->thread.joinable()) {
-    fuse_session_exit(impl_->session);
-    // The loop looks at that only when a signal interrupts it, and may be just about to wait: so once is not enough.
-    while (!impl_->has_ended) {
-      pthread_kill(impl_->thread.native_handle(), kWakeSignal);
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    }
-    impl_->thread.join();
-  }
-  if (impl_->session != nullptr) fuse_session_destroy(impl_->session);
-  if (impl_->loop != nullptr) fuse_loop_cfg_destroy(impl_->loop);
+  // Nobody is to ask any more when the reader goes.
+  impl_->session.reset();
 }
 
-int FuseServer::ended_fd() const { return impl_->ended.get(); }
+int FuseServer::ended_fd() const { return impl_->session->ended_fd(); }
 
-void FuseServer::Start() {
-  struct sigaction wake {};
-  wake.sa_handler = [](int) {};  // without SA_RESTART: the wait ends
-  CheckErrno(sigaction(kWakeSignal, &wake, nullptr), "sigaction");
-  fuse_loop_cfg_set_clone_fd(impl_->loop, 1);
-  fuse_loop_cfg_set_max_threads(impl_->loop, std::min(kMaxThreads, std::thread::hardware_concurrency() + 2));
-  impl_->thread = std::thread([this] {
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, kWakeSignal);
-    pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
-    fuse_session_loop_mt(impl_->session, impl_->loop);
-    impl_->has_ended = true;
-    const uint64_t one = 1;
-    static_cast<void>(!write(impl_->ended.get(), &one, sizeof one));
-  });
-}
+void FuseServer::Start() { impl_->session->Start(); }
 
 }  // namespace sifcrypt::starter

@@ -15,16 +15,24 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
 #include <cstring>
 #include <iterator>
+#include <memory>
 #include <optional>
 #include <string_view>
 #include <utility>
 
+#include "core/block_store.h"
+#include "core/scratch_tree.h"
 #include "core/system_error.h"
 #include "core/unique_fd.h"
 #include "starter/channel.h"
+#include "starter/fuse_mount.h"
+#include "starter/image.h"
 #include "starter/options.h"
+#include "starter/scratch_server.h"
+#include "starter/scratch_volume.h"
 #include "starter/status.h"
 
 namespace sifcrypt::starter {
@@ -37,6 +45,9 @@ constexpr char kUnifiedCgroups[] = "/sys/fs/cgroup/unified";
 /// The text of a message that asks for one more try, without a PID namespace.
 constexpr char kNoProc[] = "no proc";
 constexpr size_t kMaxRanges = 64;
+/// For so much of its memory the scratch may have one more file; what describes one takes a part of that again.
+constexpr uint64_t kMemoryPerNode = 1024;
+constexpr uint64_t kLeastNodes = 1 << 16;
 
 uint64_t Number(std::string_view text, const std::string& name, uint64_t most) {
   uint64_t value = 0;
@@ -93,6 +104,37 @@ void MapIds(const char* tool, pid_t process, const std::vector<IdRange>& ranges)
     throw SystemError(EPERM, "userns", std::string(tool) + " could not map the subordinate ids");
 }
 
+/// A file without a name in this folder.
+UniqueFd OpenSpill(const std::string& folder) {
+  const auto fail = [&folder]() -> int { throw SystemError(errno, "scratch", folder + ": " + std::strerror(errno)); };
+  UniqueFd file(open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (file) return file;
+  // Some file systems have no files without a name from the start (open(2): O_TMPFILE).
+  if (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT) fail();
+  std::string name = folder + "/.sifcrypt-XXXXXX";
+  file.Reset(mkostemp(name.data(), O_CLOEXEC));
+  if (!file || unlink(name.c_str()) != 0) fail();
+  return file;
+}
+
+/// The process that holds the scratch, and its key. It stays outside of the namespaces, as all servers do.
+int ServeScratch(const WorkspaceOptions& options, const SignalQueue& signals, UniqueFd device, UniqueFd spill) {
+  setpgid(0, 0);
+  CloseAllBut({device.get(), spill.get()});
+  DetachStandardStreams();
+  sigprocmask(SIG_SETMASK, &signals.original_mask(), nullptr);
+  ProtectSecrets();
+  auto store = std::make_unique<BlockStore>(options.memory, std::move(spill), options.disk);
+  auto tree = std::make_unique<ScratchTree>(std::move(store), kLeastNodes + options.memory / kMemoryPerNode);
+  DropPrivileges();
+  const ScratchServer server(std::move(tree), std::move(device));
+  pollfd event{server.ended_fd(), POLLIN, 0};
+  while (poll(&event, 1, -1) < 0 && errno == EINTR) {
+  }
+  // Memory goes with the process.
+  _exit(0);
+}
+
 /// The process that makes the namespaces, and the one in them that everything else descends from.
 class Workspace {
  public:
@@ -103,9 +145,11 @@ class Workspace {
     try {
       setpgid(0, 0);
       EnterUserNamespace();
-      CheckErrno(unshare(CLONE_NEWNS | (pid_namespace_ ? CLONE_NEWPID : 0)), "userns");
+      CheckErrno(unshare(CLONE_NEWNS), "userns");
       // Nothing of ours gets out; what the host mounts later still comes in.
       CheckErrno(mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr), "userns");
+      if (!options_.volume.empty()) MountVolume(OpenSpill(options_.volume), options_.disk, options_.session);
+      if (pid_namespace_) CheckErrno(unshare(CLONE_NEWPID), "userns");
       if (!pid_namespace_) return Inside();
       const pid_t first = ForkInside();
       CloseAllButLife();
@@ -198,7 +242,10 @@ class Workspace {
     const char* session = options_.session.c_str();
     if (!options_.folder.empty()) {
       CheckErrno(mount(options_.folder.c_str(), session, nullptr, MS_BIND, nullptr), "scratch");
-    } else {
+    } else if (!options_.spill.empty()) {
+      const UniqueFd device = MountFuse(options_.session, "sifcrypt-scratch", 0);
+      if (!main_.Send({.kind = Message::Kind::kDevice}, device.get())) throw SystemError(EPIPE, "scratch");
+    } else if (options_.volume.empty()) {
       const std::string data = "mode=0755,size=" + std::to_string(options_.memory);
       // Linux 6.4, and not in a user namespace: pages that are never written to a swap device.
       const std::string best = data + ",noswap";
@@ -252,11 +299,13 @@ class Keeper {
       : options_(options), signals_(signals), status_(status) {}
 
   End Run(bool pid_namespace) {
+    if (!options_.spill.empty()) spill_ = OpenSpill(options_.spill);
     std::pair<Channel, Channel> channel = Channel::Pair();
     child_ = ForkChild([&] {
       close(options_.watch_fd);
       close(options_.status_fd);
       channel.first.Close();
+      spill_.Reset();
       return Workspace(options_, signals_, channel.second, pid_namespace).Run();
     });
     channel.second.Close();
@@ -288,8 +337,10 @@ class Keeper {
 
  private:
   void OnMessage(End& end) {
-    const auto message = channel_.Receive();
+    UniqueFd device;
+    const auto message = channel_.Receive(&device);
     if (!message) return channel_.Close();
+    if (message->kind == Message::Kind::kDevice) return StartServer(std::move(device));
     if (message->kind == Message::Kind::kStarted) {
       if (message->code == 0) return OnStarted();
       try {
@@ -308,6 +359,11 @@ class Keeper {
       status_.Error(message->step, message->error, message->text);
   }
 
+  void StartServer(UniqueFd device) {
+    server_ = ForkChild([&] { return ServeScratch(options_, signals_, std::move(device), std::move(spill_)); });
+    spill_.Reset();
+  }
+
   void OnStarted() {
     // What the program has, this process must not keep open: pipes would not end.
     CloseAllBut({signals_.fd(), status_.fd(), options_.watch_fd, channel_.fd()});
@@ -318,6 +374,11 @@ class Keeper {
   void Reap(End& end) {
     int status = 0;
     for (pid_t child; (child = waitpid(-1, &status, WNOHANG | __WALL)) > 0;) {
+      if (child == server_) {
+        server_ = -1;
+        if (child_ > 0) status_.Error("scratch", EIO, "the process that holds it was killed");
+        Terminate();
+      }
       if (child != child_) continue;
       child_ = -1;
       pollfd event{channel_.fd(), POLLIN, 0};
@@ -334,7 +395,9 @@ class Keeper {
   const SignalQueue& signals_;
   const Status& status_;
   Channel channel_;
+  UniqueFd spill_;
   pid_t child_ = -1;
+  pid_t server_ = -1;
   int64_t deadline_ = -1;
 };
 
@@ -353,6 +416,12 @@ WorkspaceOptions ParseWorkspaceOptions(std::vector<std::string> arguments) {
       options.session = value;
     else if (name == "--memory")
       options.memory = Number(value, name, INT64_MAX);
+    else if (name == "--spill")
+      options.spill = value;
+    else if (name == "--volume")
+      options.volume = value;
+    else if (name == "--disk")
+      options.disk = Number(value, name, INT64_MAX);
     else if (name == "--folder")
       options.folder = value;
     else if (name == "--uid-map")
@@ -367,8 +436,11 @@ WorkspaceOptions ParseWorkspaceOptions(std::vector<std::string> arguments) {
       throw UsageError("unknown argument: " + name);
   }
   if (!options.session.starts_with('/')) throw UsageError("--session: not an absolute path");
-  if (options.folder.empty() ? options.memory == 0 : !options.folder.starts_with('/'))
-    throw UsageError("--memory or --folder: missing");
+  const auto is_path = [](const std::string& path) { return path.starts_with('/'); };
+  if (is_path(options.folder) + is_path(options.volume) + (options.memory > 0) != 1)
+    throw UsageError("one of --folder, --volume and --memory");
+  if (!options.spill.empty() && (!is_path(options.spill) || options.memory == 0))
+    throw UsageError("--spill: not an absolute path, or without --memory");
   if (options.uid_map.empty() != options.gid_map.empty()) throw UsageError("--uid-map and --gid-map: both or none");
   for (const int fd : {options.status_fd, options.watch_fd})
     if (fd < 0 || fcntl(fd, F_GETFD) < 0) throw UsageError("--status-fd or --watch-fd: not an open descriptor");

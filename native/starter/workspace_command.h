@@ -1,4 +1,4 @@
-// The workspace of one build: private namespaces with a root file system under construction in memory, and a program
+// The workspace of one build: private namespaces with a scratch for root file systems under construction, and a program
 // that builds in it. When the program ends, or whoever started it is gone, all of it is gone.
 #pragma once
 
@@ -16,8 +16,14 @@ namespace sifcrypt::starter {
 struct WorkspaceOptions {
   /// The folder that the workspace is mounted over; absolute, without symbolic links.
   std::string session;
-  /// Bytes that the tmpfs may hold.
+  /// Bytes of memory that files under construction may take.
   uint64_t memory = 0;
+  /// The folder of a file without a name for what does not fit, encrypted. Empty: there is none, and a tmpfs does.
+  std::string spill;
+  /// The folder of a file without a name for a throw-away LUKS2 volume instead. Root only.
+  std::string volume;
+  /// Bytes that this file, or that one, may take.
+  uint64_t disk = 0;
   /// Instead of a tmpfs: an existing folder.
   std::string folder;
   /// More than one line, or none: the caller alone becomes root, or nothing is mapped at all when that is root.

@@ -197,9 +197,16 @@ Author somebody
         "large.def",
         "Bootstrap: localimage\nFrom: base\n\n%post\ndd if=/dev/zero of=/data/large bs=1M count=100\n",
       )
-      const made = await buildHere(["--scratch-memory", "32m", "large.sif", "large.def"])
+      const made = await buildHere([
+        "--scratch",
+        "memory",
+        "--scratch-memory",
+        "32m",
+        "large.sif",
+        "large.def",
+      ])
       assert.equal(made.status, 25)
-      assert.match(made.stderr, /the scratch of 32 MiB is full/)
+      assert.match(made.stderr, /the scratch is full: it holds 32 MiB/)
       assert.ok(!existsSync(at("large.sif")))
     })
 

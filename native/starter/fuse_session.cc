@@ -1,0 +1,78 @@
+#define FUSE_USE_VERSION 312
+
+#include "starter/fuse_session.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdarg>
+#include <string>
+
+#include "core/system_error.h"
+#include "starter/fuse_mount.h"
+
+namespace sifcrypt::starter {
+namespace {
+
+constexpr unsigned kMaxThreads = 8;
+constexpr int kWakeSignal = SIGUSR2;
+
+}  // namespace
+
+FuseSession::FuseSession(const fuse_lowlevel_ops& operations, void* user_data, UniqueFd device)
+    : ended_(CheckErrno(eventfd(0, EFD_CLOEXEC), "eventfd")) {
+  fuse_set_log_func([](fuse_log_level, const char*, va_list) {});
+  // libfuse wants to know how it was mounted.
+  std::string name = "sifcrypt", flag = "-o", mounted_with = "max_read=" + std::to_string(kFuseMaxRead);
+  char* argv[] = {name.data(), flag.data(), mounted_with.data(), nullptr};
+  fuse_args arguments = FUSE_ARGS_INIT(3, argv);
+  session_ = fuse_session_new(&arguments, &operations, sizeof operations, user_data);
+  fuse_opt_free_args(&arguments);
+  loop_ = fuse_loop_cfg_create();
+  // libfuse takes a device that is mounted already by this name.
+  const std::string path = "/dev/fd/" + std::to_string(device.get());
+  const bool usable = session_ != nullptr && loop_ != nullptr && fuse_session_mount(session_, path.c_str()) == 0;
+  if (!usable) {
+    if (session_ != nullptr) fuse_session_destroy(session_);
+    if (loop_ != nullptr) fuse_loop_cfg_destroy(loop_);
+    throw SystemError(EIO, "fuse", "the device is not usable");
+  }
+  static_cast<void>(device.Release());  // closed by fuse_session_destroy
+}
+
+FuseSession::~FuseSession() {
+  if (thread_.joinable()) {
+    fuse_session_exit(session_);
+    // The loop looks at that only when a signal interrupts it, and may be just about to wait: so once is not enough.
+    while (!has_ended_) {
+      pthread_kill(thread_.native_handle(), kWakeSignal);
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    thread_.join();
+  }
+  fuse_session_destroy(session_);
+  fuse_loop_cfg_destroy(loop_);
+}
+
+void FuseSession::Start() {
+  struct sigaction wake {};
+  wake.sa_handler = [](int) {};  // without SA_RESTART: the wait ends
+  CheckErrno(sigaction(kWakeSignal, &wake, nullptr), "sigaction");
+  fuse_loop_cfg_set_clone_fd(loop_, 1);
+  fuse_loop_cfg_set_max_threads(loop_, std::min(kMaxThreads, std::thread::hardware_concurrency() + 2));
+  thread_ = std::thread([this] {
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, kWakeSignal);
+    pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+    fuse_session_loop_mt(session_, loop_);
+    has_ended_ = true;
+    const uint64_t one = 1;
+    static_cast<void>(!write(ended_.get(), &one, sizeof one));
+  });
+}
+
+}  // namespace sifcrypt::starter

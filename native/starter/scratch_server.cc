@@ -1,0 +1,370 @@
+#define FUSE_USE_VERSION 312
+
+#include "starter/scratch_server.h"
+
+#include <fuse3/fuse_lowlevel.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/system_error.h"
+#include "starter/fuse_mount.h"
+#include "starter/fuse_session.h"
+
+namespace sifcrypt::starter {
+namespace {
+
+/// Seconds. All changes come through the kernel, so it may remember what it was told.
+constexpr double kForever = 86400;
+constexpr unsigned kMaxBackground = 64;
+
+}  // namespace
+
+struct ScratchServer::Implementation {
+  explicit Implementation(std::unique_ptr<ScratchTree> given) : tree(std::move(given)) {}
+  std::unique_ptr<ScratchTree> tree;
+  /// What a program wrote through a mapping could not be kept, and nobody was there to be told.
+  std::atomic<bool> lost = false;
+  bool kernel_opens_files = false;
+  bool kernel_opens_directories = false;
+  std::unique_ptr<FuseSession> session;
+};
+
+namespace {
+
+using Server = ScratchServer::Implementation;
+
+Server& ServerOf(fuse_req_t request) { return *static_cast<Server*>(fuse_req_userdata(request)); }
+
+/// Answers the request with what goes wrong in body, which otherwise answers it itself.
+template <typename Body>
+void Answer(fuse_req_t request, Body body) noexcept {
+  int error = EIO;
+  try {
+    body(ServerOf(request), *ServerOf(request).tree);
+    return;
+  } catch (const std::bad_alloc&) {
+    error = ENOMEM;
+  } catch (const SystemError& failure) {
+    error = failure.error();
+  } catch (const std::exception&) {
+  }
+  fuse_reply_err(request, error);
+}
+
+fuse_entry_param EntryOf(const struct stat& attributes) {
+  fuse_entry_param entry{};
+  entry.ino = attributes.st_ino;
+  entry.attr = attributes;
+  entry.attr_timeout = entry.entry_timeout = kForever;
+  return entry;
+}
+
+void ReplyEntry(fuse_req_t request, ScratchTree& tree, const struct stat& attributes) {
+  const fuse_entry_param entry = EntryOf(attributes);
+  // Who asked has been interrupted: the kernel does not know of it.
+  if (fuse_reply_entry(request, &entry) != 0) tree.Forget(entry.ino, 1);
+}
+
+ScratchTree::New NewOf(fuse_req_t request, mode_t mode, dev_t rdev = 0) {
+  const fuse_ctx* caller = fuse_req_ctx(request);
+  return {mode, rdev, caller->uid, caller->gid, {}};
+}
+
+void OnInit(void* data, fuse_conn_info* connection) {
+  auto& server = *static_cast<Server*>(data);
+  for (const unsigned capability : {FUSE_CAP_NO_OPEN_SUPPORT, FUSE_CAP_NO_OPENDIR_SUPPORT, FUSE_CAP_CACHE_SYMLINKS,
+                                    FUSE_CAP_READDIRPLUS, FUSE_CAP_ASYNC_READ, FUSE_CAP_PARALLEL_DIROPS})
+    if (connection->capable & capability) connection->want |= capability;
+  // Set-uid bits are taken away, and files cut short, by requests of their own.
+  for (const unsigned capability :
+       {FUSE_CAP_READDIRPLUS_AUTO, FUSE_CAP_AUTO_INVAL_DATA, FUSE_CAP_HANDLE_KILLPRIV, FUSE_CAP_ATOMIC_O_TRUNC})
+    connection->want &= ~static_cast<unsigned>(capability);
+  server.kernel_opens_files = (connection->capable & FUSE_CAP_NO_OPEN_SUPPORT) != 0;
+  server.kernel_opens_directories = (connection->capable & FUSE_CAP_NO_OPENDIR_SUPPORT) != 0;
+  connection->max_read = kFuseMaxRead;
+  connection->max_readahead = kFuseMaxRead;
+  connection->max_background = kMaxBackground;
+}
+
+void OnLookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
+  Answer(request, [&](Server&, ScratchTree& tree) {
+    if (const auto found = tree.Lookup(parent, name)) return ReplyEntry(request, tree, *found);
+    fuse_entry_param none{};
+    none.entry_timeout = kForever;
+    fuse_reply_entry(request, &none);
+  });
+}
+
+void OnForget(fuse_req_t request, fuse_ino_t ino, uint64_t uses) {
+  ServerOf(request).tree->Forget(ino, uses);
+  fuse_reply_none(request);
+}
+
+void OnGetAttr(fuse_req_t request, fuse_ino_t ino, fuse_file_info*) {
+  Answer(request, [&](Server&, ScratchTree& tree) {
+    const struct stat attributes = tree.Attributes(ino);
+    fuse_reply_attr(request, &attributes, kForever);
+  });
+}
+
+void OnSetAttr(fuse_req_t request, fuse_ino_t ino, struct stat* wanted, int which, fuse_file_info*) {
+  Answer(request, [&](Server&, ScratchTree& tree) {
+    timespec now{};
+    clock_gettime(CLOCK_REALTIME, &now);
+    ScratchTree::Change change;
+    if (which & FUSE_SET_ATTR_MODE) change.mode = wanted->st_mode;
+    if (which & FUSE_SET_ATTR_UID) change.uid = wanted->st_uid;
+    if (which & FUSE_SET_ATTR_GID) change.gid = wanted->st_gid;
+    if (which & FUSE_SET_ATTR_SIZE) change.size = static_cast<uint64_t>(wanted->st_size);
+    if (which & FUSE_SET_ATTR_ATIME) change.atime = which & FUSE_SET_ATTR_ATIME_NOW ? now : wanted->st_atim;
+    if (which & FUSE_SET_ATTR_MTIME) change.mtime = which & FUSE_SET_ATTR_MTIME_NOW ? now : wanted->st_mtim;
+    const struct stat attributes = tree.SetAttributes(ino, change);
+    fuse_reply_attr(request, &attributes, kForever);
+  });
+}
+
+void OnReadLink(fuse_req_t request, fuse_ino_t ino) {
+  Answer(request, [&](Server&, ScratchTree& tree) { fuse_reply_readlink(request, tree.Target(ino).c_str()); });
+}
+
+void OnMkNod(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode, dev_t rdev) {
+  Answer(request, [&](Server&, ScratchTree& tree) {
+    ReplyEntry(request, tree, tree.Make(parent, name, NewOf(request, mode, rdev)));
+  });
+}
+
+void OnMkDir(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode) {
+  OnMkNod(request, parent, name, S_IFDIR | (mode & ~static_cast<mode_t>(S_IFMT)), 0);
+}
+
+void OnSymlink(fuse_req_t request, const char* target, fuse_ino_t parent, const char* name) {
+  Answer(request, [&](Server&, ScratchTree& tree) {
+    ScratchTree::New wanted = NewOf(request, S_IFLNK | 0777);
+    wanted.target = target;
+    ReplyEntry(request, tree, tree.Make(parent, name, wanted));
+  });
+}
+
+void OnCreate(fuse_req_t request, fuse_ino_t parent, const char* name, mode_t mode, fuse_file_info* file) {
+  Answer(request, [&](Server&, ScratchTree& tree) {
+    const mode_t bits = S_IFREG | (mode & ~static_cast<mode_t>(S_IFMT));
+    const fuse_entry_param entry = EntryOf(tree.Make(parent, name, NewOf(request, bits)));
+    file->keep_cache = 1;
+    if (fuse_reply_create(request, &entry, file) != 0) tree.Forget(entry.ino, 1);
+  });
+}
+
+void OnUnlink(fuse_req_t request, fuse_ino_t parent, const char* name) {
+  Answer(request, [&](Server&, ScratchTree& tree) {
+    tree.Unlink(parent, name);
+    fuse_reply_err(request, 0);
+  });
+}
+
+void OnRmDir(fuse_req_t request, fuse_ino_t parent, const char* name) {
+  Answer(request, [&](Server&, ScratchTree& tree) {
+    tree.RemoveDirectory(parent, name);
+    fuse_reply_err(request, 0);
+  });
+}
+
+void OnRename(fuse_req_t request, fuse_ino_t parent, const char* name, fuse_ino_t new_parent, const char* new_name,
+              unsigned flags) {
+  Answer(request, [&](Server&, ScratchTree& tree) {
+    tree.Rename(parent, name, new_parent, new_name, flags);
+    fuse_reply_err(request, 0);
+  });
+}
+
+void OnLink(fuse_req_t request, fuse_ino_t ino, fuse_ino_t parent, const char* name) {
+  Answer(request, [&](Server&, ScratchTree& tree) { ReplyEntry(request, tree, tree.Link(ino, parent, name)); });
+}
+
+// ENOSYS makes the kernel open by itself from then on, and keep what it has cached.
+
+void OnOpen(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
+  file->keep_cache = 1;
+  if (ServerOf(request).kernel_opens_files)
+    fuse_reply_err(request, ENOSYS);
+  else
+    fuse_reply_open(request, file);
+}
+
+void OnOpenDir(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
+  file->keep_cache = 1;
+  file->cache_readdir = 1;
+  if (ServerOf(request).kernel_opens_directories)
+    fuse_reply_err(request, ENOSYS);
+  else
+    fuse_reply_open(request, file);
+}
+
+void OnRead(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info*) {
+  Answer(request, [&](Server&, ScratchTree& tree) {
+    size = std::min<size_t>(size, kFuseMaxRead);
+    const auto bytes = std::make_unique_for_overwrite<char[]>(size);
+    const size_t n = tree.Read(ino, static_cast<uint64_t>(offset), bytes.get(), size);
+    fuse_reply_buf(request, bytes.get(), n);
+  });
+}
+
+void OnWrite(fuse_req_t request, fuse_ino_t ino, const char* data, size_t size, off_t offset, fuse_file_info* file) {
+  Answer(request, [&](Server& server, ScratchTree& tree) {
+    try {
+      const size_t written = tree.Write(ino, static_cast<uint64_t>(offset), data, size);
+      if (file->writepage && written < size) server.lost = true;
+      fuse_reply_write(request, written);
+    } catch (const SystemError&) {
+      if (file->writepage) server.lost = true;
+      throw;
+    }
+  });
+}
+
+void OnFallocate(fuse_req_t request, fuse_ino_t ino, int mode, off_t offset, off_t size, fuse_file_info*) {
+  Answer(request, [&](Server&, ScratchTree& tree) {
+    tree.Allocate(ino, mode, static_cast<uint64_t>(offset), static_cast<uint64_t>(size));
+    fuse_reply_err(request, 0);
+  });
+}
+
+void OnSeek(fuse_req_t request, fuse_ino_t ino, off_t offset, int whence, fuse_file_info*) {
+  Answer(request, [&](Server&, ScratchTree& tree) {
+    fuse_reply_lseek(request, static_cast<off_t>(tree.Seek(ino, static_cast<uint64_t>(offset), whence)));
+  });
+}
+
+void OnStatFs(fuse_req_t request, fuse_ino_t) {
+  Answer(request, [&](Server& server, ScratchTree& tree) {
+    struct statvfs statistics = tree.Statistics();
+    // Nothing more may be made, so that whoever looks at the end knows.
+    if (server.lost) statistics.f_ffree = statistics.f_favail = 0;
+    fuse_reply_statfs(request, &statistics);
+  });
+}
+
+void ReplyXattr(fuse_req_t request, const std::string& value, size_t size) {
+  if (size == 0)
+    fuse_reply_xattr(request, value.size());
+  else if (value.size() > size)
+    fuse_reply_err(request, ERANGE);
+  else
+    fuse_reply_buf(request, value.data(), value.size());
+}
+
+/// Lists of other users' rights would have to be enforced: there are none, as in the images that are built.
+bool IsAccessList(const char* name) { return std::strncmp(name, "system.posix_acl_", 17) == 0; }
+
+void OnSetXattr(fuse_req_t request, fuse_ino_t ino, const char* name, const char* value, size_t size, int flags) {
+  Answer(request, [&](Server&, ScratchTree& tree) {
+    if (IsAccessList(name)) throw SystemError(EOPNOTSUPP, "scratch");
+    tree.SetXattr(ino, name, std::string(value, size), flags);
+    fuse_reply_err(request, 0);
+  });
+}
+
+void OnGetXattr(fuse_req_t request, fuse_ino_t ino, const char* name, size_t size) {
+  Answer(request, [&](Server&, ScratchTree& tree) {
+    if (IsAccessList(name)) throw SystemError(EOPNOTSUPP, "scratch");
+    const auto value = tree.Xattr(ino, name);
+    if (!value) throw SystemError(ENODATA, "scratch");
+    ReplyXattr(request, *value, size);
+  });
+}
+
+void OnListXattr(fuse_req_t request, fuse_ino_t ino, size_t size) {
+  Answer(request, [&](Server&, ScratchTree& tree) { ReplyXattr(request, tree.XattrNames(ino), size); });
+}
+
+void OnRemoveXattr(fuse_req_t request, fuse_ino_t ino, const char* name) {
+  Answer(request, [&](Server&, ScratchTree& tree) {
+    tree.RemoveXattr(ino, name);
+    fuse_reply_err(request, 0);
+  });
+}
+
+/// Directory entries, as plain ones or with attributes, until the kernel's buffer is full.
+template <bool plus>
+void OnReadDir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info*) {
+  Answer(request, [&](Server&, ScratchTree& tree) {
+    std::vector<char> out(std::min<size_t>(size, kFuseMaxRead));
+    size_t used = 0;
+    const auto add = [&](const std::string& name, const struct stat& attributes, uint64_t next) {
+      const size_t room = out.size() - used;
+      const fuse_entry_param entry = EntryOf(attributes);
+      const size_t need = plus ? fuse_add_direntry_plus(request, out.data() + used, room, name.c_str(), &entry,
+                                                        static_cast<off_t>(next))
+                               : fuse_add_direntry(request, out.data() + used, room, name.c_str(), &attributes,
+                                                   static_cast<off_t>(next));
+      if (need > room) return false;
+      used += need;
+      return true;
+    };
+    auto place = static_cast<uint64_t>(offset);
+    for (const uint64_t dots : {1, 2}) {
+      if (place >= dots) continue;
+      struct stat attributes {};
+      attributes.st_ino = dots == 1 ? ino : tree.ParentOf(ino);
+      attributes.st_mode = S_IFDIR;
+      // The kernel does not count these two.
+      if (!add(dots == 1 ? "." : "..", attributes, dots)) break;
+      place = dots;
+    }
+    if (place >= ScratchTree::kFirstPlace - 1) tree.List(ino, place, plus, add);
+    fuse_reply_buf(request, out.data(), used);
+  });
+}
+
+fuse_lowlevel_ops Operations() {
+  fuse_lowlevel_ops operations{};
+  operations.init = OnInit;
+  operations.lookup = OnLookup;
+  operations.forget = OnForget;
+  operations.getattr = OnGetAttr;
+  operations.setattr = OnSetAttr;
+  operations.readlink = OnReadLink;
+  operations.mknod = OnMkNod;
+  operations.mkdir = OnMkDir;
+  operations.symlink = OnSymlink;
+  operations.create = OnCreate;
+  operations.unlink = OnUnlink;
+  operations.rmdir = OnRmDir;
+  operations.rename = OnRename;
+  operations.link = OnLink;
+  operations.open = OnOpen;
+  operations.opendir = OnOpenDir;
+  operations.read = OnRead;
+  operations.write = OnWrite;
+  operations.fallocate = OnFallocate;
+  operations.lseek = OnSeek;
+  operations.statfs = OnStatFs;
+  operations.setxattr = OnSetXattr;
+  operations.getxattr = OnGetXattr;
+  operations.listxattr = OnListXattr;
+  operations.removexattr = OnRemoveXattr;
+  operations.readdir = OnReadDir<false>;
+  operations.readdirplus = OnReadDir<true>;
+  return operations;
+}
+
+}  // namespace
+
+ScratchServer::ScratchServer(std::unique_ptr<ScratchTree> tree, UniqueFd device)
+    : impl_(std::make_unique<Implementation>(std::move(tree))) {
+  impl_->session = std::make_unique<FuseSession>(Operations(), impl_.get(), std::move(device));
+  impl_->session->Start();
+}
+
+ScratchServer::~ScratchServer() { impl_->session.reset(); }
+
+int ScratchServer::ended_fd() const { return impl_->session->ended_fd(); }
+
+}  // namespace sifcrypt::starter
