@@ -8,11 +8,12 @@ const layers = {
   sif: [],
   key: [],
   native: [],
+  http: [],
   device: ["native"],
-  signing: ["sif", "key", "device"],
+  signing: ["sif", "key", "device", "http"],
   container: ["sif", "key", "device", "native", "signing", "runtime", "build"],
   runtime: ["sif", "key", "device", "native", "container", "build"],
-  oci: ["key", "native"],
+  oci: ["key", "native", "http"],
   build: ["sif", "key", "device", "native", "container", "runtime", "oci"],
 }
 

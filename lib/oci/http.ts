@@ -1,14 +1,13 @@
-// One HTTP request, with redirects and retries as a registry's client needs them. Node's own client: it follows nothing
-// and adds nothing by itself, so where a credential goes is decided here.
+// One HTTP request, with redirects and retries as a registry's client needs them. Where a credential goes is decided here.
 import { randomInt } from "node:crypto"
-import { once } from "node:events"
 import { readdirSync, readFileSync } from "node:fs"
-import http from "node:http"
-import https from "node:https"
+import type http from "node:http"
 import path from "node:path"
 import { rootCertificates, type SecureContextOptions } from "node:tls"
 import { setTimeout as sleep } from "node:timers/promises"
 import { OciError } from "../errors.ts"
+import { Connections, type Request as SentRequest } from "../http/connections.ts"
+import type { Environment } from "../http/proxy.ts"
 import type { Bytes } from "../units.ts"
 
 const MAX_REDIRECTS = 5
@@ -21,16 +20,19 @@ export interface HttpOptions {
   readonly signal?: AbortSignal | undefined
   /** Of the first pause before a failed request is tried again; the next ones are longer. Default 1000. */
   readonly retryDelayMs?: number | undefined
-  /** Certificates besides the usual ones, for one host: `*.crt`, and `*.cert` with its `*.key` to show. */
+  /** The host that the rest is about, with its port where it is not the usual one. */
+  readonly registry: string
+  /** Certificates besides the usual ones, for the registry and nobody else: `*.crt`, and `*.cert` with its `*.key` to show. */
+  readonly ownCertFolder?: string | undefined
+  /** With such a folder for each host, by its name and port. */
   readonly certFolders?: readonly string[] | undefined
+  /** For the variables that name proxies and certificates. */
+  readonly environment: Environment
 }
 
-export interface Request {
-  readonly method?: "GET" | "POST"
-  readonly headers?: Readonly<Record<string, string>>
+export interface Request extends Pick<SentRequest, "method" | "headers" | "body"> {
   /** Sent to the host of the URL alone, never along with a redirect to another. */
   readonly authorization?: string | undefined
-  readonly body?: string
 }
 
 export type Reply = http.IncomingMessage
@@ -51,15 +53,15 @@ function readable(file: string): Buffer | undefined {
 }
 
 /** Node trusts a list of its own; the administrator's additions are in the system's. */
-function trust(host: string, folders: readonly string[]): SecureContextOptions {
-  const named = process.env["SSL_CERT_FILE"]
+function trust(folders: readonly string[], environment: Environment): SecureContextOptions {
+  const named = environment["SSL_CERT_FILE"]
   const system = [...(named === undefined ? [] : [named]), ...bundles]
     .map(readable)
     .find((one) => one !== undefined)
   const ca: (string | Buffer)[] = [...rootCertificates, ...(system === undefined ? [] : [system])]
   const cert: Buffer[] = []
   const key: Buffer[] = []
-  for (const folder of folders.flatMap((one) => [path.join(one, host), one])) {
+  for (const folder of folders) {
     let names: string[] = []
     try {
       names = readdirSync(folder)
@@ -102,47 +104,30 @@ function retryAfter(reply: Reply): number {
 /** The client of one registry. */
 export class HttpClient implements Disposable {
   readonly #options: HttpOptions
-  readonly #http = new http.Agent({ keepAlive: true })
-  readonly #https = new Map<string, https.Agent>()
+  readonly #connections: Connections
   readonly #elsewhere = new WeakSet<Reply>()
 
   constructor(options: HttpOptions) {
+    const { registry, ownCertFolder, certFolders = [], environment } = options
     this.#options = options
-  }
-
-  #agent(url: URL): http.Agent {
-    if (url.protocol === "http:") return this.#http
-    let agent = this.#https.get(url.host)
-    if (agent === undefined) {
-      agent = new https.Agent({ keepAlive: true, ...trust(url.host, this.#options.certFolders ?? []) })
-      this.#https.set(url.host, agent)
-    }
-    return agent
-  }
-
-  async #once(url: URL, request: Request): Promise<Reply> {
-    const { method = "GET", headers = {}, authorization, body } = request
-    const { signal } = this.#options
-    signal?.throwIfAborted()
-    const client = url.protocol === "http:" ? http : https
-    const sent = client.request(url, {
-      method,
-      agent: this.#agent(url),
-      timeout: IDLE_MS,
-      headers: {
-        "user-agent": "sifcrypt",
-        ...headers,
-        ...(authorization === undefined ? {} : { authorization }),
-        ...(body === undefined ? {} : { "content-length": Buffer.byteLength(body) }),
+    this.#connections = new Connections({
+      environment,
+      keepAlive: true,
+      trust: (host) => {
+        const folders = [...(ownCertFolder === undefined ? [] : [ownCertFolder]), ...certFolders]
+        const own = host === registry && ownCertFolder !== undefined ? [ownCertFolder] : []
+        return trust([...folders.map((folder) => path.join(folder, host)), ...own], environment)
       },
-      ...(signal === undefined ? {} : { signal }),
     })
-    sent.on("timeout", () => {
-      sent.destroy(Object.assign(new Error("no answer in time"), { code: "ETIMEDOUT" }))
+  }
+
+  async #once(url: URL, { authorization, headers, ...request }: Request): Promise<Reply> {
+    return await this.#connections.request(url, {
+      ...request,
+      headers: { ...headers, ...(authorization === undefined ? {} : { authorization }) },
+      signal: this.#options.signal,
+      idleMs: IDLE_MS,
     })
-    sent.end(body)
-    const [reply] = (await once(sent, "response")) as [Reply]
-    return reply
   }
 
   /** Follows redirects; what answers is not tried again. */
@@ -225,8 +210,7 @@ export class HttpClient implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#http.destroy()
-    for (const agent of this.#https.values()) agent.destroy()
+    this.#connections[Symbol.dispose]()
   }
 }
 

@@ -4,6 +4,7 @@ import type { FileHandle } from "node:fs/promises"
 import os from "node:os"
 import path from "node:path"
 import { OciError } from "../errors.ts"
+import { isLoopback } from "../http/proxy.ts"
 import type { NativeBlob } from "../native/binding.ts"
 import type { Bytes } from "../units.ts"
 import { Authorization } from "./authorization.ts"
@@ -17,7 +18,12 @@ import { Spill } from "./spill.ts"
 import type { BlobStore } from "./store.ts"
 
 /** How a registry is spoken to. */
-export interface RegistryOptions extends CredentialSearch, Pick<HttpOptions, "retryDelayMs" | "certFolders"> {
+export interface RegistryOptions extends CredentialSearch, Pick<HttpOptions, "retryDelayMs"> {
+  /**
+   * With certificates for the registry: `*.crt` are trusted, and a `*.cert` is shown with its `*.key`. For others that the registry
+   * names (who gives tokens, where blobs lie) below HOST:PORT in it.
+   */
+  readonly certFolder?: string
   /** Speak HTTP without TLS, which anybody on the way can read and change. Loopback may do so by itself. */
   readonly noHttps?: boolean
   /** Where public blobs are kept; default: by the environment. */
@@ -44,11 +50,6 @@ function certFolders(): string[] {
 /** Of the API; the name that users give may be another. */
 function apiHost(host: string): string {
   return host === "docker.io" ? "registry-1.docker.io" : host
-}
-
-function isLoopback(host: string): boolean {
-  const name = host.replace(/:\d+$/, "")
-  return name === "localhost" || name === "[::1]" || /^127\.\d+\.\d+\.\d+$/.test(name)
 }
 
 /** Did whoever answered not speak TLS at all? */
@@ -273,8 +274,9 @@ class RegistryStore implements BlobStore {
       if (used > 0) await take(gathered.subarray(0, used))
       used = 0
     }
+    let ranges = true
     for (let tries = 1; have < size; tries++) {
-      const reply = await this.#get(url, have === 0 ? {} : { range: `bytes=${have}-` })
+      const reply = await this.#get(url, have === 0 || !ranges ? {} : { range: `bytes=${have}-` })
       let skip = 0
       if (reply.statusCode === 206) {
         const from = /^bytes (\d+)-/.exec(reply.headers["content-range"] ?? "")?.[1]
@@ -288,6 +290,11 @@ class RegistryStore implements BlobStore {
       } else if (reply.statusCode === 200) {
         // It does not know ranges: what is here already is passed by.
         skip = have
+      } else if (reply.statusCode === 416 && ranges && have > 0) {
+        // It knows them and not this one, which lies within the blob: all of it, then.
+        reply.destroy()
+        ranges = false
+        continue
       } else {
         throw await replyError(reply, what)
       }
@@ -359,7 +366,7 @@ async function endpoint(client: HttpClient, host: string, options: RegistryOptio
   const api = apiHost(host)
   if (options.noHttps === true) return new URL(`http://${api}`)
   const url = new URL(`https://${api}`)
-  if (!isLoopback(api)) return url
+  if (!isLoopback(url)) return url
   try {
     ;(await client.request(new URL("/v2/", url))).destroy()
     return url
@@ -379,9 +386,12 @@ export async function findRemote(
   options: RegistryOptions,
 ): Promise<{ readonly store: BlobStore; readonly descriptor: Descriptor }> {
   const client = new HttpClient({
+    registry: apiHost(reference.host),
+    environment: options.environment ?? process.env,
     signal: options.signal,
     retryDelayMs: options.retryDelayMs,
-    certFolders: [...(options.certFolders ?? []), ...certFolders()],
+    ownCertFolder: options.certFolder,
+    certFolders: certFolders(),
   })
   let store: RegistryStore | undefined
   try {

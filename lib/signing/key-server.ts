@@ -1,10 +1,11 @@
 // OpenPGP key servers (HKP): keys are searched for, fetched and published. A server is asked only when somebody says so, and
 // what it answers is trusted for nothing: a key is taken by its whole fingerprint, which is computed here.
 import { SignatureError } from "../errors.ts"
+import { fetchOnce, type HttpResponse } from "../http/fetch-once.ts"
+import { isLoopback } from "../http/proxy.ts"
 import { DataType } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
-import { fetchOnce, isLoopback, type HttpResponse } from "./http.ts"
 import { keysIn } from "./key-packets.ts"
 import {
   exportKeys,

@@ -344,7 +344,7 @@ describe("registries", () => {
       writeFileSync(path.join(trusted, "ca.crt"), readFileSync(certificate))
       const source = `docker://${registry.host}/image:1`
       await refused(built(source), "ERR_OCI_REGISTRY", /self.signed/)
-      await isWhole(await built(source, { certFolders: [trusted] }))
+      await isWhole(await built(source, { certFolder: trusted }))
       const env = { SIFCRYPT_CACHEDIR: newFolder("tls-cache", 2345) }
       const image = path.join(newFolder("tls-out", 2345), "image.sif")
       const { stderr } = await sifcryptOk(

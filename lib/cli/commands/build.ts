@@ -76,7 +76,7 @@ function parseGibibytes(text: string): number {
 function ociOptions(flags: BuildFlags, fetching: Progress): NonNullable<BuildOptions["oci"]> {
   return {
     ...(flags.authfile === undefined ? {} : { authFile: flags.authfile }),
-    ...(flags.certDir === undefined ? {} : { certFolders: [flags.certDir] }),
+    ...(flags.certDir === undefined ? {} : { certFolder: flags.certDir }),
     ...(flags.https === false ? { noHttps: true } : {}),
     ...(flags.disableCache === undefined ? {} : { disableCache: true }),
     ...(flags.maxLayerSize === undefined ? {} : { maxLayerBytes: flags.maxLayerSize }),

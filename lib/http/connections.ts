@@ -1,0 +1,144 @@
+// Sends requests over HTTP, through a proxy where the environment names one. Node's own client: it follows nothing and adds
+// nothing by itself, so who gets what is decided where a request is made.
+import { once } from "node:events"
+import http from "node:http"
+import https from "node:https"
+import { isIP, Socket } from "node:net"
+import type { Duplex } from "node:stream"
+import { connect as tlsConnect, type ConnectionOptions, type SecureContextOptions } from "node:tls"
+import { hostOf, portOf, proxyFor, proxyHeaders, type Environment } from "./proxy.ts"
+
+/** What is sent. */
+export interface Request {
+  readonly method?: "GET" | "POST"
+  readonly headers?: Readonly<Record<string, string>>
+  readonly body?: string | Buffer | undefined
+  /** Ends it, at any time. */
+  readonly signal?: AbortSignal | undefined
+  /** Of silence. Default: none. */
+  readonly idleMs?: number
+}
+
+export interface ConnectionsOptions {
+  /** For the variables that name proxies. */
+  readonly environment: Environment
+  /** Use a connection again. */
+  readonly keepAlive: boolean
+  /** Certificates for a host; default: Node's. */
+  readonly trust?: (host: string) => SecureContextOptions
+}
+
+/** For a proxy to answer. */
+const TUNNEL_MS = 60_000
+
+/** Speaks TLS to a host through a connection that the proxy makes. */
+class TunnelAgent extends https.Agent {
+  readonly #open: () => Promise<Socket>
+
+  constructor(options: https.AgentOptions, open: () => Promise<Socket>) {
+    super(options)
+    this.#open = open
+  }
+
+  // Node waits for the callback where nothing is returned.
+  override createConnection(
+    options: http.RequestOptions,
+    done?: (error: Error | null, stream: Duplex) => void,
+  ): undefined {
+    this.#open().then(
+      (socket) => done?.(null, tlsConnect({ ...(options as ConnectionOptions), socket })),
+      (error: unknown) => done?.(error as Error, new Socket()),
+    )
+    return undefined
+  }
+}
+
+function end(request: http.ClientRequest, { body, idleMs }: Request): void {
+  if (idleMs !== undefined)
+    request.setTimeout(idleMs, () => {
+      request.destroy(Object.assign(new Error("no answer in time"), { code: "ETIMEDOUT" }))
+    })
+  request.end(body)
+}
+
+/** Connections to hosts, kept while it is open. */
+export class Connections implements Disposable {
+  readonly #options: ConnectionsOptions
+  readonly #http: http.Agent
+  readonly #https = new Map<string, http.Agent>()
+
+  constructor(options: ConnectionsOptions) {
+    this.#options = options
+    this.#http = new http.Agent({ keepAlive: options.keepAlive })
+  }
+
+  #agent(url: URL, proxy?: URL): http.Agent {
+    if (url.protocol === "http:") return this.#http
+    let agent = this.#https.get(url.host)
+    if (agent === undefined) {
+      const options: https.AgentOptions = {
+        keepAlive: this.#options.keepAlive,
+        ...this.#options.trust?.(url.host),
+      }
+      agent =
+        proxy === undefined
+          ? new https.Agent(options)
+          : new TunnelAgent(options, () => this.#tunnel(url, proxy))
+      this.#https.set(url.host, agent)
+    }
+    return agent
+  }
+
+  #start(url: URL, options: http.RequestOptions): http.ClientRequest {
+    const client = url.protocol === "https:" ? https : http
+    return client.request({ ...options, host: hostOf(url), port: portOf(url) })
+  }
+
+  /** A connection through the proxy to the host itself. */
+  async #tunnel(url: URL, proxy: URL): Promise<Socket> {
+    const target = `${url.hostname}:${portOf(url)}`
+    const request = this.#start(proxy, {
+      method: "CONNECT",
+      path: target,
+      headers: { host: target, ...proxyHeaders(proxy) },
+      agent: false,
+      ...(proxy.protocol === "https:"
+        ? { ...this.#options.trust?.(proxy.host), servername: isIP(hostOf(proxy)) === 0 ? hostOf(proxy) : "" }
+        : {}),
+    })
+    end(request, { idleMs: TUNNEL_MS })
+    const [response, socket] = (await once(request, "connect")) as [http.IncomingMessage, Duplex]
+    if (response.statusCode === 200 && socket instanceof Socket) return socket
+    socket.destroy()
+    throw new Error(`the proxy ${proxy.host} answers with status ${response.statusCode ?? 0}`)
+  }
+
+  /** Sends once, and gives what answers, whatever it says. The body is the caller's to read or destroy. */
+  async request(url: URL, request: Request): Promise<http.IncomingMessage> {
+    const { method = "GET", headers = {}, body, signal } = request
+    signal?.throwIfAborted()
+    const proxy = proxyFor(url, this.#options.environment)
+    const forwarded = proxy !== undefined && url.protocol === "http:"
+    const sent = this.#start(forwarded ? proxy : url, {
+      method,
+      path: forwarded ? `${url.origin}${url.pathname}${url.search}` : `${url.pathname}${url.search}`,
+      agent: forwarded ? this.#agent(proxy) : this.#agent(url, proxy),
+      headers: {
+        host: url.host,
+        "user-agent": "sifcrypt",
+        ...headers,
+        ...(body === undefined ? {} : { "content-length": Buffer.byteLength(body) }),
+        ...(forwarded ? proxyHeaders(proxy) : {}),
+      },
+      ...(signal === undefined ? {} : { signal }),
+    })
+    end(sent, request)
+    const [reply] = (await once(sent, "response")) as [http.IncomingMessage]
+    return reply
+  }
+
+  [Symbol.dispose](): void {
+    this.#http.destroy()
+    for (const agent of this.#https.values()) agent.destroy()
+  }
+}

@@ -1,0 +1,64 @@
+// Which proxy the environment names for an address, as curl chooses it.
+import { isIP } from "node:net"
+
+/** Variables by their names. */
+export type Environment = Readonly<Record<string, string | undefined>>
+
+/** The name or the address, without the brackets of IPv6. */
+export function hostOf(url: URL): string {
+  return url.hostname.replace(/^\[|\]$/g, "")
+}
+
+export function portOf(url: URL): number {
+  return url.port !== "" ? Number(url.port) : url.protocol === "https:" ? 443 : 80
+}
+
+/** Is it this machine? */
+export function isLoopback(url: URL): boolean {
+  const host = hostOf(url)
+  return host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."))
+}
+
+function excluded(url: URL, list: string): boolean {
+  const host = hostOf(url).toLowerCase()
+  return list
+    .toLowerCase()
+    .split(/[\s,]+/)
+    .filter((entry) => entry !== "")
+    .some((entry) => {
+      if (entry === "*") return true
+      const [, name = "", port] = /^(.*?)(?::(\d+))?$/.exec(entry) ?? []
+      if (port !== undefined && isIP(entry) === 0 && Number(port) !== portOf(url)) return false
+      const bare = (isIP(entry) === 6 ? entry : name).replace(/^\*?\./, "")
+      return host === bare || host.endsWith(`.${bare}`)
+    })
+}
+
+/**
+ * The proxy for an address by `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`, in capitals or not; this machine is always
+ * asked directly.
+ *
+ * @throws Error for a proxy of another kind than HTTP.
+ */
+export function proxyFor(url: URL, environment: Environment): URL | undefined {
+  const value = (name: string): string | undefined => {
+    const found = environment[name.toLowerCase()] ?? environment[name]
+    return found === "" ? undefined : found
+  }
+  if (isLoopback(url) || excluded(url, value("NO_PROXY") ?? "")) return undefined
+  const proxy = value(url.protocol === "https:" ? "HTTPS_PROXY" : "HTTP_PROXY") ?? value("ALL_PROXY")
+  if (proxy === undefined) return undefined
+  const text = /^[a-z][a-z0-9]*:\/\//i.test(proxy) ? proxy : `http://${proxy}`
+  if (!URL.canParse(text)) throw new Error("the proxy that the environment names is no address")
+  const parsed = new URL(text)
+  if (parsed.protocol !== "http:" && parsed.protocol !== "https:")
+    throw new Error(`the proxy ${parsed.protocol}//${parsed.host} is of a kind that is not supported`)
+  return parsed
+}
+
+/** Shown to the proxy alone. */
+export function proxyHeaders(proxy: URL): Record<string, string> {
+  if (proxy.username === "") return {}
+  const user = `${decodeURIComponent(proxy.username)}:${decodeURIComponent(proxy.password)}`
+  return { "proxy-authorization": `Basic ${Buffer.from(user).toString("base64")}` }
+}
