@@ -125,8 +125,13 @@ if [[ $take_stdin == yes ]]; then cat >"$box/stdin"; else : >"$box/stdin"; fi
 cc -O2 -fPIC -shared -o "$box/uml-xstate.so" "$(dirname "${BASH_SOURCE[0]}")/uml-xstate.c" ||
   fail "a C compiler is missing (scripts/system-packages.sh installs it)"
 
+# The guest has one processor. Its processes are processes here, which take turns: on one processor of this machine that takes two
+# thirds of the time.
+pin=()
+if [[ $(taskset -cp $$ 2>/dev/null) =~ ([0-9]+)$ ]]; then pin=(taskset -c "${BASH_REMATCH[1]}"); fi
+
 # A session of its own, so that the kernel and the processes of the guest are one group to kill.
-LD_PRELOAD=$box/uml-xstate.so setsid timeout --foreground -k 5 "$limit" linux.uml "mem=$memory" root=/dev/root rootfstype=hostfs "rootflags=$root" rw \
+LD_PRELOAD=$box/uml-xstate.so setsid timeout --foreground -k 5 "$limit" "${pin[@]}" linux.uml "mem=$memory" root=/dev/root rootfstype=hostfs "rootflags=$root" rw \
   "uml_dir=$box" "init=$inside/init" con=null con0=null,fd:1 quiet panic=1 </dev/null >"$box/console" 2>&1 &
 kernel=$!
 tail -q -n +1 -f -s 0.1 "--pid=$kernel" "$box/out" &
