@@ -84,6 +84,14 @@ async function baseOwner(source: NativeBuild["source"], ids: Ids): Promise<Nativ
   return { uid: 0, gid: 0 }
 }
 
+/** The error of a scratch in which nothing fits any more: whatever failed, failed because of that. */
+async function fullness(session: string, cause: unknown): Promise<unknown> {
+  const { bavail, bsize, blocks, bfree, ffree } = await statfs(session)
+  if (bavail * bsize >= 1 << 16 && ffree > 0) return cause
+  const used = Math.round(((blocks - bfree) * bsize) / (1 << 20))
+  return new BuildError("ERR_BUILD_SCRATCH", `the scratch is full: it holds ${used} MiB, and has room for no more`, { cause })
+}
+
 async function fill(base: StageBase, root: string, session: string, crun: string, ids: Ids): Promise<void> {
   if (base.kind === "scratch") return
   if (base.kind === "debootstrap") {
@@ -101,6 +109,9 @@ async function fill(base: StageBase, root: string, session: string, crun: string
         const owner = await baseOwner(source, ids)
         const { size } = await loadAddon().buildTree({ ...plainWrite, owner, source, fd: file.fd }, () => true)
         await unpack({ fd: file.fd, offset: 0, size, cipher: undefined }, base.name, root, ids)
+      } catch (cause) {
+        // Before there is room again.
+        throw await fullness(session, cause)
       } finally {
         await file.close()
         await rm(place)
@@ -147,14 +158,6 @@ async function copyTo(root: string, target: string, replace: boolean): Promise<C
   } finally {
     await rm(work, { recursive: true, force: true })
   }
-}
-
-/** The error of a scratch in which nothing fits any more: whatever failed, failed because of that. */
-async function fullness(session: string, cause: unknown): Promise<unknown> {
-  const { bavail, bsize, blocks, bfree, ffree } = await statfs(session)
-  if (bavail * bsize >= 1 << 16 && ffree > 0) return cause
-  const used = Math.round(((blocks - bfree) * bsize) / (1 << 20))
-  return new BuildError("ERR_BUILD_SCRATCH", `the scratch is full: it holds ${used} MiB, and has room for no more`, { cause })
 }
 
 /** What programs wrote through mappings is not lost, as happens where there is no room and nobody to tell. */

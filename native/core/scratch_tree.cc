@@ -21,6 +21,8 @@ constexpr uint64_t kMaxFileSize = uint64_t{1} << 43;
 /// Names and values of one file's extended attributes together: what ext4 and xfs have room for is no more.
 constexpr size_t kMaxXattrs = 64 << 10;
 constexpr uint32_t kBlockUnit = 512;
+/// The store's call when it has blocks, and the disk under it none.
+constexpr char kWriting[] = "pwrite";
 /// What is filled with zeros at a time.
 constexpr size_t kZeros = 256 << 10;
 
@@ -431,6 +433,8 @@ size_t ScratchTree::Write(Id id, uint64_t offset, const void* data, size_t size)
 
 size_t ScratchTree::WriteData(Node& node, uint64_t offset, const uint8_t* data, size_t size, bool into_holes_only) {
   size_t done = 0;
+  // Less and less where the disk has no room for all of it, so that in the end nothing is left of that.
+  uint64_t most = UINT32_MAX / 2;
   while (done < size) {
     const uint64_t at = offset + done;
     const uint64_t block = at / kBlock;
@@ -446,7 +450,8 @@ size_t ScratchTree::WriteData(Node& node, uint64_t offset, const uint8_t* data, 
       }
       uint64_t wanted = BlocksFor(at % kBlock + (size - done));
       if (next != node.extents.end()) wanted = std::min(wanted, next->first - block);
-      const BlockStore::Run run = store_->Allocate(static_cast<uint32_t>(std::min<uint64_t>(wanted, UINT32_MAX / 2)));
+      most = std::min(most, wanted);
+      const BlockStore::Run run = store_->Allocate(static_cast<uint32_t>(most));
       const size_t n = std::min<uint64_t>(size - done, uint64_t{run.count} * kBlock - at % kBlock);
       try {
         store_->Write(run.first, at % kBlock, data + done, n, true);
@@ -462,7 +467,11 @@ size_t ScratchTree::WriteData(Node& node, uint64_t offset, const uint8_t* data, 
       }
       node.blocks += run.count;
       done += n;
-    } catch (const SystemError&) {
+    } catch (const SystemError& failure) {
+      if (failure.error() == ENOSPC && failure.operation() == kWriting && most > 1) {
+        most /= 2;
+        continue;
+      }
       if (done == 0) throw;
       return done;
     }

@@ -238,12 +238,20 @@ class Workspace {
     return kFailure;
   }
 
+  UniqueFd MountDevice() const {
+    try {
+      return MountFuse(options_.session, "sifcrypt-scratch", 0);
+    } catch (const SystemError& failure) {
+      throw SystemError(failure.error(), "scratch", failure.what());
+    }
+  }
+
   void MountScratch() const {
     const char* session = options_.session.c_str();
     if (!options_.folder.empty()) {
       CheckErrno(mount(options_.folder.c_str(), session, nullptr, MS_BIND, nullptr), "scratch");
     } else if (!options_.spill.empty()) {
-      const UniqueFd device = MountFuse(options_.session, "sifcrypt-scratch", 0);
+      const UniqueFd device = MountDevice();
       if (!main_.Send({.kind = Message::Kind::kDevice}, device.get())) throw SystemError(EPIPE, "scratch");
     } else if (options_.volume.empty()) {
       const std::string data = "mode=0755,size=" + std::to_string(options_.memory);
