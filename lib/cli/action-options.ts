@@ -520,6 +520,9 @@ const absent: readonly (readonly [flags: string, why: string])[] = [
   ["--cdi-dirs <list>", "CDI is not known here: --bind the device's node"],
 ]
 
+/** What the peers need to make a file of an image that lies elsewhere; here it is a file already. */
+const unneeded = ["--disable-cache", "--tmpdir <dir>", "--docker-login", "--authfile <file>", "--no-https"]
+
 const collect = (value: string, earlier: string[] | undefined): string[] => [...(earlier ?? []), value]
 
 /** Name of the property in which commander leaves the words of a flag. */
@@ -545,6 +548,7 @@ export function addActionOptions(command: Command, name: string): Command {
     command.addOption(option)
   }
   for (const [flags] of absent) command.addOption(newOption(flags, "not here").hideHelp())
+  for (const flags of unneeded) command.addOption(newOption(flags, "accepted: it changes nothing").hideHelp())
   return command
 }
 

@@ -1,6 +1,8 @@
 // How the command talks to people. Results go to stdout; prompts to the terminal itself; everything else to stderr with
 // the program's name in front. Progress shows on a terminal only and leaves no trace.
+import { once } from "node:events"
 import { fstatSync, openSync, readSync, writeSync } from "node:fs"
+import { createInterface } from "node:readline"
 import { isatty, ReadStream } from "node:tty"
 import { allocateSecret, KeyError } from "../index.ts"
 import { Interrupted } from "./interrupt.ts"
@@ -11,8 +13,12 @@ export function isTerminal(fd: number): boolean {
   return fstatSync(fd).isCharacterDevice() && isatty(fd)
 }
 
+/** Takes the progress line away that the cursor is in. */
+let clearLine: (() => void) | undefined
+
 /** Writes a line to stderr, prefixed. */
 export function notice(text: string): void {
+  clearLine?.()
   errors().write(`sifcrypt: ${text}\n`)
 }
 
@@ -36,26 +42,36 @@ export function humanBytes(bytes: number): string {
 /** A progress line on stderr, redrawn at most ten times a second; nothing when stderr is not a terminal. */
 export class Progress {
   readonly #label: string
-  readonly #started: number = performance.now()
+  #started: number | undefined
+  readonly #clear = (): void => {
+    errors().write("\r\u001b[K")
+    clearLine = undefined
+  }
   #last = 0
-  #shown = false
 
   constructor(label: string) {
-    this.#label = label
+    this.#label = printable(label)
   }
 
-  update(bytes: number): void {
+  /** @param total - Where it is known. */
+  update(bytes: number, total?: number): void {
     const now = performance.now()
-    if (!errors().isTTY || now - this.#last < 100) return
+    const terminal = errors()
+    if (!terminal.isTTY || now - this.#last < 100) return
     this.#last = now
+    this.#started ??= now
     const seconds = (now - this.#started) / 1000
     const rate = seconds > 0.2 ? `, ${humanBytes(bytes / seconds)}/s` : ""
-    errors().write(`\r\u001b[K${this.#label} ${humanBytes(bytes)}${rate}`)
-    this.#shown = true
+    const state = ` ${humanBytes(bytes)}${total === undefined ? "" : ` of ${humanBytes(total)}`}${rate}`
+    // A line that wraps could not be taken back.
+    const room = Math.max(0, (terminal.columns || 80) - state.length - 1)
+    const label = this.#label.length > room ? `${this.#label.slice(0, Math.max(0, room - 1))}…` : this.#label
+    terminal.write(`\r\u001b[K${label}${state}`)
+    clearLine = this.#clear
   }
 
   done(): void {
-    if (this.#shown) errors().write("\r\u001b[K")
+    if (clearLine === this.#clear) this.#clear()
   }
 }
 
@@ -117,6 +133,30 @@ class SecretLine {
     this.#bytes.copy(secret, 0, 0, this.#length)
     this.clear()
     return secret
+  }
+}
+
+/**
+ * Asks for a line on the controlling terminal, shown while it is typed.
+ *
+ * @returns undefined when there is no terminal.
+ */
+export async function promptLine(text: string, signal: AbortSignal): Promise<string | undefined> {
+  let fd: number
+  try {
+    fd = openSync("/dev/tty", "r+")
+  } catch {
+    return undefined
+  }
+  const terminal = new ReadStream(fd)
+  const lines = createInterface({ input: terminal, terminal: false })
+  try {
+    writeSync(fd, text)
+    const [line] = (await once(lines, "line", { signal })) as [string]
+    return line
+  } finally {
+    lines.close()
+    terminal.destroy()
   }
 }
 

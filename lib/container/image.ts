@@ -5,7 +5,7 @@ import { Readable } from "node:stream"
 import type { LuksPolicy } from "../device/luks-header.ts"
 import { prepareLuks } from "../device/luks.ts"
 import { Tree, type ExtractResult } from "../device/tree.ts"
-import { SifError, TreeError } from "../errors.ts"
+import { OciError, SifError, TreeError } from "../errors.ts"
 import type { NativeRange, NativeStat, TreeEntryType } from "../native/binding.ts"
 import type { Action } from "../runtime/bundle.ts"
 import type { SifPartition } from "../sif/format.ts"
@@ -447,7 +447,17 @@ export async function open(file: string, options: OpenOptions = {}): Promise<Ima
   signal?.throwIfAborted()
   // For an encrypted image, then: the library is loaded while its table and header are read.
   if (Object.keys(credentials).length > 0) prepareLuks()
-  const sif = await openSif(file)
+  const sif = await openSif(file).catch((cause: unknown) => {
+    const isName = /^(?:docker|docker-archive|docker-daemon|oci|oci-archive|library|oras|shub|https?):/.test(
+      file,
+    )
+    if (!isName || (cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause
+    throw new OciError(
+      "ERR_OCI_UNSUPPORTED",
+      `${file} is not a SIF file but the name of something to build one from`,
+      { cause },
+    )
+  })
   try {
     const { partition, vouched } =
       options.purpose === "read"

@@ -30,6 +30,8 @@ export interface RegistryOptions extends CredentialSearch, Pick<HttpOptions, "re
   readonly cacheFolder?: string
   /** Keep nothing: what is fetched lies encrypted in a file without a name until the end. */
   readonly disableCache?: boolean
+  /** For what is not kept. Default: the folder of the cache, or TMPDIR. */
+  readonly tmpFolder?: string
   readonly signal?: AbortSignal
   readonly onNotice?: (text: string) => void
   /** Bytes of blobs that are here, of how many. */
@@ -203,7 +205,7 @@ class RegistryStore implements BlobStore {
         return { fd: file.fd, offset: 0, size }
       }
     }
-    const spill = await Spill.create(this.#cache?.folder ?? os.tmpdir())
+    const spill = await Spill.create(this.#options.tmpFolder ?? this.#cache?.folder ?? os.tmpdir())
     this.#spills.push(spill)
     const hash = hashFor(digest)
     await this.#download(descriptor, 0, async (piece) => {

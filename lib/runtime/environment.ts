@@ -50,8 +50,9 @@ const handOver: Readonly<Record<string, string>> = {
 
 const shellName = /^[A-Za-z_][A-Za-z0-9_]*$/
 
-/** Keys, settings of ours and of the peers: none of them is the payload's business. */
+/** Keys, passwords, settings of ours and of the peers: none of them is the payload's business. */
 export function isFamilyVariable(name: string): boolean {
+  if (name === "DOCKER_PASSWORD") return true
   return families.some((family) => name.startsWith(`${family}_`) || name.startsWith(`${family}ENV_`))
 }
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict"
-import { execFileSync } from "node:child_process"
+import { execFileSync, spawn } from "node:child_process"
 import { createHash, createPrivateKey, sign, X509Certificate } from "node:crypto"
 import { once } from "node:events"
 import {
@@ -13,10 +13,13 @@ import {
   writeFileSync,
 } from "node:fs"
 import http from "node:http"
-import type { AddressInfo } from "node:net"
+import https from "node:https"
+import { connect, type AddressInfo, type Socket } from "node:net"
 import path from "node:path"
+import { text } from "node:stream/consumers"
+import { TLSSocket } from "node:tls"
 import { build, cleanCache, listCache, type BuildOptions } from "../../lib/index.ts"
-import { sifcrypt, sifcryptOk } from "../support/cli.ts"
+import { cli, sifcrypt, sifcryptOk } from "../support/cli.ts"
 import { imageTree } from "../support/image-tree.ts"
 import { Layout } from "../support/layout.ts"
 import { Registry } from "../support/registry.ts"
@@ -34,20 +37,36 @@ interface Heard {
 }
 type Answer = (request: http.IncomingMessage, response: http.ServerResponse) => void
 
+/** A pair for TLS on this machine, in PEM files. */
+function certificate(): { readonly key: string; readonly certificate: string } {
+  const folder = newFolder("certificate")
+  const [key, file] = [path.join(folder, "key.pem"), path.join(folder, "certificate.pem")]
+  execFileSync(
+    "openssl",
+    [
+      ...["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", file, "-subj", "/CN=test"],
+      ...["-addext", "subjectAltName=IP:127.0.0.1,DNS:registry.example.test", "-days", "2"],
+    ],
+    { stdio: "ignore" },
+  )
+  return { key, certificate: file }
+}
+
 /** A registry of the test's own, for what a good one never does. */
 class Server implements AsyncDisposable {
   readonly heard: Heard[] = []
   readonly #server: http.Server
 
-  private constructor(answer: Answer) {
-    this.#server = http.createServer((request, response) => {
+  private constructor(answer: Answer, tls?: https.ServerOptions) {
+    const listener: Answer = (request, response) => {
       const { method = "", url = "", headers } = request
       this.heard.push({ method, url, authorization: headers.authorization, range: headers.range })
       answer(request, response)
-    })
+    }
+    this.#server = tls === undefined ? http.createServer(listener) : https.createServer(tls, listener)
   }
-  static async start(answer: Answer): Promise<Server> {
-    const server = new Server(answer)
+  static async start(answer: Answer, tls?: https.ServerOptions): Promise<Server> {
+    const server = new Server(answer, tls)
     server.#server.listen(0, "127.0.0.1")
     await once(server.#server, "listening")
     return server
@@ -55,12 +74,39 @@ class Server implements AsyncDisposable {
   get host(): string {
     return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`
   }
+  /** Makes a proxy for TLS of it: whatever is asked for, it leads to `port`. */
+  tunnelTo(port: number, targets: string[]): void {
+    this.#server.on("connect", (request: http.IncomingMessage, socket: Socket) => {
+      targets.push(`${request.url ?? ""} ${request.headers["proxy-authorization"] ?? ""}`)
+      const onward = connect(port, "127.0.0.1", () => {
+        socket.write("HTTP/1.1 200 OK\r\n\r\n")
+        socket.pipe(onward).pipe(socket)
+      })
+      for (const end of [socket, onward]) end.on("error", () => undefined)
+    })
+  }
   async [Symbol.asyncDispose](): Promise<void> {
     this.#server.closeAllConnections()
     this.#server.close()
     await once(this.#server, "close")
   }
 }
+
+/** Hands requests on to a registry, so that they are heard. */
+function relaying(host: string): Answer {
+  return (request, response) => {
+    const { pathname, search } = new URL(request.url ?? "", "http://x")
+    const { method = "GET", headers } = request
+    const onward = http.request(`http://${host}${pathname}${search}`, { method, headers }, (answer) => {
+      response.writeHead(answer.statusCode ?? 500, answer.headers)
+      answer.pipe(response)
+    })
+    request.pipe(onward)
+  }
+}
+
+const basic = `Basic ${Buffer.from("user:secret").toString("base64")}`
+const secret = { username: "user", password: Buffer.from("secret") }
 
 const layout = new Layout()
 const root = layout.write()
@@ -196,107 +242,98 @@ describe("registries", () => {
       await using registry = await Registry.start({ htpasswd })
       await registry.push(`oci:${vectorPath("oci/layout")}`, "group/private:1", "--dest-creds", "user:secret")
       const source = `docker://${registry.host}/group/private:1`
-      await refused(built(source), "ERR_OCI_CREDENTIALS", /401/)
-      await isWhole(
-        await built(source, { credentials: { username: "user", password: Buffer.from("secret") } }),
-      )
-      await refused(
-        built(source, { credentials: { username: "user", password: Buffer.from("wrong") } }),
-        "ERR_OCI_CREDENTIALS",
-        /401/,
-      )
+      const wrong = { username: "user", password: Buffer.from("wrong") }
+      for (const oci of [{}, { credentials: wrong }, { environment: { ...none, DOCKER_USERNAME: "user" } }])
+        await refused(built(source, oci), "ERR_OCI_CREDENTIALS", /401/)
       const file = path.join(folder, "auth.json")
       execFileSync(
         "skopeo",
         ["login", "--authfile", file, "--tls-verify=false", "-u", "user", "-p", "secret", registry.host],
         { stdio: "ignore" },
       )
-      await isWhole(await built(source, { authFile: file }))
-      await isWhole(await built(source, { environment: { ...none, REGISTRY_AUTH_FILE: file } }))
-      await isWhole(
-        await built(source, { environment: { ...none, DOCKER_USERNAME: "user", DOCKER_PASSWORD: "secret" } }),
-      )
-      const home = newFolder("docker-home")
-      mkdirSync(path.join(home, ".docker"))
-      const config = path.join(home, ".docker", "config.json")
+      const home = (config: unknown): string => {
+        const made = newFolder("docker-home")
+        mkdirSync(path.join(made, ".docker"))
+        writeFileSync(path.join(made, ".docker", "config.json"), JSON.stringify(config))
+        return made
+      }
+      const auth = Buffer.from("user:secret").toString("base64")
+      const helped = home({ credHelpers: { [registry.host]: "sifcrypt-test" } })
+      const helper = path.join(helped, "docker-credential-sifcrypt-test")
       writeFileSync(
-        config,
-        JSON.stringify({
-          auths: { [`${registry.host}/group`]: { auth: Buffer.from("user:secret").toString("base64") } },
-        }),
+        helper,
+        `#!/bin/sh\n[ "$1" = get ] && [ -z "$SIFCRYPT_ENCRYPTION_PASSPHRASE$DOCKER_PASSWORD" ] && read server; [ "$server" = "${registry.host}" ] && echo '{"ServerURL":"x","Username":"user","Secret":"secret"}'\n`,
       )
-      await isWhole(await built(source, { environment: { HOME: home } }))
-      writeFileSync(config, JSON.stringify({ credHelpers: { [registry.host]: "sifcrypt-test" } }))
-      writeFileSync(
-        path.join(home, "docker-credential-sifcrypt-test"),
-        `#!/bin/sh\n[ "$1" = get ] && [ -z "$SIFCRYPT_ENCRYPTION_PASSPHRASE" ] && read server; [ "$server" = "${registry.host}" ] && echo '{"ServerURL":"x","Username":"user","Secret":"secret"}'\n`,
-      )
-      chmodSync(path.join(home, "docker-credential-sifcrypt-test"), 0o755)
-      await isWhole(
-        await built(source, {
-          environment: {
-            HOME: home,
-            PATH: `${home}:${process.env["PATH"] ?? ""}`,
-            SIFCRYPT_ENCRYPTION_PASSPHRASE: "not the helper's",
-          },
-        }),
-      )
+      chmodSync(helper, 0o755)
+      const searchPath = `${helped}:${process.env["PATH"] ?? ""}`
+      const ways: readonly NonNullable<BuildOptions["oci"]>[] = [
+        { credentials: secret },
+        { authFile: file },
+        { disableCache: true, authFile: file },
+        { disableCache: true, authFile: file, tmpFolder: path.join(folder, "spills") },
+        ...[
+          { REGISTRY_AUTH_FILE: file },
+          ...["", "SIFCRYPT_", "APPTAINER_", "SINGULARITY_"].map((prefix) => ({
+            [`${prefix}DOCKER_USERNAME`]: "user",
+            [`${prefix}DOCKER_PASSWORD`]: "secret",
+          })),
+          { HOME: home({ auths: { [`${registry.host}/group`]: { auth } } }) },
+          { HOME: helped, PATH: searchPath, SIFCRYPT_ENCRYPTION_PASSPHRASE: "x", DOCKER_PASSWORD: "y" },
+        ].map((environment) => ({ environment: { ...none, ...environment } })),
+      ]
+      for (const oci of ways) await isWhole(await built(source, oci))
+      assert.deepEqual(readdirSync(path.join(folder, "spills")), [])
+      // Typed on a terminal.
+      const image = path.join(folder, `${++count}.sif`)
+      const line = `${process.execPath} ${cli} build --arch amd64 --docker-login --disable-cache ${image} ${source}`
+      const typist = spawn("script", ["-qec", line, "/dev/null"], { stdio: ["pipe", "pipe", "inherit"] })
+      let seen = ""
+      const answers = ["Username: ", "user\n", "Password: ", "secret\n"]
+      typist.stdout.on("data", (piece: Buffer) => {
+        seen += piece.toString()
+        if (answers.length > 0 && seen.endsWith(answers[0]!)) typist.stdin.write(answers.splice(0, 2)[1]!)
+      })
+      assert.deepEqual(await once(typist, "close"), [0, null], seen)
+      assert.match(seen, /Username: user\r\n.*Password: /s)
+      assert.doesNotMatch(seen, /secret/)
+      await isWhole(image)
       assert.deepEqual(await listCache(cacheFolder), [], "A37: nothing private in the cache")
       assert.deepEqual(existsSync(cacheFolder) ? readdirSync(cacheFolder) : [], [], "nothing else either")
     })
 
     it("with tokens let in nobody or somebody, and give them what each may have", async () => {
-      const keys = newFolder("token")
-      const [key, certificate] = ["key.pem", "certificate.pem"].map((name) => path.join(keys, name)) as [
-        string,
-        string,
-      ]
-      execFileSync(
-        "openssl",
-        [
-          "req",
-          "-x509",
-          "-newkey",
-          "rsa:2048",
-          "-nodes",
-          "-keyout",
-          key,
-          "-out",
-          certificate,
-          "-subj",
-          "/CN=test",
-          "-days",
-          "2",
-        ],
-        { stdio: "ignore" },
-      )
-      const x5c = [new X509Certificate(readFileSync(certificate)).raw.toString("base64")]
-      const asked: (string | undefined)[] = []
-      await using tokens = await Server.start((request, response) => {
-        const url = new URL(request.url ?? "", "http://x")
-        asked.push(request.headers.authorization)
-        const known =
-          request.headers.authorization === `Basic ${Buffer.from("user:secret").toString("base64")}`
-        if (request.headers.authorization !== undefined && !known) {
-          response.statusCode = 401
-          response.end("{}")
-          return
-        }
-        const access = url.searchParams.getAll("scope").map((scope) => {
+      const { key, certificate: file } = certificate()
+      const x5c = [new X509Certificate(readFileSync(file)).raw.toString("base64")]
+      const encode = (value: unknown): string => Buffer.from(JSON.stringify(value)).toString("base64url")
+      const tokenFor = (service: string | null, scopes: readonly string[], known: boolean): string => {
+        const access = scopes.map((scope) => {
           const [type, name, actions = ""] = scope.split(":")
-          const allowed = known || name === "public"
-          return { type, name, actions: allowed ? actions.split(",") : [] }
+          return { type, name, actions: known || name === "public" ? actions.split(",") : [] }
         })
         const now = Math.floor(Date.now() / 1000)
-        const encode = (value: unknown): string => Buffer.from(JSON.stringify(value)).toString("base64url")
-        const body = `${encode({ typ: "JWT", alg: "RS256", x5c })}.${encode({ iss: "test", aud: url.searchParams.get("service"), sub: "", exp: now + 300, nbf: now - 10, iat: now, jti: String(now), access })}`
-        const signature = sign("sha256", Buffer.from(body), createPrivateKey(readFileSync(key))).toString(
-          "base64url",
-        )
-        response.end(JSON.stringify({ token: `${body}.${signature}` }))
+        const claims = { iss: "test", aud: service, sub: "", exp: now + 300, nbf: now - 10, iat: now }
+        const body = `${encode({ typ: "JWT", alg: "RS256", x5c })}.${encode({ ...claims, jti: String(now), access })}`
+        return `${body}.${sign("sha256", Buffer.from(body), createPrivateKey(readFileSync(key))).toString("base64url")}`
+      }
+      const asked: (string | undefined)[] = []
+      await using tokens = await Server.start((request, response) => {
+        void text(request).then((body) => {
+          const form = new URLSearchParams(body)
+          const query = request.method === "POST" ? form : new URL(request.url ?? "", "http://x").searchParams
+          const shown = form.get("refresh_token") ?? request.headers.authorization
+          asked.push(shown)
+          if (shown !== undefined && shown !== basic && shown !== "identity") {
+            response.statusCode = 401
+            response.end("{}")
+            return
+          }
+          const scopes = query.getAll("scope").flatMap((scope) => scope.split(" "))
+          const token = tokenFor(query.get("service"), scopes, shown !== undefined)
+          response.end(JSON.stringify(request.method === "POST" ? { access_token: token } : { token }))
+        })
       })
       await using registry = await Registry.start({
-        token: { realm: `http://${tokens.host}/token`, certificate },
+        token: { realm: `http://${tokens.host}/token`, certificate: file },
       })
       for (const name of ["public:1", "private:1"])
         await registry.push(`oci:${vectorPath("oci/layout")}`, name, "--dest-creds", "user:secret")
@@ -306,42 +343,29 @@ describe("registries", () => {
       assert.equal((await listCache(cacheFolder)).length, 4)
       await cleanCache({ folder: cacheFolder })
       await refused(built(`docker://${registry.host}/private:1`), "ERR_OCI_CREDENTIALS", /401/)
-      const credentials = { username: "user", password: Buffer.from("secret") }
-      await isWhole(await built(`docker://${registry.host}/private:1`, { credentials }))
+      // What stands for a name and its password: to be exchanged, posted, and to be shown as it is.
+      const home = newFolder("tokens")
+      const authFile = path.join(home, "auth.json")
+      const pull = tokenFor("registry", ["repository:private:pull"], true)
+      asked.length = 0
+      for (const [entry, shown] of [
+        [{ auth: Buffer.from("user:secret").toString("base64") }, [undefined, basic]],
+        [{ identitytoken: "identity" }, [undefined, "identity"]],
+        [{ registrytoken: pull }, [undefined]],
+      ] as const) {
+        writeFileSync(authFile, JSON.stringify({ auths: { [registry.host]: entry } }))
+        await isWhole(await built(`docker://${registry.host}/private:1`, { authFile }))
+        assert.deepEqual(asked.splice(0), shown)
+      }
       assert.deepEqual(await listCache(cacheFolder), [])
     })
 
     it("with TLS are trusted by a certificate of --cert-dir and by no other", async () => {
-      const keys = newFolder("tls")
-      const [key, certificate] = ["server.key", "ca.crt"].map((name) => path.join(keys, name)) as [
-        string,
-        string,
-      ]
-      execFileSync(
-        "openssl",
-        [
-          "req",
-          "-x509",
-          "-newkey",
-          "rsa:2048",
-          "-nodes",
-          "-keyout",
-          key,
-          "-out",
-          certificate,
-          "-subj",
-          "/CN=test",
-          "-addext",
-          "subjectAltName=IP:127.0.0.1",
-          "-days",
-          "2",
-        ],
-        { stdio: "ignore" },
-      )
-      await using registry = await Registry.start({ tls: { certificate, key } })
+      const pair = certificate()
+      await using registry = await Registry.start({ tls: pair })
       await registry.push(`oci:${vectorPath("oci/layout")}`, "image:1")
       const trusted = newFolder("trusted")
-      writeFileSync(path.join(trusted, "ca.crt"), readFileSync(certificate))
+      writeFileSync(path.join(trusted, "ca.crt"), readFileSync(pair.certificate))
       const source = `docker://${registry.host}/image:1`
       await refused(built(source), "ERR_OCI_REGISTRY", /self.signed/)
       await isWhole(await built(source, { certFolder: trusted }))
@@ -356,19 +380,49 @@ describe("registries", () => {
       assert.equal(plain.status, 25, plain.stderr)
     })
 
+    it("are reached through the proxy that the environment names, and not where NO_PROXY forbids", async () => {
+      const pair = certificate()
+      await using secure = await Registry.start({ tls: pair })
+      await using plain = await Registry.start()
+      for (const registry of [secure, plain])
+        await registry.push(`oci:${vectorPath("oci/layout")}`, "image:1")
+      await using proxy = await Server.start(relaying(plain.host))
+      const targets: string[] = []
+      proxy.tunnelTo(Number(secure.host.split(":")[1]), targets)
+      const certFolder = newFolder("proxied")
+      writeFileSync(path.join(certFolder, "ca.crt"), readFileSync(pair.certificate))
+      const source = "docker://registry.example.test/image:1"
+      const address = `http://user:secret@${proxy.host}`
+      for (const name of ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+        await isWhole(
+          await built(source, { certFolder, disableCache: true, environment: { ...none, [name]: address } }),
+        )
+      assert.deepEqual([...new Set(targets)], [`registry.example.test:443 ${basic}`])
+      // A connection is used again: the first, and one for each blob that is fetched beside another.
+      assert.ok(targets.length <= 3 * 3, `${targets.length} tunnels`)
+      await isWhole(await built(source, { noHttps: true, environment: { ...none, HTTP_PROXY: address } }))
+      assert.ok(proxy.heard.length > 4)
+      assert.ok(proxy.heard.every(({ url }) => url.startsWith("http://registry.example.test/v2/image/")))
+      const forbidden = { ...none, https_proxy: address, no_proxy: "other, .example.test" }
+      await refused(built(source, { environment: forbidden }), "ERR_OCI_REGISTRY", /EAI_AGAIN|ENOTFOUND/)
+    })
+
     it("A37: are asked once for a blob by builds at the same time; list and clean show and remove it", async () => {
       await using registry = await Registry.start()
       await registry.push(`oci:${vectorPath("oci/layout")}`, "image:1")
+      await using server = await Server.start(relaying(registry.host))
       const env = { SIFCRYPT_CACHEDIR: newFolder("shared-cache", 2345) }
       const out = newFolder("parallel", 2345)
       await Promise.all(
         [1, 2, 3, 4].map((i) =>
           sifcryptOk(
-            ["build", "--arch", "amd64", path.join(out, `${i}.sif`), `docker://${registry.host}/image:1`],
+            ["build", "--arch", "amd64", path.join(out, `${i}.sif`), `docker://${server.host}/image:1`],
             { env },
           ),
         ),
       )
+      const blobs = server.heard.map(({ url }) => url).filter((url) => url.includes("/blobs/"))
+      assert.deepEqual(blobs, [...new Set(blobs)])
       for (const i of [1, 2, 3, 4]) await isWhole(path.join(out, `${i}.sif`))
       const listed = JSON.parse((await sifcryptOk(["cache", "list", "--json"], { env })).text) as {
         digest: string
@@ -431,6 +485,31 @@ describe("registries", () => {
       }
     })
 
+    it("are asked for all of a blob where they refuse a range of it", async () => {
+      const { digest } = layout.manifest.layers[0]!
+      await using server = await Server.start(
+        serving((request, response) => {
+          if (!request.url!.endsWith(digest)) return false
+          const asked = server.heard.filter(({ url }) => url.endsWith(digest)).length
+          const bytes = layout.blob(digest)
+          if (request.headers.range !== undefined) {
+            response.statusCode = 416
+            response.end()
+          } else if (asked === 1) {
+            response.setHeader("content-length", bytes.length)
+            response.write(bytes.subarray(0, 100), () => response.destroy())
+          } else response.end(bytes)
+          return true
+        }),
+      )
+      for (const disableCache of [true, false]) {
+        server.heard.length = 0
+        await isWhole(await built(`docker://${server.host}/image:1`, { disableCache }))
+        const ranges = server.heard.filter(({ url }) => url.endsWith(digest)).map(({ range }) => range)
+        assert.deepEqual(ranges, [undefined, "bytes=100-", undefined])
+      }
+    })
+
     it("A37: a blob in the cache that is damaged is fetched again", async () => {
       await using server = await Server.start(serving())
       await isWhole(await built(`docker://${server.host}/image:1`))
@@ -442,17 +521,22 @@ describe("registries", () => {
       await isWhole(await built(`docker://${server.host}/image:1`))
     })
 
-    it("are asked again when they are busy, and without end never", async () => {
+    it("are asked again when they are busy, not before they say, and without end never", async () => {
       let refusals = 2
+      const times: number[] = []
       await using server = await Server.start(
         serving((request, response) => {
-          if (!request.url!.includes("/manifests/") || refusals-- <= 0) return false
-          response.statusCode = 503
+          if (!request.url!.includes("/manifests/")) return false
+          times.push(performance.now())
+          if (refusals-- <= 0) return false
+          response.statusCode = times.length === 1 ? 429 : 503
+          if (times.length === 1) response.setHeader("retry-after", "1")
           response.end()
           return true
         }),
       )
       await isWhole(await built(`docker://${server.host}/image:1`))
+      assert.ok(times[1]! - times[0]! >= 990, `${times[1]! - times[0]!} ms`)
       refusals = 1000
       server.heard.length = 0
       await refused(built(`docker://${server.host}/image:1`), "ERR_OCI_REGISTRY", /503/)
@@ -481,8 +565,7 @@ describe("registries", () => {
           return true
         }),
       )
-      const credentials = { username: "user", password: Buffer.from("secret") }
-      await isWhole(await built(`docker://${server.host}/image:1`, { credentials }))
+      await isWhole(await built(`docker://${server.host}/image:1`, { credentials: secret }))
       assert.ok(server.heard.some(({ authorization }) => authorization?.startsWith("Basic ") === true))
       assert.ok(storage.heard.length >= 4)
       assert.deepEqual([...new Set(storage.heard.map(({ authorization }) => authorization))], [undefined])
@@ -498,9 +581,8 @@ describe("registries", () => {
         response.setHeader("www-authenticate", `Bearer realm="http://${elsewhere}/token",service="x"`)
         response.end()
       })
-      const credentials = { username: "user", password: Buffer.from("secret") }
       await refused(
-        built(`docker://${server.host}/image:1`, { credentials }),
+        built(`docker://${server.host}/image:1`, { credentials: secret }),
         "ERR_OCI_CREDENTIALS",
         /without TLS/,
       )
@@ -525,6 +607,50 @@ describe("registries", () => {
       writeFileSync(authFile, JSON.stringify({ auths: { [server.host]: { identitytoken: "secret" } } }))
       await refused(built(`docker://${server.host}/image:1`, { authFile }), "ERR_OCI_REGISTRY", /sends us to/)
       assert.deepEqual(thief.heard, [])
+    })
+
+    it("S14: certificates of --cert-dir are for the registry alone; no redirect leads from TLS to none", async () => {
+      const pair = certificate()
+      const tls = { key: readFileSync(pair.key), cert: readFileSync(pair.certificate) }
+      const shown: (readonly [place: string, certificate: boolean])[] = []
+      const hear = (place: string, { socket }: http.IncomingMessage): void => {
+        assert.ok(socket instanceof TLSSocket)
+        shown.push([place, Object.keys(socket.getPeerCertificate()).length > 0])
+      }
+      const asking = { ...tls, requestCert: true, rejectUnauthorized: false }
+      await using tokens = await Server.start((request, response) => {
+        hear("tokens", request)
+        response.end('{"token":"x"}')
+      }, asking)
+      await using server = await Server.start(
+        serving((request, response) => {
+          hear("registry", request)
+          if (request.headers.authorization === "Bearer x" && !request.url!.includes("/blobs/")) return false
+          response.statusCode = request.headers.authorization === "Bearer x" ? 307 : 401
+          response.setHeader("www-authenticate", `Bearer realm="https://${tokens.host}/token"`)
+          response.setHeader("location", `http://${tokens.host}/elsewhere`)
+          response.end()
+          return true
+        }),
+        asking,
+      )
+      const certFolder = newFolder("own")
+      for (const [name, bytes] of [
+        ["ca.crt", tls.cert],
+        ["own.cert", tls.cert],
+        ["own.key", tls.key],
+      ] as const)
+        writeFileSync(path.join(certFolder, name), bytes)
+      const source = `docker://${server.host}/image:1`
+      await refused(built(source, { certFolder }), "ERR_OCI_REGISTRY", /self.signed/)
+      mkdirSync(path.join(certFolder, tokens.host))
+      writeFileSync(path.join(certFolder, tokens.host, "ca.crt"), tls.cert)
+      await refused(built(source, { certFolder }), "ERR_OCI_REGISTRY", /redirect from https to http/)
+      assert.deepEqual(
+        shown.filter(([place, own]) => own !== (place === "registry")),
+        [],
+      )
+      assert.ok(shown.some(([place]) => place === "tokens"))
     })
 
     it("are not shown a token again that they refuse", async () => {
@@ -554,8 +680,11 @@ describe("registries", () => {
           return true
         }),
       )
-      const credentials = { username: "user", password: Buffer.from("secret") }
-      await refused(built(`docker://${server.host}/image:1`, { credentials }), "ERR_OCI_CREDENTIALS", /401/)
+      await refused(
+        built(`docker://${server.host}/image:1`, { credentials: secret }),
+        "ERR_OCI_CREDENTIALS",
+        /401/,
+      )
       assert.deepEqual([...new Set(thief.heard.map(({ authorization }) => authorization))], [undefined])
       assert.ok(thief.heard.every(({ url }) => url === "/elsewhere"))
     })
@@ -572,8 +701,7 @@ describe("registries", () => {
           return true
         }),
       )
-      const credentials = { username: "user", password: Buffer.from("secret") }
-      await isWhole(await built(`docker://${server.host}/image:1`, { credentials }))
+      await isWhole(await built(`docker://${server.host}/image:1`, { credentials: secret }))
       const kept = (await listCache(cacheFolder)).filter(({ size }) => size > 0)
       assert.deepEqual(
         kept.filter(({ digest }) => digests.includes(digest)),

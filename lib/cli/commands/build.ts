@@ -2,7 +2,6 @@ import { InvalidArgumentError, Option, type Command } from "commander"
 import {
   build,
   compressionLevels,
-  type BuildOptions,
   type Compression,
   type CompressionName,
   type CredentialOptions,
@@ -11,19 +10,16 @@ import {
 import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
 import { addDefinitionOptions, definitionOptions, type DefinitionFlags } from "../definition.ts"
 import { addEncryptionOptions, encryptionOptions, showMaking, type EncryptionFlags } from "../encryption.ts"
+import { addRegistryOptions, withRegistryOptions, type RegistryFlags } from "../registry.ts"
 import { addSignerOptions, signerOptions, type SignerFlags } from "../signers.ts"
-import { printable, Progress } from "../terminal.ts"
+import { printable } from "../terminal.ts"
 
-interface BuildFlags extends CredentialFlags, Omit<EncryptionFlags, "json">, DefinitionFlags, SignerFlags {
+interface BuildFlags
+  extends CredentialFlags, Omit<EncryptionFlags, "json">, DefinitionFlags, SignerFlags, RegistryFlags {
   readonly encrypt?: true
   readonly keepOwner?: true
   readonly owner?: Owner
   readonly arch?: string
-  readonly authfile?: string
-  readonly certDir?: string
-  readonly https?: boolean
-  readonly disableCache?: true
-  readonly maxLayerSize?: number
   readonly compression?: Compression
   readonly sourcePemPath?: string[]
   readonly sourcePassphraseFile?: string
@@ -68,25 +64,6 @@ function parseCompression(text: string): Compression {
   return { name, level }
 }
 
-function parseGibibytes(text: string): number {
-  if (!/^\d{1,5}$/.test(text) || Number(text) === 0) throw new InvalidArgumentError("It is a number of GiB.")
-  return Number(text) * 2 ** 30
-}
-
-function ociOptions(flags: BuildFlags, fetching: Progress): NonNullable<BuildOptions["oci"]> {
-  return {
-    ...(flags.authfile === undefined ? {} : { authFile: flags.authfile }),
-    ...(flags.certDir === undefined ? {} : { certFolder: flags.certDir }),
-    ...(flags.https === false ? { noHttps: true } : {}),
-    ...(flags.disableCache === undefined ? {} : { disableCache: true }),
-    ...(flags.maxLayerSize === undefined ? {} : { maxLayerBytes: flags.maxLayerSize }),
-    onFetch: (bytes, total) => {
-      if (bytes < total) fetching.update(bytes)
-      else fetching.done()
-    },
-  }
-}
-
 function parseOwner(text: string): Owner {
   if (text === "preserve" || text === "root") return text
   const match = /^(\d{1,10}):(\d{1,10})$/.exec(text)
@@ -126,28 +103,25 @@ export function addBuildCommand(program: Command): void {
     )
     .option("--keep-owner", "the same as --owner preserve: the default for OCI images, and as root")
     .option("--arch <architecture>", "of the image to choose: amd64, arm64, arm32v7, ppc64le, ...")
-    .option("--authfile <file>", "credentials for registries, as docker login writes them")
-    .option("--cert-dir <dir>", "certificates to trust (*.crt) and to show (*.cert, *.key) at registries")
-    .option("--no-https", "speak HTTP without TLS to the registry")
-    .option("--disable-cache", "keep nothing of what is fetched")
-    .option("--max-layer-size <gib>", "of all layers uncompressed (default 64)", parseGibibytes)
     .option("--source-pem-path <file>", "key that opens an encrypted source", collect)
     .option("--source-passphrase-file <file>", "passphrase that opens an encrypted source")
-  addSignerOptions(addCredentialOptions(addEncryptionOptions(addDefinitionOptions(command)))).action(
-    async (output: string, source: string, flags: BuildFlags) => {
-      const verify = signerOptions(flags)
-      const epoch = sourceDateEpoch(command)
-      const encryption = encryptionOptions(flags, command)
-      const fetching = new Progress(`fetching ${source}`)
-      await withCredentials(flags, true, (credentials) =>
+  addRegistryOptions(
+    addSignerOptions(addCredentialOptions(addEncryptionOptions(addDefinitionOptions(command)))),
+  ).action(async (output: string, source: string, flags: BuildFlags) => {
+    const verify = signerOptions(flags)
+    const epoch = sourceDateEpoch(command)
+    const encryption = encryptionOptions(flags, command)
+    const definition = definitionOptions(flags)
+    await withCredentials(flags, true, (credentials) =>
+      withRegistryOptions(flags, source, definition.tmpFolder, (oci) =>
         showMaking(`building ${output}`, output, flags, (options) =>
           build({
             ...options,
             ...encryption,
-            ...definitionOptions(flags),
+            ...definition,
             source,
             ...(verify === undefined ? {} : { verify }),
-            oci: ociOptions(flags, fetching),
+            oci,
             credentials,
             encrypt: flags.encrypt === true,
             ...(flags.compression === undefined ? {} : { compression: flags.compression }),
@@ -157,7 +131,7 @@ export function addBuildCommand(program: Command): void {
             ...(epoch === undefined ? {} : { sourceDateEpoch: epoch }),
           }),
         ),
-      )
-    },
-  )
+      ),
+    )
+  })
 }

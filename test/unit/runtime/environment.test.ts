@@ -36,14 +36,17 @@ describe("composeEnvironment", () => {
     assert.equal(overrides.size, 0)
   })
 
-  it("takes no key, no passphrase and no setting of ours or the peers'", () => {
-    const secrets = ["SIFCRYPT", "APPTAINER", "SINGULARITY"].flatMap((family) => [
+  it("takes no key, no passphrase, no password and no setting of ours or the peers'", () => {
+    const families = ["SIFCRYPT", "APPTAINER", "SINGULARITY"]
+    const secrets = families.flatMap((family) => [
       [`${family}_ENCRYPTION_PASSPHRASE`, "secret"],
       [`${family}_ENCRYPTION_PEM_DATA`, "secret"],
       [`${family}_ENCRYPTION_PEM_PATH`, "secret"],
       [`${family}_BIND`, "secret"],
+      [`${family}_DOCKER_PASSWORD`, "secret"],
       [`${family}ENV_`, "secret"],
     ])
+    secrets.push(["DOCKER_PASSWORD", "secret"])
     for (const clean of [false, true]) {
       const { host, overrides } = composeEnvironment({
         host: Object.fromEntries(secrets) as Record<string, string>,
