@@ -20,8 +20,15 @@ export function residentPeak(pid: number): number {
   }
 }
 
-/** Resident memory of a process and all below it, bytes, without those whose command line `without` takes. */
-export function residentBelow(root: number, without: (command: string) => boolean): number {
+/** A process, and what it holds. */
+export interface Resident {
+  readonly command: string
+  /** Bytes. */
+  readonly resident: number
+}
+
+/** A process and all below it. */
+export function processesBelow(root: number): Resident[] {
   const all = readdirSync("/proc").flatMap((name) => {
     if (!/^\d+$/.test(name)) return []
     try {
@@ -36,7 +43,7 @@ export function residentBelow(root: number, without: (command: string) => boolea
   })
   const found = all.filter(({ pid }) => pid === root)
   for (const { pid } of found) found.push(...all.filter(({ parent }) => parent === pid))
-  return found.reduce((sum, { command, resident }) => sum + (without(command) ? 0 : resident), 0)
+  return found
 }
 
 /** Runs it to its end; anything but status 0 is an error with what it wrote. */
@@ -91,3 +98,11 @@ export async function dropCaches(): Promise<void> {
   await measure("sync", [])
   writeFileSync("/proc/sys/vm/drop_caches", "3")
 }
+
+/** A command that runs another one and prints the microseconds it took: for what is measured where it runs. */
+export const timed: readonly string[] = [
+  "bash",
+  "-c",
+  'start=$(date +%s%N); "$@" </dev/null >/dev/null || exit; end=$(date +%s%N); echo $(( (end - start) / 1000 ))',
+  "timed",
+]
