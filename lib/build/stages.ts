@@ -137,7 +137,8 @@ class StageBuilder {
     return script === undefined || script.text.trim() === "" || !this.#chosen(name) ? undefined : script
   }
 
-  async build(earlier: ReadonlyMap<string, Rootfs>): Promise<ImageDescription> {
+  /** @param release - Frees what no later stage needs. */
+  async build(earlier: ReadonlyMap<string, Rootfs>, release: () => Promise<void>): Promise<ImageDescription> {
     const { scripts, apps } = this.#stage
     if (scripts.pre !== undefined && this.#plan.sections === undefined) await this.#onHost("pre", scripts.pre)
     if (!this.#isUpdate) {
@@ -161,6 +162,7 @@ class StageBuilder {
       for (const { from, transfers } of this.#stage.files)
         if (from !== undefined)
           await copyFromStage(transfers, earlier.get(from) as Rootfs, this.#rootfs, context)
+    await release()
     const setup = this.#script("setup")
     if (setup !== undefined) await this.#onHost("setup", setup)
     if (this.#chosen("files"))
@@ -395,6 +397,15 @@ export async function buildStages(
   const before = process.umask(BUILD_UMASK)
   try {
     const built = new Map<string, Rootfs>()
+    let finished: Rootfs[] = []
+    /** Of the stages that are finished, those that no stage behind this one copies from. */
+    const release = async (index: number): Promise<void> => {
+      const names = plan.stages.slice(index + 1).flatMap(({ files }) => files.map(({ from }) => from))
+      const needed = new Set(names.map((name) => (name === undefined ? undefined : built.get(name))))
+      for (const { folder } of finished.filter((rootfs) => !needed.has(rootfs)))
+        await rm(folder, { recursive: true, force: true })
+      finished = finished.filter((rootfs) => needed.has(rootfs))
+    }
     let last: { root: string; description: ImageDescription } | undefined
     for (const [index, stage] of plan.stages.entries()) {
       const existing = index === plan.stages.length - 1 ? plan.update : undefined
@@ -402,8 +413,12 @@ export async function buildStages(
       if (existing === undefined) await mkdir(root)
       const rootfs = new Rootfs(root)
       tools.onStep(`stage ${index + 1} of ${plan.stages.length}${stage.name === undefined ? "" : `: ${stage.name}`}`)
-      last = { root, description: await new StageBuilder(plan, tools, index, rootfs).build(built) }
+      const builder = new StageBuilder(plan, tools, index, rootfs)
+      last = { root, description: await builder.build(built, () => release(index)) }
+      if (index === plan.stages.length - 1) break
       if (stage.name !== undefined) built.set(stage.name, rootfs)
+      finished.push(rootfs)
+      await release(index)
     }
     if (last === undefined) throw new TypeError("a definition has at least one stage")
     return last

@@ -18,6 +18,7 @@ import { signerName } from "../../lib/signing/dsse.ts"
 import { idOf, isRoot, sifcrypt, sifcryptOk, startSifcrypt, type As, type Result } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { processesOfGroup, waitFor } from "../support/processes.ts"
+import { Registry } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -210,6 +211,54 @@ Author somebody
       assert.ok(!existsSync(at("large.sif")))
     })
 
+    it("frees stages that no later one needs", async () => {
+      const fill = (name: string): string => `dd if=/dev/zero of=/data/${name} bs=1M count=20 2>/dev/null\n`
+      define(
+        "stages.def",
+        `Bootstrap: localimage\nFrom: base\nStage: one\n%post\necho 1 > /etc/one\n${fill("one")}
+Bootstrap: localimage\nFrom: base\n%post\n${fill("unnamed")}
+Bootstrap: localimage\nFrom: base\nStage: two\n%files from one\n/etc/one\n%post\necho 2 > /etc/two\n${fill("two")}
+Bootstrap: localimage\nFrom: base\n%files from two\n/etc/one\n/etc/two\n%post\n${fill("last")}`,
+      )
+      // Two of them at a time, with their bases, and no third.
+      const made = await buildHere([
+        "--scratch",
+        "memory",
+        "--scratch-memory",
+        "56m",
+        "stages.sif",
+        "stages.def",
+      ])
+      assert.equal(made.status, 0, made.stderr)
+      await using image = await open(at("stages.sif"))
+      for (const [name, text] of [
+        ["one", "1\n"],
+        ["two", "2\n"],
+      ] as const)
+        assert.equal((await image.readFile(`/etc/${name}`)).toString(), text)
+    })
+
+    it("--fix-perms gives the owner the right to read, write and enter everything", async () => {
+      define(
+        "perms.def",
+        `Bootstrap: localimage\nFrom: base\n\n%post
+mkdir -p /data/closed/deep; echo x > /data/closed/deep/file; ln -s file /data/closed/deep/link
+chmod 4411 /data/closed/deep/file; chmod 000 /data/closed/deep; chmod 055 /data/closed
+`,
+      )
+      const made = await buildHere(["--fix-perms", "perms.sif", "perms.def"])
+      assert.equal(made.status, 0, made.stderr)
+      await using image = await open(at("perms.sif"))
+      const modes: Record<string, string> = {}
+      for (const name of ["closed", "closed/deep", "closed/deep/file"])
+        modes[name] = ((await image.stat(`/data/${name}`)).mode & 0o7777).toString(8)
+      assert.deepEqual(modes, { closed: "755", "closed/deep": "700", "closed/deep/file": "4611" })
+      const left = await buildHere(["-F", "perms.sif", "perms.def"])
+      assert.equal(left.status, 0, left.stderr)
+      await using asMade = await open(at("perms.sif"))
+      assert.equal((await asMade.stat("/data/closed")).mode & 0o777, 0o55)
+    })
+
     it("takes an ordinary folder if it is told to, and removes it", async () => {
       define("plain.def", "Bootstrap: localimage\nFrom: base\n\n%post\ndf -P / | cat > /etc/where\n")
       mkdirSync(at("tmp"), { recursive: true })
@@ -383,7 +432,7 @@ describe("build of a definition file with Fingerprints:", () => {
 })
 
 describe("build of a definition file from an image of layers", () => {
-  it("takes its files, and its variables in scripts", async () => {
+  it("takes its files, and its variables in scripts, wherever it lies", async () => {
     const place = newFolder("definition-layers", idOf("user"))
     const blobs = path.join(place, "layout", "blobs", "sha256")
     mkdirSync(blobs, { recursive: true })
@@ -429,6 +478,34 @@ describe("build of a definition file from an image of layers", () => {
     await using image = await open(path.join(place, "x.sif"))
     assert.equal((await image.readFile("/etc/seen")).toString(), "yes\n")
     assert.equal((await image.readFile("/data/hello")).toString(), "hello\n")
+
+    // The same image from a registry and out of archives, each the base of a stage.
+    await using registry = await Registry.start()
+    await registry.push(`oci:${place}/layout`, "group/base:v1")
+    for (const archive of ["oci-archive", "docker-archive"])
+      execFileSync("skopeo", [
+        ...["copy", "-q", "--insecure-policy", `oci:${place}/layout`],
+        `${archive}:${place}/${archive}.tar:base:v1`,
+      ])
+    execFileSync("chmod", ["-R", "a+rX", place])
+    const bases = [
+      ["docker", `${registry.host}/group/base:v1`],
+      ["oci-archive", "oci-archive.tar"],
+      ["docker-archive", "docker-archive.tar"],
+    ] as const
+    const stages = bases.map(
+      ([agent, from]) =>
+        `Bootstrap: ${agent}\nFrom: ${from}\nStage: ${agent}\n%post\ncat /data/hello > /etc/${agent}; echo "$FROM_LAYERS" >> /etc/${agent}\n\n`,
+    )
+    const copies = bases.map(([agent]) => `%files from ${agent}\n/etc/${agent}\n`)
+    writeFileSync(
+      path.join(place, "all.def"),
+      `${stages.join("")}Bootstrap: oci\nFrom: layout\n${copies.join("")}`,
+    )
+    await sifcryptOk(["build", "all.sif", "all.def"], { cwd: place })
+    await using all = await open(path.join(place, "all.sif"))
+    for (const [agent] of bases)
+      assert.equal((await all.readFile(`/etc/${agent}`)).toString(), "hello\nyes\n", agent)
   })
 })
 
