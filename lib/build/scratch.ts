@@ -23,8 +23,8 @@ export interface ScratchOptions {
   /** Where the encrypted part lies, in a file without a name. Default: TMPDIR, /tmp, or /var/tmp where that is memory. */
   readonly tmpFolder?: string
   /**
-   * They lie in an ordinary folder below `tmpFolder` instead, readable for root and whoever gets the disk; one is left if this
-   * process is killed.
+   * They lie in an ordinary folder below `tmpFolder` instead, readable for root and whoever gets the disk; it is left if all
+   * processes of the build are killed at once.
    */
   readonly plainScratch?: boolean
 }

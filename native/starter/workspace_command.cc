@@ -40,6 +40,8 @@ namespace {
 
 constexpr int kFailure = 255;
 constexpr int kEndMs = 8000;
+/// How long removing what an ordinary folder holds may take.
+constexpr int kRemovalMs = 120'000;
 constexpr char kCgroups[] = "/sys/fs/cgroup";
 constexpr char kUnifiedCgroups[] = "/sys/fs/cgroup/unified";
 /// The text of a message that asks for one more try, without a PID namespace.
@@ -303,8 +305,13 @@ struct End {
 
 class Keeper {
  public:
-  Keeper(const WorkspaceOptions& options, const SignalQueue& signals, const Status& status)
-      : options_(options), signals_(signals), status_(status) {}
+  /// With `patience_ms` the program is the last thing to do: nobody can end it before.
+  Keeper(const WorkspaceOptions& options, const SignalQueue& signals, const Status& status, int patience_ms = 0)
+      : options_(options),
+        signals_(signals),
+        status_(status),
+        is_last_(patience_ms > 0),
+        deadline_(is_last_ ? NowMs() + patience_ms : -1) {}
 
   End Run(bool pid_namespace) {
     if (!options_.spill.empty()) spill_ = OpenSpill(options_.spill);
@@ -318,7 +325,7 @@ class Keeper {
     });
     channel.second.Close();
     channel_ = std::move(channel.first);
-    bool watching = true;
+    bool watching = !is_last_;
     End end;
     while (child_ > 0) {
       pollfd events[] = {
@@ -376,7 +383,7 @@ class Keeper {
     // What the program has, this process must not keep open: pipes would not end.
     CloseAllBut({signals_.fd(), status_.fd(), options_.watch_fd, channel_.fd()});
     DetachStandardStreams();
-    status_.Ready(getpid());
+    if (!is_last_) status_.Ready(getpid());
   }
 
   void Reap(End& end) {
@@ -402,11 +409,12 @@ class Keeper {
   const WorkspaceOptions& options_;
   const SignalQueue& signals_;
   const Status& status_;
+  const bool is_last_;
+  int64_t deadline_;
   Channel channel_;
   UniqueFd spill_;
   pid_t child_ = -1;
   pid_t server_ = -1;
-  int64_t deadline_ = -1;
 };
 
 }  // namespace
@@ -463,6 +471,12 @@ int WorkspaceCommand(const WorkspaceOptions& options, const SignalQueue& signals
     End end = Keeper(options, signals, status).Run(true);
     // A /proc of its own is refused where the one that is there hides something: in another container.
     if (end.again) end = Keeper(options, signals, status).Run(false);
+    // Here, since it outlives whoever started it, and by the ids of the workspace, which files in it may belong to.
+    if (!options.folder.empty()) {
+      WorkspaceOptions removal = options;
+      removal.program = {"/bin/rm", "-rf", "--one-file-system", "--", options.folder};
+      Keeper(removal, signals, status, kRemovalMs).Run(false);
+    }
     return end.code;
   } catch (const SystemError& failure) {
     status.Error(StepOf(failure), failure.error(), failure.what());

@@ -268,6 +268,18 @@ chmod 4411 /data/closed/deep/file; chmod 000 /data/closed/deep; chmod 055 /data/
       assert.equal(made.status, 0, made.stderr)
       assert.match(made.stderr, /lies unencrypted in/)
       assert.deepEqual(readdirSync(at("tmp")), [])
+      // Also when it is killed: one of its processes outlives it.
+      define("killed.def", "Bootstrap: localimage\nFrom: base\n\n%post\necho ready\nsleep 60\n")
+      const child = startSifcrypt(["build", "--plain-tmp", "--tmpdir", at("tmp"), "no.sif", "killed.def"], {
+        as,
+        cwd: place,
+      })
+      let printed = ""
+      child.stdout?.on("data", (text: Buffer) => (printed += text.toString()))
+      await waitFor("the script", () => printed.includes("ready"))
+      assert.equal(readdirSync(at("tmp")).length, 1)
+      child.kill("SIGKILL")
+      await waitFor("the end of its folder", () => readdirSync(at("tmp")).length === 0)
     })
 
     it("writes nothing plain to a disk, and is gone when it is killed", async () => {
@@ -378,6 +390,13 @@ describe("build of a definition file with subordinate ids", () => {
         ["passwd", 0, 0],
       ],
     )
+    const tmp = newFolder("tmp", idOf("nobody"))
+    await sifcryptOk(["build", "-F", "--plain-tmp", "--tmpdir", tmp, "x.sif", "x.def"], {
+      as: "nobody",
+      cwd: place,
+      wrapper: ["unshare", "--mount", "sh", "-c", bind, place],
+    })
+    assert.deepEqual(readdirSync(tmp), [], "files of other owners are removed as well")
   })
 })
 

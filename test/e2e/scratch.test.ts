@@ -31,7 +31,7 @@ import { makeRootTree } from "../support/trees.ts"
 const users: readonly As[] = isRoot ? ["self", "user"] : ["user"]
 const nameOf = (as: As): string => (as === "self" && isRoot ? "root" : "an ordinary user")
 /** How often each process is killed. */
-const kills = Number(process.env["SIFCRYPT_KILLS"] ?? 2)
+const kills = Number(process.env["SIFCRYPT_KILLS"] ?? 1)
 const marker = "marker-of-a-build-0123456789abcdef"
 let group = 81_000
 
@@ -181,7 +181,7 @@ find . | sort > /etc/list
       "the worker": (all) => all.find(({ command }) => command.includes("workspace-worker")),
     }
     for (const [name, find] of Object.entries(victims))
-      it(`leaves nothing when ${name} is killed at a random moment`, async function () {
+      it(`leaves nothing when ${name} is killed at a random moment, ${kills} times`, async function () {
         if (!isRoot) skip(this, "needs root, to mark all processes that come of a command")
         define("killed.def", "cp /data/random /data/a; cp /data/random /data/b; sleep 100\n")
         for (let round = 0; round < kills; round++) {
