@@ -27,6 +27,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("startProgram", Napi::Function::New<StartProgram>(env));
   exports.Set("waitForProgram", Napi::Function::New<WaitForProgram>(env));
   exports.Set("holdSignals", Napi::Function::New<HoldSignals>(env));
+  exports.Set("signalProcess", Napi::Function::New<SendSignal>(env));
   exports.Set("becomeProgram", Napi::Function::New<BecomeProgram>(env));
   exports.Set("openTerminal", Napi::Function::New<OpenTerminal>(env));
   exports.Set("setTerminalSize", Napi::Function::New<SetTerminalSize>(env));

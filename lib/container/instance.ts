@@ -8,9 +8,7 @@ import type { Tree } from "../device/tree.ts"
 import { RunError } from "../errors.ts"
 import { initPath, loadAddon, starterPath } from "../native/load.ts"
 import { makeBundle, type Action } from "../runtime/bundle.ts"
-import { confine } from "../runtime/confinement.ts"
-import { readEnvFile } from "../runtime/env-file.ts"
-import { composeEnvironment } from "../runtime/environment.ts"
+import { absoluteSecurity, confine } from "../runtime/confinement.ts"
 import { handOver } from "../runtime/handover.ts"
 import { instanceBundle, joinBundle, KEEPER_NAME } from "../runtime/instance-bundle.ts"
 import type { ExecOptions } from "../runtime/options.ts"
@@ -31,14 +29,16 @@ import {
   type InstanceState,
   type Privileges,
 } from "./instance-state.ts"
+import { statsOf, type InstanceStats } from "./instance-stats.ts"
 import {
   callerIdentity,
-  currentUmask,
   identityOf,
+  payloadEnvironment,
   rootIdentity,
   startPayload,
   supplementaryGroups,
   terminalOf,
+  umaskOf,
   withRun,
   type Running,
 } from "./run.ts"
@@ -131,6 +131,17 @@ export class Instance {
   }
 
   /**
+   * What it uses now: what runs in it, that is, not what serves its file system.
+   *
+   * @throws RunError `ERR_INSTANCE_NONE` when it has ended.
+   */
+  stats(): InstanceStats {
+    const first = isAlive(this.#state) ? firstProcess(this.pid) : undefined
+    if (first === undefined) throw new RunError("ERR_INSTANCE_NONE", `the instance ${this.name} has ended`)
+    return statsOf(first, this.#state.id)
+  }
+
+  /**
    * Ends it and waits until nothing is left of it. Idempotent.
    *
    * @throws RunError `ERR_RUN` when it does not end.
@@ -142,9 +153,9 @@ export class Instance {
     if (isAlive(state)) {
       // When its own process is killed the others need a moment.
       const children = childrenOf(state.pid)
-      send(state.pid, signal)
+      send(state, signal)
       if (!(await ends([state], children, timeoutMs))) {
-        send(state.pid, "SIGKILL")
+        send(state, "SIGKILL")
         if (!(await ends([state], children, KILL_TIMEOUT_MS)))
           throw new RunError("ERR_RUN", `the instance ${state.name} does not end`, { path: state.image })
       }
@@ -153,12 +164,8 @@ export class Instance {
   }
 }
 
-function send(pid: number, signal: NodeJS.Signals): void {
-  try {
-    process.kill(pid, signal)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error
-  }
+function send({ pid, startTime }: InstanceState, signal: NodeJS.Signals): void {
+  loadAddon().signalProcess({ pid, startTime, signal: constants.signals[signal] })
 }
 
 interface Started {
@@ -212,6 +219,16 @@ async function stays(starter: number, startTime: string): Promise<boolean> {
   return false
 }
 
+/** What a command that joins may, whatever folder it is called in. */
+function privilegesOf(options: ExecOptions): Privileges {
+  const { fakeroot, security, addCaps, dropCaps, keepPrivs, noPrivs, allowSetuid } = options
+  const given = {
+    ...{ fakeroot, addCaps, dropCaps, keepPrivs, noPrivs, allowSetuid },
+    security: security === undefined ? undefined : absoluteSecurity(security),
+  }
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
+}
+
 /** Starts `image` as an instance. */
 export async function startInstance(
   startable: Startable,
@@ -228,43 +245,44 @@ export async function startInstance(
     const logs = logsOf(name)
     open.push(quietInput(), openSync(logs.logOut, "w", 0o600), openSync(logs.logErr, "w", 0o600))
     const asInstance = { ...asked, stdio: "ignore", preserveFds: 0 } as const
-    const state = await withRun(startable, tree, script, argv, asInstance, async (prepared) => {
+    const { state, starter } = await withRun(startable, tree, script, argv, asInstance, async (prepared) => {
       const { options, session, id, crun } = prepared
       const bundle = prepared.bundle.then(instanceBundle)
       bundle.catch(() => undefined)
-      return await prepared.start(async (how): Promise<InstanceState> => {
-        const starter = startStarter({ launch: launchOf(how), bundle, attached: false, stdio: open })
-        const pid = starter.child.pid ?? 0
+      return await prepared.start(async (how) => {
+        // Until its state is written nobody but this process knows of it.
+        const started = startStarter({ launch: launchOf(how), bundle, attached: "at first", stdio: open })
+        const pid = started.child.pid ?? 0
         const startTime = startTimeOf(pid)
         try {
-          await Promise.all([starter.ready, bundle])
+          await Promise.all([started.ready, bundle])
           options.signal?.throwIfAborted()
           if (startTime === undefined || !(await stays(pid, startTime))) {
-            await starter.ended
+            await started.ended
             throw new RunError("ERR_RUN", `${startable.source.image}: the instance ended at once`)
           }
         } catch (error) {
-          starter.child.kill("SIGKILL")
-          await starter.ended.catch(() => undefined)
+          started.child.kill("SIGKILL")
+          await started.ended.catch(() => undefined)
           throw error
         }
-        letGo(starter)
         const image = path.resolve(startable.source.image)
         const { engine } = how
-        const { fakeroot, security, addCaps, dropCaps, keepPrivs, noPrivs, allowSetuid } = options
-        const given = { fakeroot, security, addCaps, dropCaps, keepPrivs, noPrivs, allowSetuid }
-        const privileges = Object.fromEntries(
-          Object.entries(given).filter(([, value]) => value !== undefined),
-        ) as Privileges
-        return { name, image, engine, pid, startTime, session, id, crun, ...logs, privileges }
+        const privileges = privilegesOf(options)
+        const found: InstanceState = {
+          ...{ name, image, engine, pid, startTime, session, id, crun, ...logs, privileges },
+        }
+        return { state: found, starter: started }
       })
     })
     try {
       remember(state)
+      await starter.stay()
     } catch (error) {
-      send(state.pid, "SIGKILL")
+      starter.child.kill("SIGKILL")
       throw error
     }
+    letGo(starter)
     return new Instance(state)
   } catch (error) {
     forget(name)
@@ -341,18 +359,9 @@ async function join(
     asked,
     places: [],
     session: state.session,
-    environment: composeEnvironment({
-      host: { ...process.env, USER_PATH: process.env["PATH"] },
-      assignments: options.env ?? [],
-      ...(options.envFile === undefined
-        ? {}
-        : { fromFile: await readEnvFile(options.envFile, process.env, argv) }),
-      clean: options.cleanEnv === true,
-      omit: options.noEnv ?? [],
-      ...(options.onNotice === undefined ? {} : { onNotice: options.onNotice }),
-    }),
+    environment: await payloadEnvironment(options, argv),
     terminal: terminalOf(options),
-    umask: options.noUmask === true ? 0o022 : currentUmask(),
+    umask: umaskOf(options),
     starter: starterPath(),
     init: confinement.initArguments.length > 0 ? initPath() : "",
     confinement,

@@ -10,7 +10,7 @@ import { composeBinds, homeOf, parseBinds, type Bind } from "../runtime/binds.ts
 import { chooseSession, makeBundle, type Action } from "../runtime/bundle.ts"
 import { confine, type PayloadIds } from "../runtime/confinement.ts"
 import { readEnvFile } from "../runtime/env-file.ts"
-import { composeEnvironment } from "../runtime/environment.ts"
+import { composeEnvironment, type PayloadEnvironment } from "../runtime/environment.ts"
 import { gpuBinds } from "../runtime/gpu.ts"
 import { impliedOptions, optionError, type ExecOptions } from "../runtime/options.ts"
 import { gecosOf, type Identity } from "../runtime/passwd.ts"
@@ -60,8 +60,25 @@ export interface Running extends AsyncDisposable {
   kill(signal: NodeJS.Signals): void
 }
 
-/** Read from /proc: process.umask() changes it for a moment, for all threads. */
-export function currentUmask(): number {
+/** What of the caller's environment, and of what the caller asks for, the payload gets. */
+export async function payloadEnvironment(
+  options: Pick<ExecOptions, "env" | "envFile" | "cleanEnv" | "noEnv" | "onNotice">,
+  argv: readonly string[],
+): Promise<PayloadEnvironment> {
+  const { env = [], envFile, cleanEnv = false, noEnv = [], onNotice } = options
+  return composeEnvironment({
+    host: { ...process.env, USER_PATH: process.env["PATH"] },
+    assignments: env,
+    ...(envFile === undefined ? {} : { fromFile: await readEnvFile(envFile, process.env, argv) }),
+    clean: cleanEnv,
+    omit: noEnv,
+    ...(onNotice === undefined ? {} : { onNotice }),
+  })
+}
+
+/** The payload's. Read from /proc: process.umask() changes it for a moment, for all threads. */
+export function umaskOf({ noUmask = false }: Pick<ExecOptions, "noUmask">): number {
+  if (noUmask) return 0o022
   const octal = /^Umask:\s*([0-7]+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1]
   return octal === undefined ? 0o022 : parseInt(octal, 8)
 }
@@ -339,18 +356,9 @@ export async function withRun<T>(
     places,
     imageNumber: (bind) => bindImages.numberOf(bind),
     session,
-    environment: composeEnvironment({
-      host: { ...process.env, USER_PATH: process.env["PATH"] },
-      assignments: options.env ?? [],
-      ...(options.envFile === undefined
-        ? {}
-        : { fromFile: await readEnvFile(options.envFile, process.env, argv) }),
-      clean: options.cleanEnv === true,
-      omit: options.noEnv ?? [],
-      ...(options.onNotice === undefined ? {} : { onNotice: options.onNotice }),
-    }),
+    environment: await payloadEnvironment(options, argv),
     terminal: terminalOf(options),
-    umask: options.noUmask === true ? 0o022 : currentUmask(),
+    umask: umaskOf(options),
     starter: starterPath(),
     init: confinement.initArguments.length > 0 ? initPath() : "",
     confinement,

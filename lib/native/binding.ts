@@ -357,6 +357,11 @@ export interface NativeAddon {
   /** Signals wait from here on; the program that this process becomes gets them. */
   holdSignals(): void
   /**
+   * Signals the process of this number if it started at this time (field 22 of /proc/PID/stat), and no other that has the
+   * number by now. False: it has ended.
+   */
+  signalProcess(options: { readonly pid: number; readonly startTime: string; readonly signal: number }): boolean
+  /**
    * execve(2), with the signals' default actions; `kept` are descriptors that stay open besides inherited ones. It comes
    * back only by throwing.
    */

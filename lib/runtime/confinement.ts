@@ -108,6 +108,15 @@ export function parseSecurity(texts: readonly string[]): Security {
   return security
 }
 
+/** The same with the files of profiles named from the root. */
+export function absoluteSecurity(texts: readonly string[]): string[] {
+  return texts
+    .flatMap((text) => text.split(","))
+    .map((text) =>
+      text.replace(/^(seccomp:)(.+)$/s, (_, name: string, file: string) => name + path.resolve(file)),
+    )
+}
+
 function enabled(file: string): boolean {
   try {
     return readFileSync(file, "utf8").trim() === "Y"

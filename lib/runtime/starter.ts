@@ -24,6 +24,8 @@ export interface Starter {
   readonly ended: Promise<Ended>
   /** Closes the descriptor it watches: it undoes everything and ends. */
   release(): void
+  /** One that is attached at first goes on when this process is gone. */
+  stay(): Promise<void>
 }
 
 /** What {@link startStarter} needs. */
@@ -31,8 +33,8 @@ export interface SpawnOptions {
   readonly launch: Launch
   /** Goes through a pipe as `--bundle-fd`; the starter prepares what it can until it comes. */
   readonly bundle?: Promise<Buffer>
-  /** Ends with this process, or stays when this process is gone. */
-  readonly attached: boolean
+  /** Ends with this process; stays when this process is gone; or ends with it until it is told to {@link Starter.stay}. */
+  readonly attached: boolean | "at first"
   /** Standard input, output and error; a number is a descriptor. */
   readonly stdio: readonly ("inherit" | "pipe" | "ignore" | number)[]
   /** Descriptors that keep their numbers: 3 and those that follow it. */
@@ -88,7 +90,7 @@ export function startStarter(options: SpawnOptions): Starter {
     },
   })
   const status = add("pipe")
-  const watch = attached ? add("pipe") : undefined
+  const watch = attached === false ? undefined : add("pipe")
   const bundle = options.bundle === undefined ? undefined : add("pipe")
   args.push(`--status-fd=${status}`)
   if (watch !== undefined) args.push(`--watch-fd=${watch}`)
@@ -98,7 +100,7 @@ export function startStarter(options: SpawnOptions): Starter {
     argv0: "sifcrypt-starter",
     stdio,
     env: scrubbedEnvironment,
-    detached: !attached,
+    detached: attached !== true,
   })
   const spawned = once(child, "spawn")
   // Told where it is awaited below; it may reject before.
@@ -110,6 +112,16 @@ export function startStarter(options: SpawnOptions): Starter {
   for (const [fd, bytes] of contents) send(child, fd, bytes)
   const release = (): void => {
     if (watch !== undefined) (child.stdio[watch] as Duplex).destroy()
+  }
+  const stay = async (): Promise<void> => {
+    if (watch === undefined) return
+    const pipe = child.stdio[watch] as Duplex
+    await new Promise<void>((resolve, reject) => {
+      pipe.write("stay", (error) => {
+        if (error) reject(error)
+        else resolve()
+      })
+    })
   }
   if (bundle !== undefined)
     options.bundle?.then((bytes) => {
@@ -152,6 +164,7 @@ export function startStarter(options: SpawnOptions): Starter {
     ready: ready.promise,
     ended,
     release,
+    stay,
   }
 }
 

@@ -28,6 +28,7 @@ Napi::Value StartProgram(const Napi::CallbackInfo& info);     // process.cc
 Napi::Value WaitForProgram(const Napi::CallbackInfo& info);   // process.cc
 Napi::Value HoldSignals(const Napi::CallbackInfo& info);      // process.cc
 Napi::Value BecomeProgram(const Napi::CallbackInfo& info);    // process.cc
+Napi::Value SendSignal(const Napi::CallbackInfo& info);       // process.cc
 Napi::Value OpenTerminal(const Napi::CallbackInfo& info);     // process.cc
 Napi::Value SetTerminalSize(const Napi::CallbackInfo& info);  // process.cc
 

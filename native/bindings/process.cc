@@ -7,6 +7,7 @@
 #include "bindings/exports.h"
 #include "bindings/run_async.h"
 #include "core/process_image.h"
+#include "core/process_signal.h"
 #include "core/system_error.h"
 
 namespace sifcrypt {
@@ -107,6 +108,15 @@ Napi::Value WaitForProgram(const Napi::CallbackInfo& info) {
         return true;
       },
       [](Napi::Env env, bool) { return env.Undefined(); });
+}
+
+Napi::Value SendSignal(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  const int pid = ReadInt(options, "pid");
+  const std::string start_time = ReadString(options, "startTime");
+  const int signal = ReadInt(options, "signal");
+  const bool sent = Now(info.Env(), [&] { return SignalProcess(pid, start_time, signal); });
+  return Napi::Boolean::New(info.Env(), sent);
 }
 
 Napi::Value BecomeProgram(const Napi::CallbackInfo& info) {

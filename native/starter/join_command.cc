@@ -4,9 +4,9 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -25,6 +25,7 @@
 #include "core/system_error.h"
 #include "core/unique_fd.h"
 #include "starter/channel.h"
+#include "starter/crun.h"
 #include "starter/session.h"
 #include "starter/status.h"
 #include "starter/terminal_size.h"
@@ -37,12 +38,8 @@ constexpr int kGraceMs = 1000;
 constexpr int kOrphansMs = 2000;
 constexpr int kContainerMs = 5000;
 constexpr size_t kMaxText = 256 << 10;
-#ifdef SYS_pidfd_open
-constexpr long kPidfdOpen = SYS_pidfd_open;
-#else
-constexpr long kPidfdOpen = 434;
-#endif
-
+/// Of the folders that lib/container/instance.ts names.
+constexpr char kFolderPrefix[] = "join-";
 std::string ReadText(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   std::string text(kMaxText, '\0');
@@ -107,15 +104,28 @@ void EnterSession(const std::string& process) {
   CheckErrno(setns(mounts.get(), CLONE_NEWNS), "join");
 }
 
-[[noreturn]] void Execute(std::vector<std::string> arguments, const std::string& session) {
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  argv.push_back(nullptr);
-  char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
-  std::string scratch = "_LIBCONTAINER_STATEDIR=" + session;
-  char* environment[] = {path, scratch.data(), nullptr};
-  execve(argv[0], argv.data(), environment);
-  throw SystemError(errno, "crun", std::string(argv[0]) + ": " + std::strerror(errno));
+/// What joined commands that were killed have left. Who has one of these folders in use has locked it.
+void ClearUp(const std::string& files) {
+  std::error_code ignored;
+  std::vector<std::filesystem::path> left;
+  for (const auto& entry : std::filesystem::directory_iterator(files, ignored)) {
+    if (!entry.path().filename().string().starts_with(kFolderPrefix)) continue;
+    const UniqueFd folder(open(entry.path().c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (folder && flock(folder.get(), LOCK_EX | LOCK_NB) == 0) left.push_back(entry.path());
+  }
+  for (const std::filesystem::path& path : left) std::filesystem::remove_all(path, ignored);
+}
+
+/// Makes a folder that is locked as long as it is used. One at a time makes or clears up.
+UniqueFd MakeLockedFolder(const std::string& files, const std::string& name) {
+  const UniqueFd all(CheckErrno(open(files.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC), "join"));
+  CheckErrno(flock(all.get(), LOCK_EX), "join");
+  ClearUp(files);
+  const std::string path = files + "/" + name;
+  CheckErrno(mkdir(path.c_str(), 0755), "join");
+  UniqueFd folder(CheckErrno(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC), "join"));
+  CheckErrno(flock(folder.get(), LOCK_EX), "join");
+  return folder;
 }
 
 class Joining {
@@ -124,7 +134,7 @@ class Joining {
       : options_(options), signals_(signals), status_(status), session_(options.session) {}
 
   int Run() {
-    starter_.Reset(CheckErrno(static_cast<int>(syscall(kPidfdOpen, options_.pid, 0)), "join"));
+    starter_.Reset(CheckErrno(OpenProcess(options_.pid), "join"));
     CheckStarter(options_.pid, options_.id);
     const std::string process = SessionProcess(options_.pid);
     CheckErrno(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
@@ -159,28 +169,20 @@ class Joining {
       umask(022);
       EnterSession(process);
       WaitForContainer();
+      const UniqueFd held = MakeLockedFolder(session_.Path("files"), folder);
       session_.ReadFiles(UniqueFd(options_.bundle_fd), folder);
       const std::string log = session_.Path("files/" + folder + "/crun.log");
-      const pid_t runtime = ForkChild([&]() -> int {
-        try {
-          signal(SIGPIPE, SIG_DFL);
-          sigprocmask(SIG_SETMASK, &signals_.original_mask(), nullptr);
-          Execute({options_.crun, "--log=file:" + log, "--log-format=json", "--cgroup-manager=disabled",
-                   "--root=" + session_.Path("state"), "exec",
-                   "--process=" + session_.Path("files/" + folder + "/process.json"), options_.id},
-                  session_.directory());
-        } catch (const SystemError& failure) {
-          main.SendFailure(failure, StepOf(failure));
-        }
-        return kFailure;
-      });
+      const pid_t runtime = StartCrun({options_.crun, "--log=file:" + log, "--log-format=json",
+                                       "--cgroup-manager=disabled", "--root=" + session_.Path("state"), "exec",
+                                       "--process=" + session_.Path("files/" + folder + "/process.json"), options_.id},
+                                      session_, signals_.original_mask(), [] {});
       DetachStandardStreams();
       main.Send({.kind = Message::Kind::kStarted, .code = runtime});
       int status = 0;
       while (waitpid(runtime, &status, __WALL) < 0 && errno == EINTR) {
       }
       KillDescendants(kOrphansMs);
-      const std::string message = FirstRuntimeError(ReadText(log));
+      const std::string message = CrunError(log);
       std::error_code ignored;
       std::filesystem::remove_all(session_.Path("files/" + folder), ignored);
       main.Send({.kind = Message::Kind::kEnded,

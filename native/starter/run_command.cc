@@ -265,9 +265,10 @@ int Supervisor::Run() {
     for (SignalQueue::Signal signal; (signal = signals_.Next()).number != 0;) OnSignal(signal);
     Reap();
     char ignored[64];
-    if (events[1].revents != 0 && read(options_.watch_fd, ignored, sizeof ignored) <= 0) {
+    if (events[1].revents != 0) {
       watching = false;
-      Terminate(kGraceMs);
+      // A word instead of the end: it is to go on without its parent.
+      if (read(options_.watch_fd, ignored, sizeof ignored) <= 0) Terminate(kGraceMs);
     }
     if (deadline_ >= 0 && NowMs() >= deadline_) {
       // A server that does not answer can keep others from dying.

@@ -3,22 +3,18 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
-#include <cstring>
-#include <fstream>
 #include <iterator>
 #include <vector>
 
 #include "core/system_error.h"
-#include "starter/status.h"
+#include "starter/crun.h"
 #include "starter/terminal_size.h"
 
 namespace sifcrypt::starter {
@@ -35,36 +31,6 @@ constexpr int kKillPeriodMs = 50;
 constexpr int kPatientRounds = 10;
 constexpr int kKillPatienceMs = 5000;
 constexpr int kFailure = 255;
-constexpr size_t kMaxLog = 256 << 10;
-// pidfd_open(2): younger than the headers that some of the systems we build on have.
-#ifdef SYS_pidfd_open
-constexpr long kPidfdOpen = SYS_pidfd_open;
-#else
-constexpr long kPidfdOpen = 434;
-#endif
-
-[[noreturn]] void Execute(std::vector<std::string> arguments, const std::string& session, int failure_pipe) {
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  argv.push_back(nullptr);
-  char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
-  // Where crun makes the file it binds itself over; in /tmp one stays when crun is killed at that moment.
-  std::string scratch = "_LIBCONTAINER_STATEDIR=" + session;
-  char* environment[] = {path, scratch.data(), nullptr};
-  execve(argv[0], argv.data(), environment);
-  const int error = errno;
-  static_cast<void>(!write(failure_pipe, &error, sizeof error));
-  _exit(kFailure);
-}
-
-std::string ReadLog(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text(kMaxLog, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(file.gcount()));
-  return text;
-}
-
 // PIDFD_GET_INFO, Linux 6.15: how a process has ended that somebody else has reaped. linux/pidfd.h of today's headers.
 struct PidfdInfo {
   uint64_t mask;
@@ -103,24 +69,10 @@ void Runtime::Start() {
                                               "--bundle=" + session_.directory(),
                                               "--preserve-fds=" + std::to_string(options_.preserve_fds),
                                               options_.id};
-  int ends[2];
-  CheckErrno(pipe2(ends, O_CLOEXEC), "pipe2");
-  const UniqueFd failure(ends[0]);
-  UniqueFd child_end(ends[1]);
-  process_ = ForkChild([&]() -> int {
+  process_ = StartCrun(arguments, session_, signals_.original_mask(), [&] {
     setpgid(0, group_);
-    signal(SIGPIPE, SIG_DFL);
     for (const int fd : PreservedDescriptors(options_)) CheckErrno(fcntl(fd, F_SETFD, 0), "fcntl");
-    sigprocmask(SIG_SETMASK, &signals_.original_mask(), nullptr);
-    Execute(arguments, session_.directory(), child_end.get());
   });
-  child_end.Reset();
-  int error = 0;
-  ssize_t n;
-  do n = read(failure.get(), &error, sizeof error);
-  while (n < 0 && errno == EINTR);
-  if (n == static_cast<ssize_t>(sizeof error))
-    throw SystemError(error, "crun", options_.crun + ": " + std::strerror(error));
   DetachStandardStreams();
 }
 
@@ -146,7 +98,7 @@ Runtime::Result Runtime::Wait(const Channel& control) {
   // Another status than the runtime's own is the payload's, whatever went wrong after its end.
   if (init_process_ > 0 && WEXITSTATUS(status_) != EXIT_FAILURE)
     return {WEXITSTATUS(status_), DeathSignal(WEXITSTATUS(status_)), {}};
-  std::string message = FirstRuntimeError(ReadLog(session_.Path("crun.log")));
+  std::string message = CrunError(session_.Path("crun.log"));
   // Of some failures crun writes nothing in its log.
   if (message.empty() && init_process_ < 0 && WEXITSTATUS(status_) != 0)
     message = "the runtime ended before it had started the payload";
@@ -216,7 +168,7 @@ void Runtime::OnInitKnown() {
   char text[32];
   const ssize_t n = read(pid_file_.get(), text, sizeof text);
   if (n <= 0 || std::from_chars(text, text + n, init_process_).ec != std::errc{} || init_process_ <= 0) return;
-  init_.Reset(static_cast<int>(syscall(kPidfdOpen, init_process_, 0)));
+  init_.Reset(OpenProcess(init_process_));
   if (init_ || phase_ != Phase::kRunning) return;
   // Gone already: what is left now, if anything, is what it started. Before Linux 5.3 one has to look now and then.
   if (errno == ESRCH)

@@ -256,7 +256,6 @@ void Session::ReadBundle(UniqueFd pipe) const {
 void Session::ReadFiles(UniqueFd pipe, const std::string& folder) const {
   BundleReader reader(std::move(pipe));
   const std::string place = Path("files/" + folder);
-  CheckErrno(mkdir(place.c_str(), 0755), "bundle");
   for (size_t count = 0; const auto record = reader.NextRecord(); ++count) {
     if (count == kMaxRecords) throw FormatError("bundle", "too many records");
     const std::string path = place + '/' + record->name;

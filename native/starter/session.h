@@ -28,7 +28,7 @@ class Session {
   void MountScratch() const;
   /// Fills it with what the parent sends. "bundle".
   void ReadBundle(UniqueFd pipe) const;
-  /// Fills a new folder among the bundle's files. "bundle".
+  /// Fills a folder among the bundle's files. "bundle".
   void ReadFiles(UniqueFd pipe, const std::string& folder) const;
   /// Mounts the image: by the kernel, or by FUSE with the device given to `server`. "fuse", "mount" and KernelMount's.
   void MountImage(const ImageOptions& image, const Channel& server) const;

@@ -14,6 +14,7 @@ import {
 } from "node:fs"
 import path from "node:path"
 import { text } from "node:stream/consumers"
+import { setImmediate as nextTurn } from "node:timers/promises"
 import { listInstances, open, openInstance } from "../../lib/index.ts"
 import {
   finish,
@@ -36,6 +37,7 @@ let group = 75_000
 
 interface Listed {
   readonly instance: string
+  readonly engine: string
   readonly pid: number
   readonly img: string
   readonly logOutPath: string
@@ -107,7 +109,8 @@ describe("instances", () => {
         const [found] = await list()
         assert.equal(found?.instance, name("one"))
         assert.equal(found.img, image)
-        assert.match(await command("instance", "list"), /^INSTANCE NAME +PID +IP +IMAGE\n/)
+        assert.match(await command("instance", "list"), /^INSTANCE NAME +PID +IP +IMAGE +ENGINE\n/)
+        assert.match(await command("instance", "list", name("one")), / userspace\n$/)
         await waitFor("the start script's words", () =>
           readFileSync(found.logOutPath, "utf8").includes("started with stay x y"),
         )
@@ -164,6 +167,93 @@ describe("instances", () => {
         await command("instance", "stop", name("*"))
         assert.deepEqual(await list(), [])
         await nothingRuns()
+      })
+
+      it("tell what they use, joined commands included", async () => {
+        await start("used", "stay")
+        const child = startSifcrypt(
+          ["exec", `instance://${name("used")}`, "sh", "-c", "echo in; while :; do :; done"],
+          options(),
+        )
+        const ended = finish(child, { holdInput: true })
+        await once(child.stdout ?? assert.fail(), "data")
+        const stats = JSON.parse(await command("instance", "stats", "--json", name("used"))) as Record<
+          "instance" | "source",
+          string
+        > & {
+          cpu_percent: number
+          cpu_stats: { cpu_usage: { total_usage: number } }
+          memory_stats: { usage: { usage: number } }
+          pids_stats: { current: number }
+        }
+        assert.deepEqual([stats.instance, stats.source], [name("used"), "processes"])
+        assert.ok(stats.cpu_percent > 1, String(stats.cpu_percent))
+        assert.ok(stats.memory_stats.usage.usage > 4096)
+        // The shell that stays, what waits for it, the start script and the joined command.
+        assert.ok(stats.pids_stats.current >= 4, String(stats.pids_stats.current))
+        const table = await command("instance", "stats", "--no-stream", name("used"))
+        assert.match(
+          table,
+          /^INSTANCE NAME +CPU USAGE +MEM USAGE \/ LIMIT +MEM % +BLOCK I\/O +PIDS +COUNTED BY\n/,
+        )
+        child.kill("SIGTERM")
+        await ended
+        await command("instance", "stop", name("used"))
+        await nothingRuns()
+        assert.equal((await sifcrypt(["instance", "stats", name("used")], options())).status, 255)
+      })
+
+      it("are joined as they were started: namespaces, profiles, nothing left of who joined", async () => {
+        const place = newFolder("profile", idOf(as))
+        writeFileSync(path.join(place, "profile.json"), '{"defaultAction":"SCMP_ACT_ALLOW"}')
+        const flags = ["--pid", "--hostname", "inside", "--security", "seccomp:profile.json"]
+        await sifcryptOk(["instance", "start", ...key, ...flags, image, name("apart"), "stay"], {
+          ...options(),
+          cwd: place,
+        })
+        const join = ["exec", `instance://${name("apart")}`]
+        const status = "while read n v; do [ $n != Seccomp: ] || echo $v; done </proc/self/status"
+        const shown = await command(
+          ...join,
+          "sh",
+          "-c",
+          `${status}; cat /proc/sys/kernel/hostname; kill -0 1`,
+        )
+        assert.equal(shown, "2\ninside\n")
+        // What it has started itself goes on: here it keeps nobody waiting.
+        const killed = startSifcrypt(
+          [...join, "sh", "-c", "echo in; exec sleep 300 >/dev/null 2>&1"],
+          options(),
+        )
+        const ended = finish(killed)
+        await once(killed.stdout ?? assert.fail(), "data")
+        const helper = processesOfGroup(group).filter(({ command: words }) => words.includes("starter join"))
+        for (const { pid } of helper) process.kill(pid, "SIGKILL")
+        await ended
+        assert.equal(await command(...join, "sh", "-c", "echo /.sifcrypt/join-* | wc -w"), "1\n")
+        await command("instance", "stop", name("apart"))
+        await nothingRuns()
+      })
+
+      it("A3: end when their command is killed before it has written down that they are there", async () => {
+        const file = path.join(as === "self" ? "/run/sifcrypt/instances" : state, `${name("early")}.json`)
+        const runs = (words: string): boolean =>
+          processesOfGroup(group).some((process) => process.command.includes(words))
+        for (let attempt = 0; ; attempt++) {
+          assert.ok(attempt < 20, "it was always too late")
+          const child = startSifcrypt(["instance", "start", ...key, image, name("early"), "stay"], options())
+          const ended = finish(child)
+          while (!runs("--no-new-keyring") && child.exitCode === null) await nextTurn()
+          // It learns of nothing more, while its instance goes on.
+          child.kill("SIGSTOP")
+          await waitFor("the shell that stays", () => runs("sifcrypt-instance") || child.exitCode !== null)
+          const written = existsSync(file)
+          child.kill("SIGKILL")
+          await ended
+          if (written) await command("instance", "stop", name("early"))
+          await nothingRuns()
+          if (!written) break
+        }
       })
 
       it("have names of their own, once each", async () => {

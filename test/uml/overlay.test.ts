@@ -110,6 +110,12 @@ describe("overlays with the kernel engine", function () {
       'read line < /proc/self/cgroup; at=/sys/fs/cgroup${line#0::}; cat "$at/memory.max" "$at/pids.max"'
     for (const options of [{ memory: 64 << 20, pidsLimit: 33 }, { applyCgroups: file }])
       assert.deepEqual(await sh(script, options), { text: "67108864\n33\n", code: 0 })
+    const limits = { engine: "kernel", memory: 64 << 20, pidsLimit: 33 } as const
+    const instance = await opened.startInstance("limited", [], limits)
+    const { source, memoryLimit, processLimit, processes, memory, cpuTime } = instance.stats()
+    assert.deepEqual([source, memoryLimit, processLimit], ["cgroup", 64 << 20, 33])
+    assert.ok(processes > 0 && memory > 0 && cpuTime > 0, `${processes} ${memory} ${cpuTime}`)
+    await instance.stop()
     assert.deepEqual(
       readFileSync("/proc/self/cgroup", "utf8").includes("sifcrypt"),
       false,

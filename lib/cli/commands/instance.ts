@@ -1,5 +1,6 @@
 import { InvalidArgumentError, type Command } from "commander"
-import { constants } from "node:os"
+import { constants, totalmem } from "node:os"
+import { setTimeout as sleep } from "node:timers/promises"
 import {
   listInstances,
   open,
@@ -7,6 +8,7 @@ import {
   RunError,
   type Instance,
   type InstanceOptions,
+  type InstanceStats,
 } from "../../index.ts"
 import { actionOptions, addActionOptions } from "../action-options.ts"
 import { withCredentials } from "../credentials.ts"
@@ -67,6 +69,15 @@ async function stop(name: string | undefined, flags: StopFlags): Promise<void> {
   for (const result of results) if (result.status === "rejected") throw result.reason
 }
 
+/** Cells below each other, as the peers lay them out. */
+function columns(rows: readonly (readonly string[])[]): string {
+  const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((row) => (row[i] ?? "").length)))
+  return rows
+    .map((row) => row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("    "))
+    .map((line) => `${line.trimEnd()}\n`)
+    .join("")
+}
+
 async function list(pattern: string | undefined, flags: { json?: true; logs?: true }): Promise<void> {
   const found = pattern === undefined ? await listInstances() : await matching(pattern)
   if (flags.json === true) {
@@ -82,23 +93,97 @@ async function list(pattern: string | undefined, flags: { json?: true; logs?: tr
     await print(`${JSON.stringify({ instances }, null, 2)}\n`)
     return
   }
-  const heading = ["INSTANCE NAME", "PID", "IP", "IMAGE"]
+  const heading = ["INSTANCE NAME", "PID", "IP", "IMAGE", "ENGINE"]
   const rows = [
     flags.logs === true ? [...heading.slice(0, 2), "LOGS"] : heading,
-    ...found.map(({ name, pid, image, logErr, logOut }) =>
+    ...found.map(({ name, pid, image, engine, logErr, logOut }) =>
       flags.logs === true
         ? [name, String(pid), `${logErr} ${logOut}`]
-        : [name, String(pid), "", printable(image)],
+        : [name, String(pid), "", printable(image), engine],
     ),
   ]
-  const widths = heading.map((_, i) => Math.max(...rows.map((row) => (row[i] ?? "").length)))
-  for (const row of rows)
-    await print(
-      `${row
-        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
-        .join("    ")
-        .trimEnd()}\n`,
-    )
+  await print(columns(rows))
+}
+
+const STREAM_MS = 1000
+/** Between the two looks that a use of processors takes. */
+const FIRST_MS = 200
+
+const sizes = ["B", "KiB", "MiB", "GiB", "TiB"] as const
+
+function size(bytes: number | undefined): string {
+  if (bytes === undefined) return "-"
+  const step = Math.min(Math.floor(Math.log2(Math.max(bytes, 1)) / 10), sizes.length - 1)
+  return step === 0 ? `${bytes} B` : `${(bytes / 2 ** (10 * step)).toFixed(1)} ${sizes[step] ?? ""}`
+}
+
+/** A sample, and the processors that were busy since the one before it. */
+interface Sample {
+  readonly stats: InstanceStats
+  readonly cpus: number
+}
+
+async function* samples(instance: Instance): AsyncGenerator<Sample, void, undefined> {
+  let before = { at: performance.now(), stats: instance.stats() }
+  for (let pause = FIRST_MS; ; pause = STREAM_MS) {
+    await sleep(pause, undefined, { signal: interruption }).catch(() => {
+      interruption.throwIfAborted()
+    })
+    const now = { at: performance.now(), stats: instance.stats() }
+    const nanoseconds = (now.at - before.at) * 1e6
+    yield { stats: now.stats, cpus: Math.max(0, now.stats.cpuTime - before.stats.cpuTime) / nanoseconds }
+    before = now
+  }
+}
+
+/** The peers' JSON, as far as it is known, and what only we say. */
+function statsJson(name: string, { stats, cpus }: Sample): object {
+  const { source, cpuTime, memory, memoryLimit, readBytes, writtenBytes, processes, processLimit } = stats
+  const io = [
+    ["Read", readBytes],
+    ["Write", writtenBytes],
+  ] as const
+  return {
+    instance: name,
+    source,
+    cpu_percent: cpus * 100,
+    cpu_stats: { cpu_usage: { total_usage: Math.round(cpuTime) } },
+    memory_stats: { usage: { usage: memory, ...(memoryLimit === undefined ? {} : { limit: memoryLimit }) } },
+    pids_stats: { current: processes, ...(processLimit === undefined ? {} : { limit: processLimit }) },
+    blkio_stats: {
+      io_service_bytes_recursive: io.flatMap(([op, value]) => (value === undefined ? [] : [{ op, value }])),
+    },
+  }
+}
+
+/** One line under the peers' heading. */
+function statsTable(name: string, { stats, cpus }: Sample): string {
+  const { source, memory, memoryLimit, readBytes, writtenBytes, processes } = stats
+  const most = Math.min(memoryLimit ?? Infinity, totalmem())
+  const rows = [
+    ["INSTANCE NAME", "CPU USAGE", "MEM USAGE / LIMIT", "MEM %", "BLOCK I/O", "PIDS", "COUNTED BY"],
+    [
+      name,
+      `${(cpus * 100).toFixed(2)}%`,
+      `${size(memory)} / ${size(most)}`,
+      `${((memory / most) * 100).toFixed(2)}%`,
+      `${size(readBytes)} / ${size(writtenBytes)}`,
+      String(processes),
+      source,
+    ],
+  ]
+  return columns(rows)
+}
+
+async function stats(name: string, flags: { json?: true; stream?: boolean }): Promise<void> {
+  const instance = openInstance(name)
+  const once = flags.json === true || flags.stream === false || !process.stdout.isTTY
+  for await (const sample of samples(instance)) {
+    if (flags.json === true) await print(`${JSON.stringify(statsJson(name, sample), null, 2)}\n`)
+    // Over the one before: up to the top, and what is below cleared.
+    else await print(`${once ? "" : "\x1b[H\x1b[J"}${statsTable(name, sample)}`)
+    if (once) return
+  }
 }
 
 function addStart(instance: Command, name: "start" | "run", summary: string, description: string): void {
@@ -137,7 +222,7 @@ export function addInstanceCommands(program: Command): void {
     .command("instance")
     .summary("images that run in the background")
     .description(
-      "Starts, lists and stops images that run in the background. exec, run and shell take instance://NAME.",
+      "Starts, lists, measures and stops images that run in the background. exec, run and shell take instance://NAME.",
     )
     .enablePositionalOptions()
   addStart(
@@ -160,6 +245,16 @@ export function addInstanceCommands(program: Command): void {
     .option("-j, --json", "print JSON")
     .option("-l, --logs", "show where what they write is kept")
     .action(list)
+  instance
+    .command("stats")
+    .summary("what an instance uses")
+    .description(
+      "Shows processor time, memory, block input and output and processes of the instance NAME, anew each second on a terminal.",
+    )
+    .argument("<name>", "its name")
+    .option("-j, --json", "print JSON, once")
+    .option("--no-stream", "print it once")
+    .action(stats)
   instance
     .command("stop")
     .summary("stop instances")

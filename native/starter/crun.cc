@@ -1,0 +1,75 @@
+#include "starter/crun.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+
+#include "core/system_error.h"
+#include "core/unique_fd.h"
+#include "starter/processes.h"
+#include "starter/status.h"
+
+namespace sifcrypt::starter {
+namespace {
+
+constexpr int kFailure = 255;
+constexpr size_t kMaxLog = 256 << 10;
+#ifdef SYS_pidfd_open
+constexpr long kPidfdOpen = SYS_pidfd_open;
+#else
+constexpr long kPidfdOpen = 434;
+#endif
+
+[[noreturn]] void Execute(std::vector<std::string>& arguments, const std::string& session, int failure_pipe) {
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) argv.push_back(argument.data());
+  argv.push_back(nullptr);
+  char path[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+  // Where crun makes the file it binds itself over; in /tmp one stays when crun is killed at that moment.
+  std::string scratch = "_LIBCONTAINER_STATEDIR=" + session;
+  char* environment[] = {path, scratch.data(), nullptr};
+  execve(argv[0], argv.data(), environment);
+  const int error = errno;
+  static_cast<void>(!write(failure_pipe, &error, sizeof error));
+  _exit(kFailure);
+}
+
+}  // namespace
+
+pid_t StartCrun(std::vector<std::string> arguments, const Session& session, const sigset_t& mask,
+                const std::function<void()>& prepare) {
+  int ends[2];
+  CheckErrno(pipe2(ends, O_CLOEXEC), "pipe2");
+  const UniqueFd failure(ends[0]);
+  UniqueFd child_end(ends[1]);
+  const pid_t process = ForkChild([&]() -> int {
+    prepare();
+    signal(SIGPIPE, SIG_DFL);
+    sigprocmask(SIG_SETMASK, &mask, nullptr);
+    Execute(arguments, session.directory(), child_end.get());
+  });
+  child_end.Reset();
+  int error = 0;
+  ssize_t n;
+  do n = read(failure.get(), &error, sizeof error);
+  while (n < 0 && errno == EINTR);
+  if (n == static_cast<ssize_t>(sizeof error))
+    throw SystemError(error, "crun", arguments.front() + ": " + std::strerror(error));
+  return process;
+}
+
+std::string CrunError(const std::string& log) {
+  std::ifstream file(log, std::ios::binary);
+  std::string text(kMaxLog, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(file.gcount()));
+  return FirstRuntimeError(text);
+}
+
+int OpenProcess(pid_t process) { return static_cast<int>(syscall(kPidfdOpen, process, 0)); }
+
+}  // namespace sifcrypt::starter
