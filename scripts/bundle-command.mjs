@@ -57,7 +57,7 @@ async function bundle(source, name) {
       js: `const moduleUrl = require("node:url").pathToFileURL(__filename).href
 const importedModules = new Map()
 function sharedImport(found) {
-  if (!importedModules.has(found)) importedModules.set(found, __toESM(found, 1))
+  if (!importedModules.has(found)) importedModules.set(found, Object.create(found, { default: { value: found } }))
   return importedModules.get(found)
 }`,
     },
@@ -67,8 +67,8 @@ function sharedImport(found) {
     outfile,
     logLevel: "warning",
   })
-  // esbuild makes an object with every export of a module for each file that imports it: thousands of properties for
-  // node:fs and node:crypto. One for each module is enough.
+  // esbuild copies every export of a module that is none of ours for each file that imports it: thousands of properties for node:fs and
+  // node:crypto. One object for each module that has them by inheritance is enough.
   const text = readFileSync(outfile, "utf8")
   const shared = text.replace(/__toESM\((require(?:_\w+\(\)|\("[^"]+"\))),1\)/g, "sharedImport($1)")
   if (shared === text)

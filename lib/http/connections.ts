@@ -31,26 +31,22 @@ export interface ConnectionsOptions {
 /** For a proxy to answer. */
 const TUNNEL_MS = 60_000
 
-/** Speaks TLS to a host through a connection that the proxy makes. */
-class TunnelAgent extends https.Agent {
-  readonly #open: () => Promise<Socket>
-
-  constructor(options: https.AgentOptions, open: () => Promise<Socket>) {
-    super(options)
-    this.#open = open
+/** Speaks TLS to a host through a connection that the proxy makes. A class of the module would load node:https in every command. */
+function tunnelAgent(options: https.AgentOptions, open: () => Promise<Socket>): https.Agent {
+  class TunnelAgent extends https.Agent {
+    // Node waits for the callback where nothing is returned.
+    override createConnection(
+      connection: http.RequestOptions,
+      done?: (error: Error | null, stream: Duplex) => void,
+    ): undefined {
+      open().then(
+        (socket) => done?.(null, tlsConnect({ ...(connection as ConnectionOptions), socket })),
+        (error: unknown) => done?.(error as Error, new Socket()),
+      )
+      return undefined
+    }
   }
-
-  // Node waits for the callback where nothing is returned.
-  override createConnection(
-    options: http.RequestOptions,
-    done?: (error: Error | null, stream: Duplex) => void,
-  ): undefined {
-    this.#open().then(
-      (socket) => done?.(null, tlsConnect({ ...(options as ConnectionOptions), socket })),
-      (error: unknown) => done?.(error as Error, new Socket()),
-    )
-    return undefined
-  }
+  return new TunnelAgent(options)
 }
 
 function end(request: http.ClientRequest, { body, idleMs }: Request): void {
@@ -81,9 +77,7 @@ export class Connections implements Disposable {
         ...this.#options.trust?.(url.host),
       }
       agent =
-        proxy === undefined
-          ? new https.Agent(options)
-          : new TunnelAgent(options, () => this.#tunnel(url, proxy))
+        proxy === undefined ? new https.Agent(options) : tunnelAgent(options, () => this.#tunnel(url, proxy))
       this.#https.set(url.host, agent)
     }
     return agent

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict"
 import { copyFileSync, cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { cli, packageRoot, runProgram } from "../support/cli.ts"
+import { cli, idOf, packageRoot, runProgram, sifcryptOk } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -75,27 +75,62 @@ describe("the package", () => {
   })
 
   it("has the command that the tests run", () => {
-    for (const name of ["main.js", "command.js", "command.cache"]) {
+    for (const name of ["main.js", "command.js", "command.cache", "run.js", "run.cache"]) {
       const file = path.join(installed, "dist", "cli", name)
       assert.deepEqual(readFileSync(file), readFileSync(path.join(path.dirname(cli), name)))
     }
   })
 
+  it("loads nothing for an exec that takes time and that it has no use for", async () => {
+    const place = newFolder("loaded", idOf("user"))
+    const image = path.join(place, "image.sif")
+    const keys = testKeys()
+    await sifcryptOk(["build", "--pem-path", keys.publicKey, image, makeRootTree()])
+    const hook = path.join(place, "hook.cjs")
+    const list = path.join(place, "list")
+    const write = `require("node:fs").writeFileSync(${JSON.stringify(list)}, process.moduleLoadList.join("\\n"))`
+    writeFileSync(hook, `process.on("exit", () => ${write})`)
+    const options = ["--engine", "userspace", "--pem-path", keys.privateKey]
+    const result = await runProgram([
+      ...[process.execPath, "--require", hook, cli, "exec", ...options, image, "/bin/echo", "started"],
+    ])
+    assert.equal(result.text, "started\n", result.stderr)
+    const loaded = readFileSync(list, "utf8").split("\n")
+    assert.ok(loaded.includes("NativeModule crypto"))
+    for (const name of [
+      "child_process",
+      "dns",
+      "http",
+      "https",
+      "net",
+      "tls",
+      "v8",
+      "worker_threads",
+      "zlib",
+    ])
+      assert.equal(loaded.includes(`NativeModule ${name}`), false, name)
+  })
+
   it("starts without the code cache, and with one that is none", async () => {
     const command = path.join(installed, "dist", "cli", "main.js")
-    const cache = path.join(installed, "dist", "cli", "command.cache")
-    for (const spoil of [
-      () => {
-        writeFileSync(cache, "no cache")
-      },
-      () => {
-        rmSync(cache)
-      },
-    ]) {
-      spoil()
-      const result = await runProgram([process.execPath, command, "--version"], { as: "self" })
-      assert.match(result.text, /^\d+\.\d+\.\d+/)
-      assert.equal(result.stderr, "")
+    for (const [name, argument, output] of [
+      ["command", "--version", /^\d+\.\d+\.\d+/],
+      ["run", "exec", /^$/],
+    ] as const) {
+      const cache = path.join(installed, "dist", "cli", `${name}.cache`)
+      for (const spoil of [
+        () => {
+          writeFileSync(cache, "no cache")
+        },
+        () => {
+          rmSync(cache)
+        },
+      ]) {
+        spoil()
+        const result = await runProgram([process.execPath, command, argument], { as: "self" })
+        assert.match(result.text, output)
+        assert.match(result.stderr, argument === "exec" ? /^error: missing required argument 'image'/ : /^$/)
+      }
     }
   })
 })
