@@ -2,6 +2,7 @@
 import { lstat, readdir, stat } from "node:fs/promises"
 import path from "node:path"
 import { BuildError } from "../errors.ts"
+import { closing, matcher, splitTop } from "./glob-match.ts"
 
 const MAX_PATTERN = 4096
 const MAX_ALTERNATIVES = 1024
@@ -13,34 +14,6 @@ export interface GlobPlace {
   resolve(name: string): Promise<string>
 }
 
-function closing(text: string, open: number, opener: string, closer: string): number {
-  let depth = 0
-  for (let at = open; at < text.length; at++) {
-    if (text[at] === "\\") at++
-    else if (text[at] === opener) depth++
-    else if (text[at] === closer && --depth === 0) return at
-  }
-  return -1
-}
-
-/** Splits at separators that are in no inner group. */
-function splitTop(text: string, separator: string): string[] {
-  const parts: string[] = []
-  let depth = 0
-  let start = 0
-  for (let at = 0; at < text.length; at++) {
-    const letter = text[at] ?? ""
-    if (letter === "\\") at++
-    else if ("({".includes(letter)) depth++
-    else if (")}".includes(letter)) depth--
-    else if (letter === separator && depth === 0) {
-      parts.push(text.slice(start, at))
-      start = at + 1
-    }
-  }
-  return [...parts, text.slice(start)]
-}
-
 /** `a{b,c}d` is two patterns. */
 export function expandBraces(pattern: string): string[] {
   for (let open = pattern.indexOf("{"); open >= 0; open = pattern.indexOf("{", open + 1)) {
@@ -49,39 +22,16 @@ export function expandBraces(pattern: string): string[] {
     const choices = splitTop(pattern.slice(open + 1, close), ",")
     if (choices.length < 2) continue
     const rest = expandBraces(pattern.slice(close + 1))
-    const all = choices
-      .flatMap((choice) => expandBraces(choice))
-      .flatMap((choice) => rest.map((tail) => pattern.slice(0, open) + choice + tail))
-    if (all.length > MAX_ALTERNATIVES)
-      throw new BuildError("ERR_BUILD_SOURCE", `${pattern}: more than ${MAX_ALTERNATIVES} alternatives`)
+    const all: string[] = []
+    for (const choice of choices)
+      for (const start of expandBraces(choice)) {
+        if (all.length + rest.length > MAX_ALTERNATIVES)
+          throw new BuildError("ERR_BUILD_SOURCE", `${pattern}: more than ${MAX_ALTERNATIVES} alternatives`)
+        all.push(...rest.map((tail) => pattern.slice(0, open) + start + tail))
+      }
     return all
   }
   return [pattern]
-}
-
-const literal = (text: string): string => text.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&")
-
-function translate(text: string): string {
-  const letter = text[0] ?? ""
-  if (letter === "") return ""
-  if (letter === "\\") return literal(text[1] ?? "\\") + translate(text.slice(2))
-  if ("@?*+!".includes(letter) && text[1] === "(") {
-    const close = closing(text, 1, "(", ")")
-    if (close > 0) {
-      const group = splitTop(text.slice(2, close), "|").map(translate).join("|")
-      const rest = translate(text.slice(close + 1))
-      if (letter === "!") return `(?!(?:${group})${rest}$)[^]*${rest}`
-      return `(?:${group})${letter === "@" ? "" : letter}${rest}`
-    }
-  }
-  if (letter === "*") return `[^]*${translate(text.replace(/^\*+/, ""))}`
-  if (letter === "?") return `[^]${translate(text.slice(1))}`
-  const set = /^\[([!^]?)(\]?[^\]]*)\]/.exec(text)
-  if (set !== null) {
-    const members = (set[2] ?? "").replace(/[\\\]^[]/g, "\\$&")
-    return `[${set[1] === "" ? "" : "^"}${members}]${translate(text.slice(set[0].length))}`
-  }
-  return literal(letter) + translate(text.slice(1))
 }
 
 /** Is there anything in it that is not itself? */
@@ -91,8 +41,8 @@ function isPattern(part: string): boolean {
 
 /** One part of a path; a leading dot has to be asked for. */
 export function partMatcher(part: string): (name: string) => boolean {
-  const regex = new RegExp(`^${translate(part)}$`, "u")
-  return (name) => (!name.startsWith(".") || part.startsWith(".") || part.startsWith("\\.")) && regex.test(name)
+  const matches = matcher(part)
+  return (name) => (!name.startsWith(".") || part.startsWith(".") || part.startsWith("\\.")) && matches(name)
 }
 
 async function namesIn(folder: string): Promise<string[]> {
