@@ -62,6 +62,8 @@ export class Connections implements Disposable {
   readonly #options: ConnectionsOptions
   readonly #http: http.Agent
   readonly #https = new Map<string, http.Agent>()
+  /** Requests to proxies that are not answered yet. */
+  readonly #asked = new Set<http.ClientRequest>()
 
   constructor(options: ConnectionsOptions) {
     this.#options = options
@@ -84,8 +86,11 @@ export class Connections implements Disposable {
   }
 
   #start(url: URL, options: http.RequestOptions): http.ClientRequest {
-    const client = url.protocol === "https:" ? https : http
-    return client.request({ ...options, host: hostOf(url), port: portOf(url) })
+    const host = hostOf(url)
+    const place = { ...options, host, port: portOf(url) }
+    if (url.protocol === "http:") return http.request(place)
+    // Node would take it from the header, which may be about another one.
+    return https.request({ ...place, servername: isIP(host) === 0 ? host : "" })
   }
 
   /** A connection through the proxy to the host itself. */
@@ -96,12 +101,15 @@ export class Connections implements Disposable {
       path: target,
       headers: { host: target, ...proxyHeaders(proxy) },
       agent: false,
-      ...(proxy.protocol === "https:"
-        ? { ...this.#options.trust?.(proxy.host), servername: isIP(hostOf(proxy)) === 0 ? hostOf(proxy) : "" }
-        : {}),
+      ...(proxy.protocol === "https:" ? this.#options.trust?.(proxy.host) : {}),
     })
     end(request, { idleMs: TUNNEL_MS })
-    const [response, socket] = (await once(request, "connect")) as [http.IncomingMessage, Duplex]
+    this.#asked.add(request)
+    const [response, socket] = (await once(request, "connect").finally(() =>
+      this.#asked.delete(request),
+    )) as [http.IncomingMessage, Duplex]
+    // Whoever speaks TLS through it is told that it broke.
+    socket.on("error", () => undefined)
     if (response.statusCode === 200 && socket instanceof Socket) return socket
     socket.destroy()
     throw new Error(`the proxy ${proxy.host} answers with status ${response.statusCode ?? 0}`)
@@ -127,11 +135,16 @@ export class Connections implements Disposable {
       ...(signal === undefined ? {} : { signal }),
     })
     end(sent, request)
-    const [reply] = (await once(sent, "response")) as [http.IncomingMessage]
+    // A request is told of a signal only when it has a connection, and then once more.
+    sent.on("error", () => undefined)
+    const [reply] = (await once(sent, "response", signal === undefined ? {} : { signal })) as [
+      http.IncomingMessage,
+    ]
     return reply
   }
 
   [Symbol.dispose](): void {
+    for (const request of this.#asked) request.destroy()
     this.#http.destroy()
     for (const agent of this.#https.values()) agent.destroy()
   }
