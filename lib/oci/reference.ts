@@ -74,7 +74,8 @@ export function parseRegistryName(name: string, transport = "docker://"): Regist
   if (tag !== undefined) rest = rest.slice(0, colon)
   const hub = dockerHub.has(host)
   const repository = hub && rest !== "" && !rest.includes("/") ? `library/${rest}` : rest
-  if (!hostPattern.test(host)) throw refused(shown, `${JSON.stringify(host)} is no host`)
+  if (!hostPattern.test(host) || !URL.canParse(`https://${host}`))
+    throw refused(shown, `${JSON.stringify(host)} is no host`)
   if (!repositoryPattern.test(repository) || repository.length > 255)
     throw refused(shown, `${JSON.stringify(repository)} is no repository`)
   if (tag !== undefined && !tagPattern.test(tag)) throw refused(shown, `${JSON.stringify(tag)} is no tag`)

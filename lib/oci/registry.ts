@@ -388,7 +388,8 @@ export async function findRemote(
   options: RegistryOptions,
 ): Promise<{ readonly store: BlobStore; readonly descriptor: Descriptor }> {
   const client = new HttpClient({
-    registry: apiHost(reference.host),
+    // As addresses have it: small, and without the usual port.
+    registry: new URL(`https://${apiHost(reference.host)}`).host,
     environment: options.environment ?? process.env,
     signal: options.signal,
     retryDelayMs: options.retryDelayMs,

@@ -397,14 +397,21 @@ describe("registries", () => {
         await isWhole(
           await built(source, { certFolder, disableCache: true, environment: { ...none, [name]: address } }),
         )
+      const otherwise = "docker://Registry.Example.test:443/image:1"
+      const environment = { ...none, HTTPS_PROXY: address }
+      await isWhole(await built(otherwise, { certFolder, disableCache: true, environment }))
       assert.deepEqual([...new Set(targets)], [`registry.example.test:443 ${basic}`])
       // A connection is used again: the first, and one for each blob that is fetched beside another.
-      assert.ok(targets.length <= 3 * 3, `${targets.length} tunnels`)
+      assert.ok(targets.length <= 4 * 3, `${targets.length} tunnels`)
       await isWhole(await built(source, { noHttps: true, environment: { ...none, HTTP_PROXY: address } }))
       assert.ok(proxy.heard.length > 4)
       assert.ok(proxy.heard.every(({ url }) => url.startsWith("http://registry.example.test/v2/image/")))
       const forbidden = { ...none, https_proxy: address, no_proxy: "other, .example.test" }
       await refused(built(source, { environment: forbidden }), "ERR_OCI_REGISTRY", /EAI_AGAIN|ENOTFOUND/)
+    })
+
+    it("are refused by a name that is no address", async () => {
+      await refused(built("docker://registry.example.test:99999/image"), "ERR_OCI_REFERENCE", /is no host/)
     })
 
     it("A37: are asked once for a blob by builds at the same time; list and clean show and remove it", async () => {
