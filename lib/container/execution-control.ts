@@ -13,6 +13,7 @@ import { verifySif, type VerifyReport } from "../signing/verify.ts"
 import { DataType } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
+import { overlayOf } from "./partition.ts"
 
 /** `whitelist`: one of the listed signers signed all of it; `whitestrict`: each of them did; `blacklist`: none of them signed any of it. */
 export type ExecutionMode = "whitelist" | "whitestrict" | "blacklist"
@@ -246,7 +247,11 @@ export async function examineExecution(image: SifImage, signal?: AbortSignal): P
     ...(signal === undefined ? {} : { signal }),
   }
   let report = await verifySif(image, keys)
-  if (!report.verified && legacy) report = await verifySif(image, { ...keys, legacy: "primary" })
+  if (!report.verified && legacy) {
+    // An overlay would run as well.
+    const alone = overlayOf(image.objects, image.primary()) === undefined
+    report = await verifySif(image, { ...keys, legacy: alone ? "primary" : "all" })
+  }
   const against = objection(group, image, report)
   const name =
     group.tag === "" ? `execgroup of ${group.folder === "" ? "any folder" : group.folder}` : group.tag

@@ -2,7 +2,7 @@
 import { SignatureError } from "../errors.ts"
 import { requireVerified, verifySif, type VerifyOptions } from "../signing/verify.ts"
 import { VerifyWhenRead } from "../signing/verity.ts"
-import type { SifPartition } from "../sif/format.ts"
+import { PartitionType, type SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import { examineExecution, requireAllowed } from "./execution-control.ts"
 import type { OpenOptions } from "./image.ts"
@@ -10,8 +10,13 @@ import { checkUnsigned } from "./signature.ts"
 import { Vouched } from "./vouched.ts"
 
 /** Is it among what is to be verified? */
-export function isVerified({ id, group }: SifPartition, { groups, objects }: VerifyOptions): boolean {
-  return objects === undefined ? (groups?.includes(group) ?? true) : objects.includes(id)
+export function isVerified(
+  { id, group, partition }: SifPartition,
+  { groups, objects, legacy }: VerifyOptions,
+): boolean {
+  if (objects !== undefined) return objects.includes(id)
+  if (groups !== undefined) return groups.includes(group)
+  return legacy !== "primary" || partition.type === PartitionType.primarySystem
 }
 
 /** What is verified has to be what is read. */

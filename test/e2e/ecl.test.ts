@@ -19,6 +19,7 @@ import { eclText, withSystemFiles, type SystemFile, type SystemOptions } from ".
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
+import { vectorPath } from "../vectors/load.ts"
 
 describe("the execution control list", function () {
   const images = newFolder("images", userId)
@@ -292,6 +293,26 @@ describe("the execution control list", function () {
     })
     assert.equal(unreadable.status, 26)
     assert.match(unreadable.stderr, /cannot be read/)
+  })
+
+  it("S2: of old signatures one of the root is enough only where nothing lies over it", async () => {
+    const legacy = image("legacy")
+    copyFileSync(vectorPath("sif/two-groups-signed-legacy-all.sif"), legacy)
+    const signers = ["12045C8C0B1004D058DE4BEDA20C27EE7FF7BA84"]
+    const text = `legacyinsecure = true\n${eclText([{ mode: "whitelist", folder: images, signers }])}`
+    const keyring = readFileSync(vectorPath("sif/pgp-private.asc"))
+    const check = (): Promise<Result> =>
+      under(text, ["ecl", "check", legacy], { "sifcrypt/global-pgp-public": { text: keyring } })
+    const { status, stderr } = await check()
+    assert.equal(status, 0, stderr)
+    const extra = Buffer.alloc(11)
+    extra.writeInt32LE(sif.FileSystem.ext3, 0)
+    extra.writeInt32LE(sif.PartitionType.overlay, 4)
+    const object = { type: sif.DataType.partition, extra, group: 1 }
+    await sif.addObject(legacy, object, Buffer.alloc(4096))
+    const added = await check()
+    assert.equal(added.status, 26)
+    assert.match(added.text, /no signature/)
   })
 
   it("no variable and no option names another list", async () => {
