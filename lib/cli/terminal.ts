@@ -139,7 +139,7 @@ class SecretLine {
 /**
  * Asks for a line on the controlling terminal, shown while it is typed.
  *
- * @returns undefined when there is no terminal.
+ * @returns undefined when there is no terminal, or its end is typed.
  */
 export async function promptLine(text: string, signal: AbortSignal): Promise<string | undefined> {
   let fd: number
@@ -150,9 +150,13 @@ export async function promptLine(text: string, signal: AbortSignal): Promise<str
   }
   const terminal = new ReadStream(fd)
   const lines = createInterface({ input: terminal, terminal: false })
+  terminal.on("error", () => {
+    lines.close()
+  })
   try {
     writeSync(fd, text)
-    const [line] = (await once(lines, "line", { signal })) as [string]
+    const ends = ["line", "close"].map((event) => once(lines, event, { signal }))
+    const [line] = (await Promise.race(ends)) as [string?]
     return line
   } finally {
     lines.close()

@@ -24,6 +24,7 @@ import { imageTree } from "../support/image-tree.ts"
 import { Layout } from "../support/layout.ts"
 import { Registry } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
+import { typing } from "../support/terminal.ts"
 import { vectorPath } from "../vectors/load.ts"
 
 /** Of user:secret, by Python's crypt: nothing that is installed here writes bcrypt. */
@@ -299,6 +300,14 @@ describe("registries", () => {
       await isWhole(image)
       assert.deepEqual(await listCache(cacheFolder), [], "A37: nothing private in the cache")
       assert.deepEqual(existsSync(cacheFolder) ? readdirSync(cacheFolder) : [], [], "nothing else either")
+    })
+
+    it("are not asked where the end is typed instead of a name", async () => {
+      const image = path.join(newFolder("untyped", 2345), "image.sif")
+      const args = ["build", "--docker-login", image, "docker://127.0.0.1:9/image"]
+      const { status, text: shown } = await sifcrypt(args, typing("\u0004"))
+      assert.equal(status, 22, shown)
+      assert.match(shown, /--docker-login asks on a terminal/)
     })
 
     it("with tokens let in nobody or somebody, and give them what each may have", async () => {
