@@ -4,7 +4,8 @@ import { createHash } from "node:crypto"
 import { copyFileSync, existsSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { gunzipSync, gzipSync } from "node:zlib"
-import { build, open, type BuildOptions } from "../../lib/index.ts"
+import { build, open, sif, type BuildOptions } from "../../lib/index.ts"
+import { architectureName } from "../../lib/sif/names.ts"
 import { sifcrypt, sifcryptOk } from "../support/cli.ts"
 import { imageTree, type Entry } from "../support/image-tree.ts"
 import { Layout } from "../support/layout.ts"
@@ -244,8 +245,8 @@ describe("images of layers", () => {
         ["arm64v8", "arm64"],
         ["x64", "amd64"],
       ] as const) {
-        const result = await sifcryptOk(["sif", "list", await built(source, { architecture: wanted })])
-        assert.match(result.text, new RegExp(`System/${found}`))
+        await using image = await sif.openSif(await built(source, { architecture: wanted }))
+        assert.equal(architectureName(image.primary().partition.arch), found)
       }
       await refused(
         source,
@@ -341,10 +342,17 @@ describe("images of layers", () => {
         ["oras://a/b", /apptainer pull/],
         ["nonsense://a", /is not known/],
       ] as const) {
-        const { status, stderr } = await sifcrypt(["build", path.join(folder, "x.sif"), source])
-        assert.equal(status, 20, stderr)
-        assert.match(stderr, advice)
+        await refused(source, "ERR_OCI_REFERENCE", advice)
       }
+      const { status, stderr } = await sifcrypt(["build", path.join(folder, "x.sif"), "library://a/b"])
+      assert.equal(status, 20, stderr)
+      // Where a file is wanted, a name of layers is not taken for one.
+      const run = await sifcrypt(["exec", "docker://a/b", "true"])
+      assert.equal(run.status, 21, run.stderr)
+      assert.match(
+        run.stderr,
+        /not a SIF file but the name of something to build one from\n.*sifcrypt build IMAGE/,
+      )
     })
 
     it("S15: where media types and structure disagree", async () => {
@@ -472,8 +480,7 @@ describe("images of layers", () => {
     const image = path.join(folder, "run.sif")
     const nasty = ["two words", '"', "'", "$HOME", "`id`", "$(id)", "\\", "*", "a\nb", "", "--", "-n", "ä"]
 
-    async function withConfig(config: Layout["config"]["config"]): Promise<void> {
-      const layout = new Layout()
+    function makeBusyboxLayer(): { readonly packed: Buffer; readonly diffId: string } {
       const work = newFolder("busybox")
       const busybox = execFileSync("sh", ["-c", "command -v busybox"], { encoding: "utf8" }).trim()
       execFileSync("mkdir", [path.join(work, "bin")])
@@ -488,12 +495,22 @@ describe("images of layers", () => {
       const tar = execFileSync("tar", ["-c", "--owner=0", "--group=0", "-C", work, "bin"], {
         maxBuffer: 1 << 28,
       })
-      layout.manifest.layers = [layout.add(gzipSync(tar), "application/vnd.oci.image.layer.v1.tar+gzip")]
-      layout.config.rootfs.diff_ids = [`sha256:${createHash("sha256").update(tar).digest("hex")}`]
+      return {
+        packed: gzipSync(tar, { level: 1 }),
+        diffId: `sha256:${createHash("sha256").update(tar).digest("hex")}`,
+      }
+    }
+    let busyboxLayer: ReturnType<typeof makeBusyboxLayer> | undefined
+
+    async function withConfig(config: Layout["config"]["config"]): Promise<void> {
+      const layout = new Layout()
+      const { packed, diffId } = (busyboxLayer ??= makeBusyboxLayer())
+      layout.manifest.layers = [layout.add(packed, "application/vnd.oci.image.layer.v1.tar+gzip")]
+      layout.config.rootfs.diff_ids = [diffId]
       layout.config.config = config
       layout.config.architecture = process.arch === "x64" ? "amd64" : process.arch
       layout.write()
-      await sifcryptOk(["build", "-F", image, `oci:${layout.folder}`])
+      await build({ output: image, force: true, source: `oci:${layout.folder}` })
     }
     const shown = (list: readonly string[]): string => list.map((one) => `<${one}>`).join("")
     const run = async (...args: readonly string[]): Promise<string> =>

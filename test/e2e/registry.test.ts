@@ -38,8 +38,15 @@ interface Heard {
 }
 type Answer = (request: http.IncomingMessage, response: http.ServerResponse) => void
 
-/** A pair for TLS on this machine, in PEM files. */
-function certificate(): { readonly key: string; readonly certificate: string } {
+interface Pair {
+  readonly key: string
+  readonly certificate: string
+}
+let pair: Pair | undefined
+
+/** For TLS on this machine, in PEM files. */
+function certificate(): Pair {
+  if (pair !== undefined) return pair
   const folder = newFolder("certificate")
   const [key, file] = [path.join(folder, "key.pem"), path.join(folder, "certificate.pem")]
   execFileSync(
@@ -50,7 +57,7 @@ function certificate(): { readonly key: string; readonly certificate: string } {
     ],
     { stdio: "ignore" },
   )
-  return { key, certificate: file }
+  return (pair = { key, certificate: file })
 }
 
 /** A registry of the test's own, for what a good one never does. */

@@ -471,7 +471,7 @@ class Meter final : public TreeVisitor {
 
 void TestMemory() {
   // Names as they are: /usr/share/doc/PACKAGE/changelog.gz and so on, a quarter of them long.
-  constexpr int kEntries = 100000;
+  constexpr int kEntries = 50000;
   Tar tar;
   for (int i = 0; i < kEntries; ++i)
     tar.File("usr/share/some-folder-" + std::to_string(i / 50) + "/" +
