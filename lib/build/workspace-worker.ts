@@ -87,7 +87,9 @@ async function baseOwner(source: NativeBuild["source"], ids: Ids): Promise<Nativ
 /** The error of a scratch in which nothing fits any more: whatever failed, failed because of that. */
 async function fullness(session: string, cause: unknown): Promise<unknown> {
   const { bavail, bsize, blocks, bfree, ffree } = await statfs(session)
-  if (bavail * bsize >= 1 << 16 && ffree > 0) return cause
+  // ext4 keeps some room back for what it is about to write.
+  const least = Math.max(1 << 16, Math.min((blocks * bsize) / 50, 8 << 20))
+  if (bavail * bsize >= least && ffree > 0) return cause
   const used = Math.round(((blocks - bfree) * bsize) / (1 << 20))
   return new BuildError("ERR_BUILD_SCRATCH", `the scratch is full: it holds ${used} MiB, and has room for no more`, { cause })
 }
