@@ -48,7 +48,7 @@ async function openOne(
 ): Promise<SourceImage> {
   if (!(await stat(file)).isFile()) refuse(file, "image-src and id are for images, and this is none")
   const opened = resources.use(await openFile(file, writable))
-  const common = { path: file, ownedByRoot: await isOwnedByRoot(opened) }
+  const common = { path: file, isTrusted: await isOwnedByRoot(opened) }
   const format = await formatOf(opened)
   if (id !== undefined && format !== "sif") refuse(file, "id is for SIF images, and this is none")
   const { size } = await opened.stat()
@@ -65,7 +65,7 @@ async function openOne(
       const { offset } = partition
       const part = { ...whole, offset, size: partition.size }
       if (partition.partition.fileSystem === FileSystem.ext3)
-        return { ...common, kind: "ext", writable, source: part }
+        return { ...common, kind: "ext", writable, source: part, isTrusted: false }
       switch (partitionKind(partition)) {
         case "squashfs":
           return { ...common, kind: "squashfs", writable: false, source: part }

@@ -142,7 +142,7 @@ async function find(request: OverlayRequest, options: OverlayOptions, resources:
   if (!info.isFile()) refuse("it is neither a folder nor a file")
   const opened = resources.use(await openFile(file, writable))
   const { size } = await opened.stat()
-  const common = { path: file, ownedByRoot: await isOwnedByRoot(opened) }
+  const common = { path: file, isTrusted: await isOwnedByRoot(opened) }
   const whole: StarterSource = { image: request.path, fd: opened.fd, offset: 0, size, unlocked: undefined }
   switch (await formatOf(opened)) {
     case "squashfs":
@@ -178,7 +178,7 @@ async function openOwn(own: OwnOverlay, resources: Resources): Promise<SourceIma
   if (!(await isSameFile(image, file)))
     throw new RunError("ERR_RUN_OVERLAY", `${image.image}: it was replaced meanwhile`, { path: image.image })
   const source = { image: image.image, fd: file.fd, offset, size, unlocked: undefined }
-  return { kind: "ext", path: image.image, writable, source, ownedByRoot: await isOwnedByRoot(file) }
+  return { kind: "ext", path: image.image, writable, source, isTrusted: false }
 }
 
 /**

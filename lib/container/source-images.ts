@@ -24,8 +24,8 @@ export interface SourceImage {
   readonly path: string
   readonly writable: boolean
   readonly source: StarterSource
-  /** Of root, and writable by nobody else. */
-  readonly ownedByRoot: boolean
+  /** Whoever runs this could have made it: a file of root's that nobody else can write, and no part of an image. */
+  readonly isTrusted: boolean
 }
 
 const SQUASHFS_MAGIC = Buffer.from("hsqs", "latin1")
@@ -110,7 +110,7 @@ export async function unlockedSource(
  * @throws EnvironmentError, RunError `ERR_RUN_OVERLAY`: this engine cannot have it.
  */
 export function layerOf(found: SourceImage, engine: ConcreteEngine): StarterLayer {
-  const { kind, path: file, writable, source, ownedByRoot } = found
+  const { kind, path: file, writable, source, isTrusted } = found
   if (kind === "squashfs") {
     // No kernel reads gocryptfs.
     const only = source.unlocked?.kind === "gocryptfs" ? "userspace" : engine
@@ -131,11 +131,11 @@ export function layerOf(found: SourceImage, engine: ConcreteEngine): StarterLaye
       { path: file },
     )
   // The driver of a kernel is no match for a hostile file system.
-  if (kind === "ext" && engine === "kernel" && !ownedByRoot)
+  if (kind === "ext" && engine === "kernel" && !isTrusted)
     throw new RunError(
       "ERR_RUN_OVERLAY",
-      `${file}: the kernel engine mounts an ext image only if it belongs to root and nobody else can write it; ` +
-        "the userspace engine takes it",
+      `${file}: the kernel engine mounts an ext file system only if it is a file of its own, which belongs to root and nobody ` +
+        "else can write; the userspace engine takes it",
       { path: file },
     )
   return { kind: "ext", engine, writable, source }

@@ -3,6 +3,9 @@ import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
 import { chownSync, copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
+import { openBindImages } from "../../lib/container/bind-images.ts"
+import { openOverlays } from "../../lib/container/overlays.ts"
+import { overlayOf } from "../../lib/container/partition.ts"
 import { sif } from "../../lib/index.ts"
 import { idOf, isRoot, sifcrypt, sifcryptOk, userId, type As, type Result } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
@@ -50,6 +53,33 @@ describe("images beside and in an image", () => {
       copyFileSync(at(`${name}.sif`), at(`${name}-own.sif`))
       await sif.addObject(at(`${name}-own.sif`), overlay, readFileSync(at("overlay.img")))
     }
+  })
+
+  it("S5: no ext file system of an image meets the kernel's driver, whoever owns the file", async function () {
+    if (!isRoot) skip(this, "needs root, to own the files")
+    const options = { credentials: {}, policy: {} }
+    const [image, file] = [at("trusted.sif"), at("trusted.img")]
+    copyFileSync(at("plain-own.sif"), image)
+    copyFileSync(at("overlay.img"), file)
+    await using opened = await sif.openSif(image)
+    const partition = overlayOf(opened.objects, opened.primary()) ?? assert.fail()
+    const source = { image, fd: opened.fd, offset: 0, size: 0, unlocked: undefined }
+    await using own = await openOverlays([], {
+      ...options,
+      ...{ encryptedImage: false, allowPlain: false },
+      own: { image: source, partition, writable: false },
+    })
+    const bind = { source: image, destination: "/in", readOnly: true, image: { path: "/", id: partition.id } }
+    await using bound = await openBindImages([bind], options)
+    for (const refused of [own, bound]) {
+      assert.throws(() => refused.layers("kernel"), { code: "ERR_RUN_OVERLAY" })
+      assert.equal(refused.layers("userspace").length, 1)
+    }
+    await using named = await openBindImages(
+      [{ ...bind, source: file, image: { path: "/", id: undefined } }],
+      options,
+    )
+    assert.equal(named.layers("kernel").length, 1)
   })
 
   for (const as of ["user", "self"] as const satisfies readonly As[])
