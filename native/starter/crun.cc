@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -24,7 +25,23 @@ constexpr long kPidfdOpen = SYS_pidfd_open;
 constexpr long kPidfdOpen = 434;
 #endif
 
-[[noreturn]] void Execute(std::vector<std::string>& arguments, const std::string& session, int failure_pipe) {
+/// A read-only mount of the program's file, in whose place nothing stays. crun runs from one, so that no container can write to it: it
+/// makes one and starts itself again, unless it finds itself in one. None: then it does.
+UniqueFd ReadOnlyProgram(const std::string& program, const std::string& place) {
+  UniqueFd found;
+  const UniqueFd file(open(place.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (!file) return found;
+  if (mount(program.c_str(), place.c_str(), nullptr, MS_BIND, nullptr) == 0) {
+    if (mount(nullptr, place.c_str(), nullptr, MS_REMOUNT | MS_BIND | MS_RDONLY, nullptr) == 0)
+      found.Reset(open(place.c_str(), O_PATH | O_CLOEXEC));
+    umount2(place.c_str(), MNT_DETACH);
+  }
+  unlink(place.c_str());
+  return found;
+}
+
+[[noreturn]] void Execute(std::vector<std::string>& arguments, int program, const std::string& session,
+                          int failure_pipe) {
   std::vector<char*> argv;
   for (std::string& argument : arguments) argv.push_back(argument.data());
   argv.push_back(nullptr);
@@ -32,6 +49,7 @@ constexpr long kPidfdOpen = 434;
   // Where crun makes the file it binds itself over; in /tmp one stays when crun is killed at that moment.
   std::string scratch = "_LIBCONTAINER_STATEDIR=" + session;
   char* environment[] = {path, scratch.data(), nullptr};
+  if (program >= 0) syscall(SYS_execveat, program, "", argv.data(), environment, AT_EMPTY_PATH);
   execve(argv[0], argv.data(), environment);
   const int error = errno;
   static_cast<void>(!write(failure_pipe, &error, sizeof error));
@@ -42,6 +60,7 @@ constexpr long kPidfdOpen = 434;
 
 pid_t StartCrun(std::vector<std::string> arguments, const Session& session, const sigset_t& mask,
                 const std::function<void()>& prepare) {
+  const UniqueFd program = ReadOnlyProgram(arguments.front(), session.Path("crun-" + std::to_string(getpid())));
   int ends[2];
   CheckErrno(pipe2(ends, O_CLOEXEC), "pipe2");
   const UniqueFd failure(ends[0]);
@@ -50,7 +69,7 @@ pid_t StartCrun(std::vector<std::string> arguments, const Session& session, cons
     prepare();
     signal(SIGPIPE, SIG_DFL);
     sigprocmask(SIG_SETMASK, &mask, nullptr);
-    Execute(arguments, session.directory(), child_end.get());
+    Execute(arguments, program.get(), session.directory(), child_end.get());
   });
   child_end.Reset();
   int error = 0;
