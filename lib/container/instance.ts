@@ -6,7 +6,7 @@ import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import type { Tree } from "../device/tree.ts"
 import { RunError } from "../errors.ts"
-import { initPath, loadAddon, starterPath } from "../native/load.ts"
+import { initPath, loadAddon } from "../native/load.ts"
 import { makeBundle, type Action } from "../runtime/bundle.ts"
 import { absoluteSecurity, confine } from "../runtime/confinement.ts"
 import { handOver } from "../runtime/handover.ts"
@@ -362,8 +362,7 @@ async function join(
     environment: await payloadEnvironment(options, argv),
     terminal: terminalOf(options),
     umask: umaskOf(options),
-    starter: starterPath(),
-    init: confinement.initArguments.length > 0 ? initPath() : "",
+    init: initPath(),
     confinement,
     writableRoot: false,
     resources: {},

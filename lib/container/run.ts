@@ -5,7 +5,7 @@ import { constants, userInfo } from "node:os"
 import path from "node:path"
 import { isatty } from "node:tty"
 import type { Tree } from "../device/tree.ts"
-import { initPath, starterPath } from "../native/load.ts"
+import { initPath } from "../native/load.ts"
 import { composeBinds, homeOf, parseBinds, type Bind } from "../runtime/binds.ts"
 import { chooseSession, makeBundle, type Action } from "../runtime/bundle.ts"
 import { confine, type PayloadIds } from "../runtime/confinement.ts"
@@ -359,8 +359,7 @@ export async function withRun<T>(
     environment: await payloadEnvironment(options, argv),
     terminal: terminalOf(options),
     umask: umaskOf(options),
-    starter: starterPath(),
-    init: confinement.initArguments.length > 0 ? initPath() : "",
+    init: initPath(),
     confinement,
     writableRoot: options.writableTmpfs === true || overlays.writable,
     resources,

@@ -43,9 +43,7 @@ export interface BundleOptions {
   /** The size of its terminal; undefined: it has none. */
   readonly terminal: TerminalSize | undefined
   readonly umask: number
-  /** The program crun calls to restore the root's mount flags. */
-  readonly starter: string
-  /** The first process of a payload that needs one. */
+  /** The first process of a payload that needs one, and what crun calls to restore the root's mount flags. */
   readonly init: string
   readonly confinement: Confinement
   /** The root can be written to; otherwise it only looks so to the runtime. */
@@ -433,9 +431,9 @@ export async function makeBundle(options: BundleOptions): Promise<Buffer> {
           hooks: {
             createContainer: [
               {
-                path: options.starter,
+                path: options.init,
                 args: [
-                  "sifcrypt-starter",
+                  "sifcrypt-init",
                   "remount-root",
                   ...(options.writableRoot ? ["--writable"] : []),
                   ...(confinement.suid ? ["--suid"] : []),

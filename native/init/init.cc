@@ -2,8 +2,10 @@
 // and uses system calls only.
 //
 //   sifcrypt-init [--check-NAME=VALUE...] [--init] -- PROGRAM [ARGUMENT...]
+//   sifcrypt-init remount-root [--writable] [--suid] FOLDER
 //
-// First it makes sure that the confinement that was asked for is there: a runtime that quietly leaves it out has happened
+// The second is an OCI hook, in the container's mount namespace: it is here because this program starts in no time. For the first one
+// it makes sure that the confinement that was asked for is there: a runtime that quietly leaves it out has happened
 // (CVE-2025-65105, CVE-2025-64750). Then it becomes PROGRAM; with --init it stays process 1 instead: starts PROGRAM, gives
 // it the terminal, passes signals on, reaps orphans, and ends with PROGRAM's status.
 #include <errno.h>
@@ -15,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -182,9 +185,32 @@ pid_t Start(char** argv, const sigset_t& original) {
   }
 }
 
+/// Restores what crun drops: nosuid and nodev of the root file system's mount.
+int RemountRoot(int argc, char** argv) {
+  unsigned long flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV;
+  if (argc < 1) Fail("sifcrypt-init: remount-root: needs a folder");
+  for (int at = 0; at < argc - 1; ++at) {
+    if (strcmp(argv[at], "--writable") == 0)
+      flags &= ~static_cast<unsigned long>(MS_RDONLY);
+    else if (strcmp(argv[at], "--suid") == 0)
+      flags &= ~static_cast<unsigned long>(MS_NOSUID);
+    else
+      Fail("sifcrypt-init: remount-root: unknown argument: ", argv[at]);
+  }
+  // The container's state comes on standard input; to the runtime a hook that leaves before the end has failed.
+  char state[4096];
+  while (read(STDIN_FILENO, state, sizeof state) > 0) {
+  }
+  if (mount(nullptr, argv[argc - 1], nullptr, flags, nullptr) != 0)
+    Fail("the root cannot be remounted: ", strerror(errno));
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  constexpr int kFirst = 2;
+  if (argc > 1 && strcmp(argv[1], "remount-root") == 0) return RemountRoot(argc - kFirst, argv + kFirst);
   bool init = false;
   int at = 1;
   for (; at < argc && strcmp(argv[at], "--") != 0; ++at) {

@@ -3,8 +3,6 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <sys/mount.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -28,26 +26,6 @@ constexpr char kVersion[] = "0.1.0";
 constexpr int kFailure = 255;
 constexpr int kUsageFailure = 2;
 
-/// An OCI hook in the container's mount namespace: crun drops nosuid and nodev from the root file system's mount.
-int RemountRoot(const std::vector<std::string>& arguments) {
-  if (arguments.empty()) throw UsageError("remount-root: needs a folder");
-  unsigned long flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV;
-  for (size_t i = 0; i + 1 < arguments.size(); ++i) {
-    if (arguments[i] == "--writable")
-      flags &= ~static_cast<unsigned long>(MS_RDONLY);
-    else if (arguments[i] == "--suid")
-      flags &= ~static_cast<unsigned long>(MS_NOSUID);
-    else
-      throw UsageError("remount-root: unknown argument: " + arguments[i]);
-  }
-  // The container's state comes on standard input; to the runtime a hook that leaves before the end has failed.
-  char state[4096];
-  while (read(STDIN_FILENO, state, sizeof state) > 0) {
-  }
-  CheckErrno(mount(nullptr, arguments.back().c_str(), nullptr, flags, nullptr), "mount");
-  return 0;
-}
-
 /// The lowest descriptors are to be the standard streams, whatever the parent has closed.
 void OpenStandardStreams() {
   int fd;
@@ -69,7 +47,6 @@ int Main(std::vector<std::string> arguments) {
   const std::string command = arguments.front();
   arguments.erase(arguments.begin());
   if (command == "--version") return printf("sifcrypt-starter %s\n", kVersion) < 0 ? kFailure : 0;
-  if (command == "remount-root") return RemountRoot(arguments);
   if (command == "mount") {
     const MountOptions options = ParseMountOptions(arguments);
     signal(SIGPIPE, SIG_IGN);

@@ -76,7 +76,6 @@ describe("makeBundle", () => {
       environment: { host: new Map([["A", "host"]]), overrides: new Map([["B", "it's"]]) },
       terminal: undefined,
       umask: 0o22,
-      starter: "/lib/sifcrypt-starter",
       init: "",
       confinement: confine({}, { uid: 1000, gid: 2000, groups: [] }, false),
       writableRoot: false,
