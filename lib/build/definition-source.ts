@@ -378,9 +378,10 @@ export class DefinitionBuild implements AsyncDisposable {
     const [first, ...others] =
       plainScratch === true ? [await plainFolder(this.#undo, temporaryFolder(this.#options))] : scratchesFor(this.#options)
     let scratch: Scratch = first
+    let obstacle = "/dev/fuse cannot be opened"
     for (;;) {
       if (scratch.kind === "memory" && wanted !== "memory")
-        onNotice?.("files under construction lie in memory alone, and must fit there: /dev/fuse cannot be used")
+        onNotice?.(`files under construction lie in memory alone, and must fit there: ${obstacle}`)
       const workspace = new Workspace({ ...options, scratch })
       try {
         await workspace.ready()
@@ -391,6 +392,7 @@ export class DefinitionBuild implements AsyncDisposable {
         options.signal?.throwIfAborted()
         const next = others.shift()
         if (next === undefined || !(error instanceof BuildError)) throw error
+        obstacle = error.message
         scratch = next
       }
     }

@@ -167,6 +167,13 @@ find . | sort > /etc/list
       assert.equal(made.status, 0, made.stderr)
       assert.match(made.text, /^tmpfs /m)
       assert.match(made.stderr, /lie in memory alone/)
+      if (as === "self") return
+      // A folder that is not one's own is no place for the file.
+      const closed = newFolder("closed")
+      chmodSync(closed, 0o755)
+      const elsewhere = await buildHere(["--tmpdir", closed, "small.sif", "small.def"])
+      assert.equal(elsewhere.status, 0, elsewhere.stderr)
+      assert.ok(elsewhere.stderr.includes(`${closed}: Permission denied`), elsewhere.stderr)
     })
 
     const isStarter = ({ command }: ProcessInfo): boolean => command.startsWith("sifcrypt-starter ")
