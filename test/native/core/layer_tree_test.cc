@@ -366,6 +366,44 @@ void TestData() {
         {{"a", "2"}, {"b", "1"}}, "what another name keeps");
 }
 
+/// What is long is decoded by a thread of its own, which must end whatever happens, and hand its errors over.
+void TestAhead() {
+  std::mt19937 random(3);
+  std::string noise(3 << 20, '\0');
+  for (char& byte : noise) byte = static_cast<char>(random());
+  const std::string tar = Tar().File("a", noise).File("b", "end").End();
+  for (const std::string& packed : {tar, Gzip(tar), Zstd(tar)}) {
+    const Lines lines = Walk({LayerOf(tar, packed)});
+    Check(lines.lines.at("a") == noise.substr(0, 1 << 20) && lines.lines.at("b") == "end", "ahead: the content");
+    CheckError(
+        EBADMSG, "layer_format",
+        [&] { Walk({LayerOf(tar.substr(0, tar.size() / 2), packed.substr(0, packed.size() / 2))}); },
+        "ahead: what ends early");
+    LayerLimits limits;
+    limits.bytes = 1 << 20;
+    CheckError(
+        EFBIG, "layer_limit", [&] { Walk({LayerOf(tar, packed)}, limits); }, "ahead: more than is allowed");
+    std::string damaged = packed;
+    damaged[damaged.size() / 2] ^= 1;
+    try {
+      Walk({LayerOf(tar, damaged)});
+      Check(false, "ahead: damage is not seen");
+    } catch (const SystemError& error) {
+      Check(error.error() == EBADMSG, std::string("ahead: damage: ") + error.what());
+    }
+    class Refusing final : public TreeVisitor {
+      void EnterDirectory(const TreeEntry&) override {}
+      void LeaveDirectory() override {}
+      void AddSpecial(const TreeEntry&) override {}
+      void AddFile(const TreeEntry&, const TreeFile&) override {}
+      uint64_t StoreContent(const TreeFile&) override { throw SystemError(ECANCELED, "test"); }
+      void AddStoredFile(const TreeEntry&, uint64_t) override {}
+    } refusing;
+    CheckError(
+        ECANCELED, "test", [&] { LayerTree({LayerOf(tar, packed)}, {}, {}).Walk(refusing); }, "ahead: nobody reads on");
+  }
+}
+
 void TestHostile() {
   CheckRefused(Tar().File("f", "1").End().replace(0, 1, "g"), "a wrong checksum");
   CheckRefused(Tar().Header('0', "f", 5000).Raw("short").text(), "a layer that ends early");
@@ -631,6 +669,7 @@ int main() {
     sifcrypt::TestRules();
     sifcrypt::TestMetadata();
     sifcrypt::TestData();
+    sifcrypt::TestAhead();
     sifcrypt::TestHostile();
     sifcrypt::TestMemory();
     sifcrypt::TestLarge();
