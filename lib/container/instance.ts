@@ -79,6 +79,8 @@ export interface StopOptions {
 
 const STOP_TIMEOUT_MS = 10_000
 const KILL_TIMEOUT_MS = 15_000
+/** The container process may take so long to undo all when its starter was killed. */
+const UNDO_MS = 2000
 const LOOK_MS = 20
 
 /** A container that runs in the background, one of this user's. */
@@ -152,11 +154,13 @@ export class Instance {
     const state = this.#state
     if (isAlive(state)) {
       // When its own process is killed the others need a moment.
-      const children = childrenOf(state.pid)
+      const all = descendantsOf(state.pid)
+      const children = all.filter(({ parent }) => parent === state.pid)
       send(state, signal)
       if (!(await ends([state], children, timeoutMs))) {
         send(state, "SIGKILL")
-        if (!(await ends([state], children, KILL_TIMEOUT_MS)))
+        if (!(await ends([state], all, UNDO_MS)) && !isAlive(state)) killLeft(all)
+        if (!(await ends([state], all, KILL_TIMEOUT_MS)))
           throw new RunError("ERR_RUN", `the instance ${state.name} does not end`, { path: state.image })
       }
     }
@@ -164,24 +168,37 @@ export class Instance {
   }
 }
 
-function send({ pid, startTime }: InstanceState, signal: NodeJS.Signals): void {
+function send({ pid, startTime }: Omit<Started, "parent">, signal: NodeJS.Signals): void {
   loadAddon().signalProcess({ pid, startTime, signal: constants.signals[signal] })
 }
 
 interface Started {
   readonly pid: number
+  readonly parent: number
   readonly startTime: string
 }
 
-function childrenOf(pid: number): Started[] {
+function childrenOf(parent: number): Started[] {
   try {
-    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ")
+    const children = readFileSync(`/proc/${parent}/task/${parent}/children`, "utf8").trim().split(" ")
     return children.flatMap((child) => {
       const startTime = startTimeOf(Number(child))
-      return startTime === undefined ? [] : [{ pid: Number(child), startTime }]
+      return startTime === undefined ? [] : [{ pid: Number(child), parent, startTime }]
     })
   } catch {
     return []
+  }
+}
+
+function descendantsOf(parent: number): Started[] {
+  return childrenOf(parent).flatMap((child) => [child, ...descendantsOf(child.pid)])
+}
+
+/** What lost its container process before the starter was killed has nobody else to end it. */
+function killLeft(known: readonly Started[]): void {
+  for (const one of known) {
+    const below = startTimeOf(one.pid) === one.startTime ? descendantsOf(one.pid) : []
+    for (const process of [one, ...below]) send(process, "SIGKILL")
   }
 }
 
