@@ -36,6 +36,8 @@ packages() {
   test             gocryptfs               gocryptfs                makes and reads gocryptfs beside us
   test             user-mode-linux@amd64   -                        a kernel with dm-crypt for the privileged tests
   test             kmod                    kmod                     modprobe in that kernel
+  test             apparmor                apparmor-parser          profiles for it
+  test             checkpolicy             checkpolicy              an SELinux policy for it
   test             debootstrap             debootstrap              makes the live peer
   test             attr                    attr                     getfattr, setfattr
   test             libcap2-bin             libcap                   getcap, setcap, capsh

@@ -49,7 +49,9 @@ mocha_here=(mocha --forbid-only --reporter "$project/test/support/reporter.cjs")
 mocha_in_guest() {
   local limit=$1
   shift
-  test/support/uml-run.sh --mem 3G --timeout "$limit" -- "${mocha_here[@]}" --timeout 300000 "$@"
+  # As Debian's kernels are: AppArmor is there, and confines nothing before a profile is loaded.
+  test/support/uml-run.sh --mem 3G --timeout "$limit" --kernel lsm=apparmor --kernel apparmor=1 -- \
+    "${mocha_here[@]}" --timeout 300000 "$@"
 }
 
 suite_mocha() {

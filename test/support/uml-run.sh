@@ -3,11 +3,12 @@
 # with device-mapper, dm-crypt, dm-verity, loop devices and whatever else the kernel of the machine may lack. No privilege needed
 # by itself, but the guest's root can only touch what the caller can.
 #
-#   uml-run.sh [--mem SIZE] [--timeout SECONDS] [--root DIR] [--stdin] -- COMMAND [ARGUMENT...]
+#   uml-run.sh [--mem SIZE] [--timeout SECONDS] [--root DIR] [--kernel PARAMETER]... [--stdin] -- COMMAND [ARGUMENT...]
 #
 # --mem      memory of the guest, default 2G
 # --timeout  seconds until the guest is killed, default 600
 # --root     the guest's root file system, default / ; another one is a directory like those of debootstrap
+# --kernel   a parameter of the guest's kernel, e.g. lsm=apparmor
 # --stdin    the command reads this script's standard input, which is read to its end before the guest starts
 #
 # The guest sees the files of the root directory and writes them for real, except below /tmp, /run and /dev, which are
@@ -25,12 +26,13 @@ fail() {
   exit 125
 }
 
-memory=2G limit=600 root=/ take_stdin=no
+memory=2G limit=600 root=/ take_stdin=no parameters=()
 while [[ $# -gt 0 ]]; do
   case $1 in
     --mem) memory=${2:?}; shift 2 ;;
     --timeout) limit=${2:?}; shift 2 ;;
     --root) root=$(readlink -e -- "${2:?}") || fail "no such directory: $2"; shift 2 ;;
+    --kernel) parameters+=("${2:?}"); shift 2 ;;
     --stdin) take_stdin=yes; shift ;;
     --) shift; break ;;
     *) fail "unknown option $1" ;;
@@ -132,7 +134,7 @@ if [[ $(taskset -cp $$ 2>/dev/null) =~ ([0-9]+)$ ]]; then pin=(taskset -c "${BAS
 
 # A session of its own, so that the kernel and the processes of the guest are one group to kill.
 LD_PRELOAD=$box/uml-xstate.so setsid timeout --foreground -k 5 "$limit" "${pin[@]}" linux.uml "mem=$memory" root=/dev/root rootfstype=hostfs "rootflags=$root" rw \
-  "uml_dir=$box" "init=$inside/init" con=null con0=null,fd:1 quiet panic=1 </dev/null >"$box/console" 2>&1 &
+  "uml_dir=$box" "init=$inside/init" "${parameters[@]}" con=null con0=null,fd:1 quiet panic=1 </dev/null >"$box/console" 2>&1 &
 kernel=$!
 tail -q -n +1 -f -s 0.1 "--pid=$kernel" "$box/out" &
 readers+=($!)
