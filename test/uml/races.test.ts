@@ -1,8 +1,8 @@
-// The kernel engine where others are about: no udev, a private /dev, many at once, loop devices that cannot be had.
+// The kernel engine where others are about: no udev, a private /dev, loop devices that cannot be had.
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
 import { mkdirSync, rmdirSync } from "node:fs"
-import { open, unmount, type Image } from "../../lib/index.ts"
+import { open, type Image } from "../../lib/index.ts"
 import { cli, runProgram } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import {
@@ -16,8 +16,6 @@ import {
   withKey,
   type KernelState,
 } from "./guest.ts"
-
-const parallel = Number(process.env["SIFCRYPT_PARALLEL"] ?? 20)
 
 /** What a container engine gives a container that may use loop devices: nothing of device-mapper, no loop device yet. */
 const makeDev = `
@@ -58,29 +56,6 @@ describe("the kernel engine", function () {
     )
     assert.equal(status, 7, stderr)
     assert.equal(text, "hello\n")
-  })
-
-  it(`A13: opens one image ${parallel} times at once`, async () => {
-    const images = await Promise.all(Array.from({ length: parallel }, () => open(image, withKey)))
-    const running = await Promise.all(
-      images.map((one) => one.exec(["/bin/sh", "-c", "read line; cat /data/hello"], { engine: "kernel" })),
-    )
-    const { loops, mappings } = kernelState()
-    assert.equal(loops.length, parallel)
-    assert.equal(mappings.length, parallel)
-    const outputs = running.map((one) => collect(one.stdout))
-    for (const one of running) one.stdin?.end("go\n")
-    for (const text of outputs) assert.equal(await text, "hello\n")
-    for (const one of running) assert.deepEqual(await one.exited, { exitCode: 0 })
-    await Promise.all(images.map((one) => one.close()))
-  })
-
-  it("A13: mounts one image ten times at once", async () => {
-    await using opened = await open(image, withKey)
-    const points = Array.from({ length: 10 }, mountPoint)
-    await Promise.all(points.map((point) => opened.mount(point, { engine: "kernel", detached: true })))
-    assert.equal(kernelState().mappings.length, 10)
-    await Promise.all(points.map((point) => unmount(point)))
   })
 })
 
