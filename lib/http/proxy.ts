@@ -1,5 +1,5 @@
 // Which proxy the environment names for an address, as curl chooses it.
-import { isIP } from "node:net"
+import { BlockList, isIP } from "node:net"
 
 /** Variables by their names. */
 export type Environment = Readonly<Record<string, string | undefined>>
@@ -19,6 +19,17 @@ export function isLoopback(url: URL): boolean {
   return host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."))
 }
 
+/** Is it an address in such a network: `10.0.0.0/8`? */
+function isInNetwork(host: string, network: string): boolean {
+  const [, address = "", bits = ""] = /^(.+)\/(\d{1,3})$/.exec(network) ?? []
+  const version = isIP(address)
+  if (version === 0 || isIP(host) !== version || Number(bits) > (version === 4 ? 32 : 128)) return false
+  const family = version === 4 ? "ipv4" : "ipv6"
+  const addresses = new BlockList()
+  addresses.addSubnet(address, Number(bits), family)
+  return addresses.check(host, family)
+}
+
 function excluded(url: URL, list: string): boolean {
   const host = hostOf(url).toLowerCase()
   return list
@@ -26,10 +37,10 @@ function excluded(url: URL, list: string): boolean {
     .split(/[\s,]+/)
     .filter((entry) => entry !== "")
     .some((entry) => {
-      if (entry === "*") return true
+      if (entry === "*" || isInNetwork(host, entry)) return true
       const [, name = "", port] = /^(.*?)(?::(\d+))?$/.exec(entry) ?? []
       if (port !== undefined && isIP(entry) === 0 && Number(port) !== portOf(url)) return false
-      const bare = (isIP(entry) === 6 ? entry : name).replace(/^\*?\./, "")
+      const bare = (isIP(entry) === 6 ? entry : name).replace(/^\*?\.|^\[|\]$/g, "")
       return host === bare || host.endsWith(`.${bare}`)
     })
 }
