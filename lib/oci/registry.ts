@@ -273,7 +273,9 @@ class RegistryStore implements BlobStore {
     const gathered = Buffer.allocUnsafe(Math.min(PIECE, size - start))
     let used = 0
     const pass = async (): Promise<void> => {
-      if (used > 0) await take(gathered.subarray(0, used))
+      if (used === 0) return
+      await take(gathered.subarray(0, used))
+      this.#advance(used)
       used = 0
     }
     let ranges = true
@@ -314,7 +316,6 @@ class RegistryStore implements BlobStore {
             used += taken
             if (used === gathered.length) await pass()
           }
-          this.#advance(fresh.length)
         }
         if (have === size) {
           await pass()
