@@ -137,11 +137,12 @@ struct stat ScratchTree::Used(Node& node) const {
   return StatOf(node);
 }
 
-void ScratchTree::Add(Node& directory, const std::string& name, Node& node) {
+void ScratchTree::Add(Node& directory, const std::string& name, Node& node, uint64_t place) {
   Directory& in = *directory.directory;
-  const auto [entry, added] = in.entries.emplace(name, Directory::Entry{&node, in.next_place});
+  if (place == 0) place = in.next_place++;
+  const auto [entry, added] = in.entries.emplace(name, Directory::Entry{&node, place});
   if (!added) Fail(EEXIST);
-  in.order.emplace(in.next_place++, entry);
+  in.order.emplace(place, entry);
   if (node.directory) {
     node.directory->parent = &directory;
     ++directory.links;
@@ -149,13 +150,15 @@ void ScratchTree::Add(Node& directory, const std::string& name, Node& node) {
   directory.Changed(true);
 }
 
-void ScratchTree::Remove(Node& directory, const std::string& name) {
+uint64_t ScratchTree::Remove(Node& directory, const std::string& name) {
   Directory& in = *directory.directory;
   const auto entry = in.entries.find(name);
+  const uint64_t place = entry->second.place;
   if (entry->second.node->directory) --directory.links;
-  in.order.erase(entry->second.place);
+  in.order.erase(place);
   in.entries.erase(entry);
   directory.Changed(true);
+  return place;
 }
 
 /// It has lost one of its names; of a folder, its only one.
@@ -301,10 +304,10 @@ void ScratchTree::Rename(Id parent, const std::string& name, Id new_parent, cons
   if (node == nullptr || to.links == 0) Fail(ENOENT);
   if ((flags & RENAME_EXCHANGE) != 0) {
     if (other == nullptr) Fail(ENOENT);
-    Remove(from, name);
-    if (other != node) Remove(to, new_name);
-    Add(from, name, *other);
-    if (other != node) Add(to, new_name, *node);
+    const uint64_t place = Remove(from, name);
+    const uint64_t other_place = other != node ? Remove(to, new_name) : 0;
+    Add(from, name, *other, place);
+    if (other != node) Add(to, new_name, *node, other_place);
     node->Changed();
     other->Changed();
     return;
@@ -318,8 +321,9 @@ void ScratchTree::Rename(Id parent, const std::string& name, Id new_parent, cons
     Remove(to, new_name);
     Unnamed(*other);
   }
-  Remove(from, name);
-  Add(to, new_name, *node);
+  // In its folder it keeps its place: who renames all that a listing gives would else never come to the end.
+  const uint64_t place = Remove(from, name);
+  Add(to, new_name, *node, &from == &to ? place : 0);
   node->Changed();
 }
 
@@ -521,9 +525,22 @@ void ScratchTree::Clear(Node& node, uint64_t offset, uint64_t end) {
   }
 }
 
+uint64_t ScratchTree::HolesIn(const Node& node, uint64_t offset, uint64_t end) {
+  const uint64_t first = offset / kBlock, last = BlocksFor(end);
+  uint64_t holes = last - first;
+  auto extent = node.extents.upper_bound(first);
+  if (extent != node.extents.begin()) --extent;
+  for (; extent != node.extents.end() && extent->first < last; ++extent) {
+    const uint64_t from = std::max(extent->first, first), to = std::min(extent->first + extent->second.count, last);
+    if (from < to) holes -= to - from;
+  }
+  return holes;
+}
+
 void ScratchTree::Resize(Node& node, uint64_t size) {
   if (size > kMaxFileSize) Fail(EFBIG);
-  if (size < node.size) Clear(node, size, UINT64_MAX);
+  // Also what was allocated behind the end.
+  if (size <= node.size) Clear(node, size, UINT64_MAX);
   node.size = size;
 }
 
@@ -540,6 +557,8 @@ void ScratchTree::Allocate(Id id, int mode, uint64_t offset, uint64_t size) {
   }
   const std::lock_guard data(node->data);
   const uint64_t end = offset + size;
+  // Who asks for more than there is gets an error, and must not have taken all there was.
+  if (!hole && HolesIn(*node, offset, end) > store_->available()) Fail(ENOSPC);
   if (hole || zeros) Clear(*node, offset, std::min(end, BlocksFor(node->size) * kBlock));
   if (!hole) {
     // Room that is promised is taken: a page that is written through a mapping cannot report that there is none.

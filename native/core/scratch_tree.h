@@ -101,8 +101,10 @@ class ScratchTree {
   static void CheckName(std::string_view name);
   struct stat StatOf(Node& node) const;
   struct stat Used(Node& node) const;
-  static void Add(Node& directory, const std::string& name, Node& node);
-  static void Remove(Node& directory, const std::string& name);
+  /// `place`: 0 for one behind all others.
+  static void Add(Node& directory, const std::string& name, Node& node, uint64_t place = 0);
+  /// Gives the place that it had.
+  static uint64_t Remove(Node& directory, const std::string& name);
   void Unnamed(Node& node);
   void DropIfUnused(Node& node);
 
@@ -110,6 +112,8 @@ class ScratchTree {
   void ReadData(Node& node, uint64_t offset, uint8_t* out, size_t size);
   size_t WriteData(Node& node, uint64_t offset, const uint8_t* data, size_t size, bool into_holes_only);
   void Clear(Node& node, uint64_t offset, uint64_t end);
+  /// How many blocks of a range are holes.
+  static uint64_t HolesIn(const Node& node, uint64_t offset, uint64_t end);
   void Resize(Node& node, uint64_t size);
 
   const std::unique_ptr<BlockStore> store_;

@@ -189,6 +189,16 @@ void TestFull() {
   Check(scratch.tree->Write(id, 4096, text.data(), text.size()) == text.size(), "room again");
   CheckError(
       EFBIG, [&] { scratch.tree->Write(id, UINT64_MAX - 1, text.data(), 2); }, "too far");
+  scratch.tree->SetAttributes(id, {.size = 10'000});
+  const uint64_t free_before = scratch.Free();
+  for (const int mode : {0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_ZERO_RANGE})
+    CheckError(
+        ENOSPC, [&] { scratch.tree->Allocate(id, mode, 0, uint64_t{1} << 40); }, "more than there is");
+  Check(scratch.Free() == free_before && scratch.Content(id) == text.substr(0, 10'000), "nothing of it was taken");
+  scratch.tree->Allocate(id, FALLOC_FL_KEEP_SIZE, 0, free_before * 4096);
+  Check(scratch.Free() == 3, "all but what it had");
+  scratch.tree->SetAttributes(id, {.size = 10'000});
+  Check(scratch.Free() == free_before, "what lies behind its end is given back");
   scratch.Make("b");
   scratch.Make("c");
   CheckError(
@@ -274,6 +284,21 @@ void TestListing() {
     scratch.tree->Unlink(ScratchTree::kRoot, name);
   }
   Check(seen.size() == 100 && std::set<std::string>(seen.begin(), seen.end()).size() == 100, "each once");
+  // Nor must it go on for ever when all that comes is renamed.
+  for (int i = 0; i < 10; ++i) scratch.Make("f" + std::to_string(i));
+  place = 2;
+  int listed = 0;
+  for (std::string name = "-"; !name.empty() && listed < 100; ++listed) {
+    name.clear();
+    scratch.tree->List(ScratchTree::kRoot, place, false, [&](const std::string& next, const struct stat&, uint64_t at) {
+      if (!name.empty()) return false;
+      name = next;
+      place = at;
+      return true;
+    });
+    if (!name.empty()) scratch.tree->Rename(ScratchTree::kRoot, name, ScratchTree::kRoot, "g" + name, 0);
+  }
+  Check(listed == 11, "renamed ones come once: " + std::to_string(listed));
 }
 
 void TestThreads() {
