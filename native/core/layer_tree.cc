@@ -23,6 +23,8 @@ constexpr std::string_view kWhiteout = ".wh.";
 constexpr std::string_view kOpaque = ".wh..wh..opq";
 // What a map's node costs besides its value, with what the allocator adds.
 constexpr uint64_t kNodeOverhead = 48;
+// What is remembered of data that was handed over.
+constexpr uint64_t kContentOverhead = 64;
 // Files that may have been replaced are held until that is known: what each and all may have.
 constexpr uint64_t kHeldFile = uint64_t{2} << 20;
 constexpr uint64_t kHeldFiles = uint64_t{24} << 20;
@@ -488,7 +490,9 @@ void LayerTree::ReadData(Found& found, LayerStream& stream, TreeVisitor& visitor
         layers_[layer_].name + ": " + entry.path + ": more than " + std::to_string(limits_.bytes) + " bytes of files");
   bytes_ += entry.size;
   const std::vector<std::string> parts = Cleaned(entry.path);
-  if (parts.empty() || parts.back().starts_with(kWhiteout) || paths_.Has(Joined(parts))) return;
+  if (all_hidden_ || parts.empty() || parts.back().starts_with(kWhiteout) || paths_.Has(Joined(parts))) return;
+  // Also of what this layer replaces itself, which nothing else accounts for.
+  Account(kContentOverhead);
   // A newer layer names the folder in another way, perhaps, through a link that only a layer below tells of.
   if (std::any_of(parts.begin(), parts.end(), [this](const std::string& part) { return names_.Has(part); })) {
     if (entry.is_sparse || entry.size > kHeldFile || held_bytes_ + entry.size > kHeldFiles) return;
@@ -515,6 +519,7 @@ void LayerTree::Remember(const std::deque<Found>& layer) {
       parts.back().erase(0, kWhiteout.size());
     }
     if (!opaque) paths_.Add(Joined(parts));
+    all_hidden_ |= opaque && parts.empty();
     if (!parts.empty() && (opaque || found.entry.type != TarEntry::Type::kDirectory)) names_.Add(parts.back());
   }
   paths_.Sort();

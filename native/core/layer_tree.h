@@ -150,6 +150,8 @@ class LayerTree final : public TreeSource {
   /// Whole paths that newer layers have, and the last parts of those that hide something.
   Names paths_;
   Names names_;
+  /// A newer layer has made the root opaque.
+  bool all_hidden_ = false;
   std::vector<std::vector<uint8_t>> held_;
   uint64_t held_bytes_ = 0;
   uint64_t skipped_xattrs_ = 0;

@@ -350,6 +350,8 @@ void TestData() {
         {{"d", "/"}}, "what was removed never, and nothing below it");
   check({Tar().File("d/a", "1").File("e", "2").End(), Tar().Whiteout("d/.wh..wh..opq").Directory("e").End()}, {},
         {{"d", "/"}, {"e", "/"}}, "nothing in an opaque folder, nor what has become a folder");
+  check({Tar().File("a", "1").File("d/a", "2").End(), Tar().Whiteout(".wh..wh..opq").File("b", "3").End()}, {"3"},
+        {{"b", "3"}}, "nothing below an opaque root");
   check({Tar().File("d/x", "1").File("e/x", "2").File("f", "3").End(), Tar().File("d/x", "4").End()}, {"4", "3", "2"},
         {{"d", "/"}, {"d/x", "4"}, {"e", "/"}, {"e/x", "2"}, {"f", "3"}}, "another file of the same name waits");
   check({Tar().File("usr/lib/x", "1").Symlink("lib", "usr/lib").End(), Tar().File("lib/x", "2").End()}, {"2"},
