@@ -84,12 +84,18 @@ async function baseOwner(source: NativeBuild["source"], ids: Ids): Promise<Nativ
   return { uid: 0, gid: 0 }
 }
 
+/** No more files can be made. Some file systems (btrfs) have no number of them, and say 0 of 0. */
+async function isOutOfFiles(session: string): Promise<boolean> {
+  const { files, ffree } = await statfs(session)
+  return files > 0 && ffree === 0
+}
+
 /** The error of a scratch in which nothing fits any more: whatever failed, failed because of that. */
 async function fullness(session: string, cause: unknown): Promise<unknown> {
-  const { bavail, bsize, blocks, bfree, ffree } = await statfs(session)
+  const { bavail, bsize, blocks, bfree } = await statfs(session)
   // ext4 keeps some room back for what it is about to write.
   const least = Math.max(1 << 16, Math.min((blocks * bsize) / 50, 8 << 20))
-  if (bavail * bsize >= least && ffree > 0) return cause
+  if (bavail * bsize >= least && !(await isOutOfFiles(session))) return cause
   const used = Math.round(((blocks - bfree) * bsize) / (1 << 20))
   return new BuildError("ERR_BUILD_SCRATCH", `the scratch is full: it holds ${used} MiB, and has room for no more`, { cause })
 }
@@ -166,8 +172,7 @@ async function copyTo(root: string, target: string, replace: boolean): Promise<C
 async function checkNothingLost(session: string): Promise<void> {
   const sync = spawn("/bin/sync", ["-f", session], { stdio: "ignore" })
   const [code] = (await once(sync, "exit")) as [number | null]
-  const { ffree } = await statfs(session)
-  if (code !== 0 || ffree === 0)
+  if (code !== 0 || (await isOutOfFiles(session)))
     throw new BuildError("ERR_BUILD_SCRATCH", "the scratch became full, and something that was written to it is lost")
 }
 

@@ -391,7 +391,9 @@ class Keeper {
     for (pid_t child; (child = waitpid(-1, &status, WNOHANG | __WALL)) > 0;) {
       if (child == server_) {
         server_ = -1;
-        if (child_ > 0) status_.Error("scratch", EIO, "the process that holds it was killed");
+        // It ends by itself when nobody is left who could use it.
+        const bool ended = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+        if (child_ > 0 && !ended) status_.Error("scratch", EIO, "the process that holds it was killed");
         Terminate();
       }
       if (child != child_) continue;
