@@ -127,16 +127,19 @@ class RegistryStore implements BlobStore {
   async read(descriptor: Descriptor): Promise<Buffer> {
     if (descriptor.data !== undefined) return descriptor.data
     const { digest, size, mediaType } = descriptor
-    const cached = await this.#cache?.find(digest, size)
+    const isManifest = acceptedTypes.includes(mediaType)
+    const cached = isManifest ? await this.#cache?.find(digest, size) : await this.#kept(descriptor)
     if (cached !== undefined) {
       try {
-        return await cached.readFile()
+        const whole = Buffer.alloc(size)
+        await cached.read(whole, 0, size, 0)
+        return whole
       } finally {
         await cached.close()
       }
     }
     let bytes: Buffer
-    if (acceptedTypes.includes(mediaType)) {
+    if (isManifest) {
       const found = await this.manifest(digest.text)
       if (found.type !== undefined && acceptedTypes.includes(found.type) && found.type !== mediaType)
         throw new OciError(
@@ -150,7 +153,7 @@ class RegistryStore implements BlobStore {
       bytes = await readBody(reply, MAX_DOCUMENT, this.name)
     }
     checkBytes(bytes, digest, size, `${this.name}: ${digest.text}`)
-    if (this.#cache !== undefined && !this.#authorization.isKnown)
+    if (isManifest && this.#cache !== undefined && !this.#authorization.isKnown)
       await (
         await this.#cache.make(digest, size, async (file) => {
           await file.truncate(0)
@@ -162,6 +165,7 @@ class RegistryStore implements BlobStore {
 
   async fetch(descriptors: readonly Descriptor[]): Promise<void> {
     const wanted = [...new Map(descriptors.map((one) => [one.digest.text, one])).values()]
+    this.#fetched = 0
     this.#total = wanted.reduce((sum, { size }) => sum + size, 0)
     const queue = [...wanted]
     let failed = false
@@ -184,26 +188,27 @@ class RegistryStore implements BlobStore {
     this.#options.onFetch?.(this.#fetched, this.#total)
   }
 
+  /** A blob in the cache, fetched if need be; undefined: it is not for everybody. */
+  async #kept(descriptor: Descriptor): Promise<FileHandle | undefined> {
+    const { digest, size } = descriptor
+    const cached = await this.#cache?.find(digest, size)
+    if (cached !== undefined) this.#advance(size)
+    if (cached !== undefined || this.#cache === undefined || this.#authorization.isKnown) return cached
+    const { signal } = this.#options
+    try {
+      return await this.#cache.make(digest, size, (file) => this.#fill(descriptor, file), signal)
+    } catch (error) {
+      if (error instanceof NotPublic) return undefined
+      throw error
+    }
+  }
+
   async #fetch(descriptor: Descriptor): Promise<NativeBlob> {
     const { digest, size } = descriptor
-    const { signal } = this.#options
-    if (this.#cache !== undefined) {
-      const cached = await this.#cache.find(digest, size)
-      if (cached !== undefined) this.#advance(size)
-      const file =
-        cached ??
-        (!this.#authorization.isKnown
-          ? await this.#cache
-              .make(digest, size, (one) => this.#fill(descriptor, one), signal)
-              .catch((error: unknown) => {
-                if (error instanceof NotPublic) return undefined
-                throw error
-              })
-          : undefined)
-      if (file !== undefined) {
-        this.#files.push(file)
-        return { fd: file.fd, offset: 0, size }
-      }
+    const file = await this.#kept(descriptor)
+    if (file !== undefined) {
+      this.#files.push(file)
+      return { fd: file.fd, offset: 0, size }
     }
     const spill = await Spill.create(this.#options.tmpFolder ?? this.#cache?.folder ?? os.tmpdir())
     this.#spills.push(spill)
