@@ -122,6 +122,10 @@ function entryOf(name: string, inside: string, info: NativeStat): TreeEntry {
   return target === undefined ? entry : { ...entry, target: target.toString("utf8") }
 }
 
+function dispose(started: AsyncDisposable): PromiseLike<void> {
+  return started[Symbol.asyncDispose]()
+}
+
 function joinInside(folder: string, name: string): string {
   return path.posix.join("/", folder, name)
 }
@@ -326,7 +330,7 @@ export class Image implements AsyncDisposable {
    * @throws DeviceError, EnvironmentError, TreeError.
    */
   async mount(target: string, options: MountOptions = {}): Promise<Mount> {
-    return await this.#vouchedFor(() => mountImage(this.#startable(), target, options))
+    return await this.#vouchedFor(() => mountImage(this.#startable(), target, options), dispose)
   }
 
   async #start(action: Action, argv: readonly string[], options: ExecOptions): Promise<Running> {
@@ -335,7 +339,7 @@ export class Image implements AsyncDisposable {
     const tree = isReadable(startable) ? await this.#openTree() : undefined
     // Who has to look at the file again stays.
     const staying = this.#vouched === undefined ? options : { ...options, replaceProcess: undefined }
-    return await this.#vouchedFor(() => runImage(startable, tree, action, argv, staying))
+    return await this.#vouchedFor(() => runImage(startable, tree, action, argv, staying), dispose)
   }
 
   /**
@@ -395,7 +399,10 @@ export class Image implements AsyncDisposable {
   ): Promise<Instance> {
     const startable = this.#startable()
     const tree = isReadable(startable) ? await this.#openTree() : undefined
-    return await this.#whileOpen(startInstance(startable, tree, name, script, argv, options))
+    return await this.#vouchedFor(
+      () => startInstance(startable, tree, name, script, argv, options),
+      (instance) => instance.stop({ signal: "SIGKILL" }),
+    )
   }
 
   /** Closes files and forgets the key; mounts and payloads go on. Idempotent. */
@@ -423,10 +430,10 @@ export class Image implements AsyncDisposable {
   }
 
   /** What was verified is what starts, or it is taken back. */
-  #vouchedFor<T extends AsyncDisposable>(start: () => Promise<T>): Promise<T> {
+  #vouchedFor<T>(start: () => Promise<T>, undo: (started: T) => PromiseLike<void>): Promise<T> {
     const vouched = this.#vouched
     if (vouched === "read") return Promise.reject(new TypeError("the image was opened for reading only"))
-    return this.#whileOpen(vouched === undefined ? start() : vouched.while(start))
+    return this.#whileOpen(vouched === undefined ? start() : vouched.while(start, undo))
   }
 
   /** The same as {@link Image.close}. */

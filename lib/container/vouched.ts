@@ -91,14 +91,14 @@ export class Vouched {
   }
 
   /** Starts something from the image, and takes it back if the file was written to meanwhile. */
-  async while<T extends AsyncDisposable>(start: () => Promise<T>): Promise<T> {
+  async while<T>(start: () => Promise<T>, undo: (started: T) => PromiseLike<void>): Promise<T> {
     await this.check()
     const started = await start()
     try {
       await this.check()
       return started
     } catch (error) {
-      await started[Symbol.asyncDispose]()
+      await undo(started)
       throw error
     }
   }

@@ -17,7 +17,7 @@ import {
   writeSync,
 } from "node:fs"
 import path from "node:path"
-import { ContainerError, listMounts, open, sif, type Image } from "../../lib/index.ts"
+import { ContainerError, listInstances, listMounts, open, sif, type Image } from "../../lib/index.ts"
 import { sifcrypt, sifcryptOk } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -208,6 +208,27 @@ describe("an image that was verified", () => {
       (await listMounts()).filter((mount) => mount.target === target),
       [],
     )
+  })
+
+  it("S3: so is an instance, and one whose file was written to before does not start", async () => {
+    const name = `vouched-${process.pid}`
+    for (const when of ["before", "while it starts"]) {
+      const file = copyOf()
+      await using image = await opened(file)
+      if (when === "before") writeInto(file)
+      const starting = image.startInstance(name, [], { engine: "userspace" })
+      if (when !== "before")
+        queueMicrotask(() => {
+          writeInto(file)
+        })
+      await assert.rejects(starting, isChanged, when)
+      const running = (await listInstances()).filter((instance) => instance.name === name)
+      for (const instance of running) await instance.stop({ signal: "SIGKILL" })
+      assert.deepEqual(running, [], when)
+    }
+    const credentials = { pemPaths: [keys.privateKey] }
+    await using read = await open(signed, { credentials, purpose: "read" })
+    await assert.rejects(read.startInstance(name), /opened for reading only/)
   })
 
   it("a change of its name, links or mode is no change of its content", async () => {
