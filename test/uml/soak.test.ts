@@ -39,7 +39,7 @@ const only = process.env["SIFCRYPT_KIND"]
 const engine = "kernel"
 
 describe("A3: with the kernel engine, again and again", function () {
-  this.timeout(60_000 + (runs + kills) * 20_000)
+  this.timeout(60_000 + (runs + kills + parallel) * 20_000)
 
   interface Kind {
     readonly image: () => Image
