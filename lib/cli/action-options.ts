@@ -512,6 +512,7 @@ const absent: readonly (readonly [flags: string, why: string])[] = [
     "--fusemount <spec>",
     "file systems of the payload's are not started here: mount them on the host and --bind them",
   ],
+  ["--runscript-timeout <duration>", "scripts of the image may take as long as they like"],
   ["--boot", "no init system is started in a container here"],
   ["--sharens", "a namespace is not shared between containers: start an instance"],
   ["--dmtcp-launch <name>", "checkpoints are not made here"],
@@ -521,7 +522,14 @@ const absent: readonly (readonly [flags: string, why: string])[] = [
 ]
 
 /** What the peers need to make a file of an image that lies elsewhere; here it is a file already. */
-const unneeded = ["--disable-cache", "--tmpdir <dir>", "--docker-login", "--authfile <file>", "--no-https"]
+const unneeded = [
+  "--disable-cache",
+  "--tmpdir <dir>",
+  "--docker-login",
+  "--docker-host <host>",
+  "--authfile <file>",
+  "--no-https",
+]
 
 const collect = (value: string, earlier: string[] | undefined): string[] => [...(earlier ?? []), value]
 

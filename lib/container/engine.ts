@@ -101,7 +101,7 @@ export function chooseEngine(
 }
 
 /** Is it about what this machine lacks, so that another engine may do better? */
-function isAboutMachine(error: unknown): boolean {
+export function isAboutMachine(error: unknown): boolean {
   return (
     error instanceof EnvironmentError || (error instanceof DeviceError && error.code.startsWith("ERR_LOOP_"))
   )

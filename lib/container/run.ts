@@ -345,6 +345,7 @@ export async function withRun<T>(
       (source) => realpathSync(source),
     ),
   )
+  const terminal = terminalOf(options)
   const bundle = makeBundle({
     tree,
     image: startable.source.image,
@@ -357,7 +358,7 @@ export async function withRun<T>(
     imageNumber: (bind) => bindImages.numberOf(bind),
     session,
     environment: await payloadEnvironment(options, argv),
-    terminal: terminalOf(options),
+    terminal,
     umask: umaskOf(options),
     init: initPath(),
     confinement,
@@ -390,6 +391,7 @@ export async function withRun<T>(
       ...(cgroup === undefined ? [] : [`--cgroup-manager=${cgroup.manager}`]),
       ...(cgroup?.folder === undefined ? [] : [`--cgroup=${cgroup.folder}`]),
       ...(confinement.initArguments.includes("--init") ? ["--init=1"] : []),
+      ...(terminal === undefined ? [] : ["--terminal=1"]),
       ...(preserved.length === 0 ? [] : [`--preserve-fds=${preserved.length}`]),
     ],
   })

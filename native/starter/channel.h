@@ -25,6 +25,10 @@ struct Message {
     kDevice,
     /// Pass signal `code` on to the runtime.
     kSignal,
+    /// Pass signal `code` on to the payload and what it has started: what a terminal does to a foreground group.
+    kGroupSignal,
+    /// The payload's terminal has gone.
+    kHangUp,
     /// End the payload, within `code` milliseconds, and undo everything.
     kTerminate,
   };

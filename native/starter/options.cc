@@ -256,6 +256,10 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
     if (text != "1") throw UsageError("--" + name + ": 1 or not given");
     options.has_init = true;
   });
+  known.Add("terminal", false, [&options](std::string_view text, const std::string& name) {
+    if (text != "1") throw UsageError("--" + name + ": 1 or not given");
+    options.has_terminal = true;
+  });
   known.AddNumber("preserve-fds", false, options.preserve_fds);
   known.AddText("cgroup-manager", false, options.cgroup_manager);
   known.AddText("cgroup", false, options.cgroup);

@@ -96,6 +96,8 @@ struct RunOptions {
   std::string cgroup;
   /// The payload's parent is sifcrypt-init, which passes its end on as an exit status.
   bool has_init = false;
+  /// The payload has a terminal of its own: the runtime passes on what is typed, Ctrl-C too.
+  bool has_terminal = false;
   /// So many descriptors from 3 on are the payload's.
   int preserve_fds = 0;
   std::string session;

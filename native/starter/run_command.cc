@@ -145,6 +145,10 @@ class TerminalSettings {
     if (tcgetattr(STDIN_FILENO, &settings_) == 0) terminal_ = UniqueFd::Duplicate(STDIN_FILENO);
   }
   int fd() const { return terminal_.get(); }
+  bool IsGone() const {
+    pollfd event{terminal_.get(), POLLIN, 0};
+    return terminal_ && poll(&event, 1, 0) > 0 && (event.revents & POLLHUP) != 0;
+  }
   void Restore() const {
     if (!terminal_) return;
     sigset_t background, before;
@@ -298,9 +302,17 @@ void Supervisor::OnSignal(const SignalQueue::Signal& signal) {
     } else if (signal.from_process) {
       early_signals_.push_back(signal.number);
     }
-  } else if (signal.from_process || signal.number == SIGWINCH) {
-    container_channel_.Send({.kind = Message::Kind::kSignal, .code = signal.number});
+    return;
   }
+  const int number = signal.number;
+  const bool typed = !signal.from_process && (number == SIGINT || number == SIGQUIT || number == SIGTSTP);
+  // The payload's group is no job of the terminal's, so SIGTSTP would have no effect there.
+  if (!options_.has_terminal && (typed || number == SIGCONT))
+    container_channel_.Send({.kind = Message::Kind::kGroupSignal, .code = number == SIGTSTP ? SIGSTOP : number});
+  else if (signal.from_process || number == SIGWINCH)
+    container_channel_.Send({.kind = Message::Kind::kSignal, .code = number});
+  if (number == SIGHUP && options_.has_terminal && terminal_.IsGone())
+    container_channel_.Send({.kind = Message::Kind::kHangUp});
 }
 
 void Supervisor::OnContainerMessages() {

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
+#include <fstream>
 #include <iterator>
 #include <vector>
 
@@ -26,6 +27,8 @@ constexpr int kLingerTermMs = 2000;
 /// How long the payload may take to end when this process itself is asked to.
 constexpr int kTerminateMs = 1000;
 constexpr int kLookPeriodMs = 200;
+/// How long a payload whose terminal has gone may take to end by it, before it goes on without.
+constexpr int kHangUpMs = 300;
 constexpr int kKillPeriodMs = 50;
 /// So many rounds the runtime is spared, to give it the chance of ending in order.
 constexpr int kPatientRounds = 10;
@@ -70,7 +73,8 @@ void Runtime::Start() {
                                               "--preserve-fds=" + std::to_string(options_.preserve_fds),
                                               options_.id};
   process_ = StartCrun(arguments, session_, signals_.original_mask(), [&] {
-    setpgid(0, group_);
+    // With a terminal to serve it has to be in the foreground; without, what is typed is passed on to all of the payload.
+    setpgid(0, options_.has_terminal ? group_ : 0);
     for (const int fd : PreservedDescriptors(options_)) CheckErrno(fcntl(fd, F_SETFD, 0), "fcntl");
   });
   DetachStandardStreams();
@@ -82,13 +86,20 @@ Runtime::Result Runtime::Wait(const Channel& control) {
                        {control_open_ ? control.fd() : -1, POLLIN, 0},
                        {init_ ? -1 : pid_file_.get(), POLLIN, 0},
                        {phase_ == Phase::kRunning && init_ ? init_.get() : -1, POLLIN, 0}};
-    const int timeout = timer_ < 0 ? -1 : static_cast<int>(std::max<int64_t>(0, timer_ - NowMs()));
+    int64_t next = timer_;
+    if (hang_up_ >= 0) next = next < 0 ? hang_up_ : std::min(next, hang_up_);
+    const int timeout = next < 0 ? -1 : static_cast<int>(std::max<int64_t>(0, next - NowMs()));
     if (poll(events, std::size(events), timeout) < 0 && errno != EINTR) throw SystemError(errno, "poll");
     if (OnSignals()) break;
     if (events[1].revents != 0) OnControl(control);
     if (events[2].revents != 0) OnInitKnown();
     if (events[3].revents != 0) Enter(Phase::kLingering, kLingerMs);
     if (timer_ >= 0 && NowMs() >= timer_) OnTimer();
+    if (hang_up_ >= 0 && NowMs() >= hang_up_) {
+      hang_up_ = -1;
+      let_go_ = init_process_ > 0;
+      if (let_go_) kill(process_, SIGKILL);
+    }
   }
   KillDescendants(kKillPatienceMs, session_.helpers());
   RemoveCgroup();
@@ -126,8 +137,15 @@ void Runtime::Enter(Phase phase, int64_t delay_ms) {
 
 void Runtime::Terminate(int grace_ms) {
   if (phase_ >= Phase::kTerminating) return;
-  kill(process_, SIGTERM);
+  kill(let_go_ ? init_process_ : process_, SIGTERM);
   Enter(Phase::kTerminating, grace_ms);
+}
+
+std::vector<pid_t> Runtime::Payload() const {
+  if (!let_go_) return DescendantsOf(process_);
+  std::vector<pid_t> processes = DescendantsOf(init_process_);
+  processes.push_back(init_process_);
+  return processes;
 }
 
 void Runtime::OnTimer() {
@@ -139,12 +157,12 @@ void Runtime::OnTimer() {
         Enter(Phase::kLingering, kLingerMs);
       return;
     case Phase::kLingering:
-      SignalAll(DescendantsOf(process_), SIGTERM);
+      SignalAll(Payload(), SIGTERM);
       return Enter(Phase::kTerminating, kLingerTermMs);
     case Phase::kTerminating:
     case Phase::kKilling:
       Enter(Phase::kKilling, 0);
-      SignalAll(DescendantsOf(process_), SIGKILL);
+      SignalAll(Payload(), SIGKILL);
       if (++kill_rounds_ > kPatientRounds) kill(process_, SIGKILL);
       timer_ = NowMs() + kKillPeriodMs;
   }
@@ -160,8 +178,21 @@ void Runtime::OnControl(const Channel& control) {
   if (message->kind == Message::Kind::kSignal && message->code == SIGWINCH)
     CopyTerminalSize(process_, init_process_);
   else if (message->kind == Message::Kind::kSignal)
-    kill(process_, message->code);
+    kill(let_go_ ? init_process_ : process_, message->code);
+  if (message->kind == Message::Kind::kGroupSignal) SignalGroup(message->code);
+  if (message->kind == Message::Kind::kHangUp && !let_go_) hang_up_ = NowMs() + kHangUpMs;
   if (message->kind == Message::Kind::kTerminate) Terminate(message->code);
+}
+
+void Runtime::SignalGroup(int signal) const {
+  pid_t leader = init_process_;
+  // sifcrypt-init gives its program a group of its own.
+  if (options_.has_init && leader > 0) {
+    std::ifstream children("/proc/" + std::to_string(leader) + "/task/" + std::to_string(leader) + "/children");
+    children >> leader;
+  }
+  // Not there yet, or started in another group: then the runtime tells its first process.
+  if (leader <= 0 || kill(-leader, signal) != 0) kill(process_, signal);
 }
 
 void Runtime::OnInitKnown() {
@@ -183,18 +214,22 @@ bool Runtime::OnSignals() {
   }
   bool ended = false;
   int status = 0;
-  for (pid_t child; (child = waitpid(-1, &status, WNOHANG | __WALL)) > 0;) {
-    if (child != process_) {
-      const std::vector<pid_t> helpers = session_.helpers();
-      if (std::find(helpers.begin(), helpers.end(), child) == helpers.end()) continue;
-      lost_helper_ = session_.NameOfHelper(child);
-      Terminate(0);
-      continue;
-    }
-    status_ = status;
-    ended = true;
-  }
+  for (pid_t child; (child = waitpid(-1, &status, WNOHANG | __WALL)) > 0;) ended |= OnChild(child, status);
   return ended;
+}
+
+bool Runtime::OnChild(pid_t child, int status) {
+  // The payload is this process's child when the runtime, which was let go of, is no more.
+  if (child == (let_go_ ? init_process_ : process_)) {
+    status_ = status;
+    return true;
+  }
+  const std::vector<pid_t> helpers = session_.helpers();
+  if (std::find(helpers.begin(), helpers.end(), child) != helpers.end()) {
+    lost_helper_ = session_.NameOfHelper(child);
+    Terminate(0);
+  }
+  return false;
 }
 
 }  // namespace sifcrypt::starter

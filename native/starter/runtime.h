@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <string>
+#include <vector>
 
 #include "core/unique_fd.h"
 #include "starter/channel.h"
@@ -36,6 +37,11 @@ class Runtime {
   void OnTimer();
   void OnControl(const Channel& control);
   void OnInitKnown();
+  void SignalGroup(int signal) const;
+  /// Its processes.
+  std::vector<pid_t> Payload() const;
+  /// True when the payload has ended that has lost its runtime.
+  bool OnChild(pid_t child, int status);
   /// True when the runtime has ended.
   bool OnSignals();
   /// The signal that ended the payload, given the runtime's exit status.
@@ -53,6 +59,9 @@ class Runtime {
   pid_t process_ = -1;
   int status_ = 0;
   std::string lost_helper_;
+  /// When the runtime is to be let go of: it cannot live without the terminal that it serves. -1: not at all.
+  int64_t hang_up_ = -1;
+  bool let_go_ = false;
   bool control_open_ = true;
   Phase phase_ = Phase::kRunning;
   int64_t timer_ = -1;

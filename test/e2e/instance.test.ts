@@ -170,7 +170,9 @@ describe("instances", () => {
       })
 
       it("tell what they use, joined commands included", async () => {
-        await start("used", "stay")
+        const pidFile = path.join(folder, "pid")
+        await command("instance", "start", ...key, "--pid-file", pidFile, image, name("used"), "stay")
+        assert.equal(readFileSync(pidFile, "utf8"), `${(await list())[0]?.pid ?? ""}\n`)
         const child = startSifcrypt(
           ["exec", `instance://${name("used")}`, "sh", "-c", "echo in; while :; do :; done"],
           options(),

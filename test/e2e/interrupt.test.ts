@@ -5,6 +5,7 @@ import { readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { sifcrypt, sifcryptOk, userId } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
+import { processesOfGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { typingUnseen } from "../support/terminal.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -63,13 +64,32 @@ sys.exit(99)
       assert.equal(status, 0, "the command is still there")
     })
 
+    it(`leaves nothing to spin when the terminal goes and the payload stays${how}`, async () => {
+      const mark = 75_900 + flags.length
+      const place = newFolder("hung-up", userId)
+      const script = "trap '' HUP; printf 'ready: '; until [ -e stop ]; do sleep 0.1; done; echo >stopped"
+      const ended = sifcrypt([...exec, "sh", "-c", script], {
+        wrapper: ["python3", "-c", hangUp],
+        cwd: place,
+        group: mark,
+      })
+      const crun = (): boolean =>
+        processesOfGroup(mark).some(({ command }) => command.includes("--no-new-keyring"))
+      await waitFor("the runtime", crun)
+      await waitFor("its end", () => !crun())
+      assert.ok(processesOfGroup(mark).some(({ command }) => command.includes("until [ -e stop ]")))
+      writeFileSync(path.join(place, "stop"), "")
+      assert.equal((await ended).status, 0, "the command is still there")
+      assert.equal(readFileSync(path.join(place, "stopped"), "utf8"), "\n")
+    })
+
     // Then it has no terminal of its own, and the command's group is signalled, of which the server is none.
     it(`A20: reaches a payload whose output goes to a file, and the image is served on${how}`, async () => {
       const output = path.join(newFolder("interrupted"), "output")
       const script = `
-        trap 'echo interrupted; stopped=1' INT
-        printf 'busy: ' >&2
-        until [ "$stopped" ]; do sleep 0.1; done
+        trap 'echo interrupted' INT
+        # What stands in the foreground beside it is interrupted as well.
+        sh -c "trap 'echo inner; exit' INT; printf 'busy: ' >&2; while :; do sleep 0.1; done"
         md5sum /data/random
         exit 5`
       const terminal = typingUnseen(ctrlC)
@@ -84,7 +104,7 @@ sys.exit(99)
           output,
         ],
       })
-      assert.equal(readFileSync(output, "utf8"), `interrupted\n${digest}  /data/random\n`, text)
+      assert.equal(readFileSync(output, "utf8"), `inner\ninterrupted\n${digest}  /data/random\n`, text)
       assert.equal(status, 5, text)
     })
   }

@@ -47,6 +47,20 @@ const actions: readonly Omit<Case, "topic">[] = [
   { name: "exec, no such command", image: "scripts", action: "exec", argv: ["no-such-command"] },
   { name: "exec, no such file", image: "scripts", action: "exec", argv: ["/no/such/file"] },
   { name: "exec, not executable", image: "scripts", action: "exec", argv: ["/data/hello"] },
+  {
+    name: "exec, a script without a first line",
+    image: "scripts",
+    action: "exec",
+    argv: ["./no-first-line"],
+  },
+  {
+    name: "exec, no such interpreter",
+    image: "scripts",
+    action: "exec",
+    argv: ["./no-interpreter"],
+    differs: "the status is that of a shell, 127",
+    ours: { status: 127, output: /^$/ },
+  },
   { name: "exec, a folder", image: "scripts", action: "exec", argv: ["/data"] },
   { name: "exec, image without scripts", image: "bare", action: "exec", argv: sh("echo $PATH; exit 3") },
   {
@@ -474,6 +488,13 @@ const files: readonly Omit<Case, "topic">[] = [
     action: "exec",
     options: ["-B", "shared:/tmp/in"],
     argv: sh("ls /tmp/in"),
+  },
+  {
+    name: "--bind to a new place in a folder that is bound",
+    image: "scripts",
+    action: "exec",
+    options: ["-B", "below:/in,shared:/in/new/place"],
+    argv: ["ls", "-R", "/in"],
   },
   {
     name: "--bind over a default",

@@ -1,4 +1,5 @@
 import { InvalidArgumentError, type Command } from "commander"
+import { writeFileSync } from "node:fs"
 import { constants, totalmem } from "node:os"
 import { setTimeout as sleep } from "node:timers/promises"
 import {
@@ -195,9 +196,10 @@ function addStart(instance: Command, name: "start" | "run", summary: string, des
     .argument("<image>", "the image; options go before it")
     .argument("<name>", "what to call it: letters, digits, dots, dashes, underscores")
     .argument("[args...]", "passed on as they are")
+    .option("--pid-file <file>", "write the number of the instance's process there")
     .option("--allow-cipher <name>", "let the kernel engine use this cipher, e.g. serpent-xts-plain64")
   addOpenOptions(addActionOptions(command, "instance")).action(
-    async (image: string, called: string, argv: string[], flags: OpenFlags) => {
+    async (image: string, called: string, argv: string[], flags: OpenFlags & { pidFile?: string }) => {
       const options: InstanceOptions = {
         ...actionOptions("instance", command.opts(), process.env),
         signal: interruption,
@@ -211,6 +213,7 @@ function addStart(instance: Command, name: "start" | "run", summary: string, des
           name === "start"
             ? await opened.startInstance(called, argv, { ...options, overlayCredentials: credentials })
             : await opened.runInstance(called, argv, { ...options, overlayCredentials: credentials })
+        if (flags.pidFile !== undefined) writeFileSync(flags.pidFile, `${started.pid}\n`)
         notice(`instance ${started.name} started`)
       })
     },
