@@ -18,6 +18,12 @@ project=$PWD
 # node_modules/.bin first: nothing below is fetched by npx.
 export PATH="$project/node_modules/.bin:$PATH"
 suites=" ${*:-core unit vectors native e2e uml interop peer} "
+for name; do
+  case $name in
+    core | unit | vectors | native | e2e | uml | interop | peer | soak) ;;
+    *) echo "test.sh: no suite is called $name" >&2 && exit 2 ;;
+  esac
+done
 
 if [[ -z ${SIFCRYPT_WITHIN_REACH:-} ]]; then
   scripts/setup.sh
