@@ -7,7 +7,8 @@ import { makeRootTree } from "../test/support/trees.ts"
 import { measure, median, timed } from "./measure.ts"
 import { goal, note, seconds } from "./report.ts"
 
-const umlRun = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../test/support/uml-run.sh")
+const here = path.dirname(fileURLToPath(import.meta.url))
+const umlRun = path.resolve(here, "../test/support/uml-run.sh")
 const ROUNDS = 5
 
 const quoted = (words: readonly string[]): string =>
@@ -67,9 +68,10 @@ export async function startUpAsRoot(options: {
     inPeer("peer.sh"),
     "done",
   )
+  const kernel = (await measure(path.join(here, "guest-kernel.sh"), [peerRoot])).stdout.trim()
   const { stdout } = await measure("env", [
-    ...[`SIFCRYPT_PEER_ROOT=${peerRoot}`, umlRun, "--mem", "3G", "--timeout", "900"],
-    ...["--", "bash", path.join(place, "main.sh")],
+    ...[`SIFCRYPT_PEER_ROOT=${peerRoot}`, umlRun, "--uml", kernel, "--kernel", "seccomp=on"],
+    ...["--mem", "3G", "--timeout", "900", "--", "bash", path.join(place, "main.sh")],
   ])
   const times = (name: string): number =>
     median([...stdout.matchAll(new RegExp(`^${name} (\\d+)$`, "gm"))].map((found) => Number(found[1]) / 1000))

@@ -3,11 +3,13 @@
 # with device-mapper, dm-crypt, dm-verity, loop devices and whatever else the kernel of the machine may lack. No privilege needed
 # by itself, but the guest's root can only touch what the caller can.
 #
-#   uml-run.sh [--mem SIZE] [--timeout SECONDS] [--root DIR] [--kernel PARAMETER]... [--stdin] -- COMMAND [ARGUMENT...]
+#   uml-run.sh [--mem SIZE] [--timeout SECONDS] [--root DIR] [--uml DIR] [--kernel PARAMETER]... [--stdin] --
+#     COMMAND [ARGUMENT...]
 #
 # --mem      memory of the guest, default 2G
 # --timeout  seconds until the guest is killed, default 600
 # --root     the guest's root file system, default / ; another one is a directory like those of debootstrap
+# --uml      another kernel than the machine's: an unpacked package of user-mode-linux
 # --kernel   a parameter of the guest's kernel, e.g. lsm=apparmor
 # --stdin    the command reads this script's standard input, which is read to its end before the guest starts
 #
@@ -17,7 +19,8 @@
 # The exit status is the command's; 124 when the guest was killed for time or ended by itself, 125 for a mistake in the
 # call or a missing package.
 #
-# One processor and slow system calls (each one is a few context switches of the host): for tests, never for times.
+# One processor and slow system calls (each one is a few context switches of the host): for tests, and for times only where
+# what is compared runs in it.
 # Boots in about two seconds. Debian packages: user-mode-linux, kmod.
 set -euo pipefail
 
@@ -27,11 +30,13 @@ fail() {
 }
 
 memory=2G limit=600 root=/ take_stdin=no parameters=()
+linux=linux.uml modules=/usr/lib/uml/modules
 while [[ $# -gt 0 ]]; do
   case $1 in
     --mem) memory=${2:?}; shift 2 ;;
     --timeout) limit=${2:?}; shift 2 ;;
     --root) root=$(readlink -e -- "${2:?}") || fail "no such directory: $2"; shift 2 ;;
+    --uml) linux=${2:?}/usr/bin/linux.uml modules=$2/usr/lib/uml/modules; shift 2 ;;
     --kernel) parameters+=("${2:?}"); shift 2 ;;
     --stdin) take_stdin=yes; shift ;;
     --) shift; break ;;
@@ -39,8 +44,7 @@ while [[ $# -gt 0 ]]; do
   esac
 done
 [[ $# -gt 0 ]] || fail "no command"
-command -v linux.uml >/dev/null || fail "linux.uml is missing, it is in Debian's package user-mode-linux"
-modules=/usr/lib/uml/modules
+command -v "$linux" >/dev/null || fail "$linux is missing, it is in Debian's package user-mode-linux"
 [[ -d $modules ]] || fail "$modules is missing, it is in Debian's package user-mode-linux"
 
 # Where the two sides meet: script and command in, output and status out. Inside the guest's root, because init is
@@ -133,8 +137,8 @@ pin=()
 if [[ $(taskset -cp $$ 2>/dev/null) =~ ([0-9]+)$ ]]; then pin=(taskset -c "${BASH_REMATCH[1]}"); fi
 
 # A session of its own, so that the kernel and the processes of the guest are one group to kill.
-LD_PRELOAD=$box/uml-xstate.so setsid timeout --foreground -k 5 "$limit" "${pin[@]}" linux.uml "mem=$memory" root=/dev/root rootfstype=hostfs "rootflags=$root" rw \
-  "uml_dir=$box" "init=$inside/init" "${parameters[@]}" con=null con0=null,fd:1 quiet panic=1 </dev/null >"$box/console" 2>&1 &
+LD_PRELOAD=$box/uml-xstate.so setsid timeout --foreground -k 5 "$limit" "${pin[@]}" "$linux" "mem=$memory" \
+  root=/dev/root rootfstype=hostfs "rootflags=$root" rw "uml_dir=$box" "init=$inside/init" "${parameters[@]}" con=null con0=null,fd:1 quiet panic=1 </dev/null >"$box/console" 2>&1 &
 kernel=$!
 tail -q -n +1 -f -s 0.1 "--pid=$kernel" "$box/out" &
 readers+=($!)
