@@ -31,16 +31,13 @@ export function wrapSecret(publicKey: KeyObject, secret: Uint8Array): Buffer {
   return Buffer.concat(wrapped)
 }
 
-/** More than malloc has free of one size where it does not have to look for it. */
+/** More than malloc keeps at hand of one size for a thread (glibc: 7). */
+const PLACES_AT_HAND = 16
+/** More than it has free of one size where it does not have to look for it. */
 const FREED_PLACES = 128
 
-/**
- * Writes over what privateDecrypt left: Node decrypts into a place as large as the modulus, moves the secret to one of its
- * size and frees the first one unwiped. malloc gives that place again to whoever asks for its size next.
- */
-function overwriteFreed(size: number): void {
-  const places = Array.from({ length: FREED_PLACES }, () => Buffer.allocUnsafeSlow(size))
-  for (const place of places) place.fill(0)
+function places(count: number, size: number): Buffer[] {
+  return Array.from({ length: count }, () => Buffer.allocUnsafeSlow(size))
 }
 
 /**
@@ -53,6 +50,10 @@ export function unwrapSecret(privateKey: KeyObject, wrapped: Buffer): Buffer | u
   if (wrapped.length === 0 || wrapped.length % size !== 0 || wrapped.length / size > MAX_CHUNKS)
     return undefined
   const chunks: Buffer[] = []
+  // privateDecrypt decrypts into a place as large as the modulus, moves the secret to one of its size and frees the first one
+  // unwiped. If malloc has no place of that size at hand, it keeps the one that is freed at hand, and gives it to whoever asks next;
+  // otherwise it would join what is free around it.
+  const written = places(PLACES_AT_HAND, size)
   try {
     for (let at = 0; at < wrapped.length; at += size)
       chunks.push(privateDecrypt({ key: privateKey, ...scheme }, wrapped.subarray(at, at + size)))
@@ -65,6 +66,7 @@ export function unwrapSecret(privateKey: KeyObject, wrapped: Buffer): Buffer | u
     return undefined
   } finally {
     for (const chunk of chunks) chunk.fill(0)
-    overwriteFreed(size)
+    written.push(...places(FREED_PLACES, size))
+    for (const place of written) place.fill(0)
   }
 }
