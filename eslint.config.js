@@ -2,42 +2,59 @@ import tsdoc from "eslint-plugin-tsdoc"
 import { defineConfig } from "eslint/config"
 import tseslint from "typescript-eslint"
 
-// Who may import whom: cli → index → container, runtime, build → sif, key, device → native; errors and units: anyone.
-// A folder may import itself, what is named here, and packages.
-const layers = {
-  sif: [],
-  key: [],
-  native: [],
-  http: [],
-  device: ["native"],
-  signing: ["sif", "key", "device", "http"],
-  container: ["sif", "key", "device", "native", "signing", "runtime", "build"],
-  runtime: ["sif", "key", "device", "native", "container", "build"],
-  oci: ["key", "native", "http"],
-  build: ["sif", "key", "device", "native", "container", "runtime", "oci"],
+// Who may import whom: a folder imports what stands left of it, itself and packages. docs/architecture.md draws this list.
+export const order = [
+  ["errors", "units"],
+  ["http", "key", "native"],
+  ["device", "oci", "sif"],
+  ["file"],
+  ["signing"],
+  ["encryption"],
+  ["runtime"],
+  ["container"],
+  ["source"],
+  ["definition"],
+  ["make"],
+  ["index"],
+  ["cli"],
+]
+const leaves = ["errors", "units"]
+const files = [...leaves, "index"]
+/** What imports less than all that stands left of it. Tables and keys are read where nothing native is installed. */
+const narrower = {
+  sif: leaves,
+  key: leaves,
+  // Whatever the command can do, a program can do.
+  cli: ["index"],
 }
 
-function layer(folder, files = `lib/${folder}/**/*.ts`, allowed = layers[folder]) {
-  const forbidden = ["index", "cli", ...Object.keys(layers)].filter(
-    (other) => other !== folder && !allowed.includes(other),
-  )
-  return {
-    files: [files],
-    rules: {
-      "no-restricted-imports": [
-        "error",
-        {
-          patterns: [
-            {
-              regex: `^(\\.\\./)+(${forbidden.join("|")})(/|\\.ts$)`,
-              message: `${folder}/ may import ${["errors", "units", ...allowed].join(", ")} and nothing else of ours (docs/architecture.md).`,
-            },
-          ],
-        },
-      ],
-    },
-  }
-}
+const layers = order.flatMap((names, place) =>
+  names.map((name) => {
+    const allowed = narrower[name] ?? order.slice(0, place).flat()
+    const forbidden = order.flat().filter((other) => other !== name && !allowed.includes(other))
+    const isFile = (other) => files.includes(other)
+    const ways = [
+      `(${forbidden.filter((other) => !isFile(other)).join("|")})/`,
+      `(${forbidden.filter(isFile).join("|")})\\.ts$`,
+    ]
+    return {
+      files: [isFile(name) ? `lib/${name}.ts` : `lib/${name}/**/*.ts`],
+      rules: {
+        "no-restricted-imports": [
+          "error",
+          {
+            patterns: [
+              {
+                regex: `^\\.{1,2}/(\\.\\./)*(${ways.join("|")})`,
+                message: `${name} may import ${allowed.join(", ") || "nothing"} of ours (docs/architecture.md).`,
+              },
+            ],
+          },
+        ],
+      },
+    }
+  }),
+)
 
 // node-forge has had flaw after flaw in RSA, signatures and certificate chains, all of which node:crypto does.
 const forgeMessage =
@@ -65,9 +82,7 @@ export default defineConfig(
       "@typescript-eslint/consistent-type-imports": ["error", { fixStyle: "inline-type-imports" }],
     },
   },
-  ...Object.keys(layers).map((folder) => layer(folder)),
-  // Only who changes an image needs the addon, for the lock.
-  layer("sif", "lib/sif/change.ts", ["native"]),
+  ...layers,
   {
     files: ["lib/**/*.ts"],
     rules: {
@@ -90,29 +105,9 @@ export default defineConfig(
     },
   },
   {
-    files: ["lib/errors.ts", "lib/units.ts"],
-    rules: {
-      "no-restricted-imports": [
-        "error",
-        { patterns: [{ regex: "^\\.", message: "a leaf imports nothing." }] },
-      ],
-    },
-  },
-  {
     files: ["lib/cli/**/*.ts"],
     rules: {
       "no-console": "off",
-      "no-restricted-imports": [
-        "error",
-        {
-          patterns: [
-            {
-              regex: `^(\\.\\./)+(${[...Object.keys(layers), "errors", "units"].join("|")})(/|\\.ts$)`,
-              message: "cli/ imports the public API only: what a command can do, a program can do.",
-            },
-          ],
-        },
-      ],
     },
   },
   {

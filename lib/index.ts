@@ -1,14 +1,22 @@
 // The public API. Everything a command can do, a program can do; nothing else is exported.
-export { build, compressionLevels } from "./build/build.ts"
-export { passphraseKdfLimits } from "./build/encryption.ts"
-export type { EncryptionFormat, PassphraseKdf } from "./build/encryption.ts"
-export type { BuildOptions } from "./build/build.ts"
-export { readDefinition } from "./build/definition-source.ts"
-export type { DefinitionOptions } from "./build/definition-source.ts"
-export type { App, Definition, FileSet, FileTransfer, Script, ScriptName, Stage } from "./build/definition.ts"
-export type { ScratchKind, ScratchOptions } from "./build/scratch.ts"
-export { sectionNames } from "./build/stages.ts"
-export type { SectionName } from "./build/stages.ts"
+export { build, compressionLevels } from "./make/build.ts"
+export { passphraseKdfLimits } from "./encryption/encrypt.ts"
+export type { EncryptionFormat, PassphraseKdf } from "./encryption/encrypt.ts"
+export type { BuildOptions } from "./make/build.ts"
+export { readDefinition } from "./definition/definition-build.ts"
+export type { DefinitionOptions } from "./definition/definition-build.ts"
+export type {
+  App,
+  Definition,
+  FileSet,
+  FileTransfer,
+  Script,
+  ScriptName,
+  Stage,
+} from "./definition/definition-file.ts"
+export type { ScratchKind, ScratchOptions } from "./definition/scratch.ts"
+export { sectionNames } from "./definition/stages.ts"
+export type { SectionName } from "./definition/stages.ts"
 export type {
   BuildResult,
   Compression,
@@ -17,20 +25,20 @@ export type {
   OutputOptions,
   Owner,
   TreeOptions,
-} from "./build/write-image.ts"
+} from "./make/write-image.ts"
 export { cleanCache, listCache } from "./oci/cache.ts"
 export type { CachedBlob, CleanCacheOptions } from "./oci/cache.ts"
 export { MAX_LAYER_BYTES } from "./oci/image.ts"
 export type { OciOptions } from "./oci/image.ts"
 export type { RegistryOptions } from "./oci/registry.ts"
 export type { CredentialSearch } from "./oci/credentials.ts"
-export { decrypt, encrypt, reencrypt } from "./build/convert.ts"
-export { createOverlay, MIN_OVERLAY_SIZE } from "./build/overlay.ts"
-export type { OverlayCreateOptions } from "./build/overlay.ts"
-export type { DecryptOptions, EncryptOptions, ReencryptOptions, TrustOptions } from "./build/convert.ts"
+export { decrypt, encrypt, reencrypt } from "./make/convert.ts"
+export { createOverlay, MIN_OVERLAY_SIZE } from "./make/overlay.ts"
+export type { OverlayCreateOptions } from "./make/overlay.ts"
+export type { DecryptOptions, EncryptOptions, ReencryptOptions, TrustOptions } from "./make/convert.ts"
 export { MAX_ENTRIES, open, Image } from "./container/image.ts"
 export type { ListOptions, OpenOptions, ExtractOptions, ReadOptions, TreeEntry } from "./container/image.ts"
-export type { Engine } from "./container/engine.ts"
+export type { Engine } from "./runtime/engine.ts"
 export type { ConcreteEngine } from "./runtime/starter-protocol.ts"
 export { Instance, listInstances, openInstance } from "./container/instance.ts"
 export type { InstanceOptions, JoinOptions, StopOptions } from "./container/instance.ts"
@@ -39,7 +47,7 @@ export type { Terminal, TerminalSize } from "./runtime/terminal.ts"
 export { startFailure } from "./runtime/handover.ts"
 export type { FailureReporter } from "./runtime/handover.ts"
 export type { UnsignedPolicy } from "./container/signature.ts"
-export type { PartitionKind } from "./container/partition.ts"
+export type { PartitionKind } from "./encryption/partition.ts"
 export type { KdfLimits } from "./device/luks-header.ts"
 export type { TreeEntryType } from "./native/binding.ts"
 export type { Mount, MountOptions } from "./container/mount.ts"
@@ -52,8 +60,8 @@ export { readMetadata } from "./container/metadata.ts"
 export type { AppMetadata, ImageMetadata } from "./container/metadata.ts"
 export { inspect } from "./container/inspect.ts"
 export type { GocryptfsFacts, ImageFacts, LuksFacts } from "./container/inspect.ts"
-export type { CredentialOptions } from "./container/credentials.ts"
-export { addRecipients, listRecipients, removeRecipient, rotateRecipients } from "./container/recipients.ts"
+export type { CredentialOptions } from "./encryption/credentials.ts"
+export { addRecipients, listRecipients, removeRecipient, rotateRecipients } from "./encryption/recipients.ts"
 export type {
   AddRecipientsOptions,
   Reader,
@@ -62,7 +70,7 @@ export type {
   RecipientChangeOptions,
   RemoveRecipientOptions,
   RotateRecipientsOptions,
-} from "./container/recipients.ts"
+} from "./encryption/recipients.ts"
 export { listMounts, unmount } from "./container/mounts.ts"
 export type { MountInfo } from "./container/mounts.ts"
 export { sign } from "./container/sign.ts"
@@ -81,6 +89,6 @@ export { userKeyrings, userSecretKeyrings } from "./signing/rings.ts"
 export { checkExecution } from "./container/execution-control.ts"
 export type { ExecutionMode, ExecutionVerdict } from "./container/execution-control.ts"
 export * as keyring from "./container/keyring.ts"
-export * as certificate from "./container/certificate.ts"
-export * as sif from "./sif/index.ts"
+export * as certificate from "./encryption/certificate-files.ts"
+export * as sif from "./file/sif.ts"
 export * from "./errors.ts"

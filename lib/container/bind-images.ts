@@ -5,7 +5,7 @@ import type { Bind, BoundImage, Place } from "../runtime/binds.ts"
 import type { ConcreteEngine, StarterLayer } from "../runtime/starter-protocol.ts"
 import { FileSystem, PartitionType, type SifObject, type SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
-import { partitionKind } from "./partition.ts"
+import { partitionKind } from "../encryption/partition.ts"
 import {
   formatOf,
   isOwnedByRoot,

@@ -13,7 +13,7 @@ import { verifySif, type VerifyReport } from "../signing/verify.ts"
 import { DataType } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
-import { overlayOf } from "./partition.ts"
+import { overlayOf } from "../encryption/partition.ts"
 
 /** `whitelist`: one of the listed signers signed all of it; `whitestrict`: each of them did; `blacklist`: none of them signed any of it. */
 export type ExecutionMode = "whitelist" | "whitestrict" | "blacklist"

@@ -5,9 +5,9 @@ import { DataType } from "../sif/format.ts"
 import { openSif } from "../sif/open.ts"
 import { architectureName, dataTypeName } from "../sif/names.ts"
 import type { Bytes } from "../units.ts"
-import { partitionKind, type PartitionKind } from "./partition.ts"
+import { partitionKind, type PartitionKind } from "../encryption/partition.ts"
 import { isUnsigned } from "./signature.ts"
-import { findCryptoMessages, plainRange } from "./unlock.ts"
+import { findCryptoMessages, plainRange } from "../encryption/unlock.ts"
 
 /** The LUKS2 side of an encrypted image; its header is readable without a key. */
 export interface LuksFacts {

@@ -14,7 +14,7 @@ import { instanceBundle, joinBundle, KEEPER_NAME } from "../runtime/instance-bun
 import type { ExecOptions } from "../runtime/options.ts"
 import { letGo, startStarter } from "../runtime/starter.ts"
 import { launchOf, type Launch } from "../runtime/starter-protocol.ts"
-import type { Startable } from "./engine.ts"
+import type { Startable } from "../runtime/engine.ts"
 import {
   allInstances,
   checkName,

@@ -1,5 +1,5 @@
 // Key rings as programs and the command use them: what lib/signing does, with passwords from wherever they come.
-import { writeTogether } from "../build/small-files.ts"
+import { writeTogether } from "../file/small-files.ts"
 import { SignatureError } from "../errors.ts"
 import {
   changePassword,
@@ -13,7 +13,7 @@ import {
   type NewPairOptions as PairOptions,
   type RingOptions,
 } from "../signing/key-ring.ts"
-import { newPassword, readPassword, type PasswordSource } from "./password.ts"
+import { newPassword, readPassword, type PasswordSource } from "../encryption/password.ts"
 
 export {
   exportKeys,
@@ -38,7 +38,7 @@ export type {
 export { DEFAULT_KEY_SERVER, KEY_SERVER_TIMEOUT_MS, pull, push, search } from "../signing/key-server.ts"
 export type { FoundKey, KeyServerOptions } from "../signing/key-server.ts"
 export type { RingEnvironment } from "../signing/rings.ts"
-export type { PasswordSource } from "./password.ts"
+export type { PasswordSource } from "../encryption/password.ts"
 
 /** A new key pair. */
 export interface NewPairOptions extends Omit<PairOptions, "password"> {

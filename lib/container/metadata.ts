@@ -8,9 +8,9 @@ import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
 import type { OpenOptions } from "./image.ts"
 import { checkOrigin } from "./origin.ts"
-import { partitionKind } from "./partition.ts"
-import { plaintextOf, readFooter, readSealed } from "./sealed.ts"
-import { plainRange, unlockPartition, wipeUnlocked } from "./unlock.ts"
+import { partitionKind } from "../encryption/partition.ts"
+import { plaintextOf, readFooter, readSealed } from "../encryption/sealed.ts"
+import { plainRange, unlockPartition, wipeUnlocked } from "../encryption/unlock.ts"
 
 /** What a SCIF app says of itself; what it lacks is undefined. */
 export interface AppMetadata {

@@ -6,7 +6,7 @@ import { findProgram } from "../runtime/program.ts"
 import { letGo, reference, startStarter, unreference } from "../runtime/starter.ts"
 import { cacheArgument, launchOf, type ConcreteEngine } from "../runtime/starter-protocol.ts"
 import type { Bytes } from "../units.ts"
-import { withEngine, type Engine, type Startable } from "./engine.ts"
+import { withEngine, type Engine, type Startable } from "../runtime/engine.ts"
 import { mountDevice, unmount, type MountInfo } from "./mounts.ts"
 
 /** How {@link Image.mount} mounts. */

@@ -7,7 +7,7 @@ import type { SifImage } from "../sif/open.ts"
 import { examineExecution, requireAllowed } from "./execution-control.ts"
 import type { OpenOptions } from "./image.ts"
 import { checkUnsigned } from "./signature.ts"
-import { Vouched } from "./vouched.ts"
+import { Vouched } from "../file/vouched.ts"
 
 /** Is it among what is to be verified? */
 export function isVerified(

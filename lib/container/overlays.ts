@@ -5,7 +5,7 @@ import { RunError } from "../errors.ts"
 import type { ConcreteEngine, StarterLayer, StarterSource } from "../runtime/starter-protocol.ts"
 import { PartitionType, type SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
-import { partitionKind } from "./partition.ts"
+import { partitionKind } from "../encryption/partition.ts"
 import {
   formatOf,
   isOwnedByRoot,

@@ -26,12 +26,12 @@ import {
   type StarterOptions,
 } from "../runtime/starter-protocol.ts"
 import { openTerminal, type Terminal, type TerminalSize } from "../runtime/terminal.ts"
-import { enginesFor, withEngine, type Startable } from "./engine.ts"
+import { enginesFor, withEngine, type Startable } from "../runtime/engine.ts"
 import { hasLimits, planCgroup, readResources, resourcesOf } from "../runtime/resources.ts"
 import { idMapArgument, subordinateIds } from "../runtime/subordinate-ids.ts"
 import { openBindImages } from "./bind-images.ts"
 import { openOverlays, type OwnOverlay } from "./overlays.ts"
-import { isEncrypted } from "./partition.ts"
+import { isEncrypted } from "../encryption/partition.ts"
 
 /** How a payload ended. */
 export interface RunResult {

@@ -8,8 +8,8 @@ import { readKeyring, readSignerKey } from "../signing/keys.ts"
 import { isLocked, SecretKeyring, unlockSecretKey, wipeSecretKey } from "../signing/openpgp.ts"
 import { signSif, type SignReport, type SignTargets } from "../signing/sign.ts"
 import { commandSigner, keySigner, openPgpSigner, type Signer } from "../signing/signer.ts"
-import { copyOf, KeyPassword, type KeyPasswordOptions } from "./credentials.ts"
-import { readSecretFile } from "./secret-sources.ts"
+import { copyOf, KeyPassword, type KeyPasswordOptions } from "../encryption/credentials.ts"
+import { readSecretFile } from "../encryption/secret-sources.ts"
 
 /** Whose signature it is to be. The first two are OpenPGP, the others DSSE. */
 export type SigningKey =

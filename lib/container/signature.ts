@@ -3,7 +3,7 @@ import { SignatureError } from "../errors.ts"
 import { DataType, type SifObject, type SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
-import { isEncrypted, partitionKind } from "./partition.ts"
+import { isEncrypted, partitionKind } from "../encryption/partition.ts"
 
 /** What to do about an encrypted image that carries no signature: nothing, tell, or refuse. */
 export type UnsignedPolicy = "allow" | "warn" | "error"

@@ -6,9 +6,9 @@ import { EnvironmentError, RunError } from "../errors.ts"
 import type { ConcreteEngine, StarterLayer, StarterSource } from "../runtime/starter-protocol.ts"
 import type { SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
-import type { CredentialOptions } from "./credentials.ts"
-import { SUPPORTED_IN_USERSPACE } from "./engine.ts"
-import { cipherOf, unlockPartition, wipeUnlocked } from "./unlock.ts"
+import type { CredentialOptions } from "../encryption/credentials.ts"
+import { SUPPORTED_IN_USERSPACE } from "../runtime/engine.ts"
+import { cipherOf, unlockPartition, wipeUnlocked } from "../encryption/unlock.ts"
 
 /** How such images are opened. */
 export interface SourceOptions {

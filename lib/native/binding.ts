@@ -272,9 +272,7 @@ export interface NativeAddon {
   /** Loads libcryptsetup, which the other two would do at their first call. */
   luksPrepare(): Promise<void>
   luksFormat(options: NativeLuksFormat): Promise<{ readonly header: Buffer; readonly volumeKey: Buffer }>
-  luksUnlock(
-    options: NativeLuksUnlock,
-  ): Promise<{ readonly volumeKey: Buffer; readonly keyslot: number }>
+  luksUnlock(options: NativeLuksUnlock): Promise<{ readonly volumeKey: Buffer; readonly keyslot: number }>
   /**
    * Adds keyslots to metadata, and says what has to be written where; nothing is read from the image. Without any to add,
    * verifies the volume key. EPERM: it is another one.
@@ -325,7 +323,11 @@ export interface NativeAddon {
     onProgress: (bytes: number) => boolean,
   ): Promise<boolean>
   /** Gives an O_TMPFILE descriptor a name; an existing one is EEXIST unless `replace`. */
-  publishFile(options: { readonly fd: number; readonly path: string; readonly replace: boolean }): Promise<void>
+  publishFile(options: {
+    readonly fd: number
+    readonly path: string
+    readonly replace: boolean
+  }): Promise<void>
   /** Takes the exclusive lock (flock) of an open file; false: somebody else has it. It goes when the file is closed. */
   lockFile(fd: number): Promise<boolean>
   /** Overwrites what is not a hole in a part of a file with zeros, syncs it, and makes it a hole where that can be. */
@@ -360,7 +362,11 @@ export interface NativeAddon {
    * Signals the process of this number if it started at this time (field 22 of /proc/PID/stat), and no other that has the
    * number by now. False: it has ended.
    */
-  signalProcess(options: { readonly pid: number; readonly startTime: string; readonly signal: number }): boolean
+  signalProcess(options: {
+    readonly pid: number
+    readonly startTime: string
+    readonly signal: number
+  }): boolean
   /**
    * execve(2), with the signals' default actions; `kept` are descriptors that stay open besides inherited ones. It comes
    * back only by throwing.

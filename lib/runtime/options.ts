@@ -1,6 +1,6 @@
 // What a caller may ask of a run. Each option of `sifcrypt exec` has its twin here, by the same name.
-import type { CredentialOptions } from "../container/credentials.ts"
-import type { Engine } from "../container/engine.ts"
+import type { CredentialOptions } from "../encryption/credentials.ts"
+import type { Engine } from "./engine.ts"
 import { RunError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 import type { FailureReporter } from "./handover.ts"

@@ -1,6 +1,6 @@
 // What sifcrypt-starter is told, and what it tells: arguments, descriptors, lines of JSON.
 import { constants } from "node:os"
-import { dataKey, type Unlocked } from "../container/unlock.ts"
+import { dataKey, type Unlocked } from "../encryption/unlock.ts"
 import { DeviceError, EnvironmentError, LuksError, RunError, SignatureError, TreeError } from "../errors.ts"
 import type { ContainerError } from "../errors.ts"
 import type { VerityTree } from "../sif/format.ts"

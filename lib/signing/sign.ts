@@ -1,6 +1,6 @@
 // Adds signatures to an image: states what it holds, has that signed, and puts the signature objects in, all at once.
 import { SignatureError } from "../errors.ts"
-import { changeSif, type SifChange } from "../sif/change.ts"
+import { changeSif, type SifChange } from "../file/image-change.ts"
 import { DataType, type SifObject } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"

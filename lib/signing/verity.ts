@@ -2,7 +2,7 @@
 import { createHash, randomBytes } from "node:crypto"
 import { checkVerityTree, writeVerityTree, type HashOptions, type NativeVerity } from "../device/verity.ts"
 import { SignatureError } from "../errors.ts"
-import type { SifChange } from "../sif/change.ts"
+import type { SifChange } from "../file/image-change.ts"
 import { DataType, type SifObject, type SifPartition, type VerityTree } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import {

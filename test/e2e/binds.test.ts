@@ -5,7 +5,7 @@ import { chownSync, copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFil
 import path from "node:path"
 import { openBindImages } from "../../lib/container/bind-images.ts"
 import { openOverlays } from "../../lib/container/overlays.ts"
-import { overlayOf } from "../../lib/container/partition.ts"
+import { overlayOf } from "../../lib/encryption/partition.ts"
 import { sif } from "../../lib/index.ts"
 import { idOf, isRoot, sifcrypt, sifcryptOk, userId, type As, type Result } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict"
 import { mkdirSync, openSync, closeSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { metadataFiles } from "../../lib/build/metadata-files.ts"
+import { metadataFiles } from "../../lib/source/metadata-files.ts"
 import type { NativeAddedEntry, NativeTree } from "../../lib/native/binding.ts"
 import { loadAddon } from "../../lib/native/load.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -56,18 +56,23 @@ describe("entries added to a tree", () => {
   const source = newFolder("added-source")
   before(() => {
     for (const name of ["d", "d/sub", "gone", "gone/deep"]) mkdirSync(path.join(source, name))
-    for (const name of ["b", "d/b", "gone/deep/f", "link-target"]) writeFileSync(path.join(source, name), "old")
+    for (const name of ["b", "d/b", "gone/deep/f", "link-target"])
+      writeFileSync(path.join(source, name), "old")
     symlinkSync("link-target", path.join(source, "link"))
   })
 
   it("stand where the order of names wants them, and are root's", async () => {
-    await withAdded(source, [file("a", "A"), file("c", "C"), file("zz", "Z"), folder("d"), file("d/a", "DA")], async (tree) => {
-      assert.deepEqual(await names(tree, "/"), ["a", "b", "c", "d", "gone", "link", "link-target", "zz"])
-      assert.deepEqual(await names(tree, "/d"), ["a", "b", "sub"])
-      assert.equal(await text(tree, "/d/a"), "DA")
-      const { mode, uid, gid, mtime } = await tree.stat("/a", false)
-      assert.deepEqual({ mode, uid, gid, mtime }, { mode: 0o640, uid: 0, gid: 0, mtime: 7 })
-    })
+    await withAdded(
+      source,
+      [file("a", "A"), file("c", "C"), file("zz", "Z"), folder("d"), file("d/a", "DA")],
+      async (tree) => {
+        assert.deepEqual(await names(tree, "/"), ["a", "b", "c", "d", "gone", "link", "link-target", "zz"])
+        assert.deepEqual(await names(tree, "/d"), ["a", "b", "sub"])
+        assert.equal(await text(tree, "/d/a"), "DA")
+        const { mode, uid, gid, mtime } = await tree.stat("/a", false)
+        assert.deepEqual({ mode, uid, gid, mtime }, { mode: 0o640, uid: 0, gid: 0, mtime: 7 })
+      },
+    )
   })
 
   it("replace what the tree has, a folder with all in it, unless it is to be kept", async () => {
@@ -77,7 +82,12 @@ describe("entries added to a tree", () => {
       assert.equal(await text(tree, "/gone"), "a file now")
       assert.equal((await tree.stat("/link", false)).type, "file")
     })
-    const kept = [file("b", "new", true), file("gone", "x", true), folder("link", true), file("link/inside", "x", true)]
+    const kept = [
+      file("b", "new", true),
+      file("gone", "x", true),
+      folder("link", true),
+      file("link/inside", "x", true),
+    ]
     await withAdded(source, kept, async (tree) => {
       assert.equal(await text(tree, "/b"), "old")
       assert.deepEqual(await names(tree, "/gone"), ["deep"])
@@ -113,7 +123,14 @@ describe("entries added to a tree", () => {
       ...(entry.type === "file" ? { content: Buffer.from(entry.content) } : {}),
     })) as NativeAddedEntry[]
     await withAdded(source, added, async (tree) => {
-      for (const script of ["actions/exec", "actions/run", "actions/shell", "actions/start", "actions/test", "runscript"])
+      for (const script of [
+        "actions/exec",
+        "actions/run",
+        "actions/shell",
+        "actions/start",
+        "actions/test",
+        "runscript",
+      ])
         assert.equal((await tree.stat(`/.singularity.d/${script}`, false)).mode, 0o755, script)
       assert.deepEqual(JSON.parse(await text(tree, "/.singularity.d/labels.json")), { a: "1", b: "2" })
       for (const place of ["dev", "proc", "sys", "tmp", "var/tmp", "root", "home", "etc"])

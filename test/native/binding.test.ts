@@ -3,7 +3,14 @@ import assert from "node:assert/strict"
 import { readFileSync, rmSync, readdirSync } from "node:fs"
 import path from "node:path"
 import { pathToFileURL } from "node:url"
-import { packageRoot, runProgram, sifcryptOk, userId, type CommandOptions, type Result } from "../support/cli.ts"
+import {
+  packageRoot,
+  runProgram,
+  sifcryptOk,
+  userId,
+  type CommandOptions,
+  type Result,
+} from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
@@ -13,7 +20,10 @@ const api = JSON.stringify(pathToFileURL(path.join(packageRoot, "dist", "index.j
 
 /** Runs a script of its own as an ES module. */
 async function script(source: string, options: CommandOptions = {}): Promise<Result> {
-  return await runProgram([process.execPath, "--no-warnings", "--input-type=module", "--eval", source], options)
+  return await runProgram(
+    [process.execPath, "--no-warnings", "--input-type=module", "--eval", source],
+    options,
+  )
 }
 
 describe("the addon in a process", () => {
@@ -56,9 +66,11 @@ describe("the addon in a process", () => {
     const text = logs.map((name) => readFileSync(path.join(folder, name), "latin1")).join("\n")
     for (const name of logs) rmSync(path.join(folder, name))
     const bound = new Map<string, Set<string>>()
-    const line = /binding file \S*(libcryptsetup|libcrypto|libssl)\.so\.\S* \[\d+\] to (\S+) \[\d+\]: normal symbol `([^']+)'/g
+    const line =
+      /binding file \S*(libcryptsetup|libcrypto|libssl)\.so\.\S* \[\d+\] to (\S+) \[\d+\]: normal symbol `([^']+)'/g
     for (const [, from = "", to = "", symbol = ""] of text.matchAll(line)) {
-      if (!/^(EVP|OPENSSL|CRYPTO|ERR|RAND|BN|ASN1|X509|OSSL|HMAC|PKCS5|BIO|EC|RSA|SSL)_/.test(symbol)) continue
+      if (!/^(EVP|OPENSSL|CRYPTO|ERR|RAND|BN|ASN1|X509|OSSL|HMAC|PKCS5|BIO|EC|RSA|SSL)_/.test(symbol))
+        continue
       const targets = bound.get(from) ?? new Set<string>()
       bound.set(from, targets.add(path.basename(to)))
     }
@@ -87,7 +99,10 @@ describe("the addon in a process", () => {
     const forRsa = await of(rsa, rsaCredentials)
     assert.ok(forRsa < 64, `opening with a key took ${forRsa.toFixed(0)} MiB`)
     const forPassphrase = await of(both, { passphraseFile: keys.passphraseFile })
-    assert.ok(forPassphrase > 200 && forPassphrase < 320, `a passphrase costs 256 MiB, not ${forPassphrase.toFixed(0)}`)
+    assert.ok(
+      forPassphrase > 200 && forPassphrase < 320,
+      `a passphrase costs 256 MiB, not ${forPassphrase.toFixed(0)}`,
+    )
   })
 
   it("A12: states the cost of both kinds of keyslot", async () => {
@@ -144,7 +159,11 @@ describe("the addon in a process", () => {
   })
 
   it("lets the process end with images open and work under way", async () => {
-    for (const ending of ["process.exit(3)", "process.exitCode = 3", "setTimeout(() => process.exit(3), 5)"]) {
+    for (const ending of [
+      "process.exit(3)",
+      "process.exitCode = 3",
+      "setTimeout(() => process.exit(3), 5)",
+    ]) {
       const result = await script(
         `import { open } from ${api}
          const image = ${open(rsa, rsaCredentials)}

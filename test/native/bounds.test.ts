@@ -1,7 +1,15 @@
 // Images that are small and ask for much: refused before memory runs out.
 import assert from "node:assert/strict"
 import { createPublicKey } from "node:crypto"
-import { copyFileSync, linkSync, mkdirSync, statSync, symlinkSync, readFileSync, writeFileSync } from "node:fs"
+import {
+  copyFileSync,
+  linkSync,
+  mkdirSync,
+  statSync,
+  symlinkSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs"
 import path from "node:path"
 import { build, open, sif, TreeError } from "../../lib/index.ts"
 import { encodeCryptoMessage } from "../../lib/key/crypto-message.ts"
@@ -60,7 +68,12 @@ describe("crypto messages for one key", () => {
     const keys = testKeys()
     const key = createPublicKey(readFileSync(keys.publicKey))
     const image = path.join(newFolder("messages"), "image.sif")
-    await build({ output: image, source: newFolder("tree"), credentials: { pemPaths: [keys.publicKey] }, anonymous: true })
+    await build({
+      output: image,
+      source: newFolder("tree"),
+      credentials: { pemPaths: [keys.publicKey] },
+      anonymous: true,
+    })
     const credentials = { pemPaths: [keys.privateKey] }
     // Named for the key, they come before the one that opens.
     const add = async (file: string, count: number): Promise<void> => {

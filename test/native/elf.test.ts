@@ -4,7 +4,13 @@ import { readFileSync } from "node:fs"
 import path from "node:path"
 import { packageRoot } from "../support/cli.ts"
 
-const allowed = [/^libc\.so\.6$/, /^libm\.so\.6$/, /^libdl\.so\.2$/, /^libpthread\.so\.0$/, /^ld-linux(-\S+)?\.so\.\d$/]
+const allowed = [
+  /^libc\.so\.6$/,
+  /^libm\.so\.6$/,
+  /^libdl\.so\.2$/,
+  /^libpthread\.so\.0$/,
+  /^ld-linux(-\S+)?\.so\.\d$/,
+]
 /** A source build may take these from the machine. */
 const allowedFromSource = [/^libstdc\+\+\.so\.6$/, /^libgcc_s\.so\.1$/]
 
@@ -47,9 +53,7 @@ function readElf(file: string): Elf {
   const named = (...tags: number[]): string[] =>
     entries
       .filter(({ tag }) => tags.includes(tag))
-      .map(({ value }) =>
-        bytes.toString("latin1", strings + value, bytes.indexOf(0, strings + value)),
-      )
+      .map(({ value }) => bytes.toString("latin1", strings + value, bytes.indexOf(0, strings + value)))
   return { needed: named(1), runPaths: named(15, 29) }
 }
 
@@ -58,7 +62,9 @@ describe("native files", () => {
     it(`${name} needs nothing beyond the C library and the compiler's`, () => {
       const { needed, runPaths } = readElf(path.join(packageRoot, "build", "Release", name))
       assert.ok(needed.includes("libc.so.6"))
-      const others = needed.filter((library) => ![...allowed, ...allowedFromSource].some((one) => one.test(library)))
+      const others = needed.filter(
+        (library) => ![...allowed, ...allowedFromSource].some((one) => one.test(library)),
+      )
       assert.deepEqual(others, [])
       assert.deepEqual(runPaths, [], "no search path of the machine it was built on")
     })

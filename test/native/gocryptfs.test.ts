@@ -135,7 +135,10 @@ describe("gocryptfs images in the addon", () => {
       syscall: "gocryptfs_read",
       message: "gocryptfs_read: block 0 is not authentic",
     })
-    await assert.rejects(open({ contentKey: Buffer.alloc(31) }), { code: "EINVAL", syscall: "gocryptfs_open" })
+    await assert.rejects(open({ contentKey: Buffer.alloc(31) }), {
+      code: "EINVAL",
+      syscall: "gocryptfs_open",
+    })
     for (const name of ["gocryptfs.con", "", `../${file}`, "."])
       await assert.rejects(open({ file: name }), { code: "EBADMSG", syscall: "squashfs_open" }, name)
     // The configuration is no encrypted file.
@@ -225,7 +228,11 @@ describe("gocryptfs images in the addon", () => {
       assert.equal(again.size, built.size)
       const start = offset + 8192
       assert.notDeepEqual(other.subarray(start, start + 18), bytes.subarray(start, start + 18), "the file ID")
-      assert.notDeepEqual(other.subarray(start + 18, start + 34), bytes.subarray(start + 18, start + 34), "an IV")
+      assert.notDeepEqual(
+        other.subarray(start + 18, start + 34),
+        bytes.subarray(start + 18, start + 34),
+        "an IV",
+      )
     })
 
     it("A40: are what unsquashfs and gocryptfs read", () => {
@@ -278,7 +285,11 @@ describe("gocryptfs images in the addon", () => {
       ]
       for (const [change, code] of wrong) {
         cipher = { ...right, ...change }
-        await assert.rejects(build("wrong.sif", { directory: source, added: [] }), { code }, JSON.stringify(change.file))
+        await assert.rejects(
+          build("wrong.sif", { directory: source, added: [] }),
+          { code },
+          JSON.stringify(change.file),
+        )
       }
       cipher = right
     })

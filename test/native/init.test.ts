@@ -14,8 +14,19 @@ describe("sifcrypt-init", () => {
   })
 
   const withGroups = async (groups: string, check: string): Promise<string> => {
-    const rights = ["--reuid=2345", "--regid=5", ...(groups === "" ? ["--clear-groups"] : [`--groups=${groups}`])]
-    const { stdout } = await run("setpriv", [...rights, initPath(), `--check-gid=${check}`, "--", "echo", "started"])
+    const rights = [
+      "--reuid=2345",
+      "--regid=5",
+      ...(groups === "" ? ["--clear-groups"] : [`--groups=${groups}`]),
+    ]
+    const { stdout } = await run("setpriv", [
+      ...rights,
+      initPath(),
+      `--check-gid=${check}`,
+      "--",
+      "echo",
+      "started",
+    ])
     return stdout
   }
 

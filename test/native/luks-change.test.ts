@@ -47,7 +47,9 @@ function newFile(): string {
 }
 
 /** A partition of ours: what a build makes, and a little payload. */
-async function ours(options: { headerSize?: number; sectorSize?: number; volumeKeySize?: number } = {}): Promise<string> {
+async function ours(
+  options: { headerSize?: number; sectorSize?: number; volumeKeySize?: number } = {},
+): Promise<string> {
   const made = await formatLuks({
     keyslots: [
       { secret: old, kdf },
@@ -142,12 +144,18 @@ function dumped(file: string): string {
 
 const makers: readonly (readonly [string, () => string | Promise<string>])[] = [
   ["a header of ours", () => ours()],
-  ["a header of ours with a 256-bit key and sectors of 512 bytes", () => ours({ volumeKeySize: 32, sectorSize: 512 })],
+  [
+    "a header of ours with a 256-bit key and sectors of 512 bytes",
+    () => ours({ volumeKeySize: 32, sectorSize: 512 }),
+  ],
   ["cryptsetup's default header of 16 MiB", () => theirs([])],
   ["a header of 4 MiB", () => theirs(["--offset", "8192"])],
   ["metadata of 64 KiB", () => theirs(["--luks2-metadata-size", "64k", "--luks2-keyslots-size", "8m"])],
   ["metadata of 4 MiB", () => theirs(["--luks2-metadata-size", "4m", "--luks2-keyslots-size", "8m"])],
-  ["sectors of 4096 bytes, a label and a subsystem", () => theirs(["--sector-size", "4096", "--label", "root", "--subsystem", "sub"])],
+  [
+    "sectors of 4096 bytes, a label and a subsystem",
+    () => theirs(["--sector-size", "4096", "--label", "root", "--subsystem", "sub"]),
+  ],
 ]
 
 describe("changeKeyslots", () => {
@@ -168,14 +176,20 @@ describe("changeKeyslots", () => {
       assert.deepEqual(await volumeKeyOf(file, fresh), volumeKey)
       assert.deepEqual(await volumeKeyOf(file, kept), volumeKey)
       assert.equal(await opens(file, old), false)
-      assert.deepEqual([old, kept, fresh].map((secret) => peerOpens(file, secret)), [false, true, true])
+      assert.deepEqual(
+        [old, kept, fresh].map((secret) => peerOpens(file, secret)),
+        [false, true, true],
+      )
 
       const after = await headerOf(file)
       assert.deepEqual(after, change.header)
       assert.equal(after.uuid, before.uuid)
       assert.deepEqual(after.segment, before.segment)
       assert.deepEqual(after.digest, before.digest)
-      assert.deepEqual(after.keyslots.map(({ id }) => id), [1, 2])
+      assert.deepEqual(
+        after.keyslots.map(({ id }) => id),
+        [1, 2],
+      )
       assert.deepEqual(after.stored.document.segments, before.stored.document.segments)
       assert.deepEqual(after.stored.keyslotsArea, before.stored.keyslotsArea)
       assert.equal(after.stored.sequence, before.stored.sequence + 1n)
@@ -185,9 +199,7 @@ describe("changeKeyslots", () => {
 
       // What cryptsetup says of everything but the keyslots is what it said before.
       const rest = (text: string): string =>
-        text
-          .replace(/^Keyslots:.*?^(?=Tokens:)/msu, "")
-          .replace(/^Epoch:.*$/mu, "")
+        text.replace(/^Keyslots:.*?^(?=Tokens:)/msu, "").replace(/^Epoch:.*$/mu, "")
       assert.equal(rest(dumped(file)), rest(dumpBefore))
     })
   }
@@ -204,7 +216,14 @@ describe("changeKeyslots", () => {
     await apply(file, (await plan(file, { add: [fresh], remove: [0] })).steps)
     const other = randomBytes(32)
     const cheap = ["--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000"]
-    const added = cryptsetup(["luksAddKey", ...cheap, "--key-file", secretFile(kept), file, secretFile(other)])
+    const added = cryptsetup([
+      "luksAddKey",
+      ...cheap,
+      "--key-file",
+      secretFile(kept),
+      file,
+      secretFile(other),
+    ])
     assert.equal(added.status, 0, added.text)
     const killed = cryptsetup(["luksRemoveKey", file, secretFile(fresh)])
     assert.equal(killed.status, 0, killed.text)
@@ -222,12 +241,17 @@ describe("changeKeyslots", () => {
 
   it("keeps tokens of keyslots that stay, and flags", async () => {
     const file = theirs([])
-    const token = (slots: string[]): string => JSON.stringify({ type: "test", keyslots: slots, more: { deep: [1, "x"] } })
+    const token = (slots: string[]): string =>
+      JSON.stringify({ type: "test", keyslots: slots, more: { deep: [1, "x"] } })
     for (const slots of [["0"], ["1"], ["0", "1"]]) {
-      const result = spawnSync("cryptsetup", ["--disable-locks", "token", "import", "--json-file", "-", file], {
-        input: token(slots),
-        encoding: "utf8",
-      })
+      const result = spawnSync(
+        "cryptsetup",
+        ["--disable-locks", "token", "import", "--json-file", "-", file],
+        {
+          input: token(slots),
+          encoding: "utf8",
+        },
+      )
       assert.equal(result.status, 0, result.stderr)
     }
     await apply(file, (await plan(file, { add: [fresh], remove: [0] })).steps)
@@ -249,8 +273,14 @@ describe("changeKeyslots", () => {
         code: "ERR_LUKS_HEADER",
         message: "the volume key is not the one of this LUKS2 header",
       })
-    await assert.rejects(plan(file, { remove: [2] }), { code: "ERR_LUKS_HEADER", message: "there is no keyslot 2" })
-    await assert.rejects(plan(file, { remove: [0, 0] }), { code: "ERR_LUKS_HEADER", message: "there is no keyslot 0" })
+    await assert.rejects(plan(file, { remove: [2] }), {
+      code: "ERR_LUKS_HEADER",
+      message: "there is no keyslot 2",
+    })
+    await assert.rejects(plan(file, { remove: [0, 0] }), {
+      code: "ERR_LUKS_HEADER",
+      message: "there is no keyslot 0",
+    })
     await assert.rejects(plan(file, { remove: [0, 1] }), { name: "RangeError" })
   })
 
@@ -276,9 +306,13 @@ describe("changeKeyslots", () => {
       message: "the LUKS2 header has 30 free keyslots of 32, not 31",
     })
     const token = JSON.stringify({ type: "test", keyslots: ["1"], long: "x".repeat(10_000) })
-    const imported = spawnSync("cryptsetup", ["--disable-locks", "token", "import", "--json-file", "-", file], {
-      input: token,
-    })
+    const imported = spawnSync(
+      "cryptsetup",
+      ["--disable-locks", "token", "import", "--json-file", "-", file],
+      {
+        input: token,
+      },
+    )
     assert.equal(imported.status, 0)
     await assert.rejects(plan(file, { add: Array<Buffer>(5).fill(fresh) }), {
       code: "ERR_LUKS_FULL",
@@ -333,7 +367,11 @@ describe("a change of keyslots that is killed", () => {
       if (places % 9 !== 0 && !at.includes("after")) return
       const copy = path.join(folder, "copy.luks")
       copyFileSync(state, copy)
-      assert.deepEqual([peerOpens(copy, old), peerOpens(copy, fresh)], [isOld, isNew], `${at}: cryptsetup sees the same`)
+      assert.deepEqual(
+        [peerOpens(copy, old), peerOpens(copy, fresh)],
+        [isOld, isNew],
+        `${at}: cryptsetup sees the same`,
+      )
     }
     const state = path.join(folder, "state.luks")
     copyFileSync(file, state)
@@ -362,7 +400,9 @@ describe("a change of keyslots that is killed", () => {
   })
 
   it("leaves cryptsetup's header with metadata of 32 KiB that opens", async () => {
-    assert.ok((await killEverywhere(theirs(["--luks2-metadata-size", "32k", "--luks2-keyslots-size", "2m"]))) > 50)
+    assert.ok(
+      (await killEverywhere(theirs(["--luks2-metadata-size", "32k", "--luks2-keyslots-size", "2m"]))) > 50,
+    )
   })
 
   for (const [name, at] of [
@@ -405,7 +445,10 @@ describe("a change of keyslots that is killed", () => {
     const used = [...second.header.stored.areas.values()]
     for (let at = 32768; at < second.header.segment.offset; at += 4096) {
       if (used.some((area) => at >= area.offset && at < area.offset + area.size)) continue
-      assert.ok(bytes.subarray(at, at + 4096).every((byte) => byte === 0), `bytes at ${at} are left`)
+      assert.ok(
+        bytes.subarray(at, at + 4096).every((byte) => byte === 0),
+        `bytes at ${at} are left`,
+      )
     }
   })
 })

@@ -6,7 +6,7 @@ import { chmodSync, copyFileSync, mkdirSync, readFileSync, writeFileSync } from 
 import path from "node:path"
 import { createInterface } from "node:readline"
 import { pathToFileURL } from "node:url"
-import { dataKey, openPartition } from "../../lib/container/unlock.ts"
+import { dataKey, openPartition } from "../../lib/encryption/unlock.ts"
 import { openSif } from "../../lib/sif/open.ts"
 import type { CredentialOptions } from "../../lib/index.ts"
 import { packageRoot, sifcryptOk, startProgram } from "../support/cli.ts"
@@ -250,7 +250,11 @@ describe("the memory of a process that opened or built an image", () => {
        await pause("refused")
        const passphrase = readPassphrase()
        await pause("control")`,
-      [...(await keysOf(image, { passphraseFile })), { what: "wrong", bytes: Buffer.from(wrong) }, passphraseNeedle],
+      [
+        ...(await keysOf(image, { passphraseFile })),
+        { what: "wrong", bytes: Buffer.from(wrong) },
+        passphraseNeedle,
+      ],
       { refused: [], control: ["passphrase"] },
     )
   })

@@ -69,7 +69,10 @@ describe("writeVerityTree", () => {
     const fd = openSync(file, "r+")
     try {
       const place = { fd, offset: 0, size: 8192, treeOffset: 8192, salt: Buffer.alloc(32) }
-      await assert.rejects(writeVerityTree(place, { signal: AbortSignal.abort(new Error("enough")) }), /enough/)
+      await assert.rejects(
+        writeVerityTree(place, { signal: AbortSignal.abort(new Error("enough")) }),
+        /enough/,
+      )
     } finally {
       closeSync(fd)
     }
@@ -82,11 +85,15 @@ describe("writeVerityTree", () => {
     const salt = Buffer.alloc(32)
     const place = { fd, offset: 0, treeOffset: 8192, salt }
     try {
-      for (const size of [0, 4096, 5000]) await assert.rejects(writeVerityTree({ ...place, size }), /have no hash tree/)
+      for (const size of [0, 4096, 5000])
+        await assert.rejects(writeVerityTree({ ...place, size }), /have no hash tree/)
       await assert.rejects(writeVerityTree({ ...place, size: 8192, salt: Buffer.alloc(31) }), /32 bytes/)
       const verity = { offset: 0, size: 8192, treeOffset: 8192, treeSize: 4096, salt, root: Buffer.alloc(33) }
       await assert.rejects(checkVerityTree(fd, verity), /root must be of 32 bytes/)
-      await assert.rejects(checkVerityTree(fd, { ...verity, root: salt, treeSize: 100 }), /has 100 bytes and not 4096/)
+      await assert.rejects(
+        checkVerityTree(fd, { ...verity, root: salt, treeSize: 100 }),
+        /has 100 bytes and not 4096/,
+      )
       const range = { fd, offset: 4096, size: 8192, cipher: undefined }
       await assert.rejects(readStored({ ...range, verity: { ...verity, root: salt } }, "file"), {
         code: "ERR_SIGNATURE_INVALID",

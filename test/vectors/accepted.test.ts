@@ -13,7 +13,7 @@ import {
   listJson,
   listText,
   openSif,
-} from "../../lib/sif/index.ts"
+} from "../../lib/file/sif.ts"
 import { images, vector, vectorPath } from "./load.ts"
 
 describe("accepted images", () => {

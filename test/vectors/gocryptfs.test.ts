@@ -18,7 +18,7 @@ import {
   writeSync,
 } from "node:fs"
 import path from "node:path"
-import { plainRange, unlockPartition, type UnlockedGocryptfs } from "../../lib/container/unlock.ts"
+import { plainRange, unlockPartition, type UnlockedGocryptfs } from "../../lib/encryption/unlock.ts"
 import { readGocryptfsLayer } from "../../lib/device/gocryptfs.ts"
 import { Tree } from "../../lib/device/tree.ts"
 import { ContainerError, type ErrorCode } from "../../lib/errors.ts"

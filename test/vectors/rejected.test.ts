@@ -1,7 +1,7 @@
 // What no image may say: bytes of an accepted one, patched to break one rule each.
 import assert from "node:assert/strict"
 import { SifError, type ErrorCode } from "../../lib/errors.ts"
-import { dump, headerJson, headerText, infoText, listJson, listText, openSif } from "../../lib/sif/index.ts"
+import { dump, headerJson, headerText, infoText, listJson, listText, openSif } from "../../lib/file/sif.ts"
 import { readSif } from "../../lib/sif/open.ts"
 import { BufferReader } from "../../lib/sif/source.ts"
 import { generator, vector } from "./load.ts"

@@ -1,7 +1,7 @@
 // Which failures of a start make user space take over: as the attendant is told, and as the library decides.
 import assert from "node:assert/strict"
 import { constants } from "node:os"
-import { isAboutMachine } from "../../../lib/container/engine.ts"
+import { isAboutMachine } from "../../../lib/runtime/engine.ts"
 import { machineFailures } from "../../../lib/runtime/handover.ts"
 import { Told } from "../../../lib/runtime/starter-protocol.ts"
 

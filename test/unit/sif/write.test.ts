@@ -12,7 +12,7 @@ import {
   PartitionType,
 } from "../../../lib/sif/format.ts"
 import { openSif } from "../../../lib/sif/open.ts"
-import { addObject, deleteObject } from "../../../lib/sif/change.ts"
+import { addObject, deleteObject } from "../../../lib/file/image-change.ts"
 import { DATA_OFFSET, PARTITION_ALIGNMENT, SifLayout } from "../../../lib/sif/write.ts"
 import { vector } from "../../vectors/load.ts"
 

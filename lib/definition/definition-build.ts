@@ -1,0 +1,555 @@
+// A definition file as a source: its bases are opened here, its stages are built in a workspace, and what comes out is written
+// from there.
+import { existsSync, readFileSync, realpathSync } from "node:fs"
+import { mkdtemp, open, readFile, rm, stat } from "node:fs/promises"
+import path from "node:path"
+import type { CredentialOptions } from "../encryption/credentials.ts"
+import type { OriginOptions } from "../container/origin.ts"
+import { BuildError } from "../errors.ts"
+import type { NativeBuild, NativeCipher } from "../native/binding.ts"
+import { packageRoot } from "../native/load.ts"
+import { parseBinds, type Bind } from "../runtime/binds.ts"
+import { chooseSession } from "../runtime/bundle.ts"
+import { findProgram } from "../runtime/program.ts"
+import { architectureDigits, architectureName } from "../sif/names.ts"
+import type { Bytes } from "../units.ts"
+import {
+  buildArgumentLines,
+  looksLikeDefinition,
+  MAX_DEFINITION_SIZE,
+  parseBuildArguments,
+  parseDefinition,
+  type Definition,
+  type Stage,
+} from "./definition-file.ts"
+import { debianArchitecture } from "./debootstrap.ts"
+import { buildLabels, metadataObjects } from "../source/metadata-files.ts"
+import { scratchesFor, temporaryFolder, type Scratch, type ScratchOptions } from "./scratch.ts"
+import { openSource, type BuildSource, type LayerOptions, type TreeWritten } from "../source/source.ts"
+import type { SectionName, StagesPlan } from "./stages.ts"
+import { subordinateIds, Workspace, type WorkspaceOptions } from "./workspace.ts"
+import { secretOf, withSecret, type Built, type Copied, type StageBase } from "./workspace-protocol.ts"
+
+/** How a definition file is built. */
+export interface DefinitionOptions extends ScratchOptions {
+  /** `NAME=VALUE`, for its templates. */
+  readonly buildArguments?: readonly string[]
+  /** A file with lines of them; `buildArguments` are stronger. */
+  readonly buildArgumentFile?: string
+  /** Arguments that no template asks for are told of and are no error. */
+  readonly warnUnusedBuildArguments?: boolean
+  /** Only these sections; an empty list: none. Default: all of them. */
+  readonly sections?: readonly SectionName[]
+  /** `SRC[:DST[:OPTIONS]]` of this machine that `%post` and `%test` see. */
+  readonly binds?: readonly string[]
+  /** `%test` is kept but not run. */
+  readonly noTest?: boolean
+  /** The owner may read, write and enter everything. */
+  readonly fixPermissions?: boolean
+  /** Whose keys are known, where `Fingerprints:` of a definition say who must have signed a base image. */
+  readonly fingerprintKeys?: Pick<
+    NonNullable<OriginOptions["verify"]>,
+    "keyringPaths" | "keyrings" | "keyPaths" | "keys"
+  >
+  /** Hears what is being done, in a few words. */
+  readonly onStep?: (text: string) => void
+  /** Gets what scripts print. Default: nobody does. */
+  readonly onOutput?: (bytes: Buffer, stream: "stdout" | "stderr") => void
+}
+
+interface SourceOptions extends DefinitionOptions, LayerOptions {
+  readonly source: string
+  readonly credentials: CredentialOptions
+  readonly force?: boolean
+  readonly onProgress?: (bytes: Bytes) => void
+  /** Something is encrypted: say what is readable on the way. */
+  readonly encrypted: boolean
+}
+
+const DETECTED: Bytes = 64 << 10
+const SIF_MAGIC_AT: Bytes = 32
+const SIF_MAGIC = Buffer.from("SIF_MAGIC", "latin1")
+
+/** Is this file a definition? */
+export async function isDefinition(file: string): Promise<boolean> {
+  const info = await stat(file).catch(() => undefined)
+  if (info?.isFile() !== true) return false
+  const handle = await open(file, "r")
+  try {
+    const start = Buffer.alloc(Math.min(info.size, DETECTED))
+    const { bytesRead } = await handle.read(start, 0, start.length, 0)
+    const bytes = start.subarray(0, bytesRead)
+    if (bytes.subarray(SIF_MAGIC_AT, SIF_MAGIC_AT + SIF_MAGIC.length).equals(SIF_MAGIC)) return false
+    return looksLikeDefinition(bytes)
+  } finally {
+    await handle.close()
+  }
+}
+
+async function readText(file: string): Promise<string> {
+  let bytes: Buffer
+  try {
+    const { size } = await stat(file)
+    if (size > MAX_DEFINITION_SIZE)
+      throw new BuildError(
+        "ERR_DEFINITION_SYNTAX",
+        `${file}: ${size} bytes are more than the ${MAX_DEFINITION_SIZE} that are read`,
+        { path: file },
+      )
+    bytes = await readFile(file)
+  } catch (cause) {
+    if (cause instanceof BuildError) throw cause
+    const { code, message } = cause as NodeJS.ErrnoException
+    const why = code === "ENOENT" ? "there is no such file" : message
+    throw new BuildError("ERR_BUILD_SOURCE", `cannot read ${file}: ${why}`, { path: file, cause })
+  }
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes)
+  } catch (cause) {
+    throw new BuildError("ERR_DEFINITION_SYNTAX", `${file}: it is not UTF-8`, { path: file, cause })
+  }
+}
+
+/** What a source that is no definition file amounts to. */
+async function imageDefinition(spec: string): Promise<string> {
+  if ((await stat(spec).catch(() => undefined)) !== undefined) return `bootstrap: localimage\nfrom: ${spec}\n`
+  const [, agent, from] = /^([a-z][a-z-]*):(?:\/\/)?(.+)$/.exec(spec) ?? []
+  if (agent !== undefined && from !== undefined) return `bootstrap: ${agent}\nfrom: ${from}\n`
+  throw new BuildError("ERR_BUILD_SOURCE", `cannot read the source ${spec}: there is no such file`, {
+    path: spec,
+  })
+}
+
+/**
+ * Reads and parses a definition file with the arguments that are given.
+ *
+ * @throws BuildError `ERR_DEFINITION_SYNTAX`, `ERR_DEFINITION_ARGUMENT`, `ERR_BUILD_SOURCE`.
+ */
+export async function readDefinition(
+  file: string,
+  options: Pick<DefinitionOptions, "buildArguments" | "buildArgumentFile" | "warnUnusedBuildArguments"> & {
+    readonly onNotice?: (text: string) => void
+  } = {},
+): Promise<Definition> {
+  const { buildArguments = [], buildArgumentFile, onNotice = () => undefined } = options
+  const fromFile =
+    buildArgumentFile === undefined ? [] : buildArgumentLines(await readText(buildArgumentFile))
+  const given = parseBuildArguments([...fromFile, ...buildArguments])
+  const text = (await isDefinition(file)) ? await readText(file) : await imageDefinition(file)
+  const definition = parseDefinition(text, { path: file, buildArguments: given })
+  definition.notices.forEach(onNotice)
+  const { unusedArguments: unused } = definition
+  if (unused.length > 0) {
+    const text = `unused build args: ${unused.join(", ")}`
+    if (options.warnUnusedBuildArguments !== true)
+      throw new BuildError("ERR_DEFINITION_ARGUMENT", `${file}: ${text}`, { path: file })
+    onNotice(text)
+  }
+  return definition
+}
+
+/** What to take instead of an agent that needs a service or a tool which nobody has to have. */
+const refused: Readonly<Record<string, string>> = {
+  library: "a library service; take docker (Bootstrap: docker, From: debian:12) or debootstrap",
+  shub: "Singularity Hub, which was closed; take docker",
+  oras: "an image that has to be pulled first; then Bootstrap: localimage",
+  "docker-daemon": "the Docker daemon; take docker-archive with what `docker save` writes",
+  dockerfile: "BuildKit; build it with Docker or Podman, then take docker-archive",
+  buildkit: "BuildKit; build it with Docker or Podman, then take docker-archive",
+  busybox: "one binary from the network; take docker (From: busybox)",
+  yum: "yum; take docker (From: almalinux:9)",
+  dnf: "dnf; take docker (From: almalinux:9)",
+  zypper: "zypper; take docker (From: opensuse/leap)",
+  arch: "pacstrap; take docker (From: archlinux)",
+}
+
+function headerError(file: string, stage: Stage, key: string, what: string): BuildError {
+  return new BuildError(
+    "ERR_DEFINITION_SYNTAX",
+    `${file}:${stage.headerLines.get(key) ?? stage.line}: ${what}`,
+    {
+      path: file,
+    },
+  )
+}
+
+function required(file: string, stage: Stage, key: string, name: string): string {
+  const value = stage.headers.get(key) ?? ""
+  if (value !== "") return value
+  const agent = stage.headers.get("bootstrap") ?? ""
+  throw headerError(file, stage, "bootstrap", `Bootstrap: ${agent} needs ${name}:`)
+}
+
+/** The fingerprints that a base image has to be signed with, all of them. */
+function fingerprintsOf(stage: Stage): string[] {
+  return (stage.headers.get("fingerprints") ?? "")
+    .split(",")
+    .map((text) => text.replace(/\s+/g, ""))
+    .filter((text) => text !== "")
+}
+
+/** A base that is to be opened, or what else it is. */
+type WantedBase =
+  | { readonly kind: "scratch" }
+  | {
+      readonly kind: "debootstrap"
+      readonly suite: string
+      readonly mirror: string
+      readonly include: string
+    }
+  | { readonly kind: "source"; readonly spec: string; readonly fingerprints: readonly string[] }
+
+function wantedBase(file: string, stage: Stage): WantedBase {
+  const agent = (stage.headers.get("bootstrap") ?? "").toLowerCase()
+  const from = (): string => required(file, stage, "from", "From")
+  const fingerprints = fingerprintsOf(stage)
+  if (fingerprints.length > 0 && agent !== "localimage")
+    throw headerError(file, stage, "fingerprints", `Fingerprints: is for localimage, not for ${agent}`)
+  const inRegistry = (): string =>
+    [stage.headers.get("registry"), stage.headers.get("namespace"), from()]
+      .filter((part) => part !== undefined && part !== "")
+      .map((part) => part?.replace(/\/$/, ""))
+      .join("/")
+  switch (agent) {
+    case "scratch":
+      return { kind: "scratch" }
+    case "localimage":
+      return { kind: "source", spec: from(), fingerprints }
+    case "oci":
+    case "oci-archive":
+    case "docker-archive":
+      return { kind: "source", spec: `${agent}:${from()}`, fingerprints }
+    case "docker":
+      return { kind: "source", spec: `docker://${inRegistry()}`, fingerprints }
+    case "debootstrap":
+      return {
+        kind: "debootstrap",
+        suite: required(file, stage, "osversion", "OSVersion"),
+        mirror: required(file, stage, "mirrorurl", "MirrorURL").replaceAll(
+          "%{OSVERSION}",
+          stage.headers.get("osversion") ?? "",
+        ),
+        include: stage.headers.get("include") ?? "",
+      }
+    default: {
+      const line = stage.headerLines.get("bootstrap") ?? stage.line
+      const why = refused[agent]
+      throw new BuildError(
+        "ERR_BUILD_AGENT",
+        `${file}:${line}: Bootstrap: ${agent} ${why === undefined ? "is not known" : `is not offered: it needs ${why}`}`,
+        { path: file },
+      )
+    }
+  }
+}
+
+/** Descriptors and secrets that go along with bases. */
+class Luggage {
+  readonly fds: number[] = []
+  readonly secrets: Uint8Array[] = []
+
+  fd(fd: number): number {
+    this.fds.push(fd)
+    return Workspace.descriptor(this.fds.length - 1)
+  }
+
+  /** A tree for another process: descriptors by its numbers, and zeros where secrets were. */
+  pack(source: NativeBuild["source"]): NativeBuild["source"] {
+    if ("squashfs" in source) {
+      const { squashfs } = source
+      return {
+        ...source,
+        squashfs: { ...squashfs, fd: this.fd(squashfs.fd), cipher: this.#cipher(squashfs.cipher) },
+      }
+    }
+    if (!("layers" in source)) return source
+    const layers = source.layers.map(({ blob, ...layer }) => {
+      const { cipher, ...rest } = blob
+      const packed = cipher === undefined ? {} : { cipher: this.#cipher(cipher) }
+      return { ...layer, blob: { ...rest, ...packed, fd: this.fd(blob.fd) } }
+    })
+    return { ...source, layers }
+  }
+
+  #cipher<Cipher extends NativeCipher | undefined>(cipher: Cipher): Cipher {
+    if (cipher === undefined) return cipher
+    const secret = secretOf(cipher)
+    this.secrets.push(secret)
+    return withSecret(cipher, new Uint8Array(secret.length))
+  }
+}
+
+function textOf(file: string): string | undefined {
+  try {
+    return readFileSync(file, "utf8")
+  } catch {
+    return undefined // It is not everywhere, and names then are not resolved.
+  }
+}
+
+/** The environment for scripts on this machine: what holds keys and passwords stays here. */
+function scriptEnvironment(): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(process.env).filter(
+      (entry): entry is [string, string] =>
+        entry[1] !== undefined &&
+        !/^(?:(?:SIFCRYPT|APPTAINER|SINGULARITY)_(?:ENCRYPTION|DOCKER)_|DOCKER_PASSWORD$)/.test(entry[0]),
+    ),
+  )
+}
+
+/** Where scripts and %files may look, so that the scratch does not cover it. */
+function visiblePaths(
+  definition: Definition,
+  binds: readonly Bind[],
+  source: string,
+  output: string,
+  tmpFolder: string,
+): string[] {
+  const named = definition.stages.flatMap(({ files, apps }) =>
+    [
+      ...files.filter(({ from }) => from === undefined).flatMap(({ transfers }) => transfers),
+      ...apps.flatMap((app) => app.files),
+    ].map(({ source: name }) => path.resolve(name.split(/[*?[{]/, 1)[0] ?? "")),
+  )
+  const all = [
+    process.cwd(),
+    packageRoot,
+    process.execPath,
+    path.resolve(source),
+    path.resolve(output),
+    tmpFolder,
+    ...binds.map((bind) => bind.source),
+    ...named,
+  ]
+  return all.map((name) => (existsSync(name) ? realpathSync(name) : name))
+}
+
+/** What has to be undone, in reverse. */
+class Undo implements AsyncDisposable {
+  readonly #steps: (() => unknown)[] = []
+
+  add(step: () => unknown): void {
+    this.#steps.push(step)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const errors: unknown[] = []
+    for (let step = this.#steps.pop(); step !== undefined; step = this.#steps.pop())
+      try {
+        await step()
+      } catch (error) {
+        errors.push(error)
+      }
+    if (errors.length > 0) throw errors[0]
+  }
+}
+
+/** An ordinary folder as scratch, by the user's wish. */
+async function plainFolder(undo: Undo, tmpFolder: string): Promise<Scratch> {
+  const folder = await mkdtemp(path.join(tmpFolder, "sifcrypt-build-"))
+  undo.add(() => rm(folder, { recursive: true, force: true }))
+  return { kind: "plain", folder }
+}
+
+async function openBase(
+  wanted: WantedBase,
+  options: SourceOptions,
+  luggage: Luggage,
+  sources: BuildSource[],
+  undo: Undo,
+): Promise<StageBase> {
+  if (wanted.kind === "scratch") return wanted
+  if (wanted.kind === "debootstrap") {
+    const { suite, mirror, include } = wanted
+    const architecture = debianArchitecture(options.architecture ?? process.arch)
+    if (architecture === undefined)
+      throw new BuildError(
+        "ERR_BUILD_AGENT",
+        `Debian has no name for the architecture ${options.architecture ?? process.arch}`,
+      )
+    const program = findProgram("debootstrap", "it makes the base of a stage with Bootstrap: debootstrap")
+    return { kind: "debootstrap", options: { program, suite, mirror, include, architecture } }
+  }
+  const { spec, fingerprints } = wanted
+  // Everybody whom `Fingerprints:` names has to have signed it.
+  const verify =
+    fingerprints.length === 0 ? {} : { verify: { ...options.fingerprintKeys, require: fingerprints } }
+  const source = await openSource(spec, options.credentials, { ...options, ...verify })
+  undo.add(() => source[Symbol.asyncDispose]())
+  sources.push(source)
+  return { kind: "tree", name: spec, source: luggage.pack(source.tree), added: source.added ?? [] }
+}
+
+/** The configuration of an image of layers. */
+function configOf(source: BuildSource | undefined): string | undefined {
+  return source?.objects?.find(({ name }) => name === "oci-config.json")?.data.toString("utf8")
+}
+
+/** What an encrypted build leaves behind elsewhere. */
+function warnOf(definition: Definition, options: SourceOptions, onNotice: (text: string) => void): void {
+  const has = (name: "pre" | "setup"): boolean =>
+    definition.stages.some(({ scripts }) => scripts[name] !== undefined)
+  for (const name of ["pre", "setup"] as const)
+    if (has(name))
+      onNotice(`%${name} runs on this machine, with your rights: what it writes there is not encrypted`)
+  if (options.plainScratch === true)
+    onNotice(`the root file system lies unencrypted in ${temporaryFolder(options)} while it is built`)
+  if ((options.buildArguments ?? []).length > 0 || options.buildArgumentFile !== undefined)
+    onNotice("values of build arguments are part of the definition that the image keeps")
+}
+
+/** A definition that is being built, and what it has become. */
+export class DefinitionBuild implements AsyncDisposable {
+  readonly #undo = new Undo()
+  readonly #options: SourceOptions
+  readonly #output: string
+  #workspace: Workspace | undefined
+
+  /** @param output - What {@link run} is for: it stays visible in the workspace. */
+  constructor(options: SourceOptions, output: string) {
+    this.#options = options
+    this.#output = output
+  }
+
+  /** A workspace with the first kind of scratch that turns out to work here. */
+  async #open(options: Omit<WorkspaceOptions, "scratch">): Promise<Workspace> {
+    const { plainScratch, onNotice, scratch: wanted } = this.#options
+    const [first, ...others] =
+      plainScratch === true
+        ? [await plainFolder(this.#undo, temporaryFolder(this.#options))]
+        : scratchesFor(this.#options)
+    let scratch: Scratch = first
+    let obstacle = "/dev/fuse cannot be opened"
+    for (;;) {
+      if (scratch.kind === "memory" && wanted !== "memory")
+        onNotice?.(`files under construction lie in memory alone, and must fit there: ${obstacle}`)
+      const workspace = new Workspace({ ...options, scratch })
+      try {
+        await workspace.ready()
+        this.#undo.add(() => workspace[Symbol.asyncDispose]())
+        return workspace
+      } catch (error) {
+        await workspace[Symbol.asyncDispose]()
+        options.signal?.throwIfAborted()
+        const next = others.shift()
+        if (next === undefined || !(error instanceof BuildError)) throw error
+        obstacle = error.message
+        scratch = next
+      }
+    }
+  }
+
+  /**
+   * Builds all stages.
+   *
+   * @param outputFd - What the source is going to be written to.
+   * @param update - A folder that the last stage changes.
+   * @throws BuildError, and what opening bases throws.
+   */
+  async run(outputFd: number | undefined, update?: string): Promise<BuildSource> {
+    const options = this.#options
+    const { source: file, onNotice = () => undefined, onStep = () => undefined, signal } = options
+    const definition = await readDefinition(file, options)
+    const last = definition.stages.length - 1
+    const wanted = definition.stages.map((stage, index): WantedBase =>
+      update !== undefined && index === last ? { kind: "scratch" } : wantedBase(file, stage),
+    )
+    const binds = parseBinds(options.binds ?? [], process.cwd())
+    const crun = findProgram("crun", "it runs the scripts of a definition file")
+    if (options.encrypted) warnOf(definition, options, onNotice)
+    const luggage = new Luggage()
+    if (outputFd !== undefined) luggage.fd(outputFd)
+    const bases: StageBase[] = []
+    const sources: BuildSource[] = []
+    for (const base of wanted) bases.push(await openBase(base, options, luggage, sources, this.#undo))
+    const ids = subordinateIds()
+    const real = process.geteuid?.() === 0
+    const session = chooseSession(
+      visiblePaths(definition, binds, file, this.#output, temporaryFolder(options)),
+    )
+    const workspace = await this.#open({
+      session,
+      ids,
+      fds: luggage.fds,
+      signal,
+      onOutput: options.onOutput ?? (() => undefined),
+      onStep,
+      onNotice,
+    })
+    this.#workspace = workspace
+    for (const secret of luggage.secrets) workspace.sendSecret(secret)
+    const plan: StagesPlan = {
+      path: file,
+      text: definition.text,
+      stages: definition.stages,
+      sections: options.sections,
+      runTests: options.noTest !== true,
+      force: options.force === true,
+      fixPermissions: options.fixPermissions === true,
+      update: update === undefined ? undefined : realpathSync(update),
+      cwd: process.cwd(),
+      environment: scriptEnvironment(),
+      resolvConf: textOf("/etc/resolv.conf"),
+      hosts: textOf("/etc/hosts"),
+      session,
+      crun,
+      binds,
+      cp: findProgram("cp", "it copies between stages"),
+      pretence: real ? "nothing" : ids === undefined ? "owners" : "devices",
+      labels: this.#labels(),
+    }
+    const request = { kind: "stages", bases, ids: { many: real || ids !== undefined, real }, plan } as const
+    const { description } = await workspace.ask(request, options.onProgress).then(
+      (answer) => answer as Built,
+      (cause: unknown) => {
+        throw sources.map((source) => source.explain?.(cause)).find((error) => error !== undefined) ?? cause
+      },
+    )
+    const ociConfig = bases.at(-1)?.kind === "tree" ? configOf(sources.at(-1)) : undefined
+    return {
+      path: file,
+      tree: { directory: session, added: [] },
+      objects: metadataObjects({ ...description, ociConfig }),
+      ownersAreReal: true,
+      write: (build, onProgress) => this.#write(workspace, build, onProgress),
+      [Symbol.asyncDispose]: () => this[Symbol.asyncDispose](),
+    }
+  }
+
+  #labels(): Record<string, string> {
+    const { architecture = process.arch, sourceDateEpoch } = this.#options
+    const digits = architectureDigits(architecture)
+    const name = digits === undefined ? architecture : architectureName(digits)
+    const labels = buildLabels(name, sourceDateEpoch ?? Math.floor(Date.now() / 1000), "", "")
+    // Each stage's own headers become labels.
+    return Object.fromEntries(Object.entries(labels).filter(([key]) => !key.includes(".deffile.")))
+  }
+
+  async #write(
+    workspace: Workspace,
+    build: Omit<NativeBuild, "source">,
+    onProgress: (bytes: Bytes) => boolean,
+  ): Promise<TreeWritten> {
+    const { cipher } = build
+    if (cipher !== undefined) workspace.sendSecret(secretOf(cipher))
+    const wire = {
+      ...build,
+      fd: Workspace.descriptor(0),
+      cipher: cipher === undefined ? undefined : withSecret(cipher, new Uint8Array(secretOf(cipher).length)),
+    }
+    return (await workspace.ask({ kind: "write", build: wire }, (bytes) => {
+      onProgress(bytes)
+    })) as TreeWritten
+  }
+
+  /** Copies what was built into an ordinary folder. */
+  async copyTo(target: string, replace: boolean): Promise<Copied> {
+    if (this.#workspace === undefined) throw new TypeError("nothing is built yet")
+    return (await this.#workspace.ask({ kind: "copy", target, replace })) as Copied
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#undo[Symbol.asyncDispose]()
+  }
+}

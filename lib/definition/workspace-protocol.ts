@@ -1,0 +1,86 @@
+// What the process that builds and the one in its workspace say to each other. Descriptors are the receiver's; secrets go
+// through a pipe of their own, in the order in which messages speak of them.
+import type { NativeBuild, NativeBuildCipher, NativeCipher } from "../native/binding.ts"
+import type { Bytes } from "../units.ts"
+import type { AddedEntry, ImageDescription } from "../source/metadata-files.ts"
+import type { StagesPlan } from "./stages.ts"
+
+/** What a Debian system is installed from. */
+export interface Debootstrap {
+  readonly program: string
+  readonly suite: string
+  readonly mirror: string
+  readonly include: string
+  /** Debian's name. */
+  readonly architecture: string
+}
+
+/** What a stage starts from. */
+export type StageBase =
+  | { readonly kind: "scratch" }
+  | {
+      readonly kind: "tree"
+      readonly source: NativeBuild["source"]
+      readonly added: readonly AddedEntry[]
+      readonly name: string
+    }
+  | { readonly kind: "debootstrap"; readonly options: Debootstrap }
+
+/** Whom the workspace knows. */
+export interface Ids {
+  /** More ids than one, so owners can be kept. */
+  readonly many: boolean
+  /** Root is root of the machine, too. */
+  readonly real: boolean
+}
+
+export type Request =
+  | {
+      readonly kind: "stages"
+      readonly plan: StagesPlan
+      readonly bases: readonly StageBase[]
+      readonly ids: Ids
+    }
+  | { readonly kind: "write"; readonly build: Omit<NativeBuild, "source"> }
+  | { readonly kind: "copy"; readonly target: string; readonly replace: boolean }
+
+/** An error that crosses the border. */
+export interface WireError {
+  readonly name: string
+  readonly code: string | undefined
+  readonly message: string
+  readonly path: string | undefined
+  readonly errno: number | undefined
+  readonly syscall: string | undefined
+}
+
+export type Reply =
+  | { readonly kind: "step"; readonly text: string }
+  | { readonly kind: "notice"; readonly text: string }
+  | { readonly kind: "progress"; readonly bytes: Bytes }
+  | { readonly kind: "done"; readonly value: unknown }
+  | { readonly kind: "failed"; readonly error: WireError }
+
+/** The answer to `stages`. */
+export interface Built {
+  readonly description: ImageDescription
+}
+
+/** The answer to `copy`. */
+export interface Copied {
+  readonly entries: number
+  readonly bytes: Bytes
+}
+
+/** The part of a cipher that is secret. */
+export function secretOf(cipher: NativeCipher | NativeBuildCipher): Uint8Array {
+  return cipher.type === "xts" ? cipher.volumeKey : cipher.contentKey
+}
+
+/** The same cipher with another secret. */
+export function withSecret<Cipher extends NativeCipher | NativeBuildCipher>(
+  cipher: Cipher,
+  secret: Uint8Array,
+): Cipher {
+  return cipher.type === "xts" ? { ...cipher, volumeKey: secret } : { ...cipher, contentKey: secret }
+}

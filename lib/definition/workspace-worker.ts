@@ -1,0 +1,271 @@
+// The program in the workspace: a process of its own, root in its namespaces, that does what it is told through a pipe.
+import { spawn } from "node:child_process"
+import { once } from "node:events"
+import { readSync } from "node:fs"
+import { lstat, mkdir, open, readdir, rename, rm, statfs } from "node:fs/promises"
+import { Socket } from "node:net"
+import path from "node:path"
+import { Tree } from "../device/tree.ts"
+import { forbidDumps } from "../device/process.ts"
+import { BuildError, ContainerError } from "../errors.ts"
+import { allocateSecret } from "../key/secret.ts"
+import type { NativeBuild, NativeBuildCipher, NativeCipher } from "../native/binding.ts"
+import { loadAddon } from "../native/load.ts"
+import { debootstrap } from "./debootstrap.ts"
+import { decodeFrames, encodeFrame } from "./frames.ts"
+import { Rootfs } from "./rootfs.ts"
+import { buildStages } from "./stages.ts"
+import {
+  secretOf,
+  withSecret,
+  type Copied,
+  type Ids,
+  type Reply,
+  type Request,
+  type StageBase,
+  type WireError,
+} from "./workspace-protocol.ts"
+
+const [control = -1, keys = -1] = process.argv.slice(2).map(Number)
+const socket = new Socket({ fd: control, readable: true, writable: true })
+
+function reply(message: Reply): void {
+  socket.write(encodeFrame(message))
+}
+
+/** The secret that belongs to a cipher, from the pipe. */
+function withKey<Cipher extends NativeCipher | NativeBuildCipher>(cipher: Cipher): Cipher {
+  const secret = allocateSecret(secretOf(cipher).length)
+  for (let done = 0; done < secret.length;) {
+    const count = readSync(keys, secret, done, secret.length - done, null)
+    if (count === 0) throw new Error("a key is missing")
+    done += count
+  }
+  return withSecret(cipher, secret)
+}
+
+/** A base with its keys. */
+function attached(source: NativeBuild["source"]): NativeBuild["source"] {
+  if ("squashfs" in source) {
+    const { squashfs } = source
+    return squashfs.cipher === undefined
+      ? source
+      : { ...source, squashfs: { ...squashfs, cipher: withKey(squashfs.cipher) } }
+  }
+  if (!("layers" in source)) return source
+  const layers = source.layers.map((layer) => {
+    const { blob } = layer
+    return blob.cipher === undefined ? layer : { ...layer, blob: { ...blob, cipher: withKey(blob.cipher) } }
+  })
+  return { ...source, layers }
+}
+
+/** Wipes the keys of a base. */
+function forget(source: NativeBuild["source"]): void {
+  const ciphers =
+    "squashfs" in source
+      ? [source.squashfs.cipher]
+      : "layers" in source
+        ? source.layers.map(({ blob }) => blob.cipher)
+        : []
+  for (const cipher of ciphers) if (cipher !== undefined) secretOf(cipher).fill(0)
+}
+
+const plainWrite = {
+  offset: 0,
+  cipher: undefined,
+  compression: "lz4",
+  level: -1,
+  blockSize: 128 * 1024,
+  threads: 0,
+  owner: undefined,
+  sourceDateEpoch: -1,
+  exclude: [],
+  trailer: undefined,
+} as const
+
+/** Unpacks a squashfs into a root. */
+async function unpack(
+  range: Parameters<typeof Tree.open>[0],
+  name: string,
+  root: string,
+  ids: Ids,
+): Promise<void> {
+  using tree = await Tree.open(range, name)
+  const { many } = ids
+  await tree.extract({ path: "/", target: root, preserveOwner: many, keepModes: true }, (bytes) => {
+    reply({ kind: "progress", bytes })
+    return true
+  })
+}
+
+/** A folder of somebody whom the workspace does not know belongs to root, as everything in it. */
+async function baseOwner(source: NativeBuild["source"], ids: Ids): Promise<NativeBuild["owner"]> {
+  if (ids.real || !("directory" in source) || (await lstat(source.directory)).uid === 0) return undefined
+  return { uid: 0, gid: 0 }
+}
+
+/** No more files can be made. Some file systems (btrfs) have no number of them, and say 0 of 0. */
+async function isOutOfFiles(session: string): Promise<boolean> {
+  const { files, ffree } = await statfs(session)
+  return files > 0 && ffree === 0
+}
+
+/** The error of a scratch in which nothing fits any more: whatever failed, failed because of that. */
+async function fullness(session: string, cause: unknown): Promise<unknown> {
+  const { bavail, bsize, blocks, bfree } = await statfs(session)
+  // ext4 keeps some room back for what it is about to write.
+  const least = Math.max(1 << 16, Math.min((blocks * bsize) / 50, 8 << 20))
+  if (bavail * bsize >= least && !(await isOutOfFiles(session))) return cause
+  const used = Math.round(((blocks - bfree) * bsize) / (1 << 20))
+  return new BuildError(
+    "ERR_BUILD_SCRATCH",
+    `the scratch is full: it holds ${used} MiB, and has room for no more`,
+    { cause },
+  )
+}
+
+async function fill(base: StageBase, root: string, session: string, crun: string, ids: Ids): Promise<void> {
+  if (base.kind === "scratch") return
+  if (base.kind === "debootstrap") {
+    await debootstrap(base.options, root, session, crun, ids)
+    return
+  }
+  const source = attached(base.source)
+  try {
+    if ("squashfs" in source) await unpack(source.squashfs, base.name, root, ids)
+    else {
+      // Whatever the tree is made of, a squashfs in memory is between it and the root.
+      const place = path.join(session, "base.squashfs")
+      const file = await open(place, "wx+", 0o600)
+      try {
+        const owner = await baseOwner(source, ids)
+        const { size } = await loadAddon().buildTree(
+          { ...plainWrite, owner, source, fd: file.fd },
+          () => true,
+        )
+        await unpack({ fd: file.fd, offset: 0, size, cipher: undefined }, base.name, root, ids)
+      } catch (cause) {
+        // Before there is room again.
+        throw await fullness(session, cause)
+      } finally {
+        await file.close()
+        await rm(place)
+      }
+    }
+    const rootfs = new Rootfs(root)
+    for (const entry of base.added) await rootfs.add(entry)
+  } finally {
+    forget(source)
+  }
+}
+
+let built: string | undefined
+
+async function count(folder: string): Promise<Copied> {
+  let entries = 1
+  let bytes = 0
+  for (const entry of await readdir(folder, { withFileTypes: true })) {
+    const place = path.join(folder, entry.name)
+    if (entry.isDirectory()) {
+      const below = await count(place)
+      entries += below.entries
+      bytes += below.bytes
+      continue
+    }
+    entries++
+    if (entry.isFile()) bytes += (await lstat(place)).size
+  }
+  return { entries, bytes }
+}
+
+/** Puts what was built into an ordinary folder, which appears under its name when it is complete. */
+async function copyTo(root: string, target: string, replace: boolean): Promise<Copied> {
+  if (root === target) return await count(target)
+  const work = path.join(
+    path.dirname(target),
+    `.${path.basename(target)}.${process.hrtime.bigint().toString(36)}`,
+  )
+  try {
+    await mkdir(work, { mode: 0o700 })
+    const child = spawn("/bin/cp", ["-a", "-T", "--", root, work], {
+      stdio: ["ignore", "inherit", "inherit"],
+    })
+    const [code] = (await once(child, "exit")) as [number | null]
+    if (code !== 0) throw new BuildError("ERR_BUILD_OUTPUT", `cannot write ${target}`, { path: target })
+    if (replace) await rm(target, { recursive: true, force: true })
+    await rename(work, target)
+    return await count(target)
+  } finally {
+    await rm(work, { recursive: true, force: true })
+  }
+}
+
+/** What programs wrote through mappings is not lost, as happens where there is no room and nobody to tell. */
+async function checkNothingLost(session: string): Promise<void> {
+  const sync = spawn("/bin/sync", ["-f", session], { stdio: "ignore" })
+  const [code] = (await once(sync, "exit")) as [number | null]
+  if (code !== 0 || (await isOutOfFiles(session)))
+    throw new BuildError(
+      "ERR_BUILD_SCRATCH",
+      "the scratch became full, and something that was written to it is lost",
+    )
+}
+
+async function perform(request: Request): Promise<unknown> {
+  if (request.kind === "stages") {
+    const { plan, bases, ids } = request
+    const { session, crun } = plan
+    try {
+      const { root, description } = await buildStages(plan, {
+        bootstrap: (index, folder) => fill(bases[index] ?? { kind: "scratch" }, folder, session, crun, ids),
+        onStep: (text) => {
+          reply({ kind: "step", text })
+        },
+        onNotice: (text) => {
+          reply({ kind: "notice", text })
+        },
+      })
+      await checkNothingLost(session)
+      built = root
+      return { description }
+    } catch (cause) {
+      throw await fullness(session, cause)
+    }
+  }
+  if (built === undefined) throw new TypeError("nothing is built yet")
+  if (request.kind === "copy") return await copyTo(built, request.target, request.replace)
+  const { build } = request
+  const cipher = build.cipher === undefined ? undefined : withKey(build.cipher)
+  try {
+    return await loadAddon().buildTree(
+      { ...build, cipher, source: { directory: built, added: [] } },
+      (bytes) => {
+        reply({ kind: "progress", bytes })
+        return true
+      },
+    )
+  } finally {
+    if (cipher !== undefined) secretOf(cipher).fill(0)
+  }
+}
+
+function wireError(error: unknown): WireError {
+  const { name, message, code, errno, syscall, path: file } = error as NodeJS.ErrnoException
+  return {
+    name: error instanceof ContainerError ? error.constructor.name : name,
+    code,
+    message,
+    path: file,
+    errno,
+    syscall,
+  }
+}
+
+forbidDumps()
+for await (const request of decodeFrames(socket))
+  try {
+    reply({ kind: "done", value: await perform(request as Request) })
+  } catch (error) {
+    reply({ kind: "failed", error: wireError(error) })
+  }

@@ -1,0 +1,157 @@
+// Builds an image of a folder, a squashfs, another image, or layers.
+import { realpath, stat } from "node:fs/promises"
+import path from "node:path"
+import { gatherCredentials, wipeCredentials, type CredentialOptions } from "../encryption/credentials.ts"
+import type { OpenOptions } from "../container/image.ts"
+import { BuildError } from "../errors.ts"
+import { DefinitionBuild, isDefinition, type DefinitionOptions } from "../definition/definition-build.ts"
+import { checkStretching, recipientsOf } from "../encryption/encrypt.ts"
+import { checkTarget } from "../file/output.ts"
+import { openSource, type LayerOptions } from "../source/source.ts"
+import {
+  makeImage,
+  type BuildResult,
+  type Compression,
+  type CompressionName,
+  type EncryptedOutputOptions,
+  type TreeOptions,
+} from "./write-image.ts"
+
+/** The least and the highest level of each compressor. */
+export const compressionLevels: Readonly<Record<CompressionName, readonly [number, number]>> = {
+  zstd: [1, 22],
+  gzip: [1, 12],
+  lz4: [1, 12],
+  xz: [0, 9],
+}
+
+/** What {@link build} makes of what. */
+export interface BuildOptions extends EncryptedOutputOptions, TreeOptions, DefinitionOptions, LayerOptions {
+  /**
+   * A definition file, a folder, a squashfs file, another SIF image, or the name of an image of layers:
+   * `oci:DIR[:NAME|@N|@DIGEST]`, `oci-archive:FILE[:NAME]`, `docker-archive:FILE[:NAME|@N]`,
+   * `docker://[HOST/]REPOSITORY[:TAG|@DIGEST]`.
+   */
+  readonly source: string
+  /** Whoever shall be able to open the image: every RSA key and passphrase. They also open an encrypted source. */
+  readonly credentials?: CredentialOptions
+  /** Opens an encrypted source, where that takes other keys than the output. */
+  readonly sourceCredentials?: CredentialOptions
+  /** By whom a source that is a SIF image must be signed; any other source is an error then. */
+  readonly verify?: NonNullable<OpenOptions["verify"]>
+  /**
+   * Encrypt, with what the environment in `credentials` names if nothing else is given. Explicit credentials encrypt
+   * without this; the environment alone never does.
+   */
+  readonly encrypt?: boolean
+  /** The output is an ordinary folder. Credentials then only open sources. */
+  readonly sandbox?: boolean
+  /** The output is a folder that exists, and the last stage changes it instead of starting anew; `force` starts anew. */
+  readonly update?: boolean
+}
+
+function checkCompression(compression: Compression): void {
+  const [least, most] = compressionLevels[compression.name]
+  const { level } = compression
+  if (level !== undefined && !(Number.isInteger(level) && level >= least && level <= most))
+    throw new RangeError(`the level of ${compression.name} is ${least} to ${most}, not ${level}`)
+}
+
+function sandboxError(what: string): BuildError {
+  return new BuildError("ERR_BUILD_OUTPUT", what)
+}
+
+/** A folder that a sandbox may become: not there yet, or to be replaced. */
+async function checkFolder(target: string, force: boolean, update: boolean): Promise<void> {
+  const info = await stat(target).catch(() => undefined)
+  if (update) {
+    if (info?.isDirectory() !== true) throw sandboxError(`cannot update ${target}: it is no folder`)
+  } else if (info !== undefined && !force)
+    throw new BuildError("ERR_BUILD_EXISTS", `${target} exists`, { path: target })
+  else if (info !== undefined && !info.isDirectory())
+    throw sandboxError(`cannot replace ${target}: it is no folder`)
+}
+
+function checkNothingToVerify({ verify, source }: BuildOptions): void {
+  if (verify !== undefined)
+    throw new BuildError(
+      "ERR_BUILD_SOURCE",
+      `${source}: who must have signed the base of a definition file, its Fingerprints: says`,
+      { path: source },
+    )
+}
+
+/** Builds into an ordinary folder. */
+async function buildSandbox(
+  options: BuildOptions,
+  credentials: CredentialOptions,
+): Promise<Omit<BuildResult, "milliseconds">> {
+  checkNothingToVerify(options)
+  const { output, force = false, update = false } = options
+  await checkFolder(output, force, update)
+  const target = path.resolve(output)
+  await using work = new DefinitionBuild({ ...options, credentials, encrypted: false }, target)
+  await work.run(undefined, update && !force ? target : undefined)
+  const { entries, bytes } = await work.copyTo(await realTarget(target), force)
+  return { output, encrypted: false, size: bytes, inputBytes: bytes, entries }
+}
+
+/** As the workspace names it: links in the way to it are resolved. */
+async function realTarget(target: string): Promise<string> {
+  return path.join(await realpath(path.dirname(target)), path.basename(target))
+}
+
+/**
+ * Builds a SIF image, or with `sandbox` a folder. Needs no privilege, no loop device, no device-mapper and no temporary file;
+ * the output appears under its name when it is complete, and not at all otherwise. Of a source image every other object is
+ * kept.
+ *
+ * @throws OciError of an image of layers; BuildError `ERR_BUILD_SOURCE`, `ERR_BUILD_EXISTS`, `ERR_BUILD_OUTPUT`, and of a definition file
+ * `ERR_DEFINITION_SYNTAX`, `ERR_DEFINITION_ARGUMENT`, `ERR_BUILD_AGENT`, `ERR_BUILD_SCRIPT`, `ERR_BUILD_SCRATCH`; KeyError
+ * before any work when a key is missing or unusable, GocryptfsError `ERR_GOCRYPTFS_RECIPIENTS` when the format cannot have
+ * those recipients; SifError, LuksError, GocryptfsError and TreeError of a source image; SignatureError of a base that
+ * `Fingerprints:` is about, or with `verify`; EnvironmentError; the signal's reason.
+ */
+export async function build(options: BuildOptions): Promise<BuildResult> {
+  const started = performance.now()
+  const { signal, force = false, compression = { name: "zstd" } } = options
+  signal?.throwIfAborted()
+  checkCompression(compression)
+  checkStretching(options)
+  const sandbox = options.sandbox === true || options.update === true
+  if (!sandbox) await checkTarget(options.output, force)
+  // They may be needed twice: for the source, and for whom the image is encrypted.
+  using credentials = await gatherCredentials(options.credentials ?? {}, signal)
+  const sourceCredentials = options.sourceCredentials ?? credentials
+  const timed = (made: Omit<BuildResult, "milliseconds">): BuildResult => ({
+    ...made,
+    milliseconds: Math.round(performance.now() - started),
+  })
+  if (sandbox) {
+    if (options.encrypt === true || options.format !== undefined)
+      throw sandboxError(`cannot encrypt ${options.output}: a sandbox is an ordinary folder`)
+    return timed(await buildSandbox(options, sourceCredentials))
+  }
+  const recipients = await recipientsOf({ ...options, credentials })
+  try {
+    if (await isDefinition(options.source)) {
+      checkNothingToVerify(options)
+      const encrypted = recipients.length > 0
+      await using work = new DefinitionBuild(
+        { ...options, credentials: sourceCredentials, encrypted },
+        options.output,
+      )
+      return timed(await makeImage(options, recipients, (output) => work.run(output.file.fd)))
+    }
+    await using source = await openSource(options.source, sourceCredentials, options)
+    if (options.compression !== undefined && "squashfs" in source.tree)
+      options.onNotice?.(
+        `${options.source} holds a squashfs, which is copied as it is: compression has no effect`,
+      )
+    // An image of layers may have been chosen by another name of its architecture.
+    const chosen = source.architecture === undefined ? {} : { architecture: source.architecture }
+    return timed(await makeImage({ ...options, ...chosen }, recipients, source))
+  } finally {
+    wipeCredentials(recipients)
+  }
+}

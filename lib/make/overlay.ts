@@ -1,0 +1,194 @@
+// Makes overlays: file systems that keep what a payload writes over an image.
+import { spawn } from "node:child_process"
+import { once } from "node:events"
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs"
+import { tmpdir } from "node:os"
+import path from "node:path"
+import { wipeCredentials, type CredentialOptions } from "../encryption/credentials.ts"
+import { BuildError, EnvironmentError } from "../errors.ts"
+import { loadAddon } from "../native/load.ts"
+import { findProgram } from "../runtime/program.ts"
+import { scrubbedEnvironment } from "../runtime/starter-protocol.ts"
+import { DataType, FileSystem, partitionExtra, PartitionType } from "../sif/format.ts"
+import { architectureDigits } from "../sif/names.ts"
+import { PARTITION_ALIGNMENT, SifLayout } from "../sif/write.ts"
+import type { Bytes } from "../units.ts"
+import { prepareEncryption, recipientsOf, type PassphraseKdf } from "../encryption/encrypt.ts"
+import { Output } from "../file/output.ts"
+
+/** How {@link createOverlay} makes an overlay. */
+export interface OverlayCreateOptions {
+  /** The file to write; it must not exist. */
+  readonly output: string
+  /** Of the file system: a multiple of 1 MiB, at least 64 MiB, which is the default. */
+  readonly size?: Bytes
+  /** Take room on the disk only when it is written; not with `encrypt`. */
+  readonly sparse?: boolean
+  /** Folders that it has from the start, such as mount points: absolute. */
+  readonly folders?: readonly string[]
+  /** Root only: nobody else could write it. */
+  readonly encrypt?: boolean
+  /** Whoever shall be able to open an encrypted one. */
+  readonly credentials?: CredentialOptions
+  readonly passphraseKdf?: PassphraseKdf
+  readonly signal?: AbortSignal
+}
+
+/** The least that the peers make. */
+export const MIN_OVERLAY_SIZE: Bytes = 64 << 20
+const MEBIBYTE: Bytes = 1 << 20
+const DESCRIPTOR = 3
+
+/**
+ * Runs mke2fs on an open file; `upper` and `work` are there, and belong to 0: in the user namespace of an ordinary user's
+ * container that is he himself.
+ */
+async function makeFileSystem(fd: number, folders: readonly string[]): Promise<void> {
+  const program = findProgram("mkfs.ext3", "it makes the file system of an overlay (package e2fsprogs)")
+  const staging = mkdtempSync(path.join(tmpdir(), "sifcrypt-overlay-"))
+  try {
+    for (const folder of ["upper", "work", ...folders.map((name) => path.join("upper", name))])
+      mkdirSync(path.join(staging, folder), { recursive: true, mode: 0o755 })
+    const own =
+      process.geteuid?.() === 0
+        ? [program]
+        : [
+            findProgram("unshare", "it lets files belong to root (package util-linux)"),
+            "--user",
+            "--map-root-user",
+            program,
+          ]
+    const [first = program, ...rest] = own
+    const child = spawn(
+      first,
+      [...rest, "-q", "-F", "-m", "0", "-b", "4096", "-d", staging, `/proc/self/fd/${DESCRIPTOR}`],
+      { stdio: ["ignore", "ignore", "pipe", fd], env: scrubbedEnvironment },
+    )
+    let complaint = ""
+    child.stderr?.setEncoding("utf8").on("data", (text: string) => {
+      complaint += text
+    })
+    const [status] = (await once(child, "close")) as [number | null]
+    if (status !== 0)
+      throw new BuildError("ERR_BUILD_OUTPUT", `mkfs.ext3: ${complaint.trim().slice(0, 500) || "it failed"}`)
+  } finally {
+    rmSync(staging, { recursive: true, force: true })
+  }
+}
+
+function checked(options: OverlayCreateOptions): {
+  readonly size: Bytes
+  readonly folders: readonly string[]
+} {
+  const { size = MIN_OVERLAY_SIZE, folders = [], encrypt = false, sparse = false } = options
+  if (!Number.isSafeInteger(size) || size < MIN_OVERLAY_SIZE || size % MEBIBYTE !== 0)
+    throw new RangeError(`an overlay has whole MiB, at least ${MIN_OVERLAY_SIZE / MEBIBYTE} of them`)
+  for (const folder of folders)
+    if (!path.isAbsolute(folder) || path.posix.normalize(folder).startsWith("/.."))
+      throw new RangeError(`${folder} is not an absolute path`)
+  if (encrypt && sparse)
+    throw new RangeError("an encrypted overlay is not sparse: holes would show what is in use")
+  if (encrypt && process.geteuid?.() !== 0)
+    throw new EnvironmentError(
+      "ERR_ENV_NO_PRIVILEGE",
+      "an encrypted overlay is written through the kernel's dm-crypt, which needs root; " +
+        "an ordinary user's changes can be kept in memory only (--writable-tmpfs)",
+    )
+  return { size, folders: folders.map((folder) => path.posix.normalize(folder)) }
+}
+
+async function createPlain(
+  options: OverlayCreateOptions,
+  size: Bytes,
+  folders: readonly string[],
+): Promise<void> {
+  await using output = await Output.create(options.output, false, 0o644)
+  if (options.sparse !== true) {
+    const zeros = Buffer.alloc(MEBIBYTE)
+    for (let at = 0; at < size; at += MEBIBYTE) {
+      options.signal?.throwIfAborted()
+      await output.write(zeros, at)
+    }
+  }
+  await output.truncate(size)
+  await makeFileSystem(output.file.fd, folders)
+  options.signal?.throwIfAborted()
+  await output.publish(false)
+}
+
+/** A SIF image whose one partition is an overlay: LUKS2 around an ext3 file system that holds nothing yet. */
+async function createEncrypted(
+  options: OverlayCreateOptions,
+  size: Bytes,
+  folders: readonly string[],
+): Promise<void> {
+  const { credentials = {}, passphraseKdf, signal } = options
+  const recipients = await recipientsOf({
+    credentials,
+    encrypt: true,
+    ...(signal === undefined ? {} : { signal }),
+  })
+  try {
+    const architecture = architectureDigits(process.arch)
+    if (architecture === undefined)
+      throw new RangeError(`SIF has no code for the architecture ${process.arch}`)
+    await using output = await Output.create(options.output, false, 0o600)
+    // Without a name, and never given one. There is nothing in it yet.
+    await using plain = await Output.create(options.output, false, 0o600)
+    await plain.truncate(size)
+    await makeFileSystem(plain.file.fd, folders)
+    using encryption = await prepareEncryption(recipients, passphraseKdf)
+    const layout = new SifLayout(Math.floor(Date.now() / 1000))
+    const start = layout.next(PARTITION_ALIGNMENT)
+    await output.writeSparse(encryption.header, start)
+    const written = await loadAddon().buildTree(
+      {
+        source: { bytes: { fd: plain.file.fd, offset: 0, size, cipher: undefined } },
+        fd: output.file.fd,
+        offset: start + encryption.header.length,
+        cipher: encryption.cipher,
+        compression: "zstd",
+        level: -1,
+        blockSize: 4096,
+        threads: 0,
+        owner: undefined,
+        sourceDateEpoch: -1,
+        exclude: [],
+      },
+      () => signal?.aborted !== true,
+    )
+    const extra = partitionExtra({
+      fileSystem: FileSystem.raw,
+      type: PartitionType.overlay,
+      arch: architecture,
+    })
+    const total = encryption.header.length + written.size
+    const partition = layout.add({ type: DataType.partition, extra }, total, PARTITION_ALIGNMENT)
+    for (const message of encryption.messages) {
+      await output.write(message.data, layout.next())
+      const link = { to: "object", id: partition } as const
+      const { name, extra: about } = message
+      layout.add({ type: DataType.cryptoMessage, name, link, extra: about }, message.data.length)
+    }
+    await output.truncate(layout.size)
+    await output.write(layout.serialize(architecture), 0)
+    signal?.throwIfAborted()
+    await output.publish(false)
+  } finally {
+    wipeCredentials(recipients)
+  }
+}
+
+/**
+ * Makes an empty overlay.
+ *
+ * @throws BuildError `ERR_BUILD_EXISTS`, `ERR_BUILD_OUTPUT`; EnvironmentError `ERR_ENV_NO_PRIVILEGE` for an encrypted one of an
+ * ordinary user, `ERR_ENV_NO_PROGRAM`; KeyError; RangeError; the signal's reason.
+ */
+export async function createOverlay(options: OverlayCreateOptions): Promise<void> {
+  const { size, folders } = checked(options)
+  options.signal?.throwIfAborted()
+  await (options.encrypt === true
+    ? createEncrypted(options, size, folders)
+    : createPlain(options, size, folders))
+}

@@ -1,0 +1,131 @@
+// Which engine an image gets.
+import { closeSync, openSync, readFileSync } from "node:fs"
+import { DeviceError, EnvironmentError } from "../errors.ts"
+import type { ConcreteEngine, StarterSource } from "./starter-protocol.ts"
+import type { SifPartition } from "../sif/format.ts"
+import type { PartitionKind } from "../encryption/partition.ts"
+import { cipherOf } from "../encryption/unlock.ts"
+
+/** `auto`: the kernel for root where it can, else user space. */
+export type Engine = "auto" | ConcreteEngine
+
+/** The cipher of the userspace engine. */
+export const SUPPORTED_IN_USERSPACE = "aes-xts-plain64"
+
+/** An opened image as an engine takes it. */
+export interface Startable {
+  readonly kind: PartitionKind
+  readonly source: StarterSource
+  /** An ext3 file system in the image that lies over its root. */
+  readonly overlay?: SifPartition | undefined
+  /** What was verified is not to be written to. */
+  readonly vouched?: boolean
+}
+
+/** Can user space read it? */
+export function isReadable({ source }: Startable): boolean {
+  const cipher = cipherOf(source.unlocked)
+  return cipher === undefined || cipher === SUPPORTED_IN_USERSPACE
+}
+
+/** Opening it makes the kernel load the module behind it; a node alone means nothing. */
+function answers(device: string): boolean {
+  try {
+    closeSync(openSync(device, "r+"))
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** A private /dev may lack the node, which the native side then makes. */
+function hasDeviceMapper(): boolean {
+  return answers("/dev/mapper/control") || /^\s*\d+ device-mapper$/m.test(readFileSync("/proc/misc", "utf8"))
+}
+
+/** What keeps the kernel engine from working here; undefined when nothing obvious does. */
+function kernelObstacle(kind: PartitionKind): EnvironmentError | undefined {
+  if (kind === "gocryptfs")
+    return new EnvironmentError(
+      "ERR_ENV_NO_KERNEL_SUPPORT",
+      "the image is encrypted with gocryptfs, which no kernel reads: only the userspace engine does",
+    )
+  if (process.geteuid?.() !== 0)
+    return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", "the kernel engine needs root")
+  if (!answers("/dev/loop-control"))
+    return new EnvironmentError(
+      "ERR_ENV_NO_KERNEL_SUPPORT",
+      "the kernel engine needs loop devices, which are missing here",
+    )
+  // The capability bounding set of a container may lack it though the user is root.
+  const effective = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1] ?? "0"
+  const CAP_SYS_ADMIN = 21n // linux/capability.h
+  if (((BigInt(`0x${effective}`) >> CAP_SYS_ADMIN) & 1n) === 0n)
+    return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", "the kernel engine needs CAP_SYS_ADMIN")
+  // Root of a user namespace may neither attach loop devices nor mount a block device.
+  const initial = /^\s*0\s+0\s+4294967295\s*$/.test(readFileSync("/proc/self/uid_map", "utf8"))
+  if (!initial)
+    return new EnvironmentError(
+      "ERR_ENV_NO_PRIVILEGE",
+      "the kernel engine needs root outside a user namespace",
+    )
+  if (kind === "luks" && !hasDeviceMapper())
+    return new EnvironmentError(
+      "ERR_ENV_NO_KERNEL_SUPPORT",
+      "the kernel engine needs device-mapper with dm-crypt, which is missing here",
+    )
+  return undefined
+}
+
+/**
+ * Decides between the engines.
+ *
+ * @param cipher - Of an encrypted partition.
+ * @throws EnvironmentError when `wanted` cannot work here, `ERR_ENV_NO_KERNEL_SUPPORT` also for a cipher that only the
+ * kernel knows where there is no kernel engine.
+ */
+export function chooseEngine(
+  wanted: Engine,
+  kind: PartitionKind,
+  cipher: string | undefined,
+): ConcreteEngine {
+  const obstacle = wanted === "userspace" ? undefined : kernelObstacle(kind)
+  if (wanted === "kernel" && obstacle !== undefined) throw obstacle
+  if (wanted === "kernel" || (wanted === "auto" && obstacle === undefined)) return "kernel"
+  if (cipher !== undefined && cipher !== SUPPORTED_IN_USERSPACE)
+    throw new EnvironmentError(
+      "ERR_ENV_NO_KERNEL_SUPPORT",
+      `the userspace engine does not know the cipher ${cipher}`,
+    )
+  return "userspace"
+}
+
+/** Is it about what this machine lacks, so that another engine may do better? */
+export function isAboutMachine(error: unknown): boolean {
+  return (
+    error instanceof EnvironmentError || (error instanceof DeviceError && error.code.startsWith("ERR_LOOP_"))
+  )
+}
+
+/** The engine for an image, and the one that takes over where that turns out not to work. */
+export function enginesFor(wanted: Engine, startable: Startable): ConcreteEngine[] {
+  const engine = chooseEngine(wanted, startable.kind, cipherOf(startable.source.unlocked))
+  return wanted === "auto" && engine === "kernel" && isReadable(startable) ? [engine, "userspace"] : [engine]
+}
+
+/**
+ * Starts an image with the engine that is wanted; with `auto` user space takes over where the kernel cannot.
+ */
+export async function withEngine<T>(
+  wanted: Engine,
+  startable: Startable,
+  start: (engine: ConcreteEngine) => Promise<T>,
+): Promise<T> {
+  const [engine = "userspace", instead] = enginesFor(wanted, startable)
+  try {
+    return await start(engine)
+  } catch (error) {
+    if (instead === undefined || !isAboutMachine(error)) throw error
+    return await start(instead)
+  }
+}

@@ -1,0 +1,230 @@
+// What an image is built from: a folder, a squashfs file, or the root file system of another image.
+import { existsSync } from "node:fs"
+import { open, stat, type FileHandle } from "node:fs/promises"
+import type { CredentialOptions } from "../encryption/credentials.ts"
+import type { OpenOptions } from "../container/image.ts"
+import { checkOrigin, type OriginOptions } from "../container/origin.ts"
+import { partitionKind } from "../encryption/partition.ts"
+import { plaintextOf, readFooter, readSealed } from "../encryption/sealed.ts"
+import { openPartition, plainRange, wipeUnlocked, type Opening } from "../encryption/unlock.ts"
+import { Tree } from "../device/tree.ts"
+import { changedBlock } from "../device/verity.ts"
+import { BuildError } from "../errors.ts"
+import type { NativeBuild } from "../native/binding.ts"
+import type { SifPartition } from "../sif/format.ts"
+import { openSif, type SifImage } from "../sif/open.ts"
+import type { Bytes } from "../units.ts"
+import type { OciOptions } from "../oci/image.ts"
+import { parseReference } from "../oci/reference.ts"
+import type { AddedEntry, MetadataObject } from "./metadata-files.ts"
+import { openOciSource } from "./oci-source.ts"
+
+/** A source that was opened; disposing it closes files and forgets keys. */
+export interface BuildSource extends AsyncDisposable {
+  /** As it was named. */
+  readonly path: string
+  readonly tree: NativeBuild["source"]
+  /** Where it is an image. */
+  readonly image?: SourceImage
+  /** Written into the tree besides what it has; not where the tree is a squashfs, which is copied as it is. */
+  readonly added?: readonly AddedEntry[]
+  /** SIF objects about the tree that the output gets: inside the encryption, or before the partition. */
+  readonly objects?: readonly MetadataObject[]
+  /** Go's name; default: this machine's. */
+  readonly architecture?: string
+  /** Owners are kept unless something else is asked for, whoever builds. */
+  readonly ownersAreReal?: boolean
+  /** Writes the tree where another process has it; default: the addon does, in this one. */
+  readonly write?: (
+    build: Omit<NativeBuild, "source">,
+    onProgress: (bytes: Bytes) => boolean,
+  ) => Promise<TreeWritten>
+  /** What a failure of the native side means here; undefined: nothing special. */
+  explain?(cause: unknown): Error | undefined
+}
+
+/** What was written of a tree. */
+export interface TreeWritten {
+  readonly size: Bytes
+  readonly inputBytes: Bytes
+  readonly entries: number
+  /** Extended attributes of layers that a squashfs cannot hold. */
+  readonly skippedXattrs?: number
+}
+
+/** An image that another one is made of. */
+export interface SourceImage {
+  readonly sif: SifImage
+  readonly primary: SifPartition
+  /** Of its root file system, as it is or was before it was encrypted. */
+  readonly length: Bytes
+  /** How it was opened, where it is encrypted. */
+  readonly opening: Opening | undefined
+  /** What was kept inside the encryption. */
+  readonly sealed: SifImage | undefined
+}
+
+const SQUASHFS_MAGIC = Buffer.from("hsqs", "latin1")
+
+async function startsWith(file: FileHandle, magic: Buffer): Promise<boolean> {
+  const start = Buffer.alloc(magic.length)
+  await file.read(start, 0, start.length, 0)
+  return start.equals(magic)
+}
+
+async function openSquashfs(path: string, file: FileHandle): Promise<BuildSource> {
+  return {
+    path,
+    tree: { squashfs: { fd: file.fd, offset: 0, size: (await file.stat()).size, cipher: undefined } },
+    [Symbol.asyncDispose]: () => file.close(),
+  }
+}
+
+/** How long the partition was before it was encrypted, and what lies behind it. */
+async function plainParts(
+  sif: SifImage,
+  primary: SifPartition,
+  opening: Opening,
+): Promise<{ readonly length: Bytes; readonly sealed: SifImage | undefined }> {
+  using tree = await Tree.open(plainRange(sif, primary, opening.unlocked), sif.path)
+  const plaintext = plaintextOf(tree)
+  const footer = await readFooter(plaintext, sif.path)
+  return {
+    length: footer?.length ?? tree.plainSize,
+    sealed: await readSealed(plaintext, footer, sif.path),
+  }
+}
+
+function forget(opening: Opening | undefined): void {
+  opening?.secret.wipe()
+  wipeUnlocked(opening?.unlocked)
+}
+
+/** How far an image is trusted. */
+export type SourceOptions = OriginOptions & Pick<OpenOptions, "kdfLimits">
+
+/**
+ * Opens an image to make another one of it.
+ *
+ * @param credentials - undefined: it has to be plain.
+ * @throws BuildError `ERR_BUILD_SOURCE`; SifError, KeyError, LuksError, TreeError.
+ */
+export async function openImageSource(
+  path: string,
+  credentials: CredentialOptions | undefined,
+  options: SourceOptions = {},
+): Promise<BuildSource & { readonly image: SourceImage }> {
+  const sif = await openSif(path)
+  let opening: Opening | undefined
+  try {
+    const primary = await checkOrigin(sif, sif.primary(), options)
+    const kind = partitionKind(primary)
+    if (kind === "other")
+      throw new BuildError(
+        "ERR_BUILD_SOURCE",
+        `${path}: its root file system is of a kind that cannot be read here`,
+        { path },
+      )
+    if (kind !== "squashfs") {
+      if (credentials === undefined)
+        throw new BuildError("ERR_BUILD_SOURCE", `${path} is encrypted already`, { path })
+      opening = await openPartition(sif, primary, credentials, { limits: options.kdfLimits }, options.signal)
+    }
+    const { length, sealed } =
+      opening === undefined
+        ? { length: primary.size, sealed: undefined }
+        : await plainParts(sif, primary, opening)
+    return {
+      path,
+      tree: { squashfs: plainRange(sif, primary, opening?.unlocked), length },
+      image: { sif, primary, length, opening, sealed },
+      explain: (cause) => changedBlock(path, cause),
+      async [Symbol.asyncDispose](): Promise<void> {
+        forget(opening)
+        await sif[Symbol.asyncDispose]()
+      },
+    }
+  } catch (error) {
+    forget(opening)
+    await sif[Symbol.asyncDispose]()
+    throw error
+  }
+}
+
+/** How a source is found, and how far it is trusted. */
+export interface FindOptions extends LayerOptions, Pick<OriginOptions, "verify"> {}
+
+/** How an image of layers is found. */
+export interface LayerOptions extends Pick<OciOptions, "architecture" | "signal" | "onNotice"> {
+  /** For images of layers. */
+  readonly oci?: Omit<OciOptions, "architecture" | "signal" | "onNotice">
+  readonly sourceDateEpoch?: number
+}
+
+/**
+ * Opens a source and finds out what it is.
+ *
+ * @throws OciError of an image of layers; BuildError `ERR_BUILD_SOURCE`; SifError, KeyError, LuksError, TreeError of an image;
+ * SignatureError with `verify`.
+ */
+export async function openSource(
+  path: string,
+  credentials: CredentialOptions,
+  options: FindOptions = {},
+): Promise<BuildSource> {
+  const { verify, signal } = options
+  const unsigned = (what: string): void => {
+    if (verify !== undefined)
+      throw new BuildError(
+        "ERR_BUILD_SOURCE",
+        `${path} is ${what}, which nobody signs: it cannot be verified`,
+        {
+          path,
+        },
+      )
+  }
+  // A file may have any name.
+  const reference = existsSync(path) ? undefined : parseReference(path)
+  if (reference !== undefined) {
+    unsigned("an image of layers")
+    return await openOciSource(reference, options)
+  }
+  let info
+  try {
+    info = await stat(path)
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException
+    throw new BuildError(
+      "ERR_BUILD_SOURCE",
+      `cannot read the source ${path}: ${code === "ENOENT" ? "there is no such file" : message}`,
+      { path, cause },
+    )
+  }
+  if (info.isDirectory()) {
+    unsigned("a folder")
+    return {
+      path,
+      tree: { directory: path, added: [] },
+      async [Symbol.asyncDispose](): Promise<void> {
+        // A folder is opened by the native side.
+      },
+    }
+  }
+  if (!info.isFile())
+    throw new BuildError("ERR_BUILD_SOURCE", `the source ${path} is neither a folder nor a file`, { path })
+  const file = await open(path, "r")
+  try {
+    if (await startsWith(file, SQUASHFS_MAGIC)) {
+      unsigned("a squashfs")
+      return await openSquashfs(path, file)
+    }
+  } catch (error) {
+    await file.close()
+    throw error
+  }
+  await file.close()
+  return await openImageSource(path, credentials, {
+    ...(verify === undefined ? {} : { verify }),
+    ...(signal === undefined ? {} : { signal }),
+  })
+}
