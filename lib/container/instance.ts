@@ -10,6 +10,7 @@ import { initPath, loadAddon } from "../native/load.ts"
 import { makeBundle, type Action } from "../runtime/bundle.ts"
 import { absoluteSecurity, confine } from "../runtime/confinement.ts"
 import { handOver } from "../runtime/handover.ts"
+import { callerIdentity, identityOf, rootIdentity, supplementaryGroups, umaskOf } from "../runtime/identity.ts"
 import { instanceBundle, joinBundle, KEEPER_NAME } from "../runtime/instance-bundle.ts"
 import type { ExecOptions } from "../runtime/options.ts"
 import { letGo, startStarter } from "../runtime/starter.ts"
@@ -31,14 +32,9 @@ import {
 } from "./instance-state.ts"
 import { statsOf, type InstanceStats } from "./instance-stats.ts"
 import {
-  callerIdentity,
-  identityOf,
   payloadEnvironment,
-  rootIdentity,
   startPayload,
-  supplementaryGroups,
   terminalOf,
-  umaskOf,
   withRun,
   type Running,
 } from "./run.ts"

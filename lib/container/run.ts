@@ -1,19 +1,18 @@
 // Runs a payload in an opened image.
-import { fstatSync, readFileSync, realpathSync } from "node:fs"
+import { fstatSync, realpathSync } from "node:fs"
 import { realpath } from "node:fs/promises"
-import { constants, userInfo } from "node:os"
-import path from "node:path"
+import { constants } from "node:os"
 import { isatty } from "node:tty"
 import type { Tree } from "../device/tree.ts"
 import { initPath } from "../native/load.ts"
 import { composeBinds, homeOf, parseBinds, type Bind } from "../runtime/binds.ts"
 import { chooseSession, makeBundle, type Action } from "../runtime/bundle.ts"
-import { confine, type PayloadIds } from "../runtime/confinement.ts"
+import { confine } from "../runtime/confinement.ts"
 import { readEnvFile } from "../runtime/env-file.ts"
 import { composeEnvironment, type PayloadEnvironment } from "../runtime/environment.ts"
 import { gpuBinds } from "../runtime/gpu.ts"
 import { impliedOptions, optionError, type ExecOptions } from "../runtime/options.ts"
-import { gecosOf, type Identity } from "../runtime/passwd.ts"
+import { callerIdentity, identityOf, rootIdentity, supplementaryGroups, umaskOf } from "../runtime/identity.ts"
 import { preservedDescriptors } from "../runtime/preserved.ts"
 import { findProgram } from "../runtime/program.ts"
 import { handOver } from "../runtime/handover.ts"
@@ -28,7 +27,7 @@ import {
 import { openTerminal, type Terminal, type TerminalSize } from "../runtime/terminal.ts"
 import { enginesFor, withEngine, type Startable } from "../runtime/engine.ts"
 import { hasLimits, planCgroup, readResources, resourcesOf } from "../runtime/resources.ts"
-import { idMapArgument, subordinateIds } from "../runtime/subordinate-ids.ts"
+import { idMapArguments, subordinateIds } from "../runtime/subordinate-ids.ts"
 import { openBindImages } from "./bind-images.ts"
 import { openOverlays, type OwnOverlay } from "./overlays.ts"
 import { isEncrypted } from "../encryption/partition.ts"
@@ -76,37 +75,6 @@ export async function payloadEnvironment(
   })
 }
 
-/** The payload's. Read from /proc: process.umask() changes it for a moment, for all threads. */
-export function umaskOf({ noUmask = false }: Pick<ExecOptions, "noUmask">): number {
-  if (noUmask) return 0o022
-  const octal = /^Umask:\s*([0-7]+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1]
-  return octal === undefined ? 0o022 : parseInt(octal, 8)
-}
-
-export function callerIdentity(): Identity {
-  const uid = process.geteuid?.() ?? 0
-  const gid = process.getegid?.() ?? 0
-  try {
-    const { username, homedir, shell } = userInfo()
-    const gecos = gecosOf(readFileSync("/etc/passwd", "utf8"), uid)
-    return {
-      ...{ uid, gid, name: username, group: username, home: homedir, shell: shell ?? "/bin/sh" },
-      ...(gecos === undefined ? {} : { gecos }),
-    }
-  } catch {
-    // A uid without a passwd entry, as batch systems and containers have them.
-    const home = process.env["HOME"]
-    return {
-      uid,
-      gid,
-      name: `user${uid}`,
-      group: `group${gid}`,
-      home: home !== undefined && path.isAbsolute(home) ? home : "/",
-      shell: "/bin/sh",
-    }
-  }
-}
-
 /** Binds for processors that are not the machine's own. */
 function gpu(options: ExecOptions): Bind[] {
   const search = { devices: options.contain === true }
@@ -114,26 +82,6 @@ function gpu(options: ExecOptions): Bind[] {
     ...(options.nv === true && options.noNv !== true ? gpuBinds("nv", search) : []),
     ...(options.rocm === true && options.noRocm !== true ? gpuBinds("rocm", search) : []),
   ]
-}
-
-/** Who the caller is with `fakeroot`. */
-export const rootIdentity: Identity = {
-  uid: 0,
-  gid: 0,
-  name: "root",
-  group: "root",
-  home: "/root",
-  shell: "/bin/sh",
-}
-
-export function supplementaryGroups(gid: number): number[] {
-  return (process.getgroups?.() ?? []).filter((group) => group !== gid)
-}
-
-/** Whoever becomes somebody else has that one's ids, and no name of his own. */
-export function identityOf(identity: Identity, { uid, gid }: PayloadIds): Identity {
-  if (uid === identity.uid && gid === identity.gid) return identity
-  return { ...identity, uid, gid, name: `user${uid}`, group: `group${gid}` }
 }
 
 async function resourcesFromFile(file: string, options: ExecOptions): Promise<object> {
@@ -385,9 +333,7 @@ export async function withRun<T>(
       `--id=${id}`,
       cacheArgument(options.cacheSize),
       ...(owner === undefined ? [] : [`--owner=${owner.uid}:${owner.gid}`]),
-      ...(idMaps === undefined
-        ? []
-        : [`--uid-map=${idMapArgument(idMaps.uids)}`, `--gid-map=${idMapArgument(idMaps.gids)}`]),
+      ...(idMaps === undefined ? [] : idMapArguments(idMaps)),
       ...(cgroup === undefined ? [] : [`--cgroup-manager=${cgroup.manager}`]),
       ...(cgroup?.folder === undefined ? [] : [`--cgroup=${cgroup.folder}`]),
       ...(confinement.initArguments.includes("--init") ? ["--init=1"] : []),

@@ -10,7 +10,9 @@ import type { NativeBuild, NativeCipher } from "../native/binding.ts"
 import { packageRoot } from "../native/load.ts"
 import { parseBinds, type Bind } from "../runtime/binds.ts"
 import { chooseSession } from "../runtime/bundle.ts"
+import { callerIdentity } from "../runtime/identity.ts"
 import { findProgram } from "../runtime/program.ts"
+import { subordinateIds } from "../runtime/subordinate-ids.ts"
 import { architectureDigits, architectureName } from "../sif/names.ts"
 import type { Bytes } from "../units.ts"
 import {
@@ -27,7 +29,7 @@ import { buildLabels, metadataObjects } from "../source/metadata-files.ts"
 import { scratchesFor, temporaryFolder, type Scratch, type ScratchOptions } from "./scratch.ts"
 import { openSource, type BuildSource, type LayerOptions, type TreeWritten } from "../source/source.ts"
 import type { SectionName, StagesPlan } from "./stages.ts"
-import { subordinateIds, Workspace, type WorkspaceOptions } from "./workspace.ts"
+import { Workspace, type WorkspaceOptions } from "./workspace.ts"
 import { secretOf, withSecret, type Built, type Copied, type StageBase } from "./workspace-protocol.ts"
 
 /** How a definition file is built. */
@@ -463,8 +465,9 @@ export class DefinitionBuild implements AsyncDisposable {
     const bases: StageBase[] = []
     const sources: BuildSource[] = []
     for (const base of wanted) bases.push(await openBase(base, options, luggage, sources, this.#undo))
-    const ids = subordinateIds()
-    const real = process.geteuid?.() === 0
+    const { uid, gid, name } = callerIdentity()
+    const real = uid === 0
+    const ids = real ? undefined : subordinateIds(name, uid, gid)
     const session = chooseSession(
       visiblePaths(definition, binds, file, this.#output, temporaryFolder(options)),
     )

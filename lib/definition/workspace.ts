@@ -1,18 +1,15 @@
 // The workspace of a build, from outside: the starter makes namespaces and a scratch in them, and runs our worker there. What
 // is in the scratch nobody else sees, and it goes when the worker, or this process, goes.
-import { spawn, type ChildProcess } from "node:child_process"
-import { once } from "node:events"
-import { readFileSync } from "node:fs"
 import { createRequire } from "node:module"
-import { userInfo } from "node:os"
 import path from "node:path"
-import type { Duplex, Readable } from "node:stream"
+import type { Duplex } from "node:stream"
 import { fileURLToPath, pathToFileURL } from "node:url"
 import * as errors from "../errors.ts"
 import { BuildError, ContainerError, EnvironmentError, type ErrorCode } from "../errors.ts"
-import { packageRoot, starterPath } from "../native/load.ts"
-import { findProgram } from "../runtime/program.ts"
-import { scrubbedEnvironment } from "../runtime/starter-protocol.ts"
+import { packageRoot } from "../native/load.ts"
+import { startStarter, type Starter } from "../runtime/starter.ts"
+import type { Failure, PipedDescriptors } from "../runtime/starter-protocol.ts"
+import { idMapArguments, type IdMaps } from "../runtime/subordinate-ids.ts"
 import type { Bytes } from "../units.ts"
 import type { Scratch } from "./scratch.ts"
 import { decodeFrames, encodeFrame } from "./frames.ts"
@@ -33,47 +30,8 @@ export interface WorkspaceOptions {
   readonly onNotice: (text: string) => void
 }
 
-/** How ids of the workspace are those of this machine: `INSIDE:OUTSIDE:COUNT,…`. */
-export interface IdMaps {
-  readonly uids: string
-  readonly gids: string
-}
-
-/** Status, watch, control and keys come before what is passed on. */
-const FIRST_PASSED = 7
-
-function subordinate(file: string, name: string, id: number): string | undefined {
-  let text: string
-  try {
-    text = readFileSync(file, "utf8")
-  } catch {
-    return undefined // Nobody has any.
-  }
-  for (const line of text.split("\n")) {
-    const [owner, start, count] = line.split(":")
-    if ((owner === name || owner === String(id)) && Number(start) > 0 && Number(count) > 0)
-      return `0:${id}:1,1:${start ?? ""}:${count ?? ""}`
-  }
-  return undefined
-}
-
-/** The caller's subordinate ids, if this machine gives any and can map them; root needs none. */
-export function subordinateIds(): IdMaps | undefined {
-  const uid = process.geteuid?.() ?? 0
-  if (uid === 0) return undefined
-  let name = ""
-  try {
-    name = userInfo().username
-    findProgram("newuidmap", "it maps subordinate ids")
-    findProgram("newgidmap", "it maps subordinate ids")
-  } catch (error) {
-    if (error instanceof EnvironmentError) return undefined
-    // A uid without a passwd entry may still be named by its number.
-  }
-  const uids = subordinate("/etc/subuid", name, uid)
-  const gids = subordinate("/etc/subgid", name, process.getegid?.() ?? 0)
-  return uids === undefined || gids === undefined ? undefined : { uids, gids }
-}
+/** The worker's number of the first descriptor that is passed on: they come behind the standard streams. */
+const FIRST_PASSED = 3
 
 /** How the worker is started: compiled, or as it is where this file is not compiled either. */
 function workerCommand(): string[] {
@@ -99,17 +57,10 @@ function fromWire(error: WireError): Error {
   })
 }
 
-interface StarterFailure {
-  readonly event: string
-  readonly step?: string
-  readonly errno?: string
-  readonly message?: string
-}
-
 /** What the machine lacks for one kind of scratch, another may not need. */
 const SCRATCH_STEPS: readonly string[] = ["scratch", "fuse", "loop_attach", "crypt_activate", "dlopen"]
 
-function starterError({ step = "", message = "" }: StarterFailure): ContainerError {
+function starterError({ step, message }: Failure): ContainerError {
   if (SCRATCH_STEPS.includes(step))
     return new BuildError("ERR_BUILD_SCRATCH", `the scratch of the build: ${message}`)
   return new EnvironmentError(
@@ -132,94 +83,72 @@ function scratchArguments(scratch: Scratch): string[] {
 }
 
 export class Workspace implements AsyncDisposable {
-  readonly #child: ChildProcess
+  readonly #starter: Starter
   readonly #replies: AsyncGenerator
   readonly #options: WorkspaceOptions
-  readonly #exited: Promise<unknown>
-  readonly #status: Promise<void>
-  #failure: ContainerError | undefined
+  /** Requests and replies. */
+  readonly #control: Duplex
+  /** What requests speak of. */
+  readonly #secrets: Duplex
   #started = false
 
   constructor(options: WorkspaceOptions) {
     this.#options = options
     const { session, scratch, ids, fds, signal, onOutput } = options
-    const args = [
-      "workspace",
-      `--session=${session}`,
-      ...scratchArguments(scratch),
-      ...(ids === undefined ? [] : [`--uid-map=${ids.uids}`, `--gid-map=${ids.gids}`]),
-      "--status-fd=3",
-      "--watch-fd=4",
-      "--",
-      ...workerCommand(),
-      "5",
-      "6",
-    ]
-    const pipes = Array.from({ length: FIRST_PASSED - 1 }, () => "pipe" as const)
-    this.#child = spawn(starterPath(), args, {
-      argv0: "sifcrypt-starter",
-      stdio: ["ignore", ...pipes, ...fds],
-      env: scrubbedEnvironment,
+    const numbers: number[] = []
+    const compose = ({ pipe }: PipedDescriptors): string[] => {
+      numbers.push(pipe(), pipe())
+      return [
+        "workspace",
+        `--session=${session}`,
+        ...scratchArguments(scratch),
+        ...(ids === undefined ? [] : idMapArguments(ids)),
+        "--",
+        ...workerCommand(),
+        ...numbers.map(String),
+      ]
+    }
+    this.#starter = startStarter({
+      launch: { engine: "userspace", image: "the workspace of the build", explain: starterError, compose },
+      attached: true,
+      stdio: ["ignore", "pipe", "pipe"],
+      preserved: fds,
     })
-    this.#exited = once(this.#child, "close")
-    this.#exited.catch(() => undefined)
-    this.#child.on("error", () => undefined)
-    this.#stream(1).on("data", (bytes: Buffer) => {
+    const [control, secrets] = numbers.map((fd) => this.#starter.child.stdio[fd] as Duplex)
+    if (control === undefined || secrets === undefined) throw new Error("a launch is composed when it starts")
+    this.#control = control
+    this.#secrets = secrets
+    // A pipe that breaks says no more than one that ends, which is told of as the end of the worker.
+    for (const pipe of [control, secrets]) pipe.on("error", () => undefined)
+    const { stdout, stderr } = this.#starter.child
+    stdout?.on("data", (bytes: Buffer) => {
       onOutput(bytes, "stdout")
     })
-    this.#stream(2).on("data", (bytes: Buffer) => {
+    stderr?.on("data", (bytes: Buffer) => {
       onOutput(bytes, "stderr")
     })
-    this.#status = this.#listen()
-    this.#status.catch(() => undefined)
-    for (const fd of [4, 5, 6]) this.#stream(fd).on("error", () => undefined)
-    this.#replies = decodeFrames(this.#stream(5))
+    this.#replies = decodeFrames(control)
     signal?.addEventListener("abort", this.#stop, { once: true })
     if (signal?.aborted === true) this.#stop()
   }
 
-  #stream(fd: number): Duplex {
-    return this.#child.stdio[fd] as Duplex
-  }
-
   #stop = (): void => {
-    this.#stream(4).destroy()
+    this.#starter.release()
   }
 
-  /** Until it is ready, or has failed. */
-  #listen(): Promise<void> {
-    let unread = ""
-    const status = this.#stream(3) as Readable
-    return new Promise((resolve, reject) => {
-      status
-        .setEncoding("utf8")
-        .on("data", (text: string) => {
-          const lines = (unread + text).split("\n")
-          unread = lines.pop() ?? ""
-          for (const line of lines) {
-            const told = JSON.parse(line) as StarterFailure
-            if (told.event === "ready") {
-              this.#started = true
-              resolve()
-            } else if (told.event === "error") this.#failure ??= starterError(told)
-          }
-        })
-        .on("close", () => {
-          reject(this.#end())
-        })
-    })
-  }
-
-  /** Why there is no answer any more. */
-  #end(): ContainerError {
-    return (
-      this.#failure ??
-      new BuildError(
-        "ERR_BUILD_SCRATCH",
-        this.#started
-          ? "the process in the workspace was killed"
-          : "the workspace of the build did not start",
-      )
+  /** Why there is no answer any more, when all has ended. */
+  async #end(): Promise<ContainerError> {
+    try {
+      await this.#starter.ended
+    } catch (error) {
+      if (error instanceof ContainerError) return error
+      throw error
+    }
+    return new BuildError(
+      "ERR_BUILD_SCRATCH",
+      this.#started
+        ? "the process in the workspace was killed"
+        : "the workspace of the build did not start",
     )
   }
 
@@ -228,8 +157,13 @@ export class Workspace implements AsyncDisposable {
    *
    * @throws BuildError `ERR_BUILD_SCRATCH`, EnvironmentError.
    */
-  ready(): Promise<void> {
-    return this.#status
+  async ready(): Promise<void> {
+    try {
+      await this.#starter.ready
+      this.#started = true
+    } catch {
+      throw await this.#end()
+    }
   }
 
   /** The worker's number of the descriptor that was given as the `index`-th. */
@@ -241,7 +175,7 @@ export class Workspace implements AsyncDisposable {
   sendSecret(secret: Uint8Array): void {
     const copy = Buffer.alloc(secret.length)
     copy.set(secret)
-    this.#stream(6).write(copy, () => copy.fill(0))
+    this.#secrets.write(copy, () => copy.fill(0))
   }
 
   /**
@@ -251,7 +185,7 @@ export class Workspace implements AsyncDisposable {
    */
   async ask(request: Request, onProgress: (bytes: Bytes) => void = () => undefined): Promise<unknown> {
     const { signal, onStep, onNotice } = this.#options
-    this.#stream(5).write(encodeFrame(request))
+    this.#control.write(encodeFrame(request))
     for (;;) {
       // A pipe that breaks says no more than one that ends.
       const next = await this.#replies.next().catch(() => undefined)
@@ -264,13 +198,13 @@ export class Workspace implements AsyncDisposable {
       else if (reply.kind === "failed") throw fromWire(reply.error)
       else return reply.value
     }
-    await this.#exited
-    throw this.#end()
+    throw await this.#end()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#options.signal?.removeEventListener("abort", this.#stop)
     this.#stop()
-    await this.#exited.catch(() => undefined)
+    // How it ended has been told to whoever asked it for something.
+    await this.#starter.ended.catch(() => undefined)
   }
 }

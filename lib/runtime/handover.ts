@@ -201,7 +201,7 @@ export function startFailure(last: readonly string[]): Error {
     engine: "userspace",
     image: "",
   }
-  const told = new Told(engine, image)
+  const told = new Told({ engine, image })
   told.add(readFileSync(Number(descriptor), "utf8"))
   return told.failure ?? told.endedEarly("it told nothing")
 }

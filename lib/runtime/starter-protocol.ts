@@ -35,7 +35,7 @@ export type StarterLayer =
     }
 
 /** A failure as the starter tells it. */
-interface Failure {
+export interface Failure {
   readonly step: string
   readonly errnoNumber: number
   readonly message: string
@@ -149,12 +149,21 @@ export interface Descriptors {
   bytes(name: string, bytes: Uint8Array): number
 }
 
+/** The same for a child process of ours. */
+export interface PipedDescriptors extends Descriptors {
+  /** A new pipe; its other end is in the child's `stdio` below this number. */
+  readonly pipe: () => number
+}
+
 /** A starter to be started, as an attempt of several perhaps. */
-export interface Launch {
+export interface Launch<Given = Descriptors> {
   readonly engine: ConcreteEngine
   /** What messages are about. */
   readonly image: string
-  compose(descriptors: Descriptors): string[]
+  /** The command first. What is to be watched and reported on is put behind it. */
+  compose: (descriptors: Given) => string[]
+  /** Our error for a failure, where it is not about an image. */
+  readonly explain?: (failure: Failure) => ContainerError
 }
 
 export function launchOf(options: StarterOptions): Launch {
@@ -229,8 +238,8 @@ export function starterArguments(options: StarterOptions, descriptors: Descripto
 
 /** What a starter has told so far. */
 export class Told {
-  readonly #engine: ConcreteEngine
   readonly #image: string
+  readonly #explain: (failure: Failure) => ContainerError
   #unread = ""
   failure: ContainerError | undefined
   /** What ended the payload. */
@@ -238,9 +247,9 @@ export class Told {
   /** The process id, once it has mounted or started the payload. */
   ready: number | undefined
 
-  constructor(engine: ConcreteEngine, image: string) {
-    this.#engine = engine
+  constructor({ engine, image, explain }: Pick<Launch, "engine" | "image" | "explain">) {
     this.#image = image
+    this.#explain = explain ?? ((failure) => failureError(failure, engine, image))
   }
 
   add(text: string): void {
@@ -263,7 +272,7 @@ export class Told {
       return
     }
     if (line.event === "ready") this.ready ??= line.pid
-    else if (line.event === "error") this.failure ??= failureError(line, this.#engine, this.#image)
+    else if (line.event === "error") this.failure ??= this.#explain(line)
     else if (line.event === "lost")
       this.failure ??= this.endedEarly(
         line.signal === undefined ? `status ${line.code ?? 0}` : `signal ${line.signal}`,

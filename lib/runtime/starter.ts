@@ -6,7 +6,7 @@ import type { Duplex, Writable } from "node:stream"
 import { EnvironmentError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
 import { starterPath } from "../native/load.ts"
-import { scrubbedEnvironment, Told, type Launch } from "./starter-protocol.ts"
+import { scrubbedEnvironment, Told, type Launch, type PipedDescriptors } from "./starter-protocol.ts"
 
 /** How a starter, and with it its payload, ended. */
 export interface Ended {
@@ -30,7 +30,7 @@ export interface Starter {
 
 /** What {@link startStarter} needs. */
 export interface SpawnOptions {
-  readonly launch: Launch
+  readonly launch: Launch<PipedDescriptors>
   /** Goes through a pipe as `--bundle-fd`; the starter prepares what it can until it comes. */
   readonly bundle?: Promise<Buffer>
   /** Ends with this process; stays when this process is gone; or ends with it until it is told to {@link Starter.stay}. */
@@ -88,13 +88,15 @@ export function startStarter(options: SpawnOptions): Starter {
       contents.set(fd, bytes)
       return fd
     },
+    pipe: () => add("pipe"),
   })
   const status = add("pipe")
   const watch = attached === false ? undefined : add("pipe")
   const bundle = options.bundle === undefined ? undefined : add("pipe")
-  args.push(`--status-fd=${status}`)
-  if (watch !== undefined) args.push(`--watch-fd=${watch}`)
-  if (bundle !== undefined) args.push(`--bundle-fd=${bundle}`)
+  // Behind the command: whatever else there is may end in the words of a program.
+  args.splice(1, 0, `--status-fd=${status}`)
+  if (watch !== undefined) args.splice(1, 0, `--watch-fd=${watch}`)
+  if (bundle !== undefined) args.splice(1, 0, `--bundle-fd=${bundle}`)
 
   const child = spawn(starterPath(), args, {
     argv0: "sifcrypt-starter",
@@ -128,7 +130,7 @@ export function startStarter(options: SpawnOptions): Starter {
       send(child, bundle, bytes)
     }, release)
 
-  const told = new Told(launch.engine, launch.image)
+  const told = new Told(launch)
   const ready = deferred<number>()
   const statusPipe = child.stdio[status] as Duplex
   statusPipe.setEncoding("utf8").on("data", (text: string) => {

@@ -69,6 +69,8 @@ export function subordinateIds(name: string, uid: number, gid: number): IdMaps |
 }
 
 /** In the starter's words. */
-export function idMapArgument(map: readonly IdRange[]): string {
-  return map.map(({ inside, outside, count }) => `${inside}:${outside}:${count}`).join(",")
+export function idMapArguments({ uids, gids }: IdMaps): string[] {
+  const words = (map: readonly IdRange[]): string =>
+    map.map(({ inside, outside, count }) => `${inside}:${outside}:${count}`).join(",")
+  return [`--uid-map=${words(uids)}`, `--gid-map=${words(gids)}`]
 }

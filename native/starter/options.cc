@@ -19,7 +19,8 @@ namespace {
 constexpr uint64_t kMaxCacheMib = 1 << 20;
 constexpr size_t kMaxFileName = 255;
 constexpr size_t kMaxLayers = 64;
-constexpr size_t kMaxIdRanges = 16;
+/// Lines of /etc/subuid that are one user's; the kernel takes 340 (user_namespaces(7)).
+constexpr size_t kMaxIdRanges = 64;
 constexpr int kMaxPreserved = 1024;
 
 template <typename Number>
@@ -65,6 +66,12 @@ class Arguments {
   }
   /// Was it among the arguments that were parsed?
   bool Given(const std::string& name) const { return known_.at(name).given; }
+  void AddPath(const std::string& name, bool required, std::string& into) {
+    Add(name, required, [&into](std::string_view text, const std::string& n) {
+      if (!text.starts_with('/')) throw UsageError("--" + n + ": not an absolute path");
+      into = text;
+    });
+  }
   void AddText(const std::string& name, bool required, std::string& into) {
     Add(name, required, [&into](std::string_view text, const std::string& n) {
       if (text.empty()) throw UsageError("--" + n + ": empty");
@@ -213,6 +220,16 @@ std::vector<IdRange> ParseIdMap(std::string_view text, const std::string& name) 
   return map;
 }
 
+void AddIdMaps(Arguments& arguments, std::vector<IdRange>& uids, std::vector<IdRange>& gids) {
+  for (auto* map : {&uids, &gids})
+    arguments.Add(map == &uids ? "uid-map" : "gid-map", false,
+                  [map](std::string_view text, const std::string& name) { *map = ParseIdMap(text, name); });
+}
+
+void CheckIdMaps(const std::vector<IdRange>& uids, const std::vector<IdRange>& gids) {
+  if (uids.empty() != gids.empty()) throw UsageError("--uid-map: needs --gid-map");
+}
+
 /// An absolute path in which nothing leads up.
 bool IsPlainPath(std::string_view path) { return path.starts_with('/') && path.find("/..") == std::string_view::npos; }
 
@@ -237,7 +254,7 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   AddImage(known, options.image);
   known.AddText("session", true, options.session);
   known.AddDescriptor("bundle-fd", true, options.bundle_fd);
-  known.AddText("crun", true, options.crun);
+  known.AddPath("crun", true, options.crun);
   known.AddMany("layer", [&options](std::string_view text, const std::string& name) {
     if (options.layers.size() == kMaxLayers) throw UsageError("--" + name + ": too many");
     options.layers.push_back(ParseLayer(text, name));
@@ -248,10 +265,7 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
     if (options.bind_images.back().kind == LayerOptions::Kind::kDirectory)
       throw UsageError("--" + name + ": a directory is bound as it is");
   });
-  known.Add("uid-map", false,
-            [&options](std::string_view text, const std::string& name) { options.uid_map = ParseIdMap(text, name); });
-  known.Add("gid-map", false,
-            [&options](std::string_view text, const std::string& name) { options.gid_map = ParseIdMap(text, name); });
+  AddIdMaps(known, options.uid_map, options.gid_map);
   known.Add("init", false, [&options](std::string_view text, const std::string& name) {
     if (text != "1") throw UsageError("--" + name + ": 1 or not given");
     options.has_init = true;
@@ -268,12 +282,11 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   known.AddDescriptor("watch-fd", false, options.watch_fd);
   known.Parse(arguments);
   CheckImage(known, options.image);
-  if (!options.crun.starts_with('/')) throw UsageError("--crun: not an absolute path");
   if (options.preserve_fds < 0 || options.preserve_fds > kMaxPreserved)
     throw UsageError("--preserve-fds: too few or too many");
   for (const int fd : PreservedDescriptors(options))
     if (fcntl(fd, F_GETFD) < 0) throw UsageError("--preserve-fds: " + std::to_string(fd) + " is not open");
-  if (options.uid_map.empty() != options.gid_map.empty()) throw UsageError("--uid-map: needs --gid-map");
+  CheckIdMaps(options.uid_map, options.gid_map);
   const auto writable = std::count_if(options.layers.begin(), options.layers.end(),
                                       [](const LayerOptions& layer) { return layer.writable; });
   if (writable > 1) throw UsageError("--layer: only one can be writable");
@@ -303,16 +316,38 @@ JoinOptions ParseJoinOptions(const std::vector<std::string>& arguments) {
   known.AddNumber("pid", true, options.pid);
   known.AddText("session", true, options.session);
   known.AddText("id", true, options.id);
-  known.AddText("crun", true, options.crun);
+  known.AddPath("crun", true, options.crun);
   known.AddText("folder", true, options.folder);
   known.AddDescriptor("bundle-fd", true, options.bundle_fd);
   known.AddDescriptor("status-fd", true, options.status_fd);
   known.AddDescriptor("watch-fd", true, options.watch_fd);
   known.Parse(arguments);
   if (options.pid <= 1) throw UsageError("--pid: not a process");
-  if (!options.crun.starts_with('/')) throw UsageError("--crun: not an absolute path");
   if (!IsPlainName(options.id)) throw UsageError("--id: not a plain name");
   if (!IsPlainName(options.folder)) throw UsageError("--folder: not a plain name");
+  return options;
+}
+
+WorkspaceOptions ParseWorkspaceOptions(const std::vector<std::string>& arguments) {
+  WorkspaceOptions options;
+  Arguments known;
+  known.AddPath("session", true, options.session);
+  known.AddNumber("memory", false, options.memory);
+  known.AddPath("spill", false, options.spill);
+  known.AddPath("volume", false, options.volume);
+  known.AddNumber("disk", false, options.disk);
+  known.AddPath("folder", false, options.folder);
+  AddIdMaps(known, options.uid_map, options.gid_map);
+  known.AddDescriptor("status-fd", true, options.status_fd);
+  known.AddDescriptor("watch-fd", true, options.watch_fd);
+  const auto end = std::find(arguments.begin(), arguments.end(), "--");
+  known.Parse({arguments.begin(), end});
+  if (end != arguments.end()) options.program.assign(end + 1, arguments.end());
+  CheckIdMaps(options.uid_map, options.gid_map);
+  if (!options.folder.empty() + !options.volume.empty() + (options.memory > 0) != 1)
+    throw UsageError("one of --folder, --volume and --memory");
+  if (!options.spill.empty() && options.memory == 0) throw UsageError("--spill: needs --memory");
+  if (options.program.empty() || !options.program[0].starts_with('/')) throw UsageError("--: an absolute path follows");
   return options;
 }
 

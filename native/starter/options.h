@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "core/verity.h"
-#include "starter/id_map.h"
 
 namespace sifcrypt::starter {
 
@@ -82,6 +81,13 @@ struct LayerOptions {
   ImageOptions image;
 };
 
+/// A line of a user or group map, as user_namespaces(7) has them.
+struct IdRange {
+  uint32_t inside = 0;
+  uint32_t outside = 0;
+  uint32_t count = 0;
+};
+
 struct RunOptions {
   ImageOptions image;
   std::vector<LayerOptions> layers;
@@ -128,9 +134,33 @@ struct JoinOptions {
   int watch_fd = -1;
 };
 
+/// What a build is made in (workspace_command.h).
+struct WorkspaceOptions {
+  /// The folder that the workspace is mounted over; absolute, without symbolic links.
+  std::string session;
+  /// Bytes of memory that files under construction may take.
+  uint64_t memory = 0;
+  /// The folder of a file without a name for what does not fit, encrypted. Empty: there is none, and a tmpfs does.
+  std::string spill;
+  /// The folder of a file without a name for a throw-away LUKS2 volume instead. Root only.
+  std::string volume;
+  /// Bytes that this file, or that one, may take.
+  uint64_t disk = 0;
+  /// Instead of a tmpfs: an existing folder.
+  std::string folder;
+  /// More than one line, or none: the caller alone becomes root, or nothing is mapped at all when that is root.
+  std::vector<IdRange> uid_map;
+  std::vector<IdRange> gid_map;
+  int status_fd = -1;
+  int watch_fd = -1;
+  /// What runs inside: an absolute path and its arguments. It inherits all other descriptors.
+  std::vector<std::string> program;
+};
+
 /// All throw UsageError, also for a descriptor that is not open.
 MountOptions ParseMountOptions(const std::vector<std::string>& arguments);
 RunOptions ParseRunOptions(const std::vector<std::string>& arguments);
 JoinOptions ParseJoinOptions(const std::vector<std::string>& arguments);
+WorkspaceOptions ParseWorkspaceOptions(const std::vector<std::string>& arguments);
 
 }  // namespace sifcrypt::starter

@@ -21,8 +21,8 @@
 #include "core/system_error.h"
 #include "core/unique_fd.h"
 #include "starter/channel.h"
-#include "starter/id_map.h"
 #include "starter/image.h"
+#include "starter/namespaces.h"
 #include "starter/runtime.h"
 #include "starter/serve.h"
 #include "starter/session.h"
@@ -179,7 +179,7 @@ class Supervisor {
   };
 
   void Start();
-  void MapIds();
+  void MapContainerIds();
   bool HasServers() const;
   void KillServers() const;
   void OnSignal(const SignalQueue::Signal& signal);
@@ -235,12 +235,9 @@ void Supervisor::KillServers() const {
     if (server.id > 0) kill(server.id, SIGKILL);
 }
 
-/// Only programs of the system may write ids that are not the caller's own, and only from outside.
-void Supervisor::MapIds() {
+void Supervisor::MapContainerIds() {
   try {
-    WriteIdMap("newuidmap", container_, options_.uid_map);
-    WriteIdMap("newgidmap", container_, options_.gid_map);
-    container_channel_.Send({.kind = Message::Kind::kMapIds});
+    MapIds(container_, options_.uid_map, options_.gid_map, container_channel_);
   } catch (const SystemError& failure) {
     if (!failure_) failure_ = Message{.error = failure.error(), .step = StepOf(failure), .text = failure.what()};
     Terminate(0);
@@ -322,7 +319,7 @@ void Supervisor::OnContainerMessages() {
     if (!message) return container_channel_.Close();  // its death is seen by Reap
     if (message->kind == Message::Kind::kFailed && !failure_) failure_ = message;
     if (message->kind == Message::Kind::kEnded) end_ = message;
-    if (message->kind == Message::Kind::kMapIds) MapIds();
+    if (message->kind == Message::Kind::kMapIds) MapContainerIds();
     if (message->kind != Message::Kind::kStarted) continue;
     started_ = true;
     status_.Ready(getpid());

@@ -22,6 +22,7 @@
 #include "core/system_error.h"
 #include "starter/fuse_mount.h"
 #include "starter/image.h"
+#include "starter/namespaces.h"
 
 namespace sifcrypt::starter {
 namespace {
@@ -35,8 +36,6 @@ constexpr char kConfig[] = "config.json";
 /// Which places of the host and of images the container gets to see.
 constexpr char kBinds[] = "binds";
 constexpr size_t kMaxBinds = 4096;
-constexpr char kCgroups[] = "/sys/fs/cgroup";
-constexpr char kUnifiedCgroups[] = "/sys/fs/cgroup/unified";
 // openat2(2): younger than the headers that some of the systems we build on have.
 #ifdef SYS_openat2
 constexpr long kOpenat2 = SYS_openat2;
@@ -44,23 +43,12 @@ constexpr long kOpenat2 = SYS_openat2;
 constexpr long kOpenat2 = 437;
 #endif
 
-void WriteText(const std::string& path, const std::string& text, const char* operation) {
-  const UniqueFd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
-  if (!fd || write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-    throw SystemError(errno, operation, path + ": " + std::strerror(errno));
-}
-
 /// The initial user namespace maps every id to itself.
 bool IsInitialUserNamespace() {
   std::ifstream map("/proc/self/uid_map");
   uint64_t inside = 1, outside = 1, count = 0;
   map >> inside >> outside >> count;
   return inside == 0 && outside == 0 && count == UINT32_MAX;
-}
-
-bool IsCgroup2(const char* path) {
-  struct statfs info {};
-  return statfs(path, &info) == 0 && info.f_type == CGROUP2_SUPER_MAGIC;
 }
 
 std::string ReadFile(const std::string& path) {
@@ -206,27 +194,8 @@ class BundleReader {
 }  // namespace
 
 void Session::Enter(const RunOptions& options, const Channel& main) {
-  const uid_t uid = geteuid();
-  const gid_t gid = getegid();
-  const bool own_user_namespace = uid != 0;
-  CheckErrno(unshare(CLONE_NEWNS | (own_user_namespace ? CLONE_NEWUSER : 0)), "userns");
-  if (own_user_namespace && !options.uid_map.empty()) {
-    // More than one's own id is written from outside, by programs that know who may have which.
-    const auto mapped = main.Send({.kind = Message::Kind::kMapIds}) ? main.Receive() : std::nullopt;
-    if (!mapped || mapped->kind != Message::Kind::kMapIds)
-      throw SystemError(EPIPE, "userns", "the ids were not mapped");
-  } else if (own_user_namespace) {
-    WriteText("/proc/self/setgroups", "deny", "userns");
-    WriteText("/proc/self/uid_map", "0 " + std::to_string(uid) + " 1", "userns");
-    WriteText("/proc/self/gid_map", "0 " + std::to_string(gid) + " 1", "userns");
-  }
-  in_user_namespace_ = own_user_namespace || !IsInitialUserNamespace();
-  // Nothing of ours gets out; what the host mounts later still comes in.
-  CheckErrno(mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr), "userns");
-  // Where version 1 and version 2 of cgroups are mounted side by side, crun (1.8) refuses to start even though it is
-  // told to leave cgroups alone; so it gets to see version 2 only.
-  if (!IsCgroup2(kCgroups) && IsCgroup2(kUnifiedCgroups))
-    CheckErrno(mount(kUnifiedCgroups, kCgroups, nullptr, MS_BIND, nullptr), "mount");
+  in_user_namespace_ = EnterNamespaces(!options.uid_map.empty(), main) || !IsInitialUserNamespace();
+  ShowUnifiedCgroups();
 }
 
 void Session::MountScratch() const {

@@ -30,6 +30,7 @@
 #include "starter/channel.h"
 #include "starter/fuse_mount.h"
 #include "starter/image.h"
+#include "starter/namespaces.h"
 #include "starter/options.h"
 #include "starter/scratch_server.h"
 #include "starter/scratch_volume.h"
@@ -42,69 +43,11 @@ constexpr int kFailure = 255;
 constexpr int kEndMs = 8000;
 /// How long removing what an ordinary folder holds may take.
 constexpr int kRemovalMs = 120'000;
-constexpr char kCgroups[] = "/sys/fs/cgroup";
-constexpr char kUnifiedCgroups[] = "/sys/fs/cgroup/unified";
 /// The text of a message that asks for one more try, without a PID namespace.
 constexpr char kNoProc[] = "no proc";
-constexpr size_t kMaxRanges = 64;
 /// For so much of its memory the scratch may have one more file; what describes one takes a part of that again.
 constexpr uint64_t kMemoryPerNode = 1024;
 constexpr uint64_t kLeastNodes = 1 << 16;
-
-uint64_t Number(std::string_view text, const std::string& name, uint64_t most) {
-  uint64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size() || value > most)
-    throw UsageError(name + ": not a number, or too large");
-  return value;
-}
-
-/// INSIDE:OUTSIDE:COUNT, separated by commas.
-std::vector<IdRange> ParseMap(std::string_view text, const std::string& name) {
-  std::vector<IdRange> ranges;
-  while (!text.empty()) {
-    const std::string_view range = text.substr(0, text.find(','));
-    text.remove_prefix(std::min(text.size(), range.size() + 1));
-    const size_t first = range.find(':');
-    const size_t second = first == std::string_view::npos ? first : range.find(':', first + 1);
-    if (second == std::string_view::npos || ranges.size() == kMaxRanges) throw UsageError(name + ": malformed");
-    const auto number = [&](std::string_view part) { return static_cast<uint32_t>(Number(part, name, UINT32_MAX)); };
-    ranges.push_back({number(range.substr(0, first)), number(range.substr(first + 1, second - first - 1)),
-                      number(range.substr(second + 1))});
-  }
-  return ranges;
-}
-
-void WriteText(const char* path, const std::string& text) {
-  const UniqueFd fd(open(path, O_WRONLY | O_CLOEXEC));
-  if (!fd || write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
-    throw SystemError(errno, "userns", std::string(path) + ": " + std::strerror(errno));
-}
-
-bool IsCgroup2(const char* path) {
-  struct statfs info {};
-  return statfs(path, &info) == 0 && info.f_type == CGROUP2_SUPER_MAGIC;
-}
-
-/// Runs newuidmap or newgidmap, which may map what /etc/subuid and /etc/subgid give the caller.
-void MapIds(const char* tool, pid_t process, const std::vector<IdRange>& ranges) {
-  std::vector<std::string> arguments{tool, std::to_string(process)};
-  for (const IdRange& range : ranges)
-    for (const uint32_t number : {range.inside, range.outside, range.count})
-      arguments.push_back(std::to_string(number));
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) argv.push_back(argument.data());
-  argv.push_back(nullptr);
-  const pid_t child = ForkChild([&]() -> int {
-    execvp(argv[0], argv.data());
-    return kFailure;
-  });
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-    throw SystemError(EPERM, "userns", std::string(tool) + " could not map the subordinate ids");
-}
 
 /// A file without a name in this folder.
 UniqueFd OpenSpill(const std::string& folder) {
@@ -146,10 +89,8 @@ class Workspace {
   int Run() {
     try {
       setpgid(0, 0);
-      EnterUserNamespace();
-      CheckErrno(unshare(CLONE_NEWNS), "userns");
-      // Nothing of ours gets out; what the host mounts later still comes in.
-      CheckErrno(mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr), "userns");
+      const bool many_ids = !options_.uid_map.empty();
+      if (EnterNamespaces(many_ids, main_) && many_ids) BecomeRoot();
       if (!options_.volume.empty()) MountVolume(OpenSpill(options_.volume), options_.disk, options_.session);
       if (pid_namespace_) CheckErrno(unshare(CLONE_NEWPID), "userns");
       if (!pid_namespace_) return Inside();
@@ -167,19 +108,8 @@ class Workspace {
   }
 
  private:
-  void EnterUserNamespace() {
-    const uid_t uid = geteuid();
-    const gid_t gid = getegid();
-    if (uid == 0 && options_.uid_map.empty()) return;
-    CheckErrno(unshare(CLONE_NEWUSER), "userns");
-    if (options_.uid_map.empty()) {
-      WriteText("/proc/self/setgroups", "deny");
-      WriteText("/proc/self/uid_map", "0 " + std::to_string(uid) + " 1");
-      WriteText("/proc/self/gid_map", "0 " + std::to_string(gid) + " 1");
-      return;
-    }
-    main_.Send({.kind = Message::Kind::kStarted, .code = getpid()});
-    if (!main_.Receive()) throw SystemError(EPIPE, "userns");
+  /// The namespace's own: files of other ids are made by it.
+  static void BecomeRoot() {
     CheckErrno(setgroups(0, nullptr), "userns");
     CheckErrno(setresgid(0, 0, 0), "userns");
     CheckErrno(setresuid(0, 0, 0), "userns");
@@ -223,9 +153,7 @@ class Workspace {
         main_.Send({.error = errno, .step = "mount", .text = kNoProc});
         return kFailure;
       }
-      // Where version 1 and version 2 of cgroups are mounted side by side, crun (1.8) would refuse to start.
-      if (!IsCgroup2(kCgroups) && IsCgroup2(kUnifiedCgroups))
-        CheckErrno(mount(kUnifiedCgroups, kCgroups, nullptr, MS_BIND, nullptr), "mount");
+      ShowUnifiedCgroups();
       MountScratch();
       CheckErrno(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
       const pid_t program = ForkChild([this] { return Execute(); });
@@ -356,22 +284,21 @@ class Keeper {
     const auto message = channel_.Receive(&device);
     if (!message) return channel_.Close();
     if (message->kind == Message::Kind::kDevice) return StartServer(std::move(device));
-    if (message->kind == Message::Kind::kStarted) {
-      if (message->code == 0) return OnStarted();
-      try {
-        MapIds("newuidmap", message->code, options_.uid_map);
-        MapIds("newgidmap", message->code, options_.gid_map);
-        channel_.Send({.kind = Message::Kind::kStarted});
-      } catch (const SystemError& failure) {
-        status_.Error(StepOf(failure), failure.error(), failure.what());
-        Terminate();
-      }
-      return;
-    }
+    if (message->kind == Message::Kind::kStarted) return OnStarted();
+    if (message->kind == Message::Kind::kMapIds) return MapChildIds();
     if (message->text == kNoProc)
       end.again = true;
     else
       status_.Error(message->step, message->error, message->text);
+  }
+
+  void MapChildIds() {
+    try {
+      MapIds(child_, options_.uid_map, options_.gid_map, channel_);
+    } catch (const SystemError& failure) {
+      status_.Error(StepOf(failure), failure.error(), failure.what());
+      Terminate();
+    }
   }
 
   void StartServer(UniqueFd device) {
@@ -420,51 +347,6 @@ class Keeper {
 };
 
 }  // namespace
-
-WorkspaceOptions ParseWorkspaceOptions(std::vector<std::string> arguments) {
-  WorkspaceOptions options;
-  const auto end = std::find(arguments.begin(), arguments.end(), "--");
-  if (end != arguments.end()) options.program.assign(end + 1, arguments.end());
-  arguments.erase(end, arguments.end());
-  for (const std::string& argument : arguments) {
-    const size_t equals = argument.find('=');
-    const std::string name = argument.substr(0, equals);
-    const std::string value = equals == std::string::npos ? "" : argument.substr(equals + 1);
-    if (name == "--session")
-      options.session = value;
-    else if (name == "--memory")
-      options.memory = Number(value, name, INT64_MAX);
-    else if (name == "--spill")
-      options.spill = value;
-    else if (name == "--volume")
-      options.volume = value;
-    else if (name == "--disk")
-      options.disk = Number(value, name, INT64_MAX);
-    else if (name == "--folder")
-      options.folder = value;
-    else if (name == "--uid-map")
-      options.uid_map = ParseMap(value, name);
-    else if (name == "--gid-map")
-      options.gid_map = ParseMap(value, name);
-    else if (name == "--status-fd")
-      options.status_fd = static_cast<int>(Number(value, name, INT32_MAX));
-    else if (name == "--watch-fd")
-      options.watch_fd = static_cast<int>(Number(value, name, INT32_MAX));
-    else
-      throw UsageError("unknown argument: " + name);
-  }
-  if (!options.session.starts_with('/')) throw UsageError("--session: not an absolute path");
-  const auto is_path = [](const std::string& path) { return path.starts_with('/'); };
-  if (is_path(options.folder) + is_path(options.volume) + (options.memory > 0) != 1)
-    throw UsageError("one of --folder, --volume and --memory");
-  if (!options.spill.empty() && (!is_path(options.spill) || options.memory == 0))
-    throw UsageError("--spill: not an absolute path, or without --memory");
-  if (options.uid_map.empty() != options.gid_map.empty()) throw UsageError("--uid-map and --gid-map: both or none");
-  for (const int fd : {options.status_fd, options.watch_fd})
-    if (fd < 0 || fcntl(fd, F_GETFD) < 0) throw UsageError("--status-fd or --watch-fd: not an open descriptor");
-  if (options.program.empty() || !options.program[0].starts_with('/')) throw UsageError("--: an absolute path follows");
-  return options;
-}
 
 int WorkspaceCommand(const WorkspaceOptions& options, const SignalQueue& signals) {
   const Status status{UniqueFd(options.status_fd)};

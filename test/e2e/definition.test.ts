@@ -400,6 +400,40 @@ describe("build of a definition file with subordinate ids", () => {
   })
 })
 
+describe("build of a definition file with subordinate ids of several ranges, by number", () => {
+  it("keeps the owners that scripts give, whatever the user's group", async function () {
+    if (!isRoot) skip(this, "needs root, to give a user subordinate ids")
+    const [uid, gid] = [2345, 2346]
+    const place = newFolder("definition-ranges", uid)
+    writeFileSync(path.join(place, "ids"), `${uid}:300000:1000\n${uid}:400000:1000\n`)
+    execFileSync("cp", ["-a", makeRootTree(), path.join(place, "base")])
+    symlinkSync("busybox", path.join(place, "base/bin/chown"))
+    const script = "echo x > /etc/owned; chown 5:1500 /etc/owned"
+    writeFileSync(path.join(place, "x.def"), `Bootstrap: localimage\nFrom: base\n\n%post\n${script}\n`)
+    const files = [
+      ["ids", "subuid"],
+      ["ids", "subgid"],
+      ["passwd", "passwd"],
+    ]
+    const binds = files.map(([from = "", to = ""]) => `mount --bind "$0/${from}" /etc/${to} && `)
+    const bind = `${binds.join("")}exec "$@"`
+    // newuidmap wants to know a name.
+    writeFileSync(
+      path.join(place, "passwd"),
+      `root:x:0:0::/root:/bin/sh\nranged:x:${uid}:${gid}::/:/bin/sh\n`,
+    )
+    const become = ["setpriv", `--reuid=${uid}`, `--regid=${gid}`, "--clear-groups"]
+    await sifcryptOk(["build", "x.sif", "x.def"], {
+      as: "self",
+      cwd: place,
+      wrapper: ["unshare", "--mount", "sh", "-c", bind, place, ...become],
+    })
+    await using image = await open(path.join(place, "x.sif"))
+    const owned = (await image.list("/etc")).find(({ name }) => name === "owned")
+    assert.deepEqual([owned?.uid, owned?.gid], [5, 1500])
+  })
+})
+
 describe("build of a definition file with Fingerprints:", () => {
   it("takes a base that they signed", async () => {
     const place = newFolder("definition-signed", idOf("user"))

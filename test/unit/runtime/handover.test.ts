@@ -17,7 +17,7 @@ describe("failures that are about the machine", () => {
   for (const step of ["loop_attach", "crypt_activate", "verity_activate", "mount"])
     it(`are the same to both at ${step}`, () => {
       for (const number of numbers) {
-        const told = new Told("kernel", "image.sif")
+        const told = new Told({ engine: "kernel", image: "image.sif" })
         told.add(`${JSON.stringify({ event: "error", step, errnoNumber: number, message: "no" })}\n`)
         const listed = [`${step}:*`, `*:${number}`, `${step}:${number}`].some((one) =>
           machineFailures.includes(one),
