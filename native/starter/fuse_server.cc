@@ -25,9 +25,6 @@
 namespace sifcrypt::starter {
 namespace {
 
-/// Seconds. The image cannot change, so the kernel may remember what it was told.
-constexpr double kForever = 86400;
-constexpr unsigned kMaxBackground = 64;
 constexpr uint32_t kBlockUnit = 512;
 constexpr blksize_t kPreferredReadSize = 4096;
 /// How far a search for data or a hole looks; what lies beyond counts as data.
@@ -109,7 +106,7 @@ class ReadAhead {
 
 }  // namespace
 
-struct FuseServer::Implementation {
+struct FuseServer::Implementation : FuseFileSystem {
   Implementation(std::shared_ptr<const SquashfsReader> squashfs, Settings given)
       : reader(std::move(squashfs)), settings(given), read_ahead(reader, ReadAheadThreads()) {}
 
@@ -148,44 +145,21 @@ struct FuseServer::Implementation {
   std::shared_ptr<const SquashfsReader> reader;
   Settings settings;
   ReadAhead read_ahead;
-  bool kernel_opens_files = false;
-  bool kernel_opens_directories = false;
-  std::unique_ptr<FuseSession> session;
 };
 
 namespace {
 
 using Server = FuseServer::Implementation;
 
-Server& ServerOf(fuse_req_t request) { return *static_cast<Server*>(fuse_req_userdata(request)); }
-
 /// The kernel learns of a damaged image as of a damaged disk.
 template <typename Body>
 void Answer(fuse_req_t request, Body body) noexcept {
-  int error = EIO;
-  try {
-    body(ServerOf(request));
-    return;
-  } catch (const std::bad_alloc&) {
-    error = ENOMEM;
-  } catch (const SystemError& failure) {
-    if (failure.error() == ENOMEM) error = ENOMEM;
-  } catch (const std::exception&) {
-  }
-  fuse_reply_err(request, error);
+  const auto meaning = [](const SystemError& failure) { return failure.error() == ENOMEM ? ENOMEM : EIO; };
+  AnswerBy<Server>(request, meaning, body);
 }
 
 void OnInit(void* data, fuse_conn_info* connection) {
-  auto& server = *static_cast<Server*>(data);
-  for (const unsigned capability : {FUSE_CAP_NO_OPEN_SUPPORT, FUSE_CAP_NO_OPENDIR_SUPPORT, FUSE_CAP_CACHE_SYMLINKS,
-                                    FUSE_CAP_READDIRPLUS, FUSE_CAP_ASYNC_READ, FUSE_CAP_PARALLEL_DIROPS})
-    if (connection->capable & capability) connection->want |= capability;
-  connection->want &= ~static_cast<unsigned>(FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_AUTO_INVAL_DATA);
-  server.kernel_opens_files = (connection->capable & FUSE_CAP_NO_OPEN_SUPPORT) != 0;
-  server.kernel_opens_directories = (connection->capable & FUSE_CAP_NO_OPENDIR_SUPPORT) != 0;
-  connection->max_read = kFuseMaxRead;
-  connection->max_readahead = kFuseMaxRead;
-  connection->max_background = kMaxBackground;
+  Connect(*static_cast<FuseFileSystem*>(data), connection, {FUSE_CAP_READDIRPLUS_AUTO, FUSE_CAP_AUTO_INVAL_DATA});
 }
 
 void OnLookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
@@ -217,25 +191,6 @@ void OnReadLink(fuse_req_t request, fuse_ino_t ino) {
     else
       fuse_reply_err(request, EINVAL);
   });
-}
-
-// ENOSYS makes the kernel open by itself from then on, and keep what it has cached.
-
-void OnOpen(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
-  file->keep_cache = 1;
-  if (ServerOf(request).kernel_opens_files)
-    fuse_reply_err(request, ENOSYS);
-  else
-    fuse_reply_open(request, file);
-}
-
-void OnOpenDir(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
-  file->keep_cache = 1;
-  file->cache_readdir = 1;
-  if (ServerOf(request).kernel_opens_directories)
-    fuse_reply_err(request, ENOSYS);
-  else
-    fuse_reply_open(request, file);
 }
 
 void OnRead(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info*) {
@@ -284,15 +239,6 @@ void OnStatFs(fuse_req_t request, fuse_ino_t) {
   });
 }
 
-void ReplyXattr(fuse_req_t request, const std::string& value, size_t size) {
-  if (size == 0)
-    fuse_reply_xattr(request, value.size());
-  else if (value.size() > size)
-    fuse_reply_err(request, ERANGE);
-  else
-    fuse_reply_buf(request, value.data(), value.size());
-}
-
 void OnGetXattr(fuse_req_t request, fuse_ino_t ino, const char* name, size_t size) {
   Answer(request, [&](Server& server) {
     if (!server.settings.has_xattrs) {
@@ -321,30 +267,6 @@ void OnListXattr(fuse_req_t request, fuse_ino_t ino, size_t size) {
     ReplyXattr(request, names, size);
   });
 }
-
-/// Collects directory entries, as plain ones or with attributes, until the kernel's buffer is full.
-template <bool plus>
-class Listing {
- public:
-  Listing(fuse_req_t request, size_t size) : request_(request), out_(std::min<size_t>(size, kFuseMaxRead)) {}
-
-  bool Add(const std::string& name, const fuse_entry_param& entry, uint64_t next) {
-    const size_t room = out_.size() - used_;
-    const size_t need = plus ? fuse_add_direntry_plus(request_, out_.data() + used_, room, name.c_str(), &entry,
-                                                      static_cast<off_t>(next))
-                             : fuse_add_direntry(request_, out_.data() + used_, room, name.c_str(), &entry.attr,
-                                                 static_cast<off_t>(next));
-    if (need > room) return false;
-    used_ += need;
-    return true;
-  }
-  void Reply() const { fuse_reply_buf(request_, out_.data(), used_); }
-
- private:
-  fuse_req_t request_;
-  std::vector<char> out_;
-  size_t used_ = 0;
-};
 
 }  // namespace
 
@@ -379,13 +301,11 @@ void FuseServer::Implementation::List(fuse_req_t request, fuse_ino_t ino, size_t
 }
 
 fuse_lowlevel_ops FuseServer::Implementation::Operations() {
-  fuse_lowlevel_ops operations{};
+  fuse_lowlevel_ops operations = OpeningOperations();
   operations.init = OnInit;
   operations.lookup = OnLookup;
   operations.getattr = OnGetAttr;
   operations.readlink = OnReadLink;
-  operations.open = OnOpen;
-  operations.opendir = OnOpenDir;
   operations.read = OnRead;
   operations.lseek = OnSeek;
   operations.statfs = OnStatFs;
@@ -402,7 +322,7 @@ fuse_lowlevel_ops FuseServer::Implementation::Operations() {
 
 FuseServer::FuseServer(std::shared_ptr<const SquashfsReader> reader, Settings settings, UniqueFd device)
     : impl_(std::make_unique<Implementation>(std::move(reader), settings)) {
-  impl_->session = std::make_unique<FuseSession>(Implementation::Operations(), impl_.get(), std::move(device));
+  impl_->session = std::make_unique<FuseSession>(Implementation::Operations(), *impl_, std::move(device));
 }
 
 FuseServer::~FuseServer() {

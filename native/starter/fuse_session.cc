@@ -11,25 +11,33 @@
 #include <cstdarg>
 #include <string>
 
-#include "core/system_error.h"
-#include "starter/fuse_mount.h"
-
 namespace sifcrypt::starter {
 namespace {
 
 constexpr unsigned kMaxThreads = 8;
 constexpr int kWakeSignal = SIGUSR2;
+constexpr unsigned kMaxBackground = 64;
+
+FuseFileSystem& SystemOf(fuse_req_t request) { return *static_cast<FuseFileSystem*>(fuse_req_userdata(request)); }
+
+/// ENOSYS makes the kernel open by itself from then on.
+void ReplyOpen(fuse_req_t request, bool kernel_opens, const fuse_file_info* file) {
+  if (kernel_opens)
+    fuse_reply_err(request, ENOSYS);
+  else
+    fuse_reply_open(request, file);
+}
 
 }  // namespace
 
-FuseSession::FuseSession(const fuse_lowlevel_ops& operations, void* user_data, UniqueFd device)
+FuseSession::FuseSession(const fuse_lowlevel_ops& operations, FuseFileSystem& system, UniqueFd device)
     : ended_(CheckErrno(eventfd(0, EFD_CLOEXEC), "eventfd")) {
   fuse_set_log_func([](fuse_log_level, const char*, va_list) {});
   // libfuse wants to know how it was mounted.
   std::string name = "sifcrypt", flag = "-o", mounted_with = "max_read=" + std::to_string(kFuseMaxRead);
   char* argv[] = {name.data(), flag.data(), mounted_with.data(), nullptr};
   fuse_args arguments = FUSE_ARGS_INIT(3, argv);
-  session_ = fuse_session_new(&arguments, &operations, sizeof operations, user_data);
+  session_ = fuse_session_new(&arguments, &operations, sizeof operations, &system);
   fuse_opt_free_args(&arguments);
   loop_ = fuse_loop_cfg_create();
   // libfuse takes a device that is mounted already by this name.
@@ -73,6 +81,41 @@ void FuseSession::Start() {
     const uint64_t one = 1;
     static_cast<void>(!write(ended_.get(), &one, sizeof one));
   });
+}
+
+fuse_lowlevel_ops OpeningOperations() {
+  fuse_lowlevel_ops operations{};
+  operations.open = [](fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
+    file->keep_cache = 1;
+    ReplyOpen(request, SystemOf(request).kernel_opens_files, file);
+  };
+  operations.opendir = [](fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
+    file->keep_cache = 1;
+    file->cache_readdir = 1;
+    ReplyOpen(request, SystemOf(request).kernel_opens_directories, file);
+  };
+  return operations;
+}
+
+void Connect(FuseFileSystem& system, fuse_conn_info* connection, std::initializer_list<unsigned> unwanted) {
+  for (const unsigned capability : {FUSE_CAP_NO_OPEN_SUPPORT, FUSE_CAP_NO_OPENDIR_SUPPORT, FUSE_CAP_CACHE_SYMLINKS,
+                                    FUSE_CAP_READDIRPLUS, FUSE_CAP_ASYNC_READ, FUSE_CAP_PARALLEL_DIROPS})
+    if (connection->capable & capability) connection->want |= capability;
+  for (const unsigned capability : unwanted) connection->want &= ~capability;
+  system.kernel_opens_files = (connection->capable & FUSE_CAP_NO_OPEN_SUPPORT) != 0;
+  system.kernel_opens_directories = (connection->capable & FUSE_CAP_NO_OPENDIR_SUPPORT) != 0;
+  connection->max_read = kFuseMaxRead;
+  connection->max_readahead = kFuseMaxRead;
+  connection->max_background = kMaxBackground;
+}
+
+void ReplyXattr(fuse_req_t request, const std::string& value, size_t size) {
+  if (size == 0)
+    fuse_reply_xattr(request, value.size());
+  else if (value.size() > size)
+    fuse_reply_err(request, ERANGE);
+  else
+    fuse_reply_buf(request, value.data(), value.size());
 }
 
 }  // namespace sifcrypt::starter

@@ -19,44 +19,21 @@
 #include "starter/fuse_session.h"
 
 namespace sifcrypt::starter {
-namespace {
-
-/// Seconds. All changes come through the kernel, so it may remember what it was told.
-constexpr double kForever = 86400;
-constexpr unsigned kMaxBackground = 64;
-
-}  // namespace
-
-struct ScratchServer::Implementation {
+struct ScratchServer::Implementation : FuseFileSystem {
   explicit Implementation(std::unique_ptr<ScratchTree> given) : tree(std::move(given)) {}
   std::unique_ptr<ScratchTree> tree;
   /// What a program wrote through a mapping could not be kept, and nobody was there to be told.
   std::atomic<bool> lost = false;
-  bool kernel_opens_files = false;
-  bool kernel_opens_directories = false;
-  std::unique_ptr<FuseSession> session;
 };
 
 namespace {
 
 using Server = ScratchServer::Implementation;
 
-Server& ServerOf(fuse_req_t request) { return *static_cast<Server*>(fuse_req_userdata(request)); }
-
-/// Answers the request with what goes wrong in body, which otherwise answers it itself.
 template <typename Body>
 void Answer(fuse_req_t request, Body body) noexcept {
-  int error = EIO;
-  try {
-    body(ServerOf(request), *ServerOf(request).tree);
-    return;
-  } catch (const std::bad_alloc&) {
-    error = ENOMEM;
-  } catch (const SystemError& failure) {
-    error = failure.error();
-  } catch (const std::exception&) {
-  }
-  fuse_reply_err(request, error);
+  const auto meaning = [](const SystemError& failure) { return failure.error(); };
+  AnswerBy<Server>(request, meaning, [&](Server& server) { body(server, *server.tree); });
 }
 
 fuse_entry_param EntryOf(const struct stat& attributes) {
@@ -79,19 +56,9 @@ ScratchTree::New NewOf(fuse_req_t request, mode_t mode, dev_t rdev = 0) {
 }
 
 void OnInit(void* data, fuse_conn_info* connection) {
-  auto& server = *static_cast<Server*>(data);
-  for (const unsigned capability : {FUSE_CAP_NO_OPEN_SUPPORT, FUSE_CAP_NO_OPENDIR_SUPPORT, FUSE_CAP_CACHE_SYMLINKS,
-                                    FUSE_CAP_READDIRPLUS, FUSE_CAP_ASYNC_READ, FUSE_CAP_PARALLEL_DIROPS})
-    if (connection->capable & capability) connection->want |= capability;
   // Set-uid bits are taken away, and files cut short, by requests of their own.
-  for (const unsigned capability :
-       {FUSE_CAP_READDIRPLUS_AUTO, FUSE_CAP_AUTO_INVAL_DATA, FUSE_CAP_HANDLE_KILLPRIV, FUSE_CAP_ATOMIC_O_TRUNC})
-    connection->want &= ~static_cast<unsigned>(capability);
-  server.kernel_opens_files = (connection->capable & FUSE_CAP_NO_OPEN_SUPPORT) != 0;
-  server.kernel_opens_directories = (connection->capable & FUSE_CAP_NO_OPENDIR_SUPPORT) != 0;
-  connection->max_read = kFuseMaxRead;
-  connection->max_readahead = kFuseMaxRead;
-  connection->max_background = kMaxBackground;
+  Connect(*static_cast<FuseFileSystem*>(data), connection,
+          {FUSE_CAP_READDIRPLUS_AUTO, FUSE_CAP_AUTO_INVAL_DATA, FUSE_CAP_HANDLE_KILLPRIV, FUSE_CAP_ATOMIC_O_TRUNC});
 }
 
 void OnLookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
@@ -104,7 +71,7 @@ void OnLookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
 }
 
 void OnForget(fuse_req_t request, fuse_ino_t ino, uint64_t uses) {
-  ServerOf(request).tree->Forget(ino, uses);
+  static_cast<Server*>(static_cast<FuseFileSystem*>(fuse_req_userdata(request)))->tree->Forget(ino, uses);
   fuse_reply_none(request);
 }
 
@@ -188,25 +155,6 @@ void OnLink(fuse_req_t request, fuse_ino_t ino, fuse_ino_t parent, const char* n
   Answer(request, [&](Server&, ScratchTree& tree) { ReplyEntry(request, tree, tree.Link(ino, parent, name)); });
 }
 
-// ENOSYS makes the kernel open by itself from then on, and keep what it has cached.
-
-void OnOpen(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
-  file->keep_cache = 1;
-  if (ServerOf(request).kernel_opens_files)
-    fuse_reply_err(request, ENOSYS);
-  else
-    fuse_reply_open(request, file);
-}
-
-void OnOpenDir(fuse_req_t request, fuse_ino_t, fuse_file_info* file) {
-  file->keep_cache = 1;
-  file->cache_readdir = 1;
-  if (ServerOf(request).kernel_opens_directories)
-    fuse_reply_err(request, ENOSYS);
-  else
-    fuse_reply_open(request, file);
-}
-
 void OnRead(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info*) {
   Answer(request, [&](Server&, ScratchTree& tree) {
     size = std::min<size_t>(size, kFuseMaxRead);
@@ -251,15 +199,6 @@ void OnStatFs(fuse_req_t request, fuse_ino_t) {
   });
 }
 
-void ReplyXattr(fuse_req_t request, const std::string& value, size_t size) {
-  if (size == 0)
-    fuse_reply_xattr(request, value.size());
-  else if (value.size() > size)
-    fuse_reply_err(request, ERANGE);
-  else
-    fuse_reply_buf(request, value.data(), value.size());
-}
-
 /// Lists of other users' rights would have to be enforced: there are none, as in the images that are built.
 bool IsAccessList(const char* name) { return std::strncmp(name, "system.posix_acl_", 17) == 0; }
 
@@ -291,22 +230,12 @@ void OnRemoveXattr(fuse_req_t request, fuse_ino_t ino, const char* name) {
   });
 }
 
-/// Directory entries, as plain ones or with attributes, until the kernel's buffer is full.
 template <bool plus>
 void OnReadDir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info*) {
   Answer(request, [&](Server&, ScratchTree& tree) {
-    std::vector<char> out(std::min<size_t>(size, kFuseMaxRead));
-    size_t used = 0;
+    Listing<plus> listing(request, size);
     const auto add = [&](const std::string& name, const struct stat& attributes, uint64_t next) {
-      const size_t room = out.size() - used;
-      const fuse_entry_param entry = EntryOf(attributes);
-      const size_t need = plus ? fuse_add_direntry_plus(request, out.data() + used, room, name.c_str(), &entry,
-                                                        static_cast<off_t>(next))
-                               : fuse_add_direntry(request, out.data() + used, room, name.c_str(), &attributes,
-                                                   static_cast<off_t>(next));
-      if (need > room) return false;
-      used += need;
-      return true;
+      return listing.Add(name, EntryOf(attributes), next);
     };
     auto place = static_cast<uint64_t>(offset);
     for (const uint64_t dots : {1, 2}) {
@@ -319,12 +248,12 @@ void OnReadDir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fu
       place = dots;
     }
     if (place >= ScratchTree::kFirstPlace - 1) tree.List(ino, place, plus, add);
-    fuse_reply_buf(request, out.data(), used);
+    listing.Reply();
   });
 }
 
 fuse_lowlevel_ops Operations() {
-  fuse_lowlevel_ops operations{};
+  fuse_lowlevel_ops operations = OpeningOperations();
   operations.init = OnInit;
   operations.lookup = OnLookup;
   operations.forget = OnForget;
@@ -339,8 +268,6 @@ fuse_lowlevel_ops Operations() {
   operations.rmdir = OnRmDir;
   operations.rename = OnRename;
   operations.link = OnLink;
-  operations.open = OnOpen;
-  operations.opendir = OnOpenDir;
   operations.read = OnRead;
   operations.write = OnWrite;
   operations.fallocate = OnFallocate;
@@ -359,7 +286,7 @@ fuse_lowlevel_ops Operations() {
 
 ScratchServer::ScratchServer(std::unique_ptr<ScratchTree> tree, UniqueFd device)
     : impl_(std::make_unique<Implementation>(std::move(tree))) {
-  impl_->session = std::make_unique<FuseSession>(Operations(), impl_.get(), std::move(device));
+  impl_->session = std::make_unique<FuseSession>(Operations(), *impl_, std::move(device));
   impl_->session->Start();
 }
 
