@@ -162,6 +162,24 @@ describe("docs/security.md", () => {
   })
 })
 
+describe("docs/requirements.md", () => {
+  it("says what each code in the names of tests stands for", () => {
+    const legend = new Set(
+      [...read("docs/requirements.md").matchAll(/^\| ([AS]\d+) /gm)].map(([, code]) => code),
+    )
+    const files = readdirSync(path.join(root, "test"), { recursive: true, encoding: "utf8" })
+    const named = files
+      .filter((name) => name.endsWith(".test.ts"))
+      .flatMap((name) => [...read(`test/${name}`).matchAll(/["`]((?:[AS]\d+(?:, |: ))+)/g)])
+      .flatMap(([, codes = ""]) => codes.match(/[AS]\d+/g) ?? [])
+    assert.ok(named.length > 100)
+    assert.deepEqual(
+      named.filter((code) => !legend.has(code)),
+      [],
+    )
+  })
+})
+
 describe("docs/compatibility.md", () => {
   it("lists what the comparison with a live peer compares: node --import tsx test/peer/table.ts", () => {
     const [, list = ""] =
