@@ -141,7 +141,8 @@ function isSkipped(text: string): boolean {
 
 /** The section that a line starts. */
 function sectionOf({ text }: Line): { readonly name: string; readonly args: string } | undefined {
-  const match = /^\s*%+(\S*)\s*(.*)$/.exec(text)
+  // It never fails behind the first letter: what can be taken in many ways would be tried in all of them.
+  const match = /^\s*%+(\S*)\s*(.*)$/s.exec(text)
   if (match === null) return undefined
   return { name: (match[1] ?? "").toLowerCase(), args: withoutComment(match[2] ?? "") }
 }
@@ -184,9 +185,10 @@ export function buildArgumentLines(text: string): string[] {
 /** A file's lines, in stages. What stands before the first "Bootstrap:" belongs to it if those are only comments. */
 function splitStages(lines: readonly Line[]): Line[][] {
   const stages: Line[][] = [[]]
+  let begun = false
   for (const line of lines) {
-    const begun = stages.at(-1)?.some(({ text }) => !isSkipped(text.trim())) === true
     if (begun && /^bootstrap:/i.test(line.text)) stages.push([])
+    begun ||= !isSkipped(line.text.trim())
     stages.at(-1)?.push(line)
   }
   return stages
@@ -331,10 +333,11 @@ class StageParser {
   }
 
   #parseHeader(lines: readonly Line[]): void {
-    let continued: { key: string; value: string; line: number } | undefined
+    // Only the end of a value is looked at again when a line is added to it.
+    let continued: { key: string; head: string[]; end: string; line: number } | undefined
     const keep = (): void => {
       if (continued === undefined) return
-      this.#setHeader(continued.key, continued.value, continued.line)
+      this.#setHeader(continued.key, [...continued.head, continued.end].join(""), continued.line)
       continued = undefined
     }
     for (const { text, number } of lines) {
@@ -349,11 +352,15 @@ class StageParser {
         if (colon < 0) throw syntaxError(this.#path, number, `header key ${content} has no value`)
         continued = {
           key: content.slice(0, colon).trim().toLowerCase(),
-          value: content.slice(colon + 1).trim(),
+          head: [],
+          end: content.slice(colon + 1).trim(),
           line: number,
         }
-      } else continued.value += content
-      if (continued.value.endsWith("\\")) continued.value = continued.value.slice(0, -1).replace(/\\n$/, "\n")
+      } else {
+        continued.head.push(continued.end.slice(0, -1))
+        continued.end = continued.end.slice(-1) + content
+      }
+      if (continued.end.endsWith("\\")) continued.end = continued.end.slice(0, -1).replace(/\\n$/, "\n")
       else keep()
     }
     keep()
@@ -393,7 +400,7 @@ class StageParser {
       throw syntaxError(this.#path, line, `%files ${args}: it is %files or %files from STAGE`)
     const from = match?.[1]
     const transfers = this.#files.get(from) ?? []
-    transfers.push(...this.#transfers(body))
+    for (const transfer of this.#transfers(body)) transfers.push(transfer)
     this.#files.set(from, transfers)
   }
 
@@ -423,7 +430,7 @@ class StageParser {
     if (!this.#apps.has(name) && this.#apps.size === MAX_APPS)
       throw syntaxError(this.#path, line, `more than ${MAX_APPS} apps`)
     this.#apps.set(name, app)
-    if (section === "appfiles") app.files.push(...this.#transfers(body))
+    if (section === "appfiles") for (const transfer of this.#transfers(body)) app.files.push(transfer)
     else app.bodies.set(section, (app.bodies.get(section) ?? "") + bodyText(body))
   }
 

@@ -7,6 +7,8 @@ import { closing, matcher, splitTop } from "./glob-match.ts"
 const MAX_PATTERN = 4096
 const MAX_ALTERNATIVES = 1024
 const MAX_MATCHES = 1_000_000
+/** Several ** lead to the same folders again and again, and need not find anything there. */
+const MAX_LOOKUPS = 1_000_000
 
 /** Where names are looked up: this machine, or a root file system under construction. */
 export interface GlobPlace {
@@ -67,6 +69,7 @@ class Expansion {
   readonly #place: GlobPlace
   readonly #pattern: string
   readonly found: string[] = []
+  #lookups = 0
 
   constructor(place: GlobPlace, pattern: string) {
     this.#place = place
@@ -89,6 +92,8 @@ class Expansion {
   }
 
   async expand(base: string, parts: readonly string[]): Promise<void> {
+    if (++this.#lookups > MAX_LOOKUPS)
+      throw new BuildError("ERR_BUILD_SOURCE", `${this.#pattern}: looked up in more than ${MAX_LOOKUPS} places`)
     const [part, ...rest] = parts
     if (part === undefined) {
       this.#add(base)
@@ -119,7 +124,9 @@ export async function expandGlob(pattern: string, place: GlobPlace): Promise<str
     throw new BuildError("ERR_BUILD_SOURCE", `a pattern of more than ${MAX_PATTERN} bytes`)
   const names: string[] = []
   for (const one of expandBraces(pattern)) {
-    const parts = one.split("/").filter((part) => part !== "")
+    const parts = one
+      .split("/")
+      .filter((part, index, all) => part !== "" && (part !== "**" || all[index + 1] !== "**"))
     if (!parts.some(isPattern)) {
       names.push(one)
       continue

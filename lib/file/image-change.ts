@@ -80,6 +80,25 @@ function endOfData(image: SifImage): Bytes {
   return image.objects.reduce((last, { offset, size }) => Math.max(last, offset + size), startOfData(image))
 }
 
+/** Tells whether a range has bytes in common with one of these. */
+function overlapsAny(
+  ranges: readonly { readonly offset: Bytes; readonly size: Bytes }[],
+): (start: Bytes, end: Bytes) => boolean {
+  const sorted = ranges.filter(({ size }) => size > 0).sort((a, b) => a.offset - b.offset)
+  // Of each and all before it.
+  let last = 0
+  const ends = sorted.map(({ offset, size }) => (last = Math.max(last, offset + size)))
+  return (start, end) => {
+    let [low, high] = [0, sorted.length]
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if ((sorted[middle]?.offset ?? 0) < end) low = middle + 1
+      else high = middle
+    }
+    return (ends[low - 1] ?? 0) > start
+  }
+}
+
 /** An image while it is changed; {@link changeSif} makes and finishes it. */
 export class SifChange {
   readonly #file: ChangeableFile
@@ -155,11 +174,11 @@ export class SifChange {
     const { header, objects, reader } = this.#image
     const table = await this.#file.read(header.tableOffset, header.total * DESCRIPTOR_SIZE)
     const used = new Set(objects.map(({ slot }) => slot))
-    const taken = [
+    const isTaken = overlapsAny([
       { offset: 0, size: HEADER_SIZE },
       { offset: header.tableOffset, size: table.length },
       ...objects,
-    ]
+    ])
     for (let slot = 0; slot < header.total; slot++) {
       const record = table.subarray(slot * DESCRIPTOR_SIZE, (slot + 1) * DESCRIPTOR_SIZE)
       if (used.has(slot) || record.every((byte) => byte === 0)) continue
@@ -169,8 +188,7 @@ export class SifChange {
       const { offset, size } = left
       const end = offset + size
       const sane = offset >= 0 && size > 0 && end <= reader.size
-      if (sane && !taken.some((other) => offset < other.offset + other.size && end > other.offset))
-        await this.#zero(offset, size)
+      if (sane && !isTaken(offset, end)) await this.#zero(offset, size)
       await this.#zero(this.#recordAt(slot), DESCRIPTOR_SIZE)
       this.#removed = true
     }
@@ -208,11 +226,12 @@ export class SifChange {
           : `${path}: ${objects.length} free descriptors are needed, and of ${header.total} there are ${slots.length}`,
         { path },
       )
+    const ids = new Set(this.#image.objects.map(({ id }) => id))
     let end = this.#end
     const planned = objects.map((object, index) => {
       const slot = slots[index] ?? 0
       const id = slot + 1
-      if (this.#image.objects.some((other) => other.id === id))
+      if (ids.has(id))
         throw new SifError("ERR_SIF_DESCRIPTOR", `${path}: the ID ${id} of the free descriptor is taken`, {
           path,
         })
@@ -257,10 +276,14 @@ export class SifChange {
 
   /** Makes objects of what was appended; those in one page of the file by one write, which no kill cuts in two. */
   async switchOn(slots: readonly number[]): Promise<void> {
-    for (const page of new Set(slots.map((slot) => this.#pageOf(slot)))) {
-      const places = slots
-        .filter((slot) => this.#pageOf(slot) === page)
-        .map((slot) => this.#recordAt(slot) + USED_AT)
+    const pages = new Map<number, Bytes[]>()
+    for (const slot of slots) {
+      const page = this.#pageOf(slot)
+      const places = pages.get(page) ?? []
+      pages.set(page, places)
+      places.push(this.#recordAt(slot) + USED_AT)
+    }
+    for (const places of pages.values()) {
       const [first, last] = [Math.min(...places), Math.max(...places)]
       const bytes = await this.#file.read(first, last - first + 1)
       for (const place of places) bytes[place - first] = 1

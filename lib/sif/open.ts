@@ -31,6 +31,9 @@ export class SifImage implements AsyncDisposable {
   readonly reader: ByteReader
   /** Header and table as they were read. */
   readonly #raw: { readonly header: Buffer; readonly table: Buffer }
+  // A table has thousands of objects: who goes through all of them to find one, for each of them, takes minutes.
+  #byId: ReadonlyMap<number, readonly SifObject[]> | undefined
+  #byGroup: ReadonlyMap<number, readonly SifObject[]> | undefined
 
   /** @internal Use {@link openSif}. */
   constructor(
@@ -65,7 +68,8 @@ export class SifImage implements AsyncDisposable {
 
   /** @throws SifError `ERR_SIF_NO_OBJECT`, or `ERR_SIF_AMBIGUOUS` in an image listed leniently. */
   object(id: number): SifObject {
-    const [found, second] = this.objects.filter((object) => object.id === id)
+    this.#byId ??= grouped(this.objects, (object) => object.id)
+    const [found, second] = this.#byId.get(id) ?? []
     if (found === undefined)
       throw new SifError("ERR_SIF_NO_OBJECT", `${this.path}: there is no object ${id}`, { path: this.path })
     if (second !== undefined)
@@ -73,6 +77,12 @@ export class SifImage implements AsyncDisposable {
         path: this.path,
       })
     return found
+  }
+
+  /** What is in a group, in slot order; nothing where there is no such group. 0: what is in none. */
+  group(number: number): readonly SifObject[] {
+    this.#byGroup ??= grouped(this.objects, ({ group }) => group)
+    return this.#byGroup.get(number) ?? []
   }
 
   /**
@@ -130,6 +140,21 @@ export class SifImage implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.reader[Symbol.asyncDispose]()
   }
+}
+
+/** The objects by what `keyOf` says of each. */
+export function grouped<K>(
+  objects: readonly SifObject[],
+  keyOf: (object: SifObject) => K,
+): ReadonlyMap<K, readonly SifObject[]> {
+  const groups = new Map<K, SifObject[]>()
+  for (const object of objects) {
+    const key = keyOf(object)
+    const group = groups.get(key)
+    if (group === undefined) groups.set(key, [object])
+    else group.push(object)
+  }
+  return groups
 }
 
 function isPrimary(object: SifObject): object is SifPartition {

@@ -148,11 +148,18 @@ export class ObjectDigests {
   /** Reads what is wanted. */
   async compute(): Promise<void> {
     const open = [...this.#wanted.values()].filter(({ value }) => value === undefined)
+    const hashesOf = new Map<SifObject, Hash[]>()
+    for (const { objects, hash } of open)
+      for (const object of objects) {
+        const hashes = hashesOf.get(object)
+        if (hashes === undefined) hashesOf.set(object, [hash])
+        else hashes.push(hash)
+      }
     const pieces = new Pieces(this.#image)
     let bytes = 0
     for (const object of this.#image.objects) {
-      const hashes = open.filter(({ objects }) => objects.includes(object)).map(({ hash }) => hash)
-      if (hashes.length === 0) continue
+      const hashes = hashesOf.get(object)
+      if (hashes === undefined) continue
       for await (const piece of pieces.of(object)) {
         this.#signal?.throwIfAborted()
         for (const hash of hashes) hash.update(piece)

@@ -16,7 +16,7 @@ export function groupsOf(image: SifImage): number[] {
  * @throws SignatureError `ERR_SIGNATURE_MISSING` when there is no such group.
  */
 export function groupOf(image: SifImage, group: number): readonly SifObject[] {
-  const members = image.objects.filter((object) => group !== 0 && object.group === group)
+  const members = group === 0 ? [] : image.group(group)
   if (members.length > 0) return members
   const { path } = image
   throw new SignatureError("ERR_SIGNATURE_MISSING", `${path}: there is no group ${group}`, { path })
@@ -24,5 +24,5 @@ export function groupOf(image: SifImage, group: number): readonly SifObject[] {
 
 /** What the relative IDs of a group's objects count from. */
 export function lowestId(members: readonly SifObject[]): number {
-  return Math.min(...members.map(({ id }) => id))
+  return members.reduce((lowest, { id }) => Math.min(lowest, id), Infinity)
 }

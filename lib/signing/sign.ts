@@ -2,7 +2,7 @@
 import { SignatureError } from "../errors.ts"
 import { changeSif, type SifChange } from "../file/image-change.ts"
 import { DataType, type SifObject } from "../sif/format.ts"
-import type { SifImage } from "../sif/open.ts"
+import { grouped, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
 import { descriptorStream, headerStream, ObjectDigests, sha256Text } from "./digest.ts"
 import { groupOf, groupsOf, lowestId } from "./groups.ts"
@@ -76,10 +76,7 @@ function targetsOf(image: SifImage, { groups, objects }: SignTargets): Target[] 
       )
     return object
   })
-  return [...new Set(chosen.map(({ group }) => group))].map((group) => ({
-    group,
-    objects: chosen.filter((object) => object.group === group),
-  }))
+  return [...grouped(chosen, ({ group }) => group)].map(([group, members]) => ({ group, objects: members }))
 }
 
 /** The text that states what the image holds. The digests must have been computed. */

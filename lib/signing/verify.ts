@@ -1,8 +1,8 @@
 // Verifies an image's signatures: who signed, and whether what was signed is still what the image holds.
 import { createPublicKey, type KeyObject } from "node:crypto"
 import { SignatureError } from "../errors.ts"
-import { DataType, PartitionType, type SifObject } from "../sif/format.ts"
-import { openSif, type SifImage } from "../sif/open.ts"
+import { DataType, PartitionType, type SifLink, type SifObject } from "../sif/format.ts"
+import { grouped, openSif, type SifImage } from "../sif/open.ts"
 import { isVerityTree } from "../sif/verity.ts"
 import type { Bytes } from "../units.ts"
 import { certifiedKey, type SignerCertificate } from "./certificate.ts"
@@ -159,6 +159,8 @@ interface Finding {
 /** A finding that was compared. */
 interface Judged {
   readonly report: SignatureReport
+  /** The report's objects. */
+  readonly covered: ReadonlySet<number>
   readonly about: number | undefined
   readonly sound: boolean
 }
@@ -169,12 +171,19 @@ interface NamedKey {
   readonly key: KeyObject
 }
 
+function linkKey(link: SifLink): string {
+  return link.to === "object" ? `object ${link.id}` : link.to === "group" ? `group ${link.group}` : ""
+}
+
 class Verification {
   readonly #image: SifImage
   readonly #keys: readonly NamedKey[]
   readonly #keyring: Keyring
   readonly #legacy: boolean
   readonly #later: VerifyWhenRead | undefined
+  readonly #signal: AbortSignal | undefined
+  /** Signature objects by what they are linked to. */
+  readonly #linked: ReadonlyMap<string, readonly SifObject[]>
   readonly digests: ObjectDigests
 
   constructor(
@@ -189,18 +198,22 @@ class Verification {
     this.#keyring = keyring
     this.#keys = keys
     this.#legacy = options.legacy !== undefined
+    this.#signal = options.signal
+    this.#linked = grouped(
+      image.objects.filter(({ type }) => type === DataType.signature),
+      ({ link }) => linkKey(link),
+    )
     this.digests = new ObjectDigests(image, options.signal, options.onProgress)
   }
 
   /** All signatures that are linked to the group, or from before Singularity 3.6 to one of its objects. */
   async find(group: number, wanted: readonly SifObject[]): Promise<Finding[]> {
     const ids = new Set(wanted.map(({ id }) => id))
-    const linked = this.#image.objects.filter(
-      ({ type, link }) =>
-        type === DataType.signature &&
-        ((link.to === "group" && link.group === group) ||
-          (this.#legacy && link.to === "object" && ids.has(link.id))),
-    )
+    const toGroup = this.#linked.get(linkKey({ to: "group", group })) ?? []
+    const toObjects = this.#legacy
+      ? wanted.flatMap(({ id }) => this.#linked.get(linkKey({ to: "object", id })) ?? [])
+      : []
+    const linked = [...toGroup, ...toObjects].sort((one, other) => one.slot - other.slot)
     if (linked.length > MAX_SIGNATURES)
       throw new SignatureError(
         "ERR_SIGNATURE_FORMAT",
@@ -210,7 +223,10 @@ class Verification {
         },
       )
     const findings: Finding[] = []
-    for (const object of linked) findings.push(...(await this.#findingsOf(object, group, ids)))
+    for (const object of linked) {
+      this.#signal?.throwIfAborted()
+      findings.push(...(await this.#findingsOf(object, group, ids)))
+    }
     return findings
   }
 
@@ -373,7 +389,7 @@ function judged({ report, about, stranger, failure, compare }: Finding): Judged 
     failures,
   } = compare?.() ?? { failures: failure === undefined ? [] : [{ object: undefined, reason: failure }] }
   const status = stranger === true ? "unknown-signer" : failures.length === 0 ? "valid" : "invalid"
-  return { report: { ...report, objects, status, failures }, about, sound }
+  return { report: { ...report, objects, status, failures }, covered: new Set(objects), about, sound }
 }
 
 function unitsOf(image: SifImage, options: VerifyOptions): Unit[] {
@@ -411,11 +427,11 @@ function unitsOf(image: SifImage, options: VerifyOptions): Unit[] {
 }
 
 /** Is the whole of the unit covered? */
-function covers({ report, sound }: Judged, unit: Unit): boolean {
+function covers({ report, covered, sound }: Judged, unit: Unit): boolean {
   return (
     sound &&
     (!unit.whole || report.status === "valid") &&
-    unit.objects.every(({ id }) => report.objects.includes(id))
+    unit.objects.every(({ id }) => covered.has(id))
   )
 }
 
@@ -554,11 +570,11 @@ export async function verifySif(
   )
   const units = unitsOf(image, options)
   const found = new Map<number, Finding[]>()
-  for (const { group } of units)
-    if (!found.has(group)) {
-      const wanted = units.filter((unit) => unit.group === group).flatMap(({ objects }) => objects)
-      found.set(group, await verification.find(group, wanted))
-    }
+  const wanted = grouped(
+    units.flatMap(({ objects }) => objects),
+    ({ group }) => group,
+  )
+  for (const [group, objects] of wanted) found.set(group, await verification.find(group, objects))
   await verification.digests.compute()
   const results = new Map([...found].map(([group, findings]) => [group, findings.map(judged)]))
   const failures = imageFailures(image, options, units)
@@ -573,8 +589,8 @@ export async function verifySif(
     failures.push(...judge(unit, counting, by, required))
     const accepted = ({ signer }: SignatureReport): boolean =>
       typeof required === "string" || (signer !== undefined && required.includes(signer))
-    const covered = counting.flatMap(({ report }) => (accepted(report) ? report.objects : []))
-    for (const { id } of unit.objects) if (!covered.includes(id)) uncovered.add(id)
+    const covering = counting.filter(({ report }) => accepted(report))
+    for (const { id } of unit.objects) if (!covering.some(({ covered }) => covered.has(id))) uncovered.add(id)
   }
   const reports = [...results.values()].flat().map(({ report }) => report)
   if (later === undefined && failures.length === 0)
