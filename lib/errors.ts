@@ -65,6 +65,7 @@ export type ErrorCode =
   | "ERR_OCI_FORMAT"
   | "ERR_OCI_DIGEST"
   | "ERR_OCI_LIMIT"
+  | "ERR_OCI_WORK"
   | "ERR_OCI_UNSUPPORTED"
   | "ERR_OCI_REGISTRY"
   | "ERR_OCI_CREDENTIALS"

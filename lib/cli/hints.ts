@@ -47,6 +47,7 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_OCI_NOT_FOUND: "`skopeo inspect` and `skopeo list-tags` show what there is",
   ERR_OCI_DIGEST: "the image is not what it is said to be: fetch it again, or ask who made it",
   ERR_OCI_LIMIT: "if you trust the image, --max-layer-size GIB raises the limit of its layers",
+  ERR_OCI_WORK: "no image needs that much: somebody made it to keep you busy, or ask who made it",
   ERR_OCI_UNSUPPORTED:
     "`sifcrypt build IMAGE SOURCE` makes a SIF image of oci:, oci-archive:, docker-archive: and docker:// sources",
   ERR_OCI_REGISTRY: "`--no-https` speaks to a registry without TLS, --cert-dir DIR trusts its certificate",

@@ -1,6 +1,8 @@
 // SIGINT, SIGTERM and SIGHUP undo what is under way: the command's AbortSignal fires, its work is taken back, and the
-// process exits with 128 plus the signal's number.
+// process exits with 128 plus the signal's number. Some work cannot be stopped (deriving a key, a disk that does not answer): then
+// the process ends without it. What is half done then is what a kill leaves: a file without a name, or a change that is not visible.
 import { constants } from "node:os"
+import { exitNow } from "../index.ts"
 
 /** The reason an interrupted command ends with. */
 export class Interrupted extends Error {
@@ -10,6 +12,18 @@ export class Interrupted extends Error {
     this.name = "AbortError"
     this.exitCode = 128 + constants.signals[signal]
   }
+}
+
+/** Whoever presses Ctrl-C waits so long at most. */
+const PATIENCE_MS = 350
+/** Where other processes have to undo something, they get the time to be asked, and then killed. */
+const PATIENCE_WITH_HELPERS_MS = 5000
+
+let patienceMs = PATIENCE_MS
+
+/** From now on others have something to undo. */
+export function waitForHelpers(): void {
+  patienceMs = PATIENCE_WITH_HELPERS_MS
 }
 
 const controller = new AbortController()
@@ -29,9 +43,24 @@ export function undoOnSignals(): void {
         return
       }
       process.removeListener(signal, handler)
-      controller.abort(new Interrupted(signal))
+      if (controller.signal.aborted) return
+      const reason = new Interrupted(signal)
+      setTimeout(() => {
+        leave(reason.exitCode)
+      }, patienceMs).unref()
+      controller.abort(reason)
     }
     process.on(signal, handler)
+  }
+}
+
+/** Ends the process now, whatever its threads still do. */
+export function leave(code: number): never {
+  try {
+    exitNow(code)
+  } catch {
+    // Without the addon nothing of ours runs on a thread.
+    process.exit(code)
   }
 }
 

@@ -7,7 +7,7 @@ import { ContainerError } from "../index.ts"
 import { exitCodeFor, exitCodes } from "./exit-codes.ts"
 import { failureToReport } from "./failure.ts"
 import { hintFor } from "./hints.ts"
-import { dieAsAsked, Interrupted, undoOnSignals } from "./interrupt.ts"
+import { dieAsAsked, Interrupted, interruption, leave, undoOnSignals } from "./interrupt.ts"
 import { errors, flush, output } from "./output.ts"
 import { notice, printable } from "./terminal.ts"
 
@@ -73,6 +73,7 @@ export function main(commands: CommandTable): void {
   void runCommand(commands).then(async (code) => {
     await flush()
     dieAsAsked()
+    if (interruption.aborted) leave(code)
     // Nothing is left to wait for.
     process.exit(code)
   })

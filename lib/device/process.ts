@@ -11,3 +11,13 @@ import { loadAddon } from "../native/load.ts"
 export function forbidDumps(): void {
   loadAddon().forbidDumps()
 }
+
+/**
+ * Ends this process with a status, whatever its threads are doing: `process.exit` waits for what runs on Node's thread pool, and a
+ * key derivation there cannot be interrupted. Nothing is flushed.
+ *
+ * @throws EnvironmentError `ERR_ENV_NO_ADDON`.
+ */
+export function exitNow(status: number): never {
+  return loadAddon().exitNow({ status })
+}

@@ -335,6 +335,8 @@ export interface NativeAddon {
   unmountPath(options: { readonly path: string; readonly lazy: boolean }): Promise<void>
   /** No core dump of this process, and no look into its memory for other processes of the user. */
   forbidDumps(): void
+  /** _exit(2): waits for no thread, as every other way out does. */
+  exitNow(options: { readonly status: number }): never
   /** The descriptor of a file in memory with these bytes, at its start. Not for secrets. */
   memoryFile(options: { readonly name: string; readonly bytes: Uint8Array }): number
   /** The descriptor of a pipe that gives these bytes (at most 4096), then its end. */

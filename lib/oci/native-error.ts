@@ -5,6 +5,7 @@ const codes: Readonly<Record<string, ErrorCode>> = {
   layer_digest: "ERR_OCI_DIGEST",
   layer_format: "ERR_OCI_FORMAT",
   layer_limit: "ERR_OCI_LIMIT",
+  layer_work: "ERR_OCI_WORK",
   layer_unsupported: "ERR_OCI_UNSUPPORTED",
 }
 

@@ -16,6 +16,8 @@ namespace {
 
 // Archives of images have some members for each layer.
 constexpr size_t kMaximumMembers = 64 * 1024;
+// Steps for all of them: a thousand for each.
+constexpr uint64_t kMaximumWork = uint64_t{64} << 20;
 constexpr uint64_t kMaximumPiece = 16 * 1024 * 1024;
 
 struct Listing {
@@ -29,7 +31,8 @@ Listing List(const ByteSource& archive, uint64_t limit) {
   listing.compressed = IsCompressed(archive);
   LayerStream stream(archive, "the archive");
   stream.Limit(limit);
-  TarReader reader(stream);
+  WorkBudget work("layer_work", kMaximumWork, {});
+  TarReader reader(stream, work);
   for (TarEntry entry; reader.Next(entry);) {
     if (listing.members.size() == kMaximumMembers)
       throw SystemError(EFBIG, "layer_limit",
@@ -56,7 +59,7 @@ const char* TypeName(TarEntry::Type type) {
 
 }  // namespace
 
-std::shared_ptr<const ByteSource> ReadBlob(const Napi::Object& blob) {
+std::shared_ptr<const ByteSource> ReadBlob(const Napi::Object& blob, SharedArchive& shared) {
   const uint64_t offset = ReadUnsigned(blob, "offset");
   const uint64_t size = ReadUnsigned(blob, "size");
   const int fd = ReadInt(blob, "fd");
@@ -68,9 +71,13 @@ std::shared_ptr<const ByteSource> ReadBlob(const Napi::Object& blob) {
   }
   if (blob.Get("archive").IsUndefined()) return std::make_shared<FileSource>(fd, offset, size);
   const Napi::Object archive = ReadObject(blob.Get("archive"), "archive");
-  auto file = std::make_shared<FileSource>(fd, 0, ReadUnsigned(archive, "fileSize"));
-  auto inside = std::make_shared<DecompressedSource>(std::move(file), ReadUnsigned(archive, "size"));
-  return std::make_shared<SliceSource>(std::move(inside), offset, size);
+  if (shared.fd != fd) {
+    auto file = std::make_shared<FileSource>(fd, 0, ReadUnsigned(archive, "fileSize"));
+    shared.content =
+        std::make_shared<DecompressedSource>(std::move(file), ReadUnsigned(archive, "size"), shared.decoded);
+    shared.fd = fd;
+  }
+  return std::make_shared<SliceSource>(shared.content, offset, size);
 }
 
 Napi::Value ListArchive(const Napi::CallbackInfo& info) {
@@ -100,7 +107,8 @@ Napi::Value ListArchive(const Napi::CallbackInfo& info) {
 
 Napi::Value ReadBlobBytes(const Napi::CallbackInfo& info) {
   const Napi::Object options = ReadObject(info[0], "options");
-  auto blob = ReadBlob(options);
+  SharedArchive archive;
+  auto blob = ReadBlob(options, archive);
   if (blob->Size() > kMaximumPiece) throw Napi::RangeError::New(info.Env(), "size is too large");
   return RunAsync(
       info.Env(),

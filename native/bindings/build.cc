@@ -104,10 +104,12 @@ std::vector<AddedEntry> ReadAdded(const Napi::Object& source) {
 std::vector<Layer> ReadLayers(const Napi::Object& source) {
   const auto array = source.Get("layers").As<Napi::Array>();
   std::vector<Layer> layers;
+  SharedArchive archive;
   for (uint32_t i = 0; i < array.Length(); ++i) {
     const Napi::Object item = ReadObject(array.Get(i), "layers");
     Layer layer;
-    layer.blob = ReadBlob(ReadObject(item.Get("blob"), "blob"));
+    layer.blob = ReadBlob(ReadObject(item.Get("blob"), "blob"), archive);
+    layer.decoded = archive.decoded;
     layer.name = ReadString(item, "name");
     if (!item.Get("digest").IsUndefined()) layer.digest = ReadBytes(item, "digest");
     layer.diff_id = ReadBytes(item, "diffId");

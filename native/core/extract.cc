@@ -26,6 +26,10 @@ constexpr unsigned kMaxDepth = 2048;
 // Large files are shared out among the threads in pieces of this size.
 constexpr uint64_t kPieceSize = uint64_t{8} << 20;
 constexpr size_t kReadSize = size_t{1} << 20;
+// Work on extended attributes: a label on each of sixty million files.
+constexpr uint64_t kMaxXattrSteps = uint64_t{1} << 29;
+constexpr uint64_t kStepsPerXattr = 8;
+constexpr uint64_t kBytesPerStep = 64;
 // Each may hold a descriptor open.
 constexpr size_t kMaxQueued = 128;
 constexpr unsigned kMaxThreads = 4;
@@ -148,6 +152,7 @@ class Extraction {
   std::vector<std::thread> workers_;
   std::atomic<uint64_t> bytes_ = 0;
   std::atomic<uint64_t> skipped_xattrs_ = 0;
+  std::atomic<uint64_t> xattr_steps_ = 0;
   std::mutex progress_mutex_;
 };
 
@@ -211,6 +216,7 @@ void Extraction::ExtractFolder(const Directory& directory) {
 
 void Extraction::ExtractEntry(int parent, const FolderPtr& folder, const std::string& name, InodeRef ref) {
   const InodePtr inode = reader_.GetInode(ref);
+  Report(0);
   ++done_.entries;
   if (inode->type == InodeType::kDirectory) return ExtractDirectory(parent, folder, name, *inode);
   if (inode->nlink <= 1)
@@ -306,7 +312,8 @@ bool Extraction::LinkToFirst(int parent, const FolderPtr& folder, const std::str
 }
 
 void Extraction::FinishFolders() {
-  for (auto folder = created_.rbegin(); folder != created_.rend(); ++folder) {
+  for (auto folder = created_.rbegin(); folder != created_.rend() && !stopped_; ++folder) {
+    Report(0);
     const UniqueFd fd = OpenFolder(*folder->folder);
     struct stat made {};
     CheckErrno(fstat(fd.get(), &made), "fstat");
@@ -329,7 +336,14 @@ void Extraction::SetAttributes(int fd, const Inode& inode, const struct stat& ma
 
 template <typename Set>
 void Extraction::SetXattrs(const Inode& inode, Set set) {
-  for (const Xattr& xattr : reader_.Xattrs(inode)) {
+  const std::vector<Xattr> xattrs = reader_.Xattrs(inode);
+  // Any number of inodes may share the largest set there can be.
+  uint64_t steps = xattrs.size() * kStepsPerXattr;
+  for (const Xattr& xattr : xattrs) steps += xattr.value.size() / kBytesPerStep;
+  if ((xattr_steps_ += steps) > kMaxXattrSteps)
+    throw FormatError("squashfs_extract",
+                      "more extended attributes than " + std::to_string(kMaxXattrSteps) + " steps of work can set");
+  for (const Xattr& xattr : xattrs) {
     const bool allowed = xattr.name.starts_with("user.") || (request_.preserve_owner && is_root_);
     if (allowed && set(xattr) == 0) continue;
     if (allowed && !IsRefusal(errno)) throw SystemError(errno, "setxattr");

@@ -6,6 +6,8 @@
 #include <zstd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
@@ -23,6 +25,8 @@ constexpr size_t kOutputPiece = 1024 * 1024;
 // What is decoded ahead of the reader, and from which size of a blob on that pays.
 constexpr size_t kPiecesAhead = 4;
 constexpr uint64_t kLongBlob = 512 * 1024;
+// Who waits for a piece says so this often: what is decoded may come to nothing for long.
+constexpr std::chrono::milliseconds kWait{50};
 // A zstd frame may ask for so much memory to be decoded: 128 MiB, as its own command takes.
 constexpr int kZstdWindowLog = 27;
 
@@ -100,6 +104,7 @@ struct LayerStream::Decoder {
   bool Refill() {
     const uint64_t left = blob.Size() - read;
     if (left == 0) return false;
+    if (stopped) throw SystemError(ECANCELED, "layer_read");
     input.resize(std::min<uint64_t>(kInputPiece, left));
     blob.ReadAt(read, input.data(), input.size());
     read += input.size();
@@ -110,6 +115,8 @@ struct LayerStream::Decoder {
   const std::string& name;
   uint64_t read = 0;
   std::vector<uint8_t> input;
+  /// Nobody wants the rest any more.
+  std::atomic<bool> stopped = false;
 };
 
 struct LayerStream::PlainDecoder final : Decoder {
@@ -195,6 +202,7 @@ class LayerStream::Ahead {
       const std::lock_guard<std::mutex> lock(mutex_);
       stopping_ = true;
     }
+    stream_.decoder_->stopped = true;
     taken_.notify_one();
     thread_.join();
   }
@@ -204,7 +212,11 @@ class LayerStream::Ahead {
   /// Gives a piece for one that was read. 0 at the end, from then on.
   size_t Next(std::vector<uint8_t>& bytes) {
     std::unique_lock<std::mutex> lock(mutex_);
-    made_.wait(lock, [this] { return next_ < end_ || failure_; });
+    while (!made_.wait_for(lock, kWait, [this] { return next_ < end_ || failure_; })) {
+      lock.unlock();
+      if (stream_.progress_) stream_.progress_(0);
+      lock.lock();
+    }
     if (next_ == end_) std::rethrow_exception(failure_);
     Piece& piece = pieces_[next_ % kPiecesAhead];
     if (piece.size == 0) return 0;
@@ -292,9 +304,9 @@ bool LayerStream::Fill() {
     }
   end_ = ahead_ ? ahead_->Next(buffer_) : Decode(buffer_);
   produced_ += end_;
-  if (produced_ > limit_)
+  if (produced_ > limit_ || before_ > limit_ - produced_)
     throw SystemError(EFBIG, "layer_limit", name_ + ": more than " + std::to_string(limit_) + " bytes uncompressed");
-  if (progress_ && end_ > 0) progress_(end_);
+  if (progress_) progress_(end_);
   return end_ > 0;
 }
 
@@ -335,12 +347,14 @@ void LayerStream::Finish() {
     throw FormatError("layer_digest", name_ + ": its uncompressed content is not what the image's configuration says");
 }
 
-DecompressedSource::DecompressedSource(std::shared_ptr<const ByteSource> compressed, uint64_t size)
-    : compressed_(std::move(compressed)), size_(size) {}
+DecompressedSource::DecompressedSource(std::shared_ptr<const ByteSource> compressed, uint64_t size,
+                                       std::shared_ptr<const ReadProgress> progress)
+    : compressed_(std::move(compressed)), size_(size), progress_(std::move(progress)) {}
 
 void DecompressedSource::ReadAt(uint64_t offset, void* out, size_t size) const {
   if (!RangeFits(offset, size, size_)) throw SystemError(EOVERFLOW, "layer_format");
-  if (!stream_ || stream_->position() > offset) stream_ = std::make_unique<LayerStream>(*compressed_, "the archive");
+  if (!stream_ || stream_->position() > offset)
+    stream_ = std::make_unique<LayerStream>(*compressed_, "the archive", progress_ ? *progress_ : ReadProgress());
   stream_->Skip(offset - stream_->position());
   stream_->ReadFully(out, size);
 }

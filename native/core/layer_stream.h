@@ -34,7 +34,7 @@ class RunningDigest {
   std::unique_ptr<Context> context_;
 };
 
-/// Gets how many bytes more were read; throws to stop.
+/// Gets how many bytes more were read, which may be none for a while; throws to stop.
 using ReadProgress = std::function<void(uint64_t)>;
 
 /// Reads all of a blob. FormatError "layer_digest" if it is not what is expected.
@@ -61,8 +61,11 @@ class LayerStream {
   uint64_t position() const { return position_; }
   /// Reads the rest; whether all is what Expect said.
   void Finish();
-  /// More than this and it is a bomb (EFBIG "layer_limit").
-  void Limit(uint64_t bytes) { limit_ = bytes; }
+  /// More than this and it is a bomb (EFBIG "layer_limit"); `before`: what others have taken of it.
+  void Limit(uint64_t bytes, uint64_t before = 0) {
+    limit_ = bytes;
+    before_ = before;
+  }
   const std::string& name() const { return name_; }
 
  private:
@@ -85,6 +88,7 @@ class LayerStream {
   uint64_t position_ = 0;
   uint64_t produced_ = 0;
   uint64_t limit_ = UINT64_MAX;
+  uint64_t before_ = 0;
   /// Once it works, decoder_ and digest_ are its own until the end of the layer. Last, so that it ends first.
   std::unique_ptr<Ahead> ahead_;
 };
@@ -94,13 +98,16 @@ class LayerStream {
 class DecompressedSource final : public ByteSource {
  public:
   /// `size`: of the decompressed bytes, as they were once counted.
-  DecompressedSource(std::shared_ptr<const ByteSource> compressed, uint64_t size);
+  /// `progress`: of what is decoded, whether it is asked for or passed by. It may be set until reading starts.
+  DecompressedSource(std::shared_ptr<const ByteSource> compressed, uint64_t size,
+                     std::shared_ptr<const ReadProgress> progress = {});
   uint64_t Size() const override { return size_; }
   void ReadAt(uint64_t offset, void* out, size_t size) const override;
 
  private:
   std::shared_ptr<const ByteSource> compressed_;
   uint64_t size_;
+  std::shared_ptr<const ReadProgress> progress_;
   mutable std::unique_ptr<LayerStream> stream_;
 };
 

@@ -18,6 +18,12 @@ constexpr size_t kMaximumName = 255;
 // As others that resolve links inside a root.
 constexpr int kMaximumLinks = 255;
 constexpr size_t kMaximumDepth = 4096;
+// Names that are looked up on the way to one folder, those in the targets of links included.
+constexpr size_t kMaximumWay = 2 * kMaximumDepth;
+// What a look-up costs, in steps: folders are large, and names long.
+constexpr uint64_t kStepsPerLookup = 4;
+// Bytes of an archive around a layer that are decoded in a step, in vain for the most part.
+constexpr uint64_t kDecodedPerStep = 4096;
 constexpr uint32_t kFolderMode = 0755;
 constexpr std::string_view kWhiteout = ".wh.";
 constexpr std::string_view kOpaque = ".wh..wh..opq";
@@ -28,23 +34,6 @@ constexpr uint64_t kContentOverhead = 64;
 // Files that may have been replaced are held until that is known: what each and all may have.
 constexpr uint64_t kHeldFile = uint64_t{2} << 20;
 constexpr uint64_t kHeldFiles = uint64_t{24} << 20;
-
-/// Its parts, without those that say nothing; ".." takes one back and never leaves the root.
-std::vector<std::string> Cleaned(std::string_view path) {
-  std::vector<std::string> parts;
-  while (!path.empty()) {
-    const size_t slash = std::min(path.find('/'), path.size());
-    const std::string_view part = path.substr(0, slash);
-    path.remove_prefix(std::min(slash + 1, path.size()));
-    if (part.empty() || part == ".") continue;
-    if (part == "..") {
-      if (!parts.empty()) parts.pop_back();
-    } else {
-      parts.emplace_back(part);
-    }
-  }
-  return parts;
-}
 
 std::string Joined(const std::vector<std::string>& parts) {
   std::string path;
@@ -138,6 +127,18 @@ class HeldFile final : public TreeFile {
   const std::vector<uint8_t>& bytes_;
 };
 
+/// Ends what is decoded for a layer, before whoever reads the layer ahead is waited for.
+class StopAround {
+ public:
+  explicit StopAround(std::atomic<bool>& stopped) : stopped_(stopped) { stopped_ = false; }
+  ~StopAround() { stopped_ = true; }
+  StopAround(const StopAround&) = delete;
+  StopAround& operator=(const StopAround&) = delete;
+
+ private:
+  std::atomic<bool>& stopped_;
+};
+
 class EmptyFile final : public TreeFile {
  public:
   uint64_t Size() const override { return 0; }
@@ -149,21 +150,69 @@ class EmptyFile final : public TreeFile {
 }  // namespace
 
 LayerTree::LayerTree(std::vector<Layer> layers, const LayerLimits& limits, ReadProgress progress)
-    : layers_(std::move(layers)), limits_(limits), progress_(std::move(progress)) {
+    : layers_(std::move(layers)),
+      limits_(limits),
+      progress_(std::move(progress)),
+      work_("layer_work", limits.work, [this] {
+        if (progress_) progress_(0);
+      }) {
+  for (const Layer& layer : layers_)
+    if (layer.decoded) *layer.decoded = [this](uint64_t bytes) { ProgressAround(bytes); };
   Inode& root = inodes_[NewInode()];
   root.mode = S_IFDIR | kFolderMode;
   root.children = std::make_unique<Children>();
   found_.resize(layers_.size());
 }
 
-void LayerTree::Names::Sort() { std::sort(hashes_.begin(), hashes_.end()); }
+void LayerTree::Names::Sort() {
+  if (added_.empty()) return;
+  std::sort(added_.begin(), added_.end());
+  for (; !runs_.empty() && runs_.back().size() <= 2 * added_.size(); runs_.pop_back()) {
+    const auto middle = static_cast<Hashes::difference_type>(added_.size());
+    added_.insert(added_.end(), runs_.back().begin(), runs_.back().end());
+    std::inplace_merge(added_.begin(), added_.begin() + middle, added_.end());
+  }
+  runs_.push_back(std::exchange(added_, {}));
+}
 
 bool LayerTree::Names::Has(std::string_view name) const {
-  return std::binary_search(hashes_.begin(), hashes_.end(), std::hash<std::string_view>{}(name));
+  const size_t hash = std::hash<std::string_view>{}(name);
+  return std::any_of(runs_.begin(), runs_.end(),
+                     [hash](const Hashes& run) { return std::binary_search(run.begin(), run.end(), hash); });
+}
+
+std::vector<std::string> LayerTree::Cleaned(std::string_view path) {
+  std::vector<std::string> parts;
+  uint64_t steps = 0;
+  while (!path.empty()) {
+    const size_t slash = std::min(path.find('/'), path.size());
+    const std::string_view part = path.substr(0, slash);
+    path.remove_prefix(std::min(slash + 1, path.size()));
+    ++steps;
+    if (part.empty() || part == ".") continue;
+    if (part == "..") {
+      if (!parts.empty()) parts.pop_back();
+    } else {
+      parts.emplace_back(part);
+    }
+  }
+  Take(steps);
+  return parts;
 }
 
 void LayerTree::Fail(const std::string& path, const std::string& what) const {
   throw FormatError("layer_format", layers_[layer_].name + ": " + path + ": " + what);
+}
+
+void LayerTree::Progress(uint64_t bytes) {
+  Take(around_.exchange(0) / kDecodedPerStep);
+  if (progress_) progress_(bytes);
+}
+
+void LayerTree::ProgressAround(uint64_t bytes) {
+  around_ += bytes;
+  if (std::this_thread::get_id() == walker_) return Progress(0);
+  if (stopped_) throw SystemError(ECANCELED, "layer_read");
 }
 
 void LayerTree::Account(uint64_t bytes) {
@@ -247,7 +296,9 @@ bool LayerTree::Descend(std::vector<std::string> parts, bool create, int64_t mti
   std::reverse(parts.begin(), parts.end());
   steps.assign(1, {0, nullptr});
   int links = 0;
-  while (!parts.empty()) {
+  for (size_t way = 0; !parts.empty(); ++way) {
+    if (way > kMaximumWay) Fail(path, "too many names on the way to it");
+    Take(kStepsPerLookup);
     const std::string name = std::move(parts.back());
     parts.pop_back();
     if (name == ".." && steps.size() > 1) steps.pop_back();
@@ -307,24 +358,29 @@ void LayerTree::RemoveOlder(Children& first, Children::iterator firstPlace) {
       continue;
     }
     const auto place = level.next++;
+    Take(1);
     if (place->second.touched != layer_ + 1) {
       const Index inode = place->second.inode;
       Discount(kNodeOverhead + sizeof(Children::value_type) +
                (place->first.size() > 15 ? place->first.size() + 16 : 0));
       level.children->erase(place);
       Release(inode);
-    } else if (Children* inside = inodes_[place->second.inode].children.get()) {
-      levels.push_back({inside, inside->begin(), inside->end()});
+    } else if (Inode& inside = inodes_[place->second.inode]; inside.children && inside.emptied != layer_ + 1) {
+      inside.emptied = layer_ + 1;
+      levels.push_back({inside.children.get(), inside.children->begin(), inside.children->end()});
     }
   }
 }
 
+void LayerTree::RemoveAllOlder(Inode& folder) {
+  if (std::exchange(folder.emptied, layer_ + 1) == layer_ + 1) return;
+  Children& children = *folder.children;
+  for (auto place = children.begin(); place != children.end();) RemoveOlder(children, place++);
+}
+
 void LayerTree::ApplyWhiteout(Steps& folder, std::string_view name) {
+  if (name == kOpaque) return RemoveAllOlder(inodes_[folder.back().inode]);
   Children& children = *inodes_[folder.back().inode].children;
-  if (name == kOpaque) {
-    for (auto place = children.begin(); place != children.end();) RemoveOlder(children, place++);
-    return;
-  }
   const auto place = children.find(name.substr(kWhiteout.size()));
   if (place != children.end()) RemoveOlder(children, place);
 }
@@ -462,11 +518,13 @@ uint64_t LayerTree::Weight(const Found& found) {
 void LayerTree::Read(uint32_t number, TreeVisitor& visitor) {
   layer_ = number;
   const Layer& layer = layers_[number];
-  if (!layer.digest.empty()) VerifyBlob(*layer.blob, layer.digest, layer.name, progress_);
-  LayerStream stream(*layer.blob, layer.name, progress_);
+  const ReadProgress progress = [this](uint64_t bytes) { Progress(bytes); };
+  if (!layer.digest.empty()) VerifyBlob(*layer.blob, layer.digest, layer.name, progress);
+  LayerStream stream(*layer.blob, layer.name, progress);
+  const StopAround stop(stopped_);
   stream.Expect(layer.diff_id);
-  stream.Limit(limits_.bytes);
-  TarReader reader(stream);
+  stream.Limit(limits_.bytes, decoded_);
+  TarReader reader(stream, work_);
   for (TarEntry entry; reader.Next(entry);) {
     Found found{std::move(entry)};
     if (found.entry.type == TarEntry::Type::kFile && found.entry.size > 0) ReadData(found, stream, visitor);
@@ -479,6 +537,7 @@ void LayerTree::Read(uint32_t number, TreeVisitor& visitor) {
     }
   }
   stream.Finish();
+  decoded_ += stream.position();
   Remember(found_[number]);
 }
 
@@ -557,8 +616,10 @@ void LayerTree::ReadAgain(uint32_t number, TreeVisitor& visitor) {
   }
   std::sort(wanted.begin(), wanted.end(),
             [this](Index a, Index b) { return inodes_[a].data_offset < inodes_[b].data_offset; });
+  layer_ = number;
   const Layer& layer = layers_[number];
-  LayerStream stream(*layer.blob, layer.name, progress_);
+  LayerStream stream(*layer.blob, layer.name, [this](uint64_t bytes) { Progress(bytes); });
+  const StopAround stop(stopped_);
   // It may not be what was verified any more.
   stream.Expect(layer.diff_id);
   stream.Limit(limits_.bytes);
@@ -593,6 +654,7 @@ TreeEntry LayerTree::Describe(const Inode& inode, Index index, std::string_view 
 }
 
 void LayerTree::Walk(TreeVisitor& visitor) {
+  walker_ = std::this_thread::get_id();
   for (auto layer = static_cast<uint32_t>(layers_.size()); layer > 0; --layer) Read(layer - 1, visitor);
   for (uint32_t layer = 1; layer < layers_.size(); ++layer) Apply(layer);
   StoreRest(visitor);

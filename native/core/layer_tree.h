@@ -3,6 +3,7 @@
 // data that looked replaced and was not.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -10,11 +11,13 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "core/layer_stream.h"
 #include "core/tar_reader.h"
 #include "core/tree_source.h"
+#include "core/work_budget.h"
 
 namespace sifcrypt {
 
@@ -26,6 +29,8 @@ struct Layer {
   ExpectedDigest digest;
   /// Of its uncompressed content.
   ExpectedDigest diff_id;
+  /// If the blob is decoded out of an archive: who decodes it tells of it here, on whatever thread. Layers may share it.
+  std::shared_ptr<ReadProgress> decoded;
 };
 
 struct LayerLimits {
@@ -33,6 +38,9 @@ struct LayerLimits {
   uint64_t bytes = uint64_t{64} << 30;
   /// Of the tree: what its names, links and attributes take.
   uint64_t memory = uint64_t{2} << 30;
+  /// Steps of work (work_budget.h) for all layers: entries, records, parts of names that are looked up, names that are removed,
+  /// bytes copied. Two million files take an eighth of it, in however many layers; it takes half a minute to use up.
+  uint64_t work = uint64_t{1} << 29;
 };
 
 class LayerTree final : public TreeSource {
@@ -40,13 +48,15 @@ class LayerTree final : public TreeSource {
   /// Base first.
   LayerTree(std::vector<Layer> layers, const LayerLimits& limits, ReadProgress progress);
   /// Verifies every blob, then reads it, and hands its data over before all names. Once. SystemError with "layer_digest",
-  /// "layer_format", "layer_limit", "layer_unsupported"; what `progress` throws passes through.
+  /// "layer_format", "layer_limit", "layer_unsupported", "layer_work"; what `progress` throws passes through.
   void Walk(TreeVisitor& visitor) override;
 
   /// Extended attributes that cannot be stored in a squashfs.
   uint64_t skipped_xattrs() const { return skipped_xattrs_; }
   /// Bytes that the tree takes, by its own account.
   uint64_t memory() const { return memory_; }
+  /// Steps of work that were taken.
+  uint64_t work() const { return work_.taken(); }
 
  private:
   using Index = uint32_t;
@@ -79,6 +89,9 @@ class LayerTree final : public TreeSource {
     Data data = Data::kUnread;
     /// Its number at the visitor, or in held_.
     uint64_t content = 0;
+    /// The newest layer that removed what older ones have in this folder, from 1: all that is in it now is that layer's, or
+    /// newer.
+    uint32_t emptied = 0;
     std::unique_ptr<Children> children;
     std::unique_ptr<Extra> extra;
   };
@@ -97,12 +110,16 @@ class LayerTree final : public TreeSource {
   /// Hashes of names. Two that are the same only make for a second look.
   class Names {
    public:
-    void Add(std::string_view name) { hashes_.push_back(std::hash<std::string_view>{}(name)); }
+    void Add(std::string_view name) { added_.push_back(std::hash<std::string_view>{}(name)); }
+    /// What was added is there from now on.
     void Sort();
     bool Has(std::string_view name) const;
 
    private:
-    std::vector<size_t> hashes_;
+    using Hashes = std::vector<size_t>;
+    Hashes added_;
+    /// Sorted, each more than twice as long as the one behind it: what many small layers add is not sorted into all of them.
+    std::vector<Hashes> runs_;
   };
 
   /// Takes a layer's entries, and the data of those that no newer layer may have replaced.
@@ -124,7 +141,16 @@ class LayerTree final : public TreeSource {
   void Release(Index inode);
   /// Removes what this layer did not make.
   void RemoveOlder(Children& children, Children::iterator place);
+  void RemoveAllOlder(Inode& folder);
   void SetMetadata(Inode& inode, TarEntry& entry);
+  /// Its parts, without those that say nothing; ".." takes one back and never leaves the root.
+  std::vector<std::string> Cleaned(std::string_view path);
+  /// Steps of work on the current layer.
+  void Take(uint64_t steps) { work_.Take(steps, layers_[layer_].name); }
+  /// Of reading, on the thread that walks.
+  void Progress(uint64_t bytes);
+  /// Of decoding an archive around a layer.
+  void ProgressAround(uint64_t bytes);
   void Account(uint64_t bytes);
   void Discount(uint64_t bytes) { memory_ -= bytes; }
   uint64_t Weight(const Inode& inode) const;
@@ -139,11 +165,19 @@ class LayerTree final : public TreeSource {
   std::vector<Layer> layers_;
   LayerLimits limits_;
   ReadProgress progress_;
+  WorkBudget work_;
+  std::thread::id walker_;
+  /// Bytes of the archive around a layer that are not counted as work yet.
+  std::atomic<uint64_t> around_ = 0;
+  /// The layer that is read ahead is not wanted any more.
+  std::atomic<bool> stopped_ = false;
   std::deque<Inode> inodes_;
   std::vector<Index> free_;
   /// That is being applied, from 0.
   uint32_t layer_ = 0;
   uint64_t bytes_ = 0;
+  /// Uncompressed, of the layers that were read.
+  uint64_t decoded_ = 0;
   uint64_t memory_ = 0;
   /// Of each layer.
   std::vector<std::deque<Found>> found_;

@@ -40,6 +40,8 @@ constexpr uint64_t kMinStoredMetadata = 3;
 // Our own limits.
 constexpr size_t kMaxTargetLength = 4096;
 constexpr int kMaxLinks = 40;
+// Of listings that one path leads through: a million entries without an index, three dozen times.
+constexpr uint64_t kMaxResolvedBytes = uint64_t{1} << 30;
 // Pointers to metadata blocks of one table: enough for 67 million fragments.
 constexpr uint64_t kMaxTableBlocks = uint64_t{1} << 17;
 // What Linux lets a file have: 64 KiB of names, 64 KiB in each value.
@@ -169,6 +171,8 @@ struct SquashfsReader::Implementation {
   /// The fragment block that holds a file's tail of `size` bytes.
   std::shared_ptr<const DataBlock> Fragment(const Inode& file, size_t size) const;
   InodePtr GetInode(InodeRef ref) const;
+  /// Looks at no more than `left` bytes of the listing, and takes them off.
+  std::optional<InodeRef> Lookup(const Inode& directory, std::string_view name, uint64_t& left) const;
   void ReadIndex(Inode& inode, Cursor& cursor, uint32_t count) const;
   void PrepareBlockList(Inode& inode, const Cursor& cursor) const;
   size_t BlockLength(const Inode& file, uint64_t block) const {
@@ -762,6 +766,12 @@ InodeRef SquashfsReader::Root() const { return impl_->root; }
 InodePtr SquashfsReader::GetInode(InodeRef ref) const { return impl_->GetInode(ref); }
 
 std::optional<InodeRef> SquashfsReader::Lookup(const Inode& directory, std::string_view name) const {
+  uint64_t left = UINT64_MAX;
+  return impl_->Lookup(directory, name, left);
+}
+
+std::optional<InodeRef> SquashfsReader::Implementation::Lookup(const Inode& directory, std::string_view name,
+                                                               uint64_t& left) const {
   if (directory.type != InodeType::kDirectory) throw SystemError(ENOTDIR, "squashfs_lookup");
   if (directory.size == 0 || name.empty() || name.size() > kMaxNameLength || !ValidName(name)) return std::nullopt;
   const auto after =
@@ -769,10 +779,14 @@ std::optional<InodeRef> SquashfsReader::Lookup(const Inode& directory, std::stri
                        [](std::string_view wanted, const Inode::IndexEntry& entry) { return wanted < entry.name; });
   const uint64_t start = after == directory.index.begin() ? 0 : std::prev(after)->position;
   const uint64_t end = after == directory.index.end() ? directory.size : after->position;
-  Implementation::Listing listing(*impl_, directory, start);
-  Implementation::Listing::Entry entry;
+  Listing listing(*this, directory, start);
+  Listing::Entry entry;
   while (listing.position() < end || listing.InHeader()) {
+    const uint64_t before = listing.position();
     if (!listing.Next(&entry)) break;
+    const uint64_t taken = listing.position() - before;
+    if (taken > left) Malformed("a path leads through listings that are too long");
+    left -= taken;
     if (entry.name == name) return entry.ref;
     // Entries are sorted; the kernel, too, relies on it for the first byte only.
     if (static_cast<uint8_t>(entry.name[0]) > static_cast<uint8_t>(name[0])) break;
@@ -978,6 +992,7 @@ InodeRef SquashfsReader::Resolve(std::string_view path, bool follow) const {
   std::vector<InodeRef> walked{Root()};
   InodePtr current = GetInode(Root());
   int links = 0;
+  uint64_t left = kMaxResolvedBytes;
   while (!parts.empty()) {
     if (current->type != InodeType::kDirectory) throw SystemError(ENOTDIR, "squashfs_lookup");
     const std::string part = std::move(parts.back());
@@ -988,7 +1003,7 @@ InodeRef SquashfsReader::Resolve(std::string_view path, bool follow) const {
       current = GetInode(walked.back());
       continue;
     }
-    const std::optional<InodeRef> ref = Lookup(*current, part);
+    const std::optional<InodeRef> ref = impl_->Lookup(*current, part, left);
     if (!ref) throw SystemError(ENOENT, "squashfs_lookup");
     InodePtr next = GetInode(*ref);
     if (next->type == InodeType::kSymlink && (follow || !parts.empty())) {

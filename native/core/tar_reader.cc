@@ -16,6 +16,11 @@ constexpr size_t kBlock = 512;
 constexpr uint64_t kMaximumExtension = 1 << 20;
 constexpr size_t kMaximumExtensions = 16;
 constexpr size_t kMaximumSegments = 1 << 16;
+// What Linux lets a file have.
+constexpr size_t kMaximumXattrNames = 64 << 10;
+// What is counted: an entry with its header, and bytes that are copied.
+constexpr uint64_t kStepsPerEntry = 8;
+constexpr uint64_t kBytesPerStep = 64;
 
 // Fields of a header: offset and size (POSIX.1-1988, and GNU's in the room of the prefix).
 struct Field {
@@ -28,6 +33,23 @@ constexpr size_t kSparseInHeader = 4, kSparseInBlock = 21, kBlockExtendedAt = 50
 
 constexpr std::string_view kXattrRecord = "SCHILY.xattr.";
 constexpr std::string_view kEncodedXattrRecord = "LIBARCHIVE.xattr.";
+
+/// Is it looked at? The others, comments above all, are not kept.
+bool IsKnown(std::string_view key) {
+  constexpr std::string_view kKeys[] = {"path",
+                                        "linkpath",
+                                        "uid",
+                                        "gid",
+                                        "mtime",
+                                        "size",
+                                        "GNU.sparse.name",
+                                        "GNU.sparse.major",
+                                        "GNU.sparse.map",
+                                        "GNU.sparse.realsize",
+                                        "GNU.sparse.size"};
+  return key.starts_with(kXattrRecord) || key.starts_with(kEncodedXattrRecord) ||
+         std::find(std::begin(kKeys), std::end(kKeys), key) != std::end(kKeys);
+}
 
 std::string_view Text(const uint8_t* header, Field field) {
   const auto* start = reinterpret_cast<const char*>(header + field.at);
@@ -164,53 +186,65 @@ void TarReader::ParseRecords(std::string_view text, Records& records) {
     if (key == "GNU.sparse.offset" || key == "GNU.sparse.numbytes") {
       map += map.empty() ? "" : ",";
       map += value;
-    } else {
+    } else if (IsKnown(key)) {
       records.insert_or_assign(std::string(key), std::string(value));
     }
     text.remove_prefix(length);
+    work_.Take(1, stream_.name());
   }
   if (!map.empty()) records.insert_or_assign("GNU.sparse.map", map);
 }
 
-void TarReader::ApplyRecords(const Records& records, TarEntry& entry) {
-  const auto id = [this](const std::string& text) {
-    uint32_t value = 0;
-    if (!ParseDecimal(text, value)) Fail("a malformed owner");
-    return value;
+const std::string* TarReader::Find(const Records& own, std::string_view key) const {
+  for (const Records* records : {&own, &std::as_const(globals_)})
+    if (const auto found = records->find(key); found != records->end()) return &found->second;
+  return nullptr;
+}
+
+void TarReader::ApplyRecord(const Records& own, const std::string& key, const std::string& value, TarEntry& entry) {
+  const auto id = [this, &value] {
+    uint32_t number = 0;
+    if (!ParseDecimal(value, number)) Fail("a malformed owner");
+    return number;
   };
-  for (const auto& [key, value] : records) {
-    if (value.empty() && key != "path" && !key.starts_with(kXattrRecord)) continue;
-    if (key == "path" || key == "GNU.sparse.name") {
-      if (!value.empty()) entry.path = value;
-    } else if (key == "linkpath") {
-      entry.target = value;
-    } else if (key == "uid") {
-      entry.uid = id(value);
-    } else if (key == "gid") {
-      entry.gid = id(value);
-    } else if (key == "mtime") {
-      // To the second, downwards.
-      const std::string_view text(value);
-      const size_t point = text.find('.');
-      if (!ParseDecimal(text.substr(0, point), entry.mtime)) Fail("a malformed time");
-      if (point != std::string_view::npos && text.front() == '-' &&
-          text.find_first_not_of('0', point + 1) != std::string_view::npos)
-        --entry.mtime;
-    } else if (key == "size") {
-      if (!ParseDecimal(value, entry.stored_size)) Fail("a malformed size");
-    } else if (key.starts_with(kXattrRecord)) {
-      entry.xattrs.push_back({key.substr(kXattrRecord.size()), value});
-    } else if (key.starts_with(kEncodedXattrRecord)) {
-      TreeXattr xattr{PercentDecoded(std::string_view(key).substr(kEncodedXattrRecord.size())), ""};
-      if (!DecodeBase64(value, xattr.value)) Fail("a malformed extended attribute");
-      // Both forms of the same come together.
-      if (records.find(std::string(kXattrRecord) + xattr.name) == records.end()) entry.xattrs.push_back(xattr);
-    }
+  work_.Take(1 + value.size() / kBytesPerStep, stream_.name());
+  if (value.empty() && key != "path" && !key.starts_with(kXattrRecord)) return;
+  if (key == "path" || key == "GNU.sparse.name") {
+    if (!value.empty()) entry.path = value;
+  } else if (key == "linkpath") {
+    entry.target = value;
+  } else if (key == "uid") {
+    entry.uid = id();
+  } else if (key == "gid") {
+    entry.gid = id();
+  } else if (key == "mtime") {
+    // To the second, downwards.
+    const std::string_view text(value);
+    const size_t point = text.find('.');
+    if (!ParseDecimal(text.substr(0, point), entry.mtime)) Fail("a malformed time");
+    if (point != std::string_view::npos && text.front() == '-' &&
+        text.find_first_not_of('0', point + 1) != std::string_view::npos)
+      --entry.mtime;
+  } else if (key == "size") {
+    if (!ParseDecimal(value, entry.stored_size)) Fail("a malformed size");
+  } else if (key.starts_with(kXattrRecord)) {
+    entry.xattrs.push_back({key.substr(kXattrRecord.size()), value});
+  } else if (key.starts_with(kEncodedXattrRecord)) {
+    TreeXattr xattr{PercentDecoded(std::string_view(key).substr(kEncodedXattrRecord.size())), ""};
+    if (!DecodeBase64(value, xattr.value)) Fail("a malformed extended attribute");
+    // Both forms of the same come together.
+    if (Find(own, std::string(kXattrRecord) + xattr.name) == nullptr) entry.xattrs.push_back(xattr);
   }
-  const auto find = [&records](const char* key) -> const std::string* {
-    const auto found = records.find(key);
-    return found == records.end() ? nullptr : &found->second;
-  };
+}
+
+void TarReader::ApplyRecords(const Records& own, TarEntry& entry) {
+  for (const auto& [key, value] : globals_)
+    if (own.find(key) == own.end()) ApplyRecord(own, key, value, entry);
+  for (const auto& [key, value] : own) ApplyRecord(own, key, value, entry);
+  size_t names = 0;
+  for (const TreeXattr& xattr : entry.xattrs) names += xattr.name.size() + 1;
+  if (names > kMaximumXattrNames) Fail("too many extended attributes");
+  const auto find = [this, &own](const char* key) { return Find(own, key); };
   const std::string* const major = find("GNU.sparse.major");
   const std::string* const map = find("GNU.sparse.map");
   const std::string* size = find("GNU.sparse.realsize");
@@ -223,6 +257,7 @@ void TarReader::ApplyRecords(const Records& records, TarEntry& entry) {
     return;
   }
   if (map == nullptr) Fail("a sparse file without a map");
+  work_.Take(map->size() / 2, stream_.name());
   std::string_view rest(*map);
   std::vector<uint64_t> numbers;
   while (!rest.empty()) {
@@ -299,42 +334,47 @@ void TarReader::CheckSegments(TarEntry& entry) {
     end = segment.offset + segment.size;
     stored += segment.size;
   }
+  // Whoever looks for the next data would pass by them each time.
+  std::erase_if(entry.segments, [](const SparseSegment& segment) { return segment.size == 0; });
   if (stored != entry.stored_size) Fail("a sparse file that has other data than its map says");
 }
 
 bool TarReader::Next(TarEntry& entry) {
   entry = {};
   path_.clear();
-  Records records = globals_;
+  work_.Take(kStepsPerEntry, stream_.name());
+  Records own;
+  bool extended = false;
   std::string longName;
   std::string longTarget;
   uint8_t header[kBlock];
   for (size_t extensions = 0;; ++extensions) {
     if (extensions > kMaximumExtensions) Fail("too many extended headers");
     if (!ReadHeader(header)) {
-      if (!longName.empty() || !longTarget.empty() || records.size() != globals_.size())
-        Fail("the archive ends behind an extended header");
+      if (extended) Fail("the archive ends behind an extended header");
       return false;
     }
     int64_t size = 0;
     if (!ParseNumber(header + kSize.at, kSize.size, size) || size < 0) Fail("a malformed size");
     const char type = static_cast<char>(header[kTypeAt]);
     if (type == 'x' || type == 'X') {
-      ParseRecords(ReadText(static_cast<uint64_t>(size), "an extended header"), records);
+      ParseRecords(ReadText(static_cast<uint64_t>(size), "an extended header"), own);
+      extended = true;
       continue;
     }
     if (type == 'g') {
       ParseRecords(ReadText(static_cast<uint64_t>(size), "a global header"), globals_);
+      work_.Take(globals_.size(), stream_.name());
       uint64_t bytes = 0;
       for (const auto& [key, value] : globals_) bytes += key.size() + value.size();
       if (bytes > kMaximumExtension) Fail("too many global records");
-      records.insert(globals_.begin(), globals_.end());
       continue;
     }
     if (type == 'L' || type == 'K') {
       std::string text = ReadText(static_cast<uint64_t>(size), "a long name");
       text.resize(strnlen(text.c_str(), text.size()));
       (type == 'L' ? longName : longTarget) = std::move(text);
+      extended = true;
       continue;
     }
     entry.stored_size = static_cast<uint64_t>(size);
@@ -390,14 +430,14 @@ bool TarReader::Next(TarEntry& entry) {
       Fail("an entry of unknown type " + std::to_string(static_cast<int>(static_cast<unsigned char>(type))));
   }
   entry.mode = static_cast<uint32_t>(number(kMode)) & 07777;
-  if (records.find("uid") == records.end()) entry.uid = id(kUid);
-  if (records.find("gid") == records.end()) entry.gid = id(kGid);
+  if (Find(own, "uid") == nullptr) entry.uid = id(kUid);
+  if (Find(own, "gid") == nullptr) entry.gid = id(kGid);
   entry.mtime = number(kMtime);
   if (entry.type == TarEntry::Type::kCharacterDevice || entry.type == TarEntry::Type::kBlockDevice) {
     entry.major = id(kMajor);
     entry.minor = id(kMinor);
   }
-  ApplyRecords(records, entry);
+  ApplyRecords(own, entry);
   path_ = entry.path;
   if (entry.path.find('\0') != std::string::npos || entry.target.find('\0') != std::string::npos)
     Fail("a name with a zero byte in it");
@@ -411,8 +451,8 @@ bool TarReader::Next(TarEntry& entry) {
   const uint64_t start = stream_.position();
   const uint64_t stored = entry.stored_size;
   if (stored > INT64_MAX - kBlock) Fail("a malformed size");
-  if (entry.is_sparse && type != 'S' && entry.segments.empty() && records.count("GNU.sparse.major") != 0 &&
-      records.at("GNU.sparse.major") == "1")
+  const std::string* const major = Find(own, "GNU.sparse.major");
+  if (entry.is_sparse && type != 'S' && entry.segments.empty() && major != nullptr && *major == "1")
     ReadSparseMap(entry);
   if (entry.is_sparse)
     CheckSegments(entry);

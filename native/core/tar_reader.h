@@ -9,6 +9,7 @@
 
 #include "core/layer_stream.h"
 #include "core/tree_source.h"
+#include "core/work_budget.h"
 
 namespace sifcrypt {
 
@@ -45,7 +46,7 @@ struct TarEntry {
 
 class TarReader {
  public:
-  explicit TarReader(LayerStream& stream) : stream_(stream) {}
+  TarReader(LayerStream& stream, WorkBudget& work) : stream_(stream), work_(work) {}
   /// What was not read of the entry before is skipped. False: the archive has ended. EBADMSG "layer_format", with the name.
   bool Next(TarEntry& entry);
 
@@ -55,15 +56,20 @@ class TarReader {
   bool ReadHeader(uint8_t* header);
   std::string ReadText(uint64_t size, const char* what);
   void ParseRecords(std::string_view text, Records& records);
-  void ApplyRecords(const Records& records, TarEntry& entry);
+  /// Of the entry itself, or else of all that follow a global header; nullptr: neither.
+  const std::string* Find(const Records& own, std::string_view key) const;
+  void ApplyRecord(const Records& own, const std::string& key, const std::string& value, TarEntry& entry);
+  void ApplyRecords(const Records& own, TarEntry& entry);
   void ReadSparse(const uint8_t* header, TarEntry& entry);
   void ReadSparseMap(TarEntry& entry);
   void CheckSegments(TarEntry& entry);
   [[noreturn]] void Fail(const std::string& what) const;
 
   LayerStream& stream_;
+  WorkBudget& work_;
   /// Where the next header is.
   uint64_t next_ = 0;
+  /// Of global headers. Looked up where an entry has none of its own, and never copied to it.
   Records globals_;
   /// For messages.
   std::string path_;

@@ -82,6 +82,7 @@ const expected: Readonly<Record<ErrorCode, number>> = {
   ERR_OCI_FORMAT: 21,
   ERR_OCI_DIGEST: 21,
   ERR_OCI_LIMIT: 21,
+  ERR_OCI_WORK: 21,
   ERR_OCI_UNSUPPORTED: 21,
   ERR_OCI_REGISTRY: 25,
   ERR_OCI_CREDENTIALS: 22,
