@@ -1,17 +1,24 @@
 // The command as one file, dist/cli/command.js, what runs payloads as a smaller one, dist/cli/run.js, and a small one that loads
-// either, dist/cli/main.js. Loading fifty modules one by one takes longer than opening an image; as a CommonJS module it does
+// either, dist/cli/main.js (lib/cli/start.cjs). Loading fifty modules one by one takes longer than opening an image; as a CommonJS module it does
 // without the wrappers that Node makes of its own modules for an import; and with V8's code cache beside it nothing is compiled twice.
 import { spawnSync } from "node:child_process"
 import { generateKeyPairSync } from "node:crypto"
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs"
 import { tmpdir } from "node:os"
 import { createRequire, isBuiltin } from "node:module"
 import path from "node:path"
 import { build } from "esbuild"
 
 const main = "dist/cli/main.js"
-/** What starts from run.js. */
-const actions = ["exec", "run", "shell", "test"]
 const require = createRequire(import.meta.url)
 const { wrap } = require("node:module")
 
@@ -83,38 +90,18 @@ function sharedImport(found) {
 await bundle("main", "command")
 await bundle("main-run", "run")
 writeFileSync("dist/cli/package.json", '{ "type": "commonjs" }\n')
-writeFileSync(
-  main,
-  `#!/usr/bin/env node
-// Starts command.js or run.js from V8's code cache, which another version of V8 does not take: then it is compiled as ever.
-const { readFileSync, writeFileSync } = require("node:fs")
-const { join } = require("node:path")
-const { Script } = require("node:vm")
-const name = ${JSON.stringify(actions)}.includes(process.argv[2]) ? "run" : "command"
-const filename = join(__dirname, name + ".js")
-const cache = join(__dirname, name + ".cache")
-let cachedData
-try {
-  cachedData = readFileSync(cache)
-} catch {
-  // Packed without one.
-}
-const script = new Script(readFileSync(filename, "latin1"), { filename, cachedData })
-if (process.env.SIFCRYPT_WRITE_CODE_CACHE === "1")
-  process.on("exit", () => writeFileSync(cache, script.createCachedData()))
-script.runInThisContext().call(exports, exports, require, module, filename, __dirname)
-`,
-)
+copyFileSync("lib/cli/start.cjs", main)
 chmodSync(main, 0o755)
 
-if (spawnSync(process.execPath, [main, "--version"], { stdio: ["ignore", "ignore", "inherit"] }).status !== 0)
+if (spawnSync(main, ["--version"], { stdio: ["ignore", "ignore", "inherit"] }).status !== 0)
   throw new Error("the bundled command does not start")
 
 // What was compiled in a run is in the cache: so the usual commands run once. They need not succeed: the addon may be
 // missing, or what a payload needs.
 const folder = mkdtempSync(path.join(tmpdir(), "sifcrypt-bundle-"))
 try {
-  for (const name of ["command", "run"]) rmSync(`dist/cli/${name}.cache`, { force: true })
+  for (const name of readdirSync("dist/cli").filter((file) => file.endsWith(".cache")))
+    rmSync(`dist/cli/${name}`)
   const pair = generateKeyPairSync("rsa", { modulusLength: 2048 })
   const key = path.join(folder, "key.pem")
   writeFileSync(key, pair.privateKey.export({ type: "pkcs8", format: "pem" }))
@@ -128,7 +115,7 @@ try {
     ["ls", "--pem-path", key, image],
     ["exec", "--engine", "userspace", "--pem-path", key, image, "/file"],
   ])
-    spawnSync(process.execPath, [main, ...args], { env, stdio: "ignore" })
+    spawnSync(main, args, { env, stdio: "ignore" })
 } finally {
   rmSync(folder, { recursive: true })
 }

@@ -9,7 +9,7 @@ export function failureReporter(): FailureReporter {
   const { PATH, TERM, SIFCRYPT_DEBUG } = process.env
   return {
     file: process.execPath,
-    args: [...process.execArgv, process.argv[1] ?? "", flag],
+    args: [...process.execArgv, "--", process.argv[1] ?? "", flag],
     env: {
       ...(PATH === undefined ? {} : { PATH }),
       ...(TERM === undefined ? {} : { TERM }),

@@ -1,13 +1,16 @@
-// SIGINT, SIGTERM and SIGHUP undo what is under way: the command's AbortSignal fires, its work is taken back, and the
+// SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 undo what is under way: the command's AbortSignal fires, its work is taken back, and the
 // process exits with 128 plus the signal's number. Some work cannot be stopped (deriving a key, a disk that does not answer): then
 // the process ends without it. What is half done then is what a kill leaves: a file without a name, or a change that is not visible.
 import { constants } from "node:os"
 import { exitNow } from "../index.ts"
 
+/** What ends a process unless it says otherwise, and comes from somebody who wants it to end. */
+const undoing = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"] as const
+
 /** The reason an interrupted command ends with. */
 export class Interrupted extends Error {
   readonly exitCode: number
-  constructor(signal: "SIGINT" | "SIGTERM" | "SIGHUP") {
+  constructor(signal: (typeof undoing)[number]) {
     super(`interrupted by ${signal}`)
     this.name = "AbortError"
     this.exitCode = 128 + constants.signals[signal]
@@ -36,7 +39,7 @@ let receiver: ((signal: NodeJS.Signals) => void) | undefined
 
 /** Turns the signals into an abort; a second one of the same kind ends the process at once, as the kernel would. */
 export function undoOnSignals(): void {
-  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+  for (const signal of undoing) {
     const handler = (): void => {
       if (receiver !== undefined) {
         receiver(signal)
@@ -67,10 +70,9 @@ export function leave(code: number): never {
 /** From now on `next` gets the signals. The handlers stay: a signal that comes between two of them would be lost. */
 export function passSignalsTo(next: (signal: NodeJS.Signals) => void): void {
   receiver = next
-  for (const signal of ["SIGQUIT", "SIGUSR1", "SIGUSR2"] as const)
-    process.on(signal, () => {
-      next(signal)
-    })
+  process.on("SIGQUIT", () => {
+    next("SIGQUIT")
+  })
 }
 
 let ending: NodeJS.Signals | undefined
@@ -80,10 +82,9 @@ export function endWith(signal: NodeJS.Signals): void {
   ending = signal
 }
 
-/** Raises the signal of {@link endWith}. Comes back where Node itself does not die of it; then the exit status tells. */
+/** Raises the signal of {@link endWith}. */
 export function dieAsAsked(): void {
-  // Node answers SIGUSR1 with its debugger.
-  if (ending === undefined || ending === "SIGUSR1") return
+  if (ending === undefined) return
   process.removeAllListeners(ending)
   process.kill(process.pid, ending)
 }

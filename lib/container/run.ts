@@ -3,6 +3,7 @@ import { fstatSync, realpathSync } from "node:fs"
 import { realpath } from "node:fs/promises"
 import { constants } from "node:os"
 import { isatty } from "node:tty"
+import { callerEnvironment } from "../caller-environment.ts"
 import type { Tree } from "../device/tree.ts"
 import { initPath } from "../native/load.ts"
 import { composeBinds, homeOf, parseBinds, type Bind } from "../runtime/binds.ts"
@@ -65,10 +66,11 @@ export async function payloadEnvironment(
   argv: readonly string[],
 ): Promise<PayloadEnvironment> {
   const { env = [], envFile, cleanEnv = false, noEnv = [], onNotice } = options
+  const host = callerEnvironment()
   return composeEnvironment({
-    host: { ...process.env, USER_PATH: process.env["PATH"] },
+    host: { ...host, USER_PATH: host["PATH"] },
     assignments: env,
-    ...(envFile === undefined ? {} : { fromFile: await readEnvFile(envFile, process.env, argv) }),
+    ...(envFile === undefined ? {} : { fromFile: await readEnvFile(envFile, host, argv) }),
     clean: cleanEnv,
     omit: noEnv,
     ...(onNotice === undefined ? {} : { onNotice }),

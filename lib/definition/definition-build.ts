@@ -3,6 +3,7 @@
 import { existsSync, readFileSync, realpathSync } from "node:fs"
 import { mkdtemp, open, readFile, rm, stat } from "node:fs/promises"
 import path from "node:path"
+import { callerEnvironment } from "../caller-environment.ts"
 import type { CredentialOptions } from "../encryption/credentials.ts"
 import type { OriginOptions } from "../container/origin.ts"
 import { BuildError } from "../errors.ts"
@@ -292,7 +293,7 @@ function textOf(file: string): string | undefined {
 /** The environment for scripts on this machine: what holds keys and passwords stays here. */
 function scriptEnvironment(): Record<string, string> {
   return Object.fromEntries(
-    Object.entries(process.env).filter(
+    Object.entries(callerEnvironment()).filter(
       (entry): entry is [string, string] =>
         entry[1] !== undefined &&
         !/^(?:(?:SIFCRYPT|APPTAINER|SINGULARITY)_(?:ENCRYPTION|DOCKER)_|DOCKER_PASSWORD$)/.test(entry[0]),

@@ -93,7 +93,10 @@ class Expansion {
 
   async expand(base: string, parts: readonly string[]): Promise<void> {
     if (++this.#lookups > MAX_LOOKUPS)
-      throw new BuildError("ERR_BUILD_SOURCE", `${this.#pattern}: looked up in more than ${MAX_LOOKUPS} places`)
+      throw new BuildError(
+        "ERR_BUILD_SOURCE",
+        `${this.#pattern}: looked up in more than ${MAX_LOOKUPS} places`,
+      )
     const [part, ...rest] = parts
     if (part === undefined) {
       this.#add(base)

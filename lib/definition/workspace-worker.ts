@@ -26,6 +26,10 @@ import {
   type WireError,
 } from "./workspace-protocol.ts"
 
+// The kernel's default: a listener that goes takes Node's own, a debugger, with it.
+const none = (): void => undefined
+process.on("SIGUSR1", none).off("SIGUSR1", none)
+
 const [control = -1, keys = -1] = process.argv.slice(2).map(Number)
 const socket = new Socket({ fd: control, readable: true, writable: true })
 

@@ -33,13 +33,27 @@ export interface WorkspaceOptions {
 /** The worker's number of the first descriptor that is passed on: they come behind the standard streams. */
 const FIRST_PASSED = 3
 
+/** No address that a stream can listen on: Node would open a debugger there when it gets SIGUSR1 before the worker has begun. */
+const noDebugger = "--inspect-port=[ff00::]:1024"
+
 /** How the worker is started: compiled, or as it is where this file is not compiled either. */
 function workerCommand(): string[] {
   const own = import.meta.url
   if (!own.endsWith(".ts"))
-    return [process.execPath, path.join(packageRoot, "dist", "definition", "workspace-worker.js")]
+    return [
+      process.execPath,
+      noDebugger,
+      "--",
+      path.join(packageRoot, "dist", "definition", "workspace-worker.js"),
+    ]
   const tsx = pathToFileURL(createRequire(own).resolve("tsx")).href
-  return [process.execPath, `--import=${tsx}`, fileURLToPath(new URL("workspace-worker.ts", own))]
+  return [
+    process.execPath,
+    noDebugger,
+    `--import=${tsx}`,
+    "--",
+    fileURLToPath(new URL("workspace-worker.ts", own)),
+  ]
 }
 
 /** The error that the worker met. */
@@ -146,9 +160,7 @@ export class Workspace implements AsyncDisposable {
     }
     return new BuildError(
       "ERR_BUILD_SCRATCH",
-      this.#started
-        ? "the process in the workspace was killed"
-        : "the workspace of the build did not start",
+      this.#started ? "the process in the workspace was killed" : "the workspace of the build did not start",
     )
   }
 

@@ -3,6 +3,7 @@ import { spawn } from "node:child_process"
 import { close, read, readdirSync, readFileSync, readlinkSync } from "node:fs"
 import { open } from "node:fs/promises"
 import { promisify } from "node:util"
+import { callerEnvironment } from "../caller-environment.ts"
 import { KeyError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
 import type { Bytes } from "../units.ts"
@@ -110,7 +111,9 @@ const secretVariables = /^(?:SIFCRYPT|APPTAINER|SINGULARITY)_/
  */
 export async function readCommand(command: string, limit: Bytes, signal?: AbortSignal): Promise<Buffer> {
   signal?.throwIfAborted()
-  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !secretVariables.test(name)))
+  const env = Object.fromEntries(
+    Object.entries(callerEnvironment()).filter(([name]) => !secretVariables.test(name)),
+  )
   const child = spawn("/bin/sh", ["-c", command], { env, stdio: ["ignore", "pipe", "inherit"] })
   const ended = new Promise<string | undefined>((resolve, reject) => {
     child.once("error", reject)

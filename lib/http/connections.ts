@@ -1,11 +1,18 @@
 // Sends requests over HTTP, through a proxy where the environment names one. Node's own client: it follows nothing and adds
 // nothing by itself, so who gets what is decided where a request is made.
 import { once } from "node:events"
+import { readFileSync } from "node:fs"
 import http from "node:http"
 import https from "node:https"
 import { isIP, Socket } from "node:net"
 import type { Duplex } from "node:stream"
-import { connect as tlsConnect, type ConnectionOptions, type SecureContextOptions } from "node:tls"
+import {
+  rootCertificates,
+  connect as tlsConnect,
+  type ConnectionOptions,
+  type SecureContextOptions,
+} from "node:tls"
+import { callerEnvironment } from "../caller-environment.ts"
 import { hostOf, portOf, proxyFor, proxyHeaders, type Environment } from "./proxy.ts"
 
 /** What is sent. */
@@ -30,6 +37,13 @@ export interface ConnectionsOptions {
 
 /** For a proxy to answer. */
 const TUNNEL_MS = 60_000
+
+/** With the certificates that Node takes from a variable, where that was set aside before it could. */
+function withExtra(trusted: SecureContextOptions): SecureContextOptions {
+  const extra = callerEnvironment()["NODE_EXTRA_CA_CERTS"]
+  if (extra === undefined || extra === "" || process.env["NODE_EXTRA_CA_CERTS"] !== undefined) return trusted
+  return { ...trusted, ca: [trusted.ca ?? [...rootCertificates], readFileSync(extra)].flat() }
+}
 
 /** Speaks TLS to a host through a connection that the proxy makes. A class of the module would load node:https in every command. */
 function tunnelAgent(options: https.AgentOptions, open: () => Promise<Socket>): https.Agent {
@@ -70,14 +84,16 @@ export class Connections implements Disposable {
     this.#http = new http.Agent({ keepAlive: options.keepAlive })
   }
 
+  /** Whom to believe that he is the host; no variable of the environment makes that nobody's concern. */
+  #trust(host: string): SecureContextOptions & { readonly rejectUnauthorized: true } {
+    return { ...withExtra(this.#options.trust?.(host) ?? {}), rejectUnauthorized: true }
+  }
+
   #agent(url: URL, proxy?: URL): http.Agent {
     if (url.protocol === "http:") return this.#http
     let agent = this.#https.get(url.host)
     if (agent === undefined) {
-      const options: https.AgentOptions = {
-        keepAlive: this.#options.keepAlive,
-        ...this.#options.trust?.(url.host),
-      }
+      const options: https.AgentOptions = { keepAlive: this.#options.keepAlive, ...this.#trust(url.host) }
       agent =
         proxy === undefined ? new https.Agent(options) : tunnelAgent(options, () => this.#tunnel(url, proxy))
       this.#https.set(url.host, agent)
@@ -101,7 +117,7 @@ export class Connections implements Disposable {
       path: target,
       headers: { host: target, ...proxyHeaders(proxy) },
       agent: false,
-      ...(proxy.protocol === "https:" ? this.#options.trust?.(proxy.host) : {}),
+      ...(proxy.protocol === "https:" ? this.#trust(proxy.host) : {}),
     })
     end(request, { idleMs: TUNNEL_MS })
     this.#asked.add(request)

@@ -2,6 +2,7 @@
 import { spawn } from "node:child_process"
 import { readFile } from "node:fs/promises"
 import path from "node:path"
+import { callerEnvironment } from "../caller-environment.ts"
 import { OciError } from "../errors.ts"
 
 /** A name with its password, or what stands for both. */
@@ -17,7 +18,7 @@ export interface CredentialSearch {
   readonly credentials?: { readonly username: string; readonly password: Buffer }
   /** As `docker login` writes it; instead of all other files. */
   readonly authFile?: string
-  /** Default: `process.env`. */
+  /** Default: the caller's. */
   readonly environment?: Readonly<Record<string, string | undefined>>
 }
 
@@ -189,7 +190,7 @@ export async function findCredential(
   host: string,
   repository: string,
 ): Promise<RegistryCredential | undefined> {
-  const { credentials, authFile, environment = process.env } = search
+  const { credentials, authFile, environment = callerEnvironment() } = search
   if (credentials !== undefined)
     return { kind: "password", username: credentials.username, password: Buffer.from(credentials.password) }
   const keys = credentialKeys(host, repository)

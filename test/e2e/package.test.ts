@@ -17,6 +17,8 @@ describe("the package", () => {
     return result.text.trim()
   }
 
+  const cacheOf = (name: string): string => `${name}-${process.version}-${process.arch}.cache`
+
   before(async () => {
     folder = newFolder("installed")
     const packed = await runProgram(
@@ -75,7 +77,7 @@ describe("the package", () => {
   })
 
   it("has the command that the tests run", () => {
-    for (const name of ["main.js", "command.js", "command.cache", "run.js", "run.cache"]) {
+    for (const name of ["main.js", "command.js", cacheOf("command"), "run.js", cacheOf("run")]) {
       const file = path.join(installed, "dist", "cli", name)
       assert.deepEqual(readFileSync(file), readFileSync(path.join(path.dirname(cli), name)))
     }
@@ -117,7 +119,7 @@ describe("the package", () => {
       ["command", "--version", /^\d+\.\d+\.\d+/],
       ["run", "exec", /^$/],
     ] as const) {
-      const cache = path.join(installed, "dist", "cli", `${name}.cache`)
+      const cache = path.join(installed, "dist", "cli", cacheOf(name))
       for (const spoil of [
         () => {
           writeFileSync(cache, "no cache")

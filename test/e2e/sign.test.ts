@@ -8,6 +8,7 @@ import {
   openSync,
   readFileSync,
   statSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
   writeSync,
@@ -303,9 +304,11 @@ describe("sifcrypt sign", () => {
     })
 
     it("names gpg where it is not installed", async () => {
+      const onlyNode = newFolder("only-node")
+      symlinkSync(process.execPath, path.join(onlyNode, "node"))
       const result = await sifcrypt(["sign", "--gpg", unsigned()], {
         as: "self",
-        env: { PATH: "/nonexistent" },
+        env: { PATH: onlyNode },
       })
       assert.equal(result.status, 24)
       assert.match(result.stderr, /gpg is not installed/)

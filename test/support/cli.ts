@@ -130,7 +130,7 @@ export function startSifcrypt(
   args: readonly string[],
   options: CommandOptions & { readonly stdio?: StdioOptions } = {},
 ): ChildProcess {
-  return startProgram([process.execPath, cli, ...args], options)
+  return startProgram([cli, ...args], options)
 }
 
 /** Runs `sifcrypt` to its end. */

@@ -43,19 +43,34 @@ export function allProcesses(): ProcessInfo[] {
   return allPids().map(processInfo)
 }
 
-/** Does it have /dev/fuse open: is it a server? */
-export function holdsFuse(pid: number): boolean {
+/** What it has open. */
+function descriptorsOf(pid: number): string[] {
   try {
-    return readdirSync(`/proc/${pid}/fd`).some((fd) => {
+    return readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
       try {
-        return readlinkSync(`/proc/${pid}/fd/${fd}`) === "/dev/fuse"
+        return [readlinkSync(`/proc/${pid}/fd/${fd}`)]
       } catch {
-        return false // closed meanwhile
+        return [] // closed meanwhile
       }
     })
   } catch {
-    return false // ended, or not ours to look at
+    return [] // ended, or not ours to look at
   }
+}
+
+/** Does it have /dev/fuse open: is it a server? */
+export function holdsFuse(pid: number): boolean {
+  return descriptorsOf(pid).includes("/dev/fuse")
+}
+
+/** Does it take connections over TCP? */
+export function listens(pid: number): boolean {
+  const sockets = ["tcp", "tcp6"].flatMap((kind) =>
+    [...read(`/proc/${pid}/net/${kind}`).matchAll(/^\s*\d+: \S+ \S+ 0A (?:\S+ +){5}(\d+)/gm)].map(
+      ([, inode]) => `socket:[${inode ?? ""}]`,
+    ),
+  )
+  return descriptorsOf(pid).some((target) => sockets.includes(target))
 }
 
 /** The living processes with this supplementary group: a command that was started with it, and all that came of it. */

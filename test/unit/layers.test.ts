@@ -23,7 +23,9 @@ describe("the order of folders", () => {
   it("is the one that docs/architecture.md draws, top to bottom", () => {
     const text = readFileSync(path.join(root, "docs/architecture.md"), "utf8")
     const picture = /^```\n(cli [^]*?)\n\n/m.exec(text)?.[1] ?? ""
-    const drawn = picture.split("\n").map((line) => /^[a-z]+(?:, [a-z]+)*/.exec(line)?.[0].split(", ") ?? [])
+    const drawn = picture
+      .split("\n")
+      .map((line) => /^[a-z-]+(?:, [a-z-]+)*/.exec(line)?.[0].split(", ") ?? [])
     const rows = order.toReversed().map((row) => row.toSorted())
     let at = 0
     for (const row of rows) {

@@ -1,0 +1,82 @@
+#!/bin/sh
+":" /*
+# The sifcrypt command: what a shell reads of it, and below what Node reads, for which this is a comment.
+#
+# Node obeys much that is meant for others before any line of ours runs: variables that VS Code sets in every terminal, switches that some
+# releases look for behind the script's name and even behind `--`, and SIGUSR1, for which it opens a debugger to every user of the machine. So
+# the shell sets such variables aside (lib/caller-environment.ts gives them to payloads and helpers), quotes the words that look like
+# switches with a plus sign, and names an address for the debugger that no kernel lets a stream listen on.
+#
+# Only special built-ins, which no function of the environment replaces; names that no payload knows, as one may be exported; no program but Node.
+IFS='
+'
+set -f
+for SIFCRYPT_START_NAME in $(export -p); do
+  SIFCRYPT_START_NAME=${SIFCRYPT_START_NAME#export }
+  SIFCRYPT_START_NAME=${SIFCRYPT_START_NAME#declare -x } # bash, unless it is called sh
+  SIFCRYPT_START_NAME=${SIFCRYPT_START_NAME%%=*}
+  case $SIFCRYPT_START_NAME in
+    *[!A-Za-z0-9_]*) ;;
+    NODE_* | UV_* | OPENSSL_* | ICU_DATA)
+      # A line of a value may look like a variable that is not set.
+      eval "case \${$SIFCRYPT_START_NAME+set} in
+        set) export SIFCRYPT_SET_ASIDE_$SIFCRYPT_START_NAME=\"\$$SIFCRYPT_START_NAME\" ;;
+      esac"
+      unset -v "$SIFCRYPT_START_NAME"
+      ;;
+  esac
+done
+SIFCRYPT_START_COUNT=0
+SIFCRYPT_START_WORDS=
+SIFCRYPT_START_ALL=
+for SIFCRYPT_START_NAME do
+  SIFCRYPT_START_COUNT=$((SIFCRYPT_START_COUNT + 1))
+  case $SIFCRYPT_START_NAME in
+    [-+]*) SIFCRYPT_START_WORDS="$SIFCRYPT_START_WORDS \"+\${$SIFCRYPT_START_COUNT}\"" ;;
+    *) SIFCRYPT_START_WORDS="$SIFCRYPT_START_WORDS \"\${$SIFCRYPT_START_COUNT}\"" ;;
+  esac
+  # A text of thousands of words takes long to be made longer.
+  case $SIFCRYPT_START_COUNT in
+    *00)
+      SIFCRYPT_START_ALL=$SIFCRYPT_START_ALL$SIFCRYPT_START_WORDS
+      SIFCRYPT_START_WORDS=
+      ;;
+  esac
+done
+eval "unset -v SIFCRYPT_START_NAME SIFCRYPT_START_COUNT SIFCRYPT_START_WORDS SIFCRYPT_START_ALL
+exec node --inspect-port='[ff00::]:1024' -- \"\$0\" + $SIFCRYPT_START_ALL$SIFCRYPT_START_WORDS"
+*/
+// The kernel's default from here on: a listener that goes takes Node's own with it.
+const none = () => {}
+process.on("SIGUSR1", none).off("SIGUSR1", none)
+// For whoever starts this as `node main.js`; what Node has done by now is done.
+if (process.env.NODE_OPTIONS !== undefined) require("node:inspector").close()
+for (const [name, value] of Object.entries(process.env))
+  if (/^(?:NODE_|UV_|OPENSSL_|ICU_DATA$)/.test(name)) {
+    process.env[`SIFCRYPT_SET_ASIDE_${name}`] = value
+    delete process.env[name]
+  }
+if (process.argv[2] === "+")
+  process.argv = [
+    ...process.argv.slice(0, 2),
+    ...process.argv.slice(3).map((word) => word.replace(/^\+/, "")),
+  ]
+
+// command.js or run.js from V8's code cache, if this is the Node that wrote it; else it is compiled as ever. V8 itself takes what another
+// release with the same version of V8 wrote, which has other built-ins in other places.
+const { readFileSync, writeFileSync } = require("node:fs")
+const { join } = require("node:path")
+const { Script } = require("node:vm")
+const name = ["exec", "run", "shell", "test"].includes(process.argv[2]) ? "run" : "command"
+const filename = join(__dirname, name + ".js")
+const cache = join(__dirname, `${name}-${process.version}-${process.arch}.cache`)
+let cachedData
+try {
+  cachedData = readFileSync(cache)
+} catch {
+  // Packed without one.
+}
+const script = new Script(readFileSync(filename, "latin1"), { filename, cachedData })
+if (process.env.SIFCRYPT_WRITE_CODE_CACHE === "1")
+  process.on("exit", () => writeFileSync(cache, script.createCachedData()))
+script.runInThisContext().call(exports, exports, require, module, filename, __dirname)
