@@ -4,7 +4,7 @@ import tseslint from "typescript-eslint"
 
 // Who may import whom: a folder imports what stands left of it, itself and packages. docs/architecture.md draws this list.
 export const order = [
-  ["caller-environment", "errors", "units"],
+  ["caller-environment", "errors", "printable", "units"],
   ["http", "key", "native"],
   ["device", "oci", "sif"],
   ["file"],
@@ -18,14 +18,14 @@ export const order = [
   ["index"],
   ["cli"],
 ]
-const leaves = ["caller-environment", "errors", "units"]
+const leaves = ["caller-environment", "errors", "printable", "units"]
 const files = [...leaves, "index"]
 /** What imports less than all that stands left of it. Tables and keys are read where nothing native is installed. */
 const narrower = {
   sif: leaves,
   key: leaves,
-  // Whatever the command can do, a program can do.
-  cli: ["index"],
+  // Whatever the command can do, a program can do; how text of others is shown is the same for both.
+  cli: ["index", "printable"],
 }
 
 const layers = order.flatMap((names, place) =>

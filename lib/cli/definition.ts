@@ -7,6 +7,7 @@ import {
   type ScratchKind,
   type SectionName,
 } from "../index.ts"
+import { errors, output } from "./output.ts"
 import { notice, printable } from "./terminal.ts"
 
 export interface DefinitionFlags {
@@ -118,7 +119,8 @@ export function definitionOptions(flags: DefinitionFlags): DefinitionOptions & {
     },
     onOutput: (bytes, stream) => {
       // What a program reads from standard output is the result.
-      ;(stream === "stdout" && flags.json !== true ? process.stdout : process.stderr).write(bytes)
+      const to = stream === "stdout" && flags.json !== true ? output() : errors()
+      to.write(bytes)
     },
   }
 }

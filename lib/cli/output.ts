@@ -1,6 +1,7 @@
 // Writing to standard output, waiting for slow readers and ending quietly when the reader goes away.
 import { Readable } from "node:stream"
 import { pipeline } from "node:stream/promises"
+import { printableLines } from "../printable.ts"
 import { interruption } from "./interrupt.ts"
 
 /** Writes all chunks; returns early when the reader has closed the pipe (`| head`). */
@@ -16,15 +17,24 @@ export async function writeAll(
   }
 }
 
-/** Writes a text to standard output. */
+/** Writes lines, or JSON, to standard output. */
 export async function print(text: string): Promise<void> {
-  await writeAll(output(), [Buffer.from(text)])
+  await writeAll(output(), [Buffer.from(printableLines(text))])
 }
 
 const used = new Set<NodeJS.WriteStream>()
+let unwritten: Error | undefined
 
+/** A stream whose errors are told of at the end: by then nobody listens where they happened. */
 function use(stream: NodeJS.WriteStream): NodeJS.WriteStream {
+  if (used.has(stream)) return stream
   used.add(stream)
+  stream.on("error", (error: NodeJS.ErrnoException) => {
+    // A reader that goes away has read enough, and there is no other place to complain of standard error.
+    if (error.code === "EPIPE" || stream === process.stderr) return
+    error.message = `standard output: ${error.message}`
+    unwritten ??= error
+  })
   return stream
 }
 
@@ -38,8 +48,12 @@ export function errors(): NodeJS.WriteStream {
   return use(process.stderr)
 }
 
-/** Waits until everything that was written has gone, or nobody wants it any more. */
-export async function flush(): Promise<void> {
+/**
+ * Waits until everything that was written has gone, or nobody wants it any more.
+ *
+ * @returns What kept it from standard output.
+ */
+export async function flush(): Promise<Error | undefined> {
   for (const stream of used) {
     if (stream.destroyed || stream.writableLength === 0) continue
     await new Promise<void>((resolve) => {
@@ -51,4 +65,7 @@ export async function flush(): Promise<void> {
       })
     })
   }
+  // Errors of what was written at once are on their way.
+  if (used.size > 0) await new Promise((resolve) => setImmediate(resolve))
+  return unwritten
 }

@@ -4,12 +4,13 @@ import { readFileSync } from "node:fs"
 import { inspect } from "node:util"
 import { Command, CommanderError } from "commander"
 import { ContainerError } from "../index.ts"
+import { printableLines } from "../printable.ts"
 import { exitCodeFor, exitCodes } from "./exit-codes.ts"
 import { failureToReport } from "./failure.ts"
 import { hintFor } from "./hints.ts"
 import { dieAsAsked, Interrupted, interruption, leave, undoOnSignals } from "./interrupt.ts"
 import { errors, flush, output } from "./output.ts"
-import { notice, printable } from "./terminal.ts"
+import { notice } from "./terminal.ts"
 
 function packageVersion(): string {
   const file = readFileSync(new URL("../../package.json", import.meta.url), "utf8")
@@ -20,19 +21,19 @@ function packageVersion(): string {
 function report(error: unknown): number {
   if (error instanceof Interrupted) return error.exitCode
   if (error instanceof ContainerError) {
-    notice(printable(error.message))
+    notice(error.message)
     const hint = hintFor(error.code)
     if (hint !== undefined) notice(`hint: ${hint}`)
-    if (process.env["SIFCRYPT_DEBUG"] === "1") errors().write(`${inspect(error)}\n`)
+    if (process.env["SIFCRYPT_DEBUG"] === "1") errors().write(`${printableLines(inspect(error))}\n`)
     return exitCodeFor(error.code)
   }
   const system = error as Partial<NodeJS.ErrnoException> | null
   if (typeof system?.syscall === "string" && typeof system.code === "string") {
-    notice(printable(system.message ?? system.code))
-    if (process.env["SIFCRYPT_DEBUG"] === "1") errors().write(`${inspect(error)}\n`)
+    notice(system.message ?? system.code)
+    if (process.env["SIFCRYPT_DEBUG"] === "1") errors().write(`${printableLines(inspect(error))}\n`)
     return exitCodes.inputOutput
   }
-  errors().write(`${inspect(error)}\n`)
+  errors().write(`${printableLines(inspect(error))}\n`)
   notice("this is a defect of sifcrypt: please report the lines above")
   return 1
 }
@@ -55,7 +56,7 @@ async function runCommand(commands: CommandTable): Promise<number> {
     .exitOverride()
     .configureOutput({
       writeOut: (text) => output().write(text),
-      writeErr: (text) => errors().write(text),
+      writeErr: (text) => errors().write(printableLines(text)),
     })
   for (const [, add] of one.length > 0 ? one : commands) add(program)
   undoOnSignals()
@@ -71,10 +72,12 @@ async function runCommand(commands: CommandTable): Promise<number> {
 /** Does what the command line says, and ends this process. */
 export function main(commands: CommandTable): void {
   void runCommand(commands).then(async (code) => {
-    await flush()
+    const unwritten = await flush()
     dieAsAsked()
     if (interruption.aborted) leave(code)
-    // Nothing is left to wait for.
-    process.exit(code)
+    // Nothing is left to wait for but that line.
+    const status = code === exitCodes.done && unwritten !== undefined ? report(unwritten) : code
+    await flush()
+    process.exit(status)
   })
 }

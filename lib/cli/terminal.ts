@@ -5,8 +5,11 @@ import { fstatSync, openSync, readSync, writeSync } from "node:fs"
 import { createInterface } from "node:readline"
 import { isatty, ReadStream } from "node:tty"
 import { allocateSecret, KeyError } from "../index.ts"
+import { printable } from "../printable.ts"
 import { Interrupted } from "./interrupt.ts"
 import { errors } from "./output.ts"
+
+export { printable }
 
 /** Asked of what can be one only: node:tty takes longer to load than most of what asks. */
 export function isTerminal(fd: number): boolean {
@@ -16,15 +19,10 @@ export function isTerminal(fd: number): boolean {
 /** Takes the progress line away that the cursor is in. */
 let clearLine: (() => void) | undefined
 
-/** Writes a line to stderr, prefixed. */
+/** Writes a line to stderr, prefixed; whatever is in it, it stays one line. */
 export function notice(text: string): void {
   clearLine?.()
-  errors().write(`sifcrypt: ${text}\n`)
-}
-
-/** Shows untrusted names without letting them steer the terminal. */
-export function printable(text: string): string {
-  return text.replace(/\p{Cc}/gu, (c) => `\\x${c.charCodeAt(0).toString(16).padStart(2, "0")}`)
+  errors().write(`sifcrypt: ${printable(text)}\n`)
 }
 
 /** Bytes for people: `1.2 GiB`. */

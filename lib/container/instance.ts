@@ -10,7 +10,13 @@ import { initPath, loadAddon } from "../native/load.ts"
 import { makeBundle, type Action } from "../runtime/bundle.ts"
 import { absoluteSecurity, confine } from "../runtime/confinement.ts"
 import { handOver } from "../runtime/handover.ts"
-import { callerIdentity, identityOf, rootIdentity, supplementaryGroups, umaskOf } from "../runtime/identity.ts"
+import {
+  callerIdentity,
+  identityOf,
+  rootIdentity,
+  supplementaryGroups,
+  umaskOf,
+} from "../runtime/identity.ts"
 import { instanceBundle, joinBundle, KEEPER_NAME } from "../runtime/instance-bundle.ts"
 import type { ExecOptions } from "../runtime/options.ts"
 import { letGo, startStarter } from "../runtime/starter.ts"
@@ -31,13 +37,7 @@ import {
   type Privileges,
 } from "./instance-state.ts"
 import { statsOf, type InstanceStats } from "./instance-stats.ts"
-import {
-  payloadEnvironment,
-  startPayload,
-  terminalOf,
-  withRun,
-  type Running,
-} from "./run.ts"
+import { payloadEnvironment, startPayload, terminalOf, withRun, type Running } from "./run.ts"
 
 /** Options of {@link Image.startInstance}: those of a run that are not about streams. */
 export type InstanceOptions = Omit<

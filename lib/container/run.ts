@@ -13,7 +13,13 @@ import { readEnvFile } from "../runtime/env-file.ts"
 import { composeEnvironment, type PayloadEnvironment } from "../runtime/environment.ts"
 import { gpuBinds } from "../runtime/gpu.ts"
 import { impliedOptions, optionError, type ExecOptions } from "../runtime/options.ts"
-import { callerIdentity, identityOf, rootIdentity, supplementaryGroups, umaskOf } from "../runtime/identity.ts"
+import {
+  callerIdentity,
+  identityOf,
+  rootIdentity,
+  supplementaryGroups,
+  umaskOf,
+} from "../runtime/identity.ts"
 import { preservedDescriptors } from "../runtime/preserved.ts"
 import { findProgram } from "../runtime/program.ts"
 import { handOver } from "../runtime/handover.ts"

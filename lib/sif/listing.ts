@@ -1,4 +1,5 @@
 // Tables as the peers print them, and the same as JSON.
+import { printable } from "../printable.ts"
 import type { Bytes } from "../units.ts"
 import { DataType, type SifLink, type SifObject } from "./format.ts"
 import {
@@ -12,11 +13,6 @@ import {
   sbomFormatName,
 } from "./names.ts"
 import type { SifImage } from "./open.ts"
-
-/** Control characters of an untrusted name, made visible. */
-function printable(text: string): string {
-  return text.replace(/\p{Cc}/gu, "?")
-}
 
 /** Go's zero time, the year 1: what the reference library writes for a time that is not set. */
 const UNSET_TIME = -62_135_596_800

@@ -429,9 +429,7 @@ function unitsOf(image: SifImage, options: VerifyOptions): Unit[] {
 /** Is the whole of the unit covered? */
 function covers({ report, covered, sound }: Judged, unit: Unit): boolean {
   return (
-    sound &&
-    (!unit.whole || report.status === "valid") &&
-    unit.objects.every(({ id }) => covered.has(id))
+    sound && (!unit.whole || report.status === "valid") && unit.objects.every(({ id }) => covered.has(id))
   )
 }
 

@@ -15,7 +15,7 @@ import { actionOptions, addActionOptions } from "../action-options.ts"
 import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
-import { print } from "../output.ts"
+import { output, print, writeAll } from "../output.ts"
 import { notice, printable } from "../terminal.ts"
 
 function parseSignal(text: string): NodeJS.Signals {
@@ -182,7 +182,10 @@ async function stats(name: string, flags: { json?: true; stream?: boolean }): Pr
   for await (const sample of samples(instance)) {
     if (flags.json === true) await print(`${JSON.stringify(statsJson(name, sample), null, 2)}\n`)
     // Over the one before: up to the top, and what is below cleared.
-    else await print(`${once ? "" : "\x1b[H\x1b[J"}${statsTable(name, sample)}`)
+    else {
+      if (!once) await writeAll(output(), [Buffer.from("\x1b[H\x1b[J")])
+      await print(statsTable(name, sample))
+    }
     if (once) return
   }
 }
