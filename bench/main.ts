@@ -69,7 +69,6 @@ function asUser(args: readonly string[]): readonly [string, string[]] {
   return ["setpriv", [...ids, "env", "-i", `HOME=${work}`, "PATH=/usr/bin:/bin", ...args]]
 }
 
-const nodeCommand = [process.execPath, command]
 const work = mkdtempSync(path.join("/var/tmp", "sifcrypt-bench-"))
 
 async function build(tree: string): Promise<void> {
@@ -95,7 +94,7 @@ async function build(tree: string): Promise<void> {
     let memory = 0
     const time = await repeat(3, async () => {
       const [program, args] = asUser([
-        ...nodeCommand,
+        command,
         ...["build", "-F", "--pem-path", `${work}/public.pem`, ...options, output, tree],
       ])
       const measured = await measure(program, args)
@@ -238,7 +237,7 @@ async function startUp(): Promise<void> {
   const timeOf = async (program: string, args: readonly string[]): Promise<number> =>
     Number((await measure(program, args, "/")).stdout) / 1000
   const exec = (image: string, ...argv: readonly string[]): readonly string[] => [
-    ...[...nodeCommand, "exec", "--engine", "userspace"],
+    ...[command, "exec", "--engine", "userspace"],
     ...["--pem-path", `${work}/private.pem`, image, ...argv],
   ]
   const peerExec = ["apptainer", "-s", "exec", "--userns", "--pem-path", `${work}/private-pkcs1.pem`]
@@ -302,14 +301,7 @@ async function openingKey(): Promise<void> {
 
 /** An image of 4 GiB, nearly all of it a hole: the message goes behind it. */
 async function sparseImage(file: string): Promise<void> {
-  await measure(process.execPath, [
-    command,
-    "build",
-    "--pem-path",
-    `${work}/public.pem`,
-    file,
-    root + "/docs",
-  ])
+  await measure(command, ["build", "--pem-path", `${work}/public.pem`, file, root + "/docs"])
   await using image = await sif.openSif(file)
   const partition = image.primary()
   const [message] = image.objects.filter(({ type }) => type === sif.DataType.cryptoMessage)
@@ -347,7 +339,7 @@ async function changingRecipients(): Promise<void> {
       ["add", ["--recipient", `${work}/second.pem`, image]],
       ["remove", [image, `${work}/second.pem`]],
     ] as const) {
-      const measured = await measure(process.execPath, [command, "recipient", name, ...opener, ...args])
+      const measured = await measure(command, ["recipient", name, ...opener, ...args])
       results[name].times.push(measured.milliseconds)
       results[name].peaks.push(measured.peakMemory)
     }
@@ -369,22 +361,16 @@ async function signatures(): Promise<void> {
   note("sha256sum", seconds(sha256sum))
   const opensslTime = await hashing("openssl", "dgst", "-sha256")
   note("openssl dgst -sha256", seconds(opensslTime))
-  const sign = await measure(process.execPath, [command, "sign", "--key", `${work}/private.pem`, image])
+  const sign = await measure(command, ["sign", "--key", `${work}/private.pem`, image])
   note("sifcrypt sign", seconds(sign.milliseconds))
-  await measure(process.execPath, [
-    command,
-    "sign",
-    "--secret-keyring",
-    `${root}/test/vectors/sif/pgp-private.asc`,
-    image,
-  ])
+  await measure(command, ["sign", "--secret-keyring", `${root}/test/vectors/sif/pgp-private.asc`, image])
   for (const [kind, keys] of [
     ["DSSE", ["--key", `${work}/public.pem`]],
     ["OpenPGP", ["--keyring", `${root}/test/vectors/sif/pgp-private.asc`]],
   ] as const) {
     let memory = 0
     const time = await repeat(3, async () => {
-      const measured = await measure(process.execPath, [command, "verify", ...keys, image])
+      const measured = await measure(command, ["verify", ...keys, image])
       memory = Math.max(memory, measured.peakMemory)
       return measured.milliseconds
     })
@@ -405,8 +391,7 @@ async function verifyingWhenRead(): Promise<void> {
   const credentials = { pemPaths: [`${work}/private.pem`] }
   const signer = { keyPaths: [`${work}/public.pem`] }
   const addTree = async (image: string): Promise<number> =>
-    (await measure(process.execPath, [command, "sign", "--tree", "--key", `${work}/private.pem`, image]))
-      .milliseconds
+    (await measure(command, ["sign", "--tree", "--key", `${work}/private.pem`, image])).milliseconds
   const image = `${work}/zstd-tree.sif`
   await measure("cp", [`${work}/zstd.sif`, image])
   await addTree(image)
@@ -464,10 +449,10 @@ async function main(): Promise<void> {
     const peerRoot = (await measure(peerMake, [])).stdout.trim()
     await measure("cp", ["-a", await minbase(), tree])
     await build(tree)
-    await layersFromRegistry({ work, tree, user: USER, peerRun, asUser, command: nodeCommand })
+    await layersFromRegistry({ work, tree, user: USER, peerRun, asUser, command: [command] })
     await reading(tree)
     await startUp()
-    await startUpAsRoot({ work, peerRoot, peerRun, command: nodeCommand })
+    await startUpAsRoot({ work, peerRoot, peerRun, command: [command] })
     await openingKey()
     await changingRecipients()
     await signatures()
