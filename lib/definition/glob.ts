@@ -69,9 +69,11 @@ class Expansion {
   readonly #place: GlobPlace
   readonly #pattern: string
   readonly found: string[] = []
-  #lookups = 0
+  #lookups: number
 
-  constructor(place: GlobPlace, pattern: string) {
+  /** @param lookups - How many there may be. */
+  constructor(place: GlobPlace, pattern: string, lookups: number) {
+    this.#lookups = lookups
     this.#place = place
     this.#pattern = pattern
   }
@@ -92,11 +94,8 @@ class Expansion {
   }
 
   async expand(base: string, parts: readonly string[]): Promise<void> {
-    if (++this.#lookups > MAX_LOOKUPS)
-      throw new BuildError(
-        "ERR_BUILD_SOURCE",
-        `${this.#pattern}: looked up in more than ${MAX_LOOKUPS} places`,
-      )
+    if (--this.#lookups < 0)
+      throw new BuildError("ERR_BUILD_SOURCE", `${this.#pattern}: it would be looked for in too many places`)
     const [part, ...rest] = parts
     if (part === undefined) {
       this.#add(base)
@@ -122,7 +121,11 @@ class Expansion {
  *
  * @throws BuildError `ERR_BUILD_SOURCE` for a pattern that is too long or matches too much.
  */
-export async function expandGlob(pattern: string, place: GlobPlace): Promise<string[]> {
+export async function expandGlob(
+  pattern: string,
+  place: GlobPlace,
+  lookups: number = MAX_LOOKUPS,
+): Promise<string[]> {
   if (pattern.length > MAX_PATTERN)
     throw new BuildError("ERR_BUILD_SOURCE", `a pattern of more than ${MAX_PATTERN} bytes`)
   const names: string[] = []
@@ -134,7 +137,7 @@ export async function expandGlob(pattern: string, place: GlobPlace): Promise<str
       names.push(one)
       continue
     }
-    const expansion = new Expansion(place, one)
+    const expansion = new Expansion(place, one, lookups)
     await expansion.expand(one.startsWith("/") ? "/" : ".", parts)
     names.push(...expansion.found)
   }
