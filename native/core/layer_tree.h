@@ -39,7 +39,7 @@ struct LayerLimits {
   /// Of the tree: what its names, links and attributes take.
   uint64_t memory = uint64_t{2} << 30;
   /// Steps of work (work_budget.h) for all layers: entries, records, parts of names that are looked up, names that are removed,
-  /// bytes copied. Two million files take an eighth of it, in however many layers; it takes half a minute to use up.
+  /// bytes copied. Two million files take a fourth of it at most, in however many layers; it takes half a minute to use up.
   uint64_t work = uint64_t{1} << 29;
 };
 

@@ -1,7 +1,7 @@
 // Work for few bytes: each parser gets four times as much of one thing, and takes about four times as long, not sixteen.
 import assert from "node:assert/strict"
-import { parseDefinition } from "../../lib/build/definition.ts"
-import { expandGlob } from "../../lib/build/glob.ts"
+import { parseDefinition } from "../../lib/definition/definition-file.ts"
+import { expandGlob } from "../../lib/definition/glob.ts"
 import { parseCsv } from "../../lib/cli/csv.ts"
 import { parseStrictJson } from "../../lib/device/strict-json.ts"
 import { BuildError } from "../../lib/errors.ts"
@@ -128,7 +128,7 @@ describe("work for few bytes", () => {
     "lines that a header's value is continued on": [
       lines("x\\\n"),
       (text) => definition(`Bootstrap: ${text}`),
-      5000,
+      30_000,
     ],
     "percent signs, with a line separator behind them": [
       lines("%"),
