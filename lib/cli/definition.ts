@@ -7,6 +7,7 @@ import {
   type ScratchKind,
   type SectionName,
 } from "../index.ts"
+import { waitForHelpers } from "./interrupt.ts"
 import { errors, output } from "./output.ts"
 import { notice, printable } from "./terminal.ts"
 
@@ -115,6 +116,7 @@ export function definitionOptions(flags: DefinitionFlags): DefinitionOptions & {
     ...(flags.bind === undefined ? {} : { binds: flags.bind }),
     fingerprintKeys: { keyringPaths: userKeyrings(process.env) },
     onStep: (text) => {
+      waitForHelpers()
       notice(printable(text))
     },
     onOutput: (bytes, stream) => {

@@ -13,7 +13,7 @@ import {
 } from "../../index.ts"
 import { actionOptions, addActionOptions } from "../action-options.ts"
 import { withCredentials } from "../credentials.ts"
-import { interruption } from "../interrupt.ts"
+import { interruption, waitForHelpers } from "../interrupt.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 import { output, print, writeAll } from "../output.ts"
 import { notice, printable } from "../terminal.ts"
@@ -212,6 +212,7 @@ function addStart(instance: Command, name: "start" | "run", summary: string, des
       }
       await withCredentials(flags, false, async (credentials) => {
         await using opened = await open(image, openOptions(flags, credentials))
+        waitForHelpers()
         const started =
           name === "start"
             ? await opened.startInstance(called, argv, { ...options, overlayCredentials: credentials })

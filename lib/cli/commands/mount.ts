@@ -3,7 +3,7 @@ import { listMounts, open, unmount, type Engine } from "../../index.ts"
 import { withCredentials } from "../credentials.ts"
 import { parseEngine } from "../engine.ts"
 import { errors, print } from "../output.ts"
-import { interruption } from "../interrupt.ts"
+import { interruption, waitForHelpers } from "../interrupt.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 import { notice, printable } from "../terminal.ts"
 
@@ -28,6 +28,7 @@ export function addMountCommands(program: Command): void {
     ) => {
       await withCredentials(flags, false, async (credentials) => {
         await using opened = await open(image, openOptions(flags, credentials))
+        waitForHelpers()
         const mounted = await opened.mount(dir, {
           engine: flags.engine,
           detached: true,

@@ -12,7 +12,7 @@ import {
 import { actionOptions, addActionOptions } from "../action-options.ts"
 import { withCredentials } from "../credentials.ts"
 import { failureReporter } from "../failure.ts"
-import { endWith, interruption, passSignalsTo } from "../interrupt.ts"
+import { endWith, interruption, passSignalsTo, waitForHelpers } from "../interrupt.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 import type { CommandTable } from "../program.ts"
 import { notice, printable } from "../terminal.ts"
@@ -91,6 +91,7 @@ function addAction(
       }
       const running = await withCredentials(flags, false, async (credentials) => {
         await using opened = await open(image, openOptions(flags, credentials))
+        waitForHelpers()
         // This process becomes the payload's attendant: what follows is for a payload that did not start, and for an image
         // that was verified.
         const started = await start(opened, name, argv, { ...options, overlayCredentials: credentials })
