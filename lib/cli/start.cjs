@@ -49,7 +49,8 @@ exec node --inspect-port='[ff00::]:1024' -- \"\$0\" + $SIFCRYPT_START_ALL$SIFCRY
 // The kernel's default from here on: a listener that goes takes Node's own with it.
 const none = () => {}
 process.on("SIGUSR1", none).off("SIGUSR1", none)
-// For whoever starts this as `node main.js`; what Node has done by now is done.
+// For whoever starts this as `node main.js`; what Node has done by now is done, but what is started with the same switches is safe.
+if (process.argv[2] !== "+") process.execArgv.unshift("--inspect-port=[ff00::]:1024")
 if (process.env.NODE_OPTIONS !== undefined) require("node:inspector").close()
 for (const [name, value] of Object.entries(process.env))
   if (/^(?:NODE_|UV_|OPENSSL_|ICU_DATA$)/.test(name)) {

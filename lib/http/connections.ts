@@ -42,7 +42,11 @@ const TUNNEL_MS = 60_000
 function withExtra(trusted: SecureContextOptions): SecureContextOptions {
   const extra = callerEnvironment()["NODE_EXTRA_CA_CERTS"]
   if (extra === undefined || extra === "" || process.env["NODE_EXTRA_CA_CERTS"] !== undefined) return trusted
-  return { ...trusted, ca: [trusted.ca ?? [...rootCertificates], readFileSync(extra)].flat() }
+  try {
+    return { ...trusted, ca: [trusted.ca ?? [...rootCertificates], readFileSync(extra)].flat() }
+  } catch {
+    return trusted // Node goes without, too.
+  }
 }
 
 /** Speaks TLS to a host through a connection that the proxy makes. A class of the module would load node:https in every command. */
