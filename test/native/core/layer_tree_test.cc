@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 #include <zlib.h>
 #include <zstd.h>
 
@@ -600,6 +601,198 @@ void TestLarge() {
   }
 }
 
+/// Seconds of this process that a build of an image takes, the best of three.
+double SecondsFor(const std::vector<Layer>& layers) {
+  double best = 1e9;
+  for (int i = 0; i < 3; ++i) {
+    const clock_t start = clock();
+    LayerTree tree(layers, {}, {});
+    Nowhere sink;
+    SquashfsWriteOptions options;
+    options.codec.level = 1;
+    options.threads = 1;
+    WriteSquashfs(tree, sink, options, {});
+    best = std::min(best, static_cast<double>(clock() - start) / CLOCKS_PER_SEC);
+  }
+  return best;
+}
+
+/// Four times as much takes about four times as long, and not sixteen.
+void CheckLinear(const std::function<std::vector<Layer>(int)>& make, int count, const std::string& what) {
+  const double few = SecondsFor(make(count));
+  const double many = SecondsFor(make(4 * count));
+  Check(many < 8 * few + 0.1, what + ": " + std::to_string(few) + " s, and four times as much " + std::to_string(many));
+}
+
+std::vector<Layer> LayersOf(const std::vector<std::string>& tars) {
+  std::vector<Layer> layers;
+  layers.reserve(tars.size());
+  for (const std::string& tar : tars) layers.push_back(LayerOf(tar, tar));
+  return layers;
+}
+
+void TestWorkIsLinear() {
+  CheckLinear(
+      [](int count) {
+        std::vector<std::pair<std::string, std::string>> records;
+        for (int i = 0; i < count; ++i) records.emplace_back("comment." + std::to_string(i), "v");
+        Tar tar;
+        tar.Pax(records, 'g');
+        for (int i = 0; i < count; ++i) tar.File("f", "");
+        return LayersOf({tar.End()});
+      },
+      kSanitized ? 500 : 2000, "records of a global header, and entries that have nothing to do with them");
+  CheckLinear(
+      [](int count) {
+        Tar tar;
+        for (int i = 0; i < count; ++i) tar.File("d/" + std::to_string(i), "");
+        for (int i = 0; i < count; ++i) tar.Whiteout("d/.wh..wh..opq");
+        return LayersOf({Tar().End(), tar.End()});
+      },
+      kSanitized ? 500 : 2000, "a folder that is made opaque again and again");
+  CheckLinear(
+      [](int count) {
+        Tar tar;
+        for (int i = 0; i < count; ++i) tar.File("d/" + std::to_string(i), "");
+        for (int i = 0; i < count; ++i) tar.Whiteout(".wh.d");
+        return LayersOf({Tar().End(), tar.End()});
+      },
+      kSanitized ? 500 : 2000, "a folder that is removed again and again, and made by the same layer");
+  CheckLinear(
+      [](int count) {
+        Tar large;
+        for (int i = 0; i < 8 * count; ++i) large.File(std::to_string(i), "");
+        std::vector<std::string> tars(static_cast<size_t>(count), Tar().File("f", "1").End());
+        tars.push_back(large.End());
+        return LayersOf(tars);
+      },
+      kSanitized ? 50 : 200, "small layers below a large one");
+  CheckLinear(
+      [](int count) {
+        std::string map = "0,1";
+        for (int i = 1; i < count; ++i) map += ",2,0";
+        const std::string size = std::to_string(uint64_t{1} << 30);
+        return LayersOf(
+            {Tar().Pax({{"GNU.sparse.map", map}, {"GNU.sparse.size", size}}).Header('0', "f", 1).Raw("x").End()});
+      },
+      10000, "a sparse file whose map says nothing");
+}
+
+void TestWorkEnds() {
+  LayerLimits limits;
+  limits.work = 1 << 18;
+  const auto refused = [&limits](const std::vector<std::string>& tars, const std::string& what) {
+    CheckError(
+        EFBIG, "layer_work", [&] { Apply(tars, limits); }, what);
+  };
+  std::vector<std::pair<std::string, std::string>> records;
+  for (int i = 0; i < 2000; ++i) records.emplace_back("SCHILY.xattr.user." + std::to_string(i), "v");
+  Tar attributes;
+  attributes.Pax(records, 'g');
+  for (int i = 0; i < 500; ++i) attributes.File("f", "");
+  refused({attributes.End()}, "attributes of a global header, for each entry");
+
+  std::string deep;
+  for (int i = 0; i < 4000; ++i) deep += "a/";
+  Tar names;
+  names.Pax({{"path", deep}}, 'g');
+  for (int i = 0; i < 500; ++i) names.File("f", "");
+  refused({names.Directory("f").End()}, "a deep name of a global header, for each entry");
+
+  std::string map = "0,1";
+  for (int i = 1; i < 20000; ++i) map += ",2,0";
+  Tar sparse;
+  sparse.Pax({{"GNU.sparse.map", map}, {"GNU.sparse.size", "10"}}, 'g');
+  for (int i = 0; i < 500; ++i) sparse.Header('0', "f", 1).Raw("x");
+  refused({sparse.End()}, "a map of a sparse file of a global header, for each entry");
+
+  Tar same;
+  for (int i = 0; i < 1 << 15; ++i) same.File("f", "");
+  refused({same.End()}, "one name again and again");
+  Tar links;
+  for (int i = 0; i < 40; ++i) {
+    std::string target;
+    for (int k = 0; k < 100; ++k) target += "./";
+    links.Pax({{"linkpath", target + "l" + std::to_string(i + 1)}}).Symlink("l" + std::to_string(i), "");
+  }
+  links.Directory("l40");
+  for (int i = 0; i < 8000; ++i) links.File("l0/f", "");
+  refused({links.End()}, "a chain of links, for each entry");
+
+  limits.work = LayerLimits().work;
+  Tar walk;
+  walk.Directory("d");
+  for (int i = 0; i < 200; ++i) {
+    std::string target;
+    for (int k = 0; k < 600; ++k) target += "d/../";
+    walk.Pax({{"linkpath", target + "l" + std::to_string(i + 1)}}).Symlink("l" + std::to_string(i), "");
+  }
+  CheckRefused(walk.Directory("l200").File("l0/f", "").End(), "a way of a hundred thousand names");
+  Tar many;
+  for (int i = 0; i < 12000; ++i) records.emplace_back("SCHILY.xattr.user.more" + std::to_string(i), "v");
+  CheckRefused(many.Pax(records).File("f", "").End(), "more names of attributes than Linux has");
+  limits.bytes = 2 << 20;
+  const std::string padded = Tar().File("f", "1").End() + std::string(1 << 20, '\0');
+  CheckError(
+      EFBIG, "layer_limit",
+      [&] {
+        Apply({padded, padded, padded}, limits);
+      },
+      "layers that are short one by one");
+
+  // What is usual is far below.
+  Tar usual;
+  usual.Pax({{"comment", std::string(40, 'c')}}, 'g');
+  for (int i = 0; i < 20000; ++i) usual.File("usr/share/doc/package-" + std::to_string(i % 500) + "/f", "");
+  LayerTree tree(LayersOf({usual.End(), usual.End()}), {}, {});
+  Lines lines;
+  tree.Walk(lines);
+  Check(tree.work() < 40000 * 64, "two million files take a fourth: " + std::to_string(tree.work()));
+}
+
+/// Members of gzip that hold nothing, more than anybody waits for.
+class Nothing final : public ByteSource {
+ public:
+  uint64_t Size() const override { return uint64_t{1} << 40; }
+  void ReadAt(uint64_t offset, void* out, size_t size) const override {
+    for (size_t i = 0; i < size; ++i) static_cast<char*>(out)[i] = member_[(offset + i) % member_.size()];
+  }
+
+ private:
+  std::string member_ = Gzip("");
+};
+
+void TestStopping() {
+  Layer layer;
+  layer.blob = std::make_shared<Nothing>();
+  layer.name = "nothing";
+  layer.diff_id = DigestOfText("");
+  int asked = 0;
+  const auto stop = [&asked](uint64_t) {
+    if (++asked == 3) throw SystemError(ECANCELED, "test");
+  };
+  CheckError(
+      ECANCELED, "test",
+      [&] {
+        LayerTree tree({layer}, {}, stop);
+        Lines lines;
+        tree.Walk(lines);
+      },
+      "a layer that decodes to nothing is stopped");
+  // The same around the layer, which lies far behind.
+  asked = 0;
+  layer.decoded = std::make_shared<ReadProgress>();
+  layer.blob = std::make_shared<DecompressedSource>(std::make_shared<Nothing>(), uint64_t{1} << 40, layer.decoded);
+  CheckError(
+      ECANCELED, "test",
+      [&] {
+        LayerTree tree({layer}, {}, stop);
+        Lines lines;
+        tree.Walk(lines);
+      },
+      "an archive that decodes to nothing is stopped");
+}
+
 void TestMutations() {
   const std::string seed =
       Tar()
@@ -675,6 +868,9 @@ int main() {
     sifcrypt::TestHostile();
     sifcrypt::TestMemory();
     sifcrypt::TestLarge();
+    sifcrypt::TestWorkIsLinear();
+    sifcrypt::TestWorkEnds();
+    sifcrypt::TestStopping();
     sifcrypt::TestMutations();
   } catch (const std::exception& error) {
     std::cerr << "FAILED: " << error.what() << "\n";
