@@ -4,7 +4,8 @@ import type { ErrorCode } from "../index.ts"
 const hints: Partial<Record<ErrorCode, string>> = {
   ERR_SIF_MAGIC: "this is no SIF image; `file` tells what it is",
   ERR_SIF_TRUNCATED: "the download or copy was cut short: fetch the image again",
-  ERR_SIF_AMBIGUOUS: "name the object by its ID (see `sifcrypt sif list`)",
+  ERR_SIF_AMBIGUOUS:
+    "`sifcrypt sif list` shows what is there: name the object by its ID, or delete what does not belong (`apptainer sif del`)",
   ERR_KEY_MISSING:
     "give --pem-path FILE, --passphrase or --passphrase-file FILE, or set APPTAINER_ENCRYPTION_PEM_PATH or _PASSPHRASE",
   ERR_KEY_MISMATCH: "use the private key that belongs to the public key the image was built with",

@@ -1,16 +1,24 @@
-// What an image says of itself: definition, labels, scripts. From the objects beside the root file system as the peers write
-// them, or from those sealed inside the encryption, or from the root file system.
+// What an image says of itself: definition, labels, scripts. Of a plain image the objects beside the root file system say so,
+// as the peers write them, else the root file system itself. Of an encrypted one what is inside the encryption counts: the
+// objects that are sealed there, else the root file system; who has no key gets what lies beside it, and is told so.
 import type { LuksPolicy } from "../device/luks-header.ts"
 import { Tree } from "../device/tree.ts"
-import { SifError } from "../errors.ts"
-import { DataType } from "../sif/format.ts"
+import { KeyError, SifError } from "../errors.ts"
+import {
+  descriptionOf,
+  INSPECT_NAME,
+  metadataOutside,
+  sealedDescription,
+  type Description,
+} from "../encryption/description.ts"
+import { isEncrypted, partitionKind } from "../encryption/partition.ts"
+import { plaintextOf, readFooter, readSealed } from "../encryption/sealed.ts"
+import { plainRange, unlockPartition, wipeUnlocked, type Unlocked } from "../encryption/unlock.ts"
+import type { SifObject, SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
 import type { OpenOptions } from "./image.ts"
-import { checkOrigin } from "./origin.ts"
-import { partitionKind } from "../encryption/partition.ts"
-import { plaintextOf, readFooter, readSealed } from "../encryption/sealed.ts"
-import { plainRange, unlockPartition, wipeUnlocked } from "../encryption/unlock.ts"
+import { checkOrigin, isVerified } from "./origin.ts"
 
 /** What a SCIF app says of itself; what it lacks is undefined. */
 export interface AppMetadata {
@@ -23,21 +31,39 @@ export interface AppMetadata {
   readonly environment: Readonly<Record<string, string>>
 }
 
-/** What {@link readMetadata} finds; what an image lacks is undefined. */
+/** What {@link readMetadata} finds; what an image lacks, or was not asked for, is undefined or empty. */
 export interface ImageMetadata extends AppMetadata {
   /** The definition file that it was built from. */
   readonly deffile?: string
   /** By their names. */
   readonly apps: Readonly<Record<string, AppMetadata>>
-  /** Where it was found: readable by anyone, inside the encryption, or in the root file system. */
+  /**
+   * Where it was found: beside the root file system, inside the encryption, or in the root file system. Beside an encrypted
+   * one (`objects`) it may be anybody's, unless {@link OpenOptions.verify} was given.
+   */
   readonly origin: "objects" | "sealed" | "root"
 }
 
-const OBJECT_NAME = "inspect-metadata.json"
-const MAX_SIZE: Bytes = 16 << 20
-const FOLDER = "/.singularity.d"
-
 type Texts = "deffile" | "runscript" | "startscript" | "test" | "helpfile"
+
+/** Something that an image says of itself. */
+export type MetadataPart = Texts | "environment" | "labels"
+
+/** How {@link readMetadata} reads. */
+export interface MetadataOptions extends OpenOptions {
+  /** What is read, of the image and of its apps; default: all of it. */
+  readonly parts?: readonly MetadataPart[]
+  /** Of which apps; `names` reads nothing of them. Default: `all`. */
+  readonly apps?: "all" | "names" | readonly string[]
+}
+
+/** All texts together that one call reads of an image. */
+export const MAX_METADATA_SIZE: Bytes = 16 << 20
+/** What a text or a name counts for at least: looking for one costs as well. */
+const LEAST: Bytes = 1 << 10
+/** Of a folder's listing, which is in memory as a whole. */
+const MAX_LISTING: Bytes = 1 << 20
+const FOLDER = "/.singularity.d"
 
 /** Where each of them lies in the root file system. */
 const files: Readonly<Record<Texts, string>> = {
@@ -49,13 +75,51 @@ const files: Readonly<Record<Texts, string>> = {
 }
 const texts = Object.keys(files) as Texts[]
 const APPS = "/scif/apps"
-const MAX_APPS = 1000
 /** In the folder `scif` of an app. */
-const appFiles: Readonly<Record<Exclude<Texts, "deffile">, string>> = {
+const appFiles: Readonly<Partial<Record<Texts, string>>> = {
   runscript: "runscript",
   startscript: "startscript",
   test: "test",
   helpfile: "runscript.help",
+}
+
+/** What is asked for, and how much may still be read of it. */
+class Reading {
+  readonly path: string
+  readonly apps: NonNullable<MetadataOptions["apps"]>
+  readonly #parts: readonly MetadataPart[] | undefined
+  readonly #signal: AbortSignal | undefined
+  #left = MAX_METADATA_SIZE
+
+  constructor(path: string, { parts, apps = "all", signal }: MetadataOptions) {
+    this.path = path
+    this.apps = apps
+    this.#parts = parts
+    this.#signal = signal
+  }
+
+  wants(part: MetadataPart): boolean {
+    return this.#parts?.includes(part) ?? true
+  }
+
+  /**
+   * Before it is read.
+   *
+   * @throws SifError `ERR_SIF_TOO_LARGE`; the signal's reason.
+   */
+  take(size: Bytes): void {
+    this.#signal?.throwIfAborted()
+    this.#left -= Math.max(size, LEAST)
+    if (this.#left < 0) this.refuse()
+  }
+
+  refuse(): never {
+    throw new SifError(
+      "ERR_SIF_TOO_LARGE",
+      `${this.path}: what was asked for of its metadata is more than the ${MAX_METADATA_SIZE} bytes that are read`,
+      { path: this.path },
+    )
+  }
 }
 
 function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
@@ -78,134 +142,198 @@ function parse(bytes: Buffer, path: string, what: string): unknown {
   }
 }
 
-/** What of an object's attributes is text, under its own name. */
-function textsOf(attributes: Readonly<Record<string, unknown>>): Partial<Record<Texts, string>> {
+/** What of an object's attributes is text and asked for, under its own name. */
+function textsOf(
+  attributes: Readonly<Record<string, unknown>>,
+  reading: Reading,
+): Partial<Record<Texts, string>> {
   return Object.fromEntries(
-    texts.flatMap((name) => (typeof attributes[name] === "string" ? [[name, attributes[name]]] : [])),
+    texts.flatMap((name) => {
+      const value = attributes[name]
+      return typeof value === "string" && reading.wants(name) ? [[name, value]] : []
+    }),
   )
 }
 
-function appsOf(value: unknown): Record<string, AppMetadata> {
-  if (!isRecord(value)) return {}
+function partsOf(
+  attributes: Readonly<Record<string, unknown>>,
+  reading: Reading,
+): AppMetadata & { deffile?: string } {
+  return {
+    ...textsOf(attributes, reading),
+    labels: reading.wants("labels") ? textEntries(attributes["labels"]) : {},
+    environment: reading.wants("environment") ? textEntries(attributes["environment"]) : {},
+  }
+}
+
+function appsOf(value: unknown, reading: Reading): Record<string, AppMetadata> {
+  const { apps: wanted } = reading
+  const found = isRecord(value) ? Object.entries(value) : []
   return Object.fromEntries(
-    Object.entries(value).map(([name, app]) => {
-      const attributes = isRecord(app) ? app : {}
-      const labels = textEntries(attributes["labels"])
-      return [name, { ...textsOf(attributes), labels, environment: textEntries(attributes["environment"]) }]
-    }),
+    found
+      .filter(([name]) => typeof wanted === "string" || wanted.includes(name))
+      .map(([name, app]) => [name, partsOf(wanted !== "names" && isRecord(app) ? app : {}, reading)]),
   )
 }
 
 async function fromObjects(
   image: SifImage,
+  { inspect, definition }: Description,
   origin: ImageMetadata["origin"],
+  reading: Reading,
 ): Promise<ImageMetadata | undefined> {
-  const object = image.objects.find(({ type, name }) => type === DataType.json && name === OBJECT_NAME)
-  const definition = image.objects.find(({ type }) => type === DataType.definition)
-  if (object === undefined) return undefined
-  const outer = parse(await image.data(object, MAX_SIZE), image.path, OBJECT_NAME)
+  if (inspect === undefined) return undefined
+  const read = (object: typeof inspect): Promise<Buffer> => {
+    reading.take(object.size)
+    return image.data(object, MAX_METADATA_SIZE)
+  }
+  const outer = parse(await read(inspect), image.path, INSPECT_NAME)
   const data = isRecord(outer) ? outer["data"] : undefined
   const attributes = isRecord(data) && isRecord(data["attributes"]) ? data["attributes"] : {}
-  const deffile =
-    definition === undefined ? {} : { deffile: (await image.data(definition, MAX_SIZE)).toString("utf8") }
-  return {
-    ...deffile,
-    ...textsOf(attributes),
-    labels: textEntries(attributes["labels"]),
-    environment: textEntries(attributes["environment"]),
-    apps: appsOf(attributes["apps"]),
-    origin,
+  const found = { ...partsOf(attributes, reading), apps: appsOf(attributes["apps"], reading), origin }
+  if (found.deffile !== undefined || definition === undefined || !reading.wants("deffile")) return found
+  return { ...found, deffile: (await read(definition)).toString("utf8") }
+}
+
+/** Texts in a root file system. */
+class TreeTexts {
+  readonly #tree: Tree
+  readonly #reading: Reading
+
+  constructor(tree: Tree, reading: Reading) {
+    this.#tree = tree
+    this.#reading = reading
+  }
+
+  async #file(inside: string): Promise<string | undefined> {
+    const found = await this.#tree.find(inside, true)
+    this.#reading.take(found?.type === "file" ? found.size : 0)
+    return found?.type === "file"
+      ? (await this.#tree.read(inside, 0, found.size)).toString("utf8")
+      : undefined
+  }
+
+  async #names(folder: string): Promise<string[]> {
+    const found = await this.#tree.find(folder, true)
+    if (found?.type !== "directory") return []
+    if (found.size > MAX_LISTING) this.#reading.refuse()
+    const names = await this.#tree.list(folder)
+    return names.map(({ name }) => {
+      this.#reading.take(name.length)
+      return name.toString("utf8")
+    })
+  }
+
+  async #labels(inside: string): Promise<Record<string, string>> {
+    const text = this.#reading.wants("labels") ? await this.#file(inside) : undefined
+    return text === undefined ? {} : textEntries(parse(Buffer.from(text), this.#reading.path, inside))
+  }
+
+  async #environment(folder: string): Promise<Record<string, string>> {
+    const environment: Record<string, string> = {}
+    for (const name of this.#reading.wants("environment") ? await this.#names(folder) : []) {
+      const inside = `${folder}/${name}`
+      const text = inside.endsWith(".sh") ? await this.#file(inside) : undefined
+      if (text !== undefined) environment[inside] = text
+    }
+    return environment
+  }
+
+  async #parts(
+    folder: string,
+    named: Readonly<Partial<Record<Texts, string>>>,
+  ): Promise<AppMetadata & { deffile?: string }> {
+    const found: Partial<Record<Texts, string>> = {}
+    for (const [part, file] of Object.entries(named) as [Texts, string][]) {
+      const text = this.#reading.wants(part) ? await this.#file(file) : undefined
+      if (text !== undefined) found[part] = text
+    }
+    return {
+      ...found,
+      labels: await this.#labels(`${folder}/labels.json`),
+      environment: await this.#environment(`${folder}/env`),
+    }
+  }
+
+  async #app(name: string): Promise<AppMetadata> {
+    if (this.#reading.apps === "names") return { labels: {}, environment: {} }
+    const folder = `${APPS}/${name}/scif`
+    const named = Object.entries(appFiles).map(([part, file]) => [part, `${folder}/${file}`])
+    return await this.#parts(folder, Object.fromEntries(named) as Partial<Record<Texts, string>>)
+  }
+
+  async #apps(): Promise<Record<string, AppMetadata>> {
+    const { apps: wanted } = this.#reading
+    if (wanted.length === 0) return {}
+    const apps: [string, AppMetadata][] = []
+    for (const name of await this.#names(APPS))
+      if (typeof wanted === "string" || wanted.includes(name)) apps.push([name, await this.#app(name)])
+    return Object.fromEntries(apps)
+  }
+
+  async all(): Promise<ImageMetadata> {
+    return { ...(await this.#parts(FOLDER, files)), apps: await this.#apps(), origin: "root" }
   }
 }
 
-async function fileIn(tree: Tree, inside: string, path: string): Promise<string | undefined> {
-  const found = await tree.find(inside, true)
-  if (found?.type !== "file") return undefined
-  if (found.size > MAX_SIZE)
-    throw new SifError(
-      "ERR_SIF_TOO_LARGE",
-      `${path}: ${inside} has ${found.size} bytes, more than ${MAX_SIZE}`,
-      {
-        path,
-      },
-    )
-  return (await tree.read(inside, 0, found.size)).toString("utf8")
-}
-
-async function labelsIn(tree: Tree, inside: string, path: string): Promise<Record<string, string>> {
-  const text = await fileIn(tree, inside, path)
-  return text === undefined ? {} : textEntries(parse(Buffer.from(text), path, inside))
-}
-
-async function namesIn(tree: Tree, folder: string): Promise<string[]> {
-  if ((await tree.find(folder, true))?.type !== "directory") return []
-  return (await tree.list(folder)).map(({ name }) => name.toString("utf8"))
-}
-
-async function environmentIn(tree: Tree, folder: string, path: string): Promise<Record<string, string>> {
-  const environment: Record<string, string> = {}
-  for (const name of await namesIn(tree, folder)) {
-    const inside = `${folder}/${name}`
-    const text = inside.endsWith(".sh") ? await fileIn(tree, inside, path) : undefined
-    if (text !== undefined) environment[inside] = text
-  }
-  return environment
-}
-
-async function appIn(tree: Tree, name: string, path: string): Promise<AppMetadata> {
-  const folder = `${APPS}/${name}/scif`
-  const found: Partial<Record<Texts, string>> = {}
-  for (const [key, file] of Object.entries(appFiles) as [Exclude<Texts, "deffile">, string][]) {
-    const text = await fileIn(tree, `${folder}/${file}`, path)
-    if (text !== undefined) found[key] = text
-  }
-  return {
-    ...found,
-    labels: await labelsIn(tree, `${folder}/labels.json`, path),
-    environment: await environmentIn(tree, `${folder}/env`, path),
-  }
-}
-
-async function fromTree(tree: Tree, path: string): Promise<ImageMetadata> {
-  const found: Partial<Record<Texts, string>> = {}
-  for (const name of texts) {
-    const text = await fileIn(tree, files[name], path)
-    if (text !== undefined) found[name] = text
-  }
-  const apps: Record<string, AppMetadata> = {}
-  for (const name of (await namesIn(tree, APPS)).slice(0, MAX_APPS))
-    apps[name] = await appIn(tree, name, path)
-  return {
-    ...found,
-    labels: await labelsIn(tree, `${FOLDER}/labels.json`, path),
-    environment: await environmentIn(tree, `${FOLDER}/env`, path),
-    apps,
-    origin: "root",
-  }
+/** What is inside the encryption, if there is one. */
+async function fromInside(
+  image: SifImage,
+  primary: SifPartition,
+  unlocked: Unlocked | undefined,
+  reading: Reading,
+): Promise<ImageMetadata> {
+  using tree = await Tree.open(plainRange(image, primary, unlocked), image.path)
+  const plaintext = plaintextOf(tree)
+  const footer = unlocked === undefined ? undefined : await readFooter(plaintext, image.path)
+  const sealed = await readSealed(plaintext, footer, image.path)
+  const found =
+    sealed === undefined
+      ? undefined
+      : await fromObjects(sealed, sealedDescription(sealed, primary), "sealed", reading)
+  return found ?? (await new TreeTexts(tree, reading).all())
 }
 
 /**
- * Reads what an image says of itself. A key is needed where that is kept inside the encryption.
+ * Reads what an image says of itself, at most {@link MAX_METADATA_SIZE} of it. Without its key an encrypted image says what
+ * lies beside its encryption, if there is something; with its key that is not looked at. Of objects that `verify` does not
+ * verify nothing is returned.
  *
- * @throws SifError, KeyError, LuksError, GocryptfsError, EnvironmentError, TreeError.
+ * @throws SifError `ERR_SIF_AMBIGUOUS`, `ERR_SIF_TOO_LARGE`, `ERR_SIF_METADATA` and others; KeyError, LuksError,
+ * GocryptfsError, EnvironmentError, TreeError, SignatureError; the signal's reason.
  */
-export async function readMetadata(path: string, options: OpenOptions = {}): Promise<ImageMetadata> {
-  const { credentials = {}, kdfLimits, signal } = options
+export async function readMetadata(path: string, options: MetadataOptions = {}): Promise<ImageMetadata> {
+  const { credentials = {}, kdfLimits, onNotice, signal, verify } = options
   signal?.throwIfAborted()
   await using image = await openSif(path)
   const primary = await checkOrigin(image, image.primary(), options)
-  const outside = await fromObjects(image, "objects")
-  if (outside !== undefined) return outside
+  const reading = new Reading(path, options)
+  const counts = verify === undefined ? undefined : (object: SifObject) => isVerified(object, verify)
+  const outside = (): Promise<ImageMetadata | undefined> =>
+    fromObjects(image, descriptionOf(image, primary, counts), "objects", reading)
+  if (!isEncrypted(partitionKind(primary)))
+    return (await outside()) ?? (await fromInside(image, primary, undefined, reading))
   const policy: LuksPolicy = { limits: kdfLimits }
-  const encrypted = partitionKind(primary) !== "squashfs"
-  const unlocked = encrypted ? await unlockPartition(image, primary, credentials, policy, signal) : undefined
+  let unlocked: Unlocked
   try {
-    using tree = await Tree.open(plainRange(image, primary, unlocked), path)
-    const plaintext = plaintextOf(tree)
-    const footer = encrypted ? await readFooter(plaintext, path) : undefined
-    const sealed = await readSealed(plaintext, footer, path)
-    const inside = sealed === undefined ? undefined : await fromObjects(sealed, "sealed")
-    return inside ?? (await fromTree(tree, path))
+    unlocked = await unlockPartition(image, primary, credentials, policy, signal)
+  } catch (error) {
+    const noKey = error instanceof KeyError && error.code === "ERR_KEY_MISSING"
+    const stated = noKey ? await outside() : undefined
+    if (stated === undefined) throw error
+    if (verify === undefined)
+      onNotice?.(
+        `${path} is encrypted, and no key was given: this is what lies outside of its encryption, where anybody may have put it`,
+      )
+    return stated
+  }
+  try {
+    const ignored = metadataOutside(image).map(({ id }) => id)
+    if (ignored.length > 0)
+      onNotice?.(
+        `${path}: what lies outside of its encryption, where anybody may have put it, does not count: object ${ignored.join(", ")}`,
+      )
+    return await fromInside(image, primary, unlocked, reading)
   } finally {
     wipeUnlocked(unlocked)
   }

@@ -2,7 +2,7 @@
 import { SignatureError } from "../errors.ts"
 import { requireVerified, verifySif, type VerifyOptions } from "../signing/verify.ts"
 import { VerifyWhenRead } from "../signing/verity.ts"
-import { PartitionType, type SifPartition } from "../sif/format.ts"
+import { PartitionType, type SifObject, type SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import { examineExecution, requireAllowed } from "./execution-control.ts"
 import type { OpenOptions } from "./image.ts"
@@ -11,12 +11,12 @@ import { Vouched } from "../file/vouched.ts"
 
 /** Is it among what is to be verified? */
 export function isVerified(
-  { id, group, partition }: SifPartition,
+  { id, group, partition }: SifObject,
   { groups, objects, legacy }: VerifyOptions,
 ): boolean {
   if (objects !== undefined) return objects.includes(id)
   if (groups !== undefined) return groups.includes(group)
-  return legacy !== "primary" || partition.type === PartitionType.primarySystem
+  return legacy !== "primary" || partition?.type === PartitionType.primarySystem
 }
 
 /** What is verified has to be what is read. */

@@ -1,5 +1,8 @@
 // Which objects of an image go along into the one that is made of it, and what becomes of their links.
+import { isVerified } from "../container/origin.ts"
+import { checkDescription } from "../encryption/description.ts"
 import { isMetadata } from "../encryption/sealed.ts"
+import { SignatureError } from "../errors.ts"
 import { DataType, FileSystem, type SifLink, type SifObject } from "../sif/format.ts"
 import { dataTypeName, partitionTypeName } from "../sif/names.ts"
 import type { SifImage } from "../sif/open.ts"
@@ -62,15 +65,25 @@ class Places {
 }
 
 /**
- * @param seal - Metadata goes into the encryption.
+ * @param seal - Metadata goes into the encryption, but not what was put beside that of another: it would become its word.
+ * @throws SifError `ERR_SIF_AMBIGUOUS` when objects say the same of the image, and which is right cannot be known;
+ * SignatureError `ERR_SIGNATURE_MISSING` for an object that was not verified where that was demanded.
  */
 export function choosePassengers(source: SourceImage, seal: boolean): Passengers {
-  const { sif, primary, sealed } = source
+  const { sif, primary, sealed, verify } = source
+  checkDescription(sif, primary, sealed)
   const goes = (object: SifObject): boolean =>
     object.type === DataType.signature ||
     isVerityTree(object) ||
     (object.type === DataType.cryptoMessage && object.link.to === "object" && object.link.id === primary.id)
   const outer = sif.objects.filter((object) => !goes(object))
+  const stranger = outer.find((object) => verify !== undefined && !isVerified(object, verify))
+  if (stranger !== undefined)
+    throw new SignatureError(
+      "ERR_SIGNATURE_MISSING",
+      `${sif.path}: object ${stranger.id} of group ${stranger.group} would be copied and is not among what is to be verified`,
+      { path: sif.path },
+    )
   const inner = sealed?.objects ?? []
   const places = new Places()
   const outerIds = new Map<number, number>()
@@ -95,12 +108,12 @@ export function choosePassengers(source: SourceImage, seal: boolean): Passengers
   const root = passengers.find(({ image, object }) => image === sif && object.id === primary.id)
   if (root === undefined) throw new TypeError("the image has no primary partition")
   const others = passengers.filter((passenger) => passenger !== root)
+  const isSealed = ({ image, object }: Passenger): boolean =>
+    seal && isMetadata(object) && (sealed === undefined || image === sealed)
   return {
     primary: root,
-    kept: others
-      .filter(({ object }) => !(seal && isMetadata(object)))
-      .sort((a, b) => a.place.slot - b.place.slot),
-    sealed: others.filter(({ object }) => seal && isMetadata(object)),
+    kept: others.filter((one) => !isSealed(one)).sort((a, b) => a.place.slot - b.place.slot),
+    sealed: others.filter(isSealed),
     signatures: sif.objects.filter(({ type }) => type === DataType.signature),
   }
 }

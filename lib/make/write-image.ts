@@ -13,7 +13,7 @@ import type { Bytes } from "../units.ts"
 import { prepareEncryption, type EncryptionFormat, type PassphraseKdf } from "../encryption/encrypt.ts"
 import { choosePassengers, isReadable, objectText, type Passenger, type Passengers } from "./objects.ts"
 import { asOutputError, Output } from "../file/output.ts"
-import type { BuildSource, TreeWritten } from "../source/source.ts"
+import type { BuildSource, SourceImage, TreeWritten } from "../source/source.ts"
 
 /** The compressors of squashfs that are written; each is read as well. */
 export type CompressionName = "zstd" | "gzip" | "lz4" | "xz"
@@ -192,18 +192,25 @@ async function writeTree(options: Options, source: BuildSource, target: TreeTarg
 }
 
 /** Says what of a source image is left out, and what anyone can read. */
-function tellAbout(options: Options, path: string, passengers: Passengers, encrypted: boolean): void {
+function tellAbout(
+  options: Options,
+  { sif, opening, verify }: SourceImage,
+  passengers: Passengers,
+  encrypted: boolean,
+): void {
   const { onNotice = () => undefined } = options
   const { kept, sealed, signatures } = passengers
   if (signatures.length > 0)
     onNotice(
-      `${signatures.length === 1 ? "signature" : "signatures"} ${signatures.map(({ id }) => id).join(", ")} of ${path} ` +
+      `${signatures.length === 1 ? "signature" : "signatures"} ${signatures.map(({ id }) => id).join(", ")} of ${sif.path} ` +
         "left out: a signature holds for the image that it was made for",
     )
   if (!encrypted) return
   const names = (objects: readonly Passenger[]): string =>
     objects.map(({ object }) => objectText(object)).join(", ")
   if (sealed.length > 0) onNotice(`kept inside the encryption: ${names(sealed)}`)
+  if (opening !== undefined && verify === undefined && sealed.some(({ image }) => image === sif))
+    onNotice(`${sif.path} had it outside of its encryption, where anybody may have put it`)
   const readable = kept.filter(({ object }) => isReadable(object))
   if (readable.length > 0)
     onNotice(`readable without a key, beside the encrypted partition: ${names(readable)}`)
@@ -375,8 +382,8 @@ class ImageWriter {
   async write(): Promise<Written> {
     const encrypted = this.#recipients.length > 0
     const { primary, kept } = this.#passengers ?? { primary: undefined, kept: [] }
-    if (this.#passengers !== undefined)
-      tellAbout(this.#options, this.#source.path, this.#passengers, encrypted)
+    if (this.#passengers !== undefined && this.#source.image !== undefined)
+      tellAbout(this.#options, this.#source.image, this.#passengers, encrypted)
     const before = kept.filter(({ place }) => primary !== undefined && place.slot < primary.place.slot)
     await this.#copy(before)
     await this.#addObjects()

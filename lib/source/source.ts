@@ -13,6 +13,7 @@ import { BuildError } from "../errors.ts"
 import type { NativeBuild } from "../native/binding.ts"
 import type { SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
+import type { VerifyOptions } from "../signing/verify.ts"
 import type { Bytes } from "../units.ts"
 import type { OciOptions } from "../oci/image.ts"
 import { parseReference } from "../oci/reference.ts"
@@ -62,6 +63,8 @@ export interface SourceImage {
   readonly opening: Opening | undefined
   /** What was kept inside the encryption. */
   readonly sealed: SifImage | undefined
+  /** With which it was opened. */
+  readonly verify: VerifyOptions | undefined
 }
 
 const SQUASHFS_MAGIC = Buffer.from("hsqs", "latin1")
@@ -137,7 +140,7 @@ export async function openImageSource(
     return {
       path,
       tree: { squashfs: plainRange(sif, primary, opening?.unlocked), length },
-      image: { sif, primary, length, opening, sealed },
+      image: { sif, primary, length, opening, sealed, verify: options.verify },
       explain: (cause) => changedBlock(path, cause),
       async [Symbol.asyncDispose](): Promise<void> {
         forget(opening)

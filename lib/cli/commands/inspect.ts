@@ -1,13 +1,18 @@
 import type { Command } from "commander"
-import { readMetadata, RunError, type AppMetadata, type ImageMetadata } from "../../index.ts"
+import {
+  readMetadata,
+  RunError,
+  type AppMetadata,
+  type ImageMetadata,
+  type MetadataOptions,
+  type MetadataPart,
+} from "../../index.ts"
 import { withCredentials } from "../credentials.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 import { print } from "../output.ts"
 import { printable } from "../terminal.ts"
 
-type Part = "labels" | "deffile" | "environment" | "runscript" | "startscript" | "test" | "helpfile"
-
-interface InspectFlags extends OpenFlags, Partial<Readonly<Record<Part, true>>> {
+interface InspectFlags extends OpenFlags, Partial<Readonly<Record<MetadataPart, true>>> {
   readonly all?: true
   readonly app?: string
   readonly listApps?: true
@@ -15,7 +20,7 @@ interface InspectFlags extends OpenFlags, Partial<Readonly<Record<Part, true>>> 
 }
 
 /** In the order of their output. */
-const parts: readonly Part[] = [
+const parts: readonly MetadataPart[] = [
   "deffile",
   "runscript",
   "startscript",
@@ -25,13 +30,19 @@ const parts: readonly Part[] = [
   "labels",
 ]
 
-/** A script as it is, but nothing in it steers the terminal. */
-function printableText(text: string): string {
-  const lines = text.split("\n").map((line) => line.split("\t").map(printable).join("\t"))
-  return lines.join("\n").replace(/\n*$/, "\n")
+/** Without line ends at its end; looked for from there, so that a text of nothing else takes no longer. */
+function withoutEnd(text: string): string {
+  let end = text.length
+  while (text[end - 1] === "\n") end--
+  return text.slice(0, end)
 }
 
-function partText(metadata: Partial<ImageMetadata>, part: Part): string {
+/** A script as it is, but nothing in it steers the terminal. */
+function printableText(text: string): string {
+  return `${withoutEnd(text.replace(/[^\n\t -~]+/g, printable))}\n`
+}
+
+function partText(metadata: Partial<ImageMetadata>, part: MetadataPart): string {
   switch (part) {
     case "labels":
       return Object.entries(metadata.labels ?? {})
@@ -51,13 +62,15 @@ function partText(metadata: Partial<ImageMetadata>, part: Part): string {
 }
 
 /** The parts as JSON has them: text without a line end, nothing for what is empty. */
-function partValues(metadata: Partial<ImageMetadata>, wanted: readonly Part[]): Record<string, unknown> {
-  const trim = (text: string): string => text.replace(/\n*$/, "")
+function partValues(
+  metadata: Partial<ImageMetadata>,
+  wanted: readonly MetadataPart[],
+): Record<string, unknown> {
   const entries = wanted.flatMap((part): [string, unknown][] => {
     const value = metadata[part]
     if (value === undefined) return []
-    if (typeof value === "string") return [[part, trim(value)]]
-    const texts = Object.entries(value).map(([name, text]) => [name, trim(text)] as const)
+    if (typeof value === "string") return [[part, withoutEnd(value)]]
+    const texts = Object.entries(value).map(([name, text]) => [name, withoutEnd(text)] as const)
     return texts.length === 0 ? [] : [[part, Object.fromEntries(texts)]]
   })
   return Object.fromEntries(entries)
@@ -70,11 +83,26 @@ function appNamed(metadata: ImageMetadata, name: string): AppMetadata {
   return app
 }
 
+/** What has to be read of the image, and no more. */
+function asked({
+  app,
+  all,
+  listApps,
+  json,
+  ...flags
+}: InspectFlags): Pick<MetadataOptions, "parts" | "apps"> {
+  if (listApps === true && json !== true && all !== true) return { parts: [], apps: "names" }
+  const of = app === undefined ? {} : { apps: [app] }
+  if (all === true || listApps === true) return of
+  const chosen = parts.filter((part) => flags[part] === true)
+  return { parts: chosen.length === 0 ? ["labels"] : chosen, apps: [], ...of }
+}
+
 async function show(metadata: ImageMetadata, flags: InspectFlags): Promise<void> {
   const chosen = parts.filter((part) => flags.all === true || flags[part] === true)
   const apps = flags.app === undefined ? metadata.apps : { [flags.app]: appNamed(metadata, flags.app) }
   const asJson = flags.json === true || flags.all === true
-  const wanted: readonly Part[] = chosen.length === 0 && flags.listApps !== true ? ["labels"] : chosen
+  const wanted: readonly MetadataPart[] = chosen.length === 0 && flags.listApps !== true ? ["labels"] : chosen
   if (!asJson) {
     if (flags.listApps === true) {
       await print(
@@ -105,9 +133,13 @@ async function show(metadata: ImageMetadata, flags: InspectFlags): Promise<void>
   await print(`${JSON.stringify({ data: { attributes }, type: "container" }, null, "\t")}\n`)
 }
 
-async function read(image: string, flags: OpenFlags): Promise<ImageMetadata> {
+async function read(
+  image: string,
+  flags: OpenFlags,
+  what: Pick<MetadataOptions, "parts" | "apps">,
+): Promise<ImageMetadata> {
   return await withCredentials(flags, false, (credentials) =>
-    readMetadata(image, openOptions(flags, credentials)),
+    readMetadata(image, { ...openOptions(flags, credentials), ...what }),
   )
 }
 
@@ -131,7 +163,7 @@ export function addInspectCommand(program: Command): void {
     .option("--all", "everything, as JSON")
     .option("-j, --json", "print JSON, as the peers do")
   addOpenOptions(command).action(async (image: string, flags: InspectFlags) => {
-    await show(await read(image, flags), flags)
+    await show(await read(image, flags, asked(flags)), flags)
   })
   const help = program
     .command("run-help")
@@ -140,7 +172,8 @@ export function addInspectCommand(program: Command): void {
     .argument("<image>", "the image to ask")
     .option("--app <name>", "of an app in the image")
   addOpenOptions(help).action(async (image: string, flags: OpenFlags & { readonly app?: string }) => {
-    const metadata = await read(image, flags)
+    const apps = flags.app === undefined ? [] : [flags.app]
+    const metadata = await read(image, flags, { parts: ["helpfile"], apps })
     const of = flags.app === undefined ? metadata : appNamed(metadata, flags.app)
     await print(
       of.helpfile === undefined
