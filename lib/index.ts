@@ -36,8 +36,16 @@ export { decrypt, encrypt, reencrypt } from "./make/convert.ts"
 export { createOverlay, MIN_OVERLAY_SIZE } from "./make/overlay.ts"
 export type { OverlayCreateOptions } from "./make/overlay.ts"
 export type { DecryptOptions, EncryptOptions, ReencryptOptions, TrustOptions } from "./make/convert.ts"
-export { MAX_ENTRIES, open, Image } from "./container/image.ts"
-export type { ListOptions, OpenOptions, ExtractOptions, ReadOptions, TreeEntry } from "./container/image.ts"
+export { MAX_ENTRIES, MAX_FILE, open, Image } from "./container/image.ts"
+export type {
+  ListOptions,
+  OpenOptions,
+  ExtractOptions,
+  ReadFileOptions,
+  ReadOptions,
+  TreeEntry,
+  WalkOptions,
+} from "./container/image.ts"
 export type { Engine } from "./runtime/engine.ts"
 export type { ConcreteEngine } from "./runtime/starter-protocol.ts"
 export { Instance, listInstances, openInstance } from "./container/instance.ts"

@@ -80,20 +80,30 @@ export interface TreeEntry {
   readonly target?: string
 }
 
-/** How {@link Image.list} lists. */
-export interface ListOptions {
+/** How {@link Image.walk} walks. */
+export interface WalkOptions {
   /** Everything below, too; default false. */
   readonly recursive?: boolean
-  /** More are an error: an image can be small and list as more than memory holds. Default {@link MAX_ENTRIES}. */
-  readonly maxEntries?: number
   /** Stops it between two folders. */
   readonly signal?: AbortSignal
+}
+
+/** How {@link Image.list} lists. */
+export interface ListOptions extends WalkOptions {
+  /** More are an error: an image can be small and list as more than memory holds. Default {@link MAX_ENTRIES}. */
+  readonly maxEntries?: number
 }
 
 /** How {@link Image.readFile} and {@link Image.createReadStream} read. */
 export interface ReadOptions {
   /** Stops it between two pieces. */
   readonly signal?: AbortSignal
+}
+
+/** How {@link Image.readFile} reads. */
+export interface ReadFileOptions extends ReadOptions {
+  /** Default {@link MAX_FILE}. */
+  readonly maxSize?: Bytes
 }
 
 /** How {@link Image.extract} extracts. */
@@ -110,11 +120,9 @@ export interface ExtractOptions {
 export const MAX_ENTRIES: number = 1 << 22
 /** Characters of paths in a listing: as much again. */
 const MAX_PATHS: Bytes = 1 << 29
+/** What {@link Image.readFile} reads at most unless more is asked for. */
+export const MAX_FILE: Bytes = 1 << 28
 const READ_PIECE: Bytes = 1 << 20
-/** A tree that is deeper has a loop in it. */
-const MAX_DEPTH = 4096
-
-const slash = Buffer.from("/")
 
 function entryOf(name: string, inside: string, info: NativeStat): TreeEntry {
   const { type, mode, uid, gid, nlink, mtime, size, rdev, target } = info
@@ -199,51 +207,61 @@ export class Image implements AsyncDisposable {
    * @throws TreeError `ERR_TREE_NOT_FOUND`, `ERR_TREE_TYPE`, `ERR_TREE_FORMAT`.
    */
   async list(inside: string = "/", options: ListOptions = {}): Promise<TreeEntry[]> {
-    const { recursive = false, maxEntries = MAX_ENTRIES, signal } = options
-    const tree = await this.#openTree()
-    const top = await tree.stat(inside, true)
-    if (top.type !== "directory") return [await this.stat(inside)]
+    const { maxEntries = MAX_ENTRIES } = options
     const entries: TreeEntry[] = []
     let characters = 0
-    const visited = new Set<number>([top.inode])
-    // Names need not be UTF-8, so the way to them is bytes; what is shown is text.
-    const pending = [{ folder: inside, bytes: Buffer.from(inside), depth: 0 }]
-    for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
-      signal?.throwIfAborted()
-      const { folder, bytes, depth } = next
-      const below: typeof pending = []
-      for (const { name, stat: info } of await tree.list(bytes)) {
-        const shown = name.toString("utf8")
-        const place = joinInside(folder, shown)
-        characters += place.length
-        if (entries.length >= maxEntries || characters > MAX_PATHS)
-          throw new TreeError(
-            "ERR_TREE_FORMAT",
-            `${this.path}: more than ${entries.length} entries, which is too much to list at once`,
-            { path: this.path },
-          )
-        entries.push(entryOf(shown, place, info))
-        if (!recursive || info.type !== "directory") continue
-        if (visited.has(info.inode) || depth >= MAX_DEPTH)
-          throw new TreeError("ERR_TREE_FORMAT", `${this.path}: the folder ${place} contains itself`, {
-            path: this.path,
-          })
-        visited.add(info.inode)
-        below.push({ folder: place, bytes: Buffer.concat([bytes, slash, name]), depth: depth + 1 })
-      }
-      pending.push(...below.reverse())
+    for await (const entry of this.walk(inside, options)) {
+      characters += entry.path.length
+      if (entries.length >= maxEntries || characters > MAX_PATHS)
+        throw new TreeError(
+          "ERR_TREE_FORMAT",
+          `${this.path}: more than ${entries.length} entries, which is too much to list at once`,
+          { path: this.path },
+        )
+      entries.push(entry)
     }
     return entries
   }
 
   /**
-   * A whole file, in memory.
+   * The same one after the other, however many there are: a folder's entries by name, then, with `recursive`, what is below each.
    *
-   * @throws TreeError `ERR_TREE_NOT_FOUND`, `ERR_TREE_TYPE`, `ERR_TREE_FORMAT`; the signal's reason.
+   * @throws As {@link Image.list}, at the entry that it is about; what {@link Image.extract} refuses is refused here.
    */
-  async readFile(inside: string, options: ReadOptions = {}): Promise<Buffer> {
+  async *walk(inside: string = "/", options: WalkOptions = {}): AsyncGenerator<TreeEntry, void, undefined> {
+    const { recursive = false, signal } = options
+    const tree = await this.#openTree()
+    if ((await tree.stat(inside, true)).type !== "directory") {
+      yield await this.stat(inside)
+      return
+    }
+    for await (const { path: below, entries } of tree.walk(inside)) {
+      signal?.throwIfAborted()
+      const folder = joinInside(inside, below.toString("utf8"))
+      for (const { name, stat: info } of entries) {
+        const shown = name.toString("utf8")
+        yield entryOf(shown, joinInside(folder, shown), info)
+      }
+      if (!recursive) return
+    }
+  }
+
+  /**
+   * A whole file, in memory; of what may be larger {@link Image.createReadStream} gives a piece at a time.
+   *
+   * @throws SifError `ERR_SIF_TOO_LARGE` above `maxSize`: an image can be small and its files as large as they like; TreeError `ERR_TREE_NOT_FOUND`, `ERR_TREE_TYPE`, `ERR_TREE_FORMAT`; the signal's reason.
+   */
+  async readFile(inside: string, options: ReadFileOptions = {}): Promise<Buffer> {
+    const { maxSize = MAX_FILE, signal } = options
+    const { size } = await (await this.#openTree()).stat(inside, true)
+    if (size > maxSize)
+      throw new SifError(
+        "ERR_SIF_TOO_LARGE",
+        `${this.path}: ${inside} has ${size} bytes, more than the ${maxSize} that are read at once`,
+        { path: this.path },
+      )
     const pieces: Buffer[] = []
-    for await (const piece of this.#pieces(inside, options.signal)) pieces.push(piece)
+    for await (const piece of this.#pieces(inside, signal)) pieces.push(piece)
     return Buffer.concat(pieces)
   }
 

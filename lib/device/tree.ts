@@ -1,7 +1,7 @@
 // The squashfs inside an image, read through the addon, its errno in this package's words.
 import { constants } from "node:os"
 import { BuildError, TreeError } from "../errors.ts"
-import type { NativeRange, NativeStat, NativeTree } from "../native/binding.ts"
+import type { NativeFolder, NativeRange, NativeStat, NativeTree, NativeTreeEntry } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
 import { changedBlock } from "./verity.ts"
@@ -105,9 +105,17 @@ export class Tree implements Disposable {
       throw error
     }
   }
-  /** Names are bytes, and so may the path be. */
-  list(path: string | Buffer): Promise<{ readonly name: Buffer; readonly stat: NativeStat }[]> {
-    return this.#call(path.toString("utf8"), this.#native.list(path))
+  list(path: string): Promise<NativeTreeEntry[]> {
+    return this.#call(path, this.#native.list(path))
+  }
+  /** The folders at and below `path`, each before what is in it; `path` of each from there. */
+  async *walk(path: string): AsyncGenerator<NativeFolder, void, undefined> {
+    const next = this.#native.walk(path)
+    for (;;) {
+      const folder = await this.#call(path, next())
+      if (folder === undefined) return
+      yield folder
+    }
   }
   read(path: string, position: Bytes, length: Bytes): Promise<Buffer> {
     return this.#call(path, this.#native.read(path, position, length))

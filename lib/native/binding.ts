@@ -131,12 +131,31 @@ export interface NativeStat {
   readonly target?: Buffer
 }
 
+/** One of a folder. */
+export interface NativeTreeEntry {
+  /** Bytes; they need not be UTF-8. */
+  readonly name: Buffer
+  readonly stat: NativeStat
+}
+
+/** A folder with what is in it. */
+export interface NativeFolder {
+  /** From where the walk started, without a slash at either end; bytes. */
+  readonly path: Buffer
+  readonly entries: readonly NativeTreeEntry[]
+}
+
 /** A squashfs opened for reading. Every promise may reject with a system error (errno, code, syscall). */
 export interface NativeTree {
   /** Follows symbolic links inside the image (at most 40, never out of it) except the last one unless `follow`. */
   stat(path: string, follow: boolean): Promise<NativeStat>
-  /** Entries in directory order, names as bytes (they need not be UTF-8). */
-  list(path: string | Buffer): Promise<{ readonly name: Buffer; readonly stat: NativeStat }[]>
+  /** Entries in directory order. */
+  list(path: string): Promise<NativeTreeEntry[]>
+  /**
+   * The folders at and below `path`, one for each call, a folder before what is in it.
+   * undefined: that was all. What no real tree has is EBADMSG, as in `extract`.
+   */
+  walk(path: string): () => Promise<NativeFolder | undefined>
   /** At most `length` bytes at `position`; shorter only at the end. */
   read(path: string, position: number, length: number): Promise<Buffer>
   /** Where in the range a file's content lies, decrypted, if all of it is stored as it is and in one piece. */

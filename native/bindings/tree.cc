@@ -2,6 +2,7 @@
 // what they need and look at no `this`, so no object from elsewhere can be mistaken for theirs.
 #include <exception>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "bindings/run_async.h"
 #include "core/extract.h"
 #include "core/squashfs_reader.h"
+#include "core/unfolding.h"
 
 namespace sifcrypt {
 namespace {
@@ -150,16 +152,29 @@ Napi::Value Stat(const OpenedTree& tree, const Napi::CallbackInfo& info) {
       [](Napi::Env env, const InodeStat& inode) -> Napi::Value { return StatToJs(env, inode); });
 }
 
+struct ListedEntry {
+  std::string name;
+  InodeStat stat;
+};
+
+Napi::Array EntriesToJs(Napi::Env env, const std::vector<ListedEntry>& entries) {
+  Napi::Array list = Napi::Array::New(env, entries.size());
+  for (uint32_t i = 0; i < entries.size(); ++i) {
+    const Napi::HandleScope scope(env);
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("name", BytesToJs(env, entries[i].name));
+    entry.Set("stat", StatToJs(env, entries[i].stat));
+    list.Set(i, entry);
+  }
+  return list;
+}
+
 Napi::Value List(const OpenedTree& tree, const Napi::CallbackInfo& info) {
-  struct Entry {
-    std::string name;
-    InodeStat stat;
-  };
   return RunAsync(
       info.Env(),
       [reader = tree.reader, path = PathArgument(info)] {
         const SquashfsReader& squashfs = Usable(reader);
-        std::vector<Entry> entries;
+        std::vector<ListedEntry> entries;
         size_t text = 0;
         const InodePtr directory = squashfs.GetInode(squashfs.Resolve(path, true));
         squashfs.ReadDir(*directory, 0, [&](std::string_view name, InodeRef ref, InodeType, uint64_t) {
@@ -171,17 +186,51 @@ Napi::Value List(const OpenedTree& tree, const Napi::CallbackInfo& info) {
         });
         return entries;
       },
-      [](Napi::Env env, const std::vector<Entry>& entries) -> Napi::Value {
-        Napi::Array list = Napi::Array::New(env, entries.size());
-        for (uint32_t i = 0; i < entries.size(); ++i) {
-          const Napi::HandleScope scope(env);
-          Napi::Object entry = Napi::Object::New(env);
-          entry.Set("name", BytesToJs(env, entries[i].name));
-          entry.Set("stat", StatToJs(env, entries[i].stat));
-          list.Set(i, entry);
-        }
-        return list;
+      [](Napi::Env env, const std::vector<ListedEntry>& entries) -> Napi::Value { return EntriesToJs(env, entries); });
+}
+
+/// A walk under way; it starts with the first call. It does not keep a closed tree's key.
+struct OpenedWalk {
+  OpenedWalk(const ReaderPtr& opened, std::string start) : reader(opened), path(std::move(start)) {}
+
+  const std::weak_ptr<const SquashfsReader> reader;
+  const std::string path;
+  std::mutex mutex;
+  std::optional<TreeWalk> walk;
+};
+
+Napi::Value NextFolder(const std::shared_ptr<OpenedWalk>& opened, const Napi::CallbackInfo& info) {
+  struct Listed {
+    std::string path;
+    std::vector<ListedEntry> entries;
+  };
+  return RunAsync(
+      info.Env(),
+      [opened]() -> std::optional<Listed> {
+        const std::lock_guard<std::mutex> lock(opened->mutex);
+        const ReaderPtr reader = opened->reader.lock();
+        const SquashfsReader& squashfs = Usable(reader);
+        if (!opened->walk) opened->walk.emplace(squashfs, opened->path);
+        auto folder = opened->walk->Next(squashfs, kMaxListed, kMaxListedText);
+        if (!folder) return std::nullopt;
+        Listed listed{std::move(folder->path), {}};
+        for (TreeWalk::Entry& entry : folder->entries)
+          listed.entries.push_back({std::move(entry.name), InodeStat(*entry.inode)});
+        return listed;
+      },
+      [](Napi::Env env, const std::optional<Listed>& listed) -> Napi::Value {
+        if (!listed) return env.Undefined();
+        Napi::Object folder = Napi::Object::New(env);
+        folder.Set("path", BytesToJs(env, listed->path));
+        folder.Set("entries", EntriesToJs(env, listed->entries));
+        return folder;
       });
+}
+
+Napi::Value Walk(const OpenedTree& tree, const Napi::CallbackInfo& info) {
+  const auto opened = std::make_shared<OpenedWalk>(tree.reader, PathArgument(info));
+  return Napi::Function::New(
+      info.Env(), [opened](const Napi::CallbackInfo& call) { return NextFolder(opened, call); }, "next");
 }
 
 Napi::Value Read(const OpenedTree& tree, const Napi::CallbackInfo& info) {
@@ -292,6 +341,7 @@ Napi::Value TreeToJs(Napi::Env env, OpenedTree opened) {
   };
   add("stat", Stat);
   add("list", List);
+  add("walk", Walk);
   add("read", Read);
   add("storedAt", StoredAt);
   add("readPlain", ReadPlain);

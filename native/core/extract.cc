@@ -12,17 +12,15 @@
 #include <mutex>
 #include <thread>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include "core/file_range.h"
+#include "core/unfolding.h"
 #include "core/unique_fd.h"
 
 namespace sifcrypt {
 namespace {
 
-// No path of Linux is deeper: PATH_MAX holds this many one-letter names.
-constexpr unsigned kMaxDepth = 2048;
 // Large files are shared out among the threads in pieces of this size.
 constexpr uint64_t kPieceSize = uint64_t{8} << 20;
 constexpr size_t kReadSize = size_t{1} << 20;
@@ -49,14 +47,6 @@ constexpr uint64_t kResolveNoMagicLinks = 0x02;
 constexpr uint64_t kResolveNoSymlinks = 0x04;
 constexpr uint64_t kResolveBeneath = 0x08;
 
-/// A directory of the target, by the names that lead to it.
-struct Folder {
-  std::shared_ptr<const Folder> parent;
-  std::string name;
-  unsigned depth = 0;
-};
-using FolderPtr = std::shared_ptr<const Folder>;
-
 // Opens one name inside `folder`. A name has one part only, so where openat2 is missing (before Linux 5.6, or
 // behind a filter) O_NOFOLLOW alone gives the same guarantee.
 UniqueFd OpenName(int folder, const char* name, int flags, mode_t mode = 0) {
@@ -77,7 +67,7 @@ bool IsRefusal(int error) { return error == ENOTSUP || error == EPERM || error =
 class Extraction {
  public:
   Extraction(const SquashfsReader& reader, const ExtractRequest& request)
-      : reader_(reader), request_(request), is_root_(geteuid() == 0) {}
+      : reader_(reader), request_(request), is_root_(geteuid() == 0), unfolding_(reader) {}
 
   Extracted Run();
 
@@ -96,23 +86,21 @@ class Extraction {
     uint64_t offset;
   };
   struct Directory {
-    FolderPtr folder;
+    WalkedFolderPtr folder;
     InodeRef ref;
   };
   struct FirstLink {
-    FolderPtr folder;
+    WalkedFolderPtr folder;
     std::string name;
-    uint32_t names = 0;
   };
 
-  UniqueFd OpenFolder(const Folder& folder) const;
+  UniqueFd OpenFolder(const WalkedFolder& folder) const;
   void ExtractFolder(const Directory& directory);
-  void ExtractEntry(int parent, const FolderPtr& folder, const std::string& name, InodeRef ref);
-  void ExtractDirectory(int parent, const FolderPtr& folder, const std::string& name, const Inode& inode);
+  void ExtractEntry(int parent, const WalkedFolderPtr& folder, const std::string& name, InodeRef ref);
+  void ExtractDirectory(int parent, const WalkedFolderPtr& folder, const std::string& name, const Inode& inode);
   void ExtractFile(int parent, const std::string& name, InodePtr inode);
   void ExtractNode(int parent, const std::string& name, const Inode& inode);
-  void Visit(const Inode& inode);
-  bool LinkToFirst(int parent, const FolderPtr& folder, const std::string& name, const Inode& inode);
+  bool LinkToFirst(int parent, const WalkedFolderPtr& folder, const std::string& name, const Inode& inode);
   void FinishFolders();
   void SetAttributes(int fd, const Inode& inode, const struct stat& made);
   /// `set` sets one and returns as the system call does.
@@ -137,9 +125,7 @@ class Extraction {
   std::vector<Directory> pending_;
   /// Directories made here, parents first; they get their attributes last.
   std::vector<Directory> created_;
-  /// Directories, and what says that it has one name only.
-  std::unordered_set<InodeRef> visited_;
-  uint64_t listed_ = 0;
+  Unfolding unfolding_;
   std::unordered_map<InodeRef, FirstLink> first_links_;
 
   std::mutex mutex_;
@@ -163,9 +149,8 @@ Extracted Extraction::Run() {
   const unsigned threads = request_.threads != 0 ? request_.threads : processors;
   try {
     for (unsigned i = 0; i < threads; ++i) workers_.emplace_back([this] { Work(); });
-    const auto root = std::make_shared<const Folder>();
+    const auto root = std::make_shared<const WalkedFolder>();
     if (reader_.GetInode(ref)->type == InodeType::kDirectory) {
-      visited_.insert(ref);
       pending_.push_back({root, ref});
     } else {
       std::string name = request_.path;
@@ -189,9 +174,9 @@ Extracted Extraction::Run() {
   return done_;
 }
 
-UniqueFd Extraction::OpenFolder(const Folder& folder) const {
-  std::vector<const Folder*> way;
-  for (const Folder* at = &folder; at->parent; at = at->parent.get()) way.push_back(at);
+UniqueFd Extraction::OpenFolder(const WalkedFolder& folder) const {
+  std::vector<const WalkedFolder*> way;
+  for (const WalkedFolder* at = &folder; at->parent; at = at->parent.get()) way.push_back(at);
   UniqueFd fd = UniqueFd::Duplicate(target_.get());
   for (auto step = way.rbegin(); step != way.rend(); ++step) {
     fd = OpenName(fd.get(), (*step)->name.c_str(), O_RDONLY | O_DIRECTORY);
@@ -202,10 +187,7 @@ UniqueFd Extraction::OpenFolder(const Folder& folder) const {
 
 void Extraction::ExtractFolder(const Directory& directory) {
   const InodePtr inode = reader_.GetInode(directory.ref);
-  // Many directories with one listing would let a small image unfold without end, too.
-  listed_ += inode->size;
-  if (listed_ > reader_.info().directory_bytes)
-    throw FormatError("squashfs_extract", "directories share their listings");
+  unfolding_.Enter(*inode, directory.folder->depth);
   Report(0);
   const UniqueFd fd = OpenFolder(*directory.folder);
   reader_.ReadDir(*inode, 0, [&](std::string_view name, InodeRef ref, InodeType, uint64_t) {
@@ -214,24 +196,21 @@ void Extraction::ExtractFolder(const Directory& directory) {
   });
 }
 
-void Extraction::ExtractEntry(int parent, const FolderPtr& folder, const std::string& name, InodeRef ref) {
+void Extraction::ExtractEntry(int parent, const WalkedFolderPtr& folder, const std::string& name, InodeRef ref) {
   const InodePtr inode = reader_.GetInode(ref);
   Report(0);
   ++done_.entries;
+  unfolding_.Visit(name, *inode);
   if (inode->type == InodeType::kDirectory) return ExtractDirectory(parent, folder, name, *inode);
-  if (inode->nlink <= 1)
-    Visit(*inode);
-  else if (LinkToFirst(parent, folder, name, *inode))
-    return;
+  if (inode->nlink > 1 && LinkToFirst(parent, folder, name, *inode)) return;
   if (inode->type == InodeType::kFile)
     ExtractFile(parent, name, inode);
   else
     ExtractNode(parent, name, *inode);
 }
 
-void Extraction::ExtractDirectory(int parent, const FolderPtr& folder, const std::string& name, const Inode& inode) {
-  Visit(inode);
-  if (folder->depth >= kMaxDepth) throw SystemError(ENAMETOOLONG, "mkdirat", "directories nest too deep");
+void Extraction::ExtractDirectory(int parent, const WalkedFolderPtr& folder, const std::string& name,
+                                  const Inode& inode) {
   const bool created = mkdirat(parent, name.c_str(), 0700) == 0;
   if (!created) {
     if (errno != EEXIST) throw SystemError(errno, "mkdirat");
@@ -239,7 +218,7 @@ void Extraction::ExtractDirectory(int parent, const FolderPtr& folder, const std
     CheckErrno(fstatat(parent, name.c_str(), &st, AT_SYMLINK_NOFOLLOW), "fstatat");
     if (!S_ISDIR(st.st_mode)) throw SystemError(EEXIST, "mkdirat");
   }
-  auto below = std::make_shared<const Folder>(Folder{folder, name, folder->depth + 1});
+  auto below = std::make_shared<const WalkedFolder>(WalkedFolder{folder, name, folder->depth + 1});
   if (created) created_.push_back({below, inode.ref});
   pending_.push_back({std::move(below), inode.ref});
 }
@@ -286,18 +265,11 @@ void Extraction::ExtractNode(int parent, const std::string& name, const Inode& i
   CheckErrno(utimensat(parent, name.c_str(), times, AT_SYMLINK_NOFOLLOW), "utimensat");
 }
 
-// What has one name and comes twice is a loop, or a small image that unfolds without end.
-void Extraction::Visit(const Inode& inode) {
-  if (!visited_.insert(inode.ref).second || visited_.size() > reader_.info().inode_count)
-    throw FormatError("squashfs_extract", "an inode is in the image twice");
-}
-
 // True when it is another name of something written before. False when it is the first, or when the file
 // system cannot link the two: then it becomes a file of its own.
-bool Extraction::LinkToFirst(int parent, const FolderPtr& folder, const std::string& name, const Inode& inode) {
+bool Extraction::LinkToFirst(int parent, const WalkedFolderPtr& folder, const std::string& name, const Inode& inode) {
   const auto [found, is_first] = first_links_.try_emplace(inode.ref, FirstLink{folder, name});
   FirstLink& first = found->second;
-  if (++first.names > inode.nlink) throw FormatError("squashfs_extract", "an inode has more names than it says");
   if (is_first) return false;
   const UniqueFd from = first.folder == folder ? UniqueFd::Duplicate(parent) : OpenFolder(*first.folder);
   if (linkat(from.get(), first.name.c_str(), parent, name.c_str(), 0) == 0) return true;

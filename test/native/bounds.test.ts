@@ -1,5 +1,6 @@
 // Images that are small and ask for much: refused before memory runs out.
 import assert from "node:assert/strict"
+import { execFileSync } from "node:child_process"
 import { createPublicKey } from "node:crypto"
 import {
   copyFileSync,
@@ -7,6 +8,7 @@ import {
   mkdirSync,
   statSync,
   symlinkSync,
+  truncateSync,
   readFileSync,
   writeFileSync,
 } from "node:fs"
@@ -16,6 +18,7 @@ import { encodeCryptoMessage } from "../../lib/key/crypto-message.ts"
 import { fingerprint } from "../../lib/key/fingerprint.ts"
 import { wrapSecret } from "../../lib/key/rsa-oaep.ts"
 import { cryptoMessageExtra, DataType } from "../../lib/sif/format.ts"
+import { sifcrypt, userId } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 
@@ -60,6 +63,48 @@ describe("a listing", () => {
       image.list("/", { recursive: true, maxEntries: 32 }),
       tooMuch(/more than 32 entries, which is too much to list at once/),
     )
+  })
+
+  it("refuses what extracting refuses: a folder in itself, listed by no command", async () => {
+    const tree = newFolder("loop")
+    mkdirSync(path.join(tree, "folder"))
+    writeFileSync(path.join(tree, "folder", "loop-here"), "")
+    const squashfs = path.join(newFolder("loop-image", userId), "image.squashfs")
+    execFileSync("mksquashfs", [tree, squashfs, "-noI", "-quiet", "-no-progress"])
+    const bytes = readFileSync(squashfs)
+    // The entry gets the place of the root's inode, which is in the same block.
+    bytes.copy(bytes, bytes.indexOf("loop-here") - 8, 32, 34)
+    writeFileSync(squashfs, bytes)
+    const image = `${squashfs}.sif`
+    await build({ output: image, source: squashfs })
+    await using opened = await open(image)
+    await assert.rejects(opened.list("/", { recursive: true }), tooMuch(/an inode is in the image twice/))
+    await assert.rejects(opened.extract(newFolder("loop-out")), tooMuch(/an inode is in the image twice/))
+    for (const flags of [["-R"], ["-lR"], ["-R", "--json"]])
+      assert.equal((await sifcrypt(["ls", ...flags, image])).status, 21)
+  })
+
+  it("is written as it is found, as JSON that is what one string would be", async () => {
+    const tree = newFolder("json")
+    for (const name of ["a", "b\u2028c", "d\ne"]) writeFileSync(path.join(tree, name), "")
+    const image = path.join(newFolder("json-image"), "image.sif")
+    await build({ output: image, source: tree })
+    await using opened = await open(image)
+    const { text } = await sifcrypt(["ls", "-R", "--json", image])
+    assert.equal(text, `${JSON.stringify(await opened.list("/", { recursive: true }), null, 2)}\n`)
+  })
+
+  it("and reading a whole file are bounded: a file may be as large as its image likes", async () => {
+    const tree = newFolder("holes")
+    writeFileSync(path.join(tree, "holes"), "")
+    truncateSync(path.join(tree, "holes"), 2 ** 29)
+    const image = path.join(newFolder("holes-image"), "image.sif")
+    await build({ output: image, source: tree })
+    assert.ok(statSync(image).size < 1 << 20)
+    await using opened = await open(image)
+    const tooLarge = { code: "ERR_SIF_TOO_LARGE", message: /holes has 536870912 bytes/ }
+    await assert.rejects(opened.readFile("/holes"), tooLarge)
+    await assert.rejects(opened.readFile("/holes", { maxSize: 100 }), tooLarge)
   })
 })
 

@@ -44,6 +44,40 @@ function longLine(entry: TreeEntry, name: string): string {
   return `${modeText(entry)} ${String(entry.nlink).padStart(3)} ${String(entry.uid).padStart(5)} ${String(entry.gid).padStart(5)} ${size.padStart(10)} ${when} ${printable(name)}${target}`
 }
 
+async function* listLines(
+  entries: AsyncIterable<TreeEntry>,
+  { long, recursive }: ListFlags,
+): AsyncGenerator<string, void, undefined> {
+  for await (const entry of entries) {
+    const name = recursive === true ? entry.path : entry.name
+    yield `${long === true ? longLine(entry, name) : printable(name)}\n`
+  }
+}
+
+/** As `JSON.stringify` writes an array with an indent of 2, which for a large image is more than one string can hold. */
+async function* jsonArray(values: AsyncIterable<unknown>): AsyncGenerator<string, void, undefined> {
+  let separator = "[\n"
+  for await (const value of values) {
+    yield `${separator}  ${JSON.stringify(value, null, 2).replaceAll("\n", "\n  ")}`
+    separator = ",\n"
+  }
+  yield separator === "[\n" ? "[]\n" : "\n]\n"
+}
+
+const PIECE = 1 << 16
+
+/** What is written at once: a piece for each line would take longer than to find it. */
+async function* inPieces(texts: AsyncIterable<string>): AsyncGenerator<Buffer, void, undefined> {
+  let piece = ""
+  for await (const text of texts) {
+    piece += text
+    if (piece.length < PIECE) continue
+    yield Buffer.from(piece)
+    piece = ""
+  }
+  if (piece !== "") yield Buffer.from(piece)
+}
+
 /** Never more than that there are signatures: nothing here says that one is valid. */
 function signatureText({ signatures, unsigned }: ImageFacts): string {
   if (!unsigned) return signatures === 0 ? "none" : `${signatures}, not verified here`
@@ -64,19 +98,9 @@ export function addContentCommands(program: Command): void {
   addOpenOptions(list).action(async (image: string, path: string, flags: ListFlags) => {
     await withCredentials(flags, false, async (credentials) => {
       await using opened = await open(image, { ...openOptions(flags, credentials), purpose: "read" })
-      const entries = await opened.list(path, { recursive: flags.recursive === true, signal: interruption })
-      if (flags.json === true) {
-        await print(`${JSON.stringify(entries, null, 2)}\n`)
-        return
-      }
-      const lines = entries.map((entry) => {
-        const name = flags.recursive === true ? entry.path : entry.name
-        return flags.long === true ? longLine(entry, name) : printable(name)
-      })
-      await writeAll(
-        output(),
-        lines.map((line) => Buffer.from(`${line}\n`)),
-      )
+      const recursive = flags.recursive === true
+      const entries = opened.walk(path, { recursive, signal: interruption })
+      await writeAll(output(), inPieces(flags.json === true ? jsonArray(entries) : listLines(entries, flags)))
     })
   })
 

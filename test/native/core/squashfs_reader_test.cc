@@ -1,7 +1,7 @@
 // Reads and extracts what mksquashfs makes and compares it with the tree it was made from; then damages small
 // images in a few thousand ways and asks for no more than an error. Exit code 77: mksquashfs is missing.
 // Build: g++ -std=c++20 -D_GNU_SOURCE -Inative this
-// native/core/{extract,file_range,squashfs_decompress,squashfs_reader}.cc
+// native/core/{extract,file_range,squashfs_decompress,squashfs_reader,unfolding}.cc
 //   -ldeflate -lzstd -llz4 -llzma
 #include "core/squashfs_reader.h"
 
@@ -27,6 +27,7 @@
 
 #include "core/extract.h"
 #include "core/file_range.h"
+#include "core/unfolding.h"
 
 namespace {
 std::atomic<size_t> largest_allocation = 0;
@@ -564,14 +565,26 @@ void TestEvil(const Bytes& image, const fs::path& work) {
     ExtractRequest request;
     request.path = "/";
     request.target = target;
-    Extract(SquashfsReader(std::make_shared<MemorySource>(bytes)), request);
+    return Extract(SquashfsReader(std::make_shared<MemorySource>(bytes)), request).entries;
   };
-  extract(image);
+  const auto walk = [](const Bytes& bytes) {
+    const SquashfsReader reader(std::make_shared<MemorySource>(bytes));
+    TreeWalk walk(reader, "/");
+    uint64_t entries = 0;
+    while (const auto folder = walk.Next(reader, 1000, 100000)) entries += folder->entries.size();
+    return entries;
+  };
+  // What is not extracted is not listed either.
+  const auto refused = [&](int error, const std::string& what, const Bytes& bytes) {
+    CheckError(error, what, [&] { extract(bytes); });
+    CheckError(error, what + ", listed", [&] { walk(bytes); });
+  };
+  Check(extract(image) == walk(image), "what is extracted is listed");
   const size_t entry = EntryOf(image, "loop-here");
 
   Bytes loop = image;
   memcpy(loop.data() + entry, image.data() + 32, 2);  // the root's offset in the only inode block
-  CheckError(EBADMSG, "a directory inside itself", [&] { extract(loop); });
+  refused(EBADMSG, "a directory inside itself", loop);
   const SquashfsReader reader(std::make_shared<MemorySource>(loop));
   Check(reader.Resolve("/sub/loop-here/sub/loop-here/hello", true) == reader.Resolve("/hello", true),
         "a loop can be walked");
@@ -583,31 +596,34 @@ void TestEvil(const Bytes& image, const fs::path& work) {
     Check(ref <= UINT16_MAX, "the inode is in the first block");
     again[entry] = static_cast<uint8_t>(ref);
     again[entry + 1] = static_cast<uint8_t>(ref >> 8);
-    CheckError(EBADMSG, std::string(path) + " once more", [&] { extract(again); });
+    refused(EBADMSG, std::string(path) + " once more", again);
   }
 
   for (const char* name : {"loop/here", "/oop-here"}) {
     Bytes slash = image;
     memcpy(slash.data() + entry + 8, name, 9);
-    CheckError(EBADMSG, "a name with a slash", [&] { extract(slash); });
+    refused(EBADMSG, "a name with a slash", slash);
   }
+  Bytes twice = image;
+  memcpy(twice.data() + EntryOf(image, "sparse") + 8, "socket", 6);
+  refused(EBADMSG, "two entries of one name", twice);
   Bytes nul = image;
   nul[entry + 10] = 0;
-  CheckError(EBADMSG, "a name with a NUL", [&] { extract(nul); });
+  refused(EBADMSG, "a name with a NUL", nul);
   Bytes dots = image;
   dots[entry + 6] = 1;
   memcpy(dots.data() + entry + 8, "..", 2);
-  CheckError(EBADMSG, "a name that leads up", [&] { extract(dots); });
+  refused(EBADMSG, "a name that leads up", dots);
   Bytes type = image;
   type[entry + 4] = 9;
-  CheckError(EBADMSG, "an unknown type", [&] { extract(type); });
+  refused(EBADMSG, "an unknown type", type);
   Bytes magic = image;
   magic[0] ^= 1;
-  CheckError(EBADMSG, "no squashfs", [&] { extract(magic); });
+  refused(EBADMSG, "no squashfs", magic);
   Bytes lzo = image;
   lzo[20] = 3;
-  CheckError(ENOTSUP, "lzo", [&] { extract(lzo); });
-  CheckError(EBADMSG, "nothing at all", [&] { extract({}); });
+  refused(ENOTSUP, "lzo", lzo);
+  refused(EBADMSG, "nothing at all", {});
 }
 
 /// Little-endian numbers and text, one after the other.
