@@ -1,5 +1,6 @@
 // FUSE file systems of other programs (fuse2fs, fuse-overlayfs) in this mount namespace: for what an ordinary user's
-// kernel has no driver. They run for as long as they are mounted.
+// kernel has no driver. They run for as long as they are mounted. What they read is somebody else's, so they see and may do
+// nothing beyond it: mounting is done for them, here.
 #pragma once
 
 #include <sys/types.h>
@@ -7,15 +8,30 @@
 #include <string>
 #include <vector>
 
+#include "starter/confine.h"
+
 namespace sifcrypt::starter {
+
+struct HelperProgram {
+  /// In one of the system's folders.
+  std::string name;
+  /// Before the mount point, which comes last.
+  std::vector<std::string> arguments;
+  /// What it sees besides what it needs to run. Its working directory is "/".
+  std::vector<SeenPlace> places;
+  /// Of an image, which it finds as kHelperImage; -1: none.
+  int image_fd = -1;
+};
+
+constexpr char kHelperImage[] = "/proc/self/fd/4";
 
 class FuseHelper {
  public:
-  /// Runs `name` from a fixed place and waits until it has mounted at `target`. Its working directory is `directory`;
-  /// `kept` is a descriptor that it inherits, or -1. Throws SystemError of `operation`: ENOENT when it is not installed, EIO
-  /// with its own words when it ends. It dies with this process.
-  FuseHelper(const std::string& name, std::vector<std::string> arguments, std::string target,
-             const std::string& directory, int kept, const char* operation);
+  /// Mounts at `target`, starts the program for it and waits until it answers. `flags` and `access`: those of MountFuse. Throws
+  /// SystemError of `operation`: ENOENT when it is not installed, EIO with its own words when it ends. It dies with this
+  /// process.
+  FuseHelper(HelperProgram program, std::string target, unsigned long flags, const std::string& access,
+             const char* operation);
   FuseHelper(const FuseHelper&) = delete;
   FuseHelper& operator=(const FuseHelper&) = delete;
   FuseHelper(FuseHelper&& other) noexcept;
@@ -30,5 +46,10 @@ class FuseHelper {
   std::string target_;
   pid_t process_ = -1;
 };
+
+/// Is this program started by a helper that takes it for the setuid program that mounts (fusermount)?
+bool IsAskedToMount(const char* program);
+/// Answers it as that does: with the device of the mount that is there already.
+int HandOverMount();
 
 }  // namespace sifcrypt::starter

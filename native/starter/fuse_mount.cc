@@ -59,13 +59,14 @@ std::string DecodePath(const std::string& text) {
 
 }  // namespace
 
-UniqueFd MountFuse(const std::string& target, const std::string& source, unsigned long flags) {
+UniqueFd MountFuse(const std::string& target, const std::string& source, unsigned long flags,
+                   const std::string& access) {
   UniqueFd device(open("/dev/fuse", O_RDWR | O_CLOEXEC));
   if (!device) throw SystemError(errno, "fuse", std::string("/dev/fuse: ") + std::strerror(errno));
   const std::string data = "fd=" + std::to_string(device.get()) +
                            ",rootmode=40000,user_id=" + std::to_string(geteuid()) +
-                           ",group_id=" + std::to_string(getegid()) +
-                           ",allow_other,default_permissions,max_read=" + std::to_string(kFuseMaxRead);
+                           ",group_id=" + std::to_string(getegid()) + (access.empty() ? "" : ",") + access +
+                           ",max_read=" + std::to_string(kFuseMaxRead);
   CheckErrno(mount(source.c_str(), target.c_str(), kType, flags, data.c_str()), "mount");
   return device;
 }

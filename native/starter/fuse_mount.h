@@ -10,12 +10,21 @@
 namespace sifcrypt::starter {
 
 constexpr unsigned kFuseMaxRead = 1 << 20;
+/// Flags of mount(2).
+constexpr unsigned long kReadOnly = MS_RDONLY | MS_NOSUID | MS_NODEV;
 
-/// Mounts with mount(2), as needs CAP_SYS_ADMIN in the user namespace; all users may look in. Mount tables show
-/// `source`. Gives the device to serve it from. `flags`: those of mount(2). Throws SystemError "fuse" (no /dev/fuse) or
-/// "mount".
-UniqueFd MountFuse(const std::string& target, const std::string& source,
-                   unsigned long flags = MS_RDONLY | MS_NOSUID | MS_NODEV);
+/// Who may do what in a FUSE file system.
+/// All users, what the modes of files say.
+constexpr char kByMode[] = "allow_other,default_permissions";
+/// All users, what its server allows.
+constexpr char kByServer[] = "allow_other";
+/// The user who mounts it, what its server allows.
+constexpr char kOwnByServer[] = "";
+
+/// Mounts with mount(2), as needs CAP_SYS_ADMIN in the user namespace. Mount tables show `source`. Gives the device to serve
+/// it from. `flags`: those of mount(2). Throws SystemError "fuse" (no /dev/fuse) or "mount".
+UniqueFd MountFuse(const std::string& target, const std::string& source, unsigned long flags = kReadOnly,
+                   const std::string& access = kByMode);
 
 /// The same for everybody else, by the setuid program fusermount3. That finishes what it has begun when this process is
 /// killed: until it ends it has `kept` open, too. Throws SystemError "fuse".

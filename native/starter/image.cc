@@ -1,10 +1,8 @@
 #include "starter/image.h"
 
-#include <linux/capability.h>
 #include <stdio.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <utility>
@@ -101,13 +99,6 @@ void ProtectSecrets() {
   CheckErrno(prctl(PR_SET_DUMPABLE, 0), "prctl");
   const rlimit none{0, 0};
   CheckErrno(setrlimit(RLIMIT_CORE, &none), "setrlimit");
-}
-
-void DropPrivileges() {
-  CheckErrno(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl");
-  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-  const __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {};
-  CheckErrno(syscall(SYS_capset, &header, none), "capset");
 }
 
 }  // namespace sifcrypt::starter

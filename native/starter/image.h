@@ -20,8 +20,4 @@ void MountWithKernel(const ImageOptions& options, const std::string& target,
 /// From here on other processes of the user can neither trace this one nor read its memory, and it leaves no core dump.
 void ProtectSecrets();
 
-/// Gives up what root can do beyond an ordinary user: nobody has vouched for the image that is served. To be called
-/// before there are threads.
-void DropPrivileges();
-
 }  // namespace sifcrypt::starter

@@ -4,10 +4,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/system_error.h"
 #include "core/unique_fd.h"
+#include "starter/fuse_mount.h"
 
 namespace sifcrypt::starter {
 namespace {
@@ -24,10 +26,19 @@ void MakeUnlessThere(const std::string& path, const std::string& name) {
   if (!IsDirectory(path)) throw SystemError(ENOTDIR, "overlay", name + ": upper or work in it is no folder");
 }
 
+/// The kernel does not take it as an upper layer.
+bool IsWrittenByFuse(const LayerOptions& layer) {
+  return layer.writable && layer.kind == LayerOptions::Kind::kExt && layer.image.engine == Engine::kUserspace;
+}
+
 }  // namespace
 
-Layers::Layers(const std::vector<LayerOptions>& layers, const std::string& folder,
-               const std::vector<Channel>& servers) {
+const char* AccessBelow(const std::vector<LayerOptions>& layers) {
+  return std::any_of(layers.begin(), layers.end(), IsWrittenByFuse) ? kByServer : kByMode;
+}
+
+Layers::Layers(const std::vector<LayerOptions>& layers, const std::string& folder, const std::vector<Channel>& servers)
+    : mounts_("overlay", AccessBelow(layers)) {
   auto server = servers.begin();
   size_t count = 0;
   for (const LayerOptions& layer : layers) {
@@ -46,14 +57,13 @@ Layers::Layers(const std::vector<LayerOptions>& layers, const std::string& folde
     MakeUnlessThere(target + "/work", name);
     struct stat upper {};
     // What is stored as somebody's who is not mapped here cannot be written through a user namespace.
-    if (stat((target + "/upper").c_str(), &upper) == 0 && geteuid() == 0 && upper.st_uid != 0 &&
-        layer.kind == LayerOptions::Kind::kExt && layer.image.engine == Engine::kUserspace)
+    if (stat((target + "/upper").c_str(), &upper) == 0 && geteuid() == 0 && upper.st_uid != 0 && IsWrittenByFuse(layer))
       throw SystemError(
           EOVERFLOW, "overlay",
           name + ": its folder upper belongs to a user whom the container's user namespace does not know");
     writable_ = target;
     writable_name_ = name;
-    writable_is_fuse_ = layer.kind == LayerOptions::Kind::kExt && layer.image.engine == Engine::kUserspace;
+    writable_is_fuse_ = IsWrittenByFuse(layer);
   }
 }
 

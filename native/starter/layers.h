@@ -11,6 +11,10 @@
 
 namespace sifcrypt::starter {
 
+/// That of MountFuse to what lies below them. A server without capabilities, which writes over it for all of the payload's
+/// users, has to be let in; nobody else sees what lies below.
+const char* AccessBelow(const std::vector<LayerOptions>& layers);
+
 class Layers {
  public:
   /// Mounts each in a new folder of `folder`. `servers`: one for each squashfs of the userspace engine, in their order.
@@ -32,7 +36,7 @@ class Layers {
   const std::vector<FuseHelper>& helpers() const { return mounts_.helpers(); }
 
  private:
-  SourceMounts mounts_{"overlay"};
+  SourceMounts mounts_;
   std::vector<std::string> read_only_;
   std::string writable_;
   std::string writable_name_;

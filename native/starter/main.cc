@@ -12,6 +12,7 @@
 
 #include "core/system_error.h"
 #include "starter/attend_command.h"
+#include "starter/fuse_helper.h"
 #include "starter/join_command.h"
 #include "starter/mount_command.h"
 #include "starter/options.h"
@@ -78,6 +79,7 @@ int Main(std::vector<std::string> arguments) {
 }  // namespace sifcrypt::starter
 
 int main(int argc, char** argv) {
+  if (argc > 0 && sifcrypt::starter::IsAskedToMount(argv[0])) return sifcrypt::starter::HandOverMount();
   try {
     return sifcrypt::starter::Main({argv + 1, argv + argc});
   } catch (const sifcrypt::starter::UsageError& failure) {

@@ -15,6 +15,7 @@
 #include "core/system_error.h"
 #include "core/unique_fd.h"
 #include "starter/channel.h"
+#include "starter/confine.h"
 #include "starter/fuse_mount.h"
 #include "starter/image.h"
 #include "starter/serve.h"
@@ -140,7 +141,7 @@ int Serve(const MountOptions& options, const EndRequests& end_requests, const St
   UniqueFd device = geteuid() == 0 ? MountFuse(target, options.source_name)
                                    : MountFuseUnprivileged(target, options.source_name, guard.fd());
   guard.Watch(MountIdentity(target));
-  DropPrivileges();
+  GiveUpPrivileges(Calls::kServer);
   const std::unique_ptr<FuseServer> server = squashfs.Serve(std::move(device));
   status.Ready(getpid());
   if (!end_requests.WaitFor(server->ended_fd())) guard.Unmount();

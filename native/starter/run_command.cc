@@ -21,6 +21,7 @@
 #include "core/system_error.h"
 #include "core/unique_fd.h"
 #include "starter/channel.h"
+#include "starter/confine.h"
 #include "starter/image.h"
 #include "starter/namespaces.h"
 #include "starter/runtime.h"
@@ -59,7 +60,7 @@ int ServerProcess(const ImageOptions& image, const SignalQueue& signals, const C
     UniqueFd device;
     container.Receive(&device);
     if (!device) return 0;  // the container process has failed, and says why
-    DropPrivileges();
+    GiveUpPrivileges(Calls::kServer);
     const std::unique_ptr<FuseServer> server = squashfs.Serve(std::move(device));
     pollfd events[] = {{server->ended_fd(), POLLIN, 0}, {main.fd(), POLLIN, 0}};
     while (poll(events, std::size(events), -1) < 0 && errno == EINTR) {
@@ -106,7 +107,7 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
     session.MountScratch();
     const auto root_server = options.image.engine == Engine::kUserspace ? servers.begin() : servers.end();
     const Channel none;
-    session.MountImage(options.image, root_server == servers.end() ? none : *root_server);
+    session.MountImage(options.image, root_server == servers.end() ? none : *root_server, AccessBelow(options.layers));
     if (root_server != servers.end()) servers.erase(root_server);
     // It is composed meanwhile. Its end comes when the command, which has held secrets, has become another program.
     session.ReadBundle(UniqueFd(options.bundle_fd));

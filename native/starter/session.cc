@@ -6,7 +6,6 @@
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -20,6 +19,7 @@
 #include <vector>
 
 #include "core/system_error.h"
+#include "starter/confine.h"
 #include "starter/fuse_mount.h"
 #include "starter/image.h"
 #include "starter/namespaces.h"
@@ -101,21 +101,6 @@ UniqueFd OpenInside(const std::string& root, const std::string& path, const std:
         errno, "bind",
         name + ": " + path + " in it: " + (errno == ENOSYS ? "this needs Linux 5.6" : std::strerror(errno)));
   return found;
-}
-
-/// Adds nosuid, and nodev, to what a mount has already; a user namespace may not take any of that away.
-void Restrict(const std::string& path, bool devices) {
-  struct statvfs info {};
-  CheckErrno(statvfs(path.c_str(), &info), "bind");
-  unsigned long flags = MS_REMOUNT | MS_BIND | MS_NOSUID;
-  if (!devices || (info.f_flag & ST_NODEV) != 0) flags |= MS_NODEV;
-  constexpr std::pair<unsigned long, unsigned long> kKept[] = {
-      {ST_RDONLY, MS_RDONLY},         {ST_NOEXEC, MS_NOEXEC},     {ST_NOATIME, MS_NOATIME},
-      {ST_NODIRATIME, MS_NODIRATIME}, {ST_RELATIME, MS_RELATIME},
-  };
-  for (const auto& [has, keeps] : kKept)
-    if ((info.f_flag & has) != 0) flags |= keeps;
-  CheckErrno(mount(nullptr, path.c_str(), nullptr, flags, nullptr), "bind");
 }
 
 void MakeDirectory(const std::string& path) { CheckErrno(mkdir(path.c_str(), 0755), "mount"); }
@@ -235,9 +220,9 @@ void Session::ReadFiles(UniqueFd pipe, const std::string& folder) const {
   }
 }
 
-void Session::MountImage(const ImageOptions& image, const Channel& server) const {
+void Session::MountImage(const ImageOptions& image, const Channel& server, const char* access) const {
   if (image.engine == Engine::kKernel) return MountWithKernel(image, Path("lower"));
-  const UniqueFd device = MountFuse(Path("lower"), "sifcrypt");
+  const UniqueFd device = MountFuse(Path("lower"), "sifcrypt", kReadOnly, access);
   if (!server.Send({.kind = Message::Kind::kDevice}, device.get()))
     throw SystemError(EPIPE, "server", "the server of the image has ended");
 }
@@ -267,8 +252,10 @@ void Session::MountOverlay() {
   CheckErrno(chdir(directory_.c_str()), "overlay");
   std::string data = "lowerdir=" + lower + ",upperdir=" + top + "upper,workdir=" + top + "work";
   if (kept && layers_->writable_is_fuse()) {
-    overlay_.emplace("fuse-overlayfs", std::vector<std::string>{"-f", "-o", data + ",nosuid,nodev", "root"},
-                     Path("root"), directory_, -1, "overlay");
+    overlay_.emplace(
+        HelperProgram{
+            "fuse-overlayfs", {"-f", "-o", data}, {{Path("lower"), "/lower", true}, {Path("layers"), "/layers", true}}},
+        Path("root"), MS_NOSUID | MS_NODEV, kByMode, "overlay");
     return CheckErrno(chdir("/"), "overlay"), void();
   }
   if (in_user_namespace_) data += ",userxattr";
@@ -285,7 +272,7 @@ void Session::MountOverlay() {
 }
 
 void Session::MountBinds(const std::vector<LayerOptions>& images, const std::vector<Channel>& servers) {
-  if (!images.empty()) bind_images_.emplace("bind");
+  if (!images.empty()) bind_images_.emplace("bind", kByMode);
   auto server = servers.begin();
   for (size_t i = 0; i < images.size(); ++i) {
     const std::string target = Path("images/") + std::to_string(i);
@@ -312,7 +299,7 @@ void Session::MountBinds(const std::vector<LayerOptions>& images, const std::vec
     if (mount(source.c_str(), target.c_str(), nullptr, MS_BIND | MS_REC, nullptr) != 0)
       throw SystemError(errno, "bind", bind.path + ": " + std::strerror(errno));
     bound_.push_back(target);
-    Restrict(target, bind.devices);
+    RestrictMount(target, bind.devices ? 0 : MS_NODEV, "bind");
   }
   CheckErrno(mount(nullptr, directory_.c_str(), nullptr, MS_PRIVATE, nullptr), "bind");
 }

@@ -30,8 +30,9 @@ class Session {
   void ReadBundle(UniqueFd pipe) const;
   /// Fills a folder among the bundle's files. "bundle".
   void ReadFiles(UniqueFd pipe, const std::string& folder) const;
-  /// Mounts the image: by the kernel, or by FUSE with the device given to `server`. "fuse", "mount" and KernelMount's.
-  void MountImage(const ImageOptions& image, const Channel& server) const;
+  /// Mounts the image: by the kernel, or by FUSE with the device given to `server`, and `access` of MountFuse. "fuse", "mount"
+  /// and KernelMount's.
+  void MountImage(const ImageOptions& image, const Channel& server, const char* access) const;
   /// Mounts what the caller wants over the image.
   void MountLayers(const std::vector<LayerOptions>& layers, const std::vector<Channel>& servers);
   /// Puts the overlay on top. "overlay".

@@ -72,7 +72,7 @@ void SourceMounts::Add(const LayerOptions& source, const std::string& target, co
       if (source.image.engine == Engine::kKernel) {
         MountWithKernel(source.image, target);
       } else {
-        const UniqueFd device = MountFuse(target, "sifcrypt");
+        const UniqueFd device = MountFuse(target, "sifcrypt", kReadOnly, access_);
         if (!server->Send({.kind = Message::Kind::kDevice}, device.get()))
           throw SystemError(EPIPE, "server", "the server of " + name + " has ended");
       }
@@ -86,12 +86,10 @@ void SourceMounts::Add(const LayerOptions& source, const std::string& target, co
         return;
       }
       // Nothing is mounted twice: the helper's own destructor takes this one away.
-      helpers_.emplace_back(
-          "fuse2fs",
-          std::vector<std::string>{
-              "/proc/self/fd/" + std::to_string(source.image.image_fd), target, "-f", "-o",
-              std::string(source.writable ? "rw" : "ro") + ",fakeroot,offset=" + std::to_string(source.image.offset)},
-          target, "/", source.image.image_fd, operation_);
+      const std::string options =
+          std::string(source.writable ? "rw" : "ro") + ",fakeroot,offset=" + std::to_string(source.image.offset);
+      helpers_.emplace_back(HelperProgram{"fuse2fs", {"-f", "-o", options, kHelperImage}, {}, source.image.image_fd},
+                            target, MS_NOSUID | MS_NODEV | (source.writable ? 0 : MS_RDONLY), kOwnByServer, operation_);
   }
 }
 

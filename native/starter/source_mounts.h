@@ -13,8 +13,8 @@ namespace sifcrypt::starter {
 
 class SourceMounts {
  public:
-  /// `operation`: of a SystemError, "overlay" or "bind".
-  explicit SourceMounts(const char* operation) : operation_(operation) {}
+  /// `operation`: of a SystemError, "overlay" or "bind". `access`: that of MountFuse to squashfs images.
+  SourceMounts(const char* operation, const char* access) : operation_(operation), access_(access) {}
   SourceMounts(const SourceMounts&) = delete;
   SourceMounts& operator=(const SourceMounts&) = delete;
   /// Writes what is left and unmounts, last first.
@@ -29,6 +29,7 @@ class SourceMounts {
   void Hold(int fd, bool writable, const std::string& name);
 
   const char* operation_;
+  const char* access_;
   std::vector<std::string> mounts_;
   std::vector<FuseHelper> helpers_;
   /// Open and locked for as long as they are mounted.

@@ -28,6 +28,7 @@
 #include "core/system_error.h"
 #include "core/unique_fd.h"
 #include "starter/channel.h"
+#include "starter/confine.h"
 #include "starter/fuse_mount.h"
 #include "starter/image.h"
 #include "starter/namespaces.h"
@@ -71,7 +72,7 @@ int ServeScratch(const WorkspaceOptions& options, const SignalQueue& signals, Un
   ProtectSecrets();
   auto store = std::make_unique<BlockStore>(options.memory, std::move(spill), options.disk);
   auto tree = std::make_unique<ScratchTree>(std::move(store), kLeastNodes + options.memory / kMemoryPerNode);
-  DropPrivileges();
+  GiveUpPrivileges(Calls::kServer);
   const ScratchServer server(std::move(tree), std::move(device));
   pollfd event{server.ended_fd(), POLLIN, 0};
   while (poll(&event, 1, -1) < 0 && errno == EINTR) {

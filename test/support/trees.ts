@@ -32,6 +32,8 @@ const applets = [
   "touch",
   "mkdir",
   "kill",
+  "chown",
+  "mv",
   "stat",
   "wc",
 ]
