@@ -19,6 +19,7 @@ import {
 import path from "node:path"
 import { lockFolder } from "../device/lock.ts"
 import { RunError } from "../errors.ts"
+import { parseJson } from "../json.ts"
 import { starterPath } from "../native/load.ts"
 import type { ExecOptions } from "../runtime/options.ts"
 import type { ConcreteEngine } from "../runtime/starter-protocol.ts"
@@ -141,7 +142,7 @@ function readState(folder: string, name: string): InstanceState | undefined {
   try {
     const found = fstatSync(fd)
     if (!found.isFile() || found.uid !== process.geteuid?.() || found.size > MAX_STATE_SIZE) return undefined
-    const state: unknown = JSON.parse(readFileSync(fd, "utf8"))
+    const state: unknown = parseJson(readFileSync(fd, "utf8"))
     return isState(state) && state.name === name ? state : undefined
   } catch {
     return undefined

@@ -14,6 +14,7 @@ import {
 import { isEncrypted, partitionKind } from "../encryption/partition.ts"
 import { plaintextOf, readFooter, readSealed } from "../encryption/sealed.ts"
 import { plainRange, unlockPartition, wipeUnlocked, type Unlocked } from "../encryption/unlock.ts"
+import { parseJson } from "../json.ts"
 import type { SifObject, SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
@@ -136,7 +137,7 @@ function textEntries(value: unknown): Record<string, string> {
 
 function parse(bytes: Buffer, path: string, what: string): unknown {
   try {
-    return JSON.parse(bytes.toString("utf8"))
+    return parseJson(bytes.toString("utf8"))
   } catch (cause) {
     throw new SifError("ERR_SIF_METADATA", `${path}: ${what} is no JSON`, { path, cause })
   }

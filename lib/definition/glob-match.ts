@@ -1,5 +1,6 @@
 // One part of a path against a pattern: * ? [] and the shell's extended @() ?() *() +() !(). Every place of the pattern is tried
 // once at every place of the name, which has 255 letters at most: no pattern takes long.
+import { BuildError } from "../errors.ts"
 
 /** Where it ends that was opened at `open`; -1: nowhere. */
 export function closing(text: string, open: number, opener: string, closer: string): number {
@@ -39,6 +40,15 @@ interface Group {
 type Piece =
   { readonly kind: "letter"; readonly fits: (letter: string) => boolean } | { readonly kind: "any" } | Group
 
+function letterSet(text: string, expression: string): RegExp {
+  try {
+    return new RegExp(expression, "su")
+  } catch (cause) {
+    // A range that ends before it begins.
+    throw new BuildError("ERR_BUILD_SOURCE", `${text}: not a set of letters`, { cause })
+  }
+}
+
 function parse(text: string): Piece[] {
   const pieces: Piece[] = []
   const letters = (wanted: string): void => {
@@ -54,7 +64,7 @@ function parse(text: string): Piece[] {
       at = close + 1
     } else if (set !== null) {
       const members = (set[2] ?? "").replace(/[\\\]^[]/g, "\\$&")
-      const fits = new RegExp(`^[${set[1] === "" ? "" : "^"}${members}]$`, "su")
+      const fits = letterSet(set[0], `^[${set[1] === "" ? "" : "^"}${members}]$`)
       pieces.push({ kind: "letter", fits: (one) => fits.test(one) })
       at += set[0].length
     } else if (letter === "*") {

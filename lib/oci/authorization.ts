@@ -1,5 +1,6 @@
 // How a registry is shown who asks: nobody first, then whoever is known there.
 import { OciError } from "../errors.ts"
+import { parseJson } from "../json.ts"
 import { wipeCredential, type RegistryCredential } from "./credentials.ts"
 import { readBody, replyError, type HttpClient, type Reply } from "./http.ts"
 
@@ -159,7 +160,7 @@ export class Authorization implements Disposable {
     const body = await readBody(reply, MAX_TOKEN_REPLY, url.host)
     let answer: { readonly token?: unknown; readonly access_token?: unknown } | null
     try {
-      answer = JSON.parse(body.toString("utf8")) as typeof answer
+      answer = parseJson(body.toString("utf8")) as typeof answer
     } catch (cause) {
       throw new OciError("ERR_OCI_REGISTRY", `${url.host}: a token that is no JSON`, { cause })
     }

@@ -4,6 +4,7 @@ import { readFile } from "node:fs/promises"
 import path from "node:path"
 import { callerEnvironment } from "../caller-environment.ts"
 import { OciError } from "../errors.ts"
+import { parseJson } from "../json.ts"
 
 /** A name with its password, or what stands for both. */
 export type RegistryCredential =
@@ -96,7 +97,7 @@ async function askHelper(
   }
   let answer: unknown
   try {
-    answer = JSON.parse(output.text.toString("utf8"))
+    answer = parseJson(output.text.toString("utf8"))
   } catch {
     throw new OciError("ERR_OCI_CREDENTIALS", `${program} did not answer with JSON`)
   } finally {
@@ -149,7 +150,7 @@ async function readAuthFile(file: string, wanted: boolean): Promise<Json | undef
   }
   let value: unknown
   try {
-    value = JSON.parse(text)
+    value = parseJson(text)
   } catch (cause) {
     throw new OciError("ERR_OCI_CREDENTIALS", `${file} is no JSON`, { path: file, cause })
   }

@@ -6,6 +6,7 @@ import path from "node:path"
 import { rootCertificates, type SecureContextOptions } from "node:tls"
 import { setTimeout as sleep } from "node:timers/promises"
 import { OciError } from "../errors.ts"
+import { parseJson } from "../json.ts"
 import { Connections, type Request as SentRequest } from "../http/connections.ts"
 import type { Environment } from "../http/proxy.ts"
 import type { Bytes } from "../units.ts"
@@ -240,7 +241,7 @@ export async function replyError(reply: Reply, what: string): Promise<OciError> 
   const status = `${reply.statusCode ?? 0} ${reply.statusMessage ?? ""}`.trim()
   let said = ""
   try {
-    const body: unknown = JSON.parse((await readBody(reply, 64 * 1024, what)).toString("utf8"))
+    const body: unknown = parseJson((await readBody(reply, 64 * 1024, what)).toString("utf8"))
     const { errors } = body as {
       readonly errors?: readonly { readonly code?: string; readonly message?: string }[]
     }

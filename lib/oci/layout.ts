@@ -3,6 +3,7 @@ import { constants } from "node:fs"
 import { open, stat, type FileHandle } from "node:fs/promises"
 import path from "node:path"
 import { OciError } from "../errors.ts"
+import { parseJson } from "../json.ts"
 import type { NativeArchive, NativeBlob } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
@@ -228,9 +229,17 @@ function choose(manifests: readonly Descriptor[], selection: Selection, where: s
   )
 }
 
+function jsonOf(bytes: Buffer, what: string): unknown {
+  try {
+    return parseJson(bytes.toString("utf8"))
+  } catch (cause) {
+    throw new OciError("ERR_OCI_FORMAT", `${what} is no JSON`, { cause })
+  }
+}
+
 async function fromLayout(files: Files, reference: LocalReference): Promise<FoundImage> {
   const where = reference.path
-  const layout: unknown = JSON.parse((await readSmall(files, "oci-layout", where)).toString("utf8"))
+  const layout = jsonOf(await readSmall(files, "oci-layout", where), `${where}: oci-layout`)
   const version = (layout as { readonly imageLayoutVersion?: unknown } | null)?.imageLayoutVersion
   if (version !== "1.0.0")
     throw new OciError("ERR_OCI_UNSUPPORTED", `${where}: a layout of version ${JSON.stringify(version)}`)
@@ -261,13 +270,7 @@ async function fromSaved(files: Files, reference: LocalReference): Promise<Found
   const { name, index, digest } = reference.selection
   if (digest !== undefined)
     throw new OciError("ERR_OCI_REFERENCE", `${where}: an archive of docker save has no digests to choose by`)
-  let entries: unknown
-  try {
-    entries = JSON.parse((await readSmall(files, "manifest.json", where)).toString("utf8"))
-  } catch (cause) {
-    if (cause instanceof OciError) throw cause
-    throw new OciError("ERR_OCI_FORMAT", `${where}: manifest.json is no JSON`, { cause })
-  }
+  const entries = jsonOf(await readSmall(files, "manifest.json", where), `${where}: manifest.json`)
   if (!Array.isArray(entries) || !entries.every(isSavedEntry))
     throw new OciError("ERR_OCI_FORMAT", `${where}: manifest.json is no list of images`)
   const tags = (entry: SavedEntry): readonly string[] => entry.RepoTags ?? []

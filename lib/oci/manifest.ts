@@ -1,5 +1,6 @@
 // Indexes, manifests and configurations of images: hostile JSON, checked before anything in it is used.
 import { OciError } from "../errors.ts"
+import { parseJson } from "../json.ts"
 import type { Bytes } from "../units.ts"
 import { parseDigest, type Digest } from "./digest.ts"
 
@@ -75,10 +76,10 @@ function isRecord(value: unknown): value is Json {
   return typeof value === "object" && value !== null && !Array.isArray(value)
 }
 
-function parseJson(bytes: Buffer, what: string): Json {
+function parseRecord(bytes: Buffer, what: string): Json {
   let value: unknown
   try {
-    value = JSON.parse(bytes.toString("utf8"))
+    value = parseJson(bytes.toString("utf8"))
   } catch (cause) {
     throw new OciError("ERR_OCI_FORMAT", `${what} is no JSON`, { cause })
   }
@@ -142,7 +143,7 @@ export function parseDocument(
   type: string | undefined,
   what: string,
 ): ImageIndex | ImageManifest {
-  const json = parseJson(bytes, what)
+  const json = parseRecord(bytes, what)
   const own = json["mediaType"]
   if (own !== undefined && typeof own !== "string") throw malformed(what, "mediaType is no text")
   if (json["schemaVersion"] === 1 || schemaOne.test(own ?? type ?? ""))
@@ -194,7 +195,7 @@ export function checkLayerTypes(manifest: ImageManifest, what: string): void {
 
 /** @throws OciError `ERR_OCI_FORMAT`. */
 export function parseConfig(bytes: Buffer, what: string): ImageConfig {
-  const json = parseJson(bytes, what)
+  const json = parseRecord(bytes, what)
   const config = json["config"] ?? {}
   if (!isRecord(config)) throw malformed(what, "config is no object")
   const rootfs = json["rootfs"]

@@ -2,6 +2,7 @@
 import { readFileSync, statSync } from "node:fs"
 import { release } from "node:os"
 import { RunError } from "../errors.ts"
+import { parseJson } from "../json.ts"
 
 const MAX_PROFILE_SIZE = 4 << 20
 
@@ -124,7 +125,7 @@ export function convertProfile(
 export function readProfile(file: string, capabilities: readonly string[]): object {
   try {
     if (statSync(file).size > MAX_PROFILE_SIZE) throw new RangeError("it is too large")
-    return convertProfile(JSON.parse(readFileSync(file, "utf8")), capabilities)
+    return convertProfile(parseJson(readFileSync(file, "utf8")), capabilities)
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause)
     throw new RunError("ERR_RUN_OPTION", `seccomp profile ${file}: ${why}`, { path: file, cause })

@@ -119,6 +119,11 @@ describe("expandGlob", () => {
       assert.equal(typeof matcher(pattern)(name), "boolean")
   })
 
+  it("refuses a range that ends before it begins, with a code", () => {
+    for (const pattern of ["[z-a]*", "@(a|[!9-0])"])
+      assert.throws(() => matcher(pattern), { code: "ERR_BUILD_SOURCE" })
+  })
+
   it("matches a leading dot only when asked to", () => {
     assert.equal(partMatcher("*")(".x"), false)
     assert.equal(partMatcher(".*")(".x"), true)
