@@ -16,6 +16,7 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs"
+import { homedir, hostname } from "node:os"
 import path from "node:path"
 import { lockFolder } from "../device/lock.ts"
 import { RunError } from "../errors.ts"
@@ -79,13 +80,55 @@ function privateFolder(folder: string, uid: number): string {
   return folder
 }
 
-/** Where the files of this user's instances are: in memory, where the system has a place for that. */
+/**
+ * `base` must be there and the user's alone; what is below it is made. undefined: another place is needed.
+ *
+ * @throws RunError `ERR_INSTANCE_FOLDER`: nobody but the user can have spoilt it.
+ */
+function folderBelow(base: string, names: readonly string[], uid: number): string | undefined {
+  if (!path.isAbsolute(base) || !isTrusted(base, uid)) return undefined
+  try {
+    return names.reduce((folder, name) => privateFolder(path.join(folder, name), uid), base)
+  } catch (error) {
+    if (error instanceof RunError) throw error
+    return undefined // nothing can be made there
+  }
+}
+
+function homeCache(): string {
+  const cache = process.env["XDG_CACHE_HOME"]
+  if (cache !== undefined && path.isAbsolute(cache)) return cache
+  try {
+    return path.join(homedir(), ".cache")
+  } catch {
+    return "" // neither the environment nor the system knows one
+  }
+}
+
+/**
+ * Where the files of this user's instances are: in memory, where the system has a place for that. What others may write, such as
+ * /tmp, comes last: the first who comes there could keep the place from its user.
+ *
+ * @throws RunError `ERR_INSTANCE_FOLDER`.
+ */
 export function instanceFolder(): string {
   const uid = process.geteuid?.() ?? 0
-  const candidates = uid === 0 ? ["/run"] : [process.env["XDG_RUNTIME_DIR"] ?? "", `/run/user/${uid}`]
-  const base = candidates.find((folder) => path.isAbsolute(folder) && isTrusted(folder, uid))
-  const own = privateFolder(base === undefined ? `/tmp/sifcrypt-${uid}` : `${base}/sifcrypt`, uid)
-  return privateFolder(`${own}/instances`, uid)
+  for (const base of uid === 0 ? ["/run"] : [process.env["XDG_RUNTIME_DIR"] ?? "", `/run/user/${uid}`]) {
+    const folder = folderBelow(base, ["sifcrypt", "instances"], uid)
+    if (folder !== undefined) return folder
+  }
+  const cache = homeCache()
+  if (cache !== "" && isTrusted(path.dirname(cache), uid)) {
+    try {
+      mkdirSync(cache, { mode: 0o700 })
+    } catch {
+      // It is there, or cannot be: seen below.
+    }
+    // A home may be seen from many machines, and processes are this one's.
+    const folder = folderBelow(cache, ["sifcrypt-instances", encodeURIComponent(hostname()) || "here"], uid)
+    if (folder !== undefined) return folder
+  }
+  return privateFolder(`${privateFolder(`/tmp/sifcrypt-${uid}`, uid)}/instances`, uid)
 }
 
 /** When a process started; undefined: there is none. */

@@ -1,0 +1,44 @@
+import assert from "node:assert/strict"
+import { chmodSync, mkdirSync, rmdirSync, symlinkSync } from "node:fs"
+import path from "node:path"
+import { finish, packageRoot, startProgram, userId } from "../../support/cli.ts"
+import { newFolder } from "../../support/scratch.ts"
+
+const module = path.join(packageRoot, "lib", "container", "instance-state.ts")
+
+/** Where an ordinary user's instances would be. */
+async function folderWith(env: Readonly<Record<string, string>>): Promise<string> {
+  const script = `import(${JSON.stringify(module)}).then((m) => console.log(m.instanceFolder()))`
+  const argv = [process.execPath, "--import=tsx", "--input-type=module", "-e", script]
+  const { text, stderr } = await finish(startProgram(argv, { as: "user", cwd: packageRoot, env }))
+  assert.equal(stderr, "")
+  return text.trim()
+}
+
+describe("instanceFolder", function () {
+  this.timeout(60_000)
+
+  it("is a place of the user's own, whoever was first at one that all may write", async () => {
+    const home = newFolder("home", userId)
+    const squatted = `/tmp/sifcrypt-${userId}`
+    // As another user would: it is not the user's own.
+    let made = true
+    try {
+      mkdirSync(squatted)
+    } catch {
+      made = false // somebody has been there; it is not to be looked at
+    }
+    try {
+      const open = newFolder("open", userId)
+      chmodSync(open, 0o777)
+      const linked = path.join(newFolder("links"), "link")
+      symlinkSync(newFolder("behind", userId), linked)
+      for (const runtime of ["", open, linked]) {
+        const folder = await folderWith({ HOME: home, XDG_RUNTIME_DIR: runtime })
+        assert.ok(folder.startsWith(path.join(home, ".cache", "sifcrypt-instances")), folder)
+      }
+    } finally {
+      if (made) rmdirSync(squatted)
+    }
+  })
+})
