@@ -1,4 +1,4 @@
-// Formats that strangers write, changed at random with fixed seeds: each result is a value or an error with a code.
+// Formats that strangers write, changed at random with a seed that is told: each result is a value or an error with a code.
 import assert from "node:assert/strict"
 import { generateKeyPairSync } from "node:crypto"
 import { readFileSync, writeFileSync } from "node:fs"
@@ -13,7 +13,8 @@ import { openSif } from "../../lib/sif/open.ts"
 import { BufferReader } from "../../lib/sif/source.ts"
 import { openssl } from "../support/openssl.ts"
 import { newFolder } from "../support/scratch.ts"
-import { generator, vector } from "../vectors/load.ts"
+import { vector } from "../vectors/load.ts"
+import { seeded } from "../support/random.ts"
 
 /** Changes a few bytes, cuts, repeats or swaps pieces. */
 function mutate(original: Buffer, random: (bound: number) => number): Buffer {
@@ -39,15 +40,17 @@ async function parseMutations(
   codes: RegExp,
   parse: (mutated: Buffer) => unknown,
 ): Promise<{ readonly read: number; readonly refused: number }> {
-  const random = generator(rounds)
+  const random = seeded()
   let refused = 0
   await parse(original)
   const before = process.memoryUsage().rss
   for (let round = 0; round < rounds; round++) {
+    const mutated = mutate(original, random)
     try {
-      await parse(mutate(original, random))
+      await parse(mutated)
     } catch (error) {
-      if (!(error instanceof ContainerError)) throw error
+      if (!(error instanceof ContainerError))
+        throw new Error(`round ${round}: ${mutated.toString("base64")}`, { cause: error })
       assert.match(error.code, codes)
       refused++
     }
