@@ -1,5 +1,5 @@
 // Key pairs, certificates and PKCS#12 as files: made, described, turned into one another.
-import { generateKeyPair, X509Certificate, type KeyObject } from "node:crypto"
+import { generateKeyPair, type KeyObject } from "node:crypto"
 import path from "node:path"
 import { promisify } from "node:util"
 import { checkTarget } from "../file/output.ts"
@@ -13,7 +13,9 @@ import {
   type CertificateFacts,
 } from "../key/certificate.ts"
 import { MAX_KEY_FILE_SIZE, MIN_MODULUS_BITS, parsePrivateKey, parsePublicKey } from "../key/key-file.ts"
+import { decodeBase64 } from "../key/pem.ts"
 import type { Secret } from "../key/secret.ts"
+import { isCertifiedBy, parseCertificate } from "../key/x509.ts"
 import { newPassword, readPassword, type PasswordSource } from "./password.ts"
 import { readSecretFile } from "./secret-sources.ts"
 
@@ -118,21 +120,15 @@ function pemCertificates(file: Buffer, origin: string): Buffer[] {
   for (let at = file.indexOf(BEGIN); at >= 0; at = file.indexOf(BEGIN, at + 1)) {
     const end = file.indexOf(END, at)
     if (end < 0 || found.length === MAX_CERTIFICATES) throw damaged(origin)
-    found.push(certificateDer(file.subarray(at, end + END.length), origin))
+    const der = decodeBase64(file.subarray(at + BEGIN.length, end))
+    if (der === undefined) throw damaged(origin)
+    found.push(parseCertificate(der, origin).der)
   }
   return found
 }
 
-function damaged(origin: string, cause?: unknown): KeyError {
-  return new KeyError("ERR_KEY_DAMAGED", `${origin}: the certificate is damaged or cut short`, { cause })
-}
-
-function certificateDer(bytes: Buffer, origin: string): Buffer {
-  try {
-    return new X509Certificate(bytes).raw
-  } catch (cause) {
-    throw damaged(origin, cause)
-  }
+function damaged(origin: string): KeyError {
+  return new KeyError("ERR_KEY_DAMAGED", `${origin}: the certificate is damaged or cut short`)
 }
 
 /** Runs `read` without a password, and with one if the file turns out to be locked. */
@@ -184,7 +180,7 @@ async function certificatesIn(
   const { isPkcs12, parsePkcs12 } = await import("../key/pkcs12.ts")
   if (isPkcs12(bytes))
     return await unlocking(origin, password, (given) => parsePkcs12(bytes, given, origin).certificates)
-  const found = bytes[0] === 0x30 ? [certificateDer(bytes, origin)] : pemCertificates(bytes, origin)
+  const found = bytes[0] === 0x30 ? [parseCertificate(bytes, origin).der] : pemCertificates(bytes, origin)
   if (found.length === 0) throw new KeyError("ERR_KEY_FORMAT", `${origin}: there is no certificate in it`)
   return found
 }
@@ -253,7 +249,7 @@ async function readKey(bytes: Buffer, origin: string, password: Buffer | undefin
 
 /** The certificates with the key's own first, which must be among them. */
 function ownFirst(key: KeyObject, certificates: readonly Buffer[], origin: string): readonly Buffer[] {
-  const own = certificates.find((der) => new X509Certificate(der).checkPrivateKey(key))
+  const own = certificates.find((der) => isCertifiedBy(key, der))
   if (own === undefined)
     throw new KeyError(
       "ERR_KEY_MISSING",
@@ -337,6 +333,6 @@ async function privateFile(
       certificatesPem(certificates),
     ])
   const [own] = certificates
-  const commonName = own === undefined ? undefined : /^CN=(.*)$/m.exec(new X509Certificate(own).subject)?.[1]
+  const commonName = own && /^CN=(.*)$/m.exec(certificateFacts(own, "the certificate").subject)?.[1]
   return writePkcs12({ key, certificates, friendlyName: commonName ?? "", password: password.bytes, legacy })
 }

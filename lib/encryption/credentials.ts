@@ -2,6 +2,7 @@
 import { createPublicKey, type KeyObject } from "node:crypto"
 import { existsSync, readdirSync } from "node:fs"
 import { KeyError } from "../errors.ts"
+import { admitKey } from "../key/admission.ts"
 import { MAX_PASSWORD_SIZE } from "../key/der-key.ts"
 import {
   checkRecipient,
@@ -357,6 +358,7 @@ export async function resolveRecipients(
 ): Promise<Credential[]> {
   const checkKey: CheckKey = (key, origin) => {
     if (key.type === "secret") throw new TypeError(`${origin} is no key of a pair`)
+    admitKey(key, origin)
     return checkRecipient(checkRsa(key.type === "private" ? createPublicKey(key) : key, origin), origin)
   }
   const found = await resolve(options, parsePublicKey, checkKey, signal)
@@ -378,7 +380,7 @@ export async function resolveOpeners(
   const checkKey: CheckKey = (key, origin) => {
     if (key.type !== "private")
       throw new KeyError("ERR_KEY_PUBLIC", `${origin}: a private key is needed, found a ${key.type} key`)
-    return checkRsa(key, origin)
+    return checkRsa(admitKey(key, origin), origin)
   }
   return await resolve(options, parsePrivateKey, checkKey, signal)
 }

@@ -2,6 +2,7 @@
 // by node:crypto; node-forge encodes.
 import { createHash, createPublicKey, randomBytes, sign, X509Certificate, type KeyObject } from "node:crypto"
 import { KeyError } from "../errors.ts"
+import { certificateKeyFacts, parseCertificate } from "./x509.ts"
 import { elements, encodeAsn1, make, octetsOfBits, parseAsn1, type Asn1Node } from "./asn1.ts"
 
 /** RFC 5280's upper bound of a common name, characters. */
@@ -105,28 +106,33 @@ export interface CertificateFacts {
   readonly sha256: string
 }
 
+/** node:crypto has undefined for a name without parts, whatever its declarations say. */
+const nameText = (name: string | undefined): string => name ?? ""
+
 /**
  * Reads one.
  *
- * @param bytes - DER, or PEM.
- * @throws KeyError `ERR_KEY_DAMAGED`.
+ * @param bytes - DER.
+ * @throws KeyError `ERR_KEY_DAMAGED`; for a key that is not accepted, as reading a key.
  */
 export function certificateFacts(bytes: Buffer, origin: string): CertificateFacts {
   try {
+    const certificate = parseCertificate(bytes, origin)
+    const { type, modulusBits } = certificateKeyFacts(certificate, origin)
     const found = new X509Certificate(bytes)
-    const key = found.publicKey
     return {
-      subject: found.subject,
-      issuer: found.issuer,
+      subject: nameText(found.subject),
+      issuer: nameText(found.issuer),
       serial: found.serialNumber,
-      notBefore: new Date(found.validFrom),
-      notAfter: new Date(found.validTo),
-      keyType: key.asymmetricKeyType ?? "unknown",
-      modulusBits: key.asymmetricKeyDetails?.modulusLength ?? 0,
+      notBefore: certificate.notBefore,
+      notAfter: certificate.notAfter,
+      keyType: type,
+      modulusBits,
       sha1: found.fingerprint,
       sha256: found.fingerprint256,
     }
   } catch (cause) {
+    if (cause instanceof KeyError) throw cause
     throw new KeyError("ERR_KEY_DAMAGED", `${origin}: the certificate is damaged or cut short`, { cause })
   }
 }

@@ -1,13 +1,14 @@
 // The crypto message: a wrapped secret as PEM around a DER octet string. It is ciphertext, no secret itself.
 // Behind it may stand whom it is for: the recipient's public key, so that another secret can be wrapped for the same one.
 // The parts that are needed: all of it takes as long to load as opening an image takes.
-import { createHmac, createPublicKey, type KeyObject } from "node:crypto"
+import { createHmac, type KeyObject } from "node:crypto"
 import asn1 from "node-forge/lib/asn1.js"
 import pem from "node-forge/lib/pem.js"
 import util from "node-forge/lib/util.js"
 import { KeyError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
-import { MAX_EXPONENT, MAX_MODULUS_BITS, modulusBits } from "./rsa-oaep.ts"
+import { admitPublicKey } from "./admission.ts"
+import { decodeBase64, pemBlocks } from "./pem.ts"
 
 /** What a reader takes into memory at most. */
 export const MAX_MESSAGE_SIZE: Bytes = 64 * 1024
@@ -51,16 +52,16 @@ export function decodeRecipient(message: Buffer): KeyObject | undefined {
   if (begin < 0) return undefined
   const malformed = (cause?: unknown): KeyError =>
     new KeyError("ERR_KEY_MESSAGE", "the public key in the crypto message is malformed", { cause })
-  let key: KeyObject
   try {
-    key = createPublicKey({ key: message.subarray(begin), format: "pem" })
+    const [block] = pemBlocks(message.subarray(begin))
+    const der = block === undefined ? undefined : decodeBase64(block.body)
+    if (der === undefined) throw malformed()
+    const key = admitPublicKey(der, "spki", "the crypto message")
+    if (key.asymmetricKeyType !== "rsa") throw malformed()
+    return key
   } catch (cause) {
     throw malformed(cause)
   }
-  const exponent = key.asymmetricKeyDetails?.publicExponent ?? 0n
-  if (key.asymmetricKeyType !== "rsa" || modulusBits(key) > MAX_MODULUS_BITS || exponent > MAX_EXPONENT)
-    throw malformed()
-  return key
 }
 
 /**

@@ -1,11 +1,10 @@
 // Keys in DER, told apart by what their outermost sequence holds.
-import { createPrivateKey, createPublicKey, X509Certificate, type KeyObject } from "node:crypto"
+import type { KeyObject } from "node:crypto"
+import { admitPrivateKey, admitPublicKey, unlockPrivateKey } from "./admission.ts"
 import { derChildren, DerTag, oidOf, readDer, type DerValue } from "./der.ts"
-import { codeOf, damaged, unsupported, wrongPassword, wrongType, type FoundKey } from "./found-key.ts"
-
-const RSA = "1.2.840.113549.1.1.1"
-const RSA_PSS = "1.2.840.113549.1.1.10"
-const rsaAlgorithms: readonly (string | undefined)[] = [RSA, RSA_PSS]
+import { certificateKey, parseCertificate } from "./x509.ts"
+import { KeyError } from "../errors.ts"
+import { codeOf, unsupported, wrongPassword, wrongType, type FoundKey } from "./found-key.ts"
 
 const PBKDF2 = "1.2.840.113549.1.5.12"
 const SCRYPT = "1.3.6.1.4.1.11591.4.11"
@@ -17,13 +16,6 @@ const MAX_SCRYPT_WORK = 1 << 24
 /** The algorithm that an AlgorithmIdentifier names. */
 function algorithmOf(identifier: DerValue | undefined): string | undefined {
   return identifier?.tag === DerTag.sequence ? oidOf(derChildren(identifier.content)?.[0]) : undefined
-}
-
-/** Where reading failed: is it another kind of key, or is it broken? */
-function refusal(origin: string, what: string, algorithm: string | undefined, cause: unknown): Error {
-  return algorithm === undefined || rsaAlgorithms.includes(algorithm)
-    ? damaged(origin, what, cause)
-    : wrongType(origin, `${what} of algorithm ${algorithm}`)
 }
 
 /** A number of at most 48 bits. */
@@ -56,60 +48,26 @@ function publicKey(what: string, der: Buffer, type: "pkcs1" | "spki", origin: st
     what,
     half: "public",
     locked: false,
-    read: () => {
-      try {
-        return createPublicKey({ key: der, format: "der", type })
-      } catch (cause) {
-        const first = readDer(readDer(der)?.content ?? Buffer.alloc(0))
-        throw refusal(origin, what, algorithmOf(first), cause)
-      }
-    },
+    read: () => admitPublicKey(der, type, origin, what),
   }
 }
 
 function certificate(der: Buffer, origin: string): FoundKey {
-  const what = "an X.509 certificate"
-  const parse = (): X509Certificate => {
-    try {
-      return new X509Certificate(der)
-    } catch (cause) {
-      throw damaged(origin, what, cause)
-    }
-  }
   return {
-    what,
+    what: "an X.509 certificate",
     half: "public",
     locked: false,
-    certificate: parse,
-    read: () => {
-      const found = parse()
-      try {
-        return found.publicKey
-      } catch (cause) {
-        throw damaged(origin, `the key of ${what}`, cause)
-      }
-    },
+    certificate: () => parseCertificate(der, origin),
+    read: () => certificateKey(parseCertificate(der, origin), origin),
   }
 }
 
-function privateKey(
-  what: string,
-  der: Buffer,
-  type: "pkcs1" | "pkcs8" | "sec1",
-  algorithm: string | undefined,
-  origin: string,
-): FoundKey {
+function privateKey(what: string, der: Buffer, type: "pkcs1" | "pkcs8" | "sec1", origin: string): FoundKey {
   return {
     what,
     half: "private",
     locked: false,
-    read: () => {
-      try {
-        return createPrivateKey({ key: der, format: "der", type })
-      } catch (cause) {
-        throw refusal(origin, what, algorithm, cause)
-      }
-    },
+    read: () => admitPrivateKey(der, type, origin, what),
   }
 }
 
@@ -126,8 +84,9 @@ function lockedKey(der: Buffer, identifier: DerValue, origin: string): FoundKey 
       if (!isAffordable(identifier))
         throw unsupported(origin, `${what} whose password takes too long to check`)
       try {
-        return createPrivateKey({ key: der, format: "der", type: "pkcs8", passphrase: password })
+        return unlockPrivateKey(der, { format: "der", type: "pkcs8" }, password, origin)
       } catch (cause) {
+        if (cause instanceof KeyError) throw cause
         const code = codeOf(cause)
         if (code.includes("UNSUPPORTED") || code.includes("UNKNOWN"))
           throw unsupported(origin, `${what} under ${algorithmOf(identifier) ?? "an unknown scheme"}`, cause)
@@ -157,17 +116,16 @@ export function derKey(bytes: Buffer, origin: string): FoundKey | undefined {
   const outer = readDer(bytes)
   const inside = outer?.tag === DerTag.sequence ? derChildren(outer.content) : undefined
   if (outer === undefined || inside === undefined) return undefined
-  const der = bytes.subarray(0, outer.size)
-  const [first, second] = inside
+  const der = outer.bytes
+  const [first] = inside
   const tags = inside.map(({ tag }) => tag.toString(16).padStart(2, "0")).join(" ")
   if (tags === "02 02") return publicKey("a PKCS#1 public key", der, "pkcs1", origin)
   if (tags === "30 03") return publicKey("an SPKI public key", der, "spki", origin)
   if (tags === "30 30 03") return certificate(der, origin)
   if (tags === "30 04" && first !== undefined) return lockedKey(der, first, origin)
-  if (/^02 30 04( a0)?( 81)?$/.test(tags))
-    return privateKey("a PKCS#8 private key", der, "pkcs8", algorithmOf(second), origin)
-  if (/^02( 02){8}( 30)?$/.test(tags)) return privateKey("a PKCS#1 private key", der, "pkcs1", RSA, origin)
-  if (/^02 04( a0)?( a1)?$/.test(tags)) return privateKey("an EC private key", der, "sec1", "EC", origin)
+  if (/^02 30 04( a0)?( 81)?$/.test(tags)) return privateKey("a PKCS#8 private key", der, "pkcs8", origin)
+  if (/^02( 02){8}( 30)?$/.test(tags)) return privateKey("a PKCS#1 private key", der, "pkcs1", origin)
+  if (/^02 04( a0)?( a1)?$/.test(tags)) return privateKey("an EC private key", der, "sec1", origin)
   if (tags === "02 02 02 02 02 02" && isVersion(first, 0)) return dsaKey(origin)
   return undefined
 }

@@ -1,6 +1,7 @@
 // What the files of one form give to key-file.ts: keys that were found, not read yet; and how the failures are told.
-import type { KeyObject, X509Certificate } from "node:crypto"
+import type { KeyObject } from "node:crypto"
 import { KeyError } from "../errors.ts"
+import type { Certificate } from "./x509.ts"
 
 /** A key within a file. */
 export interface FoundKey {
@@ -17,7 +18,7 @@ export interface FoundKey {
   /** The public half of a locked key, where no password is needed for that. */
   readonly readPublic?: () => KeyObject
   /** The certificate that the public key is in. */
-  readonly certificate?: () => X509Certificate
+  readonly certificate?: () => Certificate
 }
 
 /** What a file holds. */

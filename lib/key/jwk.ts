@@ -1,6 +1,7 @@
 // JSON Web Keys (RFC 7517): one, or a set with one RSA key. Their numbers are text in the file and strings here, which
 // nothing can wipe.
-import { createPrivateKey, createPublicKey, type JsonWebKey } from "node:crypto"
+import { admitPrivateKey, admitPublicKey } from "./admission.ts"
+import { encodeIntegers } from "./der.ts"
 import { damaged, unsupported, wrongType, type FoundKey, type FoundKeys } from "./found-key.ts"
 
 const isObject = (value: unknown): value is Record<string, unknown> =>
@@ -19,19 +20,19 @@ function jwkKey(fields: Record<string, unknown>, origin: string): FoundKey {
       if (fields["kty"] !== "RSA")
         throw wrongType(origin, `a JWK of type ${/^\w{1,20}$/.exec(String(fields["kty"]))?.[0] ?? "unknown"}`)
       if ("oth" in fields) throw unsupported(origin, "a JWK with more than two primes")
-      // What else stands there means nothing here.
-      const key: JsonWebKey = { kty: "RSA" }
-      for (const name of half === "private" ? numbers : numbers.slice(0, 2)) {
+      // What else stands there means nothing here. PKCS#1 has the same numbers in the same order.
+      const decoded = (half === "private" ? numbers : numbers.slice(0, 2)).map((name) => {
         const value = fields[name]
         if (typeof value !== "string" || !/^[\w-]+$/.test(value)) throw damaged(origin, `${name} of ${what}`)
-        key[name] = value
-      }
+        return Buffer.from(value, "base64url")
+      })
+      const der = encodeIntegers(half === "private" ? [Buffer.alloc(1), ...decoded] : decoded)
       try {
         return half === "private"
-          ? createPrivateKey({ key, format: "jwk" })
-          : createPublicKey({ key, format: "jwk" })
-      } catch (cause) {
-        throw damaged(origin, what, cause)
+          ? admitPrivateKey(der, "pkcs1", origin, what)
+          : admitPublicKey(der, "pkcs1", origin, what)
+      } finally {
+        for (const bytes of [der, ...decoded]) bytes.fill(0)
       }
     },
   }

@@ -1,15 +1,16 @@
 // From the bytes of any key file to a node:crypto key: finds out what the file is, then which of its keys is meant.
-import { createPublicKey, type KeyObject, type X509Certificate } from "node:crypto"
+import { createPublicKey, type KeyObject } from "node:crypto"
 import { KeyError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 import { DerTag, isCutShort } from "./der.ts"
 import { derKey } from "./der-key.ts"
-import { damaged, unsupported, wrongType, type FoundKey, type FoundKeys } from "./found-key.ts"
+import { damaged, wrongType, type FoundKey, type FoundKeys } from "./found-key.ts"
 import { jwkKeys } from "./jwk.ts"
 import { opensshLines } from "./openssh.ts"
 import { pemKeys } from "./pem.ts"
 import { isPkcs12, parsePkcs12 } from "./pkcs12.ts"
-import { MAX_EXPONENT, MAX_MODULUS_BITS, modulusBits } from "./rsa-oaep.ts"
+import { modulusBits } from "./rsa-oaep.ts"
+import { isSameName, type Certificate } from "./x509.ts"
 
 /** Modulus bits below which nothing new is encrypted; what exists still opens. */
 export const MIN_MODULUS_BITS: number = 2048
@@ -28,24 +29,22 @@ const typeNames: Readonly<Record<string, string>> = {
 }
 
 /**
- * Is it an RSA key of a size that can be worked with?
+ * Is it an RSA key?
  *
- * @throws KeyError `ERR_KEY_TYPE`, `ERR_KEY_UNSUPPORTED`.
+ * @throws KeyError `ERR_KEY_TYPE`.
  */
 export function checkRsa(key: KeyObject, origin: string): KeyObject {
   if (key.asymmetricKeyType !== "rsa") {
     const type = key.asymmetricKeyType ?? "unknown"
     throw wrongType(origin, typeNames[type] ?? `a key of type ${type}`)
   }
-  if (modulusBits(key) > MAX_MODULUS_BITS)
-    throw unsupported(origin, `an RSA key of ${modulusBits(key)} bits (at most ${MAX_MODULUS_BITS})`)
   return key
 }
 
 /**
  * May something new be encrypted for it?
  *
- * @throws KeyError `ERR_KEY_WEAK`, `ERR_KEY_UNSUPPORTED`, `ERR_KEY_DAMAGED`.
+ * @throws KeyError `ERR_KEY_WEAK`.
  */
 export function checkRecipient(key: KeyObject, origin: string): KeyObject {
   if (modulusBits(key) < MIN_MODULUS_BITS)
@@ -53,12 +52,6 @@ export function checkRecipient(key: KeyObject, origin: string): KeyObject {
       "ERR_KEY_WEAK",
       `${origin}: an RSA key of ${modulusBits(key)} bits is too weak, at least ${MIN_MODULUS_BITS} are needed`,
     )
-  const exponent = key.asymmetricKeyDetails?.publicExponent ?? 0n
-  if (exponent < 3n)
-    throw new KeyError("ERR_KEY_WEAK", `${origin}: an RSA key with the exponent ${exponent} hides nothing`)
-  if (exponent > MAX_EXPONENT) throw unsupported(origin, `an RSA key with the exponent ${exponent}`)
-  const modulus = Buffer.from(key.export({ format: "jwk" }).n ?? "", "base64url")
-  if (exponent % 2n === 0n || (modulus.at(-1) ?? 0) % 2 === 0) throw damaged(origin, "the RSA key")
   return key
 }
 
@@ -222,7 +215,7 @@ export async function parseSigningKey(file: Buffer, origin: string, password?: B
 
 /** Of a chain, the certificate that issued none of the others comes first. */
 function leafFirst(keys: readonly FoundKey[]): readonly FoundKey[] {
-  const certificates: { readonly key: FoundKey; readonly own: X509Certificate }[] = []
+  const certificates: { readonly key: FoundKey; readonly own: Certificate }[] = []
   for (const key of keys)
     try {
       if (key.certificate !== undefined) certificates.push({ key, own: key.certificate() })
@@ -230,7 +223,7 @@ function leafFirst(keys: readonly FoundKey[]): readonly FoundKey[] {
       // Damaged: told when it is read, if no other key is good.
     }
   const leaf = certificates.find(({ own }) =>
-    certificates.every((other) => other.own === own || !other.own.checkIssued(own)),
+    certificates.every((other) => other.own === own || !isSameName(other.own.issuer, own.subject)),
   )
   return leaf === undefined ? keys : [leaf.key, ...keys.filter((key) => key !== leaf.key)]
 }

@@ -2,11 +2,11 @@
 import {
   createDecipheriv,
   createHash,
-  createPrivateKey,
   createPublicKey,
   type CipherGCMTypes,
   type KeyObject,
 } from "node:crypto"
+import { admitPrivateKey, admitPublicKey } from "./admission.ts"
 import { encodeIntegers } from "./der.ts"
 import { damaged, unsupported, wrongPassword, wrongType, type FoundKey, type FoundKeys } from "./found-key.ts"
 import { allocateSecret, decipherSecret } from "./secret.ts"
@@ -49,7 +49,7 @@ function publicFromBlob(blob: Buffer, what: string, origin: string): KeyObject {
     if (type !== RSA) throw wrongType(origin, `${what} of type ${keyTypes.test(type) ? type : "unknown"}`)
     const exponent = fields.bytes()
     const modulus = fields.bytes()
-    return createPublicKey({ key: encodeIntegers([modulus, exponent]), format: "der", type: "pkcs1" })
+    return admitPublicKey(encodeIntegers([modulus, exponent]), "pkcs1", origin, what)
   } catch (cause) {
     if (cause instanceof Error && cause.name === "KeyError") throw cause
     throw damaged(origin, what, cause)
@@ -166,7 +166,7 @@ function lessOne(prime: Buffer): Buffer {
 const MAX_NUMBER_SIZE = 16384 / 8 + 1
 
 /** The RSA key in decrypted content. */
-function rsaFromFields(fields: Fields): KeyObject {
+function rsaFromFields(fields: Fields, origin: string): KeyObject {
   const numbers = [1, 2, 3, 4, 5, 6].map(() => fields.bytes())
   const [n, e, d, inverse, p, q] = numbers
   if (n === undefined || e === undefined || d === undefined) throw new RangeError("numbers are missing")
@@ -181,7 +181,7 @@ function rsaFromFields(fields: Fields): KeyObject {
     }
     const exponents = [p, q].map((prime) => keep(remainder(d, keep(lessOne(prime)))))
     const der = keep(encodeIntegers([Buffer.alloc(1), n, e, d, p, q, ...exponents, inverse]))
-    return createPrivateKey({ key: der, format: "der", type: "pkcs1" })
+    return admitPrivateKey(der, "pkcs1", origin, PRIVATE)
   } finally {
     for (const bytes of made) bytes.fill(0)
   }
@@ -269,7 +269,7 @@ function readPrivate(container: Container, plain: Buffer, locked: boolean, origi
   }
   const type = fields.text()
   if (type !== RSA) throw wrongType(origin, `${PRIVATE} of type ${keyTypes.test(type) ? type : "unknown"}`)
-  const key = rsaFromFields(fields)
+  const key = rsaFromFields(fields, origin)
   if (!createPublicKey(key).equals(publicFromBlob(container.publicBlob, PRIVATE, origin)))
     throw new RangeError("the two halves differ")
   return key

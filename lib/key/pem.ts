@@ -1,5 +1,6 @@
 // PEM: the blocks of a file as DER. Works on bytes, not on strings, so that a private key leaves no copy behind.
-import { createPrivateKey } from "node:crypto"
+import { KeyError } from "../errors.ts"
+import { unlockPrivateKey } from "./admission.ts"
 import { derKey } from "./der-key.ts"
 import {
   codeOf,
@@ -101,8 +102,9 @@ function lockedKey(block: PemBlock, origin: string): FoundKey {
       // All ciphers that are used there have blocks of 8 or 16 bytes.
       if (sealed === undefined || sealed.length === 0 || sealed.length % 8 !== 0) throw damaged(origin, what)
       try {
-        return createPrivateKey({ key: block.bytes, format: "pem", passphrase: password })
+        return unlockPrivateKey(block.bytes, { format: "pem" }, password, origin)
       } catch (cause) {
+        if (cause instanceof KeyError) throw cause
         const code = codeOf(cause)
         if (code.includes("UNSUPPORTED_ENCRYPTION") || code === "ERR_OSSL_EVP_UNSUPPORTED") {
           const cipher = /DEK-Info: ([\w-]{1,40})/.exec(block.body.toString("latin1", 0, 400))?.[1]

@@ -1,20 +1,12 @@
 // PKCS#12 (RFC 7292): a private key and its certificates behind a password. node-forge cuts the ASN.1; MAC, key derivation
 // and ciphers are node:crypto's, on bytes, save RC2, which OpenSSL 3 has given up.
-import {
-  createDecipheriv,
-  createHmac,
-  createPrivateKey,
-  hash,
-  pbkdf2Sync,
-  timingSafeEqual,
-  X509Certificate,
-  type KeyObject,
-} from "node:crypto"
+import { createDecipheriv, createHmac, hash, pbkdf2Sync, timingSafeEqual, type KeyObject } from "node:crypto"
 import { isUtf8, transcode } from "node:buffer"
 import rc2 from "node-forge/lib/rc2.js"
 import util from "node-forge/lib/util.js"
 import { KeyError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
+import { admitPrivateKey } from "./admission.ts"
 import {
   elements,
   explicit,
@@ -27,6 +19,7 @@ import {
   encodeAsn1,
   type Asn1Node,
 } from "./asn1.ts"
+import { isCertifiedBy } from "./x509.ts"
 import { allocateSecret, decipherSecret } from "./secret.ts"
 
 /** A private key and what certifies it. */
@@ -290,7 +283,7 @@ function macHolds(mac: Asn1Node, content: Buffer, password: Password, budget: Bu
 }
 
 /** The private key of one bag. */
-function keyOf(bag: string, value: Asn1Node, password: Password, budget: Budget): KeyObject {
+function keyOf(bag: string, value: Asn1Node, password: Password, budget: Budget, origin: string): KeyObject {
   // Only a key that stands in the file unencrypted becomes one of node-forge's strings.
   let pkcs8: Buffer
   if (bag === oid.keyBag) pkcs8 = encodeAsn1(value)
@@ -299,7 +292,7 @@ function keyOf(bag: string, value: Asn1Node, password: Password, budget: Budget)
     pkcs8 = decrypt(algorithm, octets(sealed), password, budget)
   }
   try {
-    return createPrivateKey({ key: pkcs8, format: "der", type: "pkcs8" })
+    return admitPrivateKey(pkcs8, "pkcs8", origin, "the private key")
   } finally {
     pkcs8.fill(0)
   }
@@ -310,6 +303,7 @@ function readSafe(
   content: Buffer,
   password: Password,
   budget: Budget,
+  origin: string,
 ): { keys: KeyObject[]; certificates: Buffer[] } {
   const keys: KeyObject[] = []
   const certificates: Buffer[] = []
@@ -328,7 +322,7 @@ function readSafe(
         const [id, tagged] = elements(safeBag)
         const bag = objectId(id)
         if (bag === oid.keyBag || bag === oid.shroudedKeyBag)
-          keys.push(keyOf(bag, explicit(tagged, 0), password, budget))
+          keys.push(keyOf(bag, explicit(tagged, 0), password, budget, origin))
         else if (bag === oid.certBag) {
           const [format, certificate] = elements(explicit(tagged, 0))
           if (objectId(format) === oid.x509Certificate) certificates.push(octets(explicit(certificate, 0)))
@@ -390,7 +384,7 @@ function parse(file: Buffer, password: Buffer | undefined, origin: string): Pkcs
     using attempt = new Password(candidate)
     const budget = new Budget()
     if (!macHolds(mac, content, attempt, budget)) continue
-    return check(readSafe(content, attempt, budget), origin)
+    return check(readSafe(content, attempt, budget, origin), origin)
   }
   if (password === undefined)
     throw new KeyError("ERR_KEY_LOCKED", `${origin}: the PKCS#12 container takes a password`)
@@ -406,7 +400,7 @@ function check(found: { keys: KeyObject[]; certificates: Buffer[] }, origin: str
       "ERR_KEY_UNSUPPORTED",
       `${origin}: the PKCS#12 container holds ${found.keys.length} private keys, one is needed`,
     )
-  const own = found.certificates.find((der) => new X509Certificate(der).checkPrivateKey(key))
+  const own = found.certificates.find((der) => isCertifiedBy(key, der))
   if (own === undefined)
     throw new KeyError(
       "ERR_KEY_DAMAGED",

@@ -4,7 +4,8 @@ import { X509Certificate, type KeyObject } from "node:crypto"
 import { existsSync } from "node:fs"
 import { SignatureError } from "../errors.ts"
 import { derChildren, DerTag, oidOf, readDer, type DerValue } from "../key/der.ts"
-import { pemBlocks } from "../key/pem.ts"
+import { decodeBase64, pemBlocks } from "../key/pem.ts"
+import { certificateKeyFacts, parseCertificate } from "../key/x509.ts"
 import type { Bytes } from "../units.ts"
 import { readBounded } from "./keys.ts"
 
@@ -228,6 +229,10 @@ async function certificatesIn(given: string | Uint8Array, what: string): Promise
   const blocks = [...pemBlocks(bytes)].filter(({ label }) => /^(?:X509 )?CERTIFICATE$/.test(label))
   if (blocks.length > MAX_CERTIFICATES) throw refuse(`${blocks.length} certificates are too many`)
   try {
+    const [first] = blocks
+    if (first === undefined) certificateKeyFacts(parseCertificate(bytes, origin), origin)
+    for (const { body } of blocks)
+      certificateKeyFacts(parseCertificate(decodeBase64(body) ?? body, origin), origin)
     return blocks.length > 0
       ? blocks.map(({ bytes: block }) => new X509Certificate(block))
       : [new X509Certificate(bytes)]

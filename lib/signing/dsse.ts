@@ -1,7 +1,8 @@
 // DSSE envelopes: the metadata with signatures by plain keys beside it.
 import { createHash, createPublicKey, sign, verify, type KeyObject } from "node:crypto"
 import { parseStrictJson, type JsonValue } from "../device/strict-json.ts"
-import { SignatureError } from "../errors.ts"
+import { KeyError, SignatureError } from "../errors.ts"
+import { admitKey } from "../key/admission.ts"
 
 const PAYLOAD_TYPE = "application/vnd.sylabs.sif-metadata+json"
 /** Each signature may be tried with each key. */
@@ -128,11 +129,18 @@ const MIN_RSA_BITS = 2048
 export function checkSigner(key: KeyObject, origin: string): string {
   const refuse = (what: string): SignatureError =>
     new SignatureError("ERR_SIGNATURE_KEYRING", `${origin}: ${what}`)
+  if (key.type === "secret") throw refuse("a key of type secret signs no images")
+  try {
+    admitKey(key, origin)
+  } catch (cause) {
+    if (!(cause instanceof KeyError)) throw cause
+    throw new SignatureError("ERR_SIGNATURE_KEYRING", cause.message, { cause })
+  }
   const bits = key.asymmetricKeyType === "rsa" ? key.asymmetricKeyDetails?.modulusLength : undefined
   if (bits !== undefined && bits < MIN_RSA_BITS)
     throw refuse(`an RSA key of ${bits} bits is too weak, at least ${MIN_RSA_BITS} are needed`)
   const name = signerName(key)
-  if (name === undefined) throw refuse(`a key of type ${key.asymmetricKeyType ?? "secret"} signs no images`)
+  if (name === undefined) throw refuse(`a key of type ${key.asymmetricKeyType ?? "unknown"} signs no images`)
   return name
 }
 

@@ -1,7 +1,8 @@
 // Where the keys of signers come from: PEM files and key rings.
-import { createPublicKey, type KeyObject } from "node:crypto"
+import type { KeyObject } from "node:crypto"
 import { open } from "node:fs/promises"
 import { SignatureError } from "../errors.ts"
+import { pemKeys } from "../key/pem.ts"
 import type { Bytes } from "../units.ts"
 import { MAX_KEYRING_SIZE } from "./openpgp.ts"
 
@@ -31,7 +32,9 @@ export async function readSignerKey(file: string): Promise<KeyObject> {
   const bytes = await readBounded(file, MAX_KEY_SIZE)
   try {
     if (bytes.includes("PRIVATE KEY-----")) throw new Error("it is a private key")
-    return createPublicKey(bytes)
+    const [key] = pemKeys(bytes, file, () => undefined).keys
+    if (key === undefined) throw new Error("there is none")
+    return await key.read(undefined)
   } catch (cause) {
     throw new SignatureError(
       "ERR_SIGNATURE_KEYRING",
