@@ -119,7 +119,7 @@ export default defineConfig(
     },
   },
   {
-    files: ["lib/key/admission.ts", "lib/key/certificate.ts", "lib/signing/certificate.ts"],
+    files: ["lib/key/admission.ts", "lib/key/certificate.ts"],
     rules: { "no-restricted-syntax": restrictedSyntax(forgeSyntax) },
   },
   {

@@ -137,6 +137,16 @@ export function certificateFacts(bytes: Buffer, origin: string): CertificateFact
   }
 }
 
+/** Whose certificate it is, for people: the subject or else the alternative names. */
+export function subjectText(der: Buffer): string {
+  try {
+    const { subject, subjectAltName } = new X509Certificate(der)
+    return nameText(subject).split("\n").join(", ") || (subjectAltName ?? "nobody")
+  } catch {
+    return "somebody" // one that only node:crypto cannot read
+  }
+}
+
 /**
  * A thumbprint as hexadecimal digits alone, in capitals.
  *

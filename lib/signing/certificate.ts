@@ -1,13 +1,31 @@
-// Certificates of signers: is there a chain to a root that is trusted, for signing code? Names and signatures are compared by
-// node:crypto; what it does not tell of a certificate (RFC 5280: constraints, usages, what is critical) is read from its DER.
-import { X509Certificate, type KeyObject } from "node:crypto"
+// Certificates of signers: does a path lead to a root that is trusted, for signing code? This file reads them and looks for paths;
+// path-validation.ts says which of them hold.
+import { constants, verify, type KeyObject } from "node:crypto"
 import { existsSync } from "node:fs"
-import { SignatureError } from "../errors.ts"
-import { derChildren, DerTag, oidOf, readDer, type DerValue } from "../key/der.ts"
+import { setImmediate } from "node:timers/promises"
+import { KeyError, SignatureError } from "../errors.ts"
+import { hasNoParameters, pssParameters, type Algorithm, type KeyFacts } from "../key/admission.ts"
+import { subjectText } from "../key/certificate.ts"
+import { DerError } from "../key/der.ts"
 import { decodeBase64, pemBlocks } from "../key/pem.ts"
-import { certificateKeyFacts, parseCertificate } from "../key/x509.ts"
+import {
+  certificateKey,
+  certificateKeyFacts,
+  isSameName,
+  parseCertificate,
+  type Certificate,
+} from "../key/x509.ts"
 import type { Bytes } from "../units.ts"
 import { readBounded } from "./keys.ts"
+import {
+  issuerTrouble,
+  PathError,
+  profileOf,
+  signerTrouble,
+  validatePath,
+  type Candidate,
+  type Profile,
+} from "./path-validation.ts"
 
 /** A signer's certificate, and what it is trusted for. Each a path, or PEM or DER itself. */
 export interface SignerCertificate {
@@ -22,10 +40,8 @@ export interface SignerCertificate {
 /** The bundles of roots of a system have some hundred KiB. */
 const MAX_BUNDLE_SIZE: Bytes = 8 << 20
 const MAX_CERTIFICATES = 2000
-/** More certificates than any chain has between a root and a signer. */
-const MAX_DEPTH = 8
-/** Checks of one certificate against another in one search: bundles with many equal names are hostile. */
-const MAX_CHECKS = 10_000
+/** As OpenSSL has it. */
+const MAX_INTERMEDIATES = 100
 
 /** Where distributions keep the roots that they trust. */
 const systemBundles = [
@@ -36,189 +52,221 @@ const systemBundles = [
   "/etc/ssl/cert.pem",
 ] as const
 
-const oid = {
-  keyUsage: "2.5.29.15",
-  subjectAltName: "2.5.29.17",
-  basicConstraints: "2.5.29.19",
-  certificatePolicies: "2.5.29.32",
-  extendedKeyUsage: "2.5.29.37",
-  anyUsage: "2.5.29.37.0",
-  codeSigning: "1.3.6.1.5.5.7.3.3",
-} as const
+/** How a certificate is signed, as node:crypto is told. */
+interface Scheme {
+  readonly keys: readonly KeyFacts["type"][]
+  readonly hash: string | null
+  readonly padding?: number
+  readonly saltLength?: number
+}
 
 const RSA_PSS = "1.2.840.113549.1.1.10"
-/** Its hash is a parameter, SHA-1 where there is none (RFC 4055, 3.1): SHA-256, -384, -512. */
-const pssHashes: ReadonlySet<string> = new Set([
-  "2.16.840.1.101.3.4.2.1",
-  "2.16.840.1.101.3.4.2.2",
-  "2.16.840.1.101.3.4.2.3",
-])
-const PSS_HASH = 0xa0
 
-/** RSA PKCS#1 and ECDSA with SHA-256, -384, -512; RSA-PSS; Ed25519. */
-const signatureAlgorithms: ReadonlySet<string> = new Set([
-  "1.2.840.113549.1.1.11",
-  "1.2.840.113549.1.1.12",
-  "1.2.840.113549.1.1.13",
-  RSA_PSS,
-  "1.2.840.10045.4.3.2",
-  "1.2.840.10045.4.3.3",
-  "1.2.840.10045.4.3.4",
-  "1.3.101.112",
-])
-
-/** Extensions that are understood here, critical or not. */
-const understood: ReadonlySet<string> = new Set([
-  oid.keyUsage,
-  oid.subjectAltName,
-  oid.basicConstraints,
-  oid.certificatePolicies,
-  oid.extendedKeyUsage,
-])
-
-/** What RFC 5280 has a verifier look at. */
-interface Constraints {
-  readonly algorithm: string | undefined
-  readonly ca: boolean
-  /** Intermediates below it at most. */
-  readonly pathLength: number
-  /** undefined: for everything. */
-  readonly usages: readonly string[] | undefined
-  /** The bits of the key usage, the first one highest; undefined: for everything. */
-  readonly keyUsage: number | undefined
-  /** A critical extension that nothing here knows. */
-  readonly unknown: string | undefined
+/** RSA PKCS#1 (RFC 4055, 5: with NULL) and ECDSA with SHA-256, -384, -512; Ed25519. */
+const schemes: Readonly<Record<string, Scheme & { readonly hasNull: boolean }>> = {
+  "1.2.840.113549.1.1.11": { keys: ["rsa"], hash: "sha256", hasNull: true },
+  "1.2.840.113549.1.1.12": { keys: ["rsa"], hash: "sha384", hasNull: true },
+  "1.2.840.113549.1.1.13": { keys: ["rsa"], hash: "sha512", hasNull: true },
+  "1.2.840.10045.4.3.2": { keys: ["ec"], hash: "sha256", hasNull: false },
+  "1.2.840.10045.4.3.3": { keys: ["ec"], hash: "sha384", hasNull: false },
+  "1.2.840.10045.4.3.4": { keys: ["ec"], hash: "sha512", hasNull: false },
+  "1.3.101.112": { keys: ["ed25519"], hash: null, hasNull: false },
 }
 
-const BOOLEAN = 0x01
-const EXTENSIONS = 0xa3
-
-function children(value: DerValue | undefined): readonly DerValue[] {
-  const found = value === undefined ? undefined : derChildren(value.content)
-  if (found === undefined) throw new Error("it is no DER throughout")
-  return found
-}
-
-const sequence = (bytes: Buffer): DerValue => {
-  const value = readDer(bytes)
-  if (value?.tag !== DerTag.sequence) throw new Error("an extension is no sequence")
-  return value
-}
-
-/** What a certificate is signed with: an object identifier, and more only of RSA-PSS with a hash that is not accepted. */
-function algorithmOf(value: DerValue | undefined): string | undefined {
-  const [name, parameters] = children(value)
-  const id = oidOf(name)
-  if (id !== RSA_PSS) return id
-  const hash = parameters === undefined ? undefined : children(parameters).find(({ tag }) => tag === PSS_HASH)
-  const hashId = hash === undefined ? undefined : oidOf(children(children(hash)[0])[0])
-  return hashId !== undefined && pssHashes.has(hashId) ? id : `${id} with the hash ${hashId ?? "SHA-1"}`
-}
-
-function constraintsOf(certificate: X509Certificate): Constraints {
-  const [body, algorithm] = children(readDer(certificate.raw))
-  const outer = children(body).find(({ tag }) => tag === EXTENSIONS)
-  const extensions = outer === undefined ? [] : children(children(outer)[0])
-  let ca = false
-  let pathLength = Infinity
-  let usages: string[] | undefined
-  let keyUsage: number | undefined
-  let unknown: string | undefined
-  for (const extension of extensions) {
-    const [id, ...rest] = children(extension)
-    const critical = rest[0]?.tag === BOOLEAN && rest[0].content[0] !== 0
-    const name = oidOf(id) ?? "?"
-    const value = rest.at(-1)?.content ?? Buffer.alloc(0)
-    if (name === oid.basicConstraints) {
-      const parts = children(sequence(value))
-      ca = parts[0]?.tag === BOOLEAN && parts[0].content[0] !== 0
-      const limit = parts.find(({ tag }) => tag === DerTag.integer)?.content
-      if (limit !== undefined) pathLength = limit.length <= 4 ? limit.readUIntBE(0, limit.length) : 0
-    } else if (name === oid.extendedKeyUsage)
-      usages = children(sequence(value)).map((usage) => oidOf(usage) ?? "?")
-    else if (name === oid.keyUsage) keyUsage = readDer(value)?.content[1] ?? 0
-    else if (critical && !understood.has(name)) unknown = name
+/** undefined: signatures of this kind are not accepted. */
+function schemeOf(algorithm: Algorithm): Scheme | undefined {
+  if (algorithm.id !== RSA_PSS) {
+    const scheme = schemes[algorithm.id]
+    return scheme !== undefined && hasNoParameters(algorithm, scheme.hasNull) ? scheme : undefined
   }
-  return { algorithm: algorithmOf(algorithm), ca, pathLength, usages, keyUsage, unknown }
+  const found = algorithm.parameters === undefined ? undefined : pssParameters(algorithm.parameters)
+  if (found === undefined) return undefined
+  const { hash, saltLength } = found
+  return { keys: ["rsa", "rsa-pss"], hash, saltLength, padding: constants.RSA_PKCS1_PSS_PADDING }
 }
 
-const DIGITAL_SIGNATURE = 0x80
-const KEY_CERT_SIGN = 0x04
-const MIN_RSA_BITS = 2048
+/** A certificate of which nothing is asked before it is needed: most of a bundle never is. */
+class Lazy implements Candidate {
+  readonly certificate: Certificate
+  #profile: Profile | undefined
+  #key: KeyObject | undefined
+  #facts: KeyFacts | undefined
 
-/** What is wrong with a certificate by itself, now. */
-function troubleOf(certificate: X509Certificate, constraints: Constraints): string | undefined {
-  const now = Date.now()
-  if (new Date(certificate.validFrom).getTime() > now) return "is not valid yet"
-  if (!(new Date(certificate.validTo).getTime() > now)) return "has expired"
-  if (constraints.unknown !== undefined) return `has a critical extension ${constraints.unknown}`
-  const { asymmetricKeyType, asymmetricKeyDetails } = certificate.publicKey
-  if (asymmetricKeyType === "rsa" && (asymmetricKeyDetails?.modulusLength ?? 0) < MIN_RSA_BITS)
-    return "has an RSA key that is too weak"
-  return undefined
+  constructor(certificate: Certificate) {
+    this.certificate = certificate
+  }
+
+  get name(): string {
+    return subjectText(this.certificate.der)
+  }
+
+  /** Throws a DerError. */
+  get profile(): Profile {
+    return (this.#profile ??= profileOf(this.certificate))
+  }
+
+  /** Throws a KeyError. */
+  get facts(): KeyFacts {
+    return (this.#facts ??= certificateKeyFacts(this.certificate, "its key"))
+  }
+
+  /** Throws a KeyError. */
+  get key(): KeyObject {
+    return (this.#key ??= certificateKey(this.certificate, "its key"))
+  }
 }
 
-function signsCode({ usages }: Constraints): boolean {
-  return usages?.some((usage) => usage === oid.codeSigning || usage === oid.anyUsage) ?? true
+/** What one search may cost; a unit is some 25 microseconds. */
+const MAX_COST = 50_000
+/** After so much of it others get their turn, and whoever wants to end it. */
+const TURN = 400
+/** Comparisons of names, or policies followed, for one unit. */
+const COMPARISONS = 32
+
+/** What looking at a key costs, and verifying with it. The sizes of RSA keys are bounded, and those of exponents. */
+function costOf({ certificate: { spki } }: Lazy): number {
+  // Of the whole SubjectPublicKeyInfo, so that it can be spent before anything of that is looked at. A P-521 key has 158 bytes.
+  return Math.ceil((spki.length / 64) ** 2)
 }
 
-function nameOf(certificate: X509Certificate): string {
-  return certificate.subject.split("\n").join(", ")
-}
+class TooCostly extends Error {}
 
-/** The search for a chain. What it remembers is why the last way ended. */
-class Chain {
-  readonly #intermediates: readonly X509Certificate[]
-  readonly #roots: readonly X509Certificate[]
-  #checks = 0
+/** The search for a path. What it remembers is why the last way ended. */
+class Search {
+  readonly #intermediates: readonly Lazy[]
+  readonly #roots: readonly Lazy[]
+  readonly #now: number
+  readonly #signal: AbortSignal | undefined
+  readonly #verified = new Map<Lazy, Map<Lazy, boolean>>()
+  #cost = 0
+  #turn = 0
   reason = "no chain leads to a root that is trusted"
 
-  constructor(intermediates: readonly X509Certificate[], roots: readonly X509Certificate[]) {
+  constructor(
+    intermediates: readonly Lazy[],
+    roots: readonly Lazy[],
+    now: number,
+    signal: AbortSignal | undefined,
+  ) {
     this.#intermediates = intermediates
     this.#roots = roots
+    this.#now = now
+    this.#signal = signal
   }
 
-  #isRoot(certificate: X509Certificate): boolean {
-    return this.#roots.some((root) => root.raw.equals(certificate.raw))
+  #spend(cost: number): void {
+    this.#cost += cost
+    if (this.#cost > MAX_COST) throw new TooCostly()
   }
 
-  /** Does a chain go on from this certificate, of which `below` intermediates were passed? */
-  leads(certificate: X509Certificate, below: number, passed: readonly X509Certificate[]): boolean {
-    if (this.#isRoot(certificate)) return true
-    if (below > MAX_DEPTH) return false
-    const { algorithm } = constraintsOf(certificate)
-    if (algorithm === undefined || !signatureAlgorithms.has(algorithm)) {
-      this.reason = `${nameOf(certificate)} is signed by the algorithm ${algorithm ?? "?"}, which is not accepted`
+  async #turnOver(): Promise<void> {
+    if (this.#cost - this.#turn < TURN) return
+    this.#turn = this.#cost
+    await setImmediate()
+    this.#signal?.throwIfAborted()
+  }
+
+  /** Is there a path from a root to this certificate? */
+  async leadsTo(leaf: Lazy): Promise<boolean> {
+    if (this.#roots.some(({ certificate: { der } }) => der.equals(leaf.certificate.der))) return true
+    try {
+      return await this.#goOn([leaf])
+    } catch (error) {
+      if (!(error instanceof TooCostly)) throw error
+      this.reason = "there are too many ways to follow"
       return false
     }
-    for (const issuer of [...this.#roots, ...this.#intermediates]) {
-      if (++this.#checks > MAX_CHECKS) return false
-      if (passed.includes(issuer) || !certificate.checkIssued(issuer)) continue
-      if (!certificate.verify(issuer.publicKey)) continue
-      if (this.#mayIssue(issuer, below) && this.leads(issuer, below + 1, [...passed, issuer])) return true
+  }
+
+  /** Is there one that ends with these? */
+  async #goOn(path: readonly [Lazy, ...Lazy[]]): Promise<boolean> {
+    const [first] = path
+    const { certificate } = first
+    if (schemeOf(certificate.signatureAlgorithm) === undefined) {
+      const { id } = certificate.signatureAlgorithm
+      const how = id === RSA_PSS ? "with parameters that are" : "which is"
+      this.reason = `${first.name} is signed by the algorithm ${id}, ${how} not accepted`
+      return false
+    }
+    for (const issuer of this.#roots)
+      if ((await this.#issued(issuer, first, true)) && this.#holds(issuer, path)) return true
+    if (path.length > MAX_INTERMEDIATES) return false
+    for (const issuer of this.#intermediates)
+      if (
+        !path.includes(issuer) &&
+        (await this.#issued(issuer, first, false)) &&
+        (await this.#goOn([issuer, ...path]))
+      )
+        return true
+    return false
+  }
+
+  /** Did it, and might it? What cannot be read, and what is not accepted, did not. */
+  async #issued(issuer: Lazy, subject: Lazy, isAnchor: boolean): Promise<boolean> {
+    if (!isSameName(issuer.certificate.subject, subject.certificate.issuer)) return false // 6.1.3 (a)(4)
+    this.#spend(1)
+    await this.#turnOver()
+    let known = this.#verified.get(subject)
+    if (known === undefined) this.#verified.set(subject, (known = new Map<Lazy, boolean>()))
+    let holds = known.get(issuer)
+    if (holds === undefined) known.set(issuer, (holds = this.#verify(issuer, subject, isAnchor)))
+    return holds
+  }
+
+  #verify(issuer: Lazy, subject: Lazy, isAnchor: boolean): boolean {
+    this.#spend(costOf(issuer))
+    try {
+      const trouble = issuerTrouble(issuer, issuer.facts, this.#now, isAnchor)
+      if (trouble === undefined) return isSignedBy(subject.certificate, issuer)
+      this.reason = `${issuer.name} ${trouble}`
+    } catch (error) {
+      if (!(error instanceof KeyError) && !(error instanceof DerError)) throw error
+      this.reason = `${issuer.name} cannot be used: ${error.message}`
     }
     return false
   }
 
-  #mayIssue(issuer: X509Certificate, below: number): boolean {
-    const constraints = constraintsOf(issuer)
-    const trouble =
-      troubleOf(issuer, constraints) ??
-      (!constraints.ca
-        ? "is no authority"
-        : constraints.keyUsage !== undefined && (constraints.keyUsage & KEY_CERT_SIGN) === 0
-          ? "signs no certificates"
-          : constraints.pathLength < below
-            ? "has too many authorities below it"
-            : signsCode(constraints)
-              ? undefined
-              : "is not for signing code")
-    if (trouble !== undefined) this.reason = `${nameOf(issuer)} ${trouble}`
-    return trouble === undefined
+  #holds(anchor: Lazy, path: readonly Lazy[]): boolean {
+    try {
+      validatePath(anchor, path, (comparisons) => {
+        this.#spend(comparisons / COMPARISONS)
+      })
+      return true
+    } catch (error) {
+      if (!(error instanceof PathError)) throw error
+      this.reason = error.message
+      return false
+    }
   }
 }
 
-async function certificatesIn(given: string | Uint8Array, what: string): Promise<X509Certificate[]> {
+/** 6.1.3 (a)(1) */
+function isSignedBy({ tbs, signature, signatureAlgorithm }: Certificate, { facts, key }: Lazy): boolean {
+  const scheme = schemeOf(signatureAlgorithm)
+  if (scheme === undefined || !scheme.keys.includes(facts.type)) return false
+  const { hash, padding, saltLength } = scheme
+  try {
+    return verify(
+      hash,
+      tbs,
+      {
+        key,
+        ...(padding === undefined ? {} : { padding }),
+        ...(saltLength === undefined ? {} : { saltLength }),
+      },
+      signature,
+    )
+  } catch {
+    return false // a signature of the wrong shape for this kind of key, or an RSA-PSS key for another hash
+  }
+}
+
+/** The certificates of a file, each once. One that cannot be read is left out, unless it is the first and `needsFirst`. */
+async function certificatesIn(
+  given: string | Uint8Array,
+  what: string,
+  needsFirst: boolean,
+): Promise<[Lazy, ...Lazy[]]> {
   const origin = typeof given === "string" ? given : what
   const bytes =
     typeof given === "string"
@@ -228,67 +276,63 @@ async function certificatesIn(given: string | Uint8Array, what: string): Promise
     new SignatureError("ERR_SIGNATURE_CERTIFICATE", `${origin}: ${why}`, { path: origin, cause })
   const blocks = [...pemBlocks(bytes)].filter(({ label }) => /^(?:X509 )?CERTIFICATE$/.test(label))
   if (blocks.length > MAX_CERTIFICATES) throw refuse(`${blocks.length} certificates are too many`)
-  try {
-    const [first] = blocks
-    if (first === undefined) certificateKeyFacts(parseCertificate(bytes, origin), origin)
-    for (const { body } of blocks)
-      certificateKeyFacts(parseCertificate(decodeBase64(body) ?? body, origin), origin)
-    return blocks.length > 0
-      ? blocks.map(({ bytes: block }) => new X509Certificate(block))
-      : [new X509Certificate(bytes)]
-  } catch (cause) {
-    throw refuse("there is no certificate that can be read", cause)
-  }
+  const ders = blocks.length > 0 ? blocks.map(({ body }) => decodeBase64(body) ?? body) : [bytes]
+  const found = new Map<string, Lazy>()
+  let failure: unknown
+  for (const [index, der] of ders.entries())
+    try {
+      found.set(der.toString("latin1"), new Lazy(parseCertificate(der, origin)))
+    } catch (cause) {
+      failure ??= cause
+      if (needsFirst && index === 0) break
+    }
+  const [first, ...others] = found.values()
+  if (first !== undefined) return [first, ...others]
+  const why = failure instanceof Error ? failure.message.replace(`${origin}: `, "") : ""
+  throw refuse(`there is no certificate that can be read: ${why}`, failure)
 }
 
-async function systemRoots(): Promise<X509Certificate[]> {
+async function systemRoots(): Promise<Lazy[]> {
   const named = process.env["SSL_CERT_FILE"]
   const bundle = named ?? systemBundles.find((file) => existsSync(file))
   if (bundle === undefined)
     throw new SignatureError("ERR_SIGNATURE_CERTIFICATE", "this system has no bundle of trusted roots")
-  return await certificatesIn(bundle, bundle)
+  return await certificatesIn(bundle, bundle, false)
 }
 
 /**
  * The key in a signer's certificate, when a chain of certificates for signing code leads from it to a root that is trusted. The
  * certificate itself must say that it is for signing code.
  *
- * @throws SignatureError `ERR_SIGNATURE_CERTIFICATE`; `ERR_SIGNATURE_KEYRING` for files that cannot be read.
+ * @throws SignatureError `ERR_SIGNATURE_CERTIFICATE`; `ERR_SIGNATURE_KEYRING` for files that cannot be read; the signal's reason.
  */
 export async function certifiedKey(
   given: SignerCertificate,
+  signal?: AbortSignal,
 ): Promise<{ readonly key: KeyObject; readonly subject: string }> {
-  const [leaf, ...others] = await certificatesIn(given.certificate, "the certificate")
+  const [leaf, ...others] = await certificatesIn(given.certificate, "the certificate", true)
   const intermediates =
     given.intermediates === undefined
       ? []
-      : await certificatesIn(given.intermediates, "the intermediate certificates")
+      : await certificatesIn(given.intermediates, "the intermediate certificates", false)
   const roots =
     given.roots === undefined
       ? await systemRoots()
-      : await certificatesIn(given.roots, "the root certificates")
-  if (leaf === undefined) throw new Error("a list of certificates is never empty")
-  const subject = nameOf(leaf)
+      : await certificatesIn(given.roots, "the root certificates", false)
+  const subject = leaf.name
   const refuse = (why: string, cause?: unknown): SignatureError =>
     new SignatureError("ERR_SIGNATURE_CERTIFICATE", `the certificate of ${subject} is not good: ${why}`, {
       cause,
     })
-  let reason: string | undefined
+  const now = Date.now()
   try {
-    const constraints = constraintsOf(leaf)
-    const trouble = troubleOf(leaf, constraints)
-    if (trouble !== undefined) reason = `it ${trouble}`
-    else if (constraints.usages === undefined || !signsCode(constraints))
-      reason = "it is not for signing code"
-    else if (constraints.keyUsage !== undefined && (constraints.keyUsage & DIGITAL_SIGNATURE) === 0)
-      reason = "its key is not for signatures"
-    else {
-      const chain = new Chain([...others, ...intermediates], roots)
-      if (!chain.leads(leaf, 0, [leaf])) ({ reason } = chain)
-    }
+    const trouble = signerTrouble(leaf, leaf.facts, now)
+    if (trouble !== undefined) throw refuse(trouble)
+    const search = new Search([...others, ...intermediates], roots, now, signal)
+    if (!(await search.leadsTo(leaf))) throw refuse(search.reason)
+    return { key: leaf.key, subject }
   } catch (cause) {
-    throw refuse(cause instanceof Error ? cause.message : String(cause), cause)
+    if (!(cause instanceof KeyError) && !(cause instanceof DerError)) throw cause
+    throw refuse(cause.message, cause)
   }
-  if (reason !== undefined) throw refuse(reason)
-  return { key: leaf.publicKey, subject }
 }

@@ -486,7 +486,7 @@ async function keysOf(options: VerifyOptions): Promise<NamedKey[]> {
   }))
   const certified = await Promise.all(
     certificates.map(async (certificate) => {
-      const { key, subject } = await certifiedKey(certificate)
+      const { key, subject } = await certifiedKey(certificate, options.signal)
       return { name: checkSigner(key, subject), subject, key }
     }),
   )

@@ -118,7 +118,11 @@ describe("certifiedKey", () => {
       issuer: "root",
       extensions: `${CA}\nnameConstraints=critical,permitted;DNS:example.org`,
     })
-    make("below-named", { issuer: "named-middle", extensions: SIGNER })
+    make("below-named", {
+      issuer: "named-middle",
+      extensions: `${SIGNER}\nsubjectAltName=DNS:a.example.org`,
+    })
+    make("misnamed", { issuer: "named-middle", extensions: `${SIGNER}\nsubjectAltName=DNS:example.net` })
     make("old-middle", { issuer: "root", extensions: CA, dates: ["20200101000000Z", "20210101000000Z"] })
     make("below-old", { issuer: "old-middle", extensions: SIGNER })
   })
@@ -132,6 +136,7 @@ describe("certifiedKey", () => {
     ["of a certificate that is trusted itself", "self", () => chain("self", ["middle"], "self")],
     ["for any usage", "any-usage", () => chain("any-usage")],
     ["below the last intermediate that is allowed", "below-last", () => chain("below-last", ["last-middle"])],
+    ["of names that its issuer may certify", "below-named", () => chain("below-named", ["named-middle"])],
     [
       "among others that do not matter",
       "leaf",
@@ -173,14 +178,14 @@ describe("certifiedKey", () => {
     ["of a key that is not for signatures", () => chain("encipher"), /its key is not for signatures/],
     ["of a weak key", () => chain("weak"), /RSA key that is too weak/],
     ["S4: signed with SHA-1", () => chain("sha1"), /algorithm 1\.2\.840\.10045\.4\.1, which is not accepted/],
-    ["S4: signed with SHA-1 in RSA-PSS", () => chain("pss-sha1", ["rsa-middle"]), /with the hash SHA-1, which is not accepted/],
+    ["S4: signed with SHA-1 in RSA-PSS", () => chain("pss-sha1", ["rsa-middle"]), /algorithm 1\.2\.840\.113549\.1\.1\.10, with parameters that are not accepted/],
     ["with an unknown critical extension", () => chain("critical"), /critical extension 1\.2\.3\.4/],
-    ["by one who is no authority", () => chain("below-leaf", ["leaf", "middle"]), /no chain leads to a root/],
+    ["by one who is no authority", () => chain("below-leaf", ["leaf", "middle"]), /CN=leaf is no authority/],
     ["by one without usages who is no authority", () => chain("below-any", ["any-usage", "middle"]), /CN=any-usage is no authority/],
     ["by an authority for servers", () => chain("below-server", ["server-middle"]), /CN=server-middle is not for signing code/],
-    ["by an authority that signs none", () => chain("below-signless", ["signless-middle"]), /no chain leads to a root/],
-    ["longer than allowed", () => chain("below-extra", ["extra-middle", "last-middle"]), /CN=last-middle has too many authorities/],
-    ["with constraints on names", () => chain("below-named", ["named-middle"]), /critical extension 2\.5\.29\.30/],
+    ["by an authority that signs none", () => chain("below-signless", ["signless-middle"]), /CN=signless-middle signs no certificates/],
+    ["longer than allowed", () => chain("below-extra", ["extra-middle", "last-middle"]), /CN=extra-middle is one authority too many/],
+    ["of a name that its issuer may not certify", () => chain("misnamed", ["named-middle"]), /CN=misnamed has a name that/],
     ["by an authority that has expired", () => chain("below-old", ["old-middle"]), /CN=old-middle has expired/],
   ] // prettier-ignore
   for (const [what, given, message] of bad)
