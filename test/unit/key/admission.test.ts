@@ -13,7 +13,7 @@ import { checkSigner } from "../../../lib/signing/dsse.ts"
 import { readSignerKey } from "../../../lib/signing/keys.ts"
 import { bits, integer, nothing, octets, oid, sequence, tagged, tlv } from "../../support/der.ts"
 import { newFolder } from "../../support/scratch.ts"
-import { vector } from "../../vectors/load.ts"
+import { generator, vector } from "../../vectors/load.ts"
 
 const EC = "1.2.840.10045.2.1"
 const RSA = "1.2.840.113549.1.1.1"
@@ -116,8 +116,7 @@ describe("admitPublicKey", () => {
       format: "der",
     })
     const seed = Number(process.env["SIFCRYPT_SEED"] ?? Date.now() % 1_000_000) // in the message of what fails
-    let state = seed
-    const next = (below: number): number => (state = (state * 1103515245 + 12345) % 2147483648) % below
+    const next = generator(seed)
     for (let count = 0; count < 2000; count++) {
       const bytes = Buffer.from([ec(point), ec(Buffer.concat([Buffer.of(2), x])), rsaKey][count % 3]!)
       for (let times = next(3) + 1; times > 0; times--) bytes[next(bytes.length)] = next(256)
