@@ -80,6 +80,7 @@ async function readSystemFile(file: string, limit: Bytes): Promise<Buffer | unde
     if (!info.isFile()) throw broken(file, "it is no regular file")
     checkSystem(file, info, "ERR_ECL_FILE")
     if (info.size > limit) throw broken(file, `${info.size} bytes are more than ${limit}`)
+    // A regular file has an end, and only root could make it grow now.
     return await handle.readFile()
   } catch (cause) {
     if (cause instanceof SignatureError) throw cause

@@ -14,6 +14,7 @@ import {
   type RingOptions,
 } from "../signing/key-ring.ts"
 import { newPassword, readPassword, type PasswordSource } from "../encryption/password.ts"
+import { readKeyring } from "../signing/keys.ts"
 
 export {
   exportKeys,
@@ -57,6 +58,18 @@ export async function newPair(options: NewPairOptions): Promise<KeyFacts> {
   if (source === undefined) return await makePair(rest)
   using password = await newPassword(source, options.email)
   return await makePair({ ...rest, password: password.bytes })
+}
+
+/**
+ * The bytes of a file of keys, for {@link importKeys}: a file, a device or a pipe.
+ *
+ * @throws SignatureError `ERR_SIGNATURE_KEYRING` when it cannot be read, or has more than a key ring has; the signal's reason.
+ */
+export async function readKeys(
+  file: string,
+  options: { readonly signal?: AbortSignal } = {},
+): Promise<Buffer> {
+  return await readKeyring(file, options.signal)
 }
 
 /** How {@link importKeys} imports. */

@@ -79,7 +79,7 @@ async function withOpenPgp(
 }
 
 async function fromFile(path: string, options: SignOptions): Promise<Signer> {
-  const bytes = await readSecretFile(path, MAX_KEY_FILE_SIZE)
+  const bytes = await readSecretFile(path, MAX_KEY_FILE_SIZE, options.signal)
   try {
     using password = new KeyPassword(options)
     return keySigner(await password.unlock(path, (tried) => parseSigningKey(bytes, path, tried)), path)
@@ -93,7 +93,9 @@ async function withSigner(by: SigningKey, options: SignOptions, use: Use): Promi
   if ("gpg" in by) return await use(await gpgSigner(by.select, options.signal))
   if ("key" in by) return await use(keySigner(by.key, "the key"))
   if ("keyPath" in by) return await use(await fromFile(by.keyPath, options))
-  return await use(commandSigner(await readSignerKey(by.publicKeyPath), by.publicKeyPath, by.command))
+  return await use(
+    commandSigner(await readSignerKey(by.publicKeyPath, options.signal), by.publicKeyPath, by.command),
+  )
 }
 
 /**

@@ -1,11 +1,12 @@
 // A definition file as a source: its bases are opened here, its stages are built in a workspace, and what comes out is written
 // from there.
 import { existsSync, readFileSync, realpathSync } from "node:fs"
-import { mkdtemp, open, readFile, rm, stat } from "node:fs/promises"
+import { mkdtemp, open, rm, stat } from "node:fs/promises"
 import path from "node:path"
 import { callerEnvironment } from "../caller-environment.ts"
 import type { CredentialOptions } from "../encryption/credentials.ts"
 import type { OriginOptions } from "../container/origin.ts"
+import { readBounded, TooLarge } from "../bounded-file.ts"
 import { BuildError } from "../errors.ts"
 import type { NativeBuild, NativeCipher } from "../native/binding.ts"
 import { packageRoot } from "../native/load.ts"
@@ -92,16 +93,13 @@ export async function isDefinition(file: string): Promise<boolean> {
 async function readText(file: string): Promise<string> {
   let bytes: Buffer
   try {
-    const { size } = await stat(file)
-    if (size > MAX_DEFINITION_SIZE)
-      throw new BuildError(
-        "ERR_DEFINITION_SYNTAX",
-        `${file}: ${size} bytes are more than the ${MAX_DEFINITION_SIZE} that are read`,
-        { path: file },
-      )
-    bytes = await readFile(file)
+    bytes = await readBounded(file, MAX_DEFINITION_SIZE)
   } catch (cause) {
-    if (cause instanceof BuildError) throw cause
+    if (cause instanceof TooLarge)
+      throw new BuildError("ERR_DEFINITION_SYNTAX", `${file}: ${cause.message}, which are not read`, {
+        path: file,
+        cause,
+      })
     const { code, message } = cause as NodeJS.ErrnoException
     const why = code === "ENOENT" ? "there is no such file" : message
     throw new BuildError("ERR_BUILD_SOURCE", `cannot read ${file}: ${why}`, { path: file, cause })

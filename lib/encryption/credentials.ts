@@ -144,7 +144,7 @@ async function* explicitly(
   const { pemPaths = [], pemData = [], keyFd, keyCommand, passphraseFile, passphraseFd } = options
   const { passphrase, askPassphrase } = options
   for (const path of pemPaths)
-    yield { kind: "key", bytes: await readSecretFile(path, MAX_KEY_FILE_SIZE), origin: path }
+    yield { kind: "key", bytes: await readSecretFile(path, MAX_KEY_FILE_SIZE, signal), origin: path }
   for (const [index, data] of pemData.entries())
     yield { kind: "key", bytes: copyOf(data), origin: `key ${index + 1}` }
   if (keyFd !== undefined)
@@ -167,7 +167,7 @@ async function* explicitly(
   }
   const limit = MAX_PASSPHRASE_SIZE + LINE_END_SIZE
   if (passphraseFile !== undefined) {
-    const file = await readSecretFile(passphraseFile, limit)
+    const file = await readSecretFile(passphraseFile, limit, signal)
     yield { kind: "passphrase", bytes: withoutLineEnd(file), origin: passphraseFile }
   }
   if (passphraseFd !== undefined) {

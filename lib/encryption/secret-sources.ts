@@ -1,8 +1,8 @@
 // Where the bytes of keys and passphrases come from: files, descriptors, a command. Each is read once and bounded.
 import { spawn } from "node:child_process"
 import { close, read, readdirSync, readFileSync, readlinkSync } from "node:fs"
-import { open } from "node:fs/promises"
 import { promisify } from "node:util"
+import { readBounded, TooLarge } from "../bounded-file.ts"
 import { callerEnvironment } from "../caller-environment.ts"
 import { KeyError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
@@ -12,8 +12,8 @@ import type { Bytes } from "../units.ts"
 type Fill = (buffer: Buffer, offset: number) => Promise<number>
 
 /** Everything that `fill` gives, in a buffer of its own size. */
-async function readAll(fill: Fill, limit: Bytes, size: Bytes, origin: string): Promise<Buffer> {
-  const buffer = allocateSecret(size > 0 && size < limit ? size + 1 : limit + 1)
+async function readAll(fill: Fill, limit: Bytes, origin: string): Promise<Buffer> {
+  const buffer = allocateSecret(limit + 1)
   try {
     let used = 0
     for (;;) {
@@ -33,18 +33,16 @@ async function readAll(fill: Fill, limit: Bytes, size: Bytes, origin: string): P
 /**
  * All of a small file. The caller wipes it.
  *
+ * @param signal - Ends the wait for a pipe.
  * @throws KeyError `ERR_KEY_MISSING` when it cannot be read, `ERR_KEY_FORMAT` when it is larger than `limit`.
  */
-export async function readSecretFile(path: string, limit: Bytes): Promise<Buffer> {
+export async function readSecretFile(path: string, limit: Bytes, signal?: AbortSignal): Promise<Buffer> {
   try {
-    await using file = await open(path, "r")
-    // A pipe has no size of its own: room for all that may come.
-    const { size } = await file.stat()
-    const fill: Fill = async (buffer, offset) =>
-      (await file.read(buffer, offset, buffer.length - offset, null)).bytesRead
-    return await readAll(fill, limit, size, path)
+    return await readBounded(path, limit, { signal })
   } catch (cause) {
-    if (cause instanceof KeyError) throw cause
+    signal?.throwIfAborted()
+    if (cause instanceof TooLarge)
+      throw new KeyError("ERR_KEY_FORMAT", `${path}: ${cause.message}`, { path, cause })
     const { code, message } = cause as NodeJS.ErrnoException
     const why = code === "ENOENT" ? "there is no such file" : message
     throw new KeyError("ERR_KEY_MISSING", `cannot read the key file ${path}: ${why}`, { path, cause })
@@ -90,7 +88,7 @@ export async function readDescriptor(fd: number, limit: Bytes): Promise<Buffer> 
   try {
     const fill: Fill = async (buffer, offset) =>
       (await readOnce(fd, buffer, offset, buffer.length - offset, null)).bytesRead
-    return await readAll(fill, limit, 0, origin)
+    return await readAll(fill, limit, origin)
   } catch (cause) {
     if (cause instanceof KeyError) throw cause
     throw refuse(cause instanceof Error ? cause.message : String(cause), cause)

@@ -1,10 +1,11 @@
 // Whom to be at a registry: options, variables, the files of Docker, Podman and Apptainer, and credential helpers.
 import { spawn } from "node:child_process"
-import { readFile } from "node:fs/promises"
 import path from "node:path"
+import { readBounded } from "../bounded-file.ts"
 import { callerEnvironment } from "../caller-environment.ts"
 import { OciError } from "../errors.ts"
 import { parseJson } from "../json.ts"
+import type { Bytes } from "../units.ts"
 
 /** A name with its password, or what stands for both. */
 export type RegistryCredential =
@@ -136,10 +137,13 @@ function fromEntry(entry: Json, where: string): RegistryCredential | undefined {
   return undefined
 }
 
+/** podman's and Docker's own have some KiB. */
+const MAX_AUTH_FILE_SIZE: Bytes = 4 << 20
+
 async function readAuthFile(file: string, wanted: boolean): Promise<Json | undefined> {
   let text: string
   try {
-    text = await readFile(file, "utf8")
+    text = (await readBounded(file, MAX_AUTH_FILE_SIZE)).toString("utf8")
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException
     if (!wanted && (code === "ENOENT" || code === "ENOTDIR" || code === "EACCES")) return undefined

@@ -1,10 +1,11 @@
 // One HTTP request, with redirects and retries as a registry's client needs them. Where a credential goes is decided here.
 import { randomInt } from "node:crypto"
-import { readdirSync, readFileSync } from "node:fs"
+import { readdirSync } from "node:fs"
 import type http from "node:http"
 import path from "node:path"
 import { rootCertificates, type SecureContextOptions } from "node:tls"
 import { setTimeout as sleep } from "node:timers/promises"
+import { readBoundedSync } from "../bounded-file.ts"
 import { OciError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import { Connections, type Request as SentRequest } from "../http/connections.ts"
@@ -45,9 +46,12 @@ const bundles = [
   "/etc/ssl/ca-bundle.pem",
 ]
 
+/** Bundles of roots have some hundred KiB. */
+const MAX_BUNDLE_SIZE: Bytes = 8 << 20
+
 function readable(file: string): Buffer | undefined {
   try {
-    return readFileSync(file)
+    return readBoundedSync(file, MAX_BUNDLE_SIZE)
   } catch {
     return undefined
   }

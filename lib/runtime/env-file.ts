@@ -1,6 +1,6 @@
 // The file of --env-file: assignments that a shell on the host evaluates.
 import { spawn } from "node:child_process"
-import { existsSync } from "node:fs"
+import { statSync } from "node:fs"
 import path from "node:path"
 import { RunError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
@@ -40,7 +40,11 @@ export async function readEnvFile(
   const refuse = (why: string, cause?: unknown): RunError =>
     new RunError("ERR_RUN_OPTION", `--env-file ${file}: ${why}`, { path: file, cause })
   const absolute = path.resolve(file)
-  if (!existsSync(absolute)) throw refuse("there is no such file")
+  const info = statSync(absolute, { throwIfNoEntry: false })
+  if (info === undefined) throw refuse("there is no such file")
+  // A device may have no end, and the shell reads on until there is one.
+  if (!info.isFile() && !info.isFIFO()) throw refuse("it is no file")
+  if (info.size > MAX_OUTPUT) throw refuse(`it has more than ${MAX_OUTPUT} bytes`)
   const names = Object.keys(host).filter(
     (name) => /^[A-Za-z_]\w*$/.test(name) && !isFamilyVariable(name) && !ofTheShell.has(name),
   )

@@ -2,6 +2,7 @@
 import { accessSync, constants, existsSync, readFileSync, statfsSync, statSync } from "node:fs"
 import { availableParallelism } from "node:os"
 import path from "node:path"
+import { readBounded } from "../bounded-file.ts"
 import { EnvironmentError, RunError } from "../errors.ts"
 import type { ResourceLimits } from "./options.ts"
 
@@ -88,8 +89,7 @@ export async function readResources(file: string): Promise<Resources> {
   const { parse } = await import("smol-toml")
   let parsed: Resources
   try {
-    if (statSync(file).size > MAX_FILE_SIZE) throw new RangeError("it is too large")
-    parsed = parse(readFileSync(file, "utf8"))
+    parsed = parse((await readBounded(file, MAX_FILE_SIZE)).toString("utf8"))
   } catch (cause) {
     const why = cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause)
     throw new RunError("ERR_RUN_OPTION", `cgroups file ${file}: ${why}`, { path: file, cause })

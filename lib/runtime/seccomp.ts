@@ -1,6 +1,6 @@
 // Seccomp profiles: Docker's form, which says for whom a rule holds, and the runtime's own, which is what crun takes.
-import { readFileSync, statSync } from "node:fs"
 import { release } from "node:os"
+import { readBoundedSync } from "../bounded-file.ts"
 import { RunError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 
@@ -124,8 +124,7 @@ export function convertProfile(
  */
 export function readProfile(file: string, capabilities: readonly string[]): object {
   try {
-    if (statSync(file).size > MAX_PROFILE_SIZE) throw new RangeError("it is too large")
-    return convertProfile(parseJson(readFileSync(file, "utf8")), capabilities)
+    return convertProfile(parseJson(readBoundedSync(file, MAX_PROFILE_SIZE).toString("utf8")), capabilities)
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause)
     throw new RunError("ERR_RUN_OPTION", `seccomp profile ${file}: ${why}`, { path: file, cause })

@@ -16,7 +16,7 @@ import {
   type Certificate,
 } from "../key/x509.ts"
 import type { Bytes } from "../units.ts"
-import { readBounded } from "./keys.ts"
+import { readSignerFile } from "./keys.ts"
 import {
   issuerTrouble,
   PathError,
@@ -266,11 +266,12 @@ async function certificatesIn(
   given: string | Uint8Array,
   what: string,
   needsFirst: boolean,
+  signal?: AbortSignal,
 ): Promise<[Lazy, ...Lazy[]]> {
   const origin = typeof given === "string" ? given : what
   const bytes =
     typeof given === "string"
-      ? await readBounded(given, MAX_BUNDLE_SIZE)
+      ? await readSignerFile(given, MAX_BUNDLE_SIZE, signal)
       : Buffer.from(given.buffer, given.byteOffset, given.byteLength)
   const refuse = (why: string, cause?: unknown): SignatureError =>
     new SignatureError("ERR_SIGNATURE_CERTIFICATE", `${origin}: ${why}`, { path: origin, cause })
@@ -310,15 +311,15 @@ export async function certifiedKey(
   given: SignerCertificate,
   signal?: AbortSignal,
 ): Promise<{ readonly key: KeyObject; readonly subject: string }> {
-  const [leaf, ...others] = await certificatesIn(given.certificate, "the certificate", true)
+  const [leaf, ...others] = await certificatesIn(given.certificate, "the certificate", true, signal)
   const intermediates =
     given.intermediates === undefined
       ? []
-      : await certificatesIn(given.intermediates, "the intermediate certificates", false)
+      : await certificatesIn(given.intermediates, "the intermediate certificates", false, signal)
   const roots =
     given.roots === undefined
       ? await systemRoots()
-      : await certificatesIn(given.roots, "the root certificates", false)
+      : await certificatesIn(given.roots, "the root certificates", false, signal)
   const subject = leaf.name
   const refuse = (why: string, cause?: unknown): SignatureError =>
     new SignatureError("ERR_SIGNATURE_CERTIFICATE", `the certificate of ${subject} is not good: ${why}`, {

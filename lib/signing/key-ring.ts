@@ -5,6 +5,7 @@ import { constants } from "node:fs"
 import { mkdir, open, readdir, rename, rm, type FileHandle } from "node:fs/promises"
 import path from "node:path"
 import type { Key, PrivateKey, PublicKey } from "openpgp"
+import { readBounded } from "../bounded-file.ts"
 import { lockFolder } from "../device/lock.ts"
 import { SignatureError } from "../errors.ts"
 import { keysIn, splitKeys } from "./key-packets.ts"
@@ -188,18 +189,9 @@ function failed(file: string, cause: unknown): SignatureError {
 
 async function readRingFile(file: string): Promise<Buffer> {
   try {
-    await using handle = await open(file, constants.O_RDONLY | constants.O_NOFOLLOW)
-    const { size } = await handle.stat()
-    if (size > MAX_KEYRING_SIZE)
-      throw new SignatureError(
-        "ERR_SIGNATURE_KEYRING",
-        `${file}: ${size} bytes are more than the ${MAX_KEYRING_SIZE} of a key ring`,
-        { path: file },
-      )
-    return await handle.readFile()
+    return await readBounded(file, MAX_KEYRING_SIZE, { flags: constants.O_NOFOLLOW })
   } catch (cause) {
     const { code, message } = cause as NodeJS.ErrnoException
-    if (cause instanceof SignatureError) throw cause
     if (code === "ENOENT") return Buffer.alloc(0)
     throw new SignatureError("ERR_SIGNATURE_KEYRING", `cannot read the key ring ${file}: ${message}`, {
       path: file,

@@ -478,7 +478,9 @@ async function keysOf(options: VerifyOptions): Promise<NamedKey[]> {
   const { keys = [], keyPaths = [], certificates = [] } = options
   const plain = [
     ...keys.map((key, index) => ({ key, origin: `key ${index + 1}` })),
-    ...(await Promise.all(keyPaths.map(async (origin) => ({ key: await readSignerKey(origin), origin })))),
+    ...(await Promise.all(
+      keyPaths.map(async (origin) => ({ key: await readSignerKey(origin, options.signal), origin })),
+    )),
   ].map(({ key, origin }) => ({
     name: checkSigner(key, origin),
     subject: undefined,
@@ -500,7 +502,7 @@ async function keyringOf(
   const keyring = new Keyring()
   for (const [index, ring] of keyrings.entries())
     await keyring.add(Buffer.from(ring.buffer, ring.byteOffset, ring.byteLength), `key ring ${index + 1}`)
-  for (const path of keyringPaths) await keyring.add(await readKeyring(path), path)
+  for (const path of keyringPaths) await keyring.add(await readKeyring(path, signal), path)
   if (keyServer !== undefined)
     for (const key of await signersOf(image, signal === undefined ? keyServer : { signal, ...keyServer }))
       await keyring.add(key, "the key server's answer")

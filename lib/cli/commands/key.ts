@@ -1,4 +1,3 @@
-import { readFile, stat } from "node:fs/promises"
 import { createInterface } from "node:readline/promises"
 import { InvalidArgumentError, Option, type Command } from "commander"
 import { forbidDumps, keyring, SignatureError } from "../../index.ts"
@@ -238,17 +237,16 @@ function addList(key: Command): void {
 }
 
 async function readKeys(file: string): Promise<Buffer> {
-  if (file === "-") {
-    const chunks: Buffer[] = []
-    for await (const chunk of process.stdin as AsyncIterable<Buffer>) chunks.push(chunk)
-    return Buffer.concat(chunks)
+  if (file !== "-") return await keyring.readKeys(file, { signal: interruption })
+  const chunks: Buffer[] = []
+  let size = 0
+  for await (const chunk of process.stdin as AsyncIterable<Buffer>) {
+    chunks.push(chunk)
+    size += chunk.length
+    if (size > MAX_FILE)
+      throw new SignatureError("ERR_SIGNATURE_KEYRING", `standard input: more than ${MAX_FILE} bytes`)
   }
-  const { size } = await stat(file)
-  if (size > MAX_FILE)
-    throw new SignatureError("ERR_SIGNATURE_KEYRING", `${file}: ${size} bytes are too many for keys`, {
-      path: file,
-    })
-  return await readFile(file)
+  return Buffer.concat(chunks)
 }
 
 function outcomeText({ fingerprint, userIds, secret, outcome }: keyring.Imported): string {
