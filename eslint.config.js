@@ -7,7 +7,7 @@ export const order = [
   ["bounded-file", "caller-environment", "errors", "json", "printable", "units"],
   ["http", "key", "native"],
   ["device", "oci", "sif"],
-  ["file"],
+  ["file", "registry"],
   ["signing"],
   ["encryption"],
   ["runtime"],

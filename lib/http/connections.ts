@@ -6,6 +6,7 @@ import http from "node:http"
 import https from "node:https"
 import { isIP, Socket } from "node:net"
 import type { Duplex } from "node:stream"
+import { pipeline } from "node:stream/promises"
 import {
   rootCertificates,
   connect as tlsConnect,
@@ -17,9 +18,10 @@ import { hostOf, portOf, proxyFor, proxyHeaders, type Environment } from "./prox
 
 /** What is sent. */
 export interface Request {
-  readonly method?: "GET" | "POST"
+  readonly method?: "GET" | "HEAD" | "POST" | "PATCH" | "PUT" | "DELETE"
   readonly headers?: Readonly<Record<string, string>>
-  readonly body?: string | Buffer | undefined
+  /** What comes piece by piece has its Content-Length in the headers. */
+  readonly body?: string | Buffer | AsyncIterable<Buffer> | undefined
   /** Ends it, at any time. */
   readonly signal?: AbortSignal | undefined
   /** Of silence. Default: none. */
@@ -67,12 +69,18 @@ function tunnelAgent(options: https.AgentOptions, open: () => Promise<Socket>): 
   return new TunnelAgent(options)
 }
 
+function isStream(body: Request["body"]): body is AsyncIterable<Buffer> {
+  return typeof body === "object" && Symbol.asyncIterator in body
+}
+
 function end(request: http.ClientRequest, { body, idleMs }: Request): void {
   if (idleMs !== undefined)
     request.setTimeout(idleMs, () => {
       request.destroy(Object.assign(new Error("no answer in time"), { code: "ETIMEDOUT" }))
     })
-  request.end(body)
+  // A failure of the body is one of the request.
+  if (isStream(body)) pipeline(body, request).catch(() => undefined)
+  else request.end(body)
 }
 
 /** Connections to hosts, kept while it is open. */
@@ -149,7 +157,7 @@ export class Connections implements Disposable {
         host: url.host,
         "user-agent": "sifcrypt",
         ...headers,
-        ...(body === undefined ? {} : { "content-length": Buffer.byteLength(body) }),
+        ...(body === undefined || isStream(body) ? {} : { "content-length": Buffer.byteLength(body) }),
         ...(forwarded ? proxyHeaders(proxy) : {}),
       },
       ...(signal === undefined ? {} : { signal }),
@@ -160,6 +168,10 @@ export class Connections implements Disposable {
     const [reply] = (await once(sent, "response", signal === undefined ? {} : { signal })) as [
       http.IncomingMessage,
     ]
+    // Who answers before the end wants no more of it.
+    reply.once("end", () => {
+      if (!sent.writableEnded) sent.destroy()
+    })
     return reply
   }
 

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises"
 import { OciError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
-import { hashFor, parseDigest, type Digest } from "./digest.ts"
+import { contentFits, parseDigest, type Digest } from "./digest.ts"
 
 /** A blob in the cache. */
 export interface CachedBlob {
@@ -20,7 +20,6 @@ export interface CachedBlob {
 }
 
 const POLL_MS = 100
-const PIECE: Bytes = 1 << 20
 const PARTIAL = ".partial"
 
 /** Where the cache is, by the environment. */
@@ -33,18 +32,6 @@ export function cacheFolder(environment: Readonly<Record<string, string | undefi
   }
   const home = environment["HOME"] ?? "/"
   return path.join(environment["XDG_CACHE_HOME"] ?? path.join(home, ".cache"), "sifcrypt", "cache")
-}
-
-async function contentFits(file: FileHandle, digest: Digest): Promise<boolean> {
-  const hash = hashFor(digest)
-  const piece = Buffer.allocUnsafe(PIECE)
-  for (let at = 0; ;) {
-    const { bytesRead } = await file.read(piece, 0, piece.length, at)
-    if (bytesRead === 0) break
-    hash.update(piece.subarray(0, bytesRead))
-    at += bytesRead
-  }
-  return hash.digest().equals(digest.bytes)
 }
 
 /** A folder of blobs. */
@@ -68,8 +55,7 @@ export class Cache {
     } catch {
       return undefined
     }
-    const fits = (await file.stat()).size === size && (await contentFits(file, digest))
-    if (!fits) {
+    if (!(await contentFits(file, digest, size))) {
       await file.close()
       await unlink(name).catch(() => undefined)
       return undefined

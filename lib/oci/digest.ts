@@ -1,5 +1,6 @@
 // Digests as image manifests write them: parsed whole before they name a file or a URL.
 import { createHash, timingSafeEqual, type Hash } from "node:crypto"
+import type { FileHandle } from "node:fs/promises"
 import { OciError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 
@@ -54,4 +55,20 @@ export function checkBytes(bytes: Buffer, digest: Digest, size: Bytes | undefine
   if (size !== undefined && bytes.length !== size)
     throw new OciError("ERR_OCI_DIGEST", `${what}: ${bytes.length} bytes where ${size} are promised`)
   checkDigest(hashFor(digest).update(bytes), digest, what)
+}
+
+const PIECE: Bytes = 1 << 20
+
+/** Is it the content of a file, all of it? */
+export async function contentFits(file: FileHandle, digest: Digest, size: Bytes): Promise<boolean> {
+  const info = await file.stat()
+  if (!info.isFile() || info.size !== size) return false
+  const hash = hashFor(digest)
+  const piece = Buffer.allocUnsafe(PIECE)
+  for (let at = 0; ;) {
+    const { bytesRead } = await file.read(piece, 0, piece.length, at)
+    if (bytesRead === 0) return hash.digest().equals(digest.bytes)
+    hash.update(piece.subarray(0, bytesRead))
+    at += bytesRead
+  }
 }

@@ -1,9 +1,9 @@
-// An image of layers, wherever it lies: found, chosen for a platform, checked, and ready to be read.
+// An image of layers that was found: chosen for a platform, checked, and ready to be read.
 import { OciError } from "../errors.ts"
 import type { NativeLayer } from "../native/binding.ts"
 import type { Bytes } from "../units.ts"
 import { checkBytes, type Digest } from "./digest.ts"
-import { findImage, type SavedImage } from "./layout.ts"
+import type { FoundImage, SavedImage } from "./layout.ts"
 import {
   checkLayerTypes,
   MAX_DOCUMENT,
@@ -17,15 +17,13 @@ import {
   type ImageManifest,
   type Platform,
 } from "./manifest.ts"
-import type { ImageReference } from "./reference.ts"
-import { findRemote, type RegistryOptions } from "./registry.ts"
 import type { BlobStore } from "./store.ts"
 
 /** All files of an image together. */
 export const MAX_LAYER_BYTES: Bytes = 64 * 2 ** 30
 
-/** Where images come from, and which one it is to be. */
-export interface OciOptions extends RegistryOptions {
+/** Which image it is to be. */
+export interface ImageOptions {
   /** `amd64`, `arm64`, `arm32v7`, `ppc64le`; default: this machine's. */
   readonly architecture?: string
   /** More, uncompressed, is an error: a few bytes can stand for any number. Default {@link MAX_LAYER_BYTES}. */
@@ -86,7 +84,7 @@ async function resolveManifest(
   throw new OciError("ERR_OCI_FORMAT", `${store.name}: indexes in indexes, more than ${MAX_NESTING} deep`)
 }
 
-function checkPlatform(name: string, config: ImageConfig, options: OciOptions, chosen: boolean): void {
+function checkPlatform(name: string, config: ImageConfig, options: ImageOptions, chosen: boolean): void {
   const wanted = platformOf(options.architecture ?? process.arch)
   if (config.platform.architecture === "" || platformFits(config.platform, wanted)) return
   const found = platformText(config.platform)
@@ -115,7 +113,7 @@ function diffIdOf(config: ImageConfig, i: number): Buffer {
   return digest.bytes
 }
 
-function savedImage(name: string, store: BlobStore, saved: SavedImage, options: OciOptions): OciImage {
+function savedImage(name: string, store: BlobStore, saved: SavedImage, options: ImageOptions): OciImage {
   if (saved.configDigest !== undefined)
     checkBytes(saved.config, saved.configDigest, undefined, `${name}: its configuration`)
   const config = parseConfig(saved.config, `${name}: its configuration`)
@@ -139,7 +137,7 @@ async function imageOf(
   name: string,
   store: BlobStore,
   root: Descriptor,
-  options: OciOptions,
+  options: ImageOptions,
 ): Promise<OciImage> {
   const wanted = platformOf(options.architecture ?? process.arch)
   const { manifest, digest, chosen } = await resolveManifest(store, root, wanted)
@@ -169,23 +167,16 @@ async function imageOf(
 /**
  * Opens an image. Documents are verified before they are read; layers when they are.
  *
+ * @param found - Closed with the image, or on failure.
  * @throws OciError.
  */
-export async function openOciImage(reference: ImageReference, options: OciOptions = {}): Promise<OciImage> {
-  options.signal?.throwIfAborted()
-  const limit = options.maxLayerBytes ?? MAX_LAYER_BYTES
-  const found =
-    reference.transport === "docker"
-      ? await findRemote(reference, options)
-      : await findImage(reference, limit)
-  const { store } = found
-  const name = reference.transport === "docker" ? reference.text : reference.path
+export async function openImage(name: string, found: FoundImage, options: ImageOptions): Promise<OciImage> {
   try {
     return "saved" in found
-      ? savedImage(name, store, found.saved, options)
-      : await imageOf(name, store, found.descriptor, options)
+      ? savedImage(name, found.store, found.saved, options)
+      : await imageOf(name, found.store, found.descriptor, options)
   } catch (error) {
-    await store[Symbol.asyncDispose]()
+    await found.store[Symbol.asyncDispose]()
     throw error
   }
 }

@@ -11,7 +11,7 @@ import { parseDigest, type Digest } from "./digest.ts"
 import { isImageType, MAX_DOCUMENT, parseDocument, type Descriptor } from "./manifest.ts"
 import { asArchiveError } from "./native-error.ts"
 import type { LocalReference, Selection } from "./reference.ts"
-import type { BlobStore } from "./store.ts"
+import { streamBlob, type BlobStore } from "./store.ts"
 
 /** Files by name, inside a folder or an archive. */
 interface Files extends AsyncDisposable {
@@ -165,12 +165,19 @@ class LayoutStore implements BlobStore {
       )
     return blob
   }
+  async *stream(descriptor: Descriptor): AsyncGenerator<Buffer, void, undefined> {
+    try {
+      yield* streamBlob(await this.open(descriptor))
+    } catch (cause) {
+      throw asArchiveError(this.name, cause)
+    }
+  }
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#files[Symbol.asyncDispose]()
   }
 }
 
-function blobName({ algorithm, hex }: Digest): string {
+export function blobName({ algorithm, hex }: Digest): string {
   return `blobs/${algorithm}/${hex}`
 }
 

@@ -1,5 +1,7 @@
 // Where the parts of an image lie: a folder, an archive, a registry.
 import type { NativeBlob } from "../native/binding.ts"
+import { loadAddon } from "../native/load.ts"
+import type { Bytes } from "../units.ts"
 import type { Descriptor } from "./manifest.ts"
 
 /** A source of blobs; disposing it closes files. */
@@ -12,6 +14,23 @@ export interface BlobStore extends AsyncDisposable {
   read(descriptor: Descriptor): Promise<Buffer>
   /** One of any size, to be read while this store is open; its size is what the descriptor says. */
   open(descriptor: Descriptor): Promise<NativeBlob>
+  /** One of any size, front to back, each time anew; not checked yet. */
+  stream(descriptor: Descriptor): AsyncIterable<Buffer>
   /** Prepares several that {@link open} will be asked for. */
   fetch?(descriptors: readonly Descriptor[]): Promise<void>
+}
+
+const PIECE: Bytes = 1 << 20
+// A compressed archive is decoded from its start for each.
+const ARCHIVE_PIECE: Bytes = 16 << 20
+
+/** The bytes of a blob, front to back. */
+export async function* streamBlob(blob: NativeBlob): AsyncGenerator<Buffer, void, undefined> {
+  const piece = blob.archive === undefined ? PIECE : ARCHIVE_PIECE
+  for (let at = 0; at < blob.size; at += piece)
+    yield await loadAddon().readBlob({
+      ...blob,
+      offset: blob.offset + at,
+      size: Math.min(piece, blob.size - at),
+    })
 }

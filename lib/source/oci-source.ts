@@ -1,8 +1,9 @@
 // An image of layers as what another one is built from, with what its configuration means to a SIF.
-import { openOciImage, type OciImage, type OciOptions } from "../oci/image.ts"
+import type { OciImage } from "../oci/image.ts"
 import type { ImageConfig } from "../oci/manifest.ts"
 import { layerError } from "../oci/native-error.ts"
 import type { ImageReference } from "../oci/reference.ts"
+import { openOciImage, type OciOptions } from "../registry/transports.ts"
 import { architectureDigits } from "../sif/names.ts"
 import { buildLabels, metadataFiles, metadataObjects, type ImageDescription } from "./metadata-files.ts"
 import type { BuildSource, LayerOptions } from "./source.ts"

@@ -32,9 +32,16 @@ export interface HttpOptions {
   readonly environment: Environment
 }
 
-export interface Request extends Pick<SentRequest, "method" | "headers" | "body"> {
+export interface Request extends Pick<SentRequest, "method" | "headers"> {
+  readonly body?: string | Buffer | undefined
   /** Sent to the host of the URL alone, never along with a redirect to another. */
   readonly authorization?: string | undefined
+}
+
+/** What is sent as it comes, once. */
+export interface Upload extends Omit<Request, "body"> {
+  readonly body: AsyncIterable<Buffer>
+  readonly size: Bytes
 }
 
 export type Reply = http.IncomingMessage
@@ -99,11 +106,22 @@ function isTransient(cause: unknown): boolean {
   return code !== undefined && codes.includes(code)
 }
 
-function retryAfter(reply: Reply): number {
+/** Does it ask to come again? */
+export function isBusy({ statusCode = 0 }: Reply): boolean {
+  return statusCode === 408 || statusCode === 429 || statusCode >= 500
+}
+
+/** How long it wants not to be asked. */
+export function retryAfter(reply: Reply): number {
   const text = reply.headers["retry-after"]
   if (text === undefined) return 0
   const seconds = /^\d+$/.test(text) ? Number(text) : (Date.parse(text) - Date.now()) / 1000
   return Number.isFinite(seconds) ? Math.max(0, seconds * 1000) : 0
+}
+
+function unreachable(url: URL, cause: unknown): OciError {
+  const { message, code } = cause as NodeJS.ErrnoException
+  return new OciError("ERR_OCI_REGISTRY", `${url.host}: ${message || String(code)}`, { cause })
 }
 
 /** The client of one registry. */
@@ -126,9 +144,10 @@ export class HttpClient implements Disposable {
     })
   }
 
-  async #once(url: URL, { authorization, headers, ...request }: Request): Promise<Reply> {
+  async #once(url: URL, { authorization, method, headers, body }: Request | Upload): Promise<Reply> {
     return await this.#connections.request(url, {
-      ...request,
+      ...(method === undefined ? {} : { method }),
+      body,
       headers: { ...headers, ...(authorization === undefined ? {} : { authorization }) },
       signal: this.#options.signal,
       idleMs: IDLE_MS,
@@ -159,9 +178,12 @@ export class HttpClient implements Disposable {
         )
       // Host, scheme and port: whoever is there is somebody else.
       if (next.origin !== url.origin) authorization = undefined
-      // What is posted is a token.
+      // What is sent is a token, or meant for this registry.
       if (next.origin !== url.origin && request.body !== undefined)
-        throw new OciError("ERR_OCI_REGISTRY", `${url.host}: asked for a token, it sends us to ${next.host}`)
+        throw new OciError(
+          "ERR_OCI_REGISTRY",
+          `${url.host}: with what it was to get, it sends us to ${next.host}`,
+        )
       url = next
     }
   }
@@ -177,24 +199,54 @@ export class HttpClient implements Disposable {
       let wait = 0
       try {
         const reply = await this.#follow(url, request)
-        const status = reply.statusCode ?? 0
-        if (tries === MAX_TRIES || !(status === 408 || status === 429 || status >= 500)) return reply
+        if (tries === MAX_TRIES || !isBusy(reply)) return reply
         wait = retryAfter(reply)
         reply.destroy()
       } catch (cause) {
         signal?.throwIfAborted()
         if (cause instanceof OciError) throw cause
-        if (tries === MAX_TRIES || !isTransient(cause))
-          throw new OciError(
-            "ERR_OCI_REGISTRY",
-            `${url.host}: ${(cause as Error).message || String((cause as NodeJS.ErrnoException).code)}`,
-            {
-              cause,
-            },
-          )
+        if (tries === MAX_TRIES || !isTransient(cause)) throw unreachable(url, cause)
       }
       await this.pause(tries, wait)
     }
+  }
+
+  /**
+   * Sends a body as it comes. Neither a redirect nor another try can have it again.
+   *
+   * @returns undefined: the connection broke, and nobody knows after how much.
+   * @throws OciError `ERR_OCI_REGISTRY`; the signal's reason; whatever the body fails with.
+   */
+  async upload(url: URL, { size, body, headers, ...request }: Upload): Promise<Reply | undefined> {
+    let sent: Bytes = 0
+    let failure: { readonly reason: unknown } | undefined
+    async function* counted(): AsyncGenerator<Buffer, void, undefined> {
+      try {
+        for await (const piece of body) {
+          sent += piece.length
+          yield piece
+        }
+      } catch (reason) {
+        failure = { reason }
+        throw reason
+      }
+    }
+    try {
+      const reply = await this.#once(url, {
+        ...request,
+        size,
+        headers: { ...headers, "content-length": String(size) },
+        body: counted(),
+      })
+      if (reply.statusCode !== 202 || sent === size) return reply
+      reply.destroy()
+    } catch (cause) {
+      this.#options.signal?.throwIfAborted()
+      if (failure !== undefined) throw failure.reason
+      if (!isTransient(cause)) throw unreachable(url, cause)
+      return undefined
+    }
+    throw new OciError("ERR_OCI_REGISTRY", `${url.host}: it is content with ${sent} of ${size} bytes`)
   }
 
   /** Did a redirect lead to somebody else, who answered? What they ask for they do not get. */

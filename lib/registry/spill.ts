@@ -1,28 +1,14 @@
 // A blob that is nobody else's business: on disk it is encrypted under a key that only this process has, in a file
 // without a name.
-import { createCipheriv, randomBytes, randomFillSync } from "node:crypto"
-import { constants } from "node:fs"
-import { mkdir, open, unlink, type FileHandle } from "node:fs/promises"
-import path from "node:path"
-import type { NativeBlob } from "../native/binding.ts"
+import { createCipheriv, randomFillSync } from "node:crypto"
+import { mkdir, type FileHandle } from "node:fs/promises"
 import { allocateSecret } from "../key/secret.ts"
+import type { NativeBlob } from "../native/binding.ts"
+import { unnamedFile, writeAll } from "../oci/unnamed-file.ts"
 import type { Bytes } from "../units.ts"
 
 const SECTOR: Bytes = 4096
 const KEY_SIZE: Bytes = 64
-
-async function unnamedFile(folder: string): Promise<FileHandle> {
-  try {
-    const { O_RDWR } = constants
-    // Linux's O_TMPFILE, which node:fs does not name.
-    return await open(folder, O_RDWR | 0o20000000 | constants.O_DIRECTORY, 0o600)
-  } catch {
-    const name = path.join(folder, `.spill-${randomBytes(12).toString("hex")}`)
-    const file = await open(name, "wx+", 0o600)
-    await unlink(name)
-    return file
-  }
-}
 
 /** Written once, front to back. */
 export class Spill implements AsyncDisposable {
@@ -62,12 +48,7 @@ export class Spill implements AsyncDisposable {
         this.#used = 0
       }
     }
-    if (sectors.length > 0) await this.#write(Buffer.concat(sectors), first * SECTOR)
-  }
-
-  async #write(bytes: Buffer, position: Bytes): Promise<void> {
-    for (let done = 0; done < bytes.length;)
-      done += (await this.#file.write(bytes, done, bytes.length - done, position + done)).bytesWritten
+    if (sectors.length > 0) await writeAll(this.#file, Buffer.concat(sectors), first * SECTOR)
   }
 
   /** After the last write. */
@@ -75,7 +56,7 @@ export class Spill implements AsyncDisposable {
     if (this.#used > 0) {
       const first = this.#sectors
       this.#pending.fill(0, this.#used)
-      await this.#write(this.#encrypt(this.#pending), first * SECTOR)
+      await writeAll(this.#file, this.#encrypt(this.#pending), first * SECTOR)
     }
     const cipher = { type: "xts", volumeKey: this.#key, sectorSize: SECTOR, ivTweak: 0 } as const
     return { fd: this.#file.fd, offset: 0, size, cipher, storedSize: this.#sectors * SECTOR }

@@ -27,7 +27,11 @@ export function parseChallenges(header: string): Challenge[] {
   return challenges
 }
 
+/** What is going to be done. */
+export type Access = "pull" | "pull,push"
+
 const MAX_TOKEN_REPLY = 1 << 20
+const MAX_CHALLENGES = 100
 /** No token is good for a shorter time. */
 const TOKEN_MS = 30_000
 
@@ -42,24 +46,26 @@ function basic(username: string, password: Buffer): string {
 export class Authorization implements Disposable {
   readonly #client: HttpClient
   readonly #registry: URL
-  readonly #scope: string
+  /** What tokens are asked for: actions by resource. */
+  readonly #scopes = new Map<string, Set<string>>()
   readonly #find: () => Promise<RegistryCredential | undefined>
   #credential: RegistryCredential | undefined
   #searched = false
   #header: string | undefined
   #level: "none" | "anonymous" | "known" = "none"
   #tokenTime = 0
+  #challenges = 0
   #pending: Promise<boolean> | undefined
 
   constructor(
     client: HttpClient,
     registry: URL,
-    repository: string,
+    { repository, access }: { readonly repository: string; readonly access: Access },
     find: () => Promise<RegistryCredential | undefined>,
   ) {
     this.#client = client
     this.#registry = registry
-    this.#scope = `repository:${repository}:pull`
+    this.#widen(`repository:${repository}:${access}`)
     this.#find = find
   }
 
@@ -87,6 +93,22 @@ export class Authorization implements Disposable {
     return await this.#pending
   }
 
+  /** Adds to what tokens are asked for. Is it more than before? */
+  #widen(scopes: string): boolean {
+    let more = false
+    for (const scope of scopes.split(" ").filter((one) => one !== "")) {
+      const [, resource = scope, actions] = /^(.+):([^:]*)$/.exec(scope) ?? []
+      const known = this.#scopes.get(resource) ?? new Set()
+      more ||= !this.#scopes.has(resource)
+      for (const action of actions?.split(",") ?? []) {
+        more ||= !known.has(action)
+        known.add(action)
+      }
+      this.#scopes.set(resource, known)
+    }
+    return more
+  }
+
   async #advance(header: string | undefined): Promise<boolean> {
     let challenges = parseChallenges(header ?? "")
     if (challenges.length === 0) {
@@ -98,21 +120,21 @@ export class Authorization implements Disposable {
     }
     if (challenges.length === 0) return false
     const bearer = challenges.find(({ scheme }) => scheme === "bearer")
+    // It takes more than was asked for. A registry that always wants yet another is not followed for ever.
+    const more = this.#challenges++ < MAX_CHALLENGES && this.#widen(bearer?.parameters["scope"] ?? "")
+    // A token that was good for a while has run out.
+    const expired = this.#header?.startsWith("Bearer ") === true && Date.now() - this.#tokenTime > TOKEN_MS
+    const again = bearer !== undefined && (more || expired)
     if (bearer !== undefined && this.#level === "none") {
       this.#level = "anonymous"
       if (await this.#token(bearer, undefined)) return true
-    }
-    // A token that was good for a while has run out.
-    const expired = this.#header?.startsWith("Bearer ") === true && Date.now() - this.#tokenTime > TOKEN_MS
-    if (bearer !== undefined && this.#level === "anonymous" && expired)
-      return await this.#token(bearer, undefined)
-    if (this.#level === "known" && !expired) return false
+    } else if (again && this.#level === "anonymous" && (await this.#token(bearer, undefined))) return true
+    if (this.#level === "known" && (!again || this.#credential?.kind === "bearer")) return false
     const credential = await this.#search()
     if (credential === undefined) return false
     this.#level = "known"
     if (credential.kind === "bearer") {
       this.#header = `Bearer ${credential.token.toString("latin1")}`
-      this.#tokenTime = Infinity // there is no other one to ask for
       return true
     }
     if (bearer !== undefined) return await this.#token(bearer, credential)
@@ -147,8 +169,10 @@ export class Authorization implements Disposable {
 
   async #token(bearer: Challenge, credential: RegistryCredential | undefined): Promise<boolean> {
     const url = this.#realm(bearer, credential !== undefined)
-    const { service, scope } = bearer.parameters
-    const scopes = (scope ?? this.#scope).split(" ")
+    const { service } = bearer.parameters
+    const scopes = [...this.#scopes].map(([resource, actions]) =>
+      [resource, [...actions].join(",")].filter(Boolean).join(":"),
+    )
     const reply = await this.#ask(url, service, scopes, credential)
     if (reply.statusCode !== 200) {
       if (credential === undefined && [400, 401, 403, 404].includes(reply.statusCode ?? 0)) {

@@ -2,65 +2,34 @@
 import { createHash } from "node:crypto"
 import type { FileHandle } from "node:fs/promises"
 import os from "node:os"
-import path from "node:path"
 import { OciError } from "../errors.ts"
-import { isLoopback } from "../http/proxy.ts"
 import type { NativeBlob } from "../native/binding.ts"
+import { Cache, cacheFolder } from "../oci/cache.ts"
+import { checkBytes, checkDigest, hashFor, parseDigest } from "../oci/digest.ts"
+import { acceptedTypes, MAX_DOCUMENT, type Descriptor } from "../oci/manifest.ts"
+import { inParallel } from "../oci/parallel.ts"
+import type { RegistryReference } from "../oci/reference.ts"
+import { streamBlob, type BlobStore } from "../oci/store.ts"
+import { writeAll } from "../oci/unnamed-file.ts"
 import type { Bytes } from "../units.ts"
-import { Authorization } from "./authorization.ts"
-import { Cache, cacheFolder } from "./cache.ts"
-import { findCredential, type CredentialSearch } from "./credentials.ts"
-import { checkBytes, checkDigest, hashFor, parseDigest } from "./digest.ts"
-import { HttpClient, readBody, replyError, type HttpOptions, type Reply } from "./http.ts"
-import { acceptedTypes, MAX_DOCUMENT, type Descriptor } from "./manifest.ts"
-import type { RegistryReference } from "./reference.ts"
+import { RegistryClient, type ClientOptions } from "./client.ts"
+import { readBody, replyError } from "./http.ts"
 import { Spill } from "./spill.ts"
-import type { BlobStore } from "./store.ts"
 
-/** How a registry is spoken to. */
-export interface RegistryOptions extends CredentialSearch, Pick<HttpOptions, "retryDelayMs"> {
-  /**
-   * With certificates for the registry: `*.crt` are trusted, and a `*.cert` is shown with its `*.key`. For others that the registry
-   * names (who gives tokens, where blobs lie) below HOST:PORT in it.
-   */
-  readonly certFolder?: string
-  /** Speak HTTP without TLS, which anybody on the way can read and change. Loopback may do so by itself. */
-  readonly noHttps?: boolean
+/** How images are fetched from a registry. */
+export interface RegistryOptions extends ClientOptions {
   /** Where public blobs are kept; default: by the environment. */
   readonly cacheFolder?: string
   /** Keep nothing: what is fetched lies encrypted in a file without a name until the end. */
   readonly disableCache?: boolean
   /** For what is not kept. Default: the folder of the cache, or TMPDIR. */
   readonly tmpFolder?: string
-  readonly signal?: AbortSignal
-  readonly onNotice?: (text: string) => void
   /** Bytes of blobs that are here, of how many. */
   readonly onFetch?: (bytes: Bytes, total: Bytes) => void
 }
 
-const PARALLEL = 3
 const PIECE: Bytes = 1 << 20
 const MAX_TRIES = 5
-
-/** What else the machine's containers trust. */
-function certFolders(): string[] {
-  const home = os.homedir()
-  const shared = ["/etc/containers/certs.d", "/etc/docker/certs.d"]
-  return [path.join(home, ".config/containers/certs.d"), ...shared]
-}
-
-/** Of the API; the name that users give may be another. */
-function apiHost(host: string): string {
-  return host === "docker.io" ? "registry-1.docker.io" : host
-}
-
-/** Did whoever answered not speak TLS at all? */
-function speaksPlain(cause: unknown): boolean {
-  const { code } = (cause instanceof OciError ? cause.cause : cause) as NodeJS.ErrnoException
-  return (
-    code === "EPROTO" || code === "ERR_SSL_WRONG_VERSION_NUMBER" || code === "ERR_SSL_PACKET_LENGTH_TOO_LONG"
-  )
-}
 
 /** It takes a credential to get what was going to be kept for everybody. */
 class NotPublic extends Error {}
@@ -68,9 +37,7 @@ class NotPublic extends Error {}
 class RegistryStore implements BlobStore {
   readonly name: string
   readonly isVerified = true
-  readonly #client: HttpClient
-  readonly #authorization: Authorization
-  readonly #base: URL
+  readonly #client: RegistryClient
   readonly #options: RegistryOptions
   readonly #cache: Cache | undefined
   readonly #opened = new Map<string, NativeBlob>()
@@ -79,42 +46,21 @@ class RegistryStore implements BlobStore {
   #fetched: Bytes = 0
   #total: Bytes = 0
 
-  constructor(reference: RegistryReference, client: HttpClient, base: URL, options: RegistryOptions) {
-    this.name = reference.text
+  constructor(client: RegistryClient, options: RegistryOptions) {
+    this.name = client.reference.text
     this.#client = client
-    this.#base = new URL(`/v2/${reference.repository}/`, base)
     this.#options = options
     this.#cache =
       options.disableCache === true
         ? undefined
         : new Cache(options.cacheFolder ?? cacheFolder(options.environment))
-    this.#authorization = new Authorization(client, base, reference.repository, () =>
-      findCredential(options, reference.host, reference.repository),
-    )
-  }
-
-  /** With whatever authorization it takes. */
-  async #get(url: URL, headers: Readonly<Record<string, string>> = {}): Promise<Reply> {
-    for (;;) {
-      const authorization = this.#authorization.header
-      const reply = await this.#client.request(url, { headers, authorization })
-      const status = reply.statusCode ?? 0
-      // Some say "not found" to whom they do not know.
-      const refused = [401, 403, 429].includes(status) || (status === 404 && !this.#authorization.isKnown)
-      if (!refused || this.#client.isFromElsewhere(reply)) return reply
-      const before = this.#authorization.header
-      if (!(await this.#authorization.advance(reply, authorization))) return reply
-      reply.destroy()
-      if (status === 404 && before === this.#authorization.header)
-        return await this.#client.request(url, { headers, authorization })
-    }
   }
 
   /** A manifest by its tag or digest, with what the registry calls it. */
   async manifest(reference: string): Promise<{ readonly bytes: Buffer; readonly type: string | undefined }> {
     const what = `${this.name}: ${reference}`
-    const reply = await this.#get(new URL(`manifests/${reference}`, this.#base), {
-      accept: acceptedTypes.join(", "),
+    const reply = await this.#client.request(this.#client.url(`manifests/${reference}`), {
+      headers: { accept: acceptedTypes.join(", ") },
     })
     if (reply.statusCode !== 200) throw await replyError(reply, this.name)
     const bytes = await readBody(reply, MAX_DOCUMENT, what)
@@ -148,12 +94,12 @@ class RegistryStore implements BlobStore {
         )
       bytes = found.bytes
     } else {
-      const reply = await this.#get(new URL(`blobs/${digest.text}`, this.#base))
+      const reply = await this.#client.request(this.#client.url(`blobs/${digest.text}`))
       if (reply.statusCode !== 200) throw await replyError(reply, this.name)
       bytes = await readBody(reply, MAX_DOCUMENT, this.name)
     }
     checkBytes(bytes, digest, size, `${this.name}: ${digest.text}`)
-    if (isManifest && this.#cache !== undefined && !this.#authorization.isKnown)
+    if (isManifest && this.#cache !== undefined && !this.#client.isKnown)
       await (
         await this.#cache.make(digest, size, async (file) => {
           await file.truncate(0)
@@ -167,20 +113,9 @@ class RegistryStore implements BlobStore {
     const wanted = [...new Map(descriptors.map((one) => [one.digest.text, one])).values()]
     this.#fetched = 0
     this.#total = wanted.reduce((sum, { size }) => sum + size, 0)
-    const queue = [...wanted]
-    let failed = false
-    const work = async (): Promise<void> => {
-      for (let next; !failed && (next = queue.shift()) !== undefined;)
-        try {
-          this.#opened.set(next.digest.text, await this.#fetch(next))
-        } catch (error) {
-          failed = true
-          throw error
-        }
-    }
-    const results = await Promise.allSettled(Array.from({ length: PARALLEL }, work))
-    const failure = results.find((result) => result.status === "rejected")
-    if (failure !== undefined) throw failure.reason
+    await inParallel(wanted, async (next) => {
+      this.#opened.set(next.digest.text, await this.#fetch(next))
+    })
   }
 
   #advance(bytes: Bytes): void {
@@ -193,7 +128,7 @@ class RegistryStore implements BlobStore {
     const { digest, size } = descriptor
     const cached = await this.#cache?.find(digest, size)
     if (cached !== undefined) this.#advance(size)
-    if (cached !== undefined || this.#cache === undefined || this.#authorization.isKnown) return cached
+    if (cached !== undefined || this.#cache === undefined || this.#client.isKnown) return cached
     const { signal } = this.#options
     try {
       return await this.#cache.make(digest, size, (file) => this.#fill(descriptor, file), signal)
@@ -213,10 +148,11 @@ class RegistryStore implements BlobStore {
     const spill = await Spill.create(this.#options.tmpFolder ?? this.#cache?.folder ?? os.tmpdir())
     this.#spills.push(spill)
     const hash = hashFor(digest)
-    await this.#download(descriptor, 0, async (piece) => {
+    for await (const piece of this.#download(descriptor, 0)) {
       hash.update(piece)
       await spill.write(piece)
-    })
+      this.#advance(piece.length)
+    }
     checkDigest(hash, digest, `${this.name}: ${digest.text}`)
     return await spill.finish(size)
   }
@@ -241,13 +177,13 @@ class RegistryStore implements BlobStore {
       this.#advance(tries === 0 ? have : 0)
       let position = have
       try {
-        await this.#download(descriptor, have, async (bytes) => {
-          if (this.#authorization.isKnown) throw new NotPublic()
+        for await (const bytes of this.#download(descriptor, have)) {
+          if (this.#client.isKnown) throw new NotPublic()
           hash.update(bytes)
-          for (let done = 0; done < bytes.length;)
-            done += (await file.write(bytes, done, bytes.length - done, position + done)).bytesWritten
+          await writeAll(file, bytes, position)
           position += bytes.length
-        })
+          this.#advance(bytes.length)
+        }
       } catch (error) {
         if (error instanceof NotPublic) this.#fetched -= position
         throw error
@@ -265,27 +201,25 @@ class RegistryStore implements BlobStore {
   }
 
   /** The bytes of a blob from `start` on; a connection that breaks is taken up where it broke. */
-  async #download(
-    descriptor: Descriptor,
-    start: Bytes,
-    take: (piece: Buffer) => Promise<void>,
-  ): Promise<void> {
+  async *#download(descriptor: Descriptor, start: Bytes): AsyncGenerator<Buffer, void, undefined> {
     const { digest, size } = descriptor
-    const url = new URL(`blobs/${digest.text}`, this.#base)
+    const url = this.#client.url(`blobs/${digest.text}`)
     const what = `${this.name}: ${digest.text}`
     let have = start
     // The network's pieces are small, and each costs a turn of the loop.
-    const gathered = Buffer.allocUnsafe(Math.min(PIECE, size - start))
-    let used = 0
-    const pass = async (): Promise<void> => {
-      if (used === 0) return
-      await take(gathered.subarray(0, used))
-      this.#advance(used)
+    let gathered: Buffer[] = []
+    let used: Bytes = 0
+    const gather = (): Buffer => {
+      const piece = Buffer.concat(gathered, used)
+      gathered = []
       used = 0
+      return piece
     }
     let ranges = true
     for (let tries = 1; have < size; tries++) {
-      const reply = await this.#get(url, have === 0 || !ranges ? {} : { range: `bytes=${have}-` })
+      const reply = await this.#client.request(url, {
+        headers: have === 0 || !ranges ? {} : { range: `bytes=${have}-` },
+      })
       let skip = 0
       if (reply.statusCode === 206) {
         const from = /^bytes (\d+)-/.exec(reply.headers["content-range"] ?? "")?.[1]
@@ -315,17 +249,11 @@ class RegistryStore implements BlobStore {
           if (have + fresh.length > size)
             throw new OciError("ERR_OCI_DIGEST", `${what}: more than the ${size} bytes that are promised`)
           have += fresh.length
-          for (let at = 0; at < fresh.length;) {
-            const taken = fresh.copy(gathered, used, at)
-            at += taken
-            used += taken
-            if (used === gathered.length) await pass()
-          }
+          gathered.push(fresh)
+          used += fresh.length
+          if (used >= PIECE) yield gather()
         }
-        if (have === size) {
-          await pass()
-          return
-        }
+        if (have === size) break
         throw Object.assign(new Error("the answer ended early"), { code: "ECONNRESET" })
       } catch (cause) {
         reply.destroy()
@@ -343,9 +271,22 @@ class RegistryStore implements BlobStore {
             `${what}: the connection broke ${tries} times, after ${have} of ${size} bytes`,
             { cause },
           )
-        await pass()
         await this.#client.pause(tries)
       }
+    }
+    if (used > 0) yield gather()
+  }
+
+  async *stream(descriptor: Descriptor): AsyncGenerator<Buffer, void, undefined> {
+    const cached = await this.#cache?.find(descriptor.digest, descriptor.size)
+    if (cached === undefined) {
+      yield* this.#download(descriptor, 0)
+      return
+    }
+    try {
+      yield* streamBlob({ fd: cached.fd, offset: 0, size: descriptor.size })
+    } finally {
+      await cached.close()
     }
   }
 
@@ -360,27 +301,11 @@ class RegistryStore implements BlobStore {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#authorization[Symbol.dispose]()
     this.#client[Symbol.dispose]()
     await Promise.all([
       ...this.#files.map((file) => file.close()),
       ...this.#spills.map((spill) => spill[Symbol.asyncDispose]()),
     ])
-  }
-}
-
-/** The one place that a name stands for: with TLS unless it was said otherwise, or nobody on loopback speaks it. */
-async function endpoint(client: HttpClient, host: string, options: RegistryOptions): Promise<URL> {
-  const api = apiHost(host)
-  if (options.noHttps === true) return new URL(`http://${api}`)
-  const url = new URL(`https://${api}`)
-  if (!isLoopback(url)) return url
-  try {
-    ;(await client.request(new URL("/v2/", url))).destroy()
-    return url
-  } catch (cause) {
-    if (speaksPlain(cause)) return new URL(`http://${api}`)
-    throw cause
   }
 }
 
@@ -393,20 +318,10 @@ export async function findRemote(
   reference: RegistryReference,
   options: RegistryOptions,
 ): Promise<{ readonly store: BlobStore; readonly descriptor: Descriptor }> {
-  const client = new HttpClient({
-    // As addresses have it: small, and without the usual port.
-    registry: new URL(`https://${apiHost(reference.host)}`).host,
-    environment: options.environment ?? process.env,
-    signal: options.signal,
-    retryDelayMs: options.retryDelayMs,
-    ownCertFolder: options.certFolder,
-    certFolders: certFolders(),
-  })
-  let store: RegistryStore | undefined
+  const client = await RegistryClient.open(reference, options, "pull")
+  options.onNotice?.(`${reference.text} comes from ${client.origin}`)
+  const store = new RegistryStore(client, options)
   try {
-    const base = await endpoint(client, reference.host, options)
-    options.onNotice?.(`${reference.text} comes from ${base.origin}`)
-    store = new RegistryStore(reference, client, base, options)
     const wanted = reference.digest?.text ?? reference.tag ?? "latest"
     const { bytes, type } = await store.manifest(wanted)
     const text = `sha256:${createHash("sha256").update(bytes).digest("hex")}`
@@ -424,8 +339,7 @@ export async function findRemote(
     }
     return { store, descriptor }
   } catch (error) {
-    if (store === undefined) client[Symbol.dispose]()
-    else await store[Symbol.asyncDispose]()
+    await store[Symbol.asyncDispose]()
     throw error
   }
 }

@@ -1,0 +1,164 @@
+// Requests to one repository of one registry, with whatever authorization they take.
+import os from "node:os"
+import path from "node:path"
+import { OciError } from "../errors.ts"
+import { isLoopback } from "../http/proxy.ts"
+import type { RegistryReference } from "../oci/reference.ts"
+import { Authorization, type Access } from "./authorization.ts"
+import { findCredential, type CredentialSearch } from "./credentials.ts"
+import { HttpClient, type HttpOptions, type Reply, type Request, type Upload } from "./http.ts"
+
+/** How a registry is spoken to. */
+export interface ClientOptions extends CredentialSearch, Pick<HttpOptions, "retryDelayMs"> {
+  /**
+   * With certificates for the registry: `*.crt` are trusted, and a `*.cert` is shown with its `*.key`. For others that the registry
+   * names (who gives tokens, where blobs lie) below HOST:PORT in it.
+   */
+  readonly certFolder?: string
+  /** Speak HTTP without TLS, which anybody on the way can read and change. Loopback may do so by itself. */
+  readonly noHttps?: boolean
+  readonly signal?: AbortSignal
+  readonly onNotice?: (text: string) => void
+}
+
+/** What else the machine's containers trust. */
+function certFolders(): string[] {
+  const home = os.homedir()
+  const shared = ["/etc/containers/certs.d", "/etc/docker/certs.d"]
+  return [path.join(home, ".config/containers/certs.d"), ...shared]
+}
+
+/** Of the API; the name that users give may be another. */
+function apiHost(host: string): string {
+  return host === "docker.io" ? "registry-1.docker.io" : host
+}
+
+/** Did whoever answered not speak TLS at all? */
+function speaksPlain(cause: unknown): boolean {
+  const { code } = (cause instanceof OciError ? cause.cause : cause) as NodeJS.ErrnoException
+  return (
+    code === "EPROTO" || code === "ERR_SSL_WRONG_VERSION_NUMBER" || code === "ERR_SSL_PACKET_LENGTH_TOO_LONG"
+  )
+}
+
+/** The one place that a name stands for: with TLS unless it was said otherwise, or nobody on loopback speaks it. */
+async function endpoint(client: HttpClient, host: string, options: ClientOptions): Promise<URL> {
+  const api = apiHost(host)
+  if (options.noHttps === true) return new URL(`http://${api}`)
+  const url = new URL(`https://${api}`)
+  if (!isLoopback(url)) return url
+  try {
+    ;(await client.request(new URL("/v2/", url))).destroy()
+    return url
+  } catch (cause) {
+    if (speaksPlain(cause)) return new URL(`http://${api}`)
+    throw cause
+  }
+}
+
+export class RegistryClient implements Disposable {
+  readonly reference: RegistryReference
+  readonly origin: string
+  readonly #http: HttpClient
+  readonly #base: URL
+  readonly #authorization: Authorization
+
+  private constructor(
+    reference: RegistryReference,
+    client: HttpClient,
+    base: URL,
+    authorization: Authorization,
+  ) {
+    this.reference = reference
+    this.origin = base.origin
+    this.#http = client
+    this.#base = new URL(`/v2/${reference.repository}/`, base)
+    this.#authorization = authorization
+  }
+
+  /** @throws OciError `ERR_OCI_REGISTRY`. */
+  static async open(
+    reference: RegistryReference,
+    options: ClientOptions,
+    access: Access,
+  ): Promise<RegistryClient> {
+    const client = new HttpClient({
+      // As addresses have it: small, and without the usual port.
+      registry: new URL(`https://${apiHost(reference.host)}`).host,
+      environment: options.environment ?? process.env,
+      signal: options.signal,
+      retryDelayMs: options.retryDelayMs,
+      ownCertFolder: options.certFolder,
+      certFolders: certFolders(),
+    })
+    try {
+      const base = await endpoint(client, reference.host, options)
+      const authorization = new Authorization(
+        client,
+        base,
+        { repository: reference.repository, access },
+        () => findCredential(options, reference.host, reference.repository),
+      )
+      return new RegistryClient(reference, client, base, authorization)
+    } catch (error) {
+      client[Symbol.dispose]()
+      throw error
+    }
+  }
+
+  /** Has anybody been named? What nobody may read is not public. */
+  get isKnown(): boolean {
+    return this.#authorization.isKnown
+  }
+
+  /** What a path below the repository, or what the registry has answered, stands for. */
+  url(place: string): URL {
+    return new URL(place, this.#base)
+  }
+
+  /** Another host is somebody else: who we are is not its business. */
+  #header(url: URL): string | undefined {
+    return url.origin === this.origin ? this.#authorization.header : undefined
+  }
+
+  async request(url: URL, request: Omit<Request, "authorization"> = {}): Promise<Reply> {
+    for (;;) {
+      const authorization = this.#header(url)
+      const reply = await this.#http.request(url, { ...request, authorization })
+      const status = reply.statusCode ?? 0
+      // Some say "not found" to whom they do not know. Who only asks whether it is there has that answer.
+      const hidden = status === 404 && request.method !== "HEAD" && !this.isKnown
+      const refused = [401, 403, 429].includes(status) || hidden
+      if (!refused || url.origin !== this.origin || this.#http.isFromElsewhere(reply)) return reply
+      const before = this.#authorization.header
+      if (!(await this.#authorization.advance(reply, authorization))) return reply
+      reply.destroy()
+      if (status === 404 && before === this.#authorization.header)
+        return await this.#http.request(url, { ...request, authorization })
+    }
+  }
+
+  /**
+   * Sends a body once, as it comes.
+   *
+   * @returns undefined: not all of it got through, and another try may be worth it.
+   */
+  async upload(url: URL, request: Omit<Upload, "authorization">): Promise<Reply | undefined> {
+    const authorization = this.#header(url)
+    const reply = await this.#http.upload(url, { ...request, authorization })
+    if (reply?.statusCode !== 401 || url.origin !== this.origin) return reply
+    if (!(await this.#authorization.advance(reply, authorization))) return reply
+    reply.destroy()
+    return undefined
+  }
+
+  /** Before another try. */
+  async pause(tries: number, atLeastMs = 0): Promise<void> {
+    await this.#http.pause(tries, atLeastMs)
+  }
+
+  [Symbol.dispose](): void {
+    this.#authorization[Symbol.dispose]()
+    this.#http[Symbol.dispose]()
+  }
+}
