@@ -43,9 +43,11 @@ export interface OciImage extends AsyncDisposable {
   readonly digest: Digest | undefined
 }
 
-const MAX_NESTING = 3
+/** Of indexes. */
+export const MAX_NESTING = 3
 
-async function readDocument(store: BlobStore, descriptor: Descriptor, what: string): Promise<Buffer> {
+/** A document, verified. */
+export async function readDocument(store: BlobStore, descriptor: Descriptor, what: string): Promise<Buffer> {
   if (descriptor.size > MAX_DOCUMENT)
     throw new OciError("ERR_OCI_LIMIT", `${what}: ${descriptor.size} bytes, more than ${MAX_DOCUMENT}`)
   const bytes = await store.read(descriptor)

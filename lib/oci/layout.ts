@@ -8,7 +8,7 @@ import type { NativeArchive, NativeBlob } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
 import { parseDigest, type Digest } from "./digest.ts"
-import { isImageType, MAX_DOCUMENT, parseDocument, type Descriptor } from "./manifest.ts"
+import { isImageType, MAX_DOCUMENT, parseDocument, type Descriptor, type ImageIndex } from "./manifest.ts"
 import { asArchiveError } from "./native-error.ts"
 import type { LocalReference, Selection } from "./reference.ts"
 import { streamBlob, type BlobStore } from "./store.ts"
@@ -20,7 +20,8 @@ interface Files extends AsyncDisposable {
   open(name: string): Promise<NativeBlob>
 }
 
-const NAME = "org.opencontainers.image.ref.name"
+/** What an image is called by, in an index. */
+export const NAME = "org.opencontainers.image.ref.name"
 const CONTAINERD_NAME = "io.containerd.image.name"
 
 function missing(where: string, what: string): OciError {
@@ -244,18 +245,29 @@ function jsonOf(bytes: Buffer, what: string): unknown {
   }
 }
 
-async function fromLayout(files: Files, reference: LocalReference): Promise<FoundImage> {
-  const where = reference.path
-  const layout = jsonOf(await readSmall(files, "oci-layout", where), `${where}: oci-layout`)
+/** @throws OciError `ERR_OCI_FORMAT`, `ERR_OCI_UNSUPPORTED`. */
+export function checkLayoutVersion(bytes: Buffer, where: string): void {
+  const layout = jsonOf(bytes, `${where}: oci-layout`)
   const version = (layout as { readonly imageLayoutVersion?: unknown } | null)?.imageLayoutVersion
   if (version !== "1.0.0")
     throw new OciError("ERR_OCI_UNSUPPORTED", `${where}: a layout of version ${JSON.stringify(version)}`)
-  const bytes = await readSmall(files, "index.json", where)
+}
+
+/** @throws OciError `ERR_OCI_FORMAT`. */
+export function parseLayoutIndex(bytes: Buffer, where: string): ImageIndex {
   const index = parseDocument(bytes, undefined, `${where}: index.json`)
   if (index.kind !== "index") throw new OciError("ERR_OCI_FORMAT", `${where}: index.json is no index`)
+  return index
+}
+
+async function fromLayout(files: Files, reference: LocalReference): Promise<FoundImage> {
+  const where = reference.path
+  checkLayoutVersion(await readSmall(files, "oci-layout", where), where)
+  const bytes = await readSmall(files, "index.json", where)
+  const { manifests } = parseLayoutIndex(bytes, where)
   return {
     store: new LayoutStore(where, files),
-    descriptor: choose(index.manifests, reference.selection, where),
+    descriptor: choose(manifests, reference.selection, where),
   }
 }
 
@@ -329,8 +341,6 @@ export async function findImage(reference: LocalReference, limit: Bytes): Promis
     return await fromSaved(files, reference)
   } catch (error) {
     await files[Symbol.asyncDispose]()
-    if (error instanceof SyntaxError)
-      throw new OciError("ERR_OCI_FORMAT", `${where}: oci-layout is no JSON`, { path: where, cause: error })
     throw error
   }
 }

@@ -4,10 +4,18 @@ import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
 import type { Descriptor } from "./manifest.ts"
 
+/** At a registry: its host, by the name that references have. */
+export interface Repository {
+  readonly host: string
+  readonly repository: string
+}
+
 /** A source of blobs; disposing it closes files. */
 export interface BlobStore extends AsyncDisposable {
   /** For messages. */
   readonly name: string
+  /** Where that is one. */
+  readonly repository?: Repository
   /** Has what {@link open} gives been compared with its digest? */
   readonly isVerified: boolean
   /** A small one, whole; not checked yet. */

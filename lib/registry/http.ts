@@ -124,6 +124,20 @@ function unreachable(url: URL, cause: unknown): OciError {
   return new OciError("ERR_OCI_REGISTRY", `${url.host}: ${message || String(code)}`, { cause })
 }
 
+/**
+ * Where an answer leads.
+ *
+ * @throws OciError `ERR_OCI_REGISTRY`.
+ */
+export function nextPlace(url: URL, location: string): URL {
+  const next = URL.canParse(location, url.href) ? new URL(location, url.href) : undefined
+  if (next === undefined || !/^https?:$/.test(next.protocol))
+    throw new OciError("ERR_OCI_REGISTRY", `${url.host}: a redirect to ${JSON.stringify(location)}`)
+  if (url.protocol === "https:" && next.protocol === "http:")
+    throw new OciError("ERR_OCI_REGISTRY", `${url.host}: a redirect from https to ${next.origin}`)
+  return next
+}
+
 /** The client of one registry. */
 export class HttpClient implements Disposable {
   readonly #options: HttpOptions
@@ -166,16 +180,9 @@ export class HttpClient implements Disposable {
         return reply
       }
       reply.destroy()
-      const next = URL.canParse(location, url.href) ? new URL(location, url.href) : undefined
-      if (next === undefined || !/^https?:$/.test(next.protocol))
-        throw new OciError("ERR_OCI_REGISTRY", `${url.host}: a redirect to ${JSON.stringify(location)}`)
       if (redirects === MAX_REDIRECTS)
         throw new OciError("ERR_OCI_REGISTRY", `${start.host}: more than ${MAX_REDIRECTS} redirects`)
-      if (url.protocol === "https:" && next.protocol === "http:")
-        throw new OciError(
-          "ERR_OCI_REGISTRY",
-          `${url.host}: a redirect from https to ${next.protocol}//${next.host}`,
-        )
+      const next = nextPlace(url, location)
       // Host, scheme and port: whoever is there is somebody else.
       if (next.origin !== url.origin) authorization = undefined
       // What is sent is a token, or meant for this registry.

@@ -1,10 +1,10 @@
 // A blob that is nobody else's business: on disk it is encrypted under a key that only this process has, in a file
 // without a name.
 import { createCipheriv, randomFillSync } from "node:crypto"
-import { mkdir, type FileHandle } from "node:fs/promises"
+import { mkdir } from "node:fs/promises"
 import { allocateSecret } from "../key/secret.ts"
 import type { NativeBlob } from "../native/binding.ts"
-import { unnamedFile, writeAll } from "../oci/unnamed-file.ts"
+import { TemporaryFile } from "../oci/temporary-file.ts"
 import type { Bytes } from "../units.ts"
 
 const SECTOR: Bytes = 4096
@@ -12,19 +12,21 @@ const KEY_SIZE: Bytes = 64
 
 /** Written once, front to back. */
 export class Spill implements AsyncDisposable {
-  readonly #file: FileHandle
+  readonly #file: TemporaryFile
   readonly #key = allocateSecret(KEY_SIZE)
   readonly #pending = Buffer.alloc(SECTOR)
   #used = 0
   #sectors = 0
 
-  private constructor(file: FileHandle) {
+  private constructor(file: TemporaryFile) {
     this.#file = file
     randomFillSync(this.#key)
   }
   static async create(folder: string): Promise<Spill> {
     await mkdir(folder, { recursive: true, mode: 0o700 })
-    return new Spill(await unnamedFile(folder))
+    const file = await TemporaryFile.create(folder)
+    await file.unlink()
+    return new Spill(file)
   }
 
   /** aes-xts-plain64, a sector at a time: what the native side reads. */
@@ -48,7 +50,7 @@ export class Spill implements AsyncDisposable {
         this.#used = 0
       }
     }
-    if (sectors.length > 0) await writeAll(this.#file, Buffer.concat(sectors), first * SECTOR)
+    if (sectors.length > 0) await this.#file.write(Buffer.concat(sectors), first * SECTOR)
   }
 
   /** After the last write. */
@@ -56,21 +58,15 @@ export class Spill implements AsyncDisposable {
     if (this.#used > 0) {
       const first = this.#sectors
       this.#pending.fill(0, this.#used)
-      await writeAll(this.#file, this.#encrypt(this.#pending), first * SECTOR)
+      await this.#file.write(this.#encrypt(this.#pending), first * SECTOR)
     }
     const cipher = { type: "xts", volumeKey: this.#key, sectorSize: SECTOR, ivTweak: 0 } as const
-    return { fd: this.#file.fd, offset: 0, size, cipher, storedSize: this.#sectors * SECTOR }
-  }
-
-  /** Forgets what was written. */
-  restart(): void {
-    this.#used = 0
-    this.#sectors = 0
+    return { fd: this.#file.file.fd, offset: 0, size, cipher, storedSize: this.#sectors * SECTOR }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#key.fill(0)
     this.#pending.fill(0)
-    await this.#file.close()
+    await this.#file[Symbol.asyncDispose]()
   }
 }

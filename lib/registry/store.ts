@@ -9,8 +9,8 @@ import { checkBytes, checkDigest, hashFor, parseDigest } from "../oci/digest.ts"
 import { acceptedTypes, MAX_DOCUMENT, type Descriptor } from "../oci/manifest.ts"
 import { inParallel } from "../oci/parallel.ts"
 import type { RegistryReference } from "../oci/reference.ts"
-import { streamBlob, type BlobStore } from "../oci/store.ts"
-import { writeAll } from "../oci/unnamed-file.ts"
+import { streamBlob, type BlobStore, type Repository } from "../oci/store.ts"
+import { writeAll } from "../oci/temporary-file.ts"
 import type { Bytes } from "../units.ts"
 import { RegistryClient, type ClientOptions } from "./client.ts"
 import { readBody, replyError } from "./http.ts"
@@ -37,6 +37,7 @@ class NotPublic extends Error {}
 class RegistryStore implements BlobStore {
   readonly name: string
   readonly isVerified = true
+  readonly repository: Repository
   readonly #client: RegistryClient
   readonly #options: RegistryOptions
   readonly #cache: Cache | undefined
@@ -48,6 +49,7 @@ class RegistryStore implements BlobStore {
 
   constructor(client: RegistryClient, options: RegistryOptions) {
     this.name = client.reference.text
+    this.repository = client.reference
     this.#client = client
     this.#options = options
     this.#cache =

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict"
 import { execFileSync, spawn } from "node:child_process"
-import { createHash, createPrivateKey, sign, X509Certificate } from "node:crypto"
+import { createHash } from "node:crypto"
 import { once } from "node:events"
 import {
   chmodSync,
@@ -12,109 +12,18 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs"
-import http from "node:http"
-import https from "node:https"
-import { connect, type AddressInfo, type Socket } from "node:net"
+import type http from "node:http"
 import path from "node:path"
-import { text } from "node:stream/consumers"
 import { TLSSocket } from "node:tls"
 import { build, cleanCache, listCache, type BuildOptions } from "../../lib/index.ts"
 import { cli, sifcrypt, sifcryptOk } from "../support/cli.ts"
+import { certificate, relaying, Server, type Answer } from "../support/http-server.ts"
 import { imageTree } from "../support/image-tree.ts"
 import { Layout } from "../support/layout.ts"
-import { Registry } from "../support/registry.ts"
+import { basic, htpasswd, Registry, secret, startTokens } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
 import { typing } from "../support/terminal.ts"
 import { vectorPath } from "../vectors/load.ts"
-
-/** Of user:secret, by Python's crypt: nothing that is installed here writes bcrypt. */
-const htpasswd = "user:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a"
-
-interface Heard {
-  readonly method: string
-  readonly url: string
-  readonly authorization: string | undefined
-  readonly range: string | undefined
-}
-type Answer = (request: http.IncomingMessage, response: http.ServerResponse) => void
-
-interface Pair {
-  readonly key: string
-  readonly certificate: string
-}
-let pair: Pair | undefined
-
-/** For TLS on this machine, in PEM files. */
-function certificate(): Pair {
-  if (pair !== undefined) return pair
-  const folder = newFolder("certificate")
-  const [key, file] = [path.join(folder, "key.pem"), path.join(folder, "certificate.pem")]
-  execFileSync(
-    "openssl",
-    [
-      ...["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", file, "-subj", "/CN=test"],
-      ...["-addext", "subjectAltName=IP:127.0.0.1,DNS:registry.example.test", "-days", "2"],
-    ],
-    { stdio: "ignore" },
-  )
-  return (pair = { key, certificate: file })
-}
-
-/** A registry of the test's own, for what a good one never does. */
-class Server implements AsyncDisposable {
-  readonly heard: Heard[] = []
-  readonly #server: http.Server
-
-  private constructor(answer: Answer, tls?: https.ServerOptions) {
-    const listener: Answer = (request, response) => {
-      const { method = "", url = "", headers } = request
-      this.heard.push({ method, url, authorization: headers.authorization, range: headers.range })
-      answer(request, response)
-    }
-    this.#server = tls === undefined ? http.createServer(listener) : https.createServer(tls, listener)
-  }
-  static async start(answer: Answer, tls?: https.ServerOptions): Promise<Server> {
-    const server = new Server(answer, tls)
-    server.#server.listen(0, "127.0.0.1")
-    await once(server.#server, "listening")
-    return server
-  }
-  get host(): string {
-    return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`
-  }
-  /** Makes a proxy for TLS of it: whatever is asked for, it leads to `port`. */
-  tunnelTo(port: number, targets: string[]): void {
-    this.#server.on("connect", (request: http.IncomingMessage, socket: Socket) => {
-      targets.push(`${request.url ?? ""} ${request.headers["proxy-authorization"] ?? ""}`)
-      const onward = connect(port, "127.0.0.1", () => {
-        socket.write("HTTP/1.1 200 OK\r\n\r\n")
-        socket.pipe(onward).pipe(socket)
-      })
-      for (const end of [socket, onward]) end.on("error", () => undefined)
-    })
-  }
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#server.closeAllConnections()
-    this.#server.close()
-    await once(this.#server, "close")
-  }
-}
-
-/** Hands requests on to a registry, so that they are heard. */
-function relaying(host: string): Answer {
-  return (request, response) => {
-    const { pathname, search } = new URL(request.url ?? "", "http://x")
-    const { method = "GET", headers } = request
-    const onward = http.request(`http://${host}${pathname}${search}`, { method, headers }, (answer) => {
-      response.writeHead(answer.statusCode ?? 500, answer.headers)
-      answer.pipe(response)
-    })
-    request.pipe(onward)
-  }
-}
-
-const basic = `Basic ${Buffer.from("user:secret").toString("base64")}`
-const secret = { username: "user", password: Buffer.from("secret") }
 
 const layout = new Layout()
 const root = layout.write()
@@ -318,38 +227,10 @@ describe("registries", () => {
     })
 
     it("with tokens let in nobody or somebody, and give them what each may have", async () => {
-      const { key, certificate: file } = certificate()
-      const x5c = [new X509Certificate(readFileSync(file)).raw.toString("base64")]
-      const encode = (value: unknown): string => Buffer.from(JSON.stringify(value)).toString("base64url")
-      const tokenFor = (service: string | null, scopes: readonly string[], known: boolean): string => {
-        const access = scopes.map((scope) => {
-          const [type, name, actions = ""] = scope.split(":")
-          return { type, name, actions: known || name === "public" ? actions.split(",") : [] }
-        })
-        const now = Math.floor(Date.now() / 1000)
-        const claims = { iss: "test", aud: service, sub: "", exp: now + 300, nbf: now - 10, iat: now }
-        const body = `${encode({ typ: "JWT", alg: "RS256", x5c })}.${encode({ ...claims, jti: String(now), access })}`
-        return `${body}.${sign("sha256", Buffer.from(body), createPrivateKey(readFileSync(key))).toString("base64url")}`
-      }
-      const asked: (string | undefined)[] = []
-      await using tokens = await Server.start((request, response) => {
-        void text(request).then((body) => {
-          const form = new URLSearchParams(body)
-          const query = request.method === "POST" ? form : new URL(request.url ?? "", "http://x").searchParams
-          const shown = form.get("refresh_token") ?? request.headers.authorization
-          asked.push(shown)
-          if (shown !== undefined && shown !== basic && shown !== "identity") {
-            response.statusCode = 401
-            response.end("{}")
-            return
-          }
-          const scopes = query.getAll("scope").flatMap((scope) => scope.split(" "))
-          const token = tokenFor(query.get("service"), scopes, shown !== undefined)
-          response.end(JSON.stringify(request.method === "POST" ? { access_token: token } : { token }))
-        })
-      })
+      await using tokens = await startTokens()
+      const { asked, tokenFor } = tokens
       await using registry = await Registry.start({
-        token: { realm: `http://${tokens.host}/token`, certificate: file },
+        token: tokens.registry,
       })
       for (const name of ["public:1", "private:1"])
         await registry.push(`oci:${vectorPath("oci/layout")}`, name, "--dest-creds", "user:secret")

@@ -1,12 +1,23 @@
 // Debian's docker-registry on loopback, and images that skopeo pushes there.
 import { execFile, spawn, type ChildProcess } from "node:child_process"
+import { createPrivateKey, sign, X509Certificate } from "node:crypto"
 import { once } from "node:events"
-import { writeFileSync } from "node:fs"
+import { readFileSync, writeFileSync } from "node:fs"
 import { connect, createServer } from "node:net"
 import path from "node:path"
+import { text } from "node:stream/consumers"
 import { setTimeout as sleep } from "node:timers/promises"
 import { promisify } from "node:util"
+import { certificate, Server } from "./http-server.ts"
 import { newFolder } from "./scratch.ts"
+
+/** Of user:secret, by Python's crypt: nothing that is installed here writes bcrypt. */
+export const htpasswd = "user:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a"
+export const basic: string = `Basic ${Buffer.from("user:secret").toString("base64")}`
+export const secret: { readonly username: string; readonly password: Buffer } = {
+  username: "user",
+  password: Buffer.from("secret"),
+}
 
 /** A port that nobody listens at. */
 export async function freePort(): Promise<number> {
@@ -96,5 +107,54 @@ export class Registry implements AsyncDisposable {
     if (this.#process.exitCode !== null) return
     this.#process.kill()
     await once(this.#process, "exit")
+  }
+}
+
+/** Gives tokens: to user:secret and to who shows `identity` for whatever they want, to nobody for `public`. */
+export interface Tokens extends AsyncDisposable {
+  /** For a registry that takes them. */
+  readonly registry: NonNullable<RegistryOptions["token"]>
+  /** What was shown, for each token. */
+  readonly asked: (string | undefined)[]
+  readonly tokenFor: (service: string | null, scopes: readonly string[], known: boolean) => string
+}
+
+export async function startTokens(): Promise<Tokens> {
+  const { key, certificate: file } = certificate()
+  const x5c = [new X509Certificate(readFileSync(file)).raw.toString("base64")]
+  const encode = (value: unknown): string => Buffer.from(JSON.stringify(value)).toString("base64url")
+  const tokenFor: Tokens["tokenFor"] = (service, scopes, known) => {
+    const access = scopes.map((scope) => {
+      const [type, name, actions = ""] = scope.split(":")
+      const public_ = name === "public" ? actions.split(",").filter((action) => action === "pull") : []
+      return { type, name, actions: known ? actions.split(",") : public_ }
+    })
+    const now = Math.floor(Date.now() / 1000)
+    const claims = { iss: "test", aud: service, sub: "", exp: now + 300, nbf: now - 10, iat: now }
+    const body = `${encode({ typ: "JWT", alg: "RS256", x5c })}.${encode({ ...claims, jti: String(now), access })}`
+    return `${body}.${sign("sha256", Buffer.from(body), createPrivateKey(readFileSync(key))).toString("base64url")}`
+  }
+  const asked: (string | undefined)[] = []
+  const server = await Server.start((request, response) => {
+    void text(request).then((body) => {
+      const form = new URLSearchParams(body)
+      const query = request.method === "POST" ? form : new URL(request.url ?? "", "http://x").searchParams
+      const shown = form.get("refresh_token") ?? request.headers.authorization
+      asked.push(shown)
+      if (shown !== undefined && shown !== basic && shown !== "identity") {
+        response.statusCode = 401
+        response.end("{}")
+        return
+      }
+      const scopes = query.getAll("scope").flatMap((scope) => scope.split(" "))
+      const token = tokenFor(query.get("service"), scopes, shown !== undefined)
+      response.end(JSON.stringify(request.method === "POST" ? { access_token: token } : { token }))
+    })
+  })
+  return {
+    registry: { realm: `http://${server.host}/token`, certificate: file },
+    asked,
+    tokenFor,
+    [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
   }
 }

@@ -1,0 +1,152 @@
+// A layout on disk that images are added to. At every moment, and whoever is killed, it is whole: files get their names
+// when they are, and an index names only what is there.
+import { constants } from "node:fs"
+import { mkdir, open, readdir, readFile, type FileHandle } from "node:fs/promises"
+import path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import { BuildError, OciError } from "../errors.ts"
+import { loadAddon } from "../native/load.ts"
+import { contentFits } from "./digest.ts"
+import { blobName, checkLayoutVersion, NAME, parseLayoutIndex } from "./layout.ts"
+import { MAX_DOCUMENT, type Descriptor } from "./manifest.ts"
+import { VerifiedBlob, type Document, type ImageSink } from "./sink.ts"
+import { TEMPORARY, TemporaryFile } from "./temporary-file.ts"
+
+const POLL_MS = 50
+const MODE = 0o666
+const EMPTY_INDEX = Buffer.from('{"schemaVersion":2,"manifests":[]}')
+
+/** What an index has of a manifest. */
+interface Entry {
+  readonly digest: string
+  readonly annotations?: Readonly<Record<string, string>>
+}
+
+export class LayoutSink implements ImageSink {
+  readonly name: string
+  readonly #signal: AbortSignal | undefined
+
+  private constructor(folder: string, signal: AbortSignal | undefined) {
+    this.name = folder
+    this.#signal = signal
+  }
+
+  /**
+   * Opens a layout, or makes one of a folder that is empty or not there.
+   *
+   * @throws OciError `ERR_OCI_FORMAT`, `ERR_OCI_UNSUPPORTED`; BuildError `ERR_BUILD_OUTPUT`.
+   */
+  static async open(folder: string, signal?: AbortSignal): Promise<LayoutSink> {
+    const sink = new LayoutSink(folder, signal)
+    await sink.#disk(mkdir(folder, { recursive: true }))
+    const names = (await sink.#disk(readdir(folder))).filter((name) => !name.startsWith(TEMPORARY))
+    if (names.includes("oci-layout"))
+      checkLayoutVersion(await sink.#disk(readFile(path.join(folder, "oci-layout"))), folder)
+    else if (names.length > 0)
+      throw new OciError("ERR_OCI_FORMAT", `${folder}: neither a layout nor empty`, { path: folder })
+    else await sink.#save("oci-layout", [Buffer.from('{"imageLayoutVersion":"1.0.0"}')])
+    return sink
+  }
+
+  /** What goes wrong here is about the output. */
+  async #disk<T>(work: Promise<T>): Promise<T> {
+    try {
+      return await work
+    } catch (cause) {
+      throw new BuildError("ERR_BUILD_OUTPUT", `cannot write ${this.name}: ${(cause as Error).message}`, {
+        path: this.name,
+        cause,
+      })
+    }
+  }
+
+  async #save(name: string, pieces: AsyncIterable<Buffer> | Iterable<Buffer>): Promise<void> {
+    await using file = await this.#disk(TemporaryFile.create(this.name, MODE))
+    let size = 0
+    for await (const piece of pieces) {
+      this.#signal?.throwIfAborted()
+      await this.#disk(file.write(piece, size))
+      size += piece.length
+    }
+    const target = path.join(this.name, name)
+    await this.#disk(mkdir(path.dirname(target), { recursive: true }))
+    await this.#disk(file.publish(target))
+  }
+
+  /** What is there and is something else is replaced. */
+  async has({ digest, size }: Descriptor): Promise<boolean> {
+    let file: FileHandle
+    try {
+      const flags = constants.O_RDONLY | constants.O_NONBLOCK
+      file = await open(path.join(this.name, blobName(digest)), flags)
+    } catch {
+      return false
+    }
+    try {
+      return await this.#disk(contentFits(file, digest, size))
+    } finally {
+      await file.close()
+    }
+  }
+
+  async write(blob: VerifiedBlob): Promise<void> {
+    await this.#save(blobName(blob.descriptor.digest), blob.read())
+  }
+
+  async put({ descriptor, bytes }: Document): Promise<void> {
+    if (await this.has(descriptor)) return
+    await this.write(new VerifiedBlob(descriptor, this.name, () => [bytes]))
+  }
+
+  /** One at a time changes the index. */
+  async #lock(): Promise<FileHandle> {
+    // The one file that is never replaced. NFS locks only what is open for writing.
+    const file = await this.#disk(open(path.join(this.name, "oci-layout"), "r+"))
+    try {
+      while (!(await this.#disk(loadAddon().lockFile(file.fd))))
+        await sleep(POLL_MS, undefined, { ...(this.#signal === undefined ? {} : { signal: this.#signal }) })
+      return file
+    } catch (error) {
+      await file.close()
+      this.#signal?.throwIfAborted()
+      throw error
+    }
+  }
+
+  async #readIndex(): Promise<{ readonly manifests: readonly Entry[] }> {
+    const bytes = await this.#disk(
+      readFile(path.join(this.name, "index.json")).catch((cause: unknown) => {
+        if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause
+        return EMPTY_INDEX
+      }),
+    )
+    parseLayoutIndex(bytes, this.name)
+    return JSON.parse(bytes.toString("utf8")) as { readonly manifests: readonly Entry[] }
+  }
+
+  async finish(document: Document, name: string | undefined): Promise<void> {
+    await this.put(document)
+    const { mediaType, digest, size } = document.descriptor
+    const entry = { mediaType, digest: digest.text, size }
+    const lock = await this.#lock()
+    try {
+      const index = await this.#readIndex()
+      // Others' entries stay as they are, whatever is in them.
+      const others = index.manifests.filter((one) => {
+        const same = one.annotations?.[NAME] === name
+        return name === undefined ? !same || one.digest !== digest.text : !same
+      })
+      const added = name === undefined ? entry : { ...entry, annotations: { [NAME]: name } }
+      const bytes = Buffer.from(JSON.stringify({ ...index, manifests: [...others, added] }))
+      if (bytes.length > MAX_DOCUMENT)
+        throw new OciError("ERR_OCI_LIMIT", `${this.name}: an index of more than ${MAX_DOCUMENT} bytes`)
+      await this.#save("index.json", [bytes])
+    } finally {
+      await lock.close()
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    // Nothing stays open in between.
+  }
+}
