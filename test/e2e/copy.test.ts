@@ -203,6 +203,7 @@ class Taker implements AsyncDisposable {
     const bytes = Buffer.concat(session.pieces)
     if (sha256(bytes) !== digest) return 400
     this.blobs.set(digest, bytes)
+    session.state = ""
     return 201
   }
   async [Symbol.asyncDispose](): Promise<void> {
@@ -285,6 +286,32 @@ describe("copying images", () => {
       await copy(`docker://${server.host}/chunks:1`, `oci:${back}`)
       assert.ok(blobNames(back).includes(layer.digest.slice(7)))
       assertWhole(back)
+    })
+
+    it("gets all of a blob whose connection broke, though it has lost count", async () => {
+      await using registry = await Registry.start()
+      const { source, layer } = imageOf(randomBytes(3 << 20))
+      let broken = 0
+      await using server = await Server.start((request, response) => {
+        if (
+          request.method === "PATCH" &&
+          Number(request.headers["content-length"]) === layer.size &&
+          broken++ === 0
+        ) {
+          const { socket } = request
+          let come = 0
+          request.on("data", (piece: Buffer) => {
+            if ((come += piece.length) > 1 << 20) socket.destroy()
+          })
+        }
+        relaying(registry.host)(request, response)
+      })
+      await copy(source, `docker://${server.host}/broken:1`)
+      assert.ok(broken > 1)
+      const back = newFolder("back")
+      await copy(`docker://${registry.host}/broken:1`, `oci:${back}`)
+      assertWhole(back)
+      assert.ok(blobNames(back).includes(layer.digest.slice(7)))
     })
 
     it("lets in whom a password names, by Basic authentication and by tokens, to write and to mount", async () => {
@@ -688,7 +715,7 @@ describe("copying images", () => {
       }
     })
 
-    it("hostile images are bounded: too many manifests, indexes without end, one digest with two sizes", async () => {
+    it("hostile images are bounded: too many manifests, indexes without end, one digest with two sizes, wrong data", async () => {
       const folder = newFolder("bounded")
       const many = new Layout()
       const images = Array.from({ length: 1001 }, (_, i) =>
@@ -708,6 +735,14 @@ describe("copying images", () => {
       sizes.write()
       await refused(copy(`oci:${sizes.folder}`, `oci:${folder}`), "ERR_OCI_DIGEST", /two sizes/)
       assert.deepEqual(blobNames(folder), [])
+      // What is embedded is looked at like everything else.
+      for (const data of ["", "e30=", "e30ge30="]) {
+        const embedded = new Layout()
+        embedded.manifest.layers = [{ ...embedded.add("{} ", manifestType), data } as JsonDescriptor]
+        embedded.write()
+        await refused(copy(`oci:${embedded.folder}`, `oci:${folder}`), "ERR_OCI_DIGEST", /bytes/)
+      }
+      assert.ok(!existsSync(path.join(folder, "index.json")))
     })
   })
 })

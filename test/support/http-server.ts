@@ -89,6 +89,11 @@ export function relaying(host: string): Answer {
       response.writeHead(answer.statusCode ?? 500, answer.headers)
       answer.pipe(response)
     })
+    // Who breaks off is broken off with.
+    onward.on("error", () => response.destroy())
+    request.once("close", () => {
+      if (!request.complete) onward.destroy()
+    })
     request.pipe(onward)
   }
 }
