@@ -6,6 +6,7 @@ import { existsSync, readdirSync, readFileSync, rmSync, statSync, truncateSync, 
 import type http from "node:http"
 import path from "node:path"
 import { buffer, text } from "node:stream/consumers"
+import { gunzipSync } from "node:zlib"
 import { build } from "../../lib/index.ts"
 import { parseReference, type ImageReference } from "../../lib/oci/reference.ts"
 import { copyOciImage } from "../../lib/registry/transports.ts"
@@ -14,6 +15,7 @@ import { imageTree } from "../support/image-tree.ts"
 import { Layout, type JsonDescriptor } from "../support/layout.ts"
 import { htpasswd, Registry, secret, startTokens } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
+import { vectorPath } from "../vectors/load.ts"
 
 const manifestType = "application/vnd.oci.image.manifest.v1+json"
 const indexType = "application/vnd.oci.image.index.v1+json"
@@ -361,6 +363,21 @@ describe("copying images", () => {
       await isWhole(`oci:${folder}:two`)
       await isWhole(`oci:${folder}@${root.digest}`)
       await refused(copy(`oci:${plain.folder}`, `oci:${folder}:@0`), "ERR_OCI_REFERENCE", /place/)
+    })
+
+    it("comes from archives, compressed or not; not from what has no digests, and archives are not added to", async () => {
+      const folder = newFolder("from-archives")
+      const compressed = vectorPath("oci/oci-archive.tar.gz")
+      const archive = path.join(newFolder("archive"), "image.tar")
+      writeFileSync(archive, gunzipSync(readFileSync(compressed)))
+      for (const file of [compressed, archive]) {
+        await copy(`oci-archive:${file}`, `oci:${folder}:${path.basename(file)}`)
+        await isWhole(`oci:${folder}:${path.basename(file)}`)
+      }
+      assertWhole(folder)
+      const saved = `docker-archive:${vectorPath("oci/docker-archive.tar.gz")}`
+      await refused(copy(saved, `oci:${folder}`), "ERR_OCI_UNSUPPORTED", /without digests/)
+      await refused(copy(`oci:${folder}@0`, `oci-archive:${archive}`), "ERR_OCI_UNSUPPORTED", /not added/)
     })
 
     it("replaces a blob that is damaged, and refuses a folder that is something else", async () => {
