@@ -152,6 +152,11 @@ export class RegistryClient implements Disposable {
     return undefined
   }
 
+  /** Did a redirect lead to somebody else, who answered? */
+  isFromElsewhere(reply: Reply): boolean {
+    return this.#http.isFromElsewhere(reply)
+  }
+
   /** Before another try. */
   async pause(tries: number, atLeastMs = 0): Promise<void> {
     await this.#http.pause(tries, atLeastMs)

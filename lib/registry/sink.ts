@@ -94,7 +94,9 @@ class RegistrySink implements ImageSink {
       method: "HEAD",
     })
     reply.resume()
-    if (reply.statusCode === 401 || reply.statusCode === 403) throw await replyError(reply, this.name)
+    const refused = reply.statusCode === 401 || reply.statusCode === 403
+    // Where blobs lie one may not be allowed to ask.
+    if (refused && !this.#client.isFromElsewhere(reply)) throw await replyError(reply, this.name)
     if (reply.statusCode !== 200) return false
     this.#checkAnnounced(reply, blob)
     const size = reply.headers["content-length"]
@@ -268,6 +270,8 @@ export async function openRegistrySink(
   reference: RegistryReference,
   options: RegistrySinkOptions = {},
 ): Promise<ImageSink> {
+  const { chunkSize = Infinity } = options
+  if (!(chunkSize >= 1)) throw new RangeError(`chunkSize is ${chunkSize}`)
   const client = await RegistryClient.open(reference, options, "pull,push")
   options.onNotice?.(`${reference.text} goes to ${client.origin}`)
   return new RegistrySink(client, options)

@@ -719,6 +719,31 @@ describe("copying images", () => {
       assert.deepEqual(thief.heard, [])
     })
 
+    it("blobs are sent where the registry's storage does not say whether it has them", async () => {
+      await using storage = await Server.start((_, response) => {
+        response.statusCode = 403
+        response.end()
+      })
+      await using taker = await Taker.start((_, request, response) => {
+        if (request.method !== "HEAD") return false
+        response.statusCode = 307
+        response.setHeader("location", `http://${storage.host}/blob`)
+        response.end()
+        return true
+      })
+      await copy(source, taker.name)
+      assertThere(taker)
+      assert.ok(storage.heard.length > 0)
+    })
+
+    it("chunks of nothing are refused", async () => {
+      for (const chunkSize of [0, -1, NaN])
+        await assert.rejects(
+          copy(source, "docker://127.0.0.1:9/image", { target: { chunkSize } }),
+          RangeError,
+        )
+    })
+
     it("nothing goes on when the signal says so", async () => {
       for (const method of ["PATCH", "PUT"]) {
         const stop = new AbortController()
