@@ -43,12 +43,14 @@ const EMAIL_ADDRESS = "1.2.840.113549.1.9.1"
 
 const decoders: Readonly<Record<number, (bytes: Buffer) => string>> = {
   0x0c: (bytes) => new TextDecoder("utf-8", { fatal: true }).decode(bytes),
-  0x12: ascii, // NumericString
   0x13: ascii, // PrintableString
   0x16: ascii, // IA5String
   0x1a: ascii, // VisibleString
   0x1e: (bytes) => new TextDecoder("utf-16be", { fatal: true }).decode(bytes), // BMPString
 }
+
+/** Texts that are compared byte by byte: NumericString, TeletexString; and BIT STRING, of a unique identifier. */
+const opaqueTags: readonly number[] = [0x12, 0x14, DerTag.bitString]
 
 /** Text of IA5String and its parts. */
 export function ascii(bytes: Buffer): string {
@@ -79,8 +81,11 @@ export function readName(content: Buffer): Name {
     do {
       const attribute = set.sequence()
       const type = attribute.oid()
-      const { tag, content: bytes } = attribute.any()
+      const value = attribute.any()
+      const { tag, content: bytes } = value
       attribute.end()
+      if (tag === DerTag.bitString) new DerReader(value.bytes).bits()
+      else if (!(tag in decoders) && !opaqueTags.includes(tag)) throw new DerError("a text in it is none")
       const text = decoders[tag]?.(bytes)
       if (type === EMAIL_ADDRESS && text !== undefined) emailAddresses.push(text)
       // What is no text is compared as it stands. No text has a line end any more.

@@ -10,7 +10,26 @@ type GeneralName =
   /** A form that no constraint is applied to here. */
   | { readonly form: "other"; readonly tag: number }
 
-const otherTags: readonly number[] = [0xa0, 0xa3, 0xa5, 0x88]
+/** otherName, x400Address, ediPartyName and registeredID: that they are what they should be. */
+const otherForms: Readonly<Record<number, (content: Buffer) => void>> = {
+  0xa0: (content) => {
+    const reader = new DerReader(content)
+    reader.oid()
+    const value = reader.explicit(0)
+    value?.any()
+    value?.end()
+    reader.end()
+    if (value === undefined) throw new DerError("a name in it has no value")
+  },
+  0xa3: (content) => new DerReader(content),
+  0xa5: (content) => {
+    const reader = new DerReader(content)
+    reader.explicit(0)
+    if (reader.explicit(1) === undefined) throw new DerError("a name in it has no value")
+    reader.end()
+  },
+  0x88: (content) => new DerReader(Buffer.concat([Buffer.of(DerTag.oid, content.length), content])).oid(),
+}
 
 function text(content: Buffer): string {
   const found = ascii(content)
@@ -37,7 +56,8 @@ export function readGeneralName({ tag, content }: DerValue): GeneralName {
       return { form: "directoryName", name }
     }
     default:
-      if (!otherTags.includes(tag)) throw new DerError("a name in it is of no known form")
+      if (!(tag in otherForms)) throw new DerError("a name in it is of no known form")
+      otherForms[tag]?.(content)
       return { form: "other", tag }
   }
 }
