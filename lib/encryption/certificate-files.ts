@@ -153,6 +153,8 @@ export interface InfoOptions {
   readonly password?: PasswordSource
   /** Tell of the one certificate that has it: SHA-256, or SHA-1 if only one has that; hexadecimal, colons or not. */
   readonly thumbprint?: string
+  /** Ends the wait for a file that is a pipe. */
+  readonly signal?: AbortSignal
 }
 
 /**
@@ -162,7 +164,7 @@ export interface InfoOptions {
  * `ERR_KEY_MISMATCH` when none or several have the thumbprint.
  */
 export async function info(file: string, options: InfoOptions = {}): Promise<CertificateFacts[]> {
-  const bytes = await readSecretFile(file, MAX_KEY_FILE_SIZE)
+  const bytes = await readSecretFile(file, MAX_KEY_FILE_SIZE, options.signal)
   try {
     const found = await certificatesIn(bytes, file, options.password)
     const facts = found.map((der) => certificateFacts(der, file))
@@ -211,6 +213,8 @@ export interface ConvertOptions {
   readonly legacy?: boolean
   /** Replace an existing output. */
   readonly force?: boolean
+  /** Ends the wait for an input that is a pipe. */
+  readonly signal?: AbortSignal
 }
 
 /** What {@link convert} wrote. */
@@ -225,8 +229,8 @@ interface KeyMaterial {
   readonly certificates: readonly Buffer[]
 }
 
-async function readMaterial(file: string, password: PasswordSource | undefined): Promise<KeyMaterial> {
-  const bytes = await readSecretFile(file, MAX_KEY_FILE_SIZE)
+async function readMaterial({ input: file, password, signal }: ConvertOptions): Promise<KeyMaterial> {
+  const bytes = await readSecretFile(file, MAX_KEY_FILE_SIZE, signal)
   try {
     const { isPkcs12, parsePkcs12 } = await import("../key/pkcs12.ts")
     if (isPkcs12(bytes)) return await unlocking(file, password, (given) => parsePkcs12(bytes, given, file))
@@ -277,7 +281,7 @@ function certificatesPem(certificates: readonly Buffer[]): Buffer {
 export async function convert(options: ConvertOptions): Promise<ConvertResult> {
   const { input, output, to, plain = false, legacy = false, force = false } = options
   await checkTarget(output, force)
-  const { key, certificates } = await readMaterial(input, options.password)
+  const { key, certificates } = await readMaterial(options)
   if (key.type === "public") {
     if (to === "pem" || to === "pfx")
       throw new KeyError(

@@ -144,6 +144,7 @@ function addInfo(cert: Command): void {
     forbidDumps()
     const { thumbprint } = flags
     const found = await certificate.info(file, {
+      signal: interruption,
       password: passwordSource(flags.passwordFile, flags.passwordFd, ask),
       ...(thumbprint === undefined ? {} : { thumbprint }),
     })
@@ -179,6 +180,7 @@ function addConvert(cert: Command): void {
       if (to === "pfx" && flags.plain === true)
         command.error("error: a pfx is always under a password, not --plain")
       const result = await certificate.convert({
+        signal: interruption,
         input,
         output,
         to,
