@@ -71,11 +71,12 @@ export type { AppMetadata, ImageMetadata, MetadataOptions, MetadataPart } from "
 export { inspect } from "./container/inspect.ts"
 export type { GocryptfsFacts, ImageFacts, LuksFacts } from "./container/inspect.ts"
 export type { CredentialOptions } from "./encryption/credentials.ts"
-export { addRecipients, listRecipients, removeRecipient, rotateRecipients } from "./encryption/recipients.ts"
+export { listRecipients } from "./encryption/recipient-list.ts"
+export type { Reader, Recipient } from "./encryption/recipient-list.ts"
+export type { StayOptions } from "./encryption/staying.ts"
+export { addRecipients, removeRecipient, rotateRecipients } from "./encryption/recipients.ts"
 export type {
   AddRecipientsOptions,
-  Reader,
-  Recipient,
   RecipientChange,
   RecipientChangeOptions,
   RemoveRecipientOptions,

@@ -20,6 +20,8 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_KEY_COMMAND: "run the command by itself to see what it says; its standard output must be the key file",
   ERR_KEY_WEAK: "make a new pair: `openssl genrsa -traditional -out key.pem 4096`",
   ERR_KEY_RECIPIENT: "`sifcrypt recipient list IMAGE` shows who can open it",
+  ERR_KEY_UNCONFIRMED:
+    "--keep FINGERPRINT names who stays, and nobody else does (so does --recipient FILE with remove and rotate); --require-signer keeps whom a signer vouches for; at a terminal you are asked",
   ERR_LUKS_PASSPHRASE: "check the passphrase; a trailing newline counts when it comes from a variable",
   ERR_GOCRYPTFS_PASSPHRASE: "check the passphrase; gocryptfs takes what stands before its first line end",
   ERR_GOCRYPTFS_COST: "if you trust the image, --max-kdf-memory MIB raises the limit",

@@ -1,7 +1,9 @@
-// The options that name new recipients where others open the image.
+// The options that name new recipients where others open the image, and those that say who stays.
 import type { Command } from "commander"
-import type { CredentialOptions } from "../index.ts"
+import type { CredentialOptions, Recipient, StayOptions } from "../index.ts"
 import { parseDescriptor, withCredentials } from "./credentials.ts"
+import { interruption } from "./interrupt.ts"
+import { printable, promptLine } from "./terminal.ts"
 
 export interface RecipientFlags {
   readonly recipient?: string[]
@@ -39,4 +41,64 @@ export async function withRecipients<T>(
     ...(recipientPassphraseFd === undefined ? {} : { passphraseFd: recipientPassphraseFd }),
   }
   return await withCredentials(given, true, (recipients) => use({ ...recipients, env: {} }))
+}
+
+const headings = ["KIND", "OBJECT", "KEYSLOT", "KEY", "COST", "READABLE BY"] as const
+
+function row(recipient: Recipient): readonly string[] {
+  const { kind, id, fingerprint, modulusBits, keyslot, keyslotFingerprint, kdf, cost, stale, readableBy } =
+    recipient
+  const bits = modulusBits === undefined ? "" : ` (${modulusBits} bits)`
+  return [
+    kind,
+    id === undefined ? "-" : String(id),
+    keyslot === undefined ? "-" : String(keyslot),
+    kind === "passphrase" ? (keyslotFingerprint ?? "-") : `${fingerprint ?? "anonymous"}${bits}`,
+    kdf === undefined ? "-" : `${kdf}, ${cost ?? ""}`,
+    stale ? "nobody: left by a change that was killed" : readableBy.join(", "),
+  ]
+}
+
+/** For people. */
+export function recipientTable(recipients: readonly Recipient[]): string {
+  const rows = [headings, ...recipients.map(row)].map((cells) => cells.map(printable))
+  const widths = headings.map((_, column) => Math.max(...rows.map((cells) => cells[column]?.length ?? 0)))
+  return rows
+    .map(
+      (cells) =>
+        `${cells
+          .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+          .join("  ")
+          .trimEnd()}\n`,
+    )
+    .join("")
+}
+
+export interface StayFlags {
+  readonly keep?: string[]
+}
+
+/** Adds the option of {@link StayFlags}. */
+export function addStayOptions(command: Command): Command {
+  return command.option(
+    "--keep <fingerprint>",
+    "who stays besides you, and nobody else: fingerprints as `recipient list` shows them, or files with public keys " +
+      "(repeatable, or separated by commas; default: everybody whom --require-signer or you at the terminal confirm)",
+    (value: string, earlier: string[] | undefined) => [...(earlier ?? []), ...value.split(",")],
+  )
+}
+
+/** Shows who would stay, and asks; without a terminal nobody says yes. */
+async function confirmStaying(unknown: readonly Recipient[]): Promise<boolean> {
+  const answer = await promptLine(
+    "Nothing but the image says that these are its recipients; whoever was one can write that himself:\n\n" +
+      `${recipientTable(unknown)}\nAre they to stay? [y/N]: `,
+    interruption,
+  )
+  return /^\s*y(?:es)?\s*$/i.test(answer ?? "")
+}
+
+/** The API's options for these flags. */
+export function stayOptions({ keep }: StayFlags): Pick<StayOptions, "keep" | "onConfirm"> {
+  return { onConfirm: confirmStaying, ...(keep === undefined ? {} : { keep }) }
 }

@@ -16,7 +16,7 @@ import {
 import { decodeLuksHeader, DEFAULT_KDF_LIMITS, UNLIMITED } from "../device/luks-header.ts"
 import { FIPS_PASSPHRASE_KDF, formatLuks, PASSPHRASE_KDF, RANDOM_SECRET_KDF } from "../device/luks.ts"
 import { BuildError, GocryptfsError, KeyError } from "../errors.ts"
-import { encodeCryptoMessage, recipientProof } from "../key/crypto-message.ts"
+import { encodeCryptoMessage } from "../key/crypto-message.ts"
 import { fingerprint } from "../key/fingerprint.ts"
 import { wrapSecret } from "../key/rsa-oaep.ts"
 import { Secret } from "../key/secret.ts"
@@ -175,21 +175,19 @@ export interface MessageSecret {
   readonly secret: Uint8Array
   /** Names the keyslot that the secret opens. */
   readonly mark: string
-  /** Of the image; of gocryptfs, the content key. */
-  readonly volumeKey: Uint8Array
 }
 
 /** Wraps a secret for a recipient. */
-export function cryptoMessage(key: KeyObject, from: MessageSecret, anonymous: boolean): CryptoMessage {
-  const { secret, mark, volumeKey } = from
-  const wrapped = wrapSecret(key, secret)
-  return anonymous
-    ? { name: "", data: encodeCryptoMessage(wrapped), extra: cryptoMessageExtra({ mark }) }
-    : {
-        name: fingerprint(key),
-        data: encodeCryptoMessage(wrapped, key),
-        extra: cryptoMessageExtra({ mark, proof: recipientProof(key, volumeKey) }),
-      }
+export function cryptoMessage(
+  key: KeyObject,
+  { secret, mark }: MessageSecret,
+  anonymous: boolean,
+): CryptoMessage {
+  return {
+    name: anonymous ? "" : fingerprint(key),
+    data: encodeCryptoMessage(wrapSecret(key, secret), anonymous ? undefined : key),
+    extra: cryptoMessageExtra(mark),
+  }
 }
 
 /**
@@ -228,7 +226,7 @@ async function luksEncryption(
   ]
   const { header, volumeKey } = await formatLuks({ keyslots })
   const [first] = decodeLuksHeader(header, 2 * header.length, { limits: UNLIMITED }).keyslots
-  const from = { secret: secret.bytes, mark: first?.mark ?? "", volumeKey }
+  const from = { secret: secret.bytes, mark: first?.mark ?? "" }
   const messages = rsa.map((key) => cryptoMessage(key, from, anonymous))
   return {
     fileSystem: FileSystem.encryptedSquashfs,
@@ -266,7 +264,7 @@ async function gocryptfsEncryption(
   if (password === undefined) throw new TypeError("an encrypted image has a recipient")
   const cost = passphrase === undefined ? RANDOM_SECRET_SCRYPT : PASSPHRASE_SCRYPT
   const { config, mark, contentKey, file } = await makeGocryptfs(password, cost)
-  const from = { secret: password, mark, volumeKey: contentKey }
+  const from = { secret: password, mark }
   return {
     fileSystem: FileSystem.gocryptfsSquashfs,
     header: Buffer.alloc(0),

@@ -12,10 +12,11 @@ const BLOCK_SIZE: Bytes = 4096
 
 /** Changes of a gocryptfs configuration. */
 export function gocryptfsLockChange(opened: OpenedForChange<UnlockedGocryptfs>): LockChange {
-  const { image, file, partition, opening, messages } = opened
+  const { image, file, partition, opening } = opened
   const { path } = image
   const { config } = opening.unlocked
-  const hasPassphrase = messages.length === 0
+  // Whatever messages there are: it is the password.
+  const passphrase = opening.recipient === undefined
   const impossible = (what: string): never => {
     throw new GocryptfsError("ERR_GOCRYPTFS_RECIPIENTS", `${path}: ${what}`, { path })
   }
@@ -31,26 +32,23 @@ export function gocryptfsLockChange(opened: OpenedForChange<UnlockedGocryptfs>):
   }
 
   return {
-    hasPassphrase,
+    passphrases: passphrase ? [0] : [],
+    openedBy: passphrase ? 0 : undefined,
 
-    // eslint-disable-next-line @typescript-eslint/require-await -- LUKS2 derives keys here
-    async add(rsa, passphrases): Promise<PreparedChange> {
-      if (passphrases.length > 0)
-        impossible("a gocryptfs image has one password: a passphrase cannot be added to it")
-      if (rsa > 0 && hasPassphrase)
-        impossible(
-          "a gocryptfs image has one password, here a passphrase: an RSA recipient would have to be told it",
-        )
-      return {
-        secret: opening.secret.bytes,
-        mark: config.mark,
-        write: undefined,
-        [Symbol.dispose]: () => undefined,
-      }
+    requirePassphrase(): never {
+      throw new KeyError("ERR_KEY_RECIPIENT", `${path}: a gocryptfs image has no keyslots`, { path })
     },
 
-    async replace(needed): Promise<PreparedChange> {
-      if (!needed) throw new TypeError("nobody would be able to open it")
+    async replace({ rsa, passphrases }): Promise<PreparedChange> {
+      if (passphrases.length > 0)
+        impossible("a gocryptfs image has one password: a passphrase cannot be added to it")
+      if (passphrase) {
+        if (rsa)
+          impossible(
+            "a gocryptfs image has one password, here a passphrase: an RSA recipient would have to be told it",
+          )
+        return { secret: Buffer.alloc(0), mark: "", write: undefined, [Symbol.dispose]: () => undefined }
+      }
       const place = await findPlace()
       const password = randomGocryptfsPassword()
       try {
@@ -78,10 +76,6 @@ export function gocryptfsLockChange(opened: OpenedForChange<UnlockedGocryptfs>):
         password.wipe()
         throw error
       }
-    },
-
-    removeKeyslot(): Promise<PreparedChange> {
-      throw new KeyError("ERR_KEY_RECIPIENT", `${path}: a gocryptfs image has no keyslots`, { path })
     },
   }
 }

@@ -16,28 +16,39 @@ export interface OpenedForChange<U extends Unlocked = Unlocked> {
   readonly messages: readonly SifObject[]
 }
 
+/** What opens an image after a change, besides the passphrases that stay. */
+export interface NewLock {
+  /** Is there an RSA recipient? */
+  readonly rsa: boolean
+  readonly passphrases: readonly Uint8Array[]
+  /** Of these. */
+  readonly kdf: NativeKdf
+  /** Keyslots of passphrases that go. */
+  readonly remove: readonly number[]
+}
+
 /** A change that was prepared in memory. Disposing forgets the secret. */
 export interface PreparedChange extends Disposable {
-  /** What crypto messages shall hold; empty where there is none to write. */
+  /** What crypto messages shall hold, and what they are marked with; of no use where there is none to write. */
   readonly secret: Uint8Array
-  /** What they are marked with; undefined beside messages of a peer for another keyslot, which have no mark. */
-  readonly mark: string | undefined
+  readonly mark: string
   /** The commit: from its first write on, the image opens as the change wants it. undefined: nothing has to be written. */
   readonly write: (() => Promise<void>) | undefined
 }
 
 /** How an encrypted partition takes and loses secrets. Nothing is written before {@link PreparedChange.write}. */
 export interface LockChange {
-  /** Does a passphrase open the image? */
-  readonly hasPassphrase: boolean
+  /** The keyslots that passphrases open. */
+  readonly passphrases: readonly number[]
+  /** The keyslot that the credential opened, where that was a passphrase. */
+  readonly openedBy: number | undefined
+  /** @throws KeyError `ERR_KEY_RECIPIENT` for a keyslot that is not a passphrase's. */
+  requirePassphrase(keyslot: number): void
   /**
-   * For new recipients: that many RSA keys, and these passphrases.
+   * A new secret in place of every one that the RSA recipients share: whatever of it somebody kept, or wrote into the image
+   * himself, opens nothing afterwards.
    *
-   * @throws KeyError, GocryptfsError when the format cannot have them.
+   * @throws KeyError, GocryptfsError when the format cannot have it.
    */
-  add(rsa: number, passphrases: readonly Uint8Array[], kdf: NativeKdf): Promise<PreparedChange>
-  /** A new secret in place of the one that the RSA recipients share; with `needed` false, none. */
-  replace(needed: boolean): Promise<PreparedChange>
-  /** @throws KeyError `ERR_KEY_RECIPIENT`. */
-  removeKeyslot(keyslot: number): Promise<PreparedChange>
+  replace(wanted: NewLock): Promise<PreparedChange>
 }

@@ -1,8 +1,8 @@
 // LUKS2: the RSA recipients' secret has a keyslot, and so has each passphrase.
 import { randomFillSync } from "node:crypto"
-import { applyLuksSteps, type LuksChange } from "../device/luks-change.ts"
+import { applyLuksSteps } from "../device/luks-change.ts"
 import type { LuksHeader } from "../device/luks-header.ts"
-import { changeKeyslots, RANDOM_SECRET_KDF, type LuksChangeOptions } from "../device/luks.ts"
+import { changeKeyslots, RANDOM_SECRET_KDF } from "../device/luks.ts"
 import { KeyError } from "../errors.ts"
 import { Secret } from "../key/secret.ts"
 import { messageMark, type SifObject } from "../sif/format.ts"
@@ -18,33 +18,26 @@ export function keyslotOf(message: SifObject, { keyslots }: LuksHeader): number 
   return keyslots.length === 1 ? keyslots[0]?.id : undefined
 }
 
-/** The keyslots that the RSA recipients' secrets open. */
+/** The keyslots that the RSA recipients' secrets open. Never the one that a passphrase opened, whatever a message says. */
 function rsaKeyslots({ image, messages, opening }: OpenedForChange<UnlockedLuks>): number[] {
   const { header, keyslot } = opening.unlocked
-  const { keyslots } = header
   if (messages.length === 0) return []
+  const others = header.keyslots.flatMap(({ id }) => (id === keyslot ? [] : [id]))
   const known = new Set<number>(opening.recipient === undefined ? [] : [keyslot])
-  const unmarked = messages.filter(({ extra }) => messageMark(extra) === undefined)
   for (const message of messages) {
     const id = keyslotOf(message, header)
-    if (id !== undefined) known.add(id)
+    if (id !== undefined && others.includes(id)) known.add(id)
   }
-  if (unmarked.length === 0 || known.size > 0) return [...known]
+  const isUnmarked = ({ extra }: SifObject): boolean => messageMark(extra) === undefined
+  if (!messages.some(isUnmarked) || known.size > 0) return [...known]
   // A passphrase opened, and a peer made the messages: the other keyslot is theirs if there is one only.
-  const [other, another] = keyslots.filter(({ id }) => id !== keyslot)
-  if (other === undefined || another !== undefined)
+  if (others.length > 1)
     throw new KeyError(
       "ERR_KEY_MISSING",
-      `${image.path}: which of ${keyslots.length} keyslots is for the RSA recipients can only be told with a private key`,
+      `${image.path}: which of ${header.keyslots.length} keyslots is for the RSA recipients can only be told with a private key`,
       { path: image.path },
     )
-  return [other.id]
-}
-
-function markOf({ keyslots }: LuksHeader, id: number | undefined): string {
-  const keyslot = keyslots.find((one) => one.id === id)
-  if (keyslot === undefined) throw new TypeError("no such keyslot")
-  return keyslot.mark
+  return others
 }
 
 function freshSecret(): Secret {
@@ -55,61 +48,43 @@ function freshSecret(): Secret {
 
 /** Changes of a LUKS2 header. */
 export function luksLockChange(opened: OpenedForChange<UnlockedLuks>): LockChange {
-  const { image, file, partition, opening, messages } = opened
+  const { image, file, partition, opening } = opened
   const { header, volumeKey, keyslot: openedBy } = opening.unlocked
+  const ofRsa = rsaKeyslots(opened)
   const refuse = (what: string): never => {
     throw new KeyError("ERR_KEY_RECIPIENT", `${image.path}: ${what}`, { path: image.path })
   }
-  const change = async (
-    add: NonNullable<LuksChangeOptions["add"]>,
-    remove: readonly number[],
-  ): Promise<LuksChange> => await changeKeyslots({ header, volumeKey: volumeKey.bytes, add, remove })
-  const writing =
-    ({ steps }: LuksChange) =>
-    async (): Promise<void> => {
-      await applyLuksSteps(file, partition.offset, steps)
-    }
 
   return {
-    get hasPassphrase(): boolean {
-      return header.keyslots.length > rsaKeyslots(opened).length
+    passphrases: header.keyslots.flatMap(({ id }) => (ofRsa.includes(id) ? [] : [id])),
+    openedBy: opening.recipient === undefined ? openedBy : undefined,
+
+    requirePassphrase(keyslot): void {
+      if (!header.keyslots.some(({ id }) => id === keyslot)) refuse(`there is no keyslot ${keyslot}`)
+      if (ofRsa.includes(keyslot)) refuse(`keyslot ${keyslot} belongs to the RSA recipients`)
     },
 
-    async add(rsa, passphrases, kdf): Promise<PreparedChange> {
-      const own = rsa > 0 && opening.recipient === undefined ? freshSecret() : undefined
-      const keyslots = [
-        ...(own === undefined ? [] : [{ secret: own.bytes, kdf: RANDOM_SECRET_KDF }]),
-        ...passphrases.map((secret) => ({ secret, kdf })),
-      ]
-      try {
-        const changed = keyslots.length === 0 ? undefined : await change(keyslots, [])
-        const unmarked = messages.some(({ extra }) => messageMark(extra) === undefined)
-        const mark =
-          own === undefined ? markOf(header, openedBy) : markOf(changed?.header ?? header, changed?.added[0])
-        return {
-          secret: (own ?? opening.secret).bytes,
-          // Beside messages without a mark none may have one, unless all are for the same keyslot and get it.
-          mark: unmarked && opening.recipient === undefined ? undefined : mark,
-          write: changed === undefined ? undefined : writing(changed),
-          [Symbol.dispose]: () => own?.wipe(),
-        }
-      } catch (error) {
-        own?.wipe()
-        throw error
-      }
-    },
-
-    async replace(needed): Promise<PreparedChange> {
+    async replace({ rsa, passphrases, kdf, remove }): Promise<PreparedChange> {
       const secret = freshSecret()
       try {
-        const changed = await change(
-          needed ? [{ secret: secret.bytes, kdf: RANDOM_SECRET_KDF }] : [],
-          rsaKeyslots(opened),
-        )
+        const add = [
+          ...(rsa ? [{ secret: secret.bytes, kdf: RANDOM_SECRET_KDF }] : []),
+          ...passphrases.map((passphrase) => ({ secret: passphrase, kdf })),
+        ]
+        const gone = [...ofRsa, ...remove]
+        const changed =
+          add.length + gone.length === 0
+            ? undefined
+            : await changeKeyslots({ header, volumeKey: volumeKey.bytes, add, remove: gone })
+        const added = changed?.header.keyslots.find(({ id }) => id === changed.added[0])
         return {
           secret: secret.bytes,
-          mark: needed ? markOf(changed.header, changed.added[0]) : undefined,
-          write: writing(changed),
+          mark: added?.mark ?? "",
+          write:
+            changed &&
+            (async (): Promise<void> => {
+              await applyLuksSteps(file, partition.offset, changed.steps)
+            }),
           [Symbol.dispose]: () => {
             secret.wipe()
           },
@@ -117,18 +92,6 @@ export function luksLockChange(opened: OpenedForChange<UnlockedLuks>): LockChang
       } catch (error) {
         secret.wipe()
         throw error
-      }
-    },
-
-    async removeKeyslot(keyslot): Promise<PreparedChange> {
-      if (!header.keyslots.some(({ id }) => id === keyslot)) refuse(`there is no keyslot ${keyslot}`)
-      if (rsaKeyslots(opened).includes(keyslot)) refuse(`keyslot ${keyslot} belongs to the RSA recipients`)
-      if (header.keyslots.length === 1) refuse(`keyslot ${keyslot} is all that opens it`)
-      return {
-        secret: Buffer.alloc(0),
-        mark: undefined,
-        write: writing(await change([], [keyslot])),
-        [Symbol.dispose]: () => undefined,
       }
     },
   }

@@ -1,7 +1,7 @@
 // The crypto message: a wrapped secret as PEM around a DER octet string. It is ciphertext, no secret itself.
 // Behind it may stand whom it is for: the recipient's public key, so that another secret can be wrapped for the same one.
 // The parts that are needed: all of it takes as long to load as opening an image takes.
-import { createHmac, type KeyObject } from "node:crypto"
+import type { KeyObject } from "node:crypto"
 import asn1 from "node-forge/lib/asn1.js"
 import pem from "node-forge/lib/pem.js"
 import util from "node-forge/lib/util.js"
@@ -28,15 +28,6 @@ export function encodeCryptoMessage(wrapped: Uint8Array, recipient?: KeyObject):
   const text = pem.encode({ type: "MESSAGE", body: asn1.toDer(octets).getBytes() }, { maxline: 64 })
   const key = recipient?.export({ type: "spki", format: "pem" }) ?? ""
   return Buffer.from(`${text.replaceAll("\r\n", "\n")}${key.toString()}`, "latin1")
-}
-
-/**
- * Shows that whoever put a recipient's public key into an image could open the image: nothing else authenticates it, and a
- * rotation wraps the new secret for the keys it finds.
- */
-export function recipientProof(recipient: KeyObject, volumeKey: Uint8Array): Buffer {
-  const key = recipient.export({ type: "spki", format: "der" })
-  return createHmac("sha256", volumeKey).update("sifcrypt recipient\0").update(key).digest()
 }
 
 /**

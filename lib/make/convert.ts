@@ -1,16 +1,15 @@
 // From one image to another: what was plain becomes encrypted and back, or gets a new volume key and other recipients,
 // in one pass. Everything beside the root file system comes along.
-import { timingSafeEqual, type KeyObject } from "node:crypto"
 import { wipeCredentials, type Credential, type CredentialOptions } from "../encryption/credentials.ts"
 import type { OpenOptions } from "../container/image.ts"
-import { dataKey, findCryptoMessages, marksOf, type Opening } from "../encryption/unlock.ts"
-import { BuildError, KeyError } from "../errors.ts"
-import { decodeRecipient, MAX_MESSAGE_SIZE, recipientProof } from "../key/crypto-message.ts"
+import { findCryptoMessages, marksOf, type Opening } from "../encryption/unlock.ts"
+import { BuildError } from "../errors.ts"
 import { fingerprint } from "../key/fingerprint.ts"
 import { Secret } from "../key/secret.ts"
-import { messageMark, messageProof, type SifObject } from "../sif/format.ts"
-import type { SifImage } from "../sif/open.ts"
+import { messageMark, type SifObject } from "../sif/format.ts"
 import { checkFormat, checkStretching, recipientsOf } from "../encryption/encrypt.ts"
+import { sortMessages } from "../encryption/recipient-list.ts"
+import { whoStays, type StayOptions } from "../encryption/staying.ts"
 import { checkTarget } from "../file/output.ts"
 import { openImageSource, type SourceImage } from "../source/source.ts"
 import {
@@ -40,14 +39,15 @@ export interface DecryptOptions extends OutputOptions, TrustOptions {
 }
 
 /** How {@link reencrypt} encrypts anew. */
-export interface ReencryptOptions extends EncryptedOutputOptions, TrustOptions {
+export interface ReencryptOptions
+  extends EncryptedOutputOptions, TrustOptions, Pick<StayOptions, "keep" | "onConfirm"> {
   /** An encrypted image. */
   readonly image: string
   /** Opens it. */
   readonly credentials: CredentialOptions
   /**
-   * Whoever shall be able to open the new one. Default: whose public keys the image carries, and the passphrase that
-   * opened it.
+   * Whoever shall be able to open the new one, besides those that `keep` names. Default with neither: the RSA recipients of
+   * the image, if all of them are known otherwise, and the passphrase that opened it.
    */
   readonly recipients?: CredentialOptions
 }
@@ -63,12 +63,6 @@ async function openEncrypted(
   throw new BuildError("ERR_BUILD_SOURCE", `${image} is not encrypted`, { path: image })
 }
 
-/** The messages that a change of recipients which was killed has left open nothing, and make nobody a recipient. */
-function isStale(message: SifObject, { unlocked }: Opening): boolean {
-  const mark = messageMark(message.extra)
-  return mark !== undefined && !marksOf(unlocked).has(mark)
-}
-
 /** The keyslots of passphrases that nobody gave; they do not come along. */
 function unknownPassphrases(messages: readonly SifObject[], opening: Opening): readonly number[] {
   const { unlocked, recipient } = opening
@@ -82,59 +76,36 @@ function unknownPassphrases(messages: readonly SifObject[], opening: Opening): r
   return others.slice(unnamed).map(({ id }) => id)
 }
 
-/**
- * Whose message it is; undefined: the image does not say, or somebody says so who could not open it. The key that opened
- * needs no proof.
- */
-async function keyOf(image: SifImage, message: SifObject, opening: Opening): Promise<KeyObject | undefined> {
-  const { unlocked, recipient } = opening
-  if (recipient?.message.id === message.id) return recipient.key
-  const key = decodeRecipient(await image.data(message, MAX_MESSAGE_SIZE))
-  if (key === undefined) return undefined
-  const proof = recipientProof(key, dataKey(unlocked).bytes)
-  return timingSafeEqual(messageProof(message.extra), proof) ? key : undefined
-}
-
-/**
- * Whoever could open an image, as far as it says who that was.
- *
- * @throws KeyError `ERR_KEY_MISSING`.
- */
-async function sameRecipients(
-  source: SourceImage,
+/** Whoever stays of those who could open an image. */
+async function stayingOf(
+  { sif, primary }: SourceImage,
   opening: Opening,
-  onNotice: (text: string) => void = () => undefined,
+  options: StayOptions,
 ): Promise<Credential[]> {
-  const { sif, primary } = source
-  const { path } = sif
-  const messages = findCryptoMessages(sif, primary).filter((message) => !isStale(message, opening))
-  const keys = new Map<string, KeyObject>()
-  const unknown: number[] = []
-  for (const message of messages) {
-    const key = await keyOf(sif, message, opening)
-    if (key === undefined) unknown.push(message.id)
-    else keys.set(fingerprint(key), key)
-  }
-  if (unknown.length > 0)
-    throw new KeyError(
-      "ERR_KEY_MISSING",
-      `${path} does not show the public ${unknown.length === 1 ? "key" : "keys"} of its RSA ` +
-        `${unknown.length === 1 ? "recipient" : "recipients"} in crypto message ${unknown.join(", ")}`,
-      { path },
-    )
-  const lost = unknownPassphrases(messages, opening)
+  const { onNotice = () => undefined } = options
+  const marks = marksOf(opening.unlocked)
+  const { current } = sortMessages(findCryptoMessages(sif, primary), marks, opening.recipient?.message)
+  const { keys } = await whoStays(
+    { image: sif, partition: primary, opening },
+    { messages: current, keyslots: [], openedBy: undefined },
+    options,
+  )
+  const lost = unknownPassphrases(current, opening)
   if (lost.length > 0)
     onNotice(`a passphrase that was not given does not open the new image (keyslot ${lost.join(", ")})`)
   const passphrase = opening.recipient === undefined ? ["the passphrase"] : []
-  onNotice(`encrypted for: ${[...keys.keys(), ...passphrase].join(", ")}`)
   return [
-    ...[...keys].map(([origin, key]): Credential => ({ kind: "rsa", key, origin })),
+    ...keys.map(({ key }): Credential => ({ kind: "rsa", key, origin: fingerprint(key) })),
     ...passphrase.map((origin): Credential => ({
       kind: "passphrase",
       passphrase: new Secret(opening.secret.bytes),
       origin,
     })),
   ]
+}
+
+function nameOf(recipient: Credential): string {
+  return recipient.kind === "rsa" ? fingerprint(recipient.key) : recipient.origin
 }
 
 /** Times `work`, between looking at the target and the result. */
@@ -193,11 +164,12 @@ export async function decrypt(options: DecryptOptions): Promise<BuildResult> {
  * Makes an encrypted image of an encrypted one, with a new volume key: whoever kept the old one cannot read the new
  * image.
  *
- * @throws As {@link decrypt}; KeyError `ERR_KEY_MISSING` naming the recipients whose public keys the image lacks.
+ * @throws As {@link decrypt}; KeyError `ERR_KEY_UNCONFIRMED` naming those who would stay of whom nothing but the image says so,
+ * `ERR_KEY_MISSING` those whose public keys the image lacks.
  */
 export async function reencrypt(options: ReencryptOptions): Promise<BuildResult> {
   return await convert(options, async () => {
-    const { recipients: wanted, format, onNotice } = options
+    const { recipients: wanted, format, keep, onNotice = () => undefined } = options
     checkStretching(options)
     const given =
       wanted === undefined
@@ -206,12 +178,18 @@ export async function reencrypt(options: ReencryptOptions): Promise<BuildResult>
             credentials: wanted,
             encrypt: true,
             ...(format === undefined ? {} : { format }),
-            ...(onNotice === undefined ? {} : { onNotice }),
+            onNotice,
           })
     let recipients = given ?? []
     try {
       await using source = await openEncrypted(options)
-      if (given === undefined) recipients = await sameRecipients(source.image, source.opening, onNotice)
+      if (given === undefined || keep !== undefined) {
+        const staying = await stayingOf(source.image, source.opening, options)
+        const named = new Set(staying.map(({ origin }) => origin))
+        const isNew = (one: Credential): boolean => one.kind !== "rsa" || !named.has(fingerprint(one.key))
+        recipients = [...staying, ...recipients.filter(isNew)]
+        onNotice(`encrypted for: ${recipients.map(nameOf).join(", ")}`)
+      }
       checkFormat(recipients, format)
       return await makeImage(options, recipients, source)
     } finally {

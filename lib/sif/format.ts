@@ -385,30 +385,18 @@ export function partitionExtra(facts: PartitionFacts): Buffer {
 /** Where a crypto message of ours says what it is for; the peers look at the eight bytes before. */
 const MARK_AT = 8
 const MARK_SIZE: Bytes = 16
-const PROOF_AT = MARK_AT + MARK_SIZE
-const PROOF_SIZE: Bytes = 32
 
-/** What a crypto message of ours says of itself. */
-export interface MessageFacts {
-  /** 32 hex digits that name the lock that the secret opens. */
-  readonly mark: string
-  /** 32 bytes that only those who can open the image can make: that the public key in the message is the recipient's. */
-  readonly proof?: Uint8Array
-}
-
-/** The extra area of a crypto message. */
-export function cryptoMessageExtra(facts: MessageFacts = { mark: "" }): Buffer {
+/**
+ * The extra area of a crypto message.
+ *
+ * @param mark - 32 hex digits that name the lock that the secret opens; none in the peers' messages.
+ */
+export function cryptoMessageExtra(mark: string = ""): Buffer {
   const extra = Buffer.alloc(EXTRA_SIZE)
   extra.writeInt32LE(MessageFormat.pem, 0)
   extra.writeInt32LE(MessageType.rsaOaep, 4)
-  extra.write(facts.mark, MARK_AT, MARK_SIZE, "hex")
-  if (facts.proof !== undefined) extra.set(facts.proof.subarray(0, PROOF_SIZE), PROOF_AT)
+  extra.write(mark, MARK_AT, MARK_SIZE, "hex")
   return extra
-}
-
-/** The proof in a crypto message's extra area; zeros where there is none. */
-export function messageProof(extra: Buffer): Buffer {
-  return extra.subarray(PROOF_AT, PROOF_AT + PROOF_SIZE)
 }
 
 /** What names the lock that a crypto message's secret opens; undefined in the peers' messages. */

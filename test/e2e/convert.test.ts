@@ -92,7 +92,7 @@ describe("from one image to another", () => {
     assert.deepEqual(await contentOf(output), await contentOf(plain))
   })
 
-  it("A6: reencrypt keeps it all, for the recipients that are proven, with another volume key", async () => {
+  it("A6: reencrypt keeps it all, for the one who opens it, with another volume key", async () => {
     const again = inFolder("again.sif")
     const heard: string[] = []
     await reencrypt({ image: encrypted, output: again, ...from, onNotice: (text) => heard.push(text) })
@@ -250,7 +250,7 @@ describe("from one image to another", () => {
     await encrypt({ image: plain, output: image, anonymous: true, ...both })
     await assert.rejects(reencrypt({ image, output: inFolder("none.sif"), ...from }), {
       code: "ERR_KEY_MISSING",
-      message: /does not show the public key of its RSA recipient in crypto message \d+$/,
+      message: /the public key of each recipient who stays is needed, and is not in the image: object \d+$/,
     })
     assert.ok(!existsSync(inFolder("none.sif")))
   })

@@ -42,6 +42,11 @@ describe("sifcrypt recipient", function () {
     return status === 0
   }
   const withKey = (key: string): string[] => ["--pem-path", key]
+  /** Everybody whom the image names now: what somebody notes as long as nobody else can write it. */
+  async function keepAll(image: string): Promise<string[]> {
+    const names = (await list(image)).map((one) => one.fingerprint ?? one.keyslotFingerprint ?? "")
+    return names.flatMap((name) => ["--keep", name])
+  }
   const withPassphrase = ["--passphrase-file", keys.passphraseFile]
 
   /** The encrypted payload: nothing may touch it. */
@@ -83,11 +88,12 @@ describe("sifcrypt recipient", function () {
         ],
       ],
     )
+    assert.match(recipients[2]?.keyslotFingerprint ?? "", /^SHA256:[A-Za-z0-9+/]{43}$/)
     const { text } = await recipientOk("list", image)
     assert.match(text, /^KIND +OBJECT +KEYSLOT +KEY +COST +READABLE BY\nrsa +2 +0 +SHA256:/)
     assert.match(
       text,
-      /\npassphrase +- +1 +- +pbkdf2, 2000 iterations +sifcrypt, apptainer, singularity, cryptsetup\n$/,
+      /\npassphrase +- +1 +SHA256:\S+ +pbkdf2, 2000 iterations +sifcrypt, apptainer, singularity, cryptsetup\n$/,
     )
   })
 
@@ -114,6 +120,7 @@ describe("sifcrypt recipient", function () {
     await recipientOk(
       "add",
       ...withKey(bob.private),
+      ...(await keepAll(image)),
       ...cheap,
       "--recipient-passphrase-file",
       keys.passphraseFile,
@@ -128,22 +135,21 @@ describe("sifcrypt recipient", function () {
     )
   })
 
-  it("adds an RSA recipient with a passphrase: a secret and keyslot of its own", async () => {
+  it("adds RSA recipients with a passphrase: they share a secret and a keyslot", async () => {
     const image = await build(...withPassphrase)
     await recipientOk("add", ...withPassphrase, "--recipient", alice.public, image)
-    await recipientOk("add", ...withPassphrase, "--recipient", bob.public, image)
+    await recipientOk("add", ...withPassphrase, ...(await keepAll(image)), "--recipient", bob.public, image)
     assert.deepEqual(
-      (await list(image)).map(({ kind, keyslot }) => [kind, keyslot]),
+      (await list(image)).map(({ kind, fingerprint: name, keyslot }) => [
+        kind === "rsa" ? name : kind,
+        keyslot,
+      ]),
       [
-        ["rsa", 1],
-        ["rsa", 2],
+        [alice.name, 2],
+        [bob.name, 2],
         ["passphrase", 0],
       ],
     )
-    for (const key of [alice, bob]) assert.ok(await opens(image, ...withKey(key.private)))
-    // one secret for all from here on
-    await recipientOk("rotate", ...withPassphrase, image)
-    assert.deepEqual(new Set((await list(image)).map(({ keyslot }) => keyslot)).size, 2)
     for (const key of [alice, bob]) assert.ok(await opens(image, ...withKey(key.private)))
   })
 
@@ -166,7 +172,9 @@ describe("sifcrypt recipient", function () {
       const before = await payload(image)
       const old = await messagesOf(image)
       const whom = { fingerprint: bob.name, "object ID": "3", "key file": bob.public }[how]
-      const { stderr } = await recipientOk("remove", ...withKey(alice.private), image, whom)
+      const [, , passphrase] = await list(image)
+      const keep = ["--keep", passphrase?.keyslotFingerprint ?? ""]
+      const { stderr } = await recipientOk("remove", ...withKey(alice.private), ...keep, image, whom)
       assert.match(stderr, /kept the volume key .* `sifcrypt reencrypt IMAGE OUTPUT`/)
       assert.ok(await opens(image, ...withKey(alice.private)))
       assert.ok(await opens(image, ...withPassphrase))
@@ -295,10 +303,8 @@ describe("sifcrypt recipient", function () {
     )
     const { status, stderr } = await recipient("rotate", ...withKey(alice.private), image)
     assert.equal(status, 22)
-    assert.match(
-      stderr,
-      /object 3: the public key in it .* was not put there by a recipient, and is not used/,
-    )
+    assert.match(stderr, /nothing but the image says that these are to stay: SHA256:\S+ \(object 3\)/)
+    assert.match(stderr, /hint: --keep FINGERPRINT/)
     assert.ok(stderr.includes(bob.name))
     await recipientOk("remove", ...withKey(alice.private), image, "3")
     assert.ok(await opens(image, ...withKey(alice.private)))
@@ -352,6 +358,7 @@ describe("sifcrypt recipient", function () {
       await recipientOk(
         "add",
         ...withKey(alice.private),
+        ...(await keepAll(image)),
         ...cheap,
         "--recipient-passphrase-file",
         keys.passphraseFile,
@@ -362,10 +369,17 @@ describe("sifcrypt recipient", function () {
       const [first, second, third] = await list(image)
       assert.deepEqual(
         [first?.fingerprint, second?.fingerprint, third?.kind],
-        [undefined, alice.name, "passphrase"],
+        [fingerprint(createPublicKey(vector("peer/rsa_pri.pem"))), alice.name, "passphrase"],
       )
       assert.deepEqual(first?.readableBy, ["sifcrypt", "apptainer", "singularity"])
-      await recipientOk("remove", ...withKey(key), image, alice.name)
+      await recipientOk(
+        "remove",
+        ...withKey(key),
+        "--keep",
+        third?.keyslotFingerprint ?? "",
+        image,
+        alice.name,
+      )
       assert.ok(!(await readable(withKey(alice.private))))
       assert.ok(await readable(withKey(key)))
       assert.ok(await readable(withPassphrase))
@@ -483,12 +497,21 @@ describe("sifcrypt recipient", function () {
   })
 
   it("lets two changes of one image happen one after the other", async () => {
-    const image = await build(...withPassphrase)
+    const image = await build(...withKey(alice.public))
+    const newPassphrase = ["--recipient-passphrase-file", keys.wrongPassphraseFile, ...cheap]
     await Promise.all([
-      recipientOk("add", ...withPassphrase, "--recipient", alice.public, image),
-      recipientOk("add", ...withPassphrase, "--recipient", bob.public, image),
+      recipientOk("rotate", ...withKey(alice.private), image),
+      recipientOk("rotate", ...withKey(alice.private), image),
     ])
-    for (const key of [alice, bob]) assert.ok(await opens(image, ...withKey(key.private)))
+    assert.ok(await opens(image, ...withKey(alice.private)))
+    const added = await Promise.all(
+      [["--recipient", bob.public], newPassphrase].map((whom) =>
+        recipient("add", ...withKey(alice.private), ...whom, image),
+      ),
+    )
+    // Whoever came second found somebody whom nobody had named.
+    assert.deepEqual(added.map(({ status }) => status).sort(), [0, 22])
+    assert.ok(await opens(image, ...withKey(alice.private)))
   })
 
   it("is in the API as well", async () => {

@@ -10,7 +10,14 @@ import {
   type OutputFlags,
 } from "../encryption.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
-import { addRecipientOptions, withRecipients, type RecipientFlags } from "../recipients.ts"
+import {
+  addRecipientOptions,
+  addStayOptions,
+  stayOptions,
+  withRecipients,
+  type RecipientFlags,
+  type StayFlags,
+} from "../recipients.ts"
 import { addSignerOptions, signerOptions, type SignerFlags } from "../signers.ts"
 
 /** How far the image is trusted. */
@@ -80,14 +87,19 @@ function addReencrypt(program: Command): void {
     .summary("encrypt an image anew, with a new volume key")
     .description(
       "Makes the encrypted image OUTPUT of the encrypted image IMAGE, with a new volume key: what opened IMAGE opens " +
-        "nothing of OUTPUT. With --recipient or a new passphrase OUTPUT is for these alone; otherwise for the RSA recipients " +
-        "whose public keys IMAGE carries, and the passphrase that opened it.",
+        "nothing of OUTPUT. With --recipient or a new passphrase OUTPUT is for these alone; with --keep for whoever opens IMAGE " +
+        "and those of its recipients (and new ones, if named); otherwise for all its RSA recipients, once they are confirmed, " +
+        "and the passphrase that opened it.",
     )
     .argument("<image>", "the encrypted image")
     .argument("<output>", "the image to write")
-  addOpenOptions(addRecipientOptions(addEncryptionOptions(command))).action(
-    async (image: string, output: string, flags: OpenFlags & RecipientFlags & EncryptionFlags) => {
-      const encryption = { ...encryptionOptions(flags, command), ...trust(flags) }
+  addStayOptions(addOpenOptions(addRecipientOptions(addEncryptionOptions(command)))).action(
+    async (
+      image: string,
+      output: string,
+      flags: OpenFlags & RecipientFlags & StayFlags & EncryptionFlags,
+    ) => {
+      const encryption = { ...encryptionOptions(flags, command), ...trust(flags), ...stayOptions(flags) }
       await withRecipients(flags, (recipients) =>
         withCredentials(flags, false, (credentials) =>
           showMaking(`encrypting ${output}`, output, flags, (options) =>

@@ -4,7 +4,6 @@ import {
   listRecipients,
   removeRecipient,
   rotateRecipients,
-  type Recipient,
   type RecipientChange,
   type RecipientChangeOptions,
   type RemoveRecipientOptions,
@@ -13,10 +12,18 @@ import { withCredentials } from "../credentials.ts"
 import { addKdfOptions, passphraseKdf, type KdfFlags } from "../kdf.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 import { print } from "../output.ts"
-import { addRecipientOptions, withRecipients, type RecipientFlags } from "../recipients.ts"
+import {
+  addRecipientOptions,
+  addStayOptions,
+  recipientTable,
+  stayOptions,
+  withRecipients,
+  type RecipientFlags,
+  type StayFlags,
+} from "../recipients.ts"
 import { notice, printable } from "../terminal.ts"
 
-interface ChangeFlags extends OpenFlags, RecipientFlags {
+interface ChangeFlags extends OpenFlags, RecipientFlags, StayFlags {
   readonly removeSignatures?: true
   readonly json?: true
 }
@@ -34,35 +41,6 @@ function parseKeyslot(text: string): number {
   return Number(text)
 }
 
-const headings = ["KIND", "OBJECT", "KEYSLOT", "KEY", "COST", "READABLE BY"] as const
-
-function row(recipient: Recipient): readonly string[] {
-  const { kind, id, fingerprint, modulusBits, keyslot, kdf, cost, stale, readableBy } = recipient
-  const bits = modulusBits === undefined ? "" : ` (${modulusBits} bits)`
-  return [
-    kind,
-    id === undefined ? "-" : String(id),
-    keyslot === undefined ? "-" : String(keyslot),
-    kind === "passphrase" ? "-" : `${fingerprint ?? "anonymous"}${bits}`,
-    kdf === undefined ? "-" : `${kdf}, ${cost ?? ""}`,
-    stale ? "nobody: left by a change that was killed" : readableBy.join(", "),
-  ]
-}
-
-function table(recipients: readonly Recipient[]): string {
-  const rows = [headings, ...recipients.map(row)].map((cells) => cells.map(printable))
-  const widths = headings.map((_, column) => Math.max(...rows.map((cells) => cells[column]?.length ?? 0)))
-  return rows
-    .map(
-      (cells) =>
-        `${cells
-          .map((cell, column) => cell.padEnd(widths[column] ?? 0))
-          .join("  ")
-          .trimEnd()}\n`,
-    )
-    .join("")
-}
-
 async function report(change: RecipientChange, flags: ChangeFlags): Promise<void> {
   const { brokenSignatures, signaturesRemoved, recipients } = change
   if (brokenSignatures.length > 0) {
@@ -73,7 +51,7 @@ async function report(change: RecipientChange, flags: ChangeFlags): Promise<void
         : `the ${which} did not survive the change: sign the image again (--remove-signatures takes them out)`,
     )
   }
-  await print(flags.json === true ? `${JSON.stringify(change, null, 2)}\n` : table(recipients))
+  await print(flags.json === true ? `${JSON.stringify(change, null, 2)}\n` : recipientTable(recipients))
 }
 
 /** What all changes take. */
@@ -83,6 +61,7 @@ function changeOptions(
 ): RecipientChangeOptions {
   return {
     ...openOptions(flags, credentials),
+    ...stayOptions(flags),
     onNotice: (text) => {
       notice(printable(text))
     },
@@ -106,12 +85,16 @@ export function addRecipientCommands(program: Command): void {
     .option("--json", "print JSON")
     .action(async (image: string, flags: { json?: true }) => {
       const recipients = await listRecipients(image)
-      await print(flags.json === true ? `${JSON.stringify(recipients, null, 2)}\n` : table(recipients))
+      await print(
+        flags.json === true ? `${JSON.stringify(recipients, null, 2)}\n` : recipientTable(recipients),
+      )
     })
 
   const changing = (name: string, text: string): Command =>
-    addOpenOptions(
-      command.command(name).description(text).argument("<image>", "the image to change, in place"),
+    addStayOptions(
+      addOpenOptions(
+        command.command(name).description(text).argument("<image>", "the image to change, in place"),
+      ),
     )
       .option("--remove-signatures", "remove the signatures that the change breaks")
       .option("--json", "print the result as JSON")
@@ -164,7 +147,7 @@ export function addRecipientCommands(program: Command): void {
 
   const rotate = changing(
     "rotate",
-    "Replaces the secret that IMAGE's RSA recipients share. All of them stay, and so do passphrases.",
+    "Replaces the secret that IMAGE's RSA recipients share. All of them stay, and so do passphrases, or those that are listed.",
   )
   addKeysOfThoseWhoStay(rotate).action(async (image: string, flags: ChangeFlags) => {
     const change = await withRecipients(flags, (recipients = {}) =>
@@ -179,7 +162,7 @@ export function addRecipientCommands(program: Command): void {
 function addKeysOfThoseWhoStay(command: Command): Command {
   return command.option(
     "--recipient <file>",
-    "public key of a recipient who stays, if the image does not have it (repeatable)",
+    "public key of a recipient who stays, as with --keep (repeatable)",
     (value: string, earlier: string[] | undefined) => [...(earlier ?? []), value],
   )
 }
