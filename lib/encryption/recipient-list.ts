@@ -10,7 +10,7 @@ import { messageMark, type SifObject, type SifPartition } from "../sif/format.ts
 import { openSif, type SifImage } from "../sif/open.ts"
 import { keyslotOf } from "./luks-lock-change.ts"
 import { partitionKind } from "./partition.ts"
-import { findCryptoMessages, plainRange, type Unlocked } from "./unlock.ts"
+import { findCryptoMessages, plainRange, type Opening } from "./unlock.ts"
 
 /** A program that can open an image with a recipient's credential. The peers need root for LUKS2. */
 export type Reader = "sifcrypt" | "apptainer" | "singularity" | "cryptsetup"
@@ -164,10 +164,11 @@ async function visibleLock(image: SifImage, partition: SifPartition): Promise<Vi
 /**
  * As {@link listRecipients}.
  *
- * @param unlocked - The lock as it was when it was opened, whatever the file holds by now.
+ * @param opening - How it was opened: the lock as it was then, whatever the file holds by now.
  */
-export async function recipientsIn(image: SifImage, unlocked?: Unlocked): Promise<Recipient[]> {
+export async function recipientsIn(image: SifImage, opening?: Opening): Promise<Recipient[]> {
   const partition = image.primary()
+  const unlocked = opening?.unlocked
   const lock =
     unlocked === undefined
       ? await visibleLock(image, partition)
@@ -175,7 +176,7 @@ export async function recipientsIn(image: SifImage, unlocked?: Unlocked): Promis
         ? visibleLuks(image, partition, unlocked.header)
         : visibleGocryptfs(unlocked.config)
   const all = findCryptoMessages(image, partition)
-  const { current, stale } = sortMessages(all, lock.marks)
+  const { current, stale } = sortMessages(all, lock.marks, opening?.recipient?.message)
   const found: Recipient[] = []
   for (const message of all) {
     const key = await keyBehind(image, message)

@@ -273,27 +273,28 @@ export async function rotateRecipients(
   })
 }
 
-/** The messages of the one that somebody means. */
+/** All messages of the one that somebody means: there may be more than he wrote. */
 async function findRecipient(
   { change: { image }, messages, opening }: Changing,
   { recipient = "", recipientFile, onNotice = () => undefined }: RemoveRecipientOptions,
 ): Promise<readonly SifObject[]> {
-  let query = parseFingerprint(recipient)
-  if (recipientFile !== undefined) {
-    const [key] = await publicKeys({ pemPaths: [recipientFile] }, onNotice)
-    query = key === undefined ? undefined : parseFingerprint(fingerprint(key))
-  }
+  const isOpener = (message: SifObject): boolean => opening.recipient?.message === message
+  const nameOf = (key: KeyObject | undefined): string => (key === undefined ? "" : fingerprint(key))
+  const byId = messages.current.find(({ id }) => String(id) === recipient)
+  let shown = recipient
+  if (recipientFile !== undefined)
+    shown = nameOf((await publicKeys({ pemPaths: [recipientFile] }, onNotice))[0])
+  else if (byId !== undefined) shown = isOpener(byId) ? nameOf(opening.recipient?.key) : byId.name
+  const query = parseFingerprint(shown)
   const found: SifObject[] = []
   for (const message of messages.current) {
     const name = parseFingerprint(message.name)
-    const own = opening.recipient?.message === message ? opening.recipient.key : undefined
-    const key = own ?? (await keyBehind(image, message))
-    const meant =
-      query === undefined
-        ? String(message.id) === recipient
-        : (key !== undefined && isNamedBy(key, query)) ||
-          (name?.hash === query.hash && name.digest.equals(query.digest))
-    if (meant) found.push(message)
+    const key = isOpener(message) ? opening.recipient?.key : await keyBehind(image, message)
+    const isMeant =
+      query !== undefined &&
+      ((key !== undefined && isNamedBy(key, query)) ||
+        (name?.hash === query.hash && name.digest.equals(query.digest)))
+    if (isMeant || message === byId) found.push(message)
   }
   if (found.length === 0) refuse(image, `${recipientFile ?? recipient} is none of its RSA recipients`)
   return found

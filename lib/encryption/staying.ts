@@ -107,21 +107,78 @@ interface Addressed {
   key: KeyObject | undefined
 }
 
+/** A passphrase's keyslot. */
+interface Keyslot {
+  readonly id: number
+  readonly name: string
+}
+
 /** As an error or a notice names them. */
-function names(messages: readonly SifObject[], keyslots: readonly (string | number)[] = []): string {
+function namesOf(addressed: readonly Addressed[], keyslots: readonly Keyslot[] = []): string {
   return [
-    ...messages.map((message) =>
+    ...addressed.map(({ message }) =>
       isNamed(message) ? `${message.name} (object ${message.id})` : `object ${message.id}`,
     ),
-    ...keyslots.map((keyslot) => `passphrase ${keyslot}`),
+    ...keyslots.map(({ id, name }) => `passphrase ${name} (keyslot ${id})`),
   ].join(", ")
 }
 
-/** IDs of those objects that are as a signer signed them whom the caller requires by name: anybody else's word is nobody's. */
+function requireKeys(path: string, addressed: readonly Addressed[]): void {
+  const lacking = addressed.filter(({ key }) => key === undefined)
+  if (lacking.length > 0)
+    throw new KeyError(
+      "ERR_KEY_MISSING",
+      `${path}: the public key of each recipient who stays is needed, and is not in the image: ${namesOf(lacking)}`,
+      { path },
+    )
+}
+
+/** Each key once. */
+function stayingKeys(path: string, addressed: readonly Addressed[]): StayingKey[] {
+  const byName = new Map<string, StayingKey>()
+  for (const { key, message } of addressed) {
+    if (key === undefined || byName.has(fingerprint(key))) continue
+    checkRecipient(key, `${path}: object ${message.id}`)
+    byName.set(fingerprint(key), { key, message })
+  }
+  return [...byName.values()]
+}
+
+/** The key in a message that names it: what is shown, listed or signed is the name. */
+async function keyNamed(image: SifImage, message: SifObject): Promise<KeyObject | undefined> {
+  const key = await keyBehind(image, message)
+  return key !== undefined && fingerprint(key) === message.name ? key : undefined
+}
+
+/** The messages, each with its key: that of the opener, one that is listed, or the one in it. */
+async function addressedOf(
+  { image, opening }: OpenedImage,
+  messages: readonly SifObject[],
+  list: List,
+): Promise<{ readonly addressed: readonly Addressed[]; readonly spare: readonly KeyObject[] }> {
+  const { recipient } = opening
+  const addressed: Addressed[] = []
+  const unused = new Map(list.keys)
+  for (const message of messages) {
+    const own = recipient?.message.id === message.id ? recipient.key : undefined
+    const key = own ?? list.keys.get(message.name) ?? (await keyNamed(image, message))
+    if (key !== undefined) unused.delete(fingerprint(key))
+    addressed.push({ message, key })
+  }
+  // They all get the same secret: which of those without a name is whose does not matter.
+  const spare = [...unused.values()]
+  for (const one of addressed) if (one.key === undefined && !isNamed(one.message)) one.key = spare.shift()
+  return { addressed, spare }
+}
+
+/**
+ * IDs of those objects that are as a signer signed them whom the caller requires by name: anybody else's word is nobody's.
+ * An older image has an older signature, so it is told who signed, and when.
+ */
 async function signedOf(
   image: SifImage,
   objects: readonly SifObject[],
-  verify: VerifyOptions | undefined,
+  { verify, onNotice = () => undefined }: StayOptions,
 ): Promise<ReadonlySet<number>> {
   const { require } = verify ?? {}
   const ids = objects.flatMap(({ id, group }) => (group === 0 ? [] : [id]))
@@ -131,6 +188,8 @@ async function signedOf(
     ({ kind, status, signer }) =>
       kind !== "legacy" && status === "valid" && signer !== undefined && require.includes(signer),
   )
+  for (const { signer = "", time } of good)
+    onNotice(`kept as they were signed by ${signer}${time === undefined ? "" : `, ${time.toISOString()}`}`)
   return new Set(good.flatMap((signature) => signature.objects))
 }
 
@@ -148,105 +207,64 @@ export async function whoStays(
   given: readonly KeyObject[] = [],
 ): Promise<Staying> {
   const { image, partition, opening } = opened
-  const { onNotice = () => undefined } = options
+  const { keep, onConfirm, onNotice = () => undefined } = options
   const { path } = image
+  const shown = await recipientsIn(image, opening)
+  const keyslots = candidates.keyslots.map((id): Keyslot => {
+    const row = shown.find(({ kind, keyslot }) => kind === "passphrase" && keyslot === id)
+    return { id, name: row?.keyslotFingerprint ?? "" }
+  })
   const list = await readList(options, given)
-  const isList = options.keep !== undefined || given.length > 0
-  const shown = await recipientsIn(image, opening.unlocked)
-  const keyslotName = (keyslot: number): string =>
-    shown.find((one) => one.kind === "passphrase" && one.keyslot === keyslot)?.keyslotFingerprint ?? ""
-  const opener = opening.recipient
-  const openerName = opener === undefined ? undefined : fingerprint(opener.key)
+  const { addressed, spare } = await addressedOf(opened, candidates.messages, list)
 
-  const unused = new Map(list.keys)
-  const addressed: Addressed[] = []
-  for (const message of candidates.messages) {
-    const own = opener?.message.id === message.id ? opener.key : undefined
-    const key = own ?? list.keys.get(message.name) ?? (await keyNamed(image, message))
-    if (key !== undefined) unused.delete(fingerprint(key))
-    addressed.push({ message, key })
-  }
-  // They all get the same secret: which of them is whose does not matter.
-  const spare = [...unused.values()]
-  for (const one of addressed) if (one.key === undefined && !isNamed(one.message)) one.key = spare.shift()
   const there = new Set([
     ...addressed.map(({ key, message }) => (key === undefined ? message.name : fingerprint(key))),
-    ...candidates.keyslots.map(keyslotName),
+    ...keyslots.map(({ name }) => name),
   ])
-  const absent = [...spare.map(fingerprint), ...[...list.fingerprints].filter((one) => !there.has(one))]
+  const absent = [...spare.map(fingerprint), ...[...list.fingerprints].filter((name) => !there.has(name))]
   if (absent.length > 0)
     throw new KeyError("ERR_KEY_RECIPIENT", `${path}: ${absent.join(", ")} is no recipient who stays`, {
       path,
     })
 
+  const opener = opening.recipient === undefined ? undefined : fingerprint(opening.recipient.key)
   const isKnown = (name: string): boolean =>
-    name === openerName || list.keys.has(name) || list.fingerprints.has(name)
+    name === opener || list.keys.has(name) || list.fingerprints.has(name)
   const unknown = addressed.filter(({ key }) => key === undefined || !isKnown(fingerprint(key)))
-  const unknownKeyslots = candidates.keyslots.filter(
-    (keyslot) => keyslot !== candidates.openedBy && !isKnown(keyslotName(keyslot)),
-  )
-  const distinct = (all: readonly Addressed[]): StayingKey[] => {
-    const byName = new Map<string, StayingKey>()
-    for (const { key, message } of all) {
-      if (key === undefined || byName.has(fingerprint(key))) continue
-      checkRecipient(key, `${path}: object ${message.id}`)
-      byName.set(fingerprint(key), { key, message })
-    }
-    return [...byName.values()]
-  }
-  const requireKeys = (some: readonly Addressed[]): void => {
-    const lacking = some.filter(({ key }) => key === undefined).map(({ message }) => message)
-    if (lacking.length > 0)
-      throw new KeyError(
-        "ERR_KEY_MISSING",
-        `${path}: the public key of each recipient who stays is needed, and is not in the image: ${names(lacking)}`,
-        { path },
-      )
-  }
-  if (isList) {
-    requireKeys(unknown.filter(({ message }) => list.fingerprints.has(message.name)))
+  const unknownKeyslots = keyslots.filter(({ id, name }) => id !== candidates.openedBy && !isKnown(name))
+  if (keep !== undefined || given.length > 0) {
+    requireKeys(
+      path,
+      unknown.filter(({ message }) => list.fingerprints.has(message.name)),
+    )
     if (unknown.length + unknownKeyslots.length > 0)
-      onNotice(
-        `not listed, and not kept: ${names(
-          unknown.map(({ message }) => message),
-          unknownKeyslots.map((keyslot) => `${keyslotName(keyslot)} (keyslot ${keyslot})`),
-        )}`,
-      )
+      onNotice(`not listed, and not kept: ${namesOf(unknown, unknownKeyslots)}`)
     return {
-      keys: distinct(addressed.filter((one) => !unknown.includes(one))),
-      keyslots: candidates.keyslots.filter((keyslot) => !unknownKeyslots.includes(keyslot)),
+      keys: stayingKeys(
+        path,
+        addressed.filter((one) => !unknown.includes(one)),
+      ),
+      keyslots: keyslots.filter((one) => !unknownKeyslots.includes(one)).map(({ id }) => id),
     }
   }
 
-  requireKeys(unknown)
-  const asked = [
-    ...unknown.map(({ message }) => message),
-    ...(unknownKeyslots.length === 0 ? [] : [partition]),
-  ]
-  const signed = await signedOf(image, asked, options.verify)
-  const left = unknown.map(({ message }) => message).filter(({ id }) => !signed.has(id))
+  requireKeys(path, unknown)
+  const asked = unknown.map(({ message }) => message)
+  const signed = await signedOf(image, unknownKeyslots.length === 0 ? asked : [...asked, partition], options)
+  const left = unknown.filter(({ message }) => !signed.has(message.id))
   const leftKeyslots = signed.has(partition.id) ? [] : unknownKeyslots
   if (left.length + leftKeyslots.length > 0) {
     const rows = shown.filter(({ kind, id, keyslot }) =>
       kind === "rsa"
-        ? left.some((message) => message.id === id)
-        : keyslot !== undefined && leftKeyslots.includes(keyslot),
+        ? left.some(({ message }) => message.id === id)
+        : leftKeyslots.some((one) => one.id === keyslot),
     )
-    if ((await options.onConfirm?.(rows)) !== true)
+    if ((await onConfirm?.(rows)) !== true)
       throw new KeyError(
         "ERR_KEY_UNCONFIRMED",
-        `${path}: nothing but the image says that these are to stay: ${names(
-          left,
-          leftKeyslots.map((keyslot) => `${keyslotName(keyslot)} (keyslot ${keyslot})`),
-        )}`,
+        `${path}: nothing but the image says that these are to stay: ${namesOf(left, leftKeyslots)}`,
         { path },
       )
   }
-  return { keys: distinct(addressed), keyslots: candidates.keyslots }
-}
-
-/** The key in a message that names it: what is shown, listed or signed is the name. */
-async function keyNamed(image: SifImage, message: SifObject): Promise<KeyObject | undefined> {
-  const key = await keyBehind(image, message)
-  return key !== undefined && fingerprint(key) === message.name ? key : undefined
+  return { keys: stayingKeys(path, addressed), keyslots: candidates.keyslots }
 }

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
 import { createHash, createPublicKey } from "node:crypto"
-import { chmodSync, chownSync, copyFileSync, readFileSync, writeFileSync } from "node:fs"
+import { chmodSync, chownSync, copyFileSync, existsSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { addRecipients, removeRecipient, sif, type Recipient } from "../../lib/index.ts"
 import { fingerprint } from "../../lib/key/fingerprint.ts"
@@ -11,11 +11,14 @@ import { encodeCryptoMessage } from "../../lib/key/crypto-message.ts"
 import { isRoot, sifcrypt, sifcryptOk, userId, type Result } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
+import { typing } from "../support/terminal.ts"
 import { makeRootTree } from "../support/trees.ts"
 import { vector, vectorPath } from "../vectors/load.ts"
 
 const keys = testKeys()
 const tree = makeRootTree()
+/** Without a terminal, wherever the tests run. */
+const nowhere = { wrapper: ["setsid", "--wait"] }
 const cheap = ["--pbkdf", "pbkdf2:2000"]
 const nameOf = (file: string): string => fingerprint(createPublicKey(readFileSync(file)))
 const alice = { public: keys.publicKey, private: keys.privateKey, name: nameOf(keys.publicKey) }
@@ -301,7 +304,10 @@ describe("sifcrypt recipient", function () {
       },
       encodeCryptoMessage(Buffer.alloc(256, 1), key),
     )
-    const { status, stderr } = await recipient("rotate", ...withKey(alice.private), image)
+    const { status, stderr } = await sifcrypt(
+      ["recipient", "rotate", ...withKey(alice.private), image],
+      nowhere,
+    )
     assert.equal(status, 22)
     assert.match(stderr, /nothing but the image says that these are to stay: SHA256:\S+ \(object 3\)/)
     assert.match(stderr, /hint: --keep FINGERPRINT/)
@@ -309,6 +315,44 @@ describe("sifcrypt recipient", function () {
     await recipientOk("remove", ...withKey(alice.private), image, "3")
     assert.ok(await opens(image, ...withKey(alice.private)))
     assert.ok(!(await opens(image, ...withKey(bob.private))))
+  })
+
+  describe("at a terminal", () => {
+    for (const command of ["rotate", "reencrypt"] as const)
+      it(`shows who would stay, and ${command} takes nothing but a yes`, async () => {
+        const image = await build(...withKey(alice.public), ...withKey(bob.public))
+        const before = readFileSync(image)
+        const output = path.join(folder, `${++count}.sif`)
+        const args =
+          command === "rotate"
+            ? ["recipient", "rotate", ...withKey(alice.private), image]
+            : ["reencrypt", ...withKey(alice.private), image, output]
+        for (const answer of ["", "n", "keep"]) {
+          const { status, text } = await sifcrypt(args, typing(answer))
+          assert.equal(status, 22, text)
+          assert.match(text, new RegExp(`rsa +3 +0 +${bob.name.replaceAll("+", "\\+")} \\(2048 bits\\)`))
+          assert.match(text, /nothing but the image says that these are to stay: SHA256:\S+ \(object 3\)/)
+        }
+        assert.ok(readFileSync(image).equals(before))
+        assert.ok(!existsSync(output))
+        await sifcryptOk(args, typing("y"))
+        const changed = command === "rotate" ? image : output
+        for (const key of [alice, bob]) assert.ok(await opens(changed, ...withKey(key.private)))
+      })
+  })
+
+  it("keeps nobody but those who are listed, and says so", async () => {
+    const image = await build(...withKey(alice.public), ...withKey(bob.public), ...withPassphrase)
+    const keyslot = (await list(image))[2]?.keyslotFingerprint ?? ""
+    const listed = ["--keep", `${alice.name},${keyslot}`]
+    const { stderr } = await recipientOk("rotate", ...withKey(alice.private), ...listed, image)
+    assert.ok(stderr.includes(`not listed, and not kept: ${bob.name} (object 3)`), stderr)
+    assert.ok(await opens(image, ...withPassphrase))
+    assert.ok(!(await opens(image, ...withKey(bob.private))))
+    const another = await build(...withKey(alice.public), ...withKey(bob.public), ...withPassphrase)
+    await recipientOk("rotate", ...withKey(alice.private), "--keep", bob.public, another)
+    for (const key of [alice, bob]) assert.ok(await opens(another, ...withKey(key.private)))
+    assert.ok(!(await opens(another, ...withPassphrase)))
   })
 
   it("reports the signatures that a change breaks, and removes them on request", async () => {
@@ -506,7 +550,7 @@ describe("sifcrypt recipient", function () {
     assert.ok(await opens(image, ...withKey(alice.private)))
     const added = await Promise.all(
       [["--recipient", bob.public], newPassphrase].map((whom) =>
-        recipient("add", ...withKey(alice.private), ...whom, image),
+        sifcrypt(["recipient", "add", ...withKey(alice.private), ...whom, image], nowhere),
       ),
     )
     // Whoever came second found somebody whom nobody had named.
