@@ -179,7 +179,7 @@ async function readingOurs(
   mountPoint: string,
   beside: { readonly peerCold: number; readonly kernelWarm: number },
 ): Promise<void> {
-  const image = await open(file, { credentials: { pemPaths: [`${work}/private.pem`] } })
+  const image = await open(file, { unlock: [{ key: { file: `${work}/private.pem` } }] })
   const read = (): Promise<number> => timeReading("bash", ["-c", readAll(mountPoint)])
   let cold: number
   let warm: number
@@ -388,7 +388,7 @@ const privatePem = Buffer.from(pair.privateKey.export({ type: "pkcs8", format: "
 async function verifyingWhenRead(): Promise<void> {
   console.log("\nImages with a signed hash tree")
   const mountPoint = `${work}/mount`
-  const credentials = { pemPaths: [`${work}/private.pem`] }
+  const credentials = [{ key: { file: `${work}/private.pem` } }]
   const signer = { keyPaths: [`${work}/public.pem`] }
   const addTree = async (image: string): Promise<number> =>
     (await measure(command, ["sign", "--tree", "--key", `${work}/private.pem`, image])).milliseconds
@@ -400,7 +400,7 @@ async function verifyingWhenRead(): Promise<void> {
   for (let i = 0; i < 5; i++)
     for (const way of ["unverified", "verified"] as const) {
       await using opened = await open(image, {
-        credentials,
+        unlock: credentials,
         ...(way === "verified" ? { verify: signer } : {}),
       })
       await dropCaches()
@@ -417,7 +417,7 @@ async function verifyingWhenRead(): Promise<void> {
   note("sign --tree of 4 GiB", seconds(await addTree(large)))
   const opening = await repeat(10, async () => {
     const started = performance.now()
-    const opened = await open(large, { credentials, verify: signer })
+    const opened = await open(large, { unlock: credentials, verify: signer })
     const took = performance.now() - started
     await opened.close()
     return took

@@ -1,7 +1,7 @@
 // The credential options every command shares, and the prompts behind them.
 import { fstatSync } from "node:fs"
 import { InvalidArgumentError, type Command } from "commander"
-import { allocateSecret, forbidDumps, KeyError, type CredentialOptions } from "../index.ts"
+import { allocateSecret, forbidDumps, KeyError, type CredentialSource, type SecretSource } from "../index.ts"
 import { interruption } from "./interrupt.ts"
 import { notice, printable, promptSecret, secretFromStdin } from "./terminal.ts"
 
@@ -98,59 +98,73 @@ export class KeyPasswords implements Disposable {
   }
 }
 
-/** The API's options for these flags; `typed` is a passphrase that was asked for. */
-function credentialOptions(
+/** Where the password of key files comes from. */
+export function keyPassword(file: string | undefined, passwords: KeyPasswords): SecretSource {
+  return file === undefined ? { ask: (origin, attempt) => passwords.ask(origin, attempt) } : { file }
+}
+
+/** The API's list for these flags; `typed` is a passphrase that was or will be asked for. */
+function credentialSources(
   flags: CredentialFlags,
-  passwords: KeyPasswords,
-  typed: Buffer | undefined,
-): CredentialOptions {
-  const { pemPath, keyFd, keyCommand, keyPassphraseFile, passphraseFile, passphraseFd } = flags
-  return {
-    env: process.env,
-    askKeyPassphrase: (origin, attempt) => passwords.ask(origin, attempt),
-    ...(pemPath === undefined ? {} : { pemPaths: pemPath }),
-    ...(keyFd === undefined ? {} : { keyFd }),
-    ...(keyCommand === undefined ? {} : { keyCommand }),
-    ...(keyPassphraseFile === undefined ? {} : { keyPassphraseFile }),
-    ...(passphraseFile === undefined ? {} : { passphraseFile }),
-    ...(passphraseFd === undefined ? {} : { passphraseFd }),
-    ...(typed === undefined ? {} : { passphrase: typed }),
-  }
+  password: SecretSource,
+  typed: SecretSource | undefined,
+): CredentialSource[] {
+  const keys: (SecretSource | undefined)[] = [
+    ...(flags.pemPath ?? []).map((file) => ({ file })),
+    flags.keyFd === undefined ? undefined : { fd: flags.keyFd },
+    flags.keyCommand === undefined ? undefined : { command: flags.keyCommand },
+  ]
+  const passphrases = [
+    typed,
+    flags.passphraseFile === undefined ? undefined : { file: flags.passphraseFile },
+    flags.passphraseFd === undefined ? undefined : { fd: flags.passphraseFd },
+  ]
+  return [
+    ...keys.flatMap((key) => (key === undefined ? [] : [{ key, password }])),
+    ...passphrases.flatMap((passphrase) => (passphrase === undefined ? [] : [{ passphrase }])),
+  ]
+}
+
+/** Was a credential given, rather than left to the environment? */
+export function gaveCredentials(flags: CredentialFlags): boolean {
+  const { passphrase, pemPath, keyFd, keyCommand, passphraseFile, passphraseFd } = flags
+  return [passphrase, pemPath, keyFd, keyCommand, passphraseFile, passphraseFd].some(
+    (given) => given !== undefined,
+  )
 }
 
 /**
- * Runs `use` with the credentials that flags and environment name, prompting where asked to; wipes what was typed.
+ * Runs `use` with the credentials that flags and environment name, and where passwords of key files come from, prompting where
+ * asked to; wipes what was typed.
  *
  * @param confirm - Ask twice, as for a new image.
+ * @param environment - Where to look when no flag names one.
  */
 export async function withCredentials<T>(
   flags: CredentialFlags,
   confirm: boolean,
-  use: (credentials: CredentialOptions) => Promise<T>,
+  use: (credentials: readonly CredentialSource[], password: SecretSource) => Promise<T>,
+  environment: NodeJS.ProcessEnv = process.env,
 ): Promise<T> {
   forbidDumps()
   using passwords = new KeyPasswords()
   // For a new image at once; an image that exists may be refused first.
   let typed = flags.passphrase === true && confirm ? await askPassphrase(true) : undefined
-  const later =
-    flags.passphrase === true && !confirm ? { askPassphrase: () => askPassphrase(false) } : undefined
+  const password = keyPassword(flags.keyPassphraseFile, passwords)
+  const sources = (passphrase: SecretSource | undefined): CredentialSource[] => [
+    ...credentialSources(flags, password, passphrase),
+    { environment, password },
+  ]
   try {
-    return await use({ ...credentialOptions(flags, passwords, typed), ...later })
+    const asked = typed === undefined ? { ask: () => askPassphrase(false) } : { bytes: typed }
+    return await use(sources(flags.passphrase === true ? asked : undefined), password)
   } catch (error) {
     // Somebody at a terminal who gave nothing is asked, as cryptsetup and ssh do.
     const missing = error instanceof KeyError && error.code === "ERR_KEY_MISSING"
-    const gave = [
-      flags.passphrase,
-      flags.pemPath,
-      flags.keyFd,
-      flags.keyCommand,
-      flags.passphraseFile,
-      flags.passphraseFd,
-    ].some((given) => given !== undefined)
-    if (!missing || confirm || gave || !process.stdin.isTTY) throw error
+    if (!missing || confirm || gaveCredentials(flags) || !process.stdin.isTTY) throw error
     notice(error.message)
     typed = await askPassphrase(false)
-    return await use(credentialOptions(flags, passwords, typed))
+    return await use(sources({ bytes: typed }), password)
   } finally {
     typed?.fill(0)
   }

@@ -1,6 +1,6 @@
 // What every command takes that opens an image: credentials, and how far an image's header is trusted.
 import { InvalidArgumentError, Option, type Command } from "commander"
-import type { CredentialOptions, OpenOptions, UnsignedPolicy } from "../index.ts"
+import type { CredentialSource, OpenOptions, UnsignedPolicy } from "../index.ts"
 import { addCredentialOptions, type CredentialFlags } from "./credentials.ts"
 import { interruption } from "./interrupt.ts"
 import { addSignerOptions, signerOptions, type SignerFlags } from "./signers.ts"
@@ -61,13 +61,13 @@ function noticeOnce(text: string): void {
 }
 
 /** The API's options for these flags. */
-export function openOptions(flags: OpenFlags, credentials: CredentialOptions): OpenOptions {
+export function openOptions(flags: OpenFlags, credentials: readonly CredentialSource[]): OpenOptions {
   const { maxKdfMemory, maxKdfIterations, allowCipher } = flags
   // For people, not for logs: a script that cares says so.
   const { unsigned = isTerminal(2) ? "warn" : "allow" } = flags
   const verify = signerOptions(flags)
   return {
-    credentials,
+    unlock: credentials,
     unsigned,
     ...(verify === undefined ? {} : { verify }),
     onNotice: noticeOnce,

@@ -1,6 +1,6 @@
 // Passwords of key files, from a file, a descriptor or the terminal; never from the command line.
 import { Option, type Command } from "commander"
-import { KeyError, type keyring } from "../index.ts"
+import { KeyError, type SecretSource } from "../index.ts"
 import { parseDescriptor } from "./credentials.ts"
 import { interruption } from "./interrupt.ts"
 import { printable, promptSecret } from "./terminal.ts"
@@ -31,7 +31,7 @@ export function passwordSource(
   file: string | undefined,
   fd: number | undefined,
   otherwise: (origin: string) => Promise<Buffer | undefined>,
-): keyring.PasswordSource {
+): SecretSource {
   if (file !== undefined) return { file }
   return fd === undefined ? { ask: otherwise } : { fd }
 }

@@ -1,6 +1,6 @@
 // The options that name new recipients where others open the image, and those that say who stays.
 import type { Command } from "commander"
-import type { CredentialOptions, Recipient, StayOptions } from "../index.ts"
+import type { CredentialSource, Recipient, StayOptions } from "../index.ts"
 import { parseDescriptor, withCredentials } from "./credentials.ts"
 import { interruption } from "./interrupt.ts"
 import { printable, promptLine } from "./terminal.ts"
@@ -29,7 +29,7 @@ export function addRecipientOptions(command: Command): Command {
  */
 export async function withRecipients<T>(
   flags: RecipientFlags,
-  use: (recipients: CredentialOptions | undefined) => Promise<T>,
+  use: (recipients: readonly CredentialSource[] | undefined) => Promise<T>,
 ): Promise<T> {
   const { recipient, recipientPassphrase, recipientPassphraseFile, recipientPassphraseFd } = flags
   const named = [recipient, recipientPassphrase, recipientPassphraseFile, recipientPassphraseFd]
@@ -40,7 +40,7 @@ export async function withRecipients<T>(
     ...(recipientPassphraseFile === undefined ? {} : { passphraseFile: recipientPassphraseFile }),
     ...(recipientPassphraseFd === undefined ? {} : { passphraseFd: recipientPassphraseFd }),
   }
-  return await withCredentials(given, true, (recipients) => use({ ...recipients, env: {} }))
+  return await withCredentials(given, true, use, {})
 }
 
 const headings = ["KIND", "OBJECT", "KEYSLOT", "KEY", "COST", "READABLE BY"] as const

@@ -12,7 +12,7 @@ import type { SifPartition } from "../sif/format.ts"
 import type { VerifyOptions } from "../signing/verify.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
-import type { CredentialOptions } from "../encryption/credentials.ts"
+import { Credentials, type CredentialSource } from "../encryption/credentials.ts"
 import { chooseEngine, isReadable, type Startable } from "../runtime/engine.ts"
 import { startInstance, type Instance, type InstanceOptions } from "./instance.ts"
 import { mountImage, type Mount, type MountOptions } from "./mount.ts"
@@ -27,7 +27,7 @@ import { cipherOf, plainRange, unlockPartition, wipeUnlocked, type Unlocked } fr
 /** How {@link open} opens. */
 export interface OpenOptions {
   /** For an encrypted image; a plain one opens whatever is given. */
-  readonly credentials?: CredentialOptions
+  readonly unlock?: readonly CredentialSource[]
   /**
    * A cipher besides `aes-xts-plain64` that the kernel engine may use, in dm-crypt's notation (`serpent-xts-plain64`).
    * Nothing authenticates a LUKS2 header: allow only what you know the image was made with.
@@ -468,10 +468,10 @@ export class Image implements AsyncDisposable {
  * `ERR_ECL_REFUSED` by the execution control list, `ERR_SIGNATURE_CHANGED` for a verified file that is being written to.
  */
 export async function open(file: string, options: OpenOptions = {}): Promise<Image> {
-  const { credentials = {}, allowCipher, kdfLimits, signal } = options
+  const { unlock, allowCipher, kdfLimits, signal } = options
   signal?.throwIfAborted()
   // For an encrypted image, then: the library is loaded while its table and header are read.
-  if (Object.keys(credentials).length > 0) prepareLuks()
+  if (unlock !== undefined) prepareLuks()
   const sif = await openSif(file).catch((cause: unknown) => {
     const isName = /^(?:docker|docker-archive|docker-daemon|oci|oci-archive|library|oras|shub|https?):/.test(
       file,
@@ -498,6 +498,7 @@ export async function open(file: string, options: OpenOptions = {}): Promise<Ima
       case "luks":
       case "gocryptfs": {
         const policy: LuksPolicy = { allowCipher, limits: kdfLimits }
+        using credentials = new Credentials(unlock)
         const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
         return new Image(sif, partition, unlocked, vouched, overlay)
       }

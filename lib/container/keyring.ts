@@ -13,7 +13,8 @@ import {
   type NewPairOptions as PairOptions,
   type RingOptions,
 } from "../signing/key-ring.ts"
-import { newPassword, readPassword, type PasswordSource } from "../encryption/password.ts"
+import { newPassword, readPassword } from "../encryption/password.ts"
+import type { SecretSource } from "../encryption/secret-sources.ts"
 import { readKeyring } from "../signing/keys.ts"
 
 export {
@@ -39,12 +40,11 @@ export type {
 export { DEFAULT_KEY_SERVER, KEY_SERVER_TIMEOUT_MS, pull, push, search } from "../signing/key-server.ts"
 export type { FoundKey, KeyServerOptions } from "../signing/key-server.ts"
 export type { RingEnvironment } from "../signing/rings.ts"
-export type { PasswordSource } from "../encryption/password.ts"
 
 /** A new key pair. */
 export interface NewPairOptions extends Omit<PairOptions, "password"> {
   /** undefined leaves the private key readable by whoever reads the file. */
-  readonly password: PasswordSource | undefined
+  readonly password: SecretSource | undefined
 }
 
 /**
@@ -75,9 +75,9 @@ export async function readKeys(
 /** How {@link importKeys} imports. */
 export interface ImportOptions extends RingOptions {
   /** Put private keys under a new password. */
-  readonly newPassword?: PasswordSource
+  readonly newPassword?: SecretSource
   /** Of the private keys in the file; asked for only with `newPassword`. */
-  readonly password?: PasswordSource
+  readonly password?: SecretSource
 }
 
 /**

@@ -19,6 +19,7 @@ import type { SifObject, SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
 import type { OpenOptions } from "./image.ts"
+import { Credentials } from "../encryption/credentials.ts"
 import { checkOrigin, isVerified } from "./origin.ts"
 
 /** What a SCIF app says of itself; what it lacks is undefined. */
@@ -304,7 +305,7 @@ async function fromInside(
  * GocryptfsError, EnvironmentError, TreeError, SignatureError; the signal's reason.
  */
 export async function readMetadata(path: string, options: MetadataOptions = {}): Promise<ImageMetadata> {
-  const { credentials = {}, kdfLimits, onNotice, signal, verify } = options
+  const { unlock, kdfLimits, onNotice, signal, verify } = options
   signal?.throwIfAborted()
   await using image = await openSif(path)
   const primary = await checkOrigin(image, image.primary(), options)
@@ -315,6 +316,7 @@ export async function readMetadata(path: string, options: MetadataOptions = {}):
   if (!isEncrypted(partitionKind(primary)))
     return (await outside()) ?? (await fromInside(image, primary, undefined, reading))
   const policy: LuksPolicy = { limits: kdfLimits }
+  using credentials = new Credentials(unlock)
   let unlocked: Unlocked
   try {
     unlocked = await unlockPartition(image, primary, credentials, policy, signal)

@@ -37,6 +37,7 @@ import { hasLimits, planCgroup, readResources, resourcesOf } from "../runtime/re
 import { idMapArguments, subordinateIds } from "../runtime/subordinate-ids.ts"
 import { openBindImages } from "./bind-images.ts"
 import { openOverlays, type OwnOverlay } from "./overlays.ts"
+import { Credentials } from "../encryption/credentials.ts"
 import { isEncrypted } from "../encryption/partition.ts"
 
 /** How a payload ended. */
@@ -288,7 +289,8 @@ export async function withRun<T>(
       : await resourcesFromFile(options.applyCgroups, options)
   const id = `sifcrypt-${process.pid}-${Date.now().toString(36)}`
   const cgroup = Object.keys(resources).length === 0 ? undefined : planCgroup(caller.uid, id)
-  const opening = { credentials: options.overlayCredentials ?? {}, policy: {}, signal }
+  using credentials = new Credentials(options.overlayUnlock)
+  const opening = { credentials, policy: {}, signal }
   await using bindImages = await openBindImages(places, opening)
   await using overlays = await openOverlays(options.overlay ?? [], {
     ...opening,

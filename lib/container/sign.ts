@@ -8,8 +8,8 @@ import { readKeyring, readSignerKey } from "../signing/keys.ts"
 import { isLocked, SecretKeyring, unlockSecretKey, wipeSecretKey } from "../signing/openpgp.ts"
 import { signSif, type SignReport, type SignTargets } from "../signing/sign.ts"
 import { commandSigner, keySigner, openPgpSigner, type Signer } from "../signing/signer.ts"
-import { copyOf, KeyPassword, type KeyPasswordOptions } from "../encryption/credentials.ts"
-import { readSecretFile } from "../encryption/secret-sources.ts"
+import { KeyPassword } from "../encryption/credentials.ts"
+import { copyOf, readSecretFile, type SecretSource } from "../encryption/secret-sources.ts"
 
 /** Whose signature it is to be. The first two are OpenPGP, the others DSSE. */
 export type SigningKey =
@@ -40,7 +40,10 @@ export type SigningKey =
     }
 
 /** How {@link sign} signs. */
-export interface SignOptions extends SignTargets, KeyPasswordOptions {}
+export interface SignOptions extends SignTargets {
+  /** Of the key, where it is under one. It is read, or asked for, only if it is needed. */
+  readonly password?: SecretSource | undefined
+}
 
 type Use = (signer: Signer) => Promise<SignReport>
 
@@ -64,7 +67,7 @@ async function withOpenPgp(
     const chosen = key
     if (await isLocked(chosen)) {
       const origin = `the key ${chosen.getFingerprint().toUpperCase()}`
-      using password = new KeyPassword(options)
+      using password = new KeyPassword(options.password)
       await password.unlock(origin, async (tried) => {
         if (tried === undefined)
           throw new KeyError("ERR_KEY_LOCKED", `${origin}: its password is needed and none was given`)
@@ -81,7 +84,7 @@ async function withOpenPgp(
 async function fromFile(path: string, options: SignOptions): Promise<Signer> {
   const bytes = await readSecretFile(path, MAX_KEY_FILE_SIZE, options.signal)
   try {
-    using password = new KeyPassword(options)
+    using password = new KeyPassword(options.password)
     return keySigner(await password.unlock(path, (tried) => parseSigningKey(bytes, path, tried)), path)
   } finally {
     bytes.fill(0)

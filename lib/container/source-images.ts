@@ -6,13 +6,13 @@ import { EnvironmentError, RunError } from "../errors.ts"
 import type { ConcreteEngine, StarterLayer, StarterSource } from "../runtime/starter-protocol.ts"
 import type { SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
-import type { CredentialOptions } from "../encryption/credentials.ts"
+import type { Credentials } from "../encryption/credentials.ts"
 import { SUPPORTED_IN_USERSPACE } from "../runtime/engine.ts"
 import { cipherOf, unlockPartition, wipeUnlocked } from "../encryption/unlock.ts"
 
 /** How such images are opened. */
 export interface SourceOptions {
-  readonly credentials: CredentialOptions
+  readonly credentials: Credentials
   readonly policy: LuksPolicy
   readonly signal?: AbortSignal | undefined
 }

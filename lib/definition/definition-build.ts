@@ -4,7 +4,7 @@ import { existsSync, readFileSync, realpathSync } from "node:fs"
 import { mkdtemp, open, rm, stat } from "node:fs/promises"
 import path from "node:path"
 import { callerEnvironment } from "../caller-environment.ts"
-import type { CredentialOptions } from "../encryption/credentials.ts"
+import type { Credentials } from "../encryption/credentials.ts"
 import type { OriginOptions } from "../container/origin.ts"
 import { readBounded, TooLarge } from "../bounded-file.ts"
 import { BuildError } from "../errors.ts"
@@ -63,7 +63,7 @@ export interface DefinitionOptions extends ScratchOptions {
 
 interface SourceOptions extends DefinitionOptions, LayerOptions {
   readonly source: string
-  readonly credentials: CredentialOptions
+  readonly credentials: Credentials
   readonly force?: boolean
   readonly onProgress?: (bytes: Bytes) => void
   /** Something is encrypted: say what is readable on the way. */

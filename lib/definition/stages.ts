@@ -19,7 +19,7 @@ import { labelsOf } from "./definition-file.ts"
 import { copyFromHost, copyFromStage, type TransferContext } from "./file-sets.ts"
 import { ENVIRONMENT_START, metadataFiles, type ImageDescription } from "../source/metadata-files.ts"
 import { BUILD_UMASK, Rootfs } from "./rootfs.ts"
-import { runInContainer, type Pretence } from "./script-container.ts"
+import { runInContainer, type ContainerFile, type Pretence } from "./script-container.ts"
 
 /** The sections that `--section` can choose. */
 export const sectionNames = [
@@ -259,7 +259,8 @@ class StageBuilder {
     const isNew = (await root.find(ENTRY_FOLDER)) === undefined
     if (isNew) await root.makeFolder(ENTRY_FOLDER)
     const file = (content: string, mode = 0o644): { content: string; mode: number } => ({ content, mode })
-    const aptConfiguration = pretence === "owners" ? { "apt.conf": file('APT::Sandbox::User "root";\n') } : {}
+    const aptConfiguration: Record<string, ContainerFile> =
+      pretence === "owners" ? { "apt.conf": file('APT::Sandbox::User "root";\n') } : {}
     try {
       return await runInContainer({
         session,

@@ -16,12 +16,11 @@ import { MAX_KEY_FILE_SIZE, MIN_MODULUS_BITS, parsePrivateKey, parsePublicKey } 
 import { decodeBase64 } from "../key/pem.ts"
 import type { Secret } from "../key/secret.ts"
 import { isCertifiedBy, parseCertificate } from "../key/x509.ts"
-import { newPassword, readPassword, type PasswordSource } from "./password.ts"
-import { readSecretFile } from "./secret-sources.ts"
+import { newPassword, readPassword } from "./password.ts"
+import { readSecretFile, type SecretSource } from "./secret-sources.ts"
 
 export { checkCommonName, parseThumbprint } from "../key/certificate.ts"
 export type { CertificateFacts } from "../key/certificate.ts"
-export type { PasswordSource } from "./password.ts"
 
 const PUBLIC_MODE = 0o644
 const PRIVATE_MODE = 0o600
@@ -42,7 +41,7 @@ export interface CreateOptions {
   /** The files are this and `-public.pem`, `-public-pkcs1.pem`, `.pfx`. */
   readonly filePrefix: string
   /** Of the PKCS#12 file. */
-  readonly password: PasswordSource
+  readonly password: SecretSource
   /** Of the modulus. Default 4096. */
   readonly bits?: number
   /** The certificate's common name. Default: the last part of the prefix. */
@@ -134,7 +133,7 @@ function damaged(origin: string): KeyError {
 /** Runs `read` without a password, and with one if the file turns out to be locked. */
 async function unlocking<T>(
   origin: string,
-  source: PasswordSource | undefined,
+  source: SecretSource | undefined,
   read: (password: Buffer | undefined) => T | Promise<T>,
 ): Promise<T> {
   try {
@@ -150,7 +149,7 @@ async function unlocking<T>(
 /** What {@link info} looks at. */
 export interface InfoOptions {
   /** Of a PKCS#12 file. */
-  readonly password?: PasswordSource
+  readonly password?: SecretSource
   /** Tell of the one certificate that has it: SHA-256, or SHA-1 if only one has that; hexadecimal, colons or not. */
   readonly thumbprint?: string
   /** Ends the wait for a file that is a pipe. */
@@ -177,7 +176,7 @@ export async function info(file: string, options: InfoOptions = {}): Promise<Cer
 async function certificatesIn(
   bytes: Buffer,
   origin: string,
-  password: PasswordSource | undefined,
+  password: SecretSource | undefined,
 ): Promise<readonly Buffer[]> {
   const { isPkcs12, parsePkcs12 } = await import("../key/pkcs12.ts")
   if (isPkcs12(bytes))
@@ -202,9 +201,9 @@ export interface ConvertOptions {
   readonly output: string
   readonly to: Form
   /** Of the input. */
-  readonly password?: PasswordSource
+  readonly password?: SecretSource
   /** Of the output, when a private key goes into it. */
-  readonly newPassword?: PasswordSource
+  readonly newPassword?: SecretSource
   /** Write a private key without a password. PKCS#1 has no other way. */
   readonly plain?: boolean
   /** PEM or DER, for `pfx` when the input has no certificate. */

@@ -2,10 +2,10 @@
 import { randomFillSync, type KeyObject } from "node:crypto"
 import {
   credentialVariable,
-  hasExplicitCredentials,
   resolveRecipients,
   type Credential,
-  type CredentialOptions,
+  type Credentials,
+  type CredentialSource,
 } from "./credentials.ts"
 import {
   makeGocryptfs,
@@ -44,8 +44,10 @@ export interface PassphraseKdf {
 
 /** The part of a build's options that says who may open the image. */
 export interface RecipientOptions {
-  readonly credentials?: CredentialOptions
+  readonly recipients?: Credentials | undefined
   readonly encrypt?: boolean
+  /** What opens a source: a variable there that nobody asked to encrypt with is told of. */
+  readonly unlock?: readonly CredentialSource[] | undefined
   /** Asks for encryption as `encrypt` does. */
   readonly format?: EncryptionFormat
   readonly onNotice?: (text: string) => void
@@ -58,14 +60,14 @@ export interface RecipientOptions {
  * @throws KeyError, before anything is built.
  */
 export async function recipientsOf(options: RecipientOptions): Promise<Credential[]> {
-  const { credentials = {}, encrypt = false, format, onNotice = () => undefined, signal } = options
-  if (!encrypt && format === undefined && !hasExplicitCredentials(credentials)) {
-    const variable = credentialVariable(credentials)
+  const { recipients: wanted, encrypt = false, format, onNotice = () => undefined, signal } = options
+  if (!encrypt && format === undefined && wanted === undefined) {
+    const variable = credentialVariable(options.unlock ?? [])
     if (variable !== undefined)
       onNotice(`${variable} is set, but encryption was not asked for: the image will be plain`)
     return []
   }
-  const recipients = await resolveRecipients(credentials, onNotice, signal)
+  const recipients = wanted === undefined ? [] : await resolveRecipients(wanted, onNotice, signal)
   if (recipients.length === 0)
     throw new KeyError("ERR_KEY_MISSING", "an encrypted image was asked for and no key was given")
   const messages = recipients.filter(({ kind }) => kind === "rsa").length

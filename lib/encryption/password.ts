@@ -1,43 +1,26 @@
-// Passwords of key files: where they come from, and what one must be like.
+// Passwords of key files: what one must be like.
 import { KeyError } from "../errors.ts"
+import { MAX_PASSWORD_SIZE } from "../key/der-key.ts"
 import { Secret } from "../key/secret.ts"
-import { readDescriptor, readSecretFile } from "./secret-sources.ts"
-
-/** Where the password of a key file comes from. A line end at the very end of a file or descriptor is not part of it. */
-export type PasswordSource =
-  | { readonly file: string }
-  | { readonly fd: number }
-  /** Copied; the caller wipes its own. */
-  | { readonly bytes: Uint8Array }
-  /** Asked only if one is needed; the answer is wiped. Undefined: there is nobody to ask. */
-  | { readonly ask: (origin: string) => Promise<Uint8Array | undefined> }
-
-/** Longest password, bytes. */
-const MAX_PASSWORD_SIZE = 1024
+import { readSecret, type SecretSource } from "./secret-sources.ts"
 
 /** The password that a source gives; undefined: nobody has one. */
 export async function readPassword(
-  source: PasswordSource | undefined,
+  source: SecretSource | undefined,
   origin: string,
 ): Promise<Secret | undefined> {
   if (source === undefined) return undefined
-  let bytes: Uint8Array | undefined
-  if ("file" in source) bytes = await readSecretFile(source.file, MAX_PASSWORD_SIZE + 2)
-  else if ("fd" in source) bytes = await readDescriptor(source.fd, MAX_PASSWORD_SIZE + 2)
-  else if ("ask" in source) bytes = await source.ask(origin)
-  else return new Secret(source.bytes)
-  if (bytes === undefined) return undefined
+  const found = await readSecret(source, { limit: MAX_PASSWORD_SIZE, what: origin, text: true })
+  if (found === undefined) return undefined
   try {
-    let end = bytes.length
-    if (!("ask" in source) && bytes[end - 1] === 0x0a) end -= bytes[end - 2] === 0x0d ? 2 : 1
-    return new Secret(bytes.subarray(0, end))
+    return new Secret(found.bytes)
   } finally {
-    bytes.fill(0)
+    found.bytes.fill(0)
   }
 }
 
 /** The password for a new file, which an empty one would not protect. */
-export async function newPassword(source: PasswordSource | undefined, output: string): Promise<Secret> {
+export async function newPassword(source: SecretSource | undefined, output: string): Promise<Secret> {
   const password = await readPassword(source, output)
   if (password === undefined)
     throw new KeyError("ERR_KEY_MISSING", `${output}: a password is needed for the private key`, {

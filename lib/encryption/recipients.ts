@@ -18,7 +18,7 @@ import { Vouched } from "../file/vouched.ts"
 import { requireVerified, verifySif } from "../signing/verify.ts"
 import { DataType, messageMark, type SifObject, type SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
-import { resolveRecipients, wipeCredentials, type CredentialOptions } from "./credentials.ts"
+import { Credentials, resolveRecipients, wipeCredentials, type CredentialSource } from "./credentials.ts"
 import { gocryptfsLockChange } from "./gocryptfs-lock-change.ts"
 import type { LockChange, OpenedForChange } from "./lock-change.ts"
 import { luksLockChange } from "./luks-lock-change.ts"
@@ -30,7 +30,7 @@ import { findCryptoMessages, marksOf, openPartition, wipeUnlocked, type Opening 
 /** What every change of recipients takes. */
 export interface RecipientChangeOptions extends StayOptions {
   /** What opens the image now. */
-  readonly credentials?: CredentialOptions
+  readonly unlock?: readonly CredentialSource[]
   /** How much the header may make a key derivation cost. */
   readonly kdfLimits?: NonNullable<LuksPolicy["limits"]>
   /** Remove the signatures that the change breaks; default: they stay, and are reported. */
@@ -40,8 +40,8 @@ export interface RecipientChangeOptions extends StayOptions {
 
 /** Whom {@link addRecipients} adds. */
 export interface AddRecipientsOptions extends RecipientChangeOptions {
-  /** Public keys and passphrases; the environment is not looked at. */
-  readonly recipients: CredentialOptions
+  /** Public keys and passphrases. */
+  readonly recipients: readonly CredentialSource[]
   /** Leave out of the image whose the keys are. */
   readonly anonymous?: boolean
   /** Default Argon2id with fixed costs. */
@@ -51,7 +51,7 @@ export interface AddRecipientsOptions extends RecipientChangeOptions {
 /** What a rotation takes besides. */
 export interface RotateRecipientsOptions extends RecipientChangeOptions {
   /** Public keys of those who stay: listed, as with `keep`. */
-  readonly recipients?: CredentialOptions
+  readonly recipients?: readonly CredentialSource[]
 }
 
 /** Whom {@link removeRecipient} removes: one of these. */
@@ -100,8 +100,9 @@ async function withOpened(
   options: RecipientChangeOptions,
   use: (changing: Changing) => Promise<void>,
 ): Promise<RecipientChange> {
-  const { credentials = {}, kdfLimits, signal, verify, removeSignatures = false } = options
+  const { unlock, kdfLimits, signal, verify, removeSignatures = false } = options
   signal?.throwIfAborted()
+  using credentials = new Credentials(unlock)
   return await changeSif(path, async (change, file) => {
     const { image } = change
     const partition = image.primary()
@@ -234,7 +235,8 @@ const VOLUME_KEY_NOTICE =
 export async function addRecipients(path: string, options: AddRecipientsOptions): Promise<RecipientChange> {
   const { onNotice = () => undefined, anonymous = false, passphraseKdf } = options
   passphraseKdfFor(passphraseKdf)
-  const all = await resolveRecipients({ ...options.recipients, env: {} }, onNotice)
+  using credentials = new Credentials(options.recipients)
+  const all = await resolveRecipients(credentials, onNotice)
   const added = all.flatMap((one) => (one.kind === "rsa" ? [one.key] : []))
   try {
     if (all.length === 0)
@@ -263,7 +265,7 @@ export async function rotateRecipients(
   path: string,
   options: RotateRecipientsOptions = {},
 ): Promise<RecipientChange> {
-  const { onNotice = () => undefined, recipients = {} } = options
+  const { onNotice = () => undefined, recipients = [] } = options
   const given = await publicKeys(recipients, onNotice)
   return await withOpened(path, options, async (changing) => {
     const { change, messages } = changing
@@ -283,7 +285,7 @@ async function findRecipient(
   const byId = messages.current.find(({ id }) => String(id) === recipient)
   let shown = recipient
   if (recipientFile !== undefined)
-    shown = nameOf((await publicKeys({ pemPaths: [recipientFile] }, onNotice))[0])
+    shown = nameOf((await publicKeys([{ key: { file: recipientFile } }], onNotice))[0])
   else if (byId !== undefined) shown = isOpener(byId) ? nameOf(opening.recipient?.key) : byId.name
   const query = parseFingerprint(shown)
   const found: SifObject[] = []
@@ -310,7 +312,7 @@ export async function removeRecipient(
   path: string,
   options: RemoveRecipientOptions,
 ): Promise<RecipientChange> {
-  const { onNotice = () => undefined, keyslot, recipients = {} } = options
+  const { onNotice = () => undefined, keyslot, recipients = [] } = options
   const given = await publicKeys(recipients, onNotice)
   return await withOpened(path, options, async (changing) => {
     const { change, lock, messages } = changing

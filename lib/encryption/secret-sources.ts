@@ -2,11 +2,45 @@
 import { spawn } from "node:child_process"
 import { close, read, readdirSync, readFileSync, readlinkSync } from "node:fs"
 import { promisify } from "node:util"
+import { bytes, callback, count, path, required, shape, variants, type Check } from "../arguments.ts"
 import { readBounded, TooLarge } from "../bounded-file.ts"
 import { callerEnvironment } from "../caller-environment.ts"
 import { KeyError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
 import type { Bytes } from "../units.ts"
+
+/** Where the bytes of a key file, a passphrase or a password come from. */
+export type SecretSource =
+  | { readonly file: string }
+  /** A descriptor of this process: 0, 3 or above. It is read to its end, once, and closed. */
+  | { readonly fd: number }
+  /** Copied; the caller wipes its own, which {@link allocateSecret} makes so that this wipes every copy. */
+  | { readonly bytes: Uint8Array }
+  /**
+   * For /bin/sh, as of a vault or gpg; what it writes to its standard output. Its environment is this process's without the
+   * variables of ours and the peers.
+   */
+  | { readonly command: string }
+  | {
+      /**
+       * Asked when it is needed.
+       *
+       * @param what - What it is for: a file, a descriptor, a variable.
+       * @param attempt - 1, or more when the answer before was wrong.
+       * @returns The bytes, which are wiped then; undefined: there is nobody to ask.
+       */
+      readonly ask: (what: string, attempt: number) => Promise<Uint8Array | undefined>
+    }
+
+type Form<K extends string> = Extract<SecretSource, Readonly<Record<K, unknown>>>
+
+export const secretSource: Check<SecretSource> = variants<SecretSource>({
+  file: shape<Form<"file">>({ file: required(path) }),
+  fd: shape<Form<"fd">>({ fd: required(count) }),
+  bytes: shape<Form<"bytes">>({ bytes: required(bytes) }),
+  command: shape<Form<"command">>({ command: required(path) }),
+  ask: shape<Form<"ask">>({ ask: required(callback) }),
+})
 
 /** Gives the next bytes; 0 at the end. */
 type Fill = (buffer: Buffer, offset: number) => Promise<number>
@@ -151,4 +185,61 @@ export async function readCommand(command: string, limit: Bytes, signal?: AbortS
     signal?.removeEventListener("abort", stop)
     for (const chunk of chunks) chunk.fill(0)
   }
+}
+
+/** A secret in a buffer of our own. */
+export function copyOf(secret: Uint8Array): Buffer {
+  const copy = allocateSecret(secret.length)
+  copy.set(secret)
+  return copy
+}
+
+/** Line ends at its end. */
+const LINE_END_SIZE: Bytes = 2
+
+/** Without the line end at the very end of a passphrase's file. */
+function withoutLineEnd(file: Buffer): Buffer {
+  const last = file.at(-1) === 0x0a ? (file.at(-2) === 0x0d ? 2 : 1) : 0
+  return file.subarray(0, file.length - last)
+}
+
+/** What is read of a source. */
+export interface Reading {
+  readonly limit: Bytes
+  /** What to call it in messages where the source has no name of its own. */
+  readonly what: string
+  /** Somebody typed it or an editor saved it: where it comes with a line end, that is not part of it. */
+  readonly text?: boolean
+  readonly attempt?: number
+  readonly signal?: AbortSignal | undefined
+}
+
+/** All that a source gives, which the caller wipes, and what to call it; undefined: there is nobody to ask. */
+export async function readSecret(
+  source: SecretSource,
+  { limit, what, text = false, attempt = 1, signal }: Reading,
+): Promise<{ readonly bytes: Buffer; readonly origin: string } | undefined> {
+  if ("bytes" in source) return { bytes: copyOf(source.bytes), origin: what }
+  if ("ask" in source) {
+    const answer: unknown = await source.ask(what, attempt)
+    if (answer === undefined) return undefined
+    const typed = bytes(answer, `the answer for ${what}`)
+    const copy = copyOf(typed)
+    typed.fill(0)
+    return { bytes: copy, origin: what }
+  }
+  const most = text ? limit + LINE_END_SIZE : limit
+  let read: Buffer
+  let origin: string
+  if ("file" in source) {
+    origin = source.file
+    read = await readSecretFile(source.file, most)
+  } else if ("fd" in source) {
+    origin = `descriptor ${source.fd}`
+    read = await readDescriptor(source.fd, most)
+  } else {
+    origin = "the output of the key command"
+    read = await readCommand(source.command, most, signal)
+  }
+  return { bytes: text ? withoutLineEnd(read) : read, origin }
 }

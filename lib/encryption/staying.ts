@@ -13,7 +13,7 @@ import { checkRecipient } from "../key/key-file.ts"
 import { verifySif, type VerifyOptions } from "../signing/verify.ts"
 import type { SifObject, SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
-import { resolveRecipients, wipeCredentials, type CredentialOptions } from "./credentials.ts"
+import { Credentials, resolveRecipients, wipeCredentials, type CredentialSource } from "./credentials.ts"
 import { keyBehind, recipientsIn, type Recipient } from "./recipient-list.ts"
 import type { Opening } from "./unlock.ts"
 
@@ -63,10 +63,11 @@ export interface Staying {
 
 /** Public keys among credentials. */
 export async function publicKeys(
-  options: CredentialOptions,
+  sources: readonly CredentialSource[],
   onNotice: (text: string) => void,
 ): Promise<readonly KeyObject[]> {
-  const all = await resolveRecipients({ ...options, env: {} }, onNotice)
+  using credentials = new Credentials(sources)
+  const all = await resolveRecipients(credentials, onNotice)
   wipeCredentials(all)
   return all.flatMap((credential) => (credential.kind === "rsa" ? [credential.key] : []))
 }
@@ -83,15 +84,15 @@ async function readList(
   given: readonly KeyObject[],
 ): Promise<List> {
   const fingerprints = new Set<string>()
-  const pemPaths: string[] = []
+  const files: CredentialSource[] = []
   for (const one of keep) {
     const query = parseFingerprint(one)
-    if (query === undefined && !/^SHA(?:1|256):/.test(one)) pemPaths.push(one)
+    if (query === undefined && !/^SHA(?:1|256):/.test(one)) files.push({ key: { file: one } })
     else if (query?.hash === "sha256")
       fingerprints.add(`SHA256:${query.digest.toString("base64").replaceAll("=", "")}`)
     else throw new KeyError("ERR_KEY_RECIPIENT", `${one} is no whole SHA-256 fingerprint`)
   }
-  const keys = [...given, ...(pemPaths.length === 0 ? [] : await publicKeys({ pemPaths }, onNotice))]
+  const keys = [...given, ...(files.length === 0 ? [] : await publicKeys(files, onNotice))]
   return { keys: new Map(keys.map((key) => [fingerprint(key), key])), fingerprints }
 }
 

@@ -22,7 +22,7 @@ import type { SifImage } from "../sif/open.ts"
 import type { ByteReader } from "../sif/source.ts"
 import { nativeVerity } from "../signing/verity.ts"
 import { partitionKind } from "./partition.ts"
-import { resolveOpeners, wipeCredentials, type Credential, type CredentialOptions } from "./credentials.ts"
+import { resolveOpeners, wipeCredentials, type Credential, type Credentials } from "./credentials.ts"
 
 /** A LUKS2 partition that was opened. */
 export interface UnlockedLuks {
@@ -278,7 +278,7 @@ function refusal(attempt: Attempt, tried: readonly Credential[]): ContainerError
 export async function openPartition(
   image: SifImage,
   partition: SifPartition,
-  credentials: CredentialOptions,
+  credentials: Credentials,
   policy: LuksPolicy,
   signal?: AbortSignal,
 ): Promise<Opening> {
@@ -311,7 +311,7 @@ export async function openPartition(
 export async function unlockPartition(
   image: SifImage,
   partition: SifPartition,
-  credentials: CredentialOptions,
+  credentials: Credentials,
   policy: LuksPolicy,
   signal?: AbortSignal,
 ): Promise<Unlocked> {

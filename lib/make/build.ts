@@ -1,7 +1,7 @@
 // Builds an image of a folder, a squashfs, another image, or layers.
 import { realpath, stat } from "node:fs/promises"
 import path from "node:path"
-import { gatherCredentials, wipeCredentials, type CredentialOptions } from "../encryption/credentials.ts"
+import { Credentials, wipeCredentials, type CredentialSource } from "../encryption/credentials.ts"
 import type { OpenOptions } from "../container/image.ts"
 import { BuildError } from "../errors.ts"
 import { DefinitionBuild, isDefinition, type DefinitionOptions } from "../definition/definition-build.ts"
@@ -33,18 +33,18 @@ export interface BuildOptions extends EncryptedOutputOptions, TreeOptions, Defin
    * `docker://[HOST/]REPOSITORY[:TAG|@DIGEST]`.
    */
   readonly source: string
-  /** Whoever shall be able to open the image: every RSA key and passphrase. They also open an encrypted source. */
-  readonly credentials?: CredentialOptions
-  /** Opens an encrypted source, where that takes other keys than the output. */
-  readonly sourceCredentials?: CredentialOptions
+  /**
+   * Whoever shall be able to open the image: every RSA key and passphrase. Without them it is plain. A list that names nobody is an
+   * error, and so is `undefined`.
+   */
+  readonly recipients?: readonly CredentialSource[]
+  /** Opens an encrypted source; default: `recipients`. */
+  readonly unlock?: readonly CredentialSource[] | undefined
   /** By whom a source that is a SIF image must be signed; any other source is an error then. */
   readonly verify?: NonNullable<OpenOptions["verify"]>
-  /**
-   * Encrypt, with what the environment in `credentials` names if nothing else is given. Explicit credentials encrypt
-   * without this; the environment alone never does.
-   */
+  /** Without recipients it is an error then. */
   readonly encrypt?: boolean
-  /** The output is an ordinary folder. Credentials then only open sources. */
+  /** The output is an ordinary folder. It has no recipients. */
   readonly sandbox?: boolean
   /** The output is a folder that exists, and the last stage changes it instead of starting anew; `force` starts anew. */
   readonly update?: boolean
@@ -84,7 +84,7 @@ function checkNothingToVerify({ verify, source }: BuildOptions): void {
 /** Builds into an ordinary folder. */
 async function buildSandbox(
   options: BuildOptions,
-  credentials: CredentialOptions,
+  credentials: Credentials,
 ): Promise<Omit<BuildResult, "milliseconds">> {
   checkNothingToVerify(options)
   const { output, force = false, update = false } = options
@@ -121,29 +121,30 @@ export async function build(options: BuildOptions): Promise<BuildResult> {
   const sandbox = options.sandbox === true || options.update === true
   if (!sandbox) await checkTarget(options.output, force)
   // They may be needed twice: for the source, and for whom the image is encrypted.
-  using credentials = await gatherCredentials(options.credentials ?? {}, signal)
-  const sourceCredentials = options.sourceCredentials ?? credentials
+  using recipientsGiven = new Credentials(options.recipients)
+  using unlockGiven = new Credentials(options.unlock)
+  const credentials = options.unlock === undefined ? recipientsGiven : unlockGiven
   const timed = (made: Omit<BuildResult, "milliseconds">): BuildResult => ({
     ...made,
     milliseconds: Math.round(performance.now() - started),
   })
   if (sandbox) {
-    if (options.encrypt === true || options.format !== undefined)
+    if (options.encrypt === true || options.format !== undefined || options.recipients !== undefined)
       throw sandboxError(`cannot encrypt ${options.output}: a sandbox is an ordinary folder`)
-    return timed(await buildSandbox(options, sourceCredentials))
+    return timed(await buildSandbox(options, credentials))
   }
-  const recipients = await recipientsOf({ ...options, credentials })
+  const recipients = await recipientsOf({
+    ...options,
+    recipients: options.recipients === undefined ? undefined : recipientsGiven,
+  })
   try {
     if (await isDefinition(options.source)) {
       checkNothingToVerify(options)
       const encrypted = recipients.length > 0
-      await using work = new DefinitionBuild(
-        { ...options, credentials: sourceCredentials, encrypted },
-        options.output,
-      )
+      await using work = new DefinitionBuild({ ...options, credentials, encrypted }, options.output)
       return timed(await makeImage(options, recipients, (output) => work.run(output.file.fd)))
     }
-    await using source = await openSource(options.source, sourceCredentials, options)
+    await using source = await openSource(options.source, credentials, options)
     if (options.compression !== undefined && "squashfs" in source.tree)
       options.onNotice?.(
         `${options.source} holds a squashfs, which is copied as it is: compression has no effect`,

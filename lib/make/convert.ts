@@ -1,6 +1,11 @@
 // From one image to another: what was plain becomes encrypted and back, or gets a new volume key and other recipients,
 // in one pass. Everything beside the root file system comes along.
-import { wipeCredentials, type Credential, type CredentialOptions } from "../encryption/credentials.ts"
+import {
+  Credentials,
+  wipeCredentials,
+  type Credential,
+  type CredentialSource,
+} from "../encryption/credentials.ts"
 import type { OpenOptions } from "../container/image.ts"
 import { findCryptoMessages, marksOf, type Opening } from "../encryption/unlock.ts"
 import { BuildError } from "../errors.ts"
@@ -24,7 +29,7 @@ export interface EncryptOptions extends EncryptedOutputOptions, Pick<TrustOption
   /** A plain image. */
   readonly image: string
   /** Whoever shall be able to open the new one: every RSA key and passphrase. */
-  readonly credentials: CredentialOptions
+  readonly recipients: readonly CredentialSource[]
 }
 
 /** How far an image is trusted. */
@@ -35,7 +40,7 @@ export interface DecryptOptions extends OutputOptions, TrustOptions {
   /** An encrypted image. */
   readonly image: string
   /** Opens it. */
-  readonly credentials: CredentialOptions
+  readonly unlock: readonly CredentialSource[]
 }
 
 /** How {@link reencrypt} encrypts anew. */
@@ -44,18 +49,19 @@ export interface ReencryptOptions
   /** An encrypted image. */
   readonly image: string
   /** Opens it. */
-  readonly credentials: CredentialOptions
+  readonly unlock: readonly CredentialSource[]
   /**
    * Whoever shall be able to open the new one, besides those that `keep` names. Default with neither: the RSA recipients of
    * the image, if all of them are known otherwise, and the passphrase that opened it.
    */
-  readonly recipients?: CredentialOptions
+  readonly recipients?: readonly CredentialSource[]
 }
 
 async function openEncrypted(
   options: DecryptOptions | ReencryptOptions,
 ): Promise<Awaited<ReturnType<typeof openImageSource>> & { readonly opening: Opening }> {
-  const { image, credentials } = options
+  const { image } = options
+  using credentials = new Credentials(options.unlock)
   const source = await openImageSource(image, credentials, options)
   const { opening } = source.image
   if (opening !== undefined) return { ...source, opening }
@@ -127,19 +133,12 @@ async function convert(
  */
 export async function encrypt(options: EncryptOptions): Promise<BuildResult> {
   return await convert(options, async () => {
-    const { image, credentials, format, onNotice, verify, signal } = options
+    const { image, format, onNotice, verify, signal } = options
     checkStretching(options)
-    const recipients = await recipientsOf({
-      credentials,
-      encrypt: true,
-      ...(format === undefined ? {} : { format }),
-      ...(onNotice === undefined ? {} : { onNotice }),
-    })
+    using credentials = new Credentials(options.recipients)
+    const recipients = await recipientsOf({ recipients: credentials, format, onNotice, signal })
     try {
-      await using source = await openImageSource(image, undefined, {
-        ...(verify === undefined ? {} : { verify }),
-        ...(signal === undefined ? {} : { signal }),
-      })
+      await using source = await openImageSource(image, undefined, { verify, signal })
       return await makeImage(options, recipients, source)
     } finally {
       wipeCredentials(recipients)
@@ -169,17 +168,13 @@ export async function decrypt(options: DecryptOptions): Promise<BuildResult> {
  */
 export async function reencrypt(options: ReencryptOptions): Promise<BuildResult> {
   return await convert(options, async () => {
-    const { recipients: wanted, format, keep, onNotice = () => undefined } = options
+    const { recipients: wanted, format, keep, onNotice = () => undefined, signal } = options
     checkStretching(options)
+    using credentials = new Credentials(wanted)
     const given =
       wanted === undefined
         ? undefined
-        : await recipientsOf({
-            credentials: wanted,
-            encrypt: true,
-            ...(format === undefined ? {} : { format }),
-            onNotice,
-          })
+        : await recipientsOf({ recipients: credentials, format, onNotice, signal })
     let recipients = given ?? []
     try {
       await using source = await openEncrypted(options)

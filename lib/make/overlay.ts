@@ -4,7 +4,7 @@ import { once } from "node:events"
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
-import { wipeCredentials, type CredentialOptions } from "../encryption/credentials.ts"
+import { Credentials, wipeCredentials, type CredentialSource } from "../encryption/credentials.ts"
 import { BuildError, EnvironmentError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
 import { findProgram } from "../runtime/program.ts"
@@ -26,10 +26,10 @@ export interface OverlayCreateOptions {
   readonly sparse?: boolean
   /** Folders that it has from the start, such as mount points: absolute. */
   readonly folders?: readonly string[]
-  /** Root only: nobody else could write it. */
+  /** Without recipients it is an error then. */
   readonly encrypt?: boolean
-  /** Whoever shall be able to open an encrypted one. */
-  readonly credentials?: CredentialOptions
+  /** Whoever shall be able to open it, which is encrypted then. Root only: nobody else could write it. */
+  readonly recipients?: readonly CredentialSource[]
   readonly passphraseKdf?: PassphraseKdf
   readonly signal?: AbortSignal
 }
@@ -76,11 +76,16 @@ async function makeFileSystem(fd: number, folders: readonly string[]): Promise<v
   }
 }
 
+function isEncryptedOverlay({ encrypt = false, recipients }: OverlayCreateOptions): boolean {
+  return encrypt || recipients !== undefined
+}
+
 function checked(options: OverlayCreateOptions): {
   readonly size: Bytes
   readonly folders: readonly string[]
 } {
-  const { size = MIN_OVERLAY_SIZE, folders = [], encrypt = false, sparse = false } = options
+  const { size = MIN_OVERLAY_SIZE, folders = [], sparse = false } = options
+  const encrypt = isEncryptedOverlay(options)
   if (!Number.isSafeInteger(size) || size < MIN_OVERLAY_SIZE || size % MEBIBYTE !== 0)
     throw new RangeError(`an overlay has whole MiB, at least ${MIN_OVERLAY_SIZE / MEBIBYTE} of them`)
   for (const folder of folders)
@@ -122,12 +127,9 @@ async function createEncrypted(
   size: Bytes,
   folders: readonly string[],
 ): Promise<void> {
-  const { credentials = {}, passphraseKdf, signal } = options
-  const recipients = await recipientsOf({
-    credentials,
-    encrypt: true,
-    ...(signal === undefined ? {} : { signal }),
-  })
+  const { passphraseKdf, signal } = options
+  using credentials = new Credentials(options.recipients)
+  const recipients = await recipientsOf({ recipients: credentials, signal })
   try {
     const architecture = architectureDigits(process.arch)
     if (architecture === undefined)
@@ -188,7 +190,7 @@ async function createEncrypted(
 export async function createOverlay(options: OverlayCreateOptions): Promise<void> {
   const { size, folders } = checked(options)
   options.signal?.throwIfAborted()
-  await (options.encrypt === true
+  await (isEncryptedOverlay(options)
     ? createEncrypted(options, size, folders)
     : createPlain(options, size, folders))
 }

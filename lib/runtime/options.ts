@@ -1,5 +1,5 @@
 // What a caller may ask of a run. Each option of `sifcrypt exec` has its twin here, by the same name.
-import type { CredentialOptions } from "../encryption/credentials.ts"
+import type { CredentialSource } from "../encryption/credentials.ts"
 import type { Engine } from "./engine.ts"
 import { RunError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
@@ -133,7 +133,7 @@ export interface ExecOptions extends ResourceLimits {
    */
   readonly plainOverlay?: boolean
   /** Open encrypted overlays, and encrypted images that something is bound out of; default: none. */
-  readonly overlayCredentials?: CredentialOptions
+  readonly overlayUnlock?: readonly CredentialSource[]
   /** The root can be written to, in memory. */
   readonly writableTmpfs?: boolean
   /** The image itself can be written to. */

@@ -1,7 +1,7 @@
 // What an image is built from: a folder, a squashfs file, or the root file system of another image.
 import { existsSync } from "node:fs"
 import { open, stat, type FileHandle } from "node:fs/promises"
-import type { CredentialOptions } from "../encryption/credentials.ts"
+import type { Credentials } from "../encryption/credentials.ts"
 import type { OpenOptions } from "../container/image.ts"
 import { checkOrigin, type OriginOptions } from "../container/origin.ts"
 import { partitionKind } from "../encryption/partition.ts"
@@ -114,7 +114,7 @@ export type SourceOptions = OriginOptions & Pick<OpenOptions, "kdfLimits">
  */
 export async function openImageSource(
   path: string,
-  credentials: CredentialOptions | undefined,
+  credentials: Credentials | undefined,
   options: SourceOptions = {},
 ): Promise<BuildSource & { readonly image: SourceImage }> {
   const sif = await openSif(path)
@@ -172,7 +172,7 @@ export interface LayerOptions extends Pick<OciOptions, "architecture" | "signal"
  */
 export async function openSource(
   path: string,
-  credentials: CredentialOptions,
+  credentials: Credentials,
   options: FindOptions = {},
 ): Promise<BuildSource> {
   const { verify, signal } = options

@@ -15,7 +15,7 @@ import {
   open,
   TreeError,
   unmount,
-  type CredentialOptions,
+  type CredentialSource,
 } from "../../lib/index.ts"
 import { finish, isRoot, packageRoot, runProgram, sifcryptOk, startProgram } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
@@ -29,7 +29,7 @@ describe("the API", () => {
   const folder = newFolder("api")
   const image = path.join(folder, "image.sif")
   const tree = makeRootTree()
-  const credentials: CredentialOptions = { pemPaths: [keys.privateKey] }
+  const credentials: readonly CredentialSource[] = [{ key: { file: keys.privateKey } }]
 
   before(async () => {
     for (let i = 0; i < 4; i++) writeFileSync(path.join(tree, `random-${i}`), randomBytes(4 << 20))
@@ -37,7 +37,7 @@ describe("the API", () => {
     const result = await build({
       output: image,
       source: tree,
-      credentials: { pemPaths: [keys.publicKey] },
+      recipients: [{ key: { file: keys.publicKey } }],
       onProgress: (bytes) => seen.push(bytes),
     })
     assert.equal(result.encrypted, true)
@@ -61,7 +61,7 @@ describe("the API", () => {
 
   describe("open", () => {
     it("reads, lists and streams", async () => {
-      await using opened = await open(image, { credentials })
+      await using opened = await open(image, { unlock: credentials })
       assert.equal(opened.kind, "luks")
       assert.equal((await opened.readFile("/data/hello")).toString(), "hello\n")
       assert.equal(await text(opened.createReadStream("data/hello")), "hello\n")
@@ -70,7 +70,7 @@ describe("the API", () => {
     })
 
     it("closes when it is disposed of, and refuses work after it", async () => {
-      const opened = await open(image, { credentials })
+      const opened = await open(image, { unlock: credentials })
       await opened.list()
       await opened[Symbol.asyncDispose]()
       await opened[Symbol.asyncDispose]()
@@ -85,7 +85,7 @@ describe("the API", () => {
         assert.equal(error.path, image)
         return true
       })
-      await using opened = await open(image, { credentials })
+      await using opened = await open(image, { unlock: credentials })
       await assert.rejects(opened.readFile("/nothing"), (error: unknown) => {
         assert.ok(error instanceof TreeError)
         assert.equal(error.code, "ERR_TREE_NOT_FOUND")
@@ -97,7 +97,7 @@ describe("the API", () => {
       process.env["SIFCRYPT_ENCRYPTION_PEM_PATH"] = keys.privateKey
       try {
         await assert.rejects(open(image), { code: "ERR_KEY_MISSING" })
-        await using opened = await open(image, { credentials: { env: process.env } })
+        await using opened = await open(image, { unlock: [{ environment: process.env }] })
         assert.ok(await opened.list())
       } finally {
         delete process.env["SIFCRYPT_ENCRYPTION_PEM_PATH"]
@@ -108,7 +108,7 @@ describe("the API", () => {
       const count = (): number => readdirSync("/proc/self/fd").length
       const before = count()
       for (let i = 0; i < 20; i++) {
-        await assert.rejects(open(image, { credentials: { pemPaths: [keys.otherPrivateKey] } }))
+        await assert.rejects(open(image, { unlock: [{ key: { file: keys.otherPrivateKey } }] }))
         await assert.rejects(open(keys.publicKey))
         await assert.rejects(build({ output: path.join(folder, "no"), source: keys.publicKey }))
       }
@@ -136,7 +136,7 @@ describe("the API", () => {
     afterEach(assertQuiet)
 
     it("A19: lasts as long as its handle", async () => {
-      await using opened = await open(image, { credentials })
+      await using opened = await open(image, { unlock: credentials })
       {
         await using mounted = await opened.mount(target, { engine: "userspace" })
         assert.equal(mounted.info.target, target)
@@ -148,7 +148,7 @@ describe("the API", () => {
     })
 
     it("outlives the image's handle", async () => {
-      const opened = await open(image, { credentials })
+      const opened = await open(image, { unlock: credentials })
       await using mounted = await opened.mount(target, { engine: "userspace" })
       await opened[Symbol.asyncDispose]()
       assert.equal(readFileSync(path.join(target, "data", "hello"), "utf8"), "hello\n")
@@ -174,7 +174,7 @@ describe("the API", () => {
     })
 
     it("detached stays, until somebody unmounts it", async () => {
-      const opened = await open(image, { credentials })
+      const opened = await open(image, { unlock: credentials })
       await opened.mount(target, { engine: "userspace", detached: true })
       await opened[Symbol.asyncDispose]()
       assert.equal(readFileSync(path.join(target, "data", "hello"), "utf8"), "hello\n")
@@ -183,7 +183,7 @@ describe("the API", () => {
     })
 
     it("busy says so, and can be tried again", async () => {
-      await using opened = await open(image, { credentials })
+      await using opened = await open(image, { unlock: credentials })
       const mounted = await opened.mount(target, { engine: "userspace" })
       const holder = runProgram(["sh", "-c", "echo; sleep 1"], { as: "self", cwd: target })
       await sleep(200)
@@ -199,7 +199,7 @@ describe("the API", () => {
     afterEach(assertQuiet)
 
     it("gives streams and an exit code", async () => {
-      await using opened = await open(image, { credentials })
+      await using opened = await open(image, { unlock: credentials })
       await using running = await opened.exec(["sh", "-c", "cat; echo err >&2; exit 6"], options)
       running.stdin?.end("input")
       const [out, err, result] = await Promise.all([
@@ -212,7 +212,7 @@ describe("the API", () => {
     })
 
     it("ends the payload when its handle is disposed of", async () => {
-      await using opened = await open(image, { credentials })
+      await using opened = await open(image, { unlock: credentials })
       const started = performance.now()
       {
         await using running = await opened.exec(["sh", "-c", "echo ready; exec sleep 300"], options)
@@ -222,7 +222,7 @@ describe("the API", () => {
     })
 
     it("passes signals on", async () => {
-      await using opened = await open(image, { credentials })
+      await using opened = await open(image, { unlock: credentials })
       await using running = await opened.exec(
         ["sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.02; done"],
         options,
@@ -233,7 +233,7 @@ describe("the API", () => {
     })
 
     it("stops by an AbortSignal, before and while it runs", async () => {
-      await using opened = await open(image, { credentials })
+      await using opened = await open(image, { unlock: credentials })
       const reason = new Error("enough")
       await assert.rejects(opened.exec(["true"], { ...options, signal: AbortSignal.abort(reason) }), reason)
       const controller = new AbortController()
@@ -249,13 +249,13 @@ describe("the API", () => {
       const program = `
         import { open } from ${JSON.stringify(pathToFileURL(path.join(packageRoot, "dist", "index.js")).href)}
         const [file, key] = process.argv.slice(1)
-        const use = async (credentials, preserveFds, script) => {
-          const image = await open(file, { credentials })
+        const use = async (unlock, preserveFds, script) => {
+          const image = await open(file, { unlock })
           const running = await image.exec(["sh", "-c", script], { engine: "userspace", stdio: "inherit", preserveFds })
           await running.exited
         }
-        await use({ pemPaths: [key] }, 1, "ls /proc/self/fd; cat <&3")
-        await use({ keyFd: 4 }, 2, "true").catch(({ message }) => console.log(message))`
+        await use([{ key: { file: key } }], 1, "ls /proc/self/fd; cat <&3")
+        await use([{ key: { fd: 4 } }], 2, "true").catch(({ message }) => console.log(message))`
       const [file, key] = [openSync(given, "r"), openSync(keys.privateKey, "r")]
       const child = startProgram(
         [process.execPath, "--input-type=module", "-e", program, "--", image, keys.privateKey],
@@ -271,7 +271,7 @@ describe("the API", () => {
     })
 
     it("runs several at once", async () => {
-      await using opened = await open(image, { credentials })
+      await using opened = await open(image, { unlock: credentials })
       const codes = await Promise.all(
         Array.from({ length: 6 }, async (_, i) => {
           await using running = await opened.exec(["sh", "-c", `exit ${i}`], options)
@@ -319,7 +319,7 @@ describe("the API", () => {
     })
 
     it("a list and a read stop", async () => {
-      await using opened = await open(image, { credentials })
+      await using opened = await open(image, { unlock: credentials })
       const signal = AbortSignal.abort(new Error("enough"))
       await assert.rejects(opened.list("/", { recursive: true, signal }), /enough/)
       await assert.rejects(opened.readFile("/random-0", { signal }), /enough/)

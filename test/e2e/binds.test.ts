@@ -5,6 +5,7 @@ import { chownSync, copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFil
 import path from "node:path"
 import { openBindImages } from "../../lib/container/bind-images.ts"
 import { openOverlays } from "../../lib/container/overlays.ts"
+import { Credentials } from "../../lib/encryption/credentials.ts"
 import { overlayOf } from "../../lib/encryption/partition.ts"
 import { sif } from "../../lib/index.ts"
 import { idOf, isRoot, sifcrypt, sifcryptOk, userId, type As, type Result } from "../support/cli.ts"
@@ -57,7 +58,7 @@ describe("images beside and in an image", () => {
 
   it("S5: no ext file system of an image meets the kernel's driver, whoever owns the file", async function () {
     if (!isRoot) skip(this, "needs root, to own the files")
-    const options = { credentials: {}, policy: {} }
+    const options = { credentials: new Credentials(), policy: {} }
     const [image, file] = [at("trusted.sif"), at("trusted.img")]
     copyFileSync(at("plain-own.sif"), image)
     copyFileSync(at("overlay.img"), file)

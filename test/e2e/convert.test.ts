@@ -72,8 +72,8 @@ async function contentOf(image: string): Promise<Content[]> {
 
 describe("from one image to another", () => {
   const keys = testKeys()
-  const to = { credentials: { pemPaths: [keys.publicKey] } }
-  const from = { credentials: { pemPaths: [keys.privateKey] } }
+  const to = { recipients: [{ key: { file: keys.publicKey } }] }
+  const from = { unlock: [{ key: { file: keys.privateKey } }] }
   const folder = newFolder("convert")
   const inFolder = (name: string): string => path.join(folder, name)
   let plain = ""
@@ -167,7 +167,7 @@ describe("from one image to another", () => {
     for (const name of ["luks-rsa2048", "gocryptfs-rsa2048"]) {
       const image = inFolder(`${name}.sif`)
       writeFileSync(image, vector(`peer/${name}.sif`))
-      const peer = { credentials: { pemPaths: [vectorPath("peer/rsa_pri.pem")] } }
+      const peer = { unlock: [{ key: { file: vectorPath("peer/rsa_pri.pem") } }] }
       await decrypt({ image, output: inFolder(`${name}-d.sif`), ...peer })
       await using opened = await sif.openSif(inFolder(`${name}-d.sif`))
       assert.equal(opened.primary().partition.fileSystem, sif.FileSystem.squashfs)
@@ -227,26 +227,25 @@ describe("from one image to another", () => {
   })
 
   it("keeps the passphrase that opened, and takes new recipients instead where they are named", async () => {
-    const own = { passphrase: Buffer.from(passphrase) }
+    const own = [{ passphrase: { bytes: Buffer.from(passphrase) } }]
     const image = inFolder("passphrase.sif")
     const passphraseKdf = { type: "pbkdf2", iterations: 1000 } as const
-    await encrypt({ image: plain, output: image, credentials: own, passphraseKdf })
-    await reencrypt({ image, output: inFolder("same.sif"), credentials: own, passphraseKdf })
-    await decrypt({ image: inFolder("same.sif"), output: inFolder("same-d.sif"), credentials: own })
-    const recipients = { pemPaths: [keys.otherPublicKey] }
-    await reencrypt({ image, output: inFolder("other.sif"), credentials: own, recipients })
-    await assert.rejects(
-      decrypt({ image: inFolder("other.sif"), output: inFolder("no.sif"), credentials: own }),
-      { code: "ERR_LUKS_PASSPHRASE" },
-    )
-    const other = { credentials: { pemPaths: [keys.otherPrivateKey] } }
+    await encrypt({ image: plain, output: image, recipients: own, passphraseKdf })
+    await reencrypt({ image, output: inFolder("same.sif"), unlock: own, passphraseKdf })
+    await decrypt({ image: inFolder("same.sif"), output: inFolder("same-d.sif"), unlock: own })
+    const recipients = [{ key: { file: keys.otherPublicKey } }]
+    await reencrypt({ image, output: inFolder("other.sif"), unlock: own, recipients })
+    await assert.rejects(decrypt({ image: inFolder("other.sif"), output: inFolder("no.sif"), unlock: own }), {
+      code: "ERR_LUKS_PASSPHRASE",
+    })
+    const other = { unlock: [{ key: { file: keys.otherPrivateKey } }] }
     await decrypt({ image: inFolder("other.sif"), output: inFolder("other-d.sif"), ...other })
     assert.deepEqual(await contentOf(inFolder("other-d.sif")), await contentOf(plain))
   })
 
   it("refuses to keep recipients whose keys the image does not show", async () => {
     const image = inFolder("anonymous.sif")
-    const both = { credentials: { pemPaths: [keys.publicKey, keys.otherPublicKey] } }
+    const both = { recipients: [{ key: { file: keys.publicKey } }, { key: { file: keys.otherPublicKey } }] }
     await encrypt({ image: plain, output: image, anonymous: true, ...both })
     await assert.rejects(reencrypt({ image, output: inFolder("none.sif"), ...from }), {
       code: "ERR_KEY_MISSING",
@@ -265,7 +264,7 @@ describe("from one image to another", () => {
       code: "ERR_BUILD_SOURCE",
       message: /is not encrypted$/,
     })
-    const wrong = { credentials: { pemPaths: [keys.otherPrivateKey] } }
+    const wrong = { unlock: [{ key: { file: keys.otherPrivateKey } }] }
     await assert.rejects(decrypt({ image: encrypted, output, ...wrong }), { code: "ERR_KEY_MISMATCH" })
     assert.ok(!existsSync(output))
     assert.equal((await sifcrypt(["encrypt", "--pem-path", keys.publicKey, plain, encrypted])).status, 23)

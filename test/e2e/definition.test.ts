@@ -94,7 +94,7 @@ Author somebody
       const flags = ["--source-pem-path", keys.privateKey, "--pem-path", keys.publicKey]
       const made = await buildHere([...flags, "next.sif", "next.def"])
       assert.equal(made.status, 0, made.stderr)
-      await using image = await open(at("next.sif"), { credentials: { pemPaths: [keys.privateKey] } })
+      await using image = await open(at("next.sif"), { unlock: [{ key: { file: keys.privateKey } }] })
       assert.equal((await image.readFile("/etc/again")).toString(), "hello world\n")
       assert.match(
         (await image.readFile("/.singularity.d/bootstrap_history/Apptainer0")).toString(),

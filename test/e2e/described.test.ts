@@ -37,8 +37,8 @@ interface Extra {
 
 describe("what an image says of itself", () => {
   const keys = testKeys()
-  const to = { credentials: { pemPaths: [keys.publicKey] } }
-  const from = { credentials: { pemPaths: [keys.privateKey] } }
+  const to = { recipients: [{ key: { file: keys.publicKey } }] }
+  const from = { unlock: [{ key: { file: keys.privateKey } }] }
   const folder = newFolder("described")
   const inFolder = (name: string): string => path.join(folder, name)
   let plain = ""
@@ -86,9 +86,9 @@ describe("what an image says of itself", () => {
       const refused = { code: "ERR_SIF_AMBIGUOUS", message: /lies outside of the encryption|are both/ }
       await assert.rejects(reencrypt({ image, output, ...from }), refused)
       await assert.rejects(decrypt({ image, output, ...from }), refused)
-      const sourceCredentials = from.credentials
-      await assert.rejects(build({ source: image, output, ...to, sourceCredentials }), refused)
-      await assert.rejects(build({ source: image, output, credentials: {}, sourceCredentials }), refused)
+      const unlock = from.unlock
+      await assert.rejects(build({ source: image, output, ...to, unlock }), refused)
+      await assert.rejects(build({ source: image, output, unlock }), refused)
       assert.ok(!existsSync(output))
     })
 
@@ -100,7 +100,7 @@ describe("what an image says of itself", () => {
     assert.equal(notices.length, 1)
     const peer = inFolder("peer.sif")
     writeFileSync(peer, vector("peer/gocryptfs-rsa2048.sif"))
-    const opener = { credentials: { pemPaths: [vectorPath("peer/rsa_pri.pem")] } }
+    const opener = { unlock: [{ key: { file: vectorPath("peer/rsa_pri.pem") } }] }
     assert.equal((await readMetadata(peer, opener)).origin, "root")
     assert.match((await readMetadata(peer, opener)).labels["org.label-schema.build-arch"] ?? "", /^amd64$/)
   })
@@ -122,7 +122,7 @@ describe("what an image says of itself", () => {
     const heard: string[] = []
     const peer = inFolder("peer-again.sif")
     writeFileSync(peer, vector("peer/gocryptfs-rsa2048.sif"))
-    const opener = { credentials: { pemPaths: [vectorPath("peer/rsa_pri.pem")] } }
+    const opener = { unlock: [{ key: { file: vectorPath("peer/rsa_pri.pem") } }] }
     await reencrypt({
       image: peer,
       output: inFolder("r.sif"),
@@ -154,7 +154,7 @@ describe("what an image says of itself", () => {
     for (const app of ["a", "b", "c", "__proto__", "e"]) write(`scif/apps/${app}/scif/runscript`, some)
     write(".singularity.d/runscript.help", 100)
     const image = inFolder("large-texts.sif")
-    await build({ source, output: image, credentials: {} })
+    await build({ source, output: image })
     const tooLarge = { code: "ERR_SIF_TOO_LARGE", message: new RegExp(`the ${MAX_METADATA_SIZE} bytes that`) }
     await assert.rejects(readMetadata(image), tooLarge)
     await assert.rejects(readMetadata(image, { parts: ["environment"], apps: [] }), tooLarge)
@@ -185,7 +185,7 @@ describe("what an image says of itself", () => {
     writeFileSync(first, "")
     for (let n = 1; n < 20_000; n++) linkSync(first, path.join(env, `${n}.sh`))
     const image = inFolder("many-texts.sif")
-    await build({ source, output: image, credentials: {} })
+    await build({ source, output: image })
     await assert.rejects(readMetadata(image, { parts: ["environment"] }), { code: "ERR_SIF_TOO_LARGE" })
     assert.deepEqual((await readMetadata(image, { parts: ["labels"] })).labels, {})
   })

@@ -183,8 +183,8 @@ describe("the execution control list", function () {
     const script = `
       import { open } from ${JSON.stringify(new URL("../../dist/index.js", import.meta.url).href)}
       const [, , image, key] = process.argv
-      const credentials = { pemPaths: [key] }
-      for (const [file, options] of [[image, { credentials: { pemPaths: ["/nonexistent"] } }], [image, { credentials, purpose: "read" }]])
+      const unlock = [{ key: { file: key } }]
+      for (const [file, options] of [[image, { unlock: [{ key: { file: "/nonexistent" } }] }], [image, { unlock, purpose: "read" }]])
         try {
           const opened = await open(file, options)
           console.log("opened", (await opened.readFile("/data/hello")).toString().trim())

@@ -44,7 +44,7 @@ describe("at the edges", () => {
     const folder = newFolder("disposed", idOf("nobody"))
     const script = `
       import { open } from ${JSON.stringify(path.join(packageRoot, "dist", "index.js"))}
-      const image = await open(${JSON.stringify(image)}, { credentials: { pemPaths: [${JSON.stringify(keys.privateKey)}] } })
+      const image = await open(${JSON.stringify(image)}, { unlock: [{ key: { file: ${JSON.stringify(keys.privateKey)} } }] })
       const mount = await image.mount(${JSON.stringify(folder)}, { engine: "userspace" })
       await mount.unmount()
       await image.close()

@@ -449,7 +449,7 @@ describe("instances", () => {
     const image = path.join(folder, "image.sif")
     await sifcryptOk(["build", "--pem-path", keys.publicKey, image, tree], { as: "self" })
     const called = `test-${process.pid}-api`
-    await using opened = await open(image, { credentials: { pemPaths: [keys.privateKey] } })
+    await using opened = await open(image, { unlock: [{ key: { file: keys.privateKey } }] })
     const instance = await opened.startInstance(called, ["stay"], { engine: "userspace" })
     try {
       assert.ok((await listInstances()).some(({ name }) => name === called))

@@ -227,11 +227,11 @@ describe("a key server", () => {
       const distrusted = await sifcrypt(args, { env })
       assert.equal(distrusted.status, 25)
       assert.match(distrusted.stderr, /self-signed certificate/)
-      for (const variable of [
-        { NODE_TLS_REJECT_UNAUTHORIZED: "0" },
-        { NODE_EXTRA_CA_CERTS: "/no/such/file" },
-      ])
-        assert.deepEqual(await sifcrypt(args, { env: { ...env, ...variable } }), distrusted)
+      for (const [name, value] of [
+        ["NODE_TLS_REJECT_UNAUTHORIZED", "0"],
+        ["NODE_EXTRA_CA_CERTS", "/no/such/file"],
+      ] as const)
+        assert.deepEqual(await sifcrypt(args, { env: { ...env, [name]: value } }), distrusted)
       const trusted = await sifcryptOk(args, { env: { ...env, NODE_EXTRA_CA_CERTS: certificate } })
       assert.match(trusted.text, /Ann <ann@example\.org>/)
       assert.deepEqual([...new Set(targets)], ["CONNECT keys.example.test:443 HTTP/1.1"])

@@ -264,10 +264,12 @@ describe("key files", () => {
           )
           await assert.rejects(
             open(image, {
-              credentials: {
-                pemPaths: [file],
-                ...(options.length > 0 ? { keyPassphraseFile: wrongPasswordFile } : {}),
-              },
+              unlock: [
+                {
+                  key: { file },
+                  password: options.length > 0 ? { file: wrongPasswordFile } : undefined,
+                },
+              ],
             }),
             (error) => error instanceof ContainerError && error.code === code,
           )
@@ -437,7 +439,7 @@ describe("key files", () => {
         assert.match(result.stderr, says)
         assert.match(result.stderr, hint)
         await assert.rejects(
-          open(image, { credentials: { pemPaths: [file], keyPassphrase: Buffer.from(password) } }),
+          open(image, { unlock: [{ key: { file: file }, password: { bytes: Buffer.from(password) } }] }),
           (error) => error instanceof ContainerError && error.code === code,
         )
       })

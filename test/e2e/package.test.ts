@@ -68,9 +68,9 @@ describe("the package", () => {
       copyFileSync(path.join(release, program), path.join(prebuilds, `${program}.glibc`))
     const output = path.join(folder, "image.sif")
     const keys = testKeys()
-    const options = { output, source: makeRootTree(), credentials: { pemPaths: [keys.publicKey] } }
+    const options = { output, source: makeRootTree(), unlock: [{ key: { file: keys.publicKey } }] }
     await node(`import { build } from "sifcrypt"; await build(${JSON.stringify(options)})`)
-    const open = `open(${JSON.stringify(output)}, { credentials: { pemPaths: [${JSON.stringify(keys.privateKey)}] } })`
+    const open = `open(${JSON.stringify(output)}, { unlock: [{ key: { file: ${JSON.stringify(keys.privateKey)} } }] })`
     const read = `const { open } = require("sifcrypt"); ${open}.then(async (image) => {
       console.log((await image.list("/")).length > 0); await image.close() })`
     assert.equal(await node(read, "commonjs"), "true")

@@ -5,7 +5,13 @@ import { createPublicKey } from "node:crypto"
 import { copyFileSync, readFileSync } from "node:fs"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
-import { listRecipients, open, rotateRecipients, type Recipient } from "../../lib/index.ts"
+import {
+  listRecipients,
+  open,
+  rotateRecipients,
+  type CredentialSource,
+  type Recipient,
+} from "../../lib/index.ts"
 import { fingerprint } from "../../lib/key/fingerprint.ts"
 import { finish, sifcryptOk, startSifcrypt, userId } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
@@ -18,12 +24,9 @@ const width = 3
 const keys = testKeys()
 const bob = fingerprint(createPublicKey(readFileSync(keys.otherPublicKey)))
 
-async function opens(
-  image: string,
-  credentials: { pemPaths?: string[]; passphraseFile?: string },
-): Promise<boolean> {
+async function opens(image: string, credential: CredentialSource): Promise<boolean> {
   try {
-    await using opened = await open(image, { credentials })
+    await using opened = await open(image, { unlock: [credential] })
     return (await opened.readFile("/data/hello")).toString() === "hello\n"
   } catch (error) {
     const { code } = error as { code?: string }
@@ -79,14 +82,14 @@ describe("a change of recipients, killed", () => {
         await end
         const recipients: Recipient[] = await listRecipients(image)
         const current = recipients.filter(({ stale }) => !stale).map(({ fingerprint: name }) => name)
-        assert.ok(await opens(image, { pemPaths: [keys.privateKey] }), "who stays gets in")
+        assert.ok(await opens(image, { key: { file: keys.privateKey } }), "who stays gets in")
         const listed = current.includes(bob)
-        assert.equal(await opens(image, { pemPaths: [keys.otherPrivateKey] }), listed)
+        assert.equal(await opens(image, { key: { file: keys.otherPrivateKey } }), listed)
         if (command === "rotate") assert.ok(listed)
         seen[listed ? "old" : "new"]++
         // The next change clears up.
         await rotateRecipients(image, {
-          credentials: { pemPaths: [keys.privateKey] },
+          unlock: [{ key: { file: keys.privateKey } }],
           keep: listed ? [bob] : [],
         })
         const after = await listRecipients(image)

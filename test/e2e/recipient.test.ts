@@ -561,14 +561,17 @@ describe("sifcrypt recipient", function () {
   it("is in the API as well", async () => {
     const image = await build(...withKey(alice.public))
     chmodSync(image, 0o666)
-    const credentials = { pemPaths: [alice.private] }
-    const added = await addRecipients(image, { credentials, recipients: { pemPaths: [bob.public] } })
+    const credentials = [{ key: { file: alice.private } }]
+    const added = await addRecipients(image, {
+      unlock: credentials,
+      recipients: [{ key: { file: bob.public } }],
+    })
     assert.equal(added.recipients.length, 2)
-    await assert.rejects(removeRecipient(image, { credentials, recipient: "SHA256:AAAA" }), {
+    await assert.rejects(removeRecipient(image, { unlock: credentials, recipient: "SHA256:AAAA" }), {
       name: "KeyError",
       code: "ERR_KEY_RECIPIENT",
     })
-    const removed = await removeRecipient(image, { credentials, recipientFile: bob.public })
+    const removed = await removeRecipient(image, { unlock: credentials, recipientFile: bob.public })
     assert.deepEqual(
       removed.recipients.map(({ fingerprint: name }) => name),
       [alice.name],

@@ -15,7 +15,7 @@ describe("a terminal for a program", () => {
   before(async () => {
     const file = path.join(newFolder("terminal"), "image.sif")
     await sifcryptOk(["build", "--pem-path", keys.publicKey, file, makeRootTree()], { as: "self" })
-    image = await open(file, { credentials: { pemPaths: [keys.privateKey] } })
+    image = await open(file, { unlock: [{ key: { file: keys.privateKey } }] })
   })
   after(async () => {
     await image.close()

@@ -129,19 +129,19 @@ describe("encrypted but unsigned", () => {
   })
 
   it("S28: is the library's to allow, to tell and to refuse", async () => {
-    const credentials = { pemPaths: [keys.privateKey] }
+    const credentials = [{ key: { file: keys.privateKey } }]
     const told: string[] = []
     const onNotice = (text: string): void => {
       told.push(text)
     }
-    await (await open(encrypted, { credentials, onNotice })).close()
+    await (await open(encrypted, { unlock: credentials, onNotice })).close()
     assert.deepEqual(told, [])
-    await (await open(encrypted, { credentials, onNotice, unsigned: "warn" })).close()
+    await (await open(encrypted, { unlock: credentials, onNotice, unsigned: "warn" })).close()
     assert.deepEqual(
       told.map((text) => warning.test(text)),
       [true],
     )
-    await assert.rejects(open(encrypted, { credentials: {}, unsigned: "error" }), (error: unknown) => {
+    await assert.rejects(open(encrypted, { unlock: [], unsigned: "error" }), (error: unknown) => {
       assert.ok(error instanceof SignatureError)
       assert.equal(error.code, "ERR_UNSIGNED")
       assert.equal(error.path, encrypted)

@@ -215,7 +215,7 @@ describe("images that must be signed", () => {
     await sifcryptOk(["build", "--pem-path", keys.publicKey, other, tree], { as: "self" })
     let swapped = false
     await using image = await open(name, {
-      credentials: { pemPaths: [keys.privateKey] },
+      unlock: [{ key: { file: keys.privateKey } }],
       verify: {
         keys: [signer.publicKey],
         onProgress: () => {

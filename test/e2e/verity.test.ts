@@ -32,7 +32,7 @@ import {
 } from "../support/verity.ts"
 
 const keys = testKeys()
-const credentials = { pemPaths: [keys.privateKey] }
+const credentials = [{ key: { file: keys.privateKey } }]
 const folder = newFolder("verity", userId)
 const rootTree = makeRootTree()
 // What does not compress, so that there are blocks to change.
@@ -92,14 +92,14 @@ const invalid = (message: RegExp) => ({ code: "ERR_SIGNATURE_INVALID", message }
 
 describe("an image with a signed hash tree", () => {
   before(async () => {
-    await build({ output: images.luks, source: rootTree, credentials: { pemPaths: [keys.publicKey] } })
+    await build({ output: images.luks, source: rootTree, recipients: [{ key: { file: keys.publicKey } }] })
     await build({
       output: images.gocryptfs,
       source: rootTree,
       format: "gocryptfs",
-      credentials: { pemPaths: [keys.publicKey] },
+      recipients: [{ key: { file: keys.publicKey } }],
     })
-    await build({ output: images.plain, source: rootTree, credentials: {} })
+    await build({ output: images.plain, source: rootTree, recipients: [] })
     for (const image of Object.values(images)) await signWithTree(image)
   })
 
@@ -160,7 +160,7 @@ describe("an image with a signed hash tree", () => {
         const at = partition.offset + Math.floor(Math.random() * partition.size)
         flipBit(image, at, i % 8)
         try {
-          await using opened = await open(image, { credentials, verify: bySigner() })
+          await using opened = await open(image, { unlock: credentials, verify: bySigner() })
           for (const { path: inside, type } of await opened.list("/", { recursive: true }))
             if (type === "file") await opened.readFile(inside)
         } catch (error) {
@@ -183,13 +183,13 @@ describe("an image with a signed hash tree", () => {
     for (const at of [4096 + 10, 16384 + 4096 + 10, 32768 + 10]) {
       flipBit(image, partition.offset + at)
       await assert.rejects(
-        open(image, { credentials, verify: bySigner() }),
+        open(image, { unlock: credentials, verify: bySigner() }),
         invalid(new RegExp(`block ${Math.floor(at / 4096)} was changed`)),
         String(at),
       )
       flipBit(image, partition.offset + at)
     }
-    await (await open(image, { credentials, verify: bySigner() })).close()
+    await (await open(image, { unlock: credentials, verify: bySigner() })).close()
   })
 
   it("gives EIO where it is mounted, and says once which block", async () => {
@@ -249,7 +249,7 @@ describe("an image with a signed hash tree", () => {
 
   it("is hashed as a whole where a signature does not cover the tree", async () => {
     const image = path.join(folder, "whole.sif")
-    await build({ output: image, source: rootTree, credentials: {} })
+    await build({ output: image, source: rootTree, recipients: [] })
     await signAsItIs(image)
     const { offset, size } = await (async () => {
       await using opened = await sif.openSif(image)
@@ -282,7 +282,7 @@ describe("an image with a signed hash tree", () => {
   it("opens without reading what it does not need: an image of 2 GiB", async function () {
     this.timeout(120_000)
     const image = path.join(folder, "large.sif")
-    await build({ output: image, source: path.join(packageDocs), credentials: {} })
+    await build({ output: image, source: path.join(packageDocs), recipients: [] })
     await makeLarge(image, 2 ** 31 + 2 ** 20)
     await signWithTree(image)
     const pem = testSigner().file
@@ -317,7 +317,7 @@ describe("a hash tree that is wrong", () => {
 
   before(async () => {
     base = path.join(folder, "base.sif")
-    await build({ output: base, source: rootTree, credentials: {} })
+    await build({ output: base, source: rootTree, recipients: [] })
     await signWithTree(base)
     const { partition, tree } = await placesOf(base)
     partitionSize = partition.size
@@ -466,7 +466,7 @@ describe("a hash tree that is wrong", () => {
     await sif.deleteObject(gone, 2)
     await assert.rejects(open(gone, { verify: bySigner() }), invalid(/it was signed and is not there/))
     const foreign = path.join(folder, "foreign.sif")
-    await build({ output: foreign, source: rootTree, credentials: {} })
+    await build({ output: foreign, source: rootTree, recipients: [] })
     await signWithTree(foreign)
     const theirs = await placesOf(foreign)
     assert.equal(theirs.tree.size, treeSize)

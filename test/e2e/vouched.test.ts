@@ -67,7 +67,7 @@ describe("an image that was verified", () => {
 
   function opened(file: string, onProgress: () => void = () => undefined): Promise<Image> {
     return open(file, {
-      credentials: { pemPaths: [keys.privateKey] },
+      unlock: [{ key: { file: keys.privateKey } }],
       verify: { keys: [signer.publicKey], onProgress },
     })
   }
@@ -226,8 +226,8 @@ describe("an image that was verified", () => {
       for (const instance of running) await instance.stop({ signal: "SIGKILL" })
       assert.deepEqual(running, [], when)
     }
-    const credentials = { pemPaths: [keys.privateKey] }
-    await using read = await open(signed, { credentials, purpose: "read" })
+    const credentials = [{ key: { file: keys.privateKey } }]
+    await using read = await open(signed, { unlock: credentials, purpose: "read" })
     await assert.rejects(read.startInstance(name), /opened for reading only/)
   })
 

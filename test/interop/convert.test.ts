@@ -32,7 +32,7 @@ describe("a plain image of Apptainer's, encrypted", () => {
       await encrypt({
         image: plain,
         output: path.join(folder, publicMetadata ? "public.sif" : "sealed.sif"),
-        credentials: { pemPaths: [keys.publicKey] },
+        recipients: [{ key: { file: keys.publicKey } }],
         format: "gocryptfs",
         publicMetadata,
       })

@@ -33,8 +33,8 @@ describe("the addon in a process", () => {
   const both = path.join(folder, "both.sif")
   const tree = makeRootTree()
   const open = (image: string, credentials: object): string =>
-    `await open(${JSON.stringify(image)}, { credentials: ${JSON.stringify(credentials)} })`
-  const rsaCredentials = { pemPaths: [keys.privateKey] }
+    `await open(${JSON.stringify(image)}, { unlock: ${JSON.stringify(credentials)} })`
+  const rsaCredentials = [{ key: { file: keys.privateKey } }]
 
   before(async () => {
     await sifcryptOk(["build", "--pem-path", keys.publicKey, rsa, tree])
@@ -98,7 +98,7 @@ describe("the addon in a process", () => {
     }
     const forRsa = await of(rsa, rsaCredentials)
     assert.ok(forRsa < 64, `opening with a key took ${forRsa.toFixed(0)} MiB`)
-    const forPassphrase = await of(both, { passphraseFile: keys.passphraseFile })
+    const forPassphrase = await of(both, [{ passphrase: { file: keys.passphraseFile } }])
     assert.ok(
       forPassphrase > 200 && forPassphrase < 320,
       `a passphrase costs 256 MiB, not ${forPassphrase.toFixed(0)}`,

@@ -116,10 +116,10 @@ describe("crypto messages for one key", () => {
     await build({
       output: image,
       source: newFolder("tree"),
-      credentials: { pemPaths: [keys.publicKey] },
+      recipients: [{ key: { file: keys.publicKey } }],
       anonymous: true,
     })
-    const credentials = { pemPaths: [keys.privateKey] }
+    const credentials = [{ key: { file: keys.privateKey } }]
     // Named for the key, they come before the one that opens.
     const add = async (file: string, count: number): Promise<void> => {
       for (let i = 0; i < count; i++) {
@@ -130,11 +130,11 @@ describe("crypto messages for one key", () => {
       }
     }
     await add(image, 3)
-    await (await open(image, { credentials })).close()
+    await (await open(image, { unlock: credentials })).close()
     const more = `${image}.more`
     copyFileSync(image, more)
     await add(more, 1)
-    await assert.rejects(open(more, { credentials }), {
+    await assert.rejects(open(more, { unlock: credentials }), {
       code: "ERR_LUKS_HEADER",
       message: /crypto message 6 opens no keyslot/,
     })

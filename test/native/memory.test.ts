@@ -8,7 +8,8 @@ import { createInterface } from "node:readline"
 import { pathToFileURL } from "node:url"
 import { dataKey, openPartition } from "../../lib/encryption/unlock.ts"
 import { openSif } from "../../lib/sif/open.ts"
-import type { CredentialOptions } from "../../lib/index.ts"
+import { Credentials } from "../../lib/encryption/credentials.ts"
+import type { CredentialSource } from "../../lib/index.ts"
 import { packageRoot, sifcryptOk, startProgram } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { searchMemory, type Needle } from "../support/memory.ts"
@@ -39,9 +40,14 @@ describe("the memory of a process that opened or built an image", () => {
   })
 
   /** Read here, never in the process that is looked into. */
-  async function keysOf(file: string, credentials: CredentialOptions): Promise<Needle[]> {
+  async function keysOf(file: string, credential: CredentialSource): Promise<Needle[]> {
     await using sif = await openSif(file)
-    const { unlocked, secret, recipient } = await openPartition(sif, sif.primary(), credentials, {})
+    const { unlocked, secret, recipient } = await openPartition(
+      sif,
+      sif.primary(),
+      new Credentials([credential]),
+      {},
+    )
     const volumeKey = { what: "volume key", bytes: dataKey(unlocked).bytes }
     // Without a message the secret is the passphrase.
     return recipient === undefined ? [volumeKey] : [volumeKey, { what: "secret", bytes: secret.bytes }]
@@ -123,9 +129,9 @@ describe("the memory of a process that opened or built an image", () => {
   }
 
   it("holds the volume key while the image is open, and nothing afterwards: an RSA key", async () => {
-    const needles = [...(await keysOf(image, { pemPaths: [keys.privateKey] })), ...privateKeyNeedles()]
+    const needles = [...(await keysOf(image, { key: { file: keys.privateKey } })), ...privateKeyNeedles()]
     await expectAt(
-      `const opened = await open(image, { credentials: { pemPaths: [privateKey] } })
+      `const opened = await open(image, { unlock: [{ key: { file: privateKey } }] })
        await opened.readFile("/data/hello")
        await collect() // the key object is OpenSSL's until Node collects it
        await pause("open")
@@ -181,7 +187,7 @@ describe("the memory of a process that opened or built an image", () => {
       it(`holds nothing of it, nor of its password, once it is used: ${form}`, async () => {
         const file = path.join(forms, form)
         const needles = [
-          ...(await keysOf(image, { pemPaths: [keys.privateKey] })),
+          ...(await keysOf(image, { key: { file: keys.privateKey } })),
           ...privateKeyNeedles(),
           { what: "text of the key", bytes: readFileSync(keys.privateKey).subarray(500, 1500) },
           { what: "text of the key", bytes: readFileSync(path.join(forms, "PKCS#8")).subarray(500, 1500) },
@@ -189,8 +195,8 @@ describe("the memory of a process that opened or built an image", () => {
           { what: "password", bytes: Buffer.from(keyPassword) },
         ]
         await expectAt(
-          `const credentials = { pemPaths: [${JSON.stringify(file)}], keyPassphraseFile: ${JSON.stringify(passwordFile)} }
-           const opened = await open(image, { credentials })
+          `const unlock = [{ key: { file: ${JSON.stringify(file)} }, password: { file: ${JSON.stringify(passwordFile)} } }]
+           const opened = await open(image, { unlock })
            await opened.readFile("/data/hello")
            await collect()
            await pause("open")
@@ -207,24 +213,24 @@ describe("the memory of a process that opened or built an image", () => {
     writeFileSync(file, vector("peer/gocryptfs-rsa2048.sif"))
     const key = vectorPath("peer/rsa_pri.pem")
     await expectAt(
-      `const opened = await open(${JSON.stringify(file)}, { credentials: { pemPaths: [${JSON.stringify(key)}] } })
+      `const opened = await open(${JSON.stringify(file)}, { unlock: [{ key: { file: ${JSON.stringify(key)} } }] })
        await opened.list("/")
        await pause("open")
        await opened.close()
        await pause("closed")`,
-      await keysOf(file, { pemPaths: [key] }),
+      await keysOf(file, { key: { file: key } }),
       { open: ["volume key"], closed: [] },
     )
   })
 
   it("holds the volume key while the image is open, and nothing afterwards: a passphrase in a file", async () => {
     await expectAt(
-      `const opened = await open(image, { credentials: { passphraseFile } })
+      `const opened = await open(image, { unlock: [{ passphrase: { file: passphraseFile } }] })
        await opened.readFile("/data/hello")
        await pause("open")
        await opened.close()
        await pause("closed")`,
-      [...(await keysOf(image, { passphraseFile })), passphraseNeedle],
+      [...(await keysOf(image, { passphrase: { file: passphraseFile } })), passphraseNeedle],
       { open: ["volume key"], closed: [] },
     )
   })
@@ -232,26 +238,26 @@ describe("the memory of a process that opened or built an image", () => {
   it("holds a passphrase as long as its owner, and no longer", async () => {
     await expectAt(
       `const passphrase = readPassphrase()
-       const opened = await open(image, { credentials: { passphrase } })
+       const opened = await open(image, { unlock: [{ passphrase: { bytes: passphrase } }] })
        await opened.readFile("/data/hello")
        await pause("owned")
        passphrase.fill(0)
        await pause("wiped")
        await opened.close()
        await pause("closed")`,
-      [...(await keysOf(image, { pemPaths: [keys.privateKey] })), passphraseNeedle],
+      [...(await keysOf(image, { key: { file: keys.privateKey } })), passphraseNeedle],
       { owned: ["passphrase", "volume key"], wiped: ["volume key"], closed: [] },
     )
   })
 
   it("holds nothing of a passphrase that did not fit", async () => {
     await expectAt(
-      `await open(image, { credentials: { passphraseFile: wrongFile } }).catch(() => undefined)
+      `await open(image, { unlock: [{ passphrase: { file: wrongFile } }] }).catch(() => undefined)
        await pause("refused")
        const passphrase = readPassphrase()
        await pause("control")`,
       [
-        ...(await keysOf(image, { passphraseFile })),
+        ...(await keysOf(image, { passphrase: { file: passphraseFile } })),
         { what: "wrong", bytes: Buffer.from(wrong) },
         passphraseNeedle,
       ],
@@ -266,7 +272,7 @@ describe("the memory of a process that opened or built an image", () => {
        await build({
          output: built,
          source: tree,
-         credentials: { pemPaths: [publicKey], passphrase },
+         recipients: [{ key: { file: publicKey } }, { passphrase: { bytes: passphrase } }],
          passphraseKdf: { type: "pbkdf2", iterations: 1000 },
        })
        await pause("built")
@@ -274,7 +280,7 @@ describe("the memory of a process that opened or built an image", () => {
        await pause("wiped")`,
       async (pid, pause) => {
         seen.push(pause)
-        const needles = [...(await keysOf(built, { pemPaths: [keys.privateKey] })), passphraseNeedle]
+        const needles = [...(await keysOf(built, { key: { file: keys.privateKey } })), passphraseNeedle]
         const found = searchMemory(pid, needles)
         assert.deepEqual(kinds(found), pause === "built" ? ["passphrase"] : [], found.join(", "))
       },
@@ -284,7 +290,7 @@ describe("the memory of a process that opened or built an image", () => {
 
   it("holds nothing while a payload runs in an image that was closed", async () => {
     await expectAt(
-      `const opened = await open(image, { credentials: { pemPaths: [privateKey] } })
+      `const opened = await open(image, { unlock: [{ key: { file: privateKey } }] })
        const running = await opened.exec(["sleep", "60"], { engine: "userspace" })
        await collect()
        await pause("open")
@@ -292,7 +298,7 @@ describe("the memory of a process that opened or built an image", () => {
        await pause("closed")
        running.kill("SIGKILL")
        await running.exited`,
-      [...(await keysOf(image, { pemPaths: [keys.privateKey] })), ...privateKeyNeedles()],
+      [...(await keysOf(image, { key: { file: keys.privateKey } })), ...privateKeyNeedles()],
       { open: ["volume key"], closed: [] },
     )
   })

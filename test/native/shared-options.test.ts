@@ -17,12 +17,12 @@ describe("options that are shared", () => {
     const keys = testKeys()
     const folder = newFolder("shared-options")
     const source = makeRootTree()
-    const recipients = frozen({ pemPaths: [keys.publicKey] })
-    const common = frozen({ source, credentials: recipients })
+    const recipients = frozen([{ key: { file: keys.publicKey } }])
+    const common = frozen({ source, recipients })
     const images = [0, 1, 2, 3].map((i) => path.join(folder, `${i}.sif`))
     await Promise.all(images.map((output) => build(frozen({ ...common, output }))))
 
-    const options = frozen({ credentials: { pemPaths: [keys.privateKey] } })
+    const options = frozen({ unlock: [{ key: { file: keys.privateKey } }] })
     const contents = await Promise.all(
       [...images, ...images].map(async (file) => {
         await using image = await open(file, options)

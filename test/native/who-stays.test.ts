@@ -26,11 +26,12 @@ import {
   rotateRecipients,
   sif,
   sign,
-  type CredentialOptions,
+  type CredentialSource,
   type EncryptionFormat,
   type Recipient,
   type StayOptions,
 } from "../../lib/index.ts"
+import { Credentials } from "../../lib/encryption/credentials.ts"
 import { fingerprint } from "../../lib/key/fingerprint.ts"
 import { messageMark, type SifObject } from "../../lib/sif/format.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -39,12 +40,12 @@ import { makeRootTree } from "../support/trees.ts"
 interface Person {
   readonly name: string
   readonly publicKey: KeyObject
-  readonly credentials: CredentialOptions
+  readonly unlock: readonly CredentialSource[]
 }
 
 function person(): Person {
   const { publicKey, privateKey } = generateKeyPairSync("rsa", { modulusLength: 2048 })
-  return { name: fingerprint(publicKey), publicKey, credentials: { keys: [privateKey] } }
+  return { name: fingerprint(publicKey), publicKey, unlock: [{ key: privateKey }] }
 }
 
 const [alice, bob, mallory, carol, dave] = [person(), person(), person(), person(), person()] as const
@@ -62,9 +63,9 @@ function copyOf(image: string): string {
   return copy
 }
 
-async function isOpen(image: string, credentials: CredentialOptions): Promise<boolean> {
+async function isOpen(image: string, unlock: readonly CredentialSource[]): Promise<boolean> {
   try {
-    await using opened = await open(image, { credentials })
+    await using opened = await open(image, { unlock })
     return (await opened.readFile("/data/hello")).toString() === "hello\n"
   } catch (error) {
     const { code = String(error) } = error as { code?: string }
@@ -88,17 +89,17 @@ interface Kept {
 async function remember(format: EncryptionFormat): Promise<Kept> {
   const before = newFile()
   const keys = [alice, bob, mallory].map(({ publicKey }) => publicKey)
-  await build({ source: makeRootTree(), output: before, format, credentials: { keys } })
+  await build({ source: makeRootTree(), output: before, format, recipients: keys.map((key) => ({ key })) })
   await using image = await sif.openSif(before)
-  const opening = await openPartition(image, image.primary(), mallory.credentials, {})
+  const opening = await openPartition(image, image.primary(), new Credentials(mallory.unlock), {})
   const kept = {
     before,
     now: copyOf(before),
     secret: Buffer.from(opening.secret.bytes),
     volumeKey: Buffer.from(dataKey(opening.unlocked).bytes),
   }
-  const { credentials } = alice
-  await removeRecipient(kept.now, { credentials, recipient: mallory.name, keep: [bob.name] })
+  const { unlock } = alice
+  await removeRecipient(kept.now, { unlock, recipient: mallory.name, keep: [bob.name] })
   return kept
 }
 
@@ -199,7 +200,7 @@ interface Change {
   readonly added?: Person
 }
 
-const { credentials } = alice
+const { unlock } = alice
 const inPlace =
   (change: (image: string, options: StayOptions) => Promise<unknown>): Change["make"] =>
   async (image, options) => {
@@ -207,19 +208,19 @@ const inPlace =
     return image
   }
 const changes: Readonly<Record<string, Change>> = {
-  rotate: { make: inPlace((image, stay) => rotateRecipients(image, { credentials, ...stay })) },
+  rotate: { make: inPlace((image, stay) => rotateRecipients(image, { unlock, ...stay })) },
   remove: {
-    make: inPlace((image, stay) => removeRecipient(image, { credentials, recipient: bob.name, ...stay })),
+    make: inPlace((image, stay) => removeRecipient(image, { unlock, recipient: bob.name, ...stay })),
     removed: bob,
   },
   add: {
     make: inPlace((image, stay) =>
-      addRecipients(image, { credentials, recipients: { keys: [dave.publicKey] }, ...stay }),
+      addRecipients(image, { unlock, recipients: [{ key: dave.publicKey }], ...stay }),
     ),
     added: dave,
   },
   reencrypt: {
-    make: async (image, stay) => (await reencrypt({ image, output: newFile(), credentials, ...stay })).output,
+    make: async (image, stay) => (await reencrypt({ image, output: newFile(), unlock, ...stay })).output,
   },
 }
 
@@ -227,8 +228,10 @@ const changes: Readonly<Record<string, Change>> = {
 async function openers(image: string, kept: Kept): Promise<{ people: string[]; secret: boolean }> {
   const people: string[] = []
   for (const one of [alice, bob, mallory, carol, dave])
-    if (await isOpen(image, one.credentials)) people.push(one.name)
-  const secrets = [kept.secret, ownSecret].map((passphrase) => isOpen(image, { passphrase }))
+    if (await isOpen(image, one.unlock)) people.push(one.name)
+  const secrets = [kept.secret, ownSecret].map((passphrase) =>
+    isOpen(image, [{ passphrase: { bytes: passphrase } }]),
+  )
   return { people: people.sort(), secret: (await Promise.all(secrets)).includes(true) }
 }
 
@@ -323,8 +326,8 @@ for (const format of ["luks", "gocryptfs"] as const)
         const { output } = await build({
           source,
           output: newFile(),
-          credentials: { keys: [dave.publicKey] },
-          sourceCredentials: credentials,
+          recipients: [{ key: dave.publicKey }],
+          unlock,
         })
         assert.deepEqual(await openers(output, kept), { people: [dave.name], secret: false }, attack)
       }
@@ -392,43 +395,48 @@ describe("who stays", () => {
     const keys = [alice, bob].map(({ publicKey }) => publicKey)
     const passphrase = Buffer.from("a passphrase")
     const passphraseKdf = { type: "pbkdf2", iterations: 1000 } as const
-    await build({ source: makeRootTree(), output: image, credentials: { keys, passphrase }, passphraseKdf })
+    await build({
+      source: makeRootTree(),
+      output: image,
+      recipients: [...keys.map((key) => ({ key })), { passphrase: { bytes: passphrase } }],
+      passphraseKdf,
+    })
     const before = readFileSync(image)
     const keyslot = (await listRecipients(image))[2]?.keyslotFingerprint ?? assert.fail()
     const who = `nothing but the image says that these are to stay: ${bob.name} (object 3)`
     const code = "ERR_KEY_UNCONFIRMED"
     for (const change of [rotateRecipients, addDave])
-      await assert.rejects(change(image, { credentials }), {
+      await assert.rejects(change(image, { unlock }), {
         code,
         message: `${image}: ${who}, passphrase ${keyslot} (keyslot 1)`,
       })
-    await assert.rejects(reencrypt({ image, output, credentials }), { code, message: `${image}: ${who}` })
+    await assert.rejects(reencrypt({ image, output, unlock }), { code, message: `${image}: ${who}` })
     assert.deepEqual(readFileSync(image), before)
     assert.ok(!existsSync(output))
-    await rotateRecipients(image, { credentials, keep: [bob.name, keyslot] })
+    await rotateRecipients(image, { unlock, keep: [bob.name, keyslot] })
     const [first, second, third] = await listRecipients(image)
     assert.deepEqual([first?.fingerprint, second?.fingerprint], [alice.name, bob.name])
     assert.equal(third?.keyslotFingerprint, keyslot)
-    assert.ok(await isOpen(image, { passphrase }))
+    assert.ok(await isOpen(image, [{ passphrase: { bytes: passphrase } }]))
   })
 
   it("is refused as a list when it names nobody who is there, or a part of a fingerprint", async () => {
     const image = newFile()
     const keys = [alice, bob].map(({ publicKey }) => publicKey)
-    await build({ source: makeRootTree(), output: image, credentials: { keys } })
+    await build({ source: makeRootTree(), output: image, recipients: keys.map((key) => ({ key })) })
     const before = readFileSync(image)
     for (const [keep, what] of [
       [carol.name, /is no recipient who stays$/],
       [bob.name.slice(0, 30), /is no whole SHA-256 fingerprint$/],
     ] as const)
       for (const change of [rotateRecipients, addDave])
-        await assert.rejects(change(image, { credentials, keep: [keep] }), {
+        await assert.rejects(change(image, { unlock, keep: [keep] }), {
           code: "ERR_KEY_RECIPIENT",
           message: what,
         })
     assert.deepEqual(readFileSync(image), before)
     const output = newFile()
-    await assert.rejects(reencrypt({ image, output, credentials, keep: [carol.name] }), {
+    await assert.rejects(reencrypt({ image, output, unlock, keep: [carol.name] }), {
       code: "ERR_KEY_RECIPIENT",
     })
     assert.ok(!existsSync(output))
@@ -438,13 +446,18 @@ describe("who stays", () => {
     const image = newFile()
     const passphrase = Buffer.from("a passphrase")
     const passphraseKdf = { type: "pbkdf2", iterations: 1000 } as const
-    await build({ source: makeRootTree(), output: image, credentials: { passphrase }, passphraseKdf })
+    await build({
+      source: makeRootTree(),
+      output: image,
+      recipients: [{ passphrase: { bytes: passphrase } }],
+      passphraseKdf,
+    })
     await changeSif(image, async (change) => {
       const header = await parseLuksHeader(change.image.reader, change.image.primary(), {})
       await plant(change, [forged(mallory, randomBytes(64), header.keyslots[0]!.mark, randomBytes(64))])
     })
-    await rotateRecipients(image, { credentials: { passphrase }, keep: [] })
-    assert.ok(await isOpen(image, { passphrase }))
+    await rotateRecipients(image, { unlock: [{ passphrase: { bytes: passphrase } }], keep: [] })
+    assert.ok(await isOpen(image, [{ passphrase: { bytes: passphrase } }]))
     assert.deepEqual(
       (await listRecipients(image)).map(({ kind }) => kind),
       ["passphrase"],
@@ -454,7 +467,7 @@ describe("who stays", () => {
 
 async function addDave(
   image: string,
-  options: StayOptions & { credentials: CredentialOptions },
+  options: StayOptions & { unlock: readonly CredentialSource[] },
 ): Promise<unknown> {
-  return await addRecipients(image, { recipients: { keys: [dave.publicKey] }, ...options })
+  return await addRecipients(image, { recipients: [{ key: dave.publicKey }], ...options })
 }

@@ -11,7 +11,7 @@ const all = Array.from({ length: Number(howOften) }, (_, index) => index)
 const count = (results, expected) => results.filter((one) => one === expected).length
 const engine = "userspace"
 
-const images = await Promise.all(all.map(() => open(image, { credentials: { pemPaths: [key] } })))
+const images = await Promise.all(all.map(() => open(image, { unlock: [{ key: { file: key } }] })))
 const read = await Promise.all(images.map(async (one) => String(await one.readFile("/data/hello"))))
 
 const points = all.map((index) => path.join(folder, `mount-${index}`))

@@ -13,7 +13,7 @@ writeFileSync(`${selinuxfs}/enforce`, "1")
 
 const script =
   "cat /proc/self/attr/current; touch /tmp/file; /bin/busybox chown 1 /tmp/file 2>/dev/null; echo $?"
-const opened = await open(image, { credentials: { pemPaths: [key] } })
+const opened = await open(image, { unlock: [{ key: { file: key } }] })
 const outcomes = {}
 for (const engine of ["kernel", "userspace"])
   for (const label of [undefined, "u:r:payload_t", "u:r:none_t"])

@@ -94,7 +94,7 @@ describe("the execution control list, kernel engine", function () {
     const { offset, size } = parsed.primary()
     const before = kernelState()
     const image = await open(file, {
-      credentials: { pemPaths: [key] },
+      unlock: [{ key: { file: key } }],
       verify: { keyringPaths: [path.join(env.SIFCRYPT_KEYSDIR, "pgp-public")], require: [signer] },
     })
     try {

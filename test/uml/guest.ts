@@ -140,8 +140,8 @@ export function rootTree(): string {
   return tree
 }
 
-export const withPassphrase: OpenOptions = { credentials: { passphrase: Buffer.from(passphrase) } }
-export const withKey: OpenOptions = { credentials: { pemPaths: [testKeys().privateKey] } }
+export const withPassphrase: OpenOptions = { unlock: [{ passphrase: { bytes: Buffer.from(passphrase) } }] }
+export const withKey: OpenOptions = { unlock: [{ key: { file: testKeys().privateKey } }] }
 
 /** An image of the tree for whom `recipients` names. */
 export async function buildImage(
@@ -152,10 +152,13 @@ export async function buildImage(
   const result = await build({
     output: image,
     source: rootTree(),
-    credentials: {
-      ...(recipients.includes("rsa") ? { pemPaths: [testKeys().publicKey] } : {}),
-      ...(recipients.includes("passphrase") ? { passphrase: Buffer.from(passphrase) } : {}),
-    },
+    ...(recipients.length > 0 && {
+      recipients: recipients.map((kind) =>
+        kind === "rsa"
+          ? { key: { file: testKeys().publicKey } }
+          : { passphrase: { bytes: Buffer.from(passphrase) } },
+      ),
+    }),
     ...options,
   })
   assert.equal(result.encrypted, recipients.length > 0)

@@ -9,7 +9,7 @@ const [keyFile = "", image = "", folder = ""] = process.argv.slice(2)
 const file = path.join(folder, "limits.toml")
 writeFileSync(file, "[memory]\nlimit = 67108864\n[pids]\nlimit = 12\n")
 
-const opened = await open(image, { credentials: { pemPaths: [keyFile] } })
+const opened = await open(image, { unlock: [{ key: { file: keyFile } }] })
 
 async function sh(script, options) {
   try {

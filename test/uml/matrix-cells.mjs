@@ -29,10 +29,10 @@ async function end(starting, input) {
 
 const cells = {}
 for (const [name, credentials] of Object.entries({
-  rsa: { pemPaths: [keyFile] },
+  rsa: [{ key: { file: keyFile } }],
   passphrase: { passphraseFile },
 })) {
-  const opened = await open(image, { credentials })
+  const opened = await open(image, { unlock: credentials })
   for (const engine of ["kernel", "userspace"])
     for (const [action, act] of Object.entries(actions))
       cells[`${name} ${engine} ${action}`] = await act(opened, engine).catch(

@@ -70,18 +70,18 @@ describe("mount with the kernel engine", function () {
     await assertSettles(state)
   }
 
-  for (const [name, credentials] of [
-    ["luks-rsa2048.sif", { pemPaths: [peerKey] }],
+  for (const [name, options] of [
+    ["luks-rsa2048.sif", { unlock: [{ key: { file: peerKey } }] }],
     ["plain.sif", {}],
   ] as const) {
     it(`shows the peer's ${name} as its manifest says, and as user space reads it`, async () => {
       const image = unpackVector(`peer/${name}`)
       const extracted = path.join(newFolder("extracted"), "tree")
       {
-        await using opened = await open(image, { credentials })
+        await using opened = await open(image, options)
         await opened.extract(extracted)
       }
-      await mounted(image, { credentials }, (folder) => {
+      await mounted(image, options, (folder) => {
         assertManifest(folder)
         assert.deepEqual(describeTree(folder), describeTree(extracted))
       })

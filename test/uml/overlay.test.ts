@@ -49,8 +49,12 @@ describe("overlays with the kernel engine", function () {
 
   it("A9: what is kept of an encrypted image's payload is encrypted", async () => {
     const file = path.join(folder, "encrypted.sif")
-    await createOverlay({ output: file, encrypt: true, credentials: { pemPaths: [testKeys().publicKey] } })
-    const options = { overlay: [file], overlayCredentials: { pemPaths: [testKeys().privateKey] } }
+    await createOverlay({
+      output: file,
+      encrypt: true,
+      recipients: [{ key: { file: testKeys().publicKey } }],
+    })
+    const options = { overlay: [file], overlayUnlock: [{ key: { file: testKeys().privateKey } }] }
     const marker = "marker of what is written 0123456789abcdef"
     const written = await sh(`echo "${marker}" > /data/kept; sync; echo $?`, options)
     assert.deepEqual(written, { text: "0\n", code: 0 })

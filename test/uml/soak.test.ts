@@ -59,7 +59,7 @@ describe("A3: with the kernel engine, again and again", function () {
   before(async function () {
     needsDeviceMapper(this)
     encrypted = await cheapImageForBoth()
-    const word: OpenOptions = { credentials: { passphrase: Buffer.from(passphrase) } }
+    const word: OpenOptions = { unlock: [{ passphrase: { bytes: Buffer.from(passphrase) } }] }
     withRsa = await open(encrypted, withKey)
     withWord = await open(encrypted, word)
     plain = await open(await buildImage([]))
@@ -69,8 +69,8 @@ describe("A3: with the kernel engine, again and again", function () {
     writeFileSync(path.join(added, "added"), "added\n")
     output("mksquashfs", [added, at("overlay.squashfs"), "-quiet", "-noappend"])
     await createOverlay({ output: at("overlay.img"), sparse: true })
-    const credentials = { pemPaths: [testKeys().publicKey] }
-    await createOverlay({ output: at("overlay.sif"), encrypt: true, credentials })
+    const credentials = [{ key: { file: testKeys().publicKey } }]
+    await createOverlay({ output: at("overlay.sif"), encrypt: true, recipients: credentials })
     const image = (): Image => withRsa
     kinds = {
       "RSA key": { image, options: {} },
@@ -88,7 +88,7 @@ describe("A3: with the kernel engine, again and again", function () {
         image,
         options: {
           overlay: [at("overlay.sif")],
-          overlayCredentials: { pemPaths: [testKeys().privateKey] },
+          overlayUnlock: [{ key: { file: testKeys().privateKey } }],
         },
       },
     }

@@ -58,7 +58,7 @@ describe("hash trees with the kernel engine", function () {
   let tree: string
   const images: Record<"luks" | "plain", string> = { luks: "", plain: "" }
   const options: () => OpenOptions = () => ({
-    credentials: { pemPaths: [testKeys().privateKey] },
+    unlock: [{ key: { file: testKeys().privateKey } }],
     verify: bySigner(),
   })
 
@@ -70,8 +70,8 @@ describe("hash trees with the kernel engine", function () {
     const folder = newFolder("verity")
     for (const kind of ["luks", "plain"] as const) {
       images[kind] = path.join(folder, `${kind}.sif`)
-      const credentials = kind === "luks" ? { pemPaths: [testKeys().publicKey] } : {}
-      await build({ output: images[kind], source: tree, credentials })
+      const options = kind === "luks" ? { recipients: [{ key: { file: testKeys().publicKey } }] } : {}
+      await build({ output: images[kind], source: tree, ...options })
       await signWithTree(images[kind])
     }
   })

@@ -18,6 +18,7 @@ import {
   writeSync,
 } from "node:fs"
 import path from "node:path"
+import { Credentials } from "../../lib/encryption/credentials.ts"
 import { plainRange, unlockPartition, type UnlockedGocryptfs } from "../../lib/encryption/unlock.ts"
 import { readGocryptfsLayer } from "../../lib/device/gocryptfs.ts"
 import { Tree } from "../../lib/device/tree.ts"
@@ -54,7 +55,7 @@ describe("an image encrypted with gocryptfs", () => {
   before(async () => {
     writeFileSync(image, vector("peer/gocryptfs-rsa2048.sif"))
     await using sif = await openSif(image)
-    const credentials = { pemPaths: [vectorPath("peer/rsa_pri.pem")] }
+    const credentials = new Credentials([{ key: { file: vectorPath("peer/rsa_pri.pem") } }])
     const opened = await unlockPartition(sif, sif.primary(), credentials, {})
     assert.equal(opened.kind, "gocryptfs")
     unlocked = opened

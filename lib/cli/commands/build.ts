@@ -4,10 +4,17 @@ import {
   compressionLevels,
   type Compression,
   type CompressionName,
-  type CredentialOptions,
+  type BuildOptions,
+  type CredentialSource,
+  type SecretSource,
   type Owner,
 } from "../../index.ts"
-import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
+import {
+  addCredentialOptions,
+  gaveCredentials,
+  withCredentials,
+  type CredentialFlags,
+} from "../credentials.ts"
 import { addDefinitionOptions, definitionOptions, type DefinitionFlags } from "../definition.ts"
 import { addEncryptionOptions, encryptionOptions, showMaking, type EncryptionFlags } from "../encryption.ts"
 import { addRegistryOptions, withRegistryOptions, type RegistryFlags } from "../registry.ts"
@@ -27,20 +34,25 @@ interface BuildFlags
 
 const collect = (value: string, earlier: string[] | undefined): string[] => [...(earlier ?? []), value]
 
-/** Credentials for the source alone, if any are given. Passwords of key files come from where the others' do. */
-function sourceCredentials(
+/**
+ * For whom the image is, and what opens its source. The environment alone encrypts nothing.
+ *
+ * @param password - Of the source's key files, too.
+ */
+function keysOf(
   flags: BuildFlags,
-  credentials: CredentialOptions,
-): { readonly sourceCredentials?: CredentialOptions } {
-  if (flags.sourcePemPath === undefined && flags.sourcePassphraseFile === undefined) return {}
-  const { askKeyPassphrase, keyPassphraseFile } = credentials
-  const opensSource = {
-    ...(askKeyPassphrase === undefined ? {} : { askKeyPassphrase }),
-    ...(keyPassphraseFile === undefined ? {} : { keyPassphraseFile }),
-    ...(flags.sourcePemPath === undefined ? {} : { pemPaths: flags.sourcePemPath }),
-    ...(flags.sourcePassphraseFile === undefined ? {} : { passphraseFile: flags.sourcePassphraseFile }),
-  }
-  return { sourceCredentials: opensSource }
+  credentials: readonly CredentialSource[],
+  password: SecretSource,
+): Partial<Pick<BuildOptions, "recipients" | "unlock">> {
+  const { sourcePemPath = [], sourcePassphraseFile } = flags
+  const source: CredentialSource[] = [
+    ...sourcePemPath.map((file) => ({ key: { file }, password })),
+    ...(sourcePassphraseFile === undefined ? [] : [{ passphrase: { file: sourcePassphraseFile } }]),
+  ]
+  const unlock = source.length > 0 ? source : undefined
+  const encrypts = flags.encrypt === true || flags.format !== undefined || gaveCredentials(flags)
+  const isFolder = flags.sandbox === true || flags.update === true
+  return encrypts && !isFolder ? { recipients: credentials, unlock } : { unlock: unlock ?? credentials }
 }
 
 /** As reproducible-builds.org defines it. */
@@ -112,7 +124,7 @@ export function addBuildCommand(program: Command): void {
     const epoch = sourceDateEpoch(command)
     const encryption = encryptionOptions(flags, command)
     const definition = definitionOptions(flags)
-    await withCredentials(flags, true, (credentials) =>
+    await withCredentials(flags, true, (credentials, password) =>
       withRegistryOptions(flags, source, definition.tmpFolder, (oci) =>
         showMaking(`building ${output}`, output, flags, (options) =>
           build({
@@ -122,12 +134,11 @@ export function addBuildCommand(program: Command): void {
             source,
             ...(verify === undefined ? {} : { verify }),
             oci,
-            credentials,
             encrypt: flags.encrypt === true,
             ...(flags.compression === undefined ? {} : { compression: flags.compression }),
             ...ownerOption(flags, command),
             ...(flags.arch === undefined ? {} : { architecture: flags.arch }),
-            ...sourceCredentials(flags, credentials),
+            ...keysOf(flags, credentials, password),
             ...(epoch === undefined ? {} : { sourceDateEpoch: epoch }),
           }),
         ),

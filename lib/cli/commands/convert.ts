@@ -22,7 +22,7 @@ import { addSignerOptions, signerOptions, type SignerFlags } from "../signers.ts
 
 /** How far the image is trusted. */
 function trust(flags: OpenFlags): TrustOptions {
-  const { kdfLimits, unsigned, verify } = openOptions(flags, {})
+  const { kdfLimits, unsigned, verify } = openOptions(flags, [])
   return {
     ...(kdfLimits === undefined ? {} : { kdfLimits }),
     ...(unsigned === undefined ? {} : { unsigned }),
@@ -52,7 +52,7 @@ function addEncrypt(program: Command): void {
             ...encryption,
             ...(verify === undefined ? {} : { verify }),
             image,
-            credentials,
+            recipients: credentials,
           }),
         ),
       )
@@ -74,7 +74,7 @@ function addDecrypt(program: Command): void {
     async (image: string, output: string, flags: OpenFlags & OutputFlags) => {
       await withCredentials(flags, false, (credentials) =>
         showMaking(`decrypting ${image}`, output, flags, (options) =>
-          decrypt({ ...options, ...trust(flags), image, credentials }),
+          decrypt({ ...options, ...trust(flags), image, unlock: credentials }),
         ),
       )
     },
@@ -107,7 +107,7 @@ function addReencrypt(program: Command): void {
               ...options,
               ...encryption,
               image,
-              credentials,
+              unlock: credentials,
               ...(recipients === undefined ? {} : { recipients }),
             }),
           ),

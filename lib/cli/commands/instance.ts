@@ -215,8 +215,8 @@ function addStart(instance: Command, name: "start" | "run", summary: string, des
         waitForHelpers()
         const started =
           name === "start"
-            ? await opened.startInstance(called, argv, { ...options, overlayCredentials: credentials })
-            : await opened.runInstance(called, argv, { ...options, overlayCredentials: credentials })
+            ? await opened.startInstance(called, argv, { ...options, overlayUnlock: credentials })
+            : await opened.runInstance(called, argv, { ...options, overlayUnlock: credentials })
         if (flags.pidFile !== undefined) writeFileSync(flags.pidFile, `${started.pid}\n`)
         notice(`instance ${started.name} started`)
       })

@@ -1,6 +1,11 @@
 import { InvalidArgumentError, type Command } from "commander"
 import { createOverlay, MIN_OVERLAY_SIZE } from "../../index.ts"
-import { addCredentialOptions, withCredentials, type CredentialFlags } from "../credentials.ts"
+import {
+  addCredentialOptions,
+  gaveCredentials,
+  withCredentials,
+  type CredentialFlags,
+} from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 
 interface Flags extends CredentialFlags {
@@ -51,10 +56,11 @@ export function addOverlayCommands(program: Command): void {
       ...(sparse === undefined ? {} : { sparse }),
       ...(createDir === undefined ? {} : { folders: createDir }),
     }
-    if (encrypt === undefined) await createOverlay(options)
+    // A key that would protect nothing is a mistake.
+    if (encrypt === undefined && !gaveCredentials(flags)) await createOverlay(options)
     else
       await withCredentials(flags, true, (credentials) =>
-        createOverlay({ ...options, encrypt: true, credentials }),
+        createOverlay({ ...options, encrypt: true, recipients: credentials }),
       )
   })
 }

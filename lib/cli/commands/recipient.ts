@@ -59,8 +59,9 @@ function changeOptions(
   flags: ChangeFlags,
   credentials: Parameters<typeof openOptions>[1],
 ): RecipientChangeOptions {
+  const { unlock, kdfLimits, signal } = openOptions(flags, credentials)
   return {
-    ...openOptions(flags, credentials),
+    ...{ unlock, kdfLimits, signal },
     ...stayOptions(flags),
     onNotice: (text) => {
       notice(printable(text))
@@ -106,7 +107,7 @@ export function addRecipientCommands(program: Command): void {
   ).option("--anonymous", "do not say in the image whose the public keys are")
   addKdfOptions(addRecipientOptions(add)).action(async (image: string, flags: AddFlags) => {
     const kdf = passphraseKdf(flags, add)
-    const change = await withRecipients(flags, (recipients = {}) =>
+    const change = await withRecipients(flags, (recipients = []) =>
       withCredentials(flags, false, (credentials) =>
         addRecipients(image, {
           ...changeOptions(flags, credentials),
@@ -136,9 +137,13 @@ export function addRecipientCommands(program: Command): void {
           ? { recipient }
           : { recipientFile: recipient }
       })()
-      const change = await withRecipients(flags, (recipients = {}) =>
+      const change = await withRecipients(flags, (recipients) =>
         withCredentials(flags, false, (credentials) =>
-          removeRecipient(image, { ...changeOptions(flags, credentials), recipients, ...whom }),
+          removeRecipient(image, {
+            ...changeOptions(flags, credentials),
+            ...(recipients && { recipients }),
+            ...whom,
+          }),
         ),
       )
       await report(change, flags)
@@ -150,9 +155,9 @@ export function addRecipientCommands(program: Command): void {
     "Replaces the secret that IMAGE's RSA recipients share. All of them stay, and so do passphrases, or those that are listed.",
   )
   addKeysOfThoseWhoStay(rotate).action(async (image: string, flags: ChangeFlags) => {
-    const change = await withRecipients(flags, (recipients = {}) =>
+    const change = await withRecipients(flags, (recipients) =>
       withCredentials(flags, false, (credentials) =>
-        rotateRecipients(image, { ...changeOptions(flags, credentials), recipients }),
+        rotateRecipients(image, { ...changeOptions(flags, credentials), ...(recipients && { recipients }) }),
       ),
     )
     await report(change, flags)

@@ -94,7 +94,7 @@ function addAction(
         waitForHelpers()
         // This process becomes the payload's attendant: what follows is for a payload that did not start, and for an image
         // that was verified.
-        const started = await start(opened, name, argv, { ...options, overlayCredentials: credentials })
+        const started = await start(opened, name, argv, { ...options, overlayUnlock: credentials })
         // A terminal signals its whole foreground group, the starter included; what reaches only us is passed on.
         passSignalsTo((signal) => {
           if (!(isatty(0) && (signal === "SIGINT" || signal === "SIGQUIT"))) started.kill(signal)

@@ -1,6 +1,6 @@
 import { InvalidArgumentError, Option, type Command } from "commander"
 import { forbidDumps, sign, userSecretKeyrings, type SigningKey } from "../../index.ts"
-import { KeyPasswords, parseDescriptor } from "../credentials.ts"
+import { keyPassword, KeyPasswords, parseDescriptor } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { print } from "../output.ts"
 import { collect, parseId } from "../signers.ts"
@@ -97,7 +97,10 @@ export function addSignCommand(program: Command): void {
     using passwords = new KeyPasswords()
     const progress = new Progress(`signing ${image}`)
     const report = await sign(image, by, {
-      askKeyPassphrase: (origin, attempt) => passwords.ask(origin, attempt),
+      password:
+        flags.keyPassphraseFd === undefined
+          ? keyPassword(flags.keyPassphraseFile, passwords)
+          : { fd: flags.keyPassphraseFd },
       signal: interruption,
       onProgress: (bytes) => {
         progress.update(bytes)
@@ -105,8 +108,6 @@ export function addSignCommand(program: Command): void {
       ...(flags.tree === true ? { tree: true } : {}),
       ...(flags.groupId === undefined ? {} : { groups: flags.groupId }),
       ...(flags.sifId === undefined ? {} : { objects: flags.sifId }),
-      ...(flags.keyPassphraseFile === undefined ? {} : { keyPassphraseFile: flags.keyPassphraseFile }),
-      ...(flags.keyPassphraseFd === undefined ? {} : { keyPassphraseFd: flags.keyPassphraseFd }),
     }).finally(() => {
       progress.done()
     })

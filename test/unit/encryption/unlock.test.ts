@@ -4,7 +4,7 @@ import { generateKeyPairSync, publicEncrypt, randomBytes } from "node:crypto"
 import { KeyError } from "../../../lib/errors.ts"
 import { partitionKind } from "../../../lib/encryption/partition.ts"
 import { findCryptoMessages, unlockPartition } from "../../../lib/encryption/unlock.ts"
-import type { CredentialOptions } from "../../../lib/encryption/credentials.ts"
+import { Credentials, type CredentialSource } from "../../../lib/encryption/credentials.ts"
 import { openSif, type SifImage } from "../../../lib/sif/open.ts"
 import { vector } from "../../vectors/load.ts"
 
@@ -20,9 +20,9 @@ const otherKey = generateKeyPairSync("rsa", { modulusLength: 2048 }).privateKey.
   format: "pem",
 })
 
-async function unlock(bytes: Buffer, credentials: CredentialOptions): Promise<unknown> {
+async function unlock(bytes: Buffer, sources: readonly CredentialSource[]): Promise<unknown> {
   await using image = await openSif(bytes)
-  return await unlockPartition(image, image.primary(), credentials, {})
+  return await unlockPartition(image, image.primary(), new Credentials(sources), {})
 }
 
 function patched(patch: (image: Buffer) => void): Buffer {
@@ -31,8 +31,8 @@ function patched(patch: (image: Buffer) => void): Buffer {
   return image
 }
 
-const theirs = { pemData: [vector("peer/rsa_pri.pem")] }
-const another = { pemData: [Buffer.from(otherKey)] }
+const theirs = [{ key: { bytes: vector("peer/rsa_pri.pem") } }]
+const another = [{ key: { bytes: Buffer.from(otherKey) } }]
 
 describe("findCryptoMessages", () => {
   const found = async (patch: (image: Buffer) => void): Promise<number[]> => {
@@ -67,13 +67,13 @@ describe("findCryptoMessages", () => {
 
 describe("unlockPartition", () => {
   it("A17: says that no key was given, and what kind is needed", async () => {
-    await assert.rejects(unlock(vector(luks), {}), {
+    await assert.rejects(unlock(vector(luks), []), {
       name: "KeyError",
       code: "ERR_KEY_MISSING",
       message: "image is encrypted (for 1 RSA recipient) and no key was given",
     })
     const bytes = patched((image) => image.writeUInt32LE(0, messageSlot + 13))
-    await assert.rejects(unlock(bytes, {}), {
+    await assert.rejects(unlock(bytes, []), {
       code: "ERR_KEY_MISSING",
       message: "image is encrypted (with a passphrase) and no key was given",
     })
@@ -109,7 +109,7 @@ describe("unlockPartition", () => {
 
   it("A17: says that the header is damaged before it reads any key", async () => {
     const bytes = patched((image) => image.fill(0, partitionAt, partitionAt + 32768))
-    await assert.rejects(unlock(bytes, { pemPaths: ["/nowhere/key.pem"] }), {
+    await assert.rejects(unlock(bytes, [{ key: { file: "/nowhere/key.pem" } }]), {
       name: "LuksError",
       code: "ERR_LUKS_HEADER",
       message: /no LUKS magic/,
@@ -117,11 +117,11 @@ describe("unlockPartition", () => {
   })
 
   it("A17: says that the key itself cannot be read", async () => {
-    await assert.rejects(unlock(vector(luks), { pemPaths: ["/nowhere/key.pem"] }), {
+    await assert.rejects(unlock(vector(luks), [{ key: { file: "/nowhere/key.pem" } }]), {
       code: "ERR_KEY_MISSING",
       message: /\/nowhere\/key\.pem/,
     })
-    await assert.rejects(unlock(vector(luks), { pemData: [vector("peer/rsa_pub.pem")] }), {
+    await assert.rejects(unlock(vector(luks), [{ key: { bytes: vector("peer/rsa_pub.pem") } }]), {
       code: "ERR_KEY_PUBLIC",
     })
   })

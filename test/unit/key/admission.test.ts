@@ -4,7 +4,7 @@ import { createPrivateKey, createPublicKey, generateKeyPairSync, type KeyObject 
 import { writeFileSync } from "node:fs"
 import path from "node:path"
 import { info } from "../../../lib/encryption/certificate-files.ts"
-import { resolveOpeners, resolveRecipients } from "../../../lib/encryption/credentials.ts"
+import { Credentials, resolveOpeners, resolveRecipients } from "../../../lib/encryption/credentials.ts"
 import { KeyError } from "../../../lib/errors.ts"
 import { admitKey, admitPrivateKey, admitPublicKey } from "../../../lib/key/admission.ts"
 import { decodeRecipient, encodeCryptoMessage } from "../../../lib/key/crypto-message.ts"
@@ -211,7 +211,7 @@ describe("a key that node:crypto cannot bear", () => {
     assert.throws(() => admitKey(object(), "the key"), refused)
     assert.throws(() => checkSigner(object(), "the key"), refused)
     await assert.rejects(
-      resolveRecipients({ keys: [object()] }, () => undefined),
+      resolveRecipients(new Credentials([{ key: object() }]), () => undefined),
       refused,
     )
     const scalarless = createPrivateKey({
@@ -223,7 +223,7 @@ describe("a key that node:crypto cannot bear", () => {
       format: "der",
       type: "pkcs8",
     })
-    await assert.rejects(resolveOpeners({ keys: [scalarless] }), refused)
+    await assert.rejects(resolveOpeners(new Credentials([{ key: scalarless }])), refused)
     assert.throws(() => checkSigner(scalarless, "the key"), refused)
   })
 })
