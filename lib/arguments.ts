@@ -1,5 +1,6 @@
 // What callers pass, looked at when it is called: programs in plain JavaScript have no compiler to tell them. A leaf: imports
 // nothing of ours.
+import type { KeyObject } from "node:crypto"
 import { types } from "node:util"
 
 /**
@@ -35,7 +36,7 @@ function kindOf(value: unknown): string {
 }
 
 /** It has to be `what`. */
-export function wrongType(name: string, what: string, value: unknown): TypeError {
+function wrongType(name: string, what: string, value: unknown): TypeError {
   return invalid(
     value === undefined ? `${name} is missing: it is ${what}` : `${name} is ${what}, not ${kindOf(value)}`,
   )
@@ -103,9 +104,19 @@ export const callback: Check<never> = (value, name) => {
   return value as never
 }
 
-export const abortSignal: Check<AbortSignal> = (value, name) => {
-  if (value instanceof AbortSignal) return value
-  throw wrongType(name, "an AbortSignal", value)
+/** One of the handles of this package. */
+export function instance<T>(of: abstract new (...args: never[]) => T, what: string): Check<T> {
+  return (value, name) => {
+    if (value instanceof of) return value
+    throw wrongType(name, what, value)
+  }
+}
+
+export const abortSignal: Check<AbortSignal> = instance(AbortSignal, "an AbortSignal")
+
+export const keyObject: Check<KeyObject> = (value, name) => {
+  if (types.isKeyObject(value)) return value
+  throw wrongType(name, "a KeyObject", value)
 }
 
 export function oneOf<const T extends string | number | boolean>(...values: readonly T[]): Check<T> {
@@ -129,9 +140,9 @@ export function list<T>(check: Check<T>): Check<T[]> {
 
 /** A name to a string, or to nothing, as `process.env` is. */
 export const variables: Check<Readonly<Record<string, string | undefined>>> = (value, name) => {
-  if (typeof value !== "object" || value === null || Array.isArray(value))
+  if (Object.prototype.toString.call(value) !== "[object Object]")
     throw wrongType(name, "an object of strings, as process.env is", value)
-  for (const [key, one] of Object.entries(value)) if (one !== undefined) text(one, `${name}.${key}`)
+  for (const [key, one] of Object.entries(value as object)) if (one !== undefined) text(one, `${name}.${key}`)
   return value as Readonly<Record<string, string | undefined>>
 }
 

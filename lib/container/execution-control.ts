@@ -3,6 +3,7 @@
 //
 // A user who can make user namespaces, or bring a program of his or her own, gets around any check on the client's side: this is
 // policy for honest users.
+import { abortSignal, shape } from "../arguments.ts"
 import { constants, fstatSync, readlinkSync, statSync } from "node:fs"
 import { open, realpath } from "node:fs/promises"
 import path from "node:path"
@@ -277,6 +278,8 @@ export function requireAllowed({ path: image, allowed, reason }: ExecutionVerdic
     throw new SignatureError("ERR_ECL_REFUSED", `${image} may not run here: ${reason}`, { path: image })
 }
 
+const checkOptions = shape<{ readonly signal?: AbortSignal }>({ signal: abortSignal })
+
 /**
  * What the execution control list of this system says of an image: `/etc/sifcrypt/ecl.toml`, or where there is none
  * `/etc/apptainer/ecl.toml`. {@link open} asks the same, on the file that it opens, unless it is to be read only.
@@ -287,6 +290,7 @@ export async function checkExecution(
   file: string,
   options: { readonly signal?: AbortSignal } = {},
 ): Promise<ExecutionVerdict> {
+  const { signal } = checkOptions(options, "options")
   await using image = await openSif(file)
-  return await examineExecution(image, options.signal)
+  return await examineExecution(image, signal)
 }

@@ -1,24 +1,38 @@
 // An opened image: what is inside can be listed, read, extracted, mounted and run.
+import {
+  abortSignal,
+  callback,
+  count,
+  flag,
+  list,
+  notUndefined,
+  oneOf,
+  path as filePath,
+  shape,
+  text,
+  type Check,
+  type Rows,
+} from "../arguments.ts"
 import { mkdir } from "node:fs/promises"
 import path from "node:path"
 import { Readable } from "node:stream"
-import type { LuksPolicy } from "../device/luks-header.ts"
+import { kdfLimits, type LuksPolicy } from "../device/luks-header.ts"
 import { prepareLuks } from "../device/luks.ts"
 import { Tree, type ExtractResult } from "../device/tree.ts"
 import { OciError, SifError, TreeError } from "../errors.ts"
 import type { NativeRange, NativeStat, TreeEntryType } from "../native/binding.ts"
 import type { Action } from "../runtime/bundle.ts"
 import type { SifPartition } from "../sif/format.ts"
-import type { VerifyOptions } from "../signing/verify.ts"
+import { verifyOptions, type VerifyOptions } from "../signing/verify.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
-import { Credentials, type CredentialSource } from "../encryption/credentials.ts"
+import { credentialList, Credentials, type CredentialSource } from "../encryption/credentials.ts"
 import { chooseEngine, isReadable, type Startable } from "../runtime/engine.ts"
-import { startInstance, type Instance, type InstanceOptions } from "./instance.ts"
-import { mountImage, type Mount, type MountOptions } from "./mount.ts"
+import { instanceOptions, startInstance, type Instance, type InstanceOptions } from "./instance.ts"
+import { mountImage, mountOptions, type Mount, type MountOptions } from "./mount.ts"
 import { checkOrigin, isVerified, vouch } from "./origin.ts"
 import { overlayOf, partitionKind, type PartitionKind } from "../encryption/partition.ts"
-import type { ExecOptions } from "../runtime/options.ts"
+import { execOptions, type ExecOptions } from "../runtime/options.ts"
 import { runImage, type Running } from "./run.ts"
 import type { UnsignedPolicy } from "./signature.ts"
 import type { Vouched } from "../file/vouched.ts"
@@ -56,6 +70,20 @@ export interface OpenOptions {
   /** Looked at before the start; a key derivation that runs cannot be stopped. */
   readonly signal?: AbortSignal
 }
+
+export const unsignedPolicy: Check<UnsignedPolicy> = oneOf("allow", "warn", "error")
+
+export const openRows: Rows<OpenOptions> = {
+  unlock: credentialList,
+  allowCipher: text,
+  kdfLimits,
+  unsigned: unsignedPolicy,
+  verify: notUndefined(verifyOptions),
+  purpose: oneOf("run", "read"),
+  onNotice: callback,
+  signal: abortSignal,
+}
+const openOptions = shape(openRows)
 
 /** One file, folder, link … inside an image. */
 export interface TreeEntry {
@@ -115,6 +143,16 @@ export interface ExtractOptions {
   /** Bytes written so far. */
   readonly onProgress?: (bytes: Bytes) => void
 }
+
+const checkList = shape<ListOptions>({ recursive: flag, maxEntries: count, signal: abortSignal })
+const checkRead = shape<ReadOptions>({ signal: abortSignal })
+const checkReadFile = shape<ReadFileOptions>({ signal: abortSignal, maxSize: count })
+const checkExtract = shape<ExtractOptions>({
+  paths: list(text),
+  signal: abortSignal,
+  onProgress: callback,
+})
+const words: Check<string[]> = list(text)
 
 /** What a listing has at most unless more is asked for: a gigabyte or two in memory. */
 export const MAX_ENTRIES: number = 1 << 22
@@ -181,9 +219,24 @@ export class Image implements AsyncDisposable {
     return plainRange(this.#sif, this.#partition, this.#unlocked)
   }
 
+  #needsOpen(): void {
+    if (this.#closing !== undefined)
+      throw new SifError("ERR_SIF_CLOSED", `${this.path}: the image is closed`, { path: this.path })
+  }
+
+  /** What fails because the image is closed meanwhile says so. */
+  async #whileReading<T>(reading: Promise<T>): Promise<T> {
+    try {
+      return await reading
+    } catch (error) {
+      this.#needsOpen()
+      throw error
+    }
+  }
+
   /** The tree inside, opened at first use. */
   #openTree(): Promise<Tree> {
-    if (this.#closing !== undefined) throw new Error("the image is closed")
+    this.#needsOpen()
     return (this.#tree ??= Tree.open(this.#range(), this.path))
   }
 
@@ -193,11 +246,12 @@ export class Image implements AsyncDisposable {
    * @throws TreeError `ERR_TREE_NOT_FOUND`, `ERR_TREE_TYPE`, `ERR_TREE_FORMAT`.
    */
   async stat(inside: string): Promise<TreeEntry> {
+    text(inside, "inside")
     const tree = await this.#openTree()
     return entryOf(
       path.posix.basename(inside) || "/",
       joinInside("/", inside),
-      await tree.stat(inside, false),
+      await this.#whileReading(tree.stat(inside, false)),
     )
   }
 
@@ -207,7 +261,7 @@ export class Image implements AsyncDisposable {
    * @throws TreeError `ERR_TREE_NOT_FOUND`, `ERR_TREE_TYPE`, `ERR_TREE_FORMAT`.
    */
   async list(inside: string = "/", options: ListOptions = {}): Promise<TreeEntry[]> {
-    const { maxEntries = MAX_ENTRIES } = options
+    const { maxEntries = MAX_ENTRIES } = checkList(options, "options")
     const entries: TreeEntry[] = []
     let characters = 0
     for await (const entry of this.walk(inside, options)) {
@@ -229,7 +283,8 @@ export class Image implements AsyncDisposable {
    * @throws As {@link Image.list}, at the entry that it is about; what {@link Image.extract} refuses is refused here.
    */
   async *walk(inside: string = "/", options: WalkOptions = {}): AsyncGenerator<TreeEntry, void, undefined> {
-    const { recursive = false, signal } = options
+    text(inside, "inside")
+    const { recursive = false, signal } = checkList(options, "options")
     const tree = await this.#openTree()
     if ((await tree.stat(inside, true)).type !== "directory") {
       yield await this.stat(inside)
@@ -252,7 +307,8 @@ export class Image implements AsyncDisposable {
    * @throws SifError `ERR_SIF_TOO_LARGE` above `maxSize`: an image can be small and its files as large as they like; TreeError `ERR_TREE_NOT_FOUND`, `ERR_TREE_TYPE`, `ERR_TREE_FORMAT`; the signal's reason.
    */
   async readFile(inside: string, options: ReadFileOptions = {}): Promise<Buffer> {
-    const { maxSize = MAX_FILE, signal } = options
+    text(inside, "inside")
+    const { maxSize = MAX_FILE, signal } = checkReadFile(options, "options")
     const { size } = await (await this.#openTree()).stat(inside, true)
     if (size > maxSize)
       throw new SifError(
@@ -267,12 +323,13 @@ export class Image implements AsyncDisposable {
 
   /** A file's bytes as a stream, which fails as {@link Image.readFile} does. */
   createReadStream(inside: string, options: ReadOptions = {}): Readable {
-    return Readable.from(this.#pieces(inside, options.signal), { objectMode: false })
+    const { signal } = checkRead(options, "options")
+    return Readable.from(this.#pieces(text(inside, "inside"), signal), { objectMode: false })
   }
 
   async *#pieces(inside: string, signal: AbortSignal | undefined): AsyncGenerator<Buffer, void, undefined> {
     const tree = await this.#openTree()
-    const { size, type } = await tree.stat(inside, true)
+    const { size, type } = await this.#whileReading(tree.stat(inside, true))
     if (type !== "file")
       throw new TreeError("ERR_TREE_TYPE", `${this.path}: ${inside}: not a file but a ${type}`, {
         path: this.path,
@@ -280,7 +337,7 @@ export class Image implements AsyncDisposable {
     let next = size > 0 ? tree.read(inside, 0, READ_PIECE) : undefined
     for (let at = 0; next !== undefined;) {
       signal?.throwIfAborted()
-      const piece: Buffer = await next
+      const piece: Buffer = await this.#whileReading(next)
       at += piece.length
       // The following piece is decoded while this one is used.
       next = at < size && piece.length > 0 ? tree.read(inside, at, READ_PIECE) : undefined
@@ -296,7 +353,8 @@ export class Image implements AsyncDisposable {
    * @throws TreeError; BuildError `ERR_EXTRACT`; a system error when `target` cannot be made; the signal's reason.
    */
   async extract(target: string, options: ExtractOptions = {}): Promise<ExtractResult> {
-    const { paths = ["/"], signal, onProgress } = options
+    filePath(target, "target")
+    const { paths = ["/"], signal, onProgress } = checkExtract(options, "options")
     signal?.throwIfAborted()
     const tree = await this.#openTree()
     await mkdir(target, { recursive: true })
@@ -323,6 +381,7 @@ export class Image implements AsyncDisposable {
       } catch (error) {
         signal?.throwIfAborted()
         if (progressError !== undefined) throw progressError.error
+        this.#needsOpen()
         throw error
       }
     }
@@ -331,7 +390,7 @@ export class Image implements AsyncDisposable {
 
   /** What the starter gets of this image. */
   #startable(): Startable {
-    if (this.#closing !== undefined) throw new Error("the image is closed")
+    this.#needsOpen()
     const unlocked = this.#unlocked
     const { offset, size, tree } = this.#partition
     return {
@@ -348,10 +407,15 @@ export class Image implements AsyncDisposable {
    * @throws DeviceError, EnvironmentError, TreeError.
    */
   async mount(target: string, options: MountOptions = {}): Promise<Mount> {
-    return await this.#vouchedFor(() => mountImage(this.#startable(), target, options), dispose)
+    const folder = filePath(target, "target")
+    const checked = mountOptions(options, "options")
+    return await this.#vouchedFor(() => mountImage(this.#startable(), folder, checked), dispose)
   }
 
-  async #start(action: Action, argv: readonly string[], options: ExecOptions): Promise<Running> {
+  async #start(action: Action, given: readonly string[], asked: ExecOptions): Promise<Running> {
+    const argv = words(given, "argv")
+    const options = execOptions(asked, "options")
+    if (action === "exec" && argv.length === 0) throw new TypeError("argv is empty: no command")
     const startable = this.#startable()
     // A cipher that only the kernel knows: what the image has inside is not known before it runs.
     const tree = isReadable(startable) ? await this.#openTree() : undefined
@@ -366,7 +430,6 @@ export class Image implements AsyncDisposable {
    * @throws RunError, EnvironmentError, DeviceError, TreeError; the signal's reason.
    */
   exec(argv: readonly string[], options: ExecOptions = {}): Promise<Running> {
-    if (argv.length === 0) return Promise.reject(new TypeError("no command"))
     return this.#start("exec", argv, options)
   }
 
@@ -412,9 +475,12 @@ export class Image implements AsyncDisposable {
   async #startInstance(
     name: string,
     script: "start" | "run",
-    argv: readonly string[],
-    options: InstanceOptions,
+    given: readonly string[],
+    asked: InstanceOptions,
   ): Promise<Instance> {
+    text(name, "name")
+    const argv = words(given, "argv")
+    const options = instanceOptions(asked, "options")
     const startable = this.#startable()
     const tree = isReadable(startable) ? await this.#openTree() : undefined
     return await this.#vouchedFor(
@@ -467,7 +533,9 @@ export class Image implements AsyncDisposable {
  * SignatureError `ERR_UNSIGNED` when `unsigned` is `error`, what {@link verify} finds against the image, `ERR_ECL_FILE` and
  * `ERR_ECL_REFUSED` by the execution control list, `ERR_SIGNATURE_CHANGED` for a verified file that is being written to.
  */
-export async function open(file: string, options: OpenOptions = {}): Promise<Image> {
+export async function open(file: string, given: OpenOptions = {}): Promise<Image> {
+  filePath(file, "file")
+  const options = openOptions(given, "options")
   const { unlock, allowCipher, kdfLimits, signal } = options
   signal?.throwIfAborted()
   // For an encrypted image, then: the library is loaded while its table and header are read.

@@ -1,4 +1,5 @@
 // Containers that go on when whoever started them is gone, and commands that join them.
+import { list, milliseconds, oneOf, shape, text, type Check, type Rows } from "../arguments.ts"
 import { closeSync, existsSync, openSync, readFileSync } from "node:fs"
 import { realpath } from "node:fs/promises"
 import { constants } from "node:os"
@@ -18,7 +19,7 @@ import {
   umaskOf,
 } from "../runtime/identity.ts"
 import { instanceBundle, joinBundle, KEEPER_NAME } from "../runtime/instance-bundle.ts"
-import type { ExecOptions } from "../runtime/options.ts"
+import { instanceRows, streamRows, type ExecOptions } from "../runtime/options.ts"
 import { letGo, startStarter } from "../runtime/starter.ts"
 import { launchOf, type Launch } from "../runtime/starter-protocol.ts"
 import type { Startable } from "../runtime/engine.ts"
@@ -42,7 +43,7 @@ import { payloadEnvironment, startPayload, terminalOf, withRun, type Running } f
 /** Options of {@link Image.startInstance}: those of a run that are not about streams. */
 export type InstanceOptions = Omit<
   ExecOptions,
-  "stdio" | "terminalSize" | "replaceProcess" | "shell" | "preserveFds"
+  "stdio" | "terminalSize" | "replaceProcess" | "shell" | "preserveFds" | "timeoutMs"
 >
 
 /** How {@link Instance.exec} and its like run: what concerns the command alone. */
@@ -50,6 +51,7 @@ export type JoinOptions = Pick<
   ExecOptions,
   | "stdio"
   | "terminalSize"
+  | "timeoutMs"
   | "signal"
   | "env"
   | "envFile"
@@ -72,6 +74,21 @@ export interface StopOptions {
   /** After so long it is killed, milliseconds; default 10000. */
   readonly timeoutMs?: number
 }
+
+export const instanceOptions: Check<InstanceOptions> = shape<InstanceOptions>(instanceRows)
+
+const { stdio, terminalSize, replaceProcess, shell, timeoutMs } = streamRows
+const { signal, env, envFile, noEnv, cleanEnv, evaluate, noEval, cwd, app, noUmask, onNotice } = instanceRows
+const joinRows: Rows<JoinOptions> = {
+  ...{ stdio, terminalSize, replaceProcess, shell, timeoutMs },
+  ...{ signal, env, envFile, noEnv, cleanEnv, evaluate, noEval, cwd, app, noUmask, onNotice },
+}
+const joinOptions = shape(joinRows)
+const words = list(text)
+const checkStop = shape<StopOptions>({
+  signal: oneOf(...(Object.keys(constants.signals) as NodeJS.Signals[])),
+  timeoutMs: milliseconds,
+})
 
 const STOP_TIMEOUT_MS = 10_000
 const KILL_TIMEOUT_MS = 15_000
@@ -109,7 +126,6 @@ export class Instance {
    * @throws RunError; the signal's reason.
    */
   exec(argv: readonly string[], options: JoinOptions = {}): Promise<Running> {
-    if (argv.length === 0) return Promise.reject(new TypeError("no command"))
     return join(this.#state, "exec", argv, options)
   }
 
@@ -135,7 +151,7 @@ export class Instance {
    */
   stats(): InstanceStats {
     const first = isAlive(this.#state) ? firstProcess(this.pid) : undefined
-    if (first === undefined) throw new RunError("ERR_INSTANCE_NONE", `the instance ${this.name} has ended`)
+    if (first === undefined) throw hasEnded(this.#state)
     return statsOf(first, this.#state.id)
   }
 
@@ -145,8 +161,7 @@ export class Instance {
    * @throws RunError `ERR_RUN` when it does not end.
    */
   async stop(options: StopOptions = {}): Promise<void> {
-    const { signal = "SIGTERM", timeoutMs = STOP_TIMEOUT_MS } = options
-    if (!(signal in constants.signals)) throw new RangeError(`no signal: ${signal}`)
+    const { signal = "SIGTERM", timeoutMs = STOP_TIMEOUT_MS } = checkStop(options, "options")
     const state = this.#state
     if (isAlive(state)) {
       // When its own process is killed the others need a moment.
@@ -162,6 +177,10 @@ export class Instance {
     }
     await clearUp()
   }
+}
+
+function hasEnded({ name }: InstanceState): RunError {
+  return new RunError("ERR_INSTANCE_NONE", `the instance ${name} has ended`)
 }
 
 function send({ pid, startTime }: Omit<Started, "parent">, signal: NodeJS.Signals): void {
@@ -317,6 +336,7 @@ export async function listInstances(): Promise<Instance[]> {
  * @throws RunError `ERR_INSTANCE_NONE`, `ERR_INSTANCE_NAME`, `ERR_INSTANCE_FOLDER`.
  */
 export function openInstance(name: string): Instance {
+  text(name, "name")
   const state = findInstance(name)
   if (state === undefined) throw new RunError("ERR_INSTANCE_NONE", `there is no instance ${name}`)
   return new Instance(state)
@@ -338,9 +358,13 @@ function firstProcess(starter: number): number | undefined {
 async function join(
   state: InstanceState,
   action: Action,
-  argv: readonly string[],
-  options: JoinOptions,
+  given: readonly string[],
+  wantedOptions: JoinOptions,
 ): Promise<Running> {
+  const argv = words(given, "argv")
+  const options = joinOptions(wantedOptions, "options")
+  if (action === "exec" && argv.length === 0) throw new TypeError("argv is empty: no command")
+  if (!isAlive(state)) throw hasEnded(state)
   const { signal, stdio = "pipe" } = options
   signal?.throwIfAborted()
   const caller = callerIdentity()

@@ -1,12 +1,16 @@
 // Key rings as programs and the command use them: what lib/signing does, with passwords from wherever they come.
+import { flag, notUndefined, path as filePath, shape } from "../arguments.ts"
 import { writeTogether } from "../file/small-files.ts"
 import { SignatureError } from "../errors.ts"
 import {
   changePassword,
   exportKeys,
+  exportRows,
   importKeys as importPlain,
   inspectKeys,
   newPair as makePair,
+  pairRows,
+  ringRows,
   type ExportOptions,
   type Imported,
   type KeyFacts,
@@ -14,7 +18,7 @@ import {
   type RingOptions,
 } from "../signing/key-ring.ts"
 import { newPassword, readPassword } from "../encryption/password.ts"
-import type { SecretSource } from "../encryption/secret-sources.ts"
+import { secretSource, type SecretSource } from "../encryption/secret-sources.ts"
 import { readKeyring } from "../signing/keys.ts"
 
 export {
@@ -47,6 +51,9 @@ export interface NewPairOptions extends Omit<PairOptions, "password"> {
   readonly password: SecretSource | undefined
 }
 
+/** A password that got lost on the way here is a mistake: who wants none says `undefined`. */
+const checkPair = shape<NewPairOptions>({ ...pairRows, password: secretSource })
+
 /**
  * Makes a key pair in the user's own ring.
  *
@@ -54,7 +61,7 @@ export interface NewPairOptions extends Omit<PairOptions, "password"> {
  * `ERR_KEYRING_INSECURE`, `ERR_KEYRING_BUSY`, `ERR_KEYRING_WRITE`.
  */
 export async function newPair(options: NewPairOptions): Promise<KeyFacts> {
-  const { password: source, ...rest } = options
+  const { password: source, ...rest } = checkPair(options, "options")
   if (source === undefined) return await makePair(rest)
   using password = await newPassword(source, options.email)
   return await makePair({ ...rest, password: password.bytes })
@@ -80,6 +87,12 @@ export interface ImportOptions extends RingOptions {
   readonly password?: SecretSource
 }
 
+const checkImport = shape<ImportOptions>({
+  ...ringRows,
+  newPassword: notUndefined(secretSource),
+  password: secretSource,
+})
+
 /**
  * Adds keys to a ring. What is new in a key that is there already (a revocation, a longer validity) is added to it. Private keys
  * go to the secret file as they are or under a new password, and their public halves to the public one; the system's ring takes
@@ -95,7 +108,7 @@ export async function importKeys(
   origin: string,
   options: ImportOptions = {},
 ): Promise<Imported[]> {
-  const { newPassword: next, password: before, ...ring } = options
+  const { newPassword: next, password: before, ...ring } = checkImport(options, "options")
   if (next === undefined) return await importPlain(file, origin, ring)
   const secret = (await inspectKeys(file, origin)).filter((key) => key.secret !== "none")
   if (secret.length === 0)
@@ -124,6 +137,8 @@ export interface ExportFileOptions extends ExportOptions {
   readonly force?: boolean
 }
 
+const checkExport = shape<ExportFileOptions>({ ...exportRows, force: flag })
+
 const PUBLIC_MODE = 0o644
 const PRIVATE_MODE = 0o600
 
@@ -137,10 +152,11 @@ export async function exportFile(
   fingerprints: readonly string[],
   options: ExportFileOptions = {},
 ): Promise<void> {
-  const { force = false, ...rest } = options
+  filePath(file, "file")
+  const { force = false, ...rest } = checkExport(options, "options")
   const bytes = await exportKeys(fingerprints, rest)
   try {
-    const mode = options.secret === true ? PRIVATE_MODE : PUBLIC_MODE
+    const mode = rest.secret === true ? PRIVATE_MODE : PUBLIC_MODE
     await writeTogether([{ path: file, bytes, mode }], force)
   } finally {
     bytes.fill(0)

@@ -1,6 +1,7 @@
 // What an image says of itself: definition, labels, scripts. Of a plain image the objects beside the root file system say so,
 // as the peers write them, else the root file system itself. Of an encrypted one what is inside the encryption counts: the
 // objects that are sealed there, else the root file system; who has no key gets what lies beside it, and is told so.
+import { list, oneOf, path as filePath, shape, text } from "../arguments.ts"
 import type { LuksPolicy } from "../device/luks-header.ts"
 import { Tree } from "../device/tree.ts"
 import { KeyError, SifError } from "../errors.ts"
@@ -18,7 +19,7 @@ import { parseJson } from "../json.ts"
 import type { SifObject, SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
-import type { OpenOptions } from "./image.ts"
+import { openRows, type OpenOptions } from "./image.ts"
 import { Credentials } from "../encryption/credentials.ts"
 import { checkOrigin, isVerified } from "./origin.ts"
 
@@ -48,8 +49,10 @@ export interface ImageMetadata extends AppMetadata {
 
 type Texts = "deffile" | "runscript" | "startscript" | "test" | "helpfile"
 
+const parts = ["deffile", "runscript", "startscript", "test", "helpfile", "environment", "labels"] as const
+
 /** Something that an image says of itself. */
-export type MetadataPart = Texts | "environment" | "labels"
+export type MetadataPart = (typeof parts)[number]
 
 /** How {@link readMetadata} reads. */
 export interface MetadataOptions extends OpenOptions {
@@ -58,6 +61,13 @@ export interface MetadataOptions extends OpenOptions {
   /** Of which apps; `names` reads nothing of them. Default: `all`. */
   readonly apps?: "all" | "names" | readonly string[]
 }
+
+const whichApps = oneOf("all", "names")
+const checkMetadata = shape<MetadataOptions>({
+  ...openRows,
+  parts: list(oneOf(...parts)),
+  apps: (value, name) => (Array.isArray(value) ? list(text)(value, name) : whichApps(value, name)),
+})
 
 /** All texts together that one call reads of an image. */
 export const MAX_METADATA_SIZE: Bytes = 16 << 20
@@ -304,7 +314,9 @@ async function fromInside(
  * @throws SifError `ERR_SIF_AMBIGUOUS`, `ERR_SIF_TOO_LARGE`, `ERR_SIF_METADATA` and others; KeyError, LuksError,
  * GocryptfsError, EnvironmentError, TreeError, SignatureError; the signal's reason.
  */
-export async function readMetadata(path: string, options: MetadataOptions = {}): Promise<ImageMetadata> {
+export async function readMetadata(path: string, given: MetadataOptions = {}): Promise<ImageMetadata> {
+  filePath(path, "path")
+  const options = checkMetadata(given, "options")
   const { unlock, kdfLimits, onNotice, signal, verify } = options
   signal?.throwIfAborted()
   await using image = await openSif(path)

@@ -1,4 +1,5 @@
 // Mounts an opened image on a folder, for as long as a handle lives or until somebody unmounts it.
+import { abortSignal, count, flag, shape, type Check } from "../arguments.ts"
 import { realpath, stat } from "node:fs/promises"
 import path from "node:path"
 import { DeviceError } from "../errors.ts"
@@ -6,7 +7,7 @@ import { findProgram } from "../runtime/program.ts"
 import { letGo, reference, startStarter, unreference } from "../runtime/starter.ts"
 import { cacheArgument, launchOf, type ConcreteEngine } from "../runtime/starter-protocol.ts"
 import type { Bytes } from "../units.ts"
-import { withEngine, type Engine, type Startable } from "../runtime/engine.ts"
+import { engineName, withEngine, type Engine, type Startable } from "../runtime/engine.ts"
 import { mountDevice, unmount, type MountInfo } from "./mounts.ts"
 
 /** How {@link Image.mount} mounts. */
@@ -20,6 +21,13 @@ export interface MountOptions {
   /** Stops it while it is being mounted; afterwards, unmount. */
   readonly signal?: AbortSignal
 }
+
+export const mountOptions: Check<MountOptions> = shape<MountOptions>({
+  engine: engineName,
+  detached: flag,
+  cacheSize: count,
+  signal: abortSignal,
+})
 
 /** A mounted image. Disposing it unmounts, also a detached one. */
 export interface Mount extends AsyncDisposable {

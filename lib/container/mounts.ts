@@ -1,4 +1,5 @@
 // Mounts that outlive a call: listed from what the kernel knows, so there is no file of ours that could be stale.
+import { path as filePath, text } from "../arguments.ts"
 import { spawn } from "node:child_process"
 import { once } from "node:events"
 import { closeSync, constants, openSync, readdirSync, readFileSync, readSync, realpathSync } from "node:fs"
@@ -149,6 +150,8 @@ function topmost(target: string): MountEntry | undefined {
  * @throws DeviceError `ERR_MOUNT_NOT_OURS`, `ERR_MOUNT_BUSY`, `ERR_MOUNT`; EnvironmentError.
  */
 export async function unmount(target: string, device?: string): Promise<void> {
+  filePath(target, "target")
+  if (device !== undefined) text(device, "device")
   const real = realTarget(target)
   const top = topmost(real)
   const ours = top !== undefined && infoOf(top) !== undefined

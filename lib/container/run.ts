@@ -2,8 +2,12 @@
 import { fstatSync, realpathSync } from "node:fs"
 import { realpath } from "node:fs/promises"
 import { constants } from "node:os"
+import type { Readable, Writable } from "node:stream"
 import { isatty } from "node:tty"
+import { count, oneOf, shape } from "../arguments.ts"
 import { callerEnvironment } from "../caller-environment.ts"
+import { RunError } from "../errors.ts"
+import type { Bytes } from "../units.ts"
 import type { Tree } from "../device/tree.ts"
 import { initPath } from "../native/load.ts"
 import { composeBinds, homeOf, parseBinds, type Bind } from "../runtime/binds.ts"
@@ -35,6 +39,7 @@ import { openTerminal, type Terminal, type TerminalSize } from "../runtime/termi
 import { enginesFor, withEngine, type Startable } from "../runtime/engine.ts"
 import { hasLimits, planCgroup, readResources, resourcesOf } from "../runtime/resources.ts"
 import { idMapArguments, subordinateIds } from "../runtime/subordinate-ids.ts"
+import { joinStreams, readOutput, spawnable } from "./payload-streams.ts"
 import { openBindImages } from "./bind-images.ts"
 import { openOverlays, type OwnOverlay } from "./overlays.ts"
 import { Credentials } from "../encryption/credentials.ts"
@@ -48,6 +53,18 @@ export interface RunResult {
   readonly signal?: NodeJS.Signals
 }
 
+/** What a payload wrote, and how it ended. */
+export interface RunOutput extends RunResult {
+  readonly stdout: Buffer
+  readonly stderr: Buffer
+}
+
+/** How {@link Running.output} reads. */
+export interface OutputOptions {
+  /** Of standard output and error, each; default 64 MiB. The payload is ended when it writes more. */
+  readonly maxBytes?: Bytes
+}
+
 /** A payload that runs. Disposing it ends it. */
 export interface Running extends AsyncDisposable {
   /** The one that was chosen. */
@@ -55,16 +72,29 @@ export interface Running extends AsyncDisposable {
   /** The starter's process, which passes signals on. */
   readonly pid: number
   /** The payload's streams; null unless `stdio` is `pipe`. */
-  readonly stdin: NodeJS.WritableStream | null
-  /** Read it at once: what nobody reads when the payload ends is gone. */
-  readonly stdout: NodeJS.ReadableStream | null
-  readonly stderr: NodeJS.ReadableStream | null
+  readonly stdin: Writable | null
+  /** Can be read after the payload has ended, too. It waits as long as a mebibyte of it is not read. */
+  readonly stdout: Readable | null
+  readonly stderr: Readable | null
   /** With `stdio` "pty": all it shows, and what is typed for it. */
   readonly terminal: Terminal | null
-  /** How it ended, everything undone. Rejects with the signal's reason, or a RunError when the payload was lost. */
+  /**
+   * How it ended, everything undone. Rejects with the signal's reason, RunError `ERR_RUN_TIMEOUT`, or another RunError when the
+   * payload was lost.
+   */
   readonly exited: Promise<RunResult>
-  /** Sends the payload a signal. */
-  kill(signal: NodeJS.Signals): void
+  /**
+   * Closes the payload's standard input, reads all it writes and waits until it has ended.
+   *
+   * @throws As {@link Running.exited}; RunError `ERR_RUN_OUTPUT` for more than `maxBytes`; TypeError unless both outputs are pipes.
+   */
+  output(options?: OutputOptions): Promise<RunOutput>
+  /**
+   * Sends the payload a signal.
+   *
+   * @returns false: it has ended.
+   */
+  kill(signal: NodeJS.Signals): boolean
 }
 
 /** What of the caller's environment, and of what the caller asks for, the payload gets. */
@@ -165,6 +195,10 @@ export function terminalOf({ stdio, terminalSize }: ExecOptions): TerminalSize |
   return columns > 0 && rows > 0 ? { columns, rows } : defaultSize
 }
 
+const checkOutput = shape<OutputOptions>({ maxBytes: count })
+const signalNameOf = oneOf(...(Object.keys(constants.signals) as NodeJS.Signals[]))
+const MAX_OUTPUT: Bytes = 64 << 20
+
 /** Starts it in a process of its own. */
 export async function startPayload(
   launch: Launch,
@@ -172,12 +206,14 @@ export async function startPayload(
   options: ExecOptions,
   preserved: readonly number[] = [],
 ): Promise<Running> {
-  const { signal, stdio = "pipe", terminalSize = defaultSize } = options
+  const { signal, stdio = "pipe", terminalSize = defaultSize, timeoutMs } = options
   const pty = stdio === "pty" ? openTerminal(terminalSize) : undefined
-  const stream = stdio === "pty" ? (pty?.fd ?? "ignore") : stdio
+  const { fd } = pty ?? {}
+  const streams =
+    stdio === "pty" ? ([fd ?? "ignore", fd ?? "ignore", fd ?? "ignore"] as const) : spawnable(stdio)
   let starter: Starter
   try {
-    starter = startStarter({ launch, bundle, attached: true, stdio: [stream, stream, stream], preserved })
+    starter = startStarter({ launch, bundle, attached: true, stdio: streams, preserved })
   } catch (error) {
     pty?.terminal.destroy()
     throw error
@@ -185,6 +221,7 @@ export async function startPayload(
     pty?.close()
   }
   const { child } = starter
+  const { written, ...ends } = joinStreams(child, stdio)
   pty?.terminal.on("resize", () => child.kill("SIGWINCH"))
   const stop = (): void => {
     starter.release()
@@ -194,13 +231,31 @@ export async function startPayload(
   const finish = async (): Promise<RunResult> => {
     try {
       const ended = await starter.ended
+      await written
       signal?.throwIfAborted()
+      if (late)
+        throw new RunError(
+          "ERR_RUN_TIMEOUT",
+          `${launch.image}: the payload did not end within ${timeoutMs ?? 0} ms`,
+          {
+            path: launch.image,
+          },
+        )
       const name = signalName(ended.signal)
       return { exitCode: ended.code, ...(name === undefined ? {} : { signal: name }) }
     } finally {
+      clearTimeout(timer)
       signal?.removeEventListener("abort", stop)
     }
   }
+  let late = false
+  const timer =
+    timeoutMs === undefined
+      ? undefined
+      : setTimeout(() => {
+          late = true
+          stop()
+        }, timeoutMs)
   const exited = finish()
   // It may end before anybody asks how.
   exited.catch(() => undefined)
@@ -212,18 +267,41 @@ export async function startPayload(
     signal?.throwIfAborted()
     throw error
   }
-  const { pid, stdin, stdout, stderr } = child
+  const read = async ({ maxBytes = MAX_OUTPUT }: OutputOptions): Promise<RunOutput> => {
+    const { stdin, stdout, stderr } = ends
+    if (stdout === null || stderr === null)
+      throw new TypeError("output() needs stdio pipe: the payload writes elsewhere")
+    stdin?.end()
+    const all = async (source: Readable): Promise<Buffer> => {
+      const bytes = await readOutput(source, maxBytes)
+      if (bytes !== undefined) return bytes
+      stop()
+      throw new RunError(
+        "ERR_RUN_OUTPUT",
+        `${launch.image}: the payload writes more than ${maxBytes} bytes`,
+        {
+          path: launch.image,
+        },
+      )
+    }
+    const [out, error] = await Promise.allSettled([all(stdout), all(stderr)])
+    for (const one of [out, error]) if (one.status === "rejected") throw one.reason
+    const result = await exited
+    const [first, second] = [out, error] as PromiseFulfilledResult<Buffer>[]
+    return { ...result, stdout: first?.value ?? Buffer.alloc(0), stderr: second?.value ?? Buffer.alloc(0) }
+  }
+  let outputs: Promise<RunOutput> | undefined
   return {
     engine: launch.engine,
-    pid: pid ?? 0,
+    pid: child.pid ?? 0,
     terminal: pty?.terminal ?? null,
-    stdin,
-    stdout,
-    stderr,
+    ...ends,
     exited,
-    kill: (name) => {
-      child.kill(name)
+    output: async (asked = {}) => {
+      const options = checkOutput(asked, "options")
+      return await (outputs ??= read(options))
     },
+    kill: (name) => child.kill(signalNameOf(name, "signal")),
     async [Symbol.asyncDispose](): Promise<void> {
       starter.release()
       await exited.catch(() => undefined)
@@ -377,7 +455,8 @@ export async function runImage(
     async ({ options, bundle, preserved, attempts, start }) => {
       const { signal, stdio = "pipe", replaceProcess: reporter } = options
       if (reporter !== undefined) {
-        if (stdio !== "inherit") throw new TypeError("a process that is replaced has no streams to give away")
+        if (stdio !== "inherit" || options.timeoutMs !== undefined)
+          throw new TypeError("a process that is replaced has no streams to give away, and nobody to end it")
         const [first, ...others] = attempts
         await handOver(
           { attempts: [launchOf(first), ...others.map(launchOf)], bundle, reporter, preserved },

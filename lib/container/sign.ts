@@ -1,4 +1,19 @@
 // Signs an image with a key that is somewhere: in a key ring, in a file, with gpg-agent, or with another program.
+import {
+  abortSignal,
+  bytes,
+  callback,
+  count,
+  flag,
+  keyObject,
+  list,
+  oneOf,
+  path as filePath,
+  required,
+  shape,
+  variants,
+  type Check,
+} from "../arguments.ts"
 import type { KeyObject } from "node:crypto"
 import type { PrivateKey } from "openpgp"
 import { KeyError } from "../errors.ts"
@@ -9,7 +24,7 @@ import { isLocked, SecretKeyring, unlockSecretKey, wipeSecretKey } from "../sign
 import { signSif, type SignReport, type SignTargets } from "../signing/sign.ts"
 import { commandSigner, keySigner, openPgpSigner, type Signer } from "../signing/signer.ts"
 import { KeyPassword } from "../encryption/credentials.ts"
-import { copyOf, readSecretFile, type SecretSource } from "../encryption/secret-sources.ts"
+import { copyOf, readSecretFile, secretSource, type SecretSource } from "../encryption/secret-sources.ts"
 
 /** Whose signature it is to be. The first two are OpenPGP, the others DSSE. */
 export type SigningKey =
@@ -44,6 +59,35 @@ export interface SignOptions extends SignTargets {
   /** Of the key, where it is under one. It is read, or asked for, only if it is needed. */
   readonly password?: SecretSource | undefined
 }
+
+const pathOrBytes: Check<string | Uint8Array> = (value, name) =>
+  typeof value === "string" ? filePath(value, name) : bytes(value, name)
+/** An index, or a fingerprint. */
+const select: Check<number | string> = (value, name) =>
+  typeof value === "string" ? value : count(value, name)
+
+type Form<K extends string> = Extract<SigningKey, Readonly<Record<K, unknown>>>
+
+const signingKey = variants<SigningKey>({
+  secretKeyrings: shape<Form<"secretKeyrings">>({ secretKeyrings: required(list(pathOrBytes)), select }),
+  gpg: shape<Form<"gpg">>({ gpg: required(oneOf(true)), select }),
+  key: shape<Form<"key">>({ key: required(keyObject) }),
+  keyPath: shape<Form<"keyPath">>({ keyPath: required(filePath) }),
+  publicKeyPath: shape<Form<"publicKeyPath">>({
+    publicKeyPath: required(filePath),
+    command: required(filePath),
+  }),
+})
+
+const checkSign = shape<SignOptions>({
+  groups: list(count),
+  objects: list(count),
+  tree: flag,
+  time: count,
+  password: secretSource,
+  signal: abortSignal,
+  onProgress: callback,
+})
 
 type Use = (signer: Signer) => Promise<SignReport>
 
@@ -111,7 +155,10 @@ async function withSigner(by: SigningKey, options: SignOptions, use: Use): Promi
  * `ERR_KEY_PASSPHRASE` and others of a key file; EnvironmentError `ERR_ENV_NO_PROGRAM` without gpg; SifError of a malformed
  * or full image, `ERR_SIF_BUSY`; the signal's reason; system errors.
  */
-export async function sign(path: string, by: SigningKey, options: SignOptions = {}): Promise<SignReport> {
+export async function sign(path: string, by: SigningKey, given: SignOptions = {}): Promise<SignReport> {
+  filePath(path, "path")
+  const key = signingKey(by, "by")
+  const options = checkSign(given, "options")
   options.signal?.throwIfAborted()
-  return await withSigner(by, options, (signer) => signSif(path, signer, options))
+  return await withSigner(key, options, (signer) => signSif(path, signer, options))
 }

@@ -1,5 +1,7 @@
 // A definition file as a source: its bases are opened here, its stages are built in a workspace, and what comes out is written
 // from there.
+import { verifyRows } from "../signing/verify.ts"
+import { callback, count, flag, list, oneOf, path as filePath, shape, text, type Rows } from "../arguments.ts"
 import { existsSync, readFileSync, realpathSync } from "node:fs"
 import { mkdtemp, open, rm, stat } from "node:fs/promises"
 import path from "node:path"
@@ -30,7 +32,7 @@ import { debianArchitecture } from "./debootstrap.ts"
 import { buildLabels, metadataObjects } from "../source/metadata-files.ts"
 import { scratchesFor, temporaryFolder, type Scratch, type ScratchOptions } from "./scratch.ts"
 import { openSource, type BuildSource, type LayerOptions, type TreeWritten } from "../source/source.ts"
-import type { SectionName, StagesPlan } from "./stages.ts"
+import { sectionNames, type SectionName, type StagesPlan } from "./stages.ts"
 import { Workspace, type WorkspaceOptions } from "./workspace.ts"
 import { secretOf, withSecret, type Built, type Copied, type StageBase } from "./workspace-protocol.ts"
 
@@ -60,6 +62,42 @@ export interface DefinitionOptions extends ScratchOptions {
   /** Gets what scripts print. Default: nobody does. */
   readonly onOutput?: (bytes: Buffer, stream: "stdout" | "stderr") => void
 }
+
+const buildArgumentRows: Rows<
+  Pick<DefinitionOptions, "buildArguments" | "buildArgumentFile" | "warnUnusedBuildArguments">
+> = {
+  buildArguments: list(text),
+  buildArgumentFile: filePath,
+  warnUnusedBuildArguments: flag,
+}
+
+const { keyringPaths, keyrings, keyPaths, keys } = verifyRows
+
+export const definitionRows: Rows<DefinitionOptions> = {
+  ...buildArgumentRows,
+  scratch: oneOf("auto", "kernel", "userspace", "memory"),
+  scratchMemory: count,
+  scratchDisk: count,
+  tmpFolder: filePath,
+  plainScratch: flag,
+  sections: list(oneOf(...sectionNames)),
+  binds: list(text),
+  noTest: flag,
+  fixPermissions: flag,
+  fingerprintKeys: shape<NonNullable<DefinitionOptions["fingerprintKeys"]>>({
+    ...{ keyringPaths, keyrings, keyPaths, keys },
+  }),
+  onStep: callback,
+  onOutput: callback,
+}
+
+interface ReadDefinitionOptions extends Pick<
+  DefinitionOptions,
+  "buildArguments" | "buildArgumentFile" | "warnUnusedBuildArguments"
+> {
+  readonly onNotice?: (text: string) => void
+}
+const checkRead = shape<ReadDefinitionOptions>({ ...buildArgumentRows, onNotice: callback })
 
 interface SourceOptions extends DefinitionOptions, LayerOptions {
   readonly source: string
@@ -126,13 +164,9 @@ async function imageDefinition(spec: string): Promise<string> {
  *
  * @throws BuildError `ERR_DEFINITION_SYNTAX`, `ERR_DEFINITION_ARGUMENT`, `ERR_BUILD_SOURCE`.
  */
-export async function readDefinition(
-  file: string,
-  options: Pick<DefinitionOptions, "buildArguments" | "buildArgumentFile" | "warnUnusedBuildArguments"> & {
-    readonly onNotice?: (text: string) => void
-  } = {},
-): Promise<Definition> {
-  const { buildArguments = [], buildArgumentFile, onNotice = () => undefined } = options
+export async function readDefinition(file: string, options: ReadDefinitionOptions = {}): Promise<Definition> {
+  filePath(file, "file")
+  const { buildArguments = [], buildArgumentFile, onNotice = () => undefined } = checkRead(options, "options")
   const fromFile =
     buildArgumentFile === undefined ? [] : buildArgumentLines(await readText(buildArgumentFile))
   const given = parseBuildArguments([...fromFile, ...buildArguments])

@@ -5,6 +5,7 @@
 // libcryptsetup is not the image's text but our own encoding of the values we checked, so the two parsers cannot disagree.
 //
 // Source of the numbers: LUKS2 On-Disk Format Specification 1.1.
+import { number, shape, type Check } from "../arguments.ts"
 import { createHash } from "node:crypto"
 import { LuksError } from "../errors.ts"
 import { alignUp, type Bytes } from "../units.ts"
@@ -21,6 +22,14 @@ export interface KdfLimits {
   /** PBKDF2 iterations, all keyslots and the digest together. */
   readonly iterations: number
 }
+
+const limit = number(0, Infinity)
+export const kdfLimits: Check<Partial<KdfLimits>> = shape<Partial<KdfLimits>>({
+  memory: limit,
+  work: limit,
+  parallel: limit,
+  iterations: limit,
+})
 
 /** 1 GiB, and about ten seconds on a machine of 2020. */
 export const DEFAULT_KDF_LIMITS: KdfLimits = {

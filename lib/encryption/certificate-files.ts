@@ -1,4 +1,5 @@
 // Key pairs, certificates and PKCS#12 as files: made, described, turned into one another.
+import { abortSignal, flag, number, oneOf, path as filePath, required, shape, text } from "../arguments.ts"
 import { generateKeyPair, type KeyObject } from "node:crypto"
 import path from "node:path"
 import { promisify } from "node:util"
@@ -17,7 +18,7 @@ import { decodeBase64 } from "../key/pem.ts"
 import type { Secret } from "../key/secret.ts"
 import { isCertifiedBy, parseCertificate } from "../key/x509.ts"
 import { newPassword, readPassword } from "./password.ts"
-import { readSecretFile, type SecretSource } from "./secret-sources.ts"
+import { readSecretFile, secretSource, type SecretSource } from "./secret-sources.ts"
 
 export { checkCommonName, parseThumbprint } from "../key/certificate.ts"
 export type { CertificateFacts } from "../key/certificate.ts"
@@ -55,6 +56,19 @@ export interface CreateOptions {
   readonly signal?: AbortSignal
 }
 
+/** {@link create} has the ranges. */
+const anyNumber = number(-Infinity, Infinity)
+const checkCreate = shape<CreateOptions>({
+  filePrefix: required(filePath),
+  password: required(secretSource),
+  bits: anyNumber,
+  commonName: text,
+  days: anyNumber,
+  legacy: flag,
+  force: flag,
+  signal: abortSignal,
+})
+
 /** What {@link create} made. */
 export interface CreateResult {
   /** SPKI: `PUBLIC KEY`. */
@@ -73,7 +87,8 @@ export interface CreateResult {
  * @throws BuildError `ERR_BUILD_EXISTS`, `ERR_BUILD_OUTPUT`; KeyError for the password; RangeError for bits, days and names
  * that cannot be had.
  */
-export async function create(options: CreateOptions): Promise<CreateResult> {
+export async function create(given: CreateOptions): Promise<CreateResult> {
+  const options = checkCreate(given, "options")
   const { filePrefix, bits = 4096, days = 365, legacy = false, force = false, signal } = options
   inRange("the bits of a modulus", bits, limits.bits)
   inRange("the days of a certificate", days, limits.days)
@@ -156,13 +171,17 @@ export interface InfoOptions {
   readonly signal?: AbortSignal
 }
 
+const checkInfo = shape<InfoOptions>({ password: secretSource, thumbprint: text, signal: abortSignal })
+
 /**
  * Tells of the certificates in a file: PEM, DER or PKCS#12, the key's own first.
  *
  * @throws KeyError `ERR_KEY_FORMAT` when there is none, `ERR_KEY_LOCKED`, `ERR_KEY_PASSPHRASE`, `ERR_KEY_DAMAGED`, `ERR_KEY_UNSUPPORTED`;
  * `ERR_KEY_MISMATCH` when none or several have the thumbprint.
  */
-export async function info(file: string, options: InfoOptions = {}): Promise<CertificateFacts[]> {
+export async function info(file: string, given: InfoOptions = {}): Promise<CertificateFacts[]> {
+  filePath(file, "file")
+  const options = checkInfo(given, "options")
   const bytes = await readSecretFile(file, MAX_KEY_FILE_SIZE, options.signal)
   try {
     const found = await certificatesIn(bytes, file, options.password)
@@ -215,6 +234,19 @@ export interface ConvertOptions {
   /** Ends the wait for an input that is a pipe. */
   readonly signal?: AbortSignal
 }
+
+const checkConvert = shape<ConvertOptions>({
+  input: required(filePath),
+  output: required(filePath),
+  to: required(oneOf(...forms)),
+  password: secretSource,
+  newPassword: secretSource,
+  plain: flag,
+  certificateFile: filePath,
+  legacy: flag,
+  force: flag,
+  signal: abortSignal,
+})
 
 /** What {@link convert} wrote. */
 export interface ConvertResult {
@@ -277,7 +309,8 @@ function certificatesPem(certificates: readonly Buffer[]): Buffer {
  * @throws KeyError as reading keys does; `ERR_KEY_MISSING` without what the output needs; `ERR_KEY_UNSUPPORTED` for a private key as PKCS#1
  * without `plain`; BuildError; TypeError for PKCS#12 with it.
  */
-export async function convert(options: ConvertOptions): Promise<ConvertResult> {
+export async function convert(given: ConvertOptions): Promise<ConvertResult> {
+  const options = checkConvert(given, "options")
   const { input, output, to, plain = false, legacy = false, force = false } = options
   await checkTarget(output, force)
   const { key, certificates } = await readMaterial(options)

@@ -2,7 +2,7 @@
 import { createPublicKey, type KeyObject } from "node:crypto"
 import { existsSync, readdirSync } from "node:fs"
 import { types } from "node:util"
-import { list, required, shape, variables, variants, wrongType, type Check } from "../arguments.ts"
+import { list, required, shape, variables, variants, type Check } from "../arguments.ts"
 import { KeyError } from "../errors.ts"
 import { admitKey } from "../key/admission.ts"
 import { MAX_PASSWORD_SIZE } from "../key/der-key.ts"
@@ -42,11 +42,6 @@ export type CredentialSource =
       /** Of a protected key file. */
       readonly password?: SecretSource | undefined
     }
-
-export const keyObject: Check<KeyObject> = (value, name) => {
-  if (types.isKeyObject(value)) return value
-  throw wrongType(name, "a KeyObject", value)
-}
 
 type Kind<K extends string> = Extract<CredentialSource, Readonly<Record<K, unknown>>>
 

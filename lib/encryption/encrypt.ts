@@ -1,4 +1,5 @@
 // Who may open a new image, and what makes its encrypted partition.
+import { number, oneOf, required, shape, type Check } from "../arguments.ts"
 import { randomFillSync, type KeyObject } from "node:crypto"
 import {
   credentialVariable,
@@ -41,6 +42,16 @@ export interface PassphraseKdf {
   /** Passes of Argon2 (default 4) or iterations of PBKDF2 (default 2,000,000). */
   readonly iterations?: number
 }
+
+export const encryptionFormat: Check<EncryptionFormat> = oneOf("luks", "gocryptfs")
+
+/** {@link passphraseKdfFor} has their ranges. */
+const anyNumber = number(-Infinity, Infinity)
+export const passphraseKdf: Check<PassphraseKdf> = shape<PassphraseKdf>({
+  type: required(oneOf("argon2id", "pbkdf2")),
+  memory: anyNumber,
+  iterations: anyNumber,
+})
 
 /** The part of a build's options that says who may open the image. */
 export interface RecipientOptions {

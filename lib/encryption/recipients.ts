@@ -8,9 +8,16 @@
 //
 // A message says which lock it is for (its mark), so that after a change that was killed anyone can tell those that count
 // from those that do not, and the next change clears up.
+import { abortSignal, count, flag, path as filePath, required, shape, text, type Rows } from "../arguments.ts"
 import type { KeyObject } from "node:crypto"
-import { cryptoMessage, passphraseKdfFor, type CryptoMessage, type PassphraseKdf } from "./encrypt.ts"
-import type { LuksPolicy } from "../device/luks-header.ts"
+import {
+  cryptoMessage,
+  passphraseKdf,
+  passphraseKdfFor,
+  type CryptoMessage,
+  type PassphraseKdf,
+} from "./encrypt.ts"
+import { kdfLimits, type LuksPolicy } from "../device/luks-header.ts"
 import { KeyError } from "../errors.ts"
 import { fingerprint, isNamedBy, parseFingerprint } from "../key/fingerprint.ts"
 import { changeSif, type SifChange } from "../file/image-change.ts"
@@ -18,13 +25,19 @@ import { Vouched } from "../file/vouched.ts"
 import { requireVerified, verifySif } from "../signing/verify.ts"
 import { DataType, messageMark, type SifObject, type SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
-import { Credentials, resolveRecipients, wipeCredentials, type CredentialSource } from "./credentials.ts"
+import {
+  credentialList,
+  Credentials,
+  resolveRecipients,
+  wipeCredentials,
+  type CredentialSource,
+} from "./credentials.ts"
 import { gocryptfsLockChange } from "./gocryptfs-lock-change.ts"
 import type { LockChange, OpenedForChange } from "./lock-change.ts"
 import { luksLockChange } from "./luks-lock-change.ts"
 import { isEncrypted, partitionKind } from "./partition.ts"
 import { keyBehind, recipientsIn, sortMessages, type Messages, type Recipient } from "./recipient-list.ts"
-import { isNamed, publicKeys, whoStays, type Staying, type StayOptions } from "./staying.ts"
+import { isNamed, publicKeys, stayRows, whoStays, type Staying, type StayOptions } from "./staying.ts"
 import { findCryptoMessages, marksOf, openPartition, wipeUnlocked, type Opening } from "./unlock.ts"
 
 /** What every change of recipients takes. */
@@ -63,6 +76,28 @@ export interface RemoveRecipientOptions extends RotateRecipientsOptions {
   /** A passphrase's keyslot. */
   readonly keyslot?: number
 }
+
+const changeRows: Rows<RecipientChangeOptions> = {
+  unlock: credentialList,
+  kdfLimits,
+  removeSignatures: flag,
+  signal: abortSignal,
+  ...stayRows,
+}
+const rotateRows: Rows<RotateRecipientsOptions> = { ...changeRows, recipients: credentialList }
+const checkAdd = shape<AddRecipientsOptions>({
+  ...changeRows,
+  recipients: required(credentialList),
+  anonymous: flag,
+  passphraseKdf,
+})
+const checkRotate = shape(rotateRows)
+const checkRemove = shape<RemoveRecipientOptions>({
+  ...rotateRows,
+  recipient: text,
+  recipientFile: filePath,
+  keyslot: count,
+})
 
 /** What a change did. */
 export interface RecipientChange {
@@ -232,9 +267,11 @@ const VOLUME_KEY_NOTICE =
  * public key is needed, `ERR_KEY_RECIPIENT` and others; SignatureError with `verify`; SifError `ERR_SIF_FULL`, `ERR_SIF_BUSY`;
  * LuksError; GocryptfsError; EnvironmentError; RangeError for costs that cannot be had.
  */
-export async function addRecipients(path: string, options: AddRecipientsOptions): Promise<RecipientChange> {
-  const { onNotice = () => undefined, anonymous = false, passphraseKdf } = options
-  passphraseKdfFor(passphraseKdf)
+export async function addRecipients(path: string, given: AddRecipientsOptions): Promise<RecipientChange> {
+  filePath(path, "path")
+  const options = checkAdd(given, "options")
+  const { onNotice = () => undefined, anonymous = false } = options
+  passphraseKdfFor(options.passphraseKdf)
   using credentials = new Credentials(options.recipients)
   const all = await resolveRecipients(credentials, onNotice)
   const added = all.flatMap((one) => (one.kind === "rsa" ? [one.key] : []))
@@ -248,7 +285,13 @@ export async function addRecipients(path: string, options: AddRecipientsOptions)
       const there = new Set(staying.keys.map(({ key }) => fingerprint(key)))
       for (const name of added.map(fingerprint))
         if (there.has(name)) refuse(change.image, `${name} is a recipient already`)
-      await carryOut(changing, { staying, added, anonymous, passphrases, passphraseKdf })
+      await carryOut(changing, {
+        staying,
+        added,
+        anonymous,
+        passphrases,
+        passphraseKdf: options.passphraseKdf,
+      })
     })
   } finally {
     wipeCredentials(all)
@@ -263,14 +306,16 @@ export async function addRecipients(path: string, options: AddRecipientsOptions)
  */
 export async function rotateRecipients(
   path: string,
-  options: RotateRecipientsOptions = {},
+  given: RotateRecipientsOptions = {},
 ): Promise<RecipientChange> {
+  filePath(path, "path")
+  const options = checkRotate(given, "options")
   const { onNotice = () => undefined, recipients = [] } = options
-  const given = await publicKeys(recipients, onNotice)
+  const listed = await publicKeys(recipients, onNotice)
   return await withOpened(path, options, async (changing) => {
     const { change, messages } = changing
     if (messages.current.length === 0) refuse(change.image, "it has no RSA recipient")
-    await carryOut(changing, { staying: await stayingOf(changing, options, messages.current, given) })
+    await carryOut(changing, { staying: await stayingOf(changing, options, messages.current, listed) })
     onNotice(VOLUME_KEY_NOTICE)
   })
 }
@@ -308,12 +353,11 @@ async function findRecipient(
  *
  * @throws As {@link addRecipients}; KeyError `ERR_KEY_RECIPIENT` for nobody, or for the last one.
  */
-export async function removeRecipient(
-  path: string,
-  options: RemoveRecipientOptions,
-): Promise<RecipientChange> {
+export async function removeRecipient(path: string, given: RemoveRecipientOptions): Promise<RecipientChange> {
+  filePath(path, "path")
+  const options = checkRemove(given, "options")
   const { onNotice = () => undefined, keyslot, recipients = [] } = options
-  const given = await publicKeys(recipients, onNotice)
+  const listed = await publicKeys(recipients, onNotice)
   return await withOpened(path, options, async (changing) => {
     const { change, lock, messages } = changing
     if (keyslot !== undefined) lock.requirePassphrase(keyslot)
@@ -322,7 +366,7 @@ export async function removeRecipient(
       changing,
       options,
       messages.current.filter((message) => !gone.includes(message)),
-      given,
+      listed,
       lock.passphrases.filter((one) => one !== keyslot),
     )
     if (staying.keys.length + staying.keyslots.length === 0)

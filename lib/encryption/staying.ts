@@ -6,11 +6,12 @@
 //   listed      named by the caller; then nobody else stays
 //   signed      in an image that a signer vouches for whom the caller requires by name
 //   confirmed   shown to somebody, who said yes
+import { callback, list, notUndefined, text, type Rows } from "../arguments.ts"
 import type { KeyObject } from "node:crypto"
 import { KeyError } from "../errors.ts"
 import { fingerprint, parseFingerprint } from "../key/fingerprint.ts"
 import { checkRecipient } from "../key/key-file.ts"
-import { verifySif, type VerifyOptions } from "../signing/verify.ts"
+import { verifyOptions, verifySif, type VerifyOptions } from "../signing/verify.ts"
 import type { SifObject, SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import { Credentials, resolveRecipients, wipeCredentials, type CredentialSource } from "./credentials.ts"
@@ -31,6 +32,13 @@ export interface StayOptions {
   readonly onConfirm?: (unknown: readonly Recipient[]) => Promise<boolean>
   /** Things worth knowing that are no errors. */
   readonly onNotice?: (text: string) => void
+}
+
+export const stayRows: Rows<StayOptions> = {
+  keep: list(text),
+  verify: notUndefined(verifyOptions),
+  onConfirm: callback,
+  onNotice: callback,
 }
 
 /** An image that was opened. */

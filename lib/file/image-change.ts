@@ -1,6 +1,19 @@
 // Changes a finished image in place. Whoever changes holds a lock; each step is one write that either happened or did not,
 // so that a change which is killed leaves the image as it was before or after a step, and never in between: an object's data
 // and record are on the disk before the one byte is written that makes it an object, and that byte goes before they do.
+import {
+  abortSignal,
+  buffer,
+  bytes as checkBytes,
+  count,
+  milliseconds,
+  oneOf,
+  path as filePath,
+  required,
+  shape,
+  text,
+  variants,
+} from "../arguments.ts"
 import { open, stat, type FileHandle } from "node:fs/promises"
 import { setTimeout as sleep } from "node:timers/promises"
 import { SifError } from "../errors.ts"
@@ -15,6 +28,7 @@ import {
   PartitionType,
   serializeDescriptor,
   USED_AT,
+  type SifLink,
   type SifObject,
 } from "../sif/format.ts"
 import { named, readSif, type SifImage } from "../sif/open.ts"
@@ -38,6 +52,21 @@ export interface ChangeOptions {
   readonly patienceMs?: number
   readonly signal?: AbortSignal
 }
+
+const checkChange = shape<ChangeOptions>({ time: count, patienceMs: milliseconds, signal: abortSignal })
+type LinkTo<K extends string> = Extract<SifLink, { readonly to: K }>
+const link = variants<SifLink>({
+  id: shape<LinkTo<"object">>({ to: required(oneOf("object")), id: required(count) }),
+  group: shape<LinkTo<"group">>({ to: required(oneOf("group")), group: required(count) }),
+  to: shape<LinkTo<"none">>({ to: required(oneOf("none")) }),
+})
+const checkObject = shape<NewObject>({
+  type: required(count),
+  group: count,
+  link,
+  name: text,
+  extra: buffer,
+})
 
 /** Data that is made in place, in the file that is changed. */
 export interface DataWriter {
@@ -453,10 +482,13 @@ export async function changeSif<T>(
  */
 export async function addObject(
   path: string,
-  object: NewObject,
+  given: NewObject,
   data: Uint8Array,
   options: ChangeOptions = {},
 ): Promise<number> {
+  filePath(path, "path")
+  const object = checkObject(given, "object")
+  checkBytes(data, "data")
   return await changeSif(
     path,
     async (change) => {
@@ -474,7 +506,7 @@ export async function addObject(
       await change.switchOn([slot])
       return slot + 1
     },
-    options,
+    checkChange(options, "options"),
   )
 }
 
@@ -485,11 +517,13 @@ export async function addObject(
  * @throws SifError `ERR_SIF_NO_OBJECT`, `ERR_SIF_BUSY`, or what {@link openSif} finds.
  */
 export async function deleteObject(path: string, id: number, options: ChangeOptions = {}): Promise<void> {
+  filePath(path, "path")
+  count(id, "id")
   await changeSif(
     path,
     async (change) => {
       await change.remove([change.image.object(id)])
     },
-    options,
+    checkChange(options, "options"),
   )
 }

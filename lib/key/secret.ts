@@ -1,4 +1,5 @@
 // Secrets are bytes with an owner: allocated where no copy of them stays behind, wiped when their owner is done.
+import { count } from "../arguments.ts"
 import type { Decipher } from "node:crypto"
 
 /**
@@ -8,7 +9,7 @@ import type { Decipher } from "node:crypto"
  * @param size - Bytes.
  */
 export function allocateSecret(size: number): Buffer {
-  return Buffer.from(new ArrayBuffer(size))
+  return Buffer.from(new ArrayBuffer(count(size, "size")))
 }
 
 /** Bytes that are deciphered at a time. */

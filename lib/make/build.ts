@@ -1,29 +1,33 @@
 // Builds an image of a folder, a squashfs, another image, or layers.
+import { flag, notUndefined, path as filePath, required, shape } from "../arguments.ts"
 import { realpath, stat } from "node:fs/promises"
 import path from "node:path"
-import { Credentials, wipeCredentials, type CredentialSource } from "../encryption/credentials.ts"
+import {
+  credentialList,
+  Credentials,
+  wipeCredentials,
+  type CredentialSource,
+} from "../encryption/credentials.ts"
 import type { OpenOptions } from "../container/image.ts"
 import { BuildError } from "../errors.ts"
-import { DefinitionBuild, isDefinition, type DefinitionOptions } from "../definition/definition-build.ts"
+import { verifyOptions } from "../signing/verify.ts"
+import {
+  DefinitionBuild,
+  definitionRows,
+  isDefinition,
+  type DefinitionOptions,
+} from "../definition/definition-build.ts"
 import { checkStretching, recipientsOf } from "../encryption/encrypt.ts"
 import { checkTarget } from "../file/output.ts"
-import { openSource, type LayerOptions } from "../source/source.ts"
+import { layerRows, openSource, type LayerOptions } from "../source/source.ts"
 import {
+  encryptedOutputRows,
   makeImage,
+  treeRows,
   type BuildResult,
-  type Compression,
-  type CompressionName,
   type EncryptedOutputOptions,
   type TreeOptions,
 } from "./write-image.ts"
-
-/** The least and the highest level of each compressor. */
-export const compressionLevels: Readonly<Record<CompressionName, readonly [number, number]>> = {
-  zstd: [1, 22],
-  gzip: [1, 12],
-  lz4: [1, 12],
-  xz: [0, 9],
-}
 
 /** What {@link build} makes of what. */
 export interface BuildOptions extends EncryptedOutputOptions, TreeOptions, DefinitionOptions, LayerOptions {
@@ -50,12 +54,19 @@ export interface BuildOptions extends EncryptedOutputOptions, TreeOptions, Defin
   readonly update?: boolean
 }
 
-function checkCompression(compression: Compression): void {
-  const [least, most] = compressionLevels[compression.name]
-  const { level } = compression
-  if (level !== undefined && !(Number.isInteger(level) && level >= least && level <= most))
-    throw new RangeError(`the level of ${compression.name} is ${least} to ${most}, not ${level}`)
-}
+const checkOptions = shape<BuildOptions>({
+  ...encryptedOutputRows,
+  ...treeRows,
+  ...definitionRows,
+  ...layerRows,
+  source: required(filePath),
+  recipients: notUndefined(credentialList),
+  unlock: credentialList,
+  verify: notUndefined(verifyOptions),
+  encrypt: flag,
+  sandbox: flag,
+  update: flag,
+})
 
 function sandboxError(what: string): BuildError {
   return new BuildError("ERR_BUILD_OUTPUT", what)
@@ -112,11 +123,11 @@ async function realTarget(target: string): Promise<string> {
  * those recipients; SifError, LuksError, GocryptfsError and TreeError of a source image; SignatureError of a base that
  * `Fingerprints:` is about, or with `verify`; EnvironmentError; the signal's reason.
  */
-export async function build(options: BuildOptions): Promise<BuildResult> {
+export async function build(given: BuildOptions): Promise<BuildResult> {
+  const options = checkOptions(given, "options")
   const started = performance.now()
-  const { signal, force = false, compression = { name: "zstd" } } = options
+  const { signal, force = false } = options
   signal?.throwIfAborted()
-  checkCompression(compression)
   checkStretching(options)
   const sandbox = options.sandbox === true || options.update === true
   if (!sandbox) await checkTarget(options.output, force)

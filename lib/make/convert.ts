@@ -1,12 +1,16 @@
 // From one image to another: what was plain becomes encrypted and back, or gets a new volume key and other recipients,
 // in one pass. Everything beside the root file system comes along.
+import { notUndefined, path as filePath, required, shape, type Rows } from "../arguments.ts"
 import {
+  credentialList,
   Credentials,
   wipeCredentials,
   type Credential,
   type CredentialSource,
 } from "../encryption/credentials.ts"
-import type { OpenOptions } from "../container/image.ts"
+import { unsignedPolicy, type OpenOptions } from "../container/image.ts"
+import { kdfLimits } from "../device/luks-header.ts"
+import { verifyOptions } from "../signing/verify.ts"
 import { findCryptoMessages, marksOf, type Opening } from "../encryption/unlock.ts"
 import { BuildError } from "../errors.ts"
 import { fingerprint } from "../key/fingerprint.ts"
@@ -14,11 +18,13 @@ import { Secret } from "../key/secret.ts"
 import { messageMark, type SifObject } from "../sif/format.ts"
 import { checkFormat, checkStretching, recipientsOf } from "../encryption/encrypt.ts"
 import { sortMessages } from "../encryption/recipient-list.ts"
-import { whoStays, type StayOptions } from "../encryption/staying.ts"
+import { stayRows, whoStays, type StayOptions } from "../encryption/staying.ts"
 import { checkTarget } from "../file/output.ts"
 import { openImageSource, type SourceImage } from "../source/source.ts"
 import {
+  encryptedOutputRows,
   makeImage,
+  outputRows,
   type BuildResult,
   type EncryptedOutputOptions,
   type OutputOptions,
@@ -56,6 +62,33 @@ export interface ReencryptOptions
    */
   readonly recipients?: readonly CredentialSource[]
 }
+
+const trustRows: Rows<TrustOptions> = {
+  kdfLimits,
+  unsigned: unsignedPolicy,
+  verify: notUndefined(verifyOptions),
+}
+
+const checkEncrypt = shape<EncryptOptions>({
+  ...encryptedOutputRows,
+  image: required(filePath),
+  recipients: required(credentialList),
+  verify: trustRows.verify,
+})
+const checkDecrypt = shape<DecryptOptions>({
+  ...outputRows,
+  ...trustRows,
+  image: required(filePath),
+  unlock: required(credentialList),
+})
+const checkReencrypt = shape<ReencryptOptions>({
+  ...stayRows,
+  ...encryptedOutputRows,
+  ...trustRows,
+  image: required(filePath),
+  unlock: required(credentialList),
+  recipients: notUndefined(credentialList),
+})
 
 async function openEncrypted(
   options: DecryptOptions | ReencryptOptions,
@@ -131,7 +164,8 @@ async function convert(
  *
  * @throws As {@link build}; BuildError `ERR_BUILD_SOURCE` when the image is encrypted already; SignatureError with `verify`.
  */
-export async function encrypt(options: EncryptOptions): Promise<BuildResult> {
+export async function encrypt(given: EncryptOptions): Promise<BuildResult> {
+  const options = checkEncrypt(given, "options")
   return await convert(options, async () => {
     const { image, format, onNotice, verify, signal } = options
     checkStretching(options)
@@ -152,7 +186,8 @@ export async function encrypt(options: EncryptOptions): Promise<BuildResult> {
  * @throws SifError, KeyError, LuksError, TreeError of the image; BuildError `ERR_BUILD_SOURCE` when it is not encrypted,
  * `ERR_BUILD_EXISTS`, `ERR_BUILD_OUTPUT`; EnvironmentError; the signal's reason.
  */
-export async function decrypt(options: DecryptOptions): Promise<BuildResult> {
+export async function decrypt(given: DecryptOptions): Promise<BuildResult> {
+  const options = checkDecrypt(given, "options")
   return await convert(options, async () => {
     await using source = await openEncrypted(options)
     return await makeImage(options, [], source)
@@ -166,22 +201,23 @@ export async function decrypt(options: DecryptOptions): Promise<BuildResult> {
  * @throws As {@link decrypt}; KeyError `ERR_KEY_UNCONFIRMED` naming those who would stay of whom nothing but the image says so,
  * `ERR_KEY_MISSING` those whose public keys the image lacks.
  */
-export async function reencrypt(options: ReencryptOptions): Promise<BuildResult> {
+export async function reencrypt(given: ReencryptOptions): Promise<BuildResult> {
+  const options = checkReencrypt(given, "options")
   return await convert(options, async () => {
     const { recipients: wanted, format, keep, onNotice = () => undefined, signal } = options
     checkStretching(options)
     using credentials = new Credentials(wanted)
-    const given =
+    const named =
       wanted === undefined
         ? undefined
         : await recipientsOf({ recipients: credentials, format, onNotice, signal })
-    let recipients = given ?? []
+    let recipients = named ?? []
     try {
       await using source = await openEncrypted(options)
-      if (given === undefined || keep !== undefined) {
+      if (named === undefined || keep !== undefined) {
         const staying = await stayingOf(source.image, source.opening, options)
-        const named = new Set(staying.map(({ origin }) => origin))
-        const isNew = (one: Credential): boolean => one.kind !== "rsa" || !named.has(fingerprint(one.key))
+        const origins = new Set(staying.map(({ origin }) => origin))
+        const isNew = (one: Credential): boolean => one.kind !== "rsa" || !origins.has(fingerprint(one.key))
         recipients = [...staying, ...recipients.filter(isNew)]
         onNotice(`encrypted for: ${recipients.map(nameOf).join(", ")}`)
       }

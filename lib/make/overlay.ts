@@ -1,10 +1,25 @@
 // Makes overlays: file systems that keep what a payload writes over an image.
+import {
+  abortSignal,
+  flag,
+  list,
+  notUndefined,
+  path as filePath,
+  required,
+  shape,
+  whole,
+} from "../arguments.ts"
 import { spawn } from "node:child_process"
 import { once } from "node:events"
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
-import { Credentials, wipeCredentials, type CredentialSource } from "../encryption/credentials.ts"
+import {
+  credentialList,
+  Credentials,
+  wipeCredentials,
+  type CredentialSource,
+} from "../encryption/credentials.ts"
 import { BuildError, EnvironmentError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
 import { findProgram } from "../runtime/program.ts"
@@ -13,7 +28,7 @@ import { DataType, FileSystem, partitionExtra, PartitionType } from "../sif/form
 import { architectureDigits } from "../sif/names.ts"
 import { PARTITION_ALIGNMENT, SifLayout } from "../sif/write.ts"
 import type { Bytes } from "../units.ts"
-import { prepareEncryption, recipientsOf, type PassphraseKdf } from "../encryption/encrypt.ts"
+import { passphraseKdf, prepareEncryption, recipientsOf, type PassphraseKdf } from "../encryption/encrypt.ts"
 import { Output } from "../file/output.ts"
 
 /** How {@link createOverlay} makes an overlay. */
@@ -33,6 +48,17 @@ export interface OverlayCreateOptions {
   readonly passphraseKdf?: PassphraseKdf
   readonly signal?: AbortSignal
 }
+
+const checkOptions = shape<OverlayCreateOptions>({
+  output: required(filePath),
+  size: whole(0),
+  sparse: flag,
+  folders: list(filePath),
+  encrypt: flag,
+  recipients: notUndefined(credentialList),
+  passphraseKdf,
+  signal: abortSignal,
+})
 
 /** The least that the peers make. */
 export const MIN_OVERLAY_SIZE: Bytes = 64 << 20
@@ -127,7 +153,7 @@ async function createEncrypted(
   size: Bytes,
   folders: readonly string[],
 ): Promise<void> {
-  const { passphraseKdf, signal } = options
+  const { signal } = options
   using credentials = new Credentials(options.recipients)
   const recipients = await recipientsOf({ recipients: credentials, signal })
   try {
@@ -139,7 +165,7 @@ async function createEncrypted(
     await using plain = await Output.create(options.output, false, 0o600)
     await plain.truncate(size)
     await makeFileSystem(plain.file.fd, folders)
-    using encryption = await prepareEncryption(recipients, passphraseKdf)
+    using encryption = await prepareEncryption(recipients, options.passphraseKdf)
     const layout = new SifLayout(Math.floor(Date.now() / 1000))
     const start = layout.next(PARTITION_ALIGNMENT)
     await output.writeSparse(encryption.header, start)
@@ -187,7 +213,8 @@ async function createEncrypted(
  * @throws BuildError `ERR_BUILD_EXISTS`, `ERR_BUILD_OUTPUT`; EnvironmentError `ERR_ENV_NO_PRIVILEGE` for an encrypted one of an
  * ordinary user, `ERR_ENV_NO_PROGRAM`; KeyError; RangeError; the signal's reason.
  */
-export async function createOverlay(options: OverlayCreateOptions): Promise<void> {
+export async function createOverlay(given: OverlayCreateOptions): Promise<void> {
+  const options = checkOptions(given, "options")
   const { size, folders } = checked(options)
   options.signal?.throwIfAborted()
   await (isEncryptedOverlay(options)

@@ -1,5 +1,19 @@
 // Writes an image in one pass: tree → squashfs → cipher → SIF, with what a source image has beside its tree. Nothing
 // plain is written anywhere on the way.
+import {
+  abortSignal,
+  callback,
+  count,
+  flag,
+  oneOf,
+  path,
+  required,
+  shape,
+  text,
+  whole,
+  type Check,
+  type Rows,
+} from "../arguments.ts"
 import { constants } from "node:os"
 import type { Credential } from "../encryption/credentials.ts"
 import { encodeTrailer, MAX_SEALED_SIZE, lengthFields, type ObjectToSeal } from "../encryption/sealed.ts"
@@ -10,7 +24,13 @@ import { DataType, FileSystem, partitionExtra, PARTITION_FACTS, PartitionType } 
 import { architectureDigits } from "../sif/names.ts"
 import { PARTITION_ALIGNMENT, SifLayout } from "../sif/write.ts"
 import type { Bytes } from "../units.ts"
-import { prepareEncryption, type EncryptionFormat, type PassphraseKdf } from "../encryption/encrypt.ts"
+import {
+  encryptionFormat,
+  passphraseKdf,
+  prepareEncryption,
+  type EncryptionFormat,
+  type PassphraseKdf,
+} from "../encryption/encrypt.ts"
 import { choosePassengers, isReadable, objectText, type Passenger, type Passengers } from "./objects.ts"
 import { asOutputError, Output } from "../file/output.ts"
 import type { BuildSource, SourceImage, TreeWritten } from "../source/source.ts"
@@ -88,6 +108,54 @@ export interface BuildResult {
   readonly entries: number
   /** From the call to the finished image. */
   readonly milliseconds: number
+}
+
+/** The least and the highest level of each compressor. */
+export const compressionLevels: Readonly<Record<CompressionName, readonly [number, number]>> = {
+  zstd: [1, 22],
+  gzip: [1, 12],
+  lz4: [1, 12],
+  xz: [0, 9],
+}
+
+const compressionNames = Object.keys(compressionLevels) as CompressionName[]
+const namedCompression = shape<Compression>({ name: required(oneOf(...compressionNames)), level: count })
+const compression: Check<Compression> = (value, name) => {
+  const checked = namedCompression(value, name)
+  const levels = compressionLevels[checked.name]
+  if (checked.level !== undefined) whole(...levels)(checked.level, `${name}.level, of ${checked.name},`)
+  return checked
+}
+
+const MAX_ID = 2 ** 32 - 2
+const ownerIds = shape<Exclude<Owner, string>>({
+  uid: required(whole(0, MAX_ID)),
+  gid: required(whole(0, MAX_ID)),
+})
+const owner: Check<Owner> = (value, name) =>
+  typeof value === "object" ? ownerIds(value, name) : oneOf("preserve", "root")(value, name)
+
+export const outputRows: Rows<OutputOptions> = {
+  output: required(path),
+  force: flag,
+  signal: abortSignal,
+  onProgress: callback,
+  onNotice: callback,
+}
+
+export const encryptedOutputRows: Rows<EncryptedOutputOptions> = {
+  ...outputRows,
+  passphraseKdf,
+  format: encryptionFormat,
+  anonymous: flag,
+  publicMetadata: flag,
+}
+
+export const treeRows: Rows<TreeOptions> = {
+  compression,
+  owner,
+  architecture: text,
+  sourceDateEpoch: count,
 }
 
 type Options = EncryptedOutputOptions & TreeOptions

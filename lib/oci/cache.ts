@@ -1,4 +1,5 @@
 // Blobs that anybody may read, kept as they came and named by their digests. What takes a credential to get is never here.
+import { flag, number, path as filePath, shape } from "../arguments.ts"
 import { constants } from "node:fs"
 import { mkdir, open, readdir, rename, stat, unlink, utimes, type FileHandle } from "node:fs/promises"
 import path from "node:path"
@@ -115,6 +116,7 @@ export class Cache {
  * @param folder - Default: by the environment.
  */
 export async function listCache(folder: string = cacheFolder()): Promise<CachedBlob[]> {
+  filePath(folder, "folder")
   const blobs: CachedBlob[] = []
   for (const algorithm of ["sha256", "sha512"]) {
     const place = path.join(folder, "blobs", algorithm)
@@ -144,6 +146,8 @@ export interface CleanCacheOptions {
   readonly dryRun?: boolean
 }
 
+const checkClean = shape<CleanCacheOptions>({ folder: filePath, olderThanDays: number(0), dryRun: flag })
+
 /** A file that somebody is filling stays. Was it removed? */
 async function removePartial(name: string): Promise<boolean> {
   const file = await open(name, constants.O_RDWR | constants.O_NOFOLLOW)
@@ -159,7 +163,7 @@ async function removePartial(name: string): Promise<boolean> {
 /** Empties the cache. Returns what was removed; what is being read meanwhile stays readable, and what
  * is being fetched stays. */
 export async function cleanCache(options: CleanCacheOptions = {}): Promise<CachedBlob[]> {
-  const { folder = cacheFolder(), olderThanDays, dryRun = false } = options
+  const { folder = cacheFolder(), olderThanDays, dryRun = false } = checkClean(options, "options")
   const before = olderThanDays === undefined ? Infinity : Date.now() / 1000 - olderThanDays * 86_400
   const old = (await listCache(folder)).filter(({ lastUsed }) => lastUsed < before)
   if (dryRun) return old

@@ -1,4 +1,5 @@
 // Which engine an image gets.
+import { oneOf, type Check } from "../arguments.ts"
 import { closeSync, openSync, readFileSync } from "node:fs"
 import { DeviceError, EnvironmentError } from "../errors.ts"
 import type { ConcreteEngine, StarterSource } from "./starter-protocol.ts"
@@ -8,6 +9,8 @@ import { cipherOf } from "../encryption/unlock.ts"
 
 /** `auto`: the kernel for root where it can, else user space. */
 export type Engine = "auto" | ConcreteEngine
+
+export const engineName: Check<Engine> = oneOf("auto", "kernel", "userspace")
 
 /** The cipher of the userspace engine. */
 export const SUPPORTED_IN_USERSPACE = "aes-xts-plain64"

@@ -1,6 +1,26 @@
 // What a caller may ask of a run. Each option of `sifcrypt exec` has its twin here, by the same name.
-import type { CredentialSource } from "../encryption/credentials.ts"
-import type { Engine } from "./engine.ts"
+import { Readable, Writable } from "node:stream"
+import {
+  abortSignal,
+  callback,
+  count,
+  flag,
+  instance,
+  list,
+  milliseconds,
+  number,
+  oneOf,
+  path,
+  required,
+  shape,
+  text,
+  variables,
+  whole,
+  type Check,
+  type Rows,
+} from "../arguments.ts"
+import { credentialList, type CredentialSource } from "../encryption/credentials.ts"
+import { engineName, type Engine } from "./engine.ts"
 import { RunError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 import type { FailureReporter } from "./handover.ts"
@@ -48,12 +68,22 @@ export interface ResourceLimits {
   readonly blkioWeightDevice?: readonly string[]
 }
 
+/** Where one of a payload's standard streams leads. */
+export type Stdio = "inherit" | "pipe" | "ignore"
+type Output = Stdio | number | Writable
+export type StdioOption =
+  Stdio | "pty" | readonly [stdin: Stdio | number | Readable, stdout: Output, stderr: Output]
+
 /** How {@link Image.exec}, {@link Image.run}, {@link Image.shell} and {@link Image.test} run. */
 export interface ExecOptions extends ResourceLimits {
   /** Default `auto`. */
   readonly engine?: Engine
-  /** Default `pipe`; with `pty` the payload has a terminal, and {@link Running.terminal} is the other end. */
-  readonly stdio?: "inherit" | "pipe" | "ignore" | "pty"
+  /**
+   * Default `pipe`; with `pty` the payload has a terminal, and {@link Running.terminal} is the other end. Or one for each of standard
+   * input, output and error: a number is a descriptor of this process, a stream is read from or written to until the payload
+   * ends, and stays open if it is written to.
+   */
+  readonly stdio?: StdioOption
   /** With `pty`; default 80 columns, 24 rows. */
   readonly terminalSize?: TerminalSize
   /**
@@ -63,6 +93,8 @@ export interface ExecOptions extends ResourceLimits {
   readonly preserveFds?: number
   /** Ends the payload and takes everything back. */
   readonly signal?: AbortSignal
+  /** After so long, milliseconds, the payload is ended as by `signal`; {@link Running.exited} rejects with `ERR_RUN_TIMEOUT` then. */
+  readonly timeoutMs?: number
   /** Of decoded blocks that the userspace engine keeps, bytes; default 8 MiB. */
   readonly cacheSize?: Bytes
   /**
@@ -175,6 +207,127 @@ export interface ExecOptions extends ResourceLimits {
   /** A TOML file of cgroup limits; excludes those of {@link ResourceLimits}. */
   readonly applyCgroups?: string
 }
+
+const bindSpec = shape<BindSpec>({
+  source: required(path),
+  destination: path,
+  readOnly: flag,
+  nested: flag,
+  imageSource: path,
+  imageId: count,
+})
+const bind: Check<string | BindSpec> = (value, name) =>
+  typeof value === "string" ? value : bindSpec(value, name)
+
+export const terminalSize: Check<TerminalSize> = shape<TerminalSize>({
+  columns: required(count),
+  rows: required(count),
+})
+
+const stdioWord: Check<Stdio> = oneOf("inherit", "pipe", "ignore")
+const input = instance(Readable, "inherit, pipe, ignore, a descriptor or a stream")
+const output = instance(Writable, "inherit, pipe, ignore, a descriptor or a stream")
+const stream =
+  <T>(object: Check<T>): Check<Stdio | number | T> =>
+  (value, name) => {
+    if (typeof value === "string") return stdioWord(value, name)
+    return typeof value === "number" ? count(value, name) : object(value, name)
+  }
+const stdio: Check<StdioOption> = (value, name) => {
+  if (!Array.isArray(value)) return oneOf("inherit", "pipe", "ignore", "pty")(value, name)
+  if (value.length !== 3) throw new TypeError(`${name} has three entries, not ${value.length}`)
+  return [
+    stream(input)(value[0], `${name}[0]`),
+    stream(output)(value[1], `${name}[1]`),
+    stream(output)(value[2], `${name}[2]`),
+  ]
+}
+
+const replacement: Check<FailureReporter> = shape<FailureReporter>({
+  file: required(path),
+  args: required(list(text)),
+  env: required(variables),
+})
+
+/** What concerns the one who starts it: an instance has none of these. */
+export const streamRows: Rows<
+  Pick<ExecOptions, "stdio" | "terminalSize" | "preserveFds" | "replaceProcess" | "shell" | "timeoutMs">
+> = {
+  stdio,
+  terminalSize,
+  preserveFds: count,
+  replaceProcess: replacement,
+  shell: path,
+  timeoutMs: milliseconds,
+}
+
+/** Each has a grammar or a range of its own, which `exec` says. */
+export const instanceRows: Rows<Omit<ExecOptions, keyof typeof streamRows>> = {
+  cpus: number(0),
+  cpuShares: whole(-1),
+  cpusetCpus: text,
+  cpusetMems: text,
+  memory: whole(-1),
+  memoryReservation: whole(-1),
+  memorySwap: whole(-1),
+  oomKillDisable: flag,
+  pidsLimit: whole(-1),
+  blkioWeight: whole(-1),
+  blkioWeightDevice: list(text),
+  engine: engineName,
+  signal: abortSignal,
+  cacheSize: count,
+  onNotice: callback,
+  binds: list(bind),
+  env: list(text),
+  envFile: path,
+  noEnv: list(text),
+  cleanEnv: flag,
+  evaluate: flag,
+  noEval: flag,
+  contain: flag,
+  containAll: flag,
+  compat: flag,
+  home: text,
+  noHome: flag,
+  cwd: path,
+  noMount: list(text),
+  workdir: path,
+  scratch: list(text),
+  dns: list(text),
+  hostname: text,
+  noUmask: flag,
+  app: text,
+  nv: flag,
+  noNv: flag,
+  rocm: flag,
+  noRocm: flag,
+  overlay: list(text),
+  plainOverlay: flag,
+  overlayUnlock: credentialList,
+  writableTmpfs: flag,
+  writable: flag,
+  fakeroot: flag,
+  userns: flag,
+  pid: flag,
+  noPid: flag,
+  ipc: flag,
+  uts: flag,
+  net: flag,
+  network: text,
+  networkArgs: list(text),
+  netnsPath: path,
+  noInit: flag,
+  security: list(text),
+  addCaps: list(text),
+  dropCaps: list(text),
+  keepPrivs: flag,
+  noPrivs: flag,
+  allowSetuid: flag,
+  applyCgroups: path,
+}
+export const execRows: Rows<ExecOptions> = { ...streamRows, ...instanceRows }
+export const execOptions: Check<ExecOptions> = shape(execRows)
 
 /** An option that cannot be had: {@link ExecOptions} names it. */
 export function optionError(option: keyof ExecOptions, why: string): RunError {

@@ -12,7 +12,7 @@ import {
   partitionTypeName,
   sbomFormatName,
 } from "./names.ts"
-import type { SifImage } from "./open.ts"
+import { sifImage, type SifImage } from "./open.ts"
 
 /** Go's zero time, the year 1: what the reference library writes for a time that is not set. */
 const UNSET_TIME = -62_135_596_800
@@ -78,6 +78,7 @@ function sizeText(bytes: Bytes): string {
 
 /** The object table. */
 export function listText(image: SifImage): string {
+  sifImage(image, "image")
   const rule = "-".repeat(78)
   const lines = [rule, "ID   |GROUP   |LINK    |SIF POSITION (start-end)  |TYPE", rule]
   for (const object of image.objects) {
@@ -173,6 +174,7 @@ function objectJson(object: SifObject): ObjectJson {
 
 /** {@link listText} as data. */
 export function listJson(image: SifImage): readonly ObjectJson[] {
+  sifImage(image, "image")
   return image.objects.map(objectJson)
 }
 
@@ -189,6 +191,7 @@ function table(rows: readonly Row[], indent: string, gap: number): string {
 
 /** The global header. */
 export function headerText(image: SifImage): string {
+  sifImage(image, "image")
   const { header } = image
   const architecture = architectureName(header.arch)
   return table(
@@ -213,6 +216,7 @@ export function headerText(image: SifImage): string {
 
 /** {@link headerText} as data. */
 export function headerJson(image: SifImage): Readonly<Record<string, string | number | undefined>> {
+  sifImage(image, "image")
   const { header } = image
   return {
     launchScript: header.launchScript,
@@ -232,6 +236,7 @@ export function headerJson(image: SifImage): Readonly<Record<string, string | nu
 
 /** One descriptor. */
 export function infoText(image: SifImage, id: number): string {
+  sifImage(image, "image")
   const object = image.object(id)
   const { partition, cryptoMessage, signature, sbom, digest, type } = objectJson(object)
   // A signature by a bare key names nobody: zeros.
@@ -264,6 +269,7 @@ export function infoText(image: SifImage, id: number): string {
 
 /** {@link infoText} as data. */
 export function infoJson(image: SifImage, id: number): ObjectJson {
+  sifImage(image, "image")
   return objectJson(image.object(id))
 }
 
@@ -273,6 +279,7 @@ export function infoJson(image: SifImage, id: number): ObjectJson {
  * @throws SifError `ERR_SIF_NO_OBJECT`, `ERR_SIF_TRUNCATED`.
  */
 export async function* dump(image: SifImage, id: number): AsyncGenerator<Buffer, void, undefined> {
+  sifImage(image, "image")
   const object = image.object(id)
   const piece = 1 << 20
   let done = 0

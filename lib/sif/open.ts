@@ -1,4 +1,14 @@
 // Reads the table of an image, strictly: what breaks a rule is an error before anything uses it.
+import {
+  bytes as checkBytes,
+  count,
+  flag,
+  instance,
+  number,
+  path as filePath,
+  shape,
+  type Check,
+} from "../arguments.ts"
 import { SifError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 import {
@@ -21,6 +31,8 @@ export interface OpenSifOptions {
   readonly lenient?: boolean
 }
 
+const checkOptions: Check<OpenSifOptions> = shape<OpenSifOptions>({ lenient: flag })
+
 /** The table of an image; its file stays open until this is disposed. */
 export class SifImage implements AsyncDisposable {
   /** What the caller named it; for messages. */
@@ -34,6 +46,7 @@ export class SifImage implements AsyncDisposable {
   // A table has thousands of objects: who goes through all of them to find one, for each of them, takes minutes.
   #byId: ReadonlyMap<number, readonly SifObject[]> | undefined
   #byGroup: ReadonlyMap<number, readonly SifObject[]> | undefined
+  #closed = false
 
   /** @internal Use {@link openSif}. */
   constructor(
@@ -55,6 +68,12 @@ export class SifImage implements AsyncDisposable {
     return this.#raw.header
   }
 
+  /** @throws SifError `ERR_SIF_CLOSED`. */
+  #needsOpen(): void {
+    if (this.#closed)
+      throw new SifError("ERR_SIF_CLOSED", `${this.path}: the image is closed`, { path: this.path })
+  }
+
   /** The bytes that an object was parsed from: its descriptor. */
   descriptorBytes(object: SifObject): Buffer {
     return this.#raw.table.subarray(object.slot * DESCRIPTOR_SIZE, (object.slot + 1) * DESCRIPTOR_SIZE)
@@ -62,12 +81,14 @@ export class SifImage implements AsyncDisposable {
 
   /** The open file. */
   get fd(): number {
+    this.#needsOpen()
     if (this.reader.fd === undefined) throw new TypeError("an image in memory has no descriptor")
     return this.reader.fd
   }
 
   /** @throws SifError `ERR_SIF_NO_OBJECT`, or `ERR_SIF_AMBIGUOUS` in an image listed leniently. */
   object(id: number): SifObject {
+    count(id, "id")
     this.#byId ??= grouped(this.objects, (object) => object.id)
     const [found, second] = this.#byId.get(id) ?? []
     if (found === undefined)
@@ -114,6 +135,7 @@ export class SifImage implements AsyncDisposable {
    * @throws SifError `ERR_SIF_TOO_LARGE`, `ERR_SIF_TRUNCATED`.
    */
   async data(object: SifObject, limit: Bytes): Promise<Buffer> {
+    number(0, Infinity)(limit, "limit")
     if (object.size > limit)
       throw new SifError(
         "ERR_SIF_TOO_LARGE",
@@ -129,6 +151,7 @@ export class SifImage implements AsyncDisposable {
    * @throws SifError `ERR_SIF_TRUNCATED`.
    */
   async read(object: SifObject, position: Bytes, length: Bytes): Promise<Buffer> {
+    this.#needsOpen()
     const { offset, size } = object
     const inside = offset >= 0 && size >= 0 && offset + size <= this.reader.size
     const bytes = inside ? await this.reader.read(offset + position, length) : undefined
@@ -136,8 +159,9 @@ export class SifImage implements AsyncDisposable {
     return bytes
   }
 
-  /** Closes the file. */
+  /** Closes the file. Idempotent; what was listed stays, and reading is `ERR_SIF_CLOSED` from then on. */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true
     await this.reader[Symbol.asyncDispose]()
   }
 }
@@ -156,6 +180,9 @@ export function grouped<K>(
   }
   return groups
 }
+
+/** What a listing is made of. */
+export const sifImage: Check<SifImage> = instance(SifImage, "an image that openSif gave")
 
 function isPrimary(object: SifObject): object is SifPartition {
   return object.partition?.type === PartitionType.primarySystem
@@ -236,7 +263,10 @@ export async function readSif(
  * @param image - A path, or the image's bytes.
  * @throws SifError that names the first rule it breaks; a system error when the file cannot be read.
  */
-export async function openSif(image: string | Uint8Array, options: OpenSifOptions = {}): Promise<SifImage> {
+export async function openSif(image: string | Uint8Array, given: OpenSifOptions = {}): Promise<SifImage> {
+  const options = checkOptions(given, "options")
+  if (typeof image === "string") filePath(image, "image")
+  else checkBytes(image, "image")
   const path = typeof image === "string" ? image : "image"
   const reader = typeof image === "string" ? await openFile(image) : new BufferReader(image)
   try {

@@ -33,6 +33,7 @@ export class BufferReader implements ByteReader {
 export class FileReader implements ByteReader {
   readonly #file: FileHandle
   readonly size: Bytes
+  #closed = false
   private constructor(file: FileHandle, size: Bytes) {
     this.#file = file
     this.size = size
@@ -52,10 +53,16 @@ export class FileReader implements ByteReader {
       throw error
     }
   }
+  /** A closed one would be the number of somebody else's file by and by. */
   get fd(): number {
+    this.#needsOpen()
     return this.#file.fd
   }
+  #needsOpen(): void {
+    if (this.#closed) throw new SifError("ERR_SIF_CLOSED", "the image is closed")
+  }
   async read(position: Bytes, length: Bytes): Promise<Buffer> {
+    this.#needsOpen()
     const wanted = Math.max(0, Math.min(length, this.size - position))
     const buffer = Buffer.alloc(wanted)
     let done = 0
@@ -67,6 +74,8 @@ export class FileReader implements ByteReader {
     return buffer.subarray(0, done)
   }
   async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
     await this.#file.close()
   }
 }

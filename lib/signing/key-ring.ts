@@ -1,5 +1,19 @@
 // OpenPGP key rings: listed, added to, exported from, removed from. A ring is a public and a secret file of packets, in
 // Apptainer's form. Writers wait for each other, and a file is replaced whole or not at all.
+import {
+  bytes as checkBytes,
+  count,
+  flag,
+  list as listOf,
+  oneOf,
+  path as filePath,
+  required,
+  shape,
+  text,
+  variables,
+  type Check,
+  type Rows,
+} from "../arguments.ts"
 import { randomBytes } from "node:crypto"
 import { constants } from "node:fs"
 import { mkdir, open, readdir, rename, rm, type FileHandle } from "node:fs/promises"
@@ -67,6 +81,9 @@ export interface RingOptions {
   readonly env?: RingEnvironment
 }
 
+export const ringRows: Rows<RingOptions> = { global: flag, folder: filePath, env: variables }
+export const checkRing: Check<RingOptions> = shape(ringRows)
+
 /** A key as it lies in a file. */
 interface StoredKey {
   readonly bytes: Buffer
@@ -96,15 +113,15 @@ export function fingerprintOf(key: Key): string {
  *
  * @throws SignatureError `ERR_KEYRING_NO_KEY` for anything shorter: key IDs can be forged.
  */
-export function parseFingerprint(text: string): string {
-  const digits = text.replaceAll(/[\s:]/g, "").replace(/^0x/i, "").toUpperCase()
+export function parseFingerprint(fingerprint: string): string {
+  const digits = text(fingerprint, "fingerprint").replaceAll(/[\s:]/g, "").replace(/^0x/i, "").toUpperCase()
   if (/^(?:[0-9A-F]{40}|[0-9A-F]{64})$/.test(digits)) return digits
   const short = /^(?:[0-9A-F]{8}|[0-9A-F]{16})$/.test(digits)
   throw new SignatureError(
     "ERR_KEYRING_NO_KEY",
     short
-      ? `${text} is a short key ID, which can be forged: a full fingerprint of 40 digits is needed`
-      : `${text} is no fingerprint: 40 hexadecimal digits are needed`,
+      ? `${fingerprint} is a short key ID, which can be forged: a full fingerprint of 40 digits is needed`
+      : `${fingerprint} is no fingerprint: 40 hexadecimal digits are needed`,
   )
 }
 
@@ -348,13 +365,16 @@ export interface ListOptions extends RingOptions {
   readonly secret?: boolean
 }
 
+const checkList = shape<ListOptions>({ ...ringRows, secret: flag })
+
 /**
  * The user's own ring, then those of Apptainer and Singularity, which are used in place; or the system's alone. With `folder`
  * only the ring there.
  *
  * @throws SignatureError `ERR_KEYRING_INSECURE`, `ERR_SIGNATURE_KEYRING`.
  */
-export async function list(options: ListOptions = {}): Promise<RingListing[]> {
+export async function list(given: ListOptions = {}): Promise<RingListing[]> {
+  const options = checkList(given, "options")
   const own = ringOf(options)
   check(own, options)
   if (options.global === true) return [await listFile(own.publicFile, "global")]
@@ -395,8 +415,11 @@ function needsReadable(key: Key | undefined, origin: string): Key {
 export async function importKeys(
   file: Uint8Array,
   origin: string,
-  options: RingOptions = {},
+  given: RingOptions = {},
 ): Promise<Imported[]> {
+  checkBytes(file, "file")
+  text(origin, "origin")
+  const options = checkRing(given, "options")
   const keys: Key[] = []
   for (const bytes of keysIn(Buffer.from(file), origin))
     keys.push(needsReadable(await readKeyBytes(bytes), origin))
@@ -423,6 +446,10 @@ export interface ExportOptions extends RingOptions {
   /** As text; default: packets, as rings are. */
   readonly armor?: boolean
 }
+
+export const exportRows: Rows<ExportOptions> = { ...ringRows, secret: flag, armor: flag }
+const checkExport = shape(exportRows)
+const texts = listOf(text)
 
 function missing(fingerprint: string, where: string): SignatureError {
   return new SignatureError("ERR_KEYRING_NO_KEY", `there is no key ${fingerprint} in ${where}`, {
@@ -453,10 +480,11 @@ async function find(fingerprint: string, secret: boolean, options: RingOptions):
  */
 export async function exportKeys(
   fingerprints: readonly string[],
-  options: ExportOptions = {},
+  given: ExportOptions = {},
 ): Promise<Buffer> {
+  const options = checkExport(given, "options")
   const parts: Buffer[] = []
-  for (const fingerprint of fingerprints.map(parseFingerprint)) {
+  for (const fingerprint of texts(fingerprints, "fingerprints").map(parseFingerprint)) {
     const key = await find(fingerprint, options.secret === true, options)
     parts.push(options.armor === true ? Buffer.from(key.armor()) : Buffer.from(key.write()))
   }
@@ -469,13 +497,16 @@ export interface RemoveOptions extends RingOptions {
   readonly what?: "public" | "secret" | "both"
 }
 
+const checkRemove = shape<RemoveOptions>({ ...ringRows, what: oneOf("public", "secret", "both") })
+
 /**
  * Removes a key from the user's own ring, or the system's.
  *
  * @param fingerprint - A full one.
  * @throws SignatureError `ERR_KEYRING_NO_KEY`, `ERR_KEYRING_INSECURE`, `ERR_KEYRING_BUSY`, `ERR_KEYRING_WRITE`.
  */
-export async function remove(fingerprint: string, options: RemoveOptions = {}): Promise<void> {
+export async function remove(fingerprint: string, given: RemoveOptions = {}): Promise<void> {
+  const options = checkRemove(given, "options")
   const { what = "public" } = options
   const wanted = parseFingerprint(fingerprint)
   const files = ringOf(options)
@@ -511,6 +542,17 @@ export interface NewPairOptions extends RingOptions {
    * strings, so a copy stays in memory until it is collected.
    */
   readonly password?: Uint8Array
+}
+
+/** {@link newPair} says what a bad number of bits is. */
+export const pairRows: Rows<Omit<NewPairOptions, "password">> = {
+  ...ringRows,
+  name: required(text),
+  email: required(text),
+  comment: text,
+  type: oneOf(...keyTypes),
+  bits: count,
+  validFor: count,
 }
 
 /** Text in a user ID: nothing that is punctuation of it. */
@@ -611,6 +653,8 @@ export async function changePassword(
  * @throws SignatureError `ERR_SIGNATURE_KEYRING`.
  */
 export async function inspectKeys(file: Uint8Array, origin: string): Promise<KeyFacts[]> {
+  checkBytes(file, "file")
+  text(origin, "origin")
   const facts: KeyFacts[] = []
   for (const bytes of keysIn(Buffer.from(file), origin))
     facts.push(await factsOf(needsReadable(await readKeyBytes(bytes), origin)))
@@ -618,7 +662,8 @@ export async function inspectKeys(file: Uint8Array, origin: string): Promise<Key
 }
 
 /** Where the rings lie: for messages. */
-export function ringPath(options: ListOptions = {}): string {
+export function ringPath(given: ListOptions = {}): string {
+  const options = checkList(given, "options")
   const files = ringOf(options)
   return options.secret === true ? (files.secretFile ?? files.publicFile) : files.publicFile
 }

@@ -1,5 +1,6 @@
 // OpenPGP key servers (HKP): keys are searched for, fetched and published. A server is asked only when somebody says so, and
 // what it answers is trusted for nothing: a key is taken by its whole fingerprint, which is computed here.
+import { abortSignal, flag, milliseconds, shape, text, variables, type Check } from "../arguments.ts"
 import { SignatureError } from "../errors.ts"
 import { fetchOnce, type HttpResponse } from "../http/fetch-once.ts"
 import { isLoopback } from "../http/proxy.ts"
@@ -8,6 +9,7 @@ import type { SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
 import { keysIn } from "./key-packets.ts"
 import {
+  checkRing,
   exportKeys,
   factsOf,
   fingerprintOf,
@@ -43,6 +45,14 @@ export interface KeyServerOptions {
   readonly env?: Readonly<Record<string, string | undefined>>
   readonly signal?: AbortSignal
 }
+
+export const keyServerOptions: Check<KeyServerOptions> = shape<KeyServerOptions>({
+  url: text,
+  allowHttp: flag,
+  timeoutMs: milliseconds,
+  env: variables,
+  signal: abortSignal,
+})
 
 /** A key as a server lists it: nothing of it is verified. */
 export interface FoundKey {
@@ -194,11 +204,13 @@ function parseIndex(text: string): FoundKey[] {
  *
  * @throws SignatureError `ERR_KEYSERVER`; the signal's reason.
  */
-export async function search(text: string, options: KeyServerOptions = {}): Promise<FoundKey[]> {
+export async function search(about: string, given: KeyServerOptions = {}): Promise<FoundKey[]> {
+  text(about, "about")
+  const options = keyServerOptions(given, "options")
   const server = parseServer(options)
-  const wanted = /^(?:0x)?(?:[0-9a-f]{8}|[0-9a-f]{16}|[0-9a-f]{40}|[0-9a-f]{64})$/i.test(text)
-    ? `0x${text.replace(/^0x/i, "")}`
-    : text
+  const wanted = /^(?:0x)?(?:[0-9a-f]{8}|[0-9a-f]{16}|[0-9a-f]{40}|[0-9a-f]{64})$/i.test(about)
+    ? `0x${about.replace(/^0x/i, "")}`
+    : about
   const parameters = { op: "index", options: "mr", fingerprint: "on", search: wanted }
   const response = await ask(server, "/pks/lookup", parameters, "GET", options)
   if (response.status === 404) return []
@@ -237,9 +249,11 @@ async function fetchKey(fingerprint: string, options: KeyServerOptions): Promise
  */
 export async function pull(
   fingerprint: string,
-  server: KeyServerOptions = {},
+  given: KeyServerOptions = {},
   ring: RingOptions = {},
 ): Promise<{ readonly imported: Imported; readonly key: KeyFacts }> {
+  const server = keyServerOptions(given, "server")
+  checkRing(ring, "ring")
   const wanted = parseFingerprint(fingerprint)
   const bytes = await fetchKey(wanted, server)
   const { origin } = parseServer(server)
@@ -259,9 +273,11 @@ export async function pull(
  */
 export async function push(
   fingerprint: string,
-  options: KeyServerOptions = {},
+  given: KeyServerOptions = {},
   ring: RingOptions = {},
 ): Promise<void> {
+  const options = keyServerOptions(given, "server")
+  checkRing(ring, "ring")
   const server = parseServer(options)
   const keytext = (await exportKeys([fingerprint], { ...ring, armor: true })).toString("latin1")
   const response = await ask(server, "/pks/add", { keytext }, "POST", options)

@@ -1,5 +1,6 @@
 // Where key rings lie: the user's own, the system's, and those that Apptainer and Singularity keep, which are used in place.
 // A ring says whom to trust, so who else may write it is looked at whenever it is used.
+import { variables } from "../arguments.ts"
 import { existsSync, lstatSync, statSync, type Stats } from "node:fs"
 import path from "node:path"
 import { SignatureError } from "../errors.ts"
@@ -153,7 +154,8 @@ export function peerRings(env: RingEnvironment): (RingFiles & { readonly secretF
  * @throws SignatureError `ERR_KEYRING_INSECURE` for one that somebody else may write, or the own one if somebody else may
  * read it.
  */
-export function userKeyrings(env: RingEnvironment): string[] {
+export function userKeyrings(given: RingEnvironment): string[] {
+  const env = variables(given, "env")
   const found: string[] = []
   if ((env["SIFCRYPT_KEYSDIR"] ?? env["HOME"] ?? "") !== "") {
     const own = ringIn(keysFolder(env))
@@ -178,7 +180,8 @@ export function userKeyrings(env: RingEnvironment): string[] {
  * @param env - As there.
  * @throws SignatureError `ERR_KEYRING_INSECURE`.
  */
-export function userSecretKeyrings(env: RingEnvironment): string[] {
+export function userSecretKeyrings(given: RingEnvironment): string[] {
+  const env = variables(given, "env")
   const found: string[] = []
   if ((env["SIFCRYPT_KEYSDIR"] ?? env["HOME"] ?? "") !== "") {
     const own = ringIn(keysFolder(env))

@@ -1,4 +1,19 @@
 // Verifies an image's signatures: who signed, and whether what was signed is still what the image holds.
+import {
+  abortSignal,
+  bytes,
+  callback,
+  count,
+  keyObject,
+  list,
+  oneOf,
+  path as filePath,
+  required,
+  shape,
+  text,
+  type Check,
+  type Rows,
+} from "../arguments.ts"
 import { createPublicKey, type KeyObject } from "node:crypto"
 import { SignatureError } from "../errors.ts"
 import { DataType, PartitionType, type SifLink, type SifObject } from "../sif/format.ts"
@@ -9,7 +24,7 @@ import { certifiedKey, type SignerCertificate } from "./certificate.ts"
 import { descriptorStream, fits, headerStream, ObjectDigests } from "./digest.ts"
 import { checkSigner, parseEnvelope, verifyEnvelopeSignature, type DsseEnvelope } from "./dsse.ts"
 import { groupOf, groupsOf, lowestId } from "./groups.ts"
-import { signersOf, type KeyServerOptions } from "./key-server.ts"
+import { keyServerOptions, signersOf, type KeyServerOptions } from "./key-server.ts"
 import { readKeyring, readSignerKey } from "./keys.ts"
 import { isLegacy, legacyDigest } from "./legacy.ts"
 import { parseMetadata, type Metadata } from "./metadata.ts"
@@ -59,6 +74,34 @@ export interface VerifyOptions {
   /** Bytes hashed so far. */
   readonly onProgress?: (bytes: Bytes) => void
 }
+
+const pathOrBytes: Check<string | Uint8Array> = (value, name) =>
+  typeof value === "string" ? filePath(value, name) : bytes(value, name)
+
+const signers: Check<SignersRequired> = (value, name) =>
+  Array.isArray(value) ? list(text)(value, name) : oneOf("any", "all")(value, name)
+
+export const verifyRows: Rows<VerifyOptions> = {
+  keys: list(keyObject),
+  keyPaths: list(filePath),
+  certificates: list(
+    shape<SignerCertificate>({
+      certificate: required(pathOrBytes),
+      intermediates: pathOrBytes,
+      roots: pathOrBytes,
+    }),
+  ),
+  keyrings: list(bytes),
+  keyringPaths: list(filePath),
+  keyServer: keyServerOptions,
+  groups: list(count),
+  objects: list(count),
+  require: signers,
+  legacy: oneOf("primary", "all"),
+  signal: abortSignal,
+  onProgress: callback,
+}
+export const verifyOptions: Check<VerifyOptions> = shape(verifyRows)
 
 /** Why a signature does not hold. */
 export interface SignatureFailure {
@@ -618,8 +661,10 @@ export async function verifySif(
  * there; the signal's reason.
  */
 export async function verify(path: string, options: VerifyOptions): Promise<VerifyReport> {
+  filePath(path, "path")
+  const checked = verifyOptions(options, "options")
   await using image = await openSif(path)
-  return await verifySif(image, options)
+  return await verifySif(image, checked)
 }
 
 /**

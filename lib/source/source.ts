@@ -1,4 +1,17 @@
 // What an image is built from: a folder, a squashfs file, or the root file system of another image.
+import {
+  callback,
+  count,
+  flag,
+  milliseconds,
+  path as filePath,
+  required,
+  shape,
+  text,
+  variables,
+  buffer,
+  type Rows,
+} from "../arguments.ts"
 import { existsSync } from "node:fs"
 import { open, stat, type FileHandle } from "node:fs/promises"
 import type { Credentials } from "../encryption/credentials.ts"
@@ -162,6 +175,24 @@ export interface LayerOptions extends Pick<OciOptions, "architecture" | "signal"
   /** For images of layers. */
   readonly oci?: Omit<OciOptions, "architecture" | "signal" | "onNotice">
   readonly sourceDateEpoch?: number
+}
+
+type RegistryLogin = NonNullable<OciOptions["credentials"]>
+
+export const layerRows: Rows<Pick<LayerOptions, "oci">> = {
+  oci: shape<NonNullable<LayerOptions["oci"]>>({
+    maxLayerBytes: count,
+    certFolder: filePath,
+    noHttps: flag,
+    cacheFolder: filePath,
+    disableCache: flag,
+    tmpFolder: filePath,
+    onFetch: callback,
+    credentials: shape<RegistryLogin>({ username: required(text), password: required(buffer) }),
+    authFile: filePath,
+    environment: variables,
+    retryDelayMs: milliseconds,
+  }),
 }
 
 /**

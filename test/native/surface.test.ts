@@ -1,0 +1,401 @@
+// What plain JavaScript can pass to each function of the package: a mistake is an error that names it, before anything is done.
+import assert from "node:assert/strict"
+import { generateKeyPairSync } from "node:crypto"
+import { existsSync, mkdirSync, writeFileSync } from "node:fs"
+import path from "node:path"
+import type { Readable } from "node:stream"
+import { pathToFileURL } from "node:url"
+import { packageRoot } from "../support/cli.ts"
+import { newFolder } from "../support/scratch.ts"
+
+type Callable = (...args: unknown[]) => unknown
+type Api = Record<string, unknown>
+interface Failure {
+  readonly name: string
+  readonly code?: string
+  readonly message: string
+}
+
+/** What a call fails with; undefined: it does not. */
+async function failureOf(call: () => unknown): Promise<Failure | undefined> {
+  try {
+    await call()
+    return undefined
+  } catch (error) {
+    return error as Failure
+  }
+}
+
+const invalid = new Set([
+  "ERR_INVALID_ARG_TYPE",
+  "ERR_INVALID_ARG_VALUE",
+  "ERR_OUT_OF_RANGE",
+  "ERR_KEY_MISSING",
+])
+
+function assertNamed(failure: Failure | undefined, name: string, what: string): void {
+  assert.ok(failure !== undefined, `${what}: it is taken`)
+  assert.ok(invalid.has(failure.code ?? ""), `${what}: ${String(failure.code)} ${failure.message}`)
+  assert.ok(failure.message.includes(name), `${what}: ${failure.message}`)
+}
+
+const { privateKey } = generateKeyPairSync("ed25519")
+const nowhere = "/nonexistent/surface"
+
+/** Arguments that are right, with `options` where they go; a name in front of each says what it is called in messages. */
+const calls: Readonly<Record<string, readonly (readonly [name: string, value: unknown])[]>> = {
+  build: [["options", { output: nowhere, source: nowhere }]],
+  encrypt: [["options", { output: nowhere, image: nowhere, recipients: [{ environment: {} }] }]],
+  decrypt: [["options", { output: nowhere, image: nowhere, unlock: [{ environment: {} }] }]],
+  reencrypt: [["options", { output: nowhere, image: nowhere, unlock: [{ environment: {} }] }]],
+  createOverlay: [["options", { output: nowhere }]],
+  readDefinition: [
+    ["file", nowhere],
+    ["options", {}],
+  ],
+  cleanCache: [["options", {}]],
+  open: [
+    ["file", nowhere],
+    ["options", {}],
+  ],
+  readMetadata: [
+    ["image", nowhere],
+    ["options", {}],
+  ],
+  inspect: [["image", nowhere]],
+  listRecipients: [["image", nowhere]],
+  addRecipients: [
+    ["path", nowhere],
+    ["options", { recipients: [{ environment: {} }] }],
+  ],
+  rotateRecipients: [
+    ["path", nowhere],
+    ["options", {}],
+  ],
+  removeRecipient: [
+    ["path", nowhere],
+    ["options", {}],
+  ],
+  sign: [
+    ["path", nowhere],
+    ["by", { key: privateKey }],
+    ["options", {}],
+  ],
+  verify: [
+    ["path", nowhere],
+    ["options", {}],
+  ],
+  checkExecution: [
+    ["image", nowhere],
+    ["options", {}],
+  ],
+  openInstance: [["name", "x"]],
+  unmount: [["target", nowhere]],
+  allocateSecret: [["size", 1]],
+  startFailure: [["last", []]],
+  userKeyrings: [["env", {}]],
+  userSecretKeyrings: [["env", {}]],
+  "keyring.exportFile": [
+    ["file", nowhere],
+    ["fingerprints", []],
+    ["options", {}],
+  ],
+  "keyring.exportKeys": [
+    ["fingerprints", []],
+    ["options", {}],
+  ],
+  "keyring.importKeys": [
+    ["file", new Uint8Array()],
+    ["origin", "x"],
+    ["options", {}],
+  ],
+  "keyring.inspectKeys": [
+    ["file", new Uint8Array()],
+    ["origin", "x"],
+  ],
+  "keyring.list": [["options", {}]],
+  "keyring.newPair": [
+    ["options", { name: "x", email: "x@example.org", password: { bytes: new Uint8Array(1) } }],
+  ],
+  "keyring.parseFingerprint": [["fingerprint", "x"]],
+  "keyring.pull": [
+    ["fingerprint", "x"],
+    ["server", {}],
+    ["ring", {}],
+  ],
+  "keyring.push": [
+    ["fingerprint", "x"],
+    ["server", {}],
+    ["ring", {}],
+  ],
+  "keyring.remove": [
+    ["fingerprint", "x"],
+    ["options", {}],
+  ],
+  "keyring.ringPath": [["options", {}]],
+  "keyring.search": [
+    ["about", "x"],
+    ["options", {}],
+  ],
+  "certificate.checkCommonName": [["name", "x"]],
+  "certificate.convert": [["options", { input: nowhere, output: nowhere, to: "pem" }]],
+  "certificate.create": [["options", { filePrefix: nowhere, password: { bytes: new Uint8Array(1) } }]],
+  "certificate.info": [
+    ["file", nowhere],
+    ["options", {}],
+  ],
+  "certificate.parseThumbprint": [["thumbprint", "x"]],
+  "sif.openSif": [
+    ["image", nowhere],
+    ["options", {}],
+  ],
+  "sif.addObject": [
+    ["path", nowhere],
+    ["object", { type: 1 }],
+    ["data", new Uint8Array()],
+    ["options", {}],
+  ],
+  "sif.deleteObject": [
+    ["path", nowhere],
+    ["id", 1],
+    ["options", {}],
+  ],
+  "sif.dump": [["image", undefined]],
+  "sif.headerJson": [["image", undefined]],
+  "sif.headerText": [["image", undefined]],
+  "sif.infoJson": [["image", undefined]],
+  "sif.infoText": [["image", undefined]],
+  "sif.listJson": [["image", undefined]],
+  "sif.listText": [["image", undefined]],
+}
+/** They take nothing, or what may be left out. */
+const without = new Set(["listCache", "listInstances", "listMounts", "forbidDumps"])
+
+const wrong: readonly (readonly [string, unknown])[] = [
+  ["null", null],
+  ["a symbol", Symbol("x")],
+  ["a date", new Date(0)],
+]
+
+/** By how a property describes itself: what looks like it and is not. */
+const lookalikes: readonly (readonly [RegExp, readonly unknown[]])[] = [
+  [/ is a plain object/, ["text", 1, true, [], Object.create({ key: 1 })]],
+  [/ is an array/, ["text", 1, {}, new Uint8Array(1), { length: 1, 0: "x" }]],
+  [/ is bytes/, ["text", [1, 2], {}, 16]],
+  [/ is true or false/, ["false", 0, 1, []]],
+  [/ is a string/, [1, true, ["x"], Buffer.from("x")]],
+  [/ is a number/, ["1", NaN, 1n, true]],
+  [/ is a function/, ["text", {}]],
+  [/ is one of /, ["something", 3.5, true]],
+]
+
+for (const [where, file] of [
+  ["the sources", path.join(packageRoot, "lib/index.ts")],
+  ["the package", path.join(packageRoot, "dist/index.js")],
+] as const)
+  describe(`the surface of ${where}`, () => {
+    let api: Api
+    const named = (name: string): Callable => {
+      const [space, inside] = name.split(".")
+      const found = inside === undefined ? api[name] : (api[space ?? ""] as Api)[inside]
+      return found as Callable
+    }
+    before(async () => {
+      api = (await import(pathToFileURL(file).href)) as Api
+    })
+
+    it("is all in this table", () => {
+      const isClass = (value: unknown): boolean => /^class\b/.test(String(value))
+      const functions = Object.entries(api).flatMap(([name, value]) =>
+        typeof value === "function"
+          ? isClass(value)
+            ? []
+            : [name]
+          : typeof value === "object" &&
+              value !== null &&
+              Object.prototype.toString.call(value) === "[object Module]"
+            ? Object.entries(value).flatMap(([inside, one]) =>
+                typeof one === "function" && !isClass(one) ? [`${name}.${inside}`] : [],
+              )
+            : [],
+      )
+      assert.deepEqual(functions.toSorted(), [...Object.keys(calls), ...without].toSorted())
+    })
+
+    for (const [name, args] of Object.entries(calls)) {
+      it(`${name} names each argument that is missing or of another kind`, async () => {
+        const values = args.map(([, value]) => value)
+        for (const [index, [called]] of args.entries())
+          for (const [what, value] of wrong) {
+            const failure = await failureOf(async () => {
+              const result = named(name)(...values.with(index, value))
+              if (name === "sif.dump") await (result as AsyncGenerator).next()
+              return await result
+            })
+            assertNamed(failure, called, `${called}: ${what}`)
+          }
+        if (typeof args[0]?.[1] !== "object" || Object.keys(args[0][1] ?? {}).length > 0)
+          assertNamed(
+            await failureOf(async () => {
+              const result = named(name)()
+              return name === "sif.dump" ? await (result as AsyncGenerator).next() : await result
+            }),
+            args[0]?.[0] ?? "",
+            "nothing at all",
+          )
+      })
+
+      for (const [index, [called, options]] of args.entries()) {
+        if (
+          Object.prototype.toString.call(options) !== "[object Object]" ||
+          called === "by" ||
+          called === "env"
+        )
+          continue
+        it(`${name} names each property of ${called} that is unknown or of another kind`, async () => {
+          const values = args.map(([, value]) => value)
+          const failureWith = async (more: object): Promise<Failure | undefined> =>
+            await failureOf(() => named(name)(...values.with(index, { ...(options as object), ...more })))
+          const unknown = await failureWith({ surprise: undefined })
+          assertNamed(unknown, '"surprise"', "an unknown property")
+          assert.ok(unknown?.name === "TypeError")
+          assertNamed(
+            await failureWith(JSON.parse('{ "__proto__": {} }') as object),
+            "__proto__",
+            "__proto__",
+          )
+          const known = /\(known: (.*)\)$/.exec(unknown.message)?.[1]?.split(", ") ?? []
+          assert.ok(known.length > 0)
+          for (const key of known) {
+            for (const [what, value] of wrong) {
+              const failure = await failureWith({ [key]: value })
+              assertNamed(failure, `.${key}`, `${key}: ${what}`)
+              for (const [says, others] of lookalikes)
+                if (says.test(failure?.message ?? ""))
+                  for (const other of others)
+                    assertNamed(await failureWith({ [key]: other }), `.${key}`, `${key}: ${String(other)}`)
+            }
+          }
+        })
+      }
+    }
+
+    it("suggests what was meant", async () => {
+      assert.match(
+        (await failureOf(() => named("build")({ recipient: [] })))?.message ?? "",
+        /did you mean "recipients"/,
+      )
+    })
+
+    describe("secrets and lists of them", () => {
+      const folder = newFolder("surface")
+      const source = path.join(folder, "tree")
+      const output = path.join(folder, "image.sif")
+      const build = async (options: object): Promise<Failure | undefined> =>
+        await failureOf(() => named("build")({ output, source, ...options }))
+      before(() => {
+        mkdirSync(source, { recursive: true })
+        writeFileSync(path.join(source, "file"), "x")
+      })
+      afterEach(() => {
+        assert.ok(!existsSync(output), "nothing is built")
+      })
+
+      for (const [what, options] of [
+        ["an empty list", { recipients: [] }],
+        ["undefined", { recipients: undefined }],
+        ["a passphrase of no bytes", { recipients: [{ passphrase: { bytes: new Uint8Array() } }] }],
+        ["an environment that names none", { recipients: [{ environment: {} }] }],
+        ["encrypt without recipients", { encrypt: true }],
+        ["a format without recipients", { format: "luks" }],
+        ["an empty list to unlock", { unlock: [] }],
+      ] as const)
+        it(`recipients that are ${what} build no plain image`, async () => {
+          assert.equal((await build(options))?.code, "ERR_KEY_MISSING")
+        })
+
+      const text = "correct horse"
+      for (const [what, options] of [
+        ["as a passphrase", { recipients: [{ passphrase: { bytes: text } }] }],
+        ["as a key", { recipients: [{ key: { bytes: text } }] }],
+        ["for a source", { recipients: [{ passphrase: text }] }],
+        ["for a list", { recipients: text }],
+        ["where bytes are asked for", { recipients: [{ passphrase: { ask: async () => text } }] }],
+        ["of before", { credentials: { passphrase: text } }],
+        ["misspelt", { recipients: [{ pasphrase: { bytes: text } }] }],
+        ["for a key ring", { verify: { keyrings: [text] } }],
+        ["in place of a signer's verification", { verify: undefined }],
+      ] as const)
+        it(`a string ${what} is refused, and not shown`, async () => {
+          const failure = await build(options)
+          assert.equal(failure?.name, "TypeError", failure?.message)
+          assert.ok(!failure.message.includes(text), failure.message)
+        })
+
+      it("a getter is read once, and nothing comes from a prototype", async () => {
+        let reads = 0
+        const failure = await build({
+          get recipients() {
+            return ++reads === 1 ? [] : undefined
+          },
+        })
+        assert.equal(failure?.code, "ERR_KEY_MISSING")
+        assert.equal(reads, 1)
+        const inherited = Object.assign(Object.create({ recipients: [] }), { output, source }) as object
+        assert.equal((await failureOf(() => named("build")(inherited)))?.name, "TypeError")
+      })
+
+      it("what somebody added to Object.prototype is no option", async () => {
+        const existing = path.join(folder, "existing")
+        writeFileSync(existing, "kept")
+        Object.defineProperty(Object.prototype, "force", { value: true, configurable: true })
+        try {
+          assert.equal((await build({ output: existing }))?.code, "ERR_BUILD_EXISTS")
+        } finally {
+          Reflect.deleteProperty(Object.prototype, "force")
+        }
+      })
+    })
+
+    describe("handles that are closed", () => {
+      const folder = newFolder("surface-closed")
+      const image = path.join(folder, "image.sif")
+      before(async () => {
+        const source = path.join(folder, "tree")
+        mkdirSync(source)
+        writeFileSync(path.join(source, "file"), "x")
+        await named("build")(Object.freeze({ output: image, source }))
+      })
+      const argumentsOf: Readonly<Record<string, readonly unknown[]>> = {
+        ...{ exec: [["true"]], run: [], shell: [], test: [] },
+        ...{ startInstance: ["x"], runInstance: ["x"] },
+      }
+
+      it("each method of an image says so, and closing twice is fine", async () => {
+        const opened = (await named("open")(image)) as Record<string, Callable>
+        await opened["close"]?.()
+        await opened["close"]?.()
+        for (const method of Object.getOwnPropertyNames(Object.getPrototypeOf(opened))) {
+          if (method === "constructor" || method === "close") continue
+          const failure = await failureOf(async () => {
+            const result = await opened[method]?.(...(argumentsOf[method] ?? ["/tmp"]))
+            if (method === "createReadStream") await (result as Readable).toArray()
+          })
+          assert.equal(failure?.code, "ERR_SIF_CLOSED", `${method}: ${String(failure?.message)}`)
+        }
+      })
+
+      it("a table that is closed is not read", async () => {
+        const opened = (await (api["sif"] as Record<string, Callable>)["openSif"]?.(image)) as {
+          objects: readonly object[]
+          fd: number
+          data(object: object | undefined, limit: number): Promise<Buffer>
+          [Symbol.asyncDispose](): Promise<void>
+        }
+        await opened[Symbol.asyncDispose]()
+        await opened[Symbol.asyncDispose]()
+        assert.equal((await failureOf(() => opened.data(opened.objects[0], 1 << 30)))?.code, "ERR_SIF_CLOSED")
+        assert.equal((await failureOf(() => opened.fd))?.code, "ERR_SIF_CLOSED")
+      })
+    })
+  })
