@@ -7,3 +7,9 @@ export type Bytes = number
 export function alignUp(value: Bytes, unit: Bytes): Bytes {
   return Math.ceil(value / unit) * unit
 }
+
+/**
+ * Hears how far something is: bytes that are done, of how many, which is undefined until it is known. The last call has both
+ * alike.
+ */
+export type OnProgress = (done: Bytes, total?: Bytes) => void

@@ -25,7 +25,7 @@ import type { Action } from "../runtime/bundle.ts"
 import type { SifPartition } from "../sif/format.ts"
 import { verifyOptions, type VerifyOptions } from "../signing/verify.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
-import type { Bytes } from "../units.ts"
+import type { Bytes, OnProgress } from "../units.ts"
 import { credentialList, Credentials, type CredentialSource } from "../encryption/credentials.ts"
 import { chooseEngine, isReadable, type Startable } from "../runtime/engine.ts"
 import { instanceOptions, startInstance, type Instance, type InstanceOptions } from "./instance.ts"
@@ -140,8 +140,8 @@ export interface ExtractOptions {
   readonly paths?: readonly string[]
   /** Stops it; what was extracted until then stays. */
   readonly signal?: AbortSignal
-  /** Bytes written so far. */
-  readonly onProgress?: (bytes: Bytes) => void
+  /** Bytes written so far, of how many. */
+  readonly onProgress?: OnProgress
 }
 
 const checkList = shape<ListOptions>({ recursive: flag, maxEntries: count, signal: abortSignal })
@@ -385,6 +385,7 @@ export class Image implements AsyncDisposable {
         throw error
       }
     }
+    onProgress?.(bytes, bytes)
     return { entries, bytes }
   }
 

@@ -23,7 +23,7 @@ import { loadAddon } from "../native/load.ts"
 import { DataType, FileSystem, partitionExtra, PARTITION_FACTS, PartitionType } from "../sif/format.ts"
 import { architectureDigits } from "../sif/names.ts"
 import { PARTITION_ALIGNMENT, SifLayout } from "../sif/write.ts"
-import type { Bytes } from "../units.ts"
+import type { Bytes, OnProgress } from "../units.ts"
 import {
   encryptionFormat,
   passphraseKdf,
@@ -53,8 +53,8 @@ export interface OutputOptions {
   readonly force?: boolean
   /** Stops it; nothing is left. */
   readonly signal?: AbortSignal
-  /** Bytes of input so far, about ten times a second. */
-  readonly onProgress?: (bytes: Bytes) => void
+  /** Bytes of input so far, of how many, about ten times a second. */
+  readonly onProgress?: OnProgress
   /** Things worth knowing that are no errors. */
   readonly onNotice?: (text: string) => void
 }
@@ -205,6 +205,15 @@ async function writeTree(options: Options, source: BuildSource, target: TreeTarg
   const { tree } = source
   const { output, offset, cipher, trailer } = target
   let progressError: { readonly error: unknown } | undefined
+  const report = (bytes: Bytes, total: Bytes | undefined): boolean => {
+    try {
+      onProgress?.(bytes, total)
+    } catch (error) {
+      progressError = { error }
+      return false
+    }
+    return signal?.aborted !== true
+  }
   try {
     const write: NonNullable<BuildSource["write"]> =
       source.write ??
@@ -225,16 +234,10 @@ async function writeTree(options: Options, source: BuildSource, target: TreeTarg
         trailer,
         trailerLengthAt: trailer === undefined || source.image !== undefined ? [] : lengthFields(trailer),
       },
-      (bytes) => {
-        try {
-          onProgress?.(bytes)
-        } catch (error) {
-          progressError = { error }
-          return false
-        }
-        return signal?.aborted !== true
-      },
+      (bytes) => report(bytes, "squashfs" in tree ? tree.length : undefined),
     )
+    report(written.inputBytes, written.inputBytes)
+    if (progressError !== undefined) throw new Error("a listener failed")
     const { skippedXattrs = 0 } = written
     if (skippedXattrs > 0)
       options.onNotice?.(

@@ -5,7 +5,7 @@ import { promisify } from "node:util"
 import { SignatureError } from "../errors.ts"
 import type { SifObject } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
-import type { Bytes } from "../units.ts"
+import type { Bytes, OnProgress } from "../units.ts"
 
 /** Algorithms by their name in the metadata; weaker ones, and ones nobody knows, are refused (CVE-2022-39237). */
 const algorithms: Readonly<Record<string, { readonly name: string; readonly size: Bytes }>> = {
@@ -129,10 +129,10 @@ interface Wanted {
 export class ObjectDigests {
   readonly #image: SifImage
   readonly #signal: AbortSignal | undefined
-  readonly #onProgress: ((bytes: Bytes) => void) | undefined
+  readonly #onProgress: OnProgress | undefined
   readonly #wanted = new Map<string, Wanted>()
 
-  constructor(image: SifImage, signal?: AbortSignal, onProgress?: (bytes: Bytes) => void) {
+  constructor(image: SifImage, signal?: AbortSignal, onProgress?: OnProgress) {
     this.#image = image
     this.#signal = signal
     this.#onProgress = onProgress
@@ -156,15 +156,18 @@ export class ObjectDigests {
         else hashes.push(hash)
       }
     const pieces = new Pieces(this.#image)
-    let bytes = 0
-    for (const object of this.#image.objects) {
+    const read = this.#image.objects.flatMap((object) => {
       const hashes = hashesOf.get(object)
-      if (hashes === undefined) continue
+      return hashes === undefined ? [] : [{ object, hashes }]
+    })
+    const total = read.reduce((sum, { object }) => sum + object.size, 0)
+    let bytes = 0
+    for (const { object, hashes } of read) {
       for await (const piece of pieces.of(object)) {
         this.#signal?.throwIfAborted()
         for (const hash of hashes) hash.update(piece)
         bytes += piece.length
-        this.#onProgress?.(bytes)
+        this.#onProgress?.(bytes, total)
       }
     }
     for (const wanted of open) wanted.value = wanted.hash.digest()

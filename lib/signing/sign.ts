@@ -3,7 +3,7 @@ import { SignatureError } from "../errors.ts"
 import { changeSif, type SifChange } from "../file/image-change.ts"
 import { DataType, type SifObject } from "../sif/format.ts"
 import { grouped, type SifImage } from "../sif/open.ts"
-import type { Bytes } from "../units.ts"
+import type { OnProgress } from "../units.ts"
 import { descriptorStream, headerStream, ObjectDigests, sha256Text } from "./digest.ts"
 import { groupOf, groupsOf, lowestId } from "./groups.ts"
 import { metadataText } from "./metadata.ts"
@@ -24,8 +24,8 @@ export interface SignTargets {
   /** Seconds since 1970 that signatures and objects are stamped with; default now. */
   readonly time?: number
   readonly signal?: AbortSignal
-  /** Bytes hashed so far. */
-  readonly onProgress?: (bytes: Bytes) => void
+  /** Bytes hashed so far, of how many. */
+  readonly onProgress?: OnProgress
 }
 
 /** A signature that was added. */

@@ -19,7 +19,7 @@ import { SignatureError } from "../errors.ts"
 import { DataType, PartitionType, type SifLink, type SifObject } from "../sif/format.ts"
 import { grouped, openSif, type SifImage } from "../sif/open.ts"
 import { isVerityTree } from "../sif/verity.ts"
-import type { Bytes } from "../units.ts"
+import type { Bytes, OnProgress } from "../units.ts"
 import { certifiedKey, type SignerCertificate } from "./certificate.ts"
 import { descriptorStream, fits, headerStream, ObjectDigests } from "./digest.ts"
 import { checkSigner, parseEnvelope, verifyEnvelopeSignature, type DsseEnvelope } from "./dsse.ts"
@@ -71,8 +71,8 @@ export interface VerifyOptions {
    */
   readonly legacy?: "primary" | "all"
   readonly signal?: AbortSignal
-  /** Bytes hashed so far. */
-  readonly onProgress?: (bytes: Bytes) => void
+  /** Bytes hashed so far, of how many. */
+  readonly onProgress?: OnProgress
 }
 
 const pathOrBytes: Check<string | Uint8Array> = (value, name) =>

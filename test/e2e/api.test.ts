@@ -4,6 +4,7 @@ import { randomBytes } from "node:crypto"
 import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { pathToFileURL } from "node:url"
+import { PassThrough, Readable } from "node:stream"
 import { text } from "node:stream/consumers"
 import { setTimeout as sleep } from "node:timers/promises"
 import {
@@ -209,6 +210,45 @@ describe("the API", () => {
       ])
       assert.deepEqual([out, err, result.exitCode], ["input", "err\n", 6])
       assert.equal(running.engine, "userspace")
+    })
+
+    for (const when of ["before", "after"])
+      it(`gives all that the payload wrote, asked for ${when} it has ended`, async () => {
+        await using opened = await open(image, { unlock: credentials })
+        const script = "cat; head -c 300000 /dev/zero; echo err >&2; exit 6"
+        await using running = await opened.exec(["sh", "-c", script], options)
+        running.stdin?.end("input")
+        if (when === "after") await running.exited
+        const { exitCode, stdout, stderr } = await running.output()
+        assert.deepEqual([exitCode, stdout.length, stderr.toString()], [6, 300_005, "err\n"])
+        assert.equal(await running.output(), await running.output())
+        assert.equal(running.kill("SIGTERM"), false)
+      })
+
+    it("ends a payload that writes more than is to be kept, and one that takes too long", async () => {
+      await using opened = await open(image, { unlock: credentials })
+      await using noisy = await opened.exec(["cat", "/dev/zero"], options)
+      await assert.rejects(noisy.output({ maxBytes: 1 << 20 }), { code: "ERR_RUN_OUTPUT" })
+      await using slow = await opened.exec(["sleep", "300"], { ...options, timeoutMs: 50 })
+      await assert.rejects(slow.exited, { code: "ERR_RUN_TIMEOUT" })
+      await assert.rejects(slow.output(), { code: "ERR_RUN_TIMEOUT" })
+    })
+
+    it("joins the payload's streams with those that are given: streams and descriptors", async () => {
+      await using opened = await open(image, { unlock: credentials })
+      const file = path.join(folder, "errors")
+      const fd = openSync(file, "w")
+      const written = new PassThrough()
+      await using running = await opened.exec(["sh", "-c", "cat; echo err >&2"], {
+        ...options,
+        stdio: [Readable.from(["in", "put"]), written, fd],
+      })
+      assert.deepEqual([running.stdin, running.stdout, running.stderr], [null, null, null])
+      assert.equal((await running.exited).exitCode, 0)
+      closeSync(fd)
+      assert.equal(String(written.read()), "input")
+      assert.equal(readFileSync(file, "utf8"), "err\n")
+      await assert.rejects(running.output(), TypeError)
     })
 
     it("ends the payload when its handle is disposed of", async () => {
