@@ -7,7 +7,7 @@ import { createCipheriv, createDecipheriv, createHash, hkdfSync, randomFillSync,
 import { EnvironmentError, GocryptfsError } from "../errors.ts"
 import type { NativeRange } from "../native/binding.ts"
 import type { Bytes } from "../units.ts"
-import { DEFAULT_KDF_LIMITS, type KdfLimits } from "./luks-header.ts"
+import { limitsWith, type KdfLimits } from "./luks-header.ts"
 import { freeMemory, requireMemory } from "./memory.ts"
 import { parseStrictJson, type JsonObject, type JsonValue } from "./strict-json.ts"
 import { Tree } from "./tree.ts"
@@ -175,7 +175,7 @@ export function parseGocryptfsConfig(bytes: Buffer, limits: Partial<KdfLimits> |
   integer(kdf["KeyLen"], "KeyLen", KEY_SIZE, KEY_SIZE)
   const cost = { n, r, p }
   const memory = (BLOCK_UNIT * n * r) / 1024
-  checkCost(cost, memory, { ...DEFAULT_KDF_LIMITS, ...limits })
+  checkCost(cost, memory, limitsWith(limits))
   const keySize = IV_SIZE + KEY_SIZE + TAG_SIZE
   const salt = base64(kdf["Salt"], "Salt", MIN_SALT, MAX_SALT)
   return {

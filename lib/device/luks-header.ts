@@ -39,6 +39,12 @@ export const DEFAULT_KDF_LIMITS: KdfLimits = {
   iterations: 8_000_000,
 }
 
+/** The defaults, where they are not replaced: a limit that is undefined is no invitation. */
+export function limitsWith(replaced: Partial<KdfLimits> = {}): KdfLimits {
+  const given = Object.entries(replaced).filter(([, value]) => (value as number | undefined) !== undefined)
+  return { ...DEFAULT_KDF_LIMITS, ...Object.fromEntries(given) }
+}
+
 /** For a header that derives no key, or that was just made here. */
 export const UNLIMITED: KdfLimits = {
   memory: Infinity,
@@ -720,7 +726,7 @@ export function decodeLuksHeader(bytes: Buffer, partitionSize: Bytes, policy: Lu
   checkOverlap(keyslots.map(({ area }) => area))
   const keySize = checkKeySize(first.keySize, "a volume key", segment.value.cipher)
   const slots = keyslots.map(({ value }) => value)
-  checkCost(slots, digest.value, { ...DEFAULT_KDF_LIMITS, ...policy.limits })
+  checkCost(slots, digest.value, limitsWith(policy.limits))
 
   // Nobody needs the part of the keyslots area that no keyslot uses: 16 MiB in what cryptsetup makes.
   const used = alignUp(Math.max(...keyslots.map(({ area }) => area.offset + area.size)), AREA_UNIT)

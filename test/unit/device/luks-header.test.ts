@@ -3,6 +3,7 @@ import { createHash } from "node:crypto"
 import { LuksError, type ErrorCode } from "../../../lib/errors.ts"
 import {
   decodeLuksHeader,
+  kdfLimits,
   parseLuksHeader,
   type LuksHeader,
   type LuksPolicy,
@@ -927,6 +928,16 @@ describe("decodeLuksHeader", () => {
         limits: { memory: 65535 },
       })
       refuses(metadata, "ERR_LUKS_COST", /444311 PBKDF2/, { limits: { iterations: 444310 } })
+    })
+
+    it("S29: stays as it is where the caller replaces something else", () => {
+      const limits = kdfLimits({ memory: 2 ** 22 }, "kdfLimits")
+      refuses(
+        cost((kdf) => (kdf.time = 2 ** 31)),
+        "ERR_LUKS_COST",
+        /KiB times passes; the limit is 8388608/,
+        { limits },
+      )
     })
   })
 
