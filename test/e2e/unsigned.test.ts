@@ -141,7 +141,7 @@ describe("encrypted but unsigned", () => {
       told.map((text) => warning.test(text)),
       [true],
     )
-    await assert.rejects(open(encrypted, { unlock: [], unsigned: "error" }), (error: unknown) => {
+    await assert.rejects(open(encrypted, { unsigned: "error" }), (error: unknown) => {
       assert.ok(error instanceof SignatureError)
       assert.equal(error.code, "ERR_UNSIGNED")
       assert.equal(error.path, encrypted)

@@ -99,7 +99,7 @@ describe("an image with a signed hash tree", () => {
       format: "gocryptfs",
       recipients: [{ key: { file: keys.publicKey } }],
     })
-    await build({ output: images.plain, source: rootTree, recipients: [] })
+    await build({ output: images.plain, source: rootTree })
     for (const image of Object.values(images)) await signWithTree(image)
   })
 
@@ -249,7 +249,7 @@ describe("an image with a signed hash tree", () => {
 
   it("is hashed as a whole where a signature does not cover the tree", async () => {
     const image = path.join(folder, "whole.sif")
-    await build({ output: image, source: rootTree, recipients: [] })
+    await build({ output: image, source: rootTree })
     await signAsItIs(image)
     const { offset, size } = await (async () => {
       await using opened = await sif.openSif(image)
@@ -282,7 +282,7 @@ describe("an image with a signed hash tree", () => {
   it("opens without reading what it does not need: an image of 2 GiB", async function () {
     this.timeout(120_000)
     const image = path.join(folder, "large.sif")
-    await build({ output: image, source: path.join(packageDocs), recipients: [] })
+    await build({ output: image, source: path.join(packageDocs) })
     await makeLarge(image, 2 ** 31 + 2 ** 20)
     await signWithTree(image)
     const pem = testSigner().file
@@ -317,7 +317,7 @@ describe("a hash tree that is wrong", () => {
 
   before(async () => {
     base = path.join(folder, "base.sif")
-    await build({ output: base, source: rootTree, recipients: [] })
+    await build({ output: base, source: rootTree })
     await signWithTree(base)
     const { partition, tree } = await placesOf(base)
     partitionSize = partition.size
@@ -466,7 +466,7 @@ describe("a hash tree that is wrong", () => {
     await sif.deleteObject(gone, 2)
     await assert.rejects(open(gone, { verify: bySigner() }), invalid(/it was signed and is not there/))
     const foreign = path.join(folder, "foreign.sif")
-    await build({ output: foreign, source: rootTree, recipients: [] })
+    await build({ output: foreign, source: rootTree })
     await signWithTree(foreign)
     const theirs = await placesOf(foreign)
     assert.equal(theirs.tree.size, treeSize)

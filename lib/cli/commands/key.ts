@@ -336,11 +336,10 @@ function addExport(key: Command): void {
       ...ringOptions(flags),
       secret: flags.secret === true,
       armor: flags.armor === true,
-      force: flags.force === true,
     }
     const fingerprints = flags.key ?? [await onlyKey(flags)]
     if (file !== "-") {
-      await keyring.exportFile(file, fingerprints, options)
+      await keyring.exportFile(file, fingerprints, { ...options, force: flags.force === true })
       return
     }
     const bytes = await keyring.exportKeys(fingerprints, options)

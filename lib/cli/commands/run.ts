@@ -86,7 +86,13 @@ function addAction(
       refuseSpent(options.preserveFds ?? 0, command.opts())
       if (image.startsWith(INSTANCE)) {
         refuseForInstance(command)
-        await start(openInstance(image.slice(INSTANCE.length)), name, argv, options)
+        // What variables ask for besides was settled when the instance was started.
+        const { stdio, replaceProcess, signal, onNotice, env, envFile, noEnv, cleanEnv } = options
+        const { evaluate, noEval, cwd, app, shell, noUmask } = options
+        await start(openInstance(image.slice(INSTANCE.length)), name, argv, {
+          ...{ stdio, replaceProcess, signal, onNotice, env, envFile, noEnv, cleanEnv },
+          ...{ evaluate, noEval, cwd, app, shell, noUmask },
+        })
         return
       }
       const running = await withCredentials(flags, false, async (credentials) => {
