@@ -485,7 +485,10 @@ export class DefinitionBuild implements AsyncDisposable {
   async run(outputFd: number | undefined, update?: string): Promise<BuildSource> {
     const options = this.#options
     const { source: file, onNotice = () => undefined, onStep = () => undefined, signal } = options
-    const definition = await readDefinition(file, options)
+    const { buildArguments, buildArgumentFile, warnUnusedBuildArguments } = options
+    const definition = await readDefinition(file, {
+      ...{ buildArguments, buildArgumentFile, warnUnusedBuildArguments, onNotice },
+    })
     const last = definition.stages.length - 1
     const wanted = definition.stages.map((stage, index): WantedBase =>
       update !== undefined && index === last ? { kind: "scratch" } : wantedBase(file, stage),

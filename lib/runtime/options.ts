@@ -255,7 +255,8 @@ export const streamRows: Rows<
 > = {
   stdio,
   terminalSize,
-  preserveFds: count,
+  // Its range is said as that of the flag.
+  preserveFds: number(-Infinity, Infinity),
   replaceProcess: replacement,
   shell: path,
   timeoutMs: milliseconds,
