@@ -1,5 +1,5 @@
 // Key rings as programs and the command use them: what lib/signing does, with passwords from wherever they come.
-import { flag, notUndefined, path as filePath, shape } from "../arguments.ts"
+import { abortSignal, flag, notUndefined, path as filePath, shape } from "../arguments.ts"
 import { writeTogether } from "../file/small-files.ts"
 import { SignatureError } from "../errors.ts"
 import {
@@ -67,6 +67,14 @@ export async function newPair(options: NewPairOptions): Promise<KeyFacts> {
   return await makePair({ ...rest, password: password.bytes })
 }
 
+/** How {@link readKeys} reads. */
+export interface ReadKeysOptions {
+  /** Ends the wait for a pipe. */
+  readonly signal?: AbortSignal
+}
+
+const checkReadKeys = shape<ReadKeysOptions>({ signal: abortSignal })
+
 /**
  * The bytes of a file of keys, for {@link importKeys}: a file, a device or a pipe.
  *
@@ -74,9 +82,10 @@ export async function newPair(options: NewPairOptions): Promise<KeyFacts> {
  */
 export async function readKeys(
   file: string,
-  options: { readonly signal?: AbortSignal } = {},
+  options: ReadKeysOptions = {},
 ): Promise<Buffer> {
-  return await readKeyring(file, options.signal)
+  const { signal } = checkReadKeys(options, "options")
+  return await readKeyring(filePath(file, "file"), signal)
 }
 
 /** How {@link importKeys} imports. */

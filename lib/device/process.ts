@@ -1,5 +1,8 @@
 // What this process allows others to see of it.
+import { whole } from "../arguments.ts"
 import { loadAddon } from "../native/load.ts"
+
+const exitStatus = whole(0, 255)
 
 /**
  * Keeps this process out of core dumps, and other processes of the same user from reading its memory. For programs that
@@ -19,5 +22,21 @@ export function forbidDumps(): void {
  * @throws EnvironmentError `ERR_ENV_NO_ADDON`.
  */
 export function exitNow(status: number): never {
-  return loadAddon().exitNow({ status })
+  return loadAddon().exitNow({ status: exitStatus(status, "status") })
+}
+
+/**
+ * Runs `body` so that what it frees is overwritten: for work of others' code with secrets, which frees them as they are. What malloc keeps
+ * at hand for the next who asks is not: that is `body`'s to ask for and write over. Without effect where the C library cannot.
+ *
+ * @see mallopt(3), M_PERTURB
+ */
+export function overwritingFreed<T>(body: () => T): T {
+  const addon = loadAddon()
+  addon.overwriteFreed({ on: true })
+  try {
+    return body()
+  } finally {
+    addon.overwriteFreed({ on: false })
+  }
 }

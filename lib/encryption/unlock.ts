@@ -7,6 +7,7 @@ import { prepareLuks, unlockLuks } from "../device/luks.ts"
 import { readStored } from "../device/verity.ts"
 import { decodeCryptoMessage, MAX_MESSAGE_SIZE } from "../key/crypto-message.ts"
 import { fingerprint } from "../key/fingerprint.ts"
+import { overwritingFreed } from "../device/process.ts"
 import { unwrapSecret } from "../key/rsa-oaep.ts"
 import { Secret } from "../key/secret.ts"
 import type { NativeRange, NativeVerity } from "../native/binding.ts"
@@ -200,7 +201,7 @@ async function unwrapMessage(
     if (error instanceof KeyError) attempt.failure ??= error
     return undefined
   }
-  const secret = unwrapSecret(key, wrapped)
+  const secret = overwritingFreed(() => unwrapSecret(key, wrapped))
   if (secret === undefined) return undefined
   try {
     return new Secret(secret)

@@ -31,14 +31,8 @@ export function wrapSecret(publicKey: KeyObject, secret: Uint8Array): Buffer {
   return Buffer.concat(wrapped)
 }
 
-/** More than malloc keeps at hand of one size for a thread (glibc: 7). */
-const PLACES_AT_HAND = 16
-/** More than it has free of one size where it does not have to look for it. */
-const FREED_PLACES = 128
-
-function places(count: number, size: number): Buffer[] {
-  return Array.from({ length: count }, () => Buffer.allocUnsafeSlow(size))
-}
+/** More than malloc keeps at hand of one size for a thread (glibc: 7, since 2.42 16). */
+const PLACES_AT_HAND = 32
 
 /**
  * Unwraps what {@link wrapSecret} made.
@@ -50,10 +44,6 @@ export function unwrapSecret(privateKey: KeyObject, wrapped: Buffer): Buffer | u
   if (wrapped.length === 0 || wrapped.length % size !== 0 || wrapped.length / size > MAX_CHUNKS)
     return undefined
   const chunks: Buffer[] = []
-  // privateDecrypt decrypts into a place as large as the modulus, moves the secret to one of its size and frees the first one
-  // unwiped. If malloc has no place of that size at hand, it keeps the one that is freed at hand, and gives it to whoever asks next;
-  // otherwise it would join what is free around it.
-  const written = places(PLACES_AT_HAND, size)
   try {
     for (let at = 0; at < wrapped.length; at += size)
       chunks.push(privateDecrypt({ key: privateKey, ...scheme }, wrapped.subarray(at, at + size)))
@@ -66,7 +56,10 @@ export function unwrapSecret(privateKey: KeyObject, wrapped: Buffer): Buffer | u
     return undefined
   } finally {
     for (const chunk of chunks) chunk.fill(0)
-    written.push(...places(FREED_PLACES, size))
-    for (const place of written) place.fill(0)
+    // privateDecrypt decrypts into a place as large as the modulus, moves the secret to one of its size and frees the first one
+    // unwiped. Malloc keeps that at hand for whoever asks next, or lets it join what is free around it: then it is for the caller to have
+    // it overwritten (lib/device/process.ts), since this needs nothing native.
+    const places = Array.from({ length: PLACES_AT_HAND }, () => Buffer.allocUnsafeSlow(size))
+    for (const place of places) place.fill(0)
   }
 }

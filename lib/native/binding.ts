@@ -356,6 +356,8 @@ export interface NativeAddon {
   forbidDumps(): void
   /** _exit(2): waits for no thread, as every other way out does. */
   exitNow(options: { readonly status: number }): never
+  /** Has free() write over what it frees, where the C library can. */
+  overwriteFreed(options: { readonly on: boolean }): void
   /** The descriptor of a file in memory with these bytes, at its start. Not for secrets. */
   memoryFile(options: { readonly name: string; readonly bytes: Uint8Array }): number
   /** The descriptor of a pipe that gives these bytes (at most 4096), then its end. */

@@ -1,3 +1,4 @@
+#include <malloc.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -63,6 +64,16 @@ Napi::Value ForbidDumps(const Napi::CallbackInfo& info) {
 Napi::Value ExitNow(const Napi::CallbackInfo& info) {
   // Whatever waits for threads on its way out waits for what they do.
   _exit(ReadInt(ReadObject(info[0], "options"), "status"));
+}
+
+Napi::Value OverwriteFreed(const Napi::CallbackInfo& info) {
+  const bool on = ReadBoolean(ReadObject(info[0], "options"), "on");
+#ifdef M_PERTURB
+  mallopt(M_PERTURB, on ? 0xff : 0);
+#else
+  static_cast<void>(on);
+#endif
+  return info.Env().Undefined();
 }
 
 Napi::Value MakeMemoryFile(const Napi::CallbackInfo& info) {

@@ -59,7 +59,7 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
     ["options", {}],
   ],
   readMetadata: [
-    ["image", nowhere],
+    ["path", nowhere],
     ["options", {}],
   ],
   inspect: [["image", nowhere]],
@@ -93,6 +93,7 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
   unmount: [["target", nowhere]],
   allocateSecret: [["size", 1]],
   startFailure: [["last", []]],
+  exitNow: [["status", 300]],
   userKeyrings: [["env", {}]],
   userSecretKeyrings: [["env", {}]],
   "keyring.exportFile": [
@@ -102,6 +103,10 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
   ],
   "keyring.exportKeys": [
     ["fingerprints", []],
+    ["options", {}],
+  ],
+  "keyring.readKeys": [
+    ["file", nowhere],
     ["options", {}],
   ],
   "keyring.importKeys": [
@@ -380,6 +385,7 @@ for (const [where, file] of [
           const failure = await failureOf(async () => {
             const result = await opened[method]?.(...(argumentsOf[method] ?? ["/tmp"]))
             if (method === "createReadStream") await (result as Readable).toArray()
+            if (method === "walk") await (result as AsyncGenerator).next()
           })
           assert.equal(failure?.code, "ERR_SIF_CLOSED", `${method}: ${String(failure?.message)}`)
         }
