@@ -87,7 +87,8 @@ export function readName(content: Buffer): Name {
       if (tag === DerTag.bitString) new DerReader(value.bytes).bits()
       else if (!(tag in decoders) && !opaqueTags.includes(tag)) throw new DerError("a text in it is none")
       const text = decoders[tag]?.(bytes)
-      if (type === EMAIL_ADDRESS && text !== undefined) emailAddresses.push(text)
+      // One whose characters are not known is an address that is within no constraint.
+      if (type === EMAIL_ADDRESS) emailAddresses.push(text ?? "")
       // What is no text is compared as it stands. No text has a line end any more.
       attributes.push(
         `${type}${text === undefined ? `#${tag.toString(16)}${bytes.toString("hex")}` : `=${prepared(text)}`}`,
@@ -105,6 +106,11 @@ export function isWithin(name: Name, subtree: Name): boolean {
 
 export function isSameName(one: Name, other: Name): boolean {
   return one.relativeNames.length === other.relativeNames.length && isWithin(one, other)
+}
+
+/** The same text for the same name, and for no other one. */
+export function nameKey({ relativeNames }: Name): string {
+  return relativeNames.join("\0") // which no text has any more
 }
 
 /**

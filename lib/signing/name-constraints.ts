@@ -138,6 +138,7 @@ function isMailWithin(address: string, constraint: string): boolean {
 
 function isAddressWithin(address: Buffer, network: Buffer): boolean {
   const size = network.length / 2
+  if (address.length !== 4 && address.length !== 16) throw new Inapplicable()
   return (
     address.length === size &&
     address.every((byte, at) => ((byte ^ (network[at] ?? 0)) & (network[size + at] ?? 0)) === 0)
@@ -169,6 +170,12 @@ function matches(name: GeneralName, base: GeneralName): boolean {
   throw new Inapplicable()
 }
 
+/** What comparing costs, in comparisons of short names. */
+function weight(name: GeneralName): number {
+  if (name.form === "directoryName") return 1 + name.name.relativeNames.length
+  return "text" in name ? 1 + name.text.length / 32 : 1
+}
+
 const isOfForm = (one: GeneralName, other: GeneralName): boolean =>
   one.form === other.form && (one.form !== "other" || (other.form === "other" && one.tag === other.tag))
 
@@ -182,11 +189,13 @@ export function isPermitted(
   constraints: readonly NameConstraints[],
   spend: (comparisons: number) => void,
 ): boolean {
-  spend(constraints.reduce((sum, { permitted, excluded }) => sum + permitted.length + excluded.length, 0))
+  const own = weight(name)
+  for (const { permitted, excluded } of constraints)
+    for (const base of [...permitted, ...excluded]) spend(isOfForm(name, base) ? own + weight(base) : 1)
   try {
     return constraints.every(({ permitted, excluded }) => {
-      const own = permitted.filter((base) => isOfForm(name, base))
-      if (own.length > 0 && !own.some((base) => matches(name, base))) return false
+      const ofForm = permitted.filter((base) => isOfForm(name, base))
+      if (ofForm.length > 0 && !ofForm.some((base) => matches(name, base))) return false
       return !excluded.some((base) => isOfForm(name, base) && matches(name, base))
     })
   } catch (error) {

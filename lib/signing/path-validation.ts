@@ -4,6 +4,7 @@
 import type { KeyFacts } from "../key/admission.ts"
 import { DerReader, DerTag } from "../key/der.ts"
 import { isSameName, type Certificate } from "../key/x509.ts"
+import type { Bytes } from "../units.ts"
 import {
   isPermitted,
   namesOf,
@@ -208,6 +209,8 @@ function prepare(state: State, issuer: Candidate, isAnchor: boolean): void {
 
 /** Spends from what may be spent, or throws. */
 export type Spend = (comparisons: number) => void
+/** Bytes of a certificate that cost as much as one comparison. */
+const BYTES: Bytes = 32
 
 /**
  * Does the path hold? That each certificate may be where it is by itself ({@link issuerTrouble}, {@link signerTrouble}), that names chain and that
@@ -226,15 +229,16 @@ export function validatePath(anchor: Candidate, path: readonly Candidate[], spen
     policyMapping: Infinity,
     maxPathLength: Infinity,
   }
+  spend(anchor.certificate.der.length / BYTES)
   prepare(state, anchor, true)
   for (const [index, candidate] of path.entries()) {
     const isLast = index === path.length - 1
     const { certificate, profile, name } = candidate
+    spend(certificate.der.length / BYTES + (state.policies?.size ?? 0)) // what is linear in these
     if (isLast || !isSelfIssued(candidate))
       for (const certified of namesOf(certificate.subject, profile.alternativeNames))
         if (!isPermitted(certified, state.constraints, spend))
           throw new PathError(`${name} has a name that an authority above it may not certify`) // 6.1.3 (b), (c)
-    spend(profile.policies?.length ?? 0)
     followPolicies(state, candidate, state.inhibitAnyPolicy > 0 || (!isLast && isSelfIssued(candidate)))
     if (state.explicitPolicy === 0 && state.policies === undefined)
       throw new PathError(`${name} is under no policy that is valid, and one is required`) // 6.1.3 (f)
