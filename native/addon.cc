@@ -15,6 +15,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("openTree", Napi::Function::New<OpenTree>(env));
   exports.Set("publishFile", Napi::Function::New<PublishFile>(env));
   exports.Set("lockFile", Napi::Function::New<LockFile>(env));
+  exports.Set("lockRange", Napi::Function::New<LockRange>(env));
   exports.Set("wipeRange", Napi::Function::New<WipeRange>(env));
   exports.Set("unmountPath", Napi::Function::New<UnmountPath>(env));
   exports.Set("writeVerityTree", Napi::Function::New<WriteVerityTree>(env));

@@ -11,6 +11,7 @@ import {
   isOwnedByRoot,
   isSameFile,
   layerOf,
+  lockSource,
   openFile,
   Resources,
   unlockedSource,
@@ -144,7 +145,8 @@ export async function openBindImages(
       const [{ source, image } = refuse("", "nothing")] = group
       const writable = group.some(({ readOnly }) => !readOnly)
       for (const bind of group) numbers.set(bind, images.length)
-      images.push(await openOne(source, image.id, writable, options, resources))
+      const opened = await openOne(source, image.id, writable, options, resources)
+      images.push(await lockSource(opened, "ERR_RUN_BIND", "ERR_RUN_BIND", options, resources))
     }
     return new OpenedBindImages(images, numbers, resources)
   } catch (error) {

@@ -1,13 +1,10 @@
 // What is known of instances: a file each in a folder that is its user's alone. A file is a claim, not a fact: what it says
 // of a process is held against the process before it is used.
 import {
-  chmodSync,
   closeSync,
   constants,
   existsSync,
   fstatSync,
-  lstatSync,
-  mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
@@ -16,9 +13,9 @@ import {
   statSync,
   writeFileSync,
 } from "node:fs"
-import { homedir, hostname } from "node:os"
 import path from "node:path"
-import { lockFolder } from "../device/lock.ts"
+import { lockFolder } from "../native/lock.ts"
+import { ownFolder } from "../native/private-folder.ts"
 import { RunError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import { starterPath } from "../native/load.ts"
@@ -56,79 +53,13 @@ export function checkName(name: string): void {
     throw new RunError("ERR_INSTANCE_NAME", `not a name for an instance: ${JSON.stringify(name)}`)
 }
 
-/** A folder that others can put nothing into. */
-function isTrusted(folder: string, uid: number): boolean {
-  const found = lstatSync(folder, { throwIfNoEntry: false })
-  return found?.isDirectory() === true && found.uid === uid && (found.mode & 0o022) === 0
-}
-
-/** Makes a folder of mode 0700, or takes the one that is there: it must be just that, and no link. */
-function privateFolder(folder: string, uid: number): string {
-  try {
-    mkdirSync(folder, { mode: 0o700 })
-    chmodSync(folder, 0o700)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error
-  }
-  const found = lstatSync(folder)
-  if (!found.isDirectory() || found.uid !== uid || (found.mode & 0o077) !== 0)
-    throw new RunError(
-      "ERR_INSTANCE_FOLDER",
-      `${folder}: not a folder of the user ${uid} alone (mode 0700)`,
-      { path: folder },
-    )
-  return folder
-}
-
 /**
- * `base` must be there and the user's alone; what is below it is made. undefined: another place is needed.
- *
- * @throws RunError `ERR_INSTANCE_FOLDER`: nobody but the user can have spoilt it.
- */
-function folderBelow(base: string, names: readonly string[], uid: number): string | undefined {
-  if (!path.isAbsolute(base) || !isTrusted(base, uid)) return undefined
-  try {
-    return names.reduce((folder, name) => privateFolder(path.join(folder, name), uid), base)
-  } catch (error) {
-    if (error instanceof RunError) throw error
-    return undefined // nothing can be made there
-  }
-}
-
-function homeCache(): string {
-  const cache = process.env["XDG_CACHE_HOME"]
-  if (cache !== undefined && path.isAbsolute(cache)) return cache
-  try {
-    return path.join(homedir(), ".cache")
-  } catch {
-    return "" // neither the environment nor the system knows one
-  }
-}
-
-/**
- * Where the files of this user's instances are: in memory, where the system has a place for that. What others may write, such as
- * /tmp, comes last: the first who comes there could keep the place from its user.
+ * Where the files of this user's instances are.
  *
  * @throws RunError `ERR_INSTANCE_FOLDER`.
  */
 export function instanceFolder(): string {
-  const uid = process.geteuid?.() ?? 0
-  for (const base of uid === 0 ? ["/run"] : [process.env["XDG_RUNTIME_DIR"] ?? "", `/run/user/${uid}`]) {
-    const folder = folderBelow(base, ["sifcrypt", "instances"], uid)
-    if (folder !== undefined) return folder
-  }
-  const cache = homeCache()
-  if (cache !== "" && isTrusted(path.dirname(cache), uid)) {
-    try {
-      mkdirSync(cache, { mode: 0o700 })
-    } catch {
-      // It is there, or cannot be: seen below.
-    }
-    // A home may be seen from many machines, and processes are this one's.
-    const folder = folderBelow(cache, ["sifcrypt-instances", encodeURIComponent(hostname()) || "here"], uid)
-    if (folder !== undefined) return folder
-  }
-  return privateFolder(`${privateFolder(`/tmp/sifcrypt-${uid}`, uid)}/instances`, uid)
+  return ownFolder("instances")
 }
 
 /** When a process started; undefined: there is none. */

@@ -11,6 +11,7 @@ import {
   isOwnedByRoot,
   isSameFile,
   layerOf,
+  lockSource,
   openFile,
   Resources,
   unlockedSource,
@@ -200,7 +201,14 @@ export async function openOverlays(
         "ERR_RUN_OVERLAY",
         `only one overlay can be written, not ${writable.map((one) => one.path).join(" and ")}`,
       )
-    return new OpenedOverlays(found, resources)
+    const locked: Found[] = []
+    for (const one of found)
+      locked.push(
+        one.kind === "directory"
+          ? one
+          : await lockSource(one, "ERR_RUN_OVERLAY_BUSY", "ERR_RUN_OVERLAY", options, resources),
+      )
+    return new OpenedOverlays(locked, resources)
   } catch (error) {
     await resources[Symbol.asyncDispose]()
     throw error

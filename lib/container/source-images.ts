@@ -1,8 +1,9 @@
 // Images beside the one that is run, as the starter takes them: squashfs, ext, or what is in a SIF.
 import { fstatSync } from "node:fs"
 import { open, type FileHandle } from "node:fs/promises"
+import { lockOpenFile } from "../native/lock.ts"
 import type { LuksPolicy } from "../device/luks-header.ts"
-import { EnvironmentError, RunError } from "../errors.ts"
+import { EnvironmentError, RunError, type ErrorCode } from "../errors.ts"
 import type { ConcreteEngine, StarterLayer, StarterSource } from "../runtime/starter-protocol.ts"
 import type { SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
@@ -26,6 +27,8 @@ export interface SourceImage {
   readonly source: StarterSource
   /** Whoever runs this could have made it: a file of root's that nobody else can write, and no part of an image. */
   readonly isTrusted: boolean
+  /** Of one that is locked: {@link lockSource}. */
+  readonly lockFd?: number | undefined
 }
 
 const SQUASHFS_MAGIC = Buffer.from("hsqs", "latin1")
@@ -53,6 +56,31 @@ export async function openFile(file: string, writable: boolean): Promise<FileHan
     if (writable && (code === "EACCES" || code === "EROFS" || code === "EPERM")) return await open(file, "r")
     throw cause
   })
+}
+
+/** The container before may still be letting go of it. */
+const PATIENCE_MS = 2000
+
+/**
+ * Locks the file of an ext file system until all who hold it have closed it: one that is written is used by one container.
+ *
+ * @throws RunError `busy`; `refused`: it cannot be written.
+ */
+export async function lockSource(
+  found: SourceImage,
+  busy: ErrorCode,
+  refused: ErrorCode,
+  { signal }: SourceOptions,
+  resources: Resources,
+): Promise<SourceImage> {
+  const { kind, path, writable, source } = found
+  if (kind === "squashfs") return found
+  const lock = await lockOpenFile(source.fd, writable, PATIENCE_MS, signal).catch((cause: unknown) => {
+    if ((cause as NodeJS.ErrnoException).code !== "EBADF") throw cause
+    throw new RunError(refused, `${path}: it cannot be opened for writing`, { path, cause })
+  })
+  if (lock === undefined) throw new RunError(busy, `${path}: another container uses it`, { path })
+  return { ...found, lockFd: resources.use(lock).fd }
 }
 
 /** Is the open file the very one that the other opening of its path gave? */
@@ -110,7 +138,7 @@ export async function unlockedSource(
  * @throws EnvironmentError, RunError `ERR_RUN_OVERLAY`: this engine cannot have it.
  */
 export function layerOf(found: SourceImage, engine: ConcreteEngine): StarterLayer {
-  const { kind, path: file, writable, source, isTrusted } = found
+  const { kind, path: file, writable, source, isTrusted, lockFd } = found
   if (kind === "squashfs") {
     // No kernel reads gocryptfs.
     const only = source.unlocked?.kind === "gocryptfs" ? "userspace" : engine
@@ -138,5 +166,5 @@ export function layerOf(found: SourceImage, engine: ConcreteEngine): StarterLaye
         "else can write; the userspace engine takes it",
       { path: file },
     )
-  return { kind: "ext", engine, writable, source }
+  return { kind: "ext", engine, writable, source, lockFd }
 }

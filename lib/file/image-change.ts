@@ -15,9 +15,8 @@ import {
   variants,
 } from "../arguments.ts"
 import { open, stat, type FileHandle } from "node:fs/promises"
-import { setTimeout as sleep } from "node:timers/promises"
+import { lockOpenFile, type HeldFile } from "../native/lock.ts"
 import { SifError } from "../errors.ts"
-import { loadAddon } from "../native/load.ts"
 import { alignUp, type Bytes } from "../units.ts"
 import {
   changeHeader,
@@ -396,9 +395,6 @@ export async function changeFile<T>(
   }
 }
 
-/** How long to wait for somebody else who changes the same image, and how often to look. */
-const PATIENCE_MS = 5000
-const PAUSE_MS = 20
 const PAGE_SIZE: Bytes = 4096
 
 function changeable(file: FileHandle): ChangeableFile {
@@ -427,26 +423,30 @@ function changeable(file: FileHandle): ChangeableFile {
   }
 }
 
+interface LockedFile {
+  readonly file: FileHandle
+  readonly lock: HeldFile
+}
+
 /** The file under its lock; undefined: it is another one by now. */
-async function openLocked(path: string, options: ChangeOptions): Promise<FileHandle | undefined> {
-  const { patienceMs = PATIENCE_MS, signal } = options
+async function openLocked(path: string, options: ChangeOptions): Promise<LockedFile | undefined> {
   const file = await open(path, "r+")
+  let lock: HeldFile | undefined
   try {
     if (!(await file.stat()).isFile())
       throw new SifError("ERR_SIF_MAGIC", `${path}: not a SIF image: not a regular file`, { path })
-    for (let waited = 0; !(await loadAddon().lockFile(file.fd)); waited += PAUSE_MS) {
-      signal?.throwIfAborted()
-      if (waited >= patienceMs)
-        throw new SifError("ERR_SIF_BUSY", `${path}: somebody else is changing it`, { path })
-      await sleep(PAUSE_MS)
-    }
+    lock = await lockOpenFile(file.fd, true, options.patienceMs, options.signal)
+    if (lock === undefined)
+      throw new SifError("ERR_SIF_BUSY", `${path}: somebody else is changing it`, { path })
     const [ours, theirs] = [await file.stat(), await stat(path)]
-    if (ours.dev === theirs.dev && ours.ino === theirs.ino) return file
+    if (ours.dev === theirs.dev && ours.ino === theirs.ino) return { file, lock }
   } catch (error) {
     await file.close()
+    await lock?.[Symbol.asyncDispose]()
     throw error
   }
   await file.close()
+  await lock[Symbol.asyncDispose]()
   return undefined
 }
 
@@ -461,15 +461,16 @@ export async function changeSif<T>(
   change: (image: SifChange, file: FileHandle) => Promise<T>,
   options: ChangeOptions = {},
 ): Promise<T> {
-  let file: FileHandle | undefined
-  while (file === undefined) file = await openLocked(path, options)
+  let locked: LockedFile | undefined
+  while (locked === undefined) locked = await openLocked(path, options)
+  const { file, lock } = locked
   try {
-    const handle = file
-    return await changeFile(changeable(handle), path, async (image) => await change(image, handle), options)
+    return await changeFile(changeable(file), path, async (image) => await change(image, file), options)
   } catch (error) {
     throw named(error, path)
   } finally {
     await file.close()
+    await lock[Symbol.asyncDispose]()
   }
 }
 

@@ -349,6 +349,16 @@ export interface NativeAddon {
   }): Promise<void>
   /** Takes the exclusive lock (flock) of an open file; false: somebody else has it. It goes when the file is closed. */
   lockFile(fd: number): Promise<boolean>
+  /**
+   * Takes the lock (F_OFD_SETLK) of a range of an open file, up to any end for a `length` of 0; says who keeps it from us: a
+   * writer, or nobody but `readers`, who need no write permission. `exclusive` needs a file that is open for writing.
+   */
+  lockRange(options: {
+    readonly fd: number
+    readonly start: number
+    readonly length: number
+    readonly exclusive: boolean
+  }): Promise<"none" | "writer" | "readers">
   /** Overwrites what is not a hole in a part of a file with zeros, syncs it, and makes it a hole where that can be. */
   wipeRange(options: { readonly fd: number; readonly offset: number; readonly size: number }): Promise<void>
   unmountPath(options: { readonly path: string; readonly lazy: boolean }): Promise<void>

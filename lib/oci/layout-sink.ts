@@ -3,16 +3,14 @@
 import { constants } from "node:fs"
 import { mkdir, open, readdir, readFile, type FileHandle } from "node:fs/promises"
 import path from "node:path"
-import { setTimeout as sleep } from "node:timers/promises"
 import { BuildError, OciError } from "../errors.ts"
-import { loadAddon } from "../native/load.ts"
+import { lockOpenFile } from "../native/lock.ts"
 import { contentFits } from "./digest.ts"
 import { blobName, checkLayoutVersion, NAME, parseLayoutIndex } from "./layout.ts"
 import { MAX_DOCUMENT, type Descriptor } from "./manifest.ts"
 import { VerifiedBlob, type Document, type ImageSink } from "./sink.ts"
 import { TEMPORARY, TemporaryFile } from "./temporary-file.ts"
 
-const POLL_MS = 50
 const MODE = 0o666
 const EMPTY_INDEX = Buffer.from('{"schemaVersion":2,"manifests":[]}')
 
@@ -99,17 +97,21 @@ export class LayoutSink implements ImageSink {
   }
 
   /** One at a time changes the index. */
-  async #lock(): Promise<FileHandle> {
+  async #lock(): Promise<AsyncDisposable> {
     // The one file that is never replaced. NFS locks only what is open for writing.
     const file = await this.#disk(open(path.join(this.name, "oci-layout"), "r+"))
-    try {
-      while (!(await this.#disk(loadAddon().lockFile(file.fd))))
-        await sleep(POLL_MS, undefined, { ...(this.#signal === undefined ? {} : { signal: this.#signal }) })
-      return file
-    } catch (error) {
-      await file.close()
-      this.#signal?.throwIfAborted()
-      throw error
+    const lock = await this.#disk(lockOpenFile(file.fd, true, Infinity, this.#signal)).catch(
+      async (error: unknown) => {
+        await file.close()
+        this.#signal?.throwIfAborted()
+        throw error
+      },
+    )
+    return {
+      [Symbol.asyncDispose]: async () => {
+        await file.close()
+        await lock?.[Symbol.asyncDispose]()
+      },
     }
   }
 
@@ -142,7 +144,7 @@ export class LayoutSink implements ImageSink {
         throw new OciError("ERR_OCI_LIMIT", `${this.name}: an index of more than ${MAX_DOCUMENT} bytes`)
       await this.#save("index.json", [bytes])
     } finally {
-      await lock.close()
+      await lock[Symbol.asyncDispose]()
     }
   }
 

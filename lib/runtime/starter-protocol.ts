@@ -30,6 +30,8 @@ export type StarterLayer =
       readonly engine: ConcreteEngine
       readonly writable: boolean
       readonly source: StarterSource
+      /** A lock that is held open as long as it is mounted. */
+      readonly lockFd?: number | undefined
       /** Every file's owner, instead of what the image says. */
       readonly owner?: { readonly uid: number; readonly gid: number } | undefined
     }
@@ -219,6 +221,7 @@ function layerWords(layer: StarterLayer, descriptors: Descriptors): string[] {
       ? [`path=${layer.path}`]
       : [
           ...imageWords(layer.source, layer.engine, descriptors),
+          ...(layer.lockFd === undefined ? [] : [`lock-fd=${descriptors.share(layer.lockFd)}`]),
           ...(layer.owner === undefined ? [] : [`owner=${layer.owner.uid}:${layer.owner.gid}`]),
         ]),
   ]

@@ -20,7 +20,7 @@ import { mkdir, open, readdir, rename, rm, type FileHandle } from "node:fs/promi
 import path from "node:path"
 import type { Key, PrivateKey, PublicKey } from "openpgp"
 import { readBounded } from "../bounded-file.ts"
-import { lockFolder } from "../device/lock.ts"
+import { lockFolder, type HeldFolder } from "../native/lock.ts"
 import { SignatureError } from "../errors.ts"
 import { keysIn, splitKeys } from "./key-packets.ts"
 import { MAX_KEYRING_SIZE } from "./openpgp.ts"
@@ -315,7 +315,7 @@ async function changeRing<T>(
   const folder = path.dirname(files.publicFile)
   await makeFolder(folder, isGlobal)
   check(files, options)
-  let lock: FileHandle | undefined
+  let lock: HeldFolder | undefined
   try {
     lock = await lockFolder(folder)
   } catch (cause) {
@@ -333,13 +333,13 @@ async function changeRing<T>(
     // The private key first: a public one whose private half was lost on the way looks as if there had been none.
     if (secretKeys.changed && files.secretFile !== undefined) {
       const { bytes } = secretKeys
-      await replaceFile(lock, files.secretFile, bytes, OWN_FILE_MODE)
+      await replaceFile(lock.handle, files.secretFile, bytes, OWN_FILE_MODE)
       bytes.fill(0)
     }
-    if (publicKeys.changed) await replaceFile(lock, files.publicFile, publicKeys.bytes, mode)
+    if (publicKeys.changed) await replaceFile(lock.handle, files.publicFile, publicKeys.bytes, mode)
     return result
   } finally {
-    await lock.close()
+    await lock[Symbol.asyncDispose]()
   }
 }
 

@@ -15,6 +15,7 @@ Napi::Value BuildTree(const Napi::CallbackInfo& info);        // build.cc
 Napi::Value OpenTree(const Napi::CallbackInfo& info);         // tree.cc
 Napi::Value PublishFile(const Napi::CallbackInfo& info);      // publish.cc
 Napi::Value LockFile(const Napi::CallbackInfo& info);         // publish.cc
+Napi::Value LockRange(const Napi::CallbackInfo& info);        // publish.cc
 Napi::Value WipeRange(const Napi::CallbackInfo& info);        // publish.cc
 Napi::Value UnmountPath(const Napi::CallbackInfo& info);      // publish.cc
 Napi::Value WriteVerityTree(const Napi::CallbackInfo& info);  // verity.cc

@@ -27,6 +27,20 @@ Napi::Value LockFile(const Napi::CallbackInfo& info) {
       [](Napi::Env env, bool locked) { return Napi::Boolean::New(env, locked); });
 }
 
+Napi::Value LockRange(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  return RunAsync(
+      info.Env(),
+      [file = UniqueFd::Duplicate(ReadInt(options, "fd")), start = ReadUnsigned(options, "start"),
+       length = ReadUnsigned(options, "length"), exclusive = ReadBoolean(options, "exclusive")] {
+        return publish::LockRange(file.get(), static_cast<int64_t>(start), static_cast<int64_t>(length), exclusive);
+      },
+      [](Napi::Env env, publish::Holder holder) -> Napi::Value {
+        const char* const names[] = {"none", "writer", "readers"};
+        return Napi::String::New(env, names[static_cast<size_t>(holder)]);
+      });
+}
+
 Napi::Value UnmountPath(const Napi::CallbackInfo& info) {
   const Napi::Object options = ReadObject(info[0], "options");
   return RunAsync(

@@ -72,6 +72,39 @@ bool Lock(int fd) {
   return true;
 }
 
+Holder LockRange(int fd, int64_t start, int64_t length, bool exclusive) {
+  const auto range = [&](int type) {
+    struct flock lock {};
+    lock.l_type = static_cast<short>(type);
+    lock.l_whence = SEEK_SET;
+    lock.l_start = start;
+    lock.l_len = length;
+    return lock;
+  };
+  // What would keep a lock of this type away from us.
+  const auto blocker = [&](int type) {
+    struct flock lock = range(type);
+    CheckErrno(fcntl(fd, F_OFD_GETLK, &lock), "fcntl");
+    return lock.l_type;
+  };
+  for (;;) {
+    struct flock lock = range(exclusive ? F_WRLCK : F_RDLCK);
+    if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return Holder::kNone;
+    if (errno == EINTR) continue;
+    if (errno != EAGAIN && errno != EACCES) throw SystemError(errno, "fcntl");
+    if (!exclusive) return Holder::kWriter;
+    switch (blocker(F_WRLCK)) {
+      case F_UNLCK:
+        continue;  // gone meanwhile
+      case F_WRLCK:
+        return Holder::kWriter;
+      default:
+        // It is the first that is told, and a writer may be behind it: only such a one keeps readers away.
+        return blocker(F_RDLCK) == F_UNLCK ? Holder::kReaders : Holder::kWriter;
+    }
+  }
+}
+
 void Unmount(const std::string& path, bool lazy) {
   CheckErrno(umount2(path.c_str(), UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)), "umount2");
 }

@@ -14,13 +14,15 @@
 namespace sifcrypt::starter {
 namespace {
 
+constexpr mode_t kWorkMode = 0700;
+
 bool IsDirectory(const std::string& path) {
   struct stat info {};
   return lstat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode);
 }
 
-void MakeUnlessThere(const std::string& path, const std::string& name) {
-  if (mkdir(path.c_str(), 0755) != 0 && errno != EEXIST)
+void MakeUnlessThere(const std::string& path, mode_t mode, const std::string& name) {
+  if (mkdir(path.c_str(), mode) != 0 && errno != EEXIST)
     throw SystemError(errno, "overlay", name + ": cannot make a folder in it: " + std::strerror(errno));
   // A link would lead to somewhere else.
   if (!IsDirectory(path)) throw SystemError(ENOTDIR, "overlay", name + ": upper or work in it is no folder");
@@ -53,8 +55,16 @@ Layers::Layers(const std::vector<LayerOptions>& layers, const std::string& folde
       read_only_.push_back(has_upper ? upper : target);
       continue;
     }
-    MakeUnlessThere(target + "/upper", name);
-    MakeUnlessThere(target + "/work", name);
+    MakeUnlessThere(target + "/upper", 0755, name);
+    const std::string work = target + "/work";
+    MakeUnlessThere(work, kWorkMode, name);
+    if (layer.kind == LayerOptions::Kind::kDirectory) {
+      // A folder cannot be open for writing, so whoever may read this one could lock it: nobody else has any business in it.
+      // One that is somebody else's stays as he has it.
+      static_cast<void>(!chmod(work.c_str(), kWorkMode));
+      // Read-only ones may be used by several at once, and while they are written: as the peers have it.
+      mounts_.LockFolder(work, name);
+    }
     struct stat upper {};
     // What is stored as somebody's who is not mapped here cannot be written through a user namespace.
     if (stat((target + "/upper").c_str(), &upper) == 0 && geteuid() == 0 && upper.st_uid != 0 && IsWrittenByFuse(layer))

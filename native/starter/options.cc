@@ -186,6 +186,7 @@ LayerOptions ParseLayer(std::string_view text, const std::string& name) {
     if (value != "1") throw UsageError("--layer: writable is 1 or not given");
     layer.writable = true;
   });
+  known.AddDescriptor("lock-fd", false, layer.lock_fd);
   known.AddText("path", false, layer.path);
   std::vector<std::string> parts;
   while (!text.empty()) {

@@ -79,6 +79,8 @@ struct LayerOptions {
   std::string path;
   /// Of the others. A kExt of the userspace engine is plain.
   ImageOptions image;
+  /// Of a kExt: a lock of the caller's, to be held open as long as it is mounted.
+  int lock_fd = -1;
 };
 
 /// A line of a user or group map, as user_namespaces(7) has them.

@@ -96,7 +96,10 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
     kept.insert(kept.end(), {image.key_fd, image.metadata_fd});
   };
   keep(options.image);
-  for (const LayerOptions& other : OtherImages(options)) keep(other.image);
+  for (const LayerOptions& other : OtherImages(options)) {
+    keep(other.image);
+    kept.push_back(other.lock_fd);
+  }
   CloseAllBut(kept);
   CheckErrno(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
   // Outside, so that a failure is told before what it leaves is taken away: a server that ends would be told of first.
@@ -120,7 +123,8 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
     servers.clear();
     close(options.image.image_fd);
     for (const LayerOptions& other : OtherImages(options))
-      if (other.image.image_fd >= 0) close(other.image.image_fd);
+      for (const int fd : {other.image.image_fd, other.lock_fd})
+        if (fd >= 0) close(fd);
     Runtime runtime(session, options, signals, group);
     runtime.Start();
     for (const int fd : PreservedDescriptors(options)) close(fd);

@@ -43,10 +43,11 @@ SourceMounts::~SourceMounts() {
       umount2(mounts_.back().c_str(), UMOUNT_NOFOLLOW | MNT_DETACH);
 }
 
-void SourceMounts::Hold(int fd, bool writable, const std::string& name) {
-  UniqueFd held = UniqueFd::Duplicate(fd);
+void SourceMounts::LockFolder(const std::string& path, const std::string& name) {
+  UniqueFd held(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!held) throw SystemError(errno, operation_, name + ": " + std::strerror(errno));
   const int64_t give_up = NowMs() + kLockMs;
-  while (flock(held.get(), (writable ? LOCK_EX : LOCK_SH) | LOCK_NB) != 0) {
+  while (flock(held.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) throw SystemError(errno, operation_, name + ": " + std::strerror(errno));
     if (NowMs() >= give_up) throw SystemError(EBUSY, operation_, name + ": another container uses it");
     const timespec pause{0, kLockPeriodNs};
@@ -58,16 +59,11 @@ void SourceMounts::Hold(int fd, bool writable, const std::string& name) {
 void SourceMounts::Add(const LayerOptions& source, const std::string& target, const Channel* server) {
   const std::string name = NameOf(source);
   switch (source.kind) {
-    case LayerOptions::Kind::kDirectory: {
+    case LayerOptions::Kind::kDirectory:
       if (mount(source.path.c_str(), target.c_str(), nullptr, MS_BIND | MS_REC, nullptr) != 0)
         throw SystemError(errno, operation_, name + ": " + std::strerror(errno));
       mounts_.push_back(target);
-      // Read-only ones may be used by several at once, and while they are written: as the peers have it.
-      if (!source.writable) return;
-      const UniqueFd directory(open(target.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-      if (!directory) throw SystemError(errno, operation_, name + ": " + std::strerror(errno));
-      return Hold(directory.get(), true, name);
-    }
+      return;
     case LayerOptions::Kind::kSquashfs:
       if (source.image.engine == Engine::kKernel) {
         MountWithKernel(source.image, target);
@@ -79,7 +75,9 @@ void SourceMounts::Add(const LayerOptions& source, const std::string& target, co
       mounts_.push_back(target);
       return;
     case LayerOptions::Kind::kExt:
-      Hold(source.image.image_fd, source.writable, name);
+      // Locked by the caller: the locks are those of the open files.
+      locks_.push_back(UniqueFd::Duplicate(source.image.image_fd));
+      if (source.lock_fd >= 0) locks_.push_back(UniqueFd::Duplicate(source.lock_fd));
       if (source.image.engine == Engine::kKernel) {
         MountWithKernel(source.image, target, KernelFileSystem::kExt, source.writable);
         mounts_.push_back(target);

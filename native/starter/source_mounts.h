@@ -20,19 +20,19 @@ class SourceMounts {
   /// Writes what is left and unmounts, last first.
   ~SourceMounts();
 
-  /// Mounts one on an existing folder. `server`: of a squashfs of the userspace engine. SystemError of the operation (EBUSY:
-  /// another container writes it), "mount", "fuse", "server" and KernelMount's.
+  /// Mounts one on an existing folder. `server`: of a squashfs of the userspace engine. SystemError of the operation,
+  /// "mount", "fuse", "server" and KernelMount's.
   void Add(const LayerOptions& source, const std::string& target, const Channel* server);
+  /// Keeps a folder for us until all is unmounted. SystemError of the operation, EBUSY: another container has it.
+  void LockFolder(const std::string& path, const std::string& name);
   const std::vector<FuseHelper>& helpers() const { return helpers_; }
 
  private:
-  void Hold(int fd, bool writable, const std::string& name);
-
   const char* operation_;
   const char* access_;
   std::vector<std::string> mounts_;
   std::vector<FuseHelper> helpers_;
-  /// Open and locked for as long as they are mounted.
+  /// Open, and what was locked stays so, for as long as they are mounted.
   std::vector<UniqueFd> locks_;
 };
 

@@ -3,7 +3,7 @@ import assert from "node:assert/strict"
 import { copyFileSync, renameSync, statSync, writeFileSync } from "node:fs"
 import { open, readFile } from "node:fs/promises"
 import path from "node:path"
-import { loadAddon } from "../../../lib/native/load.ts"
+import { lockOpenFile } from "../../../lib/native/lock.ts"
 import {
   addObject,
   changeFile,
@@ -225,9 +225,10 @@ describe("changeSif", () => {
   it("says that somebody else does not finish", async function () {
     this.timeout(20_000)
     const file = newImage()
-    const other = await open(file, "r")
+    const other = await open(file, "r+")
+    const lock = await lockOpenFile(other.fd, true)
     try {
-      assert.equal(await loadAddon().lockFile(other.fd), true)
+      assert.ok(lock)
       const before = await readFile(file)
       await assert.rejects(addObject(file, { type: DataType.generic }, Buffer.alloc(1)), {
         name: "SifError",
@@ -237,14 +238,16 @@ describe("changeSif", () => {
       assert.ok((await readFile(file)).equals(before))
     } finally {
       await other.close()
+      await lock?.[Symbol.asyncDispose]()
     }
     await addObject(file, { type: DataType.generic }, Buffer.alloc(1))
   })
 
   it("changes the image that has the name when its turn comes", async () => {
     const file = newImage()
-    const holder = await open(file, "r")
-    assert.equal(await loadAddon().lockFile(holder.fd), true)
+    const holder = await open(file, "r+")
+    const lock = await lockOpenFile(holder.fd, true)
+    assert.ok(lock)
     const waiting = addObject(file, { type: DataType.generic }, Buffer.from("x"))
     copyFileSync(file, `${file}.new`)
     renameSync(`${file}.new`, file)
@@ -252,6 +255,7 @@ describe("changeSif", () => {
     assert.equal(statSync(`/proc/self/fd/${holder.fd}`).nlink, 0)
     const oldContent = await holder.readFile()
     await holder.close()
+    await lock[Symbol.asyncDispose]()
     await waiting
     assert.equal(oldContent.length, old)
     await using image = await openSif(file)
