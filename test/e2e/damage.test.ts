@@ -16,9 +16,12 @@ import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { finish, isRoot, runProgram, sifcrypt, sifcryptOk, startSifcrypt, userId } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
+import { seeded } from "../support/random.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
+
+const random = seeded()
 
 describe("a damaged image", () => {
   const keys = testKeys()
@@ -85,8 +88,7 @@ describe("a damaged image", () => {
     for (let i = 0; i < 40; i++) {
       const changed = Buffer.from(bytes)
       // The superblock and the tables at the end, where the structure is.
-      const at =
-        i % 2 === 0 ? start + Math.floor(Math.random() * 96) : end - 1 - Math.floor(Math.random() * 2000)
+      const at = i % 2 === 0 ? start + random(96) : end - 1 - random(2000)
       changed[at] = randomBytes(1)[0]!
       writeFileSync(file, changed)
       const target = newFolder("changed", userId)

@@ -17,9 +17,12 @@ import {
 } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { holdsFuse, mountsIn, processesOfGroup, waitFor, type ProcessInfo } from "../support/processes.ts"
+import { seeded } from "../support/random.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
+
+const random = seeded()
 
 const kills = Number(process.env["SIFCRYPT_KILLS"] ?? 12)
 const firstGroup = 73_000
@@ -112,7 +115,7 @@ describe("killed at a random moment", () => {
         throw new Error(`the command ended with ${child.exitCode}`)
       return victim(processesOfGroup(group), child.pid ?? 0)
     })
-    await sleep(Math.random() * upTo)
+    await sleep(random(upTo))
     try {
       process.kill(found.pid, "SIGKILL")
     } catch {
@@ -175,7 +178,7 @@ describe("killed at a random moment", () => {
           const group = nextGroup++
           const child = startSifcrypt(args, { as, group })
           const end = finish(child)
-          await sleep(Math.random() * 300)
+          await sleep(random(300))
           child.kill("SIGKILL")
           await end
           // A mount that was complete outlives its command, as it should: then it can be used and unmounted.

@@ -15,9 +15,12 @@ import {
 import { fingerprint } from "../../lib/key/fingerprint.ts"
 import { finish, sifcryptOk, startSifcrypt, userId } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
+import { seeded } from "../support/random.ts"
 import { newFolder } from "../support/scratch.ts"
 import { repeat } from "../support/soak.ts"
 import { makeRootTree } from "../support/trees.ts"
+
+const random = seeded()
 
 const kills = Number(process.env["SIFCRYPT_KILLS"] ?? 100)
 const width = 3
@@ -77,7 +80,7 @@ describe("a change of recipients, killed", () => {
         })
         const end = finish(child)
         // Most of it is the start of the program, before anything is written.
-        await sleep(longest * (0.3 + 0.7 * Math.random()))
+        await sleep(longest * (0.3 + 0.0007 * random(1000)))
         child.kill("SIGKILL")
         await end
         const recipients: Recipient[] = await listRecipients(image)

@@ -24,9 +24,12 @@ import {
   waitFor,
   type ProcessInfo,
 } from "../support/processes.ts"
+import { seeded } from "../support/random.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
+
+const random = seeded()
 
 const users: readonly As[] = isRoot ? ["self", "user"] : ["user"]
 const nameOf = (as: As): string => (as === "self" && isRoot ? "root" : "an ordinary user")
@@ -207,7 +210,7 @@ find . | sort > /etc/list
           const marked = ++group
           const child = start(["-F", ...userspace, "killed.sif", "killed.def"], { group: marked })
           const victim = await waitFor(name, () => find(processesOfGroup(marked), child.pid ?? 0))
-          const delay = Math.floor(Math.random() * 400)
+          const delay = random(400)
           await sleep(delay)
           process.kill(victim.pid, "SIGKILL")
           const { status, stderr } = await finish(child)

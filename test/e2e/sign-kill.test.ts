@@ -6,9 +6,12 @@ import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { sif, sign, verify } from "../../lib/index.ts"
 import { finish, sifcryptOk, startSifcrypt } from "../support/cli.ts"
+import { seeded } from "../support/random.ts"
 import { newFolder } from "../support/scratch.ts"
 import { repeat } from "../support/soak.ts"
 import { vector, vectorPath } from "../vectors/load.ts"
+
+const random = seeded()
 
 const kills = Number(process.env["SIFCRYPT_KILLS"] ?? 100)
 const width = 3
@@ -46,7 +49,7 @@ describe("a signer, killed", () => {
       const child = startSifcrypt(args(image), { as: "self" })
       const end = finish(child)
       // Most of it is the start of the program, before anything is written.
-      await sleep(longest * (0.4 + 0.7 * Math.random()))
+      await sleep(longest * (0.4 + 0.0007 * random(1000)))
       child.kill("SIGKILL")
       await end
       const after = readFileSync(image)

@@ -19,6 +19,7 @@ import { nativeVerity, readVerityTree } from "../../lib/signing/verity.ts"
 import { packageRoot, runProgram, sifcrypt, sifcryptOk, userId } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { mountsIn } from "../support/processes.ts"
+import { seeded } from "../support/random.ts"
 import { newFolder } from "../support/scratch.ts"
 import { describeTree, makeRootTree } from "../support/trees.ts"
 import {
@@ -30,6 +31,8 @@ import {
   signWithTree,
   testSigner,
 } from "../support/verity.ts"
+
+const random = seeded()
 
 const keys = testKeys()
 const credentials = [{ key: { file: keys.privateKey } }]
@@ -157,7 +160,7 @@ describe("an image with a signed hash tree", () => {
       const { partition } = await placesOf(image)
       let refused = 0
       for (let i = 0; i < 25; i++) {
-        const at = partition.offset + Math.floor(Math.random() * partition.size)
+        const at = partition.offset + random(partition.size)
         flipBit(image, at, i % 8)
         try {
           await using opened = await open(image, { unlock: credentials, verify: bySigner() })

@@ -4,6 +4,7 @@ import { closeSync, openSync, readSync, writeFileSync, writeSync } from "node:fs
 import path from "node:path"
 import { sif, sign, type VerifyOptions } from "../../lib/index.ts"
 import { isVerityTree } from "../../lib/sif/verity.ts"
+import { seeded } from "./random.ts"
 import { newFolder } from "./scratch.ts"
 
 /** A signer, made once. */
@@ -60,6 +61,8 @@ export function flipBit(file: string, at: number, bit: number = 0): void {
   }
 }
 
+let random: ReturnType<typeof seeded> | undefined
+
 /** Turns over one random bit in each of `count` random blocks of a range, and tells which. */
 export function flipBlocks(
   file: string,
@@ -67,12 +70,8 @@ export function flipBlocks(
   count: number,
 ): ReadonlySet<number> {
   const blocks = new Set<number>()
-  while (blocks.size < count) blocks.add(Math.floor(Math.random() * (range.size / 4096)))
-  for (const block of blocks)
-    flipBit(
-      file,
-      range.offset + block * 4096 + Math.floor(Math.random() * 4096),
-      Math.floor(Math.random() * 8),
-    )
+  random ??= seeded()
+  while (blocks.size < count) blocks.add(random(Math.floor(range.size / 4096)))
+  for (const block of blocks) flipBit(file, range.offset + block * 4096 + random(4096), random(8))
   return blocks
 }

@@ -5,6 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises"
 import { open, unmount, type Image } from "../../lib/index.ts"
 import { finish, startSifcrypt } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
+import { seeded } from "../support/random.ts"
 import {
   assertSettles,
   cheapImageForBoth,
@@ -16,6 +17,8 @@ import {
   withKey,
   type KernelState,
 } from "./guest.ts"
+
+const random = seeded()
 
 /** How often each process is killed. */
 const kills = Number(process.env["SIFCRYPT_KILLS"] ?? 3)
@@ -94,7 +97,7 @@ describe("killed with the kernel engine", function () {
   ] as const)
     it(`${what}, ${kills} times: nothing is left`, async () => {
       for (let i = 0; i < kills; i++) {
-        const delay = Math.floor(Math.random() * startMs)
+        const delay = random(Math.ceil(startMs))
         const ended = opened
           .exec(["/bin/sleep", "1000"], { engine: "kernel" })
           .then((running) => running.exited)
@@ -116,7 +119,7 @@ describe("killed with the kernel engine", function () {
 
   it(`the launcher, ${kills} times: nothing is left`, async () => {
     for (let i = 0; i < kills; i++) {
-      const delay = Math.floor(Math.random() * startMs)
+      const delay = random(Math.ceil(startMs))
       const launcher = startSifcrypt(
         ["exec", "--engine", "kernel", "--pem-path", testKeys().privateKey, image, "/bin/sleep", "1000"],
         { as: "self" },
@@ -137,7 +140,7 @@ describe("killed with the kernel engine", function () {
   it(`the starter of a mount, ${kills} times: what was not reported does not stay`, async () => {
     for (let i = 0; i < kills; i++) {
       const point = mountPoint()
-      const delay = Math.floor(Math.random() * 300)
+      const delay = random(300)
       const ended = opened.mount(point, { engine: "kernel", detached: true }).then(
         () => true,
         () => false,

@@ -7,9 +7,12 @@ import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { finish, startSifcrypt } from "../support/cli.ts"
 import { processesBelow, waitFor } from "../support/processes.ts"
+import { seeded } from "../support/random.ts"
 import { newFolder } from "../support/scratch.ts"
 import { makeRootTree } from "../support/trees.ts"
 import { assertSettles, kernelState, needsDeviceMapper, type KernelState } from "./guest.ts"
+
+const random = seeded()
 
 /** How often each process is killed. */
 const kills = Number(process.env["SIFCRYPT_KILLS"] ?? 1)
@@ -103,7 +106,7 @@ dd if=/dev/zero of=/data/large bs=1M count=48 2>/dev/null
           },
           60_000,
         )
-        const delay = Math.floor(Math.random() * 1500)
+        const delay = random(1500)
         await sleep(delay)
         try {
           process.kill(victim, "SIGKILL")

@@ -16,6 +16,7 @@ import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { build, open, unmount, type OpenOptions } from "../../lib/index.ts"
 import { testKeys } from "../support/keys.ts"
+import { seeded } from "../support/random.ts"
 import { newFolder } from "../support/scratch.ts"
 import { describeTree, makeRootTree } from "../support/trees.ts"
 import { bySigner, flipBit, flipBlocks, placesOf, signWithTree } from "../support/verity.ts"
@@ -29,6 +30,8 @@ import {
   output,
   type KernelState,
 } from "./guest.ts"
+
+const random = seeded()
 
 const kills = Number(process.env["SIFCRYPT_KILLS"] ?? 3)
 /** A mount takes about so long here. */
@@ -168,7 +171,7 @@ describe("hash trees with the kernel engine", function () {
         () => true,
         () => false,
       )
-      await sleep(Math.random() * mountMs)
+      await sleep(random(mountMs))
       for (const pid of readdirSync("/proc").filter((name) => /^\d+$/.test(name)))
         try {
           // The starter and not its watchdogs, which are its children and look like it.
