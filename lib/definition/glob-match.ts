@@ -49,7 +49,12 @@ function letterSet(text: string, expression: string): RegExp {
   }
 }
 
-function parse(text: string): Piece[] {
+/** Groups in groups, shallow enough for every stack. */
+const MAX_NESTED = 64
+
+function parse(text: string, nested: number = 0): Piece[] {
+  if (nested > MAX_NESTED)
+    throw new BuildError("ERR_BUILD_SOURCE", `a pattern with more than ${MAX_NESTED} groups in each other`)
   const pieces: Piece[] = []
   const letters = (wanted: string): void => {
     pieces.push({ kind: "letter", fits: (letter) => letter === wanted })
@@ -59,7 +64,7 @@ function parse(text: string): Piece[] {
     const close = "@?*+!".includes(letter) && text[at + 1] === "(" ? closing(text, at + 1, "(", ")") : -1
     const set = letter === "[" ? /^\[([!^]?)(\]?[^\]]*)\]/.exec(text.slice(at)) : null
     if (close > 0) {
-      const choices = splitTop(text.slice(at + 2, close), "|").map(parse)
+      const choices = splitTop(text.slice(at + 2, close), "|").map((choice) => parse(choice, nested + 1))
       pieces.push({ kind: "group", operator: letter, choices })
       at = close + 1
     } else if (set !== null) {

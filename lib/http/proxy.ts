@@ -64,6 +64,11 @@ export function proxyFor(url: URL, environment: Environment): URL | undefined {
   const parsed = new URL(text)
   if (parsed.protocol !== "http:" && parsed.protocol !== "https:")
     throw new Error(`the proxy ${parsed.protocol}//${parsed.host} is of a kind that is not supported`)
+  try {
+    for (const part of [parsed.username, parsed.password]) decodeURIComponent(part)
+  } catch (cause) {
+    throw new Error(`the name or password for the proxy ${parsed.host} is wrongly encoded`, { cause })
+  }
   return parsed
 }
 

@@ -124,6 +124,14 @@ describe("expandGlob", () => {
       assert.throws(() => matcher(pattern), { code: "ERR_BUILD_SOURCE" })
   })
 
+  it("refuses groups in groups that no stack holds, with a code", () => {
+    for (const nested of [1365, 65])
+      assert.throws(() => matcher("@(".repeat(nested) + "a" + ")".repeat(nested)), {
+        code: "ERR_BUILD_SOURCE",
+      })
+    assert.equal(matcher("@(".repeat(64) + "a" + ")".repeat(64))("a"), true)
+  })
+
   it("matches a leading dot only when asked to", () => {
     assert.equal(partMatcher("*")(".x"), false)
     assert.equal(partMatcher(".*")(".x"), true)

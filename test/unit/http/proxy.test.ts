@@ -37,7 +37,11 @@ describe("proxyFor", () => {
     })
 
   it("shows no password of a proxy that it cannot use", () => {
-    for (const wrong of ["socks5://user:secret@proxy.test", "http://user:secret@a b"])
+    for (const wrong of [
+      "socks5://user:secret@proxy.test",
+      "http://user:secret@a b",
+      "http://user:secret%zz@a",
+    ])
       assert.throws(
         () => proxyFor(new URL("https://a.test/"), { HTTPS_PROXY: wrong }),
         ({ message }: Error) => !message.includes("secret"),
