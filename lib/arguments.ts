@@ -138,12 +138,16 @@ export function list<T>(check: Check<T>): Check<T[]> {
   }
 }
 
-/** A name to a string, or to nothing, as `process.env` is. */
+/** A name to a string, or to nothing, as `process.env` is. A copy. */
 export const variables: Check<Readonly<Record<string, string | undefined>>> = (value, name) => {
   if (Object.prototype.toString.call(value) !== "[object Object]")
     throw wrongType(name, "an object of strings, as process.env is", value)
-  for (const [key, one] of Object.entries(value as object)) if (one !== undefined) text(one, `${name}.${key}`)
-  return value as Readonly<Record<string, string | undefined>>
+  return Object.fromEntries(
+    Object.entries(value as object).map(([key, one]: [string, unknown]) => [
+      key,
+      one === undefined ? undefined : text(one, `${name}.${key}`),
+    ]),
+  )
 }
 
 export function required<T>(check: Check<T>): Required<T> {

@@ -1,5 +1,6 @@
 // Where the bytes of keys and passphrases come from: files, descriptors, a command. Each is read once and bounded.
 import { spawn } from "node:child_process"
+import { createHmac, randomBytes } from "node:crypto"
 import { close, read, readdirSync, readFileSync, readlinkSync } from "node:fs"
 import { promisify } from "node:util"
 import { bytes, callback, count, path, required, shape, variants, type Check } from "../arguments.ts"
@@ -14,7 +15,10 @@ export type SecretSource =
   | { readonly file: string }
   /** A descriptor of this process: 0, 3 or above. It is read to its end, once, and closed. */
   | { readonly fd: number }
-  /** Copied; the caller wipes its own, which {@link allocateSecret} makes so that this wipes every copy. */
+  /**
+   * Copied when they are needed, and an error if they have changed by then: the caller wipes its own, which {@link allocateSecret}
+   * makes so that this wipes every copy, when the promise of the call has settled.
+   */
   | { readonly bytes: Uint8Array }
   /**
    * For /bin/sh, as of a vault or gpg; what it writes to its standard output. Its environment is this process's without the
@@ -34,10 +38,46 @@ export type SecretSource =
 
 type Form<K extends string> = Extract<SecretSource, Readonly<Record<K, unknown>>>
 
+/** Of this process alone, so that no mark of a passphrase helps to guess it. */
+let markKey: Buffer | undefined
+
+function markOf(secret: Uint8Array): Buffer {
+  return createHmac("sha256", (markKey ??= randomBytes(32)))
+    .update(secret)
+    .digest()
+}
+
+/** What bytes were when they were given. */
+const marks = new WeakMap<SecretSource, Buffer>()
+
+const bytesForm = shape<Form<"bytes">>({ bytes: required(bytes) })
+
+/**
+ * Bytes are read long after they are looked at, when all that can refuse has had its say. Whoever wipes them too early (`return build(…)`
+ * before a `finally` that wipes) would encrypt for as many NUL bytes.
+ */
+const marked: Check<SecretSource> = (value, name) => {
+  const source = bytesForm(value, name)
+  marks.set(source, markOf(source.bytes))
+  return source
+}
+
+/** A copy of what was given. */
+function copyOfGiven(source: Form<"bytes">, what: string): Buffer {
+  const copy = copyOf(source.bytes)
+  const mark = marks.get(source)
+  if (mark === undefined || mark.equals(markOf(copy))) return copy
+  copy.fill(0)
+  throw Object.assign(
+    new TypeError(`${what}: its bytes were wiped or changed before the promise of the call had settled`),
+    { code: "ERR_INVALID_ARG_VALUE" },
+  )
+}
+
 export const secretSource: Check<SecretSource> = variants<SecretSource>({
   file: shape<Form<"file">>({ file: required(path) }),
   fd: shape<Form<"fd">>({ fd: required(count) }),
-  bytes: shape<Form<"bytes">>({ bytes: required(bytes) }),
+  bytes: marked,
   command: shape<Form<"command">>({ command: required(path) }),
   ask: shape<Form<"ask">>({ ask: required(callback) }),
 })
@@ -219,7 +259,7 @@ export async function readSecret(
   source: SecretSource,
   { limit, what, text = false, attempt = 1, signal }: Reading,
 ): Promise<{ readonly bytes: Buffer; readonly origin: string } | undefined> {
-  if ("bytes" in source) return { bytes: copyOf(source.bytes), origin: what }
+  if ("bytes" in source) return { bytes: copyOfGiven(source, what), origin: what }
   if ("ask" in source) {
     const answer: unknown = await source.ask(what, attempt)
     if (answer === undefined) return undefined

@@ -337,6 +337,39 @@ for (const [where, file] of [
           assert.ok(!failure.message.includes(text), failure.message)
         })
 
+      const early = (give: (bytes: Uint8Array) => unknown): Promise<Failure | undefined> => {
+        const secret = Buffer.from(text)
+        // `return build(…)` before a `finally` that wipes.
+        const call = failureOf(() => give(secret))
+        secret.fill(0)
+        return call
+      }
+      const certificates = (): Record<string, Callable> => api["certificate"] as Record<string, Callable>
+      for (const [what, give] of [
+        ["a passphrase", (bytes) => build({ recipients: [{ passphrase: { bytes } }] })],
+        ["a key", (bytes) => build({ recipients: [{ key: { bytes } }] })],
+        [
+          "a new password",
+          (bytes) => certificates()["create"]?.({ filePrefix: output, password: { bytes }, bits: 2048 }),
+        ],
+      ] as readonly (readonly [string, (bytes: Uint8Array) => unknown])[])
+        it(`the bytes of ${what} that are wiped too early encrypt for no NUL bytes`, async () => {
+          const failure = await early(async (bytes) => {
+            const refused = await give(bytes)
+            if (refused !== undefined) throw refused as Error
+          })
+          assertNamed(failure, "its bytes were wiped or changed", what)
+          assert.equal(failure?.name, "TypeError")
+          assert.ok(!existsSync(`${output}.pfx`))
+        })
+
+      it("variables count as they were when they were given", async () => {
+        const environment: Record<string, string> = {}
+        const call = build({ recipients: [{ environment }] })
+        environment["SIFCRYPT_ENCRYPTION_PASSPHRASE"] = text
+        assert.equal((await call)?.code, "ERR_KEY_MISSING")
+      })
+
       it("a getter is read once, and nothing comes from a prototype", async () => {
         let reads = 0
         const failure = await build({
