@@ -8,13 +8,14 @@
 # switches with a plus sign, and names an address for the debugger that no kernel lets a stream listen on.
 #
 # Only special built-ins, which no function of the environment replaces; names that no payload knows, as one may be exported; no program but Node.
+# Where bash is the shell, SHELLOPTS of the environment may have it print each variable, a passphrase too.
+set +xv -f
 IFS='
 '
-set -f
 for SIFCRYPT_START_NAME in $(export -p); do
-  SIFCRYPT_START_NAME=${SIFCRYPT_START_NAME#export }
-  SIFCRYPT_START_NAME=${SIFCRYPT_START_NAME#declare -x } # bash, unless it is called sh
+  # As export NAME, declare -x NAME or typeset -x NAME: each shell has its own.
   SIFCRYPT_START_NAME=${SIFCRYPT_START_NAME%%=*}
+  SIFCRYPT_START_NAME=${SIFCRYPT_START_NAME##* }
   case $SIFCRYPT_START_NAME in
     *[!A-Za-z0-9_]*) ;;
     NODE_* | UV_* | OPENSSL_* | ICU_DATA)
@@ -43,6 +44,7 @@ for SIFCRYPT_START_NAME do
       ;;
   esac
 done
+set +f # where SHELLOPTS is exported, helper programs would have it, too
 eval "unset -v SIFCRYPT_START_NAME SIFCRYPT_START_COUNT SIFCRYPT_START_WORDS SIFCRYPT_START_ALL
 exec node --inspect-port='[ff00::]:1024' -- \"\$0\" + $SIFCRYPT_START_ALL$SIFCRYPT_START_WORDS"
 */

@@ -165,6 +165,16 @@ describe("the interpreter and what is meant for others", () => {
     assertUntouched("ls")
   })
 
+  it("a shell that is told by the environment to print what it does prints no passphrase", async () => {
+    const shells = at("shells")
+    mkdirSync(shells)
+    symlinkSync("/bin/bash", path.join(shells, "sh"))
+    const passphrase = "never to be printed"
+    const env = { SHELLOPTS: "xtrace:verbose", SIFCRYPT_ENCRYPTION_PASSPHRASE: passphrase }
+    const { stderr } = await runProgram([path.join(shells, "sh"), cli, "ls", at("image.sif")], { env })
+    assert.doesNotMatch(stderr, new RegExp(passphrase))
+  })
+
   it("thousands of words are passed on as they are", async () => {
     const many = Array.from({ length: 2345 }, (_, index) => (index % 7 === 0 ? `-${index}` : `${index}`))
     const { text } = await sifcryptOk([...exec, "echo", "--", ...many])
