@@ -47,12 +47,14 @@ export type { RingEnvironment } from "../signing/rings.ts"
 
 /** A new key pair. */
 export interface NewPairOptions extends Omit<PairOptions, "password"> {
-  /** undefined leaves the private key readable by whoever reads the file. */
-  readonly password: SecretSource | undefined
+  /** Of the private key. */
+  readonly password?: SecretSource
+  /** Without a password: whoever reads the file has the private key. */
+  readonly plain?: boolean
 }
 
-/** A password that got lost on the way here is a mistake: who wants none says `undefined`. */
-const checkPair = shape<NewPairOptions>({ ...pairRows, password: secretSource })
+/** A password that got lost on the way here is a mistake: who wants none says `plain`. */
+const checkPair = shape<NewPairOptions>({ ...pairRows, password: secretSource, plain: flag })
 
 /**
  * Makes a key pair in the user's own ring.
@@ -61,9 +63,15 @@ const checkPair = shape<NewPairOptions>({ ...pairRows, password: secretSource })
  * `ERR_KEYRING_INSECURE`, `ERR_KEYRING_BUSY`, `ERR_KEYRING_WRITE`.
  */
 export async function newPair(options: NewPairOptions): Promise<KeyFacts> {
-  const { password: source, ...rest } = checkPair(options, "options")
-  if (source === undefined) return await makePair(rest)
-  using password = await newPassword(source, options.email)
+  const { password: source, plain = false, ...rest } = checkPair(options, "options")
+  if (plain) {
+    if (source !== undefined)
+      throw Object.assign(new TypeError("options.password and options.plain exclude each other"), {
+        code: "ERR_INVALID_ARG_VALUE",
+      })
+    return await makePair(rest)
+  }
+  using password = await newPassword(source, rest.email)
   return await makePair({ ...rest, password: password.bytes })
 }
 

@@ -2,8 +2,6 @@
 import { whole } from "../arguments.ts"
 import { loadAddon } from "../native/load.ts"
 
-const exitStatus = whole(0, 255)
-
 /**
  * Keeps this process out of core dumps, and other processes of the same user from reading its memory. For programs that
  * are about to hold keys; the command does it before it reads one. Cannot be undone, and ends at the next exec.
@@ -14,6 +12,8 @@ const exitStatus = whole(0, 255)
 export function forbidDumps(): void {
   loadAddon().forbidDumps()
 }
+
+const exitStatus = whole(0, 255)
 
 /**
  * Ends this process with a status, whatever its threads are doing: `process.exit` waits for what runs on Node's thread pool, and a

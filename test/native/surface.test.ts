@@ -92,8 +92,8 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
   openInstance: [["name", "x"]],
   unmount: [["target", nowhere]],
   allocateSecret: [["size", 1]],
-  startFailure: [["last", []]],
   exitNow: [["status", 300]],
+  startFailure: [["last", []]],
   userKeyrings: [["env", {}]],
   userSecretKeyrings: [["env", {}]],
   "keyring.exportFile": [
@@ -362,6 +362,18 @@ for (const [where, file] of [
           assert.equal(failure?.name, "TypeError")
           assert.ok(!existsSync(`${output}.pfx`))
         })
+
+      it("a private key whose password got lost is not written without one", async () => {
+        const newPair = (api["keyring"] as Record<string, Callable>)["newPair"]
+        const ring = path.join(folder, "ring")
+        for (const lost of [{}, { password: undefined }]) {
+          const failure = await failureOf(() =>
+            newPair?.({ folder: ring, name: "x", email: "x@example.org", type: "ed25519", ...lost }),
+          )
+          assert.equal(failure?.code, "ERR_KEY_MISSING", failure?.message)
+        }
+        assert.ok(!existsSync(ring))
+      })
 
       it("variables count as they were when they were given", async () => {
         const environment: Record<string, string> = {}

@@ -182,10 +182,9 @@ function addNewPair(key: Command): void {
           name,
           email,
           comment: comment ?? "",
-          password:
-            flags.password === ""
-              ? undefined
-              : passwordSource(flags.passwordFile, flags.passwordFd, askTwice),
+          ...(flags.password === ""
+            ? { plain: true }
+            : { password: passwordSource(flags.passwordFile, flags.passwordFd, askTwice) }),
           ...(flags.type === undefined ? {} : { type: flags.type }),
           ...(flags.bitLength === undefined ? {} : { bits: flags.bitLength }),
           ...(flags.days === undefined ? {} : { validFor: flags.days * SECONDS_OF_A_DAY }),
