@@ -33,6 +33,12 @@ function report(error: unknown): number {
     if (process.env["SIFCRYPT_DEBUG"] === "1") errors().write(`${printableLines(inspect(error))}\n`)
     return exitCodes.inputOutput
   }
+  // A word of the command line that the API refuses, as one that is empty.
+  if (error instanceof TypeError && system?.code === "ERR_INVALID_ARG_VALUE") {
+    notice(error.message)
+    if (process.env["SIFCRYPT_DEBUG"] === "1") errors().write(`${printableLines(inspect(error))}\n`)
+    return exitCodes.usage
+  }
   errors().write(`${printableLines(inspect(error))}\n`)
   notice("this is a defect of sifcrypt: please report the lines above")
   return 1

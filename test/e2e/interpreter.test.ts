@@ -175,6 +175,18 @@ describe("the interpreter and what is meant for others", () => {
     assert.doesNotMatch(stderr, new RegExp(passphrase))
   })
 
+  it("a word that is empty is a mistake of whoever wrote it, and no defect", async () => {
+    for (const args of [
+      ["ls", ""],
+      ["verify", ""],
+      ["build", "--pem-path", "", at("empty.sif"), folder],
+    ]) {
+      const { status, stderr } = await sifcrypt(args)
+      assert.equal(status, 20, stderr)
+      assert.match(stderr, /^sifcrypt: \S+ is empty\n$/)
+    }
+  })
+
   it("thousands of words are passed on as they are", async () => {
     const many = Array.from({ length: 2345 }, (_, index) => (index % 7 === 0 ? `-${index}` : `${index}`))
     const { text } = await sifcryptOk([...exec, "echo", "--", ...many])
