@@ -111,6 +111,8 @@ describe("instances", () => {
         assert.equal(found.img, image)
         assert.match(await command("instance", "list"), /^INSTANCE NAME +PID +IP +IMAGE +ENGINE\n/)
         assert.match(await command("instance", "list", name("one")), / userspace\n$/)
+        // As many as a regular expression could not have.
+        assert.match(await command("instance", "list", "*".repeat(100_000)), / userspace\n/)
         await waitFor("the start script's words", () =>
           readFileSync(found.logOutPath, "utf8").includes("started with stay x y"),
         )

@@ -35,12 +35,22 @@ function parseSeconds(text: string): number {
 }
 
 /** `*` and `?` as in file names, as the peers take them. */
+function matches(name: string, pattern: string): boolean {
+  let [at, inPattern] = [0, 0]
+  // Behind the last star, and where what it stands for ends: no earlier one has to be tried again.
+  let [star, end] = [-1, 0]
+  while (at < name.length) {
+    const letter = pattern[inPattern]
+    if (letter === "*") [star, end] = [++inPattern, at]
+    else if (letter === "?" || letter === name[at]) [at, inPattern] = [at + 1, inPattern + 1]
+    else if (star >= 0) [at, inPattern] = [++end, star]
+    else return false
+  }
+  return /^\**$/.test(pattern.slice(inPattern))
+}
+
 async function matching(pattern: string): Promise<Instance[]> {
-  const expression = pattern
-    .replace(/[.+^${}()|[\]\\]/g, "\\$&")
-    .replaceAll("*", ".*")
-    .replaceAll("?", ".")
-  return (await listInstances()).filter(({ name }) => new RegExp(`^${expression}$`).test(name))
+  return (await listInstances()).filter(({ name }) => matches(name, pattern))
 }
 
 interface StopFlags {
