@@ -246,7 +246,7 @@ export async function examineExecution(image: SifImage, signal?: AbortSignal): P
   const ring = await readSystemFile(globalRing(systemFolder).publicFile, MAX_KEYRING_SIZE)
   const keys = {
     keyrings: ring === undefined || ring.length === 0 ? [] : [ring],
-    ...(signal === undefined ? {} : { signal }),
+    signal,
   }
   let report = await verifySif(image, keys)
   if (!report.verified && legacy) {

@@ -79,15 +79,14 @@ export async function vouch(
   let passed = partition
   const vouched = await Vouched.for(image, async () => {
     // What was to be told is told once.
-    const tell = first && onNotice !== undefined ? { onNotice } : {}
-    const stop = signal === undefined ? {} : { signal }
+    const tell = first ? onNotice : undefined
     if (!first) requireAllowed(await examineExecution(image, signal))
     first = false
     passed = await checkOrigin(image, partition, {
       ...rest,
-      ...tell,
-      ...stop,
-      ...(verify === undefined ? {} : { verify }),
+      onNotice: tell,
+      signal,
+      verify,
     })
   })
   return { partition: passed, vouched }

@@ -110,7 +110,7 @@ export async function payloadEnvironment(
     ...(envFile === undefined ? {} : { fromFile: await readEnvFile(envFile, host, argv) }),
     clean: cleanEnv,
     omit: noEnv,
-    ...(onNotice === undefined ? {} : { onNotice }),
+    onNotice,
   })
 }
 

@@ -141,7 +141,7 @@ function configuration(run: ContainerRun, folder: string): object {
       namespaces: [{ type: "mount" }, ...(hasOwnProcesses(run) ? [{ type: "pid" }] : [])],
       rootfsPropagation: "rslave",
       resources: {},
-      ...(filter === undefined ? {} : { seccomp: filter }),
+      seccomp: filter,
     },
   }
 }

@@ -62,7 +62,7 @@ function fromWire(error: WireError): Error {
   const kind: unknown = (errors as Readonly<Record<string, unknown>>)[name]
   if (typeof kind === "function" && (kind.prototype instanceof ContainerError || kind === ContainerError)) {
     const Kind = kind as new (code: ErrorCode, text: string, options: { path?: string }) => ContainerError
-    return new Kind(code as ErrorCode, message, file === undefined ? {} : { path: file })
+    return new Kind(code as ErrorCode, message, { path: file })
   }
   return Object.assign(new Error(message), {
     ...(code === undefined ? {} : { code }),

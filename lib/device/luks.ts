@@ -167,10 +167,9 @@ export function unlockLuks(
   options: LuksUnlockOptions,
 ): Promise<{ readonly volumeKey: Buffer; readonly keyslot: number }> {
   const { fd, offset, header, verity, secret, keyslot = -1, path } = options
-  const where = path === undefined ? {} : { path }
   return inTurn(async () => {
     const tried = keyslot < 0 ? header.keyslots : header.keyslots.filter(({ id }) => id === keyslot)
-    if (tried.length === 0) throw new LuksError("ERR_LUKS_HEADER", `there is no keyslot ${keyslot}`, where)
+    if (tried.length === 0) throw new LuksError("ERR_LUKS_HEADER", `there is no keyslot ${keyslot}`, { path })
     // PBKDF2 takes none, and asking takes longer than it does.
     if (tried.some(({ kdf }) => kdf.memory > 0)) checkMemory(tried, freeMemory())
     try {
@@ -181,9 +180,9 @@ export function unlockLuks(
       if (changed !== undefined) throw changed
       throw translated(cause, (failure) =>
         errnoOf(cause) === constants.errno.EPERM
-          ? new LuksError("ERR_LUKS_PASSPHRASE", "the secret opens no keyslot", { ...where, ...failure })
+          ? new LuksError("ERR_LUKS_PASSPHRASE", "the secret opens no keyslot", { path, ...failure })
           : new LuksError("ERR_LUKS_HEADER", "libcryptsetup cannot open the LUKS2 header", {
-              ...where,
+              path,
               ...failure,
             }),
       )

@@ -101,7 +101,7 @@ async function luksLock(image: SifImage, partition: SifPartition, policy: LuksPo
         verity,
         secret,
         path,
-        ...(named === undefined ? {} : { keyslot: named.id }),
+        keyslot: named?.id,
       })
       try {
         return { kind: "luks", header, volumeKey: new Secret(volumeKey), keyslot }

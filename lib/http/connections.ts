@@ -160,14 +160,12 @@ export class Connections implements Disposable {
         ...(body === undefined || isStream(body) ? {} : { "content-length": Buffer.byteLength(body) }),
         ...(forwarded ? proxyHeaders(proxy) : {}),
       },
-      ...(signal === undefined ? {} : { signal }),
+      signal,
     })
     end(sent, request)
     // A request is told of a signal only when it has a connection, and then once more.
     sent.on("error", () => undefined)
-    const [reply] = (await once(sent, "response", signal === undefined ? {} : { signal })) as [
-      http.IncomingMessage,
-    ]
+    const [reply] = (await once(sent, "response", { signal })) as [http.IncomingMessage]
     // Who answers before the end wants no more of it.
     reply.once("end", () => {
       if (!sent.writableEnded) sent.destroy()

@@ -160,7 +160,7 @@ export class HttpClient implements Disposable {
 
   async #once(url: URL, { authorization, method, headers, body }: Request | Upload): Promise<Reply> {
     return await this.#connections.request(url, {
-      ...(method === undefined ? {} : { method }),
+      method,
       body,
       headers: { ...headers, ...(authorization === undefined ? {} : { authorization }) },
       signal: this.#options.signal,
@@ -266,7 +266,7 @@ export class HttpClient implements Disposable {
     const { signal, retryDelayMs = 1000 } = this.#options
     const longer = retryDelayMs * 2 ** (tries - 1) * (0.75 + randomInt(500) / 1000)
     await sleep(Math.min(LONGEST_WAIT_MS, Math.max(longer, atLeastMs)), undefined, {
-      ...(signal === undefined ? {} : { signal }),
+      signal,
     }).catch((error: unknown) => {
       signal?.throwIfAborted()
       throw error

@@ -129,9 +129,9 @@ export function parseBinds(list: readonly (string | BindSpec)[], cwd: string): B
           text,
           {
             source,
-            ...(destination === undefined ? {} : { destination }),
+            destination,
             readOnly: values.has("ro"),
-            ...(imageSource === undefined ? {} : { imageSource }),
+            imageSource,
             ...(imageId === undefined ? {} : { imageId: parseImageId(imageId) }),
           },
           cwd,

@@ -419,10 +419,10 @@ export async function makeBundle(options: BundleOptions): Promise<Buffer> {
       env: [...env, `PWD=${cwd}`],
       noNewPrivileges: confinement.noNewPrivileges,
       capabilities: { bounding: all, permitted: all, effective: all, inheritable: all, ambient: all },
-      ...(apparmorProfile === undefined ? {} : { apparmorProfile }),
-      ...(selinuxLabel === undefined ? {} : { selinuxLabel }),
+      apparmorProfile,
+      selinuxLabel,
     },
-    ...(asked.hostname === undefined ? {} : { hostname: asked.hostname }),
+    hostname: asked.hostname,
     mounts,
     // crun drops nosuid and nodev from the root where no user namespace locks them
     ...(innerUser
@@ -448,8 +448,8 @@ export async function makeBundle(options: BundleOptions): Promise<Buffer> {
       ...(innerUser ? { uidMappings: mapping(uid), gidMappings: mapping(gid) } : {}),
       rootfsPropagation: "rslave",
       resources: options.resources,
-      ...(options.cgroupsPath === undefined ? {} : { cgroupsPath: options.cgroupsPath }),
-      ...(seccomp === undefined ? {} : { seccomp }),
+      cgroupsPath: options.cgroupsPath,
+      seccomp,
     },
   }
   const runScript = ociRunScript(await imageFile(tree, "/.singularity.d/runscript"))

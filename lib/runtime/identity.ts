@@ -15,7 +15,7 @@ export function callerIdentity(): Identity {
     const gecos = gecosOf(readFileSync("/etc/passwd", "utf8"), uid)
     return {
       ...{ uid, gid, name: username, group: username, home: homedir, shell: shell ?? "/bin/sh" },
-      ...(gecos === undefined ? {} : { gecos }),
+      gecos,
     }
   } catch {
     // A uid without a passwd entry, as batch systems and containers have them.

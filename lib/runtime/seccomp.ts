@@ -102,16 +102,16 @@ export function convertProfile(
         : [mapped.architecture, ...(mapped.subArchitectures ?? [])]
   return {
     defaultAction: profile.defaultAction,
-    ...(profile.defaultErrnoRet === undefined ? {} : { defaultErrnoRet: profile.defaultErrnoRet }),
+    defaultErrnoRet: profile.defaultErrnoRet,
     ...(all.length === 0 ? {} : { architectures: all }),
-    ...(profile.flags === undefined ? {} : { flags: profile.flags }),
+    flags: profile.flags,
     syscalls: (profile.syscalls ?? [])
       .filter(({ includes }) => holds(includes, docker, capabilities))
       .filter(({ excludes }) => !excluded(excludes, docker, capabilities))
       .map(({ names, name, action, errnoRet, args }) => ({
         names: names !== undefined && names.length > 0 ? names : [name],
         action,
-        ...(errnoRet === undefined ? {} : { errnoRet }),
+        errnoRet,
         ...(args === undefined || args === null || args.length === 0 ? {} : { args }),
       })),
   }

@@ -290,6 +290,6 @@ export function named(error: unknown, path: string): unknown {
   if (!(error instanceof SifError) || error.path !== undefined) return error
   return new SifError(error.code, `${path}: ${error.message}`, {
     path,
-    ...(error.offset === undefined ? {} : { offset: error.offset }),
+    offset: error.offset,
   })
 }

@@ -264,8 +264,8 @@ function isSignedBy({ tbs, signature, signatureAlgorithm }: Certificate, { facts
       tbs,
       {
         key,
-        ...(padding === undefined ? {} : { padding }),
-        ...(saltLength === undefined ? {} : { saltLength }),
+        padding,
+        saltLength,
       },
       signature,
     )

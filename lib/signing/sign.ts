@@ -115,8 +115,8 @@ async function appendTree(change: SifChange, targets: SignTargets): Promise<numb
     )
   const { signal, onProgress } = targets
   return await appendVerityTree(change, partition, chosen.length, {
-    ...(signal === undefined ? {} : { signal }),
-    ...(onProgress === undefined ? {} : { onProgress }),
+    signal,
+    onProgress,
   })
 }
 
@@ -171,6 +171,6 @@ export async function signSif(path: string, signer: Signer, targets: SignTargets
           .map(({ id }) => id),
       }
     },
-    { time, patienceMs: PATIENCE_MS, ...(signal === undefined ? {} : { signal }) },
+    { time, patienceMs: PATIENCE_MS, signal },
   )
 }

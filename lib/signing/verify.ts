@@ -585,7 +585,7 @@ async function wrongTrees(
   const covered = new Set(reports.flatMap(({ objects }) => objects))
   const failures: SignatureFailure[] = []
   for (const object of image.objects.filter((tree) => isVerityTree(tree) && covered.has(tree.id))) {
-    const reason = await compareVerityTree(image, object, signal === undefined ? {} : { signal })
+    const reason = await compareVerityTree(image, object, { signal })
     if (reason !== undefined) failures.push({ object: object.id, reason })
   }
   return failures

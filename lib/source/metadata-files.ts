@@ -212,8 +212,8 @@ export function metadataObjects(description: ImageDescription): MetadataObject[]
     environment,
     labels,
     runscript: description.runscript ?? DEFAULT_RUNSCRIPT,
-    ...(description.test === undefined ? {} : { test: description.test }),
-    ...(description.help === undefined ? {} : { helpfile: description.help }),
+    test: description.test,
+    helpfile: description.help,
     deffile: definition,
     startscript: description.startscript ?? DEFAULT_STARTSCRIPT,
   }

@@ -103,7 +103,7 @@ export async function openOciSource(
     added: metadataFiles(description),
     objects: metadataObjects(description),
     ownersAreReal: true,
-    ...(architecture === undefined ? {} : { architecture }),
+    architecture,
     explain: (cause) => layerError(image.name, cause),
     [Symbol.asyncDispose]: () => image[Symbol.asyncDispose](),
   }

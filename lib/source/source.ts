@@ -257,8 +257,5 @@ export async function openSource(
     throw error
   }
   await file.close()
-  return await openImageSource(path, credentials, {
-    ...(verify === undefined ? {} : { verify }),
-    ...(signal === undefined ? {} : { signal }),
-  })
+  return await openImageSource(path, credentials, { verify, signal })
 }
