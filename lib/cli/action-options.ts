@@ -6,6 +6,7 @@ import { parseCsv } from "./csv.ts"
 import { parseEngine } from "./engine.ts"
 import { parseMountSpec } from "./mount-spec.ts"
 import { notice } from "./terminal.ts"
+import { collect, parseDecimal, parseInteger, parseSize, words as listed } from "./values.ts"
 
 /** How the words of a flag, or the text of a variable, become an option's value. */
 interface Reader<T> {
@@ -39,7 +40,7 @@ const texts: Reader<readonly string[]> = { takesValue: true, read: (all) => all 
 /** Separated by commas, quoted as in CSV. */
 const words: Reader<readonly string[]> = {
   takesValue: true,
-  read: (all) => all.flatMap((one) => parseCsv(one).map((word) => word.trim())).filter((word) => word !== ""),
+  read: (all) => all.flatMap(listed).filter((word) => word !== ""),
 }
 
 const yes: ReadonlySet<string> = new Set(["1", "t", "T", "TRUE", "true", "True"])
@@ -54,41 +55,21 @@ const flag: Reader<boolean> = {
   },
 }
 
-function number(what: string, pattern: RegExp): Reader<number> {
+function number(what: string, parse: (text: string) => number): Reader<number> {
   return {
     takesValue: true,
     read: (all) => {
-      const word = last(all)
-      if (!pattern.test(word)) throw new RangeError(`${word} is not ${what}`)
-      return Number(word)
+      const value = parse(last(all))
+      if (Number.isNaN(value)) throw new RangeError(`${last(all)} is ${what}`)
+      return value
     },
   }
 }
 
-const integer = number("an integer", /^-?\d{1,15}$/)
-const decimal = number("a number", /^\d{1,9}(?:\.\d{1,9})?$/)
-
-const units: Readonly<Record<string, number>> = {
-  "": 1,
-  b: 1,
-  k: 2 ** 10,
-  m: 2 ** 20,
-  g: 2 ** 30,
-  t: 2 ** 40,
-}
-
-/** Bytes, also with one of the letters k, m, g, t behind; -1 stands for itself. */
-const size: Reader<number> = {
-  takesValue: true,
-  read: (all) => {
-    const word = last(all)
-    if (word === "-1") return -1
-    const [, digits, unit = ""] = /^(\d{1,15}(?:\.\d{1,3})?)([bkmgt]?)(?:i?b)?$/i.exec(word) ?? []
-    const bytes = Math.floor(Number(digits) * (units[unit.toLowerCase()] ?? Number.NaN))
-    if (!Number.isSafeInteger(bytes)) throw new RangeError(`${word} is no size`)
-    return bytes
-  },
-}
+const integer = number("not an integer", parseInteger)
+const decimal = number("not a number", parseDecimal)
+/** -1 stands for itself. */
+const size = number("no size", (word) => (word === "-1" ? -1 : parseSize(word)))
 
 /** A comma ends an assignment where another one follows; elsewhere it belongs to the value. Quotes as in CSV keep it there. */
 const assignments: Reader<readonly string[]> = {
@@ -530,8 +511,6 @@ const unneeded = [
   "--authfile <file>",
   "--no-https",
 ]
-
-const collect = (value: string, earlier: string[] | undefined): string[] => [...(earlier ?? []), value]
 
 /** Name of the property in which commander leaves the words of a flag. */
 function property(flags: string): string {

@@ -4,6 +4,7 @@ import { InvalidArgumentError, type Command } from "commander"
 import { allocateSecret, forbidDumps, KeyError, type CredentialSource, type SecretSource } from "../index.ts"
 import { interruption } from "./interrupt.ts"
 import { notice, printable, promptSecret, secretFromStdin } from "./terminal.ts"
+import { collect } from "./values.ts"
 
 export interface CredentialFlags {
   readonly pemPath?: string[]
@@ -13,10 +14,6 @@ export interface CredentialFlags {
   readonly passphrase?: true
   readonly passphraseFile?: string
   readonly passphraseFd?: number
-}
-
-function collect(value: string, earlier: string[] | undefined): string[] {
-  return [...(earlier ?? []), value]
 }
 
 const environmentHelp = `

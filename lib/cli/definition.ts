@@ -10,6 +10,7 @@ import {
 import { waitForHelpers } from "./interrupt.ts"
 import { errors, output } from "./output.ts"
 import { notice, printable } from "./terminal.ts"
+import { BYTES, collect, eachOf, size } from "./values.ts"
 
 export interface DefinitionFlags {
   readonly sandbox?: true
@@ -29,26 +30,19 @@ export interface DefinitionFlags {
   readonly json?: true
 }
 
-const collect = (value: string, earlier: string[] | undefined): string[] => [...(earlier ?? []), value]
+function parseSection(text: string): SectionName {
+  const known = sectionNames.find((section) => section === text)
+  if (known === undefined)
+    throw new InvalidArgumentError(`It is all, none, or some of ${sectionNames.join(",")}.`)
+  return known
+}
 
 function parseSections(text: string): readonly SectionName[] {
-  if (text === "none") return []
-  return text.split(",").map((name) => {
-    const known = sectionNames.find((section) => section === name.trim())
-    if (known === undefined)
-      throw new InvalidArgumentError(`It is all, none, or some of ${sectionNames.join(",")}.`)
-    return known
-  })
+  if (text === "all") return sectionNames
+  return text === "none" ? [] : eachOf(parseSection)(text, [])
 }
 
-const units: Readonly<Record<string, number>> = { "": 1, k: 1 << 10, m: 1 << 20, g: 1 << 30 }
-
-function parseSize(text: string): number {
-  const [, digits, unit] = /^(\d{1,9})([kmg]?)$/i.exec(text) ?? []
-  const size = Number(digits) * (units[unit?.toLowerCase() ?? ""] ?? 1)
-  if (!(size > 0)) throw new InvalidArgumentError("It is a number of bytes, or one with k, m or g.")
-  return size
-}
+const scratchSize = size(BYTES, 1, Number.MAX_SAFE_INTEGER)
 
 /** The first of these variables that says something. */
 function firstOf(env: NodeJS.ProcessEnv, names: readonly string[]): string | undefined {
@@ -61,9 +55,7 @@ export function addDefinitionOptions(command: Command): Command {
     .option("-s, --sandbox", "write an ordinary folder instead of an image")
     .option("-u, --update", "change the sandbox OUTPUT instead of starting from its base")
     .option("-T, --notest", "do not run %test")
-    .option("--section <list>", "only these sections of a definition file; none or all", (text: string) =>
-      text === "all" ? sectionNames : parseSections(text),
-    )
+    .option("--section <list>", "only these sections of a definition file; none or all", parseSections)
     .option("--build-arg <name=value>", "value for the templates of a definition file", collect)
     .option("--build-arg-file <file>", "file with a NAME=VALUE on each line")
     .option("--warn-unused-build-args", "tell of build arguments that nothing asks for, instead of failing")
@@ -72,12 +64,12 @@ export function addDefinitionOptions(command: Command): Command {
     .option(
       "--scratch-memory <size>",
       "memory that a definition's files may take while they are built",
-      parseSize,
+      scratchSize,
     )
     .option(
       "--scratch-disk <size>",
       "room on the disk for those of them that do not fit, encrypted",
-      parseSize,
+      scratchSize,
     )
     .addOption(
       new Option("--scratch <kind>", "where they lie: auto (default), kernel, userspace or memory").choices([
@@ -100,20 +92,20 @@ export function definitionOptions(flags: DefinitionFlags): DefinitionOptions & {
     flags.tmpdir ?? firstOf(process.env, ["SIFCRYPT_TMPDIR", "APPTAINER_TMPDIR", "SINGULARITY_TMPDIR"])
   const whole = flags.section === sectionNames ? undefined : flags.section
   return {
-    ...(flags.sandbox === undefined ? {} : { sandbox: true }),
-    ...(flags.update === undefined ? {} : { update: true }),
-    ...(flags.notest === undefined ? {} : { noTest: true }),
-    ...(whole === undefined ? {} : { sections: whole }),
-    ...(flags.buildArg === undefined ? {} : { buildArguments: flags.buildArg }),
-    ...(flags.buildArgFile === undefined ? {} : { buildArgumentFile: flags.buildArgFile }),
-    ...(flags.warnUnusedBuildArgs === undefined ? {} : { warnUnusedBuildArguments: true }),
-    ...(flags.fixPerms === undefined ? {} : { fixPermissions: true }),
-    ...(flags.scratch === undefined ? {} : { scratch: flags.scratch }),
-    ...(flags.scratchMemory === undefined ? {} : { scratchMemory: flags.scratchMemory }),
-    ...(flags.scratchDisk === undefined ? {} : { scratchDisk: flags.scratchDisk }),
-    ...(tmpFolder === undefined ? {} : { tmpFolder }),
-    ...(flags.plainTmp === undefined ? {} : { plainScratch: true }),
-    ...(flags.bind === undefined ? {} : { binds: flags.bind }),
+    sandbox: flags.sandbox,
+    update: flags.update,
+    noTest: flags.notest,
+    sections: whole,
+    buildArguments: flags.buildArg,
+    buildArgumentFile: flags.buildArgFile,
+    warnUnusedBuildArguments: flags.warnUnusedBuildArgs,
+    fixPermissions: flags.fixPerms,
+    scratch: flags.scratch,
+    scratchMemory: flags.scratchMemory,
+    scratchDisk: flags.scratchDisk,
+    tmpFolder,
+    plainScratch: flags.plainTmp,
+    binds: flags.bind,
     fingerprintKeys: { keyringPaths: userKeyrings(process.env) },
     onStep: (text) => {
       waitForHelpers()

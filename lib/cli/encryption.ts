@@ -56,10 +56,10 @@ export function encryptionOptions(
     )
   const kdf = passphraseKdf(flags, command)
   return {
-    ...(flags.publicMetadata === undefined ? {} : { publicMetadata: true }),
-    ...(flags.anonymous === undefined ? {} : { anonymous: true }),
-    ...(flags.format === undefined ? {} : { format: flags.format }),
-    ...(kdf === undefined ? {} : { passphraseKdf: kdf }),
+    publicMetadata: flags.publicMetadata,
+    anonymous: flags.anonymous,
+    format: flags.format,
+    passphraseKdf: kdf,
   }
 }
 

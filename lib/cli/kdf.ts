@@ -1,10 +1,10 @@
 // How a new passphrase is stretched, as options.
 import { InvalidArgumentError, type Command } from "commander"
 import { passphraseKdfLimits, type PassphraseKdf } from "../index.ts"
+import { MEBIBYTES, size } from "./values.ts"
 
 export interface KdfFlags {
   readonly pbkdf?: PassphraseKdf
-  /** MiB. */
   readonly pbkdfMemory?: number
 }
 
@@ -21,12 +21,7 @@ function parseKdf(text: string): PassphraseKdf {
   return { type, iterations }
 }
 
-function parseMebibytes(text: string): number {
-  const most = passphraseKdfLimits.memory[1] / 1024
-  const value = /^\d{1,7}$/.test(text) ? Number(text) : 0
-  if (value < 1 || value > most) throw new InvalidArgumentError(`It is 1 to ${most} MiB.`)
-  return value
-}
+const MAX_MEMORY = (passphraseKdfLimits.memory[1] * 1024) / MEBIBYTES.worth
 
 /** Adds the options of {@link KdfFlags}. */
 export function addKdfOptions(command: Command): Command {
@@ -36,7 +31,11 @@ export function addKdfOptions(command: Command): Command {
       "stretches a passphrase: argon2id (default) or pbkdf2",
       parseKdf,
     )
-    .option("--pbkdf-memory <mib>", "memory that Argon2 takes, MiB (default 256)", parseMebibytes)
+    .option(
+      "--pbkdf-memory <size>",
+      "memory that Argon2 takes, in MiB or with a unit (default 256)",
+      size(MEBIBYTES, 1, MAX_MEMORY),
+    )
 }
 
 /** Both options together. */
@@ -44,5 +43,5 @@ export function passphraseKdf(flags: KdfFlags, command: Command): PassphraseKdf 
   if (flags.pbkdfMemory === undefined) return flags.pbkdf
   if (flags.pbkdf?.type === "pbkdf2")
     command.error("error: --pbkdf-memory is Argon2's; pbkdf2 takes no memory")
-  return { ...(flags.pbkdf ?? { type: "argon2id" }), memory: flags.pbkdfMemory * 1024 }
+  return { ...(flags.pbkdf ?? { type: "argon2id" }), memory: Math.floor(flags.pbkdfMemory / 1024) }
 }

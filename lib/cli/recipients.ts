@@ -4,6 +4,7 @@ import type { CredentialSource, Recipient, StayOptions } from "../index.ts"
 import { parseDescriptor, withCredentials } from "./credentials.ts"
 import { interruption } from "./interrupt.ts"
 import { printable, promptLine } from "./terminal.ts"
+import { collect, eachOf } from "./values.ts"
 
 export interface RecipientFlags {
   readonly recipient?: string[]
@@ -11,8 +12,6 @@ export interface RecipientFlags {
   readonly recipientPassphraseFile?: string
   readonly recipientPassphraseFd?: number
 }
-
-const collect = (value: string, earlier: string[] | undefined): string[] => [...(earlier ?? []), value]
 
 /** Adds the options of {@link RecipientFlags}. */
 export function addRecipientOptions(command: Command): Command {
@@ -35,10 +34,10 @@ export async function withRecipients<T>(
   const named = [recipient, recipientPassphrase, recipientPassphraseFile, recipientPassphraseFd]
   if (named.every((one) => one === undefined)) return await use(undefined)
   const given = {
-    ...(recipient === undefined ? {} : { pemPath: recipient }),
-    ...(recipientPassphrase === undefined ? {} : { passphrase: recipientPassphrase }),
-    ...(recipientPassphraseFile === undefined ? {} : { passphraseFile: recipientPassphraseFile }),
-    ...(recipientPassphraseFd === undefined ? {} : { passphraseFd: recipientPassphraseFd }),
+    pemPath: recipient,
+    passphrase: recipientPassphrase,
+    passphraseFile: recipientPassphraseFile,
+    passphraseFd: recipientPassphraseFd,
   }
   return await withCredentials(given, true, use, {})
 }
@@ -84,7 +83,7 @@ export function addStayOptions(command: Command): Command {
     "--keep <fingerprint>",
     "who stays besides you, and nobody else: fingerprints as `recipient list` shows them, or files with public keys " +
       "(repeatable, or separated by commas; default: everybody whom --require-signer or you at the terminal confirm)",
-    (value: string, earlier: string[] | undefined) => [...(earlier ?? []), ...value.split(",")],
+    eachOf((word) => word),
   )
 }
 
@@ -100,5 +99,5 @@ async function confirmStaying(unknown: readonly Recipient[]): Promise<boolean> {
 
 /** The API's options for these flags. */
 export function stayOptions({ keep }: StayFlags): Pick<StayOptions, "keep" | "onConfirm"> {
-  return { onConfirm: confirmStaying, ...(keep === undefined ? {} : { keep }) }
+  return { onConfirm: confirmStaying, keep }
 }

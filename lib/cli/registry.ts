@@ -1,8 +1,9 @@
 // The options of commands that fetch images of layers.
-import { InvalidArgumentError, Option, type Command } from "commander"
+import { Option, type Command } from "commander"
 import { OciError, type BuildOptions } from "../index.ts"
 import { interruption } from "./interrupt.ts"
 import { Progress, promptLine, promptSecret } from "./terminal.ts"
+import { GIBIBYTES, size } from "./values.ts"
 
 export interface RegistryFlags {
   readonly authfile?: string
@@ -15,11 +16,6 @@ export interface RegistryFlags {
   readonly dockerPassword?: string
 }
 
-function parseGibibytes(text: string): number {
-  if (!/^\d{1,5}$/.test(text) || Number(text) === 0) throw new InvalidArgumentError("It is a number of GiB.")
-  return Number(text) * 2 ** 30
-}
-
 /** Adds the options of {@link RegistryFlags}. */
 export function addRegistryOptions(command: Command): Command {
   return command
@@ -28,7 +24,11 @@ export function addRegistryOptions(command: Command): Command {
     .option("--cert-dir <dir>", "certificates to trust (*.crt) and to show (*.cert, *.key) at the registry")
     .option("--no-https", "speak HTTP without TLS to the registry")
     .option("--disable-cache", "keep nothing of what is fetched")
-    .option("--max-layer-size <gib>", "of all layers uncompressed (default 64)", parseGibibytes)
+    .option(
+      "--max-layer-size <size>",
+      "of all layers uncompressed, in GiB or with a unit (default 64)",
+      size(GIBIBYTES, 0.001, 99_999),
+    )
     .addOption(new Option("--docker-username <name>", "not here").hideHelp())
     .addOption(new Option("--docker-password <password>", "not here").hideHelp())
 }
@@ -64,13 +64,13 @@ export async function withRegistryOptions<T>(
   const fetching = new Progress(`fetching ${source}`)
   try {
     return await use({
-      ...(credentials === undefined ? {} : { credentials }),
-      ...(flags.authfile === undefined ? {} : { authFile: flags.authfile }),
-      ...(flags.certDir === undefined ? {} : { certFolder: flags.certDir }),
+      credentials,
+      authFile: flags.authfile,
+      certFolder: flags.certDir,
       ...(flags.https === false ? { noHttps: true } : {}),
-      ...(flags.disableCache === undefined ? {} : { disableCache: true }),
-      ...(flags.maxLayerSize === undefined ? {} : { maxLayerBytes: flags.maxLayerSize }),
-      ...(tmpFolder === undefined ? {} : { tmpFolder }),
+      disableCache: flags.disableCache,
+      maxLayerBytes: flags.maxLayerSize,
+      tmpFolder,
       onFetch: (bytes, total) => {
         if (bytes < total) fetching.update(bytes, total)
         else fetching.done()

@@ -1,6 +1,7 @@
 // The options that say by whom an image must be signed, where it is opened.
 import { InvalidArgumentError, type Command } from "commander"
 import { userKeyrings, type VerifyOptions } from "../index.ts"
+import { collect, count, each, eachOf } from "./values.ts"
 
 export interface SignerFlags {
   readonly verify?: true
@@ -10,16 +11,10 @@ export interface SignerFlags {
   readonly keyserver?: string
 }
 
-export function collect(value: string, earlier: string[] | undefined): string[] {
-  return [...(earlier ?? []), value]
-}
-
 /** The ID of a group or object; the option is repeatable. */
-export function parseId(text: string, earlier: number[] | undefined): number[] {
-  const value = /^\d{1,9}$/.test(text) ? Number(text) : 0
-  if (value < 1) throw new InvalidArgumentError("It is a positive number.")
-  return [...(earlier ?? []), value]
-}
+export const parseId: (text: string, earlier: readonly number[] | undefined) => number[] = each(
+  count(1, 999_999_999),
+)
 
 /** A whole fingerprint of a signer, as reports have it: short key IDs can be forged, so they name nobody. */
 function parseSigner(text: string): string {
@@ -32,9 +27,7 @@ function parseSigner(text: string): string {
 }
 
 /** Fingerprints with commas between them; the option is repeatable. */
-function parseSigners(text: string, earlier: string[] | undefined): string[] {
-  return [...(earlier ?? []), ...text.split(",").map(parseSigner)]
-}
+const parseSigners = eachOf(parseSigner)
 
 /**
  * Lets `--verify=FINGERPRINT` stand for `--require-signer FINGERPRINT`. As an option with a value of its own, `--verify` would

@@ -20,6 +20,7 @@ import { addEncryptionOptions, encryptionOptions, showMaking, type EncryptionFla
 import { addRegistryOptions, withRegistryOptions, type RegistryFlags } from "../registry.ts"
 import { addSignerOptions, signerOptions, type SignerFlags } from "../signers.ts"
 import { printable } from "../terminal.ts"
+import { collect } from "../values.ts"
 
 interface BuildFlags
   extends CredentialFlags, Omit<EncryptionFlags, "json">, DefinitionFlags, SignerFlags, RegistryFlags {
@@ -31,8 +32,6 @@ interface BuildFlags
   readonly sourcePemPath?: string[]
   readonly sourcePassphraseFile?: string
 }
-
-const collect = (value: string, earlier: string[] | undefined): string[] => [...(earlier ?? []), value]
 
 /**
  * For whom the image is, and what opens its source. The environment alone encrypts nothing.
@@ -84,11 +83,10 @@ function parseOwner(text: string): Owner {
   return { uid, gid }
 }
 
-function ownerOption(flags: BuildFlags, command: Command): { readonly owner?: Owner } {
+function ownerOption(flags: BuildFlags, command: Command): Owner | undefined {
   if (flags.keepOwner !== undefined && flags.owner !== undefined && flags.owner !== "preserve")
     command.error("error: --keep-owner and --owner say different things")
-  const owner = flags.owner ?? (flags.keepOwner === true ? "preserve" : undefined)
-  return owner === undefined ? {} : { owner }
+  return flags.owner ?? (flags.keepOwner === true ? "preserve" : undefined)
 }
 
 export function addBuildCommand(program: Command): void {
@@ -135,11 +133,11 @@ export function addBuildCommand(program: Command): void {
             ...(verify === undefined ? {} : { verify }),
             oci,
             encrypt: flags.encrypt === true,
-            ...(flags.compression === undefined ? {} : { compression: flags.compression }),
-            ...ownerOption(flags, command),
-            ...(flags.arch === undefined ? {} : { architecture: flags.arch }),
+            compression: flags.compression,
+            owner: ownerOption(flags, command),
+            architecture: flags.arch,
             ...keysOf(flags, credentials, password),
-            ...(epoch === undefined ? {} : { sourceDateEpoch: epoch }),
+            sourceDateEpoch: epoch,
           }),
         ),
       ),

@@ -1,12 +1,8 @@
-import { InvalidArgumentError, type Command } from "commander"
+import type { Command } from "commander"
 import { cleanCache, listCache, type CachedBlob } from "../../index.ts"
 import { print } from "../output.ts"
 import { humanBytes, notice } from "../terminal.ts"
-
-function parseDays(text: string): number {
-  if (!/^\d{1,5}$/.test(text)) throw new InvalidArgumentError("It is a number of days.")
-  return Number(text)
-}
+import { DAYS, duration } from "../values.ts"
 
 function line({ digest, size, lastUsed, isPartial }: CachedBlob): string {
   const day = new Date(lastUsed * 1000).toISOString().slice(0, 16).replace("T", " ")
@@ -36,14 +32,14 @@ export function addCacheCommands(program: Command): void {
   cache
     .command("clean")
     .description("Removes what is kept.")
-    .option("-D, --days <days>", "only what was not used for so many days", parseDays)
+    .option("-D, --days <days>", "only what was not used for so many days", duration(DAYS, 0, 99_999))
     .option("-n, --dry-run", "remove nothing, only tell")
     .option("-f, --force", "accepted: nothing is asked anyway")
     .option("--json", "print what was removed as JSON")
     .action(async (flags: { readonly days?: number; readonly dryRun?: true; readonly json?: true }) => {
       const removed = await cleanCache({
         dryRun: flags.dryRun === true,
-        ...(flags.days === undefined ? {} : { olderThanDays: flags.days }),
+        olderThanDays: flags.days === undefined ? undefined : flags.days / DAYS.worth,
       })
       if (flags.json === true) await print(`${JSON.stringify(removed)}\n`)
       else notice(`${flags.dryRun === true ? "would remove" : "removed"} ${sumOf(removed)}`)

@@ -5,6 +5,7 @@ import { interruption } from "../interrupt.ts"
 import { print } from "../output.ts"
 import { addPasswordOptions, ask, askTwice, passwordSource } from "../passwords.ts"
 import { notice, printable } from "../terminal.ts"
+import { count, DAYS, duration } from "../values.ts"
 
 interface PasswordFlags {
   readonly passwordFile?: string
@@ -15,6 +16,7 @@ interface CreateFlags extends PasswordFlags {
   readonly filePrefix: string
   readonly bits?: number
   readonly subject?: string
+  /** Milliseconds. */
   readonly days?: number
   readonly legacy?: true
   readonly force?: true
@@ -35,14 +37,6 @@ interface ConvertFlags extends PasswordFlags {
   readonly legacy?: true
   readonly force?: true
   readonly json?: true
-}
-
-function within([least, most]: readonly [number, number]): (text: string) => number {
-  return (text) => {
-    const value = /^\d{1,6}$/.test(text) ? Number(text) : -1
-    if (value < least || value > most) throw new InvalidArgumentError(`It is ${least} to ${most}.`)
-    return value
-  }
 }
 
 /** What the API says of a value, in the words of the command line. */
@@ -90,9 +84,13 @@ function addCreate(cert: Command): void {
         "certificate to open them with. All three files appear, or none.",
     )
     .requiredOption("--file-prefix <p>", "what the names of the files begin with")
-    .option("--bits <n>", "size of the modulus (default 4096)", within(certificate.limits.bits))
+    .option("--bits <n>", "size of the modulus (default 4096)", count(...certificate.limits.bits))
     .option("--subject <cn>", "common name in the certificate (default: the prefix)", checked(subject))
-    .option("--days <n>", "how long the certificate is valid (default 365)", within(certificate.limits.days))
+    .option(
+      "--days <n>",
+      "how long the certificate is valid (default 365)",
+      duration(DAYS, ...certificate.limits.days, DAYS.worth),
+    )
     .option("--legacy", "encrypt P.pfx with 3DES and SHA-1, for readers from before 2019")
     .option("-F, --force", "replace existing files")
     .option("--json", "print the result as JSON")
@@ -113,8 +111,8 @@ function addCreate(cert: Command): void {
       legacy: flags.legacy === true,
       force: flags.force === true,
       signal: interruption,
-      ...(bits === undefined ? {} : { bits }),
-      ...(days === undefined ? {} : { days }),
+      bits,
+      days: days === undefined ? undefined : days / DAYS.worth,
     })
     if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
     else
@@ -146,7 +144,7 @@ function addInfo(cert: Command): void {
     const found = await certificate.info(file, {
       signal: interruption,
       password: passwordSource(flags.passwordFile, flags.passwordFd, ask),
-      ...(thumbprint === undefined ? {} : { thumbprint }),
+      thumbprint,
     })
     await print(flags.json === true ? `${JSON.stringify(found, null, 2)}\n` : found.map(factsText).join("\n"))
   })
@@ -189,7 +187,7 @@ function addConvert(cert: Command): void {
         plain: flags.plain === true,
         legacy: flags.legacy === true,
         force: flags.force === true,
-        ...(flags.certificate === undefined ? {} : { certificateFile: flags.certificate }),
+        certificateFile: flags.certificate,
       })
       if (result.key === "private" && flags.plain === true)
         notice(`${printable(output)} holds a private key that nothing protects`)

@@ -24,8 +24,8 @@ import { addSignerOptions, signerOptions, type SignerFlags } from "../signers.ts
 function trust(flags: OpenFlags): TrustOptions {
   const { kdfLimits, unsigned, verify } = openOptions(flags, [])
   return {
-    ...(kdfLimits === undefined ? {} : { kdfLimits }),
-    ...(unsigned === undefined ? {} : { unsigned }),
+    kdfLimits,
+    unsigned,
     ...(verify === undefined ? {} : { verify }),
   }
 }

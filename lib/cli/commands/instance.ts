@@ -1,4 +1,4 @@
-import { InvalidArgumentError, type Command } from "commander"
+import { InvalidArgumentError, Option, type Command } from "commander"
 import { writeFileSync } from "node:fs"
 import { constants, totalmem } from "node:os"
 import { setTimeout as sleep } from "node:timers/promises"
@@ -17,6 +17,7 @@ import { interruption, waitForHelpers } from "../interrupt.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 import { output, print, writeAll } from "../output.ts"
 import { notice, printable } from "../terminal.ts"
+import { duration, SECONDS } from "../values.ts"
 
 function parseSignal(text: string): NodeJS.Signals {
   const name = /^\d+$/.test(text)
@@ -24,14 +25,6 @@ function parseSignal(text: string): NodeJS.Signals {
     : `SIG${text.toUpperCase().replace(/^SIG/, "")}`
   if (name === undefined || !(name in constants.signals)) throw new InvalidArgumentError("No such signal.")
   return name as NodeJS.Signals
-}
-
-const MAX_SECONDS = 86_400
-
-function parseSeconds(text: string): number {
-  if (!/^\d{1,5}$/.test(text) || Number(text) > MAX_SECONDS)
-    throw new InvalidArgumentError(`It is 0 to ${MAX_SECONDS} seconds.`)
-  return Number(text)
 }
 
 /** `*` and `?` as in file names, as the peers take them. */
@@ -56,6 +49,7 @@ async function matching(pattern: string): Promise<Instance[]> {
 interface StopFlags {
   readonly all?: true
   readonly signal?: NodeJS.Signals
+  /** Milliseconds. */
   readonly timeout: number
   readonly force?: true
 }
@@ -70,10 +64,9 @@ async function stop(name: string | undefined, flags: StopFlags): Promise<void> {
         ? await matching(name ?? "")
         : [openInstance(name ?? "")]
   const signal = flags.force === true ? "SIGKILL" : flags.signal
-  const timeoutMs = flags.timeout * 1000
   const results = await Promise.allSettled(
     chosen.map(async (instance) => {
-      await instance.stop({ timeoutMs, ...(signal === undefined ? {} : { signal }) })
+      await instance.stop({ timeoutMs: flags.timeout, signal })
       notice(`instance ${instance.name} of ${printable(instance.image)} has ended`)
     }),
   )
@@ -159,8 +152,8 @@ function statsJson(name: string, { stats, cpus }: Sample): object {
     source,
     cpu_percent: cpus * 100,
     cpu_stats: { cpu_usage: { total_usage: Math.round(cpuTime) } },
-    memory_stats: { usage: { usage: memory, ...(memoryLimit === undefined ? {} : { limit: memoryLimit }) } },
-    pids_stats: { current: processes, ...(processLimit === undefined ? {} : { limit: processLimit }) },
+    memory_stats: { usage: { usage: memory, limit: memoryLimit } },
+    pids_stats: { current: processes, limit: processLimit },
     blkio_stats: {
       io_service_bytes_recursive: io.flatMap(([op, value]) => (value === undefined ? [] : [{ op, value }])),
     },
@@ -279,7 +272,11 @@ export function addInstanceCommands(program: Command): void {
     .argument("[name]", "its name; * and ? stand for any characters")
     .option("-a, --all", "all of yours")
     .option("-s, --signal <signal>", "what the start script gets (default TERM)", parseSignal)
-    .option("-t, --timeout <seconds>", "kill it after so long", parseSeconds, 10)
+    .addOption(
+      new Option("-t, --timeout <seconds>", "kill it after so long")
+        .argParser(duration(SECONDS, 0, 86_400))
+        .default(10 * SECONDS.worth, "10"),
+    )
     .option("-F, --force", "kill it at once")
     .action(stop)
 }

@@ -1,11 +1,11 @@
 import { createInterface } from "node:readline/promises"
-import { InvalidArgumentError, Option, type Command } from "commander"
+import { Option, type Command } from "commander"
 import { forbidDumps, keyring, SignatureError } from "../../index.ts"
 import { interruption } from "../interrupt.ts"
 import { errors, output, print, writeAll } from "../output.ts"
 import { addPasswordOptions, ask, askTwice, passwordSource } from "../passwords.ts"
-import { collect } from "../signers.ts"
 import { notice, printable } from "../terminal.ts"
+import { collect, count, DAYS, duration, SECONDS } from "../values.ts"
 
 interface RingFlags {
   readonly global?: true
@@ -16,6 +16,7 @@ interface RingFlags {
 interface ServerFlags {
   readonly url?: string
   readonly allowHttp?: true
+  /** Milliseconds. */
   readonly timeout?: number
 }
 
@@ -33,15 +34,9 @@ function addRingOptions(command: Command): Command {
 function ringOptions({ global, keysdir }: RingFlags): keyring.RingOptions {
   return {
     env: process.env,
-    ...(global === undefined ? {} : { global }),
-    ...(keysdir === undefined ? {} : { folder: keysdir }),
+    global,
+    folder: keysdir,
   }
-}
-
-function seconds(text: string): number {
-  const value = /^\d{1,4}$/.test(text) ? Number(text) : 0
-  if (value < 1) throw new InvalidArgumentError("It is 1 to 9999 seconds.")
-  return value
 }
 
 function addServerOptions(command: Command): Command {
@@ -51,7 +46,7 @@ function addServerOptions(command: Command): Command {
     .option(
       "--timeout <seconds>",
       `how long to wait for it (default ${keyring.KEY_SERVER_TIMEOUT_MS / 1000})`,
-      seconds,
+      duration(SECONDS, 1, 9999),
     )
 }
 
@@ -59,9 +54,9 @@ function serverOptions({ url, allowHttp, timeout }: ServerFlags): keyring.KeySer
   return {
     env: process.env,
     signal: interruption,
-    ...(url === undefined ? {} : { url }),
-    ...(allowHttp === undefined ? {} : { allowHttp }),
-    ...(timeout === undefined ? {} : { timeoutMs: timeout * 1000 }),
+    url,
+    allowHttp,
+    timeoutMs: timeout,
   }
 }
 
@@ -121,22 +116,13 @@ interface PairFlags extends RingFlags, ServerFlags {
   readonly comment?: string
   readonly bitLength?: number
   readonly type?: "rsa" | "ed25519"
+  /** Milliseconds. */
   readonly days?: number
   readonly push?: boolean
   readonly password?: string
   readonly passwordFile?: string
   readonly passwordFd?: number
 }
-
-function whole(least: number, most: number): (text: string) => number {
-  return (text) => {
-    const value = /^\d{1,6}$/.test(text) ? Number(text) : -1
-    if (value < least || value > most) throw new InvalidArgumentError(`It is ${least} to ${most}.`)
-    return value
-  }
-}
-
-const SECONDS_OF_A_DAY = 86_400
 
 function addNewPair(key: Command): void {
   const { least, most } = keyring.rsaBits
@@ -150,9 +136,9 @@ function addNewPair(key: Command): void {
     .option("-N, --name <name>", "whose key it is")
     .option("-E, --email <address>", "the owner's address")
     .option("-C, --comment <text>", "what stands behind the name")
-    .option("-b, --bit-length <n>", "size of an RSA key (default 4096)", whole(least, most))
+    .option("-b, --bit-length <n>", "size of an RSA key (default 4096)", count(least, most))
     .addOption(new Option("--type <type>", "rsa (default) or ed25519").choices(keyring.keyTypes))
-    .option("--days <n>", "how long it is valid (default: for ever)", whole(1, 36_500))
+    .option("--days <n>", "how long it is valid (default: for ever)", duration(DAYS, 1, 36_500))
     .option("-U, --push", "publish the public key on the key server as well")
     .option("--no-push", "do not (the default)")
     .option("-P, --password <text>", "only '' is taken: no password at all")
@@ -185,9 +171,9 @@ function addNewPair(key: Command): void {
           ...(flags.password === ""
             ? { plain: true }
             : { password: passwordSource(flags.passwordFile, flags.passwordFd, askTwice) }),
-          ...(flags.type === undefined ? {} : { type: flags.type }),
-          ...(flags.bitLength === undefined ? {} : { bits: flags.bitLength }),
-          ...(flags.days === undefined ? {} : { validFor: flags.days * SECONDS_OF_A_DAY }),
+          type: flags.type,
+          bits: flags.bitLength,
+          validFor: flags.days === undefined ? undefined : Math.floor(flags.days / SECONDS.worth),
         })
         .catch((error: unknown) => {
           if (error instanceof RangeError) command.error(`error: ${error.message}`)

@@ -1,4 +1,4 @@
-import { InvalidArgumentError, type Command } from "commander"
+import { Option, type Command } from "commander"
 import { createOverlay, MIN_OVERLAY_SIZE } from "../../index.ts"
 import {
   addCredentialOptions,
@@ -7,24 +7,18 @@ import {
   type CredentialFlags,
 } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
+import { collect, MEBIBYTES, size } from "../values.ts"
 
 interface Flags extends CredentialFlags {
-  /** MiB. */
   readonly size: number
   readonly sparse?: true
   readonly createDir?: string[]
   readonly encrypt?: true
 }
 
-const MEBIBYTE = 1 << 20
-const MAX_SIZE = 1 << 24
-
-function parseSize(text: string): number {
-  const size = /^\d{1,8}$/.test(text) ? Number(text) : 0
-  const least = MIN_OVERLAY_SIZE / MEBIBYTE
-  if (size < least || size > MAX_SIZE) throw new InvalidArgumentError(`It is ${least} to ${MAX_SIZE} MiB.`)
-  return size
-}
+// MiB.
+const LEAST = MIN_OVERLAY_SIZE / MEBIBYTES.worth
+const MAX = 1 << 24
 
 export function addOverlayCommands(program: Command): void {
   const overlay = program
@@ -39,22 +33,22 @@ export function addOverlayCommands(program: Command): void {
         "writes over an encrypted image is kept in an encrypted overlay only.",
     )
     .argument("<file>", "the file to write")
-    .option("-s, --size <mib>", "size of the file system in MiB", parseSize, MIN_OVERLAY_SIZE / MEBIBYTE)
-    .option("-S, --sparse", "take room on the disk only when it is written")
-    .option(
-      "--create-dir <dir>",
-      "a folder that it has from the start (repeatable)",
-      (value: string, earlier: string[] | undefined) => [...(earlier ?? []), value],
+    .addOption(
+      new Option("-s, --size <size>", "size of the file system, in MiB or with a unit")
+        .argParser(size(MEBIBYTES, LEAST, MAX, MEBIBYTES.worth))
+        .default(MIN_OVERLAY_SIZE, `${LEAST}`),
     )
+    .option("-S, --sparse", "take room on the disk only when it is written")
+    .option("--create-dir <dir>", "a folder that it has from the start (repeatable)", collect)
     .option("-e, --encrypt", "encrypt it, for everybody whose public key or passphrase is given")
   addCredentialOptions(create).action(async (output: string, flags: Flags) => {
-    const { size, sparse, createDir, encrypt } = flags
+    const { sparse, createDir, encrypt } = flags
     const options = {
       output,
-      size: size * MEBIBYTE,
+      size: flags.size,
       signal: interruption,
-      ...(sparse === undefined ? {} : { sparse }),
-      ...(createDir === undefined ? {} : { folders: createDir }),
+      sparse,
+      folders: createDir,
     }
     // A key that would protect nothing is a mistake.
     if (encrypt === undefined && !gaveCredentials(flags)) await createOverlay(options)

@@ -1,4 +1,4 @@
-import { InvalidArgumentError, type Command } from "commander"
+import type { Command } from "commander"
 import {
   addRecipients,
   listRecipients,
@@ -22,6 +22,7 @@ import {
   type StayFlags,
 } from "../recipients.ts"
 import { notice, printable } from "../terminal.ts"
+import { collect, count } from "../values.ts"
 
 interface ChangeFlags extends OpenFlags, RecipientFlags, StayFlags {
   readonly removeSignatures?: true
@@ -34,11 +35,6 @@ interface AddFlags extends ChangeFlags, KdfFlags {
 
 interface RemoveFlags extends ChangeFlags {
   readonly keyslot?: number
-}
-
-function parseKeyslot(text: string): number {
-  if (!/^\d{1,2}$/.test(text)) throw new InvalidArgumentError("A keyslot is a number.")
-  return Number(text)
 }
 
 async function report(change: RecipientChange, flags: ChangeFlags): Promise<void> {
@@ -66,7 +62,7 @@ function changeOptions(
     onNotice: (text) => {
       notice(printable(text))
     },
-    ...(flags.removeSignatures === undefined ? {} : { removeSignatures: true }),
+    removeSignatures: flags.removeSignatures,
   }
 }
 
@@ -112,8 +108,8 @@ export function addRecipientCommands(program: Command): void {
         addRecipients(image, {
           ...changeOptions(flags, credentials),
           recipients,
-          ...(flags.anonymous === undefined ? {} : { anonymous: true }),
-          ...(kdf === undefined ? {} : { passphraseKdf: kdf }),
+          anonymous: flags.anonymous,
+          passphraseKdf: kdf,
         }),
       ),
     )
@@ -126,7 +122,7 @@ export function addRecipientCommands(program: Command): void {
       "it opens nothing. RECIPIENT is a fingerprint, the ID of a crypto message, or a file with the key.",
   )
     .argument("[recipient]", "whom to remove")
-    .option("--keyslot <n>", "the keyslot of a passphrase to remove", parseKeyslot)
+    .option("--keyslot <n>", "the keyslot of a passphrase to remove", count(0, 99))
   addKeysOfThoseWhoStay(remove).action(
     async (image: string, recipient: string | undefined, flags: RemoveFlags) => {
       if ((recipient === undefined) === (flags.keyslot === undefined))
@@ -168,6 +164,6 @@ function addKeysOfThoseWhoStay(command: Command): Command {
   return command.option(
     "--recipient <file>",
     "public key of a recipient who stays, as with --keep (repeatable)",
-    (value: string, earlier: string[] | undefined) => [...(earlier ?? []), value],
+    collect,
   )
 }

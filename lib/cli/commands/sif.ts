@@ -1,16 +1,14 @@
-import { InvalidArgumentError, type Command } from "commander"
+import type { Command } from "commander"
 import { sif } from "../../index.ts"
 import { output, print, writeAll } from "../output.ts"
+import { count } from "../values.ts"
 
 interface ListFlags {
   readonly json?: true
   readonly lenient?: true
 }
 
-function objectId(text: string): number {
-  if (!/^\d{1,10}$/.test(text)) throw new InvalidArgumentError("An object ID is a number.")
-  return Number(text)
-}
+const objectId = count(0, 9_999_999_999)
 
 export function addSifCommands(program: Command): void {
   const command = program

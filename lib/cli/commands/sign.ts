@@ -3,9 +3,10 @@ import { forbidDumps, sign, userSecretKeyrings, type SigningKey } from "../../in
 import { keyPassword, KeyPasswords, parseDescriptor } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { print } from "../output.ts"
-import { collect, parseId } from "../signers.ts"
+import { parseId } from "../signers.ts"
 import { keepHeapSmall } from "../small-heap.ts"
 import { notice, printable, Progress } from "../terminal.ts"
+import { collect } from "../values.ts"
 
 interface SignFlags {
   readonly keyidx?: number | string
@@ -31,12 +32,11 @@ function parseKey(text: string): number | string {
 
 function signingKey(flags: SignFlags, command: Command): SigningKey {
   const { key, keyidx, signCommand, secretKeyring } = flags
-  const select = keyidx === undefined ? {} : { select: keyidx }
   if (key !== undefined)
     return signCommand === undefined ? { keyPath: key } : { publicKeyPath: key, command: signCommand }
   if (signCommand !== undefined) command.error("error: --sign-command takes the public key as --key")
-  if (flags.gpg === true) return { gpg: true, ...select }
-  return { secretKeyrings: secretKeyring ?? userSecretKeyrings(process.env), ...select }
+  if (flags.gpg === true) return { gpg: true, select: keyidx }
+  return { secretKeyrings: secretKeyring ?? userSecretKeyrings(process.env), select: keyidx }
 }
 
 export function addSignCommand(program: Command): void {
@@ -106,8 +106,8 @@ export function addSignCommand(program: Command): void {
         progress.update(bytes)
       },
       ...(flags.tree === true ? { tree: true } : {}),
-      ...(flags.groupId === undefined ? {} : { groups: flags.groupId }),
-      ...(flags.sifId === undefined ? {} : { objects: flags.sifId }),
+      groups: flags.groupId,
+      objects: flags.sifId,
     }).finally(() => {
       progress.done()
     })

@@ -3,9 +3,10 @@ import { sif, verify, type SignatureReport, type SignersRequired, type VerifyRep
 import { exitCodes } from "../exit-codes.ts"
 import { interruption } from "../interrupt.ts"
 import { print } from "../output.ts"
-import { collect, keyringPaths, keyServerOption, parseId, requiredSigners } from "../signers.ts"
+import { keyringPaths, keyServerOption, parseId, requiredSigners } from "../signers.ts"
 import { keepHeapSmall } from "../small-heap.ts"
 import { notice, printable, Progress } from "../terminal.ts"
+import { collect } from "../values.ts"
 
 interface VerifyFlags {
   readonly key?: string[]
@@ -150,10 +151,8 @@ export function addVerifyCommand(program: Command): void {
           : [
               {
                 certificate,
-                ...(certificateIntermediates === undefined
-                  ? {}
-                  : { intermediates: certificateIntermediates }),
-                ...(certificateRoots === undefined ? {} : { roots: certificateRoots }),
+                intermediates: certificateIntermediates,
+                roots: certificateRoots,
               },
             ],
       require: required(flags, command),
@@ -161,8 +160,8 @@ export function addVerifyCommand(program: Command): void {
       onProgress: (bytes) => {
         progress.update(bytes)
       },
-      ...(flags.groupId === undefined ? {} : { groups: flags.groupId }),
-      ...(flags.sifId === undefined ? {} : { objects: flags.sifId }),
+      groups: flags.groupId,
+      objects: flags.sifId,
       ...(legacyInsecure === undefined ? {} : { legacy: all === undefined ? "primary" : "all" }),
     }).finally(() => {
       progress.done()
