@@ -15,7 +15,7 @@ export class TooLarge extends Error {
 /** How a file is read. */
 export interface BoundedReadOptions {
   /** For open(2), besides O_RDONLY. */
-  readonly flags?: number
+  readonly flags?: number | undefined
   /** Ends the wait for a pipe. */
   readonly signal?: AbortSignal | undefined
 }

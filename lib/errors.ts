@@ -112,9 +112,9 @@ export interface ContainerErrorOptions {
   /** What went wrong below: usually a system error. */
   readonly cause?: unknown
   /** The file or device the error is about. */
-  readonly path?: string
+  readonly path?: string | undefined
   /** Byte offset in the image, where known. */
-  readonly offset?: number
+  readonly offset?: number | undefined
 }
 
 /** Base class of everything this package throws on purpose. */

@@ -41,19 +41,19 @@ import { cipherOf, plainRange, unlockPartition, wipeUnlocked, type Unlocked } fr
 /** How {@link open} opens. */
 export interface OpenOptions {
   /** For an encrypted image; a plain one opens whatever is given. */
-  readonly unlock?: readonly CredentialSource[]
+  readonly unlock?: readonly CredentialSource[] | undefined
   /**
    * A cipher besides `aes-xts-plain64` that the kernel engine may use, in dm-crypt's notation (`serpent-xts-plain64`).
    * Nothing authenticates a LUKS2 header: allow only what you know the image was made with.
    */
-  readonly allowCipher?: string
+  readonly allowCipher?: string | undefined
   /** Replace limits on what a header may make a key derivation cost. */
-  readonly kdfLimits?: NonNullable<LuksPolicy["limits"]>
+  readonly kdfLimits?: NonNullable<LuksPolicy["limits"]> | undefined
   /**
    * What to do about an encrypted image that carries no signature: `warn` tells `onNotice`, `error` refuses it, both
    * before any key is used. Default `allow`. No signature is verified here, so one that is there proves nothing.
    */
-  readonly unsigned?: UnsignedPolicy
+  readonly unsigned?: UnsignedPolicy | undefined
   /**
    * Verify the signatures first, with these keys: before any key of the image is used, and on the descriptor that is read
    * from afterwards. What is not verified is refused. Of a root file system with a signed hash tree (`sign --tree`) each block is
@@ -64,11 +64,11 @@ export interface OpenOptions {
    * `run`, the default: the system's execution control list is asked first, and refuses what may not run. `read`: only for
    * listing, reading and extracting; the image is neither mounted nor run.
    */
-  readonly purpose?: "run" | "read"
+  readonly purpose?: "run" | "read" | undefined
   /** Hears what the user should know, in a sentence. */
-  readonly onNotice?: (text: string) => void
+  readonly onNotice?: ((text: string) => void) | undefined
   /** Looked at before the start; a key derivation that runs cannot be stopped. */
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
 }
 
 export const unsignedPolicy: Check<UnsignedPolicy> = oneOf("allow", "warn", "error")
@@ -111,37 +111,37 @@ export interface TreeEntry {
 /** How {@link Image.walk} walks. */
 export interface WalkOptions {
   /** Everything below, too; default false. */
-  readonly recursive?: boolean
+  readonly recursive?: boolean | undefined
   /** Stops it between two folders. */
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
 }
 
 /** How {@link Image.list} lists. */
 export interface ListOptions extends WalkOptions {
   /** More are an error: an image can be small and list as more than memory holds. Default {@link MAX_ENTRIES}. */
-  readonly maxEntries?: number
+  readonly maxEntries?: number | undefined
 }
 
 /** How {@link Image.readFile} and {@link Image.createReadStream} read. */
 export interface ReadOptions {
   /** Stops it between two pieces. */
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
 }
 
 /** How {@link Image.readFile} reads. */
 export interface ReadFileOptions extends ReadOptions {
   /** Default {@link MAX_FILE}. */
-  readonly maxSize?: Bytes
+  readonly maxSize?: Bytes | undefined
 }
 
 /** How {@link Image.extract} extracts. */
 export interface ExtractOptions {
   /** Paths inside; default: everything. */
-  readonly paths?: readonly string[]
+  readonly paths?: readonly string[] | undefined
   /** Stops it; what was extracted until then stays. */
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
   /** Bytes written so far, of how many. */
-  readonly onProgress?: OnProgress
+  readonly onProgress?: OnProgress | undefined
 }
 
 const checkList = shape<ListOptions>({ recursive: flag, maxEntries: count, signal: abortSignal })

@@ -70,9 +70,9 @@ export type JoinOptions = Pick<
 /** How {@link Instance.stop} stops. */
 export interface StopOptions {
   /** What its start script gets first; default `SIGTERM`. */
-  readonly signal?: NodeJS.Signals
+  readonly signal?: NodeJS.Signals | undefined
   /** After so long it is killed, milliseconds; default 10000. */
-  readonly timeoutMs?: number
+  readonly timeoutMs?: number | undefined
 }
 
 export const instanceOptions: Check<InstanceOptions> = shape<InstanceOptions>(instanceRows)

@@ -101,7 +101,7 @@ export interface ImportOptions extends RingOptions {
   /** Put private keys under a new password. */
   readonly newPassword?: SecretSource
   /** Of the private keys in the file; asked for only with `newPassword`. */
-  readonly password?: SecretSource
+  readonly password?: SecretSource | undefined
 }
 
 const checkImport = shape<ImportOptions>({
@@ -151,7 +151,7 @@ export async function importKeys(
 /** How {@link exportFile} writes. */
 export interface ExportFileOptions extends ExportOptions {
   /** Replace the file; it is kept until the new one is complete. Default false. */
-  readonly force?: boolean
+  readonly force?: boolean | undefined
 }
 
 const checkExport = shape<ExportFileOptions>({ ...exportRows, force: flag })

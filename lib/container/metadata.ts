@@ -57,9 +57,9 @@ export type MetadataPart = (typeof parts)[number]
 /** How {@link readMetadata} reads. */
 export interface MetadataOptions extends OpenOptions {
   /** What is read, of the image and of its apps; default: all of it. */
-  readonly parts?: readonly MetadataPart[]
+  readonly parts?: readonly MetadataPart[] | undefined
   /** Of which apps; `names` reads nothing of them. Default: `all`. */
-  readonly apps?: "all" | "names" | readonly string[]
+  readonly apps?: "all" | "names" | readonly string[] | undefined
 }
 
 const whichApps = oneOf("all", "names")

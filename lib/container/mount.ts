@@ -13,13 +13,13 @@ import { mountDevice, unmount, type MountInfo } from "./mounts.ts"
 /** How {@link Image.mount} mounts. */
 export interface MountOptions {
   /** Default `auto`. */
-  readonly engine?: Engine
+  readonly engine?: Engine | undefined
   /** Stays when this process ends; default false. */
-  readonly detached?: boolean
+  readonly detached?: boolean | undefined
   /** Of decoded blocks that the userspace engine keeps, bytes; default 8 MiB. */
-  readonly cacheSize?: Bytes
+  readonly cacheSize?: Bytes | undefined
   /** Stops it while it is being mounted; afterwards, unmount. */
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
 }
 
 export const mountOptions: Check<MountOptions> = shape<MountOptions>({

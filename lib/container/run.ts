@@ -62,7 +62,7 @@ export interface RunOutput extends RunResult {
 /** How {@link Running.output} reads. */
 export interface OutputOptions {
   /** Of standard output and error, each; default 64 MiB. The payload is ended when it writes more. */
-  readonly maxBytes?: Bytes
+  readonly maxBytes?: Bytes | undefined
 }
 
 /** A payload that runs. Disposing it ends it. */

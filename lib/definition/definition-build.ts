@@ -39,28 +39,26 @@ import { secretOf, withSecret, type Built, type Copied, type StageBase } from ".
 /** How a definition file is built. */
 export interface DefinitionOptions extends ScratchOptions {
   /** `NAME=VALUE`, for its templates. */
-  readonly buildArguments?: readonly string[]
+  readonly buildArguments?: readonly string[] | undefined
   /** A file with lines of them; `buildArguments` are stronger. */
-  readonly buildArgumentFile?: string
+  readonly buildArgumentFile?: string | undefined
   /** Arguments that no template asks for are told of and are no error. */
-  readonly warnUnusedBuildArguments?: boolean
+  readonly warnUnusedBuildArguments?: boolean | undefined
   /** Only these sections; an empty list: none. Default: all of them. */
-  readonly sections?: readonly SectionName[]
+  readonly sections?: readonly SectionName[] | undefined
   /** `SRC[:DST[:OPTIONS]]` of this machine that `%post` and `%test` see. */
-  readonly binds?: readonly string[]
+  readonly binds?: readonly string[] | undefined
   /** `%test` is kept but not run. */
-  readonly noTest?: boolean
+  readonly noTest?: boolean | undefined
   /** The owner may read, write and enter everything. */
-  readonly fixPermissions?: boolean
+  readonly fixPermissions?: boolean | undefined
   /** Whose keys are known, where `Fingerprints:` of a definition say who must have signed a base image. */
-  readonly fingerprintKeys?: Pick<
-    NonNullable<OriginOptions["verify"]>,
-    "keyringPaths" | "keyrings" | "keyPaths" | "keys"
-  >
+  readonly fingerprintKeys?:
+    Pick<NonNullable<OriginOptions["verify"]>, "keyringPaths" | "keyrings" | "keyPaths" | "keys"> | undefined
   /** Hears what is being done, in a few words. */
-  readonly onStep?: (text: string) => void
+  readonly onStep?: ((text: string) => void) | undefined
   /** Gets what scripts print. Default: nobody does. */
-  readonly onOutput?: (bytes: Buffer, stream: "stdout" | "stderr") => void
+  readonly onOutput?: ((bytes: Buffer, stream: "stdout" | "stderr") => void) | undefined
 }
 
 const buildArgumentRows: Rows<

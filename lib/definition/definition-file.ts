@@ -86,7 +86,7 @@ export interface ParseOptions {
   /** For messages. */
   readonly path: string
   /** Build arguments, stronger than the file's own `%arguments`. */
-  readonly buildArguments?: ReadonlyMap<string, string>
+  readonly buildArguments?: ReadonlyMap<string, string> | undefined
 }
 
 interface Line {

@@ -15,18 +15,18 @@ export type ScratchKind = "auto" | "kernel" | "userspace" | "memory"
 /** How {@link ScratchKind} is chosen and bounded. */
 export interface ScratchOptions {
   /** Default: `auto`. */
-  readonly scratch?: ScratchKind
+  readonly scratch?: ScratchKind | undefined
   /** Most memory that the root file systems under construction may take, bytes. Default: three quarters of what is free. */
-  readonly scratchMemory?: Bytes
+  readonly scratchMemory?: Bytes | undefined
   /** Most room that their encrypted part may take on the disk. Default: nine tenths of what is free. */
-  readonly scratchDisk?: Bytes
+  readonly scratchDisk?: Bytes | undefined
   /** Where the encrypted part lies, in a file without a name. Default: TMPDIR, /tmp, or /var/tmp where that is memory. */
-  readonly tmpFolder?: string
+  readonly tmpFolder?: string | undefined
   /**
    * They lie in an ordinary folder below `tmpFolder` instead, readable for root and whoever gets the disk; it is left if all
    * processes of the build are killed at once.
    */
-  readonly plainScratch?: boolean
+  readonly plainScratch?: boolean | undefined
 }
 
 /** What a workspace is told. */

@@ -30,11 +30,11 @@ export const FIPS_PASSPHRASE_KDF: NativeKdf = {
 export interface LuksFormatOptions {
   readonly keyslots: readonly { readonly secret: Uint8Array; readonly kdf: NativeKdf }[]
   /** Default 4096. */
-  readonly sectorSize?: Bytes
+  readonly sectorSize?: Bytes | undefined
   /** Default 64: AES-256-XTS. */
-  readonly volumeKeySize?: Bytes
+  readonly volumeKeySize?: Bytes | undefined
   /** Default {@link LUKS_HEADER_SIZE}. */
-  readonly headerSize?: Bytes
+  readonly headerSize?: Bytes | undefined
 }
 
 /** What {@link changeKeyslots} does. */
@@ -42,9 +42,9 @@ export interface LuksChangeOptions {
   /** As it was read from the image. */
   readonly header: LuksHeader
   readonly volumeKey: Uint8Array
-  readonly add?: readonly { readonly secret: Uint8Array; readonly kdf: NativeKdf }[]
+  readonly add?: readonly { readonly secret: Uint8Array; readonly kdf: NativeKdf }[] | undefined
   /** Numbers of keyslots. One at least must be left, or added. */
-  readonly remove?: readonly number[]
+  readonly remove?: readonly number[] | undefined
 }
 
 /** What {@link unlockLuks} opens. */
@@ -58,9 +58,9 @@ export interface LuksUnlockOptions {
   readonly verity?: NativeVerity | undefined
   readonly secret: Uint8Array
   /** Only this keyslot; default: each in turn. */
-  readonly keyslot?: number
+  readonly keyslot?: number | undefined
   /** For messages. */
-  readonly path?: string
+  readonly path?: string | undefined
 }
 
 interface SystemFailure extends Error {

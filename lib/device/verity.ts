@@ -9,8 +9,8 @@ export type { NativeVerity } from "../native/binding.ts"
 
 /** Hears how many bytes were hashed; the work stops when it throws. */
 export interface HashOptions {
-  readonly signal?: AbortSignal
-  readonly onProgress?: (bytes: Bytes) => void
+  readonly signal?: AbortSignal | undefined
+  readonly onProgress?: ((bytes: Bytes) => void) | undefined
 }
 
 /** A block that is not what its tree says, as an error of the image; undefined: something else went wrong. */

@@ -44,16 +44,16 @@ export interface CreateOptions {
   /** Of the PKCS#12 file. */
   readonly password: SecretSource
   /** Of the modulus. Default 4096. */
-  readonly bits?: number
+  readonly bits?: number | undefined
   /** The certificate's common name. Default: the last part of the prefix. */
-  readonly commonName?: string
+  readonly commonName?: string | undefined
   /** The certificate is valid from now and so long. Default 365. */
-  readonly days?: number
+  readonly days?: number | undefined
   /** Encrypt the PKCS#12 file with 3DES and SHA-1, for readers from before 2019. */
-  readonly legacy?: boolean
+  readonly legacy?: boolean | undefined
   /** Replace existing files, once all new ones are complete. */
-  readonly force?: boolean
-  readonly signal?: AbortSignal
+  readonly force?: boolean | undefined
+  readonly signal?: AbortSignal | undefined
 }
 
 /** {@link create} has the ranges. */
@@ -164,11 +164,11 @@ async function unlocking<T>(
 /** What {@link info} looks at. */
 export interface InfoOptions {
   /** Of a PKCS#12 file. */
-  readonly password?: SecretSource
+  readonly password?: SecretSource | undefined
   /** Tell of the one certificate that has it: SHA-256, or SHA-1 if only one has that; hexadecimal, colons or not. */
-  readonly thumbprint?: string
+  readonly thumbprint?: string | undefined
   /** Ends the wait for a file that is a pipe. */
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
 }
 
 const checkInfo = shape<InfoOptions>({ password: secretSource, thumbprint: text, signal: abortSignal })
@@ -220,19 +220,19 @@ export interface ConvertOptions {
   readonly output: string
   readonly to: Form
   /** Of the input. */
-  readonly password?: SecretSource
+  readonly password?: SecretSource | undefined
   /** Of the output, when a private key goes into it. */
-  readonly newPassword?: SecretSource
+  readonly newPassword?: SecretSource | undefined
   /** Write a private key without a password. PKCS#1 has no other way. */
-  readonly plain?: boolean
+  readonly plain?: boolean | undefined
   /** PEM or DER, for `pfx` when the input has no certificate. */
-  readonly certificateFile?: string
+  readonly certificateFile?: string | undefined
   /** As for {@link create}. */
-  readonly legacy?: boolean
+  readonly legacy?: boolean | undefined
   /** Replace an existing output. */
-  readonly force?: boolean
+  readonly force?: boolean | undefined
   /** Ends the wait for an input that is a pipe. */
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
 }
 
 const checkConvert = shape<ConvertOptions>({

@@ -56,13 +56,13 @@ export const passphraseKdf: Check<PassphraseKdf> = shape<PassphraseKdf>({
 /** The part of a build's options that says who may open the image. */
 export interface RecipientOptions {
   readonly recipients?: Credentials | undefined
-  readonly encrypt?: boolean
+  readonly encrypt?: boolean | undefined
   /** What opens a source: a variable there that nobody asked to encrypt with is told of. */
   readonly unlock?: readonly CredentialSource[] | undefined
   /** Asks for encryption as `encrypt` does. */
-  readonly format?: EncryptionFormat
-  readonly onNotice?: (text: string) => void
-  readonly signal?: AbortSignal
+  readonly format?: EncryptionFormat | undefined
+  readonly onNotice?: ((text: string) => void) | undefined
+  readonly signal?: AbortSignal | undefined
 }
 
 /**

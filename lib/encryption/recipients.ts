@@ -43,12 +43,12 @@ import { findCryptoMessages, marksOf, openPartition, wipeUnlocked, type Opening 
 /** What every change of recipients takes. */
 export interface RecipientChangeOptions extends StayOptions {
   /** What opens the image now. */
-  readonly unlock?: readonly CredentialSource[]
+  readonly unlock?: readonly CredentialSource[] | undefined
   /** How much the header may make a key derivation cost. */
-  readonly kdfLimits?: NonNullable<LuksPolicy["limits"]>
+  readonly kdfLimits?: NonNullable<LuksPolicy["limits"]> | undefined
   /** Remove the signatures that the change breaks; default: they stay, and are reported. */
-  readonly removeSignatures?: boolean
-  readonly signal?: AbortSignal
+  readonly removeSignatures?: boolean | undefined
+  readonly signal?: AbortSignal | undefined
 }
 
 /** Whom {@link addRecipients} adds. */
@@ -56,25 +56,25 @@ export interface AddRecipientsOptions extends RecipientChangeOptions {
   /** Public keys and passphrases. */
   readonly recipients: readonly CredentialSource[]
   /** Leave out of the image whose the keys are. */
-  readonly anonymous?: boolean
+  readonly anonymous?: boolean | undefined
   /** Default Argon2id with fixed costs. */
-  readonly passphraseKdf?: PassphraseKdf
+  readonly passphraseKdf?: PassphraseKdf | undefined
 }
 
 /** What a rotation takes besides. */
 export interface RotateRecipientsOptions extends RecipientChangeOptions {
   /** Public keys of those who stay: listed, as with `keep`. */
-  readonly recipients?: readonly CredentialSource[]
+  readonly recipients?: readonly CredentialSource[] | undefined
 }
 
 /** Whom {@link removeRecipient} removes: one of these. */
 export interface RemoveRecipientOptions extends RotateRecipientsOptions {
   /** A fingerprint (`SHA256:…`, `SHA1:…`, or hex) or the ID of a crypto message. */
-  readonly recipient?: string
+  readonly recipient?: string | undefined
   /** A file with the recipient's key. */
-  readonly recipientFile?: string
+  readonly recipientFile?: string | undefined
   /** A passphrase's keyslot. */
-  readonly keyslot?: number
+  readonly keyslot?: number | undefined
 }
 
 const changeRows: Rows<RecipientChangeOptions> = {

@@ -25,13 +25,13 @@ export interface StayOptions {
    * keyslots as {@link listRecipients} has them, or files with public keys. Default: everybody, if all of them are known
    * otherwise.
    */
-  readonly keep?: readonly string[]
+  readonly keep?: readonly string[] | undefined
   /** The image is verified first. If `require` names signers, whoever they signed for stays. */
   readonly verify?: VerifyOptions
   /** Shown who would stay of whom nothing is known; false: nothing is changed. */
-  readonly onConfirm?: (unknown: readonly Recipient[]) => Promise<boolean>
+  readonly onConfirm?: ((unknown: readonly Recipient[]) => Promise<boolean>) | undefined
   /** Things worth knowing that are no errors. */
-  readonly onNotice?: (text: string) => void
+  readonly onNotice?: ((text: string) => void) | undefined
 }
 
 export const stayRows: Rows<StayOptions> = {

@@ -46,10 +46,10 @@ export interface ChangeableFile {
 /** How a change stamps the image, and how long it waits for its turn. */
 export interface ChangeOptions {
   /** Seconds since 1970; default now. */
-  readonly time?: number
+  readonly time?: number | undefined
   /** How long to wait for somebody else who changes the same image; default 5000. */
-  readonly patienceMs?: number
-  readonly signal?: AbortSignal
+  readonly patienceMs?: number | undefined
+  readonly signal?: AbortSignal | undefined
 }
 
 const checkChange = shape<ChangeOptions>({ time: count, patienceMs: milliseconds, signal: abortSignal })

@@ -34,7 +34,7 @@ export interface ConnectionsOptions {
   /** Use a connection again. */
   readonly keepAlive: boolean
   /** Certificates for a host; default: Node's. */
-  readonly trust?: (host: string) => SecureContextOptions
+  readonly trust?: ((host: string) => SecureContextOptions) | undefined
 }
 
 /** For a proxy to answer. */

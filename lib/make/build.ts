@@ -47,11 +47,11 @@ export interface BuildOptions extends EncryptedOutputOptions, TreeOptions, Defin
   /** By whom a source that is a SIF image must be signed; any other source is an error then. */
   readonly verify?: NonNullable<OpenOptions["verify"]>
   /** Without recipients it is an error then. */
-  readonly encrypt?: boolean
+  readonly encrypt?: boolean | undefined
   /** The output is an ordinary folder. It has no recipients. */
-  readonly sandbox?: boolean
+  readonly sandbox?: boolean | undefined
   /** The output is a folder that exists, and the last stage changes it instead of starting anew; `force` starts anew. */
-  readonly update?: boolean
+  readonly update?: boolean | undefined
 }
 
 const checkOptions = shape<BuildOptions>({

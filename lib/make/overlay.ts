@@ -36,17 +36,17 @@ export interface OverlayCreateOptions {
   /** The file to write; it must not exist. */
   readonly output: string
   /** Of the file system: a multiple of 1 MiB, at least 64 MiB, which is the default. */
-  readonly size?: Bytes
+  readonly size?: Bytes | undefined
   /** Take room on the disk only when it is written; not with `encrypt`. */
-  readonly sparse?: boolean
+  readonly sparse?: boolean | undefined
   /** Folders that it has from the start, such as mount points: absolute. */
-  readonly folders?: readonly string[]
+  readonly folders?: readonly string[] | undefined
   /** Without recipients it is an error then. */
-  readonly encrypt?: boolean
+  readonly encrypt?: boolean | undefined
   /** Whoever shall be able to open it, which is encrypted then. Root only: nobody else could write it. */
   readonly recipients?: readonly CredentialSource[]
-  readonly passphraseKdf?: PassphraseKdf
-  readonly signal?: AbortSignal
+  readonly passphraseKdf?: PassphraseKdf | undefined
+  readonly signal?: AbortSignal | undefined
 }
 
 const checkOptions = shape<OverlayCreateOptions>({

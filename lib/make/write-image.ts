@@ -50,31 +50,31 @@ export interface OutputOptions {
   /** The image to write. */
   readonly output: string
   /** Replace an existing output, once the new one is complete. */
-  readonly force?: boolean
+  readonly force?: boolean | undefined
   /** Stops it; nothing is left. */
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
   /** Bytes of input so far, of how many, about ten times a second. */
-  readonly onProgress?: OnProgress
+  readonly onProgress?: OnProgress | undefined
   /** Things worth knowing that are no errors. */
-  readonly onNotice?: (text: string) => void
+  readonly onNotice?: ((text: string) => void) | undefined
 }
 
 /** {@link OutputOptions} where the output is encrypted. */
 export interface EncryptedOutputOptions extends OutputOptions {
   /** Of LUKS2 only; default Argon2id with fixed costs. */
-  readonly passphraseKdf?: PassphraseKdf
+  readonly passphraseKdf?: PassphraseKdf | undefined
   /**
    * Naming it asks for encryption. Default `luks`. `gocryptfs` is what Apptainer's ordinary users can run; it takes any
    * number of RSA keys, or one passphrase without a line end in it.
    */
-  readonly format?: EncryptionFormat
+  readonly format?: EncryptionFormat | undefined
   /** Leave out of the image whom its RSA recipients are: name and public key. */
-  readonly anonymous?: boolean
+  readonly anonymous?: boolean | undefined
   /**
    * Leave definition, labels and so on of a source image readable beside the encrypted partition, as the peers do;
    * default: they are kept inside the encryption.
    */
-  readonly publicMetadata?: boolean
+  readonly publicMetadata?: boolean | undefined
 }
 
 /** Owners as the source has them, all root, or somebody else by number. */
@@ -83,16 +83,16 @@ export type Owner = "preserve" | "root" | { readonly uid: number; readonly gid: 
 /** How a tree is written; of no effect where the source has a squashfs. */
 export interface TreeOptions {
   /** Default zstd. */
-  readonly compression?: Compression
+  readonly compression?: Compression | undefined
   /**
    * Whom everything belongs to. Default: layers of OCI and Docker images keep their owners (`preserve`); so does what
    * root builds from a folder, and everybody else's files become root's, as with the peers.
    */
-  readonly owner?: Owner
+  readonly owner?: Owner | undefined
   /** Go's or Node's name; default: the source's, or this machine's. */
-  readonly architecture?: string
+  readonly architecture?: string | undefined
   /** Seconds since 1970 that no time in the image exceeds: makes a plain build reproducible. */
-  readonly sourceDateEpoch?: number
+  readonly sourceDateEpoch?: number | undefined
 }
 
 /** What was made. */

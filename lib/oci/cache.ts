@@ -139,11 +139,11 @@ export async function listCache(folder: string = cacheFolder()): Promise<CachedB
 /** What {@link cleanCache} removes. */
 export interface CleanCacheOptions {
   /** Default: by the environment. */
-  readonly folder?: string
+  readonly folder?: string | undefined
   /** Only what was not used for so long. */
-  readonly olderThanDays?: number
+  readonly olderThanDays?: number | undefined
   /** Remove nothing, only tell. */
-  readonly dryRun?: boolean
+  readonly dryRun?: boolean | undefined
 }
 
 const checkClean = shape<CleanCacheOptions>({ folder: filePath, olderThanDays: number(0), dryRun: flag })

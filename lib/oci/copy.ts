@@ -13,9 +13,9 @@ const MAX_DOCUMENT_BYTES: Bytes = 64 << 20
 
 /** How an image is copied. */
 export interface CopyOptions {
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
   /** Bytes of blobs that are there, of how many. */
-  readonly onProgress?: (bytes: Bytes, total: Bytes) => void
+  readonly onProgress?: ((bytes: Bytes, total: Bytes) => void) | undefined
 }
 
 interface Parts {

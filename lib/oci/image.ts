@@ -25,11 +25,11 @@ export const MAX_LAYER_BYTES: Bytes = 64 * 2 ** 30
 /** Which image it is to be. */
 export interface ImageOptions {
   /** `amd64`, `arm64`, `arm32v7`, `ppc64le`; default: this machine's. */
-  readonly architecture?: string
+  readonly architecture?: string | undefined
   /** More, uncompressed, is an error: a few bytes can stand for any number. Default {@link MAX_LAYER_BYTES}. */
-  readonly maxLayerBytes?: Bytes
-  readonly signal?: AbortSignal
-  readonly onNotice?: (text: string) => void
+  readonly maxLayerBytes?: Bytes | undefined
+  readonly signal?: AbortSignal | undefined
+  readonly onNotice?: ((text: string) => void) | undefined
 }
 
 /** An image whose parts are at hand while it is open. */

@@ -14,11 +14,11 @@ export interface ClientOptions extends CredentialSearch, Pick<HttpOptions, "retr
    * With certificates for the registry: `*.crt` are trusted, and a `*.cert` is shown with its `*.key`. For others that the registry
    * names (who gives tokens, where blobs lie) below HOST:PORT in it.
    */
-  readonly certFolder?: string
+  readonly certFolder?: string | undefined
   /** Speak HTTP without TLS, which anybody on the way can read and change. Loopback may do so by itself. */
-  readonly noHttps?: boolean
-  readonly signal?: AbortSignal
-  readonly onNotice?: (text: string) => void
+  readonly noHttps?: boolean | undefined
+  readonly signal?: AbortSignal | undefined
+  readonly onNotice?: ((text: string) => void) | undefined
 }
 
 /** What else the machine's containers trust. */

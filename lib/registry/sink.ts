@@ -11,7 +11,7 @@ import { isBusy, nextPlace, replyError, retryAfter, type Reply } from "./http.ts
 
 export interface RegistrySinkOptions extends ClientOptions {
   /** Send blobs in requests of so many bytes, for what lies between and takes no larger ones. Default: one request for each. */
-  readonly chunkSize?: Bytes
+  readonly chunkSize?: Bytes | undefined
 }
 
 const MAX_TRIES = 5

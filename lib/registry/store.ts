@@ -19,13 +19,13 @@ import { Spill } from "./spill.ts"
 /** How images are fetched from a registry. */
 export interface RegistryOptions extends ClientOptions {
   /** Where public blobs are kept; default: by the environment. */
-  readonly cacheFolder?: string
+  readonly cacheFolder?: string | undefined
   /** Keep nothing: what is fetched lies encrypted in a file without a name until the end. */
-  readonly disableCache?: boolean
+  readonly disableCache?: boolean | undefined
   /** For what is not kept. Default: the folder of the cache, or TMPDIR. */
-  readonly tmpFolder?: string
+  readonly tmpFolder?: string | undefined
   /** Bytes of blobs that are here, of how many. */
-  readonly onFetch?: (bytes: Bytes, total: Bytes) => void
+  readonly onFetch?: ((bytes: Bytes, total: Bytes) => void) | undefined
 }
 
 const PIECE: Bytes = 1 << 20

@@ -11,8 +11,8 @@ import { findRemote, type RegistryOptions } from "./store.ts"
 
 /** Where images come from, and which one it is to be. */
 export interface OciOptions extends RegistryOptions, ImageOptions {
-  readonly signal?: AbortSignal
-  readonly onNotice?: (text: string) => void
+  readonly signal?: AbortSignal | undefined
+  readonly onNotice?: ((text: string) => void) | undefined
 }
 
 function nameOf(reference: ImageReference): string {

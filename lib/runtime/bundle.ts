@@ -32,11 +32,11 @@ export interface BundleOptions {
   /** Resolved. */
   readonly hostCwd: string
   /** What the caller asked for, with what that implies. */
-  readonly asked?: ExecOptions
+  readonly asked?: ExecOptions | undefined
   /** All of them, the defaults included. */
   readonly places: readonly Place[]
   /** Which image that the starter mounts a bind is out of. */
-  readonly imageNumber?: (bind: Bind) => number | undefined
+  readonly imageNumber?: ((bind: Bind) => number | undefined) | undefined
   /** The folder of {@link chooseSession}. */
   readonly session: string
   readonly environment: PayloadEnvironment

@@ -22,7 +22,7 @@ export interface HandoverOptions {
   readonly attempts: readonly [Launch, ...Launch[]]
   readonly bundle: Promise<Buffer>
   /** Descriptors that keep their numbers. */
-  readonly preserved?: readonly number[]
+  readonly preserved?: readonly number[] | undefined
   readonly reporter: FailureReporter
 }
 

@@ -45,27 +45,27 @@ export interface BindSpec {
 /** Limits on what a payload may use, set through cgroups. */
 export interface ResourceLimits {
   /** Processors' worth of time: 1.5 is one and a half. */
-  readonly cpus?: number
+  readonly cpus?: number | undefined
   /** Weight beside other groups; 1024 is the kernel's default. */
-  readonly cpuShares?: number
+  readonly cpuShares?: number | undefined
   /** Processors it may run on, as the kernel lists them: `0-3,8`. */
-  readonly cpusetCpus?: string
+  readonly cpusetCpus?: string | undefined
   /** Memory nodes it may use, in the same notation. */
-  readonly cpusetMems?: string
+  readonly cpusetMems?: string | undefined
   /** Hard limit on memory. */
-  readonly memory?: Bytes
+  readonly memory?: Bytes | undefined
   /** Soft limit on memory. */
-  readonly memoryReservation?: Bytes
+  readonly memoryReservation?: Bytes | undefined
   /** Memory and swap together; -1: unlimited. */
-  readonly memorySwap?: Bytes
+  readonly memorySwap?: Bytes | undefined
   /** Processes that find no memory wait instead of being killed. */
-  readonly oomKillDisable?: boolean
+  readonly oomKillDisable?: boolean | undefined
   /** Processes and threads; -1: unlimited. */
-  readonly pidsLimit?: number
+  readonly pidsLimit?: number | undefined
   /** Weight of block input and output, 10 to 1000. */
-  readonly blkioWeight?: number
+  readonly blkioWeight?: number | undefined
   /** The same for single devices: `/dev/sda:200`. */
-  readonly blkioWeightDevice?: readonly string[]
+  readonly blkioWeightDevice?: readonly string[] | undefined
 }
 
 /** Where one of a payload's standard streams leads. */
@@ -77,26 +77,26 @@ export type StdioOption =
 /** How {@link Image.exec}, {@link Image.run}, {@link Image.shell} and {@link Image.test} run. */
 export interface ExecOptions extends ResourceLimits {
   /** Default `auto`. */
-  readonly engine?: Engine
+  readonly engine?: Engine | undefined
   /**
    * Default `pipe`; with `pty` the payload has a terminal, and {@link Running.terminal} is the other end. Or one for each of standard
    * input, output and error: a number is a descriptor of this process, a stream is read from or written to until the payload
    * ends, and stays open if it is written to.
    */
-  readonly stdio?: StdioOption
+  readonly stdio?: StdioOption | undefined
   /** With `pty`; default 80 columns, 24 rows. */
-  readonly terminalSize?: TerminalSize
+  readonly terminalSize?: TerminalSize | undefined
   /**
    * So many of this process's descriptors, from 3 on, are the payload's too, under the same numbers; default 0. All have to
    * be open, and none may be Node's own, the image's or one that a secret was read from. They stay open here as well.
    */
-  readonly preserveFds?: number
+  readonly preserveFds?: number | undefined
   /** Ends the payload and takes everything back. */
-  readonly signal?: AbortSignal
+  readonly signal?: AbortSignal | undefined
   /** After so long, milliseconds, the payload is ended as by `signal`; {@link Running.exited} rejects with `ERR_RUN_TIMEOUT` then. */
-  readonly timeoutMs?: number
+  readonly timeoutMs?: number | undefined
   /** Of decoded blocks that the userspace engine keeps, bytes; default 8 MiB. */
-  readonly cacheSize?: Bytes
+  readonly cacheSize?: Bytes | undefined
   /**
    * This process becomes the payload's starter, as by execve(2): nothing of the program goes on, listeners of `exit` are
    * called before, and the process ends as the payload does. Needs `stdio` "inherit". Should the payload fail to start,
@@ -105,107 +105,107 @@ export interface ExecOptions extends ResourceLimits {
    */
   readonly replaceProcess?: FailureReporter | undefined
   /** Hears what the user should know, in a sentence. */
-  readonly onNotice?: (text: string) => void
+  readonly onNotice?: ((text: string) => void) | undefined
 
   /** `SRC[:DST[:OPTIONS]]`, several separated by commas, or the parts by name. */
-  readonly binds?: readonly (string | BindSpec)[]
+  readonly binds?: readonly (string | BindSpec)[] | undefined
   /** `NAME=VALUE`, one each, stronger than what the image sets. */
-  readonly env?: readonly string[]
+  readonly env?: readonly string[] | undefined
   /** A file of assignments, evaluated by a shell on the host; `env` is stronger. */
-  readonly envFile?: string
+  readonly envFile?: string | undefined
   /** Names of host variables that do not get in. */
-  readonly noEnv?: readonly string[]
+  readonly noEnv?: readonly string[] | undefined
   /** Of the host's environment only TERM and the proxies; default false. */
-  readonly cleanEnv?: boolean
+  readonly cleanEnv?: boolean | undefined
   /** A shell inside expands the values of `env` and of variables like `APPTAINERENV_NAME`; default: literal. */
-  readonly evaluate?: boolean
+  readonly evaluate?: boolean | undefined
   /** Nothing is expanded, the words of an OCI image's run script neither. */
-  readonly noEval?: boolean
+  readonly noEval?: boolean | undefined
   /** A minimal /dev, an empty home and an empty /tmp; default false. */
-  readonly contain?: boolean
+  readonly contain?: boolean | undefined
   /** `contain` with PID and IPC namespaces and a clean environment; default false. */
-  readonly containAll?: boolean
+  readonly containAll?: boolean | undefined
   /** `containAll` with `noInit`, `noUmask`, `noEval` and `writableTmpfs`: what users of OCI runtimes expect. */
-  readonly compat?: boolean
+  readonly compat?: boolean | undefined
   /** `SRC[:DST]`: another home folder, seen inside as DST. */
-  readonly home?: string
+  readonly home?: string | undefined
   /** No home folder is bound; default false. */
-  readonly noHome?: boolean
+  readonly noHome?: boolean | undefined
   /** Working directory inside; default: the caller's if it is seen inside, else home, else `/`. */
-  readonly cwd?: string
+  readonly cwd?: string | undefined
   /** Default mounts to leave out: `proc sys dev devpts home tmp hostfs cwd bind-paths`, or a destination. */
-  readonly noMount?: readonly string[]
+  readonly noMount?: readonly string[] | undefined
   /** Where `contain` puts home and tmp, and scratch folders lie; default: in memory. */
-  readonly workdir?: string
+  readonly workdir?: string | undefined
   /** Folders inside that are empty and writable. */
-  readonly scratch?: readonly string[]
+  readonly scratch?: readonly string[] | undefined
   /** Addresses for resolv.conf. */
-  readonly dns?: readonly string[]
+  readonly dns?: readonly string[] | undefined
   /** Name of the machine inside; implies `uts`. */
-  readonly hostname?: string
+  readonly hostname?: string | undefined
   /** The payload starts with umask 0022 instead of the caller's. */
-  readonly noUmask?: boolean
+  readonly noUmask?: boolean | undefined
   /** A SCIF app of the image to run instead of the image's own script. */
-  readonly app?: string
+  readonly app?: string | undefined
   /** The program that {@link Image.shell} starts. */
-  readonly shell?: string
+  readonly shell?: string | undefined
   /** NVIDIA's devices, libraries and programs of the host are seen inside. */
-  readonly nv?: boolean
+  readonly nv?: boolean | undefined
   /** Leaves `nv` out whatever asks for it. */
-  readonly noNv?: boolean
+  readonly noNv?: boolean | undefined
   /** AMD's devices, libraries and programs of the host are seen inside. */
-  readonly rocm?: boolean
+  readonly rocm?: boolean | undefined
   /** Leaves `rocm` out whatever asks for it. */
-  readonly noRocm?: boolean
+  readonly noRocm?: boolean | undefined
 
   /** `PATH[:ro]` of folders and images that lie over the root, the last on top. */
-  readonly overlay?: readonly string[]
+  readonly overlay?: readonly string[] | undefined
   /**
    * What is written over an encrypted image may be kept in the clear; default: only in an encrypted overlay or in memory.
    */
-  readonly plainOverlay?: boolean
+  readonly plainOverlay?: boolean | undefined
   /** Open encrypted overlays, and encrypted images that something is bound out of; default: none. */
-  readonly overlayUnlock?: readonly CredentialSource[]
+  readonly overlayUnlock?: readonly CredentialSource[] | undefined
   /** The root can be written to, in memory. */
-  readonly writableTmpfs?: boolean
+  readonly writableTmpfs?: boolean | undefined
   /** The image itself can be written to. */
-  readonly writable?: boolean
+  readonly writable?: boolean | undefined
   /** Inside, the caller is root. */
-  readonly fakeroot?: boolean
+  readonly fakeroot?: boolean | undefined
   /** A user namespace for root as well. */
-  readonly userns?: boolean
+  readonly userns?: boolean | undefined
   /** A PID namespace. */
-  readonly pid?: boolean
+  readonly pid?: boolean | undefined
   /** No PID namespace, though `containAll` asks for one. */
-  readonly noPid?: boolean
+  readonly noPid?: boolean | undefined
   /** An IPC namespace. */
-  readonly ipc?: boolean
+  readonly ipc?: boolean | undefined
   /** A namespace for the machine's name. */
-  readonly uts?: boolean
+  readonly uts?: boolean | undefined
   /** A network namespace. */
-  readonly net?: boolean
+  readonly net?: boolean | undefined
   /** What is in it: `none` is loopback only. */
-  readonly network?: string
+  readonly network?: string | undefined
   /** For CNI networks. */
-  readonly networkArgs?: readonly string[]
+  readonly networkArgs?: readonly string[] | undefined
   /** A network namespace that is there already. */
-  readonly netnsPath?: string
+  readonly netnsPath?: string | undefined
   /** With `pid`, the payload is process 1 itself. */
-  readonly noInit?: boolean
+  readonly noInit?: boolean | undefined
   /** `seccomp:FILE`, `apparmor:PROFILE`, `selinux:LABEL`, `uid:N`, `gid:N[:N…]`. */
-  readonly security?: readonly string[]
+  readonly security?: readonly string[] | undefined
   /** Capabilities to add. */
-  readonly addCaps?: readonly string[]
+  readonly addCaps?: readonly string[] | undefined
   /** Capabilities to drop. */
-  readonly dropCaps?: readonly string[]
+  readonly dropCaps?: readonly string[] | undefined
   /** Root keeps its privileges. */
-  readonly keepPrivs?: boolean
+  readonly keepPrivs?: boolean | undefined
   /** Root loses its privileges. */
-  readonly noPrivs?: boolean
+  readonly noPrivs?: boolean | undefined
   /** Setuid programs of the image work, for root. */
-  readonly allowSetuid?: boolean
+  readonly allowSetuid?: boolean | undefined
   /** A TOML file of cgroup limits; excludes those of {@link ResourceLimits}. */
-  readonly applyCgroups?: string
+  readonly applyCgroups?: string | undefined
 }
 
 const bindSpec = shape<BindSpec>({

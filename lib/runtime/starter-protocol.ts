@@ -135,9 +135,9 @@ export interface StarterOptions {
   readonly command: "mount" | "run"
   readonly engine: ConcreteEngine
   readonly source: StarterSource
-  readonly layers?: readonly StarterLayer[]
+  readonly layers?: readonly StarterLayer[] | undefined
   /** Images that the bundle's binds name by their place in here. */
-  readonly bindImages?: readonly StarterLayer[]
+  readonly bindImages?: readonly StarterLayer[] | undefined
   /** Further `--name=value` arguments. */
   readonly args: readonly string[]
 }

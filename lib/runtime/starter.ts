@@ -32,13 +32,13 @@ export interface Starter {
 export interface SpawnOptions {
   readonly launch: Launch<PipedDescriptors>
   /** Goes through a pipe as `--bundle-fd`; the starter prepares what it can until it comes. */
-  readonly bundle?: Promise<Buffer>
+  readonly bundle?: Promise<Buffer> | undefined
   /** Ends with this process; stays when this process is gone; or ends with it until it is told to {@link Starter.stay}. */
   readonly attached: boolean | "at first"
   /** Standard input, output and error; a number is a descriptor. */
   readonly stdio: readonly ("inherit" | "pipe" | "ignore" | number)[]
   /** Descriptors that keep their numbers: 3 and those that follow it. */
-  readonly preserved?: readonly number[]
+  readonly preserved?: readonly number[] | undefined
 }
 
 function send(child: ChildProcess, fd: number, bytes: Uint8Array, done: () => void = () => undefined): void {

@@ -28,7 +28,7 @@ import { BufferReader, FileReader, type ByteReader } from "./source.ts"
 /** How {@link openSif} reads. */
 export interface OpenSifOptions {
   /** Lists what can be read of a malformed table; such an image cannot be opened otherwise. */
-  readonly lenient?: boolean
+  readonly lenient?: boolean | undefined
 }
 
 const checkOptions: Check<OpenSifOptions> = shape<OpenSifOptions>({ lenient: flag })

@@ -33,13 +33,13 @@ export interface NewObject {
 /** What an image takes over from the one that it is made of. */
 export interface LayoutOptions {
   /** Seconds since 1970; default the time of everything else. */
-  readonly created?: number
+  readonly created?: number | undefined
   /** Default: what peers write. */
-  readonly launchScript?: string
+  readonly launchScript?: string | undefined
   /** Of the table, at least; default what peers write. */
-  readonly slots?: number
+  readonly slots?: number | undefined
   /** Places that {@link SifLayout.add} leaves free: whoever was there comes, or comes back one day. */
-  readonly reserved?: readonly { readonly slot: number; readonly id: number }[]
+  readonly reserved?: readonly { readonly slot: number; readonly id: number }[] | undefined
 }
 
 /** What changes when an object of another image is kept: where it stands, and what that does to links. */

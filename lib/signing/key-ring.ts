@@ -74,11 +74,11 @@ export interface RingListing {
 /** Which ring is meant. */
 export interface RingOptions {
   /** The system's, which root writes; default: the user's own. */
-  readonly global?: boolean
+  readonly global?: boolean | undefined
   /** Folder of the user's own ring, instead of the one that `env` names. */
-  readonly folder?: string
+  readonly folder?: string | undefined
   /** For `SIFCRYPT_KEYSDIR` and `HOME`; default `process.env`. */
-  readonly env?: RingEnvironment
+  readonly env?: RingEnvironment | undefined
 }
 
 export const ringRows: Rows<RingOptions> = { global: flag, folder: filePath, env: variables }
@@ -362,7 +362,7 @@ async function listFile(
 /** How {@link list} lists. */
 export interface ListOptions extends RingOptions {
   /** Private keys instead of public ones. */
-  readonly secret?: boolean
+  readonly secret?: boolean | undefined
 }
 
 const checkList = shape<ListOptions>({ ...ringRows, secret: flag })
@@ -442,9 +442,9 @@ export async function importKeys(
 /** How {@link exportKeys} exports. */
 export interface ExportOptions extends RingOptions {
   /** Private keys, protected as they are in the ring; default: public ones. */
-  readonly secret?: boolean
+  readonly secret?: boolean | undefined
   /** As text; default: packets, as rings are. */
-  readonly armor?: boolean
+  readonly armor?: boolean | undefined
 }
 
 export const exportRows: Rows<ExportOptions> = { ...ringRows, secret: flag, armor: flag }
@@ -494,7 +494,7 @@ export async function exportKeys(
 /** What {@link remove} removes. */
 export interface RemoveOptions extends RingOptions {
   /** Default: the public key only. */
-  readonly what?: "public" | "secret" | "both"
+  readonly what?: "public" | "secret" | "both" | undefined
 }
 
 const checkRemove = shape<RemoveOptions>({ ...ringRows, what: oneOf("public", "secret", "both") })
@@ -530,18 +530,18 @@ export const rsaBits = { least: 2048, most: 8192, default: 4096 } as const
 export interface NewPairOptions extends RingOptions {
   readonly name: string
   readonly email: string
-  readonly comment?: string
+  readonly comment?: string | undefined
   /** Default `rsa`, which every reader of signatures knows. */
-  readonly type?: (typeof keyTypes)[number]
+  readonly type?: (typeof keyTypes)[number] | undefined
   /** Of an RSA key: 2048 to 8192, default 4096. */
-  readonly bits?: number
+  readonly bits?: number | undefined
   /** Seconds until it expires; default: never. */
-  readonly validFor?: number
+  readonly validFor?: number | undefined
   /**
    * UTF-8. undefined leaves the private key readable by whoever reads the file. The caller wipes it; the OpenPGP library takes
    * strings, so a copy stays in memory until it is collected.
    */
-  readonly password?: Uint8Array
+  readonly password?: Uint8Array | undefined
 }
 
 /** {@link newPair} says what a bad number of bits is. */

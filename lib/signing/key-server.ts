@@ -36,14 +36,14 @@ const MAX_SIGNERS = 32
 /** Which key server, and how it is asked. */
 export interface KeyServerOptions {
   /** `https://` or `hkps://`; `http://` and `hkp://` for this machine, or with `allowHttp`. Default {@link DEFAULT_KEY_SERVER}. */
-  readonly url?: string
+  readonly url?: string | undefined
   /** Speak without TLS to another machine: whoever is on the way can read, hide and change what is said. */
-  readonly allowHttp?: boolean
+  readonly allowHttp?: boolean | undefined
   /** Milliseconds for one request as a whole; default {@link KEY_SERVER_TIMEOUT_MS}. */
-  readonly timeoutMs?: number
+  readonly timeoutMs?: number | undefined
   /** For the variables that name proxies (`HTTPS_PROXY`, `NO_PROXY`, …); default `process.env`. */
-  readonly env?: Readonly<Record<string, string | undefined>>
-  readonly signal?: AbortSignal
+  readonly env?: Readonly<Record<string, string | undefined>> | undefined
+  readonly signal?: AbortSignal | undefined
 }
 
 export const keyServerOptions: Check<KeyServerOptions> = shape<KeyServerOptions>({

@@ -45,34 +45,34 @@ export type SignersRequired = "any" | "all" | readonly string[]
 /** How {@link verify} verifies. */
 export interface VerifyOptions {
   /** Public keys of DSSE signers: RSA, ECDSA (P-256, P-384, P-521) or Ed25519. */
-  readonly keys?: readonly KeyObject[]
+  readonly keys?: readonly KeyObject[] | undefined
   /** The same, in PEM files: SPKI, PKCS#1 or a certificate, which itself is not verified. */
-  readonly keyPaths?: readonly string[]
+  readonly keyPaths?: readonly string[] | undefined
   /** Certificates of DSSE signers, which are verified: their keys count like {@link keys}. */
-  readonly certificates?: readonly SignerCertificate[]
+  readonly certificates?: readonly SignerCertificate[] | undefined
   /** OpenPGP public keys, armored or as packets. */
-  readonly keyrings?: readonly Uint8Array[]
+  readonly keyrings?: readonly Uint8Array[] | undefined
   /** The same, in files; {@link userKeyrings} finds those of the peers. */
-  readonly keyringPaths?: readonly string[]
+  readonly keyringPaths?: readonly string[] | undefined
   /**
    * A key server that is asked for the keys of the image's OpenPGP signers: for those that are in no ring, and for what became of
    * those that are (revocations). Default: nobody is asked. Anybody can put a key there: name the signers in `require`.
    */
-  readonly keyServer?: KeyServerOptions
+  readonly keyServer?: KeyServerOptions | undefined
   /** Groups to verify; default: every group of the image, and then nothing may be outside of one. */
-  readonly groups?: readonly number[]
+  readonly groups?: readonly number[] | undefined
   /** Single objects to verify, instead of groups. */
-  readonly objects?: readonly number[]
+  readonly objects?: readonly number[] | undefined
   /** Default `any`. */
-  readonly require?: SignersRequired
+  readonly require?: SignersRequired | undefined
   /**
    * Count the signatures from before Singularity 3.6 and no others. They are insecure: header and descriptors may have been
    * changed. Without groups or objects: `primary`, of the primary partition, or `all` objects.
    */
-  readonly legacy?: "primary" | "all"
-  readonly signal?: AbortSignal
+  readonly legacy?: "primary" | "all" | undefined
+  readonly signal?: AbortSignal | undefined
   /** Bytes hashed so far, of how many. */
-  readonly onProgress?: OnProgress
+  readonly onProgress?: OnProgress | undefined
 }
 
 const pathOrBytes: Check<string | Uint8Array> = (value, name) =>

@@ -20,7 +20,7 @@ import { groupOf, lowestId } from "./groups.ts"
 /** How {@link appendVerityTree} makes a tree. */
 export interface VerityTreeOptions extends HashOptions {
   /** 32 bytes; default: random ones. */
-  readonly salt?: Uint8Array
+  readonly salt?: Uint8Array | undefined
 }
 
 /** The objects of a partition's group that say they are its hash tree; more than one is an error. */

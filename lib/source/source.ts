@@ -173,8 +173,8 @@ export interface FindOptions extends LayerOptions, Pick<OriginOptions, "verify">
 /** How an image of layers is found. */
 export interface LayerOptions extends Pick<OciOptions, "architecture" | "signal" | "onNotice"> {
   /** For images of layers. */
-  readonly oci?: Omit<OciOptions, "architecture" | "signal" | "onNotice">
-  readonly sourceDateEpoch?: number
+  readonly oci?: Omit<OciOptions, "architecture" | "signal" | "onNotice"> | undefined
+  readonly sourceDateEpoch?: number | undefined
 }
 
 type RegistryLogin = NonNullable<OciOptions["credentials"]>
