@@ -88,10 +88,7 @@ const checkReadKeys = shape<ReadKeysOptions>({ signal: abortSignal })
  *
  * @throws SignatureError `ERR_SIGNATURE_KEYRING` when it cannot be read, or has more than a key ring has; the signal's reason.
  */
-export async function readKeys(
-  file: string,
-  options: ReadKeysOptions = {},
-): Promise<Buffer> {
+export async function readKeys(file: string, options: ReadKeysOptions = {}): Promise<Buffer> {
   const { signal } = checkReadKeys(options, "options")
   return await readKeyring(filePath(file, "file"), signal)
 }
