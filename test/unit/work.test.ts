@@ -42,8 +42,12 @@ async function assertLinear<T>(
   count: number,
 ): Promise<void> {
   const [few, many] = [make(count), make(4 * count)]
-  const fewMs = await processorTime(() => work(few))
-  const manyMs = await processorTime(() => work(many))
+  let [fewMs, manyMs] = [Infinity, Infinity]
+  // What is quadratic is so in each of them; a collection of garbage is not.
+  for (let attempt = 0; attempt < 5 && !(manyMs < 8 * fewMs + 50); attempt++) {
+    fewMs = await processorTime(() => work(few))
+    manyMs = Math.min(manyMs, await processorTime(() => work(many)))
+  }
   assert.ok(
     manyMs < 8 * fewMs + 50,
     `${count}: ${fewMs.toFixed(1)} ms, four times as much: ${manyMs.toFixed(1)} ms`,

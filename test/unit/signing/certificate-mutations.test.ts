@@ -53,6 +53,7 @@ describe("certificates changed and signed anew", () => {
       ],
     })
     writeFileSync(file("root.pem"), pemOf(rootDer))
+    assert.ok(await certifiedKey({ certificate: pemOf(signerDer, middleDer), roots: rootDer }), "unchanged")
     const next = generator(seed)
     /** The body with some bytes changed, in a certificate of the same issuer. */
     const changed = (der: Buffer, by: typeof root): Buffer => {
@@ -85,6 +86,7 @@ describe("certificates changed and signed anew", () => {
       ) // prettier-ignore
       if (status !== 0) assert.ok(openSslIsStricter(stderr, chain[0]!), `${what}\n${stderr}`)
     }
-    assert.ok(accepted > 0, "some changes do not matter")
+    // Of a few it may be none.
+    assert.ok(accepted > 0 || count < 1000, "some changes do not matter")
   })
 })
