@@ -1,4 +1,5 @@
 // Reads the table of an image, strictly: what breaks a rule is an error before anything uses it.
+import { setImmediate } from "node:timers/promises"
 import {
   bytes as checkBytes,
   count,
@@ -233,6 +234,8 @@ function checkObjects(path: string, header: SifHeader, objects: readonly SifObje
     })
 }
 
+const SLOTS_AT_ONCE = 2048
+
 /** Reads and checks the table through `reader`, which the image then owns. */
 export async function readSif(
   reader: ByteReader,
@@ -247,6 +250,8 @@ export async function readSif(
     throw new SifError("ERR_SIF_TRUNCATED", `${path}: truncated inside the descriptor table`, { path })
   const objects: SifObject[] = []
   for (let slot = 0; slot < header.total; slot++) {
+    // A table may have 65,535 of them: who wants it to end is heard meanwhile.
+    if (slot % SLOTS_AT_ONCE === SLOTS_AT_ONCE - 1) await setImmediate()
     const record = table.subarray(slot * DESCRIPTOR_SIZE, (slot + 1) * DESCRIPTOR_SIZE)
     const object = parseDescriptor(record, slot)
     if (object === undefined) continue

@@ -14,6 +14,7 @@ import {
   type Check,
   type Rows,
 } from "../arguments.ts"
+import { setImmediate } from "node:timers/promises"
 import { createPublicKey, type KeyObject } from "node:crypto"
 import { SignatureError } from "../errors.ts"
 import { DataType, PartitionType, type SifLink, type SifObject } from "../sif/format.ts"
@@ -591,6 +592,8 @@ async function wrongTrees(
   return failures
 }
 
+const STEPS_AT_ONCE = 1024
+
 /**
  * Verifies an opened image; through its descriptor, so what is verified is what is read from it later.
  *
@@ -617,7 +620,17 @@ export async function verifySif(
     units.flatMap(({ objects }) => objects),
     ({ group }) => group,
   )
-  for (const [group, objects] of wanted) found.set(group, await verification.find(group, objects))
+  // An image may have 65,535 groups: who wants it to end is heard meanwhile.
+  let steps = 0
+  const giveWay = async (): Promise<void> => {
+    if (++steps % STEPS_AT_ONCE !== 0) return
+    await setImmediate()
+    signal?.throwIfAborted()
+  }
+  for (const [group, objects] of wanted) {
+    found.set(group, await verification.find(group, objects))
+    await giveWay()
+  }
   await verification.digests.compute()
   const results = new Map([...found].map(([group, findings]) => [group, findings.map(judged)]))
   const failures = imageFailures(image, options, units)
@@ -625,6 +638,7 @@ export async function verifySif(
   const uncovered = new Set(all ? image.objects.filter(isUngrouped).map(({ id }) => id) : [])
   const signers: Set<string>[] = []
   for (const unit of units) {
+    await giveWay()
     const counting = (results.get(unit.group) ?? []).filter((one) => counts(one, unit, options))
     const complete = counting.filter((one) => covers(one, unit))
     const by = new Set(complete.flatMap(({ report: { signer } }) => signer ?? []))
