@@ -45,7 +45,6 @@ const decoders: Readonly<Record<number, (bytes: Buffer) => string>> = {
   0x0c: (bytes) => new TextDecoder("utf-8", { fatal: true }).decode(bytes),
   0x13: ascii, // PrintableString
   0x16: ascii, // IA5String
-  0x1a: ascii, // VisibleString
   0x1e: (bytes) => new TextDecoder("utf-16be", { fatal: true }).decode(bytes), // BMPString
 }
 

@@ -9,10 +9,12 @@ import { certifiedKey } from "../../../lib/signing/certificate.ts"
 import { certificate, extensionIds, general, pemOf } from "../../support/certificates.ts"
 import { bits, oid, sequence } from "../../support/der.ts"
 import { newFolder } from "../../support/scratch.ts"
-import { seed, times } from "../../support/soak.ts"
+import { isSoak, seed as chosenSeed, times } from "../../support/soak.ts"
 import { generator } from "../../vectors/load.ts"
 
 const count = times("SIFCRYPT_MUTATIONS", 16_000, 60)
+// A disagreement with OpenSSL wants thinking about: the soak looks for new ones, and every run for those that came back.
+const seed = isSoak || process.env["SIFCRYPT_SEED"] !== undefined ? chosenSeed : 3525391872
 
 /** What OpenSSL refuses and is good here, and why. */
 function openSslIsStricter(complaint: string, signer: Buffer): boolean {
