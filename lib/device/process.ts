@@ -25,18 +25,21 @@ export function exitNow(status: number): never {
   return loadAddon().exitNow({ status: exitStatus(status, "status") })
 }
 
+let overwriting = 0
+
 /**
- * Runs `body` so that what it frees is overwritten: for work of others' code with secrets, which frees them as they are. What malloc keeps
- * at hand for the next who asks is not: that is `body`'s to ask for and write over. Without effect where the C library cannot.
+ * Runs `body` so that what it frees is overwritten: for work of others' code with secrets, which frees some of them as they are. What malloc
+ * keeps at hand for the next who asks is not: that is `body`'s to ask for and write over. Without effect where the C library cannot.
  *
+ * @throws EnvironmentError `ERR_ENV_NO_ADDON`; what `body` throws.
  * @see mallopt(3), M_PERTURB
  */
-export function overwritingFreed<T>(body: () => T): T {
+export async function overwritingFreed<T>(body: () => T | Promise<T>): Promise<T> {
   const addon = loadAddon()
-  addon.overwriteFreed({ on: true })
+  if (overwriting++ === 0) addon.overwriteFreed({ on: true })
   try {
-    return body()
+    return await body()
   } finally {
-    addon.overwriteFreed({ on: false })
+    if (--overwriting === 0) addon.overwriteFreed({ on: false })
   }
 }

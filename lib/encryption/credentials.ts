@@ -3,6 +3,7 @@ import { createPublicKey, type KeyObject } from "node:crypto"
 import { existsSync, readdirSync } from "node:fs"
 import { types } from "node:util"
 import { list, required, shape, variables, variants, type Check } from "../arguments.ts"
+import { overwritingFreed } from "../device/process.ts"
 import { KeyError } from "../errors.ts"
 import { admitKey } from "../key/admission.ts"
 import { MAX_PASSWORD_SIZE } from "../key/der-key.ts"
@@ -324,5 +325,6 @@ export async function resolveOpeners(credentials: Credentials, signal?: AbortSig
       throw new KeyError("ERR_KEY_PUBLIC", `${origin}: a private key is needed, found a ${key.type} key`)
     return checkRsa(admitKey(key, origin), origin)
   }
-  return await resolve(credentials, parsePrivateKey, checkKey, signal)
+  // OpenSSL frees the DER that it has read as it is.
+  return await overwritingFreed(() => resolve(credentials, parsePrivateKey, checkKey, signal))
 }

@@ -201,7 +201,7 @@ async function unwrapMessage(
     if (error instanceof KeyError) attempt.failure ??= error
     return undefined
   }
-  const secret = overwritingFreed(() => unwrapSecret(key, wrapped))
+  const secret = await overwritingFreed(() => unwrapSecret(key, wrapped))
   if (secret === undefined) return undefined
   try {
     return new Secret(secret)
