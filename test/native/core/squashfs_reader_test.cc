@@ -565,7 +565,8 @@ void TestEvil(const Bytes& image, const fs::path& work) {
     ExtractRequest request;
     request.path = "/";
     request.target = target;
-    return Extract(SquashfsReader(std::make_shared<MemorySource>(bytes)), request).entries;
+    const auto done = Extract(SquashfsReader(std::make_shared<MemorySource>(bytes)), request);
+    return done.entries + done.skipped_devices;
   };
   const auto walk = [](const Bytes& bytes) {
     const SquashfsReader reader(std::make_shared<MemorySource>(bytes));
@@ -579,7 +580,7 @@ void TestEvil(const Bytes& image, const fs::path& work) {
     CheckError(error, what, [&] { extract(bytes); });
     CheckError(error, what + ", listed", [&] { walk(bytes); });
   };
-  Check(extract(image) == walk(image), "what is extracted is listed");
+  Check(extract(image) == walk(image), "what is extracted, or would be by root, is listed");
   const size_t entry = EntryOf(image, "loop-here");
 
   Bytes loop = image;
