@@ -30,7 +30,7 @@ async function end(starting, input) {
 const cells = {}
 for (const [name, credentials] of Object.entries({
   rsa: [{ key: { file: keyFile } }],
-  passphrase: { passphraseFile },
+  passphrase: [{ passphrase: { file: passphraseFile } }],
 })) {
   const opened = await open(image, { unlock: credentials })
   for (const engine of ["kernel", "userspace"])
