@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
 #include <exception>
 #include <iterator>
@@ -211,7 +212,9 @@ int HandOverMount() {
   header->cmsg_type = SCM_RIGHTS;
   header->cmsg_len = CMSG_LEN(sizeof(int));
   std::memcpy(CMSG_DATA(header), &kDevice, sizeof kDevice);
-  return sendmsg(atoi(number), &message, 0) == 1 ? 0 : kFailure;
+  int socket = -1;
+  std::from_chars(number, number + std::strlen(number), socket);
+  return sendmsg(socket, &message, 0) == 1 ? 0 : kFailure;
 }
 
 }  // namespace sifcrypt::starter

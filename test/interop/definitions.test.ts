@@ -77,7 +77,7 @@ async function asPeerRoot(place: string, script: string): Promise<Result> {
 function makeSources(place: string): void {
   execFileSync("cp", ["-a", makeRootTree(), path.join(place, "base")])
   const bin = path.join(place, "base", "bin")
-  for (const applet of ["chmod", "chown", "dd", "ln", "mkfifo", "rm", "true", "false", "set"])
+  for (const applet of ["chmod", "dd", "ln", "mkfifo", "rm", "true", "false", "set"])
     symlinkSync("busybox", path.join(bin, applet))
   const source = path.join(place, "source")
   mkdirSync(path.join(source, "folder", "deep"), { recursive: true })

@@ -5,6 +5,7 @@ import { interruption } from "../interrupt.ts"
 import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
 import { errors, output, print, writeAll } from "../output.ts"
 import { humanBytes, notice, printable, Progress } from "../terminal.ts"
+import { printableLines } from "../../printable.ts"
 
 interface ListFlags extends OpenFlags {
   readonly long?: true
@@ -72,10 +73,10 @@ async function* inPieces(texts: AsyncIterable<string>): AsyncGenerator<Buffer, v
   for await (const text of texts) {
     piece += text
     if (piece.length < PIECE) continue
-    yield Buffer.from(piece)
+    yield Buffer.from(printableLines(piece))
     piece = ""
   }
-  if (piece !== "") yield Buffer.from(piece)
+  if (piece !== "") yield Buffer.from(printableLines(piece))
 }
 
 /** Never more than that there are signatures: nothing here says that one is valid. */
