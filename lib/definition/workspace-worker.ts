@@ -4,6 +4,7 @@ import { once } from "node:events"
 import { readSync } from "node:fs"
 import { lstat, mkdir, open, readdir, rename, rm, statfs } from "node:fs/promises"
 import { Socket } from "node:net"
+import { constants } from "node:os"
 import path from "node:path"
 import { Tree } from "../device/tree.ts"
 import { forbidDumps } from "../device/process.ts"
@@ -115,12 +116,18 @@ async function isOutOfFiles(session: string): Promise<boolean> {
   return files > 0 && ffree === 0
 }
 
+/** What could not be written may be gone by the time that somebody counts. */
+function saysFull(cause: unknown): boolean {
+  if (!(cause instanceof Error)) return false
+  return (cause as NodeJS.ErrnoException).errno === -constants.errno.ENOSPC || saysFull(cause.cause)
+}
+
 /** The error of a scratch in which nothing fits any more: whatever failed, failed because of that. */
 async function fullness(session: string, cause: unknown): Promise<unknown> {
   const { bavail, bsize, blocks, bfree } = await statfs(session)
   // ext4 keeps some room back for what it is about to write.
   const least = Math.max(1 << 16, Math.min((blocks * bsize) / 50, 8 << 20))
-  if (bavail * bsize >= least && !(await isOutOfFiles(session))) return cause
+  if (!saysFull(cause) && bavail * bsize >= least && !(await isOutOfFiles(session))) return cause
   const used = Math.round(((blocks - bfree) * bsize) / (1 << 20))
   return new BuildError(
     "ERR_BUILD_SCRATCH",
