@@ -137,8 +137,9 @@ describe("A3: in user space, again and again", function () {
     writeFileSync(path.join(added, "added"), "added\n")
     execFileSync("mksquashfs", [added, at("overlay.squashfs"), "-quiet", "-noappend"], { stdio: "ignore" })
     assert.ok(readFileSync(keys.passphraseFile, "utf8").includes(passphrase))
-    // What is made once and stays: the folder of instances.
+    // What is made once and stays: the folder of instances, and the user's file of locks.
     await sifcryptOk(["instance", "list"], options)
+    await sifcryptOk(["exec", "--overlay", at("overlay.img"), at("plain.sif"), "true"], options)
   })
 
   afterEach(() => {
