@@ -117,15 +117,18 @@ export interface ContainerErrorOptions {
   readonly offset?: number | undefined
 }
 
-/** Base class of everything this package throws on purpose. */
-export class ContainerError extends Error {
+/** The codes that begin with a word. */
+type CodesOf<Word extends string> = Extract<ErrorCode, `ERR_${Word}` | `ERR_${Word}_${string}`>
+
+/** Base class of everything this package throws on purpose. A class below it has the codes that are about its matter, and no others. */
+export class ContainerError<Code extends ErrorCode = ErrorCode> extends Error {
   /** Stable; switch on this, not on the message. */
-  readonly code: ErrorCode
+  readonly code: Code
   /** The file or device the error is about. */
   readonly path: string | undefined
   /** Byte offset in the image, where known. */
   readonly offset: number | undefined
-  constructor(code: ErrorCode, message: string, options: ContainerErrorOptions = {}) {
+  constructor(code: Code, message: string, options: ContainerErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause })
     this.name = new.target.name
     this.code = code
@@ -135,24 +138,26 @@ export class ContainerError extends Error {
 }
 
 /** The SIF structure itself. */
-export class SifError extends ContainerError {}
+export class SifError extends ContainerError<CodesOf<"SIF">> {}
 /** Keys, passphrases and crypto messages. */
-export class KeyError extends ContainerError {}
+export class KeyError extends ContainerError<CodesOf<"KEY">> {}
 /** The LUKS2 header and its keyslots. */
-export class LuksError extends ContainerError {}
+export class LuksError extends ContainerError<CodesOf<"LUKS">> {}
 /** The gocryptfs layer of an image, and its configuration. */
-export class GocryptfsError extends ContainerError {}
+export class GocryptfsError extends ContainerError<CodesOf<"GOCRYPTFS">> {}
 /** Signatures, and what is asked of them. */
-export class SignatureError extends ContainerError {}
+export class SignatureError extends ContainerError<
+  CodesOf<"SIGNATURE" | "UNSIGNED" | "KEYRING" | "KEYSERVER" | "ECL">
+> {}
 /** The squashfs tree inside. */
-export class TreeError extends ContainerError {}
+export class TreeError extends ContainerError<CodesOf<"TREE">> {}
 /** OCI and Docker images, and registries. */
-export class OciError extends ContainerError {}
+export class OciError extends ContainerError<CodesOf<"OCI">> {}
 /** Building and writing outputs. */
-export class BuildError extends ContainerError {}
+export class BuildError extends ContainerError<CodesOf<"BUILD" | "DEFINITION" | "EXTRACT">> {}
 /** Loop devices, mappings, mounts. */
-export class DeviceError extends ContainerError {}
+export class DeviceError extends ContainerError<CodesOf<"LOOP" | "DM" | "MOUNT">> {}
 /** Running a payload. */
-export class RunError extends ContainerError {}
+export class RunError extends ContainerError<CodesOf<"RUN" | "INSTANCE">> {}
 /** What this machine or user lacks. */
-export class EnvironmentError extends ContainerError {}
+export class EnvironmentError extends ContainerError<CodesOf<"ENV">> {}

@@ -3,7 +3,7 @@ import { fstatSync } from "node:fs"
 import { open, type FileHandle } from "node:fs/promises"
 import { lockOpenFile } from "../native/lock.ts"
 import type { LuksPolicy } from "../device/luks-header.ts"
-import { EnvironmentError, RunError, type ErrorCode } from "../errors.ts"
+import { EnvironmentError, RunError } from "../errors.ts"
 import type { ConcreteEngine, StarterLayer, StarterSource } from "../runtime/starter-protocol.ts"
 import type { SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
@@ -68,8 +68,8 @@ const PATIENCE_MS = 2000
  */
 export async function lockSource(
   found: SourceImage,
-  busy: ErrorCode,
-  refused: ErrorCode,
+  busy: RunError["code"],
+  refused: RunError["code"],
   { signal }: SourceOptions,
   resources: Resources,
 ): Promise<SourceImage> {

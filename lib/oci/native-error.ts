@@ -1,7 +1,7 @@
 // What the native side says about layers and archives, in this package's words.
-import { OciError, type ErrorCode } from "../errors.ts"
+import { OciError } from "../errors.ts"
 
-const codes: Readonly<Record<string, ErrorCode>> = {
+const codes: Readonly<Record<string, OciError["code"]>> = {
   layer_digest: "ERR_OCI_DIGEST",
   layer_format: "ERR_OCI_FORMAT",
   layer_limit: "ERR_OCI_LIMIT",

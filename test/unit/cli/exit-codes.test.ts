@@ -8,8 +8,10 @@ import {
   ContainerError,
   DeviceError,
   EnvironmentError,
+  GocryptfsError,
   KeyError,
   LuksError,
+  OciError,
   RunError,
   SifError,
   SignatureError,
@@ -180,27 +182,28 @@ describe("hintFor", () => {
 describe("ContainerError", () => {
   it("carries code, path, offset and cause, and is named for its class", () => {
     const cause = new Error("origin")
-    for (const Class of [
-      ContainerError,
-      SifError,
-      KeyError,
-      LuksError,
-      SignatureError,
-      TreeError,
-      BuildError,
-      DeviceError,
-      RunError,
-      EnvironmentError,
-    ]) {
-      const error = new Class("ERR_RUN", "what happened", { cause, path: "/x", offset: 7 })
-      assert.ok(error instanceof ContainerError && error instanceof Error)
+    const options = { cause, path: "/x", offset: 7 }
+    for (const [Class, error] of [
+      [SifError, new SifError("ERR_SIF_MAGIC", "what happened", options)],
+      [KeyError, new KeyError("ERR_KEY_MISSING", "what happened", options)],
+      [LuksError, new LuksError("ERR_LUKS_COST", "what happened", options)],
+      [GocryptfsError, new GocryptfsError("ERR_GOCRYPTFS_COST", "what happened", options)],
+      [SignatureError, new SignatureError("ERR_UNSIGNED", "what happened", options)],
+      [TreeError, new TreeError("ERR_TREE_TYPE", "what happened", options)],
+      [OciError, new OciError("ERR_OCI_LIMIT", "what happened", options)],
+      [BuildError, new BuildError("ERR_EXTRACT", "what happened", options)],
+      [DeviceError, new DeviceError("ERR_MOUNT", "what happened", options)],
+      [RunError, new RunError("ERR_RUN", "what happened", options)],
+      [EnvironmentError, new EnvironmentError("ERR_ENV_NO_MEMORY", "what happened", options)],
+    ] as const) {
+      assert.ok(error instanceof Class && error instanceof ContainerError && error instanceof Error)
       assert.equal(error.name, Class.name)
-      assert.deepEqual(
-        [error.code, error.message, error.path, error.offset],
-        ["ERR_RUN", "what happened", "/x", 7],
-      )
+      assert.deepEqual([error.message, error.path, error.offset], ["what happened", "/x", 7])
+      assert.match(error.code, /^ERR_[A-Z_]+$/)
       assert.equal(error.cause, cause)
     }
+    // @ts-expect-error: a class has the codes of its matter, which the compiler sees to.
+    assert.equal(new RunError("ERR_KEY_MISSING", "not its matter").code, "ERR_KEY_MISSING")
   })
 
   it("has no cause of its own where there is none", () => {
