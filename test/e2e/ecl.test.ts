@@ -13,7 +13,16 @@ import {
 } from "node:fs"
 import path from "node:path"
 import { sif } from "../../lib/index.ts"
-import { cli, isRoot, runProgram, sifcrypt, sifcryptOk, userId, type Result } from "../support/cli.ts"
+import {
+  cli,
+  isRoot,
+  packageRoot,
+  runProgram,
+  sifcrypt,
+  sifcryptOk,
+  userId,
+  type Result,
+} from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { eclText, withSystemFiles, type SystemFile, type SystemOptions } from "../support/policy.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -256,6 +265,14 @@ describe("the execution control list", function () {
         assert.equal(result.text, "")
       }
     })
+
+  it("has a code for a list that is broken", async () => {
+    const place = withSystemFiles({ "sifcrypt/ecl.toml": { text: "" } })
+    const library = JSON.stringify(path.join(packageRoot, "dist", "index.js"))
+    const script = `import(${library}).then((it) => it.open(${JSON.stringify(image("ann"))})).catch((e) => console.log(e.code))`
+    const result = await runProgram([...place, process.execPath, "-e", script], { as: "self", cwd: "/" })
+    assert.equal(result.text.trim(), "ERR_ECL_FILE", result.stderr)
+  })
 
   it("fails closed for a folder over a symbolic link", async () => {
     const link = path.join(newFolder("link"), "images")

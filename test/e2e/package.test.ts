@@ -57,6 +57,9 @@ describe("the package", () => {
     assert.equal(result.status, 24)
     assert.match(result.stderr, /no native addon for linux-/)
     assert.match(result.stderr, /hint: /)
+    const built = `build({ output: ${JSON.stringify(image)}, source: "/etc" })`
+    const code = `import { build } from "sifcrypt"; await ${built}.catch((error) => console.log(error.code))`
+    assert.equal(await node(code), "ERR_ENV_NO_ADDON")
   })
 
   it("builds and reads with the prebuilt files in it, imported and required", async () => {

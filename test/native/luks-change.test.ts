@@ -284,6 +284,10 @@ describe("changeKeyslots", () => {
     await assert.rejects(plan(file, { remove: [0, 1] }), { name: "RangeError" })
   })
 
+  it("has a code for a header that libcryptsetup does not make", async () => {
+    await assert.rejects(ours({ sectorSize: 777 }), { code: "ERR_LUKS_FORMAT" })
+  })
+
   it("says so when the keyslots area is full", async () => {
     // Room for three keyslots of 252 KiB.
     const file = await ours({ headerSize: 32768 + 3 * 258048 })

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict"
-import { readFileSync } from "node:fs"
+import { readdirSync, readFileSync } from "node:fs"
 import path from "node:path"
 import { exitCodeFor, exitCodes } from "../../../lib/cli/exit-codes.ts"
 import { hintFor } from "../../../lib/cli/hints.ts"
@@ -147,6 +147,20 @@ describe("exitCodeFor", () => {
     const all = Object.values(exitCodes)
     assert.equal(new Set(all).size, all.length)
     assert.ok(all.every((status) => status === 0 || (status >= 20 && status <= 255)))
+  })
+})
+
+describe("a code", () => {
+  it("is named by a test that provokes it", () => {
+    const tests = path.resolve(import.meta.dirname, "../..")
+    const texts = readdirSync(tests, { recursive: true, encoding: "utf8" })
+      .map((file) => path.join(tests, file))
+      .filter((file) => file.endsWith(".test.ts") && file !== import.meta.filename)
+      .map((file) => readFileSync(file, "utf8"))
+    assert.deepEqual(
+      codes.filter((code) => !texts.some((text) => text.includes(code))),
+      [],
+    )
   })
 })
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict"
-import { chmodSync, mkdirSync, rmdirSync, symlinkSync } from "node:fs"
+import { chmodSync, chownSync, mkdirSync, rmdirSync, symlinkSync } from "node:fs"
 import path from "node:path"
-import { finish, packageRoot, startProgram, userId } from "../../support/cli.ts"
+import { finish, isRoot, packageRoot, startProgram, userId } from "../../support/cli.ts"
 import { newFolder } from "../../support/scratch.ts"
 
 const module = path.join(packageRoot, "lib", "container", "instance-state.ts")
@@ -40,5 +40,18 @@ describe("instanceFolder", function () {
     } finally {
       if (made) rmdirSync(squatted)
     }
+  })
+
+  it("is refused, with a code, where it is the user's place and others may look into it", async () => {
+    const runtime = newFolder("runtime", userId)
+    chmodSync(runtime, 0o700)
+    const shared = path.join(runtime, "sifcrypt")
+    mkdirSync(shared)
+    chmodSync(shared, 0o755)
+    if (isRoot) chownSync(shared, userId, userId)
+    const script = `import(${JSON.stringify(module)}).then((m) => m.instanceFolder()).catch((e) => console.log(e.code))`
+    const argv = [process.execPath, "--import=tsx", "--input-type=module", "-e", script]
+    const options = { as: "user", cwd: packageRoot, env: { XDG_RUNTIME_DIR: runtime } } as const
+    assert.equal((await finish(startProgram(argv, options))).text.trim(), "ERR_INSTANCE_FOLDER")
   })
 })

@@ -11,6 +11,7 @@ import { SifError, SignatureError } from "../../../lib/errors.ts"
 import { openSif, readSif } from "../../../lib/sif/open.ts"
 import { BufferReader } from "../../../lib/sif/source.ts"
 import { signerName } from "../../../lib/signing/dsse.ts"
+import { parseMetadata } from "../../../lib/signing/metadata.ts"
 import {
   requireVerified,
   verifySif,
@@ -479,6 +480,10 @@ describe("the signed metadata", () => {
       assert.equal(report.verified, accepted, JSON.stringify(report))
       if (!accepted) assert.equal(report.signatures[0]?.status, "invalid")
     })
+
+  it("has a code for signed text that is malformed", () => {
+    assert.throws(() => parseMetadata(Buffer.from(`${good}x`)), { code: "ERR_SIGNATURE_FORMAT" })
+  })
 
   it("a key that is named and did not sign: refused, not unknown", async () => {
     const name = (await verifyBytes(vector("sif/one-group-signed-dsse.sif"), { keys })).signers[0]
