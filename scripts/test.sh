@@ -9,8 +9,8 @@
 #   soak      only if it is named: what e2e and uml do a few times, as often as is promised (500 runs, 200 kills, 200 at once)
 # Two lanes run beside each other where the machine has the processors and the memory; SIFCRYPT_LANES=1 forbids it. What the
 # second has to say is printed when the first is through, suite by suite, each with its seconds and its slowest tests.
-# The last line is the sum, `N passed, N failed`; a skipped test is printed with its reason, and is a failure if CI is
-# set. Arguments: names of suites, to run only those.
+# Before the end what failed is named once more; the last line is the sum, `N passed, N failed`; a skipped test is printed
+# with its reason, and is a failure if CI is set. Arguments: names of suites, to run only those.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 project=$PWD
@@ -39,8 +39,8 @@ if [[ $EUID -eq 0 ]]; then
   [[ -e /etc/mtab ]] || ln -s ../proc/self/mounts /etc/mtab
 fi
 
-# One file for each suite, NAME.counts, with lines `count PASSED FAILED …`, `skip TITLE: REASON` and `left-out TEXT`; the
-# reporter writes them, and what is here.
+# One file for each suite, NAME.counts, with lines `count PASSED FAILED …`, `failed TITLE`, `skip TITLE: REASON` and
+# `left-out TEXT`; the reporter writes them, and what is here.
 results=$project/build/test-results
 rm -rf "$results"
 mkdir -p "$results"
@@ -80,6 +80,7 @@ suite_core() {
       else
         failed=$((failed + 1))
         echo "  FAILED $name, status $status"
+        echo "failed $name" >>"$SIFCRYPT_COUNTS"
       fi
     done
   else
@@ -226,7 +227,7 @@ if [[ ${lane_status:-0} -ne 0 ]]; then
   echo "the second lane ended with status $lane_status" >&2
   failed=1
 fi
-skipped=() left_out=()
+skipped=() left_out=() failures=()
 for name in "${first[@]}" "${second[@]}"; do
   counts=$results/$name.counts
   [[ -s $counts ]] || echo "count 0 1" >"$counts"
@@ -236,6 +237,7 @@ for name in "${first[@]}" "${second[@]}"; do
         read -r p f _ <<<"$rest"
         passed=$((passed + p)) failed=$((failed + f))
         ;;
+      failed) failures+=("$name: $rest") ;;
       skip) skipped+=("$name: $rest") ;;
       left-out) left_out+=("$name: $rest") ;;
     esac
@@ -250,6 +252,10 @@ if [[ ${#skipped[@]} -gt 0 ]]; then
     echo "nothing may be skipped in CI: counted as failed"
     failed=$((failed + ${#skipped[@]}))
   fi
+fi
+if [[ ${#failures[@]} -gt 0 ]]; then
+  echo "failed:"
+  printf '  %s\n' "${failures[@]}"
 fi
 [[ ${#left_out[@]} -eq 0 ]] || printf 'left out: %s\n' "${left_out[@]}"
 echo "all suites: $SECONDS s"

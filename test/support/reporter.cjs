@@ -1,11 +1,12 @@
 // mocha's spec output, and behind it what took longest: tests and hooks, and the files that they are in. Beside it the
-// exact counts: appended to the file that SIFCRYPT_COUNTS names as one line `count PASSED FAILED SKIPPED`, with a line
-// `skip TITLE: REASON` for each skipped test. A skip without a reason (support/skip.ts gives one) counts as a failure.
+// exact counts: appended to the file that SIFCRYPT_COUNTS names as one line `count PASSED FAILED SKIPPED`, with lines
+// `skip TITLE: REASON` and `failed TITLE` for each test of that kind. A skip without a reason (support/skip.ts gives one) counts as a failure.
 const { appendFileSync } = require("node:fs")
 const { relative } = require("node:path")
 const { reporters, Runner } = require("mocha")
 
-const { EVENT_HOOK_END, EVENT_RUN_END, EVENT_TEST_END, EVENT_TEST_PENDING } = Runner.constants
+const { EVENT_HOOK_END, EVENT_RUN_END, EVENT_TEST_END, EVENT_TEST_FAIL, EVENT_TEST_PENDING } =
+  Runner.constants
 
 /** How many of the slowest are named. */
 const named = 10
@@ -31,6 +32,7 @@ module.exports = class extends reporters.Spec {
   constructor(runner, options) {
     super(runner, options)
     const skipped = []
+    const failed = []
     const times = []
     const files = new Map()
     const keepTime = (runnable) => {
@@ -41,13 +43,14 @@ module.exports = class extends reporters.Spec {
     }
     runner.on(EVENT_TEST_END, keepTime)
     runner.on(EVENT_HOOK_END, keepTime)
+    runner.on(EVENT_TEST_FAIL, (test) => failed.push(test.fullTitle()))
     runner.on(EVENT_TEST_PENDING, (test) => skipped.push(test))
     runner.once(EVENT_RUN_END, () => {
       printSlowest("tests and hooks", times)
       printSlowest("files", [...files])
       const file = process.env.SIFCRYPT_COUNTS
       if (file === undefined) return
-      const lines = []
+      const lines = failed.map((title) => `failed ${title}`)
       let unexplained = 0
       for (const test of skipped) {
         const reason = reasonOf(test)
@@ -57,7 +60,7 @@ module.exports = class extends reporters.Spec {
           console.error(`  skipped without a reason, a failure: ${test.fullTitle()}`)
         }
       }
-      lines.push(`count ${runner.stats.passes} ${runner.stats.failures + unexplained} ${lines.length}`)
+      lines.push(`count ${runner.stats.passes} ${runner.stats.failures + unexplained} ${skipped.length}`)
       appendFileSync(file, `${lines.join("\n")}\n`)
     })
   }
