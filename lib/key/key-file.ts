@@ -10,6 +10,7 @@ import { opensshLines } from "./openssh.ts"
 import { pemKeys } from "./pem.ts"
 import { isPkcs12, parsePkcs12 } from "./pkcs12.ts"
 import { modulusBits } from "./rsa-oaep.ts"
+import { Stretching } from "./stretching.ts"
 import { isSameName, type Certificate } from "./x509.ts"
 
 /** Modulus bits below which nothing new is encrypted; what exists still opens. */
@@ -77,15 +78,16 @@ function pkcs12Key(file: Buffer, origin: string): FoundKey {
 function findKeys(file: Buffer, origin: string, wipe: (bytes: Buffer) => void): FoundKeys {
   if (file.length > MAX_KEY_FILE_SIZE)
     throw new KeyError("ERR_KEY_FORMAT", `${origin}: more than ${MAX_KEY_FILE_SIZE} bytes`)
+  const stretching = new Stretching(origin)
   const nothing = (what: string): FoundKeys => ({ keys: [], others: [what] })
   if (file.length === 0) return nothing("nothing")
   if (file[0] === DerTag.sequence) {
-    const key = derKey(file, origin)
+    const key = derKey(file, origin, stretching)
     if (key !== undefined) return { keys: [key], others: [] }
     if (isPkcs12(file)) return { keys: [pkcs12Key(file, origin)], others: [] }
     if (isCutShort(file)) throw damaged(origin, "the DER")
   }
-  const pem = pemKeys(file, origin, wipe)
+  const pem = pemKeys(file, origin, wipe, stretching)
   if (pem.keys.length + pem.others.length > 0) return pem
   const start = file.subarray(file[0] === 0xef ? 3 : 0).find((byte) => !SPACES.includes(byte))
   if (start === BRACE) return jwkKeys(file, origin) ?? nothing("JSON without a key")

@@ -10,6 +10,7 @@ import { admitPrivateKey, admitPublicKey } from "./admission.ts"
 import { encodeIntegers } from "./der.ts"
 import { damaged, unsupported, wrongPassword, wrongType, type FoundKey, type FoundKeys } from "./found-key.ts"
 import { allocateSecret, decipherSecret } from "./secret.ts"
+import { Stretch, type Stretching } from "./stretching.ts"
 
 /** Reads the fields of SSH's encoding; each throws a RangeError past the end. */
 class Fields {
@@ -82,8 +83,6 @@ export function opensshLines(file: Buffer, origin: string): FoundKeys {
 
 const MAGIC = Buffer.from("openssh-key-v1\0", "latin1")
 const PRIVATE = "an OpenSSH private key"
-/** Some seconds; ssh-keygen's own default is 16 or 24. */
-const MAX_ROUNDS = 1024
 
 interface Cipher {
   /** node:crypto's name. */
@@ -229,7 +228,12 @@ async function stretch(password: Buffer, salt: Buffer, rounds: number, size: num
 }
 
 /** The bytes behind the password. The caller wipes them. */
-async function decrypt(container: Container, password: Buffer, origin: string): Promise<Buffer> {
+async function decrypt(
+  container: Container,
+  password: Buffer,
+  origin: string,
+  stretching: Stretching,
+): Promise<Buffer> {
   const cipher = cipherFor(container.cipher)
   if (cipher === undefined || container.kdf !== "bcrypt")
     throw unsupported(origin, `${PRIVATE} under ${container.cipher} and ${container.kdf}`)
@@ -237,9 +241,8 @@ async function decrypt(container: Container, password: Buffer, origin: string): 
   const salt = options.bytes()
   const rounds = options.uint32()
   if (rounds < 1 || salt.length === 0 || salt.length > 1024) throw new RangeError("bad options")
-  if (rounds > MAX_ROUNDS)
-    throw unsupported(origin, `${PRIVATE} with ${rounds} rounds of bcrypt (at most ${MAX_ROUNDS})`)
   if (password.length === 0) throw wrongPassword(origin, PRIVATE)
+  stretching.spend(rounds, Stretch.bcrypt, PRIVATE)
   const derived = await stretch(password, salt, rounds, cipher.keySize + cipher.ivSize)
   try {
     const key = derived.subarray(0, cipher.keySize)
@@ -276,7 +279,7 @@ function readPrivate(container: Container, plain: Buffer, locked: boolean, origi
 }
 
 /** The key in the body of an `OPENSSH PRIVATE KEY` block. */
-export function opensshPrivate(body: Buffer, origin: string): FoundKey {
+export function opensshPrivate(body: Buffer, origin: string, stretching: Stretching): FoundKey {
   let container: Container
   try {
     container = readContainer(body)
@@ -294,7 +297,7 @@ export function opensshPrivate(body: Buffer, origin: string): FoundKey {
       readPublic() // what is not RSA, and what is damaged there, needs no password to say so
       let plain: Buffer | undefined
       try {
-        plain = locked ? await decrypt(container, password, origin) : container.sealed
+        plain = locked ? await decrypt(container, password, origin, stretching) : container.sealed
         return readPrivate(container, plain, locked, origin)
       } catch (cause) {
         if (cause instanceof Error && cause.name === "KeyError") throw cause

@@ -13,6 +13,7 @@ import {
 } from "./found-key.ts"
 import { opensshPrivate } from "./openssh.ts"
 import { allocateSecret } from "./secret.ts"
+import type { Stretching } from "./stretching.ts"
 
 /** A block of a PEM file. */
 export interface PemBlock {
@@ -134,7 +135,12 @@ function brokenKey(label: string, origin: string): FoundKey {
  *
  * @param wipe - Takes what must be wiped when the keys were read.
  */
-export function pemKeys(file: Buffer, origin: string, wipe: (bytes: Buffer) => void): FoundKeys {
+export function pemKeys(
+  file: Buffer,
+  origin: string,
+  wipe: (bytes: Buffer) => void,
+  stretching: Stretching,
+): FoundKeys {
   const keys: FoundKey[] = []
   const others: string[] = []
   for (const { label, bytes, body } of pieces(file)) {
@@ -149,7 +155,7 @@ export function pemKeys(file: Buffer, origin: string, wipe: (bytes: Buffer) => v
     }
     const decoded = body === undefined ? undefined : decodeBase64(body)
     if (decoded !== undefined) wipe(decoded)
-    const key = decoded && (openssh ? opensshPrivate(decoded, origin) : derKey(decoded, origin))
+    const key = decoded && (openssh ? opensshPrivate : derKey)(decoded, origin, stretching)
     keys.push(key ?? brokenKey(label, origin))
   }
   return { keys, others }

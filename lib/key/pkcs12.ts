@@ -21,6 +21,7 @@ import {
 } from "./asn1.ts"
 import { isCertifiedBy } from "./x509.ts"
 import { allocateSecret, decipherSecret } from "./secret.ts"
+import { Stretch, Stretching } from "./stretching.ts"
 
 /** A private key and what certifies it. */
 export interface Pkcs12 {
@@ -28,11 +29,6 @@ export interface Pkcs12 {
   /** DER. The key's own is the first one. */
   readonly certificates: readonly Buffer[]
 }
-
-/** What a file may ask for in all, in rounds of PBKDF2; a second or two. */
-const MAX_ROUNDS = 10_000_000
-/** A round of PKCS#12's own derivation takes as long as so many of PBKDF2. */
-const OWN_ROUND = 10
 
 /** What the names in a PKCS#12 file mean. */
 export const oid = {
@@ -106,15 +102,13 @@ class Unsupported extends Error {
   }
 }
 
-/** Rounds that are still allowed. */
-class Budget {
-  #left = MAX_ROUNDS
-  spend(rounds: number, weight: number): number {
-    if (rounds < 1) throw new Error("an iteration count of zero")
-    this.#left -= rounds * weight
-    if (this.#left < 0) throw new Unsupported(`a key derivation of ${rounds} iterations`)
-    return rounds
-  }
+const CONTAINER = "the PKCS#12 container"
+
+/** A count of iterations. */
+function iterationsIn(node: Asn1Node | undefined): number {
+  const count = integer(node)
+  if (count < 1) throw new Error("an iteration count of zero")
+  return count
 }
 
 /** A password in the two shapes that are derived from. */
@@ -218,7 +212,7 @@ function decryptPbes2(
   parameters: Asn1Node | undefined,
   sealed: Buffer,
   password: Password,
-  budget: Budget,
+  stretching: Stretching,
 ): Buffer {
   const [derivation, scheme] = elements(parameters)
   const [derivationId, derivationParameters] = elements(derivation)
@@ -231,7 +225,7 @@ function decryptPbes2(
   const [schemeId, iv] = elements(scheme)
   const cipher = ciphers[objectId(schemeId)]
   if (cipher === undefined) throw new Unsupported(objectId(schemeId))
-  const rounds = budget.spend(integer(iterations), 1)
+  const rounds = stretching.spend(iterationsIn(iterations), Stretch.pbkdf2, CONTAINER)
   const key = pbkdf2Sync(password.bytes, octets(salt), rounds, cipher.keySize, digest)
   try {
     return decryptWith(cipher, key, octets(iv), sealed)
@@ -245,15 +239,15 @@ function decrypt(
   algorithm: Asn1Node | undefined,
   sealed: Buffer,
   password: Password,
-  budget: Budget,
+  stretching: Stretching,
 ): Buffer {
   const [id, parameters] = elements(algorithm)
   const name = objectId(id)
-  if (name === oid.pbes2) return decryptPbes2(parameters, sealed, password, budget)
+  if (name === oid.pbes2) return decryptPbes2(parameters, sealed, password, stretching)
   const cipher = ownCiphers[name]
   if (cipher === undefined) throw new Unsupported(name)
   const [salt, iterations] = elements(parameters)
-  const rounds = budget.spend(integer(iterations), 3 * OWN_ROUND)
+  const rounds = stretching.spend(iterationsIn(iterations), Stretch.pkcs12Key, CONTAINER)
   const key = derive("sha1", password.wide, octets(salt), Purpose.key, rounds, cipher.keySize)
   const iv = derive("sha1", password.wide, octets(salt), Purpose.iv, rounds, cipher.ivSize)
   try {
@@ -264,13 +258,17 @@ function decrypt(
 }
 
 /** Does the MAC over `content` hold with this password? */
-function macHolds(mac: Asn1Node, content: Buffer, password: Password, budget: Budget): boolean {
+function macHolds(mac: Asn1Node, content: Buffer, password: Password, stretching: Stretching): boolean {
   const [digestInfo, salt, iterations] = elements(mac)
   const [algorithm, expected] = elements(digestInfo)
   const name = objectId(elements(algorithm)[0])
   const digest = macHashes[name]
   if (digest === undefined) throw new Unsupported(name)
-  const rounds = budget.spend(iterations === undefined ? 1 : integer(iterations), OWN_ROUND)
+  const rounds = stretching.spend(
+    iterations === undefined ? 1 : iterationsIn(iterations),
+    Stretch.pkcs12Mac,
+    CONTAINER,
+  )
   const size = hash(digest, "", "buffer").length
   const key = derive(digest, password.wide, octets(salt), Purpose.mac, rounds, size)
   try {
@@ -283,13 +281,19 @@ function macHolds(mac: Asn1Node, content: Buffer, password: Password, budget: Bu
 }
 
 /** The private key of one bag. */
-function keyOf(bag: string, value: Asn1Node, password: Password, budget: Budget, origin: string): KeyObject {
+function keyOf(
+  bag: string,
+  value: Asn1Node,
+  password: Password,
+  stretching: Stretching,
+  origin: string,
+): KeyObject {
   // Only a key that stands in the file unencrypted becomes one of node-forge's strings.
   let pkcs8: Buffer
   if (bag === oid.keyBag) pkcs8 = encodeAsn1(value)
   else {
     const [algorithm, sealed] = elements(value)
-    pkcs8 = decrypt(algorithm, octets(sealed), password, budget)
+    pkcs8 = decrypt(algorithm, octets(sealed), password, stretching)
   }
   try {
     return admitPrivateKey(pkcs8, "pkcs8", origin, "the private key")
@@ -302,7 +306,7 @@ function keyOf(bag: string, value: Asn1Node, password: Password, budget: Budget,
 function readSafe(
   content: Buffer,
   password: Password,
-  budget: Budget,
+  stretching: Stretching,
   origin: string,
 ): { keys: KeyObject[]; certificates: Buffer[] } {
   const keys: KeyObject[] = []
@@ -315,14 +319,14 @@ function readSafe(
     else if (kind === oid.encryptedData) {
       const [, sealed] = elements(explicit(wrapped, 0))
       const [, algorithm, bytes] = elements(sealed)
-      bags = decrypt(algorithm, octets(bytes), password, budget)
+      bags = decrypt(algorithm, octets(bytes), password, stretching)
     } else throw new Unsupported(kind)
     try {
       for (const safeBag of elements(parseAsn1(bags))) {
         const [id, tagged] = elements(safeBag)
         const bag = objectId(id)
         if (bag === oid.keyBag || bag === oid.shroudedKeyBag)
-          keys.push(keyOf(bag, explicit(tagged, 0), password, budget, origin))
+          keys.push(keyOf(bag, explicit(tagged, 0), password, stretching, origin))
         else if (bag === oid.certBag) {
           const [format, certificate] = elements(explicit(tagged, 0))
           if (objectId(format) === oid.x509Certificate) certificates.push(octets(explicit(certificate, 0)))
@@ -378,13 +382,13 @@ function parse(file: Buffer, password: Buffer | undefined, origin: string): Pkcs
     )
   const content = octets(explicit(wrapped, 0))
   // No password and an empty one are two things to PKCS#12 and one to people.
+  const stretching = new Stretching(origin)
   const candidates =
     password === undefined || password.length === 0 ? [Buffer.alloc(0), undefined] : [password]
   for (const candidate of candidates) {
     using attempt = new Password(candidate)
-    const budget = new Budget()
-    if (!macHolds(mac, content, attempt, budget)) continue
-    return check(readSafe(content, attempt, budget, origin), origin)
+    if (!macHolds(mac, content, attempt, stretching)) continue
+    return check(readSafe(content, attempt, stretching, origin), origin)
   }
   if (password === undefined)
     throw new KeyError("ERR_KEY_LOCKED", `${origin}: the PKCS#12 container takes a password`)

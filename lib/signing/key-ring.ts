@@ -23,7 +23,7 @@ import { readBounded } from "../bounded-file.ts"
 import { lockFolder, type HeldFolder } from "../native/lock.ts"
 import { SignatureError } from "../errors.ts"
 import { keysIn, splitKeys } from "./key-packets.ts"
-import { MAX_KEYRING_SIZE } from "./openpgp.ts"
+import { KeyStretching, MAX_KEYRING_SIZE } from "./openpgp.ts"
 import {
   checkGlobalRing,
   checkOwnRing,
@@ -608,12 +608,14 @@ async function withPassword(
   key: PrivateKey,
   old: Uint8Array | undefined,
   password: Uint8Array,
+  stretching: KeyStretching,
 ): Promise<PrivateKey> {
   const { decryptKey, encryptKey } = await import("openpgp")
   let opened = key
   if (!key.isDecrypted() || secretOf(key) === "protected") {
     if (old === undefined)
       throw new SignatureError("ERR_SIGNATURE_KEYRING", `the key ${fingerprintOf(key)} is under a password`)
+    for (const { keyPacket } of key.getKeys()) stretching.spend(keyPacket)
     try {
       opened = await decryptKey({ privateKey: key, passphrase: asText(old) })
     } catch (cause) {
@@ -631,7 +633,7 @@ async function withPassword(
  * Puts the private keys in a file under a new password, before they are imported.
  *
  * @returns A file with the same keys.
- * @throws SignatureError `ERR_SIGNATURE_KEYRING` for a wrong password, or a file that holds no keys.
+ * @throws SignatureError `ERR_SIGNATURE_KEYRING` for a wrong password, or a file that holds no keys; KeyError `ERR_KEY_UNSUPPORTED`.
  */
 export async function changePassword(
   file: Uint8Array,
@@ -640,9 +642,10 @@ export async function changePassword(
   password: Uint8Array,
 ): Promise<Buffer> {
   const parts: Uint8Array[] = []
+  const stretching = new KeyStretching(origin)
   for (const bytes of keysIn(Buffer.from(file), origin)) {
     const key = needsReadable(await readKeyBytes(bytes), origin)
-    parts.push(key.isPrivate() ? (await withPassword(key, old, password)).write() : bytes)
+    parts.push(key.isPrivate() ? (await withPassword(key, old, password, stretching)).write() : bytes)
   }
   return Buffer.concat(parts)
 }

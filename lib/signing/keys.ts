@@ -3,6 +3,7 @@ import type { KeyObject } from "node:crypto"
 import { readBounded } from "../bounded-file.ts"
 import { SignatureError } from "../errors.ts"
 import { pemKeys } from "../key/pem.ts"
+import { Stretching } from "../key/stretching.ts"
 import type { Bytes } from "../units.ts"
 import { MAX_KEYRING_SIZE } from "./openpgp.ts"
 
@@ -28,7 +29,7 @@ export async function readSignerKey(file: string, signal?: AbortSignal): Promise
   const bytes = await readSignerFile(file, MAX_KEY_SIZE, signal)
   try {
     if (bytes.includes("PRIVATE KEY-----")) throw new Error("it is a private key")
-    const [key] = pemKeys(bytes, file, () => undefined).keys
+    const [key] = pemKeys(bytes, file, () => undefined, new Stretching(file)).keys
     if (key === undefined) throw new Error("there is none")
     return await key.read(undefined)
   } catch (cause) {

@@ -303,14 +303,60 @@ export async function isLocked(key: PrivateKey): Promise<boolean> {
   return !(await signingPacket(key)).isDecrypted()
 }
 
+/** A string-to-key specifier (RFC 9580, 3.7) as the OpenPGP library keeps it, and does not declare it. */
+type StringToKey =
+  | { readonly type: "argon2"; readonly t: number; readonly encodedM: number }
+  | { readonly type: "iterated"; getCount(): Bytes }
+  | { readonly type: "simple" | "salted" | "gnu" }
+
+/** As for LUKS2: memory, and memory times passes; of the iterated one, what is hashed. */
+const MAX_STRETCH_MEMORY: Bytes = 2 ** 30
+const MAX_STRETCH_WORK: Bytes = 2 ** 33
+
+/** What the keys in a file may still ask for before a password opens them. The numbers are the file's, and nothing stops the work. */
+export class KeyStretching {
+  readonly #origin: string
+  #left = MAX_STRETCH_WORK
+
+  constructor(origin: string) {
+    this.#origin = origin
+  }
+
+  /**
+   * Before a password is tried on it.
+   *
+   * @param packet - Of a secret key or subkey.
+   * @throws KeyError `ERR_KEY_UNSUPPORTED`.
+   */
+  spend(packet: object): void {
+    const { s2k } = packet as { readonly s2k?: StringToKey | null }
+    const refuse = (what: string, most: number): KeyError =>
+      new KeyError(
+        "ERR_KEY_UNSUPPORTED",
+        `${this.#origin}: an OpenPGP key asks for ${what} (at most ${most} in a file)`,
+      )
+    if (s2k?.type === "argon2") {
+      const memory = 2 ** (10 + s2k.encodedM)
+      if (memory > MAX_STRETCH_MEMORY)
+        throw refuse(`Argon2 with ${memory} bytes of memory`, MAX_STRETCH_MEMORY)
+      this.#left -= memory * s2k.t
+      if (this.#left < 0) throw refuse(`${s2k.t} passes of Argon2 over ${memory} bytes`, MAX_STRETCH_WORK)
+    } else if (s2k?.type === "iterated") {
+      this.#left -= s2k.getCount()
+      if (this.#left < 0) throw refuse(`${s2k.getCount()} bytes to be hashed`, MAX_STRETCH_WORK)
+    }
+  }
+}
+
 /**
  * Makes the key ready to sign.
  *
  * @param password - Becomes a string within the OpenPGP library, which nobody can wipe.
- * @throws KeyError `ERR_KEY_PASSPHRASE`; SignatureError `ERR_SIGNATURE_KEYRING` for a key that cannot be used.
+ * @throws KeyError `ERR_KEY_PASSPHRASE`, `ERR_KEY_UNSUPPORTED`; SignatureError `ERR_SIGNATURE_KEYRING` for a key that cannot be used.
  */
 export async function unlockSecretKey(key: PrivateKey, password: Uint8Array, origin: string): Promise<void> {
   const packet = await signingPacket(key)
+  new KeyStretching(origin).spend(packet)
   try {
     await packet.decrypt(new TextDecoder().decode(password))
     await packet.validate()

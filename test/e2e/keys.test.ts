@@ -428,7 +428,7 @@ describe("key files", () => {
         "an OpenSSH key that takes minutes",
         write("ssh-slow", manyRounds(readFileSync(at("ssh-locked")))),
         "ERR_KEY_UNSUPPORTED",
-        /with 2147483647 rounds of bcrypt \(at most 1024\)/,
+        /with 2147483647 rounds of bcrypt \(at most 500 in a file\)/,
         /write it anew/,
       ],
     ]
