@@ -11,27 +11,11 @@ import { selfSigned } from "../../lib/key/certificate.ts"
 import { parsePkcs12 } from "../../lib/key/pkcs12.ts"
 import { openSif } from "../../lib/sif/open.ts"
 import { BufferReader } from "../../lib/sif/source.ts"
+import { mutate } from "../support/mutate.ts"
 import { openssl } from "../support/openssl.ts"
 import { newFolder } from "../support/scratch.ts"
 import { vector } from "../vectors/load.ts"
 import { seeded } from "../support/random.ts"
-
-/** Changes a few bytes, cuts, repeats or swaps pieces. */
-function mutate(original: Buffer, random: (bound: number) => number): Buffer {
-  const bytes = Buffer.from(original)
-  for (let count = 1 + random(3); count > 0; count--) bytes[random(bytes.length)] = random(256)
-  const at = random(bytes.length)
-  switch (random(8)) {
-    case 0:
-      return bytes.subarray(0, at)
-    case 1:
-      return Buffer.concat([bytes, bytes.subarray(at)])
-    case 2:
-      return Buffer.concat([bytes.subarray(at), bytes.subarray(0, at)])
-    default:
-      return bytes
-  }
-}
 
 /** Parses many mutations; what is refused is refused with one of these codes, quickly and without much memory. */
 async function parseMutations(
