@@ -23,6 +23,7 @@ import { readBounded } from "../bounded-file.ts"
 import { lockFolder, type HeldFolder } from "../native/lock.ts"
 import { SignatureError } from "../errors.ts"
 import { keysIn, splitKeys } from "./key-packets.ts"
+import { weaknessOf } from "./key-policy.ts"
 import { KeyStretching, MAX_KEYRING_SIZE } from "./openpgp.ts"
 import {
   checkGlobalRing,
@@ -40,7 +41,10 @@ const OWN_FILE_MODE = 0o600
 const GLOBAL_FOLDER_MODE = 0o755
 const GLOBAL_FILE_MODE = 0o644
 
-/** What a key may be used for now: an expired or revoked one verifies and signs nothing; `unusable`: nothing binds it. */
+/**
+ * What a key may be used for now: an expired or revoked one verifies and signs nothing; `unusable`: nothing binds it, or others
+ * than its owner could sign with it.
+ */
 export type KeyStatus = "good" | "expired" | "revoked" | "unusable"
 
 /** What a key ring has of one key. */
@@ -147,7 +151,7 @@ export async function statusOf(key: Key): Promise<{ status: KeyStatus; expires: 
     if (await key.isRevoked()) return { status: "revoked", expires }
     if (expires !== undefined && expires.getTime() <= Date.now()) return { status: "expired", expires }
     await key.verifyPrimaryKey()
-    return { status: "good", expires }
+    return { status: weaknessOf(key) === undefined ? "good" : "unusable", expires }
   } catch (error) {
     const text = error instanceof Error ? error.message : String(error)
     if (/revoked/i.test(text)) return { status: "revoked", expires }
@@ -404,13 +408,20 @@ function needsReadable(key: Key | undefined, origin: string): Key {
   })
 }
 
+function needsStrong(key: Key, origin: string): Key {
+  const weakness = weaknessOf(key)
+  if (weakness === undefined) return key
+  const text = `${origin}: the key ${fingerprintOf(key)}: ${weakness}`
+  throw new SignatureError("ERR_SIGNATURE_KEYRING", text, { path: origin })
+}
+
 /**
  * Adds keys to a ring. What is new in a key that is there already (a revocation, a longer validity) is added to it. Private keys
  * go to the secret file as they are, and their public halves to the public one; the system's ring takes public ones only.
  *
  * @param file - OpenPGP keys, armored or as packets, as GnuPG and Apptainer export them.
- * @throws SignatureError `ERR_SIGNATURE_KEYRING` for a file that holds none; `ERR_KEYRING_INSECURE`, `ERR_KEYRING_BUSY`,
- * `ERR_KEYRING_WRITE`.
+ * @throws SignatureError `ERR_SIGNATURE_KEYRING` for a file that holds none, or one that others than its owner could sign with;
+ * `ERR_KEYRING_INSECURE`, `ERR_KEYRING_BUSY`, `ERR_KEYRING_WRITE`.
  */
 export async function importKeys(
   file: Uint8Array,
@@ -422,7 +433,7 @@ export async function importKeys(
   const options = checkRing(given, "options")
   const keys: Key[] = []
   for (const bytes of keysIn(Buffer.from(file), origin))
-    keys.push(needsReadable(await readKeyBytes(bytes), origin))
+    keys.push(needsStrong(needsReadable(await readKeyBytes(bytes), origin), origin))
   return await changeRing(options, async (publicKeys, secretKeys) => {
     const imported: Imported[] = []
     for (const key of keys) {

@@ -12,6 +12,7 @@ import type {
 } from "openpgp"
 import { KeyError, SignatureError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
+import { weaknessOf } from "./key-policy.ts"
 
 /** What is read of a key ring at most. */
 export const MAX_KEYRING_SIZE: Bytes = 64 << 20
@@ -150,6 +151,11 @@ export class Keyring {
       const fingerprint = Buffer.from(key.getFingerprint(), "hex")
       if (!acceptedHashes.includes(packet.hashAlgorithm ?? 0))
         return { status: "invalid", fingerprint, reason: "its hash algorithm is not accepted" }
+      const weakness = weaknessOf(key)
+      if (weakness !== undefined) {
+        refused ??= { status: "invalid", fingerprint, reason: weakness }
+        continue
+      }
       try {
         const { signatures } = await verify({
           message: await createMessage({ text }),

@@ -1,5 +1,7 @@
 // OpenPGP keys of all kinds: what they sign verifies, and what is not, or no longer, bound to its owner does not.
 import assert from "node:assert/strict"
+import { existsSync } from "node:fs"
+import path from "node:path"
 import {
   config,
   encryptKey,
@@ -8,6 +10,7 @@ import {
   PacketList,
   readKey,
   readPrivateKey,
+  reformatKey,
   revokeKey,
   SignaturePacket,
   type PrivateKey,
@@ -24,7 +27,9 @@ import {
   wipeSecretKey,
   type ClearSignature,
 } from "../../../lib/signing/openpgp.ts"
+import { factsOf, importKeys } from "../../../lib/signing/key-ring.ts"
 import { openPgpSigner } from "../../../lib/signing/signer.ts"
+import { newFolder } from "../../support/scratch.ts"
 import { vector } from "../../vectors/load.ts"
 
 const text = '{"version":1}'
@@ -244,6 +249,95 @@ describe("keys that verify", () => {
     const made = await newKey({ date: old, subkeys: [{ sign: true, keyExpirationTime: 10 }] })
     const message = await signed(made, old)
     await refused(message, await ringOf(made.toPublic()), /does not sign any more/)
+  })
+
+  /** What a packet has of its key; the declarations lack it. */
+  type Numbers = Record<string, Uint8Array>
+  /** 1.3.36.3.3.2.8.1.1.7 */
+  const brainpoolP256r1 = Buffer.of(0x2b, 0x24, 0x03, 0x03, 0x02, 0x08, 0x01, 0x01, 0x07)
+
+  /** The key with other numbers in its packet, which is another key. */
+  async function changed(key: PrivateKey, change: (numbers: Numbers) => void): Promise<PrivateKey> {
+    const { publicParams, privateParams } = key.keyPacket as SecretKeyPacket & { privateParams: Numbers }
+    change(publicParams as Numbers)
+    change(privateParams)
+    return await readPrivateKey({ binaryKey: key.write() })
+  }
+
+  const rsa = (bits = 2048): Promise<PrivateKey> =>
+    newKey({ type: "rsa", rsaBits: bits, subkeys: [], config: { minRSABits: bits } })
+  const set =
+    (name: string, value: Uint8Array) =>
+    (numbers: Numbers): void => {
+      if (name in numbers) numbers[name] = value
+    }
+  const weakKeys: readonly (readonly [string, RegExp, () => Promise<PrivateKey>])[] = [
+    ["an RSA key of 1024 bits", /1024 bits is too weak/, () => rsa(1024)],
+    [
+      "an RSA key whose exponent is 1",
+      /exponent 1/,
+      async () => await changed(await rsa(), set("e", Buffer.of(1))),
+    ],
+    [
+      "an RSA key whose exponent is huge",
+      /exponent of more than 64 bits/,
+      async () => await changed(await rsa(), set("e", Buffer.alloc(256, 0xff))),
+    ],
+    [
+      "an RSA key whose modulus is even",
+      /RSA key/,
+      async () => await changed(await rsa(), set("n", Buffer.alloc(256, 0xfe))),
+    ],
+    [
+      "an EC key that is no point of its curve",
+      /no point of its curve/,
+      async () =>
+        await changed(
+          await newKey({ type: "ecc", curve: "nistP256" }),
+          set("Q", Buffer.concat([Buffer.of(4), Buffer.alloc(64, 1)])),
+        ),
+    ],
+    [
+      "a key on a curve that is not accepted",
+      /brainpoolP256r1/,
+      async () =>
+        await changed(await newKey({ type: "ecc", curve: "nistP256" }), ({ oid }) => {
+          if (oid !== undefined) Object.assign(oid, { oid: brainpoolP256r1 })
+        }),
+    ],
+  ]
+  for (const [what, reason, make] of weakKeys)
+    it(`${what} is not imported`, async () => {
+      const folder = path.join(newFolder("ring"), "keys")
+      const strange = Buffer.from((await make()).toPublic().write())
+      await assert.rejects(importKeys(strange, "a stranger's", { folder }), {
+        code: "ERR_SIGNATURE_KEYRING",
+        message: reason,
+      })
+      assert.equal(existsSync(folder), false)
+    })
+
+  it("a signing subkey that anybody can sign with is not imported, whatever vouches for it", async () => {
+    const owner = await newKey({ subkeys: [{ sign: true, type: "rsa", rsaBits: 2048 }] })
+    const folder = path.join(newFolder("ring"), "keys")
+    await importKeys(Buffer.from(owner.toPublic().write()), "good", { folder })
+    const [subkey] = owner.subkeys
+    assert.ok(subkey)
+    set("e", Buffer.of(1))(subkey.keyPacket.publicParams as Numbers)
+    await assert.rejects(importKeys(Buffer.from(owner.toPublic().write()), "weak", { folder }), {
+      code: "ERR_SIGNATURE_KEYRING",
+      message: /exponent 1/,
+    })
+  })
+
+  // Who knows nothing but the public key signs with it: the private exponent is 1, too.
+  it("what anybody can sign with a key whose exponent is 1 is not verified, in whatever ring it lies", async () => {
+    const forged = await changed(await rsa(), (numbers) => {
+      for (const name of ["e", "d"]) set(name, Buffer.of(1))(numbers)
+    })
+    const { privateKey } = await reformatKey({ privateKey: forged, userIDs: [user], format: "object" })
+    await refused(await signed(privateKey), await ringOf(privateKey.toPublic()), /exponent 1/)
+    assert.equal((await factsOf(privateKey)).status, "unusable")
   })
 
   /** A key of which the only subkey is bound by `change`d signatures. */
