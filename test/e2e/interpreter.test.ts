@@ -107,6 +107,13 @@ const switches: readonly string[] = [
   ...["--", "-", "", "+", "++x", "+-x", "a b", "$HOME", "`id`", "*", "'", '"', "\\", "ü\n"],
 ]
 
+/** bash by the name under which it is the shell of a system. */
+function bashAsSh(): string {
+  const link = at("sh")
+  if (!existsSync(link)) symlinkSync("/bin/bash", link)
+  return link
+}
+
 /** Those of the processes that have come of a command and take connections. */
 function listening(): string[] {
   return processesOfGroup(group).flatMap(({ pid, command }) => (listens(pid) ? [`${pid} ${command}`] : []))
@@ -166,13 +173,30 @@ describe("the interpreter and what is meant for others", () => {
   })
 
   it("a shell that is told by the environment to print what it does prints no passphrase", async () => {
-    const shells = at("shells")
-    mkdirSync(shells)
-    symlinkSync("/bin/bash", path.join(shells, "sh"))
     const passphrase = "never to be printed"
     const env = { SHELLOPTS: "xtrace:verbose", SIFCRYPT_ENCRYPTION_PASSPHRASE: passphrase }
-    const { stderr } = await runProgram([path.join(shells, "sh"), cli, "ls", at("image.sif")], { env })
+    const { stderr } = await runProgram([bashAsSh(), cli, "ls", at("image.sif")], { env })
     assert.doesNotMatch(stderr, new RegExp(passphrase))
+  })
+
+  it("what the environment tells the shell changes nothing that the command does", async () => {
+    const shells = [["bash"], [bashAsSh()], ["dash"], ["busybox", "sh"]]
+    const environments: readonly Readonly<Record<string, string>>[] = [
+      { SHELLOPTS: "allexport:errexit:noclobber:noglob:nounset:posix:privileged" },
+      { ENV: hook, BASH_ENV: "/nonexistent", POSIXLY_CORRECT: "1", CDPATH: folder, IFS: "-/ils" },
+    ]
+    const words = ["ls", "--pem-path", keys.privateKey, at("image.sif"), "/data"]
+    const usual = await sifcrypt(words, { cwd: folder })
+    assert.equal(usual.status, 0)
+    for (const shell of shells)
+      for (const env of environments) {
+        const what = `${shell.join(" ")} ${JSON.stringify(env)}`
+        const { text, status } = await runProgram([...shell, cli, ...words], { env, cwd: folder })
+        assert.deepEqual([text, status], [usual.text, 0], what)
+        assertUntouched(what)
+      }
+    // It reads what comes behind, which is not for it.
+    assert.equal((await runProgram([bashAsSh(), cli, ...words], { env: { SHELLOPTS: "noexec" } })).status, 2)
   })
 
   it("a word that is empty is a mistake of whoever wrote it, and no defect", async () => {
