@@ -160,6 +160,35 @@ describe("docs/security.md", () => {
     const not = /does not protect from([^]*)/i.exec(start)?.[1] ?? ""
     for (const whom of [/holds the key/i, /root of the (node|machine)/i, /memory/i]) assert.match(not, whom)
   })
+
+  it("says of every program that a command starts what it reads of others and what it may", () => {
+    const patterns = [
+      /[fF]indProgram\(\s*"([^"]+)"/g,
+      /\bspawn(?:Sync)?\(\s*"(?:\/bin\/)?([^"]+)"/g,
+      /\bexecFile(?:Sync)?\(\s*"([^"]+)"/g,
+      /\brunProgram\(\s*\["([^"]+)"/g,
+      /HelperProgram\{\s*"([^"]+)"/g,
+      /WriteIdMap\("([^"]+)"/g,
+    ]
+    const files = ["lib", "native"].flatMap((folder) =>
+      readdirSync(path.join(root, folder), { recursive: true, encoding: "utf8" })
+        .filter((name) => /\.(?:ts|cc)$/.test(name))
+        .map((name) => read(path.join(folder, name))),
+    )
+    const started = new Set(
+      files.flatMap((text) =>
+        patterns.flatMap((one) => [...text.matchAll(one)].map(([, name = ""]) => name)),
+      ),
+    )
+    assert.ok(started.has("gpg") && started.has("fuse2fs") && started.has("cp"))
+    const judged =
+      sections(read("docs/security.md"), "##").get("Programs that read what an image brings") ?? ""
+    const table = judged.split("\n").filter((line) => line.startsWith("| `"))
+    const missing = [...started].filter(
+      (name) => !table.some((line) => line.split("|")[1]?.includes(`\`${name}\``)),
+    )
+    assert.deepEqual(missing, [])
+  })
 })
 
 describe("docs/requirements.md", () => {
