@@ -40,6 +40,8 @@ export interface SignerCertificate {
 /** The bundles of roots of a system have some hundred KiB. */
 const MAX_BUNDLE_SIZE: Bytes = 8 << 20
 const MAX_CERTIFICATES = 2000
+/** Of all that is read for one verification. */
+const MAX_BUNDLES_SIZE: Bytes = 64 << 20
 /** As OpenSSL has it. */
 const MAX_INTERMEDIATES = 100
 
@@ -274,11 +276,30 @@ function isSignedBy({ tbs, signature, signatureAlgorithm }: Certificate, { facts
   }
 }
 
+/** What may still be read for one verification. */
+export class CertificateBudget {
+  #left: Bytes = MAX_BUNDLES_SIZE
+
+  /** @throws SignatureError `ERR_SIGNATURE_CERTIFICATE`. */
+  spend(size: Bytes, origin: string): void {
+    const limit = size > MAX_BUNDLE_SIZE ? MAX_BUNDLE_SIZE : MAX_BUNDLES_SIZE
+    if (size > MAX_BUNDLE_SIZE || (this.#left -= size) < 0)
+      throw new SignatureError(
+        "ERR_SIGNATURE_CERTIFICATE",
+        `${origin}: more than ${limit} bytes of certificates`,
+        {
+          path: origin,
+        },
+      )
+  }
+}
+
 /** The certificates of a file, each once. One that cannot be read is left out, unless it is the first and `needsFirst`. */
 async function certificatesIn(
   given: string | Uint8Array,
   what: string,
   needsFirst: boolean,
+  budget: CertificateBudget,
   signal?: AbortSignal,
 ): Promise<[Lazy, ...Lazy[]]> {
   const origin = typeof given === "string" ? given : what
@@ -286,6 +307,7 @@ async function certificatesIn(
     typeof given === "string"
       ? await readSignerFile(given, MAX_BUNDLE_SIZE, signal)
       : Buffer.from(given.buffer, given.byteOffset, given.byteLength)
+  budget.spend(bytes.length, origin)
   const refuse = (why: string, cause?: unknown): SignatureError =>
     new SignatureError("ERR_SIGNATURE_CERTIFICATE", `${origin}: ${why}`, { path: origin, cause })
   const blocks = [...pemBlocks(bytes)].filter(({ label }) => /^(?:X509 )?CERTIFICATE$/.test(label))
@@ -310,12 +332,12 @@ async function certificatesIn(
   throw refuse(`there is no certificate that can be read: ${why}`, failure)
 }
 
-async function systemRoots(): Promise<Lazy[]> {
+async function systemRoots(budget: CertificateBudget): Promise<Lazy[]> {
   const named = process.env["SSL_CERT_FILE"]
   const bundle = named ?? systemBundles.find((file) => existsSync(file))
   if (bundle === undefined)
     throw new SignatureError("ERR_SIGNATURE_CERTIFICATE", "this system has no bundle of trusted roots")
-  return await certificatesIn(bundle, bundle, false)
+  return await certificatesIn(bundle, bundle, false, budget)
 }
 
 /**
@@ -327,16 +349,17 @@ async function systemRoots(): Promise<Lazy[]> {
 export async function certifiedKey(
   given: SignerCertificate,
   signal?: AbortSignal,
+  budget: CertificateBudget = new CertificateBudget(),
 ): Promise<{ readonly key: KeyObject; readonly subject: string }> {
-  const [leaf, ...others] = await certificatesIn(given.certificate, "the certificate", true, signal)
+  const [leaf, ...others] = await certificatesIn(given.certificate, "the certificate", true, budget, signal)
   const intermediates =
     given.intermediates === undefined
       ? []
-      : await certificatesIn(given.intermediates, "the intermediate certificates", false, signal)
+      : await certificatesIn(given.intermediates, "the intermediate certificates", false, budget, signal)
   const roots =
     given.roots === undefined
-      ? await systemRoots()
-      : await certificatesIn(given.roots, "the root certificates", false, signal)
+      ? await systemRoots(budget)
+      : await certificatesIn(given.roots, "the root certificates", false, budget, signal)
   const subject = leaf.name
   const refuse = (why: string, cause?: unknown): SignatureError =>
     new SignatureError("ERR_SIGNATURE_CERTIFICATE", `the certificate of ${subject} is not good: ${why}`, {

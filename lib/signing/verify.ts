@@ -21,7 +21,7 @@ import { DataType, PartitionType, type SifLink, type SifObject } from "../sif/fo
 import { grouped, openSif, type SifImage } from "../sif/open.ts"
 import { isVerityTree } from "../sif/verity.ts"
 import type { Bytes, OnProgress } from "../units.ts"
-import { certifiedKey, type SignerCertificate } from "./certificate.ts"
+import { CertificateBudget, certifiedKey, type SignerCertificate } from "./certificate.ts"
 import { descriptorStream, fits, headerStream, ObjectDigests } from "./digest.ts"
 import { checkSigner, parseEnvelope, verifyEnvelopeSignature, type DsseEnvelope } from "./dsse.ts"
 import { groupOf, groupsOf, lowestId } from "./groups.ts"
@@ -530,12 +530,12 @@ async function keysOf(options: VerifyOptions): Promise<NamedKey[]> {
     subject: undefined,
     key: key.type === "private" ? createPublicKey(key) : key,
   }))
-  const certified = await Promise.all(
-    certificates.map(async (certificate) => {
-      const { key, subject } = await certifiedKey(certificate, options.signal)
-      return { name: checkSigner(key, subject), subject, key }
-    }),
-  )
+  const certified: NamedKey[] = []
+  const budget = new CertificateBudget()
+  for (const certificate of certificates) {
+    const { key, subject } = await certifiedKey(certificate, options.signal, budget)
+    certified.push({ name: checkSigner(key, subject), subject, key })
+  }
   return [...plain, ...certified]
 }
 

@@ -10,7 +10,7 @@ import { verifySif } from "../../../lib/signing/verify.ts"
 import { openssl } from "../../support/openssl.ts"
 import { newFolder } from "../../support/scratch.ts"
 import { envelope, metadataOf } from "../../support/signing.ts"
-import { vector } from "../../vectors/load.ts"
+import { vector, vectorPath } from "../../vectors/load.ts"
 
 const CA = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign"
 const SIGNER = "keyUsage=critical,digitalSignature\nextendedKeyUsage=codeSigning"
@@ -214,6 +214,22 @@ describe("certifiedKey", () => {
     const twins = Array.from({ length: 300 }, () => readFileSync(file("old-middle")))
     const given = { certificate: file("below-old"), intermediates: Buffer.concat(twins), roots: file("root") }
     await assert.rejects(certifiedKey(given), { code: "ERR_SIGNATURE_CERTIFICATE" })
+  })
+
+  it("takes as much from a program as from a file, and no more than so much for all certificates together", async () => {
+    const padded = Buffer.alloc(8 << 20, "\n")
+    readFileSync(file("direct")).copy(padded)
+    const given: SignerCertificate = { certificate: padded, roots: file("root") }
+    await certifiedKey(given)
+    await assert.rejects(certifiedKey({ ...given, certificate: Buffer.concat([padded, Buffer.of(0x0a)]) }), {
+      code: "ERR_SIGNATURE_CERTIFICATE",
+      message: /more than 8388608 bytes/,
+    })
+    await using image = await openSif(vectorPath("sif/one-group-signed-dsse.sif"))
+    await assert.rejects(verifySif(image, { certificates: Array<SignerCertificate>(9).fill(given) }), {
+      code: "ERR_SIGNATURE_CERTIFICATE",
+      message: /more than 67108864 bytes/,
+    })
   })
 
   it("agrees with openssl verify on what is good and what is not", () => {
