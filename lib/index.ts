@@ -63,7 +63,16 @@ export type { KdfLimits } from "./device/luks-header.ts"
 export type { TreeEntryType } from "./native/binding.ts"
 export type { Mount, MountOptions } from "./container/mount.ts"
 export type { OutputOptions as RunOutputOptions, Running, RunOutput, RunResult } from "./container/run.ts"
-export type { BindSpec, ExecOptions, ResourceLimits, Stdio, StdioOption } from "./runtime/options.ts"
+export { execOptionTable } from "./runtime/options.ts"
+export type {
+  BindSpec,
+  ExecOptionKinds,
+  ExecOptionRow,
+  ExecOptions,
+  ProgramOptions,
+  ResourceLimits,
+} from "./runtime/options.ts"
+export type { Stdio, StdioOption } from "./runtime/stdio.ts"
 export { allocateSecret } from "./key/secret.ts"
 export { exitNow, forbidDumps } from "./device/process.ts"
 export type { ExtractResult } from "./device/tree.ts"

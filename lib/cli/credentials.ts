@@ -1,10 +1,11 @@
 // The credential options every command shares, and the prompts behind them.
 import { fstatSync } from "node:fs"
-import { InvalidArgumentError, type Command } from "commander"
+import { InvalidArgumentError } from "commander"
 import { allocateSecret, forbidDumps, KeyError, type CredentialSource, type SecretSource } from "../index.ts"
+import { given, type OptionRows } from "./command.ts"
 import { interruption } from "./interrupt.ts"
 import { notice, printable, promptSecret, secretFromStdin } from "./terminal.ts"
-import { collect } from "./values.ts"
+import { each, flag, text } from "./values.ts"
 
 export interface CredentialFlags {
   readonly pemPath?: string[]
@@ -33,24 +34,36 @@ export function parseDescriptor(text: string): number {
   return fd
 }
 
-/** Adds the options of {@link CredentialFlags}. Secrets themselves are never arguments. */
-export function addCredentialOptions(command: Command): Command {
-  return command
-    .option(
-      "--pem-path <file>",
-      "RSA key: public or certificate to build, private to open; PEM, DER, OpenSSH, PFX, JWK (repeatable)",
-      collect,
-    )
-    .option("--key-fd <n>", "read such a key file from descriptor N", parseDescriptor)
-    .option("--key-command <command>", "take the standard output of a shell command for such a key file")
-    .option(
-      "--key-passphrase-file <file>",
-      "password of a protected key file (default: asked on the terminal)",
-    )
-    .option("--passphrase", "ask for a passphrase on the terminal")
-    .option("--passphrase-file <file>", "passphrase in a file; a line end at its very end is not part of it")
-    .option("--passphrase-fd <n>", "read the passphrase from descriptor N, in the same way", parseDescriptor)
-    .addHelpText("after", environmentHelp)
+/** Secrets themselves are never arguments. */
+export const credentialRows: OptionRows<CredentialFlags> = {
+  pemPath: [
+    "--pem-path <file>",
+    "RSA key: public or certificate to build, private to open; PEM, DER, OpenSSH, PFX, JWK (repeatable)",
+    each(text),
+    { note: environmentHelp },
+  ],
+  keyFd: ["--key-fd <n>", "read such a key file from descriptor N", parseDescriptor],
+  keyCommand: [
+    "--key-command <command>",
+    "take the standard output of a shell command for such a key file",
+    text,
+  ],
+  keyPassphraseFile: [
+    "--key-passphrase-file <file>",
+    "password of a protected key file (default: asked on the terminal)",
+    text,
+  ],
+  passphrase: ["--passphrase", "ask for a passphrase on the terminal", flag],
+  passphraseFile: [
+    "--passphrase-file <file>",
+    "passphrase in a file; a line end at its very end is not part of it",
+    text,
+  ],
+  passphraseFd: [
+    "--passphrase-fd <n>",
+    "read the passphrase from descriptor N, in the same way",
+    parseDescriptor,
+  ],
 }
 
 async function askPassphrase(confirm: boolean): Promise<Buffer> {
@@ -124,10 +137,7 @@ function credentialSources(
 
 /** Was a credential given, rather than left to the environment? */
 export function gaveCredentials(flags: CredentialFlags): boolean {
-  const { passphrase, pemPath, keyFd, keyCommand, passphraseFile, passphraseFd } = flags
-  return [passphrase, pemPath, keyFd, keyCommand, passphraseFile, passphraseFd].some(
-    (given) => given !== undefined,
-  )
+  return Object.keys(given(credentialRows, flags)).some((key) => key !== "keyPassphraseFile")
 }
 
 /**

@@ -1,34 +1,20 @@
 // The options of `build` that are about definition files.
-import { InvalidArgumentError, Option, type Command } from "commander"
+import { InvalidArgumentError } from "commander"
 import {
   sectionNames,
   userKeyrings,
+  type BuildOptions,
   type DefinitionOptions,
-  type ScratchKind,
   type SectionName,
 } from "../index.ts"
+import { given, type OptionRows } from "./command.ts"
 import { waitForHelpers } from "./interrupt.ts"
 import { errors, output } from "./output.ts"
 import { notice, printable } from "./terminal.ts"
-import { BYTES, collect, eachOf, size } from "./values.ts"
+import { BYTES, each, eachOf, flag, size, text } from "./values.ts"
 
-export interface DefinitionFlags {
-  readonly sandbox?: true
-  readonly update?: true
-  readonly notest?: true
-  readonly section?: readonly SectionName[]
-  readonly buildArg?: readonly string[]
-  readonly buildArgFile?: string
-  readonly warnUnusedBuildArgs?: true
-  readonly fixPerms?: true
-  readonly scratch?: ScratchKind
-  readonly scratchMemory?: number
-  readonly scratchDisk?: number
-  readonly tmpdir?: string
-  readonly plainTmp?: true
-  readonly bind?: readonly string[]
-  readonly json?: true
-}
+export type DefinitionFlags = Omit<DefinitionOptions, "fingerprintKeys" | "onStep" | "onOutput"> &
+  Pick<BuildOptions, "sandbox" | "update">
 
 function parseSection(text: string): SectionName {
   const known = sectionNames.find((section) => section === text)
@@ -49,63 +35,48 @@ function firstOf(env: NodeJS.ProcessEnv, names: readonly string[]): string | und
   return names.map((name) => env[name]).find((value) => value !== undefined && value !== "")
 }
 
-/** Adds the options of {@link DefinitionFlags}. */
-export function addDefinitionOptions(command: Command): Command {
-  return command
-    .option("-s, --sandbox", "write an ordinary folder instead of an image")
-    .option("-u, --update", "change the sandbox OUTPUT instead of starting from its base")
-    .option("-T, --notest", "do not run %test")
-    .option("--section <list>", "only these sections of a definition file; none or all", parseSections)
-    .option("--build-arg <name=value>", "value for the templates of a definition file", collect)
-    .option("--build-arg-file <file>", "file with a NAME=VALUE on each line")
-    .option("--warn-unused-build-args", "tell of build arguments that nothing asks for, instead of failing")
-    .option("-B, --bind <src[:dst[:opts]]>", "seen in %post and %test", collect)
-    .option("--fix-perms", "the owner may read, write and enter everything")
-    .option(
-      "--scratch-memory <size>",
-      "memory that a definition's files may take while they are built",
-      scratchSize,
-    )
-    .option(
-      "--scratch-disk <size>",
-      "room on the disk for those of them that do not fit, encrypted",
-      scratchSize,
-    )
-    .addOption(
-      new Option("--scratch <kind>", "where they lie: auto (default), kernel, userspace or memory").choices([
-        "auto",
-        "kernel",
-        "userspace",
-        "memory",
-      ]),
-    )
-    .option("--tmpdir <dir>", "for temporary files (default TMPDIR)")
-    .option("--plain-tmp", "build in an ordinary folder there, unencrypted")
+export const definitionRows: OptionRows<DefinitionFlags> = {
+  sandbox: ["-s, --sandbox", "write an ordinary folder instead of an image", flag],
+  update: ["-u, --update", "change the sandbox OUTPUT instead of starting from its base", flag],
+  noTest: ["-T, --notest", "do not run %test", flag],
+  sections: ["--section <list>", "only these sections of a definition file; none or all", parseSections],
+  buildArguments: ["--build-arg <name=value>", "value for the templates of a definition file", each(text)],
+  buildArgumentFile: ["--build-arg-file <file>", "file with a NAME=VALUE on each line", text],
+  warnUnusedBuildArguments: [
+    "--warn-unused-build-args",
+    "tell of build arguments that nothing asks for, instead of failing",
+    flag,
+  ],
+  binds: ["-B, --bind <src[:dst[:opts]]>", "seen in %post and %test", each(text)],
+  fixPermissions: ["--fix-perms", "the owner may read, write and enter everything", flag],
+  scratchMemory: [
+    "--scratch-memory <size>",
+    "memory that a definition's files may take while they are built",
+    scratchSize,
+  ],
+  scratchDisk: [
+    "--scratch-disk <size>",
+    "room on the disk for those of them that do not fit, encrypted",
+    scratchSize,
+  ],
+  scratch: [
+    "--scratch <kind>",
+    "where they lie: auto (default), kernel, userspace or memory",
+    ["auto", "kernel", "userspace", "memory"],
+  ],
+  tmpFolder: ["--tmpdir <dir>", "for temporary files (default TMPDIR)", text],
+  plainScratch: ["--plain-tmp", "build in an ordinary folder there, unencrypted", flag],
 }
 
 /** The API's options for {@link DefinitionFlags}. */
-export function definitionOptions(flags: DefinitionFlags): DefinitionOptions & {
-  readonly sandbox?: boolean
-  readonly update?: boolean
-} {
-  const tmpFolder =
-    flags.tmpdir ?? firstOf(process.env, ["SIFCRYPT_TMPDIR", "APPTAINER_TMPDIR", "SINGULARITY_TMPDIR"])
-  const whole = flags.section === sectionNames ? undefined : flags.section
+export function definitionOptions(
+  flags: DefinitionFlags & { readonly json?: true },
+): DefinitionFlags & DefinitionOptions {
+  const { sections } = flags
   return {
-    sandbox: flags.sandbox,
-    update: flags.update,
-    noTest: flags.notest,
-    sections: whole,
-    buildArguments: flags.buildArg,
-    buildArgumentFile: flags.buildArgFile,
-    warnUnusedBuildArguments: flags.warnUnusedBuildArgs,
-    fixPermissions: flags.fixPerms,
-    scratch: flags.scratch,
-    scratchMemory: flags.scratchMemory,
-    scratchDisk: flags.scratchDisk,
-    tmpFolder,
-    plainScratch: flags.plainTmp,
-    binds: flags.bind,
+    tmpFolder: firstOf(process.env, ["SIFCRYPT_TMPDIR", "APPTAINER_TMPDIR", "SINGULARITY_TMPDIR"]),
+    ...given(definitionRows, flags),
+    sections: sections === sectionNames ? undefined : sections,
     fingerprintKeys: { keyringPaths: userKeyrings(process.env) },
     onStep: (text) => {
       waitForHelpers()

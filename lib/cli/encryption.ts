@@ -1,49 +1,42 @@
 // What every command takes that writes an image, encrypted or not.
 import { InvalidArgumentError, type Command } from "commander"
-import {
-  type BuildResult,
-  type EncryptedOutputOptions,
-  type EncryptionFormat,
-  type OutputOptions,
-} from "../index.ts"
+import type { BuildResult, EncryptedOutputOptions, EncryptionFormat, OutputOptions } from "../index.ts"
+import { given, type OptionRows } from "./command.ts"
 import { interruption } from "./interrupt.ts"
-import { addKdfOptions, passphraseKdf, type KdfFlags } from "./kdf.ts"
+import { kdfRows, passphraseKdf, type KdfFlags } from "./kdf.ts"
 import { errors, print } from "./output.ts"
 import { humanBytes, notice, printable, Progress } from "./terminal.ts"
+import { flag } from "./values.ts"
 
 export interface OutputFlags {
   readonly force?: true
   readonly json?: true
 }
 
-export interface EncryptionFlags extends OutputFlags, KdfFlags {
-  readonly publicMetadata?: true
-  readonly anonymous?: true
-  readonly format?: EncryptionFormat
-}
+type FormatFlags = Pick<EncryptedOutputOptions, "format" | "publicMetadata" | "anonymous">
+export type EncryptionFlags = OutputFlags & KdfFlags & FormatFlags
 
 function parseFormat(text: string): EncryptionFormat {
   if (text !== "luks" && text !== "gocryptfs") throw new InvalidArgumentError("It is luks or gocryptfs.")
   return text
 }
 
-/** Adds the options of {@link OutputFlags}. */
-export function addOutputOptions(command: Command): Command {
-  return command
-    .option("-F, --force", "replace an existing output")
-    .option("--json", "print the result as JSON")
+export const outputRows: OptionRows<OutputFlags> = {
+  force: ["-F, --force", "replace an existing output", flag],
+  json: ["--json", "print the result as JSON", flag],
 }
 
-/** Adds the options of {@link EncryptionFlags}. */
-export function addEncryptionOptions(command: Command): Command {
-  return addKdfOptions(addOutputOptions(command))
-    .option("--format <format>", "encrypt as luks (default) or gocryptfs", parseFormat)
-    .option(
-      "--public-metadata",
-      "keep an image's definition and labels readable beside the encrypted partition",
-    )
-    .option("--anonymous", "do not say in the image whose the public keys are")
+const formatRows: OptionRows<FormatFlags> = {
+  format: ["--format <format>", "encrypt as luks (default) or gocryptfs", parseFormat],
+  publicMetadata: [
+    "--public-metadata",
+    "keep an image's definition and labels readable beside the encrypted partition",
+    flag,
+  ],
+  anonymous: ["--anonymous", "do not say in the image whose the public keys are", flag],
 }
+
+export const encryptionRows: OptionRows<EncryptionFlags> = { ...outputRows, ...kdfRows, ...formatRows }
 
 /** The API's options for {@link EncryptionFlags}. */
 export function encryptionOptions(
@@ -54,13 +47,7 @@ export function encryptionOptions(
     command.error(
       "error: --pbkdf and --pbkdf-memory are LUKS2's; gocryptfs stretches a passphrase with scrypt",
     )
-  const kdf = passphraseKdf(flags, command)
-  return {
-    publicMetadata: flags.publicMetadata,
-    anonymous: flags.anonymous,
-    format: flags.format,
-    passphraseKdf: kdf,
-  }
+  return { ...given(formatRows, flags), passphraseKdf: passphraseKdf(flags, command) }
 }
 
 /** Runs `make` with progress on the terminal, and tells what was made. */

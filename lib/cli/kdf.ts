@@ -1,6 +1,7 @@
 // How a new passphrase is stretched, as options.
 import { InvalidArgumentError, type Command } from "commander"
 import { passphraseKdfLimits, type PassphraseKdf } from "../index.ts"
+import type { OptionRows } from "./command.ts"
 import { MEBIBYTES, size } from "./values.ts"
 
 export interface KdfFlags {
@@ -23,19 +24,17 @@ function parseKdf(text: string): PassphraseKdf {
 
 const MAX_MEMORY = (passphraseKdfLimits.memory[1] * 1024) / MEBIBYTES.worth
 
-/** Adds the options of {@link KdfFlags}. */
-export function addKdfOptions(command: Command): Command {
-  return command
-    .option(
-      "--pbkdf <function[:iterations]>",
-      "stretches a passphrase: argon2id (default) or pbkdf2",
-      parseKdf,
-    )
-    .option(
-      "--pbkdf-memory <size>",
-      "memory that Argon2 takes, in MiB or with a unit (default 256)",
-      size(MEBIBYTES, 1, MAX_MEMORY),
-    )
+export const kdfRows: OptionRows<KdfFlags> = {
+  pbkdf: [
+    "--pbkdf <function[:iterations]>",
+    "stretches a passphrase: argon2id (default) or pbkdf2",
+    parseKdf,
+  ],
+  pbkdfMemory: [
+    "--pbkdf-memory <size>",
+    "memory that Argon2 takes, in MiB or with a unit (default 256)",
+    size(MEBIBYTES, 1, MAX_MEMORY),
+  ],
 }
 
 /** Both options together. */

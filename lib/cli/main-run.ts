@@ -1,6 +1,6 @@
 // The sifcrypt command with nothing but what runs a payload: scripts/bundle-command.mjs makes a smaller file of it, from which
 // exec, run, shell and test start.
-import { actionTable } from "./commands/run.ts"
+import { actions } from "./commands/run.ts"
 import { main } from "./program.ts"
 
-main(actionTable)
+main(actions)

@@ -1,9 +1,10 @@
 // Passwords of key files, from a file, a descriptor or the terminal; never from the command line.
-import { Option, type Command } from "commander"
 import { KeyError, type SecretSource } from "../index.ts"
+import type { OptionRow } from "./command.ts"
 import { parseDescriptor } from "./credentials.ts"
 import { interruption } from "./interrupt.ts"
 import { printable, promptSecret } from "./terminal.ts"
+import { text } from "./values.ts"
 
 /** The password of a file that exists: asked for once. */
 export async function ask(origin: string): Promise<Buffer | undefined> {
@@ -36,14 +37,17 @@ export function passwordSource(
   return fd === undefined ? { ask: otherwise } : { fd }
 }
 
-/** Adds `--NAME-file` and `--NAME-fd`. */
-export function addPasswordOptions(command: Command, name: string, of: string): Command {
-  const camel = name.replace(/-(.)/g, (_, letter: string) => letter.toUpperCase())
-  return command
-    .option(`--${name}-file <file>`, `password of ${of} in a file (default: asked on the terminal)`)
-    .addOption(
-      new Option(`--${name}-fd <n>`, `read the password of ${of} from descriptor N`)
-        .argParser(parseDescriptor)
-        .conflicts(`${camel}File`),
-    )
+/** `--NAME-file`. */
+export function passwordFile(name: string, of: string): OptionRow<string> {
+  return [`--${name}-file <file>`, `password of ${of} in a file (default: asked on the terminal)`, text]
+}
+
+/** `--NAME-fd`, which does not go with the option `file`. */
+export function passwordFd(name: string, of: string, file: string): OptionRow<number> {
+  return [
+    `--${name}-fd <n>`,
+    `read the password of ${of} from descriptor N`,
+    parseDescriptor,
+    { conflicts: [file] },
+  ]
 }

@@ -5,6 +5,7 @@ import { inspect } from "node:util"
 import { Command, CommanderError } from "commander"
 import { ContainerError } from "../index.ts"
 import { printableLines } from "../printable.ts"
+import { addCommand, type CommandRow } from "./command.ts"
 import { exitCodeFor, exitCodes } from "./exit-codes.ts"
 import { failureToReport } from "./failure.ts"
 import { hintFor } from "./hints.ts"
@@ -44,15 +45,12 @@ function report(error: unknown): number {
   return 1
 }
 
-/** Names of commands, and who adds them. */
-export type CommandTable = readonly (readonly [names: readonly string[], add: (program: Command) => void])[]
-
-async function runCommand(commands: CommandTable): Promise<number> {
+async function runCommand(commands: readonly CommandRow[]): Promise<number> {
   const failure = failureToReport(process.argv)
   if (failure !== undefined) return report(failure)
   const asked = process.argv[2]
   // That alone: making hundreds of options takes as long as opening an image.
-  const one = commands.filter(([names]) => asked !== undefined && names.includes(asked))
+  const one = commands.filter(({ name, alias }) => asked !== undefined && (name === asked || alias === asked))
   const program = new Command("sifcrypt")
     .description("Encrypted containers for Linux: the same LUKS2 image for root and for an ordinary user.")
     // A command does not need it, and it is a file.
@@ -64,7 +62,7 @@ async function runCommand(commands: CommandTable): Promise<number> {
       writeOut: (text) => output().write(text),
       writeErr: (text) => errors().write(printableLines(text)),
     })
-  for (const [, add] of one.length > 0 ? one : commands) add(program)
+  for (const row of one.length > 0 ? one : commands) addCommand(program, row)
   undoOnSignals()
   try {
     await program.parseAsync(process.argv)
@@ -76,7 +74,7 @@ async function runCommand(commands: CommandTable): Promise<number> {
 }
 
 /** Does what the command line says, and ends this process. */
-export function main(commands: CommandTable): void {
+export function main(commands: readonly CommandRow[]): void {
   void runCommand(commands).then(async (code) => {
     const unwritten = await flush()
     dieAsAsked()

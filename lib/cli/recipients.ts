@@ -1,10 +1,10 @@
 // The options that name new recipients where others open the image, and those that say who stays.
-import type { Command } from "commander"
 import type { CredentialSource, Recipient, StayOptions } from "../index.ts"
+import type { OptionRows } from "./command.ts"
 import { parseDescriptor, withCredentials } from "./credentials.ts"
 import { interruption } from "./interrupt.ts"
 import { printable, promptLine } from "./terminal.ts"
-import { collect, eachOf } from "./values.ts"
+import { each, eachOf, flag, text } from "./values.ts"
 
 export interface RecipientFlags {
   readonly recipient?: string[]
@@ -13,13 +13,15 @@ export interface RecipientFlags {
   readonly recipientPassphraseFd?: number
 }
 
-/** Adds the options of {@link RecipientFlags}. */
-export function addRecipientOptions(command: Command): Command {
-  return command
-    .option("--recipient <file>", "public RSA key of a new recipient (repeatable)", collect)
-    .option("--recipient-passphrase", "ask for a new passphrase on the terminal")
-    .option("--recipient-passphrase-file <file>", "new passphrase in a file")
-    .option("--recipient-passphrase-fd <n>", "read the new passphrase from descriptor N", parseDescriptor)
+export const recipientRows: OptionRows<RecipientFlags> = {
+  recipient: ["--recipient <file>", "public RSA key of a new recipient (repeatable)", each(text)],
+  recipientPassphrase: ["--recipient-passphrase", "ask for a new passphrase on the terminal", flag],
+  recipientPassphraseFile: ["--recipient-passphrase-file <file>", "new passphrase in a file", text],
+  recipientPassphraseFd: [
+    "--recipient-passphrase-fd <n>",
+    "read the new passphrase from descriptor N",
+    parseDescriptor,
+  ],
 }
 
 /**
@@ -73,18 +75,15 @@ export function recipientTable(recipients: readonly Recipient[]): string {
     .join("")
 }
 
-export interface StayFlags {
-  readonly keep?: string[]
-}
+export type StayFlags = Pick<StayOptions, "keep">
 
-/** Adds the option of {@link StayFlags}. */
-export function addStayOptions(command: Command): Command {
-  return command.option(
+export const stayRows: OptionRows<StayFlags> = {
+  keep: [
     "--keep <fingerprint>",
     "who stays besides you, and nobody else: fingerprints as `recipient list` shows them, or files with public keys " +
       "(repeatable, or separated by commas; default: everybody whom --require-signer or you at the terminal confirm)",
-    eachOf((word) => word),
-  )
+    eachOf(text),
+  ],
 }
 
 /** Shows who would stay, and asks; without a terminal nobody says yes. */

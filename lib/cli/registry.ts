@@ -1,39 +1,40 @@
 // The options of commands that fetch images of layers.
-import { Option, type Command } from "commander"
 import { OciError, type BuildOptions } from "../index.ts"
+import { given, type OptionRows } from "./command.ts"
 import { interruption } from "./interrupt.ts"
 import { Progress, promptLine, promptSecret } from "./terminal.ts"
-import { GIBIBYTES, size } from "./values.ts"
+import { flag, GIBIBYTES, size, text } from "./values.ts"
 
-export interface RegistryFlags {
-  readonly authfile?: string
-  readonly certDir?: string
-  readonly https?: boolean
-  readonly disableCache?: true
-  readonly maxLayerSize?: number
+type Options = NonNullable<BuildOptions["oci"]>
+export interface RegistryFlags extends Pick<
+  Options,
+  "authFile" | "certFolder" | "noHttps" | "disableCache" | "maxLayerBytes"
+> {
   readonly dockerLogin?: true
   readonly dockerUsername?: string
   readonly dockerPassword?: string
 }
 
-/** Adds the options of {@link RegistryFlags}. */
-export function addRegistryOptions(command: Command): Command {
-  return command
-    .option("--authfile <file>", "credentials for registries, as docker login writes them")
-    .option("--docker-login", "ask for a name and a password at the registry")
-    .option("--cert-dir <dir>", "certificates to trust (*.crt) and to show (*.cert, *.key) at the registry")
-    .option("--no-https", "speak HTTP without TLS to the registry")
-    .option("--disable-cache", "keep nothing of what is fetched")
-    .option(
-      "--max-layer-size <size>",
-      "of all layers uncompressed, in GiB or with a unit (default 64)",
-      size(GIBIBYTES, 0.001, 99_999),
-    )
-    .addOption(new Option("--docker-username <name>", "not here").hideHelp())
-    .addOption(new Option("--docker-password <password>", "not here").hideHelp())
+export const registryRows: OptionRows<RegistryFlags> = {
+  authFile: ["--authfile <file>", "credentials for registries, as docker login writes them", text],
+  dockerLogin: ["--docker-login", "ask for a name and a password at the registry", flag],
+  certFolder: [
+    "--cert-dir <dir>",
+    "certificates to trust (*.crt) and to show (*.cert, *.key) at the registry",
+    text,
+  ],
+  noHttps: ["--no-https", "speak HTTP without TLS to the registry", flag],
+  disableCache: ["--disable-cache", "keep nothing of what is fetched", flag],
+  maxLayerBytes: [
+    "--max-layer-size <size>",
+    "of all layers uncompressed, in GiB or with a unit (default 64)",
+    size(GIBIBYTES, 0.001, 99_999),
+  ],
+  dockerUsername: ["--docker-username <name>", "not here", text, { hidden: true }],
+  dockerPassword: ["--docker-password <password>", "not here", text, { hidden: true }],
 }
 
-type Credentials = NonNullable<NonNullable<BuildOptions["oci"]>["credentials"]>
+type Credentials = NonNullable<Options["credentials"]>
 
 async function askCredentials(): Promise<Credentials> {
   const username = await promptLine("Enter Docker Username: ", interruption)
@@ -52,24 +53,21 @@ export async function withRegistryOptions<T>(
   flags: RegistryFlags,
   source: string,
   tmpFolder: string | undefined,
-  use: (options: NonNullable<BuildOptions["oci"]>) => Promise<T>,
+  use: (options: Options) => Promise<T>,
 ): Promise<T> {
-  if (flags.dockerUsername !== undefined || flags.dockerPassword !== undefined)
+  const { dockerLogin, dockerUsername, dockerPassword, ...options } = given(registryRows, flags)
+  if (dockerUsername !== undefined || dockerPassword !== undefined)
     throw new OciError(
       "ERR_OCI_CREDENTIALS",
       "a password on the command line is everybody's to read: --docker-login asks for it, DOCKER_USERNAME and DOCKER_PASSWORD " +
         "or --authfile FILE hold it",
     )
-  const credentials = flags.dockerLogin === true ? await askCredentials() : undefined
+  const credentials = dockerLogin === true ? await askCredentials() : undefined
   const fetching = new Progress(`fetching ${source}`)
   try {
     return await use({
+      ...options,
       credentials,
-      authFile: flags.authfile,
-      certFolder: flags.certDir,
-      ...(flags.https === false ? { noHttps: true } : {}),
-      disableCache: flags.disableCache,
-      maxLayerBytes: flags.maxLayerSize,
       tmpFolder,
       onFetch: (bytes, total) => {
         if (bytes < total) fetching.update(bytes, total)

@@ -1,7 +1,8 @@
 // The options that say by whom an image must be signed, where it is opened.
-import { InvalidArgumentError, type Command } from "commander"
+import { InvalidArgumentError } from "commander"
 import { userKeyrings, type VerifyOptions } from "../index.ts"
-import { collect, count, each, eachOf } from "./values.ts"
+import type { OptionRows } from "./command.ts"
+import { count, each, eachOf, flag, text, type Repeated } from "./values.ts"
 
 export interface SignerFlags {
   readonly verify?: true
@@ -12,9 +13,7 @@ export interface SignerFlags {
 }
 
 /** The ID of a group or object; the option is repeatable. */
-export const parseId: (text: string, earlier: readonly number[] | undefined) => number[] = each(
-  count(1, 999_999_999),
-)
+export const ids: Repeated<number> = each(count(1, 999_999_999))
 
 /** A whole fingerprint of a signer, as reports have it: short key IDs can be forged, so they name nobody. */
 function parseSigner(text: string): string {
@@ -29,49 +28,29 @@ function parseSigner(text: string): string {
 /** Fingerprints with commas between them; the option is repeatable. */
 const parseSigners = eachOf(parseSigner)
 
-/**
- * Lets `--verify=FINGERPRINT` stand for `--require-signer FINGERPRINT`. As an option with a value of its own, `--verify` would
- * take the image's name, which comes next, for that value.
- */
-function takeFingerprintOfVerify(command: Command): void {
-  const parse = command.parseOptions.bind(command)
-  command.parseOptions = (args) => {
-    const rewritten = [...args]
-    const passesOn = command.registeredArguments.some(({ variadic }) => variadic)
-    for (let i = 0; i < rewritten.length; i++) {
-      const arg = rewritten[i] ?? ""
-      // From the image on, a command's arguments are the payload's.
-      if (arg === "--" || (passesOn && !arg.startsWith("-"))) break
-      if (arg.startsWith("--verify=")) rewritten[i] = arg.replace("--verify=", "--require-signer=")
-      else if (
-        command.options.some(({ required, short, long }) => required && (short === arg || long === arg))
-      )
-        i++
-    }
-    return parse(rewritten)
-  }
-}
-
-/** Adds the options of {@link SignerFlags}. */
-export function addSignerOptions(command: Command): Command {
-  takeFingerprintOfVerify(command)
-  return command
-    .option(
-      "--verify",
-      "verify the signatures first; what is not signed by a key that is known is refused. --verify=FINGERPRINT: as --require-signer",
-    )
-    .option(
-      "--require-signer <fingerprint>",
-      "verify, and refuse what is not signed by this key (repeatable, or separated by commas: each of them)",
-      parseSigners,
-    )
-    .option("--signer-key <file>", "public key of a signer, PEM (repeatable)", collect)
-    .option(
-      "--keyring <file>",
-      "OpenPGP public keys of signers (repeatable; default: your own, the system's, Apptainer's and Singularity's)",
-      collect,
-    )
-    .option("--keyserver <url>", "with --verify: ask this key server for the signers' keys and revocations")
+export const signerRows: OptionRows<SignerFlags> = {
+  verify: [
+    "--verify",
+    "verify the signatures first; what is not signed by a key that is known is refused. --verify=FINGERPRINT: as --require-signer",
+    flag,
+    { valued: "--require-signer" },
+  ],
+  requireSigner: [
+    "--require-signer <fingerprint>",
+    "verify, and refuse what is not signed by this key (repeatable, or separated by commas: each of them)",
+    parseSigners,
+  ],
+  signerKey: ["--signer-key <file>", "public key of a signer, PEM (repeatable)", each(text)],
+  keyring: [
+    "--keyring <file>",
+    "OpenPGP public keys of signers (repeatable; default: your own, the system's, Apptainer's and Singularity's)",
+    each(text),
+  ],
+  keyserver: [
+    "--keyserver <url>",
+    "with --verify: ask this key server for the signers' keys and revocations",
+    text,
+  ],
 }
 
 /** Whose signatures are required; commas separate, too. */

@@ -33,8 +33,19 @@ export const GIBIBYTES: Unit = { name: "GiB", worth: 2 ** 30 }
 export const SECONDS: Unit = { name: "seconds", worth: 1000 }
 export const DAYS: Unit = { name: "days", worth: 86_400_000 }
 
-/** A reader of an option's text, for commander. */
-type Reader<T> = (text: string) => T
+/** A kind of value: how an option's text is read. */
+export type Reader<T> = (text: string) => T
+
+/** Of an option that can be repeated: what it has in order. With `list`, each time that is a list as well. */
+export type Repeated<T> = ((text: string, earlier: readonly T[] | undefined) => T[]) & {
+  readonly repeatable: "each" | "list"
+}
+
+/** As it is written. */
+export const text: Reader<string> = (word) => word
+
+/** No value: the option is there. */
+export const flag: Reader<true> = () => true
 
 /** @returns NaN for what is none. */
 export function parseInteger(text: string): number {
@@ -104,26 +115,24 @@ export function words(text: string): string[] {
   return parseCsv(text).map((word) => word.trim())
 }
 
-/** What an option that can be repeated has, in order. */
-export function each<T>(read: Reader<T>): (text: string, earlier: readonly T[] | undefined) => T[] {
-  return (text, earlier = []) => [...earlier, read(text)]
+/** A value for each time that the option is given. */
+export function each<T>(read: Reader<T>): Repeated<T> {
+  return Object.assign((word: string, earlier: readonly T[] = []) => [...earlier, read(word)], {
+    repeatable: "each" as const,
+  })
 }
 
-/** The same for an option that takes a list as well. */
-export function eachOf<T>(read: Reader<T>): (text: string, earlier: readonly T[] | undefined) => T[] {
-  return (text, earlier = []) => {
+/** A value for each word, where it takes a list as well. */
+export function eachOf<T>(read: Reader<T>): Repeated<T> {
+  const add = (line: string, earlier: readonly T[] = []): T[] => {
     let list: string[]
     try {
-      list = words(text)
+      list = words(line)
     } catch (error) {
       if (error instanceof RangeError) throw new InvalidArgumentError(`There is ${error.message}.`)
       throw error
     }
     return [...earlier, ...list.map(read)]
   }
+  return Object.assign(add, { repeatable: "list" as const })
 }
-
-/** An option that can be repeated, as it is written. */
-export const collect: (text: string, earlier: readonly string[] | undefined) => string[] = each(
-  (text) => text,
-)

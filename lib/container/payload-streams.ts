@@ -2,7 +2,7 @@
 import { PassThrough, type Readable, type Writable } from "node:stream"
 import { pipeline } from "node:stream/promises"
 import type { ChildProcess } from "node:child_process"
-import type { Stdio, StdioOption } from "../runtime/options.ts"
+import type { Stdio, StdioOption } from "../runtime/stdio.ts"
 import type { Bytes } from "../units.ts"
 
 /** Kept of each output until somebody reads it; then the payload waits, as it does for any pipe that is full. */

@@ -1,15 +1,12 @@
-// What a caller may ask of a run. Each option of `sifcrypt exec` has its twin here, by the same name.
-import { Readable, Writable } from "node:stream"
+// What may be asked of a run, by a program and on the command line.
 import {
   abortSignal,
   callback,
   count,
   flag,
-  instance,
   list,
   milliseconds,
   number,
-  oneOf,
   path,
   required,
   shape,
@@ -24,6 +21,7 @@ import { engineName, type Engine } from "./engine.ts"
 import { RunError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 import type { FailureReporter } from "./handover.ts"
+import { stdioOption, type StdioOption } from "./stdio.ts"
 import type { TerminalSize } from "./terminal.ts"
 
 /** A file or folder of the host that is to be seen inside. */
@@ -68,16 +66,8 @@ export interface ResourceLimits {
   readonly blkioWeightDevice?: readonly string[] | undefined
 }
 
-/** Where one of a payload's standard streams leads. */
-export type Stdio = "inherit" | "pipe" | "ignore"
-type Output = Stdio | number | Writable
-export type StdioOption =
-  Stdio | "pty" | readonly [stdin: Stdio | number | Readable, stdout: Output, stderr: Output]
-
-/** How {@link Image.exec}, {@link Image.run}, {@link Image.shell} and {@link Image.test} run. */
-export interface ExecOptions extends ResourceLimits {
-  /** Default `auto`. */
-  readonly engine?: Engine | undefined
+/** What only a program can ask of a run. */
+export interface ProgramOptions {
   /**
    * Default `pipe`; with `pty` the payload has a terminal, and {@link Running.terminal} is the other end. Or one for each of standard
    * input, output and error: a number is a descriptor of this process, a stream is read from or written to until the payload
@@ -86,11 +76,6 @@ export interface ExecOptions extends ResourceLimits {
   readonly stdio?: StdioOption | undefined
   /** With `pty`; default 80 columns, 24 rows. */
   readonly terminalSize?: TerminalSize | undefined
-  /**
-   * So many of this process's descriptors, from 3 on, are the payload's too, under the same numbers; default 0. All have to
-   * be open, and none may be Node's own, the image's or one that a secret was read from. They stay open here as well.
-   */
-  readonly preserveFds?: number | undefined
   /** Ends the payload and takes everything back. */
   readonly signal?: AbortSignal | undefined
   /** After so long, milliseconds, the payload is ended as by `signal`; {@link Running.exited} rejects with `ERR_RUN_TIMEOUT` then. */
@@ -106,6 +91,19 @@ export interface ExecOptions extends ResourceLimits {
   readonly replaceProcess?: FailureReporter | undefined
   /** Hears what the user should know, in a sentence. */
   readonly onNotice?: ((text: string) => void) | undefined
+  /** Open encrypted overlays, and encrypted images that something is bound out of; default: none. */
+  readonly overlayUnlock?: readonly CredentialSource[] | undefined
+}
+
+/** How {@link Image.exec}, {@link Image.run}, {@link Image.shell} and {@link Image.test} run. */
+export interface ExecOptions extends ProgramOptions, ResourceLimits {
+  /** Default `auto`. */
+  readonly engine?: Engine | undefined
+  /**
+   * So many of this process's descriptors, from 3 on, are the payload's too, under the same numbers; default 0. All have to
+   * be open, and none may be Node's own, the image's or one that a secret was read from. They stay open here as well.
+   */
+  readonly preserveFds?: number | undefined
 
   /** `SRC[:DST[:OPTIONS]]`, several separated by commas, or the parts by name. */
   readonly binds?: readonly (string | BindSpec)[] | undefined
@@ -164,8 +162,6 @@ export interface ExecOptions extends ResourceLimits {
    * What is written over an encrypted image may be kept in the clear; default: only in an encrypted overlay or in memory.
    */
   readonly plainOverlay?: boolean | undefined
-  /** Open encrypted overlays, and encrypted images that something is bound out of; default: none. */
-  readonly overlayUnlock?: readonly CredentialSource[] | undefined
   /** The root can be written to, in memory. */
   readonly writableTmpfs?: boolean | undefined
   /** The image itself can be written to. */
@@ -219,29 +215,10 @@ const bindSpec = shape<BindSpec>({
 const bind: Check<string | BindSpec> = (value, name) =>
   typeof value === "string" ? value : bindSpec(value, name)
 
-export const terminalSize: Check<TerminalSize> = shape<TerminalSize>({
+const terminalSize: Check<TerminalSize> = shape<TerminalSize>({
   columns: required(count),
   rows: required(count),
 })
-
-const stdioWord: Check<Stdio> = oneOf("inherit", "pipe", "ignore")
-const input = instance(Readable, "inherit, pipe, ignore, a descriptor or a stream")
-const output = instance(Writable, "inherit, pipe, ignore, a descriptor or a stream")
-const stream =
-  <T>(object: Check<T>): Check<Stdio | number | T> =>
-  (value, name) => {
-    if (typeof value === "string") return stdioWord(value, name)
-    return typeof value === "number" ? count(value, name) : object(value, name)
-  }
-const stdio: Check<StdioOption> = (value, name) => {
-  if (!Array.isArray(value)) return oneOf("inherit", "pipe", "ignore", "pty")(value, name)
-  if (value.length !== 3) throw new TypeError(`${name} has three entries, not ${value.length}`)
-  return [
-    stream(input)(value[0], `${name}[0]`),
-    stream(output)(value[1], `${name}[1]`),
-    stream(output)(value[2], `${name}[2]`),
-  ]
-}
 
 const replacement: Check<FailureReporter> = shape<FailureReporter>({
   file: required(path),
@@ -249,86 +226,245 @@ const replacement: Check<FailureReporter> = shape<FailureReporter>({
   env: required(variables),
 })
 
+/** Kinds of value on the command line, and what an option of each is here. */
+export interface ExecOptionKinds {
+  readonly flag: boolean
+  readonly text: string
+  readonly path: string
+  /** With commas between them. */
+  readonly words: readonly string[]
+  /** A comma ends one only where another follows. */
+  readonly assignments: readonly string[]
+  readonly binds: readonly (string | BindSpec)[]
+  readonly mounts: readonly (string | BindSpec)[]
+  readonly integer: number
+  readonly decimal: number
+  /** -1 stands for itself. */
+  readonly size: Bytes
+  readonly descriptors: number
+  readonly engine: Engine
+}
+
+/** Grammars and ranges of their own are said by `exec`, and that of a flag as the flag's. */
+const kinds: { readonly [K in keyof ExecOptionKinds]: Check<ExecOptionKinds[K]> } = {
+  flag,
+  text,
+  path,
+  words: list(text),
+  assignments: list(text),
+  binds: list(bind),
+  mounts: list(bind),
+  integer: whole(-1),
+  decimal: number(0),
+  size: whole(-1),
+  descriptors: number(-Infinity, Infinity),
+  engine: engineName,
+}
+
+type KindOf<T> = {
+  [K in keyof ExecOptionKinds]: ExecOptionKinds[K] extends T ? K : never
+}[keyof ExecOptionKinds]
+
+/** How the command line has an option of {@link ExecOptions}. */
+export type ExecOptionRow<T = unknown> = readonly [
+  kind: KindOf<T>,
+  flags: string,
+  help: string,
+  more?: {
+    /** That stand for it behind a prefix; the first that is set counts. Default: named like the flag. */
+    readonly variables?: readonly string[]
+    /** Variables add to the flags instead of giving way to them. */
+    readonly adds?: true
+    /** Only these commands have it, and no instance. */
+    readonly only?: readonly ("exec" | "run" | "shell" | "test")[]
+    /** Joining an instance takes it, too; all else was settled when that was started. */
+    readonly joins?: true
+    /** A second flag for the same. */
+    readonly also?: ExecOptionRow<T>
+  },
+]
+
+/** What `sifcrypt exec`, `run`, `shell`, `test` and `instance` take, in the order of --help. */
+export const execOptionTable: {
+  readonly [K in Exclude<keyof ExecOptions, keyof ProgramOptions>]-?: ExecOptionRow<
+    NonNullable<ExecOptions[K]>
+  >
+} = {
+  engine: ["engine", "--engine <engine>", "auto (default), kernel or userspace"],
+  // What of the host is seen.
+  binds: [
+    "binds",
+    "-B, --bind <src[:dst[:opts]]>",
+    "a file or folder of the host to be seen inside (repeatable, or separated by commas)",
+    {
+      variables: ["BIND", "BINDPATH"],
+      adds: true,
+      also: [
+        "mounts",
+        "--mount <spec>",
+        "the same as type=bind,source=SRC,destination=DST[,ro] (repeatable)",
+      ],
+    },
+  ],
+  home: ["text", "-H, --home <src[:dst]>", "another home folder, seen inside as DST"],
+  noHome: ["flag", "--no-home", "bind no home folder"],
+  noMount: [
+    "words",
+    "--no-mount <list>",
+    "leave out proc, sys, dev, devpts, home, tmp, hostfs, cwd, bind-paths or a destination",
+  ],
+  contain: ["flag", "-c, --contain", "a minimal /dev, and an empty home and /tmp instead of the host's"],
+  containAll: ["flag", "-C, --containall", "--contain, PID and IPC namespaces, and --cleanenv"],
+  compat: [
+    "flag",
+    "--compat",
+    "--containall --no-init --no-umask --no-eval --writable-tmpfs, as OCI runtimes do",
+  ],
+  workdir: [
+    "path",
+    "-W, --workdir <dir>",
+    "where --contain puts home and /tmp, and --scratch its folders; default: in memory",
+  ],
+  scratch: [
+    "words",
+    "-S, --scratch <dir>",
+    "an empty folder inside that can be written to (repeatable, or separated by commas)",
+    { variables: ["SCRATCH", "SCRATCHDIR"] },
+  ],
+  cwd: [
+    "path",
+    "--cwd <dir>",
+    "working directory inside",
+    {
+      variables: ["CWD", "TARGET_CWD"],
+      joins: true,
+      also: ["path", "--pwd <dir>", "the same as --cwd", { variables: ["PWD", "TARGET_PWD"] }],
+    },
+  ],
+  dns: ["words", "--dns <list>", "addresses of name servers, separated by commas"],
+  hostname: ["text", "--hostname <name>", "name of the machine inside"],
+  nv: ["flag", "--nv", "NVIDIA's devices, libraries and programs"],
+  noNv: ["flag", "--no-nv", "not even if --nv is asked for", { variables: ["NV_OFF", "NO_NV"] }],
+  rocm: ["flag", "--rocm", "AMD's devices, libraries and programs"],
+  noRocm: ["flag", "--no-rocm", "not even if --rocm is asked for", { variables: ["ROCM_OFF", "NO_ROCM"] }],
+  // The environment, and what is run in it.
+  env: [
+    "assignments",
+    "--env <name=value>",
+    "set a variable inside, literally (repeatable, or separated by commas)",
+    { variables: [], joins: true },
+  ],
+  envFile: ["path", "--env-file <file>", "set variables from a file of assignments", { joins: true }],
+  noEnv: [
+    "words",
+    "--no-env <list>",
+    "variables of the host to leave out",
+    { variables: ["NOENV"], joins: true },
+  ],
+  cleanEnv: [
+    "flag",
+    "-e, --cleanenv",
+    "pass nothing of the environment on but TERM and the proxies",
+    { joins: true },
+  ],
+  evaluate: [
+    "flag",
+    "--eval",
+    "let a shell inside expand the values of --env, as the peers do",
+    { joins: true },
+  ],
+  noEval: [
+    "flag",
+    "--no-eval",
+    "expand nothing, the words of an OCI image's run script neither",
+    { joins: true },
+  ],
+  noUmask: ["flag", "--no-umask", "start with umask 0022 instead of the caller's", { joins: true }],
+  app: ["text", "--app <name>", "an app of the image", { variables: ["APP", "APPNAME"], joins: true }],
+  shell: ["path", "-s, --shell <path>", "the program to start", { only: ["shell"], joins: true }],
+  preserveFds: [
+    "descriptors",
+    "--preserve-fds <n>",
+    "descriptors 3 to n + 2 are the payload's as well",
+    { variables: [], only: ["exec", "run", "shell", "test"] },
+  ],
+  // The root file system.
+  overlay: [
+    "words",
+    "-o, --overlay <path[:ro]>",
+    "a folder or an image to lie over the root (repeatable, the last on top)",
+    { variables: ["OVERLAY", "OVERLAYIMAGE"] },
+  ],
+  plainOverlay: [
+    "flag",
+    "--plain-overlay",
+    "let what is written over an encrypted image be kept in the clear",
+  ],
+  writableTmpfs: ["flag", "--writable-tmpfs", "let the root be written to, in memory"],
+  writable: ["flag", "-w, --writable", "let the image itself be written to"],
+  // Who the payload is, and what it is kept apart from.
+  fakeroot: ["flag", "-f, --fakeroot", "be root inside"],
+  userns: [
+    "flag",
+    "-u, --userns",
+    "a user namespace, for root as well",
+    { variables: ["USERNS", "UNSHARE_USERNS"] },
+  ],
+  pid: ["flag", "-p, --pid", "a PID namespace", { variables: ["PID", "UNSHARE_PID"] }],
+  noPid: ["flag", "--no-pid", "no PID namespace, though --containall asks for one"],
+  noInit: ["flag", "--no-init", "with --pid, the payload is process 1 itself", { variables: ["NOSHIMINIT"] }],
+  ipc: ["flag", "-i, --ipc", "an IPC namespace", { variables: ["IPC", "UNSHARE_IPC"] }],
+  uts: ["flag", "--uts", "a namespace for the machine's name", { variables: ["UTS", "UNSHARE_UTS"] }],
+  net: ["flag", "-n, --net", "a network namespace", { variables: ["NET", "UNSHARE_NET"] }],
+  network: ["text", "--network <name>", "none: a network of its own with loopback only"],
+  networkArgs: ["words", "--network-args <args>", "for CNI networks"],
+  netnsPath: ["path", "--netns-path <path>", "a network namespace that is there already"],
+  security: [
+    "words",
+    "--security <list>",
+    "seccomp:FILE, apparmor:PROFILE, selinux:LABEL, uid:N, gid:N[:N...]",
+  ],
+  addCaps: ["words", "--add-caps <list>", "capabilities to add"],
+  dropCaps: ["words", "--drop-caps <list>", "capabilities to drop"],
+  keepPrivs: ["flag", "--keep-privs", "let root keep its privileges"],
+  noPrivs: ["flag", "--no-privs", "take all privileges from root"],
+  allowSetuid: ["flag", "--allow-setuid", "let setuid programs of the image work, for root"],
+  // Limits.
+  applyCgroups: ["path", "--apply-cgroups <file>", "limits from a TOML file"],
+  cpus: ["decimal", "--cpus <n>", "processors' worth of time"],
+  cpuShares: ["integer", "--cpu-shares <n>", "weight of processor time"],
+  cpusetCpus: ["text", "--cpuset-cpus <list>", "processors it may run on"],
+  cpusetMems: ["text", "--cpuset-mems <list>", "memory nodes it may use"],
+  memory: ["size", "--memory <size>", "limit on memory"],
+  memoryReservation: ["size", "--memory-reservation <size>", "soft limit on memory"],
+  memorySwap: ["size", "--memory-swap <size>", "limit on memory and swap together, -1: none"],
+  oomKillDisable: ["flag", "--oom-kill-disable", "wait for memory instead of being killed"],
+  pidsLimit: ["integer", "--pids-limit <n>", "limit on processes, -1: none"],
+  blkioWeight: ["integer", "--blkio-weight <n>", "weight of block input and output, 10 to 1000"],
+  blkioWeightDevice: ["words", "--blkio-weight-device <device:n>", "the same for one device"],
+}
+
+const { shell, preserveFds, ...containerRows } = Object.fromEntries(
+  Object.entries(execOptionTable).map(([key, [kind]]) => [key, kinds[kind]]),
+) as unknown as Rows<Omit<ExecOptions, keyof ProgramOptions>>
+
 /** What concerns the one who starts it: an instance has none of these. */
 export const streamRows: Rows<
   Pick<ExecOptions, "stdio" | "terminalSize" | "preserveFds" | "replaceProcess" | "shell" | "timeoutMs">
 > = {
-  stdio,
-  terminalSize,
-  // Its range is said as that of the flag.
-  preserveFds: number(-Infinity, Infinity),
+  ...{ stdio: stdioOption, terminalSize, preserveFds, shell },
   replaceProcess: replacement,
-  shell: path,
   timeoutMs: milliseconds,
 }
 
-/** Each has a grammar or a range of its own, which `exec` says. */
 export const instanceRows: Rows<Omit<ExecOptions, keyof typeof streamRows>> = {
-  cpus: number(0),
-  cpuShares: whole(-1),
-  cpusetCpus: text,
-  cpusetMems: text,
-  memory: whole(-1),
-  memoryReservation: whole(-1),
-  memorySwap: whole(-1),
-  oomKillDisable: flag,
-  pidsLimit: whole(-1),
-  blkioWeight: whole(-1),
-  blkioWeightDevice: list(text),
-  engine: engineName,
+  ...containerRows,
   signal: abortSignal,
   cacheSize: count,
-  onNotice: callback,
-  binds: list(bind),
-  env: list(text),
-  envFile: path,
-  noEnv: list(text),
-  cleanEnv: flag,
-  evaluate: flag,
-  noEval: flag,
-  contain: flag,
-  containAll: flag,
-  compat: flag,
-  home: text,
-  noHome: flag,
-  cwd: path,
-  noMount: list(text),
-  workdir: path,
-  scratch: list(text),
-  dns: list(text),
-  hostname: text,
-  noUmask: flag,
-  app: text,
-  nv: flag,
-  noNv: flag,
-  rocm: flag,
-  noRocm: flag,
-  overlay: list(text),
-  plainOverlay: flag,
   overlayUnlock: credentialList,
-  writableTmpfs: flag,
-  writable: flag,
-  fakeroot: flag,
-  userns: flag,
-  pid: flag,
-  noPid: flag,
-  ipc: flag,
-  uts: flag,
-  net: flag,
-  network: text,
-  networkArgs: list(text),
-  netnsPath: path,
-  noInit: flag,
-  security: list(text),
-  addCaps: list(text),
-  dropCaps: list(text),
-  keepPrivs: flag,
-  noPrivs: flag,
-  allowSetuid: flag,
-  applyCgroups: path,
+  onNotice: callback,
 }
-export const execRows: Rows<ExecOptions> = { ...streamRows, ...instanceRows }
-export const execOptions: Check<ExecOptions> = shape(execRows)
+export const execOptions: Check<ExecOptions> = shape({ ...streamRows, ...instanceRows })
 
 /** An option that cannot be had: {@link ExecOptions} names it. */
 export function optionError(option: keyof ExecOptions, why: string): RunError {

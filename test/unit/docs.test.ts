@@ -2,28 +2,13 @@
 import assert from "node:assert/strict"
 import { existsSync, readdirSync, readFileSync } from "node:fs"
 import path from "node:path"
-import { Command } from "commander"
-import { addAbsentCommands } from "../../lib/cli/commands/absent.ts"
-import { addBuildCommand } from "../../lib/cli/commands/build.ts"
-import { addCacheCommands } from "../../lib/cli/commands/cache.ts"
-import { addConvertCommands } from "../../lib/cli/commands/convert.ts"
-import { addCertCommands } from "../../lib/cli/commands/cert.ts"
-import { addContentCommands } from "../../lib/cli/commands/content.ts"
-import { addEclCommands } from "../../lib/cli/commands/ecl.ts"
-import { addInspectCommand } from "../../lib/cli/commands/inspect.ts"
-import { addKeyCommands } from "../../lib/cli/commands/key.ts"
-import { addInstanceCommands } from "../../lib/cli/commands/instance.ts"
-import { addMountCommands } from "../../lib/cli/commands/mount.ts"
-import { addOverlayCommands } from "../../lib/cli/commands/overlay.ts"
-import { addRecipientCommands } from "../../lib/cli/commands/recipient.ts"
-import { addRunCommands } from "../../lib/cli/commands/run.ts"
-import { addSifCommands } from "../../lib/cli/commands/sif.ts"
-import { addSignCommand } from "../../lib/cli/commands/sign.ts"
-import { addVerifyCommand } from "../../lib/cli/commands/verify.ts"
+import type { CommandRow } from "../../lib/cli/command.ts"
+import { commands } from "../../lib/cli/commands.ts"
 import { exitCodeFor, exitCodes } from "../../lib/cli/exit-codes.ts"
 import * as api from "../../lib/index.ts"
 import type { ErrorCode } from "../../lib/index.ts"
 import { compatibilityTable } from "../peer/cases.ts"
+import { synopsis } from "../support/synopsis.ts"
 
 const root = path.resolve(import.meta.dirname, "../..")
 const read = (file: string): string => readFileSync(path.join(root, file), "utf8")
@@ -47,33 +32,17 @@ function anchor(heading: string): string {
     .replaceAll(" ", "-")
 }
 
-function program(): Command {
-  const command = new Command("sifcrypt").version("0", "-V, --version").enablePositionalOptions()
-  addBuildCommand(command)
-  addConvertCommands(command)
-  addOverlayCommands(command)
-  addRecipientCommands(command)
-  addSifCommands(command)
-  addSignCommand(command)
-  addVerifyCommand(command)
-  addContentCommands(command)
-  addInspectCommand(command)
-  addMountCommands(command)
-  addRunCommands(command)
-  addInstanceCommands(command)
-  addCertCommands(command)
-  addAbsentCommands(command)
-  addKeyCommands(command)
-  addEclCommands(command)
-  addCacheCommands(command)
-  return command
-}
-
-function flags(command: Command): string[] {
+/** Of a command, and of those below it: every flag, and whether a value is shown behind it. */
+function flags({ options = {}, commands: below = [] }: CommandRow): { flag: string; takesValue: boolean }[] {
   return [
-    ...command.options.flatMap(({ short, long }) => [short, long]),
-    ...command.commands.flatMap((below) => flags(below)),
-  ].filter((flag) => flag !== undefined)
+    ...Object.values(options).flatMap(([text, , , more]) =>
+      [...text.matchAll(/(?<![\w-])--?[\w-]+/g)].map(([flag]) => ({
+        flag,
+        takesValue: text.includes("<") && more?.hidden !== true,
+      })),
+    ),
+    ...below.flatMap(flags),
+  ]
 }
 
 describe("docs/errors.md", () => {
@@ -111,20 +80,41 @@ describe("docs/cli.md", () => {
     reencrypt: "build",
   }
 
-  it("has a section for every command", () => {
-    for (const command of program().commands) assert.ok(parts.has(command.name()), command.name())
+  it("begins with the synopsis of the tables: node --import tsx test/support/synopsis.ts", () => {
+    const [, written = ""] =
+      /<!-- made by test\/support\/synopsis\.ts -->\n([^]*?)<!-- end -->/.exec(text) ?? []
+    assert.equal(written, `\n\`\`\`\n${synopsis()}\`\`\`\n\n`)
   })
 
-  it("describes every option of --help", () => {
-    for (const command of program().commands) {
-      const name = command.name()
+  it("has a section for every command", () => {
+    for (const { name } of commands) assert.ok(parts.has(name), name)
+  })
+
+  it("describes every option of the tables, with a value where it takes one", () => {
+    for (const command of commands) {
+      const { name } = command
       const place = section(name) + shared + section(sameAs[name] ?? "")
-      for (const flag of flags(command)) assert.match(place, new RegExp(`\`${flag}[ \`]`), `${name} ${flag}`)
+      for (const { flag, takesValue } of flags(command)) {
+        assert.match(place, new RegExp(`\`${flag}[ \`]`), `${name} ${flag}`)
+        if (takesValue && flag.startsWith("--"))
+          assert.match(place, new RegExp(`${flag} [^ ]`), `${name} ${flag} VALUE`)
+      }
+    }
+  })
+
+  it("shows how a command is called with its own options", () => {
+    for (const command of commands) {
+      const [, block = ""] = /^```\n(sifcrypt [^]*?)^```/m.exec(section(command.name)) ?? []
+      for (const [usage, word] of block.replace(/\n +/g, " ").matchAll(/^sifcrypt [\w-]+ +([\w-]*).*$/gm)) {
+        const row = command.commands?.find(({ name }) => name === word) ?? command
+        const own = new Set(flags(row).map(({ flag }) => flag))
+        for (const [flag] of usage.matchAll(/(?<![\w-])--?[a-z][\w-]*/gi)) assert.ok(own.has(flag), usage)
+      }
     }
   })
 
   it("describes no option that is not there", () => {
-    const known = new Set(["--help", ...flags(program())])
+    const known = new Set(["--help", "--version", ...commands.flatMap(flags).map(({ flag }) => flag)])
     for (const [flag] of text.matchAll(/(?<![\w-])--[a-z][a-z-]*/g)) {
       // of bash
       if (flag !== "--norc") assert.ok(known.has(flag), flag)

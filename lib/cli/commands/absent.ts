@@ -1,8 +1,8 @@
 // Commands of the peers that have no meaning here, and why: better than a command that is unknown.
-import type { Command } from "commander"
 import { RunError } from "../../index.ts"
+import { command, type CommandRow } from "../command.ts"
 
-const absent: readonly (readonly [name: string, why: string])[] = [
+const reasons: readonly (readonly [name: string, why: string])[] = [
   [
     "capability",
     "there is no setuid program that could grant capabilities: root has what it has, and --add-caps grants them within a user namespace",
@@ -16,15 +16,14 @@ const absent: readonly (readonly [name: string, why: string])[] = [
   ["checkpoint", "checkpoints of processes are not made here"],
 ]
 
-/** Adds commands that do nothing but say why. */
-export function addAbsentCommands(program: Command): void {
-  for (const [name, why] of absent)
-    program
-      .command(name, { hidden: true })
-      .description(`Not here: ${why}.`)
-      .argument("[args...]", "ignored")
-      .allowUnknownOption()
-      .action(() => {
-        throw new RunError("ERR_RUN_OPTION", `${name} does not exist here: ${why}`)
-      })
-}
+/** Commands that do nothing but say why. */
+export const absent: readonly CommandRow[] = reasons.map(([name, why]) =>
+  command({
+    name,
+    description: `Not here: ${why}.`,
+    hidden: true,
+    arguments: [["[args...]", "ignored"]],
+    takesAnything: true,
+    run: () => Promise.reject(new RunError("ERR_RUN_OPTION", `${name} does not exist here: ${why}`)),
+  }),
+)

@@ -1,35 +1,25 @@
-import { InvalidArgumentError, Option, type Command } from "commander"
+import { InvalidArgumentError, type Command } from "commander"
 import {
-  build,
+  build as buildImage,
   compressionLevels,
+  type BuildOptions,
   type Compression,
   type CompressionName,
-  type BuildOptions,
   type CredentialSource,
-  type SecretSource,
   type Owner,
+  type SecretSource,
 } from "../../index.ts"
-import {
-  addCredentialOptions,
-  gaveCredentials,
-  withCredentials,
-  type CredentialFlags,
-} from "../credentials.ts"
-import { addDefinitionOptions, definitionOptions, type DefinitionFlags } from "../definition.ts"
-import { addEncryptionOptions, encryptionOptions, showMaking, type EncryptionFlags } from "../encryption.ts"
-import { addRegistryOptions, withRegistryOptions, type RegistryFlags } from "../registry.ts"
-import { addSignerOptions, signerOptions, type SignerFlags } from "../signers.ts"
+import { command, type CommandRow } from "../command.ts"
+import { credentialRows, gaveCredentials, withCredentials, type CredentialFlags } from "../credentials.ts"
+import { definitionOptions, definitionRows } from "../definition.ts"
+import { encryptionOptions, encryptionRows, showMaking } from "../encryption.ts"
+import { registryRows, withRegistryOptions } from "../registry.ts"
+import { signerOptions, signerRows } from "../signers.ts"
 import { printable } from "../terminal.ts"
-import { collect } from "../values.ts"
+import { each, flag, text } from "../values.ts"
 
-interface BuildFlags
-  extends CredentialFlags, Omit<EncryptionFlags, "json">, DefinitionFlags, SignerFlags, RegistryFlags {
-  readonly encrypt?: true
-  readonly keepOwner?: true
-  readonly owner?: Owner
-  readonly arch?: string
-  readonly compression?: Compression
-  readonly sourcePemPath?: string[]
+interface KeyFlags extends CredentialFlags, Pick<BuildOptions, "encrypt" | "format" | "sandbox" | "update"> {
+  readonly sourcePemPath?: readonly string[]
   readonly sourcePassphraseFile?: string
 }
 
@@ -39,7 +29,7 @@ interface BuildFlags
  * @param password - Of the source's key files, too.
  */
 function keysOf(
-  flags: BuildFlags,
+  flags: KeyFlags,
   credentials: readonly CredentialSource[],
   password: SecretSource,
 ): Partial<Pick<BuildOptions, "recipients" | "unlock">> {
@@ -83,64 +73,74 @@ function parseOwner(text: string): Owner {
   return { uid, gid }
 }
 
-function ownerOption(flags: BuildFlags, command: Command): Owner | undefined {
-  if (flags.keepOwner !== undefined && flags.owner !== undefined && flags.owner !== "preserve")
+function ownerOption(
+  { keepOwner, owner }: { readonly keepOwner?: true; readonly owner?: Owner },
+  command: Command,
+): Owner | undefined {
+  if (keepOwner !== undefined && owner !== undefined && owner !== "preserve")
     command.error("error: --keep-owner and --owner say different things")
-  return flags.owner ?? (flags.keepOwner === true ? "preserve" : undefined)
+  return owner ?? (keepOwner === true ? "preserve" : undefined)
 }
 
-export function addBuildCommand(program: Command): void {
-  const command = program
-    .command("build")
-    .summary("build a SIF image, encrypted or plain")
-    .description(
-      "Builds the SIF image OUTPUT from SOURCE: a definition file, a directory, a squashfs file, another SIF (encrypted ones with " +
-        "their credentials), or an image of layers: oci:DIR, oci-archive:FILE, docker-archive:FILE (each with :NAME) " +
-        "or docker://[HOST/]REPOSITORY[:TAG|@DIGEST]. With -e, --pem-path, --passphrase or --passphrase-file the root file system is " +
-        "encrypted as LUKS2, or as gocryptfs with --format; nothing plain is written to a disk on the way. Needs no privilege.",
-    )
-    .argument("<output>", "the image to write")
-    .argument(
-      "<source>",
-      "definition file, directory, squashfs file, SIF image, or name of an OCI or Docker image",
-    )
-    .option("-e, --encrypt", "encrypt; the credential may come from the environment")
-    .option("--compression <name[:level]>", "zstd (default), gzip, lz4 or xz", parseCompression)
-    .addOption(
-      new Option("--owner <owner>", "preserve, root, or UID:GID that everything belongs to").argParser(
-        parseOwner,
-      ),
-    )
-    .option("--keep-owner", "the same as --owner preserve: the default for OCI images, and as root")
-    .option("--arch <architecture>", "of the image to choose: amd64, arm64, arm32v7, ppc64le, ...")
-    .option("--source-pem-path <file>", "key that opens an encrypted source", collect)
-    .option("--source-passphrase-file <file>", "passphrase that opens an encrypted source")
-  addRegistryOptions(
-    addSignerOptions(addCredentialOptions(addEncryptionOptions(addDefinitionOptions(command)))),
-  ).action(async (output: string, source: string, flags: BuildFlags) => {
+export const build: CommandRow = command({
+  name: "build",
+  summary: "build a SIF image, encrypted or plain",
+  description:
+    "Builds the SIF image OUTPUT from SOURCE: a definition file, a directory, a squashfs file, another SIF (encrypted ones with " +
+    "their credentials), or an image of layers: oci:DIR, oci-archive:FILE, docker-archive:FILE (each with :NAME) " +
+    "or docker://[HOST/]REPOSITORY[:TAG|@DIGEST]. With -e, --pem-path, --passphrase or --passphrase-file the root file system is " +
+    "encrypted as LUKS2, or as gocryptfs with --format; nothing plain is written to a disk on the way. Needs no privilege.",
+  arguments: [
+    ["<output>", "the image to write"],
+    ["<source>", "definition file, directory, squashfs file, SIF image, or name of an OCI or Docker image"],
+  ],
+  options: {
+    encrypt: ["-e, --encrypt", "encrypt; the credential may come from the environment", flag],
+    compression: ["--compression <name[:level]>", "zstd (default), gzip, lz4 or xz", parseCompression],
+    owner: ["--owner <owner>", "preserve, root, or UID:GID that everything belongs to", parseOwner],
+    keepOwner: [
+      "--keep-owner",
+      "the same as --owner preserve: the default for OCI images, and as root",
+      flag,
+    ],
+    architecture: [
+      "--arch <architecture>",
+      "of the image to choose: amd64, arm64, arm32v7, ppc64le, ...",
+      text,
+    ],
+    sourcePemPath: ["--source-pem-path <file>", "key that opens an encrypted source", each(text)],
+    sourcePassphraseFile: [
+      "--source-passphrase-file <file>",
+      "passphrase that opens an encrypted source",
+      text,
+    ],
+    ...definitionRows,
+    ...encryptionRows,
+    ...credentialRows,
+    ...signerRows,
+    ...registryRows,
+  },
+  run: async (flags, [output, source], command) => {
     const verify = signerOptions(flags)
-    const epoch = sourceDateEpoch(command)
+    const sourceEpoch = sourceDateEpoch(command)
     const encryption = encryptionOptions(flags, command)
     const definition = definitionOptions(flags)
+    const { compression, architecture, encrypt } = flags
     await withCredentials(flags, true, (credentials, password) =>
       withRegistryOptions(flags, source, definition.tmpFolder, (oci) =>
         showMaking(`building ${output}`, output, flags, (options) =>
-          build({
+          buildImage({
             ...options,
             ...encryption,
             ...definition,
-            source,
+            ...{ source, oci, encrypt, compression, architecture },
             ...(verify === undefined ? {} : { verify }),
-            oci,
-            encrypt: flags.encrypt === true,
-            compression: flags.compression,
             owner: ownerOption(flags, command),
-            architecture: flags.arch,
             ...keysOf(flags, credentials, password),
-            sourceDateEpoch: epoch,
+            sourceDateEpoch: sourceEpoch,
           }),
         ),
       ),
     )
-  })
-}
+  },
+})

@@ -1,43 +1,12 @@
 import path from "node:path"
-import { InvalidArgumentError, Option, type Command } from "commander"
+import { InvalidArgumentError } from "commander"
 import { certificate, forbidDumps } from "../../index.ts"
+import { command, type CommandRow } from "../command.ts"
 import { interruption } from "../interrupt.ts"
 import { print } from "../output.ts"
-import { addPasswordOptions, ask, askTwice, passwordSource } from "../passwords.ts"
+import { ask, askTwice, passwordFd, passwordFile, passwordSource } from "../passwords.ts"
 import { notice, printable } from "../terminal.ts"
-import { count, DAYS, duration } from "../values.ts"
-
-interface PasswordFlags {
-  readonly passwordFile?: string
-  readonly passwordFd?: number
-}
-
-interface CreateFlags extends PasswordFlags {
-  readonly filePrefix: string
-  readonly bits?: number
-  readonly subject?: string
-  /** Milliseconds. */
-  readonly days?: number
-  readonly legacy?: true
-  readonly force?: true
-  readonly json?: true
-}
-
-interface InfoFlags extends PasswordFlags {
-  readonly thumbprint?: string
-  readonly json?: true
-}
-
-interface ConvertFlags extends PasswordFlags {
-  readonly to: certificate.Form
-  readonly plain?: true
-  readonly certificate?: string
-  readonly newPasswordFile?: string
-  readonly newPasswordFd?: number
-  readonly legacy?: true
-  readonly force?: true
-  readonly json?: true
-}
+import { count, DAYS, duration, flag, text } from "../values.ts"
 
 /** What the API says of a value, in the words of the command line. */
 function checked<T>(check: (text: string) => T): (text: string) => T {
@@ -51,10 +20,11 @@ function checked<T>(check: (text: string) => T): (text: string) => T {
   }
 }
 
-function subject(text: string): string {
+const subject = checked((text) => {
   certificate.checkCommonName(text)
   return text
-}
+})
+const thumbprint = checked(certificate.parseThumbprint)
 
 function factsText(facts: certificate.CertificateFacts): string {
   const { notBefore, notAfter } = facts
@@ -74,30 +44,32 @@ function factsText(facts: certificate.CertificateFacts): string {
   ].join("\n")
 }
 
-function addCreate(cert: Command): void {
-  const command = cert
-    .command("create")
-    .summary("make an RSA key pair with a certificate")
-    .description(
-      "Makes an RSA key pair: P-public.pem (SPKI) and P-public-pkcs1.pem (PKCS#1, which Apptainer and Singularity " +
-        "read) to build images with, and P.pfx (PKCS#12, under a password) with the private key and a self-signed " +
-        "certificate to open them with. All three files appear, or none.",
-    )
-    .requiredOption("--file-prefix <p>", "what the names of the files begin with")
-    .option("--bits <n>", "size of the modulus (default 4096)", count(...certificate.limits.bits))
-    .option("--subject <cn>", "common name in the certificate (default: the prefix)", checked(subject))
-    .option(
+const create = command({
+  name: "create",
+  summary: "make an RSA key pair with a certificate",
+  description:
+    "Makes an RSA key pair: P-public.pem (SPKI) and P-public-pkcs1.pem (PKCS#1, which Apptainer and Singularity " +
+    "read) to build images with, and P.pfx (PKCS#12, under a password) with the private key and a self-signed " +
+    "certificate to open them with. All three files appear, or none.",
+  options: {
+    filePrefix: ["--file-prefix <p>", "what the names of the files begin with", text, { required: true }],
+    bits: ["--bits <n>", "size of the modulus (default 4096)", count(...certificate.limits.bits)],
+    commonName: ["--subject <cn>", "common name in the certificate (default: the prefix)", subject],
+    days: [
       "--days <n>",
       "how long the certificate is valid (default 365)",
       duration(DAYS, ...certificate.limits.days, DAYS.worth),
-    )
-    .option("--legacy", "encrypt P.pfx with 3DES and SHA-1, for readers from before 2019")
-    .option("-F, --force", "replace existing files")
-    .option("--json", "print the result as JSON")
-  addPasswordOptions(command, "password", "P.pfx").action(async (flags: CreateFlags) => {
+    ],
+    legacy: ["--legacy", "encrypt P.pfx with 3DES and SHA-1, for readers from before 2019", flag],
+    force: ["-F, --force", "replace existing files", flag],
+    json: ["--json", "print the result as JSON", flag],
+    passwordFile: passwordFile("password", "P.pfx"),
+    passwordFd: passwordFd("password", "P.pfx", "passwordFile"),
+  },
+  run: async (flags, _, command) => {
     forbidDumps()
-    const { filePrefix, bits, days } = flags
-    const commonName = flags.subject ?? path.basename(filePrefix)
+    const { filePrefix, bits, days, legacy, force } = flags
+    const commonName = flags.commonName ?? path.basename(filePrefix)
     try {
       certificate.checkCommonName(commonName)
     } catch (error) {
@@ -105,13 +77,9 @@ function addCreate(cert: Command): void {
       command.error(`error: --subject is needed: ${error.message}`)
     }
     const result = await certificate.create({
-      filePrefix,
-      commonName,
+      ...{ filePrefix, commonName, bits, legacy, force },
       password: passwordSource(flags.passwordFile, flags.passwordFd, askTwice),
-      legacy: flags.legacy === true,
-      force: flags.force === true,
       signal: interruption,
-      bits,
       days: days === undefined ? undefined : days / DAYS.worth,
     })
     if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
@@ -120,88 +88,83 @@ function addCreate(cert: Command): void {
         `Wrote:    ${[result.publicKey, result.publicKeyPkcs1, result.pfx].map(printable).join(", ")}\n` +
           factsText(result.certificate),
       )
-  })
-}
+  },
+})
 
-function addInfo(cert: Command): void {
-  const command = cert
-    .command("info")
-    .summary("what the certificates in a file say")
-    .description(
-      "Shows subject, validity, key size and thumbprints of the certificates in a PEM, DER or PKCS#12 file. The " +
-        "thumbprints are those that `openssl x509 -fingerprint` prints.",
-    )
-    .argument("<file>", "PEM, DER or PKCS#12")
-    .option(
+const info = command({
+  name: "info",
+  summary: "what the certificates in a file say",
+  description:
+    "Shows subject, validity, key size and thumbprints of the certificates in a PEM, DER or PKCS#12 file. The " +
+    "thumbprints are those that `openssl x509 -fingerprint` prints.",
+  arguments: [["<file>", "PEM, DER or PKCS#12"]],
+  options: {
+    thumbprint: [
       "--thumbprint <hex>",
       "show the one that has it: SHA-256, or SHA-1 if only one has that",
-      checked(certificate.parseThumbprint),
-    )
-    .option("--json", "print JSON")
-  addPasswordOptions(command, "password", "a PKCS#12 file").action(async (file: string, flags: InfoFlags) => {
+      thumbprint,
+    ],
+    json: ["--json", "print JSON", flag],
+    passwordFile: passwordFile("password", "a PKCS#12 file"),
+    passwordFd: passwordFd("password", "a PKCS#12 file", "passwordFile"),
+  },
+  run: async ({ thumbprint, json, ...flags }, [file]) => {
     forbidDumps()
-    const { thumbprint } = flags
     const found = await certificate.info(file, {
       signal: interruption,
       password: passwordSource(flags.passwordFile, flags.passwordFd, ask),
       thumbprint,
     })
-    await print(flags.json === true ? `${JSON.stringify(found, null, 2)}\n` : found.map(factsText).join("\n"))
-  })
-}
+    await print(json === true ? `${JSON.stringify(found, null, 2)}\n` : found.map(factsText).join("\n"))
+  },
+})
 
-function addConvert(cert: Command): void {
-  const command = cert
-    .command("convert")
-    .summary("write a key in another form")
-    .description(
-      "Writes the key in INPUT to OUTPUT in another form. A private key is written under a password that is asked " +
-        "for, or in the clear with --plain; its file is readable by its owner only.",
-    )
-    .argument("<input>", "a key file of any form")
-    .argument("<output>", "the file to write")
-    .addOption(
-      new Option("--to <form>", "pkcs1, pkcs8 (SPKI for a public key), pem (with certificates) or pfx")
-        .choices(certificate.forms)
-        .makeOptionMandatory(),
-    )
-    .option("--plain", "write a private key without a password")
-    .option("--certificate <file>", "certificate for pfx, where INPUT has none")
-    .option("--legacy", "encrypt a pfx with 3DES and SHA-1, for readers from before 2019")
-    .option("-F, --force", "replace an existing output")
-    .option("--json", "print the result as JSON")
-  addPasswordOptions(command, "new-password", "OUTPUT")
-  addPasswordOptions(command, "password", "INPUT").action(
-    async (input: string, output: string, flags: ConvertFlags) => {
-      forbidDumps()
-      const { to } = flags
-      if (to === "pfx" && flags.plain === true)
-        command.error("error: a pfx is always under a password, not --plain")
-      const result = await certificate.convert({
-        signal: interruption,
-        input,
-        output,
-        to,
-        password: passwordSource(flags.passwordFile, flags.passwordFd, ask),
-        newPassword: passwordSource(flags.newPasswordFile, flags.newPasswordFd, askTwice),
-        plain: flags.plain === true,
-        legacy: flags.legacy === true,
-        force: flags.force === true,
-        certificateFile: flags.certificate,
-      })
-      if (result.key === "private" && flags.plain === true)
-        notice(`${printable(output)} holds a private key that nothing protects`)
-      if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
-    },
-  )
-}
+const convert = command({
+  name: "convert",
+  summary: "write a key in another form",
+  description:
+    "Writes the key in INPUT to OUTPUT in another form. A private key is written under a password that is asked " +
+    "for, or in the clear with --plain; its file is readable by its owner only.",
+  arguments: [
+    ["<input>", "a key file of any form"],
+    ["<output>", "the file to write"],
+  ],
+  options: {
+    to: [
+      "--to <form>",
+      "pkcs1, pkcs8 (SPKI for a public key), pem (with certificates) or pfx",
+      certificate.forms,
+      { required: true },
+    ],
+    plain: ["--plain", "write a private key without a password", flag],
+    certificateFile: ["--certificate <file>", "certificate for pfx, where INPUT has none", text],
+    legacy: ["--legacy", "encrypt a pfx with 3DES and SHA-1, for readers from before 2019", flag],
+    force: ["-F, --force", "replace an existing output", flag],
+    json: ["--json", "print the result as JSON", flag],
+    newPasswordFile: passwordFile("new-password", "OUTPUT"),
+    newPasswordFd: passwordFd("new-password", "OUTPUT", "newPasswordFile"),
+    passwordFile: passwordFile("password", "INPUT"),
+    passwordFd: passwordFd("password", "INPUT", "passwordFile"),
+  },
+  run: async (flags, [input, output], command) => {
+    forbidDumps()
+    const { to, plain, legacy, force, certificateFile } = flags
+    if (to === "pfx" && plain === true) command.error("error: a pfx is always under a password, not --plain")
+    const result = await certificate.convert({
+      ...{ input, output, to, plain, legacy, force, certificateFile },
+      signal: interruption,
+      password: passwordSource(flags.passwordFile, flags.passwordFd, ask),
+      newPassword: passwordSource(flags.newPasswordFile, flags.newPasswordFd, askTwice),
+    })
+    if (result.key === "private" && plain === true)
+      notice(`${printable(output)} holds a private key that nothing protects`)
+    if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
+  },
+})
 
-export function addCertCommands(program: Command): void {
-  const command = program
-    .command("cert")
-    .summary("make, show and convert keys and certificates")
-    .description("Makes key pairs with certificates, shows what certificates say, and converts key files.")
-  addCreate(command)
-  addInfo(command)
-  addConvert(command)
+export const cert: CommandRow = {
+  name: "cert",
+  summary: "make, show and convert keys and certificates",
+  description: "Makes key pairs with certificates, shows what certificates say, and converts key files.",
+  commands: [create, info, convert],
 }

@@ -1,17 +1,12 @@
-import type { Command } from "commander"
 import { inspect, open, type ImageFacts, type TreeEntry } from "../../index.ts"
+import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
-import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
+import { openOptions, openRows } from "../opening.ts"
 import { errors, output, print, writeAll } from "../output.ts"
 import { humanBytes, notice, printable, Progress } from "../terminal.ts"
+import { flag } from "../values.ts"
 import { printableLines } from "../../printable.ts"
-
-interface ListFlags extends OpenFlags {
-  readonly long?: true
-  readonly recursive?: true
-  readonly json?: true
-}
 
 const typeLetters: Record<TreeEntry["type"], string> = {
   file: "-",
@@ -47,7 +42,7 @@ function longLine(entry: TreeEntry, name: string): string {
 
 async function* listLines(
   entries: AsyncIterable<TreeEntry>,
-  { long, recursive }: ListFlags,
+  { long, recursive }: { readonly long?: true; readonly recursive?: true },
 ): AsyncGenerator<string, void, undefined> {
   for await (const entry of entries) {
     const name = recursive === true ? entry.path : entry.name
@@ -86,32 +81,40 @@ function signatureText({ signatures, unsigned }: ImageFacts): string {
   return `${none}; encrypted but unsigned: encryption does not show who made an image`
 }
 
-export function addContentCommands(program: Command): void {
-  const list = program
-    .command("ls")
-    .summary("list files inside an image, without mounting")
-    .description("Lists PATH inside IMAGE (its root by default). No mount, no privilege, no /dev/fuse.")
-    .argument("<image>", "the image to look into")
-    .argument("[path]", "path inside the image", "/")
-    .option("-l, --long", "mode, links, owner, size, time, target")
-    .option("-R, --recursive", "all below it")
-    .option("--json", "one JSON array of entries")
-  addOpenOptions(list).action(async (image: string, path: string, flags: ListFlags) => {
+export const ls: CommandRow = command({
+  name: "ls",
+  summary: "list files inside an image, without mounting",
+  description: "Lists PATH inside IMAGE (its root by default). No mount, no privilege, no /dev/fuse.",
+  arguments: [
+    ["<image>", "the image to look into"],
+    ["[path]", "path inside the image", "/"],
+  ],
+  options: {
+    long: ["-l, --long", "mode, links, owner, size, time, target", flag],
+    recursive: ["-R, --recursive", "all below it", flag],
+    json: ["--json", "one JSON array of entries", flag],
+    ...openRows,
+  },
+  run: async (flags, [image, path]) => {
     await withCredentials(flags, false, async (credentials) => {
       await using opened = await open(image, { ...openOptions(flags, credentials), purpose: "read" })
       const recursive = flags.recursive === true
       const entries = opened.walk(path, { recursive, signal: interruption })
       await writeAll(output(), inPieces(flags.json === true ? jsonArray(entries) : listLines(entries, flags)))
     })
-  })
+  },
+})
 
-  const cat = program
-    .command("cat")
-    .summary("write files of an image to standard output")
-    .description("Writes each PATH inside IMAGE to standard output. No mount, no privilege, no /dev/fuse.")
-    .argument("<image>", "the image to read from")
-    .argument("<path...>", "files inside the image")
-  addOpenOptions(cat).action(async (image: string, paths: string[], flags: OpenFlags) => {
+export const cat: CommandRow = command({
+  name: "cat",
+  summary: "write files of an image to standard output",
+  description: "Writes each PATH inside IMAGE to standard output. No mount, no privilege, no /dev/fuse.",
+  arguments: [
+    ["<image>", "the image to read from"],
+    ["<path...>", "files inside the image"],
+  ],
+  options: openRows,
+  run: async (flags, [image, paths]) => {
     await withCredentials(flags, false, async (credentials) => {
       await using opened = await open(image, { ...openOptions(flags, credentials), purpose: "read" })
       for (const path of paths)
@@ -120,72 +123,71 @@ export function addContentCommands(program: Command): void {
           opened.createReadStream(path, { signal: interruption }) as AsyncIterable<Buffer>,
         )
     })
-  })
+  },
+})
 
-  const extract = program
-    .command("extract")
-    .summary("copy files out of an image")
-    .description(
-      "Copies PATHs (everything by default) of IMAGE into the folder DIR, which is made if it is missing. What is " +
-        "extracted is plain: choose a place that may hold it.",
-    )
-    .argument("<image>", "the image to copy from")
-    .argument("<dir>", "folder to copy into")
-    .argument("[path...]", "paths inside the image")
-    .option("--json", "print the result as JSON")
-  addOpenOptions(extract).action(
-    async (image: string, dir: string, paths: string[], flags: OpenFlags & { json?: true }) => {
-      const progress = new Progress(`extracting ${image}`)
-      const result = await withCredentials(flags, false, async (credentials) => {
-        await using opened = await open(image, { ...openOptions(flags, credentials), purpose: "read" })
-        return await opened.extract(dir, {
-          paths: paths.length === 0 ? ["/"] : paths,
-          signal: interruption,
-          onProgress: (bytes) => {
-            progress.update(bytes)
-          },
-        })
-      }).finally(() => {
-        progress.done()
+export const extract: CommandRow = command({
+  name: "extract",
+  summary: "copy files out of an image",
+  description:
+    "Copies PATHs (everything by default) of IMAGE into the folder DIR, which is made if it is missing. What is " +
+    "extracted is plain: choose a place that may hold it.",
+  arguments: [
+    ["<image>", "the image to copy from"],
+    ["<dir>", "folder to copy into"],
+    ["[path...]", "paths inside the image"],
+  ],
+  options: { json: ["--json", "print the result as JSON", flag], ...openRows },
+  run: async (flags, [image, dir, paths]) => {
+    const progress = new Progress(`extracting ${image}`)
+    const result = await withCredentials(flags, false, async (credentials) => {
+      await using opened = await open(image, { ...openOptions(flags, credentials), purpose: "read" })
+      return await opened.extract(dir, {
+        paths: paths.length === 0 ? ["/"] : paths,
+        signal: interruption,
+        onProgress: (bytes) => {
+          progress.update(bytes)
+        },
       })
-      if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
-      else if (errors().isTTY) notice(`${String(result.entries)} entries, ${humanBytes(result.bytes)}`)
-    },
-  )
-
-  program
-    .command("info")
-    .summary("what an image is, and what anyone can read of it; no key needed")
-    .description("Shows kind, architecture, size, cipher and recipients of IMAGE. No key is needed.")
-    .argument("<image>", "the image to describe")
-    .option("--json", "print JSON")
-    .action(async (image: string, flags: { json?: true }) => {
-      const facts = await inspect(image)
-      if (flags.json === true) {
-        await print(`${JSON.stringify(facts, null, 2)}\n`)
-        return
-      }
-      const lines = [
-        `Image:        ${facts.path}`,
-        `Root:         ${facts.kind}, ${facts.architecture}, ${humanBytes(facts.partition.size)}`,
-        ...(facts.luks === undefined
-          ? []
-          : [
-              `Cipher:       ${facts.luks.cipher}, ${String(facts.luks.keySize * 8)} bit, ${String(facts.luks.sectorSize)}-byte sectors`,
-              ...facts.luks.keyslots.map(
-                (slot) => `Keyslot ${String(slot.id)}:    ${slot.kdf}, ${slot.cost}`,
-              ),
-            ]),
-        ...(facts.gocryptfs === undefined
-          ? []
-          : [
-              `Cipher:       ${facts.gocryptfs.cipher}, every 4096 bytes authenticated`,
-              `Password:     ${facts.gocryptfs.kdf}, ${facts.gocryptfs.cost}`,
-            ]),
-        `RSA messages: ${String(facts.cryptoMessages)}`,
-        `Signatures:   ${signatureText(facts)}`,
-        `Readable without a key: ${facts.readable.length === 0 ? "nothing but sizes" : facts.readable.join(", ")}`,
-      ]
-      await print(`${lines.map(printable).join("\n")}\n`)
+    }).finally(() => {
+      progress.done()
     })
-}
+    if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
+    else if (errors().isTTY) notice(`${String(result.entries)} entries, ${humanBytes(result.bytes)}`)
+  },
+})
+
+export const info: CommandRow = command({
+  name: "info",
+  summary: "what an image is, and what anyone can read of it; no key needed",
+  description: "Shows kind, architecture, size, cipher and recipients of IMAGE. No key is needed.",
+  arguments: [["<image>", "the image to describe"]],
+  options: { json: ["--json", "print JSON", flag] },
+  run: async (flags, [image]) => {
+    const facts = await inspect(image)
+    if (flags.json === true) {
+      await print(`${JSON.stringify(facts, null, 2)}\n`)
+      return
+    }
+    const lines = [
+      `Image:        ${facts.path}`,
+      `Root:         ${facts.kind}, ${facts.architecture}, ${humanBytes(facts.partition.size)}`,
+      ...(facts.luks === undefined
+        ? []
+        : [
+            `Cipher:       ${facts.luks.cipher}, ${String(facts.luks.keySize * 8)} bit, ${String(facts.luks.sectorSize)}-byte sectors`,
+            ...facts.luks.keyslots.map((slot) => `Keyslot ${String(slot.id)}:    ${slot.kdf}, ${slot.cost}`),
+          ]),
+      ...(facts.gocryptfs === undefined
+        ? []
+        : [
+            `Cipher:       ${facts.gocryptfs.cipher}, every 4096 bytes authenticated`,
+            `Password:     ${facts.gocryptfs.kdf}, ${facts.gocryptfs.cost}`,
+          ]),
+      `RSA messages: ${String(facts.cryptoMessages)}`,
+      `Signatures:   ${signatureText(facts)}`,
+      `Readable without a key: ${facts.readable.length === 0 ? "nothing but sizes" : facts.readable.join(", ")}`,
+    ]
+    await print(`${lines.map(printable).join("\n")}\n`)
+  },
+})

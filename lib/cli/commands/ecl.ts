@@ -1,9 +1,10 @@
-import type { Command } from "commander"
 import { checkExecution, type ExecutionVerdict } from "../../index.ts"
+import { command, type CommandRow } from "../command.ts"
 import { exitCodeFor } from "../exit-codes.ts"
 import { interruption } from "../interrupt.ts"
 import { print } from "../output.ts"
 import { printable } from "../terminal.ts"
+import { flag } from "../values.ts"
 
 function lines({ path, allowed, reason, file, active, folder, group, signers }: ExecutionVerdict): string[] {
   return [
@@ -20,31 +21,31 @@ function lines({ path, allowed, reason, file, active, folder, group, signers }: 
   ]
 }
 
-export function addEclCommands(program: Command): void {
-  const ecl = program
-    .command("ecl")
-    .summary("who may run: the system's execution control list")
-    .description(
-      "The execution control list says which images may be run and mounted here, by folder and by signer: " +
-        "/etc/sifcrypt/ecl.toml, or where there is none /etc/apptainer/ecl.toml.",
-    )
-  ecl
-    .command("check")
-    .summary("may this image run here?")
-    .description(
-      "Tells what the execution control list says of IMAGE, and why. Ends with 0 if it may run, and with 26 if not.",
-    )
-    .argument("<image>", "the image")
-    .option("--json", "print the verdict as JSON")
-    .action(async (image: string, flags: { readonly json?: true }) => {
-      const verdict = await checkExecution(image, { signal: interruption })
-      if (!verdict.allowed) process.exitCode = exitCodeFor("ERR_ECL_REFUSED")
-      if (flags.json === true) await print(`${JSON.stringify(verdict)}\n`)
-      else
-        await print(
-          lines(verdict)
-            .map((line) => `${printable(line)}\n`)
-            .join(""),
-        )
-    })
+const check = command({
+  name: "check",
+  summary: "may this image run here?",
+  description:
+    "Tells what the execution control list says of IMAGE, and why. Ends with 0 if it may run, and with 26 if not.",
+  arguments: [["<image>", "the image"]],
+  options: { json: ["--json", "print the verdict as JSON", flag] },
+  run: async ({ json }, [image]) => {
+    const verdict = await checkExecution(image, { signal: interruption })
+    if (!verdict.allowed) process.exitCode = exitCodeFor("ERR_ECL_REFUSED")
+    if (json === true) await print(`${JSON.stringify(verdict)}\n`)
+    else
+      await print(
+        lines(verdict)
+          .map((line) => `${printable(line)}\n`)
+          .join(""),
+      )
+  },
+})
+
+export const ecl: CommandRow = {
+  name: "ecl",
+  summary: "who may run: the system's execution control list",
+  description:
+    "The execution control list says which images may be run and mounted here, by folder and by signer: " +
+    "/etc/sifcrypt/ecl.toml, or where there is none /etc/apptainer/ecl.toml.",
+  commands: [check],
 }

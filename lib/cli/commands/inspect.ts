@@ -1,4 +1,3 @@
-import type { Command } from "commander"
 import {
   readMetadata,
   RunError,
@@ -7,12 +6,14 @@ import {
   type MetadataOptions,
   type MetadataPart,
 } from "../../index.ts"
+import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
-import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
+import { openOptions, openRows, type OpenFlags } from "../opening.ts"
 import { print } from "../output.ts"
 import { printable } from "../terminal.ts"
+import { flag, text } from "../values.ts"
 
-interface InspectFlags extends OpenFlags, Partial<Readonly<Record<MetadataPart, true>>> {
+interface InspectFlags extends Partial<Readonly<Record<MetadataPart, true>>> {
   readonly all?: true
   readonly app?: string
   readonly listApps?: true
@@ -143,35 +144,38 @@ async function read(
   )
 }
 
-export function addInspectCommand(program: Command): void {
-  const command = program
-    .command("inspect")
-    .summary("labels, definition and scripts of an image")
-    .description(
-      "Shows what IMAGE says of itself, its labels by default. A key is needed where that is kept inside the encryption.",
-    )
-    .argument("<image>", "the image to ask")
-    .option("-l, --labels", "labels (default)")
-    .option("-d, --deffile", "definition file")
-    .option("-e, --environment", "environment scripts")
-    .option("-r, --runscript", "run script")
-    .option("-s, --startscript", "start script of an instance")
-    .option("-t, --test", "test script")
-    .option("-H, --helpfile", "help text")
-    .option("--app <name>", "of an app in the image")
-    .option("--list-apps", "names of the apps in the image")
-    .option("--all", "everything, as JSON")
-    .option("-j, --json", "print JSON, as the peers do")
-  addOpenOptions(command).action(async (image: string, flags: InspectFlags) => {
+export const inspect: CommandRow = command({
+  name: "inspect",
+  summary: "labels, definition and scripts of an image",
+  description:
+    "Shows what IMAGE says of itself, its labels by default. A key is needed where that is kept inside the encryption.",
+  arguments: [["<image>", "the image to ask"]],
+  options: {
+    labels: ["-l, --labels", "labels (default)", flag],
+    deffile: ["-d, --deffile", "definition file", flag],
+    environment: ["-e, --environment", "environment scripts", flag],
+    runscript: ["-r, --runscript", "run script", flag],
+    startscript: ["-s, --startscript", "start script of an instance", flag],
+    test: ["-t, --test", "test script", flag],
+    helpfile: ["-H, --helpfile", "help text", flag],
+    app: ["--app <name>", "of an app in the image", text],
+    listApps: ["--list-apps", "names of the apps in the image", flag],
+    all: ["--all", "everything, as JSON", flag],
+    json: ["-j, --json", "print JSON, as the peers do", flag],
+    ...openRows,
+  },
+  run: async (flags, [image]) => {
     await show(await read(image, flags, asked(flags)), flags)
-  })
-  const help = program
-    .command("run-help")
-    .summary("help text of an image")
-    .description("Shows the help that IMAGE has for those who run it.")
-    .argument("<image>", "the image to ask")
-    .option("--app <name>", "of an app in the image")
-  addOpenOptions(help).action(async (image: string, flags: OpenFlags & { readonly app?: string }) => {
+  },
+})
+
+export const runHelp: CommandRow = command({
+  name: "run-help",
+  summary: "help text of an image",
+  description: "Shows the help that IMAGE has for those who run it.",
+  arguments: [["<image>", "the image to ask"]],
+  options: { app: ["--app <name>", "of an app in the image", text], ...openRows },
+  run: async (flags, [image]) => {
     const apps = flags.app === undefined ? [] : [flags.app]
     const metadata = await read(image, flags, { parts: ["helpfile"], apps })
     const of = flags.app === undefined ? metadata : appNamed(metadata, flags.app)
@@ -180,5 +184,5 @@ export function addInspectCommand(program: Command): void {
         ? "No help sections were defined for this image\n"
         : printableText(of.helpfile),
     )
-  })
-}
+  },
+})

@@ -1,4 +1,4 @@
-import { InvalidArgumentError, Option, type Command } from "commander"
+import { InvalidArgumentError } from "commander"
 import { writeFileSync } from "node:fs"
 import { constants, totalmem } from "node:os"
 import { setTimeout as sleep } from "node:timers/promises"
@@ -11,13 +11,14 @@ import {
   type InstanceOptions,
   type InstanceStats,
 } from "../../index.ts"
-import { actionOptions, addActionOptions } from "../action-options.ts"
+import { actionOptions, actionRows } from "../action-options.ts"
+import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { interruption, waitForHelpers } from "../interrupt.ts"
-import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
+import { cipherRows, openOptions, openRows } from "../opening.ts"
 import { output, print, writeAll } from "../output.ts"
 import { notice, printable } from "../terminal.ts"
-import { duration, SECONDS } from "../values.ts"
+import { duration, flag, SECONDS, text } from "../values.ts"
 
 function parseSignal(text: string): NodeJS.Signals {
   const name = /^\d+$/.test(text)
@@ -54,7 +55,7 @@ interface StopFlags {
   readonly force?: true
 }
 
-async function stop(name: string | undefined, flags: StopFlags): Promise<void> {
+async function end(name: string | undefined, flags: StopFlags): Promise<void> {
   if (name === undefined && flags.all !== true)
     throw new RunError("ERR_INSTANCE_NONE", "which instance? give a name, or --all")
   const chosen =
@@ -82,7 +83,10 @@ function columns(rows: readonly (readonly string[])[]): string {
     .join("")
 }
 
-async function list(pattern: string | undefined, flags: { json?: true; logs?: true }): Promise<void> {
+async function show(
+  pattern: string | undefined,
+  flags: { readonly json?: true; readonly logs?: true },
+): Promise<void> {
   const found = pattern === undefined ? await listInstances() : await matching(pattern)
   if (flags.json === true) {
     const instances = found.map(({ name, pid, image, engine, logErr, logOut }) => ({
@@ -179,9 +183,12 @@ function statsTable(name: string, { stats, cpus }: Sample): string {
   return columns(rows)
 }
 
-async function stats(name: string, flags: { json?: true; stream?: boolean }): Promise<void> {
+async function measure(
+  name: string,
+  flags: { readonly json?: true; readonly noStream?: true },
+): Promise<void> {
   const instance = openInstance(name)
-  const once = flags.json === true || flags.stream === false || !process.stdout.isTTY
+  const once = flags.json === true || flags.noStream === true || !process.stdout.isTTY
   for await (const sample of samples(instance)) {
     if (flags.json === true) await print(`${JSON.stringify(statsJson(name, sample), null, 2)}\n`)
     // Over the one before: up to the top, and what is below cleared.
@@ -193,21 +200,26 @@ async function stats(name: string, flags: { json?: true; stream?: boolean }): Pr
   }
 }
 
-function addStart(instance: Command, name: "start" | "run", summary: string, description: string): void {
-  const command = instance
-    .command(name)
-    .summary(summary)
-    .description(description)
-    .passThroughOptions()
-    .argument("<image>", "the image; options go before it")
-    .argument("<name>", "what to call it: letters, digits, dots, dashes, underscores")
-    .argument("[args...]", "passed on as they are")
-    .option("--pid-file <file>", "write the number of the instance's process there")
-    .option("--allow-cipher <name>", "let the kernel engine use this cipher, e.g. serpent-xts-plain64")
-  addOpenOptions(addActionOptions(command, "instance")).action(
-    async (image: string, called: string, argv: string[], flags: OpenFlags & { pidFile?: string }) => {
+function starting(name: "start" | "run", summary: string, description: string): CommandRow {
+  return command({
+    name,
+    summary,
+    description,
+    passesOn: true,
+    arguments: [
+      ["<image>", "the image; options go before it"],
+      ["<name>", "what to call it: letters, digits, dots, dashes, underscores"],
+      ["[args...]", "passed on as they are"],
+    ],
+    options: {
+      pidFile: ["--pid-file <file>", "write the number of the instance's process there", text],
+      ...cipherRows,
+      ...actionRows("instance"),
+      ...openRows,
+    },
+    run: async (flags, [image, called, argv]) => {
       const options: InstanceOptions = {
-        ...actionOptions("instance", command.opts(), process.env),
+        ...actionOptions("instance", flags, process.env),
         signal: interruption,
         onNotice: (text) => {
           notice(printable(text))
@@ -224,59 +236,71 @@ function addStart(instance: Command, name: "start" | "run", summary: string, des
         notice(`instance ${started.name} started`)
       })
     },
-  )
+  })
 }
 
-export function addInstanceCommands(program: Command): void {
-  const instance = program
-    .command("instance")
-    .summary("images that run in the background")
-    .description(
-      "Starts, lists, measures and stops images that run in the background. exec, run and shell take instance://NAME.",
-    )
-    .enablePositionalOptions()
-  addStart(
-    instance,
-    "start",
-    "start an image in the background",
-    "Starts IMAGE as the instance NAME, and its start script with ARGS.",
-  )
-  addStart(
-    instance,
-    "run",
-    "start an image's run script in the background",
-    "Starts IMAGE as the instance NAME, and its run script with ARGS in place of the start script.",
-  )
-  instance
-    .command("list")
-    .summary("list instances")
-    .description("Lists your instances, or those whose names match PATTERN (* and ? as in file names).")
-    .argument("[pattern]", "names to list")
-    .option("-j, --json", "print JSON")
-    .option("-l, --logs", "show where what they write is kept")
-    .action(list)
-  instance
-    .command("stats")
-    .summary("what an instance uses")
-    .description(
-      "Shows processor time, memory, block input and output and processes of the instance NAME, anew each second on a terminal.",
-    )
-    .argument("<name>", "its name")
-    .option("-j, --json", "print JSON, once")
-    .option("--no-stream", "print it once")
-    .action(stats)
-  instance
-    .command("stop")
-    .summary("stop instances")
-    .description("Ends the instance NAME, or those that match, and waits until nothing is left of it.")
-    .argument("[name]", "its name; * and ? stand for any characters")
-    .option("-a, --all", "all of yours")
-    .option("-s, --signal <signal>", "what the start script gets (default TERM)", parseSignal)
-    .addOption(
-      new Option("-t, --timeout <seconds>", "kill it after so long")
-        .argParser(duration(SECONDS, 0, 86_400))
-        .default(10 * SECONDS.worth, "10"),
-    )
-    .option("-F, --force", "kill it at once")
-    .action(stop)
+const list = command({
+  name: "list",
+  summary: "list instances",
+  description: "Lists your instances, or those whose names match PATTERN (* and ? as in file names).",
+  arguments: [["[pattern]", "names to list"]],
+  options: {
+    json: ["-j, --json", "print JSON", flag],
+    logs: ["-l, --logs", "show where what they write is kept", flag],
+  },
+  run: (flags, [pattern]) => show(pattern, flags),
+})
+
+const stats = command({
+  name: "stats",
+  summary: "what an instance uses",
+  description:
+    "Shows processor time, memory, block input and output and processes of the instance NAME, anew each second on a terminal.",
+  arguments: [["<name>", "its name"]],
+  options: {
+    json: ["-j, --json", "print JSON, once", flag],
+    noStream: ["--no-stream", "print it once", flag],
+  },
+  run: (flags, [name]) => measure(name, flags),
+})
+
+const stop = command({
+  name: "stop",
+  summary: "stop instances",
+  description: "Ends the instance NAME, or those that match, and waits until nothing is left of it.",
+  arguments: [["[name]", "its name; * and ? stand for any characters"]],
+  options: {
+    all: ["-a, --all", "all of yours", flag],
+    signal: ["-s, --signal <signal>", "what the start script gets (default TERM)", parseSignal],
+    timeout: [
+      "-t, --timeout <seconds>",
+      "kill it after so long",
+      duration(SECONDS, 0, 86_400),
+      { default: [10 * SECONDS.worth, "10"] },
+    ],
+    force: ["-F, --force", "kill it at once", flag],
+  },
+  run: (flags, [name]) => end(name, flags),
+})
+
+export const instance: CommandRow = {
+  name: "instance",
+  summary: "images that run in the background",
+  description:
+    "Starts, lists, measures and stops images that run in the background. exec, run and shell take instance://NAME.",
+  commands: [
+    starting(
+      "start",
+      "start an image in the background",
+      "Starts IMAGE as the instance NAME, and its start script with ARGS.",
+    ),
+    starting(
+      "run",
+      "start an image's run script in the background",
+      "Starts IMAGE as the instance NAME, and its run script with ARGS in place of the start script.",
+    ),
+    list,
+    stats,
+    stop,
+  ],
 }

@@ -1,4 +1,3 @@
-import type { Command } from "commander"
 import {
   addRecipients,
   listRecipients,
@@ -8,33 +7,41 @@ import {
   type RecipientChangeOptions,
   type RemoveRecipientOptions,
 } from "../../index.ts"
+import { command, type CommandRow, type OptionRows } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
-import { addKdfOptions, passphraseKdf, type KdfFlags } from "../kdf.ts"
-import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
+import { kdfRows, passphraseKdf } from "../kdf.ts"
+import { openOptions, openRows, type OpenFlags } from "../opening.ts"
 import { print } from "../output.ts"
 import {
-  addRecipientOptions,
-  addStayOptions,
+  recipientRows,
   recipientTable,
   stayOptions,
+  stayRows,
   withRecipients,
   type RecipientFlags,
   type StayFlags,
 } from "../recipients.ts"
 import { notice, printable } from "../terminal.ts"
-import { collect, count } from "../values.ts"
+import { count, each, flag, text } from "../values.ts"
 
-interface ChangeFlags extends OpenFlags, RecipientFlags, StayFlags {
-  readonly removeSignatures?: true
-  readonly json?: true
+type ChangeFlags = OpenFlags &
+  StayFlags &
+  Pick<RecipientChangeOptions, "removeSignatures"> & { readonly json?: true }
+
+/** What all changes take. */
+const changeRows: OptionRows<ChangeFlags> = {
+  ...openRows,
+  ...stayRows,
+  removeSignatures: ["--remove-signatures", "remove the signatures that the change breaks", flag],
+  json: ["--json", "print the result as JSON", flag],
 }
 
-interface AddFlags extends ChangeFlags, KdfFlags {
-  readonly anonymous?: true
-}
-
-interface RemoveFlags extends ChangeFlags {
-  readonly keyslot?: number
+const keptRows: OptionRows<Pick<RecipientFlags, "recipient">> = {
+  recipient: [
+    "--recipient <file>",
+    "public key of a recipient who stays, as with --keep (repeatable)",
+    each(text),
+  ],
 }
 
 async function report(change: RecipientChange, flags: ChangeFlags): Promise<void> {
@@ -50,7 +57,6 @@ async function report(change: RecipientChange, flags: ChangeFlags): Promise<void
   await print(flags.json === true ? `${JSON.stringify(change, null, 2)}\n` : recipientTable(recipients))
 }
 
-/** What all changes take. */
 function changeOptions(
   flags: ChangeFlags,
   credentials: Parameters<typeof openOptions>[1],
@@ -66,43 +72,33 @@ function changeOptions(
   }
 }
 
-export function addRecipientCommands(program: Command): void {
-  const command = program
-    .command("recipient")
-    .summary("who may open an image: list, add, remove, rotate")
-    .description(
-      "Shows and changes who may open an image, in place and without touching its payload: that takes the same time " +
-        "whatever the image's size. A change that is killed leaves an image that opens.",
-    )
+const list = command({
+  name: "list",
+  description: "List who may open IMAGE, and with which program. No key is needed.",
+  arguments: [["<image>", "the image to look at"]],
+  options: { json: ["--json", "print JSON", flag] },
+  run: async ({ json }, [image]) => {
+    const recipients = await listRecipients(image)
+    await print(json === true ? `${JSON.stringify(recipients, null, 2)}\n` : recipientTable(recipients))
+  },
+})
 
-  command
-    .command("list")
-    .description("List who may open IMAGE, and with which program. No key is needed.")
-    .argument("<image>", "the image to look at")
-    .option("--json", "print JSON")
-    .action(async (image: string, flags: { json?: true }) => {
-      const recipients = await listRecipients(image)
-      await print(
-        flags.json === true ? `${JSON.stringify(recipients, null, 2)}\n` : recipientTable(recipients),
-      )
-    })
+const changed = ["<image>", "the image to change, in place"] as const
 
-  const changing = (name: string, text: string): Command =>
-    addStayOptions(
-      addOpenOptions(
-        command.command(name).description(text).argument("<image>", "the image to change, in place"),
-      ),
-    )
-      .option("--remove-signatures", "remove the signatures that the change breaks")
-      .option("--json", "print the result as JSON")
-
-  const add = changing(
-    "add",
+const add = command({
+  name: "add",
+  description:
     "Lets new recipients open IMAGE: --recipient names a public key, --recipient-passphrase asks for a passphrase. " +
-      "The other credentials are those that open it now.",
-  ).option("--anonymous", "do not say in the image whose the public keys are")
-  addKdfOptions(addRecipientOptions(add)).action(async (image: string, flags: AddFlags) => {
-    const kdf = passphraseKdf(flags, add)
+    "The other credentials are those that open it now.",
+  arguments: [changed],
+  options: {
+    ...changeRows,
+    anonymous: ["--anonymous", "do not say in the image whose the public keys are", flag],
+    ...recipientRows,
+    ...kdfRows,
+  },
+  run: async (flags, [image], command) => {
+    const kdf = passphraseKdf(flags, command)
     const change = await withRecipients(flags, (recipients = []) =>
       withCredentials(flags, false, (credentials) =>
         addRecipients(image, {
@@ -114,56 +110,63 @@ export function addRecipientCommands(program: Command): void {
       ),
     )
     await report(change, flags)
-  })
+  },
+})
 
-  const remove = changing(
-    "remove",
+const remove = command({
+  name: "remove",
+  description:
     "Takes a recipient out of IMAGE and replaces the secret of those who stay, so that what the removed one kept of " +
-      "it opens nothing. RECIPIENT is a fingerprint, the ID of a crypto message, or a file with the key.",
-  )
-    .argument("[recipient]", "whom to remove")
-    .option("--keyslot <n>", "the keyslot of a passphrase to remove", count(0, 99))
-  addKeysOfThoseWhoStay(remove).action(
-    async (image: string, recipient: string | undefined, flags: RemoveFlags) => {
-      if ((recipient === undefined) === (flags.keyslot === undefined))
-        remove.error("error: name either a RECIPIENT or a --keyslot")
-      const whom = ((): RemoveRecipientOptions => {
-        if (recipient === undefined) return { keyslot: flags.keyslot ?? 0 }
-        return /^\d+$|^SHA(?:1|256):|^[0-9a-fA-F:]{40,}$/.test(recipient)
-          ? { recipient }
-          : { recipientFile: recipient }
-      })()
-      const change = await withRecipients(flags, (recipients) =>
-        withCredentials(flags, false, (credentials) =>
-          removeRecipient(image, {
-            ...changeOptions(flags, credentials),
-            ...(recipients && { recipients }),
-            ...whom,
-          }),
-        ),
-      )
-      await report(change, flags)
-    },
-  )
+    "it opens nothing. RECIPIENT is a fingerprint, the ID of a crypto message, or a file with the key.",
+  arguments: [changed, ["[recipient]", "whom to remove"]],
+  options: {
+    ...changeRows,
+    keyslot: ["--keyslot <n>", "the keyslot of a passphrase to remove", count(0, 99)],
+    ...keptRows,
+  },
+  run: async (flags, [image, recipient], command) => {
+    if ((recipient === undefined) === (flags.keyslot === undefined))
+      command.error("error: name either a RECIPIENT or a --keyslot")
+    const whom = ((): RemoveRecipientOptions => {
+      if (recipient === undefined) return { keyslot: flags.keyslot ?? 0 }
+      return /^\d+$|^SHA(?:1|256):|^[0-9a-fA-F:]{40,}$/.test(recipient)
+        ? { recipient }
+        : { recipientFile: recipient }
+    })()
+    const change = await withRecipients(flags, (recipients) =>
+      withCredentials(flags, false, (credentials) =>
+        removeRecipient(image, {
+          ...changeOptions(flags, credentials),
+          ...(recipients && { recipients }),
+          ...whom,
+        }),
+      ),
+    )
+    await report(change, flags)
+  },
+})
 
-  const rotate = changing(
-    "rotate",
+const rotate = command({
+  name: "rotate",
+  description:
     "Replaces the secret that IMAGE's RSA recipients share. All of them stay, and so do passphrases, or those that are listed.",
-  )
-  addKeysOfThoseWhoStay(rotate).action(async (image: string, flags: ChangeFlags) => {
+  arguments: [changed],
+  options: { ...changeRows, ...keptRows },
+  run: async (flags, [image]) => {
     const change = await withRecipients(flags, (recipients) =>
       withCredentials(flags, false, (credentials) =>
         rotateRecipients(image, { ...changeOptions(flags, credentials), ...(recipients && { recipients }) }),
       ),
     )
     await report(change, flags)
-  })
-}
+  },
+})
 
-function addKeysOfThoseWhoStay(command: Command): Command {
-  return command.option(
-    "--recipient <file>",
-    "public key of a recipient who stays, as with --keep (repeatable)",
-    collect,
-  )
+export const recipient: CommandRow = {
+  name: "recipient",
+  summary: "who may open an image: list, add, remove, rotate",
+  description:
+    "Shows and changes who may open an image, in place and without touching its payload: that takes the same time " +
+    "whatever the image's size. A change that is killed leaves an image that opens.",
+  commands: [list, add, remove, rotate],
 }

@@ -9,16 +9,15 @@ import {
   type Instance,
   type Running,
 } from "../../index.ts"
-import { actionOptions, addActionOptions } from "../action-options.ts"
+import { actionOptions, actionRows, joinFlags, joinOptions } from "../action-options.ts"
+import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { failureReporter } from "../failure.ts"
 import { endWith, interruption, passSignalsTo, waitForHelpers } from "../interrupt.ts"
-import { addOpenOptions, openOptions, type OpenFlags } from "../opening.ts"
-import type { CommandTable } from "../program.ts"
+import { cipherRows, openOptions, openRows } from "../opening.ts"
 import { notice, printable } from "../terminal.ts"
 
-const actions = ["exec", "run", "shell", "test"] as const
-type Action = (typeof actions)[number]
+type Action = "exec" | "run" | "shell" | "test"
 
 const INSTANCE = "instance://"
 
@@ -40,15 +39,10 @@ function refuseSpent(preserveFds: number, flags: Readonly<Record<string, unknown
       throw new RunError("ERR_RUN_OPTION", `--preserve-fds: a secret is read from descriptor ${fd}`)
 }
 
-/** What concerns a command that joins an instance; the rest was settled when that was started. */
-const joinOptions: ReadonlySet<string> = new Set([
-  ...["env", "env-file", "no-env", "cleanenv", "eval", "no-eval", "cwd", "pwd", "app", "shell", "no-umask"],
-])
-
 function refuseForInstance(command: Command): void {
   const refused = command.options.filter(
     (option) =>
-      !joinOptions.has(option.name()) && command.getOptionValueSource(option.attributeName()) === "cli",
+      !joinFlags.has(option.name()) && command.getOptionValueSource(option.attributeName()) === "cli",
   )
   if (refused.length > 0)
     throw new RunError(
@@ -57,25 +51,20 @@ function refuseForInstance(command: Command): void {
     )
 }
 
-function addAction(
-  program: Command,
-  name: Action,
-  summary: string,
-  description: string,
-  commandArgument: string,
-): void {
-  const command = program
-    .command(name)
-    .summary(summary)
-    .description(description)
-    .passThroughOptions()
-    .argument("<image>", "the image to run in, or instance://NAME; options go before it")
-    .argument(commandArgument, "passed on as they are")
-    .option("--allow-cipher <name>", "let the kernel engine use this cipher, e.g. serpent-xts-plain64")
-  addOpenOptions(addActionOptions(command, name)).action(
-    async (image: string, argv: string[], flags: OpenFlags) => {
+function action(name: Action, summary: string, description: string, rest: string): CommandRow {
+  return command({
+    name,
+    summary,
+    description,
+    passesOn: true,
+    arguments: [
+      ["<image>", "the image to run in, or instance://NAME; options go before it"],
+      [rest as "[args...]", "passed on as they are"],
+    ],
+    options: { ...cipherRows, ...actionRows(name), ...openRows },
+    run: async (flags, [image, argv], command) => {
+      const asked = actionOptions(name, flags, process.env)
       const options: ExecOptions = {
-        ...actionOptions(name, command.opts(), process.env),
         stdio: "inherit",
         replaceProcess: failureReporter(),
         signal: interruption,
@@ -83,16 +72,12 @@ function addAction(
           notice(printable(text))
         },
       }
-      refuseSpent(options.preserveFds ?? 0, command.opts())
+      refuseSpent(asked.preserveFds ?? 0, flags)
       if (image.startsWith(INSTANCE)) {
         refuseForInstance(command)
         // What variables ask for besides was settled when the instance was started.
-        const { stdio, replaceProcess, signal, onNotice, env, envFile, noEnv, cleanEnv } = options
-        const { evaluate, noEval, cwd, app, shell, noUmask } = options
-        await start(openInstance(image.slice(INSTANCE.length)), name, argv, {
-          ...{ stdio, replaceProcess, signal, onNotice, env, envFile, noEnv, cleanEnv },
-          ...{ evaluate, noEval, cwd, app, shell, noUmask },
-        })
+        const instance = openInstance(image.slice(INSTANCE.length))
+        await start(instance, name, argv, { ...joinOptions(asked), ...options })
         return
       }
       const running = await withCredentials(flags, false, async (credentials) => {
@@ -100,7 +85,7 @@ function addAction(
         waitForHelpers()
         // This process becomes the payload's attendant: what follows is for a payload that did not start, and for an image
         // that was verified.
-        const started = await start(opened, name, argv, { ...options, overlayUnlock: credentials })
+        const started = await start(opened, name, argv, { ...asked, ...options, overlayUnlock: credentials })
         // A terminal signals its whole foreground group, the starter included; what reaches only us is passed on.
         passSignalsTo((signal) => {
           if (!(isatty(0) && (signal === "SIGINT" || signal === "SIGQUIT"))) started.kill(signal)
@@ -111,33 +96,23 @@ function addAction(
       process.exitCode = exitCode
       if (signal !== undefined) endWith(signal)
     },
-  )
+  })
 }
 
-const descriptions: Readonly<Record<Action, readonly [summary: string, description: string, argv: string]>> =
-  {
-    exec: [
-      "run a command in an image",
-      "Runs COMMAND inside IMAGE; its exit status is this command's.",
-      "<command...>",
-    ],
-    run: ["run an image's run script", "Runs the image's run script with ARGS.", "[args...]"],
-    shell: ["an interactive shell in an image", "Starts bash, or sh, inside IMAGE.", "[args...]"],
-    test: [
-      "run an image's test script",
-      "Runs the image's test script with ARGS; without one there is nothing to do.",
-      "[args...]",
-    ],
-  }
-
-export function addRunCommands(program: Command, names: readonly Action[] = actions): void {
-  for (const name of names) addAction(program, name, ...descriptions[name])
-}
-
-/** A line for each: the options of one are enough. */
-export const actionTable: CommandTable = actions.map((name) => [
-  [name],
-  (program) => {
-    addRunCommands(program, [name])
-  },
-])
+/** What runs a payload: lib/cli/main-run.ts has nothing else. */
+export const actions: readonly CommandRow[] = [
+  action(
+    "exec",
+    "run a command in an image",
+    "Runs COMMAND inside IMAGE; its exit status is this command's.",
+    "<command...>",
+  ),
+  action("run", "run an image's run script", "Runs the image's run script with ARGS.", "[args...]"),
+  action("shell", "an interactive shell in an image", "Starts bash, or sh, inside IMAGE.", "[args...]"),
+  action(
+    "test",
+    "run an image's test script",
+    "Runs the image's test script with ARGS; without one there is nothing to do.",
+    "[args...]",
+  ),
+]

@@ -1,25 +1,21 @@
-import { InvalidArgumentError, Option, type Command } from "commander"
-import { forbidDumps, sign, userSecretKeyrings, type SigningKey } from "../../index.ts"
-import { keyPassword, KeyPasswords, parseDescriptor } from "../credentials.ts"
+import { InvalidArgumentError, type Command } from "commander"
+import { forbidDumps, sign as signImage, userSecretKeyrings, type SigningKey } from "../../index.ts"
+import { command, type CommandRow } from "../command.ts"
+import { keyPassword, KeyPasswords } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { print } from "../output.ts"
-import { parseId } from "../signers.ts"
+import { passwordFd, passwordFile } from "../passwords.ts"
+import { ids } from "../signers.ts"
 import { keepHeapSmall } from "../small-heap.ts"
 import { notice, printable, Progress } from "../terminal.ts"
-import { collect } from "../values.ts"
+import { each, flag, text } from "../values.ts"
 
 interface SignFlags {
   readonly keyidx?: number | string
   readonly key?: string
-  readonly secretKeyring?: string[]
+  readonly secretKeyring?: readonly string[]
   readonly gpg?: true
   readonly signCommand?: string
-  readonly groupId?: number[]
-  readonly sifId?: number[]
-  readonly keyPassphraseFile?: string
-  readonly keyPassphraseFd?: number
-  readonly tree?: true
-  readonly json?: true
 }
 
 /** Whole fingerprints only: what is shorter can be forged. */
@@ -39,64 +35,55 @@ function signingKey(flags: SignFlags, command: Command): SigningKey {
   return { secretKeyrings: secretKeyring ?? userSecretKeyrings(process.env), select: keyidx }
 }
 
-export function addSignCommand(program: Command): void {
-  const command = program
-    .command("sign")
-    .summary("sign an image")
-    .description(
-      "Adds a signature to IMAGE for each of its groups, in place: with an OpenPGP key of your key rings, with gpg, or with a plain " +
-        "key (DSSE). Apptainer and SingularityCE verify them. Of an encrypted image the ciphertext is signed, which takes no key of it.",
-    )
-    .argument("<image>", "the image to sign")
-    .option(
+export const sign: CommandRow = command({
+  name: "sign",
+  summary: "sign an image",
+  description:
+    "Adds a signature to IMAGE for each of its groups, in place: with an OpenPGP key of your key rings, with gpg, or with a plain " +
+    "key (DSSE). Apptainer and SingularityCE verify them. Of an encrypted image the ciphertext is signed, which takes no key of it.",
+  arguments: [["<image>", "the image to sign"]],
+  options: {
+    keyidx: [
       "-k, --keyidx <key>",
       "OpenPGP key to sign with: its index in the key rings, or its fingerprint (default: the only one)",
       parseKey,
-    )
-    .addOption(
-      new Option(
-        "--key <file>",
-        "private key to sign with: RSA, ECDSA, Ed25519; PKCS#8, PKCS#1, SEC 1",
-      ).conflicts(["keyidx", "gpg", "secretKeyring"]),
-    )
-    .option(
+    ],
+    key: [
+      "--key <file>",
+      "private key to sign with: RSA, ECDSA, Ed25519; PKCS#8, PKCS#1, SEC 1",
+      text,
+      { conflicts: ["keyidx", "gpg", "secretKeyring"] },
+    ],
+    secretKeyring: [
       "--secret-keyring <file>",
       "OpenPGP secret keys (repeatable; default: those that your programs keep for you)",
-      collect,
-    )
-    .addOption(
-      new Option("--gpg", "sign with a key of your gpg-agent, through gpg").conflicts("secretKeyring"),
-    )
-    .option(
+      each(text),
+    ],
+    gpg: ["--gpg", "sign with a key of your gpg-agent, through gpg", flag, { conflicts: ["secretKeyring"] }],
+    signCommand: [
       "--sign-command <command>",
       "a shell command that signs its standard input with the private half of --key, which is public then",
-    )
-    .option("-g, --group-id <group>", "sign this group only (repeatable)", parseId)
-    .addOption(
-      new Option("-i, --sif-id <id>", "sign this object only (repeatable)")
-        .argParser(parseId)
-        .conflicts("groupId"),
-    )
-    .addOption(
-      new Option(
-        "--tree",
-        "add a hash tree of the root file system: opening with --verify checks each block when it is read",
-      ).conflicts("sifId"),
-    )
-    .option("--key-passphrase-file <file>", "password of the key in a file (default: asked on the terminal)")
-    .addOption(
-      new Option("--key-passphrase-fd <n>", "read the password of the key from descriptor N")
-        .argParser(parseDescriptor)
-        .conflicts("keyPassphraseFile"),
-    )
-    .option("--json", "print the result as JSON")
-  command.action(async (image: string, flags: SignFlags) => {
+      text,
+    ],
+    groups: ["-g, --group-id <group>", "sign this group only (repeatable)", ids],
+    objects: ["-i, --sif-id <id>", "sign this object only (repeatable)", ids, { conflicts: ["groups"] }],
+    tree: [
+      "--tree",
+      "add a hash tree of the root file system: opening with --verify checks each block when it is read",
+      flag,
+      { conflicts: ["objects"] },
+    ],
+    keyPassphraseFile: passwordFile("key-passphrase", "the key"),
+    keyPassphraseFd: passwordFd("key-passphrase", "the key", "keyPassphraseFile"),
+    json: ["--json", "print the result as JSON", flag],
+  },
+  run: async (flags, [image], command) => {
     const by = signingKey(flags, command)
     forbidDumps()
     keepHeapSmall()
     using passwords = new KeyPasswords()
     const progress = new Progress(`signing ${image}`)
-    const report = await sign(image, by, {
+    const report = await signImage(image, by, {
       password:
         flags.keyPassphraseFd === undefined
           ? keyPassword(flags.keyPassphraseFile, passwords)
@@ -105,9 +92,9 @@ export function addSignCommand(program: Command): void {
       onProgress: (bytes) => {
         progress.update(bytes)
       },
-      ...(flags.tree === true ? { tree: true } : {}),
-      groups: flags.groupId,
-      objects: flags.sifId,
+      tree: flags.tree,
+      groups: flags.groups,
+      objects: flags.objects,
     }).finally(() => {
       progress.done()
     })
@@ -126,5 +113,5 @@ export function addSignCommand(program: Command): void {
     await print(
       `${[...lines, `  Fingerprint: ${report.signer}`, `Signed: ${printable(image)}`].join("\n")}\n`,
     )
-  })
-}
+  },
+})

@@ -1,30 +1,21 @@
-import { Option, type Command } from "commander"
-import { sif, verify, type SignatureReport, type SignersRequired, type VerifyReport } from "../../index.ts"
+import type { Command } from "commander"
+import {
+  sif,
+  verify as verifyImage,
+  type SignatureReport,
+  type SignersRequired,
+  type VerifyReport,
+} from "../../index.ts"
+import { command, type CommandRow } from "../command.ts"
 import { exitCodes } from "../exit-codes.ts"
 import { interruption } from "../interrupt.ts"
 import { print } from "../output.ts"
-import { keyringPaths, keyServerOption, parseId, requiredSigners } from "../signers.ts"
+import { ids, keyringPaths, keyServerOption, requiredSigners } from "../signers.ts"
 import { keepHeapSmall } from "../small-heap.ts"
 import { notice, printable, Progress } from "../terminal.ts"
-import { collect } from "../values.ts"
+import { each, flag, text } from "../values.ts"
 
-interface VerifyFlags {
-  readonly key?: string[]
-  readonly keyring?: string[]
-  readonly certificate?: string
-  readonly certificateIntermediates?: string
-  readonly certificateRoots?: string
-  readonly groupId?: number[]
-  readonly sifId?: number[]
-  readonly all?: true
-  readonly legacyInsecure?: true
-  readonly require?: string[]
-  readonly keyserver?: string
-  readonly json?: true
-}
-
-function required(flags: VerifyFlags, command: Command): SignersRequired {
-  const { require: wanted = ["any"] } = flags
+function required(wanted: readonly string[] = ["any"], command: Command): SignersRequired {
   const [only] = wanted
   if (wanted.length === 1 && (only === "any" || only === "all")) return only
   if (wanted.includes("any") || wanted.includes("all"))
@@ -98,79 +89,68 @@ async function printReport(path: string, report: VerifyReport, json: boolean, as
   if (report.verified) await print(`Verified: ${printable(path)} is signed by ${report.signers.join(", ")}\n`)
 }
 
-export function addVerifyCommand(program: Command): void {
-  const command = program
-    .command("verify")
-    .summary("verify the signatures of an image")
-    .description(
-      "Verifies the signatures of IMAGE (OpenPGP and DSSE): who signed it, and that it was not changed since. Everything in the " +
-        "image must be signed, and at least one signer's key must be known: from --key, --certificate, --keyring, or the key rings " +
-        "that your programs keep for you. No key server is asked unless --keyserver names one.",
-    )
-    .argument("<image>", "the image to verify")
-    .option("--key <file>", "public key of a signer, PEM (repeatable)", collect)
-    .option("--certificate <file>", "certificate of a signer, which must be for signing code")
-    .option("--certificate-intermediates <file>", "certificates between it and a root")
-    .option("--certificate-roots <file>", "certificates that are trusted (default: the system's)")
-    .option("--keyring <file>", "OpenPGP public keys of signers (repeatable)", collect)
-    .option("-g, --group-id <group>", "verify this group only (repeatable)", parseId)
-    .addOption(
-      new Option("-i, --sif-id <id>", "verify this object only (repeatable)")
-        .argParser(parseId)
-        .conflicts("groupId"),
-    )
-    .option("-a, --all", "with --legacy-insecure: every object, not just the primary partition")
-    .option(
+export const verify: CommandRow = command({
+  name: "verify",
+  summary: "verify the signatures of an image",
+  description:
+    "Verifies the signatures of IMAGE (OpenPGP and DSSE): who signed it, and that it was not changed since. Everything in the " +
+    "image must be signed, and at least one signer's key must be known: from --key, --certificate, --keyring, or the key rings " +
+    "that your programs keep for you. No key server is asked unless --keyserver names one.",
+  arguments: [["<image>", "the image to verify"]],
+  options: {
+    keyPaths: ["--key <file>", "public key of a signer, PEM (repeatable)", each(text)],
+    certificate: ["--certificate <file>", "certificate of a signer, which must be for signing code", text],
+    intermediates: ["--certificate-intermediates <file>", "certificates between it and a root", text],
+    roots: ["--certificate-roots <file>", "certificates that are trusted (default: the system's)", text],
+    keyring: ["--keyring <file>", "OpenPGP public keys of signers (repeatable)", each(text)],
+    groups: ["-g, --group-id <group>", "verify this group only (repeatable)", ids],
+    objects: ["-i, --sif-id <id>", "verify this object only (repeatable)", ids, { conflicts: ["groups"] }],
+    all: ["-a, --all", "with --legacy-insecure: every object, not just the primary partition", flag],
+    legacy: [
       "--legacy-insecure",
       "count the signatures from before Singularity 3.6, which do not protect header and descriptors, and no others",
-    )
-    .addOption(new Option("-l, --local", "use local keys only (the default)").conflicts("keyserver"))
-    .option(
+      flag,
+    ],
+    local: ["-l, --local", "use local keys only (the default)", flag, { conflicts: ["keyserver"] }],
+    keyserver: [
       "--keyserver <url>",
       "ask this key server for the keys of signers that are not known, and for revocations of those that are",
-    )
-    .option(
+      text,
+    ],
+    require: [
       "--require <signers>",
       "any (default): a known signer; all: nobody else has signed; or a fingerprint (repeatable)",
-      collect,
-    )
-    .option("-j, --json", "print the report as JSON")
-  command.action(async (image: string, flags: VerifyFlags) => {
-    const { certificate, certificateIntermediates, certificateRoots, legacyInsecure, all } = flags
-    if (certificate === undefined && (certificateIntermediates ?? certificateRoots) !== undefined)
+      each(text),
+    ],
+    json: ["-j, --json", "print the report as JSON", flag],
+  },
+  run: async (flags, [image], command) => {
+    const { certificate, intermediates, roots, keyserver } = flags
+    if (certificate === undefined && (intermediates ?? roots) !== undefined)
       command.error("error: --certificate is needed for its intermediates and roots")
     keepHeapSmall()
     const progress = new Progress(`verifying ${image}`)
-    const report = await verify(image, {
-      keyPaths: flags.key ?? [],
+    const report = await verifyImage(image, {
+      keyPaths: flags.keyPaths,
       keyringPaths: keyringPaths(flags.keyring),
-      ...keyServerOption(flags.keyserver),
-      certificates:
-        certificate === undefined
-          ? []
-          : [
-              {
-                certificate,
-                intermediates: certificateIntermediates,
-                roots: certificateRoots,
-              },
-            ],
-      require: required(flags, command),
+      ...keyServerOption(keyserver),
+      certificates: certificate === undefined ? [] : [{ certificate, intermediates, roots }],
+      require: required(flags.require, command),
       signal: interruption,
       onProgress: (bytes) => {
         progress.update(bytes)
       },
-      groups: flags.groupId,
-      objects: flags.sifId,
-      ...(legacyInsecure === undefined ? {} : { legacy: all === undefined ? "primary" : "all" }),
+      groups: flags.groups,
+      objects: flags.objects,
+      legacy: flags.legacy && (flags.all ? "all" : "primary"),
     }).finally(() => {
       progress.done()
     })
     if (!report.verified) process.exitCode = exitCodes.signature
     if (report.insecure)
       notice("insecure: old signatures do not show whether header and descriptors were changed")
-    await printReport(image, report, flags.json === true, flags.keyserver !== undefined)
+    await printReport(image, report, flags.json === true, keyserver !== undefined)
     for (const { object, reason } of report.failures)
       notice(printable(`not verified: ${object === undefined ? "" : `object ${object}: `}${reason}`))
-  })
-}
+  },
+})

@@ -1,7 +1,8 @@
 // The options of exec, run, shell and test: flags, the variables that stand for them, and which counts.
 import assert from "node:assert/strict"
 import { Command } from "commander"
-import { actionOptions, addActionOptions } from "../../../lib/cli/action-options.ts"
+import { actionOptions, actionRows } from "../../../lib/cli/action-options.ts"
+import { addOptions } from "../../../lib/cli/command.ts"
 import { parseCsv } from "../../../lib/cli/csv.ts"
 import { parseMountSpec } from "../../../lib/cli/mount-spec.ts"
 import { errors } from "../../../lib/cli/output.ts"
@@ -12,7 +13,7 @@ function parse(
   variables: Readonly<Record<string, string>> = {},
   name: string = "exec",
 ): ExecOptions {
-  const command = addActionOptions(new Command(name), name).argument("<image>").passThroughOptions()
+  const command = addOptions(new Command(name), actionRows(name)).argument("<image>").passThroughOptions()
   command.parse([...args, "image.sif"], { from: "user" })
   return actionOptions(name, command.opts(), variables)
 }
@@ -143,7 +144,7 @@ describe("actionOptions", () => {
   it("has --preserve-fds for all that are waited for", () => {
     assert.deepEqual(parse(["--preserve-fds", "2"], {}, "exec"), { preserveFds: 2 })
     assert.deepEqual(parse([], { SIFCRYPT_PRESERVE_FDS: "2" }, "exec"), {})
-    const { options } = addActionOptions(new Command("start"), "instance")
+    const { options } = addOptions(new Command("start"), actionRows("instance"))
     assert.ok(options.every((option) => option.name() !== "preserve-fds"))
   })
 
@@ -155,7 +156,7 @@ describe("actionOptions", () => {
       "no-nv": "NV_OFF",
       "no-rocm": "ROCM_OFF",
     }
-    const command = addActionOptions(new Command("shell"), "shell")
+    const command = addOptions(new Command("shell"), actionRows("shell"))
     for (const option of command.options) {
       const long = option.name()
       if (long === "env" || long === "preserve-fds" || option.hidden) continue

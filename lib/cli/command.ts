@@ -1,0 +1,179 @@
+// Commands and their options as data: whoever shows them or asks for them (--help, docs/cli.md, completions, manual pages) reads
+// these tables, and commander is told what they say.
+import { Argument, Option, type Command } from "commander"
+
+/** What becomes of the word behind a flag: a reader of values.ts, or the words that there may be. */
+type Value<T> = ((text: string, earlier: never) => T) | ([T] extends [string] ? readonly T[] : never)
+type AnyValue = ((text: string, earlier: never) => unknown) | readonly string[]
+
+interface More {
+  readonly required?: true
+  /** What holds unless it is given, and how --help writes it if not as it is. */
+  readonly default?: readonly [value: unknown, text?: string]
+  /** Keys of options that cannot be given as well. */
+  readonly conflicts?: readonly string[]
+  /** The variable that stands for it. */
+  readonly variable?: string
+  /** Variables that stand for it behind each of the prefixes of `action-options.ts`, which reads them. */
+  readonly variables?: readonly string[]
+  /** It takes back what the option with this key asks for: the last one counts. */
+  readonly negates?: string
+  /** `--flag=VALUE` stands for this other option with VALUE. */
+  readonly valued?: string
+  /** Not in --help. */
+  readonly hidden?: true
+  /** Said below the options of --help. */
+  readonly note?: string
+}
+
+/** An option: flags as commander takes them, help, the kind of value (without it: the word itself), and what is out of the ordinary. */
+export type OptionRow<T> = readonly [flags: string, help: string, value?: Value<T>, more?: More]
+export type AnyOption = readonly [flags: string, help: string, value?: AnyValue, more?: More]
+export type AnyOptions = Readonly<Record<string, AnyOption>>
+
+/** Options that commands share, in the order of --help: a row for each property of what they amount to, as the API names it. */
+export type OptionRows<T> = { readonly [K in keyof T]-?: OptionRow<NonNullable<T[K]>> }
+
+/** An argument: as commander writes it, help, and a reader or what it is where it is left out. */
+type ArgumentRow = readonly [name: string, help: string, value?: ((text: string) => unknown) | string]
+
+type OptionValue<R> = R extends readonly [string, string, infer V, ...unknown[]]
+  ? V extends (text: string, earlier: never) => infer T
+    ? T
+    : V extends readonly (infer W)[]
+      ? W
+      : never
+  : R extends readonly [string, string]
+    ? R[0] extends `${string}<${string}`
+      ? string
+      : true
+    : R extends OptionRow<infer T>
+      ? T
+      : never
+type Certain<O> = {
+  [K in keyof O]: O[K] extends readonly [string, string, unknown, { required: true } | { default: unknown }]
+    ? K
+    : never
+}[keyof O]
+/** What commander makes of a command line with these options. */
+type FlagsOf<O> = { readonly [K in Exclude<keyof O, Certain<O>>]?: OptionValue<O[K]> } & {
+  readonly [K in Certain<O>]: OptionValue<O[K]>
+}
+type WordOf<A> = A extends readonly [`${string}...${string}`, ...unknown[]]
+  ? string[]
+  : A extends readonly [string, string, (text: string) => infer T]
+    ? T
+    : A extends readonly [`<${string}`, string] | readonly [string, string, string]
+      ? string
+      : string | undefined
+type WordsOf<A> = { -readonly [I in keyof A]: WordOf<A[I]> }
+
+interface CommandText {
+  readonly name: string
+  readonly alias?: string
+  /** In the list of commands; default: the description. */
+  readonly summary?: string
+  readonly description: string
+  /** What stands behind the first argument is the payload's. */
+  readonly passesOn?: true
+  /** Options that are not known are arguments, too. */
+  readonly takesAnything?: true
+  readonly hidden?: true
+}
+
+/** A command, or a group of them. */
+export interface CommandRow extends CommandText {
+  readonly arguments?: readonly ArgumentRow[]
+  readonly options?: AnyOptions
+  readonly commands?: readonly CommandRow[]
+  readonly run?: (flags: never, words: never, command: Command) => Promise<void>
+}
+
+/** A command whose flags and arguments have the types that its rows say. */
+export function command<const O extends AnyOptions, const A extends readonly ArgumentRow[]>(
+  row: CommandText & {
+    readonly options?: O
+    readonly arguments?: A
+    readonly run: (flags: FlagsOf<O>, words: WordsOf<A>, command: Command) => Promise<void>
+  },
+): CommandRow {
+  return row
+}
+
+/** Of what was given, what one table is about. */
+export function given<T extends object>(rows: OptionRows<T>, flags: Partial<T>): Partial<T> {
+  return Object.fromEntries(
+    Object.entries(flags).filter(([key, value]) => value !== undefined && Object.hasOwn(rows, key)),
+  ) as Partial<T>
+}
+
+function newOption(key: string, [flags, help, value, more = {}]: AnyOption): Option {
+  const option = new Option(flags, help)
+  // --no-home is an option of its own, not the opposite of --home.
+  option.negate = more.negates !== undefined
+  option.attributeName = () => more.negates ?? key
+  option.hidden = more.hidden === true
+  option.mandatory = more.required === true
+  if (typeof value === "object") option.choices(value)
+  else if (option.required && value !== undefined)
+    option.argParser(value as (text: string, earlier: unknown) => unknown)
+  if (more.default !== undefined) option.default(...more.default)
+  if (more.conflicts !== undefined) option.conflicts([...more.conflicts])
+  if (more.variable !== undefined) option.env(more.variable)
+  return option
+}
+
+function newArgument([name, help, value]: ArgumentRow): Argument {
+  const argument = new Argument(name, help)
+  return typeof value === "function" ? argument.argParser(value) : argument.default(value)
+}
+
+/**
+ * Lets `--verify=FINGERPRINT` stand for `--require-signer FINGERPRINT`. As an option with a value of its own, `--verify` would
+ * take the image's name, which comes next, for that value.
+ */
+function takeValued(command: Command, flag: string, other: string): void {
+  const parse = command.parseOptions.bind(command)
+  command.parseOptions = (args) => {
+    const rewritten = [...args]
+    const passesOn = command.registeredArguments.some(({ variadic }) => variadic)
+    for (let i = 0; i < rewritten.length; i++) {
+      const arg = rewritten[i] ?? ""
+      // From the image on, a command's arguments are the payload's.
+      if (arg === "--" || (passesOn && !arg.startsWith("-"))) break
+      if (arg.startsWith(`${flag}=`)) rewritten[i] = arg.replace(flag, other)
+      else if (
+        command.options.some(({ required, short, long }) => required && (short === arg || long === arg))
+      )
+        i++
+    }
+    return parse(rewritten)
+  }
+}
+
+/** Tells commander of options. */
+export function addOptions(command: Command, options: AnyOptions): Command {
+  for (const [key, row] of Object.entries(options)) {
+    command.addOption(newOption(key, row))
+    const { valued, note } = row[3] ?? {}
+    if (valued !== undefined) takeValued(command, row[0], valued)
+    if (note !== undefined) command.addHelpText("after", note)
+  }
+  return command
+}
+
+/** Tells commander of a command and of those below it. */
+export function addCommand(program: Command, row: CommandRow): void {
+  const { name, alias, summary, description, options = {}, commands = [], run } = row
+  const made = program.command(name, { hidden: row.hidden === true }).description(description)
+  if (alias !== undefined) made.alias(alias)
+  if (summary !== undefined) made.summary(summary)
+  for (const argument of row.arguments ?? []) made.addArgument(newArgument(argument))
+  addOptions(made, options)
+  made.allowUnknownOption(row.takesAnything === true).passThroughOptions(row.passesOn === true)
+  for (const below of commands) addCommand(made, below)
+  if (run !== undefined)
+    made.action(async (...parsed: unknown[]) => {
+      await run(made.opts<never>(), parsed.slice(0, -2) as never, made)
+    })
+}

@@ -1,0 +1,25 @@
+// Every command there is, in the order of --help.
+import type { CommandRow } from "./command.ts"
+import { absent } from "./commands/absent.ts"
+import { build } from "./commands/build.ts"
+import { cache } from "./commands/cache.ts"
+import { cert } from "./commands/cert.ts"
+import { cat, extract, info, ls } from "./commands/content.ts"
+import { decrypt, encrypt, reencrypt } from "./commands/convert.ts"
+import { ecl } from "./commands/ecl.ts"
+import { inspect, runHelp } from "./commands/inspect.ts"
+import { instance } from "./commands/instance.ts"
+import { key } from "./commands/key.ts"
+import { mount, mounts, unmount } from "./commands/mount.ts"
+import { overlay } from "./commands/overlay.ts"
+import { recipient } from "./commands/recipient.ts"
+import { actions } from "./commands/run.ts"
+import { sif } from "./commands/sif.ts"
+import { sign } from "./commands/sign.ts"
+import { verify } from "./commands/verify.ts"
+
+export const commands: readonly CommandRow[] = [
+  ...[build, encrypt, decrypt, reencrypt, recipient, overlay, sif, sign, verify],
+  ...[ls, cat, extract, info, inspect, runHelp, mount, unmount, mounts],
+  ...[...actions, instance, cert, ...absent, key, ecl, cache],
+]
