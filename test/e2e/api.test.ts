@@ -1,12 +1,21 @@
 // The public API: handles that dispose of themselves, cancelling, progress.
 import assert from "node:assert/strict"
 import { randomBytes } from "node:crypto"
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { once } from "node:events"
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  writeFileSync,
+} from "node:fs"
 import path from "node:path"
 import { pathToFileURL } from "node:url"
 import { PassThrough, Readable } from "node:stream"
 import { text } from "node:stream/consumers"
-import { setTimeout as sleep } from "node:timers/promises"
 import {
   build,
   BuildError,
@@ -186,10 +195,11 @@ describe("the API", () => {
     it("busy says so, and can be tried again", async () => {
       await using opened = await open(image, { unlock: credentials })
       const mounted = await opened.mount(target, { engine: "userspace" })
-      const holder = runProgram(["sh", "-c", "echo; sleep 1"], { as: "self", cwd: target })
-      await sleep(200)
+      const holder = startProgram(["cat"], { as: "self", cwd: target, stdio: ["pipe", "ignore", "inherit"] })
+      await waitFor("its working folder", () => readlinkSync(`/proc/${holder.pid ?? 0}/cwd`) === target)
       await assert.rejects(unmount(target), { code: "ERR_MOUNT_BUSY" })
-      await holder
+      holder.stdin?.end()
+      await once(holder, "exit")
       await mounted.unmount()
     })
   })

@@ -216,8 +216,7 @@ void TestLocks(const Folder& folder) {
 void TestMemoryAndPipes() {
   SecretBuffer secret("secret", 6);
   SecretBuffer moved(std::move(secret));
-  Check(secret.empty() && moved.size() == 6 && memcmp(moved.data(), "secret", 6) == 0,
-        "moved");  // NOLINT(bugprone-use-after-move)
+  Check(secret.empty() && moved.size() == 6 && memcmp(moved.data(), "secret", 6) == 0, "moved");
   moved.Wipe();
   moved.Wipe();
   Check(moved.empty() && moved.data() == nullptr, "wiped twice");
