@@ -383,6 +383,9 @@ class SquashfsReader::Implementation::Listing {
     if (length > kMaxNameLength) Malformed("a directory entry has a name that is too long");
     Claim(length);
     entry->name = std::string_view(reinterpret_cast<const char*>(cursor_.View(length, spill_.data())), length);
+    // Listings are sorted, and lookups rely on it: of two entries with one name each reader would take another.
+    if (entry->name <= before_) Malformed("the entries of a directory are not sorted, or two have one name");
+    before_ = entry->name;
     entry->type = static_cast<InodeType>(type);
     --left_;
     ++taken_;
@@ -418,6 +421,7 @@ class SquashfsReader::Implementation::Listing {
   uint32_t left_ = 0;
   uint32_t taken_ = 0;
   uint32_t inode_block_ = 0;
+  std::string before_;
   std::array<uint8_t, kMaxNameLength> spill_;
 };
 

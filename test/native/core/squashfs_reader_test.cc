@@ -608,6 +608,11 @@ void TestEvil(const Bytes& image, const fs::path& work) {
   Bytes twice = image;
   memcpy(twice.data() + EntryOf(image, "sparse") + 8, "socket", 6);
   refused(EBADMSG, "two entries of one name", twice);
+  const SquashfsReader mounted(std::make_shared<MemorySource>(twice));
+  CheckError(EBADMSG, "two entries of one name, served", [&] {
+    mounted.ReadDir(*mounted.GetInode(mounted.Root()), 0,
+                    [](std::string_view, InodeRef, InodeType, uint64_t) { return true; });
+  });
   Bytes nul = image;
   nul[entry + 10] = 0;
   refused(EBADMSG, "a name with a NUL", nul);
