@@ -1,5 +1,5 @@
 // Seccomp profiles: Docker's form, which says for whom a rule holds, and the runtime's own, which is what crun takes.
-import { release } from "node:os"
+import { constants, release } from "node:os"
 import { readBoundedSync } from "../bounded-file.ts"
 import { RunError } from "../errors.ts"
 import { parseJson } from "../json.ts"
@@ -11,6 +11,8 @@ interface Rule {
   readonly name?: string
   readonly action: string
   readonly errnoRet?: number
+  /** By name; Podman's profiles have both. */
+  readonly errno?: string
   readonly args?: readonly object[] | null
   readonly includes?: Condition
   readonly excludes?: Condition
@@ -23,6 +25,7 @@ interface Condition {
 interface Profile {
   readonly defaultAction: string
   readonly defaultErrnoRet?: number
+  readonly defaultErrno?: string
   readonly architectures?: readonly string[] | null
   readonly archMap?: readonly {
     readonly architecture: string
@@ -79,6 +82,15 @@ function isProfile(value: unknown): value is Profile {
   )
 }
 
+/** The number that a rule gives back, however it is written. */
+function errnoOf(byNumber: number | undefined, byName: string | undefined): number | undefined {
+  if (byNumber !== undefined || byName === undefined || byName === "") return byNumber
+  const value = (constants.errno as Readonly<Record<string, number>>)[byName]
+  if (value === undefined)
+    throw new RunError("ERR_RUN_OPTION", `no seccomp profile: ${JSON.stringify(byName)} is no errno`)
+  return value
+}
+
 /**
  * What `linux.seccomp` of a bundle says for a profile.
  *
@@ -102,16 +114,16 @@ export function convertProfile(
         : [mapped.architecture, ...(mapped.subArchitectures ?? [])]
   return {
     defaultAction: profile.defaultAction,
-    defaultErrnoRet: profile.defaultErrnoRet,
+    defaultErrnoRet: errnoOf(profile.defaultErrnoRet, profile.defaultErrno),
     ...(all.length === 0 ? {} : { architectures: all }),
     flags: profile.flags,
     syscalls: (profile.syscalls ?? [])
       .filter(({ includes }) => holds(includes, docker, capabilities))
       .filter(({ excludes }) => !excluded(excludes, docker, capabilities))
-      .map(({ names, name, action, errnoRet, args }) => ({
+      .map(({ names, name, action, errnoRet, errno, args }) => ({
         names: names !== undefined && names.length > 0 ? names : [name],
         action,
-        errnoRet,
+        errnoRet: errnoOf(errnoRet, errno),
         ...(args === undefined || args === null || args.length === 0 ? {} : { args }),
       })),
   }

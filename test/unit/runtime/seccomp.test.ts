@@ -39,6 +39,23 @@ describe("convertProfile", () => {
     ])
   })
 
+  it("takes what a system call is to give back by number or by name, as Podman's profiles have it", () => {
+    const rule = { names: ["bdflush"], action: "SCMP_ACT_ERRNO" }
+    const convert = (errno: object, all: object = {}): unknown => {
+      const profile = { defaultAction: "SCMP_ACT_ERRNO", ...all, syscalls: [{ ...rule, ...errno }] }
+      const { syscalls, defaultErrnoRet } = convertProfile(profile, []) as {
+        readonly syscalls: readonly { readonly errnoRet?: number }[]
+        readonly defaultErrnoRet?: number
+      }
+      return [syscalls[0]?.errnoRet, defaultErrnoRet]
+    }
+    assert.deepEqual(convert({}), [undefined, undefined])
+    assert.deepEqual(convert({ errno: "EPERM" }, { defaultErrno: "ENOSYS" }), [1, 38])
+    assert.deepEqual(convert({ errnoRet: 1, errno: "EPERM" }), [1, undefined])
+    assert.throws(() => convert({ errno: "ENOTHING" }), { code: "ERR_RUN_OPTION" })
+    assert.throws(() => convert({ errno: "constructor" }), { code: "ERR_RUN_OPTION" })
+  })
+
   it("S18: refuses what is no profile: nothing would be confined", () => {
     for (const profile of [null, [], "x", {}, { defaultAction: 1 }, { defaultAction: allow, syscalls: [{}] }])
       assert.throws(() => convertProfile(profile, []), { code: "ERR_RUN_OPTION" }, JSON.stringify(profile))
