@@ -74,7 +74,7 @@ export type {
 } from "./runtime/options.ts"
 export type { Stdio, StdioOption } from "./runtime/stdio.ts"
 export { allocateSecret } from "./key/secret.ts"
-export { exitNow, forbidDumps } from "./device/process.ts"
+export { endAfterSignals, exitNow, forbidDumps } from "./device/process.ts"
 export type { ExtractResult } from "./device/tree.ts"
 export { MAX_METADATA_SIZE, readMetadata } from "./container/metadata.ts"
 export type { AppMetadata, ImageMetadata, MetadataOptions, MetadataPart } from "./container/metadata.ts"

@@ -1,8 +1,9 @@
 // SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 undo what is under way: the command's AbortSignal fires, its work is taken back, and the
-// process exits with 128 plus the signal's number. Some work cannot be stopped (deriving a key, a disk that does not answer): then
-// the process ends without it. What is half done then is what a kill leaves: a file without a name, or a change that is not visible.
+// process exits with 128 plus the signal's number. Some work cannot be stopped (deriving a key, a disk that does not answer) or keeps
+// JavaScript from hearing of a signal at all: then the process ends without it. What is half done then is what a kill leaves: a file
+// without a name, or a change that is not visible.
 import { constants } from "node:os"
-import { exitNow } from "../index.ts"
+import { endAfterSignals, exitNow } from "../index.ts"
 
 /** What ends a process unless it says otherwise, and comes from somebody who wants it to end. */
 const undoing = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"] as const
@@ -22,11 +23,17 @@ const PATIENCE_MS = 350
 /** Where other processes have to undo something, they get the time to be asked, and then killed. */
 const PATIENCE_WITH_HELPERS_MS = 5000
 
-let patienceMs = PATIENCE_MS
+function endWithin(patienceMs: number): void {
+  try {
+    endAfterSignals(undoing, patienceMs)
+  } catch {
+    // Without the addon nothing of ours takes long.
+  }
+}
 
 /** From now on others have something to undo. */
 export function waitForHelpers(): void {
-  patienceMs = PATIENCE_WITH_HELPERS_MS
+  endWithin(PATIENCE_WITH_HELPERS_MS)
 }
 
 const controller = new AbortController()
@@ -47,14 +54,11 @@ export function undoOnSignals(): void {
       }
       process.removeListener(signal, handler)
       if (controller.signal.aborted) return
-      const reason = new Interrupted(signal)
-      setTimeout(() => {
-        leave(reason.exitCode)
-      }, patienceMs).unref()
-      controller.abort(reason)
+      controller.abort(new Interrupted(signal))
     }
     process.on(signal, handler)
   }
+  endWithin(PATIENCE_MS)
 }
 
 /** Ends the process now, whatever its threads still do. */
@@ -70,6 +74,7 @@ export function leave(code: number): never {
 /** From now on `next` gets the signals. The handlers stay: a signal that comes between two of them would be lost. */
 export function passSignalsTo(next: (signal: NodeJS.Signals) => void): void {
   receiver = next
+  endWithin(0)
   process.on("SIGQUIT", () => {
     next("SIGQUIT")
   })

@@ -1,5 +1,6 @@
 // What this process allows others to see of it.
-import { whole } from "../arguments.ts"
+import { constants } from "node:os"
+import { list, milliseconds, oneOf, whole } from "../arguments.ts"
 import { loadAddon } from "../native/load.ts"
 
 /**
@@ -23,6 +24,21 @@ const exitStatus = whole(0, 255)
  */
 export function exitNow(status: number): never {
   return loadAddon().exitNow({ status: exitStatus(status, "status") })
+}
+
+const signalNames = list(oneOf(...(Object.keys(constants.signals) as NodeJS.Signals[])))
+
+/**
+ * Ends this process, as {@link exitNow} does, when one of these signals came so long ago: with 128 plus its number. A handler gets the signal
+ * as before, but may be kept from it, as JavaScript is while a key is derived. Those without a handler are left alone, so `process.on`
+ * comes first. Called again, it is the patience that changes.
+ *
+ * @param patienceMs - 0: handlers alone decide.
+ * @throws EnvironmentError `ERR_ENV_NO_ADDON`.
+ */
+export function endAfterSignals(signals: readonly NodeJS.Signals[], patienceMs: number): void {
+  const numbers = signalNames(signals, "signals").map((name) => constants.signals[name])
+  loadAddon().endAfterSignals({ signals: numbers, patienceMs: milliseconds(patienceMs, "patienceMs") })
 }
 
 let overwriting = 0

@@ -22,7 +22,8 @@ Napi::Value WriteVerityTree(const Napi::CallbackInfo& info);  // verity.cc
 Napi::Value CheckVerityTree(const Napi::CallbackInfo& info);  // verity.cc
 Napi::Value ReadStored(const Napi::CallbackInfo& info);       // verity.cc
 Napi::Value ForbidDumps(const Napi::CallbackInfo& info);      // process.cc
-Napi::Value ExitNow(const Napi::CallbackInfo& info);
+Napi::Value ExitNow(const Napi::CallbackInfo& info);          // process.cc
+Napi::Value EndAfterSignals(const Napi::CallbackInfo& info);  // process.cc
 Napi::Value OverwriteFreed(const Napi::CallbackInfo& info);   // process.cc
 Napi::Value MakeMemoryFile(const Napi::CallbackInfo& info);   // process.cc
 Napi::Value FillPipe(const Napi::CallbackInfo& info);         // process.cc

@@ -10,6 +10,7 @@
 #include "bindings/run_async.h"
 #include "core/process_image.h"
 #include "core/process_signal.h"
+#include "core/signal_deadline.h"
 #include "core/system_error.h"
 
 namespace sifcrypt {
@@ -45,13 +46,13 @@ std::vector<std::string> ReadStrings(const Napi::Object& object, const char* nam
   return strings;
 }
 
-std::vector<int> ReadDescriptors(const Napi::Object& object, const char* name) {
+std::vector<int> ReadNumbers(const Napi::Object& object, const char* name) {
   const Napi::Value value = object.Get(name);
   if (!value.IsArray()) throw Napi::TypeError::New(object.Env(), std::string(name) + " must be an array");
   const auto array = value.As<Napi::Array>();
-  std::vector<int> descriptors;
-  for (uint32_t i = 0; i < array.Length(); ++i) descriptors.push_back(array.Get(i).ToNumber().Int32Value());
-  return descriptors;
+  std::vector<int> numbers;
+  for (uint32_t i = 0; i < array.Length(); ++i) numbers.push_back(array.Get(i).ToNumber().Int32Value());
+  return numbers;
 }
 
 }  // namespace
@@ -64,6 +65,14 @@ Napi::Value ForbidDumps(const Napi::CallbackInfo& info) {
 Napi::Value ExitNow(const Napi::CallbackInfo& info) {
   // Whatever waits for threads on its way out waits for what they do.
   _exit(ReadInt(ReadObject(info[0], "options"), "status"));
+}
+
+Napi::Value EndAfterSignals(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  const std::vector<int> signals = ReadNumbers(options, "signals");
+  const std::chrono::milliseconds patience(ReadInt(options, "patienceMs"));
+  Now(info.Env(), [&] { EndAfterSignals(signals, patience); });
+  return info.Env().Undefined();
 }
 
 Napi::Value OverwriteFreed(const Napi::CallbackInfo& info) {
@@ -106,7 +115,7 @@ Napi::Value OpenPipe(const Napi::CallbackInfo& info) {
 
 Napi::Value StartProgram(const Napi::CallbackInfo& info) {
   const Napi::Object options = ReadObject(info[0], "options");
-  const std::vector<int> inherited = ReadDescriptors(options, "inherited");
+  const std::vector<int> inherited = ReadNumbers(options, "inherited");
   const std::string file = ReadString(options, "file");
   const std::vector<std::string> arguments = ReadStrings(options, "arguments");
   const std::vector<std::string> environment = ReadStrings(options, "environment");
@@ -138,7 +147,7 @@ Napi::Value SendSignal(const Napi::CallbackInfo& info) {
 
 Napi::Value BecomeProgram(const Napi::CallbackInfo& info) {
   const Napi::Object options = ReadObject(info[0], "options");
-  const std::vector<int> kept = ReadDescriptors(options, "kept");
+  const std::vector<int> kept = ReadNumbers(options, "kept");
   const std::string file = ReadString(options, "file");
   const std::vector<std::string> arguments = ReadStrings(options, "arguments");
   const std::vector<std::string> environment = ReadStrings(options, "environment");

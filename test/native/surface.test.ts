@@ -93,6 +93,10 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
   unmount: [["target", nowhere]],
   allocateSecret: [["size", 1]],
   exitNow: [["status", 300]],
+  endAfterSignals: [
+    ["signals", []],
+    ["patienceMs", 0],
+  ],
   startFailure: [["last", []]],
   userKeyrings: [["env", {}]],
   userSecretKeyrings: [["env", {}]],

@@ -1,37 +1,11 @@
 // Key files choose how long it takes to check a password. Each kind that asks for too much is refused before that is done.
 import assert from "node:assert/strict"
 import { KeyError } from "../../../lib/errors.ts"
-import { encodeAsn1, make, type Asn1Node } from "../../../lib/key/asn1.ts"
+import { encodeAsn1, make } from "../../../lib/key/asn1.ts"
 import { parsePrivateKey } from "../../../lib/key/key-file.ts"
 import { pemKeys } from "../../../lib/key/pem.ts"
 import { Stretching } from "../../../lib/key/stretching.ts"
-
-const PBES2 = "1.2.840.113549.1.5.13"
-const PBKDF2 = "1.2.840.113549.1.5.12"
-const SCRYPT = "1.3.6.1.4.1.11591.4.11"
-const AES_256_CBC = "2.16.840.1.101.3.4.1.42"
-const SHA1_AND_3DES = "1.2.840.113549.1.12.1.3"
-
-const salt = make.octets(Buffer.alloc(8))
-const sealed = Buffer.alloc(1024, 5)
-
-const pkcs8 = (scheme: Asn1Node): Buffer => encodeAsn1(make.sequence(scheme, make.octets(sealed)))
-
-const pbes2 = (kdf: string, ...costs: readonly Asn1Node[]): Buffer =>
-  pkcs8(
-    make.sequence(
-      make.objectId(PBES2),
-      make.sequence(
-        make.sequence(make.objectId(kdf), make.sequence(salt, ...costs)),
-        make.sequence(make.objectId(AES_256_CBC), make.octets(Buffer.alloc(16))),
-      ),
-    ),
-  )
-
-const pbkdf2 = (iterations: number): Buffer => pbes2(PBKDF2, make.integer(iterations))
-
-const pem = (label: string, der: Buffer): string =>
-  `-----BEGIN ${label}-----\n${der.toString("base64")}\n-----END ${label}-----\n`
+import { openssh, ownScheme, pbes2, pbkdf2, PBKDF2, pem, SCRYPT, salt } from "../../support/slow-keys.ts"
 
 /** The same in BER: a sequence of indefinite length around what this finds in it. */
 function indefinite(der: Buffer, inner: Buffer): Buffer {
@@ -50,29 +24,6 @@ function indefinite(der: Buffer, inner: Buffer): Buffer {
       else changed[start + 1] = (der[start + 1] ?? 0) + 2
     }
   return changed
-}
-
-function openssh(rounds: number): Buffer {
-  const field = (bytes: Buffer | string): Buffer => {
-    const size = Buffer.alloc(4)
-    size.writeUInt32BE(bytes.length)
-    return Buffer.concat([size, Buffer.from(bytes)])
-  }
-  const number = (value: number): Buffer => field(Buffer.alloc(value)).subarray(0, 4)
-  const count = Buffer.alloc(4)
-  count.writeUInt32BE(rounds)
-  const modulus = Buffer.alloc(257, 0xff)
-  modulus[0] = 0
-  const blob = Buffer.concat([field("ssh-rsa"), field(Buffer.of(1, 0, 1)), field(modulus)])
-  return Buffer.concat([
-    Buffer.from("openssh-key-v1\0"),
-    field("aes256-ctr"),
-    field("bcrypt"),
-    field(Buffer.concat([field(Buffer.alloc(16)), count])),
-    number(1),
-    field(blob),
-    field(sealed),
-  ])
 }
 
 async function refusal(file: Buffer | string): Promise<KeyError> {
@@ -104,10 +55,7 @@ describe("a key file that asks for", () => {
       pbes2(SCRYPT, make.integer(1 << 12), make.integer(8), make.integer(4096)),
       /134217728 blocks of scrypt/,
     ],
-    "iterations of PKCS#12's own scheme": [
-      pkcs8(make.sequence(make.objectId(SHA1_AND_3DES), make.sequence(salt, make.integer(7_000_000)))),
-      /7000000 iterations \(at most 6666666 /,
-    ],
+    "iterations of PKCS#12's own scheme": [ownScheme(7_000_000), /7000000 iterations \(at most 6666666 /],
     "rounds of bcrypt": [
       pem("OPENSSH PRIVATE KEY", openssh(501)),
       /501 rounds of bcrypt \(at most 500 in a file\), which is not supported$/,
