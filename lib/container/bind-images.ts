@@ -3,9 +3,9 @@ import { realpath, stat } from "node:fs/promises"
 import { RunError } from "../errors.ts"
 import type { Bind, BoundImage, Place } from "../runtime/binds.ts"
 import type { ConcreteEngine, StarterLayer } from "../runtime/starter-protocol.ts"
-import { FileSystem, PartitionType, type SifObject, type SifPartition } from "../sif/format.ts"
+import { FileSystem, PartitionType, type SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
-import { partitionKind } from "../encryption/partition.ts"
+import { isEncrypted, isPartition, onlyPartition, partitionKind } from "../encryption/partition.ts"
 import {
   formatOf,
   isOwnedByRoot,
@@ -25,19 +25,31 @@ function refuse(file: string, why: string): never {
   throw new RunError("ERR_RUN_BIND", `bind ${file}: ${why}`, { path: file })
 }
 
-function isPartition(object: SifObject): object is SifPartition {
-  return object.partition !== undefined
-}
-
-/** The partition that is named; else the first one for data, as the peers have it, else the root. */
-function choosePartition(sif: SifImage, id: number | undefined): SifPartition {
+/**
+ * The partition that is named; else the one for data; else the root. Beside an encrypted root a plain one is nobody's: whoever can
+ * write the file could have put it there, and would say what the payload sees of the image.
+ */
+function choosePartition(
+  sif: SifImage,
+  id: number | undefined,
+  onNotice: SourceOptions["onNotice"],
+): SifPartition {
   const partitions = sif.objects.filter(isPartition)
-  if (id === undefined)
-    return partitions.find(({ partition }) => partition.type === PartitionType.data) ?? sif.primary()
-  return (
-    partitions.find((partition) => partition.id === id) ??
-    refuse(sif.path, `there is no partition ${id} in this image`)
-  )
+  const root = partitions.find(({ partition }) => partition.type === PartitionType.primarySystem)
+  const isLocked = root !== undefined && isEncrypted(partitionKind(root))
+  const isNobodys = (partition: SifPartition): boolean => isLocked && !isEncrypted(partitionKind(partition))
+  const strange = (partition: SifPartition): string =>
+    `partition ${partition.id} is not encrypted as the image is, and anybody could have put it there`
+  if (id !== undefined) {
+    const named = partitions.find((partition) => partition.id === id)
+    if (named === undefined) return refuse(sif.path, `there is no partition ${id} in this image`)
+    return isNobodys(named) ? refuse(sif.path, strange(named)) : named
+  }
+  const data = partitions.filter(({ partition }) => partition.type === PartitionType.data)
+  for (const partition of data.filter(isNobodys))
+    onNotice?.(`bind ${sif.path}: ${strange(partition)}: it is left out`)
+  const own = data.filter((partition) => !isNobodys(partition))
+  return onlyPartition(sif.path, "for data", own) ?? sif.primary()
 }
 
 async function openOne(
@@ -62,7 +74,7 @@ async function openOne(
     case "sif": {
       const sif = resources.use(await openSif(file))
       if (!(await isSameFile(sif, opened))) refuse(file, "it was replaced meanwhile")
-      const partition = choosePartition(sif, id)
+      const partition = choosePartition(sif, id, options.onNotice)
       const { offset } = partition
       const part = { ...whole, offset, size: partition.size }
       if (partition.partition.fileSystem === FileSystem.ext3)

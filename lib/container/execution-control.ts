@@ -14,7 +14,7 @@ import { verifySif, type VerifyReport } from "../signing/verify.ts"
 import { DataType } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
-import { overlayOf } from "../encryption/partition.ts"
+import { overlaysOf } from "../encryption/partition.ts"
 
 /** `whitelist`: one of the listed signers signed all of it; `whitestrict`: each of them did; `blacklist`: none of them signed any of it. */
 export type ExecutionMode = "whitelist" | "whitestrict" | "blacklist"
@@ -251,7 +251,7 @@ export async function examineExecution(image: SifImage, signal?: AbortSignal): P
   let report = await verifySif(image, keys)
   if (!report.verified && legacy) {
     // An overlay would run as well.
-    const alone = overlayOf(image.objects, image.primary()) === undefined
+    const alone = overlaysOf(image.objects, image.primary()).length === 0
     report = await verifySif(image, { ...keys, legacy: alone ? "primary" : "all" })
   }
   const against = objection(group, image, report)

@@ -31,7 +31,7 @@ import { chooseEngine, isReadable, type Startable } from "../runtime/engine.ts"
 import { instanceOptions, startInstance, type Instance, type InstanceOptions } from "./instance.ts"
 import { mountImage, mountOptions, type Mount, type MountOptions } from "./mount.ts"
 import { checkOrigin, isVerified, vouch } from "./origin.ts"
-import { overlayOf, partitionKind, type PartitionKind } from "../encryption/partition.ts"
+import { overlaysOf, partitionKind, type PartitionKind } from "../encryption/partition.ts"
 import { execOptions, type ExecOptions } from "../runtime/options.ts"
 import { runImage, type Running } from "./run.ts"
 import type { UnsignedPolicy } from "./signature.ts"
@@ -190,7 +190,7 @@ export class Image implements AsyncDisposable {
   readonly #unlocked: Unlocked | undefined
   /** `read`: it is not to be run; undefined: nothing is demanded of it. */
   readonly #vouched: Vouched | "read" | undefined
-  readonly #overlay: SifPartition | undefined
+  readonly #overlays: readonly SifPartition[]
   #tree: Promise<Tree> | undefined
   #closing: Promise<void> | undefined
   readonly #starting = new Set<Promise<unknown>>()
@@ -201,7 +201,7 @@ export class Image implements AsyncDisposable {
     partition: SifPartition,
     unlocked: Unlocked | undefined,
     vouched: Vouched | "read" | undefined,
-    overlay: SifPartition | undefined,
+    overlays: readonly SifPartition[],
   ) {
     this.path = sif.path
     this.kind = partitionKind(partition)
@@ -209,7 +209,7 @@ export class Image implements AsyncDisposable {
     this.#partition = partition
     this.#unlocked = unlocked
     this.#vouched = vouched
-    this.#overlay = overlay
+    this.#overlays = overlays
   }
 
   #range(): NativeRange {
@@ -397,7 +397,7 @@ export class Image implements AsyncDisposable {
     return {
       kind: this.kind,
       source: { image: this.path, fd: this.#sif.fd, offset, size, tree, unlocked },
-      overlay: this.#overlay,
+      overlays: this.#overlays,
       vouched: this.#vouched !== undefined,
     }
   }
@@ -558,18 +558,19 @@ export async function open(file: string, given: OpenOptions = {}): Promise<Image
         ? { partition: await checkOrigin(sif, sif.primary(), options), vouched: "read" as const }
         : await vouch(sif, sif.primary(), options)
     const kind = partitionKind(partition)
-    const own = overlayOf(sif.objects, partition)
-    const overlay =
-      own === undefined || options.verify === undefined || isVerified(own, options.verify) ? own : undefined
+    const { verify } = options
+    const overlays = overlaysOf(sif.objects, partition).filter(
+      (overlay) => verify === undefined || isVerified(overlay, verify),
+    )
     switch (kind) {
       case "squashfs":
-        return new Image(sif, partition, undefined, vouched, overlay)
+        return new Image(sif, partition, undefined, vouched, overlays)
       case "luks":
       case "gocryptfs": {
         const policy: LuksPolicy = { allowCipher, limits: kdfLimits }
         using credentials = new Credentials(unlock)
         const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
-        return new Image(sif, partition, unlocked, vouched, overlay)
+        return new Image(sif, partition, unlocked, vouched, overlays)
       }
       case "other":
         throw new SifError(

@@ -5,7 +5,7 @@ import { RunError } from "../errors.ts"
 import type { ConcreteEngine, StarterLayer, StarterSource } from "../runtime/starter-protocol.ts"
 import { PartitionType, type SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
-import { partitionKind } from "../encryption/partition.ts"
+import { isPartition, onlyPartition, partitionKind } from "../encryption/partition.ts"
 import {
   formatOf,
   isOwnedByRoot,
@@ -97,10 +97,10 @@ function plainError(file: string): RunError {
 }
 
 function overlayPartition(sif: SifImage): SifPartition {
-  const found = sif.objects.find(
-    (object): object is SifPartition =>
-      object.partition?.type === PartitionType.overlay && partitionKind(object as SifPartition) === "luks",
-  )
+  const encrypted = sif.objects
+    .filter(isPartition)
+    .filter((one) => one.partition.type === PartitionType.overlay && partitionKind(one) === "luks")
+  const found = onlyPartition(sif.path, "encrypted overlays", encrypted)
   if (found === undefined)
     throw new RunError("ERR_RUN_OVERLAY", `${sif.path}: there is no encrypted overlay in this image`, {
       path: sif.path,

@@ -43,7 +43,7 @@ import { joinStreams, readOutput, spawnable } from "./payload-streams.ts"
 import { openBindImages } from "./bind-images.ts"
 import { openOverlays, type OwnOverlay } from "./overlays.ts"
 import { Credentials } from "../encryption/credentials.ts"
-import { isEncrypted } from "../encryption/partition.ts"
+import { isEncrypted, onlyPartition } from "../encryption/partition.ts"
 
 /** How a payload ended. */
 export interface RunResult {
@@ -130,7 +130,7 @@ async function resourcesFromFile(file: string, options: ExecOptions): Promise<ob
 
 /** The overlay that the image brings, and whether it is written to. */
 function ownOverlay(startable: Startable, options: ExecOptions): OwnOverlay | undefined {
-  const { kind, overlay: partition, source: image, vouched } = startable
+  const { kind, overlays = [], source: image, vouched } = startable
   const writable = options.writable === true
   if (writable) {
     if (isEncrypted(kind))
@@ -138,7 +138,7 @@ function ownOverlay(startable: Startable, options: ExecOptions): OwnOverlay | un
         "writable",
         "an encrypted image is read-only, whoever has its key: --overlay keeps changes beside it, --writable-tmpfs in memory",
       )
-    if (partition === undefined)
+    if (overlays.length === 0)
       throw optionError(
         "writable",
         "there is nothing in this image that can be written: --overlay keeps changes beside it, --writable-tmpfs in memory",
@@ -150,13 +150,13 @@ function ownOverlay(startable: Startable, options: ExecOptions): OwnOverlay | un
       )
     if ((options.overlay ?? []).length > 0) throw optionError("writable", "it excludes --overlay")
   }
-  if (partition === undefined) return undefined
   // Anybody could have put it there, and would say what the payload sees of the image.
-  if (isEncrypted(kind)) {
+  if (isEncrypted(kind) && overlays.length > 0) {
     options.onNotice?.(`${image.image}: its own overlay is not encrypted as the image is: it is left out`)
     return undefined
   }
-  return { image, partition, writable: writable && options.writableTmpfs !== true }
+  const partition = onlyPartition(image.image, "overlays of the root file system", overlays)
+  return partition && { image, partition, writable: writable && options.writableTmpfs !== true }
 }
 
 /** As Node names it. */
@@ -368,7 +368,7 @@ export async function withRun<T>(
   const id = `sifcrypt-${process.pid}-${Date.now().toString(36)}`
   const cgroup = Object.keys(resources).length === 0 ? undefined : planCgroup(caller.uid, id)
   using credentials = new Credentials(options.overlayUnlock)
-  const opening = { credentials, policy: {}, signal }
+  const opening = { credentials, policy: {}, signal, onNotice: options.onNotice }
   await using bindImages = await openBindImages(places, opening)
   await using overlays = await openOverlays(options.overlay ?? [], {
     ...opening,

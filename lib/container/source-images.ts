@@ -16,6 +16,8 @@ export interface SourceOptions {
   readonly credentials: Credentials
   readonly policy: LuksPolicy
   readonly signal?: AbortSignal | undefined
+  /** Told of what is left out. */
+  readonly onNotice?: ((text: string) => void) | undefined
 }
 
 /** A file system in a file. */

@@ -40,7 +40,7 @@ function describe(
 }
 
 /**
- * The objects of the root's group, as {@link overlayOf} takes the overlay.
+ * The objects of the root's group, as {@link overlaysOf} takes overlays.
  *
  * @param counts - Which are looked at; default: all.
  * @throws SifError `ERR_SIF_AMBIGUOUS` when there are several.

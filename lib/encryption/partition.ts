@@ -1,4 +1,5 @@
-// What the primary partition of an image is.
+// What the partitions of an image are: the root file system, and what lies beside it.
+import { SifError } from "../errors.ts"
 import { FileSystem, PartitionType, type SifObject, type SifPartition } from "../sif/format.ts"
 
 /** `luks`: LUKS2 around squashfs, or around the file system of an overlay; `gocryptfs`: gocryptfs inside squashfs; `other`: nothing that can be opened here. */
@@ -25,12 +26,34 @@ export function partitionKind(partition: SifPartition): PartitionKind {
   }
 }
 
-/** The plain overlay that lies over a root file system: of its group, as the peers take it. */
-export function overlayOf(objects: readonly SifObject[], root: SifPartition): SifPartition | undefined {
-  return objects.find(
+/** The plain overlays of a root file system: of its group, as the peers take them. */
+export function overlaysOf(objects: readonly SifObject[], root: SifPartition): SifPartition[] {
+  return objects.filter(
     (object): object is SifPartition =>
       object.partition?.type === PartitionType.overlay &&
       object.partition.fileSystem === FileSystem.ext3 &&
       object.group === root.group,
   )
+}
+
+export function isPartition(object: SifObject): object is SifPartition {
+  return object.partition !== undefined
+}
+
+/**
+ * The one partition beside a root file system that is meant.
+ *
+ * @returns undefined where there is none.
+ * @throws SifError `ERR_SIF_AMBIGUOUS` when there are several: which one is not for whoever put them there to choose.
+ */
+export function onlyPartition(
+  file: string,
+  what: string,
+  found: readonly SifPartition[],
+): SifPartition | undefined {
+  if (found.length <= 1) return found[0]
+  const ids = found.map(({ id }) => id)
+  throw new SifError("ERR_SIF_AMBIGUOUS", `${file}: the partitions ${ids.join(", ")} are all ${what}`, {
+    path: file,
+  })
 }

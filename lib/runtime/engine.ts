@@ -19,8 +19,8 @@ export const SUPPORTED_IN_USERSPACE = "aes-xts-plain64"
 export interface Startable {
   readonly kind: PartitionKind
   readonly source: StarterSource
-  /** An ext3 file system in the image that lies over its root. */
-  readonly overlay?: SifPartition | undefined
+  /** Ext3 file systems in the image that would lie over its root. */
+  readonly overlays?: readonly SifPartition[] | undefined
   /** What was verified is not to be written to. */
   readonly vouched?: boolean
 }

@@ -6,7 +6,7 @@ import path from "node:path"
 import { openBindImages } from "../../lib/container/bind-images.ts"
 import { openOverlays } from "../../lib/container/overlays.ts"
 import { Credentials } from "../../lib/encryption/credentials.ts"
-import { overlayOf } from "../../lib/encryption/partition.ts"
+import { overlaysOf } from "../../lib/encryption/partition.ts"
 import { sif } from "../../lib/index.ts"
 import { idOf, isRoot, sifcrypt, sifcryptOk, userId, type As, type Result } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
@@ -25,6 +25,7 @@ const extra = (fileSystem: number, type: number): Buffer => {
 const PARTITION = 0x4004
 const SQUASHFS = 1
 const EXT3 = 2
+const RAW = 4
 const DATA = 3
 const OVERLAY = 4
 
@@ -54,6 +55,19 @@ describe("images beside and in an image", () => {
       copyFileSync(at(`${name}.sif`), at(`${name}-own.sif`))
       await sif.addObject(at(`${name}-own.sif`), overlay, readFileSync(at("overlay.img")))
     }
+    copyFileSync(at("with-data.sif"), at("two-data.sif"))
+    await sif.addObject(at("two-data.sif"), partition, readFileSync(at("data.img")))
+    copyFileSync(at("locked.sif"), at("locked-data.sif"))
+    await sif.addObject(at("locked-data.sif"), partition, readFileSync(at("data.img")))
+    copyFileSync(at("plain.sif"), at("two-locked.sif"))
+    for (let count = 0; count < 2; count++)
+      await sif.addObject(
+        at("two-locked.sif"),
+        { ...partition, extra: extra(RAW, OVERLAY) },
+        Buffer.alloc(4096),
+      )
+    copyFileSync(at("plain-own.sif"), at("two-own.sif"))
+    await sif.addObject(at("two-own.sif"), overlay, readFileSync(at("overlay.img")))
   })
 
   it("S5: no ext file system of an image meets the kernel's driver, whoever owns the file", async function () {
@@ -63,7 +77,7 @@ describe("images beside and in an image", () => {
     copyFileSync(at("plain-own.sif"), image)
     copyFileSync(at("overlay.img"), file)
     await using opened = await sif.openSif(image)
-    const partition = overlayOf(opened.objects, opened.primary()) ?? assert.fail()
+    const [partition = assert.fail()] = overlaysOf(opened.objects, opened.primary())
     const source = { image, fd: opened.fd, offset: 0, size: 0, unlocked: undefined }
     await using own = await openOverlays([], {
       ...options,
@@ -156,6 +170,34 @@ describe("images beside and in an image", () => {
           assert.match(stderr, message, bind)
           assert.equal(status, code, bind)
         }
+      })
+
+      it("S5: a plain partition that anybody could have put beside an encrypted root is nothing that is bound", async () => {
+        const key = ["--pem-path", keys.privateKey]
+        const bind = (id: string): readonly string[] => ["-B", `locked-data.sif:/in:${id}`, ...key]
+        const { text, stderr, status } = await run(bind("image-src=/data"), "ls /in")
+        assert.deepEqual([text, status], ["hello\n", 0])
+        assert.match(stderr, /locked-data\.sif: partition \d+ is not encrypted as the image is, .*left out/)
+        await using opened = await sif.openSif(at("locked-data.sif"))
+        for (const { id, partition } of opened.objects) {
+          if (partition?.type !== DATA) continue
+          const named = await run(bind(`id=${id}`), "ls /in")
+          assert.equal(named.status, 255)
+          assert.match(named.stderr, /is not encrypted as the image is, and anybody could have put it there/)
+        }
+      })
+
+      it("S5: which of several partitions is meant is not for the image to choose", async () => {
+        const bound = await run(["-B", "two-data.sif:/in:image-src=/"], "true")
+        assert.equal(bound.status, 21)
+        assert.match(bound.stderr, /the partitions \d+, \d+ are all for data/)
+        assert.equal(await output(["-B", `two-data.sif:/in:id=${dataId}`], "ls /in/sub"), "file\n")
+        const own = await run([], "true", "two-own.sif")
+        assert.equal(own.status, 21)
+        assert.match(own.stderr, /the partitions \d+, \d+ are all overlays of the root file system/)
+        const named = await run(["--overlay", "two-locked.sif"], "true")
+        assert.equal(named.status, 21)
+        assert.match(named.stderr, /the partitions \d+, \d+ are all encrypted overlays/)
       })
 
       it("mounts are nosuid and nodev, and a folder that holds the session does not show it", async () => {
