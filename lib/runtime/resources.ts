@@ -80,6 +80,17 @@ const sections: ReadonlySet<string> = new Set(
   "memory cpu pids blockIO hugepageLimits network rdma devices unified".split(" "),
 )
 
+/** The largest that JSON.stringify writes as a 64-bit integer: as good as no limit, as all above 2^53 is. */
+const MOST = 2 ** 63 - 4096
+
+/** JSON has no integers of 64 bits, which these files are full of. */
+function withNumbers(value: unknown): unknown {
+  if (typeof value === "bigint") return Math.max(-MOST, Math.min(MOST, Number(value)))
+  if (Array.isArray(value)) return value.map(withNumbers)
+  if (typeof value !== "object" || value === null || value instanceof Date) return value
+  return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, withNumbers(one)]))
+}
+
 /**
  * Reads a cgroups file (TOML).
  *
@@ -89,7 +100,8 @@ export async function readResources(file: string): Promise<Resources> {
   const { parse } = await import("smol-toml")
   let parsed: Resources
   try {
-    parsed = parse((await readBounded(file, MAX_FILE_SIZE)).toString("utf8"))
+    const text = (await readBounded(file, MAX_FILE_SIZE)).toString("utf8")
+    parsed = withNumbers(parse(text, { integersAsBigInt: "asNeeded" })) as Resources
   } catch (cause) {
     const why = cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause)
     throw new RunError("ERR_RUN_OPTION", `cgroups file ${file}: ${why}`, { path: file, cause })
