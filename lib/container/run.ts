@@ -357,7 +357,7 @@ export async function withRun<T>(
   const who = { uid: caller.uid, gid: caller.gid, home: caller.home, insideHome: inside.home, cwd: hostCwd }
   const places = composeBinds(
     who,
-    [...parseBinds(options.binds ?? [], hostCwd).map((bind) => ({ nested: true, ...bind })), ...gpu(options)],
+    [...parseBinds(options.binds ?? [], hostCwd, options.onNotice).map((bind) => ({ nested: true, ...bind })), ...gpu(options)],
     options,
   )
   const identity = { ...identityOf(inside, confinement.ids), home: homeOf(who, options).destination }

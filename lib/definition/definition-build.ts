@@ -491,7 +491,7 @@ export class DefinitionBuild implements AsyncDisposable {
     const wanted = definition.stages.map((stage, index): WantedBase =>
       update !== undefined && index === last ? { kind: "scratch" } : wantedBase(file, stage),
     )
-    const binds = parseBinds(options.binds ?? [], process.cwd())
+    const binds = parseBinds(options.binds ?? [], process.cwd(), onNotice)
     const crun = findProgram("crun", "it runs the scripts of a definition file")
     if (options.encrypted) warnOf(definition, options, onNotice)
     const luggage = new Luggage()

@@ -52,16 +52,17 @@ export function parseImageId(text: string): number {
   return /^\d{1,9}$/.test(text) ? Number(text) : NaN
 }
 
-/** Splits `SRC[:DST[:OPTION[,OPTION…]]]`, several separated by commas; a backslash takes a comma or colon literally. */
+/** Splits `SRC[:DST[:OPTION[,OPTION…]]]`, several separated by commas and blanks; a backslash takes a comma or colon literally. */
 function splitBinds(text: string): WrittenBind[] {
   const binds: WrittenBind[] = []
   let parts = [""]
   let begin = 0
   const end = (at: number): void => {
-    const [source = "", destination, options] = parts
-    const written = text.slice(begin, at)
+    const [source = "", destination, options] = parts.map((part) => part.trim())
+    const written = text.slice(begin, at).trim()
     if (parts.length > 3) throw bindError(written, "more than SRC:DST:OPTIONS")
-    binds.push({ text: written, source, destination, options: options?.split(",") ?? [] })
+    // Nothing between two commas, or in all, asks for nothing.
+    if (written !== "") binds.push({ text: written, source, destination, options: options?.split(",") ?? [] })
     parts = [""]
     begin = at + 1
   }
@@ -87,6 +88,16 @@ function bindError(text: string, why: string): RunError {
   return new RunError("ERR_RUN_BIND", `bind ${text}: ${why}`)
 }
 
+function normalized(inside: string): string {
+  return path.posix.normalize(inside).replace(/(?<=.)\/$/, "")
+}
+
+/** The root stays the image's, whatever a list of binds says that was made for many images. */
+function isOverRoot({ source, destination }: WrittenBind): boolean {
+  const inside = destination === undefined || destination === "" ? source : destination
+  return normalized(inside) === "/"
+}
+
 function checkBind(text: string, spec: BindSpec, cwd: string): Bind {
   if (spec.source === "") throw bindError(text, "no source")
   const source = path.resolve(cwd, spec.source)
@@ -94,7 +105,7 @@ function checkBind(text: string, spec: BindSpec, cwd: string): Bind {
   const { destination = source, readOnly = false, nested = true } = spec
   const inside = destination === "" ? source : destination
   if (!path.isAbsolute(inside)) throw bindError(text, "the destination must be an absolute path")
-  const normal = path.posix.normalize(inside).replace(/(?<=.)\/$/, "")
+  const normal = normalized(inside)
   if (normal === "/") throw bindError(text, "nothing can be bound over the root")
   const bind = { source, destination: normal, readOnly, nested }
   const { imageSource, imageId } = spec
@@ -108,14 +119,22 @@ function checkBind(text: string, spec: BindSpec, cwd: string): Bind {
  * The binds of a list as `--bind` takes them.
  *
  * @param cwd - What a relative source is relative to.
+ * @param onNotice - Hears of what is left out.
  * @throws RunError `ERR_RUN_BIND`.
  */
-export function parseBinds(list: readonly (string | BindSpec)[], cwd: string): Bind[] {
+export function parseBinds(
+  list: readonly (string | BindSpec)[],
+  cwd: string,
+  onNotice?: (text: string) => void,
+): Bind[] {
   return list.flatMap((one): Bind[] => {
     if (typeof one !== "string")
       return [checkBind(`${one.source}:${one.destination ?? one.source}`, one, cwd)]
     return splitBinds(one)
-      .filter(({ text }, _, all) => text !== "" || all.length === 1)
+      .filter((written) => {
+        if (isOverRoot(written)) onNotice?.(`bind ${written.text}: left out, nothing is bound over the root`)
+        return !isOverRoot(written)
+      })
       .map(({ text, source, destination, options }) => {
         const values = new Map<string, string>()
         for (const word of options) {
@@ -211,16 +230,16 @@ export function leftOut(options: PlaceOptions): ReadonlySet<string> {
   return new Set(noMount)
 }
 
-/** `--home SRC[:DST]`, or the caller's own. */
+/** `--home SRC[:DST]`, or the caller's own. A source that is not there is an empty folder in memory; without one it is `cwd`. */
 export function homeOf(caller: Caller, options: PlaceOptions): { source: string; destination: string } {
   if (options.home === undefined)
     return { source: caller.home, destination: caller.insideHome ?? caller.home }
   const parts = options.home.split(":")
   const [from = "", to = path.resolve(caller.cwd, from)] = parts
-  if (parts.length > 2 || from === "" || !path.isAbsolute(to) || path.posix.normalize(to) === "/")
+  if (parts.length > 2 || options.home === "" || !path.isAbsolute(to) || path.posix.normalize(to) === "/")
     throw optionError("home", `${options.home} is not SRC[:DST], DST an absolute path`)
   const source = path.resolve(caller.cwd, from)
-  if (!isFolder(source)) throw optionError("home", `there is no folder ${source} on this machine`)
+  if (existsSync(source) && !isFolder(source)) throw optionError("home", `${source} is no folder`)
   return { source, destination: path.posix.normalize(to) }
 }
 
@@ -260,6 +279,10 @@ export function composeBinds(caller: Caller, own: readonly Bind[], options: Plac
   if (!noHome && !without.has("home") && home.destination !== "/") {
     if (contain && options.home === undefined) addEmpty(home.destination, "home", 0o700)
     else if (isFolder(home.source)) add(realpathSync(home.source), home.destination)
+    else if (options.home !== undefined) {
+      onNotice?.(`--home: there is no folder ${home.source} on this machine, so it is empty, and in memory`)
+      addEmpty(home.destination, "home", 0o700)
+    }
   }
   for (const folder of scratch) {
     if (!path.isAbsolute(folder) || path.posix.normalize(folder) === "/")

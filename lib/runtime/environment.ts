@@ -5,6 +5,9 @@ import { RunError } from "../errors.ts"
 /** What the payload's search path starts from; the host's never enters. */
 export const DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+/** Where libraries of the host are bound, such as those for GPUs. */
+const LIBRARIES = "/.singularity.d/libs"
+
 /** Ours first: what counts before what. */
 const families = ["SIFCRYPT", "APPTAINER", "SINGULARITY"] as const
 /** Ours to set inside. */
@@ -92,6 +95,7 @@ export function composeEnvironment(request: EnvironmentRequest): PayloadEnvironm
   if (clean) host.set("LANG", "C")
   const override = (name: string, value: string, by: string): void => {
     if (fixed.has(name) || readOnlyInShells.has(name)) onNotice(`${by}: ${name} is not for the caller to set`)
+    else if (name === "LD_LIBRARY_PATH" && value !== "") overrides.set(name, `${value}:${LIBRARIES}`)
     else overrides.set(handOver[name] ?? name, value)
   }
   /** By the name inside: the strongest variable that sets it. */
@@ -166,7 +170,7 @@ export function staticEnvironment(
   result.set("PATH", [...new Set([...path, ...DEFAULT_PATH.split(":")])].join(":"))
   if (image !== undefined) {
     const libraries = image.get("LD_LIBRARY_PATH") ?? ""
-    result.set("LD_LIBRARY_PATH", `${libraries}${libraries === "" ? "" : ":"}/.singularity.d/libs`)
+    result.set("LD_LIBRARY_PATH", `${libraries}${libraries === "" ? "" : ":"}${LIBRARIES}`)
   }
   const paths = new Map<string, string>()
   for (const [name, value] of environment.overrides)

@@ -76,8 +76,28 @@ describe("binds", () => {
       ])
     })
 
+    it("takes blanks around commas for none, and nothing for nothing", () => {
+      assert.deepEqual(parse(" data:/a:ro , data2:/b,, "), [
+        ["data", "/a", true],
+        ["data2", "/b", false],
+      ])
+      assert.deepEqual(parse("", " ", ","), [])
+    })
+
+    it("leaves out what would lie over the root, and says so; a program that asks for it is told", () => {
+      const notices: string[] = []
+      assert.deepEqual(
+        parseBinds(["/,data:/", "data2:/x/.."], folder, (text) => notices.push(text)),
+        [],
+      )
+      assert.equal(notices.length, 3)
+      assert.match(notices[0] ?? "", /bind \/: left out, nothing is bound over the root/)
+      assert.throws(() => parseBinds([{ source: folder, destination: "/" }], folder), {
+        code: "ERR_RUN_BIND",
+      })
+    })
+
     for (const [text, says] of [
-      ["", /no source/],
       [":/in", /no source/],
       ["data:/in:ro:x", /more than SRC:DST:OPTION/],
       ["data:/in:rx", /rx is not a valid bind option/],
@@ -138,6 +158,25 @@ describe("binds", () => {
     it("binds no home that is missing, no folder, or the root", () => {
       for (const home of ["/", "/dev/null", path.join(folder, "missing")])
         assert.deepEqual(destinations(composeBinds({ ...caller("/"), home }, [])), ["/tmp", "/var/tmp"])
+    })
+
+    it("makes a home that was asked for and is nowhere: empty, and in memory", () => {
+      const notices: string[] = []
+      const onNotice = (text: string): unknown => notices.push(text)
+      const found = composeBinds(caller("/"), [], { home: "/nowhere/at/all", onNotice })
+      assert.deepEqual(found.at(-1), { destination: "/nowhere/at/all", mode: 0o700 })
+      assert.match(notices.join(), /no folder \/nowhere\/at\/all on this machine/)
+      assert.throws(() => composeBinds(caller("/"), [], { home: "/dev/null" }), { code: "ERR_RUN_OPTION" })
+    })
+
+    it("takes the working folder for a home that has no source", () => {
+      const found = composeBinds(caller(path.join(folder, "data")), [], { home: ":/in" })
+      assert.ok(
+        found.some(
+          ({ source, destination }) => source === path.join(folder, "data") && destination === "/in",
+        ),
+      )
+      assert.throws(() => composeBinds(caller("/"), [], { home: "" }), { code: "ERR_RUN_OPTION" })
     })
 
     it("binds what a home that is a link leads to", () => {
