@@ -99,15 +99,15 @@ export interface Running extends AsyncDisposable {
 
 /** What of the caller's environment, and of what the caller asks for, the payload gets. */
 export async function payloadEnvironment(
-  options: Pick<ExecOptions, "env" | "envFile" | "cleanEnv" | "noEnv" | "onNotice">,
+  options: Pick<ExecOptions, "env" | "envFile" | "cleanEnv" | "noEnv" | "onNotice" | "signal">,
   argv: readonly string[],
 ): Promise<PayloadEnvironment> {
-  const { env = [], envFile, cleanEnv = false, noEnv = [], onNotice } = options
+  const { env = [], envFile, cleanEnv = false, noEnv = [], onNotice, signal } = options
   const host = callerEnvironment()
   return composeEnvironment({
     host: { ...host, USER_PATH: host["PATH"] },
     assignments: env,
-    ...(envFile === undefined ? {} : { fromFile: await readEnvFile(envFile, host, argv) }),
+    ...(envFile === undefined ? {} : { fromFile: await readEnvFile(envFile, host, argv, signal) }),
     clean: cleanEnv,
     omit: noEnv,
     onNotice,

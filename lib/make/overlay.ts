@@ -69,7 +69,11 @@ const DESCRIPTOR = 3
  * Runs mke2fs on an open file; `upper` and `work` are there, and belong to 0: in the user namespace of an ordinary user's
  * container that is he himself.
  */
-async function makeFileSystem(fd: number, folders: readonly string[]): Promise<void> {
+async function makeFileSystem(
+  fd: number,
+  folders: readonly string[],
+  signal: AbortSignal | undefined,
+): Promise<void> {
   const program = findProgram("mkfs.ext3", "it makes the file system of an overlay (package e2fsprogs)")
   const staging = mkdtempSync(path.join(tmpdir(), "sifcrypt-overlay-"))
   try {
@@ -88,7 +92,7 @@ async function makeFileSystem(fd: number, folders: readonly string[]): Promise<v
     const child = spawn(
       first,
       [...rest, "-q", "-F", "-m", "0", "-b", "4096", "-d", staging, `/proc/self/fd/${DESCRIPTOR}`],
-      { stdio: ["ignore", "ignore", "pipe", fd], env: scrubbedEnvironment },
+      { stdio: ["ignore", "ignore", "pipe", fd], env: scrubbedEnvironment, signal, killSignal: "SIGKILL" },
     )
     let complaint = ""
     child.stderr?.setEncoding("utf8").on("data", (text: string) => {
@@ -97,6 +101,9 @@ async function makeFileSystem(fd: number, folders: readonly string[]): Promise<v
     const [status] = (await once(child, "close")) as [number | null]
     if (status !== 0)
       throw new BuildError("ERR_BUILD_OUTPUT", `mkfs.ext3: ${complaint.trim().slice(0, 500) || "it failed"}`)
+  } catch (cause) {
+    signal?.throwIfAborted()
+    throw cause
   } finally {
     rmSync(staging, { recursive: true, force: true })
   }
@@ -142,7 +149,7 @@ async function createPlain(
     }
   }
   await output.truncate(size)
-  await makeFileSystem(output.file.fd, folders)
+  await makeFileSystem(output.file.fd, folders, options.signal)
   options.signal?.throwIfAborted()
   await output.publish(false)
 }
@@ -164,7 +171,7 @@ async function createEncrypted(
     // Without a name, and never given one. There is nothing in it yet.
     await using plain = await Output.create(options.output, false, 0o600)
     await plain.truncate(size)
-    await makeFileSystem(plain.file.fd, folders)
+    await makeFileSystem(plain.file.fd, folders, signal)
     using encryption = await prepareEncryption(recipients, options.passphraseKdf)
     const layout = new SifLayout(Math.floor(Date.now() / 1000))
     const start = layout.next(PARTITION_ALIGNMENT)

@@ -22,6 +22,8 @@ export interface CredentialSearch {
   readonly authFile?: string
   /** Default: the caller's. */
   readonly environment?: Readonly<Record<string, string | undefined>>
+  /** Ends a helper. */
+  readonly signal?: AbortSignal | undefined
 }
 
 /** What a helper has no business with. */
@@ -61,6 +63,7 @@ async function askHelper(
   suffix: string,
   server: string,
   environment: NodeJS.ProcessEnv,
+  signal: AbortSignal | undefined,
 ): Promise<RegistryCredential | undefined> {
   if (!/^[A-Za-z0-9._-]+$/.test(suffix))
     throw new OciError("ERR_OCI_CREDENTIALS", `${JSON.stringify(suffix)} is no credential helper`)
@@ -71,11 +74,17 @@ async function askHelper(
         stdio: ["pipe", "pipe", "ignore"],
         env: Object.fromEntries(Object.entries(environment).filter(([name]) => !secretVariables.test(name))),
         timeout: HELPER_MS,
+        killSignal: "SIGKILL",
+        signal,
       })
       const pieces: Buffer[] = []
       let size = 0
       child.on("error", (cause) => {
-        reject(new OciError("ERR_OCI_CREDENTIALS", `${program}: ${cause.message}`, { cause }))
+        reject(
+          signal?.aborted === true
+            ? (signal.reason as Error)
+            : new OciError("ERR_OCI_CREDENTIALS", `${program}: ${cause.message}`, { cause }),
+        )
       })
       child.stdin.on("error", () => {
         // It need not read what it is asked.
@@ -168,19 +177,20 @@ async function fromFile(
   host: string,
   keys: readonly string[],
   environment: NodeJS.ProcessEnv,
+  signal: AbortSignal | undefined,
 ): Promise<RegistryCredential | undefined> {
   const { auths, credHelpers, credsStore } = config
   const helper = isRecord(credHelpers)
     ? keys.map((key) => credHelpers[key]).find((one) => typeof one === "string")
     : undefined
-  if (typeof helper === "string") return await askHelper(helper, helperServer(host), environment)
+  if (typeof helper === "string") return await askHelper(helper, helperServer(host), environment, signal)
   for (const key of isRecord(auths) ? keys : []) {
     const entry = (auths as Json)[key]
     const found = isRecord(entry) ? fromEntry(entry, file) : undefined
     if (found !== undefined) return found
   }
   if (typeof credsStore === "string" && credsStore !== "")
-    return await askHelper(credsStore, helperServer(host), environment)
+    return await askHelper(credsStore, helperServer(host), environment, signal)
   return undefined
 }
 
@@ -195,13 +205,13 @@ export async function findCredential(
   host: string,
   repository: string,
 ): Promise<RegistryCredential | undefined> {
-  const { credentials, authFile, environment = callerEnvironment() } = search
+  const { credentials, authFile, environment = callerEnvironment(), signal } = search
   if (credentials !== undefined)
     return { kind: "password", username: credentials.username, password: Buffer.from(credentials.password) }
   const keys = credentialKeys(host, repository)
   const inFile = async (file: string, wanted: boolean): Promise<RegistryCredential | undefined> => {
     const config = await readAuthFile(file, wanted)
-    return config === undefined ? undefined : await fromFile(config, file, host, keys, environment)
+    return config === undefined ? undefined : await fromFile(config, file, host, keys, environment, signal)
   }
   const named = authFile ?? (environment["REGISTRY_AUTH_FILE"] || undefined)
   if (named !== undefined) return await inFile(named, true)

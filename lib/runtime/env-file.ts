@@ -30,12 +30,13 @@ const ofTheShell: ReadonlySet<string> = new Set([
  *
  * @param host - The caller's variables; keys and settings of ours and the peers are left out.
  * @param args - The payload's, as `$1` and so on.
- * @throws RunError `ERR_RUN_OPTION` when it cannot be read or evaluated.
+ * @throws RunError `ERR_RUN_OPTION` when it cannot be read or evaluated; the signal's reason.
  */
 export async function readEnvFile(
   file: string,
   host: Readonly<Record<string, string | undefined>>,
   args: readonly string[],
+  signal?: AbortSignal,
 ): Promise<Map<string, string>> {
   const refuse = (why: string, cause?: unknown): RunError =>
     new RunError("ERR_RUN_OPTION", `--env-file ${file}: ${why}`, { path: file, cause })
@@ -56,6 +57,8 @@ export async function readEnvFile(
   const child = spawn(findProgram("sh", "it evaluates --env-file"), ["-s", "--", ...args], {
     env: {},
     stdio: "pipe",
+    signal,
+    killSignal: "SIGKILL",
   })
   child.stdin.on("error", () => undefined) // it may end without reading
   child.stdin.end(script)
@@ -73,7 +76,7 @@ export async function readEnvFile(
   const errors = collect(child.stderr)
   const failure = await new Promise<string | undefined>((resolve, reject) => {
     child.once("error", (cause) => {
-      reject(refuse("cannot start a shell", cause))
+      reject(signal?.aborted === true ? (signal.reason as Error) : refuse("cannot start a shell", cause))
     })
     child.once("close", (status, signal) => {
       resolve(status === 0 ? undefined : (signal ?? `status ${status ?? 0}`))

@@ -2,14 +2,14 @@
 import assert from "node:assert/strict"
 import type { ChildProcess } from "node:child_process"
 import { createHash, generateKeyPairSync } from "node:crypto"
-import { chmodSync, existsSync, readFileSync, truncateSync, writeFileSync } from "node:fs"
+import { chmodSync, existsSync, readdirSync, readFileSync, truncateSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { gzipSync } from "node:zlib"
 import { generateKey } from "openpgp"
-import { finish, sifcryptOk, startSifcrypt, userId } from "../support/cli.ts"
+import { finish, sifcryptOk, startSifcrypt, userId, type CommandOptions } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { Layout } from "../support/layout.ts"
-import { waitFor } from "../support/processes.ts"
+import { processesOfGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { slowKeys } from "../support/slow-keys.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -116,6 +116,7 @@ describe("an interrupted command", () => {
   const passphrase = at("passphrase")
   const unlock = ["--passphrase-file", passphrase]
   const signingKey = at("signing.pem")
+  const base = at("base.sif")
   const holes = at("holes.sif")
   const many = at("many.sif")
   let [signed, huge]: string[] = []
@@ -124,11 +125,12 @@ describe("an interrupted command", () => {
     this.timeout(120_000)
     writeFileSync(passphrase, "a passphrase\n", { mode: 0o644 })
     const tree = makeRootTree()
+    await sifcryptOk(["build", base, tree])
     writeFileSync(path.join(tree, "holes"), "")
     truncateSync(path.join(tree, "holes"), 2 ** 40)
     await sifcryptOk(["build", "--pem-path", publicKey, ...unlock, "--pbkdf", "pbkdf2:3500000", locked, tree])
     await sifcryptOk(["build", holes, tree])
-    await sifcryptOk(["build", many, `oci:${layoutOf(longLayer(50, 2000))}`])
+    await sifcryptOk(["build", many, `oci:${layoutOf(longLayer(40, 2000))}`])
     const pair = generateKeyPairSync("ed25519")
     writeFileSync(signingKey, pair.privateKey.export({ type: "pkcs8", format: "pem" }), { mode: 0o644 })
     writeFileSync(at("signing.pub"), pair.publicKey.export({ type: "spki", format: "pem" }), { mode: 0o644 })
@@ -144,10 +146,11 @@ describe("an interrupted command", () => {
   async function interrupted(
     args: readonly string[],
     isBusy: (child: ChildProcess) => boolean,
+    options: CommandOptions = {},
   ): Promise<number> {
     let best = Infinity
     for (let attempt = 0; attempt < ATTEMPTS && best > WITHIN_MS; attempt++) {
-      const child = startSifcrypt(args, { stdio: ["ignore", "ignore", "pipe"] })
+      const child = startSifcrypt(args, { ...options, stdio: ["ignore", "ignore", "pipe"] })
       const ended = finish(child)
       await waitFor("work", () => child.exitCode !== null || isBusy(child))
       const asked = performance.now()
@@ -208,5 +211,41 @@ describe("an interrupted command", () => {
       const ms = await interrupted(args(), (child) => processorMs(child.pid ?? 0) > busyMs)
       assert.ok(ms <= WITHIN_MS, `${ms} ms`)
       assert.ok(!existsSync(output))
+    })
+
+  /** What runs programs: it ends, and so do they. */
+  const helpers: Readonly<Record<string, readonly [args: () => readonly string[], program: RegExp]>> = {
+    "overlay create, while mkfs works": [
+      () => ["overlay", "create", "--sparse", "--size", "900g", at("never.img")],
+      /^\S*mkfs\.ext3 /,
+    ],
+    "exec, while a file of variables is evaluated": [
+      () => {
+        writeFileSync(at("endless.env"), "while :; do :; done\n", { mode: 0o644 })
+        return ["exec", "--env-file", at("endless.env"), holes, "true"]
+      },
+      /^\S*sh -s --/,
+    ],
+    "build, while a script of the definition runs": [
+      () => {
+        const script = "sleep 300"
+        writeFileSync(at("endless.def"), `Bootstrap: localimage\nFrom: ${base}\n%post\n${script}\n`, {
+          mode: 0o644,
+        })
+        return ["build", output, at("endless.def")]
+      },
+      / \/\.sifcrypt\/script$/,
+    ],
+  }
+  for (const [what, [args, program]] of Object.entries(helpers))
+    it(`ends within half a second, and leaves no program behind: ${what}`, async function () {
+      this.timeout(120_000)
+      const group = 76_100 + Object.keys(helpers).indexOf(what)
+      const temporary = newFolder("temporary", userId)
+      const runs = (): boolean => processesOfGroup(group).some(({ command }) => program.test(command))
+      const ms = await interrupted(args(), runs, { group, env: { TMPDIR: temporary } })
+      assert.ok(ms <= WITHIN_MS, `${ms} ms`)
+      await waitFor("the end of all of it", () => processesOfGroup(group).length === 0)
+      assert.deepEqual(readdirSync(temporary), [])
     })
 })
