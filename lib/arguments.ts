@@ -24,6 +24,11 @@ function invalid(message: string, code = "ERR_INVALID_ARG_TYPE"): TypeError {
   return Object.assign(new TypeError(message), { code })
 }
 
+/** Of the right type, and without sense here. */
+export function invalidValue(message: string): TypeError {
+  return invalid(message, "ERR_INVALID_ARG_VALUE")
+}
+
 function outOfRange(message: string): RangeError {
   return Object.assign(new RangeError(message), { code: "ERR_OUT_OF_RANGE" })
 }
@@ -49,8 +54,8 @@ export const text: Check<string> = (value, name) => {
 
 /** Of the host, of an image, or of a variable: not empty, and without the byte that ends it for the kernel. */
 export const path: Check<string> = (value, name) => {
-  if (text(value, name) === "") throw invalid(`${name} is empty`, "ERR_INVALID_ARG_VALUE")
-  if ((value as string).includes("\0")) throw invalid(`${name} has a NUL byte in it`, "ERR_INVALID_ARG_VALUE")
+  if (text(value, name) === "") throw invalidValue(`${name} is empty`)
+  if ((value as string).includes("\0")) throw invalidValue(`${name} has a NUL byte in it`)
   return value as string
 }
 
@@ -125,7 +130,7 @@ export function oneOf<const T extends string | number | boolean>(...values: read
     if (found !== undefined) return found
     const known = values.map((one) => JSON.stringify(one)).join(", ")
     throw typeof value === "string"
-      ? invalid(`${name} is one of ${known}`, "ERR_INVALID_ARG_VALUE")
+      ? invalidValue(`${name} is one of ${known}`)
       : wrongType(name, `one of ${known}`, value)
   }
 }
@@ -135,6 +140,15 @@ export function list<T>(check: Check<T>): Check<T[]> {
   return (value, name) => {
     if (!Array.isArray(value)) throw wrongType(name, "an array", value)
     return Array.from(value, (one: unknown, index) => check(one, `${name}[${index}]`))
+  }
+}
+
+/** A list of nothing would do nothing, which nobody asks for. */
+export function filled<T>(check: Check<T[]>): Check<T[]> {
+  return (value, name) => {
+    const checked = check(value, name)
+    if (checked.length === 0) throw invalidValue(`${name} is empty`)
+    return checked
   }
 }
 
@@ -229,7 +243,7 @@ export function variants<T>(forms: Readonly<Record<string, Check<T>>>): Check<T>
     for (const [key, check] of Object.entries(forms)) if (Object.hasOwn(value, key)) return check(value, name)
     const [first] = Object.getOwnPropertyNames(value)
     throw first === undefined
-      ? invalid(`${name} is empty: it has one of ${known.join(", ")}`, "ERR_INVALID_ARG_VALUE")
+      ? invalidValue(`${name} is empty: it has one of ${known.join(", ")}`)
       : unknownProperty(name, first, known)
   }
 }

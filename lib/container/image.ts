@@ -4,6 +4,7 @@ import {
   callback,
   count,
   flag,
+  invalidValue,
   list,
   notUndefined,
   oneOf,
@@ -416,7 +417,7 @@ export class Image implements AsyncDisposable {
   async #start(action: Action, given: readonly string[], asked: ExecOptions): Promise<Running> {
     const argv = words(given, "argv")
     const options = execOptions(asked, "options")
-    if (action === "exec" && argv.length === 0) throw new TypeError("argv is empty: no command")
+    if (action === "exec" && argv.length === 0) throw invalidValue("argv is empty: no command")
     const startable = this.#startable()
     // A cipher that only the kernel knows: what the image has inside is not known before it runs.
     const tree = isReadable(startable) ? await this.#openTree() : undefined
@@ -517,7 +518,7 @@ export class Image implements AsyncDisposable {
   /** What was verified is what starts, or it is taken back. */
   #vouchedFor<T>(start: () => Promise<T>, undo: (started: T) => PromiseLike<void>): Promise<T> {
     const vouched = this.#vouched
-    if (vouched === "read") return Promise.reject(new TypeError("the image was opened for reading only"))
+    if (vouched === "read") return Promise.reject(invalidValue("the image was opened for reading only"))
     return this.#whileOpen(vouched === undefined ? start() : vouched.while(start, undo))
   }
 

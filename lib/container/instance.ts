@@ -1,5 +1,5 @@
 // Containers that go on when whoever started them is gone, and commands that join them.
-import { list, milliseconds, oneOf, shape, text, type Check, type Rows } from "../arguments.ts"
+import { invalidValue, list, milliseconds, oneOf, shape, text, type Check, type Rows } from "../arguments.ts"
 import { closeSync, existsSync, openSync, readFileSync } from "node:fs"
 import { realpath } from "node:fs/promises"
 import { constants } from "node:os"
@@ -363,7 +363,7 @@ async function join(
 ): Promise<Running> {
   const argv = words(given, "argv")
   const options = joinOptions(wantedOptions, "options")
-  if (action === "exec" && argv.length === 0) throw new TypeError("argv is empty: no command")
+  if (action === "exec" && argv.length === 0) throw invalidValue("argv is empty: no command")
   if (!isAlive(state)) throw hasEnded(state)
   const { signal, stdio = "pipe" } = options
   signal?.throwIfAborted()
@@ -420,7 +420,7 @@ async function join(
     ],
   }
   if (options.replaceProcess !== undefined) {
-    if (stdio !== "inherit") throw new TypeError("a process that is replaced has no streams to give away")
+    if (stdio !== "inherit") throw invalidValue("a process that is replaced has no streams to give away")
     const reporter = options.replaceProcess
     await handOver(
       { attempts: [launch], bundle: Promise.resolve(bundle), reporter },

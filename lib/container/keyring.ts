@@ -1,5 +1,5 @@
 // Key rings as programs and the command use them: what lib/signing does, with passwords from wherever they come.
-import { abortSignal, flag, notUndefined, path as filePath, shape } from "../arguments.ts"
+import { abortSignal, flag, invalidValue, notUndefined, path as filePath, shape } from "../arguments.ts"
 import { writeTogether } from "../file/small-files.ts"
 import { SignatureError } from "../errors.ts"
 import {
@@ -65,10 +65,7 @@ const checkPair = shape<NewPairOptions>({ ...pairRows, password: secretSource, p
 export async function newPair(options: NewPairOptions): Promise<KeyFacts> {
   const { password: source, plain = false, ...rest } = checkPair(options, "options")
   if (plain) {
-    if (source !== undefined)
-      throw Object.assign(new TypeError("options.password and options.plain exclude each other"), {
-        code: "ERR_INVALID_ARG_VALUE",
-      })
+    if (source !== undefined) throw invalidValue("options.password and options.plain exclude each other")
     return await makePair(rest)
   }
   using password = await newPassword(source, rest.email)

@@ -4,7 +4,7 @@ import { realpath } from "node:fs/promises"
 import { constants } from "node:os"
 import type { Readable, Writable } from "node:stream"
 import { isatty } from "node:tty"
-import { count, oneOf, shape } from "../arguments.ts"
+import { count, invalidValue, oneOf, shape } from "../arguments.ts"
 import { callerEnvironment } from "../caller-environment.ts"
 import { RunError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
@@ -270,7 +270,7 @@ export async function startPayload(
   const read = async ({ maxBytes = MAX_OUTPUT }: OutputOptions): Promise<RunOutput> => {
     const { stdin, stdout, stderr } = ends
     if (stdout === null || stderr === null)
-      throw new TypeError("output() needs stdio pipe: the payload writes elsewhere")
+      throw invalidValue("output() needs stdio pipe: the payload writes elsewhere")
     stdin?.end()
     const all = async (source: Readable): Promise<Buffer> => {
       const bytes = await readOutput(source, maxBytes)
@@ -456,7 +456,7 @@ export async function runImage(
       const { signal, stdio = "pipe", replaceProcess: reporter } = options
       if (reporter !== undefined) {
         if (stdio !== "inherit" || options.timeoutMs !== undefined)
-          throw new TypeError("a process that is replaced has no streams to give away, and nobody to end it")
+          throw invalidValue("a process that is replaced has no streams to give away, and nobody to end it")
         const [first, ...others] = attempts
         await handOver(
           { attempts: [launchOf(first), ...others.map(launchOf)], bundle, reporter, preserved },

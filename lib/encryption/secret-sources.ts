@@ -3,7 +3,17 @@ import { spawn } from "node:child_process"
 import { createHmac, randomBytes } from "node:crypto"
 import { close, read, readdirSync, readFileSync, readlinkSync } from "node:fs"
 import { promisify } from "node:util"
-import { bytes, callback, count, path, required, shape, variants, type Check } from "../arguments.ts"
+import {
+  bytes,
+  callback,
+  count,
+  invalidValue,
+  path,
+  required,
+  shape,
+  variants,
+  type Check,
+} from "../arguments.ts"
 import { readBounded, TooLarge } from "../bounded-file.ts"
 import { callerEnvironment } from "../caller-environment.ts"
 import { KeyError } from "../errors.ts"
@@ -68,10 +78,7 @@ function copyOfGiven(source: Form<"bytes">, what: string): Buffer {
   const mark = marks.get(source)
   if (mark === undefined || mark.equals(markOf(copy))) return copy
   copy.fill(0)
-  throw Object.assign(
-    new TypeError(`${what}: its bytes were wiped or changed before the promise of the call had settled`),
-    { code: "ERR_INVALID_ARG_VALUE" },
-  )
+  throw invalidValue(`${what}: its bytes were wiped or changed before the promise of the call had settled`)
 }
 
 export const secretSource: Check<SecretSource> = variants<SecretSource>({

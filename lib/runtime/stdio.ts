@@ -1,6 +1,6 @@
 // Where a payload's standard streams lead.
 import { Readable, Writable } from "node:stream"
-import { count, instance, oneOf, type Check } from "../arguments.ts"
+import { count, instance, invalidValue, oneOf, type Check } from "../arguments.ts"
 
 /** Where one of them leads. */
 export type Stdio = "inherit" | "pipe" | "ignore"
@@ -19,7 +19,7 @@ const stream =
   }
 export const stdioOption: Check<StdioOption> = (value, name) => {
   if (!Array.isArray(value)) return oneOf("inherit", "pipe", "ignore", "pty")(value, name)
-  if (value.length !== 3) throw new TypeError(`${name} has three entries, not ${value.length}`)
+  if (value.length !== 3) throw invalidValue(`${name} has three entries, not ${value.length}`)
   return [
     stream(input)(value[0], `${name}[0]`),
     stream(output)(value[1], `${name}[1]`),

@@ -3,6 +3,7 @@
 import {
   bytes as checkBytes,
   count,
+  filled,
   flag,
   list as listOf,
   oneOf,
@@ -460,7 +461,7 @@ export interface ExportOptions extends RingOptions {
 
 export const exportRows: Rows<ExportOptions> = { ...ringRows, secret: flag, armor: flag }
 const checkExport = shape(exportRows)
-const texts = listOf(text)
+const someTexts = filled(listOf(text))
 
 function missing(fingerprint: string, where: string): SignatureError {
   return new SignatureError("ERR_KEYRING_NO_KEY", `there is no key ${fingerprint} in ${where}`, {
@@ -495,7 +496,7 @@ export async function exportKeys(
 ): Promise<Buffer> {
   const options = checkExport(given, "options")
   const parts: Buffer[] = []
-  for (const fingerprint of texts(fingerprints, "fingerprints").map(parseFingerprint)) {
+  for (const fingerprint of someTexts(fingerprints, "fingerprints").map(parseFingerprint)) {
     const key = await find(fingerprint, options.secret === true, options)
     parts.push(options.armor === true ? Buffer.from(key.armor()) : Buffer.from(key.write()))
   }

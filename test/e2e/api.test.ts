@@ -1,6 +1,6 @@
 // The public API: handles that dispose of themselves, cancelling, progress.
 import assert from "node:assert/strict"
-import { randomBytes } from "node:crypto"
+import { generateKeyPairSync, randomBytes } from "node:crypto"
 import { once } from "node:events"
 import {
   closeSync,
@@ -19,13 +19,17 @@ import { text } from "node:stream/consumers"
 import {
   build,
   BuildError,
+  encrypt,
   inspect,
   KeyError,
   listMounts,
   open,
+  sign,
   TreeError,
   unmount,
+  verify,
   type CredentialSource,
+  type OnProgress,
 } from "../../lib/index.ts"
 import { finish, isRoot, packageRoot, runProgram, sifcryptOk, startProgram } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
@@ -33,6 +37,7 @@ import { allProcesses, mountsIn, processesOfGroup, waitFor } from "../support/pr
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
+import { vectorPath } from "../vectors/load.ts"
 
 describe("the API", () => {
   const keys = testKeys()
@@ -235,6 +240,17 @@ describe("the API", () => {
         assert.equal(running.kill("SIGTERM"), false)
       })
 
+    it("a handle that was disposed of gives what was written until then, and does nothing more", async () => {
+      await using opened = await open(image, { unlock: credentials })
+      const running = await opened.exec(["sh", "-c", "echo out; exec sleep 300"], options)
+      await new Promise((resolve) => running.stdout?.once("readable", resolve))
+      for (let twice = 0; twice < 2; twice++) await running[Symbol.asyncDispose]()
+      assert.equal(running.kill("SIGTERM"), false)
+      assert.equal((await running.output()).stdout.toString(), "out\n")
+      assert.throws(() => running.kill("SIGNONE" as never), { code: "ERR_INVALID_ARG_VALUE" })
+      await assert.rejects(opened.exec([]), { code: "ERR_INVALID_ARG_VALUE" })
+    })
+
     it("ends a payload that writes more than is to be kept, and one that takes too long", async () => {
       await using opened = await open(image, { unlock: credentials })
       await using noisy = await opened.exec(["cat", "/dev/zero"], options)
@@ -258,7 +274,7 @@ describe("the API", () => {
       closeSync(fd)
       assert.equal(String(written.read()), "input")
       assert.equal(readFileSync(file, "utf8"), "err\n")
-      await assert.rejects(running.output(), TypeError)
+      await assert.rejects(running.output(), { name: "TypeError", code: "ERR_INVALID_ARG_VALUE" })
     })
 
     it("ends the payload when its handle is disposed of", async () => {
@@ -330,6 +346,52 @@ describe("the API", () => {
       )
       assert.deepEqual(codes, [0, 1, 2, 3, 4, 5])
     })
+  })
+
+  describe("progress", () => {
+    const at = (name: string): string => path.join(folder, `progress-${name}`)
+    const { privateKey, publicKey } = generateKeyPairSync("ed25519")
+    const recipients = [{ key: { file: keys.publicKey } }]
+    const operations: readonly (readonly [string, (onProgress: OnProgress) => Promise<unknown>])[] = [
+      ["a build of a folder", (onProgress) => build({ output: at("folder.sif"), source: tree, onProgress })],
+      [
+        "a build of OCI layers",
+        (onProgress) =>
+          build({ output: at("oci.sif"), source: `oci:${vectorPath("oci/layout")}`, onProgress }),
+      ],
+      [
+        "a build of an image",
+        (onProgress) => build({ output: at("again.sif"), source: at("folder.sif"), onProgress }),
+      ],
+      [
+        "encrypt",
+        (onProgress) =>
+          encrypt({ output: at("locked.sif"), image: at("folder.sif"), recipients, onProgress }),
+      ],
+      ["sign", (onProgress) => sign(at("folder.sif"), { key: privateKey }, { onProgress })],
+      ["verify", (onProgress) => verify(at("folder.sif"), { keys: [publicKey], onProgress })],
+      [
+        "extract",
+        async (onProgress) => {
+          await using opened = await open(image, { unlock: credentials })
+          await opened.extract(at("extracted"), { paths: ["/data", "/bin"], onProgress })
+        },
+      ],
+    ]
+    for (const [what, run] of operations)
+      it(`of ${what} only grows, and ends with all of it`, async () => {
+        const calls: (readonly [number, number | undefined])[] = []
+        await run((done, total) => calls.push([done, total]))
+        const done = calls.map(([bytes]) => bytes)
+        assert.deepEqual(
+          done,
+          done.toSorted((a, b) => a - b),
+        )
+        assert.ok(calls.every(([bytes, total]) => total === undefined || bytes <= total))
+        const [last, total] = calls.at(-1) ?? assert.fail("it says nothing")
+        assert.ok(last > 0)
+        assert.equal(last, total)
+      })
   })
 
   describe("cancelling", () => {

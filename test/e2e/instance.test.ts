@@ -467,6 +467,14 @@ describe("instances", () => {
       await instance.stop()
     }
     await instance.stop()
+    for (const call of [
+      () => instance.exec(["true"]),
+      () => instance.run(),
+      () => instance.shell(),
+      () => instance.test(),
+      async () => instance.stats(),
+    ])
+      await assert.rejects(call, { code: "ERR_INSTANCE_NONE" })
     assert.throws(() => openInstance(called), { code: "ERR_INSTANCE_NONE" })
     assert.deepEqual(readdirSync(folder), ["image.sif"])
   })

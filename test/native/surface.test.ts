@@ -289,6 +289,32 @@ for (const [where, file] of [
       }
     }
 
+    it("what is undefined is what was left out, or a mistake that is named", async () => {
+      // The others would do something, and one makes a key before it finds that there is no place for it.
+      const harmless = Object.entries(calls).filter(
+        ([name, args]) => JSON.stringify(args).includes(nowhere) && name !== "certificate.create",
+      )
+      for (const [name, args] of harmless)
+        for (const [index, [called, options]] of args.entries()) {
+          if (Object.prototype.toString.call(options) !== "[object Object]") continue
+          if (called === "by" || called === "env") continue
+          const values = args.map(([, value]) => value)
+          const failureWith = async (more: object): Promise<Failure | undefined> =>
+            await failureOf(() => named(name)(...values.with(index, { ...(options as object), ...more })))
+          const usual = await failureWith({})
+          const known = /\(known: (.*)\)$/.exec((await failureWith({ surprise: 1 }))?.message ?? "")
+          for (const key of known?.[1]?.split(", ") ?? assert.fail(name)) {
+            if (Object.hasOwn(options as object, key)) continue
+            const failure = await failureWith({ [key]: undefined })
+            const isMistake = invalid.has(failure?.code ?? "") && failure?.message.includes(`.${key}`)
+            assert.ok(
+              isMistake === true || failure?.message === usual?.message,
+              `${name}, ${called}.${key}: ${String(failure?.message)}, and without it: ${String(usual?.message)}`,
+            )
+          }
+        }
+    })
+
     it("suggests what was meant", async () => {
       assert.match(
         (await failureOf(() => named("build")({ recipient: [] })))?.message ?? "",
@@ -377,6 +403,16 @@ for (const [where, file] of [
           assert.equal(failure?.code, "ERR_KEY_MISSING", failure?.message)
         }
         assert.ok(!existsSync(ring))
+      })
+
+      it("no keys at all are no file of keys", async () => {
+        const file = path.join(folder, "keys")
+        for (const call of [
+          () => named("keyring.exportFile")(file, []),
+          () => named("keyring.exportKeys")([]),
+        ])
+          assert.equal((await failureOf(call))?.code, "ERR_INVALID_ARG_VALUE")
+        assert.ok(!existsSync(file))
       })
 
       it("variables count as they were when they were given", async () => {
