@@ -1,6 +1,7 @@
 // What the sifcrypt command does whatever it is asked for: parses arguments, runs one command, turns errors into a line, a hint
 // and an exit status.
 import { readFileSync } from "node:fs"
+import { setImmediate } from "node:timers/promises"
 import { inspect } from "node:util"
 import { Command, CommanderError } from "commander"
 import { ContainerError } from "../index.ts"
@@ -69,7 +70,9 @@ async function runCommand(commands: readonly CommandRow[]): Promise<number> {
     return typeof process.exitCode === "number" ? process.exitCode : exitCodes.done
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.usage
-    return report(error)
+    // Ctrl-C reaches helper programs, too, whose end is no news then; and after a wait in which nothing was heard it is heard now.
+    await setImmediate()
+    return report(interruption.aborted ? interruption.reason : error)
   }
 }
 

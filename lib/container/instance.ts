@@ -9,7 +9,7 @@ import type { Tree } from "../device/tree.ts"
 import { RunError } from "../errors.ts"
 import { initPath, loadAddon } from "../native/load.ts"
 import { makeBundle, type Action } from "../runtime/bundle.ts"
-import { absoluteSecurity, confine } from "../runtime/confinement.ts"
+import { absoluteSecurity, confine, withProfile } from "../runtime/confinement.ts"
 import { handOver } from "../runtime/handover.ts"
 import {
   callerIdentity,
@@ -370,10 +370,9 @@ async function join(
   const caller = callerIdentity()
   const root = caller.uid === 0
   const who = state.privileges.fakeroot === true && !root ? rootIdentity : caller
-  const confinement = confine(
-    state.privileges,
-    { ...who, groups: root ? supplementaryGroups(caller.gid) : [] },
-    root,
+  const confinement = await withProfile(
+    confine(state.privileges, { ...who, groups: root ? supplementaryGroups(caller.gid) : [] }, root),
+    signal,
   )
   const identity = identityOf(who, confinement.ids)
   const hostCwd = await realpath(process.cwd())

@@ -12,7 +12,7 @@ import type { Tree } from "../device/tree.ts"
 import { initPath } from "../native/load.ts"
 import { composeBinds, homeOf, parseBinds, type Bind } from "../runtime/binds.ts"
 import { chooseSession, makeBundle, type Action } from "../runtime/bundle.ts"
-import { confine } from "../runtime/confinement.ts"
+import { confine, withProfile } from "../runtime/confinement.ts"
 import { readEnvFile } from "../runtime/env-file.ts"
 import { composeEnvironment, type PayloadEnvironment } from "../runtime/environment.ts"
 import { gpuBinds } from "../runtime/gpu.ts"
@@ -125,7 +125,7 @@ function gpu(options: ExecOptions): Bind[] {
 
 async function resourcesFromFile(file: string, options: ExecOptions): Promise<object> {
   if (hasLimits(options)) throw optionError("applyCgroups", "it excludes the flags for limits")
-  return await readResources(file)
+  return await readResources(file, options.signal)
 }
 
 /** The overlay that the image brings, and whether it is written to. */
@@ -349,10 +349,9 @@ export async function withRun<T>(
   const caller = callerIdentity()
   const root = caller.uid === 0
   const inside = options.fakeroot === true && !root ? rootIdentity : caller
-  const confinement = confine(
-    options,
-    { ...inside, groups: root ? supplementaryGroups(caller.gid) : [] },
-    root,
+  const confinement = await withProfile(
+    confine(options, { ...inside, groups: root ? supplementaryGroups(caller.gid) : [] }, root),
+    signal,
   )
   const who = { uid: caller.uid, gid: caller.gid, home: caller.home, insideHome: inside.home, cwd: hostCwd }
   const places = composeBinds(

@@ -138,7 +138,7 @@ export class Credentials implements Disposable {
       signal?.throwIfAborted()
       if ("environment" in source) {
         const variable = firstVariable(source.environment)
-        if (variable !== undefined) given.push(await this.#variable(variable, source.password))
+        if (variable !== undefined) given.push(await this.#variable(variable, source.password, signal))
       } else if ("passphrase" in source) {
         const limit = MAX_PASSPHRASE_SIZE
         const found = await readSecret(source.passphrase, {
@@ -160,10 +160,14 @@ export class Credentials implements Disposable {
     return given
   }
 
-  async #variable({ name, kind, value }: Variable, password: SecretSource | undefined): Promise<Given> {
+  async #variable(
+    { name, kind, value }: Variable,
+    password: SecretSource | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<Given> {
     if (value === "") throw new KeyError("ERR_KEY_MISSING", `${name} is set but empty`)
     if (kind === "path") {
-      const read = { bytes: await readSecretFile(value, MAX_KEY_FILE_SIZE), origin: value }
+      const read = { bytes: await readSecretFile(value, MAX_KEY_FILE_SIZE, signal), origin: value }
       return { kind: "key", ...this.#kept(read), password: this.#passwordOf(password) }
     }
     const bytes = allocateSecret(Buffer.byteLength(value))

@@ -280,7 +280,7 @@ export async function readSecret(
   let origin: string
   if ("file" in source) {
     origin = source.file
-    read = await readSecretFile(source.file, most)
+    read = await readSecretFile(source.file, most, signal)
   } else if ("fd" in source) {
     origin = `descriptor ${source.fd}`
     read = await readDescriptor(source.fd, most)

@@ -52,6 +52,8 @@ export interface Confinement {
   readonly privileged: boolean
   /** Of the inner user namespace: ids inside are the session's 0. */
   readonly innerUser: boolean
+  /** A profile that {@link withProfile} reads. */
+  readonly seccompFile: string | undefined
   readonly seccomp: object | undefined
   readonly apparmorProfile: string | undefined
   readonly selinuxLabel: string | undefined
@@ -200,7 +202,18 @@ function capabilitiesOf(
 }
 
 /**
- * Decides what the payload may do.
+ * Reads the filter of system calls that was asked for. Without it `sifcrypt-init` finds none, and ends the run.
+ *
+ * @throws RunError `ERR_RUN_OPTION`; the signal's reason.
+ */
+export async function withProfile(confinement: Confinement, signal?: AbortSignal): Promise<Confinement> {
+  const { seccompFile, capabilities } = confinement
+  if (seccompFile === undefined) return confinement
+  return { ...confinement, seccomp: await readProfile(seccompFile, capabilities, signal) }
+}
+
+/**
+ * Decides what the payload may do. A filter of system calls is read by {@link withProfile}.
  *
  * @param caller - Who it is unless `security` says otherwise: inside.
  * @param root - The caller is root of the machine, or of the user namespace that this is run in.
@@ -242,7 +255,8 @@ export function confine(options: ConfinementOptions, caller: PayloadIds, root: b
     ],
     privileged: root && !innerUser,
     innerUser,
-    seccomp: security.seccomp === undefined ? undefined : readProfile(security.seccomp, capabilities),
+    seccompFile: security.seccomp,
+    seccomp: undefined,
     apparmorProfile: security.apparmor,
     selinuxLabel: security.selinux,
     suid: allowSetuid,

@@ -96,13 +96,14 @@ function withNumbers(value: unknown): unknown {
  *
  * @throws RunError `ERR_RUN_OPTION`.
  */
-export async function readResources(file: string): Promise<Resources> {
+export async function readResources(file: string, signal?: AbortSignal): Promise<Resources> {
   const { parse } = await import("smol-toml")
   let parsed: Resources
   try {
-    const text = (await readBounded(file, MAX_FILE_SIZE)).toString("utf8")
+    const text = (await readBounded(file, MAX_FILE_SIZE, { signal })).toString("utf8")
     parsed = withNumbers(parse(text, { integersAsBigInt: "asNeeded" })) as Resources
   } catch (cause) {
+    signal?.throwIfAborted()
     const why = cause instanceof Error ? (cause.message.split("\n")[0] ?? "") : String(cause)
     throw new RunError("ERR_RUN_OPTION", `cgroups file ${file}: ${why}`, { path: file, cause })
   }

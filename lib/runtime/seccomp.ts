@@ -1,6 +1,6 @@
 // Seccomp profiles: Docker's form, which says for whom a rule holds, and the runtime's own, which is what crun takes.
 import { constants, release } from "node:os"
-import { readBoundedSync } from "../bounded-file.ts"
+import { readBounded } from "../bounded-file.ts"
 import { RunError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 
@@ -132,12 +132,18 @@ export function convertProfile(
 /**
  * Reads a profile.
  *
- * @throws RunError `ERR_RUN_OPTION`.
+ * @throws RunError `ERR_RUN_OPTION`; the signal's reason.
  */
-export function readProfile(file: string, capabilities: readonly string[]): object {
+export async function readProfile(
+  file: string,
+  capabilities: readonly string[],
+  signal?: AbortSignal,
+): Promise<object> {
   try {
-    return convertProfile(parseJson(readBoundedSync(file, MAX_PROFILE_SIZE).toString("utf8")), capabilities)
+    const bytes = await readBounded(file, MAX_PROFILE_SIZE, { signal })
+    return convertProfile(parseJson(bytes.toString("utf8")), capabilities)
   } catch (cause) {
+    signal?.throwIfAborted()
     const why = cause instanceof Error ? cause.message : String(cause)
     throw new RunError("ERR_RUN_OPTION", `seccomp profile ${file}: ${why}`, { path: file, cause })
   }

@@ -1,4 +1,5 @@
 // Where the bytes of an image come from: a file or a buffer.
+import { constants } from "node:fs"
 import { open, type FileHandle } from "node:fs/promises"
 import { SifError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
@@ -39,7 +40,8 @@ export class FileReader implements ByteReader {
     this.size = size
   }
   static async open(path: string): Promise<FileReader> {
-    const file = await open(path, "r")
+    // A pipe is refused below, and not waited for.
+    const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
     try {
       const info = await file.stat()
       if (!info.isFile())

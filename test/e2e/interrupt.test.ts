@@ -1,12 +1,14 @@
 // A terminal on which somebody uses a program in an image: Ctrl-C typed at it, and its end.
 import assert from "node:assert/strict"
+import { execFileSync } from "node:child_process"
 import { createHash, randomBytes } from "node:crypto"
-import { readFileSync, writeFileSync } from "node:fs"
+import { chownSync, closeSync, constants, existsSync, openSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { sifcrypt, sifcryptOk, userId } from "../support/cli.ts"
+import { finish, isRoot, sifcrypt, sifcryptOk, startSifcrypt, userId } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { processesOfGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
+import { skip } from "../support/skip.ts"
 import { typingUnseen } from "../support/terminal.ts"
 import { makeRootTree } from "../support/trees.ts"
 
@@ -108,4 +110,54 @@ sys.exit(99)
       assert.equal(status, 5, text)
     })
   }
+})
+
+describe("a command that waits for a pipe that nobody writes to", () => {
+  const folder = newFolder("waiting", userId)
+  const at = (name: string): string => path.join(folder, name)
+  const group = 75_960
+
+  before(async function () {
+    if (!isRoot) skip(this, "needs root, to mark all processes that come of a command")
+    await sifcryptOk(["build", at("image.sif"), makeRootTree()])
+    execFileSync("mkfifo", [at("pipe")])
+    chownSync(at("pipe"), userId, userId)
+    writeFileSync(at("empty.def"), "Bootstrap: scratch\n")
+  })
+
+  const exec = ["exec", "--engine", "userspace"]
+  for (const [what, args] of [
+    ["a passphrase", ["build", "--passphrase-file", "pipe", "output.sif", "image.sif"]],
+    ["arguments of a build", ["build", "--build-arg-file", "pipe", "output.sif", "empty.def"]],
+    ["limits", [...exec, "--apply-cgroups", "pipe", "image.sif", "true"]],
+    ["variables, in a shell", [...exec, "--env-file", "pipe", "image.sif", "true"]],
+    ["a filter of system calls", [...exec, "--security", "seccomp:pipe", "image.sif", "true"]],
+    ["a certificate", ["verify", "--certificate", "pipe", "image.sif"]],
+  ] as const)
+    it(`ends by one Ctrl-C, with status 130: for ${what}`, async () => {
+      const ended = finish(startSifcrypt(args, { group, cwd: folder }))
+      const open = (): number | undefined => {
+        try {
+          return openSync(at("pipe"), constants.O_WRONLY | constants.O_NONBLOCK)
+        } catch {
+          return undefined // nobody reads it yet
+        }
+      }
+      const writer = await waitFor("a reader", open)
+      try {
+        // All that is in the foreground of a terminal gets it.
+        for (const { pid } of processesOfGroup(group)) process.kill(pid, "SIGINT")
+        const { status, stderr } = await ended
+        assert.deepEqual([status, stderr], [130, ""])
+      } finally {
+        closeSync(writer)
+      }
+      assert.equal(existsSync(at("output.sif")), false)
+    })
+
+  it("is none where an image is to be read: a pipe is no image", async () => {
+    const { status, stderr } = await sifcrypt(["ls", "pipe"], { cwd: folder })
+    assert.equal(status, 21)
+    assert.match(stderr, /not a regular file/)
+  })
 })

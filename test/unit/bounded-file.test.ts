@@ -67,7 +67,7 @@ describe("readBounded", () => {
     ["the roots", (roots) => certifiedKey({ certificate: vector("certificates/ec-infinity.pem"), roots })],
     ["a certificate to tell of", info],
     ["a cgroups file", readResources],
-    ["a seccomp profile", async (file) => readProfile(file, [])],
+    ["a seccomp profile", (file) => readProfile(file, [])],
     ["a file of variables", (file) => readEnvFile(file, {}, [])],
     ["arguments of a build", (buildArgumentFile) => readDefinition("/dev/null", { buildArgumentFile })],
   ]

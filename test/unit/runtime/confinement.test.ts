@@ -1,6 +1,6 @@
 import assert from "node:assert/strict"
 import { capabilityMask, parseCapabilities } from "../../../lib/runtime/capabilities.ts"
-import { confine, parseSecurity } from "../../../lib/runtime/confinement.ts"
+import { confine, parseSecurity, withProfile } from "../../../lib/runtime/confinement.ts"
 import { resourcesOf } from "../../../lib/runtime/resources.ts"
 import { convertProfile } from "../../../lib/runtime/seccomp.ts"
 import { parseRanges } from "../../../lib/runtime/subordinate-ids.ts"
@@ -36,18 +36,18 @@ describe("confine", () => {
     assert.equal(confine({ keepPrivs: true }, root, true).noNewPrivileges, false)
     assert.equal(confine({ keepPrivs: true, security: ["uid:5"] }, root, true).noNewPrivileges, true)
   })
-  it("refuses what contradicts itself or is not there", () => {
+  it("refuses what contradicts itself or is not there", async () => {
     for (const options of [
       { keepPrivs: true, noPrivs: true },
       { net: true },
       { network: "bridge" },
       { network: "none", netnsPath: "/proc/self/ns/net" },
       { networkArgs: ["portmap=80"] },
-      { security: ["seccomp:/nonexistent"] },
     ])
       assert.throws(() => confine(options, root, true), option)
     for (const options of [{ keepPrivs: true }, { allowSetuid: true }, { security: ["gid:1:2"] }])
       assert.throws(() => confine(options, user, false), option)
+    await assert.rejects(withProfile(confine({ security: ["seccomp:/nonexistent"] }, root, true)), option)
   })
 })
 

@@ -63,12 +63,12 @@ describe("convertProfile", () => {
 })
 
 describe("readProfile", () => {
-  it("names the file that it cannot use", () => {
+  it("names the file that it cannot use", async () => {
     const file = path.join(newFolder("seccomp"), "profile.json")
     for (const text of ["", "{", "[".repeat(200_000)]) {
       writeFileSync(file, text)
-      assert.throws(() => readProfile(file, []), { code: "ERR_RUN_OPTION", path: file })
+      await assert.rejects(readProfile(file, []), { code: "ERR_RUN_OPTION", path: file })
     }
-    assert.throws(() => readProfile("/dev/zero", []), { code: "ERR_RUN_OPTION" })
+    await assert.rejects(readProfile("/dev/zero", []), { code: "ERR_RUN_OPTION" })
   })
 })
