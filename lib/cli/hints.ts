@@ -19,7 +19,8 @@ const hints: Partial<Record<ErrorCode, string>> = {
     "let the program that made it write it anew: `openssl pkcs12 -in FILE -out key.pem`, `ssh-keygen -p -Z aes256-ctr -f KEY`",
   ERR_KEY_COMMAND: "run the command by itself to see what it says; its standard output must be the key file",
   ERR_KEY_WEAK: "make a new pair: `openssl genrsa -traditional -out key.pem 4096`",
-  ERR_KEY_RECIPIENT: "`sifcrypt recipient list IMAGE` shows who can open it",
+  ERR_KEY_RECIPIENT:
+    "`sifcrypt recipient list IMAGE` shows who can open an encrypted image; `sifcrypt encrypt` makes one of a plain image",
   ERR_KEY_UNCONFIRMED:
     "--keep FINGERPRINT names who stays, and nobody else does (so does --recipient FILE with remove and rotate); --require-signer keeps whom a signer vouches for; at a terminal you are asked",
   ERR_LUKS_PASSPHRASE: "check the passphrase; a trailing newline counts when it comes from a variable",
@@ -73,7 +74,8 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_INSTANCE_EXISTS: "`sifcrypt instance stop NAME` ends it, `sifcrypt exec instance://NAME` joins it",
   ERR_INSTANCE_NONE: "`sifcrypt instance list` shows yours",
   ERR_INSTANCE_FOLDER: "somebody else made it, or its mode was changed: move it away",
-  ERR_RUN_BIND: "the source of a bind must exist, on this machine or in the image that image-src is for",
+  ERR_RUN_BIND:
+    "the source of a bind must exist, on this machine or in the image that image-src is for; `sifcrypt sif dump ID IMAGE` takes a partition out of an image",
   ERR_RUN_OVERLAY_BUSY: "one container at a time writes an overlay; add :ro to share it",
   ERR_RUN_PLAIN_OVERLAY:
     "`sifcrypt overlay create --encrypt` makes one that is encrypted (root); --writable-tmpfs keeps nothing; --plain-overlay allows it",

@@ -90,7 +90,7 @@ export const stayRows: OptionRows<StayFlags> = {
 async function confirmStaying(unknown: readonly Recipient[]): Promise<boolean> {
   const answer = await promptLine(
     "Nothing but the image says that these are its recipients; whoever was one can write that himself:\n\n" +
-      `${recipientTable(unknown)}\nAre they to stay? [y/N]: `,
+      `${recipientTable(unknown)}\n${unknown.length === 1 ? "Is this one" : `Are these ${unknown.length}`} to stay? [y/N]: `,
     interruption,
   )
   return /^\s*y(?:es)?\s*$/i.test(answer ?? "")

@@ -1,7 +1,7 @@
 // How the command talks to people. Results go to stdout; prompts to the terminal itself; everything else to stderr with
 // the program's name in front. Progress shows on a terminal only and leaves no trace.
 import { once } from "node:events"
-import { fstatSync, openSync, readSync, writeSync } from "node:fs"
+import { closeSync, constants, fstatSync, openSync, readSync, writeSync } from "node:fs"
 import { createInterface } from "node:readline"
 import { isatty, ReadStream } from "node:tty"
 import { allocateSecret, KeyError } from "../index.ts"
@@ -134,6 +134,20 @@ class SecretLine {
   }
 }
 
+/** What was typed before a question, or pasted behind the command, is no answer to it. */
+function forgetTyped(): void {
+  const fd = openSync("/dev/tty", constants.O_RDONLY | constants.O_NONBLOCK)
+  const typed = Buffer.alloc(MAX_SECRET_SIZE)
+  try {
+    while (readSync(fd, typed) > 0);
+  } catch {
+    // There is no more.
+  } finally {
+    typed.fill(0)
+    closeSync(fd)
+  }
+}
+
 /**
  * Asks for a line on the controlling terminal, shown while it is typed.
  *
@@ -152,6 +166,7 @@ export async function promptLine(text: string, signal: AbortSignal): Promise<str
     lines.close()
   })
   try {
+    forgetTyped()
     writeSync(fd, text)
     const ends = ["line", "close"].map((event) => once(lines, event, { signal }))
     const [line] = (await Promise.race(ends)) as [string?]

@@ -9,6 +9,7 @@ import { fingerprint } from "../../lib/key/fingerprint.ts"
 import { cryptoMessageExtra, DataType } from "../../lib/sif/format.ts"
 import { encodeCryptoMessage } from "../../lib/key/crypto-message.ts"
 import { isRoot, sifcrypt, sifcryptOk, userId, type Result } from "../support/cli.ts"
+import { bits, integer, nothing, oid, sequence } from "../support/der.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import { typing } from "../support/terminal.ts"
@@ -275,6 +276,42 @@ describe("sifcrypt recipient", function () {
     const refused = await recipient("list", plain)
     assert.equal(refused.status, 22)
     assert.match(refused.stderr, /not encrypted/)
+    assert.match(refused.stderr, /hint: .*`sifcrypt encrypt`/)
+  })
+
+  it("lists an image whose messages carry what is no key, and what ends the process that asks for its details", async () => {
+    const image = await build(...withKey(alice.public))
+    const [message] = await messagesOf(image)
+    assert.ok(message !== undefined)
+    const [rsa, ec] = ["1.2.840.113549.1.1.1", "1.2.840.10045.2.1"].map((id) => oid(id))
+    const [p256, p224] = ["1.2.840.10045.3.1.7", "1.3.132.0.33"].map((id) => oid(id))
+    assert.ok(rsa && ec && p256 && p224)
+    const modulus = (1n << 2047n) | 1n
+    const strange = [
+      sequence(sequence(ec, p256), bits(Buffer.of(0))), // the point at infinity: Node 20 ends in an assertion
+      sequence(sequence(ec, p256), bits(Buffer.alloc(65, 4))),
+      sequence(sequence(ec, p224), bits(Buffer.alloc(57, 4))),
+      sequence(sequence(rsa, nothing), bits(sequence(integer(modulus), integer(1n)))),
+      sequence(sequence(rsa, nothing), bits(sequence(integer(modulus), integer(modulus - 2n)))),
+      Buffer.alloc(64, 0x30),
+    ]
+    await using opened = await sif.openSif(image)
+    const { id } = opened.primary()
+    for (const der of strange) {
+      const key = `-----BEGIN PUBLIC KEY-----\n${der.toString("base64")}\n-----END PUBLIC KEY-----\n`
+      const data = Buffer.concat([encodeCryptoMessage(Buffer.alloc(256, 1)), Buffer.from(key)])
+      const object = {
+        type: sif.DataType.cryptoMessage,
+        link: { to: "object", id },
+        extra: message.extra,
+      } as const
+      await sif.addObject(image, object, data)
+    }
+    const { stderr } = await recipientOk("list", image)
+    assert.equal(stderr, "")
+    const bitsOf = (await list(image)).map(({ modulusBits }) => modulusBits)
+    assert.deepEqual(bitsOf, [2048, ...strange.map(() => undefined)])
+    assert.ok(await opens(image, ...withKey(alice.private)))
   })
 
   it("needs the keys of anonymous recipients who stay, and says whose", async () => {
@@ -327,10 +364,11 @@ describe("sifcrypt recipient", function () {
           command === "rotate"
             ? ["recipient", "rotate", ...withKey(alice.private), image]
             : ["reencrypt", ...withKey(alice.private), image, output]
-        for (const answer of ["", "n", "keep"]) {
+        for (const answer of ["", "n", "keep", "^y,"]) {
           const { status, text } = await sifcrypt(args, typing(answer))
           assert.equal(status, 22, text)
           assert.match(text, new RegExp(`rsa +3 +0 +${bob.name.replaceAll("+", "\\+")} \\(2048 bits\\)`))
+          assert.match(text, /Is this one to stay\? \[y\/N\]: /)
           assert.match(text, /nothing but the image says that these are to stay: SHA256:\S+ \(object 3\)/)
         }
         assert.ok(readFileSync(image).equals(before))

@@ -7,9 +7,15 @@ import { newFolder } from "./scratch.ts"
 const script = `
 import os, pty, sys
 answers = (sys.stdin.readline().rstrip("\\n") if sys.argv[1] == "-" else sys.argv[1]).encode().split(b",")
+early = answers.pop(0)[1:] if answers[0].startswith(b"^") else b""
+started, start = os.pipe()
 pid, fd = pty.fork()
 if pid == 0:
+    os.read(started, 1)
     os.execvp(sys.argv[2], sys.argv[2:])
+if early:
+    os.write(fd, early + b"\\n")
+os.write(start, b"x")
 shown = b""
 asked = 0
 while True:
@@ -31,7 +37,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 let file: string | undefined
 
-/** Runs the command on a terminal where somebody types these lines, which have commas between them. */
+/** Runs the command on a terminal where somebody types these lines, which have commas between them; one with ^ before it starts. */
 export function typing(answers: string): CommandOptions {
   if (file === undefined) {
     file = path.join(newFolder("terminal"), "terminal.py")
