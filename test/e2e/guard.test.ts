@@ -1,11 +1,12 @@
 // A mount goes with its server, whichever other process of it was killed before, and whenever that was.
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
-import { mkdirSync, readFileSync } from "node:fs"
+import { once } from "node:events"
+import { mkdirSync, readdirSync, readFileSync } from "node:fs"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
-import { finish, idOf, isRoot, sifcryptOk, startSifcrypt, type As } from "../support/cli.ts"
-import { holdsFuse, mountsIn, processesOfGroup, waitFor } from "../support/processes.ts"
+import { finish, idOf, isRoot, sifcrypt, sifcryptOk, startSifcrypt, type As } from "../support/cli.ts"
+import { holdsFuse, listens, mountsIn, processesOfGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -57,6 +58,50 @@ describe("the processes that stand by a mount", () => {
           await waitFor("the end of the processes", () => processesOfGroup(group).length === 0)
         })
 
+  // Batch systems send some of these as a warning; Node opens a debugger for the first one, and a dump of the last would have keys in it.
+  const signals = ["SIGUSR1", "SIGUSR2", "SIGHUP", "SIGQUIT"] as const
+  for (const what of ["a mount", "an exec", "an instance"] as const)
+    it(`A3: no signal to any process of ${what} opens anything or leaves anything`, async () => {
+      const { folder, args } = await prepare("self")
+      const [, , , image = "", target = ""] = args
+      const name = `signals-${process.pid}`
+      const engine = ["--engine", "userspace"]
+      const run = { as: "self", group, cwd: folder } as const
+      let ended: Promise<unknown> = Promise.resolve()
+      const start = {
+        "a mount": () => sifcryptOk(args, run),
+        "an instance": () => sifcryptOk(["instance", "start", ...engine, image, name], run),
+        "an exec": async () => {
+          const child = startSifcrypt(["exec", ...engine, image, "sh", "-c", "echo in; exec sleep 300"], run)
+          ended = finish(child)
+          await once(child.stdout ?? assert.fail(), "data")
+        },
+      }[what]
+      // Each with each for a mount, which has three; otherwise each gets one of them.
+      const all = what === "a mount" ? signals : [undefined]
+      for (const [victim, signal] of [0, 1, 2, 3, 4, 5].flatMap((number) =>
+        all.map((one) => [number, one ?? signals[number % 4]] as const),
+      )) {
+        await start()
+        const chosen = processesOfGroup(group)[victim]
+        if (chosen !== undefined && signal !== undefined) process.kill(chosen.pid, signal)
+        assert.deepEqual(
+          processesOfGroup(group).filter(({ pid }) => listens(pid)),
+          [],
+        )
+        // Whether it ends by that is its own affair; what is left of it then is nobody's.
+        if (what === "a mount") await sifcrypt(["unmount", target], { as: "self" })
+        else if (what === "an instance") await sifcrypt(["instance", "stop", name], { as: "self" })
+        else for (const { pid } of processesOfGroup(group)) if (pid !== chosen?.pid) tryKill(pid, "SIGTERM")
+        const left = `what ${String(signal)} to ${chosen?.command ?? "nobody"} leaves`
+        await waitFor(left, () => processesOfGroup(group).length === 0, 20_000)
+        await waitFor(left, () => mountsIn(folder).length === 0)
+        await ended
+        if (chosen === undefined) break
+      }
+      assert.deepEqual(readdirSync(folder).toSorted(), ["image.sif", "mount"])
+    })
+
   it("A3: a mount that fusermount3 makes after its caller was killed goes, too", async () => {
     const { args, folder } = await prepare("nobody")
     const ended = finish(startSifcrypt(args, { as: "nobody", group }))
@@ -75,6 +120,14 @@ describe("the processes that stand by a mount", () => {
     assert.deepEqual(mountsIn(folder), [])
   })
 })
+
+function tryKill(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal)
+  } catch {
+    // It was faster.
+  }
+}
 
 function fusermountOf(parent: number): number | undefined {
   try {
