@@ -57,7 +57,8 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_OCI_REGISTRY: "`--no-https` speaks to a registry without TLS, --cert-dir DIR trusts its certificate",
   ERR_OCI_CREDENTIALS:
     "log in with `docker login`, `podman login` or `apptainer registry login`, or set DOCKER_USERNAME and DOCKER_PASSWORD",
-  ERR_BUILD_EXISTS: "add -F (--force) to replace it; it is kept until the new one is complete",
+  ERR_BUILD_EXISTS:
+    "choose another name; where the command has -F (--force), that replaces it, and it is kept until the new one is complete",
   ERR_BUILD_AGENT: "`sifcrypt help build` lists what an image can be built from",
   ERR_BUILD_SCRIPT:
     "what it printed stands above; scripts run with `sh -ex`, so the last command shown is the one",

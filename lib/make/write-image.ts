@@ -276,9 +276,18 @@ function tellAbout(
       `${signatures.length === 1 ? "signature" : "signatures"} ${signatures.map(({ id }) => id).join(", ")} of ${sif.path} ` +
         "left out: a signature holds for the image that it was made for",
     )
-  if (!encrypted) return
   const names = (objects: readonly Passenger[]): string =>
     objects.map(({ object }) => objectText(object)).join(", ")
+  if (!encrypted) {
+    // In a plain image it is believed, and an overlay lies over the root file system.
+    const outside =
+      opening === undefined || verify !== undefined ? [] : kept.filter(({ image }) => image === sif)
+    if (outside.length > 0)
+      onNotice(
+        `${sif.path} had it outside of its encryption, where anybody may have put it, and the plain image has it as its own: ${names(outside)}`,
+      )
+    return
+  }
   if (sealed.length > 0) onNotice(`kept inside the encryption: ${names(sealed)}`)
   if (opening !== undefined && verify === undefined && sealed.some(({ image }) => image === sif))
     onNotice(`${sif.path} had it outside of its encryption, where anybody may have put it`)

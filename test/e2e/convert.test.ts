@@ -92,6 +92,15 @@ describe("from one image to another", () => {
     assert.deepEqual(await contentOf(output), await contentOf(plain))
   })
 
+  it("S5: decrypt says which partitions and objects of the plain image were outside of the encryption", async () => {
+    const heard: string[] = []
+    const onNotice = (text: string): void => void heard.push(text)
+    await decrypt({ image: encrypted, output: inFolder("told.sif"), ...from, onNotice })
+    assert.deepEqual(heard, [
+      `${encrypted} had it outside of its encryption, where anybody may have put it, and the plain image has it as its own: Overlay partition, Data partition data`,
+    ])
+  })
+
   it("A6: reencrypt keeps it all, for the one who opens it, with another volume key", async () => {
     const again = inFolder("again.sif")
     const heard: string[] = []
