@@ -476,6 +476,41 @@ for (const [where, file] of [
         }
       })
 
+      it("each method of an image names what is wrong with its options", async () => {
+        const opened = (await named("open")(image)) as Record<string, Callable>
+        const args: Readonly<Record<string, readonly unknown[]>> = {
+          ...{
+            list: ["/"],
+            walk: ["/"],
+            readFile: ["/file"],
+            createReadStream: ["/file"],
+            extract: [nowhere],
+          },
+          ...{ mount: [nowhere], exec: [["true"]], run: [[]], shell: [], test: [[]] },
+          ...{ startInstance: ["x", []], runInstance: ["x", []] },
+        }
+        const methods = Object.getOwnPropertyNames(Object.getPrototypeOf(opened))
+        assert.deepEqual(
+          methods.toSorted(),
+          [...Object.keys(args), "stat", "close", "constructor"].toSorted(),
+        )
+        for (const [method, first] of Object.entries(args))
+          for (const [options, name] of [
+            [null, "options"],
+            ["text", "options"],
+            [{ surprise: 1 }, '"surprise"'],
+            [{ signal: null }, ".signal"],
+            [Object.create({ signal: 1 }), "options"],
+          ] as const) {
+            const failure = await failureOf(async () => {
+              const result = await opened[method]?.(...first, options)
+              if (method === "walk") await (result as AsyncGenerator).next()
+            })
+            assertNamed(failure, name, `${method}: ${JSON.stringify(options)}`)
+          }
+        await opened["close"]?.()
+      })
+
       it("a table that is closed is not read", async () => {
         const opened = (await (api["sif"] as Record<string, Callable>)["openSif"]?.(image)) as {
           objects: readonly object[]
