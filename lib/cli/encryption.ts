@@ -65,9 +65,7 @@ export async function showMaking(
     onProgress: (bytes) => {
       progress.update(bytes)
     },
-    onNotice: (text) => {
-      notice(printable(text))
-    },
+    onNotice: notice,
   }
   const result = await make(options).finally(() => {
     progress.done()

@@ -4,7 +4,7 @@ import type { OptionRows } from "./command.ts"
 import { credentialRows, type CredentialFlags } from "./credentials.ts"
 import { interruption } from "./interrupt.ts"
 import { signerOptions, signerRows, type SignerFlags } from "./signers.ts"
-import { isTerminal, notice, printable } from "./terminal.ts"
+import { isTerminal, notice } from "./terminal.ts"
 import { count, MEBIBYTES, size, text } from "./values.ts"
 
 export interface OpenFlags extends CredentialFlags, SignerFlags {
@@ -55,7 +55,7 @@ const told = new Set<string>()
 function noticeOnce(text: string): void {
   if (told.has(text)) return
   told.add(text)
-  notice(printable(text))
+  notice(text)
 }
 
 /** The API's options for these flags. */
@@ -66,11 +66,10 @@ export function openOptions(
   const { maxKdfMemory, maxKdfIterations, allowCipher } = flags
   // For people, not for logs: a script that cares says so.
   const { unsigned = isTerminal(2) ? "warn" : "allow" } = flags
-  const verify = signerOptions(flags)
   return {
     unlock: credentials,
     unsigned,
-    ...(verify === undefined ? {} : { verify }),
+    ...signerOptions(flags),
     onNotice: noticeOnce,
     signal: interruption,
     allowCipher,

@@ -25,23 +25,23 @@ export const recipientRows: OptionRows<RecipientFlags> = {
 }
 
 /**
- * Runs `use` with the new recipients; undefined: none were named. Wipes what was typed. The environment names whoever
+ * Runs `use` with the new recipients, or without where none were named. Wipes what was typed. The environment names whoever
  * opens, never a recipient.
  */
 export async function withRecipients<T>(
   flags: RecipientFlags,
-  use: (recipients: readonly CredentialSource[] | undefined) => Promise<T>,
+  use: (named: { readonly recipients?: readonly CredentialSource[] }) => Promise<T>,
 ): Promise<T> {
   const { recipient, recipientPassphrase, recipientPassphraseFile, recipientPassphraseFd } = flags
   const named = [recipient, recipientPassphrase, recipientPassphraseFile, recipientPassphraseFd]
-  if (named.every((one) => one === undefined)) return await use(undefined)
+  if (named.every((one) => one === undefined)) return await use({})
   const given = {
     pemPath: recipient,
     passphrase: recipientPassphrase,
     passphraseFile: recipientPassphraseFile,
     passphraseFd: recipientPassphraseFd,
   }
-  return await withCredentials(given, true, use, {})
+  return await withCredentials(given, true, (recipients) => use({ recipients }), {})
 }
 
 const headings = ["KIND", "OBJECT", "KEYSLOT", "KEY", "COST", "READABLE BY"] as const

@@ -63,16 +63,17 @@ export function keyringPaths(keyrings: readonly string[] | undefined): readonly 
   return keyrings ?? userKeyrings(process.env)
 }
 
-/** The API's options for these flags; undefined: nothing is to be verified. */
-export function signerOptions(flags: SignerFlags): VerifyOptions | undefined {
+/** The API's option for these flags; none where nothing is to be verified. */
+export function signerOptions(flags: SignerFlags): { readonly verify?: VerifyOptions } {
   const { requireSigner } = flags
-  if (flags.verify !== true && requireSigner === undefined) return undefined
-  return {
+  if (flags.verify !== true && requireSigner === undefined) return {}
+  const verify: VerifyOptions = {
     keyPaths: flags.signerKey ?? [],
     keyringPaths: keyringPaths(flags.keyring),
     require: requireSigner ?? "any",
     ...keyServerOption(flags.keyserver),
   }
+  return { verify }
 }
 
 /** The option of the API for `--keyserver`. */

@@ -121,7 +121,7 @@ export const build: CommandRow = command({
     ...registryRows,
   },
   run: async (flags, [output, source], command) => {
-    const verify = signerOptions(flags)
+    const signers = signerOptions(flags)
     const sourceEpoch = sourceDateEpoch(command)
     const encryption = encryptionOptions(flags, command)
     const definition = definitionOptions(flags)
@@ -134,7 +134,7 @@ export const build: CommandRow = command({
             ...encryption,
             ...definition,
             ...{ source, oci, encrypt, compression, architecture },
-            ...(verify === undefined ? {} : { verify }),
+            ...signers,
             owner: ownerOption(flags, command),
             ...keysOf(flags, credentials, password),
             sourceDateEpoch: sourceEpoch,

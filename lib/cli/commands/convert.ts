@@ -8,12 +8,8 @@ import { signerOptions, signerRows } from "../signers.ts"
 
 /** How far the image is trusted. */
 function trust(flags: OpenFlags): api.TrustOptions {
-  const { kdfLimits, unsigned, verify } = openOptions(flags, [])
-  return {
-    kdfLimits,
-    unsigned,
-    ...(verify === undefined ? {} : { verify }),
-  }
+  const { kdfLimits, unsigned } = openOptions(flags, [])
+  return { kdfLimits, unsigned, ...signerOptions(flags) }
 }
 
 export const encrypt: CommandRow = command({
@@ -29,14 +25,14 @@ export const encrypt: CommandRow = command({
   ],
   options: { ...encryptionRows, ...credentialRows, ...signerRows },
   run: async (flags, [image, output], command) => {
-    const verify = signerOptions(flags)
+    const signers = signerOptions(flags)
     const encryption = encryptionOptions(flags, command)
     await withCredentials(flags, true, (credentials) =>
       showMaking(`encrypting ${output}`, output, flags, (options) =>
         api.encrypt({
           ...options,
           ...encryption,
-          ...(verify === undefined ? {} : { verify }),
+          ...signers,
           image,
           recipients: credentials,
         }),
@@ -80,7 +76,7 @@ export const reencrypt: CommandRow = command({
   options: { ...encryptionRows, ...recipientRows, ...openRows, ...stayRows },
   run: async (flags, [image, output], command) => {
     const encryption = { ...encryptionOptions(flags, command), ...trust(flags), ...stayOptions(flags) }
-    await withRecipients(flags, (recipients) =>
+    await withRecipients(flags, (named) =>
       withCredentials(flags, false, (credentials) =>
         showMaking(`encrypting ${output}`, output, flags, (options) =>
           api.reencrypt({
@@ -88,7 +84,7 @@ export const reencrypt: CommandRow = command({
             ...encryption,
             image,
             unlock: credentials,
-            ...(recipients === undefined ? {} : { recipients }),
+            ...named,
           }),
         ),
       ),

@@ -221,9 +221,7 @@ function starting(name: "start" | "run", summary: string, description: string): 
       const options: InstanceOptions = {
         ...actionOptions("instance", flags, process.env),
         signal: interruption,
-        onNotice: (text) => {
-          notice(printable(text))
-        },
+        onNotice: notice,
       }
       await withCredentials(flags, false, async (credentials) => {
         await using opened = await open(image, openOptions(flags, credentials))

@@ -21,7 +21,7 @@ import {
   type RecipientFlags,
   type StayFlags,
 } from "../recipients.ts"
-import { notice, printable } from "../terminal.ts"
+import { notice } from "../terminal.ts"
 import { count, each, flag, text } from "../values.ts"
 
 type ChangeFlags = OpenFlags &
@@ -65,9 +65,7 @@ function changeOptions(
   return {
     ...{ unlock, kdfLimits, signal },
     ...stayOptions(flags),
-    onNotice: (text) => {
-      notice(printable(text))
-    },
+    onNotice: notice,
     removeSignatures: flags.removeSignatures,
   }
 }
@@ -99,7 +97,7 @@ const add = command({
   },
   run: async (flags, [image], command) => {
     const kdf = passphraseKdf(flags, command)
-    const change = await withRecipients(flags, (recipients = []) =>
+    const change = await withRecipients(flags, ({ recipients = [] }) =>
       withCredentials(flags, false, (credentials) =>
         addRecipients(image, {
           ...changeOptions(flags, credentials),
@@ -133,13 +131,9 @@ const remove = command({
         ? { recipient }
         : { recipientFile: recipient }
     })()
-    const change = await withRecipients(flags, (recipients) =>
+    const change = await withRecipients(flags, (named) =>
       withCredentials(flags, false, (credentials) =>
-        removeRecipient(image, {
-          ...changeOptions(flags, credentials),
-          ...(recipients && { recipients }),
-          ...whom,
-        }),
+        removeRecipient(image, { ...changeOptions(flags, credentials), ...named, ...whom }),
       ),
     )
     await report(change, flags)
@@ -153,9 +147,9 @@ const rotate = command({
   arguments: [changed],
   options: { ...changeRows, ...keptRows },
   run: async (flags, [image]) => {
-    const change = await withRecipients(flags, (recipients) =>
+    const change = await withRecipients(flags, (named) =>
       withCredentials(flags, false, (credentials) =>
-        rotateRecipients(image, { ...changeOptions(flags, credentials), ...(recipients && { recipients }) }),
+        rotateRecipients(image, { ...changeOptions(flags, credentials), ...named }),
       ),
     )
     await report(change, flags)

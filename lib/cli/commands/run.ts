@@ -15,7 +15,7 @@ import { withCredentials } from "../credentials.ts"
 import { failureReporter } from "../failure.ts"
 import { endWith, interruption, passSignalsTo, waitForHelpers } from "../interrupt.ts"
 import { cipherRows, openOptions, openRows } from "../opening.ts"
-import { notice, printable } from "../terminal.ts"
+import { notice } from "../terminal.ts"
 
 type Action = "exec" | "run" | "shell" | "test"
 
@@ -68,9 +68,7 @@ function action(name: Action, summary: string, description: string, rest: string
         stdio: "inherit",
         replaceProcess: failureReporter(),
         signal: interruption,
-        onNotice: (text) => {
-          notice(printable(text))
-        },
+        onNotice: notice,
       }
       refuseSpent(asked.preserveFds ?? 0, flags)
       if (image.startsWith(INSTANCE)) {
