@@ -18,8 +18,8 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("lockRange", Napi::Function::New<LockRange>(env));
   exports.Set("wipeRange", Napi::Function::New<WipeRange>(env));
   exports.Set("unmountPath", Napi::Function::New<UnmountPath>(env));
-  exports.Set("writeVerityTree", Napi::Function::New<WriteVerityTree>(env));
-  exports.Set("checkVerityTree", Napi::Function::New<CheckVerityTree>(env));
+  exports.Set("writeVerity", Napi::Function::New<WriteVerity>(env));
+  exports.Set("checkVerity", Napi::Function::New<CheckVerity>(env));
   exports.Set("readStored", Napi::Function::New<ReadStored>(env));
   exports.Set("forbidDumps", Napi::Function::New<ForbidDumps>(env));
   exports.Set("exitNow", Napi::Function::New<ExitNow>(env));

@@ -5,7 +5,7 @@ import type { Bind, BoundImage, Place } from "../runtime/binds.ts"
 import type { ConcreteEngine, StarterLayer } from "../runtime/starter-protocol.ts"
 import { FileSystem, PartitionType, type SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
-import { isEncrypted, isPartition, onlyPartition, partitionKind } from "../encryption/partition.ts"
+import { encryptionOf, isPartition, onlyPartition } from "../encryption/partition.ts"
 import {
   formatOf,
   isOwnedByRoot,
@@ -36,8 +36,8 @@ function choosePartition(
 ): SifPartition {
   const partitions = sif.objects.filter(isPartition)
   const root = partitions.find(({ partition }) => partition.type === PartitionType.primarySystem)
-  const isLocked = root !== undefined && isEncrypted(partitionKind(root))
-  const isNobodys = (partition: SifPartition): boolean => isLocked && !isEncrypted(partitionKind(partition))
+  const isLocked = root !== undefined && encryptionOf(root) !== undefined
+  const isNobodys = (partition: SifPartition): boolean => isLocked && encryptionOf(partition) === undefined
   const strange = (partition: SifPartition): string =>
     `partition ${partition.id} is not encrypted as the image is, and anybody could have put it there`
   if (id !== undefined) {
@@ -79,20 +79,15 @@ async function openOne(
       const part = { ...whole, offset, size: partition.size }
       if (partition.partition.fileSystem === FileSystem.ext3)
         return { ...common, kind: "ext", writable, source: part, isTrusted: false }
-      switch (partitionKind(partition)) {
-        case "squashfs":
-          return { ...common, kind: "squashfs", writable: false, source: part }
-        case "luks":
-        case "gocryptfs": {
-          // An encrypted overlay is an ext file system, and another one's to write.
-          if (partition.partition.type === PartitionType.overlay)
-            refuse(file, `partition ${partition.id} is an overlay`)
-          const source = await unlockedSource(sif, partition, opened.fd, options, resources)
-          return { ...common, kind: "squashfs", writable: false, source }
-        }
-        case "other":
-          return refuse(file, `partition ${partition.id} holds no squashfs and no ext3 file system`)
-      }
+      if (partition.partition.fileSystem === FileSystem.squashfs)
+        return { ...common, kind: "squashfs", writable: false, source: part }
+      if (encryptionOf(partition) === undefined)
+        return refuse(file, `partition ${partition.id} holds no squashfs and no ext3 file system`)
+      // An encrypted overlay is an ext file system, and another one's to write.
+      if (partition.partition.type === PartitionType.overlay)
+        refuse(file, `partition ${partition.id} is an overlay`)
+      const source = await unlockedSource(sif, partition, opened.fd, options, resources)
+      return { ...common, kind: "squashfs", writable: false, source }
     }
     case "luks":
     case undefined:

@@ -32,12 +32,13 @@ import { chooseEngine, isReadable, type Startable } from "../runtime/engine.ts"
 import { instanceOptions, startInstance, type Instance, type InstanceOptions } from "./instance.ts"
 import { mountImage, mountOptions, type Mount, type MountOptions } from "./mount.ts"
 import { checkOrigin, isVerified, vouch } from "./origin.ts"
-import { overlaysOf, partitionKind, type PartitionKind } from "../encryption/partition.ts"
+import { encryptionOf, overlaysOf, partitionKind, type PartitionKind } from "../encryption/partition.ts"
 import { execOptions, type ExecOptions } from "../runtime/options.ts"
 import { runImage, type Running } from "./run.ts"
 import type { UnsignedPolicy } from "./signature.ts"
 import type { Vouched } from "../file/vouched.ts"
-import { cipherOf, plainRange, unlockPartition, wipeUnlocked, type Unlocked } from "../encryption/unlock.ts"
+import { plainRange, type Unlocked } from "../encryption/encryption-format.ts"
+import { unlockPartition } from "../encryption/unlock.ts"
 
 /** How {@link open} opens. */
 export interface OpenOptions {
@@ -215,8 +216,7 @@ export class Image implements AsyncDisposable {
 
   #range(): NativeRange {
     // Said here, where the cipher's name is known.
-    const cipher = cipherOf(this.#unlocked)
-    if (cipher !== undefined) chooseEngine("userspace", this.kind, cipher)
+    chooseEngine("userspace", this.#unlocked)
     return plainRange(this.#sif, this.#partition, this.#unlocked)
   }
 
@@ -393,11 +393,9 @@ export class Image implements AsyncDisposable {
   /** What the starter gets of this image. */
   #startable(): Startable {
     this.#needsOpen()
-    const unlocked = this.#unlocked
-    const { offset, size, tree } = this.#partition
+    const { offset, size, verity } = this.#partition
     return {
-      kind: this.kind,
-      source: { image: this.path, fd: this.#sif.fd, offset, size, tree, unlocked },
+      source: { image: this.path, fd: this.#sif.fd, offset, size, verity, unlocked: this.#unlocked },
       overlays: this.#overlays,
       vouched: this.#vouched !== undefined,
     }
@@ -501,7 +499,7 @@ export class Image implements AsyncDisposable {
     await Promise.allSettled(this.#starting)
     const tree = await this.#tree?.catch(() => undefined)
     tree?.close()
-    wipeUnlocked(this.#unlocked)
+    this.#unlocked?.dataKey.wipe()
     await this.#sif[Symbol.asyncDispose]()
   }
 
@@ -558,28 +556,22 @@ export async function open(file: string, given: OpenOptions = {}): Promise<Image
       options.purpose === "read"
         ? { partition: await checkOrigin(sif, sif.primary(), options), vouched: "read" as const }
         : await vouch(sif, sif.primary(), options)
-    const kind = partitionKind(partition)
     const { verify } = options
     const overlays = overlaysOf(sif.objects, partition).filter(
       (overlay) => verify === undefined || isVerified(overlay, verify),
     )
-    switch (kind) {
-      case "squashfs":
-        return new Image(sif, partition, undefined, vouched, overlays)
-      case "luks":
-      case "gocryptfs": {
-        const policy: LuksPolicy = { allowCipher, limits: kdfLimits }
-        using credentials = new Credentials(unlock)
-        const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
-        return new Image(sif, partition, unlocked, vouched, overlays)
-      }
-      case "other":
-        throw new SifError(
-          "ERR_SIF_NO_OBJECT",
-          `${file}: the primary partition holds neither squashfs nor LUKS2 nor gocryptfs (file system type ${partition.partition.fileSystem})`,
-          { path: file },
-        )
-    }
+    if (partitionKind(partition) === "squashfs")
+      return new Image(sif, partition, undefined, vouched, overlays)
+    if (encryptionOf(partition) === undefined)
+      throw new SifError(
+        "ERR_SIF_NO_OBJECT",
+        `${file}: the primary partition holds neither squashfs nor LUKS2 nor gocryptfs (file system type ${partition.partition.fileSystem})`,
+        { path: file },
+      )
+    const policy: LuksPolicy = { allowCipher, limits: kdfLimits }
+    using credentials = new Credentials(unlock)
+    const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
+    return new Image(sif, partition, unlocked, vouched, overlays)
   } catch (error) {
     await sif[Symbol.asyncDispose]()
     throw error

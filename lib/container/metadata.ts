@@ -12,9 +12,10 @@ import {
   sealedDescription,
   type Description,
 } from "../encryption/description.ts"
-import { isEncrypted, partitionKind } from "../encryption/partition.ts"
+import { encryptionOf } from "../encryption/partition.ts"
 import { plaintextOf, readFooter, readSealed } from "../encryption/sealed.ts"
-import { plainRange, unlockPartition, wipeUnlocked, type Unlocked } from "../encryption/unlock.ts"
+import { plainRange, type Unlocked } from "../encryption/encryption-format.ts"
+import { unlockPartition } from "../encryption/unlock.ts"
 import { parseJson } from "../json.ts"
 import type { SifObject, SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
@@ -325,7 +326,7 @@ export async function readMetadata(path: string, given: MetadataOptions = {}): P
   const counts = verify === undefined ? undefined : (object: SifObject) => isVerified(object, verify)
   const outside = (): Promise<ImageMetadata | undefined> =>
     fromObjects(image, descriptionOf(image, primary, counts), "objects", reading)
-  if (!isEncrypted(partitionKind(primary)))
+  if (encryptionOf(primary) === undefined)
     return (await outside()) ?? (await fromInside(image, primary, undefined, reading))
   const policy: LuksPolicy = { limits: kdfLimits }
   using credentials = new Credentials(unlock)
@@ -350,6 +351,6 @@ export async function readMetadata(path: string, given: MetadataOptions = {}): P
       )
     return await fromInside(image, primary, unlocked, reading)
   } finally {
-    wipeUnlocked(unlocked)
+    unlocked.dataKey.wipe()
   }
 }

@@ -51,7 +51,7 @@ export async function checkOrigin(
   checkScope(image, partition, verify)
   const later = await VerifyWhenRead.of(image, partition)
   requireVerified(await verifySif(image, signal === undefined ? verify : { signal, ...verify }, later))
-  return later.tree === undefined ? partition : { ...partition, tree: later.tree }
+  return later.verity === undefined ? partition : { ...partition, verity: later.verity }
 }
 
 /** What passed, and how to ask again; undefined: nothing is demanded. */

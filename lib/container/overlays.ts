@@ -5,7 +5,7 @@ import { RunError } from "../errors.ts"
 import type { ConcreteEngine, StarterLayer, StarterSource } from "../runtime/starter-protocol.ts"
 import { PartitionType, type SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
-import { isPartition, onlyPartition, partitionKind } from "../encryption/partition.ts"
+import { encryptionOf, formats, isPartition, onlyPartition } from "../encryption/partition.ts"
 import {
   formatOf,
   isOwnedByRoot,
@@ -99,7 +99,7 @@ function plainError(file: string): RunError {
 function overlayPartition(sif: SifImage): SifPartition {
   const encrypted = sif.objects
     .filter(isPartition)
-    .filter((one) => one.partition.type === PartitionType.overlay && partitionKind(one) === "luks")
+    .filter((one) => one.partition.type === PartitionType.overlay && encryptionOf(one) === formats.luks)
   const found = onlyPartition(sif.path, "encrypted overlays", encrypted)
   if (found === undefined)
     throw new RunError("ERR_RUN_OVERLAY", `${sif.path}: there is no encrypted overlay in this image`, {

@@ -43,7 +43,7 @@ import { joinStreams, readOutput, spawnable } from "./payload-streams.ts"
 import { openBindImages } from "./bind-images.ts"
 import { openOverlays, type OwnOverlay } from "./overlays.ts"
 import { Credentials } from "../encryption/credentials.ts"
-import { isEncrypted, onlyPartition } from "../encryption/partition.ts"
+import { onlyPartition } from "../encryption/partition.ts"
 
 /** How a payload ended. */
 export interface RunResult {
@@ -130,10 +130,10 @@ async function resourcesFromFile(file: string, options: ExecOptions): Promise<ob
 
 /** The overlay that the image brings, and whether it is written to. */
 function ownOverlay(startable: Startable, options: ExecOptions): OwnOverlay | undefined {
-  const { kind, overlays = [], source: image, vouched } = startable
+  const { overlays = [], source: image, vouched } = startable
   const writable = options.writable === true
   if (writable) {
-    if (isEncrypted(kind))
+    if (image.unlocked !== undefined)
       throw optionError(
         "writable",
         "an encrypted image is read-only, whoever has its key: --overlay keeps changes beside it, --writable-tmpfs in memory",
@@ -151,7 +151,7 @@ function ownOverlay(startable: Startable, options: ExecOptions): OwnOverlay | un
     if ((options.overlay ?? []).length > 0) throw optionError("writable", "it excludes --overlay")
   }
   // Anybody could have put it there, and would say what the payload sees of the image.
-  if (isEncrypted(kind) && overlays.length > 0) {
+  if (image.unlocked !== undefined && overlays.length > 0) {
     options.onNotice?.(`${image.image}: its own overlay is not encrypted as the image is: it is left out`)
     return undefined
   }
@@ -356,7 +356,13 @@ export async function withRun<T>(
   const who = { uid: caller.uid, gid: caller.gid, home: caller.home, insideHome: inside.home, cwd: hostCwd }
   const places = composeBinds(
     who,
-    [...parseBinds(options.binds ?? [], hostCwd, options.onNotice).map((bind) => ({ nested: true, ...bind })), ...gpu(options)],
+    [
+      ...parseBinds(options.binds ?? [], hostCwd, options.onNotice).map((bind) => ({
+        nested: true,
+        ...bind,
+      })),
+      ...gpu(options),
+    ],
     options,
   )
   const identity = { ...identityOf(inside, confinement.ids), home: homeOf(who, options).destination }
@@ -372,7 +378,7 @@ export async function withRun<T>(
   await using overlays = await openOverlays(options.overlay ?? [], {
     ...opening,
     own: ownOverlay(startable, options),
-    encryptedImage: isEncrypted(startable.kind),
+    encryptedImage: startable.source.unlocked !== undefined,
     allowPlain: options.plainOverlay === true,
   })
   const session = chooseSession(

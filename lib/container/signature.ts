@@ -3,7 +3,7 @@ import { SignatureError } from "../errors.ts"
 import { DataType, type SifObject, type SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
-import { isEncrypted, partitionKind } from "../encryption/partition.ts"
+import { encryptionOf } from "../encryption/partition.ts"
 
 /** What to do about an encrypted image that carries no signature: nothing, tell, or refuse. */
 export type UnsignedPolicy = "allow" | "warn" | "error"
@@ -25,7 +25,7 @@ async function isLegacy(image: SifImage, object: SifObject): Promise<boolean> {
  * @throws SifError `ERR_SIF_TRUNCATED`.
  */
 export async function isUnsigned(image: SifImage, partition: SifPartition): Promise<boolean> {
-  if (!isEncrypted(partitionKind(partition))) return false
+  if (encryptionOf(partition) === undefined) return false
   // Signers link to the group, whatever of it they sign; what is in no group cannot be signed.
   for (const object of image.objects)
     if (

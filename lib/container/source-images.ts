@@ -8,8 +8,8 @@ import type { ConcreteEngine, StarterLayer, StarterSource } from "../runtime/sta
 import type { SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import type { Credentials } from "../encryption/credentials.ts"
-import { SUPPORTED_IN_USERSPACE } from "../runtime/engine.ts"
-import { cipherOf, unlockPartition, wipeUnlocked } from "../encryption/unlock.ts"
+import { chooseEngine } from "../runtime/engine.ts"
+import { unlockPartition } from "../encryption/unlock.ts"
 
 /** How such images are opened. */
 export interface SourceOptions {
@@ -128,7 +128,7 @@ export async function unlockedSource(
   const { credentials, policy, signal } = options
   const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
   resources.defer(() => {
-    wipeUnlocked(unlocked)
+    unlocked.dataKey.wipe()
   })
   const { offset, size } = partition
   return { image: sif.path, fd, offset, size, unlocked }
@@ -142,16 +142,14 @@ export async function unlockedSource(
 export function layerOf(found: SourceImage, engine: ConcreteEngine): StarterLayer {
   const { kind, path: file, writable, source, isTrusted, lockFd } = found
   if (kind === "squashfs") {
-    // No kernel reads gocryptfs.
-    const only = source.unlocked?.kind === "gocryptfs" ? "userspace" : engine
-    const cipher = cipherOf(source.unlocked)
-    if (only === "userspace" && cipher !== undefined && cipher !== SUPPORTED_IN_USERSPACE)
-      throw new EnvironmentError(
-        "ERR_ENV_NO_KERNEL_SUPPORT",
-        `${file}: the userspace engine does not know the cipher ${cipher}`,
-        { path: file },
-      )
-    return { kind, engine: only, writable, source }
+    const { unlocked } = source
+    const byKernel = engine === "kernel" && (unlocked === undefined || unlocked.dmCrypt !== undefined)
+    return {
+      kind,
+      engine: byKernel ? engine : chooseEngine("userspace", unlocked, file),
+      writable,
+      source,
+    }
   }
   if (kind === "encrypted" && engine !== "kernel")
     throw new EnvironmentError(

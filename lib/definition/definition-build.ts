@@ -10,7 +10,7 @@ import type { Credentials } from "../encryption/credentials.ts"
 import type { OriginOptions } from "../container/origin.ts"
 import { readBounded, TooLarge } from "../bounded-file.ts"
 import { BuildError } from "../errors.ts"
-import type { NativeBuild, NativeCipher } from "../native/binding.ts"
+import type { NativeBuild, NativeBuildCipher, NativeCipher } from "../native/binding.ts"
 import { packageRoot } from "../native/load.ts"
 import { parseBinds, type Bind } from "../runtime/binds.ts"
 import { chooseSession } from "../runtime/bundle.ts"
@@ -34,7 +34,7 @@ import { scratchesFor, temporaryFolder, type Scratch, type ScratchOptions } from
 import { openSource, type BuildSource, type LayerOptions, type TreeWritten } from "../source/source.ts"
 import { sectionNames, type SectionName, type StagesPlan } from "./stages.ts"
 import { Workspace, type WorkspaceOptions } from "./workspace.ts"
-import { secretOf, withSecret, type Built, type Copied, type StageBase } from "./workspace-protocol.ts"
+import type { Built, Copied, StageBase } from "./workspace-protocol.ts"
 
 /** How a definition file is built. */
 export interface DefinitionOptions extends ScratchOptions {
@@ -276,6 +276,11 @@ function wantedBase(file: string, stage: Stage): WantedBase {
   }
 }
 
+/** Zeros where the key was, which goes through a pipe. */
+function withoutKey<Cipher extends NativeCipher | NativeBuildCipher>(cipher: Cipher): Cipher {
+  return { ...cipher, key: new Uint8Array(cipher.key.length) }
+}
+
 /** Descriptors and secrets that go along with bases. */
 class Luggage {
   readonly fds: number[] = []
@@ -306,9 +311,8 @@ class Luggage {
 
   #cipher<Cipher extends NativeCipher | undefined>(cipher: Cipher): Cipher {
     if (cipher === undefined) return cipher
-    const secret = secretOf(cipher)
-    this.secrets.push(secret)
-    return withSecret(cipher, new Uint8Array(secret.length))
+    this.secrets.push(cipher.key)
+    return withoutKey(cipher)
   }
 }
 
@@ -569,11 +573,11 @@ export class DefinitionBuild implements AsyncDisposable {
     onProgress: (bytes: Bytes) => boolean,
   ): Promise<TreeWritten> {
     const { cipher } = build
-    if (cipher !== undefined) workspace.sendSecret(secretOf(cipher))
+    if (cipher !== undefined) workspace.sendSecret(cipher.key)
     const wire = {
       ...build,
       fd: Workspace.descriptor(0),
-      cipher: cipher === undefined ? undefined : withSecret(cipher, new Uint8Array(secretOf(cipher).length)),
+      cipher: cipher && withoutKey(cipher),
     }
     return (await workspace.ask({ kind: "write", build: wire }, (bytes) => {
       onProgress(bytes)

@@ -1,7 +1,7 @@
 // Where root file systems lie while a definition file is built: the policy. Nothing of them is to be on a disk in plain.
 import { accessSync, constants, realpathSync, statfsSync } from "node:fs"
 import { tmpdir } from "node:os"
-import { chooseEngine } from "../runtime/engine.ts"
+import { kernelObstacle } from "../runtime/engine.ts"
 import { freeMemory } from "../device/memory.ts"
 import { BuildError, EnvironmentError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
@@ -94,7 +94,8 @@ export function scratchesFor(options: ScratchOptions): [Scratch, ...Scratch[]] {
   const kernel = { kind: "kernel", folder, disk } as const
   const userspace = { kind: "userspace", folder, disk, memory } as const
   if (wanted === "kernel") {
-    chooseEngine("kernel", "luks", undefined)
+    const obstacle = kernelObstacle(true)
+    if (obstacle !== undefined) throw obstacle
     return [kernel]
   }
   const served = isUsable(FUSE_DEVICE)
@@ -108,5 +109,5 @@ export function scratchesFor(options: ScratchOptions): [Scratch, ...Scratch[]] {
   const others: [Scratch, ...Scratch[]] = served
     ? [userspace, { kind: "memory", memory }]
     : [{ kind: "memory", memory }]
-  return chooseEngine("auto", "luks", undefined) === "kernel" ? [kernel, ...others] : others
+  return kernelObstacle(true) === undefined ? [kernel, ...others] : others
 }

@@ -1,6 +1,6 @@
 // What the process that builds and the one in its workspace say to each other. Descriptors are the receiver's; secrets go
 // through a pipe of their own, in the order in which messages speak of them.
-import type { NativeBuild, NativeBuildCipher, NativeCipher } from "../native/binding.ts"
+import type { NativeBuild } from "../native/binding.ts"
 import type { Bytes } from "../units.ts"
 import type { AddedEntry, ImageDescription } from "../source/metadata-files.ts"
 import type { StagesPlan } from "./stages.ts"
@@ -70,17 +70,4 @@ export interface Built {
 export interface Copied {
   readonly entries: number
   readonly bytes: Bytes
-}
-
-/** The part of a cipher that is secret. */
-export function secretOf(cipher: NativeCipher | NativeBuildCipher): Uint8Array {
-  return cipher.type === "xts" ? cipher.volumeKey : cipher.contentKey
-}
-
-/** The same cipher with another secret. */
-export function withSecret<Cipher extends NativeCipher | NativeBuildCipher>(
-  cipher: Cipher,
-  secret: Uint8Array,
-): Cipher {
-  return cipher.type === "xts" ? { ...cipher, volumeKey: secret } : { ...cipher, contentKey: secret }
 }

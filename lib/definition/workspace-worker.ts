@@ -17,8 +17,6 @@ import { decodeFrames, encodeFrame } from "./frames.ts"
 import { Rootfs } from "./rootfs.ts"
 import { buildStages } from "./stages.ts"
 import {
-  secretOf,
-  withSecret,
   type Copied,
   type Ids,
   type Reply,
@@ -40,13 +38,13 @@ function reply(message: Reply): void {
 
 /** The secret that belongs to a cipher, from the pipe. */
 function withKey<Cipher extends NativeCipher | NativeBuildCipher>(cipher: Cipher): Cipher {
-  const secret = allocateSecret(secretOf(cipher).length)
+  const secret = allocateSecret(cipher.key.length)
   for (let done = 0; done < secret.length;) {
     const count = readSync(keys, secret, done, secret.length - done, null)
     if (count === 0) throw new Error("a key is missing")
     done += count
   }
-  return withSecret(cipher, secret)
+  return { ...cipher, key: secret }
 }
 
 /** A base with its keys. */
@@ -73,7 +71,7 @@ function forget(source: NativeBuild["source"]): void {
       : "layers" in source
         ? source.layers.map(({ blob }) => blob.cipher)
         : []
-  for (const cipher of ciphers) if (cipher !== undefined) secretOf(cipher).fill(0)
+  for (const cipher of ciphers) cipher?.key.fill(0)
 }
 
 const plainWrite = {
@@ -257,7 +255,7 @@ async function perform(request: Request): Promise<unknown> {
       },
     )
   } finally {
-    if (cipher !== undefined) secretOf(cipher).fill(0)
+    cipher?.key.fill(0)
   }
 }
 

@@ -173,8 +173,9 @@ export function unlockLuks(
     // PBKDF2 takes none, and asking takes longer than it does.
     if (tried.some(({ kdf }) => kdf.memory > 0)) checkMemory(tried, freeMemory())
     try {
-      const { areaSize, metadata } = header
-      return await loadAddon().luksUnlock({ fd, offset, areaSize, metadata, verity, secret, keyslot })
+      const { areaSize, metadata, stored } = header
+      const partition = { fd, offset, size: stored.partitionSize, verity }
+      return await loadAddon().luksUnlock({ ...partition, areaSize, metadata, secret, keyslot })
     } catch (cause) {
       const changed = changedBlock(path ?? "the image", cause)
       if (changed !== undefined) throw changed

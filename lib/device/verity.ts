@@ -1,11 +1,9 @@
 // Hash trees as the addon makes and uses them.
 import { constants } from "node:os"
 import { SignatureError } from "../errors.ts"
-import type { NativeRange, NativeVerity } from "../native/binding.ts"
+import type { NativeRange } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
-
-export type { NativeVerity } from "../native/binding.ts"
 
 /** Hears how many bytes were hashed; the work stops when it throws. */
 export interface HashOptions {
@@ -52,41 +50,42 @@ async function hashing<T>(
 }
 
 /**
- * Hashes a part of a file and writes its tree elsewhere into the same file, in one pass.
+ * Hashes a part of a file and writes its hash tree elsewhere into the same file, in one pass.
  *
  * @returns The root hash.
  */
-export async function writeVerityTree(
+export async function writeVerity(
   place: {
     readonly fd: number
     readonly offset: Bytes
     readonly size: Bytes
-    readonly treeOffset: Bytes
+    readonly verityOffset: Bytes
     readonly salt: Uint8Array
   },
   options: HashOptions = {},
 ): Promise<Buffer> {
-  return await hashing(options, (report) => loadAddon().writeVerityTree(place, report))
+  return await hashing(options, (report) => loadAddon().writeVerity(place, report))
 }
 
-/** Does the tree belong to the data, every block of both? */
-export async function checkVerityTree(
-  fd: number,
-  verity: NativeVerity,
-  options: HashOptions = {},
-): Promise<boolean> {
-  return await hashing(options, (report) => loadAddon().checkVerityTree({ fd, ...verity }, report))
+/** Does the hash tree of a range belong to it, every block of both? */
+export async function checkVerity(range: NativeRange, options: HashOptions = {}): Promise<boolean> {
+  return await hashing(options, (report) => loadAddon().checkVerity(range, report))
 }
 
 /**
- * Reads a part of a file as it lies there, verified where there is a tree.
+ * Reads of a range as it lies in the file, verified where there is verity.
  *
  * @param image - What to call it in messages.
  * @throws SignatureError `ERR_SIGNATURE_INVALID`.
  */
-export async function readStored(range: NativeRange, image: string): Promise<Buffer> {
+export async function readStored(
+  range: NativeRange,
+  position: Bytes,
+  length: Bytes,
+  image: string,
+): Promise<Buffer> {
   try {
-    return await loadAddon().readStored(range)
+    return await loadAddon().readStored(range, position, length)
   } catch (cause) {
     throw changedBlock(image, cause) ?? cause
   }

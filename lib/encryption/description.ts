@@ -3,7 +3,7 @@
 import { SifError } from "../errors.ts"
 import { DataType, type SifObject, type SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
-import { isVerityTree } from "../sif/verity.ts"
+import { isVerity } from "../sif/verity.ts"
 import { isMetadata } from "./sealed.ts"
 
 /** As the peers name it. */
@@ -62,7 +62,7 @@ export function sealedDescription(sealed: SifImage, root: SifPartition): Descrip
 
 /** What lies beside the partitions and says something about them. Hash trees are signed or worth nothing. */
 export function metadataOutside(image: SifImage): readonly SifObject[] {
-  return image.objects.filter((object) => isMetadata(object) && !isVerityTree(object))
+  return image.objects.filter((object) => isMetadata(object) && !isVerity(object))
 }
 
 /** These have no name that tells them apart. */

@@ -1,6 +1,6 @@
 // Who may open a new image, and what makes its encrypted partition.
 import { number, oneOf, required, shape, type Check } from "../arguments.ts"
-import { randomFillSync, type KeyObject } from "node:crypto"
+import type { KeyObject } from "node:crypto"
 import {
   credentialVariable,
   resolveRecipients,
@@ -8,30 +8,18 @@ import {
   type Credentials,
   type CredentialSource,
 } from "./credentials.ts"
-import {
-  makeGocryptfs,
-  MAX_PASSWORD_SIZE,
-  PASSPHRASE_SCRYPT,
-  RANDOM_SECRET_SCRYPT,
-} from "../device/gocryptfs.ts"
-import { decodeLuksHeader, DEFAULT_KDF_LIMITS, UNLIMITED } from "../device/luks-header.ts"
-import { FIPS_PASSPHRASE_KDF, formatLuks, PASSPHRASE_KDF, RANDOM_SECRET_KDF } from "../device/luks.ts"
-import { BuildError, GocryptfsError, KeyError } from "../errors.ts"
+import { DEFAULT_KDF_LIMITS } from "../device/luks-header.ts"
+import { FIPS_PASSPHRASE_KDF, PASSPHRASE_KDF } from "../device/luks.ts"
+import { BuildError, KeyError } from "../errors.ts"
 import { encodeCryptoMessage } from "../key/crypto-message.ts"
 import { fingerprint } from "../key/fingerprint.ts"
 import { wrapSecret } from "../key/rsa-oaep.ts"
-import { Secret } from "../key/secret.ts"
-import type { NativeBuildCipher, NativeKdf } from "../native/binding.ts"
-import { cryptoMessageExtra, DEFAULT_SLOTS, FileSystem } from "../sif/format.ts"
-import type { Bytes } from "../units.ts"
+import type { NativeKdf } from "../native/binding.ts"
+import { cryptoMessageExtra, DEFAULT_SLOTS } from "../sif/format.ts"
+import type { CryptoMessage, EncryptionFormat, MessageSecret, NewPartition } from "./encryption-format.ts"
+import { formats } from "./partition.ts"
 
-const RSA_SECRET_SIZE: Bytes = 64 // what the peers use as LUKS key file
-/** Random bytes behind the hexadecimal digits that the peers use as gocryptfs password. */
-const RSA_PASSWORD_ENTROPY: Bytes = 16
-const LINE_END = 0x0a
-
-/** How an image is encrypted: LUKS2 around its squashfs, or gocryptfs as Apptainer's ordinary users have it. */
-export type EncryptionFormat = "luks" | "gocryptfs"
+const DEFAULT_FORMAT: EncryptionFormat = "luks"
 
 /** How a passphrase is stretched; an RSA key's secret is random and needs none. */
 export interface PassphraseKdf {
@@ -43,7 +31,9 @@ export interface PassphraseKdf {
   readonly iterations?: number
 }
 
-export const encryptionFormat: Check<EncryptionFormat> = oneOf("luks", "gocryptfs")
+export const encryptionFormat: Check<EncryptionFormat> = oneOf(
+  ...(Object.keys(formats) as EncryptionFormat[]),
+)
 
 /** {@link passphraseKdfFor} has their ranges. */
 const anyNumber = number(-Infinity, Infinity)
@@ -92,25 +82,15 @@ export async function recipientsOf(options: RecipientOptions): Promise<Credentia
 }
 
 /**
- * gocryptfs has one password: that of all RSA recipients, or a passphrase.
+ * Can these open an image of that format?
  *
  * @throws GocryptfsError `ERR_GOCRYPTFS_RECIPIENTS`.
  */
-export function checkFormat(recipients: readonly Credential[], format: EncryptionFormat | undefined): void {
-  if (format !== "gocryptfs") return
-  const passphrases = recipients.flatMap((one) => (one.kind === "passphrase" ? [one] : []))
-  const refuse = (what: string): never => {
-    throw new GocryptfsError("ERR_GOCRYPTFS_RECIPIENTS", what)
-  }
-  if (passphrases.length > 1) refuse("gocryptfs has one password: two passphrases cannot open one image")
-  if (passphrases.length > 0 && passphrases.length < recipients.length)
-    refuse("gocryptfs has one password: RSA keys and a passphrase cannot open one image")
-  for (const { passphrase, origin } of passphrases) {
-    if (passphrase.bytes.includes(LINE_END))
-      refuse(`${origin}: gocryptfs takes a passphrase up to its first line end, and this one has one inside`)
-    if (passphrase.length > MAX_PASSWORD_SIZE)
-      refuse(`${origin}: gocryptfs takes at most ${MAX_PASSWORD_SIZE} bytes of passphrase`)
-  }
+export function checkFormat(
+  recipients: readonly Credential[],
+  format: EncryptionFormat = DEFAULT_FORMAT,
+): void {
+  formats[format].checkRecipients?.(recipients)
 }
 
 /**
@@ -160,34 +140,9 @@ export function checkStretching(options: {
   readonly format?: EncryptionFormat
 }): void {
   passphraseKdfFor(options.passphraseKdf)
-  if (options.format === "gocryptfs" && options.passphraseKdf !== undefined)
-    throw new RangeError("gocryptfs stretches a passphrase with scrypt: passphraseKdf is LUKS2's")
-}
-
-/** What makes an encrypted partition: what stands before the data, how the data is encrypted, and who may open it. */
-export interface Encryption extends Disposable {
-  /** Of the partition. */
-  readonly fileSystem: number
-  /** Stands before the encrypted data; mostly zeros, to be written with holes. */
-  readonly header: Buffer
-  readonly cipher: NativeBuildCipher
-  /** One for each RSA recipient, in their order. */
-  readonly messages: readonly CryptoMessage[]
-}
-
-/** A crypto message object. */
-export interface CryptoMessage {
-  /** The recipient's fingerprint; empty for an anonymous one. */
-  readonly name: string
-  readonly data: Buffer
-  readonly extra: Buffer
-}
-
-/** What crypto messages are made of, besides their recipients. */
-export interface MessageSecret {
-  readonly secret: Uint8Array
-  /** Names the keyslot that the secret opens. */
-  readonly mark: string
+  const { name, ownKdf } = formats[options.format ?? DEFAULT_FORMAT]
+  if (ownKdf !== undefined && options.passphraseKdf !== undefined)
+    throw new RangeError(`${name} stretches a passphrase with ${ownKdf}: passphraseKdf is LUKS2's`)
 }
 
 /** Wraps a secret for a recipient. */
@@ -203,88 +158,36 @@ export function cryptoMessage(
   }
 }
 
+/** What makes an encrypted partition. Disposing forgets the data key. */
+export interface Encryption extends NewPartition, Disposable {
+  /** Of the partition. */
+  readonly fileSystem: number
+}
+
 /**
- * Draws a new volume key and secret for these recipients. Disposing forgets the key.
+ * Draws a new data key and secret for these recipients.
  *
  * @param anonymous - Say nowhere whom the RSA recipients' messages are for.
- * @param format - For gocryptfs the recipients are RSA keys or one passphrase, as {@link recipientsOf} has checked.
+ * @param format - That can have these recipients, as {@link recipientsOf} has checked.
  * @throws LuksError `ERR_LUKS_FORMAT`; EnvironmentError; RangeError for costs that cannot be had.
  */
 export async function prepareEncryption(
   recipients: readonly Credential[],
   passphraseKdf: PassphraseKdf | undefined,
   anonymous: boolean = false,
-  format: EncryptionFormat = "luks",
+  format: EncryptionFormat = DEFAULT_FORMAT,
 ): Promise<Encryption> {
-  return format === "gocryptfs"
-    ? await gocryptfsEncryption(recipients, anonymous)
-    : await luksEncryption(recipients, passphraseKdf, anonymous)
-}
-
-async function luksEncryption(
-  recipients: readonly Credential[],
-  passphraseKdf: PassphraseKdf | undefined,
-  anonymous: boolean,
-): Promise<Encryption> {
-  const rsa = recipients.flatMap((recipient) => (recipient.kind === "rsa" ? [recipient.key] : []))
-  const passphrases = recipients.flatMap((recipient) =>
-    recipient.kind === "passphrase" ? [recipient.passphrase.bytes] : [],
+  const keys = recipients.flatMap((one) => (one.kind === "rsa" ? [one.key] : []))
+  const passphrases = recipients.flatMap((one) => (one.kind === "passphrase" ? [one.passphrase.bytes] : []))
+  const made = await formats[format].create(
+    { rsa: keys.length > 0, passphrases, kdf: passphraseKdfFor(passphraseKdf) },
+    (from) => keys.map((key) => cryptoMessage(key, from, anonymous)),
   )
-  const kdf = passphraseKdfFor(passphraseKdf)
-  using secret = new Secret(Buffer.alloc(RSA_SECRET_SIZE))
-  randomFillSync(secret.bytes)
-  const keyslots = [
-    ...(rsa.length === 0 ? [] : [{ secret: secret.bytes, kdf: RANDOM_SECRET_KDF }]),
-    ...passphrases.map((passphrase) => ({ secret: passphrase, kdf })),
-  ]
-  const { header, volumeKey } = await formatLuks({ keyslots })
-  const [first] = decodeLuksHeader(header, 2 * header.length, { limits: UNLIMITED }).keyslots
-  const from = { secret: secret.bytes, mark: first?.mark ?? "" }
-  const messages = rsa.map((key) => cryptoMessage(key, from, anonymous))
   return {
-    fileSystem: FileSystem.encryptedSquashfs,
-    header,
-    cipher: { type: "xts", volumeKey, sectorSize: 4096, ivTweak: 0 },
-    messages,
+    ...made,
+    fileSystem: formats[format].fileSystem,
     [Symbol.dispose](): void {
-      volumeKey.fill(0)
-    },
-  }
-}
-
-/** 32 lower-case hexadecimal digits: what the peers wrap for gocryptfs. Never a string, which could not be wiped. */
-export function randomGocryptfsPassword(): Secret {
-  using entropy = new Secret(new Uint8Array(RSA_PASSWORD_ENTROPY))
-  randomFillSync(entropy.bytes)
-  const digits = Buffer.from("0123456789abcdef", "latin1")
-  const password = new Secret(new Uint8Array(2 * RSA_PASSWORD_ENTROPY))
-  for (const [i, byte] of entropy.bytes.entries()) {
-    password.bytes[2 * i] = digits[byte >> 4] ?? 0
-    password.bytes[2 * i + 1] = digits[byte & 15] ?? 0
-  }
-  return password
-}
-
-/** Recipients were checked: RSA keys, or one passphrase. */
-async function gocryptfsEncryption(
-  recipients: readonly Credential[],
-  anonymous: boolean,
-): Promise<Encryption> {
-  const rsa = recipients.flatMap((recipient) => (recipient.kind === "rsa" ? [recipient.key] : []))
-  const passphrase = recipients.find((recipient) => recipient.kind === "passphrase")?.passphrase
-  using random = passphrase === undefined ? randomGocryptfsPassword() : undefined
-  const password = (passphrase ?? random)?.bytes
-  if (password === undefined) throw new TypeError("an encrypted image has a recipient")
-  const cost = passphrase === undefined ? RANDOM_SECRET_SCRYPT : PASSPHRASE_SCRYPT
-  const { config, mark, contentKey, file } = await makeGocryptfs(password, cost)
-  const from = { secret: password, mark }
-  return {
-    fileSystem: FileSystem.gocryptfsSquashfs,
-    header: Buffer.alloc(0),
-    cipher: { type: "gocryptfs", contentKey, file, config },
-    messages: rsa.map((key) => cryptoMessage(key, from, anonymous)),
-    [Symbol.dispose](): void {
-      contentKey.fill(0)
+      made.cipher.key.fill(0)
     },
   }
 }

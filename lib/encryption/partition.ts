@@ -1,29 +1,29 @@
 // What the partitions of an image are: the root file system, and what lies beside it.
 import { SifError } from "../errors.ts"
 import { FileSystem, PartitionType, type SifObject, type SifPartition } from "../sif/format.ts"
+import type { EncryptionFormat, Format } from "./encryption-format.ts"
+import { gocryptfs } from "./gocryptfs-format.ts"
+import { luks } from "./luks-format.ts"
+
+/** All that there are. */
+export const formats: Readonly<Record<EncryptionFormat, Format>> = { luks, gocryptfs }
 
 /** `luks`: LUKS2 around squashfs, or around the file system of an overlay; `gocryptfs`: gocryptfs inside squashfs; `other`: nothing that can be opened here. */
-export type PartitionKind = "squashfs" | "luks" | "gocryptfs" | "other"
+export type PartitionKind = "squashfs" | EncryptionFormat | "other"
 
-/** Does a key open it? */
-export function isEncrypted(kind: PartitionKind): boolean {
-  return kind === "luks" || kind === "gocryptfs"
+function kindOf(partition: SifPartition): EncryptionFormat | undefined {
+  return (Object.keys(formats) as EncryptionFormat[]).find((name) => formats[name].isIn(partition))
+}
+
+/** How the partition is encrypted; undefined: not, or in no way that is known here. */
+export function encryptionOf(partition: SifPartition): Format | undefined {
+  const name = kindOf(partition)
+  return name && formats[name]
 }
 
 export function partitionKind(partition: SifPartition): PartitionKind {
-  switch (partition.partition.fileSystem) {
-    case FileSystem.squashfs:
-      return "squashfs"
-    case FileSystem.encryptedSquashfs:
-      return "luks"
-    case FileSystem.gocryptfsSquashfs:
-      return "gocryptfs"
-    case FileSystem.raw:
-      // What `overlay create --encrypt` makes; SIF has no name of its own for it.
-      return partition.partition.type === PartitionType.overlay ? "luks" : "other"
-    default:
-      return "other"
-  }
+  if (partition.partition.fileSystem === FileSystem.squashfs) return "squashfs"
+  return kindOf(partition) ?? "other"
 }
 
 /** The plain overlays of a root file system: of its group, as the peers take them. */

@@ -1,22 +1,18 @@
 // Who may open an image, as anyone can see it. Nothing here is authenticated: who can write the file can write this.
-import { createHash, type KeyObject } from "node:crypto"
-import { parseLuksHeader, UNLIMITED, type LuksHeader } from "../device/luks-header.ts"
-import { describeScrypt, readGocryptfsLayer, type GocryptfsConfig } from "../device/gocryptfs.ts"
+import type { KeyObject } from "node:crypto"
+import { UNLIMITED } from "../device/luks-header.ts"
 import { KeyError } from "../errors.ts"
 import { decodeRecipient, MAX_MESSAGE_SIZE } from "../key/crypto-message.ts"
 import { parseFingerprint } from "../key/fingerprint.ts"
 import { modulusBits } from "../key/rsa-oaep.ts"
-import { messageMark, type SifObject, type SifPartition } from "../sif/format.ts"
+import { messageMark, type SifObject } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
-import { keyslotOf } from "./luks-lock-change.ts"
-import { partitionKind } from "./partition.ts"
-import { findCryptoMessages, plainRange, type Opening } from "./unlock.ts"
-
-/** A program that can open an image with a recipient's credential. The peers need root for LUKS2. */
-export type Reader = "sifcrypt" | "apptainer" | "singularity" | "cryptsetup"
+import type { Opening, Reader, SecretCost } from "./encryption-format.ts"
+import { encryptionOf } from "./partition.ts"
+import { findCryptoMessages } from "./unlock.ts"
 
 /** One way to open an image, as anyone can see it. */
-export interface Recipient {
+export interface Recipient extends SecretCost {
   readonly kind: "rsa" | "passphrase"
   /** Of an RSA recipient: its crypto message's object ID. */
   readonly id: number | undefined
@@ -24,19 +20,11 @@ export interface Recipient {
   readonly fingerprint: string | undefined
   /** Of the public key, where the image has it. */
   readonly modulusBits: number | undefined
-  /** In LUKS2; undefined where it cannot be told without a key. */
-  readonly keyslot: number | undefined
   /** Of a passphrase's keyslot, `SHA256:…`: any other keyslot in its place has another one. */
   readonly keyslotFingerprint: string | undefined
-  readonly kdf: string | undefined
-  readonly cost: string | undefined
   /** Left by a change that was killed: opens nothing. The next change removes it. */
   readonly stale: boolean
   readonly readableBy: readonly Reader[]
-}
-
-function refuse(image: SifImage, what: string): never {
-  throw new KeyError("ERR_KEY_RECIPIENT", `${image.path}: ${what}`, { path: image.path })
 }
 
 /** The messages of an image, told apart by whether they are for a lock that exists. */
@@ -78,89 +66,6 @@ export async function keyBehind(image: SifImage, message: SifObject): Promise<Ke
   }
 }
 
-/** What a reader has to do for a secret. */
-interface SecretCost {
-  readonly keyslot: number | undefined
-  readonly kdf: string | undefined
-  readonly cost: string | undefined
-}
-
-/** The lock of an image as anyone can see it. */
-interface VisibleLock {
-  readonly marks: ReadonlySet<string>
-  /** Programs besides ours that open the first RSA recipient's message, and a passphrase. */
-  readonly rsaReaders: readonly Reader[]
-  readonly passphraseReaders: readonly Reader[]
-  rsa(message: SifObject): SecretCost
-  /** Of each passphrase, given the messages that count. */
-  passphrases(current: readonly SifObject[]): readonly SecretCost[]
-  /** Of a passphrase's keyslot, with all that it takes to open with it. */
-  fingerprint(keyslot: number): Promise<string | undefined>
-}
-
-async function keyslotFingerprint(
-  image: SifImage,
-  partition: SifPartition,
-  { stored }: LuksHeader,
-  keyslot: number,
-): Promise<string | undefined> {
-  const area = stored.areas.get(keyslot)
-  if (area === undefined) return undefined
-  const hash = createHash("sha256").update("sifcrypt keyslot\0")
-  hash.update(`${JSON.stringify(stored.document.keyslots[String(keyslot)])}\0`)
-  hash.update(await image.reader.read(partition.offset + area.offset, area.size))
-  return `SHA256:${hash.digest("base64").replaceAll("=", "")}`
-}
-
-function visibleLuks(image: SifImage, partition: SifPartition, header: LuksHeader): VisibleLock {
-  const costOf = (id: number | undefined): SecretCost => {
-    const keyslot = header.keyslots.find((one) => one.id === id)
-    return { keyslot: keyslot?.id, kdf: keyslot?.kdf.type, cost: keyslot?.cost }
-  }
-  return {
-    marks: new Set(header.keyslots.map(({ mark }) => mark)),
-    rsaReaders: ["apptainer", "singularity"],
-    passphraseReaders: ["apptainer", "singularity", "cryptsetup"],
-    rsa: (message) => costOf(keyslotOf(message, header)),
-    passphrases: (current) => {
-      const taken = new Set(current.map((message) => keyslotOf(message, header)))
-      return header.keyslots.filter(({ id }) => !taken.has(id)).map(({ id }) => costOf(id))
-    },
-    fingerprint: (keyslot) => keyslotFingerprint(image, partition, header, keyslot),
-  }
-}
-
-function visibleGocryptfs(config: GocryptfsConfig): VisibleLock {
-  const cost = { keyslot: undefined, kdf: "scrypt", cost: describeScrypt(config) }
-  return {
-    marks: new Set([config.mark]),
-    rsaReaders: ["apptainer"],
-    passphraseReaders: ["apptainer"],
-    rsa: () => cost,
-    // One password: a passphrase where it is not the RSA recipients'.
-    passphrases: (current) => (current.length === 0 ? [cost] : []),
-    fingerprint: () => Promise.resolve(undefined),
-  }
-}
-
-async function visibleLock(image: SifImage, partition: SifPartition): Promise<VisibleLock> {
-  const kind = partitionKind(partition)
-  switch (kind) {
-    case "luks":
-      return visibleLuks(
-        image,
-        partition,
-        await parseLuksHeader(image.reader, partition, { limits: UNLIMITED }),
-      )
-    case "gocryptfs": {
-      const range = plainRange(image, partition, undefined)
-      return visibleGocryptfs((await readGocryptfsLayer(range, image.path, UNLIMITED)).config)
-    }
-    default:
-      return refuse(image, "the root file system is not encrypted")
-  }
-}
-
 /**
  * As {@link listRecipients}.
  *
@@ -168,13 +73,12 @@ async function visibleLock(image: SifImage, partition: SifPartition): Promise<Vi
  */
 export async function recipientsIn(image: SifImage, opening?: Opening): Promise<Recipient[]> {
   const partition = image.primary()
-  const unlocked = opening?.unlocked
-  const lock =
-    unlocked === undefined
-      ? await visibleLock(image, partition)
-      : unlocked.kind === "luks"
-        ? visibleLuks(image, partition, unlocked.header)
-        : visibleGocryptfs(unlocked.config)
+  const format = encryptionOf(partition)
+  if (format === undefined)
+    throw new KeyError("ERR_KEY_RECIPIENT", `${image.path}: the root file system is not encrypted`, {
+      path: image.path,
+    })
+  const lock = opening?.unlocked.lock ?? (await format.readLock(image, partition, { limits: UNLIMITED }))
   const all = findCryptoMessages(image, partition)
   const { current, stale } = sortMessages(all, lock.marks, opening?.recipient?.message)
   const found: Recipient[] = []
@@ -186,18 +90,19 @@ export async function recipientsIn(image: SifImage, opening?: Opening): Promise<
       id: message.id,
       fingerprint: parseFingerprint(message.name) === undefined ? undefined : message.name,
       modulusBits: key === undefined ? undefined : modulusBits(key),
-      ...(isStale ? { keyslot: undefined, kdf: undefined, cost: undefined } : lock.rsa(message)),
+      ...(isStale ? { keyslot: undefined, kdf: undefined, cost: undefined } : lock.messageCost(message)),
       keyslotFingerprint: undefined,
       stale: isStale,
       readableBy: isStale ? [] : ["sifcrypt", ...(message === all[0] ? lock.rsaReaders : [])],
     })
   }
-  for (const cost of lock.passphrases(current))
+  for (const cost of lock.passphraseCosts(current))
     found.push({
       kind: "passphrase",
       id: undefined,
       fingerprint: undefined,
-      keyslotFingerprint: cost.keyslot === undefined ? undefined : await lock.fingerprint(cost.keyslot),
+      keyslotFingerprint:
+        cost.keyslot === undefined ? undefined : await lock.keyslotFingerprint(cost.keyslot),
       modulusBits: undefined,
       ...cost,
       stale: false,

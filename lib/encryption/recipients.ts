@@ -10,13 +10,8 @@
 // from those that do not, and the next change clears up.
 import { abortSignal, count, flag, path as filePath, required, shape, text, type Rows } from "../arguments.ts"
 import type { KeyObject } from "node:crypto"
-import {
-  cryptoMessage,
-  passphraseKdf,
-  passphraseKdfFor,
-  type CryptoMessage,
-  type PassphraseKdf,
-} from "./encrypt.ts"
+import { cryptoMessage, passphraseKdf, passphraseKdfFor, type PassphraseKdf } from "./encrypt.ts"
+import type { CryptoMessage, LockChange, Opening } from "./encryption-format.ts"
 import { kdfLimits, type LuksPolicy } from "../device/luks-header.ts"
 import { KeyError } from "../errors.ts"
 import { fingerprint, isNamedBy, parseFingerprint } from "../key/fingerprint.ts"
@@ -32,13 +27,10 @@ import {
   wipeCredentials,
   type CredentialSource,
 } from "./credentials.ts"
-import { gocryptfsLockChange } from "./gocryptfs-lock-change.ts"
-import type { LockChange, OpenedForChange } from "./lock-change.ts"
-import { luksLockChange } from "./luks-lock-change.ts"
-import { isEncrypted, partitionKind } from "./partition.ts"
+import { encryptionOf } from "./partition.ts"
 import { keyBehind, recipientsIn, sortMessages, type Messages, type Recipient } from "./recipient-list.ts"
 import { isNamed, publicKeys, stayRows, whoStays, type Staying, type StayOptions } from "./staying.ts"
-import { findCryptoMessages, marksOf, openPartition, wipeUnlocked, type Opening } from "./unlock.ts"
+import { findCryptoMessages, openPartition } from "./unlock.ts"
 
 /** What every change of recipients takes. */
 export interface RecipientChangeOptions extends StayOptions {
@@ -123,13 +115,6 @@ interface Changing {
   readonly check: () => Promise<void>
 }
 
-function lockChange({ opening, ...opened }: OpenedForChange): LockChange {
-  const { unlocked } = opening
-  return unlocked.kind === "luks"
-    ? luksLockChange({ ...opened, opening: { ...opening, unlocked } })
-    : gocryptfsLockChange({ ...opened, opening: { ...opening, unlocked } })
-}
-
 async function withOpened(
   path: string,
   options: RecipientChangeOptions,
@@ -141,7 +126,7 @@ async function withOpened(
   return await changeSif(path, async (change, file) => {
     const { image } = change
     const partition = image.primary()
-    if (!isEncrypted(partitionKind(partition))) refuse(image, "the root file system is not encrypted")
+    if (encryptionOf(partition) === undefined) refuse(image, "the root file system is not encrypted")
     const vouched =
       verify === undefined
         ? undefined
@@ -152,10 +137,10 @@ async function withOpened(
     try {
       const messages = sortMessages(
         findCryptoMessages(image, partition),
-        marksOf(opening.unlocked),
+        opening.unlocked.lock.marks,
         opening.recipient?.message,
       )
-      const lock = lockChange({ image, file, partition, opening, messages: messages.current })
+      const lock = opening.unlocked.change({ ...opening, file, messages: messages.current })
       const before = image.objects
       const check = async (): Promise<void> => {
         await vouched?.check()
@@ -170,7 +155,7 @@ async function withOpened(
       }
     } finally {
       opening.secret.wipe()
-      wipeUnlocked(opening.unlocked)
+      opening.unlocked.dataKey.wipe()
     }
   })
 }

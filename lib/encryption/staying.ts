@@ -16,7 +16,7 @@ import type { SifObject, SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import { Credentials, resolveRecipients, wipeCredentials, type CredentialSource } from "./credentials.ts"
 import { keyBehind, recipientsIn, type Recipient } from "./recipient-list.ts"
-import type { Opening } from "./unlock.ts"
+import type { Opening } from "./encryption-format.ts"
 
 /** How it is known who stays. */
 export interface StayOptions {

@@ -1,16 +1,12 @@
-// From an image and credentials to the volume key: policy first, then crypto messages and keyslots.
+// From an image and credentials to the data key: policy first, then crypto messages and what a passphrase opens.
 import { createPublicKey, type KeyObject } from "node:crypto"
-import { readGocryptfsLayer, unlockGocryptfs, type GocryptfsConfig } from "../device/gocryptfs.ts"
-import { GocryptfsError, KeyError, LuksError, type ContainerError } from "../errors.ts"
-import { parseLuksHeader, type LuksHeader, type LuksPolicy } from "../device/luks-header.ts"
-import { prepareLuks, unlockLuks } from "../device/luks.ts"
-import { readStored } from "../device/verity.ts"
+import { KeyError, type ContainerError } from "../errors.ts"
+import type { LuksPolicy } from "../device/luks-header.ts"
 import { decodeCryptoMessage, MAX_MESSAGE_SIZE } from "../key/crypto-message.ts"
 import { fingerprint } from "../key/fingerprint.ts"
 import { overwritingFreed } from "../device/process.ts"
 import { unwrapSecret } from "../key/rsa-oaep.ts"
 import { Secret } from "../key/secret.ts"
-import type { NativeRange, NativeVerity } from "../native/binding.ts"
 import {
   DataType,
   MessageFormat,
@@ -20,54 +16,9 @@ import {
   type SifPartition,
 } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
-import type { ByteReader } from "../sif/source.ts"
-import { nativeVerity } from "../signing/verity.ts"
-import { partitionKind } from "./partition.ts"
 import { resolveOpeners, wipeCredentials, type Credential, type Credentials } from "./credentials.ts"
-
-/** A LUKS2 partition that was opened. */
-export interface UnlockedLuks {
-  readonly kind: "luks"
-  readonly header: LuksHeader
-  readonly volumeKey: Secret
-  /** The one that the secret opened. */
-  readonly keyslot: number
-}
-
-/** A gocryptfs image that was opened. */
-export interface UnlockedGocryptfs {
-  readonly kind: "gocryptfs"
-  readonly config: GocryptfsConfig
-  readonly contentKey: Secret
-  /** The encrypted file in the root of the outer squashfs. */
-  readonly file: string
-}
-
-/** An encrypted partition that was opened: what both engines need to read it. Owned by who asked for it. */
-export type Unlocked = UnlockedLuks | UnlockedGocryptfs
-
-/** An opened partition, and how it came to that. */
-export interface Opening {
-  readonly unlocked: Unlocked
-  /** The passphrase, or what the crypto message held. Owned by who asked for it. */
-  readonly secret: Secret
-  /** The crypto message that held the secret, and whose it is; undefined when a passphrase opened. */
-  readonly recipient: { readonly message: SifObject; readonly key: KeyObject } | undefined
-}
-
-/** What a partition's encryption makes of secrets. */
-interface Lock {
-  /**
-   * undefined: it does not open with this one.
-   *
-   * @param mark - Names what the secret is for, where its message says so; nothing else is tried then.
-   */
-  readonly open: (secret: Uint8Array, mark?: string) => Promise<Unlocked | undefined>
-  /** No passphrase opened. */
-  readonly wrongPassphrase: (path: string, origins: string) => ContainerError
-  /** A crypto message was for the key that was given, but what it holds does not open. */
-  readonly staleMessage: (path: string, message: number) => ContainerError
-}
+import type { Lock, Opening, Unlocked } from "./encryption-format.ts"
+import { encryptionOf } from "./partition.ts"
 
 /** The crypto messages that go with a partition, in the order a reader tries them. */
 export function findCryptoMessages(image: SifImage, partition: SifPartition): readonly SifObject[] {
@@ -83,93 +34,6 @@ export function findCryptoMessages(image: SifImage, partition: SifPartition): re
 
 /** As many as an image of ours can have. Each costs a private-key operation. */
 const MAX_MESSAGES = 48
-
-/** LUKS2: the header is checked against `policy` before any key derivation. */
-async function luksLock(image: SifImage, partition: SifPartition, policy: LuksPolicy): Promise<Lock> {
-  prepareLuks()
-  const header = await parseLuksHeader(readerOf(image, partition), partition, policy)
-  const verity = verityOf(partition)
-  const open: Lock["open"] = async (secret, mark) => {
-    const { fd, path } = image
-    const named = mark === undefined ? undefined : header.keyslots.find((keyslot) => keyslot.mark === mark)
-    if (mark !== undefined && named === undefined) return undefined
-    try {
-      const { volumeKey, keyslot } = await unlockLuks({
-        fd,
-        offset: partition.offset,
-        header,
-        verity,
-        secret,
-        path,
-        keyslot: named?.id,
-      })
-      try {
-        return { kind: "luks", header, volumeKey: new Secret(volumeKey), keyslot }
-      } finally {
-        volumeKey.fill(0)
-      }
-    } catch (error) {
-      if (error instanceof LuksError && error.code === "ERR_LUKS_PASSPHRASE") return undefined
-      throw error
-    }
-  }
-  return {
-    open,
-    wrongPassphrase: (path, origins) =>
-      new LuksError("ERR_LUKS_PASSPHRASE", `${path}: wrong passphrase (${origins})`, { path }),
-    staleMessage: (path, message) =>
-      new LuksError(
-        "ERR_LUKS_HEADER",
-        `${path}: the secret in crypto message ${message} opens no keyslot: one of the two was replaced`,
-        { path },
-      ),
-  }
-}
-
-/** gocryptfs: its configuration is checked before any key derivation. */
-async function gocryptfsLock(
-  image: SifImage,
-  partition: SifPartition,
-  limits: LuksPolicy["limits"],
-): Promise<Lock> {
-  const { config, file } = await readGocryptfsLayer(
-    plainRange(image, partition, undefined),
-    image.path,
-    limits,
-  )
-  return {
-    open: async (secret, mark) => {
-      if (mark !== undefined && mark !== config.mark) return undefined
-      const contentKey = await unlockGocryptfs(config, secret)
-      if (contentKey === undefined) return undefined
-      try {
-        return { kind: "gocryptfs", config, contentKey: new Secret(contentKey), file }
-      } finally {
-        contentKey.fill(0)
-      }
-    },
-    wrongPassphrase: (path, origins) =>
-      new GocryptfsError("ERR_GOCRYPTFS_PASSPHRASE", `${path}: wrong passphrase (${origins})`, { path }),
-    staleMessage: (path, message) =>
-      new GocryptfsError(
-        "ERR_GOCRYPTFS_CONFIG",
-        `${path}: the secret in crypto message ${message} does not open the configuration: one of the two was replaced`,
-        { path },
-      ),
-  }
-}
-
-async function lockOf(image: SifImage, partition: SifPartition, policy: LuksPolicy): Promise<Lock> {
-  const kind = partitionKind(partition)
-  switch (kind) {
-    case "luks":
-      return await luksLock(image, partition, policy)
-    case "gocryptfs":
-      return await gocryptfsLock(image, partition, policy.limits)
-    default:
-      throw new TypeError(`a partition of kind ${kind} has no lock`)
-  }
-}
 
 /**
  * Messages for one key that open nothing: a change that was killed leaves one. Whoever has the public key can write more,
@@ -219,7 +83,7 @@ function inOrder(messages: readonly SifObject[], key: KeyObject): readonly SifOb
 }
 
 async function tryKey(attempt: Attempt, key: KeyObject): Promise<Opening | undefined> {
-  const { image, lock, messages, signal } = attempt
+  const { lock, messages, signal } = attempt
   let stale = 0
   for (const message of inOrder(messages, key)) {
     signal?.throwIfAborted()
@@ -235,7 +99,7 @@ async function tryKey(attempt: Attempt, key: KeyObject): Promise<Opening | undef
     }
     secret.wipe()
     // A change of recipients that was killed leaves the message of the secret before; the one that counts follows.
-    attempt.failure = lock.staleMessage(image.path, message.id)
+    attempt.failure = lock.staleMessage(message.id)
     if (++stale === MAX_STALE) return undefined
   }
   return undefined
@@ -268,7 +132,7 @@ function refusal(attempt: Attempt, tried: readonly Credential[]): ContainerError
         : `${path} was not encrypted for this key (${origins}); it has ${recipients}`,
       { path },
     )
-  return lock.wrongPassphrase(path, origins)
+  return lock.wrongPassphrase(origins)
 }
 
 /**
@@ -283,7 +147,10 @@ export async function openPartition(
   policy: LuksPolicy,
   signal?: AbortSignal,
 ): Promise<Opening> {
-  const lock = await lockOf(image, partition, policy)
+  const format = encryptionOf(partition)
+  if (format === undefined) throw new TypeError("the partition is not encrypted")
+  format.prepare?.()
+  const lock = await format.readLock(image, partition, policy)
   const messages = findCryptoMessages(image, partition)
   if (messages.length > MAX_MESSAGES)
     throw new KeyError("ERR_KEY_MESSAGE", `${image.path}: ${messages.length} crypto messages are too many`, {
@@ -319,66 +186,4 @@ export async function unlockPartition(
   const { unlocked, secret } = await openPartition(image, partition, credentials, policy, signal)
   secret.wipe()
   return unlocked
-}
-
-/** What the crypto messages that count are marked with: a message with another mark opens nothing. */
-export function marksOf(unlocked: Unlocked): ReadonlySet<string> {
-  return new Set(
-    unlocked.kind === "luks" ? unlocked.header.keyslots.map(({ mark }) => mark) : [unlocked.config.mark],
-  )
-}
-
-/** What encrypts the data of an opened partition. */
-export function dataKey(unlocked: Unlocked): Secret {
-  return unlocked.kind === "luks" ? unlocked.volumeKey : unlocked.contentKey
-}
-
-/** Forgets the key of an opened partition. */
-export function wipeUnlocked(unlocked: Unlocked | undefined): void {
-  if (unlocked !== undefined) dataKey(unlocked).wipe()
-}
-
-/** The cipher of a LUKS2 partition, in dm-crypt's notation. */
-export function cipherOf(unlocked: Unlocked | undefined): string | undefined {
-  return unlocked?.kind === "luks" ? unlocked.header.segment.cipher : undefined
-}
-
-/** How every block of a partition is verified that is read; undefined: not at all. */
-function verityOf(partition: SifPartition): NativeVerity | undefined {
-  return partition.tree === undefined ? undefined : nativeVerity(partition, partition.tree)
-}
-
-/** Reads of a partition what has no cipher. */
-function readerOf(image: SifImage, partition: SifPartition): Pick<ByteReader, "read"> {
-  const verity = verityOf(partition)
-  if (verity === undefined) return image.reader
-  const { fd, path } = image
-  return {
-    read: (offset, size) => readStored({ fd, offset, size, cipher: undefined, verity }, path),
-  }
-}
-
-/** The squashfs in a partition as the native side reads it. It borrows the key. */
-export function plainRange(
-  image: SifImage,
-  partition: SifPartition,
-  unlocked: Unlocked | undefined,
-): NativeRange {
-  const { fd } = image
-  const { offset, size } = partition
-  const verity = verityOf(partition)
-  if (unlocked === undefined) return { fd, offset, size, cipher: undefined, verity }
-  if (unlocked.kind === "gocryptfs") {
-    const { contentKey, file } = unlocked
-    return { fd, offset, size, cipher: { type: "gocryptfs", contentKey: contentKey.bytes, file }, verity }
-  }
-  const { segment } = unlocked.header
-  const { sectorSize, ivTweak } = segment
-  return {
-    fd,
-    offset: offset + segment.offset,
-    size: segment.size,
-    cipher: { type: "xts", volumeKey: unlocked.volumeKey.bytes, sectorSize, ivTweak },
-    verity,
-  }
 }

@@ -11,7 +11,8 @@ import {
 import { unsignedPolicy, type OpenOptions } from "../container/image.ts"
 import { kdfLimits } from "../device/luks-header.ts"
 import { verifyOptions } from "../signing/verify.ts"
-import { findCryptoMessages, marksOf, type Opening } from "../encryption/unlock.ts"
+import type { Opening } from "../encryption/encryption-format.ts"
+import { findCryptoMessages } from "../encryption/unlock.ts"
 import { BuildError } from "../errors.ts"
 import { fingerprint } from "../key/fingerprint.ts"
 import { Secret } from "../key/secret.ts"
@@ -105,14 +106,10 @@ async function openEncrypted(
 /** The keyslots of passphrases that nobody gave; they do not come along. */
 function unknownPassphrases(messages: readonly SifObject[], opening: Opening): readonly number[] {
   const { unlocked, recipient } = opening
-  if (unlocked.kind !== "luks") return []
-  const marks = messages.map(({ extra }) => messageMark(extra))
-  const others = unlocked.header.keyslots.filter(
-    ({ id, mark }) => id !== unlocked.keyslot && !marks.includes(mark),
-  )
   // Messages that name no keyslot have one of them.
-  const unnamed = recipient === undefined && marks.includes(undefined) ? 1 : 0
-  return others.slice(unnamed).map(({ id }) => id)
+  const unnamed =
+    recipient === undefined && messages.some(({ extra }) => messageMark(extra) === undefined) ? 1 : 0
+  return unlocked.otherKeyslots(messages).slice(unnamed)
 }
 
 /** Whoever stays of those who could open an image. */
@@ -122,7 +119,7 @@ async function stayingOf(
   options: StayOptions,
 ): Promise<Credential[]> {
   const { onNotice = () => undefined } = options
-  const marks = marksOf(opening.unlocked)
+  const { marks } = opening.unlocked.lock
   const { current } = sortMessages(findCryptoMessages(sif, primary), marks, opening.recipient?.message)
   const { keys } = await whoStays(
     { image: sif, partition: primary, opening },

@@ -6,7 +6,7 @@ import { SignatureError } from "../errors.ts"
 import { DataType, FileSystem, type SifLink, type SifObject } from "../sif/format.ts"
 import { dataTypeName, partitionTypeName } from "../sif/names.ts"
 import type { SifImage } from "../sif/open.ts"
-import { isVerityTree } from "../sif/verity.ts"
+import { isVerity } from "../sif/verity.ts"
 import type { KeptObject } from "../sif/write.ts"
 import type { SourceImage } from "../source/source.ts"
 
@@ -74,7 +74,7 @@ export function choosePassengers(source: SourceImage, seal: boolean): Passengers
   checkDescription(sif, primary, sealed)
   const goes = (object: SifObject): boolean =>
     object.type === DataType.signature ||
-    isVerityTree(object) ||
+    isVerity(object) ||
     (object.type === DataType.cryptoMessage && object.link.to === "object" && object.link.id === primary.id)
   const outer = sif.objects.filter((object) => !goes(object))
   const stranger = outer.find((object) => verify !== undefined && !isVerified(object, verify))

@@ -28,9 +28,9 @@ import {
   encryptionFormat,
   passphraseKdf,
   prepareEncryption,
-  type EncryptionFormat,
   type PassphraseKdf,
 } from "../encryption/encrypt.ts"
+import type { EncryptionFormat } from "../encryption/encryption-format.ts"
 import { choosePassengers, isReadable, objectText, type Passenger, type Passengers } from "./objects.ts"
 import { asOutputError, Output } from "../file/output.ts"
 import type { BuildSource, SourceImage, TreeWritten } from "../source/source.ts"

@@ -1,13 +1,13 @@
 // Types of the addon's exports (native/addon.cc). Internal: lib/device turns these into handles and meanings.
 
-/** How a range of a file is encrypted. */
+/** How a range of a file is encrypted. Of each the type, the key, and what else there is to it. */
 export type NativeCipher = NativeXtsCipher | NativeGocryptfsCipher
 
 /** As a LUKS2 data segment: dm-crypt's aes-xts-plain64. */
 export interface NativeXtsCipher {
   readonly type: "xts"
   /** 32 or 64 bytes; the callee copies. */
-  readonly volumeKey: Uint8Array
+  readonly key: Uint8Array
   /** Bytes, 512 to 4096. */
   readonly sectorSize: number
   /** In 512-byte units. */
@@ -18,44 +18,42 @@ export interface NativeXtsCipher {
 export interface NativeGocryptfsCipher {
   readonly type: "gocryptfs"
   /** 32 bytes, what is derived from the master key; the callee copies. */
-  readonly contentKey: Uint8Array
+  readonly key: Uint8Array
   /** The file's name in the squashfs's root. */
   readonly file: string
-  /** To write: the content of gocryptfs.conf; the callee copies. */
-  readonly config?: Uint8Array
 }
 
 /** The same, to be written: also the squashfs around it, with the configuration as `gocryptfs.conf`. */
 export interface NativeGocryptfsBuild extends NativeGocryptfsCipher {
-  /** At most 64 KiB. */
+  /** At most 64 KiB; the callee copies. */
   readonly config: Uint8Array
 }
 
 /** How a range is to be encrypted. */
 export type NativeBuildCipher = NativeXtsCipher | NativeGocryptfsBuild
 
-/** A part of a file and its hash tree in the same file: dm-verity's, version 1, SHA-256, blocks of 4096 bytes. */
+/** The hash tree of a part of a file, in the same file: dm-verity's, version 1, SHA-256, blocks of 4096 bytes. */
 export interface NativeVerity {
-  /** What the tree is of, bytes; a multiple of 4096. */
+  /** Bytes. */
   readonly offset: number
   readonly size: number
-  readonly treeOffset: number
-  readonly treeSize: number
   /** 32 bytes each. */
   readonly salt: Uint8Array
   readonly root: Uint8Array
 }
 
-/** A part of an open file; with a cipher its plaintext. */
+/** A part of an open file, in the order of these: verified, cut, deciphered. native/core/image.h is the same. */
 export interface NativeRange {
   readonly fd: number
   /** Bytes. */
   readonly offset: number
   /** Bytes. */
   readonly size: number
-  readonly cipher: NativeCipher | undefined
-  /** What the range is a part of: each block that is read is verified first. EIO, "verity_read": it was changed. */
+  /** Each block of it that is read is verified first. EIO, "verity_read": it was changed. */
   readonly verity?: NativeVerity | undefined
+  /** Which part of it counts, from its start; default: all. */
+  readonly segment?: { readonly offset: number; readonly size: number } | undefined
+  readonly cipher: NativeCipher | undefined
 }
 
 export interface NativeKdf {
@@ -78,14 +76,15 @@ export interface NativeLuksFormat {
 
 export interface NativeLuksUnlock {
   readonly fd: number
-  /** Where the LUKS2 header starts in the file, bytes. */
+  /** The partition, at the start of which is the LUKS2 header; bytes. */
   readonly offset: number
+  readonly size: number
+  /** As in {@link NativeRange}. */
+  readonly verity?: NativeVerity | undefined
   /** Bytes of header and keyslots area together. */
   readonly areaSize: number
   /** The metadata that was checked, copied over the start of what is read; its other copy must be zeroed. */
   readonly metadata: Uint8Array
-  /** As in {@link NativeRange}. */
-  readonly verity?: NativeVerity | undefined
   readonly secret: Uint8Array
   /** Which keyslot to try; -1 for any. */
   readonly keyslot: number
@@ -321,26 +320,23 @@ export interface NativeAddon {
   /** All of a blob, at most 16 MiB. */
   readBlob(blob: NativeBlob): Promise<Buffer>
   openTree(range: NativeRange): Promise<NativeTree>
-  /** At most 16 MiB as they lie in the file, whatever the cipher. */
-  readStored(range: NativeRange): Promise<Buffer>
-  /** Hashes a part of `fd`, writes its tree at `treeOffset` and returns the root. `onProgress` gets bytes hashed, as in extract. */
-  writeVerityTree(
+  /** At most 16 MiB of a range as they lie in the file, verified where there is verity. */
+  readStored(range: NativeRange, position: number, length: number): Promise<Buffer>
+  /** Hashes a part of `fd`, writes its hash tree at `verityOffset` and returns the root. `onProgress` gets bytes hashed, as in extract. */
+  writeVerity(
     options: {
       /** Open for reading and writing. */
       readonly fd: number
       readonly offset: number
       readonly size: number
-      readonly treeOffset: number
+      readonly verityOffset: number
       /** 32 bytes. */
       readonly salt: Uint8Array
     },
     onProgress: (bytes: number) => boolean,
   ): Promise<Buffer>
-  /** Does the tree belong to the data, every block of both? */
-  checkVerityTree(
-    options: NativeVerity & { readonly fd: number },
-    onProgress: (bytes: number) => boolean,
-  ): Promise<boolean>
+  /** Does the hash tree of a range belong to it, every block of both? */
+  checkVerity(range: NativeRange, onProgress: (bytes: number) => boolean): Promise<boolean>
   /** Gives an O_TMPFILE descriptor a name; an existing one is EEXIST unless `replace`. */
   publishFile(options: {
     readonly fd: number

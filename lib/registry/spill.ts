@@ -60,7 +60,7 @@ export class Spill implements AsyncDisposable {
       this.#pending.fill(0, this.#used)
       await this.#file.write(this.#encrypt(this.#pending), first * SECTOR)
     }
-    const cipher = { type: "xts", volumeKey: this.#key, sectorSize: SECTOR, ivTweak: 0 } as const
+    const cipher = { type: "xts", key: this.#key, sectorSize: SECTOR, ivTweak: 0 } as const
     return { fd: this.#file.file.fd, offset: 0, size, cipher, storedSize: this.#sectors * SECTOR }
   }
 

@@ -4,20 +4,15 @@ import { closeSync, openSync, readFileSync } from "node:fs"
 import { DeviceError, EnvironmentError } from "../errors.ts"
 import type { ConcreteEngine, StarterSource } from "./starter-protocol.ts"
 import type { SifPartition } from "../sif/format.ts"
-import type { PartitionKind } from "../encryption/partition.ts"
-import { cipherOf } from "../encryption/unlock.ts"
+import type { Unlocked } from "../encryption/encryption-format.ts"
 
 /** `auto`: the kernel for root where it can, else user space. */
 export type Engine = "auto" | ConcreteEngine
 
 export const engineName: Check<Engine> = oneOf("auto", "kernel", "userspace")
 
-/** The cipher of the userspace engine. */
-export const SUPPORTED_IN_USERSPACE = "aes-xts-plain64"
-
 /** An opened image as an engine takes it. */
 export interface Startable {
-  readonly kind: PartitionKind
   readonly source: StarterSource
   /** Ext3 file systems in the image that would lie over its root. */
   readonly overlays?: readonly SifPartition[] | undefined
@@ -27,8 +22,7 @@ export interface Startable {
 
 /** Can user space read it? */
 export function isReadable({ source }: Startable): boolean {
-  const cipher = cipherOf(source.unlocked)
-  return cipher === undefined || cipher === SUPPORTED_IN_USERSPACE
+  return source.unlocked?.kernelOnly === undefined
 }
 
 /** Opening it makes the kernel load the module behind it; a node alone means nothing. */
@@ -46,13 +40,8 @@ function hasDeviceMapper(): boolean {
   return answers("/dev/mapper/control") || /^\s*\d+ device-mapper$/m.test(readFileSync("/proc/misc", "utf8"))
 }
 
-/** What keeps the kernel engine from working here; undefined when nothing obvious does. */
-function kernelObstacle(kind: PartitionKind): EnvironmentError | undefined {
-  if (kind === "gocryptfs")
-    return new EnvironmentError(
-      "ERR_ENV_NO_KERNEL_SUPPORT",
-      "the image is encrypted with gocryptfs, which no kernel reads: only the userspace engine does",
-    )
+/** What keeps the kernel from mounting images here, or encrypted ones; undefined when nothing obvious does. */
+export function kernelObstacle(encrypted: boolean): EnvironmentError | undefined {
   if (process.geteuid?.() !== 0)
     return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", "the kernel engine needs root")
   if (!answers("/dev/loop-control"))
@@ -72,7 +61,7 @@ function kernelObstacle(kind: PartitionKind): EnvironmentError | undefined {
       "ERR_ENV_NO_PRIVILEGE",
       "the kernel engine needs root outside a user namespace",
     )
-  if (kind === "luks" && !hasDeviceMapper())
+  if (encrypted && !hasDeviceMapper())
     return new EnvironmentError(
       "ERR_ENV_NO_KERNEL_SUPPORT",
       "the kernel engine needs device-mapper with dm-crypt, which is missing here",
@@ -80,25 +69,30 @@ function kernelObstacle(kind: PartitionKind): EnvironmentError | undefined {
   return undefined
 }
 
+function obstacleFor(unlocked: Unlocked | undefined): EnvironmentError | undefined {
+  if (unlocked === undefined || unlocked.dmCrypt !== undefined) return kernelObstacle(unlocked !== undefined)
+  return new EnvironmentError(
+    "ERR_ENV_NO_KERNEL_SUPPORT",
+    `the image is encrypted with ${unlocked.lock.format.name}, which no kernel reads: only the userspace engine does`,
+  )
+}
+
 /**
  * Decides between the engines.
  *
- * @param cipher - Of an encrypted partition.
+ * @param path - Of an image beside the one that is run: messages name it.
  * @throws EnvironmentError when `wanted` cannot work here, `ERR_ENV_NO_KERNEL_SUPPORT` also for a cipher that only the
  * kernel knows where there is no kernel engine.
  */
-export function chooseEngine(
-  wanted: Engine,
-  kind: PartitionKind,
-  cipher: string | undefined,
-): ConcreteEngine {
-  const obstacle = wanted === "userspace" ? undefined : kernelObstacle(kind)
+export function chooseEngine(wanted: Engine, unlocked: Unlocked | undefined, path?: string): ConcreteEngine {
+  const obstacle = wanted === "userspace" ? undefined : obstacleFor(unlocked)
   if (wanted === "kernel" && obstacle !== undefined) throw obstacle
   if (wanted === "kernel" || (wanted === "auto" && obstacle === undefined)) return "kernel"
-  if (cipher !== undefined && cipher !== SUPPORTED_IN_USERSPACE)
+  if (unlocked?.kernelOnly !== undefined)
     throw new EnvironmentError(
       "ERR_ENV_NO_KERNEL_SUPPORT",
-      `the userspace engine does not know the cipher ${cipher}`,
+      `${path === undefined ? "" : `${path}: `}the userspace engine does not know the cipher ${unlocked.kernelOnly}`,
+      { path },
     )
   return "userspace"
 }
@@ -112,7 +106,7 @@ export function isAboutMachine(error: unknown): boolean {
 
 /** The engine for an image, and the one that takes over where that turns out not to work. */
 export function enginesFor(wanted: Engine, startable: Startable): ConcreteEngine[] {
-  const engine = chooseEngine(wanted, startable.kind, cipherOf(startable.source.unlocked))
+  const engine = chooseEngine(wanted, startable.source.unlocked)
   return wanted === "auto" && engine === "kernel" && isReadable(startable) ? [engine, "userspace"] : [engine]
 }
 

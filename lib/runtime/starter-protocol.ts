@@ -1,9 +1,9 @@
 // What sifcrypt-starter is told, and what it tells: arguments, descriptors, lines of JSON.
 import { constants } from "node:os"
-import { dataKey, type Unlocked } from "../encryption/unlock.ts"
+import { plainRange, type Unlocked } from "../encryption/encryption-format.ts"
 import { DeviceError, EnvironmentError, LuksError, RunError, SignatureError, TreeError } from "../errors.ts"
 import type { ContainerError } from "../errors.ts"
-import type { VerityTree } from "../sif/format.ts"
+import type { Verity } from "../sif/format.ts"
 import type { Bytes } from "../units.ts"
 
 /** Who decrypts and reads the image: the kernel's dm-crypt, or our own process. */
@@ -17,7 +17,7 @@ export interface StarterSource {
   readonly offset: Bytes
   readonly size: Bytes
   /** With this every block is verified when it is read. */
-  readonly tree?: VerityTree | undefined
+  readonly verity?: Verity | undefined
   /** For an encrypted partition. */
   readonly unlocked: Unlocked | undefined
 }
@@ -176,39 +176,34 @@ export function launchOf(options: StarterOptions): Launch {
   }
 }
 
-/** The words that say where an image is, and how it is encrypted. */
+/** `ivTweak` is `iv-tweak`. */
+function wordOf([name, value]: readonly [string, string | number]): string {
+  return `${name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}=${value}`
+}
+
+/** The words that say where an image is, and how it is encrypted: a {@link NativeRange}, its key through a pipe. */
 function imageWords(source: StarterSource, engine: ConcreteEngine, descriptors: Descriptors): string[] {
-  const { unlocked } = source
-  const words = [
-    `engine=${engine}`,
-    `image-fd=${descriptors.share(source.fd)}`,
-    `offset=${source.offset}`,
-    `size=${source.size}`,
-  ]
-  const { tree } = source
-  if (tree !== undefined)
+  const { fd, offset, size, verity, segment, cipher } = plainRange(source, source, source.unlocked)
+  const words = [`engine=${engine}`, `image-fd=${descriptors.share(fd)}`, `offset=${offset}`, `size=${size}`]
+  if (verity !== undefined)
     words.push(
-      `tree-offset=${tree.offset}`,
-      `tree-size=${tree.size}`,
-      `tree-root=${tree.root.toString("hex")}`,
-      `tree-salt=${tree.salt.toString("hex")}`,
+      `verity-offset=${verity.offset}`,
+      `verity-size=${verity.size}`,
+      `verity-root=${Buffer.from(verity.root).toString("hex")}`,
+      `verity-salt=${Buffer.from(verity.salt).toString("hex")}`,
     )
-  if (unlocked !== undefined) words.push(`key-fd=${descriptors.secret(dataKey(unlocked).bytes)}`)
-  if (unlocked?.kind === "gocryptfs") words.push(`gocryptfs-file=${unlocked.file}`)
-  else if (unlocked !== undefined) {
-    const { segment, areaSize } = unlocked.header
-    words.push(
-      `segment-offset=${segment.offset}`,
-      `segment-size=${segment.size}`,
-      `sector-size=${segment.sectorSize}`,
-      `iv-tweak=${segment.ivTweak}`,
-    )
-    if (engine === "kernel")
-      words.push(
-        `metadata-fd=${descriptors.bytes("metadata", unlocked.header.metadata)}`,
-        `area-size=${areaSize}`,
-      )
+  if (segment !== undefined) words.push(`segment-offset=${segment.offset}`, `segment-size=${segment.size}`)
+  if (cipher !== undefined) {
+    const { type, key, ...parameters } = cipher
+    words.push(`cipher=${type}`, `key-fd=${descriptors.secret(key)}`)
+    words.push(...Object.entries<string | number>(parameters).map(wordOf))
   }
+  const dmCrypt = engine === "kernel" ? source.unlocked?.dmCrypt : undefined
+  if (dmCrypt !== undefined)
+    words.push(
+      `metadata-fd=${descriptors.bytes("metadata", dmCrypt.metadata)}`,
+      `area-size=${dmCrypt.areaSize}`,
+    )
   return words
 }
 

@@ -128,7 +128,7 @@ export interface SifObject {
 }
 
 /** The hash tree of a partition, from a statement that is signed. */
-export interface VerityTree {
+export interface Verity {
   /** Of its object. */
   readonly id: number
   /** From the start of the file. */
@@ -143,7 +143,7 @@ export interface VerityTree {
 export type SifPartition = SifObject & {
   readonly partition: PartitionFacts
   /** With this every block of it is verified when it is read; undefined: it is read as it is. */
-  readonly tree?: VerityTree
+  readonly verity?: Verity
 }
 
 function int64(bytes: Buffer, at: number): number {

@@ -42,12 +42,12 @@ export interface VerityStatement {
 }
 
 /** Is the object a hash tree of ours, right or wrong? */
-export function isVerityTree({ type, extra }: SifObject): boolean {
+export function isVerity({ type, extra }: SifObject): boolean {
   return type === DataType.generic && extra.subarray(0, MAGIC.length).equals(MAGIC)
 }
 
 /** Bytes of the tree of a partition; undefined for one that has none: not whole blocks, or only one. */
-export function verityTreeSize(partitionSize: Bytes): Bytes | undefined {
+export function veritySize(partitionSize: Bytes): Bytes | undefined {
   let count = partitionSize / VERITY_BLOCK
   if (!Number.isSafeInteger(partitionSize) || !Number.isInteger(count) || count < 2) return undefined
   let blocks = 0

@@ -8,7 +8,7 @@ import { descriptorStream, headerStream, ObjectDigests, sha256Text } from "./dig
 import { groupOf, groupsOf, lowestId } from "./groups.ts"
 import { metadataText } from "./metadata.ts"
 import type { Signer } from "./signer.ts"
-import { appendVerityTree } from "./verity.ts"
+import { appendVerity } from "./verity.ts"
 
 /** What is signed. */
 export interface SignTargets {
@@ -103,7 +103,7 @@ function signatureExtra(hash: number, entity: Buffer): Buffer {
 }
 
 /** A hash tree of the root file system, to be switched on with the signatures; undefined: the right one is there. */
-async function appendTree(change: SifChange, targets: SignTargets): Promise<number | undefined> {
+async function appendRootVerity(change: SifChange, targets: SignTargets): Promise<number | undefined> {
   const { image } = change
   const partition = image.primary()
   const chosen = targetsOf(image, targets)
@@ -114,7 +114,7 @@ async function appendTree(change: SifChange, targets: SignTargets): Promise<numb
       { path: image.path },
     )
   const { signal, onProgress } = targets
-  return await appendVerityTree(change, partition, chosen.length, {
+  return await appendVerity(change, partition, chosen.length, {
     signal,
     onProgress,
   })
@@ -132,7 +132,7 @@ export async function signSif(path: string, signer: Signer, targets: SignTargets
   return await changeSif(
     path,
     async (change) => {
-      const tree = targets.tree === true ? await appendTree(change, targets) : undefined
+      const tree = targets.tree === true ? await appendRootVerity(change, targets) : undefined
       const added = tree === undefined ? [] : [tree]
       const image = await change.preview(added)
       const chosen = targetsOf(image, targets)

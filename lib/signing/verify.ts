@@ -19,7 +19,7 @@ import { createPublicKey, type KeyObject } from "node:crypto"
 import { SignatureError } from "../errors.ts"
 import { DataType, PartitionType, type SifLink, type SifObject } from "../sif/format.ts"
 import { grouped, openSif, type SifImage } from "../sif/open.ts"
-import { isVerityTree } from "../sif/verity.ts"
+import { isVerity } from "../sif/verity.ts"
 import type { Bytes, OnProgress } from "../units.ts"
 import { CertificateBudget, certifiedKey, type SignerCertificate } from "./certificate.ts"
 import { descriptorStream, fits, headerStream, ObjectDigests } from "./digest.ts"
@@ -30,7 +30,7 @@ import { readKeyring, readSignerKey } from "./keys.ts"
 import { isLegacy, legacyDigest } from "./legacy.ts"
 import { parseMetadata, type Metadata } from "./metadata.ts"
 import { Keyring, parseClearSigned, type ClearSigned } from "./openpgp.ts"
-import { compareVerityTree, NOTHING_LATER, type LeftToReading, type VerifyWhenRead } from "./verity.ts"
+import { compareVerity, NOTHING_LATER, type LeftToReading, type VerifyWhenRead } from "./verity.ts"
 
 /** What is read of a signature object at most. */
 const MAX_SIGNATURE_SIZE: Bytes = 1 << 20
@@ -585,8 +585,8 @@ async function wrongTrees(
 ): Promise<SignatureFailure[]> {
   const covered = new Set(reports.flatMap(({ objects }) => objects))
   const failures: SignatureFailure[] = []
-  for (const object of image.objects.filter((tree) => isVerityTree(tree) && covered.has(tree.id))) {
-    const reason = await compareVerityTree(image, object, { signal })
+  for (const object of image.objects.filter((tree) => isVerity(tree) && covered.has(tree.id))) {
+    const reason = await compareVerity(image, object, { signal })
     if (reason !== undefined) failures.push({ object: object.id, reason })
   }
   return failures

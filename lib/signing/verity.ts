@@ -1,33 +1,33 @@
 // Hash trees of partitions: found, checked against what they are of, and made. docs/format.md says why one may be believed.
 import { createHash, randomBytes } from "node:crypto"
-import { checkVerityTree, writeVerityTree, type HashOptions, type NativeVerity } from "../device/verity.ts"
+import { checkVerity, writeVerity, type HashOptions } from "../device/verity.ts"
 import { SignatureError } from "../errors.ts"
 import type { SifChange } from "../file/image-change.ts"
-import { DataType, type SifObject, type SifPartition, type VerityTree } from "../sif/format.ts"
+import { DataType, type SifObject, type SifPartition, type Verity } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import {
-  isVerityTree,
+  isVerity,
   parseVerityStatement,
   VERITY_BLOCK,
   VERITY_NAME,
   VERITY_SALT_SIZE,
   verityExtra,
-  verityTreeSize,
+  veritySize,
 } from "../sif/verity.ts"
 import type { Bytes } from "../units.ts"
 import { groupOf, lowestId } from "./groups.ts"
 
-/** How {@link appendVerityTree} makes a tree. */
-export interface VerityTreeOptions extends HashOptions {
+/** How {@link appendVerity} makes a hash tree. */
+export interface VerityOptions extends HashOptions {
   /** 32 bytes; default: random ones. */
   readonly salt?: Uint8Array | undefined
 }
 
 /** The objects of a partition's group that say they are its hash tree; more than one is an error. */
-export function verityTreesOf(image: SifImage, { id, group }: SifObject): readonly SifObject[] {
+export function veritiesOf(image: SifImage, { id, group }: SifObject): readonly SifObject[] {
   return image.objects.filter(
     (object) =>
-      isVerityTree(object) && object.group === group && object.link.to === "object" && object.link.id === id,
+      isVerity(object) && object.group === group && object.link.to === "object" && object.link.id === id,
   )
 }
 
@@ -37,16 +37,12 @@ function relativeIdOf(image: SifImage, { id, group }: SifObject): number {
 }
 
 /**
- * What reading needs of a tree, its statement checked against the image.
+ * What reading needs of a hash tree, its statement checked against the image.
  *
  * @returns A reason why it cannot be used, instead.
  */
-export function readVerityTree(
-  image: SifImage,
-  partition: SifObject,
-  object: SifObject,
-): VerityTree | string {
-  if (verityTreesOf(image, partition).length > 1) return `partition ${partition.id} has two hash trees`
+export function readVerity(image: SifImage, partition: SifObject, object: SifObject): Verity | string {
+  if (veritiesOf(image, partition).length > 1) return `partition ${partition.id} has two hash trees`
   const statement = parseVerityStatement(object.extra)
   if (typeof statement === "string") return statement
   const { relativeId, partitionSize, salt, root } = statement
@@ -54,16 +50,16 @@ export function readVerityTree(
     return "it is the hash tree of another partition"
   if (partitionSize !== partition.size)
     return `it is the hash tree of ${partitionSize} bytes, the partition has ${partition.size}`
-  const size = verityTreeSize(partition.size)
+  const size = veritySize(partition.size)
   if (size !== object.size)
     return `it has ${object.size} bytes, the hash tree of the partition has ${size ?? "none"}`
   return { id: object.id, offset: object.offset, size, salt, root }
 }
 
-/** Does the first block of the tree have the root hash that is stated? Nothing else of it is read. */
-export async function hasStatedRoot(image: SifImage, tree: VerityTree): Promise<boolean> {
-  const first = await image.read(image.object(tree.id), 0, VERITY_BLOCK)
-  return createHash("sha256").update(tree.salt).update(first).digest().equals(tree.root)
+/** Does the first block of the hash tree have the root hash that is stated? Nothing else of it is read. */
+export async function hasStatedRoot(image: SifImage, verity: Verity): Promise<boolean> {
+  const first = await image.read(image.object(verity.id), 0, VERITY_BLOCK)
+  return createHash("sha256").update(verity.salt).update(first).digest().equals(verity.root)
 }
 
 /** What a signature leaves to reading, or why it cannot. */
@@ -80,27 +76,27 @@ export const NOTHING_LATER: LeftToReading = { objects: [], failures: [] }
 export class VerifyWhenRead {
   readonly #partition: SifPartition
   readonly #object: SifObject | undefined
-  readonly #checked: VerityTree | string
-  #tree: VerityTree | undefined
+  readonly #checked: Verity | string
+  #verity: Verity | undefined
 
-  private constructor(partition: SifPartition, object: SifObject | undefined, checked: VerityTree | string) {
+  private constructor(partition: SifPartition, object: SifObject | undefined, checked: Verity | string) {
     this.#partition = partition
     this.#object = object
     this.#checked = checked
   }
 
-  /** Looks for a tree and at its first block; it counts for nothing before a signature states its descriptor. */
+  /** Looks for a hash tree and at its first block; it counts for nothing before a signature states its descriptor. */
   static async of(image: SifImage, partition: SifPartition): Promise<VerifyWhenRead> {
-    const [object] = verityTreesOf(image, partition)
+    const [object] = veritiesOf(image, partition)
     if (object === undefined) return new VerifyWhenRead(partition, undefined, "there is none")
-    const tree = readVerityTree(image, partition, object)
-    const good = typeof tree === "string" || (await hasStatedRoot(image, tree))
-    return new VerifyWhenRead(partition, object, good ? tree : "it is not the hash tree that was signed")
+    const verity = readVerity(image, partition, object)
+    const good = typeof verity === "string" || (await hasStatedRoot(image, verity))
+    return new VerifyWhenRead(partition, object, good ? verity : "it is not the hash tree that was signed")
   }
 
   /** What the partition has to be read with, if a signature was taken for good because of it. */
-  get tree(): VerityTree | undefined {
-    return this.#tree
+  get verity(): Verity | undefined {
+    return this.#verity
   }
 
   /** @param intact - IDs of objects whose descriptors are as a signature states. */
@@ -108,24 +104,19 @@ export class VerifyWhenRead {
     const { id } = this.#partition
     const object = this.#object
     if (object === undefined || !intact.has(id) || !intact.has(object.id)) return NOTHING_LATER
-    const tree = this.#checked
-    if (typeof tree === "string") return { objects: [], failures: [{ object: object.id, reason: tree }] }
-    this.#tree = tree
+    const verity = this.#checked
+    if (typeof verity === "string") return { objects: [], failures: [{ object: object.id, reason: verity }] }
+    this.#verity = verity
     return { objects: [id, object.id], failures: [] }
   }
 }
 
-/** A partition and its tree in the addon's words. */
-export function nativeVerity({ offset, size }: SifObject, tree: VerityTree): NativeVerity {
-  return { offset, size, treeOffset: tree.offset, treeSize: tree.size, salt: tree.salt, root: tree.root }
-}
-
 /**
- * Hashes a partition and compares all of its tree.
+ * Hashes a partition and compares all of its hash tree.
  *
- * @returns Why the tree cannot be used; undefined: it is right.
+ * @returns Why the hash tree cannot be used; undefined: it is right.
  */
-export async function compareVerityTree(
+export async function compareVerity(
   image: SifImage,
   object: SifObject,
   options: HashOptions = {},
@@ -133,9 +124,10 @@ export async function compareVerityTree(
   const { link } = object
   const partition = link.to === "object" ? image.objects.find(({ id }) => id === link.id) : undefined
   if (partition === undefined) return "it is the hash tree of no object"
-  const tree = readVerityTree(image, partition, object)
-  if (typeof tree === "string") return tree
-  const good = await checkVerityTree(image.fd, nativeVerity(partition, tree), options)
+  const verity = readVerity(image, partition, object)
+  if (typeof verity === "string") return verity
+  const { offset, size } = partition
+  const good = await checkVerity({ fd: image.fd, offset, size, verity, cipher: undefined }, options)
   return good ? undefined : `it is not the hash tree of partition ${partition.id}`
 }
 
@@ -143,19 +135,19 @@ export async function compareVerityTree(
  * Sees to it that a partition has a hash tree, and that this is right: one that is there and right stays, so that signatures
  * which cover it stay good; any other is replaced. It counts for nothing before its group is signed.
  *
- * @param room - Descriptors that are to be free in the same page of the file as that of a new tree.
- * @returns The slot of a new tree, which is still to be switched on; undefined: the right one is there.
+ * @param room - Descriptors that are to be free in the same page of the file as that of a new hash tree.
+ * @returns The slot of a new hash tree, which is still to be switched on; undefined: the right one is there.
  * @throws SignatureError `ERR_SIGNATURE_TREE` for a partition that cannot have one; SifError `ERR_SIF_FULL`; the signal's
  * reason.
  */
-export async function appendVerityTree(
+export async function appendVerity(
   change: SifChange,
   partition: SifPartition,
   room: number,
-  options: VerityTreeOptions = {},
+  options: VerityOptions = {},
 ): Promise<number | undefined> {
   const { path, fd } = change.image
-  const size = verityTreeSize(partition.size)
+  const size = veritySize(partition.size)
   if (size === undefined || partition.group === 0)
     throw new SignatureError(
       "ERR_SIGNATURE_TREE",
@@ -164,10 +156,9 @@ export async function appendVerityTree(
         : `${path}: partition ${partition.id} has ${partition.size} bytes, and a hash tree is of two or more blocks of ${VERITY_BLOCK}`,
       { path },
     )
-  const old = verityTreesOf(change.image, partition)
+  const old = veritiesOf(change.image, partition)
   const [only] = old
-  if (only !== undefined && (await compareVerityTree(change.image, only, options)) === undefined)
-    return undefined
+  if (only !== undefined && (await compareVerity(change.image, only, options)) === undefined) return undefined
   if (old.length > 0) await change.remove(old)
   const salt = Buffer.from(options.salt ?? randomBytes(VERITY_SALT_SIZE))
   const relativeId = relativeIdOf(change.image, partition)
@@ -175,12 +166,12 @@ export async function appendVerityTree(
     size,
     alignment: VERITY_BLOCK,
     write: async (position: Bytes): Promise<Buffer> => {
-      const place = { fd, offset: partition.offset, size: partition.size, treeOffset: position, salt }
-      const root = await writeVerityTree(place, options)
+      const place = { fd, offset: partition.offset, size: partition.size, verityOffset: position, salt }
+      const root = await writeVerity(place, options)
       return verityExtra({ relativeId, partitionSize: partition.size, salt, root })
     },
   }
-  const tree = {
+  const verity = {
     type: DataType.generic,
     name: VERITY_NAME,
     group: partition.group,
@@ -188,6 +179,6 @@ export async function appendVerityTree(
     data,
   }
   // In front of the partition it could become the group's lowest, from which signatures count.
-  const [slot] = await change.append([tree], partition.slot, true, room)
+  const [slot] = await change.append([verity], partition.slot, true, room)
   return slot
 }

@@ -19,7 +19,8 @@ import type { OpenOptions } from "../container/image.ts"
 import { checkOrigin, type OriginOptions } from "../container/origin.ts"
 import { partitionKind } from "../encryption/partition.ts"
 import { plaintextOf, readFooter, readSealed } from "../encryption/sealed.ts"
-import { openPartition, plainRange, wipeUnlocked, type Opening } from "../encryption/unlock.ts"
+import { plainRange, type Opening } from "../encryption/encryption-format.ts"
+import { openPartition } from "../encryption/unlock.ts"
 import { Tree } from "../device/tree.ts"
 import { changedBlock } from "../device/verity.ts"
 import { BuildError } from "../errors.ts"
@@ -113,7 +114,7 @@ async function plainParts(
 
 function forget(opening: Opening | undefined): void {
   opening?.secret.wipe()
-  wipeUnlocked(opening?.unlocked)
+  opening?.unlocked.dataKey.wipe()
 }
 
 /** How far an image is trusted. */

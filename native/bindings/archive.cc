@@ -64,25 +64,23 @@ std::shared_ptr<const ByteSource> ReadBlob(const Napi::Object& blob, SharedArchi
   const uint64_t size = ReadUnsigned(blob, "size");
   const int fd = ReadInt(blob, "fd");
   if (!blob.Get("cipher").IsUndefined()) {
-    Range range;
-    range.file = std::make_shared<FileSource>(fd, offset, ReadUnsigned(blob, "storedSize"));
-    range.cipher = ReadCipher(blob, "cipher");
-    return std::make_shared<SliceSource>(range.Open(), 0, size);
+    ImageRange range{.fd = fd, .partition = {offset, ReadUnsigned(blob, "storedSize")}};
+    SecretBuffer key = ReadCipher(blob, range.cipher);
+    return std::make_shared<SliceSource>(Open(range, std::move(key)), Extent{0, size});
   }
-  if (blob.Get("archive").IsUndefined()) return std::make_shared<FileSource>(fd, offset, size);
+  if (blob.Get("archive").IsUndefined()) return OpenDescriptor(fd, {offset, size});
   const Napi::Object archive = ReadObject(blob.Get("archive"), "archive");
   if (shared.fd != fd) {
-    auto file = std::make_shared<FileSource>(fd, 0, ReadUnsigned(archive, "fileSize"));
-    shared.content =
-        std::make_shared<DecompressedSource>(std::move(file), ReadUnsigned(archive, "size"), shared.decoded);
+    shared.content = std::make_shared<DecompressedSource>(OpenDescriptor(fd, {0, ReadUnsigned(archive, "fileSize")}),
+                                                          ReadUnsigned(archive, "size"), shared.decoded);
     shared.fd = fd;
   }
-  return std::make_shared<SliceSource>(shared.content, offset, size);
+  return std::make_shared<SliceSource>(shared.content, Extent{offset, size});
 }
 
 Napi::Value ListArchive(const Napi::CallbackInfo& info) {
   const Napi::Object options = ReadObject(info[0], "options");
-  auto file = std::make_shared<FileSource>(ReadInt(options, "fd"), 0, ReadUnsigned(options, "size"));
+  auto file = OpenDescriptor(ReadInt(options, "fd"), {0, ReadUnsigned(options, "size")});
   return RunAsync(
       info.Env(), [file = std::move(file), limit = ReadUnsigned(options, "limit")] { return List(*file, limit); },
       [](Napi::Env env, const Listing& listing) -> Napi::Value {

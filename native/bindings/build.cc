@@ -15,9 +15,8 @@
 #include "core/added_tree.h"
 #include "core/copy_range.h"
 #include "core/directory_tree.h"
-#include "core/enclosing_squashfs.h"
 #include "core/file_range.h"
-#include "core/gocryptfs.h"
+#include "core/image_range.h"
 #include "core/layer_tree.h"
 #include "core/squashfs_writer.h"
 
@@ -165,33 +164,17 @@ WriteSource ReadWriteSource(const Napi::Object& options) {
 struct Target {
   std::unique_ptr<ByteSink> file;
   Cipher cipher;
-  /// For gocryptfs.
-  std::vector<uint8_t> config;
+  SecretBuffer key;
   uint32_t time = 0;
 };
 
 std::unique_ptr<Target> ReadTarget(const Napi::Object& options) {
   auto target = std::make_unique<Target>();
   target->file = std::make_unique<FileSink>(ReadInt(options, "fd"), ReadUnsigned(options, "offset"));
-  target->cipher = ReadCipher(options, "cipher");
-  if (std::holds_alternative<GocryptfsParameters>(target->cipher))
-    target->config = ReadBytes(ReadObject(options.Get("cipher"), "cipher"), "config");
+  target->key = ReadCipher(options, target->cipher);
   const int64_t epoch = ReadSourceDateEpoch(options);
   target->time = static_cast<uint32_t>(std::clamp<int64_t>(epoch < 0 ? time(nullptr) : epoch, 0, UINT32_MAX));
   return target;
-}
-
-/// What is written to it arrives in the file as the cipher says.
-std::unique_ptr<ByteSink> EncryptingSink(Target& target) {
-  if (auto* xts = std::get_if<XtsParameters>(&target.cipher))
-    return std::make_unique<XtsSink>(std::move(target.file), std::move(*xts));
-  if (auto* gocryptfs = std::get_if<GocryptfsParameters>(&target.cipher)) {
-    auto enclosing = std::make_unique<EnclosingSquashfs>(
-        std::move(target.file),
-        EnclosingSquashfs::Contents{std::move(gocryptfs->file), std::move(target.config), target.time});
-    return std::make_unique<GocryptfsSink>(std::move(enclosing), std::move(gocryptfs->content_key));
-  }
-  return std::move(target.file);
 }
 
 /// Offsets of 8-byte numbers in `size` bytes.
@@ -224,7 +207,8 @@ Napi::Value BuildTree(const Napi::CallbackInfo& info) {
        progress = std::make_unique<Progress>(info.Env(), info[1].As<Napi::Function>())]() mutable {
         // What all of it takes in the file, at the end. The sinks above own it.
         const ByteSink& file = *target->file;
-        const std::unique_ptr<ByteSink> sink = EncryptingSink(*target);
+        const std::unique_ptr<ByteSink> sink =
+            EncryptingSink(std::move(target->file), std::move(target->cipher), std::move(target->key), target->time);
         SquashfsWritten written = write(*sink, [&progress](uint64_t bytes) { return progress->Report(bytes); });
         for (const uint64_t at : length_at)
           for (int i = 0; i < 8; ++i) trailer[at + i] = static_cast<uint8_t>(written.size >> (8 * i));

@@ -5,10 +5,6 @@
 #include <utility>
 
 #include "core/error_name.h"
-#include "core/file_range.h"
-#include "core/gocryptfs.h"
-#include "core/slice_source.h"
-#include "core/squashfs_file_source.h"
 
 namespace sifcrypt {
 namespace {
@@ -54,6 +50,12 @@ uint64_t ReadUnsigned(const Napi::Object& object, const char* name) {
   return static_cast<uint64_t>(number);
 }
 
+uint64_t UnsignedArgument(const Napi::CallbackInfo& info, size_t index, const char* name) {
+  Napi::Object holder = Napi::Object::New(info.Env());
+  holder.Set(name, info[index]);
+  return ReadUnsigned(holder, name);
+}
+
 int ReadInt(const Napi::Object& object, const char* name) {
   const Napi::Value value = object.Get(name);
   if (!value.IsNumber()) WrongType(object.Env(), name, "an integer");
@@ -70,63 +72,40 @@ std::vector<uint8_t> ReadBytes(const Napi::Object& object, const char* name) {
   return {bytes.Data(), bytes.Data() + bytes.ByteLength()};
 }
 
-Cipher ReadCipher(const Napi::Object& object, const char* name) {
-  const Napi::Value value = object.Get(name);
+SecretBuffer ReadCipher(const Napi::Object& object, Cipher& cipher) {
+  const Napi::Value value = object.Get("cipher");
   if (value.IsUndefined()) return {};
-  const Napi::Object cipher = ReadObject(value, name);
-  const std::string type = ReadString(cipher, "type");
-  if (type == "xts") {
-    XtsParameters parameters;
-    parameters.volume_key = ReadSecret(cipher, "volumeKey");
-    parameters.sector_size = static_cast<uint32_t>(ReadUnsigned(cipher, "sectorSize"));
-    parameters.iv_tweak = ReadUnsigned(cipher, "ivTweak");
-    return parameters;
-  }
-  if (type == "gocryptfs") return GocryptfsParameters{ReadSecret(cipher, "contentKey"), ReadString(cipher, "file")};
-  throw Napi::RangeError::New(object.Env(), "the cipher is unknown");
+  const Napi::Object given = ReadObject(value, "cipher");
+  const auto type = CipherType(ReadString(given, "type"));
+  if (!type) throw Napi::RangeError::New(object.Env(), "the cipher is unknown");
+  cipher.type = *type;
+  if (given.Has("sectorSize")) cipher.sector_size = static_cast<uint32_t>(ReadUnsigned(given, "sectorSize"));
+  if (given.Has("ivTweak")) cipher.iv_tweak = ReadUnsigned(given, "ivTweak");
+  if (given.Has("file")) cipher.file = ReadString(given, "file");
+  if (given.Has("config")) cipher.config = ReadBytes(given, "config");
+  return ReadSecret(given, "key");
 }
 
-VerifiedPart ReadVerifiedPart(int fd, const Napi::Object& verity) {
-  VerifiedPart part;
-  part.offset = ReadUnsigned(verity, "offset");
-  part.data = std::make_shared<FileSource>(fd, part.offset, ReadUnsigned(verity, "size"));
-  part.tree = std::make_shared<FileSource>(fd, ReadUnsigned(verity, "treeOffset"), ReadUnsigned(verity, "treeSize"));
-  const auto copy = [&verity](const char* name, auto& into) {
-    const std::vector<uint8_t> bytes = ReadBytes(verity, name);
-    if (bytes.size() != into.size()) WrongType(verity.Env(), name, "of 32 bytes");
-    std::copy(bytes.begin(), bytes.end(), into.begin());
-  };
-  copy("root", part.parameters.root);
-  copy("salt", part.parameters.salt);
-  return part;
-}
+Extent ReadExtent(const Napi::Object& object) { return {ReadUnsigned(object, "offset"), ReadUnsigned(object, "size")}; }
 
-std::shared_ptr<const ByteSource> Range::OpenStored() {
-  if (!verified) return std::move(file);
-  if (offset < verified->offset) throw SystemError(EOVERFLOW, "image", "the range begins before the partition");
-  auto whole =
-      std::make_shared<VerifiedSource>(std::move(verified->data), std::move(verified->tree), verified->parameters);
-  return std::make_shared<SliceSource>(std::move(whole), offset - verified->offset, file->Size());
-}
-
-std::shared_ptr<const ByteSource> Range::Open() {
-  auto stored = OpenStored();
-  if (auto* xts = std::get_if<XtsParameters>(&cipher))
-    return std::make_shared<XtsSource>(std::move(stored), std::move(*xts));
-  if (auto* gocryptfs = std::get_if<GocryptfsParameters>(&cipher))
-    return std::make_shared<GocryptfsSource>(OpenSquashfsFile(std::move(stored), gocryptfs->file),
-                                             std::move(gocryptfs->content_key));
-  return stored;
+void ReadDigest(const Napi::Object& object, const char* name, std::array<uint8_t, 32>& into) {
+  const std::vector<uint8_t> bytes = ReadBytes(object, name);
+  if (bytes.size() != into.size()) WrongType(object.Env(), name, "of 32 bytes");
+  std::copy(bytes.begin(), bytes.end(), into.begin());
 }
 
 Range ReadRange(const Napi::Object& range) {
   Range read;
-  const int fd = ReadInt(range, "fd");
-  read.offset = ReadUnsigned(range, "offset");
-  read.file = std::make_shared<FileSource>(fd, read.offset, ReadUnsigned(range, "size"));
-  read.cipher = ReadCipher(range, "cipher");
-  if (!range.Get("verity").IsUndefined())
-    read.verified = ReadVerifiedPart(fd, ReadObject(range.Get("verity"), "verity"));
+  read.file = UniqueFd::Duplicate(ReadInt(range, "fd"));
+  read.image.fd = read.file.get();
+  read.image.partition = ReadExtent(range);
+  read.key = ReadCipher(range, read.image.cipher);
+  if (!range.Get("segment").IsUndefined()) read.image.segment = ReadExtent(ReadObject(range.Get("segment"), "segment"));
+  if (range.Get("verity").IsUndefined()) return read;
+  const Napi::Object verity = ReadObject(range.Get("verity"), "verity");
+  read.image.verity = ReadExtent(verity);
+  ReadDigest(verity, "root", read.image.verity_parameters.root);
+  ReadDigest(verity, "salt", read.image.verity_parameters.salt);
   return read;
 }
 

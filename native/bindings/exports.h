@@ -18,8 +18,8 @@ Napi::Value LockFile(const Napi::CallbackInfo& info);         // publish.cc
 Napi::Value LockRange(const Napi::CallbackInfo& info);        // publish.cc
 Napi::Value WipeRange(const Napi::CallbackInfo& info);        // publish.cc
 Napi::Value UnmountPath(const Napi::CallbackInfo& info);      // publish.cc
-Napi::Value WriteVerityTree(const Napi::CallbackInfo& info);  // verity.cc
-Napi::Value CheckVerityTree(const Napi::CallbackInfo& info);  // verity.cc
+Napi::Value WriteVerity(const Napi::CallbackInfo& info);      // verity.cc
+Napi::Value CheckVerity(const Napi::CallbackInfo& info);      // verity.cc
 Napi::Value ReadStored(const Napi::CallbackInfo& info);       // verity.cc
 Napi::Value ForbidDumps(const Napi::CallbackInfo& info);      // process.cc
 Napi::Value ExitNow(const Napi::CallbackInfo& info);          // process.cc

@@ -3,8 +3,6 @@
 #include "bindings/exports.h"
 #include "bindings/run_async.h"
 #include "core/cryptsetup.h"
-#include "core/file_range.h"
-#include "core/unique_fd.h"
 
 namespace sifcrypt {
 namespace {
@@ -69,25 +67,17 @@ Napi::Value LuksFormat(const Napi::CallbackInfo& info) {
 Napi::Value LuksUnlock(const Napi::CallbackInfo& info) {
   const Napi::Object options = ReadObject(info[0], "options");
   luks::UnlockRequest request;
-  request.fd = ReadInt(options, "fd");
-  request.offset = ReadUnsigned(options, "offset");
   request.area_size = ReadUnsigned(options, "areaSize");
   request.metadata = ReadBytes(options, "metadata");
   request.secret = ReadSecret(options, "secret");
   request.keyslot = ReadInt(options, "keyslot");
-  UniqueFd image = UniqueFd::Duplicate(request.fd);
-  std::shared_ptr<Range> verified;
-  if (!options.Get("verity").IsUndefined()) {
-    verified = std::make_shared<Range>();
-    verified->offset = request.offset;
-    verified->file = std::make_shared<FileSource>(request.fd, request.offset, request.area_size);
-    verified->verified = ReadVerifiedPart(request.fd, ReadObject(options.Get("verity"), "verity"));
-  }
+  Range partition = ReadRange(options);
+  request.fd = partition.image.fd;
+  request.offset = partition.image.partition.offset;
   return RunAsync(
       info.Env(),
-      [file = std::move(image), verified = std::move(verified), request = std::move(request)]() mutable {
-        request.fd = file.get();
-        if (verified) request.source = verified->OpenStored();
+      [partition = std::move(partition), request = std::move(request)]() mutable {
+        if (partition.image.verified()) request.source = OpenStored(partition.image);
         return luks::Unlock(request);
       },
       [](Napi::Env env, const luks::Unlocked& unlocked) -> Napi::Value {

@@ -122,12 +122,6 @@ std::string PathArgument(const Napi::CallbackInfo& info) {
   return path;
 }
 
-uint64_t UnsignedArgument(const Napi::CallbackInfo& info, size_t index, const char* name) {
-  Napi::Object holder = Napi::Object::New(info.Env());
-  holder.Set(name, info[index]);
-  return ReadUnsigned(holder, name);
-}
-
 /// A Buffer over the bytes themselves.
 Napi::Value OwnedToJs(Napi::Env env, std::unique_ptr<std::vector<uint8_t>> bytes) {
   // A vector without bytes has no address, and V8 takes an external buffer without one for a detached one.

@@ -1,6 +1,5 @@
 #include "core/verity.h"
 
-#include <algorithm>
 #include <vector>
 
 #include "bindings/exports.h"
@@ -20,19 +19,17 @@ Napi::Function ProgressArgument(const Napi::CallbackInfo& info) {
 
 }  // namespace
 
-Napi::Value WriteVerityTree(const Napi::CallbackInfo& info) {
+Napi::Value WriteVerity(const Napi::CallbackInfo& info) {
   const Napi::Object options = ReadObject(info[0], "options");
   const int fd = ReadInt(options, "fd");
-  auto data = std::make_unique<FileSource>(fd, ReadUnsigned(options, "offset"), ReadUnsigned(options, "size"));
+  auto data = OpenDescriptor(fd, ReadExtent(options));
   VeritySalt salt;
-  const std::vector<uint8_t> given = ReadBytes(options, "salt");
-  if (given.size() != salt.size()) throw Napi::TypeError::New(info.Env(), "salt must have 32 bytes");
-  std::copy(given.begin(), given.end(), salt.begin());
+  ReadDigest(options, "salt", salt);
   return RunAsync(
       info.Env(),
-      [file = UniqueFd::Duplicate(fd), data = std::move(data), salt, at = ReadUnsigned(options, "treeOffset"),
+      [file = UniqueFd::Duplicate(fd), data = std::move(data), salt, at = ReadUnsigned(options, "verityOffset"),
        progress = std::make_unique<Progress>(info.Env(), ProgressArgument(info))] {
-        return HashVerityTree(
+        return HashVerity(
             *data, salt,
             [&](uint64_t block, const uint8_t* bytes) {
               WriteFully(file.get(), at + block * kVerityBlock, bytes, kVerityBlock);
@@ -44,28 +41,27 @@ Napi::Value WriteVerityTree(const Napi::CallbackInfo& info) {
       });
 }
 
-Napi::Value CheckVerityTree(const Napi::CallbackInfo& info) {
-  const Napi::Object options = ReadObject(info[0], "options");
+Napi::Value CheckVerity(const Napi::CallbackInfo& info) {
   return RunAsync(
       info.Env(),
-      [part = ReadVerifiedPart(ReadInt(options, "fd"), options),
+      [range = ReadRange(ReadObject(info[0], "range")),
        progress = std::make_unique<Progress>(info.Env(), ProgressArgument(info))] {
-        return IsVerityTreeOf(*part.data, *part.tree, part.parameters, 0,
-                              [&](uint64_t bytes) { return progress->Report(bytes); });
+        const auto& [fd, partition, verity, parameters, segment, cipher] = range.image;
+        return IsVerityOf(*OpenDescriptor(fd, partition), *OpenDescriptor(fd, verity), parameters, 0,
+                          [&](uint64_t bytes) { return progress->Report(bytes); });
       },
       [](Napi::Env env, bool good) { return Napi::Boolean::New(env, good); });
 }
 
 Napi::Value ReadStored(const Napi::CallbackInfo& info) {
-  const Napi::Object options = ReadObject(info[0], "range");
-  Range range = ReadRange(options);
-  const uint64_t size = ReadUnsigned(options, "size");
-  if (size > kMaxRead) throw Napi::RangeError::New(info.Env(), "the range is too large to be read at once");
+  const uint64_t position = UnsignedArgument(info, 1, "position");
+  const uint64_t length = UnsignedArgument(info, 2, "length");
+  if (length > kMaxRead) throw Napi::RangeError::New(info.Env(), "the range is too large to be read at once");
   return RunAsync(
       info.Env(),
-      [range = std::make_shared<Range>(std::move(range)), size] {
-        std::vector<uint8_t> bytes(size);
-        range->OpenStored()->ReadAt(0, bytes.data(), bytes.size());
+      [range = ReadRange(ReadObject(info[0], "range")), position, length] {
+        std::vector<uint8_t> bytes(length);
+        OpenStored(range.image)->ReadAt(position, bytes.data(), bytes.size());
         return bytes;
       },
       [](Napi::Env env, const std::vector<uint8_t>& bytes) -> Napi::Value {

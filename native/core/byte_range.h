@@ -12,6 +12,12 @@ inline bool RangeFits(uint64_t offset, uint64_t size, uint64_t limit) {
   return offset <= limit && size <= limit - offset;
 }
 
+/// A part of a file, or of another part. Bytes.
+struct Extent {
+  uint64_t offset = 0;
+  uint64_t size = 0;
+};
+
 /// Immutable random-access bytes. Every method may be called from several threads at once.
 class ByteSource {
  public:

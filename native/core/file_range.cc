@@ -62,6 +62,10 @@ void WipeRange(int fd, uint64_t offset, uint64_t size) {
     throw SystemError(errno, "fallocate");
 }
 
+std::shared_ptr<const ByteSource> OpenDescriptor(int fd, Extent extent) {
+  return std::make_shared<FileSource>(fd, extent.offset, extent.size);
+}
+
 FileSource::FileSource(int fd, uint64_t offset, uint64_t size)
     : fd_(UniqueFd::Duplicate(fd)), offset_(offset), size_(size) {
   struct stat st {};

@@ -1,6 +1,8 @@
 // A part of a file, as a ByteSource and as a ByteSink.
 #pragma once
 
+#include <memory>
+
 #include "core/byte_range.h"
 #include "core/unique_fd.h"
 
@@ -15,6 +17,10 @@ void WriteFully(int fd, uint64_t at, const void* data, size_t size);
 /// Overwrites what is there of [offset, offset + size) with zeros, on the disk when it returns, then gives the room back
 /// where the file system can. Never makes the file longer. SystemError.
 void WipeRange(int fd, uint64_t offset, uint64_t size);
+
+/// What a descriptor gives, which is what all that is read of an image is made of: the one place that knows what kinds of descriptors there
+/// are. Duplicates it. SystemError.
+std::shared_ptr<const ByteSource> OpenDescriptor(int fd, Extent extent);
 
 class FileSource final : public ByteSource {
  public:

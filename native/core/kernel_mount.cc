@@ -32,34 +32,39 @@ uint64_t FileSize(int fd) {
   return static_cast<uint64_t>(std::max<off_t>(info.st_size, 0));
 }
 
-void CheckCipher(const KernelMountRequest& request, const KernelMountCipher& cipher) {
-  if (cipher.area_size > luks::kMaxAreaSize || cipher.segment_size == 0 || cipher.segment_size % kUnit != 0 ||
-      cipher.segment_offset % kUnit != 0 || !RangeFits(cipher.segment_offset, cipher.segment_size, request.size))
+bool IsEncrypted(const KernelMountRequest& request) { return request.image.cipher.type != Cipher::Type::kNone; }
+
+/// Where the part that is mapped ends.
+uint64_t SegmentEnd(const KernelMountRequest& request) {
+  const auto& [offset, size] = request.image.segment;
+  if (request.image.cipher.type != Cipher::Type::kXts || request.area_size > luks::kMaxAreaSize || size == 0 ||
+      size % kUnit != 0 || offset % kUnit != 0 || !RangeFits(offset, size, request.image.partition.size))
     throw SystemError(EINVAL, "crypt_activate", "the data segment does not lie inside the partition");
+  return offset + size;
 }
 
-void MountCipher(const KernelMountRequest& request, const KernelMountCipher& cipher, const std::string& device) {
-  const mapper::Mapping mapping({cipher.metadata, cipher.area_size, cipher.volume_key, device, request.writable});
+void MountCipher(const KernelMountRequest& request, const std::string& device) {
+  const mapper::Mapping mapping({request.metadata, request.area_size, request.key, device, request.writable});
   Mount(mapping.path(), request);
 }
 
 /// The partition through dm-verity. That reads and compares whole blocks, so the data segment has to consist of such.
-void MountVerified(const KernelMountRequest& request, const KernelMountTree& tree, uint64_t file_size) {
+void MountVerified(const KernelMountRequest& request, uint64_t file_size) {
   if (request.writable) throw SystemError(EROFS, "mount");
-  const VerityLayout layout(request.size);
-  if (!RangeFits(tree.offset, tree.size, file_size)) throw SystemError(EOVERFLOW, "loop_attach", "image too short");
-  if (tree.size != layout.tree_size()) throw FormatError("verity_open", "the hash tree is not of the partition's size");
-  uint64_t size = request.size;
-  if (request.cipher) {
-    CheckCipher(request, *request.cipher);
-    size = request.cipher->segment_offset + request.cipher->segment_size;
-    if (request.cipher->segment_offset % kVerityBlock != 0 || size % kVerityBlock != 0)
+  const auto& [fd, partition, verity, parameters, segment, cipher] = request.image;
+  const VerityLayout layout(partition.size);
+  if (!RangeFits(verity.offset, verity.size, file_size)) throw SystemError(EOVERFLOW, "loop_attach", "image too short");
+  if (verity.size != layout.size()) throw FormatError("verity_open", "the hash tree is not of the partition's size");
+  uint64_t size = partition.size;
+  if (IsEncrypted(request)) {
+    size = SegmentEnd(request);
+    if (segment.offset % kVerityBlock != 0 || size % kVerityBlock != 0)
       throw SystemError(ENOTSUP, "verity_activate", "the data segment does not consist of blocks of 4096 bytes");
   }
-  const loop::Device data = loop::Attach(request.image_fd, request.offset, request.size, true);
-  const loop::Device hashes = loop::Attach(request.image_fd, tree.offset, tree.size, true);
-  const mapper::Mapping verified({data.path, size, layout.data_blocks(), hashes.path, tree.parameters});
-  if (request.cipher) return MountCipher(request, *request.cipher, verified.path());
+  const loop::Device data = loop::Attach(fd, partition.offset, partition.size, true);
+  const loop::Device hashes = loop::Attach(fd, verity.offset, verity.size, true);
+  const mapper::Mapping verified({data.path, size, layout.data_blocks(), hashes.path, parameters});
+  if (IsEncrypted(request)) return MountCipher(request, verified.path());
   Mount(verified.path(), request);
 }
 
@@ -67,23 +72,19 @@ void MountVerified(const KernelMountRequest& request, const KernelMountTree& tre
 
 void KernelMount(const KernelMountRequest& request) {
   if (request.writable && request.file_system != KernelFileSystem::kExt) throw SystemError(EROFS, "mount");
-  const uint64_t file_size = FileSize(request.image_fd);
-  if (!RangeFits(request.offset, request.size, file_size))
-    throw SystemError(EOVERFLOW, "loop_attach", "image too short");
-  if (request.tree) return MountVerified(request, *request.tree, file_size);
-  if (!request.cipher) {
+  const auto& [offset, size] = request.image.partition;
+  const uint64_t file_size = FileSize(request.image.fd);
+  if (!RangeFits(offset, size, file_size)) throw SystemError(EOVERFLOW, "loop_attach", "image too short");
+  if (request.image.verified()) return MountVerified(request, file_size);
+  if (!IsEncrypted(request)) {
     // A squashfs may end anywhere; the device must hold its last bytes. What is beyond is not looked at.
-    const uint64_t size =
-        std::min((request.size + kUnit - 1) / kUnit * kUnit, (file_size - request.offset) / kUnit * kUnit);
-    const loop::Device device = loop::Attach(request.image_fd, request.offset, size, !request.writable);
+    const uint64_t whole = std::min((size + kUnit - 1) / kUnit * kUnit, (file_size - offset) / kUnit * kUnit);
+    const loop::Device device = loop::Attach(request.image.fd, offset, whole, !request.writable);
     return Mount(device.path, request);
   }
-  const KernelMountCipher& cipher = *request.cipher;
-  CheckCipher(request, cipher);
   // The device ends where the segment ends, so "dynamic" in the metadata means the same to the kernel as it did to us.
-  const loop::Device device =
-      loop::Attach(request.image_fd, request.offset, cipher.segment_offset + cipher.segment_size, !request.writable);
-  MountCipher(request, cipher, device.path);
+  const loop::Device device = loop::Attach(request.image.fd, offset, SegmentEnd(request), !request.writable);
+  MountCipher(request, device.path);
 }
 
 }  // namespace sifcrypt

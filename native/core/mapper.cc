@@ -155,7 +155,7 @@ std::string Hexadecimal(const uint8_t* bytes, size_t size) {
 /// Linux, admin-guide/device-mapper/verity: "Construction Parameters". No option: a block that does not fit is an I/O error.
 std::string VerityTable(const VerifyRequest& request) {
   const std::string block = std::to_string(kVerityBlock);
-  return "1 " + request.data_device + " " + request.tree_device + " " + block + " " + block + " " +
+  return "1 " + request.data_device + " " + request.hash_device + " " + block + " " + block + " " +
          std::to_string(request.data_blocks) + " 0 sha256 " +
          Hexadecimal(request.parameters.root.data(), request.parameters.root.size()) + " " +
          Hexadecimal(request.parameters.salt.data(), request.parameters.salt.size());

@@ -32,7 +32,7 @@ struct VerifyRequest {
   uint64_t size = 0;
   /// What the tree covers; its device begins with it.
   uint64_t data_blocks = 0;
-  std::string tree_device;
+  std::string hash_device;
   const VerityParameters& parameters;
 };
 

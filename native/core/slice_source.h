@@ -10,14 +10,13 @@ namespace sifcrypt {
 class SliceSource final : public ByteSource {
  public:
   /// EOVERFLOW: it does not lie inside.
-  SliceSource(std::shared_ptr<const ByteSource> whole, uint64_t offset, uint64_t size);
-  uint64_t Size() const override { return size_; }
+  SliceSource(std::shared_ptr<const ByteSource> whole, Extent extent);
+  uint64_t Size() const override { return extent_.size; }
   void ReadAt(uint64_t offset, void* out, size_t size) const override;
 
  private:
   std::shared_ptr<const ByteSource> whole_;
-  uint64_t offset_;
-  uint64_t size_;
+  Extent extent_;
 };
 
 }  // namespace sifcrypt

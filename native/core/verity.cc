@@ -53,10 +53,10 @@ bool DigestAt(const uint8_t* hash_block, size_t index, const VerityDigest& diges
 
 uint64_t DivideUp(uint64_t number, uint64_t by) { return number / by + (number % by != 0 ? 1 : 0); }
 
-const VerityLayout& CheckTreeSize(const VerityLayout& layout, uint64_t tree_size) {
-  if (layout.tree_size() != tree_size)
-    throw FormatError("verity_open", "the hash tree has " + std::to_string(tree_size) + " bytes and not " +
-                                         std::to_string(layout.tree_size()));
+const VerityLayout& CheckSize(const VerityLayout& layout, uint64_t size) {
+  if (layout.size() != size)
+    throw FormatError("verity_open",
+                      "the hash tree has " + std::to_string(size) + " bytes and not " + std::to_string(layout.size()));
   return layout;
 }
 
@@ -159,8 +159,8 @@ VerityLayout::VerityLayout(uint64_t data_size) : data_blocks_(data_size / kVerit
     levels_.push_back({0, count});
   } while (count > 1);
   for (auto level = levels_.rbegin(); level != levels_.rend(); ++level) {
-    level->first = tree_blocks_;
-    tree_blocks_ += level->count;
+    level->first = blocks_;
+    blocks_ += level->count;
   }
 }
 
@@ -169,15 +169,15 @@ class VerifiedSource::Hasher : public SaltedHash {
   using SaltedHash::SaltedHash;
 };
 
-VerifiedSource::VerifiedSource(std::shared_ptr<const ByteSource> data, std::shared_ptr<const ByteSource> tree,
+VerifiedSource::VerifiedSource(std::shared_ptr<const ByteSource> data, std::shared_ptr<const ByteSource> hashes,
                                const VerityParameters& parameters, OnFailure on_failure)
     : data_(std::move(data)),
-      tree_(std::move(tree)),
+      hashes_(std::move(hashes)),
       parameters_(parameters),
       layout_(data_->Size()),
       on_failure_(std::move(on_failure)),
       hash_blocks_(kCachedHashBlocks) {
-  CheckTreeSize(layout_, tree_->Size());
+  CheckSize(layout_, hashes_->Size());
   Hasher hasher(parameters_.salt);
   VerifiedHashBlock(hasher, layout_.levels().size() - 1, 0);
 }
@@ -198,7 +198,7 @@ VerifiedSource::HashBlockPtr VerifiedSource::VerifiedHashBlock(Hasher& hasher, s
   const uint64_t block = levels[level].first + index;
   return hash_blocks_.Get(block, [&]() -> decltype(hash_blocks_)::Loaded {
     auto bytes = std::make_shared<HashBlock>();
-    tree_->ReadAt(block * kVerityBlock, bytes->data(), bytes->size());
+    hashes_->ReadAt(block * kVerityBlock, bytes->data(), bytes->size());
     const VerityDigest digest = hasher.Of(bytes->data());
     const bool good = level + 1 == levels.size()
                           ? digest == parameters_.root
@@ -259,8 +259,8 @@ void VerifiedSource::ReadAt(uint64_t offset, void* out, size_t size) const {
   }
 }
 
-VerityDigest HashVerityTree(const ByteSource& data, const VeritySalt& salt, const StoreVerityBlock& store,
-                            unsigned threads, const VerityProgress& progress) {
+VerityDigest HashVerity(const ByteSource& data, const VeritySalt& salt, const StoreVerityBlock& store, unsigned threads,
+                        const VerityProgress& progress) {
   const VerityLayout layout(data.Size());
   const std::vector<VerityLayout::Level>& levels = layout.levels();
   std::vector<VerityDigest> digests =
@@ -283,16 +283,16 @@ VerityDigest HashVerityTree(const ByteSource& data, const VeritySalt& salt, cons
   return digests.front();
 }
 
-bool IsVerityTreeOf(const ByteSource& data, const ByteSource& tree, const VerityParameters& parameters,
-                    unsigned threads, const VerityProgress& progress) {
-  CheckTreeSize(VerityLayout(data.Size()), tree.Size());
+bool IsVerityOf(const ByteSource& data, const ByteSource& hashes, const VerityParameters& parameters, unsigned threads,
+                const VerityProgress& progress) {
+  CheckSize(VerityLayout(data.Size()), hashes.Size());
   try {
-    const auto compare = [&tree](uint64_t block, const uint8_t* bytes) {
+    const auto compare = [&hashes](uint64_t block, const uint8_t* bytes) {
       uint8_t stored[kVerityBlock];
-      tree.ReadAt(block * kVerityBlock, stored, sizeof stored);
+      hashes.ReadAt(block * kVerityBlock, stored, sizeof stored);
       if (memcmp(stored, bytes, sizeof stored) != 0) throw Different();
     };
-    return HashVerityTree(data, parameters.salt, compare, threads, progress) == parameters.root;
+    return HashVerity(data, parameters.salt, compare, threads, progress) == parameters.root;
   } catch (const Different&) {
     return false;
   }

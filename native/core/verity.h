@@ -26,11 +26,11 @@ struct VerityParameters {
   VeritySalt salt{};
 };
 
-/// Where the blocks of a tree lie. Level 0 holds the digests of data.
+/// Where the blocks of a hash tree lie. Level 0 holds the digests of data.
 class VerityLayout {
  public:
   struct Level {
-    /// Its first block in the tree, and how many there are.
+    /// Its first block in the hash tree, and how many there are.
     uint64_t first = 0;
     uint64_t count = 0;
   };
@@ -38,18 +38,18 @@ class VerityLayout {
   /// EINVAL "verity": not whole blocks, fewer than two, or more than a file can have.
   explicit VerityLayout(uint64_t data_size);
   uint64_t data_blocks() const { return data_blocks_; }
-  /// At least one; the last has one block, which is the tree's first.
+  /// At least one; the last has one block, which is the hash tree's first.
   const std::vector<Level>& levels() const { return levels_; }
-  uint64_t tree_blocks() const { return tree_blocks_; }
-  uint64_t tree_size() const { return tree_blocks_ * kVerityBlock; }
+  uint64_t blocks() const { return blocks_; }
+  uint64_t size() const { return blocks_ * kVerityBlock; }
 
  private:
   uint64_t data_blocks_;
-  uint64_t tree_blocks_ = 0;
+  uint64_t blocks_ = 0;
   std::vector<Level> levels_;
 };
 
-/// Data whose every block is checked against a tree, and so against its root, each time that it is read from below; that is before anybody
+/// Data whose every block is checked against a hash tree, and so against its root, each time that it is read from below; that is before anybody
 /// sees a byte of it.
 class VerifiedSource final : public ByteSource {
  public:
@@ -57,12 +57,12 @@ class VerifiedSource final : public ByteSource {
   using OnFailure = std::function<void(uint64_t block, const char* reason)>;
   static constexpr size_t kMaxReported = 16;
 
-  /// EINVAL, FormatError "verity_open": the tree is not of the size that belongs to the data's. EIO "verity_read": its first block has
+  /// EINVAL, FormatError "verity_open": the hash tree is not of the size that belongs to the data's. EIO "verity_read": its first block has
   /// another digest than the root's.
-  VerifiedSource(std::shared_ptr<const ByteSource> data, std::shared_ptr<const ByteSource> tree,
+  VerifiedSource(std::shared_ptr<const ByteSource> data, std::shared_ptr<const ByteSource> hashes,
                  const VerityParameters& parameters, OnFailure on_failure = {});
   uint64_t Size() const override { return data_->Size(); }
-  /// Also EIO "verity_read" when a block is not what the tree says; `out` holds nothing of it then.
+  /// Also EIO "verity_read" when a block is not what the hash tree says; `out` holds nothing of it then.
   void ReadAt(uint64_t offset, void* out, size_t size) const override;
 
  private:
@@ -75,11 +75,11 @@ class VerifiedSource final : public ByteSource {
   [[noreturn]] void Fail(uint64_t block, const char* reason) const;
 
   std::shared_ptr<const ByteSource> data_;
-  std::shared_ptr<const ByteSource> tree_;
+  std::shared_ptr<const ByteSource> hashes_;
   VerityParameters parameters_;
   VerityLayout layout_;
   OnFailure on_failure_;
-  /// By block of the tree; only what was verified.
+  /// By block of the hash tree; only what was verified.
   mutable SharedCache<uint64_t, HashBlock> hash_blocks_;
   mutable std::mutex mutex_;
   mutable std::vector<uint64_t> reported_;
@@ -88,16 +88,16 @@ class VerifiedSource final : public ByteSource {
 /// Bytes of data hashed so far; false stops.
 using VerityProgress = std::function<bool(uint64_t bytes)>;
 
-/// Gets each block of a tree once, in any order, from several threads at a time.
+/// Gets each block of a hash tree once, in any order, from several threads at a time.
 using StoreVerityBlock = std::function<void(uint64_t block, const uint8_t* bytes)>;
 
-/// Hashes `data`, on several processors (0: as many as there are), and returns the root. Memory is a 4096th part of a tree's, and what the
+/// Hashes `data`, on several processors (0: as many as there are), and returns the root. Memory is a 4096th part of a hash tree's, and what the
 /// threads read. ECANCELED "verity_hash" when progress says so.
-VerityDigest HashVerityTree(const ByteSource& data, const VeritySalt& salt, const StoreVerityBlock& store,
-                            unsigned threads = 0, const VerityProgress& progress = {});
+VerityDigest HashVerity(const ByteSource& data, const VeritySalt& salt, const StoreVerityBlock& store,
+                        unsigned threads = 0, const VerityProgress& progress = {});
 
-/// Does the tree belong to the data, every block of both? EINVAL, FormatError as VerifiedSource.
-bool IsVerityTreeOf(const ByteSource& data, const ByteSource& tree, const VerityParameters& parameters,
-                    unsigned threads = 0, const VerityProgress& progress = {});
+/// Does the hash tree belong to the data, every block of both? EINVAL, FormatError as VerifiedSource.
+bool IsVerityOf(const ByteSource& data, const ByteSource& hashes, const VerityParameters& parameters,
+                unsigned threads = 0, const VerityProgress& progress = {});
 
 }  // namespace sifcrypt

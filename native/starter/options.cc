@@ -105,26 +105,32 @@ class Arguments {
 };
 
 void AddImage(Arguments& arguments, ImageOptions& image, bool required = true) {
-  arguments.AddDescriptor("image-fd", required, image.image_fd);
-  arguments.AddNumber("offset", required, image.offset);
-  arguments.AddNumber("size", required, image.size);
+  ImageRange& range = image.range;
+  arguments.AddDescriptor("image-fd", required, range.fd);
+  arguments.AddNumber("offset", required, range.partition.offset);
+  arguments.AddNumber("size", required, range.partition.size);
+  arguments.AddNumber("verity-offset", false, range.verity.offset);
+  arguments.AddNumber("verity-size", false, range.verity.size);
+  arguments.AddDigest("verity-root", range.verity_parameters.root);
+  arguments.AddDigest("verity-salt", range.verity_parameters.salt);
+  arguments.AddNumber("segment-offset", false, range.segment.offset);
+  arguments.AddNumber("segment-size", false, range.segment.size);
+  arguments.Add("cipher", false, [&range](std::string_view text, const std::string& name) {
+    const auto type = CipherType(text);
+    if (!type) throw UsageError("--" + name + ": unknown");
+    range.cipher.type = *type;
+  });
   arguments.AddDescriptor("key-fd", false, image.key_fd);
-  arguments.Add("gocryptfs-file", false, [&image](std::string_view text, const std::string& name) {
+  arguments.AddNumber("sector-size", false, range.cipher.sector_size);
+  arguments.AddNumber("iv-tweak", false, range.cipher.iv_tweak);
+  arguments.Add("file", false, [&range](std::string_view text, const std::string& name) {
     if (text.empty() || text.size() > kMaxFileName || text.find('/') != std::string_view::npos)
       throw UsageError("--" + name + ": not a file's name");
-    image.gocryptfs_file = text;
+    range.cipher.file = text;
   });
-  arguments.AddNumber("segment-offset", false, image.segment_offset);
-  arguments.AddNumber("segment-size", false, image.segment_size);
-  arguments.AddNumber("sector-size", false, image.sector_size);
-  arguments.AddNumber("iv-tweak", false, image.iv_tweak);
   arguments.AddDescriptor("metadata-fd", false, image.metadata_fd);
   arguments.AddNumber("area-size", false, image.area_size);
   arguments.AddNumber("cache-mib", false, image.cache_mib);
-  arguments.AddNumber("tree-offset", false, image.tree_offset);
-  arguments.AddNumber("tree-size", false, image.tree_size);
-  arguments.AddDigest("tree-root", image.verity.root);
-  arguments.AddDigest("tree-salt", image.verity.salt);
   arguments.Add("engine", required, [&image](std::string_view text, const std::string&) {
     if (text != "userspace" && text != "kernel") throw UsageError("--engine: userspace or kernel");
     image.engine = text == "kernel" ? Engine::kKernel : Engine::kUserspace;
@@ -139,16 +145,10 @@ void AddImage(Arguments& arguments, ImageOptions& image, bool required = true) {
 
 void CheckImage(const Arguments& arguments, const ImageOptions& image) {
   if (image.cache_mib > kMaxCacheMib) throw UsageError("--cache-mib: too large");
-  for (const char* name : {"tree-offset", "tree-size", "tree-root", "tree-salt"})
-    if (arguments.Given(name) != (image.tree_size != 0))
-      throw UsageError("--tree-size: goes with --tree-offset, --tree-root and --tree-salt");
-  if (!image.gocryptfs_file.empty()) {
-    if (!image.encrypted() || image.engine == Engine::kKernel || image.segment_size != 0)
-      throw UsageError("--gocryptfs-file: needs --key-fd and --engine=userspace, and no segment");
-    return;
-  }
-  if (image.encrypted() && (image.segment_size == 0 || image.sector_size == 0))
-    throw UsageError("--key-fd: needs --segment-offset, --segment-size and --sector-size");
+  for (const char* name : {"verity-offset", "verity-size", "verity-root", "verity-salt"})
+    if (arguments.Given(name) != image.range.verified())
+      throw UsageError("--verity-size: goes with --verity-offset, --verity-root and --verity-salt");
+  if (arguments.Given("cipher") != image.encrypted()) throw UsageError("--cipher: goes with --key-fd");
   if (image.encrypted() && image.engine == Engine::kKernel && (image.metadata_fd < 0 || image.area_size == 0))
     throw UsageError("--engine=kernel: needs --metadata-fd and --area-size");
 }
@@ -196,7 +196,7 @@ LayerOptions ParseLayer(std::string_view text, const std::string& name) {
   }
   known.Parse(parts);
   const bool is_directory = layer.kind == LayerOptions::Kind::kDirectory;
-  if (is_directory != layer.path.starts_with('/') || is_directory != (layer.image.image_fd < 0))
+  if (is_directory != layer.path.starts_with('/') || is_directory != (layer.image.range.fd < 0))
     throw UsageError("--" + name + ": a directory has an absolute path, anything else a descriptor");
   if (layer.writable && layer.kind == LayerOptions::Kind::kSquashfs)
     throw UsageError("--" + name + ": a squashfs cannot be written");

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "core/verity.h"
+#include "core/image_range.h"
 
 namespace sifcrypt::starter {
 
@@ -28,33 +28,17 @@ struct Owner {
 /// Where the squashfs is. Descriptors are inherited ones.
 struct ImageOptions {
   Engine engine = Engine::kUserspace;
-  int image_fd = -1;
-  /// The partition in the image, bytes.
-  uint64_t offset = 0;
-  uint64_t size = 0;
-  /// -1: the partition is a plain squashfs. Otherwise a pipe that gives the key.
+  ImageRange range;
+  /// A pipe that gives the key; -1: it is not encrypted.
   int key_fd = -1;
-  /// The partition is a squashfs around this gocryptfs file, and the key that file's content key.
-  std::string gocryptfs_file;
-  /// Otherwise: the encrypted part of the partition.
-  uint64_t segment_offset = 0;
-  uint64_t segment_size = 0;
-  uint32_t sector_size = 0;
-  uint64_t iv_tweak = 0;
   /// A pipe that gives the LUKS2 metadata, for the kernel engine.
   int metadata_fd = -1;
   uint64_t area_size = 0;
   uint64_t cache_mib = 8;
-  /// The hash tree that every block of the partition is verified with; none without a size. In the image, bytes.
-  uint64_t tree_offset = 0;
-  uint64_t tree_size = 0;
-  VerityParameters verity;
   /// Every file's owner, instead of what the image says.
   std::optional<Owner> owner;
 
   bool encrypted() const { return key_fd >= 0; }
-  /// Can a block turn out to be changed, which is then told?
-  bool authenticates() const { return !gocryptfs_file.empty() || tree_size != 0; }
 };
 
 struct MountOptions {

@@ -45,10 +45,10 @@ constexpr int kGraceMs = 1000;
 int ServerProcess(const ImageOptions& image, const SignalQueue& signals, const Channel& main,
                   const Channel& container) {
   setpgid(0, 0);
-  std::vector<int> kept{image.image_fd, main.fd(), container.fd()};
+  std::vector<int> kept{image.range.fd, main.fd(), container.fd()};
   if (image.encrypted()) kept.push_back(image.key_fd);
   // Blocks that are not authentic are told of there.
-  const UniqueFd log = image.authenticates() ? UniqueFd(dup(STDERR_FILENO)) : UniqueFd();
+  const UniqueFd log = image.range.authenticates() ? UniqueFd(dup(STDERR_FILENO)) : UniqueFd();
   if (log) kept.push_back(log.get());
   CloseAllBut(kept);
   DetachStandardStreams();
@@ -81,7 +81,7 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
   const pid_t group = getpgrp();
   setpgid(0, 0);
   umask(022);
-  std::vector<int> kept{options.image.image_fd, options.bundle_fd, signals.fd(), main.fd()};
+  std::vector<int> kept{options.image.range.fd, options.bundle_fd, signals.fd(), main.fd()};
   // Other programs that are started here must not have them.
   for (const int fd : PreservedDescriptors(options)) {
     kept.push_back(fd);
@@ -90,7 +90,7 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
   for (const Channel& server : servers) kept.push_back(server.fd());
   bool holds_key = false;
   const auto keep = [&](const ImageOptions& image) {
-    kept.push_back(image.image_fd);
+    kept.push_back(image.range.fd);
     if (image.engine != Engine::kKernel || !image.encrypted()) return;
     holds_key = true;
     kept.insert(kept.end(), {image.key_fd, image.metadata_fd});
@@ -121,9 +121,9 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
                   servers.begin() + std::count_if(options.layers.begin(), options.layers.end(), NeedsServer));
     session.MountBinds(options.bind_images, servers);
     servers.clear();
-    close(options.image.image_fd);
+    close(options.image.range.fd);
     for (const LayerOptions& other : OtherImages(options))
-      for (const int fd : {other.image.image_fd, other.lock_fd})
+      for (const int fd : {other.image.range.fd, other.lock_fd})
         if (fd >= 0) close(fd);
     Runtime runtime(session, options, signals, group);
     runtime.Start();

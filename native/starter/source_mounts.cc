@@ -30,7 +30,7 @@ bool NeedsServer(const LayerOptions& source) {
 std::string NameOf(const LayerOptions& source) {
   if (source.kind == LayerOptions::Kind::kDirectory) return source.path;
   char path[4096];
-  const std::string link = "/proc/self/fd/" + std::to_string(source.image.image_fd);
+  const std::string link = "/proc/self/fd/" + std::to_string(source.image.range.fd);
   const ssize_t n = readlink(link.c_str(), path, sizeof path);
   return n > 0 ? std::string(path, static_cast<size_t>(n)) : "the image";
 }
@@ -76,7 +76,7 @@ void SourceMounts::Add(const LayerOptions& source, const std::string& target, co
       return;
     case LayerOptions::Kind::kExt:
       // Locked by the caller: the locks are those of the open files.
-      locks_.push_back(UniqueFd::Duplicate(source.image.image_fd));
+      locks_.push_back(UniqueFd::Duplicate(source.image.range.fd));
       if (source.lock_fd >= 0) locks_.push_back(UniqueFd::Duplicate(source.lock_fd));
       if (source.image.engine == Engine::kKernel) {
         MountWithKernel(source.image, target, KernelFileSystem::kExt, source.writable);
@@ -84,9 +84,9 @@ void SourceMounts::Add(const LayerOptions& source, const std::string& target, co
         return;
       }
       // Nothing is mounted twice: the helper's own destructor takes this one away.
-      const std::string options =
-          std::string(source.writable ? "rw" : "ro") + ",fakeroot,offset=" + std::to_string(source.image.offset);
-      helpers_.emplace_back(HelperProgram{"fuse2fs", {"-f", "-o", options, kHelperImage}, {}, source.image.image_fd},
+      const std::string options = std::string(source.writable ? "rw" : "ro") +
+                                  ",fakeroot,offset=" + std::to_string(source.image.range.partition.offset);
+      helpers_.emplace_back(HelperProgram{"fuse2fs", {"-f", "-o", options, kHelperImage}, {}, source.image.range.fd},
                             target, MS_NOSUID | MS_NODEV | (source.writable ? 0 : MS_RDONLY), kOwnByServer, operation_);
   }
 }

@@ -77,7 +77,7 @@ describe("gocryptfs images in the addon", () => {
   const peerRange = (): NativeRange => ({
     fd,
     ...partition,
-    cipher: { type: "gocryptfs", contentKey, file },
+    cipher: { type: "gocryptfs", key: contentKey, file },
   })
 
   before(async () => {
@@ -127,15 +127,15 @@ describe("gocryptfs images in the addon", () => {
   })
 
   it("refuses another key, another file and a key of the wrong length", async () => {
-    const cipher = { type: "gocryptfs", contentKey, file } as const
+    const cipher = { type: "gocryptfs", key: contentKey, file } as const
     const open = (change: object): Promise<NativeTree> =>
       addon.openTree({ ...peerRange(), cipher: { ...cipher, ...change } })
-    await assert.rejects(open({ contentKey: Buffer.alloc(32, 7) }), {
+    await assert.rejects(open({ key: Buffer.alloc(32, 7) }), {
       code: "EIO",
       syscall: "gocryptfs_read",
       message: "gocryptfs_read: block 0 is not authentic",
     })
-    await assert.rejects(open({ contentKey: Buffer.alloc(31) }), {
+    await assert.rejects(open({ key: Buffer.alloc(31) }), {
       code: "EINVAL",
       syscall: "gocryptfs_open",
     })
@@ -183,7 +183,7 @@ describe("gocryptfs images in the addon", () => {
       run("gocryptfs", ["-init", "-quiet", "-plaintextnames", "-scryptn", "10", initial], `${password}\n`)
       const config = readFileSync(path.join(initial, "gocryptfs.conf"))
       const key = contentKeyOf(config, Buffer.from(password))
-      cipher = { type: "gocryptfs", contentKey: key, file: "squashfs-42", config }
+      cipher = { type: "gocryptfs", key, file: "squashfs-42", config }
       built = await build("built.sif", { directory: source, added: [] })
     })
     after(() => {
@@ -278,7 +278,7 @@ describe("gocryptfs images in the addon", () => {
       const wrong: [Partial<NativeGocryptfsBuild>, string][] = [
         [{ config: Buffer.alloc(0) }, "EINVAL"],
         [{ config: Buffer.alloc(65537) }, "EINVAL"],
-        [{ contentKey: Buffer.alloc(16) }, "EINVAL"],
+        [{ key: Buffer.alloc(16) }, "EINVAL"],
         ...["", "a/b", "..", "gocryptfs.conf", "n".repeat(256)].map(
           (name): [Partial<NativeGocryptfsBuild>, string] => [{ file: name }, "EINVAL"],
         ),

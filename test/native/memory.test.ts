@@ -6,7 +6,7 @@ import { chmodSync, copyFileSync, mkdirSync, readFileSync, writeFileSync } from 
 import path from "node:path"
 import { createInterface } from "node:readline"
 import { pathToFileURL } from "node:url"
-import { dataKey, openPartition } from "../../lib/encryption/unlock.ts"
+import { openPartition } from "../../lib/encryption/unlock.ts"
 import { openSif } from "../../lib/sif/open.ts"
 import { Credentials } from "../../lib/encryption/credentials.ts"
 import type { CredentialSource } from "../../lib/index.ts"
@@ -48,7 +48,7 @@ describe("the memory of a process that opened or built an image", () => {
       new Credentials([credential]),
       {},
     )
-    const volumeKey = { what: "volume key", bytes: dataKey(unlocked).bytes }
+    const volumeKey = { what: "volume key", bytes: unlocked.dataKey.bytes }
     // Without a message the secret is the passphrase.
     return recipient === undefined ? [volumeKey] : [volumeKey, { what: "secret", bytes: secret.bytes }]
   }

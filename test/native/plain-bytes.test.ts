@@ -13,7 +13,7 @@ const padded = (size: number): number => Math.ceil(size / PADDING) * PADDING
 
 const xts = (sectorSize: number, ivTweak: number): NativeBuildCipher => ({
   type: "xts",
-  volumeKey: randomBytes(64),
+  key: randomBytes(64),
   sectorSize,
   ivTweak,
 })

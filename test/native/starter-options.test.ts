@@ -7,26 +7,28 @@ import { packageRoot } from "../support/cli.ts"
 const starter = path.join(packageRoot, "build", "Release", "sifcrypt-starter")
 const USAGE_FAILURE = 2
 
-describe("the starter's --gocryptfs-file", () => {
+describe("the starter's words for a cipher", () => {
   const image = ["--image-fd=3", "--offset=0", "--size=4096", "--target=/", "--status-fd=3"]
   const userspace = "--engine=userspace"
-  const needs = "--gocryptfs-file: needs --key-fd and --engine=userspace, and no segment"
+  const encrypted = ["--cipher=gocryptfs", "--key-fd=4"]
+  const alone = "--cipher: goes with --key-fd"
   const refusals: readonly (readonly [title: string, flags: readonly string[], message: string])[] = [
-    ["an empty name", [userspace, "--key-fd=4", "--gocryptfs-file="], "--gocryptfs-file: not a file's name"],
-    ["a path", [userspace, "--key-fd=4", "--gocryptfs-file=a/b"], "--gocryptfs-file: not a file's name"],
+    ["an empty name", [userspace, ...encrypted, "--file="], "--file: not a file's name"],
+    ["a path", [userspace, ...encrypted, "--file=a/b"], "--file: not a file's name"],
     [
       "a name that no file has",
-      [userspace, "--key-fd=4", `--gocryptfs-file=${"n".repeat(256)}`],
-      "--gocryptfs-file: not a file's name",
+      [userspace, ...encrypted, `--file=${"n".repeat(256)}`],
+      "--file: not a file's name",
     ],
-    ["no key", [userspace, "--gocryptfs-file=name"], needs],
-    ["the kernel engine", ["--engine=kernel", "--key-fd=4", "--gocryptfs-file=name"], needs],
-    ["a LUKS2 segment", [userspace, "--key-fd=4", "--gocryptfs-file=name", "--segment-size=4096"], needs],
+    ["no key", [userspace, "--cipher=gocryptfs"], alone],
+    ["a key for nothing", [userspace, "--key-fd=4"], alone],
+    ["a cipher that is none", [userspace, "--cipher=rot13", "--key-fd=4"], "--cipher: unknown"],
     [
-      "a second name",
-      [userspace, "--key-fd=4", "--gocryptfs-file=name", "--gocryptfs-file=name"],
-      "--gocryptfs-file: given twice",
+      "a kernel engine without LUKS2 metadata",
+      ["--engine=kernel", ...encrypted],
+      "--engine=kernel: needs --metadata-fd and --area-size",
     ],
+    ["a second name", [userspace, "--file=name", "--file=name"], "--file: given twice"],
   ]
   for (const [title, flags, message] of refusals)
     it(`refuses ${title}`, () => {

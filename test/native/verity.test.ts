@@ -2,10 +2,11 @@
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
 import { randomBytes } from "node:crypto"
-import { closeSync, openSync, readFileSync, truncateSync, writeFileSync } from "node:fs"
+import { closeSync, openSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { checkVerityTree, readStored, writeVerityTree } from "../../lib/device/verity.ts"
-import { verityTreeSize } from "../../lib/sif/verity.ts"
+import { checkVerity, readStored, writeVerity } from "../../lib/device/verity.ts"
+import type { NativeRange } from "../../lib/native/binding.ts"
+import { veritySize } from "../../lib/sif/verity.ts"
 import { newFolder } from "../support/scratch.ts"
 
 const BEFORE = 8192
@@ -17,7 +18,7 @@ function veritysetup(action: string, salt: Buffer, blocks: number, files: readon
   return execFileSync("veritysetup", [action, ...format, ...sizes, ...files], { encoding: "utf8" })
 }
 
-describe("writeVerityTree", () => {
+describe("writeVerity", () => {
   const folder = newFolder("verity")
 
   for (const blocks of [2, 128, 129, 1000, 16385])
@@ -37,25 +38,25 @@ describe("writeVerityTree", () => {
       writeFileSync(file, Buffer.concat([Buffer.alloc(BEFORE, 1), bytes]))
       const fd = openSync(file, "r+")
       try {
-        const place = { fd, offset: BEFORE, size: bytes.length, treeOffset: BEFORE + bytes.length }
+        const place = { fd, offset: BEFORE, size: bytes.length, verityOffset: BEFORE + bytes.length }
         const seen: number[] = []
-        const root = await writeVerityTree({ ...place, salt }, { onProgress: (done) => seen.push(done) })
+        const root = await writeVerity({ ...place, salt }, { onProgress: (done) => seen.push(done) })
         assert.equal(root.toString("hex"), theirRoot)
         const written = readFileSync(file)
         assert.deepEqual(written.subarray(BEFORE + bytes.length), readFileSync(tree))
         assert.deepEqual(written.subarray(BEFORE, BEFORE + bytes.length), bytes)
         assert.ok(written.subarray(0, BEFORE).every((byte) => byte === 1))
-        const treeSize = verityTreeSize(bytes.length) ?? 0
+        const treeSize = veritySize(bytes.length) ?? 0
         assert.equal(written.length, BEFORE + bytes.length + treeSize)
         assert.deepEqual(
           seen,
           [...seen].sort((a, b) => a - b),
         )
-        const verity = { ...place, treeSize, salt, root }
-        assert.equal(await checkVerityTree(fd, verity), true)
-        assert.equal(await checkVerityTree(fd, { ...verity, root: randomBytes(32) }), false)
-        const stored = { fd, offset: BEFORE + 100, size: 5000, cipher: undefined, verity }
-        assert.deepEqual(await readStored(stored, "file"), bytes.subarray(100, 5100))
+        const verity = { offset: place.verityOffset, size: treeSize, salt, root }
+        const range = { fd, offset: BEFORE, size: bytes.length, cipher: undefined, verity }
+        assert.equal(await checkVerity(range), true)
+        assert.equal(await checkVerity({ ...range, verity: { ...verity, root: randomBytes(32) } }), false)
+        assert.deepEqual(await readStored(range, 100, 5000, "file"), bytes.subarray(100, 5100))
         writeFileSync(tree, written.subarray(BEFORE + bytes.length))
         veritysetup("verify", salt, blocks, [data, tree, root.toString("hex")])
       } finally {
@@ -68,11 +69,8 @@ describe("writeVerityTree", () => {
     writeFileSync(file, Buffer.alloc(8192))
     const fd = openSync(file, "r+")
     try {
-      const place = { fd, offset: 0, size: 8192, treeOffset: 8192, salt: Buffer.alloc(32) }
-      await assert.rejects(
-        writeVerityTree(place, { signal: AbortSignal.abort(new Error("enough")) }),
-        /enough/,
-      )
+      const place = { fd, offset: 0, size: 8192, verityOffset: 8192, salt: Buffer.alloc(32) }
+      await assert.rejects(writeVerity(place, { signal: AbortSignal.abort(new Error("enough")) }), /enough/)
     } finally {
       closeSync(fd)
     }
@@ -83,23 +81,18 @@ describe("writeVerityTree", () => {
     writeFileSync(file, Buffer.alloc(3 * 4096))
     const fd = openSync(file, "r+")
     const salt = Buffer.alloc(32)
-    const place = { fd, offset: 0, treeOffset: 8192, salt }
+    const place = { fd, offset: 0, verityOffset: 8192, salt }
     try {
       for (const size of [0, 4096, 5000])
-        await assert.rejects(writeVerityTree({ ...place, size }), /have no hash tree/)
-      await assert.rejects(writeVerityTree({ ...place, size: 8192, salt: Buffer.alloc(31) }), /32 bytes/)
-      const verity = { offset: 0, size: 8192, treeOffset: 8192, treeSize: 4096, salt, root: Buffer.alloc(33) }
-      await assert.rejects(checkVerityTree(fd, verity), /root must be of 32 bytes/)
-      await assert.rejects(
-        checkVerityTree(fd, { ...verity, root: salt, treeSize: 100 }),
-        /has 100 bytes and not 4096/,
-      )
-      const range = { fd, offset: 4096, size: 8192, cipher: undefined }
-      await assert.rejects(readStored({ ...range, verity: { ...verity, root: salt } }, "file"), {
-        code: "ERR_SIGNATURE_INVALID",
-      })
-      truncateSync(file, 32 << 20)
-      await assert.rejects(readStored({ ...range, size: 17 << 20 }, "file"), /too large to be read at once/)
+        await assert.rejects(writeVerity({ ...place, size }), /have no hash tree/)
+      await assert.rejects(writeVerity({ ...place, size: 8192, salt: Buffer.alloc(31) }), /32 bytes/)
+      const verity = { offset: 8192, size: 4096, salt, root: salt }
+      const range = { fd, offset: 0, size: 8192, cipher: undefined, verity }
+      const changed = (change: object): NativeRange => ({ ...range, verity: { ...verity, ...change } })
+      await assert.rejects(checkVerity(changed({ root: Buffer.alloc(33) })), /root must be of 32 bytes/)
+      await assert.rejects(checkVerity(changed({ size: 100 })), /has 100 bytes and not 4096/)
+      await assert.rejects(readStored(range, 0, 4096, "file"), { code: "ERR_SIGNATURE_INVALID" })
+      await assert.rejects(readStored(range, 0, 17 << 20, "file"), /too large to be read at once/)
     } finally {
       closeSync(fd)
     }

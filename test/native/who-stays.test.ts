@@ -14,7 +14,8 @@ import { applyLuksSteps } from "../../lib/device/luks-change.ts"
 import { parseLuksHeader } from "../../lib/device/luks-header.ts"
 import { changeKeyslots, RANDOM_SECRET_KDF } from "../../lib/device/luks.ts"
 import { cryptoMessage } from "../../lib/encryption/encrypt.ts"
-import { dataKey, findCryptoMessages, openPartition, plainRange } from "../../lib/encryption/unlock.ts"
+import { plainRange } from "../../lib/encryption/encryption-format.ts"
+import { findCryptoMessages, openPartition } from "../../lib/encryption/unlock.ts"
 import { changeSif, type SifChange } from "../../lib/file/image-change.ts"
 import {
   addRecipients,
@@ -96,7 +97,7 @@ async function remember(format: EncryptionFormat): Promise<Kept> {
     before,
     now: copyOf(before),
     secret: Buffer.from(opening.secret.bytes),
-    volumeKey: Buffer.from(dataKey(opening.unlocked).bytes),
+    volumeKey: Buffer.from(opening.unlocked.dataKey.bytes),
   }
   const { unlock } = alice
   await removeRecipient(kept.now, { unlock, recipient: mallory.name, keep: [bob.name] })
@@ -144,9 +145,8 @@ function ownLock(...whose: readonly Person[]): (kept: Kept) => Promise<string> {
       let mark: string
       if (partition.partition.fileSystem === sif.FileSystem.gocryptfsSquashfs) {
         await using old = await sif.openSif(before)
-        const { config } = await readGocryptfsLayer(plainRange(old, old.primary(), undefined), before, {})
-        const place =
-          (await findConfig(plainRange(change.image, partition, undefined), image)) ?? assert.fail()
+        const { config } = await readGocryptfsLayer(plainRange(old, old.primary()), before, {})
+        const place = (await findConfig(plainRange(change.image, partition), image)) ?? assert.fail()
         const made = await rewrapGocryptfs(config, secret, ownSecret, RANDOM_SECRET_SCRYPT, place.size)
         await file.write(made!.config, 0, place.size, partition.offset + place.offset)
         mark = made!.mark

@@ -3,7 +3,7 @@ import { generateKeyPairSync, type KeyObject } from "node:crypto"
 import { closeSync, openSync, readSync, writeFileSync, writeSync } from "node:fs"
 import path from "node:path"
 import { sif, sign, type VerifyOptions } from "../../lib/index.ts"
-import { isVerityTree } from "../../lib/sif/verity.ts"
+import { isVerity } from "../../lib/sif/verity.ts"
 import { seeded } from "./random.ts"
 import { newFolder } from "./scratch.ts"
 
@@ -43,7 +43,7 @@ export async function placesOf(
   image: string,
 ): Promise<{ readonly partition: sif.SifPartition; readonly tree: sif.SifObject }> {
   await using opened = await sif.openSif(image)
-  const tree = opened.objects.find(isVerityTree)
+  const tree = opened.objects.find(isVerity)
   if (tree === undefined) throw new Error(`${image} has no hash tree`)
   return { partition: opened.primary(), tree }
 }

@@ -19,7 +19,8 @@ import {
 } from "node:fs"
 import path from "node:path"
 import { Credentials } from "../../lib/encryption/credentials.ts"
-import { plainRange, unlockPartition, type UnlockedGocryptfs } from "../../lib/encryption/unlock.ts"
+import { plainRange, type Unlocked } from "../../lib/encryption/encryption-format.ts"
+import { unlockPartition } from "../../lib/encryption/unlock.ts"
 import { readGocryptfsLayer } from "../../lib/device/gocryptfs.ts"
 import { Tree } from "../../lib/device/tree.ts"
 import { ContainerError, type ErrorCode } from "../../lib/errors.ts"
@@ -44,7 +45,9 @@ describe("an image encrypted with gocryptfs", () => {
   const image = path.join(folder, "image.sif")
   /** What is in the outer squashfs: configuration and encrypted file. */
   const outer = path.join(folder, "outer")
-  let unlocked: UnlockedGocryptfs
+  let unlocked: Unlocked
+  /** Its name in there. */
+  let inner: string
   let range: NativeRange
   /** Of the encrypted file, and where its bytes lie in the image: pieces of one run each. */
   let ciphertext: Buffer
@@ -56,18 +59,19 @@ describe("an image encrypted with gocryptfs", () => {
     writeFileSync(image, vector("peer/gocryptfs-rsa2048.sif"))
     await using sif = await openSif(image)
     const credentials = new Credentials([{ key: { file: vectorPath("peer/rsa_pri.pem") } }])
-    const opened = await unlockPartition(sif, sif.primary(), credentials, {})
-    assert.equal(opened.kind, "gocryptfs")
-    unlocked = opened
+    unlocked = await unlockPartition(sif, sif.primary(), credentials, {})
+    const { cipher } = unlocked
+    assert.ok(cipher.type === "gocryptfs")
+    inner = cipher.file
     fd = openSync(image, "r+")
     range = { ...plainRange(sif, sif.primary(), unlocked), fd }
     using tree = await Tree.open({ ...range, cipher: undefined }, image)
-    const { size } = await tree.stat(`/${unlocked.file}`, false)
+    const { size } = await tree.stat(`/${inner}`, false)
     const read: Buffer[] = []
-    for (let at = 0; at < size; at += 1 << 20) read.push(await tree.read(`/${unlocked.file}`, at, 1 << 20))
+    for (let at = 0; at < size; at += 1 << 20) read.push(await tree.read(`/${inner}`, at, 1 << 20))
     ciphertext = Buffer.concat(read)
     mkdirSync(outer)
-    writeFileSync(path.join(outer, unlocked.file), ciphertext)
+    writeFileSync(path.join(outer, inner), ciphertext)
     writeFileSync(path.join(outer, "gocryptfs.conf"), await tree.read("/gocryptfs.conf", 0, 65536))
     blocks = Math.ceil((ciphertext.length - headerSize) / blockSize)
     // Apptainer stores it as it is: whole blocks of squashfs in a row, the rest in a fragment.
@@ -82,7 +86,7 @@ describe("an image encrypted with gocryptfs", () => {
   })
   after(() => {
     closeSync(fd)
-    unlocked.contentKey.wipe()
+    unlocked.dataKey.wipe()
   })
 
   /** Where a byte of the encrypted file lies in the image. */
@@ -195,7 +199,7 @@ describe("an image encrypted with gocryptfs", () => {
       .concat([64, 200].map((n) => headerSize + n * blockSize + 7))
     for (const length of lengths) {
       using cut = repacked((place) => {
-        truncateSync(path.join(place, unlocked.file), length)
+        truncateSync(path.join(place, inner), length)
       })
       assert.equal(await readAll(cut), "ERR_TREE_FORMAT", `${length} bytes`)
     }
@@ -203,7 +207,7 @@ describe("an image encrypted with gocryptfs", () => {
 
   it("S6: refuses an encrypted file with holes", async () => {
     using sparse = repacked((place) => {
-      const file = openSync(path.join(place, unlocked.file), "r+")
+      const file = openSync(path.join(place, inner), "r+")
       writeSync(file, Buffer.alloc(256 * 1024), 0, 256 * 1024, 128 * 1024)
       closeSync(file)
     })
@@ -211,7 +215,7 @@ describe("an image encrypted with gocryptfs", () => {
   })
 
   const config = (place: string): string => path.join(place, "gocryptfs.conf")
-  const encrypted = (place: string): string => path.join(place, unlocked.file)
+  const encrypted = (place: string): string => path.join(place, inner)
   const edit = (place: string, from: string | RegExp, to: string): void => {
     writeFileSync(config(place), readFileSync(config(place), "utf8").replace(from, to))
   }
@@ -221,7 +225,7 @@ describe("an image encrypted with gocryptfs", () => {
       "a configuration that is a link",
       (place) => {
         rmSync(config(place))
-        symlinkSync(unlocked.file, config(place))
+        symlinkSync(inner, config(place))
       },
       "ERR_GOCRYPTFS_CONFIG",
       /gocryptfs\.conf is no file but a symlink/,

@@ -18,19 +18,16 @@ int main(int count, char** arguments) {
   try {
     const UniqueFd image(CheckErrno(open(arguments[1], O_RDONLY | O_CLOEXEC), "open"));
     KernelMountRequest request;
-    request.image_fd = image.get();
-    request.offset = std::stoull(arguments[2]);
-    request.size = std::stoull(arguments[3]);
+    request.image.fd = image.get();
+    request.image.partition = {std::stoull(arguments[2]), std::stoull(arguments[3])};
     request.target = arguments[4];
     if (count == 9) {
-      KernelMountCipher cipher;
       std::ifstream metadata(arguments[5], std::ios::binary);
-      cipher.metadata.assign(std::istreambuf_iterator<char>(metadata), {});
-      cipher.area_size = std::stoull(arguments[6]);
-      cipher.segment_offset = std::stoull(arguments[7]);
-      cipher.segment_size = std::stoull(arguments[8]);
-      cipher.volume_key = SecretBuffer::ReadAll(0, 64);
-      request.cipher = std::move(cipher);
+      request.metadata.assign(std::istreambuf_iterator<char>(metadata), {});
+      request.area_size = std::stoull(arguments[6]);
+      request.image.segment = {std::stoull(arguments[7]), std::stoull(arguments[8])};
+      request.image.cipher.type = Cipher::Type::kXts;
+      request.key = SecretBuffer::ReadAll(0, 64);
     }
     KernelMount(request);
     return 0;

@@ -93,9 +93,9 @@ Made Make(uint64_t blocks, uint64_t seed = 1, unsigned threads = 0) {
   const Bytes salt = RandomBytes(made.parameters.salt.size(), seed + 1);
   std::copy(salt.begin(), salt.end(), made.parameters.salt.begin());
   const VerityLayout layout(made.data->Size());
-  Bytes tree(layout.tree_size());
-  std::vector<std::atomic<int>> stored(layout.tree_blocks());
-  made.parameters.root = HashVerityTree(
+  Bytes tree(layout.size());
+  std::vector<std::atomic<int>> stored(layout.blocks());
+  made.parameters.root = HashVerity(
       *made.data, made.parameters.salt,
       [&](uint64_t block, const uint8_t* bytes) {
         ++stored.at(block);
@@ -122,7 +122,7 @@ void TestLayout() {
   Check(shape(129) == "1+2 0+1 ", "129 blocks");
   Check(shape(16384) == "1+128 0+1 ", "16384 blocks");
   Check(shape(16385) == "3+129 1+2 0+1 ", "16385 blocks");
-  Check(VerityLayout(uint64_t{10} << 30).tree_size() == (20480 + 160 + 2 + 1) * kVerityBlock, "10 GiB");
+  Check(VerityLayout(uint64_t{10} << 30).size() == (20480 + 160 + 2 + 1) * kVerityBlock, "10 GiB");
   Check(VerityLayout((INT64_MAX / kVerityBlock) * kVerityBlock).levels().size() == 8, "as much as a file can have");
   for (const uint64_t size : {uint64_t{0}, uint64_t{4096}, uint64_t{4095}, uint64_t{8191}, uint64_t{8193},
                               uint64_t{1} << 63, UINT64_MAX - 4095})
@@ -135,7 +135,7 @@ void TestReading() {
     const std::string name = std::to_string(blocks) + " blocks";
     const Made made = Make(blocks);
     Check(made.ReadAll() == made.data->bytes(), name + ": all at once");
-    Check(IsVerityTreeOf(*made.data, *made.tree, made.parameters), name + ": the tree is the data's");
+    Check(IsVerityOf(*made.data, *made.tree, made.parameters), name + ": the tree is the data's");
     Check(Make(blocks, 1, 1).tree->bytes() == made.tree->bytes(), name + ": the same from one thread");
     const auto source = made.Open();
     const uint64_t size = source->Size();
@@ -202,7 +202,7 @@ void TestTreeFlips() {
     made.tree->Flip(bit);
     CheckError(
         EIO, "verity_read", [&] { made.ReadAll(); }, name);
-    Check(!IsVerityTreeOf(*made.data, *made.tree, made.parameters), name + ": compared");
+    Check(!IsVerityOf(*made.data, *made.tree, made.parameters), name + ": compared");
     made.tree->Flip(bit);
   }
 }
@@ -227,13 +227,13 @@ void TestHostileTrees() {
     CheckError(
         EBADMSG, "verity_open", [&, &bytes = bytes] { with_tree(bytes).Open(); }, name);
     CheckError(
-        EBADMSG, "verity_open",
-        [&, &bytes = bytes] { IsVerityTreeOf(*made.data, MemorySource(bytes), made.parameters); }, name + ", compared");
+        EBADMSG, "verity_open", [&, &bytes = bytes] { IsVerityOf(*made.data, MemorySource(bytes), made.parameters); },
+        name + ", compared");
   }
   const auto refused = [](const Made& changed, const std::string& name) {
     CheckError(
         EIO, "verity_read", [&] { changed.Open(); }, name);
-    Check(!IsVerityTreeOf(*changed.data, *changed.tree, changed.parameters), name + ", compared");
+    Check(!IsVerityOf(*changed.data, *changed.tree, changed.parameters), name + ", compared");
   };
   refused(with_tree(other.tree->bytes()), "the tree of other data");
   Made changed = made;
@@ -305,7 +305,7 @@ void TestStopping() {
   const Made made = Make(3000);
   const auto ignore = [](uint64_t, const uint8_t*) {};
   uint64_t last = 0;
-  HashVerityTree(*made.data, made.parameters.salt, ignore, 4, [&](uint64_t bytes) {
+  HashVerity(*made.data, made.parameters.salt, ignore, 4, [&](uint64_t bytes) {
     Check(bytes > last, "progress grows");
     last = bytes;
     return true;
@@ -313,12 +313,12 @@ void TestStopping() {
   Check(last == made.data->Size(), "progress ends with all of it");
   CheckError(
       ECANCELED, "verity_hash",
-      [&] { HashVerityTree(*made.data, made.parameters.salt, ignore, 4, [](uint64_t) { return false; }); },
+      [&] { HashVerity(*made.data, made.parameters.salt, ignore, 4, [](uint64_t) { return false; }); },
       "stopped by progress");
   CheckError(
       ENOSPC, "pwrite",
       [&] {
-        HashVerityTree(
+        HashVerity(
             *made.data, made.parameters.salt,
             [](uint64_t block, const uint8_t*) {
               if (block == 10) throw SystemError(ENOSPC, "pwrite");
@@ -330,16 +330,24 @@ void TestStopping() {
 
 void TestSlices() {
   const auto whole = std::make_shared<MemorySource>(RandomBytes(100, 1));
-  const SliceSource slice(whole, 10, 20);
+  const SliceSource slice(whole, {10, 20});
   Bytes out(20);
   slice.ReadAt(0, out.data(), 20);
   Check(slice.Size() == 20 && memcmp(out.data(), whole->bytes().data() + 10, 20) == 0, "a slice");
   CheckError(
       EOVERFLOW, "pread", [&] { slice.ReadAt(1, out.data(), 20); }, "past the end of a slice");
   CheckError(
-      EOVERFLOW, "pread", [&] { SliceSource(whole, 90, 11); }, "a slice that is not inside");
+      EOVERFLOW, "pread",
+      [&] {
+        SliceSource(whole, {90, 11});
+      },
+      "a slice that is not inside");
   CheckError(
-      EOVERFLOW, "pread", [&] { SliceSource(whole, UINT64_MAX, 2); }, "a slice that wraps around");
+      EOVERFLOW, "pread",
+      [&] {
+        SliceSource(whole, {UINT64_MAX, 2});
+      },
+      "a slice that wraps around");
 }
 
 }  // namespace

@@ -1,10 +1,10 @@
 import assert from "node:assert/strict"
 import { DataType, parseDescriptor, serializeDescriptor, type SifObject } from "../../../lib/sif/format.ts"
 import {
-  isVerityTree,
+  isVerity,
   parseVerityStatement,
   verityExtra,
-  verityTreeSize,
+  veritySize,
   type VerityStatement,
 } from "../../../lib/sif/verity.ts"
 
@@ -71,13 +71,13 @@ describe("the statement about a hash tree", () => {
       })
       return parseDescriptor(record, 0) as SifObject
     }
-    assert.equal(isVerityTree(object(DataType.generic, verityExtra(statement))), true)
-    assert.equal(isVerityTree(object(DataType.json, verityExtra(statement))), false)
-    assert.equal(isVerityTree(object(DataType.generic, Buffer.alloc(384))), false)
+    assert.equal(isVerity(object(DataType.generic, verityExtra(statement))), true)
+    assert.equal(isVerity(object(DataType.json, verityExtra(statement))), false)
+    assert.equal(isVerity(object(DataType.generic, Buffer.alloc(384))), false)
   })
 })
 
-describe("verityTreeSize", () => {
+describe("veritySize", () => {
   for (const [blocks, tree] of [
     [2, 1],
     [128, 1],
@@ -87,11 +87,11 @@ describe("verityTreeSize", () => {
     [2 ** 31, 2 ** 24 + 2 ** 17 + 2 ** 10 + 8 + 1],
   ] as const)
     it(`${blocks} blocks: ${tree}`, () => {
-      assert.equal(verityTreeSize(blocks * 4096), tree * 4096)
+      assert.equal(veritySize(blocks * 4096), tree * 4096)
     })
 
   for (const size of [0, 4096, 4095, 8193, -8192, 2 ** 54, NaN])
     it(`${size} bytes: none`, () => {
-      assert.equal(verityTreeSize(size), undefined)
+      assert.equal(veritySize(size), undefined)
     })
 })

@@ -1,0 +1,293 @@
+// LUKS2: the RSA recipients' secret has a keyslot, and so has each passphrase.
+import { createHash, randomFillSync } from "node:crypto"
+import { applyLuksSteps } from "../device/luks-change.ts"
+import { decodeLuksHeader, parseLuksHeader, UNLIMITED, type LuksHeader } from "../device/luks-header.ts"
+import { changeKeyslots, formatLuks, prepareLuks, RANDOM_SECRET_KDF, unlockLuks } from "../device/luks.ts"
+import { readStored } from "../device/verity.ts"
+import { KeyError, LuksError } from "../errors.ts"
+import { Secret } from "../key/secret.ts"
+import { FileSystem, messageMark, PartitionType, type SifObject, type SifPartition } from "../sif/format.ts"
+import type { SifImage } from "../sif/open.ts"
+import type { ByteReader } from "../sif/source.ts"
+import {
+  plainRange,
+  type Format,
+  type Lock,
+  type LockChange,
+  type OpenedForChange,
+  type Openers,
+  type PreparedChange,
+  type Reader,
+  type SecretCost,
+  type Unlocked,
+} from "./encryption-format.ts"
+
+const SECRET_SIZE = 64 // what the peers use as LUKS key file
+/** The cipher of the userspace engine, and the one that is written. */
+const USERSPACE_CIPHER = "aes-xts-plain64"
+
+export const luks: Format = {
+  name: "LUKS2",
+  fileSystem: FileSystem.encryptedSquashfs,
+
+  isIn({ partition: { fileSystem, type } }): boolean {
+    // What `overlay create --encrypt` makes: LUKS2 around ext3, for which SIF has no name of its own.
+    return (
+      fileSystem === FileSystem.encryptedSquashfs ||
+      (fileSystem === FileSystem.raw && type === PartitionType.overlay)
+    )
+  },
+
+  prepare: prepareLuks,
+
+  async create(openers, wrap) {
+    using secret = freshSecret()
+    const { header, volumeKey } = await formatLuks({ keyslots: keyslotsFor(secret, openers) })
+    const [first] = decodeLuksHeader(header, 2 * header.length, { limits: UNLIMITED }).keyslots
+    return {
+      header,
+      cipher: { type: "xts", key: volumeKey, sectorSize: 4096, ivTweak: 0 },
+      messages: wrap({ secret: secret.bytes, mark: first?.mark ?? "" }),
+    }
+  },
+
+  async readLock(image, partition, policy) {
+    const header = await parseLuksHeader(readerOf(image, partition), partition, policy)
+    return new LuksLock(image, partition, header)
+  },
+}
+
+/** Reads of a partition what has no cipher, by offsets in the file. */
+function readerOf(image: SifImage, partition: SifPartition): Pick<ByteReader, "read"> {
+  if (partition.verity === undefined) return image.reader
+  const range = plainRange(image, partition)
+  return { read: (offset, size) => readStored(range, offset - range.offset, size, image.path) }
+}
+
+function freshSecret(): Secret {
+  const secret = new Secret(Buffer.alloc(SECRET_SIZE))
+  randomFillSync(secret.bytes)
+  return secret
+}
+
+/** That of the RSA recipients is the first. */
+function keyslotsFor(
+  secret: Secret,
+  { rsa, passphrases, kdf }: Openers,
+): Parameters<typeof formatLuks>[0]["keyslots"] {
+  return [
+    ...(rsa ? [{ secret: secret.bytes, kdf: RANDOM_SECRET_KDF }] : []),
+    ...passphrases.map((passphrase) => ({ secret: passphrase, kdf })),
+  ]
+}
+
+class LuksLock implements Lock {
+  readonly format = luks
+  readonly rsaReaders: readonly Reader[] = ["apptainer", "singularity"]
+  readonly passphraseReaders: readonly Reader[] = ["apptainer", "singularity", "cryptsetup"]
+  readonly image: SifImage
+  readonly partition: SifPartition
+  readonly header: LuksHeader
+
+  constructor(image: SifImage, partition: SifPartition, header: LuksHeader) {
+    this.image = image
+    this.partition = partition
+    this.header = header
+  }
+
+  get marks(): ReadonlySet<string> {
+    return new Set(this.header.keyslots.map(({ mark }) => mark))
+  }
+
+  get facts(): Lock["facts"] {
+    const { segment, keyslots } = this.header
+    const { cipher, keySize, sectorSize } = segment
+    return {
+      luks: {
+        cipher,
+        keySize,
+        sectorSize,
+        keyslots: keyslots.map(({ id, kdf, cost }) => ({ id, kdf: kdf.type, cost })),
+      },
+    }
+  }
+
+  /** The keyslot of a message; an unmarked one's is known if there is one only. */
+  keyslotOf(message: SifObject): number | undefined {
+    const { keyslots } = this.header
+    const mark = messageMark(message.extra)
+    if (mark !== undefined) return keyslots.find((keyslot) => keyslot.mark === mark)?.id
+    return keyslots.length === 1 ? keyslots[0]?.id : undefined
+  }
+
+  #costOf(id: number | undefined): SecretCost {
+    const keyslot = this.header.keyslots.find((one) => one.id === id)
+    return { keyslot: keyslot?.id, kdf: keyslot?.kdf.type, cost: keyslot?.cost }
+  }
+
+  messageCost(message: SifObject): SecretCost {
+    return this.#costOf(this.keyslotOf(message))
+  }
+
+  passphraseCosts(current: readonly SifObject[]): readonly SecretCost[] {
+    const taken = new Set(current.map((message) => this.keyslotOf(message)))
+    return this.header.keyslots.filter(({ id }) => !taken.has(id)).map(({ id }) => this.#costOf(id))
+  }
+
+  async keyslotFingerprint(keyslot: number): Promise<string | undefined> {
+    const { image, partition, header } = this
+    const area = header.stored.areas.get(keyslot)
+    if (area === undefined) return undefined
+    const hash = createHash("sha256").update("sifcrypt keyslot\0")
+    hash.update(`${JSON.stringify(header.stored.document.keyslots[String(keyslot)])}\0`)
+    hash.update(await image.reader.read(partition.offset + area.offset, area.size))
+    return `SHA256:${hash.digest("base64").replaceAll("=", "")}`
+  }
+
+  async open(secret: Uint8Array, mark?: string): Promise<UnlockedLuks | undefined> {
+    const { image, partition, header } = this
+    const named = mark === undefined ? undefined : header.keyslots.find((keyslot) => keyslot.mark === mark)
+    if (mark !== undefined && named === undefined) return undefined
+    try {
+      const range = plainRange(image, partition)
+      const { volumeKey, keyslot } = await unlockLuks({
+        ...range,
+        header,
+        secret,
+        path: image.path,
+        keyslot: named?.id,
+      })
+      try {
+        return new UnlockedLuks(this, new Secret(volumeKey), keyslot)
+      } finally {
+        volumeKey.fill(0)
+      }
+    } catch (error) {
+      if (error instanceof LuksError && error.code === "ERR_LUKS_PASSPHRASE") return undefined
+      throw error
+    }
+  }
+
+  wrongPassphrase(origins: string): LuksError {
+    const { path } = this.image
+    return new LuksError("ERR_LUKS_PASSPHRASE", `${path}: wrong passphrase (${origins})`, { path })
+  }
+
+  staleMessage(message: number): LuksError {
+    const { path } = this.image
+    return new LuksError(
+      "ERR_LUKS_HEADER",
+      `${path}: the secret in crypto message ${message} opens no keyslot: one of the two was replaced`,
+      { path },
+    )
+  }
+}
+
+class UnlockedLuks implements Unlocked {
+  readonly lock: LuksLock
+  readonly dataKey: Secret
+  /** The one that the secret opened. */
+  readonly #keyslot: number
+
+  constructor(lock: LuksLock, volumeKey: Secret, keyslot: number) {
+    this.lock = lock
+    this.dataKey = volumeKey
+    this.#keyslot = keyslot
+  }
+
+  get segment(): Unlocked["segment"] {
+    const { offset, size } = this.lock.header.segment
+    return { offset, size }
+  }
+
+  get cipher(): Unlocked["cipher"] {
+    const { sectorSize, ivTweak } = this.lock.header.segment
+    return { type: "xts", key: this.dataKey.bytes, sectorSize, ivTweak }
+  }
+
+  get kernelOnly(): string | undefined {
+    const { cipher } = this.lock.header.segment
+    return cipher === USERSPACE_CIPHER ? undefined : cipher
+  }
+
+  get dmCrypt(): Unlocked["dmCrypt"] {
+    return this.lock.header
+  }
+
+  otherKeyslots(messages: readonly SifObject[]): readonly number[] {
+    const marks = messages.map(({ extra }) => messageMark(extra))
+    return this.lock.header.keyslots.flatMap(({ id, mark }) =>
+      id === this.#keyslot || marks.includes(mark) ? [] : [id],
+    )
+  }
+
+  /** The keyslots that the RSA recipients' secrets open. Never the one that a passphrase opened, whatever a message says. */
+  #rsaKeyslots({ messages, recipient }: OpenedForChange): number[] {
+    const { image, header } = this.lock
+    if (messages.length === 0) return []
+    const others = header.keyslots.flatMap(({ id }) => (id === this.#keyslot ? [] : [id]))
+    const known = new Set<number>(recipient === undefined ? [] : [this.#keyslot])
+    for (const message of messages) {
+      const id = this.lock.keyslotOf(message)
+      if (id !== undefined && others.includes(id)) known.add(id)
+    }
+    const isUnmarked = ({ extra }: SifObject): boolean => messageMark(extra) === undefined
+    if (!messages.some(isUnmarked) || known.size > 0) return [...known]
+    // A passphrase opened, and a peer made the messages: the other keyslot is theirs if there is one only.
+    if (others.length > 1)
+      throw new KeyError(
+        "ERR_KEY_MISSING",
+        `${image.path}: which of ${header.keyslots.length} keyslots is for the RSA recipients can only be told with a private key`,
+        { path: image.path },
+      )
+    return others
+  }
+
+  change(opened: OpenedForChange): LockChange {
+    const { dataKey } = this
+    const { image, partition, header } = this.lock
+    const { file, recipient } = opened
+    const ofRsa = this.#rsaKeyslots(opened)
+    const refuse = (what: string): never => {
+      throw new KeyError("ERR_KEY_RECIPIENT", `${image.path}: ${what}`, { path: image.path })
+    }
+
+    return {
+      passphrases: header.keyslots.flatMap(({ id }) => (ofRsa.includes(id) ? [] : [id])),
+      openedBy: recipient === undefined ? this.#keyslot : undefined,
+
+      requirePassphrase(keyslot): void {
+        if (!header.keyslots.some(({ id }) => id === keyslot)) refuse(`there is no keyslot ${keyslot}`)
+        if (ofRsa.includes(keyslot)) refuse(`keyslot ${keyslot} belongs to the RSA recipients`)
+      },
+
+      async replace({ remove, ...openers }): Promise<PreparedChange> {
+        const secret = freshSecret()
+        try {
+          const add = keyslotsFor(secret, openers)
+          const gone = [...ofRsa, ...remove]
+          const changed =
+            add.length + gone.length === 0
+              ? undefined
+              : await changeKeyslots({ header, volumeKey: dataKey.bytes, add, remove: gone })
+          const added = changed?.header.keyslots.find(({ id }) => id === changed.added[0])
+          return {
+            secret: secret.bytes,
+            mark: added?.mark ?? "",
+            write:
+              changed &&
+              (async (): Promise<void> => {
+                await applyLuksSteps(file, partition.offset, changed.steps)
+              }),
+            [Symbol.dispose]: () => {
+              secret.wipe()
+            },
+          }
+        } catch (error) {
+          secret.wipe()
+          throw error
+        }
+      },
+    }
+  }
+}

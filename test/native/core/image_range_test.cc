@@ -1,0 +1,158 @@
+// What is read of an image, through everything that can lie between: in which order hash tree, segment and cipher apply, who is told of
+// what is wrong, and that each cipher reads what it wrote. Prints what failed and exits 1, or nothing and exits 0.
+#include "core/image_range.h"
+
+#include <sys/mman.h>
+
+#include <functional>
+#include <iostream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/file_range.h"
+#include "core/system_error.h"
+#include "core/unique_fd.h"
+
+namespace sifcrypt {
+namespace {
+
+using Bytes = std::vector<uint8_t>;
+
+constexpr uint64_t kBefore = 3 * kVerityBlock;
+constexpr uint64_t kHeader = 2 * kVerityBlock;
+
+int failures = 0;
+
+void Check(bool good, const std::string& what) {
+  if (good) return;
+  ++failures;
+  std::cerr << "FAILED: " << what << "\n";
+}
+
+void CheckError(int error, const std::string& operation, const std::function<void()>& action, const std::string& what) {
+  try {
+    action();
+    Check(false, what + ": no error");
+  } catch (const SystemError& caught) {
+    Check(caught.error() == error && caught.operation() == operation, what + ": " + caught.what());
+  }
+}
+
+SecretBuffer Key(size_t size) {
+  if (size == 0) return {};
+  SecretBuffer key(size);
+  for (size_t i = 0; i < size; ++i) key.data()[i] = static_cast<uint8_t>(i * 7 + 1);
+  return key;
+}
+
+Bytes Payload(uint64_t size) {
+  Bytes bytes(size);
+  for (uint64_t i = 0; i < size; ++i) bytes[i] = static_cast<uint8_t>(i * i >> 3);
+  return bytes;
+}
+
+Bytes ReadAll(const ImageRange& image, SecretBuffer key, const OnFailedBlock& on_failure = {}) {
+  const auto source = Open(image, std::move(key), on_failure);
+  Bytes bytes(source->Size());
+  source->ReadAt(0, bytes.data(), bytes.size());
+  return bytes;
+}
+
+void Flip(int fd, uint64_t at) {
+  uint8_t byte = 0;
+  ReadFully(fd, at, &byte, 1);
+  byte ^= 1;
+  WriteFully(fd, at, &byte, 1);
+}
+
+/// A partition of a header and a payload, encrypted as the cipher says.
+ImageRange Write(int fd, const Cipher& cipher, size_t key_size, const Bytes& payload) {
+  const Bytes header(kHeader, 0xaa);
+  WriteFully(fd, kBefore, header.data(), header.size());
+  auto file = std::make_unique<FileSink>(fd, kBefore + kHeader);
+  const ByteSink& written = *file;
+  const auto sink = EncryptingSink(std::move(file), cipher, Key(key_size), 0);
+  sink->WriteAt(0, payload.data(), payload.size());
+  sink->Finish();
+  const uint64_t size = written.Size();
+  return {.fd = fd, .partition = {kBefore, kHeader + size}, .segment = {kHeader, size}, .cipher = cipher};
+}
+
+/// A hash tree of the partition, behind it.
+void AddVerity(ImageRange& image) {
+  const uint64_t at = image.partition.offset + image.partition.size;
+  image.verity = {at, VerityLayout(image.partition.size).size()};
+  image.verity_parameters.root = HashVerity(*OpenDescriptor(image.fd, image.partition), image.verity_parameters.salt,
+                                            [&image, at](uint64_t block, const uint8_t* bytes) {
+                                              WriteFully(image.fd, at + block * kVerityBlock, bytes, kVerityBlock);
+                                            });
+}
+
+void TestCipher(const std::string& name, const Cipher& cipher, size_t key_size, bool authenticates) {
+  const UniqueFd file(CheckErrno(memfd_create("image", MFD_CLOEXEC), "memfd_create"));
+  const Bytes payload = Payload(20 * kVerityBlock);
+  ImageRange image = Write(file.get(), cipher, key_size, payload);
+  // The encrypted bytes of gocryptfs end anywhere.
+  image.partition.size = (image.partition.size + kVerityBlock - 1) / kVerityBlock * kVerityBlock;
+  CheckErrno(ftruncate(file.get(), static_cast<off_t>(image.partition.offset + image.partition.size)), "ftruncate");
+  const auto key = [key_size] { return Key(key_size); };
+  Check(ReadAll(image, key()) == payload, name + ": what was written is read");
+  Check(image.authenticates() == authenticates, name + ": whether it authenticates");
+  AddVerity(image);
+  Check(ReadAll(image, key()) == payload, name + ": through a hash tree");
+  Check(image.authenticates(), name + ": a hash tree authenticates");
+
+  std::vector<std::string> told;
+  const OnFailedBlock tell = [&told](const char* kind, uint64_t block, const char*) {
+    told.push_back(std::string(kind) + " " + std::to_string(block));
+  };
+  const uint64_t changed = image.segment.offset + image.segment.size / 2;
+  Flip(file.get(), image.partition.offset + changed);
+  CheckError(
+      EIO, "verity_read", [&] { ReadAll(image, key(), tell); }, name + ": a changed block");
+  Check(told == std::vector<std::string>{"block " + std::to_string(changed / kVerityBlock)},
+        name + ": the hash tree comes before segment and cipher");
+  told.clear();
+  image.verity = {};
+  if (!authenticates) return Check(ReadAll(image, key(), tell) != payload, name + ": nothing vouches for it");
+  CheckError(
+      EIO, "gocryptfs_read", [&] { ReadAll(image, key(), tell); }, name + ": a changed encrypted block");
+  Check(told.size() == 1 && told[0].starts_with("encrypted block "), name + ": it is told of");
+}
+
+void TestBounds() {
+  UniqueFd file(CheckErrno(memfd_create("image", MFD_CLOEXEC), "memfd_create"));
+  const Bytes payload = Payload(4 * kVerityBlock);
+  WriteFully(file.get(), 0, payload.data(), payload.size());
+  ImageRange image{.fd = file.get(), .partition = {kVerityBlock, 2 * kVerityBlock}};
+  Check(ReadAll(image, {}) == Bytes(payload.begin() + kVerityBlock, payload.end() - kVerityBlock), "a part of a file");
+  image.segment = {1, kVerityBlock};
+  Check(ReadAll(image, {}) == Bytes(payload.begin() + kVerityBlock + 1, payload.begin() + 2 * kVerityBlock + 1),
+        "a segment without a cipher");
+  image.segment = {kVerityBlock, kVerityBlock + 1};
+  CheckError(
+      EOVERFLOW, "pread", [&] { Open(image, {}); }, "a segment that ends behind its partition");
+  image = {.fd = file.get(), .partition = {kVerityBlock, 4 * kVerityBlock}};
+  CheckError(
+      EOVERFLOW, "fstat", [&] { Open(image, {}); }, "a partition that ends behind its file");
+  image.partition.size = kVerityBlock;
+  const auto source = Open(image, {});
+  file.Reset();
+  uint8_t byte = 0;
+  source->ReadAt(0, &byte, 1);
+  Check(byte == payload[kVerityBlock], "the descriptor is its own");
+}
+
+}  // namespace
+}  // namespace sifcrypt
+
+int main() {
+  using namespace sifcrypt;
+  TestCipher("none", {}, 0, false);
+  TestCipher("xts", {.type = *CipherType("xts"), .sector_size = 4096, .iv_tweak = 5}, 64, false);
+  TestCipher("gocryptfs", {.type = *CipherType("gocryptfs"), .file = "squashfs-1", .config = {'{', '}'}}, 32, true);
+  Check(!CipherType("") && !CipherType("XTS") && !CipherType("none"), "what is no cipher");
+  TestBounds();
+  return failures == 0 ? 0 : 1;
+}
