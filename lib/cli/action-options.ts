@@ -68,25 +68,24 @@ function nameOf(flags: string): string {
   return /--([a-z-]+)/.exec(flags)?.[1] ?? flags
 }
 
-interface ActionOption extends NonNullable<ExecOptionRow[3]> {
+interface ActionOption extends Pick<NonNullable<ExecOptionRow[3]>, "adds" | "only" | "joins"> {
   readonly key: keyof typeof execOptionTable
   readonly name: string
   readonly row: ExecOptionRow
   readonly variables: readonly string[]
 }
 
-function optionsOf(key: string, row: ExecOptionRow, shared: ExecOptionRow[3]): ActionOption[] {
-  const { also, ...more } = { ...shared, variables: undefined, ...row[3] }
-  const name = nameOf(row[1])
-  const { variables = [name.toUpperCase().replaceAll("-", "_")] } = more
-  return [
-    { ...more, key: key as ActionOption["key"], name, row, variables },
-    ...(also === undefined ? [] : optionsOf(key, also, { ...more, also: undefined })),
-  ]
-}
-
 /** A row for each flag: of those with the same key, both add up or the first one counts. */
-const table = Object.entries(execOptionTable).flatMap(([key, row]) => optionsOf(key, row, undefined))
+const table = (Object.entries(execOptionTable) as [ActionOption["key"], ExecOptionRow][]).flatMap(
+  ([key, first]) => {
+    const { adds, only, joins, also } = first[3] ?? {}
+    return (also === undefined ? [first] : [first, also]).map((row): ActionOption => {
+      const name = nameOf(row[1])
+      const variables = row[3]?.variables ?? [name.toUpperCase().replaceAll("-", "_")]
+      return { key, name, row, variables, adds, only, joins }
+    })
+  },
+)
 
 /** The options that `exec` has, or another command that starts a payload. */
 function actionTable(action: string): readonly ActionOption[] {
@@ -144,15 +143,10 @@ export function actionRows(action: string): ActionRows {
   ) as ActionRows
 }
 
-/** Names of the flags that joining an instance takes. */
-export const joinFlags: ReadonlySet<string> = new Set(
-  table.filter(({ joins }) => joins === true).map(({ name }) => name),
-)
-
-/** Of options, what joining an instance takes. */
-export function joinOptions(options: ExecOptions): ExecOptions {
-  const keys = new Set<string>(table.filter(({ joins }) => joins === true).map(({ key }) => key))
-  return Object.fromEntries(Object.entries(options).filter(([key]) => keys.has(key)))
+/** What joining an instance takes: names of flags, and of options. */
+export function joining(): { readonly flags: ReadonlySet<string>; readonly keys: ReadonlySet<string> } {
+  const rows = table.filter(({ joins }) => joins === true)
+  return { flags: new Set(rows.map(({ name }) => name)), keys: new Set(rows.map(({ key }) => key)) }
 }
 
 /** In the order in which they count. */

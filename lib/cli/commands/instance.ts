@@ -12,7 +12,7 @@ import {
   type InstanceStats,
 } from "../../index.ts"
 import { actionOptions, actionRows } from "../action-options.ts"
-import { command, type CommandRow } from "../command.ts"
+import { command, type CommandRow, type OptionRows } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { interruption, waitForHelpers } from "../interrupt.ts"
 import { cipherRows, openOptions, openRows } from "../opening.ts"
@@ -200,6 +200,10 @@ async function measure(
   }
 }
 
+const pidRows: OptionRows<{ readonly pidFile?: string }> = {
+  pidFile: ["--pid-file <file>", "write the number of the instance's process there", text],
+}
+
 function starting(name: "start" | "run", summary: string, description: string): CommandRow {
   return command({
     name,
@@ -211,11 +215,8 @@ function starting(name: "start" | "run", summary: string, description: string): 
       ["<name>", "what to call it: letters, digits, dots, dashes, underscores"],
       ["[args...]", "passed on as they are"],
     ],
-    options: {
-      pidFile: ["--pid-file <file>", "write the number of the instance's process there", text],
-      ...cipherRows,
-      ...actionRows("instance"),
-      ...openRows,
+    get options() {
+      return { ...pidRows, ...cipherRows, ...actionRows("instance"), ...openRows }
     },
     run: async (flags, [image, called, argv]) => {
       const options: InstanceOptions = {

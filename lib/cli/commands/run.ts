@@ -9,7 +9,7 @@ import {
   type Instance,
   type Running,
 } from "../../index.ts"
-import { actionOptions, actionRows, joinFlags, joinOptions } from "../action-options.ts"
+import { actionOptions, actionRows, joining } from "../action-options.ts"
 import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { failureReporter } from "../failure.ts"
@@ -39,16 +39,19 @@ function refuseSpent(preserveFds: number, flags: Readonly<Record<string, unknown
       throw new RunError("ERR_RUN_OPTION", `--preserve-fds: a secret is read from descriptor ${fd}`)
 }
 
-function refuseForInstance(command: Command): void {
+/** Of the options for an instance that runs, those that concern the command alone; the rest was settled when it was started. */
+function joinOptions(options: ExecOptions, command: Command): ExecOptions {
+  const { flags, keys } = joining()
   const refused = command.options.filter(
-    (option) =>
-      !joinFlags.has(option.name()) && command.getOptionValueSource(option.attributeName()) === "cli",
+    (option) => !flags.has(option.name()) && command.getOptionValueSource(option.attributeName()) === "cli",
   )
   if (refused.length > 0)
     throw new RunError(
       "ERR_RUN_OPTION",
       `${refused.map(({ long }) => long).join(", ")}: not for an instance that runs already`,
     )
+  // Variables may ask for more, which is for images.
+  return Object.fromEntries(Object.entries(options).filter(([key]) => keys.has(key)))
 }
 
 function action(name: Action, summary: string, description: string, rest: string): CommandRow {
@@ -61,7 +64,10 @@ function action(name: Action, summary: string, description: string, rest: string
       ["<image>", "the image to run in, or instance://NAME; options go before it"],
       [rest as "[args...]", "passed on as they are"],
     ],
-    options: { ...cipherRows, ...actionRows(name), ...openRows },
+    // Made for the one command that is asked for: hundreds of objects at each start are felt.
+    get options() {
+      return { ...cipherRows, ...actionRows(name), ...openRows }
+    },
     run: async (flags, [image, argv], command) => {
       const asked = actionOptions(name, flags, process.env)
       const options: ExecOptions = {
@@ -72,10 +78,8 @@ function action(name: Action, summary: string, description: string, rest: string
       }
       refuseSpent(asked.preserveFds ?? 0, flags)
       if (image.startsWith(INSTANCE)) {
-        refuseForInstance(command)
-        // What variables ask for besides was settled when the instance was started.
-        const instance = openInstance(image.slice(INSTANCE.length))
-        await start(instance, name, argv, { ...joinOptions(asked), ...options })
+        const own = joinOptions(asked, command)
+        await start(openInstance(image.slice(INSTANCE.length)), name, argv, { ...own, ...options })
         return
       }
       const running = await withCredentials(flags, false, async (credentials) => {
