@@ -120,15 +120,15 @@ export interface ContainerErrorOptions {
 /** The codes that begin with a word. */
 type CodesOf<Word extends string> = Extract<ErrorCode, `ERR_${Word}` | `ERR_${Word}_${string}`>
 
-/** Base class of everything this package throws on purpose. A class below it has the codes that are about its matter, and no others. */
-export class ContainerError<Code extends ErrorCode = ErrorCode> extends Error {
+/** Base class of everything this package throws on purpose. */
+export class ContainerError extends Error {
   /** Stable; switch on this, not on the message. */
-  readonly code: Code
+  readonly code: ErrorCode
   /** The file or device the error is about. */
   readonly path: string | undefined
   /** Byte offset in the image, where known. */
   readonly offset: number | undefined
-  constructor(code: Code, message: string, options: ContainerErrorOptions = {}) {
+  constructor(code: ErrorCode, message: string, options: ContainerErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause })
     this.name = new.target.name
     this.code = code
@@ -137,27 +137,36 @@ export class ContainerError<Code extends ErrorCode = ErrorCode> extends Error {
   }
 }
 
+/** One about a single matter: it has the codes of that, and no others. */
+abstract class ErrorAbout<Code extends ErrorCode> extends ContainerError {
+  declare readonly code: Code
+  // eslint-disable-next-line @typescript-eslint/no-useless-constructor -- not to whom a code of another matter is given
+  constructor(code: Code, message: string, options?: ContainerErrorOptions) {
+    super(code, message, options)
+  }
+}
+
 /** The SIF structure itself. */
-export class SifError extends ContainerError<CodesOf<"SIF">> {}
+export class SifError extends ErrorAbout<CodesOf<"SIF">> {}
 /** Keys, passphrases and crypto messages. */
-export class KeyError extends ContainerError<CodesOf<"KEY">> {}
+export class KeyError extends ErrorAbout<CodesOf<"KEY">> {}
 /** The LUKS2 header and its keyslots. */
-export class LuksError extends ContainerError<CodesOf<"LUKS">> {}
+export class LuksError extends ErrorAbout<CodesOf<"LUKS">> {}
 /** The gocryptfs layer of an image, and its configuration. */
-export class GocryptfsError extends ContainerError<CodesOf<"GOCRYPTFS">> {}
+export class GocryptfsError extends ErrorAbout<CodesOf<"GOCRYPTFS">> {}
 /** Signatures, and what is asked of them. */
-export class SignatureError extends ContainerError<
+export class SignatureError extends ErrorAbout<
   CodesOf<"SIGNATURE" | "UNSIGNED" | "KEYRING" | "KEYSERVER" | "ECL">
 > {}
 /** The squashfs tree inside. */
-export class TreeError extends ContainerError<CodesOf<"TREE">> {}
+export class TreeError extends ErrorAbout<CodesOf<"TREE">> {}
 /** OCI and Docker images, and registries. */
-export class OciError extends ContainerError<CodesOf<"OCI">> {}
+export class OciError extends ErrorAbout<CodesOf<"OCI">> {}
 /** Building and writing outputs. */
-export class BuildError extends ContainerError<CodesOf<"BUILD" | "DEFINITION" | "EXTRACT">> {}
+export class BuildError extends ErrorAbout<CodesOf<"BUILD" | "DEFINITION" | "EXTRACT">> {}
 /** Loop devices, mappings, mounts. */
-export class DeviceError extends ContainerError<CodesOf<"LOOP" | "DM" | "MOUNT">> {}
+export class DeviceError extends ErrorAbout<CodesOf<"LOOP" | "DM" | "MOUNT">> {}
 /** Running a payload. */
-export class RunError extends ContainerError<CodesOf<"RUN" | "INSTANCE">> {}
+export class RunError extends ErrorAbout<CodesOf<"RUN" | "INSTANCE">> {}
 /** What this machine or user lacks. */
-export class EnvironmentError extends ContainerError<CodesOf<"ENV">> {}
+export class EnvironmentError extends ErrorAbout<CodesOf<"ENV">> {}
