@@ -24,10 +24,11 @@ namespace {
 // Large files are shared out among the threads in pieces of this size.
 constexpr uint64_t kPieceSize = uint64_t{8} << 20;
 constexpr size_t kReadSize = size_t{1} << 20;
-// Work on extended attributes: a label on each of sixty million files.
-constexpr uint64_t kMaxXattrSteps = uint64_t{1} << 29;
+// A label on each of sixty million files is as much as there may be.
 constexpr uint64_t kStepsPerXattr = 8;
 constexpr uint64_t kBytesPerStep = 64;
+// Of the way to a folder. Four million folders are eight deep.
+constexpr uint64_t kStepsPerLevel = 8;
 // Each may hold a descriptor open.
 constexpr size_t kMaxQueued = 128;
 constexpr unsigned kMaxThreads = 4;
@@ -94,7 +95,7 @@ class Extraction {
     std::string name;
   };
 
-  UniqueFd OpenFolder(const WalkedFolder& folder) const;
+  UniqueFd OpenFolder(const WalkedFolder& folder);
   void ExtractFolder(const Directory& directory);
   void ExtractEntry(int parent, const WalkedFolderPtr& folder, const std::string& name, InodeRef ref);
   void ExtractDirectory(int parent, const WalkedFolderPtr& folder, const std::string& name, const Inode& inode);
@@ -114,6 +115,7 @@ class Extraction {
   void Work();
   void WritePiece(const Piece& piece);
   void Report(uint64_t bytes);
+  void Spend(uint64_t steps);
   void Fail(std::exception_ptr failure);
   void JoinWorkers();
 
@@ -138,7 +140,7 @@ class Extraction {
   std::vector<std::thread> workers_;
   std::atomic<uint64_t> bytes_ = 0;
   std::atomic<uint64_t> skipped_xattrs_ = 0;
-  std::atomic<uint64_t> xattr_steps_ = 0;
+  std::atomic<uint64_t> steps_ = 0;
   std::mutex progress_mutex_;
 };
 
@@ -174,7 +176,8 @@ Extracted Extraction::Run() {
   return done_;
 }
 
-UniqueFd Extraction::OpenFolder(const WalkedFolder& folder) const {
+UniqueFd Extraction::OpenFolder(const WalkedFolder& folder) {
+  Spend(folder.depth * kStepsPerLevel);
   std::vector<const WalkedFolder*> way;
   for (const WalkedFolder* at = &folder; at->parent; at = at->parent.get()) way.push_back(at);
   UniqueFd fd = UniqueFd::Duplicate(target_.get());
@@ -312,9 +315,7 @@ void Extraction::SetXattrs(const Inode& inode, Set set) {
   // Any number of inodes may share the largest set there can be.
   uint64_t steps = xattrs.size() * kStepsPerXattr;
   for (const Xattr& xattr : xattrs) steps += xattr.value.size() / kBytesPerStep;
-  if ((xattr_steps_ += steps) > kMaxXattrSteps)
-    throw FormatError("squashfs_extract",
-                      "more extended attributes than " + std::to_string(kMaxXattrSteps) + " steps of work can set");
+  Spend(steps);
   for (const Xattr& xattr : xattrs) {
     const bool allowed = xattr.name.starts_with("user.") || (request_.preserve_owner && is_root_);
     if (allowed && set(xattr) == 0) continue;
@@ -357,6 +358,7 @@ void Extraction::WritePiece(const Piece& piece) {
   for (uint64_t offset = piece.offset; offset < end && !stopped_;) {
     const size_t size = static_cast<size_t>(std::min<uint64_t>(kReadSize, end - offset));
     for (const PinnedBytes& bytes : reader_.ReadPinned(inode, offset, size)) {
+      Spend(1);
       // Without an owner it is a hole.
       if (bytes.owner) WriteFully(file.fd.get(), offset, bytes.data, bytes.size);
       offset += bytes.size;
@@ -374,6 +376,11 @@ void Extraction::Report(uint64_t bytes) {
   if (!request_.on_progress) return;
   const std::unique_lock<std::mutex> lock(progress_mutex_, std::try_to_lock);
   if (lock && !request_.on_progress(total)) Fail(std::make_exception_ptr(SystemError(ECANCELED, "squashfs_extract")));
+}
+
+void Extraction::Spend(uint64_t steps) {
+  if ((steps_ += steps) > request_.max_steps)
+    throw FormatError("squashfs_extract", "more than " + std::to_string(request_.max_steps) + " steps of work");
 }
 
 // The first failure counts; the others follow from it.

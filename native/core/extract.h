@@ -22,6 +22,8 @@ struct ExtractRequest {
   bool keep_modes = false;
   /// Threads that decode and write; 0: one for each processor, four at most.
   unsigned threads = 0;
+  /// What a few bytes can ask for again and again: attributes, holes, the way to folders. A step takes some ten nanoseconds.
+  uint64_t max_steps = uint64_t{1} << 29;
   /// Called now and then, by one thread at a time, with the bytes of content written so far. False: stop.
   std::function<bool(uint64_t bytes)> on_progress;
 };

@@ -51,8 +51,9 @@ constexpr size_t kMaxXattrValue = size_t{64} << 10;
 constexpr size_t kMaxXattrBytes = size_t{16} << 20;
 // Reads are widened to whole sectors, so that a source that decrypts does not fetch the edges apart.
 constexpr uint64_t kReadUnit = 4096;
-// A file's block list is remembered at this many places at most, this many blocks apart at least.
-constexpr uint64_t kMaxCheckpoints = 1024;
+// A file's block list is remembered at this many places at most, this many blocks apart at least: more than that only where it is
+// half a gigabyte long, so that reading a file from its start to its end takes no longer for each block of a long one.
+constexpr uint64_t kMaxCheckpoints = 65536;
 constexpr uint64_t kMinCheckpointStride = kMetadataSize / sizeof(uint32_t);
 // Of a directory's index so many entries are kept, evenly spread: it only makes finding faster.
 constexpr uint32_t kMaxIndexEntries = 1024;

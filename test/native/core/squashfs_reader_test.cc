@@ -690,6 +690,273 @@ void TestIndex() {
   Check(!reader.info().has_xattrs, "no xattr table");
 }
 
+/// What is in an image: inodes and listings by their place in their tables, which are stored plainly.
+class Tables {
+ public:
+  /// Of an inode that is added next.
+  InodeRef NextInode() const { return Reference(inodes.bytes.size()); }
+  void Head(int type) { inodes.U16(static_cast<uint64_t>(type)).U16(0755).U16(0).U16(0).U32(0).U32(++count_); }
+  InodeRef EmptyFile(uint32_t links = 1) {
+    const InodeRef ref = NextInode();
+    Head(9);
+    inodes.U64(96).U64(0).U64(0).U32(links).U32(UINT32_MAX).U32(0).U32(UINT32_MAX);
+    return ref;
+  }
+  InodeRef FileWithXattrs() {
+    const InodeRef ref = NextInode();
+    Head(9);
+    inodes.U64(96).U64(0).U64(0).U32(1).U32(UINT32_MAX).U32(0).U32(0);
+    return ref;
+  }
+  /// Of blocks of 4096 bytes that are not stored.
+  InodeRef Holes(uint64_t blocks) {
+    const InodeRef ref = NextInode();
+    Head(9);
+    inodes.U64(96).U64(blocks * 4096).U64(0).U32(1).U32(UINT32_MAX).U32(0).U32(UINT32_MAX);
+    inodes.bytes.resize(inodes.bytes.size() + blocks * 4);
+    return ref;
+  }
+  /// Of a file's tail in the only fragment block.
+  InodeRef Tail() {
+    const InodeRef ref = NextInode();
+    Head(2);
+    inodes.U32(0).U32(0).U32(0).U32(1);
+    return ref;
+  }
+  InodeRef Symlink(const std::string& target) {
+    const InodeRef ref = NextInode();
+    Head(3);
+    inodes.U32(1).U32(target.size()).Raw(Text(target));
+    return ref;
+  }
+  struct Entry {
+    std::string name;
+    InodeRef ref;
+    int type;
+  };
+  /// Where a listing starts, and how long it is.
+  struct Listing {
+    size_t start;
+    size_t size;
+  };
+  Listing List(const std::vector<Entry>& entries) {
+    const size_t start = listings.bytes.size();
+    for (size_t first = 0; first < entries.size();) {
+      size_t end = first;
+      while (end < entries.size() && end - first < 256 && entries[end].ref >> 16 == entries[first].ref >> 16) ++end;
+      listings.U32(end - first - 1).U32(entries[first].ref >> 16).U32(1);
+      for (; first < end; ++first) {
+        const Entry& entry = entries[first];
+        listings.U16(entry.ref & 0xffff).U16(0).U16(static_cast<uint64_t>(entry.type)).U16(entry.name.size() - 1);
+        listings.Raw(Text(entry.name));
+      }
+    }
+    return {start, listings.bytes.size() - start};
+  }
+  InodeRef Directory(const Listing& listing) {
+    const InodeRef ref = NextInode();
+    Head(8);
+    const uint64_t place = Reference(listing.start);
+    inodes.U32(2).U32(listing.size + 3).U32(place >> 16).U32(1).U16(0).U16(place & 0xffff).U32(UINT32_MAX);
+    return ref;
+  }
+  InodeRef Directory(const std::vector<Entry>& entries) { return Directory(List(entries)); }
+
+  /// `xattrs`: the only set of them, with so many.
+  Bytes Image(InodeRef root, const Bytes& xattrs = {}, uint32_t xattr_count = 0) const {
+    Packed image;
+    const Bytes inode_table = Packed().Metadata(inodes.bytes).bytes;
+    const Bytes listing_table = Packed().Metadata(listings.bytes).bytes;
+    const Bytes xattr_table = Packed().Metadata(xattrs).bytes;
+    const size_t block = 96;  // of the tails
+    const size_t inode_start = block + 4096;
+    const size_t listing_start = inode_start + inode_table.size();
+    const size_t fragments = listing_start + listing_table.size();
+    const size_t fragment_table = fragments + 2 + 16;
+    const size_t ids = fragment_table + 8;
+    const size_t id_table = ids + 6;
+    const size_t values = id_table + 8;
+    const size_t sets = values + xattr_table.size();
+    const size_t set_table = sets + 2 + 16;
+    image.U32(0x73717368).U32(count_).U32(0).U32(4096).U32(1).U16(1).U16(12).U16(0).U16(1).U16(4).U16(0);
+    image.U64(root).U64(set_table + 24).U64(id_table).U64(xattr_count == 0 ? UINT64_MAX : set_table).U64(inode_start);
+    image.U64(listing_start).U64(fragment_table).U64(UINT64_MAX);
+    image.Raw(Bytes(4096, 'x')).Raw(inode_table).Raw(listing_table);
+    image.Metadata(Packed().U64(block).U32(4096 | 1U << 24).U32(0).bytes).U64(fragments);
+    image.Metadata(Packed().U32(0).bytes).U64(ids).Raw(xattr_table);
+    image.Metadata(Packed().U64(0).U32(xattr_count).U32(0).bytes).U64(values).U32(1).U32(0).U64(sets);
+    return image.bytes;
+  }
+
+  Packed inodes;
+  Packed listings;
+
+ private:
+  static InodeRef Reference(size_t place) { return place / 8192 * 8194 << 16 | place % 8192; }
+  uint32_t count_ = 0;
+};
+
+/// Four times as much takes about four times as long, and not sixteen, also where it is refused.
+void CheckLinear(const std::string& what, bool is_refused, int count, const std::function<Bytes(int)>& make,
+                 const std::function<void(const SquashfsReader&)>& use) {
+  double seconds[2] = {1e9, 1e9};
+  for (int many = 0; many < 2; ++many) {
+    const Bytes image = make(many == 0 ? count : 4 * count);
+    for (int i = 0; i < 3; ++i) {
+      const clock_t start = clock();
+      bool refused = false;
+      const SquashfsReader reader(std::make_shared<MemorySource>(image));
+      try {
+        use(reader);
+      } catch (const FormatError&) {
+        refused = true;
+      }
+      seconds[many] = std::min(seconds[many], static_cast<double>(clock() - start) / CLOCKS_PER_SEC);
+      Check(refused == is_refused, what + (refused ? ": refused" : ": not refused"));
+    }
+  }
+  if (getenv("SIFCRYPT_SHOW_TIMES") != nullptr) std::printf("%s: %f s, %f s\n", what.c_str(), seconds[0], seconds[1]);
+  Check(seconds[1] < 8 * seconds[0] + 0.1,
+        what + ": " + std::to_string(seconds[0]) + " s, and four times as much " + std::to_string(seconds[1]) + " s");
+}
+
+std::vector<Tables::Entry> Numbered(int count, InodeRef ref, int type) {
+  std::vector<Tables::Entry> entries;
+  for (int i = 0; i < count; ++i) entries.push_back({"n" + std::to_string(10000000 + i), ref, type});
+  return entries;
+}
+
+/// Attributes that only root may set, as many as a file may have: the values are one.
+Bytes LargeXattrs(uint32_t* count) {
+  Packed xattrs;
+  *count = 5000;
+  for (uint32_t i = 0; i < *count; ++i) xattrs.U16(1).U16(3).Raw(Text(std::to_string(100 + i % 900))).U32(0);
+  return xattrs.bytes;
+}
+
+void TestWork(const fs::path& work) {
+  const auto walk = [](const SquashfsReader& reader) {
+    TreeWalk walk(reader, "/");
+    while (walk.Next(reader, 1 << 20, 64 << 20)) {
+    }
+  };
+  const fs::path target = work / "work";
+  uint64_t max_steps = ExtractRequest().max_steps;
+  const auto extract = [&](const SquashfsReader& reader) {
+    fs::remove_all(target);
+    fs::create_directory(target);
+    ExtractRequest request;
+    request.path = "/";
+    request.target = target;
+    request.threads = 1;
+    request.max_steps = max_steps;
+    Extract(reader, request);
+  };
+  uint32_t xattr_count = 0;
+  const Bytes xattrs = LargeXattrs(&xattr_count);
+
+  const auto doubled = [](int count) {
+    Tables tables;
+    InodeRef below = tables.Directory(std::vector<Tables::Entry>{});
+    for (int i = 0; i < count; ++i) below = tables.Directory({{"a", below, 1}, {"b", below, 1}});
+    return tables.Image(below);
+  };
+  CheckLinear("folders that are in another twice, as deep as can be", true, 500, doubled, walk);
+  const auto shared = [](int count) {
+    Tables tables;
+    // The folders come first, and what they list is where it will be.
+    std::vector<Tables::Entry> entries;
+    for (int i = 0; i < count; ++i)
+      entries.push_back({"n" + std::to_string(1000000 + i), i * 40 / 8192 * 8194ULL << 16 | i * 40 % 8192, 1});
+    const Tables::Listing listing = tables.List(entries);
+    InodeRef last = 0;
+    for (int i = 0; i <= count; ++i) last = tables.Directory(listing);
+    return tables.Image(last);
+  };
+  CheckLinear("folders that all list all of them", true, 1000, shared, walk);
+  CheckLinear(
+      "entries of a folder", false, 20000,
+      [](int count) {
+        Tables tables;
+        const InodeRef file = tables.EmptyFile(static_cast<uint32_t>(count));
+        return tables.Image(tables.Directory(Numbered(count, file, 2)));
+      },
+      walk);
+  CheckLinear(
+      "inodes", false, 20000,
+      [](int count) {
+        Tables tables;
+        std::vector<Tables::Entry> entries = Numbered(count, 0, 2);
+        for (Tables::Entry& entry : entries) entry.ref = tables.EmptyFile();
+        return tables.Image(tables.Directory(entries));
+      },
+      walk);
+  CheckLinear(
+      "tails in one fragment block", false, 500,
+      [](int count) {
+        Tables tables;
+        std::vector<Tables::Entry> entries = Numbered(count, 0, 2);
+        for (Tables::Entry& entry : entries) entry.ref = tables.Tail();
+        return tables.Image(tables.Directory(entries));
+      },
+      extract);
+  CheckLinear(
+      "blocks of a file that are not there", false, 1 << 20,
+      [](int count) {
+        Tables tables;
+        const InodeRef file = tables.Holes(static_cast<uint64_t>(count));
+        return tables.Image(tables.Directory({{"holes", file, 2}}));
+      },
+      extract);
+  CheckLinear(
+      "files with one large set of attributes", false, 20,
+      [&](int count) {
+        Tables tables;
+        std::vector<Tables::Entry> entries = Numbered(count, 0, 2);
+        for (Tables::Entry& entry : entries) entry.ref = tables.FileWithXattrs();
+        return tables.Image(tables.Directory(entries), xattrs, xattr_count);
+      },
+      extract);
+
+  // And it ends.
+  max_steps = 100000;
+  const auto ends = [&](const std::string& what, const Bytes& image) {
+    const SquashfsReader reader(std::make_shared<MemorySource>(image));
+    try {
+      extract(reader);
+      Check(false, what + ": extracted");
+    } catch (const FormatError& error) {
+      Check(strstr(error.what(), "more than 100000 steps of work") != nullptr, what + ": " + error.what());
+    }
+  };
+  Tables with_xattrs;
+  std::vector<Tables::Entry> entries = Numbered(10, 0, 2);
+  for (Tables::Entry& entry : entries) entry.ref = with_xattrs.FileWithXattrs();
+  ends("attributes", with_xattrs.Image(with_xattrs.Directory(entries), xattrs, xattr_count));
+  Tables with_holes;
+  ends("holes", with_holes.Image(with_holes.Directory({{"holes", with_holes.Holes(200000), 2}})));
+  Tables deep;
+  std::vector<Tables::Entry> folders = Numbered(200, 0, 1);
+  for (Tables::Entry& entry : folders) entry.ref = deep.Directory(std::vector<Tables::Entry>{});
+  InodeRef top = deep.Directory(folders);
+  for (int i = 0; i < 100; ++i) top = deep.Directory({{"d", top, 1}});
+  ends("folders far down", deep.Image(top));
+  max_steps = ExtractRequest().max_steps;
+
+  // A way through a listing of two mebibytes, again and again.
+  Tables far;
+  std::vector<Tables::Entry> before;
+  const InodeRef file = far.EmptyFile(8000);
+  for (int i = 0; i < 8000; ++i) before.push_back({"n" + std::to_string(100000 + i) + std::string(240, 'n'), file, 2});
+  std::string way;
+  for (int i = 0; i < 800; ++i) way += "z/../";
+  before.push_back({"y", far.Symlink(way + "z"), 3});
+  before.push_back({"z", far.Directory(std::vector<Tables::Entry>{}), 1});
+  const SquashfsReader reader(std::make_shared<MemorySource>(far.Image(far.Directory(before))));
+  Check(reader.Resolve("/z/../z", true) == reader.Resolve("/z", true), "a way there");
+  CheckError(EBADMSG, "a way through too much", [&] { reader.Resolve("/y", true); });
+}
+
 int Run(int rounds) {
   if (std::system("mksquashfs -version >/dev/null 2>&1") != 0) {
     std::puts("mksquashfs is missing");
@@ -704,6 +971,7 @@ int Run(int rounds) {
   MakeLargeTree(work / "tree");
   MakeSmallTree(work / "small");
   TestIndex();
+  TestWork(work);
   const Snapshot wanted = OfFolder(work / "tree");
   const fs::path image = work / "image";
   for (const char* options :
