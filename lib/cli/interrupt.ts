@@ -23,17 +23,17 @@ const PATIENCE_MS = 350
 /** Where other processes have to undo something, they get the time to be asked, and then killed. */
 const PATIENCE_WITH_HELPERS_MS = 5000
 
-function endWithin(patienceMs: number): void {
+function endWithin(patienceMs: number, withHelpersMs: number): void {
   try {
-    endAfterSignals(undoing, patienceMs)
+    endAfterSignals(undoing, patienceMs, withHelpersMs)
   } catch {
     // Without the addon nothing of ours takes long.
   }
 }
 
-/** From now on others have something to undo. */
+/** From now on there is something to undo that takes its time, children or not: a mount of the kernel's. */
 export function waitForHelpers(): void {
-  endWithin(PATIENCE_WITH_HELPERS_MS)
+  endWithin(PATIENCE_WITH_HELPERS_MS, PATIENCE_WITH_HELPERS_MS)
 }
 
 const controller = new AbortController()
@@ -58,7 +58,7 @@ export function undoOnSignals(): void {
     }
     process.on(signal, handler)
   }
-  endWithin(PATIENCE_MS)
+  endWithin(PATIENCE_MS, PATIENCE_WITH_HELPERS_MS)
 }
 
 /** Ends the process now, whatever its threads still do. */
@@ -74,7 +74,7 @@ export function leave(code: number): never {
 /** From now on `next` gets the signals. The handlers stay: a signal that comes between two of them would be lost. */
 export function passSignalsTo(next: (signal: NodeJS.Signals) => void): void {
   receiver = next
-  endWithin(0)
+  endWithin(0, 0)
   process.on("SIGQUIT", () => {
     next("SIGQUIT")
   })

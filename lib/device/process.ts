@@ -34,11 +34,20 @@ const signalNames = list(oneOf(...(Object.keys(constants.signals) as NodeJS.Sign
  * comes first. Called again, it is the patience that changes.
  *
  * @param patienceMs - 0: handlers alone decide.
+ * @param withChildrenMs - Where this process has children then, which may have something to undo: at least as long.
  * @throws EnvironmentError `ERR_ENV_NO_ADDON`.
  */
-export function endAfterSignals(signals: readonly NodeJS.Signals[], patienceMs: number): void {
+export function endAfterSignals(
+  signals: readonly NodeJS.Signals[],
+  patienceMs: number,
+  withChildrenMs: number,
+): void {
   const numbers = signalNames(signals, "signals").map((name) => constants.signals[name])
-  loadAddon().endAfterSignals({ signals: numbers, patienceMs: milliseconds(patienceMs, "patienceMs") })
+  loadAddon().endAfterSignals({
+    signals: numbers,
+    patienceMs: milliseconds(patienceMs, "patienceMs"),
+    withChildrenMs: milliseconds(withChildrenMs, "withChildrenMs"),
+  })
 }
 
 let overwriting = 0

@@ -363,7 +363,11 @@ export interface NativeAddon {
   /** _exit(2): waits for no thread, as every other way out does. */
   exitNow(options: { readonly status: number }): never
   /** Numbers of signals; patience 0: never. Those that have no handler are left alone. */
-  endAfterSignals(options: { readonly signals: readonly number[]; readonly patienceMs: number }): void
+  endAfterSignals(options: {
+    readonly signals: readonly number[]
+    readonly patienceMs: number
+    readonly withChildrenMs: number
+  }): void
   /** Has free() write over what it frees, where the C library can. */
   overwriteFreed(options: { readonly on: boolean }): void
   /** The descriptor of a file in memory with these bytes, at its start. Not for secrets. */

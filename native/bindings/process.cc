@@ -71,7 +71,8 @@ Napi::Value EndAfterSignals(const Napi::CallbackInfo& info) {
   const Napi::Object options = ReadObject(info[0], "options");
   const std::vector<int> signals = ReadNumbers(options, "signals");
   const std::chrono::milliseconds patience(ReadInt(options, "patienceMs"));
-  Now(info.Env(), [&] { EndAfterSignals(signals, patience); });
+  const std::chrono::milliseconds with_children(ReadInt(options, "withChildrenMs"));
+  Now(info.Env(), [&] { EndAfterSignals(signals, patience, with_children); });
   return info.Env().Undefined();
 }
 

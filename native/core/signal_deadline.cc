@@ -2,6 +2,7 @@
 
 #include <semaphore.h>
 #include <signal.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -15,7 +16,9 @@ namespace sifcrypt {
 namespace {
 
 // What a handler of signals touches: nothing of it is ever destroyed.
-std::atomic<std::chrono::milliseconds::rep> patience_left{0};
+using std::chrono::milliseconds;
+std::atomic<milliseconds::rep> patience_left{0};
+std::atomic<milliseconds::rep> patience_with_children{0};
 std::atomic<int> asked{0};
 sem_t came;
 struct sigaction handled[NSIG];
@@ -32,12 +35,23 @@ void Note(int number, siginfo_t* info, void* context) {
     next.sa_handler(number);
 }
 
+constexpr milliseconds kLookAtChildren{20};
+
+/// They stay for whoever waits for them.
+bool HasChildren() {
+  siginfo_t info;
+  return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
+}
+
 [[noreturn]] void WaitForSignals() {
   for (;;) {
     while (sem_wait(&came) != 0) {
     }
-    std::this_thread::sleep_for(std::chrono::milliseconds(patience_left));
-    // Meanwhile somebody may have come to need them.
+    const auto start = std::chrono::steady_clock::now();
+    std::this_thread::sleep_until(start + milliseconds(patience_left));
+    while (HasChildren() && std::chrono::steady_clock::now() < start + milliseconds(patience_with_children))
+      std::this_thread::sleep_for(kLookAtChildren);
+    // Meanwhile somebody may have come to need the signals.
     if (patience_left > 0) _exit(128 + asked);
     asked = 0;
   }
@@ -56,9 +70,10 @@ void StartWaiting() {
 
 }  // namespace
 
-void EndAfterSignals(const std::vector<int>& signals, std::chrono::milliseconds patience) {
+void EndAfterSignals(const std::vector<int>& signals, milliseconds patience, milliseconds with_children) {
   static std::once_flag started;
   patience_left = patience.count();
+  patience_with_children = with_children.count();
   std::call_once(started, StartWaiting);
   for (const int number : signals) {
     struct sigaction now = {};

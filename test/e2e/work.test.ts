@@ -197,6 +197,18 @@ describe("an interrupted command", () => {
     ],
     "overlay create of a large one": [() => ["overlay", "create", "--size", "16g", at("never.img")], 400],
     "key import of very many keys": [() => ["key", "import", at("ring")], 600],
+    "exec, deriving a key": [() => ["exec", ...unlock, locked, "true"], 500],
+    "exec, deriving the key of an image that is bound": [
+      () => ["exec", ...unlock, "--bind", `${locked}:/data:image-src=/`, base, "true"],
+      500,
+    ],
+    "build from a definition, deriving the key of its base": [
+      () => {
+        writeFileSync(at("locked.def"), `Bootstrap: localimage\nFrom: ${locked}\n`, { mode: 0o644 })
+        return ["build", ...unlock, output, at("locked.def")]
+      },
+      500,
+    ],
     "a key's password, checked by OpenSSL": [() => ["cat", ...opening("pkcs8.der"), locked, "holes"], 500],
     "a key's password, checked by bcrypt": [() => ["cat", ...opening("openssh.pem"), locked, "holes"], 600],
     "a key's password, of PKCS#12": [() => ["cat", ...opening("file.p12"), locked, "holes"], 600],

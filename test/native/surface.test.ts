@@ -96,6 +96,7 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
   endAfterSignals: [
     ["signals", []],
     ["patienceMs", 0],
+    ["withChildrenMs", 0],
   ],
   startFailure: [["last", []]],
   userKeyrings: [["env", {}]],

@@ -13,7 +13,7 @@ import { actionOptions, actionRows, joining } from "../action-options.ts"
 import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { failureReporter } from "../failure.ts"
-import { endWith, interruption, passSignalsTo, waitForHelpers } from "../interrupt.ts"
+import { endWith, interruption, passSignalsTo } from "../interrupt.ts"
 import { cipherRows, openOptions, openRows } from "../opening.ts"
 import { notice } from "../terminal.ts"
 
@@ -84,7 +84,6 @@ function action(name: Action, summary: string, description: string, rest: string
       }
       const running = await withCredentials(flags, false, async (credentials) => {
         await using opened = await open(image, openOptions(flags, credentials))
-        waitForHelpers()
         // This process becomes the payload's attendant: what follows is for a payload that did not start, and for an image
         // that was verified.
         const started = await start(opened, name, argv, { ...asked, ...options, overlayUnlock: credentials })
