@@ -13,3 +13,14 @@ export function alignUp(value: Bytes, unit: Bytes): Bytes {
  * alike.
  */
 export type OnProgress = (done: Bytes, total?: Bytes) => void
+
+/** What counts from nothing again for each of several pieces of work is told as one that only grows. */
+export function accumulated(onProgress: OnProgress): OnProgress {
+  let before: Bytes = 0
+  let last: Bytes = 0
+  return (done, total) => {
+    if (done < last) before += last
+    last = done
+    onProgress(before + done, total === undefined ? undefined : before + total)
+  }
+}

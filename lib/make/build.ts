@@ -28,6 +28,7 @@ import {
   type EncryptedOutputOptions,
   type TreeOptions,
 } from "./write-image.ts"
+import { accumulated } from "../units.ts"
 
 /** What {@link build} makes of what. */
 export interface BuildOptions extends EncryptedOutputOptions, TreeOptions, DefinitionOptions, LayerOptions {
@@ -101,9 +102,11 @@ async function buildSandbox(
   const { output, force = false, update = false } = options
   await checkFolder(output, force, update)
   const target = path.resolve(output)
-  await using work = new DefinitionBuild({ ...options, credentials, encrypted: false }, target)
+  const onProgress = options.onProgress && accumulated(options.onProgress)
+  await using work = new DefinitionBuild({ ...options, onProgress, credentials, encrypted: false }, target)
   await work.run(undefined, update && !force ? target : undefined)
   const { entries, bytes } = await work.copyTo(await realTarget(target), force)
+  onProgress?.(bytes, bytes)
   return { output, encrypted: false, size: bytes, inputBytes: bytes, entries }
 }
 
@@ -152,8 +155,15 @@ export async function build(given: BuildOptions): Promise<BuildResult> {
     if (await isDefinition(options.source)) {
       checkNothingToVerify(options)
       const encrypted = recipients.length > 0
-      await using work = new DefinitionBuild({ ...options, credentials, encrypted }, options.output)
-      return timed(await makeImage(options, recipients, (output) => work.run(output.file.fd)))
+      // Of each base, and of the image then.
+      const onProgress = options.onProgress && accumulated(options.onProgress)
+      await using work = new DefinitionBuild(
+        { ...options, onProgress, credentials, encrypted },
+        options.output,
+      )
+      return timed(
+        await makeImage({ ...options, onProgress }, recipients, (output) => work.run(output.file.fd)),
+      )
     }
     await using source = await openSource(options.source, credentials, options)
     if (options.compression !== undefined && "squashfs" in source.tree)

@@ -5,7 +5,7 @@ import { promisify } from "node:util"
 import { SignatureError } from "../errors.ts"
 import type { SifObject } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
-import type { Bytes, OnProgress } from "../units.ts"
+import { accumulated, type Bytes, type OnProgress } from "../units.ts"
 
 /** Algorithms by their name in the metadata; weaker ones, and ones nobody knows, are refused (CVE-2022-39237). */
 const algorithms: Readonly<Record<string, { readonly name: string; readonly size: Bytes }>> = {
@@ -135,7 +135,7 @@ export class ObjectDigests {
   constructor(image: SifImage, signal?: AbortSignal, onProgress?: OnProgress) {
     this.#image = image
     this.#signal = signal
-    this.#onProgress = onProgress
+    this.#onProgress = onProgress && accumulated(onProgress)
   }
 
   /** @param objects - In the order of their slots; of several, the digest is over all their data, one after the other. */

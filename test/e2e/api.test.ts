@@ -360,6 +360,22 @@ describe("the API", () => {
           build({ output: at("oci.sif"), source: `oci:${vectorPath("oci/layout")}`, onProgress }),
       ],
       [
+        "a build of a definition of two stages",
+        (onProgress) => {
+          const stage = (name: string): string =>
+            `Bootstrap: localimage\nFrom: ${at("folder.sif")}\nStage: ${name}\n`
+          writeFileSync(
+            at("definition"),
+            `${stage("one")}\n${stage("two")}\n%files from one\n  /data/hello /again\n`,
+          )
+          return build({ output: at("defined.sif"), source: at("definition"), onProgress })
+        },
+      ],
+      [
+        "a build into a folder",
+        (onProgress) => build({ output: at("sandbox"), source: at("folder.sif"), sandbox: true, onProgress }),
+      ],
+      [
         "a build of an image",
         (onProgress) => build({ output: at("again.sif"), source: at("folder.sif"), onProgress }),
       ],
