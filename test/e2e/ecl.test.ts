@@ -210,7 +210,7 @@ describe("the execution control list", function () {
     })
     const argv = [process.execPath, file, image("ann"), keys.privateKey]
     const result = await runProgram(argv, { wrapper })
-    assert.equal(result.text, "ERR_ECL_REFUSED\nopened hello\nTypeError\n", result.stderr)
+    assert.equal(result.text, "ERR_ECL_REFUSED\nopened hello\nERR_INVALID_ARG_VALUE\n", result.stderr)
   })
 
   it("is not asked where it is not activated, or not there", async () => {
