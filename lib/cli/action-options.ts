@@ -36,8 +36,6 @@ function number(what: string, parse: (text: string) => number): (texts: Texts) =
   }
 }
 
-const integer = number("not an integer", parseInteger)
-
 const readers: { readonly [K in keyof ExecOptionKinds]: (texts: Texts) => ExecOptionKinds[K] } = {
   flag: truth,
   text: last,
@@ -54,10 +52,14 @@ const readers: { readonly [K in keyof ExecOptionKinds]: (texts: Texts) => ExecOp
       .flatMap((one) => one.split("\n"))
       .filter((line) => line.trim() !== "")
       .map(parseMountSpec),
-  integer,
+  // -1 is without a limit, and what the API takes begins there.
+  integer: number("not an integer from -1 on", (word) => {
+    const value = parseInteger(word)
+    return value >= -1 ? value : Number.NaN
+  }),
   decimal: number("not a number", parseDecimal),
   size: number("no size", (word) => (word === "-1" ? -1 : parseSize(word))),
-  descriptors: integer,
+  descriptors: number("not an integer", parseInteger),
   engine: (texts) => parseEngine(last(texts)),
 }
 /** What adds up if it is given again; of all else the last one counts. */

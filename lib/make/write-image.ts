@@ -354,7 +354,11 @@ class ImageWriter {
         ? (image?.primary.partition.arch ?? architectureDigits(source.architecture ?? process.arch))
         : architectureDigits(options.architecture)
     if (architecture === undefined)
-      throw new RangeError(`SIF has no code for the architecture ${options.architecture ?? process.arch}`)
+      throw new BuildError(
+        "ERR_BUILD_SOURCE",
+        `${source.path}: SIF has no code for the architecture ${options.architecture ?? process.arch}`,
+        { path: source.path },
+      )
     this.#architecture = architecture
     this.#time = options.sourceDateEpoch ?? Math.floor(Date.now() / 1000)
     const id = options.sourceDateEpoch === undefined || encrypted ? undefined : NIL_UUID

@@ -211,6 +211,19 @@ describe("the interpreter and what is meant for others", () => {
     }
   })
 
+  it("a value that nobody can take is a mistake of whoever wrote it, and no defect", async () => {
+    for (const [args, expected] of [
+      [["overlay", "create", "--create-dir", "made", at("overlay.img")], 20],
+      [["overlay", "create", "-S", "--pem-path", keys.publicKey, at("overlay.img")], 20],
+      [["exec", "--pids-limit", "-7", at("image.sif"), "true"], 255],
+      [["build", "--arch", "none", at("none.sif"), folder], 25],
+    ] as const) {
+      const { status, stderr } = await sifcrypt(args)
+      assert.equal(status, expected, stderr)
+      assert.doesNotMatch(stderr, /defect/)
+    }
+  })
+
   it("thousands of words are passed on as they are", async () => {
     const many = Array.from({ length: 2345 }, (_, index) => (index % 7 === 0 ? `-${index}` : `${index}`))
     const { text } = await sifcryptOk([...exec, "echo", "--", ...many])

@@ -1,12 +1,18 @@
+import { InvalidArgumentError } from "commander"
 import { createOverlay, MIN_OVERLAY_SIZE } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { credentialRows, gaveCredentials, withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
-import { each, flag, MEBIBYTES, size, text } from "../values.ts"
+import { each, flag, MEBIBYTES, size } from "../values.ts"
 
 // MiB.
 const LEAST = MIN_OVERLAY_SIZE / MEBIBYTES.worth
 const MAX = 1 << 24
+
+function parseFolder(text: string): string {
+  if (!text.startsWith("/")) throw new InvalidArgumentError("It is an absolute path.")
+  return text
+}
 
 const create = command({
   name: "create",
@@ -23,15 +29,17 @@ const create = command({
       { default: [MIN_OVERLAY_SIZE, `${LEAST}`] },
     ],
     sparse: ["-S, --sparse", "take room on the disk only when it is written", flag],
-    folders: ["--create-dir <dir>", "a folder that it has from the start (repeatable)", each(text)],
+    folders: ["--create-dir <dir>", "a folder that it has from the start (repeatable)", each(parseFolder)],
     encrypt: ["-e, --encrypt", "encrypt it, for everybody whose public key or passphrase is given", flag],
     ...credentialRows,
   },
-  run: async (flags, [output]) => {
+  run: async (flags, [output], command) => {
     const { size, sparse, folders, encrypt } = flags
     const options = { output, size, sparse, folders, signal: interruption }
     // A key that would protect nothing is a mistake.
     if (encrypt === undefined && !gaveCredentials(flags)) await createOverlay(options)
+    else if (sparse === true)
+      command.error("error: an encrypted overlay is not sparse: holes would show what is in use")
     else
       await withCredentials(flags, true, (credentials) =>
         createOverlay({ ...options, encrypt: true, recipients: credentials }),

@@ -171,6 +171,7 @@ describe("actionOptions", () => {
   for (const [args, message] of [
     [["--cpus", "many"], /--cpus: many is not a number/],
     [["--pids-limit", "1.5"], /--pids-limit: 1.5 is not an integer/],
+    [["--cpu-shares", "-2"], /--cpu-shares: -2 is not an integer from -1 on/],
     [["--memory", "1x"], /--memory: 1x is no size/],
     [["--dns", '"1'], /--dns: a quote that is not closed/],
     [["--boot"], /--boot: no init system/],

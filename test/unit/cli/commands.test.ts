@@ -24,6 +24,8 @@ function made(name: string): Command {
 function parsed(name: string, args: readonly string[]): Record<string, unknown> {
   const row = all(commands).find(([one]) => one === name)?.[1]
   return addOptions(new Command(), row?.options ?? {})
+    .exitOverride()
+    .configureOutput({ writeErr: () => undefined })
     .parse(args, { from: "user" })
     .opts()
 }
@@ -99,6 +101,14 @@ describe("addOptions", () => {
     assert.deepEqual(parsed("key newpair", ["--push", "--no-push"]), { push: false })
     assert.deepEqual(parsed("key newpair", ["--no-push", "-U"]), { push: true })
     assert.deepEqual(parsed("key newpair", []), {})
+  })
+
+  it("refuses a value before the API would call it a mistake of the program", () => {
+    for (const args of [
+      ["--create-dir", "made"],
+      ["--size", "1"],
+    ])
+      assert.throws(() => parsed("overlay create", args), { code: "commander.invalidArgument" })
   })
 
   it("takes --verify=FINGERPRINT for --require-signer FINGERPRINT", () => {
