@@ -67,7 +67,7 @@ const lists: ReadonlySet<keyof ExecOptionKinds> = new Set(["words", "assignments
 
 /** `--home <dir>` is `home`. */
 function nameOf(flags: string): string {
-  return /--([a-z-]+)/.exec(flags)?.[1] ?? flags
+  return flags.slice(flags.indexOf("--") + 2).split(" ", 1)[0] ?? flags
 }
 
 interface ActionOption extends Pick<NonNullable<ExecOptionRow[3]>, "adds" | "only" | "joins"> {
@@ -130,19 +130,18 @@ type ActionRows = Readonly<Record<ReturnType<typeof property>, AnyOption>>
 
 /** All of that for commander; {@link actionOptions} reads what comes of it. */
 export function actionRows(action: string): ActionRows {
-  const hidden = (flags: string, help: string): ActionRows => ({
-    [property(nameOf(flags))]: [flags, help, text, { hidden: true }],
-  })
-  const options = actionTable(action).map(({ name, row: [kind, flags, help], variables }): ActionRows => {
-    const value = kind === "flag" ? flag : lists.has(kind) ? each(text) : (word: string) => [word]
-    return { [property(name)]: [flags, help, value, { variables }] }
-  })
-  return Object.assign(
-    {},
-    ...options,
+  const hidden = (flags: string, help: string): [string, AnyOption] => [
+    property(nameOf(flags)),
+    [flags, help, text, { hidden: true }],
+  ]
+  return Object.fromEntries([
+    ...actionTable(action).map(({ name, row: [kind, flags, help], variables }): [string, AnyOption] => {
+      const value = kind === "flag" ? flag : lists.has(kind) ? each(text) : (word: string) => [word]
+      return [property(name), [flags, help, value, { variables }]]
+    }),
     ...absent.map(([flags]) => hidden(flags, "not here")),
     ...unneeded.map((flags) => hidden(flags, "accepted: it changes nothing")),
-  ) as ActionRows
+  ])
 }
 
 /** What joining an instance takes: names of flags, and of options. */
