@@ -16,7 +16,7 @@ import {
 } from "../device/gocryptfs.ts"
 import { GocryptfsError, KeyError } from "../errors.ts"
 import { Secret } from "../key/secret.ts"
-import { FileSystem, type SifObject, type SifPartition } from "../sif/format.ts"
+import { FileSystem, type SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import { writeFully } from "../sif/write.ts"
 import type { Bytes } from "../units.ts"
@@ -26,10 +26,6 @@ import {
   type Lock,
   type LockChange,
   type OpenedForChange,
-  type PreparedChange,
-  type Reader,
-  type SecretCost,
-  type Unlocked,
 } from "./encryption-format.ts"
 
 const BLOCK_SIZE: Bytes = 4096
@@ -77,7 +73,7 @@ export const gocryptfs: Format = {
 
   async readLock(image, partition, { limits }) {
     const layer = await readGocryptfsLayer(plainRange(image, partition), image.path, limits)
-    return new GocryptfsLock(image, partition, layer)
+    return gocryptfsLock({ image, partition, layer })
   },
 }
 
@@ -94,153 +90,126 @@ function randomPassword(): Secret {
   return password
 }
 
-class GocryptfsLock implements Lock {
-  readonly format = gocryptfs
-  readonly rsaReaders: readonly Reader[] = ["apptainer"]
-  readonly passphraseReaders: readonly Reader[] = ["apptainer"]
+/** An outer squashfs and where it lies. */
+interface Place {
   readonly image: SifImage
   readonly partition: SifPartition
   readonly layer: GocryptfsLayer
-
-  constructor(image: SifImage, partition: SifPartition, layer: GocryptfsLayer) {
-    this.image = image
-    this.partition = partition
-    this.layer = layer
-  }
-
-  get marks(): ReadonlySet<string> {
-    return new Set([this.layer.config.mark])
-  }
-
-  get facts(): Lock["facts"] {
-    return { gocryptfs: { cipher: "aes-256-gcm", kdf: "scrypt", cost: describeScrypt(this.layer.config) } }
-  }
-
-  messageCost(): SecretCost {
-    return { keyslot: undefined, kdf: "scrypt", cost: describeScrypt(this.layer.config) }
-  }
-
-  passphraseCosts(current: readonly SifObject[]): readonly SecretCost[] {
-    // One password: a passphrase where it is not the RSA recipients'.
-    return current.length === 0 ? [this.messageCost()] : []
-  }
-
-  keyslotFingerprint(): Promise<undefined> {
-    return Promise.resolve(undefined)
-  }
-
-  async open(secret: Uint8Array, mark?: string): Promise<UnlockedGocryptfs | undefined> {
-    const { config } = this.layer
-    if (mark !== undefined && mark !== config.mark) return undefined
-    const contentKey = await unlockGocryptfs(config, secret)
-    if (contentKey === undefined) return undefined
-    try {
-      return new UnlockedGocryptfs(this, new Secret(contentKey))
-    } finally {
-      contentKey.fill(0)
-    }
-  }
-
-  wrongPassphrase(origins: string): GocryptfsError {
-    const { path } = this.image
-    return new GocryptfsError("ERR_GOCRYPTFS_PASSPHRASE", `${path}: wrong passphrase (${origins})`, { path })
-  }
-
-  staleMessage(message: number): GocryptfsError {
-    const { path } = this.image
-    return new GocryptfsError(
-      "ERR_GOCRYPTFS_CONFIG",
-      `${path}: the secret in crypto message ${message} does not open the configuration: one of the two was replaced`,
-      { path },
-    )
-  }
 }
 
-class UnlockedGocryptfs implements Unlocked {
-  readonly lock: GocryptfsLock
-  readonly dataKey: Secret
-  readonly segment = undefined
-  readonly kernelOnly = undefined
-  readonly dmCrypt = undefined
+function gocryptfsLock(place: Place): Lock {
+  const { config, file } = place.layer
+  const { path } = place.image
+  const cost = { keyslot: undefined, kdf: "scrypt", cost: describeScrypt(config) } as const
+  const lock: Lock = {
+    format: gocryptfs,
+    marks: new Set([config.mark]),
+    facts: { gocryptfs: { cipher: "aes-256-gcm", kdf: cost.kdf, cost: cost.cost } },
+    rsaReaders: ["apptainer"],
+    passphraseReaders: ["apptainer"],
+    messageCost: () => cost,
+    // One password: a passphrase where it is not the RSA recipients'.
+    passphraseCosts: (current) => (current.length === 0 ? [cost] : []),
+    keyslotFingerprint: () => Promise.resolve(undefined),
 
-  constructor(lock: GocryptfsLock, contentKey: Secret) {
-    this.lock = lock
-    this.dataKey = contentKey
+    async open(secret, mark) {
+      if (mark !== undefined && mark !== config.mark) return undefined
+      const contentKey = await unlockGocryptfs(config, secret)
+      if (contentKey === undefined) return undefined
+      const dataKey = new Secret(contentKey)
+      contentKey.fill(0)
+      return {
+        lock,
+        dataKey,
+        segment: undefined,
+        kernelOnly: undefined,
+        dmCrypt: undefined,
+        get cipher() {
+          return { type: "gocryptfs", key: dataKey.bytes, file } as const
+        },
+        otherKeyslots: () => [],
+        change: (opened) => gocryptfsChange(place, opened),
+      }
+    },
+
+    wrongPassphrase: (origins) =>
+      new GocryptfsError("ERR_GOCRYPTFS_PASSPHRASE", `${path}: wrong passphrase (${origins})`, { path }),
+    staleMessage: (message) =>
+      new GocryptfsError(
+        "ERR_GOCRYPTFS_CONFIG",
+        `${path}: the secret in crypto message ${message} does not open the configuration: one of the two was replaced`,
+        { path },
+      ),
+  }
+  return lock
+}
+
+function gocryptfsChange(
+  { image, partition, layer }: Place,
+  { file, secret, recipient }: OpenedForChange,
+): LockChange {
+  const { path } = image
+  // Whatever messages there are: it is the password.
+  const passphrase = recipient === undefined
+  const impossible = (what: string): never => {
+    throw new GocryptfsError("ERR_GOCRYPTFS_RECIPIENTS", `${path}: ${what}`, { path })
   }
 
-  get cipher(): Unlocked["cipher"] {
-    return { type: "gocryptfs", key: this.dataKey.bytes, file: this.lock.layer.file }
+  const findPlace = async (): Promise<ConfigPlace> => {
+    const place = await findConfig(plainRange(image, partition), path)
+    if (place === undefined)
+      return impossible("its gocryptfs.conf is compressed with other data, and cannot be replaced in place")
+    const offset = partition.offset + place.offset
+    if (Math.floor(offset / BLOCK_SIZE) !== Math.floor((offset + place.size - 1) / BLOCK_SIZE))
+      return impossible("its gocryptfs.conf lies across two blocks, and cannot be replaced in one write")
+    return { offset, size: place.size }
   }
 
-  otherKeyslots(): readonly [] {
-    return []
-  }
+  return {
+    passphrases: passphrase ? [0] : [],
+    openedBy: passphrase ? 0 : undefined,
 
-  change({ file, secret, recipient }: OpenedForChange): LockChange {
-    const { image, partition, layer } = this.lock
-    const { path } = image
-    // Whatever messages there are: it is the password.
-    const passphrase = recipient === undefined
-    const impossible = (what: string): never => {
-      throw new GocryptfsError("ERR_GOCRYPTFS_RECIPIENTS", `${path}: ${what}`, { path })
-    }
+    requirePassphrase() {
+      throw new KeyError("ERR_KEY_RECIPIENT", `${path}: a gocryptfs image has no keyslots`, { path })
+    },
 
-    const findPlace = async (): Promise<ConfigPlace> => {
-      const place = await findConfig(plainRange(image, partition), path)
-      if (place === undefined)
-        return impossible("its gocryptfs.conf is compressed with other data, and cannot be replaced in place")
-      const offset = partition.offset + place.offset
-      if (Math.floor(offset / BLOCK_SIZE) !== Math.floor((offset + place.size - 1) / BLOCK_SIZE))
-        return impossible("its gocryptfs.conf lies across two blocks, and cannot be replaced in one write")
-      return { offset, size: place.size }
-    }
-
-    return {
-      passphrases: passphrase ? [0] : [],
-      openedBy: passphrase ? 0 : undefined,
-
-      requirePassphrase(): never {
-        throw new KeyError("ERR_KEY_RECIPIENT", `${path}: a gocryptfs image has no keyslots`, { path })
-      },
-
-      async replace({ rsa, passphrases }): Promise<PreparedChange> {
-        if (passphrases.length > 0)
-          impossible("a gocryptfs image has one password: a passphrase cannot be added to it")
-        if (passphrase) {
-          if (rsa)
-            impossible(
-              "a gocryptfs image has one password, here a passphrase: an RSA recipient would have to be told it",
-            )
-          return { secret: Buffer.alloc(0), mark: "", write: undefined, [Symbol.dispose]: () => undefined }
-        }
-        const place = await findPlace()
-        const password = randomPassword()
-        try {
-          const written = await rewrapGocryptfs(
-            layer.config,
-            secret.bytes,
-            password.bytes,
-            RANDOM_SECRET_SCRYPT,
-            place.size,
+    async replace({ rsa, passphrases }) {
+      if (passphrases.length > 0)
+        impossible("a gocryptfs image has one password: a passphrase cannot be added to it")
+      if (passphrase) {
+        if (rsa)
+          impossible(
+            "a gocryptfs image has one password, here a passphrase: an RSA recipient would have to be told it",
           )
-          if (written === undefined)
-            return impossible(`its gocryptfs.conf has ${place.size} bytes, and another one needs more`)
-          return {
-            secret: password.bytes,
-            mark: written.mark,
-            write: async () => {
-              await writeFully(file, written.config, place.offset)
-              await file.sync()
-            },
-            [Symbol.dispose]: () => {
-              password.wipe()
-            },
-          }
-        } catch (error) {
-          password.wipe()
-          throw error
+        return { secret: Buffer.alloc(0), mark: "", write: undefined, [Symbol.dispose]: () => undefined }
+      }
+      const place = await findPlace()
+      const password = randomPassword()
+      try {
+        const written = await rewrapGocryptfs(
+          layer.config,
+          secret.bytes,
+          password.bytes,
+          RANDOM_SECRET_SCRYPT,
+          place.size,
+        )
+        if (written === undefined)
+          return impossible(`its gocryptfs.conf has ${place.size} bytes, and another one needs more`)
+        return {
+          secret: password.bytes,
+          mark: written.mark,
+          write: async () => {
+            await writeFully(file, written.config, place.offset)
+            await file.sync()
+          },
+          [Symbol.dispose]: () => {
+            password.wipe()
+          },
         }
-      },
-    }
+      } catch (error) {
+        password.wipe()
+        throw error
+      }
+    },
   }
 }

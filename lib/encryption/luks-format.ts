@@ -16,8 +16,6 @@ import {
   type LockChange,
   type OpenedForChange,
   type Openers,
-  type PreparedChange,
-  type Reader,
   type SecretCost,
   type Unlocked,
 } from "./encryption-format.ts"
@@ -53,7 +51,7 @@ export const luks: Format = {
 
   async readLock(image, partition, policy) {
     const header = await parseLuksHeader(readerOf(image, partition), partition, policy)
-    return new LuksLock(image, partition, header)
+    return luksLock({ image, partition, header })
   },
 }
 
@@ -81,213 +79,168 @@ function keyslotsFor(
   ]
 }
 
-class LuksLock implements Lock {
-  readonly format = luks
-  readonly rsaReaders: readonly Reader[] = ["apptainer", "singularity"]
-  readonly passphraseReaders: readonly Reader[] = ["apptainer", "singularity", "cryptsetup"]
+/** A header and where it lies. */
+interface Place {
   readonly image: SifImage
   readonly partition: SifPartition
   readonly header: LuksHeader
+}
 
-  constructor(image: SifImage, partition: SifPartition, header: LuksHeader) {
-    this.image = image
-    this.partition = partition
-    this.header = header
-  }
+/** The keyslot of a message; an unmarked one's is known if there is one only. */
+function keyslotOf({ extra }: SifObject, { keyslots }: LuksHeader): number | undefined {
+  const mark = messageMark(extra)
+  if (mark !== undefined) return keyslots.find((keyslot) => keyslot.mark === mark)?.id
+  return keyslots.length === 1 ? keyslots[0]?.id : undefined
+}
 
-  get marks(): ReadonlySet<string> {
-    return new Set(this.header.keyslots.map(({ mark }) => mark))
-  }
-
-  get facts(): Lock["facts"] {
-    const { segment, keyslots } = this.header
-    const { cipher, keySize, sectorSize } = segment
-    return {
-      luks: {
-        cipher,
-        keySize,
-        sectorSize,
-        keyslots: keyslots.map(({ id, kdf, cost }) => ({ id, kdf: kdf.type, cost })),
-      },
-    }
-  }
-
-  /** The keyslot of a message; an unmarked one's is known if there is one only. */
-  keyslotOf(message: SifObject): number | undefined {
-    const { keyslots } = this.header
-    const mark = messageMark(message.extra)
-    if (mark !== undefined) return keyslots.find((keyslot) => keyslot.mark === mark)?.id
-    return keyslots.length === 1 ? keyslots[0]?.id : undefined
-  }
-
-  #costOf(id: number | undefined): SecretCost {
-    const keyslot = this.header.keyslots.find((one) => one.id === id)
+function luksLock(place: Place): Lock {
+  const { image, partition, header } = place
+  const { segment, keyslots, stored } = header
+  const { path } = image
+  const costOf = (id: number | undefined): SecretCost => {
+    const keyslot = keyslots.find((one) => one.id === id)
     return { keyslot: keyslot?.id, kdf: keyslot?.kdf.type, cost: keyslot?.cost }
   }
+  const { cipher, keySize, sectorSize } = segment
+  const facts = keyslots.map(({ id, kdf, cost }) => ({ id, kdf: kdf.type, cost }))
+  const lock: Lock = {
+    format: luks,
+    marks: new Set(keyslots.map(({ mark }) => mark)),
+    facts: { luks: { cipher, keySize, sectorSize, keyslots: facts } },
+    rsaReaders: ["apptainer", "singularity"],
+    passphraseReaders: ["apptainer", "singularity", "cryptsetup"],
+    messageCost: (message) => costOf(keyslotOf(message, header)),
 
-  messageCost(message: SifObject): SecretCost {
-    return this.#costOf(this.keyslotOf(message))
-  }
+    passphraseCosts(current) {
+      const taken = new Set(current.map((message) => keyslotOf(message, header)))
+      return keyslots.filter(({ id }) => !taken.has(id)).map(({ id }) => costOf(id))
+    },
 
-  passphraseCosts(current: readonly SifObject[]): readonly SecretCost[] {
-    const taken = new Set(current.map((message) => this.keyslotOf(message)))
-    return this.header.keyslots.filter(({ id }) => !taken.has(id)).map(({ id }) => this.#costOf(id))
-  }
+    async keyslotFingerprint(keyslot) {
+      const area = stored.areas.get(keyslot)
+      if (area === undefined) return undefined
+      const hash = createHash("sha256").update("sifcrypt keyslot\0")
+      hash.update(`${JSON.stringify(stored.document.keyslots[String(keyslot)])}\0`)
+      hash.update(await image.reader.read(partition.offset + area.offset, area.size))
+      return `SHA256:${hash.digest("base64").replaceAll("=", "")}`
+    },
 
-  async keyslotFingerprint(keyslot: number): Promise<string | undefined> {
-    const { image, partition, header } = this
-    const area = header.stored.areas.get(keyslot)
-    if (area === undefined) return undefined
-    const hash = createHash("sha256").update("sifcrypt keyslot\0")
-    hash.update(`${JSON.stringify(header.stored.document.keyslots[String(keyslot)])}\0`)
-    hash.update(await image.reader.read(partition.offset + area.offset, area.size))
-    return `SHA256:${hash.digest("base64").replaceAll("=", "")}`
-  }
-
-  async open(secret: Uint8Array, mark?: string): Promise<UnlockedLuks | undefined> {
-    const { image, partition, header } = this
-    const named = mark === undefined ? undefined : header.keyslots.find((keyslot) => keyslot.mark === mark)
-    if (mark !== undefined && named === undefined) return undefined
-    try {
-      const range = plainRange(image, partition)
-      const { volumeKey, keyslot } = await unlockLuks({
-        ...range,
-        header,
-        secret,
-        path: image.path,
-        keyslot: named?.id,
-      })
+    async open(secret, mark) {
+      const named = mark === undefined ? undefined : keyslots.find((keyslot) => keyslot.mark === mark)
+      if (mark !== undefined && named === undefined) return undefined
       try {
-        return new UnlockedLuks(this, new Secret(volumeKey), keyslot)
-      } finally {
-        volumeKey.fill(0)
+        const range = plainRange(image, partition)
+        const opened = await unlockLuks({ ...range, header, secret, path, keyslot: named?.id })
+        try {
+          return unlockedLuks(lock, place, new Secret(opened.volumeKey), opened.keyslot)
+        } finally {
+          opened.volumeKey.fill(0)
+        }
+      } catch (error) {
+        if (error instanceof LuksError && error.code === "ERR_LUKS_PASSPHRASE") return undefined
+        throw error
       }
-    } catch (error) {
-      if (error instanceof LuksError && error.code === "ERR_LUKS_PASSPHRASE") return undefined
-      throw error
-    }
-  }
+    },
 
-  wrongPassphrase(origins: string): LuksError {
-    const { path } = this.image
-    return new LuksError("ERR_LUKS_PASSPHRASE", `${path}: wrong passphrase (${origins})`, { path })
+    wrongPassphrase: (origins) =>
+      new LuksError("ERR_LUKS_PASSPHRASE", `${path}: wrong passphrase (${origins})`, { path }),
+    staleMessage: (message) =>
+      new LuksError(
+        "ERR_LUKS_HEADER",
+        `${path}: the secret in crypto message ${message} opens no keyslot: one of the two was replaced`,
+        { path },
+      ),
   }
+  return lock
+}
 
-  staleMessage(message: number): LuksError {
-    const { path } = this.image
-    return new LuksError(
-      "ERR_LUKS_HEADER",
-      `${path}: the secret in crypto message ${message} opens no keyslot: one of the two was replaced`,
-      { path },
-    )
+/** @param keyslot - The one that the secret opened. */
+function unlockedLuks(lock: Lock, place: Place, dataKey: Secret, keyslot: number): Unlocked {
+  const { header } = place
+  const { cipher, offset, size, sectorSize, ivTweak } = header.segment
+  return {
+    lock,
+    dataKey,
+    segment: { offset, size },
+    kernelOnly: cipher === USERSPACE_CIPHER ? undefined : cipher,
+    dmCrypt: header,
+    get cipher() {
+      return { type: "xts", key: dataKey.bytes, sectorSize, ivTweak } as const
+    },
+    otherKeyslots(messages) {
+      const marks = messages.map(({ extra }) => messageMark(extra))
+      return header.keyslots.flatMap(({ id, mark }) => (id === keyslot || marks.includes(mark) ? [] : [id]))
+    },
+    change: (opened) => luksChange(place, opened, dataKey, keyslot),
   }
 }
 
-class UnlockedLuks implements Unlocked {
-  readonly lock: LuksLock
-  readonly dataKey: Secret
-  /** The one that the secret opened. */
-  readonly #keyslot: number
-
-  constructor(lock: LuksLock, volumeKey: Secret, keyslot: number) {
-    this.lock = lock
-    this.dataKey = volumeKey
-    this.#keyslot = keyslot
+/** The keyslots that the RSA recipients' secrets open. Never the one that a passphrase opened, whatever a message says. */
+function rsaKeyslots(
+  { image, header }: Place,
+  { messages, recipient }: OpenedForChange,
+  keyslot: number,
+): number[] {
+  if (messages.length === 0) return []
+  const others = header.keyslots.flatMap(({ id }) => (id === keyslot ? [] : [id]))
+  const known = new Set<number>(recipient === undefined ? [] : [keyslot])
+  for (const message of messages) {
+    const id = keyslotOf(message, header)
+    if (id !== undefined && others.includes(id)) known.add(id)
   }
-
-  get segment(): Unlocked["segment"] {
-    const { offset, size } = this.lock.header.segment
-    return { offset, size }
-  }
-
-  get cipher(): Unlocked["cipher"] {
-    const { sectorSize, ivTweak } = this.lock.header.segment
-    return { type: "xts", key: this.dataKey.bytes, sectorSize, ivTweak }
-  }
-
-  get kernelOnly(): string | undefined {
-    const { cipher } = this.lock.header.segment
-    return cipher === USERSPACE_CIPHER ? undefined : cipher
-  }
-
-  get dmCrypt(): Unlocked["dmCrypt"] {
-    return this.lock.header
-  }
-
-  otherKeyslots(messages: readonly SifObject[]): readonly number[] {
-    const marks = messages.map(({ extra }) => messageMark(extra))
-    return this.lock.header.keyslots.flatMap(({ id, mark }) =>
-      id === this.#keyslot || marks.includes(mark) ? [] : [id],
+  const isUnmarked = ({ extra }: SifObject): boolean => messageMark(extra) === undefined
+  if (!messages.some(isUnmarked) || known.size > 0) return [...known]
+  // A passphrase opened, and a peer made the messages: the other keyslot is theirs if there is one only.
+  if (others.length > 1)
+    throw new KeyError(
+      "ERR_KEY_MISSING",
+      `${image.path}: which of ${header.keyslots.length} keyslots is for the RSA recipients can only be told with a private key`,
+      { path: image.path },
     )
+  return others
+}
+
+function luksChange(place: Place, opened: OpenedForChange, dataKey: Secret, openedBy: number): LockChange {
+  const { image, partition, header } = place
+  const ofRsa = rsaKeyslots(place, opened, openedBy)
+  const refuse = (what: string): never => {
+    throw new KeyError("ERR_KEY_RECIPIENT", `${image.path}: ${what}`, { path: image.path })
   }
+  return {
+    passphrases: header.keyslots.flatMap(({ id }) => (ofRsa.includes(id) ? [] : [id])),
+    openedBy: opened.recipient === undefined ? openedBy : undefined,
 
-  /** The keyslots that the RSA recipients' secrets open. Never the one that a passphrase opened, whatever a message says. */
-  #rsaKeyslots({ messages, recipient }: OpenedForChange): number[] {
-    const { image, header } = this.lock
-    if (messages.length === 0) return []
-    const others = header.keyslots.flatMap(({ id }) => (id === this.#keyslot ? [] : [id]))
-    const known = new Set<number>(recipient === undefined ? [] : [this.#keyslot])
-    for (const message of messages) {
-      const id = this.lock.keyslotOf(message)
-      if (id !== undefined && others.includes(id)) known.add(id)
-    }
-    const isUnmarked = ({ extra }: SifObject): boolean => messageMark(extra) === undefined
-    if (!messages.some(isUnmarked) || known.size > 0) return [...known]
-    // A passphrase opened, and a peer made the messages: the other keyslot is theirs if there is one only.
-    if (others.length > 1)
-      throw new KeyError(
-        "ERR_KEY_MISSING",
-        `${image.path}: which of ${header.keyslots.length} keyslots is for the RSA recipients can only be told with a private key`,
-        { path: image.path },
-      )
-    return others
-  }
+    requirePassphrase(keyslot) {
+      if (!header.keyslots.some(({ id }) => id === keyslot)) refuse(`there is no keyslot ${keyslot}`)
+      if (ofRsa.includes(keyslot)) refuse(`keyslot ${keyslot} belongs to the RSA recipients`)
+    },
 
-  change(opened: OpenedForChange): LockChange {
-    const { dataKey } = this
-    const { image, partition, header } = this.lock
-    const { file, recipient } = opened
-    const ofRsa = this.#rsaKeyslots(opened)
-    const refuse = (what: string): never => {
-      throw new KeyError("ERR_KEY_RECIPIENT", `${image.path}: ${what}`, { path: image.path })
-    }
-
-    return {
-      passphrases: header.keyslots.flatMap(({ id }) => (ofRsa.includes(id) ? [] : [id])),
-      openedBy: recipient === undefined ? this.#keyslot : undefined,
-
-      requirePassphrase(keyslot): void {
-        if (!header.keyslots.some(({ id }) => id === keyslot)) refuse(`there is no keyslot ${keyslot}`)
-        if (ofRsa.includes(keyslot)) refuse(`keyslot ${keyslot} belongs to the RSA recipients`)
-      },
-
-      async replace({ remove, ...openers }): Promise<PreparedChange> {
-        const secret = freshSecret()
-        try {
-          const add = keyslotsFor(secret, openers)
-          const gone = [...ofRsa, ...remove]
-          const changed =
-            add.length + gone.length === 0
-              ? undefined
-              : await changeKeyslots({ header, volumeKey: dataKey.bytes, add, remove: gone })
-          const added = changed?.header.keyslots.find(({ id }) => id === changed.added[0])
-          return {
-            secret: secret.bytes,
-            mark: added?.mark ?? "",
-            write:
-              changed &&
-              (async (): Promise<void> => {
-                await applyLuksSteps(file, partition.offset, changed.steps)
-              }),
-            [Symbol.dispose]: () => {
-              secret.wipe()
-            },
-          }
-        } catch (error) {
-          secret.wipe()
-          throw error
+    async replace({ remove, ...openers }) {
+      const secret = freshSecret()
+      try {
+        const add = keyslotsFor(secret, openers)
+        const gone = [...ofRsa, ...remove]
+        const changed =
+          add.length + gone.length === 0
+            ? undefined
+            : await changeKeyslots({ header, volumeKey: dataKey.bytes, add, remove: gone })
+        const added = changed?.header.keyslots.find(({ id }) => id === changed.added[0])
+        return {
+          secret: secret.bytes,
+          mark: added?.mark ?? "",
+          write:
+            changed &&
+            (async (): Promise<void> => {
+              await applyLuksSteps(opened.file, partition.offset, changed.steps)
+            }),
+          [Symbol.dispose]: () => {
+            secret.wipe()
+          },
         }
-      },
-    }
+      } catch (error) {
+        secret.wipe()
+        throw error
+      }
+    },
   }
 }
