@@ -80,7 +80,7 @@ async function askPassphrase(confirm: boolean): Promise<Buffer> {
     } finally {
       if (!same) passphrase.fill(0)
     }
-    if (!same) throw new KeyError("ERR_KEY_MISSING", "the two passphrases differ")
+    if (!same) throw new KeyError("ERR_KEY_MISMATCH", "the two passphrases differ")
   }
   return passphrase
 }

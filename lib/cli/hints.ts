@@ -8,7 +8,8 @@ const hints: Partial<Record<ErrorCode, string>> = {
     "`sifcrypt sif list` shows what is there: name the object by its ID, or delete what does not belong (`apptainer sif del`)",
   ERR_KEY_MISSING:
     "give --pem-path FILE, --passphrase or --passphrase-file FILE, or set APPTAINER_ENCRYPTION_PEM_PATH or _PASSPHRASE",
-  ERR_KEY_MISMATCH: "use the private key that belongs to the public key the image was built with",
+  ERR_KEY_MISMATCH:
+    "use the private key that belongs to the public key the image was built with; a passphrase that is typed twice is the same both times",
   ERR_KEY_FORMAT: "`openssl rsa -in KEY -noout -text` shows whether the file holds an RSA key",
   ERR_KEY_PUBLIC: "opening takes the private key; the public one is for building",
   ERR_KEY_TYPE: "images are encrypted for RSA keys: `sifcrypt cert create` or `openssl genrsa` makes one",

@@ -56,6 +56,14 @@ describe("docs/errors.md", () => {
     assert.deepEqual([...documented.keys()].sort(), [...codes].sort())
   })
 
+  it("has every class there is, and no other", () => {
+    const classes = Object.values(api).filter(
+      (one) => typeof one === "function" && one.prototype instanceof api.ContainerError,
+    ) as (typeof api.ContainerError)[]
+    const listed = [...read("docs/errors.md").matchAll(/^\| `(\w+Error)`/gm)].map(([, name]) => name)
+    assert.deepEqual(listed.toSorted(), classes.map(({ name }) => name).toSorted())
+  })
+
   it("gives the exit status that the command ends with", () => {
     for (const code of codes)
       assert.match(documented.get(code) ?? "", new RegExp(`^\\s*Exit status ${exitCodeFor(code)}\\.`), code)
