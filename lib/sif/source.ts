@@ -1,6 +1,6 @@
 // Where the bytes of an image come from: a file or a buffer.
-import { constants } from "node:fs"
-import { open, type FileHandle } from "node:fs/promises"
+import type { Stats } from "node:fs"
+import { open, stat, type FileHandle } from "node:fs/promises"
 import { SifError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 
@@ -40,15 +40,18 @@ export class FileReader implements ByteReader {
     this.size = size
   }
   static async open(path: string): Promise<FileReader> {
-    // A pipe is refused below, and not waited for.
-    const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
+    const check = (info: Stats): void => {
+      if (info.isFile()) return
+      const what = info.isDirectory() ? "a folder" : "not a regular file"
+      throw new SifError("ERR_SIF_MAGIC", `not a SIF image: ${what}`)
+    }
+    // Looked at before, since opening a pipe waits for somebody who writes; not with O_NONBLOCK, which file systems with tapes obey.
+    const before = await stat(path).catch(() => undefined)
+    if (before !== undefined) check(before)
+    const file = await open(path, "r")
     try {
       const info = await file.stat()
-      if (!info.isFile())
-        throw new SifError(
-          "ERR_SIF_MAGIC",
-          `not a SIF image: ${info.isDirectory() ? "a folder" : "not a regular file"}`,
-        )
+      check(info)
       return new FileReader(file, info.size)
     } catch (error) {
       await file.close()
