@@ -5,7 +5,7 @@ import { given, type OptionRows } from "./command.ts"
 import { interruption } from "./interrupt.ts"
 import { kdfRows, passphraseKdf, type KdfFlags } from "./kdf.ts"
 import { errors, print } from "./output.ts"
-import { humanBytes, notice, printable, Progress } from "./terminal.ts"
+import { humanBytes, notice, printable, withProgress } from "./terminal.ts"
 import { flag } from "./values.ts"
 
 export interface OutputFlags {
@@ -57,19 +57,9 @@ export async function showMaking(
   flags: OutputFlags,
   make: (options: OutputOptions) => Promise<BuildResult>,
 ): Promise<void> {
-  const progress = new Progress(label)
-  const options: OutputOptions = {
-    output,
-    force: flags.force === true,
-    signal: interruption,
-    onProgress: (bytes) => {
-      progress.update(bytes)
-    },
-    onNotice: notice,
-  }
-  const result = await make(options).finally(() => {
-    progress.done()
-  })
+  const result = await withProgress(label, (onProgress) =>
+    make({ output, force: flags.force === true, signal: interruption, onProgress, onNotice: notice }),
+  )
   if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
   else if (errors().isTTY)
     notice(

@@ -1,7 +1,7 @@
 // Writing to standard output, waiting for slow readers and ending quietly when the reader goes away.
 import { Readable } from "node:stream"
 import { pipeline } from "node:stream/promises"
-import { printableLines } from "../printable.ts"
+import { printable, printableLines } from "../printable.ts"
 import { interruption } from "./interrupt.ts"
 
 /** Writes all chunks; returns early when the reader has closed the pipe (`| head`). */
@@ -20,6 +20,22 @@ export async function writeAll(
 /** Writes lines, or JSON, to standard output. */
 export async function print(text: string): Promise<void> {
   await writeAll(output(), [Buffer.from(printableLines(text))])
+}
+
+/** Writes lines that have words of others in them: each stays one. */
+export async function printLines(lines: readonly string[]): Promise<void> {
+  await print(lines.map((line) => `${printable(line)}\n`).join(""))
+}
+
+/** Lines with cells below each other. */
+export function columns(rows: readonly (readonly string[])[], gap = "  "): string[] {
+  const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((row) => (row[i] ?? "").length)))
+  return rows.map((row) =>
+    row
+      .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+      .join(gap)
+      .trimEnd(),
+  )
 }
 
 const used = new Set<NodeJS.WriteStream>()

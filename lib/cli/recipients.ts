@@ -3,6 +3,7 @@ import type { CredentialSource, Recipient, StayOptions } from "../index.ts"
 import type { OptionRows } from "./command.ts"
 import { parseDescriptor, withCredentials } from "./credentials.ts"
 import { interruption } from "./interrupt.ts"
+import { columns } from "./output.ts"
 import { printable, promptLine } from "./terminal.ts"
 import { each, eachOf, flag, text } from "./values.ts"
 
@@ -63,16 +64,7 @@ function row(recipient: Recipient): readonly string[] {
 /** For people. */
 export function recipientTable(recipients: readonly Recipient[]): string {
   const rows = [headings, ...recipients.map(row)].map((cells) => cells.map(printable))
-  const widths = headings.map((_, column) => Math.max(...rows.map((cells) => cells[column]?.length ?? 0)))
-  return rows
-    .map(
-      (cells) =>
-        `${cells
-          .map((cell, column) => cell.padEnd(widths[column] ?? 0))
-          .join("  ")
-          .trimEnd()}\n`,
-    )
-    .join("")
+  return `${columns(rows).join("\n")}\n`
 }
 
 export type StayFlags = Pick<StayOptions, "keep">

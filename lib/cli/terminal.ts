@@ -73,6 +73,19 @@ export class Progress {
   }
 }
 
+/** Shows the progress of `work` meanwhile. */
+export async function withProgress<T>(
+  label: string,
+  work: (onProgress: (bytes: number) => void) => Promise<T>,
+): Promise<T> {
+  const progress = new Progress(label)
+  return await work((bytes) => {
+    progress.update(bytes)
+  }).finally(() => {
+    progress.done()
+  })
+}
+
 /** Bytes that are read as one secret; what is longer is refused, never cut. */
 export const MAX_SECRET_SIZE = 8192
 

@@ -3,8 +3,8 @@ import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { openOptions, openRows } from "../opening.ts"
-import { errors, output, print, writeAll } from "../output.ts"
-import { humanBytes, notice, printable, Progress } from "../terminal.ts"
+import { errors, output, print, printLines, writeAll } from "../output.ts"
+import { humanBytes, notice, printable, withProgress } from "../terminal.ts"
 import { flag } from "../values.ts"
 import { printableLines } from "../../printable.ts"
 
@@ -139,19 +139,16 @@ export const extract: CommandRow = command({
   ],
   options: { json: ["--json", "print the result as JSON", flag], ...openRows },
   run: async (flags, [image, dir, paths]) => {
-    const progress = new Progress(`extracting ${image}`)
-    const result = await withCredentials(flags, false, async (credentials) => {
-      await using opened = await open(image, { ...openOptions(flags, credentials), purpose: "read" })
-      return await opened.extract(dir, {
-        paths: paths.length === 0 ? ["/"] : paths,
-        signal: interruption,
-        onProgress: (bytes) => {
-          progress.update(bytes)
-        },
-      })
-    }).finally(() => {
-      progress.done()
-    })
+    const result = await withProgress(`extracting ${image}`, (onProgress) =>
+      withCredentials(flags, false, async (credentials) => {
+        await using opened = await open(image, { ...openOptions(flags, credentials), purpose: "read" })
+        return await opened.extract(dir, {
+          paths: paths.length === 0 ? ["/"] : paths,
+          signal: interruption,
+          onProgress,
+        })
+      }),
+    )
     if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
     else if (errors().isTTY) notice(`${String(result.entries)} entries, ${humanBytes(result.bytes)}`)
   },
@@ -188,6 +185,6 @@ export const info: CommandRow = command({
       `Signatures:   ${signatureText(facts)}`,
       `Readable without a key: ${facts.readable.length === 0 ? "nothing but sizes" : facts.readable.join(", ")}`,
     ]
-    await print(`${lines.map(printable).join("\n")}\n`)
+    await printLines(lines)
   },
 })

@@ -2,8 +2,7 @@ import { checkExecution, type ExecutionVerdict } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { exitCodeFor } from "../exit-codes.ts"
 import { interruption } from "../interrupt.ts"
-import { print } from "../output.ts"
-import { printable } from "../terminal.ts"
+import { print, printLines } from "../output.ts"
 import { flag } from "../values.ts"
 
 function lines({ path, allowed, reason, file, active, folder, group, signers }: ExecutionVerdict): string[] {
@@ -32,12 +31,7 @@ const check = command({
     const verdict = await checkExecution(image, { signal: interruption })
     if (!verdict.allowed) process.exitCode = exitCodeFor("ERR_ECL_REFUSED")
     if (json === true) await print(`${JSON.stringify(verdict)}\n`)
-    else
-      await print(
-        lines(verdict)
-          .map((line) => `${printable(line)}\n`)
-          .join(""),
-      )
+    else await printLines(lines(verdict))
   },
 })
 

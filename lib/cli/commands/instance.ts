@@ -16,8 +16,8 @@ import { command, type CommandRow, type OptionRows } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { interruption, waitForHelpers } from "../interrupt.ts"
 import { cipherRows, openOptions, openRows } from "../opening.ts"
-import { output, print, writeAll } from "../output.ts"
-import { notice, printable } from "../terminal.ts"
+import { columns, output, print, printLines, writeAll } from "../output.ts"
+import { humanBytes, notice, printable } from "../terminal.ts"
 import { duration, flag, SECONDS, text } from "../values.ts"
 
 function parseSignal(text: string): NodeJS.Signals {
@@ -74,15 +74,6 @@ async function end(name: string | undefined, flags: StopFlags): Promise<void> {
   for (const result of results) if (result.status === "rejected") throw result.reason
 }
 
-/** Cells below each other, as the peers lay them out. */
-function columns(rows: readonly (readonly string[])[]): string {
-  const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((row) => (row[i] ?? "").length)))
-  return rows
-    .map((row) => row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("    "))
-    .map((line) => `${line.trimEnd()}\n`)
-    .join("")
-}
-
 async function show(
   pattern: string | undefined,
   flags: { readonly json?: true; readonly logs?: true },
@@ -110,19 +101,18 @@ async function show(
         : [name, String(pid), "", printable(image), engine],
     ),
   ]
-  await print(columns(rows))
+  await printLines(columns(rows, GAP))
 }
+
+/** As the peers lay tables out. */
+const GAP = "    "
 
 const STREAM_MS = 1000
 /** Between the two looks that a use of processors takes. */
 const FIRST_MS = 200
 
-const sizes = ["B", "KiB", "MiB", "GiB", "TiB"] as const
-
 function size(bytes: number | undefined): string {
-  if (bytes === undefined) return "-"
-  const step = Math.min(Math.floor(Math.log2(Math.max(bytes, 1)) / 10), sizes.length - 1)
-  return step === 0 ? `${bytes} B` : `${(bytes / 2 ** (10 * step)).toFixed(1)} ${sizes[step] ?? ""}`
+  return bytes === undefined ? "-" : humanBytes(bytes)
 }
 
 /** A sample, and the processors that were busy since the one before it. */
@@ -165,7 +155,7 @@ function statsJson(name: string, { stats, cpus }: Sample): object {
 }
 
 /** One line under the peers' heading. */
-function statsTable(name: string, { stats, cpus }: Sample): string {
+function statsTable(name: string, { stats, cpus }: Sample): string[] {
   const { source, memory, memoryLimit, readBytes, writtenBytes, processes } = stats
   const most = Math.min(memoryLimit ?? Infinity, totalmem())
   const rows = [
@@ -180,7 +170,7 @@ function statsTable(name: string, { stats, cpus }: Sample): string {
       source,
     ],
   ]
-  return columns(rows)
+  return columns(rows, GAP)
 }
 
 async function measure(
@@ -194,7 +184,7 @@ async function measure(
     // Over the one before: up to the top, and what is below cleared.
     else {
       if (!once) await writeAll(output(), [Buffer.from("\x1b[H\x1b[J")])
-      await print(statsTable(name, sample))
+      await printLines(statsTable(name, sample))
     }
     if (once) return
   }

@@ -3,9 +3,9 @@ import type { Command } from "commander"
 import { forbidDumps, keyring, SignatureError } from "../../index.ts"
 import { command, given, type CommandRow, type OptionRows } from "../command.ts"
 import { interruption } from "../interrupt.ts"
-import { errors, output, print, writeAll } from "../output.ts"
+import { errors, output, print, printLines, writeAll } from "../output.ts"
 import { ask, askTwice, passwordFd, passwordFile, passwordSource } from "../passwords.ts"
-import { notice, printable } from "../terminal.ts"
+import { notice } from "../terminal.ts"
 import { count, DAYS, duration, each, flag, SECONDS, text } from "../values.ts"
 
 type RingFlags = Pick<keyring.RingOptions, "global" | "folder">
@@ -62,21 +62,20 @@ function keyLines(key: keyring.KeyFacts, index: number): string[] {
   ]
 }
 
-function listingText(listings: readonly keyring.RingListing[], secret: boolean): string {
-  const lines = listings.flatMap(({ path, kind, keys, unreadable }) => [
+function listingLines(listings: readonly keyring.RingListing[], secret: boolean): string[] {
+  return listings.flatMap(({ path, kind, keys, unreadable }) => [
     `${secret ? "Private" : "Public"} key listing (${path}):${kind === "peer" ? " used in place" : ""}`,
     "",
     ...keys.flatMap(keyLines),
     ...(unreadable === 0 ? [] : [`${unreadable} more of a kind that is not known here`]),
   ])
-  return lines.map((line) => `${printable(line)}\n`).join("")
 }
 
 async function listRings(flags: RingFlags & { readonly secret?: true; readonly json?: true }): Promise<void> {
   const secret = flags.secret === true
   const listings = await keyring.list({ ...ringOptions(flags), secret })
   if (flags.json === true) await print(`${JSON.stringify(listings, null, 2)}\n`)
-  else await print(listingText(listings, secret))
+  else await printLines(listingLines(listings, secret))
 }
 
 /** What a question on the terminal is answered with; undefined: there is none. */
@@ -146,12 +145,7 @@ const newPair = command({
     if (made.secret === "plain")
       notice("no password protects the private key: whoever reads the file can sign")
     if (flags.json === true) await print(`${JSON.stringify(made)}\n`)
-    else
-      await print(
-        keyLines(made, 0)
-          .map((line) => `${printable(line)}\n`)
-          .join(""),
-      )
+    else await printLines(keyLines(made, 0))
     if (flags.push === true) {
       await keyring.push(made.fingerprint, serverOptions(flags), ringOptions(flags))
       notice(`published ${made.fingerprint}`)
@@ -231,7 +225,7 @@ const importKeys = command({
         ...(renew ? { newPassword: passwordSource(newPasswordFile, newPasswordFd, askTwice) } : {}),
       })
       if (flags.json === true) await print(`${JSON.stringify(imported)}\n`)
-      else await print(imported.map((one) => `${printable(outcomeText(one))}\n`).join(""))
+      else await printLines(imported.map(outcomeText))
     } finally {
       bytes.fill(0)
     }
@@ -309,10 +303,7 @@ const pull = command({
   run: async (flags, [fingerprint]) => {
     const { imported, key: facts } = await keyring.pull(fingerprint, serverOptions(flags), ringOptions(flags))
     if (flags.json === true) await print(`${JSON.stringify({ ...facts, outcome: imported.outcome })}\n`)
-    else
-      await print(
-        [outcomeText(imported), ...keyLines(facts, 0)].map((line) => `${printable(line)}\n`).join(""),
-      )
+    else await printLines([outcomeText(imported), ...keyLines(facts, 0)])
   },
 })
 
@@ -362,7 +353,7 @@ const search = command({
         ...one.userIds.map((user) => `    User:              ${user}`),
       ]
     })
-    await print(lines.map((line) => `${printable(line)}\n`).join(""))
+    await printLines(lines)
   },
 })
 

@@ -2,7 +2,7 @@ import { listMounts, open, unmount as takeAway } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { parseEngine } from "../engine.ts"
-import { errors, print } from "../output.ts"
+import { columns, errors, print, printLines } from "../output.ts"
 import { interruption, waitForHelpers } from "../interrupt.ts"
 import { cipherRows, openOptions, openRows } from "../opening.ts"
 import { notice, printable } from "../terminal.ts"
@@ -64,8 +64,8 @@ export const mounts: CommandRow = command({
     }
     if (all.length === 0) return
     const rows = all.map((m) => [m.target, m.engine, m.pid === undefined ? "-" : String(m.pid), m.image])
-    const table = [["TARGET", "ENGINE", "PID", "IMAGE"], ...rows].map((row) => row.map(printable))
-    const widths = [0, 1, 2].map((i) => Math.max(...table.map((row) => (row[i] ?? "").length)))
-    for (const row of table) await print(`${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join("  ")}\n`)
+    await printLines(
+      columns([["TARGET", "ENGINE", "PID", "IMAGE"], ...rows].map((row) => row.map(printable))),
+    )
   },
 })

@@ -3,11 +3,11 @@ import { forbidDumps, sign as signImage, userSecretKeyrings, type SigningKey } f
 import { command, type CommandRow } from "../command.ts"
 import { keyPassword, KeyPasswords } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
-import { print } from "../output.ts"
+import { print, printLines } from "../output.ts"
 import { passwordFd, passwordFile } from "../passwords.ts"
 import { ids } from "../signers.ts"
 import { keepHeapSmall } from "../small-heap.ts"
-import { notice, printable, Progress } from "../terminal.ts"
+import { notice, withProgress } from "../terminal.ts"
 import { each, flag, text } from "../values.ts"
 
 interface SignFlags {
@@ -82,22 +82,19 @@ export const sign: CommandRow = command({
     forbidDumps()
     keepHeapSmall()
     using passwords = new KeyPasswords()
-    const progress = new Progress(`signing ${image}`)
-    const report = await signImage(image, by, {
-      password:
-        flags.keyPassphraseFd === undefined
-          ? keyPassword(flags.keyPassphraseFile, passwords)
-          : { fd: flags.keyPassphraseFd },
-      signal: interruption,
-      onProgress: (bytes) => {
-        progress.update(bytes)
-      },
-      tree: flags.tree,
-      groups: flags.groups,
-      objects: flags.objects,
-    }).finally(() => {
-      progress.done()
-    })
+    const report = await withProgress(`signing ${image}`, (onProgress) =>
+      signImage(image, by, {
+        password:
+          flags.keyPassphraseFd === undefined
+            ? keyPassword(flags.keyPassphraseFile, passwords)
+            : { fd: flags.keyPassphraseFd },
+        signal: interruption,
+        onProgress,
+        tree: flags.tree,
+        groups: flags.groups,
+        objects: flags.objects,
+      }),
+    )
     if (report.kind === "openpgp" && report.signer.length > 40)
       notice("this is a key of OpenPGP version 6: Apptainer and SingularityCE cannot verify its signatures")
     for (const id of report.ungrouped)
@@ -110,8 +107,6 @@ export const sign: CommandRow = command({
       ({ id, group, objects }) =>
         `Signature ${id} (${report.kind}) of group ${group}: objects ${objects.join(", ")}`,
     )
-    await print(
-      `${[...lines, `  Fingerprint: ${report.signer}`, `Signed: ${printable(image)}`].join("\n")}\n`,
-    )
+    await printLines([...lines, `  Fingerprint: ${report.signer}`, `Signed: ${image}`])
   },
 })

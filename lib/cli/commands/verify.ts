@@ -9,10 +9,10 @@ import {
 import { command, type CommandRow } from "../command.ts"
 import { exitCodes } from "../exit-codes.ts"
 import { interruption } from "../interrupt.ts"
-import { print } from "../output.ts"
+import { print, printLines } from "../output.ts"
 import { ids, keyringPaths, keyServerOption, requiredSigners } from "../signers.ts"
 import { keepHeapSmall } from "../small-heap.ts"
-import { notice, printable, Progress } from "../terminal.ts"
+import { notice, withProgress } from "../terminal.ts"
 import { each, flag, text } from "../values.ts"
 
 function required(wanted: readonly string[] = ["any"], command: Command): SignersRequired {
@@ -81,12 +81,11 @@ async function printReport(path: string, report: VerifyReport, json: boolean, as
     await print(`${JSON.stringify({ ...report, ...peersJson(image, report) }, null, 2)}\n`)
     return
   }
-  const lines = [
+  await printLines([
     ...report.signatures.flatMap((one) => signatureLines(one, asked)),
     ...(report.verified ? objectTable(image, report) : []),
-  ]
-  if (lines.length > 0) await print(`${lines.map(printable).join("\n")}\n`)
-  if (report.verified) await print(`Verified: ${printable(path)} is signed by ${report.signers.join(", ")}\n`)
+    ...(report.verified ? [`Verified: ${path} is signed by ${report.signers.join(", ")}`] : []),
+  ])
 }
 
 export const verify: CommandRow = command({
@@ -129,28 +128,25 @@ export const verify: CommandRow = command({
     if (certificate === undefined && (intermediates ?? roots) !== undefined)
       command.error("error: --certificate is needed for its intermediates and roots")
     keepHeapSmall()
-    const progress = new Progress(`verifying ${image}`)
-    const report = await verifyImage(image, {
-      keyPaths: flags.keyPaths,
-      keyringPaths: keyringPaths(flags.keyring),
-      ...keyServerOption(keyserver),
-      certificates: certificate === undefined ? [] : [{ certificate, intermediates, roots }],
-      require: required(flags.require, command),
-      signal: interruption,
-      onProgress: (bytes) => {
-        progress.update(bytes)
-      },
-      groups: flags.groups,
-      objects: flags.objects,
-      legacy: flags.legacy && (flags.all ? "all" : "primary"),
-    }).finally(() => {
-      progress.done()
-    })
+    const report = await withProgress(`verifying ${image}`, (onProgress) =>
+      verifyImage(image, {
+        keyPaths: flags.keyPaths,
+        keyringPaths: keyringPaths(flags.keyring),
+        ...keyServerOption(keyserver),
+        certificates: certificate === undefined ? [] : [{ certificate, intermediates, roots }],
+        require: required(flags.require, command),
+        signal: interruption,
+        onProgress,
+        groups: flags.groups,
+        objects: flags.objects,
+        legacy: flags.legacy && (flags.all ? "all" : "primary"),
+      }),
+    )
     if (!report.verified) process.exitCode = exitCodes.signature
     if (report.insecure)
       notice("insecure: old signatures do not show whether header and descriptors were changed")
     await printReport(image, report, flags.json === true, keyserver !== undefined)
     for (const { object, reason } of report.failures)
-      notice(printable(`not verified: ${object === undefined ? "" : `object ${object}: `}${reason}`))
+      notice(`not verified: ${object === undefined ? "" : `object ${object}: `}${reason}`)
   },
 })
