@@ -100,11 +100,12 @@ function enlarged(image: string, size: number): string {
 
 /** A layer of many links. */
 function longLayer(folders: number, links: number): Buffer {
-  const entries: Uint8Array[] = [Buffer.alloc(1024)]
+  const entries: Uint8Array[] = []
   for (let folder = 0; folder < folders; folder++) {
-    for (let link = 0; link < links; link++) entries.unshift(header(`${folder}/${link}`, "2", 0, "x"))
-    entries.unshift(header(`${folder}/`, "5"))
+    entries.push(header(`${folder}/`, "5"))
+    for (let link = 0; link < links; link++) entries.push(header(`${folder}/${link}`, "2", 0, "x"))
   }
+  entries.push(Buffer.alloc(1024))
   return Buffer.concat(entries)
 }
 
@@ -200,6 +201,10 @@ describe("an interrupted command", () => {
     "exec, deriving a key": [() => ["exec", ...unlock, locked, "true"], 500],
     "exec, deriving the key of an image that is bound": [
       () => ["exec", ...unlock, "--bind", `${locked}:/data:image-src=/`, base, "true"],
+      500,
+    ],
+    "instance start, deriving the key of an image that is bound": [
+      () => ["instance", "start", ...unlock, "--bind", `${locked}:/data:image-src=/`, base, "work"],
       500,
     ],
     "build from a definition, deriving the key of its base": [

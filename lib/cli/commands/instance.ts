@@ -14,7 +14,7 @@ import {
 import { actionOptions, actionRows } from "../action-options.ts"
 import { command, type CommandRow, type OptionRows } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
-import { interruption, waitForHelpers } from "../interrupt.ts"
+import { interruption } from "../interrupt.ts"
 import { cipherRows, openOptions, openRows } from "../opening.ts"
 import { columns, output, print, printLines, writeAll } from "../output.ts"
 import { humanBytes, notice, printable } from "../terminal.ts"
@@ -216,7 +216,6 @@ function starting(name: "start" | "run", summary: string, description: string): 
       }
       await withCredentials(flags, false, async (credentials) => {
         await using opened = await open(image, openOptions(flags, credentials))
-        waitForHelpers()
         const started =
           name === "start"
             ? await opened.startInstance(called, argv, { ...options, overlayUnlock: credentials })
