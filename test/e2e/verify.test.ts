@@ -186,7 +186,8 @@ describe("images that must be signed", () => {
     const name = report.signers[0] ?? ""
     const right = await sifcryptOk([...args, "--require-signer", name, signed, "/data/hello"])
     assert.equal(right.text, "hello\n")
-    const wrong = [...args, "--require-signer", name.replace(/.$/, "A"), signed, "/data/hello"]
+    const other = name.replace(/.$/, (last) => (last === "A" ? "E" : "A"))
+    const wrong = [...args, "--require-signer", other, signed, "/data/hello"]
     await open26(wrong, /no good signature by SHA256:/)
   })
 
