@@ -1,4 +1,4 @@
-// An image of layers from a registry on loopback, encrypted, as an ordinary user: ours beside Apptainer's.
+// An OCI image from a registry on loopback, encrypted, as an ordinary user: ours beside Apptainer's.
 import { execFileSync, spawn } from "node:child_process"
 import { createHash } from "node:crypto"
 import { once } from "node:events"

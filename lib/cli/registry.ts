@@ -1,4 +1,4 @@
-// The options of commands that fetch images of layers.
+// The options of commands that fetch OCI images.
 import { OciError, type BuildOptions } from "../index.ts"
 import { given, type OptionRows } from "./command.ts"
 import { interruption } from "./interrupt.ts"

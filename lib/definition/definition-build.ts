@@ -418,7 +418,7 @@ async function openBase(
   return { kind: "tree", name: spec, source: luggage.pack(source.tree), added: source.added ?? [] }
 }
 
-/** The configuration of an image of layers. */
+/** The configuration of an OCI image. */
 function configOf(source: BuildSource | undefined): string | undefined {
   return source?.objects?.find(({ name }) => name === "oci-config.json")?.data.toString("utf8")
 }

@@ -20,7 +20,7 @@ export interface ScratchOptions {
   readonly scratchMemory?: Bytes | undefined
   /** Most room that their encrypted part may take on the disk. Default: nine tenths of what is free. */
   readonly scratchDisk?: Bytes | undefined
-  /** Where the encrypted part lies, in a file without a name. Default: TMPDIR, /tmp, or /var/tmp where that is memory. */
+  /** Where the encrypted part lies, in an unnamed file. Default: TMPDIR, /tmp, or /var/tmp where that is memory. */
   readonly tmpFolder?: string | undefined
   /**
    * They lie in an ordinary folder below `tmpFolder` instead, readable for root and whoever gets the disk; it is left if all

@@ -33,7 +33,7 @@ import { accumulated } from "../units.ts"
 /** What {@link build} makes of what. */
 export interface BuildOptions extends EncryptedOutputOptions, TreeOptions, DefinitionOptions, LayerOptions {
   /**
-   * A definition file, a folder, a squashfs file, another SIF image, or the name of an image of layers:
+   * A definition file, a folder, a squashfs file, another SIF image, or the name of an OCI image:
    * `oci:DIR[:NAME|@N|@DIGEST]`, `oci-archive:FILE[:NAME]`, `docker-archive:FILE[:NAME|@N]`,
    * `docker://[HOST/]REPOSITORY[:TAG|@DIGEST]`.
    */
@@ -120,7 +120,7 @@ async function realTarget(target: string): Promise<string> {
  * the output appears under its name when it is complete, and not at all otherwise. Of a source image every other object is
  * kept.
  *
- * @throws OciError of an image of layers; BuildError `ERR_BUILD_SOURCE`, `ERR_BUILD_EXISTS`, `ERR_BUILD_OUTPUT`, and of a definition file
+ * @throws OciError of an OCI image; BuildError `ERR_BUILD_SOURCE`, `ERR_BUILD_EXISTS`, `ERR_BUILD_OUTPUT`, and of a definition file
  * `ERR_DEFINITION_SYNTAX`, `ERR_DEFINITION_ARGUMENT`, `ERR_BUILD_AGENT`, `ERR_BUILD_SCRIPT`, `ERR_BUILD_SCRATCH`; KeyError
  * before any work when a key is missing or unusable, GocryptfsError `ERR_GOCRYPTFS_RECIPIENTS` when the format cannot have
  * those recipients; SifError, LuksError, GocryptfsError and TreeError of a source image; SignatureError of a base that
@@ -170,7 +170,7 @@ export async function build(given: BuildOptions): Promise<BuildResult> {
       options.onNotice?.(
         `${options.source} holds a squashfs, which is copied as it is: compression has no effect`,
       )
-    // An image of layers may have been chosen by another name of its architecture.
+    // An OCI image may have been chosen by another name of its architecture.
     const chosen = source.architecture === undefined ? {} : { architecture: source.architecture }
     return timed(await makeImage({ ...options, ...chosen }, recipients, source))
   } finally {

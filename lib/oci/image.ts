@@ -1,4 +1,4 @@
-// An image of layers that was found: chosen for a platform, checked, and ready to be read.
+// An OCI image that was found: chosen for a platform, checked, and ready to be read.
 import { OciError } from "../errors.ts"
 import type { NativeLayer } from "../native/binding.ts"
 import type { Bytes } from "../units.ts"

@@ -20,7 +20,7 @@ import { Spill } from "./spill.ts"
 export interface RegistryOptions extends ClientOptions {
   /** Where public blobs are kept; default: by the environment. */
   readonly cacheFolder?: string | undefined
-  /** Keep nothing: what is fetched lies encrypted in a file without a name until the end. */
+  /** Keep nothing: what is fetched lies encrypted in an unnamed file until the end. */
   readonly disableCache?: boolean | undefined
   /** For what is not kept. Default: the folder of the cache, or TMPDIR. */
   readonly tmpFolder?: string | undefined

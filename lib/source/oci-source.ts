@@ -1,4 +1,4 @@
-// An image of layers as what another one is built from, with what its configuration means to a SIF.
+// An OCI image as what another one is built from, with what its configuration means to a SIF.
 import type { OciImage } from "../oci/image.ts"
 import type { ImageConfig } from "../oci/manifest.ts"
 import { layerError } from "../oci/native-error.ts"
@@ -75,7 +75,7 @@ export function layerTree(image: OciImage, options: OciOptions): BuildSource["tr
 }
 
 /**
- * Opens an image of layers as a source.
+ * Opens an OCI image as a source.
  *
  * @throws OciError.
  */

@@ -171,9 +171,9 @@ export async function openImageSource(
 /** How a source is found, and how far it is trusted. */
 export interface FindOptions extends LayerOptions, Pick<OriginOptions, "verify"> {}
 
-/** How an image of layers is found. */
+/** How an OCI image is found. */
 export interface LayerOptions extends Pick<OciOptions, "architecture" | "signal" | "onNotice"> {
-  /** For images of layers. */
+  /** For OCI images. */
   readonly oci?: Omit<OciOptions, "architecture" | "signal" | "onNotice"> | undefined
   readonly sourceDateEpoch?: number | undefined
 }
@@ -199,7 +199,7 @@ export const layerRows: Rows<Pick<LayerOptions, "oci">> = {
 /**
  * Opens a source and finds out what it is.
  *
- * @throws OciError of an image of layers; BuildError `ERR_BUILD_SOURCE`; SifError, KeyError, LuksError, TreeError of an image;
+ * @throws OciError of an OCI image; BuildError `ERR_BUILD_SOURCE`; SifError, KeyError, LuksError, TreeError of an image;
  * SignatureError with `verify`.
  */
 export async function openSource(
@@ -221,7 +221,7 @@ export async function openSource(
   // A file may have any name.
   const reference = existsSync(path) ? undefined : parseReference(path)
   if (reference !== undefined) {
-    unsigned("an image of layers")
+    unsigned("an OCI image")
     return await openOciSource(reference, options)
   }
   let info

@@ -126,9 +126,9 @@ struct WorkspaceOptions {
   std::string session;
   /// Bytes of memory that files under construction may take.
   uint64_t memory = 0;
-  /// The folder of a file without a name for what does not fit, encrypted. Empty: there is none, and a tmpfs does.
+  /// The folder of an unnamed file for what does not fit, encrypted. Empty: there is none, and a tmpfs does.
   std::string spill;
-  /// The folder of a file without a name for a throw-away LUKS2 volume instead. Root only.
+  /// The folder of an unnamed file for a throw-away LUKS2 volume instead. Root only.
   std::string volume;
   /// Bytes that this file, or that one, may take.
   uint64_t disk = 0;

@@ -50,12 +50,12 @@ constexpr char kNoProc[] = "no proc";
 constexpr uint64_t kMemoryPerNode = 1024;
 constexpr uint64_t kLeastNodes = 1 << 16;
 
-/// A file without a name in this folder.
+/// An unnamed file in this folder.
 UniqueFd OpenSpill(const std::string& folder) {
   const auto fail = [&folder]() -> int { throw SystemError(errno, "scratch", folder + ": " + std::strerror(errno)); };
   UniqueFd file(open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
   if (file) return file;
-  // Some file systems have no files without a name from the start (open(2): O_TMPFILE).
+  // Some file systems have no unnamed files from the start (open(2): O_TMPFILE).
   if (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT) fail();
   std::string name = folder + "/.sifcrypt-XXXXXX";
   file.Reset(mkostemp(name.data(), O_CLOEXEC));

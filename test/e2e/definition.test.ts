@@ -482,7 +482,7 @@ describe("build of a definition file with Fingerprints:", () => {
   })
 })
 
-describe("build of a definition file from an image of layers", () => {
+describe("build of a definition file from an OCI image", () => {
   it("takes its files, and its variables in scripts, wherever it lies", async () => {
     const place = newFolder("definition-layers", idOf("user"))
     const blobs = path.join(place, "layout", "blobs", "sha256")

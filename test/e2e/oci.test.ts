@@ -62,7 +62,7 @@ function expectedTree(name: string): Expected[] {
   return JSON.parse(readFileSync(vectorPath(`oci/${name}.json`), "utf8")) as Expected[]
 }
 
-describe("images of layers", () => {
+describe("OCI images", () => {
   const folder = newFolder("oci", 2345)
   let count = 0
 

@@ -1,4 +1,4 @@
-// The scratch of a build in user space: memory first, and an encrypted file without a name.
+// The scratch of a build in user space: memory first, and an encrypted unnamed file.
 import assert from "node:assert/strict"
 import type { ChildProcess } from "node:child_process"
 import { execFileSync } from "node:child_process"

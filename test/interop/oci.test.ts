@@ -14,7 +14,7 @@ import { inPeerAsUser } from "./peer.ts"
 const ownWords =
   /^\.singularity\.d\/(?:actions\/.*|env\/(?:01|90|94|95|99)-.*|runscript|startscript|labels\.json|Singularity)$/
 
-describe("images of layers, beside a live Apptainer", () => {
+describe("OCI images, beside a live Apptainer", () => {
   const folder = newFolder("oci-interop")
   const ours = path.join(folder, "ours.sif")
   const theirs = path.join(folder, "theirs.sif")
