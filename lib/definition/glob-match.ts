@@ -2,15 +2,19 @@
 // once at every place of the name, which has 255 letters at most: no pattern takes long.
 import { BuildError } from "../errors.ts"
 
-/** Where it ends that was opened at `open`; -1: nowhere. */
-export function closing(text: string, open: number, opener: string, closer: string): number {
-  let depth = 0
-  for (let at = open; at < text.length; at++) {
+/** Where each group ends, by where it begins; those without an end are not there. Looking for each end anew takes quadratic time. */
+export function closings(text: string, opener: string, closer: string): ReadonlyMap<number, number> {
+  const found = new Map<number, number>()
+  const open: number[] = []
+  for (let at = 0; at < text.length; at++) {
     if (text[at] === "\\") at++
-    else if (text[at] === opener) depth++
-    else if (text[at] === closer && --depth === 0) return at
+    else if (text[at] === opener) open.push(at)
+    else if (text[at] === closer) {
+      const start = open.pop()
+      if (start !== undefined) found.set(start, at)
+    }
   }
-  return -1
+  return found
 }
 
 /** Splits at separators that are in no inner group. */
@@ -59,10 +63,12 @@ function parse(text: string, nested: number = 0): Piece[] {
   const letters = (wanted: string): void => {
     pieces.push({ kind: "letter", fits: (letter) => letter === wanted })
   }
+  const ends = closings(text, "(", ")")
+  const lastBracket = text.lastIndexOf("]")
   for (let at = 0; at < text.length;) {
     const letter = String.fromCodePoint(text.codePointAt(at) ?? 0)
-    const close = "@?*+!".includes(letter) && text[at + 1] === "(" ? closing(text, at + 1, "(", ")") : -1
-    const set = letter === "[" ? /^\[([!^]?)(\]?[^\]]*)\]/.exec(text.slice(at)) : null
+    const close = "@?*+!".includes(letter) ? (ends.get(at + 1) ?? -1) : -1
+    const set = letter === "[" && at < lastBracket ? /^\[([!^]?)(\]?[^\]]*)\]/.exec(text.slice(at)) : null
     if (close > 0) {
       const choices = splitTop(text.slice(at + 2, close), "|").map((choice) => parse(choice, nested + 1))
       pieces.push({ kind: "group", operator: letter, choices })

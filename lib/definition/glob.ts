@@ -2,7 +2,7 @@
 import { lstat, readdir, stat } from "node:fs/promises"
 import path from "node:path"
 import { BuildError } from "../errors.ts"
-import { closing, matcher, splitTop } from "./glob-match.ts"
+import { closings, matcher, splitTop } from "./glob-match.ts"
 
 const MAX_PATTERN = 4096
 const MAX_ALTERNATIVES = 1024
@@ -18,9 +18,10 @@ export interface GlobPlace {
 
 /** `a{b,c}d` is two patterns. */
 export function expandBraces(pattern: string): string[] {
+  const ends = closings(pattern, "{", "}")
   for (let open = pattern.indexOf("{"); open >= 0; open = pattern.indexOf("{", open + 1)) {
-    const close = closing(pattern, open, "{", "}")
-    if (close < 0) continue
+    const close = ends.get(open)
+    if (close === undefined) continue
     const choices = splitTop(pattern.slice(open + 1, close), ",")
     if (choices.length < 2) continue
     const rest = expandBraces(pattern.slice(close + 1))

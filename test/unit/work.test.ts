@@ -449,7 +449,7 @@ describe("work for few bytes", () => {
     "groups of a pattern": [
       (count) => "+(a|*(b|a))".repeat(count),
       (pattern: string) => matcher(pattern)("a".repeat(100)),
-      20,
+      8,
     ],
     "brackets of a pattern": [(count) => "[".repeat(count), (pattern: string) => matcher(pattern)("a"), 3000],
     "parentheses of a pattern": [

@@ -59,6 +59,7 @@ describe("expandGlob", () => {
     assert.deepEqual(expandBraces("a{b,{c,d}e}f"), ["abf", "acef", "adef"])
     assert.deepEqual(expandBraces("{a}{b,c}"), ["{a}b", "{a}c"])
     assert.deepEqual(expandBraces("{a"), ["{a"])
+    assert.deepEqual(expandBraces("\\{a,b}"), ["\\{a,b}"])
   })
 
   it("bounds what a pattern may ask for", async () => {
