@@ -16,7 +16,14 @@ import {
   type As,
 } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
-import { holdsFuse, mountsIn, processesOfGroup, waitFor, type ProcessInfo } from "../support/processes.ts"
+import {
+  holdsFuse,
+  mountsIn,
+  processesOfGroup,
+  processorMs,
+  waitFor,
+  type ProcessInfo,
+} from "../support/processes.ts"
 import { seeded } from "../support/random.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
@@ -258,7 +265,7 @@ describe("killed at a random moment", () => {
         const place = newFolder("stopped", idOf("user"))
         const child = startSifcrypt(["build", "--compression", "xz:9", path.join(place, "image.sif"), tree])
         const end = finish(child)
-        await sleep(400)
+        await waitFor("work", () => processorMs(child.pid ?? 0) > 400)
         child.kill(signal)
         const result = await end
         assert.equal(result.status, status, `${String(result.signal)} ${result.stderr}`)

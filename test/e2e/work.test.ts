@@ -9,7 +9,7 @@ import { generateKey } from "openpgp"
 import { finish, sifcryptOk, startSifcrypt, userId, type CommandOptions } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { Layout } from "../support/layout.ts"
-import { processesOfGroup, waitFor } from "../support/processes.ts"
+import { processesOfGroup, processorMs, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { slowKeys } from "../support/slow-keys.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -67,12 +67,6 @@ function busyLayer(entries: number): Buffer {
     ...Array.from({ length: entries }, () => header("f", "0")),
     Buffer.alloc(1024),
   ])
-}
-
-/** Processor time of a process so far, in milliseconds. */
-function processorMs(pid: number): number {
-  const fields = readFileSync(`/proc/${pid}/stat`, "latin1").split(") ")[1]?.split(" ") ?? []
-  return (Number(fields[11]) + Number(fields[12])) * 10
 }
 
 /** Where a SIF image says where its first object lies (SIF specification, descriptor table). */

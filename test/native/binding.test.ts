@@ -134,13 +134,15 @@ describe("the addon in a process", () => {
     const result = await script(
       `import { Worker } from "node:worker_threads"
        import { setTimeout as sleep } from "node:timers/promises"
-       const code = \`import { open, build } from ${api}
+       const code = \`import { threadId } from "node:worker_threads"
+         import { open, build } from ${api}
+         let times = 0
          for (;;) {
            const image = ${open(rsa, rsaCredentials)}
            await Promise.all([
              image.list("/", { recursive: true }),
              image.readFile("/bin/busybox"),
-             image.extract(${JSON.stringify(path.join(folder, "worker-extract"))} + Math.random()),
+             image.extract(${JSON.stringify(path.join(folder, "worker-extract-"))} + threadId + "-" + times++),
              build({ output: ${JSON.stringify(path.join(folder, "worker.sif"))}, source: ${JSON.stringify(tree)}, force: true }),
            ])
          }\`

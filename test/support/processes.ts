@@ -133,3 +133,9 @@ export async function waitFor<T>(
     await sleep(10)
   }
 }
+
+/** Processor time of a process so far, in milliseconds. */
+export function processorMs(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, "latin1").split(") ")[1]?.split(" ") ?? []
+  return (Number(fields[11]) + Number(fields[12])) * 10
+}
