@@ -193,7 +193,7 @@ export function unlockLuks(
 
 /**
  * Adds and removes keyslots, in memory: the image changes when {@link applyLuksSteps} writes what this returns. The keyslots
- * that stay, and the payload, are not touched.
+ * that stay, and the encrypted data, are not touched.
  *
  * @throws LuksError `ERR_LUKS_FULL` when there is no room for what is added, `ERR_LUKS_HEADER` when a keyslot to be removed
  * is not there or the volume key is another one, `ERR_LUKS_COST` when the result would ask for more than the limits under

@@ -1,4 +1,4 @@
-// Who may open an image, and how that changes without touching the payload. The volume key stays what it is; what changes is
+// Who may open an image, and how that changes without touching what is encrypted. The volume key stays what it is; what changes is
 // the secret that opens its lock (LUKS2: a keyslot; gocryptfs: the configuration), and the crypto messages that carry the
 // secret to each RSA recipient:
 //
@@ -243,10 +243,10 @@ async function stayingOf(
 }
 
 const VOLUME_KEY_NOTICE =
-  "whoever kept the volume key of this image can still read its payload: `sifcrypt reencrypt IMAGE OUTPUT` makes a new one"
+  "whoever kept the volume key of this image can still read what is in it: `sifcrypt reencrypt IMAGE OUTPUT` makes a new one"
 
 /**
- * Adds recipients. The RSA recipients' secret is replaced, for those who stay and those who come. The payload is not touched.
+ * Adds recipients. The RSA recipients' secret is replaced, for those who stay and those who come. What is encrypted is not touched.
  *
  * @throws KeyError `ERR_KEY_UNCONFIRMED` names who would stay of whom nothing but the image says so, `ERR_KEY_MISSING` whose
  * public key is needed, `ERR_KEY_RECIPIENT` and others; SignatureError with `verify`; SifError `ERR_SIF_FULL`, `ERR_SIF_BUSY`;
@@ -285,7 +285,7 @@ export async function addRecipients(path: string, given: AddRecipientsOptions): 
 
 /**
  * Replaces the secret of all RSA recipients: what somebody kept of the old one opens nothing. Passphrases stay as they are,
- * and so does the volume key: the payload is not touched.
+ * and so does the volume key: what is encrypted is not touched.
  *
  * @throws As {@link addRecipients}.
  */
@@ -334,7 +334,7 @@ async function findRecipient(
 
 /**
  * Removes a recipient, and replaces the secret of those who stay, so that what the removed one kept of it opens nothing. A
- * passphrase goes with its keyslot. The volume key stays what it is: the payload is not touched.
+ * passphrase goes with its keyslot. The volume key stays what it is: what is encrypted is not touched.
  *
  * @throws As {@link addRecipients}; KeyError `ERR_KEY_RECIPIENT` for nobody, or for the last one.
  */

@@ -42,7 +42,7 @@ export interface NativeVerity {
   readonly root: Uint8Array
 }
 
-/** A part of an open file, in the order of these: verified, cut, deciphered. native/core/image.h is the same. */
+/** A part of an open file, in the order of these: verified, cut, deciphered. native/core/image_range.h is the same. */
 export interface NativeRange {
   readonly fd: number
   /** Bytes. */

@@ -29,7 +29,7 @@ export interface HandoverOptions {
 const { errno } = constants
 
 /**
- * Failures of a start that are about this machine (withEngine in lib/container/engine.ts decides alike), as
+ * Failures of a start that are about this machine (withEngine in lib/runtime/engine.ts decides alike), as
  * `STEP:ERRNO`.
  */
 export const machineFailures: readonly string[] = [

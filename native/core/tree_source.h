@@ -1,4 +1,4 @@
-// Where the entries of an image under construction come from: a folder on disk, another image, layers.
+// Where the entries of an image under construction come from: a folder on disk, OCI layers, or both together.
 #pragma once
 
 #include <sys/types.h>

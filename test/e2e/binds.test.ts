@@ -117,7 +117,7 @@ describe("images beside and in an image", () => {
         return text
       }
 
-      it("show folders and files out of squashfs and SIF images, encrypted ones too", async () => {
+      it("A21: show folders and files out of squashfs and SIF images, encrypted ones too", async () => {
         const binds = [
           ...[
             "-B",
