@@ -21,7 +21,7 @@
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
       "sources": ["<!@(grep -E '^native/(bindings/|addon)' native/sources.txt)"],
       "libraries": ["<!@(scripts/static-libraries.sh addon)"],
-      "ldflags": ["-Wl,-z,relro,-z,now", "-Wl,--exclude-libs,ALL"]
+      "ldflags": ["-Wl,-z,relro,-z,now,-z,nodelete", "-Wl,--exclude-libs,ALL"]
     },
     {
       "target_name": "sifcrypt-starter",

@@ -23,12 +23,20 @@ const PATIENCE_MS = 350
 /** Where other processes have to undo something, they get the time to be asked, and then killed. */
 const PATIENCE_WITH_HELPERS_MS = 5000
 
+/** Where there is no addon: then nothing but a reader of our output keeps us, and JavaScript hears of signals. */
+let ownPatienceMs: number | undefined
+
 function endWithin(patienceMs: number, withHelpersMs: number): void {
   try {
     endAfterSignals(undoing, patienceMs, withHelpersMs)
   } catch {
-    // Without the addon nothing of ours takes long.
+    ownPatienceMs = patienceMs
   }
+}
+
+/** From now on an interruption has its time. */
+export function endInTime(): void {
+  endWithin(PATIENCE_MS, PATIENCE_WITH_HELPERS_MS)
 }
 
 /** From now on there is something to undo that takes its time, children or not: a mount of the kernel's. */
@@ -54,11 +62,12 @@ export function undoOnSignals(): void {
       }
       process.removeListener(signal, handler)
       if (controller.signal.aborted) return
-      controller.abort(new Interrupted(signal))
+      const reason = new Interrupted(signal)
+      if (ownPatienceMs !== undefined) setTimeout(leave, ownPatienceMs, reason.exitCode).unref()
+      controller.abort(reason)
     }
     process.on(signal, handler)
   }
-  endWithin(PATIENCE_MS, PATIENCE_WITH_HELPERS_MS)
 }
 
 /** Ends the process now, whatever its threads still do. */

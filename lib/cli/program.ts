@@ -10,7 +10,7 @@ import { addCommand, type CommandRow } from "./command.ts"
 import { exitCodeFor, exitCodes } from "./exit-codes.ts"
 import { failureToReport } from "./failure.ts"
 import { hintFor } from "./hints.ts"
-import { dieAsAsked, Interrupted, interruption, leave, undoOnSignals } from "./interrupt.ts"
+import { Interrupted, dieAsAsked, endInTime, interruption, leave, undoOnSignals } from "./interrupt.ts"
 import { errors, flush, output } from "./output.ts"
 import { notice } from "./terminal.ts"
 
@@ -65,6 +65,7 @@ async function runCommand(commands: readonly CommandRow[]): Promise<number> {
     })
   for (const row of one.length > 0 ? one : commands) addCommand(program, row)
   undoOnSignals()
+  program.hook("preAction", endInTime)
   try {
     await program.parseAsync(process.argv)
     return typeof process.exitCode === "number" ? process.exitCode : exitCodes.done
@@ -72,6 +73,7 @@ async function runCommand(commands: readonly CommandRow[]): Promise<number> {
     if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.usage
     // Ctrl-C reaches helper programs, too, whose end is no news then; and after a wait in which nothing was heard it is heard now.
     await setImmediate()
+    await setImmediate() // the first may come before anybody has looked for signals
     return report(interruption.aborted ? interruption.reason : error)
   }
 }

@@ -147,8 +147,10 @@ class SecretLine {
   }
 }
 
-/** What was typed before a question, or pasted behind the command, is no answer to it. */
-function forgetTyped(): void {
+/** What was typed before a question, or pasted behind the command, is no answer to it: whole lines, and the begin of one. */
+function forgetTyped(terminal: ReadStream): void {
+  // Otherwise the kernel keeps a line to itself until its end is typed.
+  terminal.setRawMode(true)
   const fd = openSync("/dev/tty", constants.O_RDONLY | constants.O_NONBLOCK)
   const typed = Buffer.alloc(MAX_SECRET_SIZE)
   try {
@@ -158,6 +160,7 @@ function forgetTyped(): void {
   } finally {
     typed.fill(0)
     closeSync(fd)
+    terminal.setRawMode(false)
   }
 }
 
@@ -179,7 +182,7 @@ export async function promptLine(text: string, signal: AbortSignal): Promise<str
     lines.close()
   })
   try {
-    forgetTyped()
+    forgetTyped(terminal)
     writeSync(fd, text)
     const ends = ["line", "close"].map((event) => once(lines, event, { signal }))
     const [line] = (await Promise.race(ends)) as [string?]

@@ -64,10 +64,16 @@ export const gocryptfs: Format = {
     using password = passphrase === undefined ? randomPassword() : new Secret(passphrase)
     const cost = passphrase === undefined ? RANDOM_SECRET_SCRYPT : PASSPHRASE_SCRYPT
     const { config, mark, contentKey, file } = await makeGocryptfs(password.bytes, cost)
-    return {
-      header: Buffer.alloc(0),
-      cipher: { type: "gocryptfs", key: contentKey, file, config },
-      messages: wrap({ secret: password.bytes, mark }),
+    try {
+      const messages = wrap({ secret: password.bytes, mark })
+      return {
+        header: Buffer.alloc(0),
+        cipher: { type: "gocryptfs", key: contentKey, file, config },
+        messages,
+      }
+    } catch (error) {
+      contentKey.fill(0)
+      throw error
     }
   },
 
@@ -116,8 +122,12 @@ function gocryptfsLock(place: Place): Lock {
       if (mark !== undefined && mark !== config.mark) return undefined
       const contentKey = await unlockGocryptfs(config, secret)
       if (contentKey === undefined) return undefined
-      const dataKey = new Secret(contentKey)
-      contentKey.fill(0)
+      let dataKey: Secret
+      try {
+        dataKey = new Secret(contentKey)
+      } finally {
+        contentKey.fill(0)
+      }
       return {
         lock,
         dataKey,

@@ -41,11 +41,13 @@ export const luks: Format = {
   async create(openers, wrap) {
     using secret = freshSecret()
     const { header, volumeKey } = await formatLuks({ keyslots: keyslotsFor(secret, openers) })
-    const [first] = decodeLuksHeader(header, 2 * header.length, { limits: UNLIMITED }).keyslots
-    return {
-      header,
-      cipher: { type: "xts", key: volumeKey, sectorSize: 4096, ivTweak: 0 },
-      messages: wrap({ secret: secret.bytes, mark: first?.mark ?? "" }),
+    try {
+      const [first] = decodeLuksHeader(header, 2 * header.length, { limits: UNLIMITED }).keyslots
+      const messages = wrap({ secret: secret.bytes, mark: first?.mark ?? "" })
+      return { header, cipher: { type: "xts", key: volumeKey, sectorSize: 4096, ivTweak: 0 }, messages }
+    } catch (error) {
+      volumeKey.fill(0)
+      throw error
     }
   },
 

@@ -160,7 +160,8 @@ export async function handOver(options: HandoverOptions, interrupted: () => bool
     const retry = others.length > 0 ? [`--retry-on=${machineFailures.join(",")}`] : []
     begun.send(bundle)
     addon.holdSignals()
-    // What came before is told now.
+    // What came before is told now: by the second, since the first may come before anybody has looked.
+    await new Promise((resolve) => setImmediate(resolve))
     await new Promise((resolve) => setImmediate(resolve))
     if (!interrupted()) {
       process.emit("exit", 0)

@@ -1,6 +1,6 @@
 // Which keys of OpenPGP verify anything: the same that are let in elsewhere (lib/key/admission.ts). The OpenPGP library looks at
 // the length of a modulus, and neither at exponents nor at curves.
-import type { Key, PublicKeyPacket, PublicSubkeyPacket } from "openpgp"
+import type { Key, KeyID, PublicKeyPacket, PublicSubkeyPacket } from "openpgp"
 import { KeyError } from "../errors.ts"
 import { checkSpki } from "../key/admission.ts"
 import { encodeAsn1, make, type Asn1Node } from "../key/asn1.ts"
@@ -20,9 +20,6 @@ const curves: Readonly<Record<string, string>> = {
   nistP384: "1.3.132.0.34",
   nistP521: "1.3.132.0.35",
 }
-
-/** Kinds that sign nothing (RFC 9580, 9.1): a subkey of such a kind is for whoever encrypts mail. */
-const encryptOnly: readonly string[] = ["rsaEncrypt", "elgamal", "ecdh", "x25519", "x448"]
 
 /** What a packet has of its key (RFC 9580, 5.5.5); the declarations lack it. */
 interface Numbers {
@@ -65,13 +62,12 @@ function weaknessOfPacket(packet: Packet): string | undefined {
 }
 
 /**
- * Why nothing that this key or one of its subkeys signs is believed, since others than its owner could have signed it;
- * undefined: it may be.
+ * Why nothing is believed that this key has signed, or its subkey `signer`, since others than its owner could have signed it;
+ * undefined: it may be. Other subkeys do not matter: anybody can add one to a copy of a key.
  */
-export function weaknessOf(key: Key): string | undefined {
-  const packets = key.getKeys().map(({ keyPacket }) => keyPacket as Packet)
-  const [primary, ...subkeys] = packets
-  const signing = subkeys.filter((packet) => !encryptOnly.includes(packet.getAlgorithmInfo().algorithm))
+export function weaknessOf(key: Key, signer?: KeyID): string | undefined {
+  const [primary, ...subkeys] = key.getKeys().map(({ keyPacket }) => keyPacket as Packet)
+  const signing = subkeys.filter((packet) => signer !== undefined && packet.getKeyID().equals(signer, true))
   for (const packet of primary === undefined ? [] : [primary, ...signing]) {
     const weakness = weaknessOfPacket(packet)
     if (weakness !== undefined) return weakness

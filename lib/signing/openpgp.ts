@@ -151,7 +151,7 @@ export class Keyring {
       const fingerprint = Buffer.from(key.getFingerprint(), "hex")
       if (!acceptedHashes.includes(packet.hashAlgorithm ?? 0))
         return { status: "invalid", fingerprint, reason: "its hash algorithm is not accepted" }
-      const weakness = weaknessOf(key)
+      const weakness = weaknessOf(key, packet.issuerKeyID)
       if (weakness !== undefined) {
         refused ??= { status: "invalid", fingerprint, reason: weakness }
         continue

@@ -94,16 +94,24 @@ void ReadDigest(const Napi::Object& object, const char* name, std::array<uint8_t
   std::copy(bytes.begin(), bytes.end(), into.begin());
 }
 
+/// What there is has a size: without one it would be as if nobody had asked for it.
+Extent ReadPart(const Napi::Object& object, const char* name) {
+  const Extent part = ReadExtent(object);
+  if (part.size == 0) WrongType(object.Env(), name, "with a size");
+  return part;
+}
+
 Range ReadRange(const Napi::Object& range) {
   Range read;
   read.file = UniqueFd::Duplicate(ReadInt(range, "fd"));
   read.image.fd = read.file.get();
   read.image.partition = ReadExtent(range);
   read.key = ReadCipher(range, read.image.cipher);
-  if (!range.Get("segment").IsUndefined()) read.image.segment = ReadExtent(ReadObject(range.Get("segment"), "segment"));
+  if (!range.Get("segment").IsUndefined())
+    read.image.segment = ReadPart(ReadObject(range.Get("segment"), "segment"), "segment");
   if (range.Get("verity").IsUndefined()) return read;
   const Napi::Object verity = ReadObject(range.Get("verity"), "verity");
-  read.image.verity = ReadExtent(verity);
+  read.image.verity = ReadPart(verity, "verity");
   ReadDigest(verity, "root", read.image.verity_parameters.root);
   ReadDigest(verity, "salt", read.image.verity_parameters.salt);
   return read;

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cerrno>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "core/system_error.h"
@@ -64,8 +65,14 @@ void StartWaiting() {
   sigset_t before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  std::thread(WaitForSignals).detach();
+  int failure = 0;
+  try {
+    std::thread(WaitForSignals).detach();
+  } catch (const std::system_error& cause) {
+    failure = cause.code().value();
+  }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (failure != 0) throw SystemError(failure, "pthread_create");
 }
 
 }  // namespace

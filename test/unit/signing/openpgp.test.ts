@@ -27,6 +27,7 @@ import {
   wipeSecretKey,
   type ClearSignature,
 } from "../../../lib/signing/openpgp.ts"
+import { weaknessOf } from "../../../lib/signing/key-policy.ts"
 import { factsOf, importKeys } from "../../../lib/signing/key-ring.ts"
 import { openPgpSigner } from "../../../lib/signing/signer.ts"
 import { newFolder } from "../../support/scratch.ts"
@@ -317,17 +318,22 @@ describe("keys that verify", () => {
       assert.equal(existsSync(folder), false)
     })
 
-  it("a signing subkey that anybody can sign with is not imported, whatever vouches for it", async () => {
-    const owner = await newKey({ subkeys: [{ sign: true, type: "rsa", rsaBits: 2048 }] })
+  it("a weak subkey has signed nothing that is believed, and condemns nothing that others have", async () => {
+    const weak = { sign: true, type: "rsa", rsaBits: 1024 } as const
+    const other = await newKey({ subkeys: [weak], config: { minRSABits: 1024 } })
+    const signer = other.subkeys[0]?.getKeyID()
+    assert.match(weaknessOf(other.toPublic(), signer) ?? "", /1024 bits is too weak/)
+    assert.equal(weaknessOf(other.toPublic(), other.getKeyID()), undefined)
+
+    const owner = await newKey({ subkeys: [] })
+    const message = await signed(owner)
+    const subkey = other.toPublic().toPacketList().filterByTag(enums.packet.publicSubkey).write()
+    const extended = Buffer.concat([owner.toPublic().write(), subkey])
     const folder = path.join(newFolder("ring"), "keys")
-    await importKeys(Buffer.from(owner.toPublic().write()), "good", { folder })
-    const [subkey] = owner.subkeys
-    assert.ok(subkey)
-    set("e", Buffer.of(1))(subkey.keyPacket.publicParams as Numbers)
-    await assert.rejects(importKeys(Buffer.from(owner.toPublic().write()), "weak", { folder }), {
-      code: "ERR_SIGNATURE_KEYRING",
-      message: /exponent 1/,
-    })
+    await importKeys(extended, "a key server", { folder })
+    const key = await readKey({ binaryKey: extended })
+    assert.equal((await verified(message, await ringOf(key))).status, "valid")
+    assert.equal((await factsOf(key)).status, "good")
   })
 
   // Who knows nothing but the public key signs with it: the private exponent is 1, too.
