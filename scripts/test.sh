@@ -142,7 +142,7 @@ suite_beside_peer() {
 suite_soak() {
   local status=0
   export SIFCRYPT_SOAK=1
-  "${mocha_here[@]}" test/e2e/{soak,interpreter}.test.ts test/unit/{parsers,signing/certificate-mutations}.test.ts || status=$?
+  "${mocha_here[@]}" test/e2e/{soak,interpreter,recipient-kill,sign-kill}.test.ts test/unit/{parsers,signing/certificate-mutations}.test.ts || status=$?
   if command -v linux.uml >/dev/null; then
     mocha_in_guest 7200 "test/uml/soak.test.ts" || status=$?
   else

@@ -164,13 +164,21 @@ describe("options of a run", () => {
         assert.match(stderr, /APPTAINER_CWD and SIFCRYPT_CWD have different values: the latter counts/)
       })
 
+      it("a home that is nowhere is made in memory, and nothing lies over the root: both are told", async () => {
+        const flags = ["--home", "/no/such/folder", "-B", `${outside}:/`]
+        const { status, text, stderr } = await run(flags, "touch $HOME/x; ls $HOME; ls -d /data")
+        assert.deepEqual([status, text], [0, "x\n/data\n"], stderr)
+        assert.match(stderr, /--home: there is no folder \/no\/such\/folder on this machine, so it is empty/)
+        assert.match(stderr, /bind .*: left out, nothing is bound over the root/)
+      })
+
       it("options that make no sense end with 255, and say which", async () => {
         for (const [flags, message] of [
           [["--dns", "nowhere"], /--dns: nowhere is no address/],
-          [["--home", "/no/such/folder"], /--home: there is no folder/],
+          [["--home", "/dev/null"], /--home: \/dev\/null is no folder/],
           [["--scratch", "relative"], /--scratch: relative is not an absolute path/],
           [["-c", "--workdir", "/no/such/folder"], /--workdir: there is no folder/],
-          [["-B", `${outside}:/`], /nothing can be bound over the root/],
+          [["-B", `${outside}:in`], /the destination must be an absolute path/],
           [["-B", `${outside}:/in:image-src=/x`], /image-src and id are for images/],
           [["--fusemount", "x"], /--fusemount: /],
         ] as const) {

@@ -17,12 +17,12 @@ import { finish, sifcryptOk, startSifcrypt, userId } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { seeded } from "../support/random.ts"
 import { newFolder } from "../support/scratch.ts"
-import { repeat } from "../support/soak.ts"
+import { repeat, times } from "../support/soak.ts"
 import { makeRootTree } from "../support/trees.ts"
 
 const random = seeded()
 
-const kills = Number(process.env["SIFCRYPT_KILLS"] ?? 100)
+const kills = times("SIFCRYPT_KILLS", 100, 25)
 const width = 3
 const keys = testKeys()
 const bob = fingerprint(createPublicKey(readFileSync(keys.otherPublicKey)))

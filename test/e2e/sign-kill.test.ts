@@ -8,12 +8,12 @@ import { sif, sign, verify } from "../../lib/index.ts"
 import { finish, sifcryptOk, startSifcrypt } from "../support/cli.ts"
 import { seeded } from "../support/random.ts"
 import { newFolder } from "../support/scratch.ts"
-import { repeat } from "../support/soak.ts"
+import { repeat, times } from "../support/soak.ts"
 import { vector, vectorPath } from "../vectors/load.ts"
 
 const random = seeded()
 
-const kills = Number(process.env["SIFCRYPT_KILLS"] ?? 100)
+const kills = times("SIFCRYPT_KILLS", 100, 25)
 const width = 3
 
 describe("a signer, killed", () => {

@@ -146,7 +146,7 @@ void TestRanges(const Folder& folder) {
   CheckError(
       EOVERFLOW, [&] { FileSource(fd.get(), UINT64_MAX, 2); }, "a part whose end overflows");
   const auto part = std::make_shared<FileSource>(fd.get(), 2, 6);
-  const SliceSource slice(part, 1, 3);
+  const SliceSource slice(part, {1, 3});
   slice.ReadAt(0, out, 3);
   Check(std::string(out, 3) == "345", "a part of a part");
   CheckError(
@@ -154,9 +154,17 @@ void TestRanges(const Folder& folder) {
   CheckError(
       EOVERFLOW, [&] { slice.ReadAt(UINT64_MAX, out, 2); }, "an offset that overflows");
   CheckError(
-      EOVERFLOW, [&] { SliceSource(part, 4, 3); }, "a slice that is not inside");
+      EOVERFLOW,
+      [&] {
+        SliceSource(part, {4, 3});
+      },
+      "a slice that is not inside");
   CheckError(
-      EOVERFLOW, [&] { SliceSource(part, UINT64_MAX, 1); }, "a slice that overflows");
+      EOVERFLOW,
+      [&] {
+        SliceSource(part, {UINT64_MAX, 1});
+      },
+      "a slice that overflows");
 
   FileSink small(fd.get(), 0, 4);
   CheckError(
