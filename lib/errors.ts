@@ -139,10 +139,10 @@ export class ContainerError extends Error {
 
 /** One about a single matter: it has the codes of that, and no others. */
 abstract class ErrorAbout<Code extends ErrorCode> extends ContainerError {
-  declare readonly code: Code
-  // eslint-disable-next-line @typescript-eslint/no-useless-constructor -- not to whom a code of another matter is given
+  override readonly code: Code
   constructor(code: Code, message: string, options?: ContainerErrorOptions) {
     super(code, message, options)
+    this.code = code
   }
 }
 
