@@ -17,10 +17,11 @@ import {
   type TreeError,
 } from "../../lib/errors.ts"
 
-/** Takes the class such a code, and can a program meet it there? */
-type Has<Class extends new (code: never, message: string) => ContainerError, Code extends ErrorCode> =
-  | (Code extends ConstructorParameters<Class>[0] ? true : false)
-  | (Code extends InstanceType<Class>["code"] ? true : false)
+/** Takes the class such a code, or can a program meet it there? */
+type Has<
+  Class extends new (code: never, message: string) => ContainerError,
+  Code extends ErrorCode,
+> = Code extends ConstructorParameters<Class>[0] | InstanceType<Class>["code"] ? true : false
 
 describe("classes of errors", () => {
   it("have codes of their own: another one does not compile", () => {
