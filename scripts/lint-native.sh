@@ -14,7 +14,7 @@ status=0
 clang-format --dry-run --Werror "${files[@]}" || status=1
 
 mkdir -p build/tidy
-flags="-std=c++20 -D_FILE_OFFSET_BITS=64 -D_GNU_SOURCE -Inative -Itest/native
+flags="-std=c++20 -Wreserved-identifier -Wreserved-macro-identifier -D_FILE_OFFSET_BITS=64 -D_GNU_SOURCE -Inative -Itest/native
   -isystem $(node -p 'require("node-addon-api").include_dir') -isystem $(node -p 'require("node-api-headers").include_dir')"
 export flags
 
