@@ -184,9 +184,9 @@ wanted() {
 }
 
 # The second lane's suites have kernels or folders of their own, or are one program; each of them spends most of its time on one
-# processor. What measures, and what looks at processes and mounts of this machine, is in the first, and there by itself.
-mapfile -t first < <(wanted unit vectors native e2e soak)
-mapfile -t second < <(wanted core uml interop peer)
+# processor. What looks at processes and mounts of this machine is in the first, and there by itself. Both take about as long.
+mapfile -t first < <(wanted vectors native e2e soak)
+mapfile -t second < <(wanted core unit uml interop peer)
 available=$(awk '$1 == "MemAvailable:" { print int($2 / 1024) }' /proc/meminfo)
 if [[ ${SIFCRYPT_LANES:-2} -lt 2 || $(nproc) -lt 2 || $available -lt 8192 || ${#first[@]} -eq 0 ]]; then
   first=("${first[@]}" "${second[@]}")
