@@ -12,6 +12,7 @@ import { instance } from "./commands/instance.ts"
 import { key } from "./commands/key.ts"
 import { mount, mounts, unmount } from "./commands/mount.ts"
 import { overlay } from "./commands/overlay.ts"
+import { push } from "./commands/push.ts"
 import { recipient } from "./commands/recipient.ts"
 import { actions } from "./commands/run.ts"
 import { sif } from "./commands/sif.ts"
@@ -19,7 +20,7 @@ import { sign } from "./commands/sign.ts"
 import { verify } from "./commands/verify.ts"
 
 export const commands: readonly CommandRow[] = [
-  ...[build, encrypt, decrypt, reencrypt, recipient, overlay, sif, sign, verify],
+  ...[build, encrypt, decrypt, reencrypt, recipient, overlay, sif, sign, verify, push],
   ...[ls, cat, extract, info, inspect, runHelp, mount, unmount, mounts],
   ...[...actions, instance, cert, ...absent, key, ecl, cache],
 ]

@@ -6,16 +6,15 @@ import { Progress, promptLine, promptSecret } from "./terminal.ts"
 import { flag, GIBIBYTES, size, text } from "./values.ts"
 
 type Options = NonNullable<BuildOptions["oci"]>
-export interface RegistryFlags extends Pick<
-  Options,
-  "authFile" | "certFolder" | "noHttps" | "disableCache" | "maxLayerBytes"
-> {
+export interface ClientFlags extends Pick<Options, "authFile" | "certFolder" | "noHttps"> {
   readonly dockerLogin?: true
   readonly dockerUsername?: string
   readonly dockerPassword?: string
 }
+export interface RegistryFlags extends ClientFlags, Pick<Options, "disableCache" | "maxLayerBytes"> {}
 
-export const registryRows: OptionRows<RegistryFlags> = {
+/** How a registry is spoken to. */
+export const clientRows: OptionRows<ClientFlags> = {
   authFile: ["--authfile <file>", "credentials for registries, as docker login writes them", text],
   dockerLogin: ["--docker-login", "ask for a name and a password at the registry", flag],
   certFolder: [
@@ -24,14 +23,18 @@ export const registryRows: OptionRows<RegistryFlags> = {
     text,
   ],
   noHttps: ["--no-https", "speak HTTP without TLS to the registry", flag],
+  dockerUsername: ["--docker-username <name>", "not here", text, { hidden: true }],
+  dockerPassword: ["--docker-password <password>", "not here", text, { hidden: true }],
+}
+
+export const registryRows: OptionRows<RegistryFlags> = {
+  ...clientRows,
   disableCache: ["--disable-cache", "keep nothing of what is fetched", flag],
   maxLayerBytes: [
     "--max-layer-size <size>",
     "of all layers uncompressed, in GiB or with a unit (default 64)",
     size(GIBIBYTES, 0.001, 99_999),
   ],
-  dockerUsername: ["--docker-username <name>", "not here", text, { hidden: true }],
-  dockerPassword: ["--docker-password <password>", "not here", text, { hidden: true }],
 }
 
 type Credentials = NonNullable<Options["credentials"]>
@@ -45,17 +48,15 @@ async function askCredentials(): Promise<Credentials> {
 }
 
 /**
- * Runs `use` with what the flags say of registries; wipes what was typed.
+ * Runs `use` with what the flags say of whom a registry speaks to; wipes what was typed.
  *
  * @throws OciError `ERR_OCI_CREDENTIALS` where a password was to be typed and cannot be, or stands on the command line.
  */
-export async function withRegistryOptions<T>(
-  flags: RegistryFlags,
-  source: string,
-  tmpFolder: string | undefined,
-  use: (options: Options) => Promise<T>,
+export async function withClientOptions<T>(
+  flags: ClientFlags,
+  use: (options: Pick<Options, "authFile" | "certFolder" | "noHttps" | "credentials">) => Promise<T>,
 ): Promise<T> {
-  const { dockerLogin, dockerUsername, dockerPassword, ...options } = given(registryRows, flags)
+  const { dockerLogin, dockerUsername, dockerPassword, ...options } = given(clientRows, flags)
   if (dockerUsername !== undefined || dockerPassword !== undefined)
     throw new OciError(
       "ERR_OCI_CREDENTIALS",
@@ -63,19 +64,38 @@ export async function withRegistryOptions<T>(
         "or --authfile FILE hold it",
     )
   const credentials = dockerLogin === true ? await askCredentials() : undefined
+  try {
+    return await use({ ...options, credentials })
+  } finally {
+    credentials?.password.fill(0)
+  }
+}
+
+/**
+ * Runs `use` with what the flags say of registries.
+ *
+ * @throws OciError as {@link withClientOptions}.
+ */
+export async function withRegistryOptions<T>(
+  flags: RegistryFlags,
+  source: string,
+  tmpFolder: string | undefined,
+  use: (options: Options) => Promise<T>,
+): Promise<T> {
+  const { disableCache, maxLayerBytes } = flags
   const fetching = new Progress(`fetching ${source}`)
   try {
-    return await use({
-      ...options,
-      credentials,
-      tmpFolder,
-      onFetch: (bytes, total) => {
-        if (bytes < total) fetching.update(bytes, total)
-        else fetching.done()
-      },
-    })
+    return await withClientOptions(flags, (client) =>
+      use({
+        ...client,
+        ...{ disableCache, maxLayerBytes, tmpFolder },
+        onFetch: (bytes, total) => {
+          if (bytes < total) fetching.update(bytes, total)
+          else fetching.done()
+        },
+      }),
+    )
   } finally {
     fetching.done()
-    credentials?.password.fill(0)
   }
 }

@@ -20,12 +20,11 @@ async function isLegacy(image: SifImage, object: SifObject): Promise<boolean> {
 }
 
 /**
- * Is the root encrypted, and its group without a signature of the current format? A plain image is not what this is about.
+ * Has a partition's group a signature of the current format, whoever made it and whether it is good or not?
  *
  * @throws SifError `ERR_SIF_TRUNCATED`.
  */
-export async function isUnsigned(image: SifImage, partition: SifPartition): Promise<boolean> {
-  if (encryptionOf(partition) === undefined) return false
+export async function hasSignature(image: SifImage, partition: SifPartition): Promise<boolean> {
   // Signers link to the group, whatever of it they sign; what is in no group cannot be signed.
   for (const object of image.objects)
     if (
@@ -36,8 +35,13 @@ export async function isUnsigned(image: SifImage, partition: SifPartition): Prom
       object.link.group === partition.group &&
       !(await isLegacy(image, object))
     )
-      return false
-  return true
+      return true
+  return false
+}
+
+/** Is the root encrypted and without a signature? A plain image is not what this is about. */
+export async function isUnsigned(image: SifImage, partition: SifPartition): Promise<boolean> {
+  return encryptionOf(partition) !== undefined && !(await hasSignature(image, partition))
 }
 
 /** The fact, for an error or a notice. */

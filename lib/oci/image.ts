@@ -55,8 +55,12 @@ export async function readDocument(store: BlobStore, descriptor: Descriptor, wha
   return bytes
 }
 
-/** The manifest for a platform, through indexes. */
-async function resolveManifest(
+/**
+ * The manifest for a platform, through indexes.
+ *
+ * @throws OciError `ERR_OCI_NOT_FOUND` where there is none for it.
+ */
+export async function resolveManifest(
   store: BlobStore,
   root: Descriptor,
   wanted: Platform,

@@ -58,6 +58,23 @@ function refused(text: string, reason: string): OciError {
   return new OciError("ERR_OCI_REFERENCE", `${text}: ${reason}`)
 }
 
+const ORAS = "oras://"
+
+/** Is it the name of a SIF at a registry? */
+export function isOrasName(source: string): boolean {
+  return source.startsWith(ORAS)
+}
+
+/**
+ * The name of a SIF at a registry: `oras://HOST/REPOSITORY[:TAG|@DIGEST]`. What comes first is always a host.
+ *
+ * @throws OciError `ERR_OCI_REFERENCE`.
+ */
+export function parseOrasName(source: string): RegistryReference {
+  if (!isOrasName(source)) throw refused(source, "it is oras://HOST/REPOSITORY[:TAG|@DIGEST]")
+  return parseRegistryName(source.slice(ORAS.length), ORAS)
+}
+
 /** @throws OciError `ERR_OCI_REFERENCE`. */
 export function parseRegistryName(name: string, transport = "docker://"): RegistryReference {
   const shown = `${transport}${name}`
@@ -66,7 +83,7 @@ export function parseRegistryName(name: string, transport = "docker://"): Regist
   const digest = digestText === undefined ? undefined : parseDigest(digestText, shown)
   const slash = beforeDigest.indexOf("/")
   const first = slash < 0 ? "" : beforeDigest.slice(0, slash)
-  const named = first.includes(".") || first.includes(":") || first === "localhost"
+  const named = transport === ORAS || first.includes(".") || first.includes(":") || first === "localhost"
   const host = named ? first : "docker.io"
   let rest = named ? beforeDigest.slice(slash + 1) : beforeDigest
   const colon = rest.lastIndexOf(":")

@@ -24,6 +24,12 @@ export interface BlobStore extends AsyncDisposable {
   open(descriptor: Descriptor): Promise<NativeBlob>
   /** One of any size, front to back, each time anew; not checked yet. */
   stream(descriptor: Descriptor): AsyncIterable<Buffer>
+  /**
+   * Has one at hand where whoever comes next finds it, too, if it is everybody's to have.
+   *
+   * @returns Is it there for {@link stream}?
+   */
+  keep?(descriptor: Descriptor): Promise<boolean>
   /** Prepares several that {@link open} will be asked for. */
   fetch?(descriptors: readonly Descriptor[]): Promise<void>
 }

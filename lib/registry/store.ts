@@ -279,6 +279,14 @@ class RegistryStore implements BlobStore {
     if (used > 0) yield gather()
   }
 
+  async keep(descriptor: Descriptor): Promise<boolean> {
+    this.#fetched = 0
+    this.#total = descriptor.size
+    const file = await this.#kept(descriptor)
+    await file?.close()
+    return file !== undefined
+  }
+
   async *stream(descriptor: Descriptor): AsyncGenerator<Buffer, void, undefined> {
     const cached = await this.#cache?.find(descriptor.digest, descriptor.size)
     if (cached === undefined) {

@@ -30,6 +30,7 @@ import { openSif, type SifImage } from "../sif/open.ts"
 import type { VerifyOptions } from "../signing/verify.ts"
 import type { Bytes } from "../units.ts"
 import { parseReference } from "../oci/reference.ts"
+import type { ClientOptions } from "../registry/client.ts"
 import type { OciOptions } from "../registry/transports.ts"
 import type { AddedEntry, MetadataObject } from "./metadata-files.ts"
 import { openOciSource } from "./oci-source.ts"
@@ -180,19 +181,24 @@ export interface LayerOptions extends Pick<OciOptions, "architecture" | "signal"
 
 type RegistryLogin = NonNullable<OciOptions["credentials"]>
 
+/** How a registry is spoken to. */
+export const clientRows: Rows<Omit<ClientOptions, "signal" | "onNotice">> = {
+  certFolder: filePath,
+  noHttps: flag,
+  credentials: shape<RegistryLogin>({ username: required(text), password: required(buffer) }),
+  authFile: filePath,
+  environment: variables,
+  retryDelayMs: milliseconds,
+}
+
 export const layerRows: Rows<Pick<LayerOptions, "oci">> = {
   oci: shape<NonNullable<LayerOptions["oci"]>>({
+    ...clientRows,
     maxLayerBytes: count,
-    certFolder: filePath,
-    noHttps: flag,
     cacheFolder: filePath,
     disableCache: flag,
     tmpFolder: filePath,
     onFetch: callback,
-    credentials: shape<RegistryLogin>({ username: required(text), password: required(buffer) }),
-    authFile: filePath,
-    environment: variables,
-    retryDelayMs: milliseconds,
   }),
 }
 
