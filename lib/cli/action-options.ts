@@ -12,20 +12,18 @@ import { parseCsv } from "./csv.ts"
 import { parseEngine } from "./engine.ts"
 import { parseMountSpec } from "./mount-spec.ts"
 import { notice } from "./terminal.ts"
-import { each, flag, parseDecimal, parseInteger, parseSize, text, words as listed } from "./values.ts"
+import { each, flag, parseDecimal, parseInteger, parseSize, text, truth, words as listed } from "./values.ts"
 
 /** Every use of a flag, in order, or the text of a variable. */
 type Texts = readonly string[]
 
 const last = (texts: Texts): string => texts.at(-1) ?? ""
 
-const yes: ReadonlySet<string> = new Set(["1", "t", "T", "TRUE", "true", "True"])
-const no: ReadonlySet<string> = new Set(["0", "f", "F", "FALSE", "false", "False"])
-
-function truth(texts: Texts): boolean {
+function truthOf(texts: Texts): boolean {
   const word = last(texts)
-  if (!yes.has(word) && !no.has(word)) throw new RangeError(`${word} is neither true nor false`)
-  return yes.has(word)
+  const value = truth(word)
+  if (value === undefined) throw new RangeError(`${word} is neither true nor false`)
+  return value
 }
 
 function number(what: string, parse: (text: string) => number): (texts: Texts) => number {
@@ -37,7 +35,7 @@ function number(what: string, parse: (text: string) => number): (texts: Texts) =
 }
 
 const readers: { readonly [K in keyof ExecOptionKinds]: (texts: Texts) => ExecOptionKinds[K] } = {
-  flag: truth,
+  flag: truthOf,
   text: last,
   path: last,
   words: (texts) => texts.flatMap(listed).filter((word) => word !== ""),
@@ -193,7 +191,8 @@ export function actionOptions(
   for (const option of actionTable(action)) {
     const { name } = option
     const given = flags[property(name)]
-    const words = given === undefined ? [] : given === true ? ["true"] : (given as string[])
+    const words =
+      given === undefined ? [] : typeof given === "boolean" ? [String(given)] : (given as string[])
     if (words.length === 0 || option.adds === true) words.push(...fromVariables(option, variables))
     const earlier = options.get(option.key)
     if (words.length === 0 || (earlier !== undefined && option.adds !== true)) continue

@@ -1,6 +1,8 @@
 // Commands and their options as data: whoever shows them or asks for them (--help, docs/cli.md, completions, manual pages) reads
 // these tables, and commander is told what they say.
 import { Argument, Option, type Command } from "commander"
+import { commandName, programName } from "./name.ts"
+import { truth } from "./values.ts"
 
 /** What becomes of the word behind a flag: a reader of values.ts, or the words that there may be. */
 type Value<T> = ((text: string, earlier: never) => T) | ([T] extends [string] ? readonly T[] : never)
@@ -128,38 +130,87 @@ function newArgument([name, help, value]: ArgumentRow): Argument {
   return typeof value === "function" ? argument.argParser(value) : argument.default(value)
 }
 
+/** A flag's opposite, for commander to find where the flag was given as false. */
+function addOpposite(command: Command, option: Option): string {
+  const name = `${option.long ?? ""}-is-false`
+  if (!command.options.some(({ long }) => long === name)) {
+    const opposite = new Option(name).hideHelp()
+    opposite.attributeName = () => option.attributeName()
+    opposite.preset(option.negate)
+    command.addOption(opposite)
+  }
+  return name
+}
+
+/** A word of the form `--flag=VALUE` or `-f=VALUE` as commander takes it. */
+function rewriteWord(command: Command, arg: string, valued: ReadonlyMap<string, string>): readonly string[] {
+  const equals = arg.indexOf("=")
+  const flag = arg.slice(0, Math.max(0, equals))
+  const option = command.options.find(({ short, long }) => flag !== "" && (flag === long || flag === short))
+  if (option === undefined) return [arg]
+  const value = arg.slice(equals + 1)
+  // `--flag VALUE` and `--flag=VALUE` commander knows.
+  if (option.required || option.optional) return flag === option.short ? [flag, value] : [arg]
+  const yes = truth(value)
+  if (yes === true) return [flag]
+  if (yes === false) return [addOpposite(command, option)]
+  const other = valued.get(option.long ?? "")
+  if (other !== undefined) return [`${other}=${value}`]
+  return command.error(`error: option '${option.flags}' is true or false, not '${value}'`)
+}
+
 /**
- * Lets `--verify=FINGERPRINT` stand for `--require-signer FINGERPRINT`. As an option with a value of its own, `--verify` would
- * take the image's name, which comes next, for that value.
+ * Lets `--nv=true` and `-e=0` stand for flags as programs that are written in Go take them; and `--verify=FINGERPRINT` for
+ * `--require-signer FINGERPRINT`: as an option with a value of its own, `--verify` would take the image's name, which comes next, for
+ * that value.
+ *
+ * @param passesOn - From the first argument on, words are the payload's.
  */
-function takeValued(command: Command, flag: string, other: string): void {
+function takeGoForms(command: Command, valued: ReadonlyMap<string, string>, passesOn: boolean): void {
   const parse = command.parseOptions.bind(command)
   command.parseOptions = (args) => {
-    const rewritten = [...args]
-    const passesOn = command.registeredArguments.some(({ variadic }) => variadic)
-    for (let i = 0; i < rewritten.length; i++) {
-      const arg = rewritten[i] ?? ""
-      // From the image on, a command's arguments are the payload's.
-      if (arg === "--" || (passesOn && !arg.startsWith("-"))) break
-      if (arg.startsWith(`${flag}=`)) rewritten[i] = arg.replace(flag, other)
-      else if (
-        command.options.some(({ required, short, long }) => required && (short === arg || long === arg))
+    const rewritten: string[] = []
+    for (let i = 0; i < args.length; i++) {
+      const arg = args[i] ?? ""
+      if (arg === "--" || (passesOn && !arg.startsWith("-"))) {
+        rewritten.push(...args.slice(i))
+        break
+      }
+      rewritten.push(...rewriteWord(command, arg, valued))
+      const takesNext = command.options.some(
+        ({ required, short, long }) => required && (short === arg || long === arg),
       )
-        i++
+      if (takesNext && i + 1 < args.length) rewritten.push(args[++i] ?? "")
     }
     return parse(rewritten)
   }
 }
 
 /** Tells commander of options. */
-export function addOptions(command: Command, options: AnyOptions): Command {
+export function addOptions(command: Command, options: AnyOptions, passesOn: boolean = false): Command {
+  const valued = new Map<string, string>()
   for (const [key, row] of Object.entries(options)) {
     command.addOption(newOption(key, row))
-    const { valued, note } = row[3] ?? {}
-    if (valued !== undefined) takeValued(command, row[0], valued)
+    const { valued: other, note } = row[3] ?? {}
+    if (other !== undefined) valued.set(row[0], other)
     if (note !== undefined) command.addHelpText("after", note)
   }
+  takeGoForms(command, valued, passesOn)
   return command
+}
+
+/** What is false is not asked for, unless that takes back what something else asks for. */
+function withoutFalse(flags: Readonly<Record<string, unknown>>, options: AnyOptions): object {
+  const rows = Object.entries(options)
+  const told = new Set(
+    rows.flatMap(([key, row]) => [row[3]?.negates, row[3]?.variables === undefined ? undefined : key]),
+  )
+  return Object.fromEntries(Object.entries(flags).filter(([key, value]) => value !== false || told.has(key)))
+}
+
+/** Where to read more. */
+export function helpHint(command: readonly string[]): string {
+  return `${programName}: hint: \`${[commandName, ...command, "--help"].join(" ")}\` tells more`
 }
 
 /** Tells commander of a command and of those below it. */
@@ -169,11 +220,13 @@ export function addCommand(program: Command, row: CommandRow): void {
   if (alias !== undefined) made.alias(alias)
   if (summary !== undefined) made.summary(summary)
   for (const argument of row.arguments ?? []) made.addArgument(newArgument(argument))
-  addOptions(made, options)
+  addOptions(made, options, row.passesOn === true)
   made.allowUnknownOption(row.takesAnything === true).passThroughOptions(row.passesOn === true)
+  const names = program.parent === null ? [name] : [program.name(), name]
+  made.showHelpAfterError(helpHint(names))
   for (const below of commands) addCommand(made, below)
   if (run !== undefined)
     made.action(async (...parsed: unknown[]) => {
-      await run(made.opts<never>(), parsed.slice(0, -2) as never, made)
+      await run(withoutFalse(made.opts(), options) as never, parsed.slice(0, -2) as never, made)
     })
 }

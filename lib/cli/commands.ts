@@ -10,6 +10,7 @@ import { ecl } from "./commands/ecl.ts"
 import { inspect, runHelp } from "./commands/inspect.ts"
 import { instance } from "./commands/instance.ts"
 import { key } from "./commands/key.ts"
+import { link } from "./commands/link.ts"
 import { mount, mounts, unmount } from "./commands/mount.ts"
 import { overlay } from "./commands/overlay.ts"
 import { push } from "./commands/push.ts"
@@ -18,9 +19,10 @@ import { actions } from "./commands/run.ts"
 import { sif } from "./commands/sif.ts"
 import { sign } from "./commands/sign.ts"
 import { verify } from "./commands/verify.ts"
+import { version } from "./commands/version.ts"
 
 export const commands: readonly CommandRow[] = [
   ...[build, encrypt, decrypt, reencrypt, recipient, overlay, sif, sign, verify, push],
   ...[ls, cat, extract, info, inspect, runHelp, mount, unmount, mounts],
-  ...[...actions, instance, cert, ...absent, key, ecl, cache],
+  ...[...actions, instance, cert, ...absent, key, ecl, cache, link, version],
 ]

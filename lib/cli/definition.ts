@@ -10,7 +10,7 @@ import {
 import { given, type OptionRows } from "./command.ts"
 import { waitForHelpers } from "./interrupt.ts"
 import { errors, output } from "./output.ts"
-import { notice } from "./terminal.ts"
+import { inform } from "./terminal.ts"
 import { BYTES, each, eachOf, flag, size, text } from "./values.ts"
 
 export type DefinitionFlags = Omit<DefinitionOptions, "fingerprintKeys" | "onStep" | "onOutput"> &
@@ -80,7 +80,7 @@ export function definitionOptions(
     fingerprintKeys: { keyringPaths: userKeyrings(process.env) },
     onStep: (text) => {
       waitForHelpers()
-      notice(text)
+      inform(text)
     },
     onOutput: (bytes, stream) => {
       // What a program reads from standard output is the result.

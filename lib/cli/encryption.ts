@@ -5,7 +5,7 @@ import { given, type OptionRows } from "./command.ts"
 import { interruption } from "./interrupt.ts"
 import { kdfRows, passphraseKdf, type KdfFlags } from "./kdf.ts"
 import { errors, print } from "./output.ts"
-import { humanBytes, notice, printable, withProgress } from "./terminal.ts"
+import { humanBytes, inform, notice, printable, withProgress } from "./terminal.ts"
 import { flag } from "./values.ts"
 
 export interface OutputFlags {
@@ -62,7 +62,7 @@ export async function showMaking(
   )
   if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
   else if (errors().isTTY)
-    notice(
+    inform(
       `${printable(result.output)}: ${result.encrypted ? "encrypted" : "plain"}, ${humanBytes(result.size)} from ${humanBytes(result.inputBytes)} in ${(result.milliseconds / 1000).toFixed(1)} s`,
     )
 }

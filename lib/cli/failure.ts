@@ -1,19 +1,20 @@
 // What is said of a payload that did not start, by a process that has become its attendant meanwhile and then this command
 // again: `sifcrypt --start-failure …`. The arguments are another process's words for the API.
 import { startFailure, type FailureReporter } from "../index.ts"
+import { verbosityVariable } from "./verbosity.ts"
 
 const flag = "--start-failure"
 
 /** This command, to be told of a failure. */
 export function failureReporter(): FailureReporter {
-  const { PATH, TERM, SIFCRYPT_DEBUG } = process.env
+  const { PATH, TERM } = process.env
   return {
     file: process.execPath,
     args: [...process.execArgv, "--", process.argv[1] ?? "", flag],
     env: {
       ...(PATH === undefined ? {} : { PATH }),
       ...(TERM === undefined ? {} : { TERM }),
-      ...(SIFCRYPT_DEBUG === undefined ? {} : { SIFCRYPT_DEBUG }),
+      ...verbosityVariable(),
     },
   }
 }

@@ -1,5 +1,6 @@
 // What to try next, keyed by error code. Library errors state facts; advice is given here and nowhere else.
 import type { ErrorCode } from "../index.ts"
+import { commandName } from "./name.ts"
 
 const hints: Partial<Record<ErrorCode, string>> = {
   ERR_SIF_MAGIC: "this is no SIF image; `file` tells what it is",
@@ -97,5 +98,5 @@ const hints: Partial<Record<ErrorCode, string>> = {
 
 /** Advice for an error code, or undefined where the message says it all. */
 export function hintFor(code: ErrorCode): string | undefined {
-  return hints[code]
+  return hints[code]?.replaceAll("`sifcrypt ", `\`${commandName} `)
 }

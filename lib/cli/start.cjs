@@ -68,9 +68,16 @@ if (process.argv[2] === "+")
 // command.js or run.js from V8's code cache, if this is the Node that wrote it; else it is compiled as ever. V8 itself takes what another
 // release with the same version of V8 wrote, which has other built-ins in other places.
 const { readFileSync, writeFileSync } = require("node:fs")
-const { join } = require("node:path")
+const { basename, join } = require("node:path")
 const { Script } = require("node:vm")
-const name = ["exec", "run", "shell", "test"].includes(process.argv[2]) ? "run" : "command"
+// The command behind the options that stand before it; an image's launch line has none.
+const words = process.argv.slice(2)
+let at = 0
+while (words[at]?.startsWith("-")) at += words[at] === "-c" || words[at] === "--config" ? 2 : 1
+const isRun =
+  ["exec", "run", "shell", "test"].includes(words[at]) ||
+  (basename(process.argv[1]) === "run-singularity" && words[0] !== "--start-failure")
+const name = isRun ? "run" : "command"
 const filename = join(__dirname, name + ".js")
 const cache = join(__dirname, `${name}-${process.version}-${process.arch}.cache`)
 let cachedData

@@ -7,7 +7,9 @@ import { isatty, ReadStream } from "node:tty"
 import { allocateSecret, KeyError } from "../index.ts"
 import { printable } from "../printable.ts"
 import { Interrupted } from "./interrupt.ts"
+import { programName } from "./name.ts"
 import { errors } from "./output.ts"
+import { tellsNews, tellsWarnings } from "./verbosity.ts"
 
 export { printable }
 
@@ -19,10 +21,20 @@ export function isTerminal(fd: number): boolean {
 /** Takes the progress line away that the cursor is in. */
 let clearLine: (() => void) | undefined
 
-/** Writes a line to stderr, prefixed; whatever is in it, it stays one line. */
-export function notice(text: string): void {
+/** Writes a line to stderr, prefixed; whatever is in it, it stays one line. What went wrong is told however little is asked for. */
+export function complain(text: string): void {
   clearLine?.()
-  errors().write(`sifcrypt: ${printable(text)}\n`)
+  errors().write(`${programName}: ${printable(text)}\n`)
+}
+
+/** What the user should know. */
+export function notice(text: string): void {
+  if (tellsWarnings()) complain(text)
+}
+
+/** What went well. */
+export function inform(text: string): void {
+  if (tellsNews()) complain(text)
 }
 
 /** Bytes for people: `1.2 GiB`. */
@@ -55,7 +67,7 @@ export class Progress {
   update(bytes: number, total?: number): void {
     const now = performance.now()
     const terminal = errors()
-    if (!terminal.isTTY || now - this.#last < 100) return
+    if (!terminal.isTTY || now - this.#last < 100 || !tellsNews()) return
     this.#last = now
     this.#started ??= now
     const seconds = (now - this.#started) / 1000

@@ -47,6 +47,14 @@ export const text: Reader<string> = (word) => word
 /** No value: the option is there. */
 export const flag: Reader<true> = () => true
 
+const yes: ReadonlySet<string> = new Set(["1", "t", "T", "TRUE", "true", "True"])
+const no: ReadonlySet<string> = new Set(["0", "f", "F", "FALSE", "false", "False"])
+
+/** A truth value in any spelling of Go's, which the peers are written in; undefined for what is none. */
+export function truth(word: string): boolean | undefined {
+  return yes.has(word) ? true : no.has(word) ? false : undefined
+}
+
 /** @returns NaN for what is none. */
 export function parseInteger(text: string): number {
   return /^-?\d{1,15}$/.test(text) ? Number(text) : Number.NaN

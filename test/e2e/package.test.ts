@@ -119,7 +119,7 @@ describe("the package", () => {
   it("starts without the code cache, and with one that is none", async () => {
     const command = path.join(installed, "dist", "cli", "main.js")
     for (const [name, argument, output] of [
-      ["command", "--version", /^\d+\.\d+\.\d+/],
+      ["command", "--version", /^sifcrypt version \d+\.\d+\.\d+\n$/],
       ["run", "exec", /^$/],
     ] as const) {
       const cache = path.join(installed, "dist", "cli", cacheOf(name))
@@ -134,7 +134,7 @@ describe("the package", () => {
         spoil()
         const result = await runProgram([process.execPath, command, argument], { as: "self" })
         assert.match(result.text, output)
-        assert.match(result.stderr, argument === "exec" ? /^error: missing required argument 'image'/ : /^$/)
+        assert.match(result.stderr, argument === "exec" ? /: missing required argument 'image'\n/ : /^$/)
       }
     }
   })

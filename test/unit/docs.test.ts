@@ -5,6 +5,7 @@ import path from "node:path"
 import type { CommandRow } from "../../lib/cli/command.ts"
 import { commands } from "../../lib/cli/commands.ts"
 import { exitCodeFor, exitCodes } from "../../lib/cli/exit-codes.ts"
+import { globalRows } from "../../lib/cli/verbosity.ts"
 import * as api from "../../lib/index.ts"
 import type { ErrorCode } from "../../lib/index.ts"
 import { compatibilityTable } from "../peer/cases.ts"
@@ -122,7 +123,12 @@ describe("docs/cli.md", () => {
   })
 
   it("describes no option that is not there", () => {
-    const known = new Set(["--help", "--version", ...commands.flatMap(flags).map(({ flag }) => flag)])
+    const everywhere = { name: "", description: "", options: globalRows }
+    const known = new Set([
+      "--help",
+      "--version",
+      ...[everywhere, ...commands].flatMap(flags).map(({ flag }) => flag),
+    ])
     for (const [flag] of text.matchAll(/(?<![\w-])--[a-z][a-z-]*/g)) {
       // of bash
       if (flag !== "--norc") assert.ok(known.has(flag), flag)

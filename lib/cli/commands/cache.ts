@@ -1,7 +1,7 @@
 import { cleanCache, listCache, type CachedBlob } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { print } from "../output.ts"
-import { humanBytes, notice } from "../terminal.ts"
+import { humanBytes, inform } from "../terminal.ts"
 import { DAYS, duration, flag } from "../values.ts"
 
 function line({ digest, size, lastUsed, isPartial }: CachedBlob): string {
@@ -38,7 +38,7 @@ const clean = command({
     const olderThanDays = days === undefined ? undefined : days / DAYS.worth
     const removed = await cleanCache({ dryRun, olderThanDays })
     if (json === true) await print(`${JSON.stringify(removed)}\n`)
-    else notice(`${dryRun ? "would remove" : "removed"} ${sumOf(removed)}`)
+    else inform(`${dryRun ? "would remove" : "removed"} ${sumOf(removed)}`)
   },
 })
 

@@ -4,7 +4,7 @@ import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { openOptions, openRows } from "../opening.ts"
 import { errors, output, print, printLines, writeAll } from "../output.ts"
-import { humanBytes, notice, printable, withProgress } from "../terminal.ts"
+import { humanBytes, inform, printable, withProgress } from "../terminal.ts"
 import { flag } from "../values.ts"
 import { printableLines } from "../../printable.ts"
 
@@ -150,7 +150,7 @@ export const extract: CommandRow = command({
       }),
     )
     if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
-    else if (errors().isTTY) notice(`${String(result.entries)} entries, ${humanBytes(result.bytes)}`)
+    else if (errors().isTTY) inform(`${String(result.entries)} entries, ${humanBytes(result.bytes)}`)
   },
 })
 

@@ -17,7 +17,7 @@ import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { cipherRows, openOptions, openRows } from "../opening.ts"
 import { columns, output, print, printLines, writeAll } from "../output.ts"
-import { humanBytes, notice, printable } from "../terminal.ts"
+import { humanBytes, inform, notice, printable } from "../terminal.ts"
 import { duration, flag, SECONDS, text } from "../values.ts"
 
 function parseSignal(text: string): NodeJS.Signals {
@@ -68,7 +68,7 @@ async function end(name: string | undefined, flags: StopFlags): Promise<void> {
   const results = await Promise.allSettled(
     chosen.map(async (instance) => {
       await instance.stop({ timeoutMs: flags.timeout, signal })
-      notice(`instance ${instance.name} of ${printable(instance.image)} has ended`)
+      inform(`instance ${instance.name} of ${printable(instance.image)} has ended`)
     }),
   )
   for (const result of results) if (result.status === "rejected") throw result.reason
@@ -221,7 +221,7 @@ function starting(name: "start" | "run", summary: string, description: string): 
             ? await opened.startInstance(called, argv, { ...options, overlayUnlock: credentials })
             : await opened.runInstance(called, argv, { ...options, overlayUnlock: credentials })
         if (flags.pidFile !== undefined) writeFileSync(flags.pidFile, `${started.pid}\n`)
-        notice(`instance ${started.name} started`)
+        inform(`instance ${started.name} started`)
       })
     },
   })

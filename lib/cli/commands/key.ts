@@ -5,7 +5,7 @@ import { command, given, type CommandRow, type OptionRows } from "../command.ts"
 import { interruption } from "../interrupt.ts"
 import { errors, output, print, printLines, writeAll } from "../output.ts"
 import { ask, askTwice, passwordFd, passwordFile, passwordSource } from "../passwords.ts"
-import { notice } from "../terminal.ts"
+import { inform, notice } from "../terminal.ts"
 import { count, DAYS, duration, each, flag, SECONDS, text } from "../values.ts"
 
 type RingFlags = Pick<keyring.RingOptions, "global" | "folder">
@@ -148,7 +148,7 @@ const newPair = command({
     else await printLines(keyLines(made, 0))
     if (flags.push === true) {
       await keyring.push(made.fingerprint, serverOptions(flags), ringOptions(flags))
-      notice(`published ${made.fingerprint}`)
+      inform(`published ${made.fingerprint}`)
     }
   },
 })
@@ -315,7 +315,7 @@ const push = command({
   options: { ...serverRows, ...ringRows },
   run: async (flags, [fingerprint]) => {
     await keyring.push(fingerprint, serverOptions(flags), ringOptions(flags))
-    notice(`published ${keyring.parseFingerprint(fingerprint)}`)
+    inform(`published ${keyring.parseFingerprint(fingerprint)}`)
   },
 })
 

@@ -5,7 +5,7 @@ import { parseEngine } from "../engine.ts"
 import { columns, errors, print, printLines } from "../output.ts"
 import { interruption, waitForHelpers } from "../interrupt.ts"
 import { cipherRows, openOptions, openRows } from "../opening.ts"
-import { notice, printable } from "../terminal.ts"
+import { inform, printable } from "../terminal.ts"
 import { flag } from "../values.ts"
 
 export const mount: CommandRow = command({
@@ -34,7 +34,7 @@ export const mount: CommandRow = command({
         signal: interruption,
       })
       if (flags.json === true) await print(`${JSON.stringify(mounted.info)}\n`)
-      else if (errors().isTTY) notice(`${mounted.info.target}: ${mounted.info.engine} engine`)
+      else if (errors().isTTY) inform(`${mounted.info.target}: ${mounted.info.engine} engine`)
     })
   },
 })

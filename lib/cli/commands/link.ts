@@ -1,0 +1,52 @@
+import { lstatSync, mkdirSync, readlinkSync, realpathSync, renameSync, symlinkSync } from "node:fs"
+import path from "node:path"
+import { BuildError } from "../../index.ts"
+import { command, type CommandRow } from "../command.ts"
+import { peerNames } from "../name.ts"
+import { inform } from "../terminal.ts"
+import { flag } from "../values.ts"
+
+type PeerName = (typeof peerNames)[number]
+
+/** Is there something that is not a link to a command of ours? One that leads nowhere belongs to a package that was moved. */
+function isForeign(file: string): boolean {
+  try {
+    return !lstatSync(file).isSymbolicLink() || !/(?:^|\/)dist\/cli\/main\.js$/.test(readlinkSync(file))
+  } catch {
+    return false // there is nothing
+  }
+}
+
+function linkOne(file: string, target: string): void {
+  const temporary = `${file}.${process.pid}`
+  symlinkSync(target, temporary)
+  renameSync(temporary, file)
+  inform(`${file} leads to ${target}`)
+}
+
+export const link: CommandRow = command({
+  name: "link",
+  summary: "be found as apptainer and singularity, too",
+  description:
+    "Links apptainer, singularity and run-singularity in FOLDER to this command, or those of them that are named. " +
+    "Called by these names it takes options and answers as the peers do; run-singularity is what starts an image that is called as " +
+    "a program.",
+  arguments: [
+    ["<folder>", "where the links are made: one that PATH lists, before the peers' own"],
+    ["[names...]", "some of them"],
+  ],
+  options: { force: ["-F, --force", "replace what is there and is no link of ours", flag] },
+  run: ({ force }, [folder, names], made) => {
+    const isPeerName = (name: string): name is PeerName => peerNames.some((one) => one === name)
+    const unknown = names.find((name) => !isPeerName(name))
+    if (unknown !== undefined) made.error(`error: '${unknown}' is none of ${peerNames.join(", ")}`)
+    mkdirSync(folder, { recursive: true })
+    const target = realpathSync(process.argv[1] ?? "")
+    const files = (names.length > 0 ? names : peerNames).map((name) => path.join(folder, name))
+    const foreign = files.find((file) => force !== true && isForeign(file))
+    if (foreign !== undefined)
+      throw new BuildError("ERR_BUILD_EXISTS", `${foreign} exists and is not a link to this command`)
+    for (const file of files) linkOne(file, target)
+    return Promise.resolve()
+  },
+})

@@ -1,0 +1,39 @@
+// The name that the command was called by. Under the names of the peers it answers as they do; under its own it says who it is.
+import { readFileSync } from "node:fs"
+import path from "node:path"
+
+/** Names that `sifcrypt link` puts into a folder: those of the peers, and that of the launch line of images. */
+export const peerNames = ["apptainer", "singularity", "run-singularity"] as const
+
+const called = path.basename(process.argv[1] ?? "")
+
+export const isPeer: boolean = peerNames.some((name) => name === called)
+
+export const programName: string = isPeer ? called : "sifcrypt"
+
+/** What the user would type. */
+export const commandName: string = programName === "run-singularity" ? "singularity" : programName
+
+/** Whose options these are: scripts decide by that number what they may ask for. Its `singularity` says so, too. */
+const PEER_VERSION = "1.4.5"
+
+function packageVersion(): string {
+  const file = readFileSync(new URL("../../package.json", import.meta.url), "utf8")
+  return (JSON.parse(file) as { version: string }).version
+}
+
+/** What `version` prints. */
+export function versionNumber(): string {
+  return isPeer ? PEER_VERSION : packageVersion()
+}
+
+/** What `--version` prints. */
+export function versionLine(): string {
+  return `${isPeer ? "apptainer" : "sifcrypt"} version ${versionNumber()}`
+}
+
+/** What was asked for: an image's launch line is followed by its path and arguments, and nothing else. */
+export function commandWords(): readonly string[] {
+  const words = process.argv.slice(2)
+  return called === "run-singularity" ? ["run", ...words] : words
+}
