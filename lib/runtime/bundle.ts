@@ -170,27 +170,23 @@ class SessionBinds {
   }
 
   get record(): Buffer {
-    return record("binds", 0o600, this.#words.map((word) => `${word}\0`).join(""))
+    return record("binds", 0o600, words(this.#words))
   }
 }
 
 /** /etc files of the host that the image should see as they are. */
-async function hostFiles(
+function hostFiles(
   options: BundleOptions,
   without: ReadonlySet<string>,
   bound: ReadonlySet<string>,
   binds: SessionBinds,
-): Promise<OciMount[]> {
-  const { tree, asked = {} } = options
+): OciMount[] {
+  const { asked = {} } = options
   const mounts: OciMount[] = []
   const files = without.has("bind-paths") ? [] : ["/etc/hosts", "/etc/localtime"]
   for (const file of [...files, "/etc/resolv.conf"]) {
     if (!existsSync(file) || without.has(file) || bound.has(file)) continue
     if (file === "/etc/resolv.conf" && asked.dns !== undefined) continue
-    // A link that leads nowhere in the image is no place to bind to.
-    const dangling =
-      (await tree?.find(file, false)) !== undefined && (await tree?.find(file, true)) === undefined
-    if (dangling && file !== "/etc/resolv.conf") continue
     mounts.push(binds.add(realpathSync(file), file))
   }
   return mounts
@@ -338,6 +334,10 @@ async function processArguments(options: BundleOptions): Promise<{ args: string[
   return { args: [...argv], env: asList(env) }
 }
 
+function words(list: readonly string[]): string {
+  return list.map((word) => `${word}\0`).join("")
+}
+
 function record(name: string, mode: number, content: string): Buffer {
   const bytes = Buffer.from(content, "utf8")
   return Buffer.concat([Buffer.from(`${mode.toString(8)} ${bytes.length} ${name}\n`), bytes])
@@ -378,7 +378,7 @@ export async function makeBundle(options: BundleOptions): Promise<Buffer> {
   const init = `${ENTRY_FOLDER}/init`
   const defaults = [
     ...kernelMounts(options, without),
-    ...(await hostFiles(options, without, bound, binds)),
+    ...hostFiles(options, without, bound, binds),
     ...[...own.keys()].map((file) =>
       bindMount(`${files}/${path.basename(file)}`, file, ["bind", "nosuid", "nodev"]),
     ),
@@ -456,6 +456,12 @@ export async function makeBundle(options: BundleOptions): Promise<Buffer> {
   return Buffer.concat([
     record("config.json", 0o600, JSON.stringify(config)),
     binds.record,
+    // Links of the image may lead to where nothing is.
+    record(
+      "places",
+      0o600,
+      words(mounts.flatMap(({ destination, type, source }) => [destination, type === "none" ? source : ""])),
+    ),
     record("entry", 0o755, entryScript),
     // What is bound over it needs a place.
     ...(initArguments.length > 0 ? [record("init", 0o755, "")] : []),

@@ -120,6 +120,7 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
     servers.erase(servers.begin(),
                   servers.begin() + std::count_if(options.layers.begin(), options.layers.end(), NeedsServer));
     session.MountBinds(options.bind_images, servers);
+    session.MakeMountPoints();
     servers.clear();
     close(options.image.range.fd);
     for (const LayerOptions& other : OtherImages(options))

@@ -22,6 +22,7 @@
 #include "starter/confine.h"
 #include "starter/fuse_mount.h"
 #include "starter/image.h"
+#include "starter/mount_points.h"
 #include "starter/namespaces.h"
 
 namespace sifcrypt::starter {
@@ -36,6 +37,8 @@ constexpr char kConfig[] = "config.json";
 /// Which places of the host and of images the container gets to see.
 constexpr char kBinds[] = "binds";
 constexpr size_t kMaxBinds = 4096;
+/// Where the container mounts, each with what: a path, or nothing for a file system of the kernel's.
+constexpr char kPlaces[] = "places";
 // openat2(2): younger than the headers that some of the systems we build on have.
 #ifdef SYS_openat2
 constexpr long kOpenat2 = SYS_openat2;
@@ -63,15 +66,21 @@ struct BindSource {
   bool devices = false;
 };
 
-/// "<image's number or nothing>\0<path>\0<d for devices, or nothing>\0", one behind the other.
-std::vector<BindSource> ParseBinds(const std::string& text, size_t images) {
+/// What ends with a zero byte each.
+std::vector<std::string> SplitWords(const std::string& text) {
   std::vector<std::string> words;
   for (size_t at = 0; at < text.size();) {
     const size_t end = text.find('\0', at);
-    if (end == std::string::npos) throw FormatError("bundle", "a bind ends early");
+    if (end == std::string::npos) throw FormatError("bundle", "a word ends early");
     words.push_back(text.substr(at, end - at));
     at = end + 1;
   }
+  return words;
+}
+
+/// "<image's number or nothing>\0<path>\0<d for devices, or nothing>\0", one behind the other.
+std::vector<BindSource> ParseBinds(const std::string& text, size_t images) {
+  const std::vector<std::string> words = SplitWords(text);
   if (words.size() % 3 != 0 || words.size() / 3 > kMaxBinds) throw FormatError("bundle", "not a list of binds");
   std::vector<BindSource> binds;
   for (size_t i = 0; i < words.size(); i += 3) {
@@ -197,7 +206,7 @@ void Session::ReadBundle(UniqueFd pipe) const {
   for (size_t count = 0; const auto record = reader.NextRecord(); ++count) {
     if (count == kMaxRecords) throw FormatError("bundle", "too many records");
     has_config |= record->name == kConfig;
-    const bool is_ours = record->name == kConfig || record->name == kBinds;
+    const bool is_ours = record->name == kConfig || record->name == kBinds || record->name == kPlaces;
     const std::string path = is_ours ? Path(record->name) : Path("files/") + record->name;
     const UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!file) throw SystemError(errno, "bundle", record->name + ": " + std::strerror(errno));
@@ -314,6 +323,16 @@ void Session::CheckRoot() const {
     } else if (errno != ENOENT) {
       throw SystemError(errno, "root", std::string("/") + folder + ": " + std::strerror(errno));
     }
+  }
+}
+
+void Session::MakeMountPoints() const {
+  const std::vector<std::string> words = SplitWords(ReadFile(Path(kPlaces)));
+  if (words.size() % 2 != 0) throw FormatError("bundle", "not a list of places");
+  for (size_t i = 0; i < words.size(); i += 2) {
+    struct stat source {};
+    const bool is_folder = words[i + 1].empty() || stat(words[i + 1].c_str(), &source) != 0 || S_ISDIR(source.st_mode);
+    MakeMountPoint(Path("root"), words[i], is_folder);
   }
 }
 

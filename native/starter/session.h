@@ -42,6 +42,8 @@ class Session {
   void MountBinds(const std::vector<LayerOptions>& images, const std::vector<Channel>& servers);
   /// A link where the runtime mounts would let the image, or what lies over it, choose what is covered. SystemError "root".
   void CheckRoot() const;
+  /// Makes what the bundle's file "places" lists reachable in the root. "root".
+  void MakeMountPoints() const;
   /// Processes of file systems, which are to outlive the payload.
   std::vector<pid_t> helpers() const;
   std::string NameOfHelper(pid_t process) const;

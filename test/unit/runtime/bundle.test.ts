@@ -114,6 +114,7 @@ describe("makeBundle", () => {
       "host.sh",
       "overrides.sh",
       "passwd",
+      "places",
     ])
     assert.equal(files.get("overrides.sh"), "export B='it'\\''s'\n")
     assert.match(files.get("passwd") ?? "", /^ada:x:1000:2000:/m)
