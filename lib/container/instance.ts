@@ -1,7 +1,6 @@
 // Containers that go on when whoever started them is gone, and commands that join them.
 import { invalidValue, list, milliseconds, oneOf, shape, text, type Check, type Rows } from "../arguments.ts"
 import { closeSync, existsSync, openSync, readFileSync } from "node:fs"
-import { realpath } from "node:fs/promises"
 import { constants } from "node:os"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
@@ -17,6 +16,7 @@ import {
   rootIdentity,
   supplementaryGroups,
   umaskOf,
+  workingFolder,
 } from "../runtime/identity.ts"
 import { instanceBundle, joinBundle, KEEPER_NAME } from "../runtime/instance-bundle.ts"
 import { instanceRows, streamRows, type ExecOptions } from "../runtime/options.ts"
@@ -375,7 +375,7 @@ async function join(
     signal,
   )
   const identity = identityOf(who, confinement.ids)
-  const hostCwd = await realpath(process.cwd())
+  const hostCwd = workingFolder(options.onNotice)
   const inside = firstProcess(state.pid)
   const isInside = (folder: string): boolean =>
     inside !== undefined && existsSync(`/proc/${inside}/root${folder}/.`)
@@ -384,14 +384,14 @@ async function join(
     throw new RunError("ERR_RUN", `${state.image}: there is no folder ${wanted} inside`, {
       path: state.image,
     })
-  const cwd = wanted ?? [hostCwd, identity.home].find(isInside) ?? "/"
+  const cwd = wanted ?? [hostCwd ?? identity.home, identity.home].find(isInside) ?? "/"
   const full = await makeBundle({
     tree: undefined,
     image: state.image,
     action,
     argv,
     identity,
-    hostCwd,
+    hostCwd: undefined,
     asked,
     places: [],
     session: state.session,

@@ -1,6 +1,5 @@
 // Runs a payload in an opened image.
 import { fstatSync, realpathSync } from "node:fs"
-import { realpath } from "node:fs/promises"
 import { constants } from "node:os"
 import type { Readable, Writable } from "node:stream"
 import { isatty } from "node:tty"
@@ -23,6 +22,7 @@ import {
   rootIdentity,
   supplementaryGroups,
   umaskOf,
+  workingFolder,
 } from "../runtime/identity.ts"
 import { preservedDescriptors } from "../runtime/preserved.ts"
 import { findProgram } from "../runtime/program.ts"
@@ -345,7 +345,8 @@ export async function withRun<T>(
   signal?.throwIfAborted()
   const preserved = preservedDescriptors(options.preserveFds ?? 0, startable.source.fd)
   const crun = findProgram("crun", "it runs the container")
-  const hostCwd = await realpath(process.cwd())
+  const hostCwd = workingFolder(options.onNotice)
+  const cwd = hostCwd ?? "/"
   const caller = callerIdentity()
   const root = caller.uid === 0
   const inside = options.fakeroot === true && !root ? rootIdentity : caller
@@ -353,11 +354,11 @@ export async function withRun<T>(
     confine(options, { ...inside, groups: root ? supplementaryGroups(caller.gid) : [] }, root),
     signal,
   )
-  const who = { uid: caller.uid, gid: caller.gid, home: caller.home, insideHome: inside.home, cwd: hostCwd }
+  const who = { uid: caller.uid, gid: caller.gid, home: caller.home, insideHome: inside.home, cwd }
   const places = composeBinds(
     who,
     [
-      ...parseBinds(options.binds ?? [], hostCwd, options.onNotice).map((bind) => ({
+      ...parseBinds(options.binds ?? [], cwd, options.onNotice).map((bind) => ({
         nested: true,
         ...bind,
       })),

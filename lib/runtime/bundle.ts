@@ -29,8 +29,8 @@ export interface BundleOptions {
   readonly action: Action
   readonly argv: readonly string[]
   readonly identity: Identity
-  /** Resolved. */
-  readonly hostCwd: string
+  /** Resolved; undefined: there is none. */
+  readonly hostCwd: string | undefined
   /** What the caller asked for, with what that implies. */
   readonly asked?: ExecOptions | undefined
   /** All of them, the defaults included. */
@@ -118,9 +118,12 @@ async function chooseCwd(options: BundleOptions): Promise<string> {
       throw new RunError("ERR_RUN", `${image}: there is no folder ${asked.cwd} inside`, { path: image })
     return path.posix.normalize(asked.cwd)
   }
-  const candidates = asked.contain === true ? [identity.home] : [options.hostCwd, identity.home]
-  for (const folder of candidates) if (await exists(folder)) return folder
-  return "/"
+  const wanted = asked.contain === true ? undefined : options.hostCwd
+  if (wanted !== undefined && (await exists(wanted))) return wanted
+  const instead = (await exists(identity.home)) ? identity.home : "/"
+  if (wanted !== undefined)
+    asked.onNotice?.(`the working folder ${wanted} is not there inside: ${instead} takes its place`)
+  return instead
 }
 
 function bindMount(source: string, destination: string, options: readonly string[]): OciMount {

@@ -1,10 +1,29 @@
 // Who the caller is, and who a payload's user is.
-import { readFileSync } from "node:fs"
+import { readFileSync, statSync } from "node:fs"
 import { userInfo } from "node:os"
 import path from "node:path"
 import type { PayloadIds } from "./confinement.ts"
 import type { ExecOptions } from "./options.ts"
 import { gecosOf, type Identity } from "./passwd.ts"
+
+/**
+ * The caller's working folder; undefined where it was deleted, or cannot be reached any more.
+ *
+ * @param onNotice - Hears of that.
+ */
+export function workingFolder(onNotice?: (text: string) => void): string | undefined {
+  try {
+    const folder = process.cwd()
+    statSync(folder)
+    return folder
+  } catch (error) {
+    const gone = (error as NodeJS.ErrnoException).code === "ENOENT"
+    onNotice?.(
+      `the working folder ${gone ? "is not there any more" : "cannot be reached"}, and is not seen inside`,
+    )
+    return undefined
+  }
+}
 
 /** Who calls, by passwd where that knows. */
 export function callerIdentity(): Identity {

@@ -2,7 +2,16 @@
 import assert from "node:assert/strict"
 import { chmodSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { isRoot, sifcrypt, sifcryptOk, userId, type As, type Result } from "../support/cli.ts"
+import {
+  cli,
+  isRoot,
+  runProgram,
+  sifcrypt,
+  sifcryptOk,
+  userId,
+  type As,
+  type Result,
+} from "../support/cli.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -91,6 +100,37 @@ describe("places in an image", () => {
         ])
         assert.equal(result.stderr, "")
         assert.equal(result.text, "/home/me\nmade\n")
+      })
+
+      describe("where it works", () => {
+        const payload = ["exec", "--engine", "userspace", at("links.sif"), "sh", "-c", "pwd"]
+        const inFolder = (make: string, args: readonly string[]): Promise<Result> =>
+          runProgram(["sh", "-c", `${make} && exec "$0" "$@"`, cli, ...args], { as, cwd: folder })
+        const leave = (name: string): string => `mkdir ${name} && cd ${name} && rmdir ../${name}`
+
+        it("goes on in another folder, and says so, where the working folder is gone", async () => {
+          const result = await inFolder(leave("gone"), payload)
+          assert.match(result.stderr, /sifcrypt: the working folder is not there any more/)
+          assert.equal(result.status, 0, result.stderr)
+        })
+
+        it("goes on where the working folder cannot be reached any more", async () => {
+          if (as === "self") return // Root reaches every folder.
+          const closed = "mkdir -p closed/in && cd closed/in && chmod 0 .. "
+          const result = await inFolder(closed, payload)
+          chmodSync(at("closed"), 0o700)
+          assert.match(result.stderr, /sifcrypt: the working folder cannot be reached/)
+          assert.equal(result.status, 0, result.stderr)
+        })
+
+        it("says where it works instead of a folder that is not there inside", async () => {
+          const result = await sifcrypt(payload, { as, cwd: "/usr/share" })
+          assert.match(
+            result.stderr,
+            /the working folder \/usr\/share is not there inside: \S+ takes its place/,
+          )
+          assert.equal(result.status, 0, result.stderr)
+        })
       })
     })
 })
