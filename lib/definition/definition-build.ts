@@ -26,12 +26,14 @@ import {
   parseBuildArguments,
   parseDefinition,
   type Definition,
+  type FileTransfer,
   type Stage,
 } from "./definition-file.ts"
 import { debianArchitecture } from "./debootstrap.ts"
 import { buildLabels, metadataObjects } from "../source/metadata-files.ts"
 import { scratchesFor, temporaryFolder, type Scratch, type ScratchOptions } from "./scratch.ts"
 import { openSource, type BuildSource, type LayerOptions, type TreeWritten } from "../source/source.ts"
+import { expandSource, type SourceVariables } from "./source-names.ts"
 import { sectionNames, type SectionName, type StagesPlan } from "./stages.ts"
 import { Workspace, type WorkspaceOptions } from "./workspace.ts"
 import type { Built, Copied, StageBase } from "./workspace-protocol.ts"
@@ -335,6 +337,35 @@ function scriptEnvironment(): Record<string, string> {
   )
 }
 
+/** Sources on this machine, by their names; the other stages' are names already. */
+function withExpandedSources(file: string, stages: readonly Stage[]): Stage[] {
+  const passwd = textOf("/etc/passwd")?.split("\n") ?? []
+  const variables: SourceVariables = {
+    environment: scriptEnvironment(),
+    homeOf: (user) =>
+      user === undefined
+        ? callerIdentity().home
+        : passwd.find((line) => line.startsWith(`${user}:`))?.split(":")[5],
+  }
+  const expanded = (transfers: readonly FileTransfer[]): FileTransfer[] =>
+    transfers.map((transfer) => {
+      const { source, line } = transfer
+      try {
+        return { ...transfer, source: expandSource(source, variables) }
+      } catch (cause) {
+        const why = `${file}:${line}: cannot copy ${source}: ${(cause as Error).message}`
+        throw new BuildError("ERR_BUILD_SOURCE", why, { path: file, cause })
+      }
+    })
+  return stages.map((stage) => ({
+    ...stage,
+    files: stage.files.map((set) =>
+      set.from === undefined ? { ...set, transfers: expanded(set.transfers) } : set,
+    ),
+    apps: stage.apps.map((app) => ({ ...app, files: expanded(app.files) })),
+  }))
+}
+
 /** Where scripts and %files may look, so that the scratch does not cover it. */
 function visiblePaths(
   definition: Definition,
@@ -488,9 +519,10 @@ export class DefinitionBuild implements AsyncDisposable {
     const options = this.#options
     const { source: file, onNotice = () => undefined, onStep = () => undefined, signal } = options
     const { buildArguments, buildArgumentFile, warnUnusedBuildArguments } = options
-    const definition = await readDefinition(file, {
+    const written = await readDefinition(file, {
       ...{ buildArguments, buildArgumentFile, warnUnusedBuildArguments, onNotice },
     })
+    const definition = { ...written, stages: withExpandedSources(file, written.stages) }
     const last = definition.stages.length - 1
     const wanted = definition.stages.map((stage, index): WantedBase =>
       update !== undefined && index === last ? { kind: "scratch" } : wantedBase(file, stage),

@@ -474,8 +474,12 @@ function checkStages(stages: readonly Stage[], path: string): void {
     const { headers, name, line, files } = stage
     const wanting = stages.length > 1 ? "several stages, so each must have a header" : "there is no header"
     if (headers.size === 0) throw syntaxError(path, line, wanting)
-    if ((headers.get("bootstrap") ?? "") === "")
-      throw syntaxError(path, line, "there is no Bootstrap: header")
+    if ((headers.get("bootstrap") ?? "") === "") {
+      const [first = ""] = headers.keys()
+      const isBehind = !headers.has("bootstrap") && stages.length > 1
+      const what = `${first}: stands before Bootstrap:, with which a stage begins`
+      throw syntaxError(path, line, isBehind ? what : "there is no Bootstrap: header")
+    }
     for (const { from, transfers } of files)
       if (from !== undefined && !names.has(from))
         throw syntaxError(path, transfers[0]?.line ?? line, `there is no stage ${from} before this one`)

@@ -77,6 +77,10 @@ describe("parseDefinition: headers", () => {
     assertRefused("Bootstrap: docker\nOtherURL: x\n", "x.def:2: unknown header otherurl")
     assertRefused("Bootstrap: docker\ndebian\n", "x.def:2: header key debian has no value")
     assertRefused("From: x\n", "x.def:1: there is no Bootstrap: header")
+    assertRefused(
+      "From: x\nBootstrap: docker\n",
+      "x.def:1: from: stands before Bootstrap:, with which a stage begins",
+    )
     assertRefused("%post\ntrue\n", "x.def:1: there is no header")
     assertRefused("Bootstrap:\n", "x.def:1: there is no Bootstrap: header")
     assertRefused("# nothing\n\n", "x.def:1: nothing is defined")
