@@ -1,4 +1,5 @@
-// Every error this package throws on purpose. A leaf: imports nothing.
+// Every error this package throws on purpose. A leaf.
+import type { KdfLimits } from "./units.ts"
 
 /** Stable codes; what each means and what to do stands in docs/errors.md. */
 export type ErrorCode =
@@ -115,6 +116,8 @@ export interface ContainerErrorOptions {
   readonly path?: string | undefined
   /** Byte offset in the image, where known. */
   readonly offset?: number | undefined
+  /** The limits that would allow a key derivation that was refused for its cost. */
+  readonly kdfLimits?: Partial<KdfLimits> | undefined
 }
 
 /** The codes that begin with a word. */
@@ -128,12 +131,15 @@ export class ContainerError extends Error {
   readonly path: string | undefined
   /** Byte offset in the image, where known. */
   readonly offset: number | undefined
+  /** Of a key derivation that was refused for its cost: the `kdfLimits` of `open` that would allow it. */
+  readonly kdfLimits: Partial<KdfLimits> | undefined
   constructor(code: ErrorCode, message: string, options: ContainerErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause })
     this.name = new.target.name
     this.code = code
     this.path = options.path
     this.offset = options.offset
+    this.kdfLimits = options.kdfLimits
   }
 }
 

@@ -3,6 +3,18 @@
 /** A count of bytes; a safe integer. */
 export type Bytes = number
 
+/** Limits on what deriving a key may cost: of memory, and of work, which is time. */
+export interface KdfLimits {
+  /** KiB that Argon2 or scrypt may take. */
+  readonly memory: number
+  /** KiB times passes, all keyslots that would be tried together. */
+  readonly work: number
+  /** Threads. */
+  readonly parallel: number
+  /** PBKDF2 iterations, all keyslots and the digest together. */
+  readonly iterations: number
+}
+
 /** The largest multiple of `unit` that is not below `value`. */
 export function alignUp(value: Bytes, unit: Bytes): Bytes {
   return Math.ceil(value / unit) * unit

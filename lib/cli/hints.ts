@@ -1,6 +1,7 @@
 // What to try next, keyed by error code. Library errors state facts; advice is given here and nowhere else.
-import type { ErrorCode } from "../index.ts"
+import type { ErrorCode, KdfLimits } from "../index.ts"
 import { commandName } from "./name.ts"
+import { MAX_KDF_ITERATIONS, MAX_KDF_MEMORY } from "./opening.ts"
 
 const hints: Partial<Record<ErrorCode, string>> = {
   ERR_SIF_MAGIC: "this is no SIF image; `file` tells what it is",
@@ -27,11 +28,11 @@ const hints: Partial<Record<ErrorCode, string>> = {
     "--keep FINGERPRINT names who stays, and nobody else does (so does --recipient FILE with remove and rotate); --require-signer keeps whom a signer vouches for; at a terminal you are asked",
   ERR_LUKS_PASSPHRASE: "check the passphrase; a trailing newline counts when it comes from a variable",
   ERR_GOCRYPTFS_PASSPHRASE: "check the passphrase; gocryptfs takes what stands before its first line end",
-  ERR_GOCRYPTFS_COST: "if you trust the image, --max-kdf-memory MIB raises the limit",
+  ERR_GOCRYPTFS_COST: "no option allows that much: ask who made the image",
   ERR_GOCRYPTFS_RECIPIENTS:
     "--format luks holds any number of RSA keys and passphrases; `sifcrypt reencrypt` makes such an image of this one",
   ERR_LUKS_UNSUPPORTED: "as root, `--allow-cipher NAME` lets the kernel engine use it",
-  ERR_LUKS_COST: "if you trust the image, --max-kdf-memory MIB or --max-kdf-iterations N raises the limit",
+  ERR_LUKS_COST: "no option allows that much: ask who made the image",
   ERR_LUKS_FULL: "remove a keyslot that nobody needs, then add the new one",
   ERR_UNSIGNED: "`sifcrypt sign` signs an image; --unsigned warn or allow opens it as it is",
   ERR_SIGNATURE_MISSING: "`sifcrypt sif list` shows what there is; `sifcrypt sign` signs an image",
@@ -96,7 +97,23 @@ const hints: Partial<Record<ErrorCode, string>> = {
     "free some memory or raise the cgroup's limit; opening needs it once, for the key derivation",
 }
 
-/** Advice for an error code, or undefined where the message says it all. */
-export function hintFor(code: ErrorCode): string | undefined {
-  return hints[code]?.replaceAll("`sifcrypt ", `\`${commandName} `)
+/** The options that allow a key derivation of this cost; undefined: none does. */
+function costHint({ memory = 0, iterations = 0, parallel }: Partial<KdfLimits>): string | undefined {
+  const mebibytes = Math.ceil(memory / 1024)
+  if (parallel !== undefined || mebibytes > MAX_KDF_MEMORY || iterations > MAX_KDF_ITERATIONS)
+    return undefined
+  const options = [
+    mebibytes > 0 ? `--max-kdf-memory ${mebibytes}` : "",
+    iterations > 0 ? `--max-kdf-iterations ${iterations}` : "",
+  ]
+  return `if you trust the image, ${options.filter((option) => option !== "").join(" and ")} opens it`
+}
+
+/**
+ * Advice for an error code, or undefined where the message says it all.
+ *
+ * @param kdfLimits - The error's.
+ */
+export function hintFor(code: ErrorCode, kdfLimits?: Partial<KdfLimits>): string | undefined {
+  return (kdfLimits && costHint(kdfLimits)) ?? hints[code]?.replaceAll("`sifcrypt ", `\`${commandName} `)
 }

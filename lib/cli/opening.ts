@@ -14,23 +14,20 @@ export interface OpenFlags extends CredentialFlags, SignerFlags {
 }
 
 /** MiB. */
-const MAX_MEMORY = 4 * 1024 * 1024
-const MAX_ITERATIONS = 0xffff_ffff
-/** Passes over that memory that are still waited for. */
-const PASSES = 8
-
+export const MAX_KDF_MEMORY: number = 4 * 1024 * 1024
+export const MAX_KDF_ITERATIONS = 0xffff_ffff
 export const openRows: OptionRows<OpenFlags> = {
   ...credentialRows,
   ...signerRows,
   maxKdfMemory: [
     "--max-kdf-memory <size>",
     "memory that the image's key derivation may take, in MiB or with a unit (default 1024)",
-    size(MEBIBYTES, 1, MAX_MEMORY),
+    size(MEBIBYTES, 1, MAX_KDF_MEMORY),
   ],
   maxKdfIterations: [
     "--max-kdf-iterations <n>",
-    "iterations of PBKDF2 that it may take (default 8000000)",
-    count(1, MAX_ITERATIONS),
+    "iterations of PBKDF2 that it may take (default 512000000)",
+    count(1, MAX_KDF_ITERATIONS),
   ],
   unsigned: [
     "--unsigned <what>",
@@ -74,9 +71,7 @@ export function openOptions(
     signal: interruption,
     allowCipher,
     kdfLimits: {
-      ...(maxKdfMemory === undefined
-        ? {}
-        : { memory: Math.floor(maxKdfMemory / 1024), work: Math.floor((maxKdfMemory * PASSES) / 1024) }),
+      ...(maxKdfMemory === undefined ? {} : { memory: Math.floor(maxKdfMemory / 1024) }),
       iterations: maxKdfIterations,
     },
   }

@@ -20,7 +20,7 @@ function report(error: unknown): number {
   if (error instanceof Interrupted) return error.exitCode
   if (error instanceof ContainerError) {
     complain(error.message)
-    const hint = hintFor(error.code)
+    const hint = hintFor(error.code, error.kdfLimits)
     if (hint !== undefined) complain(`hint: ${hint}`)
     tellCauses(error)
     return exitCodeFor(error.code)

@@ -6,8 +6,8 @@
 import { createCipheriv, createDecipheriv, createHash, hkdfSync, randomFillSync, scrypt } from "node:crypto"
 import { EnvironmentError, GocryptfsError } from "../errors.ts"
 import type { NativeRange } from "../native/binding.ts"
-import type { Bytes } from "../units.ts"
-import { limitsWith, type KdfLimits } from "./luks-header.ts"
+import type { Bytes, KdfLimits } from "../units.ts"
+import { exceeded, limitsWith } from "./luks-header.ts"
 import { freeMemory, requireMemory } from "./memory.ts"
 import { parseStrictJson, type JsonObject, type JsonValue } from "./strict-json.ts"
 import { Tree } from "./tree.ts"
@@ -133,14 +133,22 @@ function checkFlags(value: JsonValue | undefined): void {
 }
 
 function checkCost({ n, r, p }: ScryptCost, memory: number, limits: KdfLimits): void {
-  const tooCostly = (what: string): never => {
-    throw new GocryptfsError("ERR_GOCRYPTFS_COST", `the gocryptfs configuration asks for scrypt with ${what}`)
-  }
-  if (memory > limits.memory)
-    tooCostly(`${memory} KiB of memory (N ${n}, R ${r}), the limit is ${limits.memory} KiB`)
-  if (p > limits.parallel) tooCostly(`P ${p}, the limit is ${limits.parallel}`)
-  const work = memory * PASSES * p
-  if (work > limits.work) tooCostly(`${work} KiB times passes, the limit is ${limits.work}`)
+  const needed = { memory, parallel: p, work: memory * PASSES * p, iterations: 0 }
+  const over = exceeded(needed, limits)
+  const what =
+    memory > limits.memory
+      ? `${memory} KiB of memory (N ${n}, R ${r}), the limit is ${limits.memory} KiB`
+      : p > limits.parallel
+        ? `P ${p}, the limit is ${limits.parallel}`
+        : over.work !== undefined
+          ? `${over.work} KiB times passes, the limit is ${limits.work}`
+          : undefined
+  if (what !== undefined)
+    throw new GocryptfsError(
+      "ERR_GOCRYPTFS_COST",
+      `the gocryptfs configuration asks for scrypt with ${what}`,
+      { kdfLimits: over },
+    )
 }
 
 /**

@@ -8,20 +8,8 @@
 import { number, shape, type Check } from "../arguments.ts"
 import { createHash } from "node:crypto"
 import { LuksError } from "../errors.ts"
-import { alignUp, type Bytes } from "../units.ts"
+import { alignUp, type Bytes, type KdfLimits } from "../units.ts"
 import { parseStrictJson, type JsonObject, type JsonValue } from "./strict-json.ts"
-
-/** Limits on what deriving a key may cost. */
-export interface KdfLimits {
-  /** KiB that Argon2 may take. */
-  readonly memory: number
-  /** KiB times passes, all keyslots that would be tried together: a measure of time. */
-  readonly work: number
-  /** Threads. */
-  readonly parallel: number
-  /** PBKDF2 iterations, all keyslots and the digest together. */
-  readonly iterations: number
-}
 
 const limit = number(0, Infinity)
 export const kdfLimits: Check<Partial<KdfLimits>> = shape<Partial<KdfLimits>>({
@@ -31,18 +19,24 @@ export const kdfLimits: Check<Partial<KdfLimits>> = shape<Partial<KdfLimits>>({
   iterations: limit,
 })
 
-/** 1 GiB, and about ten seconds on a machine of 2020. */
-export const DEFAULT_KDF_LIMITS: KdfLimits = {
+/**
+ * Passes over the memory that is allowed. cryptsetup makes as many as its machine manages in two seconds, 9 to 14 at the 1 GiB
+ * that it takes at most, for each keyslot: this is 16 for all that LUKS2 can have.
+ */
+const PASSES = 32 * 16
+
+/** What cryptsetup makes by itself, on any machine: memory is what may not be there, time is told before it is spent. */
+export const DEFAULT_KDF_LIMITS: Omit<KdfLimits, "work"> = {
   memory: 1024 * 1024,
-  work: 8 * 1024 * 1024,
   parallel: 16,
-  iterations: 8_000_000,
+  iterations: 32 * 16_000_000, // its two seconds again, with SHA-256 in hardware
 }
 
-/** The defaults, where they are not replaced: a limit that is undefined is no invitation. */
+/** The defaults, where they are not replaced: a limit that is undefined is no invitation. More memory takes longer to fill. */
 export function limitsWith(replaced: Partial<KdfLimits> = {}): KdfLimits {
   const given = Object.entries(replaced).filter(([, value]) => (value as number | undefined) !== undefined)
-  return { ...DEFAULT_KDF_LIMITS, ...Object.fromEntries(given) }
+  const limits = { ...DEFAULT_KDF_LIMITS, ...(Object.fromEntries(given) as Partial<KdfLimits>) }
+  return { work: PASSES * Math.max(limits.memory, DEFAULT_KDF_LIMITS.memory), ...limits }
 }
 
 /** For a header that derives no key, or that was just made here. */
@@ -218,8 +212,19 @@ function unsupported(what: string): never {
   throw new LuksError("ERR_LUKS_UNSUPPORTED", `the LUKS2 header asks for what is not supported: ${what}`)
 }
 
-function tooCostly(what: string): never {
-  throw new LuksError("ERR_LUKS_COST", what)
+/** @param needed - The limits that would allow it. */
+function tooCostly(what: string, needed: Partial<KdfLimits>): never {
+  throw new LuksError("ERR_LUKS_COST", what, { kdfLimits: needed })
+}
+
+/** What has to replace limits for `needed` to be allowed. */
+export function exceeded(needed: KdfLimits, limits: KdfLimits): Partial<KdfLimits> {
+  const over = (Object.keys(needed) as (keyof KdfLimits)[]).filter((name) => needed[name] > limits[name])
+  const found: Partial<KdfLimits> = Object.fromEntries(over.map((name) => [name, needed[name]]))
+  // The one number that people give allows as much work.
+  return found.work === undefined
+    ? found
+    : { ...found, memory: Math.max(needed.memory, Math.ceil(found.work / PASSES)) }
 }
 
 /** A value of the image in a message: short, and without control characters. */
@@ -573,21 +578,37 @@ function checkOverlap(areas: readonly LuksArea[]): void {
 
 /** What trying every keyslot once would cost, at most. */
 function checkCost(keyslots: readonly LuksKeyslot[], digest: LuksDigest, limits: KdfLimits): void {
-  let work = 0
+  const needed = {
+    memory: Math.max(...keyslots.map(({ kdf }) => kdf.memory)),
+    parallel: Math.max(...keyslots.map(({ kdf }) => kdf.parallel)),
+    ...derivationCost(keyslots),
+  }
   // the digest verifies each key that a keyslot gives
-  let iterations = digest.iterations * Math.max(1, keyslots.length)
+  needed.iterations += digest.iterations * keyslots.length
+  const over = exceeded(needed, limits)
   for (const { id, kdf } of keyslots) {
     if (kdf.memory > limits.memory)
-      tooCostly(`keyslot ${id} asks for ${kdf.memory} KiB of memory; the limit is ${limits.memory} KiB`)
+      tooCostly(`keyslot ${id} asks for ${kdf.memory} KiB of memory; the limit is ${limits.memory} KiB`, over)
     if (kdf.parallel > limits.parallel)
-      tooCostly(`keyslot ${id} asks for ${kdf.parallel} threads; the limit is ${limits.parallel}`)
+      tooCostly(`keyslot ${id} asks for ${kdf.parallel} threads; the limit is ${limits.parallel}`, over)
+  }
+  if (over.work !== undefined)
+    tooCostly(`the keyslots ask for ${over.work} KiB times passes; the limit is ${limits.work}`, over)
+  if (over.iterations !== undefined)
+    tooCostly(
+      `the header asks for ${over.iterations} PBKDF2 iterations; the limit is ${limits.iterations}`,
+      over,
+    )
+}
+
+/** Of all these keyslots together. */
+export function derivationCost(keyslots: readonly LuksKeyslot[]): Pick<KdfLimits, "work" | "iterations"> {
+  let work = 0
+  let iterations = 0
+  for (const { kdf } of keyslots)
     if (kdf.type === "pbkdf2") iterations += kdf.iterations
     else work += kdf.memory * kdf.iterations
-  }
-  if (work > limits.work)
-    tooCostly(`the keyslots ask for ${work} KiB times passes; the limit is ${limits.work}`)
-  if (iterations > limits.iterations)
-    tooCostly(`the header asks for ${iterations} PBKDF2 iterations; the limit is ${limits.iterations}`)
+  return { work, iterations }
 }
 
 function checkRequirements(config: JsonObject): void {

@@ -93,10 +93,7 @@ export function checkFormat(
   formats[format].checkRecipients?.(recipients)
 }
 
-/**
- * Least and most of what {@link PassphraseKdf} takes: libcryptsetup refuses less, and more is refused when the image is
- * opened, as two passphrases together must stay below the limits that hold there.
- */
+/** Least and most of what {@link PassphraseKdf} takes: libcryptsetup refuses less, and a small node would wait long for more. */
 export const passphraseKdfLimits: Readonly<
   Record<"memory" | "argon2id" | "pbkdf2", readonly [number, number]>
 > = {
@@ -104,6 +101,9 @@ export const passphraseKdfLimits: Readonly<
   argon2id: [4, 1000],
   pbkdf2: [1000, 3_500_000],
 }
+
+/** KiB times passes: 4 over 1 GiB. */
+const MAX_PASSPHRASE_WORK = 4 * 1024 * 1024
 
 /** The cost of stretching a passphrase, checked. */
 export function passphraseKdfFor(wanted: PassphraseKdf = { type: "argon2id" }): NativeKdf {
@@ -126,10 +126,9 @@ export function passphraseKdfFor(wanted: PassphraseKdf = { type: "argon2id" }): 
         ? preset.memory
         : check("memory in KiB", wanted.memory, passphraseKdfLimits.memory),
   }
-  const most = DEFAULT_KDF_LIMITS.work / 2
-  if (kdf.memory * kdf.iterations > most)
+  if (kdf.memory * kdf.iterations > MAX_PASSPHRASE_WORK)
     throw new RangeError(
-      `memory times passes of argon2id is at most ${most} KiB, not ${kdf.memory * kdf.iterations}`,
+      `memory times passes of argon2id is at most ${MAX_PASSPHRASE_WORK} KiB, not ${kdf.memory * kdf.iterations}`,
     )
   return kdf
 }

@@ -188,6 +188,24 @@ describe("hintFor", () => {
       assert.ok((hintFor(code) ?? "").length > 20, code)
   })
 
+  it("names the options and the numbers that allow a key derivation, or says that none does", () => {
+    for (const [limits, options] of [
+      [{ memory: 2 ** 21 }, "--max-kdf-memory 2048 opens"],
+      [{ memory: 2 ** 20 + 1 }, "--max-kdf-memory 1025 opens"],
+      [{ iterations: 600_000_000 }, "--max-kdf-iterations 600000000 opens"],
+      [
+        { work: 2 ** 31, memory: 2 ** 22, iterations: 600_000_000 },
+        "4096 and --max-kdf-iterations 600000000",
+      ],
+      [{ memory: 2 ** 32, work: 2 ** 41 }, "--max-kdf-memory 4194304 opens"],
+      [{ memory: 2 ** 32 + 1 }, "no option"],
+      [{ memory: 2 ** 21, parallel: 17 }, "no option"],
+      [{ iterations: 2 ** 32 }, "no option"],
+    ] as const)
+      for (const code of ["ERR_LUKS_COST", "ERR_GOCRYPTFS_COST"] as const)
+        assert.ok(hintFor(code, limits)?.includes(options), `${hintFor(code, limits) ?? ""} ${options}`)
+  })
+
   it("says each hint in one line without an end", () => {
     for (const code of codes) assert.doesNotMatch(hintFor(code) ?? "", /\n|\.$|\s$/, code)
   })

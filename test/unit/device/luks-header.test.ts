@@ -895,19 +895,23 @@ describe("decodeLuksHeader", () => {
         for (let id = 0; id < 32; id++) {
           json.keyslots[id] = structuredClone(json.keyslots[0])
           json.keyslots[id].area.offset = String(32768 + id * 258048)
-          json.keyslots[id].kdf.memory = 512 * 1024
+          json.keyslots[id].kdf.memory = 1024 * 1024
+          json.keyslots[id].kdf.time = 17
         }
         json.digests[0].keyslots = Object.keys(json.keyslots as object)
         json.digests[0].iterations = 1000
         delete json.tokens
       })
-      refuses(bytes, "ERR_LUKS_COST", /67108864 KiB times passes; the limit is 8388608/)
-      assert.equal(decodeLuksHeader(bytes, partitionSize, { limits: { work: 67108864 } }).keyslots.length, 32)
+      refuses(bytes, "ERR_LUKS_COST", /570425344 KiB times passes; the limit is 536870912/)
+      assert.equal(
+        decodeLuksHeader(bytes, partitionSize, { limits: { work: 570425344 } }).keyslots.length,
+        32,
+      )
     })
 
     it("S29: refuses absurd PBKDF2 iterations of a keyslot and of the digest", () => {
-      refuses(pbkdf2(0xffff_ffff), "ERR_LUKS_COST", /PBKDF2 iterations; the limit is 8000000/)
-      refuses(pbkdf2(8_000_000), "ERR_LUKS_COST", /8444311 PBKDF2 iterations/)
+      refuses(pbkdf2(0xffff_ffff), "ERR_LUKS_COST", /PBKDF2 iterations; the limit is 512000000/)
+      refuses(pbkdf2(512_000_000), "ERR_LUKS_COST", /512444311 PBKDF2 iterations/)
       refuses(
         cost((_, json) => (json.digests[0].iterations = 0xffff_ffff)),
         "ERR_LUKS_COST",
@@ -935,9 +939,57 @@ describe("decodeLuksHeader", () => {
       refuses(
         cost((kdf) => (kdf.time = 2 ** 31)),
         "ERR_LUKS_COST",
-        /KiB times passes; the limit is 8388608/,
+        /KiB times passes; the limit is 2147483648/,
         { limits },
       )
+    })
+
+    it("opens what cryptsetup makes by itself on a fast machine, also in each of its keyslots", () => {
+      decodeLuksHeader(
+        cost((kdf) => Object.assign(kdf, { memory: 1024 * 1024, time: 64 })),
+        partitionSize,
+      )
+      decodeLuksHeader(pbkdf2(100_000_000), partitionSize)
+      const full = (kdf: object): Buffer =>
+        changed((json) => {
+          const { salt } = json.keyslots[0].kdf
+          for (let id = 0; id < 32; id++) {
+            json.keyslots[id] = structuredClone(json.keyslots[0])
+            json.keyslots[id].area.offset = String(32768 + id * 258048)
+            json.keyslots[id].kdf = { ...kdf, salt }
+          }
+          json.digests[0].keyslots = Object.keys(json.keyslots as object)
+          delete json.tokens
+        })
+      for (const kdf of [
+        { type: "argon2id", memory: 1024 * 1024, time: 14, cpus: 4 },
+        { type: "pbkdf2", hash: "sha256", iterations: 14_000_000 },
+      ])
+        assert.equal(decodeLuksHeader(full(kdf), partitionSize).keyslots.length, 32)
+    })
+
+    it("allows as much work as belongs to the memory that a caller allows", () => {
+      const bytes = cost((kdf) => Object.assign(kdf, { memory: 4 * 1024 * 1024, time: 512 }))
+      refuses(bytes, "ERR_LUKS_COST", /4194304 KiB of memory/)
+      decodeLuksHeader(bytes, partitionSize, { limits: { memory: 4 * 1024 * 1024 } })
+      decodeLuksHeader(metadata, partitionSize, { limits: { memory: 65536 } })
+    })
+
+    it("tells a program which limits would allow it", () => {
+      for (const [bytes, kdfLimits] of [
+        [cost((kdf) => (kdf.memory = 2 ** 21)), { memory: 2 ** 21 }],
+        [
+          cost((kdf) => Object.assign(kdf, { memory: 2 ** 20, time: 513 })),
+          { work: 2 ** 20 * 513, memory: 2 ** 11 * 513 },
+        ],
+        [cost((kdf) => (kdf.cpus = 17)), { parallel: 17 }],
+        [pbkdf2(600_000_000), { iterations: 600_444_311 }],
+      ] as const) {
+        assert.throws(() => decodeLuksHeader(bytes, partitionSize), { code: "ERR_LUKS_COST", kdfLimits })
+        decodeLuksHeader(bytes, partitionSize, { limits: kdfLimits })
+        if ("memory" in kdfLimits)
+          decodeLuksHeader(bytes, partitionSize, { limits: { memory: kdfLimits.memory } })
+      }
     })
   })
 
