@@ -11,7 +11,9 @@ import type { AnyOption } from "./command.ts"
 import { parseCsv } from "./csv.ts"
 import { parseEngine } from "./engine.ts"
 import { parseMountSpec } from "./mount-spec.ts"
+import { passwordReason } from "./registry.ts"
 import { notice } from "./terminal.ts"
+import { prefixes } from "./variables.ts"
 import { each, flag, parseDecimal, parseInteger, parseSize, text, truth, words as listed } from "./values.ts"
 
 /** Every use of a flag, in order, or the text of a variable. */
@@ -94,7 +96,6 @@ function actionTable(action: string): readonly ActionOption[] {
 
 /** What the peers have and we do not, and why. */
 const absent: readonly (readonly [flags: string, why: string])[] = [
-  ["--unsquash", "the image is never unpacked to disk: it is read where it lies, by everybody"],
   [
     "--nvccli",
     "nvidia-container-cli needs privileges that are not asked for here: --nv binds the same files",
@@ -103,17 +104,30 @@ const absent: readonly (readonly [flags: string, why: string])[] = [
     "--fusemount <spec>",
     "file systems of the payload's are not started here: mount them on the host and --bind them",
   ],
-  ["--runscript-timeout <duration>", "scripts of the image may take as long as they like"],
   ["--boot", "no init system is started in a container here"],
-  ["--sharens", "a namespace is not shared between containers: start an instance"],
   ["--dmtcp-launch <name>", "checkpoints are not made here"],
   ["--dmtcp-restart <name>", "checkpoints are not made here"],
   ["--device <name>", "CDI is not known here: --bind the device's node"],
   ["--cdi-dirs <list>", "CDI is not known here: --bind the device's node"],
+  ["--docker-username <name>", passwordReason],
+  ["--docker-password <password>", passwordReason],
 ]
 
-/** What the peers need to make a file of an image that lies elsewhere; here it is a file already. */
+/** What is not done and need not be: with it the payload would be the same. */
+const noticed: readonly (readonly [flags: string, why: string])[] = [
+  ["--unsquash", "the image is never unpacked to disk, it is read where it lies"],
+  ["--runscript-timeout <duration>", "scripts of the image may take as long as they like"],
+  ["--sharens", "each container has namespaces of its own: to share them, start an instance and run in that"],
+]
+
+/**
+ * What the peers need to make a file of an image that lies elsewhere, where here it is a file already; and to make mount points without
+ * an overlay, which there always is.
+ */
 const unneeded = [
+  "--underlay",
+  "--nohttps",
+  "--no-cleanup",
   "--disable-cache",
   "--tmpdir <dir>",
   "--docker-login",
@@ -138,6 +152,7 @@ export function actionRows(action: string): ActionRows {
       return [property(name), [flags, help, value, { variables }]]
     }),
     ...absent.map(([flags]) => hidden(flags, "not here")),
+    ...noticed.map(([flags]) => hidden(flags, "accepted with a notice")),
     ...unneeded.map((flags) => hidden(flags, "accepted: it changes nothing")),
   ])
 }
@@ -147,9 +162,6 @@ export function joining(): { readonly flags: ReadonlySet<string>; readonly keys:
   const rows = table.filter(({ joins }) => joins === true)
   return { flags: new Set(rows.map(({ name }) => name)), keys: new Set(rows.map(({ key }) => key)) }
 }
-
-/** In the order in which they count. */
-const prefixes = ["SIFCRYPT_", "APPTAINER_", "SINGULARITY_"] as const
 
 type Variables = Readonly<Record<string, string | undefined>>
 
@@ -183,10 +195,11 @@ export function actionOptions(
   flags: Readonly<Record<string, unknown>>,
   variables: Variables,
 ): ExecOptions {
-  for (const [absentFlags, why] of absent) {
-    const name = nameOf(absentFlags)
-    if (flags[property(name)] !== undefined) throw new RunError("ERR_RUN_OPTION", `--${name}: ${why}`)
-  }
+  const isGiven = ([flag]: readonly [string, string]): boolean =>
+    ![undefined, false].includes(flags[property(nameOf(flag))] as false | undefined)
+  const refused = absent.find(isGiven)
+  if (refused !== undefined) throw new RunError("ERR_RUN_OPTION", `--${nameOf(refused[0])}: ${refused[1]}`)
+  for (const one of noticed.filter(isGiven)) notice(`--${nameOf(one[0])} changes nothing: ${one[1]}`)
   const options = new Map<keyof ExecOptions, unknown>()
   for (const option of actionTable(action)) {
     const { name } = option

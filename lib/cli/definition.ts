@@ -3,6 +3,7 @@ import { InvalidArgumentError } from "commander"
 import {
   sectionNames,
   userKeyrings,
+  type BindSpec,
   type BuildOptions,
   type DefinitionOptions,
   type SectionName,
@@ -11,6 +12,7 @@ import { given, type OptionRows } from "./command.ts"
 import { waitForHelpers } from "./interrupt.ts"
 import { errors, output } from "./output.ts"
 import { inform } from "./terminal.ts"
+import { variable } from "./variables.ts"
 import { BYTES, each, eachOf, flag, size, text } from "./values.ts"
 
 export type DefinitionFlags = Omit<DefinitionOptions, "fingerprintKeys" | "onStep" | "onOutput"> &
@@ -30,11 +32,6 @@ function parseSections(text: string): readonly SectionName[] {
 
 const scratchSize = size(BYTES, 1, Number.MAX_SAFE_INTEGER)
 
-/** The first of these variables that says something. */
-function firstOf(env: NodeJS.ProcessEnv, names: readonly string[]): string | undefined {
-  return names.map((name) => env[name]).find((value) => value !== undefined && value !== "")
-}
-
 export const definitionRows: OptionRows<DefinitionFlags> = {
   sandbox: ["-s, --sandbox", "write an ordinary folder instead of an image", flag],
   update: ["-u, --update", "change the sandbox OUTPUT instead of starting from its base", flag],
@@ -47,7 +44,7 @@ export const definitionRows: OptionRows<DefinitionFlags> = {
     "tell of build arguments that nothing asks for, instead of failing",
     flag,
   ],
-  binds: ["-B, --bind <src[:dst[:opts]]>", "seen in %post and %test", each(text)],
+  binds: ["-B, --bind <src[:dst[:opts]]>", "seen in %post and %test", each<string | BindSpec>(text)],
   fixPermissions: ["--fix-perms", "the owner may read, write and enter everything", flag],
   scratchMemory: [
     "--scratch-memory <size>",
@@ -74,7 +71,7 @@ export function definitionOptions(
 ): DefinitionFlags & DefinitionOptions {
   const { sections } = flags
   return {
-    tmpFolder: firstOf(process.env, ["SIFCRYPT_TMPDIR", "APPTAINER_TMPDIR", "SINGULARITY_TMPDIR"]),
+    tmpFolder: variable("TMPDIR"),
     ...given(definitionRows, flags),
     sections: sections === sectionNames ? undefined : sections,
     fingerprintKeys: { keyringPaths: userKeyrings(process.env) },

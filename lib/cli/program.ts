@@ -2,7 +2,7 @@
 // and an exit status.
 import { setImmediate } from "node:timers/promises"
 import { inspect } from "node:util"
-import { Command, CommanderError } from "commander"
+import { Command, CommanderError, InvalidArgumentError } from "commander"
 import { ContainerError } from "../index.ts"
 import { printableLines } from "../printable.ts"
 import { addCommand, addOptions, helpHint, type CommandRow } from "./command.ts"
@@ -103,6 +103,11 @@ async function runCommand(commands: readonly CommandRow[]): Promise<number> {
     await program.parseAsync(words, { from: "user" })
     return typeof process.exitCode === "number" ? process.exitCode : exitCodes.done
   } catch (error) {
+    // A variable's value; commander has told of an argument's.
+    if (error instanceof InvalidArgumentError) {
+      complain(error.message)
+      return exitCodes.usage
+    }
     if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.usage
     // Ctrl-C reaches helper programs, too, whose end is no news then; and after a wait in which nothing was heard it is heard now.
     await setImmediate()

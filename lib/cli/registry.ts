@@ -1,17 +1,21 @@
 // The options of commands that fetch OCI images.
 import { OciError, type BuildOptions } from "../index.ts"
-import { given, type OptionRows } from "./command.ts"
+import type { OptionRows } from "./command.ts"
 import { interruption } from "./interrupt.ts"
 import { Progress, promptLine, promptSecret } from "./terminal.ts"
+import { truthVariable, variable } from "./variables.ts"
 import { flag, GIBIBYTES, size, text } from "./values.ts"
 
 type Options = NonNullable<BuildOptions["oci"]>
 export interface ClientFlags extends Pick<Options, "authFile" | "certFolder" | "noHttps"> {
+  readonly noHttpsOld?: true
   readonly dockerLogin?: true
   readonly dockerUsername?: string
   readonly dockerPassword?: string
 }
-export interface RegistryFlags extends ClientFlags, Pick<Options, "disableCache" | "maxLayerBytes"> {}
+export interface RegistryFlags extends ClientFlags, Pick<Options, "disableCache" | "maxLayerBytes"> {
+  readonly dockerHost?: string
+}
 
 /** How a registry is spoken to. */
 export const clientRows: OptionRows<ClientFlags> = {
@@ -23,6 +27,7 @@ export const clientRows: OptionRows<ClientFlags> = {
     text,
   ],
   noHttps: ["--no-https", "speak HTTP without TLS to the registry", flag],
+  noHttpsOld: ["--nohttps", "the same as --no-https", flag, { hidden: true }],
   dockerUsername: ["--docker-username <name>", "not here", text, { hidden: true }],
   dockerPassword: ["--docker-password <password>", "not here", text, { hidden: true }],
 }
@@ -35,7 +40,13 @@ export const registryRows: OptionRows<RegistryFlags> = {
     "of all layers uncompressed, in GiB or with a unit (default 64)",
     size(GIBIBYTES, 0.001, 99_999),
   ],
+  dockerHost: ["--docker-host <host>", "accepted: no Docker daemon is asked here", text, { hidden: true }],
 }
+
+/** Why a password is no option. */
+export const passwordReason: string =
+  "a password on the command line is everybody's to read: --docker-login asks for it, DOCKER_USERNAME and DOCKER_PASSWORD " +
+  "or --authfile FILE hold it"
 
 type Credentials = NonNullable<Options["credentials"]>
 
@@ -56,16 +67,18 @@ export async function withClientOptions<T>(
   flags: ClientFlags,
   use: (options: Pick<Options, "authFile" | "certFolder" | "noHttps" | "credentials">) => Promise<T>,
 ): Promise<T> {
-  const { dockerLogin, dockerUsername, dockerPassword, ...options } = given(clientRows, flags)
+  const { dockerLogin, dockerUsername, dockerPassword, noHttpsOld } = flags
   if (dockerUsername !== undefined || dockerPassword !== undefined)
-    throw new OciError(
-      "ERR_OCI_CREDENTIALS",
-      "a password on the command line is everybody's to read: --docker-login asks for it, DOCKER_USERNAME and DOCKER_PASSWORD " +
-        "or --authfile FILE hold it",
-    )
-  const credentials = dockerLogin === true ? await askCredentials() : undefined
+    throw new OciError("ERR_OCI_CREDENTIALS", passwordReason)
+  const login = dockerLogin ?? truthVariable("DOCKER_LOGIN")
+  const credentials = login === true ? await askCredentials() : undefined
   try {
-    return await use({ ...options, credentials })
+    return await use({
+      authFile: flags.authFile ?? variable("AUTHFILE"),
+      certFolder: flags.certFolder,
+      noHttps: flags.noHttps ?? noHttpsOld ?? truthVariable("NO_HTTPS", "NOHTTPS"),
+      credentials,
+    })
   } finally {
     credentials?.password.fill(0)
   }
@@ -82,7 +95,8 @@ export async function withRegistryOptions<T>(
   tmpFolder: string | undefined,
   use: (options: Options) => Promise<T>,
 ): Promise<T> {
-  const { disableCache, maxLayerBytes } = flags
+  const { maxLayerBytes } = flags
+  const disableCache = flags.disableCache ?? truthVariable("DISABLE_CACHE")
   const fetching = new Progress(`fetching ${source}`)
   try {
     return await withClientOptions(flags, (client) =>

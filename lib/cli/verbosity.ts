@@ -2,9 +2,7 @@
 import { openSync, closeSync } from "node:fs"
 import type { AnyOptions } from "./command.ts"
 import { flag, text, truth } from "./values.ts"
-
-/** In the order in which they count, as everywhere. */
-const prefixes = ["SIFCRYPT_", "APPTAINER_", "SINGULARITY_"] as const
+import { variable } from "./variables.ts"
 
 /** The peers' numbers. */
 const levels = { silent: -3, quiet: -1, normal: 1, verbose: 4, debug: 5 } as const
@@ -27,12 +25,6 @@ export const globalRows: AnyOptions = {
 /** Which of them takes a value, which is not the command. */
 export const takesValue: ReadonlySet<string> = new Set(["-c", "--config"])
 
-function variable(name: string): string | undefined {
-  return prefixes
-    .map((prefix) => process.env[prefix + name])
-    .find((value) => value !== undefined && value !== "")
-}
-
 /** The strongest of what was asked for: the peers' order. */
 const order = ["debug", "verbose", "quiet", "silent"] as const
 
@@ -42,7 +34,7 @@ export function setVerbosity(flags: Readonly<Record<string, unknown>>): void {
   const said = (name: string): boolean => {
     const value = variable(name.toUpperCase())
     // A word that is no truth value is somebody else's.
-    return value !== undefined && truth(value) === true
+    return flags[name] === undefined && value !== undefined && truth(value) === true
   }
   const number = /^-?\d$/.exec(variable("MESSAGELEVEL") ?? "")?.[0]
   const chosen = order.find(asked) ?? order.find(said)

@@ -13,6 +13,7 @@ import { BuildError } from "../errors.ts"
 import type { NativeBuild, NativeBuildCipher, NativeCipher } from "../native/binding.ts"
 import { packageRoot } from "../native/load.ts"
 import { parseBinds, type Bind } from "../runtime/binds.ts"
+import { bindList, type BindSpec } from "../runtime/options.ts"
 import { chooseSession } from "../runtime/bundle.ts"
 import { callerIdentity } from "../runtime/identity.ts"
 import { findProgram } from "../runtime/program.ts"
@@ -49,7 +50,7 @@ export interface DefinitionOptions extends ScratchOptions {
   /** Only these sections; an empty list: none. Default: all of them. */
   readonly sections?: readonly SectionName[] | undefined
   /** `SRC[:DST[:OPTIONS]]` of this machine that `%post` and `%test` see. */
-  readonly binds?: readonly string[] | undefined
+  readonly binds?: readonly (string | BindSpec)[] | undefined
   /** `%test` is kept but not run. */
   readonly noTest?: boolean | undefined
   /** The owner may read, write and enter everything. */
@@ -81,7 +82,7 @@ export const definitionRows: Rows<DefinitionOptions> = {
   tmpFolder: filePath,
   plainScratch: flag,
   sections: list(oneOf(...sectionNames)),
-  binds: list(text),
+  binds: bindList,
   noTest: flag,
   fixPermissions: flag,
   fingerprintKeys: shape<NonNullable<DefinitionOptions["fingerprintKeys"]>>({
@@ -112,9 +113,10 @@ const DETECTED: Bytes = 64 << 10
 const SIF_MAGIC_AT: Bytes = 32
 const SIF_MAGIC = Buffer.from("SIF_MAGIC", "latin1")
 
-/** Is this file a definition? */
+/** Is this file a definition? What comes through a pipe is: anything else is read in more places than one. */
 export async function isDefinition(file: string): Promise<boolean> {
   const info = await stat(file).catch(() => undefined)
+  if (info?.isFIFO() === true) return true
   if (info?.isFile() !== true) return false
   const handle = await open(file, "r")
   try {

@@ -118,7 +118,9 @@ function selectionOf(text: string | undefined, shown: string): Selection {
   return /^\d{1,6}$/.test(value) ? { index: Number(value) } : { digest: parseDigest(value, shown) }
 }
 
-function parseLocal(transport: LocalReference["transport"], rest: string, shown: string): LocalReference {
+function parseLocal(transport: LocalReference["transport"], text: string, shown: string): LocalReference {
+  // As the peers write it, and programs that call them: docker-archive://image.tar.
+  const rest = text.replace(/^\/\//, "")
   // The path ends at the first colon, as with skopeo; what could stand there are a name, @N and @DIGEST.
   const at = /^([^:]+):?@(sha(?:256|512):.*|\d+)$/.exec(rest)
   if (at?.[1] !== undefined)

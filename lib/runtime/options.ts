@@ -215,6 +215,8 @@ const bindSpec = shape<BindSpec>({
 const bind: Check<string | BindSpec> = (value, name) =>
   typeof value === "string" ? value : bindSpec(value, name)
 
+export const bindList: Check<(string | BindSpec)[]> = list(bind)
+
 const terminalSize: Check<TerminalSize> = shape<TerminalSize>({
   columns: required(count),
   rows: required(count),
@@ -252,8 +254,8 @@ const kinds: { readonly [K in keyof ExecOptionKinds]: Check<ExecOptionKinds[K]> 
   path,
   words: list(text),
   assignments: list(text),
-  binds: list(bind),
-  mounts: list(bind),
+  binds: bindList,
+  mounts: bindList,
   integer: whole(-1),
   decimal: number(0),
   size: whole(-1),

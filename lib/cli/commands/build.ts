@@ -9,14 +9,16 @@ import {
   type Owner,
   type SecretSource,
 } from "../../index.ts"
-import { command, type CommandRow } from "../command.ts"
+import { command, type AnyOptions, type CommandRow } from "../command.ts"
 import { credentialRows, gaveCredentials, withCredentials, type CredentialFlags } from "../credentials.ts"
 import { definitionOptions, definitionRows } from "../definition.ts"
 import { encryptionOptions, encryptionRows, showMaking } from "../encryption.ts"
 import { registryRows, withRegistryOptions } from "../registry.ts"
 import { signerOptions, signerRows } from "../signers.ts"
-import { printable } from "../terminal.ts"
+import { parseMountSpec } from "../mount-spec.ts"
+import { notice, printable } from "../terminal.ts"
 import { each, flag, text } from "../values.ts"
+import { variable } from "../variables.ts"
 
 interface KeyFlags extends CredentialFlags, Pick<BuildOptions, "encrypt" | "format" | "sandbox" | "update"> {
   readonly sourcePemPath?: readonly string[]
@@ -82,6 +84,59 @@ function ownerOption(
   return owner ?? (keepOwner === true ? "preserve" : undefined)
 }
 
+/** Words for mksquashfs: what is taken from them, or that they only have it do the same faster, or tell less. */
+const squashfsWords: Readonly<Record<string, "name" | "level" | "word" | "flag">> = {
+  "-comp": "name",
+  "-Xcompression-level": "level",
+  "-processors": "word",
+  "-mem": "word",
+  "-mem-percent": "word",
+  "-progress": "flag",
+  "-no-progress": "flag",
+  "-quiet": "flag",
+  "-noappend": "flag",
+  "-info": "flag",
+}
+
+/** Arguments for mksquashfs, which does not run here: the compression is taken from them. */
+export function parseSquashfsArguments(line: string): Pick<BuildOptions, "compression"> {
+  const words = line.split(/\s+/).filter((word) => word !== "")
+  const found: { name?: string; level?: string } = {}
+  while (words.length > 0) {
+    const word = words.shift() ?? ""
+    const kind = squashfsWords[word]
+    if (kind === undefined)
+      throw new InvalidArgumentError(`mksquashfs does not run here, and '${word}' has no meaning without it.`)
+    if (kind === "flag") continue
+    const value = words.shift()
+    if (value === undefined) throw new InvalidArgumentError(`A value has to follow ${word}.`)
+    if (kind !== "word") found[kind] = value
+  }
+  const { name = "gzip", level } = found
+  if (found.name === undefined && level === undefined) return {}
+  return { compression: parseCompression(level === undefined ? name : `${name}:${level}`) }
+}
+
+/** Options of the peers' that change nothing here, and what is said of them if they are given. */
+const unneeded = {
+  fakeroot: [
+    "-f, --fakeroot",
+    "accepted: building needs no privilege, and is root's inside",
+    flag,
+    { hidden: true },
+  ],
+  userns: ["--userns", "accepted: so it is for everybody but root", flag, { hidden: true }],
+  writableTmpfs: ["--writable-tmpfs", "accepted: so it is while %test runs", flag, { hidden: true }],
+  noCleanup: ["--no-cleanup", "accepted: nothing is left that had to be cleaned up", flag, { hidden: true }],
+  ignoreFakerootCommand: ["--ignore-fakeroot-command", "accepted: it is not used", flag, { hidden: true }],
+  ignoreSubuid: ["--ignore-subuid", "accepted", flag, { hidden: true }],
+  ignoreUserns: ["--ignore-userns", "accepted", flag, { hidden: true }],
+  library: ["--library <url>", "accepted: there are no libraries of images here", text, { hidden: true }],
+  nv: ["--nv", "accepted with a notice", flag, { hidden: true }],
+  nvccli: ["--nvccli", "accepted with a notice", flag, { hidden: true }],
+  rocm: ["--rocm", "accepted with a notice", flag, { hidden: true }],
+} as const satisfies AnyOptions
+
 export const build: CommandRow = command({
   name: "build",
   summary: "build a SIF image, encrypted or plain",
@@ -108,6 +163,22 @@ export const build: CommandRow = command({
       "of the image to choose: amd64, arm64, arm32v7, ppc64le, ...",
       text,
     ],
+    architectureVariant: ["--arch-variant <variant>", "of that architecture: v7", text],
+    reproducible: [
+      "--reproducible",
+      "the same image from the same files: SOURCE_DATE_EPOCH, or 0 where it is not set",
+      flag,
+    ],
+    mksquashfsArguments: [
+      "--mksquashfs-args <args>",
+      "the compression as mksquashfs is told: -comp, -Xcompression-level",
+      parseSquashfsArguments,
+    ],
+    mounts: [
+      "--mount <spec>",
+      "the same as --bind: type=bind,source=SRC,destination=DST[,ro]",
+      each(parseMountSpec),
+    ],
     sourcePemPath: ["--source-pem-path <file>", "key that opens an encrypted source", each(text)],
     sourcePassphraseFile: [
       "--source-passphrase-file <file>",
@@ -119,13 +190,22 @@ export const build: CommandRow = command({
     ...credentialRows,
     ...signerRows,
     ...registryRows,
+    ...unneeded,
   },
   run: async (flags, [output, source], command) => {
     const signers = signerOptions(flags)
-    const sourceEpoch = sourceDateEpoch(command)
+    const sourceEpoch = sourceDateEpoch(command) ?? (flags.reproducible === true ? 0 : undefined)
     const encryption = encryptionOptions(flags, command)
-    const definition = definitionOptions(flags)
-    const { compression, architecture, encrypt } = flags
+    const binds = [...(flags.binds ?? []), ...(flags.mounts ?? [])]
+    const definition = definitionOptions(binds.length === 0 ? flags : { ...flags, binds })
+    const { encrypt, architectureVariant: variant } = flags
+    const packing = flags.mksquashfsArguments ?? parseSquashfsArguments(variable("MKSQUASHFS_ARGS") ?? "")
+    const compression = flags.compression ?? packing.compression
+    const architecture =
+      variant === undefined ? flags.architecture : `${flags.architecture ?? process.arch}/${variant}`
+    for (const [name, asked] of Object.entries({ nv: flags.nv, nvccli: flags.nvccli, rocm: flags.rocm }))
+      if (asked === true)
+        notice(`--${name}: %post and %test see no graphics processors; --bind shows them files`)
     await withCredentials(flags, true, (credentials, password) =>
       withRegistryOptions(flags, source, definition.tmpFolder, (oci) =>
         showMaking(`building ${output}`, output, flags, (options) =>
