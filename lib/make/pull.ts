@@ -23,7 +23,7 @@ import { named, readSif } from "../sif/open.ts"
 import type { ByteReader } from "../sif/source.ts"
 import { requireVerified, verifyOptions, verifySif } from "../signing/verify.ts"
 import { layerRows, type LayerOptions } from "../source/source.ts"
-import type { Bytes, OnProgress } from "../units.ts"
+import type { Bytes } from "../units.ts"
 
 /** What {@link pull} brings, and where to. */
 export interface PullOptions extends Pick<LayerOptions, "oci" | "architecture" | "signal" | "onNotice"> {
@@ -36,7 +36,7 @@ export interface PullOptions extends Pick<LayerOptions, "oci" | "architecture" |
   /** By whom it must be signed; what is not never gets its name. */
   readonly verify?: NonNullable<OpenOptions["verify"]>
   /** Bytes that are here, of how many. */
-  readonly onProgress?: OnProgress | undefined
+  readonly onProgress?: ((bytes: Bytes, total: Bytes) => void) | undefined
 }
 
 export interface PullResult {

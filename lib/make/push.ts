@@ -32,7 +32,7 @@ import { findRemote } from "../registry/store.ts"
 import { architectureName } from "../sif/names.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import { clientRows } from "../source/source.ts"
-import type { Bytes, OnProgress } from "../units.ts"
+import type { Bytes } from "../units.ts"
 
 /** What {@link push} sends, and where to. */
 export interface PushOptions {
@@ -54,7 +54,7 @@ export interface PushOptions {
   /** Hears what the user should know, in a sentence. */
   readonly onNotice?: ((text: string) => void) | undefined
   /** Bytes that are there, of how many. */
-  readonly onProgress?: OnProgress | undefined
+  readonly onProgress?: ((bytes: Bytes, total: Bytes) => void) | undefined
 }
 
 export interface PushResult {

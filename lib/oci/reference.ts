@@ -38,7 +38,7 @@ const others: Readonly<Record<string, string>> = {
   "docker-daemon": "`docker save -o image.tar NAME`, then docker-archive:image.tar",
   "containers-storage":
     "`skopeo copy containers-storage:NAME oci-archive:image.tar`, then oci-archive:image.tar",
-  oras: "a SIF that `apptainer pull oras://...` fetched",
+  oras: "the SIF that `sifcrypt pull IMAGE oras://...` fetches",
   http: "download the file, then build from it",
   https: "download the file, then build from it",
   ipfs: "download the file, then build from it",

@@ -339,7 +339,7 @@ describe("OCI images", () => {
         ["shub://a/b", /shut down/],
         ["docker-daemon:a", /docker save/],
         ["containers-storage:a", /skopeo copy/],
-        ["oras://a/b", /apptainer pull/],
+        ["oras://a/b", /sifcrypt pull/],
         ["nonsense://a", /is not known/],
       ] as const) {
         await refused(source, "ERR_OCI_REFERENCE", advice)

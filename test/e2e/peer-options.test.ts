@@ -62,7 +62,7 @@ describe("pull", () => {
   it("says of what it does not fetch what to do, and what it is that was named", async () => {
     for (const [source, why] of [
       ["library://lib/image", /library: is not read here; instead: /],
-      ["oras://host/image:1", /oras: is not read here; instead: /],
+      ["shub://host/image:1", /shub: is not read here; instead: /],
       ["image.sif", /'image\.sif' names no image: docker:\/\/image\.sif would/],
     ] as const) {
       const refused = await sifcrypt(["pull", source], { cwd: newFolder("pull", userId) })

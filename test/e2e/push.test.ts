@@ -312,4 +312,22 @@ describe("push and pull", () => {
     assert.doesNotMatch(quiet.stderr, /signature/)
     assert.equal((JSON.parse(quiet.text) as { architecture: string }).architecture, "amd64")
   })
+
+  it("are a command that fetches, by the peers' name for the file or another, and asks for signatures", async () => {
+    await pushed("tools/cli:2")
+    const cwd = newFolder("pull-cli", userId)
+    const run = (...args: readonly string[]): ReturnType<typeof sifcrypt> =>
+      sifcrypt(["pull", ...args], { cwd, env: { SIFCRYPT_CACHEDIR: newFolder("pull-cache", userId) } })
+    const plain = await run("--json", name("tools/cli:2"))
+    assert.equal(plain.status, 0, plain.stderr)
+    assert.equal((JSON.parse(plain.text) as { imageDigest: string }).imageDigest, sha256(readFileSync(image)))
+    assert.deepEqual(readFileSync(path.join(cwd, "cli_2.sif")), readFileSync(image))
+    const again = await run(name("tools/cli:2"))
+    assert.equal(again.status, 23, again.stderr)
+    const unsigned = await run("--verify", "other.sif", name("tools/cli:2"))
+    assert.equal(unsigned.status, 26, unsigned.stderr)
+    const folder = await run("--sandbox", "folder", name("tools/cli:2"))
+    assert.equal(folder.status, 20, folder.stderr)
+    assert.deepEqual(readdirSync(cwd), ["cli_2.sif"])
+  })
 })

@@ -1,9 +1,12 @@
 import path from "node:path"
-import { build as buildImage } from "../../index.ts"
+import { build as buildImage, pull as pullImage } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { outputRows, showMaking } from "../encryption.ts"
+import { interruption } from "../interrupt.ts"
+import { print } from "../output.ts"
 import { registryRows, withRegistryOptions } from "../registry.ts"
-import { printable } from "../terminal.ts"
+import { signerOptions, signerRows } from "../signers.ts"
+import { notice, printable } from "../terminal.ts"
 import { flag, text } from "../values.ts"
 import { variable } from "../variables.ts"
 
@@ -13,7 +16,7 @@ export function pulledName(source: string): string {
   const last = rest.split("/").findLast((part) => part !== "") ?? ""
   // A path is followed by a choice, and has an ending.
   const [name = "", tag = "latest"] =
-    transport === "docker"
+    transport === "docker" || transport === "oras"
       ? last.split(":")
       : last.split(":").map((part) => part.replace(/\.tar(?:\.\w+)?$/, ""))
   return `${name}_${tag}.sif`
@@ -23,8 +26,9 @@ export const pull: CommandRow = command({
   name: "pull",
   summary: "fetch an image and make a SIF of it",
   description:
-    "Makes a SIF image of the image that SOURCE names: docker://[HOST/]REPOSITORY[:TAG|@DIGEST], oci:DIR, oci-archive:FILE or " +
-    "docker-archive:FILE. It is called OUTPUT, or as the image with its tag: repository_tag.sif.",
+    "Fetches the SIF that SOURCE names, oras://HOST/REPOSITORY[:TAG|@DIGEST], or makes one of an OCI image: " +
+    "docker://[HOST/]REPOSITORY[:TAG|@DIGEST], oci:DIR, oci-archive:FILE or docker-archive:FILE. It is called OUTPUT, or as the " +
+    "image with its tag: repository_tag.sif.",
   arguments: [
     ["<output-or-source>", "what to call it, if SOURCE follows"],
     ["[source]", "name of the image"],
@@ -52,6 +56,7 @@ export const pull: CommandRow = command({
       { hidden: true },
     ],
     ...outputRows,
+    ...signerRows,
     ...registryRows,
   },
   run: async (flags, [first, second], made) => {
@@ -64,7 +69,26 @@ export const pull: CommandRow = command({
     const folder = flags.folder ?? variable("PULLDIR", "PULLFOLDER")
     const output = folder === undefined ? called : path.join(folder, called)
     const { architecture, sandbox } = flags
-    await withRegistryOptions(flags, source, flags.tmpFolder ?? variable("TMPDIR"), (oci) =>
+    const tmpFolder = flags.tmpFolder ?? variable("TMPDIR")
+    const signers = signerOptions(flags)
+    if (source.startsWith("oras://")) {
+      if (sandbox === true)
+        made.error(`error: --sandbox: ${printable(source)} is an image, and is fetched as it is`)
+      const pulled = await withRegistryOptions(flags, source, tmpFolder, ({ onFetch: onProgress, ...oci }) =>
+        pullImage({
+          ...signers,
+          ...{ reference: source, output, force: flags.force, architecture, oci },
+          signal: interruption,
+          onNotice: notice,
+          onProgress,
+        }),
+      )
+      if (flags.json === true) await print(`${JSON.stringify(pulled)}\n`)
+      return
+    }
+    if (signers.verify !== undefined)
+      made.error(`error: --verify: ${printable(source)} is an OCI image, which nobody signs so`)
+    await withRegistryOptions(flags, source, tmpFolder, (oci) =>
       showMaking(`pulling ${source}`, output, flags, (options) =>
         buildImage({ ...options, source, oci, architecture, sandbox }),
       ),
