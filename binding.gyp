@@ -38,6 +38,18 @@
       "sources": ["native/init/init.cc"],
       "ldflags": ["-static"],
       "ldflags!": ["-rdynamic"]
+    },
+    {
+      "target_name": "sifcrypt-shell",
+      "type": "none",
+      "actions": [
+        {
+          "action_name": "build",
+          "inputs": ["scripts/build-shell.sh", "<!@(ls native/shell/*.go)"],
+          "outputs": ["<(PRODUCT_DIR)/sifcrypt-shell"],
+          "action": ["scripts/build-shell.sh", "<(PRODUCT_DIR)/sifcrypt-shell"]
+        }
+      ]
     }
   ]
 }

@@ -1,6 +1,6 @@
 #!/bin/bash
 # C++ lint: clang-format over everything in native/ and test/native, clang-tidy (.clang-tidy) over every source file of
-# native/. (The tests run under sanitizers; a fixed seed and the shell are what they need.)
+# native/; gofmt and go vet over native/shell. (The tests run under sanitizers; a fixed seed and the shell are what they need.)
 # What clang-tidy found clean is not looked at again until it, a header of its or the rules change. --fix formats in place.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,10 +8,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mapfile -t files < <(find native test/native -name '*.cc' -o -name '*.h' | sort)
 if [[ ${1:-} == --fix ]]; then
   clang-format -i "${files[@]}"
+  gofmt -w native/shell
   exit 0
 fi
 status=0
 clang-format --dry-run --Werror "${files[@]}" || status=1
+unformatted=$(gofmt -l native/shell)
+[[ -z $unformatted ]] || { echo "gofmt: $unformatted" >&2; status=1; }
+scripts/build-shell.sh --vet || status=1
 
 mkdir -p build/tidy
 flags="-std=c++20 -Wreserved-identifier -Wreserved-macro-identifier -D_FILE_OFFSET_BITS=64 -D_GNU_SOURCE -Inative -Itest/native

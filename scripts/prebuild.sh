@@ -17,7 +17,7 @@ read -r platform libc < <(node -p 'const glibc = process.report.getReport().head
   `${process.platform}-${process.arch} ${glibc === undefined ? "musl" : "glibc"}`')
 mkdir -p "prebuilds/$platform"
 strip --strip-unneeded -o "prebuilds/$platform/sifcrypt.$libc.node" "$copy/build/Release/sifcrypt.node"
-for program in sifcrypt-starter sifcrypt-init; do
+for program in sifcrypt-starter sifcrypt-init sifcrypt-shell; do
   strip -o "prebuilds/$platform/$program.$libc" "$copy/build/Release/$program"
 done
 rm -rf "$copy"

@@ -50,7 +50,7 @@ build_native() {
   prefix=$(node -p 'require("node:path").resolve(process.execPath, "..", "..")')
   [[ -e $prefix/include/node/node_api.h ]] && gyp+=("--nodedir=$prefix")
   # make follows the sources and their headers; what decides which sources there are is only read when configuring.
-  for input in binding.gyp native/sources.txt scripts/static-libraries.sh package-lock.json; do
+  for input in binding.gyp native/sources.txt native/shell scripts/static-libraries.sh package-lock.json; do
     if [[ ! -e build/Makefile || $input -nt build/Makefile ]]; then
       "${gyp[@]}" configure --loglevel=warn && touch build/Makefile || return
       break
@@ -59,5 +59,5 @@ build_native() {
   "${gyp[@]}" build --loglevel=warn --jobs "$(nproc)"
 }
 
-step "building the addon and the starter" build_native
+step "building what is native" build_native
 step "building the TypeScript" build_typescript

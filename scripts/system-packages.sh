@@ -26,6 +26,11 @@ packages() {
   build            liblzma-dev             xz-static                xz blocks
   build            zlib1g-dev              zlib-static              layers of images that are gzip, as a stream
   build            libssl-dev              openssl-devel            AES-XTS in the starter
+  build            golang-go               golang                   compiles sifcrypt-shell
+  build            golang-mvdan-sh-dev     -                        its interpreter, as source; the next three are what that needs
+  build            golang-golang-x-sync-dev -                       goroutines that fail
+  build            golang-golang-x-sys-dev  -                       system calls
+  build            golang-golang-x-term-dev -                       whether there is a terminal
   demo,test        busybox-static          busybox                  a root file system of one file
   test             cmake                   cmake                    builds the core with sanitizers
   test             clang                   clang                    the driver that clang-tidy takes its headers from

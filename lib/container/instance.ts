@@ -6,7 +6,7 @@ import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import type { Tree } from "../device/tree.ts"
 import { RunError } from "../errors.ts"
-import { initPath, loadAddon } from "../native/load.ts"
+import { initPath, loadAddon, shellPath } from "../native/load.ts"
 import { makeBundle, type Action } from "../runtime/bundle.ts"
 import { absoluteSecurity, confine, withProfile } from "../runtime/confinement.ts"
 import { handOver } from "../runtime/handover.ts"
@@ -399,6 +399,7 @@ async function join(
     terminal: terminalOf(options),
     umask: umaskOf(options),
     init: initPath(),
+    shell: shellPath(),
     confinement,
     writableRoot: false,
     resources: {},

@@ -8,7 +8,7 @@ import { callerEnvironment } from "../caller-environment.ts"
 import { RunError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 import type { Tree } from "../device/tree.ts"
-import { initPath } from "../native/load.ts"
+import { initPath, packageRoot, shellPath } from "../native/load.ts"
 import { composeBinds, homeOf, parseBinds, type Bind } from "../runtime/binds.ts"
 import { chooseSession, makeBundle, type Action } from "../runtime/bundle.ts"
 import { confine, withProfile } from "../runtime/confinement.ts"
@@ -383,9 +383,12 @@ export async function withRun<T>(
     allowPlain: options.plainOverlay === true,
   })
   const session = chooseSession(
-    [...places.flatMap(({ source }) => (source === undefined ? [] : [source])), ...overlays.directories].map(
-      (source) => realpathSync(source),
-    ),
+    [
+      ...places.flatMap(({ source }) => (source === undefined ? [] : [source])),
+      ...overlays.directories,
+      // What is bound out of it would be covered.
+      packageRoot,
+    ].map((source) => realpathSync(source)),
   )
   const terminal = terminalOf(options)
   const bundle = makeBundle({
@@ -403,6 +406,7 @@ export async function withRun<T>(
     terminal,
     umask: umaskOf(options),
     init: initPath(),
+    shell: shellPath(),
     confinement,
     writableRoot: options.writableTmpfs === true || overlays.writable,
     resources,

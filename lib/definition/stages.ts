@@ -4,8 +4,9 @@ import { once } from "node:events"
 import { chmod, lstat, mkdir, readdir, rename, rm, writeFile } from "node:fs/promises"
 import path from "node:path"
 import { BuildError } from "../errors.ts"
+import { shellPath } from "../native/load.ts"
 import type { Bind } from "../runtime/binds.ts"
-import { ENTRY_FOLDER, entryScript } from "../runtime/entry.ts"
+import { ENTRY_FOLDER, SHELL_PATH, entryScript } from "../runtime/entry.ts"
 import {
   composeEnvironment,
   DEFAULT_PATH,
@@ -267,7 +268,7 @@ class StageBuilder {
         crun,
         root: root.folder,
         writable,
-        args: ["/bin/sh", `${ENTRY_FOLDER}/entry`, "exec", ...args],
+        args: [SHELL_PATH, `${ENTRY_FOLDER}/entry`, "exec", ...args],
         env: [
           `PATH=${DEFAULT_PATH}`,
           "HOME=/root",
@@ -277,13 +278,15 @@ class StageBuilder {
         umask: BUILD_UMASK,
         files: {
           entry: file(entryScript, 0o755),
+          // It is bound over this.
+          shell: file("", 0o755),
           "overrides.sh": file(overrideScript(environment)),
           "host.sh": file(hostScript(environment)),
           ...(script === undefined ? {} : { script: file(script, 0o755) }),
           ...aptConfiguration,
         },
         covers,
-        binds: this.#plan.binds,
+        binds: [{ source: shellPath(), destination: SHELL_PATH, readOnly: true }, ...this.#plan.binds],
         mounts: true,
         pretence,
       })

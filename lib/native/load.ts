@@ -62,6 +62,15 @@ export function initPath(): string {
   return executable("sifcrypt-init")
 }
 
+/**
+ * The executable that interprets an image's environment scripts and becomes the payload; linked statically as well.
+ *
+ * @throws EnvironmentError `ERR_ENV_NO_ADDON`.
+ */
+export function shellPath(): string {
+  return executable("sifcrypt-shell")
+}
+
 function executable(name: string): string {
   const built = path.join(packageRoot, "build", "Release", name)
   if (existsSync(built)) return built

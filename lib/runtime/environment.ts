@@ -123,9 +123,10 @@ export function composeEnvironment(request: EnvironmentRequest): PayloadEnvironm
   return { host, overrides }
 }
 
+// Not `'\''`: the interpreter of the image's scripts keeps the backslash of that.
 /** A value as a shell reads it back, whatever is in it. */
 export function shellQuote(value: string): string {
-  return `'${value.replaceAll("'", `'\\''`)}'`
+  return `'${value.replaceAll("'", `'"'"'`)}'`
 }
 
 /** A value that a shell expands once. */
@@ -152,55 +153,4 @@ export function hostScript(environment: PayloadEnvironment): string {
       return `if [ -z "\${${name}+set}" ]; then ${set}; elif [ -z "$${name}" ]; then unset ${name}; fi\n`
     })
     .join("")
-}
-
-/**
- * The environment of a payload that no shell prepares, as the image's scripts would make it.
- *
- * @param first - What is there before the image's own.
- * @param image - What the image sets; undefined for one that has no scripts.
- */
-export function staticEnvironment(
-  first: ReadonlyMap<string, string>,
-  image: ReadonlyMap<string, string> | undefined,
-  environment: PayloadEnvironment,
-): Map<string, string> {
-  const result = new Map([...environment.host, ...first, ...(image ?? [])])
-  const path = (result.get("PATH") ?? "").split(":").filter((folder) => folder !== "")
-  result.set("PATH", [...new Set([...path, ...DEFAULT_PATH.split(":")])].join(":"))
-  if (image !== undefined) {
-    const libraries = image.get("LD_LIBRARY_PATH") ?? ""
-    result.set("LD_LIBRARY_PATH", `${libraries}${libraries === "" ? "" : ":"}${LIBRARIES}`)
-  }
-  const paths = new Map<string, string>()
-  for (const [name, value] of environment.overrides)
-    (Object.values(handOver).includes(name) ? paths : result).set(name, value)
-  const of = (name: string): string | undefined => paths.get(handOver[name] ?? "")
-  const parts = [of("PREPEND_PATH"), result.get("PATH"), of("APPEND_PATH")]
-  result.set("PATH", of("PATH") ?? parts.filter((part) => part !== undefined && part !== "").join(":"))
-  return result
-}
-
-/** Assignments that mean the same to everybody: plain, in quotes, or a default for what is not set. */
-const plainExports = [
-  /^export (?<name>[A-Za-z_]\w*)=(?<value>[\w./:@%+,-]*)$/,
-  /^export (?<name>[A-Za-z_]\w*)="(?<value>[^"\\$`]*)"$/,
-  /^export (?<name>[A-Za-z_]\w*)="\$\{(?<default>\k<name>):-"(?<value>[^"\\$`]*)"\}"$/,
-]
-
-/**
- * What an environment script sets that holds nothing but plain exports, as those of OCI images do.
- *
- * @returns undefined when only a shell could tell.
- */
-export function staticExports(script: string): Map<string, string> | undefined {
-  const found = new Map<string, string>()
-  for (const line of script.split("\n").map((text) => text.trim())) {
-    if (line === "" || line.startsWith("#")) continue
-    const groups = plainExports.map((form) => form.exec(line)?.groups).find((match) => match !== undefined)
-    const { name, value } = groups ?? {}
-    if (name === undefined || value === undefined) return undefined
-    found.set(name, value)
-  }
-  return found
 }

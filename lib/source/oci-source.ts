@@ -3,6 +3,8 @@ import type { OciImage } from "../oci/image.ts"
 import type { ImageConfig } from "../oci/manifest.ts"
 import { layerError } from "../oci/native-error.ts"
 import type { ImageReference } from "../oci/reference.ts"
+import { OCI_EVALUATION } from "../runtime/entry.ts"
+import { shellQuote } from "../runtime/environment.ts"
 import { openOciImage, type OciOptions } from "../registry/transports.ts"
 import { architectureDigits } from "../sif/names.ts"
 import { buildLabels, metadataFiles, metadataObjects, type ImageDescription } from "./metadata-files.ts"
@@ -15,21 +17,18 @@ const MAX_TREE_MEMORY = 2 * 2 ** 30
 function doubleQuoted(text: string): string {
   return `"${text.replace(/[\\"$`]/g, "\\$&")}"`
 }
-function singleQuoted(text: string): string {
-  return `'${text.replaceAll("'", "'\\''")}'`
-}
 
 /**
  * The run script: entry point and command, the latter replaced by arguments. Only the image's own words are evaluated, and
  * they stand for themselves; arguments reach the program as they were given.
  */
 export function ociRunscript({ entrypoint, cmd }: Pick<ImageConfig, "entrypoint" | "cmd">): string {
-  const words = (list: readonly string[]): string => singleQuoted(list.map(doubleQuoted).join(" "))
+  const words = (list: readonly string[]): string => shellQuote(list.map(doubleQuoted).join(" "))
   return `#!/bin/sh
 OCI_ENTRYPOINT=${words(entrypoint)}
 OCI_CMD=${words(cmd)}
 if [ $# -eq 0 ]; then eval "set -- $OCI_CMD"; fi
-eval "set -- $OCI_ENTRYPOINT \\"\\$@\\""
+${OCI_EVALUATION}
 if [ $# -eq 0 ]; then set -- /bin/sh; fi
 exec "$@"
 `

@@ -67,7 +67,7 @@ describe("the package", () => {
     mkdirSync(prebuilds, { recursive: true })
     const release = path.join(packageRoot, "build", "Release")
     copyFileSync(path.join(release, "sifcrypt.node"), path.join(prebuilds, "sifcrypt.glibc.node"))
-    for (const program of ["sifcrypt-starter", "sifcrypt-init"])
+    for (const program of ["sifcrypt-starter", "sifcrypt-init", "sifcrypt-shell"])
       copyFileSync(path.join(release, program), path.join(prebuilds, `${program}.glibc`))
     const output = path.join(folder, "image.sif")
     const keys = testKeys()

@@ -34,7 +34,6 @@ import { parseBinds, parseImageId } from "../../lib/runtime/binds.ts"
 import { parseCapabilities } from "../../lib/runtime/capabilities.ts"
 import { parseSecurity } from "../../lib/runtime/confinement.ts"
 import { ociRunScript } from "../../lib/runtime/entry.ts"
-import { staticExports } from "../../lib/runtime/environment.ts"
 import { parseLinkerCache, parseList } from "../../lib/runtime/gpu.ts"
 import { parseMountInfo } from "../../lib/runtime/mountinfo.ts"
 import { gecosOf, groupWith, passwdWith } from "../../lib/runtime/passwd.ts"
@@ -291,9 +290,9 @@ const parsers: Readonly<Record<string, Parser>> = {
     parse: text((all) => proxyFor(new URL("https://a.example.com/"), { https_proxy: all, no_proxy: all })),
     throws: [Error],
   },
-  "an image's exports": {
-    inputs: ['export A="b"\nexport C="${C:-"d"}"\n'],
-    parse: text((all) => [staticExports(all), ociRunScript(all)]),
+  "an OCI image's run script": {
+    inputs: ["OCI_ENTRYPOINT='\"a\"'\nOCI_CMD=''\nSINGULARITY_OCI_RUN=\n"],
+    parse: text(ociRunScript),
   },
   passwd: {
     inputs: ["root:x:0:0:root:/root:/bin/sh\nme:x:1000:1000::/:\n"],

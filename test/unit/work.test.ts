@@ -18,7 +18,6 @@ import { parseLayoutIndex } from "../../lib/oci/layout.ts"
 import { parseConfig, parseDocument } from "../../lib/oci/manifest.ts"
 import { parseReference } from "../../lib/oci/reference.ts"
 import { parseChallenges } from "../../lib/registry/authorization.ts"
-import { staticExports } from "../../lib/runtime/environment.ts"
 import { parseLinkerCache } from "../../lib/runtime/gpu.ts"
 import { groupWith, passwdWith } from "../../lib/runtime/passwd.ts"
 import { readResources } from "../../lib/runtime/resources.ts"
@@ -230,7 +229,6 @@ describe("work for few bytes", () => {
       (text) => keysIn(Buffer.from(text), "ring"),
       5000,
     ],
-    "exports of an image": [lines(`export A="\${A:-"b"}"\n`), staticExports, 3000],
     "layers of a manifest": [
       (count) =>
         JSON.stringify({
@@ -366,7 +364,7 @@ describe("work for few bytes", () => {
     ],
     "variables of a configuration": [
       (count) => config({ config: { Env: names(count).map((name) => `A${name}=b`) } }),
-      (bytes: Buffer) => staticExports(ociEnvironment(parseConfig(bytes, "configuration").env)),
+      (bytes: Buffer) => ociEnvironment(parseConfig(bytes, "configuration").env),
       3000,
     ],
     "layers of a configuration": [

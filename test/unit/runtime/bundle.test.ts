@@ -47,7 +47,7 @@ function treeOf(files: Readonly<Record<string, string | undefined>>): Tree {
 
 type Changes = Partial<BundleOptions> & { readonly binds?: readonly Bind[] }
 
-const shell = { "/bin/sh": "#!", "/etc": undefined, "/dev": undefined, "/proc": undefined, "/sys": undefined }
+const folders = { "/etc": undefined, "/dev": undefined, "/proc": undefined, "/sys": undefined }
 
 describe("makeBundle", () => {
   let home: string
@@ -61,7 +61,7 @@ describe("makeBundle", () => {
   /** `binds` are the caller's own; the defaults are added. */
   function options({ binds = [], ...changes }: Changes = {}): BundleOptions {
     return {
-      tree: treeOf(shell),
+      tree: treeOf(folders),
       image: "/images/tool.sif",
       action: "exec",
       argv: ["true", "a b"],
@@ -77,6 +77,7 @@ describe("makeBundle", () => {
       terminal: undefined,
       umask: 0o22,
       init: "",
+      shell: "/opt/sifcrypt-shell",
       confinement: confine({}, { uid: 1000, gid: 2000, groups: [] }, false),
       writableRoot: false,
       resources: {},
@@ -99,7 +100,7 @@ describe("makeBundle", () => {
 
   it("starts the program through the entry script, as the caller, without new privileges", async () => {
     const { config, files } = await make()
-    assert.deepEqual(config.process.args, ["/bin/sh", "/.sifcrypt/entry", "exec", "true", "a b"])
+    assert.deepEqual(config.process.args, ["/.sifcrypt/shell", "/.sifcrypt/entry", "exec", "true", "a b"])
     assert.equal(config.process.noNewPrivileges, true)
     assert.equal(config.process.user.uid, 1000)
     assert.equal(config.process.user.gid, 2000)
@@ -115,8 +116,9 @@ describe("makeBundle", () => {
       "overrides.sh",
       "passwd",
       "places",
+      "shell",
     ])
-    assert.equal(files.get("overrides.sh"), "export B='it'\\''s'\n")
+    assert.equal(files.get("overrides.sh"), `export B='it'"'"'s'\n`)
     assert.match(files.get("passwd") ?? "", /^ada:x:1000:2000:/m)
   })
 
@@ -149,23 +151,21 @@ describe("makeBundle", () => {
       ["a file", "text"],
     ] as const)
       it(`refuses an image whose ${folder} is ${what}`, async () => {
-        await assert.rejects(make({ tree: treeOf({ ...shell, [folder]: content }) }), {
+        await assert.rejects(make({ tree: treeOf({ ...folders, [folder]: content }) }), {
           name: "RunError",
           code: "ERR_RUN",
           message: `/images/tool.sif: ${folder} in the image is no folder but a ${what === "a link" ? "symlink" : "file"}`,
         })
       })
 
-  it("starts a program without a shell where the image has none, and refuses run and shell", async () => {
-    const tree = treeOf({ "/etc": undefined })
-    const { config } = await make({ tree })
-    assert.deepEqual(config.process.args, ["true", "a b"])
-    assert.ok(config.process.env.includes("A=host") && config.process.env.includes("B=it's"))
-    for (const action of ["run", "shell"] as const)
-      await assert.rejects(make({ tree, action }), {
-        code: "ERR_RUN",
-        message: `/images/tool.sif: there is no /bin/sh in the image, so there is nothing to ${action}`,
-      })
+  it("has the image's scripts interpreted by a file of the machine, whatever the image has", async () => {
+    for (const action of ["exec", "run", "shell", "test", "start"] as const) {
+      const { config } = await make({ tree: treeOf({ "/etc": undefined }), action })
+      assert.deepEqual(config.process.args.slice(0, 3), ["/.sifcrypt/shell", "/.sifcrypt/entry", action])
+      const mount = config.mounts.find(({ destination }) => destination === "/.sifcrypt/shell")
+      assert.equal(mount?.source, "/opt/sifcrypt-shell")
+      assert.deepEqual(mount.options, ["bind", "ro", "nosuid", "nodev"])
+    }
   })
 
   it("tells the payload the image's name and place, and no variable of the caller", async () => {
@@ -178,7 +178,7 @@ describe("makeBundle", () => {
   })
 
   it("starts in the folder that is asked for, if it is there", async () => {
-    const tree = treeOf({ ...shell, "/data": undefined, "/file": "x" })
+    const tree = treeOf({ ...folders, "/data": undefined, "/file": "x" })
     assert.equal((await make({ tree, asked: { cwd: "/data/../data" } })).config.process.cwd, "/data")
     for (const cwd of ["/missing", "/file", "work", ""])
       await assert.rejects(make({ tree, asked: { cwd } }), {
@@ -189,7 +189,7 @@ describe("makeBundle", () => {
 
   it("merges the image's users and groups", async () => {
     const tree = treeOf({
-      ...shell,
+      ...folders,
       "/etc/passwd": "root:x:0:0::/root:/bin/sh\n",
       "/etc/group": "root:x:0:\n",
     })
@@ -200,7 +200,7 @@ describe("makeBundle", () => {
 
   it("needs no tree where what is inside is not known before", async () => {
     const { config } = await make({ tree: undefined })
-    assert.equal(config.process.args[0], "/bin/sh")
+    assert.equal(config.process.args[0], "/.sifcrypt/shell")
   })
 })
 

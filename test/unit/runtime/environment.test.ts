@@ -2,8 +2,6 @@ import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
 import {
   composeEnvironment,
-  staticEnvironment,
-  staticExports,
   hostScript,
   overrideScript,
   shellQuote,
@@ -212,49 +210,5 @@ describe("composeEnvironment, further", () => {
     const environment = { host: new Map<string, string>(), overrides: new Map([["A", '$(echo 1) "$B"']]) }
     const script = `B=b; ${overrideScript(environment, true)} printf %s "$A"`
     assert.equal(execFileSync("/bin/sh", ["-c", script], { encoding: "utf8" }), '1 "b"')
-  })
-})
-
-describe("staticExports", () => {
-  it("reads plain exports, as those of OCI images are", () => {
-    const script = '#!/bin/sh\nexport PATH="/app:/bin"\nexport A="${A:-"x y"}"\nexport B=1\n\n'
-    assert.deepEqual(object(staticExports(script) ?? new Map()), { PATH: "/app:/bin", A: "x y", B: "1" })
-  })
-  for (const script of [
-    "export A=$(id)",
-    'export A="$B"',
-    'export A="${B:-"x"}"',
-    "if true; then :; fi",
-    "A=1",
-  ])
-    it(`leaves ${script} to a shell`, () => {
-      assert.equal(staticExports(script), undefined)
-    })
-})
-
-describe("staticEnvironment", () => {
-  it("is what the image's scripts would make of it", () => {
-    const environment = composeEnvironment({
-      host: { A: "host", C: "host" },
-      assignments: ["B=option", "PREPEND_PATH=/pre"],
-    })
-    const first = new Map([
-      ["PATH", "/usr/bin:/bin"],
-      ["HOME", "/home/ada"],
-    ])
-    const image = new Map([
-      ["PATH", "/app:/bin"],
-      ["A", "image"],
-      ["B", "image"],
-    ])
-    assert.deepEqual(object(staticEnvironment(first, image, environment)), {
-      PATH: "/pre:/app:/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin",
-      HOME: "/home/ada",
-      A: "image",
-      B: "option",
-      C: "host",
-      LD_LIBRARY_PATH: "/.singularity.d/libs",
-    })
-    assert.equal(staticEnvironment(first, undefined, environment).get("LD_LIBRARY_PATH"), undefined)
   })
 })

@@ -1,0 +1,234 @@
+// sifcrypt-shell: runs the entry script of a container, and with it the image's environment scripts, in the language in
+// which the peers run them, whatever shell the image has; then becomes the payload. It is linked statically, so that it
+// runs in any image.
+//
+//	sifcrypt-shell SCRIPT ACTION [ARGUMENT...]
+//
+// Inside, $0 is /.singularity.d/actions/ACTION, $1 is ACTION, and the ARGUMENTs follow. The language is that of
+// mvdan.cc/sh, which is the peers' interpreter as well; here is what it leaves to a program that is a shell.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"sort"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"mvdan.cc/sh/v3/expand"
+	"mvdan.cc/sh/v3/interp"
+	"mvdan.cc/sh/v3/syntax"
+)
+
+const (
+	// The payload was not started.
+	failure = 255
+	// A script asks for what the interpreter does not know.
+	unsupported = 2
+	// The script sets it at its end: an exit that is not its own has not started the payload either.
+	endVariable = "_sifcrypt_end"
+	// So many calls of this program are some thousand of a script's functions within each other.
+	maxDepth = 20_000
+)
+
+func init() {
+	// The script itself then runs on the process's first thread, and what runs beside it never does: isScript.
+	runtime.LockOSThread()
+}
+
+func say(to io.Writer, format string, values ...any) {
+	fmt.Fprintf(to, "sifcrypt: "+format+"\n", values...)
+}
+
+func fail(status int, format string, values ...any) {
+	say(os.Stderr, format, values...)
+	os.Exit(status)
+}
+
+func main() {
+	if len(os.Args) < 3 {
+		fail(failure, "usage: sifcrypt-shell SCRIPT ACTION [ARGUMENT...]")
+	}
+	os.Exit(run(os.Args[1], os.Args[2:]))
+}
+
+// run interprets the script; it returns the exit status if that has not become the payload.
+func run(script string, words []string) (status int) {
+	file, err := os.Open(script)
+	if err != nil {
+		fail(failure, "%v", err)
+	}
+	program, err := syntax.NewParser().Parse(file, "/.singularity.d/actions/"+words[0])
+	file.Close()
+	if err != nil {
+		fail(failure, "%v", err)
+	}
+	folder, err := os.Getwd()
+	if err != nil {
+		folder = "/"
+	}
+	shell := &shell{}
+	shell.runner, err = interp.New(
+		interp.Dir(folder),
+		interp.Env(expand.ListEnviron(os.Environ()...)),
+		interp.Params(append([]string{"--"}, words...)...),
+		interp.StdIO(os.Stdin, os.Stdout, os.Stderr),
+		interp.CallHandler(shell.call),
+		interp.ExecHandler(shell.exec),
+		interp.OpenHandler(open),
+	)
+	if err != nil {
+		fail(failure, "%v", err)
+	}
+	defer func() {
+		// So the interpreter says that there is something that it cannot do: coproc, shopt -q, <&-.
+		if what := recover(); what != nil {
+			say(os.Stderr, "the environment's scripts: %v", what)
+			status = unsupported
+		}
+	}()
+	err = shell.runner.Run(context.Background(), program)
+	if code, ok := interp.IsExitStatus(err); ok {
+		return int(code)
+	}
+	if err != nil {
+		fail(failure, "the environment's scripts: %v", err)
+	}
+	if !shell.runner.Vars[endVariable].IsSet() {
+		fail(failure, "the environment's scripts have ended before anything was started")
+	}
+	return 0
+}
+
+type shell struct {
+	runner *interp.Runner
+}
+
+// isScript tells the script itself from what runs beside it: the left side of a pipe, a command in the background.
+func (*shell) isScript() bool {
+	return syscall.Gettid() == os.Getpid()
+}
+
+// call sees each command before it is looked up.
+func (s *shell) call(ctx context.Context, words []string) ([]string, error) {
+	plain := words
+	for len(plain) > 1 && (plain[0] == "command" || plain[0] == "builtin") {
+		plain = plain[1:]
+	}
+	hc := interp.HandlerCtx(ctx)
+	// The stack could grow until that ends the process, with a trace.
+	if runtime.Callers(maxDepth, make([]uintptr, 1)) > 0 {
+		return nil, fmt.Errorf("%s: too many calls within each other", plain[0])
+	}
+	switch plain[0] {
+	case "exec":
+		if len(plain) == 1 {
+			keep(hc.Stdin, hc.Stdout, hc.Stderr)
+		}
+	case "umask":
+		if err := umask(hc.Stdout, plain[1:]); err != nil {
+			say(hc.Stderr, "umask: %v", err)
+			return []string{"false"}, nil
+		}
+		return []string{"true"}, nil
+	case "wait":
+		// For one: there is nothing that knows it, so for all.
+		return []string{"wait"}, nil
+	case "hash":
+		// Nothing is remembered that could be forgotten.
+		return []string{"true"}, nil
+	case "trap", "fg", "bg":
+		say(hc.Stderr, "%s does nothing in the environment's scripts", plain[0])
+		return []string{"true"}, nil
+	case "declare", "export", "local", "nameref", "readonly", "typeset":
+		// These are part of the grammar, unless their names were quoted, as in `\export`.
+		text, err := declaration(plain)
+		if err != nil {
+			say(hc.Stderr, "%s: %v", plain[0], err)
+			return []string{"false"}, nil
+		}
+		return []string{"eval", text}, nil
+	}
+	return words, nil
+}
+
+// declaration is the text of one whose words have been expanded already.
+func declaration(words []string) (string, error) {
+	text := words[0]
+	for _, word := range words[1:] {
+		name, value, assigns := strings.Cut(word, "=")
+		if assigns && syntax.ValidName(name) {
+			text += " " + name + "="
+		} else {
+			text += " "
+			value = word
+		}
+		quoted, err := syntax.Quote(value, syntax.LangBash)
+		if err != nil {
+			return "", err
+		}
+		text += quoted
+	}
+	return text, nil
+}
+
+func umask(out io.Writer, words []string) error {
+	if len(words) == 0 {
+		mask := unix.Umask(0)
+		unix.Umask(mask)
+		fmt.Fprintf(out, "%#.4o\n", mask)
+		return nil
+	}
+	mask, err := strconv.ParseUint(words[0], 8, 9)
+	if err != nil {
+		return fmt.Errorf("%s is no mode in digits", words[0])
+	}
+	unix.Umask(int(mask))
+	return nil
+}
+
+// environment is what a program gets: what is exported, and is a string.
+func environment(all expand.Environ) []string {
+	variables := map[string]expand.Variable{}
+	// The last of several counts; of one that is unset, that it is.
+	all.Each(func(name string, variable expand.Variable) bool {
+		variables[name] = variable
+		return true
+	})
+	list := make([]string, 0, len(variables))
+	for name, variable := range variables {
+		if variable.Exported && variable.Kind == expand.String {
+			list = append(list, name+"="+variable.Str)
+		}
+	}
+	sort.Strings(list)
+	return list
+}
+
+// exec starts a program, or is one from then on.
+func (s *shell) exec(ctx context.Context, words []string) error {
+	hc := interp.HandlerCtx(ctx)
+	if s.isScript() && s.runner.Exited() {
+		become(hc, words)
+	}
+	path, err := interp.LookPathDir(hc.Dir, hc.Env, words[0])
+	if err != nil {
+		fmt.Fprintln(hc.Stderr, err)
+		return interp.NewExitStatus(127)
+	}
+	err = start(hc, path, words)
+	if errors.Is(err, syscall.ENOEXEC) && isText(path) {
+		err = start(hc, scriptShell, append([]string{scriptShell, path}, words[1:]...))
+	}
+	if _, ok := interp.IsExitStatus(err); err != nil && !ok {
+		fmt.Fprintln(hc.Stderr, err)
+		return interp.NewExitStatus(126)
+	}
+	return err
+}

@@ -1,0 +1,15 @@
+#!/bin/bash
+# Builds sifcrypt-shell, which interprets environment scripts, from the distribution's sources of what it is made of: no
+# module is fetched. Or looks for what is suspicious in its own.
+#
+#   build-shell.sh OUTPUT
+#   build-shell.sh --vet
+set -euo pipefail
+command=(build -trimpath -ldflags "-s -w" -o "$(realpath -m -- "$1")" .)
+[[ $1 == --vet ]] && command=(vet .)
+cd "$(dirname "${BASH_SOURCE[0]}")/../native/shell"
+unset GOFLAGS GOOS GOARCH
+# Without a home folder there is no place for what the next build could use.
+export GOCACHE=${GOCACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/go-build}
+export GOPATH=/usr/share/gocode GO111MODULE=off CGO_ENABLED=0
+exec go "${command[@]}"
