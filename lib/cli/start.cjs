@@ -7,17 +7,21 @@
 # the shell sets such variables aside (lib/caller-environment.ts gives them to payloads and helpers), quotes the words that look like
 # switches with a plus sign, and names an address for the debugger that no kernel lets a stream listen on.
 #
-# Only special built-ins, which no function of the environment replaces; names that no payload knows, as one may be exported; no program but Node.
-# Where bash is the shell, SHELLOPTS of the environment may have it print each variable, a passphrase too.
+# Only special built-ins, which no function of the environment replaces; names that no payload knows, as one may be exported; no program but
+# Node, unless there are variables that this shell does not pass on. Where bash is the shell, SHELLOPTS of the environment may have it print each variable, a passphrase too.
 set +xv -f
 IFS='
 '
+SIFCRYPT_START_SIZE=0
 for SIFCRYPT_START_NAME in $(export -p); do
   # As export NAME, declare -x NAME or typeset -x NAME: each shell has its own.
   SIFCRYPT_START_NAME=${SIFCRYPT_START_NAME%%=*}
   SIFCRYPT_START_NAME=${SIFCRYPT_START_NAME##* }
   case $SIFCRYPT_START_NAME in
-    *[!A-Za-z0-9_]*) ;;
+    '' | [0-9]* | *[!A-Za-z0-9_]*) continue ;;
+  esac
+  eval "SIFCRYPT_START_SIZE=\$((SIFCRYPT_START_SIZE \${$SIFCRYPT_START_NAME++ \${#SIFCRYPT_START_NAME} + \${#$SIFCRYPT_START_NAME} + 2}))"
+  case $SIFCRYPT_START_NAME in
     NODE_* | UV_* | OPENSSL_* | ICU_DATA)
       # A line of a value may look like a variable that is not set.
       eval "case \${$SIFCRYPT_START_NAME+set} in
@@ -27,6 +31,23 @@ for SIFCRYPT_START_NAME in $(export -p); do
       ;;
   esac
 done
+# Other shells than bash drop what they have no name for, a.b or BASH_FUNC_f%%. The kernel's last three numbers about a process are where its
+# environment starts and ends, and one more: is that as long as what has been seen?
+case ${BASH_VERSION+bash} in
+  '')
+    read -r SIFCRYPT_START_NAME </proc/$$/stat
+    SIFCRYPT_START_NAME=${SIFCRYPT_START_NAME% *}
+    SIFCRYPT_START_COUNT=${SIFCRYPT_START_NAME##* }
+    SIFCRYPT_START_NAME=${SIFCRYPT_START_NAME% *}
+    case $((SIFCRYPT_START_COUNT - ${SIFCRYPT_START_NAME##* })) in
+      "$SIFCRYPT_START_SIZE") ;;
+      *)
+        SIFCRYPT_START_OTHERS=$(tr '\0\n' '\n\001' </proc/$$/environ | LC_ALL=C grep -v '^[A-Za-z_][A-Za-z0-9_]*=')
+        export SIFCRYPT_START_OTHERS
+        ;;
+    esac
+    ;;
+esac
 SIFCRYPT_START_COUNT=0
 SIFCRYPT_START_WORDS=
 SIFCRYPT_START_ALL=
@@ -45,7 +66,7 @@ for SIFCRYPT_START_NAME do
   esac
 done
 set +f # where SHELLOPTS is exported, helper programs would have it, too
-eval "unset -v SIFCRYPT_START_NAME SIFCRYPT_START_COUNT SIFCRYPT_START_WORDS SIFCRYPT_START_ALL
+eval "unset -v SIFCRYPT_START_NAME SIFCRYPT_START_SIZE SIFCRYPT_START_COUNT SIFCRYPT_START_WORDS SIFCRYPT_START_ALL
 exec node --inspect-port='[ff00::]:1024' -- \"\$0\" + $SIFCRYPT_START_ALL$SIFCRYPT_START_WORDS"
 */
 // The kernel's default from here on: a listener that goes takes Node's own with it.
@@ -54,6 +75,11 @@ process.on("SIGUSR1", none).off("SIGUSR1", none)
 // For whoever starts this as `node main.js`; what Node has done by now is done, but what is started with the same switches is safe.
 if (process.argv[2] !== "+") process.execArgv.unshift("--inspect-port=[ff00::]:1024")
 if (process.env.NODE_OPTIONS !== undefined) require("node:inspector").close()
+for (const line of process.env.SIFCRYPT_START_OTHERS?.split("\n") ?? []) {
+  const end = line.indexOf("=")
+  if (end > 0) process.env[line.slice(0, end)] = line.slice(end + 1).replaceAll("\u0001", "\n")
+}
+delete process.env.SIFCRYPT_START_OTHERS
 for (const [name, value] of Object.entries(process.env))
   if (/^(?:NODE_|UV_|OPENSSL_|ICU_DATA$)/.test(name)) {
     process.env[`SIFCRYPT_SET_ASIDE_${name}`] = value

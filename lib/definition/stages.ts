@@ -273,6 +273,7 @@ class StageBuilder {
           `PATH=${DEFAULT_PATH}`,
           "HOME=/root",
           "PWD=/",
+          ...[...environment.others].map(([name, value]) => `${name}=${value}`),
           ...(pretence === "owners" ? [`APT_CONFIG=${ENTRY_FOLDER}/apt.conf`] : []),
         ],
         umask: BUILD_UMASK,

@@ -62,6 +62,8 @@ export function isFamilyVariable(name: string): boolean {
 export interface PayloadEnvironment {
   /** What the host gives, used where the image does not set a variable itself. */
   readonly host: ReadonlyMap<string, string>
+  /** What the host gives by names that no script can set, such as those of exported functions. */
+  readonly others: ReadonlyMap<string, string>
   /** What the caller gives, whatever the image sets. */
   readonly overrides: ReadonlyMap<string, string>
 }
@@ -81,20 +83,24 @@ export interface EnvironmentRequest {
   readonly onNotice?: (text: string) => void
 }
 
-/** @throws RunError `ERR_RUN` for an assignment without a name. */
+/** @throws RunError `ERR_RUN` for what is no assignment. */
 export function composeEnvironment(request: EnvironmentRequest): PayloadEnvironment {
   const { clean = false, fromFile = new Map<string, string>(), onNotice = () => undefined } = request
   const omitted = new Set(request.omit ?? [])
   const host = new Map<string, string>()
+  const others = new Map<string, string>()
   const overrides = new Map<string, string>()
   for (const [name, value] of Object.entries(request.host)) {
-    if (value === undefined || !shellName.test(name) || isFamilyVariable(name)) continue
+    if (value === undefined || name === "" || isFamilyVariable(name)) continue
     if (ours.has(name) || readOnlyInShells.has(name) || omitted.has(name)) continue
-    if (!clean || keptWhenClean.has(name)) host.set(name, value)
+    if (!clean || keptWhenClean.has(name)) (shellName.test(name) ? host : others).set(name, value)
   }
   if (clean) host.set("LANG", "C")
   const override = (name: string, value: string, by: string): void => {
-    if (fixed.has(name) || readOnlyInShells.has(name)) onNotice(`${by}: ${name} is not for the caller to set`)
+    if (!shellName.test(name))
+      onNotice(`${by}: ${name === "" ? "there is no name" : `${name} is no name for a shell`}: left out`)
+    else if (fixed.has(name) || readOnlyInShells.has(name))
+      onNotice(`${by}: ${name} is not for the caller to set`)
     else if (name === "LD_LIBRARY_PATH" && value !== "") overrides.set(name, `${value}:${LIBRARIES}`)
     else overrides.set(handOver[name] ?? name, value)
   }
@@ -104,7 +110,6 @@ export function composeEnvironment(request: EnvironmentRequest): PayloadEnvironm
     for (const [name, value] of Object.entries(request.host)) {
       if (value === undefined || !name.startsWith(`${family}ENV_`)) continue
       const inside = name.slice(family.length + 4)
-      if (!shellName.test(inside)) continue
       const stronger = strongest.get(inside)
       if (stronger === undefined) {
         strongest.set(inside, name)
@@ -115,12 +120,10 @@ export function composeEnvironment(request: EnvironmentRequest): PayloadEnvironm
   for (const [name, value] of fromFile) override(name, value, "--env-file")
   for (const assignment of request.assignments ?? []) {
     const equals = assignment.indexOf("=")
-    const name = assignment.slice(0, Math.max(0, equals))
-    if (!shellName.test(name))
-      throw new RunError("ERR_RUN", `${JSON.stringify(assignment)} is not NAME=VALUE`)
-    override(name, assignment.slice(equals + 1), "--env")
+    if (equals < 0) throw new RunError("ERR_RUN", `${JSON.stringify(assignment)} is not NAME=VALUE`)
+    override(assignment.slice(0, equals), assignment.slice(equals + 1), "--env")
   }
-  return { host, overrides }
+  return { host, others, overrides }
 }
 
 // Not `'\''`: the interpreter of the image's scripts keeps the backslash of that.
@@ -139,13 +142,16 @@ function shellExpanded(value: string): string {
  *
  * @param evaluate - Let the shell inside expand the values.
  */
-export function overrideScript(environment: PayloadEnvironment, evaluate: boolean = false): string {
+export function overrideScript(
+  environment: Pick<PayloadEnvironment, "overrides">,
+  evaluate: boolean = false,
+): string {
   const quote = evaluate ? shellExpanded : shellQuote
   return [...environment.overrides].map(([name, value]) => `export ${name}=${quote(value)}\n`).join("")
 }
 
 /** Sets what is not set yet; what the image empties is not there at all. */
-export function hostScript(environment: PayloadEnvironment): string {
+export function hostScript(environment: Pick<PayloadEnvironment, "host" | "overrides">): string {
   return [...environment.host]
     .filter(([name]) => !environment.overrides.has(name))
     .map(([name, value]) => {

@@ -199,6 +199,27 @@ describe("the interpreter and what is meant for others", () => {
     assert.equal((await runProgram([bashAsSh(), cli, ...words], { env: { SHELLOPTS: "noexec" } })).status, 2)
   })
 
+  it("no shell that starts it keeps a variable from the payload that is none for a shell", async () => {
+    const odd = {
+      "a.b": "1",
+      "c-d": "two words",
+      "BASH_FUNC_f%%": "() {  echo called;\n echo twice\n}",
+      é: "ü",
+    }
+    const words = [...exec, "/bin/env"]
+    for (const shell of [["bash"], [bashAsSh()], ["dash"], ["busybox", "sh"]]) {
+      const { text, stderr } = await runProgram([...shell, cli, ...words], {
+        env: { ...odd, PLAIN: "x\n=y" },
+      })
+      for (const [name, value] of Object.entries(odd))
+        assert.ok(
+          `\n${text}`.includes(`\n${name}=${value}\n`),
+          `${shell.join(" ")} ${name}: ${text}${stderr}`,
+        )
+      assert.doesNotMatch(text, /SIFCRYPT/)
+    }
+  })
+
   it("a word that is empty is a mistake of whoever wrote it, and no defect", async () => {
     for (const args of [
       ["ls", ""],

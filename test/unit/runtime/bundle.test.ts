@@ -73,7 +73,11 @@ describe("makeBundle", () => {
         changes.asked,
       ),
       session: "/mnt",
-      environment: { host: new Map([["A", "host"]]), overrides: new Map([["B", "it's"]]) },
+      environment: {
+        host: new Map([["A", "host"]]),
+        others: new Map([["a.b", "1"]]),
+        overrides: new Map([["B", "it's"]]),
+      },
       terminal: undefined,
       umask: 0o22,
       init: "",
@@ -175,6 +179,7 @@ describe("makeBundle", () => {
       ["APPTAINER_NAME=tool.sif", "APPTAINER_CONTAINER=/images/tool.sif"],
     )
     assert.ok(!config.process.env.includes("A=host"))
+    assert.ok(config.process.env.includes("a.b=1"))
   })
 
   it("starts in the folder that is asked for, if it is there", async () => {

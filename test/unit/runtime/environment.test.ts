@@ -95,20 +95,35 @@ describe("composeEnvironment", () => {
     }
   })
 
-  it("leaves out names that no shell can assign, such as exported functions", () => {
-    const environment = {
-      "BASH_FUNC_x%%": "() { :; }",
-      "a-b": "1",
-      "1a": "1",
-      "a b": "1",
-      "": "1",
-      "APPTAINERENV_a;b": "1",
-    }
-    const { host, overrides } = composeEnvironment({ host: environment })
-    assert.deepEqual([host.size, overrides.size], [0, 0])
+  it("passes names that no shell can assign, such as those of exported functions, past the scripts", () => {
+    const odd = { "BASH_FUNC_x%%": "() { :; }", "a-b": "1", "1a": "1", "a b": "1", "a;id": "1" }
+    const others = { ...odd, "": "1", "APPTAINER_a.b": "1", "SIFCRYPT_x%": "1" }
+    const composed = composeEnvironment({ host: others })
+    assert.deepEqual([composed.host.size, composed.overrides.size], [0, 0])
+    assert.deepEqual(object(composed.others), odd)
+    assert.equal(hostScript(composed) + overrideScript(composed), "")
+    assert.equal(composeEnvironment({ host: others, clean: true }).others.size, 0)
+    assert.equal(composeEnvironment({ host: others, omit: ["a-b"] }).others.has("a-b"), false)
   })
 
-  for (const assignment of ["", "=", "=x", "NAME", "a b=1", "a;id=1", "1a=1", "$(id)=1", "a\n=1"])
+  for (const name of ["", "a b", "a;id", "1a", "$(id)", "a\n", "a.b"])
+    it(`leaves ${JSON.stringify(name)} out of what the caller sets, and says so`, () => {
+      const notices: string[] = []
+      const { others, overrides } = composeEnvironment({
+        host: { [`APPTAINERENV_${name}`]: "1" },
+        fromFile: new Map([[name, "1"]]),
+        assignments: [`${name}=1`, "B=2"],
+        onNotice: (text) => notices.push(text),
+      })
+      assert.deepEqual([others.size, object(overrides)], [0, { B: "2" }])
+      const why = name === "" ? "there is no name" : `${name} is no name for a shell`
+      assert.deepEqual(
+        notices,
+        [`APPTAINERENV_${name}`, "--env-file", "--env"].map((by) => `${by}: ${why}: left out`),
+      )
+    })
+
+  for (const assignment of ["", "NAME"])
     it(`refuses ${JSON.stringify(assignment)} for --env`, () => {
       assert.throws(() => composeEnvironment({ host: {}, assignments: [assignment] }), {
         name: "RunError",
