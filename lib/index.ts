@@ -117,5 +117,5 @@ export type { ExecutionMode, ExecutionVerdict } from "./container/execution-cont
 export * as keyring from "./container/keyring.ts"
 export * as certificate from "./encryption/certificate-files.ts"
 export * as sif from "./file/sif.ts"
-export type { KdfLimits, OnProgress } from "./units.ts"
+export type { KdfLimits, Milliseconds, OnProgress } from "./units.ts"
 export * from "./errors.ts"

@@ -3,6 +3,9 @@
 /** A count of bytes; a safe integer. */
 export type Bytes = number
 
+/** A time span. */
+export type Milliseconds = number
+
 /** Limits on what deriving a key may cost: of memory, and of work, which is time. */
 export interface KdfLimits {
   /** KiB that Argon2 or scrypt may take. */

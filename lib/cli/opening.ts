@@ -1,5 +1,5 @@
 // What every command takes that opens an image: credentials, and how far an image's header is trusted.
-import type { CredentialSource, OpenOptions, UnsignedPolicy } from "../index.ts"
+import type { CredentialSource, Milliseconds, OpenOptions, UnsignedPolicy } from "../index.ts"
 import type { OptionRows } from "./command.ts"
 import { credentialRows, type CredentialFlags } from "./credentials.ts"
 import { interruption } from "./interrupt.ts"
@@ -55,6 +55,17 @@ function noticeOnce(text: string): void {
   notice(text)
 }
 
+let waiting = false
+
+/** For whoever sits there and waits. */
+function noticeWait(milliseconds: Milliseconds): void {
+  if (waiting || !isTerminal(2)) return
+  waiting = true
+  const seconds = Math.max(1, Math.round(milliseconds / 1000))
+  const time = seconds < 100 ? `${seconds} s` : `${Math.round(seconds / 60)} min`
+  notice(`deriving the key may take about ${time} on this machine`)
+}
+
 /** The API's options for these flags. */
 export function openOptions(
   flags: OpenFlags & Pick<OpenOptions, "allowCipher">,
@@ -68,6 +79,7 @@ export function openOptions(
     unsigned,
     ...signerOptions(flags),
     onNotice: noticeOnce,
+    onDerivation: noticeWait,
     signal: interruption,
     allowCipher,
     kdfLimits: {

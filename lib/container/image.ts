@@ -26,7 +26,7 @@ import type { Action } from "../runtime/bundle.ts"
 import type { SifPartition } from "../sif/format.ts"
 import { verifyOptions, type VerifyOptions } from "../signing/verify.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
-import type { Bytes, OnProgress } from "../units.ts"
+import type { Bytes, Milliseconds, OnProgress } from "../units.ts"
 import { credentialList, Credentials, type CredentialSource } from "../encryption/credentials.ts"
 import { chooseEngine, isReadable, type Startable } from "../runtime/engine.ts"
 import { instanceOptions, startInstance, type Instance, type InstanceOptions } from "./instance.ts"
@@ -51,6 +51,11 @@ export interface OpenOptions {
   readonly allowCipher?: string | undefined
   /** Replace limits on what a header may make a key derivation cost. */
   readonly kdfLimits?: NonNullable<LuksPolicy["limits"]> | undefined
+  /**
+   * Hears how many milliseconds deriving the key may take on this machine for each secret that is tried, before that is done
+   * and if it takes seconds: so measured, by a short derivation of the same kind. `signal` can stop it there, and not later.
+   */
+  readonly onDerivation?: ((estimate: Milliseconds) => void) | undefined
   /**
    * What to do about an encrypted image that carries no signature: `warn` tells `onNotice`, `error` refuses it, both
    * before any key is used. Default `allow`. No signature is verified here, so one that is there proves nothing.
@@ -79,6 +84,7 @@ export const openRows: Rows<OpenOptions> = {
   unlock: credentialList,
   allowCipher: text,
   kdfLimits,
+  onDerivation: callback,
   unsigned: unsignedPolicy,
   verify: notUndefined(verifyOptions),
   purpose: oneOf("run", "read"),
@@ -536,7 +542,7 @@ export class Image implements AsyncDisposable {
 export async function open(file: string, given: OpenOptions = {}): Promise<Image> {
   filePath(file, "file")
   const options = openOptions(given, "options")
-  const { unlock, allowCipher, kdfLimits, signal } = options
+  const { unlock, allowCipher, kdfLimits, onDerivation, signal } = options
   signal?.throwIfAborted()
   // For an encrypted image, then: the library is loaded while its table and header are read.
   if (unlock !== undefined) prepareLuks()
@@ -568,7 +574,7 @@ export async function open(file: string, given: OpenOptions = {}): Promise<Image
         `${file}: the primary partition holds neither squashfs nor LUKS2 nor gocryptfs (file system type ${partition.partition.fileSystem})`,
         { path: file },
       )
-    const policy: LuksPolicy = { allowCipher, limits: kdfLimits }
+    const policy: LuksPolicy = { allowCipher, limits: kdfLimits, onDerivation }
     using credentials = new Credentials(unlock)
     const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
     return new Image(sif, partition, unlocked, vouched, overlays)

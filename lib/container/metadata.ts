@@ -318,7 +318,7 @@ async function fromInside(
 export async function readMetadata(path: string, given: MetadataOptions = {}): Promise<ImageMetadata> {
   filePath(path, "path")
   const options = checkMetadata(given, "options")
-  const { unlock, kdfLimits, onNotice, signal, verify } = options
+  const { unlock, kdfLimits, onDerivation, onNotice, signal, verify } = options
   signal?.throwIfAborted()
   await using image = await openSif(path)
   const primary = await checkOrigin(image, image.primary(), options)
@@ -328,7 +328,7 @@ export async function readMetadata(path: string, given: MetadataOptions = {}): P
     fromObjects(image, descriptionOf(image, primary, counts), "objects", reading)
   if (encryptionOf(primary) === undefined)
     return (await outside()) ?? (await fromInside(image, primary, undefined, reading))
-  const policy: LuksPolicy = { limits: kdfLimits }
+  const policy: LuksPolicy = { limits: kdfLimits, onDerivation }
   using credentials = new Credentials(unlock)
   let unlocked: Unlocked
   try {

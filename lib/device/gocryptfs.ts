@@ -6,7 +6,8 @@
 import { createCipheriv, createDecipheriv, createHash, hkdfSync, randomFillSync, scrypt } from "node:crypto"
 import { EnvironmentError, GocryptfsError } from "../errors.ts"
 import type { NativeRange } from "../native/binding.ts"
-import type { Bytes, KdfLimits } from "../units.ts"
+import type { Bytes, KdfLimits, Milliseconds } from "../units.ts"
+import { QUICK } from "./luks.ts"
 import { exceeded, limitsWith } from "./luks-header.ts"
 import { freeMemory, requireMemory } from "./memory.ts"
 import { parseStrictJson, type JsonObject, type JsonValue } from "./strict-json.ts"
@@ -243,6 +244,25 @@ function runScrypt(password: Uint8Array, salt: Buffer, { n, r, p }: ScryptCost):
       else reject(new EnvironmentError("ERR_ENV_NO_MEMORY", "no memory for the key derivation", { cause }))
     })
   })
+}
+
+/** KiB that are measured instead of more. */
+const SAMPLE_MEMORY = 32 * 1024
+
+/** How long it takes here, from a short one; undefined: it is {@link QUICK}. */
+export async function scryptTime({
+  memory,
+  scrypt: cost,
+}: GocryptfsConfig): Promise<Milliseconds | undefined> {
+  if (memory * PASSES * cost.p <= QUICK.work) return undefined
+  const share = 2 ** Math.ceil(Math.log2(Math.max(1, memory / SAMPLE_MEMORY)))
+  const start = performance.now()
+  await runScrypt(Buffer.alloc(1), Buffer.alloc(MIN_SALT), {
+    n: Math.max(2, cost.n / share),
+    r: cost.r,
+    p: 1,
+  })
+  return (performance.now() - start) * share * cost.p
 }
 
 function runHkdf(key: Buffer): Buffer {

@@ -8,7 +8,7 @@
 import { number, shape, type Check } from "../arguments.ts"
 import { createHash } from "node:crypto"
 import { LuksError } from "../errors.ts"
-import { alignUp, type Bytes, type KdfLimits } from "../units.ts"
+import { alignUp, type Bytes, type KdfLimits, type Milliseconds } from "../units.ts"
 import { parseStrictJson, type JsonObject, type JsonValue } from "./strict-json.ts"
 
 const limit = number(0, Infinity)
@@ -53,6 +53,8 @@ export interface LuksPolicy {
   readonly allowCipher?: string | undefined
   /** Replace single {@link DEFAULT_KDF_LIMITS}. */
   readonly limits?: Partial<KdfLimits> | undefined
+  /** Hears how long a key derivation may take here, before one that takes seconds. */
+  readonly onDerivation?: ((estimate: Milliseconds) => void) | undefined
 }
 
 /** How a keyslot turns its secret into a key. */
@@ -601,13 +603,21 @@ function checkCost(keyslots: readonly LuksKeyslot[], digest: LuksDigest, limits:
     )
 }
 
+/** A pass of Argon2 starts each thread four times, however little there is to fill: as much time as filling this, KiB. */
+const LEAST_OF_THREAD = 1024
+
+/** KiB that count for a pass. */
+export function passCost({ memory, parallel }: Pick<LuksKdf, "memory" | "parallel">): number {
+  return Math.max(memory, parallel * LEAST_OF_THREAD)
+}
+
 /** Of all these keyslots together. */
 export function derivationCost(keyslots: readonly LuksKeyslot[]): Pick<KdfLimits, "work" | "iterations"> {
   let work = 0
   let iterations = 0
   for (const { kdf } of keyslots)
     if (kdf.type === "pbkdf2") iterations += kdf.iterations
-    else work += kdf.memory * kdf.iterations
+    else work += passCost(kdf) * kdf.iterations
   return { work, iterations }
 }
 

@@ -3,9 +3,15 @@ import { constants } from "node:os"
 import { EnvironmentError, LuksError } from "../errors.ts"
 import type { NativeKdf, NativeVerity } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
-import type { Bytes } from "../units.ts"
+import type { Bytes, KdfLimits, Milliseconds } from "../units.ts"
 import { planLuksChange, requireRoom, type LuksChange } from "./luks-change.ts"
-import { encodeForChange, type LuksHeader, type LuksKeyslot } from "./luks-header.ts"
+import {
+  derivationCost,
+  encodeForChange,
+  passCost,
+  type LuksHeader,
+  type LuksKeyslot,
+} from "./luks-header.ts"
 import { changedBlock } from "./verity.ts"
 import { freeMemory, requireMemory, type FreeMemory } from "./memory.ts"
 
@@ -140,6 +146,46 @@ export function formatLuks(
       )
     }
   })
+}
+
+/** What is longer than this is told before: about what we make ourselves takes. */
+export const QUICK: Pick<KdfLimits, "work" | "iterations"> = { work: 4 * 1024 * 1024, iterations: 8_000_000 }
+
+/** Measured instead of something longer: tenths of a second. */
+const SAMPLE = { memory: 64 * 1024, work: 256 * 1024, iterations: 400_000 }
+/** libcryptsetup makes no keyslot with more threads. */
+const MAX_THREADS = 4
+
+async function timeOf(kdf: NativeKdf): Promise<Milliseconds> {
+  const start = performance.now()
+  const { volumeKey } = await formatLuks({ keyslots: [{ secret: Buffer.alloc(1), kdf }] })
+  volumeKey.fill(0)
+  return performance.now() - start
+}
+
+/**
+ * How long it takes here to try all of these keyslots, from short derivations of the same kind.
+ *
+ * @returns undefined when it is {@link QUICK}.
+ * @throws As {@link formatLuks}.
+ */
+export async function derivationTime(keyslots: readonly LuksKeyslot[]): Promise<Milliseconds | undefined> {
+  const { work, iterations } = derivationCost(keyslots)
+  if (work <= QUICK.work && iterations <= QUICK.iterations) return undefined
+  let estimate = 0
+  const { kdf } = keyslots.reduce((most, one) => (one.kdf.memory > most.kdf.memory ? one : most))
+  if (kdf.memory > 0) {
+    const memory = Math.min(kdf.memory, SAMPLE.memory)
+    const parallel = Math.min(kdf.parallel, MAX_THREADS)
+    const pass = passCost({ memory, parallel })
+    const sample = { ...kdf, memory, parallel, iterations: Math.max(4, Math.ceil(SAMPLE.work / pass)) }
+    estimate += ((await timeOf(sample)) * work) / (pass * sample.iterations)
+  }
+  if (iterations > 0) {
+    const sample = { type: "pbkdf2", iterations: SAMPLE.iterations, memory: 0, parallel: 0 } as const
+    estimate += ((await timeOf(sample)) * iterations) / SAMPLE.iterations
+  }
+  return estimate
 }
 
 let prepared: Promise<void> | undefined

@@ -8,7 +8,7 @@ import type { Secret } from "../key/secret.ts"
 import type { NativeBuildCipher, NativeCipher, NativeKdf, NativeRange } from "../native/binding.ts"
 import type { SifObject, SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
-import type { Bytes } from "../units.ts"
+import type { Bytes, Milliseconds } from "../units.ts"
 import type { Credential } from "./credentials.ts"
 
 /** How an image is encrypted: LUKS2 around its squashfs, or gocryptfs as Apptainer's ordinary users have it. */
@@ -115,6 +115,11 @@ export interface Lock {
   messageCost(message: SifObject): SecretCost
   /** Of each passphrase, given the messages that count. */
   passphraseCosts(current: readonly SifObject[]): readonly SecretCost[]
+  /**
+   * How long {@link open} may take here for a secret of this mark, measured by a short derivation of the same kind; undefined: no
+   * longer than what we make ourselves.
+   */
+  derivationTime(mark?: string): Promise<Milliseconds | undefined>
   /** Of a passphrase's keyslot, with all that it takes to open with it. */
   keyslotFingerprint(keyslot: number): Promise<string | undefined>
   /**

@@ -10,6 +10,7 @@ import {
   RANDOM_SECRET_SCRYPT,
   readGocryptfsLayer,
   rewrapGocryptfs,
+  scryptTime,
   unlockGocryptfs,
   type ConfigPlace,
   type GocryptfsLayer,
@@ -116,6 +117,7 @@ function gocryptfsLock(place: Place): Lock {
     messageCost: () => cost,
     // One password: a passphrase where it is not the RSA recipients'.
     passphraseCosts: (current) => (current.length === 0 ? [cost] : []),
+    derivationTime: () => scryptTime(config),
     keyslotFingerprint: () => Promise.resolve(undefined),
 
     async open(secret, mark) {

@@ -2,7 +2,14 @@
 import { createHash, randomFillSync } from "node:crypto"
 import { applyLuksSteps } from "../device/luks-change.ts"
 import { decodeLuksHeader, parseLuksHeader, UNLIMITED, type LuksHeader } from "../device/luks-header.ts"
-import { changeKeyslots, formatLuks, prepareLuks, RANDOM_SECRET_KDF, unlockLuks } from "../device/luks.ts"
+import {
+  changeKeyslots,
+  derivationTime,
+  formatLuks,
+  prepareLuks,
+  RANDOM_SECRET_KDF,
+  unlockLuks,
+} from "../device/luks.ts"
 import { readStored } from "../device/verity.ts"
 import { KeyError, LuksError } from "../errors.ts"
 import { Secret } from "../key/secret.ts"
@@ -117,6 +124,9 @@ function luksLock(place: Place): Lock {
       const taken = new Set(current.map((message) => keyslotOf(message, header)))
       return keyslots.filter(({ id }) => !taken.has(id)).map(({ id }) => costOf(id))
     },
+
+    derivationTime: (mark) =>
+      derivationTime(mark === undefined ? keyslots : keyslots.filter((keyslot) => keyslot.mark === mark)),
 
     async keyslotFingerprint(keyslot) {
       const area = stored.areas.get(keyslot)

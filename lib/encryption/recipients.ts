@@ -8,7 +8,17 @@
 //
 // A message says which lock it is for (its mark), so that after a change that was killed anyone can tell those that count
 // from those that do not, and the next change clears up.
-import { abortSignal, count, flag, path as filePath, required, shape, text, type Rows } from "../arguments.ts"
+import {
+  abortSignal,
+  callback,
+  count,
+  flag,
+  path as filePath,
+  required,
+  shape,
+  text,
+  type Rows,
+} from "../arguments.ts"
 import type { KeyObject } from "node:crypto"
 import { cryptoMessage, passphraseKdf, passphraseKdfFor, type PassphraseKdf } from "./encrypt.ts"
 import type { CryptoMessage, LockChange, Opening } from "./encryption-format.ts"
@@ -38,6 +48,8 @@ export interface RecipientChangeOptions extends StayOptions {
   readonly unlock?: readonly CredentialSource[] | undefined
   /** How much the header may make a key derivation cost. */
   readonly kdfLimits?: NonNullable<LuksPolicy["limits"]> | undefined
+  /** As of `open`. */
+  readonly onDerivation?: LuksPolicy["onDerivation"]
   /** Remove the signatures that the change breaks; default: they stay, and are reported. */
   readonly removeSignatures?: boolean | undefined
   readonly signal?: AbortSignal | undefined
@@ -72,6 +84,7 @@ export interface RemoveRecipientOptions extends RotateRecipientsOptions {
 const changeRows: Rows<RecipientChangeOptions> = {
   unlock: credentialList,
   kdfLimits,
+  onDerivation: callback,
   removeSignatures: flag,
   signal: abortSignal,
   ...stayRows,
@@ -120,7 +133,7 @@ async function withOpened(
   options: RecipientChangeOptions,
   use: (changing: Changing) => Promise<void>,
 ): Promise<RecipientChange> {
-  const { unlock, kdfLimits, signal, verify, removeSignatures = false } = options
+  const { unlock, kdfLimits, onDerivation, signal, verify, removeSignatures = false } = options
   signal?.throwIfAborted()
   using credentials = new Credentials(unlock)
   return await changeSif(path, async (change, file) => {
@@ -133,7 +146,8 @@ async function withOpened(
         : await Vouched.for(image, async () => {
             requireVerified(await verifySif(image, signal === undefined ? verify : { signal, ...verify }))
           })
-    const opening = await openPartition(image, partition, credentials, { limits: kdfLimits }, signal)
+    const policy: LuksPolicy = { limits: kdfLimits, onDerivation }
+    const opening = await openPartition(image, partition, credentials, policy, signal)
     try {
       const messages = sortMessages(
         findCryptoMessages(image, partition),

@@ -46,6 +46,8 @@ interface Attempt {
   readonly lock: Lock
   readonly messages: readonly SifObject[]
   readonly signal: AbortSignal | undefined
+  /** Called once at most. */
+  onDerivation: LuksPolicy["onDerivation"]
   /** Why nothing opened although a message was meant for a key; told when nothing else opens either. */
   failure?: ContainerError
 }
@@ -82,6 +84,21 @@ function inOrder(messages: readonly SifObject[], key: KeyObject): readonly SifOb
   return [...messages].sort((a, b) => rank(a) - rank(b))
 }
 
+/** Opens, and says before how long that may take. */
+async function openWith(attempt: Attempt, secret: Uint8Array, mark?: string): Promise<Unlocked | undefined> {
+  const { lock, onDerivation, signal } = attempt
+  if (onDerivation !== undefined) {
+    // What keeps it from being measured is told by the derivation itself.
+    const estimate = await lock.derivationTime(mark).catch(() => undefined)
+    if (estimate !== undefined) {
+      attempt.onDerivation = undefined
+      onDerivation(estimate)
+      signal?.throwIfAborted()
+    }
+  }
+  return await lock.open(secret, mark)
+}
+
 async function tryKey(attempt: Attempt, key: KeyObject): Promise<Opening | undefined> {
   const { lock, messages, signal } = attempt
   let stale = 0
@@ -90,7 +107,7 @@ async function tryKey(attempt: Attempt, key: KeyObject): Promise<Opening | undef
     const secret = await unwrapMessage(attempt, message, key)
     if (secret === undefined) continue
     try {
-      const unlocked = await lock.open(secret.bytes, messageMark(message.extra))
+      const unlocked = await openWith(attempt, secret.bytes, messageMark(message.extra))
       if (unlocked !== undefined)
         return { unlocked, secret, recipient: { message, key: createPublicKey(key) } }
     } catch (error) {
@@ -108,7 +125,7 @@ async function tryKey(attempt: Attempt, key: KeyObject): Promise<Opening | undef
 /** undefined: not for this credential. */
 async function tryCredential(attempt: Attempt, credential: Credential): Promise<Opening | undefined> {
   if (credential.kind === "rsa") return await tryKey(attempt, credential.key)
-  const unlocked = await attempt.lock.open(credential.passphrase.bytes)
+  const unlocked = await openWith(attempt, credential.passphrase.bytes)
   if (unlocked === undefined) return undefined
   return { unlocked, secret: new Secret(credential.passphrase.bytes), recipient: undefined }
 }
@@ -156,7 +173,7 @@ export async function openPartition(
     throw new KeyError("ERR_KEY_MESSAGE", `${image.path}: ${messages.length} crypto messages are too many`, {
       path: image.path,
     })
-  const attempt: Attempt = { image, lock, messages, signal }
+  const attempt: Attempt = { image, lock, messages, signal, onDerivation: policy.onDerivation }
   const candidates = await resolveOpeners(credentials, signal)
   try {
     for (const candidate of candidates) {

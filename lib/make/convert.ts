@@ -1,6 +1,6 @@
 // From one image to another: what was plain becomes encrypted and back, or gets a new volume key and other recipients,
 // in one pass. Everything beside the root file system comes along.
-import { notUndefined, path as filePath, required, shape, type Rows } from "../arguments.ts"
+import { callback, notUndefined, path as filePath, required, shape, type Rows } from "../arguments.ts"
 import {
   credentialList,
   Credentials,
@@ -40,7 +40,7 @@ export interface EncryptOptions extends EncryptedOutputOptions, Pick<TrustOption
 }
 
 /** How far an image is trusted. */
-export type TrustOptions = Pick<OpenOptions, "kdfLimits" | "unsigned" | "verify">
+export type TrustOptions = Pick<OpenOptions, "kdfLimits" | "onDerivation" | "unsigned" | "verify">
 
 /** How {@link decrypt} decrypts. */
 export interface DecryptOptions extends OutputOptions, TrustOptions {
@@ -66,6 +66,7 @@ export interface ReencryptOptions
 
 const trustRows: Rows<TrustOptions> = {
   kdfLimits,
+  onDerivation: callback,
   unsigned: unsignedPolicy,
   verify: notUndefined(verifyOptions),
 }

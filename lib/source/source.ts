@@ -119,7 +119,7 @@ function forget(opening: Opening | undefined): void {
 }
 
 /** How far an image is trusted. */
-export type SourceOptions = OriginOptions & Pick<OpenOptions, "kdfLimits">
+export type SourceOptions = OriginOptions & Pick<OpenOptions, "kdfLimits" | "onDerivation">
 
 /**
  * Opens an image to make another one of it.
@@ -146,7 +146,8 @@ export async function openImageSource(
     if (kind !== "squashfs") {
       if (credentials === undefined)
         throw new BuildError("ERR_BUILD_SOURCE", `${path} is encrypted already`, { path })
-      opening = await openPartition(sif, primary, credentials, { limits: options.kdfLimits }, options.signal)
+      const { kdfLimits: limits, onDerivation, signal } = options
+      opening = await openPartition(sif, primary, credentials, { limits, onDerivation }, signal)
     }
     const { length, sealed } =
       opening === undefined

@@ -8,8 +8,8 @@ import { signerOptions, signerRows } from "../signers.ts"
 
 /** How far the image is trusted. */
 function trust(flags: OpenFlags): api.TrustOptions {
-  const { kdfLimits, unsigned } = openOptions(flags, [])
-  return { kdfLimits, unsigned, ...signerOptions(flags) }
+  const { kdfLimits, onDerivation, unsigned } = openOptions(flags, [])
+  return { kdfLimits, onDerivation, unsigned, ...signerOptions(flags) }
 }
 
 export const encrypt: CommandRow = command({

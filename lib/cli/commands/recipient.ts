@@ -61,9 +61,9 @@ function changeOptions(
   flags: ChangeFlags,
   credentials: Parameters<typeof openOptions>[1],
 ): RecipientChangeOptions {
-  const { unlock, kdfLimits, signal } = openOptions(flags, credentials)
+  const { unlock, kdfLimits, onDerivation, signal } = openOptions(flags, credentials)
   return {
-    ...{ unlock, kdfLimits, signal },
+    ...{ unlock, kdfLimits, onDerivation, signal },
     ...stayOptions(flags),
     onNotice: notice,
     removeSignatures: flags.removeSignatures,

@@ -968,6 +968,14 @@ describe("decodeLuksHeader", () => {
         assert.equal(decodeLuksHeader(full(kdf), partitionSize).keyslots.length, 32)
     })
 
+    it("S29: counts what a pass costs over however little memory", () => {
+      refuses(
+        cost((kdf) => Object.assign(kdf, { memory: 8, time: 1_000_000, cpus: 4 })),
+        "ERR_LUKS_COST",
+        /4096000000 KiB times passes; the limit is/,
+      )
+    })
+
     it("allows as much work as belongs to the memory that a caller allows", () => {
       const bytes = cost((kdf) => Object.assign(kdf, { memory: 4 * 1024 * 1024, time: 512 }))
       refuses(bytes, "ERR_LUKS_COST", /4194304 KiB of memory/)
