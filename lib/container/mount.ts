@@ -51,12 +51,16 @@ async function start(
   if (engine === "userspace" && process.geteuid?.() !== 0)
     findProgram("fusermount3", "an ordinary user's mount is made by it")
   const image = path.resolve(source.image)
+  const args = [`--target=${folder}`, `--source-name=${image}`, cacheArgument(options.cacheSize)]
+  // Nobody else gets in, and whoever has the key may read all of it: the files are his, as in a container.
+  const uid = process.geteuid?.() ?? 0
+  if (engine === "userspace" && uid !== 0) args.push(`--owner=${uid}:${process.getegid?.() ?? 0}`)
   const starter = startStarter({
     launch: launchOf({
       command: "mount",
       engine,
       source,
-      args: [`--target=${folder}`, `--source-name=${image}`, cacheArgument(options.cacheSize)],
+      args,
     }),
     attached: !detached,
     stdio: ["ignore", "ignore", detached ? "ignore" : "inherit"],

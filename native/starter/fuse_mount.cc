@@ -76,7 +76,7 @@ UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& sou
   const UniqueFd inherited(CheckErrno(fcntl(kept, F_DUPFD, STDERR_FILENO + 1), "fcntl"));
   auto [ours, theirs] = Channel::Pair();
   RunFusermount({"-o",
-                 "ro,nosuid,nodev,default_permissions,subtype=sifcrypt,max_read=" + std::to_string(kFuseMaxRead) +
+                 "ro,nosuid,nodev,subtype=sifcrypt,max_read=" + std::to_string(kFuseMaxRead) +
                      ",fsname=" + EscapeOption(source),
                  "--", target},
                 theirs.fd());

@@ -26,7 +26,7 @@ constexpr char kOwnByServer[] = "";
 UniqueFd MountFuse(const std::string& target, const std::string& source, unsigned long flags = kReadOnly,
                    const std::string& access = kByMode);
 
-/// The same for everybody else, by the setuid program fusermount3. That finishes what it has begun when this process is
+/// The same for everybody else, by the setuid program fusermount3; kOwnByServer. That finishes what it has begun when this process is
 /// killed: until it ends it has `kept` open, too. Throws SystemError "fuse".
 UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& source, int kept);
 

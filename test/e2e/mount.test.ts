@@ -2,7 +2,7 @@
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
 import { once } from "node:events"
-import { mkdirSync, readFileSync, statfsSync, statSync, writeFileSync } from "node:fs"
+import { chmodSync, chownSync, mkdirSync, readFileSync, statfsSync, statSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import {
   finish,
@@ -76,6 +76,49 @@ describe("mounting an image", () => {
         await sifcryptOk(["unmount", target], options)
         assert.deepEqual(mountsIn(folder), [])
       })
+
+      if (as === "nobody")
+        it("shows whoever has the key all that `cat` reads, as his", async function () {
+          if (!isRoot) skip(this, "needs root, for files of others")
+          const closed = path.join(folder, "closed.sif")
+          const source = newFolder("closed-files")
+          const files: readonly (readonly [name: string, mode: number, owner: number])[] = [
+            ["own", 0o600, uid],
+            ["of-root", 0o600, 0],
+            ["of-nobody-at-all", 0o000, 0],
+            ["of-another", 0o060, 1234],
+            ["folder/of-root", 0o400, 0],
+            ["shut/of-another", 0o700, 1234],
+          ]
+          mkdirSync(path.join(source, "folder"))
+          mkdirSync(path.join(source, "shut"))
+          for (const [name, mode, owner] of files) {
+            writeFileSync(path.join(source, name), `in ${name}`)
+            chownSync(path.join(source, name), owner, owner)
+            chmodSync(path.join(source, name), mode)
+          }
+          chmodSync(path.join(source, "folder"), 0o700)
+          chmodSync(path.join(source, "shut"), 0)
+          chmodSync(path.join(source, "own"), 0o4711)
+          await sifcryptOk(["build", "--pem-path", keys.publicKey, closed, source], { as: "self" })
+          execFileSync("chown", [String(uid), closed])
+          await sifcryptOk(["mount", ...flags, closed, target], options)
+          for (const [name] of files) {
+            const read = await sifcryptOk(["cat", "--pem-path", keys.privateKey, closed, `/${name}`], options)
+            const seen = await runProgram(["cat", path.join(target, name)], { as })
+            assert.deepEqual([seen.text, seen.stderr], [read.text, ""], name)
+          }
+          const shown = await runProgram(["find", target, "-printf", "%U:%G "], { as })
+          assert.deepEqual(new Set(shown.text.trim().split(" ")), new Set([`${uid}:${uid}`]))
+          // What it could run as another is said, and not done.
+          const { text } = await runProgram(["stat", "-c", "%a", path.join(target, "own")], { as })
+          assert.equal(text, "4711\n")
+          assert.notEqual((await runProgram(["touch", path.join(target, "new")], { as })).status, 0)
+          const other = ["setpriv", "--reuid=3456", "--regid=3456", "--clear-groups"]
+          for (const user of [other, []])
+            assert.notEqual((await runProgram([...user, "ls", target], { as: "self" })).status, 0)
+          await sifcryptOk(["unmount", target], options)
+        })
 
       it("S7: mounts nosuid, nodev and read-only", async () => {
         await mount()
