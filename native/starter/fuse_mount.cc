@@ -75,11 +75,11 @@ UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& sou
   // Unlike all others this one is inherited.
   const UniqueFd inherited(CheckErrno(fcntl(kept, F_DUPFD, STDERR_FILENO + 1), "fcntl"));
   auto [ours, theirs] = Channel::Pair();
-  RunFusermount({"-o",
-                 "ro,nosuid,nodev,subtype=sifcrypt,max_read=" + std::to_string(kFuseMaxRead) +
-                     ",fsname=" + EscapeOption(source),
-                 "--", target},
-                theirs.fd());
+  RunFusermount(
+      {"-o",
+       "ro,nosuid,nodev,subtype=sifcrypt,max_read=" + std::to_string(kFuseMaxRead) + ",fsname=" + EscapeOption(source),
+       "--", target},
+      theirs.fd());
   theirs.Close();
   UniqueFd device;
   ours.Receive(&device);
