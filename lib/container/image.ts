@@ -372,7 +372,13 @@ export class Image implements AsyncDisposable {
       const before = bytes
       try {
         const result = await tree.extract(
-          { path: inside, target: path.resolve(target), preserveOwner: process.geteuid?.() === 0 },
+          {
+            path: inside,
+            target: path.resolve(target),
+            preserveOwner: process.geteuid?.() === 0,
+            // What comes from several places is none of them.
+            fill: paths.length === 1,
+          },
           (done) => {
             try {
               onProgress?.(before + done)

@@ -96,10 +96,13 @@ async function unpack(
 ): Promise<void> {
   using tree = await Tree.open(range, name)
   const { many } = ids
-  await tree.extract({ path: "/", target: root, preserveOwner: many, keepModes: true }, (bytes) => {
-    reply({ kind: "progress", bytes })
-    return true
-  })
+  await tree.extract(
+    { path: "/", target: root, preserveOwner: many, fill: true, keepModes: true },
+    (bytes) => {
+      reply({ kind: "progress", bytes })
+      return true
+    },
+  )
 }
 
 /** A folder of somebody whom the workspace does not know belongs to root, as everything in it. */

@@ -145,6 +145,7 @@ export class Tree implements Disposable {
       readonly path: string
       readonly target: string
       readonly preserveOwner: boolean
+      readonly fill: boolean
       readonly keepModes?: boolean
     },
     onProgress: (bytes: Bytes) => boolean,

@@ -176,6 +176,8 @@ export interface NativeTree {
       readonly target: string
       /** Keep owners and device nodes (root only). */
       readonly preserveOwner: boolean
+      /** An empty target becomes the folder, with its attributes. */
+      readonly fill: boolean
       /** Keep setuid and setgid bits also where owners are not kept. */
       readonly keepModes?: boolean
     },

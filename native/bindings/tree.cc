@@ -300,6 +300,7 @@ Napi::Value ExtractTree(const OpenedTree& tree, const Napi::CallbackInfo& info) 
   request.path = ReadString(options, "path");
   request.target = ReadString(options, "target");
   request.preserve_owner = ReadBoolean(options, "preserveOwner");
+  request.fill = ReadBoolean(options, "fill");
   if (!options.Get("keepModes").IsUndefined()) request.keep_modes = ReadBoolean(options, "keepModes");
   auto progress = std::make_unique<Progress>(info.Env(), info[1].As<Napi::Function>());
   request.on_progress = [&progress = *progress](uint64_t bytes) { return progress.Report(bytes); };

@@ -1,5 +1,6 @@
 #include "core/extract.h"
 
+#include <dirent.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/xattr.h>
@@ -7,8 +8,10 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstring>
 #include <deque>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <unordered_map>
@@ -61,6 +64,17 @@ UniqueFd OpenName(int folder, const char* name, int flags, mode_t mode = 0) {
 }
 
 timespec ModifiedAt(const Inode& inode) { return {static_cast<time_t>(inode.mtime), 0}; }
+
+// Nobody has put anything there yet: then it becomes the folder that is extracted, as one that is made does.
+bool IsEmpty(int folder) {
+  UniqueFd again(CheckErrno(openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), "open"));
+  const std::unique_ptr<DIR, decltype(&closedir)> entries(fdopendir(again.get()), closedir);
+  if (!entries) throw SystemError(errno, "fdopendir");
+  again.Release();
+  while (const dirent* entry = readdir(entries.get()))
+    if (std::strcmp(entry->d_name, ".") != 0 && std::strcmp(entry->d_name, "..") != 0) return false;
+  return true;
+}
 
 // A refusal that loses an attribute and not the file.
 bool IsRefusal(int error) { return error == ENOTSUP || error == EPERM || error == EINVAL || error == EACCES; }
@@ -125,7 +139,7 @@ class Extraction {
   UniqueFd target_;
   Extracted done_;
   std::vector<Directory> pending_;
-  /// Directories made here, parents first; they get their attributes last.
+  /// Directories made here, or empty before, parents first; they get their attributes last.
   std::vector<Directory> created_;
   Unfolding unfolding_;
   std::unordered_map<InodeRef, FirstLink> first_links_;
@@ -153,6 +167,10 @@ Extracted Extraction::Run() {
     for (unsigned i = 0; i < threads; ++i) workers_.emplace_back([this] { Work(); });
     const auto root = std::make_shared<const WalkedFolder>();
     if (reader_.GetInode(ref)->type == InodeType::kDirectory) {
+      struct stat made {};
+      CheckErrno(fstat(target_.get(), &made), "fstat");
+      if (request_.fill && (is_root_ || made.st_uid == geteuid()) && IsEmpty(target_.get()))
+        created_.push_back({root, ref});
       pending_.push_back({root, ref});
     } else {
       std::string name = request_.path;

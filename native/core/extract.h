@@ -14,10 +14,12 @@ struct ExtractRequest {
   /// In the image; a symbolic link at its end is followed. A directory's content lands in `target`, anything
   /// else as target/(last part of the path).
   std::string path;
-  /// A folder that exists; its own mode and times stay as they are.
+  /// A folder that exists.
   std::string target;
   /// Keep owners, setuid and setgid bits, device nodes and the xattrs that only root may set.
   bool preserve_owner = false;
+  /// The target, if it is empty, becomes the folder at `path`, with its attributes.
+  bool fill = false;
   /// Keep setuid and setgid bits at least: the target is a root file system under construction.
   bool keep_modes = false;
   /// Threads that decode and write; 0: one for each processor, four at most.

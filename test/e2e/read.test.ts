@@ -3,18 +3,21 @@ import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
 import {
   chmodSync,
+  chownSync,
   existsSync,
   lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
+  statSync,
   symlinkSync,
+  utimesSync,
   writeFileSync,
 } from "node:fs"
 import { gunzipSync } from "node:zlib"
 import { createHash, randomBytes } from "node:crypto"
 import path from "node:path"
-import { isRoot, packageRoot, runProgram, sifcrypt, sifcryptOk, userId } from "../support/cli.ts"
+import { idOf, isRoot, packageRoot, runProgram, sifcrypt, sifcryptOk, userId } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
@@ -95,6 +98,62 @@ describe("reading an image", () => {
           [...describeTree(some).keys()].some((name) => name.endsWith("/large")),
           false,
         )
+      })
+
+      it("extract makes a new or empty folder the one that it copies, and leaves another as it is", async () => {
+        const source = newFolder("root-folder")
+        mkdirSync(path.join(source, "inner"))
+        writeFileSync(path.join(source, "file"), "")
+        execFileSync("python3", [
+          "-c",
+          "import os, sys; os.setxattr(sys.argv[1], 'user.note', b'root')",
+          source,
+        ])
+        utimesSync(path.join(source, "inner"), 5000, 5000)
+        chmodSync(path.join(source, "inner"), 0o750)
+        chmodSync(source, 0o1711)
+        if (isRoot) chownSync(source, 1234, 1235)
+        utimesSync(source, 4000, 4000)
+        const image = path.join(folder, `root-folder-${kind.split(" ").at(1) ?? ""}.sif`)
+        await sifcryptOk(
+          ["build", ...(flags.length === 0 ? [] : ["--pem-path", keys.publicKey]), image, source],
+          {
+            as: "self",
+          },
+        )
+        for (const as of ["self", "user"] as const) {
+          const place = newFolder("root-folder-out", idOf(as))
+          const told = (name: string): unknown => {
+            const { mode, uid, gid, mtimeMs } = statSync(path.join(place, name))
+            return { mode: mode & 0o7777, uid, gid, mtimeMs }
+          }
+          const owner = as === "self" && isRoot ? { uid: 1234, gid: 1235 } : { uid: idOf(as), gid: idOf(as) }
+          const wanted = { mode: 0o1711, ...owner, mtimeMs: 4_000_000 }
+          mkdirSync(path.join(place, "empty"))
+          chownSync(path.join(place, "empty"), idOf(as), idOf(as))
+          for (const name of ["new", "empty"]) {
+            await sifcryptOk(["extract", ...flags, image, path.join(place, name)], { as })
+            assert.deepEqual(told(name), wanted, `${as} ${name}`)
+            const note = "import os, sys; print(os.getxattr(sys.argv[1], 'user.note'))"
+            assert.match(
+              execFileSync("python3", ["-c", note, path.join(place, name)], { encoding: "utf8" }),
+              /root/,
+            )
+          }
+          await sifcryptOk(["extract", ...flags, image, path.join(place, "part"), "/inner"], { as })
+          const inner = told("part") as { mode: number; mtimeMs: number }
+          assert.deepEqual([inner.mode, inner.mtimeMs], [0o750, 5_000_000])
+          // There is something in it: another image, or what only its owner may see.
+          mkdirSync(path.join(place, "used"))
+          writeFileSync(path.join(place, "used", "own"), "")
+          chmodSync(path.join(place, "used"), 0o700)
+          chownSync(path.join(place, "used"), idOf(as), idOf(as))
+          await sifcryptOk(["extract", ...flags, image, path.join(place, "used")], { as })
+          await sifcryptOk(["extract", ...flags, image, path.join(place, "both"), "/inner", "/file"], { as })
+          for (const name of ["used", "both"])
+            assert.notEqual((told(name) as { mode: number }).mode & 0o1000, 0o1000, name)
+          assert.equal((told("used") as { mode: number }).mode, 0o700)
+        }
       })
 
       it("what is not there is an error that names it", async () => {
