@@ -278,6 +278,22 @@ export function requireAllowed({ path: image, allowed, reason }: ExecutionVerdic
     throw new SignatureError("ERR_ECL_REFUSED", `${image} may not run here: ${reason}`, { path: image })
 }
 
+/**
+ * Asks the list about what is no SIF. Nobody signs that, so an activated list does not let it run.
+ *
+ * @param what - "a folder".
+ * @throws SignatureError `ERR_ECL_REFUSED`, `ERR_ECL_FILE`.
+ */
+export async function requireNoList(path: string, what: string): Promise<void> {
+  const policy = await readPolicy()
+  if (policy?.active !== true) return
+  throw new SignatureError(
+    "ERR_ECL_REFUSED",
+    `${path} may not run here: it is ${what}, which nobody signs, and ${policy.file} lets only signed images run`,
+    { path },
+  )
+}
+
 const checkOptions = shape<{ readonly signal?: AbortSignal }>({ signal: abortSignal })
 
 /**

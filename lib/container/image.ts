@@ -19,25 +19,36 @@ import path from "node:path"
 import { Readable } from "node:stream"
 import { kdfLimits, type LuksPolicy } from "../device/luks-header.ts"
 import { prepareLuks } from "../device/luks.ts"
-import { Tree, type ExtractResult } from "../device/tree.ts"
+import type { ExtractResult, ReadableTree } from "../device/tree.ts"
 import { OciError, SifError, TreeError } from "../errors.ts"
-import type { NativeRange, NativeStat, TreeEntryType } from "../native/binding.ts"
+import type { NativeStat, TreeEntryType } from "../native/binding.ts"
 import type { Action } from "../runtime/bundle.ts"
 import type { SifPartition } from "../sif/format.ts"
 import { verifyOptions, type VerifyOptions } from "../signing/verify.ts"
-import { openSif, type SifImage } from "../sif/open.ts"
+import { SifImage } from "../sif/open.ts"
 import type { Bytes, Milliseconds, OnProgress } from "../units.ts"
 import { credentialList, Credentials, type CredentialSource } from "../encryption/credentials.ts"
 import { chooseEngine, isReadable, type Startable } from "../runtime/engine.ts"
+import { requireNoList } from "./execution-control.ts"
+import {
+  checkBareOrigin,
+  openImagePath,
+  openRootTree,
+  rootOf,
+  starterSource,
+  type BareRoot,
+  type ImageKind,
+  type ImageRoot,
+} from "./image-root.ts"
 import { instanceOptions, startInstance, type Instance, type InstanceOptions } from "./instance.ts"
 import { mountImage, mountOptions, type Mount, type MountOptions } from "./mount.ts"
 import { checkOrigin, isVerified, vouch } from "./origin.ts"
-import { encryptionOf, overlaysOf, partitionKind, type PartitionKind } from "../encryption/partition.ts"
+import { encryptionOf, overlaysOf, partitionKind } from "../encryption/partition.ts"
 import { execOptions, type ExecOptions } from "../runtime/options.ts"
 import { runImage, type Running } from "./run.ts"
 import type { UnsignedPolicy } from "./signature.ts"
 import type { Vouched } from "../file/vouched.ts"
-import { plainRange, type Unlocked } from "../encryption/encryption-format.ts"
+import type { Unlocked } from "../encryption/encryption-format.ts"
 import { unlockPartition } from "../encryption/unlock.ts"
 
 /** How {@link open} opens. */
@@ -192,38 +203,29 @@ export class Image implements AsyncDisposable {
   /** As it was opened. */
   readonly path: string
   /** Of the root file system. */
-  readonly kind: PartitionKind
-  readonly #sif: SifImage
-  readonly #partition: SifPartition
+  readonly kind: ImageKind
+  readonly #root: ImageRoot
   readonly #unlocked: Unlocked | undefined
   /** `read`: it is not to be run; undefined: nothing is demanded of it. */
   readonly #vouched: Vouched | "read" | undefined
   readonly #overlays: readonly SifPartition[]
-  #tree: Promise<Tree> | undefined
+  #tree: Promise<ReadableTree> | undefined
   #closing: Promise<void> | undefined
   readonly #starting = new Set<Promise<unknown>>()
 
   /** @internal Use {@link open}. */
   constructor(
-    sif: SifImage,
-    partition: SifPartition,
+    root: ImageRoot,
     unlocked: Unlocked | undefined,
     vouched: Vouched | "read" | undefined,
     overlays: readonly SifPartition[],
   ) {
-    this.path = sif.path
-    this.kind = partitionKind(partition)
-    this.#sif = sif
-    this.#partition = partition
+    this.path = root.path
+    this.kind = root.kind
+    this.#root = root
     this.#unlocked = unlocked
     this.#vouched = vouched
     this.#overlays = overlays
-  }
-
-  #range(): NativeRange {
-    // Said here, where the cipher's name is known.
-    chooseEngine("userspace", this.#unlocked)
-    return plainRange(this.#sif, this.#partition, this.#unlocked)
   }
 
   #needsOpen(): void {
@@ -242,9 +244,11 @@ export class Image implements AsyncDisposable {
   }
 
   /** The tree inside, opened at first use. */
-  #openTree(): Promise<Tree> {
+  #openTree(): Promise<ReadableTree> {
     this.#needsOpen()
-    return (this.#tree ??= Tree.open(this.#range(), this.path))
+    // Said here, where the cipher's name is known.
+    chooseEngine("userspace", this.#unlocked)
+    return (this.#tree ??= openRootTree(this.#root, this.#unlocked))
   }
 
   /**
@@ -405,9 +409,8 @@ export class Image implements AsyncDisposable {
   /** What the starter gets of this image. */
   #startable(): Startable {
     this.#needsOpen()
-    const { offset, size, verity } = this.#partition
     return {
-      source: { image: this.path, fd: this.#sif.fd, offset, size, verity, unlocked: this.#unlocked },
+      source: starterSource(this.#root, this.#unlocked),
       overlays: this.#overlays,
       vouched: this.#vouched !== undefined,
     }
@@ -512,7 +515,7 @@ export class Image implements AsyncDisposable {
     const tree = await this.#tree?.catch(() => undefined)
     tree?.close()
     this.#unlocked?.dataKey.wipe()
-    await this.#sif[Symbol.asyncDispose]()
+    await this.#root[Symbol.asyncDispose]()
   }
 
   /** Keeps the image open until `start` has got what it needs. */
@@ -538,8 +541,22 @@ export class Image implements AsyncDisposable {
   }
 }
 
+/** What has neither a signature nor a key: all that can be asked is whether it may run without. */
+async function openBare(root: BareRoot, options: OpenOptions): Promise<Image> {
+  try {
+    checkBareOrigin(root, options)
+    if (options.purpose === "read") return new Image(root, undefined, "read", [])
+    await requireNoList(root.path, root.what)
+    return new Image(root, undefined, undefined, [])
+  } catch (error) {
+    await root[Symbol.asyncDispose]()
+    throw error
+  }
+}
+
 /**
- * Opens an image: checks its table, and recovers its key when it is encrypted.
+ * Opens an image, whatever it is: a SIF, whose table is checked and whose key is recovered when it is encrypted, a squashfs file,
+ * also one behind a launch line, or a folder.
  *
  * @throws SifError, KeyError, LuksError, GocryptfsError, EnvironmentError; TreeError for an outer squashfs that is malformed;
  * SignatureError `ERR_UNSIGNED` when `unsigned` is `error`, what {@link verify} finds against the image, `ERR_ECL_FILE` and
@@ -552,7 +569,7 @@ export async function open(file: string, given: OpenOptions = {}): Promise<Image
   signal?.throwIfAborted()
   // For an encrypted image, then: the library is loaded while its table and header are read.
   if (unlock !== undefined) prepareLuks()
-  const sif = await openSif(file).catch((cause: unknown) => {
+  const sif = await openImagePath(file).catch((cause: unknown) => {
     const isName = /^(?:docker|docker-archive|docker-daemon|oci|oci-archive|library|oras|shub|https?):/.test(
       file,
     )
@@ -563,6 +580,7 @@ export async function open(file: string, given: OpenOptions = {}): Promise<Image
       { cause },
     )
   })
+  if (!(sif instanceof SifImage)) return await openBare(sif, options)
   try {
     const { partition, vouched } =
       options.purpose === "read"
@@ -573,7 +591,7 @@ export async function open(file: string, given: OpenOptions = {}): Promise<Image
       (overlay) => verify === undefined || isVerified(overlay, verify),
     )
     if (partitionKind(partition) === "squashfs")
-      return new Image(sif, partition, undefined, vouched, overlays)
+      return new Image(rootOf(sif, partition), undefined, vouched, overlays)
     if (encryptionOf(partition) === undefined)
       throw new SifError(
         "ERR_SIF_NO_OBJECT",
@@ -583,7 +601,7 @@ export async function open(file: string, given: OpenOptions = {}): Promise<Image
     const policy: LuksPolicy = { allowCipher, limits: kdfLimits, onDerivation }
     using credentials = new Credentials(unlock)
     const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
-    return new Image(sif, partition, unlocked, vouched, overlays)
+    return new Image(rootOf(sif, partition), unlocked, vouched, overlays)
   } catch (error) {
     await sif[Symbol.asyncDispose]()
     throw error

@@ -1,19 +1,21 @@
 // What an image is, as far as anyone can tell who has no key.
 import { DataType } from "../sif/format.ts"
-import { openSif } from "../sif/open.ts"
+import { SifImage } from "../sif/open.ts"
 import { architectureName, dataTypeName } from "../sif/names.ts"
 import type { Bytes } from "../units.ts"
 import type { GocryptfsFacts, LuksFacts } from "../encryption/encryption-format.ts"
-import { encryptionOf, partitionKind, type PartitionKind } from "../encryption/partition.ts"
+import { encryptionOf, partitionKind } from "../encryption/partition.ts"
+import { openImagePath, type ImageKind } from "./image-root.ts"
 import { isUnsigned } from "./signature.ts"
 import { findCryptoMessages } from "../encryption/unlock.ts"
 
 /** The answer of {@link inspect}. */
 export interface ImageFacts {
   readonly path: string
-  readonly kind: PartitionKind
-  /** Go's name: `amd64`. */
+  readonly kind: ImageKind
+  /** Go's name: `amd64`; `unknown` of what is no SIF, which does not say. */
   readonly architecture: string
+  /** Where in the file; of a folder nothing. */
   readonly partition: { readonly offset: Bytes; readonly size: Bytes }
   readonly luks: LuksFacts | undefined
   readonly gocryptfs: GocryptfsFacts | undefined
@@ -34,7 +36,13 @@ export interface ImageFacts {
  * encrypted partition is malformed, or asks for what would not be opened either.
  */
 export async function inspect(path: string): Promise<ImageFacts> {
-  await using image = await openSif(path)
+  await using image = await openImagePath(path)
+  if (!(image instanceof SifImage)) {
+    const { kind, offset, size } = image
+    const none = { luks: undefined, gocryptfs: undefined, cryptoMessages: 0, signatures: 0, unsigned: false }
+    const readable = ["the root file system"]
+    return { path, kind, architecture: "unknown", partition: { offset, size }, ...none, readable }
+  }
   const primary = image.primary()
   const kind = partitionKind(primary)
   const lock = await encryptionOf(primary)?.readLock(image, primary, {})

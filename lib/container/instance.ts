@@ -4,7 +4,7 @@ import { closeSync, existsSync, openSync, readFileSync } from "node:fs"
 import { constants } from "node:os"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
-import type { Tree } from "../device/tree.ts"
+import type { ReadableTree } from "../device/tree.ts"
 import { RunError } from "../errors.ts"
 import { initPath, loadAddon, shellPath } from "../native/load.ts"
 import { makeBundle, type Action } from "../runtime/bundle.ts"
@@ -264,7 +264,7 @@ function privilegesOf(options: ExecOptions): Privileges {
 /** Starts `image` as an instance. */
 export async function startInstance(
   startable: Startable,
-  tree: Tree | undefined,
+  tree: ReadableTree | undefined,
   name: string,
   script: "start" | "run",
   argv: readonly string[],

@@ -3,7 +3,7 @@
 // objects that are sealed there, else the root file system; who has no key gets what lies beside it, and is told so.
 import { list, oneOf, path as filePath, shape, text } from "../arguments.ts"
 import type { LuksPolicy } from "../device/luks-header.ts"
-import { Tree } from "../device/tree.ts"
+import { Tree, type ReadableTree } from "../device/tree.ts"
 import { KeyError, SifError } from "../errors.ts"
 import {
   descriptionOf,
@@ -18,10 +18,11 @@ import { plainRange, type Unlocked } from "../encryption/encryption-format.ts"
 import { unlockPartition } from "../encryption/unlock.ts"
 import { parseJson } from "../json.ts"
 import type { SifObject, SifPartition } from "../sif/format.ts"
-import { openSif, type SifImage } from "../sif/open.ts"
+import { SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
 import { openRows, type OpenOptions } from "./image.ts"
 import { Credentials } from "../encryption/credentials.ts"
+import { checkBareOrigin, openImagePath, openRootTree } from "./image-root.ts"
 import { checkOrigin, isVerified } from "./origin.ts"
 
 /** What a SCIF app says of itself; what it lacks is undefined. */
@@ -210,10 +211,10 @@ async function fromObjects(
 
 /** Texts in a root file system. */
 class TreeTexts {
-  readonly #tree: Tree
+  readonly #tree: ReadableTree
   readonly #reading: Reading
 
-  constructor(tree: Tree, reading: Reading) {
+  constructor(tree: ReadableTree, reading: Reading) {
     this.#tree = tree
     this.#reading = reading
   }
@@ -320,9 +321,14 @@ export async function readMetadata(path: string, given: MetadataOptions = {}): P
   const options = checkMetadata(given, "options")
   const { unlock, kdfLimits, onDerivation, onNotice, signal, verify } = options
   signal?.throwIfAborted()
-  await using image = await openSif(path)
-  const primary = await checkOrigin(image, image.primary(), options)
+  await using image = await openImagePath(path)
   const reading = new Reading(path, options)
+  if (!(image instanceof SifImage)) {
+    checkBareOrigin(image, options)
+    using tree = await openRootTree(image, undefined)
+    return await new TreeTexts(tree, reading).all()
+  }
+  const primary = await checkOrigin(image, image.primary(), options)
   const counts = verify === undefined ? undefined : (object: SifObject) => isVerified(object, verify)
   const outside = (): Promise<ImageMetadata | undefined> =>
     fromObjects(image, descriptionOf(image, primary, counts), "objects", reading)

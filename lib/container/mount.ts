@@ -113,6 +113,11 @@ export async function mountImage(
   options: MountOptions,
 ): Promise<Mount> {
   options.signal?.throwIfAborted()
+  const { image, folder: sandbox } = startable.source
+  if (sandbox !== undefined)
+    throw new DeviceError("ERR_MOUNT", `${image} is a folder: what is in it can be seen without a mount`, {
+      path: image,
+    })
   const folder = await realpath(target)
   if (!(await stat(folder)).isDirectory())
     throw new DeviceError("ERR_MOUNT", `${target} is no folder`, { path: target })

@@ -1,5 +1,6 @@
 // Runs a payload in an opened image.
-import { fstatSync, realpathSync } from "node:fs"
+import { constants as fs, fstatSync, realpathSync } from "node:fs"
+import { access } from "node:fs/promises"
 import { constants } from "node:os"
 import type { Readable, Writable } from "node:stream"
 import { isatty } from "node:tty"
@@ -7,7 +8,7 @@ import { count, invalidValue, oneOf, shape } from "../arguments.ts"
 import { callerEnvironment } from "../caller-environment.ts"
 import { RunError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
-import type { Tree } from "../device/tree.ts"
+import type { ReadableTree } from "../device/tree.ts"
 import { initPath, packageRoot, shellPath } from "../native/load.ts"
 import { composeBinds, homeOf, parseBinds, type Bind } from "../runtime/binds.ts"
 import { chooseSession, makeBundle, type Action } from "../runtime/bundle.ts"
@@ -132,6 +133,10 @@ async function resourcesFromFile(file: string, options: ExecOptions): Promise<ob
 function ownOverlay(startable: Startable, options: ExecOptions): OwnOverlay | undefined {
   const { overlays = [], source: image, vouched } = startable
   const writable = options.writable === true
+  if (image.folder !== undefined) {
+    if (writable && (options.overlay ?? []).length > 0) throw optionError("writable", "it excludes --overlay")
+    return undefined
+  }
   if (writable) {
     if (image.unlocked !== undefined)
       throw optionError(
@@ -334,7 +339,7 @@ export interface PreparedRun {
  */
 export async function withRun<T>(
   startable: Startable,
-  tree: Tree | undefined,
+  tree: ReadableTree | undefined,
   action: Action,
   argv: readonly string[],
   asked: ExecOptions,
@@ -382,14 +387,22 @@ export async function withRun<T>(
     encryptedImage: startable.source.unlocked !== undefined,
     allowPlain: options.plainOverlay === true,
   })
+  const { folder } = startable.source
   const session = chooseSession(
     [
       ...places.flatMap(({ source }) => (source === undefined ? [] : [source])),
       ...overlays.directories,
       // What is bound out of it would be covered.
       packageRoot,
+      ...(folder === undefined ? [] : [folder]),
     ].map((source) => realpathSync(source)),
   )
+  // A folder can be written as it is; what is to be forgotten goes into memory above it.
+  const writesFolder = folder !== undefined && options.writable === true && options.writableTmpfs !== true
+  if (writesFolder)
+    await access(folder, fs.W_OK).catch(() => {
+      throw optionError("writable", `${startable.source.image} is not yours to write`)
+    })
   const terminal = terminalOf(options)
   const bundle = makeBundle({
     tree,
@@ -408,7 +421,8 @@ export async function withRun<T>(
     init: initPath(),
     shell: shellPath(),
     confinement,
-    writableRoot: options.writableTmpfs === true || overlays.writable,
+    writableRoot: options.writableTmpfs === true || overlays.writable || writesFolder,
+    mountPoints: folder === undefined ? "made" : writesFolder ? "missing" : "listed",
     resources,
     cgroupsPath: cgroup?.path,
   })
@@ -430,6 +444,7 @@ export async function withRun<T>(
       `--crun=${crun}`,
       `--id=${id}`,
       cacheArgument(options.cacheSize),
+      ...(writesFolder ? ["--writable=1"] : []),
       ...(owner === undefined ? [] : [`--owner=${owner.uid}:${owner.gid}`]),
       ...(idMaps === undefined ? [] : idMapArguments(idMaps)),
       ...(cgroup === undefined ? [] : [`--cgroup-manager=${cgroup.manager}`]),
@@ -451,7 +466,7 @@ export async function withRun<T>(
 /** Runs `action` in an image; parameters as {@link withRun}. */
 export async function runImage(
   startable: Startable,
-  tree: Tree | undefined,
+  tree: ReadableTree | undefined,
   action: Action,
   argv: readonly string[],
   asked: ExecOptions,

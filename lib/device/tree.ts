@@ -26,7 +26,8 @@ function syscallOf(cause: unknown): string {
   return cause instanceof Error && "syscall" in cause ? String(cause.syscall) : ""
 }
 
-function treeError(image: string, path: string, cause: unknown): unknown {
+/** Our error for an errno of reading what is inside. */
+export function treeError(image: string, path: string, cause: unknown): unknown {
   const changed = changedBlock(image, cause)
   if (changed !== undefined) return changed
   const { errno } = constants
@@ -59,8 +60,33 @@ function treeError(image: string, path: string, cause: unknown): unknown {
   }
 }
 
+/** A root file system that can be read: in a squashfs, or in a folder. */
+export interface ReadableTree extends Disposable {
+  /** Links inside lead to where they would if the tree were the root. */
+  stat(path: string, follow: boolean): Promise<NativeStat>
+  /** undefined when there is nothing by that name. */
+  find(path: string, follow: boolean): Promise<NativeStat | undefined>
+  list(path: string): Promise<NativeTreeEntry[]>
+  /** The folders at and below `path`, each before what is in it; `path` of each from there. */
+  walk(path: string): AsyncGenerator<NativeFolder, void, undefined>
+  /** At most `length` bytes of a file; fewer only at its end. */
+  read(path: string, position: Bytes, length: Bytes): Promise<Buffer>
+  /** @throws TreeError of the image; BuildError `ERR_EXTRACT` of the target. */
+  extract(
+    options: {
+      readonly path: string
+      readonly target: string
+      readonly preserveOwner: boolean
+      readonly fill: boolean
+      readonly keepModes?: boolean
+    },
+    onProgress: (bytes: Bytes) => boolean,
+  ): Promise<ExtractResult>
+  close(): void
+}
+
 /** A squashfs opened for reading; forgets its key when disposed. */
-export class Tree implements Disposable {
+export class Tree implements ReadableTree {
   readonly #native: NativeTree
   readonly #image: string
 
@@ -92,7 +118,6 @@ export class Tree implements Disposable {
   stat(path: string, follow: boolean): Promise<NativeStat> {
     return this.#call(path, this.#native.stat(path, follow))
   }
-  /** undefined when there is nothing by that name. */
   async find(path: string, follow: boolean): Promise<NativeStat | undefined> {
     try {
       return await this.stat(path, follow)
@@ -108,7 +133,6 @@ export class Tree implements Disposable {
   list(path: string): Promise<NativeTreeEntry[]> {
     return this.#call(path, this.#native.list(path))
   }
-  /** The folders at and below `path`, each before what is in it; `path` of each from there. */
   async *walk(path: string): AsyncGenerator<NativeFolder, void, undefined> {
     const next = this.#native.walk(path)
     for (;;) {
@@ -139,7 +163,6 @@ export class Tree implements Disposable {
     return this.#call("/", this.#native.readPlain(position, length))
   }
 
-  /** @throws TreeError of the image; BuildError `ERR_EXTRACT` of the target. */
   async extract(
     options: {
       readonly path: string

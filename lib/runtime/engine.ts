@@ -4,6 +4,7 @@ import { closeSync, openSync, readFileSync } from "node:fs"
 import { DeviceError, EnvironmentError } from "../errors.ts"
 import type { ConcreteEngine, StarterSource } from "./starter-protocol.ts"
 import type { SifPartition } from "../sif/format.ts"
+import type { Bytes } from "../units.ts"
 import type { Unlocked } from "../encryption/encryption-format.ts"
 
 /** `auto`: the kernel for root where it can, else user space. */
@@ -104,9 +105,25 @@ export function isAboutMachine(error: unknown): boolean {
   )
 }
 
+/** What a loop device can show: it counts in sectors, and leaves out what does not fill one. */
+const SECTOR: Bytes = 512
+
+/** A squashfs behind a launch line starts in the middle of one. */
+function alignmentObstacle({ image, offset, size, folder }: StarterSource): EnvironmentError | undefined {
+  if (folder !== undefined || (offset % SECTOR === 0 && size % SECTOR === 0)) return undefined
+  return new EnvironmentError(
+    "ERR_ENV_NO_KERNEL_SUPPORT",
+    `${image}: its file system does not fill whole sectors of a loop device: only the userspace engine reads it`,
+    { path: image },
+  )
+}
+
 /** The engine for an image, and the one that takes over where that turns out not to work. */
 export function enginesFor(wanted: Engine, startable: Startable): ConcreteEngine[] {
-  const engine = chooseEngine(wanted, startable.source.unlocked)
+  const { source } = startable
+  const obstacle = wanted === "userspace" ? undefined : alignmentObstacle(source)
+  if (obstacle !== undefined && wanted === "kernel") throw obstacle
+  const engine = chooseEngine(obstacle === undefined ? wanted : "userspace", source.unlocked)
   return wanted === "auto" && engine === "kernel" && isReadable(startable) ? [engine, "userspace"] : [engine]
 }
 

@@ -20,6 +20,8 @@ export interface StarterSource {
   readonly verity?: Verity | undefined
   /** For an encrypted partition. */
   readonly unlocked: Unlocked | undefined
+  /** `fd` is that of a folder, which is here, links resolved: there is nothing to serve, it is bound. */
+  readonly folder?: string | undefined
 }
 
 /** What lies over the image: a folder, or a file system in a file. Lowest first. */
@@ -183,6 +185,8 @@ function wordOf([name, value]: readonly [string, string | number]): string {
 
 /** The words that say where an image is, and how it is encrypted: a {@link NativeRange}, its key through a pipe. */
 function imageWords(source: StarterSource, engine: ConcreteEngine, descriptors: Descriptors): string[] {
+  if (source.folder !== undefined)
+    return [`engine=${engine}`, `image-fd=${descriptors.share(source.fd)}`, `folder=${source.folder}`]
   const { fd, offset, size, verity, segment, cipher } = plainRange(source, source, source.unlocked)
   const words = [`engine=${engine}`, `image-fd=${descriptors.share(fd)}`, `offset=${offset}`, `size=${size}`]
   if (verity !== undefined)

@@ -16,6 +16,7 @@ import { existsSync } from "node:fs"
 import { open, stat, type FileHandle } from "node:fs/promises"
 import type { Credentials } from "../encryption/credentials.ts"
 import type { OpenOptions } from "../container/image.ts"
+import { readHead, squashfsOffset } from "../container/image-root.ts"
 import { checkOrigin, type OriginOptions } from "../container/origin.ts"
 import { partitionKind } from "../encryption/partition.ts"
 import { plaintextOf, readFooter, readSealed } from "../encryption/sealed.ts"
@@ -82,18 +83,11 @@ export interface SourceImage {
   readonly verify: VerifyOptions | undefined
 }
 
-const SQUASHFS_MAGIC = Buffer.from("hsqs", "latin1")
-
-async function startsWith(file: FileHandle, magic: Buffer): Promise<boolean> {
-  const start = Buffer.alloc(magic.length)
-  await file.read(start, 0, start.length, 0)
-  return start.equals(magic)
-}
-
-async function openSquashfs(path: string, file: FileHandle): Promise<BuildSource> {
+async function openSquashfs(path: string, file: FileHandle, offset: Bytes): Promise<BuildSource> {
+  const size = (await file.stat()).size - offset
   return {
     path,
-    tree: { squashfs: { fd: file.fd, offset: 0, size: (await file.stat()).size, cipher: undefined } },
+    tree: { squashfs: { fd: file.fd, offset, size, cipher: undefined } },
     [Symbol.asyncDispose]: () => file.close(),
   }
 }
@@ -256,9 +250,10 @@ export async function openSource(
     throw new BuildError("ERR_BUILD_SOURCE", `the source ${path} is neither a folder nor a file`, { path })
   const file = await open(path, "r")
   try {
-    if (await startsWith(file, SQUASHFS_MAGIC)) {
+    const offset = squashfsOffset(await readHead(file))
+    if (offset !== undefined) {
       unsigned("a squashfs")
-      return await openSquashfs(path, file)
+      return await openSquashfs(path, file, offset)
     }
   } catch (error) {
     await file.close()

@@ -145,6 +145,8 @@ void AddImage(Arguments& arguments, ImageOptions& image, bool required = true) {
 
 void CheckImage(const Arguments& arguments, const ImageOptions& image) {
   if (image.cache_mib > kMaxCacheMib) throw UsageError("--cache-mib: too large");
+  if (image.is_folder() && (image.encrypted() || image.range.verified() || arguments.Given("size")))
+    throw UsageError("--folder: has no place in a file");
   for (const char* name : {"verity-offset", "verity-size", "verity-root", "verity-salt"})
     if (arguments.Given(name) != image.range.verified())
       throw UsageError("--verity-size: goes with --verity-offset, --verity-root and --verity-salt");
@@ -252,7 +254,12 @@ MountOptions ParseMountOptions(const std::vector<std::string>& arguments) {
 RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   RunOptions options;
   Arguments known;
-  AddImage(known, options.image);
+  AddImage(known, options.image, false);
+  known.AddPath("folder", false, options.image.folder);
+  known.Add("writable", false, [&options](std::string_view text, const std::string& name) {
+    if (text != "1") throw UsageError("--" + name + ": 1 or not given");
+    options.writable = true;
+  });
   known.AddText("session", true, options.session);
   known.AddDescriptor("bundle-fd", true, options.bundle_fd);
   known.AddPath("crun", true, options.crun);
@@ -282,7 +289,14 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   known.AddDescriptor("status-fd", true, options.status_fd);
   known.AddDescriptor("watch-fd", false, options.watch_fd);
   known.Parse(arguments);
+  for (const char* name : {"image-fd", "engine", "offset", "size"}) {
+    const bool place = name == std::string_view("offset") || name == std::string_view("size");
+    if (!known.Given(name) && !(place && options.image.is_folder()))
+      throw UsageError(std::string("--") + name + ": missing");
+  }
   CheckImage(known, options.image);
+  if (options.writable && (!options.image.is_folder() || !options.layers.empty()))
+    throw UsageError("--writable: goes with --folder, and nothing lies over it");
   if (options.preserve_fds < 0 || options.preserve_fds > kMaxPreserved)
     throw UsageError("--preserve-fds: too few or too many");
   for (const int fd : PreservedDescriptors(options))

@@ -25,10 +25,12 @@ struct Owner {
   gid_t gid = 0;
 };
 
-/// Where the squashfs is. Descriptors are inherited ones.
+/// Where the squashfs is, or a folder that takes its place. Descriptors are inherited ones.
 struct ImageOptions {
   Engine engine = Engine::kUserspace;
   ImageRange range;
+  /// Absolute, without symbolic links: range.fd is this folder, and nothing else counts.
+  std::string folder;
   /// A pipe that gives the key; -1: it is not encrypted.
   int key_fd = -1;
   /// A pipe that gives the LUKS2 metadata, for the kernel engine.
@@ -39,6 +41,9 @@ struct ImageOptions {
   std::optional<Owner> owner;
 
   bool encrypted() const { return key_fd >= 0; }
+  bool is_folder() const { return !folder.empty(); }
+  /// Does a process of ours serve it?
+  bool NeedsServer() const { return engine == Engine::kUserspace && !is_folder(); }
 };
 
 struct MountOptions {
@@ -76,6 +81,8 @@ struct IdRange {
 
 struct RunOptions {
   ImageOptions image;
+  /// It is a folder, and written to: nothing lies over it.
+  bool writable = false;
   std::vector<LayerOptions> layers;
   /// What the bundle's binds name by their place in here; no directories.
   std::vector<LayerOptions> bind_images;

@@ -107,15 +107,23 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
   try {
     session.Enter(options, main);
     if (holds_key) CheckErrno(prctl(PR_SET_DUMPABLE, 0), "prctl");
+    // What the session lies over may hold it.
+    const UniqueFd folder = options.image.is_folder() ? Session::OpenFolder(options.image) : UniqueFd();
     session.MountScratch();
-    const auto root_server = options.image.engine == Engine::kUserspace ? servers.begin() : servers.end();
-    const Channel none;
-    session.MountImage(options.image, root_server == servers.end() ? none : *root_server, AccessBelow(options.layers));
-    if (root_server != servers.end()) servers.erase(root_server);
+    if (folder) {
+      session.BindFolder(folder.get(), options.writable);
+    } else {
+      const auto root_server = options.image.NeedsServer() ? servers.begin() : servers.end();
+      const Channel none;
+      session.MountImage(options.image, root_server == servers.end() ? none : *root_server,
+                         AccessBelow(options.layers));
+      if (root_server != servers.end()) servers.erase(root_server);
+    }
     // It is composed meanwhile. Its end comes when the command, which has held secrets, has become another program.
     session.ReadBundle(UniqueFd(options.bundle_fd));
     session.MountLayers(options.layers, servers);
-    session.MountOverlay();
+    session.MakeMountPoints();
+    if (!options.writable) session.MountOverlay();
     session.CheckRoot();
     servers.erase(servers.begin(),
                   servers.begin() + std::count_if(options.layers.begin(), options.layers.end(), NeedsServer));
@@ -224,7 +232,7 @@ void Supervisor::Start() {
     servers_.push_back({id, std::move(server.first)});
     devices.push_back(std::move(device.first));
   };
-  if (options_.image.engine == Engine::kUserspace) serve(options_.image);
+  if (options_.image.NeedsServer()) serve(options_.image);
   for (const LayerOptions& other : OtherImages(options_))
     if (NeedsServer(other)) serve(other.image);
   container_ = ForkChild(

@@ -1,6 +1,7 @@
 #include "starter/session.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/magic.h>
 #include <linux/openat2.h>
 #include <sched.h>
@@ -39,6 +40,8 @@ constexpr char kBinds[] = "binds";
 constexpr size_t kMaxBinds = 4096;
 /// Where the container mounts, each with what: a path, or nothing for a file system of the kernel's.
 constexpr char kPlaces[] = "places";
+/// What the container needs to mount over.
+constexpr char kMountPoints[] = "mount-points";
 // openat2(2): younger than the headers that some of the systems we build on have.
 #ifdef SYS_openat2
 constexpr long kOpenat2 = SYS_openat2;
@@ -98,18 +101,46 @@ std::vector<BindSource> ParseBinds(const std::string& text, size_t images) {
   return binds;
 }
 
-/// Links in an image, which is somebody else's, lead to where they would if it were the root.
-UniqueFd OpenInside(const std::string& root, const std::string& path, const std::string& name) {
+/// Links in an image, which is somebody else's, lead to where they would if it were the root. None: errno says why.
+UniqueFd LookInside(const std::string& root, const std::string& path) {
   const UniqueFd top(CheckErrno(open(root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC), "bind"));
   open_how how{};
   how.flags = O_PATH | O_CLOEXEC;
   how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
-  UniqueFd found(static_cast<int>(syscall(kOpenat2, top.get(), path.c_str(), &how, sizeof how)));
+  return UniqueFd(static_cast<int>(syscall(kOpenat2, top.get(), path.c_str(), &how, sizeof how)));
+}
+
+UniqueFd OpenInside(const std::string& root, const std::string& path, const std::string& name) {
+  UniqueFd found = LookInside(root, path);
   if (!found)
     throw SystemError(
         errno, "bind",
         name + ": " + path + " in it: " + (errno == ENOSYS ? "this needs Linux 5.6" : std::strerror(errno)));
   return found;
+}
+
+/// Where an open folder is, from `root`: "/etc".
+std::string PathFrom(const std::string& root, int folder) {
+  char path[PATH_MAX];
+  const std::string link = "/proc/self/fd/" + std::to_string(folder);
+  const ssize_t n = CheckErrno(readlink(link.c_str(), path, sizeof path), "overlay");
+  const std::string found(path, static_cast<size_t>(n));
+  return found.starts_with(root + "/") ? found.substr(root.size()) : "";
+}
+
+/// Makes the folders of a path, each below `root`, as those of the same name below `model` are.
+void MakeFoldersLike(const std::string& root, const std::string& model, const std::string& path) {
+  for (size_t end = 0; end != std::string::npos;) {
+    end = path.find('/', end + 1);
+    const std::string name = path.substr(0, end);
+    const std::string target = root + name;
+    if (name.empty() || mkdir(target.c_str(), 0755) != 0) continue;  // it is there
+    struct stat info {};
+    if (lstat((model + name).c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) continue;
+    CheckErrno(chmod(target.c_str(), info.st_mode & 07777), "overlay");
+    // An owner that is not mapped into a user namespace cannot be given; then it is the caller.
+    static_cast<void>(!chown(target.c_str(), info.st_uid, info.st_gid));
+  }
 }
 
 void MakeDirectory(const std::string& path) { CheckErrno(mkdir(path.c_str(), 0755), "mount"); }
@@ -196,7 +227,7 @@ void Session::MountScratch() const {
   const std::string data = std::string("mode=0700") + (in_user_namespace_ ? kUserScratchLimit : "");
   CheckErrno(mount("tmpfs", directory_.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, data.c_str()), "mount");
   CheckErrno(mount(nullptr, directory_.c_str(), nullptr, MS_PRIVATE, nullptr), "mount");
-  for (const char* name : {"lower", "upper", "work", "layers", "images", "bound", "root", "state", "files"})
+  for (const char* name : {"lower", "points", "upper", "work", "layers", "images", "bound", "root", "state", "files"})
     MakeDirectory(Path(name));
 }
 
@@ -206,7 +237,8 @@ void Session::ReadBundle(UniqueFd pipe) const {
   for (size_t count = 0; const auto record = reader.NextRecord(); ++count) {
     if (count == kMaxRecords) throw FormatError("bundle", "too many records");
     has_config |= record->name == kConfig;
-    const bool is_ours = record->name == kConfig || record->name == kBinds || record->name == kPlaces;
+    const bool is_ours = record->name == kConfig || record->name == kBinds || record->name == kPlaces ||
+                         record->name == kMountPoints;
     const std::string path = is_ours ? Path(record->name) : Path("files/") + record->name;
     const UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!file) throw SystemError(errno, "bundle", record->name + ": " + std::strerror(errno));
@@ -236,8 +268,55 @@ void Session::MountImage(const ImageOptions& image, const Channel& server, const
     throw SystemError(EPIPE, "server", "the server of the image has ended");
 }
 
+UniqueFd Session::OpenFolder(const ImageOptions& image) {
+  UniqueFd folder(open(image.folder.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!folder) throw SystemError(errno, "mount", image.folder + ": " + std::strerror(errno));
+  struct stat now {
+  }, opened{};
+  CheckErrno(fstat(folder.get(), &now), "mount");
+  CheckErrno(fstat(image.range.fd, &opened), "mount");
+  if (now.st_dev != opened.st_dev || now.st_ino != opened.st_ino)
+    throw SystemError(ESTALE, "mount", image.folder + ": it was replaced meanwhile");
+  return folder;
+}
+
+void Session::BindFolder(int folder, bool as_root) const {
+  const std::string target = Path(as_root ? "root" : "lower");
+  const std::string source = "/proc/self/fd/" + std::to_string(folder);
+  // What holds the session's folder does not show the session.
+  CheckErrno(mount(nullptr, directory_.c_str(), nullptr, MS_UNBINDABLE, nullptr), "mount");
+  CheckErrno(mount(source.c_str(), target.c_str(), nullptr, MS_BIND | MS_REC, nullptr), "mount");
+  RestrictMount(target, MS_NODEV, "mount");
+  CheckErrno(mount(nullptr, directory_.c_str(), nullptr, MS_PRIVATE, nullptr), "mount");
+}
+
 void Session::MountLayers(const std::vector<LayerOptions>& layers, const std::vector<Channel>& servers) {
   layers_.emplace(layers, Path("layers"), servers);
+}
+
+void Session::MakeMountPoints() {
+  const std::string image = Path("lower");
+  const std::vector<std::string> words = SplitWords(ReadFile(Path(kMountPoints)));
+  if (words.size() % 2 != 0 || words.size() / 2 > kMaxBinds) throw FormatError("bundle", "not a list of mount points");
+  has_points_ = !words.empty();
+  for (size_t i = 0; i < words.size(); i += 2) {
+    const std::string& path = words[i + 1];
+    if (!path.starts_with('/')) throw FormatError("bundle", "a mount point's path is not absolute");
+    if (LookInside(image, path) || errno != ENOENT) continue;
+    // What there is of the way to it, links followed, and what there is not.
+    size_t end = path.size();
+    UniqueFd above;
+    do {
+      end = path.rfind('/', end - 1);
+      above = LookInside(image, path.substr(0, end) + "/");
+    } while (!above && errno == ENOENT && end > 0);
+    if (!above) continue;
+    const std::string place = PathFrom(image, above.get()) + path.substr(end);
+    const bool is_folder = words[i] == "d";
+    MakeFoldersLike(Path("points"), image, is_folder ? place : place.substr(0, place.rfind('/')));
+    if (!is_folder)
+      UniqueFd(CheckErrno(open((Path("points") + place).c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644), "overlay"));
+  }
 }
 
 void Session::MountOverlay() {
@@ -246,7 +325,7 @@ void Session::MountOverlay() {
   std::string lower;
   if (layers_)
     for (const std::string& path : layers_->read_only()) lower = relative(path) + ":" + lower;
-  lower += "lower";
+  lower += has_points_ ? "points:lower" : "lower";
   const bool kept = layers_ && !layers_->writable().empty();
   const std::string top = kept ? relative(layers_->writable()) + "/" : "";
   // The root folder's own attributes are those of the upper layer's.
@@ -263,7 +342,9 @@ void Session::MountOverlay() {
   if (kept && layers_->writable_is_fuse()) {
     overlay_.emplace(
         HelperProgram{
-            "fuse-overlayfs", {"-f", "-o", data}, {{Path("lower"), "/lower", true}, {Path("layers"), "/layers", true}}},
+            "fuse-overlayfs",
+            {"-f", "-o", data},
+            {{Path("lower"), "/lower", true}, {Path("points"), "/points"}, {Path("layers"), "/layers", true}}},
         Path("root"), MS_NOSUID | MS_NODEV, kByMode, "overlay");
     return CheckErrno(chdir("/"), "overlay"), void();
   }
@@ -274,6 +355,10 @@ void Session::MountOverlay() {
       throw SystemError(errno, "overlay",
                         layers_->writable_name() +
                             ": the kernel's overlay does not take it as the layer to write: " + std::strerror(errno));
+    if (errno == EINVAL && in_user_namespace_ && has_points_)
+      throw SystemError(
+          errno, "overlay",
+          "the folder has other file systems mounted in it, which an ordinary user's overlay may not cover");
     throw SystemError(errno, "overlay",
                       refused ? "the kernel has no overlay file system for user namespaces (Linux 5.11 has)" : "");
   }

@@ -33,8 +33,16 @@ class Session {
   /// Mounts the image: by the kernel, or by FUSE with the device given to `server`, and `access` of MountFuse. "fuse", "mount"
   /// and KernelMount's.
   void MountImage(const ImageOptions& image, const Channel& server, const char* access) const;
+  /// A folder that is the image, in this mount namespace: a descriptor from outside cannot be bound. "mount", ESTALE: it is no
+  /// longer the one that was opened.
+  static UniqueFd OpenFolder(const ImageOptions& image);
+  /// Binds it where the image belongs, or with `as_root` where the root does: what is written there is written into it. "mount".
+  void BindFolder(int folder, bool as_root) const;
   /// Mounts what the caller wants over the image.
   void MountLayers(const std::vector<LayerOptions>& layers, const std::vector<Channel>& servers);
+  /// Makes what the bundle's file "mount-points" lists and the image, a folder, lacks: "d" or "f", and a path, each with a NUL. In
+  /// a layer of its own, as nothing can be made in what belongs to ids that are not mapped here.
+  void MakeMountPoints();
   /// Puts the overlay on top. "overlay".
   void MountOverlay();
   /// Prepares what the bundle's file "binds" lists, each at "bound/" and its place in the list: nosuid, and nodev unless it is
@@ -56,6 +64,7 @@ class Session {
  private:
   std::string directory_;
   bool in_user_namespace_ = false;
+  bool has_points_ = false;
   std::optional<Layers> layers_;
   std::optional<FuseHelper> overlay_;
   std::optional<SourceMounts> bind_images_;

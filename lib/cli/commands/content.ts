@@ -168,7 +168,7 @@ export const info: CommandRow = command({
     }
     const lines = [
       `Image:        ${facts.path}`,
-      `Root:         ${facts.kind}, ${facts.architecture}, ${humanBytes(facts.partition.size)}`,
+      `Root:         ${facts.kind}, ${facts.architecture}${facts.kind === "sandbox" ? "" : `, ${humanBytes(facts.partition.size)}`}`,
       ...(facts.luks === undefined
         ? []
         : [
