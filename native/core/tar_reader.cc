@@ -28,7 +28,8 @@ struct Field {
 };
 constexpr Field kName{0, 100}, kMode{100, 8}, kUid{108, 8}, kGid{116, 8}, kSize{124, 12}, kMtime{136, 12},
     kChecksum{148, 8}, kTarget{157, 100}, kMajor{329, 8}, kMinor{337, 8}, kPrefix{345, 155}, kRealSize{483, 12};
-constexpr size_t kTypeAt = 156, kMagicAt = 257, kSparseAt = 386, kExtendedAt = 482;
+constexpr Field kStarPrefix{345, 131}, kGnuAccessed{345, 12}, kGnuChanged{357, 12};
+constexpr size_t kTypeAt = 156, kMagicAt = 257, kStarMagicAt = 508, kSparseAt = 386, kExtendedAt = 482;
 constexpr size_t kSparseInHeader = 4, kSparseInBlock = 21, kBlockExtendedAt = 504;
 
 constexpr std::string_view kXattrRecord = "SCHILY.xattr.";
@@ -141,6 +142,26 @@ bool ChecksumFits(const uint8_t* header) {
     withSigns += static_cast<int8_t>(byte);
   }
   return wanted == plain || wanted == withSigns;
+}
+
+/// GNU's format has none: two times lie there. Go put one there before 1.8, so it is one if it is text and these are no numbers.
+bool IsPrefixOfOldGo(const uint8_t* header) {
+  const auto is_time = [header](Field field) {
+    int64_t ignored = 0;
+    return header[field.at] == 0 || ParseNumber(header + field.at, field.size, ignored);
+  };
+  const std::string_view text = Text(header, kPrefix);
+  return header[kTypeAt] != 'S' && !(is_time(kGnuAccessed) && is_time(kGnuChanged)) &&
+         std::all_of(text.begin(), text.end(), [](char c) { return (c & 0x80) == 0; });
+}
+
+/// What belongs in front of the name, if anything does.
+std::string_view Prefix(const uint8_t* header) {
+  if (memcmp(header + kMagicAt, "ustar  ", 8) == 0)
+    return IsPrefixOfOldGo(header) ? Text(header, kPrefix) : std::string_view();
+  if (memcmp(header + kMagicAt, "ustar", 6) != 0) return {};
+  // Two times follow upon star's.
+  return Text(header, memcmp(header + kStarMagicAt, "tar", 4) == 0 ? kStarPrefix : kPrefix);
 }
 
 uint64_t Padded(uint64_t size) { return (size + kBlock - 1) / kBlock * kBlock; }
@@ -381,9 +402,9 @@ bool TarReader::Next(TarEntry& entry) {
     break;
   }
 
-  const bool isPosix = memcmp(header + kMagicAt, "ustar\0", 6) == 0;
   entry.path = Text(header, kName);
-  if (isPosix && header[kPrefix.at] != 0) entry.path = std::string(Text(header, kPrefix)) + "/" + entry.path;
+  if (const std::string_view prefix = Prefix(header); !prefix.empty())
+    entry.path = std::string(prefix) + "/" + entry.path;
   entry.target = Text(header, kTarget);
   if (!longName.empty()) entry.path = longName;
   if (!longTarget.empty()) entry.target = longTarget;

@@ -287,6 +287,29 @@ void TestMetadata() {
         "attributes with bytes of every kind; those of other machines are left out");
   CheckTree({Tar().Header('L', "x", 150).Raw(std::string(150, 'n')).File("short", "1").End()},
             {{std::string(150, 'n'), "1"}}, "GNU's long names");
+  const auto prefixed = [](const char* magic, size_t magic_size, const std::string& prefix,
+                           const std::string& trailer = "") {
+    return Tar()
+        .Header('0', "n", 1, "", 0644,
+                [&](char* h) {
+                  memcpy(h + 257, magic, magic_size);
+                  memcpy(h + 345, prefix.data(), prefix.size());
+                  memcpy(h + 508, trailer.data(), trailer.size());
+                })
+        .Raw("1")
+        .End();
+  };
+  const std::string times = std::string("14500000000\0", 12) + std::string("14500000001\0", 12);
+  CheckTree({prefixed("ustar  ", 8, "usr/share")}, {{"usr", "/"}, {"usr/share", "/"}, {"usr/share/n", "1"}},
+            "a prefix as Go before 1.8");
+  CheckTree({prefixed("ustar  ", 8, times)}, {{"n", "1"}}, "GNU's times are no prefix");
+  CheckTree({prefixed("ustar  ", 8, "\xff\xff\x01")}, {{"n", "1"}}, "GNU's binary times are no prefix");
+  CheckTree({prefixed("ustar  ", 8, "usr/\xc3\xa4")}, {{"n", "1"}}, "what is no ASCII is no prefix of Go's");
+  CheckTree({prefixed("ustar\0", 6, "usr/\xc3\xa4")}, {{"usr", "/"}, {"usr/\xc3\xa4", "/"}, {"usr/\xc3\xa4/n", "1"}},
+            "a prefix as POSIX has it");
+  CheckTree({prefixed("ustar\0", 6, std::string(131, 'p') + times, std::string("tar\0", 4))},
+            {{std::string(131, 'p'), "/"}, {std::string(131, 'p') + "/n", "1"}}, "star's shorter prefix");
+  CheckTree({prefixed("\0\0\0\0\0\0", 6, "usr")}, {{"n", "1"}}, "no prefix before POSIX");
   CheckTree({Tar()
                  .Header('0', "f", 0, "", 0644,
                          [](char* h) {
