@@ -107,6 +107,7 @@ export type ErrorCode =
   | "ERR_ENV_NO_KERNEL_SUPPORT"
   | "ERR_ENV_NO_MEMORY"
   | "ERR_ENV_NO_CGROUP"
+  | "ERR_ENV_ARCHITECTURE"
 
 /** Options shared by all: the origin, and facts a program can use. */
 export interface ContainerErrorOptions {

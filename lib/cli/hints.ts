@@ -91,6 +91,8 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_ENV_NO_PRIVILEGE: "--engine userspace needs no privilege, only access to /dev/fuse",
   ERR_ENV_NO_KERNEL_SUPPORT:
     "the userspace engine needs /dev/fuse and user namespaces, the kernel engine loop devices and dm-crypt",
+  ERR_ENV_ARCHITECTURE:
+    "build it for this machine (--arch), or have an emulator registered with binfmt_misc: `apt install qemu-user-static`",
   ERR_ENV_NO_CGROUP:
     "limits need cgroup version 2, and an ordinary user a delegated cgroup: `systemd-run --user --scope -p Delegate=yes sifcrypt ...`",
   ERR_ENV_NO_MEMORY:

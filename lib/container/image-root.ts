@@ -9,6 +9,7 @@ import { partitionKind, type PartitionKind } from "../encryption/partition.ts"
 import { plainRange, type Unlocked } from "../encryption/encryption-format.ts"
 import type { StarterSource } from "../runtime/starter-protocol.ts"
 import type { SifPartition, Verity } from "../sif/format.ts"
+import { architectureName } from "../sif/names.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
 import type { OriginOptions } from "./origin.ts"
@@ -27,6 +28,8 @@ export interface ImageRoot extends AsyncDisposable {
   readonly offset: Bytes
   readonly size: Bytes
   readonly verity?: Verity | undefined
+  /** As Go names it; undefined: nobody says. */
+  readonly architecture?: string | undefined
   /** Where the folder is, links resolved. */
   readonly folder?: string | undefined
 }
@@ -135,6 +138,7 @@ export function rootOf(sif: SifImage, partition: SifPartition): ImageRoot {
     offset,
     size,
     verity,
+    architecture: architectureName(partition.partition.arch),
     [Symbol.asyncDispose]: () => sif[Symbol.asyncDispose](),
   }
 }

@@ -413,6 +413,7 @@ export class Image implements AsyncDisposable {
       source: starterSource(this.#root, this.#unlocked),
       overlays: this.#overlays,
       vouched: this.#vouched !== undefined,
+      architecture: this.#root.architecture,
     }
   }
 

@@ -11,6 +11,7 @@ import type { Bytes } from "../units.ts"
 import type { ReadableTree } from "../device/tree.ts"
 import { initPath, packageRoot, shellPath } from "../native/load.ts"
 import { composeBinds, homeOf, parseBinds, type Bind } from "../runtime/binds.ts"
+import { checkArchitecture } from "../runtime/architecture.ts"
 import { chooseSession, makeBundle, type Action } from "../runtime/bundle.ts"
 import { confine, withProfile } from "../runtime/confinement.ts"
 import { readEnvFile } from "../runtime/env-file.ts"
@@ -348,6 +349,7 @@ export async function withRun<T>(
   const options = impliedOptions(asked)
   const { signal } = options
   signal?.throwIfAborted()
+  checkArchitecture(startable.source.image, startable.architecture ?? "unknown")
   const preserved = preservedDescriptors(options.preserveFds ?? 0, startable.source.fd)
   const crun = findProgram("crun", "it runs the container")
   const hostCwd = workingFolder(options.onNotice)

@@ -19,6 +19,8 @@ export interface Startable {
   readonly overlays?: readonly SifPartition[] | undefined
   /** What was verified is not to be written to. */
   readonly vouched?: boolean
+  /** Go's name of what its programs are for; undefined, or `unknown`: nobody said. */
+  readonly architecture?: string | undefined
 }
 
 /** Can user space read it? */

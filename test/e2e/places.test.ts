@@ -93,6 +93,23 @@ describe("places in an image", () => {
         )
       })
 
+      it("tells of an image for another machine before anything of it starts", async () => {
+        const foreign = at(`foreign-${as}.sif`)
+        await sifcryptOk(["build", "--arch", "s390x", foreign, at("bound")])
+        for (const command of [
+          ["exec", foreign, "true"],
+          ["run", foreign],
+          ["instance", "start", foreign, "x"],
+        ]) {
+          const result = await sifcrypt(command, { as })
+          assert.match(
+            result.stderr,
+            /foreign-\w+\.sif is for s390x, and this machine is \w+\n.*hint: .*--arch/,
+          )
+          assert.equal(result.status, 24)
+        }
+      })
+
       it("has a home behind a link", async () => {
         const result = await exec("pwd && touch made && ls /var/home/me", [
           ...["--home", `${at("home")}:/home/me`],

@@ -125,6 +125,7 @@ const expected: Readonly<Record<ErrorCode, number>> = {
   ERR_ENV_NO_KERNEL_SUPPORT: 24,
   ERR_ENV_NO_MEMORY: 24,
   ERR_ENV_NO_CGROUP: 24,
+  ERR_ENV_ARCHITECTURE: 24,
 }
 const codes = Object.keys(expected) as ErrorCode[]
 
