@@ -29,6 +29,7 @@ export type {
   TreeOptions,
 } from "./make/write-image.ts"
 export { cleanCache, listCache } from "./oci/cache.ts"
+export { MAX_CACHED_IMAGES } from "./oci/image-cache.ts"
 export type { CachedBlob, CleanCacheOptions } from "./oci/cache.ts"
 export { MAX_LAYER_BYTES } from "./oci/image.ts"
 export type { ImageOptions } from "./oci/image.ts"
@@ -44,7 +45,9 @@ export type { PushOptions, PushResult } from "./make/push.ts"
 export { createOverlay, MIN_OVERLAY_SIZE } from "./make/overlay.ts"
 export type { OverlayCreateOptions } from "./make/overlay.ts"
 export type { DecryptOptions, EncryptOptions, ReencryptOptions, TrustOptions } from "./make/convert.ts"
-export { MAX_ENTRIES, MAX_FILE, open, Image } from "./container/image.ts"
+export { isImageName, open, readMetadata } from "./make/named-image.ts"
+export type { NameOptions, OpenImageOptions, ReadMetadataOptions } from "./make/named-image.ts"
+export { MAX_ENTRIES, MAX_FILE, Image } from "./container/image.ts"
 export type {
   ListOptions,
   OpenOptions,
@@ -81,7 +84,7 @@ export type { Stdio, StdioOption } from "./runtime/stdio.ts"
 export { allocateSecret } from "./key/secret.ts"
 export { endAfterSignals, exitNow, forbidDumps } from "./device/process.ts"
 export type { ExtractResult } from "./device/tree.ts"
-export { MAX_METADATA_SIZE, readMetadata } from "./container/metadata.ts"
+export { MAX_METADATA_SIZE } from "./container/metadata.ts"
 export type { AppMetadata, ImageMetadata, MetadataOptions, MetadataPart } from "./container/metadata.ts"
 export { inspect } from "./container/inspect.ts"
 export type { ImageFacts } from "./container/inspect.ts"

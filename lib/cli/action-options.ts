@@ -11,7 +11,6 @@ import type { AnyOption } from "./command.ts"
 import { parseCsv } from "./csv.ts"
 import { parseEngine } from "./engine.ts"
 import { parseMountSpec } from "./mount-spec.ts"
-import { passwordReason } from "./registry.ts"
 import { notice } from "./terminal.ts"
 import { prefixes } from "./variables.ts"
 import { each, flag, parseDecimal, parseInteger, parseSize, text, truth, words as listed } from "./values.ts"
@@ -109,8 +108,6 @@ const absent: readonly (readonly [flags: string, why: string])[] = [
   ["--dmtcp-restart <name>", "checkpoints are not made here"],
   ["--device <name>", "CDI is not known here: --bind the device's node"],
   ["--cdi-dirs <list>", "CDI is not known here: --bind the device's node"],
-  ["--docker-username <name>", passwordReason],
-  ["--docker-password <password>", passwordReason],
 ]
 
 /** What is not done and need not be: with it the payload would be the same. */
@@ -120,21 +117,8 @@ const noticed: readonly (readonly [flags: string, why: string])[] = [
   ["--sharens", "each container has namespaces of its own: to share them, start an instance and run in that"],
 ]
 
-/**
- * What the peers need to make a file of an image that lies elsewhere, where here it is a file already; and to make mount points without
- * an overlay, which there always is.
- */
-const unneeded = [
-  "--underlay",
-  "--nohttps",
-  "--no-cleanup",
-  "--disable-cache",
-  "--tmpdir <dir>",
-  "--docker-login",
-  "--docker-host <host>",
-  "--authfile <file>",
-  "--no-https",
-]
+/** What the peers need and nothing here does: files to clean up, mount points without an overlay. */
+const unneeded = ["--underlay", "--no-cleanup"]
 
 /** Where commander leaves the words of a flag: two flags may stand for one option, and others have names of their own choosing. */
 const property = (name: string): `action ${string}` => `action ${name}`

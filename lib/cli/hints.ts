@@ -4,7 +4,7 @@ import { commandName } from "./name.ts"
 import { MAX_KDF_ITERATIONS, MAX_KDF_MEMORY } from "./opening.ts"
 
 const hints: Partial<Record<ErrorCode, string>> = {
-  ERR_SIF_MAGIC: "this is no SIF image; `file` tells what it is",
+  ERR_SIF_MAGIC: "an image that runs is a SIF, a squashfs file or a folder; `file` tells what this is",
   ERR_SIF_TRUNCATED: "the download or copy was cut short: fetch the image again",
   ERR_SIF_AMBIGUOUS:
     "`sifcrypt sif list` shows what is there: name the object by its ID, or delete what does not belong (`apptainer sif del`)",
@@ -55,8 +55,7 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_OCI_DIGEST: "the image is not what it is said to be: fetch it again, or ask who made it",
   ERR_OCI_LIMIT: "if you trust the image, --max-layer-size GIB raises the limit of its layers",
   ERR_OCI_WORK: "no image needs that much: somebody made it to keep you busy, or ask who made it",
-  ERR_OCI_UNSUPPORTED:
-    "`sifcrypt build IMAGE SOURCE` makes a SIF image of oci:, oci-archive:, docker-archive: and docker:// sources",
+  ERR_OCI_UNSUPPORTED: "`skopeo inspect --raw` shows what it is made of",
   ERR_OCI_REGISTRY: "`--no-https` speaks to a registry without TLS, --cert-dir DIR trusts its certificate",
   ERR_OCI_CREDENTIALS:
     "log in with `docker login`, `podman login` or `apptainer registry login`, or set DOCKER_USERNAME and DOCKER_PASSWORD",

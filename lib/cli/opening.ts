@@ -1,8 +1,18 @@
 // What every command takes that opens an image: credentials, and how far an image's header is trusted.
-import type { CredentialSource, Milliseconds, OpenOptions, UnsignedPolicy } from "../index.ts"
+import {
+  isImageName,
+  open,
+  type CredentialSource,
+  type Image,
+  type Milliseconds,
+  type NameOptions,
+  type OpenOptions,
+  type UnsignedPolicy,
+} from "../index.ts"
 import type { OptionRows } from "./command.ts"
 import { credentialRows, type CredentialFlags } from "./credentials.ts"
 import { interruption } from "./interrupt.ts"
+import { registryRows, withRegistryOptions, type RegistryFlags } from "./registry.ts"
 import { signerOptions, signerRows, type SignerFlags } from "./signers.ts"
 import { isTerminal, notice } from "./terminal.ts"
 import { count, MEBIBYTES, size, text } from "./values.ts"
@@ -35,6 +45,17 @@ export const openRows: OptionRows<OpenFlags> = {
     ["allow", "warn", "error"],
     { variable: "SIFCRYPT_UNSIGNED" },
   ],
+}
+
+/** Of an image by its name, too. */
+export interface ImageFlags extends OpenFlags, RegistryFlags {
+  readonly tmpFolder?: string
+}
+
+export const imageRows: OptionRows<ImageFlags> = {
+  ...openRows,
+  ...registryRows,
+  tmpFolder: ["--tmpdir <dir>", "for what of an image is not kept in the cache (default: the cache)", text],
 }
 
 /** Only the kernel engine has a use for it. */
@@ -87,4 +108,27 @@ export function openOptions(
       iterations: maxKdfIterations,
     },
   }
+}
+
+/** Runs `use` with how an image by its name is found; a path needs nothing of it. */
+export async function withNameOptions<T>(
+  image: string,
+  flags: ImageFlags,
+  use: (options: NameOptions) => Promise<T>,
+): Promise<T> {
+  // Nobody is asked for a password that no registry wants.
+  const asked = isImageName(image) ? flags : { ...flags, dockerLogin: undefined }
+  return await withRegistryOptions(asked, image, flags.tmpFolder, (oci) => use({ oci }))
+}
+
+/** Opens an image, whatever names it. */
+export async function openImage(
+  image: string,
+  flags: ImageFlags & Pick<OpenOptions, "allowCipher">,
+  credentials: readonly CredentialSource[],
+  options: Pick<OpenOptions, "purpose"> = {},
+): Promise<Image> {
+  return await withNameOptions(image, flags, (named) =>
+    open(image, { ...openOptions(flags, credentials), ...options, ...named }),
+  )
 }

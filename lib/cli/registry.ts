@@ -44,7 +44,7 @@ export const registryRows: OptionRows<RegistryFlags> = {
 }
 
 /** Why a password is no option. */
-export const passwordReason: string =
+const passwordReason: string =
   "a password on the command line is everybody's to read: --docker-login asks for it, DOCKER_USERNAME and DOCKER_PASSWORD " +
   "or --authfile FILE hold it"
 

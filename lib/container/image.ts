@@ -20,14 +20,14 @@ import { Readable } from "node:stream"
 import { kdfLimits, type LuksPolicy } from "../device/luks-header.ts"
 import { prepareLuks } from "../device/luks.ts"
 import type { ExtractResult, ReadableTree } from "../device/tree.ts"
-import { OciError, SifError, TreeError } from "../errors.ts"
+import { SifError, TreeError } from "../errors.ts"
 import type { NativeStat, TreeEntryType } from "../native/binding.ts"
 import type { Action } from "../runtime/bundle.ts"
 import type { SifPartition } from "../sif/format.ts"
 import { verifyOptions, type VerifyOptions } from "../signing/verify.ts"
 import { SifImage } from "../sif/open.ts"
 import type { Bytes, Milliseconds, OnProgress } from "../units.ts"
-import { credentialList, Credentials, type CredentialSource } from "../encryption/credentials.ts"
+import { credentialList, type Credentials, type CredentialSource } from "../encryption/credentials.ts"
 import { chooseEngine, isReadable, type Startable } from "../runtime/engine.ts"
 import { requireNoList } from "./execution-control.ts"
 import {
@@ -51,7 +51,7 @@ import type { Vouched } from "../file/vouched.ts"
 import type { Unlocked } from "../encryption/encryption-format.ts"
 import { unlockPartition } from "../encryption/unlock.ts"
 
-/** How {@link open} opens. */
+/** How an image is opened. */
 export interface OpenOptions {
   /** For an encrypted image; a plain one opens whatever is given. */
   readonly unlock?: readonly CredentialSource[] | undefined
@@ -102,7 +102,6 @@ export const openRows: Rows<OpenOptions> = {
   onNotice: callback,
   signal: abortSignal,
 }
-const openOptions = shape(openRows)
 
 /** One file, folder, link … inside an image. */
 export interface TreeEntry {
@@ -556,31 +555,18 @@ async function openBare(root: BareRoot, options: OpenOptions): Promise<Image> {
 }
 
 /**
- * Opens an image, whatever it is: a SIF, whose table is checked and whose key is recovered when it is encrypted, a squashfs file,
+ * Opens what a path leads to: a SIF, whose table is checked and whose key is recovered when it is encrypted, a squashfs file,
  * also one behind a launch line, or a folder.
  *
- * @throws SifError, KeyError, LuksError, GocryptfsError, EnvironmentError; TreeError for an outer squashfs that is malformed;
- * SignatureError `ERR_UNSIGNED` when `unsigned` is `error`, what {@link verify} finds against the image, `ERR_ECL_FILE` and
- * `ERR_ECL_REFUSED` by the execution control list, `ERR_SIGNATURE_CHANGED` for a verified file that is being written to.
+ * @param credentials - Of `unlock`; closed by the caller.
+ * @throws As `open` does (lib/make/named-image.ts).
  */
-export async function open(file: string, given: OpenOptions = {}): Promise<Image> {
-  filePath(file, "file")
-  const options = openOptions(given, "options")
+export async function openPath(file: string, options: OpenOptions, credentials: Credentials): Promise<Image> {
   const { unlock, allowCipher, kdfLimits, onDerivation, signal } = options
   signal?.throwIfAborted()
   // For an encrypted image, then: the library is loaded while its table and header are read.
   if (unlock !== undefined) prepareLuks()
-  const sif = await openImagePath(file).catch((cause: unknown) => {
-    const isName = /^(?:docker|docker-archive|docker-daemon|oci|oci-archive|library|oras|shub|https?):/.test(
-      file,
-    )
-    if (!isName || (cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause
-    throw new OciError(
-      "ERR_OCI_UNSUPPORTED",
-      `${file} is not a SIF file but the name of something to build one from`,
-      { cause },
-    )
-  })
+  const sif = await openImagePath(file)
   if (!(sif instanceof SifImage)) return await openBare(sif, options)
   try {
     const { partition, vouched } =
@@ -600,7 +586,6 @@ export async function open(file: string, given: OpenOptions = {}): Promise<Image
         { path: file },
       )
     const policy: LuksPolicy = { allowCipher, limits: kdfLimits, onDerivation }
-    using credentials = new Credentials(unlock)
     const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
     return new Image(rootOf(sif, partition), unlocked, vouched, overlays)
   } catch (error) {

@@ -1,7 +1,7 @@
 // What an image says of itself: definition, labels, scripts. Of a plain image the objects beside the root file system say so,
 // as the peers write them, else the root file system itself. Of an encrypted one what is inside the encryption counts: the
 // objects that are sealed there, else the root file system; who has no key gets what lies beside it, and is told so.
-import { list, oneOf, path as filePath, shape, text } from "../arguments.ts"
+import { list, oneOf, text, type Rows } from "../arguments.ts"
 import type { LuksPolicy } from "../device/luks-header.ts"
 import { Tree, type ReadableTree } from "../device/tree.ts"
 import { KeyError, SifError } from "../errors.ts"
@@ -21,7 +21,7 @@ import type { SifObject, SifPartition } from "../sif/format.ts"
 import { SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
 import { openRows, type OpenOptions } from "./image.ts"
-import { Credentials } from "../encryption/credentials.ts"
+import type { Credentials } from "../encryption/credentials.ts"
 import { checkBareOrigin, openImagePath, openRootTree } from "./image-root.ts"
 import { checkOrigin, isVerified } from "./origin.ts"
 
@@ -36,7 +36,7 @@ export interface AppMetadata {
   readonly environment: Readonly<Record<string, string>>
 }
 
-/** What {@link readMetadata} finds; what an image lacks, or was not asked for, is undefined or empty. */
+/** What an image says of itself; what an image lacks, or was not asked for, is undefined or empty. */
 export interface ImageMetadata extends AppMetadata {
   /** The definition file that it was built from. */
   readonly deffile?: string
@@ -56,7 +56,7 @@ const parts = ["deffile", "runscript", "startscript", "test", "helpfile", "envir
 /** Something that an image says of itself. */
 export type MetadataPart = (typeof parts)[number]
 
-/** How {@link readMetadata} reads. */
+/** How it is read. */
 export interface MetadataOptions extends OpenOptions {
   /** What is read, of the image and of its apps; default: all of it. */
   readonly parts?: readonly MetadataPart[] | undefined
@@ -65,11 +65,11 @@ export interface MetadataOptions extends OpenOptions {
 }
 
 const whichApps = oneOf("all", "names")
-const checkMetadata = shape<MetadataOptions>({
+export const metadataRows: Rows<MetadataOptions> = {
   ...openRows,
   parts: list(oneOf(...parts)),
   apps: (value, name) => (Array.isArray(value) ? list(text)(value, name) : whichApps(value, name)),
-})
+}
 
 /** All texts together that one call reads of an image. */
 export const MAX_METADATA_SIZE: Bytes = 16 << 20
@@ -316,10 +316,12 @@ async function fromInside(
  * @throws SifError `ERR_SIF_AMBIGUOUS`, `ERR_SIF_TOO_LARGE`, `ERR_SIF_METADATA` and others; KeyError, LuksError,
  * GocryptfsError, EnvironmentError, TreeError, SignatureError; the signal's reason.
  */
-export async function readMetadata(path: string, given: MetadataOptions = {}): Promise<ImageMetadata> {
-  filePath(path, "path")
-  const options = checkMetadata(given, "options")
-  const { unlock, kdfLimits, onDerivation, onNotice, signal, verify } = options
+export async function readPathMetadata(
+  path: string,
+  options: MetadataOptions,
+  credentials: Credentials,
+): Promise<ImageMetadata> {
+  const { kdfLimits, onDerivation, onNotice, signal, verify } = options
   signal?.throwIfAborted()
   await using image = await openImagePath(path)
   const reading = new Reading(path, options)
@@ -335,7 +337,6 @@ export async function readMetadata(path: string, given: MetadataOptions = {}): P
   if (encryptionOf(primary) === undefined)
     return (await outside()) ?? (await fromInside(image, primary, undefined, reading))
   const policy: LuksPolicy = { limits: kdfLimits, onDerivation }
-  using credentials = new Credentials(unlock)
   let unlocked: Unlocked
   try {
     unlocked = await unlockPartition(image, primary, credentials, policy, signal)

@@ -399,8 +399,9 @@ export async function withRun<T>(
       ...(folder === undefined ? [] : [folder]),
     ].map((source) => realpathSync(source)),
   )
-  // A folder can be written as it is; what is to be forgotten goes into memory above it.
-  const writesFolder = folder !== undefined && options.writable === true && options.writableTmpfs !== true
+  const writesFolder = folder !== undefined && options.writable === true
+  if (writesFolder && options.writableTmpfs === true)
+    options.onNotice?.("--writable: what is written is kept, so --writable-tmpfs has no effect")
   if (writesFolder)
     await access(folder, fs.W_OK).catch(() => {
       throw optionError("writable", `${startable.source.image} is not yours to write`)

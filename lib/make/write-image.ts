@@ -6,7 +6,7 @@ import {
   count,
   flag,
   oneOf,
-  path,
+  path as filePath,
   required,
   shape,
   text,
@@ -14,7 +14,9 @@ import {
   type Check,
   type Rows,
 } from "../arguments.ts"
+import { randomBytes } from "node:crypto"
 import { constants } from "node:os"
+import path from "node:path"
 import type { Credential } from "../encryption/credentials.ts"
 import { encodeTrailer, MAX_SEALED_SIZE, lengthFields, type ObjectToSeal } from "../encryption/sealed.ts"
 import { BuildError, SifError } from "../errors.ts"
@@ -136,7 +138,7 @@ const owner: Check<Owner> = (value, name) =>
   typeof value === "object" ? ownerIds(value, name) : oneOf("preserve", "root")(value, name)
 
 export const outputRows: Rows<OutputOptions> = {
-  output: required(path),
+  output: required(filePath),
   force: flag,
   signal: abortSignal,
   onProgress: callback,
@@ -476,6 +478,28 @@ class ImageWriter {
     await this.#output.truncate(this.#layout.size)
     await this.#output.write(this.#layout.serialize(this.#architecture), 0)
     return { ...written, size: this.#layout.size }
+  }
+}
+
+/**
+ * The same as {@link makeImage} in a file without a name, which goes with the output.
+ *
+ * @param folder - Where it lies.
+ */
+export async function writeUnnamedImage(
+  options: Omit<Options, "output">,
+  recipients: readonly Credential[],
+  source: BuildSource,
+  folder: string,
+): Promise<Output> {
+  const target = path.join(folder, `.sifcrypt-${randomBytes(12).toString("hex")}`)
+  const output = await Output.create(target, false)
+  try {
+    await new ImageWriter({ ...options, output: target }, source, output, recipients).write()
+    return output
+  } catch (error) {
+    await output[Symbol.asyncDispose]()
+    throw error
   }
 }
 

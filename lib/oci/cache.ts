@@ -1,4 +1,5 @@
-// Blobs that anybody may read, kept as they came and named by their digests. What takes a credential to get is never here.
+// Blobs that anybody may read, kept as they came and named by their digests. What takes a credential to get is never among them. Images
+// that were built of them are in the same folder (image-cache.ts).
 import { flag, number, path as filePath, shape } from "../arguments.ts"
 import { constants } from "node:fs"
 import { mkdir, open, readdir, rename, stat, unlink, utimes, type FileHandle } from "node:fs/promises"
@@ -8,9 +9,12 @@ import { OciError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
 import { contentFits, parseDigest, type Digest } from "./digest.ts"
+import { ImageCache } from "./image-cache.ts"
 
-/** A blob in the cache. */
+/** A blob in the cache, or an image. */
 export interface CachedBlob {
+  /** `image`: a SIF, built of what has this digest. */
+  readonly kind: "blob" | "image"
   /** `sha256:…` */
   readonly digest: string
   readonly size: Bytes
@@ -110,6 +114,9 @@ export class Cache {
   }
 }
 
+/** With its file. */
+type CachedFile = CachedBlob & { readonly file: string }
+
 /**
  * What is in the cache.
  *
@@ -117,7 +124,15 @@ export class Cache {
  */
 export async function listCache(folder: string = cacheFolder()): Promise<CachedBlob[]> {
   filePath(folder, "folder")
-  const blobs: CachedBlob[] = []
+  return (await cachedFiles(folder)).map(shown)
+}
+
+function shown({ kind, digest, size, lastUsed, isPartial }: CachedFile): CachedBlob {
+  return { kind, digest, size, lastUsed, isPartial }
+}
+
+async function cachedFiles(folder: string): Promise<CachedFile[]> {
+  const blobs: CachedFile[] = []
   for (const algorithm of ["sha256", "sha512"]) {
     const place = path.join(folder, "blobs", algorithm)
     const names = await readdir(place).catch(() => [])
@@ -126,14 +141,22 @@ export async function listCache(folder: string = cacheFolder()): Promise<CachedB
       const hex = isPartial ? name.slice(0, -PARTIAL.length) : name
       try {
         const { text } = parseDigest(`${algorithm}:${hex}`, place)
-        const info = await stat(path.join(place, name))
-        blobs.push({ digest: text, size: info.size, lastUsed: Math.floor(info.mtimeMs / 1000), isPartial })
+        const file = path.join(place, name)
+        const info = await stat(file)
+        const lastUsed = Math.floor(info.mtimeMs / 1000)
+        blobs.push({ kind: "blob", digest: text, size: info.size, lastUsed, isPartial, file })
       } catch (error) {
         if (!(error instanceof OciError) && (error as NodeJS.ErrnoException).code !== "ENOENT") throw error
       }
     }
   }
-  return blobs
+  const images = (await new ImageCache(folder).list()).map(
+    ({ file, digest, size, lastUsed }): CachedFile => ({
+      ...{ kind: "image", digest, size, isPartial: false, file },
+      lastUsed: Math.floor(lastUsed / 1000),
+    }),
+  )
+  return [...blobs, ...images]
 }
 
 /** What {@link cleanCache} removes. */
@@ -165,16 +188,14 @@ async function removePartial(name: string): Promise<boolean> {
 export async function cleanCache(options: CleanCacheOptions = {}): Promise<CachedBlob[]> {
   const { folder = cacheFolder(), olderThanDays, dryRun = false } = checkClean(options, "options")
   const before = olderThanDays === undefined ? Infinity : Date.now() / 1000 - olderThanDays * 86_400
-  const old = (await listCache(folder)).filter(({ lastUsed }) => lastUsed < before)
-  if (dryRun) return old
+  const old = (await cachedFiles(folder)).filter(({ lastUsed }) => lastUsed < before)
+  if (dryRun) return old.map(shown)
   const removed: CachedBlob[] = []
   for (const blob of old) {
-    const { algorithm, hex } = parseDigest(blob.digest, folder)
-    const name = path.join(folder, "blobs", algorithm, hex)
     try {
-      if (!blob.isPartial) await unlink(name)
-      else if (!(await removePartial(`${name}${PARTIAL}`))) continue
-      removed.push(blob)
+      if (!blob.isPartial) await unlink(blob.file)
+      else if (!(await removePartial(blob.file))) continue
+      removed.push(shown(blob))
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error
     }

@@ -35,6 +35,11 @@ export function parseDigest(text: unknown, what: string): Digest {
   return { algorithm, hex, text: `${algorithm}:${hex}`, bytes: Buffer.from(hex, "hex") }
 }
 
+export function digestOf(bytes: Uint8Array): Digest {
+  const hex = createHash("sha256").update(bytes).digest("hex")
+  return { algorithm: "sha256", hex, text: `sha256:${hex}`, bytes: Buffer.from(hex, "hex") }
+}
+
 /** A hash for what a digest is of. */
 export function hashFor(digest: Digest): Hash {
   return createHash(digest.algorithm)

@@ -2,7 +2,7 @@
 import { OciError } from "../errors.ts"
 import type { NativeLayer } from "../native/binding.ts"
 import type { Bytes } from "../units.ts"
-import { checkBytes, type Digest } from "./digest.ts"
+import { checkBytes, digestOf, type Digest } from "./digest.ts"
 import type { FoundImage, SavedImage } from "./layout.ts"
 import {
   checkLayerTypes,
@@ -32,15 +32,17 @@ export interface ImageOptions {
   readonly onNotice?: ((text: string) => void) | undefined
 }
 
-/** An image whose parts are at hand while it is open. */
+/** An image that was chosen and checked, as far as its documents say. It is open until it is disposed. */
 export interface OciImage extends AsyncDisposable {
   /** As it was named. */
   readonly name: string
   readonly config: ImageConfig
-  /** Base first. */
-  readonly layers: readonly NativeLayer[]
-  /** Of the manifest, where there is one. */
-  readonly digest: Digest | undefined
+  /** Of the manifest; where `docker save` has written none, of the configuration: both name all that is in the layers. */
+  readonly digest: Digest
+  /** Has nobody had to be named for what came of it so far? */
+  readonly isPublic: boolean
+  /** Base first. They are fetched with the first call, and at hand while the image is open. */
+  layers(): Promise<readonly NativeLayer[]>
 }
 
 /** Of indexes. */
@@ -125,16 +127,18 @@ function savedImage(name: string, store: BlobStore, saved: SavedImage, options: 
   const config = parseConfig(saved.config, `${name}: its configuration`)
   checkPlatform(name, config, options, false)
   checkLayerCount(name, saved.layers.length, config)
+  const layers = saved.layers.map((layer, i) => ({
+    blob: layer.blob,
+    name: `layer ${i} (${layer.name})`,
+    digest: undefined,
+    diffId: diffIdOf(config, i),
+  }))
   return {
     name,
     config,
-    digest: undefined,
-    layers: saved.layers.map((layer, i) => ({
-      blob: layer.blob,
-      name: `layer ${i} (${layer.name})`,
-      digest: undefined,
-      diffId: diffIdOf(config, i),
-    })),
+    digest: saved.configDigest ?? digestOf(saved.config),
+    isPublic: true,
+    layers: () => Promise.resolve(layers),
     [Symbol.asyncDispose]: () => store[Symbol.asyncDispose](),
   }
 }
@@ -158,16 +162,29 @@ async function imageOf(
   const stored = manifest.layers.reduce((sum, { size }) => sum + size, 0)
   if (stored > limit)
     throw new OciError("ERR_OCI_LIMIT", `${name}: its layers have ${stored} bytes, more than ${limit}`)
-  await store.fetch?.(manifest.layers)
-  const layers: NativeLayer[] = []
-  for (const [i, layer] of manifest.layers.entries())
-    layers.push({
-      blob: await store.open(layer),
-      name: `layer ${i} (${layer.digest.text})`,
-      digest: store.isVerified ? undefined : layer.digest.bytes,
-      diffId: diffIdOf(config, i),
-    })
-  return { name, config, digest, layers, [Symbol.asyncDispose]: () => store[Symbol.asyncDispose]() }
+  const fetch = async (): Promise<NativeLayer[]> => {
+    await store.fetch?.(manifest.layers)
+    const layers: NativeLayer[] = []
+    for (const [i, layer] of manifest.layers.entries())
+      layers.push({
+        blob: await store.open(layer),
+        name: `layer ${i} (${layer.digest.text})`,
+        digest: store.isVerified ? undefined : layer.digest.bytes,
+        diffId: diffIdOf(config, i),
+      })
+    return layers
+  }
+  let fetched: Promise<NativeLayer[]> | undefined
+  return {
+    name,
+    config,
+    digest,
+    get isPublic(): boolean {
+      return store.isPublic !== false
+    },
+    layers: () => (fetched ??= fetch()),
+    [Symbol.asyncDispose]: () => store[Symbol.asyncDispose](),
+  }
 }
 
 /**

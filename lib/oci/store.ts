@@ -18,6 +18,8 @@ export interface BlobStore extends AsyncDisposable {
   readonly repository?: Repository
   /** Has what {@link open} gives been compared with its digest? */
   readonly isVerified: boolean
+  /** Has nobody had to be named for what came so far? Default: true. */
+  readonly isPublic?: boolean
   /** A small one, whole; not checked yet. */
   read(descriptor: Descriptor): Promise<Buffer>
   /** One of any size, to be read while this store is open; its size is what the descriptor says. */

@@ -1,11 +1,10 @@
 // Images at a registry: manifests by name, blobs by digest, each fetched once.
-import { createHash } from "node:crypto"
 import type { FileHandle } from "node:fs/promises"
 import os from "node:os"
 import { OciError } from "../errors.ts"
 import type { NativeBlob } from "../native/binding.ts"
 import { Cache, cacheFolder } from "../oci/cache.ts"
-import { checkBytes, checkDigest, hashFor, parseDigest } from "../oci/digest.ts"
+import { checkBytes, checkDigest, digestOf, hashFor, parseDigest } from "../oci/digest.ts"
 import { acceptedTypes, MAX_DOCUMENT, type Descriptor } from "../oci/manifest.ts"
 import { inParallel } from "../oci/parallel.ts"
 import type { RegistryReference } from "../oci/reference.ts"
@@ -56,6 +55,10 @@ class RegistryStore implements BlobStore {
       options.disableCache === true
         ? undefined
         : new Cache(options.cacheFolder ?? cacheFolder(options.environment))
+  }
+
+  get isPublic(): boolean {
+    return !this.#client.isKnown
   }
 
   /** A manifest by its tag or digest, with what the registry calls it. */
@@ -334,8 +337,7 @@ export async function findRemote(
   try {
     const wanted = reference.digest?.text ?? reference.tag ?? "latest"
     const { bytes, type } = await store.manifest(wanted)
-    const text = `sha256:${createHash("sha256").update(bytes).digest("hex")}`
-    const digest = reference.digest ?? parseDigest(text, reference.text)
+    const digest = reference.digest ?? digestOf(bytes)
     checkBytes(bytes, digest, undefined, `${reference.text}: its manifest`)
     if (type === undefined)
       throw new OciError("ERR_OCI_FORMAT", `${reference.text}: a manifest without Content-Type`)

@@ -68,9 +68,19 @@ export function ociArchitecture(config: ImageConfig): string | undefined {
 }
 
 /** The tree of an image that is open, without anything added. */
-export function layerTree(image: OciImage, options: OciOptions): BuildSource["tree"] {
+export async function layerTree(image: OciImage, options: OciOptions): Promise<BuildSource["tree"]> {
   const limits = { bytes: options.maxLayerBytes ?? 64 * 2 ** 30, memory: MAX_TREE_MEMORY }
-  return { layers: image.layers, limits, added: [] }
+  return { layers: await image.layers(), limits, added: [] }
+}
+
+/** How the image of a source is found. */
+export function ociOptions({ oci, architecture, signal, onNotice }: LayerOptions): OciOptions {
+  return {
+    ...oci,
+    ...(architecture === undefined ? {} : { architecture }),
+    ...(signal === undefined ? {} : { signal }),
+    ...(onNotice === undefined ? {} : { onNotice }),
+  }
 }
 
 /**
@@ -78,18 +88,28 @@ export function layerTree(image: OciImage, options: OciOptions): BuildSource["tr
  *
  * @throws OciError.
  */
-export async function openOciSource(
-  reference: ImageReference,
-  { oci, sourceDateEpoch, ...shared }: LayerOptions,
-): Promise<BuildSource> {
-  const { architecture: wanted, signal, onNotice } = shared
-  const options: OciOptions = {
-    ...oci,
-    ...(wanted === undefined ? {} : { architecture: wanted }),
-    ...(signal === undefined ? {} : { signal }),
-    ...(onNotice === undefined ? {} : { onNotice }),
+export async function openOciSource(reference: ImageReference, options: LayerOptions): Promise<BuildSource> {
+  const image = await openOciImage(reference, ociOptions(options))
+  try {
+    const source = await ociSource(image, reference, options)
+    return { ...source, [Symbol.asyncDispose]: () => image[Symbol.asyncDispose]() }
+  } catch (error) {
+    await image[Symbol.asyncDispose]()
+    throw error
   }
-  const image = await openOciImage(reference, options)
+}
+
+/**
+ * The source that an image is, as long as that is open.
+ *
+ * @throws OciError.
+ */
+export async function ociSource(
+  image: OciImage,
+  reference: ImageReference,
+  options: LayerOptions,
+): Promise<Omit<BuildSource, keyof AsyncDisposable>> {
+  const { sourceDateEpoch } = options
   const architecture = ociArchitecture(image.config)
   const bootstrap = reference.transport
   const name = reference.transport === "docker" ? reference.text : reference.path
@@ -98,12 +118,11 @@ export async function openOciSource(
   const description = describeOciImage(image.config, { bootstrap, name }, shown, time)
   return {
     path: image.name,
-    tree: layerTree(image, options),
+    tree: await layerTree(image, ociOptions(options)),
     added: metadataFiles(description),
     objects: metadataObjects(description),
     ownersAreReal: true,
     architecture,
     explain: (cause) => layerError(image.name, cause),
-    [Symbol.asyncDispose]: () => image[Symbol.asyncDispose](),
   }
 }

@@ -346,13 +346,6 @@ describe("OCI images", () => {
       }
       const { status, stderr } = await sifcrypt(["build", path.join(folder, "x.sif"), "library://a/b"])
       assert.equal(status, 20, stderr)
-      // Where a file is wanted, a name of layers is not taken for one.
-      const run = await sifcrypt(["exec", "docker://a/b", "true"])
-      assert.equal(run.status, 21, run.stderr)
-      assert.match(
-        run.stderr,
-        /not a SIF file but the name of something to build one from\n.*sifcrypt build IMAGE/,
-      )
     })
 
     it("S15: where media types and structure disagree", async () => {

@@ -55,11 +55,12 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
   ],
   cleanCache: [["options", {}]],
   open: [
-    ["file", nowhere],
+    ["image", nowhere],
     ["options", {}],
   ],
+  isImageName: [["name", "docker://image"]],
   readMetadata: [
-    ["path", nowhere],
+    ["image", nowhere],
     ["options", {}],
   ],
   inspect: [["image", nowhere]],

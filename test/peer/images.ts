@@ -1,6 +1,6 @@
 // The images of the comparison, and what lies beside them: made anew for each run, the images by the peer itself.
 import assert from "node:assert/strict"
-import { createHash, generateKeyPairSync } from "node:crypto"
+import { generateKeyPairSync } from "node:crypto"
 import { execFileSync } from "node:child_process"
 import {
   chmodSync,
@@ -15,6 +15,7 @@ import {
 import path from "node:path"
 import { peerRoot } from "../interop/peer.ts"
 import { packageRoot, runProgram } from "../support/cli.ts"
+import { makeLayout } from "../support/layout.ts"
 import { makeRootTree } from "../support/trees.ts"
 
 export const uid = 1000
@@ -92,27 +93,6 @@ function makeTree(folder: string): void {
   for (const applet of shebangs) symlinkSync("busybox", path.join(folder, "bin", applet))
   mkdirSync(path.join(folder, "var", "tmp"), { recursive: true })
   mkdirSync(path.join(folder, "usr", "bin"), { recursive: true })
-}
-
-/** An OCI layout of one layer. */
-function makeLayout(folder: string, tree: string, config: object): void {
-  mkdirSync(path.join(folder, "blobs", "sha256"), { recursive: true })
-  const blob = (bytes: Buffer): { readonly digest: string; readonly size: number } => {
-    const hash = createHash("sha256").update(bytes).digest("hex")
-    writeFileSync(path.join(folder, "blobs", "sha256", hash), bytes)
-    return { digest: `sha256:${hash}`, size: bytes.length }
-  }
-  const json = (value: object): Buffer => Buffer.from(JSON.stringify(value))
-  const kind = (name: string): string => `application/vnd.oci.image.${name}`
-  const tar = execFileSync("tar", ["--owner=0", "--group=0", "-C", tree, "-c", "."], { maxBuffer: 1 << 28 })
-  const layer = { mediaType: kind("layer.v1.tar"), ...blob(tar) }
-  const platform = { architecture: "amd64", os: "linux" }
-  const rootfs = { type: "layers", diff_ids: [layer.digest] }
-  const image = { mediaType: kind("config.v1+json"), ...blob(json({ ...platform, config, rootfs })) }
-  const manifest = { schemaVersion: 2, mediaType: kind("manifest.v1+json"), config: image, layers: [layer] }
-  const index = { mediaType: kind("manifest.v1+json"), ...blob(json(manifest)), platform }
-  writeFileSync(path.join(folder, "index.json"), json({ schemaVersion: 2, manifests: [index] }))
-  writeFileSync(path.join(folder, "oci-layout"), '{"imageLayoutVersion":"1.0.0"}')
 }
 
 /** Where the images are, and what both sides write. */

@@ -1,4 +1,5 @@
 // Layouts under construction: images that are right, to be made wrong in one place.
+import { execFileSync } from "node:child_process"
 import { createHash } from "node:crypto"
 import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import path from "node:path"
@@ -73,4 +74,25 @@ export class Layout {
   remove(): void {
     rmSync(this.folder, { recursive: true })
   }
+}
+
+/** An OCI layout of one layer, for this machine. */
+export function makeLayout(folder: string, tree: string, config: object): void {
+  mkdirSync(path.join(folder, "blobs", "sha256"), { recursive: true })
+  const blob = (bytes: Buffer): { readonly digest: string; readonly size: number } => {
+    const hash = createHash("sha256").update(bytes).digest("hex")
+    writeFileSync(path.join(folder, "blobs", "sha256", hash), bytes)
+    return { digest: `sha256:${hash}`, size: bytes.length }
+  }
+  const json = (value: object): Buffer => Buffer.from(JSON.stringify(value))
+  const kind = (name: string): string => `application/vnd.oci.image.${name}`
+  const tar = execFileSync("tar", ["--owner=0", "--group=0", "-C", tree, "-c", "."], { maxBuffer: 1 << 28 })
+  const layer = { mediaType: kind("layer.v1.tar"), ...blob(tar) }
+  const platform = { architecture: process.arch === "x64" ? "amd64" : process.arch, os: "linux" }
+  const rootfs = { type: "layers", diff_ids: [layer.digest] }
+  const image = { mediaType: kind("config.v1+json"), ...blob(json({ ...platform, config, rootfs })) }
+  const manifest = { schemaVersion: 2, mediaType: kind("manifest.v1+json"), config: image, layers: [layer] }
+  const index = { mediaType: kind("manifest.v1+json"), ...blob(json(manifest)), platform }
+  writeFileSync(path.join(folder, "index.json"), json({ schemaVersion: 2, manifests: [index] }))
+  writeFileSync(path.join(folder, "oci-layout"), '{"imageLayoutVersion":"1.0.0"}')
 }

@@ -4,14 +4,19 @@ import { print } from "../output.ts"
 import { humanBytes, inform } from "../terminal.ts"
 import { DAYS, duration, flag } from "../values.ts"
 
-function line({ digest, size, lastUsed, isPartial }: CachedBlob): string {
+function line({ kind, digest, size, lastUsed, isPartial }: CachedBlob): string {
   const day = new Date(lastUsed * 1000).toISOString().slice(0, 16).replace("T", " ")
-  return `${digest.slice(0, 19).padEnd(19)}  ${day}  ${humanBytes(size).padStart(10)}${isPartial ? "  partial" : ""}\n`
+  const note = kind === "image" ? "  image" : isPartial ? "  partial" : ""
+  return `${digest.slice(0, 19).padEnd(19)}  ${day}  ${humanBytes(size).padStart(10)}${note}\n`
 }
 
 function sumOf(blobs: readonly CachedBlob[]): string {
   const size = blobs.reduce((sum, blob) => sum + blob.size, 0)
-  return `${blobs.length} ${blobs.length === 1 ? "blob" : "blobs"}, ${humanBytes(size)}`
+  const counted = (["blob", "image"] as const).flatMap((kind) => {
+    const { length } = blobs.filter((one) => one.kind === kind)
+    return length === 0 && kind === "image" ? [] : [`${length} ${length === 1 ? kind : `${kind}s`}`]
+  })
+  return `${counted.join(", ")}, ${humanBytes(size)}`
 }
 
 const list = command({
@@ -44,8 +49,9 @@ const clean = command({
 
 export const cache: CommandRow = {
   name: "cache",
-  summary: "public blobs that were fetched from registries",
+  summary: "what was fetched from registries, and built of it",
   description:
-    "Public blobs of images that were fetched from registries. Nothing that takes a credential is kept.",
+    "Public blobs of images that were fetched from registries, and the images that were built to run them. What takes a credential is " +
+    "kept as an encrypted image only, and only for whom a key or a passphrase was given.",
   commands: [list, clean],
 }

@@ -1,8 +1,8 @@
-import { inspect, open, type ImageFacts, type TreeEntry } from "../../index.ts"
+import { inspect, type ImageFacts, type TreeEntry } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
-import { openOptions, openRows } from "../opening.ts"
+import { imageRows, openImage } from "../opening.ts"
 import { errors, output, print, printLines, writeAll } from "../output.ts"
 import { humanBytes, inform, printable, withProgress } from "../terminal.ts"
 import { flag } from "../values.ts"
@@ -93,11 +93,11 @@ export const ls: CommandRow = command({
     long: ["-l, --long", "mode, links, owner, size, time, target", flag],
     recursive: ["-R, --recursive", "all below it", flag],
     json: ["--json", "one JSON array of entries", flag],
-    ...openRows,
+    ...imageRows,
   },
   run: async (flags, [image, path]) => {
     await withCredentials(flags, false, async (credentials) => {
-      await using opened = await open(image, { ...openOptions(flags, credentials), purpose: "read" })
+      await using opened = await openImage(image, flags, credentials, { purpose: "read" })
       const recursive = flags.recursive === true
       const entries = opened.walk(path, { recursive, signal: interruption })
       await writeAll(output(), inPieces(flags.json === true ? jsonArray(entries) : listLines(entries, flags)))
@@ -113,10 +113,10 @@ export const cat: CommandRow = command({
     ["<image>", "the image to read from"],
     ["<path...>", "files inside the image"],
   ],
-  options: openRows,
+  options: imageRows,
   run: async (flags, [image, paths]) => {
     await withCredentials(flags, false, async (credentials) => {
-      await using opened = await open(image, { ...openOptions(flags, credentials), purpose: "read" })
+      await using opened = await openImage(image, flags, credentials, { purpose: "read" })
       for (const path of paths)
         await writeAll(
           output(),
@@ -137,11 +137,11 @@ export const extract: CommandRow = command({
     ["<dir>", "folder to copy into"],
     ["[path...]", "paths inside the image"],
   ],
-  options: { json: ["--json", "print the result as JSON", flag], ...openRows },
+  options: { json: ["--json", "print the result as JSON", flag], ...imageRows },
   run: async (flags, [image, dir, paths]) => {
     const result = await withProgress(`extracting ${image}`, (onProgress) =>
       withCredentials(flags, false, async (credentials) => {
-        await using opened = await open(image, { ...openOptions(flags, credentials), purpose: "read" })
+        await using opened = await openImage(image, flags, credentials, { purpose: "read" })
         return await opened.extract(dir, {
           paths: paths.length === 0 ? ["/"] : paths,
           signal: interruption,

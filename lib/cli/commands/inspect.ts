@@ -8,7 +8,7 @@ import {
 } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
-import { openOptions, openRows, type OpenFlags } from "../opening.ts"
+import { imageRows, openOptions, withNameOptions, type ImageFlags } from "../opening.ts"
 import { print } from "../output.ts"
 import { printable } from "../terminal.ts"
 import { flag, text } from "../values.ts"
@@ -136,11 +136,13 @@ async function show(metadata: ImageMetadata, flags: InspectFlags): Promise<void>
 
 async function read(
   image: string,
-  flags: OpenFlags,
+  flags: ImageFlags,
   what: Pick<MetadataOptions, "parts" | "apps">,
 ): Promise<ImageMetadata> {
   return await withCredentials(flags, false, (credentials) =>
-    readMetadata(image, { ...openOptions(flags, credentials), ...what }),
+    withNameOptions(image, flags, (named) =>
+      readMetadata(image, { ...openOptions(flags, credentials), ...what, ...named }),
+    ),
   )
 }
 
@@ -162,7 +164,7 @@ export const inspect: CommandRow = command({
     listApps: ["--list-apps", "names of the apps in the image", flag],
     all: ["--all", "everything, as JSON", flag],
     json: ["-j, --json", "print JSON, as the peers do", flag],
-    ...openRows,
+    ...imageRows,
   },
   run: async (flags, [image]) => {
     await show(await read(image, flags, asked(flags)), flags)
@@ -174,7 +176,7 @@ export const runHelp: CommandRow = command({
   summary: "help text of an image",
   description: "Shows the help that IMAGE has for those who run it.",
   arguments: [["<image>", "the image to ask"]],
-  options: { app: ["--app <name>", "of an app in the image", text], ...openRows },
+  options: { app: ["--app <name>", "of an app in the image", text], ...imageRows },
   run: async (flags, [image]) => {
     const apps = flags.app === undefined ? [] : [flags.app]
     const metadata = await read(image, flags, { parts: ["helpfile"], apps })

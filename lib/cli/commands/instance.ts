@@ -4,7 +4,6 @@ import { constants, totalmem } from "node:os"
 import { setTimeout as sleep } from "node:timers/promises"
 import {
   listInstances,
-  open,
   openInstance,
   RunError,
   type Instance,
@@ -15,7 +14,7 @@ import { actionOptions, actionRows } from "../action-options.ts"
 import { command, type CommandRow, type OptionRows } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
-import { cipherRows, openOptions, openRows } from "../opening.ts"
+import { cipherRows, imageRows, openImage } from "../opening.ts"
 import { columns, output, print, printLines, writeAll } from "../output.ts"
 import { humanBytes, inform, notice, printable } from "../terminal.ts"
 import { duration, flag, SECONDS, text } from "../values.ts"
@@ -206,7 +205,7 @@ function starting(name: "start" | "run", summary: string, description: string): 
       ["[args...]", "passed on as they are"],
     ],
     get options() {
-      return { ...pidRows, ...cipherRows, ...actionRows("instance"), ...openRows }
+      return { ...pidRows, ...cipherRows, ...actionRows("instance"), ...imageRows }
     },
     run: async (flags, [image, called, argv]) => {
       const options: InstanceOptions = {
@@ -215,7 +214,7 @@ function starting(name: "start" | "run", summary: string, description: string): 
         onNotice: notice,
       }
       await withCredentials(flags, false, async (credentials) => {
-        await using opened = await open(image, openOptions(flags, credentials))
+        await using opened = await openImage(image, flags, credentials)
         const started =
           name === "start"
             ? await opened.startInstance(called, argv, { ...options, overlayUnlock: credentials })

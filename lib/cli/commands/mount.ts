@@ -1,10 +1,10 @@
-import { listMounts, open, unmount as takeAway } from "../../index.ts"
+import { listMounts, unmount as takeAway } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { parseEngine } from "../engine.ts"
 import { columns, errors, print, printLines } from "../output.ts"
 import { interruption, waitForHelpers } from "../interrupt.ts"
-import { cipherRows, openOptions, openRows } from "../opening.ts"
+import { cipherRows, imageRows, openImage } from "../opening.ts"
 import { inform, printable } from "../terminal.ts"
 import { flag } from "../values.ts"
 
@@ -22,11 +22,11 @@ export const mount: CommandRow = command({
     engine: ["--engine <engine>", "auto, kernel or userspace", parseEngine, { default: ["auto"] }],
     ...cipherRows,
     json: ["--json", "print the mount as JSON", flag],
-    ...openRows,
+    ...imageRows,
   },
   run: async (flags, [image, dir]) => {
     await withCredentials(flags, false, async (credentials) => {
-      await using opened = await open(image, openOptions(flags, credentials))
+      await using opened = await openImage(image, flags, credentials)
       waitForHelpers()
       const mounted = await opened.mount(dir, {
         engine: flags.engine,

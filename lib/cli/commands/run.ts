@@ -1,7 +1,6 @@
 import { isatty } from "node:tty"
 import type { Command } from "commander"
 import {
-  open,
   openInstance,
   RunError,
   type ExecOptions,
@@ -14,7 +13,7 @@ import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { failureReporter } from "../failure.ts"
 import { endWith, interruption, passSignalsTo } from "../interrupt.ts"
-import { cipherRows, openOptions, openRows } from "../opening.ts"
+import { cipherRows, imageRows, openImage } from "../opening.ts"
 import { notice } from "../terminal.ts"
 
 type Action = "exec" | "run" | "shell" | "test"
@@ -66,7 +65,7 @@ function action(name: Action, summary: string, description: string, rest: string
     ],
     // Made for the one command that is asked for: hundreds of objects at each start are felt.
     get options() {
-      return { ...cipherRows, ...actionRows(name), ...openRows }
+      return { ...cipherRows, ...actionRows(name), ...imageRows }
     },
     run: async (flags, [image, argv], command) => {
       const asked = actionOptions(name, flags, process.env)
@@ -83,7 +82,7 @@ function action(name: Action, summary: string, description: string, rest: string
         return
       }
       const running = await withCredentials(flags, false, async (credentials) => {
-        await using opened = await open(image, openOptions(flags, credentials))
+        await using opened = await openImage(image, flags, credentials)
         // This process becomes the payload's attendant: what follows is for a payload that did not start, and for an image
         // that was verified.
         const started = await start(opened, name, argv, { ...asked, ...options, overlayUnlock: credentials })

@@ -1,0 +1,249 @@
+// Whatever names an image: a path, or docker://, oci:, oci-archive: and docker-archive:. What is behind a name is built once, into
+// the cache, and used from there. Of what took a credential to get there is never a plain copy: it is kept encrypted for whom the
+// caller names, or else not kept, and encrypted under a passphrase that only this process has.
+import { randomBytes } from "node:crypto"
+import { existsSync } from "node:fs"
+import { mkdir } from "node:fs/promises"
+import os from "node:os"
+import { path as filePath, shape, text, type Rows } from "../arguments.ts"
+import { openPath, openRows, type Image, type OpenOptions } from "../container/image.ts"
+import {
+  metadataRows,
+  readPathMetadata,
+  type ImageMetadata,
+  type MetadataOptions,
+} from "../container/metadata.ts"
+import {
+  Credentials,
+  resolveRecipients,
+  wipeCredentials,
+  type Credential,
+} from "../encryption/credentials.ts"
+import { KeyError, LuksError, SignatureError } from "../errors.ts"
+import { allocateSecret } from "../key/secret.ts"
+import { cacheFolder } from "../oci/cache.ts"
+import type { Digest } from "../oci/digest.ts"
+import { ImageCache } from "../oci/image-cache.ts"
+import type { OciImage } from "../oci/image.ts"
+import { platformOf } from "../oci/manifest.ts"
+import { parseReference, type ImageReference } from "../oci/reference.ts"
+import { openOciImage } from "../registry/transports.ts"
+import { ociOptions, ociSource } from "../source/oci-source.ts"
+import { layerRows, type BuildSource, type LayerOptions } from "../source/source.ts"
+import { makeImage, writeUnnamedImage } from "./write-image.ts"
+
+/** How the image that a name stands for is found; of no effect on a path. */
+export type NameOptions = Pick<LayerOptions, "oci" | "architecture">
+
+/** How {@link open} opens. */
+export interface OpenImageOptions extends OpenOptions, NameOptions {}
+
+/** How {@link readMetadata} reads. */
+export interface ReadMetadataOptions extends MetadataOptions, NameOptions {}
+
+const nameRows: Rows<NameOptions> = { ...layerRows, architecture: text }
+const checkOpen = shape<OpenImageOptions>({ ...openRows, ...nameRows })
+const checkMetadata = shape<ReadMetadataOptions>({ ...metadataRows, ...nameRows })
+
+/** Stretching would protect nothing more: the passphrase has 256 random bits. */
+const NO_STRETCHING = { type: "pbkdf2", iterations: 1000 } as const
+
+/** Does something with an image file, given what opens it. */
+type Use<T, O> = (file: string, options: O, credentials: Credentials) => Promise<T>
+
+type Options = OpenImageOptions & Pick<OpenOptions, "unlock">
+
+/** What is opened says that none of the credentials fits. */
+function isLockedOut(error: unknown): boolean {
+  if (error instanceof KeyError) return error.code === "ERR_KEY_MISSING" || error.code === "ERR_KEY_MISMATCH"
+  return error instanceof LuksError && error.code === "ERR_LUKS_PASSPHRASE"
+}
+
+/** One use of the image behind a name. */
+class NamedImage<T, O extends Options> {
+  readonly #reference: ImageReference
+  readonly #options: O
+  readonly #use: Use<T, O>
+  readonly #credentials: Credentials
+  readonly #cache: ImageCache | undefined
+  readonly #folder: string
+  /** As the cache names it. */
+  readonly #architecture: string
+
+  constructor(reference: ImageReference, options: O, use: Use<T, O>, credentials: Credentials) {
+    this.#reference = reference
+    this.#options = options
+    this.#use = use
+    this.#credentials = credentials
+    const { oci = {}, architecture } = options
+    this.#folder = oci.cacheFolder ?? cacheFolder(oci.environment)
+    this.#cache = oci.disableCache === true ? undefined : new ImageCache(this.#folder)
+    const platform = platformOf(architecture ?? process.arch)
+    this.#architecture = `${platform.architecture}${platform.variant ?? ""}`
+  }
+
+  /** It is nobody's but ours: what the caller says of encrypted images without a signature is about those of others. */
+  #useFile(file: string, credentials: Credentials): Promise<T> {
+    return this.#use(file, { ...this.#options, unsigned: "allow" }, credentials)
+  }
+
+  /** From the cache, by the digest of a manifest, or of an index that one was chosen from. */
+  async #cached(digest: Digest, encrypted: boolean): Promise<{ readonly value: T } | undefined> {
+    const file =
+      (await this.#cache?.find(digest, { encrypted })) ??
+      (await this.#cache?.find(digest, { encrypted, architecture: this.#architecture }))
+    if (file === undefined) return undefined
+    try {
+      return { value: await this.#useFile(file, this.#credentials) }
+    } catch (error) {
+      // Encrypted for somebody else, or gone meanwhile.
+      const isGone = (error as NodeJS.ErrnoException).code === "ENOENT" && !existsSync(file)
+      if (isGone || (encrypted && isLockedOut(error))) return undefined
+      throw error
+    }
+  }
+
+  async run(): Promise<T> {
+    const { signal, onNotice } = this.#options
+    const pinned = this.#reference.transport === "docker" ? this.#reference.digest : undefined
+    if (pinned !== undefined) {
+      // Whatever a registry would send is the same.
+      const found = (await this.#cached(pinned, false)) ?? (await this.#cached(pinned, true))
+      if (found !== undefined) return found.value
+    }
+    await using image = await openOciImage(this.#reference, ociOptions(this.#options))
+    const found = await this.#cached(image.digest, false)
+    if (found !== undefined) return found.value
+    if (!image.isPublic) {
+      const own = await this.#cached(image.digest, true)
+      if (own !== undefined) return own.value
+    }
+    const source = await this.#source(image)
+    if (image.isPublic && this.#cache !== undefined)
+      return await this.#useFile(await this.#build(this.#cache, image, source, []), this.#credentials)
+    const recipients =
+      this.#cache === undefined
+        ? []
+        : await resolveRecipients(this.#credentials, onNotice ?? (() => undefined), signal)
+    try {
+      if (this.#cache !== undefined && recipients.length > 0)
+        return await this.#useFile(
+          await this.#build(this.#cache, image, source, recipients),
+          this.#credentials,
+        )
+    } finally {
+      wipeCredentials(recipients)
+    }
+    if (this.#cache !== undefined)
+      onNotice?.(
+        `${image.name} took a credential to get: without a key or a passphrase to encrypt it with it is not kept`,
+      )
+    return await this.#useOnce(source)
+  }
+
+  async #source(image: OciImage): Promise<BuildSource> {
+    return {
+      ...(await ociSource(image, this.#reference, this.#options)),
+      async [Symbol.asyncDispose](): Promise<void> {
+        // The image is open longer.
+      },
+    }
+  }
+
+  #making(source: BuildSource): Pick<LayerOptions, "architecture" | "signal" | "onNotice"> {
+    const { signal, onNotice } = this.#options
+    const chosen = source.architecture === undefined ? {} : { architecture: source.architecture }
+    return { ...chosen, signal, onNotice }
+  }
+
+  async #build(
+    cache: ImageCache,
+    image: OciImage,
+    source: BuildSource,
+    recipients: readonly Credential[],
+  ): Promise<string> {
+    const { digest } = image
+    const { signal } = this.#options
+    const encrypted = recipients.length > 0
+    const build = async (output: string): Promise<void> => {
+      await makeImage({ ...this.#making(source), output, force: true }, recipients, source)
+    }
+    // One that is there already is not for the caller.
+    const file = await cache.make(digest, { encrypted }, build, { anew: encrypted, signal })
+    const index = this.#reference.transport === "docker" ? this.#reference.digest : undefined
+    if (index !== undefined && index.text !== digest.text)
+      await cache.alias(digest, index, { encrypted, architecture: this.#architecture })
+    return file
+  }
+
+  /** From a file without a name, under a passphrase that nobody else has. */
+  async #useOnce(source: BuildSource): Promise<T> {
+    const random = randomBytes(32)
+    const bytes = allocateSecret(2 * random.length)
+    bytes.write(random.toString("hex"))
+    random.fill(0)
+    using credentials = new Credentials([{ passphrase: { bytes } }])
+    const recipients = await resolveRecipients(credentials, () => undefined)
+    try {
+      const folder = this.#options.oci?.tmpFolder ?? (this.#cache === undefined ? os.tmpdir() : this.#folder)
+      await mkdir(folder, { recursive: true, mode: 0o700 })
+      const options = { ...this.#making(source), passphraseKdf: NO_STRETCHING }
+      await using output = await writeUnnamedImage(options, recipients, source, folder)
+      return await this.#useFile(`/proc/self/fd/${output.file.fd}`, credentials)
+    } finally {
+      wipeCredentials(recipients)
+      bytes.fill(0)
+    }
+  }
+}
+
+/** Uses the image that a name stands for, or a path leads to. */
+async function withImage<T, O extends Options>(name: string, options: O, use: Use<T, O>): Promise<T> {
+  options.signal?.throwIfAborted()
+  using credentials = new Credentials(options.unlock)
+  // A file may have any name.
+  const reference = existsSync(name) ? undefined : parseReference(name)
+  if (reference === undefined) return await use(name, options, credentials)
+  if (options.verify !== undefined)
+    throw new SignatureError(
+      "ERR_SIGNATURE_MISSING",
+      `${name} is an OCI image, which nobody signs in a way that is looked at here: it cannot be verified`,
+      { path: name },
+    )
+  return await new NamedImage(reference, options, use, credentials).run()
+}
+
+/** Is it the name of an image that has to be built, and not a path? */
+export function isImageName(name: string): boolean {
+  text(name, "name")
+  return !existsSync(name) && /^(?:docker|oci|oci-archive|docker-archive):/.test(name)
+}
+
+/**
+ * Opens an image, whatever it is: a SIF, whose table is checked and whose key is recovered when it is encrypted, a squashfs file,
+ * also one behind a launch line, a folder, or the name of an OCI image: `docker://…`, `oci:…`, `oci-archive:…`,
+ * `docker-archive:…` as for {@link build}. That is built into the cache, under its digest, and found there the next time: plain
+ * if everybody gets it, and encrypted for the credentials of `unlock` if it took one. Without any it is not kept.
+ *
+ * @throws SifError, KeyError, LuksError, GocryptfsError, EnvironmentError; TreeError for an outer squashfs that is malformed;
+ * SignatureError `ERR_UNSIGNED` when `unsigned` is `error`, what {@link verify} finds against the image, `ERR_ECL_FILE` and
+ * `ERR_ECL_REFUSED` by the execution control list, `ERR_SIGNATURE_CHANGED` for a verified file that is being written to,
+ * `ERR_SIGNATURE_MISSING` for what nobody signs; of a name what {@link build} throws.
+ */
+export async function open(image: string, given: OpenImageOptions = {}): Promise<Image> {
+  filePath(image, "image")
+  return await withImage(image, checkOpen(given, "options"), openPath)
+}
+
+/**
+ * Reads what an image says of itself, at most {@link MAX_METADATA_SIZE} of it; an image by its name is built first, as for
+ * {@link open}. Without its key an encrypted image says what lies beside its encryption, if there is something; with its key that
+ * is not looked at. Of objects that `verify` does not verify nothing is returned.
+ *
+ * @throws SifError `ERR_SIF_AMBIGUOUS`, `ERR_SIF_TOO_LARGE`, `ERR_SIF_METADATA` and others; what {@link open} throws; the signal's
+ * reason.
+ */
+export async function readMetadata(image: string, given: ReadMetadataOptions = {}): Promise<ImageMetadata> {
+  filePath(image, "image")
+  return await withImage(image, checkMetadata(given, "options"), readPathMetadata)
+}

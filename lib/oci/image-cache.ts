@@ -1,0 +1,135 @@
+// Images that were built of what a name stands for, as SIF files named by the digest of that. Plain ones are of what everybody
+// gets; of what took a credential there are encrypted ones only.
+import { constants } from "node:fs"
+import { link, lstat, mkdir, open, readdir, stat, unlink, utimes, type FileHandle } from "node:fs/promises"
+import path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import { loadAddon } from "../native/load.ts"
+import type { Bytes } from "../units.ts"
+import type { Digest } from "./digest.ts"
+
+const POLL_MS = 100
+const LOCK = ".lock"
+const ENCRYPTED = ".encrypted"
+/** Counted up when something else is built of the same image. */
+const FORMAT = "images-1"
+/** Of all together: those that were not used for longest go. */
+export const MAX_CACHED_IMAGES: Bytes = 64 * 2 ** 30
+
+/** Which of the images that are made of one digest. */
+export interface ImageVariant {
+  readonly encrypted: boolean
+  /** The digest is that of an index, and this the architecture that was chosen. */
+  readonly architecture?: string
+}
+
+/** An image in the cache. */
+interface CachedFile {
+  readonly file: string
+  readonly digest: string
+  readonly size: Bytes
+  /** Milliseconds since 1970. */
+  readonly lastUsed: number
+  readonly inode: number
+}
+
+export class ImageCache {
+  readonly folder: string
+
+  /** @param folder - That of the cache. */
+  constructor(folder: string) {
+    this.folder = path.join(folder, FORMAT)
+  }
+
+  #path({ algorithm, hex }: Digest, { encrypted, architecture }: ImageVariant): string {
+    const name = architecture === undefined ? hex : `${hex}-${architecture}`
+    return path.join(this.folder, algorithm, encrypted ? name + ENCRYPTED : name)
+  }
+
+  /** undefined: it is not there. */
+  async find(digest: Digest, variant: ImageVariant): Promise<string | undefined> {
+    const name = this.#path(digest, variant)
+    const info = await lstat(name).catch(() => undefined)
+    if (info?.isFile() !== true) return undefined
+    const now = new Date()
+    await utimes(name, now, now).catch(() => undefined)
+    return name
+  }
+
+  /**
+   * Has an image made: by one process at a time; the others wait, and find it.
+   *
+   * @param build - Makes the file, whole or not at all; one that is there is to be replaced.
+   * @param anew - One that is there will not do.
+   */
+  async make(
+    digest: Digest,
+    variant: ImageVariant,
+    build: (target: string) => Promise<void>,
+    { anew = false, signal }: { readonly anew?: boolean; readonly signal?: AbortSignal | undefined } = {},
+  ): Promise<string> {
+    const name = this.#path(digest, variant)
+    await mkdir(path.dirname(name), { recursive: true, mode: 0o700 })
+    const lock = await this.#lock(name + LOCK, signal)
+    try {
+      const found = anew ? undefined : await this.find(digest, variant)
+      if (found !== undefined) return found
+      await build(name)
+    } finally {
+      await unlink(name + LOCK).catch(() => undefined)
+      await lock.close()
+    }
+    await this.#shrink(name)
+    return name
+  }
+
+  async #lock(name: string, signal: AbortSignal | undefined): Promise<FileHandle> {
+    for (;;) {
+      signal?.throwIfAborted()
+      const file = await open(name, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600)
+      // Whoever had it may have removed it meanwhile.
+      const isHeld =
+        (await loadAddon().lockFile(file.fd)) &&
+        (await stat(name).catch(() => undefined))?.ino === (await file.stat()).ino
+      if (isHeld) return file
+      await file.close()
+      await sleep(POLL_MS)
+    }
+  }
+
+  /** Has an image found by the digest of the index that it was chosen from, too. */
+  async alias(digest: Digest, index: Digest, variant: Required<ImageVariant>): Promise<void> {
+    const name = this.#path(index, variant)
+    await mkdir(path.dirname(name), { recursive: true, mode: 0o700 })
+    await unlink(name).catch(() => undefined)
+    // Another process may do the same.
+    await link(this.#path(digest, { encrypted: variant.encrypted }), name).catch(() => undefined)
+  }
+
+  async list(): Promise<CachedFile[]> {
+    const found: CachedFile[] = []
+    for (const algorithm of ["sha256", "sha512"]) {
+      const folder = path.join(this.folder, algorithm)
+      for (const name of (await readdir(folder).catch(() => [])).sort()) {
+        const hex = /^([0-9a-f]{64,128})(?:-[a-z0-9]+)?(?:\.encrypted)?$/.exec(name)?.[1]
+        const file = path.join(folder, name)
+        const info = hex === undefined ? undefined : await lstat(file).catch(() => undefined)
+        if (hex === undefined || info?.isFile() !== true) continue
+        const { size, mtimeMs: lastUsed, ino: inode } = info
+        found.push({ file, digest: `${algorithm}:${hex}`, size, lastUsed, inode })
+      }
+    }
+    return found
+  }
+
+  async #shrink(newest: string): Promise<void> {
+    const images = (await this.list()).sort((a, b) => b.lastUsed - a.lastUsed)
+    const counted = new Set<number>()
+    let left = MAX_CACHED_IMAGES
+    for (const { file, size, inode } of images) {
+      if (!counted.has(inode)) left -= size
+      counted.add(inode)
+      if (left < 0 && file !== newest) await unlink(file).catch(() => undefined)
+    }
+  }
+}
