@@ -58,8 +58,6 @@ const actions: readonly Omit<Case, "topic">[] = [
     image: "scripts",
     action: "exec",
     argv: ["./no-interpreter"],
-    differs: "the status is that of a shell, 127",
-    ours: { status: 127, output: /^$/ },
   },
   { name: "exec, a folder", image: "scripts", action: "exec", argv: ["/data"] },
   { name: "exec, image without scripts", image: "bare", action: "exec", argv: sh("echo $PATH; exit 3") },
@@ -317,6 +315,28 @@ const environment: readonly Omit<Case, "topic">[] = [
     argv: ["env"],
   },
   {
+    name: "names that are none for a shell",
+    image: "scripts",
+    action: "exec",
+    env: { "a.b": "1", "c-d": "2", "BASH_FUNC_f%%": "() {  echo called\n}" },
+    argv: ["printenv", "a.b", "c-d", "BASH_FUNC_f%%"],
+  },
+  {
+    name: "names that are none for a shell, --cleanenv",
+    image: "scripts",
+    action: "exec",
+    env: { "a.b": "1" },
+    options: ["-e"],
+    argv: ["printenv", "a.b"],
+  },
+  {
+    name: "--env, a name that is none for a shell",
+    image: "scripts",
+    action: "exec",
+    options: ["--env", "a.b=1"],
+    argv: ["printenv", "a.b"],
+  },
+  {
     name: "binds are told to the inside",
     image: "scripts",
     action: "exec",
@@ -362,11 +382,74 @@ const oci: readonly Omit<Case, "topic">[] = [
     env: { FOO: "bar", A: "host" },
     options: ["--env", "B=option"],
     compare: "environment",
-    differs: "no prompt is set for a shell that is not there",
-    ours: { status: 0, output: /^B=option$/m },
   },
   { name: "run, no shell in the image", image: "no-shell", action: "run", argv: ["true"] },
 ]
+
+/** What `%environment` may hold, by what is looked at; the payload shows X, then says where it is. */
+const scripts: Readonly<Record<string, string>> = {
+  arrays: 'a=(one "two three"); a+=(four); export X="${a[1]} ${#a[@]} ${a[@]:1}"',
+  "here-strings and here-documents": 'read -r a <<<"a  b"; b=$(cat <<E\nc $a\nE\n); export X="$a|$b"',
+  "tests of bash": "if [[ abc == a* && abc =~ ^a.c$ ]]; then export X=yes; fi",
+  "parts of values": "x=abcdef; export X=${x:1:3}${x^^}${x/b/-}${x%%d*}",
+  functions: "function f { local y=$1; export X=$y; return 3; }; f called; X+=$?",
+  "quoted declarations": "\\export X=a; f() { \\local Z=1; X=$X$Z; }; f; \\unset Y; \\hash -r",
+  "a backslash without quotes": "export X=a\\ b\\'c",
+  "a tilde": "export X=~:~/b",
+  aliases: "alias f='export X=alias'\nf",
+  "lines that end as those of DOS": 'if [ a = a ]; then\r\n  export X="dos"\r\nfi\r\n',
+  "a missing file to source": ". /no/such/file; export X=$?",
+  "no script at all": "export X=before\nif then\n",
+  "another folder": 'cd /data; export X="$PWD"',
+  "its own name and the command": 'export X="$0 $# $2"',
+  "another command": 'set -- sh -c "echo changed"',
+  "a mask of new files": "umask 027; export X=$(umask)",
+  "a program that it becomes": 'export X=1; exec sh -c "echo become; exit 9"',
+  "a redirection": "echo script >/dev/null; exec 2>/dev/null; export X=$(echo out; echo error >&2)",
+  return: "export X=1; return 5; export X=2",
+  "exit 3": "exit 3",
+  "exit 0": "exit 0",
+  "set -e": "set -e; false; export X=1",
+  "set -u": "set -u; export X=$NO_SUCH_VARIABLE",
+  "set -u, nothing unset": "set -u; export X=${NO_SUCH_VARIABLE:-none}",
+  "what is only for reading": "APPTAINER_NAME=x; export X=$?; UID=5; X=$X$?",
+  "what is not passed on": "a=(1); declare -A m=([k]=v); x=plain; export -f f; export X=$?$a",
+  trap: "trap 'echo bye' EXIT; export X=$?",
+  ulimit: "ulimit -n 64; export X=$?",
+  "a coprocess": "coproc cat; export X=1",
+}
+
+/** In an image whose shell is busybox, and in one that has none. */
+const scriptCases: readonly (Omit<Case, "topic"> & { readonly script: string })[] = [
+  ...Object.entries(scripts).map(([name, script]) => ({
+    name,
+    script,
+    image: "scripts" as const,
+    action: "exec" as const,
+    argv: ["sh", "-c", 'echo "$X"; pwd; umask', "sh"],
+    ...(name === "exit 0" && {
+      differs: "that nothing was started is a failure",
+      ours: { status: 255, output: /^$/ },
+    }),
+  })),
+  ...["arrays", "tests of bash", "a missing file to source", "exit 3"].map((name) => ({
+    name: `${name}, no shell in the image`,
+    script: scripts[name] ?? "",
+    image: "no-shell" as const,
+    action: "exec" as const,
+    argv: ["/bin/busybox", "printenv", "X"],
+  })),
+]
+
+/** The environment scripts of the cases, by the names of their files. */
+export const environmentScripts: ReadonlyMap<string, string> = new Map(
+  scriptCases.map(({ script }, index) => [`environment-${index}.sh`, script]),
+)
+
+const environmentScript: readonly Omit<Case, "topic">[] = scriptCases.map((one, index) => ({
+  ...one,
+  options: ["-B", `environment-${index}.sh:/.singularity.d/env/90-environment.sh`],
+}))
 
 const apps: readonly Omit<Case, "topic">[] = [
   { name: "run --app", image: "scripts", action: "run", options: ["--app", "foo"], argv: ["a b"] },
@@ -800,6 +883,7 @@ const topics: readonly (readonly [string, readonly Omit<Case, "topic">[]])[] = [
   ["Commands and exit status", actions],
   ["Environment", environment],
   ["OCI images, images without a shell", oci],
+  ["What %environment may hold", environmentScript],
   ["SCIF apps", apps],
   ["Files and folders", files],
   ["Namespaces and identity", namespaces],

@@ -17,6 +17,7 @@ import { peerRoot } from "../interop/peer.ts"
 import { packageRoot, runProgram } from "../support/cli.ts"
 import { makeLayout } from "../support/layout.ts"
 import { makeRootTree } from "../support/trees.ts"
+import { environmentScripts } from "./cases.ts"
 
 export const uid = 1000
 
@@ -139,6 +140,7 @@ function prepare(): string {
   for (const name of ["home", "shared", "work-peer", "work-own", "odd:name", "odd,name"]) mkdirSync(at(name))
   for (const name of ["shared", "odd:name", "odd,name", "home"]) writeFileSync(at(name, "file"), `${name}\n`)
   writeFileSync(at("no-interpreter"), "#!/no/such/interpreter\n", { mode: 0o755 })
+  for (const [name, script] of environmentScripts) writeFileSync(at(name), script)
   writeFileSync(at("no-first-line"), 'echo "a script all the same"\n', { mode: 0o755 })
   mkdirSync(at("below"))
   mkdirSync(at("data", "sub"), { recursive: true })
