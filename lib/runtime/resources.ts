@@ -20,6 +20,17 @@ function inRange(value: number, what: string, least: number, most: number): numb
   return value
 }
 
+/** The interpreter of the image's scripts has five threads, and their programs some more. */
+const LEAST_PROCESSES = 8
+
+/** With fewer it could only end in a trace of its own, after the image has been opened. */
+function checkProcesses(limit: unknown, where: string = ""): void {
+  if (typeof limit === "number" && limit > 0 && limit < LEAST_PROCESSES)
+    refuse(
+      `${where}the limit of processes is ${LEAST_PROCESSES} or more, not ${limit}: starting a payload takes them`,
+    )
+}
+
 function weightDevice(text: string): object {
   const [, device = "", weight = ""] =
     /^(.+):(\d+)$/.exec(text) ?? refuse(`blkio weight ${text} is not DEVICE:WEIGHT`)
@@ -71,6 +82,7 @@ export function resourcesOf(limits: ResourceLimits, processors: number = availab
   }
   const pids =
     pidsLimit === undefined ? {} : { limit: inRange(pidsLimit, "the limit of processes", -1, 2 ** 31) }
+  checkProcesses(pidsLimit)
   const all = Object.entries({ cpu, memory: memories, blockIO, pids })
   return Object.fromEntries(all.filter(([, section]) => Object.keys(section).length > 0))
 }
@@ -109,6 +121,7 @@ export async function readResources(file: string, signal?: AbortSignal): Promise
   }
   for (const name of Object.keys(parsed))
     if (!sections.has(name)) refuse(`cgroups file ${file}: there is no section ${name}`)
+  checkProcesses((parsed["pids"] as Resources | undefined)?.["limit"], `cgroups file ${file}: `)
   return parsed
 }
 

@@ -123,6 +123,7 @@ describe("resourcesOf", () => {
       { cpuShares: 1 },
       { cpusetCpus: "a" },
       { memorySwap: 5 },
+      { pidsLimit: 7 },
       { memory: 5, memorySwap: 4 },
       { blkioWeight: 9 },
       { blkioWeightDevice: ["x"] },

@@ -28,6 +28,7 @@ describe("readResources", () => {
   for (const [what, text] of [
     ["what is no TOML", "limit = "],
     ["a section that nobody knows", "[processes]\nlimit = 1\n"],
+    ["fewer processes than starting a payload takes", "[pids]\nlimit = 7\n"],
     ["nesting without end", `[pids]\nlimit = ${"[".repeat(100_000)}`],
   ] as const)
     it(`has a code for ${what}`, async () => {
