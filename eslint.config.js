@@ -6,7 +6,8 @@ import tseslint from "typescript-eslint"
 export const order = [
   ["units"],
   ["arguments", "bounded-file", "caller-environment", "errors", "json", "printable"],
-  ["http", "key", "native"],
+  ["http", "native"],
+  ["key"],
   ["device", "oci", "sif"],
   ["file", "registry"],
   ["signing"],
@@ -21,10 +22,10 @@ export const order = [
 ]
 const leaves = ["arguments", "bounded-file", "caller-environment", "errors", "json", "printable", "units"]
 const files = [...leaves, "index"]
-/** What imports less than all that stands left of it. Tables and keys are read where nothing native is installed. */
+/** What imports less than all that stands left of it. Tables and keys are read where nothing native is installed, save PKCS#12. */
 const narrower = {
   sif: leaves,
-  key: leaves,
+  key: [...leaves, "native"],
   // Whatever the command can do, a program can do; how text of others is shown is the same for both.
   cli: ["index", "printable"],
 }

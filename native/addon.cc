@@ -9,6 +9,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("luksFormat", Napi::Function::New<LuksFormat>(env));
   exports.Set("luksUnlock", Napi::Function::New<LuksUnlock>(env));
   exports.Set("luksAddKeyslots", Napi::Function::New<LuksAddKeyslots>(env));
+  exports.Set("derivePkcs12", Napi::Function::New<DerivePkcs12Key>(env));
   exports.Set("listArchive", Napi::Function::New<ListArchive>(env));
   exports.Set("readBlob", Napi::Function::New<ReadBlobBytes>(env));
   exports.Set("buildTree", Napi::Function::New<BuildTree>(env));

@@ -103,7 +103,7 @@ export async function create(given: CreateOptions): Promise<CreateResult> {
   signal?.throwIfAborted()
   const certificate = selfSigned({ key: pair.privateKey, commonName, notBefore: new Date(), days })
   const { writePkcs12 } = await import("../key/pkcs12-writer.ts")
-  const container = writePkcs12({
+  const container = await writePkcs12({
     key: pair.privateKey,
     certificates: [certificate],
     friendlyName: commonName,
@@ -198,9 +198,11 @@ async function certificatesIn(
   password: SecretSource | undefined,
 ): Promise<readonly Buffer[]> {
   const { isPkcs12, parsePkcs12 } = await import("../key/pkcs12.ts")
-  if (isPkcs12(bytes))
-    return await unlocking(origin, password, (given) => parsePkcs12(bytes, given, origin).certificates)
-  const found = bytes[0] === 0x30 ? [parseCertificate(bytes, origin).der] : pemCertificates(bytes, origin)
+  const found = isPkcs12(bytes)
+    ? (await unlocking(origin, password, (given) => parsePkcs12(bytes, given, origin))).certificates
+    : bytes[0] === 0x30
+      ? [parseCertificate(bytes, origin).der]
+      : pemCertificates(bytes, origin)
   if (found.length === 0) throw new KeyError("ERR_KEY_FORMAT", `${origin}: there is no certificate in it`)
   return found
 }
@@ -365,10 +367,16 @@ async function privateFile(
   }
   if (to !== "pfx")
     return Buffer.concat([
-      pemBlock("ENCRYPTED PRIVATE KEY", encryptPkcs8(key, password.bytes)),
+      pemBlock("ENCRYPTED PRIVATE KEY", await encryptPkcs8(key, password.bytes)),
       certificatesPem(certificates),
     ])
   const [own] = certificates
   const commonName = own && /^CN=(.*)$/m.exec(certificateFacts(own, "the certificate").subject)?.[1]
-  return writePkcs12({ key, certificates, friendlyName: commonName ?? "", password: password.bytes, legacy })
+  return await writePkcs12({
+    key,
+    certificates,
+    friendlyName: commonName ?? "",
+    password: password.bytes,
+    legacy,
+  })
 }

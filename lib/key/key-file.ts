@@ -70,7 +70,7 @@ function pkcs12Key(file: Buffer, origin: string): FoundKey {
     what: "a PKCS#12 container",
     half: "private",
     locked: false,
-    read: (password) => parsePkcs12(file, password, origin).key,
+    read: async (password) => (await parsePkcs12(file, password, origin)).key,
   }
 }
 

@@ -1,6 +1,7 @@
 // Writes PKCS#12 with what its readers agree on: OpenSSL 3, Java, and Windows from Server 2019 on; older ones with `legacy`.
 // A private key is bytes until it is ciphertext; node-forge puts together nothing but that.
-import { createCipheriv, createHash, createHmac, pbkdf2Sync, randomBytes, type KeyObject } from "node:crypto"
+import { createCipheriv, createHash, createHmac, pbkdf2, randomBytes, type KeyObject } from "node:crypto"
+import { promisify } from "node:util"
 import type { Bytes } from "../units.ts"
 import { encodeAsn1, make, type Asn1Node } from "./asn1.ts"
 import { derive, oid, Password, Purpose } from "./pkcs12.ts"
@@ -42,17 +43,17 @@ function encryptWith(cipher: string, key: Buffer, iv: Buffer, plain: Buffer): Bu
   return sealed
 }
 
-function seal(plain: Buffer, password: Password, legacy: boolean): Sealed {
+async function seal(plain: Buffer, password: Password, legacy: boolean): Promise<Sealed> {
   const salt = randomBytes(SALT_SIZE)
   if (legacy) {
-    const own = (purpose: 1 | 2, size: Bytes): Buffer =>
+    const own = (purpose: 1 | 2, size: Bytes): Promise<Buffer> =>
       derive("sha1", password.wide, salt, purpose, LEGACY_ITERATIONS, size)
     return {
       algorithm: make.sequence(
         make.objectId(PBE_SHA1_3DES),
         make.sequence(make.octets(salt), make.integer(LEGACY_ITERATIONS)),
       ),
-      bytes: encryptWith("des-ede3-cbc", own(Purpose.key, 24), own(Purpose.iv, 8), plain),
+      bytes: encryptWith("des-ede3-cbc", await own(Purpose.key, 24), await own(Purpose.iv, 8), plain),
     }
   }
   const iv = randomBytes(16)
@@ -69,14 +70,19 @@ function seal(plain: Buffer, password: Password, legacy: boolean): Sealed {
         make.sequence(make.objectId(AES_256_CBC), make.octets(iv)),
       ),
     ),
-    bytes: encryptWith("aes-256-cbc", pbkdf2Sync(password.bytes, salt, ITERATIONS, 32, "sha256"), iv, plain),
+    bytes: encryptWith(
+      "aes-256-cbc",
+      await promisify(pbkdf2)(password.bytes, salt, ITERATIONS, 32, "sha256"),
+      iv,
+      plain,
+    ),
   }
 }
 
-function sealKey(key: KeyObject, password: Password, legacy: boolean): Asn1Node {
+async function sealKey(key: KeyObject, password: Password, legacy: boolean): Promise<Asn1Node> {
   const plain = key.export({ type: "pkcs8", format: "der" })
   try {
-    const { algorithm, bytes } = seal(plain, password, legacy)
+    const { algorithm, bytes } = await seal(plain, password, legacy)
     return make.sequence(algorithm, make.octets(bytes))
   } finally {
     plain.fill(0)
@@ -84,9 +90,9 @@ function sealKey(key: KeyObject, password: Password, legacy: boolean): Asn1Node 
 }
 
 /** A private key as encrypted PKCS#8, DER, which is what lies in a PKCS#12 file too. */
-export function encryptPkcs8(key: KeyObject, password: Buffer): Buffer {
+export async function encryptPkcs8(key: KeyObject, password: Buffer): Promise<Buffer> {
   using secret = new Password(password)
-  return encodeAsn1(sealKey(key, secret, false))
+  return encodeAsn1(await sealKey(key, secret, false))
 }
 
 function bag(kind: string, content: Asn1Node, attributes: Asn1Node | undefined): Asn1Node {
@@ -97,7 +103,7 @@ const data = (content: Asn1Node): Asn1Node =>
   make.sequence(make.objectId(oid.data), make.explicit(0, make.octets(encodeAsn1(content))))
 
 /** The file's bytes. It takes a part of a second, as guessing the password shall. */
-export function writePkcs12(content: Pkcs12Content): Buffer {
+export async function writePkcs12(content: Pkcs12Content): Promise<Buffer> {
   const { key, certificates, legacy } = content
   using password = new Password(content.password)
   const [own] = certificates
@@ -116,24 +122,26 @@ export function writePkcs12(content: Pkcs12Content): Buffer {
       der === own ? attributes : undefined,
     ),
   )
-  const sealed = seal(encodeAsn1(make.sequence(...certificateBags)), password, legacy)
+  const sealed = await seal(encodeAsn1(make.sequence(...certificateBags)), password, legacy)
   const encrypted = make.sequence(
     make.integer(0),
     make.sequence(make.objectId(oid.data), sealed.algorithm, make.implicit(0, sealed.bytes)),
   )
-  const keyBag = bag(oid.shroudedKeyBag, sealKey(key, password, legacy), attributes)
+  const keyBag = bag(oid.shroudedKeyBag, await sealKey(key, password, legacy), attributes)
   const safe = make.sequence(
     make.sequence(make.objectId(oid.encryptedData), make.explicit(0, encrypted)),
     data(make.sequence(keyBag)),
   )
-  return encodeAsn1(make.sequence(make.integer(3), data(safe), macOver(encodeAsn1(safe), password, legacy)))
+  return encodeAsn1(
+    make.sequence(make.integer(3), data(safe), await macOver(encodeAsn1(safe), password, legacy)),
+  )
 }
 
-function macOver(content: Buffer, password: Password, legacy: boolean): Asn1Node {
+async function macOver(content: Buffer, password: Password, legacy: boolean): Promise<Asn1Node> {
   const salt = randomBytes(SALT_SIZE)
   const hash = legacy ? "sha1" : "sha256"
   const iterations = legacy ? LEGACY_ITERATIONS : ITERATIONS
-  const key = derive(hash, password.wide, salt, Purpose.mac, iterations, legacy ? 20 : 32)
+  const key = await derive(hash, password.wide, salt, Purpose.mac, iterations, legacy ? 20 : 32)
   const mac = createHmac(hash, key).update(content).digest()
   key.fill(0)
   const algorithm = make.sequence(make.objectId(legacy ? SHA1 : SHA256), make.null())

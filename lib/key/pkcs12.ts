@@ -1,11 +1,14 @@
-// PKCS#12 (RFC 7292): a private key and its certificates behind a password. node-forge cuts the ASN.1; MAC, key derivation
-// and ciphers are node:crypto's, on bytes, save RC2, which OpenSSL 3 has given up.
-import { createDecipheriv, createHmac, hash, pbkdf2Sync, timingSafeEqual, type KeyObject } from "node:crypto"
+// PKCS#12 (RFC 7292): a private key and its certificates behind a password. node-forge cuts the ASN.1; MAC, PBKDF2 and ciphers
+// are node:crypto's, on bytes, save RC2, which OpenSSL 3 has given up; the container's own derivation, which node:crypto does not
+// offer, is OpenSSL's through the addon.
+import { createDecipheriv, createHmac, hash, pbkdf2, timingSafeEqual, type KeyObject } from "node:crypto"
+import { promisify } from "node:util"
 import { isUtf8, transcode } from "node:buffer"
 import rc2 from "node-forge/lib/rc2.js"
 import util from "node-forge/lib/util.js"
-import { KeyError } from "../errors.ts"
+import { EnvironmentError, KeyError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
+import { loadAddon } from "../native/load.ts"
 import { admitPrivateKey } from "./admission.ts"
 import {
   elements,
@@ -26,7 +29,7 @@ import { Stretch, Stretching } from "./stretching.ts"
 /** A private key and what certifies it. */
 export interface Pkcs12 {
   readonly key: KeyObject
-  /** DER. The key's own is the first one. */
+  /** DER. The key's own is the first one; none at all where the key stands alone. */
   readonly certificates: readonly Buffer[]
 }
 
@@ -138,59 +141,19 @@ export class Password implements Disposable {
   }
 }
 
-function repeated(bytes: Buffer, block: Bytes): Buffer {
-  const filled = allocateSecret(Math.ceil(bytes.length / block) * block)
-  for (let at = 0; at < filled.length; at++) filled[at] = bytes[at % bytes.length] ?? 0
-  return filled
-}
-
 /** What a derived key is for, RFC 7292 B.3. */
 export const Purpose = { key: 1, iv: 2, mac: 3 } as const
 
 /** The key derivation of RFC 7292 B.2. The caller wipes what it returns. */
 export function derive(
-  algorithm: string,
+  hash: string,
   wide: Buffer,
   salt: Buffer,
   purpose: (typeof Purpose)[keyof typeof Purpose],
   iterations: number,
   size: Bytes,
-): Buffer {
-  const block = algorithm === "sha384" || algorithm === "sha512" ? 128 : 64
-  const salts = repeated(salt, block)
-  const passwords = repeated(wide, block)
-  // D, S and P of the RFC in one buffer; S and P are what it calls I.
-  const input = allocateSecret(block + salts.length + passwords.length)
-  input.fill(purpose, 0, block)
-  salts.copy(input, block)
-  passwords.copy(input, block + salts.length)
-  passwords.fill(0)
-  const out = allocateSecret(size)
-  try {
-    for (let done = 0; done < size;) {
-      let digest = hash(algorithm, input, "buffer")
-      for (let round = 1; round < iterations; round++) {
-        const next = hash(algorithm, digest, "buffer")
-        digest.fill(0)
-        digest = next
-      }
-      done += digest.copy(out, done)
-      const addend = repeated(digest, block).subarray(0, block)
-      digest.fill(0)
-      for (let at = block; at < input.length; at += block) {
-        let carry = 1
-        for (let index = block - 1; index >= 0; index--) {
-          carry += (input[at + index] ?? 0) + (addend[index] ?? 0)
-          input[at + index] = carry & 0xff
-          carry >>= 8
-        }
-      }
-      addend.fill(0)
-    }
-    return out
-  } finally {
-    input.fill(0)
-  }
+): Promise<Buffer> {
+  return loadAddon().derivePkcs12({ hash, password: wide, salt, purpose, iterations, size })
 }
 
 function decryptRc2(key: Buffer, iv: Buffer, sealed: Buffer): Buffer {
@@ -208,12 +171,12 @@ function decryptWith(cipher: Cipher, key: Buffer, iv: Buffer, sealed: Buffer): B
 }
 
 /** PBES2 with PBKDF2, RFC 8018 A.4. */
-function decryptPbes2(
+async function decryptPbes2(
   parameters: Asn1Node | undefined,
   sealed: Buffer,
   password: Password,
   stretching: Stretching,
-): Buffer {
+): Promise<Buffer> {
   const [derivation, scheme] = elements(parameters)
   const [derivationId, derivationParameters] = elements(derivation)
   if (objectId(derivationId) !== oid.pbkdf2) throw new Unsupported(objectId(derivationId))
@@ -226,7 +189,7 @@ function decryptPbes2(
   const cipher = ciphers[objectId(schemeId)]
   if (cipher === undefined) throw new Unsupported(objectId(schemeId))
   const rounds = stretching.spend(iterationsIn(iterations), Stretch.pbkdf2, CONTAINER)
-  const key = pbkdf2Sync(password.bytes, octets(salt), rounds, cipher.keySize, digest)
+  const key = await promisify(pbkdf2)(password.bytes, octets(salt), rounds, cipher.keySize, digest)
   try {
     return decryptWith(cipher, key, octets(iv), sealed)
   } finally {
@@ -235,21 +198,21 @@ function decryptPbes2(
 }
 
 /** Decrypts as an AlgorithmIdentifier says. The caller wipes what it returns. */
-function decrypt(
+async function decrypt(
   algorithm: Asn1Node | undefined,
   sealed: Buffer,
   password: Password,
   stretching: Stretching,
-): Buffer {
+): Promise<Buffer> {
   const [id, parameters] = elements(algorithm)
   const name = objectId(id)
-  if (name === oid.pbes2) return decryptPbes2(parameters, sealed, password, stretching)
+  if (name === oid.pbes2) return await decryptPbes2(parameters, sealed, password, stretching)
   const cipher = ownCiphers[name]
   if (cipher === undefined) throw new Unsupported(name)
   const [salt, iterations] = elements(parameters)
-  const rounds = stretching.spend(iterationsIn(iterations), Stretch.pkcs12Key, CONTAINER)
-  const key = derive("sha1", password.wide, octets(salt), Purpose.key, rounds, cipher.keySize)
-  const iv = derive("sha1", password.wide, octets(salt), Purpose.iv, rounds, cipher.ivSize)
+  const rounds = stretching.spend(iterationsIn(iterations), Stretch.pbes1, CONTAINER)
+  const key = await derive("sha1", password.wide, octets(salt), Purpose.key, rounds, cipher.keySize)
+  const iv = await derive("sha1", password.wide, octets(salt), Purpose.iv, rounds, cipher.ivSize)
   try {
     return decryptWith(cipher, key, iv, sealed)
   } finally {
@@ -258,7 +221,12 @@ function decrypt(
 }
 
 /** Does the MAC over `content` hold with this password? */
-function macHolds(mac: Asn1Node, content: Buffer, password: Password, stretching: Stretching): boolean {
+async function macHolds(
+  mac: Asn1Node,
+  content: Buffer,
+  password: Password,
+  stretching: Stretching,
+): Promise<boolean> {
   const [digestInfo, salt, iterations] = elements(mac)
   const [algorithm, expected] = elements(digestInfo)
   const name = objectId(elements(algorithm)[0])
@@ -270,7 +238,7 @@ function macHolds(mac: Asn1Node, content: Buffer, password: Password, stretching
     CONTAINER,
   )
   const size = hash(digest, "", "buffer").length
-  const key = derive(digest, password.wide, octets(salt), Purpose.mac, rounds, size)
+  const key = await derive(digest, password.wide, octets(salt), Purpose.mac, rounds, size)
   try {
     const found = createHmac(digest, key).update(content).digest()
     const wanted = octets(expected)
@@ -281,19 +249,19 @@ function macHolds(mac: Asn1Node, content: Buffer, password: Password, stretching
 }
 
 /** The private key of one bag. */
-function keyOf(
+async function keyOf(
   bag: string,
   value: Asn1Node,
   password: Password,
   stretching: Stretching,
   origin: string,
-): KeyObject {
+): Promise<KeyObject> {
   // Only a key that stands in the file unencrypted becomes one of node-forge's strings.
   let pkcs8: Buffer
   if (bag === oid.keyBag) pkcs8 = encodeAsn1(value)
   else {
     const [algorithm, sealed] = elements(value)
-    pkcs8 = decrypt(algorithm, octets(sealed), password, stretching)
+    pkcs8 = await decrypt(algorithm, octets(sealed), password, stretching)
   }
   try {
     return admitPrivateKey(pkcs8, "pkcs8", origin, "the private key")
@@ -303,12 +271,12 @@ function keyOf(
 }
 
 /** The keys and certificates in an AuthenticatedSafe. */
-function readSafe(
+async function readSafe(
   content: Buffer,
   password: Password,
   stretching: Stretching,
   origin: string,
-): { keys: KeyObject[]; certificates: Buffer[] } {
+): Promise<{ keys: KeyObject[]; certificates: Buffer[] }> {
   const keys: KeyObject[] = []
   const certificates: Buffer[] = []
   for (const info of elements(parseAsn1(content))) {
@@ -319,14 +287,14 @@ function readSafe(
     else if (kind === oid.encryptedData) {
       const [, sealed] = elements(explicit(wrapped, 0))
       const [, algorithm, bytes] = elements(sealed)
-      bags = decrypt(algorithm, octets(bytes), password, stretching)
+      bags = await decrypt(algorithm, octets(bytes), password, stretching)
     } else throw new Unsupported(kind)
     try {
       for (const safeBag of elements(parseAsn1(bags))) {
         const [id, tagged] = elements(safeBag)
         const bag = objectId(id)
         if (bag === oid.keyBag || bag === oid.shroudedKeyBag)
-          keys.push(keyOf(bag, explicit(tagged, 0), password, stretching, origin))
+          keys.push(await keyOf(bag, explicit(tagged, 0), password, stretching, origin))
         else if (bag === oid.certBag) {
           const [format, certificate] = elements(explicit(tagged, 0))
           if (objectId(format) === oid.x509Certificate) certificates.push(octets(explicit(certificate, 0)))
@@ -356,11 +324,15 @@ export function isPkcs12(file: Buffer): boolean {
  * @throws KeyError `ERR_KEY_LOCKED` when it takes a password and none was given, `ERR_KEY_PASSPHRASE` when it is another
  * one, `ERR_KEY_UNSUPPORTED` when it asks for what is not done here, `ERR_KEY_DAMAGED`, `ERR_KEY_FORMAT` when it holds no key.
  */
-export function parsePkcs12(file: Buffer, password: Buffer | undefined, origin = "the PKCS#12 file"): Pkcs12 {
+export async function parsePkcs12(
+  file: Buffer,
+  password: Buffer | undefined,
+  origin = "the PKCS#12 file",
+): Promise<Pkcs12> {
   try {
-    return parse(file, password, origin)
+    return await parse(file, password, origin)
   } catch (cause) {
-    if (cause instanceof KeyError) throw cause
+    if (cause instanceof KeyError || cause instanceof EnvironmentError) throw cause
     if (cause instanceof Unsupported)
       throw new KeyError("ERR_KEY_UNSUPPORTED", `${origin}: ${cause.message} in PKCS#12 is not supported`)
     // node-forge's words for it, or OpenSSL's, or ours.
@@ -368,7 +340,7 @@ export function parsePkcs12(file: Buffer, password: Buffer | undefined, origin =
   }
 }
 
-function parse(file: Buffer, password: Buffer | undefined, origin: string): Pkcs12 {
+async function parse(file: Buffer, password: Buffer | undefined, origin: string): Promise<Pkcs12> {
   if (file.length > MAX_CONTAINER_SIZE)
     throw new KeyError("ERR_KEY_FORMAT", `${origin}: more than ${MAX_CONTAINER_SIZE} bytes`)
   const [version, info, mac] = elements(parseAsn1(file))
@@ -387,8 +359,8 @@ function parse(file: Buffer, password: Buffer | undefined, origin: string): Pkcs
     password === undefined || password.length === 0 ? [Buffer.alloc(0), undefined] : [password]
   for (const candidate of candidates) {
     using attempt = new Password(candidate)
-    if (!macHolds(mac, content, attempt, stretching)) continue
-    return check(readSafe(content, attempt, stretching, origin), origin)
+    if (!(await macHolds(mac, content, attempt, stretching))) continue
+    return check(await readSafe(content, attempt, stretching, origin), origin)
   }
   if (password === undefined)
     throw new KeyError("ERR_KEY_LOCKED", `${origin}: the PKCS#12 container takes a password`)
@@ -404,11 +376,13 @@ function check(found: { keys: KeyObject[]; certificates: Buffer[] }, origin: str
       "ERR_KEY_UNSUPPORTED",
       `${origin}: the PKCS#12 container holds ${found.keys.length} private keys, one is needed`,
     )
+  // Some programs keep keys alone; what is to be opened with needs no more.
+  if (found.certificates.length === 0) return { key, certificates: [] }
   const own = found.certificates.find((der) => isCertifiedBy(key, der))
   if (own === undefined)
     throw new KeyError(
       "ERR_KEY_DAMAGED",
-      `${origin}: the PKCS#12 container holds no certificate of its private key`,
+      `${origin}: the PKCS#12 container holds certificates, and none of them is of its private key`,
     )
   return { key, certificates: [own, ...found.certificates.filter((der) => der !== own)] }
 }

@@ -10,11 +10,10 @@ export const Stretch = {
   pbkdf2: { of: "iterations", weight: 1 },
   /** N times r times p. */
   scrypt: { of: "blocks of scrypt", weight: 1 },
-  /** PKCS#5's first scheme, and those of PKCS#12 where OpenSSL does them: a key and an IV. */
+  /** PKCS#5's first scheme, and those of PKCS#12: a key and an IV. */
   pbes1: { of: "iterations", weight: 3 },
-  /** RFC 7292 B.2 as it is done here: a MAC's key, and a cipher's with its IV. */
-  pkcs12Mac: { of: "iterations", weight: 10 },
-  pkcs12Key: { of: "iterations", weight: 30 },
+  /** RFC 7292, B.2: the key of a MAC. */
+  pkcs12Mac: { of: "iterations", weight: 1 },
   bcrypt: { of: "rounds of bcrypt", weight: 40_000 },
 } as const
 

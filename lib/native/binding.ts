@@ -302,6 +302,18 @@ export interface NativeAddon {
     readonly metadata: Buffer
     readonly keyslots: readonly NativeLuksKeyslot[]
   }>
+  /** RFC 7292, B.2. The caller wipes what it returns. */
+  derivePkcs12(options: {
+    /** node:crypto's name. */
+    readonly hash: string
+    /** UTF-16BE with its end. */
+    readonly password: Uint8Array
+    readonly salt: Uint8Array
+    /** 1 a key, 2 an IV, 3 a MAC's key. */
+    readonly purpose: number
+    readonly iterations: number
+    readonly size: number
+  }): Promise<Buffer>
   /** Writes a squashfs and its trailer; `size` is what all takes in `fd`, padded to 4096 bytes. `onProgress` as in extract. */
   buildTree(
     options: NativeBuild,

@@ -9,6 +9,7 @@ Napi::Value LuksPrepare(const Napi::CallbackInfo& info);      // luks.cc
 Napi::Value LuksFormat(const Napi::CallbackInfo& info);       // luks.cc
 Napi::Value LuksUnlock(const Napi::CallbackInfo& info);       // luks.cc
 Napi::Value LuksAddKeyslots(const Napi::CallbackInfo& info);  // luks.cc
+Napi::Value DerivePkcs12Key(const Napi::CallbackInfo& info);  // pkcs12.cc
 Napi::Value ListArchive(const Napi::CallbackInfo& info);      // archive.cc
 Napi::Value ReadBlobBytes(const Napi::CallbackInfo& info);    // archive.cc
 Napi::Value BuildTree(const Napi::CallbackInfo& info);        // build.cc

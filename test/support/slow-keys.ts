@@ -75,5 +75,5 @@ export function openssh(rounds: number): Buffer {
 export const slowKeys = (): Readonly<Record<string, Buffer | string>> => ({
   "pkcs8.der": pbkdf2(20_000_000),
   "openssh.pem": pem("OPENSSH PRIVATE KEY", openssh(500)),
-  "file.p12": pkcs12(2_000_000),
+  "file.p12": pkcs12(20_000_000),
 })

@@ -2,10 +2,13 @@ import assert from "node:assert/strict"
 import { createPrivateKey, X509Certificate, type KeyObject } from "node:crypto"
 import { readFileSync } from "node:fs"
 import path from "node:path"
-import { KeyError, type ErrorCode } from "../../../lib/errors.ts"
-import { isPkcs12, parsePkcs12 } from "../../../lib/key/pkcs12.ts"
-import { openssl } from "../../support/openssl.ts"
-import { newFolder } from "../../support/scratch.ts"
+import { KeyError, type ErrorCode } from "../../lib/errors.ts"
+import { parsePrivateKey } from "../../lib/key/key-file.ts"
+import { derive, isPkcs12, parsePkcs12, Purpose } from "../../lib/key/pkcs12.ts"
+import { deriveByTheBook } from "../support/pkcs12-derivation.ts"
+import { vectorPath } from "../vectors/load.ts"
+import { openssl } from "../support/openssl.ts"
+import { newFolder } from "../support/scratch.ts"
 
 const password = "pässword €😀"
 
@@ -48,8 +51,12 @@ function exported(options: string, secret = password): Buffer {
 
 const bytes = (text: string): Buffer => Buffer.from(text)
 
-function assertRefused(action: () => unknown, code: ErrorCode, message: RegExp): void {
-  assert.throws(action, (error) => {
+async function assertRefused(
+  action: () => Promise<unknown>,
+  code: ErrorCode,
+  message: RegExp,
+): Promise<void> {
+  await assert.rejects(action, (error) => {
     assert.ok(error instanceof KeyError, String(error))
     assert.equal(error.code, code, error.message)
     assert.match(error.message, message)
@@ -76,76 +83,117 @@ describe("parsePkcs12", () => {
     ["a MAC without iterations", "-nomaciter"],
     ["attributes", "-name friend -CSP Microsoft"],
   ] as const)
-    it(`reads ${what}`, () => {
-      const found = parsePkcs12(exported(options), bytes(password))
+    it(`reads ${what}`, async () => {
+      const found = await parsePkcs12(exported(options), bytes(password))
       assert.ok(found.key.equals(pair.key))
       assert.deepEqual(found.certificates, [pair.certificate])
     })
 
-  it("S34: puts the key's own certificate first, those of others behind it", () => {
+  it("S34: puts the key's own certificate first, those of others behind it", async () => {
     const args = ["-certfile", other.certificateFile].join(" ")
-    const found = parsePkcs12(exported(args), bytes(password))
+    const found = await parsePkcs12(exported(args), bytes(password))
     assert.deepEqual(found.certificates, [pair.certificate, other.certificate])
   })
 
   for (const options of ["", "-legacy"])
-    it(`opens one with an empty password unasked (openssl ${options})`, () => {
-      assert.ok(parsePkcs12(exported(options, ""), undefined).key.equals(pair.key))
-      assert.ok(parsePkcs12(exported(options, ""), Buffer.alloc(0)).key.equals(pair.key))
+    it(`opens one with an empty password unasked (openssl ${options})`, async () => {
+      assert.ok((await parsePkcs12(exported(options, ""), undefined)).key.equals(pair.key))
+      assert.ok((await parsePkcs12(exported(options, ""), Buffer.alloc(0))).key.equals(pair.key))
     })
 
-  it("tells a missing password from a wrong one", () => {
+  it("tells a missing password from a wrong one", async () => {
     const file = exported("")
-    assertRefused(
+    await assertRefused(
       () => parsePkcs12(file, undefined, "a.pfx"),
       "ERR_KEY_LOCKED",
       /^a\.pfx: .* takes a password$/,
     )
-    assertRefused(
+    await assertRefused(
       () => parsePkcs12(file, bytes("wrong"), "a.pfx"),
       "ERR_KEY_PASSPHRASE",
       /^a\.pfx: the password/,
     )
-    assertRefused(() => parsePkcs12(file, Buffer.alloc(0)), "ERR_KEY_PASSPHRASE", /does not open/)
+    await assertRefused(() => parsePkcs12(file, Buffer.alloc(0)), "ERR_KEY_PASSPHRASE", /does not open/)
   })
 
-  it("leaves the caller's password alone", () => {
+  it("leaves the caller's password alone", async () => {
     const mine = bytes(password)
-    parsePkcs12(exported(""), mine)
+    await parsePkcs12(exported(""), mine)
     assert.equal(mine.toString(), password)
   })
 
-  it("takes a password that is no UTF-8 byte for byte", () => {
+  it("takes a password that is no UTF-8 byte for byte", async () => {
     const secret = Buffer.of(0xe4, 0x62)
     const made = openssl(
       ["pkcs12", "-export", "-inkey", pair.keyFile, "-in", pair.certificateFile, "-passout", "stdin"],
       secret,
     )
-    assert.ok(parsePkcs12(made, secret).key.equals(pair.key))
+    assert.ok((await parsePkcs12(made, secret)).key.equals(pair.key))
   })
 
-  it("S34: refuses one without a MAC", () => {
-    assertRefused(() => parsePkcs12(exported("-nomac"), bytes(password)), "ERR_KEY_UNSUPPORTED", /no MAC/)
+  it("S34: refuses one without a MAC", async () => {
+    await assertRefused(
+      () => parsePkcs12(exported("-nomac"), bytes(password)),
+      "ERR_KEY_UNSUPPORTED",
+      /no MAC/,
+    )
   })
 
-  it("refuses RC4 by name", () => {
+  it("refuses RC4 by name", async () => {
     const file = exported("-legacy -keypbe PBE-SHA1-RC4-128")
-    assertRefused(() => parsePkcs12(file, bytes(password)), "ERR_KEY_UNSUPPORTED", /RC4 in PKCS#12/)
+    await assertRefused(() => parsePkcs12(file, bytes(password)), "ERR_KEY_UNSUPPORTED", /RC4 in PKCS#12/)
   })
 
-  it("refuses one without a key", () => {
+  it("refuses one without a key", async () => {
     const file = openssl(["pkcs12", "-export", "-nokeys", "-in", pair.certificateFile, "-passout", "pass:x"])
-    assertRefused(() => parsePkcs12(file, bytes("x")), "ERR_KEY_FORMAT", /no private key/)
+    await assertRefused(() => parsePkcs12(file, bytes("x")), "ERR_KEY_FORMAT", /no private key/)
   })
 
-  it("S34: refuses one without a certificate of its key", () => {
+  it("reads a key that stands alone, as programs for keys write it", async () => {
     const file = openssl(["pkcs12", "-export", "-nocerts", "-inkey", pair.keyFile, "-passout", "pass:x"])
-    assertRefused(() => parsePkcs12(file, bytes("x")), "ERR_KEY_DAMAGED", /no certificate of its private key/)
+    const found = await parsePkcs12(file, bytes("x"))
+    assert.ok(found.key.equals(pair.key))
+    assert.deepEqual(found.certificates, [])
+    assert.ok((await parsePrivateKey(file, "a.p12", bytes("x"))).equals(pair.key))
+  })
+
+  for (const name of ["nss-aes", "nss-3des"])
+    it(`reads what Firefox writes, 600000 rounds of each, and does not block meanwhile (${name})`, async () => {
+      const read = parsePkcs12(readFileSync(vectorPath(`pkcs12/${name}.p12`)), bytes("secret"))
+      let turns = 0
+      let done = false
+      const count = (): void => {
+        turns++
+        if (!done) setImmediate(count)
+      }
+      count()
+      const { key, certificates } = await read.finally(() => (done = true))
+      const certificate = new X509Certificate(readFileSync(vectorPath("pkcs12/certificate.pem")))
+      assert.ok(certificate.checkPrivateKey(key))
+      assert.deepEqual(certificates, [certificate.raw])
+      assert.ok(turns > 1000, String(turns))
+    })
+})
+
+describe("derive", () => {
+  it("is what RFC 7292 says, for each hash, purpose and size, with a password and without", async () => {
+    for (const hash of ["sha1", "sha224", "sha256", "sha384", "sha512"])
+      for (const purpose of Object.values(Purpose))
+        for (const [wide, salt, rounds, size] of [
+          [Buffer.from("0061006200000000", "hex"), Buffer.alloc(8, 3), 1, 20],
+          [Buffer.alloc(0), Buffer.alloc(20, 9), 3, 24],
+          [Buffer.alloc(300, 7), Buffer.alloc(129, 1), 2, 64],
+          [Buffer.alloc(2), Buffer.alloc(0), 2, 8],
+        ] as const)
+          assert.deepEqual(
+            await derive(hash, wide, salt, purpose, rounds, size),
+            deriveByTheBook(hash, wide, salt, purpose, rounds, size),
+          )
   })
 })
 
 describe("isPkcs12", () => {
-  it("knows PKCS#12 from certificates, keys and text", () => {
+  it("knows PKCS#12 from certificates, keys and text", async () => {
     assert.ok(isPkcs12(exported("")))
     assert.ok(!isPkcs12(pair.certificate))
     assert.ok(!isPkcs12(pair.key.export({ type: "pkcs8", format: "der" })))
