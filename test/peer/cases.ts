@@ -1,7 +1,18 @@
 // What is run under the live peer and under us, and how the two are compared. The table in docs/compatibility.md is made of it.
 
 /** The images, made by the peer: images.ts. */
-export type ImageName = "scripts" | "bare" | "oci" | "oci-cmd" | "oci-entry" | "no-shell" | "encrypted"
+export type ImageName =
+  "scripts" | "bare" | "oci" | "oci-cmd" | "oci-entry" | "no-shell" | "encrypted" | keyof typeof otherImages
+
+/** What is no SIF; SIDE is who writes to it. */
+export const otherImages = {
+  sandbox: "box-SIDE",
+  squashfs: "tree.sqfs",
+  simg: "tree.simg",
+  "oci:": "oci:layout-oci",
+  "oci-archive:": "oci-archive:oci.tar",
+  "docker-archive:": "docker-archive:docker.tar",
+} as const
 
 /** One command line, run on both sides. */
 export interface Case {
@@ -859,6 +870,71 @@ const namespaces: readonly Omit<Case, "topic">[] = [
   },
 ]
 
+const sources: readonly Omit<Case, "topic">[] = [
+  ...(["sandbox", "squashfs", "simg"] as const).flatMap((image): Omit<Case, "topic">[] => [
+    { name: `exec, ${image}`, image, action: "exec", argv: sh("cat /data/hello; id -u; exit 7") },
+    {
+      name: `shell, ${image}`,
+      image,
+      action: "shell",
+      input: "echo $APPTAINER_COMMAND; cat /data/hello\n",
+    },
+    { name: `exec, ${image}, nothing is written`, image, action: "exec", argv: ["touch", "/data/made"] },
+    {
+      name: `--bind to where nothing is, ${image}`,
+      image,
+      action: "exec",
+      options: ["--bind", "shared:/new/place"],
+      argv: ["cat", "/new/place/file"],
+    },
+    {
+      name: `--writable-tmpfs, ${image}`,
+      image,
+      action: "exec",
+      options: ["--writable-tmpfs"],
+      argv: sh("echo new >/made; cat /made"),
+    },
+  ]),
+  { name: "run, sandbox", image: "sandbox", action: "run", argv: ["a b", "c"] },
+  { name: "test, sandbox", image: "sandbox", action: "test", argv: ["x"] },
+  { name: "inspect, sandbox", image: "sandbox", action: "inspect" },
+  { name: "inspect, run script of a sandbox", image: "sandbox", action: "inspect", options: ["-r"] },
+  { name: "run-help, sandbox", image: "sandbox", action: "run-help" },
+  {
+    name: "--writable, sandbox",
+    image: "sandbox",
+    action: "exec",
+    options: ["--writable", "--no-mount", "cwd", "--no-home"],
+    argv: sh("echo kept >/data/kept; cat /data/kept"),
+  },
+  { name: "what was written stays, sandbox", image: "sandbox", action: "exec", argv: ["cat", "/data/kept"] },
+  {
+    name: "--writable, a bind that has no place, sandbox",
+    image: "sandbox",
+    action: "exec",
+    options: ["--writable", "--no-mount", "cwd", "--no-home", "--bind", "shared:/no/place"],
+    argv: ["true"],
+  },
+  {
+    name: "--writable --overlay, sandbox",
+    image: "sandbox",
+    action: "exec",
+    options: ["--writable", "--overlay", "shared"],
+    argv: ["true"],
+  },
+  {
+    name: "--writable, squashfs",
+    image: "squashfs",
+    action: "exec",
+    options: ["--writable"],
+    argv: ["true"],
+  },
+  ...(["oci:", "oci-archive:", "docker-archive:"] as const).flatMap((image): Omit<Case, "topic">[] => [
+    { name: `exec, ${image}`, image, action: "exec", argv: sh("cat /data/hello; echo $A $B $PATH") },
+    { name: `run, ${image}`, image, action: "run", argv: ["x", "y z"] },
+  ]),
+]
+
 const inspection: readonly Omit<Case, "topic">[] = [
   { name: "labels", image: "scripts", action: "inspect" },
   { name: "definition", image: "scripts", action: "inspect", options: ["-d"] },
@@ -884,6 +960,7 @@ const topics: readonly (readonly [string, readonly Omit<Case, "topic">[]])[] = [
   ["Environment", environment],
   ["OCI images, images without a shell", oci],
   ["What %environment may hold", environmentScript],
+  ["Folders, squashfs files and names", sources],
   ["SCIF apps", apps],
   ["Files and folders", files],
   ["Namespaces and identity", namespaces],

@@ -4,7 +4,7 @@ import { readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { cli, isRoot } from "../support/cli.ts"
 import { skip } from "../support/skip.ts"
-import { cases, type Case } from "./cases.ts"
+import { cases, otherImages, type Case } from "./cases.ts"
 import { folder, inSurroundings, makeImages, type Side } from "./images.ts"
 import { differences, parseEnvironment, parseMountTable } from "./normal.ts"
 
@@ -24,7 +24,11 @@ function line(
 ): string {
   const program = side === "peer" ? ["apptainer", "--silent"] : [process.execPath, cli]
   const variables = Object.entries(env).map(([name, value]) => `${name}=${value}`)
-  const command = ["env", ...variables, ...program, action, ...options, `${image}.sif`, ...argv].map((word) =>
+  const file =
+    image in otherImages
+      ? otherImages[image as keyof typeof otherImages].replace("SIDE", side)
+      : `${image}.sif`
+  const command = ["env", ...variables, ...program, action, ...options, file, ...argv].map((word) =>
     // What the two write there must not meet.
     quoted(word === "WORK" ? `work-${side}` : word),
   )

@@ -134,6 +134,13 @@ function prepare(): string {
     Entrypoint: ["/bin/echo", "entry $HOME", "it's", 'a"b'],
     Cmd: ["command", "two words"],
   })
+  execFileSync("tar", ["-C", at("layout-oci"), "-cf", at("oci.tar"), "."])
+  execFileSync("skopeo", [
+    "copy",
+    "-q",
+    `oci:${at("layout-oci")}`,
+    `docker-archive:${at("docker.tar")}:some:1`,
+  ])
   makeLayout(at("layout-oci-cmd"), at("tree"), { Env, Cmd: ["/bin/sh", "-c", "echo $HOME $0", "x y"] })
   makeLayout(at("layout-oci-entry"), at("tree"), { Env, Entrypoint: ["/bin/printenv"] })
   makeLayout(at("layout-no-shell"), at("static"), { Env })
@@ -170,6 +177,10 @@ function prepare(): string {
     ...["oci", "oci-cmd", "oci-entry", "no-shell"].map(
       (name) => `apptainer build ${name}.sif oci:layout-${name}`,
     ),
+    "apptainer build --sandbox box-peer scripts.sif",
+    "cp -a box-peer box-own",
+    "mksquashfs tree tree.sqfs -quiet -no-progress",
+    "(echo '#!/usr/bin/env run-singularity'; cat tree.sqfs) > tree.simg",
     "mksquashfs data data.sqfs -quiet -no-progress",
     "cp bare.sif with-data.sif",
     "apptainer sif add --datatype 4 --parttype 3 --partfs 1 --partarch 2 with-data.sif data.sqfs",
