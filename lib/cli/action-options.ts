@@ -35,6 +35,9 @@ function number(what: string, parse: (text: string) => number): (texts: Texts) =
   }
 }
 
+const integer = number("not an integer", parseInteger)
+const integers = (texts: Texts): number[] => texts.flatMap(listed).map((word) => integer([word]))
+
 const readers: { readonly [K in keyof ExecOptionKinds]: (texts: Texts) => ExecOptionKinds[K] } = {
   flag: truthOf,
   text: last,
@@ -58,11 +61,18 @@ const readers: { readonly [K in keyof ExecOptionKinds]: (texts: Texts) => ExecOp
   }),
   decimal: number("not a number", parseDecimal),
   size: number("no size", (word) => (word === "-1" ? -1 : parseSize(word))),
-  descriptors: number("not an integer", parseInteger),
+  descriptors: (texts) => (last(texts).includes(",") ? integers([last(texts)]) : integer([last(texts)])),
+  descriptorList: (texts) => integers(texts),
   engine: (texts) => parseEngine(last(texts)),
 }
 /** What adds up if it is given again; of all else the last one counts. */
-const lists: ReadonlySet<keyof ExecOptionKinds> = new Set(["words", "assignments", "binds", "mounts"])
+const lists: ReadonlySet<keyof ExecOptionKinds> = new Set([
+  "words",
+  "assignments",
+  "binds",
+  "mounts",
+  "descriptorList",
+])
 
 /** `--home <dir>` is `home`. */
 function nameOf(flags: string): string {

@@ -26,7 +26,7 @@ import {
   umaskOf,
   workingFolder,
 } from "../runtime/identity.ts"
-import { preservedDescriptors } from "../runtime/preserved.ts"
+import { keptArguments, preservedDescriptors } from "../runtime/preserved.ts"
 import { findProgram } from "../runtime/program.ts"
 import { handOver } from "../runtime/handover.ts"
 import { startStarter, type Starter } from "../runtime/starter.ts"
@@ -350,17 +350,21 @@ export async function withRun<T>(
   const { signal } = options
   signal?.throwIfAborted()
   checkArchitecture(startable.source.image, startable.architecture ?? "unknown")
-  const preserved = preservedDescriptors(options.preserveFds ?? 0, startable.source.fd)
+  const preserved = preservedDescriptors(options.preserveFds ?? [], startable.source.fd)
   const crun = findProgram("crun", "it runs the container")
   const hostCwd = workingFolder(options.onNotice)
   const cwd = hostCwd ?? "/"
   const caller = callerIdentity()
   const root = caller.uid === 0
   const inside = options.fakeroot === true && !root ? rootIdentity : caller
-  const confinement = await withProfile(
+  const confined = await withProfile(
     confine(options, { ...inside, groups: root ? supplementaryGroups(caller.gid) : [] }, root),
     signal,
   )
+  const confinement = {
+    ...confined,
+    initArguments: [...keptArguments(preserved), ...confined.initArguments],
+  }
   const who = { uid: caller.uid, gid: caller.gid, home: caller.home, insideHome: inside.home, cwd }
   const places = composeBinds(
     who,
@@ -454,7 +458,7 @@ export async function withRun<T>(
       ...(cgroup?.folder === undefined ? [] : [`--cgroup=${cgroup.folder}`]),
       ...(confinement.initArguments.includes("--init") ? ["--init=1"] : []),
       ...(terminal === undefined ? [] : ["--terminal=1"]),
-      ...(preserved.length === 0 ? [] : [`--preserve-fds=${preserved.length}`]),
+      ...(preserved.length === 0 ? [] : [`--preserve-fds=${preserved.join(",")}`]),
     ],
   })
   const wanted = options.engine ?? "auto"

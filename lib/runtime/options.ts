@@ -100,10 +100,11 @@ export interface ExecOptions extends ProgramOptions, ResourceLimits {
   /** Default `auto`. */
   readonly engine?: Engine | undefined
   /**
-   * So many of this process's descriptors, from 3 on, are the payload's too, under the same numbers; default 0. All have to
-   * be open, and none may be Node's own, the image's or one that a secret was read from. They stay open here as well.
+   * So many of this process's descriptors, from 3 on, are the payload's too, under the same numbers, or those of a list; default
+   * none. All have to be open, and none may be Node's own, the image's or one that a secret was read from. They stay open here as
+   * well.
    */
-  readonly preserveFds?: number | undefined
+  readonly preserveFds?: number | readonly number[] | undefined
 
   /** `SRC[:DST[:OPTIONS]]`, several separated by commas, or the parts by name. */
   readonly binds?: readonly (string | BindSpec)[] | undefined
@@ -243,9 +244,12 @@ export interface ExecOptionKinds {
   readonly decimal: number
   /** -1 stands for itself. */
   readonly size: Bytes
-  readonly descriptors: number
+  readonly descriptors: number | readonly number[]
+  readonly descriptorList: readonly number[]
   readonly engine: Engine
 }
+
+const descriptor = number(-Infinity, Infinity)
 
 /** Grammars and ranges of their own are said by `exec`, and that of a flag as the flag's. */
 const kinds: { readonly [K in keyof ExecOptionKinds]: Check<ExecOptionKinds[K]> } = {
@@ -259,7 +263,9 @@ const kinds: { readonly [K in keyof ExecOptionKinds]: Check<ExecOptionKinds[K]> 
   integer: whole(-1),
   decimal: number(0),
   size: whole(-1),
-  descriptors: number(-Infinity, Infinity),
+  descriptors: (value, name) =>
+    Array.isArray(value) ? list(descriptor)(value, name) : descriptor(value, name),
+  descriptorList: list(descriptor),
   engine: engineName,
 }
 
@@ -387,8 +393,12 @@ export const execOptionTable: {
   preserveFds: [
     "descriptors",
     "--preserve-fds <n>",
-    "descriptors 3 to n + 2 are the payload's as well",
-    { variables: [], only: ["exec", "run", "shell", "test"] },
+    "descriptors 3 to n + 2 are the payload's as well; or those of a list",
+    {
+      variables: [],
+      only: ["exec", "run", "shell", "test"],
+      also: ["descriptorList", "--preserve-fd <list>", "this descriptor, or these", { variables: [] }],
+    },
   ],
   // The root file system.
   overlay: [

@@ -72,7 +72,12 @@ function deferred<T>(): Deferred<T> {
 
 export function startStarter(options: SpawnOptions): Starter {
   const { launch, attached } = options
-  const stdio: ("inherit" | "pipe" | "ignore" | number)[] = [...options.stdio, ...(options.preserved ?? [])]
+  const stdio: ("inherit" | "pipe" | "ignore" | number)[] = [...options.stdio]
+  // Each under its own number; the starter closes what is between them.
+  for (const fd of options.preserved ?? []) {
+    while (stdio.length < fd) stdio.push("ignore")
+    stdio.push(fd)
+  }
   const add = (what: "pipe" | number): number => stdio.push(what) - 1
   const secrets = new Map<number, Uint8Array>()
   const contents = new Map<number, Uint8Array>()

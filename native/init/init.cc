@@ -29,6 +29,7 @@ namespace {
 
 constexpr int kFailure = 255;
 constexpr int kMaxGroups = 65536;
+constexpr int kMaxDescriptor = 1 << 16;
 /// Any that is not mapped (/proc/sys/kernel/overflowgid, unless it was changed).
 constexpr gid_t kOverflowGroup = 65534;
 
@@ -128,11 +129,26 @@ void CheckLabel(const char* kind, const char* wanted) {
 void CheckAppArmor(const char* value) { CheckLabel("AppArmor", value); }
 void CheckSelinux(const char* value) { CheckLabel("SELinux", value); }
 
+/// "5,9", in ascending order: nothing else up to the last stays open. Between those that it passes on crun leaves its log.
+void KeepDescriptors(const char* value) {
+  int next = STDERR_FILENO + 1;
+  for (const char* part = value; part != nullptr; part = strchr(part, ',')) {
+    char* end = nullptr;
+    const long kept = strtol(part + (*part == ',' ? 1 : 0), &end, 10);
+    if (kept < next || kept > kMaxDescriptor || (*end != ',' && *end != '\0'))
+      Fail("not a list of descriptors: ", value);
+    while (next < kept) close(next++);
+    ++next;
+    part = end;
+  }
+}
+
 struct Check {
   const char* option;
   void (*run)(const char* value);
 };
 constexpr Check kChecks[] = {
+    {"--keep-fds=", KeepDescriptors},
     {"--check-uid=", CheckUser},
     {"--check-gid=", CheckGroups},
     {"--check-capabilities=", CheckCapabilities},

@@ -9,7 +9,6 @@
 #include <charconv>
 #include <functional>
 #include <map>
-#include <numeric>
 #include <string_view>
 #include <utility>
 
@@ -21,7 +20,8 @@ constexpr size_t kMaxFileName = 255;
 constexpr size_t kMaxLayers = 64;
 /// Lines of /etc/subuid that are one user's; the kernel takes 340 (user_namespaces(7)).
 constexpr size_t kMaxIdRanges = 64;
-constexpr int kMaxPreserved = 1024;
+/// crun looks at each number up to the highest.
+constexpr int kMaxPreserved = 1026;
 
 template <typename Number>
 Number ParseNumber(std::string_view text, const std::string& name) {
@@ -169,6 +169,18 @@ std::string_view NextPart(std::string_view& text, char separator) {
   return part;
 }
 
+/// Open descriptors in ascending order, with commas between.
+std::vector<int> ParseDescriptors(std::string_view text, const std::string& name) {
+  std::vector<int> descriptors;
+  while (!text.empty()) {
+    const int fd = ParseDescriptor(NextPart(text, ','), name);
+    if (fd <= (descriptors.empty() ? STDERR_FILENO : descriptors.back()) || fd > kMaxPreserved)
+      throw UsageError("--" + name + ": not in ascending order from 3 on");
+    descriptors.push_back(fd);
+  }
+  return descriptors;
+}
+
 /// "kind=KIND,name=value,...,path=PATH": the path, which may hold anything, is last.
 LayerOptions ParseLayer(std::string_view text, const std::string& name) {
   LayerOptions layer;
@@ -282,7 +294,9 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
     if (text != "1") throw UsageError("--" + name + ": 1 or not given");
     options.has_terminal = true;
   });
-  known.AddNumber("preserve-fds", false, options.preserve_fds);
+  known.Add("preserve-fds", false, [&options](std::string_view text, const std::string& name) {
+    options.preserved = ParseDescriptors(text, name);
+  });
   known.AddText("cgroup-manager", false, options.cgroup_manager);
   known.AddText("cgroup", false, options.cgroup);
   known.AddText("id", true, options.id);
@@ -297,10 +311,6 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   CheckImage(known, options.image);
   if (options.writable && (!options.image.is_folder() || !options.layers.empty()))
     throw UsageError("--writable: goes with --folder, and nothing lies over it");
-  if (options.preserve_fds < 0 || options.preserve_fds > kMaxPreserved)
-    throw UsageError("--preserve-fds: too few or too many");
-  for (const int fd : PreservedDescriptors(options))
-    if (fcntl(fd, F_GETFD) < 0) throw UsageError("--preserve-fds: " + std::to_string(fd) + " is not open");
   CheckIdMaps(options.uid_map, options.gid_map);
   const auto writable = std::count_if(options.layers.begin(), options.layers.end(),
                                       [](const LayerOptions& layer) { return layer.writable; });
@@ -317,12 +327,6 @@ std::vector<LayerOptions> OtherImages(const RunOptions& options) {
   std::vector<LayerOptions> images = options.layers;
   images.insert(images.end(), options.bind_images.begin(), options.bind_images.end());
   return images;
-}
-
-std::vector<int> PreservedDescriptors(const RunOptions& options) {
-  std::vector<int> descriptors(static_cast<size_t>(options.preserve_fds));
-  std::iota(descriptors.begin(), descriptors.end(), STDERR_FILENO + 1);
-  return descriptors;
 }
 
 JoinOptions ParseJoinOptions(const std::vector<std::string>& arguments) {

@@ -97,8 +97,8 @@ struct RunOptions {
   bool has_init = false;
   /// The payload has a terminal of its own: the runtime passes on what is typed, Ctrl-C too.
   bool has_terminal = false;
-  /// So many descriptors from 3 on are the payload's.
-  int preserve_fds = 0;
+  /// These descriptors are the payload's as well, in ascending order.
+  std::vector<int> preserved;
   std::string session;
   int bundle_fd = -1;
   std::string crun;
@@ -109,8 +109,6 @@ struct RunOptions {
 
 /// All images of these that are not the root's, in the order in which they get their servers.
 std::vector<LayerOptions> OtherImages(const RunOptions& options);
-/// The numbers of RunOptions::preserve_fds.
-std::vector<int> PreservedDescriptors(const RunOptions& options);
 
 /// A command for a container that runs.
 struct JoinOptions {

@@ -83,7 +83,7 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
   umask(022);
   std::vector<int> kept{options.image.range.fd, options.bundle_fd, signals.fd(), main.fd()};
   // Other programs that are started here must not have them.
-  for (const int fd : PreservedDescriptors(options)) {
+  for (const int fd : options.preserved) {
     kept.push_back(fd);
     CheckErrno(fcntl(fd, F_SETFD, FD_CLOEXEC), "fcntl");
   }
@@ -136,7 +136,7 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
         if (fd >= 0) close(fd);
     Runtime runtime(session, options, signals, group);
     runtime.Start();
-    for (const int fd : PreservedDescriptors(options)) close(fd);
+    for (const int fd : options.preserved) close(fd);
     OutliveParent();
     main.Send({.kind = Message::Kind::kStarted});
     const Runtime::Result result = runtime.Wait(main);

@@ -61,6 +61,7 @@ Runtime::Runtime(const Session& session, const RunOptions& options, const Signal
 }
 
 void Runtime::Start() {
+  const int last = options_.preserved.empty() ? STDERR_FILENO : options_.preserved.back();
   const std::vector<std::string> arguments = {options_.crun,
                                               "--log=file:" + session_.Path("crun.log"),
                                               "--log-format=json",
@@ -70,12 +71,14 @@ void Runtime::Start() {
                                               "--no-new-keyring",
                                               "--pid-file=" + session_.Path("pid"),
                                               "--bundle=" + session_.directory(),
-                                              "--preserve-fds=" + std::to_string(options_.preserve_fds),
+                                              "--preserve-fds=" + std::to_string(last - STDERR_FILENO),
                                               options_.id};
   process_ = StartCrun(arguments, session_, signals_.original_mask(), [&] {
     // With a terminal to serve it has to be in the foreground; without, what is typed is passed on to all of the payload.
     setpgid(0, options_.has_terminal ? group_ : 0);
-    for (const int fd : PreservedDescriptors(options_)) CheckErrno(fcntl(fd, F_SETFD, 0), "fcntl");
+    // crun closes what lies above the last one, and takes what lies between for the payload's.
+    for (int fd = STDERR_FILENO + 1; fd <= last; ++fd) fcntl(fd, F_SETFD, FD_CLOEXEC);
+    for (const int fd : options_.preserved) CheckErrno(fcntl(fd, F_SETFD, 0), "fcntl");
   });
   DetachStandardStreams();
 }

@@ -232,6 +232,66 @@ describe("running in an image", () => {
             assert.equal(result.text, "0\n1\n2\n3\n4\n5\nfrom outside\n")
             assert.equal(told, "from inside\n")
           })
+        for (const flags of [[], ["--pid"], ["--containall"]])
+          it(`are those of a list ${flags.join(" ")}, whatever lies between them`, async () => {
+            writeFileSync(given, "from outside\n")
+            const file = openSync(given, "r")
+            const child = startSifcrypt(
+              [
+                "exec",
+                ...credentials,
+                "--preserve-fds",
+                "9,5",
+                ...flags,
+                image,
+                "sh",
+                "-c",
+                "ls -l /proc/$$/fd; cat <&9",
+              ],
+              {
+                as,
+                cwd: folder,
+                stdio: ["pipe", "pipe", "pipe", file, file, file, "ignore", "ignore", "pipe", file],
+              },
+            )
+            closeSync(file)
+            const result = await finish(child)
+            assert.equal(result.stderr, "")
+            const numbers = [...result.text.matchAll(/ (\d+) -> /g)].map(([, fd]) => Number(fd))
+            // A shell may keep one of its own, far up.
+            assert.deepEqual(
+              numbers.filter((fd) => fd > 2 && fd <= 9),
+              [5, 9],
+              result.text,
+            )
+            assert.match(result.text, /from outside\n$/)
+          })
+        it("the socket that PMI_FD names is among them, and nothing else that it may name", async () => {
+          const parallel = async (fd: string, flags: readonly string[] = []): Promise<readonly number[]> => {
+            writeFileSync(given, "from outside\n")
+            const file = openSync(given, "r")
+            const child = startSifcrypt(
+              ["exec", ...credentials, ...flags, image, "sh", "-c", "ls -l /proc/$$/fd; echo $PMI_FD"],
+              {
+                as,
+                cwd: folder,
+                env: { PMI_FD: fd },
+                stdio: ["pipe", "pipe", "pipe", file, file, file, "pipe"],
+              },
+            )
+            closeSync(file)
+            const result = await finish(child)
+            assert.equal(result.stderr, "")
+            assert.ok(result.text.endsWith(`\n${fd}\n`), result.text)
+            return [...result.text.matchAll(/ (\d+) -> /g)]
+              .map(([, one]) => Number(one))
+              .filter((one) => one > 2 && one < 9)
+          }
+          assert.deepEqual(await parallel("6"), [6])
+          assert.deepEqual(await parallel("6", ["--preserve-fds", "2"]), [3, 4, 6])
+          for (const fd of ["3", "7", "8", "600", "1", "-1", "six"])
+            assert.deepEqual(await parallel(fd), [], fd)
+        })
         it("are those that were asked for", async () => {
           const { result } = await withTwo(["--preserve-fds", "1"], "ls /proc/self/fd")
           assert.equal(result.text, "0\n1\n2\n3\n4\n")

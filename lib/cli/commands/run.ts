@@ -1,3 +1,4 @@
+import { fstatSync } from "node:fs"
 import { isatty } from "node:tty"
 import type { Command } from "commander"
 import {
@@ -31,11 +32,40 @@ async function start(
   return await image.shell(options)
 }
 
-/** A descriptor that a secret is read from is closed then, and something else takes its number. */
-function refuseSpent(preserveFds: number, flags: Readonly<Record<string, unknown>>): void {
-  for (const [name, fd] of Object.entries(flags))
-    if (name.endsWith("Fd") && typeof fd === "number" && fd >= 3 && fd < 3 + preserveFds)
-      throw new RunError("ERR_RUN_OPTION", `--preserve-fds: a secret is read from descriptor ${fd}`)
+/**
+ * What starters of parallel programs (MPICH's, Slurm's) speak with each process through: a socket whose number is in a variable. It may
+ * have been closed on the way, and nothing of this process's own is a socket yet.
+ */
+function processManager(): readonly number[] {
+  const text = process.env["PMI_FD"] ?? ""
+  const fd = /^\d{1,4}$/.test(text) ? Number(text) : 0
+  try {
+    return fd >= 3 && fstatSync(fd).isSocket() ? [fd] : []
+  } catch {
+    return [] // it is not open
+  }
+}
+
+/**
+ * The descriptors that the payload gets.
+ *
+ * @throws RunError `ERR_RUN_OPTION` where a secret is read from one of them: it is closed then, and something else takes its number.
+ */
+function preserved(
+  asked: number | readonly number[],
+  flags: Readonly<Record<string, unknown>>,
+): number | readonly number[] {
+  const isAsked = (fd: number): boolean =>
+    typeof asked === "number" ? fd >= 3 && fd < 3 + asked : asked.includes(fd)
+  const secrets = Object.entries(flags).flatMap(([name, fd]) =>
+    name.endsWith("Fd") && typeof fd === "number" ? [fd] : [],
+  )
+  const spent = secrets.find(isAsked)
+  if (spent !== undefined)
+    throw new RunError("ERR_RUN_OPTION", `--preserve-fds: a secret is read from descriptor ${spent}`)
+  const theirs = processManager().filter((fd) => !secrets.includes(fd) && !isAsked(fd))
+  if (theirs.length === 0) return asked
+  return [...(typeof asked === "number" ? Array.from({ length: asked }, (_, i) => 3 + i) : asked), ...theirs]
 }
 
 /** Of the options for an instance that runs, those that concern the command alone; the rest was settled when it was started. */
@@ -69,13 +99,14 @@ function action(name: Action, summary: string, description: string, rest: string
     },
     run: async (flags, [image, argv], command) => {
       const asked = actionOptions(name, flags, process.env)
+      // Before anything is opened that could have their numbers.
+      const preserveFds = preserved(asked.preserveFds ?? [], flags)
       const options: ExecOptions = {
         stdio: "inherit",
         replaceProcess: failureReporter(),
         signal: interruption,
         onNotice: notice,
       }
-      refuseSpent(asked.preserveFds ?? 0, flags)
       if (image.startsWith(INSTANCE)) {
         const own = joinOptions(asked, command)
         await start(openInstance(image.slice(INSTANCE.length)), name, argv, { ...own, ...options })
@@ -85,7 +116,12 @@ function action(name: Action, summary: string, description: string, rest: string
         await using opened = await openImage(image, flags, credentials)
         // This process becomes the payload's attendant: what follows is for a payload that did not start, and for an image
         // that was verified.
-        const started = await start(opened, name, argv, { ...asked, ...options, overlayUnlock: credentials })
+        const started = await start(opened, name, argv, {
+          ...asked,
+          ...options,
+          preserveFds,
+          overlayUnlock: credentials,
+        })
         // A terminal signals its whole foreground group, the starter included; what reaches only us is passed on.
         passSignalsTo((signal) => {
           if (!(isatty(0) && (signal === "SIGINT" || signal === "SIGQUIT"))) started.kill(signal)

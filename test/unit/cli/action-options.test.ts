@@ -143,7 +143,12 @@ describe("actionOptions", () => {
 
   it("has --preserve-fds for all that are waited for", () => {
     assert.deepEqual(parse(["--preserve-fds", "2"], {}, "exec"), { preserveFds: 2 })
-    assert.deepEqual(parse([], { SIFCRYPT_PRESERVE_FDS: "2" }, "exec"), {})
+    assert.deepEqual(parse(["--preserve-fds", "5,9"], {}, "exec"), { preserveFds: [5, 9] })
+    assert.deepEqual(parse(["--preserve-fd", "9"], {}, "exec"), { preserveFds: [9] })
+    assert.deepEqual(parse(["--preserve-fd=9,5", "--preserve-fd", "7"], {}, "exec"), {
+      preserveFds: [9, 5, 7],
+    })
+    assert.deepEqual(parse([], { SIFCRYPT_PRESERVE_FDS: "2", SIFCRYPT_PRESERVE_FD: "2" }, "exec"), {})
     const { options } = addOptions(new Command("start"), actionRows("instance"))
     assert.ok(options.every((option) => option.name() !== "preserve-fds"))
   })
@@ -159,7 +164,7 @@ describe("actionOptions", () => {
     const command = addOptions(new Command("shell"), actionRows("shell"))
     for (const option of command.options) {
       const long = option.name()
-      if (long === "env" || long === "preserve-fds" || option.hidden) continue
+      if (long === "env" || long.startsWith("preserve-fd") || option.hidden) continue
       const key = others[long] ?? long.toUpperCase().replaceAll("-", "_")
       const value = long === "mount" ? "type=bind,src=/a,dst=/b" : option.isBoolean() ? "true" : "1"
       const values = long === "engine" ? "kernel" : value
