@@ -5,11 +5,12 @@
 #   build-shell.sh OUTPUT
 #   build-shell.sh --vet
 set -euo pipefail
-command=(build -trimpath -ldflags "-s -w" -o "$(realpath -m -- "$1")" .)
-[[ $1 == --vet ]] && command=(vet .)
+command=(build -trimpath -ldflags "-s -w" -o "$(realpath -m -- "$1")")
+[[ $1 == --vet ]] && command=(vet)
 cd "$(dirname "${BASH_SOURCE[0]}")/../native/shell"
 unset GOFLAGS GOOS GOARCH
 # Without a home folder there is no place for what the next build could use.
 export GOCACHE=${GOCACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/go-build}
 export GOPATH=/usr/share/gocode GO111MODULE=off CGO_ENABLED=0
-exec go "${command[@]}"
+# By the names of files: otherwise the path of this folder would be in the program.
+exec go "${command[@]}" ./*.go

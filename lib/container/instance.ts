@@ -7,7 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises"
 import type { ReadableTree } from "../device/tree.ts"
 import { RunError } from "../errors.ts"
 import { initPath, loadAddon, shellPath } from "../native/load.ts"
-import { makeBundle, type Action } from "../runtime/bundle.ts"
+import { makeBundle, STAY, type Action } from "../runtime/bundle.ts"
 import { absoluteSecurity, confine, withProfile } from "../runtime/confinement.ts"
 import { handOver } from "../runtime/handover.ts"
 import {
@@ -18,7 +18,7 @@ import {
   umaskOf,
   workingFolder,
 } from "../runtime/identity.ts"
-import { instanceBundle, joinBundle, KEEPER_NAME } from "../runtime/instance-bundle.ts"
+import { joinBundle } from "../runtime/instance-bundle.ts"
 import { instanceRows, streamRows, type ExecOptions } from "../runtime/options.ts"
 import { letGo, startStarter } from "../runtime/starter.ts"
 import { launchOf, type Launch } from "../runtime/starter-protocol.ts"
@@ -232,17 +232,7 @@ async function ends(
   return true
 }
 
-/** An input that never ends and never gives anything, for the shell that stays. */
-function quietInput(): number {
-  const reader = loadAddon().filledPipe({ bytes: new Uint8Array() })
-  try {
-    return openSync(`/proc/self/fd/${reader}`, "r+")
-  } finally {
-    closeSync(reader)
-  }
-}
-
-/** Waits until the shell that stays is there; false: the starter has ended before. */
+/** Waits until what stays is there; false: the starter has ended before. */
 async function stays(starter: number, startTime: string): Promise<boolean> {
   while (startTimeOf(starter) === startTime) {
     if (firstProcess(starter) !== undefined) return true
@@ -275,38 +265,48 @@ export async function startInstance(
   const open: number[] = []
   try {
     const logs = logsOf(name)
-    open.push(quietInput(), openSync(logs.logOut, "w", 0o600), openSync(logs.logErr, "w", 0o600))
+    open.push(
+      openSync("/dev/null", "r"),
+      openSync(logs.logOut, "w", 0o600),
+      openSync(logs.logErr, "w", 0o600),
+    )
     const asInstance = { ...asked, stdio: "ignore", preserveFds: 0 } as const
-    const { state, starter } = await withRun(startable, tree, script, argv, asInstance, async (prepared) => {
-      const { options, session, id, crun } = prepared
-      const bundle = prepared.bundle.then(instanceBundle)
-      bundle.catch(() => undefined)
-      return await prepared.start(async (how) => {
-        // Until its state is written nobody but this process knows of it.
-        const started = startStarter({ launch: launchOf(how), bundle, attached: "at first", stdio: open })
-        const pid = started.child.pid ?? 0
-        const startTime = startTimeOf(pid)
-        try {
-          await Promise.all([started.ready, bundle])
-          options.signal?.throwIfAborted()
-          if (startTime === undefined || !(await stays(pid, startTime))) {
-            await started.ended
-            throw new RunError("ERR_RUN", `${startable.source.image}: the instance ended at once`)
+    const { state, starter } = await withRun(
+      startable,
+      tree,
+      script,
+      argv,
+      asInstance,
+      async (prepared) => {
+        const { options, bundle, session, id, crun } = prepared
+        return await prepared.start(async (how) => {
+          // Until its state is written nobody but this process knows of it.
+          const started = startStarter({ launch: launchOf(how), bundle, attached: "at first", stdio: open })
+          const pid = started.child.pid ?? 0
+          const startTime = startTimeOf(pid)
+          try {
+            await Promise.all([started.ready, bundle])
+            options.signal?.throwIfAborted()
+            if (startTime === undefined || !(await stays(pid, startTime))) {
+              await started.ended
+              throw new RunError("ERR_RUN", `${startable.source.image}: the instance ended at once`)
+            }
+          } catch (error) {
+            started.child.kill("SIGKILL")
+            await started.ended.catch(() => undefined)
+            throw error
           }
-        } catch (error) {
-          started.child.kill("SIGKILL")
-          await started.ended.catch(() => undefined)
-          throw error
-        }
-        const image = path.resolve(startable.source.image)
-        const { engine } = how
-        const privileges = privilegesOf(options)
-        const found: InstanceState = {
-          ...{ name, image, engine, pid, startTime, session, id, crun, ...logs, privileges },
-        }
-        return { state: found, starter: started }
-      })
-    })
+          const image = path.resolve(startable.source.image)
+          const { engine } = how
+          const privileges = privilegesOf(options)
+          const found: InstanceState = {
+            ...{ name, image, engine, pid, startTime, session, id, crun, ...logs, privileges },
+          }
+          return { state: found, starter: started }
+        })
+      },
+      { stays: true },
+    )
     try {
       remember(state)
       await starter.stay()
@@ -342,13 +342,13 @@ export function openInstance(name: string): Instance {
   return new Instance(state)
 }
 
-/** The container's first process, once it is the shell that stays: before, it is not all in the container yet. */
+/** The container's first process, once it is what stays: before, it is not all in the container yet. */
 function firstProcess(starter: number): number | undefined {
   for (const container of childrenOf(starter))
     for (const runtime of childrenOf(container.pid))
       for (const { pid } of childrenOf(runtime.pid))
         try {
-          if (readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").includes(KEEPER_NAME)) return pid
+          if (readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").includes(STAY)) return pid
         } catch {
           // It has ended meanwhile.
         }

@@ -337,6 +337,7 @@ export interface PreparedRun {
  * Composes what `action` needs, and has `use` start it.
  *
  * @param tree - What is inside, where that can be known beforehand.
+ * @param stays - It goes on when what it was started with has ended.
  */
 export async function withRun<T>(
   startable: Startable,
@@ -345,6 +346,7 @@ export async function withRun<T>(
   argv: readonly string[],
   asked: ExecOptions,
   use: (prepared: PreparedRun) => Promise<T>,
+  { stays = false }: { readonly stays?: boolean } = {},
 ): Promise<T> {
   const options = impliedOptions(asked)
   const { signal } = options
@@ -428,6 +430,7 @@ export async function withRun<T>(
     init: initPath(),
     shell: shellPath(),
     confinement,
+    stays,
     writableRoot: options.writableTmpfs === true || overlays.writable || writesFolder,
     mountPoints: folder === undefined ? "made" : writesFolder ? "missing" : "listed",
     resources,

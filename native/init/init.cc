@@ -1,13 +1,14 @@
 // sifcrypt-init: the first process of a container that needs one. It is linked statically, so that it runs in any image,
 // and uses system calls only.
 //
-//   sifcrypt-init [--check-NAME=VALUE...] [--init] -- PROGRAM [ARGUMENT...]
+//   sifcrypt-init [--check-NAME=VALUE...] [--init] [--stay] -- PROGRAM [ARGUMENT...]
 //   sifcrypt-init remount-root [--writable] [--suid] FOLDER
 //
 // The second is an OCI hook, in the container's mount namespace: it is here because this program starts in no time. For the first one
 // it makes sure that the confinement that was asked for is there: a runtime that quietly leaves it out has happened
 // (CVE-2025-65105, CVE-2025-64750). Then it becomes PROGRAM; with --init it stays process 1 instead: starts PROGRAM, gives
-// it the terminal, passes signals on, reaps orphans, and ends with PROGRAM's status.
+// it the terminal, passes signals on, reaps orphans, and ends with PROGRAM's status. With --stay it goes on when PROGRAM has
+// ended, as an instance does, until a signal asks it to end: PROGRAM gets that first.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -180,25 +181,36 @@ pid_t Start(char** argv, const sigset_t& original) {
   Become(argv);
 }
 
-[[noreturn]] void BeInit(char** argv) {
+/// Do such signals end an instance?
+bool IsEnding(int signal) { return signal == SIGHUP || signal == SIGINT || signal == SIGQUIT || signal == SIGTERM; }
+
+[[noreturn]] void BeInit(char** argv, bool stay) {
   sigset_t all, original;
   sigfillset(&all);
   // What a defect of this process raises must end it.
   for (const int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS}) sigdelset(&all, signal);
   sigprocmask(SIG_BLOCK, &all, &original);
   const pid_t child = Start(argv, original);
-  for (;;) {
+  bool running = true;
+  bool ending = !stay;
+  int result = 0;
+  while (running || !ending) {
     siginfo_t info;
     const int signal = sigwaitinfo(&all, &info);
     if (signal < 0) continue;
     if (signal != SIGCHLD) {
-      kill(child, signal);
+      if (running) kill(child, signal);
+      ending |= IsEnding(signal);
       continue;
     }
     int status = 0;
-    for (pid_t ended; (ended = waitpid(-1, &status, WNOHANG)) > 0;)
-      if (ended == child) _exit(WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
+    for (pid_t ended; (ended = waitpid(-1, &status, WNOHANG)) > 0;) {
+      if (ended != child) continue;
+      running = false;
+      if (!stay) result = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    }
   }
+  _exit(result);
 }
 
 /// Restores what crun drops: nosuid and nodev of the root file system's mount.
@@ -228,10 +240,15 @@ int main(int argc, char** argv) {
   constexpr int kFirst = 2;
   if (argc > 1 && strcmp(argv[1], "remount-root") == 0) return RemountRoot(argc - kFirst, argv + kFirst);
   bool init = false;
+  bool stay = false;
   int at = 1;
   for (; at < argc && strcmp(argv[at], "--") != 0; ++at) {
     if (strcmp(argv[at], "--init") == 0) {
       init = true;
+      continue;
+    }
+    if (strcmp(argv[at], "--stay") == 0) {
+      stay = true;
       continue;
     }
     const Check* found = nullptr;
@@ -241,6 +258,6 @@ int main(int argc, char** argv) {
     found->run(argv[at] + strlen(found->option));
   }
   if (at + 1 >= argc) Fail("sifcrypt-init: no program");
-  if (init) BeInit(argv + at + 1);
+  if (init || stay) BeInit(argv + at + 1, stay);
   Become(argv + at + 1);
 }

@@ -5,6 +5,7 @@ import { once } from "node:events"
 import {
   chmodSync,
   chownSync,
+  copyFileSync,
   existsSync,
   mkdirSync,
   readdirSync,
@@ -48,6 +49,9 @@ describe("instances", () => {
   const keys = testKeys()
   const tree = makeRootTree()
   mkdirSync(path.join(tree, ".singularity.d"))
+  const shellless = newFolder("shellless")
+  for (const name of ["bin", "dev", "proc", "sys", "etc", "tmp"]) mkdirSync(path.join(shellless, name))
+  copyFileSync(path.join(tree, "bin", "busybox"), path.join(shellless, "bin", "echo"))
   const script = (name: string, body: string): void => {
     writeFileSync(path.join(tree, ".singularity.d", name), `#!/bin/sh\n${body}\n`, { mode: 0o755 })
   }
@@ -171,6 +175,16 @@ describe("instances", () => {
         await nothingRuns()
       })
 
+      it("need no shell in the image, and end with a signal to what stays", async () => {
+        const bare = path.join(folder, "bare.sif")
+        await sifcryptOk(["build", bare, shellless], { as })
+        await command("instance", "start", "--engine", "userspace", bare, name("bare"))
+        assert.equal(await command("exec", `instance://${name("bare")}`, "/bin/echo", "there"), "there\n")
+        const [found] = await list()
+        process.kill(found?.pid ?? 0, "SIGTERM")
+        await nothingRuns()
+      })
+
       it("tell what they use, joined commands included", async () => {
         const pidFile = path.join(folder, "pid")
         await command("instance", "start", ...key, "--pid-file", pidFile, image, name("used"), "stay")
@@ -250,7 +264,7 @@ describe("instances", () => {
           while (!runs("--no-new-keyring") && child.exitCode === null) await nextTurn()
           // It learns of nothing more, while its instance goes on.
           child.kill("SIGSTOP")
-          await waitFor("the shell that stays", () => runs("sifcrypt-instance") || child.exitCode !== null)
+          await waitFor("what stays", () => runs("--stay") || child.exitCode !== null)
           const written = existsSync(file)
           child.kill("SIGKILL")
           await ended
