@@ -32,15 +32,12 @@ const (
 	// A script asks for what the interpreter does not know.
 	unsupported = 2
 	// The script sets it at its end: an exit that is not its own has not started the payload either.
-	endVariable = "_sifcrypt_end"
+	endVariable = ownPrefix + "end"
 	// So many calls of this program are some thousand of a script's functions within each other.
 	maxDepth = 20_000
+	// The entry script's own, which no subshell can leave in the payload's environment.
+	ownPrefix = "_sifcrypt_"
 )
-
-func init() {
-	// The script itself then runs on the process's first thread, and what runs beside it never does: isScript.
-	runtime.LockOSThread()
-}
 
 func say(to io.Writer, format string, values ...any) {
 	fmt.Fprintf(to, "sifcrypt: "+format+"\n", values...)
@@ -76,9 +73,9 @@ func run(script string, words []string) (status int) {
 	shell := &shell{}
 	shell.runner, err = interp.New(
 		interp.Dir(folder),
-		interp.Env(expand.ListEnviron(os.Environ()...)),
+		interp.Env(first{expand.ListEnviron(os.Environ()...)}),
 		interp.Params(append([]string{"--"}, words...)...),
-		interp.StdIO(os.Stdin, os.Stdout, os.Stderr),
+		interp.StdIO(standard[0], standard[1], standard[2]),
 		interp.CallHandler(shell.call),
 		interp.ExecHandler(shell.exec),
 		interp.OpenHandler(open),
@@ -110,9 +107,24 @@ type shell struct {
 	runner *interp.Runner
 }
 
-// isScript tells the script itself from what runs beside it: the left side of a pipe, a command in the background.
-func (*shell) isScript() bool {
-	return syscall.Gettid() == os.Getpid()
+// first is the environment of the script itself. A subshell has a copy of what Each shows.
+type first struct {
+	expand.Environ
+}
+
+// No script can ask for a variable by such a name.
+const firstMark = "the script itself"
+
+func (e first) Get(name string) expand.Variable {
+	if name == firstMark {
+		return expand.Variable{Kind: expand.String}
+	}
+	return e.Environ.Get(name)
+}
+
+// isScript tells the script itself from its subshells: (...), $(...), the left side of a pipe, what runs beside it.
+func isScript(hc interp.HandlerContext) bool {
+	return hc.Env.Get(firstMark).IsSet()
 }
 
 // call sees each command before it is looked up.
@@ -128,8 +140,12 @@ func (s *shell) call(ctx context.Context, words []string) ([]string, error) {
 	}
 	switch plain[0] {
 	case "exec":
-		if len(plain) == 1 {
-			keep(hc.Stdin, hc.Stdout, hc.Stderr)
+		if len(plain) == 1 && isScript(hc) {
+			// The interpreter would keep those of all commands from here on.
+			if err := keep(hc.Stdin, hc.Stdout, hc.Stderr); err != nil {
+				return nil, err
+			}
+			return []string{"true"}, nil
 		}
 	case "umask":
 		if err := umask(hc.Stdout, plain[1:]); err != nil {
@@ -203,7 +219,7 @@ func environment(all expand.Environ) []string {
 	})
 	list := make([]string, 0, len(variables))
 	for name, variable := range variables {
-		if variable.Exported && variable.Kind == expand.String {
+		if variable.Exported && variable.Kind == expand.String && !strings.HasPrefix(name, ownPrefix) {
 			list = append(list, name+"="+variable.Str)
 		}
 	}
@@ -214,7 +230,7 @@ func environment(all expand.Environ) []string {
 // exec starts a program, or is one from then on.
 func (s *shell) exec(ctx context.Context, words []string) error {
 	hc := interp.HandlerCtx(ctx)
-	if s.isScript() && s.runner.Exited() {
+	if isScript(hc) && s.runner.Exited() {
 		become(hc, words)
 	}
 	path, err := interp.LookPathDir(hc.Dir, hc.Env, words[0])

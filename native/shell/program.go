@@ -111,6 +111,12 @@ type redirection struct {
 	kept bool
 }
 
+// What the process was given, and what the script has of it.
+var (
+	given    = []*os.File{os.Stdin, os.Stdout, os.Stderr}
+	standard = []*redirection{{given[0], true}, {given[1], true}, {given[2], true}}
+)
+
 // Close is called when the command has ended that was redirected.
 func (r *redirection) Close() error {
 	if r.kept {
@@ -130,44 +136,59 @@ func open(ctx context.Context, path string, flags int, mode fs.FileMode) (io.Rea
 	return &redirection{File: file}, nil
 }
 
-func keep(streams ...any) {
-	for _, stream := range streams {
+// fileOf is the file of a stream; of standard ones that of the list.
+func fileOf(stream any, list []*os.File) (*os.File, error) {
+	for number, one := range standard {
+		if stream == one {
+			return list[number], nil
+		}
+	}
+	switch stream := stream.(type) {
+	case *redirection:
+		return stream.File, nil
+	case *os.File:
+		return stream, nil
+	case io.Reader:
+		return document(stream)
+	}
+	return nil, errors.New("a stream that is no file")
+}
+
+// keep makes the redirections of one command those of the script from here on.
+func keep(streams ...any) error {
+	files := make([]*os.File, len(streams))
+	now := []*os.File{standard[0].File, standard[1].File, standard[2].File}
+	for number, stream := range streams {
+		var err error
+		if files[number], err = fileOf(stream, now); err != nil {
+			return err
+		}
 		if file, isFile := stream.(*redirection); isFile {
 			file.kept = true
 		}
 	}
+	for number, file := range files {
+		standard[number].File = file
+	}
+	return nil
 }
 
-// redirect makes the streams of an exec those of the process. What the script has redirected for good before is its own
-// business: the payload has what it was given.
+// redirect makes the redirections of one command those of the process. What the script has redirected for good before is
+// its own business: the payload has what the process was given.
 func redirect(streams ...any) error {
 	// All are taken before one is put in its place: they may be each other.
 	taken := []int{0, 1, 2}
-	standard := []*os.File{os.Stdin, os.Stdout, os.Stderr}
 	for number, stream := range streams {
-		file := standard[number]
-		switch stream := stream.(type) {
-		case *redirection:
-			if stream.kept {
-				continue
-			}
-			file = stream.File
-		case *os.File:
-			file = stream
-		case io.Reader:
-			var err error
-			if file, err = document(stream); err != nil {
-				return err
-			}
-		}
-		if file == standard[number] {
-			continue
-		}
-		fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, len(taken))
+		file, err := fileOf(stream, given)
 		if err != nil {
 			return err
 		}
-		taken[number] = fd
+		if file == given[number] {
+			continue
+		}
+		if taken[number], err = unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, len(taken)); err != nil {
+			return err
+		}
 	}
 	for number, fd := range taken {
 		if fd == number {

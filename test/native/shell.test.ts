@@ -116,7 +116,7 @@ describe("sifcrypt-shell", () => {
 
   it("leaves none of its own names in the environment", () => {
     put("/.singularity.d/env/10-allexport.sh", "set -a")
-    assert.doesNotMatch(run("exec", "env").output, /^(script|action|folder)=/m)
+    assert.doesNotMatch(run("exec", "env").output, /^(?:_|script|action|folder)\w*=/m)
   })
 
   it("runs the image's runscript with the arguments", () => {
@@ -336,6 +336,17 @@ conda() { \local cmd="${"$"}{1-__missing__}"; case "$cmd" in activate) __conda_a
       assert.deepEqual([output, errors], ["input\n", "error\n"])
       environment("exec sh -c 'echo out; echo error >&2' 2>&1 >/dev/null")
       assert.equal(run("exec", "true").output, "error\n")
+    })
+
+    it("redirects what follows an exec without a program, and what a subshell redirects only there", () => {
+      const own = path.join(root, "own")
+      environment(`(exec >/dev/null 2>&1; echo gone; echo gone >&2)
+exec >${own} 2>&1
+echo one; sh -c 'echo two >&2'; echo three >/dev/null; echo four
+f() { exec sh -c 'echo payload; echo error >&2'; }; f`)
+      const { status, output, errors } = run("exec", "true")
+      assert.deepEqual([status, output, errors], [0, "payload\n", "error\n"])
+      assert.equal(readFileSync(own, "utf8"), "one\ntwo\nfour\n")
     })
 
     it("becomes a program within a subshell or beside itself only there", () => {
