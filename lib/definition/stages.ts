@@ -278,7 +278,7 @@ class StageBuilder {
         ],
         umask: BUILD_UMASK,
         files: {
-          entry: file(entryScript, 0o755),
+          entry: file(entryScript),
           // It is bound over this.
           shell: file("", 0o755),
           "overrides.sh": file(overrideScript(environment)),
