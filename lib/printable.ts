@@ -23,3 +23,39 @@ export function printableLines(text: string): string {
     character === "\n" || character === "\t" ? character : escaped(character),
   )
 }
+
+/** `\xHH` for a byte that text cannot have as it is, or for the backslash of what would otherwise be taken for that. */
+const byteText = String.raw`\\x(0[1-9a-f]|1[0-9a-f]|5c|7f|[89a-f][0-9a-f])`
+const escapedByte = new RegExp(byteText, "g")
+const ambiguous = new RegExp(String.raw`\\(?=${byteText.slice(2)})`, "g")
+/** RFC 3629, a byte in each character; and any byte else. */
+const sequence =
+  /[^\x80-\xff]|[\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xed[\x80-\x9f][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2}|(.)/gs
+
+function byteEscape(byte: number): string {
+  return `\\x${byte.toString(16).padStart(2, "0")}`
+}
+
+/**
+ * The name of a file, which is bytes, as text: what is no UTF-8 as `\xHH`. No two names have one text, and {@link nameBytes} gives
+ * the bytes back.
+ */
+export function nameText(name: Buffer): string {
+  const bytes = name.toString("latin1").replace(ambiguous, byteEscape(0x5c))
+  const whole = bytes.replace(sequence, (found: string, stray: string | undefined) =>
+    stray === undefined ? found : byteEscape(stray.charCodeAt(0)),
+  )
+  return Buffer.from(whole, "latin1").toString("utf8")
+}
+
+/** What {@link nameText} says, or {@link printableName}; a path of such names, too. */
+export function nameBytes(text: string): Buffer {
+  const bytes = Buffer.from(text).toString("latin1")
+  const whole = bytes.replace(escapedByte, (_, hex: string) => String.fromCharCode(parseInt(hex, 16)))
+  return Buffer.from(whole, "latin1")
+}
+
+/** Shows a name, or a path, in a way that can be given back. */
+export function printableName(name: string): string {
+  return name.replace(steering, (character) => [...Buffer.from(character)].map(byteEscape).join(""))
+}

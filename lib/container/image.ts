@@ -48,6 +48,7 @@ import { execOptions, type ExecOptions } from "../runtime/options.ts"
 import { runImage, type Running } from "./run.ts"
 import type { UnsignedPolicy } from "./signature.ts"
 import type { Vouched } from "../file/vouched.ts"
+import { nameText } from "../printable.ts"
 import type { Unlocked } from "../encryption/encryption-format.ts"
 import { unlockPartition } from "../encryption/unlock.ts"
 
@@ -105,7 +106,10 @@ export const openRows: Rows<OpenOptions> = {
 
 /** One file, folder, link … inside an image. */
 export interface TreeEntry {
-  /** Last part of the path; bytes that are no UTF-8 appear as U+FFFD. */
+  /**
+   * Last part of the path. A byte that is no UTF-8 appears as `\xHH`, and so does a backslash before what looks like that: each
+   * name has a text of its own, which every function that takes a path inside an image takes back.
+   */
   readonly name: string
   /** From the root of the image: `/etc/passwd`. */
   readonly path: string
@@ -183,7 +187,7 @@ const READ_PIECE: Bytes = 1 << 20
 function entryOf(name: string, inside: string, info: NativeStat): TreeEntry {
   const { type, mode, uid, gid, nlink, mtime, size, rdev, target } = info
   const entry = { name, path: inside, type, mode, uid, gid, nlink, mtime, size, rdev }
-  return target === undefined ? entry : { ...entry, target: target.toString("utf8") }
+  return target === undefined ? entry : { ...entry, target: nameText(target) }
 }
 
 function dispose(started: AsyncDisposable): PromiseLike<void> {
@@ -302,9 +306,9 @@ export class Image implements AsyncDisposable {
     }
     for await (const { path: below, entries } of tree.walk(inside)) {
       signal?.throwIfAborted()
-      const folder = joinInside(inside, below.toString("utf8"))
+      const folder = joinInside(inside, nameText(below))
       for (const { name, stat: info } of entries) {
-        const shown = name.toString("utf8")
+        const shown = nameText(name)
         yield entryOf(shown, joinInside(folder, shown), info)
       }
       if (!recursive) return

@@ -19,6 +19,7 @@ import { unlockPartition } from "../encryption/unlock.ts"
 import { parseJson } from "../json.ts"
 import type { SifObject, SifPartition } from "../sif/format.ts"
 import { SifImage } from "../sif/open.ts"
+import { nameText } from "../printable.ts"
 import type { Bytes } from "../units.ts"
 import { openRows, type OpenOptions } from "./image.ts"
 import type { Credentials } from "../encryption/credentials.ts"
@@ -234,7 +235,7 @@ class TreeTexts {
     const names = await this.#tree.list(folder)
     return names.map(({ name }) => {
       this.#reading.take(name.length)
-      return name.toString("utf8")
+      return nameText(name)
     })
   }
 

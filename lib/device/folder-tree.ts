@@ -5,6 +5,7 @@ import { open, readdir, readlink, type FileHandle } from "node:fs/promises"
 import os from "node:os"
 import { TreeError } from "../errors.ts"
 import type { NativeFolder, NativeStat, NativeTreeEntry, TreeEntryType } from "../native/binding.ts"
+import { nameBytes, nameText } from "../printable.ts"
 import type { Bytes } from "../units.ts"
 import { treeError, type ExtractResult, type ReadableTree } from "./tree.ts"
 
@@ -20,7 +21,7 @@ function within(folder: FileHandle, name: Place): Buffer {
 }
 
 function partsOf(path: Place): Buffer[] {
-  const text = Buffer.from(path).toString("latin1")
+  const text = (typeof path === "string" ? nameBytes(path) : path).toString("latin1")
   return text
     .split("/")
     .filter((part) => part !== "" && part !== ".")
@@ -102,7 +103,7 @@ export class FolderTree implements ReadableTree {
     try {
       return await operation()
     } catch (cause) {
-      const shown = path.toString()
+      const shown = typeof path === "string" ? path : nameText(path)
       const { code } = cause as NodeJS.ErrnoException
       if (code === "EACCES" || code === "EPERM")
         throw Object.assign(new Error(`${this.#image}: ${shown}: permission denied`, { cause }), { code })
@@ -196,7 +197,7 @@ export class FolderTree implements ReadableTree {
     const left: Buffer[] = [Buffer.alloc(0)]
     for (let below = left.pop(); below !== undefined; below = left.pop()) {
       const here = below
-      const whole = Buffer.concat([Buffer.from(path), SLASH, here])
+      const whole = Buffer.concat([nameBytes(path), SLASH, here])
       // The first may be a link; below it a link that took a folder's place is none to follow.
       const entries = await this.#named(whole, () => this.#list(whole, here.length === 0))
       yield { path: here, entries }

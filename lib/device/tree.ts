@@ -3,6 +3,7 @@ import { constants } from "node:os"
 import { BuildError, TreeError } from "../errors.ts"
 import type { NativeFolder, NativeRange, NativeStat, NativeTree, NativeTreeEntry } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
+import { nameBytes } from "../printable.ts"
 import type { Bytes } from "../units.ts"
 import { changedBlock } from "./verity.ts"
 
@@ -60,7 +61,7 @@ export function treeError(image: string, path: string, cause: unknown): unknown 
   }
 }
 
-/** A root file system that can be read: in a squashfs, or in a folder. */
+/** A root file system that can be read: in a squashfs, or in a folder. Paths are as `nameText` has them. */
 export interface ReadableTree extends Disposable {
   /** Links inside lead to where they would if the tree were the root. */
   stat(path: string, follow: boolean): Promise<NativeStat>
@@ -116,7 +117,7 @@ export class Tree implements ReadableTree {
   }
 
   stat(path: string, follow: boolean): Promise<NativeStat> {
-    return this.#call(path, this.#native.stat(path, follow))
+    return this.#call(path, this.#native.stat(nameBytes(path), follow))
   }
   async find(path: string, follow: boolean): Promise<NativeStat | undefined> {
     try {
@@ -131,10 +132,10 @@ export class Tree implements ReadableTree {
     }
   }
   list(path: string): Promise<NativeTreeEntry[]> {
-    return this.#call(path, this.#native.list(path))
+    return this.#call(path, this.#native.list(nameBytes(path)))
   }
   async *walk(path: string): AsyncGenerator<NativeFolder, void, undefined> {
-    const next = this.#native.walk(path)
+    const next = this.#native.walk(nameBytes(path))
     for (;;) {
       const folder = await this.#call(path, next())
       if (folder === undefined) return
@@ -142,12 +143,12 @@ export class Tree implements ReadableTree {
     }
   }
   read(path: string, position: Bytes, length: Bytes): Promise<Buffer> {
-    return this.#call(path, this.#native.read(path, position, length))
+    return this.#call(path, this.#native.read(nameBytes(path), position, length))
   }
 
   /** Where in the range a file's content lies, if all of it is stored as it is and in one piece. */
   storedAt(path: string): Promise<Bytes | undefined> {
-    return this.#call(path, this.#native.storedAt(path))
+    return this.#call(path, this.#native.storedAt(nameBytes(path)))
   }
 
   /** What the squashfs lies in, decrypted. */
@@ -174,7 +175,7 @@ export class Tree implements ReadableTree {
     onProgress: (bytes: Bytes) => boolean,
   ): Promise<ExtractResult> {
     try {
-      return await this.#native.extract(options, onProgress)
+      return await this.#native.extract({ ...options, path: nameBytes(options.path) }, onProgress)
     } catch (cause) {
       const { errno } = constants
       const ours: readonly number[] = [errno.EBADMSG, errno.EOVERFLOW, errno.ENOTSUP]

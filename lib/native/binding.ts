@@ -147,18 +147,18 @@ export interface NativeFolder {
 /** A squashfs opened for reading. Every promise may reject with a system error (errno, code, syscall). */
 export interface NativeTree {
   /** Follows symbolic links inside the image (at most 40, never out of it) except the last one unless `follow`. */
-  stat(path: string, follow: boolean): Promise<NativeStat>
+  stat(path: string | Buffer, follow: boolean): Promise<NativeStat>
   /** Entries in directory order. */
-  list(path: string): Promise<NativeTreeEntry[]>
+  list(path: string | Buffer): Promise<NativeTreeEntry[]>
   /**
    * The folders at and below `path`, one for each call, a folder before what is in it.
    * undefined: that was all. What no real tree has is EBADMSG, as in `extract`.
    */
-  walk(path: string): () => Promise<NativeFolder | undefined>
+  walk(path: string | Buffer): () => Promise<NativeFolder | undefined>
   /** At most `length` bytes at `position`; shorter only at the end. */
-  read(path: string, position: number, length: number): Promise<Buffer>
+  read(path: string | Buffer, position: number, length: number): Promise<Buffer>
   /** Where in the range a file's content lies, decrypted, if all of it is stored as it is and in one piece. */
-  storedAt(path: string): Promise<number | undefined>
+  storedAt(path: string | Buffer): Promise<number | undefined>
   /** Bytes that the range has, decrypted. */
   readonly plainSize: number
   /** Bytes that the squashfs itself says it has, padded to 4096; more than `plainSize` where the padding is missing. */
@@ -172,7 +172,7 @@ export interface NativeTree {
    */
   extract(
     options: {
-      readonly path: string
+      readonly path: Buffer
       readonly target: string
       /** Keep owners and device nodes (root only). */
       readonly preserveOwner: boolean

@@ -297,7 +297,10 @@ Napi::Value ExtractTree(const OpenedTree& tree, const Napi::CallbackInfo& info) 
   const Napi::Object options = ReadObject(info[0], "options");
   if (!info[1].IsFunction()) throw Napi::TypeError::New(info.Env(), "onProgress must be a function");
   ExtractRequest request;
-  request.path = ReadString(options, "path");
+  const std::vector<uint8_t> path = ReadBytes(options, "path");
+  request.path.assign(path.begin(), path.end());
+  if (request.path.find('\0') != std::string::npos)
+    throw Napi::TypeError::New(info.Env(), "path must not contain a NUL");
   request.target = ReadString(options, "target");
   request.preserve_owner = ReadBoolean(options, "preserveOwner");
   request.fill = ReadBoolean(options, "fill");

@@ -18,6 +18,7 @@ import { gunzipSync } from "node:zlib"
 import { createHash, randomBytes } from "node:crypto"
 import path from "node:path"
 import { idOf, isRoot, packageRoot, runProgram, sifcrypt, sifcryptOk, userId } from "../support/cli.ts"
+import { open, type TreeEntry } from "../../lib/index.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
@@ -194,6 +195,74 @@ describe("reading an image", () => {
         assert.equal((await sifcryptOk(["cat", ...flags, image, "link"], { wrapper })).text, "in a\n")
       })
     })
+
+  describe("names that are no UTF-8, or look like an escape", () => {
+    const image = path.join(folder, "names.sif")
+    const source = newFolder("names")
+    /** As `ls` shows it. */
+    const names: readonly (readonly [bytes: Buffer, shown: string])[] = [
+      [Buffer.from("caf\xe9", "latin1"), "caf\\xe9"],
+      [Buffer.from("caf\xe8", "latin1"), "caf\\xe8"],
+      [Buffer.from("caf\\xe9"), "caf\\x5cxe9"],
+      [Buffer.from("café"), "café"],
+      [Buffer.from("a\nb"), "a\\x0ab"],
+      [Buffer.from("a\\x0ab"), "a\\x5cx0ab"],
+      [Buffer.from("unit\\x2dname"), "unit\\x2dname"],
+      [Buffer.from("\u202etxt"), "\\xe2\\x80\\xaetxt"],
+    ]
+    const at = (place: string, ...parts: readonly Buffer[]): Buffer =>
+      Buffer.concat(
+        [place, ...parts].flatMap((part, i) => [Buffer.from(i === 0 ? "" : "/"), Buffer.from(part)]),
+      )
+    const inside = Buffer.from("d\xff", "latin1")
+
+    before(async () => {
+      mkdirSync(at(source, inside))
+      for (const [bytes, shown] of names) {
+        writeFileSync(at(source, bytes), `in ${shown}`)
+        writeFileSync(at(source, inside, bytes), `below, in ${shown}`)
+      }
+      symlinkSync(names[0]?.[0] ?? "", at(source, Buffer.from("link")))
+      await sifcryptOk(["build", image, source])
+    })
+
+    it("are listed so that they can be told apart, and each is what it says it is", async () => {
+      const { text } = await sifcryptOk(["ls", image])
+      const lines = text.trimEnd().split("\n")
+      assert.deepEqual(lines.toSorted(), ["d\\xff", "link", ...names.map(([, shown]) => shown)].toSorted())
+      for (const [, shown] of names) {
+        assert.equal((await sifcryptOk(["cat", image, shown])).text, `in ${shown}`)
+        assert.equal((await sifcryptOk(["cat", image, `/d\\xff/${shown}`])).text, `below, in ${shown}`)
+      }
+      assert.match((await sifcryptOk(["ls", "-l", image, "link"])).text, / link -> caf\\xe9\n$/)
+      assert.equal((await sifcryptOk(["cat", image, "link"])).text, "in caf\\xe9")
+    })
+
+    it("are the same in JSON and to programs, which can give them back", async () => {
+      const entries = JSON.parse((await sifcryptOk(["ls", "-R", "--json", image])).text) as TreeEntry[]
+      assert.equal(new Set(entries.map((entry) => entry.path)).size, 2 + 2 * names.length)
+      await using opened = await open(image)
+      for (const entry of entries) {
+        assert.deepEqual(await opened.stat(entry.path), entry)
+        if (entry.type === "file")
+          assert.match(
+            (await opened.readFile(entry.path)).toString(),
+            entry.path === `/${entry.name}` ? /^in / : /^below/,
+          )
+      }
+    })
+
+    it("are on disk what they were, whole and one by one", async () => {
+      const whole = path.join(newFolder("names-out", userId), "new")
+      await sifcryptOk(["extract", image, whole])
+      const some = newFolder("names-some", userId)
+      await sifcryptOk(["extract", image, some, ...names.map(([, shown]) => `/d\\xff/${shown}`)])
+      for (const [bytes, shown] of names) {
+        assert.equal(readFileSync(at(whole, bytes), "utf8"), `in ${shown}`)
+        assert.equal(readFileSync(at(some, bytes), "utf8"), `below, in ${shown}`)
+      }
+    })
+  })
 
   describe("S11: extraction", () => {
     it("does not follow links that are in the target", async () => {

@@ -1,6 +1,7 @@
 // What others wrote does not steer the terminal of whoever reads it.
 import assert from "node:assert/strict"
-import { printable, printableLines } from "../../lib/printable.ts"
+import { nameBytes, nameText, printable, printableLines, printableName } from "../../lib/printable.ts"
+import { seeded } from "../support/random.ts"
 
 /** Direction, invisible, between lines, tags; the first and last of each block. */
 const hostile = [
@@ -19,6 +20,52 @@ describe("printable", () => {
   it("leaves letters of every script, and what joins them", () => {
     for (const text of ["naïve", "日本語", "می‌خواهم", "क्‍ष", "👩‍🔬", "שלום", "a\\x1b"])
       assert.equal(printable(text), text)
+  })
+
+  it("says a name that is no UTF-8 so that it can be told apart and given back", () => {
+    for (const [bytes, says] of [
+      [Buffer.from("naïve"), "naïve"],
+      [Buffer.from("na\xefve", "latin1"), "na\\xefve"],
+      [Buffer.from("na\\xefve"), "na\\x5cxefve"],
+      [Buffer.from("na\\x5cxefve"), "na\\x5cx5cxefve"],
+      [Buffer.from("na\ufffdve"), "na\ufffdve"],
+      [Buffer.from("a\xe6\x97", "latin1"), "a\\xe6\\x97"],
+      [Buffer.from("\xed\xa0\x80 \xc0\xaf \xf5", "latin1"), "\\xed\\xa0\\x80 \\xc0\\xaf \\xf5"],
+      // What systemd has: nothing that would be taken for a byte.
+      [Buffer.from("system-a\\x2db\\x40.slice"), "system-a\\x2db\\x40.slice"],
+      [Buffer.from("\\\\x \\XFF \\xFF \\x00 \\x2f \\"), "\\\\x \\XFF \\xFF \\x00 \\x2f \\"],
+      [Buffer.from("\\\xff", "latin1"), "\\\\xff"],
+    ] as const) {
+      assert.equal(nameText(bytes), says)
+      assert.deepEqual(nameBytes(says), bytes)
+    }
+    assert.equal(printableName("a\nb\x1b\u202e"), "a\\x0ab\\x1b\\xe2\\x80\\xae")
+  })
+
+  it("gives any name a text of its own, seen on a terminal or not", () => {
+    const random = seeded()
+    const pieces = [
+      "\\",
+      "x",
+      "\\x",
+      "5c",
+      "ff",
+      "0a",
+      "\n",
+      "\x80",
+      "\xe2\x80\xae",
+      "\xe2\x80",
+      "\xc3\xa9",
+      "a",
+      "2d",
+    ]
+    for (let round = 0; round < 20_000; round++) {
+      const latin1 = Array.from({ length: 1 + random(6) }, () => pieces[random(pieces.length)]).join("")
+      const name = Buffer.from(latin1, "latin1")
+      assert.deepEqual(nameBytes(nameText(name)), name)
+      assert.deepEqual(nameBytes(printableName(nameText(name))), name)
+      assert.equal(printable(printableName(nameText(name))), printableName(nameText(name)))
+    }
   })
 
   it("says the same twice, and what JSON says", () => {

@@ -4,9 +4,9 @@ import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { imageRows, openImage } from "../opening.ts"
 import { errors, output, print, printLines, writeAll } from "../output.ts"
-import { humanBytes, inform, printable, withProgress } from "../terminal.ts"
+import { humanBytes, inform, withProgress } from "../terminal.ts"
 import { flag } from "../values.ts"
-import { printableLines } from "../../printable.ts"
+import { printableLines, printableName } from "../../printable.ts"
 
 const typeLetters: Record<TreeEntry["type"], string> = {
   file: "-",
@@ -36,8 +36,8 @@ function longLine(entry: TreeEntry, name: string): string {
     entry.type === "block-device" || entry.type === "character-device"
       ? `${String(entry.rdev >> 8)},${String(entry.rdev & 0xff)}`
       : String(entry.size)
-  const target = entry.target === undefined ? "" : ` -> ${printable(entry.target)}`
-  return `${modeText(entry)} ${String(entry.nlink).padStart(3)} ${String(entry.uid).padStart(5)} ${String(entry.gid).padStart(5)} ${size.padStart(10)} ${when} ${printable(name)}${target}`
+  const target = entry.target === undefined ? "" : ` -> ${printableName(entry.target)}`
+  return `${modeText(entry)} ${String(entry.nlink).padStart(3)} ${String(entry.uid).padStart(5)} ${String(entry.gid).padStart(5)} ${size.padStart(10)} ${when} ${printableName(name)}${target}`
 }
 
 async function* listLines(
@@ -46,7 +46,7 @@ async function* listLines(
 ): AsyncGenerator<string, void, undefined> {
   for await (const entry of entries) {
     const name = recursive === true ? entry.path : entry.name
-    yield `${long === true ? longLine(entry, name) : printable(name)}\n`
+    yield `${long === true ? longLine(entry, name) : printableName(name)}\n`
   }
 }
 
