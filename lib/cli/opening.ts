@@ -17,18 +17,20 @@ import { signerOptions, signerRows, type SignerFlags } from "./signers.ts"
 import { isTerminal, notice } from "./terminal.ts"
 import { count, MEBIBYTES, size, text } from "./values.ts"
 
-export interface OpenFlags extends CredentialFlags, SignerFlags {
+interface CostFlags {
   readonly maxKdfMemory?: number
   readonly maxKdfIterations?: number
+}
+
+export interface OpenFlags extends CredentialFlags, SignerFlags, CostFlags {
   readonly unsigned?: UnsignedPolicy
 }
 
 /** MiB. */
 export const MAX_KDF_MEMORY: number = 4 * 1024 * 1024
 export const MAX_KDF_ITERATIONS = 0xffff_ffff
-export const openRows: OptionRows<OpenFlags> = {
-  ...credentialRows,
-  ...signerRows,
+/** What deriving a key may cost. */
+export const costRows: OptionRows<CostFlags> = {
   maxKdfMemory: [
     "--max-kdf-memory <size>",
     "memory that the image's key derivation may take, in MiB or with a unit (default 1024)",
@@ -39,6 +41,12 @@ export const openRows: OptionRows<OpenFlags> = {
     "iterations of PBKDF2 that it may take (default 512000000)",
     count(1, MAX_KDF_ITERATIONS),
   ],
+}
+
+export const openRows: OptionRows<OpenFlags> = {
+  ...credentialRows,
+  ...signerRows,
+  ...costRows,
   unsigned: [
     "--unsigned <what>",
     "an encrypted image without a signature: allow it, warn or refuse it",
@@ -87,12 +95,25 @@ function noticeWait(milliseconds: Milliseconds): void {
   notice(`deriving the key may take about ${time} on this machine`)
 }
 
+/** The API's options for {@link CostFlags}. */
+export function costOptions({
+  maxKdfMemory,
+  maxKdfIterations,
+}: CostFlags): Pick<OpenOptions, "kdfLimits" | "onDerivation"> {
+  return {
+    kdfLimits: {
+      ...(maxKdfMemory === undefined ? {} : { memory: Math.floor(maxKdfMemory / 1024) }),
+      iterations: maxKdfIterations,
+    },
+    onDerivation: noticeWait,
+  }
+}
+
 /** The API's options for these flags. */
 export function openOptions(
   flags: OpenFlags & Pick<OpenOptions, "allowCipher">,
   credentials: readonly CredentialSource[],
 ): OpenOptions {
-  const { maxKdfMemory, maxKdfIterations, allowCipher } = flags
   // For people, not for logs: a script that cares says so.
   const { unsigned = isTerminal(2) ? "warn" : "allow" } = flags
   return {
@@ -100,13 +121,9 @@ export function openOptions(
     unsigned,
     ...signerOptions(flags),
     onNotice: noticeOnce,
-    onDerivation: noticeWait,
+    ...costOptions(flags),
     signal: interruption,
-    allowCipher,
-    kdfLimits: {
-      ...(maxKdfMemory === undefined ? {} : { memory: Math.floor(maxKdfMemory / 1024) }),
-      iterations: maxKdfIterations,
-    },
+    allowCipher: flags.allowCipher,
   }
 }
 

@@ -61,7 +61,7 @@ export interface OpenOptions {
    * Nothing authenticates a LUKS2 header: allow only what you know the image was made with.
    */
   readonly allowCipher?: string | undefined
-  /** Replace limits on what a header may make a key derivation cost. */
+  /** Replace limits on what a header may make a key derivation cost; also of images that are opened for a payload. */
   readonly kdfLimits?: NonNullable<LuksPolicy["limits"]> | undefined
   /**
    * Hears how many milliseconds deriving the key may take on this machine for each secret that is tried, before that is done
@@ -212,6 +212,7 @@ export class Image implements AsyncDisposable {
   /** `read`: it is not to be run; undefined: nothing is demanded of it. */
   readonly #vouched: Vouched | "read" | undefined
   readonly #overlays: readonly SifPartition[]
+  readonly #policy: Startable["policy"]
   #tree: Promise<ReadableTree> | undefined
   #closing: Promise<void> | undefined
   readonly #starting = new Set<Promise<unknown>>()
@@ -222,6 +223,7 @@ export class Image implements AsyncDisposable {
     unlocked: Unlocked | undefined,
     vouched: Vouched | "read" | undefined,
     overlays: readonly SifPartition[],
+    { kdfLimits, onDerivation }: OpenOptions,
   ) {
     this.path = root.path
     this.kind = root.kind
@@ -229,6 +231,7 @@ export class Image implements AsyncDisposable {
     this.#unlocked = unlocked
     this.#vouched = vouched
     this.#overlays = overlays
+    this.#policy = { limits: kdfLimits, onDerivation }
   }
 
   #needsOpen(): void {
@@ -417,6 +420,7 @@ export class Image implements AsyncDisposable {
       overlays: this.#overlays,
       vouched: this.#vouched !== undefined,
       architecture: this.#root.architecture,
+      policy: this.#policy ?? {},
     }
   }
 
@@ -549,9 +553,9 @@ export class Image implements AsyncDisposable {
 async function openBare(root: BareRoot, options: OpenOptions): Promise<Image> {
   try {
     checkBareOrigin(root, options)
-    if (options.purpose === "read") return new Image(root, undefined, "read", [])
+    if (options.purpose === "read") return new Image(root, undefined, "read", [], options)
     await requireNoList(root.path, root.what)
-    return new Image(root, undefined, undefined, [])
+    return new Image(root, undefined, undefined, [], options)
   } catch (error) {
     await root[Symbol.asyncDispose]()
     throw error
@@ -582,7 +586,7 @@ export async function openPath(file: string, options: OpenOptions, credentials: 
       (overlay) => verify === undefined || isVerified(overlay, verify),
     )
     if (partitionKind(partition) === "squashfs")
-      return new Image(rootOf(sif, partition), undefined, vouched, overlays)
+      return new Image(rootOf(sif, partition), undefined, vouched, overlays, options)
     if (encryptionOf(partition) === undefined)
       throw new SifError(
         "ERR_SIF_NO_OBJECT",
@@ -591,7 +595,7 @@ export async function openPath(file: string, options: OpenOptions, credentials: 
       )
     const policy: LuksPolicy = { allowCipher, limits: kdfLimits, onDerivation }
     const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
-    return new Image(rootOf(sif, partition), unlocked, vouched, overlays)
+    return new Image(rootOf(sif, partition), unlocked, vouched, overlays, options)
   } catch (error) {
     await sif[Symbol.asyncDispose]()
     throw error

@@ -387,7 +387,7 @@ export async function withRun<T>(
   const id = `sifcrypt-${process.pid}-${Date.now().toString(36)}`
   const cgroup = Object.keys(resources).length === 0 ? undefined : planCgroup(caller.uid, id)
   using credentials = new Credentials(options.overlayUnlock)
-  const opening = { credentials, policy: {}, signal, onNotice: options.onNotice }
+  const opening = { credentials, policy: startable.policy ?? {}, signal, onNotice: options.onNotice }
   await using bindImages = await openBindImages(places, opening)
   await using overlays = await openOverlays(options.overlay ?? [], {
     ...opening,

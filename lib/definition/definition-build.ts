@@ -33,7 +33,13 @@ import {
 import { debianArchitecture } from "./debootstrap.ts"
 import { buildLabels, metadataObjects } from "../source/metadata-files.ts"
 import { scratchesFor, temporaryFolder, type Scratch, type ScratchOptions } from "./scratch.ts"
-import { openSource, type BuildSource, type LayerOptions, type TreeWritten } from "../source/source.ts"
+import {
+  openSource,
+  type BuildSource,
+  type FindOptions,
+  type LayerOptions,
+  type TreeWritten,
+} from "../source/source.ts"
 import { expandSource, type SourceVariables } from "./source-names.ts"
 import { sectionNames, type SectionName, type StagesPlan } from "./stages.ts"
 import { Workspace, type WorkspaceOptions } from "./workspace.ts"
@@ -100,7 +106,8 @@ interface ReadDefinitionOptions extends Pick<
 }
 const checkRead = shape<ReadDefinitionOptions>({ ...buildArgumentRows, onNotice: callback })
 
-interface SourceOptions extends DefinitionOptions, LayerOptions {
+interface SourceOptions
+  extends DefinitionOptions, LayerOptions, Pick<FindOptions, "kdfLimits" | "onDerivation"> {
   readonly source: string
   readonly credentials: Credentials
   readonly force?: boolean

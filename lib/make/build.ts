@@ -1,5 +1,6 @@
 // Builds an image of a folder, a squashfs, another image, or layers.
-import { flag, notUndefined, path as filePath, required, shape } from "../arguments.ts"
+import { callback, flag, notUndefined, path as filePath, required, shape } from "../arguments.ts"
+import { kdfLimits } from "../device/luks-header.ts"
 import { realpath, stat } from "node:fs/promises"
 import path from "node:path"
 import {
@@ -45,6 +46,10 @@ export interface BuildOptions extends EncryptedOutputOptions, TreeOptions, Defin
   readonly recipients?: readonly CredentialSource[]
   /** Opens an encrypted source; default: `recipients`. */
   readonly unlock?: readonly CredentialSource[] | undefined
+  /** As of `open`, for a source that is encrypted. */
+  readonly kdfLimits?: OpenOptions["kdfLimits"]
+  /** As of `open`, too. */
+  readonly onDerivation?: OpenOptions["onDerivation"]
   /** By whom a source that is a SIF image must be signed; any other source is an error then. */
   readonly verify?: NonNullable<OpenOptions["verify"]>
   /** Without recipients it is an error then. */
@@ -63,6 +68,8 @@ const checkOptions = shape<BuildOptions>({
   source: required(filePath),
   recipients: notUndefined(credentialList),
   unlock: credentialList,
+  kdfLimits,
+  onDerivation: callback,
   verify: notUndefined(verifyOptions),
   encrypt: flag,
   sandbox: flag,

@@ -1,6 +1,7 @@
 // Which engine an image gets.
 import { oneOf, type Check } from "../arguments.ts"
 import { closeSync, openSync, readFileSync } from "node:fs"
+import type { LuksPolicy } from "../device/luks-header.ts"
 import { DeviceError, EnvironmentError } from "../errors.ts"
 import type { ConcreteEngine, StarterSource } from "./starter-protocol.ts"
 import type { SifPartition } from "../sif/format.ts"
@@ -21,6 +22,8 @@ export interface Startable {
   readonly vouched?: boolean
   /** Go's name of what its programs are for; undefined, or `unknown`: nobody said. */
   readonly architecture?: string | undefined
+  /** Of the image, and of what is opened for its payload. */
+  readonly policy?: Omit<LuksPolicy, "allowCipher">
 }
 
 /** Can user space read it? */

@@ -165,7 +165,8 @@ export async function openImageSource(
 }
 
 /** How a source is found, and how far it is trusted. */
-export interface FindOptions extends LayerOptions, Pick<OriginOptions, "verify"> {}
+export interface FindOptions
+  extends LayerOptions, Pick<SourceOptions, "verify" | "kdfLimits" | "onDerivation"> {}
 
 /** How an OCI image is found. */
 export interface LayerOptions extends Pick<OciOptions, "architecture" | "signal" | "onNotice"> {
@@ -208,7 +209,7 @@ export async function openSource(
   credentials: Credentials,
   options: FindOptions = {},
 ): Promise<BuildSource> {
-  const { verify, signal } = options
+  const { verify, kdfLimits, onDerivation, signal } = options
   const unsigned = (what: string): void => {
     if (verify !== undefined)
       throw new BuildError(
@@ -260,5 +261,5 @@ export async function openSource(
     throw error
   }
   await file.close()
-  return await openImageSource(path, credentials, { verify, signal })
+  return await openImageSource(path, credentials, { verify, kdfLimits, onDerivation, signal })
 }

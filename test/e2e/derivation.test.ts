@@ -113,6 +113,31 @@ describe("a key derivation that takes long", function () {
     })
   })
 
+  it("is bounded and told where the image is what another one is made of", async () => {
+    const output = path.join(folder, "made.sif")
+    const source = ["--source-passphrase-file", keys.passphraseFile]
+    const refused = await sifcrypt(["build", "--max-kdf-memory", "32", ...source, output, image])
+    assert.equal(refused.status, 21, refused.stderr)
+    assert.match(refused.stderr, /hint: .* --max-kdf-memory 64 opens it/)
+    await sifcryptOk(["build", "--max-kdf-memory", "64", ...source, output, image])
+    let told = 0
+    const unlock = [{ passphrase: { file: keys.passphraseFile } }]
+    await build({ output, source: image, unlock, force: true, onDerivation: () => told++ })
+    assert.equal(told, 1)
+  })
+
+  it("is bounded and told where the image is bound into a container", async () => {
+    const plain = path.join(folder, "plain.sif")
+    await build({ output: plain, source: makeRootTree() })
+    const bind = ["--bind", `${image}:/mnt:image-src=/data`, ...passphrase]
+    const command = [...bind, plain, "cat", "/mnt/hello"]
+    const refused = await sifcrypt(["exec", "--max-kdf-memory", "32", ...command])
+    assert.equal(refused.status, 21, refused.stderr)
+    assert.match(refused.stderr, /hint: .* --max-kdf-memory 64 opens it/)
+    const { text } = await sifcryptOk(["exec", "--max-kdf-memory", "64", ...command])
+    assert.equal(text, "hello\n")
+  })
+
   it("is told on a terminal, and to nobody else", async () => {
     const shown = await sifcryptOk(["cat", ...passphrase, image, "/data/hello"], typing(""))
     assert.match(shown.text, /^sifcrypt: deriving the key may take about \d+ (s|min) on this machine\r?$/m)

@@ -13,6 +13,7 @@ import { command, type AnyOptions, type CommandRow } from "../command.ts"
 import { credentialRows, gaveCredentials, withCredentials, type CredentialFlags } from "../credentials.ts"
 import { definitionOptions, definitionRows } from "../definition.ts"
 import { encryptionOptions, encryptionRows, showMaking } from "../encryption.ts"
+import { costOptions, costRows } from "../opening.ts"
 import { registryRows, withRegistryOptions } from "../registry.ts"
 import { signerOptions, signerRows } from "../signers.ts"
 import { parseMountSpec } from "../mount-spec.ts"
@@ -189,6 +190,7 @@ export const build: CommandRow = command({
     ...encryptionRows,
     ...credentialRows,
     ...signerRows,
+    ...costRows,
     ...registryRows,
     ...unneeded,
   },
@@ -215,6 +217,7 @@ export const build: CommandRow = command({
             ...definition,
             ...{ source, oci, encrypt, compression, architecture },
             ...signers,
+            ...costOptions(flags),
             owner: ownerOption(flags, command),
             ...keysOf(flags, credentials, password),
             sourceDateEpoch: sourceEpoch,
