@@ -62,10 +62,10 @@ async function openOne(
   if (!(await stat(file)).isFile()) refuse(file, "image-src and id are for images, and this is none")
   const opened = resources.use(await openFile(file, writable))
   const common = { path: file, isTrusted: await isOwnedByRoot(opened) }
-  const format = await formatOf(opened)
+  const { format, offset } = await formatOf(opened)
   if (id !== undefined && format !== "sif") refuse(file, "id is for SIF images, and this is none")
-  const { size } = await opened.stat()
-  const whole = { image: file, fd: opened.fd, offset: 0, size, unlocked: undefined }
+  const size = (await opened.stat()).size - offset
+  const whole = { image: file, fd: opened.fd, offset, size, unlocked: undefined }
   switch (format) {
     case "squashfs":
       return { ...common, kind: "squashfs", writable: false, source: whole }

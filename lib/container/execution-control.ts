@@ -12,9 +12,10 @@ import { MAX_KEYRING_SIZE } from "../signing/openpgp.ts"
 import { APPTAINER_FOLDER, checkSystem, globalRing, SYSTEM_FOLDER } from "../signing/rings.ts"
 import { verifySif, type VerifyReport } from "../signing/verify.ts"
 import { DataType } from "../sif/format.ts"
-import { openSif, type SifImage } from "../sif/open.ts"
+import { SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
 import { overlaysOf } from "../encryption/partition.ts"
+import { openImagePath, type BareRoot } from "./image-root.ts"
 
 /** `whitelist`: one of the listed signers signed all of it; `whitestrict`: each of them did; `blacklist`: none of them signed any of it. */
 export type ExecutionMode = "whitelist" | "whitestrict" | "blacklist"
@@ -278,20 +279,17 @@ export function requireAllowed({ path: image, allowed, reason }: ExecutionVerdic
     throw new SignatureError("ERR_ECL_REFUSED", `${image} may not run here: ${reason}`, { path: image })
 }
 
-/**
- * Asks the list about what is no SIF. Nobody signs that, so an activated list does not let it run.
- *
- * @param what - "a folder".
- * @throws SignatureError `ERR_ECL_REFUSED`, `ERR_ECL_FILE`.
- */
-export async function requireNoList(path: string, what: string): Promise<void> {
+/** Asks the list about what is no SIF. Nobody signs that, so an activated list does not let it run. */
+export async function examineBare({ path: image, what }: BareRoot): Promise<ExecutionVerdict> {
   const policy = await readPolicy()
-  if (policy?.active !== true) return
-  throw new SignatureError(
-    "ERR_ECL_REFUSED",
-    `${path} may not run here: it is ${what}, which nobody signs, and ${policy.file} lets only signed images run`,
-    { path },
-  )
+  const { file, active = false } = policy ?? { file: undefined }
+  const reason = active
+    ? `it is ${what}, which nobody signs, and ${file ?? "the list"} lets only signed images run`
+    : file === undefined
+      ? "there is no list"
+      : `${file} is not activated`
+  const none = { folder: undefined, group: undefined, signers: [] }
+  return { ...none, path: image, allowed: !active, active, file, reason }
 }
 
 const checkOptions = shape<{ readonly signal?: AbortSignal }>({ signal: abortSignal })
@@ -307,6 +305,6 @@ export async function checkExecution(
   options: { readonly signal?: AbortSignal } = {},
 ): Promise<ExecutionVerdict> {
   const { signal } = checkOptions(options, "options")
-  await using image = await openSif(file)
-  return await examineExecution(image, signal)
+  await using image = await openImagePath(file)
+  return image instanceof SifImage ? await examineExecution(image, signal) : await examineBare(image)
 }

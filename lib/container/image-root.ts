@@ -126,11 +126,15 @@ export function checkBareOrigin({ path, what }: BareRoot, { verify }: OriginOpti
     )
 }
 
-/** That of a partition. Disposing it closes the SIF. */
-export function rootOf(sif: SifImage, partition: SifPartition): ImageRoot {
+/**
+ * That of a partition. Disposing it closes the SIF.
+ *
+ * @param path - What to call it.
+ */
+export function rootOf(sif: SifImage, partition: SifPartition, path: string): ImageRoot {
   const { offset, size, verity } = partition
   return {
-    path: sif.path,
+    path,
     kind: partitionKind(partition),
     get fd(): number {
       return sif.fd

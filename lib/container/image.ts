@@ -29,7 +29,7 @@ import { SifImage } from "../sif/open.ts"
 import type { Bytes, Milliseconds, OnProgress } from "../units.ts"
 import { credentialList, type Credentials, type CredentialSource } from "../encryption/credentials.ts"
 import { chooseEngine, isReadable, type Startable } from "../runtime/engine.ts"
-import { requireNoList } from "./execution-control.ts"
+import { examineBare, requireAllowed } from "./execution-control.ts"
 import {
   checkBareOrigin,
   openImagePath,
@@ -554,7 +554,7 @@ async function openBare(root: BareRoot, options: OpenOptions): Promise<Image> {
   try {
     checkBareOrigin(root, options)
     if (options.purpose === "read") return new Image(root, undefined, "read", [], options)
-    await requireNoList(root.path, root.what)
+    requireAllowed(await examineBare(root))
     return new Image(root, undefined, undefined, [], options)
   } catch (error) {
     await root[Symbol.asyncDispose]()
@@ -567,9 +567,15 @@ async function openBare(root: BareRoot, options: OpenOptions): Promise<Image> {
  * also one behind a launch line, or a folder.
  *
  * @param credentials - Of `unlock`; closed by the caller.
+ * @param shown - What to call it.
  * @throws As `open` does (lib/make/named-image.ts).
  */
-export async function openPath(file: string, options: OpenOptions, credentials: Credentials): Promise<Image> {
+export async function openPath(
+  file: string,
+  options: OpenOptions,
+  credentials: Credentials,
+  shown: string = file,
+): Promise<Image> {
   const { unlock, allowCipher, kdfLimits, onDerivation, signal } = options
   signal?.throwIfAborted()
   // For an encrypted image, then: the library is loaded while its table and header are read.
@@ -586,7 +592,7 @@ export async function openPath(file: string, options: OpenOptions, credentials: 
       (overlay) => verify === undefined || isVerified(overlay, verify),
     )
     if (partitionKind(partition) === "squashfs")
-      return new Image(rootOf(sif, partition), undefined, vouched, overlays, options)
+      return new Image(rootOf(sif, partition, shown), undefined, vouched, overlays, options)
     if (encryptionOf(partition) === undefined)
       throw new SifError(
         "ERR_SIF_NO_OBJECT",
@@ -595,7 +601,7 @@ export async function openPath(file: string, options: OpenOptions, credentials: 
       )
     const policy: LuksPolicy = { allowCipher, limits: kdfLimits, onDerivation }
     const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
-    return new Image(rootOf(sif, partition), unlocked, vouched, overlays, options)
+    return new Image(rootOf(sif, partition, shown), unlocked, vouched, overlays, options)
   } catch (error) {
     await sif[Symbol.asyncDispose]()
     throw error

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from "node:timers/promises"
 import type { ReadableTree } from "../device/tree.ts"
 import { RunError } from "../errors.ts"
 import { initPath, loadAddon, shellPath } from "../native/load.ts"
-import { makeBundle, STAY, type Action } from "../runtime/bundle.ts"
+import { makeBundle, placeOf, STAY, type Action } from "../runtime/bundle.ts"
 import { absoluteSecurity, confine, withProfile } from "../runtime/confinement.ts"
 import { handOver } from "../runtime/handover.ts"
 import {
@@ -296,7 +296,7 @@ export async function startInstance(
             await started.ended.catch(() => undefined)
             throw error
           }
-          const image = path.resolve(startable.source.image)
+          const image = placeOf(startable.source.image)
           const { engine } = how
           const privileges = privilegesOf(options)
           const found: InstanceState = {

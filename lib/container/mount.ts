@@ -1,8 +1,8 @@
 // Mounts an opened image on a folder, for as long as a handle lives or until somebody unmounts it.
 import { abortSignal, count, flag, shape, type Check } from "../arguments.ts"
 import { realpath, stat } from "node:fs/promises"
-import path from "node:path"
 import { DeviceError } from "../errors.ts"
+import { placeOf } from "../runtime/bundle.ts"
 import { findProgram } from "../runtime/program.ts"
 import { letGo, reference, startStarter, unreference } from "../runtime/starter.ts"
 import { cacheArgument, launchOf, type ConcreteEngine } from "../runtime/starter-protocol.ts"
@@ -50,7 +50,7 @@ async function start(
   const { signal } = options
   if (engine === "userspace" && process.geteuid?.() !== 0)
     findProgram("fusermount3", "an ordinary user's mount is made by it")
-  const image = path.resolve(source.image)
+  const image = placeOf(source.image)
   const args = [`--target=${folder}`, `--source-name=${image}`, cacheArgument(options.cacheSize)]
   // Nobody else gets in, and whoever has the key may read all of it: the files are his, as in a container.
   const uid = process.geteuid?.() ?? 0

@@ -142,10 +142,11 @@ async function find(request: OverlayRequest, options: OverlayOptions, resources:
   }
   if (!info.isFile()) refuse("it is neither a folder nor a file")
   const opened = resources.use(await openFile(file, writable))
-  const { size } = await opened.stat()
+  const { format, offset } = await formatOf(opened)
+  const size = (await opened.stat()).size - offset
   const common = { path: file, isTrusted: await isOwnedByRoot(opened) }
-  const whole: StarterSource = { image: request.path, fd: opened.fd, offset: 0, size, unlocked: undefined }
-  switch (await formatOf(opened)) {
+  const whole: StarterSource = { image: request.path, fd: opened.fd, offset, size, unlocked: undefined }
+  switch (format) {
     case "squashfs":
       // Read-only whatever was asked for.
       return { ...common, kind: "squashfs", writable: false, source: whole }

@@ -8,8 +8,10 @@ import type { ConcreteEngine, StarterLayer, StarterSource } from "../runtime/sta
 import type { SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import type { Credentials } from "../encryption/credentials.ts"
-import { chooseEngine } from "../runtime/engine.ts"
+import { chooseEngine, fillsSectors } from "../runtime/engine.ts"
+import type { Bytes } from "../units.ts"
 import { unlockPartition } from "../encryption/unlock.ts"
+import { squashfsOffset } from "./image-root.ts"
 
 /** How such images are opened. */
 export interface SourceOptions {
@@ -33,22 +35,27 @@ export interface SourceImage {
   readonly lockFd?: number | undefined
 }
 
-const SQUASHFS_MAGIC = Buffer.from("hsqs", "latin1")
 const LUKS_MAGIC = Buffer.from("LUKS\xba\xbe", "latin1")
 const EXT_MAGIC_OFFSET = 1024 + 56 // fs/ext4/ext4.h: s_magic of the superblock
 const EXT_MAGIC = 0xef53
 const SIF_MAGIC_OFFSET = 32 // SIF: behind the launch script
 const HEAD_SIZE = 2048
 
-/** What a file holds, by its first bytes. */
-export async function formatOf(file: FileHandle): Promise<"squashfs" | "ext" | "sif" | "luks" | undefined> {
+/** What a file holds, by its first bytes, and from where on. */
+export async function formatOf(
+  file: FileHandle,
+): Promise<{ readonly format: "squashfs" | "ext" | "sif" | "luks" | undefined; readonly offset: Bytes }> {
   const buffer = Buffer.alloc(HEAD_SIZE)
   const { bytesRead } = await file.read(buffer, 0, buffer.length, 0)
   const head = buffer.subarray(0, bytesRead)
-  if (head.subarray(0, SQUASHFS_MAGIC.length).equals(SQUASHFS_MAGIC)) return "squashfs"
-  if (head.length > EXT_MAGIC_OFFSET + 2 && head.readUInt16LE(EXT_MAGIC_OFFSET) === EXT_MAGIC) return "ext"
-  if (head.toString("latin1", SIF_MAGIC_OFFSET, SIF_MAGIC_OFFSET + 9) === "SIF_MAGIC") return "sif"
-  return head.subarray(0, LUKS_MAGIC.length).equals(LUKS_MAGIC) ? "luks" : undefined
+  const offset = squashfsOffset(head)
+  if (offset !== undefined) return { format: "squashfs", offset }
+  const isExt = head.length > EXT_MAGIC_OFFSET + 2 && head.readUInt16LE(EXT_MAGIC_OFFSET) === EXT_MAGIC
+  if (isExt) return { format: "ext", offset: 0 }
+  const isSif = head.toString("latin1", SIF_MAGIC_OFFSET, SIF_MAGIC_OFFSET + 9) === "SIF_MAGIC"
+  if (isSif) return { format: "sif", offset: 0 }
+  const isLuks = head.subarray(0, LUKS_MAGIC.length).equals(LUKS_MAGIC)
+  return { format: isLuks ? "luks" : undefined, offset: 0 }
 }
 
 /** Opens a file for writing, or for reading where that is all there is. */
@@ -143,7 +150,10 @@ export function layerOf(found: SourceImage, engine: ConcreteEngine): StarterLaye
   const { kind, path: file, writable, source, isTrusted, lockFd } = found
   if (kind === "squashfs") {
     const { unlocked } = source
-    const byKernel = engine === "kernel" && (unlocked === undefined || unlocked.dmCrypt !== undefined)
+    const byKernel =
+      engine === "kernel" &&
+      fillsSectors(source) &&
+      (unlocked === undefined || unlocked.dmCrypt !== undefined)
     return {
       kind,
       engine: byKernel ? engine : chooseEngine("userspace", unlocked, file),

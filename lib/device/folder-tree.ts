@@ -1,8 +1,9 @@
 // A folder as a root file system. It is somebody else's, and may change while it is read: each part of a path is opened in the
 // folder above it, which is open, and links lead to where they would if the folder were the root. Nothing outside is opened.
-import { constants } from "node:fs"
-import { open, readdir, readlink, type FileHandle } from "node:fs/promises"
+import { closeSync, constants, fstatSync, lstatSync, openSync, readlinkSync, type Stats } from "node:fs"
+import { open, readdir } from "node:fs/promises"
 import os from "node:os"
+import { setImmediate } from "node:timers/promises"
 import { TreeError } from "../errors.ts"
 import type { NativeFolder, NativeStat, NativeTreeEntry, TreeEntryType } from "../native/binding.ts"
 import { nameBytes, nameText } from "../printable.ts"
@@ -13,11 +14,14 @@ import { treeError, type ExtractResult, type ReadableTree } from "./tree.ts"
 const O_PATH = 0o10000000
 const MAX_LINKS = 40
 const SLASH = Buffer.from("/")
+const UP = Buffer.from("..")
+/** Others get their turn after so many of a folder. */
+const ENTRIES_AT_ONCE = 1024
 
 type Place = Buffer | string
 
-function within(folder: FileHandle, name: Place): Buffer {
-  return Buffer.concat([Buffer.from(`/proc/self/fd/${folder.fd}/`), Buffer.from(name)])
+function within(folder: number, name: Buffer): Buffer {
+  return Buffer.concat([Buffer.from(`/proc/self/fd/${folder}/`), name])
 }
 
 function partsOf(path: Place): Buffer[] {
@@ -32,36 +36,11 @@ function failure(name: "ENOENT" | "ENOTDIR" | "ELOOP" | "EISDIR" | "EINVAL"): Er
   return Object.assign(new Error(name), { code: name, errno: -os.constants.errno[name] })
 }
 
-/** Handles that were opened on the way to one, which is given away. */
-class Way implements AsyncDisposable {
-  readonly #handles: FileHandle[] = []
-
-  get last(): FileHandle {
-    const last = this.#handles.at(-1)
-    if (last === undefined) throw new RangeError("there is nothing on this way")
-    return last
-  }
-  push(handle: FileHandle): void {
-    this.#handles.push(handle)
-  }
-  /** The root is its own parent. */
-  async up(): Promise<void> {
-    if (this.#handles.length > 1) await this.#handles.pop()?.close()
-  }
-  async toRoot(): Promise<void> {
-    while (this.#handles.length > 1) await this.up()
-  }
-  take(): FileHandle {
-    const { last } = this
-    this.#handles.pop()
-    return last
-  }
-  async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all(this.#handles.map((handle) => handle.close()))
-  }
+function codeOf(error: unknown): string | undefined {
+  return (error as NodeJS.ErrnoException).code
 }
 
-function typeOf(info: Awaited<ReturnType<FileHandle["stat"]>>): TreeEntryType {
+function typeOf(info: Stats): TreeEntryType {
   if (info.isDirectory()) return "directory"
   if (info.isFile()) return "file"
   if (info.isSymbolicLink()) return "symlink"
@@ -70,8 +49,7 @@ function typeOf(info: Awaited<ReturnType<FileHandle["stat"]>>): TreeEntryType {
   return info.isFIFO() ? "fifo" : "socket"
 }
 
-async function statOf(found: FileHandle, target: Buffer | undefined): Promise<NativeStat> {
-  const info = await found.stat()
+function statOf(info: Stats, target: Buffer | undefined): NativeStat {
   return {
     inode: info.ino,
     type: typeOf(info),
@@ -83,6 +61,41 @@ async function statOf(found: FileHandle, target: Buffer | undefined): Promise<Na
     size: info.size,
     rdev: info.rdev,
     ...(target === undefined ? {} : { target }),
+  }
+}
+
+/** What stands in an open folder by a name. */
+function look(folder: number, name: Buffer): NativeStat {
+  const place = within(folder, name)
+  const info = lstatSync(place)
+  return statOf(info, info.isSymbolicLink() ? readlinkSync(place, { encoding: "buffer" }) : undefined)
+}
+
+/** The folders from the root down to where one is, each open for nothing but looking. */
+class Way implements Disposable {
+  readonly #folders: number[]
+
+  constructor(root: number) {
+    this.#folders = [openSync(`/proc/self/fd/${root}`, O_PATH | constants.O_DIRECTORY)]
+  }
+  get last(): number {
+    return this.#folders.at(-1) ?? -1
+  }
+  /** A folder that is in the last one, and no link to one. */
+  down(name: Buffer): void {
+    this.#folders.push(
+      openSync(within(this.last, name), O_PATH | constants.O_DIRECTORY | constants.O_NOFOLLOW),
+    )
+  }
+  /** The root is its own parent. */
+  up(): void {
+    if (this.#folders.length > 1) closeSync(this.#folders.pop() ?? -1)
+  }
+  toRoot(): void {
+    while (this.#folders.length > 1) this.up()
+  }
+  [Symbol.dispose](): void {
+    for (const folder of this.#folders) closeSync(folder)
   }
 }
 
@@ -99,56 +112,56 @@ export class FolderTree implements ReadableTree {
     this.#image = image
   }
 
-  async #named<T>(path: Place, operation: () => Promise<T>): Promise<T> {
+  async #named<T>(path: Place, operation: () => T | Promise<T>): Promise<T> {
     try {
       return await operation()
     } catch (cause) {
       const shown = typeof path === "string" ? path : nameText(path)
-      const { code } = cause as NodeJS.ErrnoException
+      const code = codeOf(cause)
       if (code === "EACCES" || code === "EPERM")
         throw Object.assign(new Error(`${this.#image}: ${shown}: permission denied`, { cause }), { code })
       throw treeError(this.#image, shown, cause)
     }
   }
 
-  /** What is at `path`, open for nothing but looking, and where a link leads that was not followed. */
-  async #open(
-    path: Place,
-    follow: boolean,
-  ): Promise<{ readonly found: FileHandle; readonly target: Buffer | undefined }> {
-    await using way = new Way()
-    way.push(await open(`/proc/self/fd/${this.#root}`, O_PATH | constants.O_DIRECTORY))
+  /**
+   * Walks to where `path` leads.
+   *
+   * @returns The name of what is there in the last folder of the way; undefined: it is that folder.
+   */
+  #go(way: Way, path: Place, follow: boolean): Buffer | undefined {
     let left = partsOf(path)
     for (let links = 0; ;) {
       const [part, ...rest] = left
-      if (part === undefined) return { found: way.take(), target: undefined }
+      if (part === undefined) return undefined
       left = rest
-      if (part.equals(Buffer.from(".."))) {
-        await way.up()
+      if (part.equals(UP)) {
+        way.up()
         continue
       }
-      const above = way.last
-      const found = await open(within(above, part), O_PATH | constants.O_NOFOLLOW)
-      way.push(found)
-      const info = await found.stat()
-      if (info.isSymbolicLink()) {
-        const target = await readlink(within(above, part), { encoding: "buffer" })
-        if (!follow && left.length === 0) return { found: way.take(), target }
-        if (++links > MAX_LINKS) throw failure("ELOOP")
-        await way.up()
-        if (target.subarray(0, 1).equals(SLASH)) await way.toRoot()
-        left = [...partsOf(target), ...left]
-      } else if (left.length > 0 && !info.isDirectory()) {
-        throw failure("ENOTDIR")
+      try {
+        way.down(part)
+        continue
+      } catch (error) {
+        if (codeOf(error) !== "ENOTDIR" && codeOf(error) !== "ELOOP") throw error
       }
+      const { type, target } = look(way.last, part)
+      if (type !== "symlink" || target === undefined) {
+        if (left.length > 0) throw failure("ENOTDIR")
+        return part
+      }
+      if (!follow && left.length === 0) return part
+      if (++links > MAX_LINKS) throw failure("ELOOP")
+      if (target.subarray(0, 1).equals(SLASH)) way.toRoot()
+      left = [...partsOf(target), ...left]
     }
   }
 
   stat(path: string, follow: boolean): Promise<NativeStat> {
-    return this.#named(path, async () => {
-      const { found, target } = await this.#open(path, follow)
-      await using place = found
-      return await statOf(place, target)
+    return this.#named(path, () => {
+      using way = new Way(this.#root)
+      const name = this.#go(way, path, follow)
+      return name === undefined ? statOf(fstatSync(way.last), undefined) : look(way.last, name)
     })
   }
 
@@ -157,7 +170,7 @@ export class FolderTree implements ReadableTree {
       return await this.stat(path, follow)
     } catch (error) {
       // Of what the caller may not see there is nothing to be known, as a payload would find.
-      if ((error as NodeJS.ErrnoException).code === "EACCES") return undefined
+      if (codeOf(error) === "EACCES") return undefined
       if (
         error instanceof TreeError &&
         (error.code === "ERR_TREE_NOT_FOUND" || error.code === "ERR_TREE_TYPE")
@@ -172,48 +185,48 @@ export class FolderTree implements ReadableTree {
   }
 
   async #list(path: Place, follow: boolean): Promise<NativeTreeEntry[]> {
-    const { found } = await this.#open(path, follow)
-    await using folder = found
-    if (!(await folder.stat()).isDirectory()) throw failure("ENOTDIR")
-    const names = await readdir(`/proc/self/fd/${folder.fd}`, { encoding: "buffer" })
+    using way = new Way(this.#root)
+    if (this.#go(way, path, follow) !== undefined) throw failure("ENOTDIR")
+    const names = await readdir(`/proc/self/fd/${way.last}`, { encoding: "buffer" })
     const entries: NativeTreeEntry[] = []
-    for (const name of names.sort((a, b) => Buffer.compare(a, b))) {
+    for (const [index, name] of names.sort((a, b) => Buffer.compare(a, b)).entries()) {
+      if (index % ENTRIES_AT_ONCE === ENTRIES_AT_ONCE - 1) await setImmediate()
       try {
-        await using entry = await open(within(folder, name), O_PATH | constants.O_NOFOLLOW)
-        const isLink = (await entry.stat()).isSymbolicLink()
-        const target = isLink ? await readlink(within(folder, name), { encoding: "buffer" }) : undefined
-        entries.push({ name, stat: await statOf(entry, target) })
+        entries.push({ name, stat: look(way.last, name) })
       } catch (error) {
         // It went, or became another one, meanwhile.
-        const { code } = error as NodeJS.ErrnoException
-        if (code !== "ENOENT" && code !== "EINVAL") throw error
+        if (codeOf(error) !== "ENOENT" && codeOf(error) !== "EINVAL") throw error
       }
     }
     return entries
   }
 
   async *walk(path: string): AsyncGenerator<NativeFolder, void, undefined> {
-    // Names that are left, the next one last.
+    // Paths from there that are left, the next one last.
     const left: Buffer[] = [Buffer.alloc(0)]
-    for (let below = left.pop(); below !== undefined; below = left.pop()) {
-      const here = below
-      const whole = Buffer.concat([nameBytes(path), SLASH, here])
-      // The first may be a link; below it a link that took a folder's place is none to follow.
-      const entries = await this.#named(whole, () => this.#list(whole, here.length === 0))
-      yield { path: here, entries }
+    for (let here = left.pop(); here !== undefined; here = left.pop()) {
+      const below = here
+      const whole = Buffer.concat([nameBytes(path), SLASH, below])
+      // Where it starts may be a link; below it a link that took a folder's place is none to follow.
+      const entries = await this.#named(whole, () => this.#list(whole, below.length === 0))
+      yield { path: below, entries }
       const folders = entries.filter(({ stat }) => stat.type === "directory").reverse()
-      for (const { name } of folders) left.push(here.length === 0 ? name : Buffer.concat([here, SLASH, name]))
+      for (const { name } of folders)
+        left.push(below.length === 0 ? name : Buffer.concat([below, SLASH, name]))
     }
   }
 
   read(path: string, position: Bytes, length: Bytes): Promise<Buffer> {
     return this.#named(path, async () => {
-      const { found } = await this.#open(path, true)
-      await using place = found
-      const info = await place.stat()
-      if (info.isDirectory()) throw failure("EISDIR")
+      using way = new Way(this.#root)
+      const name = this.#go(way, path, true)
+      if (name === undefined) throw failure("EISDIR")
+      // Opening some devices and pipes does something, or waits.
+      if (look(way.last, name).type !== "file") throw failure("EINVAL")
+      const flags = constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK
+      await using file = await open(within(way.last, name), flags)
+      const info = await file.stat()
       if (!info.isFile()) throw failure("EINVAL")
-      await using file = await open(`/proc/self/fd/${place.fd}`, constants.O_RDONLY)
       const buffer = Buffer.alloc(Math.max(0, Math.min(length, info.size - position)))
       let done = 0
       while (done < buffer.length) {

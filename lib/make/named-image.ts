@@ -49,7 +49,7 @@ const checkMetadata = shape<ReadMetadataOptions>({ ...metadataRows, ...nameRows 
 const NO_STRETCHING = { type: "pbkdf2", iterations: 1000 } as const
 
 /** Does something with an image file, given what opens it. */
-type Use<T, O> = (file: string, options: O, credentials: Credentials) => Promise<T>
+type Use<T, O> = (file: string, options: O, credentials: Credentials, shown?: string) => Promise<T>
 
 type Options = OpenImageOptions & Pick<OpenOptions, "unlock">
 
@@ -61,6 +61,7 @@ function isLockedOut(error: unknown): boolean {
 
 /** One use of the image behind a name. */
 class NamedImage<T, O extends Options> {
+  readonly #name: string
   readonly #reference: ImageReference
   readonly #options: O
   readonly #use: Use<T, O>
@@ -70,7 +71,8 @@ class NamedImage<T, O extends Options> {
   /** As the cache names it. */
   readonly #architecture: string
 
-  constructor(reference: ImageReference, options: O, use: Use<T, O>, credentials: Credentials) {
+  constructor(name: string, reference: ImageReference, options: O, use: Use<T, O>, credentials: Credentials) {
+    this.#name = name
     this.#reference = reference
     this.#options = options
     this.#use = use
@@ -83,8 +85,8 @@ class NamedImage<T, O extends Options> {
   }
 
   /** It is nobody's but ours: what the caller says of encrypted images without a signature is about those of others. */
-  #useFile(file: string, credentials: Credentials): Promise<T> {
-    return this.#use(file, { ...this.#options, unsigned: "allow" }, credentials)
+  #useFile(file: string, credentials: Credentials, shown?: string): Promise<T> {
+    return this.#use(file, { ...this.#options, unsigned: "allow" }, credentials, shown)
   }
 
   /** From the cache, by the digest of a manifest, or of an index that one was chosen from. */
@@ -189,7 +191,7 @@ class NamedImage<T, O extends Options> {
       await mkdir(folder, { recursive: true, mode: 0o700 })
       const options = { ...this.#making(source), passphraseKdf: NO_STRETCHING }
       await using output = await writeUnnamedImage(options, recipients, source, folder)
-      return await this.#useFile(`/proc/self/fd/${output.file.fd}`, credentials)
+      return await this.#useFile(`/proc/self/fd/${output.file.fd}`, credentials, this.#name)
     } finally {
       wipeCredentials(recipients)
       bytes.fill(0)
@@ -210,7 +212,7 @@ async function withImage<T, O extends Options>(name: string, options: O, use: Us
       `${name} is an OCI image, which nobody signs in a way that is looked at here: it cannot be verified`,
       { path: name },
     )
-  return await new NamedImage(reference, options, use, credentials).run()
+  return await new NamedImage(name, reference, options, use, credentials).run()
 }
 
 /** Is it the name of an image that has to be built, and not a path? */

@@ -114,8 +114,13 @@ export function isAboutMachine(error: unknown): boolean {
 const SECTOR: Bytes = 512
 
 /** A squashfs behind a launch line starts in the middle of one. */
-function alignmentObstacle({ image, offset, size, folder }: StarterSource): EnvironmentError | undefined {
-  if (folder !== undefined || (offset % SECTOR === 0 && size % SECTOR === 0)) return undefined
+export function fillsSectors({ offset, size }: Pick<StarterSource, "offset" | "size">): boolean {
+  return offset % SECTOR === 0 && size % SECTOR === 0
+}
+
+function alignmentObstacle(source: StarterSource): EnvironmentError | undefined {
+  if (source.folder !== undefined || fillsSectors(source)) return undefined
+  const { image } = source
   return new EnvironmentError(
     "ERR_ENV_NO_KERNEL_SUPPORT",
     `${image}: its file system does not fill whole sectors of a loop device: only the userspace engine reads it`,

@@ -1,6 +1,7 @@
 // The execution control list, with the userspace engine: each mode, what is refused before any key is used, and lists that
 // cannot be relied on. The list lies where it always lies, in a mount namespace of the test's.
 import assert from "node:assert/strict"
+import { execFileSync } from "node:child_process"
 import {
   chownSync,
   copyFileSync,
@@ -131,6 +132,18 @@ describe("the execution control list", function () {
     await runs(list("blacklist"), image("bob"))
     await refuses(list("blacklist", "bob"), image("both"), new RegExp(`${signer.bob} signed it`))
     await refuses(list("blacklist", "eve"), image("ann-eve"), new RegExp(`${signer.eve} signed it`))
+  })
+
+  it("S3: what is no SIF, which nobody can sign, does not run while the list is activated", async () => {
+    const sandbox = path.join(images, "sandbox")
+    execFileSync("cp", ["-a", makeRootTree(), sandbox])
+    const squashfs = path.join(images, "image.sqfs")
+    execFileSync("mksquashfs", [sandbox, squashfs, "-quiet", "-no-progress"], { stdio: "ignore" })
+    for (const file of [sandbox, squashfs])
+      await refuses(list("blacklist", "eve"), file, /which nobody signs, and .* lets only signed images run/)
+    await runs(list("blacklist", "eve").replace("activated = true", "activated = false"), sandbox)
+    const read = await under(list("blacklist", "eve"), ["cat", sandbox, "/data/hello"])
+    assert.equal(read.text, "hello\n", read.stderr)
   })
 
   for (const mode of ["whitelist", "whitestrict", "blacklist"])

@@ -154,6 +154,16 @@ describe("what people call an image", () => {
         assert.match(refused.stderr, /is a folder: what is in it can be seen without a mount/)
       })
 
+      it("binds out of a squashfs behind a launch line, and lies it over another image", async () => {
+        const simg = images["squashfs behind a launch line"]
+        const bind = `${simg}:/in:image-src=/data`
+        assert.equal(await succeeds(["exec", "-B", bind, sandbox, "cat", "/in/hello"]), "hello\n")
+        const other = path.join(newFolder("sources-other", idOf(as)), "other")
+        execFileSync("cp", ["-a", sandbox, other])
+        execFileSync("rm", [path.join(other, "data", "hello")])
+        assert.equal(await succeeds(["exec", "--overlay", simg, other, "cat", "/data/hello"]), "hello\n")
+      })
+
       it("makes no mount point in a sandbox that is not written to", async () => {
         const before = execFileSync("find", [sandbox, "-printf", "%P %m %U %T@\n"], { encoding: "utf8" })
         await succeeds(["exec", "-B", `${folder}:/new/place`, sandbox, "ls", "/new/place/image.sqfs"])

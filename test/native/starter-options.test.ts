@@ -7,6 +7,42 @@ import { packageRoot } from "../support/cli.ts"
 const starter = path.join(packageRoot, "build", "Release", "sifcrypt-starter")
 const USAGE_FAILURE = 2
 
+describe("the starter's words for a folder", () => {
+  const run = [
+    "run",
+    "--engine=userspace",
+    "--image-fd=3",
+    "--session=/mnt",
+    "--bundle-fd=3",
+    "--crun=/c",
+    "--id=i",
+  ]
+  const refusals: readonly (readonly [title: string, flags: readonly string[], message: string])[] = [
+    ["a relative one", ["--folder=a"], "--folder: not an absolute path"],
+    ["one with a place in a file", ["--folder=/a", "--size=1"], "--folder: has no place in a file"],
+    ["neither a folder nor a place", [], "--offset: missing"],
+    [
+      "a file that is written to",
+      ["--offset=0", "--size=1", "--writable=1"],
+      "--writable: goes with --folder, and nothing lies over it",
+    ],
+    [
+      "something over a folder that is written to",
+      ["--folder=/a", "--writable=1", "--layer=kind=directory,path=/b"],
+      "--writable: goes with --folder, and nothing lies over it",
+    ],
+  ]
+  for (const [title, flags, message] of refusals)
+    it(`refuses ${title}`, () => {
+      const { status, stderr } = spawnSync(starter, [...run, "--status-fd=3", ...flags], {
+        stdio: ["ignore", "pipe", "pipe", "pipe"],
+        encoding: "utf8",
+      })
+      assert.equal(stderr, `sifcrypt-starter: ${message}\n`)
+      assert.equal(status, USAGE_FAILURE)
+    })
+})
+
 describe("the starter's words for a cipher", () => {
   const image = ["--image-fd=3", "--offset=0", "--size=4096", "--target=/", "--status-fd=3"]
   const userspace = "--engine=userspace"
