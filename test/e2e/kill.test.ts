@@ -54,7 +54,7 @@ const server: Victim = (all) => starterChildren(all).find(({ pid }) => holdsFuse
 const container: Victim = (all) => starterChildren(all).find(({ pid }) => !holdsFuse(pid))
 const crun: Victim = (all) => all.find(({ command }) => /^\S*\/crun /.test(command))
 const payload: Victim = (all) =>
-  all.find(({ command }) => command.startsWith("sleep ") || command.startsWith("/bin/sh /.sif"))
+  all.find(({ command }) => command.startsWith("/bin/sleep ") || command.startsWith("/.sifcrypt/shell "))
 const mountServer: Victim = (all) => main(all, 0)
 const guard: Victim = (all) => starterChildren(all)[0]
 
