@@ -31,7 +31,8 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_GOCRYPTFS_COST: "no option allows that much: ask who made the image",
   ERR_GOCRYPTFS_RECIPIENTS:
     "--format luks holds any number of RSA keys and passphrases; `sifcrypt reencrypt` makes such an image of this one",
-  ERR_LUKS_UNSUPPORTED: "as root, `--allow-cipher NAME` lets the kernel engine use it",
+  ERR_LUKS_UNSUPPORTED:
+    "a cipher: as root, `--allow-cipher NAME` lets the kernel engine use it; a keyslot: `cryptsetup luksConvertKey --hash sha256` and `cryptsetup config --priority normal` change it",
   ERR_LUKS_COST: "no option allows that much: ask who made the image",
   ERR_LUKS_FULL: "remove a keyslot that nobody needs, then add the new one",
   ERR_UNSIGNED: "`sifcrypt sign` signs an image; --unsigned warn or allow opens it as it is",

@@ -1,6 +1,6 @@
 // LUKS2 keyslots through libcryptsetup: one call at a time, and the library's errno in this package's words.
 import { constants } from "node:os"
-import { EnvironmentError, LuksError } from "../errors.ts"
+import { EnvironmentError, LuksError, type ContainerErrorOptions } from "../errors.ts"
 import type { NativeKdf, NativeVerity } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes, KdfLimits, Milliseconds } from "../units.ts"
@@ -205,8 +205,8 @@ export function prepareLuks(): void {
  * error that says how much is needed, and not the kernel's out-of-memory killer.
  *
  * @returns The volume key, which the caller wipes, and the keyslot that gave it.
- * @throws LuksError `ERR_LUKS_PASSPHRASE` when the secret opens no keyslot, `ERR_LUKS_HEADER` when the header or its
- * keyslots are damaged; SignatureError `ERR_SIGNATURE_INVALID` when they are not what was signed; EnvironmentError
+ * @throws LuksError `ERR_LUKS_PASSPHRASE` when the secret opens no keyslot, `ERR_LUKS_UNSUPPORTED` when each of them is to be
+ * ignored, `ERR_LUKS_HEADER` when the header or its keyslots are damaged; SignatureError `ERR_SIGNATURE_INVALID` when they are not what was signed; EnvironmentError
  * `ERR_ENV_NO_MEMORY`, `ERR_ENV_NO_LIBRARY`.
  */
 export function unlockLuks(
@@ -225,16 +225,24 @@ export function unlockLuks(
     } catch (cause) {
       const changed = changedBlock(path ?? "the image", cause)
       if (changed !== undefined) throw changed
-      throw translated(cause, (failure) =>
-        errnoOf(cause) === constants.errno.EPERM
-          ? new LuksError("ERR_LUKS_PASSPHRASE", "the secret opens no keyslot", { path, ...failure })
-          : new LuksError("ERR_LUKS_HEADER", "libcryptsetup cannot open the LUKS2 header", {
-              path,
-              ...failure,
-            }),
-      )
+      throw translated(cause, (failure) => unlockError(errnoOf(cause), { path, ...failure }))
     }
   })
+}
+
+function unlockError(errno: number, options: ContainerErrorOptions): LuksError {
+  switch (errno) {
+    case constants.errno.EPERM:
+      return new LuksError("ERR_LUKS_PASSPHRASE", "the secret opens no keyslot", options)
+    case constants.errno.ENOENT:
+      return new LuksError(
+        "ERR_LUKS_UNSUPPORTED",
+        "each keyslot of the LUKS2 header is marked to be ignored (priority 0)",
+        options,
+      )
+    default:
+      return new LuksError("ERR_LUKS_HEADER", "libcryptsetup cannot open the LUKS2 header", options)
+  }
 }
 
 /**

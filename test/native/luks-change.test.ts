@@ -340,6 +340,45 @@ describe("changeKeyslots", () => {
   })
 })
 
+describe("keyslots that cryptsetup changed", () => {
+  const convert = (file: string, ...argv: readonly string[]): void => {
+    const { status, text } = cryptsetup(["luksConvertKey", "--key-file", secretFile(old), ...argv, file])
+    assert.equal(status, 0, text)
+  }
+
+  it("open", async () => {
+    const file = theirs([])
+    const volumeKey = await volumeKeyOf(file, kept)
+    for (const argv of [
+      ["--pbkdf", "argon2i", "--pbkdf-memory", "32", "--pbkdf-force-iterations", "4"],
+      ["--pbkdf", "argon2id", "--pbkdf-memory", "32", "--pbkdf-force-iterations", "20"],
+      ["--pbkdf", "pbkdf2", "--hash", "sha512", "--pbkdf-force-iterations", "1000"],
+    ]) {
+      convert(file, ...argv)
+      assert.deepEqual(await volumeKeyOf(file, old), volumeKey, argv.join(" "))
+    }
+  })
+
+  it("are refused by what they ask for", async () => {
+    const file = theirs([])
+    convert(file, "--pbkdf", "pbkdf2", "--hash", "whirlpool", "--pbkdf-force-iterations", "1000")
+    await assert.rejects(headerOf(file), { code: "ERR_LUKS_UNSUPPORTED", message: /hash "whirlpool"$/ })
+  })
+
+  it("are left alone where they are to be ignored, which is said if all are", async () => {
+    const file = theirs([])
+    const ignore = (slot: number): void => {
+      const argv = ["config", "--priority", "ignore", "--key-slot", String(slot), file]
+      assert.equal(cryptsetup(argv).status, 0)
+    }
+    ignore(0)
+    assert.equal(await volumeKeyOf(file, old), undefined)
+    assert.ok((await volumeKeyOf(file, kept)) !== undefined)
+    ignore(1)
+    await assert.rejects(volumeKeyOf(file, old), { code: "ERR_LUKS_UNSUPPORTED", message: /ignored/ })
+  })
+})
+
 describe("a change of keyslots that is killed", () => {
   /** Bytes of a step that reached the disk: a prefix, or what is left without it. */
   function* torn(kind: LuksStep["kind"], bytes: Buffer): Generator<readonly [Buffer, number]> {
