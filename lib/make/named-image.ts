@@ -66,8 +66,8 @@ class NamedImage<T, O extends Options> {
   readonly #options: O
   readonly #use: Use<T, O>
   readonly #credentials: Credentials
-  readonly #cache: ImageCache | undefined
   readonly #folder: string
+  #cache: ImageCache | undefined
   /** As the cache names it. */
   readonly #architecture: string
 
@@ -79,7 +79,6 @@ class NamedImage<T, O extends Options> {
     this.#credentials = credentials
     const { oci = {}, architecture } = options
     this.#folder = oci.cacheFolder ?? cacheFolder(oci.environment)
-    this.#cache = oci.disableCache === true ? undefined : new ImageCache(this.#folder)
     const platform = platformOf(architecture ?? process.arch)
     this.#architecture = `${platform.architecture}${platform.variant ?? ""}`
   }
@@ -105,15 +104,33 @@ class NamedImage<T, O extends Options> {
     }
   }
 
+  /** Is something kept of what is fetched? */
+  async #openCache(): Promise<boolean> {
+    if (this.#options.oci?.disableCache === true) return false
+    try {
+      this.#cache = await ImageCache.open(this.#folder)
+    } catch (error) {
+      this.#options.onNotice?.(`nothing is kept: ${(error as Error).message}`)
+      return false
+    }
+    if (this.#cache === undefined)
+      this.#options.onNotice?.(
+        `${this.#folder} is not yours alone to write: images that are built are not kept there`,
+      )
+    return true
+  }
+
   async run(): Promise<T> {
     const { signal, onNotice } = this.#options
+    const keeps = await this.#openCache()
     const pinned = this.#reference.transport === "docker" ? this.#reference.digest : undefined
     if (pinned !== undefined) {
       // Whatever a registry would send is the same.
       const found = (await this.#cached(pinned, false)) ?? (await this.#cached(pinned, true))
       if (found !== undefined) return found.value
     }
-    await using image = await openOciImage(this.#reference, ociOptions(this.#options))
+    const options = ociOptions(this.#options)
+    await using image = await openOciImage(this.#reference, { ...options, disableCache: !keeps })
     const found = await this.#cached(image.digest, false)
     if (found !== undefined) return found.value
     if (!image.isPublic) {

@@ -16,6 +16,8 @@ const FORMAT = "images-1"
 /** Of all together: those that were not used for longest go. */
 export const MAX_CACHED_IMAGES: Bytes = 64 * 2 ** 30
 
+const algorithms = ["sha256", "sha512"]
+
 /** Which of the images that are made of one digest. */
 export interface ImageVariant {
   readonly encrypted: boolean
@@ -33,12 +35,30 @@ interface CachedFile {
   readonly inode: number
 }
 
+/** Nothing checks an image that is found here but whose it is: nobody else may put one here. */
+async function isOurs(folder: string): Promise<boolean> {
+  const info = await lstat(folder)
+  return info.isDirectory() && info.uid === process.geteuid?.() && (info.mode & 0o022) === 0
+}
+
 export class ImageCache {
   readonly folder: string
 
   /** @param folder - That of the cache. */
   constructor(folder: string) {
     this.folder = path.join(folder, FORMAT)
+  }
+
+  /** The same for images to be found and made; undefined: others may write where it would be. */
+  static async open(folder: string): Promise<ImageCache | undefined> {
+    await mkdir(folder, { recursive: true, mode: 0o700 })
+    const cache = new ImageCache(folder)
+    for (const place of [folder, cache.folder, ...algorithms.map((name) => path.join(cache.folder, name))]) {
+      // Not in a folder that is somebody else's, who could not write there then.
+      if (place !== folder) await mkdir(place, { recursive: true, mode: 0o700 })
+      if (!(await isOurs(place))) return undefined
+    }
+    return cache
   }
 
   #path({ algorithm, hex }: Digest, { encrypted, architecture }: ImageVariant): string {
@@ -69,7 +89,6 @@ export class ImageCache {
     { anew = false, signal }: { readonly anew?: boolean; readonly signal?: AbortSignal | undefined } = {},
   ): Promise<string> {
     const name = this.#path(digest, variant)
-    await mkdir(path.dirname(name), { recursive: true, mode: 0o700 })
     const lock = await this.#lock(name + LOCK, signal)
     try {
       const found = anew ? undefined : await this.find(digest, variant)
@@ -100,7 +119,6 @@ export class ImageCache {
   /** Has an image found by the digest of the index that it was chosen from, too. */
   async alias(digest: Digest, index: Digest, variant: Required<ImageVariant>): Promise<void> {
     const name = this.#path(index, variant)
-    await mkdir(path.dirname(name), { recursive: true, mode: 0o700 })
     await unlink(name).catch(() => undefined)
     // Another process may do the same.
     await link(this.#path(digest, { encrypted: variant.encrypted }), name).catch(() => undefined)
@@ -108,7 +126,7 @@ export class ImageCache {
 
   async list(): Promise<CachedFile[]> {
     const found: CachedFile[] = []
-    for (const algorithm of ["sha256", "sha512"]) {
+    for (const algorithm of algorithms) {
       const folder = path.join(this.folder, algorithm)
       for (const name of (await readdir(folder).catch(() => [])).sort()) {
         const hex = /^([0-9a-f]{64,128})(?:-[a-z0-9]+)?(?:\.encrypted)?$/.exec(name)?.[1]

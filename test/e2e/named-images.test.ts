@@ -1,7 +1,17 @@
 // Images by their names: built into the cache once, and run, listed and read from there.
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
-import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from "node:fs"
+import {
+  chmodSync,
+  chownSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+} from "node:fs"
 import path from "node:path"
 import {
   homeOf,
@@ -160,6 +170,38 @@ describe("an image by its name", () => {
     // Nothing else was left anywhere.
     assert.deepEqual(readdirSync(cache), ["images-1"])
     assert.deepEqual(readdirSync(exec[2] ?? ""), [])
+  })
+
+  it("is not taken from a cache that others can write, nor kept there", async function () {
+    if (!isRoot) skip(this, "needs root, to have a folder that is somebody else's")
+    const { succeeds, images, cache } = withCache("user")
+    await succeeds(["exec", names.oci, "sh", "-c", "true"])
+    const [image = ""] = images()
+    const planted = path.join(newFolder("named-planted", userId), "planted.sif")
+    const tree = makeRootTree()
+    writeFileSync(path.join(tree, "data", "hello"), "planted\n")
+    await succeeds(["build", planted, tree])
+    const read = ["exec", names.oci, "cat", "/data/hello"]
+    const kept = path.join(cache, "images-1", "sha256", image)
+    copyFileSync(planted, kept)
+    assert.equal((await succeeds(read)).text, "planted\n", "what is found is used")
+    for (const [folder, owner, mode] of [
+      [cache, 0, 0o1777],
+      [cache, userId, 0o777],
+      [path.join(cache, "images-1"), idOf("nobody"), 0o755],
+      [path.dirname(kept), userId, 0o770],
+    ] as const) {
+      const before = statSync(folder)
+      chownSync(folder, owner, owner)
+      chmodSync(folder, mode)
+      const { text, stderr } = await succeeds(read)
+      assert.equal(text, "hello\n", folder)
+      assert.match(stderr, /is not yours alone to write/)
+      chownSync(folder, before.uid, before.gid)
+      chmodSync(folder, before.mode)
+    }
+    const nowhere = { env: { SIFCRYPT_CACHEDIR: "/dev/null/cache" } }
+    assert.match((await succeeds(read, nowhere)).stderr, /nothing is kept: /)
   })
 
   it("is kept nowhere with --disable-cache", async () => {
