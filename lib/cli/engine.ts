@@ -3,7 +3,7 @@ import type { Engine } from "../index.ts"
 
 /** Reads `--engine`. */
 export function parseEngine(text: string): Engine {
-  if (text !== "auto" && text !== "kernel" && text !== "userspace")
-    throw new InvalidArgumentError("It is auto, kernel or userspace.")
+  if (text !== "auto" && text !== "kernel" && text !== "userspace" && text !== "memory")
+    throw new InvalidArgumentError("It is auto, kernel, userspace or memory.")
   return text
 }

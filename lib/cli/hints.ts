@@ -90,7 +90,8 @@ const hints: Partial<Record<ErrorCode, string>> = {
     "install it with the system's package manager (Debian, Fedora: the package has the same name)",
   ERR_ENV_NO_PRIVILEGE: "--engine userspace needs no privilege, only access to /dev/fuse",
   ERR_ENV_NO_KERNEL_SUPPORT:
-    "the userspace engine needs /dev/fuse and user namespaces, the kernel engine loop devices and dm-crypt",
+    "ask the administrator for user namespaces (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns; " +
+    "Docker: --security-opt seccomp=unconfined) and for /dev/fuse (Docker: --device /dev/fuse), which exec and run do without",
   ERR_ENV_ARCHITECTURE:
     "build it for this machine (--arch), or have an emulator registered with binfmt_misc: `apt install qemu-user-static`",
   ERR_ENV_NO_CGROUP:

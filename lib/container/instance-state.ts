@@ -96,7 +96,7 @@ const isState = (value: unknown): value is InstanceState => {
     (state.pid as number) > 1 &&
     typeof state.privileges === "object" &&
     state.privileges !== null &&
-    (state.engine === "kernel" || state.engine === "userspace") &&
+    ["kernel", "userspace", "memory"].includes(String(state.engine)) &&
     (["name", "image", "startTime", "session", "id", "crun", "logOut", "logErr"] as const).every(
       (key) => typeof state[key] === "string",
     )

@@ -21,7 +21,7 @@ import {
 import { joinBundle } from "../runtime/instance-bundle.ts"
 import { instanceRows, streamRows, type ExecOptions } from "../runtime/options.ts"
 import { letGo, startStarter } from "../runtime/starter.ts"
-import { launchOf, type Launch } from "../runtime/starter-protocol.ts"
+import { launchOf, type ConcreteEngine, type Launch } from "../runtime/starter-protocol.ts"
 import type { Startable } from "../runtime/engine.ts"
 import {
   allInstances,
@@ -101,7 +101,7 @@ export class Instance {
   readonly name: string
   /** As it was opened; absolute. */
   readonly image: string
-  readonly engine: "kernel" | "userspace"
+  readonly engine: ConcreteEngine
   /** Its starter's process. */
   readonly pid: number
   /** Files of what its start script wrote. */

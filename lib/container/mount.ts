@@ -121,7 +121,13 @@ export async function mountImage(
   const folder = await realpath(target)
   if (!(await stat(folder)).isDirectory())
     throw new DeviceError("ERR_MOUNT", `${target} is no folder`, { path: target })
+  if (options.engine === "memory")
+    throw new DeviceError(
+      "ERR_MOUNT",
+      `${startable.source.image}: what is unpacked into memory is seen by a payload alone, and nowhere else`,
+      { path: startable.source.image },
+    )
   return await withEngine(options.engine ?? "auto", startable, (engine) =>
-    start(startable, engine, folder, options),
+    start(startable, engine === "memory" ? "userspace" : engine, folder, options),
   )
 }

@@ -445,7 +445,10 @@ export async function withRun<T>(
     command: "run",
     engine,
     source: startable.source,
-    layers: overlays.layers(engine),
+    // By FUSE what belongs to others is nobody's; in memory there has to be an owner.
+    layers: overlays
+      .layers(engine)
+      .map((layer) => (engine === "memory" && layer.kind === "squashfs" ? { ...layer, owner } : layer)),
     bindImages: bindImages
       .layers(engine)
       .map((layer) => (layer.kind === "squashfs" ? { ...layer, owner } : layer)),
@@ -467,6 +470,10 @@ export async function withRun<T>(
   const wanted = options.engine ?? "auto"
   const attempts = possible(enginesFor(wanted, startable), how)
   const [only] = attempts
+  if (wanted === "auto" && only.engine === "memory")
+    options.onNotice?.(
+      `${startable.source.image}: /dev/fuse is missing or closed here, so the image is unpacked into memory`,
+    )
   const engine = attempts.length === 1 ? only.engine : wanted
   const start = <U>(one: (chosen: StarterOptions) => Promise<U>): Promise<U> =>
     withEngine(engine, startable, (chosen) => one(how(chosen)))

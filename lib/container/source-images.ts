@@ -156,7 +156,7 @@ export function layerOf(found: SourceImage, engine: ConcreteEngine): StarterLaye
       (unlocked === undefined || unlocked.dmCrypt !== undefined)
     return {
       kind,
-      engine: byKernel ? engine : chooseEngine("userspace", unlocked, file),
+      engine: byKernel ? engine : chooseEngine(engine === "memory" ? engine : "userspace", unlocked, file),
       writable,
       source,
     }
@@ -176,5 +176,5 @@ export function layerOf(found: SourceImage, engine: ConcreteEngine): StarterLaye
         "else can write; the userspace engine takes it",
       { path: file },
     )
-  return { kind: "ext", engine, writable, source, lockFd }
+  return { kind: "ext", engine: engine === "kernel" ? engine : "userspace", writable, source, lockFd }
 }

@@ -1,6 +1,6 @@
 // Which engine an image gets.
 import { oneOf, type Check } from "../arguments.ts"
-import { closeSync, openSync, readFileSync } from "node:fs"
+import { closeSync, openSync, readFileSync, statSync } from "node:fs"
 import type { LuksPolicy } from "../device/luks-header.ts"
 import { DeviceError, EnvironmentError } from "../errors.ts"
 import type { ConcreteEngine, StarterSource } from "./starter-protocol.ts"
@@ -8,10 +8,10 @@ import type { SifPartition } from "../sif/format.ts"
 import type { Bytes } from "../units.ts"
 import type { Unlocked } from "../encryption/encryption-format.ts"
 
-/** `auto`: the kernel for root where it can, else user space. */
+/** `auto`: the kernel for root where it can, else user space, and memory where there is no FUSE. */
 export type Engine = "auto" | ConcreteEngine
 
-export const engineName: Check<Engine> = oneOf("auto", "kernel", "userspace")
+export const engineName: Check<Engine> = oneOf("auto", "kernel", "userspace", "memory")
 
 /** An opened image as an engine takes it. */
 export interface Startable {
@@ -91,16 +91,28 @@ function obstacleFor(unlocked: Unlocked | undefined): EnvironmentError | undefin
  * kernel knows where there is no kernel engine.
  */
 export function chooseEngine(wanted: Engine, unlocked: Unlocked | undefined, path?: string): ConcreteEngine {
-  const obstacle = wanted === "userspace" ? undefined : obstacleFor(unlocked)
+  const own = wanted === "userspace" || wanted === "memory"
+  const obstacle = own ? undefined : obstacleFor(unlocked)
   if (wanted === "kernel" && obstacle !== undefined) throw obstacle
   if (wanted === "kernel" || (wanted === "auto" && obstacle === undefined)) return "kernel"
   if (unlocked?.kernelOnly !== undefined)
     throw new EnvironmentError(
       "ERR_ENV_NO_KERNEL_SUPPORT",
-      `${path === undefined ? "" : `${path}: `}the userspace engine does not know the cipher ${unlocked.kernelOnly}`,
+      `${path === undefined ? "" : `${path}: `}the ${own ? wanted : "userspace"} engine does not know the cipher ${unlocked.kernelOnly}`,
       { path },
     )
-  return "userspace"
+  return own ? wanted : withoutKernel()
+}
+
+const FUSE = (10 << 8) | 229 // linux/miscdevice.h: MISC_MAJOR, FUSE_MINOR
+
+/** Another device in its place, as containers have it, would only be noticed when it is mounted. */
+function hasFuse(): boolean {
+  return answers("/dev/fuse") && statSync("/dev/fuse").rdev === FUSE
+}
+
+function withoutKernel(): ConcreteEngine {
+  return hasFuse() ? "userspace" : "memory"
 }
 
 /** Is it about what this machine lacks, so that another engine may do better? */
@@ -131,10 +143,14 @@ function alignmentObstacle(source: StarterSource): EnvironmentError | undefined 
 /** The engine for an image, and the one that takes over where that turns out not to work. */
 export function enginesFor(wanted: Engine, startable: Startable): ConcreteEngine[] {
   const { source } = startable
-  const obstacle = wanted === "userspace" ? undefined : alignmentObstacle(source)
+  const mayBeKernel = wanted === "auto" || wanted === "kernel"
+  const obstacle = mayBeKernel ? alignmentObstacle(source) : undefined
   if (obstacle !== undefined && wanted === "kernel") throw obstacle
-  const engine = chooseEngine(obstacle === undefined ? wanted : "userspace", source.unlocked)
-  return wanted === "auto" && engine === "kernel" && isReadable(startable) ? [engine, "userspace"] : [engine]
+  // A folder is there already: nothing serves it, and nothing has to be unpacked.
+  const other = source.folder === undefined ? withoutKernel() : "userspace"
+  const chosen = chooseEngine(obstacle === undefined ? wanted : other, source.unlocked)
+  const engine = chosen === "kernel" || wanted === chosen ? chosen : other
+  return wanted === "auto" && engine === "kernel" && isReadable(startable) ? [engine, other] : [engine]
 }
 
 /**

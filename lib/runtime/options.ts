@@ -298,7 +298,7 @@ export const execOptionTable: {
     NonNullable<ExecOptions[K]>
   >
 } = {
-  engine: ["engine", "--engine <engine>", "auto (default), kernel or userspace"],
+  engine: ["engine", "--engine <engine>", "auto (default), kernel, userspace or memory"],
   // What of the host is seen.
   binds: [
     "binds",

@@ -1,13 +1,17 @@
 // What sifcrypt-starter is told, and what it tells: arguments, descriptors, lines of JSON.
 import { constants } from "node:os"
+import { freeMemory } from "../device/memory.ts"
 import { plainRange, type Unlocked } from "../encryption/encryption-format.ts"
 import { DeviceError, EnvironmentError, LuksError, RunError, SignatureError, TreeError } from "../errors.ts"
 import type { ContainerError } from "../errors.ts"
 import type { Verity } from "../sif/format.ts"
 import type { Bytes } from "../units.ts"
 
-/** Who decrypts and reads the image: the kernel's dm-crypt, or our own process. */
-export type ConcreteEngine = "kernel" | "userspace"
+/**
+ * Who decrypts and reads the image: the kernel's dm-crypt, or our own process, which serves it by FUSE or, where there is no
+ * FUSE, unpacks it into memory.
+ */
+export type ConcreteEngine = "kernel" | "userspace" | "memory"
 
 /** The part of an image that becomes a mount. */
 export interface StarterSource {
@@ -105,6 +109,8 @@ function failureError(failure: Failure, engine: ConcreteEngine, image: string): 
       return errnoNumber === errno.ENOENT
         ? new EnvironmentError("ERR_ENV_NO_PROGRAM", text, where)
         : new RunError("ERR_RUN", text, where)
+    case "memory":
+      return new EnvironmentError("ERR_ENV_NO_MEMORY", text, where)
     case "mount":
       if (errnoNumber === errno.EPERM) return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", text, where)
       if (engine === "kernel" && errnoNumber === errno.ENODEV)
@@ -183,10 +189,22 @@ function wordOf([name, value]: readonly [string, string | number]): string {
   return `${name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}=${value}`
 }
 
-/** The words that say where an image is, and how it is encrypted: a {@link NativeRange}, its key through a pipe. */
-function imageWords(source: StarterSource, engine: ConcreteEngine, descriptors: Descriptors): string[] {
+/**
+ * The words that say where an image is, and how it is encrypted: a {@link NativeRange}, its key through a pipe.
+ *
+ * @param memory - What it may take of that if it is unpacked.
+ */
+function imageWords(
+  source: StarterSource,
+  engine: ConcreteEngine,
+  descriptors: Descriptors,
+  memory: Bytes,
+): string[] {
   if (source.folder !== undefined)
-    return [`engine=${engine}`, `image-fd=${descriptors.share(source.fd)}`, `folder=${source.folder}`]
+    return [
+      ...[`engine=${engine}`, `image-fd=${descriptors.share(source.fd)}`, `folder=${source.folder}`],
+      ...(engine === "memory" ? [`memory=${memory}`] : []),
+    ]
   const { fd, offset, size, verity, segment, cipher } = plainRange(source, source, source.unlocked)
   const words = [`engine=${engine}`, `image-fd=${descriptors.share(fd)}`, `offset=${offset}`, `size=${size}`]
   if (verity !== undefined)
@@ -202,6 +220,7 @@ function imageWords(source: StarterSource, engine: ConcreteEngine, descriptors: 
     words.push(`cipher=${type}`, `key-fd=${descriptors.secret(key)}`)
     words.push(...Object.entries<string | number>(parameters).map(wordOf))
   }
+  if (engine === "memory") words.push(`memory=${memory}`)
   const dmCrypt = engine === "kernel" ? source.unlocked?.dmCrypt : undefined
   if (dmCrypt !== undefined)
     words.push(
@@ -211,7 +230,7 @@ function imageWords(source: StarterSource, engine: ConcreteEngine, descriptors: 
   return words
 }
 
-function layerWords(layer: StarterLayer, descriptors: Descriptors): string[] {
+function layerWords(layer: StarterLayer, descriptors: Descriptors, memory: Bytes): string[] {
   return [
     `kind=${layer.kind}`,
     ...(layer.writable ? ["writable=1"] : []),
@@ -219,21 +238,31 @@ function layerWords(layer: StarterLayer, descriptors: Descriptors): string[] {
     ...(layer.kind === "directory"
       ? [`path=${layer.path}`]
       : [
-          ...imageWords(layer.source, layer.engine, descriptors),
+          ...imageWords(layer.source, layer.engine, descriptors, memory),
           ...(layer.lockFd === undefined ? [] : [`lock-fd=${descriptors.share(layer.lockFd)}`]),
           ...(layer.owner === undefined ? [] : [`owner=${layer.owner.uid}:${layer.owner.gid}`]),
         ]),
   ]
 }
 
+const MEMORY_UNKNOWN: Bytes = 1 << 30
+
+/** What each of some images may take when all are unpacked: of what is free, a quarter is left to the payload. */
+function memoryFor(images: number): Bytes {
+  const free = freeMemory()?.bytes ?? MEMORY_UNKNOWN
+  return Math.max(1, Math.floor(((free / 4) * 3) / images))
+}
+
 /** The arguments for all but how it is watched and what it reports on. */
 export function starterArguments(options: StarterOptions, descriptors: Descriptors): string[] {
   const { command, engine, source, layers = [], bindImages = [] } = options
+  const memory = engine === "memory" ? memoryFor(1 + layers.length + bindImages.length) : 0
+  const wordsOf = (layer: StarterLayer): string => layerWords(layer, descriptors, memory).join(",")
   return [
     command,
-    ...imageWords(source, engine, descriptors).map((word) => `--${word}`),
-    ...layers.map((layer) => `--layer=${layerWords(layer, descriptors).join(",")}`),
-    ...bindImages.map((image) => `--bind-image=${layerWords(image, descriptors).join(",")}`),
+    ...imageWords(source, engine, descriptors, memory).map((word) => `--${word}`),
+    ...layers.map((layer) => `--layer=${wordsOf(layer)}`),
+    ...bindImages.map((image) => `--bind-image=${wordsOf(image)}`),
     ...options.args,
   ]
 }

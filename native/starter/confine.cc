@@ -343,13 +343,15 @@ std::vector<SeenPlace> LibraryPlaces() {
   return places;
 }
 
-void GiveUpPrivileges(Calls calls) {
+void GiveUpPrivileges(Calls calls, uint64_t kept) {
   CheckErrno(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl");
   // What it may not (EPERM), as an ordinary user, no_new_privs keeps it from using.
   for (int capability = 0; prctl(PR_CAPBSET_READ, capability) >= 0; ++capability) prctl(PR_CAPBSET_DROP, capability);
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-  const __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {};
-  CheckErrno(syscall(SYS_capset, &header, none), "capset");
+  __user_cap_data_struct sets[_LINUX_CAPABILITY_U32S_3] = {};
+  for (size_t half = 0; half < std::size(sets); ++half)
+    sets[half].effective = sets[half].permitted = static_cast<uint32_t>(kept >> (32 * half));
+  CheckErrno(syscall(SYS_capset, &header, sets), "capset");
   InstallFilter(calls);
 }
 

@@ -2,6 +2,7 @@
 // system calls. For our own servers and for the programs of others.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -30,9 +31,9 @@ enum class Calls {
   kProgram
 };
 
-/// Gives up all capabilities, for ever, and the system calls that `calls` does not need. To be called before there are
-/// threads. SystemError "prctl", "capset".
-void GiveUpPrivileges(Calls calls);
+/// Gives up all capabilities but a set of `kept` ones, for ever, and the system calls that `calls` does not need. To be
+/// called before there are threads. SystemError "prctl", "capset".
+void GiveUpPrivileges(Calls calls, uint64_t kept = 0);
 
 /// Adds nosuid, and these flags of mount(2), to what a mount has already; a user namespace may not take any of that away.
 void RestrictMount(const std::string& path, unsigned long flags, const char* operation);

@@ -131,9 +131,16 @@ void AddImage(Arguments& arguments, ImageOptions& image, bool required = true) {
   arguments.AddDescriptor("metadata-fd", false, image.metadata_fd);
   arguments.AddNumber("area-size", false, image.area_size);
   arguments.AddNumber("cache-mib", false, image.cache_mib);
+  arguments.AddNumber("memory", false, image.memory);
   arguments.Add("engine", required, [&image](std::string_view text, const std::string&) {
-    if (text != "userspace" && text != "kernel") throw UsageError("--engine: userspace or kernel");
-    image.engine = text == "kernel" ? Engine::kKernel : Engine::kUserspace;
+    if (text == "userspace")
+      image.engine = Engine::kUserspace;
+    else if (text == "kernel")
+      image.engine = Engine::kKernel;
+    else if (text == "memory")
+      image.engine = Engine::kMemory;
+    else
+      throw UsageError("--engine: userspace, kernel or memory");
   });
   arguments.Add("owner", false, [&image](std::string_view text, const std::string& name) {
     const size_t colon = text.find(':');
@@ -153,6 +160,7 @@ void CheckImage(const Arguments& arguments, const ImageOptions& image) {
   if (arguments.Given("cipher") != image.encrypted()) throw UsageError("--cipher: goes with --key-fd");
   if (image.encrypted() && image.engine == Engine::kKernel && (image.metadata_fd < 0 || image.area_size == 0))
     throw UsageError("--engine=kernel: needs --metadata-fd and --area-size");
+  if ((image.engine == Engine::kMemory) != (image.memory > 0)) throw UsageError("--engine=memory: goes with --memory");
 }
 
 /// A name of one path component that crun accepts as a container's.
@@ -214,6 +222,8 @@ LayerOptions ParseLayer(std::string_view text, const std::string& name) {
     throw UsageError("--" + name + ": a directory has an absolute path, anything else a descriptor");
   if (layer.writable && layer.kind == LayerOptions::Kind::kSquashfs)
     throw UsageError("--" + name + ": a squashfs cannot be written");
+  if (layer.kind == LayerOptions::Kind::kExt && layer.image.engine == Engine::kMemory)
+    throw UsageError("--" + name + ": no engine for it");
   if (layer.kind == LayerOptions::Kind::kExt && layer.image.engine == Engine::kUserspace && layer.image.encrypted())
     throw UsageError("--" + name + ": only the kernel engine has encrypted ones");
   CheckImage(known, layer.image);
@@ -260,6 +270,7 @@ MountOptions ParseMountOptions(const std::vector<std::string>& arguments) {
   known.AddDescriptor("watch-fd", false, options.watch_fd);
   known.Parse(arguments);
   CheckImage(known, options.image);
+  if (options.image.engine == Engine::kMemory) throw UsageError("--engine=memory: is not for mounts");
   return options;
 }
 

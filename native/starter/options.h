@@ -18,7 +18,7 @@ class UsageError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-enum class Engine { kUserspace, kKernel };
+enum class Engine { kUserspace, kKernel, kMemory };
 
 struct Owner {
   uid_t uid = 0;
@@ -37,6 +37,8 @@ struct ImageOptions {
   int metadata_fd = -1;
   uint64_t area_size = 0;
   uint64_t cache_mib = 8;
+  /// Bytes that the memory engine may take.
+  uint64_t memory = 0;
   /// Every file's owner, instead of what the image says.
   std::optional<Owner> owner;
 

@@ -91,7 +91,7 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
   bool holds_key = false;
   const auto keep = [&](const ImageOptions& image) {
     kept.push_back(image.range.fd);
-    if (image.engine != Engine::kKernel || !image.encrypted()) return;
+    if (image.engine == Engine::kUserspace || !image.encrypted()) return;
     holds_key = true;
     kept.insert(kept.end(), {image.key_fd, image.metadata_fd});
   };
@@ -128,6 +128,8 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
     servers.erase(servers.begin(),
                   servers.begin() + std::count_if(options.layers.begin(), options.layers.end(), NeedsServer));
     session.MountBinds(options.bind_images, servers);
+    // Commands join the session of a process that they may look at.
+    if (options.image.engine == Engine::kMemory) CheckErrno(prctl(PR_SET_DUMPABLE, 1), "prctl");
     session.MakeMountPoints();
     servers.clear();
     close(options.image.range.fd);

@@ -23,6 +23,7 @@
 #include "starter/confine.h"
 #include "starter/fuse_mount.h"
 #include "starter/image.h"
+#include "starter/memory_mount.h"
 #include "starter/mount_points.h"
 #include "starter/namespaces.h"
 
@@ -263,6 +264,7 @@ void Session::ReadFiles(UniqueFd pipe, const std::string& folder) const {
 
 void Session::MountImage(const ImageOptions& image, const Channel& server, const char* access) const {
   if (image.engine == Engine::kKernel) return MountWithKernel(image, Path("lower"));
+  if (image.engine == Engine::kMemory) return MountInMemory(image, Path("lower"));
   const UniqueFd device = MountFuse(Path("lower"), "sifcrypt", kReadOnly, access);
   if (!server.Send({.kind = Message::Kind::kDevice}, device.get()))
     throw SystemError(EPIPE, "server", "the server of the image has ended");

@@ -12,6 +12,7 @@
 #include "core/system_error.h"
 #include "starter/fuse_mount.h"
 #include "starter/image.h"
+#include "starter/memory_mount.h"
 #include "starter/processes.h"
 
 namespace sifcrypt::starter {
@@ -67,6 +68,8 @@ void SourceMounts::Add(const LayerOptions& source, const std::string& target, co
     case LayerOptions::Kind::kSquashfs:
       if (source.image.engine == Engine::kKernel) {
         MountWithKernel(source.image, target);
+      } else if (source.image.engine == Engine::kMemory) {
+        MountInMemory(source.image, target);
       } else {
         const UniqueFd device = MountFuse(target, "sifcrypt", kReadOnly, access_);
         if (!server->Send({.kind = Message::Kind::kDevice}, device.get()))

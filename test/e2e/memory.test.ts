@@ -1,0 +1,135 @@
+// The memory engine: payloads where there is no /dev/fuse.
+import assert from "node:assert/strict"
+import { once } from "node:events"
+import { chmodSync, readFileSync, writeFileSync } from "node:fs"
+import path from "node:path"
+import {
+  isRoot,
+  sifcrypt,
+  sifcryptOk,
+  startSifcrypt,
+  userId,
+  type As,
+  type CommandOptions,
+  type Result,
+} from "../support/cli.ts"
+import { testKeys } from "../support/keys.ts"
+import { processesOfGroup, waitFor } from "../support/processes.ts"
+import { newFolder } from "../support/scratch.ts"
+import { skip } from "../support/skip.ts"
+import { makeRootTree } from "../support/trees.ts"
+
+describe("the memory engine", () => {
+  const keys = testKeys()
+  const folder = newFolder("memory", userId)
+  const image = path.join(folder, "image.sif")
+  const dev = newFolder("dev")
+  const credentials = ["--pem-path", keys.privateKey]
+
+  before(async function () {
+    if (!isRoot) skip(this, "needs root, to take /dev/fuse away")
+    const tree = makeRootTree()
+    writeFileSync(path.join(tree, "data", "closed"), "closed\n", { mode: 0o600 })
+    writeFileSync(path.join(tree, "data", "large"), Buffer.alloc(16 << 20, "words"))
+    await sifcryptOk(["build", "--pem-path", keys.publicKey, image, tree], { as: "self" })
+    chmodSync(image, 0o644)
+  })
+
+  /** Runs with changes to what a mount namespace shows. */
+  const changed = (script: string): readonly string[] => [
+    "unshare",
+    "-m",
+    "sh",
+    "-c",
+    `${script} && exec "$@"`,
+    "sh",
+  ]
+  // What containers have in its place, and none at all.
+  const withoutFuse = {
+    "another device in its place": "mount --bind /dev/null /dev/fuse",
+    "a /dev without it": [
+      `mount -t tmpfs dev ${dev} && cd ${dev}`,
+      "cp -a /dev/null /dev/zero /dev/random /dev/urandom /dev/tty . && mkdir shm pts && ln -s /proc/self/fd fd",
+      `mount --bind ${dev} /dev && cd -`,
+    ].join(" && "),
+  }
+  const [nullFuse] = Object.values(withoutFuse)
+
+  for (const as of ["user", "self"] as const satisfies readonly As[])
+    describe(as === "user" ? "as an ordinary user" : "as root", () => {
+      const run = (args: readonly string[], options: CommandOptions = {}): Promise<Result> =>
+        sifcrypt(args, { as, cwd: folder, ...options })
+
+      // Where the kernel engine works, it is root's.
+      for (const [what, script] of Object.entries(withoutFuse).slice(as === "user" ? 0 : 1))
+        it(`is what auto takes where there is ${what}, and says so`, async () => {
+          const wrapper = changed(`{ ${script}; } > /dev/null`)
+          const result = await run(["exec", ...credentials, image, "cat", "/data/hello", "/data/closed"], {
+            wrapper,
+          })
+          assert.match(
+            result.stderr,
+            /^sifcrypt: .*image\.sif: \/dev\/fuse is missing or closed here, so the image is/,
+          )
+          assert.equal(result.text, "hello\nclosed\n")
+        })
+
+      it("shows the same files as user space does, read-only", async () => {
+        const script =
+          'for f in / /bin/* /data /data/* /home; do stat -c "%A %u %g %Y %N" $f; done; ' +
+          "cat /data/*; touch /data/x 2>&1; id -u"
+        const [memory, userspace] = await Promise.all(
+          ["memory", "userspace"].map((engine) =>
+            run(["exec", "--engine", engine, ...credentials, image, "sh", "-c", script]),
+          ),
+        )
+        assert.equal(memory?.stderr, "")
+        assert.match(memory.text, /^-rw------- .*closed\n/m)
+        assert.equal(memory.text, userspace?.text)
+      })
+
+      it("takes instances, and commands that join them", async () => {
+        const name = `memory-${as}`
+        await sifcryptOk(["instance", "start", "--engine", "memory", ...credentials, image, name], { as })
+        try {
+          const joined = await run(["exec", `instance://${name}`, "cat", "/data/closed"])
+          assert.equal(joined.text, "closed\n", joined.stderr)
+        } finally {
+          await sifcryptOk(["instance", "stop", name], { as })
+        }
+      })
+
+      it("refuses what does not fit into what is free", async () => {
+        const meminfo = path.join(folder, "meminfo")
+        const text = readFileSync("/proc/meminfo", "utf8")
+        writeFileSync(meminfo, text.replace(/^MemAvailable:.*$/m, "MemAvailable:    8192 kB"))
+        const result = await run(["exec", "--engine", "memory", ...credentials, image, "true"], {
+          wrapper: changed(`mount --bind ${meminfo} /proc/meminfo`),
+        })
+        assert.match(
+          result.stderr,
+          /image\.sif: memory: unpacked it does not fit into the 6 MiB that are free here/,
+        )
+        assert.equal(result.status, 24)
+      })
+
+      it("refuses a mount, with the reason", async () => {
+        const target = newFolder("memory-mount", as === "user" ? userId : 0)
+        const result = await run(["mount", "--engine", "memory", ...credentials, image, target])
+        assert.match(result.stderr, /what is unpacked into memory is seen by a payload alone/)
+        const auto = await run(["mount", ...credentials, image, target], { wrapper: changed(nullFuse ?? "") })
+        assert.notEqual(auto.status, 0)
+      })
+
+      it("is gone when it is killed", async () => {
+        const group = 54_000 + (as === "user" ? 1 : 0)
+        const child = startSifcrypt(
+          ["exec", "--engine", "memory", ...credentials, image, "sh", "-c", "echo up; sleep 60"],
+          { as, cwd: folder, group },
+        )
+        await once(child.stdout ?? child, "data")
+        child.kill("SIGKILL")
+        await waitFor("the end of its processes", () => processesOfGroup(group).length === 0)
+      })
+    })
+})
