@@ -29,6 +29,7 @@ export interface OpenFlags extends CredentialFlags, SignerFlags, CostFlags {
 /** MiB. */
 export const MAX_KDF_MEMORY: number = 4 * 1024 * 1024
 export const MAX_KDF_ITERATIONS = 0xffff_ffff
+
 /** What deriving a key may cost. */
 export const costRows: OptionRows<CostFlags> = {
   maxKdfMemory: [
@@ -88,7 +89,7 @@ let waiting = false
 
 /** For whoever sits there and waits. */
 function noticeWait(milliseconds: Milliseconds): void {
-  if (waiting || !isTerminal(2)) return
+  if (waiting) return
   waiting = true
   const seconds = Math.max(1, Math.round(milliseconds / 1000))
   const time = seconds < 100 ? `${seconds} s` : `${Math.round(seconds / 60)} min`
@@ -105,7 +106,8 @@ export function costOptions({
       ...(maxKdfMemory === undefined ? {} : { memory: Math.floor(maxKdfMemory / 1024) }),
       iterations: maxKdfIterations,
     },
-    onDerivation: noticeWait,
+    // Measuring takes time itself.
+    onDerivation: isTerminal(2) ? noticeWait : undefined,
   }
 }
 
