@@ -12,6 +12,7 @@ export type ErrorCode =
   | "ERR_SIF_NO_OBJECT"
   | "ERR_SIF_AMBIGUOUS"
   | "ERR_SIF_FULL"
+  | "ERR_SIF_SIGNED"
   | "ERR_SIF_BUSY"
   | "ERR_SIF_TOO_LARGE"
   | "ERR_SIF_SEALED"

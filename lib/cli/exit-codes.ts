@@ -19,6 +19,7 @@ export const exitCodes = {
 
 const busy: ReadonlySet<ErrorCode> = new Set([
   "ERR_SIF_BUSY",
+  "ERR_SIF_SIGNED",
   "ERR_KEYRING_BUSY",
   "ERR_BUILD_EXISTS",
   "ERR_LOOP_BUSY",

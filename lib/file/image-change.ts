@@ -6,6 +6,7 @@ import {
   buffer,
   bytes as checkBytes,
   count,
+  flag,
   milliseconds,
   oneOf,
   path as filePath,
@@ -13,6 +14,8 @@ import {
   shape,
   text,
   variants,
+  type Check,
+  type Rows,
 } from "../arguments.ts"
 import { open, stat, type FileHandle } from "node:fs/promises"
 import { lockOpenFile, type HeldFile } from "../native/lock.ts"
@@ -24,11 +27,13 @@ import {
   DESCRIPTOR_SIZE,
   HEADER_SIZE,
   parseDescriptor,
+  PARTITION_TYPE_AT,
   PartitionType,
   serializeDescriptor,
   USED_AT,
   type SifLink,
   type SifObject,
+  type SifPartition,
 } from "../sif/format.ts"
 import { named, readSif, type SifImage } from "../sif/open.ts"
 import { PARTITION_ALIGNMENT, writeFully, type NewObject } from "../sif/write.ts"
@@ -52,20 +57,33 @@ export interface ChangeOptions {
   readonly signal?: AbortSignal | undefined
 }
 
-const checkChange = shape<ChangeOptions>({ time: count, patienceMs: milliseconds, signal: abortSignal })
+/** How objects come, go, and become something else. */
+export interface ObjectChangeOptions extends ChangeOptions {
+  /** Also where signatures speak of it, which do not hold any more then. */
+  readonly breakSignatures?: boolean | undefined
+}
+
+export const objectChangeRows: Rows<ObjectChangeOptions> = {
+  time: count,
+  patienceMs: milliseconds,
+  signal: abortSignal,
+  breakSignatures: flag,
+}
+export const checkObjectChange: Check<ObjectChangeOptions> = shape(objectChangeRows)
 type LinkTo<K extends string> = Extract<SifLink, { readonly to: K }>
 const link = variants<SifLink>({
   id: shape<LinkTo<"object">>({ to: required(oneOf("object")), id: required(count) }),
   group: shape<LinkTo<"group">>({ to: required(oneOf("group")), group: required(count) }),
   to: shape<LinkTo<"none">>({ to: required(oneOf("none")) }),
 })
-const checkObject = shape<NewObject>({
+export const objectRows: Rows<NewObject> = {
   type: required(count),
   group: count,
   link,
   name: text,
   extra: buffer,
-})
+}
+const checkObject = shape(objectRows)
 
 /** Data that is made in place, in the file that is changed. */
 export interface DataWriter {
@@ -344,6 +362,31 @@ export class SifChange {
     await this.#reread()
   }
 
+  /**
+   * Makes another system partition the primary one. Where both records lie in one page of the file that is one write, which no
+   * kill cuts in two; otherwise there is none between the two writes, and it can be done again.
+   */
+  async setPrimary(next: SifPartition): Promise<void> {
+    const former = this.#image.objects.filter(
+      ({ partition }) => partition?.type === PartitionType.primarySystem,
+    )
+    const types = [
+      ...former.map(({ slot }) => ({ slot, type: PartitionType.system })),
+      { slot: next.slot, type: PartitionType.primarySystem },
+    ].map(({ slot, type }) => ({ at: this.#recordAt(slot) + PARTITION_TYPE_AT, type }))
+    const page = ({ at }: { readonly at: Bytes }): number => Math.floor((at + 3) / PAGE_SIZE)
+    const together = new Set(types.map(page)).size === 1 ? [types] : types.map((one) => [one])
+    for (const some of together) {
+      const first = Math.min(...some.map(({ at }) => at))
+      const last = Math.max(...some.map(({ at }) => at))
+      const bytes = await this.#file.read(first, last - first + 4)
+      for (const { at, type } of some) bytes.writeInt32LE(type, at - first)
+      await this.#file.write(bytes, first)
+      await this.#file.sync()
+    }
+    await this.#reread()
+  }
+
   /** Counts in the header; readers do not rely on them. Cuts the file where something was taken from its end. */
   async finish(): Promise<void> {
     const { header, objects, reader } = this.#image
@@ -475,39 +518,71 @@ export async function changeSif<T>(
 }
 
 /**
+ * Is there a signature that speaks of one of these?
+ *
+ * @param objects - With their groups; a new one has no ID yet.
+ * @throws SifError `ERR_SIF_SIGNED`.
+ */
+export function checkSignatures(
+  { path, objects: all }: SifImage,
+  objects: readonly { readonly id?: number; readonly group: number }[],
+  { breakSignatures = false }: ObjectChangeOptions,
+): void {
+  if (breakSignatures) return
+  const broken = all
+    .filter(
+      ({ type, link }) =>
+        type === DataType.signature &&
+        objects.some(({ id, group }) =>
+          link.to === "group" ? group === link.group : link.to === "object" && link.id === id,
+        ),
+    )
+    .map(({ id }) => id)
+  if (broken.length > 0)
+    throw new SifError(
+      "ERR_SIF_SIGNED",
+      `${path}: ${broken.length === 1 ? "the signature" : "the signatures"} ${broken.join(", ")} would not hold any more`,
+      { path },
+    )
+}
+
+/** There is one primary partition, or none. */
+export function checkPrimary({ path, objects }: SifImage, { type, extra }: NewObject): void {
+  const primary =
+    type === DataType.partition &&
+    (extra?.length ?? 0) >= 8 &&
+    extra?.readInt32LE(4) === PartitionType.primarySystem
+  if (primary && objects.some(({ partition }) => partition?.type === PartitionType.primarySystem))
+    throw new SifError("ERR_SIF_AMBIGUOUS", `${path}: there is a primary system partition already`, { path })
+}
+
+/**
  * Appends an object to a finished image, in place: a reader sees the image before or after.
  *
  * @returns The new object's ID.
- * @throws SifError `ERR_SIF_FULL`, `ERR_SIF_BUSY`, `ERR_SIF_AMBIGUOUS` for a second primary partition, or what
- * {@link openSif} finds.
+ * @throws SifError `ERR_SIF_FULL`, `ERR_SIF_BUSY`, `ERR_SIF_SIGNED`, `ERR_SIF_AMBIGUOUS` for a second primary partition, or
+ * what {@link openSif} finds.
  */
 export async function addObject(
   path: string,
   given: NewObject,
   data: Uint8Array,
-  options: ChangeOptions = {},
+  asked: ObjectChangeOptions = {},
 ): Promise<number> {
   filePath(path, "path")
   const object = checkObject(given, "object")
   checkBytes(data, "data")
+  const options = checkObjectChange(asked, "options")
   return await changeSif(
     path,
     async (change) => {
-      const { extra = Buffer.alloc(0), type } = object
-      const primary = extra.length >= 8 && extra.readInt32LE(4) === PartitionType.primarySystem
-      if (
-        type === DataType.partition &&
-        primary &&
-        change.image.objects.some(({ partition }) => partition?.type === PartitionType.primarySystem)
-      )
-        throw new SifError("ERR_SIF_AMBIGUOUS", `${path}: there is a primary system partition already`, {
-          path,
-        })
+      checkPrimary(change.image, object)
+      checkSignatures(change.image, [{ group: object.group ?? 0 }], options)
       const [slot = 0] = await change.append([{ ...object, data }])
       await change.switchOn([slot])
       return slot + 1
     },
-    checkChange(options, "options"),
+    options,
   )
 }
 
@@ -515,16 +590,19 @@ export async function addObject(
  * Takes an object out of an image, in place. Its data is overwritten with zeros, since a deleted object stays readable
  * otherwise, and the file is cut after the last object that remains.
  *
- * @throws SifError `ERR_SIF_NO_OBJECT`, `ERR_SIF_BUSY`, or what {@link openSif} finds.
+ * @throws SifError `ERR_SIF_NO_OBJECT`, `ERR_SIF_BUSY`, `ERR_SIF_SIGNED`, or what {@link openSif} finds.
  */
-export async function deleteObject(path: string, id: number, options: ChangeOptions = {}): Promise<void> {
+export async function deleteObject(path: string, id: number, asked: ObjectChangeOptions = {}): Promise<void> {
   filePath(path, "path")
   count(id, "id")
+  const options = checkObjectChange(asked, "options")
   await changeSif(
     path,
     async (change) => {
-      await change.remove([change.image.object(id)])
+      const object = change.image.object(id)
+      checkSignatures(change.image, [object], options)
+      await change.remove([object])
     },
-    checkChange(options, "options"),
+    options,
   )
 }

@@ -370,6 +370,9 @@ export function serializeDescriptor(object: NewDescriptor): Buffer {
   return bytes
 }
 
+/** In a record: what a partition is for. */
+export const PARTITION_TYPE_AT: Bytes = EXTRA_AT + 4
+
 /** Bytes of the extra area that say what a partition is. */
 export const PARTITION_FACTS: Bytes = 11
 
@@ -379,6 +382,28 @@ export function partitionExtra(facts: PartitionFacts): Buffer {
   extra.writeInt32LE(facts.fileSystem, 0)
   extra.writeInt32LE(facts.type, 4)
   extra.write(facts.arch, 8, 2, "latin1")
+  return extra
+}
+
+const ENTITY_AT = 4
+
+/**
+ * The extra area of a signature.
+ *
+ * @param hash - Its number.
+ * @param entity - The signer's fingerprint.
+ */
+export function signatureExtra(hash: number, entity: Buffer): Buffer {
+  const extra = Buffer.alloc(ENTITY_AT + entity.length)
+  extra.writeInt32LE(hash, 0)
+  entity.copy(extra, ENTITY_AT)
+  return extra
+}
+
+/** The extra area of an SBOM, by the number of its format. */
+export function sbomExtra(format: number): Buffer {
+  const extra = Buffer.alloc(4)
+  extra.writeInt32LE(format, 0)
   return extra
 }
 

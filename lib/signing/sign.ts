@@ -1,7 +1,7 @@
 // Adds signatures to an image: states what it holds, has that signed, and puts the signature objects in, all at once.
 import { SignatureError } from "../errors.ts"
 import { changeSif, type SifChange } from "../file/image-change.ts"
-import { DataType, type SifObject } from "../sif/format.ts"
+import { DataType, signatureExtra, type SifObject } from "../sif/format.ts"
 import { grouped, type SifImage } from "../sif/open.ts"
 import type { OnProgress } from "../units.ts"
 import { descriptorStream, headerStream, ObjectDigests, sha256Text } from "./digest.ts"
@@ -90,16 +90,6 @@ function statement(image: SifImage, { group, objects }: Target, digests: ObjectD
       objectDigest: `sha256:${digests.value([object], "sha256").toString("hex")}`,
     })),
   )
-}
-
-const ENTITY_AT = 4
-
-/** The extra area of a signature object. */
-function signatureExtra(hash: number, entity: Buffer): Buffer {
-  const extra = Buffer.alloc(ENTITY_AT + entity.length)
-  extra.writeInt32LE(hash, 0)
-  entity.copy(extra, ENTITY_AT)
-  return extra
 }
 
 /** A hash tree of the root file system, to be switched on with the signatures; undefined: the right one is there. */

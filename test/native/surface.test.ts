@@ -166,6 +166,18 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
     ["data", new Uint8Array()],
     ["options", {}],
   ],
+  "sif.createSif": [["path", nowhere]],
+  "sif.addFile": [
+    ["path", nowhere],
+    ["object", { type: 1 }],
+    ["source", nowhere],
+    ["options", {}],
+  ],
+  "sif.setPrimary": [
+    ["path", nowhere],
+    ["id", 1],
+    ["options", {}],
+  ],
   "sif.deleteObject": [
     ["path", nowhere],
     ["id", 1],

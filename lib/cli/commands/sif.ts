@@ -1,7 +1,9 @@
+import { InvalidArgumentError, type Command } from "commander"
 import { sif as sifs } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
+import { notice } from "../terminal.ts"
 import { output, print, writeAll } from "../output.ts"
-import { count, flag } from "../values.ts"
+import { count, flag, text } from "../values.ts"
 
 const objectId = count(0, 9_999_999_999)
 
@@ -52,14 +54,165 @@ const dump = command({
   },
 })
 
+const breakSignatures = [
+  "--break-signatures",
+  "also where signatures do not hold any more then",
+  flag,
+] as const
+const changed = ["<image>", "the image to change"] as const
+
+const create = command({
+  name: "new",
+  description: "Make an image without any object",
+  arguments: [["<image>", "the image to make"]],
+  run: async (_, [path]) => {
+    await sifs.createSif(path)
+  },
+})
+
+const sbomFormats = [
+  "cyclonedx-json",
+  "cyclonedx-xml",
+  "github-json",
+  "spdx-json",
+  "spdx-rdf",
+  "spdx-tag-value",
+  "spdx-yaml",
+  "syft-json",
+] as const
+
+/** The peers' numbers of types are these without their first digits. */
+const TYPES = 0x4000
+
+function fingerprint(word: string): Buffer {
+  if (!/^(?:[0-9A-Fa-f]{40}|[0-9A-Fa-f]{64})$/.test(word))
+    throw new InvalidArgumentError("It is a fingerprint: 40 or 64 hexadecimal digits.")
+  return Buffer.from(word, "hex")
+}
+
+/** What the options say of one kind of object. */
+function kindOf(
+  flags: {
+    readonly datatype: number
+    readonly parttype?: number | undefined
+    readonly partfs?: number | undefined
+    readonly partarch?: number | undefined
+    readonly signhash?: number | undefined
+    readonly signentity?: Buffer | undefined
+    readonly sbomformat?: (typeof sbomFormats)[number] | undefined
+  },
+  command: Command,
+): Pick<sifs.NewFileObject, "partition" | "signature" | "sbomFormat"> {
+  const { parttype, partfs, partarch, signhash, signentity, sbomformat } = flags
+  switch (TYPES + flags.datatype) {
+    case sifs.DataType.partition:
+      if (parttype === undefined || partfs === undefined || partarch === undefined)
+        command.error("error: --datatype 4 needs --parttype, --partfs and --partarch")
+      return { partition: { fileSystem: partfs, type: parttype, arch: String(partarch).padStart(2, "0") } }
+    case sifs.DataType.signature:
+      if (signhash === undefined || signentity === undefined)
+        command.error("error: --datatype 5 needs --signhash and --signentity")
+      return { signature: { hash: signhash, entity: signentity } }
+    case sifs.DataType.sbom:
+      if (sbomformat === undefined) command.error("error: --datatype 9 needs --sbomformat")
+      return { sbomFormat: sbomFormats.indexOf(sbomformat) + 1 }
+    default:
+      return {}
+  }
+}
+
+const add = command({
+  name: "add",
+  description: "Add a file to an image, as an object",
+  arguments: [changed, ["<file>", "what to add"]],
+  options: {
+    datatype: [
+      "--datatype <n>",
+      "1 definition, 2 environment, 3 labels, 4 partition, 5 signature, 6 JSON, 7 generic, 8 crypto message, 9 SBOM, 10 OCI root index, 11 OCI blob",
+      count(1, 11),
+      { required: true },
+    ],
+    parttype: [
+      "--parttype <n>",
+      "of a partition: 1 system, 2 primary system, 3 data, 4 overlay",
+      count(1, 4),
+    ],
+    partfs: ["--partfs <n>", "of a partition: 1 squashfs, 2 ext3, 3 archive, 4 raw", count(1, 4)],
+    partarch: [
+      "--partarch <n>",
+      "of a partition: 1 386, 2 amd64, 3 arm, 4 arm64, 5 ppc64, 6 ppc64le, 7 mips, 8 mipsle, 9 mips64, 10 mips64le, 11 s390x, 12 riscv64",
+      count(1, 12),
+    ],
+    signhash: [
+      "--signhash <n>",
+      "of a signature: 1 SHA-256, 2 SHA-384, 3 SHA-512, 4 BLAKE2s-256, 5 BLAKE2b-256",
+      count(1, 5),
+    ],
+    signentity: ["--signentity <fingerprint>", "of a signature: who signed", fingerprint],
+    sbomformat: ["--sbomformat <name>", "of an SBOM", sbomFormats],
+    groupid: ["--groupid <n>", "its group; default none", count(0, 0x0fffffff)],
+    link: ["--link <id>", "the object that it is about; default none", count(0, 0x0fffffff)],
+    alignment: [
+      "--alignment <n>",
+      "its data lies at a multiple of this; default 4096 for a partition",
+      count(0, 1 << 30),
+    ],
+    filename: ["--filename <name>", "its name in the image; default none", text],
+    breakSignatures,
+  },
+  run: async (flags, [path, file], command) => {
+    const { datatype, groupid: group = 0, link = 0, filename: name = "", alignment } = flags
+    const id = await sifs.addFile(
+      path,
+      {
+        type: TYPES + datatype,
+        group,
+        link: link === 0 ? { to: "none" } : { to: "object", id: link },
+        name,
+        ...kindOf(flags, command),
+      },
+      file,
+      { breakSignatures: flags.breakSignatures === true, ...(alignment === undefined ? {} : { alignment }) },
+    )
+    if (TYPES + datatype === sifs.DataType.signature) return
+    await using opened = await sifs.openSif(path)
+    if (opened.objects.some(({ type }) => type === sifs.DataType.signature))
+      notice(`${path}: the image is signed, and no signature speaks of the new object ${id}`)
+  },
+})
+
+const del = command({
+  name: "del",
+  description: "Take an object out of an image; its data is overwritten",
+  arguments: [["<id>", "object ID", objectId], changed],
+  options: { breakSignatures },
+  run: async (flags, [id, path]) => {
+    await sifs.deleteObject(path, id, { breakSignatures: flags.breakSignatures === true })
+  },
+})
+
+const setprim = command({
+  name: "setprim",
+  description: "Make a system partition the primary one",
+  arguments: [["<id>", "object ID", objectId], changed],
+  options: { breakSignatures },
+  run: async (flags, [id, path]) => {
+    await sifs.setPrimary(path, id, { breakSignatures: flags.breakSignatures === true })
+  },
+})
+
 export const sif: CommandRow = {
   name: "sif",
-  summary: "look at the objects of an image; no key needed",
-  description: "Shows what a SIF image is made of. No key, no privilege and no native library is needed.",
+  summary: "the objects of an image: look at them, change them; no key needed",
+  description: "Shows what a SIF image is made of, and changes it. No key and no privilege is needed.",
   commands: [
     listing("list", "List the objects", sifs.listText, sifs.listJson),
     listing("header", "Show the global header", sifs.headerText, sifs.headerJson),
     info,
     dump,
+    create,
+    add,
+    del,
+    setprim,
   ],
 }

@@ -30,6 +30,7 @@ const expected: Readonly<Record<ErrorCode, number>> = {
   ERR_SIF_NO_OBJECT: 21,
   ERR_SIF_AMBIGUOUS: 21,
   ERR_SIF_FULL: 21,
+  ERR_SIF_SIGNED: 23,
   ERR_SIF_BUSY: 23,
   ERR_SIF_SEALED: 21,
   ERR_SIF_METADATA: 21,

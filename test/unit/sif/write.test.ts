@@ -290,7 +290,7 @@ describe("changing an image in place", () => {
     it("overwrites the data of an object in the middle, and only that", async () => {
       const file = copyOf("sif/one-group-signed-pgp.sif")
       const before = readFileSync(file)
-      await deleteObject(file, 2)
+      await deleteObject(file, 2, { breakSignatures: true })
       const after = readFileSync(file)
       assert.equal(after.length, before.length)
       assert.ok(after.subarray(36864, 40960).equals(Buffer.alloc(4096)))
