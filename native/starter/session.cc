@@ -413,7 +413,7 @@ void Session::CheckRoot() const {
   }
 }
 
-void Session::MakeMountPoints() const {
+void Session::MakePlaces() const {
   const std::vector<std::string> words = SplitWords(ReadFile(Path(kPlaces)));
   if (words.size() % 2 != 0) throw FormatError("bundle", "not a list of places");
   for (size_t i = 0; i < words.size(); i += 2) {

@@ -51,7 +51,7 @@ class Session {
   /// A link where the runtime mounts would let the image, or what lies over it, choose what is covered. SystemError "root".
   void CheckRoot() const;
   /// Makes what the bundle's file "places" lists reachable in the root. "root".
-  void MakeMountPoints() const;
+  void MakePlaces() const;
   /// Processes of file systems, which are to outlive the payload.
   std::vector<pid_t> helpers() const;
   std::string NameOfHelper(pid_t process) const;
