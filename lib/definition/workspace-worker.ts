@@ -97,7 +97,7 @@ async function unpack(
   using tree = await Tree.open(range, name)
   const { many } = ids
   await tree.extract(
-    { path: "/", target: root, preserveOwner: many, fill: true, keepModes: true },
+    { path: "/", target: root, preserveOwner: many, fill: false, keepModes: true },
     (bytes) => {
       reply({ kind: "progress", bytes })
       return true
