@@ -4,7 +4,8 @@ import { commandName } from "./name.ts"
 import { MAX_KDF_ITERATIONS, MAX_KDF_MEMORY } from "./opening.ts"
 
 const hints: Partial<Record<ErrorCode, string>> = {
-  ERR_SIF_MAGIC: "an image that runs is a SIF, a squashfs file or a folder; `file` tells what this is",
+  ERR_SIF_MAGIC:
+    "this is no SIF image, nor a squashfs file or a folder, which run as well; `file` tells what it is",
   ERR_SIF_TRUNCATED: "the download or copy was cut short: fetch the image again",
   ERR_SIF_AMBIGUOUS:
     "`sifcrypt sif list` shows what is there: name the object by its ID, or delete what does not belong (`apptainer sif del`)",
