@@ -93,7 +93,8 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_ENV_NO_KERNEL_SUPPORT:
     "ask the administrator for user namespaces (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns; " +
     "Docker: --security-opt seccomp=unconfined) and for /dev/fuse (Docker: --device /dev/fuse), which exec and run do without",
-  ERR_SIF_SIGNED: "--break-signatures changes the image all the same; sign it again afterwards",
+  ERR_SIF_SIGNED:
+    "sif add, del and setprim change it all the same with --break-signatures; sign the image again afterwards",
   ERR_ENV_ARCHITECTURE:
     "build it for this machine (--arch), or have an emulator registered with binfmt_misc: `apt install qemu-user-static`",
   ERR_ENV_NO_CGROUP:

@@ -20,12 +20,15 @@ import {
   wipeCredentials,
   type CredentialSource,
 } from "../encryption/credentials.ts"
-import { BuildError, EnvironmentError } from "../errors.ts"
+import { encryptionOf, overlaysOf } from "../encryption/partition.ts"
+import { BuildError, EnvironmentError, RunError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
 import { findProgram } from "../runtime/program.ts"
 import { scrubbedEnvironment } from "../runtime/starter-protocol.ts"
-import { DataType, FileSystem, partitionExtra, PartitionType } from "../sif/format.ts"
+import { addFile } from "../file/sif-objects.ts"
+import { DataType, FileSystem, partitionExtra, PartitionType, type SifPartition } from "../sif/format.ts"
 import { architectureDigits } from "../sif/names.ts"
+import { openSif } from "../sif/open.ts"
 import { PARTITION_ALIGNMENT, SifLayout } from "../sif/write.ts"
 import type { Bytes } from "../units.ts"
 import { passphraseKdf, prepareEncryption, recipientsOf, type PassphraseKdf } from "../encryption/encrypt.ts"
@@ -33,7 +36,7 @@ import { Output } from "../file/output.ts"
 
 /** How {@link createOverlay} makes an overlay. */
 export interface OverlayCreateOptions {
-  /** The file to write; it must not exist. */
+  /** The file to write, which must not exist; or a plain image, which gets an overlay of its own. */
   readonly output: string
   /** Of the file system: a multiple of 1 MiB, at least 64 MiB, which is the default. */
   readonly size?: Bytes | undefined
@@ -154,6 +157,43 @@ async function createPlain(
   await output.publish(false)
 }
 
+/** A plain image's own root file system; undefined: the file is no image, or not there. */
+async function imageToExtend(file: string): Promise<SifPartition | undefined> {
+  const opened = await openSif(file).catch(() => undefined)
+  if (opened === undefined) return undefined
+  await using image = opened
+  const root = image.primary()
+  if (encryptionOf(root) !== undefined)
+    throw new RunError(
+      "ERR_RUN_PLAIN_OVERLAY",
+      `${file}: what a payload writes would be in the clear there, and the image is encrypted`,
+      { path: file },
+    )
+  const [overlay] = overlaysOf(image.objects, root)
+  if (overlay !== undefined)
+    throw new RunError("ERR_RUN_OVERLAY", `${file}: it has an overlay already, object ${overlay.id}`, {
+      path: file,
+    })
+  return root
+}
+
+/** In an image, whose payloads write to it with `writable`. */
+async function createInside(
+  { output: file, signal }: OverlayCreateOptions,
+  size: Bytes,
+  folders: readonly string[],
+  { group, partition: { arch } }: SifPartition,
+): Promise<void> {
+  // Without a name, and never given one.
+  await using empty = await Output.create(file, true, 0o600)
+  await empty.truncate(size)
+  await makeFileSystem(empty.file.fd, folders, signal)
+  const partition = { fileSystem: FileSystem.ext3, type: PartitionType.overlay, arch }
+  await addFile(file, { type: DataType.partition, group, partition }, `/proc/self/fd/${empty.file.fd}`, {
+    signal,
+  })
+}
+
 /** A SIF image whose one partition is an overlay: LUKS2 around an ext3 file system that holds nothing yet. */
 async function createEncrypted(
   options: OverlayCreateOptions,
@@ -217,14 +257,20 @@ async function createEncrypted(
 /**
  * Makes an empty overlay.
  *
- * @throws BuildError `ERR_BUILD_EXISTS`, `ERR_BUILD_OUTPUT`; EnvironmentError `ERR_ENV_NO_PRIVILEGE` for an encrypted one of an
+ * @throws RunError `ERR_RUN_OVERLAY` where an image has one, `ERR_RUN_PLAIN_OVERLAY` where it is encrypted; SifError
+ * `ERR_SIF_SIGNED`; BuildError `ERR_BUILD_EXISTS`, `ERR_BUILD_OUTPUT`; EnvironmentError `ERR_ENV_NO_PRIVILEGE` for an encrypted one of an
  * ordinary user, `ERR_ENV_NO_PROGRAM`; KeyError; RangeError; the signal's reason.
  */
 export async function createOverlay(given: OverlayCreateOptions): Promise<void> {
   const options = checkOptions(given, "options")
   const { size, folders } = checked(options)
   options.signal?.throwIfAborted()
-  await (isEncryptedOverlay(options)
-    ? createEncrypted(options, size, folders)
-    : createPlain(options, size, folders))
+  if (isEncryptedOverlay(options)) {
+    await createEncrypted(options, size, folders)
+    return
+  }
+  const image = await imageToExtend(options.output)
+  await (image === undefined
+    ? createPlain(options, size, folders)
+    : createInside(options, size, folders, image))
 }

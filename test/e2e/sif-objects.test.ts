@@ -76,11 +76,42 @@ describe("objects of an image by hand", () => {
       ["add", "--datatype", "7", "--groupid", "1", file, at("text")],
     ]) {
       const refused = await sifcrypt(["sif", ...words])
-      assert.match(refused.stderr, /would not hold any more\n.*hint: --break-signatures/)
+      assert.match(refused.stderr, /would not hold any more\n.*hint: .* --break-signatures/)
       assert.equal(refused.status, 23)
     }
     const added = await sifcryptOk(["sif", "add", "--datatype", "7", file, at("text")])
     assert.match(added.stderr, /no signature speaks of the new object/)
     await run("del", "--break-signatures", "1", file)
+  })
+
+  it("make an overlay in an image, once, which its payloads write to", async () => {
+    const file = at("overlay.sif")
+    execFileSync("cp", ["-p", at("built.sif"), file])
+    await sifcryptOk(["overlay", "create", file])
+    await sifcryptOk(["exec", "--engine", "userspace", "--writable", file, "sh", "-c", "echo kept > /kept"])
+    const args = ["exec", "--engine", "userspace", file, "cat", "/kept", "/data/hello"]
+    assert.equal((await sifcryptOk(args)).text, "kept\nhello\n")
+    const again = await sifcrypt(["overlay", "create", file])
+    assert.match(again.stderr, /it has an overlay already, object 2\n$/)
+    assert.equal((await sifcryptOk(args)).text, "kept\nhello\n")
+  })
+
+  it("make none in an encrypted or signed image", async () => {
+    const keys = testKeys()
+    const encrypted = at("encrypted.sif")
+    const signed = at("signed-2.sif")
+    await sifcryptOk(["encrypt", "--pem-path", keys.publicKey, at("built.sif"), encrypted])
+    execFileSync("cp", ["-p", at("built.sif"), signed])
+    await sifcryptOk(["sign", "--key", keys.privateKey, signed])
+    for (const [file, why] of [
+      [encrypted, /in the clear there, and the image is encrypted/],
+      [signed, /would not hold any more/],
+    ] as const) {
+      const before = readFileSync(file)
+      const refused = await sifcrypt(["overlay", "create", file])
+      assert.match(refused.stderr, why)
+      assert.notEqual(refused.status, 0)
+      assert.ok(before.equals(readFileSync(file)))
+    }
   })
 })

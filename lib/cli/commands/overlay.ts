@@ -18,9 +18,9 @@ const create = command({
   name: "create",
   summary: "make an empty overlay",
   description:
-    "Makes an empty overlay in FILE: an ext3 file system or, with --encrypt, the same inside LUKS2, for root. What a payload " +
+    "Makes an empty overlay in FILE, or inside of a plain image FILE for exec --writable: an ext3 file system or, with --encrypt, the same inside LUKS2, for root. What a payload " +
     "writes over an encrypted image is kept in an encrypted overlay only.",
-  arguments: [["<file>", "the file to write"]],
+  arguments: [["<file>", "the file to write, or a plain image that gets one of its own"]],
   options: {
     size: [
       "-s, --size <size>",
