@@ -418,7 +418,10 @@ describe("running in an image", () => {
         it("is home or / where the host's belongs to the image", async () => {
           const { text, stderr } = await sh("pwd", { cwd: "/usr/share" })
           assert.ok(["/\n", `${homeOf(as)}\n`, "/root\n", "/home\n"].includes(text), text)
-          assert.ok(stderr.endsWith(`/usr/share is not there inside: ${text.trim()} takes its place\n`), stderr)
+          assert.ok(
+            stderr.endsWith(`/usr/share is not there inside: ${text.trim()} takes its place\n`),
+            stderr,
+          )
         })
       })
 
