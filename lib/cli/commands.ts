@@ -13,6 +13,7 @@ import { key } from "./commands/key.ts"
 import { link } from "./commands/link.ts"
 import { mount, mounts, unmount } from "./commands/mount.ts"
 import { overlay } from "./commands/overlay.ts"
+import { probes } from "./commands/probe.ts"
 import { pull } from "./commands/pull.ts"
 import { push } from "./commands/push.ts"
 import { recipient } from "./commands/recipient.ts"
@@ -25,5 +26,5 @@ import { version } from "./commands/version.ts"
 export const commands: readonly CommandRow[] = [
   ...[build, pull, push, encrypt, decrypt, reencrypt, recipient, overlay, sif, sign, verify],
   ...[ls, cat, extract, info, inspect, runHelp, mount, unmount, mounts],
-  ...[...actions, instance, cert, ...absent, key, ecl, cache, link, version],
+  ...[...actions, instance, cert, ...absent, ...probes, key, ecl, cache, link, version],
 ]

@@ -1,23 +1,42 @@
 // What to try next, keyed by error code. Library errors state facts; advice is given here and nowhere else.
+import { existsSync } from "node:fs"
 import type { ErrorCode, KdfLimits } from "../index.ts"
 import { commandName } from "./name.ts"
 import { MAX_KDF_ITERATIONS, MAX_KDF_MEMORY } from "./opening.ts"
 
-const hints: Partial<Record<ErrorCode, string>> = {
+/** Where a command was when it failed. */
+export interface Failed {
+  /** The command, in words. */
+  readonly command: string
+  /** Its options, as `--name`. */
+  readonly options: ReadonlySet<string>
+  /** What stands behind it, options too. */
+  readonly words: readonly string[]
+  readonly cause: unknown
+}
+
+/** Of several the first counts that speaks of no option which the command does not have. */
+const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_SIF_MAGIC:
     "this is no SIF image, nor a squashfs file or a folder, which run as well; `file` tells what it is",
   ERR_SIF_TRUNCATED: "the download or copy was cut short: fetch the image again",
   ERR_SIF_AMBIGUOUS:
     "`sifcrypt sif list` shows what is there: name the object by its ID, or delete what does not belong (`apptainer sif del`)",
-  ERR_KEY_MISSING:
+  ERR_KEY_MISSING: [
     "give --pem-path FILE, --passphrase or --passphrase-file FILE, or set APPTAINER_ENCRYPTION_PEM_PATH or _PASSPHRASE",
+    "give --new-password-file FILE, or run it at a terminal to be asked",
+    "give --password-file FILE, or run it at a terminal to be asked",
+  ],
   ERR_KEY_MISMATCH:
     "use the private key that belongs to the public key the image was built with; a passphrase that is typed twice is the same both times",
   ERR_KEY_FORMAT: "`openssl rsa -in KEY -noout -text` shows whether the file holds an RSA key",
   ERR_KEY_PUBLIC: "opening takes the private key; the public one is for building",
   ERR_KEY_TYPE: "images are encrypted for RSA keys: `sifcrypt cert create` or `openssl genrsa` makes one",
   ERR_KEY_DAMAGED: "the file was cut short or changed: copy it again from where it came",
-  ERR_KEY_LOCKED: "give --key-passphrase-file FILE, or run it at a terminal to be asked",
+  ERR_KEY_LOCKED: [
+    "give --key-passphrase-file FILE, or run it at a terminal to be asked",
+    "give --password-file FILE, or run it at a terminal to be asked",
+  ],
   ERR_KEY_PASSPHRASE: "this is the password of the key file, not of the image",
   ERR_KEY_UNSUPPORTED:
     "let the program that made it write it anew: `openssl pkcs12 -in FILE -out key.pem`, `ssh-keygen -p -Z aes256-ctr -f KEY`",
@@ -58,11 +77,13 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_OCI_LIMIT: "if you trust the image, --max-layer-size GIB raises the limit of its layers",
   ERR_OCI_WORK: "no image needs that much: somebody made it to keep you busy, or ask who made it",
   ERR_OCI_UNSUPPORTED: "`skopeo inspect --raw` shows what it is made of",
-  ERR_OCI_REGISTRY: "`--no-https` speaks to a registry without TLS, --cert-dir DIR trusts its certificate",
+  ERR_OCI_REGISTRY: "--no-https speaks to a registry without TLS, --cert-dir DIR trusts its certificate",
   ERR_OCI_CREDENTIALS:
     "log in with `docker login`, `podman login` or `apptainer registry login`, or set DOCKER_USERNAME and DOCKER_PASSWORD",
-  ERR_BUILD_EXISTS:
-    "choose another name; where the command has -F (--force), that replaces it, and it is kept until the new one is complete",
+  ERR_BUILD_EXISTS: [
+    "choose another name, or -F (--force) replaces it, and it is kept until the new one is complete",
+    "choose another name",
+  ],
   ERR_BUILD_AGENT: "`sifcrypt help build` lists what an image can be built from",
   ERR_BUILD_SCRIPT:
     "what it printed stands above; scripts run with `sh -ex`, so the last command shown is the one",
@@ -74,7 +95,7 @@ const hints: Partial<Record<ErrorCode, string>> = {
   ERR_TREE_NOT_FOUND: "`sifcrypt ls IMAGE` shows what is there",
   ERR_MOUNT_BUSY: "some process still uses it: `fuser -vm DIR` names it",
   ERR_MOUNT_NOT_OURS: "`sifcrypt mounts` lists what can be unmounted",
-  ERR_RUN_OPTION: "docs/cli.md says what each option takes",
+  ERR_RUN_OPTION: "`sifcrypt COMMAND --help` says what each option takes",
   ERR_INSTANCE_NAME: "letters, digits, dots, dashes and underscores, at most 64",
   ERR_INSTANCE_EXISTS: "`sifcrypt instance stop NAME` ends it, `sifcrypt exec instance://NAME` joins it",
   ERR_INSTANCE_NONE: "`sifcrypt instance list` shows yours",
@@ -115,11 +136,55 @@ function costHint({ memory = 0, iterations = 0, parallel }: Partial<KdfLimits>):
   return `if you trust the image, ${options.filter((option) => option !== "").join(" and ")} opens it`
 }
 
+/** Codes of what keeps two machines from speaking with each other at all. */
+const network: ReadonlySet<unknown> = new Set([
+  ...["ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH", "ECONNRESET"],
+])
+
+/** What only where it failed tells. */
+const particular: Partial<Record<ErrorCode, (at: Failed) => string | undefined>> = {
+  // It was given, and taken for the payload's.
+  ERR_KEY_MISSING: ({ words }) => {
+    const behind = words
+      .find((word) => /^--(?:pem-path|key-fd|key-command|passphrase)/.test(word))
+      ?.split("=", 1)[0]
+    return behind && `options stand before IMAGE: ${behind} behind it is the payload's`
+  },
+  ERR_BUILD_EXISTS: swapped,
+  ERR_BUILD_OUTPUT: swapped,
+  ERR_BUILD_SOURCE: swapped,
+  ERR_OCI_REGISTRY: ({ cause }) =>
+    network.has((cause as { readonly code?: unknown } | undefined)?.code)
+      ? "check the address, and HTTPS_PROXY and NO_PROXY where a proxy is needed"
+      : undefined,
+}
+
+/** Somebody who thinks of `cp` names the source first. */
+function swapped({ command, words }: Failed): string | undefined {
+  const [output = "", source = ""] = words.slice(-2)
+  const isSwapped =
+    command === "build" && existsSync(output) && !existsSync(source) && /\.(?:sif|simg|img)$/.test(source)
+  return isSwapped ? `OUTPUT comes first: \`sifcrypt build ${source} ${output}\`` : undefined
+}
+
+/** Does it speak of what the command has? What stands in backquotes is another command. */
+function applies(hint: string, { options }: Failed): boolean {
+  const named = hint.replace(/`[^`]*`/g, "").match(/--[a-z][a-z-]*/g) ?? []
+  return named.every((flag) => options.has(flag))
+}
+
 /**
  * Advice for an error code, or undefined where the message says it all.
  *
+ * @param at - Where that is known.
  * @param kdfLimits - The error's.
  */
-export function hintFor(code: ErrorCode, kdfLimits?: Partial<KdfLimits>): string | undefined {
-  return (kdfLimits && costHint(kdfLimits)) ?? hints[code]?.replaceAll("`sifcrypt ", `\`${commandName} `)
+export function hintFor(code: ErrorCode, at?: Failed, kdfLimits?: Partial<KdfLimits>): string | undefined {
+  const all = [hints[code] ?? []].flat()
+  const hint =
+    (kdfLimits && costHint(kdfLimits)) ??
+    (at === undefined ? all[0] : (particular[code]?.(at) ?? all.find((one) => applies(one, at))))
+  return hint
+    ?.replaceAll("`sifcrypt ", `\`${commandName} `)
+    .replace(" COMMAND ", ` ${at?.command ?? "COMMAND"} `)
 }

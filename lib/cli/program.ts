@@ -8,26 +8,40 @@ import { printableLines } from "../printable.ts"
 import { addCommand, addOptions, helpHint, type CommandRow } from "./command.ts"
 import { exitCodeFor, exitCodes } from "./exit-codes.ts"
 import { failureToReport } from "./failure.ts"
-import { hintFor } from "./hints.ts"
+import { hintFor, type Failed } from "./hints.ts"
 import { Interrupted, dieAsAsked, endInTime, interruption, leave, undoOnSignals } from "./interrupt.ts"
 import { commandWords, programName, versionLine } from "./name.ts"
 import { errors, flush, output } from "./output.ts"
+import { sentence } from "./sentence.ts"
 import { complain } from "./terminal.ts"
 import { globalRows, lookAtConfiguration, setVerbosity, takesValue, tellsCauses } from "./verbosity.ts"
+
+let running: Command | undefined
+
+function whereItFailed({ cause }: Error): Failed | undefined {
+  if (running === undefined) return undefined
+  const above = running.parent?.parent === null ? [] : [running.parent?.name() ?? ""]
+  return {
+    command: [...above, running.name()].join(" "),
+    options: new Set(running.options.flatMap(({ long }) => long ?? [])),
+    words: running.args,
+    cause,
+  }
+}
 
 /** One line for what happened, one for what to do; the chain of causes with --debug. */
 function report(error: unknown): number {
   if (error instanceof Interrupted) return error.exitCode
   if (error instanceof ContainerError) {
-    complain(error.message)
-    const hint = hintFor(error.code, error.kdfLimits)
+    complain(sentence(error.message))
+    const hint = hintFor(error.code, whereItFailed(error), error.kdfLimits)
     if (hint !== undefined) complain(`hint: ${hint}`)
     tellCauses(error)
     return exitCodeFor(error.code)
   }
   const system = error as Partial<NodeJS.ErrnoException> | null
   if (typeof system?.syscall === "string" && typeof system.code === "string") {
-    complain(system.message ?? system.code)
+    complain(sentence(system.message ?? system.code))
     tellCauses(error)
     return exitCodes.inputOutput
   }
@@ -96,6 +110,9 @@ async function runCommand(commands: readonly CommandRow[]): Promise<number> {
     if (typeof flags["config"] === "string") lookAtConfiguration(flags["config"])
   })
   program.hook("preAction", endInTime)
+  program.hook("preAction", (_, made) => {
+    running = made
+  })
   try {
     // Of one that is not known there is no help either, which is how scripts ask what there is.
     const unknown = unknownCommand(commands, asked)

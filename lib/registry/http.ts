@@ -119,9 +119,16 @@ export function retryAfter(reply: Reply): number {
   return Number.isFinite(seconds) ? Math.max(0, seconds * 1000) : 0
 }
 
+const reasons: Readonly<Record<string, string>> = {
+  ENOTFOUND: "there is no such host",
+  EAI_AGAIN: "its name cannot be resolved",
+  ECONNREFUSED: "the connection is refused",
+  EPROTO: "it does not speak TLS",
+}
+
 function unreachable(url: URL, cause: unknown): OciError {
-  const { message, code } = cause as NodeJS.ErrnoException
-  return new OciError("ERR_OCI_REGISTRY", `${url.host}: ${message || String(code)}`, { cause })
+  const { message, code = "" } = cause as NodeJS.ErrnoException
+  return new OciError("ERR_OCI_REGISTRY", `${url.host}: ${reasons[code] ?? (message || code)}`, { cause })
 }
 
 /**

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict"
 import { chmodSync, lstatSync, mkdirSync, readlinkSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { cli, sifcrypt, sifcryptOk, userId } from "../support/cli.ts"
+import { cli, isRoot, sifcrypt, sifcryptOk, userId } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { namesFolder, underNames } from "../support/names.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -195,5 +195,56 @@ describe("under the names of the peers", () => {
     // Behind the image it is the payload's, and a value with an equals sign is that value.
     const passed = await underNames(["apptainer", "exec", "-B=/etc:/data", image, "echo", "--pid=yes"])
     assert.equal(passed.text, "--pid=yes\n", passed.stderr)
+  })
+})
+
+describe("what scripts ask first", () => {
+  const ask = (...words: string[]) => underNames(["apptainer", ...words])
+
+  it("is answered with what there is, which is nothing", async () => {
+    for (const [words, output] of [
+      [["plugin", "list"], /^There are no plugins installed\.\n$/],
+      [["remote", "list"], /^\nNAME +URI +DEFAULT\? +GLOBAL\? +EXCLUSIVE\? +SECURE\?\n$/],
+      [["registry", "list"], /^\nURI +SECURE\?\n$/],
+      [["keyserver", "list"], /https:\/\//],
+      [
+        ["buildcfg"],
+        /^PACKAGE_NAME=apptainer\nPACKAGE_VERSION=1\.4\.5\n[^]*^APPTAINER_CONF_FILE=\/etc\/apptainer\//m,
+      ],
+      [["buildcfg", "SYSCONFDIR"], /^\/etc\n$/],
+      [["cache", "list"], /^0 blobs/],
+      [["cache", "list", "-v", "-T", "library,oci"], /^0 blobs/],
+      [["instance", "list"], /^INSTANCE NAME +PID +IP +IMAGE/],
+      [["instance", "list", "-a"], /^INSTANCE NAME +PID +IP +IMAGE/],
+    ] as const) {
+      const { status, text, stderr } = await ask(...words)
+      assert.deepEqual([status, stderr], [0, ""], words.join(" "))
+      assert.match(text, output)
+    }
+  })
+
+  it("is refused with the reason where the answer would have to be one", async () => {
+    for (const words of [
+      ["registry", "login", "-u", "me", "docker://host"],
+      ["remote", "status"],
+      ["push", "a.sif", "x"],
+    ]) {
+      const { status, stderr } = await ask(...words)
+      assert.equal(status, 255, words.join(" "))
+      assert.match(stderr, /does not exist here: .{20}/)
+    }
+    assert.equal((await ask("buildcfg", "NO_SUCH_NAME")).status, 20)
+    assert.equal((await ask("cache", "list", "-T", "nonsense")).status, 20)
+  })
+
+  it("root sees the instances of a user as that user, and others only their own", async function () {
+    const denied = await ask("instance", "list", "-u", "root")
+    if (userId !== 0) assert.match(denied.stderr, /only root sees the instances of root/)
+    if (!isRoot) return
+    const asRoot = (...words: string[]) =>
+      underNames(["apptainer", "instance", "list", ...words], { as: "self" })
+    const { status, text, stderr } = await asRoot("-u", "nobody")
+    assert.deepEqual([status, text.trim().split("\n").length, stderr], [0, 1, ""])
+    assert.match((await asRoot("-u", "no-such-user")).stderr, /there is no user no-such-user/)
   })
 })

@@ -11,9 +11,11 @@ const reasons: readonly (readonly [name: string, why: string])[] = [
     "config",
     "there is no configuration: user namespaces are the kernel's to map, and /etc/subuid is the administrator's to edit (usermod --add-subuids)",
   ],
-  ["plugin", "nothing is loaded into this program: use it as a library instead"],
   ["oci", "bundles are made and given to crun for each run, none is kept: use crun for bundles of your own"],
   ["checkpoint", "checkpoints of processes are not made here"],
+  ["push", "no image is sent anywhere: `skopeo copy` sends OCI images, and a SIF is a file"],
+  ["search", "there are no libraries of images here"],
+  ["delete", "there are no libraries of images here"],
 ]
 
 /** Commands that do nothing but say why. */

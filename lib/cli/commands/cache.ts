@@ -1,8 +1,9 @@
+import { InvalidArgumentError } from "commander"
 import { cleanCache, listCache, type CachedBlob } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { print } from "../output.ts"
 import { humanBytes, inform } from "../terminal.ts"
-import { DAYS, duration, flag } from "../values.ts"
+import { DAYS, duration, eachOf, flag } from "../values.ts"
 
 function line({ kind, digest, size, lastUsed, isPartial }: CachedBlob): string {
   const day = new Date(lastUsed * 1000).toISOString().slice(0, 16).replace("T", " ")
@@ -19,12 +20,34 @@ function sumOf(blobs: readonly CachedBlob[]): string {
   return `${counted.join(", ")}, ${humanBytes(size)}`
 }
 
+/** The peers' kinds; here are blobs alone. */
+const kinds = ["library", "oci", "shub", "blob", "net", "oras", "all"]
+
+function parseKind(text: string): string {
+  if (!kinds.includes(text)) throw new InvalidArgumentError(`It is some of ${kinds.join(",")}.`)
+  return text
+}
+
+const typeRow = [
+  "-T, --type <list>",
+  "only what the peers call so: of blob there may be some, of the others there are none",
+  eachOf(parseKind),
+] as const
+
+function hasBlobs(types: readonly string[] = ["all"]): boolean {
+  return types.some((type) => type === "all" || type === "blob")
+}
+
 const list = command({
   name: "list",
   description: "Lists what is kept.",
-  options: { json: ["--json", "print as JSON", flag] },
-  run: async ({ json }) => {
-    const blobs = await listCache()
+  options: {
+    types: typeRow,
+    verbose: ["-v, --verbose", "accepted: each of them is shown anyway", flag, { hidden: true }],
+    json: ["--json", "print as JSON", flag],
+  },
+  run: async ({ json, types }) => {
+    const blobs = hasBlobs(types) ? await listCache() : []
     if (json === true) await print(`${JSON.stringify(blobs)}\n`)
     else await print(`${blobs.map(line).join("")}${sumOf(blobs)}\n`)
   },
@@ -34,14 +57,15 @@ const clean = command({
   name: "clean",
   description: "Removes what is kept.",
   options: {
+    types: typeRow,
     days: ["-D, --days <days>", "only what was not used for so many days", duration(DAYS, 0, 99_999)],
     dryRun: ["-n, --dry-run", "remove nothing, only tell", flag],
     force: ["-f, --force", "accepted: nothing is asked anyway", flag],
     json: ["--json", "print what was removed as JSON", flag],
   },
-  run: async ({ days, dryRun = false, json }) => {
+  run: async ({ days, dryRun = false, json, types }) => {
     const olderThanDays = days === undefined ? undefined : days / DAYS.worth
-    const removed = await cleanCache({ dryRun, olderThanDays })
+    const removed = hasBlobs(types) ? await cleanCache({ dryRun, olderThanDays }) : []
     if (json === true) await print(`${JSON.stringify(removed)}\n`)
     else inform(`${dryRun ? "would remove" : "removed"} ${sumOf(removed)}`)
   },

@@ -1,6 +1,6 @@
 import { InvalidArgumentError } from "commander"
 import { writeFileSync } from "node:fs"
-import { constants, totalmem } from "node:os"
+import { constants, totalmem, userInfo } from "node:os"
 import { setTimeout as sleep } from "node:timers/promises"
 import {
   listInstances,
@@ -44,6 +44,34 @@ function matches(name: string, pattern: string): boolean {
 
 async function matching(pattern: string): Promise<Instance[]> {
   return (await listInstances()).filter(({ name }) => matches(name, pattern))
+}
+
+/** Whose instances are meant. */
+const userRow = ["-u, --user <name>", "those of this user (root only)", text] as const
+
+/** This user as the system knows him, if it does. */
+function account(): { readonly username: string; readonly homedir: string } | undefined {
+  try {
+    return userInfo()
+  } catch {
+    return undefined
+  }
+}
+
+/** Root looks for another user's instances as that user: where he keeps them, and with no more rights than his. */
+function actAs(name: string | undefined): void {
+  if (name === undefined) return
+  if (process.geteuid?.() !== 0) {
+    if (account()?.username === name) return
+    throw new RunError("ERR_INSTANCE_NONE", `only root sees the instances of ${name}`)
+  }
+  try {
+    process.seteuid?.(/^\d+$/.test(name) ? Number(name) : name)
+  } catch (cause) {
+    throw new RunError("ERR_INSTANCE_NONE", `there is no user ${name}`, { cause })
+  }
+  process.env["HOME"] = account()?.homedir ?? "/"
+  for (const variable of ["XDG_RUNTIME_DIR", "XDG_CACHE_HOME"]) Reflect.deleteProperty(process.env, variable)
 }
 
 interface StopFlags {
@@ -234,8 +262,13 @@ const list = command({
   options: {
     json: ["-j, --json", "print JSON", flag],
     logs: ["-l, --logs", "show where what they write is kept", flag],
+    all: ["-a, --all", "accepted: yours are all shown", flag, { hidden: true }],
+    user: userRow,
   },
-  run: (flags, [pattern]) => show(pattern, flags),
+  run: (flags, [pattern]) => {
+    actAs(flags.user)
+    return show(pattern, flags)
+  },
 })
 
 const stats = command({
@@ -247,8 +280,12 @@ const stats = command({
   options: {
     json: ["-j, --json", "print JSON, once", flag],
     noStream: ["--no-stream", "print it once", flag],
+    user: userRow,
   },
-  run: (flags, [name]) => measure(name, flags),
+  run: (flags, [name]) => {
+    actAs(flags.user)
+    return measure(name, flags)
+  },
 })
 
 const stop = command({
@@ -266,8 +303,12 @@ const stop = command({
       { default: [10 * SECONDS.worth, "10"] },
     ],
     force: ["-F, --force", "kill it at once", flag],
+    user: userRow,
   },
-  run: (flags, [name]) => end(name, flags),
+  run: (flags, [name]) => {
+    actAs(flags.user)
+    return end(name, flags)
+  },
 })
 
 export const instance: CommandRow = {

@@ -1,6 +1,7 @@
 import path from "node:path"
 import { build as buildImage, pull as pullImage } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
+import { commandName } from "../name.ts"
 import { outputRows, showMaking } from "../encryption.ts"
 import { interruption } from "../interrupt.ts"
 import { print } from "../output.ts"
@@ -61,6 +62,10 @@ export const pull: CommandRow = command({
   },
   run: async (flags, [first, second], made) => {
     const source = second ?? first
+    if (second !== undefined && /^[a-z][a-z0-9-]*:\/\//.test(first))
+      made.error(
+        `error: OUTPUT comes before SOURCE: ${commandName} pull ${printable(second)} ${printable(first)}`,
+      )
     if (!/^[a-z][a-z0-9-]*:/.test(source))
       made.error(
         `error: '${printable(source)}' names no image: docker://${printable(source)} would, at Docker Hub`,

@@ -1,0 +1,140 @@
+// What is said of failures: a sentence that begins with the command's name, and a hint that helps where it is given.
+import assert from "node:assert/strict"
+import { readdirSync, writeFileSync } from "node:fs"
+import path from "node:path"
+import { hintFor } from "../../lib/cli/hints.ts"
+import { sentence } from "../../lib/cli/sentence.ts"
+import { sifcrypt, sifcryptOk, userId, type CommandOptions } from "../support/cli.ts"
+import { testKeys } from "../support/keys.ts"
+import { newFolder } from "../support/scratch.ts"
+import { makeRootTree } from "../support/trees.ts"
+
+describe("messages", () => {
+  const keys = testKeys()
+  const folder = newFolder("messages", userId)
+  const tree = makeRootTree()
+  const options: CommandOptions = { cwd: folder }
+
+  before(async () => {
+    await sifcryptOk(["build", "--pem-path", keys.publicKey, "encrypted.sif", tree], options)
+    await sifcryptOk(["build", "rootfs.sif", tree], options)
+    writeFileSync(path.join(folder, "image.def"), "Bootstrap: scratch\n")
+  })
+
+  /** The message without the name in front, and the hint. */
+  async function told(args: readonly string[]): Promise<readonly [string, string]> {
+    const before = readdirSync(folder)
+    const { stderr } = await sifcrypt(args, options)
+    assert.deepEqual(readdirSync(folder), before)
+    const lines = stderr.trimEnd().split("\n")
+    for (const line of lines) assert.ok(line.startsWith("sifcrypt: "), stderr)
+    const [message = "", hint = ""] = lines.map((line) => line.slice("sifcrypt: ".length))
+    return [message, hint.replace(/^hint: /, "")]
+  }
+
+  for (const [what, args, message, hint] of [
+    [
+      "an option behind IMAGE is the payload's",
+      ["exec", "encrypted.sif", "--pem-path", keys.privateKey, "echo"],
+      /no key was given$/,
+      /^options stand before IMAGE: --pem-path behind it is the payload's$/,
+    ],
+    [
+      "a key that nobody gave",
+      ["exec", "encrypted.sif", "echo"],
+      /no key was given$/,
+      /^give --pem-path FILE/,
+    ],
+    [
+      "OUTPUT and SOURCE of build were swapped, and a folder is OUTPUT",
+      ["build", tree, "out.sif"],
+      /it is a folder$/,
+      new RegExp(`^OUTPUT comes first: \`sifcrypt build out\\.sif ${tree}\`$`),
+    ],
+    [
+      "OUTPUT and SOURCE of build were swapped, and nobody is told to replace a definition file",
+      ["build", "image.def", "out.sif"],
+      /image\.def exists$/,
+      /^OUTPUT comes first: `sifcrypt build out\.sif image\.def`$/,
+    ],
+    ["an image that exists", ["build", "rootfs.sif", tree], /exists$/, /-F \(--force\) replaces it/],
+    [
+      "an overlay cannot be forced",
+      ["overlay", "create", "rootfs.sif"],
+      /rootfs\.sif exists/,
+      /^choose another name$/,
+    ],
+    [
+      "OUTPUT and SOURCE of pull were swapped",
+      ["pull", "docker://a", "a.sif"],
+      /pull a\.sif docker:\/\/a$/,
+      /--help/,
+    ],
+    [
+      "a pair without a password",
+      ["cert", "create", "--file-prefix", "pair", "--subject", "CN=pair"],
+      /password/,
+      /^give --password-file FILE/,
+    ],
+    [
+      "where to read of options is what everybody has",
+      ["exec", "--pids-limit", "many", "rootfs.sif", "echo"],
+      /--pids-limit: many/,
+      /^`sifcrypt exec --help` says/,
+    ],
+    [
+      "a file that is not there",
+      ["ls", "none.sif"],
+      /^cannot [a-z ]+ none\.sif: no such file or directory$/,
+      /^$/,
+    ],
+    ["the same of a configuration", ["-c", "none", "cache", "list"], /^cannot open none: no such file/, /^$/],
+    ["a definition for an option", ["exec", "--env-file", "none", "rootfs.sif", "echo"], /no such file/, /./],
+  ] as const)
+    it(`tell of ${what}`, async () => {
+      const [said, advised] = await told(args)
+      assert.match(said, message)
+      assert.doesNotMatch(said, /E[A-Z]{3,}: /)
+      assert.match(advised, hint)
+    })
+})
+
+describe("hintFor", () => {
+  it("tells somebody whose registry cannot be reached nothing of certificates", () => {
+    const options = new Set(["--no-https", "--cert-dir"])
+    const hint = (code: string): string =>
+      hintFor("ERR_OCI_REGISTRY", { command: "pull", options, words: [], cause: { code } }) ?? ""
+    for (const code of ["ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED"])
+      assert.match(hint(code), /^check the address/)
+    for (const code of ["EPROTO", "SELF_SIGNED_CERT_IN_CHAIN"])
+      assert.match(hint(code), /--no-https.*--cert-dir/)
+  })
+
+  it("speaks of no option that the command does not have", () => {
+    const at = { command: "sif list", options: new Set<string>(), words: [], cause: undefined }
+    assert.equal(hintFor("ERR_KEY_LOCKED", at), undefined)
+    assert.equal(hintFor("ERR_BUILD_EXISTS", at), "choose another name")
+    // Other programs' options stand in backquotes.
+    assert.match(hintFor("ERR_KEY_FORMAT", at) ?? "", /openssl/)
+  })
+})
+
+describe("sentence", () => {
+  for (const [message, said] of [
+    ["ENOENT: no such file or directory, open '/x'", "cannot open /x: no such file or directory"],
+    ["EACCES: permission denied, scandir '/it's, here'", "cannot read /it's, here: permission denied"],
+    [
+      "EXDEV: cross-device link not permitted, rename 'a' -> 'b'",
+      "cannot rename a to b: cross-device link not permitted",
+    ],
+    ["EISDIR: illegal operation on a directory, read", "cannot read: illegal operation on a directory"],
+    [
+      "cannot read key.pem: EACCES: permission denied, open 'key.pem'",
+      "cannot read key.pem: permission denied",
+    ],
+    ["a.sif: no key was given", "a.sif: no key was given"],
+  ] as const)
+    it(`makes one of ${message}`, () => {
+      assert.equal(sentence(message), said)
+    })
+})
