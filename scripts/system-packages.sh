@@ -60,6 +60,12 @@ packages() {
   test             skopeo                  skopeo                   pushes images to a registry, and makes archives
   test             docker-registry         docker-distribution      the registry that images are fetched from
   test             zstd                    zstd                     layers of the other kind
+  test             snakemake               -                        workflow programs that call the peers
+  test             cwltool                 -                        the same
+  test             toil                    -                        the same
+  test             datalad-container       -                        the same
+  test             openmpi-bin             openmpi                  starts processes that find each other in containers
+  test             mpich                   mpich                    the same
 TABLE
 }
 

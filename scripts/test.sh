@@ -6,6 +6,7 @@
 #   uml       mocha as root in a User-Mode Linux guest: device-mapper, loop devices, the kernel engine
 #   interop   mocha beside a live Apptainer (test/support/peer.sh), left out if the package mirror cannot give one
 #   peer      the same command lines under that Apptainer and here, compared
+#   clients   workflow programs and MPI of Debian that call apptainer, which is this command
 #   soak      only if it is named: what e2e and uml do a few times, as often as is promised (500 runs, 200 kills, 200 at once)
 # Two lanes run beside each other where the machine has the processors and the memory; SIFCRYPT_LANES=1 forbids it. What the
 # second has to say is printed when the first is through, suite by suite, each with its seconds and its slowest tests.
@@ -17,10 +18,10 @@ project=$PWD
 
 # node_modules/.bin first: nothing below is fetched by npx.
 export PATH="$project/node_modules/.bin:$PATH"
-suites=" ${*:-core unit vectors native e2e uml interop peer} "
+suites=" ${*:-core unit vectors native e2e uml interop peer clients} "
 for name; do
   case $name in
-    core | unit | vectors | native | e2e | uml | interop | peer | soak) ;;
+    core | unit | vectors | native | e2e | uml | interop | peer | clients | soak) ;;
     *) echo "test.sh: no suite is called $name" >&2 && exit 2 ;;
   esac
 done
@@ -156,7 +157,7 @@ run_suite() {
   export SIFCRYPT_COUNTS=$results/$name.counts
   : >"$SIFCRYPT_COUNTS"
   case $name in
-    unit | vectors | native | e2e) suite_mocha "$name" || status=$? ;;
+    unit | vectors | native | e2e | clients) suite_mocha "$name" || status=$? ;;
     interop | peer) suite_beside_peer "$name" || status=$? ;;
     core | uml | soak) "suite_$name" || status=$? ;;
   esac </dev/null
@@ -185,7 +186,7 @@ wanted() {
 
 # The second lane's suites have kernels or folders of their own, or are one program; each of them spends most of its time on one
 # processor. What looks at processes and mounts of this machine is in the first, and there by itself. Both take about as long.
-mapfile -t first < <(wanted vectors native e2e soak)
+mapfile -t first < <(wanted vectors native e2e clients soak)
 mapfile -t second < <(wanted core unit uml interop peer)
 available=$(awk '$1 == "MemAvailable:" { print int($2 / 1024) }' /proc/meminfo)
 if [[ ${SIFCRYPT_LANES:-2} -lt 2 || $(nproc) -lt 2 || $available -lt 8192 || ${#first[@]} -eq 0 ]]; then

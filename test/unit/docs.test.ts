@@ -8,6 +8,7 @@ import { exitCodeFor, exitCodes } from "../../lib/cli/exit-codes.ts"
 import { globalRows } from "../../lib/cli/verbosity.ts"
 import * as api from "../../lib/index.ts"
 import type { ErrorCode } from "../../lib/index.ts"
+import { clientsTable } from "../clients/cases.ts"
 import { compatibilityTable } from "../peer/cases.ts"
 import { synopsis } from "../support/synopsis.ts"
 
@@ -218,6 +219,12 @@ describe("docs/compatibility.md", () => {
     const [, list = ""] =
       /<!-- made by test\/peer\/table\.ts -->\n([^]*?)<!-- end -->/.exec(read("docs/compatibility.md")) ?? []
     assert.equal(list, `\n${compatibilityTable()}\n`)
+  })
+
+  it("lists the programs that are run, and whose command lines are: node --import tsx test/peer/table.ts", () => {
+    const [, list = ""] =
+      /<!-- of test\/clients -->\n([^]*?)<!-- end -->/.exec(read("docs/compatibility.md")) ?? []
+    assert.equal(list, `\n${clientsTable()}\n`)
   })
 })
 
