@@ -51,6 +51,11 @@ const handOver: Readonly<Record<string, string>> = {
   PATH: "SING_USER_DEFINED_PATH",
 }
 
+/** What stands before and behind LD_LIBRARY_PATH as it is then, and is no variable itself. */
+const prependLibraries = "PREPEND_LD_LIBRARY_PATH"
+const appendLibraries = "APPEND_LD_LIBRARY_PATH"
+const isLibraryPart = (name: string): boolean => name === prependLibraries || name === appendLibraries
+
 const shellName = /^[A-Za-z_][A-Za-z0-9_]*$/
 
 /** Keys, passwords, settings of ours and of the peers: none of them is the payload's business. */
@@ -147,7 +152,15 @@ export function overrideScript(
   evaluate: boolean = false,
 ): string {
   const quote = evaluate ? shellExpanded : shellQuote
-  return [...environment.overrides].map(([name, value]) => `export ${name}=${quote(value)}\n`).join("")
+  const { overrides } = environment
+  const [first, last] = [prependLibraries, appendLibraries].map((name) => overrides.get(name) ?? "")
+  return [
+    ...[...overrides]
+      .filter(([name]) => !isLibraryPart(name))
+      .map(([name, value]) => `export ${name}=${quote(value)}\n`),
+    first ? `export LD_LIBRARY_PATH=${quote(first)}"\${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"\n` : "",
+    last ? `export LD_LIBRARY_PATH="\${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}"${quote(last)}\n` : "",
+  ].join("")
 }
 
 /** Sets what is not set yet; what the image empties is not there at all. */

@@ -171,6 +171,26 @@ describe("scripts of the environment", () => {
     assert.equal(execFileSync("/bin/sh", ["-c", script], { env: {} }).toString(), "image|host's|$over'ride|")
   })
 
+  it("add to LD_LIBRARY_PATH what stands before and behind it, whatever it is then", () => {
+    for (const [variables, before, after] of [
+      [{ APPTAINERENV_PREPEND_LD_LIBRARY_PATH: "/a b:/c" }, "/image", "/a b:/c:/image"],
+      [{ SINGULARITYENV_APPEND_LD_LIBRARY_PATH: "/$d" }, "/image", "/image:/$d"],
+      [{ SIFCRYPTENV_APPEND_LD_LIBRARY_PATH: "/d", APPTAINERENV_PREPEND_LD_LIBRARY_PATH: "/c" }, "", "/c:/d"],
+      [{ APPTAINERENV_PREPEND_LD_LIBRARY_PATH: "" }, "/image", "/image"],
+      [
+        { APPTAINERENV_PREPEND_LD_LIBRARY_PATH: "/c", APPTAINERENV_LD_LIBRARY_PATH: "/set" },
+        "/image",
+        "/c:/set:/.singularity.d/libs",
+      ],
+    ] as const) {
+      const environment = composeEnvironment({ host: variables })
+      const script = `LD_LIBRARY_PATH=${before}; ${overrideScript(environment)}printf %s "$LD_LIBRARY_PATH"; env`
+      const [path = "", ...rest] = execFileSync("/bin/sh", ["-c", script], { env: {} }).toString().split("\n")
+      assert.ok(path.startsWith(after), path)
+      assert.doesNotMatch(rest.join("\n"), /PEND_LD/)
+    }
+  })
+
   it("keep an empty value that the image sets", () => {
     const script = `A=; ${hostScript({ host: new Map([["A", "host"]]), overrides: new Map() })}printf '%s|' "$A"`
     assert.equal(execFileSync("/bin/sh", ["-c", script], { env: {} }).toString(), "|")
