@@ -13,6 +13,9 @@ import type { BuildSource, LayerOptions } from "./source.ts"
 /** Of names, links and attributes in memory: some millions of files. */
 const MAX_TREE_MEMORY = 2 * 2 ** 30
 
+/** What was taken, whatever the name means later: of the manifest, as OCI's annotation for the base of an image. */
+const DIGEST_LABEL = "org.opencontainers.image.base.digest"
+
 /** What a double-quoted word in a shell stands for, and nothing is expanded. */
 function doubleQuoted(text: string): string {
   return `"${text.replace(/[\\"$`]/g, "\\$&")}"`
@@ -48,13 +51,17 @@ export function ociEnvironment(env: readonly string[]): string {
 /** As the peers describe an image that was built from a name. */
 export function describeOciImage(
   config: ImageConfig,
-  from: { readonly bootstrap: string; readonly name: string },
+  from: { readonly bootstrap: string; readonly name: string; readonly digest?: string },
   architecture: string,
   time: number,
 ): ImageDescription {
   return {
     definition: `bootstrap: ${from.bootstrap}\nfrom: ${from.name}\n\n`,
-    labels: { ...config.labels, ...buildLabels(architecture, time, from.bootstrap, from.name) },
+    labels: {
+      ...config.labels,
+      ...buildLabels(architecture, time, from.bootstrap, from.name),
+      ...(from.digest === undefined ? {} : { [DIGEST_LABEL]: from.digest }),
+    },
     runscript: ociRunscript(config),
     ociEnvironment: ociEnvironment(config.env),
     ociConfig: config.raw,
@@ -115,7 +122,9 @@ export async function ociSource(
   const name = reference.transport === "docker" ? reference.text : reference.path
   const time = sourceDateEpoch ?? Math.floor(Date.now() / 1000)
   const shown = architecture ?? (process.arch === "x64" ? "amd64" : process.arch)
-  const description = describeOciImage(image.config, { bootstrap, name }, shown, time)
+  const digest = image.digest?.text
+  const from = { bootstrap, name, ...(digest === undefined ? {} : { digest }) }
+  const description = describeOciImage(image.config, from, shown, time)
   return {
     path: image.name,
     tree: await layerTree(image, ociOptions(options)),

@@ -71,6 +71,16 @@ describe("pull", () => {
     }
   })
 
+  it("keeps the digest of what was fetched, and inspect shows it", async () => {
+    const folder = newFolder("pull", userId)
+    const source = `docker://${registry.host}/group/tool:2`
+    await sifcryptOk(["pull", source], { cwd: folder })
+    const skopeo = ["inspect", "--tls-verify=false", "--format", "{{.Digest}}", source]
+    const digest = execFileSync("skopeo", skopeo, { encoding: "utf8" }).trim()
+    const shown = await sifcryptOk(["inspect", "tool_2.sif"], { cwd: folder })
+    assert.ok(shown.text.includes(`org.opencontainers.image.base.digest: ${digest}\n`), shown.text)
+  })
+
   it("names as the peers do", () => {
     for (const [source, name] of [
       ["docker://alpine", "alpine_latest.sif"],
