@@ -100,6 +100,23 @@ function checkNothingToVerify({ verify, source }: BuildOptions): void {
     )
 }
 
+/** What data can be made of. */
+async function checkData({
+  source,
+  output,
+  recipients,
+  encrypt,
+  sandbox,
+  update,
+}: BuildOptions): Promise<void> {
+  if (recipients !== undefined || encrypt === true || sandbox === true || update === true)
+    throw new BuildError("ERR_BUILD_OUTPUT", `cannot make data of ${output}: it is a plain partition`, {
+      path: output,
+    })
+  if ((await stat(source).catch(() => undefined))?.isDirectory() !== true)
+    throw new BuildError("ERR_BUILD_SOURCE", `${source}: data is made of a folder`, { path: source })
+}
+
 /** Builds into an ordinary folder. */
 async function buildSandbox(
   options: BuildOptions,
@@ -149,6 +166,7 @@ export async function build(given: BuildOptions): Promise<BuildResult> {
     ...made,
     milliseconds: Math.round(performance.now() - started),
   })
+  if (options.data === true) await checkData(options)
   if (sandbox) {
     if (options.encrypt === true || options.format !== undefined || options.recipients !== undefined)
       throw sandboxError(`cannot encrypt ${options.output}: a sandbox is an ordinary folder`)

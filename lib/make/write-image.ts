@@ -95,6 +95,8 @@ export interface TreeOptions {
   readonly architecture?: string | undefined
   /** Seconds since 1970 that no time in the image exceeds: makes a plain build reproducible. */
   readonly sourceDateEpoch?: number | undefined
+  /** The partition is not a root but data, to be bound into containers (`image-src`). Not of images, and not encrypted. */
+  readonly data?: boolean | undefined
 }
 
 /** What was made. */
@@ -158,6 +160,7 @@ export const treeRows: Rows<TreeOptions> = {
   owner,
   architecture: text,
   sourceDateEpoch: count,
+  data: flag,
 }
 
 type Options = EncryptedOutputOptions & TreeOptions
@@ -390,7 +393,8 @@ class ImageWriter {
 
   /** Puts the root file system where it belongs; returns its ID. */
   #addPartition(fileSystem: number, size: Bytes): number {
-    const facts = { fileSystem, type: PartitionType.primarySystem, arch: this.#architecture }
+    const type = this.#options.data === true ? PartitionType.data : PartitionType.primarySystem
+    const facts = { fileSystem, type, arch: this.#architecture }
     const extra = partitionExtra(facts)
     if (this.#passengers === undefined)
       return this.#layout.add({ type: DataType.partition, extra }, size, PARTITION_ALIGNMENT)

@@ -160,6 +160,28 @@ describe("options of the peers", () => {
     assert.ok(one !== undefined && other !== undefined && one.equals(other))
   })
 
+  it("build --data makes a partition for data, which is bound and is no root", async () => {
+    const data = newFolder("data", userId)
+    mkdirSync(path.join(data, "sub"))
+    writeFileSync(path.join(data, "sub", "file"), "data\n")
+    const file = path.join(folder, "data.sif")
+    await sifcryptOk(["build", "--data", file, data])
+    assert.match((await sifcryptOk(["sif", "list", file])).text, /FS \(Squashfs\/Data\//)
+    for (const [bind, inside] of [
+      [`${file}:/data:image-src=/`, "/data/sub/file"],
+      [`${file}:/data:image-src=/sub`, "/data/file"],
+    ] as const) {
+      const shown = await sifcryptOk(["exec", "-B", bind, image, "cat", inside])
+      assert.equal(shown.text, "data\n")
+    }
+    assert.equal((await sifcrypt(["exec", file, "echo"])).status, 21)
+    for (const words of [
+      ["--data", path.join(folder, "x.sif"), image],
+      ["--data", "--sandbox", path.join(folder, "x"), data],
+    ])
+      assert.equal((await sifcrypt(["build", ...words])).status, 25)
+  })
+
   it("build reads a definition from a pipe", async () => {
     const output = path.join(folder, "piped.sif")
     const definition = `Bootstrap: localimage\nFrom: ${image}\n\n%runscript\necho from a pipe\n`

@@ -165,6 +165,7 @@ export const build: CommandRow = command({
       text,
     ],
     architectureVariant: ["--arch-variant <variant>", "of that architecture: v7", text],
+    data: ["--data", "a partition for data instead of a root, to be bound with image-src", flag],
     reproducible: [
       "--reproducible",
       "the same image from the same files: SOURCE_DATE_EPOCH, or 0 where it is not set",
@@ -216,6 +217,7 @@ export const build: CommandRow = command({
             ...encryption,
             ...definition,
             ...{ source, oci, encrypt, compression, architecture },
+            data: flags.data,
             ...signers,
             ...costOptions(flags),
             owner: ownerOption(flags, command),

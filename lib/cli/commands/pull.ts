@@ -42,6 +42,8 @@ export const pull: CommandRow = command({
       "of the image to choose: amd64, arm64, arm32v7, ppc64le, ...",
       text,
     ],
+    architectureVariant: ["--arch-variant <variant>", "of that architecture: v7", text],
+    library: ["--library <url>", "accepted: there are no libraries of images here", text, { hidden: true }],
     sandbox: ["--sandbox", "write an ordinary folder instead of an image", flag],
     tmpFolder: ["--tmpdir <dir>", "for temporary files (default TMPDIR)", text],
     noCleanup: [
@@ -73,7 +75,9 @@ export const pull: CommandRow = command({
     const called = flags.name ?? (second === undefined ? pulledName(source) : first)
     const folder = flags.folder ?? variable("PULLDIR", "PULLFOLDER")
     const output = folder === undefined ? called : path.join(folder, called)
-    const { architecture, sandbox } = flags
+    const { architectureVariant: variant, sandbox } = flags
+    const architecture =
+      variant === undefined ? flags.architecture : `${flags.architecture ?? process.arch}/${variant}`
     const tmpFolder = flags.tmpFolder ?? variable("TMPDIR")
     const signers = signerOptions(flags)
     if (source.startsWith("oras://")) {
