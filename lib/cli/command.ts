@@ -156,7 +156,8 @@ function rewriteWord(command: Command, arg: string, valued: ReadonlyMap<string, 
   if (yes === false) return [addOpposite(command, option)]
   const other = valued.get(option.long ?? "")
   if (other !== undefined) return [`${other}=${value}`]
-  return command.error(`error: option '${option.flags}' is true or false, not '${value}'`)
+  // The word itself may be a secret that belongs elsewhere.
+  return command.error(`error: option '${option.flags}' is true or false, and takes no other value`)
 }
 
 /**

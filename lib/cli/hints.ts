@@ -181,9 +181,9 @@ function applies(hint: string, { options }: Failed): boolean {
  */
 export function hintFor(code: ErrorCode, at?: Failed, kdfLimits?: Partial<KdfLimits>): string | undefined {
   const all = [hints[code] ?? []].flat()
-  const hint =
-    (kdfLimits && costHint(kdfLimits)) ??
-    (at === undefined ? all[0] : (particular[code]?.(at) ?? all.find((one) => applies(one, at))))
+  const [only] = all
+  const general = at === undefined || all.length < 2 ? only : all.find((one) => applies(one, at))
+  const hint = (kdfLimits && costHint(kdfLimits)) ?? (at && particular[code]?.(at)) ?? general
   return hint
     ?.replaceAll("`sifcrypt ", `\`${commandName} `)
     .replace(" COMMAND ", ` ${at?.command ?? "COMMAND"} `)

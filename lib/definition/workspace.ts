@@ -125,8 +125,8 @@ export class Workspace implements AsyncDisposable {
     this.#starter = startStarter({
       launch: { engine: "userspace", image: "the workspace of the build", explain: starterError, compose },
       attached: true,
-      stdio: ["ignore", "pipe", "pipe"],
-      preserved: fds,
+      // Under the numbers of Workspace.descriptor.
+      stdio: ["ignore", "pipe", "pipe", ...fds],
     })
     const [control, secrets] = numbers.map((fd) => this.#starter.child.stdio[fd] as Duplex)
     if (control === undefined || secrets === undefined) throw new Error("a launch is composed when it starts")

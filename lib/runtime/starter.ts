@@ -37,7 +37,7 @@ export interface SpawnOptions {
   readonly attached: boolean | "at first"
   /** Standard input, output and error; a number is a descriptor. */
   readonly stdio: readonly ("inherit" | "pipe" | "ignore" | number)[]
-  /** Descriptors that keep their numbers: 3 and those that follow it. */
+  /** Descriptors that keep their numbers, in ascending order from 3 on; without `stdio` of more than three. */
   readonly preserved?: readonly number[] | undefined
 }
 

@@ -191,7 +191,13 @@ describe("under the names of the peers", () => {
     assert.equal(await isFirst("--pid=false", "-p"), true)
     const refused = await run("--pid=yes")
     assert.equal(refused.status, 20)
-    assert.match(refused.stderr, /^apptainer: option '-p, --pid' is true or false, not 'yes'\n/)
+    assert.match(
+      refused.stderr,
+      /^apptainer: option '-p, --pid' is true or false, and takes no other value\n/,
+    )
+    const secret = await underNames(["apptainer", "exec", "--passphrase=hunter2", encrypted, "echo"])
+    assert.equal(secret.status, 20)
+    assert.doesNotMatch(secret.stderr, /hunter2/)
     // Behind the image it is the payload's, and a value with an equals sign is that value.
     const passed = await underNames(["apptainer", "exec", "-B=/etc:/data", image, "echo", "--pid=yes"])
     assert.equal(passed.text, "--pid=yes\n", passed.stderr)

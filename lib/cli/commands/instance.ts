@@ -49,10 +49,10 @@ async function matching(pattern: string): Promise<Instance[]> {
 /** Whose instances are meant. */
 const userRow = ["-u, --user <name>", "those of this user (root only)", text] as const
 
-/** This user as the system knows him, if it does. */
-function account(): { readonly username: string; readonly homedir: string } | undefined {
+/** What the system calls this user, if it does. */
+function ownName(): string | undefined {
   try {
-    return userInfo()
+    return userInfo().username
   } catch {
     return undefined
   }
@@ -62,15 +62,23 @@ function account(): { readonly username: string; readonly homedir: string } | un
 function actAs(name: string | undefined): void {
   if (name === undefined) return
   if (process.geteuid?.() !== 0) {
-    if (account()?.username === name) return
+    if (ownName() === name) return
     throw new RunError("ERR_INSTANCE_NONE", `only root sees the instances of ${name}`)
   }
+  const user = /^\d+$/.test(name) ? Number(name) : name
+  let home: string
   try {
-    process.seteuid?.(/^\d+$/.test(name) ? Number(name) : name)
+    process.seteuid?.(user)
+    const { gid, homedir } = userInfo()
+    home = homedir
+    process.seteuid?.(0)
+    process.setgroups?.([])
+    process.setegid?.(gid)
+    process.seteuid?.(user)
   } catch (cause) {
     throw new RunError("ERR_INSTANCE_NONE", `there is no user ${name}`, { cause })
   }
-  process.env["HOME"] = account()?.homedir ?? "/"
+  process.env["HOME"] = home
   for (const variable of ["XDG_RUNTIME_DIR", "XDG_CACHE_HOME"]) Reflect.deleteProperty(process.env, variable)
 }
 
