@@ -122,8 +122,7 @@ export async function ociSource(
   const name = reference.transport === "docker" ? reference.text : reference.path
   const time = sourceDateEpoch ?? Math.floor(Date.now() / 1000)
   const shown = architecture ?? (process.arch === "x64" ? "amd64" : process.arch)
-  const digest = image.digest?.text
-  const from = { bootstrap, name, ...(digest === undefined ? {} : { digest }) }
+  const from = { bootstrap, name, digest: image.digest.text }
   const description = describeOciImage(image.config, from, shown, time)
   return {
     path: image.name,

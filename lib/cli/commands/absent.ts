@@ -13,7 +13,6 @@ const reasons: readonly (readonly [name: string, why: string])[] = [
   ],
   ["oci", "bundles are made and given to crun for each run, none is kept: use crun for bundles of your own"],
   ["checkpoint", "checkpoints of processes are not made here"],
-  ["push", "no image is sent anywhere: `skopeo copy` sends OCI images, and a SIF is a file"],
   ["search", "there are no libraries of images here"],
   ["delete", "there are no libraries of images here"],
 ]
