@@ -233,7 +233,6 @@ describe("what scripts ask first", () => {
     for (const words of [
       ["registry", "login", "-u", "me", "docker://host"],
       ["remote", "status"],
-      ["push", "a.sif", "x"],
     ]) {
       const { status, stderr } = await ask(...words)
       assert.equal(status, 255, words.join(" "))

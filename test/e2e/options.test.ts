@@ -317,7 +317,7 @@ describe("options of a run", () => {
   })
 
   describe("commands that do not exist here", () => {
-    for (const name of ["capability", "config", "oci", "checkpoint", "push", "search", "delete"])
+    for (const name of ["capability", "config", "oci", "checkpoint", "search", "delete"])
       it(`${name} says why`, async () => {
         const { status, stderr } = await sifcrypt([name, "list", "--anything"])
         assert.equal(status, 255)
