@@ -28,6 +28,12 @@ function essence(file: string, content: string): string {
     const labels = JSON.parse(content) as Record<string, string>
     return JSON.stringify(Object.entries(labels).filter(([name]) => !ofTheBuild.test(name)))
   }
+  // The peer keeps carriage returns and leaves out comments at the start; here each line ends with a line feed.
+  if (file === "/.singularity.d/Singularity")
+    return content
+      .replaceAll("\r\n", "\n")
+      .replace(/^(?:#.*\n)+/, "")
+      .trimEnd()
   if (file.endsWith("/90-environment.sh")) return content.replace(ENVIRONMENT_START, "")
   if (
     /^\/\.singularity\.d\/(runscript|startscript)$/.test(file) &&
@@ -114,8 +120,9 @@ describe(`definition files beside ${version}`, () => {
   })
 
   for (const [index, name] of names.entries()) {
-    const { args = [], refused } = goldens[name] ?? { text: "" }
-    it(refused === true ? `refuse: ${name}` : `become the same: ${name}`, async () => {
+    const { args = [], refused, lenient } = goldens[name] ?? { text: "" }
+    const what = refused === true ? "refuse" : lenient === true ? "are built here alone" : "become the same"
+    it(`${what}: ${name}`, async () => {
       const peer = Number(readFileSync(path.join(place, `${index}.status`), "utf8"))
       const log = readFileSync(path.join(place, `${index}.log`), "utf8")
       const output = path.join(place, `ours-${index}.sif`)
@@ -126,8 +133,12 @@ describe(`definition files beside ${version}`, () => {
         assert.ok(!existsSync(output))
         return
       }
-      assert.equal(peer, 0, log)
       assert.equal(ours.status, 0, ours.stderr)
+      if (lenient === true) {
+        assert.notEqual(peer, 0, log)
+        return
+      }
+      assert.equal(peer, 0, log)
       const [expected, found] = await Promise.all([
         describeImage(path.join(place, `peer-${index}.sif`)),
         describeImage(output),

@@ -6,6 +6,8 @@ export interface Golden {
   readonly args?: readonly string[]
   /** Both refuse it. */
   readonly refused?: true
+  /** The peer refuses it, and it is built here: what looks like a section or a header in the middle of a script, or is one there. */
+  readonly lenient?: true
 }
 
 const base = "Bootstrap: localimage\nFrom: base\n"
@@ -232,6 +234,53 @@ New yes
 %help
 Another help
 `,
+  },
+  tabs: {
+    text: "Bootstrap:\tlocalimage\nFrom:\tbase\n\n%post\n\techo x\t> /etc/tabs\n%labels\n\tName value with  blanks\n%files\n\tsource/one.txt\t/opt/one\n",
+  },
+  "carriage returns": {
+    text: "Bootstrap: localimage\r\nFrom: base\r\n\r\n%labels\r\nName value\r\n%help\r\nhelp\r\n",
+  },
+  "a byte order mark": { lenient: true, text: `\ufeff${base}%labels\nName value\n` },
+  "headers in capitals, and blanks around them": {
+    text: "  BOOTSTRAP:   localimage  \n\n# a comment\nFROM:base\n%labels\nName value\n",
+  },
+  "indented sections": {
+    lenient: true,
+    text: `${base}  %post\n    echo x > /etc/indented\n\t%labels\n  Name value\n`,
+  },
+  "a section without a line end": { text: `${base}%post\necho x > /etc/last` },
+  "empty sections, one right behind the other": {
+    text: `${base}%post\n%environment\n%labels\n%help\n%files\n%test\n`,
+  },
+  "setup behind post": {
+    text: `${base}%post\ncat /etc/early > /etc/late\n%setup\necho early > \${APPTAINER_ROOTFS}/etc/early\n`,
+  },
+  "comments around everything": {
+    text: `# first\n${base}# second\n#%post\n#false\n%post # third\n# fourth\necho x > /etc/x # fifth\n%labels\n# sixth\nName value # seventh\n`,
+  },
+  "percent signs that begin no section": {
+    refused: true,
+    text: `${base}%post\nprintf '%s\\n' x \\\n  > /etc/percent\ncat <<END >> /etc/percent\n 100 %\n  %s\nEND\n`,
+  },
+  "here-documents with what looks like a header": {
+    refused: true,
+    text: `${base}%post\ncat <<'END' > /etc/here\nBootstrap: docker\nFrom: nothing\nEND\n`,
+  },
+  "labels with colons, equals signs and quotes": {
+    text: `${base}%labels\nA: b\nC = d\nE "f g"\nH 'i\nj.k/l m:n=o\n`,
+  },
+  "sources with quotes, blanks, globs and links": {
+    text: `${base}%files\n  "source/with space.txt" /opt/a\n  source/*.txt /opt/all/\n  source/folder /opt/b\n  source/link.txt\n`,
+  },
+  "apps in pieces, mixed with the rest": {
+    text: `${base}%apprun one\necho one\n%post\necho x > /etc/x\n%appenv two-2.x\nexport TWO=2\n%applabels one\nName value\n%appinstall one\necho bin > file\n%apphelp one\nhelp\n%apprun two-2.x\necho two\n%labels\nName value\n`,
+  },
+  "environment of many lines and kinds": {
+    text: `${base}%environment\n  A=1\n  export A B="x y"\n  if [ -n "$A" ]; then\n    export C=\\\n3\n  fi\n  export PATH=/opt/bin:$PATH\n`,
+  },
+  "words that are no ASCII": {
+    text: `${base}%labels\nNäme wért\n%help\nhilfe ☃\n%post\necho ☃ > /etc/snow\n`,
   },
 }
 
