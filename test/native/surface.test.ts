@@ -49,6 +49,8 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
   decrypt: [["options", { output: nowhere, image: nowhere, unlock: [{ environment: {} }] }]],
   reencrypt: [["options", { output: nowhere, image: nowhere, unlock: [{ environment: {} }] }]],
   createOverlay: [["options", { output: nowhere }]],
+  pull: [["options", { output: nowhere, reference: "oras://host.invalid/image" }]],
+  push: [["options", { image: nowhere, reference: "oras://host.invalid/image" }]],
   readDefinition: [
     ["file", nowhere],
     ["options", {}],
