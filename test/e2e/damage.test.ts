@@ -117,8 +117,7 @@ describe("a damaged image", () => {
       "userspace",
       ...credentials,
       file,
-      "md5sum",
-      "/bin/busybox",
+      ...["/bin/busybox", "md5sum", "/bin/busybox"],
     ])
     assert.notEqual(ran.status, 0)
     assert.equal(

@@ -86,7 +86,19 @@ describe("a program that reads what an image brings", function () {
           assert.equal(field(pid, "Seccomp"), "2", command)
           assert.equal(namespaces.has(readlinkSync(`/proc/${pid}/ns/mnt`)), false, command)
           const { mounts, root } = viewOf(pid)
-          const allowed = ["dev", "etc", "layers", "lib", "lib64", "lower", "mount", "proc", "program", "usr"]
+          const allowed = [
+            "dev",
+            "etc",
+            "layers",
+            "lib",
+            "lib64",
+            "lower",
+            "mount",
+            "points",
+            "proc",
+            "program",
+            "usr",
+          ]
           assert.deepEqual(
             root.filter((name) => !allowed.includes(name)),
             [],
