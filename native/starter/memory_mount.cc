@@ -30,7 +30,11 @@ constexpr uint64_t kOwnerCapabilities = uint64_t{1} << CAP_CHOWN | uint64_t{1} <
                                         uint64_t{1} << CAP_FOWNER | uint64_t{1} << CAP_FSETID |
                                         uint64_t{1} << CAP_MKNOD | uint64_t{1} << CAP_SETFCAP;
 
+/// What is left has to be more than nothing, which the kernel takes for no limit at all.
+constexpr uint64_t kLeastMemory = 1 << 20;
+
 void MountMemory(uint64_t size, const std::string& target) {
+  if (size < kLeastMemory) throw SystemError(ENOSPC, "memory");
   // A quarter for what is beside the content.
   const std::string data =
       "mode=0755,size=" + std::to_string(size / 4 * 3) + ",nr_inodes=" + std::to_string(size / 4 / kBytesPerFile);

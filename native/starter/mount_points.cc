@@ -56,8 +56,8 @@ bool IsKernels(const std::string& name) {
 /// One walk from the root to a place, links followed as if the root were "/".
 class Walk {
  public:
-  Walk(const std::string& root, const std::string& place, bool is_folder)
-      : left_(NamesOf(place)), own_left_(left_.size()), is_folder_(is_folder) {
+  Walk(const std::string& root, const std::string& place, bool is_folder, const std::vector<std::string>& covered)
+      : left_(NamesOf(place)), own_left_(left_.size()), is_folder_(is_folder), covered_(covered) {
     folders_.emplace_back(CheckErrno(open(root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC), "root"));
   }
 
@@ -71,34 +71,52 @@ class Walk {
       if (is_own) own_left_ = left_.size();
       if (is_own) is_behind_link_ = false;
       if (name == "..") {
-        if (folders_.size() > 1) folders_.pop_back();
+        if (folders_.size() > 1) {
+          folders_.pop_back();
+          names_.pop_back();
+        }
         continue;
       }
-      if (links_ > 0 && folders_.size() == 1 && IsKernels(name)) return End::kAstray;
+      if (links_ > 0 && ((folders_.size() == 1 && IsKernels(name)) || IsCovered(name))) return End::kAstray;
       struct stat info {};
       if (fstatat(here(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) {
         if (errno == ENAMETOOLONG && is_behind_link_) return End::kAstray;
-        if (errno != ENOENT || links_ == 0) return End::kMissing;
+        if (errno != ENOENT || links_ == 0) {
+          names_.push_back(name);
+          names_.insert(names_.end(), left_.rbegin(), left_.rend());
+          return End::kMissing;
+        }
         Make(here(), name, !left_.empty() || is_folder_);
-        if (left_.empty()) return End::kThere;
+        if (left_.empty()) return Ended(name);
       } else if (S_ISLNK(info.st_mode)) {
         if (is_own) link_ = {UniqueFd::Duplicate(here()), name, left_.empty()};
         is_behind_link_ = true;
         if (++links_ > kMaxLinks) return End::kAstray;
         const std::string target = ReadLink(here(), name);
-        if (target.starts_with('/')) folders_.erase(folders_.begin() + 1, folders_.end());
+        if (target.starts_with('/')) {
+          folders_.erase(folders_.begin() + 1, folders_.end());
+          names_.clear();
+        }
         const std::vector<std::string> names = NamesOf(target);
         left_.insert(left_.end(), names.begin(), names.end());
         continue;
       } else if (!S_ISDIR(info.st_mode)) {
-        if (left_.empty() && !is_folder_) return End::kThere;
+        if (left_.empty() && !is_folder_) return Ended(name);
         return is_behind_link_ ? End::kAstray : End::kMissing;
       }
       folders_.emplace_back(
           CheckErrno(openat(here(), name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), "root"));
+      names_.push_back(name);
     }
     const bool is_fit = is_folder_ && folders_.size() > 1;
     return is_fit || !is_behind_link_ ? End::kThere : End::kAstray;
+  }
+
+  /// Where the place is, without links.
+  std::string Reached() const {
+    std::string path;
+    for (const std::string& name : names_) path += '/' + name;
+    return path;
   }
 
   /// Puts in the place of the link that led astray what is wanted there.
@@ -117,12 +135,24 @@ class Walk {
 
   int here() const { return folders_.back().get(); }
 
+  bool IsCovered(const std::string& name) const {
+    return std::find(covered_.begin(), covered_.end(), Reached() + '/' + name) != covered_.end();
+  }
+
+  End Ended(const std::string& name) {
+    names_.push_back(name);
+    return End::kThere;
+  }
+
   /// Opened from the root down.
   std::vector<UniqueFd> folders_;
+  /// Of all but the root.
+  std::vector<std::string> names_;
   /// The next one last. So many of them are the place's own, the others a link's.
   std::vector<std::string> left_;
   size_t own_left_;
   const bool is_folder_;
+  const std::vector<std::string>& covered_;
   int links_ = 0;
   /// The last one.
   Link link_;
@@ -131,11 +161,12 @@ class Walk {
 
 }  // namespace
 
-void MakeMountPoint(const std::string& root, const std::string& place, bool is_folder) {
+std::string MakeMountPoint(const std::string& root, const std::string& place, bool is_folder,
+                           const std::vector<std::string>& covered) {
   try {
     for (;;) {
-      Walk walk(root, place, is_folder);
-      if (walk.Run() != Walk::End::kAstray) return;
+      Walk walk(root, place, is_folder, covered);
+      if (walk.Run() != Walk::End::kAstray) return walk.Reached();
       walk.Replace();
     }
   } catch (const SystemError& failure) {

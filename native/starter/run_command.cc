@@ -130,7 +130,8 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
     session.MountBinds(options.bind_images, servers);
     // Commands join the session of a process that they may look at.
     if (options.image.engine == Engine::kMemory) CheckErrno(prctl(PR_SET_DUMPABLE, 1), "prctl");
-    session.MakePlaces();
+    // A folder that is written to is its owner's to arrange.
+    if (!options.writable) session.MakePlaces();
     servers.clear();
     close(options.image.range.fd);
     for (const LayerOptions& other : OtherImages(options))

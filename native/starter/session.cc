@@ -401,7 +401,7 @@ void Session::MountBinds(const std::vector<LayerOptions>& images, const std::vec
 }
 
 void Session::CheckRoot() const {
-  for (const char* folder : {"dev", "proc", "sys", "etc"}) {
+  for (const char* folder : {"dev", "proc", "sys", "etc", ".sifcrypt"}) {
     struct stat info {};
     if (lstat((Path("root/") + folder).c_str(), &info) == 0) {
       if (!S_ISDIR(info.st_mode))
@@ -416,10 +416,15 @@ void Session::CheckRoot() const {
 void Session::MakePlaces() const {
   const std::vector<std::string> words = SplitWords(ReadFile(Path(kPlaces)));
   if (words.size() % 2 != 0) throw FormatError("bundle", "not a list of places");
+  std::vector<std::string> covered;
   for (size_t i = 0; i < words.size(); i += 2) {
+    // What lies in something that is mounted before is there, or made there.
+    bool is_inside = false;
+    for (size_t before = 0; before < i; before += 2) is_inside |= words[i].starts_with(words[before] + '/');
+    if (is_inside) continue;
     struct stat source {};
     const bool is_folder = words[i + 1].empty() || stat(words[i + 1].c_str(), &source) != 0 || S_ISDIR(source.st_mode);
-    MakeMountPoint(Path("root"), words[i], is_folder);
+    covered.push_back(MakeMountPoint(Path("root"), words[i], is_folder, covered));
   }
 }
 
