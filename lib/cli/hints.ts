@@ -21,7 +21,7 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
     "this is no SIF image, nor a squashfs file or a folder, which run as well; `file` tells what it is",
   ERR_SIF_TRUNCATED: "the download or copy was cut short: fetch the image again",
   ERR_SIF_AMBIGUOUS:
-    "`sifcrypt sif list` shows what is there: name the object by its ID, or delete what does not belong (`apptainer sif del`)",
+    "`sifcrypt sif list` shows what is there: name the object by its ID, or delete what does not belong (`sifcrypt sif del`)",
   ERR_KEY_MISSING: [
     "give --pem-path FILE, --passphrase or --passphrase-file FILE, or set APPTAINER_ENCRYPTION_PEM_PATH or _PASSPHRASE",
     "give --new-password-file FILE, or run it at a terminal to be asked",

@@ -374,7 +374,7 @@ export class Image implements AsyncDisposable {
     const { paths = ["/"], signal, onProgress } = checkExtract(options, "options")
     signal?.throwIfAborted()
     const tree = await this.#openTree()
-    await mkdir(target, { recursive: true })
+    const made = await mkdir(target, { recursive: true })
     let progressError: { readonly error: unknown } | undefined
     let entries = 0
     let bytes = 0
@@ -386,8 +386,8 @@ export class Image implements AsyncDisposable {
             path: inside,
             target: path.resolve(target),
             preserveOwner: process.geteuid?.() === 0,
-            // What comes from several places is none of them.
-            fill: paths.length === 1,
+            // What comes from several places is none of them, and a folder that was there may be there to keep others out.
+            fill: paths.length === 1 && made !== undefined,
           },
           (done) => {
             try {

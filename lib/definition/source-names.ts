@@ -13,7 +13,7 @@ const variable = /\$\{([A-Za-z_]\w*)\}/y
 /**
  * Puts in what variables and home folders are; a variable that is not set is nothing, a user that there is not stays `~name`.
  *
- * @throws Error for what is neither a name nor one of these.
+ * @throws Error for what is neither a name nor one of these, and for what comes to nothing.
  */
 export function expandSource(source: string, { environment, homeOf }: SourceVariables): string {
   const value = (name: string): string => (Object.hasOwn(environment, name) ? (environment[name] ?? "") : "")
@@ -36,5 +36,8 @@ export function expandSource(source: string, { environment, homeOf }: SourceVari
       expansions.lastIndex = found.index + all.length
     }
   }
-  return text + source.slice(at)
+  const expanded = text + source.slice(at)
+  // An empty name would be the folder that the build was called in.
+  if (expanded === "" && source !== "") throw new Error("it is nothing: its variables are not set")
+  return expanded
 }

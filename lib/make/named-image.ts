@@ -155,7 +155,7 @@ class NamedImage<T, O extends Options> {
     }
     if (this.#cache !== undefined)
       onNotice?.(
-        `${image.name} took a credential to get: without a key or a passphrase to encrypt it with it is not kept`,
+        `${image.name} ${this.#reference.transport === "docker" ? "took a credential to get" : "is not for others to read"}: without a key or a passphrase to encrypt it with it is not kept`,
       )
     return await this.#useOnce(source)
   }

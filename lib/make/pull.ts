@@ -12,7 +12,8 @@ import {
 } from "../arguments.ts"
 import type { FileHandle } from "node:fs/promises"
 import type { OpenOptions } from "../container/image.ts"
-import { resolveManifest } from "../oci/image.ts"
+import { OciError } from "../errors.ts"
+import { MAX_LAYER_BYTES, resolveManifest } from "../oci/image.ts"
 import { platformOf } from "../oci/manifest.ts"
 import { parseOrasName } from "../oci/reference.ts"
 import { artifactOf, TITLE } from "../oci/sif-artifact.ts"
@@ -119,6 +120,9 @@ export async function pull(given: PullOptions): Promise<PullResult> {
   const wanted = platformOf(options.architecture ?? process.arch)
   const { manifest, digest } = await resolveManifest(store, found.descriptor, wanted)
   const blob = artifactOf(manifest, reference.text)
+  const limit = options.oci?.maxLayerBytes ?? MAX_LAYER_BYTES
+  if (blob.size > limit)
+    throw new OciError("ERR_OCI_LIMIT", `${reference.text}: it has ${blob.size} bytes, more than ${limit}`)
   const isKept = (await store.keep?.(blob)) === true
   let have: Bytes = 0
   for await (const piece of new VerifiedBlob(blob, reference.text, () => store.stream(blob)).read()) {

@@ -114,13 +114,26 @@ async function checkSigned(image: SifImage, { unsigned = "warn", onNotice }: Pus
 /** The index of SIFs that has this name now; undefined: something else has it, or nothing. */
 async function findIndex(reference: RegistryReference, options: PushOptions): Promise<Document | undefined> {
   const { registry, signal } = options
-  let found
   try {
-    found = await findRemote(reference, { ...registry, signal, disableCache: true })
+    const found = await findRemote(reference, { ...registry, signal, disableCache: true })
+    return await indexOfArtifacts(found, reference)
   } catch (error) {
-    if (error instanceof OciError && error.code === "ERR_OCI_NOT_FOUND") return undefined
+    // Nothing, or what is no such index, whatever it is.
+    const others: readonly unknown[] = [
+      "ERR_OCI_NOT_FOUND",
+      "ERR_OCI_UNSUPPORTED",
+      "ERR_OCI_LIMIT",
+      "ERR_OCI_FORMAT",
+    ]
+    if (error instanceof OciError && others.includes(error.code)) return undefined
     throw error
   }
+}
+
+async function indexOfArtifacts(
+  found: Awaited<ReturnType<typeof findRemote>>,
+  reference: RegistryReference,
+): Promise<Document | undefined> {
   await using store = found.store
   const { descriptor } = found
   const bytes = await readDocument(store, descriptor, reference.text)
@@ -131,13 +144,8 @@ async function findIndex(reference: RegistryReference, options: PushOptions): Pr
   for (const one of document.manifests) {
     const what = `${reference.text}: ${one.digest.text}`
     const manifest = parseDocument(await readDocument(store, one, what), one.mediaType, what)
-    try {
-      if (manifest.kind === "index") return undefined
-      artifactOf(manifest, what)
-    } catch (error) {
-      if (error instanceof OciError && error.code === "ERR_OCI_UNSUPPORTED") return undefined
-      throw error
-    }
+    if (manifest.kind === "index") return undefined
+    artifactOf(manifest, what)
   }
   return { descriptor, bytes }
 }

@@ -1,6 +1,6 @@
 // Blobs that anybody may read, kept as they came and named by their digests. What takes a credential to get is never among them. Images
 // that were built of them are in the same folder (image-cache.ts).
-import { flag, number, path as filePath, shape } from "../arguments.ts"
+import { flag, list, number, oneOf, path as filePath, shape } from "../arguments.ts"
 import { constants } from "node:fs"
 import { mkdir, open, readdir, rename, stat, unlink, utimes, type FileHandle } from "node:fs/promises"
 import path from "node:path"
@@ -167,9 +167,16 @@ export interface CleanCacheOptions {
   readonly olderThanDays?: number | undefined
   /** Remove nothing, only tell. */
   readonly dryRun?: boolean | undefined
+  /** Default: both. */
+  readonly kinds?: readonly CachedBlob["kind"][] | undefined
 }
 
-const checkClean = shape<CleanCacheOptions>({ folder: filePath, olderThanDays: number(0), dryRun: flag })
+const checkClean = shape<CleanCacheOptions>({
+  folder: filePath,
+  olderThanDays: number(0),
+  dryRun: flag,
+  kinds: list(oneOf("blob", "image")),
+})
 
 /** A file that somebody is filling stays. Was it removed? */
 async function removePartial(name: string): Promise<boolean> {
@@ -186,9 +193,11 @@ async function removePartial(name: string): Promise<boolean> {
 /** Empties the cache. Returns what was removed; what is being read meanwhile stays readable, and what
  * is being fetched stays. */
 export async function cleanCache(options: CleanCacheOptions = {}): Promise<CachedBlob[]> {
-  const { folder = cacheFolder(), olderThanDays, dryRun = false } = checkClean(options, "options")
+  const { folder = cacheFolder(), olderThanDays, dryRun = false, kinds } = checkClean(options, "options")
   const before = olderThanDays === undefined ? Infinity : Date.now() / 1000 - olderThanDays * 86_400
-  const old = (await cachedFiles(folder)).filter(({ lastUsed }) => lastUsed < before)
+  const old = (await cachedFiles(folder)).filter(
+    ({ kind, lastUsed }) => lastUsed < before && kinds?.includes(kind) !== false,
+  )
   if (dryRun) return old.map(shown)
   const removed: CachedBlob[] = []
   for (const blob of old) {

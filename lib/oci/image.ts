@@ -137,7 +137,7 @@ function savedImage(name: string, store: BlobStore, saved: SavedImage, options: 
     name,
     config,
     digest: saved.configDigest ?? digestOf(saved.config),
-    isPublic: true,
+    isPublic: store.isPublic !== false,
     layers: () => Promise.resolve(layers),
     [Symbol.asyncDispose]: () => store[Symbol.asyncDispose](),
   }

@@ -147,11 +147,13 @@ async function readSmall(files: Files, name: string, where: string): Promise<Buf
 class LayoutStore implements BlobStore {
   readonly name: string
   readonly isVerified = false
+  readonly isPublic: boolean
   readonly #files: Files
 
-  constructor(name: string, files: Files) {
+  constructor(name: string, files: Files, isPublic: boolean) {
     this.name = name
     this.#files = files
+    this.isPublic = isPublic
   }
   async read(descriptor: Descriptor): Promise<Buffer> {
     if (descriptor.data !== undefined) return descriptor.data
@@ -266,9 +268,14 @@ async function fromLayout(files: Files, reference: LocalReference): Promise<Foun
   const bytes = await readSmall(files, "index.json", where)
   const { manifests } = parseLayoutIndex(bytes, where)
   return {
-    store: new LayoutStore(where, files),
+    store: new LayoutStore(where, files, await isForAll(where)),
     descriptor: choose(manifests, reference.selection, where),
   }
+}
+
+/** What others may not read is nobody else's. */
+async function isForAll(where: string): Promise<boolean> {
+  return ((await stat(where)).mode & 0o004) !== 0
 }
 
 interface SavedEntry {
@@ -309,7 +316,7 @@ async function fromSaved(files: Files, reference: LocalReference): Promise<Found
     throw new OciError("ERR_OCI_NOT_FOUND", `${where}: it has several images, and none is named: ${known}`)
   const hex = /(?:^|\/)([0-9a-f]{64})(?:\.json)?$/.exec(entry.Config)?.[1]
   return {
-    store: new LayoutStore(where, files),
+    store: new LayoutStore(where, files, await isForAll(where)),
     saved: {
       config: await readSmall(files, entry.Config, where),
       configDigest: hex === undefined ? undefined : parseDigest(`sha256:${hex}`, where),

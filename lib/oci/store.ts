@@ -18,7 +18,7 @@ export interface BlobStore extends AsyncDisposable {
   readonly repository?: Repository
   /** Has what {@link open} gives been compared with its digest? */
   readonly isVerified: boolean
-  /** Has nobody had to be named for what came so far? Default: true. */
+  /** Is it everybody's: has nobody had to be named for what came so far, and may others read the file? Default: true. */
   readonly isPublic?: boolean
   /** A small one, whole; not checked yet. */
   read(descriptor: Descriptor): Promise<Buffer>

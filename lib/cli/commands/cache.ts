@@ -20,7 +20,7 @@ function sumOf(blobs: readonly CachedBlob[]): string {
   return `${counted.join(", ")}, ${humanBytes(size)}`
 }
 
-/** The peers' kinds; here are blobs alone. */
+/** The peers' kinds; here are blobs, and what was built of OCI images. */
 const kinds = ["library", "oci", "shub", "blob", "net", "oras", "all"]
 
 function parseKind(text: string): string {
@@ -30,12 +30,14 @@ function parseKind(text: string): string {
 
 const typeRow = [
   "-T, --type <list>",
-  "only what the peers call so: of blob there may be some, of the others there are none",
+  "only what the peers call so: of blob, and of oci, which are images built to run, there may be some",
   eachOf(parseKind),
 ] as const
 
-function hasBlobs(types: readonly string[] = ["all"]): boolean {
-  return types.some((type) => type === "all" || type === "blob")
+/** What of the cache is asked for. */
+function kindsOf(types: readonly string[] = ["all"]): CachedBlob["kind"][] {
+  const wanted = (type: string): boolean => types.includes("all") || types.includes(type)
+  return [...(wanted("blob") ? (["blob"] as const) : []), ...(wanted("oci") ? (["image"] as const) : [])]
 }
 
 const list = command({
@@ -47,7 +49,8 @@ const list = command({
     json: ["--json", "print as JSON", flag],
   },
   run: async ({ json, types }) => {
-    const blobs = hasBlobs(types) ? await listCache() : []
+    const kept = await listCache()
+    const blobs = kept.filter(({ kind }) => kindsOf(types).includes(kind))
     if (json === true) await print(`${JSON.stringify(blobs)}\n`)
     else await print(`${blobs.map(line).join("")}${sumOf(blobs)}\n`)
   },
@@ -65,7 +68,7 @@ const clean = command({
   },
   run: async ({ days, dryRun = false, json, types }) => {
     const olderThanDays = days === undefined ? undefined : days / DAYS.worth
-    const removed = hasBlobs(types) ? await cleanCache({ dryRun, olderThanDays }) : []
+    const removed = await cleanCache({ dryRun, olderThanDays, kinds: kindsOf(types) })
     if (json === true) await print(`${JSON.stringify(removed)}\n`)
     else inform(`${dryRun ? "would remove" : "removed"} ${sumOf(removed)}`)
   },

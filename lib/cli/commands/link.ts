@@ -1,4 +1,12 @@
-import { lstatSync, mkdirSync, readlinkSync, realpathSync, renameSync, symlinkSync } from "node:fs"
+import {
+  lstatSync,
+  mkdirSync,
+  readlinkSync,
+  realpathSync,
+  renameSync,
+  symlinkSync,
+  unlinkSync,
+} from "node:fs"
 import path from "node:path"
 import { BuildError } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
@@ -20,7 +28,12 @@ function isForeign(file: string): boolean {
 function linkOne(file: string, target: string): void {
   const temporary = `${file}.${process.pid}`
   symlinkSync(target, temporary)
-  renameSync(temporary, file)
+  try {
+    renameSync(temporary, file)
+  } catch (error) {
+    unlinkSync(temporary)
+    throw error
+  }
   inform(`${file} leads to ${target}`)
 }
 

@@ -54,7 +54,7 @@ export const pull: CommandRow = command({
     ],
     allowUnsigned: [
       "-U, --allow-unsigned",
-      "accepted: images of registries carry no signature",
+      "accepted: what has to be signed is said by --verify",
       flag,
       { hidden: true },
     ],

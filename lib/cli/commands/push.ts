@@ -66,8 +66,8 @@ export const push: CommandRow = command({
       )
       progress.done()
       const digest = pushed.indexDigest ?? pushed.digest
-      if (flags.digestfile !== undefined) writeFileSync(flags.digestfile, `${digest}\n`)
       await print(flags.json === true ? `${JSON.stringify(pushed)}\n` : `${digest}\n`)
+      if (flags.digestfile !== undefined) writeFileSync(flags.digestfile, `${digest}\n`)
     } finally {
       progress.done()
     }

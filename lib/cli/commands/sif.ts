@@ -1,11 +1,21 @@
 import { InvalidArgumentError, type Command } from "commander"
 import { sif as sifs } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
+import { interruption } from "../interrupt.ts"
 import { notice } from "../terminal.ts"
 import { output, print, writeAll } from "../output.ts"
-import { count, flag, text } from "../values.ts"
+import { count, flag } from "../values.ts"
 
 const objectId = count(0, 9_999_999_999)
+
+/** Of a descriptor's field. */
+const MAX_NAME_BYTES = 128
+
+function objectName(name: string): string {
+  if (Buffer.byteLength(name) > MAX_NAME_BYTES)
+    throw new InvalidArgumentError(`It has at most ${MAX_NAME_BYTES} bytes.`)
+  return name
+}
 
 const image = ["<image>", "the image to look at"] as const
 const json = ["--json", "print JSON", flag] as const
@@ -157,7 +167,7 @@ const add = command({
       "its data lies at a multiple of this; default 4096 for a partition",
       count(0, 1 << 30),
     ],
-    filename: ["--filename <name>", "its name in the image; default none", text],
+    filename: ["--filename <name>", "its name in the image; default none", objectName],
     breakSignatures,
   },
   run: async (flags, [path, file], command) => {
@@ -172,7 +182,11 @@ const add = command({
         ...kindOf(flags, command),
       },
       file,
-      { breakSignatures: flags.breakSignatures === true, ...(alignment === undefined ? {} : { alignment }) },
+      {
+        breakSignatures: flags.breakSignatures === true,
+        signal: interruption,
+        ...(alignment === undefined ? {} : { alignment }),
+      },
     )
     if (TYPES + datatype === sifs.DataType.signature) return
     await using opened = await sifs.openSif(path)
@@ -187,7 +201,10 @@ const del = command({
   arguments: [["<id>", "object ID", objectId], changed],
   options: { breakSignatures },
   run: async (flags, [id, path]) => {
-    await sifs.deleteObject(path, id, { breakSignatures: flags.breakSignatures === true })
+    await sifs.deleteObject(path, id, {
+      breakSignatures: flags.breakSignatures === true,
+      signal: interruption,
+    })
   },
 })
 
@@ -197,7 +214,10 @@ const setprim = command({
   arguments: [["<id>", "object ID", objectId], changed],
   options: { breakSignatures },
   run: async (flags, [id, path]) => {
-    await sifs.setPrimary(path, id, { breakSignatures: flags.breakSignatures === true })
+    await sifs.setPrimary(path, id, {
+      breakSignatures: flags.breakSignatures === true,
+      signal: interruption,
+    })
   },
 })
 
