@@ -168,7 +168,7 @@ describe("the interpreter and what is meant for others", () => {
     // What is none of ours is refused as ever.
     const refused = await sifcrypt(["ls", ...switches.slice(0, 2), at("image.sif")], { cwd: folder })
     assert.equal(refused.status, 20)
-    assert.match(refused.stderr, /^error: unknown option '--env-file'/)
+    assert.match(refused.stderr, /^sifcrypt: unknown option '--env-file'/)
     assertUntouched("ls")
   })
 

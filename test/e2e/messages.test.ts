@@ -60,8 +60,8 @@ describe("messages", () => {
     ["an image that exists", ["build", "rootfs.sif", tree], /exists$/, /-F \(--force\) replaces it/],
     [
       "an overlay cannot be forced",
-      ["overlay", "create", "rootfs.sif"],
-      /rootfs\.sif exists/,
+      ["overlay", "create", "image.def"],
+      /image\.def exists/,
       /^choose another name$/,
     ],
     [

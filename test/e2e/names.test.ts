@@ -9,6 +9,8 @@ import { newFolder } from "../support/scratch.ts"
 import { makeRootTree } from "../support/trees.ts"
 
 const names = ["apptainer", "singularity", "run-singularity"]
+/** Nothing is kept there: other tests share a home. */
+const emptyCache = newFolder("cache", userId)
 
 describe("link", () => {
   it("puts the names of the peers into a folder, once more as well as for the first time", async () => {
@@ -122,7 +124,9 @@ describe("under the names of the peers", () => {
 
   it("options before the command, and their variables, say how much is told", async () => {
     const link = (words: readonly string[], env: Readonly<Record<string, string>> = {}) =>
-      underNames(["apptainer", ...words, "cache", "clean", "--dry-run"], { env })
+      underNames(["apptainer", ...words, "cache", "clean", "--dry-run"], {
+        env: { SIFCRYPT_CACHEDIR: emptyCache, ...env },
+      })
     const news = /^apptainer: would remove 0 blobs/
     assert.match((await link([])).stderr, news)
     for (const words of [["-v"], ["--verbose"], ["-d"], ["--debug"], ["--nocolor"], ["--quiet=false"]])
@@ -205,7 +209,8 @@ describe("under the names of the peers", () => {
 })
 
 describe("what scripts ask first", () => {
-  const ask = (...words: string[]) => underNames(["apptainer", ...words])
+  const ask = (...words: string[]) =>
+    underNames(["apptainer", ...words], { env: { SIFCRYPT_CACHEDIR: emptyCache } })
 
   it("is answered with what there is, which is nothing", async () => {
     for (const [words, output] of [

@@ -36,6 +36,11 @@ describe("expandSource", () => {
       assert.equal(expandSource(source, variables), expected)
     })
 
+  it("refuses what comes to nothing, which would be the folder that the build was called in", () => {
+    for (const source of ["$NONE", "${NONE}", "$NONE${NONE}"])
+      assert.throws(() => expandSource(source, variables), /it is nothing: its variables are not set/)
+  })
+
   it("takes the home folder from passwd where no variable says it", () => {
     assert.equal(expandSource("~/x", { ...variables, environment: {} }), "/home/passwd/x")
   })
