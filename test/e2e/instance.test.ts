@@ -89,8 +89,13 @@ describe("instances", () => {
         }
         return instances.filter(({ instance }) => instance.startsWith(name("")))
       }
-      const nothingRuns = async (): Promise<void> => {
-        await waitFor("the end of all processes", () => processesOfGroup(group).length === 0)
+      const nothingRuns = async (after = ""): Promise<void> => {
+        try {
+          await waitFor("the end of all processes", () => processesOfGroup(group).length === 0)
+        } catch (cause) {
+          const left = processesOfGroup(group).map(({ pid, command }) => `${pid} ${command}`)
+          throw new Error(`there are ${left.join("; ")}, after ${after}`, { cause })
+        }
       }
 
       before(async () => {
@@ -300,7 +305,7 @@ describe("instances", () => {
           // That of the start script is the image's own affair: the instance goes on.
           if (!/sifcrypt-starter|crun/.test(chosen.command))
             await sifcrypt(["instance", "stop", name("killed")], options())
-          await nothingRuns()
+          await nothingRuns(`${chosen.pid} ${chosen.command} was killed`)
           assert.deepEqual(await list(), [], chosen.command)
         }
       })
