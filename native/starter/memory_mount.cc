@@ -76,6 +76,8 @@ void MountInMemory(const ImageOptions& image, const std::string& target) {
   auto [ours, theirs] = Channel::Pair();
   const pid_t child = ForkChild([&, &report = theirs]() -> int {
     try {
+      // What it reads is hostile: other images, their keys and the payload's descriptors are none of its business.
+      CloseAllBut({image.range.fd, image.key_fd, report.fd()});
       Unpack(image, target);
       return 0;
     } catch (const SystemError& failure) {
