@@ -61,6 +61,9 @@ void Unpack(const ImageOptions& image, const std::string& target) {
   const InodePtr root = reader.GetInode(reader.Resolve("/", true));
   if (!image.owner) CheckErrno(chown(target.c_str(), root->uid, root->gid), "chown");
   CheckErrno(chmod(target.c_str(), root->mode), "chmod");
+  const timespec time{.tv_sec = static_cast<time_t>(root->mtime), .tv_nsec = 0};
+  const timespec times[] = {time, time};
+  CheckErrno(utimensat(AT_FDCWD, target.c_str(), times, 0), "utimensat");
 }
 
 /// "operation: detail", as SystemError has put it together.
