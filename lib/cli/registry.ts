@@ -17,6 +17,27 @@ export interface RegistryFlags extends ClientFlags, Pick<Options, "disableCache"
   readonly dockerHost?: string
 }
 
+export interface ArchitectureFlags {
+  readonly architecture?: string
+  readonly architectureVariant?: string
+}
+
+/** Which of several images it is to be. */
+export const architectureRows: OptionRows<ArchitectureFlags> = {
+  architecture: [
+    "--arch <architecture>",
+    "of the image to choose: amd64, arm64, arm32v7, ppc64le, ...",
+    text,
+  ],
+  architectureVariant: ["--arch-variant <variant>", "of that architecture: v7", text],
+}
+
+/** The API's option for these flags. */
+export function chosenArchitecture(flags: ArchitectureFlags): string | undefined {
+  const { architecture, architectureVariant: variant } = flags
+  return variant === undefined ? architecture : `${architecture ?? process.arch}/${variant}`
+}
+
 /** How a registry is spoken to. */
 export const clientRows: OptionRows<ClientFlags> = {
   authFile: ["--authfile <file>", "credentials for registries, as docker login writes them", text],

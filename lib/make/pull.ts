@@ -21,7 +21,7 @@ import { VerifiedBlob } from "../oci/sink.ts"
 import { Output } from "../file/output.ts"
 import { findRemote } from "../registry/store.ts"
 import { named, readSif } from "../sif/open.ts"
-import type { ByteReader } from "../sif/source.ts"
+import { FileReader } from "../sif/source.ts"
 import { requireVerified, verifyOptions, verifySif } from "../signing/verify.ts"
 import { layerRows, type LayerOptions } from "../source/source.ts"
 import type { Bytes } from "../units.ts"
@@ -63,27 +63,6 @@ const checkOptions = shape<PullOptions>({
   ...layerRows,
 })
 
-/** A file that is not closed here. */
-function readerOf(file: FileHandle, size: Bytes): ByteReader {
-  return {
-    size,
-    fd: file.fd,
-    async read(position, length) {
-      const buffer = Buffer.alloc(Math.max(0, Math.min(length, size - position)))
-      let done = 0
-      while (done < buffer.length) {
-        const { bytesRead } = await file.read(buffer, done, buffer.length - done, position + done)
-        if (bytesRead === 0) break
-        done += bytesRead
-      }
-      return buffer.subarray(0, done)
-    },
-    async [Symbol.asyncDispose]() {
-      // Its owner closes it.
-    },
-  }
-}
-
 /** @throws SifError of what is no SIF; SignatureError of one that is not signed as it has to be. */
 async function check(
   file: FileHandle,
@@ -92,7 +71,7 @@ async function check(
   { verify, signal }: PullOptions,
 ): Promise<void> {
   try {
-    await using image = await readSif(readerOf(file, size), name)
+    await using image = await readSif(FileReader.of(file, size), name)
     if (verify !== undefined) requireVerified(await verifySif(image, { ...verify, signal }))
   } catch (error) {
     throw named(error, name)

@@ -34,10 +34,16 @@ export class BufferReader implements ByteReader {
 export class FileReader implements ByteReader {
   readonly #file: FileHandle
   readonly size: Bytes
+  readonly #owned: boolean
   #closed = false
-  private constructor(file: FileHandle, size: Bytes) {
+  private constructor(file: FileHandle, size: Bytes, owned: boolean) {
     this.#file = file
     this.size = size
+    this.#owned = owned
+  }
+  /** A file that is open and stays so: it is somebody else's to close. */
+  static of(file: FileHandle, size: Bytes): FileReader {
+    return new FileReader(file, size, false)
   }
   static async open(path: string): Promise<FileReader> {
     const check = (info: Stats): void => {
@@ -52,7 +58,7 @@ export class FileReader implements ByteReader {
     try {
       const info = await file.stat()
       check(info)
-      return new FileReader(file, info.size)
+      return new FileReader(file, info.size, true)
     } catch (error) {
       await file.close()
       throw error
@@ -81,6 +87,6 @@ export class FileReader implements ByteReader {
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#closed) return
     this.#closed = true
-    await this.#file.close()
+    if (this.#owned) await this.#file.close()
   }
 }

@@ -14,7 +14,7 @@ import { credentialRows, gaveCredentials, withCredentials, type CredentialFlags 
 import { definitionOptions, definitionRows } from "../definition.ts"
 import { encryptionOptions, encryptionRows, showMaking } from "../encryption.ts"
 import { costOptions, costRows } from "../opening.ts"
-import { registryRows, withRegistryOptions } from "../registry.ts"
+import { architectureRows, chosenArchitecture, registryRows, withRegistryOptions } from "../registry.ts"
 import { signerOptions, signerRows } from "../signers.ts"
 import { parseMountSpec } from "../mount-spec.ts"
 import { notice, printable } from "../terminal.ts"
@@ -159,12 +159,7 @@ export const build: CommandRow = command({
       "the same as --owner preserve: the default for OCI images, and as root",
       flag,
     ],
-    architecture: [
-      "--arch <architecture>",
-      "of the image to choose: amd64, arm64, arm32v7, ppc64le, ...",
-      text,
-    ],
-    architectureVariant: ["--arch-variant <variant>", "of that architecture: v7", text],
+    ...architectureRows,
     data: ["--data", "a partition for data instead of a root, to be bound with image-src", flag],
     reproducible: [
       "--reproducible",
@@ -201,11 +196,10 @@ export const build: CommandRow = command({
     const encryption = encryptionOptions(flags, command)
     const binds = [...(flags.binds ?? []), ...(flags.mounts ?? [])]
     const definition = definitionOptions(binds.length === 0 ? flags : { ...flags, binds })
-    const { encrypt, architectureVariant: variant } = flags
+    const { encrypt } = flags
     const packing = flags.mksquashfsArguments ?? parseSquashfsArguments(variable("MKSQUASHFS_ARGS") ?? "")
     const compression = flags.compression ?? packing.compression
-    const architecture =
-      variant === undefined ? flags.architecture : `${flags.architecture ?? process.arch}/${variant}`
+    const architecture = chosenArchitecture(flags)
     for (const [name, asked] of Object.entries({ nv: flags.nv, nvccli: flags.nvccli, rocm: flags.rocm }))
       if (asked === true)
         notice(`--${name}: %post and %test see no graphics processors; --bind shows them files`)

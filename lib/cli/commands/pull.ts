@@ -5,7 +5,7 @@ import { commandName } from "../name.ts"
 import { outputRows, showMaking } from "../encryption.ts"
 import { interruption } from "../interrupt.ts"
 import { print } from "../output.ts"
-import { registryRows, withRegistryOptions } from "../registry.ts"
+import { architectureRows, chosenArchitecture, registryRows, withRegistryOptions } from "../registry.ts"
 import { signerOptions, signerRows } from "../signers.ts"
 import { notice, printable } from "../terminal.ts"
 import { flag, text } from "../values.ts"
@@ -37,12 +37,7 @@ export const pull: CommandRow = command({
   options: {
     name: ["--name <file>", "what to call it; stronger than OUTPUT", text],
     folder: ["--dir <dir>", "where to put it (default: here)", text],
-    architecture: [
-      "--arch <architecture>",
-      "of the image to choose: amd64, arm64, arm32v7, ppc64le, ...",
-      text,
-    ],
-    architectureVariant: ["--arch-variant <variant>", "of that architecture: v7", text],
+    ...architectureRows,
     library: ["--library <url>", "accepted: there are no libraries of images here", text, { hidden: true }],
     sandbox: ["--sandbox", "write an ordinary folder instead of an image", flag],
     tmpFolder: ["--tmpdir <dir>", "for temporary files (default TMPDIR)", text],
@@ -75,9 +70,8 @@ export const pull: CommandRow = command({
     const called = flags.name ?? (second === undefined ? pulledName(source) : first)
     const folder = flags.folder ?? variable("PULLDIR", "PULLFOLDER")
     const output = folder === undefined ? called : path.join(folder, called)
-    const { architectureVariant: variant, sandbox } = flags
-    const architecture =
-      variant === undefined ? flags.architecture : `${flags.architecture ?? process.arch}/${variant}`
+    const { sandbox } = flags
+    const architecture = chosenArchitecture(flags)
     const tmpFolder = flags.tmpFolder ?? variable("TMPDIR")
     const signers = signerOptions(flags)
     if (source.startsWith("oras://")) {
