@@ -234,19 +234,21 @@ export async function startPayload(
   }
   signal?.addEventListener("abort", stop, { once: true })
   if (signal?.aborted === true) stop()
+  // What it was ended for, whatever it said of that: it may not have got as far as the payload.
+  const throwIfStopped = (): void => {
+    signal?.throwIfAborted()
+    if (late)
+      throw new RunError(
+        "ERR_RUN_TIMEOUT",
+        `${launch.image}: the payload did not end within ${timeoutMs ?? 0} ms`,
+        { path: launch.image },
+      )
+  }
   const finish = async (): Promise<RunResult> => {
     try {
       const ended = await starter.ended
       await written
-      signal?.throwIfAborted()
-      if (late)
-        throw new RunError(
-          "ERR_RUN_TIMEOUT",
-          `${launch.image}: the payload did not end within ${timeoutMs ?? 0} ms`,
-          {
-            path: launch.image,
-          },
-        )
+      throwIfStopped()
       const name = signalName(ended.signal)
       return { exitCode: ended.code, ...(name === undefined ? {} : { signal: name }) }
     } finally {
@@ -270,7 +272,7 @@ export async function startPayload(
   } catch (error) {
     await exited.catch(() => undefined)
     pty?.terminal.destroy()
-    signal?.throwIfAborted()
+    throwIfStopped()
     throw error
   }
   const read = async ({ maxBytes = MAX_OUTPUT }: OutputOptions): Promise<RunOutput> => {

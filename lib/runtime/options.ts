@@ -78,7 +78,10 @@ export interface ProgramOptions {
   readonly terminalSize?: TerminalSize | undefined
   /** Ends the payload and takes everything back. */
   readonly signal?: AbortSignal | undefined
-  /** After so long, milliseconds, the payload is ended as by `signal`; {@link Running.exited} rejects with `ERR_RUN_TIMEOUT` then. */
+  /**
+   * After so long, milliseconds from its start, the payload is ended as by `signal`: {@link Running.exited} rejects with
+   * `ERR_RUN_TIMEOUT` then, or the start does, if the payload was not there yet.
+   */
   readonly timeoutMs?: number | undefined
   /** Of decoded blocks that the userspace engine keeps, bytes; default 8 MiB. */
   readonly cacheSize?: Bytes | undefined

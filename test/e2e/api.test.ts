@@ -255,9 +255,11 @@ describe("the API", () => {
       await using opened = await open(image, { unlock: credentials })
       await using noisy = await opened.exec(["cat", "/dev/zero"], options)
       await assert.rejects(noisy.output({ maxBytes: 1 << 20 }), { code: "ERR_RUN_OUTPUT" })
-      await using slow = await opened.exec(["sleep", "300"], { ...options, timeoutMs: 50 })
+      await using slow = await opened.exec(["sleep", "300"], { ...options, timeoutMs: 3000 })
       await assert.rejects(slow.exited, { code: "ERR_RUN_TIMEOUT" })
       await assert.rejects(slow.output(), { code: "ERR_RUN_TIMEOUT" })
+      const early = opened.exec(["sleep", "300"], { ...options, timeoutMs: 1 })
+      await assert.rejects(early, { code: "ERR_RUN_TIMEOUT" }, "before the payload started")
     })
 
     it("joins the payload's streams with those that are given: streams and descriptors", async () => {
