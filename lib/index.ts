@@ -45,8 +45,9 @@ export type { PushOptions, PushResult } from "./make/push.ts"
 export { createOverlay, MIN_OVERLAY_SIZE } from "./make/overlay.ts"
 export type { OverlayCreateOptions } from "./make/overlay.ts"
 export type { DecryptOptions, EncryptOptions, ReencryptOptions, TrustOptions } from "./make/convert.ts"
-export { isImageName, open, readMetadata } from "./make/named-image.ts"
-export type { NameOptions, OpenImageOptions, ReadMetadataOptions } from "./make/named-image.ts"
+export { isImageName, open, readMetadata } from "./make/open-image.ts"
+export type { NameOptions } from "./make/named-image.ts"
+export type { OpenImageOptions, ReadMetadataOptions } from "./make/open-image.ts"
 export { MAX_ENTRIES, MAX_FILE, Image } from "./container/image.ts"
 export type {
   ListOptions,

@@ -59,10 +59,9 @@ async function bundle(source, name) {
     minifyWhitespace: true,
     minifySyntax: true,
     legalComments: "eof",
-    define: { "import.meta.url": "moduleUrl" },
+    define: { "import.meta.filename": "__filename", "import.meta.dirname": "__dirname" },
     banner: {
-      js: `const moduleUrl = require("node:url").pathToFileURL(__filename).href
-const importedModules = new Map()
+      js: `const importedModules = new Map()
 function sharedImport(found) {
   if (!importedModules.has(found)) importedModules.set(found, Object.create(found, { default: { value: found } }))
   return importedModules.get(found)

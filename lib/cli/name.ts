@@ -18,7 +18,7 @@ export const commandName: string = programName === "run-singularity" ? "singular
 const PEER_VERSION = "1.4.5"
 
 function packageVersion(): string {
-  const file = readFileSync(new URL("../../package.json", import.meta.url), "utf8")
+  const file = readFileSync(path.join(import.meta.dirname, "../../package.json"), "utf8")
   return (JSON.parse(file) as { version: string }).version
 }
 

@@ -568,7 +568,7 @@ async function openBare(root: BareRoot, options: OpenOptions): Promise<Image> {
  *
  * @param credentials - Of `unlock`; closed by the caller.
  * @param shown - What to call it.
- * @throws As `open` does (lib/make/named-image.ts).
+ * @throws As `open` does (lib/make/open-image.ts).
  */
 export async function openPath(
   file: string,

@@ -37,7 +37,7 @@ import {
   type Launch,
   type StarterOptions,
 } from "../runtime/starter-protocol.ts"
-import { openTerminal, type Terminal, type TerminalSize } from "../runtime/terminal.ts"
+import type { Terminal, TerminalSize } from "../runtime/terminal.ts"
 import { enginesFor, withEngine, type Startable } from "../runtime/engine.ts"
 import { hasLimits, planCgroup, readResources, resourcesOf } from "../runtime/resources.ts"
 import { idMapArguments, subordinateIds } from "../runtime/subordinate-ids.ts"
@@ -213,7 +213,9 @@ export async function startPayload(
   preserved: readonly number[] = [],
 ): Promise<Running> {
   const { signal, stdio = "pipe", terminalSize = defaultSize, timeoutMs } = options
-  const pty = stdio === "pty" ? openTerminal(terminalSize) : undefined
+  // Most payloads have none, and it brings all of Node's streams with it.
+  const { openTerminal } = stdio === "pty" ? await import("../runtime/terminal.ts") : {}
+  const pty = openTerminal?.(terminalSize)
   const { fd } = pty ?? {}
   const streams =
     stdio === "pty" ? ([fd ?? "ignore", fd ?? "ignore", fd ?? "ignore"] as const) : spawnable(stdio)

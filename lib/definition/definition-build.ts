@@ -31,15 +31,10 @@ import {
   type Stage,
 } from "./definition-file.ts"
 import { debianArchitecture } from "./debootstrap.ts"
+import type { LayerOptions } from "../source/layer-options.ts"
 import { buildLabels, metadataObjects } from "../source/metadata-files.ts"
 import { scratchesFor, temporaryFolder, type Scratch, type ScratchOptions } from "./scratch.ts"
-import {
-  openSource,
-  type BuildSource,
-  type FindOptions,
-  type LayerOptions,
-  type TreeWritten,
-} from "../source/source.ts"
+import { openSource, type BuildSource, type FindOptions, type TreeWritten } from "../source/source.ts"
 import { expandSource, type SourceVariables } from "./source-names.ts"
 import { sectionNames, type SectionName, type StagesPlan } from "./stages.ts"
 import { Workspace, type WorkspaceOptions } from "./workspace.ts"

@@ -3,7 +3,7 @@
 import { createRequire } from "node:module"
 import path from "node:path"
 import type { Duplex } from "node:stream"
-import { fileURLToPath, pathToFileURL } from "node:url"
+import { pathToFileURL } from "node:url"
 import * as errors from "../errors.ts"
 import { BuildError, ContainerError, EnvironmentError, type ErrorCode } from "../errors.ts"
 import { packageRoot } from "../native/load.ts"
@@ -38,7 +38,7 @@ const noDebugger = "--inspect-port=[ff00::]:1024"
 
 /** How the worker is started: compiled, or as it is where this file is not compiled either. */
 function workerCommand(): string[] {
-  const own = import.meta.url
+  const own = import.meta.filename
   if (!own.endsWith(".ts"))
     return [
       process.execPath,
@@ -52,7 +52,7 @@ function workerCommand(): string[] {
     noDebugger,
     `--import=${tsx}`,
     "--",
-    fileURLToPath(new URL("workspace-worker.ts", own)),
+    path.join(import.meta.dirname, "workspace-worker.ts"),
   ]
 }
 

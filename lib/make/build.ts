@@ -20,7 +20,8 @@ import {
 } from "../definition/definition-build.ts"
 import { checkStretching, recipientsOf } from "../encryption/encrypt.ts"
 import { checkTarget } from "../file/output.ts"
-import { layerRows, openSource, type LayerOptions } from "../source/source.ts"
+import { layerRows, type LayerOptions } from "../source/layer-options.ts"
+import { openSource } from "../source/source.ts"
 import {
   encryptedOutputRows,
   makeImage,

@@ -23,7 +23,7 @@ import { findRemote } from "../registry/store.ts"
 import { named, readSif } from "../sif/open.ts"
 import { FileReader } from "../sif/source.ts"
 import { requireVerified, verifyOptions, verifySif } from "../signing/verify.ts"
-import { layerRows, type LayerOptions } from "../source/source.ts"
+import { layerRows, type LayerOptions } from "../source/layer-options.ts"
 import type { Bytes } from "../units.ts"
 
 /** What {@link pull} brings, and where to. */

@@ -31,7 +31,7 @@ import { openRegistrySink, type RegistrySinkOptions } from "../registry/sink.ts"
 import { findRemote } from "../registry/store.ts"
 import { architectureName } from "../sif/names.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
-import { clientRows } from "../source/source.ts"
+import { clientRows } from "../source/layer-options.ts"
 import type { Bytes } from "../units.ts"
 
 /** What {@link push} sends, and where to. */
@@ -215,7 +215,8 @@ export async function push(given: PushOptions): Promise<PushResult> {
   }
   const manifest = artifactManifest(artifact)
   await using sink = await openRegistrySink(reference, { ...options.registry, signal, onNotice })
-  const config = new VerifiedBlob(artifactConfig.descriptor, image.path, () => [artifactConfig.bytes])
+  const { descriptor, bytes } = artifactConfig()
+  const config = new VerifiedBlob(descriptor, image.path, () => [bytes])
   const blob = artifactBlob(artifact)
   // What is sent again is no progress.
   let most: Bytes = 0

@@ -1,13 +1,12 @@
 // Finds the addon, opens it at first use and, when that fails, says what was tried.
 import { existsSync, readFileSync } from "node:fs"
 import path from "node:path"
-import { fileURLToPath } from "node:url"
 import bindings from "bindings"
 import { EnvironmentError } from "../errors.ts"
 import type { NativeAddon } from "./binding.ts"
 
 /** The package's own folder: two above dist/native and lib/native. */
-export const packageRoot: string = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..", "..")
+export const packageRoot: string = path.resolve(import.meta.dirname, "..", "..")
 
 let addon: NativeAddon | undefined
 

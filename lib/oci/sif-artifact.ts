@@ -33,11 +33,10 @@ function descriptorOf(bytes: Buffer, mediaType: string): Descriptor {
   }
 }
 
-const emptyConfig = Buffer.from("{}")
 /** The configuration says nothing, and has to be there. */
-export const artifactConfig: { readonly descriptor: Descriptor; readonly bytes: Buffer } = {
-  descriptor: descriptorOf(emptyConfig, "application/vnd.sylabs.sif.config.v1+json"),
-  bytes: emptyConfig,
+export function artifactConfig(): { readonly descriptor: Descriptor; readonly bytes: Buffer } {
+  const bytes = Buffer.from("{}")
+  return { descriptor: descriptorOf(bytes, "application/vnd.sylabs.sif.config.v1+json"), bytes }
 }
 
 /** What a manifest says of a SIF. */
@@ -55,7 +54,7 @@ export function artifactBlob({ digest, size }: Artifact): Descriptor {
 
 /** The manifest, in the peers' order of keys. */
 export function artifactManifest(artifact: Artifact): Document {
-  const { mediaType, size, digest } = artifactConfig.descriptor
+  const { mediaType, size, digest } = artifactConfig().descriptor
   const { annotations } = artifact
   const text = JSON.stringify({
     schemaVersion: 2,

@@ -9,8 +9,10 @@ export type StdioOption =
   Stdio | "pty" | readonly [stdin: Stdio | number | Readable, stdout: Output, stderr: Output]
 
 const stdioWord: Check<Stdio> = oneOf("inherit", "pipe", "ignore")
-const input = instance(Readable, "inherit, pipe, ignore, a descriptor or a stream")
-const output = instance(Writable, "inherit, pipe, ignore, a descriptor or a stream")
+const WHAT = "inherit, pipe, ignore, a descriptor or a stream"
+// The classes are loaded when somebody gives a stream.
+const input: Check<Readable> = (value, name) => instance(Readable, WHAT)(value, name)
+const output: Check<Writable> = (value, name) => instance(Writable, WHAT)(value, name)
 const stream =
   <T>(object: Check<T>): Check<Stdio | number | T> =>
   (value, name) => {

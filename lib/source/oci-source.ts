@@ -8,7 +8,8 @@ import { shellQuote } from "../runtime/environment.ts"
 import { openOciImage, type OciOptions } from "../registry/transports.ts"
 import { architectureDigits } from "../sif/names.ts"
 import { buildLabels, metadataFiles, metadataObjects, type ImageDescription } from "./metadata-files.ts"
-import type { BuildSource, LayerOptions } from "./source.ts"
+import type { LayerOptions } from "./layer-options.ts"
+import type { BuildSource } from "./source.ts"
 
 /** Of names, links and attributes in memory: some millions of files. */
 const MAX_TREE_MEMORY = 2 * 2 ** 30

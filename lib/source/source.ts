@@ -1,17 +1,4 @@
 // What an image is built from: a folder, a squashfs file, or the root file system of another image.
-import {
-  callback,
-  count,
-  flag,
-  milliseconds,
-  path as filePath,
-  required,
-  shape,
-  text,
-  variables,
-  buffer,
-  type Rows,
-} from "../arguments.ts"
 import { existsSync } from "node:fs"
 import { open, stat, type FileHandle } from "node:fs/promises"
 import type { Credentials } from "../encryption/credentials.ts"
@@ -31,8 +18,7 @@ import { openSif, type SifImage } from "../sif/open.ts"
 import type { VerifyOptions } from "../signing/verify.ts"
 import type { Bytes } from "../units.ts"
 import { parseReference } from "../oci/reference.ts"
-import type { ClientOptions } from "../registry/client.ts"
-import type { OciOptions } from "../registry/transports.ts"
+import type { LayerOptions } from "./layer-options.ts"
 import type { AddedEntry, MetadataObject } from "./metadata-files.ts"
 import { openOciSource } from "./oci-source.ts"
 
@@ -167,36 +153,6 @@ export async function openImageSource(
 /** How a source is found, and how far it is trusted. */
 export interface FindOptions
   extends LayerOptions, Pick<SourceOptions, "verify" | "kdfLimits" | "onDerivation"> {}
-
-/** How an OCI image is found. */
-export interface LayerOptions extends Pick<OciOptions, "architecture" | "signal" | "onNotice"> {
-  /** For OCI images. */
-  readonly oci?: Omit<OciOptions, "architecture" | "signal" | "onNotice"> | undefined
-  readonly sourceDateEpoch?: number | undefined
-}
-
-type RegistryLogin = NonNullable<OciOptions["credentials"]>
-
-/** How a registry is spoken to. */
-export const clientRows: Rows<Omit<ClientOptions, "signal" | "onNotice">> = {
-  certFolder: filePath,
-  noHttps: flag,
-  credentials: shape<RegistryLogin>({ username: required(text), password: required(buffer) }),
-  authFile: filePath,
-  environment: variables,
-  retryDelayMs: milliseconds,
-}
-
-export const layerRows: Rows<Pick<LayerOptions, "oci">> = {
-  oci: shape<NonNullable<LayerOptions["oci"]>>({
-    ...clientRows,
-    maxLayerBytes: count,
-    cacheFolder: filePath,
-    disableCache: flag,
-    tmpFolder: filePath,
-    onFetch: callback,
-  }),
-}
 
 /**
  * Opens a source and finds out what it is.
