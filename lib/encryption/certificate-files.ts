@@ -19,6 +19,10 @@ import type { Secret } from "../key/secret.ts"
 import { isCertifiedBy, parseCertificate } from "../key/x509.ts"
 import { newPassword, readPassword } from "./password.ts"
 import { readSecretFile, secretSource, type SecretSource } from "./secret-sources.ts"
+import type * as writer from "../key/pkcs12-writer.ts"
+
+// A function of its own: where TypeScript translates `using` it forgets to name the compiled file.
+const pkcs12Writer = (): Promise<typeof writer> => import("../key/pkcs12-writer.ts")
 
 export { checkCommonName, parseThumbprint } from "../key/certificate.ts"
 export type { CertificateFacts } from "../key/certificate.ts"
@@ -102,7 +106,7 @@ export async function create(given: CreateOptions): Promise<CreateResult> {
   const pair = await promisify(generateKeyPair)("rsa", { modulusLength: bits })
   signal?.throwIfAborted()
   const certificate = selfSigned({ key: pair.privateKey, commonName, notBefore: new Date(), days })
-  const { writePkcs12 } = await import("../key/pkcs12-writer.ts")
+  const { writePkcs12 } = await pkcs12Writer()
   const container = await writePkcs12({
     key: pair.privateKey,
     certificates: [certificate],
@@ -360,7 +364,7 @@ async function privateFile(
   password: Secret | undefined,
   legacy: boolean,
 ): Promise<Buffer> {
-  const { encryptPkcs8, writePkcs12 } = await import("../key/pkcs12-writer.ts")
+  const { encryptPkcs8, writePkcs12 } = await pkcs12Writer()
   if (password === undefined) {
     const text = key.export({ type: to === "pkcs1" ? "pkcs1" : "pkcs8", format: "pem" })
     return Buffer.concat([Buffer.from(text), certificatesPem(certificates)])

@@ -13,6 +13,7 @@ import { Credentials } from "../encryption/credentials.ts"
 import { SignatureError } from "../errors.ts"
 import { parseReference } from "../oci/reference.ts"
 import { layerRows } from "../source/layer-options.ts"
+import type * as names from "./named-image.ts"
 import type { NamedOptions, NameOptions, Use } from "./named-image.ts"
 
 /** How {@link open} opens. */
@@ -24,6 +25,9 @@ export interface ReadMetadataOptions extends MetadataOptions, NameOptions {}
 const nameRows: Rows<NameOptions> = { ...layerRows, architecture: text }
 const checkOpen = shape<OpenImageOptions>({ ...openRows, ...nameRows })
 const checkMetadata = shape<ReadMetadataOptions>({ ...metadataRows, ...nameRows })
+
+// A function of its own: where TypeScript translates `using` it forgets to name the compiled file.
+const namedImage = (): Promise<typeof names> => import("./named-image.ts")
 
 /** Uses the image that a name stands for, or a path leads to. */
 async function withImage<T, O extends NamedOptions>(name: string, options: O, use: Use<T, O>): Promise<T> {
@@ -38,7 +42,7 @@ async function withImage<T, O extends NamedOptions>(name: string, options: O, us
       `${name} is an OCI image, which nobody signs in a way that is looked at here: it cannot be verified`,
       { path: name },
     )
-  const { NamedImage } = await import("./named-image.ts")
+  const { NamedImage } = await namedImage()
   return await new NamedImage(name, reference, options, use, credentials).run()
 }
 

@@ -1,6 +1,16 @@
 // What users install: the packed tarball, unpacked where nothing was built.
 import assert from "node:assert/strict"
-import { copyFileSync, cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs"
 import path from "node:path"
 import { cli, idOf, packageRoot, runProgram, sifcryptOk } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
@@ -46,6 +56,21 @@ describe("the package", () => {
     const image = path.join(packageRoot, "test", "vectors", "sif", "one-object-crypt-message.sif")
     const opened = `await sif.openSif(${JSON.stringify(image)})`
     assert.equal(await node(`import { sif } from "sifcrypt"; console.log((${opened}).objects.length)`), "1")
+  })
+
+  it("imports no file that is not there", () => {
+    const dist = path.join(installed, "dist")
+    const files = readdirSync(dist, { recursive: true, encoding: "utf8" }).filter(
+      (name) => name.endsWith(".js") && !name.startsWith("cli/"),
+    )
+    assert.ok(files.length > 150, String(files.length))
+    const missing = files.flatMap((name) =>
+      [...readFileSync(path.join(dist, name), "utf8").matchAll(/(?:from |import\()"(\.[^"]+)"/g)]
+        .map(([, to = ""]) => path.join(dist, path.dirname(name), to))
+        .filter((to) => !existsSync(to))
+        .map((to) => `${name} → ${to}`),
+    )
+    assert.deepEqual(missing, [])
   })
 
   it("says what is missing and what to do where there is no addon", async () => {
