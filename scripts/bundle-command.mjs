@@ -1,21 +1,9 @@
 // The command as one file, dist/cli/command.js, what runs payloads as a smaller one, dist/cli/run.js, and a small one that loads
 // either, dist/cli/main.js (lib/cli/start.cjs). Loading fifty modules one by one takes longer than opening an image; as a CommonJS module it does
-// without the wrappers that Node makes of its own modules for an import; and with V8's code cache beside it nothing is compiled twice.
+// without the wrappers that Node makes of its own modules for an import.
 import { spawnSync } from "node:child_process"
-import { generateKeyPairSync } from "node:crypto"
-import {
-  chmodSync,
-  copyFileSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs"
-import { tmpdir } from "node:os"
+import { chmodSync, copyFileSync, readFileSync, writeFileSync } from "node:fs"
 import { createRequire, isBuiltin } from "node:module"
-import path from "node:path"
 import { build } from "esbuild"
 
 const main = "dist/cli/main.js"
@@ -94,27 +82,3 @@ chmodSync(main, 0o755)
 
 if (spawnSync(main, ["--version"], { stdio: ["ignore", "ignore", "inherit"] }).status !== 0)
   throw new Error("the bundled command does not start")
-
-// What was compiled in a run is in the cache: so the usual commands run once. They need not succeed: the addon may be
-// missing, or what a payload needs.
-const folder = mkdtempSync(path.join(tmpdir(), "sifcrypt-bundle-"))
-try {
-  for (const name of readdirSync("dist/cli").filter((file) => file.endsWith(".cache")))
-    rmSync(`dist/cli/${name}`)
-  const pair = generateKeyPairSync("rsa", { modulusLength: 2048 })
-  const key = path.join(folder, "key.pem")
-  writeFileSync(key, pair.privateKey.export({ type: "pkcs8", format: "pem" }))
-  const tree = path.join(folder, "tree")
-  const image = path.join(folder, "image.sif")
-  mkdirSync(tree)
-  writeFileSync(path.join(tree, "file"), "")
-  const env = { ...process.env, SIFCRYPT_WRITE_CODE_CACHE: "1" }
-  for (const args of [
-    ["build", "--pem-path", key, image, tree],
-    ["ls", "--pem-path", key, image],
-    ["exec", "--engine", "userspace", "--pem-path", key, image, "/file"],
-  ])
-    spawnSync(main, args, { env, stdio: "ignore" })
-} finally {
-  rmSync(folder, { recursive: true })
-}

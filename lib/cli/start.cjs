@@ -91,10 +91,19 @@ if (process.argv[2] === "+")
     ...process.argv.slice(3).map((word) => word.replace(/^\+/, "")),
   ]
 
-// command.js or run.js from V8's code cache, if this is the Node that wrote it; else it is compiled as ever. V8 itself takes what another
-// release with the same version of V8 wrote, which has other built-ins in other places.
-const { readFileSync, writeFileSync } = require("node:fs")
-const { basename, join } = require("node:path")
+const {
+  closeSync,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  statSync,
+  unlinkSync,
+  writeSync,
+} = require("node:fs")
+const { basename, dirname, isAbsolute, join } = require("node:path")
 const { Script } = require("node:vm")
 // The command behind the options that stand before it; an image's launch line has none.
 const words = process.argv.slice(2)
@@ -105,14 +114,124 @@ const isRun =
   (basename(process.argv[1]) === "run-singularity" && words[0] !== "--start-failure")
 const name = isRun ? "run" : "command"
 const filename = join(__dirname, name + ".js")
-const cache = join(__dirname, `${name}-${process.version}-${process.arch}.cache`)
-let cachedData
-try {
-  cachedData = readFileSync(cache)
-} catch {
-  // Packed without one.
+const source = readFileSync(filename)
+
+// What V8 has compiled of it in earlier runs. That is code, and V8 believes all of it: so it is taken from a folder and a file that are this
+// user's alone, as they were written, and for this very Node. V8 itself takes what another build of the same version wrote, which has other
+// built-ins in other places, or another architecture. Where there is none, or none can be kept, a start takes longer, and that is all.
+const HASH_LENGTH = 32
+const HEADER_LENGTH = 256 // the hash of what follows it, the commands whose functions are there, zeros
+const MOST_BYTES = 1 << 25
+const MOST_CACHES = 8
+const MOST_COMMANDS = 16
+const DAY_MS = 86_400_000
+
+/** Is it this user's, and has nobody else these permissions? */
+function isOwn(stats, permissions) {
+  return stats?.uid === process.geteuid() && (stats.mode & permissions) === 0
 }
-const script = new Script(readFileSync(filename, "latin1"), { filename, cachedData })
-if (process.env.SIFCRYPT_WRITE_CODE_CACHE === "1")
-  process.on("exit", () => writeFileSync(cache, script.createCachedData()))
+
+function isOwnFolder(folder, permissions = 0o022) {
+  const stats = statSync(folder, { throwIfNoEntry: false })
+  return stats?.isDirectory() === true && isOwn(stats, permissions)
+}
+
+/** Where caches are; undefined where that would not be this user's alone: sudo, for one, keeps the home of whoever called it. */
+function cacheFolder(make) {
+  const { HOME: home = "", XDG_CACHE_HOME: given = "" } = process.env
+  const place = isAbsolute(given) ? given : join(home, ".cache")
+  if (!isAbsolute(place)) return undefined
+  const folders = [place, join(place, "sifcrypt"), join(place, "sifcrypt", "code")]
+  if (make)
+    for (const folder of folders)
+      if (isOwnFolder(dirname(folder)) && statSync(folder, { throwIfNoEntry: false }) === undefined)
+        mkdirSync(folder, { mode: 0o700 })
+  return folders.every((folder) => isOwnFolder(folder)) && isOwnFolder(folders[2], 0o077)
+    ? folders[2]
+    : undefined
+}
+
+function sha256(...parts) {
+  const hash = require("node:crypto").createHash("sha256")
+  for (const part of parts) hash.update(part)
+  return hash.digest()
+}
+
+function cacheName() {
+  const { size, mtimeMs } = statSync(process.execPath)
+  const about = [process.version, process.versions.v8, process.arch, size, mtimeMs, ""].join("\0")
+  return `${name}-${sha256(about, source).toString("hex")}.cache`
+}
+
+function readCache() {
+  const folder = cacheFolder(false)
+  if (folder === undefined) return undefined
+  const { O_NOFOLLOW, O_NONBLOCK, O_RDONLY } = require("node:fs").constants
+  const file = openSync(join(folder, cacheName()), O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+  try {
+    const stats = fstatSync(file)
+    if (!stats.isFile() || !isOwn(stats, 0o077) || stats.size <= HEADER_LENGTH || stats.size > MOST_BYTES)
+      return undefined
+    const bytes = readFileSync(file)
+    if (!sha256(bytes.subarray(HASH_LENGTH)).equals(bytes.subarray(0, HASH_LENGTH))) return undefined
+    const known = bytes.toString("latin1", HASH_LENGTH, HEADER_LENGTH).replace(/\0+$/, "").split(" ")
+    return { known, isOld: Date.now() - stats.mtimeMs > DAY_MS, data: bytes.subarray(HEADER_LENGTH) }
+  } finally {
+    closeSync(file)
+  }
+}
+
+function writeCache(known, data) {
+  const folder = cacheFolder(true)
+  if (folder === undefined) return
+  const bytes = Buffer.concat([Buffer.alloc(HEADER_LENGTH), data])
+  bytes.write(known.join(" "), HASH_LENGTH, HEADER_LENGTH - HASH_LENGTH, "latin1")
+  sha256(bytes.subarray(HASH_LENGTH)).copy(bytes)
+  const file = join(folder, cacheName())
+  const unfinished = `${file}.${process.pid}`
+  const descriptor = openSync(unfinished, "wx", 0o600)
+  try {
+    for (let done = 0; done < bytes.length;) done += writeSync(descriptor, bytes, done)
+    renameSync(unfinished, file)
+  } catch (error) {
+    unlinkSync(unfinished)
+    throw error
+  } finally {
+    closeSync(descriptor)
+  }
+  // Those of other releases, and what was left unfinished.
+  const caches = readdirSync(folder)
+    .filter((entry) => /^(?:run|command)-[0-9a-f]{64}\.cache/.test(entry))
+    .map((entry) => join(folder, entry))
+    .map((path) => ({ path, time: statSync(path).mtimeMs }))
+    .sort((one, other) => other.time - one.time)
+  for (const { path } of caches.slice(MOST_CACHES)) unlinkSync(path)
+}
+
+let cache
+try {
+  cache = readCache()
+} catch {
+  // Not there, or not to be read.
+}
+const script = new Script(source.latin1Slice(), { filename, cachedData: cache?.data })
+const known = cache === undefined || script.cachedDataRejected ? [] : cache.known
+// A command compiles what others do not, and so does an option: for that it is written once a day. Of what was typed, only what can be the name
+// of a command is written down.
+const word = words.includes("--help") ? "help" : (/^[a-z]{1,12}$/.exec(words[at])?.[0] ?? "none")
+if (cache?.isOld || (!known.includes(word) && known.length < MOST_COMMANDS)) {
+  const { cachedDataVersionTag } = require("node:v8")
+  const tag = cachedDataVersionTag()
+  process.on("exit", (status) => {
+    // What is compiled under other switches (small-heap.ts) would be refused.
+    if (status !== 0 || cachedDataVersionTag() !== tag) return
+    process.on("SIGXFSZ", none)
+    try {
+      writeCache([...new Set([...known, word])].slice(0, MOST_COMMANDS), script.createCachedData())
+    } catch {
+      // No room, no right to it.
+    }
+    process.off("SIGXFSZ", none)
+  })
+}
 script.runInThisContext().call(exports, exports, require, module, filename, __dirname)
