@@ -32,6 +32,9 @@ constexpr uint64_t kOwnerCapabilities = uint64_t{1} << CAP_CHOWN | uint64_t{1} <
 
 /// What is left has to be more than nothing, which the kernel takes for no limit at all.
 constexpr uint64_t kLeastMemory = 1 << 20;
+/// The two places that who unpacks sees: what it fills, and its own descriptors, by which nodes and links get attributes.
+constexpr char kFilled[] = "/image";
+constexpr char kDescriptors[] = "/proc/self/fd";
 
 void MountMemory(uint64_t size, const std::string& target) {
   if (size < kLeastMemory) throw SystemError(ENOSPC, "memory");
@@ -49,21 +52,22 @@ void Unpack(const ImageOptions& image, const std::string& target) {
   limits.block_cache = static_cast<size_t>(image.cache_mib) << 20;
   ProtectSecrets();
   const std::shared_ptr<const ByteSource> source = OpenImage(image);
+  EnterOwnRoot({{target, kFilled, true}, {kDescriptors, kDescriptors}}, "memory");
   // Everything is the caller's then, as it is where FUSE shows it.
   GiveUpPrivileges(Calls::kProgram, image.owner ? 0 : kOwnerCapabilities);
   const SquashfsReader reader(source, limits);
   ExtractRequest request;
   request.path = "/";
-  request.target = target;
+  request.target = kFilled;
   request.preserve_owner = !image.owner;
   request.keep_modes = true;
   Extract(reader, request);
   const InodePtr root = reader.GetInode(reader.Resolve("/", true));
-  if (!image.owner) CheckErrno(chown(target.c_str(), root->uid, root->gid), "chown");
-  CheckErrno(chmod(target.c_str(), root->mode), "chmod");
+  if (!image.owner) CheckErrno(chown(kFilled, root->uid, root->gid), "chown");
+  CheckErrno(chmod(kFilled, root->mode), "chmod");
   const timespec time{.tv_sec = static_cast<time_t>(root->mtime), .tv_nsec = 0};
   const timespec times[] = {time, time};
-  CheckErrno(utimensat(AT_FDCWD, target.c_str(), times, 0), "utimensat");
+  CheckErrno(utimensat(AT_FDCWD, kFilled, times, 0), "utimensat");
 }
 
 /// "operation: detail", as SystemError has put it together.

@@ -1,8 +1,9 @@
 // The memory engine: payloads where there is no /dev/fuse.
 import assert from "node:assert/strict"
 import { once } from "node:events"
-import { chmodSync, readFileSync, writeFileSync } from "node:fs"
+import { chmodSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs"
 import path from "node:path"
+import { setImmediate } from "node:timers/promises"
 import {
   isRoot,
   sifcrypt,
@@ -23,6 +24,7 @@ describe("the memory engine", () => {
   const keys = testKeys()
   const folder = newFolder("memory", userId)
   const image = path.join(folder, "image.sif")
+  const slow = path.join(folder, "slow.sif")
   const dev = newFolder("dev")
   const credentials = ["--pem-path", keys.privateKey]
 
@@ -32,7 +34,11 @@ describe("the memory engine", () => {
     writeFileSync(path.join(tree, "data", "closed"), "closed\n", { mode: 0o600 })
     writeFileSync(path.join(tree, "data", "large"), Buffer.alloc(16 << 20, "words"))
     await sifcryptOk(["build", "--pem-path", keys.publicKey, image, tree], { as: "self" })
-    chmodSync(image, 0o644)
+    // It takes a while to unpack.
+    rmSync(path.join(tree, "data", "large"))
+    writeFileSync(path.join(tree, "data", "slow"), Buffer.alloc(128 << 20, "words"))
+    await sifcryptOk(["build", "--pem-path", keys.publicKey, slow, tree], { as: "self" })
+    for (const file of [image, slow]) chmodSync(file, 0o644)
   })
 
   /** Runs with changes to what a mount namespace shows. */
@@ -98,6 +104,27 @@ describe("the memory engine", () => {
         } finally {
           await sifcryptOk(["instance", "stop", name], { as })
         }
+      })
+
+      it("lets who unpacks see nothing of the machine", async () => {
+        const child = startSifcrypt(["exec", "--engine", "memory", ...credentials, slow, "sh", "-c", ":"], {
+          as,
+          cwd: folder,
+        })
+        const ended = once(child, "exit")
+        const roots = new Set<string>()
+        while (child.exitCode === null && child.signalCode === null) {
+          for (const processId of readdirSync("/proc").filter((name) => /^\d+$/.test(name)))
+            try {
+              if (readlinkSync(`/proc/${processId}/exe`).endsWith("/sifcrypt-starter"))
+                roots.add(readdirSync(`/proc/${processId}/root`).join(" "))
+            } catch {
+              // it has ended
+            }
+          await setImmediate()
+        }
+        assert.deepEqual(await ended, [0, null])
+        assert.ok(roots.has("image proc"), [...roots].join("\n"))
       })
 
       it("refuses what does not fit into what is free", async () => {
