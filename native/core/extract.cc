@@ -35,6 +35,8 @@ constexpr uint64_t kStepsPerLevel = 8;
 // Each may hold a descriptor open.
 constexpr size_t kMaxQueued = 128;
 constexpr unsigned kMaxThreads = 4;
+/// Whose the kernel says is what belongs to somebody that a user namespace does not know.
+constexpr uid_t kNobody = 65534;
 
 // openat2(2): younger than the headers that some of the systems we build on have.
 #ifdef SYS_openat2
@@ -118,6 +120,9 @@ class Extraction {
   bool LinkToFirst(int parent, const WalkedFolderPtr& folder, const std::string& name, const Inode& inode);
   void FinishFolders();
   void SetAttributes(int fd, const Inode& inode, const struct stat& made);
+  /// `give` gives it to a user and a group, or to one of them, and returns as the system call does.
+  template <typename Give>
+  void SetOwner(const Inode& inode, Give give);
   /// `set` sets one and returns as the system call does.
   template <typename Set>
   void SetXattrs(const Inode& inode, Set set);
@@ -154,6 +159,7 @@ class Extraction {
   std::vector<std::thread> workers_;
   std::atomic<uint64_t> bytes_ = 0;
   std::atomic<uint64_t> skipped_xattrs_ = 0;
+  std::atomic<uint64_t> unknown_owners_ = 0;
   std::atomic<uint64_t> steps_ = 0;
   std::mutex progress_mutex_;
 };
@@ -191,6 +197,7 @@ Extracted Extraction::Run() {
   if (failure_) std::rethrow_exception(failure_);
   done_.bytes = bytes_;
   done_.skipped_xattrs = skipped_xattrs_;
+  done_.unknown_owners = unknown_owners_;
   return done_;
 }
 
@@ -274,7 +281,9 @@ void Extraction::ExtractNode(int parent, const std::string& name, const Inode& i
   else if (!device)
     CheckErrno(mknodat(parent, name.c_str(), FileTypeBits(inode.type) | 0600, 0), "mknodat");
   if (request_.preserve_owner)
-    CheckErrno(fchownat(parent, name.c_str(), inode.uid, inode.gid, AT_SYMLINK_NOFOLLOW), "fchownat");
+    SetOwner(inode, [parent, &name](uid_t uid, gid_t gid) {
+      return fchownat(parent, name.c_str(), uid, gid, AT_SYMLINK_NOFOLLOW);
+    });
   // There is no setxattrat before Linux 6.13.
   const std::string path = "/proc/self/fd/" + std::to_string(parent) + "/" + name;
   SetXattrs(inode, [&path](const Xattr& xattr) {
@@ -318,13 +327,26 @@ void Extraction::FinishFolders() {
 // permission.
 void Extraction::SetAttributes(int fd, const Inode& inode, const struct stat& made) {
   const bool has_owner = made.st_uid == inode.uid && made.st_gid == inode.gid;
-  if (request_.preserve_owner && !has_owner) CheckErrno(fchown(fd, inode.uid, inode.gid), "fchown");
+  if (request_.preserve_owner && !has_owner)
+    SetOwner(inode, [fd](uid_t uid, gid_t gid) { return fchown(fd, uid, gid); });
   SetXattrs(inode, [fd](const Xattr& xattr) {
     return fsetxattr(fd, xattr.name.c_str(), xattr.value.data(), xattr.value.size(), 0);
   });
   CheckErrno(fchmod(fd, ModeOf(inode)), "fchmod");
   const timespec times[2] = {ModifiedAt(inode), ModifiedAt(inode)};
   CheckErrno(futimens(fd, times), "futimens");
+}
+
+template <typename Give>
+void Extraction::SetOwner(const Inode& inode, Give give) {
+  if (give(inode.uid, inode.gid) == 0) return;
+  if (errno != EINVAL) throw SystemError(errno, "chown");
+  ++unknown_owners_;
+  constexpr auto kSame = static_cast<uid_t>(-1);
+  for (const uid_t uid : {inode.uid, kNobody})
+    if (give(uid, kSame) == 0) break;
+  for (const gid_t gid : {inode.gid, kNobody})
+    if (give(kSame, gid) == 0) break;
 }
 
 template <typename Set>

@@ -38,6 +38,8 @@ struct Extracted {
   uint64_t skipped_devices = 0;
   /// Xattrs that the file system or the lack of privilege refused.
   uint64_t skipped_xattrs = 0;
+  /// Entries with an owner that this user namespace does not know: they are nobody's, if it knows nobody.
+  uint64_t unknown_owners = 0;
 };
 
 /// Throws SystemError: EEXIST when an entry other than a directory stands in the way, ECANCELED when

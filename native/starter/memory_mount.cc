@@ -61,13 +61,11 @@ void Unpack(const ImageOptions& image, const std::string& target) {
   request.target = kFilled;
   request.preserve_owner = !image.owner;
   request.keep_modes = true;
-  Extract(reader, request);
-  const InodePtr root = reader.GetInode(reader.Resolve("/", true));
-  if (!image.owner) CheckErrno(chown(kFilled, root->uid, root->gid), "chown");
-  CheckErrno(chmod(kFilled, root->mode), "chmod");
-  const timespec time{.tv_sec = static_cast<time_t>(root->mtime), .tv_nsec = 0};
-  const timespec times[] = {time, time};
-  CheckErrno(utimensat(AT_FDCWD, kFilled, times, 0), "utimensat");
+  request.fill = true;
+  const uint64_t strangers = Extract(reader, request).unknown_owners;
+  if (strangers != 0)
+    dprintf(STDERR_FILENO, "sifcrypt: %llu files of owners who are not mapped here are nobody's\n",
+            static_cast<unsigned long long>(strangers));
 }
 
 /// "operation: detail", as SystemError has put it together.

@@ -1,7 +1,7 @@
 // The memory engine: payloads where there is no /dev/fuse.
 import assert from "node:assert/strict"
 import { once } from "node:events"
-import { chmodSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs"
+import { chmodSync, chownSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { setImmediate } from "node:timers/promises"
 import {
@@ -160,4 +160,42 @@ describe("the memory engine", () => {
         await waitFor("the end of its processes", () => processesOfGroup(group).length === 0)
       })
     })
+
+  it("gives what belongs to nobody that is mapped to nobody, as user space shows it, and says so", async () => {
+    const own = newFolder("memory-ids")
+    for (const name of ["subuid", "subgid"]) writeFileSync(path.join(own, name), "nobody:300000:65536\n")
+    const tree = makeRootTree()
+    chownSync(path.join(tree, "data", "hello"), 70_000, 5)
+    chownSync(path.join(tree, "data"), 5, 70_000)
+    const strangers = path.join(folder, "strangers.sif")
+    await sifcryptOk(["build", strangers, tree], { as: "self" })
+    const [memory, userspace] = await Promise.all(
+      ["memory", "userspace"].map((engine) =>
+        sifcrypt(
+          [
+            "exec",
+            "--engine",
+            engine,
+            "--fakeroot",
+            strangers,
+            "stat",
+            "-c",
+            "%u:%g",
+            "/data/hello",
+            "/data",
+          ],
+          {
+            as: "nobody",
+            cwd: folder,
+            wrapper: changed(
+              `mount --bind ${own}/subuid /etc/subuid && mount --bind ${own}/subgid /etc/subgid`,
+            ),
+          },
+        ),
+      ),
+    )
+    assert.equal(memory?.text, userspace?.text)
+    assert.equal(memory.text, "65534:5\n5:65534\n")
+    assert.match(memory.stderr, /2 files of owners who are not mapped here are nobody's/)
+  })
 })
