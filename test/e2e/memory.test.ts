@@ -194,8 +194,8 @@ describe("the memory engine", () => {
         ),
       ),
     )
-    assert.equal(memory?.text, userspace?.text)
-    assert.equal(memory.text, "65534:5\n5:65534\n")
+    assert.equal(memory?.text, "65534:5\n5:65534\n", memory?.stderr)
+    assert.equal(userspace?.text, memory.text)
     assert.match(memory.stderr, /2 files of owners who are not mapped here are nobody's/)
   })
 })
