@@ -171,11 +171,13 @@ class SessionBinds {
     from: { readonly image?: number; readonly readOnly?: boolean } = {},
   ): OciMount {
     const devices = from.image === undefined && isForDevices(source)
-    this.#words.push(from.image === undefined ? "" : String(from.image), source, devices ? "d" : "")
-    const flags = ["rbind", "rslave", "nosuid", ...(devices ? [] : ["nodev"])]
+    const readOnly = from.readOnly === true
+    const image = from.image === undefined ? "" : String(from.image)
+    this.#words.push(image, source, `${devices ? "d" : ""}${readOnly ? "r" : ""}`)
+    const flags = ["rbind", "rslave", "nosuid", ...(devices ? [] : ["nodev"]), ...(readOnly ? ["ro"] : [])]
     const place = `${this.#session}/bound/${this.#count++}`
     if (from.image === undefined) this.#sources.set(place, source)
-    return bindMount(place, destination, [...flags, ...(from.readOnly === true ? ["ro"] : [])])
+    return bindMount(place, destination, flags)
   }
 
   /** What of the host is bound at this place of the session. */

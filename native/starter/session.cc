@@ -68,6 +68,7 @@ struct BindSource {
   std::optional<size_t> image;
   std::string path;
   bool devices = false;
+  bool read_only = false;
 };
 
 /// What ends with a zero byte each.
@@ -82,13 +83,14 @@ std::vector<std::string> SplitWords(const std::string& text) {
   return words;
 }
 
-/// "<image's number or nothing>\0<path>\0<d for devices, or nothing>\0", one behind the other.
+/// "<image's number or nothing>\0<path>\0<flags>\0", one behind the other. Of the flags d is for devices, r for read-only.
 std::vector<BindSource> ParseBinds(const std::string& text, size_t images) {
   const std::vector<std::string> words = SplitWords(text);
   if (words.size() % 3 != 0 || words.size() / 3 > kMaxBinds) throw FormatError("bundle", "not a list of binds");
   std::vector<BindSource> binds;
   for (size_t i = 0; i < words.size(); i += 3) {
-    BindSource bind{std::nullopt, words[i + 1], words[i + 2] == "d"};
+    const auto has = [flags = words[i + 2]](char flag) { return flags.find(flag) != std::string::npos; };
+    BindSource bind{std::nullopt, words[i + 1], has('d'), has('r')};
     if (!words[i].empty()) {
       const char* end = words[i].data() + words[i].size();
       size_t number = 0;
@@ -129,18 +131,31 @@ std::string PathFrom(const std::string& root, int folder) {
   return found.starts_with(root + "/") ? found.substr(root.size()) : "";
 }
 
+/// An owner that is not mapped into a user namespace cannot be given; then it is the caller.
+void GiveOwner(const std::string& path, const struct stat& like) {
+  if (chown(path.c_str(), like.st_uid, like.st_gid) != 0 && errno != EINVAL && errno != EPERM)
+    throw SystemError(errno, "overlay");
+}
+
 /// Makes the folders of a path, each below `root`, as those of the same name below `model` are.
 void MakeFoldersLike(const std::string& root, const std::string& model, const std::string& path) {
   for (size_t end = 0; end != std::string::npos;) {
     end = path.find('/', end + 1);
     const std::string name = path.substr(0, end);
     const std::string target = root + name;
-    if (name.empty() || mkdir(target.c_str(), 0755) != 0) continue;  // it is there
+    if (name.empty()) continue;
+    if (mkdir(target.c_str(), 0755) != 0) {
+      if (errno == EEXIST) continue;
+      throw SystemError(errno, "overlay", name + ": " + std::strerror(errno));
+    }
     struct stat info {};
-    if (lstat((model + name).c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) continue;
+    if (lstat((model + name).c_str(), &info) != 0) {
+      if (errno == ENOENT) continue;
+      throw SystemError(errno, "overlay", name + ": " + std::strerror(errno));
+    }
+    if (!S_ISDIR(info.st_mode)) continue;
     CheckErrno(chmod(target.c_str(), info.st_mode & 07777), "overlay");
-    // An owner that is not mapped into a user namespace cannot be given; then it is the caller.
-    static_cast<void>(!chown(target.c_str(), info.st_uid, info.st_gid));
+    GiveOwner(target, info);
   }
 }
 
@@ -335,8 +350,7 @@ void Session::MountOverlay() {
   CheckErrno(stat(Path("lower").c_str(), &root), "overlay");
   if (!kept) {
     CheckErrno(chmod(Path("upper").c_str(), root.st_mode & 07777), "overlay");
-    // An owner that is not mapped into a user namespace cannot be given; then it is the caller.
-    static_cast<void>(!chown(Path("upper").c_str(), root.st_uid, root.st_gid));
+    GiveOwner(Path("upper"), root);
   }
   // Relative, because a path could hold the separators of the option string.
   CheckErrno(chdir(directory_.c_str()), "overlay");
@@ -395,7 +409,7 @@ void Session::MountBinds(const std::vector<LayerOptions>& images, const std::vec
     if (mount(source.c_str(), target.c_str(), nullptr, MS_BIND | MS_REC, nullptr) != 0)
       throw SystemError(errno, "bind", bind.path + ": " + std::strerror(errno));
     bound_.push_back(target);
-    RestrictMount(target, bind.devices ? 0 : MS_NODEV, "bind");
+    RestrictMount(target, (bind.devices ? 0 : MS_NODEV) | (bind.read_only ? MS_RDONLY : 0), "bind");
   }
   CheckErrno(mount(nullptr, directory_.c_str(), nullptr, MS_PRIVATE, nullptr), "bind");
 }
