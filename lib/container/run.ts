@@ -26,6 +26,7 @@ import {
   umaskOf,
   workingFolder,
 } from "../runtime/identity.ts"
+import { mountFlagsOf } from "../runtime/mountinfo.ts"
 import { keptArguments, preservedDescriptors } from "../runtime/preserved.ts"
 import { findProgram } from "../runtime/program.ts"
 import { handOver } from "../runtime/handover.ts"
@@ -436,6 +437,7 @@ export async function withRun<T>(
     confinement,
     stays,
     writableRoot: options.writableTmpfs === true || overlays.writable || writesFolder,
+    rootFlags: writesFolder ? mountFlagsOf(startable.source.fd) : undefined,
     mountPoints: folder === undefined ? "made" : writesFolder ? "missing" : "listed",
     resources,
     cgroupsPath: cgroup?.path,

@@ -48,6 +48,8 @@ export interface BundleOptions {
   readonly stays?: boolean | undefined
   /** The root can be written to; otherwise it only looks so to the runtime. */
   readonly writableRoot: boolean
+  /** Of the mount that the root is in, if it is a folder that is written to. */
+  readonly rootFlags?: ReadonlySet<string> | undefined
   /**
    * What is not there to be mounted over: `made` (the default), by the runtime; `listed`, as the root is a folder that may be somebody
    * else's, by the starter in a layer of its own; `missing`, as the root is a folder that is written to: what has no place in it is left out.
@@ -477,7 +479,8 @@ export async function makeBundle(given: BundleOptions): Promise<Buffer> {
                   "sifcrypt-init",
                   "remount-root",
                   ...(options.writableRoot ? ["--writable"] : []),
-                  ...(confinement.suid ? ["--suid"] : []),
+                  ...(confinement.suid && options.rootFlags?.has("nosuid") !== true ? ["--suid"] : []),
+                  ...(options.rootFlags?.has("noexec") === true ? ["--noexec"] : []),
                   root,
                 ],
               },

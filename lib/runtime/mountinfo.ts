@@ -42,3 +42,12 @@ export function parseMountInfo(text: string): readonly MountEntry[] {
 export function readMounts(): readonly MountEntry[] {
   return parseMountInfo(readFileSync("/proc/self/mountinfo", "utf8"))
 }
+
+/** The flags of the mount that an open file is in: `noexec`, `nosuid`, … */
+export function mountFlagsOf(fd: number): ReadonlySet<string> {
+  const id = /^mnt_id:\s*(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, "utf8"))?.[1]
+  const line = readFileSync("/proc/self/mountinfo", "utf8")
+    .split("\n")
+    .find((one) => one.split(" ", 1)[0] === id)
+  return new Set(line?.split(" ")[5]?.split(","))
+}

@@ -2,7 +2,7 @@
 // and uses system calls only.
 //
 //   sifcrypt-init [--check-NAME=VALUE...] [--init] [--stay] -- PROGRAM [ARGUMENT...]
-//   sifcrypt-init remount-root [--writable] [--suid] FOLDER
+//   sifcrypt-init remount-root [--writable] [--suid] [--noexec] FOLDER
 //
 // The second is an OCI hook, in the container's mount namespace: it is here because this program starts in no time. For the first one
 // it makes sure that the confinement that was asked for is there: a runtime that quietly leaves it out has happened
@@ -213,7 +213,7 @@ bool IsEnding(int signal) { return signal == SIGHUP || signal == SIGINT || signa
   _exit(result);
 }
 
-/// Restores what crun drops: nosuid and nodev of the root file system's mount.
+/// Restores what crun drops: nosuid, nodev and noexec of the root file system's mount.
 int RemountRoot(int argc, char** argv) {
   unsigned long flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV;
   if (argc < 1) Fail("sifcrypt-init: remount-root: needs a folder");
@@ -222,6 +222,8 @@ int RemountRoot(int argc, char** argv) {
       flags &= ~static_cast<unsigned long>(MS_RDONLY);
     else if (strcmp(argv[at], "--suid") == 0)
       flags &= ~static_cast<unsigned long>(MS_NOSUID);
+    else if (strcmp(argv[at], "--noexec") == 0)
+      flags |= MS_NOEXEC;
     else
       Fail("sifcrypt-init: remount-root: unknown argument: ", argv[at]);
   }

@@ -248,4 +248,28 @@ describe("what people call an image", () => {
     await assert.rejects(open(path.join(folder, "nothing")), { code: "ENOENT" })
     await sifcryptOk(["ls", images.sandbox])
   })
+
+  it("keeps what a folder's mount forbids, with --writable as root", async function () {
+    if (!isRoot) skip(this, "needs root, to mount something")
+    const place = newFolder("mounted")
+    const on = (flags: string, ...args: readonly string[]): Promise<Result> =>
+      sifcrypt(["exec", "--writable", ...args], {
+        as: "self",
+        cwd: folder,
+        wrapper: [
+          ...["unshare", "--mount", "sh", "-c"],
+          `mount -t tmpfs -o ${flags} tmpfs ${place} && cp -a ${sandbox}/. ${place} && exec "$@"`,
+          "sh",
+        ],
+      })
+    const suid = await on("nosuid", "--allow-setuid", place, "cat", "/proc/self/mountinfo")
+    assert.match(suid.text, / \/ rw,nosuid,/, suid.stderr)
+    assert.match(
+      (await on("mode=755", "--allow-setuid", place, "cat", "/proc/self/mountinfo")).text,
+      / \/ rw,nodev,/,
+    )
+    const noexec = await on("noexec", place, "true")
+    assert.equal(noexec.status, 255)
+    assert.match(noexec.stderr, /true: not found in the image, or not executable/)
+  })
 })
