@@ -130,11 +130,11 @@ export class FolderTree implements ReadableTree {
    * @returns The name of what is there in the last folder of the way; undefined: it is that folder.
    */
   #go(way: Way, path: Place, follow: boolean): Buffer | undefined {
-    let left = partsOf(path)
+    // The next one last: links may put tens of thousands of parts in front.
+    const left = partsOf(path).reverse()
     for (let links = 0; ;) {
-      const [part, ...rest] = left
+      const part = left.pop()
       if (part === undefined) return undefined
-      left = rest
       if (part.equals(UP)) {
         way.up()
         continue
@@ -153,7 +153,7 @@ export class FolderTree implements ReadableTree {
       if (!follow && left.length === 0) return part
       if (++links > MAX_LINKS) throw failure("ELOOP")
       if (target.subarray(0, 1).equals(SLASH)) way.toRoot()
-      left = [...partsOf(target), ...left]
+      for (const one of partsOf(target).reverse()) left.push(one)
     }
   }
 

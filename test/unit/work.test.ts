@@ -1,12 +1,13 @@
 // Work for few bytes: each parser gets four times as much of one thing, and takes about four times as long, not sixteen.
 import assert from "node:assert/strict"
-import { mkdirSync, writeFileSync } from "node:fs"
+import { closeSync, mkdirSync, openSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { PacketList, readKey } from "openpgp"
 import { parseCsv } from "../../lib/cli/csv.ts"
 import { parseDefinition } from "../../lib/definition/definition-file.ts"
 import { matcher } from "../../lib/definition/glob-match.ts"
 import { expandBraces, expandGlob } from "../../lib/definition/glob.ts"
+import { FolderTree } from "../../lib/device/folder-tree.ts"
 import { parseGocryptfsConfig } from "../../lib/device/gocryptfs.ts"
 import { decodeLuksHeader, encodeLuksCopy } from "../../lib/device/luks-header.ts"
 import { parseStrictJson } from "../../lib/device/strict-json.ts"
@@ -476,6 +477,24 @@ describe("work for few bytes", () => {
       (count) => "me:1:1\n".repeat(count),
       (text: string) => parseRanges(text, "me", 1),
       5000,
+    ],
+    "links in the ways of a folder's links": [
+      (count) => {
+        const folder = newFolder("links")
+        for (let link = 0; link < count; link++)
+          symlinkSync(`${link + 1}/${"../".repeat(1300)}`, path.join(folder, String(link)))
+        mkdirSync(path.join(folder, String(count)))
+        return folder
+      },
+      async (folder: string) => {
+        const fd = openSync(folder, "r")
+        try {
+          await new FolderTree(fd, folder).stat("/0", true)
+        } finally {
+          closeSync(fd)
+        }
+      },
+      9,
     ],
     "hosts that take no proxy": [
       (count) => "a.example.org,".repeat(count),
