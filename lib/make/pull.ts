@@ -97,7 +97,7 @@ export async function pull(given: PullOptions): Promise<PullResult> {
   })
   await using store = found.store
   const wanted = platformOf(options.architecture ?? process.arch)
-  const { manifest, digest } = await resolveManifest(store, found.descriptor, wanted)
+  const { manifest, descriptor } = await resolveManifest(store, found.descriptor, wanted)
   const blob = artifactOf(manifest, reference.text)
   const limit = options.oci?.maxLayerBytes ?? MAX_LAYER_BYTES
   if (blob.size > limit)
@@ -114,7 +114,7 @@ export async function pull(given: PullOptions): Promise<PullResult> {
   await target.publish(force)
   return {
     output,
-    digest: digest.text,
+    digest: descriptor.digest.text,
     imageDigest: blob.digest.text,
     size: blob.size,
     title: blob.annotations[TITLE],

@@ -1,8 +1,21 @@
-// An image from one place to another, as it is: no byte of any part changes, and so no digest.
+// An image from one place to another. As it is, no byte of any part changes, and so no digest; what is chosen of an index, or
+// becomes of a layer, changes what names it, and nothing else.
 import { OciError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
-import { MAX_NESTING, readDocument } from "./image.ts"
-import { parseDocument, type Descriptor } from "./manifest.ts"
+import { digestOf, type Digest } from "./digest.ts"
+import { MAX_NESTING, readDocument, resolveManifest } from "./image.ts"
+import {
+  isConfigType,
+  parseConfig,
+  parseDocument,
+  platformFits,
+  platformText,
+  withDescriptors,
+  type Descriptor,
+  type ImageIndex,
+  type ImageManifest,
+  type Platform,
+} from "./manifest.ts"
 import { inParallel } from "./parallel.ts"
 import { VerifiedBlob, type Document, type ImageSink } from "./sink.ts"
 import type { BlobStore } from "./store.ts"
@@ -11,75 +24,259 @@ import type { BlobStore } from "./store.ts"
 const MAX_DOCUMENTS = 1000
 const MAX_DOCUMENT_BYTES: Bytes = 64 << 20
 
+/** An image that was found: where its parts lie, and which it is. */
+export interface CopySource {
+  readonly store: BlobStore
+  readonly descriptor: Descriptor
+}
+
+/** Bytes from the first on, at each call. */
+type Opener = () => AsyncIterable<Buffer> | Iterable<Buffer>
+
+/** What a layer becomes. */
+export interface MappedLayer {
+  /** Of the new bytes, with all annotations that it is to have. */
+  readonly descriptor: Descriptor
+  readonly open: Opener
+}
+
+/** Where a layer stands. */
+export interface LayerPlace {
+  readonly store: BlobStore
+  readonly manifest: ImageManifest
+  /** From 0, the base. */
+  readonly index: number
+  /** By the index, or else by the configuration; undefined where that is no image's. */
+  readonly platform: Platform | undefined
+}
+
+/** Says what becomes of a layer; undefined: it stays as it is. Asked once for each layer of each manifest, several at a time. */
+export type LayerMap = (layer: Descriptor, place: LayerPlace) => Promise<MappedLayer | undefined>
+
 /** How an image is copied. */
 export interface CopyOptions {
+  /** For these only: of one, its manifest as it is; of several, the index with nothing else in it. Default: everything. */
+  readonly platforms?: readonly Platform[] | undefined
+  readonly mapLayer?: LayerMap | undefined
+  /** What it has to be there, or else nothing is written. */
+  readonly digest?: Digest | undefined
   readonly signal?: AbortSignal | undefined
+  readonly onNotice?: ((text: string) => void) | undefined
   /** Bytes of blobs that are there, of how many. */
   readonly onProgress?: ((bytes: Bytes, total: Bytes) => void) | undefined
 }
 
-interface Parts {
-  /** What a document names stands before it. */
-  readonly documents: Map<string, Document>
-  readonly blobs: Map<string, Descriptor>
+/** Of one digest, wherever it is named. */
+interface Part extends MappedLayer {
+  /** In another repository it lies as it is. */
+  readonly isCopy: boolean
 }
 
-function addBlob({ blobs }: Parts, blob: Descriptor, what: string): void {
-  const known = blobs.get(blob.digest.text)
-  if (known !== undefined && known.size !== blob.size)
-    throw new OciError("ERR_OCI_DIGEST", `${what}: ${blob.digest.text} is named with two sizes`)
-  blobs.set(blob.digest.text, blob)
+/** Where it lies it may not be given away; whoever needs it has addresses. */
+function isForeign({ mediaType, urls = [] }: Descriptor): boolean {
+  return urls.length > 0 && /nondistributable|\.foreign\./.test(mediaType)
 }
 
-async function collect(store: BlobStore, descriptor: Descriptor, parts: Parts, depth: number): Promise<void> {
-  const { documents } = parts
-  if (documents.has(descriptor.digest.text)) return
-  const what = `${store.name}: ${descriptor.digest.text}`
-  if (depth > MAX_NESTING)
-    throw new OciError("ERR_OCI_FORMAT", `${what}: indexes in indexes, more than ${MAX_NESTING} deep`)
-  const bytes = await readDocument(store, descriptor, what)
-  const document = parseDocument(bytes, descriptor.mediaType, what)
-  if (document.kind === "index")
-    for (const manifest of document.manifests) await collect(store, manifest, parts, depth + 1)
-  else for (const blob of [document.config, ...document.layers]) addBlob(parts, blob, what)
-  documents.set(descriptor.digest.text, { descriptor, bytes })
-  const total = [...documents.values()].reduce((sum, one) => sum + one.bytes.length, 0)
-  if (documents.size > MAX_DOCUMENTS || total > MAX_DOCUMENT_BYTES)
-    throw new OciError(
-      "ERR_OCI_LIMIT",
-      `${store.name}: more than ${MAX_DOCUMENTS} manifests, or ${MAX_DOCUMENT_BYTES} bytes of them`,
-    )
+/** Everything that the copy will be made of. */
+class Plan {
+  /** By the digest in the source. What a document names stands before it. */
+  readonly documents = new Map<string, Document>()
+  readonly parts = new Map<string, Part>()
+  readonly #store: BlobStore
+  readonly #options: CopyOptions
+  readonly #found = new Set<Platform>()
+  #read = 0
+  #bytes: Bytes = 0
+
+  constructor(store: BlobStore, options: CopyOptions) {
+    this.#store = store
+    this.#options = options
+  }
+
+  #addPart(part: Part, what: string): void {
+    const { digest, size } = part.descriptor
+    const known = this.parts.get(digest.text)
+    if (known !== undefined && known.descriptor.size !== size)
+      throw new OciError("ERR_OCI_DIGEST", `${what}: ${digest.text} is named with two sizes`)
+    this.parts.set(digest.text, part)
+  }
+
+  #copied(blob: Descriptor): Part {
+    const { data } = blob
+    const open: Opener = () => (data === undefined ? this.#store.stream(blob) : [data])
+    return { descriptor: blob, open, isCopy: true }
+  }
+
+  async #layer(layer: Descriptor, place: LayerPlace, what: string): Promise<Descriptor | undefined> {
+    const mapped = await this.#options.mapLayer?.(layer, place)
+    if (mapped !== undefined) this.#addPart({ ...mapped, isCopy: false }, what)
+    else if (isForeign(layer))
+      this.#options.onNotice?.(
+        `${what}: layer ${place.index} may not be passed on: it stays where ${layer.urls?.[0] ?? ""} has it`,
+      )
+    else this.#addPart(this.#copied(layer), what)
+    return mapped?.descriptor
+  }
+
+  async #manifest(
+    manifest: ImageManifest,
+    platform: Platform | undefined,
+    what: string,
+  ): Promise<(Descriptor | undefined)[]> {
+    this.#addPart(this.#copied(manifest.config), what)
+    const place = { store: this.#store, manifest, platform }
+    if (this.#options.mapLayer !== undefined && platform === undefined && isConfigType(manifest.config))
+      place.platform = parseConfig(await readDocument(this.#store, manifest.config, what), what).platform
+    const changed = manifest.layers.map((): Descriptor | undefined => undefined)
+    await inParallel(manifest.layers.entries(), async ([index, layer]) => {
+      changed[index] = await this.#layer(layer, { ...place, index }, what)
+    })
+    return changed
+  }
+
+  /** null: it is left out. */
+  async #index(index: ImageIndex, depth: number): Promise<(Descriptor | undefined | null)[]> {
+    const changed: (Descriptor | undefined | null)[] = []
+    for (const entry of index.manifests) {
+      const document = this.#isWanted(entry) ? await this.add(entry, depth + 1) : undefined
+      changed.push(
+        document === undefined ? null : document.descriptor === entry ? undefined : document.descriptor,
+      )
+    }
+    return changed
+  }
+
+  #isWanted({ platform }: Descriptor): boolean {
+    const { platforms } = this.#options
+    // What an index in an index is for, that one says.
+    if (platforms === undefined || platform === undefined) return true
+    const fits = platforms.filter((one) => platformFits(platform, one))
+    for (const one of fits) this.#found.add(one)
+    return fits.length > 0
+  }
+
+  /** undefined: nothing of it was asked for. */
+  async add(descriptor: Descriptor, depth: number): Promise<Document | undefined> {
+    const { signal, platforms } = this.#options
+    signal?.throwIfAborted()
+    const known = this.documents.get(descriptor.digest.text)
+    if (known !== undefined) return known
+    const { name } = this.#store
+    const what = `${name}: ${descriptor.digest.text}`
+    if (depth > MAX_NESTING)
+      throw new OciError("ERR_OCI_FORMAT", `${what}: indexes in indexes, more than ${MAX_NESTING} deep`)
+    const bytes = await readDocument(this.#store, descriptor, what)
+    this.#bytes += bytes.length
+    if (++this.#read > MAX_DOCUMENTS || this.#bytes > MAX_DOCUMENT_BYTES)
+      throw new OciError(
+        "ERR_OCI_LIMIT",
+        `${name}: more than ${MAX_DOCUMENTS} manifests, or ${MAX_DOCUMENT_BYTES} bytes of them`,
+      )
+    const document = parseDocument(bytes, descriptor.mediaType, what)
+    const isChoice = platforms !== undefined && depth > 0 && descriptor.platform === undefined
+    // Nobody says what it is for.
+    if (document.kind === "manifest" && isChoice) return undefined
+    const changed =
+      document.kind === "index"
+        ? await this.#index(document, depth)
+        : await this.#manifest(document, descriptor.platform, what)
+    if (document.kind === "index" && changed.length > 0 && changed.every((one) => one === null))
+      return undefined
+    const made = changed.every((one) => one === undefined)
+      ? { descriptor, bytes }
+      : changedDocument(descriptor, bytes, changed, what)
+    this.documents.set(descriptor.digest.text, made)
+    return made
+  }
+
+  /** @throws OciError `ERR_OCI_NOT_FOUND`. */
+  checkFound(): void {
+    const missing = this.#options.platforms?.find((one) => !this.#found.has(one))
+    if (missing !== undefined)
+      throw new OciError(
+        "ERR_OCI_NOT_FOUND",
+        `${this.#store.name}: there is no image for ${platformText(missing)}`,
+      )
+  }
+}
+
+function changedDocument(
+  old: Descriptor,
+  bytes: Buffer,
+  changed: readonly (Descriptor | undefined | null)[],
+  what: string,
+): Document {
+  const made = withDescriptors(bytes, changed, what)
+  const descriptor = { ...old, digest: digestOf(made), size: made.length, data: undefined }
+  return { descriptor, bytes: made }
+}
+
+/** Everything of it, or of one platform the manifest: that needs no index. */
+async function planOf(source: CopySource, options: CopyOptions): Promise<Plan> {
+  const { store, descriptor } = source
+  const { platforms, ...rest } = options
+  const [only, ...more] = platforms ?? []
+  if (only === undefined || more.length > 0) {
+    const plan = new Plan(store, options)
+    await plan.add(descriptor, 0)
+    plan.checkFound()
+    return plan
+  }
+  const found = await resolveManifest(store, descriptor, only)
+  const plan = new Plan(store, rest)
+  const what = `${store.name}: ${found.descriptor.digest.text}`
+  if (!found.chosen && isConfigType(found.manifest.config)) {
+    const { platform } = parseConfig(await readDocument(store, found.manifest.config, what), what)
+    if (platform.architecture !== "" && !platformFits(platform, only))
+      throw new OciError(
+        "ERR_OCI_NOT_FOUND",
+        `${store.name}: it is for ${platformText(platform)}, not for ${platformText(only)}`,
+      )
+  }
+  await plan.add(found.descriptor, 0)
+  return plan
 }
 
 /**
  * Copies an image with all that it is made of. It has its name when everything is there.
  *
  * @param name - For the copy; undefined: none but its digest.
- * @throws OciError; BuildError `ERR_BUILD_OUTPUT`; the signal's reason.
+ * @returns What it is there: as it was, where nothing was to change.
+ * @throws OciError; BuildError `ERR_BUILD_OUTPUT`; the signal's reason; what `mapLayer` throws.
  */
 export async function copyImage(
-  { store, descriptor }: { readonly store: BlobStore; readonly descriptor: Descriptor },
+  source: CopySource,
   sink: ImageSink,
   name: string | undefined,
-  { signal, onProgress }: CopyOptions = {},
-): Promise<void> {
-  const parts: Parts = { documents: new Map(), blobs: new Map() }
-  await collect(store, descriptor, parts, 0)
-  const blobs = [...parts.blobs.values()]
-  const total = blobs.reduce((sum, { size }) => sum + size, 0)
+  options: CopyOptions = {},
+): Promise<Descriptor> {
+  const { store } = source
+  const { signal, onProgress } = options
+  const plan = await planOf(source, options)
+  const documents = [...plan.documents.values()]
+  const root = documents.pop()
+  if (root === undefined) throw new RangeError("nothing was to be copied")
+  const { text } = root.descriptor.digest
+  if (options.digest !== undefined && options.digest.text !== text)
+    throw new OciError(
+      "ERR_OCI_DIGEST",
+      `${store.name}: it is ${text} and cannot become ${options.digest.text}`,
+    )
+  const parts = [...plan.parts.values()]
+  const total = parts.reduce((sum, { descriptor }) => sum + descriptor.size, 0)
   let done: Bytes = 0
   // After a failure the others end, too.
   const stop = new AbortController()
-  async function* pieces(blob: Descriptor, advance: (have: Bytes) => void): AsyncGenerator<Buffer> {
+  async function* pieces(open: Opener, advance: (have: Bytes) => void): AsyncGenerator<Buffer> {
     let have: Bytes = 0
-    for await (const piece of blob.data === undefined ? store.stream(blob) : [blob.data]) {
+    for await (const piece of open()) {
       signal?.throwIfAborted()
       stop.signal.throwIfAborted()
       yield piece
       advance((have += piece.length))
     }
   }
-  await inParallel(blobs, async (blob) => {
+  await inParallel(parts, async ({ descriptor, open, isCopy }) => {
     // What is sent again is no progress.
     let most: Bytes = 0
     const advance = (have: Bytes): void => {
@@ -90,17 +287,20 @@ export async function copyImage(
     }
     try {
       signal?.throwIfAborted()
-      if (!(await sink.has(blob)))
-        await sink.write(new VerifiedBlob(blob, store.name, () => pieces(blob, advance), store.repository))
-      advance(blob.size)
+      const origin = isCopy ? store.repository : undefined
+      if (!(await sink.has(descriptor)))
+        await sink.write(new VerifiedBlob(descriptor, store.name, () => pieces(open, advance), origin))
+      advance(descriptor.size)
     } catch (error) {
       stop.abort(error)
       throw error
     }
   })
-  for (const document of parts.documents.values()) {
+  for (const document of documents) {
     signal?.throwIfAborted()
-    if (document.descriptor === descriptor) await sink.finish(document, name)
-    else await sink.put(document)
+    await sink.put(document)
   }
+  signal?.throwIfAborted()
+  await sink.finish(root, name)
+  return root.descriptor
 }

@@ -66,13 +66,17 @@ export async function resolveManifest(
   store: BlobStore,
   root: Descriptor,
   wanted: Platform,
-): Promise<{ readonly manifest: ImageManifest; readonly digest: Digest; readonly chosen: boolean }> {
+): Promise<{
+  readonly manifest: ImageManifest
+  readonly descriptor: Descriptor
+  /** Of several. */
+  readonly chosen: boolean
+}> {
   let descriptor = root
   for (let depth = 0; depth <= MAX_NESTING; depth++) {
     const what = `${store.name}: ${descriptor.digest.text}`
     const document = parseDocument(await readDocument(store, descriptor, what), descriptor.mediaType, what)
-    if (document.kind === "manifest")
-      return { manifest: document, digest: descriptor.digest, chosen: depth > 0 }
+    if (document.kind === "manifest") return { manifest: document, descriptor, chosen: depth > 0 }
     // Attestations have the platform unknown/unknown; a nested index may have none.
     const known = document.manifests.filter(({ platform }) => platform?.os !== "unknown")
     const fits = known.filter(({ platform }) => platform !== undefined && platformFits(platform, wanted))
@@ -150,7 +154,7 @@ async function imageOf(
   options: ImageOptions,
 ): Promise<OciImage> {
   const wanted = platformOf(options.architecture ?? process.arch)
-  const { manifest, digest, chosen } = await resolveManifest(store, root, wanted)
+  const { manifest, descriptor, chosen } = await resolveManifest(store, root, wanted)
   checkLayerTypes(manifest, name)
   const config = parseConfig(
     await readDocument(store, manifest.config, `${name}: its configuration`),
@@ -178,7 +182,7 @@ async function imageOf(
   return {
     name,
     config,
-    digest,
+    digest: descriptor.digest,
     get isPublic(): boolean {
       return store.isPublic !== false
     },

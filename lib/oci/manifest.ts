@@ -16,6 +16,8 @@ export interface Descriptor {
   readonly platform: Platform | undefined
   /** The content itself, where it is embedded. */
   readonly data: Buffer | undefined
+  /** Where else it lies. */
+  readonly urls?: readonly string[]
 }
 
 /** As Go names them. */
@@ -112,7 +114,7 @@ function parsePlatform(value: unknown): Platform | undefined {
 
 function parseDescriptor(value: unknown, what: string): Descriptor {
   if (!isRecord(value)) throw malformed(what, "a descriptor is missing")
-  const { mediaType, digest, size, annotations, platform, data } = value
+  const { mediaType, digest, size, annotations, platform, data, urls } = value
   if (typeof mediaType !== "string") throw malformed(what, "a descriptor without mediaType")
   if (typeof size !== "number" || !Number.isSafeInteger(size) || size < 0)
     throw malformed(what, `a size of ${String(size)}`)
@@ -123,6 +125,7 @@ function parseDescriptor(value: unknown, what: string): Descriptor {
     annotations: texts(annotations, `${what}: annotations`),
     platform: parsePlatform(platform),
     data: typeof data === "string" ? Buffer.from(data, "base64") : undefined,
+    urls: list(urls, `${what}: urls`),
   }
 }
 
@@ -175,6 +178,45 @@ export function parseDocument(
   }
 }
 
+/**
+ * A document with others in the places of what it names: a manifest's layers, an index's manifests. Whatever else is in it, known or not,
+ * stays as it is.
+ *
+ * @param changed - For each of them: undefined stays, null is left out.
+ * @throws OciError `ERR_OCI_LIMIT`.
+ */
+export function withDescriptors(
+  bytes: Buffer,
+  changed: readonly (Descriptor | undefined | null)[],
+  what: string,
+): Buffer {
+  const json = parseRecord(bytes, what)
+  const key = "manifests" in json ? "manifests" : "layers"
+  const listed = (json[key] as readonly Json[]).flatMap((one, i) => {
+    const next = changed[i]
+    if (next === undefined) return [one]
+    if (next === null) return []
+    const { mediaType, digest, size } = next
+    const annotations = Object.keys(next.annotations).length === 0 ? undefined : next.annotations
+    // What is embedded, or lies elsewhere, has the old bytes.
+    const stale = { data: undefined, urls: undefined }
+    return [{ ...one, mediaType, digest: digest.text, size, annotations, ...stale }]
+  })
+  const made = Buffer.from(JSON.stringify({ ...json, [key]: listed }))
+  if (made.length > MAX_DOCUMENT)
+    throw new OciError("ERR_OCI_LIMIT", `${what}: it becomes larger than ${MAX_DOCUMENT} bytes`)
+  return made
+}
+
+/** Is it what says how an image runs? */
+export function isConfigType({ mediaType }: Descriptor): boolean {
+  return configTypes.has(mediaType)
+}
+
+export function isIndexType(mediaType: string): boolean {
+  return indexTypes.includes(mediaType)
+}
+
 /** Could it be an image, or an index of some? What is neither is passed by. */
 export function isImageType(mediaType: string): boolean {
   return acceptedTypes.includes(mediaType) || schemaOne.test(mediaType)
@@ -183,7 +225,7 @@ export function isImageType(mediaType: string): boolean {
 /** @throws OciError `ERR_OCI_UNSUPPORTED` for what is not made of layers that can be read. */
 export function checkLayerTypes(manifest: ImageManifest, what: string): void {
   const { config, layers } = manifest
-  if (!configTypes.has(config.mediaType))
+  if (!isConfigType(config))
     throw new OciError("ERR_OCI_UNSUPPORTED", `${what}: no container image, but ${config.mediaType}`)
   if (layers.length === 0) throw new OciError("ERR_OCI_UNSUPPORTED", `${what}: it has no layers`)
   const encrypted = layers.findIndex(({ mediaType }) => mediaType.endsWith("+encrypted"))
@@ -236,6 +278,23 @@ export function platformOf(architecture: string): Platform {
   const [name = "", given] = architecture.split("/")
   const [go, variant] = aliases[name] ?? [name]
   return { os: "linux", architecture: go, variant: given ?? variant }
+}
+
+/**
+ * The platform of a name: `linux/amd64`, `linux/arm/v7`, or an architecture as {@link platformOf} takes it.
+ *
+ * @throws OciError `ERR_OCI_REFERENCE`.
+ */
+export function parsePlatformName(name: string): Platform {
+  if (!/^[a-z0-9_.-]+(?:\/[a-z0-9_.-]+){0,2}$/i.test(name))
+    throw new OciError(
+      "ERR_OCI_REFERENCE",
+      `${JSON.stringify(name)} is no platform: it is OS/ARCHITECTURE[/VARIANT]`,
+    )
+  const [first = "", second, third] = name.split("/")
+  const isArchitecture = second === undefined || (third === undefined && /^v\d+$/.test(second))
+  if (isArchitecture) return platformOf(name)
+  return { ...platformOf(third === undefined ? second : `${second}/${third}`), os: first }
 }
 
 function variantFits(found: string | undefined, wanted: string | undefined, architecture: string): boolean {

@@ -4,6 +4,7 @@ import { copyImage, type CopyOptions } from "../oci/copy.ts"
 import { MAX_LAYER_BYTES, openImage, type ImageOptions, type OciImage } from "../oci/image.ts"
 import { LayoutSink } from "../oci/layout-sink.ts"
 import { findImage, type FoundImage } from "../oci/layout.ts"
+import { isIndexType, platformOf, type Descriptor } from "../oci/manifest.ts"
 import type { ImageReference } from "../oci/reference.ts"
 import type { ImageSink } from "../oci/sink.ts"
 import { openRegistrySink, type RegistrySinkOptions } from "./sink.ts"
@@ -41,18 +42,27 @@ async function openSink(reference: ImageReference, options: RegistrySinkOptions)
   throw new OciError("ERR_OCI_UNSUPPORTED", `${reference.path}: images are not added to archives`)
 }
 
+/** How an image is copied, and what of it. */
+export interface CopyImageOptions extends CopyOptions {
+  /** Of an index everything. Default: `platforms`, or else the image for this machine. */
+  readonly all?: boolean | undefined
+  readonly source?: RegistryOptions | undefined
+  readonly target?: RegistrySinkOptions | undefined
+}
+
 /**
- * Copies an image from where one name leads to where another does, as it is. What it is copied to may have other images, which stay.
+ * Copies an image from where one name leads to where another does. What it is copied to may have other images, which stay.
  *
+ * @returns What it is there.
  * @throws OciError; BuildError `ERR_BUILD_OUTPUT`; the signal's reason.
  */
 export async function copyOciImage(
   from: ImageReference,
   to: ImageReference,
-  options: CopyOptions & { readonly source?: RegistryOptions; readonly target?: RegistrySinkOptions } = {},
-): Promise<void> {
-  const { source, target, signal } = options
-  const shared = signal === undefined ? {} : { signal }
+  options: CopyImageOptions = {},
+): Promise<Descriptor> {
+  const { source, target, signal, onNotice, all = false } = options
+  const shared = { signal, onNotice }
   const found = await find(from, { ...source, ...shared })
   await using store = found.store
   if ("saved" in found)
@@ -62,14 +72,17 @@ export async function copyOciImage(
     )
   const { tag: name, digest } =
     to.transport === "docker" ? to : { tag: to.selection.name, digest: to.selection.digest }
-  const { text } = found.descriptor.digest
-  if (digest !== undefined && digest.text !== text)
-    throw new OciError("ERR_OCI_DIGEST", `${store.name}: it is ${text} and cannot become ${digest.text}`)
+  const { descriptor } = found
   if (to.transport !== "docker" && to.selection.index !== undefined)
     throw new OciError(
       "ERR_OCI_REFERENCE",
       `${to.path}: an image is added by name, not in a place of the index`,
     )
+  let platforms = all ? undefined : options.platforms
+  if (!all && platforms === undefined && isIndexType(descriptor.mediaType)) {
+    platforms = [platformOf(process.arch)]
+    onNotice?.(`${store.name} has images for several platforms: the one for this machine is copied`)
+  }
   await using sink = await openSink(to, { ...target, ...shared })
-  await copyImage({ store, descriptor: found.descriptor }, sink, name, options)
+  return await copyImage({ store, descriptor }, sink, name, { ...options, platforms, digest })
 }

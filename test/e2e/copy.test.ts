@@ -33,6 +33,7 @@ function reference(name: string): ImageReference {
 async function copy(from: string, to: string, options: Options = {}): Promise<void> {
   const source = { ...quiet, disableCache: true, ...options.source }
   await copyOciImage(reference(from), reference(to), {
+    all: true,
     ...options,
     source,
     target: { ...quiet, ...options.target },
@@ -407,7 +408,7 @@ describe("copying images", () => {
         import { parseReference } from "./lib/oci/reference.ts"
         import { copyOciImage } from "./lib/registry/transports.ts"
         const [from, ...to] = process.argv.slice(1)
-        await Promise.all(to.map((name) => copyOciImage(parseReference(from), parseReference(name), { source: { disableCache: true } })))
+        await Promise.all(to.map((name) => copyOciImage(parseReference(from), parseReference(name), { all: true, source: { disableCache: true } })))
         console.log(process.resourceUsage().maxRSS)`
       const args = ["--import", "tsx", "--input-type", "module", "--eval", program, from, ...to]
       return spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] })
