@@ -7,6 +7,7 @@ import { cert } from "./commands/cert.ts"
 import { cat, extract, info, ls } from "./commands/content.ts"
 import { decrypt, encrypt, reencrypt } from "./commands/convert.ts"
 import { ecl } from "./commands/ecl.ts"
+import { image } from "./commands/image.ts"
 import { inspect, runHelp } from "./commands/inspect.ts"
 import { instance } from "./commands/instance.ts"
 import { key } from "./commands/key.ts"
@@ -25,6 +26,6 @@ import { version } from "./commands/version.ts"
 
 export const commands: readonly CommandRow[] = [
   ...[build, pull, push, encrypt, decrypt, reencrypt, recipient, overlay, sif, sign, verify],
-  ...[ls, cat, extract, info, inspect, runHelp, mount, unmount, mounts],
+  ...[image, ls, cat, extract, info, inspect, runHelp, mount, unmount, mounts],
   ...[...actions, instance, cert, ...absent, ...probes, key, ecl, cache, link, version],
 ]

@@ -6,6 +6,7 @@ import { digestOf, type Digest } from "./digest.ts"
 import { MAX_NESTING, readDocument, resolveManifest } from "./image.ts"
 import {
   isConfigType,
+  isIndexType,
   parseConfig,
   parseDocument,
   platformFits,
@@ -261,6 +262,11 @@ export async function copyImage(
     throw new OciError(
       "ERR_OCI_DIGEST",
       `${store.name}: it is ${text} and cannot become ${options.digest.text}`,
+    )
+  if (sink.takesIndexes === false && isIndexType(root.descriptor.mediaType))
+    throw new OciError(
+      "ERR_OCI_UNSUPPORTED",
+      `${sink.name}: it takes images of one platform, not indexes of several`,
     )
   const parts = [...plan.parts.values()]
   const total = parts.reduce((sum, { descriptor }) => sum + descriptor.size, 0)

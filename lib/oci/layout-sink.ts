@@ -20,22 +20,31 @@ interface Entry {
   readonly annotations?: Readonly<Record<string, string>>
 }
 
+/** An entry that was taken out. */
+export interface RemovedImage {
+  readonly name: string | undefined
+  readonly digest: string
+}
+
 export class LayoutSink implements ImageSink {
   readonly name: string
   readonly #signal: AbortSignal | undefined
+  readonly #held: AsyncDisposable | undefined
 
-  private constructor(folder: string, signal: AbortSignal | undefined) {
+  private constructor(folder: string, signal: AbortSignal | undefined, held: AsyncDisposable | undefined) {
     this.name = folder
     this.#signal = signal
+    this.#held = held
   }
 
   /**
    * Opens a layout, or makes one of a folder that is empty or not there.
    *
+   * @param held - Until it is disposed.
    * @throws OciError `ERR_OCI_FORMAT`, `ERR_OCI_UNSUPPORTED`; BuildError `ERR_BUILD_OUTPUT`.
    */
-  static async open(folder: string, signal?: AbortSignal): Promise<LayoutSink> {
-    const sink = new LayoutSink(folder, signal)
+  static async open(folder: string, signal?: AbortSignal, held?: AsyncDisposable): Promise<LayoutSink> {
+    const sink = new LayoutSink(folder, signal, held)
     await sink.#disk(mkdir(folder, { recursive: true }))
     const names = (await sink.#disk(readdir(folder))).filter((name) => !name.startsWith(TEMPORARY))
     if (names.includes("oci-layout"))
@@ -126,20 +135,12 @@ export class LayoutSink implements ImageSink {
     return JSON.parse(bytes.toString("utf8")) as { readonly manifests: readonly Entry[] }
   }
 
-  async finish(document: Document, name: string | undefined): Promise<void> {
-    await this.put(document)
-    const { mediaType, digest, size } = document.descriptor
-    const entry = { mediaType, digest: digest.text, size }
+  /** Others' entries stay as they are, whatever is in them. */
+  async #changeIndex(change: (entries: readonly Entry[]) => readonly object[]): Promise<void> {
     const lock = await this.#lock()
     try {
       const index = await this.#readIndex()
-      // Others' entries stay as they are, whatever is in them.
-      const others = index.manifests.filter((one) => {
-        const same = one.annotations?.[NAME] === name
-        return name === undefined ? !same || one.digest !== digest.text : !same
-      })
-      const added = name === undefined ? entry : { ...entry, annotations: { [NAME]: name } }
-      const bytes = Buffer.from(JSON.stringify({ ...index, manifests: [...others, added] }))
+      const bytes = Buffer.from(JSON.stringify({ ...index, manifests: change(index.manifests) }))
       if (bytes.length > MAX_DOCUMENT)
         throw new OciError("ERR_OCI_LIMIT", `${this.name}: an index of more than ${MAX_DOCUMENT} bytes`)
       await this.#save("index.json", [bytes])
@@ -148,7 +149,36 @@ export class LayoutSink implements ImageSink {
     }
   }
 
+  async finish(document: Document, name: string | undefined): Promise<void> {
+    await this.put(document)
+    const { mediaType, digest, size } = document.descriptor
+    const entry = { mediaType, digest: digest.text, size }
+    const added = name === undefined ? entry : { ...entry, annotations: { [NAME]: name } }
+    await this.#changeIndex((entries) => [
+      ...entries.filter((one) => {
+        const same = one.annotations?.[NAME] === name
+        return name === undefined ? !same || one.digest !== digest.text : !same
+      }),
+      added,
+    ])
+  }
+
+  /** Takes the names of images away; what they are made of stays. */
+  async remove(isMeant: (image: RemovedImage) => boolean): Promise<RemovedImage[]> {
+    const removed: RemovedImage[] = []
+    await this.#changeIndex((entries) =>
+      entries.filter(({ digest, annotations }) => {
+        const image = { name: annotations?.[NAME], digest }
+        if (!isMeant(image)) return true
+        removed.push(image)
+        return false
+      }),
+    )
+    return removed
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     // Nothing stays open in between.
+    await this.#held?.[Symbol.asyncDispose]()
   }
 }

@@ -7,10 +7,10 @@ import { parseJson } from "../json.ts"
 import type { NativeArchive, NativeBlob } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
-import { parseDigest, type Digest } from "./digest.ts"
+import { checkBytes, parseDigest, type Digest } from "./digest.ts"
 import { isImageType, MAX_DOCUMENT, parseDocument, type Descriptor, type ImageIndex } from "./manifest.ts"
 import { asArchiveError } from "./native-error.ts"
-import type { LocalReference, Selection } from "./reference.ts"
+import { fullName, type LocalReference, type Selection } from "./reference.ts"
 import { streamBlob, type BlobStore } from "./store.ts"
 
 /** Files by name, inside a folder or an archive. */
@@ -22,7 +22,7 @@ interface Files extends AsyncDisposable {
 
 /** What an image is called by, in an index. */
 export const NAME = "org.opencontainers.image.ref.name"
-const CONTAINERD_NAME = "io.containerd.image.name"
+export const CONTAINERD_NAME = "io.containerd.image.name"
 
 function missing(where: string, what: string): OciError {
   return new OciError("ERR_OCI_NOT_FOUND", `${where}: ${what} is not there`, { path: where })
@@ -30,10 +30,13 @@ function missing(where: string, what: string): OciError {
 
 class FolderFiles implements Files {
   readonly #folder: string
+  readonly #held: AsyncDisposable | undefined
   readonly #open = new Map<string, FileHandle>()
 
-  constructor(folder: string) {
+  /** @param held - Until it is closed. */
+  constructor(folder: string, held?: AsyncDisposable) {
     this.#folder = folder
+    this.#held = held
   }
   async has(name: string): Promise<boolean> {
     return (await stat(path.join(this.#folder, name)).catch(() => undefined))?.isFile() === true
@@ -59,6 +62,7 @@ class FolderFiles implements Files {
   }
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#open.values()].map((file) => file.close()))
+    await this.#held?.[Symbol.asyncDispose]()
   }
 }
 
@@ -185,9 +189,11 @@ export function blobName({ algorithm, hex }: Digest): string {
 }
 
 /** An image that was found on disk: which descriptor, or the files that `docker save` names. */
-export type FoundImage =
-  | { readonly store: BlobStore; readonly descriptor: Descriptor }
-  | { readonly store: BlobStore; readonly saved: SavedImage }
+export type FoundImage = { readonly store: BlobStore; readonly descriptor: Descriptor } | FoundSaved
+interface FoundSaved {
+  readonly store: BlobStore
+  readonly saved: SavedImage
+}
 
 /** An entry of manifest.json. */
 export interface SavedImage {
@@ -196,14 +202,6 @@ export interface SavedImage {
   readonly configDigest: Digest | undefined
   /** Base first. They have no digests, only their contents have. */
   readonly layers: readonly { readonly name: string; readonly blob: NativeBlob }[]
-}
-
-/** `alpine` is `docker.io/library/alpine:latest`. */
-function fullName(name: string): string {
-  const first = name.split("/")[0] ?? ""
-  const host = name.includes("/") && (/[.:]/.test(first) || first === "localhost")
-  const full = host ? name : `docker.io/${name.includes("/") ? "" : "library/"}${name}`
-  return full.lastIndexOf(":") > full.lastIndexOf("/") ? full : `${full}:latest`
 }
 
 function isNamed(descriptor: Descriptor, name: string): boolean {
@@ -291,14 +289,19 @@ function isSavedEntry(value: unknown): value is SavedEntry {
   return typeof Config === "string" && isTexts(RepoTags ?? []) && isTexts(Layers)
 }
 
-async function fromSaved(files: Files, reference: LocalReference): Promise<FoundImage> {
+async function readSaved(files: Files, where: string): Promise<SavedEntry[]> {
+  const entries = jsonOf(await readSmall(files, "manifest.json", where), `${where}: manifest.json`)
+  if (!Array.isArray(entries) || !entries.every(isSavedEntry))
+    throw new OciError("ERR_OCI_FORMAT", `${where}: manifest.json is no list of images`)
+  return entries
+}
+
+async function fromSaved(files: Files, reference: LocalReference): Promise<FoundSaved> {
   const where = reference.path
   const { name, index, digest } = reference.selection
   if (digest !== undefined)
     throw new OciError("ERR_OCI_REFERENCE", `${where}: an archive of docker save has no digests to choose by`)
-  const entries = jsonOf(await readSmall(files, "manifest.json", where), `${where}: manifest.json`)
-  if (!Array.isArray(entries) || !entries.every(isSavedEntry))
-    throw new OciError("ERR_OCI_FORMAT", `${where}: manifest.json is no list of images`)
+  const entries = await readSaved(files, where)
   const tags = (entry: SavedEntry): readonly string[] => entry.RepoTags ?? []
   const fits = entries.filter(
     (entry, i) =>
@@ -327,25 +330,121 @@ async function fromSaved(files: Files, reference: LocalReference): Promise<Found
   }
 }
 
+/** More manifests are not looked through for one image. */
+const MAX_LOOKED_AT = 100
+
+/** The manifest of an image that manifest.json names, in the layout beside it: the one with its configuration. */
+async function inLayout(files: Files, { store, saved }: FoundSaved): Promise<FoundImage | undefined> {
+  const where = store.name
+  const wanted = saved.configDigest?.text
+  if (wanted === undefined) return undefined
+  checkLayoutVersion(await readSmall(files, "oci-layout", where), where)
+  const { manifests } = parseLayoutIndex(await readSmall(files, "index.json", where), where)
+  const queue = manifests.filter(({ mediaType }) => isImageType(mediaType))
+  for (let i = 0; i < Math.min(queue.length, MAX_LOOKED_AT); i++) {
+    const descriptor = queue[i]
+    // Of an index it may have one platform only.
+    if (descriptor === undefined || !(await files.has(blobName(descriptor.digest)))) continue
+    const what = `${where}: ${descriptor.digest.text}`
+    const bytes = await store.read(descriptor)
+    checkBytes(bytes, descriptor.digest, descriptor.size, what)
+    const document = parseDocument(bytes, descriptor.mediaType, what)
+    if (document.kind === "index")
+      queue.push(...document.manifests.filter((one) => isImageType(one.mediaType)))
+    else if (document.config.digest.text === wanted) return { store, descriptor }
+  }
+  return undefined
+}
+
+/** An image on disk, and the names that it has there. */
+export interface ListedImage {
+  readonly names: readonly string[]
+  readonly selection: Selection
+}
+
+/**
+ * All images on disk; those of one digest are one.
+ *
+ * @throws OciError as {@link findImage}.
+ */
+export async function listImages(
+  { transport, path: where }: Pick<LocalReference, "transport" | "path">,
+  limit: Bytes,
+): Promise<ListedImage[]> {
+  const isFolder = transport === "oci" || transport === "store"
+  await using files = isFolder ? new FolderFiles(where) : await ArchiveFiles.open(where, limit)
+  if ((await files.has("oci-layout")) && (await files.has("index.json"))) {
+    checkLayoutVersion(await readSmall(files, "oci-layout", where), where)
+    const { manifests } = parseLayoutIndex(await readSmall(files, "index.json", where), where)
+    const images = new Map<string, { readonly names: string[]; readonly selection: Selection }>()
+    for (const { mediaType, digest, annotations } of manifests) {
+      if (!isImageType(mediaType)) continue
+      const names = images.get(digest.text)?.names ?? []
+      const name = annotations[CONTAINERD_NAME] ?? annotations[NAME]
+      if (name !== undefined && !names.includes(name)) names.push(name)
+      images.set(digest.text, { names, selection: { digest } })
+    }
+    return [...images.values()]
+  }
+  if (!(await files.has("manifest.json"))) throw missing(where, "oci-layout")
+  return (await readSaved(files, where)).map(({ RepoTags }, index) => ({
+    names: RepoTags ?? [],
+    selection: { index },
+  }))
+}
+
+/** A layout that is open, whatever is in it. */
+export interface OpenLayout extends AsyncDisposable {
+  readonly store: BlobStore
+  readonly manifests: readonly Descriptor[]
+}
+
+/** @throws OciError as {@link findImage}. */
+export async function openLayout(folder: string, held?: AsyncDisposable): Promise<OpenLayout> {
+  const files = new FolderFiles(folder, held)
+  try {
+    checkLayoutVersion(await readSmall(files, "oci-layout", folder), folder)
+    const hasIndex = await files.has("index.json")
+    const { manifests } = hasIndex
+      ? parseLayoutIndex(await readSmall(files, "index.json", folder), folder)
+      : { manifests: [] }
+    return {
+      store: new LayoutStore(folder, files, false),
+      manifests,
+      [Symbol.asyncDispose]: () => files[Symbol.asyncDispose](),
+    }
+  } catch (error) {
+    await files[Symbol.asyncDispose]()
+    throw error
+  }
+}
+
 /**
  * Finds an image on disk.
  *
  * @param limit - Of an archive, uncompressed.
+ * @param held - Of a folder, for as long as it is open; on failure it is disposed.
  * @throws OciError `ERR_OCI_NOT_FOUND`, `ERR_OCI_FORMAT`, `ERR_OCI_UNSUPPORTED`, `ERR_OCI_LIMIT`.
  */
-export async function findImage(reference: LocalReference, limit: Bytes): Promise<FoundImage> {
+export async function findImage(
+  reference: LocalReference,
+  limit: Bytes,
+  held?: AsyncDisposable,
+): Promise<FoundImage> {
   const { transport, path: where, selection } = reference
-  const files = transport === "oci" ? new FolderFiles(where) : await ArchiveFiles.open(where, limit)
+  const isFolder = transport === "oci" || transport === "store"
+  const files = isFolder ? new FolderFiles(where, held) : await ArchiveFiles.open(where, limit)
   try {
     const isLayout = (await files.has("oci-layout")) && (await files.has("index.json"))
     if (transport !== "docker-archive") {
-      if (!isLayout) throw missing(where, "oci-layout")
+      if (!isLayout) throw missing(where, (await files.has("oci-layout")) ? "index.json" : "oci-layout")
       return await fromLayout(files, reference)
     }
     const isSaved = await files.has("manifest.json")
-    // Of an archive that is both, the layout has digests of the layers. Names are manifest.json's.
     if (isLayout && (!isSaved || selection.digest !== undefined)) return await fromLayout(files, reference)
-    return await fromSaved(files, reference)
+    // Of an archive that is both, the layout has digests of the layers. Names are manifest.json's.
+    const found = await fromSaved(files, reference)
+    return isLayout ? ((await inLayout(files, found)) ?? found) : found
   } catch (error) {
     await files[Symbol.asyncDispose]()
     throw error

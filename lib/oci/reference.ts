@@ -1,4 +1,5 @@
 // Names of images: a transport, a place, and which image there.
+import path from "node:path"
 import { OciError } from "../errors.ts"
 import { parseDigest, type Digest } from "./digest.ts"
 
@@ -22,9 +23,9 @@ export interface RegistryReference {
   readonly text: string
 }
 
-/** A layout or an archive on disk. */
+/** A layout or an archive on disk; `store` is the layout in which images of this user are kept. */
 export interface LocalReference {
-  readonly transport: "oci" | "oci-archive" | "docker-archive"
+  readonly transport: "oci" | "oci-archive" | "docker-archive" | "store"
   readonly path: string
   readonly selection: Selection
 }
@@ -118,6 +119,37 @@ function selectionOf(text: string | undefined, shown: string): Selection {
   return /^\d{1,6}$/.test(value) ? { index: Number(value) } : { digest: parseDigest(value, shown) }
 }
 
+/** Where this user's images are kept, by the environment. */
+export function storeFolder(environment: Readonly<Record<string, string | undefined>> = process.env): string {
+  const own = environment["SIFCRYPT_STOREDIR"]
+  if (own !== undefined && own !== "") return own
+  const home = environment["HOME"] ?? "/"
+  return path.join(environment["XDG_DATA_HOME"] ?? path.join(home, ".local", "share"), "sifcrypt", "images")
+}
+
+/**
+ * The name of an image that this user keeps: as at a registry, so `alpine` is `docker.io/library/alpine:latest`; or `@DIGEST`.
+ *
+ * @throws OciError `ERR_OCI_REFERENCE`.
+ */
+export function parseStoreName(name: string): LocalReference {
+  const shown = `store:${name}`
+  const place = { transport: "store", path: storeFolder() } as const
+  if (name === "" || name.startsWith("@"))
+    return { ...place, selection: name === "" ? {} : { digest: parseDigest(name.slice(1), shown) } }
+  const { text, digest } = parseRegistryName(name, "store:")
+  if (digest !== undefined) throw refused(shown, "it is NAME[:TAG] or @DIGEST")
+  return { ...place, selection: { name: text } }
+}
+
+/** `alpine` is `docker.io/library/alpine:latest`. */
+export function fullName(name: string): string {
+  const first = name.split("/")[0] ?? ""
+  const host = name.includes("/") && (/[.:]/.test(first) || first === "localhost")
+  const full = host ? name : `docker.io/${name.includes("/") ? "" : "library/"}${name}`
+  return full.lastIndexOf(":") > full.lastIndexOf("/") ? full : `${full}:latest`
+}
+
 function parseLocal(transport: LocalReference["transport"], text: string, shown: string): LocalReference {
   // As the peers write it, and programs that call them: docker-archive://image.tar.
   const rest = text.replace(/^\/\//, "")
@@ -126,9 +158,13 @@ function parseLocal(transport: LocalReference["transport"], text: string, shown:
   if (at?.[1] !== undefined)
     return { transport, path: at[1], selection: selectionOf(`@${at[2] ?? ""}`, shown) }
   const colon = rest.indexOf(":")
-  const path = colon < 0 ? rest : rest.slice(0, colon)
-  if (path === "") throw refused(shown, "no path is given")
-  return { transport, path, selection: selectionOf(colon < 0 ? undefined : rest.slice(colon + 1), shown) }
+  const place = colon < 0 ? rest : rest.slice(0, colon)
+  if (place === "") throw refused(shown, "no path is given")
+  return {
+    transport,
+    path: place,
+    selection: selectionOf(colon < 0 ? undefined : rest.slice(colon + 1), shown),
+  }
 }
 
 /**
@@ -145,11 +181,15 @@ export function parseReference(source: string): ImageReference | undefined {
     if (!rest.startsWith("//")) throw refused(source, "it is docker://[HOST/]REPOSITORY[:TAG|@DIGEST]")
     return parseRegistryName(rest.slice(2))
   }
+  if (transport === "store") return parseStoreName(rest)
   if (transport === "oci" || transport === "oci-archive" || transport === "docker-archive")
     return parseLocal(transport, rest, source)
   const instead = others[transport]
   if (instead !== undefined) throw refused(source, `${transport}: is not read here; instead: ${instead}`)
   if (rest.startsWith("//"))
-    throw refused(source, `${transport}: is not known; docker://, oci:, oci-archive: and docker-archive: are`)
+    throw refused(
+      source,
+      `${transport}: is not known; docker://, oci:, oci-archive:, docker-archive: and store: are`,
+    )
   return undefined
 }

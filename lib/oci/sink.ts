@@ -15,6 +15,8 @@ export interface Document {
 export interface ImageSink extends AsyncDisposable {
   /** For messages. */
   readonly name: string
+  /** Default: true. */
+  readonly takesIndexes?: boolean
   /** Is it there, so that it need not be written? */
   has(blob: Descriptor): Promise<boolean>
   /** The blob is there when all of it is. */
@@ -23,6 +25,8 @@ export interface ImageSink extends AsyncDisposable {
   put(document: Document): Promise<void>
   /** The image itself. Whoever looks for `name` finds all of this one from now on; undefined: it has its digest only. */
   finish(document: Document, name: string | undefined): Promise<void>
+  /** After the last image, where until then nobody can find any. */
+  complete?(): Promise<void>
 }
 
 /** A blob on its way. Its last bytes come when all of them are known to be what its descriptor says. */

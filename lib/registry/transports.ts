@@ -1,12 +1,17 @@
 // What the name of an image stands for, wherever it lies.
 import { OciError } from "../errors.ts"
-import { copyImage, type CopyOptions } from "../oci/copy.ts"
+import { Output } from "../file/output.ts"
+import { ArchiveSink, type ArchiveOutput } from "../oci/archive-sink.ts"
+import { copyImage, type CopyOptions, type CopySource } from "../oci/copy.ts"
+import { findStored, openStoreSink } from "../oci/image-store.ts"
 import { MAX_LAYER_BYTES, openImage, type ImageOptions, type OciImage } from "../oci/image.ts"
 import { LayoutSink } from "../oci/layout-sink.ts"
 import { findImage, type FoundImage } from "../oci/layout.ts"
 import { isIndexType, platformOf, type Descriptor } from "../oci/manifest.ts"
-import type { ImageReference } from "../oci/reference.ts"
+import { parseRegistryName, type ImageReference } from "../oci/reference.ts"
+import { copySource } from "../oci/saved-source.ts"
 import type { ImageSink } from "../oci/sink.ts"
+import type { Bytes } from "../units.ts"
 import { openRegistrySink, type RegistrySinkOptions } from "./sink.ts"
 import { findRemote, type RegistryOptions } from "./store.ts"
 
@@ -21,10 +26,31 @@ function nameOf(reference: ImageReference): string {
 }
 
 async function find(reference: ImageReference, options: OciOptions): Promise<FoundImage> {
-  options.signal?.throwIfAborted()
-  return reference.transport === "docker"
-    ? await findRemote(reference, options)
-    : await findImage(reference, options.maxLayerBytes ?? MAX_LAYER_BYTES)
+  const { signal, maxLayerBytes: limit = MAX_LAYER_BYTES } = options
+  signal?.throwIfAborted()
+  if (reference.transport === "docker") return await findRemote(reference, options)
+  if (reference.transport === "store") return await findStored(reference, limit, signal)
+  return await findImage(reference, limit)
+}
+
+/**
+ * Finds an image to copy it or to tell of it. Of an archive of docker save it is one that has a manifest.
+ *
+ * @returns Closed by who gets it.
+ * @throws OciError.
+ */
+export async function findOciImage(
+  reference: ImageReference,
+  options: OciOptions,
+): Promise<CopySource & AsyncDisposable> {
+  const found = await find(reference, options)
+  try {
+    const source = await copySource(found)
+    return { ...source, [Symbol.asyncDispose]: () => source.store[Symbol.asyncDispose]() }
+  } catch (error) {
+    await found.store[Symbol.asyncDispose]()
+    throw error
+  }
 }
 
 /**
@@ -36,53 +62,111 @@ export async function openOciImage(reference: ImageReference, options: OciOption
   return await openImage(nameOf(reference), await find(reference, options), options)
 }
 
-async function openSink(reference: ImageReference, options: RegistrySinkOptions): Promise<ImageSink> {
-  if (reference.transport === "docker") return await openRegistrySink(reference, options)
-  if (reference.transport === "oci") return await LayoutSink.open(reference.path, options.signal)
-  throw new OciError("ERR_OCI_UNSUPPORTED", `${reference.path}: images are not added to archives`)
+/** Where archives are written: a file, that has its name when it is complete. */
+async function fileOutput(target: string, replace: boolean): Promise<ArchiveOutput> {
+  const output = await Output.create(target, replace, 0o666)
+  let size: Bytes = 0
+  return {
+    name: target,
+    async append(bytes: Buffer): Promise<void> {
+      await output.write(bytes, size)
+      size += bytes.length
+    },
+    publish: () => output.publish(replace),
+    [Symbol.asyncDispose]: () => output[Symbol.asyncDispose](),
+  }
 }
 
-/** How an image is copied, and what of it. */
-export interface CopyImageOptions extends CopyOptions {
-  /** Of an index everything. Default: `platforms`, or else the image for this machine. */
-  readonly all?: boolean | undefined
-  readonly source?: RegistryOptions | undefined
-  readonly target?: RegistrySinkOptions | undefined
+/** How what images are copied to is opened. */
+export interface SinkOptions extends RegistrySinkOptions {
+  /** Replace an archive that is there. */
+  readonly replace?: boolean | undefined
 }
 
 /**
- * Copies an image from where one name leads to where another does. What it is copied to may have other images, which stay.
+ * Opens what images are added to. An archive is a new one.
  *
+ * @throws OciError; BuildError `ERR_BUILD_OUTPUT`, `ERR_BUILD_EXISTS`.
+ */
+export async function openSink(reference: ImageReference, options: SinkOptions): Promise<ImageSink> {
+  const { signal, replace = false } = options
+  if (reference.transport === "docker") return await openRegistrySink(reference, options)
+  const { transport, path } = reference
+  if (transport === "store") return await openStoreSink(path, signal)
+  if (transport === "oci") return await LayoutSink.open(path, signal)
+  return new ArchiveSink(await fileOutput(path, replace), transport)
+}
+
+/** What of an image is copied, and how. */
+export interface CopyImageOptions extends Omit<CopyOptions, "digest"> {
+  /** Of an index everything. Default: `platforms`, or else the image for this machine. */
+  readonly all?: boolean | undefined
+}
+
+/**
+ * Copies what was found into what is open, by a name there.
+ *
+ * @param digest - What it has to be there.
  * @returns What it is there.
  * @throws OciError; BuildError `ERR_BUILD_OUTPUT`; the signal's reason.
+ */
+export async function copyFound(
+  source: CopySource,
+  sink: ImageSink,
+  name: string | undefined,
+  options: CopyImageOptions & Pick<CopyOptions, "digest"> = {},
+): Promise<Descriptor> {
+  const { all = false, onNotice } = options
+  let platforms = all ? undefined : options.platforms
+  if (!all && platforms === undefined && isIndexType(source.descriptor.mediaType)) {
+    platforms = [platformOf(process.arch)]
+    onNotice?.(`${source.store.name} has images for several platforms: the one for this machine is copied`)
+  }
+  return await copyImage(source, sink, name, { ...options, platforms })
+}
+
+/**
+ * Copies an image from where one name leads to where another does. What it is copied to may have other images, which stay; an archive is
+ * a new one.
+ *
+ * @returns What it is there.
+ * @throws OciError; BuildError `ERR_BUILD_OUTPUT`, `ERR_BUILD_EXISTS`; the signal's reason.
  */
 export async function copyOciImage(
   from: ImageReference,
   to: ImageReference,
-  options: CopyImageOptions = {},
+  options: CopyImageOptions & {
+    readonly source?: RegistryOptions | undefined
+    readonly target?: SinkOptions | undefined
+  } = {},
 ): Promise<Descriptor> {
-  const { source, target, signal, onNotice, all = false } = options
+  const { source, target, signal, onNotice } = options
   const shared = { signal, onNotice }
-  const found = await find(from, { ...source, ...shared })
-  await using store = found.store
-  if ("saved" in found)
-    throw new OciError(
-      "ERR_OCI_UNSUPPORTED",
-      `${store.name}: layers without digests, which docker save writes`,
-    )
-  const { tag: name, digest } =
+  await using found = await findOciImage(from, { ...source, ...shared })
+  const { tag, digest } =
     to.transport === "docker" ? to : { tag: to.selection.name, digest: to.selection.digest }
-  const { descriptor } = found
   if (to.transport !== "docker" && to.selection.index !== undefined)
     throw new OciError(
       "ERR_OCI_REFERENCE",
       `${to.path}: an image is added by name, not in a place of the index`,
     )
-  let platforms = all ? undefined : options.platforms
-  if (!all && platforms === undefined && isIndexType(descriptor.mediaType)) {
-    platforms = [platformOf(process.arch)]
-    onNotice?.(`${store.name} has images for several platforms: the one for this machine is copied`)
-  }
+  const isUnnamed = to.transport === "store" && tag === undefined && digest === undefined
+  const name = isUnnamed ? storeNameOf(from) : tag
   await using sink = await openSink(to, { ...target, ...shared })
-  return await copyImage({ store, descriptor }, sink, name, { ...options, platforms, digest })
+  const made = await copyFound(found, sink, name, { ...options, digest })
+  await sink.complete?.()
+  return made
+}
+
+/** What an image is called in the store unless it is said. */
+function storeNameOf(from: ImageReference): string {
+  const name =
+    from.transport === "docker"
+      ? from.tag && `${from.host}/${from.repository}:${from.tag}`
+      : from.selection.name
+  if (name !== undefined) return parseRegistryName(name, "store:").text
+  throw new OciError(
+    "ERR_OCI_REFERENCE",
+    `${nameOf(from)}: it has no name that it could have in the store, too`,
+  )
 }

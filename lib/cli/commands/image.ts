@@ -1,0 +1,271 @@
+import { writeFileSync } from "node:fs"
+import { oci } from "../../index.ts"
+import { command, type CommandRow } from "../command.ts"
+import { interruption } from "../interrupt.ts"
+import { columns, output, print, printLines, writeAll } from "../output.ts"
+import { registryRows, withRegistryOptions } from "../registry.ts"
+import { humanBytes, inform, isTerminal, notice, Progress } from "../terminal.ts"
+import { BYTES, each, flag, size, text } from "../values.ts"
+
+const names =
+  "docker://[HOST/]REPOSITORY[:TAG|@DIGEST], oci:DIR[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME], or store:NAME " +
+  "for the images that are kept here"
+
+const allRow = [
+  "-a, --all",
+  "everything that has the name, for whatever platforms, byte for byte",
+  flag,
+] as const
+const platformRow = [
+  "--platform <os/architecture>",
+  "only what is for linux/amd64, linux/arm/v7, ... (repeatable; default: for this machine)",
+  each(text),
+] as const
+const jsonRow = ["--json", "print the result as JSON", flag] as const
+
+/** Runs `work` with what it tells people meanwhile. */
+async function telling<T>(
+  label: string,
+  work: (options: {
+    readonly signal: AbortSignal
+    readonly onNotice: (text: string) => void
+    readonly onProgress: (bytes: number, total: number) => void
+  }) => Promise<T>,
+): Promise<T> {
+  const progress = new Progress(label)
+  try {
+    return await work({
+      signal: interruption,
+      onNotice: notice,
+      onProgress: (bytes, total) => {
+        progress.update(bytes, total)
+      },
+    })
+  } finally {
+    progress.done()
+  }
+}
+
+const copy = command({
+  name: "copy",
+  alias: "cp",
+  summary: "copy an image as it is",
+  description:
+    `Copies the image SOURCE to TARGET: ${names}. No byte of it changes, so its digest stays; what is there is not sent again. What ` +
+    "else a registry, a folder or the store has stays there; an archive is a new one, and a docker-archive: is an oci-archive: as well.",
+  arguments: [
+    ["<source>", "the image"],
+    ["<target>", "where to; store: alone takes the source's name"],
+  ],
+  options: {
+    all: allRow,
+    platforms: platformRow,
+    force: ["-f, --force", "replace an archive that is there", flag],
+    digestfile: ["--digestfile <file>", "write the digest that the copy has into this file", text],
+    chunkSize: [
+      "--chunk-size <size>",
+      "send in requests of so many bytes, for proxies that take no larger ones",
+      size(BYTES, 1, Number.MAX_SAFE_INTEGER),
+    ],
+    preserveDigests: ["--preserve-digests", "accepted: no digest changes anyway", flag, { hidden: true }],
+    json: jsonRow,
+    ...registryRows,
+  },
+  run: async (flags, [source, target]) => {
+    const { all, platforms, force, chunkSize } = flags
+    const copied = await withRegistryOptions(flags, source, undefined, (given) => {
+      const { authFile, certFolder, noHttps, credentials } = given
+      const client = { authFile, certFolder, noHttps, credentials }
+      const registry = { ...client, ...(chunkSize === undefined ? {} : { chunkSize }) }
+      // What is said of one registry is not true of another, and a password not its business.
+      const isToRegistry = target.startsWith("docker:")
+      const from = { ...given, certFolder: undefined, noHttps: undefined, credentials: undefined }
+      return telling(`copying ${source}`, (work) =>
+        oci.copy({
+          ...{ source, target, all, platforms, force, registry },
+          oci: isToRegistry ? from : given,
+          ...work,
+        }),
+      )
+    })
+    await print(flags.json === true ? `${JSON.stringify(copied)}\n` : `${copied.digest}\n`)
+    if (flags.digestfile !== undefined) writeFileSync(flags.digestfile, `${copied.digest}\n`)
+  },
+})
+
+const save = command({
+  name: "save",
+  summary: "write images that are kept here into an archive",
+  description:
+    "Writes the images NAME of the store into one archive, for load here and for other programs. Without --output it goes to standard " +
+    "output.",
+  arguments: [["<name...>", "images, as image list shows them"]],
+  options: {
+    output: ["-o, --output <file>", "the archive (default: standard output)", text],
+    format: [
+      "--format <format>",
+      "oci-archive, or docker-archive for programs that know no other: of one platform each",
+      ["oci-archive", "docker-archive"],
+    ],
+    all: allRow,
+    platforms: platformRow,
+    force: ["-f, --force", "replace the archive if it is there", flag],
+    json: jsonRow,
+  },
+  run: async (flags, [images], made) => {
+    const { output: file, format, all, platforms, force } = flags
+    if (file === undefined && isTerminal(1))
+      made.error("error: an archive is nothing for a terminal: --output FILE, or a pipe")
+    const saved = await telling(`saving ${images.join(", ")}`, (work) =>
+      oci.save({ names: images, output: file ?? output(), format, all, platforms, force, ...work }),
+    )
+    if (file === undefined) return
+    await print(
+      flags.json === true ? `${JSON.stringify(saved)}\n` : saved.map(({ digest }) => `${digest}\n`).join(""),
+    )
+  },
+})
+
+const load = command({
+  name: "load",
+  summary: "keep the images of an archive here",
+  description:
+    "Adds the images of an archive to the store, by the names that they have in it: what save writes, oci-archive: of other programs, and " +
+    "what docker save writes. Without --input it comes from standard input.",
+  options: {
+    input: ["-i, --input <file>", "the archive (default: standard input)", text],
+    tmpFolder: ["--tmpdir <dir>", "for what comes from standard input (default TMPDIR)", text],
+    json: jsonRow,
+  },
+  run: async (flags, _, made) => {
+    const { input, tmpFolder } = flags
+    if (input === undefined && isTerminal(0))
+      made.error("error: an archive does not come from a terminal: --input FILE, or a pipe")
+    const loaded = await telling("loading", (work) =>
+      oci.load({ input: input ?? process.stdin, tmpFolder, ...work }),
+    )
+    if (flags.json === true) await print(`${JSON.stringify(loaded)}\n`)
+    else await printLines(loaded.map(({ name, digest }) => name ?? digest))
+  },
+})
+
+function dayOf(created: string | undefined): string {
+  return created?.slice(0, 10) ?? ""
+}
+
+const list = command({
+  name: "list",
+  alias: "ls",
+  summary: "images that are kept here",
+  description:
+    "Lists the images of the store, or of another place: oci:DIR, oci-archive:FILE or docker-archive:FILE.",
+  arguments: [["[place]", "instead of the store"]],
+  options: { json: ["--json", "print as JSON", flag] },
+  run: async (flags, [place]) => {
+    const images = await oci.list({ place, signal: interruption })
+    if (flags.json === true) {
+      await print(`${JSON.stringify(images)}\n`)
+      return
+    }
+    const rows = images.map(({ name = "<none>", digest, platforms, created, damage, size: bytes }) => [
+      name,
+      digest.slice(0, 19),
+      platforms.join(","),
+      dayOf(created),
+      damage === undefined ? humanBytes(bytes) : `damaged: ${damage}`,
+    ])
+    await printLines(columns([["NAME", "DIGEST", "PLATFORMS", "CREATED", "SIZE"], ...rows]))
+  },
+})
+
+/** What people want to know of an image. */
+function description(image: oci.InspectedImage): string[] {
+  const { digest, mediaType, platforms, manifest } = image
+  const facts = [
+    ["Digest", digest],
+    ["Type", mediaType],
+    ["Platforms", platforms.join(", ")],
+  ]
+  if (manifest === undefined) return columns(facts.map(([key = "", value = ""]) => [`${key}:`, value]))
+  const config = (manifest.config?.["config"] ?? {}) as Readonly<Record<string, unknown>>
+  const of = (key: string): string => {
+    const value = config[key]
+    return value === undefined || value === null || value === "" ? "" : JSON.stringify(value)
+  }
+  facts.push(
+    ...(manifest.digest === digest ? [] : [["Manifest", `${manifest.digest} (${manifest.platform ?? ""})`]]),
+    ["Config", manifest.configDigest],
+    ["Created", manifest.created ?? ""],
+    ["Size", humanBytes(manifest.size)],
+    ...["Entrypoint", "Cmd", "User", "WorkingDir", "Env", "Labels"].map((key) => [key, of(key)]),
+    ...Object.entries(manifest.annotations).map(([key, value]) => ["Annotation", `${key}=${value}`]),
+    ...manifest.layers.map((layer, i) => [
+      `Layer ${i}`,
+      `${layer.digest} ${humanBytes(layer.size)} ${layer.mediaType}`,
+    ]),
+  )
+  return columns(
+    facts.filter(([, value]) => value !== "").map(([key = "", value = ""]) => [`${key}:`, value]),
+  )
+}
+
+const inspect = command({
+  name: "inspect",
+  summary: "what an image is made of",
+  description: `Shows manifest, configuration and layers of the image SOURCE: ${names}. No layer is read.`,
+  arguments: [["<source>", "the image"]],
+  options: {
+    platform: [
+      "--platform <os/architecture>",
+      "what of it is for linux/arm64, ... (default: for this machine)",
+      text,
+    ],
+    raw: ["--raw", "print the index or manifest, byte for byte", flag, { conflicts: ["config", "json"] }],
+    config: ["--config", "print the configuration, byte for byte", flag, { conflicts: ["raw", "json"] }],
+    json: ["--json", "print as JSON", flag, { conflicts: ["raw", "config"] }],
+    ...registryRows,
+  },
+  run: async (flags, [source], made) => {
+    const { platform, raw, config, json } = flags
+    const image = await withRegistryOptions(flags, source, undefined, (from) =>
+      oci.inspect({ source, platform, oci: from, signal: interruption, onNotice: notice }),
+    )
+    if (raw === true) await writeAll(output(), [image.raw])
+    else if (config === true) {
+      const bytes = image.manifest?.rawConfig
+      if (bytes !== undefined) await writeAll(output(), [bytes])
+      else made.error("error: --config: the image has no configuration of a container for this machine")
+    } else if (json === true) {
+      const facts = {
+        ...image,
+        raw: undefined,
+        manifest: image.manifest && { ...image.manifest, rawConfig: undefined },
+      }
+      await print(`${JSON.stringify(facts, null, 2)}\n`)
+    } else await printLines(description(image))
+  },
+})
+
+const remove = command({
+  name: "rm",
+  alias: "remove",
+  summary: "remove images that are kept here",
+  description:
+    "Removes the images NAME from the store, and what they were made of unless another one needs it, or somebody is reading it.",
+  arguments: [["<name...>", "images, as image list shows them, or @DIGEST"]],
+  options: { json: jsonRow },
+  run: async (flags, [images]) => {
+    const removed = await oci.remove({ names: images, signal: interruption })
+    if (flags.json === true) await print(`${JSON.stringify(removed)}\n`)
+    else for (const { name, digest } of removed) inform(`removed ${name ?? digest}`)
+  },
+})
+
+export const image: CommandRow = {
+  name: "image",
+  summary: "OCI images: copy, keep, inspect",
+  description:
+    "OCI and Docker images as they are, without a SIF being built of them. The images that are kept here are in a folder of yours, which " +
+    "is an image layout: SIFCRYPT_STOREDIR, or sifcrypt/images in XDG_DATA_HOME.",
+  commands: [copy, save, load, list, inspect, remove],
+}

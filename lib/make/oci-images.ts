@@ -1,0 +1,537 @@
+// OCI images as they are, copied, kept and told of: not built into a SIF.
+import {
+  abortSignal,
+  callback,
+  count,
+  filled,
+  flag,
+  instance,
+  list as listOf,
+  number,
+  oneOf,
+  path as filePath,
+  required,
+  shape,
+  text,
+  type Check,
+  type Rows,
+} from "../arguments.ts"
+import os from "node:os"
+import { Readable, Writable } from "node:stream"
+import { BuildError, OciError } from "../errors.ts"
+import { parseJson } from "../json.ts"
+import { ArchiveSink, type ArchiveOutput } from "../oci/archive-sink.ts"
+import type { CopySource } from "../oci/copy.ts"
+import { createdOf, describeImage, type DescribedManifest } from "../oci/describe.ts"
+import { MAX_LAYER_BYTES, readDocument, resolveManifest } from "../oci/image.ts"
+import { isStore, removeStored } from "../oci/image-store.ts"
+import { listImages } from "../oci/layout.ts"
+import {
+  isIndexType,
+  parseDocument,
+  parsePlatformName,
+  platformFits,
+  platformOf,
+  platformText,
+  type Platform,
+} from "../oci/manifest.ts"
+import {
+  parseReference,
+  parseRegistryName,
+  parseStoreName,
+  type ImageReference,
+  type LocalReference,
+} from "../oci/reference.ts"
+import { TemporaryFile } from "../oci/temporary-file.ts"
+import type { RegistrySinkOptions } from "../registry/sink.ts"
+import { copyFound, copyOciImage, findOciImage, openSink } from "../registry/transports.ts"
+import { clientRows, layerRows, type LayerOptions } from "../source/source.ts"
+import type { Bytes } from "../units.ts"
+
+/** What of an image with several platforms is taken. */
+export interface PlatformOptions {
+  /** Everything, byte for byte. */
+  readonly all?: boolean | undefined
+  /**
+   * `linux/amd64`, `linux/arm/v7`: of one its manifest, byte for byte; of several the index with these only, which has another digest
+   * then. Default: the image for this machine.
+   */
+  readonly platforms?: readonly string[] | undefined
+}
+
+interface WorkOptions {
+  readonly signal?: AbortSignal | undefined
+  /** Hears what the user should know, in a sentence. */
+  readonly onNotice?: ((text: string) => void) | undefined
+  /** Bytes of blobs that are there, of how many. */
+  readonly onProgress?: ((bytes: Bytes, total: Bytes) => void) | undefined
+}
+
+/** What {@link copy} copies, and where to. */
+export interface CopyOptions extends PlatformOptions, WorkOptions, Pick<LayerOptions, "oci"> {
+  /** `docker://…`, `oci:DIR[:NAME|@DIGEST|@N]`, `oci-archive:FILE[:NAME]`, `docker-archive:FILE[:NAME]` or `store:NAME`. */
+  readonly source: string
+  /** The same. What a layout, a registry or the store has stays there; an archive is a new one. `store:` has the source's name. */
+  readonly target: string
+  /** Replace an archive that is there. */
+  readonly force?: boolean | undefined
+  /** Of the target. */
+  readonly registry?: Omit<RegistrySinkOptions, "signal" | "onNotice"> | undefined
+}
+
+export interface CopyResult {
+  /** Of the image where it was copied to. */
+  readonly digest: string
+  readonly mediaType: string
+}
+
+const workRows: Rows<WorkOptions> = { signal: abortSignal, onNotice: callback, onProgress: callback }
+const platformRows: Rows<PlatformOptions> = { all: flag, platforms: filled(listOf(text)) }
+
+const checkCopy = shape<CopyOptions>({
+  source: required(filePath),
+  target: required(filePath),
+  force: flag,
+  registry: shape<NonNullable<CopyOptions["registry"]>>({ ...clientRows, chunkSize: number(1) }),
+  ...platformRows,
+  ...workRows,
+  ...layerRows,
+})
+
+/** @throws OciError `ERR_OCI_REFERENCE`. */
+function referenceOf(name: string): ImageReference {
+  const reference = parseReference(name)
+  if (reference !== undefined) return reference
+  throw new OciError(
+    "ERR_OCI_REFERENCE",
+    `${name}: it names no image: docker://, oci:, oci-archive:, docker-archive: and store: do`,
+  )
+}
+
+function platformsOf({ platforms }: PlatformOptions): readonly Platform[] | undefined {
+  return platforms?.map(parsePlatformName)
+}
+
+/**
+ * Copies an image. What is there is not sent again, and no digest changes but that of an index of which some platforms were chosen.
+ *
+ * @throws OciError; BuildError `ERR_BUILD_OUTPUT`, `ERR_BUILD_EXISTS`; the signal's reason.
+ */
+export async function copy(given: CopyOptions): Promise<CopyResult> {
+  const options = checkCopy(given, "options")
+  const { all, signal, onNotice, onProgress, oci: source, force: replace, registry } = options
+  const work = { all, platforms: platformsOf(options), signal, onNotice, onProgress }
+  const target = { ...registry, replace }
+  const { digest, mediaType } = await copyOciImage(referenceOf(options.source), referenceOf(options.target), {
+    ...work,
+    source,
+    target,
+  })
+  return { digest: digest.text, mediaType }
+}
+
+export type ArchiveFormat = "oci-archive" | "docker-archive"
+
+/** What {@link save} writes: of images with several platforms everything, where the format has room for it. */
+export interface SaveOptions extends PlatformOptions, WorkOptions {
+  /** Of images in the store: as {@link CopyOptions} has them behind `store:`. */
+  readonly names: readonly string[]
+  /** A file, or a stream that is not ended. */
+  readonly output: string | Writable
+  /** `docker-archive` is a layout as well, and has images of one platform each. Default `oci-archive`. */
+  readonly format?: ArchiveFormat | undefined
+  /** Replace a file that is there. */
+  readonly force?: boolean | undefined
+}
+
+const pathOrStream =
+  <T>(stream: Check<T>): Check<string | T> =>
+  (value, name) =>
+    typeof value === "string" ? filePath(value, name) : stream(value, name)
+
+const checkSave = shape<SaveOptions>({
+  names: required(filled(listOf(text))),
+  output: required(pathOrStream(instance(Writable, "a path or a Writable"))),
+  format: oneOf("oci-archive", "docker-archive"),
+  force: flag,
+  ...platformRows,
+  ...workRows,
+})
+
+/** Written as it comes; whoever made the stream ends it. */
+function streamOutput(stream: Writable): ArchiveOutput {
+  return {
+    name: "the archive",
+    async append(bytes: Buffer): Promise<void> {
+      await new Promise<void>((resolve, reject) => {
+        stream.write(bytes, (cause) => {
+          if (cause instanceof Error)
+            reject(
+              new BuildError("ERR_BUILD_OUTPUT", `cannot write the archive: ${cause.message}`, { cause }),
+            )
+          else resolve()
+        })
+      })
+    },
+    publish: () => Promise.resolve(),
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+  }
+}
+
+/**
+ * Writes images of the store into one archive.
+ *
+ * @returns A result for each name.
+ * @throws OciError; BuildError `ERR_BUILD_OUTPUT`, `ERR_BUILD_EXISTS`; the signal's reason.
+ */
+export async function save(given: SaveOptions): Promise<CopyResult[]> {
+  const options = checkSave(given, "options")
+  const { names, output, format = "oci-archive", force: replace, signal, onNotice, onProgress } = options
+  const platforms = platformsOf(options)
+  const all = options.all ?? (platforms === undefined && format === "oci-archive")
+  const references = names.map(parseStoreName)
+  await using sink =
+    typeof output === "string"
+      ? await openSink({ transport: format, path: output, selection: {} }, { replace, signal })
+      : new ArchiveSink(streamOutput(output), format)
+  const made: CopyResult[] = []
+  for (const reference of references) {
+    await using found = await findOciImage(reference, { signal })
+    const work = { all, platforms, signal, onNotice, onProgress }
+    const { digest, mediaType } = await copyFound(found, sink, reference.selection.name, work)
+    made.push({ digest: digest.text, mediaType })
+  }
+  await sink.complete?.()
+  return made
+}
+
+/** What {@link load} reads. */
+export interface LoadOptions extends WorkOptions {
+  /** An archive: of a layout, or what `docker save` writes; or such an archive as a stream, which is kept in `tmpFolder` meanwhile. */
+  readonly input: string | Readable
+  /** Of all that the archive holds uncompressed. Default {@link MAX_LAYER_BYTES}. */
+  readonly maxBytes?: Bytes | undefined
+  /** Default: TMPDIR. */
+  readonly tmpFolder?: string | undefined
+}
+
+export interface LoadedImage extends CopyResult {
+  /** In the store; undefined: it has none but its digest. */
+  readonly name: string | undefined
+}
+
+const checkLoad = shape<LoadOptions>({
+  input: required(pathOrStream(instance(Readable, "a path or a Readable"))),
+  maxBytes: count,
+  tmpFolder: filePath,
+  ...workRows,
+})
+
+/** Archives are not read front to back. */
+async function spool(
+  input: Readable,
+  folder: string,
+  limit: Bytes,
+  signal?: AbortSignal,
+): Promise<TemporaryFile> {
+  const spooled = await TemporaryFile.create(folder)
+  try {
+    await spooled.unlink()
+    let size: Bytes = 0
+    for await (const piece of input as AsyncIterable<Buffer>) {
+      signal?.throwIfAborted()
+      if (size + piece.length > limit)
+        throw new OciError("ERR_OCI_LIMIT", `the archive has more than ${limit} bytes`)
+      await spooled.write(piece, size)
+      size += piece.length
+    }
+    return spooled
+  } catch (error) {
+    await spooled[Symbol.asyncDispose]()
+    throw error
+  }
+}
+
+async function loadFile(path: string, shown: string, options: LoadOptions): Promise<LoadedImage[]> {
+  const { signal, onNotice, onProgress, maxBytes = MAX_LAYER_BYTES } = options
+  const loaded: LoadedImage[] = []
+  const place = parseStoreName("")
+  const images = await listImages({ transport: "docker-archive", path }, maxBytes)
+  if (images.length === 0) throw new OciError("ERR_OCI_NOT_FOUND", `${shown}: no image is in it`)
+  await using sink = await openSink(place, { signal })
+  for (const { names, selection } of images) {
+    const transport = selection.digest === undefined ? "docker-archive" : "oci-archive"
+    await using found = await findOciImage(
+      { transport, path, selection },
+      { signal, maxLayerBytes: maxBytes },
+    )
+    const known = names.map((name) => parseRegistryName(name, "").text)
+    for (const name of known.length === 0 ? [undefined] : known) {
+      const work = { all: true, signal, onNotice, onProgress }
+      const { digest, mediaType } = await copyFound(found, sink, name, work)
+      loaded.push({ name, digest: digest.text, mediaType })
+    }
+  }
+  return loaded
+}
+
+/**
+ * Adds all images of an archive to the store, by the names that they have in it.
+ *
+ * @throws OciError; BuildError `ERR_BUILD_OUTPUT`; the signal's reason.
+ */
+export async function load(given: LoadOptions): Promise<LoadedImage[]> {
+  const options = checkLoad(given, "options")
+  const { input, signal, maxBytes = MAX_LAYER_BYTES, tmpFolder = os.tmpdir() } = options
+  if (typeof input === "string") return await loadFile(input, input, options)
+  await using spooled = await spool(input, tmpFolder, maxBytes, signal)
+  return await loadFile(`/proc/self/fd/${spooled.file.fd}`, "the archive", options)
+}
+
+/** An image as {@link list} shows it. */
+export interface ListedOciImage {
+  /** Several names may lead to one image; undefined: none does. */
+  readonly name: string | undefined
+  readonly digest: string
+  readonly mediaType: string
+  /** `linux/amd64` */
+  readonly platforms: readonly string[]
+  /** Of everything that it is made of, as it lies there. */
+  readonly size: Bytes
+  /** As its first configuration says. */
+  readonly created: string | undefined
+  /** Why nothing else can be told of it; undefined: it is as it should be, as far as this was read. */
+  readonly damage: string | undefined
+}
+
+/** What {@link list} lists. */
+export interface ListOptions {
+  /** `oci:DIR`, `oci-archive:FILE`, `docker-archive:FILE`. Default: the store. */
+  readonly place?: string | undefined
+  readonly signal?: AbortSignal | undefined
+}
+
+const checkList = shape<ListOptions>({ place: filePath, signal: abortSignal })
+
+function placeOf(name: string | undefined): LocalReference {
+  const reference = name === undefined ? parseStoreName("") : referenceOf(name)
+  if (reference.transport !== "docker") return reference
+  throw new OciError(
+    "ERR_OCI_REFERENCE",
+    `${reference.text}: a registry does not list images; a folder or an archive does`,
+  )
+}
+
+/**
+ * The images of the store, of a layout or of an archive.
+ *
+ * @throws OciError.
+ */
+export async function list(given: ListOptions = {}): Promise<ListedOciImage[]> {
+  const { place, signal } = checkList(given, "options")
+  const reference = placeOf(place)
+  const { transport, path } = reference
+  if (transport === "store" && !isStore(path)) return []
+  const listed: ListedOciImage[] = []
+  for (const { names, selection } of await listImages(reference, MAX_LAYER_BYTES)) {
+    signal?.throwIfAborted()
+    const image = await shownImage({ transport, path, selection }, signal)
+    if (image === undefined) continue
+    for (const name of names.length === 0 ? [undefined] : names) listed.push({ name, ...image })
+  }
+  const key = ({ name, digest }: ListedOciImage): string => name ?? digest
+  return listed.sort((one, other) => (key(one) < key(other) ? -1 : 1))
+}
+
+/** undefined: somebody has removed it meanwhile. */
+async function shownImage(
+  reference: LocalReference,
+  signal: AbortSignal | undefined,
+): Promise<Omit<ListedOciImage, "name"> | undefined> {
+  let found: Awaited<ReturnType<typeof findOciImage>>
+  try {
+    found = await findOciImage(reference, { signal })
+  } catch (error) {
+    if (error instanceof OciError && error.code === "ERR_OCI_NOT_FOUND" && reference.transport === "store")
+      return undefined
+    throw error
+  }
+  await using open = found
+  const { digest, mediaType } = open.descriptor
+  try {
+    const { manifests, size } = await describeImage(open)
+    const created = createdOf(manifests[0]?.config)
+    return {
+      digest: digest.text,
+      mediaType,
+      platforms: shownPlatforms(manifests),
+      size,
+      created,
+      damage: undefined,
+    }
+  } catch (error) {
+    if (!(error instanceof OciError)) throw error
+    const damage = error.message
+    return { digest: digest.text, mediaType, platforms: [], size: 0, created: undefined, damage }
+  }
+}
+
+function shownPlatforms(manifests: readonly DescribedManifest[]): string[] {
+  return [
+    ...new Set(manifests.flatMap(({ platform }) => (platform === undefined ? [] : platformText(platform)))),
+  ]
+}
+
+/** An image as {@link inspect} shows it. */
+export interface InspectedImage {
+  readonly digest: string
+  readonly mediaType: string
+  /** That the image has; none where that is not said. */
+  readonly platforms: readonly string[]
+  /** The document itself, byte for byte: its digest is `digest`. */
+  readonly raw: Buffer
+  /** For the platform that was chosen; undefined where there is none for this machine and none was. */
+  readonly manifest: InspectedManifest | undefined
+}
+
+export interface InspectedManifest {
+  readonly digest: string
+  readonly mediaType: string
+  readonly platform: string | undefined
+  readonly annotations: Readonly<Record<string, string>>
+  /** Of all that it is made of, as it lies there. */
+  readonly size: Bytes
+  readonly created: string | undefined
+  /** Base first. */
+  readonly layers: readonly InspectedLayer[]
+  /** Of the configuration, which is what others call the image's ID. */
+  readonly configDigest: string
+  /** The configuration, as it is written; undefined for what is no container image. */
+  readonly config: Readonly<Record<string, unknown>> | undefined
+  readonly rawConfig: Buffer | undefined
+}
+
+export interface InspectedLayer {
+  readonly digest: string
+  readonly mediaType: string
+  readonly size: Bytes
+  readonly annotations: Readonly<Record<string, string>>
+}
+
+/** What {@link inspect} looks at. */
+export interface InspectOptions extends Pick<LayerOptions, "oci"> {
+  /** As {@link CopyOptions} has it. */
+  readonly source: string
+  /** Default: the image itself, and what it has for this machine. */
+  readonly platform?: string | undefined
+  readonly signal?: AbortSignal | undefined
+  readonly onNotice?: ((text: string) => void) | undefined
+}
+
+const checkInspect = shape<InspectOptions>({
+  source: required(filePath),
+  platform: text,
+  signal: abortSignal,
+  onNotice: callback,
+  ...layerRows,
+})
+
+/** What an image has for a platform; undefined: there is nothing, and nobody insists. */
+async function chosen(
+  source: CopySource,
+  wanted: string | undefined,
+): Promise<DescribedManifest | undefined> {
+  const { store, descriptor } = source
+  const platform = wanted === undefined ? platformOf(process.arch) : parsePlatformName(wanted)
+  try {
+    const found = await resolveManifest(store, descriptor, platform)
+    const [described] = (await describeImage({ store, descriptor: found.descriptor })).manifests
+    const isOther = wanted !== undefined && described?.platform && !platformFits(described.platform, platform)
+    if (isOther !== true) return described
+    throw new OciError("ERR_OCI_NOT_FOUND", `${store.name}: there is no image for ${platformText(platform)}`)
+  } catch (error) {
+    const isAbsent = error instanceof OciError && error.code === "ERR_OCI_NOT_FOUND"
+    if (wanted === undefined && isAbsent && isIndexType(descriptor.mediaType)) return undefined
+    throw error
+  }
+}
+
+function inspected({ descriptor, bytes, manifest, platform, config }: DescribedManifest): InspectedManifest {
+  const { annotations = {} } = parseJson(bytes.toString("utf8")) as Partial<InspectedManifest>
+  const blobs = [manifest.config, ...manifest.layers]
+  return {
+    digest: descriptor.digest.text,
+    mediaType: descriptor.mediaType,
+    platform: platform && platformText(platform),
+    annotations,
+    size: blobs.reduce((sum, { size }) => sum + size, bytes.length),
+    created: createdOf(config),
+    layers: manifest.layers.map(({ digest, mediaType, size, annotations: notes }) => ({
+      digest: digest.text,
+      mediaType,
+      size,
+      annotations: notes,
+    })),
+    configDigest: manifest.config.digest.text,
+    config: config && (parseJson(config.toString("utf8")) as InspectedManifest["config"]),
+    rawConfig: config,
+  }
+}
+
+/**
+ * What an image is made of, without its layers being read.
+ *
+ * @throws OciError.
+ */
+export async function inspect(given: InspectOptions): Promise<InspectedImage> {
+  const { source, platform, oci, signal, onNotice } = checkInspect(given, "options")
+  await using found = await findOciImage(referenceOf(source), { ...oci, signal, onNotice })
+  const { store, descriptor: root } = found
+  const manifest = await chosen(found, platform)
+  const descriptor = platform === undefined ? root : (manifest?.descriptor ?? root)
+  const what = `${store.name}: ${descriptor.digest.text}`
+  const raw = await readDocument(store, descriptor, what)
+  const document = parseDocument(raw, descriptor.mediaType, what)
+  const named = document.kind === "index" ? document.manifests : [{ platform: manifest?.platform }]
+  return {
+    digest: descriptor.digest.text,
+    mediaType: descriptor.mediaType,
+    platforms: [
+      ...new Set(
+        named.flatMap((one) =>
+          one.platform === undefined || one.platform.os === "unknown" ? [] : platformText(one.platform),
+        ),
+      ),
+    ],
+    raw,
+    manifest: manifest && inspected(manifest),
+  }
+}
+
+/** An image that {@link remove} took out. */
+export interface RemovedOciImage {
+  readonly name: string | undefined
+  readonly digest: string
+}
+
+/** What {@link remove} takes out of the store. */
+export interface RemoveOptions {
+  /** `NAME[:TAG]`, or `@DIGEST` with all names that it has. */
+  readonly names: readonly string[]
+  readonly signal?: AbortSignal | undefined
+}
+
+const checkRemove = shape<RemoveOptions>({ names: required(filled(listOf(text))), signal: abortSignal })
+
+/**
+ * Takes images out of the store, and what they were made of where no other image needs it.
+ *
+ * @throws OciError `ERR_OCI_NOT_FOUND`, `ERR_OCI_REFERENCE`; BuildError `ERR_BUILD_OUTPUT`.
+ */
+export async function remove(given: RemoveOptions): Promise<RemovedOciImage[]> {
+  const { names, signal } = checkRemove(given, "options")
+  const references = names.map(parseStoreName)
+  const removed: RemovedOciImage[] = []
+  for (const { path, selection } of references) removed.push(...(await removeStored(path, selection, signal)))
+  return removed
+}
