@@ -72,11 +72,12 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_KEYSERVER: "check the address, and HTTPS_PROXY and NO_PROXY where a proxy is needed",
   ERR_ECL_FILE: "what may run is the administrator's to say, and until the file is right nothing runs",
   ERR_ECL_REFUSED: "`sifcrypt ecl check IMAGE` tells more; what may run is the administrator's to say",
-  ERR_OCI_NOT_FOUND: "`skopeo inspect` and `skopeo list-tags` show what there is",
+  ERR_OCI_NOT_FOUND:
+    "`sifcrypt image list` and `sifcrypt image inspect` show what there is, `skopeo list-tags` what a registry has",
   ERR_OCI_DIGEST: "the image is not what it is said to be: fetch it again, or ask who made it",
   ERR_OCI_LIMIT: "if you trust the image, --max-layer-size GIB raises the limit of its layers",
   ERR_OCI_WORK: "no image needs that much: somebody made it to keep you busy, or ask who made it",
-  ERR_OCI_UNSUPPORTED: "`skopeo inspect --raw` shows what it is made of",
+  ERR_OCI_UNSUPPORTED: "`sifcrypt image inspect --raw` shows what it is made of",
   ERR_OCI_REGISTRY: "--no-https speaks to a registry without TLS, --cert-dir DIR trusts its certificate",
   ERR_OCI_CREDENTIALS:
     "log in with `docker login`, `podman login` or `apptainer registry login`, or set DOCKER_USERNAME and DOCKER_PASSWORD",

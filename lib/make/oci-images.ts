@@ -37,12 +37,12 @@ import {
 } from "../oci/manifest.ts"
 import {
   parseReference,
-  parseRegistryName,
   parseStoreName,
+  storeName,
   type ImageReference,
   type LocalReference,
 } from "../oci/reference.ts"
-import { TemporaryFile } from "../oci/temporary-file.ts"
+import { pathOf, spoolArchive } from "../oci/spool.ts"
 import type { RegistrySinkOptions } from "../registry/sink.ts"
 import { copyFound, copyOciImage, findOciImage, openSink } from "../registry/transports.ts"
 import { clientRows, layerRows, type LayerOptions } from "../source/source.ts"
@@ -227,46 +227,29 @@ const checkLoad = shape<LoadOptions>({
   ...workRows,
 })
 
-/** Archives are not read front to back. */
-async function spool(
-  input: Readable,
-  folder: string,
-  limit: Bytes,
-  signal?: AbortSignal,
-): Promise<TemporaryFile> {
-  const spooled = await TemporaryFile.create(folder)
-  try {
-    await spooled.unlink()
-    let size: Bytes = 0
-    for await (const piece of input as AsyncIterable<Buffer>) {
-      signal?.throwIfAborted()
-      if (size + piece.length > limit)
-        throw new OciError("ERR_OCI_LIMIT", `the archive has more than ${limit} bytes`)
-      await spooled.write(piece, size)
-      size += piece.length
-    }
-    return spooled
-  } catch (error) {
-    await spooled[Symbol.asyncDispose]()
-    throw error
-  }
-}
-
-async function loadFile(path: string, shown: string, options: LoadOptions): Promise<LoadedImage[]> {
+async function loadArchive(
+  archive: Omit<LocalReference, "selection" | "transport">,
+  options: LoadOptions,
+): Promise<LoadedImage[]> {
   const { signal, onNotice, onProgress, maxBytes = MAX_LAYER_BYTES } = options
   const loaded: LoadedImage[] = []
-  const place = parseStoreName("")
-  const images = await listImages({ transport: "docker-archive", path }, maxBytes)
-  if (images.length === 0) throw new OciError("ERR_OCI_NOT_FOUND", `${shown}: no image is in it`)
-  await using sink = await openSink(place, { signal })
+  const images = await listImages({ transport: "docker-archive", ...archive }, maxBytes)
+  if (images.length === 0) throw new OciError("ERR_OCI_NOT_FOUND", `${archive.path}: no image is in it`)
+  await using sink = await openSink(parseStoreName(""), { signal })
   for (const { names, selection } of images) {
     const transport = selection.digest === undefined ? "docker-archive" : "oci-archive"
-    await using found = await findOciImage(
-      { transport, path, selection },
-      { signal, maxLayerBytes: maxBytes },
-    )
-    const known = names.map((name) => parseRegistryName(name, "").text)
-    for (const name of known.length === 0 ? [undefined] : known) {
+    const reference = { transport, ...archive, selection } as const
+    await using found = await findOciImage(reference, { signal, maxLayerBytes: maxBytes })
+    const known = new Set<string>()
+    for (const given of names) {
+      const name = storeName(given)
+      if (name === undefined)
+        onNotice?.(
+          `${archive.path}: ${JSON.stringify(given)} cannot be a name here: the image has its digest only`,
+        )
+      else known.add(name)
+    }
+    for (const name of known.size === 0 ? [undefined] : known) {
       const work = { all: true, signal, onNotice, onProgress }
       const { digest, mediaType } = await copyFound(found, sink, name, work)
       loaded.push({ name, digest: digest.text, mediaType })
@@ -282,10 +265,10 @@ async function loadFile(path: string, shown: string, options: LoadOptions): Prom
  */
 export async function load(given: LoadOptions): Promise<LoadedImage[]> {
   const options = checkLoad(given, "options")
-  const { input, signal, maxBytes = MAX_LAYER_BYTES, tmpFolder = os.tmpdir() } = options
-  if (typeof input === "string") return await loadFile(input, input, options)
-  await using spooled = await spool(input, tmpFolder, maxBytes, signal)
-  return await loadFile(`/proc/self/fd/${spooled.file.fd}`, "the archive", options)
+  const { input, signal, maxBytes: limit = MAX_LAYER_BYTES, tmpFolder = os.tmpdir() } = options
+  const path = typeof input === "string" ? input : "the archive"
+  await using spooled = await spoolArchive(input, path, { folder: tmpFolder, limit, signal })
+  return await loadArchive({ path, at: spooled && pathOf(spooled) }, options)
 }
 
 /** An image as {@link list} shows it. */

@@ -85,8 +85,8 @@ class ArchiveFiles implements Files {
     this.#archive = archive
     this.#members = new Map(archive.members.map((member) => [memberName(member.path), member]))
   }
-  static async open(name: string, limit: Bytes): Promise<ArchiveFiles> {
-    const file = await open(name, constants.O_RDONLY | constants.O_NONBLOCK).catch((cause: unknown) => {
+  static async open(name: string, limit: Bytes, at: string = name): Promise<ArchiveFiles> {
+    const file = await open(at, constants.O_RDONLY | constants.O_NONBLOCK).catch((cause: unknown) => {
       throw new OciError("ERR_OCI_NOT_FOUND", `cannot open ${name}: ${(cause as Error).message}`, {
         path: name,
         cause,
@@ -266,7 +266,7 @@ async function fromLayout(files: Files, reference: LocalReference): Promise<Foun
   const bytes = await readSmall(files, "index.json", where)
   const { manifests } = parseLayoutIndex(bytes, where)
   return {
-    store: new LayoutStore(where, files, await isForAll(where)),
+    store: new LayoutStore(where, files, await isForAll(reference.at ?? where)),
     descriptor: choose(manifests, reference.selection, where),
   }
 }
@@ -319,7 +319,7 @@ async function fromSaved(files: Files, reference: LocalReference): Promise<Found
     throw new OciError("ERR_OCI_NOT_FOUND", `${where}: it has several images, and none is named: ${known}`)
   const hex = /(?:^|\/)([0-9a-f]{64})(?:\.json)?$/.exec(entry.Config)?.[1]
   return {
-    store: new LayoutStore(where, files, await isForAll(where)),
+    store: new LayoutStore(where, files, await isForAll(reference.at ?? where)),
     saved: {
       config: await readSmall(files, entry.Config, where),
       configDigest: hex === undefined ? undefined : parseDigest(`sha256:${hex}`, where),
@@ -368,11 +368,11 @@ export interface ListedImage {
  * @throws OciError as {@link findImage}.
  */
 export async function listImages(
-  { transport, path: where }: Pick<LocalReference, "transport" | "path">,
+  { transport, path: where, at }: Omit<LocalReference, "selection">,
   limit: Bytes,
 ): Promise<ListedImage[]> {
   const isFolder = transport === "oci" || transport === "store"
-  await using files = isFolder ? new FolderFiles(where) : await ArchiveFiles.open(where, limit)
+  await using files = isFolder ? new FolderFiles(where) : await ArchiveFiles.open(where, limit, at)
   if ((await files.has("oci-layout")) && (await files.has("index.json"))) {
     checkLayoutVersion(await readSmall(files, "oci-layout", where), where)
     const { manifests } = parseLayoutIndex(await readSmall(files, "index.json", where), where)
@@ -431,9 +431,9 @@ export async function findImage(
   limit: Bytes,
   held?: AsyncDisposable,
 ): Promise<FoundImage> {
-  const { transport, path: where, selection } = reference
+  const { transport, path: where, at, selection } = reference
   const isFolder = transport === "oci" || transport === "store"
-  const files = isFolder ? new FolderFiles(where, held) : await ArchiveFiles.open(where, limit)
+  const files = isFolder ? new FolderFiles(where, held) : await ArchiveFiles.open(where, limit, at)
   try {
     const isLayout = (await files.has("oci-layout")) && (await files.has("index.json"))
     if (transport !== "docker-archive") {

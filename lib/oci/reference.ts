@@ -27,6 +27,8 @@ export interface RegistryReference {
 export interface LocalReference {
   readonly transport: "oci" | "oci-archive" | "docker-archive" | "store"
   readonly path: string
+  /** Of an archive: what is opened in its place, which has the same files. */
+  readonly at?: string | undefined
   readonly selection: Selection
 }
 
@@ -140,6 +142,17 @@ export function parseStoreName(name: string): LocalReference {
   const { text, digest } = parseRegistryName(name, "store:")
   if (digest !== undefined) throw refused(shown, "it is NAME[:TAG] or @DIGEST")
   return { ...place, selection: { name: text } }
+}
+
+/** By what name an image that is called so elsewhere is kept; undefined: by none but its digest. */
+export function storeName(name: string): string | undefined {
+  try {
+    const { host, repository, tag } = parseRegistryName(name, "")
+    return tag === undefined ? undefined : `${host}/${repository}:${tag}`
+  } catch (error) {
+    if (error instanceof OciError) return undefined
+    throw error
+  }
 }
 
 /** `alpine` is `docker.io/library/alpine:latest`. */

@@ -1,4 +1,5 @@
 // What the name of an image stands for, wherever it lies.
+import os from "node:os"
 import { OciError } from "../errors.ts"
 import { Output } from "../file/output.ts"
 import { ArchiveSink, type ArchiveOutput } from "../oci/archive-sink.ts"
@@ -8,9 +9,11 @@ import { MAX_LAYER_BYTES, openImage, type ImageOptions, type OciImage } from "..
 import { LayoutSink } from "../oci/layout-sink.ts"
 import { findImage, type FoundImage } from "../oci/layout.ts"
 import { isIndexType, platformOf, type Descriptor } from "../oci/manifest.ts"
-import { parseRegistryName, type ImageReference } from "../oci/reference.ts"
+import { storeName, type ImageReference } from "../oci/reference.ts"
 import { copySource } from "../oci/saved-source.ts"
 import type { ImageSink } from "../oci/sink.ts"
+import { pathOf, spoolArchive } from "../oci/spool.ts"
+import type { TemporaryFile } from "../oci/temporary-file.ts"
 import type { Bytes } from "../units.ts"
 import { openRegistrySink, type RegistrySinkOptions } from "./sink.ts"
 import { findRemote, type RegistryOptions } from "./store.ts"
@@ -142,7 +145,9 @@ export async function copyOciImage(
 ): Promise<Descriptor> {
   const { source, target, signal, onNotice } = options
   const shared = { signal, onNotice }
-  await using found = await findOciImage(from, { ...source, ...shared })
+  await using spooled = await spoolSource(from, { ...source, ...shared })
+  const reference = spooled === undefined ? from : { ...from, at: pathOf(spooled) }
+  await using found = await findOciImage(reference, { ...source, ...shared })
   const { tag, digest } =
     to.transport === "docker" ? to : { tag: to.selection.name, digest: to.selection.digest }
   if (to.transport !== "docker" && to.selection.index !== undefined)
@@ -158,13 +163,18 @@ export async function copyOciImage(
   return made
 }
 
+/** All of it is read, so that what is compressed is worth unpacking once. */
+async function spoolSource(from: ImageReference, options: OciOptions): Promise<TemporaryFile | undefined> {
+  const { signal, tmpFolder: folder = os.tmpdir(), maxLayerBytes: limit = MAX_LAYER_BYTES } = options
+  if (from.transport !== "oci-archive" && from.transport !== "docker-archive") return undefined
+  return await spoolArchive(from.path, from.path, { folder, limit, signal })
+}
+
 /** What an image is called in the store unless it is said. */
 function storeNameOf(from: ImageReference): string {
-  const name =
-    from.transport === "docker"
-      ? from.tag && `${from.host}/${from.repository}:${from.tag}`
-      : from.selection.name
-  if (name !== undefined) return parseRegistryName(name, "store:").text
+  const named = from.transport === "docker" ? from.tag : from.selection.name
+  const name = named && storeName(from.transport === "docker" ? from.text : named)
+  if (name !== undefined && name !== "") return name
   throw new OciError(
     "ERR_OCI_REFERENCE",
     `${nameOf(from)}: it has no name that it could have in the store, too`,

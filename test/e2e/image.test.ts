@@ -7,7 +7,7 @@ import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "no
 import path from "node:path"
 import { PassThrough } from "node:stream"
 import { buffer } from "node:stream/consumers"
-import { gunzipSync } from "node:zlib"
+import { gunzipSync, gzipSync } from "node:zlib"
 import { oci } from "../../lib/index.ts"
 import { sifcrypt, sifcryptOk, userId, type CommandOptions } from "../support/cli.ts"
 import { Layout, type JsonDescriptor, type JsonManifest } from "../support/layout.ts"
@@ -411,15 +411,34 @@ describe("image save and load", () => {
       const [loaded] = await oci.load({ input: vectorPath("oci/docker-archive.tar.gz") })
       assert.equal(loaded!.name, "localhost/tiny:v1")
       const file = path.join(newFolder("no-archive"), "image.tar")
-      for (const bytes of ["", "no archive at all"]) {
+      const cut = readFileSync(vectorPath("oci/docker-archive.tar.gz")).subarray(0, 2000)
+      for (const bytes of ["", "no archive at all", cut]) {
         writeFileSync(file, bytes)
-        await assert.rejects(oci.load({ input: file }), (error: { code?: string }) =>
-          /^ERR_OCI_/.test(error.code!),
-        )
+        for (const input of [file, new PassThrough().end(bytes)])
+          await assert.rejects(oci.load({ input }), (error: { code?: string }) =>
+            /^ERR_OCI_/.test(error.code!),
+          )
       }
-      await assert.rejects(oci.load({ input: new PassThrough().end(Buffer.alloc(2048)), maxBytes: 1024 }), {
-        code: "ERR_OCI_LIMIT",
-      })
+      // A few bytes can stand for any number.
+      for (const many of [Buffer.alloc(1 << 20), gzipSync(Buffer.alloc(1 << 20))])
+        await assert.rejects(oci.load({ input: new PassThrough().end(many), maxBytes: 1 << 19 }), {
+          code: "ERR_OCI_LIMIT",
+        })
+    })
+  })
+
+  it("take names that are none here for none, and hold on to the image", async () => {
+    await withStore(async () => {
+      const { source, digest } = onePlatform()
+      const file = path.join(newFolder("names"), "image.tar")
+      await oci.copy({ source, target: `oci-archive:${file}:../../../etc/passwd`, ...quiet })
+      const told: string[] = []
+      assert.deepEqual(await oci.load({ input: file, onNotice: (text) => told.push(text) }), [
+        { name: undefined, digest, mediaType: "application/vnd.oci.image.manifest.v1+json" },
+      ])
+      assert.match(told.join(), /cannot be a name here/)
+      await oci.remove({ names: [`@${digest}`] })
+      assert.deepEqual(await oci.list(), [])
     })
   })
 })
