@@ -9,8 +9,9 @@ import { PassThrough } from "node:stream"
 import { buffer } from "node:stream/consumers"
 import { gunzipSync, gzipSync } from "node:zlib"
 import { oci } from "../../lib/index.ts"
-import { sifcrypt, sifcryptOk, userId, type CommandOptions } from "../support/cli.ts"
+import { sifcrypt, sifcryptOk, startSifcrypt, userId, type CommandOptions } from "../support/cli.ts"
 import { Layout, type JsonDescriptor, type JsonManifest } from "../support/layout.ts"
+import { Registry } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
 import { vectorPath } from "../vectors/load.ts"
 
@@ -216,6 +217,32 @@ describe("archives of images", () => {
     })
     assert.equal(again.digest, digest)
   })
+
+  it("leave layers that may not be passed on where their addresses are, and tell of them", async () => {
+    const layout = new Layout()
+    const foreign = {
+      mediaType: "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+      digest: sha256("foreign"),
+      size: 7,
+      urls: ["https://layers.example/base"],
+    }
+    layout.manifest.layers = [foreign, ...layout.manifest.layers]
+    const { digest } = layout.write()
+    const source = `oci:${layout.folder}`
+    const folder = newFolder("foreign")
+    const told: string[] = []
+    const onNotice = (text: string): unknown => told.push(text)
+    const copied = await oci.copy({ source, target: `oci-archive:${folder}/image.tar`, ...quiet, onNotice })
+    assert.equal(copied.digest, digest)
+    assert.match(
+      told.join(),
+      /layer 0 may not be passed on: it stays where https:\/\/layers\.example\/base has it/,
+    )
+    await assert.rejects(oci.copy({ source, target: `docker-archive:${folder}/d.tar`, ...quiet }), {
+      code: "ERR_OCI_UNSUPPORTED",
+    })
+    assert.deepEqual(readdirSync(folder), ["image.tar"])
+  })
 })
 
 describe("the store of images", () => {
@@ -354,6 +381,59 @@ describe("the store of images", () => {
       assert.deepEqual(blobNames(store), [])
     })
   })
+
+  it("of several processes at once has what each of them left there", async () => {
+    const env = { SIFCRYPT_STOREDIR: path.join(newFolder("busy", userId), "images") }
+    const images = [onePlatform(), onePlatform("two"), onePlatform("three")]
+    const run = async (...args: string[]): Promise<void> => {
+      const { status, stderr } = await sifcrypt(["image", ...args], { env })
+      assert.equal(status, 0, stderr)
+    }
+    await Promise.all(
+      images.map(async ({ source }, i) => {
+        await run("copy", source, `store:gone${i}`)
+        await run("copy", source, `store:left${i}`)
+        await run("rm", `gone${i}`)
+      }),
+    )
+    const listed = JSON.parse(
+      (await sifcryptOk(["image", "list", "--json"], { env })).text,
+    ) as oci.ListedOciImage[]
+    assert.deepEqual(
+      listed.map(({ name, digest, damage }) => ({ name, digest, damage })),
+      images.map(({ digest }, i) => ({
+        name: `docker.io/library/left${i}:latest`,
+        digest,
+        damage: undefined,
+      })),
+    )
+    for (const { digest } of images)
+      await run("copy", `store:@${digest}`, `oci-archive:${path.join(newFolder("out", userId), "image.tar")}`)
+  })
+
+  it("shows only whole images whenever who copies is killed, and keeps nothing of him", async () => {
+    const env = { SIFCRYPT_STOREDIR: path.join(newFolder("kills", userId), "images") }
+    const { source, digest } = onePlatform()
+    for (let i = 0; i < 12; i++) {
+      const child = startSifcrypt(["image", "copy", source, `store:image${i}`], { env })
+      setTimeout(() => child.kill("SIGKILL"), 100 + 25 * i)
+      await once(child, "exit")
+      const { text } = await sifcryptOk(["image", "list", "--json"], { env })
+      for (const one of JSON.parse(text) as oci.ListedOciImage[]) {
+        assert.equal(one.digest, digest)
+        assert.equal(one.damage, undefined)
+      }
+    }
+    await sifcryptOk(["image", "copy", source, "store:last"], { env })
+    await sifcryptOk(["image", "rm", `@${digest}`], { env })
+    assert.deepEqual(blobNames(env.SIFCRYPT_STOREDIR), [])
+    assert.deepEqual(readdirSync(env.SIFCRYPT_STOREDIR).sort(), [
+      ".sifcrypt-holders",
+      "blobs",
+      "index.json",
+      "oci-layout",
+    ])
+  })
 })
 
 describe("image save and load", () => {
@@ -473,5 +553,42 @@ describe("sifcrypt image", () => {
     const saved = await sifcrypt(["image", "save", "nothing"], { env })
     assert.equal(saved.status, 25, saved.stderr)
     assert.equal((await sifcrypt(["image", "copy", source, "somewhere"], { env })).status, 20)
+  })
+
+  it("goes to a registry and back, alone or with all platforms, and every digest stays", async () => {
+    await using registry = await Registry.start()
+    const { layout, index, amd } = twoPlatforms()
+    const source = `oci:${layout.folder}`
+    const name = `docker://${registry.host}/group/name`
+    const file = path.join(newFolder("digest", userId), "digest")
+    const copied = await shown(["image", "copy", "--all", "--digestfile", file, source, `${name}:all`], {
+      env,
+    })
+    assert.equal(copied, `${index.digest}\n`)
+    assert.equal(readFileSync(file, "utf8"), copied)
+    assert.equal(sha256(skopeo("inspect", "--raw", "--tls-verify=false", `${name}:all`)), index.digest)
+    const one = await shown(["image", "copy", "--platform", "linux/amd64", `${name}:all`, `${name}:one`], {
+      env,
+    })
+    assert.equal(one, `${amd.digest}\n`)
+    assert.equal(await shown(["image", "copy", "--all", `${name}:all`, "store:"], { env }), copied)
+    const listed = await shown(["image", "list"], { env })
+    assert.match(
+      listed,
+      new RegExp(`^${registry.host}/group/name:all +sha256:[0-9a-f]{12} +linux/amd64,linux/arm64 `, "m"),
+    )
+    assert.match(
+      await shown(["image", "inspect", `${name}:all`], { env }),
+      /^Platforms: +linux\/amd64, linux\/arm64$/m,
+    )
+    const raw = await shown(["image", "inspect", "--raw", "--platform", "linux/amd64", `${name}:all`], {
+      env,
+    })
+    assert.equal(sha256(raw), amd.digest)
+    const absent = await sifcrypt(["image", "copy", "--platform", "linux/s390x", `${name}:all`, "store:x"], {
+      env,
+    })
+    assert.equal(absent.status, 25, absent.stderr)
+    assert.match(absent.stderr, /there is no image for linux\/s390x/)
   })
 })

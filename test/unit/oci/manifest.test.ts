@@ -3,6 +3,7 @@ import {
   checkLayerTypes,
   parseConfig,
   parseDocument,
+  parsePlatformName,
   platformFits,
   platformOf,
 } from "../../../lib/oci/manifest.ts"
@@ -138,6 +139,19 @@ describe("parseConfig", () => {
 })
 
 describe("platforms", () => {
+  it("are read as others write them", () => {
+    for (const [name, os, architecture, variant] of [
+      ["linux/amd64", "linux", "amd64", undefined],
+      ["linux/arm/v6", "linux", "arm", "v6"],
+      ["arm/v6", "linux", "arm", "v6"],
+      ["x86_64", "linux", "amd64", undefined],
+      ["windows/amd64", "windows", "amd64", undefined],
+    ] as const)
+      assert.deepEqual(parsePlatformName(name), { os, architecture, variant }, name)
+    for (const name of ["", "/", "linux/", "a/b/c/d", "linux amd64"])
+      assert.throws(() => parsePlatformName(name), { code: "ERR_OCI_REFERENCE" }, name)
+  })
+
   it("go by the names that people, Node and Go have for them", () => {
     for (const [asked, os, architecture, variant] of [
       ["x64", "linux", "amd64", undefined],

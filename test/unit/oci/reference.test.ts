@@ -1,5 +1,5 @@
 import assert from "node:assert/strict"
-import { parseReference, parseRegistryName } from "../../../lib/oci/reference.ts"
+import { parseReference, parseRegistryName, storeFolder, storeName } from "../../../lib/oci/reference.ts"
 
 const hex = "ab".repeat(32)
 const digest = `sha256:${hex}`
@@ -73,7 +73,23 @@ describe("parseReference", () => {
     assert.equal((local(`oci:b@${digest}`) as [string, { digest: { hex: string } }])[1].digest.hex, hex)
   })
 
+  it("knows what is kept here by the name that it has at a registry, or by its digest", () => {
+    const kept = (text: string): unknown => {
+      const found = parseReference(text)
+      return found?.transport === "store" ? found.selection : undefined
+    }
+    assert.deepEqual(kept("store:alpine"), { name: "docker.io/library/alpine:latest" })
+    assert.deepEqual(kept("store:index.docker.io/a/b:1"), { name: "docker.io/a/b:1" })
+    assert.deepEqual(kept("store:localhost:5000/a:1"), { name: "localhost:5000/a:1" })
+    assert.deepEqual(kept("store:"), {})
+    assert.equal((kept(`store:@${digest}`) as { digest: { hex: string } }).digest.hex, hex)
+  })
+
   for (const name of [
+    "store:../x",
+    "store:A",
+    `store:a@${digest}`,
+    "store:@0",
     "oci:",
     "oci::tag",
     "oci:folder:",
@@ -86,4 +102,24 @@ describe("parseReference", () => {
     it(`refuses ${name}`, () => {
       assert.throws(() => parseReference(name), { name: "OciError" })
     })
+})
+
+describe("storeFolder", () => {
+  it("is where the environment says, or among this user's data", () => {
+    assert.equal(storeFolder({ SIFCRYPT_STOREDIR: "/a", XDG_DATA_HOME: "/b", HOME: "/c" }), "/a")
+    assert.equal(
+      storeFolder({ SIFCRYPT_STOREDIR: "", XDG_DATA_HOME: "/b", HOME: "/c" }),
+      "/b/sifcrypt/images",
+    )
+    assert.equal(storeFolder({ HOME: "/c" }), "/c/.local/share/sifcrypt/images")
+  })
+})
+
+describe("storeName", () => {
+  it("is what an image is called elsewhere, complete, or none", () => {
+    assert.equal(storeName("alpine"), "docker.io/library/alpine:latest")
+    assert.equal(storeName("registry.example/a:1"), "registry.example/a:1")
+    for (const name of [`registry.example/a@${digest}`, "../../etc", "A B", ""])
+      assert.equal(storeName(name), undefined, name)
+  })
 })
