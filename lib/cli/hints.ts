@@ -154,6 +154,11 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | undefined>>
   ERR_BUILD_EXISTS: swapped,
   ERR_BUILD_OUTPUT: swapped,
   ERR_BUILD_SOURCE: swapped,
+  // What is not fetched to a file may have to fit in memory.
+  ERR_OCI_LIMIT: ({ command, words }) =>
+    command !== "pull" && words.some((word) => word.startsWith("oras://"))
+      ? "`sifcrypt pull` fetches it to a file"
+      : undefined,
   ERR_OCI_REGISTRY: ({ cause }) =>
     network.has((cause as { readonly code?: unknown } | undefined)?.code)
       ? "check the address, and HTTPS_PROXY and NO_PROXY where a proxy is needed"

@@ -189,9 +189,10 @@ export async function readDefinition(file: string, options: ReadDefinitionOption
 
 /** What to take instead of an agent that needs a service or a tool which nobody has to have. */
 const refused: Readonly<Record<string, string>> = {
-  library: "a library service; take docker (Bootstrap: docker, From: debian:12) or debootstrap",
-  shub: "Singularity Hub, which was closed; take docker",
-  oras: "an image that has to be pulled first; then Bootstrap: localimage",
+  library:
+    "a library service, which is one service alone; take oras (Bootstrap: oras, From: HOST/REPOSITORY), which any registry keeps, " +
+    "docker (Bootstrap: docker, From: debian:12) or debootstrap",
+  shub: "Singularity Hub, which was closed; take oras or docker",
   "docker-daemon": "the Docker daemon; take docker-archive with what `docker save` writes",
   dockerfile: "BuildKit; build it with Docker or Podman, then take docker-archive",
   buildkit: "BuildKit; build it with Docker or Podman, then take docker-archive",
@@ -242,8 +243,13 @@ function wantedBase(file: string, stage: Stage): WantedBase {
   const agent = (stage.headers.get("bootstrap") ?? "").toLowerCase()
   const from = (): string => required(file, stage, "from", "From")
   const fingerprints = fingerprintsOf(stage)
-  if (fingerprints.length > 0 && agent !== "localimage")
-    throw headerError(file, stage, "fingerprints", `Fingerprints: is for localimage, not for ${agent}`)
+  if (fingerprints.length > 0 && agent !== "localimage" && agent !== "oras")
+    throw headerError(
+      file,
+      stage,
+      "fingerprints",
+      `Fingerprints: is for localimage and oras, not for ${agent}`,
+    )
   const inRegistry = (): string =>
     [stage.headers.get("registry"), stage.headers.get("namespace"), from()]
       .filter((part) => part !== undefined && part !== "")
@@ -259,7 +265,8 @@ function wantedBase(file: string, stage: Stage): WantedBase {
     case "docker-archive":
       return { kind: "source", spec: `${agent}:${from()}`, fingerprints }
     case "docker":
-      return { kind: "source", spec: `docker://${inRegistry()}`, fingerprints }
+    case "oras":
+      return { kind: "source", spec: `${agent}://${inRegistry()}`, fingerprints }
     case "debootstrap":
       return {
         kind: "debootstrap",

@@ -15,9 +15,9 @@ import { KeyError, LuksError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
 import { cacheFolder } from "../oci/cache.ts"
 import type { Digest } from "../oci/digest.ts"
-import { ImageCache } from "../oci/image-cache.ts"
+import { openImageCache, type ImageCache } from "../oci/image-cache.ts"
 import type { OciImage } from "../oci/image.ts"
-import { platformOf } from "../oci/manifest.ts"
+import { architectureOf } from "../oci/manifest.ts"
 import type { ImageReference } from "../oci/reference.ts"
 import { openOciImage } from "../registry/transports.ts"
 import { ociOptions, ociSource } from "../source/oci-source.ts"
@@ -62,8 +62,7 @@ export class NamedImage<T, O extends NamedOptions> {
     this.#credentials = credentials
     const { oci = {}, architecture } = options
     this.#folder = oci.cacheFolder ?? cacheFolder(oci.environment)
-    const platform = platformOf(architecture ?? process.arch)
-    this.#architecture = `${platform.architecture}${platform.variant ?? ""}`
+    this.#architecture = architectureOf(architecture)
   }
 
   /** It is nobody's but ours: what the caller says of encrypted images without a signature is about those of others. */
@@ -87,25 +86,13 @@ export class NamedImage<T, O extends NamedOptions> {
     }
   }
 
-  /** Is something kept of what is fetched? */
-  async #openCache(): Promise<boolean> {
-    if (this.#options.oci?.disableCache === true) return false
-    try {
-      this.#cache = await ImageCache.open(this.#folder)
-    } catch (error) {
-      this.#options.onNotice?.(`nothing is kept: ${(error as Error).message}`)
-      return false
-    }
-    if (this.#cache === undefined)
-      this.#options.onNotice?.(
-        `${this.#folder} is not yours alone to write: images that are built are not kept there`,
-      )
-    return true
-  }
-
   async run(): Promise<T> {
-    const { signal, onNotice } = this.#options
-    const keeps = await this.#openCache()
+    const { signal, onNotice, oci } = this.#options
+    const { keeps, cache } =
+      oci?.disableCache === true
+        ? { keeps: false, cache: undefined }
+        : await openImageCache(this.#folder, onNotice)
+    this.#cache = cache
     const pinned = this.#reference.transport === "docker" ? this.#reference.digest : undefined
     if (pinned !== undefined) {
       // Whatever a registry would send is the same.

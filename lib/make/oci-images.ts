@@ -45,7 +45,7 @@ import {
 import { pathOf, spoolArchive } from "../oci/spool.ts"
 import type { RegistrySinkOptions } from "../registry/sink.ts"
 import { copyFound, copyOciImage, findOciImage, openSink } from "../registry/transports.ts"
-import { clientRows, layerRows, type LayerOptions } from "../source/source.ts"
+import { clientRows, layerRows, type LayerOptions } from "../source/layer-options.ts"
 import type { Bytes } from "../units.ts"
 
 /** What of an image with several platforms is taken. */

@@ -11,9 +11,10 @@ import {
 } from "../container/metadata.ts"
 import { Credentials } from "../encryption/credentials.ts"
 import { SignatureError } from "../errors.ts"
-import { parseReference } from "../oci/reference.ts"
+import { isOrasName, parseReference } from "../oci/reference.ts"
 import { layerRows } from "../source/layer-options.ts"
 import type * as names from "./named-image.ts"
+import type * as sifs from "./named-sif.ts"
 import type { NamedOptions, NameOptions, Use } from "./named-image.ts"
 
 /** How {@link open} opens. */
@@ -26,15 +27,21 @@ const nameRows: Rows<NameOptions> = { ...layerRows, architecture: text }
 const checkOpen = shape<OpenImageOptions>({ ...openRows, ...nameRows })
 const checkMetadata = shape<ReadMetadataOptions>({ ...metadataRows, ...nameRows })
 
-// A function of its own: where TypeScript translates `using` it forgets to name the compiled file.
+// Functions of their own: where TypeScript translates `using` it forgets to name the compiled file.
 const namedImage = (): Promise<typeof names> => import("./named-image.ts")
+const namedSif = (): Promise<typeof sifs> => import("./named-sif.ts")
 
 /** Uses the image that a name stands for, or a path leads to. */
 async function withImage<T, O extends NamedOptions>(name: string, options: O, use: Use<T, O>): Promise<T> {
   options.signal?.throwIfAborted()
   using credentials = new Credentials(options.unlock)
   // A file may have any name.
-  const reference = existsSync(name) ? undefined : parseReference(name)
+  const isName = !existsSync(name)
+  if (isName && isOrasName(name)) {
+    const { useRemoteSif } = await namedSif()
+    return await useRemoteSif(name, options, (file, shown) => use(file, options, credentials, shown))
+  }
+  const reference = isName ? parseReference(name) : undefined
   if (reference === undefined) return await use(name, options, credentials)
   if (options.verify !== undefined)
     throw new SignatureError(
@@ -46,17 +53,18 @@ async function withImage<T, O extends NamedOptions>(name: string, options: O, us
   return await new NamedImage(name, reference, options, use, credentials).run()
 }
 
-/** Is it the name of an image that has to be built, and not a path? */
+/** Is it the name of an image that has to be built or fetched, and not a path? */
 export function isImageName(name: string): boolean {
   text(name, "name")
-  return !existsSync(name) && /^(?:docker|oci|oci-archive|docker-archive):/.test(name)
+  return !existsSync(name) && /^(?:docker|oci|oci-archive|docker-archive|store|oras):/.test(name)
 }
 
 /**
  * Opens an image, whatever it is: a SIF, whose table is checked and whose key is recovered when it is encrypted, a squashfs file,
  * also one behind a launch line, a folder, or the name of an OCI image: `docker://…`, `oci:…`, `oci-archive:…`,
  * `docker-archive:…` as for {@link build}. That is built into the cache, under its digest, and found there the next time: plain
- * if everybody gets it, and encrypted for the credentials of `unlock` if it took one. Without any it is not kept.
+ * if everybody gets it, and encrypted for the credentials of `unlock` if it took one. Without any it is not kept. The SIF that
+ * `oras://…` names is fetched there as it is; one that took a credential and is not encrypted is not kept.
  *
  * @throws SifError, KeyError, LuksError, GocryptfsError, EnvironmentError; TreeError for an outer squashfs that is malformed;
  * SignatureError `ERR_UNSIGNED` when `unsigned` is `error`, what {@link verify} finds against the image, `ERR_ECL_FILE` and

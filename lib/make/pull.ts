@@ -12,18 +12,13 @@ import {
 } from "../arguments.ts"
 import type { FileHandle } from "node:fs/promises"
 import type { OpenOptions } from "../container/image.ts"
-import { OciError } from "../errors.ts"
-import { MAX_LAYER_BYTES, resolveManifest } from "../oci/image.ts"
-import { platformOf } from "../oci/manifest.ts"
-import { parseOrasName } from "../oci/reference.ts"
-import { artifactOf, TITLE } from "../oci/sif-artifact.ts"
-import { VerifiedBlob } from "../oci/sink.ts"
+import { TITLE } from "../oci/sif-artifact.ts"
 import { Output } from "../file/output.ts"
-import { findRemote } from "../registry/store.ts"
 import { named, readSif } from "../sif/open.ts"
 import { FileReader } from "../sif/source.ts"
 import { requireVerified, verifyOptions, verifySif } from "../signing/verify.ts"
 import { layerRows, type LayerOptions } from "../source/layer-options.ts"
+import { RemoteSif } from "../source/remote-sif.ts"
 import type { Bytes } from "../units.ts"
 
 /** What {@link pull} brings, and where to. */
@@ -86,35 +81,21 @@ async function check(
 export async function pull(given: PullOptions): Promise<PullResult> {
   const options = checkOptions(given, "options")
   const { output, force = false, signal, onNotice, onProgress } = options
-  const reference = parseOrasName(options.reference)
   signal?.throwIfAborted()
   await using target = await Output.create(output, force)
-  const found = await findRemote(reference, {
-    ...options.oci,
-    signal,
-    onNotice,
-    onFetch: onProgress,
+  const { oci, architecture } = options
+  await using image = await RemoteSif.find(options.reference, {
+    oci: { ...oci, ...(onProgress === undefined ? {} : { onFetch: onProgress }) },
+    ...{ architecture, signal, onNotice },
   })
-  await using store = found.store
-  const wanted = platformOf(options.architecture ?? process.arch)
-  const { manifest, descriptor } = await resolveManifest(store, found.descriptor, wanted)
-  const blob = artifactOf(manifest, reference.text)
-  const limit = options.oci?.maxLayerBytes ?? MAX_LAYER_BYTES
-  if (blob.size > limit)
-    throw new OciError("ERR_OCI_LIMIT", `${reference.text}: it has ${blob.size} bytes, more than ${limit}`)
-  const isKept = (await store.keep?.(blob)) === true
-  let have: Bytes = 0
-  for await (const piece of new VerifiedBlob(blob, reference.text, () => store.stream(blob)).read()) {
-    signal?.throwIfAborted()
-    await target.write(piece, have)
-    have += piece.length
-    if (!isKept) onProgress?.(have, blob.size)
-  }
+  const { blob, digest, reference } = image
+  const isKept = (await image.keep()) !== undefined
+  await image.write((piece, position) => target.write(piece, position), isKept ? undefined : onProgress)
   await check(target.file, blob.size, reference.text, options)
   await target.publish(force)
   return {
     output,
-    digest: descriptor.digest.text,
+    digest: digest.text,
     imageDigest: blob.digest.text,
     size: blob.size,
     title: blob.annotations[TITLE],

@@ -47,13 +47,14 @@ export class Cache {
     this.folder = folder
   }
 
-  #path({ algorithm, hex }: Digest): string {
+  /** Where a blob is when it is there. */
+  pathOf({ algorithm, hex }: Digest): string {
     return path.join(this.folder, "blobs", algorithm, hex)
   }
 
   /** undefined: it is not there. What is there and is something else is removed. */
   async find(digest: Digest, size: Bytes): Promise<FileHandle | undefined> {
-    const name = this.#path(digest)
+    const name = this.pathOf(digest)
     let file: FileHandle
     try {
       file = await open(name, "r")
@@ -80,7 +81,7 @@ export class Cache {
     fill: (file: FileHandle) => Promise<void>,
     signal?: AbortSignal,
   ): Promise<FileHandle> {
-    const name = this.#path(digest)
+    const name = this.pathOf(digest)
     await mkdir(path.dirname(name), { recursive: true, mode: 0o700 })
     for (;;) {
       signal?.throwIfAborted()

@@ -151,3 +151,23 @@ export class ImageCache {
     }
   }
 }
+
+/**
+ * The cache of images as somebody uses it who can do without.
+ *
+ * @returns `keeps`: is something kept of what is fetched? `cache`: and of what is built?
+ */
+export async function openImageCache(
+  folder: string,
+  onNotice?: (text: string) => void,
+): Promise<{ readonly keeps: boolean; readonly cache: ImageCache | undefined }> {
+  try {
+    const cache = await ImageCache.open(folder)
+    if (cache === undefined)
+      onNotice?.(`${folder} is not yours alone to write: images that are built are not kept there`)
+    return { keeps: true, cache }
+  } catch (error) {
+    onNotice?.(`nothing is kept: ${(error as Error).message}`)
+    return { keeps: false, cache: undefined }
+  }
+}

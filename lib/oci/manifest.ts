@@ -297,6 +297,12 @@ export function parsePlatformName(name: string): Platform {
   return { ...platformOf(third === undefined ? second : `${second}/${third}`), os: first }
 }
 
+/** As files in the cache are named for it: `amd64`, `armv7`. Default: this machine's. */
+export function architectureOf(chosen: string = process.arch): string {
+  const { architecture, variant = "" } = platformOf(chosen)
+  return `${architecture}${variant}`
+}
+
 function variantFits(found: string | undefined, wanted: string | undefined, architecture: string): boolean {
   const assumed = architecture === "arm64" ? "v8" : architecture === "arm" ? "v7" : undefined
   return wanted === undefined || (found ?? assumed) === wanted

@@ -36,14 +36,14 @@ export type ImageReference = RegistryReference | LocalReference
 
 /** What the peers have besides, and what takes its place here. */
 const others: Readonly<Record<string, string>> = {
-  library: "the image's docker:// name, or a SIF that `apptainer pull` fetched",
-  shub: "the service has been shut down: use docker://, or a definition file",
+  library: "oras://HOST/REPOSITORY, which any registry keeps, or docker://: a library is one service's alone",
+  shub: "oras://HOST/REPOSITORY or docker://: the service has been shut down",
   "docker-daemon": "`docker save -o image.tar NAME`, then docker-archive:image.tar",
   "containers-storage":
     "`skopeo copy containers-storage:NAME oci-archive:image.tar`, then oci-archive:image.tar",
   oras: "the SIF that `sifcrypt pull IMAGE oras://...` fetches",
-  http: "download the file, then build from it",
-  https: "download the file, then build from it",
+  http: "the file that `sifcrypt pull` fetches",
+  https: "the file that `sifcrypt pull` fetches",
   ipfs: "download the file, then build from it",
   dockerfile: "`docker build`, `docker save`, then docker-archive:image.tar",
   dir: "`skopeo copy dir:PATH oci:PATH`, then oci:PATH",
@@ -202,7 +202,7 @@ export function parseReference(source: string): ImageReference | undefined {
   if (rest.startsWith("//"))
     throw refused(
       source,
-      `${transport}: is not known; docker://, oci:, oci-archive:, docker-archive: and store: are`,
+      `${transport}: is not known; docker://, oras://, oci:, oci-archive:, docker-archive: and store: are`,
     )
   return undefined
 }

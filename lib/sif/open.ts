@@ -273,7 +273,19 @@ export async function openSif(image: string | Uint8Array, given: OpenSifOptions 
   if (typeof image === "string") filePath(image, "image")
   else checkBytes(image, "image")
   const path = typeof image === "string" ? image : "image"
-  const reader = typeof image === "string" ? await openFile(image) : new BufferReader(image)
+  return await openReader(
+    typeof image === "string" ? await openFile(image, image) : new BufferReader(image),
+    path,
+    options,
+  )
+}
+
+/** The same of a file that is called something else than its path. */
+export async function openSifAs(name: string, file: string): Promise<SifImage> {
+  return await openReader(await openFile(file, name), name)
+}
+
+async function openReader(reader: ByteReader, path: string, options: OpenSifOptions = {}): Promise<SifImage> {
   try {
     return await readSif(reader, path, options)
   } catch (error) {
@@ -282,11 +294,11 @@ export async function openSif(image: string | Uint8Array, given: OpenSifOptions 
   }
 }
 
-async function openFile(path: string): Promise<FileReader> {
+async function openFile(path: string, name: string): Promise<FileReader> {
   try {
     return await FileReader.open(path)
   } catch (error) {
-    throw named(error, path)
+    throw named(error, name)
   }
 }
 

@@ -17,10 +17,11 @@ import type { SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { VerifyOptions } from "../signing/verify.ts"
 import type { Bytes } from "../units.ts"
-import { parseReference } from "../oci/reference.ts"
+import { isOrasName, parseReference } from "../oci/reference.ts"
 import type { LayerOptions } from "./layer-options.ts"
 import type { AddedEntry, MetadataObject } from "./metadata-files.ts"
 import { openOciSource } from "./oci-source.ts"
+import { RemoteSif } from "./remote-sif.ts"
 
 /** A source that was opened; disposing it closes files and forgets keys. */
 export interface BuildSource extends AsyncDisposable {
@@ -112,7 +113,15 @@ export async function openImageSource(
   credentials: Credentials | undefined,
   options: SourceOptions = {},
 ): Promise<BuildSource & { readonly image: SourceImage }> {
-  const sif = await openSif(path)
+  return await imageSource(await openSif(path), path, credentials, options)
+}
+
+async function imageSource(
+  sif: SifImage,
+  path: string,
+  credentials: Credentials | undefined,
+  options: SourceOptions,
+): Promise<BuildSource & { readonly image: SourceImage }> {
   let opening: Opening | undefined
   try {
     const primary = await checkOrigin(sif, sif.primary(), options)
@@ -154,6 +163,16 @@ export async function openImageSource(
 export interface FindOptions
   extends LayerOptions, Pick<SourceOptions, "verify" | "kdfLimits" | "onDerivation"> {}
 
+/** A SIF at a registry. What was fetched of it is open, and nothing else is left of it, unless it is kept. */
+async function openRemoteSource(
+  name: string,
+  credentials: Credentials,
+  options: FindOptions,
+): Promise<BuildSource> {
+  await using remote = await RemoteSif.find(name, options)
+  return await imageSource(await remote.open(name), name, credentials, options)
+}
+
 /**
  * Opens a source and finds out what it is.
  *
@@ -177,7 +196,9 @@ export async function openSource(
       )
   }
   // A file may have any name.
-  const reference = existsSync(path) ? undefined : parseReference(path)
+  const isName = !existsSync(path)
+  if (isName && isOrasName(path)) return await openRemoteSource(path, credentials, options)
+  const reference = isName ? parseReference(path) : undefined
   if (reference !== undefined) {
     unsigned("an OCI image")
     return await openOciSource(reference, options)
