@@ -35,6 +35,14 @@ export { MAX_LAYER_BYTES } from "./oci/image.ts"
 export type { ImageOptions } from "./oci/image.ts"
 export type { ClientOptions } from "./registry/client.ts"
 export type { CredentialSearch } from "./registry/credentials.ts"
+export { registryLogin, registryLogins, registryLogout } from "./registry/login.ts"
+export type {
+  AuthFileOptions,
+  RegistryLogin,
+  RegistryLoginOptions,
+  RegistryLoginsOptions,
+  RegistryLogoutOptions,
+} from "./registry/login.ts"
 export type { RegistryOptions } from "./registry/store.ts"
 export type { OciOptions } from "./registry/transports.ts"
 export { decrypt, encrypt, reencrypt } from "./make/convert.ts"

@@ -18,6 +18,7 @@ import { probes } from "./commands/probe.ts"
 import { pull } from "./commands/pull.ts"
 import { push } from "./commands/push.ts"
 import { recipient } from "./commands/recipient.ts"
+import { registry } from "./commands/registry.ts"
 import { actions } from "./commands/run.ts"
 import { sif } from "./commands/sif.ts"
 import { sign } from "./commands/sign.ts"
@@ -27,5 +28,5 @@ import { version } from "./commands/version.ts"
 export const commands: readonly CommandRow[] = [
   ...[build, pull, push, encrypt, decrypt, reencrypt, recipient, overlay, sif, sign, verify],
   ...[image, ls, cat, extract, info, inspect, runHelp, mount, unmount, mounts],
-  ...[...actions, instance, cert, ...absent, ...probes, key, ecl, cache, link, version],
+  ...[...actions, instance, cert, ...absent, ...probes, key, ecl, cache, registry, link, version],
 ]

@@ -80,7 +80,7 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_OCI_UNSUPPORTED: "`sifcrypt image inspect --raw` shows what it is made of",
   ERR_OCI_REGISTRY: "--no-https speaks to a registry without TLS, --cert-dir DIR trusts its certificate",
   ERR_OCI_CREDENTIALS:
-    "log in with `docker login`, `podman login` or `apptainer registry login`, or set DOCKER_USERNAME and DOCKER_PASSWORD",
+    "log in with `sifcrypt registry login HOST`, or set DOCKER_USERNAME and DOCKER_PASSWORD",
   ERR_BUILD_EXISTS: [
     "choose another name, or -F (--force) replaces it, and it is kept until the new one is complete",
     "choose another name",

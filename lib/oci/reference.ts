@@ -78,6 +78,18 @@ export function parseOrasName(source: string): RegistryReference {
   return parseRegistryName(source.slice(ORAS.length), ORAS)
 }
 
+/**
+ * The name of a registry alone: `HOST[:PORT]`, also with `oras://`, `docker://` or `https://` before it.
+ *
+ * @throws OciError `ERR_OCI_REFERENCE`.
+ */
+export function parseRegistryHost(source: string): string {
+  const host = source.replace(/^(?:oras|docker|https):\/\//, "").replace(/\/$/, "")
+  if (!hostPattern.test(host) || !URL.canParse(`https://${host}`))
+    throw refused(source, "it is HOST[:PORT] of a registry")
+  return dockerHub.has(host) ? "docker.io" : host
+}
+
 /** @throws OciError `ERR_OCI_REFERENCE`. */
 export function parseRegistryName(name: string, transport = "docker://"): RegistryReference {
   const shown = `${transport}${name}`

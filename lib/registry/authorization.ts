@@ -42,10 +42,11 @@ function basic(username: string, password: Buffer): string {
   return `Basic ${text}`
 }
 
-/** Authorization for one repository of one registry. */
+/** Authorization for one repository of one registry; or for nothing but that, which nobody is not asked for. */
 export class Authorization implements Disposable {
   readonly #client: HttpClient
   readonly #registry: URL
+  readonly #isLogin: boolean
   /** What tokens are asked for: actions by resource. */
   readonly #scopes = new Map<string, Set<string>>()
   readonly #find: () => Promise<RegistryCredential | undefined>
@@ -60,12 +61,13 @@ export class Authorization implements Disposable {
   constructor(
     client: HttpClient,
     registry: URL,
-    { repository, access }: { readonly repository: string; readonly access: Access },
+    wanted: { readonly repository: string; readonly access: Access } | "login",
     find: () => Promise<RegistryCredential | undefined>,
   ) {
     this.#client = client
     this.#registry = registry
-    this.#widen(`repository:${repository}:${access}`)
+    this.#isLogin = wanted === "login"
+    if (wanted !== "login") this.#widen(`repository:${wanted.repository}:${wanted.access}`)
     this.#find = find
   }
 
@@ -125,7 +127,7 @@ export class Authorization implements Disposable {
     // A token that was good for a while has run out.
     const expired = this.#header?.startsWith("Bearer ") === true && Date.now() - this.#tokenTime > TOKEN_MS
     const again = bearer !== undefined && (more || expired)
-    if (bearer !== undefined && this.#level === "none") {
+    if (bearer !== undefined && this.#level === "none" && !this.#isLogin) {
       this.#level = "anonymous"
       if (await this.#token(bearer, undefined)) return true
     } else if (again && this.#level === "anonymous" && (await this.#token(bearer, undefined))) return true

@@ -6,7 +6,7 @@ import { isLoopback } from "../http/proxy.ts"
 import type { RegistryReference } from "../oci/reference.ts"
 import { Authorization, type Access } from "./authorization.ts"
 import { findCredential, type CredentialSearch } from "./credentials.ts"
-import { HttpClient, type HttpOptions, type Reply, type Request, type Upload } from "./http.ts"
+import { HttpClient, replyError, type HttpOptions, type Reply, type Request, type Upload } from "./http.ts"
 
 /** How a registry is spoken to. */
 export interface ClientOptions extends CredentialSearch, Pick<HttpOptions, "retryDelayMs"> {
@@ -56,6 +56,56 @@ async function endpoint(client: HttpClient, host: string, options: ClientOptions
   }
 }
 
+/** The client for a host, and where it is. */
+async function connect(
+  host: string,
+  options: ClientOptions,
+): Promise<{ readonly client: HttpClient; readonly base: URL }> {
+  const client = new HttpClient({
+    // As addresses have it: small, and without the usual port.
+    registry: new URL(`https://${apiHost(host)}`).host,
+    environment: options.environment ?? process.env,
+    signal: options.signal,
+    retryDelayMs: options.retryDelayMs,
+    ownCertFolder: options.certFolder,
+    certFolders: certFolders(),
+  })
+  try {
+    return { client, base: await endpoint(client, host, options) }
+  } catch (error) {
+    client[Symbol.dispose]()
+    throw error
+  }
+}
+
+/**
+ * Shows a registry a credential.
+ *
+ * @returns false: it lets in everybody, and says nothing of credentials.
+ * @throws OciError `ERR_OCI_CREDENTIALS` where it is refused, `ERR_OCI_REGISTRY`.
+ */
+export async function tryCredential(
+  host: string,
+  options: ClientOptions & { readonly credentials: NonNullable<ClientOptions["credentials"]> },
+): Promise<boolean> {
+  const { client, base } = await connect(host, options)
+  using http = client
+  using authorization = new Authorization(http, base, "login", () => findCredential(options, host, ""))
+  const door = new URL("/v2/", base)
+  options.onNotice?.(`${host} is asked at ${base.origin}`)
+  for (;;) {
+    const { header } = authorization
+    const reply = await http.request(door, { authorization: header })
+    if (reply.statusCode === 200) {
+      reply.destroy()
+      return authorization.isKnown
+    }
+    const asks = reply.statusCode === 401 && !http.isFromElsewhere(reply)
+    if (!asks || !(await authorization.advance(reply, header))) throw await replyError(reply, host)
+    reply.destroy()
+  }
+}
+
 export class RegistryClient implements Disposable {
   readonly reference: RegistryReference
   readonly origin: string
@@ -82,28 +132,12 @@ export class RegistryClient implements Disposable {
     options: ClientOptions,
     access: Access,
   ): Promise<RegistryClient> {
-    const client = new HttpClient({
-      // As addresses have it: small, and without the usual port.
-      registry: new URL(`https://${apiHost(reference.host)}`).host,
-      environment: options.environment ?? process.env,
-      signal: options.signal,
-      retryDelayMs: options.retryDelayMs,
-      ownCertFolder: options.certFolder,
-      certFolders: certFolders(),
-    })
-    try {
-      const base = await endpoint(client, reference.host, options)
-      const authorization = new Authorization(
-        client,
-        base,
-        { repository: reference.repository, access },
-        () => findCredential(options, reference.host, reference.repository),
-      )
-      return new RegistryClient(reference, client, base, authorization)
-    } catch (error) {
-      client[Symbol.dispose]()
-      throw error
-    }
+    const { client, base } = await connect(reference.host, options)
+    const { host, repository } = reference
+    const authorization = new Authorization(client, base, { repository, access }, () =>
+      findCredential(options, host, repository),
+    )
+    return new RegistryClient(reference, client, base, authorization)
   }
 
   /** Has anybody been named? What nobody may read is not public. */

@@ -31,46 +31,61 @@ const secretVariables = /^(?:(?:SIFCRYPT|APPTAINER|SINGULARITY)_|DOCKER_PASSWORD
 const HELPER_MS = 10_000
 const MAX_HELPER_OUTPUT = 1 << 20
 
-type Json = Readonly<Record<string, unknown>>
+export type Json = Readonly<Record<string, unknown>>
 
-function isRecord(value: unknown): value is Json {
+export function isRecord(value: unknown): value is Json {
   return typeof value === "object" && value !== null && !Array.isArray(value)
 }
 
 /** The keys that stand for a repository, the most particular first. */
 export function credentialKeys(host: string, repository: string): string[] {
-  const hosts = host === "docker.io" ? ["docker.io", "index.docker.io", "registry-1.docker.io"] : [host]
   const parts = repository.split("/")
   const deeper = parts.map((_, i) => parts.slice(0, parts.length - i).join("/"))
-  return [
-    ...hosts.flatMap((one) => deeper.map((rest) => `${one}/${rest}`)),
-    ...hosts.flatMap((one) => [
-      one,
-      `https://${one}`,
-      `https://${one}/v1/`,
-      `https://${one}/v2/`,
-      `http://${one}`,
-    ]),
-  ]
+  return [...hostsOf(host).flatMap((one) => deeper.map((rest) => `${one}/${rest}`)), ...hostKeys(host)]
 }
 
-/** What a helper is asked about. */
-function helperServer(host: string): string {
+function hostsOf(host: string): string[] {
+  return host === "docker.io" ? ["docker.io", "index.docker.io", "registry-1.docker.io"] : [host]
+}
+
+/** The keys that stand for all of a registry. */
+export function hostKeys(host: string): string[] {
+  return hostsOf(host).flatMap((one) => [
+    one,
+    `https://${one}`,
+    `https://${one}/v1/`,
+    `https://${one}/v2/`,
+    `http://${one}`,
+  ])
+}
+
+/** What a helper is asked about, and what a login is written under, as the peers do it. */
+export function helperServer(host: string): string {
   return host === "docker.io" ? "https://index.docker.io/v1/" : host
 }
 
-async function askHelper(
+/** What Docker's credential helpers do. */
+export type HelperAction = "get" | "store" | "erase" | "list"
+
+/**
+ * Runs a credential helper, as Docker does.
+ *
+ * @returns What it prints, to be wiped; undefined: it knows nothing of what it is asked about.
+ * @throws OciError `ERR_OCI_CREDENTIALS`; the signal's reason.
+ */
+export async function runHelper(
   suffix: string,
-  server: string,
-  environment: NodeJS.ProcessEnv,
+  action: HelperAction,
+  input: string | Buffer,
+  environment: Readonly<Record<string, string | undefined>>,
   signal: AbortSignal | undefined,
-): Promise<RegistryCredential | undefined> {
+): Promise<Buffer | undefined> {
   if (!/^[A-Za-z0-9._-]+$/.test(suffix))
     throw new OciError("ERR_OCI_CREDENTIALS", `${JSON.stringify(suffix)} is no credential helper`)
   const program = `docker-credential-${suffix}`
   const output = await new Promise<{ readonly status: number | null; readonly text: Buffer }>(
     (resolve, reject) => {
-      const child = spawn(program, ["get"], {
+      const child = spawn(program, [action], {
         stdio: ["pipe", "pipe", "ignore"],
         env: Object.fromEntries(Object.entries(environment).filter(([name]) => !secretVariables.test(name))),
         timeout: HELPER_MS,
@@ -98,24 +113,38 @@ async function askHelper(
         resolve({ status, text: Buffer.concat(pieces) })
         for (const piece of pieces) piece.fill(0)
       })
-      child.stdin.end(server)
+      child.stdin.end(input)
     },
   )
-  if (output.status !== 0) {
-    if (/credentials not found/.test(output.text.toString("utf8"))) return undefined
-    throw new OciError("ERR_OCI_CREDENTIALS", `${program} ended with status ${String(output.status)}`)
-  }
-  let answer: unknown
+  if (output.status === 0) return output.text
+  if (/credentials not found/.test(output.text.toString("utf8"))) return undefined
+  throw new OciError("ERR_OCI_CREDENTIALS", `${program} ${action} ended with status ${String(output.status)}`)
+}
+
+/** What a helper prints, as an object. */
+export function helperAnswer(suffix: string, output: Buffer): Json {
   try {
-    answer = parseJson(output.text.toString("utf8"))
+    const answer = parseJson(output.toString("utf8"))
+    if (isRecord(answer)) return answer
   } catch {
-    throw new OciError("ERR_OCI_CREDENTIALS", `${program} did not answer with JSON`)
+    // Said below.
   } finally {
-    output.text.fill(0)
+    output.fill(0)
   }
-  const { Username: username, Secret: secret } = isRecord(answer) ? answer : {}
+  throw new OciError("ERR_OCI_CREDENTIALS", `docker-credential-${suffix} did not answer with JSON`)
+}
+
+async function askHelper(
+  suffix: string,
+  server: string,
+  environment: NodeJS.ProcessEnv,
+  signal: AbortSignal | undefined,
+): Promise<RegistryCredential | undefined> {
+  const output = await runHelper(suffix, "get", server, environment, signal)
+  if (output === undefined) return undefined
+  const { Username: username, Secret: secret } = helperAnswer(suffix, output)
   if (typeof username !== "string" || typeof secret !== "string")
-    throw new OciError("ERR_OCI_CREDENTIALS", `${program} gave no name and secret`)
+    throw new OciError("ERR_OCI_CREDENTIALS", `docker-credential-${suffix} gave no name and secret`)
   const password = Buffer.from(secret, "utf8")
   return username === "<token>"
     ? { kind: "identity", token: password }
@@ -149,7 +178,7 @@ function fromEntry(entry: Json, where: string): RegistryCredential | undefined {
 /** podman's and Docker's own have some KiB. */
 const MAX_AUTH_FILE_SIZE: Bytes = 4 << 20
 
-async function readAuthFile(file: string, wanted: boolean): Promise<Json | undefined> {
+export async function readAuthFile(file: string, wanted: boolean): Promise<Json | undefined> {
   let text: string
   try {
     text = (await readBounded(file, MAX_AUTH_FILE_SIZE)).toString("utf8")
@@ -194,6 +223,20 @@ async function fromFile(
   return undefined
 }
 
+/** Where credentials may be, in the order of docs/cli.md; the first one is Apptainer's, which `registry login` writes. */
+export function authFiles(environment: Readonly<Record<string, string | undefined>>): [string, ...string[]] {
+  const home = environment["HOME"] ?? "/"
+  const folder = (name: string, otherwise: string): string => environment[name] || path.join(home, otherwise)
+  const runtime = environment["XDG_RUNTIME_DIR"]
+  return [
+    path.join(folder("APPTAINER_CONFIGDIR", ".apptainer"), "docker-config.json"),
+    path.join(folder("SINGULARITY_CONFIGDIR", ".singularity"), "docker-config.json"),
+    path.join(folder("DOCKER_CONFIG", ".docker"), "config.json"),
+    ...(runtime === undefined ? [] : [path.join(runtime, "containers", "auth.json")]),
+    path.join(folder("XDG_CONFIG_HOME", ".config"), "containers", "auth.json"),
+  ]
+}
+
 /**
  * Looks for a credential in the order of docs/cli.md.
  *
@@ -221,16 +264,7 @@ export async function findCredential(
     if (username !== undefined && password !== undefined)
       return { kind: "password", username, password: Buffer.from(password) }
   }
-  const home = environment["HOME"] ?? "/"
-  const configHome = environment["XDG_CONFIG_HOME"] ?? path.join(home, ".config")
-  const runtime = environment["XDG_RUNTIME_DIR"]
-  const files = [
-    path.join(environment["APPTAINER_CONFIGDIR"] ?? path.join(home, ".apptainer"), "docker-config.json"),
-    path.join(environment["DOCKER_CONFIG"] ?? path.join(home, ".docker"), "config.json"),
-    ...(runtime === undefined ? [] : [path.join(runtime, "containers", "auth.json")]),
-    path.join(configHome, "containers", "auth.json"),
-  ]
-  for (const file of files) {
+  for (const file of authFiles(environment)) {
     const found = await inFile(file, false)
     if (found !== undefined) return found
   }

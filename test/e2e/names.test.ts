@@ -216,7 +216,7 @@ describe("what scripts ask first", () => {
     for (const [words, output] of [
       [["plugin", "list"], /^There are no plugins installed\.\n$/],
       [["remote", "list"], /^\nNAME +URI +DEFAULT\? +GLOBAL\? +EXCLUSIVE\? +SECURE\?\n$/],
-      [["registry", "list"], /^\nURI +SECURE\?\n$/],
+      [["registry", "list"], /^\nURI +USER +FILE\n$/],
       [["keyserver", "list"], /https:\/\//],
       [
         ["buildcfg"],
@@ -236,7 +236,7 @@ describe("what scripts ask first", () => {
 
   it("is refused with the reason where the answer would have to be one", async () => {
     for (const words of [
-      ["registry", "login", "-u", "me", "docker://host"],
+      ["remote", "login", "-u", "me"],
       ["remote", "status"],
     ]) {
       const { status, stderr } = await ask(...words)

@@ -2,8 +2,8 @@
 import assert from "node:assert/strict"
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { build, pull, push } from "../../lib/index.ts"
-import { Registry } from "../support/registry.ts"
+import { build, pull, push, registryLogin, registryLogins } from "../../lib/index.ts"
+import { htpasswd, Registry, secret } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
 import { inPeerAsUser, peerUser } from "./peer.ts"
 
@@ -50,6 +50,32 @@ describe("SIF at a registry, beside a live Apptainer", () => {
     })
     await peer("pull", "--no-https", "from-index.sif", name("index:1"))
     assert.deepEqual(readFileSync(path.join(folder, "from-index.sif")), readFileSync(image))
+  })
+
+  it("Apptainer pulls with the login that we keep, and we with the one that it keeps", async () => {
+    await using closed = await Registry.start({ htpasswd })
+    const reference = `oras://${closed.host}/private:1`
+    await push({ image, reference, unsigned: "allow", registry: { environment, credentials: secret } })
+    const [ours, theirs] = [path.join(folder, "ours"), path.join(folder, "theirs")]
+    for (const place of [ours, theirs]) {
+      mkdirSync(place)
+      chmodSync(place, 0o777)
+    }
+    const authFile = path.join(ours, "docker-config.json")
+    await registryLogin({ registry: closed.host, ...secret, authFile, environment })
+    chmodSync(authFile, 0o644)
+    await peer("pull", "--no-https", "--authfile", authFile, "with-our-login.sif", reference)
+    assert.deepEqual(readFileSync(path.join(folder, "with-our-login.sif")), readFileSync(image))
+    const file = path.join(theirs, "docker-config.json")
+    const flags = ["--authfile", file, "--username", secret.username, "--password", "secret"]
+    await peer("registry", "login", ...flags, `oras://${closed.host}`)
+    const output = path.join(folder, "with-their-login.sif")
+    await pull({ reference, output, oci: { environment: { HOME: folder, APPTAINER_CONFIGDIR: theirs } } })
+    assert.deepEqual(readFileSync(output), readFileSync(image))
+    // What it has written there stays when something is added.
+    await registryLogin({ registry: closed.host, ...secret, authFile: file, environment })
+    await peer("registry", "logout", "--authfile", file, `oras://${closed.host}`)
+    assert.deepEqual(await registryLogins({ authFile: file }), [])
   })
 
   it("we pull what Apptainer pushes", async () => {

@@ -51,6 +51,9 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
   createOverlay: [["options", { output: nowhere }]],
   pull: [["options", { output: nowhere, reference: "oras://host.invalid/image" }]],
   push: [["options", { image: nowhere, reference: "oras://host.invalid/image" }]],
+  registryLogin: [["options", { registry: "host.invalid", username: "name", password: Buffer.alloc(1) }]],
+  registryLogins: [["options", {}]],
+  registryLogout: [["options", { registry: "host.invalid", environment: {} }]],
   readDefinition: [
     ["file", nowhere],
     ["options", {}],

@@ -40,13 +40,6 @@ const listings: readonly Listing[] = [
     instead: "no service is asked for images or keys unless an address names it",
   },
   {
-    name: "registry",
-    summary: "registries: credentials are other programs' to keep",
-    lines: ["", "URI  SECURE?"],
-    others: ["login", "logout"],
-    instead: "what `docker login` or `podman login` writes is read, and --authfile names another file",
-  },
-  {
     name: "keyserver",
     summary: "key servers that are asked where none is named",
     lines: ["", `#1  ${keyring.DEFAULT_KEY_SERVER}`],
