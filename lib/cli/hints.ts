@@ -154,6 +154,10 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | undefined>>
   ERR_BUILD_EXISTS: swapped,
   ERR_BUILD_OUTPUT: swapped,
   ERR_BUILD_SOURCE: swapped,
+  ERR_OCI_REFERENCE: ({ command, words }) =>
+    command === "pull" && words.some((word) => /^https?:/.test(word))
+      ? "--digest sha256:... says which file it has to be, --verify or --require-signer who must have signed it"
+      : undefined,
   // What is not fetched to a file may have to fit in memory.
   ERR_OCI_LIMIT: ({ command, words }) =>
     command !== "pull" && words.some((word) => word.startsWith("oras://"))

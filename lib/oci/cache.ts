@@ -26,6 +26,8 @@ export interface CachedBlob {
 
 const POLL_MS = 100
 const PARTIAL = ".partial"
+/** Of what takes a credential to get. */
+const PRIVATE = ".private"
 
 /** Where the cache is, by the environment. */
 export function cacheFolder(environment: Readonly<Record<string, string | undefined>> = process.env): string {
@@ -87,23 +89,12 @@ export class Cache {
       signal?.throwIfAborted()
       const found = await this.find(digest, size)
       if (found !== undefined) return found
-      const file = await open(
-        `${name}${PARTIAL}`,
-        constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW,
-        0o600,
-      )
+      const file = await openPartial(`${name}${PARTIAL}`)
+      if (file === undefined) {
+        await sleep(POLL_MS)
+        continue
+      }
       try {
-        if (!(await loadAddon().lockFile(file.fd))) {
-          await file.close()
-          await sleep(POLL_MS)
-          continue
-        }
-        // Whoever had the lock may have given the file its name.
-        const still = await stat(`${name}${PARTIAL}`).catch(() => undefined)
-        if (still?.ino !== (await file.stat()).ino) {
-          await file.close()
-          continue
-        }
         await fill(file)
         await rename(`${name}${PARTIAL}`, name)
         return file
@@ -113,6 +104,59 @@ export class Cache {
       }
     }
   }
+
+  /**
+   * Uses a file of the caller's alone, one process at a time, with what an earlier use has left that failed or was ended. It goes
+   * when it was used.
+   *
+   * @returns false: there is no place for one that is nobody else's.
+   */
+  async usePrivate(
+    digest: Digest,
+    use: (file: FileHandle) => Promise<void>,
+    signal?: AbortSignal,
+  ): Promise<boolean> {
+    const name = `${this.pathOf(digest)}${PRIVATE}${PARTIAL}`
+    try {
+      await mkdir(path.dirname(name), { recursive: true, mode: 0o700 })
+    } catch {
+      return false
+    }
+    for (;;) {
+      signal?.throwIfAborted()
+      const file = await openPartial(name).catch(() => "none" as const)
+      if (file === "none") return false
+      if (file === undefined) {
+        await sleep(POLL_MS)
+        continue
+      }
+      try {
+        const { uid, mode, nlink } = await file.stat()
+        if (uid !== process.geteuid?.() || (mode & 0o077) !== 0 || nlink !== 1) return false
+        await use(file)
+        await unlink(name)
+        return true
+      } finally {
+        await file.close()
+      }
+    }
+  }
+}
+
+/** A file that is being filled, for whoever opens it first; undefined: somebody else has it, or had it. */
+async function openPartial(name: string): Promise<FileHandle | undefined> {
+  const file = await open(name, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600)
+  try {
+    const isHeld = await loadAddon().lockFile(file.fd)
+    // Whoever had the lock may have given the file its name.
+    const still = isHeld ? await stat(name).catch(() => undefined) : undefined
+    if (still?.ino === (await file.stat()).ino) return file
+  } catch (error) {
+    await file.close()
+    throw error
+  }
+  await file.close()
+  return undefined
 }
 
 /** With its file. */
@@ -139,7 +183,7 @@ async function cachedFiles(folder: string): Promise<CachedFile[]> {
     const names = await readdir(place).catch(() => [])
     for (const name of names.sort()) {
       const isPartial = name.endsWith(PARTIAL)
-      const hex = isPartial ? name.slice(0, -PARTIAL.length) : name
+      const hex = isPartial ? name.slice(0, -PARTIAL.length).replace(PRIVATE, "") : name
       try {
         const { text } = parseDigest(`${algorithm}:${hex}`, place)
         const file = path.join(place, name)

@@ -1,4 +1,5 @@
 // Where the parts of an image lie: a folder, an archive, a registry.
+import type { FileHandle } from "node:fs/promises"
 import type { NativeBlob } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
@@ -32,6 +33,8 @@ export interface BlobStore extends AsyncDisposable {
    * @returns Is it there for {@link stream}?
    */
   keep?(descriptor: Descriptor): Promise<boolean>
+  /** Fills a file with one from where an earlier try has left it, and checks all of it. */
+  fill?(descriptor: Descriptor, file: FileHandle): Promise<void>
   /** Prepares several that {@link open} will be asked for. */
   fetch?(descriptors: readonly Descriptor[]): Promise<void>
 }

@@ -22,7 +22,7 @@ export interface ClientOptions extends CredentialSearch, Pick<HttpOptions, "retr
 }
 
 /** What else the machine's containers trust. */
-function certFolders(): string[] {
+export function certFolders(): string[] {
   const home = os.homedir()
   const shared = ["/etc/containers/certs.d", "/etc/docker/certs.d"]
   return [path.join(home, ".config/containers/certs.d"), ...shared]

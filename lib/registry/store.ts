@@ -9,9 +9,9 @@ import { acceptedTypes, MAX_DOCUMENT, type Descriptor } from "../oci/manifest.ts
 import { inParallel } from "../oci/parallel.ts"
 import type { RegistryReference } from "../oci/reference.ts"
 import { streamBlob, type BlobStore, type Repository } from "../oci/store.ts"
-import { writeAll } from "../oci/temporary-file.ts"
 import type { Bytes } from "../units.ts"
 import { RegistryClient, type ClientOptions } from "./client.ts"
+import { download, fillFile } from "./download.ts"
 import { readBody, replyError } from "./http.ts"
 import { Spill } from "./spill.ts"
 
@@ -26,9 +26,6 @@ export interface RegistryOptions extends ClientOptions {
   /** Bytes of blobs that are here, of how many. */
   readonly onFetch?: ((bytes: Bytes, total: Bytes) => void) | undefined
 }
-
-const PIECE: Bytes = 1 << 20
-const MAX_TRIES = 5
 
 /** It takes a credential to get what was going to be kept for everybody. */
 class NotPublic extends Error {}
@@ -125,7 +122,8 @@ class RegistryStore implements BlobStore {
 
   #advance(bytes: Bytes): void {
     this.#fetched += bytes
-    this.#options.onFetch?.(this.#fetched, this.#total)
+    // What turned out to be wrong is no news.
+    if (bytes >= 0) this.#options.onFetch?.(this.#fetched, this.#total)
   }
 
   /** A blob in the cache, fetched if need be; undefined: it is not for everybody. */
@@ -164,122 +162,47 @@ class RegistryStore implements BlobStore {
 
   /** Fills a file of the cache, from where an earlier try has left it. */
   async #fill(descriptor: Descriptor, file: FileHandle): Promise<void> {
-    const { digest, size } = descriptor
-    const what = `${this.name}: ${digest.text}`
-    for (let tries = 0; ; tries++) {
-      let have = (await file.stat()).size
-      if (have > size || tries > 0) {
-        await file.truncate(0)
-        have = 0
-      }
-      const hash = hashFor(digest)
-      const piece = Buffer.allocUnsafe(1 << 20)
-      for (let at = 0; at < have;) {
-        const { bytesRead } = await file.read(piece, 0, Math.min(piece.length, have - at), at)
-        hash.update(piece.subarray(0, bytesRead))
-        at += bytesRead
-      }
-      this.#advance(tries === 0 ? have : 0)
-      let position = have
-      try {
-        for await (const bytes of this.#download(descriptor, have)) {
-          if (this.#client.isKnown) throw new NotPublic()
-          hash.update(bytes)
-          await writeAll(file, bytes, position)
-          position += bytes.length
-          this.#advance(bytes.length)
-        }
-      } catch (error) {
-        if (error instanceof NotPublic) this.#fetched -= position
-        throw error
-      }
-      try {
-        checkDigest(hash, digest, what)
-        return
-      } catch (error) {
-        // What was left may have been wrong; what came now is what there is.
-        await file.truncate(0)
-        this.#fetched -= size
-        if (have === 0) throw error
+    const client = this.#client
+    const download = (start: Bytes): AsyncIterable<Buffer> => this.#download(descriptor, start)
+    async function* publicBytes(start: Bytes): AsyncGenerator<Buffer> {
+      for await (const bytes of download(start)) {
+        if (client.isKnown) throw new NotPublic()
+        yield bytes
       }
     }
+    await this.#fillFrom(descriptor, file, publicBytes)
   }
 
-  /** The bytes of a blob from `start` on; a connection that breaks is taken up where it broke. */
-  async *#download(descriptor: Descriptor, start: Bytes): AsyncGenerator<Buffer, void, undefined> {
-    const { digest, size } = descriptor
-    const url = this.#client.url(`blobs/${digest.text}`)
+  async #fillFrom(
+    { digest, size }: Descriptor,
+    file: FileHandle,
+    bytesFrom: (start: Bytes) => AsyncIterable<Buffer>,
+  ): Promise<void> {
     const what = `${this.name}: ${digest.text}`
-    let have = start
-    // The network's pieces are small, and each costs a turn of the loop.
-    let gathered: Buffer[] = []
-    let used: Bytes = 0
-    const gather = (): Buffer => {
-      const piece = Buffer.concat(gathered, used)
-      gathered = []
-      used = 0
-      return piece
-    }
-    let ranges = true
-    for (let tries = 1; have < size; tries++) {
-      const reply = await this.#client.request(url, {
-        headers: have === 0 || !ranges ? {} : { range: `bytes=${have}-` },
-      })
-      let skip = 0
-      if (reply.statusCode === 206) {
-        const from = /^bytes (\d+)-/.exec(reply.headers["content-range"] ?? "")?.[1]
-        if (Number(from) !== have) {
-          reply.destroy()
-          throw new OciError(
-            "ERR_OCI_REGISTRY",
-            `${what}: asked from byte ${have} on, the registry sends from ${String(from)}`,
-          )
-        }
-      } else if (reply.statusCode === 200) {
-        // It does not know ranges: what is here already is passed by.
-        skip = have
-      } else if (reply.statusCode === 416 && ranges && have > 0) {
-        // It knows them and not this one, which lies within the blob: all of it, then.
-        reply.destroy()
-        ranges = false
-        continue
-      } else {
-        throw await replyError(reply, what)
-      }
-      try {
-        for await (const piece of reply as AsyncIterable<Buffer>) {
-          const fresh = piece.subarray(Math.min(skip, piece.length))
-          skip -= piece.length - fresh.length
-          if (fresh.length === 0) continue
-          if (have + fresh.length > size)
-            throw new OciError("ERR_OCI_DIGEST", `${what}: more than the ${size} bytes that are promised`)
-          have += fresh.length
-          gathered.push(fresh)
-          used += fresh.length
-          if (used >= PIECE) yield gather()
-        }
-        if (have === size) break
-        throw Object.assign(new Error("the answer ended early"), { code: "ECONNRESET" })
-      } catch (cause) {
-        reply.destroy()
-        this.#options.signal?.throwIfAborted()
-        const { code } = cause as NodeJS.ErrnoException
-        const broken =
-          code === "ECONNRESET" ||
-          code === "ETIMEDOUT" ||
-          code === "EPIPE" ||
-          code === "ERR_STREAM_PREMATURE_CLOSE"
-        if (!broken) throw cause
-        if (tries >= MAX_TRIES)
-          throw new OciError(
-            "ERR_OCI_REGISTRY",
-            `${what}: the connection broke ${tries} times, after ${have} of ${size} bytes`,
-            { cause },
-          )
-        await this.#client.pause(tries)
-      }
-    }
-    if (used > 0) yield gather()
+    await fillFile(file, { digest, size, what }, bytesFrom, (bytes) => {
+      this.#advance(bytes)
+    })
+  }
+
+  async fill(descriptor: Descriptor, file: FileHandle): Promise<void> {
+    this.#fetched = 0
+    this.#total = descriptor.size
+    await this.#fillFrom(descriptor, file, (start) => this.#download(descriptor, start))
+  }
+
+  #download({ digest, size }: Descriptor, start: Bytes): AsyncGenerator<Buffer, void, undefined> {
+    const client = this.#client
+    const { signal } = this.#options
+    const url = client.url(`blobs/${digest.text}`)
+    return download(
+      {
+        what: `${this.name}: ${digest.text}`,
+        ...{ size, signal },
+        request: (headers) => client.request(url, { headers }),
+        pause: (tries) => client.pause(tries),
+      },
+      start,
+    )
   }
 
   async keep(descriptor: Descriptor): Promise<boolean> {

@@ -11,7 +11,7 @@ import { platformOf, type Descriptor } from "../oci/manifest.ts"
 import { parseOrasName, type RegistryReference } from "../oci/reference.ts"
 import { artifactOf } from "../oci/sif-artifact.ts"
 import { VerifiedBlob } from "../oci/sink.ts"
-import type { BlobStore } from "../oci/store.ts"
+import { streamBlob, type BlobStore } from "../oci/store.ts"
 import { TemporaryFile } from "../oci/temporary-file.ts"
 import { findRemote } from "../registry/store.ts"
 import { openSifAs, readSif, type SifImage } from "../sif/open.ts"
@@ -107,11 +107,15 @@ export class RemoteSif implements AsyncDisposable {
     return this.#store.isPublic !== false
   }
 
+  get #cache(): Cache {
+    const { oci = {} } = this.#options
+    return new Cache(oci.cacheFolder ?? cacheFolder(oci.environment))
+  }
+
   /** All of it in the cache, where that may be; undefined: it is not everybody's, or nothing is kept. */
   async keep(): Promise<string | undefined> {
-    const { oci = {} } = this.#options
     if ((await this.#store.keep?.(this.blob)) !== true) return undefined
-    return new Cache(oci.cacheFolder ?? cacheFolder(oci.environment)).pathOf(this.blob.digest)
+    return this.#cache.pathOf(this.blob.digest)
   }
 
   /**
@@ -130,6 +134,38 @@ export class RemoteSif implements AsyncDisposable {
       have += piece.length
       onRead?.(have, this.blob.size)
     }
+  }
+
+  /**
+   * Writes it to a file. A fetch that breaks off, or is ended, goes on where it was the next time: in the cache, or for what
+   * takes a credential in a file there that nobody else can read, which goes when it is whole.
+   */
+  async save(target: Pick<TemporaryFile, "write">): Promise<void> {
+    const { oci = {}, signal } = this.#options
+    const { blob } = this
+    const store = this.#store
+    const write = (piece: Buffer, position: Bytes): Promise<void> => target.write(piece, position)
+    if ((await this.keep()) !== undefined) {
+      await this.write(write)
+      return
+    }
+    const isSaved =
+      oci.disableCache !== true &&
+      store.fill !== undefined &&
+      (await this.#cache.usePrivate(
+        blob.digest,
+        async (file) => {
+          await store.fill?.(blob, file)
+          let have: Bytes = 0
+          for await (const piece of streamBlob({ fd: file.fd, offset: 0, size: blob.size })) {
+            signal?.throwIfAborted()
+            await target.write(piece, have)
+            have += piece.length
+          }
+        },
+        signal,
+      ))
+    if (!isSaved) await this.write(write, oci.onFetch)
   }
 
   #verified(): AsyncIterable<Buffer> {

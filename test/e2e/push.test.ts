@@ -3,7 +3,16 @@ import assert from "node:assert/strict"
 import { createHash, createPublicKey, generateKeyPairSync } from "node:crypto"
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { build, pull, push, sign, verify, type PullOptions, type PushOptions } from "../../lib/index.ts"
+import {
+  build,
+  listCache,
+  pull,
+  push,
+  sign,
+  verify,
+  type PullOptions,
+  type PushOptions,
+} from "../../lib/index.ts"
 import { sifcrypt, userId } from "../support/cli.ts"
 import { relaying, Server } from "../support/http-server.ts"
 import { htpasswd, Registry, secret } from "../support/registry.ts"
@@ -16,6 +25,12 @@ const environment = { HOME: home }
 
 function sha256(bytes: Buffer | string): string {
   return `sha256:${createHash("sha256").update(bytes).digest("hex")}`
+}
+
+function filesIn(folder: string): string[] {
+  return readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map(({ parentPath, name }) => path.join(parentPath, name))
 }
 
 interface Found {
@@ -279,7 +294,55 @@ describe("push and pull", () => {
     await pushed("", { reference, registry: { environment, credentials: secret } })
     const found = await pulled("", { reference, oci: { environment, credentials: secret, cacheFolder } })
     assert.deepEqual(readFileSync(found.output), readFileSync(image))
-    assert.deepEqual(readdirSync(cacheFolder), [])
+    assert.deepEqual(filesIn(cacheFolder), [])
+  })
+
+  it("take up a fetch that was ended of what takes a password, from a file that nobody else can read", async () => {
+    await using closed = await Registry.start({ htpasswd })
+    await pushed("", {
+      reference: `oras://${closed.host}/closed:1`,
+      registry: { environment, credentials: secret },
+    })
+    const size = statSync(image).size
+    const ranges: (string | undefined)[] = []
+    let whole = false
+    const onward = relaying(closed.host)
+    await using relay = await Server.start((request, response) => {
+      const isBlob = request.method === "GET" && (request.url ?? "").includes("/blobs/")
+      if (isBlob && request.headers.authorization !== undefined) ranges.push(request.headers.range)
+      if (!isBlob || request.headers.authorization === undefined || whole) {
+        onward(request, response)
+        return
+      }
+      const start = Number(/^bytes=(\d+)-$/.exec(request.headers.range ?? "")?.[1] ?? 0)
+      const part = readFileSync(image).subarray(start)
+      const range = { "content-range": `bytes ${start}-${size - 1}/${size}` }
+      response.writeHead(start === 0 ? 200 : 206, {
+        "content-length": part.length,
+        ...(start === 0 ? {} : range),
+      })
+      response.write(part.subarray(0, size >> 4), () => response.socket?.end())
+    })
+    const cacheFolder = newFolder("closed-cache")
+    const reference = `oras://${relay.host}/closed:1`
+    const oci = { environment, credentials: secret, cacheFolder, retryDelayMs: 1 }
+    await refused(pulled("", { reference, oci }), "ERR_OCI_REGISTRY", /broke/)
+    const [partial = "", ...others] = filesIn(cacheFolder)
+    assert.deepEqual([path.extname(partial), others], [".partial", []])
+    assert.equal(statSync(partial).mode & 0o777, 0o600)
+    assert.ok((await listCache(cacheFolder)).some(({ isPartial }) => isPartial))
+    const have = statSync(partial).size
+    assert.ok(have > 0)
+    whole = true
+    ranges.length = 0
+    const found = await pulled("", { reference, oci })
+    assert.deepEqual(readFileSync(found.output), readFileSync(image))
+    assert.deepEqual(ranges, [`bytes=${have}-`])
+    assert.deepEqual(filesIn(cacheFolder), [])
+    // Where others could read it, there is none.
+    writeFileSync(partial, "", { mode: 0o644 })
+    await pulled("", { reference, oci })
+    assert.equal(readFileSync(partial, "utf8"), "")
   })
 
   it("replace nothing unless they are told to, and refuse a digest as a name", async () => {

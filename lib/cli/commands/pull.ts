@@ -11,8 +11,13 @@ import { notice, printable } from "../terminal.ts"
 import { flag, text } from "../values.ts"
 import { variable } from "../variables.ts"
 
-/** What the peers call the image of a name: the last part of the repository, and the tag. */
+function isAddress(source: string): boolean {
+  return /^https?:\/\//.test(source) && URL.canParse(source)
+}
+
+/** What the peers call the image of a name: the last part of the repository, and the tag; a file as its address does. */
 export function pulledName(source: string): string {
+  if (isAddress(source)) return path.posix.basename(new URL(source).pathname) || "image.sif"
   const [, transport = "", rest = source] = /^([a-z][a-z0-9-]*):(.*)$/s.exec(source) ?? []
   const last = rest.split("/").findLast((part) => part !== "") ?? ""
   // A path is followed by a choice, and has an ending.
@@ -27,8 +32,8 @@ export const pull: CommandRow = command({
   name: "pull",
   summary: "fetch an image and make a SIF of it",
   description:
-    "Fetches the SIF that SOURCE names, oras://HOST/REPOSITORY[:TAG|@DIGEST], or makes one of an OCI image: " +
-    "docker://[HOST/]REPOSITORY[:TAG|@DIGEST], oci:DIR, oci-archive:FILE or docker-archive:FILE. It is called OUTPUT, or as the " +
+    "Fetches the SIF that SOURCE names, oras://HOST/REPOSITORY[:TAG|@DIGEST], or one at an address, https://HOST/PATH, with --digest or " +
+    "--verify, or makes one of an OCI image: docker://[HOST/]REPOSITORY[:TAG|@DIGEST], oci:DIR, oci-archive:FILE or docker-archive:FILE. It is called OUTPUT, or as the " +
     "image with its tag: repository_tag.sif.",
   arguments: [
     ["<output-or-source>", "what to call it, if SOURCE follows"],
@@ -38,6 +43,7 @@ export const pull: CommandRow = command({
     name: ["--name <file>", "what to call it; stronger than OUTPUT", text],
     folder: ["--dir <dir>", "where to put it (default: here)", text],
     ...architectureRows,
+    digest: ["--digest <digest>", "of the SIF file, sha256:...: another one is refused", text],
     library: ["--library <url>", "accepted: there are no libraries of images here", text, { hidden: true }],
     sandbox: ["--sandbox", "write an ordinary folder instead of an image", flag],
     tmpFolder: ["--tmpdir <dir>", "for temporary files (default TMPDIR)", text],
@@ -70,17 +76,17 @@ export const pull: CommandRow = command({
     const called = flags.name ?? (second === undefined ? pulledName(source) : first)
     const folder = flags.folder ?? variable("PULLDIR", "PULLFOLDER")
     const output = folder === undefined ? called : path.join(folder, called)
-    const { sandbox } = flags
+    const { sandbox, digest } = flags
     const architecture = chosenArchitecture(flags)
     const tmpFolder = flags.tmpFolder ?? variable("TMPDIR")
     const signers = signerOptions(flags)
-    if (source.startsWith("oras://")) {
+    if (source.startsWith("oras://") || isAddress(source)) {
       if (sandbox === true)
         made.error(`error: --sandbox: ${printable(source)} is an image, and is fetched as it is`)
       const pulled = await withRegistryOptions(flags, source, tmpFolder, ({ onFetch: onProgress, ...oci }) =>
         pullImage({
           ...signers,
-          ...{ reference: source, output, force: flags.force, architecture, oci },
+          ...{ reference: source, output, force: flags.force, digest, architecture, oci },
           signal: interruption,
           onNotice: notice,
           onProgress,
@@ -89,6 +95,10 @@ export const pull: CommandRow = command({
       if (flags.json === true) await print(`${JSON.stringify(pulled)}\n`)
       return
     }
+    if (digest !== undefined)
+      made.error(
+        `error: --digest: ${printable(source)} is an OCI image: @sha256:... behind its name says which`,
+      )
     if (signers.verify !== undefined)
       made.error(`error: --verify: ${printable(source)} is an OCI image, which nobody signs so`)
     await withRegistryOptions(flags, source, tmpFolder, (oci) =>
