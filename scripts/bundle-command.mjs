@@ -2,7 +2,7 @@
 // either, dist/cli/main.js (lib/cli/start.cjs). Loading fifty modules one by one takes longer than opening an image; as a CommonJS module it does
 // without the wrappers that Node makes of its own modules for an import.
 import { spawnSync } from "node:child_process"
-import { chmodSync, copyFileSync, readFileSync, writeFileSync } from "node:fs"
+import { chmodSync, copyFileSync, cpSync, readFileSync, writeFileSync } from "node:fs"
 import { createRequire, isBuiltin } from "node:module"
 import { build } from "esbuild"
 
@@ -78,6 +78,7 @@ await bundle("main", "command")
 await bundle("main-run", "run")
 writeFileSync("dist/cli/package.json", '{ "type": "commonjs" }\n')
 copyFileSync("lib/cli/start.cjs", main)
+cpSync("lib/cli/commands/completion", "dist/cli/completion", { recursive: true })
 chmodSync(main, 0o755)
 
 if (spawnSync(main, ["--version"], { stdio: ["ignore", "ignore", "inherit"] }).status !== 0)

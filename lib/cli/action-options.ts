@@ -9,7 +9,7 @@ import {
 } from "../index.ts"
 import type { AnyOption } from "./command.ts"
 import { parseCsv } from "./csv.ts"
-import { parseEngine } from "./engine.ts"
+import { engines, parseEngine } from "./engine.ts"
 import { parseMountSpec } from "./mount-spec.ts"
 import { notice } from "./terminal.ts"
 import { prefixes } from "./variables.ts"
@@ -143,7 +143,8 @@ export function actionRows(action: string): ActionRows {
   return Object.fromEntries([
     ...actionTable(action).map(({ name, row: [kind, flags, help], variables }): [string, AnyOption] => {
       const value = kind === "flag" ? flag : lists.has(kind) ? each(text) : (word: string) => [word]
-      return [property(name), [flags, help, value, { variables }]]
+      const suggested = kind === "engine" ? engines : undefined
+      return [property(name), [flags, help, value, { variables, ...(suggested && { suggested }) }]]
     }),
     ...absent.map(([flags]) => hidden(flags, "not here")),
     ...noticed.map(([flags]) => hidden(flags, "accepted with a notice")),

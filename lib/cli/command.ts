@@ -20,6 +20,8 @@ interface More {
   readonly variables?: readonly string[]
   /** It takes back what the option with this key asks for: the last one counts. */
   readonly negates?: string
+  /** Values that there may be, or how they begin: completions offer them. */
+  readonly suggested?: readonly string[]
   /** `--flag=VALUE` stands for this other option with VALUE. */
   readonly valued?: string
   /** Not in --help. */
@@ -36,8 +38,12 @@ export type AnyOptions = Readonly<Record<string, AnyOption>>
 /** Options that commands share, in the order of --help: a row for each property of what they amount to, as the API names it. */
 export type OptionRows<T> = { readonly [K in keyof T]-?: OptionRow<NonNullable<T[K]>> }
 
-/** An argument: as commander writes it, help, and a reader or what it is where it is left out. */
-type ArgumentRow = readonly [name: string, help: string, value?: ((text: string) => unknown) | string]
+/** An argument: as commander writes it, help, and a reader, the words that there may be, or what it is where it is left out. */
+export type ArgumentRow = readonly [
+  name: string,
+  help: string,
+  value?: ((text: string) => unknown) | readonly string[] | string,
+]
 
 type OptionValue<R> = R extends readonly [string, string, infer V, ...unknown[]]
   ? V extends (text: string, earlier: never) => infer T
@@ -65,9 +71,11 @@ type WordOf<A> = A extends readonly [`${string}...${string}`, ...unknown[]]
   ? string[]
   : A extends readonly [string, string, (text: string) => infer T]
     ? T
-    : A extends readonly [`<${string}`, string] | readonly [string, string, string]
-      ? string
-      : string | undefined
+    : A extends readonly [`<${string}`, string, readonly (infer W)[]]
+      ? W
+      : A extends readonly [`<${string}`, string] | readonly [string, string, string]
+        ? string
+        : string | undefined
 type WordsOf<A> = { -readonly [I in keyof A]: WordOf<A[I]> }
 
 interface CommandText {
@@ -127,6 +135,7 @@ function newOption(key: string, [flags, help, value, more = {}]: AnyOption): Opt
 
 function newArgument([name, help, value]: ArgumentRow): Argument {
   const argument = new Argument(name, help)
+  if (typeof value === "object") return argument.choices(value)
   return typeof value === "function" ? argument.argParser(value) : argument.default(value)
 }
 

@@ -4,6 +4,7 @@ import { absent } from "./commands/absent.ts"
 import { build } from "./commands/build.ts"
 import { cache } from "./commands/cache.ts"
 import { cert } from "./commands/cert.ts"
+import { completion } from "./commands/completion.ts"
 import { cat, extract, info, ls } from "./commands/content.ts"
 import { decrypt, encrypt, reencrypt } from "./commands/convert.ts"
 import { ecl } from "./commands/ecl.ts"
@@ -28,5 +29,6 @@ import { version } from "./commands/version.ts"
 export const commands: readonly CommandRow[] = [
   ...[build, pull, push, encrypt, decrypt, reencrypt, recipient, overlay, sif, sign, verify],
   ...[image, ls, cat, extract, info, inspect, runHelp, mount, unmount, mounts],
-  ...[...actions, instance, cert, ...absent, ...probes, key, ecl, cache, registry, link, version],
+  ...[...actions, instance, cert, ...absent, ...probes, key, ecl, cache, registry, link],
+  ...[completion, version],
 ]

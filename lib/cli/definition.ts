@@ -36,7 +36,12 @@ export const definitionRows: OptionRows<DefinitionFlags> = {
   sandbox: ["-s, --sandbox", "write an ordinary folder instead of an image", flag],
   update: ["-u, --update", "change the sandbox OUTPUT instead of starting from its base", flag],
   noTest: ["-T, --notest", "do not run %test", flag],
-  sections: ["--section <list>", "only these sections of a definition file; none or all", parseSections],
+  sections: [
+    "--section <list>",
+    "only these sections of a definition file; none or all",
+    parseSections,
+    { suggested: ["all", "none", ...sectionNames] },
+  ],
   buildArguments: ["--build-arg <name=value>", "value for the templates of a definition file", each(text)],
   buildArgumentFile: ["--build-arg-file <file>", "file with a NAME=VALUE on each line", text],
   warnUnusedBuildArguments: [

@@ -27,7 +27,12 @@ export const outputRows: OptionRows<OutputFlags> = {
 }
 
 const formatRows: OptionRows<FormatFlags> = {
-  format: ["--format <format>", "encrypt as luks (default) or gocryptfs", parseFormat],
+  format: [
+    "--format <format>",
+    "encrypt as luks (default) or gocryptfs",
+    parseFormat,
+    { suggested: ["luks", "gocryptfs"] },
+  ],
   publicMetadata: [
     "--public-metadata",
     "keep an image's definition and labels readable beside the encrypted partition",

@@ -29,6 +29,7 @@ export const kdfRows: OptionRows<KdfFlags> = {
     "--pbkdf <function[:iterations]>",
     "stretches a passphrase: argon2id (default) or pbkdf2",
     parseKdf,
+    { suggested: ["argon2id", "pbkdf2"] },
   ],
   pbkdfMemory: [
     "--pbkdf-memory <size>",

@@ -152,8 +152,18 @@ export const build: CommandRow = command({
   ],
   options: {
     encrypt: ["-e, --encrypt", "encrypt; the credential may come from the environment", flag],
-    compression: ["--compression <name[:level]>", "zstd (default), gzip, lz4 or xz", parseCompression],
-    owner: ["--owner <owner>", "preserve, root, or UID:GID that everything belongs to", parseOwner],
+    compression: [
+      "--compression <name[:level]>",
+      "zstd (default), gzip, lz4 or xz",
+      parseCompression,
+      { suggested: Object.keys(compressionLevels) },
+    ],
+    owner: [
+      "--owner <owner>",
+      "preserve, root, or UID:GID that everything belongs to",
+      parseOwner,
+      { suggested: ["preserve", "root"] },
+    ],
     keepOwner: [
       "--keep-owner",
       "the same as --owner preserve: the default for OCI images, and as root",

@@ -14,8 +14,6 @@ import { peerNames } from "../name.ts"
 import { inform } from "../terminal.ts"
 import { flag } from "../values.ts"
 
-type PeerName = (typeof peerNames)[number]
-
 /** Is there something that is not a link to a command of ours? One that leads nowhere belongs to a package that was moved. */
 function isForeign(file: string): boolean {
   try {
@@ -46,13 +44,10 @@ export const link: CommandRow = command({
     "a program.",
   arguments: [
     ["<folder>", "where the links are made: one that PATH lists, before the peers' own"],
-    ["[names...]", "some of them"],
+    ["[names...]", "some of them", peerNames],
   ],
   options: { force: ["-F, --force", "replace what is there and is no link of ours", flag] },
-  run: ({ force }, [folder, names], made) => {
-    const isPeerName = (name: string): name is PeerName => peerNames.some((one) => one === name)
-    const unknown = names.find((name) => !isPeerName(name))
-    if (unknown !== undefined) made.error(`error: '${unknown}' is none of ${peerNames.join(", ")}`)
+  run: ({ force }, [folder, names]) => {
     mkdirSync(folder, { recursive: true })
     const target = realpathSync(process.argv[1] ?? "")
     const files = (names.length > 0 ? names : peerNames).map((name) => path.join(folder, name))

@@ -1,7 +1,7 @@
 import { listMounts, unmount as takeAway } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
-import { parseEngine } from "../engine.ts"
+import { engines, parseEngine } from "../engine.ts"
 import { columns, errors, print, printLines } from "../output.ts"
 import { interruption, waitForHelpers } from "../interrupt.ts"
 import { cipherRows, imageRows, openImage } from "../opening.ts"
@@ -19,7 +19,12 @@ export const mount: CommandRow = command({
     ["<dir>", "an existing folder"],
   ],
   options: {
-    engine: ["--engine <engine>", "auto, kernel or userspace", parseEngine, { default: ["auto"] }],
+    engine: [
+      "--engine <engine>",
+      "auto, kernel or userspace",
+      parseEngine,
+      { default: ["auto"], suggested: engines },
+    ],
     ...cipherRows,
     json: ["--json", "print the mount as JSON", flag],
     ...imageRows,

@@ -120,6 +120,7 @@ export const verify: CommandRow = command({
       "--require <signers>",
       "any (default): a known signer; all: nobody else has signed; or a fingerprint (repeatable)",
       each(text),
+      { suggested: ["any", "all"] },
     ],
     json: ["-j, --json", "print the report as JSON", flag],
   },

@@ -1,0 +1,44 @@
+import { readFileSync } from "node:fs"
+import { command, type CommandRow } from "../command.ts"
+import { completions } from "../completion.ts"
+import { commandName } from "../name.ts"
+import { print } from "../output.ts"
+
+const shells = ["bash", "zsh", "fish"] as const
+type Shell = (typeof shells)[number]
+
+/** The script for the name that this command was called by. */
+function script(shell: Shell): string {
+  const file = new URL(`./completion/${shell}`, import.meta.url)
+  return readFileSync(file, "utf8").replaceAll("sifcrypt", commandName)
+}
+
+export const completion: CommandRow = command({
+  name: "completion",
+  summary: "complete commands and options in bash, zsh or fish",
+  description: `Prints what lets SHELL complete commands, options and their values. To have it:
+
+bash: source <(sifcrypt completion bash)         in ~/.bashrc
+zsh:  source <(sifcrypt completion zsh)          in ~/.zshrc, behind compinit
+fish: sifcrypt completion fish > ~/.config/fish/completions/sifcrypt.fish
+
+Under another name of this command (apptainer, singularity) it completes that one.`,
+  arguments: [
+    ["<shell>", "whose script it is", shells],
+    ["[words...]", "a command line instead, without its first word: prints what completes the last word"],
+  ],
+  passesOn: true,
+  run: async (_, [shell, words]) => {
+    if (words.length === 0) {
+      await print(script(shell))
+      return
+    }
+    // The tables have this command in them.
+    const { commands } = await import("../commands.ts")
+    const { words: found, places } = completions(commands, words.slice(words[0] === "--" ? 1 : 0))
+    const lines = found.map(([word, help]) => (help === "" || shell === "bash" ? word : `${word}\t${help}`))
+    await print(
+      [...lines, ...(places === undefined ? [] : [`:${places}`])].map((line) => `${line}\n`).join(""),
+    )
+  },
+})

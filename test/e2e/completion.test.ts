@@ -1,0 +1,103 @@
+// Completion where it happens: in the shells, with their own ways to complete.
+import assert from "node:assert/strict"
+import { execFileSync } from "node:child_process"
+import { mkdirSync, symlinkSync, writeFileSync } from "node:fs"
+import path from "node:path"
+import { cli, sifcrypt } from "../support/cli.ts"
+import { LineEditor } from "../support/line-editor.ts"
+import { newFolder } from "../support/scratch.ts"
+
+/** Lines as somebody types them, and what completes the last word. */
+const cases: readonly (readonly [line: string, completed: readonly string[]])[] = [
+  ["sifcrypt reci", ["recipient"]],
+  ["sifcrypt recipient ", ["add", "help", "list", "remove", "rotate"]],
+  ["sifcrypt -q mou", ["mount", "mounts"]],
+  ["sifcrypt --no", ["--nocolor"]],
+  [
+    "sifcrypt sign -",
+    [
+      ...["--gpg", "--group-id", "--help", "--json", "--key", "--key-passphrase-fd", "--key-passphrase-file"],
+      ...["--keyidx", "--secret-keyring", "--sif-id", "--sign-command", "--tree", "-g", "-h", "-i", "-k"],
+    ],
+  ],
+  ["sifcrypt ls --unsigned ", ["allow", "error", "warn"]],
+  ["sifcrypt ls --unsigned=w", ["--unsigned=warn"]],
+  ["sifcrypt ls --pem-path ", ["a-folder", "an-image.sif"]],
+  ["sifcrypt ls --pem-path=an", ["--pem-path=an-image.sif"]],
+  ["sifcrypt ls an-", ["an-image.sif"]],
+  ["sifcrypt unmount ", ["a-folder"]],
+  ["sifcrypt umount a", ["a-folder"]],
+  ["sifcrypt exec an-image.sif an", ["an-image.sif"]],
+  ["sifcrypt exec an-image.sif --bi", []],
+  ["sifcrypt no-command ", []],
+  ["sifcrypt ls --key-fd ", []],
+  ["sifcrypt completion ", ["bash", "fish", "zsh"]],
+]
+
+describe("completion", () => {
+  const folder = newFolder("completion")
+  const bin = path.join(folder, "bin")
+  const place = path.join(folder, "place")
+  const env = { PATH: `${bin}:${process.env["PATH"] ?? ""}` }
+  before(() => {
+    mkdirSync(bin)
+    mkdirSync(path.join(place, "a-folder"), { recursive: true })
+    writeFileSync(path.join(place, "an-image.sif"), "")
+    for (const name of ["sifcrypt", "apptainer"]) symlinkSync(cli, path.join(bin, name))
+  })
+
+  /** What stands in place of the last word. */
+  const completedIn = (line: string, shown: string): string[] => {
+    const words = shown.slice(line.lastIndexOf(" ") + 1).split(" ")
+    // Some shells show a folder with a slash.
+    return words.flatMap((word) => (word === "" ? [] : word.replace(/\/$/, ""))).toSorted()
+  }
+
+  for (const shell of ["bash", "zsh"] as const) {
+    it(`offers in ${shell} what may follow, and nothing else`, async () => {
+      await using editor = new LineEditor(shell, [`source <(sifcrypt completion ${shell})`], place, env)
+      for (const [line, completed] of cases) {
+        const found = completedIn(line, await editor.complete(line))
+        // What completes nothing stays as it was typed.
+        const typed = line.slice(line.lastIndexOf(" ") + 1)
+        const expected = completed.length > 0 || typed === "" ? completed : [typed]
+        assert.deepEqual(found, expected, `${shell}: ${line}`)
+      }
+      const within = await editor.complete("sifcrypt reci list", " list".length)
+      assert.match(within, /^sifcrypt recipient +list/)
+    })
+
+    it(`is for the name that the command was called by, in ${shell}`, async () => {
+      await using editor = new LineEditor(shell, [`source <(apptainer completion ${shell})`], place, env)
+      assert.match(await editor.complete("apptainer recip"), /^apptainer recipient/)
+    })
+  }
+
+  it("offers in fish what may follow, and nothing else", () => {
+    const lines = cases.map(([line]) => line)
+    const script = `${cli} completion fish | source
+for line in $argv
+    complete -C $line | string replace -r '\\t.*' ''
+    echo :end
+end`
+    const shown = execFileSync("fish", ["--no-config", "-c", script, "--", ...lines], {
+      cwd: place,
+      env: { ...env, HOME: folder },
+      encoding: "utf8",
+    })
+    const found = shown.split(":end\n").map((text) => text.split("\n").filter((word) => word !== ""))
+    for (const [index, [line, completed]] of cases.entries())
+      assert.deepEqual(found[index]?.map((word) => word.replace(/\/$/, "")).toSorted(), completed, line)
+  })
+
+  it("says of each option in fish and zsh what it is", async () => {
+    const { text } = await sifcrypt(["completion", "fish", "--", "ls", "--lo"])
+    assert.equal(text, "--long\tmode, links, owner, size, time, target\n")
+  })
+
+  it("knows the shells that there are", async () => {
+    const refused = await sifcrypt(["completion", "tcsh"])
+    assert.equal(refused.status, 20)
+    assert.match(refused.stderr, /bash, zsh, fish/)
+  })
+})
