@@ -3,6 +3,23 @@ import { Readable } from "node:stream"
 import { pipeline } from "node:stream/promises"
 import { printable, printableLines } from "../printable.ts"
 import { interruption } from "./interrupt.ts"
+import { flag, type Reader } from "./values.ts"
+
+let begun = false
+
+/** Has anything been written to standard output? Then no error can stand there in place of a result. */
+export function hasPrinted(): boolean {
+  return begun
+}
+
+async function* noticed(
+  chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  for await (const chunk of chunks) {
+    begun = true
+    yield chunk
+  }
+}
 
 /** Writes all chunks; returns early when the reader has closed the pipe (`| head`). */
 export async function writeAll(
@@ -10,7 +27,10 @@ export async function writeAll(
   chunks: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
 ): Promise<void> {
   try {
-    await pipeline(Readable.from(chunks, { objectMode: false }), stream, { end: false, signal: interruption })
+    await pipeline(Readable.from(noticed(chunks), { objectMode: false }), stream, {
+      end: false,
+      signal: interruption,
+    })
   } catch (error) {
     interruption.throwIfAborted()
     if ((error as NodeJS.ErrnoException).code !== "EPIPE") throw error
@@ -20,6 +40,18 @@ export async function writeAll(
 /** Writes lines, or JSON, to standard output. */
 export async function print(text: string): Promise<void> {
   await writeAll(output(), [Buffer.from(printableLines(text))])
+}
+
+/** The option that asks for {@link printJson}. */
+export const jsonRow: readonly [flags: "--json", help: string, value: Reader<true>] = [
+  "--json",
+  "print the result as JSON",
+  flag,
+]
+
+/** Writes one value as a line. */
+export async function printJson(value: unknown): Promise<void> {
+  await print(`${JSON.stringify(value)}\n`)
 }
 
 /** Writes lines that have words of others in them: each stays one. */

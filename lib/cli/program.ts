@@ -5,18 +5,23 @@ import { inspect } from "node:util"
 import { Command, CommanderError, InvalidArgumentError } from "commander"
 import { ContainerError } from "../index.ts"
 import { printableLines } from "../printable.ts"
-import { addCommand, addOptions, helpHint, type CommandRow } from "./command.ts"
+import { addCommand, addOptions, helpHint, type AnyOptions, type CommandRow } from "./command.ts"
 import { exitCodeFor, exitCodes } from "./exit-codes.ts"
 import { failureToReport } from "./failure.ts"
 import { hintFor, type Failed } from "./hints.ts"
 import { Interrupted, dieAsAsked, endInTime, interruption, leave, undoOnSignals } from "./interrupt.ts"
 import { commandWords, programName, versionLine } from "./name.ts"
-import { errors, flush, output } from "./output.ts"
+import { errors, flush, hasPrinted, output } from "./output.ts"
 import { sentence } from "./sentence.ts"
 import { complain } from "./terminal.ts"
+import { truth } from "./values.ts"
 import { globalRows, lookAtConfiguration, setVerbosity, takesValue, tellsCauses } from "./verbosity.ts"
 
 let running: Command | undefined
+/** Of the command that is asked for, as far as one is known. */
+let options: AnyOptions | undefined
+/** What commander has told beside an error. */
+let usageHint: string | undefined
 
 function whereItFailed({ cause }: Error): Failed | undefined {
   if (running === undefined) return undefined
@@ -29,31 +34,68 @@ function whereItFailed({ cause }: Error): Failed | undefined {
   }
 }
 
-/** One line for what happened, one for what to do; the chain of causes with --debug. */
-function report(error: unknown): number {
-  if (error instanceof Interrupted) return error.exitCode
+/** What is said of an error, to people and as JSON. */
+interface Failure {
+  readonly code: string
+  readonly message: string
+  readonly hint?: string | undefined
+  readonly status: number
+}
+
+const USAGE = "ERR_USAGE"
+
+function failureOf(error: unknown): Failure {
+  if (error instanceof Interrupted)
+    return { code: "ERR_INTERRUPTED", message: error.message, status: error.exitCode }
   if (error instanceof ContainerError) {
-    complain(sentence(error.message))
-    const hint = hintFor(error.code, whereItFailed(error), error.kdfLimits)
-    if (hint !== undefined) complain(`hint: ${hint}`)
-    tellCauses(error)
-    return exitCodeFor(error.code)
+    const { code, message, kdfLimits } = error
+    const hint = hintFor(code, whereItFailed(error), kdfLimits)
+    return { code, message: sentence(message), hint, status: exitCodeFor(code) }
   }
   const system = error as Partial<NodeJS.ErrnoException> | null
   if (typeof system?.syscall === "string" && typeof system.code === "string") {
-    complain(sentence(system.message ?? system.code))
-    tellCauses(error)
-    return exitCodes.inputOutput
+    const { code, message = code } = system
+    return { code, message: sentence(message), status: exitCodes.inputOutput }
   }
-  // A word of the command line that the API refuses, as one that is empty.
-  if (error instanceof TypeError && system?.code === "ERR_INVALID_ARG_VALUE") {
-    complain(error.message)
-    tellCauses(error)
-    return exitCodes.usage
-  }
-  errors().write(`${printableLines(inspect(error))}\n`)
-  complain("this is a defect of sifcrypt: please report the lines above")
-  return 1
+  // A variable's value, or a word of the command line that the API refuses, as one that is empty.
+  if (
+    error instanceof InvalidArgumentError ||
+    (error instanceof TypeError && system?.code === "ERR_INVALID_ARG_VALUE")
+  )
+    return { code: USAGE, message: error.message, status: exitCodes.usage }
+  const message = error instanceof Error ? error.message : String(error)
+  return { code: "ERR_DEFECT", message, hint: "this is a defect of sifcrypt: please report it", status: 1 }
+}
+
+/** One line for what happened, one for what to do; the chain of causes with --debug. */
+function report(error: unknown): number {
+  const failure = failureOf(error)
+  const { code, message, hint, status } = failure
+  reportAsJson(failure)
+  if (error instanceof Interrupted) return status
+  if (code === "ERR_DEFECT") errors().write(`${printableLines(inspect(error))}\n`)
+  else complain(message)
+  if (hint !== undefined) complain(`hint: ${hint}`)
+  if (code !== "ERR_DEFECT") tellCauses(error)
+  return status
+}
+
+/** Does the command line ask for JSON? What commander could not parse is looked at word by word. */
+function wantsJson(): boolean {
+  if (running !== undefined) return running.opts()["json"] === true
+  const words = commandWords()
+  // A payload's words are none of ours.
+  if (options !== undefined && !("json" in options)) return false
+  const end = words.indexOf("--")
+  return words
+    .slice(0, end < 0 ? words.length : end)
+    .some((word) => word === "--json" || (word.startsWith("--json=") && truth(word.slice(7)) === true))
+}
+
+/** For a program that reads standard output: an error in place of the result, unless some of that is there already. */
+function reportAsJson({ code, message, hint }: Omit<Failure, "status">): void {
+  if (hasPrinted() || !wantsJson()) return
+  output().write(printableLines(`${JSON.stringify({ error: { code, message, hint: hint ?? null } })}\n`))
 }
 
 function tellCauses(error: unknown): void {
@@ -77,6 +119,12 @@ function unknownCommand(rows: readonly CommandRow[], words: readonly string[]): 
   return row.commands === undefined ? undefined : unknownCommand(row.commands, rest)
 }
 
+/** The command that these words name; undefined for a group, or none. */
+function rowOf(rows: readonly CommandRow[], [word, ...rest]: readonly string[]): CommandRow | undefined {
+  const row = rows.find(({ name, alias }) => name === word || alias === word)
+  return row?.commands === undefined ? row : rowOf(row.commands, rest)
+}
+
 async function runCommand(commands: readonly CommandRow[]): Promise<number> {
   setVerbosity({})
   const failure = failureToReport(process.argv)
@@ -87,6 +135,7 @@ async function runCommand(commands: readonly CommandRow[]): Promise<number> {
   const one = commands.filter(
     ({ name, alias }) => asked.length > 0 && (name === asked[0] || alias === asked[0]),
   )
+  options = rowOf(one, asked)?.options
   const program = new Command(programName)
     .description("Encrypted containers for Linux: the same LUKS2 image for root and for an ordinary user.")
     // A command does not need it, and it is a file.
@@ -96,7 +145,10 @@ async function runCommand(commands: readonly CommandRow[]): Promise<number> {
     .exitOverride()
     .configureOutput({
       writeOut: (text) => output().write(text),
-      writeErr: (text) => errors().write(printableLines(text)),
+      writeErr: (text) => {
+        usageHint = text.split(`${programName}: hint: `)[1]?.trimEnd() ?? usageHint
+        errors().write(printableLines(text))
+      },
       outputError: (text, write) => {
         write(`${programName}: ${text.replace(/^error: /, "")}`)
       },
@@ -120,12 +172,16 @@ async function runCommand(commands: readonly CommandRow[]): Promise<number> {
     await program.parseAsync(words, { from: "user" })
     return typeof process.exitCode === "number" ? process.exitCode : exitCodes.done
   } catch (error) {
-    // A variable's value; commander has told of an argument's.
-    if (error instanceof InvalidArgumentError) {
-      complain(error.message)
+    // Commander has told of it; a variable's value it has not seen.
+    if (error instanceof CommanderError && !(error instanceof InvalidArgumentError)) {
+      if (error.exitCode === 0) return exitCodes.done
+      const message =
+        error.code === "commander.help"
+          ? "no command is named"
+          : error.message.replace(/^error: /, "").replace(/\s*\n\s*/g, " ")
+      reportAsJson({ code: USAGE, message, hint: usageHint })
       return exitCodes.usage
     }
-    if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.done : exitCodes.usage
     // Ctrl-C reaches helper programs, too, whose end is no news then; and after a wait in which nothing was heard it is heard now.
     await setImmediate()
     await setImmediate() // the first may come before anybody has looked for signals

@@ -9,7 +9,7 @@ import {
 import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { imageRows, openOptions, withNameOptions, type ImageFlags } from "../opening.ts"
-import { print } from "../output.ts"
+import { jsonRow, print, printJson } from "../output.ts"
 import { printable } from "../terminal.ts"
 import { flag, text } from "../values.ts"
 
@@ -176,15 +176,17 @@ export const runHelp: CommandRow = command({
   summary: "help text of an image",
   description: "Shows the help that IMAGE has for those who run it.",
   arguments: [["<image>", "the image to ask"]],
-  options: { app: ["--app <name>", "of an app in the image", text], ...imageRows },
+  options: { app: ["--app <name>", "of an app in the image", text], json: jsonRow, ...imageRows },
   run: async (flags, [image]) => {
     const apps = flags.app === undefined ? [] : [flags.app]
     const metadata = await read(image, flags, { parts: ["helpfile"], apps })
     const of = flags.app === undefined ? metadata : appNamed(metadata, flags.app)
-    await print(
-      of.helpfile === undefined
-        ? "No help sections were defined for this image\n"
-        : printableText(of.helpfile),
-    )
+    if (flags.json === true) await printJson({ help: of.helpfile ?? null })
+    else
+      await print(
+        of.helpfile === undefined
+          ? "No help sections were defined for this image\n"
+          : printableText(of.helpfile),
+      )
   },
 })

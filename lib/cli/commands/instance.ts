@@ -15,7 +15,7 @@ import { command, type CommandRow, type OptionRows } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { cipherRows, imageRows, openImage } from "../opening.ts"
-import { columns, output, print, printLines, writeAll } from "../output.ts"
+import { columns, jsonRow, output, print, printJson, printLines, writeAll } from "../output.ts"
 import { humanBytes, inform, notice, printable } from "../terminal.ts"
 import { duration, flag, SECONDS, text } from "../values.ts"
 
@@ -88,6 +88,7 @@ interface StopFlags {
   /** Milliseconds. */
   readonly timeout: number
   readonly force?: true
+  readonly json?: true
 }
 
 async function end(name: string | undefined, flags: StopFlags): Promise<void> {
@@ -103,10 +104,11 @@ async function end(name: string | undefined, flags: StopFlags): Promise<void> {
   const results = await Promise.allSettled(
     chosen.map(async (instance) => {
       await instance.stop({ timeoutMs: flags.timeout, signal })
-      inform(`instance ${instance.name} of ${printable(instance.image)} has ended`)
+      if (flags.json !== true) inform(`instance ${instance.name} of ${printable(instance.image)} has ended`)
     }),
   )
   for (const result of results) if (result.status === "rejected") throw result.reason
+  if (flags.json === true) await printJson({ stopped: chosen.map(({ name }) => name) })
 }
 
 async function show(
@@ -241,7 +243,7 @@ function starting(name: "start" | "run", summary: string, description: string): 
       ["[args...]", "passed on as they are"],
     ],
     get options() {
-      return { ...pidRows, ...cipherRows, ...actionRows("instance"), ...imageRows }
+      return { ...pidRows, json: jsonRow, ...cipherRows, ...actionRows("instance"), ...imageRows }
     },
     run: async (flags, [image, called, argv]) => {
       const options: InstanceOptions = {
@@ -256,7 +258,8 @@ function starting(name: "start" | "run", summary: string, description: string): 
             ? await opened.startInstance(called, argv, { ...options, overlayUnlock: credentials })
             : await opened.runInstance(called, argv, { ...options, overlayUnlock: credentials })
         if (flags.pidFile !== undefined) writeFileSync(flags.pidFile, `${started.pid}\n`)
-        inform(`instance ${started.name} started`)
+        if (flags.json === true) await printJson({ instance: started.name, pid: started.pid })
+        else inform(`instance ${started.name} started`)
       })
     },
   })
@@ -311,6 +314,7 @@ const stop = command({
       { default: [10 * SECONDS.worth, "10"] },
     ],
     force: ["-F, --force", "kill it at once", flag],
+    json: jsonRow,
     user: userRow,
   },
   run: (flags, [name]) => {

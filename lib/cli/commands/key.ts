@@ -3,7 +3,7 @@ import type { Command } from "commander"
 import { forbidDumps, keyring, SignatureError } from "../../index.ts"
 import { command, given, type CommandRow, type OptionRows } from "../command.ts"
 import { interruption } from "../interrupt.ts"
-import { errors, output, print, printLines, writeAll } from "../output.ts"
+import { errors, jsonRow, output, print, printJson, printLines, writeAll } from "../output.ts"
 import { ask, askTwice, passwordFd, passwordFile, passwordSource } from "../passwords.ts"
 import { inform, notice } from "../terminal.ts"
 import { count, DAYS, duration, each, flag, SECONDS, text } from "../values.ts"
@@ -259,15 +259,19 @@ const exportKeys = command({
     secret: ["-s, --secret", "the private key instead of the public one", flag],
     keys: ["-k, --key <fingerprint>", "which one, unless there is only one (repeatable)", each(text)],
     force: ["-F, --force", "replace FILE", flag],
+    json: jsonRow,
     ...ringRows,
   },
-  run: async (flags, [file]) => {
+  run: async (flags, [file], command) => {
     forbidDumps()
+    if (flags.json === true && file === "-")
+      command.error("error: --json: standard output is for the key itself")
     const { secret = false, armor, force } = flags
     const ring = { ...ringOptions(flags), secret }
     const fingerprints = flags.keys ?? [await onlyKey(ring)]
     if (file !== "-") {
       await keyring.exportFile(file, fingerprints, { ...ring, armor, force })
+      if (flags.json === true) await printJson({ output: file, fingerprints })
       return
     }
     const bytes = await keyring.exportKeys(fingerprints, { ...ring, armor })
@@ -285,11 +289,14 @@ const remove = command({
     public: ["-p, --public", "the public key (the default)", flag],
     secret: ["-s, --secret", "the private key", flag, { conflicts: ["public"] }],
     both: ["-b, --both", "both", flag, { conflicts: ["public", "secret"] }],
+    json: jsonRow,
     ...ringRows,
   },
   run: async (flags, [fingerprint]) => {
     const what = flags.both === true ? "both" : flags.secret === true ? "secret" : "public"
     await keyring.remove(fingerprint, { ...ringOptions(flags), what })
+    if (flags.json === true)
+      await printJson({ fingerprint: keyring.parseFingerprint(fingerprint), removed: what })
   },
 })
 
@@ -312,10 +319,12 @@ const push = command({
   summary: "publish a public key on a key server",
   description: "Publishes a public key, for everybody and for good: most servers forget nothing.",
   arguments: [["<fingerprint>", "the whole fingerprint"]],
-  options: { ...serverRows, ...ringRows },
+  options: { json: jsonRow, ...serverRows, ...ringRows },
   run: async (flags, [fingerprint]) => {
     await keyring.push(fingerprint, serverOptions(flags), ringOptions(flags))
-    inform(`published ${keyring.parseFingerprint(fingerprint)}`)
+    const whole = keyring.parseFingerprint(fingerprint)
+    if (flags.json === true) await printJson({ fingerprint: whole })
+    else inform(`published ${whole}`)
   },
 })
 

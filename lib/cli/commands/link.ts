@@ -11,6 +11,7 @@ import path from "node:path"
 import { BuildError } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { peerNames } from "../name.ts"
+import { jsonRow, printJson } from "../output.ts"
 import { inform } from "../terminal.ts"
 import { flag } from "../values.ts"
 
@@ -32,7 +33,6 @@ function linkOne(file: string, target: string): void {
     unlinkSync(temporary)
     throw error
   }
-  inform(`${file} leads to ${target}`)
 }
 
 export const link: CommandRow = command({
@@ -46,15 +46,18 @@ export const link: CommandRow = command({
     ["<folder>", "where the links are made: one that PATH lists, before the peers' own"],
     ["[names...]", "some of them", peerNames],
   ],
-  options: { force: ["-F, --force", "replace what is there and is no link of ours", flag] },
-  run: ({ force }, [folder, names]) => {
+  options: { force: ["-F, --force", "replace what is there and is no link of ours", flag], json: jsonRow },
+  run: async ({ force, json }, [folder, names]) => {
     mkdirSync(folder, { recursive: true })
     const target = realpathSync(process.argv[1] ?? "")
     const files = (names.length > 0 ? names : peerNames).map((name) => path.join(folder, name))
     const foreign = files.find((file) => force !== true && isForeign(file))
     if (foreign !== undefined)
       throw new BuildError("ERR_BUILD_EXISTS", `${foreign} exists and is not a link to this command`)
-    for (const file of files) linkOne(file, target)
-    return Promise.resolve()
+    for (const file of files) {
+      linkOne(file, target)
+      if (json !== true) inform(`${file} leads to ${target}`)
+    }
+    if (json === true) await printJson({ target, links: files })
   },
 })

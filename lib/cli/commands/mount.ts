@@ -2,7 +2,7 @@ import { listMounts, unmount as takeAway } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { engines, parseEngine } from "../engine.ts"
-import { columns, errors, print, printLines } from "../output.ts"
+import { columns, errors, jsonRow, print, printJson, printLines } from "../output.ts"
 import { interruption, waitForHelpers } from "../interrupt.ts"
 import { cipherRows, imageRows, openImage } from "../opening.ts"
 import { inform, printable } from "../terminal.ts"
@@ -50,8 +50,10 @@ export const unmount: CommandRow = command({
   summary: "take a mount of ours away",
   description: "Unmounts DIR, on which sifcrypt mounted an image. Anything else mounted there is left alone.",
   arguments: [["<dir>", "the folder it is mounted on"]],
-  run: async (_, [dir]) => {
+  options: { json: jsonRow },
+  run: async ({ json }, [dir]) => {
     await takeAway(dir)
+    if (json === true) await printJson({ target: dir })
   },
 })
 

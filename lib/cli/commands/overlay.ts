@@ -3,6 +3,7 @@ import { createOverlay, MIN_OVERLAY_SIZE } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { credentialRows, gaveCredentials, withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
+import { jsonRow, printJson } from "../output.ts"
 import { each, flag, MEBIBYTES, size } from "../values.ts"
 
 // MiB.
@@ -31,6 +32,7 @@ const create = command({
     sparse: ["-S, --sparse", "take room on the disk only when it is written", flag],
     folders: ["--create-dir <dir>", "a folder that it has from the start (repeatable)", each(parseFolder)],
     encrypt: ["-e, --encrypt", "encrypt it, for everybody whose public key or passphrase is given", flag],
+    json: jsonRow,
     ...credentialRows,
   },
   run: async (flags, [output], command) => {
@@ -44,6 +46,8 @@ const create = command({
       await withCredentials(flags, true, (credentials) =>
         createOverlay({ ...options, encrypt: true, recipients: credentials }),
       )
+    if (flags.json === true)
+      await printJson({ output, encrypted: encrypt === true || gaveCredentials(flags), size })
   },
 })
 

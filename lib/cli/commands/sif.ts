@@ -3,7 +3,7 @@ import { sif as sifs } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { interruption } from "../interrupt.ts"
 import { notice } from "../terminal.ts"
-import { output, print, writeAll } from "../output.ts"
+import { jsonRow, output, print, printJson, writeAll } from "../output.ts"
 import { count, flag } from "../values.ts"
 
 const objectId = count(0, 9_999_999_999)
@@ -75,8 +75,10 @@ const create = command({
   name: "new",
   description: "Make an image without any object",
   arguments: [["<image>", "the image to make"]],
-  run: async (_, [path]) => {
+  options: { json: jsonRow },
+  run: async ({ json }, [path]) => {
     await sifs.createSif(path)
+    if (json === true) await printJson({ output: path })
   },
 })
 
@@ -169,6 +171,7 @@ const add = command({
     ],
     filename: ["--filename <name>", "its name in the image; default none", objectName],
     breakSignatures,
+    json: jsonRow,
   },
   run: async (flags, [path, file], command) => {
     const { datatype, groupid: group = 0, link = 0, filename: name = "", alignment } = flags
@@ -188,6 +191,7 @@ const add = command({
         ...(alignment === undefined ? {} : { alignment }),
       },
     )
+    if (flags.json === true) await printJson({ id })
     if (TYPES + datatype === sifs.DataType.signature) return
     await using opened = await sifs.openSif(path)
     if (opened.objects.some(({ type }) => type === sifs.DataType.signature))
@@ -199,12 +203,13 @@ const del = command({
   name: "del",
   description: "Take an object out of an image; its data is overwritten",
   arguments: [["<id>", "object ID", objectId], changed],
-  options: { breakSignatures },
+  options: { breakSignatures, json: jsonRow },
   run: async (flags, [id, path]) => {
     await sifs.deleteObject(path, id, {
       breakSignatures: flags.breakSignatures === true,
       signal: interruption,
     })
+    if (flags.json === true) await printJson({ id })
   },
 })
 
@@ -212,12 +217,13 @@ const setprim = command({
   name: "setprim",
   description: "Make a system partition the primary one",
   arguments: [["<id>", "object ID", objectId], changed],
-  options: { breakSignatures },
+  options: { breakSignatures, json: jsonRow },
   run: async (flags, [id, path]) => {
     await sifs.setPrimary(path, id, {
       breakSignatures: flags.breakSignatures === true,
       signal: interruption,
     })
+    if (flags.json === true) await printJson({ id })
   },
 })
 

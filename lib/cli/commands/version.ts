@@ -1,9 +1,13 @@
 import { command, type CommandRow } from "../command.ts"
 import { versionNumber } from "../name.ts"
-import { printLines } from "../output.ts"
+import { jsonRow, printJson, printLines } from "../output.ts"
 
 export const version: CommandRow = command({
   name: "version",
   description: "Prints the version alone; under a name of the peers, theirs.",
-  run: () => printLines([versionNumber()]),
+  options: { json: jsonRow },
+  run: async ({ json }) => {
+    if (json === true) await printJson({ version: versionNumber() })
+    else await printLines([versionNumber()])
+  },
 })

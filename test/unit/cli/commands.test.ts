@@ -61,6 +61,14 @@ describe("commands", () => {
     for (const action of actions) assert.ok(commands.includes(action), action.name)
   })
 
+  it("print JSON, but for those whose output is the image's, the payload's or a shell's", () => {
+    const bytes = new Set(["cat", "sif dump", "exec", "run", "shell", "test", "completion"])
+    const hidden = (name: string): boolean =>
+      commands.some((row) => row.hidden === true && name.split(" ")[0] === row.name)
+    for (const [name, { options = {}, commands: below }] of all(commands))
+      if (below === undefined && !hidden(name)) assert.equal("json" in options, !bytes.has(name), name)
+  })
+
   it("speak of options that they have: a conflict with none would be nothing", () => {
     for (const [name, { options = {} }] of all(commands)) {
       const keys = new Set(Object.keys(options))
