@@ -79,21 +79,34 @@ function nameOf(flags: string): string {
   return flags.slice(flags.indexOf("--") + 2).split(" ", 1)[0] ?? flags
 }
 
+/** What options stand under, from these on. */
+const headings: Partial<Record<keyof typeof execOptionTable, string>> = {
+  engine: "Options",
+  binds: "What is seen of the host",
+  env: "What is run, and its environment",
+  overlay: "Root file system",
+  fakeroot: "Identity and isolation",
+  applyCgroups: "Limits",
+}
+
 interface ActionOption extends Pick<NonNullable<ExecOptionRow[3]>, "adds" | "only" | "joins"> {
   readonly key: keyof typeof execOptionTable
   readonly name: string
   readonly row: ExecOptionRow
+  readonly heading: string
   readonly variables: readonly string[]
 }
 
 /** A row for each flag: of those with the same key, both add up or the first one counts. */
+let heading = ""
 const table = (Object.entries(execOptionTable) as [ActionOption["key"], ExecOptionRow][]).flatMap(
   ([key, first]) => {
     const { adds, only, joins, also } = first[3] ?? {}
+    const under = (heading = headings[key] ?? heading)
     return (also === undefined ? [first] : [first, also]).map((row): ActionOption => {
       const name = nameOf(row[1])
       const variables = row[3]?.variables ?? [name.toUpperCase().replaceAll("-", "_")]
-      return { key, name, row, variables, adds, only, joins }
+      return { key, name, row, heading: under, variables, adds, only, joins }
     })
   },
 )
@@ -132,7 +145,14 @@ const unneeded = ["--underlay", "--no-cleanup"]
 
 /** Where commander leaves the words of a flag: two flags may stand for one option, and others have names of their own choosing. */
 const property = (name: string): `action ${string}` => `action ${name}`
-type ActionRows = Readonly<Record<ReturnType<typeof property>, AnyOption>>
+export type ActionKey = ReturnType<typeof property>
+type ActionRows = Readonly<Record<ActionKey, AnyOption>>
+
+/** What most people need of it. */
+export const commonActions: readonly ActionKey[] = [
+  ...(["engine", "bind", "contain", "cwd", "nv", "env", "overlay"] as const),
+  ...(["writable-tmpfs", "fakeroot", "shell"] as const),
+].map(property)
 
 /** All of that for commander; {@link actionOptions} reads what comes of it. */
 export function actionRows(action: string): ActionRows {
@@ -141,11 +161,13 @@ export function actionRows(action: string): ActionRows {
     [flags, help, text, { hidden: true }],
   ]
   return Object.fromEntries([
-    ...actionTable(action).map(({ name, row: [kind, flags, help], variables }): [string, AnyOption] => {
-      const value = kind === "flag" ? flag : lists.has(kind) ? each(text) : (word: string) => [word]
-      const suggested = kind === "engine" ? engines : undefined
-      return [property(name), [flags, help, value, { variables, ...(suggested && { suggested }) }]]
-    }),
+    ...actionTable(action).map(
+      ({ name, row: [kind, flags, help], heading, variables }): [string, AnyOption] => {
+        const value = kind === "flag" ? flag : lists.has(kind) ? each(text) : (word: string) => [word]
+        const suggested = kind === "engine" ? engines : undefined
+        return [property(name), [flags, help, value, { variables, heading, ...(suggested && { suggested }) }]]
+      },
+    ),
     ...absent.map(([flags]) => hidden(flags, "not here")),
     ...noticed.map(([flags]) => hidden(flags, "accepted with a notice")),
     ...unneeded.map((flags) => hidden(flags, "accepted: it changes nothing")),

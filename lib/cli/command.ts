@@ -2,7 +2,7 @@
 // these tables, and commander is told what they say.
 import { Argument, Option, type Command } from "commander"
 import { commandName, programName } from "./name.ts"
-import { truth } from "./values.ts"
+import { flag, truth } from "./values.ts"
 
 /** What becomes of the word behind a flag: a reader of values.ts, or the words that there may be. */
 type Value<T> = ((text: string, earlier: never) => T) | ([T] extends [string] ? readonly T[] : never)
@@ -26,6 +26,8 @@ interface More {
   readonly valued?: string
   /** Not in --help. */
   readonly hidden?: true
+  /** What it stands under in --help and in manual pages. */
+  readonly heading?: string
   /** Said below the options of --help. */
   readonly note?: string
 }
@@ -81,9 +83,14 @@ type WordsOf<A> = { -readonly [I in keyof A]: WordOf<A[I]> }
 interface CommandText {
   readonly name: string
   readonly alias?: string
+  /** What it stands under in the list of commands. */
+  readonly heading?: string
   /** In the list of commands; default: the description. */
   readonly summary?: string
   readonly description: string
+  /** Keys of the options that --help shows, where it would be too long with all: --help-all does. */
+  readonly common?: readonly string[]
+  readonly examples?: readonly (readonly [what: string, line: string])[]
   /** What stands behind the first argument is the payload's. */
   readonly passesOn?: true
   /** Options that are not known are arguments, too. */
@@ -110,6 +117,16 @@ export function command<const O extends AnyOptions, const A extends readonly Arg
   return row
 }
 
+/** Options that --help shows under a heading of their own. */
+export function under<T>(heading: string, rows: OptionRows<T>): OptionRows<T> {
+  return Object.fromEntries(
+    Object.entries(rows as AnyOptions).map(([key, [flags, help, value, more]]) => [
+      key,
+      [flags, help, value, { ...more, heading }],
+    ]),
+  ) as unknown as OptionRows<T>
+}
+
 /** Of what was given, what one table is about. */
 export function given<T extends object>(rows: OptionRows<T>, flags: Partial<T>): Partial<T> {
   return Object.fromEntries(
@@ -128,6 +145,7 @@ function newOption(key: string, [flags, help, value, more = {}]: AnyOption): Opt
   else if (option.required && value !== undefined)
     option.argParser(value as (text: string, earlier: unknown) => unknown)
   if (more.default !== undefined) option.default(...more.default)
+  if (more.heading !== undefined) option.helpGroup(`${more.heading}:`)
   if (more.conflicts !== undefined) option.conflicts([...more.conflicts])
   if (more.variable !== undefined) option.env(more.variable)
   return option
@@ -201,9 +219,8 @@ export function addOptions(command: Command, options: AnyOptions, passesOn: bool
   const valued = new Map<string, string>()
   for (const [key, row] of Object.entries(options)) {
     command.addOption(newOption(key, row))
-    const { valued: other, note } = row[3] ?? {}
+    const other = row[3]?.valued
     if (other !== undefined) valued.set(row[0], other)
-    if (note !== undefined) command.addHelpText("after", note)
   }
   takeGoForms(command, valued, passesOn)
   return command
@@ -223,14 +240,34 @@ export function helpHint(command: readonly string[]): string {
   return `${programName}: hint: \`${[commandName, ...command, "--help"].join(" ")}\` tells more`
 }
 
+/** Of a command that has too many options for a page. */
+export const helpAllRow: AnyOption = ["--help-all", "the same with every other option", flag]
+
+let tellsAll = false
+
+/** Does --help show this option? */
+export function isShown({ common }: CommandRow, key: string, [, , , more]: AnyOption): boolean {
+  return more?.hidden !== true && (tellsAll || common === undefined || common.includes(key))
+}
+
+function addHelpAll(command: Command): void {
+  command.addOption(newOption("helpAll", helpAllRow))
+  command.on("option:help-all", () => {
+    tellsAll = true
+    command.help()
+  })
+}
+
 /** Tells commander of a command and of those below it. */
 export function addCommand(program: Command, row: CommandRow): void {
   const { name, alias, summary, description, options = {}, commands = [], run } = row
   const made = program.command(name, { hidden: row.hidden === true }).description(description)
   if (alias !== undefined) made.alias(alias)
   if (summary !== undefined) made.summary(summary)
+  if (row.heading !== undefined) made.helpGroup(`${row.heading}:`)
   for (const argument of row.arguments ?? []) made.addArgument(newArgument(argument))
   addOptions(made, options, row.passesOn === true)
+  if (row.common !== undefined) addHelpAll(made)
   made.allowUnknownOption(row.takesAnything === true).passThroughOptions(row.passesOn === true)
   const names = program.parent === null ? [name] : [program.name(), name]
   made.showHelpAfterError(helpHint(names))

@@ -1,5 +1,5 @@
 // What may stand where the cursor is, from the tables of commands: for the shells' scripts in lib/cli/commands/completion, which know nothing else.
-import type { AnyOption, AnyOptions, ArgumentRow, CommandRow } from "./command.ts"
+import { helpAllRow, type AnyOption, type AnyOptions, type ArgumentRow, type CommandRow } from "./command.ts"
 import { globalRows } from "./verbosity.ts"
 
 /** What completes a word: these, or the shell's own files or folders. */
@@ -69,7 +69,8 @@ interface Place extends Pick<CommandRow, "commands" | "arguments" | "passesOn"> 
 
 /** A command as commander has it: groups can be asked for help by a command of their own. */
 function placeOf({ commands, options = {}, ...row }: CommandRow, more: AnyOptions = {}): Place {
-  if (commands === undefined) return { ...row, options: { ...options, helpRow } }
+  if (commands === undefined)
+    return { ...row, options: { ...options, ...(row.common && { helpAllRow }), helpRow } }
   const names = commands.filter(({ hidden }) => hidden !== true).map(({ name }) => name)
   const help: CommandRow = {
     name: "help",

@@ -2,7 +2,7 @@
 import { fstatSync } from "node:fs"
 import { InvalidArgumentError } from "commander"
 import { allocateSecret, forbidDumps, KeyError, type CredentialSource, type SecretSource } from "../index.ts"
-import { given, type OptionRows } from "./command.ts"
+import { given, under, type OptionRows } from "./command.ts"
 import { interruption } from "./interrupt.ts"
 import { notice, printable, promptSecret, secretFromStdin } from "./terminal.ts"
 import { each, flag, text } from "./values.ts"
@@ -35,10 +35,10 @@ export function parseDescriptor(text: string): number {
 }
 
 /** Secrets themselves are never arguments. */
-export const credentialRows: OptionRows<CredentialFlags> = {
+export const credentialRows: OptionRows<CredentialFlags> = under("Keys and signatures", {
   pemPath: [
     "--pem-path <file>",
-    "RSA key: public or certificate to build, private to open; PEM, DER, OpenSSH, PFX, JWK (repeatable)",
+    "RSA key file of any form: public to build, private to open (repeatable)",
     each(text),
     { note: environmentHelp },
   ],
@@ -64,7 +64,7 @@ export const credentialRows: OptionRows<CredentialFlags> = {
     "read the passphrase from descriptor N, in the same way",
     parseDescriptor,
   ],
-}
+})
 
 async function askPassphrase(confirm: boolean): Promise<Buffer> {
   const prompt = promptSecret("Enter encryption passphrase: ", interruption)

@@ -8,7 +8,7 @@ import {
   type DefinitionOptions,
   type SectionName,
 } from "../index.ts"
-import { given, type OptionRows } from "./command.ts"
+import { given, under, type OptionRows } from "./command.ts"
 import { waitForHelpers } from "./interrupt.ts"
 import { errors, output } from "./output.ts"
 import { inform } from "./terminal.ts"
@@ -32,7 +32,7 @@ function parseSections(text: string): readonly SectionName[] {
 
 const scratchSize = size(BYTES, 1, Number.MAX_SAFE_INTEGER)
 
-export const definitionRows: OptionRows<DefinitionFlags> = {
+export const definitionRows: OptionRows<DefinitionFlags> = under("Definition files", {
   sandbox: ["-s, --sandbox", "write an ordinary folder instead of an image", flag],
   update: ["-u, --update", "change the sandbox OUTPUT instead of starting from its base", flag],
   noTest: ["-T, --notest", "do not run %test", flag],
@@ -68,7 +68,7 @@ export const definitionRows: OptionRows<DefinitionFlags> = {
   ],
   tmpFolder: ["--tmpdir <dir>", "for temporary files (default TMPDIR)", text],
   plainScratch: ["--plain-tmp", "build in an ordinary folder there, unencrypted", flag],
-}
+})
 
 /** The API's options for {@link DefinitionFlags}. */
 export function definitionOptions(

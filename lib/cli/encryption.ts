@@ -1,7 +1,7 @@
 // What every command takes that writes an image, encrypted or not.
 import { InvalidArgumentError, type Command } from "commander"
 import type { BuildResult, EncryptedOutputOptions, EncryptionFormat, OutputOptions } from "../index.ts"
-import { given, type OptionRows } from "./command.ts"
+import { given, under, type OptionRows } from "./command.ts"
 import { interruption } from "./interrupt.ts"
 import { kdfRows, passphraseKdf, type KdfFlags } from "./kdf.ts"
 import { errors, print } from "./output.ts"
@@ -41,7 +41,10 @@ const formatRows: OptionRows<FormatFlags> = {
   anonymous: ["--anonymous", "do not say in the image whose the public keys are", flag],
 }
 
-export const encryptionRows: OptionRows<EncryptionFlags> = { ...outputRows, ...kdfRows, ...formatRows }
+export const encryptionRows: OptionRows<EncryptionFlags> = {
+  ...outputRows,
+  ...under<KdfFlags & FormatFlags>("Encryption", { ...kdfRows, ...formatRows }),
+}
 
 /** The API's options for {@link EncryptionFlags}. */
 export function encryptionOptions(

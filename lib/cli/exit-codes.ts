@@ -17,6 +17,34 @@ export const exitCodes = {
   terminated: 143,
 } as const
 
+/** Each of them that is promised: in a word, and as docs/cli.md has it. */
+export const exitMeanings: readonly (readonly [status: number, word: string, meaning: string])[] = [
+  [0, "done", "done"],
+  [1, "defect", "a defect of sifcrypt; please report it"],
+  [20, "usage", "usage: an unknown option or command, a missing or senseless argument"],
+  [21, "image", "not a valid image, or one that cannot be read here"],
+  [22, "key", "key or passphrase wrong, missing or unusable"],
+  [23, "busy or exists", "busy, or exists already"],
+  [
+    24,
+    "machine",
+    "this machine or this user lacks something: a program, a library, a privilege, a kernel feature",
+  ],
+  [
+    25,
+    "input or output",
+    "input or output: a file is missing or cannot be read or written, also inside the image",
+  ],
+  [26, "signatures", "refused for its signatures: none, by nobody who is known, or broken"],
+  [130, "interrupted", "interrupted by SIGINT; everything is undone, or was never to be seen"],
+  [
+    143,
+    "ended",
+    "ended by SIGTERM; everything is undone; likewise 129 (SIGHUP), 138 (SIGUSR1), 140 (SIGUSR2)",
+  ],
+  [255, "not started", "the payload could not be started"],
+]
+
 const busy: ReadonlySet<ErrorCode> = new Set([
   "ERR_SIF_BUSY",
   "ERR_SIF_SIGNED",

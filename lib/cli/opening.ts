@@ -9,10 +9,10 @@ import {
   type OpenOptions,
   type UnsignedPolicy,
 } from "../index.ts"
-import type { OptionRows } from "./command.ts"
+import { under, type OptionRows } from "./command.ts"
 import { credentialRows, type CredentialFlags } from "./credentials.ts"
 import { interruption } from "./interrupt.ts"
-import { registryRows, withRegistryOptions, type RegistryFlags } from "./registry.ts"
+import { registryHeading, registryRows, withRegistryOptions, type RegistryFlags } from "./registry.ts"
 import { signerOptions, signerRows, type SignerFlags } from "./signers.ts"
 import { isTerminal, notice } from "./terminal.ts"
 import { count, MEBIBYTES, size, text } from "./values.ts"
@@ -31,7 +31,7 @@ export const MAX_KDF_MEMORY: number = 4 * 1024 * 1024
 export const MAX_KDF_ITERATIONS = 0xffff_ffff
 
 /** What deriving a key may cost. */
-export const costRows: OptionRows<CostFlags> = {
+export const costRows: OptionRows<CostFlags> = under("How far an image is trusted", {
   maxKdfMemory: [
     "--max-kdf-memory <size>",
     "memory that the image's key derivation may take, in MiB or with a unit (default 1024)",
@@ -42,7 +42,7 @@ export const costRows: OptionRows<CostFlags> = {
     "iterations of PBKDF2 that it may take (default 512000000)",
     count(1, MAX_KDF_ITERATIONS),
   ],
-}
+})
 
 export const openRows: OptionRows<OpenFlags> = {
   ...credentialRows,
@@ -52,7 +52,7 @@ export const openRows: OptionRows<OpenFlags> = {
     "--unsigned <what>",
     "an encrypted image without a signature: allow it, warn or refuse it",
     ["allow", "warn", "error"],
-    { variable: "SIFCRYPT_UNSIGNED" },
+    { variable: "SIFCRYPT_UNSIGNED", heading: "How far an image is trusted" },
   ],
 }
 
@@ -64,7 +64,12 @@ export interface ImageFlags extends OpenFlags, RegistryFlags {
 export const imageRows: OptionRows<ImageFlags> = {
   ...openRows,
   ...registryRows,
-  tmpFolder: ["--tmpdir <dir>", "for what of an image is not kept in the cache (default: the cache)", text],
+  tmpFolder: [
+    "--tmpdir <dir>",
+    "for what of an image is not kept in the cache (default: the cache)",
+    text,
+    { heading: registryHeading },
+  ],
 }
 
 /** Only the kernel engine has a use for it. */

@@ -8,6 +8,7 @@ import { printableLines } from "../printable.ts"
 import { addCommand, addOptions, helpHint, type AnyOptions, type CommandRow } from "./command.ts"
 import { exitCodeFor, exitCodes } from "./exit-codes.ts"
 import { failureToReport } from "./failure.ts"
+import { helpOf } from "./help.ts"
 import { hintFor, type Failed } from "./hints.ts"
 import { Interrupted, dieAsAsked, endInTime, interruption, leave, undoOnSignals } from "./interrupt.ts"
 import { commandWords, programName, versionLine } from "./name.ts"
@@ -143,6 +144,9 @@ async function runCommand(commands: readonly CommandRow[]): Promise<number> {
     .enablePositionalOptions()
     .showHelpAfterError(helpHint(["COMMAND"]))
     .exitOverride()
+    .commandsGroup("This command:")
+    .helpCommand(true)
+    .configureHelp(helpOf(one.length > 0 ? one : commands))
     .configureOutput({
       writeOut: (text) => output().write(text),
       writeErr: (text) => {

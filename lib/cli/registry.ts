@@ -1,6 +1,6 @@
 // The options of commands that fetch OCI images.
 import { OciError, type BuildOptions } from "../index.ts"
-import type { OptionRows } from "./command.ts"
+import { under, type OptionRows } from "./command.ts"
 import { interruption } from "./interrupt.ts"
 import { Progress, promptLine, promptSecret } from "./terminal.ts"
 import { truthVariable, variable } from "./variables.ts"
@@ -38,8 +38,11 @@ export function chosenArchitecture(flags: ArchitectureFlags): string | undefined
   return variant === undefined ? architecture : `${architecture ?? process.arch}/${variant}`
 }
 
+/** Of what is for images by their names. */
+export const registryHeading = "Images at registries"
+
 /** How a registry is spoken to. */
-export const clientRows: OptionRows<ClientFlags> = {
+export const clientRows: OptionRows<ClientFlags> = under(registryHeading, {
   authFile: ["--authfile <file>", "credentials for registries, as docker login writes them", text],
   dockerLogin: ["--docker-login", "ask for a name and a password at the registry", flag],
   certFolder: [
@@ -51,9 +54,9 @@ export const clientRows: OptionRows<ClientFlags> = {
   noHttpsOld: ["--nohttps", "the same as --no-https", flag, { hidden: true }],
   dockerUsername: ["--docker-username <name>", "not here", text, { hidden: true }],
   dockerPassword: ["--docker-password <password>", "not here", text, { hidden: true }],
-}
+})
 
-export const registryRows: OptionRows<RegistryFlags> = {
+export const registryRows: OptionRows<RegistryFlags> = under(registryHeading, {
   ...clientRows,
   disableCache: ["--disable-cache", "keep nothing of what is fetched", flag],
   maxLayerBytes: [
@@ -62,7 +65,7 @@ export const registryRows: OptionRows<RegistryFlags> = {
     size(GIBIBYTES, 0.001, 99_999),
   ],
   dockerHost: ["--docker-host <host>", "accepted: no Docker daemon is asked here", text, { hidden: true }],
-}
+})
 
 /** Why a password is no option. */
 const passwordReason: string =

@@ -1,7 +1,7 @@
 // The options that say by whom an image must be signed, where it is opened.
 import { InvalidArgumentError } from "commander"
 import { userKeyrings, type VerifyOptions } from "../index.ts"
-import type { OptionRows } from "./command.ts"
+import { under, type OptionRows } from "./command.ts"
 import { count, each, eachOf, flag, text, type Repeated } from "./values.ts"
 
 export interface SignerFlags {
@@ -28,10 +28,10 @@ function parseSigner(text: string): string {
 /** Fingerprints with commas between them; the option is repeatable. */
 const parseSigners = eachOf(parseSigner)
 
-export const signerRows: OptionRows<SignerFlags> = {
+export const signerRows: OptionRows<SignerFlags> = under("Keys and signatures", {
   verify: [
     "--verify",
-    "verify the signatures first; what is not signed by a key that is known is refused. --verify=FINGERPRINT: as --require-signer",
+    "refuse what is not signed by a key that is known; --verify=FINGERPRINT: as --require-signer",
     flag,
     { valued: "--require-signer" },
   ],
@@ -51,7 +51,7 @@ export const signerRows: OptionRows<SignerFlags> = {
     "with --verify: ask this key server for the signers' keys and revocations",
     text,
   ],
-}
+})
 
 /** Whose signatures are required; commas separate, too. */
 export function requiredSigners(fingerprints: readonly string[]): readonly string[] {

@@ -324,7 +324,7 @@ export const execOptionTable: {
     "--no-mount <list>",
     "leave out proc, sys, dev, devpts, home, tmp, hostfs, cwd, bind-paths or a destination",
   ],
-  contain: ["flag", "-c, --contain", "a minimal /dev, and an empty home and /tmp instead of the host's"],
+  contain: ["flag", "-c, --contain", "a minimal /dev, and an empty home and /tmp"],
   containAll: ["flag", "-C, --containall", "--contain, PID and IPC namespaces, and --cleanenv"],
   compat: [
     "flag",
@@ -362,7 +362,7 @@ export const execOptionTable: {
   env: [
     "assignments",
     "--env <name=value>",
-    "set a variable inside, literally (repeatable, or separated by commas)",
+    "set a variable inside, literally (repeatable)",
     { variables: [], joins: true },
   ],
   envFile: ["path", "--env-file <file>", "set variables from a file of assignments", { joins: true }],
@@ -407,7 +407,7 @@ export const execOptionTable: {
   overlay: [
     "words",
     "-o, --overlay <path[:ro]>",
-    "a folder or an image to lie over the root (repeatable, the last on top)",
+    "lies over the root: a folder, an image (repeatable)",
     { variables: ["OVERLAY", "OVERLAYIMAGE"] },
   ],
   plainOverlay: [

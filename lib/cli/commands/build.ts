@@ -140,6 +140,18 @@ const unneeded = {
 
 export const build: CommandRow = command({
   name: "build",
+  common: [
+    ...["encrypt", "force", "json", "sandbox", "update", "noTest", "buildArguments", "binds", "compression"],
+    ...["owner", "architecture", "format", "pemPath", "passphrase", "passphraseFile", "verify"],
+  ],
+  examples: [
+    [
+      "from a definition file, encrypted for a key",
+      "sifcrypt build --pem-path key-public.pem image.sif image.def",
+    ],
+    ["from an image at a registry", "sifcrypt build alpine.sif docker://alpine:3.20"],
+  ],
+  heading: "Make and change images",
   summary: "build a SIF image, encrypted or plain",
   description:
     "Builds the SIF image OUTPUT from SOURCE: a definition file, a directory, a squashfs file, another SIF (encrypted ones with " +

@@ -76,6 +76,7 @@ const clean = command({
 
 export const cache: CommandRow = {
   name: "cache",
+  heading: "Registries",
   summary: "what was fetched from registries, and built of it",
   description:
     "Public blobs of images that were fetched from registries, and the images that were built to run them. What takes a credential is " +

@@ -164,6 +164,7 @@ const convert = command({
 
 export const cert: CommandRow = {
   name: "cert",
+  heading: "Signatures",
   summary: "make, show and convert keys and certificates",
   description: "Makes key pairs with certificates, shows what certificates say, and converts key files.",
   commands: [create, info, convert],

@@ -15,6 +15,7 @@ function script(shell: Shell): string {
 
 export const completion: CommandRow = command({
   name: "completion",
+  heading: "This command",
   summary: "complete commands and options in bash, zsh or fish",
   description: `Prints what lets SHELL complete commands, options and their values. To have it:
 

@@ -83,6 +83,8 @@ function signatureText({ signatures, unsigned }: ImageFacts): string {
 
 export const ls: CommandRow = command({
   name: "ls",
+  examples: [["everything in it", "sifcrypt ls -lR --pem-path key.pem image.sif"]],
+  heading: "Look into images",
   summary: "list files inside an image, without mounting",
   description: "Lists PATH inside IMAGE (its root by default). No mount, no privilege, no /dev/fuse.",
   arguments: [
@@ -107,6 +109,8 @@ export const ls: CommandRow = command({
 
 export const cat: CommandRow = command({
   name: "cat",
+  examples: [["one file", "sifcrypt cat --pem-path key.pem image.sif /etc/os-release"]],
+  heading: "Look into images",
   summary: "write files of an image to standard output",
   description: "Writes each PATH inside IMAGE to standard output. No mount, no privilege, no /dev/fuse.",
   arguments: [
@@ -128,6 +132,8 @@ export const cat: CommandRow = command({
 
 export const extract: CommandRow = command({
   name: "extract",
+  examples: [["one folder", "sifcrypt extract --pem-path key.pem image.sif out /etc"]],
+  heading: "Look into images",
   summary: "copy files out of an image",
   description:
     "Copies PATHs (everything by default) of IMAGE into the folder DIR, which is made if it is missing. What is " +
@@ -156,6 +162,8 @@ export const extract: CommandRow = command({
 
 export const info: CommandRow = command({
   name: "info",
+  examples: [["what anybody can read", "sifcrypt info image.sif"]],
+  heading: "Look into images",
   summary: "what an image is, and what anyone can read of it; no key needed",
   description: "Shows kind, architecture, size, cipher and recipients of IMAGE. No key is needed.",
   arguments: [["<image>", "the image to describe"]],

@@ -14,6 +14,13 @@ function trust(flags: OpenFlags): api.TrustOptions {
 
 export const encrypt: CommandRow = command({
   name: "encrypt",
+  examples: [
+    [
+      "a plain image, for two people",
+      "sifcrypt encrypt --pem-path alice.pem --pem-path bob.pem plain.sif image.sif",
+    ],
+  ],
+  heading: "Make and change images",
   summary: "encrypt a plain image",
   description:
     "Makes the encrypted image OUTPUT of the plain image IMAGE, for everybody whose public key or passphrase is given. " +
@@ -43,6 +50,8 @@ export const encrypt: CommandRow = command({
 
 export const decrypt: CommandRow = command({
   name: "decrypt",
+  examples: [["with a key", "sifcrypt decrypt --pem-path key.pem image.sif plain.sif"]],
+  heading: "Make and change images",
   summary: "make a plain image of an encrypted one",
   description:
     "Makes the plain image OUTPUT of the encrypted image IMAGE: the root file system as it was before it was encrypted, " +
@@ -63,6 +72,13 @@ export const decrypt: CommandRow = command({
 
 export const reencrypt: CommandRow = command({
   name: "reencrypt",
+  examples: [
+    [
+      "for a new key, with a new volume key",
+      "sifcrypt reencrypt --source-pem-path old.pem --pem-path new.pem image.sif new.sif",
+    ],
+  ],
+  heading: "Make and change images",
   summary: "encrypt an image anew, with a new volume key",
   description:
     "Makes the encrypted image OUTPUT of the encrypted image IMAGE, with a new volume key: what opened IMAGE opens " +

@@ -37,6 +37,7 @@ const check = command({
 
 export const ecl: CommandRow = {
   name: "ecl",
+  heading: "Signatures",
   summary: "who may run: the system's execution control list",
   description:
     "The execution control list says which images may be run and mounted here, by folder and by signer: " +

@@ -148,6 +148,8 @@ async function read(
 
 export const inspect: CommandRow = command({
   name: "inspect",
+  examples: [["its definition file", "sifcrypt inspect --deffile --pem-path key.pem image.sif"]],
+  heading: "Look into images",
   summary: "labels, definition and scripts of an image",
   description:
     "Shows what IMAGE says of itself, its labels by default. A key is needed where that is kept inside the encryption.",
@@ -173,6 +175,7 @@ export const inspect: CommandRow = command({
 
 export const runHelp: CommandRow = command({
   name: "run-help",
+  heading: "Look into images",
   summary: "help text of an image",
   description: "Shows the help that IMAGE has for those who run it.",
   arguments: [["<image>", "the image to ask"]],

@@ -10,7 +10,7 @@ import {
   type InstanceOptions,
   type InstanceStats,
 } from "../../index.ts"
-import { actionOptions, actionRows } from "../action-options.ts"
+import { actionOptions, actionRows, commonActions } from "../action-options.ts"
 import { command, type CommandRow, type OptionRows } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
@@ -237,6 +237,10 @@ function starting(name: "start" | "run", summary: string, description: string): 
     summary,
     description,
     passesOn: true,
+    common: [...commonActions, "json", "pidFile", "pemPath", "passphrase", "verify"],
+    examples: [
+      ["with the key of an encrypted image", `sifcrypt instance ${name} --pem-path key.pem image.sif web`],
+    ],
     arguments: [
       ["<image>", "the image; options go before it"],
       ["<name>", "what to call it: letters, digits, dots, dashes, underscores"],
@@ -325,6 +329,7 @@ const stop = command({
 
 export const instance: CommandRow = {
   name: "instance",
+  heading: "Run images",
   summary: "images that run in the background",
   description:
     "Starts, lists, measures and stops images that run in the background. exec, run and shell take instance://NAME.",

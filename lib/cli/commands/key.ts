@@ -368,6 +368,7 @@ const search = command({
 
 export const key: CommandRow = {
   name: "key",
+  heading: "Signatures",
   summary: "the keys that images are signed with",
   description:
     "OpenPGP keys that sign images, in a key ring of your own: $SIFCRYPT_KEYSDIR, else ~/.sifcrypt/keys. The rings of " +

@@ -37,6 +37,8 @@ function linkOne(file: string, target: string): void {
 
 export const link: CommandRow = command({
   name: "link",
+  examples: [["for the user alone", "sifcrypt link ~/.local/bin"]],
+  heading: "This command",
   summary: "be found as apptainer and singularity, too",
   description:
     "Links apptainer, singularity and run-singularity in FOLDER to this command, or those of them that are named. " +

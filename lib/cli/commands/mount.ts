@@ -10,6 +10,8 @@ import { flag } from "../values.ts"
 
 export const mount: CommandRow = command({
   name: "mount",
+  examples: [["and away again", "sifcrypt mount --pem-path key.pem image.sif mnt; sifcrypt unmount mnt"]],
+  heading: "Look into images",
   summary: "mount an image on a folder",
   description:
     "Mounts IMAGE read-only on DIR and returns; `sifcrypt unmount DIR` takes it away. Root gets the kernel's dm-crypt " +
@@ -46,6 +48,7 @@ export const mount: CommandRow = command({
 
 export const unmount: CommandRow = command({
   name: "unmount",
+  heading: "Look into images",
   alias: "umount",
   summary: "take a mount of ours away",
   description: "Unmounts DIR, on which sifcrypt mounted an image. Anything else mounted there is left alone.",
@@ -59,6 +62,7 @@ export const unmount: CommandRow = command({
 
 export const mounts: CommandRow = command({
   name: "mounts",
+  heading: "Look into images",
   summary: "list the mounts sifcrypt made",
   description:
     "Lists the mounts of images that this process can see: target, engine, serving process, image.",

@@ -53,6 +53,7 @@ const create = command({
 
 export const overlay: CommandRow = {
   name: "overlay",
+  heading: "Make and change images",
   summary: "make file systems that keep changes",
   description: "Overlays keep what payloads write: `sifcrypt exec --overlay FILE IMAGE ...`.",
   commands: [create],

@@ -30,6 +30,14 @@ export function pulledName(source: string): string {
 
 export const pull: CommandRow = command({
   name: "pull",
+  examples: [
+    ["an image that Docker Hub has", "sifcrypt pull docker://alpine:3.20"],
+    [
+      "a SIF, by whoever must have signed it",
+      "sifcrypt pull --verify image.sif oras://registry.example/group/image:1.0",
+    ],
+  ],
+  heading: "Registries",
   summary: "fetch an image and make a SIF of it",
   description:
     "Fetches the SIF that SOURCE names, oras://HOST/REPOSITORY[:TAG|@DIGEST], or one at an address, https://HOST/PATH, with --digest or " +

@@ -16,6 +16,8 @@ function parseAnnotation(word: string): readonly [name: string, value: string] {
 
 export const push: CommandRow = command({
   name: "push",
+  examples: [["to a registry", "sifcrypt push image.sif oras://registry.example/group/image:1.0"]],
+  heading: "Registries",
   summary: "send an image to a registry",
   description:
     "Sends the SIF IMAGE to a registry, where Apptainer and SingularityCE find it as well. What the registry has is not sent again. " +

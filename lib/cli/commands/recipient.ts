@@ -158,6 +158,7 @@ const rotate = command({
 
 export const recipient: CommandRow = {
   name: "recipient",
+  heading: "Make and change images",
   summary: "who may open an image: list, add, remove, rotate",
   description:
     "Shows and changes who may open an image, in place and without touching its payload: that takes the same time " +

@@ -9,7 +9,7 @@ import {
   type Instance,
   type Running,
 } from "../../index.ts"
-import { actionOptions, actionRows, joining } from "../action-options.ts"
+import { actionOptions, actionRows, commonActions, joining } from "../action-options.ts"
 import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { failureReporter } from "../failure.ts"
@@ -83,14 +83,23 @@ function joinOptions(options: ExecOptions, command: Command): ExecOptions {
   return Object.fromEntries(Object.entries(options).filter(([key]) => keys.has(key)))
 }
 
-function action(name: Action, summary: string, description: string, rest: string): CommandRow {
+function action(
+  name: Action,
+  summary: string,
+  description: string,
+  rest: string,
+  examples: CommandRow["examples"],
+): CommandRow {
   return command({
     name,
     summary,
     description,
     passesOn: true,
+    heading: "Run images",
+    common: [...commonActions, "pemPath", "passphrase", "verify"],
+    examples,
     arguments: [
-      ["<image>", "the image to run in, or instance://NAME; options go before it"],
+      ["<image>", "image, or instance://NAME; options go before it"],
       [rest as "[args...]", "passed on as they are"],
     ],
     // Made for the one command that is asked for: hundreds of objects at each start are felt.
@@ -142,13 +151,24 @@ export const actions: readonly CommandRow[] = [
     "run a command in an image",
     "Runs COMMAND inside IMAGE; its exit status is this command's.",
     "<command...>",
+    [
+      ["with the key of an encrypted image", "sifcrypt exec --pem-path key.pem image.sif id"],
+      ["a folder of the host, read-only", "sifcrypt exec --bind /data:/mnt:ro image.sif ls /mnt"],
+    ],
   ),
-  action("run", "run an image's run script", "Runs the image's run script with ARGS.", "[args...]"),
-  action("shell", "an interactive shell in an image", "Starts bash, or sh, inside IMAGE.", "[args...]"),
+  action("run", "run an image's run script", "Runs the image's run script with ARGS.", "[args...]", [
+    ["with the key of an encrypted image", "sifcrypt run --pem-path key.pem image.sif"],
+    ["an image at a registry", "sifcrypt run docker://alpine:3.20 echo hello"],
+  ]),
+  action("shell", "an interactive shell in an image", "Starts bash, or sh, inside IMAGE.", "[args...]", [
+    ["with the key of an encrypted image", "sifcrypt shell --pem-path key.pem image.sif"],
+    ["in an instance that runs", "sifcrypt shell instance://web"],
+  ]),
   action(
     "test",
     "run an image's test script",
     "Runs the image's test script with ARGS; without one there is nothing to do.",
     "[args...]",
+    [["with the key of an encrypted image", "sifcrypt test --pem-path key.pem image.sif"]],
   ),
 ]

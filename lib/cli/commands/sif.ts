@@ -229,6 +229,7 @@ const setprim = command({
 
 export const sif: CommandRow = {
   name: "sif",
+  heading: "Make and change images",
   summary: "the objects of an image: look at them, change them; no key needed",
   description: "Shows what a SIF image is made of, and changes it. No key and no privilege is needed.",
   commands: [

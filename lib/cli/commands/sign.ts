@@ -37,6 +37,11 @@ function signingKey(flags: SignFlags, command: Command): SigningKey {
 
 export const sign: CommandRow = command({
   name: "sign",
+  examples: [
+    ["with the only key of your key ring", "sifcrypt sign image.sif"],
+    ["with a hash tree, to verify while reading", "sifcrypt sign --tree image.sif"],
+  ],
+  heading: "Signatures",
   summary: "sign an image",
   description:
     "Adds a signature to IMAGE for each of its groups, in place: with an OpenPGP key of your key rings, with gpg, or with a plain " +

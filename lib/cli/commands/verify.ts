@@ -90,6 +90,11 @@ async function printReport(path: string, report: VerifyReport, json: boolean, as
 
 export const verify: CommandRow = command({
   name: "verify",
+  examples: [
+    ["by anybody whose key is known", "sifcrypt verify image.sif"],
+    ["by one signer's key", "sifcrypt verify --key signer.pem image.sif"],
+  ],
+  heading: "Signatures",
   summary: "verify the signatures of an image",
   description:
     "Verifies the signatures of IMAGE (OpenPGP and DSSE): who signed it, and that it was not changed since. Everything in the " +

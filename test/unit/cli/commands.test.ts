@@ -44,7 +44,9 @@ describe("commands", () => {
       assert.equal(command.summary(), row.summary ?? "", name)
       assert.deepEqual(command.aliases(), row.alias === undefined ? [] : [row.alias], name)
       assert.deepEqual(
-        command.options.map(({ flags, description }) => [flags, description]),
+        command.options
+          .filter(({ long }) => long !== "--help-all")
+          .map(({ flags, description }) => [flags, description]),
         Object.values(options).map(([flags, help]) => [flags, help]),
         name,
       )
@@ -67,6 +69,14 @@ describe("commands", () => {
       commands.some((row) => row.hidden === true && name.split(" ")[0] === row.name)
     for (const [name, { options = {}, commands: below }] of all(commands))
       if (below === undefined && !hidden(name)) assert.equal("json" in options, !bytes.has(name), name)
+  })
+
+  it("show the common ones of their own options, and have examples of themselves", () => {
+    for (const [name, { options = {}, common = [], examples = [] }] of all(commands)) {
+      for (const key of common.filter((key) => key !== "action shell"))
+        assert.ok(key in options, `${name} ${key}`)
+      for (const [, line] of examples) assert.ok(line.startsWith(`sifcrypt ${name} `), line)
+    }
   })
 
   it("speak of options that they have: a conflict with none would be nothing", () => {

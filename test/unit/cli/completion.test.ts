@@ -1,6 +1,6 @@
 // Completions against what commander makes of the same tables: what it takes is offered, and nothing else.
 import assert from "node:assert/strict"
-import { Command } from "commander"
+import { Command, Option } from "commander"
 import { addCommand, addOptions } from "../../../lib/cli/command.ts"
 import { commands } from "../../../lib/cli/commands.ts"
 import { completions } from "../../../lib/cli/completion.ts"
@@ -30,9 +30,9 @@ describe("completions", () => {
     let count = 0
     for (const [above, command] of all(program)) {
       const help = command.createHelp()
-      const options = help
-        .visibleOptions(command)
-        .flatMap(({ short, long }) => [short ?? [], long ?? []].flat())
+      const options = [...command.options.filter(({ hidden }) => !hidden), new Option("-h, --help")].flatMap(
+        ({ short, long }) => [short ?? [], long ?? []].flat(),
+      )
       assert.deepEqual(words(...above, "-"), options.toSorted(), above.join(" "))
       count += options.length
       if (command.commands.length === 0) continue
@@ -45,7 +45,8 @@ describe("completions", () => {
 
   it("knows which options take a value, and what that may be", () => {
     for (const [above, command] of all(program))
-      for (const option of command.createHelp().visibleOptions(command)) {
+      for (const option of command.options) {
+        if (option.hidden) continue
         if (!option.required || option.long === undefined) continue
         const found = completions(commands, [...above, option.long, ""])
         if (option.argChoices !== undefined)
