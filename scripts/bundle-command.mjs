@@ -81,5 +81,11 @@ copyFileSync("lib/cli/start.cjs", main)
 cpSync("lib/cli/commands/completion", "dist/cli/completion", { recursive: true })
 chmodSync(main, 0o755)
 
+rmSync("dist/man", { recursive: true, force: true })
+const pages = spawnSync(process.execPath, ["--import", "tsx", "lib/cli/man-pages.ts"], {
+  stdio: ["ignore", "inherit", "inherit"],
+})
+if (pages.status !== 0) throw new Error("the manual pages cannot be made")
+
 if (spawnSync(main, ["--version"], { stdio: ["ignore", "ignore", "inherit"] }).status !== 0)
   throw new Error("the bundled command does not start")

@@ -64,6 +64,7 @@ packages() {
   test             cwltool                 -                        the same
   test             toil                    -                        the same
   test             datalad-container       -                        the same
+  test             groff                   groff                    reads the manual pages
   test             zsh                     zsh                      completes lines, as bash does
   test             fish                    fish                     the same
   test             openmpi-bin             openmpi                  starts processes that find each other in containers

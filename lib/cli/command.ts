@@ -240,6 +240,11 @@ export function helpHint(command: readonly string[]): string {
   return `${programName}: hint: \`${[commandName, ...command, "--help"].join(" ")}\` tells more`
 }
 
+/** `-B` and `--bind` of `-B, --bind <src[:dst[:opts]]>`. */
+export function flagNames([flags]: AnyOption): readonly string[] {
+  return flags.split(" ").flatMap((word) => (word.startsWith("-") ? word.replace(",", "") : []))
+}
+
 /** Of a command that has too many options for a page. */
 export const helpAllRow: AnyOption = ["--help-all", "the same with every other option", flag]
 

@@ -1,5 +1,12 @@
 // What may stand where the cursor is, from the tables of commands: for the shells' scripts in lib/cli/commands/completion, which know nothing else.
-import { helpAllRow, type AnyOption, type AnyOptions, type ArgumentRow, type CommandRow } from "./command.ts"
+import {
+  flagNames,
+  helpAllRow,
+  type AnyOption,
+  type AnyOptions,
+  type ArgumentRow,
+  type CommandRow,
+} from "./command.ts"
 import { globalRows } from "./verbosity.ts"
 
 /** What completes a word: these, or the shell's own files or folders. */
@@ -48,11 +55,6 @@ function optionKind([flags, , value, more]: AnyOption): Kind {
 
 function argumentKind([name, , value]: ArgumentRow): Kind {
   return typeof value === "object" ? value : kindOf(name.slice(1))
-}
-
-/** `-B` and `--bind` of `-B, --bind <src[:dst[:opts]]>`. */
-export function flagNames([flags]: AnyOption): readonly string[] {
-  return flags.split(" ").flatMap((word) => (word.startsWith("-") ? word.replace(",", "") : []))
 }
 
 const takesValue = ([flags]: AnyOption): boolean => flags.includes("<")
