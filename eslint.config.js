@@ -8,6 +8,7 @@ export const order = [
   ["arguments", "bounded-file", "caller-environment", "errors", "json", "printable"],
   ["http", "native"],
   ["key"],
+  ["ocicrypt"],
   ["device", "oci", "sif"],
   ["file"],
   ["registry"],

@@ -71,6 +71,8 @@ export type ErrorCode =
   | "ERR_OCI_LIMIT"
   | "ERR_OCI_WORK"
   | "ERR_OCI_UNSUPPORTED"
+  | "ERR_OCI_MAC"
+  | "ERR_OCI_PARTIAL"
   | "ERR_OCI_REGISTRY"
   | "ERR_OCI_CREDENTIALS"
   | "ERR_BUILD_SOURCE"

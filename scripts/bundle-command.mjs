@@ -56,7 +56,7 @@ function sharedImport(found) {
 }`,
     },
     // Large, needed for signatures only, and under a licence of its own: it stays where npm puts it, and is required when needed.
-    external: ["openpgp"],
+    external: ["jose", "openpgp"],
     supported: { "dynamic-import": false },
     outfile,
     logLevel: "warning",

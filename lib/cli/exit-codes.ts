@@ -64,7 +64,8 @@ export function exitCodeFor(code: ErrorCode): number {
     return exitCodes.key
   if (code === "ERR_OCI_REFERENCE") return exitCodes.usage
   if (code === "ERR_OCI_CREDENTIALS") return exitCodes.key
-  if (/^ERR_OCI_(?:FORMAT|DIGEST|LIMIT|WORK|UNSUPPORTED)$/.test(code)) return exitCodes.invalidContainer
+  if (/^ERR_OCI_(?:FORMAT|DIGEST|MAC|PARTIAL|LIMIT|WORK|UNSUPPORTED)$/.test(code))
+    return exitCodes.invalidContainer
   if (/^ERR_(?:SIF|LUKS|GOCRYPTFS|TREE)_/.test(code))
     return code === "ERR_TREE_NOT_FOUND" ? exitCodes.inputOutput : exitCodes.invalidContainer
   if (code === "ERR_UNSIGNED" || /^ERR_(?:SIGNATURE|ECL)_/.test(code)) return exitCodes.signature

@@ -78,6 +78,8 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_OCI_LIMIT: "if you trust the image, --max-layer-size GIB raises the limit of its layers",
   ERR_OCI_WORK: "no image needs that much: somebody made it to keep you busy, or ask who made it",
   ERR_OCI_UNSUPPORTED: "`sifcrypt image inspect --raw` shows what it is made of",
+  ERR_OCI_MAC: "somebody changed the image: fetch it again, or ask who encrypted it",
+  ERR_OCI_PARTIAL: "if you know where its plain layers come from, --allow-partial takes them",
   ERR_OCI_REGISTRY: "--no-https speaks to a registry without TLS, --cert-dir DIR trusts its certificate",
   ERR_OCI_CREDENTIALS:
     "log in with `sifcrypt registry login HOST`, or set DOCKER_USERNAME and DOCKER_PASSWORD",

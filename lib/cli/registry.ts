@@ -13,7 +13,8 @@ export interface ClientFlags extends Pick<Options, "authFile" | "certFolder" | "
   readonly dockerUsername?: string
   readonly dockerPassword?: string
 }
-export interface RegistryFlags extends ClientFlags, Pick<Options, "disableCache" | "maxLayerBytes"> {
+export interface RegistryFlags
+  extends ClientFlags, Pick<Options, "disableCache" | "maxLayerBytes" | "allowPartial"> {
   readonly dockerHost?: string
 }
 
@@ -63,6 +64,11 @@ export const registryRows: OptionRows<RegistryFlags> = under(registryHeading, {
     "--max-layer-size <size>",
     "of all layers uncompressed, in GiB or with a unit (default 64)",
     size(GIBIBYTES, 0.001, 99_999),
+  ],
+  allowPartial: [
+    "--allow-partial",
+    "take an OCI image of which only some layers are encrypted, though anybody can have put in the others",
+    flag,
   ],
   dockerHost: ["--docker-host <host>", "accepted: no Docker daemon is asked here", text, { hidden: true }],
 })
@@ -119,14 +125,14 @@ export async function withRegistryOptions<T>(
   tmpFolder: string | undefined,
   use: (options: Options) => Promise<T>,
 ): Promise<T> {
-  const { maxLayerBytes } = flags
+  const { maxLayerBytes, allowPartial } = flags
   const disableCache = flags.disableCache ?? truthVariable("DISABLE_CACHE")
   const fetching = new Progress(`fetching ${source}`)
   try {
     return await withClientOptions(flags, (client) =>
       use({
         ...client,
-        ...{ disableCache, maxLayerBytes, tmpFolder },
+        ...{ disableCache, maxLayerBytes, allowPartial, tmpFolder },
         onFetch: (bytes, total) => {
           if (bytes < total) fetching.update(bytes, total)
           else fetching.done()

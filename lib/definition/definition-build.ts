@@ -10,7 +10,7 @@ import type { Credentials } from "../encryption/credentials.ts"
 import type { OriginOptions } from "../container/origin.ts"
 import { readBounded, TooLarge } from "../bounded-file.ts"
 import { BuildError } from "../errors.ts"
-import type { NativeBuild, NativeBuildCipher, NativeCipher } from "../native/binding.ts"
+import type { NativeBuild } from "../native/binding.ts"
 import { packageRoot } from "../native/load.ts"
 import { parseBinds, type Bind } from "../runtime/binds.ts"
 import { bindList, type BindSpec } from "../runtime/options.ts"
@@ -290,8 +290,8 @@ function wantedBase(file: string, stage: Stage): WantedBase {
 }
 
 /** Zeros where the key was, which goes through a pipe. */
-function withoutKey<Cipher extends NativeCipher | NativeBuildCipher>(cipher: Cipher): Cipher {
-  return { ...cipher, key: new Uint8Array(cipher.key.length) }
+function withoutKey<Keyed extends { readonly key: Uint8Array }>(keyed: Keyed): Keyed {
+  return { ...keyed, key: new Uint8Array(keyed.key.length) }
 }
 
 /** Descriptors and secrets that go along with bases. */
@@ -310,22 +310,28 @@ class Luggage {
       const { squashfs } = source
       return {
         ...source,
-        squashfs: { ...squashfs, fd: this.fd(squashfs.fd), cipher: this.#cipher(squashfs.cipher) },
+        squashfs: {
+          ...squashfs,
+          fd: this.fd(squashfs.fd),
+          cipher: squashfs.cipher === undefined ? undefined : this.#withoutKey(squashfs.cipher),
+        },
       }
     }
     if (!("layers" in source)) return source
     const layers = source.layers.map(({ blob, ...layer }) => {
-      const { cipher, ...rest } = blob
-      const packed = cipher === undefined ? {} : { cipher: this.#cipher(cipher) }
+      const { cipher, counter, ...rest } = blob
+      const packed = {
+        ...(cipher === undefined ? {} : { cipher: this.#withoutKey(cipher) }),
+        ...(counter === undefined ? {} : { counter: this.#withoutKey(counter) }),
+      }
       return { ...layer, blob: { ...rest, ...packed, fd: this.fd(blob.fd) } }
     })
     return { ...source, layers }
   }
 
-  #cipher<Cipher extends NativeCipher | undefined>(cipher: Cipher): Cipher {
-    if (cipher === undefined) return cipher
-    this.secrets.push(cipher.key)
-    return withoutKey(cipher)
+  #withoutKey<Keyed extends { readonly key: Uint8Array }>(keyed: Keyed): Keyed {
+    this.secrets.push(keyed.key)
+    return withoutKey(keyed)
   }
 }
 

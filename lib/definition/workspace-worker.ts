@@ -10,7 +10,7 @@ import { Tree } from "../device/tree.ts"
 import { forbidDumps } from "../device/process.ts"
 import { BuildError, ContainerError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
-import type { NativeBuild, NativeBuildCipher, NativeCipher } from "../native/binding.ts"
+import type { NativeBuild } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import { debootstrap } from "./debootstrap.ts"
 import { decodeFrames, encodeFrame } from "./frames.ts"
@@ -36,15 +36,15 @@ function reply(message: Reply): void {
   socket.write(encodeFrame(message))
 }
 
-/** The secret that belongs to a cipher, from the pipe. */
-function withKey<Cipher extends NativeCipher | NativeBuildCipher>(cipher: Cipher): Cipher {
-  const secret = allocateSecret(cipher.key.length)
+/** With the secret that belongs there, from the pipe. */
+function withKey<Keyed extends { readonly key: Uint8Array }>(keyed: Keyed): Keyed {
+  const secret = allocateSecret(keyed.key.length)
   for (let done = 0; done < secret.length;) {
     const count = readSync(keys, secret, done, secret.length - done, null)
     if (count === 0) throw new Error("a key is missing")
     done += count
   }
-  return { ...cipher, key: secret }
+  return { ...keyed, key: secret }
 }
 
 /** A base with its keys. */
@@ -57,21 +57,26 @@ function attached(source: NativeBuild["source"]): NativeBuild["source"] {
   }
   if (!("layers" in source)) return source
   const layers = source.layers.map((layer) => {
-    const { blob } = layer
-    return blob.cipher === undefined ? layer : { ...layer, blob: { ...blob, cipher: withKey(blob.cipher) } }
+    const { cipher, counter, ...blob } = layer.blob
+    // In the order in which they were packed.
+    const keyed = {
+      ...(cipher === undefined ? {} : { cipher: withKey(cipher) }),
+      ...(counter === undefined ? {} : { counter: withKey(counter) }),
+    }
+    return { ...layer, blob: { ...blob, ...keyed } }
   })
   return { ...source, layers }
 }
 
 /** Wipes the keys of a base. */
 function forget(source: NativeBuild["source"]): void {
-  const ciphers =
+  const keyed =
     "squashfs" in source
       ? [source.squashfs.cipher]
       : "layers" in source
-        ? source.layers.map(({ blob }) => blob.cipher)
+        ? source.layers.flatMap(({ blob }) => [blob.cipher, blob.counter])
         : []
-  for (const cipher of ciphers) cipher?.key.fill(0)
+  for (const one of keyed) one?.key.fill(0)
 }
 
 const plainWrite = {

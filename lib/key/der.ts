@@ -203,7 +203,8 @@ function integerBytes({ content }: DerValue): Buffer {
   return content
 }
 
-function encode(tag: number, parts: readonly Buffer[]): Buffer {
+/** A value of whatever tag, around what stands in it. The caller wipes it where that is a secret. */
+export function encodeDer(tag: number, parts: readonly Buffer[]): Buffer {
   const length = parts.reduce((sum, part) => sum + part.length, 0)
   const size = length < 0x80 ? 0 : Math.ceil((32 - Math.clz32(length)) / 8)
   const value = allocateSecret(2 + size + length)
@@ -224,10 +225,10 @@ export function encodeIntegers(numbers: readonly Buffer[]): Buffer {
     let start = 0
     while (start < number.length - 1 && number[start] === 0) start++
     const digits = number.subarray(start)
-    return encode(DerTag.integer, (digits[0] ?? 0x80) >= 0x80 ? [Buffer.alloc(1), digits] : [digits])
+    return encodeDer(DerTag.integer, (digits[0] ?? 0x80) >= 0x80 ? [Buffer.alloc(1), digits] : [digits])
   })
   try {
-    return encode(DerTag.sequence, encoded)
+    return encodeDer(DerTag.sequence, encoded)
   } finally {
     for (const number of encoded) number.fill(0)
   }

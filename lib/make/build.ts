@@ -191,7 +191,10 @@ export async function build(given: BuildOptions): Promise<BuildResult> {
         await makeImage({ ...options, onProgress }, recipients, (output) => work.run(output.file.fd)),
       )
     }
-    await using source = await openSource(options.source, credentials, options)
+    await using source = await openSource(options.source, credentials, {
+      ...options,
+      isNamed: options.unlock !== undefined,
+    })
     if (options.compression !== undefined && "squashfs" in source.tree)
       options.onNotice?.(
         `${options.source} holds a squashfs, which is copied as it is: compression has no effect`,

@@ -11,6 +11,7 @@ import {
   wipeCredentials,
   type Credential,
 } from "../encryption/credentials.ts"
+import { layerKeyring } from "../encryption/layer-keyring.ts"
 import { KeyError, LuksError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
 import { cacheFolder } from "../oci/cache.ts"
@@ -100,7 +101,8 @@ export class NamedImage<T, O extends NamedOptions> {
       if (found !== undefined) return found.value
     }
     const options = ociOptions(this.#options)
-    await using image = await openOciImage(this.#reference, { ...options, disableCache: !keeps })
+    const layerKeys = layerKeyring(this.#credentials, { isNamed: false, signal })
+    await using image = await openOciImage(this.#reference, { ...options, layerKeys, disableCache: !keeps })
     const found = await this.#cached(image.digest, false)
     if (found !== undefined) return found.value
     if (!image.isPublic) {
@@ -110,10 +112,7 @@ export class NamedImage<T, O extends NamedOptions> {
     const source = await this.#source(image)
     if (image.isPublic && this.#cache !== undefined)
       return await this.#useFile(await this.#build(this.#cache, image, source, []), this.#credentials)
-    const recipients =
-      this.#cache === undefined
-        ? []
-        : await resolveRecipients(this.#credentials, onNotice ?? (() => undefined), signal)
+    const recipients = this.#cache === undefined ? [] : await this.#recipients()
     try {
       if (this.#cache !== undefined && recipients.length > 0)
         return await this.#useFile(
@@ -128,6 +127,19 @@ export class NamedImage<T, O extends NamedOptions> {
         `${image.name} ${this.#reference.transport === "docker" ? "took a credential to get" : "is not for others to read"}: without a key or a passphrase to encrypt it with it is not kept`,
       )
     return await this.#useOnce(source)
+  }
+
+  /** Whom what is kept is encrypted for. */
+  async #recipients(): Promise<Credential[]> {
+    const { signal, onNotice } = this.#options
+    try {
+      return await resolveRecipients(this.#credentials, onNotice ?? (() => undefined), signal)
+    } catch (error) {
+      // Layers are opened with keys of other kinds, too.
+      if (error instanceof KeyError && (error.code === "ERR_KEY_TYPE" || error.code === "ERR_KEY_FORMAT"))
+        return []
+      throw error
+    }
   }
 
   async #source(image: OciImage): Promise<BuildSource> {

@@ -214,6 +214,8 @@ export interface NativeBlob {
   readonly storedSize?: number
   /** `fileSize` bytes that hold `size` bytes. */
   readonly archive?: { readonly fileSize: number; readonly size: number }
+  /** All of it is deciphered with AES-256-CTR, as layers of OCI images are encrypted. 32 and 16 bytes; the callee copies. */
+  readonly counter?: { readonly key: Uint8Array; readonly iv: Uint8Array }
 }
 
 /** A layer of an image: tar, plain, gzip or zstd. */
@@ -331,8 +333,10 @@ export interface NativeAddon {
     readonly size: number
     readonly limit: number
   }): Promise<NativeArchive>
-  /** All of a blob, at most 16 MiB. */
-  readBlob(blob: NativeBlob): Promise<Buffer>
+  /** A part of a blob, at most 16 MiB. */
+  readBlob(blob: NativeBlob, part: { readonly offset: number; readonly size: number }): Promise<Buffer>
+  /** Reads all of a layer; EBADMSG "layer_digest" if its content is not what `diffId` says, EFBIG if it has more than `limit` bytes. */
+  checkLayer(layer: Omit<NativeLayer, "digest"> & { readonly limit: number }): Promise<void>
   openTree(range: NativeRange): Promise<NativeTree>
   /** At most 16 MiB of a range as they lie in the file, verified where there is verity. */
   readStored(range: NativeRange, position: number, length: number): Promise<Buffer>

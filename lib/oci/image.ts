@@ -1,6 +1,7 @@
 // An OCI image that was found: chosen for a platform, checked, and ready to be read.
 import { OciError } from "../errors.ts"
 import type { NativeLayer } from "../native/binding.ts"
+import { isEncryptedType } from "../ocicrypt/annotations.ts"
 import type { Bytes } from "../units.ts"
 import { checkBytes, digestOf, type Digest } from "./digest.ts"
 import type { FoundImage, SavedImage } from "./layout.ts"
@@ -17,6 +18,7 @@ import {
   type ImageManifest,
   type Platform,
 } from "./manifest.ts"
+import { checkEncryption, EncryptedLayers, layerName, type LayerKeyring } from "./encrypted-layers.ts"
 import type { BlobStore } from "./store.ts"
 
 /** All files of an image together. */
@@ -28,6 +30,10 @@ export interface ImageOptions {
   readonly architecture?: string | undefined
   /** More, uncompressed, is an error: a few bytes can stand for any number. Default {@link MAX_LAYER_BYTES}. */
   readonly maxLayerBytes?: Bytes | undefined
+  /** What opens encrypted layers. */
+  readonly layerKeys?: LayerKeyring | undefined
+  /** Layers may be plain where others are encrypted, or keys were named: anybody can have put them there. */
+  readonly allowPartial?: boolean | undefined
   readonly signal?: AbortSignal | undefined
   readonly onNotice?: ((text: string) => void) | undefined
 }
@@ -162,20 +168,26 @@ async function imageOf(
   )
   checkPlatform(name, config, options, chosen)
   checkLayerCount(name, manifest.layers.length, config)
+  checkEncryption(name, manifest, options)
   const limit = options.maxLayerBytes ?? MAX_LAYER_BYTES
   const stored = manifest.layers.reduce((sum, { size }) => sum + size, 0)
   if (stored > limit)
     throw new OciError("ERR_OCI_LIMIT", `${name}: its layers have ${stored} bytes, more than ${limit}`)
+  const encrypted = new EncryptedLayers(name, options.layerKeys, options.signal)
   const fetch = async (): Promise<NativeLayer[]> => {
+    // Before anything is fetched that nobody here can read.
+    await encrypted.unwrap(manifest.layers)
     await store.fetch?.(manifest.layers)
     const layers: NativeLayer[] = []
-    for (const [i, layer] of manifest.layers.entries())
-      layers.push({
-        blob: await store.open(layer),
-        name: `layer ${i} (${layer.digest.text})`,
-        digest: store.isVerified ? undefined : layer.digest.bytes,
-        diffId: diffIdOf(config, i),
-      })
+    for (const [i, layer] of manifest.layers.entries()) {
+      const blob = await store.open(layer)
+      const named = { name: layerName(layer, i), diffId: diffIdOf(config, i) }
+      layers.push(
+        isEncryptedType(layer.mediaType)
+          ? { ...named, ...(await encrypted.open(layer, blob)) }
+          : { ...named, blob, digest: store.isVerified ? undefined : layer.digest.bytes },
+      )
+    }
     return layers
   }
   let fetched: Promise<NativeLayer[]> | undefined
@@ -184,10 +196,13 @@ async function imageOf(
     config,
     digest: descriptor.digest,
     get isPublic(): boolean {
-      return store.isPublic !== false
+      return store.isPublic !== false && !manifest.layers.some(({ mediaType }) => isEncryptedType(mediaType))
     },
     layers: () => (fetched ??= fetch()),
-    [Symbol.asyncDispose]: () => store[Symbol.asyncDispose](),
+    async [Symbol.asyncDispose](): Promise<void> {
+      encrypted[Symbol.dispose]()
+      await store[Symbol.asyncDispose]()
+    },
   }
 }
 

@@ -141,7 +141,7 @@ async function readSmall(files: Files, name: string, where: string): Promise<Buf
   if (blob.size > MAX_DOCUMENT)
     throw new OciError("ERR_OCI_LIMIT", `${where}: ${name} has ${blob.size} bytes, more than ${MAX_DOCUMENT}`)
   return await loadAddon()
-    .readBlob(blob)
+    .readBlob(blob, { offset: 0, size: blob.size })
     .catch((cause: unknown) => {
       throw asArchiveError(where, cause)
     })

@@ -1,6 +1,7 @@
 // Indexes, manifests and configurations of images: hostile JSON, checked before anything in it is used.
 import { OciError } from "../errors.ts"
 import { parseJson } from "../json.ts"
+import { plainType } from "../ocicrypt/annotations.ts"
 import type { Bytes } from "../units.ts"
 import { parseDigest, type Digest } from "./digest.ts"
 
@@ -228,9 +229,7 @@ export function checkLayerTypes(manifest: ImageManifest, what: string): void {
   if (!isConfigType(config))
     throw new OciError("ERR_OCI_UNSUPPORTED", `${what}: no container image, but ${config.mediaType}`)
   if (layers.length === 0) throw new OciError("ERR_OCI_UNSUPPORTED", `${what}: it has no layers`)
-  const encrypted = layers.findIndex(({ mediaType }) => mediaType.endsWith("+encrypted"))
-  if (encrypted >= 0) throw new OciError("ERR_OCI_UNSUPPORTED", `${what}: layer ${encrypted} is encrypted`)
-  const other = layers.find(({ mediaType }) => !layerType.test(mediaType))
+  const other = layers.find(({ mediaType }) => !layerType.test(plainType(mediaType)))
   if (other !== undefined)
     throw new OciError("ERR_OCI_UNSUPPORTED", `${what}: a layer of type ${other.mediaType}`)
 }

@@ -47,9 +47,5 @@ const ARCHIVE_PIECE: Bytes = 16 << 20
 export async function* streamBlob(blob: NativeBlob): AsyncGenerator<Buffer, void, undefined> {
   const piece = blob.archive === undefined ? PIECE : ARCHIVE_PIECE
   for (let at = 0; at < blob.size; at += piece)
-    yield await loadAddon().readBlob({
-      ...blob,
-      offset: blob.offset + at,
-      size: Math.min(piece, blob.size - at),
-    })
+    yield await loadAddon().readBlob(blob, { offset: at, size: Math.min(piece, blob.size - at) })
 }

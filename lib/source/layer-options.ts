@@ -18,7 +18,7 @@ import type { OciOptions } from "../registry/transports.ts"
 /** How an OCI image is found. */
 export interface LayerOptions extends Pick<OciOptions, "architecture" | "signal" | "onNotice"> {
   /** For OCI images. */
-  readonly oci?: Omit<OciOptions, "architecture" | "signal" | "onNotice"> | undefined
+  readonly oci?: Omit<OciOptions, "architecture" | "signal" | "onNotice" | "layerKeys"> | undefined
   readonly sourceDateEpoch?: number | undefined
 }
 
@@ -38,6 +38,7 @@ export const layerRows: Rows<Pick<LayerOptions, "oci">> = {
   oci: shape<NonNullable<LayerOptions["oci"]>>({
     ...clientRows,
     maxLayerBytes: count,
+    allowPartial: flag,
     cacheFolder: filePath,
     disableCache: flag,
     tmpFolder: filePath,

@@ -1,4 +1,5 @@
 // An OCI image as what another one is built from, with what its configuration means to a SIF.
+import type { LayerKeyring } from "../oci/encrypted-layers.ts"
 import type { OciImage } from "../oci/image.ts"
 import type { ImageConfig } from "../oci/manifest.ts"
 import { layerError } from "../oci/native-error.ts"
@@ -94,10 +95,14 @@ export function ociOptions({ oci, architecture, signal, onNotice }: LayerOptions
 /**
  * Opens an OCI image as a source.
  *
- * @throws OciError.
+ * @throws OciError; KeyError for encrypted layers.
  */
-export async function openOciSource(reference: ImageReference, options: LayerOptions): Promise<BuildSource> {
-  const image = await openOciImage(reference, ociOptions(options))
+export async function openOciSource(
+  reference: ImageReference,
+  options: LayerOptions,
+  layerKeys: LayerKeyring,
+): Promise<BuildSource> {
+  const image = await openOciImage(reference, { ...ociOptions(options), layerKeys })
   try {
     const source = await ociSource(image, reference, options)
     return { ...source, [Symbol.asyncDispose]: () => image[Symbol.asyncDispose]() }

@@ -4,6 +4,7 @@ import { open, stat, type FileHandle } from "node:fs/promises"
 import type { Credentials } from "../encryption/credentials.ts"
 import type { OpenOptions } from "../container/image.ts"
 import { readHead, squashfsOffset } from "../container/image-root.ts"
+import { layerKeyring } from "../encryption/layer-keyring.ts"
 import { checkOrigin, type OriginOptions } from "../container/origin.ts"
 import { partitionKind } from "../encryption/partition.ts"
 import { plaintextOf, readFooter, readSealed } from "../encryption/sealed.ts"
@@ -161,7 +162,10 @@ async function imageSource(
 
 /** How a source is found, and how far it is trusted. */
 export interface FindOptions
-  extends LayerOptions, Pick<SourceOptions, "verify" | "kdfLimits" | "onDerivation"> {}
+  extends LayerOptions, Pick<SourceOptions, "verify" | "kdfLimits" | "onDerivation"> {
+  /** The credentials are this source's, and not only what there is: then an OCI image has to be encrypted. */
+  readonly isNamed?: boolean | undefined
+}
 
 /** A SIF at a registry. What was fetched of it is open, and nothing else is left of it, unless it is kept. */
 async function openRemoteSource(
@@ -201,7 +205,8 @@ export async function openSource(
   const reference = isName ? parseReference(path) : undefined
   if (reference !== undefined) {
     unsigned("an OCI image")
-    return await openOciSource(reference, options)
+    const layerKeys = layerKeyring(credentials, { isNamed: options.isNamed === true, signal })
+    return await openOciSource(reference, options, layerKeys)
   }
   let info
   try {

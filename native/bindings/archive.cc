@@ -1,11 +1,13 @@
 #include "bindings/archive.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bindings/exports.h"
 #include "bindings/run_async.h"
+#include "core/ctr.h"
 #include "core/file_range.h"
 #include "core/layer_stream.h"
 #include "core/slice_source.h"
@@ -57,9 +59,8 @@ const char* TypeName(TarEntry::Type type) {
   }
 }
 
-}  // namespace
-
-std::shared_ptr<const ByteSource> ReadBlob(const Napi::Object& blob, SharedArchive& shared) {
+/// As it lies there.
+std::shared_ptr<const ByteSource> ReadStored(const Napi::Object& blob, SharedArchive& shared) {
   const uint64_t offset = ReadUnsigned(blob, "offset");
   const uint64_t size = ReadUnsigned(blob, "size");
   const int fd = ReadInt(blob, "fd");
@@ -76,6 +77,19 @@ std::shared_ptr<const ByteSource> ReadBlob(const Napi::Object& blob, SharedArchi
     shared.fd = fd;
   }
   return std::make_shared<SliceSource>(shared.content, Extent{offset, size});
+}
+
+}  // namespace
+
+std::shared_ptr<const ByteSource> ReadBlob(const Napi::Object& blob, SharedArchive& shared) {
+  std::shared_ptr<const ByteSource> stored = ReadStored(blob, shared);
+  if (blob.Get("counter").IsUndefined()) return stored;
+  const Napi::Object counter = ReadObject(blob.Get("counter"), "counter");
+  const std::vector<uint8_t> given = ReadBytes(counter, "iv");
+  CtrSource::Block iv;
+  if (given.size() != iv.size()) throw Napi::RangeError::New(blob.Env(), "iv must have 16 bytes");
+  std::copy(given.begin(), given.end(), iv.begin());
+  return std::make_shared<CtrSource>(std::move(stored), ReadSecret(counter, "key"), iv);
 }
 
 Napi::Value ListArchive(const Napi::CallbackInfo& info) {
@@ -104,20 +118,37 @@ Napi::Value ListArchive(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value ReadBlobBytes(const Napi::CallbackInfo& info) {
-  const Napi::Object options = ReadObject(info[0], "options");
   SharedArchive archive;
-  auto blob = ReadBlob(options, archive);
-  if (blob->Size() > kMaximumPiece) throw Napi::RangeError::New(info.Env(), "size is too large");
+  auto blob = ReadBlob(ReadObject(info[0], "blob"), archive);
+  const Extent part = ReadExtent(ReadObject(info[1], "part"));
+  if (part.size > kMaximumPiece) throw Napi::RangeError::New(info.Env(), "size is too large");
   return RunAsync(
       info.Env(),
-      [blob = std::move(blob)] {
-        std::vector<uint8_t> bytes(blob->Size());
-        blob->ReadAt(0, bytes.data(), bytes.size());
+      [blob = std::move(blob), part] {
+        std::vector<uint8_t> bytes(part.size);
+        blob->ReadAt(part.offset, bytes.data(), bytes.size());
         return bytes;
       },
       [](Napi::Env env, const std::vector<uint8_t>& bytes) -> Napi::Value {
         return Napi::Buffer<uint8_t>::Copy(env, bytes.data(), bytes.size());
       });
+}
+
+Napi::Value CheckLayer(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "layer");
+  SharedArchive archive;
+  auto blob = ReadBlob(ReadObject(options.Get("blob"), "blob"), archive);
+  return RunAsync(
+      info.Env(),
+      [blob = std::move(blob), name = ReadString(options, "name"), diff_id = ReadBytes(options, "diffId"),
+       limit = ReadUnsigned(options, "limit")] {
+        LayerStream stream(*blob, name);
+        stream.Expect(diff_id);
+        stream.Limit(limit);
+        stream.Finish();
+        return true;
+      },
+      [](Napi::Env env, bool) -> Napi::Value { return env.Undefined(); });
 }
 
 }  // namespace sifcrypt

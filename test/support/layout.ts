@@ -27,20 +27,20 @@ export interface JsonConfig {
   rootfs: { type: string; diff_ids: string[] }
 }
 
-/** A copy of the plain layout; every change keeps digests right unless it is about digests. */
+/** A copy of a layout among the vectors; every change keeps digests right unless it is about digests. */
 export class Layout {
   readonly folder: string
   config: JsonConfig
   manifest: JsonManifest
   readonly #name: string
 
-  constructor(name = "layout") {
+  constructor(name = "layout", vector = "oci/layout") {
     this.folder = newFolder(name)
-    cpSync(vectorPath("oci/layout"), this.folder, { recursive: true })
+    cpSync(vectorPath(vector), this.folder, { recursive: true })
     const index = JSON.parse(readFileSync(path.join(this.folder, "index.json"), "utf8")) as {
       manifests: JsonDescriptor[]
     }
-    this.#name = index.manifests[0]!.annotations!["org.opencontainers.image.ref.name"]!
+    this.#name = index.manifests[0]!.annotations?.["org.opencontainers.image.ref.name"] ?? "latest"
     this.manifest = JSON.parse(this.blob(index.manifests[0]!.digest).toString()) as JsonManifest
     this.config = JSON.parse(this.blob(this.manifest.config.digest).toString()) as JsonConfig
   }

@@ -23,6 +23,7 @@ import { variable } from "../variables.ts"
 
 interface KeyFlags extends CredentialFlags, Pick<BuildOptions, "encrypt" | "format" | "sandbox" | "update"> {
   readonly sourcePemPath?: readonly string[]
+  readonly keys?: readonly string[]
   readonly sourcePassphraseFile?: string
 }
 
@@ -36,9 +37,9 @@ function keysOf(
   credentials: readonly CredentialSource[],
   password: SecretSource,
 ): Partial<Pick<BuildOptions, "recipients" | "unlock">> {
-  const { sourcePemPath = [], sourcePassphraseFile } = flags
+  const { sourcePemPath = [], keys = [], sourcePassphraseFile } = flags
   const source: CredentialSource[] = [
-    ...sourcePemPath.map((file) => ({ key: { file }, password })),
+    ...[...sourcePemPath, ...keys].map((file) => ({ key: { file }, password })),
     ...(sourcePassphraseFile === undefined ? [] : [{ passphrase: { file: sourcePassphraseFile } }]),
   ]
   const unlock = source.length > 0 ? source : undefined
@@ -198,7 +199,12 @@ export const build: CommandRow = command({
       "the same as --bind: type=bind,source=SRC,destination=DST[,ro]",
       each(parseMountSpec),
     ],
-    sourcePemPath: ["--source-pem-path <file>", "key that opens an encrypted source", each(text)],
+    sourcePemPath: [
+      "--source-pem-path <file>",
+      "key that opens an encrypted source: a SIF, or the layers of an OCI image (repeatable)",
+      each(text),
+    ],
+    keys: ["--key <file>", "the same as --source-pem-path (repeatable)", each(text)],
     sourcePassphraseFile: [
       "--source-passphrase-file <file>",
       "passphrase that opens an encrypted source",

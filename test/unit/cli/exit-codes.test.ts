@@ -89,6 +89,8 @@ const expected: Readonly<Record<ErrorCode, number>> = {
   ERR_OCI_LIMIT: 21,
   ERR_OCI_WORK: 21,
   ERR_OCI_UNSUPPORTED: 21,
+  ERR_OCI_MAC: 21,
+  ERR_OCI_PARTIAL: 21,
   ERR_OCI_REGISTRY: 25,
   ERR_OCI_CREDENTIALS: 22,
   ERR_BUILD_SOURCE: 25,

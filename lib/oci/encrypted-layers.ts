@@ -1,0 +1,109 @@
+// Layers that are encrypted: who may read them, and that they are what was encrypted. All of a ciphertext is verified before the first
+// byte of it is deciphered for anybody, and what is deciphered then has to be what was verified.
+import { OciError } from "../errors.ts"
+import type { NativeBlob, NativeLayer } from "../native/binding.ts"
+import { isEncryptedType, macOf } from "../ocicrypt/annotations.ts"
+import { checkLayer } from "../ocicrypt/layer-cipher.ts"
+import type { LayerKey } from "../ocicrypt/layer-key.ts"
+import { LayerKeys } from "../ocicrypt/layer-keys.ts"
+import { checkDigest, hashFor } from "./digest.ts"
+import type { Descriptor, ImageManifest } from "./manifest.ts"
+import { streamBlob } from "./store.ts"
+
+/** Keys, which are read when an image needs some. */
+export interface LayerKeyring {
+  /** Did somebody name them for this image? Then he takes it for encrypted. */
+  readonly isNamed: boolean
+  open(): Promise<LayerKeys>
+}
+
+export function layerName(layer: Descriptor, index: number): string {
+  return `layer ${index} (${layer.digest.text})`
+}
+
+/**
+ * Nobody authenticates which layers an image has: a plain one among encrypted ones, or instead of them, can be anybody's.
+ *
+ * @throws OciError `ERR_OCI_PARTIAL`.
+ */
+export function checkEncryption(
+  name: string,
+  { layers }: ImageManifest,
+  options: { readonly layerKeys?: LayerKeyring | undefined; readonly allowPartial?: boolean | undefined },
+): void {
+  if (options.allowPartial === true) return
+  const plain = layers.flatMap(({ mediaType }, i) => (isEncryptedType(mediaType) ? [] : [i]))
+  if (plain.length === 0) return
+  if (plain.length === layers.length) {
+    if (options.layerKeys?.isNamed !== true) return
+    throw new OciError("ERR_OCI_PARTIAL", `${name}: a key was given, and no layer is encrypted`)
+  }
+  throw new OciError(
+    "ERR_OCI_PARTIAL",
+    `${name}: of ${layers.length} layers ${plain.length} are plain: ${plain.join(", ")}`,
+  )
+}
+
+/** Those of one image. Disposing forgets their keys. */
+export class EncryptedLayers implements Disposable {
+  readonly #name: string
+  readonly #keyring: LayerKeyring | undefined
+  readonly #signal: AbortSignal | undefined
+  readonly #keys = new Map<Descriptor, LayerKey>()
+
+  constructor(name: string, keyring: LayerKeyring | undefined, signal: AbortSignal | undefined) {
+    this.#name = name
+    this.#keyring = keyring
+    this.#signal = signal
+  }
+
+  /**
+   * Unwraps the keys of those that are encrypted.
+   *
+   * @throws OciError; KeyError `ERR_KEY_MISSING`, `ERR_KEY_MISMATCH`.
+   */
+  async unwrap(layers: readonly Descriptor[]): Promise<void> {
+    let keys: LayerKeys | undefined
+    for (const [i, layer] of layers.entries()) {
+      if (!isEncryptedType(layer.mediaType)) continue
+      this.#signal?.throwIfAborted()
+      const what = `${this.#name}: ${layerName(layer, i)}`
+      macOf(layer.annotations, what)
+      keys ??= (await this.#keyring?.open()) ?? new LayerKeys({ keys: [], pgpKeys: [], providers: [] })
+      this.#keys.set(layer, await keys.unwrap(layer.annotations, what))
+    }
+  }
+
+  /**
+   * A layer that reads as it was before it was encrypted.
+   *
+   * @param blob - Its ciphertext.
+   * @throws OciError `ERR_OCI_DIGEST`, `ERR_OCI_MAC`.
+   */
+  async open(layer: Descriptor, blob: NativeBlob): Promise<Pick<NativeLayer, "blob" | "digest">> {
+    const key = this.#keys.get(layer)
+    if (key === undefined) throw new Error("the layer's key was not unwrapped")
+    const what = `${this.#name}: ${layer.digest.text}`
+    const hash = hashFor(layer.digest)
+    const mac = macOf(layer.annotations, what)
+    const { isAuthentic, plainDigest } = await checkLayer(this.#pieces(blob), key, mac, hash)
+    checkDigest(hash, layer.digest, what)
+    if (!isAuthentic)
+      throw new OciError(
+        "ERR_OCI_MAC",
+        `${what}: it is not what was encrypted with this key: its MAC is another one`,
+      )
+    return { blob: { ...blob, counter: { key: key.key, iv: key.iv } }, digest: plainDigest }
+  }
+
+  async *#pieces(blob: NativeBlob): AsyncGenerator<Buffer, void, undefined> {
+    for await (const piece of streamBlob(blob)) {
+      this.#signal?.throwIfAborted()
+      yield piece
+    }
+  }
+
+  [Symbol.dispose](): void {
+    for (const key of this.#keys.values()) key[Symbol.dispose]()
+  }
+}

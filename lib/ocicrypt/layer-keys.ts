@@ -1,0 +1,74 @@
+// Whatever opens the layers of images: keys of files, and providers that were named. All of an image's layers are opened through one.
+import type { KeyObject } from "node:crypto"
+import type { PrivateKey } from "openpgp"
+import { KeyError } from "../errors.ts"
+import { messagesOf, schemesOf, type Annotations } from "./annotations.ts"
+import { Attempts } from "./attempts.ts"
+import { unwrapJwe } from "./jwe.ts"
+import { readLayerKey, type LayerKey } from "./layer-key.ts"
+import { unwrapPgp } from "./pgp.ts"
+import { unwrapPkcs11 } from "./pkcs11.ts"
+import { unwrapPkcs7 } from "./pkcs7.ts"
+
+/** A service or a program that unwraps keys, by the name that it was given by the user. */
+export interface KeyProvider {
+  readonly name: string
+  /** The caller wipes what comes. */
+  unwrap(message: Buffer): Promise<Buffer>
+}
+
+/** What there is to open layers with. */
+export interface LayerKeySet {
+  /** Private keys: RSA, EC. */
+  readonly keys: readonly KeyObject[]
+  readonly pgpKeys: readonly PrivateKey[]
+  /** Those that the user has named, and no others: an image names whom it likes. */
+  readonly providers: readonly KeyProvider[]
+}
+
+export class LayerKeys {
+  readonly #set: LayerKeySet
+  readonly #attempts = new Attempts()
+
+  constructor(set: LayerKeySet) {
+    this.#set = set
+  }
+
+  /**
+   * The key of a layer. The caller disposes it.
+   *
+   * @param what - The layer, for messages.
+   * @throws KeyError `ERR_KEY_MISSING`, `ERR_KEY_MISMATCH`, `ERR_KEY_COMMAND`; OciError `ERR_OCI_FORMAT`, `ERR_OCI_LIMIT`, `ERR_OCI_WORK`.
+   */
+  async unwrap(annotations: Annotations, what: string): Promise<LayerKey> {
+    const schemes = schemesOf(annotations)
+    const { keys, pgpKeys, providers } = this.#set
+    for (const scheme of schemes)
+      for (const message of this.#canTry(scheme) ? messagesOf(annotations, scheme, what) : []) {
+        const secret = await this.#unwrap(scheme, message, what)
+        if (secret !== undefined) return readLayerKey(secret, what)
+      }
+    const wrapped = `its key is wrapped by ${schemes.length === 0 ? "nothing" : schemes.join(", ")}`
+    if (keys.length + pgpKeys.length + providers.length === 0)
+      throw new KeyError("ERR_KEY_MISSING", `${what} is encrypted and no key was given: ${wrapped}`)
+    throw new KeyError("ERR_KEY_MISMATCH", `${what}: none of the keys opens it: ${wrapped}`)
+  }
+
+  #canTry(scheme: string): boolean {
+    return (
+      ["jwe", "pkcs7", "pgp", "pkcs11"].includes(scheme) ||
+      this.#set.providers.some(({ name }) => scheme === `provider.${name}`)
+    )
+  }
+
+  async #unwrap(scheme: string, message: Buffer, what: string): Promise<Buffer | undefined> {
+    const { keys, pgpKeys, providers } = this.#set
+    if (scheme === "jwe") return await unwrapJwe(message, keys, this.#attempts, what)
+    if (scheme === "pkcs7") return unwrapPkcs7(message, keys, this.#attempts, what)
+    if (scheme === "pgp") return await unwrapPgp(message, pgpKeys, this.#attempts, what)
+    if (scheme === "pkcs11") return unwrapPkcs11(message, keys, this.#attempts, what)
+    const provider = providers.find(({ name }) => scheme === `provider.${name}`)
+    this.#attempts.take(1, what)
+    return await provider?.unwrap(message)
+  }
+}
