@@ -75,8 +75,9 @@ export function layerKeyring(
   credentials: Credentials,
   { isNamed, signal }: { readonly isNamed: boolean; readonly signal?: AbortSignal | undefined },
 ): LayerKeyring {
+  let opened: Promise<LayerKeys> | undefined
   return {
     isNamed: isNamed && credentials.sources.some((source) => !("environment" in source)),
-    open: () => overwritingFreed(() => readKeys(credentials, signal)),
+    open: () => (opened ??= overwritingFreed(() => readKeys(credentials, signal))),
   }
 }

@@ -11,7 +11,7 @@ import { pemKeys } from "./pem.ts"
 import { isPkcs12, parsePkcs12 } from "./pkcs12.ts"
 import { modulusBits } from "./rsa-oaep.ts"
 import { Stretching } from "./stretching.ts"
-import { isSameName, type Certificate } from "./x509.ts"
+import { certificateKey, isSameName, type Certificate } from "./x509.ts"
 
 /** Modulus bits below which nothing new is encrypted; what exists still opens. */
 export const MIN_MODULUS_BITS: number = 2048
@@ -123,11 +123,11 @@ async function firstKey(
 }
 
 /** Guards against whatever a parser may throw. */
-async function guarded(
+async function guarded<T>(
   origin: string,
   file: Buffer,
-  parse: (found: FoundKeys) => Promise<KeyObject>,
-): Promise<KeyObject> {
+  parse: (found: FoundKeys) => T | Promise<T>,
+): Promise<T> {
   const secrets: Buffer[] = []
   try {
     const found = findKeys(file, origin, (bytes) => secrets.push(bytes))
@@ -241,6 +241,49 @@ function leafFirst(keys: readonly FoundKey[]): readonly FoundKey[] {
  * @throws KeyError as {@link parsePrivateKey}; `ERR_KEY_WEAK` below {@link MIN_MODULUS_BITS}.
  */
 export async function parsePublicKey(file: Buffer, origin: string, password?: Buffer): Promise<KeyObject> {
+  return checkRecipient(await parsePublic(file, origin, password, checkRsa), origin)
+}
+
+function checkWrapping(key: KeyObject, origin: string): KeyObject {
+  return key.asymmetricKeyType === "ec" ? key : checkRecipient(checkRsa(key, origin), origin)
+}
+
+/**
+ * The public key that an image's layers are encrypted for: as {@link parsePublicKey}, or an EC key.
+ *
+ * @throws KeyError as there.
+ */
+export async function parseLayerRecipient(file: Buffer, origin: string): Promise<KeyObject> {
+  return await parsePublic(file, origin, undefined, checkWrapping)
+}
+
+/**
+ * A certificate that something is encrypted for: the one at the end of a chain, with an RSA key.
+ *
+ * @throws KeyError as {@link parsePublicKey}.
+ */
+export async function parseRecipientCertificate(
+  file: Buffer,
+  origin: string,
+): Promise<{ readonly certificate: Buffer; readonly key: KeyObject }> {
+  return await guarded(origin, file, (found) => {
+    const certificate = leafFirst(
+      found.keys.filter((key) => key.certificate !== undefined),
+    )[0]?.certificate?.()
+    if (certificate === undefined)
+      throw new KeyError("ERR_KEY_FORMAT", `${origin}: an X.509 certificate is needed, found ${names(found)}`)
+    const key = checkRecipient(checkRsa(certificateKey(certificate, origin), origin), origin)
+    // The caller wipes the file.
+    return { certificate: Buffer.from(certificate.der), key }
+  })
+}
+
+async function parsePublic(
+  file: Buffer,
+  origin: string,
+  password: Buffer | undefined,
+  check: (key: KeyObject, origin: string) => KeyObject,
+): Promise<KeyObject> {
   return await guarded(origin, file, async (found) => {
     const rank = ({ half, locked, readPublic }: FoundKey): number =>
       half === "private" && locked && readPublic === undefined ? 2 : half === "private" ? 0 : 1
@@ -249,9 +292,10 @@ export async function parsePublicKey(file: Buffer, origin: string, password?: Bu
       ranks,
       (candidate) => candidate.readPublic?.() ?? unlocked(candidate, password, origin),
       origin,
+      check,
     )
     if (key === undefined)
       throw new KeyError("ERR_KEY_FORMAT", `${origin}: an RSA key is needed, found ${names(found)}`)
-    return checkRecipient(key.type === "private" ? createPublicKey(key) : key, origin)
+    return key.type === "private" ? createPublicKey(key) : key
   })
 }

@@ -48,6 +48,15 @@ import { copyFound, copyOciImage, findOciImage, openSink } from "../registry/tra
 import { clientRows, layerRows, type LayerOptions } from "../source/layer-options.ts"
 import type { Bytes } from "../units.ts"
 
+export { decrypt, encrypt, layerInfo } from "./encrypted-images.ts"
+export type {
+  ConvertedImage,
+  DecryptImageOptions,
+  EncryptImageOptions,
+  LayerInfo,
+  LayerInfoOptions,
+} from "./encrypted-images.ts"
+
 /** What of an image with several platforms is taken. */
 export interface PlatformOptions {
   /** Everything, byte for byte. */

@@ -101,7 +101,7 @@ export async function wrapJwe(secret: Buffer, keys: readonly KeyObject[]): Promi
   return Buffer.from(JSON.stringify(await all.encrypt()))
 }
 
-/** Whom a message is for, as far as it says: a kid, or what each is wrapped with. */
+/** Whom a message is for, as far as it says. */
 export function jweRecipients(message: Buffer, what: string): string[] {
   const jwe = parse(message, what)
   const header = (text: unknown): Readonly<Record<string, unknown>> => {
@@ -113,8 +113,8 @@ export function jweRecipients(message: Buffer, what: string): string[] {
       return {}
     }
   }
-  const name = ({ kid, alg }: Readonly<Record<string, unknown>>): string =>
-    typeof kid === "string" ? `kid ${kid}` : `[${typeof alg === "string" ? alg : "jwe"}]`
+  const name = ({ kid }: Readonly<Record<string, unknown>>): string =>
+    typeof kid === "string" ? `kid ${kid}` : "[jwe]"
   if (typeof jwe === "string") return [name(header(jwe.split(".")[0]))]
   const { protected: common, header: own, recipients } = jwe as Readonly<Record<string, unknown>>
   const shared = { ...header(common), ...(own as object | undefined) }

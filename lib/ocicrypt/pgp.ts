@@ -1,6 +1,6 @@
 // Layer keys in OpenPGP messages, by the package openpgp, which takes a while to load: only when there is one.
 import type { Message, PrivateKey, PublicKey } from "openpgp"
-import { OciError } from "../errors.ts"
+import { KeyError, OciError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
 import type { Attempts } from "./attempts.ts"
 
@@ -90,9 +90,28 @@ export async function readPgpKeys(file: Buffer, origin: string): Promise<Private
       ? await readPrivateKeys({ armoredKeys: file.toString("latin1") })
       : await readPrivateKeys({ binaryKeys: new Uint8Array(file) })
   } catch (cause) {
-    throw new OciError("ERR_OCI_FORMAT", `${origin} holds no OpenPGP private keys that can be read`, {
+    throw new KeyError("ERR_KEY_DAMAGED", `${origin} holds no OpenPGP private keys that can be read`, {
       cause,
     })
+  }
+}
+
+/** The public keys in a file, armored or not, as far as something can be encrypted for them. */
+export async function readPgpRecipients(file: Buffer, origin: string): Promise<PublicKey[]> {
+  const { readKeys } = await import("openpgp")
+  try {
+    const keys = isArmored(file)
+      ? await readKeys({ armoredKeys: file.toString("latin1") })
+      : await readKeys({ binaryKeys: new Uint8Array(file) })
+    // What has expired, or was revoked, or only signs, says so here.
+    for (const key of keys) await key.getEncryptionKey()
+    return keys.map((key) => key.toPublic())
+  } catch (cause) {
+    throw new KeyError(
+      "ERR_KEY_FORMAT",
+      `${origin} holds no OpenPGP keys that something can be encrypted for: ${(cause as Error).message}`,
+      { cause },
+    )
   }
 }
 

@@ -1,8 +1,8 @@
 // Images whose layers are encrypted, and what is made of them here.
 import assert from "node:assert/strict"
-import { existsSync, readFileSync, writeFileSync } from "node:fs"
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { build, open, type BuildOptions } from "../../lib/index.ts"
+import { build, oci, open, type BuildOptions, type LayerRecipient } from "../../lib/index.ts"
 import { sifcrypt } from "../support/cli.ts"
 import { imageTree } from "../support/image-tree.ts"
 import { Layout } from "../support/layout.ts"
@@ -117,5 +117,153 @@ describe("encrypted OCI images", () => {
     assert.equal((await sifcrypt(args)).status, 22)
     const made = await sifcrypt([...args, "--key", key.file])
     assert.equal(made.status, 0, made.stderr)
+  })
+})
+
+describe("layers of OCI images", () => {
+  const folder = newFolder("encrypted-layers", 2345)
+  const plain = `oci:${vectorPath("oci/layout")}`
+  const keyFile = (name: string): { readonly file: string } => ({ file: vectorPath(`ocicrypt/keys/${name}`) })
+  const place = (name: string): string => path.join(folder, name)
+  const originalDigest = (
+    JSON.parse(readFileSync(vectorPath("oci/layout/index.json"), "utf8")) as {
+      manifests: readonly { digest: string }[]
+    }
+  ).manifests[0]?.digest
+  const rsa: LayerRecipient = { jwe: keyFile("rsa1.pub.pem") }
+  const ec: LayerRecipient = { jwe: keyFile("ec1.pub.pem") }
+  const certificate: LayerRecipient = { pkcs7: keyFile("p7.crt.pem") }
+  const pgp: LayerRecipient = { pgp: keyFile("pgp1.pub.gpg") }
+
+  async function decrypted(name: string, key: string): Promise<string> {
+    const target = `oci:${place(`${name}-${key}`)}:it`
+    return (await oci.decrypt({ source: `oci:${place(name)}:it`, target, unlock: [{ key: keyFile(key) }] }))
+      .digest
+  }
+
+  const cases: readonly [name: string, recipients: readonly LayerRecipient[], keys: readonly string[]][] = [
+    ["jwe-rsa", [rsa], ["rsa1.pem"]],
+    ["jwe-ec", [ec], ["ec1.pem"]],
+    ["pkcs7", [certificate], ["p7.key.pem"]],
+    ["pgp", [pgp], ["pgp1.sec.gpg"]],
+    ["all", [rsa, ec, certificate, pgp], ["rsa1.pem", "ec1.pem", "p7.key.pem", "pgp1.sec.gpg"]],
+  ]
+  for (const [name, recipients, keys] of cases)
+    it(`encrypted for ${name}, are the same image when they are decrypted`, async () => {
+      await oci.encrypt({ source: plain, target: `oci:${place(name)}:it`, recipients })
+      for (const key of keys) assert.equal(await decrypted(name, key), originalDigest, key)
+      await assert.rejects(decrypted(name, "rsa2.pem"), { code: "ERR_KEY_MISMATCH" })
+    })
+
+  it("have a key of their own each, and none twice", async () => {
+    const target = (name: string): string => `oci:${place(name)}:it`
+    await oci.encrypt({ source: plain, target: target("once"), recipients: [rsa] })
+    await oci.encrypt({ source: plain, target: target("again"), recipients: [rsa] })
+    const digests = [
+      await oci.layerInfo({ source: target("once") }),
+      await oci.layerInfo({ source: target("again") }),
+    ]
+    assert.equal(new Set(digests.flat().map(({ digest }) => digest)).size, 6)
+  })
+
+  it("get recipients without a byte of them being changed, and others' messages stay", async () => {
+    const layout = new Layout("unknown-scheme", "ocicrypt/skopeo")
+    const unknown = "org.opencontainers.image.enc.keys.future"
+    layout.manifest.layers = layout.manifest.layers.map((layer) => ({
+      ...layer,
+      annotations: { ...layer.annotations, [unknown]: "b3BhcXVl,bW9yZQ==" },
+    }))
+    layout.write()
+    const source = `oci:${layout.folder}`
+    const target = `oci:${place("more")}:it`
+    await assert.rejects(oci.encrypt({ source, target, recipients: [ec] }), { code: "ERR_KEY_MISSING" })
+    await oci.encrypt({ source, target, recipients: [ec, certificate], unlock: [{ key }] })
+    const [before, after] = [await oci.layerInfo({ source }), await oci.layerInfo({ source: target })]
+    assert.deepEqual(
+      after.map(({ digest }) => digest),
+      before.map(({ digest }) => digest),
+    )
+    for (const { schemes } of after) assert.deepEqual(schemes, ["future", "jwe", "pkcs7"])
+    const text = readFileSync(
+      path.join(place("more"), "blobs", ...(await oci.inspect({ source: target })).digest.split(":")),
+      "utf8",
+    )
+    assert.equal(text.split("b3BhcXVl,bW9yZQ==").length, 4)
+    for (const one of ["rsa1.pem", "ec1.pem", "p7.key.pem"]) assert.ok(await decrypted("more", one))
+    layout.remove()
+  })
+
+  it("can be encrypted in part, which nobody takes unless he says so", async () => {
+    await oci.encrypt({ source: plain, target: `oci:${place("part")}:it`, recipients: [rsa], layers: [-1] })
+    const info = await oci.layerInfo({ source: `oci:${place("part")}:it` })
+    assert.deepEqual(
+      info.map(({ encrypted }) => encrypted),
+      [false, false, true],
+    )
+    await assert.rejects(decrypted("part", "rsa1.pem"), { code: "ERR_OCI_PARTIAL" })
+    const source = `oci:${place("part")}:it`
+    const target = `oci:${place("part-decrypted")}:it`
+    const partly = await oci.decrypt({ source, target, unlock: [{ key }], oci: { allowPartial: true } })
+    assert.equal(partly.digest, originalDigest)
+    await assert.rejects(
+      oci.encrypt({ source: plain, target: `oci:${place("none")}:it`, recipients: [rsa], layers: [3] }),
+      { code: "ERR_OCI_NOT_FOUND" },
+    )
+  })
+
+  it("leave nothing plain behind when they are not what was encrypted", async () => {
+    const layout = new Layout("tampered", "ocicrypt/skopeo")
+    const [base, middle, top] = layout.manifest.layers
+    assert.ok(base !== undefined && middle !== undefined && top !== undefined)
+    const blobs = (name: string): string[] =>
+      existsSync(place(name))
+        ? readdirSync(place(name), { recursive: true })
+            .map(String)
+            .filter((one) => /[0-9a-f]{64}/.test(one))
+        : []
+    const attempt = async (name: string, code: string): Promise<void> => {
+      layout.write()
+      const target = `oci:${place(name)}:it`
+      await assert.rejects(oci.decrypt({ source: `oci:${layout.folder}`, target, unlock: [{ key }] }), {
+        code,
+      })
+      assert.deepEqual(blobs(name), [])
+    }
+    const changed = layout.blob(top.digest)
+    changed[changed.length - 1] = (changed.at(-1) ?? 0) ^ 1
+    layout.manifest.layers[2] = { ...top, ...layout.add(changed, top.mediaType) }
+    await attempt("changed", "ERR_OCI_MAC")
+    layout.manifest.layers = [top, middle, base]
+    await attempt("swapped", "ERR_OCI_DIGEST")
+    layout.remove()
+  })
+
+  it("are told of, encrypted and decrypted by the command", async () => {
+    const target = `oci:${place("command")}:it`
+    const recipients = [
+      "-r",
+      `jwe:${keyFile("rsa1.pub.pem").file}`,
+      "-r",
+      `pkcs7:${keyFile("p7.crt.pem").file}`,
+    ]
+    const made = await sifcrypt(["image", "encrypt", ...recipients, plain, target])
+    assert.equal(made.status, 0, made.stderr)
+    const told = await sifcrypt(["image", "layerinfo", target])
+    const [head = "", ...rows] = told.stdout.toString().trimEnd().split("\n")
+    assert.match(head, /^#   +DIGEST   +PLATFORM   +SIZE   +ENCRYPTION   +RECIPIENTS$/)
+    assert.equal(rows.length, 3)
+    for (const row of rows) {
+      assert.match(
+        row,
+        /^\d   sha256:[0-9a-f]{64}   linux\/amd64   +\d+    jwe,pkcs7   kid [\w-]{43}, serial [0-9a-f]+$/,
+      )
+      assert.equal(row.length, head.length)
+    }
+    const back = `oci:${place("command-back")}:it`
+    const undone = await sifcrypt(["image", "decrypt", target, back, "--key", keyFile("p7.key.pem").file])
+    assert.equal(undone.status, 0, undone.stderr)
+    assert.equal(undone.stdout.toString().trimEnd(), originalDigest)
+    const wrong = await sifcrypt(["image", "decrypt", target, back, "--key", keyFile("rsa2.pem").file])
+    assert.equal(wrong.status, 22, wrong.stderr)
   })
 })

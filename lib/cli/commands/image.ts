@@ -1,11 +1,13 @@
 import { writeFileSync } from "node:fs"
-import { oci } from "../../index.ts"
+import { InvalidArgumentError } from "commander"
+import { forbidDumps, oci, type CredentialSource, type LayerRecipient } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
+import { credentialRows, keyPassword, KeyPasswords } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { columns, output, print, printLines, writeAll } from "../output.ts"
 import { registryRows, withRegistryOptions } from "../registry.ts"
-import { humanBytes, inform, isTerminal, notice, Progress } from "../terminal.ts"
-import { BYTES, each, flag, size, text } from "../values.ts"
+import { humanBytes, inform, isTerminal, notice, printable, Progress } from "../terminal.ts"
+import { BYTES, each, flag, parseInteger, size, text } from "../values.ts"
 
 const names =
   "docker://[HOST/]REPOSITORY[:TAG|@DIGEST], oci:DIR[:NAME], oci-archive:FILE[:NAME], docker-archive:FILE[:NAME], or store:NAME " +
@@ -261,11 +263,225 @@ const remove = command({
   },
 })
 
+const layerRow = [
+  "--layer <n>",
+  "only this layer: 0 is the base, -1 the top (repeatable; default: all)",
+  each(parseLayer),
+] as const
+const chosenPlatformRow = [
+  "--platform <os/architecture>",
+  "only the layers of what is for linux/amd64, ... (repeatable; default: all); the rest is copied as it is",
+  each(text),
+] as const
+const keyRow = [
+  "-k, --key <file>",
+  "private key that opens layers: RSA, EC or OpenPGP (repeatable; default: as of SIFCRYPT_ENCRYPTION_PEM_PATH)",
+  each(text),
+] as const
+const decryptionKeyRow = [
+  "--decryption-key <file>",
+  "the same as --key",
+  each(text),
+  { hidden: true },
+] as const
+
+function parseLayer(word: string): number {
+  const layer = parseInteger(word)
+  if (Number.isNaN(layer)) throw new InvalidArgumentError("It is a number: 0 for the base, -1 for the top.")
+  return layer
+}
+
+function parseRecipient(word: string): LayerRecipient {
+  const [, scheme, file] = /^(jwe|pkcs7|pgp):(.+)$/s.exec(word) ?? []
+  if (file === undefined)
+    throw new InvalidArgumentError(
+      "It is jwe:PUBLIC-KEY, pkcs7:CERTIFICATE or pgp:KEYS, each the name of a file.",
+    )
+  return scheme === "jwe" ? { jwe: { file } } : scheme === "pkcs7" ? { pkcs7: { file } } : { pgp: { file } }
+}
+
+interface KeyFlags {
+  readonly keys?: readonly string[]
+  readonly decryptionKeys?: readonly string[]
+  readonly keyPassphraseFile?: string
+}
+
+/** Runs `use` with what opens layers: keys that were named, or else what the environment names. */
+async function withKeys<T>(flags: KeyFlags, use: (unlock: CredentialSource[]) => Promise<T>): Promise<T> {
+  forbidDumps()
+  using passwords = new KeyPasswords()
+  const password = keyPassword(flags.keyPassphraseFile, passwords)
+  const files = [...(flags.keys ?? []), ...(flags.decryptionKeys ?? [])]
+  const named: CredentialSource[] = files.map((file) => ({ key: { file }, password }))
+  return await use(named.length > 0 ? named : [{ environment: process.env, password }])
+}
+
+/** What is said of one registry is not true of another, and a password not its business. */
+function registriesOf(
+  target: string,
+  given: RegistryOptions,
+): { oci: RegistryOptions; registry: ClientOptions } {
+  const { authFile, certFolder, noHttps, credentials } = given
+  const isToRegistry = target.startsWith("docker:")
+  const from = { ...given, certFolder: undefined, noHttps: undefined, credentials: undefined }
+  return { registry: { authFile, certFolder, noHttps, credentials }, oci: isToRegistry ? from : given }
+}
+
+type RegistryOptions = Parameters<Parameters<typeof withRegistryOptions>[3]>[0]
+type ClientOptions = Pick<RegistryOptions, "authFile" | "certFolder" | "noHttps" | "credentials">
+
+const encrypt = command({
+  name: "encrypt",
+  summary: "encrypt the layers of an image",
+  description:
+    "Copies the image SOURCE to TARGET, its layers encrypted for RECIPIENT: jwe:FILE (public key, RSA or EC), pkcs7:FILE (certificate) or " +
+    "pgp:FILE (OpenPGP public keys). skopeo, podman, buildah, nerdctl and imgcrypt decrypt it. Layers that are encrypted already get more " +
+    "recipients with --key. What everybody can still read: configuration, sizes and number of the layers, and the digests of their contents.",
+  arguments: [
+    ["<source>", "the image"],
+    ["<target>", "where to"],
+  ],
+  options: {
+    recipients: [
+      "-r, --recipient <recipient>",
+      "jwe:FILE, pkcs7:FILE or pgp:FILE of somebody who can decrypt it (repeatable)",
+      each(parseRecipient),
+    ],
+    encryptionKeys: [
+      "--encryption-key <recipient>",
+      "the same as --recipient",
+      each(parseRecipient),
+      { hidden: true },
+    ],
+    layers: layerRow,
+    encryptLayers: ["--encrypt-layer <n>", "the same as --layer", each(parseLayer), { hidden: true }],
+    platforms: chosenPlatformRow,
+    keys: keyRow,
+    keyPassphraseFile: credentialRows.keyPassphraseFile,
+    force: ["-f, --force", "replace an archive that is there", flag],
+    json: jsonRow,
+    ...registryRows,
+  },
+  run: async (flags, [source, target], made) => {
+    const { platforms, force, json, encryptLayers = [], encryptionKeys = [] } = flags
+    const recipients = [...(flags.recipients ?? []), ...encryptionKeys]
+    if (recipients.length === 0) made.error("error: --recipient says who shall be able to decrypt it")
+    const chosen = [...(flags.layers ?? []), ...encryptLayers]
+    const layers = chosen.length === 0 ? undefined : chosen
+    const encrypted = await withKeys(flags, (unlock) =>
+      withRegistryOptions(flags, source, undefined, (given) =>
+        telling(`encrypting ${source}`, (work) =>
+          oci.encrypt({
+            ...{
+              source,
+              target,
+              recipients,
+              layers,
+              platforms,
+              force,
+              ...registriesOf(target, given),
+              ...work,
+            },
+            unlock: flags.keys === undefined ? undefined : unlock,
+          }),
+        ),
+      ),
+    )
+    await print(json === true ? `${JSON.stringify(encrypted)}\n` : `${encrypted.digest}\n`)
+  },
+})
+
+const decrypt = command({
+  name: "decrypt",
+  summary: "decrypt the layers of an image",
+  description:
+    "Copies the image SOURCE to TARGET, its layers decrypted: by whichever program it was encrypted. No byte of a layer is written before all " +
+    "of it was verified. build takes encrypted images as they are, without anything plain on a disk.",
+  arguments: [
+    ["<source>", "the image"],
+    ["<target>", "where to"],
+  ],
+  options: {
+    keys: keyRow,
+    decryptionKeys: decryptionKeyRow,
+    keyPassphraseFile: credentialRows.keyPassphraseFile,
+    certificates: ["--dec-recipient <recipient>", "accepted: keys are enough", each(text), { hidden: true }],
+    layers: layerRow,
+    platforms: chosenPlatformRow,
+    force: ["-f, --force", "replace an archive that is there", flag],
+    json: jsonRow,
+    ...registryRows,
+  },
+  run: async (flags, [source, target]) => {
+    const { platforms, layers, force, json } = flags
+    const decrypted = await withKeys(flags, (unlock) =>
+      withRegistryOptions(flags, source, undefined, (given) =>
+        telling(`decrypting ${source}`, (work) =>
+          oci.decrypt({
+            source,
+            target,
+            unlock,
+            layers,
+            platforms,
+            force,
+            ...registriesOf(target, given),
+            ...work,
+          }),
+        ),
+      ),
+    )
+    await print(json === true ? `${JSON.stringify(decrypted)}\n` : `${decrypted.digest}\n`)
+  },
+})
+
+/** As the peers' table of layers: right-aligned, three spaces apart. */
+function rightAligned(rows: readonly (readonly string[])[]): string[] {
+  const widths = (rows[0] ?? []).map((_, column) =>
+    Math.max(...rows.map((row) => (row[column] ?? "").length)),
+  )
+  return rows.map((row) => row.map((cell, column) => cell.padStart(widths[column] ?? 0)).join("   "))
+}
+
+const layerinfo = command({
+  name: "layerinfo",
+  summary: "which layers of an image are encrypted, and for whom",
+  description:
+    "Lists the layers of the image SOURCE, the schemes that their keys are wrapped in, and for whom, as far as that can be seen. No key is " +
+    "needed, and no layer is read.",
+  arguments: [["<source>", "the image"]],
+  options: {
+    layers: layerRow,
+    platforms: [
+      "--platform <os/architecture>",
+      "only those of what is for linux/amd64, ... (repeatable; default: all)",
+      each(text),
+    ],
+    json: ["--json", "print as JSON", flag],
+    ...registryRows,
+  },
+  run: async (flags, [source]) => {
+    const { layers, platforms } = flags
+    const found = await withRegistryOptions(flags, source, undefined, (from) =>
+      oci.layerInfo({ source, layers, platforms, oci: from, signal: interruption, onNotice: notice }),
+    )
+    if (flags.json === true) {
+      await print(`${JSON.stringify(found)}\n`)
+      return
+    }
+    const rows = found.map(({ index, digest, platform, size: bytes, schemes, recipients }) => [
+      ...[String(index), digest, platform, String(bytes), schemes.join(","), recipients.join(", ")],
+    ])
+    await printLines(
+      rightAligned([["#", "DIGEST", "PLATFORM", "SIZE", "ENCRYPTION", "RECIPIENTS"], ...rows]).map(printable),
+    )
+  },
+})
+
 export const image: CommandRow = {
   name: "image",
-  summary: "OCI images: copy, keep, inspect",
+  summary: "OCI images: copy, keep, inspect, encrypt",
   description:
     "OCI and Docker images as they are, without a SIF being built of them. The images that are kept here are in a folder of yours, which " +
     "is an image layout: SIFCRYPT_STOREDIR, or sifcrypt/images in XDG_DATA_HOME.",
-  commands: [copy, save, load, list, inspect, remove],
+  commands: [copy, save, load, list, inspect, remove, encrypt, decrypt, layerinfo],
 }

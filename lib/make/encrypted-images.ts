@@ -1,0 +1,246 @@
+// OCI images whose layers are encrypted: made of plain ones, turned back, and told of.
+import {
+  abortSignal,
+  callback,
+  filled,
+  flag,
+  list as listOf,
+  path as filePath,
+  required,
+  shape,
+  text,
+  whole,
+  type Rows,
+} from "../arguments.ts"
+import { credentialList, Credentials, type CredentialSource } from "../encryption/credentials.ts"
+import { layerKeyring } from "../encryption/layer-keyring.ts"
+import {
+  layerRecipientList,
+  resolveLayerRecipients,
+  type LayerRecipient,
+} from "../encryption/layer-recipients.ts"
+import { OciError } from "../errors.ts"
+import { isEncryptedType, schemesOf } from "../ocicrypt/annotations.ts"
+import { describeRecipients } from "../ocicrypt/layer-recipients.ts"
+import type { LayerMap } from "../oci/copy.ts"
+import { MAX_NESTING, readDocument } from "../oci/image.ts"
+import { LayerDecryption, LayerEncryption } from "../oci/layer-maps.ts"
+import {
+  isConfigType,
+  parseConfig,
+  parseDocument,
+  parsePlatformName,
+  platformFits,
+  platformText,
+  type Descriptor,
+  type Platform,
+} from "../oci/manifest.ts"
+import { parseReference, type ImageReference } from "../oci/reference.ts"
+import type { BlobStore } from "../oci/store.ts"
+import type { RegistrySinkOptions } from "../registry/sink.ts"
+import { copyOciImage, findOciImage } from "../registry/transports.ts"
+import { clientRows, layerRows, type LayerOptions } from "../source/source.ts"
+import type { Bytes } from "../units.ts"
+
+/** Which layers are meant. */
+interface ChoiceOptions {
+  /** 0 is the base, -1 the top. Default: all. */
+  readonly layers?: readonly number[] | undefined
+  /** Only those of what is for `linux/amd64`, `linux/arm/v7`; the rest of the image is copied as it is. Default: all. */
+  readonly platforms?: readonly string[] | undefined
+}
+
+interface ImageCopyOptions extends ChoiceOptions, Pick<LayerOptions, "oci" | "signal" | "onNotice"> {
+  /** As of `oci.copy`. All that has the name is copied, for whatever platforms. */
+  readonly source: string
+  readonly target: string
+  /** Replace an archive that is there. */
+  readonly force?: boolean | undefined
+  /** Of the target. */
+  readonly registry?: Omit<RegistrySinkOptions, "signal" | "onNotice"> | undefined
+  readonly onProgress?: ((bytes: Bytes, total: Bytes) => void) | undefined
+}
+
+/** What {@link encrypt} encrypts, and for whom. */
+export interface EncryptImageOptions extends ImageCopyOptions {
+  /** Whoever shall be able to decrypt the layers. */
+  readonly recipients: readonly LayerRecipient[]
+  /** Opens layers that are encrypted already: they get these recipients as well, and no byte of them changes. */
+  readonly unlock?: readonly CredentialSource[] | undefined
+}
+
+/** What {@link decrypt} decrypts, and with what. */
+export interface DecryptImageOptions extends ImageCopyOptions {
+  /** Private keys. */
+  readonly unlock: readonly CredentialSource[]
+}
+
+export interface ConvertedImage {
+  /** Of the image where it was written. */
+  readonly digest: string
+  readonly mediaType: string
+}
+
+const MAX_LAYER = 100_000
+
+const choiceRows: Rows<ChoiceOptions> = {
+  layers: filled(listOf(whole(-MAX_LAYER, MAX_LAYER))),
+  platforms: filled(listOf(text)),
+}
+const copyRows: Rows<ImageCopyOptions> = {
+  source: required(filePath),
+  target: required(filePath),
+  force: flag,
+  registry: shape<NonNullable<ImageCopyOptions["registry"]>>({ ...clientRows, chunkSize: whole(1) }),
+  signal: abortSignal,
+  onNotice: callback,
+  onProgress: callback,
+  ...choiceRows,
+  ...layerRows,
+}
+const checkEncrypt = shape<EncryptImageOptions>({
+  ...copyRows,
+  recipients: required(layerRecipientList),
+  unlock: credentialList,
+})
+const checkDecrypt = shape<DecryptImageOptions>({ ...copyRows, unlock: required(credentialList) })
+
+/** @throws OciError `ERR_OCI_REFERENCE`. */
+function referenceOf(name: string): ImageReference {
+  const reference = parseReference(name)
+  if (reference !== undefined) return reference
+  throw new OciError("ERR_OCI_REFERENCE", `${name}: it names no image`)
+}
+
+async function convert(options: ImageCopyOptions, mapLayer: LayerMap): Promise<ConvertedImage> {
+  const { source, target, force: replace, oci, registry, signal, onNotice, onProgress } = options
+  const made = await copyOciImage(referenceOf(source), referenceOf(target), {
+    ...{ all: true, mapLayer, signal, onNotice, onProgress },
+    source: oci,
+    target: { ...registry, replace },
+  })
+  return { digest: made.digest.text, mediaType: made.mediaType }
+}
+
+/**
+ * Copies an image and encrypts layers on the way, each under a key of its own. Configuration and its digest stay as they are, and so does
+ * what everybody can read there: the digests of the layers' contents, commands, variables.
+ *
+ * @throws KeyError before anything is read when a key is missing or unusable; OciError; BuildError `ERR_BUILD_OUTPUT`,
+ * `ERR_BUILD_EXISTS`; the signal's reason.
+ */
+export async function encrypt(given: EncryptImageOptions): Promise<ConvertedImage> {
+  const options = checkEncrypt(given, "options")
+  const { layers, signal, unlock } = options
+  signal?.throwIfAborted()
+  const recipients = await resolveLayerRecipients(options.recipients, signal)
+  using credentials = new Credentials(unlock)
+  const keyring = unlock === undefined ? undefined : layerKeyring(credentials, { isNamed: true, signal })
+  const platforms = options.platforms?.map(parsePlatformName)
+  using encryption = new LayerEncryption({ layers, platforms, signal, recipients, keyring })
+  return await convert(options, encryption.map)
+}
+
+/**
+ * Copies an image and decrypts layers on the way. Of a layer nothing is written before all of it was verified: digest, MAC, and that
+ * its content is what the configuration says.
+ *
+ * @throws KeyError `ERR_KEY_MISSING`, `ERR_KEY_MISMATCH` and others; OciError `ERR_OCI_MAC`, `ERR_OCI_PARTIAL` and others; BuildError
+ * `ERR_BUILD_OUTPUT`, `ERR_BUILD_EXISTS`; the signal's reason.
+ */
+export async function decrypt(given: DecryptImageOptions): Promise<ConvertedImage> {
+  const options = checkDecrypt(given, "options")
+  const { layers, signal, oci } = options
+  signal?.throwIfAborted()
+  using credentials = new Credentials(options.unlock)
+  const keyring = layerKeyring(credentials, { isNamed: true, signal })
+  const platforms = options.platforms?.map(parsePlatformName)
+  const { allowPartial, maxLayerBytes } = oci ?? {}
+  using decryption = new LayerDecryption({ layers, platforms, signal, keyring, allowPartial, maxLayerBytes })
+  return await convert(options, decryption.map)
+}
+
+/** Of which image {@link layerInfo} tells. */
+export interface LayerInfoOptions extends ChoiceOptions, Pick<LayerOptions, "oci" | "signal" | "onNotice"> {
+  readonly source: string
+}
+
+/** A layer, as everybody can see it. */
+export interface LayerInfo {
+  /** 0 is the base. */
+  readonly index: number
+  readonly digest: string
+  readonly platform: string
+  readonly size: Bytes
+  readonly mediaType: string
+  readonly encrypted: boolean
+  /** The schemes in which its key is wrapped: `jwe`, `pkcs7`, `pgp`, `pkcs11`, `provider.NAME`. */
+  readonly schemes: readonly string[]
+  /** As far as they are named: `kid …`, `serial …`, `0x…` of an OpenPGP key; else their scheme in brackets. */
+  readonly recipients: readonly string[]
+}
+
+const checkLayerInfo = shape<LayerInfoOptions>({
+  source: required(filePath),
+  signal: abortSignal,
+  onNotice: callback,
+  ...choiceRows,
+  ...layerRows,
+})
+
+/** More of an index are not looked at. */
+const MAX_MANIFESTS = 1000
+
+/** Each image that a descriptor leads to. */
+async function* manifestsOf(
+  store: BlobStore,
+  root: Descriptor,
+): AsyncGenerator<{ readonly layers: readonly Descriptor[]; readonly platform: Platform }> {
+  const waiting = [{ descriptor: root, depth: 0 }]
+  for (let count = 0, next; (next = waiting.shift()) !== undefined; count++) {
+    const { descriptor, depth } = next
+    const what = `${store.name}: ${descriptor.digest.text}`
+    if (depth > MAX_NESTING || count >= MAX_MANIFESTS)
+      throw new OciError(
+        "ERR_OCI_LIMIT",
+        `${what}: more manifests than ${MAX_MANIFESTS}, or deeper than ${MAX_NESTING}`,
+      )
+    const document = parseDocument(await readDocument(store, descriptor, what), descriptor.mediaType, what)
+    if (document.kind === "index")
+      waiting.unshift(...document.manifests.map((one) => ({ descriptor: one, depth: depth + 1 })))
+    else if (isConfigType(document.config)) {
+      const { layers, config } = document
+      const platform =
+        descriptor.platform ?? parseConfig(await readDocument(store, config, what), what).platform
+      yield { layers, platform }
+    }
+  }
+}
+
+/**
+ * Tells of the layers of an image, and for whom they are encrypted. No key is needed and no layer is read.
+ *
+ * @throws OciError.
+ */
+export async function layerInfo(given: LayerInfoOptions): Promise<LayerInfo[]> {
+  const options = checkLayerInfo(given, "options")
+  const { source, oci, signal, onNotice, layers: wanted } = options
+  const platforms = options.platforms?.map(parsePlatformName)
+  await using found = await findOciImage(referenceOf(source), { ...oci, signal, onNotice })
+  const told: LayerInfo[] = []
+  for await (const { layers, platform } of manifestsOf(found.store, found.descriptor)) {
+    if (platforms !== undefined && !platforms.some((one) => platformFits(platform, one))) continue
+    for (const [index, { digest, size, mediaType, annotations }] of layers.entries()) {
+      if (wanted !== undefined && !wanted.some((one) => (one < 0 ? one + layers.length : one) === index))
+        continue
+      const encrypted = isEncryptedType(mediaType)
+      const what = `${found.store.name}: ${digest.text}`
+      told.push({
+        ...{ index, digest: digest.text, platform: platformText(platform), size, mediaType, encrypted },
+        schemes: encrypted ? schemesOf(annotations) : [],
+        recipients: encrypted ? await describeRecipients(annotations, what) : [],
+      })
+    }
+  }
+  return told
+}

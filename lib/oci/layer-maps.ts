@@ -1,0 +1,201 @@
+// What becomes of layers while an image is copied: encrypted ones plain, plain ones encrypted, and others' keys on encrypted ones.
+import { createHash, randomFillSync } from "node:crypto"
+import { KeyError, OciError } from "../errors.ts"
+import { allocateSecret } from "../key/secret.ts"
+import type { NativeBlob } from "../native/binding.ts"
+import { loadAddon } from "../native/load.ts"
+import {
+  encryptedAnnotations,
+  encryptedType,
+  isEncryptedType,
+  macOf,
+  plainType,
+  withoutEncryption,
+  wrappedAnnotations,
+} from "../ocicrypt/annotations.ts"
+import { LayerCipher } from "../ocicrypt/layer-cipher.ts"
+import { IV_SIZE, KEY_SIZE, LayerKey } from "../ocicrypt/layer-key.ts"
+import type { LayerKeys } from "../ocicrypt/layer-keys.ts"
+import { wrapLayerKey, type LayerRecipients } from "../ocicrypt/layer-recipients.ts"
+import type { Bytes } from "../units.ts"
+import type { LayerPlace, MappedLayer } from "./copy.ts"
+import { checkDigest, hashFor, parseDigest } from "./digest.ts"
+import { checkEncryption, EncryptedLayers, layerName, type LayerKeyring } from "./encrypted-layers.ts"
+import { MAX_LAYER_BYTES, readDocument } from "./image.ts"
+import { isConfigType, parseConfig, platformFits, type Descriptor, type Platform } from "./manifest.ts"
+import { asArchiveError } from "./native-error.ts"
+import { streamBlob } from "./store.ts"
+
+/** Which layers are meant. */
+export interface LayerChoice {
+  /** From 0, the base; or from -1, the top, downwards. Default: all. */
+  readonly layers?: readonly number[] | undefined
+  /** Of what is for these. Default: of everything. */
+  readonly platforms?: readonly Platform[] | undefined
+  readonly signal?: AbortSignal | undefined
+}
+
+/** @throws OciError `ERR_OCI_NOT_FOUND` of a number that no layer has. */
+function isChosen(
+  { layers, platforms }: LayerChoice,
+  { store, manifest, index, platform }: LayerPlace,
+): boolean {
+  if (!isConfigType(manifest.config)) return false
+  if (
+    platforms !== undefined &&
+    platform !== undefined &&
+    !platforms.some((one) => platformFits(platform, one))
+  )
+    return false
+  const count = manifest.layers.length
+  const absent = layers?.find((one) => one >= count || one < -count)
+  if (absent !== undefined)
+    throw new OciError("ERR_OCI_NOT_FOUND", `${store.name}: there is no layer ${absent}, it has ${count}`)
+  return layers === undefined || layers.some((one) => (one < 0 ? one + count : one) === index)
+}
+
+/** Where a blob of an image lies, and can be read as often as need be. */
+async function blobOf(layer: Descriptor, { store }: LayerPlace): Promise<NativeBlob> {
+  await store.fetch?.([layer])
+  return await store.open(layer)
+}
+
+interface DecryptionOptions extends LayerChoice {
+  readonly keyring: LayerKeyring
+  readonly allowPartial?: boolean | undefined
+  readonly maxLayerBytes?: Bytes | undefined
+}
+
+/** Layers that were encrypted become what they were. Disposing forgets their keys, when everything was copied. */
+export class LayerDecryption implements Disposable {
+  readonly #options: DecryptionOptions
+  readonly #opened: EncryptedLayers[] = []
+
+  constructor(options: DecryptionOptions) {
+    this.#options = options
+  }
+
+  /** @throws OciError, KeyError. */
+  readonly map = async (layer: Descriptor, place: LayerPlace): Promise<MappedLayer | undefined> => {
+    const { keyring, layers, allowPartial = layers !== undefined, signal } = this.#options
+    if (!isChosen(this.#options, place)) return undefined
+    const { store, manifest, index } = place
+    checkEncryption(store.name, manifest, { layerKeys: keyring, allowPartial })
+    if (!isEncryptedType(layer.mediaType)) return undefined
+    const name = layerName(layer, index)
+    const encrypted = new EncryptedLayers(store.name, keyring, signal)
+    this.#opened.push(encrypted)
+    await encrypted.unwrap([layer])
+    const opened = await encrypted.open(layer, await blobOf(layer, place))
+    await this.#checkContent(opened.blob, name, place)
+    const digest = parseDigest(`sha256:${(opened.digest ?? Buffer.alloc(0)).toString("hex")}`, name)
+    const descriptor = {
+      ...layer,
+      digest,
+      mediaType: plainType(layer.mediaType),
+      annotations: withoutEncryption(layer.annotations),
+      data: undefined,
+    }
+    return { descriptor, open: () => streamBlob(opened.blob) }
+  }
+
+  /** Whoever could encrypt can have put layers in another order: the configuration says what belongs where. */
+  async #checkContent(blob: NativeBlob, name: string, { store, manifest, index }: LayerPlace): Promise<void> {
+    const what = `${store.name}: its configuration`
+    const { diffIds } = parseConfig(await readDocument(store, manifest.config, what), what)
+    const diffId = diffIds[index]
+    if (diffId === undefined || diffIds.length !== manifest.layers.length)
+      throw new OciError(
+        "ERR_OCI_FORMAT",
+        `${store.name}: ${manifest.layers.length} layers, and its configuration names ${diffIds.length}`,
+      )
+    const limit = this.#options.maxLayerBytes ?? MAX_LAYER_BYTES
+    await loadAddon()
+      .checkLayer({ blob, name, diffId: diffId.bytes, limit })
+      .catch((cause: unknown) => {
+        throw asArchiveError(store.name, cause)
+      })
+  }
+
+  [Symbol.dispose](): void {
+    for (const one of this.#opened) one[Symbol.dispose]()
+  }
+}
+
+interface EncryptionOptions extends LayerChoice {
+  readonly recipients: LayerRecipients
+  /** Opens layers that are encrypted already, which get more recipients. */
+  readonly keyring?: LayerKeyring | undefined
+}
+
+/** Layers become encrypted, each under a key of its own. Disposing forgets the keys, when everything was copied. */
+export class LayerEncryption implements Disposable {
+  readonly #options: EncryptionOptions
+  readonly #made: LayerKey[] = []
+  #keys: Promise<LayerKeys> | undefined
+
+  constructor(options: EncryptionOptions) {
+    this.#options = options
+  }
+
+  /** @throws OciError, KeyError. */
+  readonly map = async (layer: Descriptor, place: LayerPlace): Promise<MappedLayer | undefined> => {
+    if (!isChosen(this.#options, place)) return undefined
+    if (isEncryptedType(layer.mediaType)) return await this.#add(layer, place)
+    const mediaType = encryptedType(layer.mediaType)
+    if (mediaType === undefined) return undefined
+    const { recipients, signal } = this.#options
+    const blob = await blobOf(layer, place)
+    const [key, iv] = [allocateSecret(KEY_SIZE), allocateSecret(IV_SIZE)]
+    randomFillSync(key)
+    randomFillSync(iv)
+    // What it encrypts is what the digest says, now and when it is encrypted once more to be written: the same bytes under the same key.
+    const first = new LayerKey(key, iv, undefined)
+    this.#made.push(first)
+    const [source, plain, hash] = [hashFor(layer.digest), createHash("sha256"), createHash("sha256")]
+    const cipher = new LayerCipher(first)
+    for await (const piece of streamBlob(blob)) {
+      signal?.throwIfAborted()
+      source.update(piece)
+      plain.update(piece)
+      hash.update(cipher.encrypt(piece))
+    }
+    checkDigest(source, layer.digest, `${place.store.name}: ${layer.digest.text}`)
+    const layerKey = new LayerKey(key, iv, `sha256:${plain.digest("hex")}`)
+    const wrapped = await wrapLayerKey(layerKey, recipients)
+    const descriptor = {
+      ...layer,
+      mediaType,
+      digest: parseDigest(`sha256:${hash.digest("hex")}`, layer.digest.text),
+      annotations: { ...layer.annotations, ...encryptedAnnotations(cipher.mac(), wrapped) },
+      data: undefined,
+    }
+    return { descriptor, open: () => encrypted(blob, layerKey) }
+  }
+
+  /** One more message for each scheme. No byte of the layer changes. */
+  async #add(layer: Descriptor, { store, index }: LayerPlace): Promise<MappedLayer> {
+    const { keyring, recipients } = this.#options
+    const what = `${store.name}: ${layerName(layer, index)}`
+    if (keyring === undefined)
+      throw new KeyError(
+        "ERR_KEY_MISSING",
+        `${what} is encrypted: a key that opens it is needed to add recipients`,
+      )
+    macOf(layer.annotations, what)
+    const keys = await (this.#keys ??= keyring.open())
+    using key = await keys.unwrap(layer.annotations, what)
+    const wrapped = await wrapLayerKey(key, recipients)
+    const descriptor = { ...layer, annotations: wrappedAnnotations(layer.annotations, wrapped) }
+    return { descriptor, open: () => (layer.data === undefined ? store.stream(layer) : [layer.data]) }
+  }
+
+  [Symbol.dispose](): void {
+    for (const key of this.#made) key[Symbol.dispose]()
+  }
+}
+
+async function* encrypted(blob: NativeBlob, key: LayerKey): AsyncGenerator<Buffer, void, undefined> {
+  const cipher = new LayerCipher(key)
+  for await (const piece of streamBlob(blob)) yield cipher.encrypt(piece)
+}
