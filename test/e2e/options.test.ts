@@ -15,7 +15,7 @@ import {
 } from "node:fs"
 import path from "node:path"
 import {
-  homeOf,
+  homeInside,
   isRoot,
   runProgram,
   sifcrypt,
@@ -85,7 +85,7 @@ describe("options of a run", () => {
         const script =
           "ls -A /tmp /var/tmp ~ | busybox grep -cvE '^$|:$|^sifcrypt-test-'; ls /dev/sda /dev/kmsg /dev/mem /dev/fuse 2>/dev/null | wc -l; pwd"
         // A home in /tmp is a place there.
-        const home = as === "user" ? homeOf(as) : "/root"
+        const home = homeInside(as)
         assert.equal(await output(["--contain"], script), `0\n0\n${home}\n`)
         assert.equal(
           await output(
@@ -141,7 +141,7 @@ describe("options of a run", () => {
         const script = 'echo "$A|$B|$FROM_IMAGE"'
         const options = { env: { HOST: "host" } }
         assert.equal(await output(flags, script, options), "file host|option $HOME|mine\n")
-        const home = as === "user" ? homeOf(as) : "/root"
+        const home = homeInside(as)
         assert.equal(await output(["--eval", ...flags], script, options), `file host|option ${home}|mine\n`)
         const evaluated = ["--eval", "--no-eval", ...flags]
         assert.equal(await output(evaluated, script, options), "file host|option $HOME|mine\n")

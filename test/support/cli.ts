@@ -1,6 +1,7 @@
 // Runs the command as people do: a process with an environment of its own, as root or as an ordinary user.
 import { spawn, type ChildProcess, type StdioOptions } from "node:child_process"
 import { once } from "node:events"
+import { userInfo } from "node:os"
 import path from "node:path"
 import { fileURLToPath } from "node:url"
 import { newFolder } from "./scratch.ts"
@@ -37,6 +38,16 @@ export function homeOf(as: As): string {
     nobody: newFolder("nobody-home", ids.nobody),
   }
   return homes[as]
+}
+
+/** Where payloads have it: what the system's list of users says counts for more than the environment. */
+export function homeInside(as: As): string {
+  if (as !== "user") return "/root"
+  try {
+    return isRoot ? homeOf(as) : userInfo().homedir
+  } catch {
+    return homeOf(as)
+  }
 }
 
 export interface CommandOptions {
