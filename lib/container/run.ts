@@ -451,10 +451,7 @@ export async function withRun<T>(
     command: "run",
     engine,
     source: startable.source,
-    // By FUSE what belongs to others is nobody's; in memory there has to be an owner.
-    layers: overlays
-      .layers(engine)
-      .map((layer) => (engine === "memory" && layer.kind === "squashfs" ? { ...layer, owner } : layer)),
+    layers: overlays.layers(engine).map((layer) => (layer.kind === "squashfs" ? { ...layer, owner } : layer)),
     bindImages: bindImages
       .layers(engine)
       .map((layer) => (layer.kind === "squashfs" ? { ...layer, owner } : layer)),
