@@ -9,7 +9,7 @@ import { OciError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
 import { contentFits, parseDigest, type Digest } from "./digest.ts"
-import { ImageCache } from "./image-cache.ts"
+import { ImageCache, type CachedImage } from "./image-cache.ts"
 
 /** A blob in the cache, or an image. */
 export interface CachedBlob {
@@ -20,7 +20,7 @@ export interface CachedBlob {
   readonly size: Bytes
   /** Seconds since 1970. */
   readonly lastUsed: number
-  /** Not whole yet: somebody is fetching it, or was interrupted. */
+  /** Not whole yet: somebody is fetching or building it, or was interrupted. */
   readonly isPartial: boolean
 }
 
@@ -159,8 +159,8 @@ async function openPartial(name: string): Promise<FileHandle | undefined> {
   return undefined
 }
 
-/** With its file. */
-type CachedFile = CachedBlob & { readonly file: string }
+/** With its file; an image also as its cache has it. */
+type CachedFile = CachedBlob & { readonly file: string; readonly image?: CachedImage }
 
 /**
  * What is in the cache.
@@ -195,12 +195,10 @@ async function cachedFiles(folder: string): Promise<CachedFile[]> {
       }
     }
   }
-  const images = (await new ImageCache(folder).list()).map(
-    ({ file, digest, size, lastUsed }): CachedFile => ({
-      ...{ kind: "image", digest, size, isPartial: false, file },
-      lastUsed: Math.floor(lastUsed / 1000),
-    }),
-  )
+  const images = (await new ImageCache(folder).list()).map((image): CachedFile => {
+    const { file, digest, size, lastUsed, isPartial } = image
+    return { kind: "image", digest, size, lastUsed: Math.floor(lastUsed / 1000), isPartial, file, image }
+  })
   return [...blobs, ...images]
 }
 
@@ -245,14 +243,18 @@ export async function cleanCache(options: CleanCacheOptions = {}): Promise<Cache
   )
   if (dryRun) return old.map(shown)
   const removed: CachedBlob[] = []
+  const images = new ImageCache(folder)
   for (const blob of old) {
     try {
-      if (!blob.isPartial) await unlink(blob.file)
+      if (blob.image !== undefined) {
+        if (!(await images.remove(blob.image))) continue
+      } else if (!blob.isPartial) await unlink(blob.file)
       else if (!(await removePartial(blob.file))) continue
       removed.push(shown(blob))
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error
     }
   }
+  if (kinds?.includes("image") !== false) await images.removeLocks()
   return removed
 }

@@ -1,7 +1,19 @@
 // Images that were built of what a name stands for, as SIF files named by the digest of that. Plain ones are of what everybody
 // gets; of what took a credential there are encrypted ones only.
 import { constants } from "node:fs"
-import { link, lstat, mkdir, open, readdir, stat, unlink, utimes, type FileHandle } from "node:fs/promises"
+import {
+  link,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  realpath,
+  stat,
+  unlink,
+  utimes,
+  type FileHandle,
+} from "node:fs/promises"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { loadAddon } from "../native/load.ts"
@@ -25,20 +37,40 @@ export interface ImageVariant {
   readonly architecture?: string
 }
 
-/** An image in the cache. */
-interface CachedFile {
+/** An image in the cache, or what a build that was killed has left of one. */
+export interface CachedImage {
   readonly file: string
   readonly digest: string
   readonly size: Bytes
   /** Milliseconds since 1970. */
   readonly lastUsed: number
   readonly inode: number
+  readonly isPartial: boolean
+  /** Without what only says that it is not whole. */
+  readonly name: string
 }
 
 /** Nothing checks an image that is found here but whose it is: nobody else may put one here. */
 async function isOurs(folder: string): Promise<boolean> {
   const info = await lstat(folder)
   return info.isDirectory() && info.uid === process.geteuid?.() && (info.mode & 0o022) === 0
+}
+
+/** What belongs to somebody whom this user namespace does not know is nobody's. */
+async function unmappedUser(): Promise<number | undefined> {
+  const map = await readFile("/proc/self/uid_map", "utf8")
+  return /^\s*0\s+0\s+4294967295\s*$/.test(map) ? undefined : 65534
+}
+
+/** Can nobody else put another folder in its place, or in that of one that it lies in? */
+async function isHeld(folder: string): Promise<boolean> {
+  const trusted = [0, process.geteuid?.(), await unmappedUser()]
+  for (let below = folder; below !== "/"; below = path.dirname(below)) {
+    const { uid, mode } = await lstat(path.dirname(below))
+    const isShared = (mode & 0o022) !== 0 && (mode & 0o1000) === 0
+    if (!trusted.includes(uid) || isShared) return false
+  }
+  return true
 }
 
 export class ImageCache {
@@ -52,10 +84,13 @@ export class ImageCache {
   /** The same for images to be found and made; undefined: others may write where it would be. */
   static async open(folder: string): Promise<ImageCache | undefined> {
     await mkdir(folder, { recursive: true, mode: 0o700 })
-    const cache = new ImageCache(folder)
-    for (const place of [folder, cache.folder, ...algorithms.map((name) => path.join(cache.folder, name))]) {
+    // By the name that no link is in: links on the way could be changed.
+    const base = await realpath(folder)
+    if (!(await isHeld(base))) return undefined
+    const cache = new ImageCache(base)
+    for (const place of [base, cache.folder, ...algorithms.map((name) => path.join(cache.folder, name))]) {
       // Not in a folder that is somebody else's, who could not write there then.
-      if (place !== folder) await mkdir(place, { recursive: true, mode: 0o700 })
+      if (place !== base) await mkdir(place, { recursive: true, mode: 0o700 })
       if (!(await isOurs(place))) return undefined
     }
     return cache
@@ -105,15 +140,22 @@ export class ImageCache {
   async #lock(name: string, signal: AbortSignal | undefined): Promise<FileHandle> {
     for (;;) {
       signal?.throwIfAborted()
-      const file = await open(name, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600)
-      // Whoever had it may have removed it meanwhile.
-      const isHeld =
-        (await loadAddon().lockFile(file.fd)) &&
-        (await stat(name).catch(() => undefined))?.ino === (await file.stat()).ino
-      if (isHeld) return file
-      await file.close()
+      const lock = await this.#tryLock(name)
+      if (lock !== undefined) return lock
       await sleep(POLL_MS)
     }
+  }
+
+  /** undefined: somebody else has it. */
+  async #tryLock(name: string): Promise<FileHandle | undefined> {
+    const file = await open(name, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600)
+    // Whoever had it may have removed it meanwhile.
+    const isHeld =
+      (await loadAddon().lockFile(file.fd)) &&
+      (await stat(name).catch(() => undefined))?.ino === (await file.stat()).ino
+    if (isHeld) return file
+    await file.close()
+    return undefined
   }
 
   /** Has an image found by the digest of the index that it was chosen from, too. */
@@ -124,30 +166,63 @@ export class ImageCache {
     await link(this.#path(digest, { encrypted: variant.encrypted }), name).catch(() => undefined)
   }
 
-  async list(): Promise<CachedFile[]> {
-    const found: CachedFile[] = []
+  async list(): Promise<CachedImage[]> {
+    const found: CachedImage[] = []
     for (const algorithm of algorithms) {
       const folder = path.join(this.folder, algorithm)
-      for (const name of (await readdir(folder).catch(() => [])).sort()) {
+      for (const entry of (await readdir(folder).catch(() => [])).sort()) {
+        // As outputs are named where the file system has none without a name, or by what they are made of.
+        const [, partial, whole] = /^(?:\.(.*)\.[0-9a-f]{24}|([^.].*))$/.exec(entry) ?? []
+        const name = partial ?? whole ?? ""
         const hex = /^([0-9a-f]{64,128})(?:-[a-z0-9]+)?(?:\.encrypted)?$/.exec(name)?.[1]
-        const file = path.join(folder, name)
+        const file = path.join(folder, entry)
         const info = hex === undefined ? undefined : await lstat(file).catch(() => undefined)
         if (hex === undefined || info?.isFile() !== true) continue
         const { size, mtimeMs: lastUsed, ino: inode } = info
-        found.push({ file, digest: `${algorithm}:${hex}`, size, lastUsed, inode })
+        const isPartial = partial !== undefined
+        const place = path.join(folder, name)
+        found.push({ file, name: place, digest: `${algorithm}:${hex}`, size, lastUsed, inode, isPartial })
       }
     }
     return found
+  }
+
+  /** Removes one; not what somebody is just building. Was it removed? */
+  async remove({ file, name, isPartial }: CachedImage): Promise<boolean> {
+    const lock = isPartial ? await this.#tryLock(name + LOCK) : undefined
+    if (isPartial && lock === undefined) return false
+    try {
+      await unlink(file)
+      return true
+    } finally {
+      if (lock !== undefined) await unlink(name + LOCK).catch(() => undefined)
+      await lock?.close()
+    }
+  }
+
+  /** Removes the locks of builds that were killed. */
+  async removeLocks(): Promise<void> {
+    for (const algorithm of algorithms) {
+      const folder = path.join(this.folder, algorithm)
+      for (const entry of await readdir(folder).catch(() => [])) {
+        if (!entry.endsWith(LOCK)) continue
+        const name = path.join(folder, entry)
+        const lock = await this.#tryLock(name).catch(() => undefined)
+        if (lock === undefined) continue
+        await unlink(name).catch(() => undefined)
+        await lock.close()
+      }
+    }
   }
 
   async #shrink(newest: string): Promise<void> {
     const images = (await this.list()).sort((a, b) => b.lastUsed - a.lastUsed)
     const counted = new Set<number>()
     let left = MAX_CACHED_IMAGES
-    for (const { file, size, inode } of images) {
-      if (!counted.has(inode)) left -= size
-      counted.add(inode)
-      if (left < 0 && file !== newest) await unlink(file).catch(() => undefined)
+    for (const image of images) {
+      if (!counted.has(image.inode)) left -= image.size
+      counted.add(image.inode)
+      if (left < 0 && image.file !== newest) await this.remove(image).catch(() => undefined)
     }
   }
 }

@@ -7,7 +7,7 @@ import { DAYS, duration, eachOf, flag } from "../values.ts"
 
 function line({ kind, digest, size, lastUsed, isPartial }: CachedBlob): string {
   const day = new Date(lastUsed * 1000).toISOString().slice(0, 16).replace("T", " ")
-  const note = kind === "image" ? "  image" : isPartial ? "  partial" : ""
+  const note = `${kind === "image" ? "  image" : ""}${isPartial ? "  partial" : ""}`
   return `${digest.slice(0, 19).padEnd(19)}  ${day}  ${humanBytes(size).padStart(10)}${note}\n`
 }
 
