@@ -39,7 +39,7 @@ import { parseReference, type ImageReference } from "../oci/reference.ts"
 import type { BlobStore } from "../oci/store.ts"
 import type { RegistrySinkOptions } from "../registry/sink.ts"
 import { copyOciImage, findOciImage } from "../registry/transports.ts"
-import { clientRows, layerRows, type LayerOptions } from "../source/source.ts"
+import { clientRows, layerRows, type LayerOptions } from "../source/layer-options.ts"
 import type { Bytes } from "../units.ts"
 
 /** Which layers are meant. */

@@ -1,6 +1,5 @@
 // Whatever names an image: a path, or docker://, oci:, oci-archive: and docker-archive:. What finds and builds one is loaded when
 // it is such a name: what opens a file should start without.
-import { existsSync } from "node:fs"
 import { path as filePath, shape, text, type Rows } from "../arguments.ts"
 import { openPath, openRows, type Image, type OpenOptions } from "../container/image.ts"
 import {
@@ -35,13 +34,12 @@ const namedSif = (): Promise<typeof sifs> => import("./named-sif.ts")
 async function withImage<T, O extends NamedOptions>(name: string, options: O, use: Use<T, O>): Promise<T> {
   options.signal?.throwIfAborted()
   using credentials = new Credentials(options.unlock)
-  // A file may have any name.
-  const isName = !existsSync(name)
-  if (isName && isOrasName(name)) {
+  // A path that looks like a name has ./ before it: nobody who may write into a folder decides what a name means there.
+  if (isOrasName(name)) {
     const { useRemoteSif } = await namedSif()
     return await useRemoteSif(name, options, (file, shown) => use(file, options, credentials, shown))
   }
-  const reference = isName ? parseReference(name) : undefined
+  const reference = parseReference(name)
   if (reference === undefined) return await use(name, options, credentials)
   if (options.verify !== undefined)
     throw new SignatureError(
@@ -56,7 +54,7 @@ async function withImage<T, O extends NamedOptions>(name: string, options: O, us
 /** Is it the name of an image that has to be built or fetched, and not a path? */
 export function isImageName(name: string): boolean {
   text(name, "name")
-  return !existsSync(name) && /^(?:docker|oci|oci-archive|docker-archive|store|oras):/.test(name)
+  return /^(?:docker|oci|oci-archive|docker-archive|store|oras):/.test(name)
 }
 
 /**

@@ -1,5 +1,4 @@
 // What an image is built from: a folder, a squashfs file, or the root file system of another image.
-import { existsSync } from "node:fs"
 import { open, stat, type FileHandle } from "node:fs/promises"
 import type { Credentials } from "../encryption/credentials.ts"
 import type { OpenOptions } from "../container/image.ts"
@@ -199,10 +198,9 @@ export async function openSource(
         },
       )
   }
-  // A file may have any name.
-  const isName = !existsSync(path)
-  if (isName && isOrasName(path)) return await openRemoteSource(path, credentials, options)
-  const reference = isName ? parseReference(path) : undefined
+  // A path that looks like a name has ./ before it: nobody who may write into a folder decides what a name means there.
+  if (isOrasName(path)) return await openRemoteSource(path, credentials, options)
+  const reference = parseReference(path)
   if (reference !== undefined) {
     unsigned("an OCI image")
     const layerKeys = layerKeyring(credentials, { isNamed: options.isNamed === true, signal })

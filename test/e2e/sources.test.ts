@@ -199,8 +199,8 @@ describe("what people call an image", () => {
           assert.match(stderr, /there is nothing in this image that can be written/)
         }
         if (as === "self") return
-        const { status, stderr } = await run(["exec", "--writable", sandbox, "true"])
-        assert.equal(status, isRoot ? 255 : 0)
+        const { status, stderr } = await run(["exec", "--writable", sandbox, "id"])
+        assert.equal(status, isRoot ? 255 : 0, stderr)
         if (isRoot) assert.match(stderr, /--writable: .* is not yours to write/)
       })
 
@@ -271,5 +271,30 @@ describe("what people call an image", () => {
     const noexec = await on("noexec", place, "true")
     assert.equal(noexec.status, 255)
     assert.match(noexec.stderr, /true: not found in the image, or not executable/)
+  })
+
+  it("takes a name for a name, whatever lies in the working folder, and a path by its ./", async () => {
+    const cwd = newFolder("names")
+    mkdirSync(path.join(cwd, "docker:"))
+    for (const name of ["oci:image", "docker:/image!"])
+      execFileSync("cp", ["-a", sandbox, path.join(cwd, name)])
+    const refusals = {
+      "oci:image": /\bimage\b.*(no such|layout)/s,
+      "docker://image!": /"library\/image!" is no repository/,
+    }
+    for (const [name, refusal] of Object.entries(refusals)) {
+      for (const args of [
+        ["ls", name, "/"],
+        ["build", "out.sif", name],
+      ]) {
+        const { status, stderr } = await sifcrypt(args, { as: "self", cwd })
+        assert.match(stderr, refusal)
+        assert.notEqual(status, 0)
+      }
+      assert.match(
+        await sifcryptOk(["ls", `./${name}`, "/data"], { as: "self", cwd }).then(({ text }) => text),
+        /hello/,
+      )
+    }
   })
 })
