@@ -39,6 +39,8 @@ describe("over an image", () => {
     const added = newFolder("added")
     mkdirSync(path.join(added, "data"))
     writeFileSync(path.join(added, "data", "squashfs"), "squashfs\n")
+    // What the user himself would have made.
+    if (isRoot) execFileSync("chown", ["-R", `${userId}:${userId}`, added])
     execFileSync("mksquashfs", [added, squashfs, "-quiet", "-noappend"], { stdio: "ignore" })
   })
 
