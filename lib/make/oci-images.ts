@@ -6,6 +6,7 @@ import {
   filled,
   flag,
   instance,
+  invalidValue,
   list as listOf,
   number,
   oneOf,
@@ -24,8 +25,8 @@ import { ArchiveSink, type ArchiveOutput } from "../oci/archive-sink.ts"
 import type { CopySource } from "../oci/copy.ts"
 import { createdOf, describeImage, type DescribedManifest } from "../oci/describe.ts"
 import { MAX_LAYER_BYTES, readDocument, resolveManifest } from "../oci/image.ts"
-import { isStore, removeStored } from "../oci/image-store.ts"
-import { listImages } from "../oci/layout.ts"
+import { openStored, removeStored } from "../oci/image-store.ts"
+import { openImages } from "../oci/layout.ts"
 import {
   isIndexType,
   parseDocument,
@@ -42,6 +43,7 @@ import {
   type ImageReference,
   type LocalReference,
 } from "../oci/reference.ts"
+import { copySource, type SeenLayers } from "../oci/saved-source.ts"
 import { pathOf, spoolArchive } from "../oci/spool.ts"
 import type { RegistrySinkOptions } from "../registry/sink.ts"
 import { copyFound, copyOciImage, findOciImage, openSink } from "../registry/transports.ts"
@@ -117,7 +119,9 @@ function referenceOf(name: string): ImageReference {
   )
 }
 
-function platformsOf({ platforms }: PlatformOptions): readonly Platform[] | undefined {
+function platformsOf({ all, platforms }: PlatformOptions): readonly Platform[] | undefined {
+  if (all === true && platforms !== undefined)
+    throw invalidValue("options.all and options.platforms: everything, or these platforms")
   return platforms?.map(parsePlatformName)
 }
 
@@ -237,18 +241,18 @@ const checkLoad = shape<LoadOptions>({
 })
 
 async function loadArchive(
-  archive: Omit<LocalReference, "selection" | "transport">,
+  archive: Pick<LocalReference, "path" | "at">,
   options: LoadOptions,
 ): Promise<LoadedImage[]> {
   const { signal, onNotice, onProgress, maxBytes = MAX_LAYER_BYTES } = options
-  const loaded: LoadedImage[] = []
-  const images = await listImages({ transport: "docker-archive", ...archive }, maxBytes)
+  await using opened = await openImages({ transport: "docker-archive", ...archive }, maxBytes)
+  const { images } = opened
   if (images.length === 0) throw new OciError("ERR_OCI_NOT_FOUND", `${archive.path}: no image is in it`)
   await using sink = await openSink(parseStoreName(""), { signal })
-  for (const { names, selection } of images) {
-    const transport = selection.digest === undefined ? "docker-archive" : "oci-archive"
-    const reference = { transport, ...archive, selection } as const
-    await using found = await findOciImage(reference, { signal, maxLayerBytes: maxBytes })
+  const loaded: LoadedImage[] = []
+  const seen: SeenLayers = new Map()
+  for (const { names, found } of images) {
+    const source = await copySource(found, seen)
     const known = new Set<string>()
     for (const given of names) {
       const name = storeName(given)
@@ -259,8 +263,9 @@ async function loadArchive(
       else known.add(name)
     }
     for (const name of known.size === 0 ? [undefined] : known) {
-      const work = { all: true, signal, onNotice, onProgress }
-      const { digest, mediaType } = await copyFound(found, sink, name, work)
+      // Others write an index of all platforms, and only one of them into the archive.
+      const work = { all: true, partial: true, signal, onNotice, onProgress }
+      const { digest, mediaType } = await copyFound(source, sink, name, work)
       loaded.push({ name, digest: digest.text, mediaType })
     }
   }
@@ -321,50 +326,32 @@ function placeOf(name: string | undefined): LocalReference {
  */
 export async function list(given: ListOptions = {}): Promise<ListedOciImage[]> {
   const { place, signal } = checkList(given, "options")
-  const reference = placeOf(place)
-  const { transport, path } = reference
-  if (transport === "store" && !isStore(path)) return []
+  const { transport, path } = placeOf(place)
+  await using opened =
+    transport === "store"
+      ? await openStored(path, signal)
+      : await openImages({ transport, path }, MAX_LAYER_BYTES)
   const listed: ListedOciImage[] = []
-  for (const { names, selection } of await listImages(reference, MAX_LAYER_BYTES)) {
+  const seen: SeenLayers = new Map()
+  for (const { names, found } of opened.images) {
     signal?.throwIfAborted()
-    const image = await shownImage({ transport, path, selection }, signal)
-    if (image === undefined) continue
+    const image = await shownImage(await copySource(found, seen))
     for (const name of names.length === 0 ? [undefined] : names) listed.push({ name, ...image })
   }
   const key = ({ name, digest }: ListedOciImage): string => name ?? digest
   return listed.sort((one, other) => (key(one) < key(other) ? -1 : 1))
 }
 
-/** undefined: somebody has removed it meanwhile. */
-async function shownImage(
-  reference: LocalReference,
-  signal: AbortSignal | undefined,
-): Promise<Omit<ListedOciImage, "name"> | undefined> {
-  let found: Awaited<ReturnType<typeof findOciImage>>
+async function shownImage(source: CopySource): Promise<Omit<ListedOciImage, "name">> {
+  const { digest, mediaType } = source.descriptor
+  const known = { digest: digest.text, mediaType }
   try {
-    found = await findOciImage(reference, { signal })
-  } catch (error) {
-    if (error instanceof OciError && error.code === "ERR_OCI_NOT_FOUND" && reference.transport === "store")
-      return undefined
-    throw error
-  }
-  await using open = found
-  const { digest, mediaType } = open.descriptor
-  try {
-    const { manifests, size } = await describeImage(open)
+    const { manifests, size } = await describeImage(source)
     const created = createdOf(manifests[0]?.config)
-    return {
-      digest: digest.text,
-      mediaType,
-      platforms: shownPlatforms(manifests),
-      size,
-      created,
-      damage: undefined,
-    }
+    return { ...known, platforms: shownPlatforms(manifests), size, created, damage: undefined }
   } catch (error) {
     if (!(error instanceof OciError)) throw error
-    const damage = error.message
-    return { digest: digest.text, mediaType, platforms: [], size: 0, created: undefined, damage }
+    return { ...known, platforms: [], size: 0, created: undefined, damage: error.message }
   }
 }
 

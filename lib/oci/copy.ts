@@ -59,6 +59,8 @@ export interface CopyOptions {
   /** For these only: of one, its manifest as it is; of several, the index with nothing else in it. Default: everything. */
   readonly platforms?: readonly Platform[] | undefined
   readonly mapLayer?: LayerMap | undefined
+  /** Of an index what is there, which may be a part of it only. Default: it is an error if anything is not. */
+  readonly partial?: boolean | undefined
   /** What it has to be there, or else nothing is written. */
   readonly digest?: Digest | undefined
   readonly signal?: AbortSignal | undefined
@@ -139,12 +141,25 @@ class Plan {
   async #index(index: ImageIndex, depth: number): Promise<(Descriptor | undefined | null)[]> {
     const changed: (Descriptor | undefined | null)[] = []
     for (const entry of index.manifests) {
-      const document = this.#isWanted(entry) ? await this.add(entry, depth + 1) : undefined
+      const document = this.#isWanted(entry) ? await this.#addBelow(entry, depth + 1) : undefined
       changed.push(
         document === undefined ? null : document.descriptor === entry ? undefined : document.descriptor,
       )
     }
     return changed
+  }
+
+  async #addBelow(entry: Descriptor, depth: number): Promise<Document | undefined> {
+    const { partial = false, onNotice } = this.#options
+    try {
+      return await this.add(entry, depth)
+    } catch (error) {
+      if (!partial || !(error instanceof OciError && error.code === "ERR_OCI_NOT_FOUND")) throw error
+      const { platform, digest } = entry
+      const what = platform === undefined ? digest.text : platformText(platform)
+      onNotice?.(`${this.#store.name}: what it has for ${what} is not there, and is left out`)
+      return undefined
+    }
   }
 
   #isWanted({ platform }: Descriptor): boolean {
@@ -219,8 +234,9 @@ async function planOf(source: CopySource, options: CopyOptions): Promise<Plan> {
   const [only, ...more] = platforms ?? []
   if (only === undefined || more.length > 0) {
     const plan = new Plan(store, options)
-    await plan.add(descriptor, 0)
+    const root = await plan.add(descriptor, 0)
     plan.checkFound()
+    if (root === undefined) throw new OciError("ERR_OCI_NOT_FOUND", `${store.name}: nothing of it is there`)
     return plan
   }
   const found = await resolveManifest(store, descriptor, only)

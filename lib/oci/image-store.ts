@@ -8,7 +8,7 @@ import { lockOpenFile } from "../native/lock.ts"
 import type { Bytes } from "../units.ts"
 import { MAX_NESTING, readDocument } from "./image.ts"
 import { LayoutSink, type RemovedImage } from "./layout-sink.ts"
-import { findImage, openLayout, type FoundImage } from "./layout.ts"
+import { findImage, openImages, openLayout, type FoundImage, type OpenImages } from "./layout.ts"
 import { isImageType, parseDocument, type Descriptor } from "./manifest.ts"
 import type { LocalReference, Selection } from "./reference.ts"
 import type { BlobStore } from "./store.ts"
@@ -75,6 +75,13 @@ export async function openStoreSink(folder: string, signal?: AbortSignal): Promi
   }
 }
 
+/** Where nothing can be written nobody removes anything. */
+async function holdToRead(folder: string, signal?: AbortSignal): Promise<AsyncDisposable | undefined> {
+  const held = await lockHolders(folder, false, Infinity, signal).catch(() => undefined)
+  signal?.throwIfAborted()
+  return held
+}
+
 /**
  * Finds an image in the store; it stays there while it is open.
  *
@@ -88,10 +95,13 @@ export async function findStored(
   const folder = reference.path
   if (!isStore(folder))
     throw new OciError("ERR_OCI_NOT_FOUND", `${folder}: no images are kept there`, { path: folder })
-  // Where nothing can be written nobody removes anything.
-  const held = await lockHolders(folder, false, Infinity, signal).catch(() => undefined)
-  signal?.throwIfAborted()
-  return await findImage(reference, limit, held)
+  return await findImage(reference, limit, await holdToRead(folder, signal))
+}
+
+/** Opens all images of the store; they stay there while they are open. */
+export async function openStored(folder: string, signal?: AbortSignal): Promise<OpenImages> {
+  if (!isStore(folder)) return { images: [], [Symbol.asyncDispose]: () => Promise.resolve() }
+  return await openImages({ transport: "store", path: folder }, 0, await holdToRead(folder, signal))
 }
 
 /**

@@ -18,6 +18,8 @@ interface Files extends AsyncDisposable {
   has(name: string): Promise<boolean>
   /** @throws OciError `ERR_OCI_NOT_FOUND`. */
   open(name: string): Promise<NativeBlob>
+  /** For one reading, after which it is closed: of many small ones not all can be open. */
+  openOnce(name: string): Promise<NativeBlob & AsyncDisposable>
 }
 
 /** What an image is called by, in an index. */
@@ -41,24 +43,36 @@ class FolderFiles implements Files {
   async has(name: string): Promise<boolean> {
     return (await stat(path.join(this.#folder, name)).catch(() => undefined))?.isFile() === true
   }
-  async open(name: string): Promise<NativeBlob> {
-    let file = this.#open.get(name)
-    if (file === undefined) {
-      try {
-        // Not waiting for the writer of a fifo.
-        file = await open(path.join(this.#folder, name), constants.O_RDONLY | constants.O_NONBLOCK)
-      } catch (cause) {
-        if ((cause as NodeJS.ErrnoException).code === "ENOENT") throw missing(this.#folder, name)
-        throw new OciError("ERR_OCI_NOT_FOUND", `${this.#folder}: ${(cause as Error).message}`, {
-          path: this.#folder,
-          cause,
-        })
-      }
-      this.#open.set(name, file)
+  async #openFile(name: string): Promise<FileHandle> {
+    try {
+      // Not waiting for the writer of a fifo.
+      return await open(path.join(this.#folder, name), constants.O_RDONLY | constants.O_NONBLOCK)
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code === "ENOENT") throw missing(this.#folder, name)
+      throw new OciError("ERR_OCI_NOT_FOUND", `${this.#folder}: ${(cause as Error).message}`, {
+        path: this.#folder,
+        cause,
+      })
     }
+  }
+  async #whole(file: FileHandle, name: string): Promise<NativeBlob> {
     const info = await file.stat()
     if (!info.isFile()) throw new OciError("ERR_OCI_FORMAT", `${this.#folder}: ${name} is no file`)
     return { fd: file.fd, offset: 0, size: info.size }
+  }
+  async open(name: string): Promise<NativeBlob> {
+    let file = this.#open.get(name)
+    if (file === undefined) this.#open.set(name, (file = await this.#openFile(name)))
+    return await this.#whole(file, name)
+  }
+  async openOnce(name: string): Promise<NativeBlob & AsyncDisposable> {
+    const file = await this.#openFile(name)
+    try {
+      return { ...(await this.#whole(file, name)), [Symbol.asyncDispose]: () => file.close() }
+    } catch (error) {
+      await file.close()
+      throw error
+    }
   }
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#open.values()].map((file) => file.close()))
@@ -131,13 +145,16 @@ class ArchiveFiles implements Files {
     if (!this.#archive.compressed) return place
     return { ...place, archive: { fileSize: this.#fileSize, size: this.#archive.size } }
   }
+  async openOnce(name: string): Promise<NativeBlob & AsyncDisposable> {
+    return { ...(await this.open(name)), [Symbol.asyncDispose]: () => Promise.resolve() }
+  }
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#file.close()
   }
 }
 
 async function readSmall(files: Files, name: string, where: string): Promise<Buffer> {
-  const blob = await files.open(name)
+  await using blob = await files.openOnce(name)
   if (blob.size > MAX_DOCUMENT)
     throw new OciError("ERR_OCI_LIMIT", `${where}: ${name} has ${blob.size} bytes, more than ${MAX_DOCUMENT}`)
   return await loadAddon()
@@ -317,14 +334,23 @@ async function fromSaved(files: Files, reference: LocalReference): Promise<Found
     )
   if (another !== undefined)
     throw new OciError("ERR_OCI_NOT_FOUND", `${where}: it has several images, and none is named: ${known}`)
-  const hex = /(?:^|\/)([0-9a-f]{64})(?:\.json)?$/.exec(entry.Config)?.[1]
+  return await savedImage(files, entry, where, await isForAll(reference.at ?? where))
+}
+
+async function savedImage(
+  files: Files,
+  { Config, Layers }: SavedEntry,
+  where: string,
+  isPublic: boolean,
+): Promise<FoundSaved> {
+  const hex = /(?:^|\/)([0-9a-f]{64})(?:\.json)?$/.exec(Config)?.[1]
   return {
-    store: new LayoutStore(where, files, await isForAll(reference.at ?? where)),
+    store: new LayoutStore(where, files, isPublic),
     saved: {
-      config: await readSmall(files, entry.Config, where),
+      config: await readSmall(files, Config, where),
       configDigest: hex === undefined ? undefined : parseDigest(`sha256:${hex}`, where),
       layers: await Promise.all(
-        entry.Layers.map(async (layer) => ({ name: layer, blob: await files.open(layer) })),
+        Layers.map(async (layer) => ({ name: layer, blob: await files.open(layer) })),
       ),
     },
   }
@@ -359,38 +385,71 @@ async function inLayout(files: Files, { store, saved }: FoundSaved): Promise<Fou
 /** An image on disk, and the names that it has there. */
 export interface ListedImage {
   readonly names: readonly string[]
-  readonly selection: Selection
+  readonly found: FoundImage
 }
 
+/** All images on disk, open together. */
+export interface OpenImages extends AsyncDisposable {
+  /** Those of one digest are one. */
+  readonly images: readonly ListedImage[]
+}
+
+/** More images are not taken from one place of others. */
+const MAX_IMAGES = 1000
+
 /**
- * All images on disk; those of one digest are one.
+ * Opens all images on disk.
  *
+ * @param limit - Of an archive, uncompressed.
+ * @param held - Of a folder, for as long as it is open; on failure it is disposed.
  * @throws OciError as {@link findImage}.
  */
-export async function listImages(
+export async function openImages(
   { transport, path: where, at }: Omit<LocalReference, "selection">,
   limit: Bytes,
-): Promise<ListedImage[]> {
+  held?: AsyncDisposable,
+): Promise<OpenImages> {
   const isFolder = transport === "oci" || transport === "store"
-  await using files = isFolder ? new FolderFiles(where) : await ArchiveFiles.open(where, limit, at)
-  if ((await files.has("oci-layout")) && (await files.has("index.json"))) {
-    checkLayoutVersion(await readSmall(files, "oci-layout", where), where)
-    const { manifests } = parseLayoutIndex(await readSmall(files, "index.json", where), where)
-    const images = new Map<string, { readonly names: string[]; readonly selection: Selection }>()
-    for (const { mediaType, digest, annotations } of manifests) {
-      if (!isImageType(mediaType)) continue
-      const names = images.get(digest.text)?.names ?? []
-      const name = annotations[CONTAINERD_NAME] ?? annotations[NAME]
-      if (name !== undefined && !names.includes(name)) names.push(name)
-      images.set(digest.text, { names, selection: { digest } })
-    }
-    return [...images.values()]
+  const files = isFolder ? new FolderFiles(where, held) : await ArchiveFiles.open(where, limit, at)
+  try {
+    const isLayout = (await files.has("oci-layout")) && (await files.has("index.json"))
+    if (!isLayout && !(await files.has("manifest.json"))) throw missing(where, "oci-layout")
+    const images = isLayout ? await imagesOfLayout(files, where) : await imagesSaved(files, where)
+    if (images.length > MAX_IMAGES && transport !== "store") throw tooMany(where)
+    return { images, [Symbol.asyncDispose]: () => files[Symbol.asyncDispose]() }
+  } catch (error) {
+    await files[Symbol.asyncDispose]()
+    throw error
   }
-  if (!(await files.has("manifest.json"))) throw missing(where, "oci-layout")
-  return (await readSaved(files, where)).map(({ RepoTags }, index) => ({
-    names: RepoTags ?? [],
-    selection: { index },
-  }))
+}
+
+function tooMany(where: string): OciError {
+  return new OciError("ERR_OCI_LIMIT", `${where}: more than ${MAX_IMAGES} images`)
+}
+
+async function imagesSaved(files: Files, where: string): Promise<ListedImage[]> {
+  const entries = await readSaved(files, where)
+  if (entries.length > MAX_IMAGES) throw tooMany(where)
+  const images: ListedImage[] = []
+  for (const entry of entries)
+    images.push({ names: entry.RepoTags ?? [], found: await savedImage(files, entry, where, false) })
+  return images
+}
+
+async function imagesOfLayout(files: Files, where: string): Promise<ListedImage[]> {
+  checkLayoutVersion(await readSmall(files, "oci-layout", where), where)
+  const { manifests } = parseLayoutIndex(await readSmall(files, "index.json", where), where)
+  const store = new LayoutStore(where, files, false)
+  const images = new Map<string, { readonly names: Set<string>; readonly found: FoundImage }>()
+  for (const descriptor of manifests) {
+    const { mediaType, digest, annotations } = descriptor
+    if (!isImageType(mediaType)) continue
+    const image = images.get(digest.text) ?? { names: new Set(), found: { store, descriptor } }
+    const name = annotations[CONTAINERD_NAME] ?? annotations[NAME]
+    if (name !== undefined) image.names.add(name)
+    images.set(digest.text, image)
+  }
+  return [...images.values()].map(({ names, found }) => ({ names: [...names], found }))
 }
 
 /** A layout that is open, whatever is in it. */

@@ -92,16 +92,19 @@ async function layerOf(blob: NativeBlob, diffId: Digest, name: string): Promise<
   return { mediaType: `${layerType}${suffix}`, digest, ...rest }
 }
 
+/** Of one archive. A member may be named any number of times; it is read once. */
+export type SeenLayers = Map<string, Descriptor>
+
 /**
  * What an image that was found is copied from.
  *
  * @throws OciError; the archive stays open then.
  */
-export async function copySource(found: FoundImage): Promise<CopySource> {
-  return "saved" in found ? await savedSource(found.store, found.saved) : found
+export async function copySource(found: FoundImage, seen: SeenLayers = new Map()): Promise<CopySource> {
+  return "saved" in found ? await savedSource(found.store, found.saved, seen) : found
 }
 
-async function savedSource(archive: BlobStore, saved: SavedImage): Promise<CopySource> {
+async function savedSource(archive: BlobStore, saved: SavedImage, seen: SeenLayers): Promise<CopySource> {
   const what = `${archive.name}: its configuration`
   if (saved.configDigest !== undefined) checkBytes(saved.config, saved.configDigest, undefined, what)
   const { diffIds } = parseConfig(saved.config, what)
@@ -112,8 +115,6 @@ async function savedSource(archive: BlobStore, saved: SavedImage): Promise<CopyS
     )
   const config = { mediaType: configType, digest: digestOf(saved.config).text, size: saved.config.length }
   const layers: Descriptor[] = []
-  // A member may be named any number of times; it is read once.
-  const seen = new Map<string, Descriptor>()
   const blobs = new Map<string, NativeBlob>()
   for (const [i, diffId] of diffIds.entries()) {
     const { blob, name } = saved.layers[i] ?? {}

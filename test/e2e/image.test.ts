@@ -507,6 +507,32 @@ describe("image save and load", () => {
     })
   })
 
+  it("take of an index what the archive has of it", async () => {
+    await withStore(async () => {
+      const { layout, index, amd } = twoPlatforms()
+      const arm = (JSON.parse(layout.blob(index.digest).toString()) as { manifests: JsonDescriptor[] })
+        .manifests[1]!
+      rmSync(layout.blobPath(arm.digest))
+      const input = path.join(newFolder("partial"), "image.tar")
+      tar("-cf", input, "-C", layout.folder, ".")
+      const told: string[] = []
+      const [loaded] = await oci.load({ input, onNotice: (text) => told.push(text) })
+      assert.match(told.join(), /linux\/arm64 is not there, and is left out/)
+      const shown = await oci.inspect({ source: `store:@${loaded!.digest}`, platform: "linux/amd64" })
+      assert.equal(shown.digest, amd.digest)
+      rmSync(layout.blobPath(amd.digest))
+      tar("-cf", input, "-C", layout.folder, ".")
+      await assert.rejects(oci.load({ input }), {
+        code: "ERR_OCI_NOT_FOUND",
+        message: /nothing of it is there/,
+      })
+      const target = `oci:${newFolder("whole")}`
+      await assert.rejects(oci.copy({ source: `oci:${layout.folder}`, target, all: true, ...quiet }), {
+        code: "ERR_OCI_NOT_FOUND",
+      })
+    })
+  })
+
   it("take names that are none here for none, and hold on to the image", async () => {
     await withStore(async () => {
       const { source, digest } = onePlatform()
