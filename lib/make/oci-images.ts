@@ -28,6 +28,7 @@ import { MAX_LAYER_BYTES, readDocument, resolveManifest } from "../oci/image.ts"
 import { openStored, removeStored } from "../oci/image-store.ts"
 import { openImages } from "../oci/layout.ts"
 import {
+  isEncryptedType,
   isIndexType,
   parseDocument,
   parsePlatformName,
@@ -295,6 +296,8 @@ export interface ListedOciImage {
   readonly platforms: readonly string[]
   /** Of everything that it is made of, as it lies there. */
   readonly size: Bytes
+  /** Are its layers encrypted? As their types say: no key is asked for. */
+  readonly encrypted: "all" | "some" | "none"
   /** As its first configuration says. */
   readonly created: string | undefined
   /** Why nothing else can be told of it; undefined: it is as it should be, as far as this was read. */
@@ -348,10 +351,14 @@ async function shownImage(source: CopySource): Promise<Omit<ListedOciImage, "nam
   try {
     const { manifests, size } = await describeImage(source)
     const created = createdOf(manifests[0]?.config)
-    return { ...known, platforms: shownPlatforms(manifests), size, created, damage: undefined }
+    const layers = manifests.flatMap(({ manifest }) => manifest.layers)
+    const sealed = layers.filter(({ mediaType }) => isEncryptedType(mediaType)).length
+    const encrypted = sealed === 0 ? "none" : sealed === layers.length ? "all" : "some"
+    return { ...known, platforms: shownPlatforms(manifests), size, encrypted, created, damage: undefined }
   } catch (error) {
     if (!(error instanceof OciError)) throw error
-    return { ...known, platforms: [], size: 0, created: undefined, damage: error.message }
+    const nothing = { platforms: [], size: 0, encrypted: "none", created: undefined } as const
+    return { ...known, ...nothing, damage: error.message }
   }
 }
 

@@ -214,6 +214,11 @@ export function isConfigType({ mediaType }: Descriptor): boolean {
   return configTypes.has(mediaType)
 }
 
+/** Of a layer, as ocicrypt names them. */
+export function isEncryptedType(mediaType: string): boolean {
+  return mediaType.endsWith("+encrypted")
+}
+
 export function isIndexType(mediaType: string): boolean {
   return indexTypes.includes(mediaType)
 }

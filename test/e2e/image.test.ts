@@ -434,6 +434,29 @@ describe("the store of images", () => {
       "oci-layout",
     ])
   })
+
+  it("says whether layers are encrypted, and keeps them as they are", async () => {
+    await withStore(async () => {
+      for (const count of [0, 1, 3]) {
+        const layout = new Layout()
+        layout.manifest.layers = layout.manifest.layers.map((layer, i) => ({
+          ...layer,
+          mediaType: `${layer.mediaType}${i < count ? "+encrypted" : ""}`,
+        }))
+        const { digest } = layout.write()
+        const copied = await oci.copy({
+          source: `oci:${layout.folder}`,
+          target: `store:image${count}`,
+          ...quiet,
+        })
+        assert.equal(copied.digest, digest)
+      }
+      assert.deepEqual(
+        (await oci.list()).map(({ encrypted }) => encrypted),
+        ["none", "some", "all"],
+      )
+    })
+  })
 })
 
 describe("image save and load", () => {

@@ -169,14 +169,17 @@ const list = command({
       await print(`${JSON.stringify(images)}\n`)
       return
     }
-    const rows = images.map(({ name = "<none>", digest, platforms, created, damage, size: bytes }) => [
-      name,
-      digest.slice(0, 19),
-      platforms.join(","),
-      dayOf(created),
-      damage === undefined ? humanBytes(bytes) : `damaged: ${damage}`,
-    ])
-    await printLines(columns([["NAME", "DIGEST", "PLATFORMS", "CREATED", "SIZE"], ...rows]))
+    const rows = images.map(
+      ({ name = "<none>", digest, platforms, encrypted, created, damage, size: bytes }) => [
+        name,
+        digest.slice(0, 19),
+        platforms.join(","),
+        { all: "yes", some: "partly", none: "" }[encrypted],
+        dayOf(created),
+        damage === undefined ? humanBytes(bytes) : `damaged: ${damage}`,
+      ],
+    )
+    await printLines(columns([["NAME", "DIGEST", "PLATFORMS", "ENCRYPTED", "CREATED", "SIZE"], ...rows]))
   },
 })
 
