@@ -406,7 +406,7 @@ export interface InspectedLayer {
 
 /** What {@link inspect} looks at. */
 export interface InspectOptions extends Pick<LayerOptions, "oci"> {
-  /** As {@link CopyOptions} has it. */
+  /** As {@link CopyOptions} has it; without a transport an image of the store. */
   readonly source: string
   /** Default: the image itself, and what it has for this machine. */
   readonly platform?: string | undefined
@@ -471,7 +471,8 @@ function inspected({ descriptor, bytes, manifest, platform, config }: DescribedM
  */
 export async function inspect(given: InspectOptions): Promise<InspectedImage> {
   const { source, platform, oci, signal, onNotice } = checkInspect(given, "options")
-  await using found = await findOciImage(referenceOf(source), { ...oci, signal, onNotice })
+  const reference = parseReference(source) ?? parseStoreName(source)
+  await using found = await findOciImage(reference, { ...oci, signal, onNotice })
   const { store, descriptor: root } = found
   const manifest = await chosen(found, platform)
   const descriptor = platform === undefined ? root : (manifest?.descriptor ?? root)

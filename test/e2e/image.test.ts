@@ -584,7 +584,7 @@ describe("sifcrypt image", () => {
     assert.equal(await shown(["image", "copy", source, "store:alpine"], { env }), `${digest}\n`)
     assert.match(await shown(["image", "list"], { env }), /^docker\.io\/library\/alpine:latest +sha256:/m)
     assert.equal(sha256(await shown(["image", "inspect", "--raw", "store:alpine"], { env })), digest)
-    assert.match(await shown(["image", "inspect", "store:alpine"], { env }), /^Layer 0: +sha256:/m)
+    assert.match(await shown(["image", "inspect", "alpine"], { env }), /^Layer 0: +sha256:/m)
     const json = JSON.parse(await shown(["image", "inspect", "--json", "store:alpine"], { env })) as {
       digest: string
       manifest: { configDigest: string }
@@ -602,6 +602,9 @@ describe("sifcrypt image", () => {
     const saved = await sifcrypt(["image", "save", "nothing"], { env })
     assert.equal(saved.status, 25, saved.stderr)
     assert.equal((await sifcrypt(["image", "copy", source, "somewhere"], { env })).status, 20)
+    const both = await sifcrypt(["image", "copy", "--all", "--platform", "arm64", source, "store:x"], { env })
+    assert.equal(both.status, 20)
+    assert.match(both.stderr, /'-a, --all' cannot be used with/)
   })
 
   it("goes to a registry and back, alone or with all platforms, and every digest stays", async () => {

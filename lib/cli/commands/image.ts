@@ -17,6 +17,7 @@ const allRow = [
   "-a, --all",
   "everything that has the name, for whatever platforms, byte for byte",
   flag,
+  { conflicts: ["platforms"] },
 ] as const
 const platformRow = [
   "--platform <os/architecture>",
@@ -217,7 +218,7 @@ function description(image: oci.InspectedImage): string[] {
 const inspect = command({
   name: "inspect",
   summary: "what an image is made of",
-  description: `Shows manifest, configuration and layers of the image SOURCE: ${names}. No layer is read.`,
+  description: `Shows manifest, configuration and layers of the image SOURCE: ${names}, or NAME alone. No layer is read.`,
   arguments: [["<source>", "the image"]],
   options: {
     platform: [
