@@ -1,6 +1,6 @@
 // Images whose layers are encrypted, and what is made of them here.
 import assert from "node:assert/strict"
-import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { build, oci, open, type BuildOptions, type LayerRecipient } from "../../lib/index.ts"
 import { sifcrypt } from "../support/cli.ts"
@@ -108,6 +108,37 @@ describe("encrypted OCI images", () => {
     await refused(`oci:${other.folder}`, "ERR_OCI_PARTIAL", { unlock })
     layout.remove()
     other.remove()
+  })
+
+  it("are opened by their names: kept for the key that opened them, and for nobody else", async () => {
+    const cache = newFolder("encrypted-cache")
+    const name = `oci:${vectorPath("ocicrypt/skopeo")}`
+    const options = { oci: { cacheFolder: cache }, architecture: "amd64", unsigned: "allow" } as const
+    const kept = (): string[] =>
+      readdirSync(cache, { recursive: true })
+        .map(String)
+        .filter(
+          (file) => statSync(path.join(cache, file)).isFile() && statSync(path.join(cache, file)).size > 4096,
+        )
+    for (let time = 0; time < 2; time++) {
+      await using opened = await open(name, { ...options, unlock })
+      assert.ok((await opened.list("/")).length > 0)
+    }
+    const images = kept()
+    assert.equal(images.length, 1)
+    const image = path.join(cache, images[0] ?? "")
+    await assert.rejects(open(image, { unsigned: "allow" }), { code: "ERR_KEY_MISSING" })
+    await assert.rejects(open(name, options), { code: "ERR_KEY_MISSING" })
+    const other = { file: vectorPath("ocicrypt/keys/rsa2.pem") }
+    await assert.rejects(open(name, { ...options, unlock: [{ key: other }] }), { code: "ERR_KEY_MISMATCH" })
+    // An EC key opens layers, and nothing is kept for it.
+    const encryptedFor = `oci:${path.join(folder, "for-ec")}:it`
+    const recipients = [{ jwe: { file: vectorPath("ocicrypt/keys/ec1.pub.pem") } }]
+    await oci.encrypt({ source: `oci:${vectorPath("oci/layout")}`, target: encryptedFor, recipients })
+    const ec = { file: vectorPath("ocicrypt/keys/ec1.pem") }
+    await using opened = await open(encryptedFor, { ...options, unlock: [{ key: ec }] })
+    assert.ok((await opened.list("/")).length > 0)
+    assert.deepEqual(kept(), images)
   })
 
   it("are opened by the command with --key", async () => {
