@@ -138,7 +138,16 @@ export async function encrypt(given: EncryptImageOptions): Promise<ConvertedImag
   const keyring = unlock === undefined ? undefined : layerKeyring(credentials, { isNamed: true, signal })
   const platforms = options.platforms?.map(parsePlatformName)
   using encryption = new LayerEncryption({ layers, platforms, signal, recipients, keyring })
-  return await convert(options, encryption.map)
+  const reference = parseReference(options.target)
+  if (reference?.transport === "docker-archive")
+    throw new OciError(
+      "ERR_OCI_UNSUPPORTED",
+      `${options.target}: archives of Docker have no encrypted layers, those of OCI have`,
+    )
+  const made = await convert(options, encryption.map)
+  for (const digest of encryption.alsoPlain)
+    options.onNotice?.(`${digest} was encrypted, and is plain where another part of the image has it`)
+  return made
 }
 
 /**

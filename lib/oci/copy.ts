@@ -2,11 +2,14 @@
 // becomes of a layer, changes what names it, and nothing else.
 import { OciError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
+import { isEncryptedType } from "../ocicrypt/annotations.ts"
 import { digestOf, type Digest } from "./digest.ts"
 import { MAX_NESTING, readDocument, resolveManifest } from "./image.ts"
 import {
   isConfigType,
   isIndexType,
+  ociDocument,
+  ociType,
   parseConfig,
   parseDocument,
   platformFits,
@@ -216,14 +219,21 @@ class Plan {
   }
 }
 
+const OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
 function changedDocument(
   old: Descriptor,
   bytes: Buffer,
   changed: readonly (Descriptor | undefined | null)[],
   what: string,
 ): Document {
-  const made = withDescriptors(bytes, changed, what)
-  const descriptor = { ...old, digest: digestOf(made), size: made.length, data: undefined }
+  // Docker's manifests name no encrypted layers, and its lists no manifests of OCI's.
+  const isOci = changed.some(
+    (one) => isEncryptedType(one?.mediaType ?? "") || one?.mediaType === OCI_MANIFEST,
+  )
+  const made = withDescriptors(isOci ? ociDocument(bytes, what) : bytes, changed, what)
+  const mediaType = isOci ? ociType(old.mediaType) : old.mediaType
+  const descriptor = { ...old, mediaType, digest: digestOf(made), size: made.length, data: undefined }
   return { descriptor, bytes: made }
 }
 

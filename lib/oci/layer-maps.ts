@@ -132,6 +132,9 @@ interface EncryptionOptions extends LayerChoice {
 export class LayerEncryption implements Disposable {
   readonly #options: EncryptionOptions
   readonly #made: LayerKey[] = []
+  /** Digests of layers that were encrypted, and of those that stay as they are. */
+  readonly #encrypted = new Set<string>()
+  readonly #kept = new Set<string>()
   #keys: Promise<LayerKeys> | undefined
 
   constructor(options: EncryptionOptions) {
@@ -140,7 +143,10 @@ export class LayerEncryption implements Disposable {
 
   /** @throws OciError, KeyError. */
   readonly map = async (layer: Descriptor, place: LayerPlace): Promise<MappedLayer | undefined> => {
-    if (!isChosen(this.#options, place)) return undefined
+    if (!isChosen(this.#options, place)) {
+      this.#kept.add(layer.digest.text)
+      return undefined
+    }
     if (isEncryptedType(layer.mediaType)) return await this.#add(layer, place)
     const mediaType = encryptedType(layer.mediaType)
     if (mediaType === undefined) return undefined
@@ -161,6 +167,7 @@ export class LayerEncryption implements Disposable {
       hash.update(cipher.encrypt(piece))
     }
     checkDigest(source, layer.digest, `${place.store.name}: ${layer.digest.text}`)
+    this.#encrypted.add(layer.digest.text)
     const layerKey = new LayerKey(key, iv, `sha256:${plain.digest("hex")}`)
     const wrapped = await wrapLayerKey(layerKey, recipients)
     const descriptor = {
@@ -171,6 +178,11 @@ export class LayerEncryption implements Disposable {
       data: undefined,
     }
     return { descriptor, open: () => encrypted(blob, layerKey) }
+  }
+
+  /** Digests of layers that were encrypted in one place and are plain in another one: whoever has that needs no key. */
+  get alsoPlain(): readonly string[] {
+    return [...this.#encrypted].filter((digest) => this.#kept.has(digest))
   }
 
   /** One more message for each scheme. No byte of the layer changes. */

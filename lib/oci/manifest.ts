@@ -1,7 +1,7 @@
 // Indexes, manifests and configurations of images: hostile JSON, checked before anything in it is used.
 import { OciError } from "../errors.ts"
 import { parseJson } from "../json.ts"
-import { plainType } from "../ocicrypt/annotations.ts"
+import { ociLayerTypes, plainType } from "../ocicrypt/annotations.ts"
 import type { Bytes } from "../units.ts"
 import { parseDigest, type Digest } from "./digest.ts"
 
@@ -207,6 +207,40 @@ export function withDescriptors(
   if (made.length > MAX_DOCUMENT)
     throw new OciError("ERR_OCI_LIMIT", `${what}: it becomes larger than ${MAX_DOCUMENT} bytes`)
   return made
+}
+
+/** Docker's types, as OCI calls them. */
+const ociTypes: Readonly<Record<string, string>> = {
+  "application/vnd.docker.distribution.manifest.list.v2+json": "application/vnd.oci.image.index.v1+json",
+  "application/vnd.docker.distribution.manifest.v2+json": "application/vnd.oci.image.manifest.v1+json",
+  "application/vnd.docker.container.image.v1+json": "application/vnd.oci.image.config.v1+json",
+  "application/vnd.docker.image.rootfs.foreign.diff.tar":
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+  "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip":
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+  ...ociLayerTypes,
+}
+
+/** The type by which OCI calls what Docker has a type for; others stay. */
+export function ociType(mediaType: string): string {
+  return ociTypes[mediaType] ?? mediaType
+}
+
+/** A document in OCI's types: Docker has none for what is encrypted, and no bytes but these differ. */
+export function ociDocument(bytes: Buffer, what: string): Buffer {
+  const retyped = (value: unknown): unknown =>
+    isRecord(value) && typeof value["mediaType"] === "string"
+      ? { ...value, mediaType: ociType(value["mediaType"]) }
+      : value
+  const json = retyped(parseRecord(bytes, what)) as Json
+  const { config, layers } = json
+  return Buffer.from(
+    JSON.stringify({
+      ...json,
+      ...(config === undefined ? {} : { config: retyped(config) }),
+      ...(Array.isArray(layers) ? { layers: layers.map(retyped) } : {}),
+    }),
+  )
 }
 
 /** Is it what says how an image runs? */

@@ -28,7 +28,8 @@ export function plainType(mediaType: string): string {
   return isEncryptedType(mediaType) ? mediaType.slice(0, -ENCRYPTED.length) : mediaType
 }
 
-const dockerTypes: Readonly<Record<string, string>> = {
+/** Docker's types of layers, as OCI calls them. */
+export const ociLayerTypes: Readonly<Record<string, string>> = {
   "application/vnd.docker.image.rootfs.diff.tar": "application/vnd.oci.image.layer.v1.tar",
   "application/vnd.docker.image.rootfs.diff.tar.gzip": "application/vnd.oci.image.layer.v1.tar+gzip",
   "application/vnd.docker.image.rootfs.diff.tar.zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
@@ -36,7 +37,7 @@ const dockerTypes: Readonly<Record<string, string>> = {
 
 /** Of the layer when it is encrypted: OCI's, Docker has none; undefined: layers of this type are never encrypted. */
 export function encryptedType(mediaType: string): string | undefined {
-  const type = dockerTypes[mediaType] ?? mediaType
+  const type = ociLayerTypes[mediaType] ?? mediaType
   return /^application\/vnd\.oci\.image\.layer\.(?:nondistributable\.)?v1\.tar(?:\+(?:gzip|zstd))?$/.test(
     type,
   )

@@ -166,6 +166,9 @@ describe("layers of OCI images", () => {
   const certificate: LayerRecipient = { pkcs7: keyFile("p7.crt.pem") }
   const pgp: LayerRecipient = { pgp: keyFile("pgp1.pub.gpg") }
 
+  const layoutBlob = (layout: string, digest: string): string =>
+    readFileSync(path.join(layout, "blobs", ...digest.split(":")), "utf8")
+
   async function decrypted(name: string, key: string): Promise<string> {
     const target = `oci:${place(`${name}-${key}`)}:it`
     return (await oci.decrypt({ source: `oci:${place(name)}:it`, target, unlock: [{ key: keyFile(key) }] }))
@@ -215,10 +218,7 @@ describe("layers of OCI images", () => {
       before.map(({ digest }) => digest),
     )
     for (const { schemes } of after) assert.deepEqual(schemes, ["future", "jwe", "pkcs7"])
-    const text = readFileSync(
-      path.join(place("more"), "blobs", ...(await oci.inspect({ source: target })).digest.split(":")),
-      "utf8",
-    )
+    const text = layoutBlob(place("more"), (await oci.inspect({ source: target })).digest)
     assert.equal(text.split("b3BhcXVl,bW9yZQ==").length, 4)
     for (const one of ["rsa1.pem", "ec1.pem", "p7.key.pem"]) assert.ok(await decrypted("more", one))
     layout.remove()
@@ -240,6 +240,85 @@ describe("layers of OCI images", () => {
       oci.encrypt({ source: plain, target: `oci:${place("none")}:it`, recipients: [rsa], layers: [3] }),
       { code: "ERR_OCI_NOT_FOUND" },
     )
+  })
+
+  it("of Docker's manifests become OCI's, which alone can name them", async () => {
+    const layout = new Layout("docker-types")
+    layout.manifest.mediaType = "application/vnd.docker.distribution.manifest.v2+json"
+    layout.manifest.config.mediaType = "application/vnd.docker.container.image.v1+json"
+    layout.manifest.layers = layout.manifest.layers.map((layer) => ({
+      ...layer,
+      mediaType: `application/vnd.docker.image.rootfs.diff.tar${layer.mediaType.endsWith("gzip") ? ".gzip" : ""}`,
+    }))
+    const manifest = layout.write()
+    const platform = { os: "linux", architecture: "amd64" }
+    const list = {
+      schemaVersion: 2,
+      mediaType: "application/vnd.docker.distribution.manifest.list.v2+json",
+      manifests: [
+        { ...manifest, platform },
+        { ...manifest, platform: { os: "linux", architecture: "s390x" } },
+      ],
+    }
+    const index = layout.add(JSON.stringify(list), list.mediaType)
+    layout.writeIndex({ schemaVersion: 2, manifests: [index] })
+    const source = `oci:${layout.folder}`
+    const target = `oci:${place("docker-types")}:it`
+    const made = await oci.encrypt({ source, target, recipients: [rsa], layers: [0, 2] })
+    assert.equal(made.mediaType, "application/vnd.oci.image.index.v1+json")
+    const { manifest: found } = await oci.inspect({ source: target, platform: "linux/amd64" })
+    const layer = "application/vnd.oci.image.layer.v1.tar"
+    assert.deepEqual(
+      found?.layers.map(({ mediaType }) => mediaType),
+      [`${layer}+gzip+encrypted`, layer, `${layer}+gzip+encrypted`],
+    )
+    const json = JSON.parse(layoutBlob(place("docker-types"), found.digest)) as Layout["manifest"]
+    assert.equal(json.mediaType, "application/vnd.oci.image.manifest.v1+json")
+    assert.equal(json.config.mediaType, "application/vnd.oci.image.config.v1+json")
+    assert.equal(json.config.digest, layout.manifest.config.digest)
+    await assert.rejects(
+      oci.encrypt({ source, target: `docker-archive:${place("no.tar")}`, recipients: [rsa] }),
+      { code: "ERR_OCI_UNSUPPORTED" },
+    )
+    layout.remove()
+  })
+
+  it("that stay plain for another platform are told of", async () => {
+    const layout = new Layout("two-platforms")
+    const manifest = layout.write()
+    const platforms = ["amd64", "s390x"].map((architecture) => ({ os: "linux", architecture }))
+    // Two manifests that share their layers.
+    const other = layout.add(`${layout.blob(manifest.digest).toString()}\n`, manifest.mediaType)
+    const manifests = [manifest, other].map((one, i) => ({ ...one, platform: platforms[i] }))
+    const mediaType = "application/vnd.oci.image.index.v1+json"
+    layout.writeIndex({
+      schemaVersion: 2,
+      manifests: [layout.add(JSON.stringify({ schemaVersion: 2, mediaType, manifests }), mediaType)],
+    })
+    const source = `oci:${layout.folder}`
+    const target = `oci:${place("two-platforms")}:it`
+    const notices: string[] = []
+    await oci.encrypt({
+      ...{ source, target, recipients: [rsa], platforms: ["linux/amd64"] },
+      onNotice: (text) => notices.push(text),
+    })
+    assert.equal(notices.filter((text) => text.includes("is plain where another part")).length, 3)
+    const info = await oci.layerInfo({ source: target })
+    assert.deepEqual(
+      info.map(({ platform, encrypted }) => `${platform} ${String(encrypted)}`),
+      [
+        ...Array.from({ length: 3 }, () => "linux/amd64 true"),
+        ...Array.from({ length: 3 }, () => "linux/s390x false"),
+      ],
+    )
+    // What was not chosen is the same manifest.
+    const [, kept] = (
+      JSON.parse(layoutBlob(place("two-platforms"), (await oci.inspect({ source: target })).digest)) as {
+        manifests: { digest: string }[]
+      }
+    ).manifests
+    assert.equal(kept?.digest, other.digest)
+    layout.remove()
   })
 
   it("leave nothing plain behind when they are not what was encrypted", async () => {
