@@ -5,6 +5,7 @@ import {
   filled,
   flag,
   list as listOf,
+  oneOf,
   path as filePath,
   required,
   shape,
@@ -24,7 +25,7 @@ import { isEncryptedType, schemesOf } from "../ocicrypt/annotations.ts"
 import { describeRecipients } from "../ocicrypt/layer-recipients.ts"
 import type { LayerMap } from "../oci/copy.ts"
 import { MAX_NESTING, readDocument } from "../oci/image.ts"
-import { LayerDecryption, LayerEncryption } from "../oci/layer-maps.ts"
+import { LayerDecryption, LayerEncryption, type RecipientChange } from "../oci/layer-maps.ts"
 import {
   isConfigType,
   parseConfig,
@@ -75,6 +76,17 @@ export interface DecryptImageOptions extends ImageCopyOptions {
   readonly unlock: readonly CredentialSource[]
 }
 
+/** What {@link changeRecipients} changes. */
+export interface ChangeRecipientsOptions extends ImageCopyOptions {
+  /** `add`: they get the key as well. `replace`: nobody else has it any more. `rotate`: the layers are encrypted anew, for these only. */
+  readonly change: RecipientChange
+  readonly recipients: readonly LayerRecipient[]
+  /** Opens the layers. */
+  readonly unlock: readonly CredentialSource[]
+  /** Not with `add`: whoever has the key in a scheme that is not known here loses it, too. Otherwise it is an error that he would. */
+  readonly dropUnknown?: boolean | undefined
+}
+
 export interface ConvertedImage {
   /** Of the image where it was written. */
   readonly digest: string
@@ -104,6 +116,14 @@ const checkEncrypt = shape<EncryptImageOptions>({
   unlock: credentialList,
 })
 const checkDecrypt = shape<DecryptImageOptions>({ ...copyRows, unlock: required(credentialList) })
+
+const checkChange = shape<ChangeRecipientsOptions>({
+  ...copyRows,
+  change: required(oneOf("add", "replace", "rotate")),
+  recipients: required(layerRecipientList),
+  unlock: required(credentialList),
+  dropUnknown: flag,
+})
 
 /** @throws OciError `ERR_OCI_REFERENCE`. */
 function referenceOf(name: string): ImageReference {
@@ -148,6 +168,29 @@ export async function encrypt(given: EncryptImageOptions): Promise<ConvertedImag
   for (const digest of encryption.alsoPlain)
     options.onNotice?.(`${digest} was encrypted, and is plain where another part of the image has it`)
   return made
+}
+
+/**
+ * Changes for whom the encrypted layers of an image are; those that are plain stay so. Source and target may be the same name. Whoever
+ * was able to decrypt an image can go on doing so with what he has of it: only `rotate` keeps him out of what is written here.
+ *
+ * @throws KeyError; OciError, `ERR_OCI_UNSUPPORTED` where somebody would lose the key of whom nothing is known; BuildError
+ * `ERR_BUILD_OUTPUT`, `ERR_BUILD_EXISTS`; the signal's reason.
+ */
+export async function changeRecipients(given: ChangeRecipientsOptions): Promise<ConvertedImage> {
+  const options = checkChange(given, "options")
+  const { layers, signal, change, dropUnknown, source, target } = options
+  signal?.throwIfAborted()
+  const reference = referenceOf(target)
+  if (source === target && reference.transport === "oci" && reference.selection.name === undefined)
+    throw new OciError("ERR_OCI_REFERENCE", `${target}: what is replaced is named, as in oci:DIR:NAME`)
+  const recipients = await resolveLayerRecipients(options.recipients, signal)
+  using credentials = new Credentials(options.unlock)
+  const keyring = layerKeyring(credentials, { isNamed: true, signal })
+  const platforms = options.platforms?.map(parsePlatformName)
+  const work = { layers, platforms, signal, recipients, keyring, change, dropUnknown, onlyEncrypted: true }
+  using encryption = new LayerEncryption(work)
+  return await convert(options, encryption.map)
 }
 
 /**

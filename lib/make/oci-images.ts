@@ -51,8 +51,9 @@ import { copyFound, copyOciImage, findOciImage, openSink } from "../registry/tra
 import { clientRows, layerRows, type LayerOptions } from "../source/layer-options.ts"
 import type { Bytes } from "../units.ts"
 
-export { decrypt, encrypt, layerInfo } from "./encrypted-images.ts"
+export { changeRecipients, decrypt, encrypt, layerInfo } from "./encrypted-images.ts"
 export type {
+  ChangeRecipientsOptions,
   ConvertedImage,
   DecryptImageOptions,
   EncryptImageOptions,

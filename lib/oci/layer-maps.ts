@@ -10,16 +10,18 @@ import {
   isEncryptedType,
   macOf,
   plainType,
+  isKnownScheme,
+  schemesOf,
   withoutEncryption,
+  withoutWrapped,
   wrappedAnnotations,
 } from "../ocicrypt/annotations.ts"
 import { LayerCipher } from "../ocicrypt/layer-cipher.ts"
 import { IV_SIZE, KEY_SIZE, LayerKey } from "../ocicrypt/layer-key.ts"
-import type { LayerKeys } from "../ocicrypt/layer-keys.ts"
 import { wrapLayerKey, type LayerRecipients } from "../ocicrypt/layer-recipients.ts"
 import type { Bytes } from "../units.ts"
 import type { LayerPlace, MappedLayer } from "./copy.ts"
-import { checkDigest, hashFor, parseDigest } from "./digest.ts"
+import { checkDigest, hashFor, parseDigest, type Digest } from "./digest.ts"
 import { checkEncryption, EncryptedLayers, layerName, type LayerKeyring } from "./encrypted-layers.ts"
 import { MAX_LAYER_BYTES, readDocument } from "./image.ts"
 import { isConfigType, parseConfig, platformFits, type Descriptor, type Platform } from "./manifest.ts"
@@ -122,20 +124,34 @@ export class LayerDecryption implements Disposable {
   }
 }
 
+/** What becomes of layers that are encrypted already. */
+export type RecipientChange =
+  /** They get recipients; of what is plain as well, if that is to be encrypted. */
+  | "add"
+  /** Nobody else has their key any more; it stays the same. */
+  | "replace"
+  /** They are encrypted anew, under another key. */
+  | "rotate"
+
 interface EncryptionOptions extends LayerChoice {
   readonly recipients: LayerRecipients
-  /** Opens layers that are encrypted already, which get more recipients. */
+  /** Opens layers that are encrypted already. */
   readonly keyring?: LayerKeyring | undefined
+  /** Default: `add`. */
+  readonly change?: RecipientChange | undefined
+  /** Plain layers stay plain. */
+  readonly onlyEncrypted?: boolean | undefined
+  /** Whoever has the key in a scheme that is not known here loses it, too. */
+  readonly dropUnknown?: boolean | undefined
 }
 
 /** Layers become encrypted, each under a key of its own. Disposing forgets the keys, when everything was copied. */
 export class LayerEncryption implements Disposable {
   readonly #options: EncryptionOptions
-  readonly #made: LayerKey[] = []
+  readonly #made: Disposable[] = []
   /** Digests of layers that were encrypted, and of those that stay as they are. */
   readonly #encrypted = new Set<string>()
   readonly #kept = new Set<string>()
-  #keys: Promise<LayerKeys> | undefined
 
   constructor(options: EncryptionOptions) {
     this.#options = options
@@ -143,41 +159,20 @@ export class LayerEncryption implements Disposable {
 
   /** @throws OciError, KeyError. */
   readonly map = async (layer: Descriptor, place: LayerPlace): Promise<MappedLayer | undefined> => {
-    if (!isChosen(this.#options, place)) {
+    const { change = "add", onlyEncrypted = false } = this.#options
+    const isEncrypted = isEncryptedType(layer.mediaType)
+    const isOne = isChosen(this.#options, place)
+    if (isOne && onlyEncrypted && !place.manifest.layers.some(({ mediaType }) => isEncryptedType(mediaType)))
+      throw new OciError("ERR_OCI_PARTIAL", `${place.store.name}: no layer is encrypted`)
+    if (!isOne || (onlyEncrypted && !isEncrypted)) {
       this.#kept.add(layer.digest.text)
       return undefined
     }
-    if (isEncryptedType(layer.mediaType)) return await this.#add(layer, place)
-    const mediaType = encryptedType(layer.mediaType)
-    if (mediaType === undefined) return undefined
-    const { recipients, signal } = this.#options
-    const blob = await blobOf(layer, place)
-    const [key, iv] = [allocateSecret(KEY_SIZE), allocateSecret(IV_SIZE)]
-    randomFillSync(key)
-    randomFillSync(iv)
-    // What it encrypts is what the digest says, now and when it is encrypted once more to be written: the same bytes under the same key.
-    const first = new LayerKey(key, iv, undefined)
-    this.#made.push(first)
-    const [source, plain, hash] = [hashFor(layer.digest), createHash("sha256"), createHash("sha256")]
-    const cipher = new LayerCipher(first)
-    for await (const piece of streamBlob(blob)) {
-      signal?.throwIfAborted()
-      source.update(piece)
-      plain.update(piece)
-      hash.update(cipher.encrypt(piece))
-    }
-    checkDigest(source, layer.digest, `${place.store.name}: ${layer.digest.text}`)
+    if (isEncrypted)
+      return change === "rotate" ? await this.#rotate(layer, place) : await this.#wrap(layer, place)
     this.#encrypted.add(layer.digest.text)
-    const layerKey = new LayerKey(key, iv, `sha256:${plain.digest("hex")}`)
-    const wrapped = await wrapLayerKey(layerKey, recipients)
-    const descriptor = {
-      ...layer,
-      mediaType,
-      digest: parseDigest(`sha256:${hash.digest("hex")}`, layer.digest.text),
-      annotations: { ...layer.annotations, ...encryptedAnnotations(cipher.mac(), wrapped) },
-      data: undefined,
-    }
-    return { descriptor, open: () => encrypted(blob, layerKey) }
+    if (encryptedType(layer.mediaType) === undefined) return undefined
+    return await this.#encrypt(layer, await blobOf(layer, place), layer.digest, place.store.name)
   }
 
   /** Digests of layers that were encrypted in one place and are plain in another one: whoever has that needs no key. */
@@ -185,25 +180,82 @@ export class LayerEncryption implements Disposable {
     return [...this.#encrypted].filter((digest) => this.#kept.has(digest))
   }
 
-  /** One more message for each scheme. No byte of the layer changes. */
-  async #add(layer: Descriptor, { store, index }: LayerPlace): Promise<MappedLayer> {
-    const { keyring, recipients } = this.#options
-    const what = `${store.name}: ${layerName(layer, index)}`
+  /** @param digest - Of what is in the blob. */
+  async #encrypt(layer: Descriptor, blob: NativeBlob, digest: Digest, where: string): Promise<MappedLayer> {
+    const { recipients, signal } = this.#options
+    const [key, iv] = [allocateSecret(KEY_SIZE), allocateSecret(IV_SIZE)]
+    randomFillSync(key)
+    randomFillSync(iv)
+    const fresh = new LayerKey(key, iv, undefined)
+    this.#made.push(fresh)
+    // What it encrypts is what the digest says, now and when it is encrypted once more to be written: the same bytes under the same key.
+    const [source, plain, hash] = [hashFor(digest), createHash("sha256"), createHash("sha256")]
+    const cipher = new LayerCipher(fresh)
+    for await (const piece of streamBlob(blob)) {
+      signal?.throwIfAborted()
+      source.update(piece)
+      plain.update(piece)
+      hash.update(cipher.encrypt(piece))
+    }
+    checkDigest(source, digest, `${where}: ${layer.digest.text}`)
+    const layerKey = new LayerKey(key, iv, `sha256:${plain.digest("hex")}`)
+    const wrapped = await wrapLayerKey(layerKey, recipients)
+    const descriptor = {
+      ...layer,
+      mediaType: encryptedType(plainType(layer.mediaType)) ?? layer.mediaType,
+      digest: parseDigest(`sha256:${hash.digest("hex")}`, layer.digest.text),
+      annotations: {
+        ...withoutEncryption(layer.annotations),
+        ...encryptedAnnotations(cipher.mac(), wrapped),
+      },
+      data: undefined,
+    }
+    return { descriptor, open: () => encrypted(blob, layerKey) }
+  }
+
+  #keyringFor(layer: Descriptor, place: LayerPlace, what: string): LayerKeyring {
+    const { keyring, change = "add", dropUnknown = false } = this.#options
     if (keyring === undefined)
       throw new KeyError(
         "ERR_KEY_MISSING",
-        `${what} is encrypted: a key that opens it is needed to add recipients`,
+        `${what} is encrypted: a key that opens it is needed to ${change} recipients`,
       )
+    const unknown = schemesOf(layer.annotations).filter((scheme) => !isKnownScheme(scheme))
+    if (change !== "add" && unknown.length > 0 && !dropUnknown)
+      throw new OciError(
+        "ERR_OCI_UNSUPPORTED",
+        `${what}: its key is wrapped by ${unknown.join(", ")}, too, for whom cannot be seen`,
+      )
+    return keyring
+  }
+
+  /** Messages for recipients, one more for each scheme, or these only. No byte of the layer changes. */
+  async #wrap(layer: Descriptor, place: LayerPlace): Promise<MappedLayer> {
+    const { store, index } = place
+    const what = `${store.name}: ${layerName(layer, index)}`
     macOf(layer.annotations, what)
-    const keys = await (this.#keys ??= keyring.open())
+    const keys = await this.#keyringFor(layer, place, what).open()
     using key = await keys.unwrap(layer.annotations, what)
-    const wrapped = await wrapLayerKey(key, recipients)
-    const descriptor = { ...layer, annotations: wrappedAnnotations(layer.annotations, wrapped) }
+    const wrapped = await wrapLayerKey(key, this.#options.recipients)
+    const earlier = this.#options.change === "replace" ? withoutWrapped(layer.annotations) : layer.annotations
+    const descriptor = { ...layer, annotations: wrappedAnnotations(earlier, wrapped) }
     return { descriptor, open: () => (layer.data === undefined ? store.stream(layer) : [layer.data]) }
   }
 
+  /** Through memory: nothing plain is written. */
+  async #rotate(layer: Descriptor, place: LayerPlace): Promise<MappedLayer> {
+    const { store, index } = place
+    const what = `${store.name}: ${layerName(layer, index)}`
+    const opened = new EncryptedLayers(store.name, this.#keyringFor(layer, place, what), this.#options.signal)
+    this.#made.push(opened)
+    await opened.unwrap([layer])
+    const { blob, digest = Buffer.alloc(0) } = await opened.open(layer, await blobOf(layer, place))
+    const plain = parseDigest(`sha256:${Buffer.from(digest).toString("hex")}`, what)
+    return await this.#encrypt(layer, blob, plain, store.name)
+  }
+
   [Symbol.dispose](): void {
-    for (const key of this.#made) key[Symbol.dispose]()
+    for (const one of this.#made) one[Symbol.dispose]()
   }
 }
 

@@ -142,7 +142,12 @@ export function wrappedAnnotations(
   return { ...annotations, ...Object.fromEntries(added) }
 }
 
-/** Without what is wrapped in one scheme. */
-export function withoutScheme(annotations: Annotations, scheme: string): Annotations {
-  return Object.fromEntries(Object.entries(annotations).filter(([name]) => name !== `${KEYS}${scheme}`))
+/** Without what is wrapped for anybody. */
+export function withoutWrapped(annotations: Annotations): Annotations {
+  return Object.fromEntries(Object.entries(annotations).filter(([name]) => !name.startsWith(KEYS)))
+}
+
+/** Is it known whom this scheme wraps keys for? */
+export function isKnownScheme(scheme: string): boolean {
+  return ["jwe", "pkcs7", "pgp", "pkcs11"].includes(scheme) || scheme.startsWith("provider.")
 }

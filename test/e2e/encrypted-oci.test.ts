@@ -224,6 +224,84 @@ describe("layers of OCI images", () => {
     layout.remove()
   })
 
+  it("are for those who are named: more of them, these only, or anew", async () => {
+    const at = (name: string): string => `oci:${place(name)}:it`
+    await oci.encrypt({ source: plain, target: at("changed-recipients"), recipients: [rsa, certificate] })
+    const source = at("changed-recipients")
+    const digests = async (target: string): Promise<string[]> =>
+      (await oci.layerInfo({ source: target })).map(({ digest }) => digest)
+    const before = await digests(source)
+    const opens = async (name: string, expected: Readonly<Record<string, boolean>>): Promise<void> => {
+      for (const [file, isOpened] of Object.entries(expected))
+        if (isOpened) assert.equal(await decrypted(name, file), originalDigest, file)
+        else await assert.rejects(decrypted(name, file), { code: "ERR_KEY_MISMATCH" }, file)
+    }
+    const work = { source, unlock: [{ key }] }
+    await oci.changeRecipients({ ...work, target: at("replaced"), change: "replace", recipients: [ec] })
+    assert.deepEqual(await digests(at("replaced")), before)
+    await opens("replaced", { "rsa1.pem": false, "p7.key.pem": false, "ec1.pem": true })
+    await oci.changeRecipients({ ...work, target: at("rotated"), change: "rotate", recipients: [ec, pgp] })
+    const after = await digests(at("rotated"))
+    assert.ok(after.every((digest) => !before.includes(digest)))
+    await opens("rotated", { "rsa1.pem": false, "p7.key.pem": false, "ec1.pem": true, "pgp1.sec.gpg": true })
+    // In its place.
+    await oci.changeRecipients({ ...work, target: source, change: "add", recipients: [ec] })
+    assert.deepEqual(await digests(source), before)
+    await opens("changed-recipients", {
+      "rsa1.pem": true,
+      "p7.key.pem": true,
+      "ec1.pem": true,
+      "rsa2.pem": false,
+    })
+    const unnamed = `oci:${place("changed-recipients")}`
+    await assert.rejects(
+      oci.changeRecipients({ ...work, source: unnamed, target: unnamed, change: "add", recipients: [ec] }),
+      { code: "ERR_OCI_REFERENCE" },
+    )
+    await assert.rejects(
+      oci.changeRecipients({
+        ...work,
+        source: plain,
+        target: at("nothing"),
+        change: "add",
+        recipients: [ec],
+      }),
+      { code: "ERR_OCI_PARTIAL" },
+    )
+  })
+
+  it("keep who has them in a scheme that is not known, unless they are to be dropped", async () => {
+    const layout = new Layout("unknown-recipients", "ocicrypt/skopeo")
+    const unknown = "org.opencontainers.image.enc.keys.future"
+    layout.manifest.layers = layout.manifest.layers.map((layer) => ({
+      ...layer,
+      annotations: { ...layer.annotations, [unknown]: "b3BhcXVl" },
+    }))
+    layout.write()
+    for (const change of ["replace", "rotate"] as const) {
+      const target = `oci:${place(`unknown-${change}`)}:it`
+      const work = { source: `oci:${layout.folder}`, target, change, recipients: [ec], unlock: [{ key }] }
+      await assert.rejects(oci.changeRecipients(work), { code: "ERR_OCI_UNSUPPORTED" })
+      await oci.changeRecipients({ ...work, dropUnknown: true })
+      for (const { schemes } of await oci.layerInfo({ source: target })) assert.deepEqual(schemes, ["jwe"])
+    }
+    layout.remove()
+  })
+
+  it("of a plain image have no recipients that it brings along", async () => {
+    const layout = new Layout("planted")
+    layout.manifest.layers = layout.manifest.layers.map((layer) => ({
+      ...layer,
+      annotations: { "org.opencontainers.image.enc.keys.pgp": "cGxhbnRlZA==", kept: "yes" },
+    }))
+    layout.write()
+    const target = `oci:${place("planted")}:it`
+    await oci.encrypt({ source: `oci:${layout.folder}`, target, recipients: [rsa] })
+    for (const { schemes } of await oci.layerInfo({ source: target })) assert.deepEqual(schemes, ["jwe"])
+    assert.match(layoutBlob(place("planted"), (await oci.inspect({ source: target })).digest), /"kept":"yes"/)
+    layout.remove()
+  })
+
   it("can be encrypted in part, which nobody takes unless he says so", async () => {
     await oci.encrypt({ source: plain, target: `oci:${place("part")}:it`, recipients: [rsa], layers: [-1] })
     const info = await oci.layerInfo({ source: `oci:${place("part")}:it` })
@@ -373,6 +451,16 @@ describe("layers of OCI images", () => {
     const undone = await sifcrypt(["image", "decrypt", target, back, "--key", keyFile("p7.key.pem").file])
     assert.equal(undone.status, 0, undone.stderr)
     assert.equal(undone.stdout.toString().trimEnd(), originalDigest)
+    const added = await sifcrypt([
+      ...["image", "recipients", "add", target, "--key", keyFile("p7.key.pem").file],
+      ...["-r", `jwe:${keyFile("ec1.pub.pem").file}`],
+    ])
+    assert.equal(added.status, 0, added.stderr)
+    const listed = await sifcrypt(["image", "recipients", "list", target])
+    assert.match(
+      listed.stdout.toString(),
+      /^RECIPIENT +LAYERS\n(?:kid [\w-]{43} +3 of 3\n){2}serial [0-9a-f]+ +3 of 3\n$/,
+    )
     const wrong = await sifcrypt(["image", "decrypt", target, back, "--key", keyFile("rsa2.pem").file])
     assert.equal(wrong.status, 22, wrong.stderr)
   })

@@ -334,6 +334,12 @@ function registriesOf(
 type RegistryOptions = Parameters<Parameters<typeof withRegistryOptions>[3]>[0]
 type ClientOptions = Pick<RegistryOptions, "authFile" | "certFolder" | "noHttps" | "credentials">
 
+const recipientRow = [
+  "-r, --recipient <recipient>",
+  "jwe:FILE, pkcs7:FILE or pgp:FILE of somebody who can decrypt it (repeatable)",
+  each(parseRecipient),
+] as const
+
 const encrypt = command({
   name: "encrypt",
   summary: "encrypt the layers of an image",
@@ -346,11 +352,7 @@ const encrypt = command({
     ["<target>", "where to"],
   ],
   options: {
-    recipients: [
-      "-r, --recipient <recipient>",
-      "jwe:FILE, pkcs7:FILE or pgp:FILE of somebody who can decrypt it (repeatable)",
-      each(parseRecipient),
-    ],
+    recipients: recipientRow,
     encryptionKeys: [
       "--encryption-key <recipient>",
       "the same as --recipient",
@@ -481,11 +483,120 @@ const layerinfo = command({
   },
 })
 
+const changes = [
+  {
+    name: "add",
+    change: "add",
+    summary: "give somebody else the keys of the layers",
+    description:
+      "Wraps the keys of the encrypted layers of the image SOURCE for RECIPIENT as well, and writes it to TARGET, or in its place. No byte of " +
+      "a layer changes, so a registry gets none of them again.",
+  },
+  {
+    name: "remove",
+    change: "replace",
+    summary: "leave the keys of the layers to some",
+    description:
+      "Wraps the keys of the encrypted layers of the image SOURCE for RECIPIENT and nobody else, and writes it to TARGET, or in its place. " +
+      "Whoever is not named any more still decrypts what he has got: the keys stay the same. rotate changes them.",
+  },
+  {
+    name: "rotate",
+    change: "rotate",
+    summary: "encrypt the layers anew, for some",
+    description:
+      "Encrypts the encrypted layers of the image SOURCE anew, under keys that RECIPIENT has and nobody else, and writes it to TARGET, or in " +
+      "its place. Nothing plain is written on the way.",
+  },
+] as const
+
+const recipientChanges = changes.map(({ change, ...row }) =>
+  command({
+    ...row,
+    arguments: [
+      ["<source>", "the image"],
+      ["[target]", "where to (default: in its place)"],
+    ],
+    options: {
+      recipients: recipientRow,
+      keys: keyRow,
+      decryptionKeys: decryptionKeyRow,
+      keyPassphraseFile: credentialRows.keyPassphraseFile,
+      ...(change === "add"
+        ? {}
+        : {
+            dropUnknown: [
+              "--drop-unknown",
+              "also who has the key in a scheme that is not known here",
+              flag,
+            ] as const,
+          }),
+      layers: layerRow,
+      platforms: chosenPlatformRow,
+      force: ["-f, --force", "replace an archive that is there", flag],
+      json: jsonRow,
+      ...registryRows,
+    },
+    run: async (flags, [source, target = source], made) => {
+      const { recipients = [], layers, platforms, force, json } = flags
+      const { dropUnknown } = flags as { readonly dropUnknown?: boolean }
+      if (recipients.length === 0) made.error("error: --recipient says who shall be able to decrypt it")
+      const changed = await withKeys(flags, (unlock) =>
+        withRegistryOptions(flags, source, undefined, (given) =>
+          telling(`changing ${target}`, (work) =>
+            oci.changeRecipients({
+              ...{ source, target, change, recipients, unlock, dropUnknown, layers, platforms, force },
+              ...registriesOf(target, given),
+              ...work,
+            }),
+          ),
+        ),
+      )
+      await print(json === true ? `${JSON.stringify(changed)}\n` : `${changed.digest}\n`)
+    },
+  }),
+)
+
+const listRecipients = command({
+  name: "list",
+  alias: "ls",
+  summary: "for whom the layers are encrypted",
+  description:
+    "Lists for whom the layers of the image SOURCE are encrypted, as far as that can be seen, and how many layers. No key is needed.",
+  arguments: [["<source>", "the image"]],
+  options: { json: ["--json", "print as JSON", flag], ...registryRows },
+  run: async (flags, [source]) => {
+    const layers = await withRegistryOptions(flags, source, undefined, (from) =>
+      oci.layerInfo({ source, oci: from, signal: interruption, onNotice: notice }),
+    )
+    const encrypted = layers.filter((layer) => layer.encrypted)
+    const counts = new Map<string, number>()
+    for (const { recipients } of encrypted)
+      for (const one of new Set(recipients)) counts.set(one, (counts.get(one) ?? 0) + 1)
+    const found = [...counts].sort().map(([recipient, count]) => ({ recipient, layers: count }))
+    if (flags.json === true) await print(`${JSON.stringify(found)}\n`)
+    else
+      await printLines(
+        columns([
+          ["RECIPIENT", "LAYERS"],
+          ...found.map((one) => [one.recipient, `${one.layers} of ${layers.length}`]),
+        ]).map(printable),
+      )
+  },
+})
+
+const recipients: CommandRow = {
+  name: "recipients",
+  summary: "for whom the layers of an image are encrypted: list, add, remove, rotate",
+  description: "Lists and changes for whom the encrypted layers of an image are.",
+  commands: [listRecipients, ...recipientChanges],
+}
+
 export const image: CommandRow = {
   name: "image",
   summary: "OCI images: copy, keep, inspect, encrypt",
   description:
     "OCI and Docker images as they are, without a SIF being built of them. The images that are kept here are in a folder of yours, which " +
     "is an image layout: SIFCRYPT_STOREDIR, or sifcrypt/images in XDG_DATA_HOME.",
-  commands: [copy, save, load, list, inspect, remove, encrypt, decrypt, layerinfo],
+  commands: [copy, save, load, list, inspect, remove, encrypt, decrypt, layerinfo, recipients],
 }
