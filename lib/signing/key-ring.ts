@@ -108,7 +108,7 @@ const named: Readonly<Record<string, string>> = {
   nistP521: "NIST P-521",
 }
 
-/** A fingerprint as reports have it. */
+/** @internal A fingerprint as reports have it. */
 export function fingerprintOf(key: Key): string {
   return key.getFingerprint().toUpperCase()
 }
@@ -139,7 +139,7 @@ async function readKeyBytes(bytes: Buffer): Promise<Key | undefined> {
   }
 }
 
-/** Is it good now? What makes it so is signed by the key itself. */
+/** @internal Is it good now? What makes it so is signed by the key itself. */
 export async function statusOf(key: Key): Promise<{ status: KeyStatus; expires: Date | undefined }> {
   let expires: Date | undefined
   try {
@@ -170,7 +170,7 @@ function secretOf(key: Key): KeyFacts["secret"] {
   return plain ? "plain" : "protected"
 }
 
-/** What is told of a key. */
+/** @internal What is told of a key. */
 export async function factsOf(key: Key): Promise<KeyFacts> {
   const { algorithm, bits, curve } = key.getAlgorithmInfo()
   const name = curve ?? algorithm

@@ -31,7 +31,7 @@ function notWhatWasAsked(who: string, what: string): SignatureError {
   return new SignatureError("ERR_SIGNATURE_SIGN", `${who} made a signature that is not good: ${what}`)
 }
 
-/** Is the message one that {@link Keyring} accepts, over this very text and by this key? */
+/** @internal Is the message one that {@link Keyring} accepts, over this very text and by this key? */
 export async function checkClearSigned(
   data: Buffer,
   text: string,
@@ -48,7 +48,7 @@ export async function checkClearSigned(
   return { data, hash: await hashNumber(message) }
 }
 
-/** Signs with an OpenPGP key that is unlocked: with its signing subkey if it has one. */
+/** @internal Signs with an OpenPGP key that is unlocked: with its signing subkey if it has one. */
 export function openPgpSigner(key: PrivateKey): Signer {
   const name = key.getFingerprint().toUpperCase()
   return {
