@@ -118,7 +118,8 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
     "ask the administrator for user namespaces (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns; " +
     "Docker: --security-opt seccomp=unconfined) and for /dev/fuse (Docker: --device /dev/fuse), which exec and run do without",
   ERR_SIF_SIGNED:
-    "sif add, del and setprim change it all the same with --break-signatures; sign the image again afterwards",
+    "sif add, del and setprim change it all the same with --break-signatures, and the image is to be signed again then; an overlay " +
+    "can be a file of its own: `sifcrypt overlay create FILE`, `exec --overlay FILE`",
   ERR_ENV_ARCHITECTURE:
     "build it for this machine (--arch), or have an emulator registered with binfmt_misc: `apt install qemu-user-static`",
   ERR_ENV_NO_CGROUP:

@@ -11,6 +11,7 @@ import {
   type PartitionFacts,
   type SifPartition,
 } from "../sif/format.ts"
+import type { SifImage } from "../sif/open.ts"
 import { PARTITION_ALIGNMENT, SifLayout, writeFully, type NewObject } from "../sif/write.ts"
 import {
   changeSif,
@@ -56,7 +57,7 @@ const checkFileObject = shape<NewFileObject>({
 const checkAddFile = shape<AddFileOptions>({ ...objectChangeRows, alignment: count })
 
 /** With the extra area of its kind. */
-function withExtra({ partition, signature, sbomFormat, ...object }: NewFileObject): NewObject {
+export function withExtra({ partition, signature, sbomFormat, ...object }: NewFileObject): NewObject {
   if (partition !== undefined) return { ...object, extra: partitionExtra(partition) }
   if (signature !== undefined) return { ...object, extra: signatureExtra(signature.hash, signature.entity) }
   return sbomFormat === undefined ? object : { ...object, extra: sbomExtra(sbomFormat) }
@@ -88,8 +89,22 @@ export async function addFile(
 ): Promise<number> {
   filePath(path, "path")
   filePath(source, "source")
-  const object = withExtra(checkFileObject(given, "object"))
   const options = checkAddFile(asked, "options")
+  return await appendFile(path, withExtra(checkFileObject(given, "object")), source, options)
+}
+
+/**
+ * The same of what is checked already.
+ *
+ * @param check - Looks at the image when nobody else changes it.
+ */
+export async function appendFile(
+  path: string,
+  object: NewObject,
+  source: string,
+  options: AddFileOptions,
+  check: (image: SifImage) => void = () => undefined,
+): Promise<number> {
   const { alignment } = options
   const from = await open(source, "r")
   try {
@@ -100,6 +115,7 @@ export async function addFile(
     return await changeSif(
       path,
       async (change, file) => {
+        check(change.image)
         checkPrimary(change.image, object)
         checkSignatures(change.image, [{ group: object.group ?? 0 }], options)
         const data = {

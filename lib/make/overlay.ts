@@ -25,10 +25,10 @@ import { BuildError, EnvironmentError, RunError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
 import { findProgram } from "../runtime/program.ts"
 import { scrubbedEnvironment } from "../runtime/starter-protocol.ts"
-import { addFile } from "../file/sif-objects.ts"
+import { appendFile, withExtra } from "../file/sif-objects.ts"
 import { DataType, FileSystem, partitionExtra, PartitionType, type SifPartition } from "../sif/format.ts"
 import { architectureDigits } from "../sif/names.ts"
-import { openSif } from "../sif/open.ts"
+import { openSif, type SifImage } from "../sif/open.ts"
 import { PARTITION_ALIGNMENT, SifLayout } from "../sif/write.ts"
 import type { Bytes } from "../units.ts"
 import { passphraseKdf, prepareEncryption, recipientsOf, type PassphraseKdf } from "../encryption/encrypt.ts"
@@ -157,11 +157,8 @@ async function createPlain(
   await output.publish(false)
 }
 
-/** A plain image's own root file system; undefined: the file is no image, or not there. */
-async function imageToExtend(file: string): Promise<SifPartition | undefined> {
-  const opened = await openSif(file).catch(() => undefined)
-  if (opened === undefined) return undefined
-  await using image = opened
+/** The root file system of a plain image that has no overlay yet. */
+function rootToExtend(image: SifImage, file: string): SifPartition {
   const root = image.primary()
   if (encryptionOf(root) !== undefined)
     throw new RunError(
@@ -177,20 +174,35 @@ async function imageToExtend(file: string): Promise<SifPartition | undefined> {
   return root
 }
 
+/** undefined: the file is no image, or not there. */
+async function imageToExtend(file: string): Promise<SifPartition | undefined> {
+  const opened = await openSif(file).catch(() => undefined)
+  if (opened === undefined) return undefined
+  await using image = opened
+  return rootToExtend(image, file)
+}
+
 /** In an image, whose payloads write to it with `writable`. */
 async function createInside(
-  { output: file, signal }: OverlayCreateOptions,
+  { output: file, signal, sparse = false }: OverlayCreateOptions,
   size: Bytes,
   folders: readonly string[],
   { group, partition: { arch } }: SifPartition,
 ): Promise<void> {
+  if (sparse)
+    throw new RunError(
+      "ERR_RUN_OPTION",
+      `--sparse: an overlay inside of an image has its room from the start`,
+    )
   // Without a name, and never given one.
   await using empty = await Output.create(file, true, 0o600)
   await empty.truncate(size)
   await makeFileSystem(empty.file.fd, folders, signal)
   const partition = { fileSystem: FileSystem.ext3, type: PartitionType.overlay, arch }
-  await addFile(file, { type: DataType.partition, group, partition }, `/proc/self/fd/${empty.file.fd}`, {
-    signal,
+  const object = withExtra({ type: DataType.partition, group, partition })
+  // Somebody else may have done the same meanwhile.
+  await appendFile(file, object, `/proc/self/fd/${empty.file.fd}`, { signal }, (image) => {
+    rootToExtend(image, file)
   })
 }
 

@@ -60,6 +60,21 @@ describe("objects of an image by hand", () => {
       ["add", "--datatype", "5", file, at("text")],
       ["add", "--datatype", "5", "--signhash", "1", "--signentity", "x", file, at("text")],
       ["add", "--datatype", "9", file, at("text")],
+      ["add", "--datatype", "7", "--partfs", "1", file, at("text")],
+      ["add", "--datatype", "9", "--sbomformat", "spdx-json", "--signhash", "1", file, at("text")],
+      [
+        "add",
+        "--datatype",
+        "5",
+        "--signhash",
+        "1",
+        "--signentity",
+        "a".repeat(40),
+        "--sbomformat",
+        "spdx-json",
+        file,
+        at("text"),
+      ],
     ])
       assert.equal((await sifcrypt(["sif", ...words])).status, 20, words.join(" "))
     assert.ok(before.equals(readFileSync(file)))
@@ -82,6 +97,22 @@ describe("objects of an image by hand", () => {
     const added = await sifcryptOk(["sif", "add", "--datatype", "7", file, at("text")])
     assert.match(added.stderr, /no signature speaks of the new object/)
     await run("del", "--break-signatures", "1", file)
+  })
+
+  it("make one overlay in an image, if two are asked for at once, and none that is sparse", async () => {
+    const file = at("twice.sif")
+    execFileSync("cp", ["-p", at("built.sif"), file])
+    const sparse = await sifcrypt(["overlay", "create", "--sparse", file])
+    assert.match(sparse.stderr, /--sparse: an overlay inside of an image has its room from the start/)
+    assert.equal(sparse.status, 255)
+    const both = await Promise.all([1, 2].map(() => sifcrypt(["overlay", "create", file])))
+    assert.equal(
+      both.filter(({ status }) => status === 0).length,
+      1,
+      both.map(({ stderr }) => stderr).join(""),
+    )
+    const { text } = await sifcryptOk(["sif", "list", file])
+    assert.equal(text.match(/Overlay/g)?.length, 1, text)
   })
 
   it("make an overlay in an image, once, which its payloads write to", async () => {

@@ -116,6 +116,15 @@ function kindOf(
   command: Command,
 ): Pick<sifs.NewFileObject, "partition" | "signature" | "sbomFormat"> {
   const { parttype, partfs, partarch, signhash, signentity, sbomformat } = flags
+  const own = {
+    [sifs.DataType.partition]: { parttype, partfs, partarch },
+    [sifs.DataType.signature]: { signhash, signentity },
+    [sifs.DataType.sbom]: { sbomformat },
+  }
+  for (const [type, options] of Object.entries(own))
+    for (const [name, value] of Object.entries(options))
+      if (value !== undefined && Number(type) !== TYPES + flags.datatype)
+        command.error(`error: --${name} goes with --datatype ${Number(type) - TYPES}`)
   switch (TYPES + flags.datatype) {
     case sifs.DataType.partition:
       if (parttype === undefined || partfs === undefined || partarch === undefined)
