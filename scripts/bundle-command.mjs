@@ -2,7 +2,7 @@
 // either, dist/cli/main.js (lib/cli/start.cjs). Loading fifty modules one by one takes longer than opening an image; as a CommonJS module it does
 // without the wrappers that Node makes of its own modules for an import.
 import { spawnSync } from "node:child_process"
-import { chmodSync, copyFileSync, cpSync, readFileSync, writeFileSync } from "node:fs"
+import { chmodSync, copyFileSync, cpSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { createRequire, isBuiltin } from "node:module"
 import { build } from "esbuild"
 
@@ -37,7 +37,7 @@ ${Object.keys(require(`node:${name}`))
 /** Bundles a file of lib/cli into one of dist/cli, ready to be compiled as the function that a CommonJS module is. */
 async function bundle(source, name) {
   const outfile = `dist/cli/${name}.js`
-  await build({
+  const { warnings } = await build({
     plugins: [lazyBuiltins],
     entryPoints: [`lib/cli/${source}.ts`],
     bundle: true,
@@ -61,6 +61,7 @@ function sharedImport(found) {
     outfile,
     logLevel: "warning",
   })
+  if (warnings.length > 0) throw new Error(`${outfile} is not what its source says`)
   // esbuild copies every export of a module that is none of ours for each file that imports it: thousands of properties for node:fs and
   // node:crypto. One object for each module that has them by inheritance is enough.
   const text = readFileSync(outfile, "utf8")

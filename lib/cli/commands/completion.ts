@@ -1,4 +1,5 @@
 import { readFileSync } from "node:fs"
+import path from "node:path"
 import { command, type CommandRow } from "../command.ts"
 import { completions } from "../completion.ts"
 import { commandName } from "../name.ts"
@@ -9,7 +10,7 @@ type Shell = (typeof shells)[number]
 
 /** The script for the name that this command was called by. */
 function script(shell: Shell): string {
-  const file = new URL(`./completion/${shell}`, import.meta.url)
+  const file = path.join(import.meta.dirname, "completion", shell)
   return readFileSync(file, "utf8").replaceAll("sifcrypt", commandName)
 }
 

@@ -1,7 +1,7 @@
 import { OciError, registryLogin, registryLogins, registryLogout } from "../../index.ts"
 import { command, type CommandRow, type OptionRows } from "../command.ts"
 import { interruption } from "../interrupt.ts"
-import { print } from "../output.ts"
+import { jsonRow, print, printJson } from "../output.ts"
 import { inform, notice, printable, promptLine, promptSecret, secretFromStdin } from "../terminal.ts"
 import { flag, text } from "../values.ts"
 import { truthVariable, variable } from "../variables.ts"
@@ -49,6 +49,7 @@ const login = command({
     ],
     noHttps: ["--no-https", "speak HTTP without TLS to the registry", flag],
     insecure: ["-i, --insecure", "the same as --no-https", flag, { hidden: true }],
+    json: jsonRow,
   },
   run: async (flags, [registry]) => {
     const { certFolder, insecure } = flags
@@ -66,9 +67,11 @@ const login = command({
         ...{ certFolder, noHttps, signal: interruption, onNotice: notice },
       })
       const { helper } = done
-      inform(
-        `${printable(username)} is who you are at ${done.registry}, by ${helper === undefined ? done.file : `docker-credential-${helper}`}`,
-      )
+      if (flags.json === true) await printJson(done)
+      else
+        inform(
+          `${printable(username)} is who you are at ${done.registry}, by ${helper === undefined ? done.file : `docker-credential-${helper}`}`,
+        )
     } finally {
       password.fill(0)
     }
@@ -79,12 +82,14 @@ const logout = command({
   name: "logout",
   description: "Forgets who to be at a registry.",
   arguments: [["<registry>", "HOST[:PORT], also with oras:// or docker:// before it"]],
-  options: fileRow,
+  options: { ...fileRow, json: jsonRow },
   run: async (flags, [registry]) => {
     const { file, found, others } = await registryLogout({
       ...{ registry, ...authFile(flags), signal: interruption },
     })
-    inform(found ? `${file} has nothing for ${registry} any more` : `${file} has nothing for ${registry}`)
+    if (flags.json === true) await printJson({ registry, file, found, others })
+    else
+      inform(found ? `${file} has nothing for ${registry} any more` : `${file} has nothing for ${registry}`)
     for (const other of others) notice(`${other} has something for ${registry}, and keeps it (--authfile)`)
   },
 })
@@ -92,11 +97,11 @@ const logout = command({
 const list = command({
   name: "list",
   description: "Lists who to be at which registry, by which file. No password is shown.",
-  options: { ...fileRow, json: ["--json", "print as JSON", flag] },
+  options: { ...fileRow, json: jsonRow },
   run: async (flags) => {
     const logins = await registryLogins({ ...authFile(flags), signal: interruption, onNotice: notice })
     if (flags.json === true) {
-      await print(`${JSON.stringify(logins)}\n`)
+      await printJson(logins)
       return
     }
     const rows = logins.map((one) => [

@@ -99,7 +99,6 @@ describe("checkLayerTypes", () => {
     for (const changes of [
       { config: { ...config, mediaType: "application/vnd.sylabs.sif.config.v1+json" } },
       { layers: [] },
-      { layers: [{ ...layer, mediaType: `${layerType}+encrypted` }] },
       { layers: [layer, { ...layer, mediaType: "application/octet-stream" }] },
     ])
       assert.throws(

@@ -146,7 +146,7 @@ describe("makeBundle", () => {
     // The starter binds it there, with its flags.
     const number = Number(/\/bound\/(\d+)$/.exec(own?.source ?? "")?.[1])
     const words = (files.get("binds") ?? "").split("\0")
-    assert.deepEqual(words.slice(3 * number, 3 * number + 3), ["", home, ""])
+    assert.deepEqual(words.slice(3 * number, 3 * number + 3), ["", home, "r"])
   })
 
   for (const folder of ["/dev", "/proc", "/sys", "/etc"])
