@@ -2,7 +2,7 @@
 import { OciError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import { wipeCredential, type RegistryCredential } from "./credentials.ts"
-import { readBody, replyError, type HttpClient, type Reply } from "./http.ts"
+import { askForBody, replyError, type HttpClient, type Reply } from "./http.ts"
 
 /** A way of authorization that a registry offers. */
 export interface Challenge {
@@ -175,15 +175,19 @@ export class Authorization implements Disposable {
     const scopes = [...this.#scopes].map(([resource, actions]) =>
       [resource, [...actions].join(",")].filter(Boolean).join(":"),
     )
-    const reply = await this.#ask(url, service, scopes, credential)
-    if (reply.statusCode !== 200) {
+    const { reply, body } = await askForBody(
+      () => this.#ask(url, service, scopes, credential),
+      (tries) => this.#client.pause(tries),
+      MAX_TOKEN_REPLY,
+      url.host,
+    )
+    if (body === undefined) {
       if (credential === undefined && [400, 401, 403, 404].includes(reply.statusCode ?? 0)) {
         reply.destroy()
         return false
       }
       throw await replyError(reply, url.host)
     }
-    const body = await readBody(reply, MAX_TOKEN_REPLY, url.host)
     let answer: { readonly token?: unknown; readonly access_token?: unknown } | null
     try {
       answer = parseJson(body.toString("utf8")) as typeof answer

@@ -4,9 +4,18 @@ import path from "node:path"
 import { OciError } from "../errors.ts"
 import { isLoopback } from "../http/proxy.ts"
 import type { RegistryReference } from "../oci/reference.ts"
+import type { Bytes } from "../units.ts"
 import { Authorization, type Access } from "./authorization.ts"
 import { findCredential, type CredentialSearch } from "./credentials.ts"
-import { HttpClient, replyError, type HttpOptions, type Reply, type Request, type Upload } from "./http.ts"
+import {
+  askForBody,
+  HttpClient,
+  replyError,
+  type HttpOptions,
+  type Reply,
+  type Request,
+  type Upload,
+} from "./http.ts"
 
 /** How a registry is spoken to. */
 export interface ClientOptions extends CredentialSearch, Pick<HttpOptions, "retryDelayMs"> {
@@ -170,6 +179,21 @@ export class RegistryClient implements Disposable {
       if (status === 404 && before === this.#authorization.header)
         return await this.#http.request(url, { ...request, authorization })
     }
+  }
+
+  /**
+   * Fetches what is small, all of it.
+   *
+   * @returns No body where the status is another than 200.
+   */
+  async fetch(
+    url: URL,
+    request: Omit<Request, "authorization">,
+    limit: Bytes,
+    what: string,
+  ): Promise<{ readonly reply: Reply; readonly body: Buffer | undefined }> {
+    const pause = (tries: number): Promise<void> => this.#http.pause(tries)
+    return await askForBody(() => this.request(url, request), pause, limit, what)
   }
 
   /**

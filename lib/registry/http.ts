@@ -306,6 +306,32 @@ export async function readBody(reply: Reply, limit: Bytes, what: string): Promis
   return Buffer.concat(pieces)
 }
 
+/**
+ * Asks until all of a small answer is here: the connection may break behind its headers, too.
+ *
+ * @param pause - Before another try.
+ * @returns No body where the status is another than 200: that is the caller's to read or destroy.
+ * @throws What `ask` and {@link readBody} throw.
+ */
+export async function askForBody(
+  ask: () => Promise<Reply>,
+  pause: (tries: number) => Promise<void>,
+  limit: Bytes,
+  what: string,
+): Promise<{ readonly reply: Reply; readonly body: Buffer | undefined }> {
+  for (let tries = 1; ; tries++) {
+    const reply = await ask()
+    if (reply.statusCode !== 200) return { reply, body: undefined }
+    try {
+      return { reply, body: await readBody(reply, limit, what) }
+    } catch (error) {
+      const isBroken = error instanceof OciError && error.cause !== undefined && isTransient(error.cause)
+      if (!isBroken || tries === MAX_TRIES) throw error
+    }
+    await pause(tries)
+  }
+}
+
 /** What went wrong, as the registry says it. */
 export async function replyError(reply: Reply, what: string): Promise<OciError> {
   const status = `${reply.statusCode ?? 0} ${reply.statusMessage ?? ""}`.trim()

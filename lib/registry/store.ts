@@ -12,7 +12,7 @@ import { streamBlob, type BlobStore, type Repository } from "../oci/store.ts"
 import type { Bytes } from "../units.ts"
 import { RegistryClient, type ClientOptions } from "./client.ts"
 import { download, fillFile } from "./download.ts"
-import { readBody, replyError } from "./http.ts"
+import { replyError } from "./http.ts"
 import { Spill } from "./spill.ts"
 
 /** How images are fetched from a registry. */
@@ -61,11 +61,10 @@ class RegistryStore implements BlobStore {
   /** A manifest by its tag or digest, with what the registry calls it. */
   async manifest(reference: string): Promise<{ readonly bytes: Buffer; readonly type: string | undefined }> {
     const what = `${this.name}: ${reference}`
-    const reply = await this.#client.request(this.#client.url(`manifests/${reference}`), {
-      headers: { accept: acceptedTypes.join(", ") },
-    })
-    if (reply.statusCode !== 200) throw await replyError(reply, this.name)
-    const bytes = await readBody(reply, MAX_DOCUMENT, what)
+    const headers = { accept: acceptedTypes.join(", ") }
+    const url = this.#client.url(`manifests/${reference}`)
+    const { reply, body: bytes } = await this.#client.fetch(url, { headers }, MAX_DOCUMENT, what)
+    if (bytes === undefined) throw await replyError(reply, this.name)
     const announced = reply.headers["docker-content-digest"]
     if (typeof announced === "string") checkBytes(bytes, parseDigest(announced, what), undefined, what)
     const type = reply.headers["content-type"]?.split(";")[0]?.trim().toLowerCase()
@@ -96,9 +95,10 @@ class RegistryStore implements BlobStore {
         )
       bytes = found.bytes
     } else {
-      const reply = await this.#client.request(this.#client.url(`blobs/${digest.text}`))
-      if (reply.statusCode !== 200) throw await replyError(reply, this.name)
-      bytes = await readBody(reply, MAX_DOCUMENT, this.name)
+      const url = this.#client.url(`blobs/${digest.text}`)
+      const { reply, body } = await this.#client.fetch(url, {}, MAX_DOCUMENT, this.name)
+      if (body === undefined) throw await replyError(reply, this.name)
+      bytes = body
     }
     checkBytes(bytes, digest, size, `${this.name}: ${digest.text}`)
     if (isManifest && this.#cache !== undefined && !this.#client.isKnown)
