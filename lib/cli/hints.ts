@@ -1,6 +1,6 @@
 // What to try next, keyed by error code. Library errors state facts; advice is given here and nowhere else.
-import { existsSync } from "node:fs"
-import type { ErrorCode, KdfLimits } from "../index.ts"
+import { closeSync, constants, existsSync, openSync, readSync } from "node:fs"
+import { isImageName, type ErrorCode, type KdfLimits } from "../index.ts"
 import { commandName } from "./name.ts"
 import { MAX_KDF_ITERATIONS, MAX_KDF_MEMORY } from "./opening.ts"
 
@@ -117,9 +117,10 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_ENV_NO_KERNEL_SUPPORT:
     "ask the administrator for user namespaces (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns; " +
     "Docker: --security-opt seccomp=unconfined) and for /dev/fuse (Docker: --device /dev/fuse), which exec and run do without",
-  ERR_SIF_SIGNED:
-    "sif add, del and setprim change it all the same with --break-signatures, and the image is to be signed again then; an overlay " +
-    "can be a file of its own: `sifcrypt overlay create FILE`, `exec --overlay FILE`",
+  ERR_SIF_SIGNED: [
+    "it is changed all the same with --break-signatures; sign the image again afterwards",
+    "`sifcrypt overlay create FILE` makes one in a file of its own, for `sifcrypt exec --overlay FILE`",
+  ],
   ERR_ENV_ARCHITECTURE:
     "build it for this machine (--arch), or have an emulator registered with binfmt_misc: `apt install qemu-user-static`",
   ERR_ENV_NO_CGROUP:
@@ -154,6 +155,12 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | undefined>>
       ?.split("=", 1)[0]
     return behind && `options stand before IMAGE: ${behind} behind it is the payload's`
   },
+  ERR_SIF_MAGIC: ({ words }) => {
+    const found = words.map(extImage).find((one) => one !== undefined)
+    if (found === undefined) return undefined
+    const [file, offset] = found
+    return `as root \`mount -o ro,loop,offset=${offset} ${file} DIR\` shows what is in it, and \`sifcrypt build OUTPUT DIR\` makes a SIF of that`
+  },
   ERR_BUILD_EXISTS: swapped,
   ERR_BUILD_OUTPUT: swapped,
   ERR_BUILD_SOURCE: swapped,
@@ -170,6 +177,29 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | undefined>>
     network.has((cause as { readonly code?: unknown } | undefined)?.code)
       ? "check the address, and HTTPS_PROXY and NO_PROXY where a proxy is needed"
       : undefined,
+}
+
+/** The file, and where in it an ext file system starts: what Singularity 2 called an image. */
+function extImage(file: string): readonly [string, number] | undefined {
+  let descriptor
+  try {
+    descriptor = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK)
+    const head = Buffer.alloc(2048)
+    readSync(descriptor, head, 0, head.length, 0)
+    const start = head.toString("latin1", 0, 2) === "#!" ? head.indexOf("\n") + 1 : 0
+    return head.readUInt16LE(start + 0x438) === 0xef53 ? [file, start] : undefined
+  } catch {
+    return undefined
+  } finally {
+    if (descriptor !== undefined) closeSync(descriptor)
+  }
+}
+
+/** What is no file for this command, though others take it. */
+export function nameHint({ code, path }: Partial<NodeJS.ErrnoException>): string | undefined {
+  return code === "ENOENT" && path !== undefined && isImageName(path)
+    ? `\`${commandName} pull FILE ${path}\` makes a SIF of it; what runs or reads an image takes it by its name`
+    : undefined
 }
 
 /** Somebody who thinks of `cp` names the source first. */

@@ -9,7 +9,7 @@ import { addCommand, addOptions, helpHint, type AnyOptions, type CommandRow } fr
 import { exitCodeFor, exitCodes } from "./exit-codes.ts"
 import { failureToReport } from "./failure.ts"
 import { helpOf } from "./help.ts"
-import { hintFor, type Failed } from "./hints.ts"
+import { hintFor, nameHint, type Failed } from "./hints.ts"
 import { Interrupted, dieAsAsked, endInTime, interruption, leave, undoOnSignals } from "./interrupt.ts"
 import { commandWords, programName, versionLine } from "./name.ts"
 import { errors, flush, hasPrinted, output } from "./output.ts"
@@ -56,7 +56,7 @@ function failureOf(error: unknown): Failure {
   const system = error as Partial<NodeJS.ErrnoException> | null
   if (typeof system?.syscall === "string" && typeof system.code === "string") {
     const { code, message = code } = system
-    return { code, message: sentence(message), status: exitCodes.inputOutput }
+    return { code, message: sentence(message), hint: nameHint(system), status: exitCodes.inputOutput }
   }
   // A variable's value, or a word of the command line that the API refuses, as one that is empty.
   if (

@@ -19,6 +19,10 @@ describe("messages", () => {
     await sifcryptOk(["build", "--pem-path", keys.publicKey, "encrypted.sif", tree], options)
     await sifcryptOk(["build", "rootfs.sif", tree], options)
     writeFileSync(path.join(folder, "image.def"), "Bootstrap: scratch\n")
+    const ext = Buffer.alloc(4096)
+    ext.write("#!/usr/bin/env run-singularity\n")
+    ext.writeUInt16LE(0xef53, 31 + 0x438)
+    writeFileSync(path.join(folder, "ext.img"), ext)
   })
 
   /** The message without the name in front, and the hint. */
@@ -87,6 +91,18 @@ describe("messages", () => {
       ["ls", "none.sif"],
       /^cannot [a-z ]+ none\.sif: no such file or directory$/,
       /^$/,
+    ],
+    [
+      "a name where a file is wanted",
+      ["sif", "list", "docker://a"],
+      /^cannot open docker:\/\/a: no such file or directory$/,
+      /^`sifcrypt pull FILE docker:\/\/a` makes a SIF of it/,
+    ],
+    [
+      "an image of Singularity 2",
+      ["exec", "ext.img", "true"],
+      /ext\.img: not a SIF image/,
+      /^as root `mount -o ro,loop,offset=31 ext\.img DIR`/,
     ],
     ["the same of a configuration", ["-c", "none", "cache", "list"], /^cannot open none: no such file/, /^$/],
     ["a definition for an option", ["exec", "--env-file", "none", "rootfs.sif", "echo"], /no such file/, /./],
