@@ -156,10 +156,13 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | undefined>>
     return behind && `options stand before IMAGE: ${behind} behind it is the payload's`
   },
   ERR_SIF_MAGIC: ({ words }) => {
-    const found = words.map(extImage).find((one) => one !== undefined)
+    const found = words.map(extImage).find((image) => image !== undefined)
     if (found === undefined) return undefined
     const [file, offset] = found
-    return `as root \`mount -o ro,loop,offset=${offset} ${file} DIR\` shows what is in it, and \`sifcrypt build OUTPUT DIR\` makes a SIF of that`
+    return (
+      `as root \`mount -o ro,loop,offset=${offset} ${file} DIR\` shows what is in it, and \`sifcrypt build OUTPUT DIR\` ` +
+      "makes a SIF of that"
+    )
   },
   ERR_BUILD_EXISTS: swapped,
   ERR_BUILD_OUTPUT: swapped,
