@@ -13,7 +13,12 @@ set +xv -f
 IFS='
 '
 SIFCRYPT_START_SIZE=0
-for SIFCRYPT_START_NAME in $(export -p); do
+SIFCRYPT_START_FILES=
+for SIFCRYPT_START_NAME in $(ulimit -Sn; export -p); do
+  # The first line is how many files may be open, which Node raises for itself; lib/caller-environment.ts has it for payloads.
+  case $SIFCRYPT_START_FILES in
+    '') SIFCRYPT_START_FILES=$SIFCRYPT_START_NAME ;;
+  esac
   # As export NAME, declare -x NAME or typeset -x NAME: each shell has its own.
   SIFCRYPT_START_NAME=${SIFCRYPT_START_NAME%%=*}
   SIFCRYPT_START_NAME=${SIFCRYPT_START_NAME##* }
@@ -65,6 +70,7 @@ for SIFCRYPT_START_NAME do
       ;;
   esac
 done
+export SIFCRYPT_START_FILES
 set +f # where SHELLOPTS is exported, helper programs would have it, too
 eval "unset -v SIFCRYPT_START_NAME SIFCRYPT_START_SIZE SIFCRYPT_START_COUNT SIFCRYPT_START_WORDS SIFCRYPT_START_ALL
 exec node --inspect-port='[ff00::]:1024' -- \"\$0\" + $SIFCRYPT_START_ALL$SIFCRYPT_START_WORDS"

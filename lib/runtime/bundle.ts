@@ -2,6 +2,7 @@
 import { existsSync, lstatSync, realpathSync, statSync } from "node:fs"
 import { isIP } from "node:net"
 import path from "node:path"
+import { callerOpenFiles } from "../caller-environment.ts"
 import type { ReadableTree } from "../device/tree.ts"
 import { RunError } from "../errors.ts"
 import { folderAt, isWithin, leftOut, type Bind, type Place } from "./binds.ts"
@@ -285,6 +286,7 @@ export function placeOf(image: string): string {
 /** Who the payload is told that it is: what is in the environment before the image's scripts. */
 function firstVariables(options: BundleOptions): Map<string, string> {
   const { asked = {}, identity, image, action } = options
+  const openFiles = callerOpenFiles()
   return new Map([
     ["PATH", DEFAULT_PATH],
     ["HOME", identity.home],
@@ -292,6 +294,8 @@ function firstVariables(options: BundleOptions): Map<string, string> {
       [`${family}_NAME`, path.basename(placeOf(image))],
       [`${family}_CONTAINER`, placeOf(image)],
     ]),
+    // Node has raised it, and what runs the scripts would raise it again: that sets it (native/shell).
+    ...(openFiles === undefined ? [] : [["_sifcrypt_open_files", String(openFiles)] as const]),
     ...(asked.app === undefined ? [] : [["SINGULARITY_APPNAME", asked.app] as const]),
     ...(asked.shell === undefined || action !== "shell" ? [] : [["SINGULARITY_SHELL", asked.shell] as const]),
   ])

@@ -33,6 +33,8 @@ const (
 	unsupported = 2
 	// The script sets it at its end: an exit that is not its own has not started the payload either.
 	endVariable = ownPrefix + "end"
+	// The caller's soft limit.
+	openFilesVariable = ownPrefix + "open_files"
 	// So many calls of this program are some thousand of a script's functions within each other.
 	maxDepth = 20_000
 	// The entry script's own, which no subshell can leave in the payload's environment.
@@ -52,7 +54,22 @@ func main() {
 	if len(os.Args) < 3 {
 		fail(failure, "usage: sifcrypt-shell SCRIPT ACTION [ARGUMENT...]")
 	}
+	limitOpenFiles()
 	os.Exit(run(os.Args[1], os.Args[2:]))
+}
+
+// limitOpenFiles takes back what the runtime of Go has raised, for itself and for what it starts: programs that look at each
+// descriptor there may be, or have them in a set of 1024, depend on it.
+func limitOpenFiles() {
+	soft, err := strconv.ParseUint(os.Getenv(openFilesVariable), 10, 64)
+	limit := syscall.Rlimit{}
+	if err != nil || syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) != nil || soft > limit.Max {
+		return
+	}
+	limit.Cur = soft
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		say(os.Stderr, "the limit on open files: %v", err)
+	}
 }
 
 // run interprets the script; it returns the exit status if that has not become the payload.

@@ -199,6 +199,22 @@ describe("the interpreter and what is meant for others", () => {
     assert.equal((await runProgram([bashAsSh(), cli, ...words], { env: { SHELLOPTS: "noexec" } })).status, 2)
   })
 
+  it("leaves payloads the caller's limit on open files, which Node and Go raise for themselves", async () => {
+    const script = ["sh", "-c", "ulimit -Sn; env | grep -ci '^_*sifcrypt_'"]
+    for (const shell of [["sh"], ["bash"]])
+      for (const [soft, env] of [
+        ["300", {}],
+        ["301", { SIFCRYPT_START_FILES: "7" }],
+      ] as const) {
+        const line = `ulimit -Sn ${soft} && exec "$@"`
+        const { text, stderr } = await runProgram([...shell, "-c", line, "sh", cli, ...exec, ...script], {
+          env,
+          cwd: folder,
+        })
+        assert.equal(text, `${soft}\n0\n`, stderr)
+      }
+  })
+
   it("no shell that starts it keeps a variable from the payload that is none for a shell", async () => {
     const odd = {
       "a.b": "1",
