@@ -4,13 +4,15 @@ import type { BuildResult, EncryptedOutputOptions, EncryptionFormat, OutputOptio
 import { given, under, type OptionRows } from "./command.ts"
 import { interruption } from "./interrupt.ts"
 import { kdfRows, passphraseKdf, type KdfFlags } from "./kdf.ts"
-import { errors, print } from "./output.ts"
-import { humanBytes, inform, notice, printable, withProgress } from "./terminal.ts"
+import { errors, jsonRow, printJson } from "./output.ts"
+import { progressRow, withProgress, type ProgressKind } from "./progress.ts"
+import { humanBytes, inform, notice, printable } from "./terminal.ts"
 import { flag } from "./values.ts"
 
 export interface OutputFlags {
   readonly force?: true
   readonly json?: true
+  readonly progress?: ProgressKind
 }
 
 type FormatFlags = Pick<EncryptedOutputOptions, "format" | "publicMetadata" | "anonymous">
@@ -23,7 +25,8 @@ function parseFormat(text: string): EncryptionFormat {
 
 export const outputRows: OptionRows<OutputFlags> = {
   force: ["-F, --force", "replace an existing output", flag],
-  json: ["--json", "print the result as JSON", flag],
+  json: jsonRow,
+  progress: progressRow,
 }
 
 const formatRows: OptionRows<FormatFlags> = {
@@ -68,7 +71,7 @@ export async function showMaking(
   const result = await withProgress(label, (onProgress) =>
     make({ output, force: flags.force === true, signal: interruption, onProgress, onNotice: notice }),
   )
-  if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
+  if (flags.json === true) await printJson(result)
   else if (errors().isTTY)
     inform(
       `${printable(result.output)}: ${result.encrypted ? "encrypted" : "plain"}, ${humanBytes(result.size)} from ${humanBytes(result.inputBytes)} in ${(result.milliseconds / 1000).toFixed(1)} s`,

@@ -13,6 +13,7 @@ import { hintFor, nameHint, type Failed } from "./hints.ts"
 import { Interrupted, dieAsAsked, endInTime, interruption, leave, undoOnSignals } from "./interrupt.ts"
 import { commandWords, programName, versionLine } from "./name.ts"
 import { errors, flush, hasPrinted, output } from "./output.ts"
+import { setProgress } from "./progress.ts"
 import { sentence } from "./sentence.ts"
 import { complain } from "./terminal.ts"
 import { truth } from "./values.ts"
@@ -168,6 +169,7 @@ async function runCommand(commands: readonly CommandRow[]): Promise<number> {
   program.hook("preAction", endInTime)
   program.hook("preAction", (_, made) => {
     running = made
+    setProgress(made.opts()["progress"])
   })
   try {
     // Of one that is not known there is no help either, which is how scripts ask what there is.

@@ -2,7 +2,8 @@
 import { OciError, type BuildOptions } from "../index.ts"
 import { under, type OptionRows } from "./command.ts"
 import { interruption } from "./interrupt.ts"
-import { Progress, promptLine, promptSecret } from "./terminal.ts"
+import { Progress } from "./progress.ts"
+import { promptLine, promptSecret } from "./terminal.ts"
 import { truthVariable, variable } from "./variables.ts"
 import { flag, GIBIBYTES, size, text } from "./values.ts"
 

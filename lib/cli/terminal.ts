@@ -21,6 +21,11 @@ export function isTerminal(fd: number): boolean {
 /** Takes the progress line away that the cursor is in. */
 let clearLine: (() => void) | undefined
 
+/** Says that the cursor is in a line that goes before anything is told, or no longer. */
+export function occupyLine(clear: (() => void) | undefined): void {
+  clearLine = clear
+}
+
 /** Writes a line to stderr, prefixed; whatever is in it, it stays one line. What went wrong is told however little is asked for. */
 export function complain(text: string): void {
   clearLine?.()
@@ -47,55 +52,6 @@ export function humanBytes(bytes: number): string {
     unit++
   }
   return unit === 0 ? `${value} B` : `${value.toFixed(1)} ${units[unit] ?? ""}`
-}
-
-/** A progress line on stderr, redrawn at most ten times a second; nothing when stderr is not a terminal. */
-export class Progress {
-  readonly #label: string
-  #started: number | undefined
-  readonly #clear = (): void => {
-    errors().write("\r\u001b[K")
-    clearLine = undefined
-  }
-  #last = 0
-
-  constructor(label: string) {
-    this.#label = printable(label)
-  }
-
-  /** @param total - Where it is known. */
-  update(bytes: number, total?: number): void {
-    const now = performance.now()
-    const terminal = errors()
-    if (!terminal.isTTY || now - this.#last < 100 || !tellsNews()) return
-    this.#last = now
-    this.#started ??= now
-    const seconds = (now - this.#started) / 1000
-    const rate = seconds > 0.2 ? `, ${humanBytes(bytes / seconds)}/s` : ""
-    const state = ` ${humanBytes(bytes)}${total === undefined ? "" : ` of ${humanBytes(total)}`}${rate}`
-    // A line that wraps could not be taken back.
-    const room = Math.max(0, (terminal.columns || 80) - state.length - 1)
-    const label = this.#label.length > room ? `${this.#label.slice(0, Math.max(0, room - 1))}…` : this.#label
-    terminal.write(`\r\u001b[K${label}${state}`)
-    clearLine = this.#clear
-  }
-
-  done(): void {
-    if (clearLine === this.#clear) this.#clear()
-  }
-}
-
-/** Shows the progress of `work` meanwhile. */
-export async function withProgress<T>(
-  label: string,
-  work: (onProgress: (bytes: number) => void) => Promise<T>,
-): Promise<T> {
-  const progress = new Progress(label)
-  return await work((bytes) => {
-    progress.update(bytes)
-  }).finally(() => {
-    progress.done()
-  })
 }
 
 /** Bytes that are read as one secret; what is longer is refused, never cut. */

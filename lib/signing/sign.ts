@@ -3,12 +3,13 @@ import { SignatureError } from "../errors.ts"
 import { changeSif, type SifChange } from "../file/image-change.ts"
 import { DataType, signatureExtra, type SifObject } from "../sif/format.ts"
 import { grouped, type SifImage } from "../sif/open.ts"
-import type { OnProgress } from "../units.ts"
+import { veritySize } from "../sif/verity.ts"
+import { accumulated, type Bytes, type OnProgress } from "../units.ts"
 import { descriptorStream, headerStream, ObjectDigests, sha256Text } from "./digest.ts"
 import { groupOf, groupsOf, lowestId } from "./groups.ts"
 import { metadataText } from "./metadata.ts"
 import type { Signer } from "./signer.ts"
-import { appendVerity } from "./verity.ts"
+import { appendVerity, veritiesOf } from "./verity.ts"
 
 /** What is signed. */
 export interface SignTargets {
@@ -104,9 +105,17 @@ async function appendRootVerity(change: SifChange, targets: SignTargets): Promis
       { path: image.path },
     )
   const { signal, onProgress } = targets
+  // What comes next reads what is signed, with the new tree instead of those that are there.
+  const old = veritiesOf(image, partition)
+  const signed = new Set(chosen.flatMap(({ objects }) => objects.filter((object) => !old.includes(object))))
+  const next = [...signed].reduce((sum, { size }) => sum + size, veritySize(partition.size) ?? 0)
   return await appendVerity(change, partition, chosen.length, {
     signal,
-    onProgress,
+    onProgress:
+      onProgress &&
+      ((done) => {
+        onProgress(done, partition.size + next)
+      }),
   })
 }
 
@@ -122,11 +131,19 @@ export async function signSif(path: string, signer: Signer, targets: SignTargets
   return await changeSif(
     path,
     async (change) => {
-      const tree = targets.tree === true ? await appendRootVerity(change, targets) : undefined
+      let hashed: Bytes = 0
+      const ofTree = accumulated((done, total) => {
+        hashed = done
+        onProgress?.(done, total)
+      })
+      const tree =
+        targets.tree === true ? await appendRootVerity(change, { ...targets, onProgress: ofTree }) : undefined
       const added = tree === undefined ? [] : [tree]
       const image = await change.preview(added)
       const chosen = targetsOf(image, targets)
-      const digests = new ObjectDigests(image, signal, onProgress)
+      const digests = new ObjectDigests(image, signal, (done, total) => {
+        onProgress?.(hashed + done, total === undefined ? undefined : hashed + total)
+      })
       for (const { objects } of chosen) for (const object of objects) digests.want([object], "sha256")
       await digests.compute()
       const made = []

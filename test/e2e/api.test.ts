@@ -387,6 +387,24 @@ describe("the API", () => {
           encrypt({ output: at("locked.sif"), image: at("folder.sif"), recipients, onProgress }),
       ],
       ["sign", (onProgress) => sign(at("folder.sif"), { key: privateKey }, { onProgress })],
+      [
+        "sign with a hash tree",
+        async (onProgress) => {
+          const totals = new Set<number | undefined>()
+          await sign(
+            at("folder.sif"),
+            { key: privateKey },
+            {
+              tree: true,
+              onProgress: (done, total) => {
+                totals.add(total)
+                onProgress(done, total)
+              },
+            },
+          )
+          assert.equal(totals.size, 1)
+        },
+      ],
       ["verify", (onProgress) => verify(at("folder.sif"), { keys: [publicKey], onProgress })],
       [
         "extract",

@@ -77,7 +77,8 @@ describe("docs/cli.md", () => {
   const parts = sections(text, "##")
   const section = (name: string): string => parts.get(name) ?? ""
   /** What other sections say for several commands. */
-  const shared = section("Images") + section("JSON") + section("Credentials") + section("Engines")
+  const shared =
+    section("Images") + section("JSON") + section("Progress") + section("Credentials") + section("Engines")
 
   /** Whose section describes the options that both have. */
   const sameAs: Readonly<Record<string, string>> = {

@@ -3,8 +3,9 @@ import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { imageRows, openImage } from "../opening.ts"
-import { errors, output, print, printLines, writeAll } from "../output.ts"
-import { humanBytes, inform, withProgress } from "../terminal.ts"
+import { jsonRow, output, print, printJson, printLines, writeAll } from "../output.ts"
+import { informDone, progressRow, withProgress } from "../progress.ts"
+import { humanBytes } from "../terminal.ts"
 import { flag } from "../values.ts"
 import { printableLines, printableName } from "../../printable.ts"
 
@@ -143,8 +144,9 @@ export const extract: CommandRow = command({
     ["<dir>", "folder to copy into"],
     ["[path...]", "paths inside the image"],
   ],
-  options: { json: ["--json", "print the result as JSON", flag], ...imageRows },
+  options: { json: jsonRow, progress: progressRow, ...imageRows },
   run: async (flags, [image, dir, paths]) => {
+    const start = performance.now()
     const result = await withProgress(`extracting ${image}`, (onProgress) =>
       withCredentials(flags, false, async (credentials) => {
         await using opened = await openImage(image, flags, credentials, { purpose: "read" })
@@ -155,8 +157,8 @@ export const extract: CommandRow = command({
         })
       }),
     )
-    if (flags.json === true) await print(`${JSON.stringify(result)}\n`)
-    else if (errors().isTTY) inform(`${String(result.entries)} entries, ${humanBytes(result.bytes)}`)
+    if (flags.json === true) await printJson(result)
+    else informDone(`${dir}: ${result.entries} entries`, result.bytes, performance.now() - start)
   },
 })
 

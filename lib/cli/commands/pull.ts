@@ -4,7 +4,8 @@ import { command, type CommandRow } from "../command.ts"
 import { commandName } from "../name.ts"
 import { outputRows, showMaking } from "../encryption.ts"
 import { interruption } from "../interrupt.ts"
-import { print } from "../output.ts"
+import { printJson } from "../output.ts"
+import { informDone } from "../progress.ts"
 import { architectureRows, chosenArchitecture, registryRows, withRegistryOptions } from "../registry.ts"
 import { signerOptions, signerRows } from "../signers.ts"
 import { notice, printable } from "../terminal.ts"
@@ -91,6 +92,7 @@ export const pull: CommandRow = command({
     if (source.startsWith("oras://") || isAddress(source)) {
       if (sandbox === true)
         made.error(`error: --sandbox: ${printable(source)} is an image, and is fetched as it is`)
+      const start = performance.now()
       const pulled = await withRegistryOptions(flags, source, tmpFolder, ({ onFetch: onProgress, ...oci }) =>
         pullImage({
           ...signers,
@@ -100,7 +102,8 @@ export const pull: CommandRow = command({
           onProgress,
         }),
       )
-      if (flags.json === true) await print(`${JSON.stringify(pulled)}\n`)
+      if (flags.json === true) await printJson(pulled)
+      else informDone(output, pulled.size, performance.now() - start)
       return
     }
     if (digest !== undefined)

@@ -5,7 +5,8 @@ import { command, type CommandRow } from "../command.ts"
 import { interruption } from "../interrupt.ts"
 import { print } from "../output.ts"
 import { clientRows, withClientOptions } from "../registry.ts"
-import { notice, Progress } from "../terminal.ts"
+import { informDone, Progress, progressRow } from "../progress.ts"
+import { notice } from "../terminal.ts"
 import { BYTES, each, flag, size, text } from "../values.ts"
 
 function parseAnnotation(word: string): readonly [name: string, value: string] {
@@ -42,11 +43,13 @@ export const push: CommandRow = command({
       size(BYTES, 1, Number.MAX_SAFE_INTEGER),
     ],
     json: ["--json", "print the result as JSON", flag],
+    progress: progressRow,
     ...clientRows,
   },
   run: async (flags, [image, reference]) => {
     const { index, description, annotation = [], allowUnsigned, chunkSize } = flags
     const progress = new Progress(`pushing ${image}`)
+    const start = performance.now()
     try {
       const pushed = await withClientOptions(flags, (client) =>
         pushImage({
@@ -67,6 +70,7 @@ export const push: CommandRow = command({
         }),
       )
       progress.done()
+      informDone(`pushed ${image}`, pushed.size, performance.now() - start)
       const digest = pushed.indexDigest ?? pushed.digest
       await print(flags.json === true ? `${JSON.stringify(pushed)}\n` : `${digest}\n`)
       if (flags.digestfile !== undefined) writeFileSync(flags.digestfile, `${digest}\n`)

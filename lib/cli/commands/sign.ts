@@ -7,7 +7,8 @@ import { print, printLines } from "../output.ts"
 import { passwordFd, passwordFile } from "../passwords.ts"
 import { ids } from "../signers.ts"
 import { keepHeapSmall } from "../small-heap.ts"
-import { notice, withProgress } from "../terminal.ts"
+import { progressRow, withProgress } from "../progress.ts"
+import { notice } from "../terminal.ts"
 import { each, flag, text } from "../values.ts"
 
 interface SignFlags {
@@ -81,24 +82,28 @@ export const sign: CommandRow = command({
     keyPassphraseFile: passwordFile("key-passphrase", "the key"),
     keyPassphraseFd: passwordFd("key-passphrase", "the key", "keyPassphraseFile"),
     json: ["--json", "print the result as JSON", flag],
+    progress: progressRow,
   },
   run: async (flags, [image], command) => {
     const by = signingKey(flags, command)
     forbidDumps()
     keepHeapSmall()
     using passwords = new KeyPasswords()
-    const report = await withProgress(`signing ${image}`, (onProgress) =>
-      signImage(image, by, {
-        password:
-          flags.keyPassphraseFd === undefined
-            ? keyPassword(flags.keyPassphraseFile, passwords)
-            : { fd: flags.keyPassphraseFd },
-        signal: interruption,
-        onProgress,
-        tree: flags.tree,
-        groups: flags.groups,
-        objects: flags.objects,
-      }),
+    const report = await withProgress(
+      `signing ${image}`,
+      (onProgress) =>
+        signImage(image, by, {
+          password:
+            flags.keyPassphraseFd === undefined
+              ? keyPassword(flags.keyPassphraseFile, passwords)
+              : { fd: flags.keyPassphraseFd },
+          signal: interruption,
+          onProgress,
+          tree: flags.tree,
+          groups: flags.groups,
+          objects: flags.objects,
+        }),
+      `signed ${image}`,
     )
     if (report.kind === "openpgp" && report.signer.length > 40)
       notice("this is a key of OpenPGP version 6: Apptainer and SingularityCE cannot verify its signatures")

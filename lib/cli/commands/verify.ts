@@ -12,7 +12,8 @@ import { interruption } from "../interrupt.ts"
 import { print, printLines } from "../output.ts"
 import { ids, keyringPaths, keyServerOption, requiredSigners } from "../signers.ts"
 import { keepHeapSmall } from "../small-heap.ts"
-import { notice, withProgress } from "../terminal.ts"
+import { progressRow, withProgress } from "../progress.ts"
+import { notice } from "../terminal.ts"
 import { each, flag, text } from "../values.ts"
 
 function required(wanted: readonly string[] = ["any"], command: Command): SignersRequired {
@@ -128,25 +129,29 @@ export const verify: CommandRow = command({
       { suggested: ["any", "all"] },
     ],
     json: ["-j, --json", "print the report as JSON", flag],
+    progress: progressRow,
   },
   run: async (flags, [image], command) => {
     const { certificate, intermediates, roots, keyserver } = flags
     if (certificate === undefined && (intermediates ?? roots) !== undefined)
       command.error("error: --certificate is needed for its intermediates and roots")
     keepHeapSmall()
-    const report = await withProgress(`verifying ${image}`, (onProgress) =>
-      verifyImage(image, {
-        keyPaths: flags.keyPaths,
-        keyringPaths: keyringPaths(flags.keyring),
-        ...keyServerOption(keyserver),
-        certificates: certificate === undefined ? [] : [{ certificate, intermediates, roots }],
-        require: required(flags.require, command),
-        signal: interruption,
-        onProgress,
-        groups: flags.groups,
-        objects: flags.objects,
-        legacy: flags.legacy && (flags.all ? "all" : "primary"),
-      }),
+    const report = await withProgress(
+      `verifying ${image}`,
+      (onProgress) =>
+        verifyImage(image, {
+          keyPaths: flags.keyPaths,
+          keyringPaths: keyringPaths(flags.keyring),
+          ...keyServerOption(keyserver),
+          certificates: certificate === undefined ? [] : [{ certificate, intermediates, roots }],
+          require: required(flags.require, command),
+          signal: interruption,
+          onProgress,
+          groups: flags.groups,
+          objects: flags.objects,
+          legacy: flags.legacy && (flags.all ? "all" : "primary"),
+        }),
+      `read ${image}`,
     )
     if (!report.verified) process.exitCode = exitCodes.signature
     if (report.insecure)
