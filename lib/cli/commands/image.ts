@@ -4,9 +4,10 @@ import { forbidDumps, oci, type CredentialSource, type LayerRecipient } from "..
 import { command, type CommandRow } from "../command.ts"
 import { credentialRows, keyPassword, KeyPasswords } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
-import { columns, output, print, printLines, writeAll } from "../output.ts"
+import { columns, jsonRow, output, print, printLines, writeAll } from "../output.ts"
+import { progressRow, withProgress } from "../progress.ts"
 import { registryRows, withRegistryOptions } from "../registry.ts"
-import { humanBytes, inform, isTerminal, notice, printable, Progress } from "../terminal.ts"
+import { humanBytes, inform, isTerminal, notice, printable } from "../terminal.ts"
 import { BYTES, each, flag, parseInteger, size, text } from "../values.ts"
 
 const names =
@@ -24,7 +25,6 @@ const platformRow = [
   "only what is for linux/amd64, linux/arm/v7, ... (repeatable; default: for this machine)",
   each(text),
 ] as const
-const jsonRow = ["--json", "print the result as JSON", flag] as const
 
 /** Runs `work` with what it tells people meanwhile. */
 async function telling<T>(
@@ -35,18 +35,9 @@ async function telling<T>(
     readonly onProgress: (bytes: number, total: number) => void
   }) => Promise<T>,
 ): Promise<T> {
-  const progress = new Progress(label)
-  try {
-    return await work({
-      signal: interruption,
-      onNotice: notice,
-      onProgress: (bytes, total) => {
-        progress.update(bytes, total)
-      },
-    })
-  } finally {
-    progress.done()
-  }
+  return await withProgress(label, (onProgress) =>
+    work({ signal: interruption, onNotice: notice, onProgress }),
+  )
 }
 
 const copy = command({
@@ -72,6 +63,7 @@ const copy = command({
     ],
     preserveDigests: ["--preserve-digests", "accepted: no digest changes anyway", flag, { hidden: true }],
     json: jsonRow,
+    progress: progressRow,
     ...registryRows,
   },
   run: async (flags, [source, target]) => {
@@ -114,6 +106,7 @@ const save = command({
     platforms: platformRow,
     force: ["-f, --force", "replace the archive if it is there", flag],
     json: jsonRow,
+    progress: progressRow,
   },
   run: async (flags, [images], made) => {
     const { output: file, format, all, platforms, force } = flags
@@ -139,6 +132,7 @@ const load = command({
     input: ["-i, --input <file>", "the archive (default: standard input)", text],
     tmpFolder: ["--tmpdir <dir>", "for what comes from standard input (default TMPDIR)", text],
     json: jsonRow,
+    progress: progressRow,
   },
   run: async (flags, _, made) => {
     const { input, tmpFolder } = flags
@@ -366,6 +360,7 @@ const encrypt = command({
     keyPassphraseFile: credentialRows.keyPassphraseFile,
     force: ["-f, --force", "replace an archive that is there", flag],
     json: jsonRow,
+    progress: progressRow,
     ...registryRows,
   },
   run: async (flags, [source, target], made) => {
@@ -416,6 +411,7 @@ const decrypt = command({
     platforms: chosenPlatformRow,
     force: ["-f, --force", "replace an archive that is there", flag],
     json: jsonRow,
+    progress: progressRow,
     ...registryRows,
   },
   run: async (flags, [source, target]) => {
@@ -462,7 +458,7 @@ const layerinfo = command({
       "only those of what is for linux/amd64, ... (repeatable; default: all)",
       each(text),
     ],
-    json: ["--json", "print as JSON", flag],
+    json: jsonRow,
     ...registryRows,
   },
   run: async (flags, [source]) => {
@@ -535,6 +531,7 @@ const recipientChanges = changes.map(({ change, ...row }) =>
       platforms: chosenPlatformRow,
       force: ["-f, --force", "replace an archive that is there", flag],
       json: jsonRow,
+      progress: progressRow,
       ...registryRows,
     },
     run: async (flags, [source, target = source], made) => {
@@ -564,7 +561,7 @@ const listRecipients = command({
   description:
     "Lists for whom the layers of the image SOURCE are encrypted, as far as that can be seen, and how many layers. No key is needed.",
   arguments: [["<source>", "the image"]],
-  options: { json: ["--json", "print as JSON", flag], ...registryRows },
+  options: { json: jsonRow, ...registryRows },
   run: async (flags, [source]) => {
     const layers = await withRegistryOptions(flags, source, undefined, (from) =>
       oci.layerInfo({ source, oci: from, signal: interruption, onNotice: notice }),
