@@ -14,6 +14,7 @@ import {
   type SecureContextOptions,
 } from "node:tls"
 import { callerEnvironment } from "../caller-environment.ts"
+import type { Bytes } from "../units.ts"
 import { hostOf, portOf, proxyFor, proxyHeaders, type Environment } from "./proxy.ts"
 
 /** What is sent. */
@@ -24,7 +25,7 @@ export interface Request {
   readonly body?: string | Buffer | AsyncIterable<Buffer> | undefined
   /** Ends it, at any time. */
   readonly signal?: AbortSignal | undefined
-  /** Of silence. Default: none. */
+  /** Of silence; twice as long of less than 100 bytes a second is silence, too. Default: none. */
   readonly idleMs?: number
 }
 
@@ -36,6 +37,9 @@ export interface ConnectionsOptions {
   /** Certificates for a host; default: Node's. */
   readonly trust?: ((host: string) => SecureContextOptions) | undefined
 }
+
+/** Bytes in a millisecond; no line is so slow. */
+const DRIP = 0.1
 
 /** For a proxy to answer. */
 const TUNNEL_MS = 60_000
@@ -73,11 +77,30 @@ function isStream(body: Request["body"]): body is AsyncIterable<Buffer> {
   return typeof body === "object" && Symbol.asyncIterator in body
 }
 
+/** Ends a request that is silent for `idleMs`, or says next to nothing for twice as long: who drips would keep us for ever. */
+function limitSilence(request: http.ClientRequest, idleMs: number): void {
+  const give = (what: string): void => {
+    request.destroy(Object.assign(new Error(what), { code: "ETIMEDOUT" }))
+  }
+  request.setTimeout(idleMs, () => {
+    give("no answer in time")
+  })
+  let before: Bytes = 0
+  const timer = setInterval(() => {
+    const { socket } = request
+    if (socket === null) return
+    const now: Bytes = socket.bytesRead + socket.bytesWritten
+    if (now - before < 2 * idleMs * DRIP) give("it comes too slowly")
+    before = now
+  }, 2 * idleMs)
+  timer.unref()
+  request.once("close", () => {
+    clearInterval(timer)
+  })
+}
+
 function end(request: http.ClientRequest, { body, idleMs }: Request): void {
-  if (idleMs !== undefined)
-    request.setTimeout(idleMs, () => {
-      request.destroy(Object.assign(new Error("no answer in time"), { code: "ETIMEDOUT" }))
-    })
+  if (idleMs !== undefined) limitSilence(request, idleMs)
   // A failure of the body is one of the request.
   if (isStream(body)) pipeline(body, request).catch(() => undefined)
   else request.end(body)

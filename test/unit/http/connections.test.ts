@@ -27,6 +27,40 @@ function certificate(name: string): { readonly key: Buffer; readonly cert: Buffe
   return { key: readFileSync(key), cert: readFileSync(cert) }
 }
 
+describe("Connections with a limit of silence", () => {
+  /** Answers with `total` bytes, `size` of them at a time; 100 in a second are too few. */
+  async function asked(size: number, total: number): Promise<number> {
+    const server = createServer((socket) => {
+      socket.on("error", () => undefined)
+      socket.write(`HTTP/1.1 200 OK\r\nContent-Length: ${total}\r\n\r\n`)
+      let left = total
+      const timer = setInterval(() => {
+        const piece = Buffer.alloc(Math.min(size, left))
+        left -= piece.length
+        if (piece.length > 0) socket.write(piece)
+      }, 20)
+      socket.once("close", () => {
+        clearInterval(timer)
+      })
+    })
+    const url = new URL(`http://127.0.0.1:${await portOf(server)}/`)
+    using connections = new Connections({ environment: {}, keepAlive: false })
+    try {
+      return (await buffer(await connections.request(url, { idleMs: 500 }))).length
+    } finally {
+      server.close()
+    }
+  }
+
+  it("give up who drips, though he is never silent", async () => {
+    await assert.rejects(asked(1, 1 << 20), { code: "ECONNRESET" })
+  })
+
+  it("wait for who is slow", async () => {
+    assert.equal(await asked(100, 12_000), 12_000)
+  })
+})
+
 describe("Connections, through a proxy", () => {
   it("are given up when the signal says so, though it has not answered yet", async () => {
     const closed: Promise<unknown>[] = []
