@@ -21,6 +21,7 @@ export interface KeyProvider {
 export interface LayerKeySet {
   /** Private keys: RSA, EC. */
   readonly keys: readonly KeyObject[]
+  /** @internal */
   readonly pgpKeys: readonly PrivateKey[]
   /** Those that the user has named, and no others: an image names whom it likes. */
   readonly providers: readonly KeyProvider[]

@@ -12,14 +12,16 @@ export interface LayerRecipients {
   /** RSA, EC. */
   readonly keys: readonly KeyObject[]
   readonly certificates: readonly CertifiedKey[]
+  /** @internal */
   readonly pgpKeys: readonly PublicKey[]
 }
 
 /** Wraps a layer's key for all of them: one message a scheme. */
 export async function wrapLayerKey(
   key: LayerKey,
-  { keys, certificates, pgpKeys }: LayerRecipients,
+  recipients: LayerRecipients,
 ): Promise<ReadonlyMap<string, readonly Buffer[]>> {
+  const { keys, certificates, pgpKeys } = recipients
   const secret = writeLayerKey(key)
   try {
     const wrapped = new Map<string, readonly Buffer[]>()
