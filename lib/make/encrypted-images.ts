@@ -132,10 +132,16 @@ function referenceOf(name: string): ImageReference {
   throw new OciError("ERR_OCI_REFERENCE", `${name}: it names no image`)
 }
 
-async function convert(options: ImageCopyOptions, mapLayer: LayerMap): Promise<ConvertedImage> {
+async function convert(
+  options: ImageCopyOptions,
+  change: { readonly map: LayerMap; check(name: string): void },
+): Promise<ConvertedImage> {
   const { source, target, force: replace, oci, registry, signal, onNotice, onProgress } = options
   const made = await copyOciImage(referenceOf(source), referenceOf(target), {
-    ...{ all: true, mapLayer, signal, onNotice, onProgress },
+    ...{ all: true, mapLayer: change.map, signal, onNotice, onProgress },
+    onMapped: () => {
+      change.check(source)
+    },
     source: oci,
     target: { ...registry, replace },
   })
@@ -164,7 +170,7 @@ export async function encrypt(given: EncryptImageOptions): Promise<ConvertedImag
       "ERR_OCI_UNSUPPORTED",
       `${options.target}: archives of Docker have no encrypted layers, those of OCI have`,
     )
-  const made = await convert(options, encryption.map)
+  const made = await convert(options, encryption)
   for (const digest of encryption.alsoPlain)
     options.onNotice?.(`${digest} was encrypted, and is plain where another part of the image has it`)
   return made
@@ -190,7 +196,7 @@ export async function changeRecipients(given: ChangeRecipientsOptions): Promise<
   const platforms = options.platforms?.map(parsePlatformName)
   const work = { layers, platforms, signal, recipients, keyring, change, dropUnknown, onlyEncrypted: true }
   using encryption = new LayerEncryption(work)
-  return await convert(options, encryption.map)
+  return await convert(options, encryption)
 }
 
 /**
@@ -209,7 +215,7 @@ export async function decrypt(given: DecryptImageOptions): Promise<ConvertedImag
   const platforms = options.platforms?.map(parsePlatformName)
   const { allowPartial, maxLayerBytes } = oci ?? {}
   using decryption = new LayerDecryption({ layers, platforms, signal, keyring, allowPartial, maxLayerBytes })
-  return await convert(options, decryption.map)
+  return await convert(options, decryption)
 }
 
 /** Of which image {@link layerInfo} tells. */

@@ -62,6 +62,8 @@ export interface CopyOptions {
   /** For these only: of one, its manifest as it is; of several, the index with nothing else in it. Default: everything. */
   readonly platforms?: readonly Platform[] | undefined
   readonly mapLayer?: LayerMap | undefined
+  /** Called when each layer was asked for and nothing is written yet. */
+  readonly onMapped?: (() => void) | undefined
   /** Of an index what is there, which may be a part of it only. Default: it is an error if anything is not. */
   readonly partial?: boolean | undefined
   /** What it has to be there, or else nothing is written. */
@@ -83,9 +85,17 @@ function isForeign({ mediaType, urls = [] }: Descriptor): boolean {
   return urls.length > 0 && /nondistributable|\.foreign\./.test(mediaType)
 }
 
+/** What names a document now; undefined: as before. Another entry of the index can name the same one in other words. */
+function changedEntry(entry: Descriptor, { descriptor }: Document): Descriptor | undefined {
+  const { digest, size, mediaType } = descriptor
+  return digest.text === entry.digest.text
+    ? undefined
+    : { ...entry, digest, size, mediaType, data: undefined }
+}
+
 /** Everything that the copy will be made of. */
 class Plan {
-  /** By the digest in the source. What a document names stands before it. */
+  /** By the digest in the source, and what it is for. What a document names stands before it. */
   readonly documents = new Map<string, Document>()
   readonly parts = new Map<string, Part>()
   readonly #store: BlobStore
@@ -145,9 +155,7 @@ class Plan {
     const changed: (Descriptor | undefined | null)[] = []
     for (const entry of index.manifests) {
       const document = this.#isWanted(entry) ? await this.#addBelow(entry, depth + 1) : undefined
-      changed.push(
-        document === undefined ? null : document.descriptor === entry ? undefined : document.descriptor,
-      )
+      changed.push(document === undefined ? null : changedEntry(entry, document))
     }
     return changed
   }
@@ -176,9 +184,13 @@ class Plan {
 
   /** undefined: nothing of it was asked for. */
   async add(descriptor: Descriptor, depth: number): Promise<Document | undefined> {
-    const { signal, platforms } = this.#options
+    const { signal, platforms, mapLayer } = this.#options
     signal?.throwIfAborted()
-    const known = this.documents.get(descriptor.digest.text)
+    // What becomes of its layers may depend on what it is for.
+    const { platform } = descriptor
+    const target = mapLayer === undefined || platform === undefined ? "" : platformText(platform)
+    const key = `${descriptor.digest.text} ${target}`
+    const known = this.documents.get(key)
     if (known !== undefined) return known
     const { name } = this.#store
     const what = `${name}: ${descriptor.digest.text}`
@@ -204,7 +216,7 @@ class Plan {
     const made = changed.every((one) => one === undefined)
       ? { descriptor, bytes }
       : changedDocument(descriptor, bytes, changed, what)
-    this.documents.set(descriptor.digest.text, made)
+    this.documents.set(key, made)
     return made
   }
 
@@ -280,6 +292,7 @@ export async function copyImage(
   const { store } = source
   const { signal, onProgress } = options
   const plan = await planOf(source, options)
+  options.onMapped?.()
   const documents = [...plan.documents.values()]
   const root = documents.pop()
   if (root === undefined) throw new RangeError("nothing was to be copied")

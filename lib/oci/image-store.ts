@@ -129,11 +129,14 @@ export async function removeStored(
 /** All digests that images lead to. */
 async function reachable(store: BlobStore, entries: readonly Descriptor[]): Promise<Set<string>> {
   const found = new Set<string>()
+  // What one image calls a layer may be another one's manifest: to be kept is not to have been read.
+  const visited = new Set<string>()
   const visit = async (descriptor: Descriptor, depth: number): Promise<void> => {
     const { digest, mediaType } = descriptor
-    if (found.has(digest.text) || depth > MAX_NESTING + 1) return
     found.add(digest.text)
-    if (!isImageType(mediaType)) return
+    const key = `${mediaType} ${digest.text}`
+    if (!isImageType(mediaType) || visited.has(key) || depth > MAX_NESTING + 1) return
+    visited.add(key)
     const what = `${store.name}: ${digest.text}`
     const document = parseDocument(await readDocument(store, descriptor, what), mediaType, what)
     if (document.kind === "index") for (const one of document.manifests) await visit(one, depth + 1)

@@ -24,7 +24,15 @@ import type { LayerPlace, MappedLayer } from "./copy.ts"
 import { checkDigest, hashFor, parseDigest, type Digest } from "./digest.ts"
 import { checkEncryption, EncryptedLayers, layerName, type LayerKeyring } from "./encrypted-layers.ts"
 import { MAX_LAYER_BYTES, readDocument } from "./image.ts"
-import { isConfigType, parseConfig, platformFits, type Descriptor, type Platform } from "./manifest.ts"
+import {
+  isConfigType,
+  parseConfig,
+  platformFits,
+  platformText,
+  type Descriptor,
+  type ImageManifest,
+  type Platform,
+} from "./manifest.ts"
 import { asArchiveError } from "./native-error.ts"
 import { streamBlob } from "./store.ts"
 
@@ -37,23 +45,50 @@ export interface LayerChoice {
   readonly signal?: AbortSignal | undefined
 }
 
-/** @throws OciError `ERR_OCI_NOT_FOUND` of a number that no layer has. */
-function isChosen(
-  { layers, platforms }: LayerChoice,
-  { store, manifest, index, platform }: LayerPlace,
-): boolean {
-  if (!isConfigType(manifest.config)) return false
-  if (
-    platforms !== undefined &&
-    platform !== undefined &&
-    !platforms.some((one) => platformFits(platform, one))
-  )
-    return false
-  const count = manifest.layers.length
-  const absent = layers?.find((one) => one >= count || one < -count)
-  if (absent !== undefined)
-    throw new OciError("ERR_OCI_NOT_FOUND", `${store.name}: there is no layer ${absent}, it has ${count}`)
-  return layers === undefined || layers.some((one) => (one < 0 ? one + count : one) === index)
+/** Which layers of an image are meant, and what of that was there. */
+class Choice {
+  readonly #options: LayerChoice
+  readonly #met = new Set<Platform>()
+  #isMet = false
+
+  constructor(options: LayerChoice) {
+    this.#options = options
+  }
+
+  /** @throws OciError `ERR_OCI_NOT_FOUND` of a number that no layer has. */
+  has({ store, manifest, index, platform }: LayerPlace): boolean {
+    const { layers, platforms } = this.#options
+    if (!isFileSystem(manifest)) return false
+    if (platforms !== undefined && platform !== undefined) {
+      const fits = platforms.filter((one) => platformFits(platform, one))
+      if (fits.length === 0) return false
+      for (const one of fits) this.#met.add(one)
+    }
+    const count = manifest.layers.length
+    const absent = layers?.find((one) => one >= count || one < -count)
+    if (absent !== undefined)
+      throw new OciError("ERR_OCI_NOT_FOUND", `${store.name}: there is no layer ${absent}, it has ${count}`)
+    const isChosen = layers === undefined || layers.some((one) => (one < 0 ? one + count : one) === index)
+    this.#isMet ||= isChosen
+    return isChosen
+  }
+
+  /**
+   * To be asked when all layers were looked at: who names something that is not there believes that something was done.
+   *
+   * @throws OciError `ERR_OCI_NOT_FOUND`.
+   */
+  check(name: string): void {
+    const missing = this.#options.platforms?.find((one) => !this.#met.has(one))
+    if (missing !== undefined)
+      throw new OciError("ERR_OCI_NOT_FOUND", `${name}: there is no image for ${platformText(missing)}`)
+    if (!this.#isMet) throw new OciError("ERR_OCI_NOT_FOUND", `${name}: it has no layers of a file system`)
+  }
+}
+
+/** Attestations have the configuration of an image, and layers that no container is made of. */
+function isFileSystem({ config, layers }: ImageManifest): boolean {
+  return isConfigType(config) && layers.some(({ mediaType }) => /\btar\b/.test(mediaType))
 }
 
 /** Where a blob of an image lies, and can be read as often as need be. */
@@ -71,20 +106,38 @@ interface DecryptionOptions extends LayerChoice {
 /** Layers that were encrypted become what they were. Disposing forgets their keys, when everything was copied. */
 export class LayerDecryption implements Disposable {
   readonly #options: DecryptionOptions
+  readonly #choice: Choice
   readonly #opened: EncryptedLayers[] = []
 
   constructor(options: DecryptionOptions) {
     this.#options = options
+    this.#choice = new Choice(options)
+  }
+
+  /**
+   * To be asked before anything is written.
+   *
+   * @throws OciError `ERR_OCI_NOT_FOUND`, `ERR_OCI_PARTIAL`.
+   */
+  check(name: string): void {
+    this.#choice.check(name)
+    if (this.#opened.length === 0 && this.#options.allowPartial !== true)
+      throw new OciError("ERR_OCI_PARTIAL", `${name}: no layer is encrypted`)
   }
 
   /** @throws OciError, KeyError. */
   readonly map = async (layer: Descriptor, place: LayerPlace): Promise<MappedLayer | undefined> => {
-    const { keyring, layers, allowPartial = layers !== undefined, signal } = this.#options
-    if (!isChosen(this.#options, place)) return undefined
+    const { keyring, layers, allowPartial = false, signal } = this.#options
+    if (!this.#choice.has(place)) return undefined
     const { store, manifest, index } = place
-    checkEncryption(store.name, manifest, { layerKeys: keyring, allowPartial })
-    if (!isEncryptedType(layer.mediaType)) return undefined
     const name = layerName(layer, index)
+    const isEncrypted = isEncryptedType(layer.mediaType)
+    // Another platform's may be encrypted where this one's is not.
+    const isPartly = manifest.layers.some(({ mediaType }) => isEncryptedType(mediaType))
+    if (!isEncrypted && layers !== undefined && !allowPartial)
+      throw new OciError("ERR_OCI_PARTIAL", `${store.name}: ${name} is not encrypted`)
+    if (layers === undefined && isPartly) checkEncryption(store.name, manifest, { allowPartial })
+    if (!isEncrypted) return undefined
     const encrypted = new EncryptedLayers(store.name, keyring, signal)
     this.#opened.push(encrypted)
     await encrypted.unwrap([layer])
@@ -148,30 +201,45 @@ interface EncryptionOptions extends LayerChoice {
 /** Layers become encrypted, each under a key of its own. Disposing forgets the keys, when everything was copied. */
 export class LayerEncryption implements Disposable {
   readonly #options: EncryptionOptions
+  readonly #choice: Choice
   readonly #made: Disposable[] = []
   /** Digests of layers that were encrypted, and of those that stay as they are. */
   readonly #encrypted = new Set<string>()
   readonly #kept = new Set<string>()
+  #changed = 0
 
   constructor(options: EncryptionOptions) {
     this.#options = options
+    this.#choice = new Choice(options)
+  }
+
+  /**
+   * To be asked before anything is written.
+   *
+   * @throws OciError `ERR_OCI_NOT_FOUND`, `ERR_OCI_PARTIAL`.
+   */
+  check(name: string): void {
+    this.#choice.check(name)
+    if (this.#changed === 0) throw new OciError("ERR_OCI_PARTIAL", `${name}: no layer is encrypted`)
   }
 
   /** @throws OciError, KeyError. */
   readonly map = async (layer: Descriptor, place: LayerPlace): Promise<MappedLayer | undefined> => {
     const { change = "add", onlyEncrypted = false } = this.#options
     const isEncrypted = isEncryptedType(layer.mediaType)
-    const isOne = isChosen(this.#options, place)
-    if (isOne && onlyEncrypted && !place.manifest.layers.some(({ mediaType }) => isEncryptedType(mediaType)))
-      throw new OciError("ERR_OCI_PARTIAL", `${place.store.name}: no layer is encrypted`)
-    if (!isOne || (onlyEncrypted && !isEncrypted)) {
+    if (!this.#choice.has(place) || (onlyEncrypted && !isEncrypted)) {
       this.#kept.add(layer.digest.text)
       return undefined
     }
+    if (!isEncrypted && encryptedType(layer.mediaType) === undefined)
+      throw new OciError(
+        "ERR_OCI_UNSUPPORTED",
+        `${place.store.name}: ${layerName(layer, place.index)} of type ${layer.mediaType} cannot be encrypted`,
+      )
+    this.#changed++
     if (isEncrypted)
       return change === "rotate" ? await this.#rotate(layer, place) : await this.#wrap(layer, place)
     this.#encrypted.add(layer.digest.text)
-    if (encryptedType(layer.mediaType) === undefined) return undefined
     return await this.#encrypt(layer, await blobOf(layer, place), layer.digest, place.store.name)
   }
 

@@ -33,7 +33,7 @@ function missing(where: string, what: string): OciError {
 class FolderFiles implements Files {
   readonly #folder: string
   readonly #held: AsyncDisposable | undefined
-  readonly #open = new Map<string, FileHandle>()
+  readonly #open = new Map<string, Promise<FileHandle>>()
 
   /** @param held - Until it is closed. */
   constructor(folder: string, held?: AsyncDisposable) {
@@ -62,8 +62,9 @@ class FolderFiles implements Files {
   }
   async open(name: string): Promise<NativeBlob> {
     let file = this.#open.get(name)
-    if (file === undefined) this.#open.set(name, (file = await this.#openFile(name)))
-    return await this.#whole(file, name)
+    // Layers are opened several at a time, and one may be there twice.
+    if (file === undefined) this.#open.set(name, (file = this.#openFile(name)))
+    return await this.#whole(await file, name)
   }
   async openOnce(name: string): Promise<NativeBlob & AsyncDisposable> {
     const file = await this.#openFile(name)
@@ -75,7 +76,8 @@ class FolderFiles implements Files {
     }
   }
   async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all([...this.#open.values()].map((file) => file.close()))
+    // One that could not be opened has said so to whoever wanted it.
+    for (const file of this.#open.values()) await file.then((one) => one.close()).catch(() => undefined)
     await this.#held?.[Symbol.asyncDispose]()
   }
 }

@@ -57,10 +57,11 @@ export async function wrapPgp(secret: Buffer, keys: readonly PublicKey[]): Promi
   const { createMessage, encrypt, enums } = await import("openpgp")
   const data = allocateSecret(AES_256_KEY_SIZE)
   crypto.getRandomValues(data)
+  const binary = new Uint8Array(secret)
   try {
     // A session key of our own keeps to the packets that ocicrypt reads, whatever a key says that its owner could read.
     const bytes = (await encrypt({
-      message: await createMessage({ binary: new Uint8Array(secret) }),
+      message: await createMessage({ binary }),
       encryptionKeys: [...keys],
       sessionKey: { algorithm: "aes256", data },
       format: "binary",
@@ -73,6 +74,7 @@ export async function wrapPgp(secret: Buffer, keys: readonly PublicKey[]): Promi
     return written
   } finally {
     data.fill(0)
+    binary.fill(0)
   }
 }
 

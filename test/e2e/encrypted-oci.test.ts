@@ -200,6 +200,39 @@ describe("layers of OCI images", () => {
     assert.equal(new Set(digests.flat().map(({ digest }) => digest)).size, 6)
   })
 
+  it("are not said to be encrypted, or changed, or decrypted, where nothing was", async () => {
+    const target = `oci:${place("nothing")}:it`
+    const platforms = ["linux/s390x"]
+    const none = { code: "ERR_OCI_NOT_FOUND" }
+    await assert.rejects(oci.encrypt({ source: plain, target, recipients: [rsa], platforms }), none)
+    await oci.encrypt({ source: plain, target: `oci:${place("something")}:it`, recipients: [rsa] })
+    const source = `oci:${place("something")}:it`
+    const unlock = [{ key: keyFile("rsa1.pem") }]
+    const change = { source, target, recipients: [ec], unlock, platforms }
+    for (const one of ["add", "replace", "rotate"] as const)
+      await assert.rejects(oci.changeRecipients({ ...change, change: one }), none, one)
+    await assert.rejects(oci.decrypt({ source, target, unlock, platforms }), none)
+    // A layer that nobody can encrypt, in an image that is to be.
+    const layout = new Layout("foreign", "oci/layout")
+    const type = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+    layout.manifest.layers = layout.manifest.layers.map((layer) => ({ ...layer, mediaType: type }))
+    layout.write()
+    const foreign = { source: `oci:${layout.folder}`, target, recipients: [rsa] }
+    await assert.rejects(oci.encrypt(foreign), {
+      code: "ERR_OCI_UNSUPPORTED",
+      message: /cannot be encrypted/,
+    })
+    layout.remove()
+    // Somebody put plain layers in their places: whatever named the key.
+    const environment = { SIFCRYPT_ENCRYPTION_PEM_PATH: keyFile("rsa1.pem").file }
+    for (const given of [[{ environment }], unlock])
+      for (const layers of [undefined, [0]])
+        await assert.rejects(oci.decrypt({ source: plain, target, unlock: given, layers }), {
+          code: "ERR_OCI_PARTIAL",
+        })
+    assert.equal(existsSync(path.join(place("nothing"), "index.json")), false)
+  })
+
   it("get recipients without a byte of them being changed, and others' messages stay", async () => {
     const layout = new Layout("unknown-scheme", "ocicrypt/skopeo")
     const unknown = "org.opencontainers.image.enc.keys.future"
