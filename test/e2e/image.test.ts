@@ -80,6 +80,20 @@ async function withStore(use: (store: string) => Promise<void>): Promise<void> {
 }
 
 describe("archives of images", () => {
+  it("are what they were, however often an index names one", async () => {
+    const { layout, amd } = twoPlatforms()
+    const manifests = ["first", "second"].map((variant) => ({
+      ...amd,
+      platform: { os: "linux", architecture: "amd64", variant },
+      annotations: { variant },
+    }))
+    const index = layout.add(JSON.stringify({ schemaVersion: 2, mediaType: indexType, manifests }), indexType)
+    layout.writeIndex({ schemaVersion: 2, manifests: [index] })
+    const target = `oci:${newFolder("twice")}`
+    const made = await oci.copy({ source: `oci:${layout.folder}`, target, all: true, ...quiet })
+    assert.equal(made.digest, index.digest)
+  })
+
   it("keep every digest; skopeo reads both kinds, and the same image makes the same bytes", async () => {
     const { source, digest } = onePlatform()
     const folder = newFolder("archives")
@@ -246,6 +260,23 @@ describe("archives of images", () => {
 })
 
 describe("the store of images", () => {
+  it("keeps what an image leads to, whatever another one calls it", async () => {
+    await withStore(async (store) => {
+      const victim = onePlatform("victim")
+      const evil = onePlatform("evil")
+      // Its layer is the other one's manifest.
+      const bytes = readFileSync(path.join(victim.layout.folder, "blobs/sha256", victim.digest.slice(7)))
+      const type = "application/vnd.oci.image.layer.v1.tar"
+      evil.layout.manifest.layers.push(evil.layout.add(bytes, type))
+      evil.layout.write()
+      await oci.copy({ source: evil.source, target: "store:evil", ...quiet })
+      await oci.copy({ source: victim.source, target: "store:victim", ...quiet })
+      const back = { source: "store:victim", target: `oci:${newFolder("kept")}`, ...quiet }
+      assert.equal((await oci.copy(back)).digest, victim.digest)
+      assert.ok(blobNames(store).length > 0)
+    })
+  })
+
   it("has images by their whole names, is nobody else's, and leads build and skopeo to them", async () => {
     await withStore(async (store) => {
       const { source, digest } = onePlatform()
