@@ -49,7 +49,8 @@ describe("completion", () => {
   const folder = newFolder("completion")
   const bin = path.join(folder, "bin")
   const place = path.join(folder, "place")
-  const env = { PATH: `${bin}:${process.env["PATH"] ?? ""}` }
+  // Where V8's code cache goes is none of the place's files.
+  const env = { PATH: `${bin}:${process.env["PATH"] ?? ""}`, XDG_CACHE_HOME: path.join(folder, "cache") }
   before(() => {
     mkdirSync(bin)
     mkdirSync(path.join(place, "a-folder"), { recursive: true })

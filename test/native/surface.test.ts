@@ -41,6 +41,7 @@ function assertNamed(failure: Failure | undefined, name: string, what: string): 
 
 const { privateKey } = generateKeyPairSync("ed25519")
 const nowhere = "/nonexistent/surface"
+const layout = `oci:${nowhere}`
 
 /** Arguments that are right, with `options` where they go; a name in front of each says what it is called in messages. */
 const calls: Readonly<Record<string, readonly (readonly [name: string, value: unknown])[]>> = {
@@ -195,6 +196,24 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
   "sif.infoText": [["image", undefined]],
   "sif.listJson": [["image", undefined]],
   "sif.listText": [["image", undefined]],
+  "oci.changeRecipients": [
+    [
+      "options",
+      {
+        ...{ source: layout, target: layout, change: "add" },
+        ...{ recipients: [{ jwe: { file: nowhere } }], unlock: [{ environment: {} }] },
+      },
+    ],
+  ],
+  "oci.copy": [["options", { source: layout, target: layout }]],
+  "oci.decrypt": [["options", { source: layout, target: layout, unlock: [{ environment: {} }] }]],
+  "oci.encrypt": [["options", { source: layout, target: layout, recipients: [{ jwe: { file: nowhere } }] }]],
+  "oci.inspect": [["options", { source: layout }]],
+  "oci.layerInfo": [["options", { source: layout }]],
+  "oci.list": [["options", {}]],
+  "oci.load": [["options", { input: nowhere }]],
+  "oci.remove": [["options", { names: ["surface"] }]],
+  "oci.save": [["options", { names: ["surface"], output: nowhere }]],
 }
 /** They take nothing, or what may be left out. */
 const without = new Set(["listCache", "listInstances", "listMounts", "forbidDumps"])
