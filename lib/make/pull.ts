@@ -114,15 +114,25 @@ async function pullWebFile(
       onRead?.(have, size)
     }
   }
-  if (digest === undefined || oci.disableCache === true) await write(file.read(), onProgress)
-  else {
-    const cache = new Cache(oci.cacheFolder ?? cacheFolder(oci.environment))
-    const kept = await cache.make(digest, size, (partial) => file.fill(partial, digest, onProgress), signal)
+  // An address with a query may be a credential itself: what is behind it is not kept for everybody, only until it is whole.
+  const cache = new Cache(oci.cacheFolder ?? cacheFolder(oci.environment))
+  const fill = (partial: FileHandle): Promise<void> =>
+    digest === undefined ? Promise.resolve() : file.fill(partial, digest, onProgress)
+  const copy = (from: FileHandle): Promise<void> => write(streamBlob({ fd: from.fd, offset: 0, size }))
+  const isCached = digest !== undefined && oci.disableCache !== true
+  if (isCached && new URL(reference).search === "") {
+    const kept = await cache.make(digest, size, fill, signal)
     try {
-      await write(streamBlob({ fd: kept.fd, offset: 0, size }))
+      await copy(kept)
     } finally {
       await kept.close()
     }
+  } else {
+    const fetched = async (partial: FileHandle): Promise<void> => {
+      await fill(partial)
+      await copy(partial)
+    }
+    if (!isCached || !(await cache.usePrivate(digest, fetched, signal))) await write(file.read(), onProgress)
   }
   const found = `sha256:${hash.digest("hex")}`
   if (digest !== undefined && found !== digest.text)

@@ -101,25 +101,38 @@ export async function wrapJwe(secret: Buffer, keys: readonly KeyObject[]): Promi
   return Buffer.from(JSON.stringify(await all.encrypt()))
 }
 
+type Header = Readonly<Record<string, unknown>>
+
+/** Of what an image says; what is no object says nothing. */
+function asHeader(value: unknown): Header {
+  return typeof value === "object" && value !== null ? (value as Header) : {}
+}
+
+function encodedHeader(text: unknown): Header {
+  try {
+    return typeof text === "string"
+      ? asHeader(parseJson(Buffer.from(text, "base64url").toString("utf8")))
+      : {}
+  } catch {
+    return {}
+  }
+}
+
+/** Names of keys are shown, each up to here. */
+const MAX_KID = 128
+
 /** Whom a message is for, as far as it says. */
 export function jweRecipients(message: Buffer, what: string): string[] {
   const jwe = parse(message, what)
-  const header = (text: unknown): Readonly<Record<string, unknown>> => {
-    try {
-      return typeof text === "string"
-        ? (parseJson(Buffer.from(text, "base64url").toString("utf8")) as Readonly<Record<string, unknown>>)
-        : {}
-    } catch {
-      return {}
-    }
+  const name = (...headers: readonly Header[]): string => {
+    const kid = headers.map((header) => header["kid"]).find((one) => typeof one === "string")
+    return kid === undefined ? "[jwe]" : `kid ${kid.slice(0, MAX_KID)}`
   }
-  const name = ({ kid }: Readonly<Record<string, unknown>>): string =>
-    typeof kid === "string" ? `kid ${kid}` : "[jwe]"
-  if (typeof jwe === "string") return [name(header(jwe.split(".")[0]))]
-  const { protected: common, header: own, recipients } = jwe as Readonly<Record<string, unknown>>
-  const shared = { ...header(common), ...(own as object | undefined) }
-  if (!Array.isArray(recipients)) return [name(shared)]
+  if (typeof jwe === "string") return [name(encodedHeader(jwe.split(".", 1)[0]))]
+  const { protected: common, header, recipients } = asHeader(jwe)
+  const shared = [asHeader(header), encodedHeader(common)]
+  if (!Array.isArray(recipients)) return [name(...shared)]
   return recipients
     .slice(0, MAX_RECIPIENTS)
-    .map((one: unknown) => name({ ...shared, ...(one as { readonly header?: object } | null)?.header }))
+    .map((one: unknown) => name(asHeader(asHeader(one)["header"]), ...shared))
 }

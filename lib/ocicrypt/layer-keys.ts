@@ -1,7 +1,7 @@
 // Whatever opens the layers of images: keys of files, and providers that were named. All of an image's layers are opened through one.
 import type { KeyObject } from "node:crypto"
 import type { PrivateKey } from "openpgp"
-import { KeyError } from "../errors.ts"
+import { KeyError, OciError } from "../errors.ts"
 import { messagesOf, schemesOf, type Annotations } from "./annotations.ts"
 import { Attempts } from "./attempts.ts"
 import { unwrapJwe } from "./jwe.ts"
@@ -44,14 +44,21 @@ export class LayerKeys {
   async unwrap(annotations: Annotations, what: string): Promise<LayerKey> {
     const schemes = schemesOf(annotations)
     const { keys, pgpKeys, providers } = this.#set
+    // Whoever may add a recipient may not lock the others out by a message that nobody can read.
+    let broken: OciError | undefined
     for (const scheme of schemes)
-      for (const message of this.#canTry(scheme) ? messagesOf(annotations, scheme, what) : []) {
-        const secret = await this.#unwrap(scheme, message, what)
-        if (secret !== undefined) return readLayerKey(secret, what)
-      }
+      for (const message of this.#canTry(scheme) ? messagesOf(annotations, scheme, what) : [])
+        try {
+          const secret = await this.#unwrap(scheme, message, what)
+          if (secret !== undefined) return readLayerKey(secret, what)
+        } catch (error) {
+          if (!(error instanceof OciError && error.code === "ERR_OCI_FORMAT")) throw error
+          broken ??= error
+        }
     const wrapped = `its key is wrapped by ${schemes.length === 0 ? "nothing" : schemes.join(", ")}`
     if (keys.length + pgpKeys.length + providers.length === 0)
       throw new KeyError("ERR_KEY_MISSING", `${what} is encrypted and no key was given: ${wrapped}`)
+    if (broken !== undefined) throw broken
     throw new KeyError("ERR_KEY_MISMATCH", `${what}: none of the keys opens it: ${wrapped}`)
   }
 

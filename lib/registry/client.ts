@@ -30,6 +30,9 @@ export interface ClientOptions extends CredentialSearch, Pick<HttpOptions, "retr
   readonly onNotice?: ((text: string) => void) | undefined
 }
 
+/** Of one request: nobody, somebody, a wider token, one that has run out. */
+const MAX_REFUSALS = 8
+
 /** What else the machine's containers trust. */
 export function certFolders(): string[] {
   const home = os.homedir()
@@ -149,9 +152,9 @@ export class RegistryClient implements Disposable {
     return new RegistryClient(reference, client, base, authorization)
   }
 
-  /** Has anybody been named? What nobody may read is not public. */
+  /** Has anybody been named, or had a certificate to show? What not everybody may read is not public. */
   get isKnown(): boolean {
-    return this.#authorization.isKnown
+    return this.#authorization.isKnown || this.#http.hasCertificate
   }
 
   /** What a path below the repository, or what the registry has answered, stands for. */
@@ -165,16 +168,18 @@ export class RegistryClient implements Disposable {
   }
 
   async request(url: URL, request: Omit<Request, "authorization"> = {}): Promise<Reply> {
-    for (;;) {
+    for (let refusals = 0; ; refusals++) {
       const authorization = this.#header(url)
       const reply = await this.#http.request(url, { ...request, authorization })
       const status = reply.statusCode ?? 0
       // Some say "not found" to whom they do not know. Who only asks whether it is there has that answer.
-      const hidden = status === 404 && request.method !== "HEAD" && !this.isKnown
+      const hidden = status === 404 && request.method !== "HEAD" && !this.#authorization.isKnown
       const refused = [401, 403, 429].includes(status) || hidden
       if (!refused || url.origin !== this.origin || this.#http.isFromElsewhere(reply)) return reply
       const before = this.#authorization.header
-      if (!(await this.#authorization.advance(reply, authorization))) return reply
+      // A token may run out meanwhile; who refuses each new one does not mean to let us in.
+      if (refusals === MAX_REFUSALS || !(await this.#authorization.advance(reply, authorization)))
+        return reply
       reply.destroy()
       if (status === 404 && before === this.#authorization.header)
         return await this.#http.request(url, { ...request, authorization })

@@ -28,6 +28,8 @@ export interface CredentialSearch {
 
 /** What a helper has no business with. */
 const secretVariables = /^(?:(?:SIFCRYPT|APPTAINER|SINGULARITY)_|DOCKER_PASSWORD$)/
+/** For what was written before it ended. */
+const LINGER_MS = 1000
 const HELPER_MS = 10_000
 const MAX_HELPER_OUTPUT = 1 << 20
 
@@ -112,6 +114,10 @@ export async function runHelper(
       child.on("close", (status) => {
         resolve({ status, text: Buffer.concat(pieces) })
         for (const piece of pieces) piece.fill(0)
+      })
+      // What it has started may hold its output open for as long as it likes.
+      child.on("exit", () => {
+        setTimeout(() => child.stdout.destroy(), LINGER_MS).unref()
       })
       child.stdin.end(input)
     },

@@ -150,6 +150,7 @@ export class HttpClient implements Disposable {
   readonly #options: HttpOptions
   readonly #connections: Connections
   readonly #elsewhere = new WeakSet<Reply>()
+  #hasCertificate = false
 
   constructor(options: HttpOptions) {
     const { registry, ownCertFolder, certFolders = [], environment } = options
@@ -160,9 +161,16 @@ export class HttpClient implements Disposable {
       trust: (host) => {
         const folders = [...(ownCertFolder === undefined ? [] : [ownCertFolder]), ...certFolders]
         const own = host === registry && ownCertFolder !== undefined ? [ownCertFolder] : []
-        return trust([...folders.map((folder) => path.join(folder, host)), ...own], environment)
+        const trusted = trust([...folders.map((folder) => path.join(folder, host)), ...own], environment)
+        this.#hasCertificate ||= trusted.cert !== undefined
+        return trusted
       },
     })
+  }
+
+  /** Was somebody asked who may want to know by a certificate who we are, and was there one to show? */
+  get hasCertificate(): boolean {
+    return this.#hasCertificate
   }
 
   async #once(url: URL, { authorization, method, headers, body }: Request | Upload): Promise<Reply> {

@@ -216,14 +216,16 @@ export async function registryLogout(
   const host = parseRegistryHost(options.registry)
   const file = writtenFile(options.authFile, environment)
   const found = await hasLogin(file, host, environment, signal)
+  let helper: string | undefined
   if (found)
-    await change(file, async (config) => {
-      const helper = helperOf(config, host)
-      if (helper !== undefined) await runHelper(helper, "erase", helperServer(host), environment, signal)
-      return { ...config, auths: without(config, host) }
+    await change(file, (config) => {
+      helper = helperOf(config, host)
+      return Promise.resolve({ ...config, auths: without(config, host) })
     }).catch((cause: unknown) => {
       throw asError(file, cause)
     })
+  // After the file, which forgets whatever its helper does; and under no lock, as it may take its time.
+  if (helper !== undefined) await runHelper(helper, "erase", helperServer(host), environment, signal)
   const others: string[] = []
   for (const other of options.authFile === undefined ? authFiles(environment) : [])
     // What is wrong there is nothing that went wrong here.

@@ -194,6 +194,23 @@ describe("a login at a registry", () => {
     }
   })
 
+  it("is forgotten whatever becomes of the helper, whose descendants keep nobody waiting", async () => {
+    const { environment, file, login, config } = atHome()
+    await login()
+    writeFileSync(file, JSON.stringify({ ...config(), credsStore: "gone" }))
+    await assert.rejects(registryLogout({ registry: registry.host, environment }), {
+      code: "ERR_OCI_CREDENTIALS",
+      message: /docker-credential-gone/,
+    })
+    assert.deepEqual(config()["auths"], {})
+    const program = path.join(environment["HOME"] ?? "", "docker-credential-slow")
+    writeFileSync(program, `#!/bin/sh\nsleep 300 &\necho $! >"$(dirname "$0")/left"\necho '{}'\n`)
+    chmodSync(program, 0o755)
+    writeFileSync(file, JSON.stringify({ credsStore: "slow" }))
+    assert.deepEqual(await registryLogins({ environment }), [])
+    process.kill(Number(readFileSync(path.join(environment["HOME"] ?? "", "left"), "utf8")))
+  })
+
   it("is a command that reads the password from standard input, and takes none as an argument", async () => {
     const home = newFolder("login-command", userId)
     const env = { HOME: home }

@@ -4,6 +4,7 @@ import { createHash, createPrivateKey } from "node:crypto"
 import { readFileSync } from "node:fs"
 import { macOf, type Annotations } from "../../../lib/ocicrypt/annotations.ts"
 import { checkLayer } from "../../../lib/ocicrypt/layer-cipher.ts"
+import { jweRecipients } from "../../../lib/ocicrypt/jwe.ts"
 import { LayerKey, readLayerKey, writeLayerKey } from "../../../lib/ocicrypt/layer-key.ts"
 import { LayerKeys } from "../../../lib/ocicrypt/layer-keys.ts"
 import { readPgpKeys } from "../../../lib/ocicrypt/pgp.ts"
@@ -117,6 +118,39 @@ describe("encrypted layers of other programs", () => {
       const changed = { ...annotations, [JWE]: Buffer.from(bad).toString("base64") }
       await assert.rejects((await keysOf(keys[0] ?? "")).unwrap(changed, "it"), { code: "ERR_KEY_MISMATCH" })
     }
+  })
+
+  it("open whatever else is wrapped in a way that nobody can read", async () => {
+    const { annotations, keys } = vectorNamed("pkcs7")
+    const broken = Buffer.from("broken").toString("base64")
+    const schemes = ["jwe", "pkcs11", "pkcs7"].map((scheme) => `org.opencontainers.image.enc.keys.${scheme}`)
+    const all: Record<string, string> = { ...annotations }
+    for (const scheme of schemes) all[scheme] = [broken, ...(all[scheme]?.split(",") ?? [])].join(",")
+    const opener = await keysOf(keys[0] ?? "")
+    using key = await opener.unwrap(all, "it")
+    assert.ok(key.key.length > 0)
+    const nothing = Object.fromEntries(schemes.map((scheme) => [scheme, broken]))
+    await assert.rejects(opener.unwrap(nothing, "it"), { code: "ERR_OCI_FORMAT" })
+  })
+
+  it("say for whom they are in a few words, whatever is written there", () => {
+    const recipients = Array.from({ length: 256 }, () => ({}))
+    const base64 = (value: unknown): string => Buffer.from(JSON.stringify(value)).toString("base64url")
+    const names = (message: unknown): string[] =>
+      jweRecipients(Buffer.from(typeof message === "string" ? message : JSON.stringify(message)), "it")
+    assert.deepEqual(names(`${base64(null)}.a.b.c.d`), ["[jwe]"])
+    for (const header of [null, "kid", 5, [], { kid: 5 }, "x".repeat(700_000)])
+      assert.deepEqual(new Set(names({ header, protected: base64(header), recipients })), new Set(["[jwe]"]))
+    const long = { kid: "k".repeat(700_000) }
+    for (const message of [
+      { header: long, recipients },
+      { protected: base64(long), recipients },
+    ])
+      assert.equal(names(message).join("").length, 256 * (128 + "kid ".length))
+    assert.deepEqual(names({ header: { kid: "all" }, recipients: [{ header: { kid: "own" } }, null] }), [
+      "kid own",
+      "kid all",
+    ])
   })
 
   it("cost a bounded number of tries of private keys, however many are wrapped", async () => {
