@@ -591,6 +591,7 @@ const recipients: CommandRow = {
 
 export const image: CommandRow = {
   name: "image",
+  heading: "Registries",
   summary: "OCI images: copy, keep, inspect, encrypt",
   description:
     "OCI and Docker images as they are, without a SIF being built of them. The images that are kept here are in a folder of yours, which " +

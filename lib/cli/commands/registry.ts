@@ -120,6 +120,7 @@ const list = command({
 
 export const registry: CommandRow = {
   name: "registry",
+  heading: "Registries",
   summary: "who to be at registries",
   description:
     "Keeps names and passwords for registries, in the files of Apptainer and Docker: what one of these programs was told the others know.",

@@ -54,6 +54,11 @@ describe("commands", () => {
     }
   })
 
+  it("stand under a heading, where they are shown", () => {
+    for (const { name, heading, hidden } of commands)
+      if (hidden !== true) assert.ok(heading !== undefined, name)
+  })
+
   it("have something to do, or commands below them", () => {
     for (const [name, { run, commands: below }] of all(commands))
       assert.notEqual(run === undefined, below === undefined, name)
