@@ -59,12 +59,18 @@ export async function printLines(lines: readonly string[]): Promise<void> {
   await print(lines.map((line) => `${printable(line)}\n`).join(""))
 }
 
-/** Lines with cells below each other. */
+/** What is longer stands out of its column. */
+const MAX_WIDTH = 80
+
+/** Lines with cells below each other. There may be any number of them, and one of them may be as long as an image likes. */
 export function columns(rows: readonly (readonly string[])[], gap = "  "): string[] {
-  const widths = (rows[0] ?? []).map((_, i) => Math.max(...rows.map((row) => (row[i] ?? "").length)))
+  const widths: number[] = []
+  for (const row of rows)
+    for (const [i, cell] of row.entries())
+      widths[i] = Math.max(widths[i] ?? 0, Math.min(cell.length, MAX_WIDTH))
   return rows.map((row) =>
     row
-      .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+      .map((cell, i) => (i === row.length - 1 ? cell : cell.padEnd(widths[i] ?? 0)))
       .join(gap)
       .trimEnd(),
   )

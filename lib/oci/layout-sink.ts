@@ -1,8 +1,9 @@
 // A layout on disk that images are added to. At every moment, and whoever is killed, it is whole: files get their names
 // when they are, and an index names only what is there.
 import { constants } from "node:fs"
-import { mkdir, open, readdir, readFile, type FileHandle } from "node:fs/promises"
+import { mkdir, open, readdir, type FileHandle } from "node:fs/promises"
 import path from "node:path"
+import { readBounded } from "../bounded-file.ts"
 import { BuildError, OciError } from "../errors.ts"
 import { lockOpenFile } from "../native/lock.ts"
 import { contentFits } from "./digest.ts"
@@ -48,7 +49,10 @@ export class LayoutSink implements ImageSink {
     await sink.#disk(mkdir(folder, { recursive: true }))
     const names = (await sink.#disk(readdir(folder))).filter((name) => !name.startsWith(TEMPORARY))
     if (names.includes("oci-layout"))
-      checkLayoutVersion(await sink.#disk(readFile(path.join(folder, "oci-layout"))), folder)
+      checkLayoutVersion(
+        await sink.#disk(readBounded(path.join(folder, "oci-layout"), MAX_DOCUMENT, { signal })),
+        folder,
+      )
     else if (names.length > 0)
       throw new OciError("ERR_OCI_FORMAT", `${folder}: neither a layout nor empty`, { path: folder })
     else await sink.#save("oci-layout", [Buffer.from('{"imageLayoutVersion":"1.0.0"}')])
@@ -126,10 +130,12 @@ export class LayoutSink implements ImageSink {
 
   async #readIndex(): Promise<{ readonly manifests: readonly Entry[] }> {
     const bytes = await this.#disk(
-      readFile(path.join(this.name, "index.json")).catch((cause: unknown) => {
-        if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause
-        return EMPTY_INDEX
-      }),
+      readBounded(path.join(this.name, "index.json"), MAX_DOCUMENT, { signal: this.#signal }).catch(
+        (cause: unknown) => {
+          if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause
+          return EMPTY_INDEX
+        },
+      ),
     )
     parseLayoutIndex(bytes, this.name)
     return JSON.parse(bytes.toString("utf8")) as { readonly manifests: readonly Entry[] }

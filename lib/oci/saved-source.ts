@@ -8,6 +8,7 @@ import type { FoundImage, SavedImage } from "./layout.ts"
 import { parseConfig, type Descriptor } from "./manifest.ts"
 import { asArchiveError } from "./native-error.ts"
 import { streamBlob, type BlobStore } from "./store.ts"
+import type { Bytes } from "../units.ts"
 
 const manifestType = "application/vnd.oci.image.manifest.v1+json"
 const configType = "application/vnd.oci.image.config.v1+json"
@@ -92,8 +93,8 @@ async function layerOf(blob: NativeBlob, diffId: Digest, name: string): Promise<
   return { mediaType: `${layerType}${suffix}`, digest, ...rest }
 }
 
-/** Of one archive. A member may be named any number of times; it is read once. */
-export type SeenLayers = Map<string, Descriptor>
+/** Of one archive, by where its members lie. One may be named any number of times, as the same; it is read once. */
+export type SeenLayers = Map<Bytes, { readonly diffId: string; readonly layer: Descriptor }>
 
 /**
  * What an image that was found is copied from.
@@ -119,9 +120,14 @@ async function savedSource(archive: BlobStore, saved: SavedImage, seen: SeenLaye
   for (const [i, diffId] of diffIds.entries()) {
     const { blob, name } = saved.layers[i] ?? {}
     if (blob === undefined) continue
-    const place = `${blob.offset} ${diffId.text}`
-    const layer = seen.get(place) ?? (await layerOf(blob, diffId, `${archive.name}: ${name ?? ""}`))
-    seen.set(place, layer)
+    const known = seen.get(blob.offset)
+    if (known !== undefined && known.diffId !== diffId.text)
+      throw new OciError(
+        "ERR_OCI_FORMAT",
+        `${archive.name}: ${name ?? ""} is said to be two different layers`,
+      )
+    const layer = known?.layer ?? (await layerOf(blob, diffId, `${archive.name}: ${name ?? ""}`))
+    seen.set(blob.offset, { diffId: diffId.text, layer })
     layers.push(layer)
     blobs.set(layer.digest.text, blob)
   }

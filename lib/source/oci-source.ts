@@ -3,7 +3,7 @@ import type { LayerKeyring } from "../oci/encrypted-layers.ts"
 import type { OciImage } from "../oci/image.ts"
 import type { ImageConfig } from "../oci/manifest.ts"
 import { layerError } from "../oci/native-error.ts"
-import type { ImageReference } from "../oci/reference.ts"
+import type { ImageReference, LocalReference } from "../oci/reference.ts"
 import { OCI_EVALUATION } from "../runtime/entry.ts"
 import { shellQuote } from "../runtime/environment.ts"
 import { openOciImage, type OciOptions } from "../registry/transports.ts"
@@ -112,6 +112,11 @@ export async function openOciSource(
   }
 }
 
+/** Where the store of whoever builds is concerns nobody. */
+function nameIn({ transport, path, selection }: LocalReference): string {
+  return transport === "store" ? (selection.name ?? "") : path
+}
+
 /**
  * The source that an image is, as long as that is open.
  *
@@ -125,7 +130,7 @@ export async function ociSource(
   const { sourceDateEpoch } = options
   const architecture = ociArchitecture(image.config)
   const bootstrap = reference.transport
-  const name = reference.transport === "docker" ? reference.text : reference.path
+  const name = reference.transport === "docker" ? reference.text : nameIn(reference)
   const time = sourceDateEpoch ?? Math.floor(Date.now() / 1000)
   const shown = architecture ?? (process.arch === "x64" ? "amd64" : process.arch)
   const from = { bootstrap, name, digest: image.digest.text }

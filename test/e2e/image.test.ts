@@ -294,6 +294,11 @@ describe("the store of images", () => {
         as: "self",
         env: { SIFCRYPT_STOREDIR: store },
       })
+      // Where the store is concerns nobody who gets the image.
+      assert.doesNotMatch(
+        (await sifcryptOk(["inspect", "--all", output], { as: "self" })).text,
+        new RegExp(store),
+      )
       for (const name of ["store:other", "store:@" + sha256("")])
         await assert.rejects(oci.inspect({ source: name, ...quiet }), { code: "ERR_OCI_NOT_FOUND" })
       await assert.rejects(oci.copy({ source, target: "store:", ...quiet }), { code: "ERR_OCI_REFERENCE" })

@@ -16,4 +16,17 @@ describe("columns", () => {
   it("has no lines where there are no rows", () => {
     assert.deepEqual(columns([]), [])
   })
+
+  it("take any number of rows and a cell of any length", () => {
+    const long = "x".repeat(2_000_000)
+    const rows = [["key", long], ...Array.from({ length: 300_000 }, () => ["other", "value"])]
+    const lines = columns(rows)
+    assert.equal(lines[0], `key    ${long}`)
+    assert.equal(lines.at(-1), "other  value")
+    const inner = columns([
+      [long, "a"],
+      ["b", "c"],
+    ])
+    assert.equal(inner[1], `${"b".padEnd(80)}  c`)
+  })
 })
