@@ -115,7 +115,8 @@ describe("the package", () => {
     assert.deepEqual(
       files.filter(
         (file) =>
-          !/\.(?:js|d\.ts|json)$/.test(file) && !statSync(path.join(installed, "dist", file)).isDirectory(),
+          !/\.(?:js|d\.ts|json|1)$|^cli\/completion\//.test(file) &&
+          !statSync(path.join(installed, "dist", file)).isDirectory(),
       ),
       [],
     )
