@@ -31,10 +31,12 @@ describe("Connections with a limit of silence", () => {
   /** Answers with `total` bytes, `size` of them at a time; 100 in a second are too few. */
   async function asked(size: number, total: number): Promise<number> {
     const server = createServer((socket) => {
-      socket.on("error", () => undefined)
+      // Who reads nothing is told of no end.
+      socket.resume().on("error", () => undefined)
       socket.write(`HTTP/1.1 200 OK\r\nContent-Length: ${total}\r\n\r\n`)
       let left = total
       const timer = setInterval(() => {
+        if (left === 0) socket.end()
         const piece = Buffer.alloc(Math.min(size, left))
         left -= piece.length
         if (piece.length > 0) socket.write(piece)
