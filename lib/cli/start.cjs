@@ -7,14 +7,14 @@
 # the shell sets such variables aside (lib/caller-environment.ts gives them to payloads and helpers), quotes the words that look like
 # switches with a plus sign, and names an address for the debugger that no kernel lets a stream listen on.
 #
-# Only special built-ins, which no function of the environment replaces; names that no payload knows, as one may be exported; no program but
+# Only special built-ins, which no function of the environment replaces, and ulimit without one; names that no payload knows, as one may be exported; no program but
 # Node, unless there are variables that this shell does not pass on. Where bash is the shell, SHELLOPTS of the environment may have it print each variable, a passphrase too.
 set +xv -f
 IFS='
 '
 SIFCRYPT_START_SIZE=0
 SIFCRYPT_START_FILES=
-for SIFCRYPT_START_NAME in $(ulimit -Sn; export -p); do
+for SIFCRYPT_START_NAME in $(unset -f ulimit; ulimit -Sn; export -p); do
   # The first line is how many files may be open, which Node raises for itself; lib/caller-environment.ts has it for payloads.
   case $SIFCRYPT_START_FILES in
     '') SIFCRYPT_START_FILES=$SIFCRYPT_START_NAME ;;
