@@ -206,6 +206,7 @@ export class LayerEncryption implements Disposable {
   /** Digests of layers that were encrypted, and of those that stay as they are. */
   readonly #encrypted = new Set<string>()
   readonly #kept = new Set<string>()
+  readonly #shared = new Map<string, Promise<MappedLayer>>()
   #changed = 0
 
   constructor(options: EncryptionOptions) {
@@ -240,7 +241,14 @@ export class LayerEncryption implements Disposable {
     if (isEncrypted)
       return change === "rotate" ? await this.#rotate(layer, place) : await this.#wrap(layer, place)
     this.#encrypted.add(layer.digest.text)
-    return await this.#encrypt(layer, await blobOf(layer, place), layer.digest, place.store.name)
+    // What platforms share they go on sharing; and whoever names a layer a thousand times has it encrypted once.
+    const same = JSON.stringify([layer.digest.text, layer.mediaType, layer.annotations])
+    let made = this.#shared.get(same)
+    if (made === undefined) {
+      made = blobOf(layer, place).then((blob) => this.#encrypt(layer, blob, layer.digest, place.store.name))
+      this.#shared.set(same, made)
+    }
+    return await made
   }
 
   /** Digests of layers that were encrypted in one place and are plain in another one: whoever has that needs no key. */

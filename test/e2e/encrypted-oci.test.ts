@@ -233,6 +233,22 @@ describe("layers of OCI images", () => {
     assert.equal(existsSync(path.join(place("nothing"), "index.json")), false)
   })
 
+  it("that are there more than once are encrypted once", async () => {
+    const layout = new Layout("repeated", "oci/layout")
+    const [first] = layout.manifest.layers
+    assert.ok(first !== undefined)
+    layout.manifest.layers = Array.from({ length: 40 }, () => first)
+    layout.config.rootfs.diff_ids = Array.from({ length: 40 }, () => layout.config.rootfs.diff_ids[0] ?? "")
+    layout.write()
+    const target = `oci:${place("repeated")}:it`
+    await oci.encrypt({ source: `oci:${layout.folder}`, target, recipients: [rsa] })
+    const layers = await oci.layerInfo({ source: target })
+    assert.deepEqual([layers.length, new Set(layers.map(({ digest }) => digest)).size], [40, 1])
+    const plainAgain = { source: target, target: `oci:${place("repeated-plain")}:it` }
+    await oci.decrypt({ ...plainAgain, unlock: [{ key: keyFile("rsa1.pem") }] })
+    layout.remove()
+  })
+
   it("get recipients without a byte of them being changed, and others' messages stay", async () => {
     const layout = new Layout("unknown-scheme", "ocicrypt/skopeo")
     const unknown = "org.opencontainers.image.enc.keys.future"
