@@ -159,8 +159,9 @@ export function parseBinds(
   })
 }
 
-/** Folders of an operating system, which belong to the image and not to the host's working directory. */
+/** Folders of an operating system, which are the image's. What lies in them, as /var/scratch and /opt/data do, may be the caller's. */
 const systemFolders = [
+  "/",
   "/etc",
   "/bin",
   "/usr",
@@ -294,8 +295,7 @@ export function composeBinds(caller: Caller, own: readonly Bind[], options: Plac
   const visible = [...places, ...own].some(
     ({ destination, source }) => destination === source && isWithin(cwd, source),
   )
-  const belongsToImage =
-    cwd === "/" || [...systemFolders, ...kernelFolders].some((folder) => isWithin(cwd, folder))
+  const belongsToImage = systemFolders.includes(cwd) || kernelFolders.some((folder) => isWithin(cwd, folder))
   if (!contain && !without.has("cwd") && !visible && !belongsToImage) add(cwd, cwd)
   const taken = new Map<string, Bind>()
   for (const bind of own) {

@@ -142,8 +142,13 @@ describe("binds", () => {
     })
 
     it("leaves the operating system's folders to the image", () => {
-      for (const cwd of ["/", "/etc", "/usr/share", "/var/lib", "/opt", "/proc/1", "/sys", "/dev", "/lib64"])
+      for (const cwd of ["/", "/etc", "/usr", "/var", "/opt", "/proc/1", "/sys", "/dev", "/lib64"])
         assert.equal(destinations(composeBinds(caller(cwd), [])).includes(cwd), false, cwd)
+    })
+
+    it("binds a working directory in one of them", () => {
+      for (const cwd of ["/var/scratch/ada", "/opt/data", "/usr/local/project"])
+        assert.ok(destinations(composeBinds(caller(cwd), [])).includes(cwd), cwd)
     })
 
     it("lets the caller's own bind win its destination", () => {
