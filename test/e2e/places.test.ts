@@ -34,7 +34,7 @@ describe("places in an image", () => {
       "chain-2": "/var/chain-3",
       "var/chain-3": "none/../four",
       "etc/resolv.conf": "../run/resolve/stub-resolv.conf",
-      "etc/localtime": "/opt/zoneinfo/Nowhere",
+      "etc/localtime": "/usr/share/zoneinfo/Nowhere",
       // To nowhere that anything could be mounted at.
       "var/tmp": "tmp",
       round: "round-2/x",
