@@ -1,7 +1,7 @@
 // The images that a user keeps: a layout, which whoever changes or reads it holds meanwhile. What no image needs any more goes when
 // nobody holds it: after an image was removed, or when the next one leaves, so that of a process that was killed nothing stays.
 import { constants, existsSync } from "node:fs"
-import { mkdir, open, readdir, rm } from "node:fs/promises"
+import { chmod, mkdir, open, readdir, rm, stat } from "node:fs/promises"
 import path from "node:path"
 import { BuildError, OciError } from "../errors.ts"
 import { lockOpenFile } from "../native/lock.ts"
@@ -55,6 +55,9 @@ export async function openStoreSink(folder: string, signal?: AbortSignal): Promi
   let held: AsyncDisposable | undefined
   try {
     await mkdir(folder, { recursive: true, mode: 0o700 })
+    const { uid, mode } = await stat(folder)
+    if (uid !== process.geteuid?.()) throw new Error("it belongs to somebody else")
+    if ((mode & 0o077) !== 0) await chmod(folder, 0o700)
     held = await lockHolders(folder, false, Infinity, signal)
   } catch (cause) {
     signal?.throwIfAborted()

@@ -3,13 +3,23 @@ import assert from "node:assert/strict"
 import { execFileSync, spawn } from "node:child_process"
 import { createHash } from "node:crypto"
 import { once } from "node:events"
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs"
 import path from "node:path"
 import { PassThrough } from "node:stream"
 import { buffer } from "node:stream/consumers"
 import { gunzipSync, gzipSync } from "node:zlib"
 import { oci } from "../../lib/index.ts"
-import { sifcrypt, sifcryptOk, startSifcrypt, userId, type CommandOptions } from "../support/cli.ts"
+import { isRoot, sifcrypt, sifcryptOk, startSifcrypt, userId, type CommandOptions } from "../support/cli.ts"
 import { Layout, type JsonDescriptor, type JsonManifest } from "../support/layout.ts"
 import { Registry } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -260,6 +270,24 @@ describe("archives of images", () => {
 })
 
 describe("the store of images", () => {
+  it("is made its user's alone, and is nobody else's", async () => {
+    const { source } = onePlatform()
+    await withStore(async (store) => {
+      mkdirSync(store)
+      chmodSync(store, 0o755)
+      await oci.copy({ source, target: "store:one", ...quiet })
+      assert.equal(statSync(store).mode & 0o777, 0o700)
+    })
+    // Only root can make one that is somebody else's.
+    if (!isRoot) return
+    await withStore(async (store) => {
+      mkdirSync(store)
+      chownSync(store, userId, userId)
+      await assert.rejects(oci.copy({ source, target: "store:one", ...quiet }), { code: "ERR_BUILD_OUTPUT" })
+      assert.deepEqual(readdirSync(store), [])
+    })
+  })
+
   it("keeps what an image leads to, whatever another one calls it", async () => {
     await withStore(async (store) => {
       const victim = onePlatform("victim")
