@@ -154,6 +154,7 @@ describe("a connection to a registry that breaks", function () {
         const all = places(wire.said[direction])
         assert.ok(all.length >= 10, `${all.length} places`)
         const failures: string[] = []
+        let broken = 0
         for (const [i, place] of all.entries()) {
           wire.cut(direction, place, i % 2 === 0)
           await work().catch((error: unknown) => {
@@ -161,8 +162,15 @@ describe("a connection to a registry that breaks", function () {
               `after ${place} bytes, ${i % 2 === 0 ? "reset" : "ended"}: ${(error as Error).message}`,
             )
           })
-          assert.ok(wire.isCut, `the connection broke after ${place} bytes`)
+          // What the registry calls an upload is not always as long.
+          const size = wire.said[direction].reduce((sum, { length }) => sum + length, 0)
+          assert.ok(
+            wire.isCut || size <= place,
+            `the connection did not break after ${place} bytes of ${size}`,
+          )
+          if (wire.isCut) broken++
         }
         assert.deepEqual(failures, [])
+        assert.ok(broken >= all.length - 2, `${broken} of ${all.length} places`)
       })
 })
