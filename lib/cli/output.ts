@@ -60,20 +60,23 @@ export async function printLines(lines: readonly string[]): Promise<void> {
 }
 
 /** What is longer stands out of its column. */
-const MAX_WIDTH = 80
+const MAX_WIDTH = 200
 
 /** Lines with cells below each other. There may be any number of them, and one of them may be as long as an image likes. */
-export function columns(rows: readonly (readonly string[])[], gap = "  "): string[] {
+export function columns(
+  rows: readonly (readonly string[])[],
+  gap = "  ",
+  align: "left" | "right" = "left",
+): string[] {
   const widths: number[] = []
   for (const row of rows)
     for (const [i, cell] of row.entries())
       widths[i] = Math.max(widths[i] ?? 0, Math.min(cell.length, MAX_WIDTH))
-  return rows.map((row) =>
-    row
-      .map((cell, i) => (i === row.length - 1 ? cell : cell.padEnd(widths[i] ?? 0)))
-      .join(gap)
-      .trimEnd(),
-  )
+  const aligned = (cell: string, i: number, { length }: readonly string[]): string => {
+    if (align === "right") return cell.padStart(widths[i] ?? 0)
+    return i === length - 1 ? cell : cell.padEnd(widths[i] ?? 0)
+  }
+  return rows.map((row) => row.map(aligned).join(gap).trimEnd())
 }
 
 const used = new Set<NodeJS.WriteStream>()

@@ -194,7 +194,8 @@ function writeCache(known, data) {
   bytes.write(known.join(" "), HASH_LENGTH, HEADER_LENGTH - HASH_LENGTH, "latin1")
   sha256(bytes.subarray(HASH_LENGTH)).copy(bytes)
   const file = join(folder, cacheName())
-  const unfinished = `${file}.${process.pid}`
+  // In containers the same number comes again and again, and one of them may have been killed here.
+  const unfinished = `${file}.${process.pid}-${Date.now()}`
   const descriptor = openSync(unfinished, "wx", 0o600)
   try {
     for (let done = 0; done < bytes.length;) done += writeSync(descriptor, bytes, done)

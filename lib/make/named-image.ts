@@ -20,6 +20,7 @@ import { openImageCache, type ImageCache } from "../oci/image-cache.ts"
 import type { OciImage } from "../oci/image.ts"
 import { architectureOf } from "../oci/manifest.ts"
 import type { ImageReference } from "../oci/reference.ts"
+import { descriptorPath } from "../oci/temporary-file.ts"
 import { openOciImage } from "../registry/transports.ts"
 import { ociOptions, ociSource } from "../source/oci-source.ts"
 import type { LayerOptions } from "../source/layer-options.ts"
@@ -190,7 +191,7 @@ export class NamedImage<T, O extends NamedOptions> {
       await mkdir(folder, { recursive: true, mode: 0o700 })
       const options = { ...this.#making(source), passphraseKdf: NO_STRETCHING }
       await using output = await writeUnnamedImage(options, recipients, source, folder)
-      return await this.#useFile(`/proc/self/fd/${output.file.fd}`, credentials, this.#name)
+      return await this.#useFile(descriptorPath(output), credentials, this.#name)
     } finally {
       wipeCredentials(recipients)
       bytes.fill(0)

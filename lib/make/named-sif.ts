@@ -6,7 +6,8 @@ import { openImageCache, type ImageCache } from "../oci/image-cache.ts"
 import { architectureOf } from "../oci/manifest.ts"
 import { parseOrasName } from "../oci/reference.ts"
 import { Output } from "../file/output.ts"
-import { descriptorPath, RemoteSif } from "../source/remote-sif.ts"
+import { descriptorPath } from "../oci/temporary-file.ts"
+import { RemoteSif } from "../source/remote-sif.ts"
 import type { LayerOptions } from "../source/layer-options.ts"
 
 /** Of what is in the cache; nobody else can be told of it. */

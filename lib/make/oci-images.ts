@@ -28,7 +28,6 @@ import { MAX_LAYER_BYTES, readDocument, resolveManifest } from "../oci/image.ts"
 import { openStored, removeStored } from "../oci/image-store.ts"
 import { openImages } from "../oci/layout.ts"
 import {
-  isEncryptedType,
   isIndexType,
   parseDocument,
   parsePlatformName,
@@ -45,7 +44,9 @@ import {
   type LocalReference,
 } from "../oci/reference.ts"
 import { copySource, type SeenLayers } from "../oci/saved-source.ts"
-import { pathOf, spoolArchive } from "../oci/spool.ts"
+import { spoolArchive } from "../oci/spool.ts"
+import { descriptorPath } from "../oci/temporary-file.ts"
+import { isEncryptedType } from "../ocicrypt/annotations.ts"
 import type { RegistrySinkOptions } from "../registry/sink.ts"
 import { copyFound, copyOciImage, findOciImage, openSink } from "../registry/transports.ts"
 import { clientRows, layerRows, type LayerOptions } from "../source/layer-options.ts"
@@ -284,7 +285,7 @@ export async function load(given: LoadOptions): Promise<LoadedImage[]> {
   const { input, signal, maxBytes: limit = MAX_LAYER_BYTES, tmpFolder = os.tmpdir() } = options
   const path = typeof input === "string" ? input : "the archive"
   await using spooled = await spoolArchive(input, path, { folder: tmpFolder, limit, signal })
-  return await loadArchive({ path, at: spooled && pathOf(spooled) }, options)
+  return await loadArchive({ path, at: spooled && descriptorPath(spooled) }, options)
 }
 
 /** An image as {@link list} shows it. */

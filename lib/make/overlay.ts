@@ -33,6 +33,7 @@ import { PARTITION_ALIGNMENT, SifLayout } from "../sif/write.ts"
 import type { Bytes } from "../units.ts"
 import { passphraseKdf, prepareEncryption, recipientsOf, type PassphraseKdf } from "../encryption/encrypt.ts"
 import { Output } from "../file/output.ts"
+import { descriptorPath } from "../oci/temporary-file.ts"
 
 /** How {@link createOverlay} makes an overlay. */
 export interface OverlayCreateOptions {
@@ -201,7 +202,7 @@ async function createInside(
   const partition = { fileSystem: FileSystem.ext3, type: PartitionType.overlay, arch }
   const object = withExtra({ type: DataType.partition, group, partition })
   // Somebody else may have done the same meanwhile.
-  await appendFile(file, object, `/proc/self/fd/${empty.file.fd}`, { signal }, (image) => {
+  await appendFile(file, object, descriptorPath(empty), { signal }, (image) => {
     rootToExtend(image, file)
   })
 }

@@ -114,26 +114,30 @@ async function pullWebFile(
       onRead?.(have, size)
     }
   }
-  // An address with a query may be a credential itself: what is behind it is not kept for everybody, only until it is whole.
-  const cache = new Cache(oci.cacheFolder ?? cacheFolder(oci.environment))
-  const fill = (partial: FileHandle): Promise<void> =>
-    digest === undefined ? Promise.resolve() : file.fill(partial, digest, onProgress)
-  const copy = (from: FileHandle): Promise<void> => write(streamBlob({ fd: from.fd, offset: 0, size }))
-  const isCached = digest !== undefined && oci.disableCache !== true
-  if (isCached && new URL(reference).search === "") {
-    const kept = await cache.make(digest, size, fill, signal)
+  const through = async (wanted: Digest): Promise<boolean> => {
+    const cache = new Cache(oci.cacheFolder ?? cacheFolder(oci.environment))
+    const copy = (from: FileHandle): Promise<void> => write(streamBlob({ fd: from.fd, offset: 0, size }))
+    const fill = (partial: FileHandle): Promise<void> => file.fill(partial, wanted, onProgress)
+    // An address with a query may be a credential itself: what is behind it is not kept for everybody, only until it is whole.
+    if (new URL(reference).search !== "")
+      return await cache.usePrivate(
+        wanted,
+        async (partial) => {
+          await fill(partial)
+          await copy(partial)
+        },
+        signal,
+      )
+    const kept = await cache.make(wanted, size, fill, signal)
     try {
       await copy(kept)
+      return true
     } finally {
       await kept.close()
     }
-  } else {
-    const fetched = async (partial: FileHandle): Promise<void> => {
-      await fill(partial)
-      await copy(partial)
-    }
-    if (!isCached || !(await cache.usePrivate(digest, fetched, signal))) await write(file.read(), onProgress)
   }
+  if (digest === undefined || oci.disableCache === true || !(await through(digest)))
+    await write(file.read(), onProgress)
   const found = `sha256:${hash.digest("hex")}`
   if (digest !== undefined && found !== digest.text)
     throw new OciError("ERR_OCI_DIGEST", `${name}: it is ${found} and not ${digest.text}`)

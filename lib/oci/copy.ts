@@ -8,6 +8,7 @@ import { MAX_NESTING, readDocument, resolveManifest } from "./image.ts"
 import {
   isConfigType,
   isIndexType,
+  OCI_MANIFEST,
   ociDocument,
   ociType,
   parseConfig,
@@ -230,8 +231,6 @@ class Plan {
       )
   }
 }
-
-const OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 function changedDocument(
   old: Descriptor,

@@ -1,7 +1,7 @@
 // The images that a user keeps: a layout, which whoever changes or reads it holds meanwhile. What no image needs any more goes when
 // nobody holds it: after an image was removed, or when the next one leaves, so that of a process that was killed nothing stays.
 import { constants, existsSync } from "node:fs"
-import { chmod, mkdir, open, readdir, rm, stat } from "node:fs/promises"
+import { mkdir, open, readdir, rm, stat } from "node:fs/promises"
 import path from "node:path"
 import { BuildError, OciError } from "../errors.ts"
 import { lockOpenFile } from "../native/lock.ts"
@@ -57,7 +57,8 @@ export async function openStoreSink(folder: string, signal?: AbortSignal): Promi
     await mkdir(folder, { recursive: true, mode: 0o700 })
     const { uid, mode } = await stat(folder)
     if (uid !== process.geteuid?.()) throw new Error("it belongs to somebody else")
-    if ((mode & 0o077) !== 0) await chmod(folder, 0o700)
+    // It may be a folder that is there for something else: nobody's mode is changed.
+    if ((mode & 0o077) !== 0) throw new Error("others may enter it; chmod 700 leaves it to you")
     held = await lockHolders(folder, false, Infinity, signal)
   } catch (cause) {
     signal?.throwIfAborted()

@@ -50,17 +50,19 @@ export interface ImageConfig {
   readonly raw: string
 }
 
-const indexTypes: readonly string[] = [
-  "application/vnd.oci.image.index.v1+json",
-  "application/vnd.docker.distribution.manifest.list.v2+json",
-]
+/** OCI's types of documents. */
+export const OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+export const OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+export const OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+
+const indexTypes: readonly string[] = [OCI_INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"]
 const manifestTypes: readonly string[] = [
-  "application/vnd.oci.image.manifest.v1+json",
+  OCI_MANIFEST,
   "application/vnd.docker.distribution.manifest.v2+json",
 ]
 const schemaOne = /^application\/vnd\.docker\.distribution\.manifest\.v1\+(?:json|prettyjws)$/
 const configTypes: ReadonlySet<string> = new Set([
-  "application/vnd.oci.image.config.v1+json",
+  OCI_CONFIG,
   "application/vnd.docker.container.image.v1+json",
 ])
 const layerType =
@@ -211,9 +213,9 @@ export function withDescriptors(
 
 /** Docker's types, as OCI calls them. */
 const ociTypes: Readonly<Record<string, string>> = {
-  "application/vnd.docker.distribution.manifest.list.v2+json": "application/vnd.oci.image.index.v1+json",
-  "application/vnd.docker.distribution.manifest.v2+json": "application/vnd.oci.image.manifest.v1+json",
-  "application/vnd.docker.container.image.v1+json": "application/vnd.oci.image.config.v1+json",
+  "application/vnd.docker.distribution.manifest.list.v2+json": OCI_INDEX,
+  "application/vnd.docker.distribution.manifest.v2+json": OCI_MANIFEST,
+  "application/vnd.docker.container.image.v1+json": OCI_CONFIG,
   "application/vnd.docker.image.rootfs.foreign.diff.tar":
     "application/vnd.oci.image.layer.nondistributable.v1.tar",
   "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip":
@@ -246,11 +248,6 @@ export function ociDocument(bytes: Buffer, what: string): Buffer {
 /** Is it what says how an image runs? */
 export function isConfigType({ mediaType }: Descriptor): boolean {
   return configTypes.has(mediaType)
-}
-
-/** Of a layer, as ocicrypt names them. */
-export function isEncryptedType(mediaType: string): boolean {
-  return mediaType.endsWith("+encrypted")
 }
 
 export function isIndexType(mediaType: string): boolean {

@@ -5,13 +5,11 @@ import type { NativeBlob } from "../native/binding.ts"
 import type { CopySource } from "./copy.ts"
 import { checkBytes, digestOf, hashFor, parseDigest, type Digest } from "./digest.ts"
 import type { FoundImage, SavedImage } from "./layout.ts"
-import { parseConfig, type Descriptor } from "./manifest.ts"
+import { OCI_CONFIG, OCI_MANIFEST, parseConfig, type Descriptor } from "./manifest.ts"
 import { asArchiveError } from "./native-error.ts"
 import { streamBlob, type BlobStore } from "./store.ts"
 import type { Bytes } from "../units.ts"
 
-const manifestType = "application/vnd.oci.image.manifest.v1+json"
-const configType = "application/vnd.oci.image.config.v1+json"
 const layerType = "application/vnd.oci.image.layer.v1.tar"
 /** RFC 1952, RFC 8878. */
 const compressions: readonly (readonly [magic: Buffer, suffix: string])[] = [
@@ -43,17 +41,13 @@ class SavedStore implements BlobStore {
   #missing({ digest }: Descriptor): OciError {
     return new OciError("ERR_OCI_NOT_FOUND", `${this.name}: ${digest.text} is not there`)
   }
-  // eslint-disable-next-line @typescript-eslint/require-await -- others have to read
-  async read(descriptor: Descriptor): Promise<Buffer> {
+  read(descriptor: Descriptor): Promise<Buffer> {
     const bytes = this.#documents.get(descriptor.digest.text)
-    if (bytes === undefined) throw this.#missing(descriptor)
-    return bytes
+    return bytes === undefined ? Promise.reject(this.#missing(descriptor)) : Promise.resolve(bytes)
   }
-  // eslint-disable-next-line @typescript-eslint/require-await -- others have to look
-  async open(descriptor: Descriptor): Promise<NativeBlob> {
+  open(descriptor: Descriptor): Promise<NativeBlob> {
     const blob = this.#layers.get(descriptor.digest.text)
-    if (blob === undefined) throw this.#missing(descriptor)
-    return blob
+    return blob === undefined ? Promise.reject(this.#missing(descriptor)) : Promise.resolve(blob)
   }
   async *stream(descriptor: Descriptor): AsyncGenerator<Buffer, void, undefined> {
     const bytes = this.#documents.get(descriptor.digest.text)
@@ -114,7 +108,7 @@ async function savedSource(archive: BlobStore, saved: SavedImage, seen: SeenLaye
       "ERR_OCI_FORMAT",
       `${archive.name}: ${saved.layers.length} layers, and its configuration names ${diffIds.length}`,
     )
-  const config = { mediaType: configType, digest: digestOf(saved.config).text, size: saved.config.length }
+  const config = { mediaType: OCI_CONFIG, digest: digestOf(saved.config).text, size: saved.config.length }
   const layers: Descriptor[] = []
   const blobs = new Map<string, NativeBlob>()
   for (const [i, diffId] of diffIds.entries()) {
@@ -134,7 +128,7 @@ async function savedSource(archive: BlobStore, saved: SavedImage, seen: SeenLaye
   const bytes = Buffer.from(
     JSON.stringify({
       schemaVersion: 2,
-      mediaType: manifestType,
+      mediaType: OCI_MANIFEST,
       config,
       layers: layers.map(({ mediaType, digest, size }) => ({ mediaType, digest: digest.text, size })),
     }),
@@ -147,7 +141,7 @@ async function savedSource(archive: BlobStore, saved: SavedImage, seen: SeenLaye
   return {
     store: new SavedStore(archive, documents, blobs),
     descriptor: {
-      mediaType: manifestType,
+      mediaType: OCI_MANIFEST,
       digest,
       size: bytes.length,
       annotations: {},

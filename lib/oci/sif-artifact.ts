@@ -6,6 +6,8 @@ import { parseJson } from "../json.ts"
 import { parseDigest, type Digest } from "./digest.ts"
 import {
   MAX_DOCUMENT,
+  OCI_INDEX,
+  OCI_MANIFEST,
   parseDocument,
   platformFits,
   platformOf,
@@ -17,8 +19,6 @@ import type { Document } from "./sink.ts"
 const layerType = "application/vnd.sylabs.sif.layer.v1.sif"
 /** Singularity 3.6 and before could not spell. */
 const layerTypes: readonly string[] = [layerType, "appliciation/vnd.sylabs.sif.layer.tar"]
-const manifestType = "application/vnd.oci.image.manifest.v1+json"
-const indexType = "application/vnd.oci.image.index.v1+json"
 export const TITLE = "org.opencontainers.image.title"
 
 function descriptorOf(bytes: Buffer, mediaType: string): Descriptor {
@@ -58,7 +58,7 @@ export function artifactManifest(artifact: Artifact): Document {
   const { annotations } = artifact
   const text = JSON.stringify({
     schemaVersion: 2,
-    mediaType: manifestType,
+    mediaType: OCI_MANIFEST,
     config: { mediaType, size, digest: digest.text },
     layers: [
       {
@@ -71,7 +71,7 @@ export function artifactManifest(artifact: Artifact): Document {
     ...(Object.keys(annotations).length === 0 ? {} : { annotations }),
   })
   const bytes = Buffer.from(text)
-  return { descriptor: descriptorOf(bytes, manifestType), bytes }
+  return { descriptor: descriptorOf(bytes, OCI_MANIFEST), bytes }
 }
 
 /**
@@ -123,7 +123,7 @@ export function indexWith(
     digest: descriptor.digest.text,
     platform: { architecture: platform.architecture, os: platform.os },
   }
-  const mediaType = other?.descriptor.mediaType ?? indexType
+  const mediaType = other?.descriptor.mediaType ?? OCI_INDEX
   const bytes = Buffer.from(
     JSON.stringify({ schemaVersion: 2, mediaType, ...rest, manifests: [...kept, own] }),
   )

@@ -101,8 +101,3 @@ export async function spoolArchive(
     throw error
   }
 }
-
-/** What opens it. */
-export function pathOf({ file }: TemporaryFile): string {
-  return `/proc/self/fd/${file.fd}`
-}

@@ -9,6 +9,11 @@ import type { Bytes } from "../units.ts"
 /** How the names begin that such files have where there are none without. */
 export const TEMPORARY = ".sifcrypt-"
 
+/** What leads to an open file in this process, whether it has a name or not. */
+export function descriptorPath({ file }: { readonly file: FileHandle }): string {
+  return `/proc/self/fd/${file.fd}`
+}
+
 /** Gone when it is closed, unless it was given a name. */
 export class TemporaryFile implements AsyncDisposable {
   readonly file: FileHandle

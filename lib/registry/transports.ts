@@ -12,8 +12,8 @@ import { isIndexType, platformOf, type Descriptor } from "../oci/manifest.ts"
 import { storeName, type ImageReference } from "../oci/reference.ts"
 import { copySource } from "../oci/saved-source.ts"
 import type { ImageSink } from "../oci/sink.ts"
-import { pathOf, spoolArchive } from "../oci/spool.ts"
-import type { TemporaryFile } from "../oci/temporary-file.ts"
+import { spoolArchive } from "../oci/spool.ts"
+import { descriptorPath, type TemporaryFile } from "../oci/temporary-file.ts"
 import type { Bytes } from "../units.ts"
 import { openRegistrySink, type RegistrySinkOptions } from "./sink.ts"
 import { findRemote, type RegistryOptions } from "./store.ts"
@@ -146,7 +146,7 @@ export async function copyOciImage(
   const { source, target, signal, onNotice } = options
   const shared = { signal, onNotice }
   await using spooled = await spoolSource(from, { ...source, ...shared })
-  const reference = spooled === undefined ? from : { ...from, at: pathOf(spooled) }
+  const reference = spooled === undefined ? from : { ...from, at: descriptorPath(spooled) }
   await using found = await findOciImage(reference, { ...source, ...shared })
   const { tag, digest } =
     to.transport === "docker" ? to : { tag: to.selection.name, digest: to.selection.digest }

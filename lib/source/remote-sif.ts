@@ -12,7 +12,7 @@ import { parseOrasName, type RegistryReference } from "../oci/reference.ts"
 import { artifactOf } from "../oci/sif-artifact.ts"
 import { VerifiedBlob } from "../oci/sink.ts"
 import { streamBlob, type BlobStore } from "../oci/store.ts"
-import { TemporaryFile } from "../oci/temporary-file.ts"
+import { descriptorPath, TemporaryFile } from "../oci/temporary-file.ts"
 import { findRemote } from "../registry/store.ts"
 import { openSifAs, readSif, type SifImage } from "../sif/open.ts"
 import { FileReader, type ByteReader } from "../sif/source.ts"
@@ -217,9 +217,4 @@ export class RemoteSif implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#store[Symbol.asyncDispose]()
   }
-}
-
-/** What leads to a file without a name, in this process. */
-export function descriptorPath({ file }: TemporaryFile): string {
-  return `/proc/self/fd/${file.fd}`
 }

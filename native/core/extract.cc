@@ -340,7 +340,7 @@ void Extraction::SetAttributes(int fd, const Inode& inode, const struct stat& ma
 template <typename Give>
 void Extraction::SetOwner(const Inode& inode, Give give) {
   if (give(inode.uid, inode.gid) == 0) return;
-  if (errno != EINVAL) throw SystemError(errno, "chown");
+  if (errno != EINVAL || !request_.strangers_are_nobody) throw SystemError(errno, "chown");
   ++unknown_owners_;
   constexpr auto kSame = static_cast<uid_t>(-1);
   for (const uid_t uid : {inode.uid, kNobody})

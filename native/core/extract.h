@@ -18,6 +18,8 @@ struct ExtractRequest {
   std::string target;
   /// Keep owners, setuid and setgid bits, device nodes and the xattrs that only root may set.
   bool preserve_owner = false;
+  /// An owner whom this user namespace does not know is nobody; otherwise EINVAL.
+  bool strangers_are_nobody = false;
   /// The target, if it is empty, becomes the folder at `path`, with its attributes.
   bool fill = false;
   /// Keep setuid and setgid bits at least: the target is a root file system under construction.

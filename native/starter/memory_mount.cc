@@ -60,6 +60,7 @@ void Unpack(const ImageOptions& image, const std::string& target) {
   request.path = "/";
   request.target = kFilled;
   request.preserve_owner = !image.owner;
+  request.strangers_are_nobody = true;
   request.keep_modes = true;
   request.fill = true;
   const uint64_t strangers = Extract(reader, request).unknown_owners;

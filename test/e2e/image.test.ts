@@ -270,13 +270,16 @@ describe("archives of images", () => {
 })
 
 describe("the store of images", () => {
-  it("is made its user's alone, and is nobody else's", async () => {
+  it("is not in a folder that others may enter, or that is somebody else's, and that stays as it is", async () => {
     const { source } = onePlatform()
     await withStore(async (store) => {
       mkdirSync(store)
       chmodSync(store, 0o755)
+      const refused = { code: "ERR_BUILD_OUTPUT", message: /others may enter it; chmod 700/ }
+      await assert.rejects(oci.copy({ source, target: "store:one", ...quiet }), refused)
+      assert.deepEqual([readdirSync(store), statSync(store).mode & 0o777], [[], 0o755])
+      chmodSync(store, 0o700)
       await oci.copy({ source, target: "store:one", ...quiet })
-      assert.equal(statSync(store).mode & 0o777, 0o700)
     })
     // Only root can make one that is somebody else's.
     if (!isRoot) return

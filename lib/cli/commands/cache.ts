@@ -1,7 +1,7 @@
 import { InvalidArgumentError } from "commander"
 import { cleanCache, listCache, type CachedBlob } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
-import { print } from "../output.ts"
+import { jsonRow, print } from "../output.ts"
 import { humanBytes, inform } from "../terminal.ts"
 import { DAYS, duration, eachOf, flag } from "../values.ts"
 
@@ -46,7 +46,7 @@ const list = command({
   options: {
     types: typeRow,
     verbose: ["-v, --verbose", "accepted: each of them is shown anyway", flag, { hidden: true }],
-    json: ["--json", "print as JSON", flag],
+    json: jsonRow,
   },
   run: async ({ json, types }) => {
     const kept = await listCache()

@@ -3,7 +3,7 @@ import { InvalidArgumentError } from "commander"
 import { certificate, forbidDumps } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { interruption } from "../interrupt.ts"
-import { print } from "../output.ts"
+import { jsonRow, print } from "../output.ts"
 import { ask, askTwice, passwordFd, passwordFile, passwordSource } from "../passwords.ts"
 import { notice, printable } from "../terminal.ts"
 import { count, DAYS, duration, flag, text } from "../values.ts"
@@ -62,7 +62,7 @@ const create = command({
     ],
     legacy: ["--legacy", "encrypt P.pfx with 3DES and SHA-1, for readers from before 2019", flag],
     force: ["-F, --force", "replace existing files", flag],
-    json: ["--json", "print the result as JSON", flag],
+    json: jsonRow,
     passwordFile: passwordFile("password", "P.pfx"),
     passwordFd: passwordFd("password", "P.pfx", "passwordFile"),
   },
@@ -104,7 +104,7 @@ const info = command({
       "show the one that has it: SHA-256, or SHA-1 if only one has that",
       thumbprint,
     ],
-    json: ["--json", "print JSON", flag],
+    json: jsonRow,
     passwordFile: passwordFile("password", "a PKCS#12 file"),
     passwordFd: passwordFd("password", "a PKCS#12 file", "passwordFile"),
   },
@@ -140,7 +140,7 @@ const convert = command({
     certificateFile: ["--certificate <file>", "certificate for pfx, where INPUT has none", text],
     legacy: ["--legacy", "encrypt a pfx with 3DES and SHA-1, for readers from before 2019", flag],
     force: ["-F, --force", "replace an existing output", flag],
-    json: ["--json", "print the result as JSON", flag],
+    json: jsonRow,
     newPasswordFile: passwordFile("new-password", "OUTPUT"),
     newPasswordFd: passwordFd("new-password", "OUTPUT", "newPasswordFile"),
     passwordFile: passwordFile("password", "INPUT"),

@@ -169,7 +169,7 @@ export const info: CommandRow = command({
   summary: "what an image is, and what anyone can read of it; no key needed",
   description: "Shows kind, architecture, size, cipher and recipients of IMAGE. No key is needed.",
   arguments: [["<image>", "the image to describe"]],
-  options: { json: ["--json", "print JSON", flag] },
+  options: { json: jsonRow },
   run: async (flags, [image]) => {
     const facts = await inspect(image)
     if (flags.json === true) {

@@ -40,6 +40,20 @@ async function telling<T>(
   )
 }
 
+/** What is said of one registry is not true of another, and a password not its business. */
+function registriesOf(
+  target: string,
+  given: RegistryOptions,
+): { oci: RegistryOptions; registry: ClientOptions } {
+  const { authFile, certFolder, noHttps, credentials } = given
+  const isToRegistry = target.startsWith("docker:")
+  const from = { ...given, certFolder: undefined, noHttps: undefined, credentials: undefined }
+  return { registry: { authFile, certFolder, noHttps, credentials }, oci: isToRegistry ? from : given }
+}
+
+type RegistryOptions = Parameters<Parameters<typeof withRegistryOptions>[3]>[0]
+type ClientOptions = Pick<RegistryOptions, "authFile" | "certFolder" | "noHttps" | "credentials">
+
 const copy = command({
   name: "copy",
   alias: "cp",
@@ -69,16 +83,11 @@ const copy = command({
   run: async (flags, [source, target]) => {
     const { all, platforms, force, chunkSize } = flags
     const copied = await withRegistryOptions(flags, source, undefined, (given) => {
-      const { authFile, certFolder, noHttps, credentials } = given
-      const client = { authFile, certFolder, noHttps, credentials }
-      const registry = { ...client, ...(chunkSize === undefined ? {} : { chunkSize }) }
-      // What is said of one registry is not true of another, and a password not its business.
-      const isToRegistry = target.startsWith("docker:")
-      const from = { ...given, certFolder: undefined, noHttps: undefined, credentials: undefined }
+      const { registry, oci: from } = registriesOf(target, given)
       return telling(`copying ${source}`, (work) =>
         oci.copy({
-          ...{ source, target, all, platforms, force, registry },
-          oci: isToRegistry ? from : given,
+          ...{ source, target, all, platforms, force, oci: from },
+          registry: { ...registry, chunkSize },
           ...work,
         }),
       )
@@ -157,7 +166,7 @@ const list = command({
   description:
     "Lists the images of the store, or of another place: oci:DIR, oci-archive:FILE or docker-archive:FILE.",
   arguments: [["[place]", "instead of the store"]],
-  options: { json: ["--json", "print as JSON", flag] },
+  options: { json: jsonRow },
   run: async (flags, [place]) => {
     const images = await oci.list({ place, signal: interruption })
     if (flags.json === true) {
@@ -304,6 +313,16 @@ interface KeyFlags {
   readonly keyPassphraseFile?: string
 }
 
+/** Of everything that makes another image of the layers of one. */
+const conversionRows = {
+  layers: layerRow,
+  platforms: chosenPlatformRow,
+  force: ["-f, --force", "replace an archive that is there", flag],
+  json: jsonRow,
+  progress: progressRow,
+  ...registryRows,
+} as const
+
 /** Runs `use` with what opens layers: keys that were named, or else what the environment names. */
 async function withKeys<T>(flags: KeyFlags, use: (unlock: CredentialSource[]) => Promise<T>): Promise<T> {
   forbidDumps()
@@ -313,20 +332,6 @@ async function withKeys<T>(flags: KeyFlags, use: (unlock: CredentialSource[]) =>
   const named: CredentialSource[] = files.map((file) => ({ key: { file }, password }))
   return await use(named.length > 0 ? named : [{ environment: process.env, password }])
 }
-
-/** What is said of one registry is not true of another, and a password not its business. */
-function registriesOf(
-  target: string,
-  given: RegistryOptions,
-): { oci: RegistryOptions; registry: ClientOptions } {
-  const { authFile, certFolder, noHttps, credentials } = given
-  const isToRegistry = target.startsWith("docker:")
-  const from = { ...given, certFolder: undefined, noHttps: undefined, credentials: undefined }
-  return { registry: { authFile, certFolder, noHttps, credentials }, oci: isToRegistry ? from : given }
-}
-
-type RegistryOptions = Parameters<Parameters<typeof withRegistryOptions>[3]>[0]
-type ClientOptions = Pick<RegistryOptions, "authFile" | "certFolder" | "noHttps" | "credentials">
 
 const recipientRow = [
   "-r, --recipient <recipient>",
@@ -353,15 +358,10 @@ const encrypt = command({
       each(parseRecipient),
       { hidden: true },
     ],
-    layers: layerRow,
     encryptLayers: ["--encrypt-layer <n>", "the same as --layer", each(parseLayer), { hidden: true }],
-    platforms: chosenPlatformRow,
     keys: keyRow,
     keyPassphraseFile: credentialRows.keyPassphraseFile,
-    force: ["-f, --force", "replace an archive that is there", flag],
-    json: jsonRow,
-    progress: progressRow,
-    ...registryRows,
+    ...conversionRows,
   },
   run: async (flags, [source, target], made) => {
     const { platforms, force, json, encryptLayers = [], encryptionKeys = [] } = flags
@@ -373,16 +373,9 @@ const encrypt = command({
       withRegistryOptions(flags, source, undefined, (given) =>
         telling(`encrypting ${source}`, (work) =>
           oci.encrypt({
-            ...{
-              source,
-              target,
-              recipients,
-              layers,
-              platforms,
-              force,
-              ...registriesOf(target, given),
-              ...work,
-            },
+            ...{ source, target, recipients, layers, platforms, force },
+            ...registriesOf(target, given),
+            ...work,
             unlock: flags.keys === undefined ? undefined : unlock,
           }),
         ),
@@ -407,12 +400,7 @@ const decrypt = command({
     decryptionKeys: decryptionKeyRow,
     keyPassphraseFile: credentialRows.keyPassphraseFile,
     certificates: ["--dec-recipient <recipient>", "accepted: keys are enough", each(text), { hidden: true }],
-    layers: layerRow,
-    platforms: chosenPlatformRow,
-    force: ["-f, --force", "replace an archive that is there", flag],
-    json: jsonRow,
-    progress: progressRow,
-    ...registryRows,
+    ...conversionRows,
   },
   run: async (flags, [source, target]) => {
     const { platforms, layers, force, json } = flags
@@ -420,12 +408,7 @@ const decrypt = command({
       withRegistryOptions(flags, source, undefined, (given) =>
         telling(`decrypting ${source}`, (work) =>
           oci.decrypt({
-            source,
-            target,
-            unlock,
-            layers,
-            platforms,
-            force,
+            ...{ source, target, unlock, layers, platforms, force },
             ...registriesOf(target, given),
             ...work,
           }),
@@ -435,14 +418,6 @@ const decrypt = command({
     await print(json === true ? `${JSON.stringify(decrypted)}\n` : `${decrypted.digest}\n`)
   },
 })
-
-/** As the peers' table of layers: right-aligned, three spaces apart. */
-function rightAligned(rows: readonly (readonly string[])[]): string[] {
-  const widths = (rows[0] ?? []).map((_, column) =>
-    Math.max(...rows.map((row) => (row[column] ?? "").length)),
-  )
-  return rows.map((row) => row.map((cell, column) => cell.padStart(widths[column] ?? 0)).join("   "))
-}
 
 const layerinfo = command({
   name: "layerinfo",
@@ -474,7 +449,10 @@ const layerinfo = command({
       ...[String(index), digest, platform, String(bytes), schemes.join(","), recipients.join(", ")],
     ])
     await printLines(
-      rightAligned([["#", "DIGEST", "PLATFORM", "SIZE", "ENCRYPTION", "RECIPIENTS"], ...rows]).map(printable),
+      // As the peers' table of layers.
+      columns([["#", "DIGEST", "PLATFORM", "SIZE", "ENCRYPTION", "RECIPIENTS"], ...rows], "   ", "right").map(
+        printable,
+      ),
     )
   },
 })
@@ -527,12 +505,7 @@ const recipientChanges = changes.map(({ change, ...row }) =>
               flag,
             ] as const,
           }),
-      layers: layerRow,
-      platforms: chosenPlatformRow,
-      force: ["-f, --force", "replace an archive that is there", flag],
-      json: jsonRow,
-      progress: progressRow,
-      ...registryRows,
+      ...conversionRows,
     },
     run: async (flags, [source, target = source], made) => {
       const { recipients = [], layers, platforms, force, json } = flags

@@ -161,7 +161,7 @@ const list = command({
     "key verifies nothing.",
   options: {
     secret: ["-s, --secret", "private keys instead of public ones", flag],
-    json: ["--json", "print JSON", flag],
+    json: jsonRow,
     ...ringRows,
   },
   run: listRings,
@@ -173,7 +173,7 @@ const globalList = command({
   description:
     "Lists the keys in /etc/sifcrypt/global-pgp-public: every user's `verify` knows them, and the execution control list " +
     "knows no others. Root adds and removes with `key import -g`, `key pull -g` and `key remove -g`.",
-  options: { json: ["--json", "print JSON", flag] },
+  options: { json: jsonRow },
   run: async ({ json }) => {
     await listRings({ json, global: true })
   },
@@ -206,7 +206,7 @@ const importKeys = command({
   arguments: [["<file>", "the file of keys; - is standard input"]],
   options: {
     newPassword: ["--new-password", "put private keys under a new password", flag],
-    json: ["--json", "print the result as JSON", flag],
+    json: jsonRow,
     newPasswordFile: passwordFile("new-password", "the private keys from now on"),
     newPasswordFd: passwordFd("new-password", "the private keys from now on", "newPasswordFile"),
     ...ringRows,
@@ -337,7 +337,7 @@ const search = command({
   arguments: [["<text>", "a name, an address, a fingerprint or a key ID"]],
   options: {
     longList: ["-l, --long-list", "with times, sizes and every user ID", flag],
-    json: ["--json", "print JSON", flag],
+    json: jsonRow,
     ...serverRows,
   },
   run: async (flags, [text]) => {

@@ -66,7 +66,7 @@ export const mounts: CommandRow = command({
   summary: "list the mounts sifcrypt made",
   description:
     "Lists the mounts of images that this process can see: target, engine, serving process, image.",
-  options: { json: ["--json", "print JSON", flag] },
+  options: { json: jsonRow },
   run: async ({ json }) => {
     const all = await listMounts()
     if (json === true) {

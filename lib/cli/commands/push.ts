@@ -3,7 +3,7 @@ import { InvalidArgumentError } from "commander"
 import { push as pushImage } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { interruption } from "../interrupt.ts"
-import { print } from "../output.ts"
+import { jsonRow, print } from "../output.ts"
 import { clientRows, withClientOptions } from "../registry.ts"
 import { informDone, Progress, progressRow } from "../progress.ts"
 import { notice } from "../terminal.ts"
@@ -42,7 +42,7 @@ export const push: CommandRow = command({
       "send in requests of so many bytes, for proxies that take no larger ones",
       size(BYTES, 1, Number.MAX_SAFE_INTEGER),
     ],
-    json: ["--json", "print the result as JSON", flag],
+    json: jsonRow,
     progress: progressRow,
     ...clientRows,
   },

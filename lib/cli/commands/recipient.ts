@@ -11,7 +11,7 @@ import { command, type CommandRow, type OptionRows } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { kdfRows, passphraseKdf } from "../kdf.ts"
 import { openOptions, openRows, type OpenFlags } from "../opening.ts"
-import { print } from "../output.ts"
+import { jsonRow, print } from "../output.ts"
 import {
   recipientRows,
   recipientTable,
@@ -33,7 +33,7 @@ const changeRows: OptionRows<ChangeFlags> = {
   ...openRows,
   ...stayRows,
   removeSignatures: ["--remove-signatures", "remove the signatures that the change breaks", flag],
-  json: ["--json", "print the result as JSON", flag],
+  json: jsonRow,
 }
 
 const keptRows: OptionRows<Pick<RecipientFlags, "recipient">> = {
@@ -74,7 +74,7 @@ const list = command({
   name: "list",
   description: "List who may open IMAGE, and with which program. No key is needed.",
   arguments: [["<image>", "the image to look at"]],
-  options: { json: ["--json", "print JSON", flag] },
+  options: { json: jsonRow },
   run: async ({ json }, [image]) => {
     const recipients = await listRecipients(image)
     await print(json === true ? `${JSON.stringify(recipients, null, 2)}\n` : recipientTable(recipients))

@@ -18,7 +18,6 @@ function objectName(name: string): string {
 }
 
 const image = ["<image>", "the image to look at"] as const
-const json = ["--json", "print JSON", flag] as const
 
 /** A command that prints what `text` or `asJson` makes of an image. */
 function listing(
@@ -31,7 +30,10 @@ function listing(
     name,
     description,
     arguments: [image],
-    options: { json, lenient: ["--lenient", "list a malformed image as far as it can be read", flag] },
+    options: {
+      json: jsonRow,
+      lenient: ["--lenient", "list a malformed image as far as it can be read", flag],
+    },
     run: async (flags, [path]) => {
       await using opened = await sifs.openSif(path, { lenient: flags.lenient === true })
       await print(flags.json === true ? `${JSON.stringify(asJson(opened), null, 2)}\n` : text(opened))
@@ -43,7 +45,7 @@ const info = command({
   name: "info",
   description: "Show one object's descriptor",
   arguments: [["<id>", "object ID", objectId], image],
-  options: { json },
+  options: { json: jsonRow },
   run: async (flags, [id, path]) => {
     await using opened = await sifs.openSif(path)
     await print(

@@ -3,7 +3,7 @@ import { forbidDumps, sign as signImage, userSecretKeyrings, type SigningKey } f
 import { command, type CommandRow } from "../command.ts"
 import { keyPassword, KeyPasswords } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
-import { print, printLines } from "../output.ts"
+import { jsonRow, print, printLines } from "../output.ts"
 import { passwordFd, passwordFile } from "../passwords.ts"
 import { ids } from "../signers.ts"
 import { keepHeapSmall } from "../small-heap.ts"
@@ -81,7 +81,7 @@ export const sign: CommandRow = command({
     ],
     keyPassphraseFile: passwordFile("key-passphrase", "the key"),
     keyPassphraseFd: passwordFd("key-passphrase", "the key", "keyPassphraseFile"),
-    json: ["--json", "print the result as JSON", flag],
+    json: jsonRow,
     progress: progressRow,
   },
   run: async (flags, [image], command) => {

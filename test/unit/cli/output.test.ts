@@ -27,6 +27,6 @@ describe("columns", () => {
       [long, "a"],
       ["b", "c"],
     ])
-    assert.equal(inner[1], `${"b".padEnd(80)}  c`)
+    assert.equal(inner[1], `${"b".padEnd(200)}  c`)
   })
 })
