@@ -31,6 +31,8 @@ export class LayoutSink implements ImageSink {
   readonly name: string
   readonly #signal: AbortSignal | undefined
   readonly #held: AsyncDisposable | undefined
+  /** undefined: nothing was written yet, and there is no layout. */
+  #begun: Promise<void> | undefined
 
   private constructor(folder: string, signal: AbortSignal | undefined, held: AsyncDisposable | undefined) {
     this.name = folder
@@ -39,24 +41,39 @@ export class LayoutSink implements ImageSink {
   }
 
   /**
-   * Opens a layout, or makes one of a folder that is empty or not there.
+   * Opens a layout, or makes one of a folder that is empty or not there, when the first file is written.
    *
    * @param held - Until it is disposed.
    * @throws OciError `ERR_OCI_FORMAT`, `ERR_OCI_UNSUPPORTED`; BuildError `ERR_BUILD_OUTPUT`.
    */
   static async open(folder: string, signal?: AbortSignal, held?: AsyncDisposable): Promise<LayoutSink> {
     const sink = new LayoutSink(folder, signal, held)
-    await sink.#disk(mkdir(folder, { recursive: true }))
-    const names = (await sink.#disk(readdir(folder))).filter((name) => !name.startsWith(TEMPORARY))
-    if (names.includes("oci-layout"))
-      checkLayoutVersion(
-        await sink.#disk(readBounded(path.join(folder, "oci-layout"), MAX_DOCUMENT, { signal })),
-        folder,
-      )
-    else if (names.length > 0)
-      throw new OciError("ERR_OCI_FORMAT", `${folder}: neither a layout nor empty`, { path: folder })
-    else await sink.#save("oci-layout", [Buffer.from('{"imageLayoutVersion":"1.0.0"}')])
+    if (await sink.#isThere()) sink.#begun = Promise.resolve()
     return sink
+  }
+
+  /** @throws OciError of a folder that is something else. */
+  async #isThere(): Promise<boolean> {
+    const found = await this.#disk(
+      readdir(this.name).catch((cause: unknown) => {
+        if ((cause as NodeJS.ErrnoException).code !== "ENOENT") throw cause
+        return []
+      }),
+    )
+    const names = found.filter((name) => !name.startsWith(TEMPORARY))
+    if (names.length === 0) return false
+    if (!names.includes("oci-layout"))
+      throw new OciError("ERR_OCI_FORMAT", `${this.name}: neither a layout nor empty`, { path: this.name })
+    const file = path.join(this.name, "oci-layout")
+    checkLayoutVersion(await this.#disk(readBounded(file, MAX_DOCUMENT, { signal: this.#signal })), this.name)
+    return true
+  }
+
+  async #begin(): Promise<void> {
+    await this.#disk(mkdir(this.name, { recursive: true }))
+    // Somebody else may have begun meanwhile.
+    if (!(await this.#isThere()))
+      await this.#write("oci-layout", [Buffer.from('{"imageLayoutVersion":"1.0.0"}')])
   }
 
   /** What goes wrong here is about the output. */
@@ -72,6 +89,11 @@ export class LayoutSink implements ImageSink {
   }
 
   async #save(name: string, pieces: AsyncIterable<Buffer> | Iterable<Buffer>): Promise<void> {
+    await (this.#begun ??= this.#begin())
+    await this.#write(name, pieces)
+  }
+
+  async #write(name: string, pieces: AsyncIterable<Buffer> | Iterable<Buffer>): Promise<void> {
     await using file = await this.#disk(TemporaryFile.create(this.name, MODE))
     let size = 0
     for await (const piece of pieces) {
