@@ -2,6 +2,7 @@
 // either, dist/cli/main.js (lib/cli/start.cjs). Loading fifty modules one by one takes longer than opening an image; as a CommonJS module it does
 // without the wrappers that Node makes of its own modules for an import.
 import { spawnSync } from "node:child_process"
+import { createHash } from "node:crypto"
 import { chmodSync, copyFileSync, cpSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { createRequire, isBuiltin } from "node:module"
 import { build } from "esbuild"
@@ -72,7 +73,8 @@ function sharedImport(found) {
   const wrapped = wrap(shared.replaceAll("\u00a9", "(c)"))
   const other = /[^\0-\x7f]/.exec(wrapped)
   if (other !== null) throw new Error(`${outfile}: ${JSON.stringify(other[0])} is not ASCII`)
-  writeFileSync(outfile, wrapped)
+  // By its hash its code cache is known.
+  writeFileSync(outfile, `/*${createHash("sha256").update(wrapped).digest("hex")}*/${wrapped}`)
 }
 
 await bundle("main", "command")

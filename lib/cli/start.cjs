@@ -23,7 +23,7 @@ for SIFCRYPT_START_NAME in $(unset -f ulimit; ulimit -Sn; export -p); do
   SIFCRYPT_START_NAME=${SIFCRYPT_START_NAME%%=*}
   SIFCRYPT_START_NAME=${SIFCRYPT_START_NAME##* }
   case $SIFCRYPT_START_NAME in
-    '' | [0-9]* | *[!A-Za-z0-9_]*) continue ;;
+    '' | [0-9]* | *[!A-Za-z0-9_]* | PWD) continue ;;
   esac
   eval "SIFCRYPT_START_SIZE=\$((SIFCRYPT_START_SIZE \${$SIFCRYPT_START_NAME++ \${#SIFCRYPT_START_NAME} + \${#$SIFCRYPT_START_NAME} + 2}))"
   case $SIFCRYPT_START_NAME in
@@ -37,15 +37,15 @@ for SIFCRYPT_START_NAME in $(unset -f ulimit; ulimit -Sn; export -p); do
   esac
 done
 # Other shells than bash drop what they have no name for, a.b or BASH_FUNC_f%%. The kernel's last three numbers about a process are where its
-# environment starts and ends, and one more: is that as long as what has been seen?
+# environment starts and ends, and one more: is that as long as what has been seen? PWD such a shell gives itself, if it was given none.
 case ${BASH_VERSION+bash} in
   '')
     read -r SIFCRYPT_START_NAME </proc/$$/stat
     SIFCRYPT_START_NAME=${SIFCRYPT_START_NAME% *}
     SIFCRYPT_START_COUNT=${SIFCRYPT_START_NAME##* }
     SIFCRYPT_START_NAME=${SIFCRYPT_START_NAME% *}
-    case $((SIFCRYPT_START_COUNT - ${SIFCRYPT_START_NAME##* })) in
-      "$SIFCRYPT_START_SIZE") ;;
+    case $((SIFCRYPT_START_COUNT - ${SIFCRYPT_START_NAME##* } - SIFCRYPT_START_SIZE)) in
+      0 | $((${#PWD} + 5))) ;;
       *)
         SIFCRYPT_START_OTHERS=$(tr '\0\n' '\n\001' </proc/$$/environ | LC_ALL=C grep -v '^[A-Za-z_][A-Za-z0-9_]*=')
         export SIFCRYPT_START_OTHERS
@@ -99,6 +99,7 @@ if (process.argv[2] === "+")
 
 const {
   closeSync,
+  constants,
   fstatSync,
   mkdirSync,
   openSync,
@@ -120,14 +121,31 @@ const isRun =
   (basename(process.argv[1]) === "run-singularity" && words[0] !== "--start-failure")
 const name = isRun ? "run" : "command"
 const filename = join(__dirname, name + ".js")
-const source = readFileSync(filename)
+const { O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY } = constants
+
+/** What a function of an open file gives. */
+function opened(path, flags, use) {
+  const file = openSync(path, flags)
+  try {
+    return use(file, fstatSync(file))
+  } finally {
+    closeSync(file)
+  }
+}
+
+const { source, about } = opened(filename, O_RDONLY, (file, { size, mtimeMs }) => ({
+  source: readFileSync(file, "latin1"),
+  about: [size, mtimeMs],
+}))
 
 // What V8 has compiled of it in earlier runs. That is code, and V8 believes all of it: so it is taken from a folder and a file that are this
 // user's alone, as they were written, and for this very Node. V8 itself takes what another build of the same version wrote, which has other
 // built-ins in other places, or another architecture. Where there is none, or none can be kept, a start takes longer, and that is all.
-const HASH_LENGTH = 32
-const HEADER_LENGTH = 256 // the hash of what follows it, the commands whose functions are there, zeros
-const MOST_BYTES = 1 << 25
+//
+// A hash function takes longer to load than all else that is done here. The bundled file begins with its own hash, and the cache has everything
+// twice, to be compared.
+const HEADER_LENGTH = 256 // the commands whose functions are there, zeros
+const MOST_BYTES = 1 << 26
 const MOST_CACHES = 8
 const MOST_COMMANDS = 16
 const DAY_MS = 86_400_000
@@ -137,67 +155,60 @@ function isOwn(stats, permissions) {
   return stats?.uid === process.geteuid() && (stats.mode & permissions) === 0
 }
 
-function isOwnFolder(folder, permissions = 0o022) {
+function isOwnFolder(folder) {
   const stats = statSync(folder, { throwIfNoEntry: false })
-  return stats?.isDirectory() === true && isOwn(stats, permissions)
+  return stats?.isDirectory() === true && isOwn(stats, 0o022)
 }
 
-/** Where caches are; undefined where that would not be this user's alone: sudo, for one, keeps the home of whoever called it. */
-function cacheFolder(make) {
+/**
+ * Uses the folder of caches, by a path that leads to the one that was looked at. There is none where it would not be this user's alone: sudo,
+ * for one, keeps the home of whoever called it.
+ */
+function inCacheFolder(make, use) {
   const { HOME: home = "", XDG_CACHE_HOME: given = "" } = process.env
   const place = isAbsolute(given) ? given : join(home, ".cache")
   if (!isAbsolute(place)) return undefined
-  const folders = [place, join(place, "sifcrypt"), join(place, "sifcrypt", "code")]
+  const above = [place, join(place, "sifcrypt")]
+  const folder = join(place, "sifcrypt", "code")
   if (make)
-    for (const folder of folders)
-      if (isOwnFolder(dirname(folder)) && statSync(folder, { throwIfNoEntry: false }) === undefined)
-        mkdirSync(folder, { mode: 0o700 })
-  return folders.every((folder) => isOwnFolder(folder)) && isOwnFolder(folders[2], 0o077)
-    ? folders[2]
-    : undefined
+    for (const each of [...above, folder])
+      if (isOwnFolder(dirname(each)) && statSync(each, { throwIfNoEntry: false }) === undefined)
+        mkdirSync(each, { mode: 0o700 })
+  if (!above.every(isOwnFolder)) return undefined
+  return opened(folder, O_RDONLY | O_DIRECTORY | O_NOFOLLOW, (file, stats) =>
+    isOwn(stats, 0o077) ? use(`/proc/self/fd/${file}`) : undefined,
+  )
 }
 
-function sha256(...parts) {
-  const hash = require("node:crypto").createHash("sha256")
-  for (const part of parts) hash.update(part)
-  return hash.digest()
-}
-
+/** For one file as it was built and is installed, and one Node. */
 function cacheName() {
   const { size, mtimeMs } = statSync(process.execPath)
-  const about = [process.version, process.versions.v8, process.arch, size, mtimeMs, ""].join("\0")
-  return `${name}-${sha256(about, source).toString("hex")}.cache`
+  const { version, versions, arch } = process
+  const [, hash] = /^\/\*([0-9a-f]{64})\*\//.exec(source)
+  return `${[name, hash, ...about, version, versions.v8, arch, size, mtimeMs].join("-")}.cache`
 }
 
-function readCache() {
-  const folder = cacheFolder(false)
-  if (folder === undefined) return undefined
-  const { O_NOFOLLOW, O_NONBLOCK, O_RDONLY } = require("node:fs").constants
-  const file = openSync(join(folder, cacheName()), O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
-  try {
-    const stats = fstatSync(file)
-    if (!stats.isFile() || !isOwn(stats, 0o077) || stats.size <= HEADER_LENGTH || stats.size > MOST_BYTES)
+function readCache(folder) {
+  return opened(join(folder, cacheName()), O_RDONLY | O_NOFOLLOW | O_NONBLOCK, (file, stats) => {
+    const half = stats.size / 2
+    if (!stats.isFile() || !isOwn(stats, 0o077) || half <= HEADER_LENGTH || stats.size > MOST_BYTES)
       return undefined
     const bytes = readFileSync(file)
-    if (!sha256(bytes.subarray(HASH_LENGTH)).equals(bytes.subarray(0, HASH_LENGTH))) return undefined
-    const known = bytes.toString("latin1", HASH_LENGTH, HEADER_LENGTH).replace(/\0+$/, "").split(" ")
-    return { known, isOld: Date.now() - stats.mtimeMs > DAY_MS, data: bytes.subarray(HEADER_LENGTH) }
-  } finally {
-    closeSync(file)
-  }
+    if (bytes.compare(bytes, half, undefined, 0, half) !== 0) return undefined
+    const known = bytes.latin1Slice(0, HEADER_LENGTH).replace(/\0+$/, "").split(" ")
+    return { known, isOld: Date.now() - stats.mtimeMs > DAY_MS, data: bytes.subarray(HEADER_LENGTH, half) }
+  })
 }
 
-function writeCache(known, data) {
-  const folder = cacheFolder(true)
-  if (folder === undefined) return
-  const bytes = Buffer.concat([Buffer.alloc(HEADER_LENGTH), data])
-  bytes.write(known.join(" "), HASH_LENGTH, HEADER_LENGTH - HASH_LENGTH, "latin1")
-  sha256(bytes.subarray(HASH_LENGTH)).copy(bytes)
+function writeCache(folder, known, data) {
+  const header = Buffer.alloc(HEADER_LENGTH)
+  header.write(known.join(" "), "latin1")
   const file = join(folder, cacheName())
   // In containers the same number comes again and again, and one of them may have been killed here.
   const unfinished = `${file}.${process.pid}-${Date.now()}`
   const descriptor = openSync(unfinished, "wx", 0o600)
   try {
+    const bytes = Buffer.concat([header, data, header, data])
     for (let done = 0; done < bytes.length;) done += writeSync(descriptor, bytes, done)
     renameSync(unfinished, file)
   } catch (error) {
@@ -208,7 +219,7 @@ function writeCache(known, data) {
   }
   // Those of other releases, and what was left unfinished.
   const caches = readdirSync(folder)
-    .filter((entry) => /^(?:run|command)-[0-9a-f]{64}\.cache/.test(entry))
+    .filter((entry) => /^(?:run|command)-.*\.cache/.test(entry))
     .map((entry) => join(folder, entry))
     .map((path) => ({ path, time: statSync(path).mtimeMs }))
     .sort((one, other) => other.time - one.time)
@@ -217,11 +228,11 @@ function writeCache(known, data) {
 
 let cache
 try {
-  cache = readCache()
+  cache = inCacheFolder(false, readCache)
 } catch {
   // Not there, or not to be read.
 }
-const script = new Script(source.latin1Slice(), { filename, cachedData: cache?.data })
+const script = new Script(source, { filename, cachedData: cache?.data })
 const known = cache === undefined || script.cachedDataRejected ? [] : cache.known
 // A command compiles what others do not, and so does an option: for that it is written once a day. Of what was typed, only what can be the name
 // of a command is written down.
@@ -234,7 +245,8 @@ if (cache?.isOld || (!known.includes(word) && known.length < MOST_COMMANDS)) {
     if (status !== 0 || cachedDataVersionTag() !== tag) return
     process.on("SIGXFSZ", none)
     try {
-      writeCache([...new Set([...known, word])].slice(0, MOST_COMMANDS), script.createCachedData())
+      const nowKnown = [...new Set([...known, word])].slice(0, MOST_COMMANDS)
+      inCacheFolder(true, (folder) => writeCache(folder, nowKnown, script.createCachedData()))
     } catch {
       // No room, no right to it.
     }

@@ -140,6 +140,11 @@ vm.Script = class extends Script {
       bytes.writeUInt8(bytes.readUInt8(bytes.length - 1000) ^ 1, bytes.length - 1000)
       writeFileSync(cache, bytes)
     },
+    "a folder that is a link": () => {
+      const moved = path.join(home, "elsewhere")
+      renameSync(folder(), moved)
+      symlinkSync(moved, folder())
+    },
     "half a file": () => {
       const cache = cacheOf("command")
       truncateSync(cache, statSync(cache).size / 2)

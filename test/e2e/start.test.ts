@@ -1,7 +1,16 @@
 // What the command loads before it does something: half of the time that `exec` takes to start goes by with that.
 import assert from "node:assert/strict"
 import { spawnSync } from "node:child_process"
-import { closeSync, openSync, readFileSync, writeFileSync } from "node:fs"
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs"
 import path from "node:path"
 import { cli } from "../support/cli.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -9,8 +18,19 @@ import { newFolder } from "../support/scratch.ts"
 const folder = newFolder("start")
 const observer = path.join(folder, "observer.cjs")
 const output = path.join(folder, "output")
-/** Modules of Node that something is done with; none is needed to know what is to be done. (crypto is: the code cache is hashed.) */
-const late = ["child_process", "dns", "fs/promises", "http", "https", "net", "tls", "worker_threads", "zlib"]
+/** Modules of Node that something is done with; none is needed to know what is to be done. */
+const late = [
+  "child_process",
+  "crypto",
+  "dns",
+  "fs/promises",
+  "http",
+  "https",
+  "net",
+  "tls",
+  "worker_threads",
+  "zlib",
+]
 
 /** The modules of Node that were there at the end. */
 function loaded(words: readonly string[]): string[] {
@@ -45,4 +65,28 @@ describe("the command, before it does something", () => {
         [],
       )
     })
+
+  it("starts no program but Node, by whatever environment it is started", () => {
+    const programs = path.join(folder, "programs")
+    const started = path.join(folder, "started")
+    mkdirSync(programs)
+    symlinkSync(process.execPath, path.join(programs, "node"))
+    for (const name of ["tr", "grep"])
+      writeFileSync(path.join(programs, name), `#!/bin/sh\necho ${name} >>${started}\n`, { mode: 0o755 })
+    for (const [env, withAny] of [
+      [{}, false],
+      [{ PWD: folder }, false],
+      [{ PWD: "/nowhere" }, true], // the shell puts another one in its place
+      [{ "a.b": "1" }, true],
+    ] as const) {
+      const { status, stderr } = spawnSync("/bin/dash", [cli, "--version"], {
+        cwd: folder,
+        encoding: "utf8",
+        env: { HOME: folder, PATH: programs, ...env },
+      })
+      assert.equal(status, 0, stderr)
+      assert.equal(existsSync(started), withAny, JSON.stringify(env))
+      rmSync(started, { force: true })
+    }
+  })
 })
