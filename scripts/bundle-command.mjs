@@ -56,8 +56,8 @@ function sharedImport(found) {
   return importedModules.get(found)
 }`,
     },
-    // Large, needed for signatures only, and under a licence of its own: it stays where npm puts it, and is required when needed.
-    external: ["jose", "openpgp"],
+    // Large, needed for signatures, encrypted layers and the keys of OpenSSH only: they stay where npm puts them, and are required when needed.
+    external: ["bcrypt-pbkdf", "jose", "openpgp"],
     supported: { "dynamic-import": false },
     outfile,
     logLevel: "warning",
