@@ -2,6 +2,7 @@
 import { realpath, stat } from "node:fs/promises"
 import { RunError } from "../errors.ts"
 import type { Bind, BoundImage, Place } from "../runtime/binds.ts"
+import type { OwnEngine } from "../runtime/engine.ts"
 import type { ConcreteEngine, StarterLayer } from "../runtime/starter-protocol.ts"
 import { FileSystem, PartitionType, type SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
@@ -118,8 +119,8 @@ export class OpenedBindImages implements AsyncDisposable {
    *
    * @throws EnvironmentError, RunError: this engine cannot have one of them.
    */
-  layers(engine: ConcreteEngine): StarterLayer[] {
-    return this.#images.map((image) => layerOf(image, engine))
+  layers(engine: ConcreteEngine, beside: OwnEngine): StarterLayer[] {
+    return this.#images.map((image) => layerOf(image, engine, beside))
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -2,6 +2,7 @@
 import { open, stat, type FileHandle } from "node:fs/promises"
 import path from "node:path"
 import { RunError } from "../errors.ts"
+import type { OwnEngine } from "../runtime/engine.ts"
 import type { ConcreteEngine, StarterLayer, StarterSource } from "../runtime/starter-protocol.ts"
 import { PartitionType, type SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
@@ -77,9 +78,9 @@ export class OpenedOverlays implements AsyncDisposable {
    *
    * @throws EnvironmentError, RunError `ERR_RUN_OVERLAY`: this engine cannot have it.
    */
-  layers(engine: ConcreteEngine): StarterLayer[] {
+  layers(engine: ConcreteEngine, beside: OwnEngine): StarterLayer[] {
     return this.#found.map((found): StarterLayer =>
-      found.kind === "directory" ? found : layerOf(found, engine),
+      found.kind === "directory" ? found : layerOf(found, engine, beside),
     )
   }
 

@@ -34,12 +34,13 @@ import { startStarter, type Starter } from "../runtime/starter.ts"
 import {
   cacheArgument,
   launchOf,
+  unpackedImages,
   type ConcreteEngine,
   type Launch,
   type StarterOptions,
 } from "../runtime/starter-protocol.ts"
 import type { Terminal, TerminalSize } from "../runtime/terminal.ts"
-import { enginesFor, withEngine, type Startable } from "../runtime/engine.ts"
+import { engineBeside, enginesFor, withEngine, type Startable } from "../runtime/engine.ts"
 import { hasLimits, planCgroup, readResources, resourcesOf } from "../runtime/resources.ts"
 import { idMapArguments, subordinateIds } from "../runtime/subordinate-ids.ts"
 import { joinStreams, readOutput, spawnable } from "./payload-streams.ts"
@@ -447,13 +448,16 @@ export async function withRun<T>(
   const idMaps = inside === rootIdentity ? subordinateIds(caller.name, caller.uid, caller.gid) : undefined
   // In a user namespace with one id everything else would be nobody's.
   const owner = root || idMaps !== undefined ? undefined : { uid: caller.uid, gid: caller.gid }
+  const wanted = options.engine ?? "auto"
   const how = (engine: ConcreteEngine): StarterOptions => ({
     command: "run",
     engine,
     source: startable.source,
-    layers: overlays.layers(engine).map((layer) => (layer.kind === "squashfs" ? { ...layer, owner } : layer)),
+    layers: overlays
+      .layers(engine, engineBeside(wanted, engine))
+      .map((layer) => (layer.kind === "squashfs" ? { ...layer, owner } : layer)),
     bindImages: bindImages
-      .layers(engine)
+      .layers(engine, engineBeside(wanted, engine))
       .map((layer) => (layer.kind === "squashfs" ? { ...layer, owner } : layer)),
     args: [
       `--session=${session}`,
@@ -470,13 +474,13 @@ export async function withRun<T>(
       ...(preserved.length === 0 ? [] : [`--preserve-fds=${preserved.join(",")}`]),
     ],
   })
-  const wanted = options.engine ?? "auto"
   const attempts = possible(enginesFor(wanted, startable), how)
   const [only] = attempts
-  if (wanted === "auto" && only.engine === "memory")
-    options.onNotice?.(
-      `${startable.source.image}: /dev/fuse is missing or closed here, so the image is unpacked into memory`,
-    )
+  if (wanted === "auto")
+    for (const image of new Set(unpackedImages(only)))
+      options.onNotice?.(
+        `${image}: /dev/fuse is missing or closed here, so the image is unpacked into memory`,
+      )
   const engine = attempts.length === 1 ? only.engine : wanted
   const start = <U>(one: (chosen: StarterOptions) => Promise<U>): Promise<U> =>
     withEngine(engine, startable, (chosen) => one(how(chosen)))

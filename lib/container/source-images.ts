@@ -8,7 +8,7 @@ import type { ConcreteEngine, StarterLayer, StarterSource } from "../runtime/sta
 import type { SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import type { Credentials } from "../encryption/credentials.ts"
-import { chooseEngine, fillsSectors } from "../runtime/engine.ts"
+import { chooseEngine, fillsSectors, type OwnEngine } from "../runtime/engine.ts"
 import type { Bytes } from "../units.ts"
 import { unlockPartition } from "../encryption/unlock.ts"
 import { squashfsOffset } from "./image-root.ts"
@@ -144,9 +144,10 @@ export async function unlockedSource(
 /**
  * As an engine takes it.
  *
+ * @param beside - What takes it where that is not the kernel.
  * @throws EnvironmentError, RunError `ERR_RUN_OVERLAY`: this engine cannot have it.
  */
-export function layerOf(found: SourceImage, engine: ConcreteEngine): StarterLayer {
+export function layerOf(found: SourceImage, engine: ConcreteEngine, beside: OwnEngine): StarterLayer {
   const { kind, path: file, writable, source, isTrusted, lockFd } = found
   if (kind === "squashfs") {
     const { unlocked } = source
@@ -156,7 +157,7 @@ export function layerOf(found: SourceImage, engine: ConcreteEngine): StarterLaye
       (unlocked === undefined || unlocked.dmCrypt !== undefined)
     return {
       kind,
-      engine: byKernel ? engine : chooseEngine(engine === "memory" ? engine : "userspace", unlocked, file),
+      engine: byKernel ? engine : chooseEngine(beside, unlocked, file),
       writable,
       source,
     }

@@ -111,8 +111,17 @@ function hasFuse(): boolean {
   return answers("/dev/fuse") && statSync("/dev/fuse").rdev === FUSE
 }
 
-function withoutKernel(): ConcreteEngine {
+/** The engines without the kernel's drivers. */
+export type OwnEngine = Exclude<ConcreteEngine, "kernel">
+
+function withoutKernel(): OwnEngine {
   return hasFuse() ? "userspace" : "memory"
+}
+
+/** What reads images beside the one that is run, where the kernel does not. */
+export function engineBeside(wanted: Engine, engine: ConcreteEngine): OwnEngine {
+  if (engine === "memory") return engine
+  return wanted === "auto" ? withoutKernel() : "userspace"
 }
 
 /** Is it about what this machine lacks, so that another engine may do better? */

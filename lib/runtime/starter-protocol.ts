@@ -253,10 +253,19 @@ function memoryFor(images: number): Bytes {
   return Math.max(1, Math.floor(((free / 4) * 3) / images))
 }
 
+/** What is unpacked into memory: the names of these images. */
+export function unpackedImages({ engine, source, layers = [], bindImages = [] }: StarterOptions): string[] {
+  const others = [...layers, ...bindImages].flatMap((one) =>
+    one.kind !== "directory" && one.engine === "memory" ? [one.source.image] : [],
+  )
+  return engine === "memory" && source.folder === undefined ? [source.image, ...others] : others
+}
+
 /** The arguments for all but how it is watched and what it reports on. */
 export function starterArguments(options: StarterOptions, descriptors: Descriptors): string[] {
   const { command, engine, source, layers = [], bindImages = [] } = options
-  const memory = engine === "memory" ? memoryFor(1 + layers.length + bindImages.length) : 0
+  const unpacked = unpackedImages(options).length
+  const memory = engine === "memory" || unpacked > 0 ? memoryFor(Math.max(1, unpacked)) : 0
   const wordsOf = (layer: StarterLayer): string => layerWords(layer, descriptors, memory).join(",")
   return [
     command,

@@ -89,10 +89,12 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
   }
   for (const Channel& server : servers) kept.push_back(server.fd());
   bool holds_key = false;
+  bool holds_kernel_key = false;
   const auto keep = [&](const ImageOptions& image) {
     kept.push_back(image.range.fd);
     if (image.engine == Engine::kUserspace || !image.encrypted()) return;
     holds_key = true;
+    holds_kernel_key |= image.engine == Engine::kKernel;
     kept.insert(kept.end(), {image.key_fd, image.metadata_fd});
   };
   keep(options.image);
@@ -128,8 +130,8 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
     servers.erase(servers.begin(),
                   servers.begin() + std::count_if(options.layers.begin(), options.layers.end(), NeedsServer));
     session.MountBinds(options.bind_images, servers);
-    // Commands join the session of a process that they may look at.
-    if (options.image.engine == Engine::kMemory) CheckErrno(prctl(PR_SET_DUMPABLE, 1), "prctl");
+    // Commands join the session of a process that they may look at. What was unpacked had its key in a process of its own.
+    if (holds_key && !holds_kernel_key) CheckErrno(prctl(PR_SET_DUMPABLE, 1), "prctl");
     // A folder that is written to is its owner's to arrange.
     if (!options.writable) session.MakePlaces();
     servers.clear();

@@ -87,14 +87,14 @@ describe("images beside and in an image", () => {
     const bind = { source: image, destination: "/in", readOnly: true, image: { path: "/", id: partition.id } }
     await using bound = await openBindImages([bind], options)
     for (const refused of [own, bound]) {
-      assert.throws(() => refused.layers("kernel"), { code: "ERR_RUN_OVERLAY" })
-      assert.equal(refused.layers("userspace").length, 1)
+      assert.throws(() => refused.layers("kernel", "userspace"), { code: "ERR_RUN_OVERLAY" })
+      assert.equal(refused.layers("userspace", "userspace").length, 1)
     }
     await using named = await openBindImages(
       [{ ...bind, source: file, image: { path: "/", id: undefined } }],
       options,
     )
-    assert.equal(named.layers("kernel").length, 1)
+    assert.equal(named.layers("kernel", "userspace").length, 1)
   })
 
   for (const as of ["user", "self"] as const satisfies readonly As[])

@@ -1,7 +1,17 @@
 // The memory engine: payloads where there is no /dev/fuse.
 import assert from "node:assert/strict"
+import { execFileSync } from "node:child_process"
 import { once } from "node:events"
-import { chmodSync, chownSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from "node:fs"
+import {
+  chmodSync,
+  chownSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs"
 import path from "node:path"
 import { setImmediate } from "node:timers/promises"
 import {
@@ -25,12 +35,13 @@ describe("the memory engine", () => {
   const folder = newFolder("memory", userId)
   const image = path.join(folder, "image.sif")
   const slow = path.join(folder, "slow.sif")
+  const layer = path.join(folder, "layer.squashfs")
+  const tree = makeRootTree()
   const dev = newFolder("dev")
   const credentials = ["--pem-path", keys.privateKey]
 
   before(async function () {
     if (!isRoot) skip(this, "needs root, to take /dev/fuse away")
-    const tree = makeRootTree()
     writeFileSync(path.join(tree, "data", "closed"), "closed\n", { mode: 0o600 })
     writeFileSync(path.join(tree, "data", "large"), Buffer.alloc(16 << 20, "words"))
     await sifcryptOk(["build", "--pem-path", keys.publicKey, image, tree], { as: "self" })
@@ -38,6 +49,12 @@ describe("the memory engine", () => {
     rmSync(path.join(tree, "data", "large"))
     writeFileSync(path.join(tree, "data", "slow"), Buffer.alloc(128 << 20, "words"))
     await sifcryptOk(["build", "--pem-path", keys.publicKey, slow, tree], { as: "self" })
+    rmSync(path.join(tree, "data", "slow"))
+    rmSync(path.join(tree, "data", "closed"))
+    const over = newFolder("memory-layer")
+    mkdirSync(path.join(over, "data"))
+    writeFileSync(path.join(over, "data", "over"), "over\n")
+    execFileSync("mksquashfs", [over, layer, "-quiet", "-no-progress"], { stdio: "ignore" })
     for (const file of [image, slow]) chmodSync(file, 0o644)
   })
 
@@ -100,6 +117,28 @@ describe("the memory engine", () => {
         await sifcryptOk(["instance", "start", "--engine", "memory", ...credentials, image, name], { as })
         try {
           const joined = await run(["exec", `instance://${name}`, "cat", "/data/closed"])
+          assert.equal(joined.text, "closed\n", joined.stderr)
+        } finally {
+          await sifcryptOk(["instance", "stop", name], { as })
+        }
+      })
+
+      it("takes what lies over a folder, and what is bound out of an image, where there is no /dev/fuse", async () => {
+        const words = ["--overlay", layer, "-B", `${image}:/in:image-src=/data`, ...credentials, tree]
+        const wrapper = changed(`{ ${withoutFuse["a /dev without it"]}; } > /dev/null`)
+        const result = await run(["exec", ...words, "cat", "/data/over", "/in/closed"], { wrapper })
+        assert.equal(result.text, "over\nclosed\n", result.stderr)
+        const notices = result.stderr.split("\n").filter((line) => line.includes("so the image is unpacked"))
+        assert.deepEqual(
+          notices.map((line) => path.basename(line.split(": ")[1] ?? "")),
+          ["layer.squashfs", "image.sif"],
+        )
+        const name = `layers-${as}`
+        const start = ["instance", "start", ...words, name]
+        const started = await run(start, { wrapper })
+        assert.equal(started.status, 0, started.stderr)
+        try {
+          const joined = await run(["exec", `instance://${name}`, "cat", "/in/closed"])
           assert.equal(joined.text, "closed\n", joined.stderr)
         } finally {
           await sifcryptOk(["instance", "stop", name], { as })
