@@ -40,11 +40,15 @@ export type AnyOptions = Readonly<Record<string, AnyOption>>
 /** Options that commands share, in the order of --help: a row for each property of what they amount to, as the API names it. */
 export type OptionRows<T> = { readonly [K in keyof T]-?: OptionRow<NonNullable<T[K]>> }
 
-/** An argument: as commander writes it, help, and a reader, the words that there may be, or what it is where it is left out. */
+/**
+ * An argument: as commander writes it, help, and a reader, the words that there may be, or what it is where it is left out;
+ * and what completes it, where its name does not say so.
+ */
 export type ArgumentRow = readonly [
   name: string,
   help: string,
-  value?: ((text: string) => unknown) | readonly string[] | string,
+  value?: ((text: string) => unknown) | readonly string[] | string | undefined,
+  completed?: "instances" | "files-or-instances",
 ]
 
 type OptionValue<R> = R extends readonly [string, string, infer V, ...unknown[]]
@@ -75,7 +79,10 @@ type WordOf<A> = A extends readonly [`${string}...${string}`, ...unknown[]]
     ? T
     : A extends readonly [`<${string}`, string, readonly (infer W)[]]
       ? W
-      : A extends readonly [`<${string}`, string] | readonly [string, string, string]
+      : A extends
+            | readonly [`<${string}`, string]
+            | readonly [`<${string}`, string, undefined, string]
+            | readonly [string, string, string]
         ? string
         : string | undefined
 type WordsOf<A> = { -readonly [I in keyof A]: WordOf<A[I]> }

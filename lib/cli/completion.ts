@@ -9,13 +9,18 @@ import {
 } from "./command.ts"
 import { globalRows } from "./verbosity.ts"
 
-/** What completes a word: these, or the shell's own files or folders. */
-type Kind = readonly string[] | "files" | "folders"
+/** What completes a word: these, the shell's own files or folders, or names of instances. */
+type Kind = readonly string[] | "files" | "folders" | "instances" | "files-or-instances"
 
 export interface Completions {
   readonly words: readonly (readonly [word: string, help: string])[]
   readonly places?: "files" | "folders"
+  /** Those of instances that run, with this before each. */
+  readonly instances?: string
 }
+
+/** What stands before an instance's name where an image could stand. */
+const INSTANCE = "instance://"
 
 const nothing: Completions = { words: [] }
 
@@ -53,13 +58,20 @@ function optionKind([flags, , value, more]: AnyOption): Kind {
   return placeholder === "command" ? [] : kindOf(placeholder)
 }
 
-function argumentKind([name, , value]: ArgumentRow): Kind {
+function argumentKind([name, , value, completed]: ArgumentRow): Kind {
+  if (completed !== undefined) return completed
   return typeof value === "object" ? value : kindOf(name.slice(1))
 }
 
 const takesValue = ([flags]: AnyOption): boolean => flags.includes("<")
 
 function among(kind: Kind, begin: string, before = ""): Completions {
+  if (kind === "instances") return { words: [], instances: "" }
+  // Where words are offered a shell offers no files, so what could be a file's name is left to it.
+  if (kind === "files-or-instances")
+    return begin.length >= "instance".length && (INSTANCE.startsWith(begin) || begin.startsWith(INSTANCE))
+      ? { words: [], instances: INSTANCE }
+      : { words: [], places: "files" }
   if (typeof kind === "string") return { words: [], places: kind }
   return { words: kind.filter((word) => word.startsWith(begin)).map((word) => [`${before}${word}`, ""]) }
 }

@@ -3,9 +3,10 @@ import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
 import { mkdirSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { cli, sifcrypt } from "../support/cli.ts"
+import { cli, sifcrypt, sifcryptOk } from "../support/cli.ts"
 import { LineEditor } from "../support/line-editor.ts"
 import { newFolder } from "../support/scratch.ts"
+import { makeRootTree } from "../support/trees.ts"
 
 /** Lines as somebody types them, and what completes the last word. */
 const cases: readonly (readonly [line: string, completed: readonly string[]])[] = [
@@ -87,7 +88,7 @@ describe("completion", () => {
 
   it("offers in fish what may follow, and nothing else", () => {
     const lines = cases.map(([line]) => line)
-    const script = `${cli} completion fish | source
+    const script = `sifcrypt completion fish | source
 for line in $argv
     complete -C $line | string replace -r '\\t.*' ''
     echo :end
@@ -100,6 +101,30 @@ end`
     const found = shown.split(":end\n").map((text) => text.split("\n").filter((word) => word !== ""))
     for (const [index, [line, completed]] of cases.entries())
       assert.deepEqual(found[index]?.map((word) => word.replace(/\/$/, "")).toSorted(), completed, line)
+  })
+
+  it("offers instances that run where one may stand", async () => {
+    const tree = makeRootTree()
+    await sifcryptOk(["instance", "start", tree, "web-1"])
+    try {
+      const cases = [
+        ["exec instance", "instance://web-1"],
+        ["shell instance://w", "instance://web-1"],
+        ["run instance://x", ""],
+        ["exec inst", ":files"],
+        ["instance stop w", "web-1"],
+        ["instance stats ", "web-1"],
+        ["ls instance", ":files"],
+      ]
+      for (const [line = "", completed] of cases) {
+        const { text } = await sifcrypt(["completion", "bash", "--", ...line.split(" ")])
+        assert.equal(text.trim(), completed, line)
+      }
+      const { text } = await sifcrypt(["completion", "zsh", "--", "exec", "instance://"])
+      assert.equal(text, `instance://web-1\t${tree}\n`)
+    } finally {
+      await sifcryptOk(["instance", "stop", "web-1"])
+    }
   })
 
   it("says of each option in fish and zsh what it is", async () => {

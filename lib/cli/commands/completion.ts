@@ -1,9 +1,11 @@
 import { readFileSync } from "node:fs"
 import path from "node:path"
+import { listInstances } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { completions } from "../completion.ts"
 import { commandName } from "../name.ts"
 import { print } from "../output.ts"
+import { printable } from "../terminal.ts"
 
 const shells = ["bash", "zsh", "fish"] as const
 type Shell = (typeof shells)[number]
@@ -12,6 +14,14 @@ type Shell = (typeof shells)[number]
 function script(shell: Shell): string {
   const file = path.join(import.meta.dirname, "completion", shell)
   return readFileSync(file, "utf8").replaceAll("sifcrypt", commandName)
+}
+
+/** The instances that run, each with its image. */
+async function instanceWords(before: string, begin: string): Promise<[string, string][]> {
+  const all = await listInstances()
+  return all
+    .map(({ name, image }): [string, string] => [`${before}${name}`, printable(image)])
+    .filter(([word]) => word.startsWith(begin))
 }
 
 export const completion: CommandRow = command({
@@ -37,7 +47,9 @@ Under another name of this command (apptainer, singularity) it completes that on
     }
     // The tables have this command in them.
     const { commands } = await import("../commands.ts")
-    const { words: found, places } = completions(commands, words.slice(words[0] === "--" ? 1 : 0))
+    const line = words.slice(words[0] === "--" ? 1 : 0)
+    const { words: known, places, instances } = completions(commands, line)
+    const found = instances === undefined ? known : await instanceWords(instances, line.at(-1) ?? "")
     const lines = found.map(([word, help]) => (help === "" || shell === "bash" ? word : `${word}\t${help}`))
     await print(
       [...lines, ...(places === undefined ? [] : [`:${places}`])].map((line) => `${line}\n`).join(""),

@@ -273,7 +273,7 @@ const list = command({
   name: "list",
   summary: "list instances",
   description: "Lists your instances, or those whose names match PATTERN (* and ? as in file names).",
-  arguments: [["[pattern]", "names to list"]],
+  arguments: [["[pattern]", "names to list", undefined, "instances"]],
   options: {
     json: ["-j, --json", "print JSON", flag],
     logs: ["-l, --logs", "show where what they write is kept", flag],
@@ -291,7 +291,7 @@ const stats = command({
   summary: "what an instance uses",
   description:
     "Shows processor time, memory, block input and output and processes of the instance NAME, anew each second on a terminal.",
-  arguments: [["<name>", "its name"]],
+  arguments: [["<name>", "its name", undefined, "instances"]],
   options: {
     json: ["-j, --json", "print JSON, once", flag],
     noStream: ["--no-stream", "print it once", flag],
@@ -307,7 +307,7 @@ const stop = command({
   name: "stop",
   summary: "stop instances",
   description: "Ends the instance NAME, or those that match, and waits until nothing is left of it.",
-  arguments: [["[name]", "its name; * and ? stand for any characters"]],
+  arguments: [["[name]", "its name; * and ? stand for any characters", undefined, "instances"]],
   options: {
     all: ["-a, --all", "all of yours", flag],
     signal: ["-s, --signal <signal>", "what the start script gets (default TERM)", parseSignal],

@@ -99,7 +99,7 @@ function action(
     common: [...commonActions, "pemPath", "passphrase", "verify"],
     examples,
     arguments: [
-      ["<image>", "image, or instance://NAME; options go before it"],
+      ["<image>", "image, or instance://NAME; options go before it", undefined, "files-or-instances"],
       [rest as "[args...]", "passed on as they are"],
     ],
     // Made for the one command that is asked for: hundreds of objects at each start are felt.
