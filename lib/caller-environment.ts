@@ -6,6 +6,15 @@ const setAside = "SIFCRYPT_SET_ASIDE_"
 /** Where the command's start tells how many files its caller's programs may have open. */
 const openFiles = "SIFCRYPT_START_FILES"
 
+/** Where the command tells by which of its names it was called (lib/cli/program.ts). */
+const called = "SIFCRYPT_START_CALLED"
+
+/** What every message begins with that does not come through the API, but of the starter or from inside. */
+export function messageName(): string {
+  const name = process.env[called] ?? ""
+  return /^[a-z][a-z-]{0,31}$/.test(name) ? name : "sifcrypt"
+}
+
 /** The caller's soft limit on open files, which Node has raised for this process; undefined: unknown, or none. */
 export function callerOpenFiles(): number | undefined {
   const told = process.env[openFiles] ?? ""
@@ -14,7 +23,7 @@ export function callerOpenFiles(): number | undefined {
 
 /** The caller's variables, for payloads and for programs of the caller's choice; `process.env` has those that this process obeys. */
 export function callerEnvironment(): NodeJS.ProcessEnv {
-  const all = Object.entries(process.env).filter(([name]) => name !== openFiles)
+  const all = Object.entries(process.env).filter(([name]) => name !== openFiles && name !== called)
   const hidden = all.filter(([name]) => name.startsWith(setAside))
   return Object.fromEntries([
     ...all.filter(([name]) => !name.startsWith(setAside)),

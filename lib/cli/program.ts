@@ -129,6 +129,7 @@ function rowOf(rows: readonly CommandRow[], [word, ...rest]: readonly string[]):
 
 async function runCommand(commands: readonly CommandRow[]): Promise<number> {
   setVerbosity({})
+  process.env["SIFCRYPT_START_CALLED"] = programName
   const failure = failureToReport(process.argv)
   if (failure !== undefined) return report(failure)
   const words = commandWords()

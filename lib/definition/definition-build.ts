@@ -5,7 +5,7 @@ import { callback, count, flag, list, oneOf, path as filePath, shape, text, type
 import { existsSync, readFileSync, realpathSync } from "node:fs"
 import { mkdtemp, open, rm, stat } from "node:fs/promises"
 import path from "node:path"
-import { callerEnvironment } from "../caller-environment.ts"
+import { callerEnvironment, messageName } from "../caller-environment.ts"
 import type { Credentials } from "../encryption/credentials.ts"
 import type { OriginOptions } from "../container/origin.ts"
 import { readBounded, TooLarge } from "../bounded-file.ts"
@@ -582,6 +582,7 @@ export class DefinitionBuild implements AsyncDisposable {
       environment: scriptEnvironment(),
       resolvConf: textOf("/etc/resolv.conf"),
       hosts: textOf("/etc/hosts"),
+      messageName: messageName(),
       session,
       crun,
       binds,

@@ -56,6 +56,8 @@ export interface StagesPlan {
   readonly environment: Readonly<Record<string, string>>
   readonly resolvConf: string | undefined
   readonly hosts: string | undefined
+  /** What messages from inside begin with. */
+  readonly messageName: string
   /** In memory, or what stands in for it. */
   readonly session: string
   readonly crun: string
@@ -273,6 +275,7 @@ class StageBuilder {
           `PATH=${DEFAULT_PATH}`,
           "HOME=/root",
           "PWD=/",
+          `_sifcrypt_name=${this.#plan.messageName}`,
           ...[...environment.others].map(([name, value]) => `${name}=${value}`),
           ...(pretence === "owners" ? [`APT_CONFIG=${ENTRY_FOLDER}/apt.conf`] : []),
         ],

@@ -2,7 +2,7 @@
 import { existsSync, lstatSync, realpathSync, statSync } from "node:fs"
 import { isIP } from "node:net"
 import path from "node:path"
-import { callerOpenFiles } from "../caller-environment.ts"
+import { callerOpenFiles, messageName } from "../caller-environment.ts"
 import type { ReadableTree } from "../device/tree.ts"
 import { RunError } from "../errors.ts"
 import { folderAt, isWithin, leftOut, type Bind, type Place } from "./binds.ts"
@@ -295,6 +295,7 @@ function firstVariables(options: BundleOptions): Map<string, string> {
       [`${family}_CONTAINER`, placeOf(image)],
     ]),
     // Node has raised it, and what runs the scripts would raise it again: that sets it (native/shell).
+    ["_sifcrypt_name", messageName()],
     ...(openFiles === undefined ? [] : [["_sifcrypt_open_files", String(openFiles)] as const]),
     ...(asked.app === undefined ? [] : [["SINGULARITY_APPNAME", asked.app] as const]),
     ...(asked.shell === undefined || action !== "shell" ? [] : [["SINGULARITY_SHELL", asked.shell] as const]),

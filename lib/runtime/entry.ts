@@ -14,6 +14,7 @@ export const SHELL_PATH: string = `${ENTRY_FOLDER}/shell`
 export const entryScript: string = `# The last variable tells the interpreter that this script has come to its own end.
 _sifcrypt_action=$1
 _sifcrypt_cwd=$PWD
+_sifcrypt_name=\${_sifcrypt_name:-sifcrypt}
 shift
 readonly APPTAINER_NAME APPTAINER_CONTAINER
 shopt -s expand_aliases
@@ -64,7 +65,7 @@ fi
 export APPTAINER_ENVIRONMENT="\${APPTAINER_ENVIRONMENT:-/.singularity.d/env/91-environment.sh}"
 export SINGULARITY_ENVIRONMENT="$APPTAINER_ENVIRONMENT"
 say() {
-  echo "sifcrypt: $1" >&2
+  echo "$_sifcrypt_name: $1" >&2
 }
 refuse() {
   say "$1"

@@ -1,5 +1,6 @@
 // What sifcrypt-starter is told, and what it tells: arguments, descriptors, lines of JSON.
 import { constants } from "node:os"
+import { messageName } from "../caller-environment.ts"
 import { freeMemory } from "../device/memory.ts"
 import { plainRange, type Unlocked } from "../encryption/encryption-format.ts"
 import { DeviceError, EnvironmentError, LuksError, RunError, SignatureError, TreeError } from "../errors.ts"
@@ -269,6 +270,7 @@ export function starterArguments(options: StarterOptions, descriptors: Descripto
   const wordsOf = (layer: StarterLayer): string => layerWords(layer, descriptors, memory).join(",")
   return [
     command,
+    `--message-name=${messageName()}`,
     ...imageWords(source, engine, descriptors, memory).map((word) => `--${word}`),
     ...layers.map((layer) => `--layer=${wordsOf(layer)}`),
     ...bindImages.map((image) => `--bind-image=${wordsOf(image)}`),

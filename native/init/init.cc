@@ -34,8 +34,14 @@ constexpr int kMaxDescriptor = 1 << 16;
 /// Any that is not mapped (/proc/sys/kernel/overflowgid, unless it was changed).
 constexpr gid_t kOverflowGroup = 65534;
 
+/// What messages begin with: the name by which the command was called.
+const char* Name() {
+  const char* name = getenv("_sifcrypt_name");
+  return name == nullptr ? "sifcrypt" : name;
+}
+
 [[noreturn]] void Fail(const char* what, const char* detail = "") {
-  dprintf(STDERR_FILENO, "sifcrypt: %s%s\n", what, detail);
+  dprintf(STDERR_FILENO, "%s: %s%s\n", Name(), what, detail);
   _exit(kFailure);
 }
 
@@ -113,7 +119,7 @@ void CheckLabel(const char* kind, const char* wanted) {
   const int fd = open("/proc/thread-self/attr/current", O_RDONLY | O_CLOEXEC);
   const ssize_t n = fd < 0 ? -1 : read(fd, label, sizeof label - 1);
   if (n <= 0) {
-    dprintf(STDERR_FILENO, "sifcrypt: the %s label cannot be read back\n", kind);
+    dprintf(STDERR_FILENO, "%s: the %s label cannot be read back\n", Name(), kind);
     _exit(kFailure);
   }
   close(fd);
@@ -124,7 +130,7 @@ void CheckLabel(const char* kind, const char* wanted) {
   const bool complaining = mode != nullptr && strcmp(mode, " (enforce)") != 0;
   if (mode != nullptr) *mode = '\0';
   if (strcmp(label, wanted) == 0 && !complaining) return;
-  dprintf(STDERR_FILENO, "sifcrypt: the %s label %s was not applied: it is %s\n", kind, wanted, label);
+  dprintf(STDERR_FILENO, "%s: the %s label %s was not applied: it is %s\n", Name(), kind, wanted, label);
   _exit(kFailure);
 }
 void CheckAppArmor(const char* value) { CheckLabel("AppArmor", value); }
@@ -162,7 +168,7 @@ constexpr Check kChecks[] = {
 [[noreturn]] void Become(char** argv) {
   execvp(argv[0], argv);
   const int error = errno;
-  dprintf(STDERR_FILENO, "sifcrypt: %s: %s\n", argv[0], strerror(error));
+  dprintf(STDERR_FILENO, "%s: %s: %s\n", Name(), argv[0], strerror(error));
   _exit(kFailure);
 }
 

@@ -33,6 +33,7 @@ const (
 	unsupported = 2
 	// The script sets it at its end: an exit that is not its own has not started the payload either.
 	endVariable = ownPrefix + "end"
+	nameVariable = ownPrefix + "name"
 	// The caller's soft limit.
 	openFilesVariable = ownPrefix + "open_files"
 	// So many calls of this program are some thousand of a script's functions within each other.
@@ -41,8 +42,11 @@ const (
 	ownPrefix = "_sifcrypt_"
 )
 
+// What messages begin with: the name by which the command was called.
+var name = "sifcrypt"
+
 func say(to io.Writer, format string, values ...any) {
-	fmt.Fprintf(to, "sifcrypt: "+format+"\n", values...)
+	fmt.Fprintf(to, name+": "+format+"\n", values...)
 }
 
 func fail(status int, format string, values ...any) {
@@ -53,6 +57,9 @@ func fail(status int, format string, values ...any) {
 func main() {
 	if len(os.Args) < 3 {
 		fail(failure, "usage: sifcrypt-shell SCRIPT ACTION [ARGUMENT...]")
+	}
+	if called := os.Getenv(nameVariable); called != "" {
+		name = called
 	}
 	limitOpenFiles()
 	os.Exit(run(os.Args[1], os.Args[2:]))

@@ -10,6 +10,7 @@
 
 #include "core/secret_buffer.h"
 #include "core/unique_fd.h"
+#include "starter/say.h"
 
 namespace sifcrypt::starter {
 namespace {
@@ -41,7 +42,7 @@ std::vector<uint8_t> ReadMetadata(int metadata_fd) {
 
 // Whoever reads the block gets no more than EIO.
 void LogFailedBlock(const char* kind, uint64_t block, const char* reason) {
-  dprintf(STDERR_FILENO, "sifcrypt: %s %llu %s\n", kind, static_cast<unsigned long long>(block), reason);
+  Say("%s %llu %s", kind, static_cast<unsigned long long>(block), reason);
 }
 
 }  // namespace

@@ -18,6 +18,7 @@
 #include "starter/options.h"
 #include "starter/processes.h"
 #include "starter/run_command.h"
+#include "starter/say.h"
 #include "starter/workspace_command.h"
 
 namespace sifcrypt::starter {
@@ -50,6 +51,7 @@ int Main(std::vector<std::string> arguments) {
   if (command == "--version") return printf("sifcrypt-starter %s\n", kVersion) < 0 ? kFailure : 0;
   if (command == "mount") {
     const MountOptions options = ParseMountOptions(arguments);
+    SayAs(options.message_name);
     signal(SIGPIPE, SIG_IGN);
     return MountCommand(options, SignalQueue());
   }
@@ -64,6 +66,7 @@ int Main(std::vector<std::string> arguments) {
   }
   if (command == "run") {
     const RunOptions options = ParseRunOptions(arguments);
+    SayAs(options.message_name);
     signal(SIGPIPE, SIG_IGN);
     return RunCommand(options, SignalQueue());
   }

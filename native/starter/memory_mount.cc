@@ -18,6 +18,7 @@
 #include "starter/fuse_mount.h"
 #include "starter/image.h"
 #include "starter/processes.h"
+#include "starter/say.h"
 #include "starter/status.h"
 
 namespace sifcrypt::starter {
@@ -65,8 +66,7 @@ void Unpack(const ImageOptions& image, const std::string& target) {
   request.fill = true;
   const uint64_t strangers = Extract(reader, request).unknown_owners;
   if (strangers != 0)
-    dprintf(STDERR_FILENO, "sifcrypt: %llu files of owners who are not mapped here are nobody's\n",
-            static_cast<unsigned long long>(strangers));
+    Say("%llu files of owners who are not mapped here are nobody's", static_cast<unsigned long long>(strangers));
 }
 
 /// "operation: detail", as SystemError has put it together.

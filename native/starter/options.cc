@@ -263,6 +263,7 @@ bool IsPlainPath(std::string_view path) { return path.starts_with('/') && path.f
 MountOptions ParseMountOptions(const std::vector<std::string>& arguments) {
   MountOptions options;
   Arguments known;
+  known.AddText("message-name", false, options.message_name);
   AddImage(known, options.image);
   known.AddText("target", true, options.target);
   known.AddText("source-name", false, options.source_name);
@@ -277,6 +278,7 @@ MountOptions ParseMountOptions(const std::vector<std::string>& arguments) {
 RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   RunOptions options;
   Arguments known;
+  known.AddText("message-name", false, options.message_name);
   AddImage(known, options.image, false);
   known.AddPath("folder", false, options.image.folder);
   known.Add("writable", false, [&options](std::string_view text, const std::string& name) {

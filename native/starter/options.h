@@ -49,6 +49,8 @@ struct ImageOptions {
 };
 
 struct MountOptions {
+  /// What messages begin with.
+  std::string message_name = "sifcrypt";
   ImageOptions image;
   std::string target;
   /// What mount tables show as the source: the image.
@@ -82,6 +84,8 @@ struct IdRange {
 };
 
 struct RunOptions {
+  /// What messages begin with.
+  std::string message_name = "sifcrypt";
   ImageOptions image;
   /// It is a folder, and written to: nothing lies over it.
   bool writable = false;
