@@ -276,6 +276,7 @@ class StageBuilder {
           "HOME=/root",
           "PWD=/",
           `_sifcrypt_name=${this.#plan.messageName}`,
+          "GOTRACEBACK=none",
           ...[...environment.others].map(([name, value]) => `${name}=${value}`),
           ...(pretence === "owners" ? [`APT_CONFIG=${ENTRY_FOLDER}/apt.conf`] : []),
         ],

@@ -296,6 +296,8 @@ function firstVariables(options: BundleOptions): Map<string, string> {
     ]),
     // Node has raised it, and what runs the scripts would raise it again: that sets it (native/shell).
     ["_sifcrypt_name", messageName()],
+    // What interprets the scripts is written in Go, and takes it out again.
+    ["GOTRACEBACK", "none"],
     ...(openFiles === undefined ? [] : [["_sifcrypt_open_files", String(openFiles)] as const]),
     ...(asked.app === undefined ? [] : [["SINGULARITY_APPNAME", asked.app] as const]),
     ...(asked.shell === undefined || action !== "shell" ? [] : [["SINGULARITY_SHELL", asked.shell] as const]),

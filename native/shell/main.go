@@ -14,11 +14,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"runtime"
 	"sort"
 	"strconv"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 	"mvdan.cc/sh/v3/expand"
@@ -32,8 +34,11 @@ const (
 	// A script asks for what the interpreter does not know.
 	unsupported = 2
 	// The script sets it at its end: an exit that is not its own has not started the payload either.
-	endVariable = ownPrefix + "end"
+	endVariable  = ownPrefix + "end"
 	nameVariable = ownPrefix + "name"
+	// What a script asks for that the interpreter does not have (rewrite).
+	unknownCommand    = ownPrefix + "unknown"
+	tracebackVariable = "GOTRACEBACK"
 	// The caller's soft limit.
 	openFilesVariable = ownPrefix + "open_files"
 	// So many calls of this program are some thousand of a script's functions within each other.
@@ -61,8 +66,28 @@ func main() {
 	if called := os.Getenv(nameVariable); called != "" {
 		name = called
 	}
+	// Whoever starts this has Go's runtime show no traces; it has read that already.
+	os.Unsetenv(tracebackVariable)
+	dieSilently(syscall.SIGQUIT, syscall.SIGABRT)
 	limitOpenFiles()
 	os.Exit(run(os.Args[1], os.Args[2:]))
+}
+
+// dieSilently has signals end this process as they end any other: the runtime of Go prints what it was doing.
+func dieSilently(signals ...os.Signal) {
+	caught := make(chan os.Signal, len(signals))
+	for _, one := range signals {
+		if !signal.Ignored(one) {
+			signal.Notify(caught, one)
+		}
+	}
+	go func() {
+		number := (<-caught).(syscall.Signal)
+		// sigaction(2) with the default, which is all zeros; os/signal gives back the runtime's own.
+		byDefault := [8]uint64{}
+		unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(number), uintptr(unsafe.Pointer(&byDefault)), 0, 8, 0, 0)
+		unix.Kill(os.Getpid(), number)
+	}()
 }
 
 // limitOpenFiles takes back what the runtime of Go has raised, for itself and for what it starts: programs that look at each
@@ -127,6 +152,12 @@ func run(script string, words []string) (status int) {
 	return 0
 }
 
+// unknown ends the script, a subshell's as well, with what it asks for and the interpreter does not have.
+func unknown(hc interp.HandlerContext, what string) error {
+	say(hc.Stderr, "the environment's scripts: %s is not known here", what)
+	return interp.NewExitStatus(unsupported)
+}
+
 type shell struct {
 	runner *interp.Runner
 }
@@ -164,6 +195,9 @@ func (s *shell) call(ctx context.Context, words []string) ([]string, error) {
 	}
 	switch plain[0] {
 	case "exec":
+		if len(plain) == 1 {
+			stayOpen(hc.Stdin, hc.Stdout, hc.Stderr)
+		}
 		if len(plain) == 1 && isScript(hc) {
 			// The interpreter would keep those of all commands from here on.
 			if err := keep(hc.Stdin, hc.Stdout, hc.Stderr); err != nil {
@@ -183,6 +217,22 @@ func (s *shell) call(ctx context.Context, words []string) ([]string, error) {
 	case "hash":
 		// Nothing is remembered that could be forgotten.
 		return []string{"true"}, nil
+	case "eval":
+		return []string{"eval", string(rewrite([]byte(strings.Join(plain[1:], " ")), ""))}, nil
+	case "shopt":
+		for _, word := range plain[1:] {
+			if word == "-p" || word == "-q" {
+				return nil, unknown(hc, "shopt "+word)
+			}
+		}
+	case "test", "[":
+		for number, word := range plain[1:] {
+			if (word == "-G" || word == "-N" || word == "-O") && number+2 < len(plain) {
+				return nil, unknown(hc, "test "+word)
+			}
+		}
+	case unknownCommand:
+		return nil, unknown(hc, strings.Join(plain[1:], " "))
 	case "trap", "fg", "bg":
 		say(hc.Stderr, "%s does nothing in the environment's scripts", plain[0])
 		return []string{"true"}, nil
@@ -259,7 +309,7 @@ func (s *shell) exec(ctx context.Context, words []string) error {
 	}
 	path, err := interp.LookPathDir(hc.Dir, hc.Env, words[0])
 	if err != nil {
-		fmt.Fprintln(hc.Stderr, err)
+		say(hc.Stderr, "%v", err)
 		return interp.NewExitStatus(127)
 	}
 	err = start(hc, path, words)
@@ -267,7 +317,7 @@ func (s *shell) exec(ctx context.Context, words []string) error {
 		err = start(hc, scriptShell, append([]string{scriptShell, path}, words[1:]...))
 	}
 	if _, ok := interp.IsExitStatus(err); err != nil && !ok {
-		fmt.Fprintln(hc.Stderr, err)
+		say(hc.Stderr, "%v", err)
 		return interp.NewExitStatus(126)
 	}
 	return err

@@ -32,8 +32,12 @@ function sha256(bytes: Buffer | string): string {
   return `sha256:${createHash("sha256").update(bytes).digest("hex")}`
 }
 
+/** As root, of a user namespace at least: Debian 12's unpacks an archive with the owners in it, and ours are root's. */
 function skopeo(...args: readonly string[]): string {
-  return execFileSync("skopeo", ["--insecure-policy", ...args], { encoding: "utf8" })
+  const words = ["skopeo", "--insecure-policy", ...args]
+  return isRoot
+    ? execFileSync("env", words, { encoding: "utf8" })
+    : execFileSync("unshare", ["--map-root-user", ...words], { encoding: "utf8" })
 }
 
 function tar(...args: readonly string[]): string {

@@ -53,9 +53,12 @@ describe("under the names of the peers", () => {
   const image = path.join(folder, "image.sif")
   const encrypted = path.join(folder, "encrypted.sif")
 
+  const failing = path.join(folder, "failing.def")
+
   before(async () => {
     const tree = makeRootTree()
     mkdirSync(path.join(tree, ".singularity.d"))
+    writeFileSync(failing, `Bootstrap: localimage\nFrom: ${tree}\n%post\nfalse\n`)
     const script = path.join(tree, ".singularity.d", "runscript")
     writeFileSync(script, '#!/bin/sh\necho "run: $*"\nexit 4\n')
     chmodSync(script, 0o755)
@@ -88,10 +91,19 @@ describe("under the names of the peers", () => {
       ["singularity", ["exec", "--no-such-option", image, "true"], 20],
       ["apptainer", ["no-such-command"], 20],
       ["run-singularity", [encrypted], 22],
+      // Of what interprets scripts inside, of its own script, and of a build.
+      ["singularity", ["exec", image, "no-such-program"], 255],
+      ["apptainer", ["exec", "--env", "SINGULARITYENV_X=1", "--pid", image, "/etc"], 255],
+      ["apptainer", ["run", "--app", "none", image], 1],
+      ["singularity", ["exec", "--no-init", "--env", "_sifcrypt_name=x", image, "no-such-program"], 255],
+      ["apptainer", ["build", "--sandbox", path.join(folder, "defined"), failing], 25],
     ] as const) {
       const result = await underNames([name, ...args])
       assert.equal(result.status, status, result.stderr)
-      for (const line of result.stderr.trimEnd().split("\n")) assert.ok(line.startsWith(`${name}: `), line)
+      // What the script itself is heard with, and what a build says that it does.
+      const lines = result.stderr.split("\n").filter((line) => line !== "" && !line.startsWith("+ "))
+      assert.notEqual(lines.length, 0)
+      for (const line of lines) assert.ok(line.startsWith(`${name}: `), line)
       assert.doesNotMatch(result.stderr, /sifcrypt /)
     }
   })

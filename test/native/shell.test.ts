@@ -1,7 +1,7 @@
 // sifcrypt-shell with the entry script in a false root: its absolute paths are replaced by those of a folder.
 import assert from "node:assert/strict"
 import { spawnSync, type SpawnSyncOptions } from "node:child_process"
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs"
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
 import { shellPath } from "../../lib/native/load.ts"
@@ -38,7 +38,7 @@ describe("sifcrypt-shell", () => {
       .replaceAll("/singularity ", `${root}/singularity `)
     put("entry", script)
     const { status, stdout, stderr } = spawnSync(shellPath(), [path.join(root, "entry"), ...args], {
-      env: { PATH: "/usr/bin:/bin" },
+      env: { PATH: "/usr/bin:/bin", GOTRACEBACK: "none" },
       ...options,
       encoding: "utf8",
     })
@@ -293,8 +293,21 @@ conda() { \local cmd="${"$"}{1-__missing__}"; case "$cmd" in activate) __conda_a
       })
 
     for (const [text, status, message] of [
-      ["coproc cat", 2, /^sifcrypt: the environment's scripts: unhandled command node: .*\n$/],
-      ["exec 3<&0", 2, /^sifcrypt: the environment's scripts: unhandled redirect op: <&\n$/],
+      ["coproc cat", 2, /^sifcrypt: the environment's scripts: coproc is not known here\n$/],
+      ["(coproc cat) | cat", 2, /^sifcrypt: the environment's scripts: coproc is not known here\n$/],
+      ["eval 'coproc cat' | cat", 2, /^sifcrypt: the environment's scripts: coproc is not known here\n$/],
+      ["[[ -O /etc ]] | cat", 2, /^sifcrypt: the environment's scripts: -O is not known here\n$/],
+      ["test -G /etc | cat", 2, /^sifcrypt: the environment's scripts: test -G is not known here\n$/],
+      ["shopt -q extglob | cat", 2, /^sifcrypt: the environment's scripts: shopt -q is not known here\n$/],
+      ["x=a; echo ${x@A} | cat", 2, /^sifcrypt: the environment's scripts: @A is not known here\n$/],
+      [
+        "exec {fd}>file",
+        2,
+        /^sifcrypt: the environment's scripts: a redirection of {fd} is not known here\n$/,
+      ],
+      // Not foreseen, and in a subshell, where nothing of ours catches it.
+      ['[[ -v "" ]] | cat; sleep 5', 2, /^panic: variable name must not be empty\n$/],
+      ["kill -QUIT $$; sleep 5", null, /^$/],
       ["f() { f; }; f", 255, /^sifcrypt: the environment's scripts: f: too many calls within each other\n$/],
       [
         "f() { : | f; }; f",
@@ -317,7 +330,7 @@ conda() { \local cmd="${"$"}{1-__missing__}"; case "$cmd" in activate) __conda_a
       assert.equal(output, "0027\nrefused 127\n")
       assert.equal(
         errors,
-        '0027\nsifcrypt: umask: u=rwx is no mode in digits\nsifcrypt: trap does nothing in the environment\'s scripts\n"ulimit": executable file not found in $PATH\n',
+        '0027\nsifcrypt: umask: u=rwx is no mode in digits\nsifcrypt: trap does nothing in the environment\'s scripts\nsifcrypt: "ulimit": executable file not found in $PATH\n',
       )
     })
 
@@ -347,6 +360,73 @@ f() { exec sh -c 'echo payload; echo error >&2'; }; f`)
       const { status, output, errors } = run("exec", "true")
       assert.deepEqual([status, output, errors], [0, "payload\n", "error\n"])
       assert.equal(readFileSync(own, "utf8"), "one\ntwo\nfour\n")
+    })
+
+    for (const [what, text, output, errors = ""] of [
+      [
+        "for good, until they are closed",
+        'exec 3>f; echo a >&3; exec 3>&-; cat f; echo b >&3; echo "$?"',
+        "a\n1\n",
+        "redirect 3: bad file descriptor\n",
+      ],
+      [
+        "for a command, and for what it starts",
+        'sh -c "echo a >&3" 3>f; cat f; while read l <&4; do echo "$l"; done 4<f',
+        "a\na\n",
+      ],
+      [
+        "for a function, and no longer",
+        "f() { echo a >&5; }; f 5>f; cat f; f",
+        "a\n",
+        "redirect 5: bad file descriptor\n",
+      ],
+      [
+        "to exchange others",
+        '{ sh -c "echo out; echo error >&2" 2>&1 1>&3 | sed s/^/E:/ >&2; } 3>&1',
+        "out\n",
+        "E:error\n",
+      ],
+      ["out of what is captured", 'exec 4>&1; x=$(echo a; echo b >&4); echo "x=$x"', "b\nx=a\n"],
+      ["to keep one that is redirected for good", "exec 3>&1; exec >f; echo a; exec >&3 3>&-; cat f", "a\n"],
+      [
+        "in a subshell, and only there",
+        "(exec 3>f; echo a >&3); cat f; echo b >&3",
+        "a\n",
+        "redirect 3: bad file descriptor\n",
+      ],
+      ["in what is evaluated, by names that are", 'n=f; eval "exec 8>$n"; echo a >&8; cat "$n"', "a\n"],
+      [
+        "to read and to write, over what is there",
+        'echo a >| f; exec 7<>f; read l <&7; echo "$l"; echo b >&g; cat g',
+        "a\nb\n",
+      ],
+      ["that are closed", "echo a >&-; cat <&-; echo b 2>&-", "b\n"],
+      [
+        "beside it and in pipes, in a line each",
+        "cat <&9 & wait; echo a | cat <&9; echo b",
+        "b\n",
+        "redirect 9: bad file descriptor\n".repeat(2),
+      ],
+    ] as const)
+      it(`redirects descriptors from 3 on: ${what}`, () => {
+        environment(`cd ${root}\n${text}`)
+        const { status, ...said } = run("exec", "true")
+        assert.deepEqual(said, { output, errors })
+        assert.equal(status, 0)
+      })
+
+    it("passes on what it has inherited, and nothing that a script has opened", () => {
+      environment(`echo script >&3; exec 3>>${root}/own 4>>${root}/own; echo own >&3; sh -c 'echo program >&4'`)
+      const file = path.join(root, "three")
+      const three = openSync(file, "w")
+      try {
+        const script = "echo payload >&3; { echo lost >&4; } 2>/dev/null"
+        start(["exec", "sh", "-c", script], { stdio: ["ignore", "pipe", "pipe", three] })
+      } finally {
+        closeSync(three)
+      }
+      assert.equal(readFileSync(file, "utf8"), "script\npayload\n")
+      assert.equal(readFileSync(path.join(root, "own"), "utf8"), "own\nprogram\n")
     })
 
     it("becomes a program within a subshell or beside itself only there", () => {
