@@ -300,7 +300,7 @@ describe("key files", () => {
       assert.equal(right.status, 0, right.text)
       assert.match(
         right.text,
-        /Enter passphrase for \S+locked\.pem: [^]*try again[^]*Enter passphrase for [^]*content/,
+        /Enter passphrase for .+locked\.pem: [^]*try again[^]*Enter passphrase for [^]*content/,
       )
       assert.doesNotMatch(right.text, /wrong one|sesame/)
       const wrong = await sifcrypt(args, typing("a1,b2,c3,d4"))

@@ -124,7 +124,7 @@ describe("mounting an image", () => {
         await mount()
         const line = readFileSync("/proc/self/mountinfo", "utf8")
           .split("\n")
-          .find((text) => text.includes(target.replace(" ", "\\040")))
+          .find((text) => text.includes(target.replaceAll(" ", "\\040")))
         const flagsSet = line?.split(" ")[5]?.split(",") ?? []
         for (const flag of ["ro", "nosuid", "nodev"]) assert.ok(flagsSet.includes(flag), line)
         const write = await runProgram(["touch", path.join(target, "x")], { as })

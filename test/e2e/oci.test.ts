@@ -1,7 +1,7 @@
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
 import { createHash } from "node:crypto"
-import { copyFileSync, existsSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs"
+import { copyFileSync, existsSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { gunzipSync, gzipSync } from "node:zlib"
 import { build, open, sif, type BuildOptions } from "../../lib/index.ts"
@@ -295,6 +295,8 @@ describe("OCI images", () => {
         { ...image, Layers: moved, RepoTags: ["registry.example/one:1"] },
         { ...image, Layers: moved, RepoTags: ["alpine:latest"] },
       ]
+      // Unpacked by an ordinary user it is read-only.
+      rmSync(path.join(work, "manifest.json"))
       writeFileSync(path.join(work, "manifest.json"), JSON.stringify(entries))
       const file = path.join(folder, "saved.tar")
       execFileSync("tar", ["-cf", file, "-C", work, "."])
@@ -318,7 +320,7 @@ describe("OCI images", () => {
       symlinkSync(folder, path.join(work, "d"))
       execFileSync("sh", [
         "-c",
-        `cd ${work} && tar -cf evil.tar d && rm d && mkdir d && echo x > d/outside && tar -rf evil.tar d/outside`,
+        `cd "${work}" && tar -cf evil.tar d && rm d && mkdir d && echo x > d/outside && tar -rf evil.tar d/outside`,
       ])
       const tar = readFileSync(path.join(work, "evil.tar"))
       layout.manifest.layers = [layout.add(tar, "application/vnd.oci.image.layer.v1.tar")]

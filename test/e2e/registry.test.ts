@@ -202,7 +202,7 @@ describe("registries", () => {
       assert.deepEqual(readdirSync(path.join(folder, "spills")), [])
       // Typed on a terminal.
       const image = path.join(folder, `${++count}.sif`)
-      const line = `${cli} build --arch amd64 --docker-login --disable-cache ${image} ${source}`
+      const line = `'${cli}' build --arch amd64 --docker-login --disable-cache '${image}' '${source}'`
       const typist = spawn("script", ["-qec", line, "/dev/null"], { stdio: ["pipe", "pipe", "inherit"] })
       let seen = ""
       const answers = ["Username: ", "user\n", "Password: ", "secret\n"]

@@ -330,7 +330,14 @@ describe("sifcrypt sign", () => {
     const secret = vectorPath("sif/rsa-private.pem")
     const pem = vectorPath("sif/rsa-public.pem")
     const image = unsigned()
-    await sifcryptOk(["sign", "--key", pem, "--sign-command", `openssl dgst -sha256 -sign ${secret}`, image])
+    await sifcryptOk([
+      "sign",
+      "--key",
+      pem,
+      "--sign-command",
+      `openssl dgst -sha256 -sign '${secret}'`,
+      image,
+    ])
     await sifcryptOk(["verify", "--key", pem, image])
     const before = readFileSync(image)
     for (const [command, message] of [
