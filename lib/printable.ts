@@ -1,4 +1,4 @@
-// Text that others wrote, for somebody to read. A leaf: imports nothing.
+// Text for somebody to read, most of it written by others. A leaf: imports nothing.
 
 /**
  * What steers a terminal, or is not seen and changes what is: control characters, separators of lines and paragraphs, and format
@@ -58,4 +58,16 @@ export function nameBytes(text: string): Buffer {
 /** Shows a name, or a path, in a way that can be given back. */
 export function printableName(name: string): string {
   return name.replace(steering, (character) => [...Buffer.from(character)].map(byteEscape).join(""))
+}
+
+/** Bytes for people: `1.2 GiB`. */
+export function humanBytes(bytes: number): string {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"]
+  let value = bytes
+  let unit = 0
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024
+    unit++
+  }
+  return unit === 0 ? `${value} B` : `${value.toFixed(1)} ${units[unit] ?? ""}`
 }

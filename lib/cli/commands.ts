@@ -13,6 +13,7 @@ import { inspect, runHelp } from "./commands/inspect.ts"
 import { instance } from "./commands/instance.ts"
 import { key } from "./commands/key.ts"
 import { link } from "./commands/link.ts"
+import { map } from "./commands/map.ts"
 import { mount, mounts, unmount } from "./commands/mount.ts"
 import { overlay } from "./commands/overlay.ts"
 import { probes } from "./commands/probe.ts"
@@ -28,7 +29,7 @@ import { version } from "./commands/version.ts"
 
 export const commands: readonly CommandRow[] = [
   ...[build, pull, push, encrypt, decrypt, reencrypt, recipient, overlay, sif, sign, verify],
-  ...[image, ls, cat, extract, info, inspect, runHelp, mount, unmount, mounts],
+  ...[image, ls, cat, extract, info, map, inspect, runHelp, mount, unmount, mounts],
   ...[...actions, instance, cert, ...absent, ...probes, key, ecl, cache, registry, link],
   ...[completion, version],
 ]

@@ -5,13 +5,13 @@ import { closeSync, constants, fstatSync, openSync, readSync, writeSync } from "
 import { createInterface } from "node:readline"
 import { isatty, ReadStream } from "node:tty"
 import { allocateSecret, KeyError } from "../index.ts"
-import { printable } from "../printable.ts"
+import { humanBytes, printable } from "../printable.ts"
 import { Interrupted } from "./interrupt.ts"
 import { programName } from "./name.ts"
 import { errors } from "./output.ts"
 import { tellsNews, tellsWarnings } from "./verbosity.ts"
 
-export { printable }
+export { humanBytes, printable }
 
 /** Asked of what can be one only: node:tty takes longer to load than most of what asks. */
 export function isTerminal(fd: number): boolean {
@@ -40,18 +40,6 @@ export function notice(text: string): void {
 /** What went well. */
 export function inform(text: string): void {
   if (tellsNews()) complain(text)
-}
-
-/** Bytes for people: `1.2 GiB`. */
-export function humanBytes(bytes: number): string {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"]
-  let value = bytes
-  let unit = 0
-  while (value >= 1024 && unit < units.length - 1) {
-    value /= 1024
-    unit++
-  }
-  return unit === 0 ? `${value} B` : `${value.toFixed(1)} ${units[unit] ?? ""}`
 }
 
 /** Bytes that are read as one secret; what is longer is refused, never cut. */

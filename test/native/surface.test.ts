@@ -70,6 +70,7 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
     ["options", {}],
   ],
   inspect: [["image", nowhere]],
+  mapImage: [["image", nowhere]],
   listRecipients: [["image", nowhere]],
   addRecipients: [
     ["path", nowhere],
