@@ -6,7 +6,7 @@ export type { PassphraseKdf } from "./encryption/encrypt.ts"
 export type { EncryptionFormat, GocryptfsFacts, LuksFacts, Reader } from "./encryption/encryption-format.ts"
 export type { BuildOptions } from "./make/build.ts"
 export { readDefinition } from "./definition/definition-build.ts"
-export type { DefinitionOptions } from "./definition/definition-build.ts"
+export type { DefinitionOptions, ReadDefinitionOptions } from "./definition/definition-build.ts"
 export type {
   App,
   Definition,
@@ -134,5 +134,5 @@ export * as keyring from "./container/keyring.ts"
 export * as certificate from "./encryption/certificate-files.ts"
 export * as oci from "./make/oci-images.ts"
 export * as sif from "./file/sif.ts"
-export type { KdfLimits, Milliseconds, OnProgress } from "./units.ts"
+export type { Bytes, KdfLimits, Milliseconds, OnProgress } from "./units.ts"
 export * from "./errors.ts"

@@ -1,5 +1,5 @@
-// What a program that depends on the package sees of it (`npm run check:published`): publint and attw find nothing, and README's example
-// compiles beside the tarball's declarations, which are checked themselves, in the oldest and the newest TypeScript.
+// What a program that depends on the package sees of it (`npm run check:published`): publint and attw find nothing, and the examples of
+// README.md and the guides compile beside the tarball's declarations, which are checked themselves, in the oldest and the newest TypeScript.
 import { execFileSync } from "node:child_process"
 import {
   mkdirSync,
@@ -14,11 +14,14 @@ import { tmpdir } from "node:os"
 import path from "node:path"
 import { publint } from "publint"
 import { formatMessage } from "publint/utils"
+import { examples, pages } from "../test/support/examples.ts"
 
 const OLDEST_TYPESCRIPT = "5.2.2"
 const root = process.cwd()
 const folder = mkdtempSync(path.join(tmpdir(), "sifcrypt-published-"))
 let failed = false
+/** Files of TypeScript. */
+const consumers = []
 
 /** Runs a program whose output counts only if it fails. */
 function check(what, file, args, cwd = folder) {
@@ -37,7 +40,7 @@ function compile(compiler, module, moduleResolution) {
   const options = { module, moduleResolution, target: "es2022", lib: ["esnext"], types: ["node"] }
   const config = `tsconfig.${version}.${moduleResolution}.json`
   const compilerOptions = { ...options, strict: true, noEmit: true, skipLibCheck: false }
-  writeFileSync(path.join(folder, config), JSON.stringify({ compilerOptions, files: ["consumer.ts"] }))
+  writeFileSync(path.join(folder, config), JSON.stringify({ compilerOptions, files: consumers }))
   const program = path.join(compiler, "bin", "tsc")
   check(`TypeScript ${version}, ${moduleResolution}`, process.execPath, [program, "-p", config])
 }
@@ -65,8 +68,11 @@ try {
   check("attw", path.join(root, "node_modules", ".bin", "attw"), ["--profile", "esm-only", tarball])
 
   writeFileSync(path.join(folder, "package.json"), '{ "type": "module" }\n')
-  const [, example] = /```ts\n(.*?)```/s.exec(readFileSync("README.md", "utf8"))
-  writeFileSync(path.join(folder, "consumer.ts"), example)
+  for (const example of pages.flatMap((page) => examples(page, "ts"))) {
+    const file = `consumer${consumers.length}.ts`
+    writeFileSync(path.join(folder, file), example)
+    consumers.push(file)
+  }
   const oldest = path.join(folder, "oldest")
   execFileSync("npm", ["install", "--silent", "--prefix", oldest, `typescript@${OLDEST_TYPESCRIPT}`])
   for (const compiler of [

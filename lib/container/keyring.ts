@@ -1,4 +1,8 @@
-// Key rings as programs and the command use them: what lib/signing does, with passwords from wherever they come.
+/**
+ * Key rings as programs and the command use them: made, read and changed, with passwords from wherever they come.
+ *
+ * @packageDocumentation
+ */
 import { abortSignal, flag, invalidValue, notUndefined, path as filePath, shape } from "../arguments.ts"
 import { writeTogether } from "../file/small-files.ts"
 import { SignatureError } from "../errors.ts"

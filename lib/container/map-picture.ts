@@ -70,9 +70,8 @@ function caption({ id, name, detail, problem }: MapPart): string {
   return printable(says.filter((word) => word !== "").join(", "))
 }
 
-function title({ path: image, size, stored }: ImageMap): string {
-  const disk = stored < size ? `, ${humanBytes(stored)} of it on the disk` : ""
-  return `${printable(path.basename(image))}: ${humanBytes(size)}${disk}`
+function title({ path: image, size }: ImageMap): string {
+  return `${printable(path.basename(image))}: ${humanBytes(size)}`
 }
 
 function usedKinds(parts: readonly MapPart[]): readonly MapKind[] {
@@ -118,7 +117,9 @@ export function textOf(map: ImageMap, { columns, colors = false }: MapTextOption
       : Math.max(8, columns - 1 - offsetWidth - sizeWidth - (withBars ? BAR : 1) - 6)
   const cut = (text: string): string => (text.length > room ? `${text.slice(0, room - 1)}…` : text)
 
-  const lines = [title(map), ""]
+  // Of the file where it lies now, and nothing that a picture of it should say.
+  const disk = map.stored < map.size ? `, ${humanBytes(map.stored)} of it on the disk` : ""
+  const lines = [title(map) + disk, ""]
   if (columns !== undefined) {
     const strip = gathered(map.parts, Math.floor(columns / 2))
     const stops = ends(

@@ -146,7 +146,7 @@ function topmost(target: string): MountEntry | undefined {
 /**
  * Takes a mount of ours away.
  *
- * @param device - Only if it is this one, as {@link mountDevice} told.
+ * @param device - Only if it is this one: the number of its device as /proc/self/mountinfo has it.
  * @throws DeviceError `ERR_MOUNT_NOT_OURS`, `ERR_MOUNT_BUSY`, `ERR_MOUNT`; EnvironmentError.
  */
 export async function unmount(target: string, device?: string): Promise<void> {

@@ -93,10 +93,12 @@ export const definitionRows: Rows<DefinitionOptions> = {
   onOutput: callback,
 }
 
-interface ReadDefinitionOptions extends Pick<
+/** How {@link readDefinition} reads. */
+export interface ReadDefinitionOptions extends Pick<
   DefinitionOptions,
   "buildArguments" | "buildArgumentFile" | "warnUnusedBuildArguments"
 > {
+  /** Hears what somebody should know. */
   readonly onNotice?: (text: string) => void
 }
 const checkRead = shape<ReadDefinitionOptions>({ ...buildArgumentRows, onNotice: callback })

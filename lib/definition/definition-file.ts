@@ -70,7 +70,7 @@ export interface Stage {
   readonly apps: readonly App[]
 }
 
-/** What {@link parseDefinition} makes of a file. */
+/** What a definition file says. */
 export interface Definition {
   /** All of it, templates replaced. */
   readonly text: string

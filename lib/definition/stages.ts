@@ -34,6 +34,7 @@ export const sectionNames = [
   "startscript",
   "help",
 ] as const
+/** A section of a definition file that `sections` may name. */
 export type SectionName = (typeof sectionNames)[number]
 
 /** What is to be built, and how. */

@@ -1,4 +1,8 @@
-// Key pairs, certificates and PKCS#12 as files: made, described, turned into one another.
+/**
+ * Key pairs, certificates and PKCS#12 as files: made, described, turned into one another.
+ *
+ * @packageDocumentation
+ */
 import { abortSignal, flag, number, oneOf, path as filePath, required, shape, text } from "../arguments.ts"
 import { generateKeyPair, type KeyObject } from "node:crypto"
 import path from "node:path"

@@ -33,7 +33,7 @@ export interface CertificateRequest {
 /**
  * Is it fit for a common name?
  *
- * @throws RangeError when it is empty, has more than {@link MAX_COMMON_NAME} characters, or control characters.
+ * @throws RangeError when it is empty, has more than 64 characters, or control characters.
  */
 export function checkCommonName(name: string): void {
   const length = Array.from(text(name, "name")).length // characters, not UTF-16's units

@@ -59,6 +59,7 @@ interface ImageCopyOptions extends ChoiceOptions, Pick<LayerOptions, "oci" | "si
   readonly force?: boolean | undefined
   /** Of the target. */
   readonly registry?: Omit<RegistrySinkOptions, "signal" | "onNotice"> | undefined
+  /** Hears how far it is. */
   readonly onProgress?: ((bytes: Bytes, total: Bytes) => void) | undefined
 }
 
@@ -87,6 +88,7 @@ export interface ChangeRecipientsOptions extends ImageCopyOptions {
   readonly dropUnknown?: boolean | undefined
 }
 
+/** What {@link encrypt}, {@link decrypt} or {@link changeRecipients} wrote. */
 export interface ConvertedImage {
   /** Of the image where it was written. */
   readonly digest: string

@@ -1,4 +1,8 @@
-// OCI images as they are, copied, kept and told of: not built into a SIF.
+/**
+ * OCI images as they are, copied, kept and told of: not built into a SIF.
+ *
+ * @packageDocumentation
+ */
 import {
   abortSignal,
   callback,
@@ -93,6 +97,7 @@ export interface CopyOptions extends PlatformOptions, WorkOptions, Pick<LayerOpt
   readonly registry?: Omit<RegistrySinkOptions, "signal" | "onNotice"> | undefined
 }
 
+/** What {@link copy} wrote. */
 export interface CopyResult {
   /** Of the image where it was copied to. */
   readonly digest: string
@@ -146,6 +151,7 @@ export async function copy(given: CopyOptions): Promise<CopyResult> {
   return { digest: digest.text, mediaType }
 }
 
+/** How {@link save} writes. */
 export type ArchiveFormat = "oci-archive" | "docker-archive"
 
 /** What {@link save} writes: of images with several platforms everything, where the format has room for it. */
@@ -231,6 +237,7 @@ export interface LoadOptions extends WorkOptions {
   readonly tmpFolder?: string | undefined
 }
 
+/** An image that {@link load} put into the store. */
 export interface LoadedImage extends CopyResult {
   /** In the store; undefined: it has none but its digest. */
   readonly name: string | undefined
@@ -382,6 +389,7 @@ export interface InspectedImage {
   readonly manifest: InspectedManifest | undefined
 }
 
+/** A manifest as {@link inspect} shows it. */
 export interface InspectedManifest {
   readonly digest: string
   readonly mediaType: string
@@ -399,6 +407,7 @@ export interface InspectedManifest {
   readonly rawConfig: Buffer | undefined
 }
 
+/** A layer as {@link inspect} shows it. */
 export interface InspectedLayer {
   readonly digest: string
   readonly mediaType: string
@@ -413,6 +422,7 @@ export interface InspectOptions extends Pick<LayerOptions, "oci"> {
   /** Default: the image itself, and what it has for this machine. */
   readonly platform?: string | undefined
   readonly signal?: AbortSignal | undefined
+  /** Hears what somebody should know. */
   readonly onNotice?: ((text: string) => void) | undefined
 }
 

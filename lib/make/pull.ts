@@ -48,6 +48,7 @@ export interface PullOptions extends Pick<LayerOptions, "oci" | "architecture" |
   readonly onProgress?: ((bytes: Bytes, total: Bytes) => void) | undefined
 }
 
+/** What {@link pull} fetched. */
 export interface PullResult {
   readonly output: string
   /** Of the manifest: what the image can be named by from now on. undefined: it has none, it came from an address. */

@@ -57,6 +57,7 @@ export interface PushOptions {
   readonly onProgress?: ((bytes: Bytes, total: Bytes) => void) | undefined
 }
 
+/** What {@link push} sent. */
 export interface PushResult {
   /** Of the image's manifest. */
   readonly digest: string

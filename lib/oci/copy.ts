@@ -70,6 +70,7 @@ export interface CopyOptions {
   /** What it has to be there, or else nothing is written. */
   readonly digest?: Digest | undefined
   readonly signal?: AbortSignal | undefined
+  /** Hears what somebody should know. */
   readonly onNotice?: ((text: string) => void) | undefined
   /** Bytes of blobs that are there, of how many. */
   readonly onProgress?: ((bytes: Bytes, total: Bytes) => void) | undefined

@@ -35,6 +35,7 @@ export interface ImageOptions {
   /** Layers may be plain where others are encrypted, or keys were named: anybody can have put them there. */
   readonly allowPartial?: boolean | undefined
   readonly signal?: AbortSignal | undefined
+  /** Hears what somebody should know. */
   readonly onNotice?: ((text: string) => void) | undefined
 }
 

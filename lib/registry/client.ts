@@ -27,6 +27,7 @@ export interface ClientOptions extends CredentialSearch, Pick<HttpOptions, "retr
   /** Speak HTTP without TLS, which anybody on the way can read and change. Loopback may do so by itself. */
   readonly noHttps?: boolean | undefined
   readonly signal?: AbortSignal | undefined
+  /** Hears what somebody should know. */
   readonly onNotice?: ((text: string) => void) | undefined
 }
 

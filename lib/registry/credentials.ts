@@ -15,6 +15,7 @@ export type RegistryCredential =
   /** To be shown as it is. */
   | { readonly kind: "bearer"; readonly token: Buffer }
 
+/** Where to look for a name and a password. */
 export interface CredentialSearch {
   /** Given for this call; no other is looked for. */
   readonly credentials?: { readonly username: string; readonly password: Buffer }

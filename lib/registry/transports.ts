@@ -21,6 +21,7 @@ import { findRemote, type RegistryOptions } from "./store.ts"
 /** Where images come from, and which one it is to be. */
 export interface OciOptions extends RegistryOptions, ImageOptions {
   readonly signal?: AbortSignal | undefined
+  /** Hears what somebody should know. */
   readonly onNotice?: ((text: string) => void) | undefined
 }
 

@@ -5,6 +5,7 @@ import { count, instance, invalidValue, oneOf, type Check } from "../arguments.t
 /** Where one of them leads. */
 export type Stdio = "inherit" | "pipe" | "ignore"
 type Output = Stdio | number | Writable
+/** Where the standard streams of a payload lead: all of them, or each. */
 export type StdioOption =
   Stdio | "pty" | readonly [stdin: Stdio | number | Readable, stdout: Output, stderr: Output]
 

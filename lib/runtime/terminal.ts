@@ -51,10 +51,12 @@ export class Terminal extends Duplex {
     this.emit("resize", size)
   }
 
+  /** @internal */
   override _read(): void {
     this.#stream.resume()
   }
 
+  /** @internal */
   override _write(chunk: Buffer, _: BufferEncoding, done: (error?: Error | null) => void): void {
     if (this.#stream.destroyed) {
       // The payload has ended: what is typed now nobody reads.
@@ -67,6 +69,7 @@ export class Terminal extends Duplex {
     })
   }
 
+  /** @internal */
   override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
     this.#stream.destroy()
     done(error)

@@ -150,7 +150,7 @@ export function peerRings(env: RingEnvironment): (RingFiles & { readonly secretF
 /**
  * The public key rings of this user, those that exist: the own one, the system's, and those of Apptainer and Singularity.
  *
- * @param env - For `HOME`, `SIFCRYPT_KEYSDIR`, `APPTAINER_KEYSDIR`, `SINGULARITY_KEYSDIR` and `SINGULARITY_SYPGPDIR`.
+ * @param given - For `HOME`, `SIFCRYPT_KEYSDIR`, `APPTAINER_KEYSDIR`, `SINGULARITY_KEYSDIR` and `SINGULARITY_SYPGPDIR`.
  * @throws SignatureError `ERR_KEYRING_INSECURE` for one that somebody else may write, or the own one if somebody else may
  * read it.
  */
@@ -177,7 +177,7 @@ export function userKeyrings(given: RingEnvironment): string[] {
 /**
  * The secret key rings beside {@link userKeyrings}, those that exist. An index of a key counts through them in this order.
  *
- * @param env - As there.
+ * @param given - As there.
  * @throws SignatureError `ERR_KEYRING_INSECURE`.
  */
 export function userSecretKeyrings(given: RingEnvironment): string[] {

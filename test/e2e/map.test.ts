@@ -4,6 +4,7 @@ import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "
 import path from "node:path"
 import type { ImageMap, MapPart } from "../../lib/index.ts"
 import { sifcrypt, sifcryptOk, userId } from "../support/cli.ts"
+import { draw, pictureFolder, pictures } from "../support/pictures.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import { typing } from "../support/terminal.ts"
@@ -45,6 +46,17 @@ describe("map", () => {
     const bytes = readFileSync(outer).subarray(config.offset, config.offset + config.size)
     assert.match(bytes.toString("latin1"), /^\{[^]*"EncryptedKey"[^]*\}\n$/)
     assert.ok(kindsOf(partition?.parts).includes("encrypted: payload"))
+  })
+
+  it("draws what the documentation shows: node --import tsx test/support/pictures.ts", async () => {
+    assert.deepEqual(
+      readdirSync(pictureFolder).sort(),
+      Object.keys(pictures)
+        .map((name) => `${name}.svg`)
+        .sort(),
+    )
+    for (const name of Object.keys(pictures))
+      assert.equal(readFileSync(path.join(pictureFolder, `${name}.svg`), "utf8"), await draw(name), name)
   })
 
   it("has bars and colours on a terminal, none of them where they are not wanted, and lines in a pipe", async () => {

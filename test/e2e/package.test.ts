@@ -15,6 +15,7 @@ import {
 import path from "node:path"
 import { cli, idOf, packageRoot, runProgram, sifcryptOk } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
+import { brokenLinks } from "../support/links.ts"
 import { newFolder } from "../support/scratch.ts"
 import { makeRootTree } from "../support/trees.ts"
 
@@ -70,6 +71,17 @@ describe("the package", () => {
         .map((to) => `${name} → ${to}`),
     )
     assert.deepEqual(missing, [])
+  })
+
+  it("has what its documents link to", () => {
+    const pages = readdirSync(installed, { recursive: true, encoding: "utf8" }).filter((name) =>
+      name.endsWith(".md"),
+    )
+    assert.ok(pages.includes("README.md") && pages.includes("docs/guide/keys.md"))
+    assert.deepEqual(
+      pages.flatMap((page) => brokenLinks(installed, page).map((link) => `${page}: ${link}`)),
+      [],
+    )
   })
 
   it("says what is missing and what to do where there is no addon", async () => {

@@ -1,6 +1,6 @@
 // What the documentation promises, held against the code: codes, statuses, options, links.
 import assert from "node:assert/strict"
-import { existsSync, readdirSync, readFileSync } from "node:fs"
+import { readdirSync, readFileSync } from "node:fs"
 import path from "node:path"
 import type { CommandRow } from "../../lib/cli/command.ts"
 import { commands } from "../../lib/cli/commands.ts"
@@ -10,6 +10,7 @@ import * as api from "../../lib/index.ts"
 import type { ErrorCode } from "../../lib/index.ts"
 import { clientsTable } from "../clients/cases.ts"
 import { compatibilityTable } from "../peer/cases.ts"
+import { brokenLinks } from "../support/links.ts"
 import { synopsis } from "../support/synopsis.ts"
 
 const root = path.resolve(import.meta.dirname, "../..")
@@ -24,14 +25,6 @@ function sections(markdown: string, level: string): Map<string, string> {
       return [heading.replaceAll("`", ""), rest.join("\n")]
     }),
   )
-}
-
-/** How GitHub names a heading in a link. */
-function anchor(heading: string): string {
-  return heading
-    .toLowerCase()
-    .replace(/[^\p{L}\p{N}\s_-]/gu, "")
-    .replaceAll(" ", "-")
 }
 
 /** Of a command, and of those below it: every flag, and whether a value is shown behind it. */
@@ -153,7 +146,7 @@ describe("docs/cli.md", () => {
 })
 
 describe("examples in the documentation", () => {
-  for (const file of ["README.md", "docs/errors.md"])
+  for (const file of ["README.md", "docs/errors.md", "docs/guide/library.md"])
     it(`import what the package exports, in ${file}`, () => {
       const names = [...read(file).matchAll(/^import \{ (.*) \} from "sifcrypt"$/gm)].flatMap(
         ([, list = ""]) => list.split(", "),
@@ -239,25 +232,16 @@ describe("docs/compatibility.md", () => {
 })
 
 describe("links in the documentation", () => {
-  const files = [
-    ...readdirSync(path.join(root, "docs"))
+  const files = [".", "docs", "docs/guide"].flatMap((folder) =>
+    readdirSync(path.join(root, folder))
       .filter((name) => name.endsWith(".md"))
-      .map((name) => `docs/${name}`),
-    "README.md",
-    "CHANGELOG.md",
-  ]
+      .map((name) => path.join(folder, name)),
+  )
+  it("are those of all pages", () => {
+    assert.ok(files.length > 17, String(files))
+  })
   for (const file of files)
     it(`lead somewhere in ${file}`, () => {
-      // Code is no text: what looks like a link there is none.
-      const text = read(file).replace(/^```[^]*?^```$/gm, "")
-      for (const [, target = ""] of text.matchAll(/\]\(([^)\s]+)\)/g)) {
-        if (/^[a-z]+:/.test(target)) continue
-        const [name = "", fragment] = target.split("#")
-        const place = name === "" ? file : path.join(path.dirname(file), name)
-        assert.ok(existsSync(path.join(root, place)), target)
-        if (fragment === undefined) continue
-        const headings = [...read(place).matchAll(/^#+ (.*)$/gm)].map(([, heading = ""]) => anchor(heading))
-        assert.ok(headings.includes(fragment), target)
-      }
+      assert.deepEqual(brokenLinks(root, file), [])
     })
 })
