@@ -30,3 +30,12 @@ export function callerEnvironment(): NodeJS.ProcessEnv {
     ...hidden.map(([name, value]) => [name.slice(setAside.length), value] as const),
   ])
 }
+
+const secretVariables = /^(?:(?:SIFCRYPT|APPTAINER|SINGULARITY)_|DOCKER_PASSWORD$)/
+
+/** For programs that are started to work with keys: without what may hold secrets of ours and the peers'. */
+export function programEnvironment(): Record<string, string | undefined> {
+  return Object.fromEntries(
+    Object.entries(callerEnvironment()).filter(([name]) => !secretVariables.test(name)),
+  )
+}

@@ -1,7 +1,14 @@
 // The credential options every command shares, and the prompts behind them.
 import { fstatSync } from "node:fs"
 import { InvalidArgumentError } from "commander"
-import { allocateSecret, forbidDumps, KeyError, type CredentialSource, type SecretSource } from "../index.ts"
+import {
+  allocateSecret,
+  forbidDumps,
+  KeyError,
+  type CredentialSource,
+  type KeyProviderSource,
+  type SecretSource,
+} from "../index.ts"
 import { given, under, type OptionRows } from "./command.ts"
 import { interruption } from "./interrupt.ts"
 import { notice, printable, promptSecret, secretFromStdin } from "./terminal.ts"
@@ -15,6 +22,14 @@ export interface CredentialFlags {
   readonly passphrase?: true
   readonly passphraseFile?: string
   readonly passphraseFd?: number
+}
+
+/** What opens layers: a private key's file, with where its password is if that was said; or a key provider. */
+export type LayerKeyWord = { readonly file: string; readonly password?: SecretSource } | KeyProviderSource
+
+/** Of commands that open OCI images, too. */
+interface LayerKeyFlags {
+  readonly layerKeys?: readonly LayerKeyWord[]
 }
 
 const environmentHelp = `
@@ -113,9 +128,16 @@ export function keyPassword(file: string | undefined, passwords: KeyPasswords): 
   return file === undefined ? { ask: (origin, attempt) => passwords.ask(origin, attempt) } : { file }
 }
 
+/** @param password - Of those that do not say where theirs is. */
+export function layerCredentials(words: readonly LayerKeyWord[], password: SecretSource): CredentialSource[] {
+  return words.map((word) =>
+    "provider" in word ? word : { key: { file: word.file }, password: word.password ?? password },
+  )
+}
+
 /** The API's list for these flags; `typed` is a passphrase that was or will be asked for. */
 function credentialSources(
-  flags: CredentialFlags,
+  flags: CredentialFlags & LayerKeyFlags,
   password: SecretSource,
   typed: SecretSource | undefined,
 ): CredentialSource[] {
@@ -130,13 +152,15 @@ function credentialSources(
     flags.passphraseFd === undefined ? undefined : { fd: flags.passphraseFd },
   ]
   return [
+    ...layerCredentials(flags.layerKeys ?? [], password),
     ...keys.flatMap((key) => (key === undefined ? [] : [{ key, password }])),
     ...passphrases.flatMap((passphrase) => (passphrase === undefined ? [] : [{ passphrase }])),
   ]
 }
 
 /** Was a credential given, rather than left to the environment? */
-export function gaveCredentials(flags: CredentialFlags): boolean {
+export function gaveCredentials(flags: CredentialFlags & LayerKeyFlags): boolean {
+  if (flags.layerKeys !== undefined) return true
   return Object.keys(given(credentialRows, flags)).some((key) => key !== "keyPassphraseFile")
 }
 
@@ -148,7 +172,7 @@ export function gaveCredentials(flags: CredentialFlags): boolean {
  * @param environment - Where to look when no flag names one.
  */
 export async function withCredentials<T>(
-  flags: CredentialFlags,
+  flags: CredentialFlags & LayerKeyFlags,
   confirm: boolean,
   use: (credentials: readonly CredentialSource[], password: SecretSource) => Promise<T>,
   environment: NodeJS.ProcessEnv = process.env,

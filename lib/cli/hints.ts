@@ -41,6 +41,8 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_KEY_UNSUPPORTED:
     "let the program that made it write it anew: `openssl pkcs12 -in FILE -out key.pem`, `ssh-keygen -p -Z aes256-ctr -f KEY`",
   ERR_KEY_COMMAND: "run the command by itself to see what it says; its standard output must be the key file",
+  ERR_KEY_PROVIDER:
+    'the file that OCICRYPT_KEYPROVIDER_CONFIG names has {"key-providers": {"NAME": {"cmd": {"path": "/…", "args": []}}}}, or "grpc": "HOST:PORT"',
   ERR_KEY_WEAK: "make a new pair: `openssl genrsa -traditional -out key.pem 4096`",
   ERR_KEY_RECIPIENT:
     "`sifcrypt recipient list IMAGE` shows who can open an encrypted image; `sifcrypt encrypt` makes one of a plain image",

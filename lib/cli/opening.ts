@@ -10,8 +10,9 @@ import {
   type UnsignedPolicy,
 } from "../index.ts"
 import { under, type OptionRows } from "./command.ts"
-import { credentialRows, type CredentialFlags } from "./credentials.ts"
+import { credentialRows, type CredentialFlags, type LayerKeyWord } from "./credentials.ts"
 import { interruption } from "./interrupt.ts"
+import { layerKeyRow } from "./layer-keys.ts"
 import { registryHeading, registryRows, withRegistryOptions, type RegistryFlags } from "./registry.ts"
 import { signerOptions, signerRows, type SignerFlags } from "./signers.ts"
 import { isTerminal, notice } from "./terminal.ts"
@@ -59,11 +60,13 @@ export const openRows: OptionRows<OpenFlags> = {
 /** Of an image by its name, too. */
 export interface ImageFlags extends OpenFlags, RegistryFlags {
   readonly tmpFolder?: string
+  readonly layerKeys?: readonly LayerKeyWord[]
 }
 
 export const imageRows: OptionRows<ImageFlags> = {
   ...openRows,
   ...registryRows,
+  layerKeys: under(registryHeading, { layerKeys: layerKeyRow("--key <key>") }).layerKeys,
   tmpFolder: [
     "--tmpdir <dir>",
     "for what of an image is not kept in the cache (default: the cache)",

@@ -16,6 +16,7 @@ import {
 } from "../key/key-file.ts"
 import { allocateSecret, Secret } from "../key/secret.ts"
 import type { Bytes } from "../units.ts"
+import { keyProviderSource, type KeyProviderSource } from "./key-providers.ts"
 import { readSecret, readSecretFile, secretSource, type SecretSource } from "./secret-sources.ts"
 
 /**
@@ -43,6 +44,8 @@ export type CredentialSource =
       /** Of a protected key file. */
       readonly password?: SecretSource | undefined
     }
+  /** Opens layers of OCI images, and nothing else. It is asked about no image that it did not wrap keys of. */
+  | KeyProviderSource
 
 type Kind<K extends string> = Extract<CredentialSource, Readonly<Record<K, unknown>>>
 
@@ -53,6 +56,7 @@ const credentialSource = variants<CredentialSource>({
   }),
   passphrase: shape<Kind<"passphrase">>({ passphrase: required(secretSource) }),
   environment: shape<Kind<"environment">>({ environment: required(variables), password: secretSource }),
+  provider: keyProviderSource,
 })
 
 /**
@@ -111,6 +115,7 @@ type Given =
   | { readonly kind: "key"; readonly bytes: Buffer; readonly origin: string; readonly password: KeyPassword }
   | { readonly kind: "object"; readonly key: KeyObject; readonly origin: string }
   | { readonly kind: "passphrase"; readonly bytes: Buffer; readonly origin: string }
+  | { readonly kind: "provider"; readonly source: KeyProviderSource; readonly origin: string }
 
 /**
  * Credentials as they were named. Each source is read once, when one is needed first: descriptors, pipes and commands give their
@@ -148,7 +153,9 @@ export class Credentials implements Disposable {
           text: true,
         })
         if (found !== undefined) given.push({ kind: "passphrase", ...this.#kept(found) })
-      } else if (types.isKeyObject(source.key))
+      } else if ("provider" in source)
+        given.push({ kind: "provider", source, origin: `provider:${source.provider}` })
+      else if (types.isKeyObject(source.key))
         given.push({ kind: "object", key: source.key, origin: `key object ${index + 1}` })
       else {
         const limit = MAX_KEY_FILE_SIZE
@@ -260,13 +267,15 @@ async function resolve(
   parse: ParseKey,
   check: CheckKey,
   signal: AbortSignal | undefined,
+  checkProvider: (origin: string) => void = () => undefined,
 ): Promise<Credential[]> {
   const found: Credential[] = []
   try {
     for (const given of await credentials.read(signal)) {
       signal?.throwIfAborted()
       const { origin } = given
-      if (given.kind === "passphrase") found.push(passphraseOf(given.bytes, origin))
+      if (given.kind === "provider") checkProvider(origin)
+      else if (given.kind === "passphrase") found.push(passphraseOf(given.bytes, origin))
       else if (given.kind === "object") found.push({ kind: "rsa", key: check(given.key, origin), origin })
       else {
         const { bytes } = given
@@ -311,7 +320,9 @@ export async function resolveRecipients(
     admitKey(key, origin)
     return checkRecipient(checkRsa(key.type === "private" ? createPublicKey(key) : key, origin), origin)
   }
-  const found = await resolve(credentials, parsePublicKey, checkKey, signal)
+  const found = await resolve(credentials, parsePublicKey, checkKey, signal, (origin) => {
+    throw new KeyError("ERR_KEY_TYPE", `${origin}: key providers are for layers of OCI images`)
+  })
   for (const credential of found)
     if (credential.kind === "passphrase" && isFileName(credential.passphrase.bytes))
       onNotice(`${credential.origin} holds the name of a file; was what is in that file meant?`)

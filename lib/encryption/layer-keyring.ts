@@ -10,6 +10,7 @@ import type { LayerKeyring } from "../oci/encrypted-layers.ts"
 import { LayerKeys } from "../ocicrypt/layer-keys.ts"
 import { isPgpFile, readPgpKeys } from "../ocicrypt/pgp.ts"
 import type { Credentials, KeyPassword } from "./credentials.ts"
+import { findProviders, type KeyProviderSource } from "./key-providers.ts"
 
 async function unlockPgp(key: PrivateKey, origin: string, password: Buffer | undefined): Promise<PrivateKey> {
   if (key.isDecrypted()) return key
@@ -39,10 +40,12 @@ async function readPgp(file: Buffer, origin: string, password: KeyPassword): Pro
 async function readKeys(credentials: Credentials, signal: AbortSignal | undefined): Promise<LayerKeys> {
   const keys: KeyObject[] = []
   const pgpKeys: PrivateKey[] = []
+  const providers: KeyProviderSource[] = []
   let publicOnly: KeyError | undefined
   for (const given of await credentials.read(signal)) {
     const { origin } = given
-    if (given.kind === "object") {
+    if (given.kind === "provider") providers.push(given.source)
+    else if (given.kind === "object") {
       if (given.key.type !== "private")
         publicOnly ??= new KeyError(
           "ERR_KEY_PUBLIC",
@@ -62,8 +65,8 @@ async function readKeys(credentials: Credentials, signal: AbortSignal | undefine
         }
     }
   }
-  if (keys.length + pgpKeys.length === 0 && publicOnly !== undefined) throw publicOnly
-  return new LayerKeys({ keys, pgpKeys, providers: [] })
+  if (keys.length + pgpKeys.length + providers.length === 0 && publicOnly !== undefined) throw publicOnly
+  return new LayerKeys({ keys, pgpKeys, providers: await findProviders(providers, signal) })
 }
 
 /**

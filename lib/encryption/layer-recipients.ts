@@ -14,6 +14,7 @@ import {
 import type { LayerRecipients } from "../ocicrypt/layer-recipients.ts"
 import type { CertifiedKey } from "../ocicrypt/pkcs7.ts"
 import { readPgpRecipients } from "../ocicrypt/pgp.ts"
+import { findProviders, keyProviderSource, type KeyProviderSource } from "./key-providers.ts"
 import { readSecret, secretSource, type SecretSource } from "./secret-sources.ts"
 
 /** Somebody who shall be able to decrypt layers, and the scheme that he reads. */
@@ -24,6 +25,8 @@ export type LayerRecipient =
   | { readonly pkcs7: SecretSource }
   /** OpenPGP public keys, armored or not. */
   | { readonly pgp: SecretSource }
+  /** Whoever a key provider wraps for. */
+  | KeyProviderSource
 
 type Kind<K extends string> = Extract<LayerRecipient, Readonly<Record<K, unknown>>>
 
@@ -33,6 +36,7 @@ const layerRecipient = variants<LayerRecipient>({
   }),
   pkcs7: shape<Kind<"pkcs7">>({ pkcs7: required(secretSource) }),
   pgp: shape<Kind<"pgp">>({ pgp: required(secretSource) }),
+  provider: keyProviderSource,
 })
 
 /**
@@ -74,7 +78,12 @@ export async function resolveLayerRecipients(
   const keys: KeyObject[] = []
   const certificates: CertifiedKey[] = []
   const pgpKeys: LayerRecipients["pgpKeys"][number][] = []
+  const providers: KeyProviderSource[] = []
   for (const [index, recipient] of recipients.entries()) {
+    if ("provider" in recipient) {
+      providers.push(recipient)
+      continue
+    }
     const what = `recipient ${index + 1}`
     if ("jwe" in recipient && types.isKeyObject(recipient.jwe)) {
       keys.push(objectOf(recipient.jwe, what))
@@ -96,5 +105,5 @@ export async function resolveLayerRecipients(
       bytes.fill(0)
     }
   }
-  return { keys, certificates, pgpKeys }
+  return { keys, certificates, pgpKeys, providers: await findProviders(providers, signal) }
 }

@@ -15,7 +15,7 @@ import {
   type Check,
 } from "../arguments.ts"
 import { readBounded, TooLarge } from "../bounded-file.ts"
-import { callerEnvironment } from "../caller-environment.ts"
+import { programEnvironment } from "../caller-environment.ts"
 import { KeyError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
 import type { Bytes } from "../units.ts"
@@ -179,8 +179,6 @@ export async function readDescriptor(fd: number, limit: Bytes): Promise<Buffer> 
   }
 }
 
-const secretVariables = /^(?:SIFCRYPT|APPTAINER|SINGULARITY)_/
-
 /**
  * What a shell command writes to its standard output. It gets no standard input and no variable of ours or the peers'; its
  * standard error and the terminal are the caller's. The caller wipes the result.
@@ -190,9 +188,7 @@ const secretVariables = /^(?:SIFCRYPT|APPTAINER|SINGULARITY)_/
  */
 export async function readCommand(command: string, limit: Bytes, signal?: AbortSignal): Promise<Buffer> {
   signal?.throwIfAborted()
-  const env = Object.fromEntries(
-    Object.entries(callerEnvironment()).filter(([name]) => !secretVariables.test(name)),
-  )
+  const env = programEnvironment()
   const child = spawn("/bin/sh", ["-c", command], { env, stdio: ["ignore", "pipe", "inherit"] })
   const ended = new Promise<string | undefined>((resolve, reject) => {
     child.once("error", reject)

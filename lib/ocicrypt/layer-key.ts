@@ -2,7 +2,7 @@
 // which the key never becomes a string: nobody could wipe that.
 import { OciError } from "../errors.ts"
 import { parseJson } from "../json.ts"
-import { allocateSecret } from "../key/secret.ts"
+import { takeSecret, writeSecret } from "../key/secret-json.ts"
 import type { Bytes } from "../units.ts"
 
 export const KEY_SIZE: Bytes = 32
@@ -30,82 +30,6 @@ export class LayerKey implements Disposable {
   }
 }
 
-const ALPHABET = Buffer.from("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
-const PAD = 0x3d
-const QUOTE = 0x22
-const BACKSLASH = 0x5c
-const COLON = 0x3a
-const NAME = Buffer.from("symkey")
-
-const isSpace = (byte: number | undefined): boolean =>
-  byte === 0x20 || byte === 0x09 || byte === 0x0a || byte === 0x0d
-
-/** The end of a string of JSON that begins behind a quote: where its other quote is. */
-function endOfString(json: Buffer, start: number): number {
-  let at = start
-  while (at < json.length && json[at] !== QUOTE) at += json[at] === BACKSLASH ? 2 : 1
-  return at
-}
-
-/** What stands between the quotes of `symkey` in the outermost object; undefined: it is not there once. */
-function keyText(json: Buffer): Buffer | undefined {
-  const found: Buffer[] = []
-  let depth = 0
-  for (let at = 0; at < json.length; at++) {
-    const byte = json[at]
-    if (byte === 0x7b || byte === 0x5b) depth++
-    if (byte === 0x7d || byte === 0x5d) depth--
-    if (byte !== QUOTE) continue
-    const start = at + 1
-    at = endOfString(json, start)
-    if (depth !== 1 || !json.subarray(start, at).equals(NAME)) continue
-    let next = at + 1
-    while (isSpace(json[next])) next++
-    if (json[next] !== COLON) continue
-    next++
-    while (isSpace(json[next])) next++
-    if (json[next] !== QUOTE) return undefined
-    at = endOfString(json, next + 1)
-    found.push(json.subarray(next + 1, at))
-  }
-  return found.length === 1 ? found[0] : undefined
-}
-
-/** As Go reads and writes it, with padding. The caller wipes what it gets. */
-function decodeBase64(text: Buffer, size: Bytes): Buffer | undefined {
-  const digits = Math.ceil((size * 8) / 6)
-  const rest = text.subarray(digits)
-  if (text.length !== Math.ceil(size / 3) * 4 || !rest.every((byte) => byte === PAD)) return undefined
-  const decoded = allocateSecret(size)
-  let bits = 0
-  let held = 0
-  let at = 0
-  for (const letter of text.subarray(0, digits)) {
-    const value = ALPHABET.indexOf(letter)
-    if (value < 0) {
-      decoded.fill(0)
-      return undefined
-    }
-    held = ((held << 6) | value) & 0xffff
-    bits += 6
-    if (bits < 8) continue
-    bits -= 8
-    decoded[at++] = (held >> bits) & 0xff
-  }
-  return decoded
-}
-
-function encodeBase64(bytes: Buffer, into: Buffer, at: number): number {
-  let end = at
-  for (let i = 0; i < bytes.length; i += 3) {
-    const [a = 0, b = 0, c = 0] = bytes.subarray(i, i + 3)
-    const three = (a << 16) | (b << 8) | c
-    for (let digit = 0; digit < 4; digit++)
-      into[end++] = i + digit > bytes.length ? PAD : (ALPHABET[(three >> (18 - 6 * digit)) & 63] ?? 0)
-  }
-  return end
-}
-
 function malformed(what: string, why: string): OciError {
   return new OciError("ERR_OCI_FORMAT", `${what}: what was wrapped for its recipients ${why}`)
 }
@@ -118,14 +42,12 @@ function malformed(what: string, why: string): OciError {
 export function readLayerKey(json: Buffer, what: string): LayerKey {
   try {
     if (json.length > MAX_SIZE) throw malformed(what, `has more than ${MAX_SIZE} bytes`)
-    const text = keyText(json)
-    const key = text === undefined ? undefined : decodeBase64(text, KEY_SIZE)
-    if (text === undefined || key === undefined) throw malformed(what, `has no key of ${KEY_SIZE} bytes`)
-    text.fill(0x2e)
+    const key = takeSecret(json, ["symkey"])
     try {
+      if (key?.length !== KEY_SIZE) throw malformed(what, `has no key of ${KEY_SIZE} bytes`)
       return new LayerKey(key, ...readRest(json, what))
     } catch (error) {
-      key.fill(0)
+      key?.fill(0)
       throw error
     }
   } finally {
@@ -152,12 +74,10 @@ function readRest(json: Buffer, what: string): [iv: Buffer, digest: string | und
 
 /** What is wrapped for recipients, as Go writes it. The caller wipes it. */
 export function writeLayerKey({ key, iv, digest = "" }: LayerKey): Buffer {
-  const start = Buffer.from('{"symkey":"')
-  const rest = Buffer.from(
-    `","digest":${JSON.stringify(digest)},"cipheroptions":{"nonce":"${iv.toString("base64")}"}}`,
+  const nonce = iv.toString("base64")
+  return writeSecret(
+    '{"symkey":',
+    key,
+    `,"digest":${JSON.stringify(digest)},"cipheroptions":{"nonce":"${nonce}"}}`,
   )
-  const json = allocateSecret(start.length + Math.ceil(key.length / 3) * 4 + rest.length)
-  start.copy(json)
-  rest.copy(json, encodeBase64(key, json, start.length))
-  return json
 }

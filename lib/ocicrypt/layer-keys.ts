@@ -1,21 +1,15 @@
 // Whatever opens the layers of images: keys of files, and providers that were named. All of an image's layers are opened through one.
 import type { KeyObject } from "node:crypto"
 import type { PrivateKey } from "openpgp"
-import { KeyError, OciError } from "../errors.ts"
+import { ContainerError, KeyError } from "../errors.ts"
 import { messagesOf, schemesOf, type Annotations } from "./annotations.ts"
 import { Attempts } from "./attempts.ts"
 import { unwrapJwe } from "./jwe.ts"
+import type { KeyProvider } from "./key-provider.ts"
 import { readLayerKey, type LayerKey } from "./layer-key.ts"
 import { unwrapPgp } from "./pgp.ts"
 import { unwrapPkcs11 } from "./pkcs11.ts"
 import { unwrapPkcs7 } from "./pkcs7.ts"
-
-/** A service or a program that unwraps keys, by the name that it was given by the user. */
-export interface KeyProvider {
-  readonly name: string
-  /** The caller wipes what comes. */
-  unwrap(message: Buffer): Promise<Buffer>
-}
 
 /** What there is to open layers with. */
 export interface LayerKeySet {
@@ -39,21 +33,23 @@ export class LayerKeys {
    * The key of a layer. The caller disposes it.
    *
    * @param what - The layer, for messages.
-   * @throws KeyError `ERR_KEY_MISSING`, `ERR_KEY_MISMATCH`, `ERR_KEY_COMMAND`; OciError `ERR_OCI_FORMAT`, `ERR_OCI_LIMIT`, `ERR_OCI_WORK`.
+   * @throws KeyError `ERR_KEY_MISSING`, `ERR_KEY_MISMATCH`, `ERR_KEY_PROVIDER`; OciError `ERR_OCI_FORMAT`, `ERR_OCI_LIMIT`, `ERR_OCI_WORK`.
    */
   async unwrap(annotations: Annotations, what: string): Promise<LayerKey> {
     const schemes = schemesOf(annotations)
     const { keys, pgpKeys, providers } = this.#set
     // Whoever may add a recipient may not lock the others out by a message that nobody can read.
-    let broken: OciError | undefined
+    let broken: ContainerError | undefined
     for (const scheme of schemes)
       for (const message of this.#canTry(scheme) ? messagesOf(annotations, scheme, what) : [])
         try {
           const secret = await this.#unwrap(scheme, message, what)
           if (secret !== undefined) return readLayerKey(secret, what)
         } catch (error) {
-          if (!(error instanceof OciError && error.code === "ERR_OCI_FORMAT")) throw error
-          broken ??= error
+          // A provider has no other way to say that it is not for him.
+          const code = error instanceof ContainerError ? error.code : undefined
+          if (code !== "ERR_OCI_FORMAT" && code !== "ERR_KEY_PROVIDER") throw error
+          broken ??= error as ContainerError
         }
     const wrapped = `its key is wrapped by ${schemes.length === 0 ? "nothing" : schemes.join(", ")}`
     if (keys.length + pgpKeys.length + providers.length === 0)

@@ -3,6 +3,7 @@ import type { KeyObject } from "node:crypto"
 import type { PublicKey } from "openpgp"
 import { messagesOf, schemesOf, type Annotations } from "./annotations.ts"
 import { jweRecipients, wrapJwe } from "./jwe.ts"
+import type { KeyProvider } from "./key-provider.ts"
 import { writeLayerKey, type LayerKey } from "./layer-key.ts"
 import { pgpRecipients, wrapPgp } from "./pgp.ts"
 import { pkcs7Recipients, wrapPkcs7, type CertifiedKey } from "./pkcs7.ts"
@@ -14,6 +15,7 @@ export interface LayerRecipients {
   readonly certificates: readonly CertifiedKey[]
   /** @internal */
   readonly pgpKeys: readonly PublicKey[]
+  readonly providers: readonly KeyProvider[]
 }
 
 /** Wraps a layer's key for all of them: one message a scheme. */
@@ -21,13 +23,14 @@ export async function wrapLayerKey(
   key: LayerKey,
   recipients: LayerRecipients,
 ): Promise<ReadonlyMap<string, readonly Buffer[]>> {
-  const { keys, certificates, pgpKeys } = recipients
+  const { keys, certificates, pgpKeys, providers } = recipients
   const secret = writeLayerKey(key)
   try {
     const wrapped = new Map<string, readonly Buffer[]>()
     if (keys.length > 0) wrapped.set("jwe", [await wrapJwe(secret, keys)])
     if (certificates.length > 0) wrapped.set("pkcs7", [wrapPkcs7(secret, certificates)])
     if (pgpKeys.length > 0) wrapped.set("pgp", [await wrapPgp(secret, pgpKeys)])
+    for (const provider of providers) wrapped.set(`provider.${provider.name}`, [await provider.wrap(secret)])
     return wrapped
   } finally {
     secret.fill(0)

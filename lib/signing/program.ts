@@ -2,19 +2,16 @@
 import { spawn } from "node:child_process"
 import { readlinkSync } from "node:fs"
 import { isatty } from "node:tty"
-import { callerEnvironment } from "../caller-environment.ts"
+import { programEnvironment } from "../caller-environment.ts"
 import { EnvironmentError, SignatureError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 
-const secretVariables = /^(?:SIFCRYPT|APPTAINER|SINGULARITY)_/
 /** What is kept of a program's complaint. */
 const MAX_COMPLAINT: Bytes = 2000
 
 /** The caller's environment without its secrets; gpg is told of the terminal, which its own standard input is not. */
 function environment(): Record<string, string | undefined> {
-  const env = Object.fromEntries(
-    Object.entries(callerEnvironment()).filter(([name]) => !secretVariables.test(name)),
-  )
+  const env = programEnvironment()
   if (env["GPG_TTY"] === undefined && isatty(0)) env["GPG_TTY"] = readlinkSync("/proc/self/fd/0")
   return env
 }

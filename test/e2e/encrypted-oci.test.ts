@@ -1,6 +1,15 @@
 // Images whose layers are encrypted, and what is made of them here.
 import assert from "node:assert/strict"
-import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs"
+import {
+  chmodSync,
+  copyFileSync,
+  existsSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  statSync,
+  writeFileSync,
+} from "node:fs"
 import path from "node:path"
 import { build, oci, open, type BuildOptions, type LayerRecipient } from "../../lib/index.ts"
 import { sifcrypt } from "../support/cli.ts"
@@ -512,5 +521,56 @@ describe("layers of OCI images", () => {
     )
     const wrong = await sifcrypt(["image", "decrypt", target, back, "--key", keyFile("rsa2.pem").file])
     assert.equal(wrong.status, 22, wrong.stderr)
+  })
+
+  it("are for key providers that were named, and passwords of keys are no words of the command", async () => {
+    const transcript = place("transcript")
+    writeFileSync(transcript, "")
+    chmodSync(transcript, 0o666)
+    // Where everybody may read it.
+    const toy = place("toy.mjs")
+    copyFileSync(path.join(import.meta.dirname, "../support/toy-key-provider.mjs"), toy)
+    const configuration = place("keyprovider.conf")
+    const cmd = { path: realpathSync(process.execPath), args: [toy, transcript] }
+    writeFileSync(configuration, JSON.stringify({ "key-providers": { toy: { cmd } } }), { mode: 0o644 })
+    const env = { OCICRYPT_KEYPROVIDER_CONFIG: configuration }
+    const target = `oci:${place("provider")}:it`
+    const made = await sifcrypt(["image", "encrypt", "-r", "provider:toy:p1:p2", plain, target], { env })
+    assert.equal(made.status, 0, made.stderr)
+    assert.match(readFileSync(transcript, "utf8"), /"Parameters":\{"toy":\["cDE6cDI="\]\}/)
+    const asked = readFileSync(transcript, "utf8").length
+    // The image names it; that is not enough.
+    const decrypt = ["image", "decrypt", target, `oci:${place("provider-back")}:it`, "--key"]
+    const unnamed = await sifcrypt([...decrypt, keyFile("rsa1.pem").file], { env })
+    assert.equal(unnamed.status, 22, unnamed.stderr)
+    assert.equal(readFileSync(transcript, "utf8").length, asked)
+    const named = await sifcrypt([...decrypt, "provider:toy"], { env })
+    assert.equal(named.stdout.toString().trimEnd(), originalDigest, named.stderr)
+    const listed = await sifcrypt(["ls", "--key", "provider:toy", target, "/"], { env })
+    assert.equal(listed.status, 0, listed.stderr)
+    const absent = await sifcrypt([...decrypt, "provider:toy"])
+    assert.equal(absent.status, 22)
+    assert.match(absent.stderr, /OCICRYPT_KEYPROVIDER_CONFIG names no file/)
+
+    const locked = keyFile("rsa1.enc-pkcs8.pem").file
+    const password = place("password")
+    writeFileSync(password, "secret123\n", { mode: 0o644 })
+    const encrypted = `oci:${vectorPath("ocicrypt/skopeo")}`
+    const output = `oci:${place("by-password")}:it`
+    const opened = await sifcrypt([
+      "image",
+      "decrypt",
+      encrypted,
+      output,
+      "--key",
+      `${locked}:file=${password}`,
+    ])
+    assert.equal(opened.status, 0, opened.stderr)
+    for (const word of ["pass=secret123", "secret123"]) {
+      const refused = await sifcrypt(["image", "decrypt", encrypted, output, "--key", `${locked}:${word}`])
+      assert.equal(refused.status, 22)
+      assert.match(refused.stderr, /has a password in it/)
+      assert.ok(!refused.stderr.includes("secret123"))
+    }
   })
 })

@@ -10,9 +10,17 @@ import {
   type SecretSource,
 } from "../../index.ts"
 import { command, type AnyOptions, type CommandRow } from "../command.ts"
-import { credentialRows, gaveCredentials, withCredentials, type CredentialFlags } from "../credentials.ts"
+import {
+  credentialRows,
+  gaveCredentials,
+  layerCredentials,
+  withCredentials,
+  type CredentialFlags,
+  type LayerKeyWord,
+} from "../credentials.ts"
 import { definitionOptions, definitionRows } from "../definition.ts"
 import { encryptionOptions, encryptionRows, showMaking } from "../encryption.ts"
+import { layerKeyRow } from "../layer-keys.ts"
 import { costOptions, costRows } from "../opening.ts"
 import { architectureRows, chosenArchitecture, registryRows, withRegistryOptions } from "../registry.ts"
 import { signerOptions, signerRows } from "../signers.ts"
@@ -23,7 +31,7 @@ import { variable } from "../variables.ts"
 
 interface KeyFlags extends CredentialFlags, Pick<BuildOptions, "encrypt" | "format" | "sandbox" | "update"> {
   readonly sourcePemPath?: readonly string[]
-  readonly keys?: readonly string[]
+  readonly keys?: readonly LayerKeyWord[]
   readonly sourcePassphraseFile?: string
 }
 
@@ -39,7 +47,8 @@ function keysOf(
 ): Partial<Pick<BuildOptions, "recipients" | "unlock">> {
   const { sourcePemPath = [], keys = [], sourcePassphraseFile } = flags
   const source: CredentialSource[] = [
-    ...[...sourcePemPath, ...keys].map((file) => ({ key: { file }, password })),
+    ...sourcePemPath.map((file) => ({ key: { file }, password })),
+    ...layerCredentials(keys, password),
     ...(sourcePassphraseFile === undefined ? [] : [{ passphrase: { file: sourcePassphraseFile } }]),
   ]
   const unlock = source.length > 0 ? source : undefined
@@ -204,7 +213,7 @@ export const build: CommandRow = command({
       "key that opens an encrypted source: a SIF, or the layers of an OCI image (repeatable)",
       each(text),
     ],
-    keys: ["--key <file>", "the same as --source-pem-path (repeatable)", each(text)],
+    keys: layerKeyRow("--key <key>"),
     sourcePassphraseFile: [
       "--source-passphrase-file <file>",
       "passphrase that opens an encrypted source",

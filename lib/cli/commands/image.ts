@@ -1,9 +1,16 @@
 import { writeFileSync } from "node:fs"
 import { InvalidArgumentError } from "commander"
-import { forbidDumps, oci, type CredentialSource, type LayerRecipient } from "../../index.ts"
+import { forbidDumps, oci, type CredentialSource } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
-import { credentialRows, keyPassword, KeyPasswords } from "../credentials.ts"
+import {
+  credentialRows,
+  keyPassword,
+  KeyPasswords,
+  layerCredentials,
+  type LayerKeyWord,
+} from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
+import { layerKeyRow, parseLayerKey, parseLayerRecipient } from "../layer-keys.ts"
 import { columns, jsonRow, output, print, printLines, writeAll } from "../output.ts"
 import { progressRow, withProgress } from "../progress.ts"
 import { registryRows, withRegistryOptions } from "../registry.ts"
@@ -280,15 +287,11 @@ const chosenPlatformRow = [
   "only the layers of what is for linux/amd64, ... (repeatable; default: all); the rest is copied as it is",
   each(text),
 ] as const
-const keyRow = [
-  "-k, --key <file>",
-  "private key that opens layers: RSA, EC or OpenPGP (repeatable; default: as of SIFCRYPT_ENCRYPTION_PEM_PATH)",
-  each(text),
-] as const
+const keyRow = layerKeyRow("-k, --key <key>")
 const decryptionKeyRow = [
-  "--decryption-key <file>",
+  "--decryption-key <key>",
   "the same as --key",
-  each(text),
+  each(parseLayerKey),
   { hidden: true },
 ] as const
 
@@ -298,18 +301,9 @@ function parseLayer(word: string): number {
   return layer
 }
 
-function parseRecipient(word: string): LayerRecipient {
-  const [, scheme, file] = /^(jwe|pkcs7|pgp):(.+)$/s.exec(word) ?? []
-  if (file === undefined)
-    throw new InvalidArgumentError(
-      "It is jwe:PUBLIC-KEY, pkcs7:CERTIFICATE or pgp:KEYS, each the name of a file.",
-    )
-  return scheme === "jwe" ? { jwe: { file } } : scheme === "pkcs7" ? { pkcs7: { file } } : { pgp: { file } }
-}
-
 interface KeyFlags {
-  readonly keys?: readonly string[]
-  readonly decryptionKeys?: readonly string[]
+  readonly keys?: readonly LayerKeyWord[]
+  readonly decryptionKeys?: readonly LayerKeyWord[]
   readonly keyPassphraseFile?: string
 }
 
@@ -328,15 +322,14 @@ async function withKeys<T>(flags: KeyFlags, use: (unlock: CredentialSource[]) =>
   forbidDumps()
   using passwords = new KeyPasswords()
   const password = keyPassword(flags.keyPassphraseFile, passwords)
-  const files = [...(flags.keys ?? []), ...(flags.decryptionKeys ?? [])]
-  const named: CredentialSource[] = files.map((file) => ({ key: { file }, password }))
+  const named = layerCredentials([...(flags.keys ?? []), ...(flags.decryptionKeys ?? [])], password)
   return await use(named.length > 0 ? named : [{ environment: process.env, password }])
 }
 
 const recipientRow = [
   "-r, --recipient <recipient>",
-  "jwe:FILE, pkcs7:FILE or pgp:FILE of somebody who can decrypt it (repeatable)",
-  each(parseRecipient),
+  "jwe:FILE, pkcs7:FILE or pgp:FILE of somebody who can decrypt it, or provider:NAME[:PARAMETER], a key provider (repeatable)",
+  each(parseLayerRecipient),
 ] as const
 
 const encrypt = command({
@@ -355,7 +348,7 @@ const encrypt = command({
     encryptionKeys: [
       "--encryption-key <recipient>",
       "the same as --recipient",
-      each(parseRecipient),
+      each(parseLayerRecipient),
       { hidden: true },
     ],
     encryptLayers: ["--encrypt-layer <n>", "the same as --layer", each(parseLayer), { hidden: true }],

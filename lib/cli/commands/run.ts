@@ -11,7 +11,7 @@ import {
 } from "../../index.ts"
 import { actionOptions, actionRows, commonActions, joining } from "../action-options.ts"
 import { command, type CommandRow } from "../command.ts"
-import { withCredentials } from "../credentials.ts"
+import { withCredentials, type LayerKeyWord } from "../credentials.ts"
 import { failureReporter } from "../failure.ts"
 import { endWith, interruption, passSignalsTo } from "../interrupt.ts"
 import { cipherRows, imageRows, openImage } from "../opening.ts"
@@ -57,9 +57,15 @@ function preserved(
 ): number | readonly number[] {
   const isAsked = (fd: number): boolean =>
     typeof asked === "number" ? fd >= 3 && fd < 3 + asked : asked.includes(fd)
-  const secrets = Object.entries(flags).flatMap(([name, fd]) =>
-    name.endsWith("Fd") && typeof fd === "number" ? [fd] : [],
-  )
+  const { layerKeys = [] } = flags as { readonly layerKeys?: readonly LayerKeyWord[] }
+  const secrets = [
+    ...Object.entries(flags).flatMap(([name, fd]) =>
+      name.endsWith("Fd") && typeof fd === "number" ? [fd] : [],
+    ),
+    ...layerKeys.flatMap((key) =>
+      "password" in key && key.password !== undefined && "fd" in key.password ? [key.password.fd] : [],
+    ),
+  ]
   const spent = secrets.find(isAsked)
   if (spent !== undefined)
     throw new RunError("ERR_RUN_OPTION", `--preserve-fds: a secret is read from descriptor ${spent}`)

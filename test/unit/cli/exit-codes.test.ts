@@ -47,6 +47,7 @@ const expected: Readonly<Record<ErrorCode, number>> = {
   ERR_KEY_UNSUPPORTED: 22,
   ERR_KEY_WEAK: 22,
   ERR_KEY_COMMAND: 22,
+  ERR_KEY_PROVIDER: 22,
   ERR_KEY_MESSAGE: 22,
   ERR_KEY_RECIPIENT: 22,
   ERR_KEY_UNCONFIRMED: 22,

@@ -1,0 +1,55 @@
+// What opens layers of OCI images, and whom they are for, as words: FILE, FILE:file=PASSWORD-FILE, provider:NAME; jwe:FILE and the like.
+import { existsSync } from "node:fs"
+import { InvalidArgumentError } from "commander"
+import { KeyError, type KeyProviderSource, type LayerRecipient } from "../index.ts"
+import type { OptionRow } from "./command.ts"
+import { parseDescriptor, type LayerKeyWord } from "./credentials.ts"
+import { each } from "./values.ts"
+
+const PROVIDER = "provider:"
+
+/** NAME or NAME:PARAMETER; of the latter everything is the parameter's. */
+function parseProvider(word: string): KeyProviderSource {
+  const [, provider = "", parameter] = /^([\w.-]+)(?::(.*))?$/s.exec(word.slice(PROVIDER.length)) ?? []
+  if (provider === "") throw new InvalidArgumentError("It is provider:NAME or provider:NAME:PARAMETER.")
+  return parameter === undefined ? { provider } : { provider, parameter }
+}
+
+function passwordRefused(file: string): KeyError {
+  // What stands there is not repeated.
+  return new KeyError(
+    "ERR_KEY_LOCKED",
+    `--key ${file}:… has a password in it, and a command line is everybody's to read: ${file}:file=PASSWORD-FILE or ${file}:fd=N`,
+  )
+}
+
+/** A name that is there is the whole name, whatever stands in it. */
+export function parseLayerKey(word: string): LayerKeyWord {
+  if (existsSync(word)) return { file: word }
+  if (word.startsWith(PROVIDER)) return parseProvider(word)
+  const [, file = "", kind, value = ""] = /^(.+?):(?:(file|filename|fd|pass)=)?(.*)$/s.exec(word) ?? []
+  if (kind === "fd") return { file, password: { fd: parseDescriptor(value) } }
+  if ((kind === "file" || kind === "filename") && value !== "") return { file, password: { file: value } }
+  if (kind === "pass" || existsSync(file)) throw passwordRefused(file)
+  return { file: word }
+}
+
+const layerKeyHelp =
+  "private key that opens encrypted layers: RSA, EC or OpenPGP; its password's file behind :file=, or descriptor behind :fd=; or " +
+  "provider:NAME[:PARAMETER], a key provider"
+
+/** `--key`, as commands have it. */
+export function layerKeyRow(flags: string): OptionRow<readonly LayerKeyWord[]> {
+  return [flags, `${layerKeyHelp} (repeatable)`, each(parseLayerKey)]
+}
+
+/** Somebody whom layers are encrypted for. */
+export function parseLayerRecipient(word: string): LayerRecipient {
+  if (word.startsWith(PROVIDER)) return parseProvider(word)
+  const [, scheme, file] = /^(jwe|pkcs7|pgp):(.+)$/s.exec(word) ?? []
+  if (file === undefined)
+    throw new InvalidArgumentError(
+      "It is jwe:PUBLIC-KEY, pkcs7:CERTIFICATE or pgp:KEYS, each the name of a file, or provider:NAME[:PARAMETER].",
+    )
+  return scheme === "jwe" ? { jwe: { file } } : scheme === "pkcs7" ? { pkcs7: { file } } : { pgp: { file } }
+}
