@@ -30,6 +30,7 @@ export type ErrorCode =
   | "ERR_KEY_WEAK"
   | "ERR_KEY_COMMAND"
   | "ERR_KEY_PROVIDER"
+  | "ERR_KEY_TOKEN"
   | "ERR_KEY_MESSAGE"
   | "ERR_KEY_RECIPIENT"
   | "ERR_KEY_UNCONFIRMED"

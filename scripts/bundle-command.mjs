@@ -57,7 +57,7 @@ function sharedImport(found) {
 }`,
     },
     // Large, needed for signatures, encrypted layers and the keys of OpenSSH only: they stay where npm puts them, and are required when needed.
-    external: ["bcrypt-pbkdf", "jose", "openpgp"],
+    external: ["bcrypt-pbkdf", "jose", "openpgp", "yaml"],
     supported: { "dynamic-import": false },
     outfile,
     logLevel: "warning",

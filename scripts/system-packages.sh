@@ -56,6 +56,9 @@ packages() {
   test             openssl                 openssl                  a second opinion on keys
   test             openssh-client          openssh                  ssh-keygen, for its forms of keys
   test             gnupg                   gnupg2                   signs with its agent, verifies what we sign
+  test             softhsm2                softhsm                  a PKCS#11 token in files
+  test             opensc                  opensc                   pkcs11-tool, which makes a key in it
+  test             libengine-pkcs11-openssl openssl-pkcs11          openssl's way to tokens
   test             onak                    -                        a key server
   test             skopeo                  skopeo                   pushes images to a registry, and makes archives
   test             docker-registry         docker-distribution      the registry that images are fetched from

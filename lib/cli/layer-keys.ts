@@ -46,10 +46,10 @@ export function layerKeyRow(flags: string): OptionRow<readonly LayerKeyWord[]> {
 /** Somebody whom layers are encrypted for. */
 export function parseLayerRecipient(word: string): LayerRecipient {
   if (word.startsWith(PROVIDER)) return parseProvider(word)
-  const [, scheme, file] = /^(jwe|pkcs7|pgp):(.+)$/s.exec(word) ?? []
+  const [, scheme = "", file] = /^(jwe|pkcs7|pgp|pkcs11):(.+)$/s.exec(word) ?? []
   if (file === undefined)
     throw new InvalidArgumentError(
-      "It is jwe:PUBLIC-KEY, pkcs7:CERTIFICATE or pgp:KEYS, each the name of a file, or provider:NAME[:PARAMETER].",
+      "It is jwe:PUBLIC-KEY, pkcs7:CERTIFICATE, pgp:KEYS or pkcs11:KEY, each the name of a file, or provider:NAME[:PARAMETER].",
     )
-  return scheme === "jwe" ? { jwe: { file } } : scheme === "pkcs7" ? { pkcs7: { file } } : { pgp: { file } }
+  return { [scheme]: { file } } as unknown as LayerRecipient
 }

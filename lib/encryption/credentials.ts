@@ -125,6 +125,7 @@ export class Credentials implements Disposable {
   readonly sources: readonly CredentialSource[]
   readonly #passwords = new Map<SecretSource | undefined, KeyPassword>()
   readonly #wipe: Buffer[] = []
+  readonly #made: Disposable[] = []
   #given: Promise<readonly Given[]> | undefined
 
   constructor(sources: readonly CredentialSource[] = []) {
@@ -185,6 +186,11 @@ export class Credentials implements Disposable {
       : { kind: "passphrase", ...found }
   }
 
+  /** What was made of a credential and is wiped with the rest. */
+  adopt(made: Disposable): void {
+    this.#made.push(made)
+  }
+
   #kept<T extends { readonly bytes: Buffer }>(found: T): T {
     this.#wipe.push(found.bytes)
     return found
@@ -199,6 +205,7 @@ export class Credentials implements Disposable {
 
   [Symbol.dispose](): void {
     for (const bytes of this.#wipe) bytes.fill(0)
+    for (const made of this.#made) made[Symbol.dispose]()
     for (const password of this.#passwords.values()) password[Symbol.dispose]()
   }
 }

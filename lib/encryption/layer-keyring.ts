@@ -9,6 +9,9 @@ import { parseSigningKey } from "../key/key-file.ts"
 import type { LayerKeyring } from "../oci/encrypted-layers.ts"
 import { LayerKeys } from "../ocicrypt/layer-keys.ts"
 import { isPgpFile, readPgpKeys } from "../ocicrypt/pgp.ts"
+import { isTokenFile } from "../ocicrypt/token-file.ts"
+import type { TokenKey } from "../ocicrypt/token-key.ts"
+import { openTokenKey } from "./token-keys.ts"
 import type { Credentials, KeyPassword } from "./credentials.ts"
 import { findProviders, type KeyProviderSource } from "./key-providers.ts"
 
@@ -40,6 +43,7 @@ async function readPgp(file: Buffer, origin: string, password: KeyPassword): Pro
 async function readKeys(credentials: Credentials, signal: AbortSignal | undefined): Promise<LayerKeys> {
   const keys: KeyObject[] = []
   const pgpKeys: PrivateKey[] = []
+  const tokens: TokenKey[] = []
   const providers: KeyProviderSource[] = []
   let publicOnly: KeyError | undefined
   for (const given of await credentials.read(signal)) {
@@ -54,7 +58,11 @@ async function readKeys(credentials: Credentials, signal: AbortSignal | undefine
       else keys.push(admitKey(given.key, origin))
     } else if (given.kind === "key") {
       const { bytes, password } = given
-      if (isPgpFile(bytes)) pgpKeys.push(...(await readPgp(bytes, origin, password)))
+      if (isTokenFile(bytes)) {
+        const token = await openTokenKey(bytes, origin, password, signal)
+        credentials.adopt(token)
+        tokens.push(token)
+      } else if (isPgpFile(bytes)) pgpKeys.push(...(await readPgp(bytes, origin, password)))
       else
         try {
           keys.push(await password.unlock(origin, (tried) => parseSigningKey(bytes, origin, tried)))
@@ -65,8 +73,9 @@ async function readKeys(credentials: Credentials, signal: AbortSignal | undefine
         }
     }
   }
-  if (keys.length + pgpKeys.length + providers.length === 0 && publicOnly !== undefined) throw publicOnly
-  return new LayerKeys({ keys, pgpKeys, providers: await findProviders(providers, signal) })
+  if (keys.length + pgpKeys.length + tokens.length + providers.length === 0 && publicOnly !== undefined)
+    throw publicOnly
+  return new LayerKeys({ keys, pgpKeys, tokens, providers: await findProviders(providers, signal) })
 }
 
 /**

@@ -13,6 +13,8 @@ import {
 } from "../key/key-file.ts"
 import type { LayerRecipients } from "../ocicrypt/layer-recipients.ts"
 import type { CertifiedKey } from "../ocicrypt/pkcs7.ts"
+import { isTokenFile } from "../ocicrypt/token-file.ts"
+import { readTokenRecipient } from "./token-keys.ts"
 import { readPgpRecipients } from "../ocicrypt/pgp.ts"
 import { findProviders, keyProviderSource, type KeyProviderSource } from "./key-providers.ts"
 import { readSecret, secretSource, type SecretSource } from "./secret-sources.ts"
@@ -25,6 +27,8 @@ export type LayerRecipient =
   | { readonly pkcs7: SecretSource }
   /** OpenPGP public keys, armored or not. */
   | { readonly pgp: SecretSource }
+  /** A key in a PKCS#11 token, as a key file of ocicrypt names it, or its public half: RSA. */
+  | { readonly pkcs11: SecretSource }
   /** Whoever a key provider wraps for. */
   | KeyProviderSource
 
@@ -36,6 +40,7 @@ const layerRecipient = variants<LayerRecipient>({
   }),
   pkcs7: shape<Kind<"pkcs7">>({ pkcs7: required(secretSource) }),
   pgp: shape<Kind<"pgp">>({ pgp: required(secretSource) }),
+  pkcs11: shape<Kind<"pkcs11">>({ pkcs11: required(secretSource) }),
   provider: keyProviderSource,
 })
 
@@ -78,6 +83,7 @@ export async function resolveLayerRecipients(
   const keys: KeyObject[] = []
   const certificates: CertifiedKey[] = []
   const pgpKeys: LayerRecipients["pgpKeys"][number][] = []
+  const tokenKeys: KeyObject[] = []
   const providers: KeyProviderSource[] = []
   for (const [index, recipient] of recipients.entries()) {
     if ("provider" in recipient) {
@@ -94,16 +100,21 @@ export async function resolveLayerRecipients(
         ? (recipient.jwe as SecretSource)
         : "pkcs7" in recipient
           ? recipient.pkcs7
-          : recipient.pgp
+          : "pgp" in recipient
+            ? recipient.pgp
+            : recipient.pkcs11
     const { bytes, origin } = await fileOf(source, what, signal)
     try {
       if ("jwe" in recipient) keys.push(await parseLayerRecipient(bytes, origin))
       else if ("pkcs7" in recipient) certificates.push(await parseRecipientCertificate(bytes, origin))
-      else pgpKeys.push(...(await readPgpRecipients(bytes, origin)))
+      else if ("pgp" in recipient) pgpKeys.push(...(await readPgpRecipients(bytes, origin)))
+      else if (isTokenFile(bytes))
+        tokenKeys.push(checkRecipient(await readTokenRecipient(bytes, origin, signal), origin))
+      else tokenKeys.push(checkRecipient(checkRsa(await parseLayerRecipient(bytes, origin), origin), origin))
     } finally {
       // A private key names a recipient, too.
       bytes.fill(0)
     }
   }
-  return { keys, certificates, pgpKeys, providers: await findProviders(providers, signal) }
+  return { keys, certificates, pgpKeys, tokenKeys, providers: await findProviders(providers, signal) }
 }

@@ -69,7 +69,7 @@ export class EncryptedLayers implements Disposable {
       this.#signal?.throwIfAborted()
       const what = `${this.#name}: ${layerName(layer, i)}`
       macOf(layer.annotations, what)
-      keys ??= (await this.#keyring?.open()) ?? new LayerKeys({ keys: [], pgpKeys: [], providers: [] })
+      keys ??= (await this.#keyring?.open()) ?? new LayerKeys({})
       this.#keys.set(layer, await keys.unwrap(layer.annotations, what))
     }
   }

@@ -9,6 +9,7 @@ import type { KeyProvider } from "./key-provider.ts"
 import { readLayerKey, type LayerKey } from "./layer-key.ts"
 import { unwrapPgp } from "./pgp.ts"
 import { unwrapPkcs11 } from "./pkcs11.ts"
+import type { TokenKey } from "./token-key.ts"
 import { unwrapPkcs7 } from "./pkcs7.ts"
 
 /** What there is to open layers with. */
@@ -17,6 +18,8 @@ export interface LayerKeySet {
   readonly keys: readonly KeyObject[]
   /** @internal */
   readonly pgpKeys: readonly PrivateKey[]
+  /** Keys in tokens. */
+  readonly tokens: readonly TokenKey[]
   /** Those that the user has named, and no others: an image names whom it likes. */
   readonly providers: readonly KeyProvider[]
 }
@@ -25,8 +28,8 @@ export class LayerKeys {
   readonly #set: LayerKeySet
   readonly #attempts = new Attempts()
 
-  constructor(set: LayerKeySet) {
-    this.#set = set
+  constructor({ keys = [], pgpKeys = [], tokens = [], providers = [] }: Partial<LayerKeySet>) {
+    this.#set = { keys, pgpKeys, tokens, providers }
   }
 
   /**
@@ -37,7 +40,7 @@ export class LayerKeys {
    */
   async unwrap(annotations: Annotations, what: string): Promise<LayerKey> {
     const schemes = schemesOf(annotations)
-    const { keys, pgpKeys, providers } = this.#set
+    const { keys, pgpKeys, tokens, providers } = this.#set
     // Whoever may add a recipient may not lock the others out by a message that nobody can read.
     let broken: ContainerError | undefined
     for (const scheme of schemes)
@@ -52,7 +55,7 @@ export class LayerKeys {
           broken ??= error as ContainerError
         }
     const wrapped = `its key is wrapped by ${schemes.length === 0 ? "nothing" : schemes.join(", ")}`
-    if (keys.length + pgpKeys.length + providers.length === 0)
+    if (keys.length + pgpKeys.length + tokens.length + providers.length === 0)
       throw new KeyError("ERR_KEY_MISSING", `${what} is encrypted and no key was given: ${wrapped}`)
     if (broken !== undefined) throw broken
     throw new KeyError("ERR_KEY_MISMATCH", `${what}: none of the keys opens it: ${wrapped}`)
@@ -66,11 +69,11 @@ export class LayerKeys {
   }
 
   async #unwrap(scheme: string, message: Buffer, what: string): Promise<Buffer | undefined> {
-    const { keys, pgpKeys, providers } = this.#set
+    const { keys, pgpKeys, tokens, providers } = this.#set
     if (scheme === "jwe") return await unwrapJwe(message, keys, this.#attempts, what)
     if (scheme === "pkcs7") return unwrapPkcs7(message, keys, this.#attempts, what)
     if (scheme === "pgp") return await unwrapPgp(message, pgpKeys, this.#attempts, what)
-    if (scheme === "pkcs11") return unwrapPkcs11(message, keys, this.#attempts, what)
+    if (scheme === "pkcs11") return await unwrapPkcs11(message, keys, tokens, this.#attempts, what)
     const provider = providers.find(({ name }) => scheme === `provider.${name}`)
     this.#attempts.take(1, what)
     return await provider?.unwrap(message)

@@ -6,6 +6,7 @@ import { jweRecipients, wrapJwe } from "./jwe.ts"
 import type { KeyProvider } from "./key-provider.ts"
 import { writeLayerKey, type LayerKey } from "./layer-key.ts"
 import { pgpRecipients, wrapPgp } from "./pgp.ts"
+import { wrapPkcs11 } from "./pkcs11.ts"
 import { pkcs7Recipients, wrapPkcs7, type CertifiedKey } from "./pkcs7.ts"
 
 /** Public keys, which were looked at. */
@@ -15,6 +16,8 @@ export interface LayerRecipients {
   readonly certificates: readonly CertifiedKey[]
   /** @internal */
   readonly pgpKeys: readonly PublicKey[]
+  /** RSA keys of tokens. */
+  readonly tokenKeys: readonly KeyObject[]
   readonly providers: readonly KeyProvider[]
 }
 
@@ -23,13 +26,14 @@ export async function wrapLayerKey(
   key: LayerKey,
   recipients: LayerRecipients,
 ): Promise<ReadonlyMap<string, readonly Buffer[]>> {
-  const { keys, certificates, pgpKeys, providers } = recipients
+  const { keys, certificates, pgpKeys, tokenKeys, providers } = recipients
   const secret = writeLayerKey(key)
   try {
     const wrapped = new Map<string, readonly Buffer[]>()
     if (keys.length > 0) wrapped.set("jwe", [await wrapJwe(secret, keys)])
     if (certificates.length > 0) wrapped.set("pkcs7", [wrapPkcs7(secret, certificates)])
     if (pgpKeys.length > 0) wrapped.set("pgp", [await wrapPgp(secret, pgpKeys)])
+    if (tokenKeys.length > 0) wrapped.set("pkcs11", [wrapPkcs11(secret, tokenKeys)])
     for (const provider of providers) wrapped.set(`provider.${provider.name}`, [await provider.wrap(secret)])
     return wrapped
   } finally {

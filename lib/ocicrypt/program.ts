@@ -1,6 +1,6 @@
 // Runs a program that works with layer keys: no shell, what it reads through its standard input, what it writes bounded in size and time, and
 // nothing of it left running.
-import { spawn } from "node:child_process"
+import { spawn, type ChildProcessWithoutNullStreams } from "node:child_process"
 import { programEnvironment } from "../caller-environment.ts"
 import type { Bytes, Milliseconds } from "../units.ts"
 
@@ -8,7 +8,17 @@ import type { Bytes, Milliseconds } from "../units.ts"
 const MAX_COMPLAINT: Bytes = 2000
 
 /** Why there is no output: a sentence without its subject. */
-export class ProgramFailure extends Error {}
+export class ProgramFailure extends Error {
+  /** What it wrote to its standard error, as far as that is kept. */
+  readonly complaint: string
+  constructor(
+    message: string,
+    { complaint = "", cause }: { readonly complaint?: string; readonly cause?: unknown } = {},
+  ) {
+    super(message, cause === undefined ? undefined : { cause })
+    this.complaint = complaint
+  }
+}
 
 /** How it is run. */
 export interface ProgramOptions {
@@ -17,8 +27,8 @@ export interface ProgramOptions {
   readonly timeoutMs: Milliseconds
   /** Besides the caller's variables that hold no secrets. */
   readonly env?: Readonly<Record<string, string>> | undefined
-  /** What it reads from descriptor 3. */
-  readonly secret?: Uint8Array | undefined
+  /** What it has as descriptor 3. */
+  readonly descriptor?: number | undefined
   readonly signal?: AbortSignal | undefined
 }
 
@@ -31,15 +41,15 @@ export interface ProgramOptions {
 export async function runProgram(
   program: string,
   args: readonly string[],
-  { input = Buffer.alloc(0), limit, timeoutMs, env, secret, signal }: ProgramOptions,
+  { input = Buffer.alloc(0), limit, timeoutMs, env, descriptor, signal }: ProgramOptions,
 ): Promise<Buffer> {
   signal?.throwIfAborted()
   const child = spawn(program, [...args], {
     env: { ...programEnvironment(), ...env },
-    stdio: ["pipe", "pipe", "pipe", ...(secret === undefined ? [] : ["pipe" as const])],
+    stdio: ["pipe", "pipe", "pipe", ...(descriptor === undefined ? [] : [descriptor])],
     // A process group of its own, which is ended as a whole.
     detached: true,
-  })
+  }) as ChildProcessWithoutNullStreams
   let why: string | undefined
   const stop = (reason?: string): void => {
     why ??= reason
@@ -63,15 +73,8 @@ export async function runProgram(
   child.stderr.on("data", (chunk: Buffer) => {
     if (complaint.length < MAX_COMPLAINT) complaint += chunk.toString("utf8")
   })
-  const pipe = child.stdio[3]
-  for (const [stream, bytes] of [
-    [child.stdin, input],
-    [pipe, secret],
-  ] as const)
-    if (stream !== undefined && stream !== null && "end" in stream && bytes !== undefined) {
-      stream.on("error", () => undefined) // it may end without reading
-      stream.end(bytes)
-    }
+  child.stdin.on("error", () => undefined) // it may end without reading
+  child.stdin.end(input)
   const timer = setTimeout(() => {
     stop(`gave no answer within ${timeoutMs / 1000} s`)
     // Who has left the group may hold the pipe open.
@@ -94,7 +97,7 @@ export async function runProgram(
     if (why !== undefined) throw new ProgramFailure(why)
     if (ended === undefined) return Buffer.concat(output)
     const last = complaint.trim().slice(0, MAX_COMPLAINT).split("\n").at(-1) ?? ""
-    throw new ProgramFailure(`ended with ${ended}${last === "" ? "" : `: ${last}`}`)
+    throw new ProgramFailure(`ended with ${ended}${last === "" ? "" : `: ${last}`}`, { complaint })
   } catch (cause) {
     signal?.throwIfAborted()
     if (cause instanceof ProgramFailure) throw cause

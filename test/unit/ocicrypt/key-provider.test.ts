@@ -64,26 +64,20 @@ describe("a key provider that is a program", () => {
     const { annotations } = vectors.find(({ name }) => name === "keyprovider-toy") ?? { annotations: {} }
     const transcript = path.join(folder, "opened")
     const providers = [provider(node(toy, transcript))]
-    using key = await new LayerKeys({ keys: [], pgpKeys: [], providers }).unwrap(annotations, "it")
+    using key = await new LayerKeys({ providers }).unwrap(annotations, "it")
     assert.equal(key.key.length, 32)
     const other = new KeyProvider({ name: "other", parameters: [] }, shell(`touch ${folder}/started`))
-    await assert.rejects(
-      new LayerKeys({ keys: [], pgpKeys: [], providers: [other] }).unwrap(annotations, "it"),
-      {
-        code: "ERR_KEY_MISMATCH",
-      },
-    )
+    await assert.rejects(new LayerKeys({ providers: [other] }).unwrap(annotations, "it"), {
+      code: "ERR_KEY_MISMATCH",
+    })
     assert.throws(() => readFileSync(path.join(folder, "started")), { code: "ENOENT" })
     // One that fails keeps nobody out whom another one lets in.
     const broken = { ...annotations, "org.opencontainers.image.enc.keys.provider.broken": "AAAA" }
     const failed = new KeyProvider({ name: "broken", parameters: [] }, shell("exit 3"))
-    using again = await new LayerKeys({ keys: [], pgpKeys: [], providers: [failed, ...providers] }).unwrap(
-      broken,
-      "it",
-    )
+    using again = await new LayerKeys({ providers: [failed, ...providers] }).unwrap(broken, "it")
     assert.deepEqual(again.key, key.key)
     await assert.rejects(
-      new LayerKeys({ keys: [], pgpKeys: [], providers: [failed] }).unwrap(broken, "it"),
+      new LayerKeys({ providers: [failed] }).unwrap(broken, "it"),
       failing(/^the key provider broken: it ended with status 3$/),
     )
   })

@@ -28,7 +28,6 @@ async function keysOf(name: string): Promise<LayerKeys> {
   return new LayerKeys({
     keys: pgpKeys === undefined ? [createPrivateKey(file)] : [],
     pgpKeys: pgpKeys ?? [],
-    providers: [],
   })
 }
 
@@ -68,7 +67,7 @@ describe("encrypted layers of other programs", () => {
   })
 
   it("are said to need a key where none was given", async () => {
-    const none = new LayerKeys({ keys: [], pgpKeys: [], providers: [] })
+    const none = new LayerKeys({})
     await assert.rejects(none.unwrap(vectorNamed("mixed").annotations, "it"), {
       code: "ERR_KEY_MISSING",
       message: "it is encrypted and no key was given: its key is wrapped by jwe, pgp, pkcs7",
