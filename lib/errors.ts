@@ -18,6 +18,7 @@ export type ErrorCode =
   | "ERR_SIF_SEALED"
   | "ERR_SIF_METADATA"
   | "ERR_SIF_CLOSED"
+  | "ERR_SIF_PLAIN"
   | "ERR_KEY_MISSING"
   | "ERR_KEY_MISMATCH"
   | "ERR_KEY_FORMAT"

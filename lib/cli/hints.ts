@@ -22,6 +22,8 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_SIF_TRUNCATED: "the download or copy was cut short: fetch the image again",
   ERR_SIF_AMBIGUOUS:
     "`sifcrypt sif list` shows what is there: name the object by its ID, or delete what does not belong (`sifcrypt sif del`)",
+  ERR_SIF_PLAIN:
+    "`sifcrypt encrypt` encrypts a SIF image, `sifcrypt image encrypt` one of layers; or leave out --require-encrypted (SIFCRYPT_REQUIRE_ENCRYPTED)",
   ERR_KEY_MISSING: [
     "give --pem-path FILE, --passphrase or --passphrase-file FILE, or set APPTAINER_ENCRYPTION_PEM_PATH or _PASSPHRASE",
     "give --new-password-file FILE, or run it at a terminal to be asked",

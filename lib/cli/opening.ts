@@ -16,11 +16,16 @@ import { layerKeyRow } from "./layer-keys.ts"
 import { registryHeading, registryRows, withRegistryOptions, type RegistryFlags } from "./registry.ts"
 import { signerOptions, signerRows, type SignerFlags } from "./signers.ts"
 import { isTerminal, notice } from "./terminal.ts"
-import { count, MEBIBYTES, size, text } from "./values.ts"
+import { count, flag, MEBIBYTES, size, text } from "./values.ts"
+import { truthVariable } from "./variables.ts"
 
 interface CostFlags {
   readonly maxKdfMemory?: number
   readonly maxKdfIterations?: number
+}
+
+export interface PlainFlags {
+  readonly requireEncrypted?: true
 }
 
 export interface OpenFlags extends CredentialFlags, SignerFlags, CostFlags {
@@ -45,6 +50,20 @@ export const costRows: OptionRows<CostFlags> = under("How far an image is truste
   ],
 })
 
+export const plainRows: OptionRows<PlainFlags> = {
+  requireEncrypted: [
+    "--require-encrypted",
+    "refuse an image that is not encrypted, all of it",
+    flag,
+    { heading: "How far an image is trusted" },
+  ],
+}
+
+/** The API's option for {@link PlainFlags}. */
+export function plainOptions({ requireEncrypted }: PlainFlags): Pick<OpenOptions, "requireEncrypted"> {
+  return { requireEncrypted: requireEncrypted ?? truthVariable("REQUIRE_ENCRYPTED") }
+}
+
 export const openRows: OptionRows<OpenFlags> = {
   ...credentialRows,
   ...signerRows,
@@ -58,13 +77,14 @@ export const openRows: OptionRows<OpenFlags> = {
 }
 
 /** Of an image by its name, too. */
-export interface ImageFlags extends OpenFlags, RegistryFlags {
+export interface ImageFlags extends OpenFlags, PlainFlags, RegistryFlags {
   readonly tmpFolder?: string
   readonly layerKeys?: readonly LayerKeyWord[]
 }
 
 export const imageRows: OptionRows<ImageFlags> = {
   ...openRows,
+  ...plainRows,
   ...registryRows,
   layerKeys: under(registryHeading, { layerKeys: layerKeyRow("--key <key>") }).layerKeys,
   tmpFolder: [
@@ -121,7 +141,7 @@ export function costOptions({
 
 /** The API's options for these flags. */
 export function openOptions(
-  flags: OpenFlags & Pick<OpenOptions, "allowCipher">,
+  flags: OpenFlags & PlainFlags & Pick<OpenOptions, "allowCipher">,
   credentials: readonly CredentialSource[],
 ): OpenOptions {
   // For people, not for logs: a script that cares says so.
@@ -130,6 +150,7 @@ export function openOptions(
     unlock: credentials,
     unsigned,
     ...signerOptions(flags),
+    ...plainOptions(flags),
     onNotice: noticeOnce,
     ...costOptions(flags),
     signal: interruption,

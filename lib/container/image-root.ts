@@ -5,7 +5,7 @@ import { open, realpath, stat, type FileHandle } from "node:fs/promises"
 import { FolderTree } from "../device/folder-tree.ts"
 import { Tree, type ReadableTree } from "../device/tree.ts"
 import { SignatureError } from "../errors.ts"
-import { partitionKind, type PartitionKind } from "../encryption/partition.ts"
+import { partitionKind, refusePlain, type PartitionKind } from "../encryption/partition.ts"
 import { plainRange, type Unlocked } from "../encryption/encryption-format.ts"
 import type { StarterSource } from "../runtime/starter-protocol.ts"
 import type { SifPartition, Verity } from "../sif/format.ts"
@@ -117,7 +117,11 @@ export async function openImagePath(path: string): Promise<BareRoot | SifImage> 
 }
 
 /** @throws SignatureError `ERR_SIGNATURE_MISSING` where a signature is demanded. */
-export function checkBareOrigin({ path, what }: BareRoot, { verify }: OriginOptions): void {
+export function checkBareOrigin(
+  { path, what }: BareRoot,
+  { verify, requireEncrypted = false }: OriginOptions,
+): void {
+  if (requireEncrypted) refusePlain(path, what)
   if (verify !== undefined)
     throw new SignatureError(
       "ERR_SIGNATURE_MISSING",

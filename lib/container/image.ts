@@ -43,7 +43,7 @@ import {
 import { instanceOptions, startInstance, type Instance, type InstanceOptions } from "./instance.ts"
 import { mountImage, mountOptions, type Mount, type MountOptions } from "./mount.ts"
 import { checkOrigin, isVerified, vouch } from "./origin.ts"
-import { encryptionOf, overlaysOf, partitionKind } from "../encryption/partition.ts"
+import { encryptionOf, overlaysOf, partitionKind, refusePlain } from "../encryption/partition.ts"
 import { execOptions, type ExecOptions } from "../runtime/options.ts"
 import { runImage, type Running } from "./run.ts"
 import type { UnsignedPolicy } from "./signature.ts"
@@ -80,6 +80,11 @@ export interface OpenOptions {
    */
   readonly verify?: VerifyOptions
   /**
+   * Refuse what is not encrypted, whatever names it: a plain root file system or overlay of a SIF, a folder, a squashfs, an OCI image
+   * of which any layer is plain.
+   */
+  readonly requireEncrypted?: boolean | undefined
+  /**
    * `run`, the default: the system's execution control list is asked first, and refuses what may not run. `read`: only for
    * listing, reading and extracting; the image is neither mounted nor run.
    */
@@ -99,6 +104,7 @@ export const openRows: Rows<OpenOptions> = {
   onDerivation: callback,
   unsigned: unsignedPolicy,
   verify: notUndefined(verifyOptions),
+  requireEncrypted: flag,
   purpose: oneOf("run", "read"),
   onNotice: callback,
   signal: abortSignal,
@@ -591,6 +597,9 @@ export async function openPath(
     const overlays = overlaysOf(sif.objects, partition).filter(
       (overlay) => verify === undefined || isVerified(overlay, verify),
     )
+    const [plain] = overlays
+    if (options.requireEncrypted === true && plain !== undefined)
+      refusePlain(sif.path, `its overlay ${plain.id}`)
     if (partitionKind(partition) === "squashfs")
       return new Image(rootOf(sif, partition, shown), undefined, vouched, overlays, options)
     if (encryptionOf(partition) === undefined)

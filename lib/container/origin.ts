@@ -1,4 +1,5 @@
 // Where an image comes from, as far as it shows: asked before any of its keys is used.
+import { encryptionOf, refusePlain } from "../encryption/partition.ts"
 import { SignatureError } from "../errors.ts"
 import { requireVerified, verifySif, type VerifyOptions } from "../signing/verify.ts"
 import { VerifyWhenRead } from "../signing/verity.ts"
@@ -31,20 +32,25 @@ function checkScope(image: SifImage, partition: SifPartition, verify: VerifyOpti
 }
 
 /** What is demanded of an image before it is opened. */
-export type OriginOptions = Pick<OpenOptions, "unsigned" | "verify" | "onNotice" | "signal">
+export type OriginOptions = Pick<
+  OpenOptions,
+  "unsigned" | "verify" | "requireEncrypted" | "onNotice" | "signal"
+>
 
 /**
- * Carries out what `unsigned` and `verify` of {@link OpenOptions} say.
+ * Carries out what `requireEncrypted`, `unsigned` and `verify` of {@link OpenOptions} say.
  *
  * @returns The partition to go on with: where its signed hash tree vouches for what is read of it, with that.
- * @throws SignatureError.
+ * @throws SifError `ERR_SIF_PLAIN`; SignatureError.
  */
 export async function checkOrigin(
   image: SifImage,
   partition: SifPartition,
   options: OriginOptions,
 ): Promise<SifPartition> {
-  const { unsigned = "allow", verify, onNotice, signal } = options
+  const { unsigned = "allow", verify, requireEncrypted = false, onNotice, signal } = options
+  if (requireEncrypted && encryptionOf(partition) === undefined)
+    refusePlain(image.path, "its root file system")
   const notice = await checkUnsigned(image, partition, unsigned)
   if (notice !== undefined) onNotice?.(notice)
   if (verify === undefined) return partition

@@ -35,6 +35,7 @@ import type { LayerOptions } from "../source/layer-options.ts"
 import { buildLabels, metadataObjects } from "../source/metadata-files.ts"
 import { scratchesFor, temporaryFolder, type Scratch, type ScratchOptions } from "./scratch.ts"
 import { openSource, type BuildSource, type FindOptions, type TreeWritten } from "../source/source.ts"
+import { refusePlain } from "../encryption/partition.ts"
 import { expandSource, type SourceVariables } from "./source-names.ts"
 import { sectionNames, type SectionName, type StagesPlan } from "./stages.ts"
 import { Workspace, type WorkspaceOptions } from "./workspace.ts"
@@ -104,7 +105,10 @@ export interface ReadDefinitionOptions extends Pick<
 const checkRead = shape<ReadDefinitionOptions>({ ...buildArgumentRows, onNotice: callback })
 
 interface SourceOptions
-  extends DefinitionOptions, LayerOptions, Pick<FindOptions, "kdfLimits" | "onDerivation"> {
+  extends
+    DefinitionOptions,
+    LayerOptions,
+    Pick<FindOptions, "requireEncrypted" | "kdfLimits" | "onDerivation"> {
   readonly source: string
   readonly credentials: Credentials
   readonly force?: boolean
@@ -448,6 +452,7 @@ async function openBase(
 ): Promise<StageBase> {
   if (wanted.kind === "scratch") return wanted
   if (wanted.kind === "debootstrap") {
+    if (options.requireEncrypted === true) refusePlain(options.source, "a base of Bootstrap: debootstrap")
     const { suite, mirror, include } = wanted
     const architecture = debianArchitecture(options.architecture ?? process.arch)
     if (architecture === undefined)

@@ -21,6 +21,11 @@ export function encryptionOf(partition: SifPartition): Format | undefined {
   return name && formats[name]
 }
 
+/** @throws SifError `ERR_SIF_PLAIN`: it is not encrypted, and has to be. */
+export function refusePlain(path: string, what: string): never {
+  throw new SifError("ERR_SIF_PLAIN", `${path}: ${what} is not encrypted`, { path })
+}
+
 export function partitionKind(partition: SifPartition): PartitionKind {
   if (partition.partition.fileSystem === FileSystem.squashfs) return "squashfs"
   return kindOf(partition) ?? "other"

@@ -12,6 +12,18 @@ export function allocateSecret(size: number): Buffer {
   return Buffer.from(new ArrayBuffer(count(size, "size")))
 }
 
+const HEX = Buffer.from("0123456789abcdef")
+
+/** Bytes as hexadecimal digits, for where a secret is text; never as a string. The caller wipes both. */
+export function hexSecret(bytes: Uint8Array): Buffer {
+  const digits = allocateSecret(2 * bytes.length)
+  for (const [i, byte] of bytes.entries()) {
+    digits[2 * i] = HEX[byte >> 4] ?? 0
+    digits[2 * i + 1] = HEX[byte & 15] ?? 0
+  }
+  return digits
+}
+
 /** Bytes that are deciphered at a time. */
 const PIECE = 16
 

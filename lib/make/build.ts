@@ -53,6 +53,8 @@ export interface BuildOptions extends EncryptedOutputOptions, TreeOptions, Defin
   readonly onDerivation?: OpenOptions["onDerivation"]
   /** By whom a source that is a SIF image must be signed; any other source is an error then. */
   readonly verify?: NonNullable<OpenOptions["verify"]>
+  /** As of `open`, of the source and of all bases of a definition file: nothing else becomes part of the image. */
+  readonly requireEncrypted?: OpenOptions["requireEncrypted"]
   /** Without recipients it is an error then. */
   readonly encrypt?: boolean | undefined
   /** The output is an ordinary folder. It has no recipients. */
@@ -72,6 +74,7 @@ const checkOptions = shape<BuildOptions>({
   kdfLimits,
   onDerivation: callback,
   verify: notUndefined(verifyOptions),
+  requireEncrypted: flag,
   encrypt: flag,
   sandbox: flag,
   update: flag,

@@ -1,5 +1,7 @@
-// The image behind a name, docker://, oci:, oci-archive: or docker-archive:. It is built once, into the cache, and used from there. Of what took a credential to get there is never a plain copy: it is kept encrypted for whom the
-// caller names, or else not kept, and encrypted under a passphrase that only this process has.
+// The image behind a name, docker://, oci:, oci-archive: or docker-archive:. It is built once, into the cache, and used from there. Of
+// encrypted layers a copy is kept that opens for whoever can open all of them: its passphrase is derived from their keys. Nor is there
+// ever a plain copy of what took a credential to get: it is kept encrypted for whom the caller names, or else not kept, and encrypted
+// under a passphrase that only this process has.
 import { randomBytes } from "node:crypto"
 import { existsSync } from "node:fs"
 import { mkdir } from "node:fs/promises"
@@ -12,11 +14,11 @@ import {
   type Credential,
 } from "../encryption/credentials.ts"
 import { layerKeyring } from "../encryption/layer-keyring.ts"
-import { KeyError, LuksError } from "../errors.ts"
-import { allocateSecret } from "../key/secret.ts"
+import { KeyError } from "../errors.ts"
+import { hexSecret } from "../key/secret.ts"
 import { cacheFolder } from "../oci/cache.ts"
 import type { Digest } from "../oci/digest.ts"
-import { openImageCache, type ImageCache } from "../oci/image-cache.ts"
+import { openImageCache, type ImageCache, type ImageVariant } from "../oci/image-cache.ts"
 import type { OciImage } from "../oci/image.ts"
 import { architectureOf } from "../oci/manifest.ts"
 import type { ImageReference } from "../oci/reference.ts"
@@ -35,13 +37,13 @@ export type Use<T, O> = (file: string, options: O, credentials: Credentials, sho
 
 export type NamedOptions = OpenOptions & NameOptions
 
-/** Stretching would protect nothing more: the passphrase has 256 random bits. */
+/** Stretching would protect nothing more: the passphrase has 256 bits that nobody guesses. */
 const NO_STRETCHING = { type: "pbkdf2", iterations: 1000 } as const
 
 /** What is opened says that none of the credentials fits. */
 function isLockedOut(error: unknown): boolean {
-  if (error instanceof KeyError) return error.code === "ERR_KEY_MISSING" || error.code === "ERR_KEY_MISMATCH"
-  return error instanceof LuksError && error.code === "ERR_LUKS_PASSPHRASE"
+  const { code } = error as { readonly code?: unknown }
+  return code === "ERR_KEY_MISSING" || code === "ERR_KEY_MISMATCH" || code === "ERR_LUKS_PASSPHRASE"
 }
 
 /** One use of the image behind a name. */
@@ -67,43 +69,53 @@ export class NamedImage<T, O extends NamedOptions> {
     this.#architecture = architectureOf(architecture)
   }
 
-  /** It is nobody's but ours: what the caller says of encrypted images without a signature is about those of others. */
+  /**
+   * It is nobody's but ours: what the caller says of encrypted images without a signature, and of plain ones, is about what it was
+   * built of.
+   */
   #useFile(file: string, credentials: Credentials, shown?: string): Promise<T> {
-    return this.#use(file, { ...this.#options, unsigned: "allow" }, credentials, shown)
+    const own = { unsigned: "allow", requireEncrypted: false } as const
+    return this.#use(file, { ...this.#options, ...own }, credentials, shown)
   }
 
   /** From the cache, by the digest of a manifest, or of an index that one was chosen from. */
-  async #cached(digest: Digest, encrypted: boolean): Promise<{ readonly value: T } | undefined> {
+  async #cached(
+    digest: Digest,
+    encrypted: ImageVariant["encrypted"],
+    credentials = this.#credentials,
+  ): Promise<{ readonly value: T } | undefined> {
     const file =
       (await this.#cache?.find(digest, { encrypted })) ??
       (await this.#cache?.find(digest, { encrypted, architecture: this.#architecture }))
     if (file === undefined) return undefined
     try {
-      return { value: await this.#useFile(file, this.#credentials) }
+      return { value: await this.#useFile(file, credentials) }
     } catch (error) {
       // Encrypted for somebody else, or gone meanwhile.
       const isGone = (error as NodeJS.ErrnoException).code === "ENOENT" && !existsSync(file)
-      if (isGone || (encrypted && isLockedOut(error))) return undefined
+      if (isGone || (encrypted !== false && isLockedOut(error))) return undefined
       throw error
     }
   }
 
   async run(): Promise<T> {
-    const { signal, onNotice, oci } = this.#options
+    const { signal, onNotice, oci, requireEncrypted } = this.#options
     const { keeps, cache } =
       oci?.disableCache === true
         ? { keeps: false, cache: undefined }
         : await openImageCache(this.#folder, onNotice)
     this.#cache = cache
     const pinned = this.#reference.transport === "docker" ? this.#reference.digest : undefined
-    if (pinned !== undefined) {
+    if (pinned !== undefined && requireEncrypted !== true) {
       // Whatever a registry would send is the same.
       const found = (await this.#cached(pinned, false)) ?? (await this.#cached(pinned, true))
       if (found !== undefined) return found.value
     }
     const options = ociOptions(this.#options)
-    const layerKeys = layerKeyring(this.#credentials, { isNamed: false, signal })
+    const layerKeys = layerKeyring(this.#credentials, { isNamed: this.#hasNamedKey(), signal })
     await using image = await openOciImage(this.#reference, { ...options, layerKeys, disableCache: !keeps })
+    const secret = await image.secret()
+    if (secret !== undefined) return await this.#useEncrypted(image, secret)
     const found = await this.#cached(image.digest, false)
     if (found !== undefined) return found.value
     if (!image.isPublic) {
@@ -112,12 +124,16 @@ export class NamedImage<T, O extends NamedOptions> {
     }
     const source = await this.#source(image)
     if (image.isPublic && this.#cache !== undefined)
-      return await this.#useFile(await this.#build(this.#cache, image, source, []), this.#credentials)
+      return await this.#useFile(
+        await this.#build(this.#cache, image, source, { recipients: [], encrypted: false, anew: false }),
+        this.#credentials,
+      )
     const recipients = this.#cache === undefined ? [] : await this.#recipients()
     try {
       if (this.#cache !== undefined && recipients.length > 0)
         return await this.#useFile(
-          await this.#build(this.#cache, image, source, recipients),
+          // One that is there already is not for the caller.
+          await this.#build(this.#cache, image, source, { recipients, encrypted: true, anew: true }),
           this.#credentials,
         )
     } finally {
@@ -128,6 +144,40 @@ export class NamedImage<T, O extends NamedOptions> {
         `${image.name} ${this.#reference.transport === "docker" ? "took a credential to get" : "is not for others to read"}: without a key or a passphrase to encrypt it with it is not kept`,
       )
     return await this.#useOnce(source)
+  }
+
+  /**
+   * Is a key given for this image? One of the environment is for any, a passphrase opens no layer, and what a digest names has the
+   * layers that it had for whoever wrote that down.
+   */
+  #hasNamedKey(): boolean {
+    const { digest } = this.#reference.transport === "docker" ? this.#reference : this.#reference.selection
+    return digest === undefined && this.#credentials.sources.some((source) => "key" in source)
+  }
+
+  /** @param secret - Of its layers; wiped. */
+  async #useEncrypted(image: OciImage, secret: Buffer): Promise<T> {
+    const passphrase = hexSecret(secret)
+    secret.fill(0)
+    using credentials = new Credentials([{ passphrase: { bytes: passphrase } }])
+    try {
+      const found = await this.#cached(image.digest, "layers", credentials)
+      if (found !== undefined) return found.value
+      const source = await this.#source(image)
+      if (this.#cache === undefined) return await this.#useOnce(source)
+      const recipients = await resolveRecipients(credentials, () => undefined)
+      try {
+        const made = { recipients, encrypted: "layers", passphraseKdf: NO_STRETCHING } as const
+        // One that is there already did not open.
+        const anew = (await this.#cache.find(image.digest, { encrypted: "layers" })) !== undefined
+        const file = await this.#build(this.#cache, image, source, { ...made, anew })
+        return await this.#useFile(file, credentials)
+      } finally {
+        wipeCredentials(recipients)
+      }
+    } finally {
+      passphrase.fill(0)
+    }
   }
 
   /** Whom what is kept is encrypted for. */
@@ -162,16 +212,23 @@ export class NamedImage<T, O extends NamedOptions> {
     cache: ImageCache,
     image: OciImage,
     source: BuildSource,
-    recipients: readonly Credential[],
+    made: {
+      readonly recipients: readonly Credential[]
+      readonly encrypted: ImageVariant["encrypted"]
+      readonly passphraseKdf?: typeof NO_STRETCHING
+      readonly anew: boolean
+    },
   ): Promise<string> {
     const { digest } = image
     const { signal } = this.#options
-    const encrypted = recipients.length > 0
+    const { recipients, encrypted, passphraseKdf, anew } = made
     const build = async (output: string): Promise<void> => {
-      await makeImage({ ...this.#making(source), output, force: true }, recipients, source)
+      const making = { ...this.#making(source), output, force: true, passphraseKdf }
+      await makeImage(making, recipients, source)
     }
-    // One that is there already is not for the caller.
-    const file = await cache.make(digest, { encrypted }, build, { anew: encrypted, signal })
+    const file = await cache.make(digest, { encrypted }, build, { anew, signal })
+    // What is encrypted for its layers' keys is asked for by the digest that they are of.
+    if (encrypted === "layers") return file
     const index = this.#reference.transport === "docker" ? this.#reference.digest : undefined
     if (index !== undefined && index.text !== digest.text)
       await cache.alias(digest, index, { encrypted, architecture: this.#architecture })
@@ -181,8 +238,7 @@ export class NamedImage<T, O extends NamedOptions> {
   /** From a file without a name, under a passphrase that nobody else has. */
   async #useOnce(source: BuildSource): Promise<T> {
     const random = randomBytes(32)
-    const bytes = allocateSecret(2 * random.length)
-    bytes.write(random.toString("hex"))
+    const bytes = hexSecret(random)
     random.fill(0)
     using credentials = new Credentials([{ passphrase: { bytes } }])
     const recipients = await resolveRecipients(credentials, () => undefined)

@@ -1,13 +1,15 @@
 // Layers that are encrypted: who may read them, and that they are what was encrypted. All of a ciphertext is verified before the first
 // byte of it is deciphered for anybody, and what is deciphered then has to be what was verified.
+import { hkdfSync } from "node:crypto"
 import { OciError } from "../errors.ts"
+import { allocateSecret } from "../key/secret.ts"
 import type { NativeBlob, NativeLayer } from "../native/binding.ts"
 import { isEncryptedType, macOf } from "../ocicrypt/annotations.ts"
 import { checkLayer } from "../ocicrypt/layer-cipher.ts"
-import type { LayerKey } from "../ocicrypt/layer-key.ts"
+import { KEY_SIZE, type LayerKey } from "../ocicrypt/layer-key.ts"
 import { LayerKeys } from "../ocicrypt/layer-keys.ts"
-import { checkDigest, hashFor } from "./digest.ts"
-import type { Descriptor, ImageManifest } from "./manifest.ts"
+import { checkDigest, hashFor, type Digest } from "./digest.ts"
+import type { Descriptor } from "./manifest.ts"
 import { streamBlob } from "./store.ts"
 
 /** Keys, which are read when an image needs some. */
@@ -16,6 +18,20 @@ export interface LayerKeyring {
   readonly isNamed: boolean
   open(): Promise<LayerKeys>
 }
+
+/** What is demanded of an image's layers. */
+export interface EncryptionDemand {
+  /** What opens those that are encrypted. */
+  readonly layerKeys?: LayerKeyring | undefined
+  /** Layers may be plain where others are encrypted, or keys were named: anybody can have put them there. */
+  readonly allowPartial?: boolean | undefined
+  /** None of them may be plain, whatever else is allowed. */
+  readonly requireEncrypted?: boolean | undefined
+}
+
+/** Counted up when something else is made of the same keys. */
+const SECRET_INFO = "sifcrypt secret of the image that is built of encrypted layers, version 1"
+const SECRET_SIZE = 32
 
 export function layerName(layer: Descriptor, index: number): string {
   return `layer ${index} (${layer.digest.text})`
@@ -28,14 +44,15 @@ export function layerName(layer: Descriptor, index: number): string {
  */
 export function checkEncryption(
   name: string,
-  { layers }: ImageManifest,
-  options: { readonly layerKeys?: LayerKeyring | undefined; readonly allowPartial?: boolean | undefined },
+  { layers }: { readonly layers: readonly Pick<Descriptor, "mediaType">[] },
+  { layerKeys, allowPartial = false, requireEncrypted = false }: EncryptionDemand,
 ): void {
-  if (options.allowPartial === true) return
+  if (allowPartial && !requireEncrypted) return
   const plain = layers.flatMap(({ mediaType }, i) => (isEncryptedType(mediaType) ? [] : [i]))
-  if (plain.length === 0) return
+  if (plain.length === 0 && layers.length > 0) return
   if (plain.length === layers.length) {
-    if (options.layerKeys?.isNamed !== true) return
+    if (requireEncrypted) throw new OciError("ERR_OCI_PARTIAL", `${name}: no layer is encrypted`)
+    if (layerKeys?.isNamed !== true) return
     throw new OciError("ERR_OCI_PARTIAL", `${name}: a key was given, and no layer is encrypted`)
   }
   throw new OciError(
@@ -71,6 +88,25 @@ export class EncryptedLayers implements Disposable {
       macOf(layer.annotations, what)
       keys ??= (await this.#keyring?.open()) ?? new LayerKeys({})
       this.#keys.set(layer, await keys.unwrap(layer.annotations, what))
+    }
+  }
+
+  /**
+   * What everybody knows who can unwrap the keys of all of them, and nobody else. They were unwrapped.
+   *
+   * @param digest - Of the image: those of another one with the same keys know nothing of this one.
+   * @returns undefined: none is encrypted. The caller wipes it.
+   * @see RFC 5869
+   */
+  secret(layers: readonly Descriptor[], digest: Digest): Buffer | undefined {
+    const keys = layers.flatMap((layer) => this.#keys.get(layer) ?? [])
+    if (keys.length === 0) return undefined
+    const material = allocateSecret(keys.length * KEY_SIZE)
+    for (const [i, { key }] of keys.entries()) key.copy(material, i * KEY_SIZE)
+    try {
+      return Buffer.from(hkdfSync("sha256", material, digest.bytes, SECRET_INFO, SECRET_SIZE))
+    } finally {
+      material.fill(0)
     }
   }
 

@@ -1,5 +1,5 @@
 // Images that were built of what a name stands for, as SIF files named by the digest of that. Plain ones are of what everybody
-// gets; of what took a credential there are encrypted ones only.
+// gets; of what took a credential, or was encrypted, there are encrypted ones only.
 import { constants } from "node:fs"
 import {
   link,
@@ -22,7 +22,7 @@ import type { Digest } from "./digest.ts"
 
 const POLL_MS = 100
 const LOCK = ".lock"
-const ENCRYPTED = ".encrypted"
+const suffixes = { false: "", true: ".encrypted", layers: ".layers" } as const
 /** Counted up when something else is built of the same image. */
 const FORMAT = "images-1"
 /** Of all together: those that were not used for longest go. */
@@ -32,7 +32,8 @@ const algorithms = ["sha256", "sha512"]
 
 /** Which of the images that are made of one digest. */
 export interface ImageVariant {
-  readonly encrypted: boolean
+  /** `layers`: for whoever can decrypt what it was built of. */
+  readonly encrypted: boolean | "layers"
   /** The digest is that of an index, and this the architecture that was chosen. */
   readonly architecture?: string
 }
@@ -98,7 +99,7 @@ export class ImageCache {
 
   #path({ algorithm, hex }: Digest, { encrypted, architecture }: ImageVariant): string {
     const name = architecture === undefined ? hex : `${hex}-${architecture}`
-    return path.join(this.folder, algorithm, encrypted ? name + ENCRYPTED : name)
+    return path.join(this.folder, algorithm, name + suffixes[String(encrypted) as keyof typeof suffixes])
   }
 
   /** undefined: it is not there. */
@@ -174,7 +175,7 @@ export class ImageCache {
         // As outputs are named where the file system has none without a name, or by what they are made of.
         const [, partial, whole] = /^(?:\.(.*)\.[0-9a-f]{24}|([^.].*))$/.exec(entry) ?? []
         const name = partial ?? whole ?? ""
-        const hex = /^([0-9a-f]{64,128})(?:-[a-z0-9]+)?(?:\.encrypted)?$/.exec(name)?.[1]
+        const hex = /^([0-9a-f]{64,128})(?:-[a-z0-9]+)?(?:\.encrypted|\.layers)?$/.exec(name)?.[1]
         const file = path.join(folder, entry)
         const info = hex === undefined ? undefined : await lstat(file).catch(() => undefined)
         if (hex === undefined || info?.isFile() !== true) continue

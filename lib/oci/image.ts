@@ -18,22 +18,18 @@ import {
   type ImageManifest,
   type Platform,
 } from "./manifest.ts"
-import { checkEncryption, EncryptedLayers, layerName, type LayerKeyring } from "./encrypted-layers.ts"
+import { checkEncryption, EncryptedLayers, layerName, type EncryptionDemand } from "./encrypted-layers.ts"
 import type { BlobStore } from "./store.ts"
 
 /** All files of an image together. */
 export const MAX_LAYER_BYTES: Bytes = 64 * 2 ** 30
 
 /** Which image it is to be. */
-export interface ImageOptions {
+export interface ImageOptions extends EncryptionDemand {
   /** `amd64`, `arm64`, `arm32v7`, `ppc64le`; default: this machine's. */
   readonly architecture?: string | undefined
   /** More, uncompressed, is an error: a few bytes can stand for any number. Default {@link MAX_LAYER_BYTES}. */
   readonly maxLayerBytes?: Bytes | undefined
-  /** What opens encrypted layers. */
-  readonly layerKeys?: LayerKeyring | undefined
-  /** Layers may be plain where others are encrypted, or keys were named: anybody can have put them there. */
-  readonly allowPartial?: boolean | undefined
   readonly signal?: AbortSignal | undefined
   /** Hears what somebody should know. */
   readonly onNotice?: ((text: string) => void) | undefined
@@ -50,6 +46,8 @@ export interface OciImage extends AsyncDisposable {
   readonly isPublic: boolean
   /** Base first. They are fetched with the first call, and at hand while the image is open. */
   layers(): Promise<readonly NativeLayer[]>
+  /** What all know who can decrypt it, and nobody else; undefined: it is plain. The caller wipes it. */
+  secret(): Promise<Buffer | undefined>
 }
 
 /** Of indexes. */
@@ -138,6 +136,7 @@ function savedImage(name: string, store: BlobStore, saved: SavedImage, options: 
   const config = parseConfig(saved.config, `${name}: its configuration`)
   checkPlatform(name, config, options, false)
   checkLayerCount(name, saved.layers.length, config)
+  checkEncryption(name, { layers: saved.layers.map(() => ({ mediaType: "" })) }, options)
   const layers = saved.layers.map((layer, i) => ({
     blob: layer.blob,
     name: `layer ${i} (${layer.name})`,
@@ -150,6 +149,7 @@ function savedImage(name: string, store: BlobStore, saved: SavedImage, options: 
     digest: saved.configDigest ?? digestOf(saved.config),
     isPublic: store.isPublic !== false,
     layers: () => Promise.resolve(layers),
+    secret: () => Promise.resolve(undefined),
     [Symbol.asyncDispose]: () => store[Symbol.asyncDispose](),
   }
 }
@@ -175,9 +175,11 @@ async function imageOf(
   if (stored > limit)
     throw new OciError("ERR_OCI_LIMIT", `${name}: its layers have ${stored} bytes, more than ${limit}`)
   const encrypted = new EncryptedLayers(name, options.layerKeys, options.signal)
+  let unwrapped: Promise<void> | undefined
+  const unwrap = (): Promise<void> => (unwrapped ??= encrypted.unwrap(manifest.layers))
   const fetch = async (): Promise<NativeLayer[]> => {
     // Before anything is fetched that nobody here can read.
-    await encrypted.unwrap(manifest.layers)
+    await unwrap()
     await store.fetch?.(manifest.layers)
     const layers: NativeLayer[] = []
     for (const [i, layer] of manifest.layers.entries()) {
@@ -200,6 +202,10 @@ async function imageOf(
       return store.isPublic !== false && !manifest.layers.some(({ mediaType }) => isEncryptedType(mediaType))
     },
     layers: () => (fetched ??= fetch()),
+    async secret(): Promise<Buffer | undefined> {
+      await unwrap()
+      return encrypted.secret(manifest.layers, descriptor.digest)
+    },
     async [Symbol.asyncDispose](): Promise<void> {
       encrypted[Symbol.dispose]()
       await store[Symbol.asyncDispose]()

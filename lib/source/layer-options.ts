@@ -18,7 +18,8 @@ import type { OciOptions } from "../registry/transports.ts"
 /** How an OCI image is found. */
 export interface LayerOptions extends Pick<OciOptions, "architecture" | "signal" | "onNotice"> {
   /** For OCI images. */
-  readonly oci?: Omit<OciOptions, "architecture" | "signal" | "onNotice" | "layerKeys"> | undefined
+  readonly oci?:
+    Omit<OciOptions, "architecture" | "signal" | "onNotice" | "layerKeys" | "requireEncrypted"> | undefined
   readonly sourceDateEpoch?: number | undefined
 }
 

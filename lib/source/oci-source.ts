@@ -83,9 +83,16 @@ export async function layerTree(image: OciImage, options: OciOptions): Promise<B
 }
 
 /** How the image of a source is found. */
-export function ociOptions({ oci, architecture, signal, onNotice }: LayerOptions): OciOptions {
+export function ociOptions({
+  oci,
+  architecture,
+  requireEncrypted,
+  signal,
+  onNotice,
+}: LayerOptions & Pick<OciOptions, "requireEncrypted">): OciOptions {
   return {
     ...oci,
+    requireEncrypted,
     ...(architecture === undefined ? {} : { architecture }),
     ...(signal === undefined ? {} : { signal }),
     ...(onNotice === undefined ? {} : { onNotice }),
@@ -99,7 +106,7 @@ export function ociOptions({ oci, architecture, signal, onNotice }: LayerOptions
  */
 export async function openOciSource(
   reference: ImageReference,
-  options: LayerOptions,
+  options: LayerOptions & Pick<OciOptions, "requireEncrypted">,
   layerKeys: LayerKeyring,
 ): Promise<BuildSource> {
   const image = await openOciImage(reference, { ...ociOptions(options), layerKeys })

@@ -5,7 +5,7 @@ import type { OpenOptions } from "../container/image.ts"
 import { readHead, squashfsOffset } from "../container/image-root.ts"
 import { layerKeyring } from "../encryption/layer-keyring.ts"
 import { checkOrigin, type OriginOptions } from "../container/origin.ts"
-import { partitionKind } from "../encryption/partition.ts"
+import { partitionKind, refusePlain } from "../encryption/partition.ts"
 import { plaintextOf, readFooter, readSealed } from "../encryption/sealed.ts"
 import { plainRange, type Opening } from "../encryption/encryption-format.ts"
 import { openPartition } from "../encryption/unlock.ts"
@@ -161,7 +161,7 @@ async function imageSource(
 
 /** How a source is found, and how far it is trusted. */
 export interface FindOptions
-  extends LayerOptions, Pick<SourceOptions, "verify" | "kdfLimits" | "onDerivation"> {
+  extends LayerOptions, Pick<SourceOptions, "verify" | "requireEncrypted" | "kdfLimits" | "onDerivation"> {
   /** The credentials are this source's, and not only what there is: then an OCI image has to be encrypted. */
   readonly isNamed?: boolean | undefined
 }
@@ -187,7 +187,12 @@ export async function openSource(
   credentials: Credentials,
   options: FindOptions = {},
 ): Promise<BuildSource> {
-  const { verify, kdfLimits, onDerivation, signal } = options
+  const { verify, requireEncrypted, kdfLimits, onDerivation, signal } = options
+  /** It has neither a signature nor a key. */
+  const checkBare = (what: string): void => {
+    if (requireEncrypted === true) refusePlain(path, what)
+    unsigned(what)
+  }
   const unsigned = (what: string): void => {
     if (verify !== undefined)
       throw new BuildError(
@@ -218,7 +223,7 @@ export async function openSource(
     )
   }
   if (info.isDirectory()) {
-    unsigned("a folder")
+    checkBare("a folder")
     return {
       path,
       tree: { directory: path, added: [] },
@@ -233,7 +238,7 @@ export async function openSource(
   try {
     const offset = squashfsOffset(await readHead(file))
     if (offset !== undefined) {
-      unsigned("a squashfs")
+      checkBare("a squashfs")
       return await openSquashfs(path, file, offset)
     }
   } catch (error) {
@@ -241,5 +246,7 @@ export async function openSource(
     throw error
   }
   await file.close()
-  return await openImageSource(path, credentials, { verify, kdfLimits, onDerivation, signal })
+  return await openImageSource(path, credentials, {
+    ...{ verify, requireEncrypted, kdfLimits, onDerivation, signal },
+  })
 }

@@ -119,7 +119,7 @@ describe("encrypted OCI images", () => {
     other.remove()
   })
 
-  it("are opened by their names: kept for the key that opened them, and for nobody else", async () => {
+  it("are opened by their names: kept for whoever can open their layers, and for nobody else", async () => {
     const cache = newFolder("encrypted-cache")
     const name = `oci:${vectorPath("ocicrypt/skopeo")}`
     const options = { oci: { cacheFolder: cache }, architecture: "amd64", unsigned: "allow" } as const
@@ -136,18 +136,79 @@ describe("encrypted OCI images", () => {
     const images = kept()
     assert.equal(images.length, 1)
     const image = path.join(cache, images[0] ?? "")
-    await assert.rejects(open(image, { unsigned: "allow" }), { code: "ERR_KEY_MISSING" })
+    await assert.rejects(open(image, { unsigned: "allow", unlock }), { code: "ERR_KEY_MISMATCH" })
     await assert.rejects(open(name, options), { code: "ERR_KEY_MISSING" })
     const other = { file: vectorPath("ocicrypt/keys/rsa2.pem") }
     await assert.rejects(open(name, { ...options, unlock: [{ key: other }] }), { code: "ERR_KEY_MISMATCH" })
-    // An EC key opens layers, and nothing is kept for it.
+    // Whatever opens the layers opens the one copy.
     const encryptedFor = `oci:${path.join(folder, "for-ec")}:it`
-    const recipients = [{ jwe: { file: vectorPath("ocicrypt/keys/ec1.pub.pem") } }]
+    const keyFile = (file: string): { file: string } => ({ file: vectorPath(`ocicrypt/keys/${file}`) })
+    const recipients = [{ jwe: keyFile("ec1.pub.pem") }, { pgp: keyFile("pgp1.pub.gpg") }]
     await oci.encrypt({ source: `oci:${vectorPath("oci/layout")}`, target: encryptedFor, recipients })
-    const ec = { file: vectorPath("ocicrypt/keys/ec1.pem") }
-    await using opened = await open(encryptedFor, { ...options, unlock: [{ key: ec }] })
+    let copies: readonly string[] | undefined
+    for (const file of ["ec1.pem", "pgp1.sec.gpg"]) {
+      await using opened = await open(encryptedFor, { ...options, unlock: [{ key: keyFile(file) }] })
+      assert.ok((await opened.list("/")).length > 0)
+      copies ??= kept()
+      assert.deepEqual([copies.length, kept()], [2, copies])
+    }
+    await assert.rejects(open(encryptedFor, { ...options, unlock }), { code: "ERR_KEY_MISMATCH" })
+    // One that does not open is built anew.
+    const second = copies?.find((file) => !images.includes(file)) ?? ""
+    writeFileSync(path.join(cache, second), readFileSync(image))
+    await using again = await open(encryptedFor, { ...options, unlock: [{ key: keyFile("ec1.pem") }] })
+    assert.ok((await again.list("/")).length > 0)
+    assert.notDeepEqual(readFileSync(path.join(cache, second)), readFileSync(image))
+  })
+
+  it("that turn out to be plain are refused where a key was named for them, or where that is asked for", async () => {
+    const layout = new Layout("plain-by-name", "oci/layout")
+    const { digest } = layout.write()
+    const name = `oci:${layout.folder}`
+    const options = { architecture: "amd64", unsigned: "allow", oci: { disableCache: true } } as const
+    const partial = { code: "ERR_OCI_PARTIAL", message: /no layer is encrypted/ }
+    await assert.rejects(open(name, { ...options, unlock }), partial)
+    await using allowed = await open(name, {
+      ...options,
+      unlock,
+      oci: { ...options.oci, allowPartial: true },
+    })
+    assert.ok((await allowed.list("/")).length > 0)
+    await using pinned = await open(`${name}@${digest}`, { ...options, unlock })
+    assert.ok((await pinned.list("/")).length > 0)
+    const environment = { SIFCRYPT_ENCRYPTION_PEM_PATH: key.file }
+    await using ambient = await open(name, { ...options, unlock: [{ environment }] })
+    assert.ok((await ambient.list("/")).length > 0)
+    const demand = { ...options, requireEncrypted: true, oci: { ...options.oci, allowPartial: true } }
+    await assert.rejects(open(name, demand), partial)
+    await assert.rejects(open(`${name}@${digest}`, demand), partial)
+    await refused(name, "ERR_OCI_PARTIAL", { requireEncrypted: true })
+    layout.remove()
+  })
+
+  it("are the only images that are taken where encryption is demanded, as SIF files are and folders are not", async () => {
+    const demand = { requireEncrypted: true, unsigned: "allow" } as const
+    const source = `oci:${vectorPath("ocicrypt/skopeo")}`
+    const recipients = [{ passphrase: { bytes: Buffer.from("correct horse") } }]
+    const encryptedSif = await built(source, { requireEncrypted: true, unlock, recipients })
+    await using opened = await open(encryptedSif, { ...demand, unlock: recipients })
     assert.ok((await opened.list("/")).length > 0)
-    assert.deepEqual(kept(), images)
+    const plain = await built(source, { unlock })
+    const tree = newFolder("plain-tree")
+    writeFileSync(path.join(tree, "file"), "")
+    for (const image of [plain, tree]) {
+      await assert.rejects(open(image, demand), { code: "ERR_SIF_PLAIN" })
+      await refused(image, "ERR_SIF_PLAIN", { requireEncrypted: true })
+    }
+    const definition = path.join(folder, "demand.def")
+    writeFileSync(definition, `Bootstrap: localimage\nFrom: ${plain}\n`)
+    await refused(definition, "ERR_SIF_PLAIN", { requireEncrypted: true })
+    for (const args of [["ls"], ["exec"]] as const) {
+      const denied = await sifcrypt([...args, "--require-encrypted", plain, "/"])
+      assert.equal(denied.status, 21, denied.stderr)
+      const variable = await sifcrypt([...args, plain, "/"], { env: { SIFCRYPT_REQUIRE_ENCRYPTED: "1" } })
+      assert.equal(variable.status, 21, variable.stderr)
+    }
   })
 
   it("are opened by the command with --key", async () => {

@@ -150,6 +150,10 @@ describe("an image by its name", () => {
     assert.equal(once.text, "hello\n\n")
     assert.match(once.stderr, /took a credential to get: without a key or a passphrase .* it is not kept/)
     assert.deepEqual(images(), [])
+    // A key says that the layers are encrypted.
+    const named = await run([...exec, "--pem-path", keys.privateKey, name, ...script], { env })
+    assert.deepEqual([named.status, /no layer is encrypted/.test(named.stderr)], [21, true], named.stderr)
+    exec.push("--allow-partial")
     const kept = await succeeds([...exec, "--pem-path", keys.privateKey, name, ...script], { env })
     assert.equal(kept.text, "hello\n\n")
     const [image = ""] = images()
@@ -170,6 +174,58 @@ describe("an image by its name", () => {
     // Nothing else was left anywhere.
     assert.deepEqual(readdirSync(cache), ["images-1"])
     assert.deepEqual(readdirSync(exec[2] ?? ""), [])
+  })
+
+  it("with encrypted layers is kept for whoever can decrypt them, and every run needs a key", async () => {
+    await using registry = await Registry.start()
+    const name = `docker://${registry.host}/group/encrypted:1`
+    const { cache, run, succeeds, images } = withCache("user")
+    const recipients = [keys.publicKey, keys.otherPublicKey].flatMap((key) => ["-r", `jwe:${key}`])
+    const { text: digest } = await succeeds(["image", "encrypt", ...recipients, names.oci, name])
+    const own = ["--pem-path", keys.privateKey, "--require-encrypted"]
+    const script = ["cat", "/data/hello"]
+    assert.equal((await succeeds(["exec", ...own, name, ...script])).text, "hello\n")
+    const [image = ""] = images()
+    assert.match(image, /^[0-9a-f]{64}\.layers$/)
+    const file = path.join(cache, "images-1", "sha256", image)
+    const first = statSync(file).ino
+    const pinned = `docker://${registry.host}/group/encrypted@${digest.trim()}`
+    for (const args of [own, ["--pem-path", keys.otherPrivateKey]])
+      for (const one of [name, pinned])
+        assert.equal((await succeeds(["exec", ...args, one, ...script])).text, "hello\n")
+    assert.deepEqual([images(), statSync(file).ino], [[image], first], "it was built once")
+    for (const one of [name, pinned, file]) {
+      const refused = await run(["exec", one, ...script])
+      assert.equal(refused.status, 22, refused.stderr)
+    }
+    assert.equal(
+      (await run(["exec", ...own, file, ...script])).status,
+      22,
+      "the key alone does not open the copy",
+    )
+    // No file of the image is to be found there.
+    for (const entry of readdirSync(cache, { recursive: true, withFileTypes: true })) {
+      if (!entry.isFile()) continue
+      const bytes = readFileSync(path.join(entry.parentPath, entry.name))
+      for (const plain of ["root:x:0:0", "hello\n"]) assert.equal(bytes.includes(plain), false, entry.name)
+    }
+    // An image and a base of others.
+    const output = path.join(newFolder("named-encrypted", userId), "image.sif")
+    const from = path.join(newFolder("named-encrypted", userId), "from.def")
+    const bare = path.basename(name)
+    writeFileSync(
+      from,
+      `Bootstrap: docker\nFrom: ${registry.host}/group/${bare}\n\n%post\n  cat /data/hello > /data/copy\n`,
+    )
+    for (const [source, inside] of [
+      [name, "/data/hello"],
+      [from, "/data/copy"],
+    ] as const) {
+      const build = ["build", "--force", "--require-encrypted", "--pem-path", keys.publicKey, output, source]
+      assert.equal((await run(build)).status, 22, "without the key of its layers")
+      await succeeds([...build, "--key", keys.otherPrivateKey])
+      assert.equal((await succeeds(["cat", ...own, output, inside])).text, "hello\n")
+    }
   })
 
   it("is not taken from a cache that others can write, nor kept there", async function () {

@@ -21,7 +21,7 @@ import {
 import { definitionOptions, definitionRows } from "../definition.ts"
 import { encryptionOptions, encryptionRows, showMaking } from "../encryption.ts"
 import { layerKeyRow } from "../layer-keys.ts"
-import { costOptions, costRows } from "../opening.ts"
+import { costOptions, costRows, plainOptions, plainRows } from "../opening.ts"
 import { architectureRows, chosenArchitecture, registryRows, withRegistryOptions } from "../registry.ts"
 import { signerOptions, signerRows } from "../signers.ts"
 import { parseMountSpec } from "../mount-spec.ts"
@@ -224,6 +224,7 @@ export const build: CommandRow = command({
     ...credentialRows,
     ...signerRows,
     ...costRows,
+    ...plainRows,
     ...registryRows,
     ...unneeded,
   },
@@ -251,6 +252,7 @@ export const build: CommandRow = command({
             data: flags.data,
             ...signers,
             ...costOptions(flags),
+            ...plainOptions(flags),
             owner: ownerOption(flags, command),
             ...keysOf(flags, credentials, password),
             sourceDateEpoch: sourceEpoch,

@@ -35,6 +35,7 @@ const expected: Readonly<Record<ErrorCode, number>> = {
   ERR_SIF_SEALED: 21,
   ERR_SIF_METADATA: 21,
   ERR_SIF_CLOSED: 21,
+  ERR_SIF_PLAIN: 21,
   ERR_SIF_TOO_LARGE: 21,
   ERR_KEY_MISSING: 22,
   ERR_KEY_MISMATCH: 22,
