@@ -269,6 +269,7 @@ function wantedBase(file: string, stage: Stage): WantedBase {
     case "oci":
     case "oci-archive":
     case "docker-archive":
+    case "store":
       return { kind: "source", spec: `${agent}:${from()}`, fingerprints }
     case "docker":
     case "oras":

@@ -317,10 +317,12 @@ export interface ListedOciImage {
 export interface ListOptions {
   /** `oci:DIR`, `oci-archive:FILE`, `docker-archive:FILE`. Default: the store. */
   readonly place?: string | undefined
+  /** Where a compressed archive is unpacked meanwhile, as a file without a name. Default: TMPDIR. */
+  readonly tmpFolder?: string | undefined
   readonly signal?: AbortSignal | undefined
 }
 
-const checkList = shape<ListOptions>({ place: filePath, signal: abortSignal })
+const checkList = shape<ListOptions>({ place: filePath, tmpFolder: filePath, signal: abortSignal })
 
 function placeOf(name: string | undefined): LocalReference {
   const reference = name === undefined ? parseStoreName("") : referenceOf(name)
@@ -337,12 +339,17 @@ function placeOf(name: string | undefined): LocalReference {
  * @throws OciError.
  */
 export async function list(given: ListOptions = {}): Promise<ListedOciImage[]> {
-  const { place, signal } = checkList(given, "options")
+  const { place, tmpFolder: folder = os.tmpdir(), signal } = checkList(given, "options")
   const { transport, path } = placeOf(place)
+  // What is looked at lies here and there in it.
+  const isFolder = transport === "oci" || transport === "store"
+  await using spooled = isFolder
+    ? undefined
+    : await spoolArchive(path, path, { folder, limit: MAX_LAYER_BYTES, signal })
   await using opened =
     transport === "store"
       ? await openStored(path, signal)
-      : await openImages({ transport, path }, MAX_LAYER_BYTES)
+      : await openImages({ transport, path, at: spooled && descriptorPath(spooled) }, MAX_LAYER_BYTES)
   const listed: ListedOciImage[] = []
   const seen: SeenLayers = new Map()
   for (const { names, found } of opened.images) {

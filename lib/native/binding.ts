@@ -335,8 +335,8 @@ export interface NativeAddon {
   }): Promise<NativeArchive>
   /** A part of a blob, at most 16 MiB. */
   readBlob(blob: NativeBlob, part: { readonly offset: number; readonly size: number }): Promise<Buffer>
-  /** Reads all of a layer; EBADMSG "layer_digest" if its content is not what `diffId` says, EFBIG if it has more than `limit` bytes. */
-  checkLayer(layer: Omit<NativeLayer, "digest"> & { readonly limit: number }): Promise<void>
+  /** Reads all of a layer; EBADMSG "layer_digest" if its content is not what `diffId` says, EFBIG if it has more than `limit` bytes. How many it has. */
+  checkLayer(layer: Omit<NativeLayer, "digest"> & { readonly limit: number }): Promise<number>
   openTree(range: NativeRange): Promise<NativeTree>
   /** At most 16 MiB of a range as they lie in the file, verified where there is verity. */
   readStored(range: NativeRange, position: number, length: number): Promise<Buffer>

@@ -4,10 +4,11 @@ import { OciError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 import { isEncryptedType } from "../ocicrypt/annotations.ts"
 import { digestOf, type Digest } from "./digest.ts"
-import { MAX_NESTING, readDocument, resolveManifest } from "./image.ts"
+import { MAX_LAYER_BYTES, MAX_NESTING, readDocument, resolveManifest } from "./image.ts"
 import {
   isConfigType,
   isIndexType,
+  MAX_DOCUMENT_BYTES,
   OCI_MANIFEST,
   ociDocument,
   ociType,
@@ -27,7 +28,6 @@ import type { BlobStore } from "./store.ts"
 
 /** More of an image, indexes and manifests together, is not taken. */
 const MAX_DOCUMENTS = 1000
-const MAX_DOCUMENT_BYTES: Bytes = 64 << 20
 
 /** An image that was found: where its parts lie, and which it is. */
 export interface CopySource {
@@ -72,6 +72,8 @@ export interface CopyOptions {
   readonly signal?: AbortSignal | undefined
   /** Hears what somebody should know. */
   readonly onNotice?: ((text: string) => void) | undefined
+  /** More of it, blobs together, is an error. Default {@link MAX_LAYER_BYTES}. */
+  readonly maxLayerBytes?: Bytes | undefined
   /** Bytes of blobs that are there, of how many. */
   readonly onProgress?: ((bytes: Bytes, total: Bytes) => void) | undefined
 }
@@ -103,12 +105,25 @@ class Plan {
   readonly #store: BlobStore
   readonly #options: CopyOptions
   readonly #found = new Set<Platform>()
+  readonly #counted = new Set<string>()
   #read = 0
   #bytes: Bytes = 0
+  #blobBytes: Bytes = 0
 
   constructor(store: BlobStore, options: CopyOptions) {
     this.#store = store
     this.#options = options
+  }
+
+  /** Before anything is made of it: each time that it is named in other words, as what becomes of it depends on them. */
+  #count({ digest, size, mediaType, annotations }: Descriptor): void {
+    const { mapLayer, maxLayerBytes: limit = MAX_LAYER_BYTES } = this.#options
+    const named = mapLayer === undefined ? digest.text : JSON.stringify([digest.text, mediaType, annotations])
+    if (this.#counted.has(named)) return
+    this.#counted.add(named)
+    this.#blobBytes += size
+    if (this.#blobBytes > limit)
+      throw new OciError("ERR_OCI_LIMIT", `${this.#store.name}: more than ${limit} bytes of blobs`)
   }
 
   #addPart(part: Part, what: string): void {
@@ -126,6 +141,7 @@ class Plan {
   }
 
   async #layer(layer: Descriptor, place: LayerPlace, what: string): Promise<Descriptor | undefined> {
+    if (!isForeign(layer) || this.#options.mapLayer !== undefined) this.#count(layer)
     const mapped = await this.#options.mapLayer?.(layer, place)
     if (mapped !== undefined) this.#addPart({ ...mapped, isCopy: false }, what)
     else if (isForeign(layer))
@@ -141,6 +157,7 @@ class Plan {
     platform: Platform | undefined,
     what: string,
   ): Promise<(Descriptor | undefined)[]> {
+    this.#count(manifest.config)
     this.#addPart(this.#copied(manifest.config), what)
     const place = { store: this.#store, manifest, platform }
     if (this.#options.mapLayer !== undefined && platform === undefined && isConfigType(manifest.config))

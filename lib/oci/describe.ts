@@ -7,6 +7,7 @@ import { MAX_NESTING, readDocument } from "./image.ts"
 import {
   isConfigType,
   isImageType,
+  MAX_DOCUMENT_BYTES,
   parseConfig,
   parseDocument,
   type Descriptor,
@@ -42,6 +43,14 @@ export async function describeImage({ store, descriptor }: CopySource): Promise<
   const manifests: DescribedManifest[] = []
   const sizes = new Map<string, Bytes>()
   let absent = 0
+  let held: Bytes = 0
+  const read = async (one: Descriptor, what: string): Promise<Buffer> => {
+    if (held + one.size > MAX_DOCUMENT_BYTES)
+      throw new OciError("ERR_OCI_LIMIT", `${what}: more than ${MAX_DOCUMENT_BYTES} bytes to be told of`)
+    const bytes = await readDocument(store, one, what)
+    held += bytes.length
+    return bytes
+  }
   const visit = async (one: Descriptor, depth: number): Promise<void> => {
     const what = `${store.name}: ${one.digest.text}`
     if (sizes.has(one.digest.text) || !isImageType(one.mediaType)) return
@@ -49,7 +58,7 @@ export async function describeImage({ store, descriptor }: CopySource): Promise<
       throw new OciError("ERR_OCI_LIMIT", `${what}: more manifests, or deeper, than are told of`)
     let bytes: Buffer
     try {
-      bytes = await readDocument(store, one, what)
+      bytes = await read(one, what)
     } catch (error) {
       if (depth === 0 || !(error instanceof OciError && error.code === "ERR_OCI_NOT_FOUND")) throw error
       absent++
@@ -63,7 +72,7 @@ export async function describeImage({ store, descriptor }: CopySource): Promise<
     }
     for (const { digest, size } of [document.config, ...document.layers]) sizes.set(digest.text, size)
     const isImage = isConfigType(document.config)
-    const config = isImage ? await readDocument(store, document.config, what) : undefined
+    const config = isImage ? await read(document.config, what) : undefined
     const platform = one.platform ?? (config && parseConfig(config, what).platform)
     const known = platform?.os === "unknown" ? undefined : platform
     manifests.push({ descriptor: one, bytes, manifest: document, platform: known, config })

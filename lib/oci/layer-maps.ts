@@ -108,6 +108,9 @@ export class LayerDecryption implements Disposable {
   readonly #options: DecryptionOptions
   readonly #choice: Choice
   readonly #opened: EncryptedLayers[] = []
+  readonly #shared = new Map<string, Promise<MappedLayer>>()
+  /** Of all contents that were looked at. */
+  #content: Bytes = 0
 
   constructor(options: DecryptionOptions) {
     this.#options = options
@@ -127,7 +130,7 @@ export class LayerDecryption implements Disposable {
 
   /** @throws OciError, KeyError. */
   readonly map = async (layer: Descriptor, place: LayerPlace): Promise<MappedLayer | undefined> => {
-    const { keyring, layers, allowPartial = false, signal } = this.#options
+    const { layers, allowPartial = false } = this.#options
     if (!this.#choice.has(place)) return undefined
     const { store, manifest, index } = place
     const name = layerName(layer, index)
@@ -138,11 +141,26 @@ export class LayerDecryption implements Disposable {
       throw new OciError("ERR_OCI_PARTIAL", `${store.name}: ${name} is not encrypted`)
     if (layers === undefined && isPartly) checkEncryption(store.name, manifest, { allowPartial })
     if (!isEncrypted) return undefined
+    const diffId = await this.#diffIdOf(place)
+    // Whoever names a layer a thousand times has it decrypted once.
+    const same = JSON.stringify([layer.digest.text, layer.mediaType, layer.annotations, diffId.text])
+    let made = this.#shared.get(same)
+    if (made === undefined) {
+      made = this.#decrypt(layer, place, diffId)
+      this.#shared.set(same, made)
+    }
+    return await made
+  }
+
+  async #decrypt(layer: Descriptor, place: LayerPlace, diffId: Digest): Promise<MappedLayer> {
+    const { keyring, signal } = this.#options
+    const { store, index } = place
+    const name = layerName(layer, index)
     const encrypted = new EncryptedLayers(store.name, keyring, signal)
     this.#opened.push(encrypted)
     await encrypted.unwrap([layer])
     const opened = await encrypted.open(layer, await blobOf(layer, place))
-    await this.#checkContent(opened.blob, name, place)
+    await this.#checkContent(opened.blob, name, store.name, diffId)
     const digest = parseDigest(`sha256:${(opened.digest ?? Buffer.alloc(0)).toString("hex")}`, name)
     const descriptor = {
       ...layer,
@@ -155,7 +173,7 @@ export class LayerDecryption implements Disposable {
   }
 
   /** Whoever could encrypt can have put layers in another order: the configuration says what belongs where. */
-  async #checkContent(blob: NativeBlob, name: string, { store, manifest, index }: LayerPlace): Promise<void> {
+  async #diffIdOf({ store, manifest, index }: LayerPlace): Promise<Digest> {
     const what = `${store.name}: its configuration`
     const { diffIds } = parseConfig(await readDocument(store, manifest.config, what), what)
     const diffId = diffIds[index]
@@ -164,12 +182,20 @@ export class LayerDecryption implements Disposable {
         "ERR_OCI_FORMAT",
         `${store.name}: ${manifest.layers.length} layers, and its configuration names ${diffIds.length}`,
       )
+    return diffId
+  }
+
+  async #checkContent(blob: NativeBlob, name: string, where: string, diffId: Digest): Promise<void> {
     const limit = this.#options.maxLayerBytes ?? MAX_LAYER_BYTES
-    await loadAddon()
-      .checkLayer({ blob, name, diffId: diffId.bytes, limit })
+    const size = await loadAddon()
+      .checkLayer({ blob, name, diffId: diffId.bytes, limit: Math.max(0, limit - this.#content) })
       .catch((cause: unknown) => {
-        throw asArchiveError(store.name, cause)
+        throw asArchiveError(where, cause)
       })
+    // Others were read at the same time.
+    this.#content += size
+    if (this.#content > limit)
+      throw new OciError("ERR_OCI_LIMIT", `${where}: its layers have more than ${limit} bytes uncompressed`)
   }
 
   [Symbol.dispose](): void {

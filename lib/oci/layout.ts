@@ -8,7 +8,14 @@ import type { NativeArchive, NativeBlob } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
 import { checkBytes, parseDigest, type Digest } from "./digest.ts"
-import { isImageType, MAX_DOCUMENT, parseDocument, type Descriptor, type ImageIndex } from "./manifest.ts"
+import {
+  isImageType,
+  MAX_DOCUMENT,
+  MAX_DOCUMENT_BYTES,
+  parseDocument,
+  type Descriptor,
+  type ImageIndex,
+} from "./manifest.ts"
 import { asArchiveError } from "./native-error.ts"
 import { fullName, type LocalReference, type Selection } from "./reference.ts"
 import { streamBlob, type BlobStore } from "./store.ts"
@@ -433,8 +440,19 @@ async function imagesSaved(files: Files, where: string): Promise<ListedImage[]> 
   const entries = await readSaved(files, where)
   if (entries.length > MAX_IMAGES) throw tooMany(where)
   const images: ListedImage[] = []
-  for (const entry of entries)
-    images.push({ names: entry.RepoTags ?? [], found: await savedImage(files, entry, where, false) })
+  // All of them stay at hand.
+  let held: Bytes = 0
+  for (const entry of entries) {
+    const found = await savedImage(files, entry, where, false)
+    held += found.saved.config.length
+    if (held > MAX_DOCUMENT_BYTES)
+      throw new OciError(
+        "ERR_OCI_LIMIT",
+        `${where}: more than ${MAX_DOCUMENT_BYTES} bytes of configurations`,
+        { path: where },
+      )
+    images.push({ names: entry.RepoTags ?? [], found })
+  }
   return images
 }
 

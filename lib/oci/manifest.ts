@@ -7,6 +7,8 @@ import { parseDigest, type Digest } from "./digest.ts"
 
 /** More is not read into memory. */
 export const MAX_DOCUMENT: Bytes = 4 << 20
+/** Of manifests, indexes and configurations of one image, or of one place. */
+export const MAX_DOCUMENT_BYTES: Bytes = 64 << 20
 
 /** What a document says of another or of a blob. */
 export interface Descriptor {

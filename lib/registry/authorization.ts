@@ -32,6 +32,8 @@ export type Access = "pull" | "pull,push"
 
 const MAX_TOKEN_REPLY = 1 << 20
 const MAX_CHALLENGES = 100
+/** Resources, and actions of each: whoever names them is not believed for ever. */
+const MAX_SCOPES = 100
 /** No token is good for a shorter time. */
 const TOKEN_MS = 30_000
 
@@ -100,9 +102,11 @@ export class Authorization implements Disposable {
     let more = false
     for (const scope of scopes.split(" ").filter((one) => one !== "")) {
       const [, resource = scope, actions] = /^(.+):([^:]*)$/.exec(scope) ?? []
+      if (!this.#scopes.has(resource) && this.#scopes.size >= MAX_SCOPES) continue
       const known = this.#scopes.get(resource) ?? new Set()
       more ||= !this.#scopes.has(resource)
       for (const action of actions?.split(",") ?? []) {
+        if (known.size >= MAX_SCOPES) break
         more ||= !known.has(action)
         known.add(action)
       }

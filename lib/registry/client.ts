@@ -106,7 +106,7 @@ export async function tryCredential(
   using authorization = new Authorization(http, base, "login", () => findCredential(options, host, ""))
   const door = new URL("/v2/", base)
   options.onNotice?.(`${host} is asked at ${base.origin}`)
-  for (;;) {
+  for (let refusals = 0; ; refusals++) {
     const { header } = authorization
     const reply = await http.request(door, { authorization: header })
     if (reply.statusCode === 200) {
@@ -114,7 +114,8 @@ export async function tryCredential(
       return authorization.isKnown
     }
     const asks = reply.statusCode === 401 && !http.isFromElsewhere(reply)
-    if (!asks || !(await authorization.advance(reply, header))) throw await replyError(reply, host)
+    if (!asks || refusals === MAX_REFUSALS || !(await authorization.advance(reply, header)))
+      throw await replyError(reply, host)
     reply.destroy()
   }
 }

@@ -133,10 +133,17 @@ function helperOf({ credHelpers, credsStore }: Json, host: string): string | und
   return typeof found === "string" && found !== "" ? found : undefined
 }
 
-function without({ auths }: Json, host: string): Json {
+/** What a file calls a registry, or a part of it. */
+function entriesOf({ auths }: Json, host: string): readonly string[] {
   const keys = hostKeys(host)
+  const isOf = (name: string): boolean =>
+    keys.some((key) => name === key || name.startsWith(key.endsWith("/") ? key : `${key}/`))
+  return isRecord(auths) ? Object.keys(auths).filter(isOf) : []
+}
+
+function without({ auths }: Json, names: readonly string[]): Json {
   const all = isRecord(auths) ? auths : {}
-  return Object.fromEntries(Object.entries(all).filter(([key]) => !keys.includes(key)))
+  return Object.fromEntries(Object.entries(all).filter(([key]) => !names.includes(key)))
 }
 
 /**
@@ -169,7 +176,7 @@ export async function registryLogin(given: RegistryLoginOptions): Promise<Regist
       helper = helperOf(config, host)
       if (helper !== undefined) await store(helper, host, credentials, environment, signal)
       const entry = helper === undefined ? { auth: bytes.toString("base64") } : {}
-      return { ...config, auths: { ...without(config, host), [helperServer(host)]: entry } }
+      return { ...config, auths: { ...without(config, hostKeys(host)), [helperServer(host)]: entry } }
     }).catch((cause: unknown) => {
       throw asError(file, cause)
     })
@@ -203,7 +210,7 @@ async function store(
 }
 
 /**
- * Forgets what is kept for a registry, in a file and with the credential helper that it names.
+ * Forgets what is kept for a registry and for parts of it (`HOST/group`), in a file and with the credential helper that it names.
  *
  * @returns Was there something? And the other files that have something for it, which stays.
  * @throws OciError `ERR_OCI_CREDENTIALS`, `ERR_OCI_REFERENCE`; the signal's reason.
@@ -220,7 +227,7 @@ export async function registryLogout(
   if (found)
     await change(file, (config) => {
       helper = helperOf(config, host)
-      return Promise.resolve({ ...config, auths: without(config, host) })
+      return Promise.resolve({ ...config, auths: without(config, entriesOf(config, host)) })
     }).catch((cause: unknown) => {
       throw asError(file, cause)
     })
@@ -253,8 +260,7 @@ async function hasLogin(
   signal: AbortSignal | undefined,
 ): Promise<boolean> {
   const config = (await readAuthFile(file, false)) ?? {}
-  const { auths } = config
-  if (isRecord(auths) && hostKeys(host).some((key) => Object.hasOwn(auths, key))) return true
+  if (entriesOf(config, host).length > 0) return true
   const helper = helperOf(config, host)
   const kept = helper && (await runHelper(helper, "get", helperServer(host), environment, signal))
   if (!Buffer.isBuffer(kept)) return false

@@ -140,7 +140,7 @@ export async function copyOciImage(
   from: ImageReference,
   to: ImageReference,
   options: CopyImageOptions & {
-    readonly source?: RegistryOptions | undefined
+    readonly source?: (RegistryOptions & Pick<ImageOptions, "maxLayerBytes">) | undefined
     readonly target?: SinkOptions | undefined
   } = {},
 ): Promise<Descriptor> {
@@ -159,7 +159,9 @@ export async function copyOciImage(
   const isUnnamed = to.transport === "store" && tag === undefined && digest === undefined
   const name = isUnnamed ? storeNameOf(from) : tag
   await using sink = await openSink(to, { ...target, ...shared })
-  const made = await copyFound(found, sink, name, { ...options, digest })
+  const made = await copyFound(found, sink, name, {
+    ...{ ...options, digest, maxLayerBytes: source?.maxLayerBytes },
+  })
   await sink.complete?.()
   return made
 }

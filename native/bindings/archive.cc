@@ -146,9 +146,9 @@ Napi::Value CheckLayer(const Napi::CallbackInfo& info) {
         stream.Expect(diff_id);
         stream.Limit(limit);
         stream.Finish();
-        return true;
+        return stream.position();
       },
-      [](Napi::Env env, bool) -> Napi::Value { return env.Undefined(); });
+      [](Napi::Env env, uint64_t size) -> Napi::Value { return Napi::Number::New(env, static_cast<double>(size)); });
 }
 
 }  // namespace sifcrypt

@@ -774,7 +774,12 @@ describe("copying images", () => {
       sizes.manifest.layers.push({ ...sizes.manifest.layers[0]!, size: 1 })
       sizes.write()
       await refused(copy(`oci:${sizes.folder}`, `oci:${folder}`), "ERR_OCI_DIGEST", /two sizes/)
+      // All blobs together, and before anything is fetched.
+      const most = plain.manifest.layers.reduce((sum, { size }) => sum + size, plain.manifest.config.size)
+      const tooMuch = copy(`oci:${plain.folder}`, `oci:${folder}`, { source: { maxLayerBytes: most - 1 } })
+      await refused(tooMuch, "ERR_OCI_LIMIT", /bytes of blobs/)
       assert.deepEqual(blobNames(folder), [])
+      await copy(`oci:${plain.folder}`, `oci:${newFolder("enough")}`, { source: { maxLayerBytes: most } })
       // What is embedded is looked at like everything else.
       for (const data of ["", "e30=", "e30ge30="]) {
         const embedded = new Layout()

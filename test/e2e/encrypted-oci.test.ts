@@ -315,8 +315,27 @@ describe("layers of OCI images", () => {
     const layers = await oci.layerInfo({ source: target })
     assert.deepEqual([layers.length, new Set(layers.map(({ digest }) => digest)).size], [40, 1])
     const plainAgain = { source: target, target: `oci:${place("repeated-plain")}:it` }
-    await oci.decrypt({ ...plainAgain, unlock: [{ key: keyFile("rsa1.pem") }] })
+    // Decrypted and looked at once, too: its content is 20480 bytes.
+    const unlock = [{ key: keyFile("rsa1.pem") }]
+    await oci.decrypt({ ...plainAgain, unlock, oci: { maxLayerBytes: 2 * 20480 } })
     layout.remove()
+  })
+
+  it("are bounded all together, each of which would be small enough", async () => {
+    await oci.encrypt({ source: plain, target: `oci:${place("bounded")}:it`, recipients: [rsa] })
+    const work = { source: `oci:${place("bounded")}:it`, unlock: [{ key: keyFile("rsa1.pem") }] }
+    // 20480, 10240 and 40960 bytes.
+    for (const [limit, isEnough] of [
+      [71_680, true],
+      [71_679, false],
+    ] as const) {
+      const made = oci.decrypt({
+        ...{ ...work, target: `oci:${place(`bounded-${limit}`)}:it`, oci: { maxLayerBytes: limit } },
+      })
+      if (isEnough) await made
+      else await assert.rejects(made, { code: "ERR_OCI_LIMIT" })
+      assert.equal(existsSync(place(`bounded-${limit}`)), isEnough)
+    }
   })
 
   it("get recipients without a byte of them being changed, and others' messages stay", async () => {

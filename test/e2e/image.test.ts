@@ -191,6 +191,48 @@ describe("archives of images", () => {
     }
   })
 
+  it("are listed, compressed or not, and bounded in what they say of themselves", async () => {
+    const folder = newFolder("listed")
+    const [plainFile, zipped] = [path.join(folder, "image.tar"), vectorPath("oci/docker-archive.tar.gz")]
+    writeFileSync(plainFile, gunzipSync(readFileSync(zipped)))
+    const of = (place: string): Promise<oci.ListedOciImage[]> =>
+      oci.list({ place: `docker-archive:${place}` })
+    assert.ok((await of(plainFile)).length > 0)
+    assert.deepEqual(await of(zipped), await of(plainFile))
+    // It is unpacked, once, where that is wanted.
+    const unpacked = oci.list({ place: `docker-archive:${zipped}`, tmpFolder: path.join(folder, "absent") })
+    await assert.rejects(unpacked, { code: "ENOENT" })
+    // One configuration of 4 MiB, which any number of images have.
+    const config = `{"rootfs":{"type":"layers","diff_ids":[]},"architecture":"amd64","os":"linux"${" ".repeat((4 << 20) - 80)}}`
+    const entries = (count: number): string =>
+      JSON.stringify(
+        Array.from({ length: count }, (_, i) => ({ Config: "c.json", RepoTags: [`a:${i}`], Layers: [] })),
+      )
+    writeFileSync(path.join(folder, "c.json"), config)
+    const many = path.join(folder, "many.tar")
+    for (const count of [16, 17]) {
+      writeFileSync(path.join(folder, "manifest.json"), entries(count))
+      tar("-C", folder, "-cf", many, "manifest.json", "c.json")
+      if (count === 16) assert.equal((await of(many)).length, count)
+      else await assert.rejects(of(many), { code: "ERR_OCI_LIMIT" })
+    }
+    // Or of one image for any number of platforms.
+    const layout = new Layout("many-configurations")
+    layout.manifest.config = layout.add(config, layout.manifest.config.mediaType)
+    layout.manifest.layers = []
+    const { mediaType = "" } = layout.manifest
+    const manifests = Array.from({ length: 17 }, (_, i) =>
+      layout.add(JSON.stringify({ ...layout.manifest, annotations: { i: String(i) } }), mediaType),
+    )
+    layout.writeIndex({
+      schemaVersion: 2,
+      manifests: [layout.add(JSON.stringify({ schemaVersion: 2, manifests }), indexType)],
+    })
+    const [image] = await oci.list({ place: `oci:${layout.folder}` })
+    assert.match(image?.damage ?? "", /bytes to be told of/)
+    layout.remove()
+  })
+
   it("are new ones: what is there is replaced when it is asked for, and only by what is complete", async () => {
     const { source, layout } = onePlatform()
     const file = path.join(newFolder("exists"), "image.tar")
@@ -326,6 +368,12 @@ describe("the store of images", () => {
       assert.equal(sha256(skopeo("inspect", "--raw", `oci:${store}:docker.io/library/alpine:latest`)), digest)
       const output = path.join(newFolder("built"), "image.sif")
       await sifcryptOk(["build", "--arch", "amd64", output, "store:alpine"], {
+        as: "self",
+        env: { SIFCRYPT_STOREDIR: store },
+      })
+      const definition = path.join(path.dirname(output), "of.def")
+      writeFileSync(definition, "Bootstrap: store\nFrom: alpine\n")
+      await sifcryptOk(["build", "-F", "--arch", "amd64", output, definition], {
         as: "self",
         env: { SIFCRYPT_STOREDIR: store },
       })

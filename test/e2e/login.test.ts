@@ -106,6 +106,22 @@ describe("a login at a registry", () => {
     assert.equal((await registryLogout({ registry: registry.host, environment })).found, false)
   })
 
+  it("is forgotten with what others have written for parts of the registry", async () => {
+    const { environment, file, login, config } = atHome()
+    await login()
+    const entry = { auth: basic.slice(6) }
+    const { host } = registry
+    const kept = { [`${host}0/group`]: entry, "other.example/group": entry }
+    const parts = { [`${host}/group`]: entry, [`https://${host}/group/name`]: entry }
+    writeFileSync(file, JSON.stringify({ auths: { ...kept, ...parts } }))
+    assert.equal((await registryLogout({ registry: host, environment })).found, true)
+    assert.deepEqual(config(), { auths: kept })
+    assert.deepEqual(
+      (await registryLogins({ environment })).map(({ registry: name }) => name),
+      Object.keys(kept),
+    )
+  })
+
   it("is not kept if the registry refuses it", async () => {
     const { file, login } = atHome()
     await assert.rejects(login(registry.host, "wrong"), { code: "ERR_OCI_CREDENTIALS" })

@@ -165,7 +165,7 @@ export const build: CommandRow = command({
   summary: "build a SIF image, encrypted or plain",
   description:
     "Builds the SIF image OUTPUT from SOURCE: a definition file, a directory, a squashfs file, another SIF (encrypted ones with " +
-    "their credentials), or an OCI image: oci:DIR, oci-archive:FILE, docker-archive:FILE (each with :NAME) " +
+    "their credentials), or an OCI image: oci:DIR, oci-archive:FILE, docker-archive:FILE (each with :NAME), store:NAME " +
     "or docker://[HOST/]REPOSITORY[:TAG|@DIGEST]. With -e, --pem-path, --passphrase or --passphrase-file the root file system is " +
     "encrypted as LUKS2, or as gocryptfs with --format; nothing plain is written to a disk on the way. Needs no privilege.",
   arguments: [

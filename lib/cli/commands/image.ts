@@ -1,4 +1,3 @@
-import { writeFileSync } from "node:fs"
 import { InvalidArgumentError } from "commander"
 import { forbidDumps, oci, type CredentialSource } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
@@ -9,6 +8,7 @@ import {
   layerCredentials,
   type LayerKeyWord,
 } from "../credentials.ts"
+import { writeDigestFile } from "../digest-file.ts"
 import { interruption } from "../interrupt.ts"
 import { layerKeyRow, parseLayerKey, parseLayerRecipient } from "../layer-keys.ts"
 import { columns, jsonRow, output, print, printLines, writeAll } from "../output.ts"
@@ -99,8 +99,8 @@ const copy = command({
         }),
       )
     })
+    writeDigestFile(flags.digestfile, copied.digest)
     await print(flags.json === true ? `${JSON.stringify(copied)}\n` : `${copied.digest}\n`)
-    if (flags.digestfile !== undefined) writeFileSync(flags.digestfile, `${copied.digest}\n`)
   },
 })
 

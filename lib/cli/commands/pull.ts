@@ -42,7 +42,7 @@ export const pull: CommandRow = command({
   summary: "fetch an image and make a SIF of it",
   description:
     "Fetches the SIF that SOURCE names, oras://HOST/REPOSITORY[:TAG|@DIGEST], or one at an address, https://HOST/PATH, with --digest or " +
-    "--verify, or makes one of an OCI image: docker://[HOST/]REPOSITORY[:TAG|@DIGEST], oci:DIR, oci-archive:FILE or docker-archive:FILE. It is called OUTPUT, or as the " +
+    "--verify, or makes one of an OCI image: docker://[HOST/]REPOSITORY[:TAG|@DIGEST], oci:DIR, oci-archive:FILE, docker-archive:FILE or store:NAME. It is called OUTPUT, or as the " +
     "image with its tag: repository_tag.sif.",
   arguments: [
     ["<output-or-source>", "what to call it, if SOURCE follows"],

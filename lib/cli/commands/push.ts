@@ -1,7 +1,7 @@
-import { writeFileSync } from "node:fs"
 import { InvalidArgumentError } from "commander"
 import { push as pushImage } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
+import { writeDigestFile } from "../digest-file.ts"
 import { interruption } from "../interrupt.ts"
 import { jsonRow, print } from "../output.ts"
 import { clientRows, withClientOptions } from "../registry.ts"
@@ -70,10 +70,10 @@ export const push: CommandRow = command({
         }),
       )
       progress.done()
-      informDone(`pushed ${image}`, pushed.size, performance.now() - start)
       const digest = pushed.indexDigest ?? pushed.digest
+      writeDigestFile(flags.digestfile, digest)
+      informDone(`pushed ${image}`, pushed.size, performance.now() - start)
       await print(flags.json === true ? `${JSON.stringify(pushed)}\n` : `${digest}\n`)
-      if (flags.digestfile !== undefined) writeFileSync(flags.digestfile, `${digest}\n`)
     } finally {
       progress.done()
     }
