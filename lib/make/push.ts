@@ -17,6 +17,7 @@ import { OciError, SignatureError } from "../errors.ts"
 import { parseDigest, type Digest } from "../oci/digest.ts"
 import { readDocument } from "../oci/image.ts"
 import { parseDocument, platformOf } from "../oci/manifest.ts"
+import { inParallel } from "../oci/parallel.ts"
 import { parseOrasName, type RegistryReference } from "../oci/reference.ts"
 import {
   artifactBlob,
@@ -229,10 +230,10 @@ export async function push(given: PushOptions): Promise<PushResult> {
       if (have > most) onProgress?.((most = have), blob.size)
     }
   }
-  for (const one of [new VerifiedBlob(blob, image.path, counted), config]) {
+  await inParallel([new VerifiedBlob(blob, image.path, counted), config], async (one) => {
     signal?.throwIfAborted()
     if (!(await sink.has(one.descriptor))) await sink.write(one)
-  }
+  })
   onProgress?.(blob.size, blob.size)
   const index = await finish(sink, manifest, architecture, reference, options)
   return {

@@ -4,7 +4,7 @@ import { OciError } from "../errors.ts"
 import { checkDigest, hashFor, type Digest } from "../oci/digest.ts"
 import { writeAll } from "../oci/temporary-file.ts"
 import type { Bytes } from "../units.ts"
-import { replyError, type Reply } from "./http.ts"
+import { MAX_TRIES, replyError, Tries, type Reply } from "./http.ts"
 
 /** What is fetched. */
 export interface Download {
@@ -19,7 +19,6 @@ export interface Download {
 }
 
 const PIECE: Bytes = 1 << 20
-const MAX_TRIES = 5
 
 /**
  * The bytes from `start` on; a connection that breaks is taken up where it broke.
@@ -39,7 +38,8 @@ export async function* download(from: Download, start: Bytes): AsyncGenerator<Bu
     return piece
   }
   let ranges = true
-  for (let tries = 1; have < size; tries++) {
+  const breaks = new Tries(size, have)
+  while (have < size) {
     const reply = await request(have === 0 || !ranges ? {} : { range: `bytes=${have}-` })
     let skip = 0
     if (reply.statusCode === 206) {
@@ -86,6 +86,7 @@ export async function* download(from: Download, start: Bytes): AsyncGenerator<Bu
         code === "EPIPE" ||
         code === "ERR_STREAM_PREMATURE_CLOSE"
       if (!broken) throw cause
+      const tries = breaks.broken(have)
       // What is here is for the next time.
       if (tries >= MAX_TRIES && used > 0) yield gather()
       if (tries >= MAX_TRIES)

@@ -13,7 +13,7 @@ import type { Environment } from "../http/proxy.ts"
 import type { Bytes } from "../units.ts"
 
 const MAX_REDIRECTS = 5
-const MAX_TRIES = 5
+export const MAX_TRIES = 5
 const IDLE_MS = 60_000
 const LONGEST_WAIT_MS = 30_000
 
@@ -104,6 +104,30 @@ function isTransient(cause: unknown): boolean {
     "EHOSTUNREACH",
   ]
   return code !== undefined && codes.includes(code)
+}
+
+/**
+ * Tries of what may break off, and be taken up where it did: as many as {@link MAX_TRIES} for each hundredth of it, and for each MiB.
+ * Whoever breaks off more often gets no further.
+ */
+export class Tries {
+  readonly #step: Bytes
+  #count = 0
+  #from: Bytes
+
+  constructor(size: Bytes, have: Bytes) {
+    this.#step = Math.max(1 << 20, size / 100)
+    this.#from = have
+  }
+
+  /** After a break. How many there were since it last got further. */
+  broken(have: Bytes): number {
+    if (have - this.#from >= this.#step) {
+      this.#count = 0
+      this.#from = have
+    }
+    return ++this.#count
+  }
 }
 
 /** Does it ask to come again? */

@@ -7,14 +7,12 @@ import type { RegistryReference } from "../oci/reference.ts"
 import type { Document, ImageSink, VerifiedBlob } from "../oci/sink.ts"
 import type { Bytes } from "../units.ts"
 import { RegistryClient, type ClientOptions } from "./client.ts"
-import { isBusy, nextPlace, replyError, retryAfter, type Reply } from "./http.ts"
+import { isBusy, MAX_TRIES, nextPlace, replyError, retryAfter, Tries, type Reply } from "./http.ts"
 
 export interface RegistrySinkOptions extends ClientOptions {
   /** Send blobs in requests of so many bytes, for what lies between and takes no larger ones. Default: one request for each. */
   readonly chunkSize?: Bytes | undefined
 }
-
-const MAX_TRIES = 5
 
 /** A blob that is under way. */
 interface Upload {
@@ -35,9 +33,9 @@ interface Break {
   readonly isLost: boolean
 }
 
-/** How much is there, by `Range: 0-LAST`; undefined: it does not say. */
+/** How much is there, by `Range: 0-LAST`, or of the last part alone; undefined: it does not say. */
 function received(reply: Reply): Bytes | undefined {
-  const last = /^(?:bytes=)?0-(\d{1,15})$/.exec(reply.headers.range ?? "")?.[1]
+  const last = /^(?:bytes=)?\d{1,15}-(\d{1,15})$/.exec(reply.headers.range ?? "")?.[1]
   return last === undefined ? undefined : Number(last) + 1
 }
 
@@ -145,9 +143,14 @@ class RegistrySink implements ImageSink {
       reply.destroy()
       return { waitMs: retryAfter(reply), isLost: false }
     }
-    // It knows nothing of it any more, or of another one than was meant.
     const status = reply.statusCode ?? 0
-    if (status === 404 || status === 416 || (status === 400 && upload.resumed)) {
+    // What came is not what comes now: it is asked for how much that is.
+    if (status === 416) {
+      reply.destroy()
+      return { waitMs: 0, isLost: false }
+    }
+    // It knows nothing of it any more, or of another one than was meant.
+    if (status === 404 || (status === 400 && upload.resumed)) {
       reply.destroy()
       return { waitMs: 0, isLost: true }
     }
@@ -219,9 +222,11 @@ class RegistrySink implements ImageSink {
   async write(blob: VerifiedBlob): Promise<void> {
     const { digest, size } = blob.descriptor
     let upload = await this.#start(blob, true)
-    for (let tries = 1; upload !== undefined; tries++) {
+    const breaks = new Tries(size, 0)
+    while (upload !== undefined) {
       const broken = await this.#send(blob, upload)
       if (broken === undefined) return
+      const tries = breaks.broken(upload.have)
       if (tries === MAX_TRIES)
         throw new OciError(
           "ERR_OCI_REGISTRY",

@@ -548,6 +548,75 @@ describe("copying images", () => {
       assert.ok(progress.every((bytes, i) => i === 0 || bytes > progress[i - 1]!))
     })
 
+    it("a chunk that comes out of its place is asked about, and none is sent twice", async () => {
+      for (const range of ["0-", "part"]) {
+        let refusals = 0
+        await using taker = await Taker.start((taker, request, response) => {
+          const session = taker.session(request.url!)
+          if (request.method !== "PATCH" || session === undefined || session.size === 0) return false
+          void (async () => {
+            if (refusals++ === 0) {
+              request.resume()
+              response.statusCode = 416
+              response.end()
+              return
+            }
+            const start = session.size
+            await taker.take(session, request)
+            taker.place(session, response)
+            if (range === "part") response.setHeader("range", `${start}-${session.size - 1}`)
+            response.statusCode = 202
+            response.end()
+          })()
+          return true
+        })
+        await copy(source, taker.name, { target: { chunkSize: 1 << 20 } })
+        assertThere(taker)
+        assert.equal(refusals, 3)
+        assert.equal(taker.heard.filter((one) => one === "GET uploads").length, 1)
+        const all = [...taker.blobs.values()].reduce((sum, { length }) => sum + length, 0)
+        assert.equal(taker.taken, all)
+      }
+    })
+
+    it("a connection that breaks every MiB is no end, and one that gets no further is", async () => {
+      const large = imageOf(randomBytes(8 << 20))
+      for (const step of [(1 << 20) + 1, 1000]) {
+        let breaks = 0
+        await using taker = await Taker.start((taker, request) => {
+          const session = taker.session(request.url!)
+          if (request.method !== "PATCH" || session === undefined) return false
+          if (Number(request.headers["content-length"]) <= step) return false
+          const { socket } = request
+          void (async () => {
+            let left = step
+            for await (const piece of request as AsyncIterable<Buffer>) {
+              const taken = piece.subarray(0, left)
+              session.pieces.push(taken)
+              session.size += taken.length
+              taker.taken += taken.length
+              left -= taken.length
+              if (left === 0) break
+            }
+            breaks++
+            socket.destroy()
+          })()
+          return true
+        })
+        const copied = copy(large.source, taker.name)
+        if (step === 1000) {
+          await refused(copied, "ERR_OCI_REGISTRY", /broke off 5 times/)
+          assert.equal(breaks, 5)
+          continue
+        }
+        await copied
+        assert.equal(breaks, 7)
+        const all = [...taker.blobs.values()].reduce((sum, { length }) => sum + length, 0)
+        assert.equal(taker.taken, all)
+        assert.ok(taker.manifests.has("1"))
+      }
+    })
+
     it("a blob is not sent again where only the answer was lost", async () => {
       for (const method of ["PATCH", "PUT"]) {
         await using taker = await Taker.start(
