@@ -30,6 +30,8 @@ const pkcs12Writer = (): Promise<typeof writer> => import("../key/pkcs12-writer.
 
 export { checkCommonName, parseThumbprint } from "../key/certificate.ts"
 export type { CertificateFacts } from "../key/certificate.ts"
+export { add, listStored, remove } from "./certificate-store.ts"
+export type { AddOptions, StoredCertificate, StoreOptions } from "./certificate-store.ts"
 
 const PUBLIC_MODE = 0o644
 const PRIVATE_MODE = 0o600

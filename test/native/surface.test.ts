@@ -155,6 +155,12 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
     ["about", "x"],
     ["options", {}],
   ],
+  "certificate.add": [["options", { file: nowhere, password: { bytes: new Uint8Array(1) } }]],
+  "certificate.listStored": [["options", {}]],
+  "certificate.remove": [
+    ["wanted", []],
+    ["options", {}],
+  ],
   "certificate.checkCommonName": [["name", "x"]],
   "certificate.convert": [["options", { input: nowhere, output: nowhere, to: "pem" }]],
   "certificate.create": [["options", { filePrefix: nowhere, password: { bytes: new Uint8Array(1) } }]],

@@ -3,9 +3,9 @@ import { InvalidArgumentError } from "commander"
 import { certificate, forbidDumps } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { interruption } from "../interrupt.ts"
-import { jsonRow, print } from "../output.ts"
+import { columns, jsonRow, print, printJson, printLines } from "../output.ts"
 import { ask, askTwice, passwordFd, passwordFile, passwordSource } from "../passwords.ts"
-import { notice, printable } from "../terminal.ts"
+import { inform, notice, printable } from "../terminal.ts"
 import { count, DAYS, duration, flag, text } from "../values.ts"
 
 /** What the API says of a value, in the words of the command line. */
@@ -162,10 +162,69 @@ const convert = command({
   },
 })
 
+/** One line for each. */
+function storedLines(stored: readonly certificate.StoredCertificate[]): string[] {
+  const plain = (thumbprint: string): string => thumbprint.replaceAll(":", "").toLowerCase()
+  const rows = stored.map(({ sha256, sha1, notAfter, subject }) => [
+    plain(sha256),
+    plain(sha1),
+    notAfter.toISOString().slice(0, 10),
+    subject.split("\n").join(", "),
+  ])
+  return columns([["SHA-256", "SHA-1", "UNTIL", "SUBJECT"], ...rows])
+}
+
+const add = command({
+  name: "add",
+  summary: "keep a key with its certificate for batch jobs",
+  description:
+    "Puts a PKCS#12 file into your store of certificates, where `batch submit` finds the keys of encrypted images. It stays under " +
+    "its password there. Prints the certificate's SHA-256 thumbprint.",
+  arguments: [["<file>", "PKCS#12, as `cert create` makes it"]],
+  options: {
+    json: jsonRow,
+    passwordFile: passwordFile("password", "FILE"),
+    passwordFd: passwordFd("password", "FILE", "passwordFile"),
+  },
+  run: async ({ json, ...flags }, [file]) => {
+    forbidDumps()
+    const password = passwordSource(flags.passwordFile, flags.passwordFd, ask)
+    const stored = await certificate.add({ file, password })
+    if (json === true) await printJson(stored)
+    else await print(`${stored.sha256.replaceAll(":", "").toLowerCase()}\n`)
+    if (!stored.added) inform(`${printable(file)}: the store has this certificate already`)
+  },
+})
+
+const list = command({
+  name: "list",
+  summary: "what is in the store",
+  description: "Lists the certificates in your store with their thumbprints. No password is asked for.",
+  options: { json: jsonRow },
+  run: async ({ json }) => {
+    const stored = await certificate.listStored()
+    if (json === true) await printJson(stored)
+    else await printLines(storedLines(stored))
+  },
+})
+
+const del = command({
+  name: "del",
+  summary: "forget keys",
+  description: "Takes certificates with their keys out of your store: all that are named, or none.",
+  arguments: [["<thumbprint...>", "SHA-256, or SHA-1 if only one has that"]],
+  options: { json: jsonRow },
+  run: async ({ json }, [thumbprints]) => {
+    const removed = await certificate.remove(thumbprints.map((one) => thumbprint(one)))
+    if (json === true) await printJson(removed)
+  },
+})
+
 export const cert: CommandRow = {
   name: "cert",
   heading: "Signatures",
-  summary: "make, show and convert keys and certificates",
-  description: "Makes key pairs with certificates, shows what certificates say, and converts key files.",
-  commands: [create, info, convert],
+  summary: "make, show, convert and keep keys and certificates",
+  description:
+    "Makes key pairs with certificates, shows what certificates say, converts key files, and keeps those for batch jobs.",
+  commands: [create, info, convert, add, list, del],
 }
