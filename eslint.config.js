@@ -19,6 +19,7 @@ export const order = [
   ["source"],
   ["definition"],
   ["make"],
+  ["batch"],
   ["index"],
   ["cli"],
 ]

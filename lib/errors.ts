@@ -106,6 +106,7 @@ export type ErrorCode =
   | "ERR_INSTANCE_EXISTS"
   | "ERR_INSTANCE_NONE"
   | "ERR_INSTANCE_FOLDER"
+  | "ERR_BATCH_CONFIG"
   | "ERR_ENV_NO_ADDON"
   | "ERR_ENV_NO_LIBRARY"
   | "ERR_ENV_NO_PROGRAM"
@@ -181,5 +182,7 @@ export class BuildError extends ErrorAbout<CodesOf<"BUILD" | "DEFINITION" | "EXT
 export class DeviceError extends ErrorAbout<CodesOf<"LOOP" | "DM" | "MOUNT">> {}
 /** Running a payload. */
 export class RunError extends ErrorAbout<CodesOf<"RUN" | "INSTANCE">> {}
+/** Jobs on a cluster. */
+export class BatchError extends ErrorAbout<CodesOf<"BATCH">> {}
 /** What this machine or user lacks. */
 export class EnvironmentError extends ErrorAbout<CodesOf<"ENV">> {}

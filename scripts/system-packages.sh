@@ -72,6 +72,11 @@ packages() {
   test             fish                    fish                     the same
   test             openmpi-bin             openmpi                  starts processes that find each other in containers
   test             mpich                   mpich                    the same
+  test             slurmctld               slurm-slurmctld          a cluster that jobs are submitted to
+  test             slurmd                  slurm-slurmd             its nodes
+  test             slurm-client            slurm                    its commands
+  test             munge                   munge                    says which user asks on it
+  test             openssh-server          openssh-server           the same where there is no munge
 TABLE
 }
 

@@ -62,7 +62,7 @@ export function exitCodeFor(code: ErrorCode): number {
   if (busy.has(code)) return exitCodes.busyOrExists
   if (code.startsWith("ERR_KEY_") || code.endsWith("_PASSPHRASE") || code.endsWith("_RECIPIENTS"))
     return exitCodes.key
-  if (code === "ERR_OCI_REFERENCE") return exitCodes.usage
+  if (code === "ERR_OCI_REFERENCE" || code === "ERR_BATCH_CONFIG") return exitCodes.usage
   if (code === "ERR_OCI_CREDENTIALS") return exitCodes.key
   if (/^ERR_OCI_(?:FORMAT|DIGEST|MAC|PARTIAL|LIMIT|WORK|UNSUPPORTED)$/.test(code))
     return exitCodes.invalidContainer

@@ -4,6 +4,7 @@ import path from "node:path"
 import { exitCodeFor, exitCodes } from "../../../lib/cli/exit-codes.ts"
 import { hintFor } from "../../../lib/cli/hints.ts"
 import {
+  BatchError,
   BuildError,
   ContainerError,
   DeviceError,
@@ -124,6 +125,7 @@ const expected: Readonly<Record<ErrorCode, number>> = {
   ERR_INSTANCE_EXISTS: 23,
   ERR_INSTANCE_NONE: 255,
   ERR_INSTANCE_FOLDER: 255,
+  ERR_BATCH_CONFIG: 20,
   ERR_ENV_NO_ADDON: 24,
   ERR_ENV_NO_LIBRARY: 24,
   ERR_ENV_NO_PROGRAM: 24,
@@ -237,6 +239,7 @@ describe("ContainerError", () => {
       [BuildError, new BuildError("ERR_EXTRACT", "what happened", options)],
       [DeviceError, new DeviceError("ERR_MOUNT", "what happened", options)],
       [RunError, new RunError("ERR_RUN", "what happened", options)],
+      [BatchError, new BatchError("ERR_BATCH_CONFIG", "what happened", options)],
       [EnvironmentError, new EnvironmentError("ERR_ENV_NO_MEMORY", "what happened", options)],
     ] as const) {
       assert.ok(error instanceof Class && error instanceof ContainerError && error instanceof Error)
