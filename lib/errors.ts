@@ -99,6 +99,8 @@ export type ErrorCode =
   | "ERR_RUN_OUTPUT"
   | "ERR_RUN_BIND"
   | "ERR_RUN_OPTION"
+  | "ERR_RUN_NETWORK"
+  | "ERR_RUN_PORT"
   | "ERR_RUN_OVERLAY"
   | "ERR_RUN_OVERLAY_BUSY"
   | "ERR_RUN_PLAIN_OVERLAY"

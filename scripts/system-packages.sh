@@ -49,6 +49,8 @@ packages() {
   test             fuse2fs                 -                        ext overlays of ordinary users
   test             fuse-overlayfs          fuse-overlayfs           the same, written
   test             uidmap                  shadow-utils             newuidmap
+  test             passt                   passt                    connects networks of containers
+  test             iproute2                iproute                  a machine's network for them
   test             e2fsprogs               e2fsprogs                small file systems to fill up
   test             util-linux              util-linux               setpriv, losetup, unshare
   test             binutils                binutils                 readelf, strings

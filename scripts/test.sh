@@ -36,6 +36,8 @@ fi
 if [[ $EUID -eq 0 ]]; then
   [[ -e /dev/fuse ]] || mknod /dev/fuse c 10 229 || true
   chmod 666 /dev/fuse || true
+  [[ -e /dev/net/tun ]] || { mkdir -p /dev/net && mknod /dev/net/tun c 10 200; } || true
+  chmod 666 /dev/net/tun || true
   # A bare debootstrap has none, and fusermount3 unmounts nothing without it.
   [[ -e /etc/mtab ]] || ln -s ../proc/self/mounts /etc/mtab
 fi

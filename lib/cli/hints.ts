@@ -111,6 +111,10 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_INSTANCE_FOLDER: "somebody else made it, or its mode was changed: move it away",
   ERR_RUN_BIND:
     "the source of a bind must exist, on this machine or in the image that image-src is for; `sifcrypt sif dump ID IMAGE` takes a partition out of an image",
+  ERR_RUN_PORT:
+    "`ss -tulnp` shows who listens there; ports below 1024 are root's unless sysctl net.ipv4.ip_unprivileged_port_start is lower",
+  ERR_RUN_NETWORK:
+    "the words are pasta's: it needs /dev/net/tun (mode 0666) and, before 2024, a default route; --network none and host need nothing",
   ERR_RUN_OVERLAY_BUSY: "one container at a time writes an overlay; add :ro to share it",
   ERR_RUN_PLAIN_OVERLAY:
     "`sifcrypt overlay create --encrypt` makes one that is encrypted (root); --writable-tmpfs keeps nothing; --plain-overlay allows it",
@@ -118,7 +122,7 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
     "build it here: `npm run build:native` (scripts/system-packages.sh installs what that needs)",
   ERR_ENV_NO_LIBRARY: "install it: `apt install libcryptsetup12` or `dnf install cryptsetup-libs`",
   ERR_ENV_NO_PROGRAM:
-    "install it with the system's package manager (Debian, Fedora: the package has the same name)",
+    "install it with the system's package manager (Debian, Fedora: the package has the same name, unless the message names one)",
   ERR_ENV_NO_PRIVILEGE: "--engine userspace needs no privilege, only access to /dev/fuse",
   ERR_ENV_NO_KERNEL_SUPPORT:
     "ask the administrator for user namespaces (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns; " +

@@ -27,6 +27,7 @@ import {
   workingFolder,
 } from "../runtime/identity.ts"
 import { mountFlagsOf } from "../runtime/mountinfo.ts"
+import { RESOLVER } from "../runtime/network.ts"
 import { keptArguments, preservedDescriptors } from "../runtime/preserved.ts"
 import { findProgram } from "../runtime/program.ts"
 import { handOver } from "../runtime/handover.ts"
@@ -385,6 +386,8 @@ export async function withRun<T>(
     ],
     options,
   )
+  const { network } = confinement
+  const pasta = network && findProgram("pasta", "it connects the container's network (package passt)")
   const identity = { ...identityOf(inside, confinement.ids), home: homeOf(who, options).destination }
   const resources =
     options.applyCgroups === undefined
@@ -471,6 +474,11 @@ export async function withRun<T>(
       ...(cgroup?.folder === undefined ? [] : [`--cgroup=${cgroup.folder}`]),
       ...(confinement.initArguments.includes("--init") ? ["--init=1"] : []),
       ...(terminal === undefined ? [] : ["--terminal=1"]),
+      ...(pasta === undefined ? [] : [`--pasta=${pasta}`, `--resolver=${RESOLVER}`]),
+      ...(network?.published ?? []).map(
+        ({ protocol, address, machinePort, containerPort, count: ports }) =>
+          `--publish=${[protocol, address, machinePort, containerPort, ports].join(",")}`,
+      ),
       ...(preserved.length === 0 ? [] : [`--preserve-fds=${preserved.join(",")}`]),
     ],
   })

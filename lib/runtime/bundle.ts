@@ -1,5 +1,5 @@
 // The OCI bundle: config.json for crun and the files that are bound into the container. Mounts follow the peers' defaults.
-import { existsSync, lstatSync, realpathSync, statSync } from "node:fs"
+import { existsSync, lstatSync, readFileSync, realpathSync, statSync } from "node:fs"
 import { isIP } from "node:net"
 import path from "node:path"
 import { callerOpenFiles, messageName } from "../caller-environment.ts"
@@ -9,6 +9,7 @@ import { folderAt, isWithin, leftOut, type Bind, type Place } from "./binds.ts"
 import type { Confinement } from "./confinement.ts"
 import { ENTRY_FOLDER, SHELL_PATH, entryScript, ociRunScript } from "./entry.ts"
 import { DEFAULT_PATH, hostScript, overrideScript, type PayloadEnvironment } from "./environment.ts"
+import { RESOLVER } from "./network.ts"
 import { optionError, type ExecOptions } from "./options.ts"
 import { groupWith, passwdWith, type Identity } from "./passwd.ts"
 import type { TerminalSize } from "./terminal.ts"
@@ -205,7 +206,8 @@ function hostFiles(
   const files = without.has("bind-paths") ? [] : ["/etc/hosts", "/etc/localtime"]
   for (const file of [...files, "/etc/resolv.conf"]) {
     if (!existsSync(file) || without.has(file) || bound.has(file)) continue
-    if (file === "/etc/resolv.conf" && asked.dns !== undefined) continue
+    if (file === "/etc/hosts" && (asked.addHost ?? []).length > 0) continue
+    if (file === "/etc/resolv.conf" && (asked.dns ?? options.confinement.network) !== undefined) continue
     mounts.push(binds.add(realpathSync(file), file))
   }
   return mounts
@@ -253,6 +255,32 @@ function kernelMounts(options: BundleOptions, without: ReadonlySet<string>): Oci
   return [...(without.has("dev") ? [] : dev), ...proc, ...bind("/sys", ["nodev"])]
 }
 
+/** What this machine has there; nothing where there is no such file. */
+function machineFile(file: string): string {
+  return existsSync(file) ? readFileSync(file, "utf8") : ""
+}
+
+/** What of the machine's resolv.conf is not about where its servers are. */
+function searchedDomains(): string {
+  const lines = machineFile("/etc/resolv.conf").split("\n")
+  return lines
+    .filter((line) => /^(?:domain|search|options)\s/.test(line))
+    .map((line) => `${line}\n`)
+    .join("")
+}
+
+// gethostname(2): at most 64 bytes; what else a name may hold: hostname(7).
+const machineName = /^[A-Za-z0-9](?:[A-Za-z0-9.-]{0,62}[A-Za-z0-9])?$/
+
+function hostLine(text: string): string {
+  const colon = text.indexOf(":")
+  const name = text.slice(0, Math.max(colon, 0))
+  const address = text.slice(colon + 1)
+  if (!machineName.test(name) || isIP(address) === 0)
+    throw optionError("addHost", `${text}: not NAME:ADDRESS`)
+  return `${address}\t${name}\n`
+}
+
 /** Files that are made for this payload, by the place where they are seen. */
 async function ownFiles(
   options: BundleOptions,
@@ -267,10 +295,12 @@ async function ownFiles(
     const wrong = asked.dns.find((address) => isIP(address) === 0)
     if (wrong !== undefined) throw optionError("dns", `${wrong} is no address`)
     files.set("/etc/resolv.conf", asked.dns.map((address) => `nameserver ${address}\n`).join(""))
-  }
+  } else if (options.confinement.network !== undefined)
+    files.set("/etc/resolv.conf", `nameserver ${RESOLVER}\n${searchedDomains()}`)
+  const hosts = (asked.addHost ?? []).map(hostLine)
+  if (hosts.length > 0) files.set("/etc/hosts", `${machineFile("/etc/hosts")}\n${hosts.join("")}`)
   if (asked.hostname !== undefined) {
-    // gethostname(2): at most 64 bytes; what else a name may hold: hostname(7).
-    if (!/^[A-Za-z0-9](?:[A-Za-z0-9.-]{0,62}[A-Za-z0-9])?$/.test(asked.hostname))
+    if (!machineName.test(asked.hostname))
       throw optionError("hostname", `${asked.hostname} is no name of a machine`)
     files.set("/etc/hostname", `${asked.hostname}\n`)
   }

@@ -1,33 +1,31 @@
 // What a payload may do: its ids, capabilities and namespaces, and what confines it. What is asked for and was not applied
 // is an error, so sifcrypt-init reads it back inside before the payload starts.
-import { existsSync, readFileSync, statfsSync } from "node:fs"
+import { existsSync, readFileSync } from "node:fs"
 import path from "node:path"
 import { EnvironmentError, RunError } from "../errors.ts"
 import { allCapabilities, capabilityMask, ownCapabilities, parseCapabilities } from "./capabilities.ts"
+import { networkOf, type ConnectedNetwork, type NetworkChoice } from "./network.ts"
 import type { ExecOptions } from "./options.ts"
 import { readProfile } from "./seccomp.ts"
 
 /** What of the options says what a payload may do. */
-export type ConfinementOptions = Pick<
-  ExecOptions,
-  | "fakeroot"
-  | "userns"
-  | "pid"
-  | "noPid"
-  | "noInit"
-  | "ipc"
-  | "uts"
-  | "net"
-  | "network"
-  | "networkArgs"
-  | "netnsPath"
-  | "security"
-  | "addCaps"
-  | "dropCaps"
-  | "keepPrivs"
-  | "noPrivs"
-  | "allowSetuid"
->
+export type ConfinementOptions = NetworkChoice &
+  Pick<
+    ExecOptions,
+    | "fakeroot"
+    | "userns"
+    | "pid"
+    | "noPid"
+    | "noInit"
+    | "ipc"
+    | "uts"
+    | "security"
+    | "addCaps"
+    | "dropCaps"
+    | "keepPrivs"
+    | "noPrivs"
+    | "allowSetuid"
+  >
 
 /** Who the payload is. */
 export interface PayloadIds {
@@ -48,6 +46,8 @@ export interface Confinement {
   readonly capabilities: readonly string[]
   readonly noNewPrivileges: boolean
   readonly namespaces: readonly Namespace[]
+  /** One of its own that has a way out. */
+  readonly network: ConnectedNetwork | undefined
   /** It is root of the machine: all ids are there, and memory is limited by nobody else. */
   readonly privileged: boolean
   /** Of the inner user namespace: ids inside are the session's 0. */
@@ -141,32 +141,6 @@ function checkModules(security: Security): void {
     )
 }
 
-const NSFS_MAGIC = 0x6e736673 // linux/magic.h
-
-function network(options: ConfinementOptions): Namespace[] {
-  const { net = false, network: name, netnsPath, networkArgs = [] } = options
-  if (networkArgs.length > 0) refuse("there is no network that takes arguments")
-  if (netnsPath !== undefined) {
-    if (net || name !== undefined) refuse("a network namespace to join and one of its own exclude each other")
-    let type: number | undefined
-    try {
-      ;({ type } = statfsSync(netnsPath))
-    } catch (cause) {
-      throw new RunError("ERR_RUN_OPTION", `network namespace ${netnsPath}: it cannot be opened`, {
-        path: netnsPath,
-        cause,
-      })
-    }
-    if (type !== NSFS_MAGIC) refuse(`${netnsPath} is no network namespace`)
-    return [{ type: "network", path: path.resolve(netnsPath) }]
-  }
-  if (name !== undefined && name !== "none")
-    refuse(`network ${name} is not there: sifcrypt has none but "none", which is the loopback alone`)
-  if (net && name === undefined)
-    refuse('a network of its own is "none" (the loopback alone); the network "bridge" is not there')
-  return name === "none" ? [{ type: "network" }] : []
-}
-
 /** Who the payload is, and what is checked of it. */
 function idsOf(
   security: Security,
@@ -232,6 +206,7 @@ export function confine(options: ConfinementOptions, caller: PayloadIds, root: b
   const fullRoot = root && !switched && options.noPrivs !== true
   const noNewPrivileges = !(fullRoot && (keepPrivs || allowSetuid))
   const innerUser = root ? options.userns === true : !fakeroot
+  const { namespaces, connected } = networkOf(options)
   const initArguments = [...checks]
   const narrowed =
     switched || options.noPrivs === true || (options.dropCaps ?? []).length > 0 || options.userns === true
@@ -251,8 +226,9 @@ export function confine(options: ConfinementOptions, caller: PayloadIds, root: b
       ...(pid ? [{ type: "pid" } as const] : []),
       ...(ipc ? [{ type: "ipc" } as const] : []),
       ...(uts ? [{ type: "uts" } as const] : []),
-      ...network(options),
+      ...namespaces,
     ],
+    network: connected,
     privileged: root && !innerUser,
     innerUser,
     seccompFile: security.seccomp,

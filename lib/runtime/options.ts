@@ -143,6 +143,8 @@ export interface ExecOptions extends ProgramOptions, ResourceLimits {
   readonly scratch?: readonly string[] | undefined
   /** Addresses for resolv.conf. */
   readonly dns?: readonly string[] | undefined
+  /** `NAME:ADDRESS`, lines more of the machine's /etc/hosts. */
+  readonly addHost?: readonly string[] | undefined
   /** Name of the machine inside; implies `uts`. */
   readonly hostname?: string | undefined
   /** The payload starts with umask 0022 instead of the caller's. */
@@ -184,9 +186,17 @@ export interface ExecOptions extends ProgramOptions, ResourceLimits {
   readonly uts?: boolean | undefined
   /** A network namespace. */
   readonly net?: boolean | undefined
-  /** What is in it: `none` is loopback only. */
+  /**
+   * `host` is the machine's; `none` has the loopback only; `pasta`, or `bridge`, is one of its own with a way out. Default `host`, and
+   * `pasta` with `net` or `publish`.
+   */
   readonly network?: string | undefined
-  /** For CNI networks. */
+  /**
+   * `[ADDRESS:]PORT:PORT[/PROTOCOL]`: ports of the machine, at an IPv4 address or all, that lead to the container's; each may be
+   * `FIRST-LAST`, the protocol is `tcp` or `udp`.
+   */
+  readonly publish?: readonly string[] | undefined
+  /** The same in the peers' words: `portmap=PORT:PORT[/PROTOCOL]`. */
   readonly networkArgs?: readonly string[] | undefined
   /** A network namespace that is there already. */
   readonly netnsPath?: string | undefined
@@ -353,6 +363,11 @@ export const execOptionTable: {
     },
   ],
   dns: ["words", "--dns <list>", "addresses of name servers, separated by commas"],
+  addHost: [
+    "words",
+    "--add-host <name:ip>",
+    "a name and its address for /etc/hosts (repeatable, or separated by commas)",
+  ],
   hostname: ["text", "--hostname <name>", "name of the machine inside"],
   nv: ["flag", "--nv", "NVIDIA's devices, libraries and programs"],
   noNv: ["flag", "--no-nv", "not even if --nv is asked for", { variables: ["NV_OFF", "NO_NV"] }],
@@ -431,8 +446,17 @@ export const execOptionTable: {
   ipc: ["flag", "-i, --ipc", "an IPC namespace", { variables: ["IPC", "UNSHARE_IPC"] }],
   uts: ["flag", "--uts", "a namespace for the machine's name", { variables: ["UTS", "UNSHARE_UTS"] }],
   net: ["flag", "-n, --net", "a network namespace", { variables: ["NET", "UNSHARE_NET"] }],
-  network: ["text", "--network <name>", "none: a network of its own with loopback only"],
-  networkArgs: ["words", "--network-args <args>", "for CNI networks"],
+  network: [
+    "text",
+    "--network <name>",
+    "host, the machine's; none, the loopback only; pasta or bridge, its own with a way out",
+  ],
+  publish: [
+    "words",
+    "--publish <[ip:]port:port[/udp]>",
+    "a port of the machine that leads to one of the container's network (repeatable, or separated by commas)",
+  ],
+  networkArgs: ["words", "--network-args <args>", "the same as portmap=PORT:PORT[/PROTOCOL]"],
   netnsPath: ["path", "--netns-path <path>", "a network namespace that is there already"],
   security: [
     "words",

@@ -110,6 +110,10 @@ function failureError(failure: Failure, engine: ConcreteEngine, image: string): 
       return errnoNumber === errno.ENOENT
         ? new EnvironmentError("ERR_ENV_NO_PROGRAM", text, where)
         : new RunError("ERR_RUN", text, where)
+    case "network":
+      return new RunError("ERR_RUN_NETWORK", text, where)
+    case "port":
+      return new RunError("ERR_RUN_PORT", text, where)
     case "memory":
       return new EnvironmentError("ERR_ENV_NO_MEMORY", text, where)
     case "mount":

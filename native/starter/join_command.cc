@@ -101,6 +101,10 @@ void EnterSession(const std::string& process) {
     const UniqueFd user(CheckErrno(open((process + "/ns/user").c_str(), O_RDONLY | O_CLOEXEC), "join"));
     CheckErrno(setns(user.get(), CLONE_NEWUSER), "join");
   }
+  if (!SameNamespace(process + "/ns/net", "/proc/self/ns/net")) {
+    const UniqueFd network(CheckErrno(open((process + "/ns/net").c_str(), O_RDONLY | O_CLOEXEC), "join"));
+    CheckErrno(setns(network.get(), CLONE_NEWNET), "join");
+  }
   CheckErrno(setns(mounts.get(), CLONE_NEWNS), "join");
 }
 

@@ -43,11 +43,11 @@ void WriteIdMap(const std::string& program, pid_t process, const std::vector<IdR
 
 }  // namespace
 
-bool EnterNamespaces(bool many_ids, const Channel& main) {
+bool EnterNamespaces(bool many_ids, const Channel& main, int more) {
   const uid_t uid = geteuid();
   const gid_t gid = getegid();
   const bool own_user_namespace = uid != 0;
-  CheckErrno(unshare(CLONE_NEWNS | (own_user_namespace ? CLONE_NEWUSER : 0)), "userns");
+  CheckErrno(unshare(more | CLONE_NEWNS | (own_user_namespace ? CLONE_NEWUSER : 0)), "userns");
   if (own_user_namespace && many_ids) {
     const auto mapped = main.Send({.kind = Message::Kind::kMapIds}) ? main.Receive() : std::nullopt;
     if (!mapped || mapped->kind != Message::Kind::kMapIds)

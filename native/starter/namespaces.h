@@ -10,8 +10,8 @@ namespace sifcrypt::starter {
 
 /// A mount namespace of this process's own, from which no mount gets out, and, unless it is root's, a user namespace: the caller
 /// alone becomes root there, or with `many_ids` the process at the other end of `main` is asked to map what MapIds does.
-/// SystemError "userns". True: there is a user namespace.
-bool EnterNamespaces(bool many_ids, const Channel& main);
+/// `more`: flags of unshare(2) for others. SystemError "userns". True: there is a user namespace.
+bool EnterNamespaces(bool many_ids, const Channel& main, int more = 0);
 
 /// The answer to kMapIds: more than one's own id is written from outside, by programs that know who may have which.
 /// SystemError "userns".

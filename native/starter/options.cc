@@ -1,5 +1,6 @@
 #include "starter/options.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -20,6 +21,7 @@ constexpr size_t kMaxFileName = 255;
 constexpr size_t kMaxLayers = 64;
 /// Lines of /etc/subuid that are one user's; the kernel takes 340 (user_namespaces(7)).
 constexpr size_t kMaxIdRanges = 64;
+constexpr size_t kMaxPublications = 256;
 /// crun looks at each number up to the highest.
 constexpr int kMaxPreserved = 1026;
 
@@ -255,6 +257,29 @@ void CheckIdMaps(const std::vector<IdRange>& uids, const std::vector<IdRange>& g
   if (uids.empty() != gids.empty()) throw UsageError("--uid-map: needs --gid-map");
 }
 
+/// IPv4.
+std::string ParseAddress(std::string_view text, const std::string& name) {
+  const std::string address(text);
+  in_addr ignored{};
+  if (inet_pton(AF_INET, address.c_str(), &ignored) != 1) throw UsageError("--" + name + ": not an address");
+  return address;
+}
+
+/// protocol,address,port of the machine,port of the container,count
+Publication ParsePublication(std::string_view text, const std::string& name) {
+  Publication one;
+  one.protocol = NextPart(text, ',');
+  one.address = ParseAddress(NextPart(text, ','), name);
+  one.machine_port = ParseNumber<uint16_t>(NextPart(text, ','), name);
+  one.container_port = ParseNumber<uint16_t>(NextPart(text, ','), name);
+  one.count = ParseNumber<uint16_t>(text, name);
+  if (one.protocol != "tcp" && one.protocol != "udp") throw UsageError("--" + name + ": tcp or udp");
+  for (const uint16_t first : {one.machine_port, one.container_port})
+    if (first == 0 || one.count == 0 || first + one.count - 1 > UINT16_MAX)
+      throw UsageError("--" + name + ": not a port");
+  return one;
+}
+
 /// An absolute path in which nothing leads up.
 bool IsPlainPath(std::string_view path) { return path.starts_with('/') && path.find("/..") == std::string_view::npos; }
 
@@ -310,6 +335,14 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   known.Add("preserve-fds", false, [&options](std::string_view text, const std::string& name) {
     options.preserved = ParseDescriptors(text, name);
   });
+  known.AddPath("pasta", false, options.network.pasta);
+  known.Add("resolver", false, [&options](std::string_view text, const std::string& name) {
+    options.network.resolver = ParseAddress(text, name);
+  });
+  known.AddMany("publish", [&options](std::string_view text, const std::string& name) {
+    if (options.network.published.size() == kMaxPublications) throw UsageError("--" + name + ": too many");
+    options.network.published.push_back(ParsePublication(text, name));
+  });
   known.AddText("cgroup-manager", false, options.cgroup_manager);
   known.AddText("cgroup", false, options.cgroup);
   known.AddText("id", true, options.id);
@@ -328,6 +361,9 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   const auto writable = std::count_if(options.layers.begin(), options.layers.end(),
                                       [](const LayerOptions& layer) { return layer.writable; });
   if (writable > 1) throw UsageError("--layer: only one can be writable");
+  if (options.network.pasta.empty() != options.network.resolver.empty() ||
+      (options.network.pasta.empty() && !options.network.published.empty()))
+    throw UsageError("--pasta: goes with --resolver, and --publish with both");
   if (options.cgroup_manager != "disabled" && options.cgroup_manager != "cgroupfs" &&
       options.cgroup_manager != "systemd")
     throw UsageError("--cgroup-manager: disabled, cgroupfs or systemd");

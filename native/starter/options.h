@@ -83,6 +83,27 @@ struct IdRange {
   uint32_t count = 0;
 };
 
+/// Ports of the machine that lead to as many of the container's.
+struct Publication {
+  /// tcp or udp.
+  std::string protocol;
+  /// Of the machine: IPv4.
+  std::string address;
+  uint16_t machine_port = 0;
+  uint16_t container_port = 0;
+  uint16_t count = 1;
+  bool is_udp() const { return protocol == "udp"; }
+};
+
+/// A network of the container's own that is connected to the machine's (network.h).
+struct NetworkOptions {
+  /// The program; empty: there is none of this kind.
+  std::string pasta;
+  /// The address at which the container finds the machine's resolver.
+  std::string resolver;
+  std::vector<Publication> published;
+};
+
 struct RunOptions {
   /// What messages begin with.
   std::string message_name = "sifcrypt";
@@ -95,6 +116,7 @@ struct RunOptions {
   /// Empty: a user namespace of an ordinary user has the caller's ids only. Otherwise newuidmap and newgidmap write these.
   std::vector<IdRange> uid_map;
   std::vector<IdRange> gid_map;
+  NetworkOptions network;
   /// crun's: disabled, cgroupfs or systemd.
   std::string cgroup_manager = "disabled";
   /// What cgroupfs makes, from the root of cgroups: removed at the end, should crun not come to it. May be empty.

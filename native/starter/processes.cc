@@ -115,7 +115,8 @@ pid_t ForkChild(const std::function<int()>& body) {
   const pid_t child = CheckErrno(fork(), "fork");
   if (child != 0) return child;
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (getppid() != parent) _exit(kFailure);
+  // The first process of a PID namespace knows none.
+  if (const pid_t known = getppid(); known != parent && known != 0) _exit(kFailure);
   try {
     _exit(body());
   } catch (const std::exception&) {

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <functional>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -24,6 +25,7 @@
 #include "starter/confine.h"
 #include "starter/image.h"
 #include "starter/namespaces.h"
+#include "starter/network.h"
 #include "starter/runtime.h"
 #include "starter/serve.h"
 #include "starter/session.h"
@@ -77,7 +79,7 @@ int ServerProcess(const ImageOptions& image, const SignalQueue& signals, const C
 /// The process that makes the session and waits in it for the OCI runtime. It has a process group of its own, so that
 /// a signal to the caller's whole group leaves somebody to clean up; and it inherits the orphans of the runtime.
 int ContainerProcess(const RunOptions& options, const SignalQueue& signals, const Channel& main,
-                     std::vector<Channel> servers, const std::string& directory) {
+                     std::vector<Channel> servers, const Channel& network, const std::string& directory) {
   const pid_t group = getpgrp();
   setpgid(0, 0);
   umask(022);
@@ -88,6 +90,7 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
     CheckErrno(fcntl(fd, F_SETFD, FD_CLOEXEC), "fcntl");
   }
   for (const Channel& server : servers) kept.push_back(server.fd());
+  if (network.fd() >= 0) kept.push_back(network.fd());
   bool holds_key = false;
   bool holds_kernel_key = false;
   const auto keep = [&](const ImageOptions& image) {
@@ -108,6 +111,7 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
   Session session(directory);
   try {
     session.Enter(options, main);
+    if (network.fd() >= 0) HandOverNetwork(network);
     if (holds_key) CheckErrno(prctl(PR_SET_DUMPABLE, 0), "prctl");
     // What the session lies over may hold it.
     const UniqueFd folder = options.image.is_folder() ? Session::OpenFolder(options.image) : UniqueFd();
@@ -139,6 +143,7 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
     for (const LayerOptions& other : OtherImages(options))
       for (const int fd : {other.image.range.fd, other.lock_fd})
         if (fd >= 0) close(fd);
+    if (network.fd() >= 0 && !WaitForNetwork(network)) return kFailure;
     Runtime runtime(session, options, signals, group);
     runtime.Start();
     for (const int fd : options.preserved) close(fd);
@@ -191,10 +196,11 @@ class Supervisor {
   int Run();
 
  private:
-  /// A process that serves an image: the one to run, or one over it.
+  /// A process that serves an image, the one to run or one over it; or the network.
   struct Server {
     pid_t id = -1;
     Channel channel;
+    std::string name;
   };
 
   void Start();
@@ -230,18 +236,31 @@ void Supervisor::Start() {
   CheckErrno(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
   std::pair<Channel, Channel> container = Channel::Pair();
   std::vector<Channel> devices;
-  const auto serve = [&](const ImageOptions& image) {
+  // Its body, and its channel to the container process, whose other end is returned.
+  const auto start = [&](std::string name,
+                         const std::function<int(const Channel& main, const Channel& container)>& body) {
     std::pair<Channel, Channel> server = Channel::Pair();
     std::pair<Channel, Channel> device = Channel::Pair();
-    const pid_t id = ForkChild([&] { return ServerProcess(image, signals_, server.second, device.second); });
-    servers_.push_back({id, std::move(server.first)});
-    devices.push_back(std::move(device.first));
+    const pid_t id = ForkChild([&] { return body(server.second, device.second); });
+    servers_.push_back({id, std::move(server.first), std::move(name)});
+    return std::move(device.first);
+  };
+  const auto serve = [&](const ImageOptions& image) {
+    devices.push_back(start("the server of the image", [&](const Channel& main, const Channel& device) {
+      return ServerProcess(image, signals_, main, device);
+    }));
   };
   if (options_.image.NeedsServer()) serve(options_.image);
   for (const LayerOptions& other : OtherImages(options_))
     if (NeedsServer(other)) serve(other.image);
-  container_ = ForkChild(
-      [&] { return ContainerProcess(options_, signals_, container.second, std::move(devices), directory.get()); });
+  Channel network;
+  if (!options_.network.pasta.empty())
+    network = start("the network", [&](const Channel& main, const Channel& other) {
+      return NetworkProcess(options_.network, signals_, main, other, directory.get());
+    });
+  container_ = ForkChild([&] {
+    return ContainerProcess(options_, signals_, container.second, std::move(devices), network, directory.get());
+  });
   container_channel_ = std::move(container.first);
 }
 
@@ -364,7 +383,7 @@ void Supervisor::Reap() {
     OnContainerMessages();
     (is_server ? server->id : container_) = -1;
     if (failure_ || end_ || terminating_) continue;
-    const std::string name = is_server ? "the server of the image" : "the container process";
+    const std::string name = is_server ? server->name : "the container process";
     failure_ = {.error = EIO,
                 .step = is_server ? "server" : "crun",
                 .text = WIFSIGNALED(status) ? name + " was killed by signal " + std::to_string(WTERMSIG(status))

@@ -235,7 +235,8 @@ class BundleReader {
 }  // namespace
 
 void Session::Enter(const RunOptions& options, const Channel& main) {
-  in_user_namespace_ = EnterNamespaces(!options.uid_map.empty(), main) || !IsInitialUserNamespace();
+  const int network = options.network.pasta.empty() ? 0 : CLONE_NEWNET;
+  in_user_namespace_ = EnterNamespaces(!options.uid_map.empty(), main, network) || !IsInitialUserNamespace();
   ShowUnifiedCgroups();
 }
 

@@ -8,9 +8,9 @@
 namespace sifcrypt::starter {
 namespace {
 
-constexpr const char* kSteps[] = {"loop_attach", "crypt_activate", "verity_activate", "mount", "dlopen",
-                                  "fuse",        "userns",         "overlay",         "crun",  "bundle",
-                                  "scratch",     "join",           "memory"};
+constexpr const char* kSteps[] = {"loop_attach", "crypt_activate", "verity_activate", "mount",   "dlopen",
+                                  "fuse",        "userns",         "overlay",         "crun",    "bundle",
+                                  "scratch",     "join",           "memory",          "network", "port"};
 
 std::string Quote(std::string_view text) {
   std::string quoted = "\"";

@@ -39,10 +39,9 @@ describe("confine", () => {
   it("refuses what contradicts itself or is not there", async () => {
     for (const options of [
       { keepPrivs: true, noPrivs: true },
-      { net: true },
-      { network: "bridge" },
+      { network: "elsewhere" },
       { network: "none", netnsPath: "/proc/self/ns/net" },
-      { networkArgs: ["portmap=80"] },
+      { publish: ["80"] },
     ])
       assert.throws(() => confine(options, root, true), option)
     for (const options of [{ keepPrivs: true }, { allowSetuid: true }, { security: ["gid:1:2"] }])
