@@ -5,10 +5,13 @@
 #   build-shell.sh OUTPUT
 #   build-shell.sh --vet
 set -euo pipefail
-command=(build -trimpath -ldflags "-s -w" -o "$(realpath -m -- "$1")")
+# Go's own note is what native/sources_note.cc is in the others.
+digest=$("$(dirname "${BASH_SOURCE[0]}")/native-digest.sh")
+command=(build -trimpath -ldflags "-s -w -buildid=sifcrypt:$digest" -o "$(realpath -m -- "$1")")
 [[ $1 == --vet ]] && command=(vet)
 cd "$(dirname "${BASH_SOURCE[0]}")/../native/shell"
-unset GOFLAGS GOOS GOARCH
+unset GOFLAGS GOOS
+export GOARCH=${SIFCRYPT_GOARCH-}
 # Without a home folder there is no place for what the next build could use.
 export GOCACHE=${GOCACHE:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/go-build}
 export GOPATH=/usr/share/gocode GO111MODULE=off CGO_ENABLED=0

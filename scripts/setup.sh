@@ -50,7 +50,7 @@ build_native() {
   prefix=$(node -p 'require("node:path").resolve(process.execPath, "..", "..")')
   [[ -e $prefix/include/node/node_api.h ]] && gyp+=("--nodedir=$prefix")
   # make follows the sources and their headers; what decides which sources there are is only read when configuring.
-  for input in binding.gyp native/sources.txt native/shell scripts/static-libraries.sh package-lock.json; do
+  for input in binding.gyp native/{sources.txt,bindings,core,init,shell,starter,.} scripts/static-libraries.sh package-lock.json; do
     if [[ ! -e build/Makefile || $input -nt build/Makefile ]]; then
       "${gyp[@]}" configure --loglevel=warn && touch build/Makefile || return
       break

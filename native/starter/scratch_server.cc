@@ -158,7 +158,8 @@ void OnLink(fuse_req_t request, fuse_ino_t ino, fuse_ino_t parent, const char* n
 void OnRead(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info*) {
   Answer(request, [&](Server&, ScratchTree& tree) {
     size = std::min<size_t>(size, kFuseMaxRead);
-    const auto bytes = std::make_unique_for_overwrite<char[]>(size);
+    // Not std::make_unique, which would clear it first, and not make_unique_for_overwrite, which GCC 10 has not.
+    const std::unique_ptr<char[]> bytes(new char[size]);
     const size_t n = tree.Read(ino, static_cast<uint64_t>(offset), bytes.get(), size);
     fuse_reply_buf(request, bytes.get(), n);
   });

@@ -1,0 +1,118 @@
+#!/bin/bash
+# Makes what prebuilds/ ships (`npm run prebuilds`), for x64 and arm64, glibc and musl, on any Debian of x64: nothing of the machine
+# gets into the files. Compilers and sources are those of scripts/prebuilds/sources.lock, each checked by its SHA-256, and run in a root
+# that is made of them; two runs give the same bytes. As root, or as a user who may have a user namespace.
+#
+#   prebuilds.sh [TARGET...]              default: all of linux-x64-glibc linux-x64-musl linux-arm64-glibc linux-arm64-musl
+#   prebuilds.sh --check [TARGET...]      makes them a second time, from nothing but the downloads, and compares
+#
+# SIFCRYPT_PREBUILDS_CACHE keeps the downloads; default: sifcrypt/prebuilds below XDG_CACHE_HOME (~/.cache).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+project=$PWD
+lock=$project/scripts/prebuilds/sources.lock
+cache=${SIFCRYPT_PREBUILDS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sifcrypt/prebuilds}
+work=$project/build/prebuilds
+export SIFCRYPT_JOBS=${SIFCRYPT_JOBS:-$(nproc)}
+
+check=''
+[[ ${1:-} != --check ]] || { check=yes work=$work-check; shift; }
+all=(linux-x64-glibc linux-x64-musl linux-arm64-glibc linux-arm64-musl)
+[[ $# -gt 0 ]] && targets=("$@") || targets=("${all[@]}")
+for target in "${targets[@]}"; do
+  [[ " ${all[*]} " == *" $target "* ]] || { echo "prebuilds: no target is called $target, there are ${all[*]}" >&2 && exit 2; }
+done
+[[ -z $check ]] || rm -rf --one-file-system "$work"
+mkdir -p "$cache" "$work"
+
+# The file of a line of the lock: from the cache, or fetched, and in either case what the lock says.
+fetched() {
+  local hash=$1 address=$2 file=$cache/$1
+  if [[ ! -e $file ]]; then
+    curl --fail --silent --show-error --location --retry 3 --output "$file.part" "$address" ||
+      { echo "prebuilds: $address cannot be fetched" >&2; return 1; }
+    mv "$file.part" "$file"
+  fi
+  if ! sha256sum --quiet --check <<<"$hash  $file" >/dev/null 2>&1; then
+    rm -f "$file"
+    echo "prebuilds: $address is not what sources.lock says" >&2
+    return 1
+  fi
+}
+
+# Runs a command in a root: with its own mounts, the work folder as /build, and nothing of this environment.
+inside() {
+  local root=$1 namespace=(--mount --propagation private)
+  shift
+  [[ $EUID -eq 0 ]] || namespace+=(--user --map-root-user)
+  # shellcheck disable=SC2016
+  unshare "${namespace[@]}" bash -c '
+    set -e
+    mount --rbind /dev "$1/dev"
+    mount --rbind /proc "$1/proc"
+    mount --bind "$2" "$1/build"
+    root=$1 jobs=$3
+    shift 3
+    exec chroot "$root" /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/build LC_ALL=C TZ=UTC \
+      SOURCE_DATE_EPOCH=1 SIFCRYPT_JOBS="$jobs" "$@"' inside "$root" "$work" "$SIFCRYPT_JOBS" "$@" </dev/null
+}
+
+# A root of the packages of a group: unpacked only, which is all that a compiler needs.
+make_root() {
+  local group=$1 root=$work/root-$1 kind hash address made
+  made=$(grep "^$group " "$lock" | sha256sum)
+  [[ "$(cat "$root.made" 2>/dev/null)" != "$made" ]] || return 0
+  echo "making the root: $group"
+  rm -rf --one-file-system "$root"
+  mkdir -p "$root"/{build,dev,proc,tmp}
+  # First what the folders are called.
+  while read -r kind hash address; do
+    dpkg-deb --extract "$cache/$hash" "$root"
+  done < <(grep "^$group .*/base-files_" "$lock"; grep "^$group " "$lock" | grep -v /base-files_)
+  # Links that scripts of packages make.
+  [[ -e $root/bin/sh || ! -e $root/bin/dash ]] || ln -s dash "$root/bin/sh"
+  [[ -e $root/usr/bin/awk ]] || ln -s mawk "$root/usr/bin/awk"
+  echo "$made" >"$root.made"
+}
+
+echo "fetching what sources.lock names, into $cache"
+while read -r kind hash address; do
+  [[ $kind == '#' ]] || fetched "$hash" "$address"
+done <"$lock"
+make_root tools
+make_root go
+if [[ ! -e $work/zig/zig ]]; then
+  mkdir -p "$work/zig"
+  tar -xzf "$cache/$(sed -n 's/^zig \([^ ]*\) .*/\1/p' "$lock")" -C "$work/zig" --strip-components=1
+fi
+
+# The sources under the names that they are published by, which is what dpkg-source looks for.
+rm -rf "$work/archives" "$work/project" "$work/out"
+mkdir -p "$work/archives" "$work/project" "$work/out"
+while read -r kind hash address; do
+  case $kind in
+    '#' | tools | go | zig) ;;
+    *)
+      name=${address##*/}
+      name=${name//%7e/\~} name=${name//%2b/+}
+      cp "$cache/$hash" "$work/archives/$name"
+      ;;
+  esac
+done <"$lock"
+cp -r native scripts CMakeLists.txt "$work/project/"
+for headers in node-addon-api node-api-headers; do
+  cp -rL "node_modules/$headers" "$work/project/$headers"
+done
+
+for target in "${targets[@]}"; do
+  echo "$target: libraries"
+  inside "$work/root-tools" /bin/bash /build/project/scripts/prebuilds/libraries.sh "$target"
+  echo "$target: binaries"
+  inside "$work/root-tools" /bin/bash /build/project/scripts/prebuilds/binaries.sh "$target"
+done
+for machine in $(printf '%s\n' "${targets[@]}" | sed -E 's/-(glibc|musl)$//' | sort -u); do
+  echo "$machine: sifcrypt-shell"
+  case $machine in *-x64) architecture=amd64 ;; *-arm64) architecture=arm64 ;; esac
+  inside "$work/root-go" /usr/bin/env PATH=/usr/lib/go-1.24/bin:/usr/bin SIFCRYPT_GOARCH=$architecture GOCACHE=/build/go-cache \
+    GOROOT=/usr/lib/go-1.24 /bin/bash /build/project/scripts/build-shell.sh "/build/out/$machine/sifcrypt-shell"
+done

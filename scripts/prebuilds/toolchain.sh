@@ -1,0 +1,29 @@
+# shellcheck shell=bash
+# The compilers of a target, for the scripts that run in the root: sourced with TARGET (linux-ARCHITECTURE-LIBC) as $1.
+target=$1
+case $target in
+  linux-x64-*) triple=x86_64-linux machine=x86_64 cross='' openssl_target=linux-x86_64 ;;
+  linux-arm64-*) triple=aarch64-linux machine=aarch64 cross=aarch64-linux-gnu- openssl_target=linux-aarch64 ;;
+esac
+prefix=/build/libraries/$target
+tools=/build/tools/$target
+# Paths are the same in every run, and are not to be read in what is shipped all the same.
+common="-ffile-prefix-map=/build=. -ffunction-sections -fdata-sections -fstack-protector-strong"
+mkdir -p "$tools" /build/made
+case $target in
+  *-glibc)
+    common+=" -D_FORTIFY_SOURCE=2"
+    printf '#!/bin/sh\nexec %sgcc "$@"\n' "$cross" >"$tools/cc"
+    printf '#!/bin/sh\nexec %sg++ "$@"\n' "$cross" >"$tools/c++"
+    ;;
+  *-musl)
+    export ZIG_GLOBAL_CACHE_DIR=/build/zig-cache ZIG_LOCAL_CACHE_DIR=/build/zig-cache
+    printf '#!/bin/sh\nexec /build/zig/zig cc -target %s-musl "$@"\n' "$triple" >"$tools/cc"
+    printf '#!/bin/sh\nexec /build/zig/zig c++ -target %s-musl "$@"\n' "$triple" >"$tools/c++"
+    ;;
+esac
+printf '#!/bin/sh\nexec %sar "$@"\n' "$cross" >"$tools/ar"
+printf '#!/bin/sh\nexec %sranlib "$@"\n' "$cross" >"$tools/ranlib"
+chmod 755 "$tools"/*
+CC=$tools/cc CXX=$tools/c++ AR=$tools/ar RANLIB=$tools/ranlib
+export CC CXX AR RANLIB
