@@ -6,6 +6,7 @@ import { createHash } from "node:crypto"
 import { chmodSync, copyFileSync, cpSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { createRequire, isBuiltin } from "node:module"
 import { build } from "esbuild"
+import { external, installed } from "./notice.mjs"
 
 const main = "dist/cli/main.js"
 const require = createRequire(import.meta.url)
@@ -38,7 +39,8 @@ ${Object.keys(require(`node:${name}`))
 /** Bundles a file of lib/cli into one of dist/cli, ready to be compiled as the function that a CommonJS module is. */
 async function bundle(source, name) {
   const outfile = `dist/cli/${name}.js`
-  const { warnings } = await build({
+  const { warnings, metafile } = await build({
+    metafile: true,
     plugins: [lazyBuiltins],
     entryPoints: [`lib/cli/${source}.ts`],
     bundle: true,
@@ -56,13 +58,19 @@ function sharedImport(found) {
   return importedModules.get(found)
 }`,
     },
-    // Large, needed for signatures, encrypted layers and the keys of OpenSSH only: they stay where npm puts them, and are required when needed.
-    external: ["bcrypt-pbkdf", "jose", "openpgp", "yaml"],
+    // Large, and seldom needed: they stay where npm puts them, and are required when needed.
+    external,
     supported: { "dynamic-import": false },
     outfile,
     logLevel: "warning",
   })
   if (warnings.length > 0) throw new Error(`${outfile} is not what its source says`)
+  const named = installed().map((one) => one.name)
+  for (const input of Object.keys(metafile.inputs)) {
+    const [, name] = /^node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(input) ?? []
+    if (name !== undefined && !named.includes(name))
+      throw new Error(`${outfile} has ${name}, which is not in NOTICE`)
+  }
   // esbuild copies every export of a module that is none of ours for each file that imports it: thousands of properties for node:fs and
   // node:crypto. One object for each module that has them by inheritance is enough.
   const text = readFileSync(outfile, "utf8")
