@@ -803,6 +803,25 @@ describe("copying images", () => {
       assert.ok(storage.heard.length > 0)
     })
 
+    it("a blob that the registry has with another size is sent, and one with another digest is an error", async () => {
+      for (const [header, value] of [
+        ["content-length", "5"],
+        ["docker-content-digest", `sha256:${"0".repeat(64)}`],
+      ] as const) {
+        await using taker = await Taker.start((_, request, response) => {
+          if (request.method !== "HEAD") return false
+          response.setHeader(header, value)
+          response.end()
+          return true
+        })
+        const copied = copy(source, taker.name)
+        if (header === "content-length") {
+          await copied
+          assertThere(taker)
+        } else await refused(copied, "ERR_OCI_DIGEST", /is sha256:0000.* there/)
+      }
+    })
+
     it("chunks of nothing are refused", async () => {
       for (const chunkSize of [0, -1, NaN])
         await assert.rejects(

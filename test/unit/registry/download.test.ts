@@ -51,6 +51,39 @@ describe("download", () => {
     assert.equal(asked.length, 12)
   })
 
+  it("takes what does not know ranges from its place, and nothing from another one or beyond its end", async () => {
+    const bytes = Buffer.from("0123456789")
+    const answer = (statusCode: number, body: Buffer, range = ""): Reply =>
+      Object.assign(Readable.from([body]), {
+        statusCode,
+        headers: { "content-range": range },
+      }) as unknown as Reply
+    const fetched = async (replies: readonly Reply[], start: number): Promise<string> => {
+      const queue = [...replies]
+      const request = (): Promise<Reply> => {
+        const next = queue.shift()
+        return next === undefined ? Promise.reject(new Error("asked once more")) : Promise.resolve(next)
+      }
+      const pieces: Buffer[] = []
+      const from = { what: "it", size: 10, request, pause: () => Promise.resolve() }
+      for await (const piece of download(from, start)) pieces.push(piece)
+      return Buffer.concat(pieces).toString()
+    }
+    assert.equal(await fetched([answer(206, bytes.subarray(4), "bytes 4-9/10")], 4), "456789")
+    assert.equal(await fetched([answer(200, bytes)], 4), "456789")
+    assert.equal(await fetched([answer(416, Buffer.alloc(0)), answer(200, bytes)], 4), "456789")
+    // An answer that ends early, and the rest.
+    const early = [answer(200, bytes.subarray(0, 3)), answer(206, bytes.subarray(3), "bytes 3-9/10")]
+    assert.equal(await fetched(early, 0), "0123456789")
+    await assert.rejects(fetched([answer(206, bytes, "bytes 0-9/10")], 4), {
+      code: "ERR_OCI_REGISTRY",
+      message: /asked from byte 4 on, it sends from 0/,
+    })
+    await assert.rejects(fetched([answer(206, bytes)], 4), { code: "ERR_OCI_REGISTRY" })
+    for (const more of [answer(200, Buffer.alloc(11)), answer(206, Buffer.alloc(7), "bytes 4-10/11")])
+      await assert.rejects(fetched([more], more.statusCode === 200 ? 0 : 4), { code: "ERR_OCI_DIGEST" })
+  })
+
   it("ends where it does not: what breaks after each few bytes, or after less than a hundredth", async () => {
     for (const each of [0, 1, 150_000]) {
       const { asked, request } = breaking(MIB, each)
