@@ -18,6 +18,7 @@ export const order = [
   ["container"],
   ["source"],
   ["definition"],
+  ["remote"],
   ["make"],
   ["batch"],
   ["index"],

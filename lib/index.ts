@@ -1,10 +1,13 @@
 // The public API. Everything a command can do, a program can do; nothing else is exported.
-export { build } from "./make/build.ts"
+export { build, remoteBuilders } from "./make/build.ts"
 export { compressionLevels } from "./make/write-image.ts"
 export { passphraseKdfLimits } from "./encryption/encrypt.ts"
 export type { PassphraseKdf } from "./encryption/encrypt.ts"
 export type { EncryptionFormat, GocryptfsFacts, LuksFacts, Reader } from "./encryption/encryption-format.ts"
-export type { BuildOptions } from "./make/build.ts"
+export type { BuildOptions, RemoteBuildersOptions } from "./make/build.ts"
+export type { RemoteBuilder } from "./make/remote-build.ts"
+export { serveBuild } from "./make/remote-serve.ts"
+export type { ServeBuildOptions } from "./make/remote-serve.ts"
 export { readDefinition } from "./definition/definition-build.ts"
 export type { DefinitionOptions, ReadDefinitionOptions } from "./definition/definition-build.ts"
 export type {

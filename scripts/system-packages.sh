@@ -57,6 +57,7 @@ packages() {
   test             procps                  procps-ng                ps, pgrep
   test             openssl                 openssl                  a second opinion on keys
   test             openssh-client          openssh                  ssh-keygen, for its forms of keys
+  test             openssh-server          openssh-server           sshd, by which a builder on another machine is reached
   test             gnupg                   gnupg2                   signs with its agent, verifies what we sign
   test             softhsm2                softhsm                  a PKCS#11 token in files
   test             opensc                  opensc                   pkcs11-tool, which makes a key in it

@@ -22,13 +22,14 @@ import { push } from "./commands/push.ts"
 import { recipient } from "./commands/recipient.ts"
 import { registry } from "./commands/registry.ts"
 import { actions } from "./commands/run.ts"
+import { serve } from "./commands/serve-build.ts"
 import { sif } from "./commands/sif.ts"
 import { sign } from "./commands/sign.ts"
 import { verify } from "./commands/verify.ts"
 import { version } from "./commands/version.ts"
 
 export const commands: readonly CommandRow[] = [
-  ...[build, pull, push, encrypt, decrypt, reencrypt, recipient, overlay, sif, sign, verify],
+  ...[build, pull, push, encrypt, decrypt, reencrypt, recipient, overlay, sif, sign, verify, serve],
   ...[image, ls, cat, extract, info, map, inspect, runHelp, mount, unmount, mounts],
   ...[...actions, instance, cert, ...absent, ...probes, key, ecl, cache, registry, link],
   ...[completion, version],

@@ -59,6 +59,9 @@ const busy: ReadonlySet<ErrorCode> = new Set([
 /** The exit status for an error code. */
 export function exitCodeFor(code: ErrorCode): number {
   if (code.startsWith("ERR_DEFINITION_") || code === "ERR_BUILD_AGENT") return exitCodes.usage
+  if (code === "ERR_BUILD_REMOTE_REFUSED") return exitCodes.usage
+  if (code === "ERR_BUILD_REMOTE_VERSION") return exitCodes.environment
+  if (code === "ERR_BUILD_REMOTE_IMAGE") return exitCodes.invalidContainer
   if (busy.has(code)) return exitCodes.busyOrExists
   if (code.startsWith("ERR_KEY_") || code.endsWith("_PASSPHRASE") || code.endsWith("_RECIPIENTS"))
     return exitCodes.key

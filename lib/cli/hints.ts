@@ -98,6 +98,11 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
     "what it printed stands above; scripts run with `sh -ex`, so the last command shown is the one",
   ERR_BUILD_SCRATCH:
     "--scratch-memory SIZE and --scratch-disk SIZE raise the limits, --tmpdir DIR names a folder with more room, --plain-tmp builds in an ordinary folder",
+  ERR_BUILD_REMOTE:
+    "try `ssh HOST sifcrypt version` with the address as it was given; ssh://HOST/PATH/OF/sifcrypt names a program that is not on the PATH there",
+  ERR_BUILD_REMOTE_VERSION:
+    "install the same version there; ssh://HOST/PATH/OF/sifcrypt names another program",
+  ERR_BUILD_REMOTE_IMAGE: "ask who runs that machine, or build elsewhere",
   ERR_DEFINITION_ARGUMENT:
     "--build-arg NAME=VALUE gives it a value, --warn-unused-build-args lets others pass",
   ERR_EXTRACT: "the folder must be writable and have room; nothing that exists in it is overwritten",

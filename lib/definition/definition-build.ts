@@ -10,7 +10,10 @@ import type { Credentials } from "../encryption/credentials.ts"
 import type { OriginOptions } from "../container/origin.ts"
 import { readBounded, TooLarge } from "../bounded-file.ts"
 import { BuildError } from "../errors.ts"
-import type { NativeBuild } from "../native/binding.ts"
+import { MAX_LAYER_BYTES } from "../oci/image.ts"
+import { parseRegistryName } from "../oci/reference.ts"
+import { isLoopback } from "../http/proxy.ts"
+import type { NativeBlob, NativeBuild, NativeRange } from "../native/binding.ts"
 import { packageRoot } from "../native/load.ts"
 import { parseBinds, type Bind } from "../runtime/binds.ts"
 import { bindList, type BindSpec } from "../runtime/options.ts"
@@ -27,18 +30,18 @@ import {
   parseBuildArguments,
   parseDefinition,
   type Definition,
-  type FileTransfer,
   type Stage,
 } from "./definition-file.ts"
 import { debianArchitecture } from "./debootstrap.ts"
 import type { LayerOptions } from "../source/layer-options.ts"
 import { buildLabels, metadataObjects } from "../source/metadata-files.ts"
+import { hostTransfers, withHostTransfers, withSent, type SentTransfer } from "./sent-files.ts"
 import { scratchesFor, temporaryFolder, type Scratch, type ScratchOptions } from "./scratch.ts"
 import { openSource, type BuildSource, type FindOptions, type TreeWritten } from "../source/source.ts"
 import { refusePlain } from "../encryption/partition.ts"
 import { expandSource, type SourceVariables } from "./source-names.ts"
 import { sectionNames, type SectionName, type StagesPlan } from "./stages.ts"
-import { Workspace, type WorkspaceOptions } from "./workspace.ts"
+import { Workspace, type OnOutput, type WorkspaceOptions } from "./workspace.ts"
 import type { Built, Copied, StageBase } from "./workspace-protocol.ts"
 
 /** How a definition file is built. */
@@ -62,8 +65,8 @@ export interface DefinitionOptions extends ScratchOptions {
     Pick<NonNullable<OriginOptions["verify"]>, "keyringPaths" | "keyrings" | "keyPaths" | "keys"> | undefined
   /** Hears what is being done, in a few words. */
   readonly onStep?: ((text: string) => void) | undefined
-  /** Gets what scripts print. Default: nobody does. */
-  readonly onOutput?: ((bytes: Buffer, stream: "stdout" | "stderr") => void) | undefined
+  /** Gets what scripts print; where it gives a promise, no more comes until that is kept. Default: nobody does. */
+  readonly onOutput?: OnOutput | undefined
 }
 
 const buildArgumentRows: Rows<
@@ -104,6 +107,17 @@ export interface ReadDefinitionOptions extends Pick<
 }
 const checkRead = shape<ReadDefinitionOptions>({ ...buildArgumentRows, onNotice: callback })
 
+/** A definition that another machine sent, and what of it that machine alone has. */
+export interface SentDefinition {
+  /** Its templates are replaced. */
+  readonly text: string
+  readonly transfers: readonly SentTransfer[]
+  /** An archive of them. */
+  readonly files: { readonly blob: NativeBlob; readonly digest: Buffer } | undefined
+  /** Of each stage; undefined: it is found here, by its name. */
+  readonly bases: readonly ({ readonly name: string; readonly squashfs: NativeRange } | undefined)[]
+}
+
 interface SourceOptions
   extends
     DefinitionOptions,
@@ -115,8 +129,12 @@ interface SourceOptions
   readonly onProgress?: (bytes: Bytes) => void
   /** Something is encrypted: say what is readable on the way. */
   readonly encrypted: boolean
+  /** Then `source` is what it is called there. */
+  readonly sent?: SentDefinition | undefined
 }
 
+/** Of names in memory. */
+const MAX_SENT_NAMES: Bytes = 1 << 30
 const DETECTED: Bytes = 64 << 10
 const SIF_MAGIC_AT: Bytes = 32
 const SIF_MAGIC = Buffer.from("SIF_MAGIC", "latin1")
@@ -235,7 +253,7 @@ function fingerprintsOf(stage: Stage): string[] {
 }
 
 /** A base that is to be opened, or what else it is. */
-type WantedBase =
+export type WantedBase =
   | { readonly kind: "scratch" }
   | {
       readonly kind: "debootstrap"
@@ -245,7 +263,7 @@ type WantedBase =
     }
   | { readonly kind: "source"; readonly spec: string; readonly fingerprints: readonly string[] }
 
-function wantedBase(file: string, stage: Stage): WantedBase {
+export function wantedBase(file: string, stage: Stage): WantedBase {
   const agent = (stage.headers.get("bootstrap") ?? "").toLowerCase()
   const from = (): string => required(file, stage, "from", "From")
   const fingerprints = fingerprintsOf(stage)
@@ -351,7 +369,7 @@ function textOf(file: string): string | undefined {
 }
 
 /** The environment for scripts on this machine: what holds keys and passwords stays here. */
-function scriptEnvironment(): Record<string, string> {
+export function scriptEnvironment(): Record<string, string> {
   return Object.fromEntries(
     Object.entries(callerEnvironment()).filter(
       (entry): entry is [string, string] =>
@@ -371,23 +389,15 @@ function withExpandedSources(file: string, stages: readonly Stage[]): Stage[] {
         ? callerIdentity().home
         : passwd.find((line) => line.startsWith(`${user}:`))?.split(":")[5],
   }
-  const expanded = (transfers: readonly FileTransfer[]): FileTransfer[] =>
-    transfers.map((transfer) => {
-      const { source, line } = transfer
-      try {
-        return { ...transfer, source: expandSource(source, variables) }
-      } catch (cause) {
-        const why = `${file}:${line}: cannot copy ${source}: ${(cause as Error).message}`
-        throw new BuildError("ERR_BUILD_SOURCE", why, { path: file, cause })
-      }
-    })
-  return stages.map((stage) => ({
-    ...stage,
-    files: stage.files.map((set) =>
-      set.from === undefined ? { ...set, transfers: expanded(set.transfers) } : set,
-    ),
-    apps: stage.apps.map((app) => ({ ...app, files: expanded(app.files) })),
-  }))
+  return withHostTransfers(stages, (transfer) => {
+    const { source, line } = transfer
+    try {
+      return { ...transfer, source: expandSource(source, variables) }
+    } catch (cause) {
+      const why = `${file}:${line}: cannot copy ${source}: ${(cause as Error).message}`
+      throw new BuildError("ERR_BUILD_SOURCE", why, { path: file, cause })
+    }
+  })
 }
 
 /** Where scripts and %files may look, so that the scratch does not cover it. */
@@ -398,12 +408,9 @@ function visiblePaths(
   output: string,
   tmpFolder: string,
 ): string[] {
-  const named = definition.stages.flatMap(({ files, apps }) =>
-    [
-      ...files.filter(({ from }) => from === undefined).flatMap(({ transfers }) => transfers),
-      ...apps.flatMap((app) => app.files),
-    ].map(({ source: name }) => path.resolve(name.split(/[*?[{]/, 1)[0] ?? "")),
-  )
+  const named = hostTransfers(definition.stages)
+    .filter(({ sent }) => sent === undefined)
+    .map(({ source: name }) => path.resolve(name.split(/[*?[{]/, 1)[0] ?? ""))
   const all = [
     process.cwd(),
     packageRoot,
@@ -444,6 +451,58 @@ async function plainFolder(undo: Undo, tmpFolder: string): Promise<Scratch> {
   return { kind: "plain", folder }
 }
 
+/**
+ * Reads a definition file, and finds out what its sources are called.
+ *
+ * @throws BuildError.
+ */
+export async function prepareDefinition(file: string, options: ReadDefinitionOptions): Promise<Definition> {
+  const definition = await readDefinition(file, options)
+  return { ...definition, stages: withExpandedSources(file, definition.stages) }
+}
+
+/** A section that would run on the machine that builds, outside of any container: of those that are asked for. */
+export function sectionOnHost(
+  definition: Definition,
+  sections: readonly SectionName[] | undefined,
+): { readonly name: "pre" | "setup"; readonly line: number } | undefined {
+  for (const { scripts } of definition.stages) {
+    if (scripts.pre !== undefined && sections === undefined) return { name: "pre", line: scripts.pre.line }
+    if (scripts.setup !== undefined && sections?.includes("setup") !== false)
+      return { name: "setup", line: scripts.setup.line }
+  }
+  return undefined
+}
+
+/** Is it at a registry, and not at one of this machine? */
+export function isAtRegistry(wanted: WantedBase): boolean {
+  const [, transport, name = ""] =
+    (wanted.kind === "source" ? /^((?:docker|oras):\/\/)(.*)$/s.exec(wanted.spec) : undefined) ?? []
+  return transport !== undefined && !isLoopback(new URL(`https://${parseRegistryName(name, transport).host}`))
+}
+
+/** What was sent here, checked: nothing of this machine is part of it. */
+function prepareSent(
+  file: string,
+  sent: SentDefinition,
+  sections: readonly SectionName[] | undefined,
+): Definition {
+  const definition = parseDefinition(sent.text, { path: file, isExpanded: true })
+  const refuse = (what: string): BuildError =>
+    new BuildError("ERR_BUILD_REMOTE_REFUSED", `${file}: ${what}`, { path: file })
+  const onHost = sectionOnHost(definition, sections)
+  if (onHost !== undefined) throw refuse(`%${onHost.name} is not run for another machine`)
+  const stages = withSent(definition.stages, sent.transfers)
+  if (stages === undefined || sent.bases.length !== stages.length)
+    throw refuse("what was sent is not what the definition asks for")
+  for (const [index, stage] of stages.entries()) {
+    const base = wantedBase(file, stage)
+    if (base.kind === "source" && sent.bases[index] === undefined && !isAtRegistry(base))
+      throw refuse(`the base ${base.spec} was not sent, and nothing of this machine is built from`)
+  }
+  return { ...definition, stages }
+}
+
 async function openBase(
   wanted: WantedBase,
   options: SourceOptions,
@@ -474,8 +533,20 @@ async function openBase(
   return { kind: "tree", name: spec, source: luggage.pack(source.tree), added: source.added ?? [] }
 }
 
+/** Files that were sent, as a tree that a workspace unpacks. */
+function filesBase({ blob, digest }: NonNullable<SentDefinition["files"]>, luggage: Luggage): StageBase {
+  const layer = { blob, name: "the files that were sent", digest, diffId: digest }
+  const limits = { bytes: MAX_LAYER_BYTES, memory: MAX_SENT_NAMES }
+  return {
+    kind: "tree",
+    name: layer.name,
+    source: luggage.pack({ layers: [layer], limits, added: [] }),
+    added: [],
+  }
+}
+
 /** The configuration of an OCI image. */
-function configOf(source: BuildSource | undefined): string | undefined {
+export function configOf(source: BuildSource | undefined): string | undefined {
   return source?.objects?.find(({ name }) => name === "oci-config.json")?.data.toString("utf8")
 }
 
@@ -544,10 +615,13 @@ export class DefinitionBuild implements AsyncDisposable {
     const options = this.#options
     const { source: file, onNotice = () => undefined, onStep = () => undefined, signal } = options
     const { buildArguments, buildArgumentFile, warnUnusedBuildArguments } = options
-    const written = await readDefinition(file, {
-      ...{ buildArguments, buildArgumentFile, warnUnusedBuildArguments, onNotice },
-    })
-    const definition = { ...written, stages: withExpandedSources(file, written.stages) }
+    const { sent } = options
+    const definition =
+      sent === undefined
+        ? await prepareDefinition(file, {
+            ...{ buildArguments, buildArgumentFile, warnUnusedBuildArguments, onNotice },
+          })
+        : prepareSent(file, sent, options.sections)
     const last = definition.stages.length - 1
     const wanted = definition.stages.map((stage, index): WantedBase =>
       update !== undefined && index === last ? { kind: "scratch" } : wantedBase(file, stage),
@@ -557,9 +631,18 @@ export class DefinitionBuild implements AsyncDisposable {
     if (options.encrypted) warnOf(definition, options, onNotice)
     const luggage = new Luggage()
     if (outputFd !== undefined) luggage.fd(outputFd)
+    // In the order in which the workspace asks for keys.
+    const files = sent?.files === undefined ? undefined : filesBase(sent.files, luggage)
     const bases: StageBase[] = []
     const sources: BuildSource[] = []
-    for (const base of wanted) bases.push(await openBase(base, options, luggage, sources, this.#undo))
+    for (const [index, base] of wanted.entries()) {
+      const given = sent?.bases[index]
+      bases.push(
+        given === undefined
+          ? await openBase(base, options, luggage, sources, this.#undo)
+          : { kind: "tree", name: given.name, source: luggage.pack({ squashfs: given.squashfs }), added: [] },
+      )
+    }
     const { uid, gid, name } = callerIdentity()
     const real = uid === 0
     const ids = real ? undefined : subordinateIds(name, uid, gid)
@@ -598,14 +681,22 @@ export class DefinitionBuild implements AsyncDisposable {
       pretence: real ? "nothing" : ids === undefined ? "owners" : "devices",
       labels: this.#labels(),
     }
-    const request = { kind: "stages", bases, ids: { many: real || ids !== undefined, real }, plan } as const
+    const request = {
+      kind: "stages",
+      bases,
+      files,
+      ids: { many: real || ids !== undefined, real },
+      plan,
+    } as const
     const { description } = await workspace.ask(request, options.onProgress).then(
       (answer) => answer as Built,
       (cause: unknown) => {
         throw sources.map((source) => source.explain?.(cause)).find((error) => error !== undefined) ?? cause
       },
     )
-    const ociConfig = bases.at(-1)?.kind === "tree" ? configOf(sources.at(-1)) : undefined
+    // The last one's, if that was opened here.
+    const isOwn = bases.at(-1)?.kind === "tree" && sent?.bases.at(-1) === undefined
+    const ociConfig = isOwn ? configOf(sources.at(-1)) : undefined
     return {
       path: file,
       tree: { directory: session, added: [] },

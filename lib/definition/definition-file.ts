@@ -9,8 +9,8 @@ import type { Bytes } from "../units.ts"
 
 /** A definition file is read into memory; its templates may make it longer. */
 export const MAX_DEFINITION_SIZE: Bytes = 4 << 20
-const MAX_EXPANDED_SIZE: Bytes = 16 << 20
-const MAX_STAGES = 128
+export const MAX_EXPANDED_SIZE: Bytes = 16 << 20
+export const MAX_STAGES = 128
 const MAX_APPS = 1024
 
 /** The body of a section that is run or kept as a script. */
@@ -28,6 +28,16 @@ export interface FileTransfer {
   /** Empty: the same path. */
   readonly destination: string
   readonly line: number
+  /** Where it comes from another machine: what the source stands for there. */
+  readonly sent?: readonly SentFile[]
+}
+
+/** A file or a folder that another machine sent. */
+export interface SentFile {
+  /** As it is called there. */
+  readonly name: string
+  /** Its number among all that was sent. */
+  readonly number: number
 }
 
 /** One `%files` section, or several with the same origin. */
@@ -87,6 +97,8 @@ export interface ParseOptions {
   readonly path: string
   /** Build arguments, stronger than the file's own `%arguments`. */
   readonly buildArguments?: ReadonlyMap<string, string> | undefined
+  /** Its templates are replaced already: what looks like one is text. */
+  readonly isExpanded?: boolean
 }
 
 interface Line {
@@ -496,8 +508,9 @@ function checkStages(stages: readonly Stage[], path: string): void {
  * @throws BuildError `ERR_DEFINITION_SYNTAX`, `ERR_DEFINITION_ARGUMENT` for a template without a value; both with the line.
  */
 export function parseDefinition(text: string, options: ParseOptions): Definition {
-  const { path, buildArguments = new Map<string, string>() } = options
-  if (text.length > MAX_DEFINITION_SIZE) throw tooLong(path, text.length, MAX_DEFINITION_SIZE)
+  const { path, buildArguments = new Map<string, string>(), isExpanded = false } = options
+  const most = isExpanded ? MAX_EXPANDED_SIZE : MAX_DEFINITION_SIZE
+  if (text.length > most) throw tooLong(path, text.length, most)
   const lines = text
     .replace(/^\uFEFF/, "")
     .replace(/\r?\n$/, "")
@@ -511,7 +524,9 @@ export function parseDefinition(text: string, options: ParseOptions): Definition
   if (beyond !== undefined) throw syntaxError(path, beyond[0]?.number ?? 1, `more than ${MAX_STAGES} stages`)
   const notices: string[] = []
   const templates = new Templates(path, buildArguments)
-  const expanded = raw.map((stage) => templates.replace(stage, defaultsOf(stage, notices, path)))
+  const expanded = isExpanded
+    ? raw
+    : raw.map((stage) => templates.replace(stage, defaultsOf(stage, notices, path)))
   const stages = expanded.map((stage) => new StageParser(path, notices).parse(stage))
   checkStages(stages, path)
   return {

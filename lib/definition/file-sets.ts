@@ -1,12 +1,13 @@
 // %files and %appfiles: from this machine, links followed, or from another stage, as they are there.
 import { execFile } from "node:child_process"
-import { readdir, realpath, stat } from "node:fs/promises"
+import { lstat, readdir, realpath, stat } from "node:fs/promises"
 import path from "node:path"
 import { promisify } from "node:util"
 import { BuildError } from "../errors.ts"
 import type { FileTransfer } from "./definition-file.ts"
 import { expandGlob } from "./glob.ts"
 import { BUILD_UMASK, type Rootfs } from "./rootfs.ts"
+import { nameOfSent } from "./sent-names.ts"
 
 /** What a transfer needs to know. */
 export interface TransferContext {
@@ -16,10 +17,18 @@ export interface TransferContext {
   readonly cwd: string
   /** GNU's or BusyBox's cp. */
   readonly cp: string
+  /** Where what another machine sent lies. */
+  readonly sentFolder: string
   readonly onStep: (text: string) => void
 }
 
-function failed(context: TransferContext, transfer: FileTransfer, why: string, cause?: unknown): BuildError {
+/** A file that cannot be copied, by its line. */
+export function transferError(
+  context: Pick<TransferContext, "path">,
+  transfer: FileTransfer,
+  why: string,
+  cause?: unknown,
+): BuildError {
   const { path: file } = context
   return new BuildError(
     "ERR_BUILD_SOURCE",
@@ -31,7 +40,8 @@ function failed(context: TransferContext, transfer: FileTransfer, why: string, c
   )
 }
 
-function why(cause: unknown): string {
+/** In words, as a reason. */
+export function why(cause: unknown): string {
   const { code, message } = cause as NodeJS.ErrnoException
   return code === "ENOENT" ? "there is no such file" : message
 }
@@ -39,6 +49,16 @@ function why(cause: unknown): string {
 /** A folder as a destination: what is copied gets its own name there. */
 async function isFolderInside(rootfs: Rootfs, inside: string): Promise<boolean> {
   return (await rootfs.find(inside))?.isDirectory() === true
+}
+
+/** A link that would never end. */
+export function loopError(source: string): Error {
+  return new Error(`${source} is a link to a folder that it is in`)
+}
+
+/** What nobody copies. */
+export function kindError(source: string): Error {
+  return new Error(`${source} is neither a file nor a folder`)
 }
 
 /** Copies a file or a folder of this machine, links followed. */
@@ -51,12 +71,23 @@ async function copyTree(
   const info = await stat(source)
   if (info.isDirectory()) {
     const real = await realpath(source)
-    if (above.includes(real)) throw new Error(`${source} is a link to a folder that it is in`)
+    if (above.includes(real)) throw loopError(source)
     await rootfs.makeFolder(inside, info.mode & 0o777 & ~BUILD_UMASK)
     for (const name of (await readdir(source)).sort())
       await copyTree(path.join(source, name), rootfs, path.posix.join(inside, name), [...above, real])
   } else if (info.isFile()) await rootfs.copyIn(source, inside)
-  else throw new Error(`${source} is neither a file nor a folder`)
+  else throw kindError(source)
+}
+
+/** Copies what another machine sent, of which no link is followed: there is none in what we send. */
+async function copySent(place: string, rootfs: Rootfs, inside: string): Promise<void> {
+  const info = await lstat(place)
+  if (info.isDirectory()) {
+    await rootfs.makeFolder(inside, info.mode & 0o777 & ~BUILD_UMASK)
+    for (const name of (await readdir(place)).sort())
+      await copySent(path.join(place, name), rootfs, path.posix.join(inside, nameOfSent(name)))
+  } else if (info.isFile()) await rootfs.copyIn(place, inside)
+  else throw kindError(inside)
 }
 
 /** The name in the target, as cp has it. */
@@ -67,7 +98,22 @@ async function targetOf(rootfs: Rootfs, destination: string, name: string): Prom
 }
 
 /**
- * Copies from this machine.
+ * What a source of this machine stands for.
+ *
+ * @throws BuildError `ERR_BUILD_SOURCE` naming the line.
+ */
+export async function matchesOf(
+  transfer: FileTransfer,
+  context: Pick<TransferContext, "path" | "cwd">,
+): Promise<string[]> {
+  const place = { resolve: (name: string) => Promise.resolve(path.resolve(context.cwd, name)) }
+  const names = await expandGlob(transfer.source, place)
+  if (names.length === 0) throw transferError(context, transfer, "nothing matches")
+  return names
+}
+
+/**
+ * Copies from this machine, or what another one sent.
  *
  * @param base - Inside, that relative destinations are relative to.
  * @throws BuildError `ERR_BUILD_SOURCE` naming the line.
@@ -77,17 +123,25 @@ export async function copyFromHost(
   rootfs: Rootfs,
   context: TransferContext,
 ): Promise<void> {
-  const place = { resolve: (name: string) => Promise.resolve(path.resolve(context.cwd, name)) }
   for (const transfer of transfers) {
-    const { source, destination } = transfer
+    const { source, destination, sent } = transfer
     context.onStep(`copying ${source} to ${destination === "" ? source : destination}`)
-    const names = await expandGlob(source, place)
-    if (names.length === 0) throw failed(context, transfer, "nothing matches")
-    for (const name of names)
+    const names = sent === undefined ? await matchesOf(transfer, context) : []
+    const copies = [
+      ...names.map((name) => ({
+        name,
+        copy: (inside: string) => copyTree(path.resolve(context.cwd, name), rootfs, inside, []),
+      })),
+      ...(sent ?? []).map(({ name, number }) => ({
+        name,
+        copy: (inside: string) => copySent(path.join(context.sentFolder, String(number)), rootfs, inside),
+      })),
+    ]
+    for (const { name, copy } of copies)
       try {
-        await copyTree(path.resolve(context.cwd, name), rootfs, await targetOf(rootfs, destination, name), [])
+        await copy(await targetOf(rootfs, destination, name))
       } catch (cause) {
-        throw failed(context, transfer, why(cause), cause)
+        throw transferError(context, transfer, why(cause), cause)
       }
   }
 }
@@ -107,7 +161,7 @@ export async function copyFromStage(
     const { source, destination } = transfer
     context.onStep(`copying ${source} to ${destination === "" ? source : destination}`)
     const names = await expandGlob(path.posix.join("/", source), from)
-    if (names.length === 0) throw failed(context, transfer, "nothing matches")
+    if (names.length === 0) throw transferError(context, transfer, "nothing matches")
     for (const name of names)
       try {
         const original = await from.resolve(name)
@@ -118,7 +172,7 @@ export async function copyFromStage(
         await promisify(execFile)(context.cp, ["-a", "--remove-destination", "-T", "--", original, target])
       } catch (cause) {
         const { stderr } = cause as { readonly stderr?: string }
-        throw failed(
+        throw transferError(
           context,
           transfer,
           stderr === undefined || stderr === "" ? why(cause) : stderr.trim(),

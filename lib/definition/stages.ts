@@ -78,6 +78,11 @@ export interface StageTools {
   onNotice(text: string): void
 }
 
+/** Where what was sent for `%files` lies, in a scratch. */
+export function sentFolder(session: string): string {
+  return path.join(session, "files")
+}
+
 const LABELS_FILE = "/.build.labels"
 const FOLDER = "/.singularity.d"
 
@@ -185,11 +190,12 @@ class StageBuilder {
   }
 
   #transferContext(): TransferContext {
-    const { path: file, cwd, cp } = this.#plan
+    const { path: file, cwd, cp, session } = this.#plan
     return {
       path: file,
       cwd,
       cp,
+      sentFolder: sentFolder(session),
       onStep: (text) => {
         this.#tools.onStep(text)
       },

@@ -4,6 +4,7 @@ import type { NativeBuild } from "../native/binding.ts"
 import type { Bytes } from "../units.ts"
 import type { AddedEntry, ImageDescription } from "../source/metadata-files.ts"
 import type { StagesPlan } from "./stages.ts"
+import type { WireError } from "./wire-error.ts"
 
 /** What a Debian system is installed from. */
 export interface Debootstrap {
@@ -39,20 +40,12 @@ export type Request =
       readonly kind: "stages"
       readonly plan: StagesPlan
       readonly bases: readonly StageBase[]
+      /** What `%files` takes, where that was sent here. */
+      readonly files?: StageBase | undefined
       readonly ids: Ids
     }
   | { readonly kind: "write"; readonly build: Omit<NativeBuild, "source"> }
   | { readonly kind: "copy"; readonly target: string; readonly replace: boolean }
-
-/** An error that crosses the border. */
-export interface WireError {
-  readonly name: string
-  readonly code: string | undefined
-  readonly message: string
-  readonly path: string | undefined
-  readonly errno: number | undefined
-  readonly syscall: string | undefined
-}
 
 export type Reply =
   | { readonly kind: "step"; readonly text: string }

@@ -8,22 +8,16 @@ import { constants } from "node:os"
 import path from "node:path"
 import { Tree } from "../device/tree.ts"
 import { forbidDumps } from "../device/process.ts"
-import { BuildError, ContainerError } from "../errors.ts"
+import { BuildError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
 import type { NativeBuild } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import { debootstrap } from "./debootstrap.ts"
 import { decodeFrames, encodeFrame } from "./frames.ts"
 import { Rootfs } from "./rootfs.ts"
-import { buildStages } from "./stages.ts"
-import {
-  type Copied,
-  type Ids,
-  type Reply,
-  type Request,
-  type StageBase,
-  type WireError,
-} from "./workspace-protocol.ts"
+import { buildStages, sentFolder } from "./stages.ts"
+import { toWire } from "./wire-error.ts"
+import { type Copied, type Ids, type Reply, type Request, type StageBase } from "./workspace-protocol.ts"
 
 // The kernel's default: a listener that goes takes Node's own, a debugger, with it.
 const none = (): void => undefined
@@ -231,9 +225,14 @@ async function checkNothingLost(session: string): Promise<void> {
 
 async function perform(request: Request): Promise<unknown> {
   if (request.kind === "stages") {
-    const { plan, bases, ids } = request
+    const { plan, bases, ids, files } = request
     const { session, crun } = plan
     try {
+      if (files !== undefined) {
+        const folder = sentFolder(session)
+        await mkdir(folder, { mode: 0o700 })
+        await fill(files, folder, session, crun, ids)
+      }
       const { root, description } = await buildStages(plan, {
         bootstrap: (index, folder) => fill(bases[index] ?? { kind: "scratch" }, folder, session, crun, ids),
         onStep: (text) => {
@@ -267,22 +266,10 @@ async function perform(request: Request): Promise<unknown> {
   }
 }
 
-function wireError(error: unknown): WireError {
-  const { name, message, code, errno, syscall, path: file } = error as NodeJS.ErrnoException
-  return {
-    name: error instanceof ContainerError ? error.constructor.name : name,
-    code,
-    message,
-    path: file,
-    errno,
-    syscall,
-  }
-}
-
 forbidDumps()
 for await (const request of decodeFrames(socket))
   try {
     reply({ kind: "done", value: await perform(request as Request) })
   } catch (error) {
-    reply({ kind: "failed", error: wireError(error) })
+    reply({ kind: "failed", error: toWire(error) })
   }

@@ -2,10 +2,10 @@
 // is in the scratch nobody else sees, and it goes when the worker, or this process, goes.
 import { createRequire } from "node:module"
 import path from "node:path"
-import type { Duplex } from "node:stream"
+import type { Duplex, Readable } from "node:stream"
 import { pathToFileURL } from "node:url"
-import * as errors from "../errors.ts"
-import { BuildError, ContainerError, EnvironmentError, type ErrorCode } from "../errors.ts"
+import { types } from "node:util"
+import { BuildError, ContainerError, EnvironmentError } from "../errors.ts"
 import { packageRoot } from "../native/load.ts"
 import { startStarter, type Starter } from "../runtime/starter.ts"
 import type { Failure, PipedDescriptors } from "../runtime/starter-protocol.ts"
@@ -13,7 +13,11 @@ import { idMapArguments, type IdMaps } from "../runtime/subordinate-ids.ts"
 import type { Bytes } from "../units.ts"
 import type { Scratch } from "./scratch.ts"
 import { decodeFrames, encodeFrame } from "./frames.ts"
-import type { Reply, Request, WireError } from "./workspace-protocol.ts"
+import { fromWire } from "./wire-error.ts"
+import type { Reply, Request } from "./workspace-protocol.ts"
+
+/** Gets what scripts print; where it gives a promise, there is no more of that stream until it is kept. */
+export type OnOutput = (bytes: Buffer, stream: "stdout" | "stderr") => unknown
 
 /** What a workspace is made of. */
 export interface WorkspaceOptions {
@@ -24,8 +28,8 @@ export interface WorkspaceOptions {
   /** Descriptors that the worker gets, in this order; {@link Workspace.descriptor} says by which numbers. */
   readonly fds: readonly number[]
   readonly signal: AbortSignal | undefined
-  /** What scripts print. */
-  readonly onOutput: (bytes: Buffer, stream: "stdout" | "stderr") => void
+  /** What scripts print. No more comes of a stream until a promise is kept. */
+  readonly onOutput: OnOutput
   readonly onStep: (text: string) => void
   readonly onNotice: (text: string) => void
 }
@@ -54,21 +58,6 @@ function workerCommand(): string[] {
     "--",
     path.join(import.meta.dirname, "workspace-worker.ts"),
   ]
-}
-
-/** The error that the worker met. */
-function fromWire(error: WireError): Error {
-  const { name, code, message, path: file, errno, syscall } = error
-  const kind: unknown = (errors as Readonly<Record<string, unknown>>)[name]
-  if (typeof kind === "function" && (kind.prototype instanceof ContainerError || kind === ContainerError)) {
-    const Kind = kind as new (code: ErrorCode, text: string, options: { path?: string }) => ContainerError
-    return new Kind(code as ErrorCode, message, { path: file })
-  }
-  return Object.assign(new Error(message), {
-    ...(code === undefined ? {} : { code }),
-    ...(errno === undefined ? {} : { errno }),
-    ...(syscall === undefined ? {} : { syscall }),
-  })
 }
 
 /** What the machine lacks for one kind of scratch, another may not need. */
@@ -135,12 +124,17 @@ export class Workspace implements AsyncDisposable {
     // A pipe that breaks says no more than one that ends, which is told of as the end of the worker.
     for (const pipe of [control, secrets]) pipe.on("error", () => undefined)
     const { stdout, stderr } = this.#starter.child
-    stdout?.on("data", (bytes: Buffer) => {
-      onOutput(bytes, "stdout")
-    })
-    stderr?.on("data", (bytes: Buffer) => {
-      onOutput(bytes, "stderr")
-    })
+    const listen = (stream: Readable | null, name: "stdout" | "stderr"): void => {
+      stream?.on("data", (bytes: Buffer) => {
+        const taken = onOutput(bytes, name)
+        if (!types.isPromise(taken)) return
+        stream.pause()
+        const go = (): unknown => stream.resume()
+        taken.then(go, go)
+      })
+    }
+    listen(stdout, "stdout")
+    listen(stderr, "stderr")
     this.#replies = decodeFrames(control)
     signal?.addEventListener("abort", this.#stop, { once: true })
     if (signal?.aborted === true) this.#stop()

@@ -1,5 +1,17 @@
 // Builds an image of a folder, a squashfs, another image, or layers.
-import { callback, flag, notUndefined, path as filePath, required, shape } from "../arguments.ts"
+import {
+  abortSignal,
+  callback,
+  filled,
+  flag,
+  invalidValue,
+  list,
+  notUndefined,
+  path as filePath,
+  required,
+  shape,
+  type Check,
+} from "../arguments.ts"
 import { kdfLimits } from "../device/luks-header.ts"
 import { realpath, stat } from "node:fs/promises"
 import path from "node:path"
@@ -20,8 +32,10 @@ import {
 } from "../definition/definition-build.ts"
 import { checkStretching, recipientsOf } from "../encryption/encrypt.ts"
 import { checkTarget } from "../file/output.ts"
+import { remoteAddress } from "../remote/ssh.ts"
 import { layerRows, type LayerOptions } from "../source/layer-options.ts"
 import { openSource } from "../source/source.ts"
+import { askBuilders, buildRemotely, checkRemoteOptions, type RemoteBuilder } from "./remote-build.ts"
 import {
   encryptedOutputRows,
   makeImage,
@@ -55,12 +69,24 @@ export interface BuildOptions extends EncryptedOutputOptions, TreeOptions, Defin
   readonly verify?: NonNullable<OpenOptions["verify"]>
   /** As of `open`, of the source and of all bases of a definition file: nothing else becomes part of the image. */
   readonly requireEncrypted?: OpenOptions["requireEncrypted"]
+  /**
+   * Where a definition file is built instead of here: `ssh://[USER@]HOST[:PORT][/PATH/OF/sifcrypt]`, over the system's ssh. Of several the
+   * first that is of `architecture`. Recipients and keys stay here: the other machine makes the tree, this one the image.
+   */
+  readonly remote?: readonly string[] | undefined
   /** Without recipients it is an error then. */
   readonly encrypt?: boolean | undefined
   /** The output is an ordinary folder. It has no recipients. */
   readonly sandbox?: boolean | undefined
   /** The output is a folder that exists, and the last stage changes it instead of starting anew; `force` starts anew. */
   readonly update?: boolean | undefined
+}
+
+const MOST_REMOTES = 64
+const remoteList: Check<string[]> = (value, name) => {
+  const given = filled(list(remoteAddress))(value, name)
+  if (given.length > MOST_REMOTES) throw invalidValue(`${name} has more than ${MOST_REMOTES} entries`)
+  return given
 }
 
 const checkOptions = shape<BuildOptions>({
@@ -75,6 +101,7 @@ const checkOptions = shape<BuildOptions>({
   onDerivation: callback,
   verify: notUndefined(verifyOptions),
   requireEncrypted: flag,
+  remote: remoteList,
   encrypt: flag,
   sandbox: flag,
   update: flag,
@@ -149,7 +176,8 @@ async function realTarget(target: string): Promise<string> {
  * kept.
  *
  * @throws OciError of an OCI image; BuildError `ERR_BUILD_SOURCE`, `ERR_BUILD_EXISTS`, `ERR_BUILD_OUTPUT`, and of a definition file
- * `ERR_DEFINITION_SYNTAX`, `ERR_DEFINITION_ARGUMENT`, `ERR_BUILD_AGENT`, `ERR_BUILD_SCRIPT`, `ERR_BUILD_SCRATCH`; KeyError
+ * `ERR_DEFINITION_SYNTAX`, `ERR_DEFINITION_ARGUMENT`, `ERR_BUILD_AGENT`, `ERR_BUILD_SCRIPT`, `ERR_BUILD_SCRATCH`; with `remote` also
+ * `ERR_BUILD_REMOTE`, `ERR_BUILD_REMOTE_VERSION`, `ERR_BUILD_REMOTE_REFUSED`, `ERR_BUILD_REMOTE_IMAGE`; KeyError
  * before any work when a key is missing or unusable, GocryptfsError `ERR_GOCRYPTFS_RECIPIENTS` when the format cannot have
  * those recipients; SifError, LuksError, GocryptfsError and TreeError of a source image; SignatureError of a base that
  * `Fingerprints:` is about, or with `verify`; EnvironmentError; the signal's reason.
@@ -160,6 +188,8 @@ export async function build(given: BuildOptions): Promise<BuildResult> {
   const { signal, force = false } = options
   signal?.throwIfAborted()
   checkStretching(options)
+  const { remote } = options
+  if (remote !== undefined) checkRemoteOptions(options)
   const sandbox = options.sandbox === true || options.update === true
   if (!sandbox) await checkTarget(options.output, force)
   // They may be needed twice: for the source, and for whom the image is encrypted.
@@ -181,6 +211,11 @@ export async function build(given: BuildOptions): Promise<BuildResult> {
     recipients: options.recipients === undefined ? undefined : recipientsGiven,
   })
   try {
+    if (remote !== undefined) {
+      checkNothingToVerify(options)
+      const onProgress = options.onProgress && accumulated(options.onProgress)
+      return timed(await buildRemotely({ ...options, remote, onProgress }, recipients, credentials))
+    }
     if (await isDefinition(options.source)) {
       checkNothingToVerify(options)
       const encrypted = recipients.length > 0
@@ -208,4 +243,26 @@ export async function build(given: BuildOptions): Promise<BuildResult> {
   } finally {
     wipeCredentials(recipients)
   }
+}
+
+/** How {@link remoteBuilders} asks. */
+export interface RemoteBuildersOptions extends Pick<BuildOptions, "signal" | "onNotice"> {
+  /** As of {@link build}. */
+  readonly remote: readonly string[]
+}
+
+const checkAsking = shape<RemoteBuildersOptions>({
+  remote: required(remoteList),
+  signal: abortSignal,
+  onNotice: callback,
+})
+
+/**
+ * Asks machines that could build what they are, one after the other.
+ *
+ * @throws BuildError `ERR_BUILD_REMOTE`, `ERR_BUILD_REMOTE_VERSION`; EnvironmentError `ERR_ENV_NO_PROGRAM`; the signal's reason.
+ */
+export async function remoteBuilders(options: RemoteBuildersOptions): Promise<RemoteBuilder[]> {
+  const { remote, ...others } = checkAsking(options, "options")
+  return await askBuilders(remote, others)
 }

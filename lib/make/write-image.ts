@@ -14,13 +14,14 @@ import {
   type Check,
   type Rows,
 } from "../arguments.ts"
-import { randomBytes } from "node:crypto"
+import { randomBytes, randomFillSync } from "node:crypto"
 import { constants } from "node:os"
 import path from "node:path"
 import type { Credential } from "../encryption/credentials.ts"
 import { encodeTrailer, MAX_SEALED_SIZE, lengthFields, type ObjectToSeal } from "../encryption/sealed.ts"
 import { BuildError, SifError } from "../errors.ts"
-import type { NativeBuild, NativeBuildCipher } from "../native/binding.ts"
+import { allocateSecret } from "../key/secret.ts"
+import type { NativeBuild, NativeBuildCipher, NativeRange } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import { DataType, FileSystem, partitionExtra, PARTITION_FACTS, PartitionType } from "../sif/format.ts"
 import { architectureDigits } from "../sif/names.ts"
@@ -167,6 +168,9 @@ type Options = EncryptedOutputOptions & TreeOptions
 
 const BLOCK_SIZE: Bytes = 128 * 1024
 const COPY_PIECE: Bytes = 1 << 20
+/** Of AES-256-XTS. */
+const VOLUME_KEY_SIZE: Bytes = 64
+const SEALED_SECTOR: Bytes = 4096
 const NIL_UUID = "00000000-0000-0000-0000-000000000000"
 
 /** What the native side calls a failure of reading the source; everything else is about the output. */
@@ -485,6 +489,48 @@ class ImageWriter {
   }
 }
 
+/** A squashfs in a file without a name, encrypted under a key that only this process has. Disposing forgets both. */
+export interface SealedTree extends AsyncDisposable {
+  readonly range: NativeRange
+  readonly written: TreeWritten
+}
+
+/**
+ * Writes the tree of a source so that no disk has any of it in plain.
+ *
+ * @param folder - Where it lies.
+ * @param given - The source, or what makes one for an output that is open; disposed by the caller.
+ */
+export async function writeSealedTree(
+  options: Omit<Options, "output">,
+  folder: string,
+  given: BuildSource | ((output: Output) => Promise<BuildSource>),
+): Promise<SealedTree> {
+  const output = await Output.create(unnamedIn(folder), false, 0o600)
+  const key = allocateSecret(VOLUME_KEY_SIZE)
+  const dispose = async (): Promise<void> => {
+    key.fill(0)
+    await output[Symbol.asyncDispose]()
+  }
+  try {
+    randomFillSync(key)
+    const cipher = { type: "xts", key, sectorSize: SEALED_SECTOR, ivTweak: 0 } as const
+    const source = typeof given === "function" ? await given(output) : given
+    const target: TreeTarget = { output, offset: 0, cipher, trailer: undefined }
+    const written = await writeTree({ ...options, output: output.target }, source, target)
+    const range = { fd: output.file.fd, offset: 0, size: written.size, cipher }
+    return { range, written, [Symbol.asyncDispose]: dispose }
+  } catch (error) {
+    await dispose()
+    throw error
+  }
+}
+
+/** A name that is nobody's: what has it for a moment, if anything, is in nobody's way. */
+function unnamedIn(folder: string): string {
+  return path.join(folder, `.sifcrypt-${randomBytes(12).toString("hex")}`)
+}
+
 /**
  * The same as {@link makeImage} in a file without a name, which goes with the output.
  *
@@ -496,7 +542,7 @@ export async function writeUnnamedImage(
   source: BuildSource,
   folder: string,
 ): Promise<Output> {
-  const target = path.join(folder, `.sifcrypt-${randomBytes(12).toString("hex")}`)
+  const target = unnamedIn(folder)
   const output = await Output.create(target, false)
   try {
     await new ImageWriter({ ...options, output: target }, source, output, recipients).write()

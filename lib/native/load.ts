@@ -8,6 +8,12 @@ import type { NativeAddon } from "./binding.ts"
 /** The package's own folder: two above dist/native and lib/native. */
 export const packageRoot: string = path.resolve(import.meta.dirname, "..", "..")
 
+/** The package's own. */
+export function packageVersion(): string {
+  return (JSON.parse(readFileSync(path.join(packageRoot, "package.json"), "utf8")) as { version: string })
+    .version
+}
+
 let addon: NativeAddon | undefined
 
 /** Which libc this process runs on. (process.report knows too, and takes longer than opening an image.) */

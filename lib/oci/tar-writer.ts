@@ -8,11 +8,17 @@ const MAX_NAME: Bytes = 100
 /** Two blocks of zeros, up to what tar(1) calls a record. */
 export const TAR_END: Buffer = Buffer.alloc(20 * BLOCK)
 
-function ustar(name: string, size: Bytes, type: "0" | "x"): Buffer {
+/** Of an entry: permission bits, and `5` for a folder, whose name ends in a slash. */
+export interface TarEntry {
+  readonly mode?: number
+  readonly type?: "0" | "5"
+}
+
+function ustar(name: string, size: Bytes, type: "0" | "5" | "x", mode = 0o644): Buffer {
   const header = Buffer.alloc(BLOCK)
   const octal = (value: number, digits: number): string => `${value.toString(8).padStart(digits, "0")}\0`
   header.write(name, 0, MAX_NAME)
-  header.write(octal(0o644, 7), 100)
+  header.write(octal(mode, 7), 100)
   header.write(octal(0, 7), 108)
   header.write(octal(0, 7), 116)
   header.write(octal(size, 11), 124)
@@ -28,22 +34,24 @@ function ustar(name: string, size: Bytes, type: "0" | "x"): Buffer {
 /** A record of an extended header: its length counts itself. */
 function paxRecord(key: string, value: string): string {
   const rest = ` ${key}=${value}\n`
-  let length = rest.length
-  while (String(length).length + rest.length !== length) length = String(length).length + rest.length
+  const bytes = Buffer.byteLength(rest)
+  let length = bytes
+  while (String(length).length + bytes !== length) length = String(length).length + bytes
   return `${length}${rest}`
 }
 
 /**
  * What stands before a file's bytes.
  *
- * @param name - ASCII, relative.
+ * @param name - Relative.
  */
-export function tarHeader(name: string, size: Bytes): Buffer {
+export function tarHeader(name: string, size: Bytes, { mode, type = "0" }: TarEntry = {}): Buffer {
+  const isShort = name.length <= MAX_NAME && /^[\x20-\x7e]*$/.test(name)
   const records = [
-    ...(name.length > MAX_NAME ? [paxRecord("path", name)] : []),
+    ...(isShort ? [] : [paxRecord("path", name)]),
     ...(size > MAX_SIZE ? [paxRecord("size", String(size))] : []),
   ].join("")
-  const header = ustar(name, Math.min(size, MAX_SIZE), "0")
+  const header = ustar(name, Math.min(size, MAX_SIZE), type, mode)
   if (records === "") return header
   const extended = Buffer.from(records)
   return Buffer.concat([ustar("pax", extended.length, "x"), extended, tarPadding(extended.length), header])

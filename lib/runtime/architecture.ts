@@ -79,6 +79,22 @@ function hasEmulator(architecture: string, folder: string): boolean {
   }
 }
 
+/** Of this process, and of the kernel, which may know more. */
+function ownArchitectures(): string[] {
+  return [process.arch, machine()].map((name) => names[name] ?? name)
+}
+
+function isOwn(architecture: string): boolean {
+  return ownArchitectures().some((name) => name === architecture || smaller[name] === architecture)
+}
+
+/** Of which this machine runs programs, by Go's names, its own first. */
+export function runnableArchitectures(binfmt: string = BINFMT): string[] {
+  const [own = "unknown"] = ownArchitectures()
+  const others = Object.keys(elf).filter((name) => name !== own && (isOwn(name) || hasEmulator(name, binfmt)))
+  return [own, ...others]
+}
+
 /**
  * @param image - For the message.
  * @param architecture - Go's name; `unknown` is taken for one that fits.
@@ -87,13 +103,11 @@ function hasEmulator(architecture: string, folder: string): boolean {
  */
 export function checkArchitecture(image: string, architecture: string, binfmt: string = BINFMT): void {
   if (architecture === "unknown") return
-  // Of this process, and of the kernel, which may know more.
-  const own = [process.arch, machine()].map((name) => names[name] ?? name)
-  if (own.some((name) => name === architecture || smaller[name] === architecture)) return
+  if (isOwn(architecture)) return
   if (hasEmulator(architecture, binfmt)) return
   throw new EnvironmentError(
     "ERR_ENV_ARCHITECTURE",
-    `${image} is for ${architecture}, and this machine is ${own[0] ?? ""}`,
+    `${image} is for ${architecture}, and this machine is ${ownArchitectures()[0] ?? ""}`,
     { path: image },
   )
 }

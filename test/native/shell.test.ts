@@ -416,7 +416,9 @@ f() { exec sh -c 'echo payload; echo error >&2'; }; f`)
       })
 
     it("passes on what it has inherited, and nothing that a script has opened", () => {
-      environment(`echo script >&3; exec 3>>${root}/own 4>>${root}/own; echo own >&3; sh -c 'echo program >&4'`)
+      environment(
+        `echo script >&3; exec 3>>${root}/own 4>>${root}/own; echo own >&3; sh -c 'echo program >&4'`,
+      )
       const file = path.join(root, "three")
       const three = openSync(file, "w")
       try {

@@ -3,7 +3,7 @@ import assert from "node:assert/strict"
 import { generateKeyPairSync } from "node:crypto"
 import { existsSync, mkdirSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import type { Readable } from "node:stream"
+import { PassThrough, type Readable } from "node:stream"
 import { pathToFileURL } from "node:url"
 import { packageRoot } from "../support/cli.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -46,6 +46,8 @@ const layout = `oci:${nowhere}`
 /** Arguments that are right, with `options` where they go; a name in front of each says what it is called in messages. */
 const calls: Readonly<Record<string, readonly (readonly [name: string, value: unknown])[]>> = {
   build: [["options", { output: nowhere, source: nowhere }]],
+  remoteBuilders: [["options", { remote: ["ssh://host.invalid"] }]],
+  serveBuild: [["options", { input: new PassThrough(), output: new PassThrough() }]],
   encrypt: [["options", { output: nowhere, image: nowhere, recipients: [{ environment: {} }] }]],
   decrypt: [["options", { output: nowhere, image: nowhere, unlock: [{ environment: {} }] }]],
   reencrypt: [["options", { output: nowhere, image: nowhere, unlock: [{ environment: {} }] }]],

@@ -1,7 +1,10 @@
+import path from "node:path"
 import { InvalidArgumentError, type Command } from "commander"
 import {
   build as buildImage,
+  BuildError,
   compressionLevels,
+  remoteBuilders,
   type BuildOptions,
   type Compression,
   type CompressionName,
@@ -24,6 +27,7 @@ import { layerKeyRow } from "../layer-keys.ts"
 import { costOptions, costRows, plainOptions, plainRows } from "../opening.ts"
 import { architectureRows, chosenArchitecture, registryRows, withRegistryOptions } from "../registry.ts"
 import { signerOptions, signerRows } from "../signers.ts"
+import { interruption, waitForHelpers } from "../interrupt.ts"
 import { parseMountSpec } from "../mount-spec.ts"
 import { notice, printable } from "../terminal.ts"
 import { each, flag, text } from "../values.ts"
@@ -55,6 +59,45 @@ function keysOf(
   const encrypts = flags.encrypt === true || flags.format !== undefined || gaveCredentials(flags)
   const isFolder = flags.sandbox === true || flags.update === true
   return encrypts && !isFolder ? { recipients: credentials, unlock } : { unlock: unlock ?? credentials }
+}
+
+/** An image that a machine builds, or the first of several machines that can. */
+interface Made {
+  readonly output: string
+  readonly architecture: string | undefined
+  readonly remote: readonly string[] | undefined
+}
+
+/** `image-arm64.sif` of `image.sif`. */
+function outputFor(output: string, architecture: string): string {
+  const { dir, name, ext } = path.parse(output)
+  return path.join(dir, `${name}-${architecture}${ext}`)
+}
+
+/** With several machines and no architecture that is wanted there is an image for that of each. */
+async function imagesOf(
+  output: string,
+  remote: readonly string[] | undefined,
+  architecture: string | undefined,
+): Promise<readonly Made[]> {
+  if (remote === undefined || remote.length === 1 || architecture !== undefined)
+    return [{ output, architecture, remote }]
+  const builders = await remoteBuilders({ remote, signal: interruption, onNotice: notice })
+  const made = new Map<string, string>()
+  for (const builder of builders) {
+    const other = made.get(builder.architecture)
+    if (other !== undefined)
+      throw new BuildError(
+        "ERR_BUILD_REMOTE_REFUSED",
+        `${other} and ${builder.remote} are both ${builder.architecture}: one of them is to be named, or --arch, with which the first builds`,
+      )
+    made.set(builder.architecture, builder.remote)
+  }
+  return [...made].map(([own, one]) => ({
+    output: outputFor(output, own),
+    architecture: own,
+    remote: [one],
+  }))
 }
 
 /** As reproducible-builds.org defines it. */
@@ -152,7 +195,7 @@ export const build: CommandRow = command({
   name: "build",
   common: [
     ...["encrypt", "force", "json", "sandbox", "update", "noTest", "buildArguments", "binds", "compression"],
-    ...["owner", "architecture", "format", "pemPath", "passphrase", "passphraseFile", "verify"],
+    ...["owner", "architecture", "remote", "format", "pemPath", "passphrase", "passphraseFile", "verify"],
   ],
   examples: [
     [
@@ -160,6 +203,10 @@ export const build: CommandRow = command({
       "sifcrypt build --pem-path key-public.pem image.sif image.def",
     ],
     ["from an image at a registry", "sifcrypt build alpine.sif docker://alpine:3.20"],
+    [
+      "on another machine, encrypted here",
+      "sifcrypt build --remote ssh://builder --pem-path key-public.pem image.sif image.def",
+    ],
   ],
   heading: "Make and change images",
   summary: "build a SIF image, encrypted or plain",
@@ -192,6 +239,11 @@ export const build: CommandRow = command({
       flag,
     ],
     ...architectureRows,
+    remote: [
+      "--remote <ssh://[user@]host[:port]>",
+      "build on that machine (repeatable: the one of --arch, or an image for each)",
+      each(text),
+    ],
     data: ["--data", "a partition for data instead of a root, to be bound with image-src", flag],
     reproducible: [
       "--reproducible",
@@ -241,24 +293,28 @@ export const build: CommandRow = command({
     for (const [name, asked] of Object.entries({ nv: flags.nv, nvccli: flags.nvccli, rocm: flags.rocm }))
       if (asked === true)
         notice(`--${name}: %post and %test see no graphics processors; --bind shows them files`)
+    const { remote } = flags
     await withCredentials(flags, true, (credentials, password) =>
-      withRegistryOptions(flags, source, definition.tmpFolder, (oci) =>
-        showMaking(`building ${output}`, output, flags, (options) =>
-          buildImage({
-            ...options,
-            ...encryption,
-            ...definition,
-            ...{ source, oci, encrypt, compression, architecture },
-            data: flags.data,
-            ...signers,
-            ...costOptions(flags),
-            ...plainOptions(flags),
-            owner: ownerOption(flags, command),
-            ...keysOf(flags, credentials, password),
-            sourceDateEpoch: sourceEpoch,
-          }),
-        ),
-      ),
+      withRegistryOptions(flags, source, definition.tmpFolder, async (oci) => {
+        if (remote !== undefined) waitForHelpers()
+        for (const made of await imagesOf(output, remote, architecture))
+          await showMaking(`building ${made.output}`, made.output, flags, (options) =>
+            buildImage({
+              ...options,
+              ...encryption,
+              ...definition,
+              ...{ source, oci, encrypt, compression },
+              ...made,
+              data: flags.data,
+              ...signers,
+              ...costOptions(flags),
+              ...plainOptions(flags),
+              owner: ownerOption(flags, command),
+              ...keysOf(flags, credentials, password),
+              sourceDateEpoch: sourceEpoch,
+            }),
+          )
+      }),
     )
   },
 })

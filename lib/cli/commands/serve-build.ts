@@ -1,0 +1,22 @@
+import { serveBuild } from "../../index.ts"
+import { command, type CommandRow } from "../command.ts"
+import { interruption, waitForHelpers } from "../interrupt.ts"
+import { text } from "../values.ts"
+import { variable } from "../variables.ts"
+
+export const serve: CommandRow = command({
+  name: "serve-build",
+  heading: "Make and change images",
+  summary: "build for another machine's `build --remote`",
+  description:
+    "Builds what `sifcrypt build --remote` of another machine asks for over standard input and output, once. ssh starts it there; in " +
+    'an authorized_keys, restrict,command="sifcrypt serve-build" before a key lets its owner do nothing else. Nothing of the build ' +
+    "is left behind: what does not fit in memory lies encrypted in files without names, and the end of standard input ends it.",
+  options: {
+    tmpFolder: ["--tmpdir <dir>", "for temporary files (default TMPDIR)", text],
+  },
+  run: async ({ tmpFolder = variable("TMPDIR") }) => {
+    waitForHelpers()
+    await serveBuild({ input: process.stdin, output: process.stdout, tmpFolder, signal: interruption })
+  },
+})
