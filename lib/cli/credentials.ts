@@ -6,6 +6,7 @@ import {
   forbidDumps,
   KeyError,
   type CredentialSource,
+  type GnuPgSource,
   type KeyProviderSource,
   type SecretSource,
 } from "../index.ts"
@@ -24,8 +25,9 @@ export interface CredentialFlags {
   readonly passphraseFd?: number
 }
 
-/** What opens layers: a private key's file, with where its password is if that was said; or a key provider. */
-export type LayerKeyWord = { readonly file: string; readonly password?: SecretSource } | KeyProviderSource
+/** What opens layers: a private key's file, with where its password is if that was said; a key provider; or GnuPG's. */
+export type LayerKeyWord =
+  { readonly file: string; readonly password?: SecretSource } | KeyProviderSource | GnuPgSource
 
 /** Of commands that open OCI images, too. */
 interface LayerKeyFlags {
@@ -131,7 +133,7 @@ export function keyPassword(file: string | undefined, passwords: KeyPasswords): 
 /** @param password - Of those that do not say where theirs is. */
 export function layerCredentials(words: readonly LayerKeyWord[], password: SecretSource): CredentialSource[] {
   return words.map((word) =>
-    "provider" in word ? word : { key: { file: word.file }, password: word.password ?? password },
+    "file" in word ? { key: { file: word.file }, password: word.password ?? password } : word,
   )
 }
 

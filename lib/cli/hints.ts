@@ -47,6 +47,8 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
     'the file that OCICRYPT_KEYPROVIDER_CONFIG names has {"key-providers": {"NAME": {"cmd": {"path": "/…", "args": []}}}}, or "grpc": "HOST:PORT"',
   ERR_KEY_TOKEN:
     "`p11tool --list-all URI` or `pkcs11-tool --module MODULE --list-objects` shows what is there; OCICRYPT_CONFIG=internal allows the modules of the system",
+  ERR_KEY_GNUPG:
+    "`gpg --list-keys` and `gpg --list-secret-keys` show what there is; --gpg-homedir names another folder",
   ERR_KEY_WEAK: "make a new pair: `openssl genrsa -traditional -out key.pem 4096`",
   ERR_KEY_RECIPIENT:
     "`sifcrypt recipient list IMAGE` shows who can open an encrypted image; `sifcrypt encrypt` makes one of a plain image",

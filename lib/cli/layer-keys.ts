@@ -2,11 +2,12 @@
 import { existsSync } from "node:fs"
 import { InvalidArgumentError } from "commander"
 import { KeyError, type KeyProviderSource, type LayerRecipient } from "../index.ts"
-import type { OptionRow } from "./command.ts"
+import type { OptionRow, OptionRows } from "./command.ts"
 import { parseDescriptor, type LayerKeyWord } from "./credentials.ts"
-import { each } from "./values.ts"
+import { each, text } from "./values.ts"
 
 const PROVIDER = "provider:"
+const PGP = "pgp:"
 
 /** NAME or NAME:PARAMETER; of the latter everything is the parameter's. */
 function parseProvider(word: string): KeyProviderSource {
@@ -27,6 +28,7 @@ function passwordRefused(file: string): KeyError {
 export function parseLayerKey(word: string): LayerKeyWord {
   if (existsSync(word)) return { file: word }
   if (word.startsWith(PROVIDER)) return parseProvider(word)
+  if (word.startsWith(PGP)) return { gnupg: word === PGP ? true : word.slice(PGP.length) }
   const [, file = "", kind, value = ""] = /^(.+?):(?:(file|filename|fd|pass)=)?(.*)$/s.exec(word) ?? []
   if (kind === "fd") return { file, password: { fd: parseDescriptor(value) } }
   if ((kind === "file" || kind === "filename") && value !== "") return { file, password: { file: value } }
@@ -36,7 +38,7 @@ export function parseLayerKey(word: string): LayerKeyWord {
 
 const layerKeyHelp =
   "private key that opens encrypted layers: RSA, EC or OpenPGP; its password's file behind :file=, or descriptor behind :fd=; or " +
-  "provider:NAME[:PARAMETER], a key provider"
+  "provider:NAME[:PARAMETER], a key provider, or pgp:[NAME], of GnuPG's"
 
 /** `--key`, as commands have it. */
 export function layerKeyRow(flags: string): OptionRow<readonly LayerKeyWord[]> {
@@ -49,7 +51,28 @@ export function parseLayerRecipient(word: string): LayerRecipient {
   const [, scheme = "", file] = /^(jwe|pkcs7|pgp|pkcs11):(.+)$/s.exec(word) ?? []
   if (file === undefined)
     throw new InvalidArgumentError(
-      "It is jwe:PUBLIC-KEY, pkcs7:CERTIFICATE, pgp:KEYS or pkcs11:KEY, each the name of a file, or provider:NAME[:PARAMETER].",
+      "It is jwe:PUBLIC-KEY, pkcs7:CERTIFICATE, pgp:KEYS or pkcs11:KEY, each the name of a file, pgp:NAME as GnuPG knows it, or provider:NAME[:PARAMETER].",
     )
+  if (scheme === "pgp" && !file.includes("/") && !existsSync(file)) return { gnupg: file }
   return { [scheme]: { file } } as unknown as LayerRecipient
+}
+
+/** Where GnuPG's keys are. */
+export interface GnuPgFlags {
+  readonly gpgHome?: string
+}
+
+export const gnuPgRows: OptionRows<GnuPgFlags> = {
+  gpgHome: [
+    "--gpg-homedir <dir>",
+    "GnuPG's folder, for keys of pgp:NAME (default: GNUPGHOME, or its own)",
+    text,
+  ],
+}
+
+/** Of words, those that are GnuPG's are in its folder that was named. */
+export function inGnuPgHome<T extends object>(words: readonly T[], { gpgHome }: GnuPgFlags): readonly T[] {
+  return gpgHome === undefined
+    ? words
+    : words.map((word) => ("gnupg" in word ? { ...word, homeFolder: gpgHome } : word))
 }

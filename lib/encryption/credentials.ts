@@ -16,6 +16,7 @@ import {
 } from "../key/key-file.ts"
 import { allocateSecret, Secret } from "../key/secret.ts"
 import type { Bytes } from "../units.ts"
+import { gnuPgSource, type GnuPgSource } from "./gnupg-keys.ts"
 import { keyProviderSource, type KeyProviderSource } from "./key-providers.ts"
 import { readSecret, readSecretFile, secretSource, type SecretSource } from "./secret-sources.ts"
 
@@ -46,6 +47,8 @@ export type CredentialSource =
     }
   /** Opens layers of OCI images, and nothing else. It is asked about no image that it did not wrap keys of. */
   | KeyProviderSource
+  /** Likewise. Secret keys stay with GnuPG's agent. */
+  | GnuPgSource
 
 type Kind<K extends string> = Extract<CredentialSource, Readonly<Record<K, unknown>>>
 
@@ -57,6 +60,7 @@ const credentialSource = variants<CredentialSource>({
   passphrase: shape<Kind<"passphrase">>({ passphrase: required(secretSource) }),
   environment: shape<Kind<"environment">>({ environment: required(variables), password: secretSource }),
   provider: keyProviderSource,
+  gnupg: gnuPgSource,
 })
 
 /**
@@ -115,7 +119,8 @@ type Given =
   | { readonly kind: "key"; readonly bytes: Buffer; readonly origin: string; readonly password: KeyPassword }
   | { readonly kind: "object"; readonly key: KeyObject; readonly origin: string }
   | { readonly kind: "passphrase"; readonly bytes: Buffer; readonly origin: string }
-  | { readonly kind: "provider"; readonly source: KeyProviderSource; readonly origin: string }
+  /** What opens layers of OCI images alone. */
+  | { readonly kind: "layers"; readonly source: KeyProviderSource | GnuPgSource; readonly origin: string }
 
 /**
  * Credentials as they were named. Each source is read once, when one is needed first: descriptors, pipes and commands give their
@@ -155,7 +160,8 @@ export class Credentials implements Disposable {
         })
         if (found !== undefined) given.push({ kind: "passphrase", ...this.#kept(found) })
       } else if ("provider" in source)
-        given.push({ kind: "provider", source, origin: `provider:${source.provider}` })
+        given.push({ kind: "layers", source, origin: `provider:${source.provider}` })
+      else if ("gnupg" in source) given.push({ kind: "layers", source, origin: "GnuPG" })
       else if (types.isKeyObject(source.key))
         given.push({ kind: "object", key: source.key, origin: `key object ${index + 1}` })
       else {
@@ -274,14 +280,14 @@ async function resolve(
   parse: ParseKey,
   check: CheckKey,
   signal: AbortSignal | undefined,
-  checkProvider: (origin: string) => void = () => undefined,
+  checkLayers: (origin: string) => void = () => undefined,
 ): Promise<Credential[]> {
   const found: Credential[] = []
   try {
     for (const given of await credentials.read(signal)) {
       signal?.throwIfAborted()
       const { origin } = given
-      if (given.kind === "provider") checkProvider(origin)
+      if (given.kind === "layers") checkLayers(origin)
       else if (given.kind === "passphrase") found.push(passphraseOf(given.bytes, origin))
       else if (given.kind === "object") found.push({ kind: "rsa", key: check(given.key, origin), origin })
       else {
@@ -328,7 +334,7 @@ export async function resolveRecipients(
     return checkRecipient(checkRsa(key.type === "private" ? createPublicKey(key) : key, origin), origin)
   }
   const found = await resolve(credentials, parsePublicKey, checkKey, signal, (origin) => {
-    throw new KeyError("ERR_KEY_TYPE", `${origin}: key providers are for layers of OCI images`)
+    throw new KeyError("ERR_KEY_TYPE", `${origin}: it is for layers of OCI images alone`)
   })
   for (const credential of found)
     if (credential.kind === "passphrase" && isFileName(credential.passphrase.bytes))

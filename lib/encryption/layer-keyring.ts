@@ -13,6 +13,8 @@ import { isTokenFile } from "../ocicrypt/token-file.ts"
 import type { TokenKey } from "../ocicrypt/token-key.ts"
 import { openTokenKey } from "./token-keys.ts"
 import type { Credentials, KeyPassword } from "./credentials.ts"
+import type { GnuPgKeys } from "../ocicrypt/gnupg.ts"
+import { findGnuPgKeys } from "./gnupg-keys.ts"
 import { findProviders, type KeyProviderSource } from "./key-providers.ts"
 
 async function unlockPgp(key: PrivateKey, origin: string, password: Buffer | undefined): Promise<PrivateKey> {
@@ -43,13 +45,16 @@ async function readPgp(file: Buffer, origin: string, password: KeyPassword): Pro
 async function readKeys(credentials: Credentials, signal: AbortSignal | undefined): Promise<LayerKeys> {
   const keys: KeyObject[] = []
   const pgpKeys: PrivateKey[] = []
+  const gnuPgKeys: GnuPgKeys[] = []
   const tokens: TokenKey[] = []
   const providers: KeyProviderSource[] = []
   let publicOnly: KeyError | undefined
   for (const given of await credentials.read(signal)) {
     const { origin } = given
-    if (given.kind === "provider") providers.push(given.source)
-    else if (given.kind === "object") {
+    if (given.kind === "layers") {
+      if ("provider" in given.source) providers.push(given.source)
+      else gnuPgKeys.push(await findGnuPgKeys(given.source, signal))
+    } else if (given.kind === "object") {
       if (given.key.type !== "private")
         publicOnly ??= new KeyError(
           "ERR_KEY_PUBLIC",
@@ -73,9 +78,18 @@ async function readKeys(credentials: Credentials, signal: AbortSignal | undefine
         }
     }
   }
-  if (keys.length + pgpKeys.length + tokens.length + providers.length === 0 && publicOnly !== undefined)
+  if (
+    keys.length + pgpKeys.length + gnuPgKeys.length + tokens.length + providers.length === 0 &&
+    publicOnly !== undefined
+  )
     throw publicOnly
-  return new LayerKeys({ keys, pgpKeys, tokens, providers: await findProviders(providers, signal) })
+  return new LayerKeys({
+    keys,
+    pgpKeys,
+    gnuPgKeys,
+    tokens,
+    providers: await findProviders(providers, signal),
+  })
 }
 
 /**

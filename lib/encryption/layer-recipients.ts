@@ -16,6 +16,7 @@ import type { CertifiedKey } from "../ocicrypt/pkcs7.ts"
 import { isTokenFile } from "../ocicrypt/token-file.ts"
 import { readTokenRecipient } from "./token-keys.ts"
 import { readPgpRecipients } from "../ocicrypt/pgp.ts"
+import { exportGnuPgKey, gnuPgSource, type GnuPgSource } from "./gnupg-keys.ts"
 import { findProviders, keyProviderSource, type KeyProviderSource } from "./key-providers.ts"
 import { readSecret, secretSource, type SecretSource } from "./secret-sources.ts"
 
@@ -27,6 +28,7 @@ export type LayerRecipient =
   | { readonly pkcs7: SecretSource }
   /** OpenPGP public keys, armored or not. */
   | { readonly pgp: SecretSource }
+  | GnuPgSource
   /** A key in a PKCS#11 token, as a key file of ocicrypt names it, or its public half: RSA. */
   | { readonly pkcs11: SecretSource }
   /** Whoever a key provider wraps for. */
@@ -42,6 +44,7 @@ const layerRecipient = variants<LayerRecipient>({
   pgp: shape<Kind<"pgp">>({ pgp: required(secretSource) }),
   pkcs11: shape<Kind<"pkcs11">>({ pkcs11: required(secretSource) }),
   provider: keyProviderSource,
+  gnupg: gnuPgSource,
 })
 
 /**
@@ -91,6 +94,15 @@ export async function resolveLayerRecipients(
       continue
     }
     const what = `recipient ${index + 1}`
+    if ("gnupg" in recipient) {
+      pgpKeys.push(
+        ...(await readPgpRecipients(
+          await exportGnuPgKey(recipient, signal),
+          `gpg's ${String(recipient.gnupg)}`,
+        )),
+      )
+      continue
+    }
     if ("jwe" in recipient && types.isKeyObject(recipient.jwe)) {
       keys.push(objectOf(recipient.jwe, what))
       continue

@@ -1,9 +1,10 @@
 // Whatever opens the layers of images: keys of files, and providers that were named. All of an image's layers are opened through one.
 import type { KeyObject } from "node:crypto"
 import type { PrivateKey } from "openpgp"
-import { ContainerError, KeyError } from "../errors.ts"
+import { ContainerError, KeyError, type ErrorCode } from "../errors.ts"
 import { messagesOf, schemesOf, type Annotations } from "./annotations.ts"
 import { Attempts } from "./attempts.ts"
+import type { GnuPgKeys } from "./gnupg.ts"
 import { unwrapJwe } from "./jwe.ts"
 import type { KeyProvider } from "./key-provider.ts"
 import { readLayerKey, type LayerKey } from "./layer-key.ts"
@@ -18,18 +19,29 @@ export interface LayerKeySet {
   readonly keys: readonly KeyObject[]
   /** @internal */
   readonly pgpKeys: readonly PrivateKey[]
+  /** Of GnuPG, those that the user has named. */
+  readonly gnuPgKeys: readonly GnuPgKeys[]
   /** Keys in tokens. */
   readonly tokens: readonly TokenKey[]
   /** Those that the user has named, and no others: an image names whom it likes. */
   readonly providers: readonly KeyProvider[]
 }
 
+/** What is one message's failure. A provider has no other way to say that it is for somebody else. */
+const passable: ReadonlySet<ErrorCode> = new Set(["ERR_OCI_FORMAT", "ERR_KEY_PROVIDER", "ERR_KEY_GNUPG"])
+
 export class LayerKeys {
   readonly #set: LayerKeySet
   readonly #attempts = new Attempts()
 
-  constructor({ keys = [], pgpKeys = [], tokens = [], providers = [] }: Partial<LayerKeySet>) {
-    this.#set = { keys, pgpKeys, tokens, providers }
+  constructor({
+    keys = [],
+    pgpKeys = [],
+    gnuPgKeys = [],
+    tokens = [],
+    providers = [],
+  }: Partial<LayerKeySet>) {
+    this.#set = { keys, pgpKeys, gnuPgKeys, tokens, providers }
   }
 
   /**
@@ -40,7 +52,6 @@ export class LayerKeys {
    */
   async unwrap(annotations: Annotations, what: string): Promise<LayerKey> {
     const schemes = schemesOf(annotations)
-    const { keys, pgpKeys, tokens, providers } = this.#set
     // Whoever may add a recipient may not lock the others out by a message that nobody can read.
     let broken: ContainerError | undefined
     for (const scheme of schemes)
@@ -49,13 +60,11 @@ export class LayerKeys {
           const secret = await this.#unwrap(scheme, message, what)
           if (secret !== undefined) return readLayerKey(secret, what)
         } catch (error) {
-          // A provider has no other way to say that it is not for him.
-          const code = error instanceof ContainerError ? error.code : undefined
-          if (code !== "ERR_OCI_FORMAT" && code !== "ERR_KEY_PROVIDER") throw error
-          broken ??= error as ContainerError
+          if (!(error instanceof ContainerError && passable.has(error.code))) throw error
+          broken ??= error
         }
     const wrapped = `its key is wrapped by ${schemes.length === 0 ? "nothing" : schemes.join(", ")}`
-    if (keys.length + pgpKeys.length + tokens.length + providers.length === 0)
+    if (Object.values(this.#set).every((list: readonly unknown[]) => list.length === 0))
       throw new KeyError("ERR_KEY_MISSING", `${what} is encrypted and no key was given: ${wrapped}`)
     if (broken !== undefined) throw broken
     throw new KeyError("ERR_KEY_MISMATCH", `${what}: none of the keys opens it: ${wrapped}`)
@@ -69,10 +78,17 @@ export class LayerKeys {
   }
 
   async #unwrap(scheme: string, message: Buffer, what: string): Promise<Buffer | undefined> {
-    const { keys, pgpKeys, tokens, providers } = this.#set
+    const { keys, pgpKeys, gnuPgKeys, tokens, providers } = this.#set
     if (scheme === "jwe") return await unwrapJwe(message, keys, this.#attempts, what)
     if (scheme === "pkcs7") return unwrapPkcs7(message, keys, this.#attempts, what)
-    if (scheme === "pgp") return await unwrapPgp(message, pgpKeys, this.#attempts, what)
+    if (scheme === "pgp") {
+      let secret = await unwrapPgp(message, pgpKeys, this.#attempts, what)
+      for (const one of gnuPgKeys) {
+        this.#attempts.take(1, what)
+        secret ??= await one.unwrap(message, what)
+      }
+      return secret
+    }
     if (scheme === "pkcs11") return await unwrapPkcs11(message, keys, tokens, this.#attempts, what)
     const provider = providers.find(({ name }) => scheme === `provider.${name}`)
     this.#attempts.take(1, what)

@@ -1,20 +1,12 @@
 // Runs a program that signs: what is to be signed goes to its standard input, the signature comes from its standard output.
 import { spawn } from "node:child_process"
-import { readlinkSync } from "node:fs"
-import { isatty } from "node:tty"
 import { programEnvironment } from "../caller-environment.ts"
 import { EnvironmentError, SignatureError } from "../errors.ts"
+import { terminalVariable } from "../ocicrypt/gnupg.ts"
 import type { Bytes } from "../units.ts"
 
 /** What is kept of a program's complaint. */
 const MAX_COMPLAINT: Bytes = 2000
-
-/** The caller's environment without its secrets; gpg is told of the terminal, which its own standard input is not. */
-function environment(): Record<string, string | undefined> {
-  const env = programEnvironment()
-  if (env["GPG_TTY"] === undefined && isatty(0)) env["GPG_TTY"] = readlinkSync("/proc/self/fd/0")
-  return env
-}
 
 /**
  * Runs it to its end.
@@ -32,7 +24,10 @@ export async function runProgram(
 ): Promise<Buffer> {
   signal?.throwIfAborted()
   const [program, ...args] = argv
-  const child = spawn(program, args, { env: environment(), stdio: "pipe" })
+  const child = spawn(program, args, {
+    env: { ...programEnvironment(), ...terminalVariable() },
+    stdio: "pipe",
+  })
   const stop = (): void => {
     child.stdout.destroy()
     child.kill()

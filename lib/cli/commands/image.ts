@@ -10,7 +10,14 @@ import {
 } from "../credentials.ts"
 import { writeDigestFile } from "../digest-file.ts"
 import { interruption } from "../interrupt.ts"
-import { layerKeyRow, parseLayerKey, parseLayerRecipient } from "../layer-keys.ts"
+import {
+  gnuPgRows,
+  inGnuPgHome,
+  layerKeyRow,
+  parseLayerKey,
+  parseLayerRecipient,
+  type GnuPgFlags,
+} from "../layer-keys.ts"
 import { columns, jsonRow, output, print, printLines, writeAll } from "../output.ts"
 import { progressRow, withProgress } from "../progress.ts"
 import { registryRows, withRegistryOptions } from "../registry.ts"
@@ -301,7 +308,7 @@ function parseLayer(word: string): number {
   return layer
 }
 
-interface KeyFlags {
+interface KeyFlags extends GnuPgFlags {
   readonly keys?: readonly LayerKeyWord[]
   readonly decryptionKeys?: readonly LayerKeyWord[]
   readonly keyPassphraseFile?: string
@@ -312,6 +319,7 @@ const conversionRows = {
   layers: layerRow,
   platforms: chosenPlatformRow,
   force: ["-f, --force", "replace an archive that is there", flag],
+  ...gnuPgRows,
   json: jsonRow,
   progress: progressRow,
   ...registryRows,
@@ -322,13 +330,15 @@ async function withKeys<T>(flags: KeyFlags, use: (unlock: CredentialSource[]) =>
   forbidDumps()
   using passwords = new KeyPasswords()
   const password = keyPassword(flags.keyPassphraseFile, passwords)
-  const named = layerCredentials([...(flags.keys ?? []), ...(flags.decryptionKeys ?? [])], password)
+  const words = inGnuPgHome([...(flags.keys ?? []), ...(flags.decryptionKeys ?? [])], flags)
+  const named = layerCredentials(words, password)
   return await use(named.length > 0 ? named : [{ environment: process.env, password }])
 }
 
 const recipientRow = [
   "-r, --recipient <recipient>",
-  "jwe:FILE, pkcs7:FILE or pgp:FILE of somebody who can decrypt it, or provider:NAME[:PARAMETER], a key provider (repeatable)",
+  "jwe:FILE, pkcs7:FILE, pgp:FILE or pkcs11:FILE of somebody who can decrypt it, pgp:NAME as GnuPG knows him, or " +
+    "provider:NAME[:PARAMETER], a key provider (repeatable)",
   each(parseLayerRecipient),
 ] as const
 
@@ -358,7 +368,7 @@ const encrypt = command({
   },
   run: async (flags, [source, target], made) => {
     const { platforms, force, json, encryptLayers = [], encryptionKeys = [] } = flags
-    const recipients = [...(flags.recipients ?? []), ...encryptionKeys]
+    const recipients = inGnuPgHome([...(flags.recipients ?? []), ...encryptionKeys], flags)
     if (recipients.length === 0) made.error("error: --recipient says who shall be able to decrypt it")
     const chosen = [...(flags.layers ?? []), ...encryptLayers]
     const layers = chosen.length === 0 ? undefined : chosen
@@ -501,7 +511,8 @@ const recipientChanges = changes.map(({ change, ...row }) =>
       ...conversionRows,
     },
     run: async (flags, [source, target = source], made) => {
-      const { recipients = [], layers, platforms, force, json } = flags
+      const { layers, platforms, force, json } = flags
+      const recipients = inGnuPgHome(flags.recipients ?? [], flags)
       const { dropUnknown } = flags as { readonly dropUnknown?: boolean }
       if (recipients.length === 0) made.error("error: --recipient says who shall be able to decrypt it")
       const changed = await withKeys(flags, (unlock) =>
