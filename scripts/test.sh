@@ -8,8 +8,8 @@
 #   peer      the same command lines under that Apptainer and here, compared
 #   clients   workflow programs and MPI of Debian that call apptainer, which is this command
 #   soak      only if it is named: what e2e and uml do a few times, as often as is promised (500 runs, 200 kills, 200 at once)
-# Two lanes run beside each other where the machine has the processors and the memory; SIFCRYPT_LANES=1 forbids it. What the
-# second has to say is printed when the first is through, suite by suite, each with its seconds and its slowest tests.
+# Two lanes run beside each other where the machine has the processors and the memory; SIFCRYPT_LANES=1 forbids it. Each takes
+# the next of what is still to be done, and what that has to say is printed at its end, with its seconds and its slowest tests.
 # Before the end what failed is named once more; the last line is the sum, `N passed, N failed`; a skipped test is printed
 # with its reason, and is a failure if CI is set. Arguments: names of suites, to run only those.
 set -euo pipefail
@@ -42,7 +42,7 @@ if [[ $EUID -eq 0 ]]; then
   [[ -e /etc/mtab ]] || ln -s ../proc/self/mounts /etc/mtab
 fi
 
-# One file for each suite, NAME.counts, with lines `count PASSED FAILED …`, `failed TITLE`, `skip TITLE: REASON` and
+# One file for each suite, or part of one, NAME.counts, with lines `count PASSED FAILED …`, `failed TITLE`, `skip TITLE: REASON` and
 # `left-out TEXT`; the reporter writes them, and what is here.
 results=$project/build/test-results
 rm -rf "$results"
@@ -63,9 +63,45 @@ mocha_in_guest() {
     "${mocha_here[@]}" --timeout 300000 "$@"
 }
 
+# Runs a command where nothing is seen of the processes, mounts and temporary files of others: its tests look for what is left.
+# Where there is no right to that, one such command runs at a time.
+apart() {
+  if ! unshare --mount --pid --fork true 2>/dev/null; then
+    flock "$results/apart" "$@"
+    return
+  fi
+  local place status=0
+  place=$(mktemp -d)
+  # shellcheck disable=SC2016
+  unshare --mount --pid --fork --kill-child --mount-proc --propagation private bash -c '
+    trap "exit 143" TERM
+    place=$1
+    shift
+    mkdir -p "/tmp/tsx-$EUID" "$place/tmp/tsx-$EUID" "$place/var/tmp"
+    # What tsx has compiled is for all.
+    mount --bind "/tmp/tsx-$EUID" "$place/tmp/tsx-$EUID"
+    for folder in /var/tmp /tmp; do
+      chmod 1777 "$place$folder"
+      mount --rbind "$place$folder" "$folder"
+    done
+    mount -t tmpfs -o mode=1777 apart /dev/shm
+    # This is process 1, which waits for what others leave to it.
+    "$@"
+    exit' apart "$place" "$@" || status=$?
+  rm -rf "$place"
+  return "$status"
+}
+
 # What a test has left open keeps mocha from ending.
 suite_mocha() {
-  timeout --foreground --kill-after=10 3000 "${mocha_here[@]}" "test/$1/**/*.test.ts"
+  timeout --foreground --kill-after=10 3000 "${mocha_here[@]}" "$@"
+}
+
+# The files of a suite, the largest first: all, or every so many-th from one on.
+files_of() {
+  local name=$1 part=${2:-1} parts=${3:-1}
+  find "test/$name" -name '*.test.ts' -size +0 -printf '%s %p\n' | LC_ALL=C sort -k 1,1nr -k 2 |
+    awk -v part="$part" -v parts="$parts" '(NR - part) % parts == 0 { print $2 }'
 }
 
 suite_core() {
@@ -94,7 +130,7 @@ suite_core() {
   fi
   # What is shared between threads, a second time, under ThreadSanitizer.
   if cmake -S . -B build-thread -DSIFCRYPT_SANITIZE=thread >"$log" 2>&1 &&
-    cmake --build build-thread -j "$(nproc)" --target concurrency_test >>"$log" 2>&1 &&
+    cmake --build build-thread -j "$(nproc)" >>"$log" 2>&1 &&
     timeout 300 build-thread/concurrency_test; then
     passed=$((passed + 1))
     echo "  ok concurrency_test, ThreadSanitizer"
@@ -146,7 +182,7 @@ suite_beside_peer() {
 suite_soak() {
   local status=0
   export SIFCRYPT_SOAK=1
-  "${mocha_here[@]}" test/e2e/{soak,interpreter,recipient-kill,sign-kill}.test.ts test/unit/{parsers,signing/certificate-mutations}.test.ts || status=$?
+  apart "${mocha_here[@]}" test/e2e/{soak,kill,interpreter,recipient-kill,sign-kill}.test.ts test/unit/{parsers,signing/certificate-mutations}.test.ts || status=$?
   if command -v linux.uml >/dev/null; then
     mocha_in_guest 7200 "test/uml/soak.test.ts" || status=$?
   else
@@ -155,84 +191,94 @@ suite_soak() {
   return "$status"
 }
 
+# A suite, or a part of one: NAME, or NAME.PART.
 run_suite() {
-  local name=$1 status=0 started=$SECONDS
-  export SIFCRYPT_COUNTS=$results/$name.counts
+  local job=$1 name=${1%.*} part=${1#*.} status=0 started=$SECONDS files=()
+  [[ $job == *.* ]] || part=1
+  export SIFCRYPT_COUNTS=$results/$job.counts
   : >"$SIFCRYPT_COUNTS"
   case $name in
-    unit | vectors | native | e2e | clients) suite_mocha "$name" || status=$? ;;
+    unit | vectors) suite_mocha "test/$name/**/*.test.ts" || status=$? ;;
+    native | e2e | clients)
+      mapfile -t files < <(files_of "$name" "$part" "${parts[$name]:-1}")
+      apart timeout --foreground --kill-after=10 3000 "${mocha_here[@]}" "${files[@]}" || status=$?
+      ;;
     interop | peer) suite_beside_peer "$name" || status=$? ;;
     core | uml | soak) "suite_$name" || status=$? ;;
   esac </dev/null
   # A failure that was counted needs no second one.
   if ! grep -q '^count' "$SIFCRYPT_COUNTS"; then
-    echo "$name: ended with status $status and no report" >&2
+    echo "$job: ended with status $status and no report" >&2
     echo "count 0 1" >>"$SIFCRYPT_COUNTS"
   elif [[ $status -ne 0 ]] && ! grep -qE '^count [0-9]+ [1-9]' "$SIFCRYPT_COUNTS"; then
-    echo "$name: ended with status $status" >&2
+    echo "$job: ended with status $status" >&2
     echo "count 0 1" >>"$SIFCRYPT_COUNTS"
   fi
-  echo "$name: $((SECONDS - started)) s"
+  echo "$job: $((SECONDS - started)) s"
 }
 
-# The wanted ones of a lane's suites.
-wanted() {
-  local name
-  for name; do
-    [[ $suites == *" $name "* ]] || continue
-    case $name in
-      core | soak) echo "$name" ;;
-      *) ! has_tests "$name" || echo "$name" ;;
-    esac
+lanes=${SIFCRYPT_LANES:-2}
+available=$(awk '$1 == "MemAvailable:" { print int($2 / 1024) }' /proc/meminfo)
+if [[ $(nproc) -lt 2 || $available -lt 8192 ]]; then lanes=1; fi
+
+# What takes longest comes first, so that all lanes end at about the same time; the largest suite goes in parts.
+declare -A parts=()
+[[ $lanes -lt 2 ]] || parts[e2e]=6
+jobs=()
+for name in uml core e2e native interop unit peer clients vectors soak; do
+  [[ $suites == *" $name "* ]] || continue
+  case $name in
+    core | soak) jobs+=("$name") ;;
+    *)
+      has_tests "$name" || continue
+      if [[ -z ${parts[$name]:-} ]]; then
+        jobs+=("$name")
+      else
+        for ((part = 1; part <= parts[$name]; part++)); do jobs+=("$name.$part"); done
+      fi
+      ;;
+  esac
+done
+
+# Does what nobody has begun, and tells of each when it is done.
+lane() {
+  local job
+  for job in "${jobs[@]}"; do
+    mkdir "$results/$job.begun" 2>/dev/null || continue
+    run_suite "$job" >"$results/$job.output" 2>&1
+    flock "$results/telling" sh -c 'printf "\n== %s\n" "$1" && cat "$2"' tell "$job" "$results/$job.output"
   done
 }
 
-# The second lane's suites have kernels or folders of their own, or are one program; each of them spends most of its time on one
-# processor. What looks at processes and mounts of this machine is in the first, and there by itself. Both take about as long.
-mapfile -t first < <(wanted vectors native e2e clients soak)
-mapfile -t second < <(wanted core unit uml interop peer)
-available=$(awk '$1 == "MemAvailable:" { print int($2 / 1024) }' /proc/meminfo)
-if [[ ${SIFCRYPT_LANES:-2} -lt 2 || $(nproc) -lt 2 || $available -lt 8192 || ${#first[@]} -eq 0 ]]; then
-  first=("${first[@]}" "${second[@]}")
-  second=()
-fi
-
-lane=''
-if [[ ${#second[@]} -gt 0 ]]; then
-  # A process group of its own, to be ended as one.
+lane_status=0
+if [[ $lanes -lt 2 || ${#jobs[@]} -eq 1 ]]; then
+  for job in "${jobs[@]}"; do
+    printf '\n== %s\n' "$job"
+    run_suite "$job"
+  done
+else
+  # Process groups of their own, each to be ended as one.
   set -m
-  {
-    for name in "${second[@]}"; do
-      run_suite "$name" >"$results/$name.output" 2>&1
-    done
-  } &
-  lane=$!
+  running=()
+  for ((i = 0; i < lanes; i++)); do
+    lane &
+    running+=("$!")
+  done
   set +m
-  trap 'kill -TERM -- "-$lane" 2>/dev/null || true' EXIT
+  trap 'for one in "${running[@]}"; do kill -TERM -- "-$one" 2>/dev/null || true; done' EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM
-fi
-for name in "${first[@]}"; do
-  printf '\n== %s\n' "$name"
-  run_suite "$name"
-done
-if [[ -n $lane ]]; then
-  lane_status=0
-  wait "$lane" || lane_status=$?
+  for one in "${running[@]}"; do wait "$one" || lane_status=$?; done
   trap - EXIT
-  for name in "${second[@]}"; do
-    printf '\n== %s (beside the others)\n' "$name"
-    cat "$results/$name.output" || true
-  done
 fi
 
 passed=0 failed=0
-if [[ ${lane_status:-0} -ne 0 ]]; then
-  echo "the second lane ended with status $lane_status" >&2
+if [[ $lane_status -ne 0 ]]; then
+  echo "a lane ended with status $lane_status" >&2
   failed=1
 fi
 skipped=() left_out=() failures=()
-for name in "${first[@]}" "${second[@]}"; do
+for name in "${jobs[@]}"; do
   counts=$results/$name.counts
   [[ -s $counts ]] || echo "count 0 1" >"$counts"
   while read -r kind rest; do
@@ -263,5 +309,5 @@ if [[ ${#failures[@]} -gt 0 ]]; then
 fi
 [[ ${#left_out[@]} -eq 0 ]] || printf 'left out: %s\n' "${left_out[@]}"
 echo "all suites: $SECONDS s"
-echo "$passed passed, $failed failed"
+echo "$passed passed, $failed failed" | tee "$results/sum"
 [[ $failed -eq 0 && $passed -gt 0 ]]

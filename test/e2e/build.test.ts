@@ -72,7 +72,7 @@ describe("sifcrypt build", () => {
 
     it("makes one image that every key and passphrase given opens", async () => {
       const image = path.join(newFolder("both", userId), "image.sif")
-      const to = ["--pem-path", keys.publicKey, "--pem-path", keys.otherPublicKey]
+      const to = ["--pbkdf", "pbkdf2:1000", "--pem-path", keys.publicKey, "--pem-path", keys.otherPublicKey]
       await sifcryptOk(["build", ...to, "--passphrase-file", keys.passphraseFile, image, tree])
       for (const credential of [
         ["--pem-path", keys.privateKey],

@@ -20,6 +20,7 @@ describe("credentials", () => {
   const plainImage = path.join(folder, "plain.sif")
   const tree = newFolder("credentials-tree")
   const files = newFolder("key-files")
+  const cheap = ["--pbkdf", "pbkdf2:1000"]
 
   function keyFile(name: string, content: string | Buffer): string {
     const file = path.join(files, name)
@@ -31,7 +32,7 @@ describe("credentials", () => {
     writeFileSync(path.join(tree, "file"), "content")
     await Promise.all([
       sifcryptOk(["build", "--pem-path", keys.publicKey, rsaImage, tree]),
-      sifcryptOk(["build", "--passphrase-file", keys.passphraseFile, passphraseImage, tree]),
+      sifcryptOk(["build", ...cheap, "--passphrase-file", keys.passphraseFile, passphraseImage, tree]),
       sifcryptOk(["build", plainImage, tree]),
     ])
   })
@@ -171,7 +172,7 @@ describe("credentials", () => {
       const image = path.join(newFolder("stdin", userId), "image.sif")
       const root = makeRootTree()
       const input = "a passphrase\nfor the payload\nand more"
-      await sifcryptOk(["build", "--passphrase", image, root], { ...noTerminal, input })
+      await sifcryptOk(["build", ...cheap, "--passphrase", image, root], { ...noTerminal, input })
       const result = await sifcryptOk(["exec", "--engine", "userspace", "--passphrase", image, "cat"], {
         ...noTerminal,
         input,

@@ -6,7 +6,7 @@ import { mkdirSync, readdirSync, readFileSync } from "node:fs"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { finish, idOf, isRoot, sifcrypt, sifcryptOk, startSifcrypt, type As } from "../support/cli.ts"
-import { holdsFuse, listens, mountsIn, processesOfGroup, waitFor } from "../support/processes.ts"
+import { holdsFuse, listens, mountsIn, processesOfGroup, signalGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -21,7 +21,7 @@ describe("the processes that stand by a mount", () => {
   })
 
   afterEach(() => {
-    for (const { pid } of processesOfGroup(group)) process.kill(pid, "SIGKILL")
+    signalGroup(group, "SIGKILL")
     group++
   })
 

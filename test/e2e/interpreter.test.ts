@@ -27,7 +27,7 @@ import {
   type Result,
 } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
-import { listens, processesOfGroup, waitFor } from "../support/processes.ts"
+import { listens, processesOfGroup, signalGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { Chance, seed, times } from "../support/soak.ts"
@@ -301,7 +301,7 @@ describe("the interpreter and what is meant for others", () => {
         )
         assert.deepEqual(listening(), [])
       } finally {
-        for (const { pid } of processesOfGroup(group)) process.kill(pid, "SIGKILL")
+        signalGroup(group, "SIGKILL")
         await ended
       }
     })
@@ -352,7 +352,7 @@ sys.exit(abs(os.waitstatus_to_exitcode(status)))
   })
 
   afterEach(() => {
-    for (const { pid } of processesOfGroup(group)) process.kill(pid, "SIGKILL")
+    signalGroup(group, "SIGKILL")
   })
 
   /** The command gets it, whatever it has become, and all that Node runs for it; helpers and what serves a payload do not. */

@@ -6,7 +6,7 @@ import { chownSync, closeSync, constants, existsSync, openSync, readFileSync, wr
 import path from "node:path"
 import { finish, isRoot, sifcrypt, sifcryptOk, startSifcrypt, userId } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
-import { processesOfGroup, waitFor } from "../support/processes.ts"
+import { processesOfGroup, signalGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { typingUnseen } from "../support/terminal.ts"
@@ -147,7 +147,7 @@ describe("a command that waits for a pipe that nobody writes to", () => {
       const writer = await waitFor("a reader", open)
       try {
         // All that is in the foreground of a terminal gets it.
-        for (const { pid } of processesOfGroup(group)) process.kill(pid, "SIGINT")
+        signalGroup(group, "SIGINT")
         const { status, stderr } = await ended
         assert.deepEqual([status, stderr], [130, ""])
       } finally {

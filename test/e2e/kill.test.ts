@@ -1,4 +1,4 @@
-// SIGKILL of each of our processes at random moments: whatever dies, nothing stays. SIFCRYPT_KILLS sets how often.
+// SIGKILL of each of our processes at random moments: whatever dies, nothing stays. `scripts/test.sh soak` does it more often.
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
@@ -20,6 +20,7 @@ import {
   holdsFuse,
   mountsIn,
   processesOfGroup,
+  signalGroup,
   processorMs,
   waitFor,
   type ProcessInfo,
@@ -27,11 +28,12 @@ import {
 import { seeded } from "../support/random.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
+import { times } from "../support/soak.ts"
 import { makeRootTree } from "../support/trees.ts"
 
 const random = seeded()
 
-const kills = Number(process.env["SIFCRYPT_KILLS"] ?? 12)
+const kills = times("SIFCRYPT_KILLS", 24, 4)
 const firstGroup = 73_000
 let nextGroup = firstGroup
 const foreign = new Set(readdirSync("/tmp"))
@@ -69,8 +71,7 @@ describe("killed at a random moment", () => {
   })
 
   afterEach(() => {
-    for (let group = firstGroup; group < nextGroup; group++)
-      for (const { pid } of processesOfGroup(group)) process.kill(pid, "SIGKILL")
+    for (let group = firstGroup; group < nextGroup; group++) signalGroup(group, "SIGKILL")
   })
 
   function snapshot(...folders: string[]): string[] {
@@ -206,7 +207,7 @@ describe("killed at a random moment", () => {
     const target = path.join(folder, "mount")
     const flags = ["--pem-path", keys.privateKey, image]
     // The processes are those of the other kinds: fewer times.
-    const times = Math.ceil(kills / 4)
+    const fewer = Math.ceil(kills / 4)
 
     before(async () => {
       const format = ["--format", "gocryptfs", "--pem-path", keys.publicKey]
@@ -221,17 +222,17 @@ describe("killed at a random moment", () => {
       ["exec: the server", ["exec", ...flags, "sleep", "300"], server, 150],
       ["mount: the server", ["mount", ...flags, target], mountServer, 150],
     ] as const)
-      it(`A3: leaves nothing: ${name}, ${times} times`, async function () {
-        this.timeout(times * 10_000)
-        for (let i = 0; i < times; i++) await killOnce("nobody", folder, args, victim, upTo)
+      it(`A3: leaves nothing: ${name}, ${fewer} times`, async function () {
+        this.timeout(fewer * 10_000)
+        for (let i = 0; i < fewer; i++) await killOnce("nobody", folder, args, victim, upTo)
       })
 
-    it(`A3, A8: leaves nothing of a build, ${times} times`, async function () {
-      this.timeout(times * 10_000)
+    it(`A3, A8: leaves nothing of a build, ${fewer} times`, async function () {
+      this.timeout(fewer * 10_000)
       const output = path.join(folder, "built.sif")
       const format = ["--format", "gocryptfs", "--pem-path", keys.publicKey]
       const args = ["build", "--compression", "xz", ...format, output, tree]
-      for (let i = 0; i < times; i++) await killOnce("nobody", folder, args, launcher, 500)
+      for (let i = 0; i < fewer; i++) await killOnce("nobody", folder, args, launcher, 500)
     })
   })
 

@@ -22,6 +22,7 @@ import {
   mappings,
   mountsIn,
   processesOfGroup,
+  signalGroup,
   type ProcessInfo,
 } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -143,7 +144,7 @@ describe("A3: in user space, again and again", function () {
   })
 
   afterEach(() => {
-    for (const { pid } of processesOfGroup(group)) process.kill(pid, "SIGKILL")
+    signalGroup(group, "SIGKILL")
     for (const mount of mountsIn(folder)) execFileSync("umount", ["-l", mount])
   })
 

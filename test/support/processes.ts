@@ -84,6 +84,16 @@ export function processesOfGroup(group: number): ProcessInfo[] {
     .map(processInfo)
 }
 
+/** Sends a signal to all of a group that are still there. */
+export function signalGroup(group: number, signal: NodeJS.Signals): void {
+  for (const { pid } of processesOfGroup(group))
+    try {
+      process.kill(pid, signal)
+    } catch {
+      // It has ended since it was seen.
+    }
+}
+
 /** A process and all below it. */
 export function processesBelow(root: number): ProcessInfo[] {
   const all = allProcesses()
