@@ -1,7 +1,7 @@
 // Completion where it happens: in the shells, with their own ways to complete.
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
-import { mkdirSync, symlinkSync, writeFileSync } from "node:fs"
+import { existsSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { cli, sifcrypt, sifcryptOk } from "../support/cli.ts"
 import { LineEditor } from "../support/line-editor.ts"
@@ -125,6 +125,20 @@ end`
     } finally {
       await sifcryptOk(["instance", "stop", "web-1"])
     }
+  })
+
+  it("runs no program of the folder that somebody looks around in", async () => {
+    const foreign = newFolder("completion-foreign")
+    const line = "./sifcrypt recip"
+    writeFileSync(path.join(foreign, "sifcrypt"), "#!/bin/sh\ntouch was-run\n", { mode: 0o755 })
+    for (const shell of ["bash", "zsh"] as const) {
+      await using editor = new LineEditor(shell, [`source <(sifcrypt completion ${shell})`], foreign, env)
+      assert.match(await editor.complete(line), /^\.\/sifcrypt recipient/, shell)
+    }
+    const script = `sifcrypt completion fish | source; complete -C "${line}"`
+    const options = { cwd: foreign, env: { ...env, HOME: folder }, encoding: "utf8" } as const
+    assert.match(execFileSync("fish", ["--no-config", "-c", script], options), /^recipient/)
+    assert.equal(existsSync(path.join(foreign, "was-run")), false)
   })
 
   it("says of each option in fish and zsh what it is", async () => {
