@@ -12,7 +12,7 @@ import { given, under, type OptionRows } from "./command.ts"
 import { waitForHelpers } from "./interrupt.ts"
 import { errors, output } from "./output.ts"
 import { inform } from "./terminal.ts"
-import { variable } from "./variables.ts"
+import { truthVariable, variable } from "./variables.ts"
 import { BYTES, each, eachOf, flag, size, text } from "./values.ts"
 
 export type DefinitionFlags = Omit<DefinitionOptions, "fingerprintKeys" | "onStep" | "onOutput"> &
@@ -50,6 +50,8 @@ export const definitionRows: OptionRows<DefinitionFlags> = under("Definition fil
     flag,
   ],
   binds: ["-B, --bind <src[:dst[:opts]]>", "seen in %post and %test", each<string | BindSpec>(text)],
+  nv: ["--nv", "with NVIDIA's libraries and programs in %post and %test", flag],
+  rocm: ["--rocm", "with AMD's", flag],
   fixPermissions: ["--fix-perms", "the owner may read, write and enter everything", flag],
   scratchMemory: [
     "--scratch-memory <size>",
@@ -77,6 +79,8 @@ export function definitionOptions(
   const { sections } = flags
   return {
     tmpFolder: variable("TMPDIR"),
+    nv: truthVariable("NV"),
+    rocm: truthVariable("ROCM"),
     ...given(definitionRows, flags),
     sections: sections === sectionNames ? undefined : sections,
     fingerprintKeys: { keyringPaths: userKeyrings(process.env) },

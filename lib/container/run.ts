@@ -16,7 +16,7 @@ import { chooseSession, makeBundle, type Action } from "../runtime/bundle.ts"
 import { confine, withProfile } from "../runtime/confinement.ts"
 import { readEnvFile } from "../runtime/env-file.ts"
 import { composeEnvironment, type PayloadEnvironment } from "../runtime/environment.ts"
-import { gpuBinds } from "../runtime/gpu.ts"
+import { gpuBinds, LIBRARY32_FOLDER } from "../runtime/gpu.ts"
 import { impliedOptions, optionError, type ExecOptions } from "../runtime/options.ts"
 import {
   callerIdentity,
@@ -106,6 +106,7 @@ export interface Running extends AsyncDisposable {
 export async function payloadEnvironment(
   options: Pick<ExecOptions, "env" | "envFile" | "cleanEnv" | "noEnv" | "onNotice" | "signal">,
   argv: readonly string[],
+  libraries: readonly string[] = [],
 ): Promise<PayloadEnvironment> {
   const { env = [], envFile, cleanEnv = false, noEnv = [], onNotice, signal } = options
   const host = callerEnvironment()
@@ -115,18 +116,26 @@ export async function payloadEnvironment(
     ...(envFile === undefined ? {} : { fromFile: await readEnvFile(envFile, host, argv, signal) }),
     clean: cleanEnv,
     omit: noEnv,
+    libraries,
     onNotice,
   })
 }
 
 /** Binds for processors that are not the machine's own. */
 function gpu(options: ExecOptions): Bind[] {
-  const search = { devices: options.contain === true }
-  return [
+  const search = { devices: options.contain === true, compat32: options.compat32 === true }
+  const found = [
     ...(options.nv === true && options.noNv !== true ? gpuBinds("nv", search) : []),
     ...(options.rocm === true && options.noRocm !== true ? gpuBinds("rocm", search) : []),
   ]
+  if (search.compat32 && !found.some(isLibrary32))
+    options.onNotice?.(
+      "--compat32 changes nothing: --nv and --rocm are not asked for, or there are no libraries of 32 bits here",
+    )
+  return found
 }
+
+const isLibrary32 = ({ destination }: Bind): boolean => destination.startsWith(`${LIBRARY32_FOLDER}/`)
 
 async function resourcesFromFile(file: string, options: ExecOptions): Promise<object> {
   if (hasLimits(options)) throw optionError("applyCgroups", "it excludes the flags for limits")
@@ -375,6 +384,7 @@ export async function withRun<T>(
     initArguments: [...keptArguments(preserved), ...confined.initArguments],
   }
   const who = { uid: caller.uid, gid: caller.gid, home: caller.home, insideHome: inside.home, cwd }
+  const processors = gpu(options)
   const places = composeBinds(
     who,
     [
@@ -382,7 +392,7 @@ export async function withRun<T>(
         nested: true,
         ...bind,
       })),
-      ...gpu(options),
+      ...processors,
     ],
     options,
   )
@@ -433,7 +443,11 @@ export async function withRun<T>(
     places,
     imageNumber: (bind) => bindImages.numberOf(bind),
     session,
-    environment: await payloadEnvironment(options, argv),
+    environment: await payloadEnvironment(
+      options,
+      argv,
+      processors.some(isLibrary32) ? [LIBRARY32_FOLDER] : [],
+    ),
     terminal,
     umask: umaskOf(options),
     init: initPath(),

@@ -16,6 +16,7 @@ import { isLoopback } from "../http/proxy.ts"
 import type { NativeBlob, NativeBuild, NativeRange } from "../native/binding.ts"
 import { packageRoot } from "../native/load.ts"
 import { parseBinds, type Bind } from "../runtime/binds.ts"
+import { gpuBinds } from "../runtime/gpu.ts"
 import { bindList, type BindSpec } from "../runtime/options.ts"
 import { chooseSession } from "../runtime/bundle.ts"
 import { callerIdentity } from "../runtime/identity.ts"
@@ -56,6 +57,10 @@ export interface DefinitionOptions extends ScratchOptions {
   readonly sections?: readonly SectionName[] | undefined
   /** `SRC[:DST[:OPTIONS]]` of this machine that `%post` and `%test` see. */
   readonly binds?: readonly (string | BindSpec)[] | undefined
+  /** NVIDIA's libraries and programs of this machine are seen by them, too; its devices are anyway. */
+  readonly nv?: boolean | undefined
+  /** AMD's likewise. */
+  readonly rocm?: boolean | undefined
   /** `%test` is kept but not run. */
   readonly noTest?: boolean | undefined
   /** The owner may read, write and enter everything. */
@@ -88,6 +93,8 @@ export const definitionRows: Rows<DefinitionOptions> = {
   plainScratch: flag,
   sections: list(oneOf(...sectionNames)),
   binds: bindList,
+  nv: flag,
+  rocm: flag,
   noTest: flag,
   fixPermissions: flag,
   fingerprintKeys: shape<NonNullable<DefinitionOptions["fingerprintKeys"]>>({
@@ -626,7 +633,11 @@ export class DefinitionBuild implements AsyncDisposable {
     const wanted = definition.stages.map((stage, index): WantedBase =>
       update !== undefined && index === last ? { kind: "scratch" } : wantedBase(file, stage),
     )
-    const binds = parseBinds(options.binds ?? [], process.cwd(), onNotice)
+    const binds = [
+      ...parseBinds(options.binds ?? [], process.cwd(), onNotice),
+      ...(options.nv === true ? gpuBinds("nv", { devices: false }) : []),
+      ...(options.rocm === true ? gpuBinds("rocm", { devices: false }) : []),
+    ]
     const crun = findProgram("crun", "it runs the scripts of a definition file")
     if (options.encrypted) warnOf(definition, options, onNotice)
     const luggage = new Luggage()

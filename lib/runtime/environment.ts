@@ -85,6 +85,8 @@ export interface EnvironmentRequest {
   readonly clean?: boolean
   /** Names of host variables that do not get in. */
   readonly omit?: readonly string[]
+  /** Folders inside that stand behind what the image has in LD_LIBRARY_PATH. */
+  readonly libraries?: readonly string[]
   readonly onNotice?: (text: string) => void
 }
 
@@ -128,6 +130,9 @@ export function composeEnvironment(request: EnvironmentRequest): PayloadEnvironm
     if (equals < 0) throw new RunError("ERR_RUN", `${JSON.stringify(assignment)} is not NAME=VALUE`)
     override(assignment.slice(0, equals), assignment.slice(equals + 1), "--env")
   }
+  const { libraries = [] } = request
+  if (libraries.length > 0)
+    overrides.set(appendLibraries, [...libraries, overrides.get(appendLibraries) ?? []].flat().join(":"))
   return { host, others, overrides }
 }
 

@@ -9,6 +9,9 @@ import { scrubbedEnvironment } from "./starter-protocol.ts"
 /** Where the image's environment scripts look for libraries of the host. */
 const LIBRARY_FOLDER = "/.singularity.d/libs"
 
+/** Where those of 32 bits are, which have the same names. */
+export const LIBRARY32_FOLDER = "/.singularity.d/libs32"
+
 interface MakerList {
   /** Where installations of the peers have a list of their own. */
   readonly file: string
@@ -93,6 +96,9 @@ function elfKind(file: string): string | undefined {
   }
 }
 
+/** Class and machine, elf(5), of what 32-bit programs need on such a machine: makers have them for x86 only. */
+const kinds32: Readonly<Record<string, string>> = { "2:62": "1:3" }
+
 /** What is looked for, and where: a test has a tree of its own. */
 export interface GpuSearch {
   /** A folder that stands for the root of the host; default "". */
@@ -101,6 +107,8 @@ export interface GpuSearch {
   readonly linkerCache?: string
   /** Devices as well: --contain hides the host's /dev. */
   readonly devices: boolean
+  /** The libraries of 32 bits as well. */
+  readonly compat32?: boolean
 }
 
 function linkerCache(): string {
@@ -114,7 +122,7 @@ function linkerCache(): string {
 
 /** The binds for one maker's processors; empty where this machine has none of it. */
 export function gpuBinds(maker: "nv" | "rocm", search: GpuSearch): Bind[] {
-  const { root = "", devices } = search
+  const { root = "", devices, compat32 = false } = search
   const { file, names, folders, devices: pattern, extra } = lists[maker]
   const binds = new Map<string, Bind>()
   const add = (source: string, destination: string, readOnly: boolean): void => {
@@ -122,18 +130,24 @@ export function gpuBinds(maker: "nv" | "rocm", search: GpuSearch): Bind[] {
   }
   const list = listFolders.map((folder) => path.join(root, folder, file)).find((one) => existsSync(one))
   const wanted = list === undefined ? names : parseList(readFileSync(list, "utf8"))
-  const own = elfKind("/proc/self/exe")
+  const own = elfKind("/proc/self/exe") ?? ""
+  const places = new Map([[own, LIBRARY_FOLDER]])
+  const other = compat32 ? kinds32[own] : undefined
+  if (other !== undefined) places.set(other, LIBRARY32_FOLDER)
+  const addLibrary = (source: string, library: string): void => {
+    const folder = places.get(elfKind(source) ?? "none")
+    if (folder !== undefined) add(source, path.join(folder, library), false)
+  }
   const cache = parseLinkerCache(search.linkerCache ?? linkerCache())
   for (const name of wanted) {
     if (path.isAbsolute(name)) {
       const source = path.join(root, name)
       if (!existsSync(source)) continue
       if (!name.includes(".so")) add(source, name, false)
-      else if (elfKind(source) === own) add(source, path.join(LIBRARY_FOLDER, path.basename(name)), false)
+      else addLibrary(source, path.basename(name))
     } else if (name.includes(".so")) {
       for (const [place, library] of cache)
-        if (library.startsWith(name) && elfKind(path.join(root, place)) === own)
-          add(path.join(root, place), path.join(LIBRARY_FOLDER, library), false)
+        if (library.startsWith(name)) addLibrary(path.join(root, place), library)
     } else {
       const found = programFolders
         .map((folder) => path.join(root, folder, name))

@@ -161,6 +161,8 @@ export interface ExecOptions extends ProgramOptions, ResourceLimits {
   readonly rocm?: boolean | undefined
   /** Leaves `rocm` out whatever asks for it. */
   readonly noRocm?: boolean | undefined
+  /** With `nv` or `rocm`: of the libraries those of 32 bits as well, in a folder of their own. */
+  readonly compat32?: boolean | undefined
 
   /** `PATH[:ro]` of folders and images that lie over the root, the last on top. */
   readonly overlay?: readonly string[] | undefined
@@ -372,6 +374,7 @@ export const execOptionTable: {
   nv: ["flag", "--nv", "NVIDIA's devices, libraries and programs"],
   noNv: ["flag", "--no-nv", "not even if --nv is asked for", { variables: ["NV_OFF", "NO_NV"] }],
   rocm: ["flag", "--rocm", "AMD's devices, libraries and programs"],
+  compat32: ["flag", "--compat32", "with --nv or --rocm: their libraries of 32 bits, too"],
   noRocm: ["flag", "--no-rocm", "not even if --rocm is asked for", { variables: ["ROCM_OFF", "NO_ROCM"] }],
   // The environment, and what is run in it.
   env: [

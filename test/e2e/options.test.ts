@@ -195,7 +195,10 @@ describe("options of a run", () => {
     it("show a host's processors, in a tree that stands for such a host", async function () {
       if (!isRoot) skip(this, "needs root, to put devices and a list where the host has them")
       const host = newFolder("gpu-host")
-      writeFileSync(path.join(host, "nvliblist.conf"), "nvidia-smi\nlibown-gpu.so\n")
+      const library32 = path.join(host, "libold-gpu.so.1")
+      writeFileSync(path.join(host, "nvliblist.conf"), `nvidia-smi\nlibown-gpu.so\n${library32}\n`)
+      // elf(5): 32 bits, and EM_386 in e_machine.
+      writeFileSync(library32, Buffer.from(`7f454c46010101${"00".repeat(9)}03000300`, "hex"))
       const library = ["-Wl,-soname,libown-gpu.so.1", "-o", path.join(host, "libown-gpu.so.1")]
       const compiled = await runProgram(["cc", "-shared", "-x", "c", "/dev/null", ...library], { as: "self" })
       assert.equal(compiled.status, 0, compiled.stderr)
@@ -213,24 +216,70 @@ describe("options of a run", () => {
         mount --rbind /mnt/dev /dev
         umount -l /mnt
         exec "$@"`
+      const inHost = (args: readonly string[], env: CommandOptions["env"] = {}): Promise<Result> =>
+        sifcrypt(args, {
+          as: "user",
+          cwd: folder,
+          env,
+          wrapper: ["unshare", "-m", "--propagation", "private", "sh", "-c", prepare, "sh"],
+        })
       const exec = (...flags: readonly string[]): Promise<Result> =>
-        sifcrypt(
-          [
-            ...["exec", "--pem-path", keys.privateKey, ...flags, image, "sh", "-c"],
-            "ls /.singularity.d/libs; nvidia-smi; ls /dev | grep -E 'nvidia|kfd|dri'; ls /dev/dri",
-          ],
-          {
-            as: "user",
-            cwd: folder,
-            wrapper: ["unshare", "-m", "--propagation", "private", "sh", "-c", prepare, "sh"],
-          },
-        )
+        inHost([
+          ...["exec", "--pem-path", keys.privateKey, ...flags, image, "sh", "-c"],
+          "ls /.singularity.d/libs; nvidia-smi; ls /dev | grep -E 'nvidia|kfd|dri'; ls /dev/dri",
+        ])
       const nv = await exec("--contain", "--nv")
       assert.match(nv.text, /^libown-gpu\.so\.1\nsmi\nnvidia0\n$/m, nv.stderr)
       const rocm = await exec("--contain", "--rocm")
       assert.match(rocm.text, /^dri\nkfd\ncard0\n$/m, rocm.stderr)
       const off = await exec("--contain", "--nv", "--no-nv")
       assert.doesNotMatch(off.text, /own-gpu|nvidia0/)
+      const show = "cd /.singularity.d; echo libs*/*; echo $LD_LIBRARY_PATH; nvidia-smi"
+      const both = await inHost([
+        ...["exec", "--pem-path", keys.privateKey, "--nv", "--compat32"],
+        image,
+        "sh",
+        "-c",
+        show,
+      ])
+      assert.match(
+        both.text,
+        /^libs\/libown-gpu\.so\.1 libs32\/libold-gpu\.so\.1\n.*:?\/\.singularity\.d\/libs32\nsmi\n$/,
+        both.stderr,
+      )
+      const neither = await inHost([
+        "exec",
+        "--pem-path",
+        keys.privateKey,
+        "--compat32",
+        image,
+        "sh",
+        "-c",
+        ":",
+      ])
+      assert.equal(neither.status, 0, neither.stderr)
+      assert.match(
+        neither.stderr,
+        /^sifcrypt: --compat32 changes nothing: --nv and --rocm are not asked for/m,
+      )
+      // As the peers: what builds sees them, and nothing of them stays.
+      const definition = path.join(folder, "gpu.def")
+      writeFileSync(
+        definition,
+        `Bootstrap: localimage\nFrom: ${makeRootTree()}\n%post\n${show}\n%test\nnvidia-smi\n`,
+      )
+      for (const [flags, env] of [
+        [["--nv"], {}],
+        [[], { APPTAINER_NV: "1" }],
+      ] as const) {
+        const built = await inHost(
+          ["build", ...flags, "-F", "--sandbox", path.join(folder, "gpu"), definition],
+          env,
+        )
+        assert.match(built.text, /^libs\/libown-gpu\.so\.1\n.*\nsmi\n(?:.*\n)*smi\n/m, built.stderr)
+        assert.deepEqual(readdirSync(path.join(folder, "gpu", ".singularity.d", "libs")), [])
+        assert.equal(existsSync(path.join(folder, "gpu", "usr", "bin", "nvidia-smi")), false)
+      }
     })
   })
 

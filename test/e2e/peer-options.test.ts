@@ -116,17 +116,9 @@ describe("options of the peers", () => {
       "--library",
       "https://example.org",
     ]
-    const built = await sifcrypt([
-      "build",
-      "-F",
-      ...words,
-      "--nv",
-      "--rocm=true",
-      path.join(folder, "a.sif"),
-      tree,
-    ])
+    const built = await sifcrypt(["build", "-F", ...words, "--nvccli", path.join(folder, "a.sif"), tree])
     assert.equal(built.status, 0, built.stderr)
-    assert.match(built.stderr, /^sifcrypt: --nv: %post .*\nsifcrypt: --rocm: %post .*\n$/)
+    assert.match(built.stderr, /^sifcrypt: --nvccli changes nothing: .*\n$/)
   })
 
   it("build takes its compression from words for mksquashfs", async () => {

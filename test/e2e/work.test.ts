@@ -6,11 +6,12 @@ import { chmodSync, existsSync, readdirSync, readFileSync, truncateSync, writeFi
 import path from "node:path"
 import { gzipSync } from "node:zlib"
 import { generateKey } from "openpgp"
-import { finish, sifcryptOk, startSifcrypt, userId, type CommandOptions } from "../support/cli.ts"
+import { finish, isRoot, sifcryptOk, startSifcrypt, userId, type CommandOptions } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { Layout } from "../support/layout.ts"
 import { processesOfGroup, processorMs, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
+import { skip } from "../support/skip.ts"
 import { slowKeys } from "../support/slow-keys.ts"
 import { makeRootTree } from "../support/trees.ts"
 
@@ -251,6 +252,7 @@ describe("an interrupted command", () => {
   for (const [what, [args, program]] of Object.entries(helpers))
     it(`ends within half a second, and leaves no program behind: ${what}`, async function () {
       this.timeout(120_000)
+      if (!isRoot) skip(this, "needs root, to mark all processes that come of a command")
       const group = 76_100 + Object.keys(helpers).indexOf(what)
       const temporary = newFolder("temporary", userId)
       const runs = (): boolean => processesOfGroup(group).some(({ command }) => program.test(command))

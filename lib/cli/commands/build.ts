@@ -186,9 +186,7 @@ const unneeded = {
   ignoreSubuid: ["--ignore-subuid", "accepted", flag, { hidden: true }],
   ignoreUserns: ["--ignore-userns", "accepted", flag, { hidden: true }],
   library: ["--library <url>", "accepted: there are no libraries of images here", text, { hidden: true }],
-  nv: ["--nv", "accepted with a notice", flag, { hidden: true }],
   nvccli: ["--nvccli", "accepted with a notice", flag, { hidden: true }],
-  rocm: ["--rocm", "accepted with a notice", flag, { hidden: true }],
 } as const satisfies AnyOptions
 
 export const build: CommandRow = command({
@@ -290,9 +288,7 @@ export const build: CommandRow = command({
     const packing = flags.mksquashfsArguments ?? parseSquashfsArguments(variable("MKSQUASHFS_ARGS") ?? "")
     const compression = flags.compression ?? packing.compression
     const architecture = chosenArchitecture(flags)
-    for (const [name, asked] of Object.entries({ nv: flags.nv, nvccli: flags.nvccli, rocm: flags.rocm }))
-      if (asked === true)
-        notice(`--${name}: %post and %test see no graphics processors; --bind shows them files`)
+    if (flags.nvccli === true) notice("--nvccli changes nothing: --nv shows %post and %test the same files")
     const { remote } = flags
     await withCredentials(flags, true, (credentials, password) =>
       withRegistryOptions(flags, source, definition.tmpFolder, async (oci) => {

@@ -61,6 +61,31 @@ describe("gpuBinds", () => {
     ])
   })
 
+  it("finds libraries of 32 bits where they are asked for, in a folder of their own", () => {
+    putLibrary("/usr/lib/nvidia/libcuda.so.1")
+    // elf(5): 32 bits, and EM_386 in e_machine; the other is for ARM.
+    for (const [name, machine] of [
+      ["/usr/lib32/libcuda.so.1", "03"],
+      ["/usr/lib/libcudnn.so.8", "28"],
+    ] as const) {
+      put(name)
+      writeFileSync(
+        path.join(root, name),
+        Buffer.from(`7f454c46010101${"00".repeat(9)}0300${machine}00`, "hex"),
+      )
+    }
+    const found = gpuBinds("nv", { root, linkerCache: cache, devices: false, compat32: true })
+    assert.deepEqual(
+      found.map(({ source, destination }) => [source.slice(root.length), destination]),
+      [
+        ["/usr/lib/nvidia/libcuda.so.1", "/.singularity.d/libs/libcuda.so.1"],
+        ...(process.arch === "x64"
+          ? [["/usr/lib32/libcuda.so.1", "/.singularity.d/libs32/libcuda.so.1"]]
+          : []),
+      ],
+    )
+  })
+
   it("finds the devices where /dev is not the host's", () => {
     for (const name of ["nvidia0", "nvidiactl", "nvidia-caps/nvidia-cap1", "sda", "kfd"]) put(`/dev/${name}`)
     for (const name of ["card0", "renderD128", "by-path/x"]) put(`/dev/dri/${name}`)
