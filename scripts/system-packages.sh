@@ -105,7 +105,7 @@ elif command -v dnf >/dev/null; then
   family=fedora machine=$(uname -m)
 else
   echo "system-packages: neither apt-get nor dnf here; these are needed, by their Debian names:" >&2
-  packages | awk '{ print "  " $2 "\t" $1 }' >&2
+  packages | while read -r group debian _; do if wanted_group "$group"; then echo "  ${debian%@*}"; fi; done | sort -u >&2
   exit 1
 fi
 
