@@ -136,16 +136,19 @@ export class Progress {
  */
 export async function withProgress<T>(
   label: string,
-  work: (onProgress: OnProgress) => Promise<T>,
+  work: (onProgress: OnProgress | undefined) => Promise<T>,
   done?: string,
 ): Promise<T> {
   const progress = new Progress(label)
   const start = performance.now()
   let most = 0
-  const result = await work((bytes, total) => {
+  // Where nobody looks, nobody adds up how much there is.
+  const isWatched = shownKind() !== "none" || errors().isTTY
+  const onProgress: OnProgress = (bytes, total) => {
     most = Math.max(most, bytes)
     progress.update(bytes, total)
-  }).finally(() => {
+  }
+  const result = await work(isWatched ? onProgress : undefined).finally(() => {
     progress.done()
   })
   if (done !== undefined) informDone(done, most, performance.now() - start)

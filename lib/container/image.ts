@@ -29,6 +29,7 @@ import { SifImage } from "../sif/open.ts"
 import type { Bytes, Milliseconds, OnProgress } from "../units.ts"
 import { credentialList, type Credentials, type CredentialSource } from "../encryption/credentials.ts"
 import { chooseEngine, isReadable, type Startable } from "../runtime/engine.ts"
+import { ContentCount } from "./content-count.ts"
 import { examineBare, requireAllowed } from "./execution-control.ts"
 import {
   checkBareOrigin,
@@ -381,6 +382,7 @@ export class Image implements AsyncDisposable {
     signal?.throwIfAborted()
     const tree = await this.#openTree()
     const made = await mkdir(target, { recursive: true })
+    await using content = new ContentCount(tree, onProgress === undefined ? [] : paths)
     let progressError: { readonly error: unknown } | undefined
     let entries = 0
     let bytes = 0
@@ -397,7 +399,7 @@ export class Image implements AsyncDisposable {
           },
           (done) => {
             try {
-              onProgress?.(before + done)
+              onProgress?.(before + done, content.total && Math.max(content.total, before + done))
             } catch (error) {
               progressError = { error }
               return false

@@ -23,7 +23,7 @@ import { callerIdentity } from "../runtime/identity.ts"
 import { findProgram } from "../runtime/program.ts"
 import { subordinateIds } from "../runtime/subordinate-ids.ts"
 import { architectureDigits, architectureName } from "../sif/names.ts"
-import type { Bytes } from "../units.ts"
+import type { Bytes, OnProgress } from "../units.ts"
 import {
   buildArgumentLines,
   looksLikeDefinition,
@@ -133,7 +133,7 @@ interface SourceOptions
   readonly source: string
   readonly credentials: Credentials
   readonly force?: boolean
-  readonly onProgress?: (bytes: Bytes) => void
+  readonly onProgress?: OnProgress
   /** Something is encrypted: say what is readable on the way. */
   readonly encrypted: boolean
   /** Then `source` is what it is called there. */
@@ -730,7 +730,7 @@ export class DefinitionBuild implements AsyncDisposable {
   async #write(
     workspace: Workspace,
     build: Omit<NativeBuild, "source">,
-    onProgress: (bytes: Bytes) => boolean,
+    onProgress: (bytes: Bytes, total: Bytes | undefined) => boolean,
   ): Promise<TreeWritten> {
     const { cipher } = build
     if (cipher !== undefined) workspace.sendSecret(cipher.key)
@@ -739,8 +739,8 @@ export class DefinitionBuild implements AsyncDisposable {
       fd: Workspace.descriptor(0),
       cipher: cipher && withoutKey(cipher),
     }
-    return (await workspace.ask({ kind: "write", build: wire }, (bytes) => {
-      onProgress(bytes)
+    return (await workspace.ask({ kind: "write", build: wire }, (bytes, total) => {
+      onProgress(bytes, total)
     })) as TreeWritten
   }
 

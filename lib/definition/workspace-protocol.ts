@@ -50,7 +50,7 @@ export type Request =
 export type Reply =
   | { readonly kind: "step"; readonly text: string }
   | { readonly kind: "notice"; readonly text: string }
-  | { readonly kind: "progress"; readonly bytes: Bytes }
+  | { readonly kind: "progress"; readonly bytes: Bytes; readonly total?: Bytes | undefined }
   | { readonly kind: "done"; readonly value: unknown }
   | { readonly kind: "failed"; readonly error: WireError }
 

@@ -256,8 +256,8 @@ async function perform(request: Request): Promise<unknown> {
   try {
     return await loadAddon().buildTree(
       { ...build, cipher, source: { directory: built, added: [] } },
-      (bytes) => {
-        reply({ kind: "progress", bytes })
+      (bytes, total) => {
+        reply({ kind: "progress", bytes, total })
         return true
       },
     )

@@ -10,7 +10,7 @@ import { packageRoot } from "../native/load.ts"
 import { startStarter, type Starter } from "../runtime/starter.ts"
 import type { Failure, PipedDescriptors } from "../runtime/starter-protocol.ts"
 import { idMapArguments, type IdMaps } from "../runtime/subordinate-ids.ts"
-import type { Bytes } from "../units.ts"
+import type { OnProgress } from "../units.ts"
 import type { Scratch } from "./scratch.ts"
 import { decodeFrames, encodeFrame } from "./frames.ts"
 import { fromWire } from "./wire-error.ts"
@@ -187,9 +187,9 @@ export class Workspace implements AsyncDisposable {
   /**
    * Asks for something and waits for it.
    *
-   * @param onProgress - Bytes so far.
+   * @param onProgress - Bytes so far, of how many, where that is known.
    */
-  async ask(request: Request, onProgress: (bytes: Bytes) => void = () => undefined): Promise<unknown> {
+  async ask(request: Request, onProgress: OnProgress = () => undefined): Promise<unknown> {
     const { signal, onStep, onNotice } = this.#options
     this.#control.write(encodeFrame(request))
     for (;;) {
@@ -200,7 +200,7 @@ export class Workspace implements AsyncDisposable {
       const reply = next.value as Reply
       if (reply.kind === "step") onStep(reply.text)
       else if (reply.kind === "notice") onNotice(reply.text)
-      else if (reply.kind === "progress") onProgress(reply.bytes)
+      else if (reply.kind === "progress") onProgress(reply.bytes, reply.total)
       else if (reply.kind === "failed") throw fromWire(reply.error)
       else return reply.value
     }

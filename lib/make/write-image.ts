@@ -216,7 +216,8 @@ async function writeTree(options: Options, source: BuildSource, target: TreeTarg
   let progressError: { readonly error: unknown } | undefined
   const report = (bytes: Bytes, total: Bytes | undefined): boolean => {
     try {
-      onProgress?.(bytes, total)
+      // A folder that grows meanwhile has more than was added up.
+      onProgress?.(bytes, total && Math.max(bytes, total))
     } catch (error) {
       progressError = { error }
       return false
@@ -239,11 +240,12 @@ async function writeTree(options: Options, source: BuildSource, target: TreeTarg
         threads: 0,
         owner: nativeOwner(options.owner, source),
         sourceDateEpoch: options.sourceDateEpoch ?? -1,
+        countContent: onProgress !== undefined,
         exclude: "directory" in tree && source.write === undefined ? await output.within(tree.directory) : [],
         trailer,
         trailerLengthAt: trailer === undefined || source.image !== undefined ? [] : lengthFields(trailer),
       },
-      (bytes) => report(bytes, "squashfs" in tree ? tree.length : undefined),
+      (bytes, total) => report(bytes, "squashfs" in tree ? tree.length : total),
     )
     report(written.inputBytes, written.inputBytes)
     if (progressError !== undefined) throw new Error("a listener failed")

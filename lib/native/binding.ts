@@ -284,6 +284,8 @@ export interface NativeBuild {
   readonly sourceDateEpoch: number
   /** Paths inside the folder (no leading slash) that are left out. */
   readonly exclude: readonly string[]
+  /** Of a folder: tell `onProgress` how much is in it, once that is known; it is added up meanwhile. */
+  readonly countContent?: boolean
   /** Written behind the squashfs, which ends at a multiple of 4096; padded so itself. */
   readonly trailer?: Uint8Array | undefined
   /** Where in the trailer the length of the squashfs is put, 8 bytes, little endian. */
@@ -319,7 +321,7 @@ export interface NativeAddon {
   /** Writes a squashfs and its trailer; `size` is what all takes in `fd`, padded to 4096 bytes. `onProgress` as in extract. */
   buildTree(
     options: NativeBuild,
-    onProgress: (bytes: number) => boolean,
+    onProgress: (bytes: number, total: number | undefined) => boolean,
   ): Promise<{
     readonly size: number
     readonly inputBytes: number

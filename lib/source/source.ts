@@ -41,7 +41,7 @@ export interface BuildSource extends AsyncDisposable {
   /** Writes the tree where another process has it; default: the addon does, in this one. */
   readonly write?: (
     build: Omit<NativeBuild, "source">,
-    onProgress: (bytes: Bytes) => boolean,
+    onProgress: (bytes: Bytes, total: Bytes | undefined) => boolean,
   ) => Promise<TreeWritten>
   /** What a failure of the native side means here; undefined: nothing special. */
   explain?(cause: unknown): Error | undefined

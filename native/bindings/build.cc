@@ -118,7 +118,11 @@ std::vector<Layer> ReadLayers(const Napi::Object& source) {
 }
 
 /// Writes one kind of source to a sink.
-using WriteSource = std::function<SquashfsWritten(ByteSink&, const SquashfsProgress&)>;
+using WriteSource = std::function<SquashfsWritten(ByteSink&, Progress&)>;
+
+SquashfsProgress ReportTo(Progress& progress) {
+  return [&progress](uint64_t bytes) { return progress.Report(bytes); };
+}
 
 WriteSource ReadWriteSource(const Napi::Object& options) {
   const Napi::Object source = ReadObject(options.Get("source"), "source");
@@ -126,38 +130,42 @@ WriteSource ReadWriteSource(const Napi::Object& options) {
     std::optional<uint64_t> length;
     if (!source.Get("length").IsUndefined()) length = ReadUnsigned(source, "length");
     return [range = std::make_shared<Range>(ReadRange(ReadObject(source.Get("squashfs"), "squashfs"))), length](
-               ByteSink& sink, const SquashfsProgress& progress) {
-      return CopySquashfs(*range->Open(), length, sink, progress);
+               ByteSink& sink, Progress& progress) {
+      return CopySquashfs(*range->Open(), length, sink, ReportTo(progress));
     };
   }
   if (source.Has("layers")) {
     const Napi::Object limits = ReadObject(source.Get("limits"), "limits");
     return [layers = ReadLayers(source), added = ReadAdded(source), write = ReadWriteOptions(options),
-            limits = LayerLimits{ReadUnsigned(limits, "bytes"), ReadUnsigned(limits, "memory")}](
-               ByteSink& sink, const SquashfsProgress& progress) {
+            limits = LayerLimits{ReadUnsigned(limits, "bytes"), ReadUnsigned(limits, "memory")}](ByteSink& sink,
+                                                                                                 Progress& progress) {
       LayerTree image(layers, limits, [&progress](uint64_t) {
-        if (!progress(0)) throw SystemError(ECANCELED, "layer_read");
+        if (!progress.Report(0)) throw SystemError(ECANCELED, "layer_read");
       });
       AddedTree tree(image, added);
-      SquashfsWritten written = WriteSquashfs(tree, sink, write, progress);
+      SquashfsWritten written = WriteSquashfs(tree, sink, write, ReportTo(progress));
       written.skipped_xattrs = image.skipped_xattrs();
       return written;
     };
   }
   if (source.Has("bytes"))
-    return [range = std::make_shared<Range>(ReadRange(ReadObject(source.Get("bytes"), "bytes")))](
-               ByteSink& sink, const SquashfsProgress& progress) {
+    return [range = std::make_shared<Range>(ReadRange(ReadObject(source.Get("bytes"), "bytes")))](ByteSink& sink,
+                                                                                                  Progress& progress) {
       SquashfsWritten written;
-      written.size = written.input_bytes = CopyRange(*range->Open(), sink, progress);
+      written.size = written.input_bytes = CopyRange(*range->Open(), sink, ReportTo(progress));
       return written;
     };
-  return
-      [directory = ReadString(source, "directory"), exclude = ReadStrings(options, "exclude"),
-       added = ReadAdded(source), write = ReadWriteOptions(options)](ByteSink& sink, const SquashfsProgress& progress) {
-        DirectoryTree folder(directory, exclude);
-        AddedTree tree(folder, added);
-        return WriteSquashfs(tree, sink, write, progress);
-      };
+  return [directory = ReadString(source, "directory"), exclude = ReadStrings(options, "exclude"),
+          added = ReadAdded(source), write = ReadWriteOptions(options),
+          count = options.Get("countContent").ToBoolean().Value()](ByteSink& sink, Progress& progress) {
+    DirectoryTree folder(directory, exclude);
+    AddedTree tree(folder, added);
+    std::optional<ContentCounter> content;
+    if (count) content.emplace(folder);
+    return WriteSquashfs(tree, sink, write, [&](uint64_t bytes) {
+      return progress.Report(bytes, content ? content->total() : std::nullopt);
+    });
+  };
 }
 
 /// What gets what is written.
@@ -209,7 +217,7 @@ Napi::Value BuildTree(const Napi::CallbackInfo& info) {
         const ByteSink& file = *target->file;
         const std::unique_ptr<ByteSink> sink =
             EncryptingSink(std::move(target->file), std::move(target->cipher), std::move(target->key), target->time);
-        SquashfsWritten written = write(*sink, [&progress](uint64_t bytes) { return progress->Report(bytes); });
+        SquashfsWritten written = write(*sink, *progress);
         for (const uint64_t at : length_at)
           for (int i = 0; i < 8; ++i) trailer[at + i] = static_cast<uint8_t>(written.size >> (8 * i));
         WritePadded(*sink, written.size, trailer);

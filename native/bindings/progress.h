@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 
 #include "bindings/napi_setup.h"
 
@@ -25,16 +26,18 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   /// By one thread at a time. False: stop.
-  bool Report(uint64_t bytes) {
+  bool Report(uint64_t bytes, std::optional<uint64_t> total = std::nullopt) {
     const auto now = std::chrono::steady_clock::now();
     if (now >= next_report_ && !state_->under_way.exchange(true)) {
       next_report_ = now + kInterval;
       const napi_status status =
-          function_.NonBlockingCall([state = state_, bytes](Napi::Env env, Napi::Function callback) {
+          function_.NonBlockingCall([state = state_, bytes, total](Napi::Env env, Napi::Function callback) {
             // What comes after the promise was settled would only confuse.
             if (state->ended) return;
             try {
-              const Napi::Value wanted = callback.Call({Napi::Number::New(env, static_cast<double>(bytes))});
+              const Napi::Value known =
+                  total ? Napi::Number::New(env, static_cast<double>(*total)) : env.Undefined();
+              const Napi::Value wanted = callback.Call({Napi::Number::New(env, static_cast<double>(bytes)), known});
               if (wanted.IsBoolean() && !wanted.As<Napi::Boolean>().Value()) state->stop = true;
             } catch (const Napi::Error&) {
               // A callback that throws asks for no more.

@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "core/system_error.h"
@@ -339,6 +340,39 @@ void DirectoryTree::Walk(TreeVisitor& visitor) {
     if (S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode)) entry.rdev = st.st_rdev;
     visitor.AddSpecial(entry);
   }
+}
+
+std::optional<uint64_t> DirectoryTree::ContentSize(const std::atomic<bool>& stop) const try {
+  Traversal traversal(root_, exclude_);
+  std::set<std::pair<dev_t, ino_t>> linked;
+  uint64_t sum = 0;
+  for (Traversal::Step step; (step = traversal.Next()) != Traversal::Step::kEnd;) {
+    if (stop) return std::nullopt;
+    const struct stat& st = traversal.status();
+    if (step != Traversal::Step::kEntry || !S_ISREG(st.st_mode)) continue;
+    if (st.st_nlink > 1 && !linked.insert({st.st_dev, st.st_ino}).second) continue;
+    sum += static_cast<uint64_t>(st.st_size);
+  }
+  return sum;
+} catch (const SystemError&) {
+  return std::nullopt;
+}
+
+ContentCounter::ContentCounter(const DirectoryTree& tree)
+    : thread_([this, &tree] {
+        if (const std::optional<uint64_t> size = tree.ContentSize(stop_)) {
+          total_ = *size;
+          known_ = true;
+        }
+      }) {}
+
+ContentCounter::~ContentCounter() {
+  stop_ = true;
+  thread_.join();
+}
+
+std::optional<uint64_t> ContentCounter::total() const {
+  return known_ ? std::optional<uint64_t>(total_) : std::nullopt;
 }
 
 }  // namespace sifcrypt

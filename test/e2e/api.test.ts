@@ -3,6 +3,7 @@ import assert from "node:assert/strict"
 import { generateKeyPairSync, randomBytes } from "node:crypto"
 import { once } from "node:events"
 import {
+  linkSync,
   closeSync,
   existsSync,
   mkdirSync,
@@ -428,6 +429,24 @@ describe("the API", () => {
         assert.ok(last > 0)
         assert.equal(last, total)
       })
+  })
+
+  it("says how much there is of a folder while it is built", async () => {
+    const place = newFolder("totals")
+    const source = path.join(place, "tree")
+    mkdirSync(path.join(source, "below"), { recursive: true })
+    for (const name of ["a", "below/b", "c"]) writeFileSync(path.join(source, name), randomBytes(2 << 20))
+    linkSync(path.join(source, "a"), path.join(source, "below", "again"))
+    const output = path.join(place, "image.sif")
+    const calls: (readonly [number, number | undefined])[] = []
+    const compression = { name: "xz", level: 9 } as const
+    await build({ output, source, compression, onProgress: (done, total) => calls.push([done, total]) })
+    const all = 6 << 20
+    assert.deepEqual(calls.at(-1), [all, all])
+    assert.ok(
+      calls.some(([bytes, total]) => bytes < all && total === all),
+      JSON.stringify(calls),
+    )
   })
 
   describe("cancelling", () => {

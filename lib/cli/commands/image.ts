@@ -46,7 +46,7 @@ async function telling<T>(
   work: (options: {
     readonly signal: AbortSignal
     readonly onNotice: (text: string) => void
-    readonly onProgress: (bytes: number, total: number) => void
+    readonly onProgress: ((bytes: number, total: number) => void) | undefined
   }) => Promise<T>,
 ): Promise<T> {
   return await withProgress(label, (onProgress) =>

@@ -347,6 +347,9 @@ void TestEncrypted(const Scratch& scratch) {
   DirectoryTree tree((scratch / "tree").string(), {});
   const SquashfsWritten written = WriteSquashfs(tree, sink, options, {});
   sink.Finish();
+  // In it are files with several names.
+  Check(tree.ContentSize(false) == written.input_bytes, "what is in a folder, added up");
+  Check(!tree.ContentSize(true), "adding up ends when it is told to");
   Check(fs::file_size(scratch / "encrypted") == kOffset + written.size, "the encrypted image's size");
   XtsSource source(std::make_shared<FileSource>(fd.get(), kOffset, written.size), parameters());
   std::string decrypted(written.size, '\0');
