@@ -64,6 +64,7 @@ packages() {
   test             libengine-pkcs11-openssl openssl-pkcs11          openssl's way to tokens
   test             onak                    -                        a key server
   test             skopeo                  skopeo                   pushes images to a registry, and makes archives
+  test             buildah                 buildah                  builds Dockerfile.test
   test             docker-registry         docker-distribution      the registry that images are fetched from
   test             zstd                    zstd                     layers of the other kind
   test             snakemake               -                        workflow programs that call the peers

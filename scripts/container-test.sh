@@ -1,0 +1,50 @@
+#!/bin/bash
+# Every test in a container, as Dockerfile.test has it, without Docker: buildah builds the image and podman runs it, both Debian's,
+# on a base that debootstrap makes. As root.
+#
+#   container-test.sh [SUITE...]            builds what is missing, and runs the tests (arguments of scripts/test.sh)
+#   container-test.sh --build               builds only
+#
+# SIFCRYPT_CONTAINER_SUITE names another distribution's release than bookworm. What is built lies in SIFCRYPT_CONTAINER_ROOT,
+# by default sifcrypt/container below XDG_CACHE_HOME (~/.cache), and needs 10 GB there; the base is kept. STORAGE_DRIVER=vfs does
+# without overlays, and needs more. NODE_EXTRA_CA_CERTS names certificates that npm trusts as well, inside too.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+[[ $EUID -eq 0 ]] || { echo "container-test: a privileged container needs root" >&2; exit 1; }
+for program in buildah podman debootstrap; do
+  command -v "$program" >/dev/null || { echo "container-test: $program is missing: apt-get install $program" >&2; exit 1; }
+done
+
+release=${SIFCRYPT_CONTAINER_SUITE:-bookworm}
+place=${SIFCRYPT_CONTAINER_ROOT:-${XDG_CACHE_HOME:-$HOME/.cache}/sifcrypt/container}
+mkdir -p "$place"
+# It asks for nothing that a container of its own would not give.
+export BUILDAH_ISOLATION=chroot
+stores=(--root "$place/store" --runroot "$place/run" --storage-driver "${STORAGE_DRIVER:-overlay}")
+
+base=localhost/sifcrypt-base:$release
+if ! buildah "${stores[@]}" inspect --type image "$base" >/dev/null 2>&1; then
+  echo "making the base: $release"
+  work=$(mktemp -d "$place/base.XXXXXX")
+  trap 'rm -rf --one-file-system "$work"' EXIT
+  unshare --mount --propagation private debootstrap --variant=minbase "$release" "$work/root" >"$work/log" 2>&1 ||
+    { tail -n 20 "$work/log" >&2; exit 1; }
+  tar -C "$work/root" --one-file-system --exclude='./var/cache/apt/archives/*.deb' -cf "$work/base.tar" .
+  podman "${stores[@]}" import --quiet "$work/base.tar" "$base" >/dev/null
+  rm -rf --one-file-system "$work"
+  trap - EXIT
+fi
+
+build=(--quiet --layers=false --build-arg "BASE=$base")
+if [[ -n ${NODE_EXTRA_CA_CERTS:-} ]]; then
+  inside=/run/certificates.pem
+  build+=(--volume "$(realpath -- "$NODE_EXTRA_CA_CERTS"):$inside:ro" --build-arg "NODE_EXTRA_CA_CERTS=$inside")
+fi
+echo "building the image"
+buildah "${stores[@]}" bud "${build[@]}" -f Dockerfile.test -t sifcrypt-test .
+[[ ${1:-} != --build ]] || exit 0
+
+echo "running the tests"
+# With the machine's network and without a cgroup of its own: nothing of either is tested here.
+exec podman "${stores[@]}" run --rm --privileged --network host --cgroups disabled sifcrypt-test scripts/test.sh "$@"
