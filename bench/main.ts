@@ -36,6 +36,7 @@ import {
   type Resident,
 } from "./measure.ts"
 import { layersFromRegistry } from "./oci.ts"
+import { imagesAtRegistries } from "./registry.ts"
 import { goal, mebibytes, note, seconds, summary } from "./report.ts"
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..")
@@ -449,15 +450,20 @@ async function main(): Promise<void> {
     // Made where it is missing, which must not count as the peer's time.
     const peerRoot = (await measure(peerMake, [])).stdout.trim()
     await measure("cp", ["-a", await minbase(), tree])
-    await build(tree)
-    await layersFromRegistry({ work, tree, user: USER, peerRun, asUser, command: [command] })
-    await reading(tree)
-    await startUp()
-    await startUpAsRoot({ work, peerRoot, peerRun, command: [command] })
-    await openingKey()
-    await changingRecipients()
-    await signatures()
-    await verifyingWhenRead()
+    const registries = { work, tree, user: USER, peerRun, command }
+    if (process.argv[2] === "registry") await imagesAtRegistries(registries)
+    else {
+      await build(tree)
+      await layersFromRegistry({ work, tree, user: USER, peerRun, asUser, command: [command] })
+      await imagesAtRegistries(registries)
+      await reading(tree)
+      await startUp()
+      await startUpAsRoot({ work, peerRoot, peerRun, command: [command] })
+      await openingKey()
+      await changingRecipients()
+      await signatures()
+      await verifyingWhenRead()
+    }
   } finally {
     for (const { target } of await listMounts())
       if (target.startsWith(work)) await measure("umount", [target])

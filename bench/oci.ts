@@ -1,80 +1,12 @@
 // An OCI image from a registry on loopback, encrypted, as an ordinary user: ours beside Apptainer's.
-import { execFileSync, spawn } from "node:child_process"
-import { createHash } from "node:crypto"
+import { spawn } from "node:child_process"
 import { once } from "node:events"
-import { chownSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs"
+import { chownSync, mkdirSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { measure, repeat } from "./measure.ts"
+import { filesOnDisk, layoutOf } from "./layout.ts"
+import { measure, repeat, residentPeak } from "./measure.ts"
 import { goal, mebibytes, note, seconds } from "./report.ts"
 import { Registry } from "../test/support/registry.ts"
-
-/** A layout with the tree as its only layer. */
-function layoutOf(tree: string, folder: string): void {
-  const blobs = path.join(folder, "blobs", "sha256")
-  mkdirSync(blobs, { recursive: true })
-  const add = (bytes: Buffer | string): { readonly digest: string; readonly size: number } => {
-    const hex = createHash("sha256").update(bytes).digest("hex")
-    writeFileSync(path.join(blobs, hex), bytes)
-    return { digest: `sha256:${hex}`, size: Buffer.byteLength(bytes) }
-  }
-  const tar = execFileSync("tar", ["-c", "--owner=0", "--group=0", "-C", tree, "."], { maxBuffer: 2 ** 31 })
-  const diffId = `sha256:${createHash("sha256").update(tar).digest("hex")}`
-  const layer = add(execFileSync("gzip", ["-6"], { input: tar, maxBuffer: 2 ** 31 }))
-  const os = { os: "linux", architecture: process.arch === "x64" ? "amd64" : process.arch }
-  const config = add(
-    JSON.stringify({ ...os, config: { Cmd: ["/bin/bash"] }, rootfs: { type: "layers", diff_ids: [diffId] } }),
-  )
-  const types = "application/vnd.oci.image"
-  const manifest = add(
-    JSON.stringify({
-      schemaVersion: 2,
-      mediaType: `${types}.manifest.v1+json`,
-      config: { mediaType: `${types}.config.v1+json`, ...config },
-      layers: [{ mediaType: `${types}.layer.v1.tar+gzip`, ...layer }],
-    }),
-  )
-  writeFileSync(path.join(folder, "oci-layout"), '{"imageLayoutVersion":"1.0.0"}')
-  writeFileSync(
-    path.join(folder, "index.json"),
-    JSON.stringify({
-      schemaVersion: 2,
-      manifests: [{ mediaType: `${types}.manifest.v1+json`, ...manifest }],
-    }),
-  )
-}
-
-/** Bytes on disk of what a process has open, named or not, and of what lies in a folder. */
-function onDisk(pid: number, folder: string): number {
-  const files = new Map<string, number>()
-  const count = (name: string): void => {
-    try {
-      const { dev, ino, blocks, mode } = statSync(name)
-      if ((mode & 0o170000) === 0o100000) files.set(`${dev}:${ino}`, blocks * 512)
-    } catch {
-      // Gone, or not to be looked at.
-    }
-  }
-  const list = (name: string): string[] => {
-    try {
-      return readdirSync(name, { recursive: true, encoding: "utf8" })
-    } catch {
-      return []
-    }
-  }
-  for (const name of list(folder)) count(path.join(folder, name))
-  for (const fd of list(`/proc/${pid}/fd`))
-    // What it only reads (itself, libraries) is not its doing.
-    if (/^flags:\s+\d*[12]$/m.test(readSafely(`/proc/${pid}/fdinfo/${fd}`))) count(`/proc/${pid}/fd/${fd}`)
-  return [...files.values()].reduce((sum, size) => sum + size, 0)
-}
-
-function readSafely(file: string): string {
-  try {
-    return readFileSync(file, "utf8")
-  } catch {
-    return ""
-  }
-}
 
 export interface LayersBench {
   readonly work: string
@@ -125,9 +57,12 @@ export async function layersFromRegistry(bench: LayersBench): Promise<void> {
     const started = performance.now()
     const child = spawn(program, args, { stdio: ["ignore", "ignore", "inherit"] })
     const watch = setInterval(() => {
-      peak = Math.max(peak, onDisk(child.pid ?? 0, cache))
-      const rss = /^VmHWM:\s*(\d+) kB$/m.exec(readSafely(`/proc/${child.pid ?? 0}/status`))?.[1]
-      memory = Math.max(memory, Number(rss ?? 0) * 1024)
+      const files = [...filesOnDisk(child.pid ?? 0, cache).values()]
+      peak = Math.max(
+        peak,
+        files.reduce((sum, size) => sum + size, 0),
+      )
+      memory = Math.max(memory, residentPeak(child.pid ?? 0))
     }, 20)
     const [status] = (await once(child, "close")) as [number | null]
     clearInterval(watch)

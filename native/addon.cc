@@ -13,6 +13,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("listArchive", Napi::Function::New<ListArchive>(env));
   exports.Set("readBlob", Napi::Function::New<ReadBlobBytes>(env));
   exports.Set("checkLayer", Napi::Function::New<CheckLayer>(env));
+  exports.Set("checkCiphertext", Napi::Function::New<CheckEncrypted>(env));
   exports.Set("buildTree", Napi::Function::New<BuildTree>(env));
   exports.Set("openTree", Napi::Function::New<OpenTree>(env));
   exports.Set("publishFile", Napi::Function::New<PublishFile>(env));

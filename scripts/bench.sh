@@ -1,5 +1,6 @@
 #!/bin/bash
-# Measures this package beside its peers on this machine, in one run, and prints ratios (`npm run bench`). Needs root: the
+# Measures this package beside its peers on this machine, in one run, and prints ratios (`npm run bench`; of images at registries
+# and encrypted layers alone: `npm run bench registry`). Needs root: the
 # peer runs in a root directory of its own, and a cold cache takes dropping it. Exit status 1 when a goal was missed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

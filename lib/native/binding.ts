@@ -337,6 +337,19 @@ export interface NativeAddon {
   }): Promise<NativeArchive>
   /** A part of a blob, at most 16 MiB. */
   readBlob(blob: NativeBlob, part: { readonly offset: number; readonly size: number }): Promise<Buffer>
+  /**
+   * Reads all of an encrypted layer's ciphertext: is it what `digest` says (true without one), and is `mac` its HMAC-SHA-256? With the
+   * SHA-256 of what it deciphers to. `onProgress` gets bytes read, as in extract.
+   */
+  checkCiphertext(
+    layer: {
+      readonly blob: NativeBlob
+      readonly counter: NonNullable<NativeBlob["counter"]>
+      readonly mac: Uint8Array
+      readonly digest: Uint8Array | undefined
+    },
+    onProgress: (bytes: number) => boolean,
+  ): Promise<{ readonly isAuthentic: boolean; readonly matches: boolean; readonly plainDigest: Buffer }>
   /** Reads all of a layer; EBADMSG "layer_digest" if its content is not what `diffId` says, EFBIG if it has more than `limit` bytes. How many it has. */
   checkLayer(layer: Omit<NativeLayer, "digest"> & { readonly limit: number }): Promise<number>
   openTree(range: NativeRange): Promise<NativeTree>

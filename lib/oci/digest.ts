@@ -45,10 +45,13 @@ export function hashFor(digest: Digest): Hash {
   return createHash(digest.algorithm)
 }
 
+export function wrongContent(digest: Digest, what: string): OciError {
+  return new OciError("ERR_OCI_DIGEST", `${what}: its content is not what ${digest.text} says`)
+}
+
 /** @throws OciError `ERR_OCI_DIGEST`. */
 export function checkDigest(hash: Hash, digest: Digest, what: string): void {
-  if (!timingSafeEqual(hash.digest(), digest.bytes))
-    throw new OciError("ERR_OCI_DIGEST", `${what}: its content is not what ${digest.text} says`)
+  if (!timingSafeEqual(hash.digest(), digest.bytes)) throw wrongContent(digest, what)
 }
 
 /**

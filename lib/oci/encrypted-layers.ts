@@ -8,9 +8,8 @@ import { isEncryptedType, macOf } from "../ocicrypt/annotations.ts"
 import { checkLayer } from "../ocicrypt/layer-cipher.ts"
 import { KEY_SIZE, type LayerKey } from "../ocicrypt/layer-key.ts"
 import { LayerKeys } from "../ocicrypt/layer-keys.ts"
-import { checkDigest, hashFor, type Digest } from "./digest.ts"
+import { wrongContent, type Digest } from "./digest.ts"
 import type { Descriptor } from "./manifest.ts"
-import { streamBlob } from "./store.ts"
 
 /** Keys, which are read when an image needs some. */
 export interface LayerKeyring {
@@ -114,29 +113,29 @@ export class EncryptedLayers implements Disposable {
    * A layer that reads as it was before it was encrypted.
    *
    * @param blob - Its ciphertext.
+   * @param isVerified - Its digest was compared already.
    * @throws OciError `ERR_OCI_DIGEST`, `ERR_OCI_MAC`.
    */
-  async open(layer: Descriptor, blob: NativeBlob): Promise<Pick<NativeLayer, "blob" | "digest">> {
+  async open(
+    layer: Descriptor,
+    blob: NativeBlob,
+    isVerified = false,
+  ): Promise<Pick<NativeLayer, "blob" | "digest">> {
     const key = this.#keys.get(layer)
     if (key === undefined) throw new Error("the layer's key was not unwrapped")
     const what = `${this.#name}: ${layer.digest.text}`
-    const hash = hashFor(layer.digest)
     const mac = macOf(layer.annotations, what)
-    const { isAuthentic, plainDigest } = await checkLayer(this.#pieces(blob), key, mac, hash)
-    checkDigest(hash, layer.digest, what)
+    const { isAuthentic, matches, plainDigest } = await checkLayer(blob, key, mac, {
+      digest: isVerified ? undefined : layer.digest.bytes,
+      signal: this.#signal,
+    })
+    if (!matches) throw wrongContent(layer.digest, what)
     if (!isAuthentic)
       throw new OciError(
         "ERR_OCI_MAC",
         `${what}: it is not what was encrypted with this key: its MAC is another one`,
       )
     return { blob: { ...blob, counter: { key: key.key, iv: key.iv } }, digest: plainDigest }
-  }
-
-  async *#pieces(blob: NativeBlob): AsyncGenerator<Buffer, void, undefined> {
-    for await (const piece of streamBlob(blob)) {
-      this.#signal?.throwIfAborted()
-      yield piece
-    }
   }
 
   [Symbol.dispose](): void {

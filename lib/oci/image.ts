@@ -187,7 +187,7 @@ async function imageOf(
       const named = { name: layerName(layer, i), diffId: diffIdOf(config, i) }
       layers.push(
         isEncryptedType(layer.mediaType)
-          ? { ...named, ...(await encrypted.open(layer, blob)) }
+          ? { ...named, ...(await encrypted.open(layer, blob, store.isVerified)) }
           : { ...named, blob, digest: store.isVerified ? undefined : layer.digest.bytes },
       )
     }

@@ -1,47 +1,43 @@
 // How a layer is encrypted: AES-256-CTR, and HMAC-SHA-256 over the ciphertext, under the same key.
-import {
-  createCipheriv,
-  createDecipheriv,
-  createHash,
-  createHmac,
-  timingSafeEqual,
-  type Hash,
-} from "node:crypto"
-import type { Bytes } from "../units.ts"
+import { createCipheriv, createHmac } from "node:crypto"
+import type { NativeBlob } from "../native/binding.ts"
+import { loadAddon } from "../native/load.ts"
 import type { LayerKey } from "./layer-key.ts"
 
 const CIPHER = "aes-256-ctr"
 
 /** What a pass over a ciphertext has found. Of the plaintext nothing but its digest is known to anybody yet. */
 export interface CheckedLayer {
-  readonly size: Bytes
   readonly isAuthentic: boolean
+  /** Has it the digest that was expected, if one was? */
+  readonly matches: boolean
   /** SHA-256 of the plaintext. */
   readonly plainDigest: Buffer
 }
 
 /**
- * Reads all of a ciphertext, and gives none of the plaintext.
+ * Reads all of a ciphertext, and gives none of the plaintext. MAC and digests are computed at the same time.
  *
- * @param hash - Of the ciphertext, which is updated.
+ * @param digest - Of the ciphertext, SHA-256 or SHA-512; undefined: it was compared already.
+ * @throws The signal's reason.
  */
 export async function checkLayer(
-  ciphertext: AsyncIterable<Buffer>,
+  blob: NativeBlob,
   { key, iv }: LayerKey,
   mac: Buffer,
-  hash?: Hash,
+  {
+    digest,
+    signal,
+  }: { readonly digest?: Buffer | undefined; readonly signal?: AbortSignal | undefined } = {},
 ): Promise<CheckedLayer> {
-  const running = createHmac("sha256", key)
-  const decipher = createDecipheriv(CIPHER, key, iv)
-  const plain = createHash("sha256")
-  let size = 0
-  for await (const piece of ciphertext) {
-    size += piece.length
-    hash?.update(piece)
-    running.update(piece)
-    plain.update(decipher.update(piece))
+  signal?.throwIfAborted()
+  try {
+    const layer = { blob, counter: { key, iv }, mac, digest }
+    return await loadAddon().checkCiphertext(layer, () => signal?.aborted !== true)
+  } finally {
+    // Whether it was stopped, or had ended before it heard of it.
+    signal?.throwIfAborted()
   }
-  return { size, isAuthentic: timingSafeEqual(running.digest(), mac), plainDigest: plain.digest() }
 }
 
 /** A layer that is being encrypted. */

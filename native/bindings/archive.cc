@@ -1,14 +1,18 @@
 #include "bindings/archive.h"
 
 #include <algorithm>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bindings/exports.h"
+#include "bindings/progress.h"
 #include "bindings/run_async.h"
 #include "core/ctr.h"
 #include "core/file_range.h"
+#include "core/layer_check.h"
 #include "core/layer_stream.h"
 #include "core/slice_source.h"
 #include "core/tar_reader.h"
@@ -59,6 +63,14 @@ const char* TypeName(TarEntry::Type type) {
   }
 }
 
+LayerSecrets ReadCounter(const Napi::Object& counter) {
+  const std::vector<uint8_t> given = ReadBytes(counter, "iv");
+  LayerSecrets secrets{.key = ReadSecret(counter, "key"), .iv = {}};
+  if (given.size() != secrets.iv.size()) throw Napi::RangeError::New(counter.Env(), "iv must have 16 bytes");
+  std::copy(given.begin(), given.end(), secrets.iv.begin());
+  return secrets;
+}
+
 /// As it lies there.
 std::shared_ptr<const ByteSource> ReadStored(const Napi::Object& blob, SharedArchive& shared) {
   const uint64_t offset = ReadUnsigned(blob, "offset");
@@ -84,12 +96,8 @@ std::shared_ptr<const ByteSource> ReadStored(const Napi::Object& blob, SharedArc
 std::shared_ptr<const ByteSource> ReadBlob(const Napi::Object& blob, SharedArchive& shared) {
   std::shared_ptr<const ByteSource> stored = ReadStored(blob, shared);
   if (blob.Get("counter").IsUndefined()) return stored;
-  const Napi::Object counter = ReadObject(blob.Get("counter"), "counter");
-  const std::vector<uint8_t> given = ReadBytes(counter, "iv");
-  CtrSource::Block iv;
-  if (given.size() != iv.size()) throw Napi::RangeError::New(blob.Env(), "iv must have 16 bytes");
-  std::copy(given.begin(), given.end(), iv.begin());
-  return std::make_shared<CtrSource>(std::move(stored), ReadSecret(counter, "key"), iv);
+  LayerSecrets secrets = ReadCounter(ReadObject(blob.Get("counter"), "counter"));
+  return std::make_shared<CtrSource>(std::move(stored), std::move(secrets.key), secrets.iv);
 }
 
 Napi::Value ListArchive(const Napi::CallbackInfo& info) {
@@ -149,6 +157,32 @@ Napi::Value CheckLayer(const Napi::CallbackInfo& info) {
         return stream.position();
       },
       [](Napi::Env env, uint64_t size) -> Napi::Value { return Napi::Number::New(env, static_cast<double>(size)); });
+}
+
+Napi::Value CheckEncrypted(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "layer");
+  SharedArchive archive;
+  auto blob = ReadBlob(ReadObject(options.Get("blob"), "blob"), archive);
+  std::optional<ExpectedDigest> digest;
+  if (!options.Get("digest").IsUndefined()) digest = ReadBytes(options, "digest");
+  return RunAsync(
+      info.Env(),
+      [blob = std::move(blob), secrets = ReadCounter(ReadObject(options.Get("counter"), "counter")),
+       mac = ReadBytes(options, "mac"), digest = std::move(digest),
+       progress = std::make_unique<Progress>(info.Env(), ProgressArgument(info))] {
+        uint64_t done = 0;
+        return CheckCiphertext(*blob, secrets, mac, digest, [&](uint64_t bytes) {
+          if (!progress->Report(done += bytes)) throw SystemError(ECANCELED, "layer_read");
+        });
+      },
+      [](Napi::Env env, const CheckedCiphertext& checked) -> Napi::Value {
+        Napi::Object result = Napi::Object::New(env);
+        result.Set("isAuthentic", Napi::Boolean::New(env, checked.is_authentic));
+        result.Set("matches", Napi::Boolean::New(env, checked.matches));
+        result.Set("plainDigest",
+                   Napi::Buffer<uint8_t>::Copy(env, checked.plain_digest.data(), checked.plain_digest.size()));
+        return result;
+      });
 }
 
 }  // namespace sifcrypt

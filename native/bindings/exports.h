@@ -13,6 +13,7 @@ Napi::Value DerivePkcs12Key(const Napi::CallbackInfo& info);  // pkcs12.cc
 Napi::Value ListArchive(const Napi::CallbackInfo& info);      // archive.cc
 Napi::Value ReadBlobBytes(const Napi::CallbackInfo& info);    // archive.cc
 Napi::Value CheckLayer(const Napi::CallbackInfo& info);       // archive.cc
+Napi::Value CheckEncrypted(const Napi::CallbackInfo& info);   // archive.cc
 Napi::Value BuildTree(const Napi::CallbackInfo& info);        // build.cc
 Napi::Value OpenTree(const Napi::CallbackInfo& info);         // tree.cc
 Napi::Value PublishFile(const Napi::CallbackInfo& info);      // publish.cc

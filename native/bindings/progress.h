@@ -62,4 +62,10 @@ class Progress {
   std::chrono::steady_clock::time_point next_report_ = std::chrono::steady_clock::now() + kInterval;
 };
 
+/// The second argument of a call.
+inline Napi::Function ProgressArgument(const Napi::CallbackInfo& info) {
+  if (!info[1].IsFunction()) throw Napi::TypeError::New(info.Env(), "onProgress must be a function");
+  return info[1].As<Napi::Function>();
+}
+
 }  // namespace sifcrypt

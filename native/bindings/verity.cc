@@ -12,11 +12,6 @@ namespace {
 
 constexpr uint64_t kMaxRead = uint64_t{16} << 20;
 
-Napi::Function ProgressArgument(const Napi::CallbackInfo& info) {
-  if (!info[1].IsFunction()) throw Napi::TypeError::New(info.Env(), "onProgress must be a function");
-  return info[1].As<Napi::Function>();
-}
-
 }  // namespace
 
 Napi::Value WriteVerity(const Napi::CallbackInfo& info) {

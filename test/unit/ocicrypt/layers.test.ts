@@ -1,13 +1,15 @@
 // Layers that other programs have encrypted, and what was changed in them.
 import assert from "node:assert/strict"
-import { createHash, createPrivateKey } from "node:crypto"
-import { readFileSync } from "node:fs"
+import { createHash, createPrivateKey, randomBytes } from "node:crypto"
+import { closeSync, openSync, readFileSync, writeFileSync } from "node:fs"
+import path from "node:path"
 import { macOf, type Annotations } from "../../../lib/ocicrypt/annotations.ts"
-import { checkLayer } from "../../../lib/ocicrypt/layer-cipher.ts"
+import { checkLayer, LayerCipher, type CheckedLayer } from "../../../lib/ocicrypt/layer-cipher.ts"
 import { jweRecipients } from "../../../lib/ocicrypt/jwe.ts"
 import { LayerKey, readLayerKey, writeLayerKey } from "../../../lib/ocicrypt/layer-key.ts"
 import { LayerKeys } from "../../../lib/ocicrypt/layer-keys.ts"
 import { readPgpKeys } from "../../../lib/ocicrypt/pgp.ts"
+import { newFolder } from "../../support/scratch.ts"
 import { vectorPath } from "../../vectors/load.ts"
 
 interface Vector {
@@ -31,9 +33,20 @@ async function keysOf(name: string): Promise<LayerKeys> {
   })
 }
 
-async function* pieces(bytes: Buffer): AsyncGenerator<Buffer> {
-  for (let at = 0; at < bytes.length; at += 100) yield bytes.subarray(at, at + 100)
+const folder = newFolder("layers")
+
+/** What is found in a file with these bytes. */
+async function checked(bytes: Buffer, ...how: Tail<Parameters<typeof checkLayer>>): Promise<CheckedLayer> {
+  const file = path.join(folder, "ciphertext")
+  writeFileSync(file, bytes)
+  const fd = openSync(file, "r")
+  try {
+    return await checkLayer({ fd, offset: 0, size: bytes.length }, ...how)
+  } finally {
+    closeSync(fd)
+  }
 }
+type Tail<T extends readonly unknown[]> = T extends readonly [unknown, ...infer Rest] ? Rest : never
 
 function vectorNamed(name: string): Vector {
   const found = vectors.find((one) => one.name === name)
@@ -47,10 +60,10 @@ describe("encrypted layers of other programs", () => {
       it(`${name} opens with ${key}, to what was encrypted`, async () => {
         const layerKey = await (await keysOf(key)).unwrap(annotations, "it")
         const bytes = Buffer.from(ciphertext, "base64")
-        const found = await checkLayer(pieces(bytes), layerKey, macOf(annotations, "it"))
+        const found = await checked(bytes, layerKey, macOf(annotations, "it"))
         assert.deepEqual(
-          [found.isAuthentic, found.size, `sha256:${found.plainDigest.toString("hex")}`],
-          [true, bytes.length, plaintext],
+          [found.isAuthentic, `sha256:${found.plainDigest.toString("hex")}`],
+          [true, plaintext],
         )
       })
 
@@ -82,10 +95,39 @@ describe("encrypted layers of other programs", () => {
     for (let at = 0; at < good.length; at += 37) {
       const bad = Buffer.from(good)
       bad[at] = (bad[at] ?? 0) ^ 1
-      assert.equal((await checkLayer(pieces(bad), layerKey, mac)).isAuthentic, false, `byte ${at}`)
+      assert.equal((await checked(bad, layerKey, mac)).isAuthentic, false, `byte ${at}`)
       const short = good.subarray(0, at)
-      assert.equal((await checkLayer(pieces(short), layerKey, mac)).isAuthentic, false, `${at} bytes`)
+      assert.equal((await checked(short, layerKey, mac)).isAuthentic, false, `${at} bytes`)
     }
+  })
+
+  it("are compared with their digests and MACs at any length, up to where the counter carries", async () => {
+    // The last counters before all of it is 0 again.
+    const key = new LayerKey(randomBytes(32), Buffer.alloc(16, 0xff), undefined)
+    for (const size of [0, 1, 15, 17, 16_385, (1 << 20) - 1, 1 << 20, (5 << 20) + 7]) {
+      const plaintext = randomBytes(size)
+      const cipher = new LayerCipher(key)
+      const ciphertext = cipher.encrypt(plaintext)
+      const mac = cipher.mac()
+      for (const algorithm of ["sha256", "sha512"]) {
+        const digest = createHash(algorithm).update(ciphertext).digest()
+        const found = await checked(ciphertext, key, mac, { digest })
+        assert.deepEqual([found.isAuthentic, found.matches], [true, true], `${size} bytes`)
+        assert.deepEqual(found.plainDigest, createHash("sha256").update(plaintext).digest())
+        digest[0] = (digest[0] ?? 0) ^ 1
+        const other = await checked(ciphertext, key, Buffer.alloc(32), { digest })
+        assert.deepEqual([other.isAuthentic, other.matches], [false, false])
+      }
+    }
+  })
+
+  it("are not read on when the signal says so", async () => {
+    const stop = new AbortController()
+    const key = new LayerKey(randomBytes(32), randomBytes(16), undefined)
+    const work = checked(Buffer.alloc(64 << 20), key, Buffer.alloc(32), { signal: stop.signal })
+    stop.abort(new Error("enough"))
+    await assert.rejects(work, /enough/)
+    await assert.rejects(checked(Buffer.alloc(1), key, Buffer.alloc(32), { signal: stop.signal }), /enough/)
   })
 
   it("say where the counter begins only to those who have the key", () => {
