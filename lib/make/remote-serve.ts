@@ -238,13 +238,15 @@ export async function serveBuild(given: ServeBuildOptions): Promise<void> {
       } satisfies BuildReply)
     }
     await channel.finish()
+  } catch (error) {
+    signal?.throwIfAborted()
+    throw error
   } finally {
     signal?.removeEventListener("abort", onAbort)
     channel.over.removeEventListener("abort", onOver)
     // Nothing more is heard.
     input.destroy()
   }
-  signal?.throwIfAborted()
 }
 
 /** Why two versions do not understand each other. */

@@ -1,15 +1,69 @@
 // Builds on another machine: sshd on loopback, another user behind it.
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
-import { mkdirSync, symlinkSync, writeFileSync } from "node:fs"
+import { once } from "node:events"
+import { chmodSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { listRecipients, open } from "../../lib/index.ts"
-import { idOf, isRoot, sifcrypt, type Result } from "../support/cli.ts"
+import { inspect, listRecipients, open } from "../../lib/index.ts"
+import {
+  finish,
+  idOf,
+  isRoot,
+  packageRoot,
+  sifcrypt,
+  sifcryptOk,
+  startSifcrypt,
+  type Result,
+} from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
-import { waitFor } from "../support/processes.ts"
+import { processesBelow, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { startBuilder, type BuilderMachine } from "../support/sshd.ts"
 import { makeRootTree } from "../support/trees.ts"
+
+interface Failed {
+  readonly error: { readonly code: string; readonly message: string; readonly hint: string | null }
+}
+
+/** A program that says what it likes: `frames` are an expression of JavaScript. */
+function liar(frames: string, hello = '{ protocol: 1, version: "0.0.1", architectures: ["amd64"] }'): string {
+  return `#!/usr/bin/env node
+import { readFileSync } from "node:fs"
+import { encodeFrame, FrameKind, GREETING } from "${packageRoot}/dist/remote/frames.js"
+const say = (message) => encodeFrame(FrameKind.message, Buffer.from(JSON.stringify(message)))
+const tree = (bytes) => {
+  const frames = []
+  for (let at = 0; at < bytes.length; at += 1 << 18)
+    frames.push(encodeFrame(FrameKind.data, bytes.subarray(at, at + (1 << 18))))
+  return Buffer.concat([...frames, encodeFrame(FrameKind.end)])
+}
+const built = (size, more) => say({ kind: "built", size, entries: 1, inputBytes: 1, hasOciConfig: false, ...more })
+process.stdout.write(Buffer.concat([GREETING, say(${hello}), ...${frames}]))
+process.stdin.resume().on("end", () => process.exit())
+`
+}
+
+/** The builder that there is, under another architecture. */
+function disguise(architecture: string): string {
+  return `#!/usr/bin/env node
+import { spawn } from "node:child_process"
+import { encodeFrame, FrameKind, GREETING } from "${packageRoot}/dist/remote/frames.js"
+const child = spawn("sifcrypt", ["serve-build"], { stdio: ["inherit", "pipe", "inherit"] })
+let start = Buffer.alloc(0)
+child.stdout.on("data", function first(chunk) {
+  start = Buffer.concat([start, chunk])
+  const at = GREETING.length
+  if (start.length < at + 5 || start.length < at + 5 + start.readUInt32LE(at)) return
+  child.stdout.off("data", first)
+  const end = at + 5 + start.readUInt32LE(at)
+  const hello = { ...JSON.parse(start.subarray(at + 5, end)), architectures: ["${architecture}"] }
+  process.stdout.write(Buffer.concat([GREETING, encodeFrame(FrameKind.message, Buffer.from(JSON.stringify(hello)))]))
+  process.stdout.write(start.subarray(end))
+  child.stdout.pipe(process.stdout)
+})
+child.on("close", (code) => process.exit(code))
+`
+}
 
 describe("build --remote", () => {
   const keys = testKeys()
@@ -21,12 +75,10 @@ describe("build --remote", () => {
     writeFileSync(at(name), text)
     return name
   }
-  const build = (
-    args: readonly string[],
-    env: Readonly<Record<string, string>> = {},
-    wrapper = machine.wrapper,
-  ): Promise<Result> =>
-    sifcrypt(["build", "--remote", machine.remote, ...args], { as: "user", cwd: place, env, wrapper })
+  const run = (args: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<Result> =>
+    sifcrypt(["build", ...args], { as: "user", cwd: place, env, wrapper: machine.wrapper })
+  const build = (args: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<Result> =>
+    run(["--remote", machine.remote, ...args], env)
   const nothingLeft = async (): Promise<void> => {
     await waitFor("the end there", () => machine.processes().length === 0)
     assert.deepEqual(machine.left(), [])
@@ -37,7 +89,8 @@ describe("build --remote", () => {
     execFileSync("cp", ["-a", makeRootTree(), at("base")])
     mkdirSync(at("files/sub"), { recursive: true })
     writeFileSync(at("files/sub/.wh.odd"), "odd\n")
-    writeFileSync(at("files/_under"), "under\n", { mode: 0o750 })
+    writeFileSync(at("files/_under"), "under\n")
+    chmodSync(at("files/_under"), 0o750)
     writeFileSync(at("files/größe"), "size\n")
     symlinkSync("../files/_under", at("files/link"))
     if (isRoot) execFileSync("chown", ["-Rh", `${idOf("user")}:${idOf("user")}`, place])
@@ -49,35 +102,267 @@ describe("build --remote", () => {
   it("builds there what is defined here, and encrypts it here", async () => {
     define(
       "main.def",
-      `Bootstrap: localimage
+      `Bootstrap: scratch
+Stage: one
+%files
+files/sub/.wh.odd /odd
+
+Bootstrap: localimage
 From: base
 
+%files from one
+/odd /data/odd
 %files
 files /data/files
 files/gr*
 %post
 id -u > /made
 echo "who: {{ WHO }}" >> /made
+env > /environment
 echo out
 echo err >&2
 %environment
 export GREETING=hello
+%runscript
+cat /made
 %labels
 Author somebody
+%appfiles tool
+files/_under
 `,
     )
-    const made = await build(["--pem-path", keys.publicKey, "--build-arg", "WHO=me", "main.sif", "main.def"])
+    const args = ["--pem-path", keys.publicKey, "--build-arg", "WHO={{ me }}", "main.sif", "main.def"]
+    const made = await build(args, { DOCKER_PASSWORD: "hidden", APPTAINER_DOCKER_USERNAME: "hidden" })
     assert.equal(made.status, 0, made.stderr)
     assert.equal(made.text, "out\n")
     assert.match(made.stderr, /^err$/m)
     assert.match(made.stderr, /running %post/)
     await using image = await open(at("main.sif"), { unlock: [{ key: { file: keys.privateKey } }] })
-    assert.equal((await image.readFile("/made")).toString(), "0\nwho: me\n")
-    assert.equal((await image.readFile("/data/files/sub/.wh.odd")).toString(), "odd\n")
-    assert.equal((await image.readFile("/data/files/link")).toString(), "under\n")
-    assert.equal((await image.readFile("/files/größe")).toString(), "size\n")
+    const read = async (file: string): Promise<string> => (await image.readFile(file)).toString()
+    assert.equal(await read("/made"), "0\nwho: {{ me }}\n")
+    assert.equal(await read("/data/odd"), "odd\n")
+    assert.equal(await read("/data/files/sub/.wh.odd"), "odd\n")
+    assert.equal(await read("/data/files/link"), "under\n")
+    assert.equal(await read("/files/größe"), "size\n")
+    assert.equal(await read("/scif/apps/tool/_under"), "under\n")
+    assert.ok(!(await read("/environment")).includes("hidden"))
+    const modes = await sifcryptOk(
+      ["ls", "-l", "--json", "--pem-path", keys.privateKey, at("main.sif"), "/data/files/_under"],
+      { as: "user" },
+    )
+    assert.equal((JSON.parse(modes.text) as { mode: number }[])[0]?.mode, 0o750)
     const recipients = await listRecipients(at("main.sif"))
-    assert.equal(recipients.length, 1)
+    assert.deepEqual(
+      recipients.map(({ kind, stale }) => [kind, stale]),
+      [["rsa", false]],
+    )
+    const asked = await sifcryptOk(
+      ["inspect", "--json", "--all", "--pem-path", keys.privateKey, "main.sif"],
+      {
+        as: "user",
+        cwd: place,
+      },
+    )
+    assert.ok(asked.text.includes("somebody") && asked.text.includes("cat /made"), asked.text)
     await nothingLeft()
+  })
+
+  it("sends neither keys nor passphrases, and what they open goes as it is", async () => {
+    // The account's own program; it keeps what it was given.
+    const log = path.join(machine.folders[1] ?? "", "seen")
+    const program = machine.program("spy", `#!/bin/sh\nenv > ${log}\nexec sifcrypt "$@"\n`)
+    define("next.def", "Bootstrap: localimage\nFrom: main.sif\n%post\ncat /made > /again\n")
+    const args = ["--remote", machine.remote + program, "--source-pem-path", keys.privateKey, "--json"]
+    const made = await run([...args, "-e", "--pbkdf", "pbkdf2:1000", "next.sif", "next.def"], {
+      SIFCRYPT_ENCRYPTION_PASSPHRASE: "correct horse",
+      HARMLESS: "sent",
+    })
+    assert.equal(made.status, 0, made.stderr)
+    const result = JSON.parse(made.text) as { encrypted: boolean; entries: number; inputBytes: number }
+    assert.ok(result.encrypted && result.entries > 20 && result.inputBytes > 100_000, made.text)
+    await using image = await open(at("next.sif"), {
+      unlock: [{ passphrase: { bytes: Buffer.from("correct horse") } }],
+    })
+    assert.equal((await image.readFile("/again")).toString(), "0\nwho: {{ me }}\n")
+    const seen = readFileSync(log, "utf8")
+    assert.ok(seen.includes("HARMLESS=sent") && !seen.includes("horse"), seen)
+    execFileSync("rm", [log])
+    await nothingLeft()
+  })
+
+  it("ends as a build here would", async () => {
+    define("bad.def", "Bootstrap: localimage\nFrom: base\n%post\necho before\nexit 7\n")
+    define("none.def", `Bootstrap: localimage\nFrom: base\n%files\nfiles/none /x\n`)
+    for (const name of ["bad.def", "none.def"]) {
+      const [there, here] = await Promise.all([
+        build(["--json", "x.sif", name]),
+        run(["--json", "x.sif", name]),
+      ])
+      assert.equal(there.status, here.status, there.stderr)
+      assert.equal(there.status, 25)
+      assert.deepEqual(JSON.parse(there.text) as Failed, JSON.parse(here.text) as Failed)
+    }
+    assert.ok(!existsSync(at("x.sif")))
+    await nothingLeft()
+  })
+
+  it("refuses what only this machine can do, before it asks another one", async () => {
+    define("setup.def", "Bootstrap: scratch\n%setup\ntouch x\n")
+    define("plain.def", "Bootstrap: scratch\n")
+    const nobody = ["--remote", "ssh://host.invalid"]
+    for (const args of [
+      ["x.sif", "setup.def"],
+      ["x.sif", "base"],
+      ["--sandbox", "x.sif", "plain.def"],
+      ["--bind", "/etc", "x.sif", "plain.def"],
+      ["--plain-tmp", "x.sif", "plain.def"],
+    ]) {
+      const { status, text } = await run([...nobody, "--json", ...args])
+      assert.equal((JSON.parse(text) as Failed).error.code, "ERR_BUILD_REMOTE_REFUSED", args.join(" "))
+      assert.equal(status, 20)
+    }
+    for (const remote of ["ssh://-oProxyCommand=touch x", "host", "ssh://host/a b"])
+      assert.equal((await run(["--remote", remote, "x.sif", "plain.def"])).status, 20)
+  })
+
+  it("says who does not answer, and what he says instead", async () => {
+    define("plain.def", "Bootstrap: scratch\n")
+    const chatty = machine.program("chatty", "#!/bin/sh\necho 'Welcome to the builder'\n")
+    const cases = [
+      ["ssh://host.invalid", /could not resolve hostname/i],
+      [machine.remote.replace(/:\d+$/, ":1"), /connection refused/i],
+      [`${machine.remote}/nonexistent/sifcrypt`, /not found|no such file/i],
+      [machine.remote + chatty, /no sifcrypt answers there: what comes begins with "Welcome to the/],
+    ] as const
+    await Promise.all(
+      cases.map(async ([remote, message]) => {
+        const { status, text } = await run(["--remote", remote, "--json", "x.sif", "plain.def"])
+        const { error } = JSON.parse(text) as Failed
+        assert.equal(error.code, "ERR_BUILD_REMOTE", text)
+        assert.match(error.message, message)
+        assert.equal(status, 25)
+      }),
+    )
+  })
+
+  it("believes nothing that comes back", async () => {
+    define("plain.def", "Bootstrap: scratch\n")
+    const squashfs = path.join(path.dirname(machine.program("x", "")), "other.squashfs")
+    execFileSync("mksquashfs", [at("base"), squashfs, "-quiet", "-no-progress"], { stdio: "ignore" })
+    chmodSync(squashfs, 0o644)
+    const other = `readFileSync("${squashfs}")`
+    const image = "ERR_BUILD_REMOTE_IMAGE"
+    const cases: readonly (readonly [frames: string, code: string, message: RegExp, hello?: string])[] = [
+      [`[built(${other}.length), tree(${other})]`, image, /another definition/],
+      [
+        `[built(${other}.length + 4096), tree(Buffer.concat([${other}, Buffer.alloc(4096)]))]`,
+        image,
+        /its tree ends at/,
+      ],
+      [`[built(8192), tree(Buffer.alloc(8192))]`, image, /malformed/],
+      [`[built(8192), tree(Buffer.alloc(4096))]`, image, /4096 bytes, and 8192 were announced/],
+      [`[built(4096), tree(Buffer.alloc(8192))]`, "ERR_BUILD_REMOTE", /more than 4096 bytes/],
+      [`[built(2 ** 50)]`, image, /at most/],
+      [`[built(4096, { recipients: [] })]`, "ERR_BUILD_REMOTE", /not understood/],
+      [
+        `[say({ kind: "failed", error: { name: "x", message: "\\u001b[2J", code: "ERR_\\n" } })]`,
+        "ERR_BUILD_REMOTE",
+        /is no code/,
+      ],
+      [`[encodeFrame(FrameKind.end)]`, "ERR_BUILD_REMOTE", /not understood/],
+      [
+        `[]`,
+        "ERR_BUILD_REMOTE_VERSION",
+        /0\.0\.9 is at ssh.*different protocols, 7 and 1/,
+        '{ protocol: 7, version: "0.0.9" }',
+      ],
+    ]
+    await Promise.all(
+      cases.map(async ([frames, code, message, hello], index) => {
+        const program = machine.program(`liar-${index}.mjs`, liar(frames, hello))
+        const args = ["--pem-path", keys.publicKey, "--json", `liar-${index}.sif`, "plain.def"]
+        const { text, stderr } = await run(["--remote", machine.remote + program, ...args])
+        const { error } = JSON.parse(text) as Failed
+        assert.equal(error.code, code, `${frames}: ${text}${stderr}`)
+        assert.match(error.message, message)
+        assert.ok(!existsSync(at(`liar-${index}.sif`)))
+      }),
+    )
+    await nothingLeft()
+  })
+
+  it("chooses by architecture, and makes an image of each", async () => {
+    define("arch.def", "Bootstrap: scratch\n%files\nfiles/_under /x\n")
+    const [arm64, riscv64] = ["arm64", "riscv64"].map(
+      (name) => machine.remote + machine.program(`${name}.mjs`, disguise(name)),
+    )
+    const both = ["--remote", arm64 ?? "", "--remote", riscv64 ?? ""]
+    const [none, one, each, twice] = await Promise.all([
+      run([...both, "--arch", "s390x", "--json", "none.sif", "arch.def"]),
+      run([...both, "--arch", "riscv64", "one.sif", "arch.def"]),
+      run([...both, "each.sif", "arch.def"]),
+      run([...both, "--remote", arm64 ?? "", "--json", "twice.sif", "arch.def"]),
+    ])
+    const { error } = JSON.parse(none.text) as Failed
+    assert.equal(error.code, "ERR_ENV_ARCHITECTURE")
+    assert.match(error.message, /arm64\.mjs is arm64, .*riscv64\.mjs is riscv64/)
+    assert.equal(none.status, 24)
+    assert.equal((JSON.parse(twice.text) as Failed).error.code, "ERR_BUILD_REMOTE_REFUSED")
+    assert.equal(one.status, 0, one.stderr)
+    assert.equal(each.status, 0, each.stderr)
+    for (const [name, architecture] of [
+      ["one", "riscv64"],
+      ["each-arm64", "arm64"],
+      ["each-riscv64", "riscv64"],
+    ] as const)
+      assert.equal((await inspect(at(`${name}.sif`))).architecture, architecture, name)
+    for (const name of ["none", "each", "twice", "twice-arm64"])
+      assert.ok(!existsSync(at(`${name}.sif`)), name)
+    await nothingLeft()
+  })
+
+  it("leaves nothing, whoever is killed while it builds", async () => {
+    define("long.def", "Bootstrap: localimage\nFrom: base\n%post\necho ready\nsleep 100\n")
+    const start = async (
+      name: string,
+    ): Promise<{ child: ReturnType<typeof startSifcrypt>; result: Promise<Result> }> => {
+      const args = [
+        "build",
+        "--remote",
+        machine.remote,
+        "--pem-path",
+        keys.publicKey,
+        `${name}.sif`,
+        "long.def",
+      ]
+      const child = startSifcrypt(args, { as: "user", cwd: place, wrapper: machine.wrapper })
+      const result = finish(child)
+      if (child.stdout !== null) await once(child.stdout, "data")
+      return { child, result }
+    }
+    const below = (pid: number | undefined, what: RegExp): number => {
+      const found = processesBelow(pid ?? 0).find(({ command }) => what.test(command))
+      assert.ok(found !== undefined, String(what))
+      return found.pid
+    }
+    const [interrupted, killed, cut] = await Promise.all(["interrupted", "killed", "cut"].map(start))
+    process.kill(below(interrupted?.child.pid, /node .*main\.js/), "SIGINT")
+    process.kill(below(killed?.child.pid, /node .*main\.js/), "SIGKILL")
+    process.kill(below(cut?.child.pid, /^\S*ssh /), "SIGKILL")
+    assert.equal((await interrupted?.result)?.status, 130)
+    assert.equal((await killed?.result)?.signal, "SIGKILL")
+    assert.equal((await cut?.result)?.status, 25)
+    await nothingLeft()
+
+    const [session, builder] = await Promise.all(["session", "builder"].map(start))
+    const sessions = machine.processes().filter(({ command }) => command.startsWith("sshd: "))
+    assert.equal(sessions.length, 2)
+    process.kill(sessions[0]?.pid ?? 0, "SIGKILL")
+    process.kill(below(sessions[1]?.pid, /serve-build/), "SIGKILL")
+    assert.equal((await session?.result)?.status, 25)
+    assert.equal((await builder?.result)?.status, 25)
+    await nothingLeft()
+    for (const name of ["interrupted", "killed", "cut", "session", "builder"])
+      assert.ok(!existsSync(at(`${name}.sif`)))
   })
 })

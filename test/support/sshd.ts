@@ -2,23 +2,14 @@
 import { execFileSync, spawn, type ChildProcess } from "node:child_process"
 import { once } from "node:events"
 import { chmodSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs"
-import { createServer, type AddressInfo } from "node:net"
 import { userInfo } from "node:os"
 import path from "node:path"
 import { cli, homeOf, idOf, isRoot, userId } from "./cli.ts"
 import { allProcesses, waitFor, type ProcessInfo } from "./processes.ts"
+import { freePort } from "./registry.ts"
 import { newFolder } from "./scratch.ts"
 
 const BUILDER_ID = 2346
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1")
-  await once(server, "listening")
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, "close")
-  return port
-}
 
 /** A machine that builds. */
 export interface BuilderMachine extends AsyncDisposable {
