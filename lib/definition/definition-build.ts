@@ -506,6 +506,8 @@ function prepareSent(
     const base = wantedBase(file, stage)
     if (base.kind === "source" && sent.bases[index] === undefined && !isAtRegistry(base))
       throw refuse(`the base ${base.spec} was not sent, and nothing of this machine is built from`)
+    if (base.kind === "debootstrap" && !/^https?:\/\//i.test(base.mirror))
+      throw refuse(`the mirror ${base.mirror} is not asked for another machine`)
   }
   return { ...definition, stages }
 }
@@ -658,7 +660,14 @@ export class DefinitionBuild implements AsyncDisposable {
     const real = uid === 0
     const ids = real ? undefined : subordinateIds(name, uid, gid)
     const session = chooseSession(
-      visiblePaths(definition, binds, file, this.#output, temporaryFolder(options)),
+      visiblePaths(
+        definition,
+        binds,
+        // What was sent is called by a name of another machine.
+        sent === undefined ? file : this.#output,
+        this.#output,
+        temporaryFolder(options),
+      ),
     )
     const workspace = await this.#open({
       session,

@@ -29,7 +29,7 @@ import { treeRows, type TreeOptions } from "./write-image.ts"
 export const PROTOCOL = 1
 
 /** Of the names that %files matched, as JSON. */
-export const MAX_TRANSFERS: Bytes = 128 << 20
+export const MAX_TRANSFERS: Bytes = 64 << 20
 /** Of the configuration of an OCI image. */
 export const MAX_OCI_CONFIG: Bytes = 4 << 20
 /** Of what is said to people. */
@@ -98,6 +98,13 @@ const word: Check<string> = (value, name) => {
   return given
 }
 
+/** An architecture, maybe with a variant. */
+const platform: Check<string> = (value, name) => {
+  const given = text(value, name)
+  if (!/^[A-Za-z0-9_]{1,32}(?:\/v\d{1,2})?$/.test(given)) throw new RangeError(`${name} is no architecture`)
+  return given
+}
+
 const errorCode: Check<string> = (value, name) => {
   const given = text(value, name)
   if (!/^E[A-Z0-9_]{1,64}$/.test(given)) throw new RangeError(`${name} is no code`)
@@ -128,7 +135,7 @@ const request = shape<BuildRequest>({
     shape<RemoteOptions>({
       ...{ sections, noTest, fixPermissions, scratch, scratchMemory, scratchDisk },
       ...{ compression, owner, sourceDateEpoch },
-      architecture: required(word),
+      architecture: required(platform),
       force: required(flag),
       maxLayerBytes: count,
     }),

@@ -128,15 +128,14 @@ async function build(
 ): Promise<{ readonly tree: SealedTree; readonly ociConfig: string | undefined } & AsyncDisposable> {
   const { path, options } = request
   const { maxLayerBytes, ...common } = options
-  // Each is on its way when the next is said, whenever there is room for it.
   const say = (message: BuildReply): void => {
-    channel.send(message).catch(() => undefined) // The end of the connection stops the build.
+    channel.say(message)
   }
   const onNotice = (text: string): void => {
     say({ kind: "notice", text: told(text) })
   }
   const onProgress = (bytes: Bytes, total?: Bytes): void => {
-    say({ kind: "progress", bytes, total })
+    if (!channel.isBusy) say({ kind: "progress", bytes, total })
   }
   using credentials = new Credentials([])
   const work = new DefinitionBuild(
@@ -157,15 +156,11 @@ async function build(
   )
   try {
     let ociConfig: string | undefined
-    const tree = await writeSealedTree(
-      { ...common, signal, onNotice, onProgress },
-      folder,
-      async (output) => {
-        const source = await work.run(output.file.fd)
-        ociConfig = configOf(source)
-        return source
-      },
-    )
+    const tree = await writeSealedTree({ ...common, signal, onNotice, onProgress }, folder, async (fd) => {
+      const source = await work.run(fd)
+      ociConfig = configOf(source)
+      return source
+    })
     return {
       tree,
       ociConfig,

@@ -23,6 +23,7 @@ import { BuildError, SifError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
 import type { NativeBuild, NativeBuildCipher, NativeRange } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
+import { TemporaryFile } from "../oci/temporary-file.ts"
 import { DataType, FileSystem, partitionExtra, PARTITION_FACTS, PartitionType } from "../sif/format.ts"
 import { architectureDigits } from "../sif/names.ts"
 import { PARTITION_ALIGNMENT, SifLayout } from "../sif/write.ts"
@@ -184,7 +185,7 @@ type Written = TreeWritten
 
 /** Where a tree goes, and how. */
 interface TreeTarget {
-  readonly output: Output
+  readonly output: Pick<Output, "file" | "target" | "within">
   readonly offset: Bytes
   readonly cipher: NativeBuildCipher | undefined
   readonly trailer: Buffer | undefined
@@ -501,36 +502,35 @@ export interface SealedTree extends AsyncDisposable {
  * Writes the tree of a source so that no disk has any of it in plain.
  *
  * @param folder - Where it lies.
- * @param given - The source, or what makes one for an output that is open; disposed by the caller.
+ * @param given - The source, or what makes one that is going to be written to a descriptor; disposed by the caller.
  */
 export async function writeSealedTree(
   options: Omit<Options, "output">,
   folder: string,
-  given: BuildSource | ((output: Output) => Promise<BuildSource>),
+  given: BuildSource | ((fd: number) => Promise<BuildSource>),
 ): Promise<SealedTree> {
-  const output = await Output.create(unnamedIn(folder), false, 0o600)
+  const temporary = await TemporaryFile.create(folder)
   const key = allocateSecret(VOLUME_KEY_SIZE)
   const dispose = async (): Promise<void> => {
     key.fill(0)
-    await output[Symbol.asyncDispose]()
+    await temporary[Symbol.asyncDispose]()
   }
   try {
+    await temporary.unlink()
     randomFillSync(key)
+    const { file } = temporary
     const cipher = { type: "xts", key, sectorSize: SEALED_SECTOR, ivTweak: 0 } as const
-    const source = typeof given === "function" ? await given(output) : given
+    const source = typeof given === "function" ? await given(file.fd) : given
+    // In no folder that could be read.
+    const output = { file, target: folder, within: () => Promise.resolve([]) }
     const target: TreeTarget = { output, offset: 0, cipher, trailer: undefined }
-    const written = await writeTree({ ...options, output: output.target }, source, target)
-    const range = { fd: output.file.fd, offset: 0, size: written.size, cipher }
+    const written = await writeTree({ ...options, output: folder }, source, target)
+    const range = { fd: file.fd, offset: 0, size: written.size, cipher }
     return { range, written, [Symbol.asyncDispose]: dispose }
   } catch (error) {
     await dispose()
     throw error
   }
-}
-
-/** A name that is nobody's: what has it for a moment, if anything, is in nobody's way. */
-function unnamedIn(folder: string): string {
-  return path.join(folder, `.sifcrypt-${randomBytes(12).toString("hex")}`)
 }
 
 /**
@@ -544,7 +544,7 @@ export async function writeUnnamedImage(
   source: BuildSource,
   folder: string,
 ): Promise<Output> {
-  const target = unnamedIn(folder)
+  const target = path.join(folder, `.sifcrypt-${randomBytes(12).toString("hex")}`)
   const output = await Output.create(target, false)
   try {
     await new ImageWriter({ ...options, output: target }, source, output, recipients).write()

@@ -18,6 +18,8 @@ export interface ChannelOptions {
   readonly name: string
   /** Default: two minutes. */
   readonly silenceMs?: Milliseconds | undefined
+  /** Somebody may have to type a password before the first word. */
+  readonly isPatient?: boolean
 }
 
 /** What the other side does not do. */
@@ -34,17 +36,23 @@ export class Channel implements Disposable {
   #heard = performance.now()
   #hasHeard = false
 
-  constructor(input: Readable, output: Writable, { name, silenceMs = SILENCE_MS }: ChannelOptions) {
+  constructor(
+    input: Readable,
+    output: Writable,
+    { name, silenceMs = SILENCE_MS, isPatient = false }: ChannelOptions,
+  ) {
     this.name = name
     this.#output = output
     // Whoever writes next is told; nobody may be writing.
     output.on("error", (cause) => {
       this.#end(remoteError(name, "the connection ended", cause))
     })
+    // Whoever reads is told.
+    input.on("error", () => undefined)
     this.#frames = decodeFrames(this.#chunks(input), (start) => this.#stranger(start))
     const check = (): void => {
       const silence = performance.now() - this.#heard
-      if (silence < silenceMs) return
+      if (silence < silenceMs || (isPatient && !this.#hasHeard)) return
       const seconds = Math.round(silence / 1000)
       this.#end(remoteError(name, `nothing was heard for ${seconds} seconds`))
       input.destroy()
@@ -119,6 +127,17 @@ export class Channel implements Disposable {
 
   async send(message: object): Promise<void> {
     await this.#write(encodeFrame(FrameKind.message, Buffer.from(JSON.stringify(message))))
+  }
+
+  /** Without waiting until there is room for it. */
+  say(message: object): void {
+    if (!this.over.aborted)
+      this.#output.write(encodeFrame(FrameKind.message, Buffer.from(JSON.stringify(message))))
+  }
+
+  /** Something is still to be sent: what is of passing interest need not be said. */
+  get isBusy(): boolean {
+    return this.#output.writableNeedDrain
   }
 
   async sendOutput(bytes: Buffer, stream: "stdout" | "stderr"): Promise<void> {

@@ -122,7 +122,7 @@ export class Connection implements AsyncDisposable {
     stderr.setEncoding("utf8").on("data", (text: string) => {
       this.#complaints.add(text)
     })
-    this.channel = new Channel(stdout, stdin, { name: address.text })
+    this.channel = new Channel(stdout, stdin, { name: address.text, isPatient: true })
   }
 
   /**

@@ -106,7 +106,7 @@ describe("serveBuild", () => {
       const files = archive("links", make)
       const said = await ask(request({}, { hasFiles: true }), [definition, transfers("x"), files])
       assert.equal(said.error?.code, "ERR_BUILD_SOURCE", JSON.stringify(said))
-      assert.match(said.error?.message ?? "", /neither a file nor a folder|no name of a file/)
+      assert.match(said.error.message, /neither a file nor a folder|no name of a file/)
     }
   })
 
@@ -121,7 +121,7 @@ describe("serveBuild", () => {
       files,
     ])
     assert.equal(said.error?.code, "ERR_BUILD_SOURCE")
-    assert.match(said.error?.message ?? "", /there is no such file/)
+    assert.match(said.error.message, /there is no such file/)
   })
 
   it("refuses what is of its machine", async () => {
@@ -134,11 +134,12 @@ describe("serveBuild", () => {
       ["Bootstrap: docker\nFrom: localhost:5000/x\n", /was not sent/],
       ["Bootstrap: oras\nFrom: 127.0.0.1:5000/x\n", /was not sent/],
       ["Bootstrap: docker\nRegistry: [::1]:5000\nFrom: x\n", /was not sent/],
+      ["Bootstrap: debootstrap\nOSVersion: x\nMirrorURL: file:///etc\n", /file:\/\/\/etc is not asked/],
       [`${scratch}%files\n/etc/passwd /x\n`, /is not what the definition asks for/],
     ] as const) {
       const said = await ask(request(), [definition, "[]"])
       assert.equal(said.error?.code, "ERR_BUILD_REMOTE_REFUSED", JSON.stringify(said))
-      assert.match(said.error?.message ?? "", message)
+      assert.match(said.error.message, message)
     }
     const stages = await ask(request({}, { bases: ["", ""] }), [scratch, "[]"])
     assert.equal(stages.error?.code, "ERR_BUILD_REMOTE_REFUSED")
@@ -190,6 +191,14 @@ describe("serveBuild", () => {
     await channel.message()
     await channel.greet({ protocol: 9, version: "9.9.9", news: true })
     await assert.rejects(serving, { code: "ERR_BUILD_REMOTE_VERSION", message: /9\.9\.9 is there.*9 and 1/ })
+  })
+
+  it("ends when nothing is heard, for whoever may have gone without a word", async () => {
+    const [input, output] = [new PassThrough(), new PassThrough()]
+    const serving = serveBuild({ input, output, tmpFolder, silenceMs: 100 })
+    const keepsRunning = setInterval(() => undefined, 1000)
+    await assert.rejects(serving, { code: "ERR_BUILD_REMOTE", message: /nothing was heard for/ })
+    clearInterval(keepsRunning)
   })
 
   it("is stopped by its own side, too", async () => {
