@@ -86,7 +86,7 @@ SetEnv PATH=${at("bin")}:${process.env["PATH"] ?? ""} TMPDIR=${temporary}
     `Host *
   UserKnownHostsFile ${at("known")}
   StrictHostKeyChecking yes
-  IdentityFile ${at("%i")}
+  IdentityFile ${at(isRoot ? "%i" : String(userId))}
   IdentitiesOnly yes
   BatchMode yes
   SendEnv *
@@ -132,7 +132,7 @@ SetEnv PATH=${at("bin")}:${process.env["PATH"] ?? ""} TMPDIR=${temporary}
           !before.has(pid) &&
           uidOf(pid) === builder &&
           !isGone(pid) &&
-          (isRoot || /serve-build|sifcrypt-starter|workspace-worker|crun/.test(line)),
+          (isRoot || /^sshd(?:-session)?: |serve-build|sifcrypt-starter|workspace-worker|crun/.test(line)),
       ),
     program(name, text) {
       writeFileSync(at(name), text)
