@@ -32,6 +32,7 @@ export type ErrorCode =
   | "ERR_KEY_COMMAND"
   | "ERR_KEY_PROVIDER"
   | "ERR_KEY_TOKEN"
+  | "ERR_KEY_CONFIGURATION"
   | "ERR_KEY_GNUPG"
   | "ERR_KEY_MESSAGE"
   | "ERR_KEY_RECIPIENT"

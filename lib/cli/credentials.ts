@@ -4,6 +4,7 @@ import { InvalidArgumentError } from "commander"
 import {
   allocateSecret,
   forbidDumps,
+  keyConfigurationFile,
   KeyError,
   type CredentialSource,
   type GnuPgSource,
@@ -187,6 +188,7 @@ export async function withCredentials<T>(
   const sources = (passphrase: SecretSource | undefined): CredentialSource[] => [
     ...credentialSources(flags, password, passphrase),
     { environment, password },
+    { configuration: keyConfigurationFile(environment), password },
   ]
   try {
     const asked = typed === undefined ? { ask: () => askPassphrase(false) } : { bytes: typed }

@@ -45,6 +45,8 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_KEY_COMMAND: "run the command by itself to see what it says; its standard output must be the key file",
   ERR_KEY_PROVIDER:
     'the file that OCICRYPT_KEYPROVIDER_CONFIG names has {"key-providers": {"NAME": {"cmd": {"path": "/…", "args": []}}}}, or "grpc": "HOST:PORT"',
+  ERR_KEY_CONFIGURATION:
+    "`sifcrypt help exec` and docs/cli.md say what it may have; `chmod 600` makes it yours alone",
   ERR_KEY_TOKEN:
     "`p11tool --list-all URI` or `pkcs11-tool --module MODULE --list-objects` shows what is there; OCICRYPT_CONFIG=internal allows the modules of the system",
   ERR_KEY_GNUPG:

@@ -2,7 +2,7 @@
 import { createPublicKey, type KeyObject } from "node:crypto"
 import { existsSync, readdirSync } from "node:fs"
 import { types } from "node:util"
-import { list, required, shape, variables, variants, type Check } from "../arguments.ts"
+import { list, path, required, shape, variables, variants, type Check } from "../arguments.ts"
 import { overwritingFreed } from "../device/process.ts"
 import { KeyError } from "../errors.ts"
 import { admitKey } from "../key/admission.ts"
@@ -15,9 +15,12 @@ import {
   parsePublicKey,
 } from "../key/key-file.ts"
 import { allocateSecret, Secret } from "../key/secret.ts"
+import type { SifObject } from "../sif/format.ts"
+import type { SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
 import { gnuPgSource, type GnuPgSource } from "./gnupg-keys.ts"
 import { keyProviderSource, type KeyProviderSource } from "./key-providers.ts"
+import { configuredCredentials } from "./key-configuration.ts"
 import { readSecret, readSecretFile, secretSource, type SecretSource } from "./secret-sources.ts"
 
 /**
@@ -45,6 +48,15 @@ export type CredentialSource =
       /** Of a protected key file. */
       readonly password?: SecretSource | undefined
     }
+  | {
+      /**
+       * A file that says which key opens which image (docs/cli.md, `keys.toml`). It counts only where the list names nothing else and no
+       * environment does.
+       */
+      readonly configuration: string
+      /** Of a protected key file that it does not name one for. */
+      readonly password?: SecretSource | undefined
+    }
   /** Opens layers of OCI images, and nothing else. It is asked about no image that it did not wrap keys of. */
   | KeyProviderSource
   /** Likewise. Secret keys stay with GnuPG's agent. */
@@ -59,6 +71,7 @@ const credentialSource = variants<CredentialSource>({
   }),
   passphrase: shape<Kind<"passphrase">>({ passphrase: required(secretSource) }),
   environment: shape<Kind<"environment">>({ environment: required(variables), password: secretSource }),
+  configuration: shape<Kind<"configuration">>({ configuration: required(path), password: secretSource }),
   provider: keyProviderSource,
   gnupg: gnuPgSource,
 })
@@ -114,6 +127,11 @@ export function credentialVariable(sources: readonly CredentialSource[]): string
   return undefined
 }
 
+/** Does it count whatever else is there? */
+export function isExplicit(source: CredentialSource): boolean {
+  return !("environment" in source) && !("configuration" in source)
+}
+
 /** Bytes of a key file or a passphrase, and what to call them in messages. */
 type Given =
   | { readonly kind: "key"; readonly bytes: Buffer; readonly origin: string; readonly password: KeyPassword }
@@ -134,7 +152,7 @@ export class Credentials implements Disposable {
   #given: Promise<readonly Given[]> | undefined
 
   constructor(sources: readonly CredentialSource[] = []) {
-    const named = sources.filter((source) => !("environment" in source))
+    const named = sources.filter(isExplicit)
     this.sources = named.length > 0 ? named : sources
   }
 
@@ -150,7 +168,8 @@ export class Credentials implements Disposable {
       if ("environment" in source) {
         const variable = firstVariable(source.environment)
         if (variable !== undefined) given.push(await this.#variable(variable, source.password, signal))
-      } else if ("passphrase" in source) {
+      } else if ("configuration" in source) continue
+      else if ("passphrase" in source) {
         const limit = MAX_PASSPHRASE_SIZE
         const found = await readSecret(source.passphrase, {
           limit,
@@ -190,6 +209,22 @@ export class Credentials implements Disposable {
     return kind === "data"
       ? { kind: "key", ...found, password: this.#passwordOf(password) }
       : { kind: "passphrase", ...found }
+  }
+
+  /** What a configuration says opens this image; undefined: none was named. Wiped with the rest. */
+  async configuredFor(
+    image: SifImage,
+    messages: readonly SifObject[],
+    signal?: AbortSignal,
+  ): Promise<Credentials | undefined> {
+    const source = this.sources.find((one): one is Kind<"configuration"> => "configuration" in one)
+    if (source === undefined) return undefined
+    const { configuration, password } = source
+    const found = new Credentials(
+      await configuredCredentials(configuration, image, messages, password, signal),
+    )
+    this.adopt(found)
+    return found
   }
 
   /** What was made of a credential and is wiped with the rest. */

@@ -12,7 +12,7 @@ import { isPgpFile, readPgpKeys } from "../ocicrypt/pgp.ts"
 import { isTokenFile } from "../ocicrypt/token-file.ts"
 import type { TokenKey } from "../ocicrypt/token-key.ts"
 import { openTokenKey } from "./token-keys.ts"
-import type { Credentials, KeyPassword } from "./credentials.ts"
+import { isExplicit, type Credentials, type KeyPassword } from "./credentials.ts"
 import type { GnuPgKeys } from "../ocicrypt/gnupg.ts"
 import { findGnuPgKeys } from "./gnupg-keys.ts"
 import { findProviders, type KeyProviderSource } from "./key-providers.ts"
@@ -103,7 +103,7 @@ export function layerKeyring(
 ): LayerKeyring {
   let opened: Promise<LayerKeys> | undefined
   return {
-    isNamed: isNamed && credentials.sources.some((source) => !("environment" in source)),
+    isNamed: isNamed && credentials.sources.some(isExplicit),
     open: () => (opened ??= overwritingFreed(() => readKeys(credentials, signal))),
   }
 }

@@ -174,7 +174,11 @@ export async function openPartition(
       path: image.path,
     })
   const attempt: Attempt = { image, lock, messages, signal, onDerivation: policy.onDerivation }
-  const candidates = await resolveOpeners(credentials, signal)
+  let candidates = await resolveOpeners(credentials, signal)
+  if (candidates.length === 0) {
+    const configured = await credentials.configuredFor(image, messages, signal)
+    if (configured !== undefined) candidates = await resolveOpeners(configured, signal)
+  }
   try {
     for (const candidate of candidates) {
       const opening = await tryCredential(attempt, candidate)

@@ -14,7 +14,7 @@ import { temporaryFolder } from "../definition/scratch.ts"
 import { hostTransfers, sentArchive, sentTransfers } from "../definition/sent-files.ts"
 import { fromWire } from "../definition/wire-error.ts"
 import { Tree } from "../device/tree.ts"
-import type { Credential, Credentials } from "../encryption/credentials.ts"
+import { isExplicit, type Credential, type Credentials } from "../encryption/credentials.ts"
 import { BuildError, EnvironmentError, TreeError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import type { NativeRange } from "../native/binding.ts"
@@ -205,7 +205,7 @@ function isOpenedHere(wanted: WantedBase, { unlock, oci = {} }: BuildOptions): b
   if (wanted.kind !== "source") return false
   const { authFile, credentials, certFolder, noHttps } = oci
   const isOwn = [authFile, credentials, certFolder].some((one) => one !== undefined) || noHttps === true
-  const hasKey = unlock?.some((one) => !("environment" in one)) === true
+  const hasKey = unlock?.some(isExplicit) === true
   return isOwn || hasKey || wanted.fingerprints.length > 0 || !isAtRegistry(wanted)
 }
 

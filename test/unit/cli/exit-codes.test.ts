@@ -51,6 +51,7 @@ const expected: Readonly<Record<ErrorCode, number>> = {
   ERR_KEY_COMMAND: 22,
   ERR_KEY_PROVIDER: 22,
   ERR_KEY_TOKEN: 22,
+  ERR_KEY_CONFIGURATION: 22,
   ERR_KEY_GNUPG: 22,
   ERR_KEY_MESSAGE: 22,
   ERR_KEY_RECIPIENT: 22,
