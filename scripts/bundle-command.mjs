@@ -1,7 +1,7 @@
 // The command as one file, dist/cli/command.js, what runs payloads as a smaller one, dist/cli/run.js, and a small one that loads
 // either, dist/cli/main.js (lib/cli/start.cjs). Loading fifty modules one by one takes longer than opening an image; as a CommonJS module it does
 // without the wrappers that Node makes of its own modules for an import.
-import { spawnSync } from "node:child_process"
+import { execFileSync, spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
 import { chmodSync, copyFileSync, cpSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { createRequire, isBuiltin } from "node:module"
@@ -36,12 +36,22 @@ ${Object.keys(require(`node:${name}`))
   },
 }
 
+// What the native files are known by (lib/native/load.ts), in the library and in the command.
+const digest = execFileSync("scripts/native-digest.sh", { encoding: "utf8" }).trim()
+const digestModule = `export const nativeDigest = ${JSON.stringify(digest)}\n`
+const nativeDigest = {
+  name: "native-digest",
+  setup({ onLoad }) {
+    onLoad({ filter: /\/lib\/native\/native-digest\.ts$/ }, () => ({ contents: digestModule }))
+  },
+}
+
 /** Bundles a file of lib/cli into one of dist/cli, ready to be compiled as the function that a CommonJS module is. */
 async function bundle(source, name) {
   const outfile = `dist/cli/${name}.js`
   const { warnings, metafile } = await build({
     metafile: true,
-    plugins: [lazyBuiltins],
+    plugins: [lazyBuiltins, nativeDigest],
     entryPoints: [`lib/cli/${source}.ts`],
     bundle: true,
     platform: "node",
@@ -85,6 +95,7 @@ function sharedImport(found) {
   writeFileSync(outfile, `/*${createHash("sha256").update(wrapped).digest("hex")}*/${wrapped}`)
 }
 
+writeFileSync("dist/native/native-digest.js", digestModule)
 await bundle("main", "command")
 await bundle("main-run", "run")
 writeFileSync("dist/cli/package.json", '{ "type": "commonjs" }\n')

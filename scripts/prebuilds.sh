@@ -88,10 +88,11 @@ fi
 
 # The sources under the names that they are published by, which is what dpkg-source looks for.
 rm -rf "$work/archives" "$work/project" "$work/out"
-mkdir -p "$work/archives" "$work/project" "$work/out"
+mkdir -p "$work/archives" "$work/project/declarations" "$work/out"
 while read -r kind hash address; do
   case $kind in
     '#' | tools | go | zig) ;;
+    declarations) dpkg-deb --fsys-tarfile "$cache/$hash" | tar -xf - -C "$work/project/declarations" --strip-components=3 --wildcards '*.h' ;;
     *)
       name=${address##*/}
       name=${name//%7e/\~} name=${name//%2b/+}
@@ -116,3 +117,29 @@ for machine in $(printf '%s\n' "${targets[@]}" | sed -E 's/-(glibc|musl)$//' | s
   inside "$work/root-go" /usr/bin/env PATH=/usr/lib/go-1.24/bin:/usr/bin SIFCRYPT_GOARCH=$architecture GOCACHE=/build/go-cache \
     GOROOT=/usr/lib/go-1.24 /bin/bash /build/project/scripts/build-shell.sh "/build/out/$machine/sifcrypt-shell"
 done
+
+digest=$(scripts/native-digest.sh)
+find "$work/out" -type f -exec chmod 755 {} +
+scripts/prebuilds/check-binary.sh "$digest" "$work"/out/*/*
+node scripts/prebuilds/manifest.mjs write "$work/out"
+
+if [[ -n $check ]]; then
+  # Each file that was made, and what the manifest says of it.
+  status=0
+  for file in "$work"/out/*/*; do
+    name=${file#"$work/out/"}
+    cmp "$file" "prebuilds/$name" || status=1
+    node -e 'const [a, b] = process.argv.slice(2).map((file) => JSON.stringify(require(file).files[process.argv[1]]));
+      if (a !== b) { console.error(`manifest.json says otherwise of ${process.argv[1]}`); process.exitCode = 1 }' \
+      "$name" "$work/out/manifest.json" "$project/prebuilds/manifest.json" || status=1
+  done
+  [[ $status -ne 0 ]] || echo "the same bytes: $(cd "$work/out" && echo */*)"
+  exit "$status"
+fi
+if [[ ${#targets[@]} -eq ${#all[@]} ]]; then
+  rm -rf prebuilds/linux-*
+  mv "$work"/out/linux-* "$work/out/manifest.json" prebuilds/
+  (cd prebuilds && ls -l linux-*)
+else
+  echo "made, and not put into prebuilds/, which has all targets or none: $work/out"
+fi

@@ -2,7 +2,7 @@
 # The one list of system packages, with what each is for. As root, installs what is missing; as anybody else, prints
 # the one command that does and ends with status 1. Costs nothing when nothing is missing.
 #
-#   scripts/system-packages.sh [run|build|demo|test]...        no argument: all of them
+#   scripts/system-packages.sh [run|build|demo|test|prebuilds]...        no argument: all of them
 set -euo pipefail
 
 # Groups, Debian or Ubuntu name, Fedora name, why. A dash: that distribution has no such package. A name that ends in
@@ -31,8 +31,11 @@ packages() {
   build            golang-golang-x-sync-dev -                       goroutines that fail
   build            golang-golang-x-sys-dev  -                       system calls
   build            golang-golang-x-term-dev -                       whether there is a terminal
+  prebuilds        curl                    curl                     fetches compilers and sources
+  prebuilds        xz-utils                xz                       unpacks them
+  prebuilds,test   qemu-user-static        qemu-user-static         runs what is for arm64
   demo,test        busybox-static          busybox                  a root file system of one file
-  test             cmake                   cmake                    builds the core with sanitizers
+  build,test       cmake                   cmake                    builds in an installed package; the core with sanitizers
   test             clang                   clang                    the driver that clang-tidy takes its headers from
   test             clang-format            clang-tools-extra        format check
   test             clang-tidy              clang-tools-extra        C++ lint
@@ -95,8 +98,8 @@ wanted_group() {
 groups="${*:-run build demo test}"
 for group in $groups; do
   case $group in
-    run | build | demo | test) ;;
-    *) echo "usage: $0 [run|build|demo|test]..." >&2; exit 2 ;;
+    run | build | demo | test | prebuilds) ;;
+    *) echo "usage: $0 [run|build|demo|test|prebuilds]..." >&2; exit 2 ;;
   esac
 done
 

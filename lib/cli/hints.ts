@@ -1,5 +1,6 @@
 // What to try next, keyed by error code. Library errors state facts; advice is given here and nowhere else.
 import { closeSync, constants, existsSync, openSync, readSync } from "node:fs"
+import path from "node:path"
 import { isImageName, type ErrorCode, type KdfLimits } from "../index.ts"
 import { commandName } from "./name.ts"
 import { MAX_KDF_ITERATIONS, MAX_KDF_MEMORY } from "./opening.ts"
@@ -127,8 +128,6 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_RUN_OVERLAY_BUSY: "one container at a time writes an overlay; add :ro to share it",
   ERR_RUN_PLAIN_OVERLAY:
     "`sifcrypt overlay create --encrypt` makes one that is encrypted (root); --writable-tmpfs keeps nothing; --plain-overlay allows it",
-  ERR_ENV_NO_ADDON:
-    "build it here: `npm run build:native` (scripts/system-packages.sh installs what that needs)",
   ERR_ENV_NO_LIBRARY: "install it: `apt install libcryptsetup12` or `dnf install cryptsetup-libs`",
   ERR_ENV_NO_PROGRAM:
     "install it with the system's package manager (Debian, Fedora: the package has the same name, unless the message names one)",
@@ -190,6 +189,8 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | undefined>>
     command === "pull" && words.some((word) => /^https?:/.test(word))
       ? "--digest sha256:... says which file it has to be, --verify or --require-signer who must have signed it"
       : undefined,
+  ERR_ENV_NO_ADDON: built,
+  ERR_ENV_STALE_ADDON: built,
   // What is not fetched to a file may have to fit in memory.
   ERR_OCI_LIMIT: ({ command, words }) =>
     command !== "pull" && words.some((word) => word.startsWith("oras://"))
@@ -222,6 +223,12 @@ export function nameHint({ code, path }: Partial<NodeJS.ErrnoException>): string
   return code === "ENOENT" && path !== undefined && isImageName(path)
     ? `\`${commandName} pull FILE ${path}\` makes a SIF of it; what runs or reads an image takes it by its name`
     : undefined
+}
+
+/** The package's own folder: two above dist/cli and lib/cli. */
+function built(): string {
+  const root = path.resolve(import.meta.dirname, "..", "..")
+  return `build it here, on Debian or Ubuntu: \`cd ${root} && npm run build:native\` (as root it installs what that needs, else it names it)`
 }
 
 /** Somebody who thinks of `cp` names the source first. */

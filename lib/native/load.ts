@@ -1,9 +1,11 @@
-// Finds the addon, opens it at first use and, when that fails, says what was tried.
-import { existsSync, readFileSync } from "node:fs"
+// Finds the addon and the programs beside it, opens the addon at first use and, when that fails, says what was tried.
+import { existsSync, readdirSync, readFileSync } from "node:fs"
 import path from "node:path"
 import bindings from "bindings"
 import { EnvironmentError } from "../errors.ts"
 import type { NativeAddon } from "./binding.ts"
+import { nativeDigest } from "./native-digest.ts"
+import { sourcesOf } from "./sources-note.ts"
 
 /** The package's own folder: two above dist/native and lib/native. */
 export const packageRoot: string = path.resolve(import.meta.dirname, "..", "..")
@@ -14,6 +16,8 @@ export function packageVersion(): string {
     .version
 }
 
+const platform = `${process.platform}-${process.arch}`
+
 let addon: NativeAddon | undefined
 
 /** Which libc this process runs on. (process.report knows too, and takes longer than opening an image.) */
@@ -21,29 +25,24 @@ function libc(): "glibc" | "musl" {
   return readFileSync("/proc/self/maps", "latin1").includes("/ld-musl-") ? "musl" : "glibc"
 }
 
-/** `<platform>-<arch>`, the folder of prebuilds/ for this machine. */
-export function prebuildFolder(): string {
-  return path.join(packageRoot, "prebuilds", `${process.platform}-${process.arch}`)
-}
-
 /**
  * The native addon.
  *
- * @throws EnvironmentError `ERR_ENV_NO_ADDON` when there is none for this machine or it cannot be loaded.
+ * @throws EnvironmentError `ERR_ENV_NO_ADDON` when there is none for this machine or it cannot be loaded, `ERR_ENV_STALE_ADDON` when it is
+ *   another version's.
  */
 export function loadAddon(): NativeAddon {
   if (addon !== undefined) return addon
-  const built = ["module_root", "build", "Release", "bindings"]
-  const platform = `${process.platform}-${process.arch}`
-  const local = existsSync(path.join(packageRoot, "build", "Release", "sifcrypt.node"))
+  const file = nativeFile("sifcrypt.node", () => `sifcrypt.${libc()}.node`)
   try {
-    const place = local ? built : ["module_root", "prebuilds", platform, `sifcrypt.${libc()}.node`]
-    addon = bindings({ bindings: "sifcrypt", module_root: packageRoot, try: [place] }) as NativeAddon
+    addon = bindings({ bindings: "sifcrypt", module_root: packageRoot, try: [[file]] }) as NativeAddon
     return addon
   } catch (cause) {
+    // The dynamic linker's sentence: which symbol, which library.
+    const reason = cause instanceof Error ? cause.message.trim().replace(/\s*\n\s*/g, " ") : String(cause)
     throw new EnvironmentError(
       "ERR_ENV_NO_ADDON",
-      `no native addon for ${process.platform}-${process.arch} (${libc()}, Node ${process.versions.node}) in ${packageRoot}`,
+      `the native addon does not load on ${machine()}: ${reason}`,
       { cause },
     )
   }
@@ -52,34 +51,64 @@ export function loadAddon(): NativeAddon {
 /**
  * The executable that owns mounts and payloads, beside the addon.
  *
- * @throws EnvironmentError `ERR_ENV_NO_ADDON`.
+ * @throws EnvironmentError `ERR_ENV_NO_ADDON`, `ERR_ENV_STALE_ADDON`.
  */
 export function starterPath(): string {
-  return executable("sifcrypt-starter")
+  return nativeFile("sifcrypt-starter", () => `sifcrypt-starter.${libc()}`)
 }
 
 /**
  * The executable that is the first process of a container that needs one; linked statically, so that any image runs it.
  *
- * @throws EnvironmentError `ERR_ENV_NO_ADDON`.
+ * @throws EnvironmentError `ERR_ENV_NO_ADDON`, `ERR_ENV_STALE_ADDON`.
  */
 export function initPath(): string {
-  return executable("sifcrypt-init")
+  return nativeFile("sifcrypt-init", () => "sifcrypt-init")
 }
 
 /**
  * The executable that interprets an image's environment scripts and becomes the payload; linked statically as well.
  *
- * @throws EnvironmentError `ERR_ENV_NO_ADDON`.
+ * @throws EnvironmentError `ERR_ENV_NO_ADDON`, `ERR_ENV_STALE_ADDON`.
  */
 export function shellPath(): string {
-  return executable("sifcrypt-shell")
+  return nativeFile("sifcrypt-shell", () => "sifcrypt-shell")
 }
 
-function executable(name: string): string {
+/** A local build first, else what the package brings; either only if it belongs to this JavaScript. */
+function nativeFile(name: string, prebuiltName: () => string): string {
   const built = path.join(packageRoot, "build", "Release", name)
-  if (existsSync(built)) return built
-  const prebuilt = path.join(prebuildFolder(), `${name}.${libc()}`)
-  if (existsSync(prebuilt)) return prebuilt
-  throw new EnvironmentError("ERR_ENV_NO_ADDON", `no ${name}: neither ${built} nor ${prebuilt}`)
+  const file = existsSync(built) ? built : path.join(packageRoot, "prebuilds", platform, prebuiltName())
+  let digest
+  try {
+    digest = sourcesOf(file)
+  } catch (cause) {
+    const message =
+      `no native addon for ${machine()}: neither ${built} nor ${file} is there; ` +
+      `${path.join(packageRoot, "prebuilds")} has ${shipped().join(", ") || "nothing"}`
+    throw new EnvironmentError("ERR_ENV_NO_ADDON", message, { cause })
+  }
+  if (nativeDigest !== undefined && digest !== nativeDigest) {
+    const message = `${file} was made of other sources (${digest?.slice(0, 12) ?? "it does not say of which"}) than this JavaScript (${nativeDigest.slice(0, 12)})`
+    throw new EnvironmentError("ERR_ENV_STALE_ADDON", message)
+  }
+  return file
+}
+
+/** This machine, as far as it decides which files it runs. */
+function machine(): string {
+  const { header } = process.report.getReport() as { header: { glibcVersionRuntime?: string } }
+  const version = header.glibcVersionRuntime
+  return `${platform} (${libc()}${version === undefined ? "" : ` ${version}`}, Node ${process.versions.node})`
+}
+
+/** The files that the package brings. */
+function shipped(): readonly string[] {
+  try {
+    return readdirSync(path.join(packageRoot, "prebuilds"), { recursive: true, encoding: "utf8" })
+      .filter((file) => file.includes("sifcrypt"))
+      .sort()
+  } catch {
+    return []
+  }
 }

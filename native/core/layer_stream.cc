@@ -213,7 +213,8 @@ class LayerStream::Ahead {
   size_t Next(std::vector<uint8_t>& bytes) {
     std::unique_lock<std::mutex> lock(mutex_);
     // By the wall clock: a wait by the steady one is a function that glibc has since 2.30. If the clock is set, a report comes late.
-    while (!made_.wait_until(lock, std::chrono::system_clock::now() + kWait, [this] { return next_ < end_ || failure_; })) {
+    while (!made_.wait_until(lock, std::chrono::system_clock::now() + kWait,
+                             [this] { return next_ < end_ || failure_; })) {
       lock.unlock();
       if (stream_.progress_) stream_.progress_(0);
       lock.lock();

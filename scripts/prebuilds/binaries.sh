@@ -8,7 +8,7 @@ mkdir -p "$out"
 rm -rf "$made"
 export SIFCRYPT_STATIC_RUNTIME=1
 link="-L$prefix/lib -Wl,--gc-sections -Wl,-s"
-includes="-isystem $prefix/include -isystem /build/project/node-addon-api"
+includes="-isystem $prefix/include -isystem /build/project/declarations -isystem /build/project/node-addon-api"
 cmake -S /build/project -B "$made" -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR="$machine" \
   -DCMAKE_CXX_COMPILER="$CXX" -DCMAKE_AR="$AR" -DCMAKE_RANLIB="$RANLIB" -DCMAKE_BUILD_TYPE=Release \
   -DCMAKE_CXX_FLAGS="$common $includes" -DCMAKE_EXE_LINKER_FLAGS="$link" -DCMAKE_SHARED_LINKER_FLAGS="$link" \

@@ -5,7 +5,7 @@ set -euo pipefail
 scripts=/build/project/scripts/prebuilds
 . "$scripts/toolchain.sh" "$1"
 
-made=$(cat "$scripts/sources.lock" "$scripts/toolchain.sh" "$scripts/libraries.sh" | sha256sum)
+made=$({ grep -vE "^(go|declarations) " "$scripts/sources.lock"; cat "$scripts/toolchain.sh" "$scripts/libraries.sh"; } | sha256sum)
 [[ "$(cat "$prefix/made" 2>/dev/null)" != "$made" ]] || exit 0
 log=$prefix.log
 rm -rf "$prefix" /build/sources
@@ -61,9 +61,12 @@ library() {
   # Its own build knows which of its features the C library has.
   printf '[binaries]\nc = %s\nar = %s\n[host_machine]\nsystem = "linux"\ncpu_family = "%s"\ncpu = "%s"\nendian = "little"\n' \
     "'$CC'" "'$AR'" "$machine" "$machine" | tr '"' "'" >cross.ini
-  meson setup fuse3 fuse3-made --cross-file cross.ini --prefix="$prefix" --libdir=lib --default-library=static --buildtype=plain \
+  meson setup fuse3 fuse3-made --cross-file cross.ini --prefix=/usr --libdir=lib --default-library=static --buildtype=plain \
     -Dutils=false -Dexamples=false -Dtests=false -Dc_args="-O2 -fPIC $common"
-  ninja -C fuse3-made -j "$SIFCRYPT_JOBS" install
+  # /usr is where it looks for fusermount3.
+  DESTDIR=$PWD/fuse3-installed ninja -C fuse3-made -j "$SIFCRYPT_JOBS" install
+  cp fuse3-installed/usr/lib/libfuse3.a "$prefix/lib/"
+  cp -r fuse3-installed/usr/include/fuse3 "$prefix/include/"
 )
 (
   cd openssl

