@@ -110,9 +110,9 @@ export const callback: Check<never> = (value, name) => {
 }
 
 /** One of the handles of this package. */
-export function instance<T>(of: abstract new (...args: never[]) => T, what: string): Check<T> {
+export function instance<T>(of: { readonly prototype: T }, what: string): Check<T> {
   return (value, name) => {
-    if (value instanceof of) return value
+    if (value instanceof (of as abstract new (...args: never[]) => T)) return value
     throw wrongType(name, what, value)
   }
 }

@@ -73,14 +73,16 @@ try {
     writeFileSync(path.join(folder, file), example)
     consumers.push(file)
   }
+  // What only functions of the package make.
+  const made = ["Image", "Instance", "sif.SifImage"]
+  const tries = made.map((name) => `// @ts-expect-error\nnew ${name}()\n`).join("")
+  writeFileSync(path.join(folder, "made.ts"), `import { Image, Instance, sif } from "sifcrypt"\n${tries}`)
+  consumers.push("made.ts")
   const oldest = path.join(folder, "oldest")
   execFileSync("npm", ["install", "--silent", "--prefix", oldest, `typescript@${OLDEST_TYPESCRIPT}`])
-  for (const compiler of [
-    path.join(oldest, "node_modules", "typescript"),
-    path.join(root, "node_modules", "typescript"),
-  ]) {
-    compile(compiler, "node16", "node16")
-    compile(compiler, "nodenext", "nodenext")
+  for (const packages of [oldest, root]) {
+    const compiler = path.join(packages, "node_modules", "typescript")
+    for (const module of ["node16", "nodenext"]) compile(compiler, module, module)
     compile(compiler, "esnext", "bundler")
   }
 } finally {

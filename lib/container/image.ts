@@ -205,6 +205,14 @@ function joinInside(folder: string, name: string): string {
   return path.posix.join("/", folder, name)
 }
 
+type ImageParts = [
+  root: ImageRoot,
+  unlocked: Unlocked | undefined,
+  vouched: Vouched | "read" | undefined,
+  overlays: readonly SifPartition[],
+  options: OpenOptions,
+]
+
 /**
  * An opened image. It holds the file open and, for an encrypted one, its key in memory until it is closed; mounts
  * and payloads that were started have their own and go on.
@@ -224,14 +232,7 @@ export class Image implements AsyncDisposable {
   #closing: Promise<void> | undefined
   readonly #starting = new Set<Promise<unknown>>()
 
-  /** @internal Use {@link open}. */
-  constructor(
-    root: ImageRoot,
-    unlocked: Unlocked | undefined,
-    vouched: Vouched | "read" | undefined,
-    overlays: readonly SifPartition[],
-    { kdfLimits, onDerivation }: OpenOptions,
-  ) {
+  private constructor(...[root, unlocked, vouched, overlays, { kdfLimits, onDerivation }]: ImageParts) {
     this.path = root.path
     this.kind = root.kind
     this.#root = root
@@ -239,6 +240,11 @@ export class Image implements AsyncDisposable {
     this.#vouched = vouched
     this.#overlays = overlays
     this.#policy = { limits: kdfLimits, onDerivation }
+  }
+
+  /** @internal Use {@link open}. */
+  static of(...parts: ImageParts): Image {
+    return new Image(...parts)
   }
 
   #needsOpen(): void {
@@ -561,9 +567,9 @@ export class Image implements AsyncDisposable {
 async function openBare(root: BareRoot, options: OpenOptions): Promise<Image> {
   try {
     checkBareOrigin(root, options)
-    if (options.purpose === "read") return new Image(root, undefined, "read", [], options)
+    if (options.purpose === "read") return Image.of(root, undefined, "read", [], options)
     requireAllowed(await examineBare(root))
-    return new Image(root, undefined, undefined, [], options)
+    return Image.of(root, undefined, undefined, [], options)
   } catch (error) {
     await root[Symbol.asyncDispose]()
     throw error
@@ -603,7 +609,7 @@ export async function openPath(
     if (options.requireEncrypted === true && plain !== undefined)
       refusePlain(sif.path, `its overlay ${plain.id}`)
     if (partitionKind(partition) === "squashfs")
-      return new Image(rootOf(sif, partition, shown), undefined, vouched, overlays, options)
+      return Image.of(rootOf(sif, partition, shown), undefined, vouched, overlays, options)
     if (encryptionOf(partition) === undefined)
       throw new SifError(
         "ERR_SIF_NO_OBJECT",
@@ -612,7 +618,7 @@ export async function openPath(
       )
     const policy: LuksPolicy = { allowCipher, limits: kdfLimits, onDerivation }
     const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
-    return new Image(rootOf(sif, partition, shown), unlocked, vouched, overlays, options)
+    return Image.of(rootOf(sif, partition, shown), unlocked, vouched, overlays, options)
   } catch (error) {
     await sif[Symbol.asyncDispose]()
     throw error

@@ -109,8 +109,7 @@ export class Instance {
   readonly logErr: string
   readonly #state: InstanceState
 
-  /** @internal Use {@link openInstance}. */
-  constructor(state: InstanceState) {
+  private constructor(state: InstanceState) {
     this.name = state.name
     this.image = state.image
     this.engine = state.engine
@@ -118,6 +117,11 @@ export class Instance {
     this.logOut = state.logOut
     this.logErr = state.logErr
     this.#state = state
+  }
+
+  /** @internal Use {@link openInstance}. */
+  static of(state: InstanceState): Instance {
+    return new Instance(state)
   }
 
   /**
@@ -315,7 +319,7 @@ export async function startInstance(
       throw error
     }
     letGo(starter)
-    return new Instance(state)
+    return Instance.of(state)
   } catch (error) {
     forget(name)
     throw error
@@ -327,7 +331,7 @@ export async function startInstance(
 
 /** This user's instances that run, by name. */
 export async function listInstances(): Promise<Instance[]> {
-  return (await allInstances()).map((state) => new Instance(state))
+  return (await allInstances()).map((state) => Instance.of(state))
 }
 
 /**
@@ -339,7 +343,7 @@ export function openInstance(name: string): Instance {
   text(name, "name")
   const state = findInstance(name)
   if (state === undefined) throw new RunError("ERR_INSTANCE_NONE", `there is no instance ${name}`)
-  return new Instance(state)
+  return Instance.of(state)
 }
 
 /** The container's first process, once it is what stays: before, it is not all in the container yet. */

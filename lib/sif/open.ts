@@ -34,6 +34,14 @@ export interface OpenSifOptions {
 
 const checkOptions: Check<OpenSifOptions> = shape<OpenSifOptions>({ lenient: flag })
 
+type SifParts = [
+  path: string,
+  header: SifHeader,
+  objects: readonly SifObject[],
+  reader: ByteReader,
+  raw: { readonly header: Buffer; readonly table: Buffer },
+]
+
 /** The table of an image; its file stays open until this is disposed. */
 export class SifImage implements AsyncDisposable {
   /** What the caller named it; for messages. */
@@ -49,19 +57,17 @@ export class SifImage implements AsyncDisposable {
   #byGroup: ReadonlyMap<number, readonly SifObject[]> | undefined
   #closed = false
 
-  /** @internal Use {@link openSif}. */
-  constructor(
-    path: string,
-    header: SifHeader,
-    objects: readonly SifObject[],
-    reader: ByteReader,
-    raw: { readonly header: Buffer; readonly table: Buffer },
-  ) {
+  private constructor(...[path, header, objects, reader, raw]: SifParts) {
     this.path = path
     this.header = header
     this.objects = objects
     this.reader = reader
     this.#raw = raw
+  }
+
+  /** @internal Use {@link openSif}. */
+  static of(...parts: SifParts): SifImage {
+    return new SifImage(...parts)
   }
 
   /** The bytes that {@link SifImage.header} was parsed from. */
@@ -259,7 +265,7 @@ export async function readSif(
     objects.push(object)
   }
   if (options.lenient !== true) checkObjects(path, header, objects, reader.size)
-  return new SifImage(path, header, objects, reader, { header: headerBytes, table })
+  return SifImage.of(path, header, objects, reader, { header: headerBytes, table })
 }
 
 /**
