@@ -30,7 +30,7 @@ describe("traces", () => {
     // But for what V8 compiled of the command.
     const look = (): string[] => [
       ...readdirSync(home, { recursive: true, encoding: "utf8" }).filter(
-        (name) => !/^sifcrypt(?:\/code(?:\/(?:command|run)-[0-9a-f]{64}\.cache)?)?$/.test(name),
+        (name) => !/^sifcrypt(?:\/code(?:\/(?:command|run)-[0-9a-f]{64}-[^/]*\.cache)?)?$/.test(name),
       ),
       ...readdirSync(temporary),
     ]
