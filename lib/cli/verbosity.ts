@@ -1,6 +1,6 @@
 // How much is said, as the peers have it: options before the command, and variables that stand for them.
 import { openSync, closeSync } from "node:fs"
-import type { AnyOptions } from "./command.ts"
+import { flagNames, type AnyOptions } from "./command.ts"
 import { flag, text, truth } from "./values.ts"
 import { variable } from "./variables.ts"
 
@@ -23,7 +23,9 @@ export const globalRows: AnyOptions = {
 }
 
 /** Which of them takes a value, which is not the command. */
-export const takesValue: ReadonlySet<string> = new Set(["-c", "--config"])
+export const takesValue: ReadonlySet<string> = new Set(
+  Object.values(globalRows).flatMap((row) => (row[0].includes("<") ? flagNames(row) : [])),
+)
 
 /** The strongest of what was asked for: the peers' order. */
 const order = ["debug", "verbose", "quiet", "silent"] as const

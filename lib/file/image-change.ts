@@ -593,16 +593,21 @@ export async function addObject(
  * @throws SifError `ERR_SIF_NO_OBJECT`, `ERR_SIF_BUSY`, `ERR_SIF_SIGNED`, or what {@link openSif} finds.
  */
 export async function deleteObject(path: string, id: number, asked: ObjectChangeOptions = {}): Promise<void> {
+  await changeObject(path, id, asked, async (change, object, options) => {
+    checkSignatures(change.image, [object], options)
+    await change.remove([object])
+  })
+}
+
+/** Changes an object that is there already. */
+export async function changeObject(
+  path: string,
+  id: number,
+  asked: ObjectChangeOptions,
+  body: (change: SifChange, object: SifObject, options: ObjectChangeOptions) => Promise<void>,
+): Promise<void> {
   filePath(path, "path")
   count(id, "id")
   const options = checkObjectChange(asked, "options")
-  await changeSif(
-    path,
-    async (change) => {
-      const object = change.image.object(id)
-      checkSignatures(change.image, [object], options)
-      await change.remove([object])
-    },
-    options,
-  )
+  await changeSif(path, (change) => body(change, change.image.object(id), options), options)
 }

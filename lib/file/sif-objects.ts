@@ -14,8 +14,8 @@ import {
 import type { SifImage } from "../sif/open.ts"
 import { PARTITION_ALIGNMENT, SifLayout, writeFully, type NewObject } from "../sif/write.ts"
 import {
+  changeObject,
   changeSif,
-  checkObjectChange,
   objectChangeRows,
   objectRows,
   checkPrimary,
@@ -152,21 +152,13 @@ export async function appendFile(
  * {@link openSif} finds.
  */
 export async function setPrimary(path: string, id: number, asked: ObjectChangeOptions = {}): Promise<void> {
-  filePath(path, "path")
-  count(id, "id")
-  const options = checkObjectChange(asked, "options")
-  await changeSif(
-    path,
-    async (change) => {
-      const object = change.image.object(id)
-      const { partition } = object
-      if (partition?.type === PartitionType.primarySystem) return
-      if (partition?.type !== PartitionType.system)
-        throw new SifError("ERR_SIF_NO_OBJECT", `${path}: object ${id} is no system partition`, { path })
-      const former = change.image.objects.filter((one) => one.partition?.type === PartitionType.primarySystem)
-      checkSignatures(change.image, [object, ...former], options)
-      await change.setPrimary(object as SifPartition)
-    },
-    options,
-  )
+  await changeObject(path, id, asked, async (change, object, options) => {
+    const { partition } = object
+    if (partition?.type === PartitionType.primarySystem) return
+    if (partition?.type !== PartitionType.system)
+      throw new SifError("ERR_SIF_NO_OBJECT", `${path}: object ${id} is no system partition`, { path })
+    const former = change.image.objects.filter((one) => one.partition?.type === PartitionType.primarySystem)
+    checkSignatures(change.image, [object, ...former], options)
+    await change.setPrimary(object as SifPartition)
+  })
 }
