@@ -120,7 +120,7 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_INSTANCE_NONE: "`sifcrypt instance list` shows yours",
   ERR_INSTANCE_FOLDER: "somebody else made it, or its mode was changed: move it away",
   ERR_RUN_BIND:
-    "the source of a bind must exist, on this machine or in the image that image-src is for; `sifcrypt sif dump ID IMAGE` takes a partition out of an image",
+    "the source of a bind must exist, on this machine or in the image that image-src is for, and folders cover folders, files files; `sifcrypt sif dump ID IMAGE` takes a partition out of an image",
   ERR_RUN_PORT:
     "`ss -tulnp` shows who listens there; ports below 1024 are root's unless sysctl net.ipv4.ip_unprivileged_port_start is lower",
   ERR_RUN_NETWORK:

@@ -242,6 +242,8 @@ function minimalDev(options: BundleOptions, without: ReadonlySet<string>): OciMo
   ]
 }
 
+const kernelFolders: ReadonlySet<string> = new Set(["/dev", "/proc", "/sys"])
+
 /** /dev, /proc and /sys. */
 function kernelMounts(options: BundleOptions, without: ReadonlySet<string>): OciMount[] {
   const bind = (folder: string, flags: readonly string[]): OciMount[] =>
@@ -385,34 +387,71 @@ function mountPointWords(
   return words.map((word) => `${word}\0`).join("")
 }
 
-/** Is there something to mount over? Inside what is mounted as well the runtime makes it. */
-async function hasMountPoint(options: BundleOptions, destination: string): Promise<boolean> {
+/**
+ * Why nothing can be mounted there; undefined: as far as is known before, something can. Inside what is mounted as well the
+ * runtime makes it.
+ *
+ * @param isFolder - What is to be mounted; undefined: that shows when it is.
+ */
+async function obstacleAt(
+  options: BundleOptions,
+  destination: string,
+  isFolder: boolean | undefined,
+): Promise<string | undefined> {
   const others = options.places.map((place) => place.destination)
   const covered = [...others, "/dev", "/proc", "/sys"].some(
     (folder) => folder !== destination && isWithin(destination, folder),
   )
-  return covered || (await options.tree?.find(destination, true)) !== undefined
+  if (covered || options.tree === undefined) return undefined
+  const isFixed = options.mountPoints === "missing"
+  // A link that leads to something of another kind gives way.
+  const found = await options.tree.find(destination, isFixed)
+  if (found === undefined) {
+    if (isFixed) return `there is no ${destination} inside, and with --writable none is made`
+    for (let above = path.dirname(destination); above !== "/"; above = path.dirname(above)) {
+      const { type } = (await options.tree.find(above, true)) ?? {}
+      if (type === "directory") break
+      if (type !== undefined) return `${above} is no folder inside`
+    }
+    return undefined
+  }
+  if (found.type === "symlink" || isFolder === undefined || (found.type === "directory") === isFolder)
+    return undefined
+  return `${destination} is ${isFolder ? "no folder" : "a folder"} inside`
+}
+
+/** Tells of what is left out, which nobody has asked for. */
+function tellOfObstacle({ image, asked }: BundleOptions, obstacle: string): void {
+  asked?.onNotice?.(`${image}: ${obstacle}: it is not bound`)
 }
 
 /**
- * The places for which there is one.
+ * The places where something can be mounted.
  *
  * @throws RunError `ERR_RUN_BIND` for one that was asked for.
  */
-async function existingPlaces(options: BundleOptions): Promise<Place[]> {
-  const existing: Place[] = []
-  for (const place of options.places) {
-    const { destination, source } = place
-    if (await hasMountPoint(options, destination)) {
-      existing.push(place)
-      continue
-    }
-    const isAsked = source === undefined || place.nested !== undefined
-    const what = `${options.image}: there is no ${destination} inside, and with --writable none is made`
-    if (isAsked) throw new RunError("ERR_RUN_BIND", what, { path: options.image })
-    options.asked?.onNotice?.(`${what}: it is not bound`)
+async function possiblePlaces(options: BundleOptions): Promise<readonly Place[]> {
+  const isFolder = (place: Place): boolean | undefined => {
+    if (place.source === undefined) return true
+    return place.image === undefined ? statSync(place.source).isDirectory() : undefined
   }
-  return existing
+  let places = options.places
+  for (const place of options.places) {
+    // What lies in another one is made there, if that is mounted.
+    const obstacle = await obstacleAt({ ...options, places }, place.destination, isFolder(place))
+    if (obstacle === undefined) continue
+    if (place.source === undefined || place.nested !== undefined)
+      throw new RunError(
+        "ERR_RUN_BIND",
+        `${options.image}: ${place.source ?? "an empty folder"}: ${obstacle}`,
+        {
+          path: options.image,
+        },
+      )
+    tellOfObstacle(options, obstacle)
+    places = places.filter((other) => other !== place)
+  }
+  return places
 }
 
 /**
@@ -423,8 +462,7 @@ async function existingPlaces(options: BundleOptions): Promise<Place[]> {
  */
 export async function makeBundle(given: BundleOptions): Promise<Buffer> {
   await checkRoot(given)
-  const isFixed = given.mountPoints === "missing"
-  const options = isFixed ? { ...given, places: await existingPlaces(given) } : given
+  const options = { ...given, places: await possiblePlaces(given) }
   const { tree, places, session, asked = {} } = options
   const { confinement } = options
   const { uid, gid, groups } = confinement.ids
@@ -451,13 +489,12 @@ export async function makeBundle(given: BundleOptions): Promise<Buffer> {
       bindMount(`${files}/${path.basename(file)}`, file, ["bind", "nosuid", "nodev"]),
     ),
   ]
-  const missing = new Set<string>()
-  for (const { destination } of isFixed ? defaults : [])
-    if (!(await hasMountPoint(options, destination))) missing.add(destination)
-  if (missing.size > 0)
-    asked.onNotice?.(
-      `${options.image}: there is no ${[...missing].join(", no ")} inside, and with --writable none is made: it is not bound`,
-    )
+  const isDefaultFolder = (mount: OciMount): boolean =>
+    mount.type !== "none" || kernelFolders.has(mount.destination)
+  const obstacles = await Promise.all(
+    defaults.map((mount) => obstacleAt(options, mount.destination, isDefaultFolder(mount))),
+  )
+  for (const obstacle of obstacles) if (obstacle !== undefined) tellOfObstacle(options, obstacle)
   const limit = confinement.privileged ? [] : [userMemoryLimit]
   const bindOf = (bind: Bind): OciMount => {
     const image = options.imageNumber?.(bind)
@@ -467,7 +504,7 @@ export async function makeBundle(given: BundleOptions): Promise<Buffer> {
       : binds.add(bind.image?.path ?? "/", destination, { readOnly, image })
   }
   const mounts: OciMount[] = [
-    ...defaults.filter(({ destination }) => !bound.has(destination) && !missing.has(destination)),
+    ...defaults.filter(({ destination }, index) => !bound.has(destination) && obstacles[index] === undefined),
     bindMount(files, ENTRY_FOLDER, ["bind", "ro", "nosuid", "nodev"]),
     bindMount(options.shell, SHELL_PATH, ["bind", "ro", "nosuid", "nodev"]),
     ...(initArguments.length > 0 ? [bindMount(options.init, init, ["bind", "ro", "nosuid", "nodev"])] : []),

@@ -1,6 +1,6 @@
 // Where something is mounted in an image, or somebody works, and what is there already, or is not.
 import assert from "node:assert/strict"
-import { chmodSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
+import { chmodSync, copyFileSync, mkdirSync, readdirSync, rmSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import {
   cli,
@@ -76,6 +76,27 @@ describe("places in an image", () => {
         )
         assert.equal(result.stderr, "")
         assert.equal(result.text, `${"bound\n".repeat(3)}/sysroot/tmp\n/tmp/.\n`)
+      })
+
+      it("leaves out what the image has no place of the same kind for, unless it was asked for", async () => {
+        const odd = at(`odd-${as}`)
+        for (const name of ["etc/passwd", "etc/hosts", "bin"])
+          mkdirSync(path.join(odd, name), { recursive: true })
+        writeFileSync(path.join(odd, "tmp"), "a file\n")
+        copyFileSync(path.join(makeRootTree(), "bin", "busybox"), path.join(odd, "bin", "cat"))
+        await sifcryptOk(["build", "-F", at(`odd-${as}.sif`), odd], { as: "self" })
+        for (const image of [odd, at(`odd-${as}.sif`)]) {
+          const { text, stderr } = await sifcrypt(["exec", image, "cat", "/tmp"], { as, cwd: "/" })
+          assert.equal(text, "a file\n", stderr)
+          for (const what of ["/etc/passwd is a folder", "/etc/hosts is a folder", "/tmp is no folder"])
+            assert.ok(stderr.includes(`sifcrypt: ${image}: ${what} inside: it is not bound\n`), stderr)
+          const asked = await sifcrypt(["exec", "-B", `${at("bound")}:/tmp`, image, "cat", "/tmp"], {
+            as,
+            cwd: "/",
+          })
+          assert.equal(asked.status, 255)
+          assert.ok(asked.stderr.includes(`${at("bound")}: /tmp is no folder inside\n`), asked.stderr)
+        }
       })
 
       it("mounts in place of a link that leads to where nothing can be mounted", async () => {

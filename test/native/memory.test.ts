@@ -152,9 +152,10 @@ describe("the memory of a process that opened or built an image", () => {
       mkdirSync(forms)
       const pkcs1 = path.join(forms, "PKCS#1")
       copyFileSync(keys.privateKey, pkcs1)
-      const password = `-passout file:${passwordFile}`
+      const password = "-passout FILE"
       const make = (line: string, name: string): void => {
-        openssl([...line.split(" "), "-out", path.join(forms, name)])
+        const words = line.split(" ").map((word) => (word === "FILE" ? `file:${passwordFile}` : word))
+        openssl([...words, "-out", path.join(forms, name)])
       }
       make(`pkcs8 -topk8 -nocrypt -in ${pkcs1}`, "PKCS#8")
       make(`pkcs8 -topk8 -nocrypt -outform der -in ${pkcs1}`, "DER")

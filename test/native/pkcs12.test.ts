@@ -23,11 +23,8 @@ function makePair(name: string): Pair {
   const folder = newFolder(`pkcs12-${name}`)
   const keyFile = path.join(folder, "key.pem")
   const certificateFile = path.join(folder, "certificate.pem")
-  openssl(
-    `req -x509 -newkey rsa:2048 -nodes -subj /CN=${name} -days 2 -keyout ${keyFile} -out ${certificateFile}`.split(
-      " ",
-    ),
-  )
+  const made = `req -x509 -newkey rsa:2048 -nodes -subj /CN=${name} -days 2`
+  openssl([...made.split(" "), "-keyout", keyFile, "-out", certificateFile])
   return {
     keyFile,
     certificateFile,

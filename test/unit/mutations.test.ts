@@ -128,7 +128,8 @@ describe("mutations", () => {
     const pem = `-----BEGIN CERTIFICATE-----\n${der.toString("base64").replace(/.{64}/g, "$&\n")}\n-----END CERTIFICATE-----\n`
     writeFileSync(certificate, pem)
     // As cheap as can be, so that many are tried.
-    openssl(`pkcs12 -export -iter 1 -passout pass:x -inkey ${key} -in ${certificate} -out ${file}`.split(" "))
+    const cheap = ["pkcs12", "-export", "-iter", "1", "-passout", "pass:x"]
+    openssl([...cheap, "-inkey", key, "-in", certificate, "-out", file])
     const password = Buffer.from("x")
     const { refused } = await parseMutations(readFileSync(file), 1000, /^ERR_KEY_/, (bytes) =>
       parsePkcs12(bytes, password),

@@ -13,7 +13,7 @@ describe("findCredential", () => {
     )
     writeFileSync(
       program,
-      `#!/bin/sh\necho $$ >${started}.new\nmv ${started}.new ${started}\nexec sleep 300\n`,
+      `#!/bin/sh\necho $$ >'${started}.new'\nmv '${started}.new' '${started}'\nexec sleep 300\n`,
     )
     chmodSync(program, 0o755)
     writeFileSync(authFile, JSON.stringify({ credsStore: "slow" }))
