@@ -1,5 +1,6 @@
 // An image as a map: what lies where in the file, down to keyslots and tables, as far as anyone can tell who has no key.
-import { stat } from "node:fs/promises"
+import { fstatSync, read } from "node:fs"
+import { promisify } from "node:util"
 import { flag, path as filePath, shape, whole, type Check } from "../arguments.ts"
 import { findConfig } from "../device/gocryptfs.ts"
 import { parseLuksHeader, UNLIMITED } from "../device/luks-header.ts"
@@ -11,10 +12,10 @@ import { Output } from "../file/output.ts"
 import { DataType, DESCRIPTOR_SIZE, HEADER_SIZE, type SifObject, type SifPartition } from "../sif/format.ts"
 import { listJson, type ObjectJson } from "../sif/listing.ts"
 import { SifImage } from "../sif/open.ts"
-import { FileReader, type ByteReader } from "../sif/source.ts"
+import type { ByteReader } from "../sif/source.ts"
 import { isVerity } from "../sif/verity.ts"
 import { alignUp, type Bytes } from "../units.ts"
-import { openImagePath } from "./image-root.ts"
+import { openImagePath, type BareRoot } from "./image-root.ts"
 import { svgOf, textOf } from "./map-picture.ts"
 
 /**
@@ -177,7 +178,7 @@ async function insideLuks(reader: ByteReader, partition: Place): Promise<readonl
 }
 
 async function insideSquashfs(
-  reader: ByteReader,
+  reader: Pick<ByteReader, "read">,
   { offset: start, size }: Place,
   image: string,
 ): Promise<readonly Piece[]> {
@@ -318,11 +319,16 @@ async function sifParts(image: SifImage): Promise<readonly MapPart[]> {
   return filled(pieces, 0, reader.size, betweenObjects)
 }
 
-async function bareParts(name: string, { offset, size }: Place): Promise<readonly MapPart[]> {
-  await using reader = await FileReader.open(name)
+async function bareParts({ path: image, fd, offset, size }: BareRoot): Promise<readonly MapPart[]> {
+  const reader = {
+    async read(position: Bytes, length: Bytes): Promise<Buffer> {
+      const { bytesRead, buffer } = await promisify(read)(fd, Buffer.alloc(length), 0, length, position)
+      return buffer.subarray(0, bytesRead)
+    },
+  }
   const launch: Piece = { kind: "structure", name: "launch line", detail: "", offset: 0, size: offset }
-  const pieces = await insideSquashfs(reader, { offset, size }, name)
-  return filled([launch, ...pieces], 0, reader.size, endOfSquashfs)
+  const pieces = await insideSquashfs(reader, { offset, size }, image)
+  return filled([launch, ...pieces], 0, offset + size, endOfSquashfs)
 }
 
 /**
@@ -336,7 +342,9 @@ export async function mapImage(image: string): Promise<ImageMap> {
   await using opened = await openImagePath(image)
   if (!(opened instanceof SifImage) && opened.folder !== undefined)
     throw new SifError("ERR_SIF_MAGIC", `${image}: a folder has no layout`, { path: image })
-  const { size, blocks } = await stat(image)
-  const parts = opened instanceof SifImage ? await sifParts(opened) : await bareParts(image, opened)
-  return new ImageMap(image, size, Math.min(size, blocks * 512), parts)
+  // As it was when it was opened: it may grow meanwhile.
+  const size = opened instanceof SifImage ? opened.reader.size : opened.offset + opened.size
+  const stored = Math.min(size, fstatSync(opened.fd).blocks * 512)
+  const parts = opened instanceof SifImage ? await sifParts(opened) : await bareParts(opened)
+  return new ImageMap(image, size, stored, parts)
 }

@@ -124,10 +124,13 @@ describe("mapImage", () => {
     assert.equal(map.parts.at(-1)?.name, "unused")
   })
 
-  /** An image with as many objects as a table has, and text of somebody's. */
-  function crowded(objects: number, name: string): Buffer {
+  /** An image with so many objects that are like the one in a slot, and text of somebody's. */
+  function crowded(objects: number, name: string, slot = 0): Buffer {
     const image = peer("plain")
-    const record = Buffer.from(image.subarray(TABLE, TABLE + DESCRIPTOR))
+    const at = TABLE + slot * DESCRIPTOR
+    const record = Buffer.from(image.subarray(at, at + DESCRIPTOR))
+    // Of partitions one only may be the primary one: these are none.
+    if (slot === 2) record.writeInt32LE(1, 201 + 4)
     const table = Buffer.alloc(objects * DESCRIPTOR)
     const dataAt = TABLE + table.length
     for (let i = 0; i < objects; i++) {
@@ -154,6 +157,14 @@ describe("mapImage", () => {
     const svg = map.svg()
     assert.ok(svg.length < 50_000, String(svg.length))
     assert.match(svg, /\d+ parts/)
+  })
+
+  it("looks into a bounded number of partitions", async () => {
+    const map = await mapImage(fileOf(crowded(100, "x", 2)))
+    assertGapless(map.parts, 0, map.size)
+    const looked = map.parts.filter(({ problem }) => problem !== undefined)
+    assert.equal(looked.length, 32)
+    assert.equal(map.parts.filter(({ name }) => name === "FS").length, 100)
   })
 
   it("lets no text of an image steer the terminal or get out of its place in a picture", async () => {
