@@ -6,6 +6,7 @@ import { cache } from "./commands/cache.ts"
 import { cert } from "./commands/cert.ts"
 import { completion } from "./commands/completion.ts"
 import { cat, extract, info, ls } from "./commands/content.ts"
+import { ctdDecoder } from "./commands/ctd-decoder.ts"
 import { decrypt, encrypt, reencrypt } from "./commands/convert.ts"
 import { ecl } from "./commands/ecl.ts"
 import { image } from "./commands/image.ts"
@@ -31,6 +32,6 @@ import { version } from "./commands/version.ts"
 export const commands: readonly CommandRow[] = [
   ...[build, pull, push, encrypt, decrypt, reencrypt, recipient, overlay, sif, sign, verify, serve],
   ...[image, ls, cat, extract, info, map, inspect, runHelp, mount, unmount, mounts],
-  ...[...actions, instance, cert, ...absent, ...probes, key, ecl, cache, registry, link],
+  ...[...actions, instance, cert, ...absent, ...probes, key, ecl, cache, registry, ctdDecoder, link],
   ...[completion, version],
 ]

@@ -5,6 +5,9 @@ import path from "node:path"
 /** Names that `sifcrypt link` puts into a folder: those of the peers, and that of the launch line of images. */
 export const peerNames = ["apptainer", "singularity", "run-singularity"] as const
 
+/** Those of programs that this command stands in for, each of which is a command here. */
+export const toolNames = ["ctd-decoder"] as const
+
 const called = path.basename(process.argv[1] ?? "")
 
 export const isPeer: boolean = peerNames.some((name) => name === called)
@@ -32,8 +35,9 @@ export function versionLine(): string {
   return `${isPeer ? "apptainer" : "sifcrypt"} version ${versionNumber()}`
 }
 
-/** What was asked for: an image's launch line is followed by its path and arguments, and nothing else. */
+/** What was asked for: an image's launch line is followed by its path and arguments, and nothing else; a tool's name is a command. */
 export function commandWords(): readonly string[] {
   const words = process.argv.slice(2)
-  return called === "run-singularity" ? ["run", ...words] : words
+  if (called === "run-singularity") return ["run", ...words]
+  return toolNames.some((name) => name === called) ? [called, ...words] : words
 }

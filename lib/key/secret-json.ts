@@ -19,9 +19,12 @@ function endOfString(json: Buffer, start: number): number {
   return at
 }
 
-/** What stands between the quotes of the one string that these names lead to from the outermost object; undefined: it is not there once. */
-function stringAt(json: Buffer, names: readonly string[]): Buffer | undefined {
-  const wanted = names.map((name) => Buffer.from(name))
+/** A name of an object's, or null for any place in a list. */
+export type JsonStep = string | null
+
+/** What stands between the quotes of the strings that these steps lead to from the outermost object. */
+function stringsAt(json: Buffer, steps: readonly JsonStep[]): Buffer[] {
+  const wanted = steps.map((step) => (step === null ? null : Buffer.from(step)))
   const found: Buffer[] = []
   /** Of each object that is open, the name that was read last; null: a list. */
   const open: (Buffer | null)[] = []
@@ -38,10 +41,13 @@ function stringAt(json: Buffer, names: readonly string[]): Buffer | undefined {
     let next = at + 1
     while (isSpace(json[next])) next++
     if (json[next] === COLON && open.length > 0 && open.at(-1) !== null) open[open.length - 1] = text
-    else if (open.length === wanted.length && wanted.every((name, i) => open[i]?.equals(name)))
+    else if (
+      open.length === wanted.length &&
+      wanted.every((step, i) => (step === null ? open[i] === null : open[i]?.equals(step) === true))
+    )
       found.push(text)
   }
-  return found.length === 1 ? found[0] : undefined
+  return found
 }
 
 /** Letters that some writers of JSON write in other words, in place: a slash behind a backslash, and any by its number. */
@@ -101,8 +107,26 @@ function encodeBase64(bytes: Buffer, into: Buffer, at: number): number {
  * @returns What the caller wipes; undefined: it is not there once, or no base64.
  */
 export function takeSecret(json: Buffer, names: readonly string[]): Buffer | undefined {
-  const text = stringAt(json, names)
-  if (text === undefined) return undefined
+  const [text, ...others] = stringsAt(json, names)
+  if (text === undefined || others.length > 0) return undefined
+  return take(text)
+}
+
+/**
+ * Likewise all that is in the list which these names lead to.
+ *
+ * @returns undefined: one of them is no base64, and all were wiped. An empty one is as long.
+ */
+export function takeSecrets(json: Buffer, names: readonly string[]): Buffer[] | undefined {
+  const found = stringsAt(json, [...names, null]).map((text) =>
+    text.length === 0 ? allocateSecret(0) : take(text),
+  )
+  if (found.every((secret) => secret !== undefined)) return found
+  for (const secret of found) secret?.fill(0)
+  return undefined
+}
+
+function take(text: Buffer): Buffer | undefined {
   const secret = decodeBase64(unescape(text))
   text.fill(DOT)
   return secret

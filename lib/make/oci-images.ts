@@ -56,6 +56,8 @@ import { copyFound, copyOciImage, findOciImage, openSink } from "../registry/tra
 import { clientRows, layerRows, type LayerOptions } from "../source/layer-options.ts"
 import type { Bytes } from "../units.ts"
 
+export { decodeLayer } from "./decode-layer.ts"
+export type { DecodedLayer, DecodeLayerOptions } from "./decode-layer.ts"
 export { changeRecipients, decrypt, encrypt, layerInfo } from "./encrypted-images.ts"
 export type {
   ChangeRecipientsOptions,

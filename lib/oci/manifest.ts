@@ -117,7 +117,8 @@ function parsePlatform(value: unknown): Platform | undefined {
   return { os, architecture, variant: typeof variant === "string" && variant !== "" ? variant : undefined }
 }
 
-function parseDescriptor(value: unknown, what: string): Descriptor {
+/** @throws OciError `ERR_OCI_FORMAT`. */
+export function parseDescriptor(value: unknown, what: string): Descriptor {
   if (!isRecord(value)) throw malformed(what, "a descriptor is missing")
   const { mediaType, digest, size, annotations, platform, data, urls } = value
   if (typeof mediaType !== "string") throw malformed(what, "a descriptor without mediaType")

@@ -3,7 +3,7 @@ import assert from "node:assert/strict"
 import { generateKeyPairSync } from "node:crypto"
 import { existsSync, mkdirSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { PassThrough, type Readable } from "node:stream"
+import { PassThrough, Readable, Writable } from "node:stream"
 import { pathToFileURL } from "node:url"
 import { packageRoot } from "../support/cli.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -215,6 +215,9 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
     ],
   ],
   "oci.copy": [["options", { source: layout, target: layout }]],
+  "oci.decodeLayer": [
+    ["options", { payload: { file: nowhere }, input: Readable.from([]), output: new Writable() }],
+  ],
   "oci.decrypt": [["options", { source: layout, target: layout, unlock: [{ environment: {} }] }]],
   "oci.encrypt": [["options", { source: layout, target: layout, recipients: [{ jwe: { file: nowhere } }] }]],
   "oci.inspect": [["options", { source: layout }]],

@@ -26,10 +26,10 @@ stop() {
   exit "$status"
 }
 
-recipe=1 # to be raised when what follows gives another tree
+recipe=2 # to be raised when what follows gives another tree
 mirror=${SIFCRYPT_PEER_MIRROR:-http://deb.debian.org/debian}
-packages=(apptainer ca-certificates cryptsetup-bin crun fuse-overlayfs fuse2fs fuse3 gocryptfs iproute2 kmod
-  squashfs-tools squashfuse tzdata uidmap util-linux)
+packages=(apptainer ca-certificates containerd cryptsetup-bin crun fuse-overlayfs fuse2fs fuse3 gocryptfs imgcrypt
+  iproute2 kmod skopeo squashfs-tools squashfuse tzdata uidmap util-linux)
 root=${SIFCRYPT_PEER_ROOT:-${XDG_CACHE_HOME:-$HOME/.cache}/sifcrypt/peer}
 
 complete() {

@@ -10,7 +10,7 @@ import {
 import path from "node:path"
 import { BuildError } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
-import { peerNames } from "../name.ts"
+import { peerNames, toolNames } from "../name.ts"
 import { jsonRow, printJson } from "../output.ts"
 import { inform } from "../terminal.ts"
 import { flag } from "../values.ts"
@@ -43,10 +43,10 @@ export const link: CommandRow = command({
   description:
     "Links apptainer, singularity and run-singularity in FOLDER to this command, or those of them that are named. " +
     "Called by these names it takes options and answers as the peers do; run-singularity is what starts an image that is called as " +
-    "a program.",
+    "a program. ctd-decoder, which decrypts layers for containerd, is linked if it is named.",
   arguments: [
     ["<folder>", "where the links are made: one that PATH lists, before the peers' own"],
-    ["[names...]", "some of them", peerNames],
+    ["[names...]", "some of them, or ctd-decoder", [...peerNames, ...toolNames]],
   ],
   options: { force: ["-F, --force", "replace what is there and is no link of ours", flag], json: jsonRow },
   run: async ({ force, json }, [folder, names]) => {

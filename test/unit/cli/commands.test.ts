@@ -69,7 +69,18 @@ describe("commands", () => {
   })
 
   it("print JSON, but for those whose output is the image's, the payload's, a shell's or another machine's", () => {
-    const bytes = new Set(["cat", "sif dump", "exec", "run", "shell", "test", "completion", "serve-build"])
+    const bytes = new Set([
+      "cat",
+      "sif dump",
+      "ctd-decoder",
+      "exec",
+      "run",
+      "shell",
+      "test",
+      "instance logs",
+      "completion",
+      "serve-build",
+    ])
     const hidden = (name: string): boolean =>
       commands.some((row) => row.hidden === true && name.split(" ")[0] === row.name)
     for (const [name, { options = {}, commands: below }] of all(commands))
