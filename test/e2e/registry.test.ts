@@ -573,6 +573,30 @@ describe("registries", () => {
       assert.equal(server.heard.filter(({ authorization }) => authorization === "Bearer secret").length, 1)
     })
 
+    it("are asked for no more than so many things, whatever they say that it takes", async () => {
+      let named = 0
+      let most = 0
+      await using server = await Server.start((request, response) => {
+        const url = new URL(request.url ?? "", "http://x")
+        if (url.pathname === "/token") {
+          most = Math.max(most, url.searchParams.getAll("scope").length)
+          response.end('{"token":"whatever"}')
+          return
+        }
+        const scopes = Array.from({ length: 40 }, () => `repository:other${++named}:pull`)
+        const realm = `http://${server.host}/token`
+        response.setHeader(
+          "www-authenticate",
+          `Bearer realm="${realm}",service="x",scope="${scopes.join(" ")}"`,
+        )
+        response.statusCode = 401
+        response.end("{}")
+      })
+      await refused(built(`docker://${server.host}/image:1`), "ERR_OCI_CREDENTIALS", /401/)
+      assert.ok(named > 100, `${named} were named`)
+      assert.equal(most, 100)
+    })
+
     it("S14: whoever a redirect leads to is not asked where passwords go", async () => {
       await using thief = await Server.start((request, response) => {
         response.statusCode = 401
