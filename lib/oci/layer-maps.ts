@@ -16,7 +16,7 @@ import {
   withoutWrapped,
   wrappedAnnotations,
 } from "../ocicrypt/annotations.ts"
-import { LayerCipher } from "../ocicrypt/layer-cipher.ts"
+import { LayerCipher, newCipher } from "../ocicrypt/layer-cipher.ts"
 import { IV_SIZE, KEY_SIZE, LayerKey } from "../ocicrypt/layer-key.ts"
 import { wrapLayerKey, type LayerRecipients } from "../ocicrypt/layer-recipients.ts"
 import type { Bytes } from "../units.ts"
@@ -159,7 +159,7 @@ export class LayerDecryption implements Disposable {
     const encrypted = new EncryptedLayers(store.name, keyring, signal)
     this.#opened.push(encrypted)
     await encrypted.unwrap([layer])
-    const opened = await encrypted.open(layer, await blobOf(layer, place))
+    const opened = await encrypted.open(layer, await blobOf(layer, place), store.isVerified)
     await this.#checkContent(opened.blob, name, store.name, diffId)
     const digest = parseDigest(`sha256:${(opened.digest ?? Buffer.alloc(0)).toString("hex")}`, name)
     const descriptor = {
@@ -291,16 +291,18 @@ export class LayerEncryption implements Disposable {
     const fresh = new LayerKey(key, iv, undefined)
     this.#made.push(fresh)
     // What it encrypts is what the digest says, now and when it is encrypted once more to be written: the same bytes under the same key.
-    const [source, plain, hash] = [hashFor(digest), createHash("sha256"), createHash("sha256")]
+    const [source, hash] = [hashFor(digest), createHash("sha256")]
+    // Of the same bytes, where it is not of the same kind.
+    const plain = digest.algorithm === "sha256" ? undefined : createHash("sha256")
     const cipher = new LayerCipher(fresh)
     for await (const piece of streamBlob(blob)) {
       signal?.throwIfAborted()
       source.update(piece)
-      plain.update(piece)
+      plain?.update(piece)
       hash.update(cipher.encrypt(piece))
     }
     checkDigest(source, digest, `${where}: ${layer.digest.text}`)
-    const layerKey = new LayerKey(key, iv, `sha256:${plain.digest("hex")}`)
+    const layerKey = new LayerKey(key, iv, `sha256:${plain?.digest("hex") ?? digest.hex}`)
     const wrapped = await wrapLayerKey(layerKey, recipients)
     const descriptor = {
       ...layer,
@@ -362,6 +364,7 @@ export class LayerEncryption implements Disposable {
 }
 
 async function* encrypted(blob: NativeBlob, key: LayerKey): AsyncGenerator<Buffer, void, undefined> {
-  const cipher = new LayerCipher(key)
-  for await (const piece of streamBlob(blob)) yield cipher.encrypt(piece)
+  // Its MAC is known.
+  const cipher = newCipher(key)
+  for await (const piece of streamBlob(blob)) yield cipher.update(piece)
 }

@@ -1,5 +1,5 @@
 // How a layer is encrypted: AES-256-CTR, and HMAC-SHA-256 over the ciphertext, under the same key.
-import { createCipheriv, createHmac } from "node:crypto"
+import { createCipheriv, createHmac, type Cipher } from "node:crypto"
 import type { NativeBlob } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import type { LayerKey } from "./layer-key.ts"
@@ -40,14 +40,19 @@ export async function checkLayer(
   }
 }
 
+/** What encrypts a layer from its first byte on, and decrypts it. */
+export function newCipher({ key, iv }: LayerKey): Cipher {
+  return createCipheriv(CIPHER, key, iv)
+}
+
 /** A layer that is being encrypted. */
 export class LayerCipher {
   readonly #mac
   readonly #cipher
 
-  constructor({ key, iv }: LayerKey) {
-    this.#mac = createHmac("sha256", key)
-    this.#cipher = createCipheriv(CIPHER, key, iv)
+  constructor(key: LayerKey) {
+    this.#mac = createHmac("sha256", key.key)
+    this.#cipher = newCipher(key)
   }
 
   encrypt(piece: Buffer): Buffer {
