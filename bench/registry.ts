@@ -55,7 +55,7 @@ async function compare(what: string, ours: Command, peer: Command, before: () =>
 
 /** Bytes a second that a primitive does on this machine, now. */
 function opensslSpeed(name: string): number {
-  const args = ["speed", "-seconds", "2", "-bytes", "1048576", "-evp", name]
+  const args = ["speed", "-elapsed", "-seconds", "2", "-bytes", "1048576", "-evp", name]
   const said = execFileSync("openssl", args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] })
   const speed = /([\d.]+)k\s*$/.exec(said)?.[1]
   if (speed === undefined) throw new Error(`openssl speed says no number: ${said}`)
