@@ -16,7 +16,10 @@ import {
   type Result,
 } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
+import { certificate } from "../support/http-server.ts"
+import { makeLayout } from "../support/layout.ts"
 import { processesBelow, waitFor } from "../support/processes.ts"
+import { Registry } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
 import { startBuilder, type BuilderMachine } from "../support/sshd.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -220,6 +223,35 @@ files/_under
       [0, 0].map((status) => [status, ""]),
     )
     assert.ok(readFileSync(at("there.sif")).equals(readFileSync(at("here.sif"))))
+    await nothingLeft()
+  })
+
+  it("has it fetched there what is at a registry, and sends the image that is here", async () => {
+    const pair = certificate()
+    await using registry = await Registry.start({ tls: pair })
+    const name = registry.host.replace("127.0.0.1", "registry.example.test")
+    makeLayout(at("layout"), at("base"), { Env: ["FROM=layout"], Cmd: ["/bin/sh"], Labels: { a: "b" } })
+    await registry.push(`oci:${at("layout")}`, "base")
+    define(
+      "fetched.def",
+      `Bootstrap: oci\nFrom: layout\nStage: one\n\nBootstrap: docker\nFrom: ${name}/base\n%files from one\n/data/hello /copied\n`,
+    )
+    define("sent.def", "Bootstrap: oci\nFrom: layout\n%environment\nexport X=y\n")
+    // Who asks for it could not fetch it: only the account there knows the certificate.
+    const env = { SOURCE_DATE_EPOCH: "1700000000" }
+    const known = { ...env, SSL_CERT_FILE: pair.certificate }
+    const made = await Promise.all(
+      ["fetched", "sent"].flatMap((file) => [
+        run(["--remote", machine.limited, `${file}-there.sif`, `${file}.def`], env),
+        run([`${file}-here.sif`, `${file}.def`], known),
+      ]),
+    )
+    for (const { status, stderr } of made) assert.equal(status, 0, stderr)
+    for (const file of ["fetched", "sent"]) {
+      const there = readFileSync(at(`${file}-there.sif`))
+      assert.ok(there.equals(readFileSync(at(`${file}-here.sif`))), file)
+      assert.ok(there.includes("FROM=layout"), "the configuration of its base")
+    }
     await nothingLeft()
   })
 

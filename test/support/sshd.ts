@@ -6,6 +6,7 @@ import { userInfo } from "node:os"
 import path from "node:path"
 import { cli, homeOf, idOf, isRoot, userId } from "./cli.ts"
 import { allProcesses, waitFor, type ProcessInfo } from "./processes.ts"
+import { certificate } from "./http-server.ts"
 import { freePort } from "./registry.ts"
 import { newFolder } from "./scratch.ts"
 
@@ -15,7 +16,9 @@ const BUILDER_ID = 2346
 export interface BuilderMachine extends AsyncDisposable {
   /** `ssh://builder@127.0.0.1:PORT`. */
   readonly remote: string
-  /** Before a command: one in which ssh finds the machine's key, and ours. */
+  /** The same by a name of ssh's configuration, and with a key that is for builds alone. */
+  readonly limited: string
+  /** Before a command: one in which ssh finds the machine's key, and ours; and registry.example.test is a host. */
   readonly wrapper: readonly string[]
   /** What stays of builds would lie in one of these. */
   readonly folders: readonly string[]
@@ -64,7 +67,14 @@ export async function startBuilder(): Promise<BuilderMachine> {
   const port = await freePort()
   mkdirSync(at("bin"))
   symlinkSync(cli, at("bin/sifcrypt"))
-  writeFileSync(at("authorized"), ids.map((name) => readFileSync(at(`${name}.pub`), "utf8")).join(""))
+  // With this one nobody does anything else.
+  keygen("limited")
+  if (isRoot) execFileSync("chown", [String(idOf("user")), at("limited")])
+  const publicKey = (name: string): string => readFileSync(at(`${name}.pub`), "utf8")
+  writeFileSync(
+    at("authorized"),
+    `${ids.map(publicKey).join("")}restrict,command="sifcrypt serve-build" ${publicKey("limited")}`,
+  )
   writeFileSync(at("known"), `[127.0.0.1]:${port} ${readFileSync(at("host.pub"), "utf8")}`)
   writeFileSync(
     at("sshd_config"),
@@ -77,16 +87,21 @@ StrictModes no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 AcceptEnv *
-SetEnv PATH=${at("bin")}:${process.env["PATH"] ?? ""} TMPDIR=${temporary}
+SetEnv PATH=${at("bin")}:${process.env["PATH"] ?? ""} TMPDIR=${temporary} SSL_CERT_FILE=${certificate().certificate}
 `,
   )
   // Who passwd does not know is nobody to ssh; the system's configuration is read by everybody.
   writeFileSync(
     at("ssh_config"),
-    `Host *
+    `Host limited-builder
+  HostName 127.0.0.1
+  Port ${port}
+  User ${user}
+  IdentityFile ${at("limited")}
+Host *
   UserKnownHostsFile ${at("known")}
   StrictHostKeyChecking yes
-  IdentityFile ${at(isRoot ? "%i" : String(userId))}
+  IdentityFile ${at("%i")}
   IdentitiesOnly yes
   BatchMode yes
   SendEnv *
@@ -94,20 +109,20 @@ SetEnv PATH=${at("bin")}:${process.env["PATH"] ?? ""} TMPDIR=${temporary}
   )
   const others = `tester:x:${userId}:${userId}::${homeOf("user")}:/bin/sh\nbuilder:*:${BUILDER_ID}:${BUILDER_ID}::${home}:/bin/sh\n`
   writeFileSync(at("passwd"), `${readFileSync("/etc/passwd", "utf8")}${isRoot ? others : ""}`)
+  writeFileSync(at("hosts"), "127.0.0.1 localhost registry.example.test\n")
+  // An ordinary user mounts as root of a namespace, and is himself again in one below.
+  const again = isRoot ? "" : `unshare -U --map-user=${userId} --map-group=${process.getgid?.() ?? userId}`
+  const mounts = ["passwd", "ssh_config", "hosts"].map((name) => {
+    const target = name === "ssh_config" ? "/etc/ssh/ssh_config" : `/etc/${name}`
+    return `mount --bind "$0/${name}" ${target}`
+  })
   const wrapper = [
     ...["unshare", ...(isRoot ? [] : ["-r"]), "-m", "sh", "-ec"],
-    'mount --bind "$0/passwd" /etc/passwd; mount --bind "$0/ssh_config" /etc/ssh/ssh_config; exec "$@"',
+    `${mounts.join("; ")}; exec ${again} "$@"`,
     folder,
   ]
   if (isRoot) mkdirSync("/run/sshd", { recursive: true, mode: 0o755 })
-  const [command, ...words] = [
-    ...(isRoot ? wrapper : []),
-    "/usr/sbin/sshd",
-    "-D",
-    "-e",
-    "-f",
-    at("sshd_config"),
-  ]
+  const [command = "", ...words] = [...wrapper, "/usr/sbin/sshd", "-D", "-e", "-f", at("sshd_config")]
   const server: ChildProcess = spawn(command, words, { stdio: ["ignore", "ignore", "pipe"] })
   let log = ""
   server.stderr?.setEncoding("utf8").on("data", (text: string) => (log += text))
@@ -118,6 +133,7 @@ SetEnv PATH=${at("bin")}:${process.env["PATH"] ?? ""} TMPDIR=${temporary}
   const before = new Set(allProcesses().map(({ pid }) => pid))
   return {
     remote: `ssh://${user}@127.0.0.1:${port}`,
+    limited: "ssh://limited-builder",
     wrapper,
     folders: [home, temporary],
     left: () =>
