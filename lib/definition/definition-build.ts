@@ -36,7 +36,13 @@ import {
 import { debianArchitecture } from "./debootstrap.ts"
 import type { LayerOptions } from "../source/layer-options.ts"
 import { buildLabels, metadataObjects } from "../source/metadata-files.ts"
-import { hostTransfers, withHostTransfers, withSent, type SentTransfer } from "./sent-files.ts"
+import {
+  hostTransfers,
+  withChosenFiles,
+  withHostTransfers,
+  withSent,
+  type SentTransfer,
+} from "./sent-files.ts"
 import { scratchesFor, temporaryFolder, type Scratch, type ScratchOptions } from "./scratch.ts"
 import { openSource, type BuildSource, type FindOptions, type TreeWritten } from "../source/source.ts"
 import { refusePlain } from "../encryption/partition.ts"
@@ -499,7 +505,7 @@ function prepareSent(
     new BuildError("ERR_BUILD_REMOTE_REFUSED", `${file}: ${what}`, { path: file })
   const onHost = sectionOnHost(definition, sections)
   if (onHost !== undefined) throw refuse(`%${onHost.name} is not run for another machine`)
-  const stages = withSent(definition.stages, sent.transfers)
+  const stages = withSent(withChosenFiles(definition.stages, sections), sent.transfers)
   if (stages === undefined || sent.bases.length !== stages.length)
     throw refuse("what was sent is not what the definition asks for")
   for (const [index, stage] of stages.entries()) {

@@ -7,6 +7,7 @@ import { TAR_END, tarHeader, tarPadding } from "../oci/tar-writer.ts"
 import type { Bytes } from "../units.ts"
 import type { FileTransfer, Stage } from "./definition-file.ts"
 import { kindError, loopError, matchesOf, transferError, why, type TransferContext } from "./file-sets.ts"
+import type { SectionName } from "./stages.ts"
 import { sentName } from "./sent-names.ts"
 
 const PIECE: Bytes = 256 << 10
@@ -19,6 +20,15 @@ export function hostTransfers(stages: readonly Stage[]): FileTransfer[] {
     ...files.filter(({ from }) => from === undefined).flatMap(({ transfers }) => transfers),
     ...apps.flatMap((app) => app.files),
   ])
+}
+
+/** The stages without `%files` of this machine, where that section is not asked for. */
+export function withChosenFiles(
+  stages: readonly Stage[],
+  sections: readonly SectionName[] | undefined,
+): readonly Stage[] {
+  if (sections?.includes("files") !== false) return stages
+  return stages.map((stage) => ({ ...stage, files: stage.files.filter(({ from }) => from !== undefined) }))
 }
 
 /** The stages with what `replace` makes of each of {@link hostTransfers}. */

@@ -11,7 +11,7 @@ import {
   type WantedBase,
 } from "../definition/definition-build.ts"
 import { temporaryFolder } from "../definition/scratch.ts"
-import { hostTransfers, sentArchive, sentTransfers } from "../definition/sent-files.ts"
+import { hostTransfers, sentArchive, sentTransfers, withChosenFiles } from "../definition/sent-files.ts"
 import { fromWire } from "../definition/wire-error.ts"
 import { Tree } from "../device/tree.ts"
 import { isExplicit, type Credential, type Credentials } from "../encryption/credentials.ts"
@@ -281,7 +281,7 @@ async function readHere(options: Options): Promise<Definition> {
       `line ${onHost.line}: %${onHost.name} runs on the machine that builds, outside of the image, and another one does not run it: ` +
         "what it does belongs into %post and %files, or it is left out (--section)",
     )
-  return readAgain(definition, source)
+  return readAgain({ ...definition, stages: withChosenFiles(definition.stages, sections) }, source)
 }
 
 /** What came back. */
@@ -469,9 +469,9 @@ async function fetchTree(
       const isOver = heard.isOver || builder.channel.over.aborted
       builder.stop()
       // Whatever it said before it went is why.
-      if (!isOver) await returned.catch(() => undefined)
-      await using tree = isOver ? await returned : undefined
-      throw tree === undefined ? error : remoteError(builder.name, "it did not listen", error)
+      const tree = isOver ? await returned : await returned.catch(() => undefined)
+      await tree?.[Symbol.asyncDispose]()
+      throw isOver ? remoteError(builder.name, "it did not listen", error) : error
     }
     return await returned
   } catch (error) {

@@ -1,6 +1,7 @@
 // The way to another machine: the system's ssh, with its configuration, its agent and its known hosts.
 import { spawn, type ChildProcess } from "node:child_process"
 import { once } from "node:events"
+import { setTimeout as sleep } from "node:timers/promises"
 import { invalidValue, path as filePath, type Check } from "../arguments.ts"
 import { scriptEnvironment } from "../definition/definition-build.ts"
 import { printable } from "../printable.ts"
@@ -65,6 +66,8 @@ export function sshArguments({ user, host, port, program = "sifcrypt" }: RemoteA
 
 /** ssh is given so long to end by itself, which is when the other side has undone everything. */
 const PATIENCE_MS: Milliseconds = 4000
+/** And what it said so long to come. */
+const LAST_WORDS_MS: Milliseconds = 500
 const MAX_LINE: Bytes = 4096
 const MAX_LINES = 100
 
@@ -98,8 +101,8 @@ class Complaints {
     kept.forEach(this.#onLine)
   }
 
-  /** The last of what was not told. */
-  get reason(): string | undefined {
+  /** When all is said: the last of what was not told. */
+  takeReason(): string | undefined {
     this.add("\n")
     return this.#kept?.at(-1)
   }
@@ -110,14 +113,18 @@ export class Connection implements AsyncDisposable {
   readonly channel: Channel
   readonly #child: ChildProcess
   readonly #complaints: Complaints
+  readonly #exited: Promise<unknown>
+  /** It, and all that speaks through its pipes. */
   readonly #closed: Promise<unknown>
 
   private constructor(address: RemoteAddress, child: ChildProcess, onLine: (line: string) => void) {
     const { stdin, stdout, stderr } = child
     if (stdin === null || stdout === null || stderr === null) throw new Error("they are pipes")
     this.#child = child
+    this.#exited = once(child, "exit")
     this.#closed = once(child, "close")
-    this.#closed.catch(() => undefined)
+    // One that cannot be started is told of where its end is awaited.
+    for (const end of [this.#exited, this.#closed]) end.catch(() => undefined)
     this.#complaints = new Complaints(onLine)
     stderr.setEncoding("utf8").on("data", (text: string) => {
       this.#complaints.add(text)
@@ -149,7 +156,7 @@ export class Connection implements AsyncDisposable {
   /** Why there is nobody: what ssh said last, or how it ended. */
   async reason(): Promise<string> {
     await this.#end()
-    const said = this.#complaints.reason
+    const said = this.#complaints.takeReason()
     if (said !== undefined) return printable(said)
     const { exitCode, signalCode } = this.#child
     return `ssh ended with ${signalCode ?? `status ${exitCode ?? 0}`}`
@@ -163,10 +170,16 @@ export class Connection implements AsyncDisposable {
   }
 
   async #end(): Promise<void> {
-    const timer = setTimeout(() => this.#child.kill("SIGKILL"), PATIENCE_MS)
     this.stop()
-    await this.#closed.catch(() => undefined)
-    clearTimeout(timer)
+    const killing = setTimeout(() => this.#child.kill("SIGKILL"), PATIENCE_MS)
+    await this.#exited.catch(() => undefined)
+    clearTimeout(killing)
+    // What a process that it left behind (ControlPersist) keeps open is not waited for.
+    const giving = new AbortController()
+    const late = sleep(LAST_WORDS_MS, undefined, { signal: giving.signal }).catch(() => undefined)
+    await Promise.race([this.#closed.catch(() => undefined), late])
+    giving.abort()
+    this.#child.stderr?.destroy()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

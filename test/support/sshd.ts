@@ -122,7 +122,7 @@ Host *
     folder,
   ]
   if (isRoot) mkdirSync("/run/sshd", { recursive: true, mode: 0o755 })
-  const [command = "", ...words] = [...wrapper, "/usr/sbin/sshd", "-D", "-e", "-f", at("sshd_config")]
+  const [command, ...words] = [...wrapper, "/usr/sbin/sshd", "-D", "-e", "-f", at("sshd_config")]
   const server: ChildProcess = spawn(command, words, { stdio: ["ignore", "ignore", "pipe"] })
   let log = ""
   server.stderr?.setEncoding("utf8").on("data", (text: string) => (log += text))
