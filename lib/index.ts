@@ -15,11 +15,13 @@ export type {
   Definition,
   FileSet,
   FileTransfer,
+  SentFile,
   Script,
   ScriptName,
   Stage,
 } from "./definition/definition-file.ts"
 export type { ScratchKind, ScratchOptions } from "./definition/scratch.ts"
+export type { OnOutput } from "./definition/workspace.ts"
 export { sectionNames } from "./definition/stages.ts"
 export type { SectionName } from "./definition/stages.ts"
 export type {

@@ -230,9 +230,18 @@ export class Channel implements Disposable {
 
   /** All of such a stream, in memory. */
   async bytes(limit: Bytes): Promise<Buffer> {
-    const pieces: Buffer[] = []
-    for await (const piece of this.stream(limit)) pieces.push(piece)
-    return Buffer.concat(pieces)
+    // However small the pieces are, they take no more memory than their bytes do twice.
+    let all = Buffer.alloc(Math.min(limit, MAX_DATA))
+    let size = 0
+    for await (const piece of this.stream(limit)) {
+      if (size + piece.length > all.length) {
+        const larger = Buffer.alloc(Math.min(limit, Math.max(2 * all.length, size + piece.length)))
+        all.copy(larger, 0, 0, size)
+        all = larger
+      }
+      size += piece.copy(all, size)
+    }
+    return all.subarray(0, size)
   }
 
   [Symbol.dispose](): void {

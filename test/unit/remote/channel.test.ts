@@ -41,6 +41,20 @@ describe("Channel", () => {
     channel[Symbol.dispose]()
   })
 
+  it("puts together a stream of the smallest pieces", async () => {
+    const { input, channel } = pair()
+    say(
+      input,
+      ...Array.from({ length: 5 }, () => data("x")),
+      data("y".repeat(200_000)),
+      data("z".repeat(200_000)),
+      end,
+    )
+    const bytes = await channel.bytes(400_005)
+    assert.equal(bytes.toString("latin1"), "x".repeat(5) + "y".repeat(200_000) + "z".repeat(200_000))
+    channel[Symbol.dispose]()
+  })
+
   it("refuses a frame in the place of another, and what is no JSON", async () => {
     for (const [frame, message] of [
       [data("x"), /a frame of kind 2 where one of kind 1 belongs/],
