@@ -37,6 +37,7 @@ import {
   type InstanceState,
   type Privileges,
 } from "./instance-state.ts"
+import { logOptions, logsOfInstance, type LogOptions, type LogPiece } from "./instance-logs.ts"
 import { statsOf, type InstanceStats } from "./instance-stats.ts"
 import { payloadEnvironment, startPayload, terminalOf, withRun, type Running } from "./run.ts"
 
@@ -157,6 +158,16 @@ export class Instance {
     const first = isAlive(this.#state) ? firstProcess(this.pid) : undefined
     if (first === undefined) throw hasEnded(this.#state)
     return statsOf(first, this.#state.id)
+  }
+
+  /**
+   * What its script has written, from the start; with `follow` also what it goes on to write, until it has ended. What several read is
+   * read for each.
+   *
+   * @throws RunError `ERR_INSTANCE_NONE` when it has ended, `ERR_INSTANCE_FOLDER`; the signal's reason.
+   */
+  logs(options: LogOptions = {}): AsyncGenerator<LogPiece, void, undefined> {
+    return logsOfInstance(this.#state, logOptions(options, "options"))
   }
 
   /**

@@ -125,6 +125,11 @@ describe("instances", () => {
         await waitFor("the start script's words", () =>
           readFileSync(found.logOutPath, "utf8").includes("started with stay x y"),
         )
+        const follower = startSifcrypt(["instance", "logs", "-f", name("one")], options())
+        const followed = finish(follower)
+        assert.ok(follower.stdout)
+        await once(follower.stdout, "data")
+        assert.equal(await command("instance", "logs", name("one")), "started with stay x y\n")
         const join = ["exec", `instance://${name("one")}`]
         assert.equal(await command(...join, "cat", "/data/hello"), "hello\n")
         assert.equal(await command("run", `instance://${name("one")}`, "a b"), "run with a b\n")
@@ -160,8 +165,13 @@ describe("instances", () => {
         assert.equal((await sifcrypt([...join, "nosuch"], options())).status, 255)
         await command("instance", "stop", name("one"))
         assert.deepEqual(await list(), [])
+        const { text: written, status } = await followed
+        assert.deepEqual([written, status], ["started with stay x y\nended\n", 0])
         await nothingRuns()
         assert.equal(existsSync(found.logOutPath), false)
+        const late = await sifcrypt(["instance", "logs", name("one")], options())
+        assert.equal(late.status, 255)
+        assert.match(late.stderr, /there is no instance/)
       })
 
       it("go on when the start script has ended, also as the run script's", async () => {

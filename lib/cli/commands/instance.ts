@@ -15,7 +15,7 @@ import { command, type CommandRow, type OptionRows } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { cipherRows, imageRows, openImage } from "../opening.ts"
-import { columns, jsonRow, output, print, printJson, printLines, writeAll } from "../output.ts"
+import { columns, errors, jsonRow, output, print, printJson, printLines, writeAll } from "../output.ts"
 import { humanBytes, inform, notice, printable } from "../terminal.ts"
 import { duration, flag, SECONDS, text } from "../values.ts"
 
@@ -303,6 +303,25 @@ const stats = command({
   },
 })
 
+const logs = command({
+  name: "logs",
+  summary: "what an instance has written",
+  description:
+    "Prints what the script of the instance NAME has written: to standard output what it wrote there, to standard error the same.",
+  examples: [["until it ends", "sifcrypt instance logs -f web"]],
+  arguments: [["<name>", "its name", undefined, "instances"]],
+  options: {
+    follow: ["-f, --follow", "go on until the instance has ended", flag],
+    user: userRow,
+  },
+  run: async (flags, [name]) => {
+    actAs(flags.user)
+    const pieces = openInstance(name).logs({ follow: flags.follow, signal: interruption })
+    for await (const { stream, data } of pieces)
+      await writeAll(stream === "stdout" ? output() : errors(), [data])
+  },
+})
+
 const stop = command({
   name: "stop",
   summary: "stop instances",
@@ -346,6 +365,7 @@ export const instance: CommandRow = {
     ),
     list,
     stats,
+    logs,
     stop,
   ],
 }
