@@ -139,6 +139,7 @@ export type {
 export { userKeyrings, userSecretKeyrings } from "./signing/rings.ts"
 export { checkExecution } from "./container/execution-control.ts"
 export type { ExecutionMode, ExecutionVerdict } from "./container/execution-control.ts"
+export * as batch from "./batch/batch.ts"
 export * as keyring from "./container/keyring.ts"
 export * as certificate from "./encryption/certificate-files.ts"
 export * as oci from "./make/oci-images.ts"

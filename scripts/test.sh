@@ -6,6 +6,7 @@
 #   uml       mocha as root in a User-Mode Linux guest: device-mapper, loop devices, the kernel engine
 #   interop   mocha beside a live Apptainer (test/support/peer.sh), left out if the package mirror cannot give one
 #   peer      the same command lines under that Apptainer and here, compared
+#   slurm     jobs on a cluster of this machine's own (test/support/slurm-cluster.sh), as root
 #   clients   workflow programs and MPI of Debian that call apptainer, which is this command
 #   soak      only if it is named: what e2e and uml do a few times, as often as is promised (500 runs, 200 kills, 200 at once)
 # Two lanes run beside each other where the machine has the processors and the memory; SIFCRYPT_LANES=1 forbids it. Each takes
@@ -18,10 +19,10 @@ project=$PWD
 
 # node_modules/.bin first: nothing below is fetched by npx.
 export PATH="$project/node_modules/.bin:$PATH"
-suites=" ${*:-core unit vectors native e2e uml interop peer clients} "
+suites=" ${*:-core unit vectors native e2e slurm uml interop peer clients} "
 for name; do
   case $name in
-    core | unit | vectors | native | e2e | uml | interop | peer | clients | soak) ;;
+    core | unit | vectors | native | e2e | slurm | uml | interop | peer | clients | soak) ;;
     *) echo "test.sh: no suite is called $name" >&2 && exit 2 ;;
   esac
 done
@@ -182,7 +183,7 @@ suite_beside_peer() {
 suite_soak() {
   local status=0
   export SIFCRYPT_SOAK=1
-  apart "${mocha_here[@]}" test/e2e/{soak,kill,interpreter,recipient-kill,sign-kill}.test.ts test/unit/{parsers,signing/certificate-mutations}.test.ts || status=$?
+  apart "${mocha_here[@]}" test/e2e/{soak,kill,interpreter,recipient-kill,sign-kill}.test.ts test/unit/{parsers,signing/certificate-mutations}.test.ts test/slurm/*.test.ts || status=$?
   if command -v linux.uml >/dev/null; then
     mocha_in_guest 7200 "test/uml/soak.test.ts" || status=$?
   else
@@ -199,7 +200,7 @@ run_suite() {
   : >"$SIFCRYPT_COUNTS"
   case $name in
     unit | vectors) suite_mocha "test/$name/**/*.test.ts" || status=$? ;;
-    native | e2e | clients)
+    native | e2e | slurm | clients)
       mapfile -t files < <(files_of "$name" "$part" "${parts[$name]:-1}")
       apart timeout --foreground --kill-after=10 3000 "${mocha_here[@]}" "${files[@]}" || status=$?
       ;;
@@ -225,7 +226,7 @@ if [[ $(nproc) -lt 2 || $available -lt 8192 ]]; then lanes=1; fi
 declare -A parts=()
 [[ $lanes -lt 2 ]] || parts[e2e]=6
 jobs=()
-for name in uml core e2e native interop unit peer clients vectors soak; do
+for name in uml core e2e native interop unit peer slurm clients vectors soak; do
   [[ $suites == *" $name "* ]] || continue
   case $name in
     core | soak) jobs+=("$name") ;;

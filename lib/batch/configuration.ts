@@ -41,13 +41,6 @@ export interface ClusterSettings {
   readonly authenticator: AuthenticatorName | "auto"
   /** Of the machine that submits, as its sshd listens. */
   readonly sshPort: number
-  readonly keySource: "auto" | "broker" | "bundle"
-  /** A folder of certificates of nodes, for bundles: NODE.pem. */
-  readonly nodeCertificates?: string
-  /** On a node: the private key of its certificate. */
-  readonly nodeKey?: string
-  /** Seconds that a bundle can be opened. */
-  readonly bundleLifetime: Seconds
   readonly keyWait: Seconds
   /** Nodes that fetch an image at once. */
   readonly concurrentSourceDownloads: number
@@ -163,10 +156,6 @@ function readCluster(value: Value, base: string): Partial<ClusterSettings> {
     brokerPort: (one) => one.whole(0, 65_535),
     authenticator: (one) => one.oneOf("auto", "munge", "ssh"),
     sshPort: (one) => one.whole(1, 65_535),
-    keySource: (one) => one.oneOf("auto", "broker", "bundle"),
-    nodeCertificates: folder,
-    nodeKey: folder,
-    bundleLifetime: duration,
     keyWait: duration,
     concurrentSourceDownloads: (one) => one.whole(1, 10_000),
     endNotice: duration,
@@ -181,8 +170,6 @@ const clusterDefaults = {
   brokerPort: 0,
   authenticator: "auto",
   sshPort: 22,
-  keySource: "auto",
-  bundleLifetime: 7 * 86_400,
   keyWait: 600,
   concurrentSourceDownloads: 10,
   endNotice: 60,
@@ -190,8 +177,7 @@ const clusterDefaults = {
 } as const
 
 function readImage(value: Value, base: string): ImageSettings {
-  const thumbprint = (one: Value): string =>
-    one.text(hexadecimal, "a thumbprint of 40 or 64 hexadecimal digits")
+  const thumbprint = (one: Value): string => one.hex(hexadecimal, "thumbprint of 40 or 64 hexadecimal digits")
   const { image, signingKey, encryption } = value.read<{
     image: string
     signingKey: { readonly fingerprint: string; readonly file?: string }
@@ -200,7 +186,7 @@ function readImage(value: Value, base: string): ImageSettings {
     image: (one) => imageName(one, base),
     signingKey: (one) => {
       const { fingerprint, file } = one.read<{ fingerprint: string; file: string }>({
-        fingerprint: (at) => at.text(hexadecimal, "a fingerprint of 40 or 64 hexadecimal digits"),
+        fingerprint: (at) => at.hex(hexadecimal, "fingerprint of 40 or 64 hexadecimal digits"),
         file: (at) => path.resolve(base, at.text()),
       })
       if (fingerprint === undefined)

@@ -195,6 +195,13 @@ export class Value {
     return this.text()
   }
 
+  /** Hexadecimal digits, which may look like a number. */
+  hex(pattern: RegExp, what: string): string {
+    const value = this.word()
+    if (!pattern.test(value)) throw this.error(`it is no ${what}`)
+    return value
+  }
+
   flag(): boolean {
     const value = isScalar(this.#node) ? this.#node.value : undefined
     if (typeof value !== "boolean") throw this.#wrong("true or false")

@@ -1,6 +1,7 @@
 // Every command there is, in the order of --help.
 import type { CommandRow } from "./command.ts"
 import { absent } from "./commands/absent.ts"
+import { batch } from "./commands/batch.ts"
 import { build } from "./commands/build.ts"
 import { cache } from "./commands/cache.ts"
 import { cert } from "./commands/cert.ts"
@@ -32,6 +33,6 @@ import { version } from "./commands/version.ts"
 export const commands: readonly CommandRow[] = [
   ...[build, pull, push, encrypt, decrypt, reencrypt, recipient, overlay, sif, sign, verify, serve],
   ...[image, ls, cat, extract, info, map, inspect, runHelp, mount, unmount, mounts],
-  ...[...actions, instance, cert, ...absent, ...probes, key, ecl, cache, registry, ctdDecoder, link],
+  ...[...actions, instance, batch, cert, ...absent, ...probes, key, ecl, cache, registry, ctdDecoder, link],
   ...[completion, version],
 ]

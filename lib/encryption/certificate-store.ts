@@ -159,9 +159,10 @@ export async function remove(
   wanted: readonly string[],
   given: StoreOptions = {},
 ): Promise<StoredCertificate[]> {
+  const names = thumbprints(wanted, "wanted")
   const options = checkStore(given, "options")
   const stored = await listStored(options)
-  const found = thumbprints(wanted, "thumbprints").map((one) => byThumbprint(stored, one))
+  const found = names.map((one) => byThumbprint(stored, one))
   for (const { pfx } of found) {
     // The key first: what has no key is not listed.
     await rm(pfx, { force: true })

@@ -393,6 +393,11 @@ export interface NativeAddon {
   unmountPath(options: { readonly path: string; readonly lazy: boolean }): Promise<void>
   /** No core dump of this process, and no look into its memory for other processes of the user. */
   forbidDumps(): void
+  /**
+   * Pages of their own, locked where the limit (RLIMIT_MEMLOCK) allows it, that are in no core dump and in no child. Wiped when nobody has
+   * them any more.
+   */
+  secretMemory(options: { readonly size: number }): Buffer
   /** _exit(2): waits for no thread, as every other way out does. */
   exitNow(options: { readonly status: number }): never
   /** Numbers of signals; patience 0: never. Those that have no handler are left alone. */

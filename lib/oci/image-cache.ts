@@ -64,7 +64,7 @@ async function unmappedUser(): Promise<number | undefined> {
 }
 
 /** Can nobody else put another folder in its place, or in that of one that it lies in? */
-async function isHeld(folder: string): Promise<boolean> {
+export async function isHeld(folder: string): Promise<boolean> {
   const trusted = [0, process.geteuid?.(), await unmappedUser()]
   for (let below = folder; below !== "/"; below = path.dirname(below)) {
     const { uid, mode } = await lstat(path.dirname(below))

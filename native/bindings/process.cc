@@ -2,6 +2,7 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "bindings/run_async.h"
 #include "core/process_image.h"
 #include "core/process_signal.h"
+#include "core/secret_buffer.h"
 #include "core/signal_deadline.h"
 #include "core/system_error.h"
 
@@ -60,6 +62,16 @@ std::vector<int> ReadNumbers(const Napi::Object& object, const char* name) {
 Napi::Value ForbidDumps(const Napi::CallbackInfo& info) {
   Now(info.Env(), [] { CheckErrno(prctl(PR_SET_DUMPABLE, 0), "prctl"); });
   return info.Env().Undefined();
+}
+
+Napi::Value SecretMemory(const Napi::CallbackInfo& info) {
+  const int size = ReadInt(ReadObject(info[0], "options"), "size");
+  if (size <= 0) throw Napi::RangeError::New(info.Env(), "size must be above 0");
+  auto made = Now(info.Env(), [&] { return std::make_unique<SecretBuffer>(static_cast<size_t>(size)); });
+  SecretBuffer* memory = made.release();
+  return Napi::Buffer<uint8_t>::New(info.Env(), memory->data(), memory->size(), [memory](Napi::Env, uint8_t*) {
+    const std::unique_ptr<SecretBuffer> last(memory);
+  });
 }
 
 Napi::Value ExitNow(const Napi::CallbackInfo& info) {

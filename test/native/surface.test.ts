@@ -157,6 +157,25 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
     ["about", "x"],
     ["options", {}],
   ],
+  "batch.submit": [["options", { file: nowhere }]],
+  "batch.open": [["folder", nowhere]],
+  "batch.prune": [["options", {}]],
+  "batch.serve": [
+    ["folder", nowhere],
+    ["options", { onReady: () => undefined }],
+  ],
+  "batch.runTask": [
+    ["place", { manifest: nowhere, digest: "x", job: 0, group: 0, first: 0 }],
+    ["listen", () => undefined],
+  ],
+  "batch.relay": [
+    ["folder", nowhere],
+    ["line", "x"],
+  ],
+  "batch.fetch": [
+    ["manifest", nowhere],
+    ["digest", "x"],
+  ],
   "certificate.add": [["options", { file: nowhere, password: { bytes: new Uint8Array(1) } }]],
   "certificate.listStored": [["options", {}]],
   "certificate.remove": [

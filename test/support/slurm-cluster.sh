@@ -123,7 +123,9 @@ CONF
 
 start_controller() { daemon slurmctld slurmctld -D -f "$SLURM_CONF"; }
 start_node() { daemon "$1" slurmd -D -N "$1" -f "$SLURM_CONF"; }
-all_ready() { [[ $(sinfo --noheader --Node --states=idle,mixed,allocated --format=%T 2>/dev/null | grep -vc '\*') == "$nodes" ]]; }
+all_ready() {
+  [[ $(sinfo --noheader --Node --states=idle,mixed,allocated --format=%T | grep -vc '\*') == $(grep -c ^NodeName= "$SLURM_CONF") ]]
+}
 
 case $command in
   start)

@@ -70,19 +70,14 @@ describe("commands", () => {
 
   it("print JSON, but for those whose output is the image's, the payload's, a shell's or another machine's", () => {
     const bytes = new Set([
-      "cat",
-      "sif dump",
-      "ctd-decoder",
-      "exec",
-      "run",
-      "shell",
-      "test",
-      "instance logs",
-      "completion",
-      "serve-build",
+      ...["cat", "sif dump", "ctd-decoder", "exec", "run", "shell", "test", "instance logs"],
+      ...["batch tail", "batch logs", "completion", "serve-build"],
     ])
-    const hidden = (name: string): boolean =>
-      commands.some((row) => row.hidden === true && name.split(" ")[0] === row.name)
+    const hidden = (name: string): boolean => {
+      const [first, second] = name.split(" ")
+      const row = commands.find((one) => one.name === first)
+      return row?.hidden === true || row?.commands?.find((one) => one.name === second)?.hidden === true
+    }
     for (const [name, { options = {}, commands: below }] of all(commands))
       if (below === undefined && !hidden(name)) assert.equal("json" in options, !bytes.has(name), name)
   })

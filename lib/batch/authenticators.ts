@@ -1,0 +1,192 @@
+// How a broker knows who asks. MUNGE's credential tells the uid of its maker to whom it was made for, once; sshd lets in whoever has the
+// key of the job set, which lies where nobody but its user can read it, and starts nothing but the relay to the broker.
+import { execFile, spawn } from "node:child_process"
+import { connect, type Socket } from "node:net"
+import { EnvironmentError } from "../errors.ts"
+import type { Bytes } from "../units.ts"
+import type { BrokerPlace, JobSet } from "./job-set.ts"
+import { slurmEnvironment } from "./slurm.ts"
+
+/** Longer than any line that is sent either way. */
+export const MAX_LINE: Bytes = 16_384
+const PATIENCE_MS = 10_000
+/** Seconds that a credential can be used: clocks of a cluster may differ by as much. */
+const TIME_TO_LIVE = 60
+
+/** Runs a program with bytes on its standard input; they are not secret. */
+async function pipeThrough(
+  program: string,
+  args: readonly string[],
+  input: Uint8Array,
+  packageName: string,
+): Promise<{ readonly status: number; readonly stdout: Buffer; readonly stderr: string }> {
+  return await new Promise((resolve, reject) => {
+    const child = execFile(
+      program,
+      [...args],
+      { env: slurmEnvironment(), encoding: "buffer", timeout: PATIENCE_MS, maxBuffer: 1 << 20 },
+      (error, stdout, stderr) => {
+        if (error !== null && typeof error.code !== "number")
+          reject(
+            new EnvironmentError("ERR_ENV_NO_PROGRAM", `${program} cannot be run (package ${packageName})`, {
+              cause: error,
+            }),
+          )
+        else
+          resolve({
+            status: error === null ? 0 : Number(error.code),
+            stdout,
+            stderr: stderr.toString("utf8"),
+          })
+      },
+    )
+    child.stdin?.on("error", () => undefined) // it may have ended without reading
+    child.stdin?.end(input)
+  })
+}
+
+function socketArguments(socket: string | undefined): readonly string[] {
+  return socket === undefined ? [] : ["--socket", socket]
+}
+
+/** Wraps a request so that this user alone can open it, and learns from it that it is his own. */
+export async function mungeCredential(request: Buffer, socket: string | undefined): Promise<string> {
+  const uid = String(process.geteuid?.())
+  const args = ["--restrict-uid", uid, "--ttl", String(TIME_TO_LIVE), ...socketArguments(socket)]
+  const { status, stdout, stderr } = await pipeThrough("munge", args, request, "munge")
+  if (status !== 0)
+    throw new EnvironmentError("ERR_ENV_NO_PROGRAM", `munge makes no credential: ${stderr.trim()}`)
+  return stdout.toString("latin1").trim()
+}
+
+/** Who has made a credential, and what is in it; or why it is none. */
+export type Opened =
+  | { readonly uid: number; readonly payload: Buffer }
+  | { readonly failure: string; readonly uid: number | undefined }
+
+/** Opens one. A second time, or for somebody else, it does not open. */
+export async function openCredential(credential: string, socket: string | undefined): Promise<Opened> {
+  const args = ["--keys", "STATUS,UID,LENGTH", ...socketArguments(socket)]
+  const { stdout } = await pipeThrough("unmunge", args, Buffer.from(credential, "latin1"), "munge")
+  // Lines about it, an empty one, and what it holds.
+  const end = stdout.indexOf("\n\n")
+  const head = stdout.toString("latin1", 0, end < 0 ? stdout.length : end)
+  const uid = /^UID:\s+.*\((\d+)\)$/m.exec(head)?.[1]
+  const known = uid === undefined ? undefined : Number(uid)
+  const status = /^STATUS:\s+(.*)$/m.exec(head)?.[1] ?? "it is no credential"
+  if (status !== "Success (0)" || known === undefined || end < 0) return { failure: status, uid: known }
+  return { uid: known, payload: stdout.subarray(end + 2) }
+}
+
+/** Can credentials be made here? */
+export async function hasMunge(socket: string | undefined): Promise<boolean> {
+  try {
+    await mungeCredential(Buffer.from("x"), socket)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** All that a socket sends, up to a line's end or its own. */
+export async function readLine(socket: Socket, limit: Bytes = MAX_LINE): Promise<string> {
+  return await new Promise((resolve, reject) => {
+    const pieces: Buffer[] = []
+    let size = 0
+    const timer = setTimeout(
+      () => socket.destroy(new Error(`nothing came within ${PATIENCE_MS} ms`)),
+      PATIENCE_MS,
+    )
+    const done = (): void => {
+      clearTimeout(timer)
+      resolve(Buffer.concat(pieces).toString("latin1").split("\n")[0] ?? "")
+    }
+    socket.on("data", (piece: Buffer) => {
+      pieces.push(piece)
+      size += piece.length
+      if (size > limit) socket.destroy(new Error(`more than ${limit} bytes came`))
+      else if (piece.includes("\n")) done()
+    })
+    socket.once("end", done)
+    socket.once("error", (error) => {
+      clearTimeout(timer)
+      reject(error)
+    })
+    socket.once("close", () => {
+      clearTimeout(timer)
+      reject(new Error("the connection was closed"))
+    })
+  })
+}
+
+/** Sends a line to where `to` says, and gets the answer. */
+export async function exchange(
+  to: { readonly host: string; readonly port: number } | { readonly path: string },
+  line: string,
+): Promise<string> {
+  const socket = connect(to)
+  try {
+    socket.write(`${line}\n`)
+    return await readLine(socket)
+  } finally {
+    socket.destroy()
+  }
+}
+
+/** How ssh is told of the job set's key, and of nothing that the user has set up for himself. */
+export function sshArguments(set: JobSet, { host, ssh }: BrokerPlace): readonly string[] {
+  const { port = 22, user = "" } = ssh ?? {}
+  return [
+    ...["-F", "none", "-T", "-p", String(port), "-l", user, "-i", set.path("ssh", "key")],
+    ...["IdentitiesOnly=yes", "IdentityAgent=none", "BatchMode=yes", "StrictHostKeyChecking=yes"].flatMap(
+      (option) => ["-o", option],
+    ),
+    ...["-o", `UserKnownHostsFile=${set.path("ssh", "known_hosts")}`, "-o", "GlobalKnownHostsFile=/dev/null"],
+    ...["-o", `ConnectTimeout=${PATIENCE_MS / 1000}`, "-o", "LogLevel=ERROR", host],
+  ]
+}
+
+/** Sends a request through sshd to the relay, which hands it to the broker. */
+async function throughSsh(set: JobSet, place: BrokerPlace, line: string): Promise<string> {
+  return await new Promise((resolve, reject) => {
+    const child = spawn("ssh", sshArguments(set, place), {
+      env: slurmEnvironment(),
+      stdio: ["pipe", "pipe", "pipe"],
+    })
+    const out: Buffer[] = []
+    const told: Buffer[] = []
+    let size = 0
+    const timer = setTimeout(() => child.kill("SIGKILL"), 2 * PATIENCE_MS)
+    child.stdout.on("data", (piece: Buffer) => {
+      size += piece.length
+      if (size > MAX_LINE) child.kill("SIGKILL")
+      else out.push(piece)
+    })
+    child.stderr.on("data", (piece: Buffer) => {
+      if (told.length < 16) told.push(piece)
+    })
+    child.stdin.on("error", () => undefined) // it may have ended without reading
+    child.once("error", (cause) => {
+      clearTimeout(timer)
+      reject(
+        new EnvironmentError("ERR_ENV_NO_PROGRAM", "ssh is not installed (package openssh-client)", {
+          cause,
+        }),
+      )
+    })
+    child.once("close", (status) => {
+      clearTimeout(timer)
+      if (status === 0) resolve(Buffer.concat(out).toString("latin1").split("\n")[0] ?? "")
+      else
+        reject(new Error(`ssh: ${Buffer.concat(told).toString("utf8").trim() || `status ${String(status)}`}`))
+    })
+    child.stdin.end(`${line}\n`)
+  })
+}
+
+/** Asks the broker of a set; the answer is a line. */
+export async function askBroker(set: JobSet, place: BrokerPlace, request: Buffer): Promise<string> {
+  const { authenticator, mungeSocket } = set.manifest.cluster
+  if (authenticator === "ssh") return await throughSsh(set, place, `ssh ${request.toString("base64")}`)
+  return await exchange(place, `munge ${await mungeCredential(request, mungeSocket)}`)
+}

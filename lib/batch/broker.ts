@@ -1,0 +1,347 @@
+// The broker of a job set: a process of its user, on the machine that submits, which has the secrets of the set's images in locked memory
+// and gives them to tasks that run. It ends with the set.
+import { appendFileSync, readSync } from "node:fs"
+import { rm } from "node:fs/promises"
+import { createServer, isIP, type AddressInfo, type Server, type Socket } from "node:net"
+import { hostname, userInfo } from "node:os"
+import path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import { forbidDumps } from "../device/process.ts"
+import { BatchError } from "../errors.ts"
+import { loadAddon } from "../native/load.ts"
+import { ownFolder } from "../native/private-folder.ts"
+import type { Bytes, Milliseconds } from "../units.ts"
+import { openCredential, readLine, type Opened } from "./authenticators.ts"
+import type { FoundTask, JobSet } from "./job-set.ts"
+import {
+  MAX_REQUEST,
+  newPair,
+  parseRequest,
+  seal,
+  type ExchangePair,
+  type KeyRequest,
+} from "./key-exchange.ts"
+import { hostsOf, isActive, jobByNumber, queue } from "./slurm.ts"
+
+const DIGEST_SIZE: Bytes = 32
+/** Longer than the secret of any image. */
+const MAX_SECRET: Bytes = 512
+/** Of all images together: less than any user may lock. */
+const MAX_SECRETS: Bytes = 60 * 1024
+
+/** Requests that are looked at, and that wait for it. */
+const MAX_AT_ONCE = 8
+const MAX_WAITING = 512
+
+/** How often Slurm is asked whether the set is done. */
+const POLL_MS: readonly [Milliseconds, Milliseconds] = [1000, 10_000]
+/** A submission that is not complete by then never will be. */
+const SUBMISSION_MS: Milliseconds = 300_000
+
+/** Secrets by the digests of their images, in memory that is locked and in no dump. */
+export class SecretTable implements Disposable {
+  readonly #memory: Buffer
+  readonly #places = new Map<string, Buffer>()
+
+  private constructor(memory: Buffer) {
+    this.#memory = memory
+  }
+
+  /** As {@link SecretTable.write} writes it. */
+  static readFrom(fd: number): SecretTable {
+    const memory = loadAddon().secretMemory({ size: MAX_SECRETS })
+    const table = new SecretTable(memory)
+    let used = 0
+    for (;;) {
+      const count = readSync(fd, memory, used, memory.length - used, null)
+      if (count === 0) break
+      used += count
+      if (used === memory.length)
+        throw new BatchError("ERR_BATCH_SET", "the images have too many secrets for one set")
+    }
+    for (let at = 0; at < used;) {
+      const size = memory.readUInt16BE(at + DIGEST_SIZE)
+      const start = at + DIGEST_SIZE + 2
+      table.#places.set(memory.toString("hex", at, at + DIGEST_SIZE), memory.subarray(start, start + size))
+      at = start + size
+    }
+    return table
+  }
+
+  /** The bytes that another process reads; the caller wipes them. */
+  static write(secrets: ReadonlyMap<string, Uint8Array>): Buffer {
+    const size = [...secrets.values()].reduce((sum, secret) => sum + DIGEST_SIZE + 2 + secret.length, 0)
+    if (size >= MAX_SECRETS || [...secrets.values()].some(({ length }) => length > MAX_SECRET))
+      throw new BatchError("ERR_BATCH_SET", "the images have too many secrets for one set")
+    const memory = loadAddon().secretMemory({ size: Math.max(1, size) })
+    let at = 0
+    for (const [digest, secret] of secrets) {
+      memory.write(digest, at, "hex")
+      at = memory.writeUInt16BE(secret.length, at + DIGEST_SIZE)
+      memory.set(secret, at)
+      at += secret.length
+    }
+    return memory.subarray(0, size)
+  }
+
+  get(digest: string): Buffer | undefined {
+    return this.#places.get(digest)
+  }
+
+  [Symbol.dispose](): void {
+    this.#memory.fill(0)
+    this.#places.clear()
+  }
+}
+
+/** What a task is told. `later`: it may ask again. */
+export type Answer =
+  | { readonly status: "released"; readonly sealed: string }
+  | { readonly status: "later" | "refused"; readonly reason: string }
+
+/** At most so many at once; others wait for their turn. */
+class Turns {
+  #free = MAX_AT_ONCE
+  readonly #waiting: (() => void)[] = []
+
+  async take<T>(use: () => Promise<T>): Promise<T | undefined> {
+    if (this.#free === 0) {
+      if (this.#waiting.length >= MAX_WAITING) return undefined
+      await new Promise<void>((resolve) => this.#waiting.push(resolve))
+    } else this.#free--
+    try {
+      return await use()
+    } finally {
+      const next = this.#waiting.shift()
+      if (next === undefined) this.#free++
+      else next()
+    }
+  }
+}
+
+class Broker {
+  readonly #set: JobSet
+  readonly #secrets: SecretTable
+  readonly #pair: ExchangePair = newPair()
+  readonly #turns = new Turns()
+  /** How often a secret was given: by array, element, start, node. */
+  readonly #released = new Map<string, number>()
+  readonly #nonces = new Set<string>()
+  readonly #sockets = new Set<Socket>()
+
+  constructor(set: JobSet, secrets: SecretTable) {
+    this.#set = set
+    this.#secrets = secrets
+  }
+
+  get publicKey(): string {
+    return this.#pair.publicKey.toString("base64")
+  }
+
+  log(event: string, facts: object = {}): void {
+    const line = JSON.stringify({ time: new Date().toISOString(), event, ...facts })
+    appendFileSync(this.#set.path("log", "broker.log"), `${line}\n`, { mode: 0o600 })
+  }
+
+  /** Is it a task of this set that runs there, and may it have this secret? */
+  async #judge(request: KeyRequest): Promise<Answer | { readonly task: FoundTask; readonly count: string }> {
+    const refuse = (reason: string): Answer => ({ status: "refused", reason })
+    if (request.set !== this.#set.manifest.id) return refuse("it is about another job set")
+    // Another's copy of a request changes nothing: the answer is sealed for the task. It is not counted twice all the same.
+    if (this.#nonces.has(request.nonce)) return refuse("it was asked before")
+    this.#nonces.add(request.nonce)
+    const { complete } = await this.#set.submitted()
+    const task = await this.#set.taskOf(request.array, request.element)
+    if (task === undefined)
+      return complete
+        ? refuse("no array of this job set has such an element")
+        : { status: "later", reason: "the job set is still being submitted" }
+    const image = this.#set.image(task.task)
+    if (image.digest !== request.digest) return refuse("its task has another image")
+    const job = await jobByNumber(request.slurmJob)
+    if (job === undefined || job.array !== request.array || job.element !== request.element)
+      return refuse(`job ${request.slurmJob} is not that element of that array`)
+    if (job.uid !== process.geteuid?.()) return refuse("the job is somebody else's")
+    if (job.state !== "RUNNING") return refuse(`the job is ${job.state}, not RUNNING`)
+    if (!(await hostsOf(job.nodes)).includes(request.node))
+      return refuse(`the job does not run on ${request.node}`)
+    const count = [request.array, request.element, job.restarts, request.node].join(":")
+    if ((this.#released.get(count) ?? 0) > task.job.maxTaskRetries)
+      return refuse("it had the key as often as it can be started")
+    return { task, count }
+  }
+
+  async #answer(opened: Opened): Promise<Answer> {
+    if ("failure" in opened) {
+      this.log("refused", { uid: opened.uid, reason: opened.failure })
+      return { status: "refused", reason: "the credential is not accepted" }
+    }
+    const { uid, payload } = opened
+    if (uid !== process.geteuid?.()) {
+      this.log("refused", { uid, reason: "the credential is somebody else's" })
+      return { status: "refused", reason: "the credential is not accepted" }
+    }
+    let request: KeyRequest
+    try {
+      request = parseRequest(payload)
+    } catch (error) {
+      this.log("refused", { uid, reason: (error as Error).message })
+      return { status: "refused", reason: "it is no request" }
+    }
+    const { slurmJob, array, element, node, digest } = request
+    const about = { uid, slurmJob, array, element, node, digest }
+    const verdict = await this.#judge(request)
+    if ("status" in verdict) {
+      this.log(verdict.status, { ...about, ...verdict })
+      return verdict
+    }
+    const secret = this.#secrets.get(digest)
+    if (secret === undefined) {
+      this.log("refused", { ...about, reason: "there is no secret of this image here" })
+      return { status: "refused", reason: "there is no secret of this image here" }
+    }
+    const sealed = seal(secret, this.#pair, request.publicKey, payload).toString("base64")
+    this.#released.set(verdict.count, (this.#released.get(verdict.count) ?? 0) + 1)
+    this.log("released", { ...about, job: verdict.task.job.id, task: verdict.task.task.id })
+    return { status: "released", sealed }
+  }
+
+  /** Serves one connection: a line, an answer, no more. */
+  async #serve(socket: Socket, isOwn: boolean): Promise<void> {
+    const line = await readLine(socket)
+    const answer = await this.#turns.take(async (): Promise<Answer> => {
+      const [kind, word = ""] = line.split(" ")
+      if (kind === "munge" && !isOwn)
+        return await this.#answer(await openCredential(word, this.#set.manifest.cluster.mungeSocket))
+      // Nobody but this user comes through this socket.
+      if (kind === "ssh" && isOwn && word.length <= 2 * MAX_REQUEST)
+        return await this.#answer({ uid: process.geteuid?.() ?? 0, payload: Buffer.from(word, "base64") })
+      this.log("refused", { from: socket.remoteAddress, reason: "it is no request" })
+      return { status: "refused", reason: "it is no request" }
+    })
+    socket.end(`${JSON.stringify(answer ?? { status: "later", reason: "the broker is busy" })}\n`)
+  }
+
+  /** @param isOwn - Only this user can reach it. */
+  server(isOwn: boolean): Server {
+    const server = createServer({ allowHalfOpen: true }, (socket) => {
+      this.#sockets.add(socket)
+      socket.once("close", () => this.#sockets.delete(socket))
+      socket.on("error", () => undefined) // whoever asked has gone
+      this.#serve(socket, isOwn).catch((error: unknown) => {
+        this.log("failed", { from: socket.remoteAddress, reason: (error as Error).message })
+        socket.end(`${JSON.stringify({ status: "later", reason: "the broker could not decide" })}\n`)
+      })
+    })
+    server.maxConnections = MAX_WAITING
+    return server
+  }
+
+  close(): void {
+    for (const socket of this.#sockets) socket.destroy()
+  }
+
+  /** Waits until nobody will ask any more, and says why. */
+  async untilDone(publicKey: string, signal: AbortSignal | undefined): Promise<string> {
+    const started = performance.now()
+    let pause = POLL_MS[0]
+    let idle = 0
+    for (;;) {
+      await sleep(pause, undefined, { signal }).catch(() => undefined)
+      if (signal?.aborted === true) return "ended by a signal"
+      pause = Math.min(POLL_MS[1], pause * 1.2)
+      try {
+        const place = await this.#set.broker()
+        if (place?.publicKey !== publicKey) return "another broker has taken over, or the job set is gone"
+        const { complete, arrays } = await this.#set.submitted()
+        if (!complete) {
+          if (performance.now() - started > SUBMISSION_MS) return "the job set was never submitted as a whole"
+          continue
+        }
+        const own = new Set(arrays.map(({ array }) => array))
+        const waits = (await queue(signal)).some((job) => own.has(job.array) && isActive(job))
+        // A job that is requeued may be in no list for a moment.
+        idle = waits ? 0 : idle + 1
+        if (idle === 2) return "every task has ended"
+      } catch (error) {
+        // A controller that restarts comes back; a folder that is gone does not.
+        if (error instanceof BatchError && error.code === "ERR_BATCH_SET") return error.message
+      }
+    }
+  }
+}
+
+async function listen(
+  server: Server,
+  where: { path: string } | { host?: string; port: number },
+): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject)
+    server.listen(where, () => {
+      server.removeListener("error", reject)
+      resolve()
+    })
+  })
+}
+
+/** sockaddr_un(7): 108 bytes with the NUL at the end. */
+const MAX_SOCKET_PATH = 107
+
+/** In the job set, where its name is not too long: what is the user's at run time goes when he logs out. */
+function socketPath(set: JobSet): string {
+  const name = `socket.${process.pid}`
+  const near = set.path(name)
+  if (Buffer.byteLength(near) <= MAX_SOCKET_PATH) return near
+  return path.join(ownFolder("batch"), `${set.manifest.id}.${name}`)
+}
+
+export interface ServeOptions {
+  readonly set: JobSet
+  /** A descriptor that the secrets are read from, as {@link SecretTable.write} writes them. */
+  readonly secretsFd: number
+  readonly host?: string | undefined
+  readonly port: number
+  readonly sshPort: number
+  readonly onReady: () => void
+  readonly signal?: AbortSignal | undefined
+}
+
+/** Serves keys until the set is done. */
+export async function serveKeys({
+  set,
+  secretsFd,
+  host,
+  port,
+  sshPort,
+  onReady,
+  signal,
+}: ServeOptions): Promise<void> {
+  forbidDumps()
+  using secrets = SecretTable.readFrom(secretsFd)
+  const broker = new Broker(set, secrets)
+  const isMunge = set.manifest.cluster.authenticator === "munge"
+  const server = broker.server(!isMunge)
+  const socket = socketPath(set)
+  try {
+    if (isMunge) await listen(server, { port, ...(host !== undefined && isIP(host) !== 0 ? { host } : {}) })
+    else await listen(server, { path: socket })
+    const place = {
+      host: host ?? hostname(),
+      publicKey: broker.publicKey,
+      pid: process.pid,
+      ...(isMunge
+        ? { port: (server.address() as AddressInfo).port }
+        : { port: 0, ssh: { port: sshPort, user: userInfo().username, socket } }),
+    }
+    await set.writeBroker(place)
+    broker.log("started", { host: place.host, port: place.port })
+    onReady()
+    broker.log("ended", { reason: await broker.untilDone(broker.publicKey, signal) })
+  } finally {
+    server.close()
+    broker.close()
+    await rm(socket, { force: true })
+    const place = await set.broker().catch(() => undefined)
+    if (place?.publicKey === broker.publicKey) await set.removeBroker()
+  }
+}

@@ -1,0 +1,127 @@
+// Slurm's own commands. They get an environment of their own, so that nothing of the caller's reaches the controller.
+import { execFile } from "node:child_process"
+import { BatchError, EnvironmentError } from "../errors.ts"
+
+/** What of the caller's environment a job gets; nothing else of it is shown to Slurm. */
+const passed = ["PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "SLURM_CONF"] as const
+
+/** Long output of squeue for a hundred thousand tasks. */
+const MAX_OUTPUT = 256 << 20
+
+/** The environment of jobs, and of Slurm's commands. */
+export function slurmEnvironment(): NodeJS.ProcessEnv {
+  const found = passed.flatMap((name) =>
+    process.env[name] === undefined ? [] : [[name, process.env[name]] as const],
+  )
+  return Object.fromEntries(found)
+}
+
+/** A job that Slurm knows. */
+export interface QueuedJob {
+  readonly job: number
+  readonly array: number
+  /** undefined: it is none of an array. */
+  readonly element: number | undefined
+  readonly state: string
+  readonly nodes: string
+  readonly uid: number
+  /** How often it was started before. */
+  readonly restarts: number
+  readonly reason: string
+}
+
+function failed(program: string, cause: unknown, stderr: string): BatchError | EnvironmentError {
+  if ((cause as NodeJS.ErrnoException).code === "ENOENT")
+    return new EnvironmentError(
+      "ERR_ENV_NO_PROGRAM",
+      `${program} is not installed: it is one of Slurm's commands (package slurm-client)`,
+      { cause },
+    )
+  const why = stderr.trim().replaceAll(/\s*\n\s*/g, "; ") || (cause as Error).message
+  return new BatchError("ERR_BATCH_SCHEDULER", `${program}: ${why}`, { cause })
+}
+
+/** Runs one of Slurm's commands. */
+export async function slurm(
+  program: "sbatch" | "squeue" | "scancel" | "scontrol" | "sinfo",
+  args: readonly string[],
+  { input, signal }: { readonly input?: string; readonly signal?: AbortSignal | undefined } = {},
+): Promise<string> {
+  return await new Promise((resolve, reject) => {
+    const child = execFile(
+      program,
+      [...args],
+      { env: slurmEnvironment(), maxBuffer: MAX_OUTPUT, ...(signal === undefined ? {} : { signal }) },
+      (error, stdout, stderr) => {
+        if (error === null) resolve(stdout)
+        else if (signal?.aborted === true) reject(signal.reason as Error)
+        else reject(failed(program, error, stderr))
+      },
+    )
+    child.stdin?.on("error", () => undefined) // it may have ended without reading
+    child.stdin?.end(input ?? "")
+  })
+}
+
+/** Nothing of what a user chooses: a name with a bar in it could tell anything. */
+const FORMAT = ["JobID", "ArrayJobID", "ArrayTaskID", "State", "NodeList", "UserID", "RestartCnt", "Reason"]
+  .map((name) => `${name}:|`)
+  .join(",")
+
+function parseQueue(text: string): QueuedJob[] {
+  return text
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line) => {
+      const [job, array, element = "", state = "", nodes = "", uid, restarts, reason = ""] = line.split("|")
+      return {
+        job: Number(job),
+        array: Number(array),
+        element: /^\d+$/.test(element) ? Number(element) : undefined,
+        ...{ state, nodes, uid: Number(uid), restarts: Number(restarts), reason },
+      }
+    })
+}
+
+/** The user's jobs that wait or run, or have just ended. */
+export async function queue(signal?: AbortSignal): Promise<QueuedJob[]> {
+  const uid = String(process.geteuid?.())
+  return parseQueue(
+    await slurm("squeue", ["--noheader", "--user", uid, "--array", "--Format", FORMAT], { signal }),
+  )
+}
+
+const active: ReadonlySet<string> = new Set(["PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "STOPPED", "REQUEUED", "RESIZING", "SIGNALING", "STAGE_OUT", "REQUEUE_HOLD", "SPECIAL_EXIT", "REQUEUE_FED"]) // prettier-ignore
+
+/** Will it still do something? */
+export function isActive({ state }: Pick<QueuedJob, "state">): boolean {
+  return active.has(state)
+}
+
+/**
+ * One job by its own number. That of an array's last element is the array's number too, for which squeue shows all elements; only one
+ * of them has it as its own.
+ *
+ * @returns undefined: there is no such job.
+ */
+export async function jobByNumber(job: number, signal?: AbortSignal): Promise<QueuedJob | undefined> {
+  const args = ["--noheader", "--jobs", String(job), "--array", "--states", "all", "--Format", FORMAT]
+  const text = await slurm("squeue", args, { signal }).catch((error: unknown) => {
+    if (error instanceof BatchError && /Invalid job id/i.test(error.message)) return ""
+    throw error
+  })
+  return parseQueue(text).find((one) => one.job === job)
+}
+
+/** A value of Slurm's configuration. */
+export async function configured(name: string, signal?: AbortSignal): Promise<string | undefined> {
+  const text = await slurm("scontrol", ["show", "config"], { signal })
+  return new RegExp(`^${name}\\s*= (.*)$`, "m").exec(text)?.[1]?.trim()
+}
+
+/** The nodes of a list as Slurm writes it, `n[1-3],x`. */
+export async function hostsOf(nodes: string): Promise<readonly string[]> {
+  if (nodes === "") return []
+  if (!/[[,]/.test(nodes)) return [nodes]
+  return (await slurm("scontrol", ["show", "hostnames", nodes])).split("\n").filter((name) => name !== "")
+}

@@ -1,0 +1,472 @@
+// From a configuration to jobs that Slurm has: images are found, verified and opened once, their secrets given to a broker, and everything
+// else written down for the nodes.
+import { spawn } from "node:child_process"
+import { randomBytes } from "node:crypto"
+import { openSync, closeSync } from "node:fs"
+import path from "node:path"
+import {
+  list,
+  abortSignal,
+  callback,
+  path as filePath,
+  required,
+  shape,
+  text,
+  type Check,
+  type Rows,
+} from "../arguments.ts"
+import * as certificates from "../encryption/certificate-store.ts"
+import { credentialList, Credentials, type CredentialSource } from "../encryption/credentials.ts"
+import { secretSource, type SecretSource } from "../encryption/secret-sources.ts"
+import { BatchError, KeyError } from "../errors.ts"
+import { byThumbprint } from "../key/certificate.ts"
+import type { Secret } from "../key/secret.ts"
+import { packageRoot } from "../native/load.ts"
+import { hasMunge } from "./authenticators.ts"
+import { SecretTable } from "./broker.ts"
+import type {
+  AuthenticatorName,
+  BatchConfiguration,
+  ClusterSettings,
+  Dependency,
+  ImageSettings,
+} from "./configuration.ts"
+import { cacheOf, examineImage, findImage, NodeCache, signerOf, type FoundImage } from "./images.ts"
+import {
+  JobSet,
+  type Manifest,
+  type ManifestImage,
+  type ManifestJob,
+  type SubmittedArray,
+} from "./job-set.ts"
+import { configured, slurm, slurmEnvironment } from "./slurm.ts"
+import type * as configuration from "./configuration.ts"
+
+// A function of its own: where TypeScript translates `using` it forgets to name the compiled file.
+const configurationReader = (): Promise<typeof configuration> => import("./configuration.ts")
+
+/** How keys of images are found. */
+export interface KeyOptions {
+  /** Of the certificates in the store, asked for when one is needed. */
+  readonly password?: SecretSource | undefined
+  /** Other keys; they are tried before those of the store. */
+  readonly unlock?: readonly CredentialSource[] | undefined
+  /** Default: as `certificate.listStored` has it. */
+  readonly certificates?: string | undefined
+}
+
+export interface SubmitOptions extends KeyOptions {
+  /** The configuration's file. */
+  readonly file: string
+  /** Of these jobs only; default: all. */
+  readonly jobs?: readonly string[] | undefined
+  /** The sifcrypt command on nodes; default: this package's. */
+  readonly command?: string | undefined
+  readonly onNotice?: ((text: string) => void) | undefined
+  readonly signal?: AbortSignal | undefined
+}
+
+export const keyRows: Rows<KeyOptions> = {
+  password: secretSource,
+  unlock: credentialList,
+  certificates: filePath,
+}
+
+const checkSubmit: Check<SubmitOptions> = shape<SubmitOptions>({
+  ...keyRows,
+  file: required(filePath),
+  jobs: list(text),
+  command: filePath,
+  onNotice: callback,
+  signal: abortSignal,
+})
+
+/** The command that nodes run, and the broker is. */
+export function ownCommand(command: string | undefined): string {
+  return command === undefined ? path.join(packageRoot, "dist", "cli", "main.js") : path.resolve(command)
+}
+
+/** What opens the images of a set, each certificate's password asked for once. */
+export class ImageKeys {
+  readonly #options: KeyOptions
+  readonly #passwords = new Map<string, SecretSource>()
+  readonly #given: Buffer[] = []
+  #stored: certificates.StoredCertificate[] | undefined
+
+  constructor(options: KeyOptions) {
+    this.#options = options
+  }
+
+  /** A source that has another asked once, however often it is. */
+  #once(pfx: string): SecretSource | undefined {
+    const { password } = this.#options
+    if (password === undefined || !("ask" in password)) return password
+    const known = this.#passwords.get(pfx)
+    if (known !== undefined) return known
+    let given: Buffer | undefined
+    const source: SecretSource = {
+      ask: async (what, attempt) => {
+        if (given === undefined || attempt > 1) {
+          const answer = await password.ask(what, attempt)
+          if (answer === undefined) return undefined
+          given = Buffer.from(new Uint8Array(answer).buffer)
+          answer.fill(0)
+          this.#given.push(given)
+        }
+        return Buffer.from(new Uint8Array(given).buffer)
+      },
+    }
+    this.#passwords.set(pfx, source)
+    return source
+  }
+
+  /** What to try on an image; a function, as every use reads it anew. */
+  async sourcesFor({ thumbprint }: Pick<ImageSettings, "thumbprint">): Promise<readonly CredentialSource[]> {
+    const { unlock = [], certificates: folder } = this.#options
+    this.#stored ??= await certificates.listStored({ folder })
+    const wanted = thumbprint === undefined ? this.#stored : [byThumbprint(this.#stored, thumbprint)]
+    const own = wanted.map(({ pfx }): CredentialSource => ({ key: { file: pfx }, password: this.#once(pfx) }))
+    return thumbprint === undefined ? [...unlock, ...own] : own
+  }
+
+  [Symbol.dispose](): void {
+    for (const given of this.#given) given.fill(0)
+  }
+}
+
+/** Tries one certificate after the other: asking for the password of each would be asking too much. */
+export async function openImage(
+  found: FoundImage,
+  image: ManifestImage,
+  settings: Pick<ImageSettings, "thumbprint">,
+  keys: ImageKeys,
+  signal: AbortSignal | undefined,
+): Promise<Secret | undefined> {
+  const sources = await keys.sourcesFor(settings)
+  let failure: unknown
+  for (const source of sources.length === 0 ? [undefined] : sources) {
+    using credentials = new Credentials(source && [source])
+    try {
+      return await examineImage(found, image, credentials, signal)
+    } catch (error) {
+      if (!(error instanceof KeyError) || error.code !== "ERR_KEY_MISMATCH") throw error
+      failure ??= error
+    }
+  }
+  if (sources.length === 1) throw failure
+  throw new KeyError(
+    "ERR_KEY_MISMATCH",
+    `${image.name} was not encrypted for any of the ${sources.length} keys`,
+    {
+      cause: failure,
+    },
+  )
+}
+
+/** An image of the manifest, and its secret, which the caller wipes. */
+interface PreparedImage {
+  readonly image: ManifestImage
+  readonly secret: Secret | undefined
+}
+
+async function prepareImage(
+  settings: ImageSettings,
+  cluster: ClusterSettings,
+  keys: ImageKeys,
+  { onNotice, signal }: Pick<SubmitOptions, "onNotice" | "signal">,
+): Promise<PreparedImage> {
+  const { name, signingKey } = settings
+  const cache = (): Promise<NodeCache> => NodeCache.open(cacheOf(undefined), cluster.cacheLimit)
+  await using found = await findImage(name, cache, cluster.registry, onNotice, signal)
+  const { source, digest, size } = found
+  const signer = signingKey && (await signerOf(signingKey, signal))
+  const image = { name, source, digest, size, encrypted: false, ...(signer === undefined ? {} : { signer }) }
+  const secret = await openImage(found, image, settings, keys, signal)
+  return { image: { ...image, encrypted: secret !== undefined }, secret }
+}
+
+/** Chooses how tasks prove whose they are. */
+async function chooseAuthenticator(
+  { authenticator }: ClusterSettings,
+  mungeSocket: string | undefined,
+): Promise<AuthenticatorName> {
+  if (authenticator !== "auto") return authenticator
+  return (await hasMunge(mungeSocket)) ? "munge" : "ssh"
+}
+
+function newId(): string {
+  const time = new Date().toISOString().replaceAll(/[-:]|\..*/g, "")
+  return `${time}-${randomBytes(4).toString("hex")}`
+}
+
+function manifestJobs(jobs: BatchConfiguration["jobs"], places: ReadonlyMap<string, number>): ManifestJob[] {
+  return jobs.map(({ id, maxTaskRetries, noRetryOn, groups }) => ({
+    ...{ id, maxTaskRetries, noRetryOn },
+    groups: groups.map(({ tasks, dependsOn, resources }) => ({
+      ...{ dependsOn, resources },
+      tasks: tasks.map(({ image, ...task }) => ({ ...task, image: places.get(image) ?? 0 })),
+    })),
+  }))
+}
+
+/** For a shell, as one word. */
+export function quoted(word: string): string {
+  return `'${word.replaceAll("'", "'\\''")}'`
+}
+
+/** What a job set's arrays have in common. */
+function arrayArguments(set: JobSet, { cluster, jobs }: BatchConfiguration, job: number): string[] {
+  const { partition, constraint, account, qos, reservation, endNotice } = cluster
+  const options = { partition, constraint, account, qos, reservation }
+  const most = Math.max(...jobs.map(({ priority }) => priority))
+  const nice = most - (jobs[job]?.priority ?? most)
+  return [
+    ...Object.entries(options).flatMap(([name, value]) =>
+      value === undefined ? [] : [`--${name}=${value}`],
+    ),
+    ...(nice === 0 ? [] : [`--nice=${nice}`]),
+    ...["--parsable", "--requeue", "--kill-on-invalid-dep=yes", "--open-mode=append", "--input=/dev/null"],
+    `--export=${Object.keys(slurmEnvironment()).join(",")}`,
+    `--signal=B:TERM@${endNotice}`,
+    `--chdir=${set.manifest.cwd}`,
+    `--output=${set.path("log", "%A_%a.txt")}`,
+    `--job-name=sifcrypt-${jobs[job]?.id ?? ""}`,
+  ]
+}
+
+/** `H:M:S`: Slurm takes minutes otherwise. */
+function slurmTime(seconds: number): string {
+  const two = (value: number): string => String(value).padStart(2, "0")
+  return `${Math.floor(seconds / 3600)}:${two(Math.floor(seconds / 60) % 60)}:${two(seconds % 60)}`
+}
+
+/** Lists of element numbers, `0-4,7`: a dependency names each by itself, so what can be said of all is said so. */
+function dependencyWords(
+  { job, dependsOn }: { readonly job: number; readonly dependsOn: readonly Dependency[] },
+  set: JobSet,
+  arrays: readonly SubmittedArray[],
+): string[] {
+  const { jobs } = set.manifest
+  return dependsOn.flatMap((one) => {
+    if ("job" in one) {
+      const other = jobs.findIndex(({ id }) => id === one.job)
+      return arrays.filter((array) => array.job === other).map(({ array }) => String(array))
+    }
+    const parts = arrays.filter((array) => array.job === job && array.group === one.group)
+    const { elements } = one
+    if (elements === undefined || elements.length === jobs[job]?.groups[one.group]?.tasks.length)
+      return parts.map(({ array }) => String(array))
+    return elements.flatMap((element) => {
+      const part = parts.find(({ first, count }) => element >= first && element < first + count)
+      return part === undefined ? [] : [`${part.array}_${element - part.first}`]
+    })
+  })
+}
+
+class Submission {
+  readonly #set: JobSet
+  readonly #configuration: BatchConfiguration
+  readonly #command: string
+  readonly #signal: AbortSignal | undefined
+  readonly arrays: SubmittedArray[] = []
+
+  constructor(
+    set: JobSet,
+    configuration: BatchConfiguration,
+    command: string,
+    signal: AbortSignal | undefined,
+  ) {
+    this.#set = set
+    this.#configuration = configuration
+    this.#command = command
+    this.#signal = signal
+  }
+
+  async submitAll(): Promise<void> {
+    const most = Number((await configured("MaxArraySize", this.#signal)) ?? 1001)
+    for (const [job, { groups }] of this.#set.manifest.jobs.entries())
+      for (const [group, { tasks }] of groups.entries())
+        for (let first = 0; first < tasks.length; first += most)
+          await this.#submit(job, group, first, Math.min(most, tasks.length - first))
+    await this.#set.writeSubmitted({ complete: true, arrays: this.arrays })
+  }
+
+  async #submit(job: number, group: number, first: number, count: number): Promise<void> {
+    const { manifestDigest, manifest } = this.#set
+    const { dependsOn = [], resources } = manifest.jobs[job]?.groups[group] ?? {}
+    const { maxConcurrent } = this.#configuration.jobs[job] ?? {}
+    const after = dependencyWords({ job, dependsOn }, this.#set, this.arrays)
+    const script = [
+      "#!/bin/sh",
+      "# Everything else is in the manifest.",
+      `exec ${[quoted(this.#command), "batch", "task", quoted(this.#set.path("manifest.json")), manifestDigest, job, group, first].join(" ")}`,
+      "",
+    ].join("\n")
+    const args = [
+      ...arrayArguments(this.#set, this.#configuration, job),
+      `--array=0-${count - 1}${maxConcurrent === undefined ? "" : `%${maxConcurrent}`}`,
+      `--time=${slurmTime(resources?.time ?? 3600)}`,
+      ...(resources?.cpus === undefined ? [] : [`--cpus-per-task=${resources.cpus}`]),
+      ...(resources?.memory === undefined ? [] : [`--mem=${resources.memory}M`]),
+      ...(resources?.gres === undefined ? [] : [`--gres=${resources.gres}`]),
+      ...(after.length === 0 ? [] : [`--dependency=afterok:${after.join(":")}`]),
+    ]
+    const answer = await slurm("sbatch", args, { input: script, signal: this.#signal })
+    const array = /^(\d+)(?:;.*)?\s*$/.exec(answer)?.[1]
+    if (array === undefined)
+      throw new BatchError(
+        "ERR_BATCH_SCHEDULER",
+        `sbatch: it does not say which job it has made: ${answer.trim()}`,
+      )
+    this.arrays.push({ array: Number(array), job, group, first, count })
+    await this.#set.writeSubmitted({ complete: false, arrays: this.arrays })
+  }
+
+  /** Takes back what was submitted. */
+  async undo(): Promise<void> {
+    if (this.arrays.length > 0)
+      await slurm(
+        "scancel",
+        this.arrays.map(({ array }) => String(array)),
+      ).catch(() => undefined)
+  }
+}
+
+/**
+ * Starts the broker of a set and hands it the secrets. It goes on without this process.
+ *
+ * @throws BatchError `ERR_BATCH_KEY` where it does not start.
+ */
+export async function startBroker(
+  set: JobSet,
+  secrets: ReadonlyMap<string, Secret>,
+  cluster: Pick<ClusterSettings, "brokerHost" | "brokerPort" | "sshPort">,
+  command: string,
+): Promise<number> {
+  const args = [
+    "batch",
+    "broker",
+    set.folder,
+    "--port",
+    String(cluster.brokerPort),
+    "--ssh-port",
+    String(cluster.sshPort),
+  ]
+  if (cluster.brokerHost !== undefined) args.push("--host", cluster.brokerHost)
+  const log = openSync(set.path("log", "broker.txt"), "a", 0o600)
+  const bytes = SecretTable.write(new Map([...secrets].map(([digest, secret]) => [digest, secret.bytes])))
+  try {
+    const child = spawn(command, args, {
+      stdio: ["pipe", "pipe", log],
+      detached: true,
+      env: slurmEnvironment(),
+      cwd: "/",
+    })
+    const ready = await new Promise<boolean>((resolve, reject) => {
+      child.once("error", reject)
+      child.stdin?.once("error", () => undefined)
+      child.stdout?.once("data", () => {
+        resolve(true)
+      })
+      child.once("exit", () => {
+        resolve(false)
+      })
+      child.stdin?.end(bytes)
+    })
+    child.stdout?.destroy()
+    child.unref()
+    if (ready && child.pid !== undefined) return child.pid
+    throw new BatchError(
+      "ERR_BATCH_KEY",
+      `the broker does not start: ${set.path("log", "broker.txt")} says why`,
+    )
+  } catch (cause) {
+    if (cause instanceof BatchError) throw cause
+    throw new BatchError("ERR_BATCH_KEY", `the broker cannot be started: ${(cause as Error).message}`, {
+      cause,
+    })
+  } finally {
+    bytes.fill(0)
+    closeSync(log)
+  }
+}
+
+/** Whose tasks are submitted. */
+function chosenJobs(
+  configuration: BatchConfiguration,
+  names: readonly string[] | undefined,
+): BatchConfiguration {
+  const { file, jobs } = configuration
+  const refuse = (message: string): never => {
+    throw new BatchError("ERR_BATCH_CONFIG", `${file}: ${message}`, { path: file })
+  }
+  for (const name of names ?? []) if (!jobs.some(({ id }) => id === name)) refuse(`there is no job ${name}`)
+  const chosen = names === undefined ? jobs : jobs.filter(({ id }) => names.includes(id))
+  if (chosen.length === 0) refuse("there is no job in it")
+  for (const { id, groups } of chosen)
+    for (const one of groups.flatMap(({ dependsOn }) => dependsOn))
+      if ("job" in one && !chosen.some((other) => other.id === one.job))
+        refuse(`job ${id} depends on ${one.job}`)
+  return { ...configuration, jobs: chosen }
+}
+
+/**
+ * Submits the jobs of a configuration.
+ *
+ * @throws BatchError; KeyError; SignatureError; OciError; the signal's reason.
+ */
+export async function submitJobs(given: SubmitOptions): Promise<JobSet> {
+  const options = checkSubmit(given, "options")
+  const { signal } = options
+  signal?.throwIfAborted()
+  const { readConfiguration } = await configurationReader()
+  const chosen = chosenJobs(await readConfiguration(options.file, signal), options.jobs)
+  const { cluster } = chosen
+  const command = ownCommand(options.command)
+  const used = new Set(
+    chosen.jobs.flatMap(({ groups }) => groups.flatMap(({ tasks }) => tasks.map(({ image }) => image))),
+  )
+  const mungeSocket = /(?:^|,)socket=([^,]+)/.exec((await configured("AuthInfo", signal)) ?? "")?.[1]
+  const authenticator = await chooseAuthenticator(cluster, mungeSocket)
+  using keys = new ImageKeys(options)
+  const images: ManifestImage[] = []
+  const places = new Map<string, number>()
+  const secrets = new Map<string, Secret>()
+  try {
+    for (const settings of chosen.images.filter(({ name }) => used.has(name))) {
+      const { image, secret } = await prepareImage(settings, cluster, keys, options)
+      places.set(settings.name, images.push(image) - 1)
+      if (secret !== undefined) secrets.set(image.digest, secret)
+    }
+    const { cache, cacheLimit, keyWait, concurrentSourceDownloads, registry } = cluster
+    const manifest: Manifest = {
+      version: 1,
+      id: newId(),
+      uid: process.geteuid?.() ?? 0,
+      created: Date.now(),
+      cwd: process.cwd(),
+      cluster: {
+        ...{ cacheLimit, keyWait, concurrentSourceDownloads, registry, authenticator },
+        ...(cache === undefined ? {} : { cache }),
+        ...(mungeSocket === undefined ? {} : { mungeSocket }),
+      },
+      images,
+      jobs: manifestJobs(chosen.jobs, places),
+    }
+    const set = await JobSet.create(cluster.jobSets, manifest)
+    let broker: number | undefined
+    const submission = new Submission(set, chosen, command, signal)
+    try {
+      if (secrets.size > 0) broker = await startBroker(set, secrets, cluster, command)
+      await submission.submitAll()
+      return set
+    } catch (error) {
+      await submission.undo()
+      if (broker !== undefined) process.kill(broker, "SIGTERM")
+      await set.remove()
+      throw error
+    }
+  } finally {
+    for (const secret of secrets.values()) secret.wipe()
+  }
+}

@@ -1,0 +1,429 @@
+// Jobs on a real cluster: what users and administrators are promised of them. As an ordinary user, with a second one looking on.
+import assert from "node:assert/strict"
+import {
+  existsSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs"
+import { chmod, chown } from "node:fs/promises"
+import { connect } from "node:net"
+import path from "node:path"
+import { text } from "node:stream/consumers"
+import { batch, build, certificate, keyring, push, sign } from "../../lib/index.ts"
+import { newPair } from "../../lib/batch/key-exchange.ts"
+import { runProgram, type Result } from "../support/cli.ts"
+import { allProcesses, waitFor, type ProcessInfo } from "../support/processes.ts"
+import { Registry } from "../support/registry.ts"
+import { newFolder } from "../support/scratch.ts"
+import { SlurmCluster, user, type Shown } from "../support/slurm.ts"
+import { makeRootTree } from "../support/trees.ts"
+
+const soak = process.env["SIFCRYPT_SOAK"] !== undefined
+const NODES = 3
+/** In the image, where nothing but the payload sees it. */
+const MARKER = "marker-5a1f0c-inside"
+
+describe("jobs on Slurm", () => {
+  const folder = newFolder("batch", user.id)
+  const file = (name: string): string => path.join(folder, name)
+  const password = "pässword-of-the-certificate"
+  const passwordFile = file("password")
+  let cluster: SlurmCluster
+  let registry: Registry
+  let thumbprint: string
+  let fingerprint: string
+  let reference: string
+
+  const own = async (name: string): Promise<void> => {
+    await chown(file(name), user.id, user.id)
+  }
+
+  /** Writes a configuration and gives its name. */
+  function configure(name: string, jobs: string, images?: string, settings = ""): string {
+    const lines = [
+      `cluster: { partition: batch, time: "00:10:00", broker_host: 127.0.0.1, cache: ${file("cache")}/%N, job_sets: ${file("sets")}${settings} }`,
+      images ??
+        `images: [ { image: ${file("image.sif")}, encryption: { certificate: { sha256_thumbprint: ${thumbprint} } } } ]`,
+      jobs,
+    ]
+    const written = file(name)
+    writeFileSync(written, `${lines.join("\n")}\n`)
+    return written
+  }
+
+  async function submit(configuration: string, ...more: readonly string[]): Promise<string> {
+    const answer = await cluster.ok([
+      "batch",
+      "submit",
+      "--json",
+      "--password-file",
+      passwordFile,
+      ...more,
+      configuration,
+    ])
+    return (JSON.parse(answer) as { folder: string }).folder
+  }
+
+  const brokerOf = (set: string): { port: number; pid: number; publicKey: string } =>
+    JSON.parse(readFileSync(path.join(set, "broker.json"), "utf8")) as {
+      port: number
+      pid: number
+      publicKey: string
+    }
+  const brokerLog = (set: string): string => readFileSync(path.join(set, "log", "broker.log"), "utf8")
+  const outputOf = (set: string, task: string, name = "stdout.txt"): string =>
+    readFileSync(path.join(set, "out", ...task.split("/"), name), "utf8")
+
+  /** Sends a line to a broker, as anybody can. */
+  async function say(
+    set: string,
+    line: string,
+  ): Promise<{ status: string; reason?: string; sealed?: string }> {
+    const socket = connect(brokerOf(set).port, "127.0.0.1")
+    socket.end(`${line}\n`)
+    return JSON.parse(await text(socket)) as { status: string; reason?: string; sealed?: string }
+  }
+
+  /** What a task would say, as the user or the observer. */
+  async function credential(request: object, as: "user" | "observer"): Promise<string> {
+    const argv = ["munge", "--socket", cluster.munge, "--restrict-uid", String(user.id)]
+    const input = JSON.stringify(request)
+    const made: Result =
+      as === "user" ? await runProgram(argv, { as: "nobody", input }) : await cluster.observe(argv, input)
+    assert.equal(made.status, 0, made.stderr)
+    return `munge ${made.text.trim()}`
+  }
+
+  /** A job with one task. */
+  function job(command: string, image: string = file("image.sif"), more = ""): string {
+    return `jobs: [ { id: one, tasks: [ { image: ${image}, command: ${command}${more === "" ? "" : `, ${more}`} } ] } ]`
+  }
+
+  /** What the node of a task has written; undefined: nothing yet. */
+  function readStatus(set: string, task: string): Shown | undefined {
+    const name = path.join(set, "status", `${task}.json`)
+    return existsSync(name) ? (JSON.parse(readFileSync(name, "utf8")) as Shown) : undefined
+  }
+
+  function factsOf(set: string): { readonly array: number; readonly digest: string; readonly id: string } {
+    const { arrays } = JSON.parse(readFileSync(path.join(set, "slurm.json"), "utf8")) as {
+      arrays: { array: number }[]
+    }
+    const { id, images } = JSON.parse(readFileSync(path.join(set, "manifest.json"), "utf8")) as {
+      id: string
+      images: { digest: string }[]
+    }
+    return { array: arrays[0]!.array, digest: images[0]!.digest, id }
+  }
+
+  /** The processes of a set's tasks: their commands, and payloads that are called so. */
+  function ours(set: string, payload: string): readonly ProcessInfo[] {
+    return allProcesses().filter(
+      ({ command }) =>
+        (command.includes(payload) || command.includes("batch task")) &&
+        (command.includes(payload === "batch task" ? set : payload) || command.includes(set)),
+    )
+  }
+
+  async function partition(state: "up" | "down"): Promise<void> {
+    await cluster.slurm(["scontrol", "update", "partitionname=batch", `state=${state}`])
+  }
+
+  before(async function () {
+    this.timeout(120_000)
+    ;[cluster, registry] = await Promise.all([SlurmCluster.start(NODES), Registry.start()])
+    writeFileSync(passwordFile, `${password}\n`, { mode: 0o600 })
+    await own("password")
+    for (const name of ["one", "two"]) {
+      await certificate.create({ filePrefix: file(name), password: { file: passwordFile }, bits: 2048 })
+      for (const kind of [".pfx", "-public.pem", "-public-pkcs1.pem"]) await own(`${name}${kind}`)
+    }
+    const source = makeRootTree()
+    writeFileSync(path.join(source, "data", "marker"), `${MARKER}\n`)
+    const recipients = [{ key: { file: file("one-public.pem") } }]
+    await build({ output: file("image.sif"), source, recipients })
+    await build({ output: file("signed.sif"), source, recipients })
+    const ring = { folder: path.join(newFolder("ring"), "keys") }
+    const made = await keyring.newPair({ name: "Vendor", email: "v@example.org", plain: true, ...ring })
+    fingerprint = made.fingerprint
+    const secretKeyrings = [await keyring.exportKeys([fingerprint], { ...ring, secret: true })]
+    await sign(file("signed.sif"), { secretKeyrings })
+    writeFileSync(file("vendor.asc"), await keyring.exportKeys([fingerprint], ring))
+    reference = `oras://${registry.host}/group/model:1`
+    await push({ image: file("signed.sif"), reference })
+    for (const name of ["image.sif", "signed.sif", "vendor.asc"]) await own(name)
+    await chmod(file("image.sif"), 0o644)
+    thumbprint = (await cluster.ok(["cert", "add", "--password-file", passwordFile, file("one.pfx")])).trim()
+    assert.match(thumbprint, /^[0-9a-f]{64}$/)
+  })
+  after(async () => {
+    await Promise.all([cluster, registry].map((one) => one[Symbol.asyncDispose]()))
+  })
+
+  it("B2, B6: runs an array of one signed, encrypted image: fetched once a node, the password read once", async () => {
+    const tasks = soak ? 100 : 9
+    const images = `images: [ { image: "${reference}", signing_key: { fingerprint: ${fingerprint}, file: vendor.asc } } ]`
+    const set = await submit(
+      configure(
+        "array.yaml",
+        `jobs: [ { id: all, tasks: [ { image: "${reference}", command: [exec, cat, /data/marker], task_factory: { repeat: ${tasks} } } ] } ]`,
+        images,
+      ),
+    )
+    const all = await cluster.status(set)
+    assert.equal(all.size, tasks)
+    for (const [name, { state, reason }] of all) {
+      assert.equal(state, "done", `${name}: ${reason ?? ""}`)
+      assert.equal(outputOf(set, name), `${MARKER}\n`)
+    }
+    // Each node that had a task has the image, whole, and no other file of it.
+    const nodes = new Set([...all.values()].map(({ node }) => node))
+    for (const node of nodes) {
+      const cache = file(`cache/${node ?? ""}/batch-1`)
+      const names = readdirSync(cache).filter(
+        (name) => /^\.?[0-9a-f]{64}/.test(name) && !/\.(?:used|lock|checked)$/.test(name),
+      )
+      assert.equal(names.length, 1)
+      assert.deepEqual(readFileSync(path.join(cache, names[0]!)), readFileSync(file("signed.sif")))
+    }
+    const released = brokerLog(set)
+      .split("\n")
+      .filter((line) => line.includes('"released"'))
+    assert.equal(released.length, tasks)
+  })
+
+  it("B4, B5, B33: gives the key to nobody but a task that runs, and as often as it is started", async () => {
+    const set = await submit(configure("long.yaml", job("[exec, sleep, 4321]")))
+    const task = (): Shown | undefined => readStatus(set, "one/task-00000")
+    await waitFor("the task runs", () => task()?.state === "running", 20_000)
+    const { pid } = brokerOf(set)
+    // Locked, and nobody of the same user can look into it.
+    assert.match(readFileSync(`/proc/${pid}/status`, "utf8"), /^VmLck:\s+[1-9]/m)
+    assert.equal(statSync(`/proc/${pid}/mem`).uid, 0)
+    const { array, digest, id } = factsOf(set)
+    const pair = newPair()
+    let nonces = 0
+    const request = (changes: object = {}): object => ({
+      ...{ version: 1, set: id, slurmJob: array, array, element: 0, node: task()?.node, digest },
+      ...{ publicKey: pair.publicKey.toString("base64"), nonce: String(nonces++) },
+      ...changes,
+    })
+    const refused = async (line: string, why: RegExp): Promise<void> => {
+      const answer = await say(set, line)
+      assert.equal(answer.status, "refused", JSON.stringify(answer))
+      assert.match(brokerLog(set).trim().split("\n").at(-1) ?? "", why)
+    }
+    await refused(await credential(request(), "observer"), /"uid":5,.*somebody else's/)
+    const copied = await credential(request({ digest: "0".repeat(64) }), "user")
+    await refused(copied, /its task has another image/)
+    await refused(copied, /Replayed/)
+    const [other = ""] = ["n1", "n2", "n3"].filter((node) => node !== task()?.node)
+    await refused(await credential(request({ node: other }), "user"), /does not run on n/)
+    await refused(await credential(request({ slurmJob: array + 1 }), "user"), /is not that element/)
+    await refused(await credential(request({ element: 1 }), "user"), /no array of this job set has/)
+    await refused(await credential(request({ set: "another" }), "user"), /about another job set/)
+    await refused(await credential(request(), "user"), /as often as it can be started/)
+    await refused("munge nothing", /refused/)
+    await refused("ssh e30=", /it is no request/)
+    await refused("x".repeat(10), /it is no request/)
+    // B16: what is cancelled leaves nothing.
+    await cluster.ok(["batch", "cancel", set])
+    await waitFor("nothing is left", () => ours(set, "sleep 4321").length === 0, 10_000)
+    assert.equal((await cluster.status(set)).get("one/task-00000")?.state, "cancelled")
+    await waitFor("the broker ends with its set", () => !existsSync(`/proc/${pid}`), 20_000)
+    assert.equal(existsSync(path.join(set, "broker.json")), false)
+  })
+
+  it("B7: has tasks wait for a broker that is lost, and be started again, until the set is unlocked", async () => {
+    await partition("down")
+    const set = await submit(
+      configure("lost.yaml", job("[exec, cat, /data/marker]"), undefined, ", key_wait: 1"),
+    )
+    process.kill(brokerOf(set).pid, "SIGKILL")
+    await partition("up")
+    const waits = (): Shown | undefined => readStatus(set, "one/task-00000")
+    await waitFor("it waits", () => waits()?.state === "waiting" && waits()?.exitCode === 75, 30_000)
+    await cluster.ok(["batch", "unlock", "--host", "127.0.0.1", "--password-file", passwordFile, set])
+    const ended = (await cluster.status(set)).get("one/task-00000")
+    assert.equal(ended?.state, "done", ended?.reason)
+    assert.deepEqual(
+      ended.attempts.map(({ restarts }) => restarts > 0),
+      [true],
+    )
+    assert.equal(outputOf(set, "one/task-00000"), `${MARKER}\n`)
+  })
+
+  it("B10, B11, B12, B28: runs what was found and verified at submission, and nothing else", async () => {
+    const wrong = `images: [ { image: "${reference}", signing_key: { fingerprint: ${"0".repeat(40)}, file: vendor.asc } } ]`
+    const command = `[exec, cat, /data/marker]`
+    const tasks = job(command, `"${reference}"`)
+    const refusal = await cluster.run([
+      "batch",
+      "submit",
+      "--password-file",
+      passwordFile,
+      configure("wrong.yaml", tasks, wrong),
+    ])
+    assert.equal(refusal.status, 26, refusal.stderr)
+    // The tag leads elsewhere before the task starts.
+    const right = wrong.replace("0".repeat(40), fingerprint)
+    await partition("down")
+    const set = await submit(configure("moved.yaml", tasks, right))
+    await push({ image: file("image.sif"), reference, unsigned: "allow" })
+    await partition("up")
+    const moved = (await cluster.status(set)).get("one/task-00000")
+    assert.equal(moved?.state, "done", moved?.reason)
+    await push({ image: file("signed.sif"), reference })
+    // Somebody writes to the image on every node.
+    for (const node of readdirSync(file("cache"))) {
+      const cached = path.join(file("cache"), node, "batch-1", factsOf(set).digest)
+      if (!existsSync(cached)) continue
+      const bytes = readFileSync(cached)
+      bytes.writeUInt8(bytes.readUInt8(bytes.length - 5000) ^ 1, bytes.length - 5000)
+      writeFileSync(cached, bytes)
+    }
+    const changed = await submit(configure("changed.yaml", tasks, right))
+    const all = await cluster.status(changed)
+    const failed = all.get("one/task-00000")
+    if (failed?.node === moved.node) assert.deepEqual([failed?.state, failed?.exitCode], ["failed", 65])
+    else assert.equal(failed?.state, "done")
+    assert.doesNotMatch(await cluster.slurm(["sinfo", "-h", "-N", "-o", "%T"]), /drain|down/)
+  })
+
+  it("B19, B21, B22, B24, B30: retries, dependencies, output as it comes, and what a payload sees", async () => {
+    const secret = "marker-of-the-environment"
+    const env = Object.fromEntries(
+      ["SIFCRYPT", "APPTAINER", "SINGULARITY"].flatMap((prefix) =>
+        ["PASSPHRASE", "PEM_DATA", "PEM_PATH"].map((name) => [`${prefix}_ENCRYPTION_${name}`, secret]),
+      ),
+    )
+    const image = file("image.sif")
+    const jobs = `jobs:
+  - id: retried
+    max_task_retries: 2
+    tasks: [ { image: ${image}, command: [sh, -c, 'printf x >>tries; test "$(cat tries)" = xxx'] } ]
+  - id: final
+    max_task_retries: 2
+    no_retry_on: [3]
+    tasks: [ { image: ${image}, command: [sh, -c, "echo before; exit 3"] } ]
+  - id: after
+    depends_on: [final]
+    tasks: [ { image: ${image}, command: [echo, never] } ]
+  - id: seen
+    environment_variables: { OWN: "value" }
+    tasks: [ { image: ${image}, command: [sh, -c, "env; ls /proc/self/fd"] } ]
+  - id: last
+    depends_on: [seen]
+    tasks: [ { image: ${image}, command: [sh, -c, "printf 'a\\\\303'; sleep 1; printf '\\\\244'; echo; exit 7"] } ]
+`
+    const configuration = configure("several.yaml", jobs)
+    const args = ["batch", "submit", "--tail", "stdout.txt", "--password-file", passwordFile, configuration]
+    const followed = await cluster.run(args, { cwd: folder, env: { ...env, OTHER: secret } })
+    assert.equal(followed.status, 7, followed.stderr)
+    assert.equal(followed.text, "aä\n")
+    const set = /^sifcrypt: (.*): 5 tasks$/m.exec(followed.stderr)?.[1] ?? ""
+    const all = await cluster.status(set)
+    const of = (job: string): Shown => all.get(`${job}/task-00000`) ?? assert.fail(job)
+    assert.equal(of("retried").state, "done")
+    assert.deepEqual(
+      of("retried").attempts.map(({ exitCode }) => exitCode),
+      [1, 1, 0],
+    )
+    assert.deepEqual(
+      of("retried").attempts.map(({ restarts }) => restarts),
+      [0, 0, 0],
+    )
+    assert.deepEqual([of("final").state, of("final").exitCode, of("final").attempts.length], ["failed", 3, 1])
+    assert.equal(of("after").state, "cancelled")
+    assert.match(of("after").reason ?? "", /it depends on final\/task-00000, which is failed/)
+    assert.deepEqual([of("last").state, of("last").exitCode], ["failed", 7])
+    const seen = outputOf(set, "seen/task-00000")
+    assert.match(seen, /^OWN=value$/m)
+    assert.doesNotMatch(seen, new RegExp(secret))
+    assert.match(seen, /^0\n1\n2\n3\n$/m)
+    // B23: Slurm remembers nothing after it was restarted cold; the record is ours.
+    await cluster.control("restart-controller")
+    assert.deepEqual((await cluster.status(set)).get("final/task-00000"), of("final"))
+    // B3: nothing of it is in what Slurm keeps, nor in the job set.
+    for (const marker of [secret, MARKER, password])
+      for (const place of [cluster.folder, set]) {
+        const found = await runProgram(["grep", "-rlaF", marker, place], { as: "self" })
+        assert.equal(found.text, "", `${marker} in ${found.text}`)
+      }
+  })
+
+  it("B29: says what is wrong when nothing can be submitted, and leaves nothing", async () => {
+    const fails = async (
+      configuration: string,
+      status: number,
+      code: string,
+      ...more: readonly string[]
+    ): Promise<void> => {
+      const before = readdirSync(file("sets"))
+      const args = ["batch", "submit", "--json", "--password-file", passwordFile, ...more, configuration]
+      const answer = await cluster.run(args)
+      assert.equal(answer.status, status, answer.stderr)
+      assert.equal((JSON.parse(answer.text) as { error: { code: string } }).error.code, code)
+      assert.deepEqual(readdirSync(file("sets")), before)
+    }
+    const good = configure("good.yaml", job("[exec, echo]"))
+    await fails(good, 22, "ERR_BATCH_KEY", "--command", "/bin/false")
+    await fails(good, 20, "ERR_BATCH_CONFIG", "--job", "none")
+    await fails(
+      configure("nowhere.yaml", job("[exec, echo]"), undefined, ", reservation: none"),
+      25,
+      "ERR_BATCH_SCHEDULER",
+    )
+    const missing = file("missing.sif")
+    const images = `images: [ { image: ${missing} } ]`
+    await fails(configure("missing.yaml", job("[exec, echo]", missing), images), 21, "ERR_BATCH_IMAGE")
+    const other = `images: [ { image: ${file("image.sif")}, encryption: { certificate: { sha1_thumbprint: ${"0".repeat(40)} } } } ]`
+    await fails(configure("other.yaml", job("[exec, echo]"), other), 22, "ERR_KEY_MISMATCH")
+  })
+
+  it("B17, B18: leaves nothing of a task whose command or step daemon is killed", async () => {
+    const set = await submit(
+      configure("killed.yaml", job("[exec, sleep, 4322]", undefined, "task_factory: { repeat: 2 }")),
+    )
+    const states = (): (string | undefined)[] =>
+      [0, 1].map((i) => readStatus(set, `one/task-00000-0000${i}`)?.state)
+    await waitFor("both run", () => states().every((state) => state === "running"), 20_000)
+    const [first, second] = ours(set, "batch task")
+    assert.ok(first !== undefined && second !== undefined)
+    process.kill(first.pid, "SIGKILL")
+    process.kill(second.parent, "SIGKILL")
+    await waitFor("nothing is left", () => ours(set, "sleep 4322").length === 0, 30_000)
+    const all = [...(await cluster.status(set)).values()].map(({ state }) => state).sort()
+    assert.deepEqual(all, ["cancelled", "lost"])
+  })
+
+  it("B32: takes no job set that others could have made, and no link", async () => {
+    const set = await submit(configure("refused.yaml", job("[exec, echo]")))
+    await cluster.status(set)
+    await chmod(set, 0o750)
+    assert.match((await cluster.run(["batch", "status", set])).stderr, /its mode has to be 0700/)
+    await chmod(set, 0o700)
+    const link = `${set}-link`
+    symlinkSync(set, link)
+    assert.match((await cluster.run(["batch", "status", link])).stderr, /no link is followed/)
+    const manifest = path.join(set, "manifest.json")
+    renameSync(manifest, `${manifest}.real`)
+    symlinkSync(`${manifest}.real`, manifest)
+    const answer = await cluster.run(["batch", "status", "--json", set])
+    assert.equal(answer.status, 25)
+    assert.equal((JSON.parse(answer.text) as { error: { code: string } }).error.code, "ERR_BATCH_SET")
+    renameSync(`${manifest}.real`, manifest)
+    await assert.rejects(batch.open(set), { code: "ERR_BATCH_SET" }, "root is not its user")
+    assert.match((await cluster.run(["batch", "logs", set, "nobody"])).stderr, /there is no task nobody/)
+    await cluster.ok(["batch", "delete", set])
+    assert.equal(existsSync(set), false)
+    await chmod(folder, 0o777)
+    const open = await cluster.run(["batch", "submit", "--password-file", passwordFile, file("refused.yaml")])
+    await chmod(folder, 0o755)
+    assert.match(open.stderr, /others may write to it/)
+  })
+})
