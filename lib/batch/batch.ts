@@ -22,6 +22,7 @@ import { serveKeys } from "./broker.ts"
 import { cacheOf, fetchImage, findImage, NodeCache } from "./images.ts"
 import { isOrasName } from "../oci/reference.ts"
 import { JobSet, type FoundTask } from "./job-set.ts"
+import { keepOut } from "./ssh-access.ts"
 import { isActive, queue, slurm } from "./slurm.ts"
 import { isFinal, statusOf, type TaskStatus } from "./status.ts"
 import {
@@ -274,6 +275,8 @@ export class Jobs implements AsyncDisposable {
         })
       await this.cancel()
     }
+    // A broker that was lost took nothing with it.
+    if (this.#set.manifest.cluster.authenticator === "ssh") await keepOut(this.#set)
     await this.#set.remove()
   }
 

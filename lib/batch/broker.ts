@@ -21,6 +21,7 @@ import {
   type ExchangePair,
   type KeyRequest,
 } from "./key-exchange.ts"
+import { keepOut } from "./ssh-access.ts"
 import { hostsOf, isActive, jobByNumber, queue } from "./slurm.ts"
 
 const DIGEST_SIZE: Bytes = 32
@@ -342,6 +343,9 @@ export async function serveKeys({
     broker.close()
     await rm(socket, { force: true })
     const place = await set.broker().catch(() => undefined)
-    if (place?.publicKey === broker.publicKey) await set.removeBroker()
+    if (place?.publicKey === broker.publicKey) {
+      if (!isMunge) await keepOut(set)
+      await set.removeBroker()
+    }
   }
 }

@@ -2,7 +2,8 @@
 // else written down for the nodes.
 import { spawn } from "node:child_process"
 import { randomBytes } from "node:crypto"
-import { openSync, closeSync } from "node:fs"
+import { closeSync, openSync } from "node:fs"
+import { hostname } from "node:os"
 import path from "node:path"
 import {
   list,
@@ -40,6 +41,7 @@ import {
   type SubmittedArray,
 } from "./job-set.ts"
 import { configured, slurm, slurmEnvironment } from "./slurm.ts"
+import { keepOut, letIn } from "./ssh-access.ts"
 import type * as configuration from "./configuration.ts"
 
 // A function of its own: where TypeScript translates `using` it forgets to name the compiled file.
@@ -353,6 +355,14 @@ export async function startBroker(
     String(cluster.sshPort),
   ]
   if (cluster.brokerHost !== undefined) args.push("--host", cluster.brokerHost)
+  if (set.manifest.cluster.authenticator === "ssh")
+    await letIn(
+      set,
+      cluster.brokerHost ?? hostname(),
+      cluster.sshPort,
+      // Whatever sshd's own is, Node is found as it was here.
+      `env PATH=${quoted(process.env["PATH"] ?? "")} ${quoted(command)} batch relay ${quoted(set.folder)}`,
+    )
   const log = openSync(set.path("log", "broker.txt"), "a", 0o600)
   const bytes = SecretTable.write(new Map([...secrets].map(([digest, secret]) => [digest, secret.bytes])))
   try {
@@ -463,6 +473,7 @@ export async function submitJobs(given: SubmitOptions): Promise<JobSet> {
     } catch (error) {
       await submission.undo()
       if (broker !== undefined) process.kill(broker, "SIGTERM")
+      if (authenticator === "ssh" && secrets.size > 0) await keepOut(set)
       await set.remove()
       throw error
     }
