@@ -1,7 +1,9 @@
 // Jobs on a real cluster: what users and administrators are promised of them. As an ordinary user, with a second one looking on.
 import assert from "node:assert/strict"
 import {
+  cpSync,
   existsSync,
+  mkdirSync,
   readFileSync,
   readdirSync,
   renameSync,
@@ -15,7 +17,7 @@ import path from "node:path"
 import { text } from "node:stream/consumers"
 import { batch, build, certificate, keyring, push, sign } from "../../lib/index.ts"
 import { newPair } from "../../lib/batch/key-exchange.ts"
-import { runProgram, type Result } from "../support/cli.ts"
+import { cli, packageRoot, runProgram, type Result } from "../support/cli.ts"
 import { allProcesses, waitFor, type ProcessInfo } from "../support/processes.ts"
 import { Registry } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -383,6 +385,33 @@ describe("jobs on Slurm", () => {
     await fails(configure("missing.yaml", job("[exec, echo]", missing), images), 21, "ERR_BATCH_IMAGE")
     const other = `images: [ { image: ${file("image.sif")}, encryption: { certificate: { sha1_thumbprint: ${"0".repeat(40)} } } } ]`
     await fails(configure("other.yaml", job("[exec, echo]"), other), 22, "ERR_KEY_MISMATCH")
+  })
+
+  it("goes from a key to a cow as docs/batch.md says", async () => {
+    const docs = readFileSync(path.join(packageRoot, "docs", "batch.md"), "utf8")
+    const [, script = ""] = /## From a key to a cow[^]*?```sh\n([^]*?)```/.exec(docs) ?? []
+    const place = newFolder("walk", user.id)
+    const source = makeRootTree()
+    writeFileSync(path.join(source, "bin", "cowsay"), '#!/bin/sh\necho "< $1 >"\necho "  ^__^"\n', {
+      mode: 0o755,
+    })
+    cpSync(source, path.join(place, "rootfs"), { recursive: true })
+    mkdirSync(path.join(place, "bin"))
+    symlinkSync(cli, path.join(place, "bin", "sifcrypt"))
+    const env = {
+      ...cluster.environment,
+      HOME: place,
+      PATH: `${path.join(place, "bin")}:${process.env["PATH"] ?? ""}`,
+      REGISTRY: registry.host,
+    }
+    const walked = await runProgram(["sh", "-eu", "-c", script], {
+      as: "nobody",
+      cwd: place,
+      env,
+      timeoutMs: 100_000,
+    })
+    assert.equal(walked.status, 0, walked.stderr)
+    assert.match(walked.text, /< moo >\n {2}\^__\^\n$/)
   })
 
   it("B17, B18: leaves nothing of a task whose command or step daemon is killed", async () => {
