@@ -94,7 +94,7 @@ function drawn(seed: number, index: number): number {
   return bytes.readUIntBE(0, 6) / 2 ** 48
 }
 
-function random(value: Value): Filling[] {
+function generated(value: Value): Filling[] {
   const bounds = (one: Value): { readonly start: number; readonly stop: number } => {
     const { start = 0, stop } = one.read<{ start: number; stop: number }>({
       start: (at) => at.number(-1e15, 1e15),
@@ -140,7 +140,7 @@ export function expandFactory(value: Value, base: string): readonly Filling[] {
     sweep: (one) => range(one).map((word) => numbered([word])),
     files: (one) => files(one, base),
     repeat: (one) => Array.from({ length: one.whole(1, MAX_TASKS) }, (_, i) => numbered([String(i)])),
-    random,
+    random: generated,
   })
   const [found, ...others] = Object.values(kinds)
   if (found === undefined || others.length > 0)

@@ -10,6 +10,7 @@ import {
 } from "../../../lib/device/luks-header.ts"
 import { openSif } from "../../../lib/sif/open.ts"
 import { generator, vector } from "../../vectors/load.ts"
+import { processorMs } from "../../support/processor-time.ts"
 
 const copySize = 16384
 const partitionSize = 17821696
@@ -1064,9 +1065,9 @@ describe("decodeLuksHeader", () => {
     ] as const)
       it(`S6: refuses a header of 4 MiB with ${what}, soon`, () => {
         const bytes = encode(undefined, { text, size })
-        const started = performance.now()
+        const started = processorMs()
         refuses(bytes, "ERR_LUKS_HEADER", /malformed/)
-        assert.ok(performance.now() - started < 3000)
+        assert.ok(processorMs() - started < 3000)
       })
   })
 

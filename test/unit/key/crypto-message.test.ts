@@ -15,6 +15,7 @@ import { unwrapSecret, wrapSecret } from "../../../lib/key/rsa-oaep.ts"
 import { openSif } from "../../../lib/sif/open.ts"
 import { newFolder } from "../../support/scratch.ts"
 import { generator, vector } from "../../vectors/load.ts"
+import { processorMs } from "../../support/processor-time.ts"
 
 async function peerMessage(name: string): Promise<Buffer> {
   await using image = await openSif(vector(name))
@@ -83,9 +84,9 @@ describe("decodeCryptoMessage", () => {
 
   it("is done soon with 64 KiB of nested sequences", () => {
     const der = Buffer.from("3080".repeat(23_000), "hex")
-    const started = performance.now()
+    const started = processorMs()
     assert.throws(() => decodeCryptoMessage(pem(der)), { code: "ERR_KEY_MESSAGE" })
-    assert.ok(performance.now() - started < 2000)
+    assert.ok(processorMs() - started < 2000)
   })
 
   for (const [what, text] of [
@@ -98,9 +99,9 @@ describe("decodeCryptoMessage", () => {
     ["spaces", " ".repeat(65_000)],
   ] as const)
     it(`is done soon with 64 KiB of ${what}`, () => {
-      const started = performance.now()
+      const started = processorMs()
       assert.throws(() => decodeCryptoMessage(Buffer.from(text)), { code: "ERR_KEY_MESSAGE" })
-      assert.ok(performance.now() - started < 1000)
+      assert.ok(processorMs() - started < 1000)
     })
 
   it("reads or refuses mutated messages, and does nothing else", async () => {

@@ -4,6 +4,7 @@ import { encodeIntegers } from "../../../lib/key/der.ts"
 import { MIN_MODULUS_BITS, parsePrivateKey, parsePublicKey } from "../../../lib/key/key-file.ts"
 import { modulusBits } from "../../../lib/key/rsa-oaep.ts"
 import { vector } from "../../vectors/load.ts"
+import { processorMs } from "../../support/processor-time.ts"
 
 const strong = generateKeyPairSync("rsa", { modulusLength: 2048 })
 const weak = generateKeyPairSync("rsa", { modulusLength: 1024 })
@@ -332,12 +333,12 @@ describe("parsePrivateKey", () => {
       }
       parent = start + (costly[parent + 1] ?? 0)
     }
-    const started = performance.now()
+    const started = processorMs()
     await assert.rejects(parsePrivateKey(costly, "key.pem", Buffer.from("x")), {
       code: "ERR_KEY_UNSUPPORTED",
       message: /2147483647 iterations \(at most 20000000 in a file\)/,
     })
-    assert.ok(performance.now() - started < 1000)
+    assert.ok(processorMs() - started < 1000)
   })
 
   it("shows no part of a key in a message", async () => {
@@ -382,9 +383,9 @@ describe("a hostile key file", () => {
   for (const [what, text] of texts)
     it(`S35: of ${what} is refused soon`, async () => {
       for (const parse of [parsePublicKey, parsePrivateKey]) {
-        const started = performance.now()
+        const started = processorMs()
         await assert.rejects(parse(Buffer.from(text, "latin1"), "evil.pem"), /^KeyError/)
-        assert.ok(performance.now() - started < 2000, `${Math.round(performance.now() - started)} ms`)
+        assert.ok(processorMs() - started < 2000, `${Math.round(processorMs() - started)} ms`)
       }
     })
 
