@@ -221,6 +221,18 @@ function takeGoForms(command: Command, valued: ReadonlyMap<string, string>, pass
   }
 }
 
+/** Has a command find its options by their flags: for each that comes commander looks at all, a hundred times a hundred. */
+function findByFlag(command: Command): void {
+  const options = new Map<string | undefined, Option>()
+  const add = command.addOption.bind(command)
+  command.addOption = (option) => {
+    add(option)
+    for (const flag of [option.short, option.long]) if (flag !== undefined) options.set(flag, option)
+    return command
+  }
+  Object.assign(command, { _findOption: (flag: string) => options.get(flag) })
+}
+
 /** Tells commander of options. */
 export function addOptions(command: Command, options: AnyOptions, passesOn: boolean = false): Command {
   const valued = new Map<string, string>()
@@ -278,6 +290,7 @@ export function addCommand(program: Command, row: CommandRow): void {
   if (summary !== undefined) made.summary(summary)
   if (row.heading !== undefined) made.helpGroup(`${row.heading}:`)
   for (const argument of row.arguments ?? []) made.addArgument(newArgument(argument))
+  findByFlag(made)
   addOptions(made, options, row.passesOn === true)
   if (row.common !== undefined) addHelpAll(made)
   made.allowUnknownOption(row.takesAnything === true).passThroughOptions(row.passesOn === true)

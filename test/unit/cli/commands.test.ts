@@ -1,6 +1,6 @@
 // The tables of commands and options: what commander makes of them, and that what they say of each other holds.
 import assert from "node:assert/strict"
-import { Command } from "commander"
+import { Command, Option } from "commander"
 import { addCommand, addOptions, type CommandRow } from "../../../lib/cli/command.ts"
 import { commands } from "../../../lib/cli/commands.ts"
 import { actions } from "../../../lib/cli/commands/run.ts"
@@ -147,5 +147,32 @@ describe("addOptions", () => {
       pemPath: ["--verify=x"],
     })
     assert.deepEqual(parsed("ls", ["--verify"]), { verify: true })
+  })
+
+  it("takes as many looks at options as there are options, and not the square of that", () => {
+    // What commander asks each option; its types do not tell of it.
+    const asked = Option.prototype as unknown as { is: (this: Option, flag: string) => boolean }
+    const { is } = asked
+    const rows = commands.filter(({ name }) => name === "exec")
+    let looks = 0
+    asked.is = function (flag) {
+      looks++
+      return is.call(this, flag)
+    }
+    try {
+      for (const row of rows) addCommand(new Command().enablePositionalOptions(), row)
+    } finally {
+      asked.is = is
+    }
+    assert.equal(rows.length, 1)
+    assert.ok(looks < Object.keys(rows[0]?.options ?? {}).length, String(looks))
+  })
+
+  it("refuses two options with one flag", () => {
+    const twice = { one: ["-f, --first", ""], other: ["-f, --second", ""] } as const
+    const row: CommandRow = { name: "twice", description: "", options: twice }
+    assert.throws(() => {
+      addCommand(new Command(), row)
+    }, /conflicting flag '-f'/)
   })
 })
