@@ -19,7 +19,13 @@ import {
   workingFolder,
 } from "../runtime/identity.ts"
 import { joinBundle } from "../runtime/instance-bundle.ts"
-import { instanceRows, streamRows, type ExecOptions } from "../runtime/options.ts"
+import {
+  execOptionTable,
+  instanceRows,
+  streamRows,
+  type ExecOptionRow,
+  type ExecOptions,
+} from "../runtime/options.ts"
 import { letGo, startStarter } from "../runtime/starter.ts"
 import { launchOf, type ConcreteEngine, type Launch } from "../runtime/starter-protocol.ts"
 import type { Startable } from "../runtime/engine.ts"
@@ -78,12 +84,18 @@ export interface StopOptions {
 
 export const instanceOptions: Check<InstanceOptions> = shape<InstanceOptions>(instanceRows)
 
-const { stdio, terminalSize, replaceProcess, shell, timeoutMs } = streamRows
-const { signal, env, envFile, noEnv, cleanEnv, evaluate, noEval, cwd, app, noUmask, onNotice } = instanceRows
-const joinRows: Rows<JoinOptions> = {
-  ...{ stdio, terminalSize, replaceProcess, shell, timeoutMs },
-  ...{ signal, env, envFile, noEnv, cleanEnv, evaluate, noEval, cwd, app, noUmask, onNotice },
-}
+const { stdio, terminalSize, replaceProcess, timeoutMs } = streamRows
+const { signal, onNotice } = instanceRows
+const joined = Object.entries<ExecOptionRow>(execOptionTable).filter(
+  ([, [, , , more]]) => more?.joins === true,
+)
+/** Beside streams and time: the options whose rows say that they concern the command alone. */
+const joinRows = {
+  ...{ stdio, terminalSize, replaceProcess, timeoutMs, signal, onNotice },
+  ...Object.fromEntries(
+    joined.map(([key]) => [key, { ...streamRows, ...instanceRows }[key as keyof ExecOptions]]),
+  ),
+} as Rows<JoinOptions>
 const joinOptions = shape(joinRows)
 const words = list(text)
 const checkStop = shape<StopOptions>({
