@@ -1,5 +1,6 @@
 #include "core/layer_stream.h"
 
+#include <lzma.h>
 #include <openssl/evp.h>
 #include <string.h>
 #include <zlib.h>
@@ -29,6 +30,9 @@ constexpr uint64_t kLongBlob = 512 * 1024;
 constexpr std::chrono::milliseconds kWait{50};
 // A zstd frame may ask for so much memory to be decoded: 128 MiB, as its own command takes.
 constexpr int kZstdWindowLog = 27;
+
+// What decoding takes of what `xz -9` makes is half of it.
+constexpr uint64_t kXzMemory = 128 << 20;
 
 [[noreturn]] void FailFormat(const std::string& name, const std::string& what) {
   throw FormatError("layer_format", name + ": " + what);
@@ -191,6 +195,42 @@ struct LayerStream::ZstdDecoder final : Decoder {
   bool held = false;
 };
 
+struct LayerStream::XzDecoder final : Decoder {
+  XzDecoder(const ByteSource& blob, const std::string& name) : Decoder(blob, name) {
+    if (lzma_stream_decoder(&stream, kXzMemory, LZMA_CONCATENATED) != LZMA_OK)
+      throw SystemError(ENOMEM, "lzma_stream_decoder");
+  }
+  ~XzDecoder() override { lzma_end(&stream); }
+  size_t Decode(uint8_t* out, size_t room) override {
+    stream.next_out = out;
+    stream.avail_out = room;
+    while (stream.avail_out > 0 && !ended) {
+      if (stream.avail_in == 0 && Refill()) {
+        stream.next_in = input.data();
+        stream.avail_in = input.size();
+      }
+      // Only who is told that there is no more knows whether another stream could follow.
+      const bool is_last = stream.avail_in == 0;
+      switch (lzma_code(&stream, is_last ? LZMA_FINISH : LZMA_RUN)) {
+        case LZMA_OK:
+          break;
+        case LZMA_STREAM_END:
+          ended = true;
+          break;
+        case LZMA_MEMLIMIT_ERROR:
+          throw SystemError(ENOTSUP, "layer_unsupported", name + ": xz: it takes more memory than xz -9 makes use of");
+        case LZMA_BUF_ERROR:
+          FailFormat(name, "the compressed data ends early");
+        default:
+          FailFormat(name, "xz: damaged");
+      }
+    }
+    return room - stream.avail_out;
+  }
+  lzma_stream stream = LZMA_STREAM_INIT;
+  bool ended = false;
+};
+
 class LayerStream::Ahead {
  public:
   explicit Ahead(LayerStream& stream) : stream_(stream) {
@@ -282,9 +322,10 @@ LayerStream::LayerStream(const ByteSource& blob, std::string name, ReadProgress 
       decoder_ = std::make_unique<ZstdDecoder>(blob, name_);
       return;
     case Kind::kXz:
-      throw SystemError(ENOTSUP, "layer_unsupported", name_ + ": compressed with xz; gzip and zstd are read");
+      decoder_ = std::make_unique<XzDecoder>(blob, name_);
+      return;
     case Kind::kBzip2:
-      throw SystemError(ENOTSUP, "layer_unsupported", name_ + ": compressed with bzip2; gzip and zstd are read");
+      throw SystemError(ENOTSUP, "layer_unsupported", name_ + ": compressed with bzip2; gzip, xz and zstd are read");
   }
 }
 LayerStream::~LayerStream() = default;

@@ -73,6 +73,7 @@ class LayerStream {
   struct PlainDecoder;
   struct GzipDecoder;
   struct ZstdDecoder;
+  struct XzDecoder;
   class Ahead;
   bool Fill();
   size_t Decode(std::vector<uint8_t>& out);

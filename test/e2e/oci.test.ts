@@ -113,11 +113,15 @@ describe("OCI images", () => {
         )
       })
 
-    it("from archives that are not compressed", async () => {
+    it("from archives that are not compressed, or otherwise", async () => {
       for (const name of ["oci-archive", "docker-archive"]) {
         const file = path.join(folder, `${name}.tar`)
         writeFileSync(file, gunzipSync(readFileSync(vectorPath(`oci/${name}.tar.gz`))))
-        compare(await imageTree(await built(`${name}:${file}`)), expectedTree("plain"))
+        for (const program of ["cat", "xz", "zstd"]) {
+          const packed = path.join(folder, `${name}-${program}`)
+          writeFileSync(packed, execFileSync(program, { input: readFileSync(file) }))
+          compare(await imageTree(await built(`${name}:${packed}`)), expectedTree("plain"))
+        }
       }
     })
 
