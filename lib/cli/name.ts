@@ -1,12 +1,13 @@
 // The name that the command was called by. Under the names of the peers it answers as they do; under its own it says who it is.
 import { readFileSync } from "node:fs"
 import path from "node:path"
+import { ctrEncWords } from "./ctr-enc.ts"
 
 /** Names that `sifcrypt link` puts into a folder: those of the peers, and that of the launch line of images. */
 export const peerNames = ["apptainer", "singularity", "run-singularity"] as const
 
-/** Those of programs that this command stands in for, each of which is a command here. */
-export const toolNames = ["ctd-decoder"] as const
+/** Those of imgcrypt's programs, which this command stands in for. */
+export const toolNames = ["ctd-decoder", "ctr-enc"] as const
 
 const called = path.basename(process.argv[1] ?? "")
 
@@ -35,9 +36,10 @@ export function versionLine(): string {
   return `${isPeer ? "apptainer" : "sifcrypt"} version ${versionNumber()}`
 }
 
-/** What was asked for: an image's launch line is followed by its path and arguments, and nothing else; a tool's name is a command. */
+/** What was asked for: an image's launch line is followed by its path and arguments, and nothing else; a tool has words of its own. */
 export function commandWords(): readonly string[] {
   const words = process.argv.slice(2)
   if (called === "run-singularity") return ["run", ...words]
-  return toolNames.some((name) => name === called) ? [called, ...words] : words
+  if (called === "ctr-enc") return ctrEncWords(words)
+  return called === "ctd-decoder" ? [called, ...words] : words
 }

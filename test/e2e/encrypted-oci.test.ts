@@ -12,7 +12,7 @@ import {
 } from "node:fs"
 import path from "node:path"
 import { build, oci, open, type BuildOptions, type LayerRecipient } from "../../lib/index.ts"
-import { sifcrypt } from "../support/cli.ts"
+import { runProgram, sifcrypt } from "../support/cli.ts"
 import { imageTree } from "../support/image-tree.ts"
 import { Layout } from "../support/layout.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -652,5 +652,39 @@ describe("layers of OCI images", () => {
       assert.match(refused.stderr, /has a password in it/)
       assert.ok(!refused.stderr.includes("secret123"))
     }
+  })
+
+  it("are encrypted and decrypted in the words of skopeo and of ctr-enc", async () => {
+    const [encrypted, back] = [`oci:${place("skopeo")}:it`, `oci:${place("skopeo-back")}:it`]
+    const words = ["image", "copy", "--encrypt-layer", "-1", "--encryption-key"]
+    const made = await sifcrypt([...words, `jwe:${keyFile("rsa1.pub.pem").file}`, plain, encrypted])
+    assert.equal(made.status, 0, made.stderr)
+    const layers = (await oci.layerInfo({ source: encrypted })).map((layer) => layer.encrypted)
+    assert.deepEqual(layers, [false, false, true])
+    const key = keyFile("rsa1.pem").file
+    const undone = await sifcrypt([
+      "image",
+      "copy",
+      "--allow-partial",
+      "--decryption-key",
+      key,
+      encrypted,
+      back,
+    ])
+    assert.equal(undone.stdout.toString().trimEnd(), originalDigest, undone.stderr)
+    const both = ["--decryption-key", key, "--encryption-key", `jwe:${keyFile("rsa1.pub.pem").file}`]
+    assert.equal((await sifcrypt(["image", "copy", ...both, plain, back])).status, 20)
+
+    const links = place("links")
+    assert.equal((await sifcrypt(["link", links, "ctr-enc"])).status, 0)
+    const ctrEnc = (...args: string[]): ReturnType<typeof runProgram> =>
+      runProgram([path.join(links, "ctr-enc"), "-n", "default", "images", ...args])
+    const target = `oci:${place("ctr-enc")}:it`
+    const recipient = ["--recipient", `jwe:${keyFile("ec1.pub.pem").file}`]
+    const wrapped = await ctrEnc("encrypt", ...recipient, "--all-platforms", plain, target)
+    assert.equal(wrapped.status, 0, wrapped.stderr)
+    assert.match((await ctrEnc("layerinfo", target)).stdout.toString(), /jwe/)
+    const opened = await ctrEnc("decrypt", "--key", keyFile("ec1.pem").file, target)
+    assert.equal(opened.stdout.toString().trimEnd(), originalDigest, opened.stderr)
   })
 })

@@ -1,5 +1,5 @@
-import { InvalidArgumentError } from "commander"
-import { forbidDumps, oci, type CredentialSource } from "../../index.ts"
+import { InvalidArgumentError, type Command } from "commander"
+import { forbidDumps, oci, type CredentialSource, type LayerRecipient } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import {
   credentialRows,
@@ -20,7 +20,7 @@ import {
 } from "../layer-keys.ts"
 import { columns, jsonRow, output, print, printLines, writeAll } from "../output.ts"
 import { progressRow, withProgress } from "../progress.ts"
-import { registryRows, withRegistryOptions } from "../registry.ts"
+import { registryRows, withRegistryOptions, type RegistryFlags } from "../registry.ts"
 import { humanBytes, inform, isTerminal, notice, printable } from "../terminal.ts"
 import { BYTES, each, flag, parseInteger, size, text } from "../values.ts"
 
@@ -67,49 +67,6 @@ function registriesOf(
 
 type RegistryOptions = Parameters<Parameters<typeof withRegistryOptions>[3]>[0]
 type ClientOptions = Pick<RegistryOptions, "authFile" | "certFolder" | "noHttps" | "credentials">
-
-const copy = command({
-  name: "copy",
-  alias: "cp",
-  summary: "copy an image as it is",
-  description:
-    `Copies the image SOURCE to TARGET: ${names}. No byte of it changes, so its digest stays; what is there is not sent again. What ` +
-    "else a registry, a folder or the store has stays there; an archive is a new one, and a docker-archive: is an oci-archive: as well.",
-  arguments: [
-    ["<source>", "the image"],
-    ["<target>", "where to; store: alone takes the source's name"],
-  ],
-  options: {
-    all: allRow,
-    platforms: platformRow,
-    force: ["-f, --force", "replace an archive that is there", flag],
-    digestfile: ["--digestfile <file>", "write the digest that the copy has into this file", text],
-    chunkSize: [
-      "--chunk-size <size>",
-      "send in requests of so many bytes, for proxies that take no larger ones",
-      size(BYTES, 1, Number.MAX_SAFE_INTEGER),
-    ],
-    preserveDigests: ["--preserve-digests", "accepted: no digest changes anyway", flag, { hidden: true }],
-    json: jsonRow,
-    progress: progressRow,
-    ...registryRows,
-  },
-  run: async (flags, [source, target]) => {
-    const { all, platforms, force, chunkSize } = flags
-    const copied = await withRegistryOptions(flags, source, undefined, (given) => {
-      const { registry, oci: from } = registriesOf(target, given)
-      return telling(`copying ${source}`, (work) =>
-        oci.copy({
-          ...{ source, target, all, platforms, force, oci: from },
-          registry: { ...registry, chunkSize },
-          ...work,
-        }),
-      )
-    })
-    writeDigestFile(flags.digestfile, copied.digest)
-    await print(flags.json === true ? `${JSON.stringify(copied)}\n` : `${copied.digest}\n`)
-  },
-})
 
 const save = command({
   name: "save",
@@ -342,6 +299,138 @@ const recipientRow = [
   each(parseLayerRecipient),
 ] as const
 
+const encryptionKeysRow = [
+  "--encryption-key <recipient>",
+  "the same as --recipient",
+  each(parseLayerRecipient),
+  { hidden: true },
+] as const
+const encryptLayersRow = [
+  "--encrypt-layer <n>",
+  "the same as --layer",
+  each(parseLayer),
+  { hidden: true },
+] as const
+
+interface ConversionFlags extends KeyFlags, RegistryFlags {
+  readonly platforms?: readonly string[] | undefined
+  readonly layers?: readonly number[]
+  readonly force?: true
+  readonly json?: true
+  readonly digestfile?: string
+}
+
+interface EncryptionFlags extends ConversionFlags {
+  readonly recipients?: readonly LayerRecipient[]
+  readonly encryptionKeys?: readonly LayerRecipient[]
+  readonly encryptLayers?: readonly number[]
+}
+
+async function showConverted(
+  converted: oci.ConvertedImage,
+  { json, digestfile }: ConversionFlags,
+): Promise<void> {
+  writeDigestFile(digestfile, converted.digest)
+  await print(json === true ? `${JSON.stringify(converted)}\n` : `${converted.digest}\n`)
+}
+
+async function encryptImage(
+  flags: EncryptionFlags,
+  source: string,
+  target: string,
+  made: Command,
+): Promise<void> {
+  const { platforms, force, encryptLayers = [], encryptionKeys = [] } = flags
+  const recipients = inGnuPgHome([...(flags.recipients ?? []), ...encryptionKeys], flags)
+  if (recipients.length === 0) made.error("error: --recipient says who shall be able to decrypt it")
+  const chosen = [...(flags.layers ?? []), ...encryptLayers]
+  const layers = chosen.length === 0 ? undefined : chosen
+  const encrypted = await withKeys(flags, (unlock) =>
+    withRegistryOptions(flags, source, undefined, (given) =>
+      telling(`encrypting ${source}`, (work) =>
+        oci.encrypt({
+          ...{ source, target, recipients, layers, platforms, force },
+          ...registriesOf(target, given),
+          ...work,
+          unlock: flags.keys === undefined ? undefined : unlock,
+        }),
+      ),
+    ),
+  )
+  await showConverted(encrypted, flags)
+}
+
+async function decryptImage(flags: ConversionFlags, source: string, target: string): Promise<void> {
+  const { platforms, layers, force } = flags
+  const decrypted = await withKeys(flags, (unlock) =>
+    withRegistryOptions(flags, source, undefined, (given) =>
+      telling(`decrypting ${source}`, (work) =>
+        oci.decrypt({
+          ...{ source, target, unlock, layers, platforms, force },
+          ...registriesOf(target, given),
+          ...work,
+        }),
+      ),
+    ),
+  )
+  await showConverted(decrypted, flags)
+}
+
+const copy = command({
+  name: "copy",
+  alias: "cp",
+  summary: "copy an image as it is",
+  description:
+    `Copies the image SOURCE to TARGET: ${names}. No byte of it changes, so its digest stays; what is there is not sent again. What ` +
+    "else a registry, a folder or the store has stays there; an archive is a new one, and a docker-archive: is an oci-archive: as well. " +
+    "With --encryption-key or --decryption-key it is encrypt or decrypt.",
+  arguments: [
+    ["<source>", "the image"],
+    ["<target>", "where to; store: alone takes the source's name"],
+  ],
+  options: {
+    all: allRow,
+    platforms: platformRow,
+    force: ["-f, --force", "replace an archive that is there", flag],
+    digestfile: ["--digestfile <file>", "write the digest that the copy has into this file", text],
+    chunkSize: [
+      "--chunk-size <size>",
+      "send in requests of so many bytes, for proxies that take no larger ones",
+      size(BYTES, 1, Number.MAX_SAFE_INTEGER),
+    ],
+    encryptionKeys: encryptionKeysRow,
+    encryptLayers: encryptLayersRow,
+    decryptionKeys: decryptionKeyRow,
+    keyPassphraseFile: credentialRows.keyPassphraseFile,
+    ...gnuPgRows,
+    preserveDigests: ["--preserve-digests", "accepted: no digest changes anyway", flag, { hidden: true }],
+    json: jsonRow,
+    progress: progressRow,
+    ...registryRows,
+  },
+  run: async (flags, [source, target], made) => {
+    const { all, platforms, force, chunkSize, encryptionKeys, decryptionKeys } = flags
+    if (encryptionKeys !== undefined && decryptionKeys !== undefined)
+      made.error("error: --encryption-key and --decryption-key: image recipients rotate encrypts anew")
+    if ((encryptionKeys ?? decryptionKeys) !== undefined && platforms !== undefined)
+      made.error("error: --platform: image encrypt and image decrypt say what it means there")
+    if (encryptionKeys !== undefined) return await encryptImage({ ...flags, platforms }, source, target, made)
+    if (decryptionKeys !== undefined) return await decryptImage({ ...flags, platforms }, source, target)
+    const copied = await withRegistryOptions(flags, source, undefined, (given) => {
+      const { registry, oci: from } = registriesOf(target, given)
+      return telling(`copying ${source}`, (work) =>
+        oci.copy({
+          ...{ source, target, all, platforms, force, oci: from },
+          registry: { ...registry, chunkSize },
+          ...work,
+        }),
+      )
+    })
+    writeDigestFile(flags.digestfile, copied.digest)
+    await print(flags.json === true ? `${JSON.stringify(copied)}\n` : `${copied.digest}\n`)
+  },
+})
+
 const encrypt = command({
   name: "encrypt",
   summary: "encrypt the layers of an image",
@@ -355,37 +444,13 @@ const encrypt = command({
   ],
   options: {
     recipients: recipientRow,
-    encryptionKeys: [
-      "--encryption-key <recipient>",
-      "the same as --recipient",
-      each(parseLayerRecipient),
-      { hidden: true },
-    ],
-    encryptLayers: ["--encrypt-layer <n>", "the same as --layer", each(parseLayer), { hidden: true }],
+    encryptionKeys: encryptionKeysRow,
+    encryptLayers: encryptLayersRow,
     keys: keyRow,
     keyPassphraseFile: credentialRows.keyPassphraseFile,
     ...conversionRows,
   },
-  run: async (flags, [source, target], made) => {
-    const { platforms, force, json, encryptLayers = [], encryptionKeys = [] } = flags
-    const recipients = inGnuPgHome([...(flags.recipients ?? []), ...encryptionKeys], flags)
-    if (recipients.length === 0) made.error("error: --recipient says who shall be able to decrypt it")
-    const chosen = [...(flags.layers ?? []), ...encryptLayers]
-    const layers = chosen.length === 0 ? undefined : chosen
-    const encrypted = await withKeys(flags, (unlock) =>
-      withRegistryOptions(flags, source, undefined, (given) =>
-        telling(`encrypting ${source}`, (work) =>
-          oci.encrypt({
-            ...{ source, target, recipients, layers, platforms, force },
-            ...registriesOf(target, given),
-            ...work,
-            unlock: flags.keys === undefined ? undefined : unlock,
-          }),
-        ),
-      ),
-    )
-    await print(json === true ? `${JSON.stringify(encrypted)}\n` : `${encrypted.digest}\n`)
-  },
+  run: (flags, [source, target], made) => encryptImage(flags, source, target, made),
 })
 
 const decrypt = command({
@@ -405,21 +470,7 @@ const decrypt = command({
     certificates: ["--dec-recipient <recipient>", "accepted: keys are enough", each(text), { hidden: true }],
     ...conversionRows,
   },
-  run: async (flags, [source, target]) => {
-    const { platforms, layers, force, json } = flags
-    const decrypted = await withKeys(flags, (unlock) =>
-      withRegistryOptions(flags, source, undefined, (given) =>
-        telling(`decrypting ${source}`, (work) =>
-          oci.decrypt({
-            ...{ source, target, unlock, layers, platforms, force },
-            ...registriesOf(target, given),
-            ...work,
-          }),
-        ),
-      ),
-    )
-    await print(json === true ? `${JSON.stringify(decrypted)}\n` : `${decrypted.digest}\n`)
-  },
+  run: (flags, [source, target]) => decryptImage(flags, source, target),
 })
 
 const layerinfo = command({

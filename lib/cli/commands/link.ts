@@ -43,10 +43,10 @@ export const link: CommandRow = command({
   description:
     "Links apptainer, singularity and run-singularity in FOLDER to this command, or those of them that are named. " +
     "Called by these names it takes options and answers as the peers do; run-singularity is what starts an image that is called as " +
-    "a program. ctd-decoder, which decrypts layers for containerd, is linked if it is named.",
+    "a program. ctd-decoder, which decrypts layers for containerd, and ctr-enc of imgcrypt are linked if they are named.",
   arguments: [
     ["<folder>", "where the links are made: one that PATH lists, before the peers' own"],
-    ["[names...]", "some of them, or ctd-decoder", [...peerNames, ...toolNames]],
+    ["[names...]", "some of them, or ctd-decoder, ctr-enc", [...peerNames, ...toolNames]],
   ],
   options: { force: ["-F, --force", "replace what is there and is no link of ours", flag], json: jsonRow },
   run: async ({ force, json }, [folder, names]) => {
