@@ -116,7 +116,7 @@ export async function openImagePath(path: string): Promise<BareRoot | SifImage> 
   return (await openBare(path)) ?? (await openSif(path))
 }
 
-/** @throws SignatureError `ERR_SIGNATURE_MISSING` where a signature is demanded. */
+/** @throws SifError `ERR_SIF_PLAIN`, SignatureError `ERR_SIGNATURE_MISSING` where encryption or a signature is demanded. */
 export function checkBareOrigin(
   { path, what }: BareRoot,
   { verify, requireEncrypted = false }: OriginOptions,

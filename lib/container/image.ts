@@ -44,7 +44,7 @@ import {
 import { instanceOptions, startInstance, type Instance, type InstanceOptions } from "./instance.ts"
 import { mountImage, mountOptions, type Mount, type MountOptions } from "./mount.ts"
 import { checkOrigin, isVerified, vouch } from "./origin.ts"
-import { encryptionOf, overlaysOf, partitionKind, refusePlain } from "../encryption/partition.ts"
+import { encryptionOf, overlaysOf, partitionKind } from "../encryption/partition.ts"
 import { execOptions, type ExecOptions } from "../runtime/options.ts"
 import { runImage, type Running } from "./run.ts"
 import type { UnsignedPolicy } from "./signature.ts"
@@ -605,9 +605,6 @@ export async function openPath(
     const overlays = overlaysOf(sif.objects, partition).filter(
       (overlay) => verify === undefined || isVerified(overlay, verify),
     )
-    const [plain] = overlays
-    if (options.requireEncrypted === true && plain !== undefined)
-      refusePlain(sif.path, `its overlay ${plain.id}`)
     if (partitionKind(partition) === "squashfs")
       return Image.of(rootOf(sif, partition, shown), undefined, vouched, overlays, options)
     if (encryptionOf(partition) === undefined)

@@ -1,5 +1,5 @@
 // Where an image comes from, as far as it shows: asked before any of its keys is used.
-import { encryptionOf, refusePlain } from "../encryption/partition.ts"
+import { encryptionOf, overlaysOf, refusePlain } from "../encryption/partition.ts"
 import { SignatureError } from "../errors.ts"
 import { requireVerified, verifySif, type VerifyOptions } from "../signing/verify.ts"
 import { VerifyWhenRead } from "../signing/verity.ts"
@@ -31,6 +31,14 @@ function checkScope(image: SifImage, partition: SifPartition, verify: VerifyOpti
   )
 }
 
+/** Nothing plain is used of it: what is not verified is left aside where that is asked for. */
+function checkEncrypted(image: SifImage, partition: SifPartition, verify: VerifyOptions | undefined): void {
+  if (encryptionOf(partition) === undefined) refusePlain(image.path, "its root file system")
+  for (const overlay of overlaysOf(image.objects, partition))
+    if (verify === undefined || isVerified(overlay, verify))
+      refusePlain(image.path, `its overlay ${overlay.id}`)
+}
+
 /** What is demanded of an image before it is opened. */
 export type OriginOptions = Pick<
   OpenOptions,
@@ -49,8 +57,7 @@ export async function checkOrigin(
   options: OriginOptions,
 ): Promise<SifPartition> {
   const { unsigned = "allow", verify, requireEncrypted = false, onNotice, signal } = options
-  if (requireEncrypted && encryptionOf(partition) === undefined)
-    refusePlain(image.path, "its root file system")
+  if (requireEncrypted) checkEncrypted(image, partition, verify)
   const notice = await checkUnsigned(image, partition, unsigned)
   if (notice !== undefined) onNotice?.(notice)
   if (verify === undefined) return partition

@@ -193,6 +193,15 @@ describe("encrypted OCI images", () => {
     const encryptedSif = await built(source, { requireEncrypted: true, unlock, recipients })
     await using opened = await open(encryptedSif, { ...demand, unlock: recipients })
     assert.ok((await opened.list("/")).length > 0)
+    // A plain overlay lies over all that is encrypted.
+    const overlaid = path.join(folder, "overlaid.sif")
+    copyFileSync(encryptedSif, overlaid)
+    const kind = ["--datatype", "4", "--parttype", "4", "--partfs", "2", "--partarch", "2", "--groupid", "1"]
+    const added = await sifcrypt(["sif", "add", ...kind, overlaid, key.file], { as: "self" })
+    assert.equal(added.status, 0, added.stderr)
+    const overlay = { code: "ERR_SIF_PLAIN", message: /its overlay \d+ is not encrypted/ }
+    await assert.rejects(open(overlaid, { ...demand, unlock: recipients }), overlay)
+    await refused(overlaid, "ERR_SIF_PLAIN", { requireEncrypted: true, unlock: recipients })
     const plain = await built(source, { unlock })
     const tree = newFolder("plain-tree")
     writeFileSync(path.join(tree, "file"), "")
