@@ -85,7 +85,7 @@ describe("build --remote", () => {
   const buildHere = (args: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<Result> =>
     sifcrypt(["build", ...args], { as: "user", cwd: place, env })
   const nothingLeft = async (): Promise<void> => {
-    await waitFor("the end there", () => machine.processes().length === 0)
+    await waitFor("the end there", () => machine.processes().length === 0, 30_000)
     assert.deepEqual(machine.left(), [])
   }
 
@@ -357,6 +357,19 @@ files/_under
       ["each-riscv64", "riscv64"],
     ] as const)
       assert.equal((await inspect(at(`${name}.sif`))).architecture, architecture, name)
+    // Under one name of a registry, as push makes it of them.
+    await using registry = await Registry.start()
+    for (const name of ["each-arm64", "each-riscv64"])
+      await sifcryptOk(["push", "-U", "--index", at(`${name}.sif`), `oras://${registry.host}/each:1`], {
+        as: "user",
+      })
+    const accept = "application/vnd.oci.image.index.v1+json"
+    const answer = await fetch(`http://${registry.host}/v2/each/manifests/1`, { headers: { accept } })
+    const index = (await answer.json()) as { manifests: { platform: { architecture: string } }[] }
+    assert.deepEqual(
+      index.manifests.map(({ platform }) => platform.architecture),
+      ["arm64", "riscv64"],
+    )
     for (const name of ["none", "each", "twice", "twice-arm64"])
       assert.ok(!existsSync(at(`${name}.sif`)), name)
     await nothingLeft()
