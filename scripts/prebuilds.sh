@@ -10,8 +10,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 project=$PWD
-lock=$project/scripts/prebuilds/sources.lock
-cache=${SIFCRYPT_PREBUILDS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sifcrypt/prebuilds}
 work=$project/build/prebuilds
 export SIFCRYPT_JOBS=${SIFCRYPT_JOBS:-$(nproc)}
 
@@ -23,22 +21,8 @@ for target in "${targets[@]}"; do
   [[ " ${all[*]} " == *" $target "* ]] || { echo "prebuilds: no target is called $target, there are ${all[*]}" >&2 && exit 2; }
 done
 [[ -z $check ]] || rm -rf --one-file-system "$work"
-mkdir -p "$cache" "$work"
-
-# The file of a line of the lock: from the cache, or fetched, and in either case what the lock says.
-fetched() {
-  local hash=$1 address=$2 file=$cache/$1
-  if [[ ! -e $file ]]; then
-    curl --fail --silent --show-error --location --retry 3 --output "$file.part" "$address" ||
-      { echo "prebuilds: $address cannot be fetched" >&2; return 1; }
-    mv "$file.part" "$file"
-  fi
-  if ! sha256sum --quiet --check <<<"$hash  $file" >/dev/null 2>&1; then
-    rm -f "$file"
-    echo "prebuilds: $address is not what sources.lock says" >&2
-    return 1
-  fi
-}
+mkdir -p "$work"
+. scripts/prebuilds/roots.sh
 
 # Runs a command in a root: with its own mounts, the work folder as /build, and nothing of this environment.
 inside() {
@@ -57,28 +41,8 @@ inside() {
       SOURCE_DATE_EPOCH=1 SIFCRYPT_JOBS="$jobs" "$@"' inside "$root" "$work" "$SIFCRYPT_JOBS" "$@" </dev/null
 }
 
-# A root of the packages of a group: unpacked only, which is all that a compiler needs.
-make_root() {
-  local group=$1 root=$work/root-$1 kind hash address made
-  made=$(grep "^$group " "$lock" | sha256sum)
-  [[ "$(cat "$root.made" 2>/dev/null)" != "$made" ]] || return 0
-  echo "making the root: $group"
-  rm -rf --one-file-system "$root"
-  mkdir -p "$root"/{build,dev,proc,tmp}
-  # First what the folders are called.
-  while read -r kind hash address; do
-    dpkg-deb --extract "$cache/$hash" "$root"
-  done < <(grep "^$group .*/base-files_" "$lock"; grep "^$group " "$lock" | grep -v /base-files_)
-  # Links that scripts of packages make.
-  [[ -e $root/bin/sh || ! -e $root/bin/dash ]] || ln -s dash "$root/bin/sh"
-  [[ -e $root/usr/bin/awk ]] || ln -s mawk "$root/usr/bin/awk"
-  echo "$made" >"$root.made"
-}
-
 echo "fetching what sources.lock names, into $cache"
-while read -r kind hash address; do
-  [[ $kind == '#' ]] || fetched "$hash" "$address"
-done <"$lock"
+fetch_all tools go declarations fuse3 openssl zlib libdeflate lz4 libzstd xz-utils zig
 make_root tools
 make_root go
 if [[ ! -e $work/zig/zig ]]; then
@@ -91,7 +55,7 @@ rm -rf "$work/archives" "$work/project" "$work/out"
 mkdir -p "$work/archives" "$work/project/declarations" "$work/out"
 while read -r kind hash address; do
   case $kind in
-    '#' | tools | go | zig) ;;
+    '#' | tools | go | zig | arm64*) ;;
     declarations) dpkg-deb --fsys-tarfile "$cache/$hash" | tar -xf - -C "$work/project/declarations" --strip-components=3 --wildcards '*.h' ;;
     *)
       name=${address##*/}

@@ -8,6 +8,7 @@
 #   peer      the same command lines under that Apptainer and here, compared
 #   slurm     jobs on a cluster of this machine's own (test/support/slurm-cluster.sh), as root
 #   clients   workflow programs and MPI of Debian that call apptainer, which is this command
+#   prebuilds only if it is named: what prebuilds/ has for arm64, under an emulator; fails where there is nothing
 #   soak      only if it is named: what e2e and uml do a few times, as often as is promised (500 runs, 200 kills, 200 at once)
 # Two lanes run beside each other where the machine has the processors and the memory; SIFCRYPT_LANES=1 forbids it. Each takes
 # the next of what is still to be done, and what that has to say is printed at its end, with its seconds and its slowest tests.
@@ -22,7 +23,7 @@ export PATH="$project/node_modules/.bin:$PATH"
 suites=" ${*:-core unit vectors native e2e slurm uml interop peer clients} "
 for name; do
   case $name in
-    core | unit | vectors | native | e2e | slurm | uml | interop | peer | clients | soak) ;;
+    core | unit | vectors | native | e2e | slurm | uml | interop | peer | clients | prebuilds | soak) ;;
     *) echo "test.sh: no suite is called $name" >&2 && exit 2 ;;
   esac
 done
@@ -200,7 +201,7 @@ run_suite() {
   : >"$SIFCRYPT_COUNTS"
   case $name in
     unit | vectors) suite_mocha "test/$name/**/*.test.ts" || status=$? ;;
-    native | e2e | slurm | clients)
+    native | e2e | slurm | clients | prebuilds)
       mapfile -t files < <(files_of "$name" "$part" "${parts[$name]:-1}")
       apart timeout --foreground --kill-after=10 3000 "${mocha_here[@]}" "${files[@]}" || status=$?
       ;;
@@ -226,7 +227,7 @@ if [[ $(nproc) -lt 2 || $available -lt 8192 ]]; then lanes=1; fi
 declare -A parts=()
 [[ $lanes -lt 2 ]] || parts[e2e]=6
 jobs=()
-for name in uml core e2e native interop unit peer slurm clients vectors soak; do
+for name in uml core e2e native interop unit peer slurm clients vectors prebuilds soak; do
   [[ $suites == *" $name "* ]] || continue
   case $name in
     core | soak) jobs+=("$name") ;;
