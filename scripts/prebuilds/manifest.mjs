@@ -63,7 +63,7 @@ const sources = execFileSync(path.join(root, "scripts", "native-digest.sh"), { e
 function recipe() {
   const folder = path.join(root, "scripts", "prebuilds")
   const files = readdirSync(folder)
-    .filter((name) => /^(?:sources\.lock|toolchain\.sh|libraries\.sh|binaries\.sh)$/.test(name))
+    .filter((name) => /^(?:sources\.lock|toolchain\.sh|libraries\.sh|binaries\.sh|addon\.map)$/.test(name))
     .map((name) => path.join(folder, name))
   files.push(
     ...[

@@ -19,7 +19,21 @@ case $target in
   *-musl)
     export ZIG_GLOBAL_CACHE_DIR=/build/zig-cache ZIG_LOCAL_CACHE_DIR=/build/zig-cache
     printf '#!/bin/sh\nexec /build/zig/zig cc -target %s-musl "$@"\n' "$triple" >"$tools/cc"
-    printf '#!/bin/sh\nexec /build/zig/zig c++ -target %s-musl "$@"\n' "$triple" >"$tools/c++"
+    # It links statically unless something asks for what only a dynamic program has; and of the linker it knows no --exclude-libs.
+    cat >"$tools/c++" <<WRAPPER
+#!/bin/sh
+how=-rdynamic
+for argument; do
+  shift
+  case \$argument in
+    -static) how=-pie ;;
+    -c | -E | -shared) how='' ;;
+    -Wl,--exclude-libs,ALL) argument=-Wl,--version-script=/build/project/scripts/prebuilds/addon.map ;;
+  esac
+  set -- "\$@" "\$argument"
+done
+exec /build/zig/zig c++ -target $triple-musl \$how "\$@"
+WRAPPER
     ;;
 esac
 printf '#!/bin/sh\nexec %sar "$@"\n' "$cross" >"$tools/ar"

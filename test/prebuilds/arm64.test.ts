@@ -81,10 +81,20 @@ describe("what is prebuilt for arm64", () => {
     assert.notEqual(other.status, 0)
   })
 
-  for (const name of images)
-    it(`says of ${name} what this machine says`, async () => {
-      const image = path.basename(name)
-      for (const command of ["list", "header"])
-        assert.equal(await thereOk("sif", command, image), await here("sif", command, image))
-    })
+  it("says of images made by others what this machine says", async () => {
+    const names = images.map((name) => path.basename(name))
+    const script = `import { sif } from "sifcrypt"
+      for (const name of ${JSON.stringify(names)}) {
+        const image = await sif.openSif(name)
+        console.log(name, image.objects)
+        await image.close()
+      }`
+    const said = async (node: string): Promise<string> => {
+      const argv = [node, "--input-type=module", "-e", script]
+      const { status, text, stderr } = await runProgram(argv, { as: "self", cwd: machine.folder })
+      assert.equal(status, 0, stderr)
+      return text
+    }
+    assert.equal(await said(machine.node), await said(process.execPath))
+  })
 })
