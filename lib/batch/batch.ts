@@ -23,6 +23,8 @@ import { cacheOf, fetchImage, findImage, NodeCache } from "./images.ts"
 import { isOrasName } from "../oci/reference.ts"
 import { JobSet, type FoundTask } from "./job-set.ts"
 import { keepOut } from "./ssh-access.ts"
+import type { Imported } from "./shipyard.ts"
+import type * as importer from "./shipyard.ts"
 import { isActive, queue, slurm } from "./slurm.ts"
 import { isFinal, statusOf, type TaskStatus } from "./status.ts"
 import {
@@ -39,6 +41,7 @@ import {
 import { followOutput, openOutput, outputNames, type OutputName } from "./tail.ts"
 import { runTask as runTaskOf, type TaskPlace } from "./task.ts"
 
+export type { Imported } from "./shipyard.ts"
 export type { SubmitOptions, KeyOptions } from "./submit.ts"
 export type { TaskState, TaskStatus } from "./status.ts"
 export type { Attempt } from "./job-set.ts"
@@ -308,6 +311,19 @@ export async function submit(options: SubmitOptions): Promise<Jobs> {
  */
 export async function open(folder: string): Promise<Jobs> {
   return new Jobs(await JobSet.open(filePath(folder, "folder")))
+}
+
+// A function of its own: where TypeScript translates `using` it forgets to name the compiled file.
+const shipyard = (): Promise<typeof importer> => import("./shipyard.ts")
+
+/**
+ * A configuration made of those of Batch Shipyard, `config.yaml` and `jobs.yaml` in a folder.
+ *
+ * @throws BatchError `ERR_BATCH_CONFIG`.
+ */
+export async function importConfiguration(folder: string): Promise<Imported> {
+  filePath(folder, "folder")
+  return await (await shipyard()).importShipyard(folder)
 }
 
 /** What {@link prune} removes. */

@@ -159,6 +159,7 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
   ],
   "batch.submit": [["options", { file: nowhere }]],
   "batch.open": [["folder", nowhere]],
+  "batch.importConfiguration": [["folder", nowhere]],
   "batch.prune": [["options", {}]],
   "batch.serve": [
     ["folder", nowhere],

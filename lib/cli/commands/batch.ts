@@ -288,6 +288,30 @@ const fetch = command({
   },
 })
 
+const importing = command({
+  name: "import",
+  summary: "take over a configuration of Batch Shipyard",
+  description:
+    "Prints a configuration made of config.yaml and jobs.yaml of Batch Shipyard, and tells of each key that has no meaning here.",
+  arguments: [["<folder>", "where these files are"]],
+  options: { json: jsonRow },
+  run: async ({ json }, [folder]) => {
+    const imported = await jobs.importConfiguration(folder)
+    if (json === true) await printJson(imported)
+    else {
+      await print(imported.text)
+      for (const one of imported.notes) notice(printable(one))
+    }
+  },
+})
+
+const config: CommandRow = {
+  name: "config",
+  summary: "configurations of others",
+  description: "Takes over what another program was told.",
+  commands: [importing],
+}
+
 export const batch: CommandRow = {
   name: "batch",
   heading: "Run images",
@@ -295,5 +319,20 @@ export const batch: CommandRow = {
   description:
     "Runs images as jobs on a Slurm cluster. A configuration names images and commands; keys of encrypted images are given to the tasks " +
     "that run, one by one, and lie on no disk.",
-  commands: [submit, status, tail, logs, cancel, unlock, prefetch, prune, remove, task, broker, relay, fetch],
+  commands: [
+    submit,
+    status,
+    tail,
+    logs,
+    cancel,
+    unlock,
+    prefetch,
+    prune,
+    remove,
+    config,
+    task,
+    broker,
+    relay,
+    fetch,
+  ],
 }
