@@ -12,12 +12,14 @@ import {
   writeFileSync,
 } from "node:fs"
 import { chmod, chown } from "node:fs/promises"
+import http from "node:http"
 import { connect } from "node:net"
 import path from "node:path"
 import { text } from "node:stream/consumers"
 import { batch, build, certificate, keyring, push, sign } from "../../lib/index.ts"
 import { newPair } from "../../lib/batch/key-exchange.ts"
 import { cli, packageRoot, runProgram, type Result } from "../support/cli.ts"
+import { Server } from "../support/http-server.ts"
 import { allProcesses, waitFor, type ProcessInfo } from "../support/processes.ts"
 import { Registry } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -385,6 +387,86 @@ describe("jobs on Slurm", () => {
     await fails(configure("missing.yaml", job("[exec, echo]", missing), images), 21, "ERR_BATCH_IMAGE")
     const other = `images: [ { image: ${file("image.sif")}, encryption: { certificate: { sha1_thumbprint: ${"0".repeat(40)} } } } ]`
     await fails(configure("other.yaml", job("[exec, echo]"), other), 22, "ERR_KEY_MISMATCH")
+  })
+
+  it("B13, B14: fetches an image once a node, from no more nodes at once than it may, and waits when it is told to", async () => {
+    let now = 0
+    let most = 0
+    let begun = 0
+    await using proxy = await Server.start((request, response) => {
+      const isBlob = request.method === "GET" && /\/blobs\//.test(request.url ?? "")
+      // The first one is told to come back.
+      if (isBlob && begun++ === 0) {
+        response.writeHead(429, { "retry-after": "1" }).end()
+        return
+      }
+      if (isBlob) most = Math.max(most, ++now)
+      const onward = http.request(
+        `http://${registry.host}${request.url ?? ""}`,
+        { method: request.method ?? "GET", headers: request.headers },
+        (reply) => {
+          response.writeHead(reply.statusCode ?? 500, reply.headers)
+          // Slowly, so that others come meanwhile.
+          setTimeout(() => reply.pipe(response), isBlob ? 400 : 0)
+        },
+      )
+      response.once("close", () => {
+        if (isBlob) now--
+      })
+      onward.end()
+    })
+    // Submitted by its own name, and found by nodes through the slow one.
+    const name = `oras://${proxy.host}/group/model:1`
+    const images = `images: [ { image: "${name}" } ]`
+    const tasks = job("[exec, cat, /data/marker]", `"${name}"`, "cpus: 2, task_factory: { repeat: 6 }")
+    const settings = `, concurrent_source_downloads: 1`
+    const slow = configure("slow.yaml", tasks, images, settings)
+    writeFileSync(slow, readFileSync(slow, "utf8").replace(`${file("cache")}/%N`, `${file("slow")}/%N`))
+    const home = newFolder("slow-home", user.id)
+    const certificates = path.join(user.home(), ".sifcrypt", "certificates")
+    const env = { HOME: home, SIFCRYPT_CERTSDIR: certificates }
+    const answer = await cluster.ok(["batch", "submit", "--json", "--password-file", passwordFile, slow], {
+      env,
+    })
+    const atSubmission = begun
+    const set = (JSON.parse(answer) as { folder: string }).folder
+    const all = [...(await cluster.status(set)).values()]
+    for (const { state, reason } of all) assert.equal(state, "done", reason)
+    const nodes = new Set(all.map(({ node }) => node))
+    assert.equal(begun - atSubmission, nodes.size)
+    assert.equal(most, 1)
+    for (const node of nodes)
+      assert.deepEqual(
+        readdirSync(file(`slow/${node ?? ""}/batch-1`)).filter((one) => one.startsWith(".")),
+        [],
+      )
+  })
+
+  it("B25: submits ten thousand tasks in seconds, cut where Slurm's arrays end", async () => {
+    const count = soak ? 10_000 : 1500
+    await partition("down")
+    const many = configure(
+      "many.yaml",
+      job("[exec, echo, '{0}']", undefined, `task_factory: { repeat: ${count} }`),
+    )
+    const started = performance.now()
+    const set = await submit(many)
+    assert.ok(performance.now() - started < 10_000)
+    const { arrays } = JSON.parse(readFileSync(path.join(set, "slurm.json"), "utf8")) as {
+      arrays: { first: number; count: number }[]
+    }
+    assert.deepEqual(
+      arrays.map(({ first, count: size }) => [first, size]),
+      Array.from({ length: Math.ceil(count / 1001) }, (_, i) => [i * 1001, Math.min(1001, count - i * 1001)]),
+    )
+    assert.equal(
+      (await cluster.status(set, false)).get(`one/task-00000-${String(count - 1).padStart(5, "0")}`)?.state,
+      "pending",
+    )
+    assert.match((await cluster.run(["batch", "delete", set])).stderr, /some of its tasks have not ended/)
+    await cluster.ok(["batch", "delete", "--force", set])
+    await partition("up")
+    assert.equal(existsSync(set), false)
   })
 
   it("goes from a key to a cow as docs/batch.md says", async () => {
