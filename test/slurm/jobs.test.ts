@@ -171,6 +171,10 @@ describe("jobs on Slurm", () => {
   it("B2, B6: runs an array of one signed, encrypted image: fetched once a node, the password read once", async () => {
     const tasks = soak ? 100 : 9
     const images = `images: [ { image: "${reference}", signing_key: { fingerprint: ${fingerprint}, file: vendor.asc } } ]`
+    // B3: what somebody else sees of every process meanwhile.
+    const look =
+      "for i in $(seq 60); do cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null; sleep 0.1; done"
+    const seen = cluster.observe(["sh", "-c", look])
     const set = await submit(
       configure(
         "array.yaml",
@@ -184,6 +188,9 @@ describe("jobs on Slurm", () => {
       assert.equal(state, "done", `${name}: ${reason ?? ""}`)
       assert.equal(outputOf(set, name), `${MARKER}\n`)
     }
+    const { text: others } = await seen
+    assert.match(others, /batch\0task\0/)
+    for (const marker of [password, MARKER]) assert.doesNotMatch(others, new RegExp(marker))
     // Each node that had a task has the image, whole, and no other file of it.
     const nodes = new Set([...all.values()].map(({ node }) => node))
     for (const node of nodes) {
@@ -359,6 +366,67 @@ describe("jobs on Slurm", () => {
         assert.equal(found.text, "", `${marker} in ${found.text}`)
       }
   })
+
+  it("B16, B27: leaves nothing of a task that is cancelled while it waits, and does not mind another user", async () => {
+    await partition("down")
+    const set = await submit(configure("waits.yaml", job("[exec, echo]"), undefined, ", key_wait: 60"))
+    process.kill(brokerOf(set).pid, "SIGKILL")
+    await partition("up")
+    await waitFor("it waits", () => readStatus(set, "one/task-00000")?.state === "waiting", 20_000)
+    // Somebody else's, at the same time, on the same node, of the same file.
+    const theirs = await cluster.observe([
+      ...[
+        "srun",
+        "--quiet",
+        "--chdir=/",
+        "--export=PATH,SLURM_CONF",
+        cli,
+        "exec",
+        "--passphrase-file",
+        "/dev/null",
+      ],
+      ...[file("image.sif"), "echo"],
+    ])
+    assert.notEqual(theirs.status, 0)
+    assert.doesNotMatch(theirs.text + theirs.stderr, new RegExp(MARKER))
+    await cluster.ok(["batch", "cancel", set, "one/task-00000"])
+    await waitFor("nothing is left", () => ours(set, "batch task").length === 0, 10_000)
+    assert.equal((await cluster.status(set)).get("one/task-00000")?.state, "cancelled")
+    const cache = readdirSync(file("cache")).flatMap((node) => readdirSync(file(`cache/${node}/batch-1`)))
+    assert.deepEqual(
+      cache.filter((name) => name.startsWith(".")),
+      [],
+    )
+  })
+
+  if (soak) {
+    it("B15: has a task end on another node when its own is lost, and leaves nothing there", async () => {
+      const set = await submit(configure("node.yaml", job("[exec, sleep, 8]")))
+      const of = (): Shown | undefined => readStatus(set, "one/task-00000")
+      await waitFor("it runs", () => of()?.state === "running", 20_000)
+      const lost = of()?.node ?? ""
+      await cluster.control("kill-node", [lost])
+      await waitFor("nothing of it is left", () => ours(set, "sleep 8").length === 0, 10_000)
+      const ended = (await cluster.status(set)).get("one/task-00000")
+      await cluster.control("start-node", [lost])
+      assert.equal(ended?.state, "done", ended?.reason)
+      assert.equal(ended.attempts.length, 2)
+      assert.deepEqual(
+        ended.attempts.map(({ restarts }) => restarts > 0),
+        [false, true],
+      )
+    })
+
+    it("B20: tells a payload that its time is about to end, and says so", async () => {
+      const command = `[sh, -c, "trap 'echo told; exit 5' TERM; while :; do sleep 0.2; done"]`
+      const set = await submit(
+        configure("late.yaml", job(command, undefined, "max_wall_time: 60"), undefined, ", end_notice: 50"),
+      )
+      const ended = (await cluster.status(set)).get("one/task-00000")
+      assert.deepEqual([ended?.state, ended?.exitCode], ["timeout", 5], ended?.reason)
+      assert.equal(outputOf(set, "one/task-00000"), "told\n")
+    })
+  }
 
   it("B29: says what is wrong when nothing can be submitted, and leaves nothing", async () => {
     const fails = async (
