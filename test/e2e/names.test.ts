@@ -43,7 +43,10 @@ describe("link", () => {
   it("knows no other names", async () => {
     const refused = await sifcrypt(["link", newFolder("link"), "docker"], { as: "self" })
     assert.equal(refused.status, 20)
-    assert.match(refused.stderr, /'docker' .*choices are apptainer, singularity, run-singularity, ctd-decoder, ctr-enc\.\n/)
+    assert.match(
+      refused.stderr,
+      /'docker' .*choices are apptainer, singularity, run-singularity, ctd-decoder, ctr-enc\.\n/,
+    )
   })
 })
 
