@@ -76,6 +76,7 @@ apart() {
   place=$(mktemp -d)
   # shellcheck disable=SC2016
   unshare --mount --pid --fork --kill-child --mount-proc --propagation private bash -c '
+    set -e
     trap "exit 143" TERM
     place=$1
     shift
