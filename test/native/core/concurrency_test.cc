@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "check.h"
 #include "core/directory_tree.h"
 #include "core/file_range.h"
 #include "core/squashfs_reader.h"
@@ -25,14 +26,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr int kThreads = 4;
-std::atomic<int> failures = 0;
-
-void Check(bool good, const std::string& what) {
-  if (good) return;
-  ++failures;
-  std::cerr << "FAILED: " + what + "\n";
-}
-
 /// Calls `work` on several threads at once.
 void Together(const std::function<void(int)>& work) {
   std::vector<std::thread> threads;

@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "check.h"
 #include "core/copy_range.h"
 #include "core/file_range.h"
 #include "core/process_image.h"
@@ -33,25 +34,6 @@ namespace sifcrypt {
 namespace {
 
 using Bytes = std::vector<uint8_t>;
-
-int failures = 0;
-int checks = 0;
-
-void Check(bool good, const std::string& what) {
-  ++checks;
-  if (good) return;
-  ++failures;
-  std::cerr << "FAILED: " << what << "\n";
-}
-
-void CheckError(int error, const std::function<void()>& action, const std::string& what) {
-  try {
-    action();
-    Check(false, what + ": no error");
-  } catch (const SystemError& caught) {
-    Check(caught.error() == error, what + ": " + caught.what());
-  }
-}
 
 class Folder {
  public:

@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "check.h"
 #include "core/enclosing_squashfs.h"
 #include "core/squashfs_file_source.h"
 #include "core/system_error.h"
@@ -24,23 +25,6 @@ namespace sifcrypt {
 namespace {
 
 using Bytes = std::vector<uint8_t>;
-
-int failures = 0;
-
-void Check(bool good, const std::string& what) {
-  if (good) return;
-  ++failures;
-  std::cerr << "FAILED: " << what << "\n";
-}
-
-void CheckError(int error, const std::function<void()>& action, const std::string& what) {
-  try {
-    action();
-    Check(false, what + ": no error");
-  } catch (const SystemError& caught) {
-    Check(caught.error() == error, what + ": " + caught.what());
-  }
-}
 
 class MemorySource final : public ByteSource {
  public:

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "check.h"
 #include "core/file_range.h"
 #include "core/system_error.h"
 #include "core/unique_fd.h"
@@ -21,23 +22,6 @@ using Bytes = std::vector<uint8_t>;
 
 constexpr uint64_t kBefore = 3 * kVerityBlock;
 constexpr uint64_t kHeader = 2 * kVerityBlock;
-
-int failures = 0;
-
-void Check(bool good, const std::string& what) {
-  if (good) return;
-  ++failures;
-  std::cerr << "FAILED: " << what << "\n";
-}
-
-void CheckError(int error, const std::string& operation, const std::function<void()>& action, const std::string& what) {
-  try {
-    action();
-    Check(false, what + ": no error");
-  } catch (const SystemError& caught) {
-    Check(caught.error() == error && caught.operation() == operation, what + ": " + caught.what());
-  }
-}
 
 SecretBuffer Key(size_t size) {
   if (size == 0) return {};

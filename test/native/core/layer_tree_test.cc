@@ -22,29 +22,12 @@
 #include <string>
 #include <vector>
 
+#include "check.h"
 #include "core/squashfs_writer.h"
 #include "core/system_error.h"
 
 namespace sifcrypt {
 namespace {
-
-int failures = 0;
-
-void Check(bool good, const std::string& what) {
-  if (good) return;
-  ++failures;
-  std::cerr << "FAILED: " << what << "\n";
-}
-
-template <typename Function>
-void CheckError(int error, const std::string& operation, Function function, const std::string& what) {
-  try {
-    function();
-    Check(false, what + ": no error");
-  } catch (const SystemError& caught) {
-    Check(caught.error() == error && caught.operation() == operation, what + ": " + caught.what());
-  }
-}
 
 class Bytes final : public ByteSource {
  public:

@@ -19,29 +19,13 @@
 #include <utility>
 #include <vector>
 
+#include "check.h"
 #include "core/system_error.h"
 
 namespace sifcrypt {
 namespace {
 
 constexpr uint64_t kMebibyte = 1 << 20;
-
-int failures = 0;
-
-void Check(bool good, const std::string& what) {
-  if (good) return;
-  ++failures;
-  std::cerr << "FAILED: " << what << "\n";
-}
-
-void CheckError(int error, const std::function<void()>& action, const std::string& what) {
-  try {
-    action();
-    Check(false, what + ": no error");
-  } catch (const SystemError& caught) {
-    Check(caught.error() == error, what + ": " + caught.what());
-  }
-}
 
 /// A tree and a second descriptor of the file behind it.
 struct Scratch {

@@ -19,6 +19,7 @@
 #include <string>
 #include <utility>
 
+#include "check.h"
 #include "core/directory_tree.h"
 #include "core/file_range.h"
 #include "core/system_error.h"
@@ -28,24 +29,6 @@ namespace sifcrypt {
 namespace {
 
 namespace fs = std::filesystem;
-
-int failures = 0;
-
-void Check(bool good, const std::string& what) {
-  if (good) return;
-  ++failures;
-  std::cerr << "FAILED: " << what << "\n";
-}
-
-template <typename Function>
-void CheckError(int error, Function function, const std::string& what) {
-  try {
-    function();
-    Check(false, what + ": no error");
-  } catch (const SystemError& caught) {
-    Check(caught.error() == error, what + ": " + caught.what());
-  }
-}
 
 /// A folder of its own, removed at the end.
 class Scratch {

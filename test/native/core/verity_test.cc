@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "check.h"
 #include "core/slice_source.h"
 #include "core/system_error.h"
 
@@ -25,23 +26,6 @@ namespace sifcrypt {
 namespace {
 
 using Bytes = std::vector<uint8_t>;
-
-int failures = 0;
-
-void Check(bool good, const std::string& what) {
-  if (good) return;
-  ++failures;
-  std::cerr << "FAILED: " << what << "\n";
-}
-
-void CheckError(int error, const std::string& operation, const std::function<void()>& action, const std::string& what) {
-  try {
-    action();
-    Check(false, what + ": no error");
-  } catch (const SystemError& caught) {
-    Check(caught.error() == error && caught.operation() == operation, what + ": " + caught.what());
-  }
-}
 
 /// Bytes that the test changes while a source reads them.
 class MemorySource final : public ByteSource {
