@@ -7,6 +7,9 @@ export const ENTRY_FOLDER = "/.sifcrypt"
 /** Where the interpreter is seen inside. */
 export const SHELL_PATH: string = `${ENTRY_FOLDER}/shell`
 
+/** A search path that a script of the image has unset is the default one; an empty one is the image's. */
+const pathUnlessSet = `[ -n "\${PATH+set}" ] || export PATH=${DEFAULT_PATH}`
+
 /**
  * What sifcrypt-shell runs: `entry ACTION [ARGUMENT…]`. Beside it lie `overrides.sh` and `host.sh`, and `runscript` where
  * that of the image must not be taken as it is.
@@ -35,6 +38,7 @@ if [ -d /.singularity.d/env ]; then
     case $_sifcrypt_script in
       */10-docker2singularity.sh | */10-docker.sh) _sifcrypt_fill_path ;;
       */99-base.sh)
+        ${pathUnlessSet}
         . ${ENTRY_FOLDER}/overrides.sh
         _sifcrypt_overridden=1
         ;;
@@ -44,7 +48,10 @@ elif [ -f /environment ]; then
   . /environment
   _sifcrypt_fill_path
 fi
-[ -n "$_sifcrypt_overridden" ] || . ${ENTRY_FOLDER}/overrides.sh
+if [ -z "$_sifcrypt_overridden" ]; then
+  ${pathUnlessSet}
+  . ${ENTRY_FOLDER}/overrides.sh
+fi
 # The image's own 99-runtimevars.sh has done it, unless the image is older.
 [ -z "\${SING_USER_DEFINED_PREPEND_PATH:-}" ] || PATH=$SING_USER_DEFINED_PREPEND_PATH:\${PATH:-}
 [ -z "\${SING_USER_DEFINED_APPEND_PATH:-}" ] || PATH=\${PATH:-}:$SING_USER_DEFINED_APPEND_PATH

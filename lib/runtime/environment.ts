@@ -160,8 +160,6 @@ export function overrideScript(
   const { overrides } = environment
   const [first, last] = [prependLibraries, appendLibraries].map((name) => overrides.get(name) ?? "")
   return [
-    // One that an image's script has unset; an empty one is the image's.
-    `[ -n "\${PATH+set}" ] || export PATH=${DEFAULT_PATH}\n`,
     ...[...overrides]
       .filter(([name]) => !isLibraryPart(name))
       .map(([name, value]) => `export ${name}=${quote(value)}\n`),

@@ -5,7 +5,7 @@ import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writ
 import { tmpdir } from "node:os"
 import path from "node:path"
 import { shellPath } from "../../lib/native/load.ts"
-import { DEFAULT_PATH, overrideScript } from "../../lib/runtime/environment.ts"
+import { DEFAULT_PATH } from "../../lib/runtime/environment.ts"
 import { ENTRY_FOLDER, entryScript, ociRunScript } from "../../lib/runtime/entry.ts"
 import { ociRunscript } from "../../lib/source/oci-source.ts"
 
@@ -103,7 +103,6 @@ describe("sifcrypt-shell", () => {
 
   it("has a search path where a script of the image unsets it", () => {
     put("/.singularity.d/env/90-environment.sh", "unset PATH; export A=1")
-    put(`${ENTRY_FOLDER}/overrides.sh`, overrideScript({ overrides: new Map() }))
     assert.equal(run("exec", "sh", "-c", 'echo "$A $PATH"').output, `1 ${DEFAULT_PATH}\n`)
   })
 
