@@ -414,8 +414,14 @@ const copy = command({
       made.error("error: --encryption-key and --decryption-key: image recipients rotate encrypts anew")
     if ((encryptionKeys ?? decryptionKeys) !== undefined && platforms !== undefined)
       made.error("error: --platform: image encrypt and image decrypt say what it means there")
-    if (encryptionKeys !== undefined) return await encryptImage({ ...flags, platforms }, source, target, made)
-    if (decryptionKeys !== undefined) return await decryptImage({ ...flags, platforms }, source, target)
+    if (encryptionKeys !== undefined) {
+      await encryptImage({ ...flags, platforms }, source, target, made)
+      return
+    }
+    if (decryptionKeys !== undefined) {
+      await decryptImage({ ...flags, platforms }, source, target)
+      return
+    }
     const copied = await withRegistryOptions(flags, source, undefined, (given) => {
       const { registry, oci: from } = registriesOf(target, given)
       return telling(`copying ${source}`, (work) =>
@@ -467,6 +473,12 @@ const decrypt = command({
     keys: keyRow,
     decryptionKeys: decryptionKeyRow,
     keyPassphraseFile: credentialRows.keyPassphraseFile,
+    strict: [
+      "--strict",
+      "accepted: no layer is taken for decrypted that cannot be verified",
+      flag,
+      { hidden: true },
+    ],
     certificates: ["--dec-recipient <recipient>", "accepted: keys are enough", each(text), { hidden: true }],
     ...conversionRows,
   },
