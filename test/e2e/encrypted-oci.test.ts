@@ -96,7 +96,7 @@ describe("encrypted OCI images", () => {
     layout.remove()
   })
 
-  it("are refused when somebody changed which layers they have", async () => {
+  it("A35: are refused when somebody changed which layers they have", async () => {
     const layout = encrypted()
     const [base, middle, top] = layout.manifest.layers
     assert.ok(base !== undefined && middle !== undefined && top !== undefined)

@@ -1,14 +1,11 @@
 // Layers that are encrypted for a key in a PKCS#11 token: a real one, in files.
 import assert from "node:assert/strict"
-import { execFileSync } from "node:child_process"
-import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
+import { chmodSync, existsSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { oci, type CredentialSource } from "../../lib/index.ts"
 import { newFolder } from "../support/scratch.ts"
+import { makeToken, TOKEN_MODULE as MODULE, TOKEN_PIN as PIN } from "../support/token.ts"
 import { vectorPath } from "../vectors/load.ts"
-
-const MODULE = "/usr/lib/softhsm/libsofthsm2.so"
-const PIN = "314159"
 
 describe("layers encrypted for a key in a PKCS#11 token", () => {
   const folder = newFolder("token")
@@ -38,14 +35,7 @@ describe("layers encrypted for a key in a PKCS#11 token", () => {
   const starts = (): number => told().split("\n--\n").length - 1
 
   before(() => {
-    mkdirSync(file("tokens"))
-    writeFileSync(file("softhsm2.conf"), `directories.tokendir = ${file("tokens")}\n`)
-    const env = { ...process.env, SOFTHSM2_CONF: file("softhsm2.conf") }
-    const run = (program: string, line: string): Buffer =>
-      execFileSync(program, line.split(" "), { stdio: "pipe", env })
-    run("softhsm2-util", `--init-token --free --label sifcrypt --pin ${PIN} --so-pin 271828`)
-    const make = "--keypairgen --key-type rsa:2048 --label layers --id 01 --token-label sifcrypt"
-    run("pkcs11-tool", `--module ${MODULE} ${make} --login --pin ${PIN}`)
+    makeToken(folder)
     const record = `tr '\\0' '\\n' </proc/$$/environ >>${file("log")}; echo "$@" >>${file("log")}; echo -- >>${file("log")}`
     writeFileSync(file("openssl"), `#!/bin/sh\n${record}\nexec /usr/bin/openssl "$@"\n`)
     chmodSync(file("openssl"), 0o755)

@@ -6,13 +6,12 @@ import path from "node:path"
 import { oci, type CredentialSource, type LayerRecipient } from "../../lib/index.ts"
 import { GnuPg } from "../support/gnupg.ts"
 import { newFolder } from "../support/scratch.ts"
+import { makeToken, TOKEN_MODULE as MODULE, TOKEN_PIN as PIN } from "../support/token.ts"
 import { vectorPath } from "../vectors/load.ts"
 import { Containerd, peerCommand } from "./containerd.ts"
 
 const key = (name: string): string => vectorPath(`ocicrypt/keys/${name}`)
 const plain = `oci:${vectorPath("oci/layout")}`
-const MODULE = "/usr/lib/softhsm/libsofthsm2.so"
-const PIN = "314159"
 
 describe("encrypted layers, beside live programs", () => {
   const folder = newFolder("encrypted-interop")
@@ -35,14 +34,7 @@ describe("encrypted layers, beside live programs", () => {
     writeFileSync(file("keyprovider.conf"), JSON.stringify({ "key-providers": { toy: { cmd } } }), {
       mode: 0o600,
     })
-    mkdirSync(file("tokens"))
-    writeFileSync(file("softhsm2.conf"), `directories.tokendir = ${file("tokens")}\n`)
-    const env = { ...process.env, SOFTHSM2_CONF: file("softhsm2.conf") }
-    const run = (program: string, line: string): Buffer =>
-      execFileSync(program, line.split(" "), { stdio: "pipe", env })
-    run("softhsm2-util", `--init-token --free --label sifcrypt --pin ${PIN} --so-pin 271828`)
-    const pair = "--keypairgen --key-type rsa:2048 --label layers --id 01 --token-label sifcrypt"
-    run("pkcs11-tool", `--module ${MODULE} ${pair} --login --pin ${PIN}`)
+    makeToken(folder)
     writeFileSync(
       file("key.yaml"),
       `pkcs11:\n  uri: pkcs11:token=sifcrypt;object=layers?module-path=${MODULE}&pin-value=${PIN}\n` +
@@ -199,7 +191,7 @@ describe("encrypted layers, beside live programs", () => {
   for (const [program, peer] of Object.entries(programs))
     for (const [scheme, { recipient, opener, theirs, keys }] of Object.entries(schemes)) {
       if (peer.lacks?.includes(scheme) === true) continue
-      it(`${scheme}: ${program} decrypts ours, and we decrypt its own`, async () => {
+      it(`A33: ${scheme}, ${program} decrypts ours, and we decrypt its own`, async () => {
         const [ours, opened, source, own] = Array.from({ length: 4 }, () => file(`${++count}.tar`)) as [
           ...[string, string, string, string],
         ]

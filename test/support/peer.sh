@@ -1,7 +1,7 @@
 #!/bin/bash
 # Makes the live peer once and prints its path: a root directory of Debian unstable, the only Debian that carries
-# Apptainer, with Apptainer, cryptsetup, gocryptfs and squashfs-tools in it. Needs root, because it installs packages in a
-# chroot; takes about half a minute and 270 MB; afterwards it costs nothing.
+# Apptainer and imgcrypt, with these, containerd, skopeo, cryptsetup, gocryptfs and squashfs-tools in it. Needs root,
+# because it installs packages in a chroot; takes a minute and 500 MB; afterwards it costs nothing.
 #
 #   test/support/peer.sh
 #

@@ -56,7 +56,7 @@ describe("a key provider that is a program", () => {
     }
   })
 
-  it("opens the layers of another program, where it was named, and where not it is not started", async () => {
+  it("A32: opens the layers of another program, where it was named, and where not it is not started", async () => {
     const vectors = JSON.parse(readFileSync(vectorPath("ocicrypt/layers.json"), "utf8")) as {
       name: string
       annotations: Record<string, string>
