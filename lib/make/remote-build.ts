@@ -467,8 +467,8 @@ async function fetchTree(
       await send(builder, definition, bases, options)
     } catch (error) {
       const isOver = heard.isOver || builder.channel.over.aborted
-      builder.stop()
-      // Whatever it said before it went is why.
+      // Where it went by itself, what it said before that is why, and may still be on its way.
+      if (!isOver) builder.stop()
       const tree = isOver ? await returned : await returned.catch(() => undefined)
       await tree?.[Symbol.asyncDispose]()
       throw isOver ? remoteError(builder.name, "it did not listen", error) : error

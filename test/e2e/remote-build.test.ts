@@ -332,6 +332,16 @@ files/_under
     await nothingLeft()
   })
 
+  it("tells why nobody takes what is sent any more", async () => {
+    writeFileSync(at("large"), Buffer.alloc(8 << 20, "x"))
+    define("large.def", "Bootstrap: scratch\n%files\nlarge /large\n")
+    const full = `say({ kind: "failed", error: { name: "BuildError", code: "ERR_BUILD_SCRATCH", message: "full" } })`
+    const program = machine.program("full.mjs", `${liar(`[${full}]`)}process.exit()\n`)
+    const made = await run(["--remote", machine.remote + program, "--json", "large.sif", "large.def"])
+    assert.equal((JSON.parse(made.text) as Failed).error.code, "ERR_BUILD_SCRATCH", made.stderr)
+    await nothingLeft()
+  })
+
   it("chooses by architecture, and makes an image of each", async () => {
     define("arch.def", "Bootstrap: scratch\n%files\nfiles/_under /x\n")
     const [arm64, riscv64] = ["arm64", "riscv64"].map(
