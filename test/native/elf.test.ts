@@ -1,8 +1,10 @@
 // What the native files need at load time: so little that they start on any glibc system.
 import assert from "node:assert/strict"
-import { readFileSync } from "node:fs"
+import { execFileSync, spawnSync } from "node:child_process"
+import { copyFileSync, mkdirSync, readFileSync } from "node:fs"
 import path from "node:path"
 import { packageRoot } from "../support/cli.ts"
+import { newFolder } from "../support/scratch.ts"
 
 const allowed = [
   /^libc\.so\.6$/,
@@ -68,4 +70,32 @@ describe("native files", () => {
       assert.deepEqual(others, [])
       assert.deepEqual(runPaths, [], "no search path of the machine it was built on")
     })
+
+  it("would not be shipped as they are built here, and the check says why", () => {
+    const folder = path.join(newFolder("shipped"), process.arch === "arm64" ? "linux-arm64" : "linux-x64")
+    mkdirSync(folder)
+    const script = (name: string): string => path.join(packageRoot, "scripts", name)
+    const digest = execFileSync(script("native-digest.sh"), { encoding: "utf8" }).trim()
+    const checked = (built: string, name: string, sources = digest): string => {
+      const file = path.join(folder, name)
+      copyFileSync(path.join(packageRoot, "build", "Release", built), file)
+      const { status, stderr } = spawnSync(script("prebuilds/check-binary.sh"), [sources, file], {
+        encoding: "utf8",
+      })
+      assert.equal(status === 0, stderr === "", stderr)
+      return stderr
+    }
+    assert.match(checked("sifcrypt-starter", "sifcrypt-starter.glibc"), /it needs libstdc\+\+\.so\.6/)
+    assert.match(
+      checked("sifcrypt-starter", "sifcrypt-starter.musl"),
+      /its interpreter is not \/lib\/ld-musl-/,
+    )
+    assert.match(checked("sifcrypt-starter", "sifcrypt-init"), /it is not static/)
+    assert.match(checked("sifcrypt-init", "sifcrypt-init"), /it is not stripped/)
+    assert.equal(checked("sifcrypt-shell", "sifcrypt-shell"), "")
+    assert.match(
+      checked("sifcrypt-shell", "sifcrypt-shell", "0".repeat(64)),
+      /it does not say that it was made of/,
+    )
+  })
 })
