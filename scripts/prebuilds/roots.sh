@@ -29,7 +29,7 @@ fetch_all() {
 
 # A root of the packages of a group: unpacked only, which is all that a compiler needs.
 make_root() {
-  local group=$1 root=$work/root-$1 kind hash address made
+  local group=$1 root=$work/root-$1 kind hash address made shell
   made=$(grep "^$group " "$lock" | sha256sum)
   [[ "$(cat "$root.made" 2>/dev/null)" != "$made" ]] || return 0
   echo "making the root: $group"
@@ -40,7 +40,9 @@ make_root() {
     dpkg-deb --extract "$cache/$hash" "$root"
   done < <(grep "^$group .*/base-files_" "$lock"; grep "^$group " "$lock" | grep -v /base-files_)
   # Links that scripts of packages make.
-  [[ -e $root/bin/sh || ! -e $root/bin/dash ]] || ln -s dash "$root/bin/sh"
+  for shell in dash bash; do
+    [[ -e $root/bin/sh || ! -e $root/bin/$shell ]] || ln -s "$shell" "$root/bin/sh"
+  done
   [[ -e $root/usr/bin/awk ]] || ln -s mawk "$root/usr/bin/awk"
   echo "$made" >"$root.made"
 }
