@@ -2,6 +2,8 @@
 // key of the job set, which lies where nobody but its user can read it, and starts nothing but the relay to the broker.
 import { execFile, spawn } from "node:child_process"
 import { connect, type Socket } from "node:net"
+import { gunzipSync } from "node:zlib"
+import { readBounded } from "../bounded-file.ts"
 import { EnvironmentError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 import type { BrokerPlace, JobSet } from "./job-set.ts"
@@ -85,6 +87,26 @@ export async function hasMunge(socket: string | undefined): Promise<boolean> {
     return true
   } catch {
     return false
+  }
+}
+
+/** The first that lets nobody forge a credential. */
+const SOUND_MUNGE = [0, 5, 18] as const
+/** Where Debian says what it has mended in an older one. */
+const CHANGES = "/usr/share/doc/munge/changelog.Debian.gz"
+
+/** The version of MUNGE here, if its users can forge credentials; the daemon is of the same package. undefined: they cannot. */
+export async function forgeableMunge(changelog: string = CHANGES): Promise<string | undefined> {
+  const { stdout } = await pipeThrough("munge", ["--version"], Buffer.alloc(0), "munge")
+  const [, version, ...parts] = /\b((\d+)\.(\d+)\.(\d+))/.exec(stdout.toString("latin1")) ?? []
+  if (version === undefined) return "of an unknown version"
+  const place = SOUND_MUNGE.findIndex((least, i) => Number(parts[i]) !== least)
+  if (place < 0 || Number(parts[place]) > (SOUND_MUNGE[place] ?? 0)) return undefined
+  try {
+    const changes = gunzipSync(await readBounded(changelog, 1 << 20), { maxOutputLength: 8 << 20 })
+    return changes.includes("CVE-2026-25506") ? undefined : version
+  } catch {
+    return version // nobody says that it was mended
   }
 }
 

@@ -215,7 +215,7 @@ export class Jobs implements AsyncDisposable {
             "ERR_BATCH_IMAGE",
             `${image.source}: it is not the image that was submitted any more`,
           )
-        const secret = await openImage(found, image, {}, keys, signal)
+        const secret = await openImage(found, image, keys, signal)
         if (secret !== undefined) secrets.set(image.digest, secret)
       }
       const { brokerHost, brokerPort = 0, sshPort = 22 } = options
@@ -234,8 +234,10 @@ export class Jobs implements AsyncDisposable {
   async prefetch(given: PrefetchOptions = {}): Promise<number[]> {
     const { command, signal } = checkPrefetch(given, "options")
     const { manifestDigest, manifest } = this.#set
+    const { partition } = manifest.cluster
+    const where = partition === undefined ? [] : [`--partition=${partition}`]
     const nodes = (
-      await slurm("sinfo", ["--noheader", "--Node", "--responding", "--format=%N"], { signal })
+      await slurm("sinfo", ["--noheader", "--Node", "--responding", "--format=%N", ...where], { signal })
     ).split("\n")
     const words = [
       quoted(ownCommand(command)),
@@ -247,7 +249,7 @@ export class Jobs implements AsyncDisposable {
     const jobs: number[] = []
     for (const node of new Set(nodes.filter((name) => name !== ""))) {
       const args = [
-        ...["--parsable", `--nodelist=${node}`, "--nodes=1", "--time=60", "--input=/dev/null"],
+        ...["--parsable", `--nodelist=${node}`, "--nodes=1", "--time=60", "--input=/dev/null", ...where],
         `--export=HOME,PATH,SLURM_CONF`,
         `--chdir=${manifest.cwd}`,
         `--output=${this.#set.path("log", "fetch-%N.txt")}`,

@@ -39,6 +39,8 @@ export interface ManifestImage {
   readonly digest: string
   readonly size: Bytes
   readonly encrypted: boolean
+  /** Of the certificate that opens it, where the configuration names one. */
+  readonly thumbprint?: string | undefined
   /** Whose signature it has to have, and the public keys, base64: a key ring, or PEM. */
   readonly signer?:
     { readonly fingerprint: string; readonly keys: string; readonly kind: "ring" | "pem" } | undefined
@@ -69,6 +71,7 @@ export interface ManifestJob {
 
 /** What nodes have to know of the cluster. */
 export interface ManifestCluster {
+  readonly partition?: string | undefined
   readonly cache?: string | undefined
   readonly cacheLimit: Bytes
   readonly keyWait: number
@@ -184,6 +187,7 @@ const checkManifest: Check<Manifest> = shape<Manifest>({
   cwd: required(text),
   cluster: required(
     shape<ManifestCluster>({
+      partition: text,
       cache: text,
       cacheLimit: required(count),
       keyWait: required(count),
@@ -201,6 +205,7 @@ const checkManifest: Check<Manifest> = shape<Manifest>({
         digest: required(digest),
         size: required(count),
         encrypted: required(flag),
+        thumbprint: text,
         signer: shape<NonNullable<ManifestImage["signer"]>>({
           fingerprint: required(text),
           keys: required(text),

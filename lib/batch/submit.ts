@@ -23,7 +23,7 @@ import { BatchError, KeyError } from "../errors.ts"
 import { byThumbprint } from "../key/certificate.ts"
 import type { Secret } from "../key/secret.ts"
 import { packageRoot } from "../native/load.ts"
-import { hasMunge } from "./authenticators.ts"
+import { forgeableMunge, hasMunge } from "./authenticators.ts"
 import { SecretTable } from "./broker.ts"
 import type {
   AuthenticatorName,
@@ -123,7 +123,7 @@ export class ImageKeys {
   }
 
   /** What to try on an image; a function, as every use reads it anew. */
-  async sourcesFor({ thumbprint }: Pick<ImageSettings, "thumbprint">): Promise<readonly CredentialSource[]> {
+  async sourcesFor({ thumbprint }: ManifestImage): Promise<readonly CredentialSource[]> {
     const { unlock = [], certificates: folder } = this.#options
     this.#stored ??= await certificates.listStored({ folder })
     const wanted = thumbprint === undefined ? this.#stored : [byThumbprint(this.#stored, thumbprint)]
@@ -140,11 +140,10 @@ export class ImageKeys {
 export async function openImage(
   found: FoundImage,
   image: ManifestImage,
-  settings: Pick<ImageSettings, "thumbprint">,
   keys: ImageKeys,
   signal: AbortSignal | undefined,
 ): Promise<Secret | undefined> {
-  const sources = await keys.sourcesFor(settings)
+  const sources = await keys.sourcesFor(image)
   let failure: unknown
   for (const source of sources.length === 0 ? [undefined] : sources) {
     using credentials = new Credentials(source && [source])
@@ -177,13 +176,17 @@ async function prepareImage(
   keys: ImageKeys,
   { onNotice, signal }: Pick<SubmitOptions, "onNotice" | "signal">,
 ): Promise<PreparedImage> {
-  const { name, signingKey } = settings
+  const { name, signingKey, thumbprint } = settings
   const cache = (): Promise<NodeCache> => NodeCache.open(cacheOf(undefined), cluster.cacheLimit)
   await using found = await findImage(name, cache, cluster.registry, onNotice, signal)
   const { source, digest, size } = found
   const signer = signingKey && (await signerOf(signingKey, signal))
-  const image = { name, source, digest, size, encrypted: false, ...(signer === undefined ? {} : { signer }) }
-  const secret = await openImage(found, image, settings, keys, signal)
+  const image = {
+    ...{ name, source, digest, size, encrypted: false },
+    ...(thumbprint === undefined ? {} : { thumbprint }),
+    ...(signer === undefined ? {} : { signer }),
+  }
+  const secret = await openImage(found, image, keys, signal)
   return { image: { ...image, encrypted: secret !== undefined }, secret }
 }
 
@@ -438,6 +441,13 @@ export async function submitJobs(given: SubmitOptions): Promise<JobSet> {
   )
   const mungeSocket = /(?:^|,)socket=([^,]+)/.exec((await configured("AuthInfo", signal)) ?? "")?.[1]
   const authenticator = await chooseAuthenticator(cluster, mungeSocket)
+  if (authenticator === "munge") {
+    const old = await forgeableMunge()
+    if (old !== undefined)
+      options.onNotice?.(
+        `munge ${old} may let other users forge credentials (CVE-2026-25506): 0.5.18 does not, nor does \`authenticator: ssh\``,
+      )
+  }
   using keys = new ImageKeys(options)
   const images: ManifestImage[] = []
   const places = new Map<string, number>()
@@ -448,7 +458,7 @@ export async function submitJobs(given: SubmitOptions): Promise<JobSet> {
       places.set(settings.name, images.push(image) - 1)
       if (secret !== undefined) secrets.set(image.digest, secret)
     }
-    const { cache, cacheLimit, keyWait, concurrentSourceDownloads, registry } = cluster
+    const { cache, cacheLimit, keyWait, partition, concurrentSourceDownloads, registry } = cluster
     const manifest: Manifest = {
       version: 1,
       id: newId(),
@@ -458,6 +468,7 @@ export async function submitJobs(given: SubmitOptions): Promise<JobSet> {
       cluster: {
         ...{ cacheLimit, keyWait, concurrentSourceDownloads, registry, authenticator },
         ...(cache === undefined ? {} : { cache }),
+        ...(partition === undefined ? {} : { partition }),
         ...(mungeSocket === undefined ? {} : { mungeSocket }),
       },
       images,
