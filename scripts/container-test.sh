@@ -1,6 +1,6 @@
 #!/bin/bash
-# Every test in a container, as Dockerfile.test has it, without Docker: buildah builds the image and podman runs it, both Debian's,
-# on a base that debootstrap makes. As root.
+# Every test in a container, as Dockerfile.test has it, without Docker: Debian's buildah builds the image, on a base that debootstrap
+# makes, and runs it. As root.
 #
 #   container-test.sh [SUITE...]            builds what is missing, and runs the tests (arguments of scripts/test.sh)
 #   container-test.sh --build               builds only
@@ -12,8 +12,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 [[ $EUID -eq 0 ]] || { echo "container-test: a privileged container needs root" >&2; exit 1; }
-for program in buildah podman debootstrap; do
-  command -v "$program" >/dev/null || { echo "container-test: $program is missing: apt-get install $program" >&2; exit 1; }
+for program in buildah debootstrap capsh; do
+  command -v "$program" >/dev/null || { echo "container-test: $program is missing: apt-get install buildah debootstrap libcap2-bin" >&2; exit 1; }
 done
 
 release=${SIFCRYPT_CONTAINER_SUITE:-bookworm}
@@ -31,7 +31,9 @@ if ! buildah "${stores[@]}" inspect --type image "$base" >/dev/null 2>&1; then
   unshare --mount --propagation private debootstrap --variant=minbase "$release" "$work/root" >"$work/log" 2>&1 ||
     { tail -n 20 "$work/log" >&2; exit 1; }
   tar -C "$work/root" --one-file-system --exclude='./var/cache/apt/archives/*.deb' -cf "$work/base.tar" .
-  podman "${stores[@]}" import --quiet "$work/base.tar" "$base" >/dev/null
+  container=$(buildah "${stores[@]}" from scratch)
+  buildah "${stores[@]}" add --quiet "$container" "$work/base.tar" / >/dev/null
+  buildah "${stores[@]}" commit --quiet --rm "$container" "$base" >/dev/null
   rm -rf --one-file-system "$work"
   trap - EXIT
 fi
@@ -46,5 +48,9 @@ buildah "${stores[@]}" bud "${build[@]}" -f Dockerfile.test -t sifcrypt-test .
 [[ ${1:-} != --build ]] || exit 0
 
 echo "running the tests"
-# With the machine's network and without a cgroup of its own: nothing of either is tested here.
-exec podman "${stores[@]}" run --rm --privileged --network host --cgroups disabled sifcrypt-test scripts/test.sh "$@"
+# What --privileged is to Docker: every capability that this process may have. /dev is the machine's.
+capabilities=$(capsh --decode="$(awk '/^CapBnd/ { print $2 }' /proc/self/status)")
+capabilities=${capabilities#*=}
+container=$(buildah "${stores[@]}" from localhost/sifcrypt-test)
+trap 'buildah "${stores[@]}" rm "$container" >/dev/null' EXIT
+buildah "${stores[@]}" run --cap-add "${capabilities^^}" "$container" -- scripts/test.sh "$@"
