@@ -59,8 +59,14 @@ export async function runProgram(
       // All of it has ended.
     }
   }
+  // Who has left the group may hold the pipes open.
+  const abandon = (reason?: string): void => {
+    stop(reason)
+    child.stdout.destroy()
+    child.stderr.destroy()
+  }
   const abort = (): void => {
-    stop()
+    abandon()
   }
   const output: Buffer[] = []
   let size = 0
@@ -76,10 +82,7 @@ export async function runProgram(
   child.stdin.on("error", () => undefined) // it may end without reading
   child.stdin.end(input)
   const timer = setTimeout(() => {
-    stop(`gave no answer within ${timeoutMs / 1000} s`)
-    // Who has left the group may hold the pipe open.
-    child.stdout.destroy()
-    child.stderr.destroy()
+    abandon(`gave no answer within ${timeoutMs / 1000} s`)
   }, timeoutMs)
   // What it leaves behind it leaves no more, and the pipes come to their end.
   child.once("exit", () => {

@@ -132,6 +132,16 @@ describe("a key provider that is a program", () => {
     controller.abort(reason)
     await assert.rejects(interrupted, (error) => error === reason)
     await ended()
+    // Somebody has left its group, and holds the pipe.
+    const away = shell(`setsid sleep ${mark} & wait`)
+    const abandoned = new AbortController()
+    const held = provider(away, [], { signal: abandoned.signal }).wrap(Buffer.from(secret))
+    await waitFor("the program", running)
+    abandoned.abort(reason)
+    await assert.rejects(held, (error) => error === reason)
+    for (const { pid, command } of allProcesses())
+      if (command === `sleep ${mark}`) process.kill(pid, "SIGKILL")
+    await ended()
     // It leaves somebody behind who would keep its pipe open.
     const left = provider(shell(`sleep ${mark} & echo '{"keyunwrapresults":{"optsdata":"AAAA"}}'`))
     assert.deepEqual(await left.unwrap(secret), Buffer.alloc(3))
