@@ -43,10 +43,11 @@ export class Channel implements Disposable {
   ) {
     this.name = name
     this.#output = output
-    // Whoever writes next is told; nobody may be writing.
-    output.on("error", (cause) => {
+    // Whoever writes, or waits for room, is told; nobody may be writing. A process that ends closes its input without an error.
+    const onGone = (cause?: Error): void => {
       this.#end(remoteError(name, "the connection ended", cause))
-    })
+    }
+    output.on("error", onGone).on("close", onGone)
     // Whoever reads is told.
     input.on("error", () => undefined)
     this.#frames = decodeFrames(this.#chunks(input), (start) => this.#stranger(start))

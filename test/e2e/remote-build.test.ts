@@ -335,8 +335,14 @@ files/_under
   it("tells why nobody takes what is sent any more", async () => {
     writeFileSync(at("large"), Buffer.alloc(8 << 20, "x"))
     define("large.def", "Bootstrap: scratch\n%files\nlarge /large\n")
-    const full = `say({ kind: "failed", error: { name: "BuildError", code: "ERR_BUILD_SCRATCH", message: "full" } })`
-    const program = machine.program("full.mjs", `${liar(`[${full}]`)}process.exit()\n`)
+    // In the middle of what is sent it has had enough, and goes.
+    const going = `let size = 0
+const full = say({ kind: "failed", error: { name: "BuildError", code: "ERR_BUILD_SCRATCH", message: "full" } })
+process.stdin.on("data", ({ length }) => {
+  if ((size += length) > 1 << 20) process.stdout.write(full, () => process.exit())
+})
+`
+    const program = machine.program("full.mjs", liar("[]") + going)
     const made = await run(["--remote", machine.remote + program, "--json", "large.sif", "large.def"])
     assert.equal((JSON.parse(made.text) as Failed).error.code, "ERR_BUILD_SCRATCH", made.stderr)
     await nothingLeft()

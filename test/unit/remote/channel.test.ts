@@ -100,10 +100,12 @@ describe("Channel", () => {
   })
 
   it("does not wait for whoever takes nothing and goes", async () => {
-    const { output, channel } = pair()
-    const sending = channel.sendStream([Buffer.alloc(1 << 20)])
-    output.destroy(new Error("broken"))
-    await assert.rejects(sending, { code, message: /the connection ended/ })
-    channel[Symbol.dispose]()
+    for (const error of [new Error("broken"), undefined]) {
+      const { output, channel } = pair()
+      const sending = channel.sendStream([Buffer.alloc(1 << 20)])
+      output.destroy(error)
+      await assert.rejects(sending, { code, message: /the connection ended/ })
+      channel[Symbol.dispose]()
+    }
   })
 })
