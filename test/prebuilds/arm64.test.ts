@@ -9,19 +9,22 @@ import { testKeys } from "../support/keys.ts"
 import { makeRootTree } from "../support/trees.ts"
 import { images, vector, vectorPath } from "../vectors/load.ts"
 
-describe("what is prebuilt for arm64", () => {
+describe("what is prebuilt for arm64", function () {
+  // Emulated, Node alone takes a second to start.
+  this.timeout(900_000)
   let machine: Arm64
+  const patiently = () => ({ as: "self", cwd: machine.folder, timeoutMs: 300_000 }) as const
   let tree: string
   const keys = testKeys()
   const there = async (...args: readonly string[]): Promise<Result> =>
-    await runProgram([machine.node, machine.command, ...args], { as: "self", cwd: machine.folder })
+    await runProgram([machine.node, machine.command, ...args], patiently())
   const thereOk = async (...args: readonly string[]): Promise<string> => {
     const result = await there(...args)
     assert.equal(result.status, 0, result.stderr)
     return result.text
   }
   const here = async (...args: readonly string[]): Promise<string> =>
-    (await sifcryptOk(args, { as: "self", cwd: machine.folder })).text
+    (await sifcryptOk(args, patiently())).text
 
   before(() => {
     machine = arm64()
@@ -35,7 +38,7 @@ describe("what is prebuilt for arm64", () => {
       ["commonjs", 'console.log(process.arch, typeof require("sifcrypt").build)'],
     ] as const) {
       const argv = [machine.node, `--input-type=${kind}`, "-e", script]
-      const result = await runProgram(argv, { as: "self", cwd: machine.folder })
+      const result = await runProgram(argv, patiently())
       assert.equal(result.text, "arm64 function\n", result.stderr)
     }
   })
@@ -87,11 +90,10 @@ describe("what is prebuilt for arm64", () => {
       for (const name of ${JSON.stringify(names)}) {
         const image = await sif.openSif(name)
         console.log(name, image.objects)
-        await image.close()
       }`
     const said = async (node: string): Promise<string> => {
       const argv = [node, "--input-type=module", "-e", script]
-      const { status, text, stderr } = await runProgram(argv, { as: "self", cwd: machine.folder })
+      const { status, text, stderr } = await runProgram(argv, patiently())
       assert.equal(status, 0, stderr)
       return text
     }
