@@ -91,14 +91,15 @@ function lockedVersions() {
       /^(.+?)_(.+?)(?:_(?:amd64|all)\.deb|\.dsc)$/.exec(file) ??
       /^(zig-linux-x64)-(.+)\.tgz$/.exec(file) ??
       []
-    // Of a package that several roots have the first is meant: those of the compilers.
-    if (name !== undefined && !versions.has(name)) versions.set(name, version)
+    // A source and a package may have one name; of a package that several roots have the first is meant, that of the compilers.
+    const key = file.endsWith(".dsc") ? `source ${name}` : name
+    if (name !== undefined && !versions.has(key)) versions.set(key, version)
   }
   return versions
 }
 
 function version(versions, name) {
-  const found = versions.get(name)
+  const found = versions.get(`source ${name}`) ?? versions.get(name)
   if (found === undefined) throw new Error(`sources.lock has no ${name}`)
   return found
 }
