@@ -58,8 +58,11 @@ cell() {
     mount --bind "$npm" "$root/opt/npm"
     cp "$tarball" "$root/opt/sifcrypt.tgz"
     cp -L /etc/resolv.conf "$root/etc/resolv.conf"
+    # Whom this machine trusts: there may be a proxy between it and the registry.
+    cp -L /etc/ssl/certs/ca-certificates.crt "$root/opt/certificates"
     exec chroot "$root" setpriv --reuid 2345 --regid 2345 --clear-groups \
-      env -i HOME=/home/user PATH=/opt/node/bin:/usr/bin:/bin:/usr/sbin:/sbin LC_ALL=C.UTF-8 bash -c "$6"' cell \
+      env -i HOME=/home/user PATH=/opt/node/bin:/usr/bin:/bin:/usr/sbin:/sbin LC_ALL=C.UTF-8 \
+      NODE_EXTRA_CA_CERTS=/opt/certificates bash -c "$6"' cell \
     "$cache/root-$root" "$cache/node-$node" "$(dirname "$(readlink -f "$(command -v npm)")")/.." "$(echo "$work"/*.tgz)" "$step" \
     "$(declare -f "step_$step"); cd; mkdir -p app; cd app; set -e; s=node_modules/.bin/sifcrypt; step_$step" \
     >"$work/$root-$node-$step.log" 2>&1 </dev/null
