@@ -48,6 +48,7 @@ cell() {
   timeout 600 unshare --mount --pid --fork --propagation private bash -c '
     set -e
     root=$1 node=$2 npm=$3 tarball=$4 step=$5
+    mount --bind "$root" "$root"
     mount -t proc proc "$root/proc"
     mount --rbind /dev "$root/dev"
     mount -t sysfs sysfs "$root/sys"
@@ -60,7 +61,12 @@ cell() {
     cp -L /etc/resolv.conf "$root/etc/resolv.conf"
     # Whom this machine trusts: there may be a proxy between it and the registry.
     cp -L /etc/ssl/certs/ca-certificates.crt "$root/opt/certificates"
-    exec chroot "$root" setpriv --reuid 2345 --regid 2345 --clear-groups \
+    # Not chroot, in which the kernel makes no user namespace.
+    cd "$root"
+    pivot_root . .
+    umount --lazy .
+    cd /
+    exec setpriv --reuid 2345 --regid 2345 --clear-groups \
       env -i HOME=/home/user PATH=/opt/node/bin:/usr/bin:/bin:/usr/sbin:/sbin LC_ALL=C.UTF-8 \
       NODE_EXTRA_CA_CERTS=/opt/certificates bash -c "$6"' cell \
     "$cache/root-$root" "$cache/node-$node" "$(dirname "$(readlink -f "$(command -v npm)")")/.." "$(echo "$work"/*.tgz)" "$step" \
