@@ -34,13 +34,8 @@ export class LayerKeys {
   readonly #set: LayerKeySet
   readonly #attempts = new Attempts()
 
-  constructor({
-    keys = [],
-    pgpKeys = [],
-    gnuPgKeys = [],
-    tokens = [],
-    providers = [],
-  }: Partial<LayerKeySet>) {
+  constructor(given: Partial<LayerKeySet>) {
+    const { keys = [], pgpKeys = [], gnuPgKeys = [], tokens = [], providers = [] } = given
     this.#set = { keys, pgpKeys, gnuPgKeys, tokens, providers }
   }
 
