@@ -1,4 +1,8 @@
-// Jobs on a cluster, as a program uses them.
+/**
+ * Jobs on a cluster, as a program uses them.
+ *
+ * @packageDocumentation
+ */
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import {
@@ -44,19 +48,21 @@ import { runTask as runTaskOf, type TaskPlace } from "./task.ts"
 export type { Imported } from "./shipyard.ts"
 export type { SubmitOptions, KeyOptions } from "./submit.ts"
 export type { TaskState, TaskStatus } from "./status.ts"
-export type { Attempt } from "./job-set.ts"
+export type { Attempt, RecordedState } from "./job-set.ts"
 export { outputNames, type OutputName } from "./tail.ts"
 export type { TaskPlace } from "./task.ts"
 
 /** From the one to the other while nothing changes. */
 const POLL_MS: readonly [Milliseconds, Milliseconds] = [500, 10_000]
 
+/** How {@link Jobs.tail} follows. */
 export interface TailOptions {
   /** Default `stdout.txt`. */
   readonly output?: OutputName | undefined
   readonly signal?: AbortSignal | undefined
 }
 
+/** How {@link Jobs.status}, {@link Jobs.changes} and {@link Jobs.ended} look. */
 export interface WatchOptions {
   readonly signal?: AbortSignal | undefined
 }
@@ -67,6 +73,7 @@ export interface UnlockOptions extends KeyOptions {
   readonly brokerPort?: number | undefined
   readonly sshPort?: number | undefined
   readonly command?: string | undefined
+  /** Things worth knowing that are no errors. */
   readonly onNotice?: ((text: string) => void) | undefined
   readonly signal?: AbortSignal | undefined
 }
@@ -86,11 +93,13 @@ const checkPrefetch = shape<PrefetchOptions>({ command: filePath, signal: abortS
 const checkDelete = shape<DeleteOptions>({ force: flag })
 const names = list(text)
 
+/** How {@link Jobs.prefetch} fetches. */
 export interface PrefetchOptions {
   readonly command?: string | undefined
   readonly signal?: AbortSignal | undefined
 }
 
+/** How {@link Jobs.delete} deletes. */
 export interface DeleteOptions {
   /** Cancel what has not ended. */
   readonly force?: boolean | undefined
@@ -291,6 +300,7 @@ export class Jobs implements AsyncDisposable {
     return Promise.resolve()
   }
 
+  /** As `close`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }
@@ -346,11 +356,12 @@ export async function prune(
   return await (await NodeCache.open(cacheOf(cache), limit)).shrink(limit)
 }
 
-/** How {@link serve} serves. */
+/** How the broker of a job set serves. */
 export interface BrokerOptions {
   readonly host?: string | undefined
   readonly port?: number | undefined
   readonly sshPort?: number | undefined
+  /** Tasks can ask from here on. */
   readonly onReady: () => void
   readonly signal?: AbortSignal | undefined
 }

@@ -132,16 +132,8 @@ export interface Attempt {
   readonly exitCode?: number | undefined
 }
 
-export const taskStates = [
-  "preparing",
-  "waiting",
-  "running",
-  "done",
-  "failed",
-  "timeout",
-  "cancelled",
-] as const
-export type RecordedState = (typeof taskStates)[number]
+/** What becomes of a task, as its node writes it down. */
+export type RecordedState = "preparing" | "waiting" | "running" | "done" | "failed" | "timeout" | "cancelled"
 
 /** What a node says of a task. */
 export interface TaskRecord {
@@ -275,7 +267,7 @@ const checkPlace: Check<BrokerPlace> = shape<BrokerPlace>({
 })
 
 const checkRecord: Check<TaskRecord> = shape<TaskRecord>({
-  state: required(oneOf(...taskStates)),
+  state: required(oneOf("preparing", "waiting", "running", "done", "failed", "timeout", "cancelled")),
   node: required(text),
   exitCode: count,
   reason: text,

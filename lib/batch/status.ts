@@ -16,6 +16,7 @@ import { isActive, queue, type QueuedJob } from "./slurm.ts"
  */
 export type TaskState = "pending" | "starting" | "lost" | RecordedState
 
+/** A task, and what is known of it. */
 export interface TaskStatus {
   readonly job: string
   readonly task: string

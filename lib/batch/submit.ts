@@ -64,6 +64,7 @@ export interface SubmitOptions extends KeyOptions {
   readonly jobs?: readonly string[] | undefined
   /** The sifcrypt command on nodes; default: this package's. */
   readonly command?: string | undefined
+  /** Things worth knowing that are no errors. */
   readonly onNotice?: ((text: string) => void) | undefined
   readonly signal?: AbortSignal | undefined
 }

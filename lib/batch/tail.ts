@@ -16,6 +16,7 @@ const ASK_MS: Milliseconds = 5000
 
 /** What a task writes to. */
 export const outputNames = ["stdout.txt", "stderr.txt"] as const
+/** A file that a task writes. */
 export type OutputName = (typeof outputNames)[number]
 
 /** The output of a task; undefined: there is none yet. */

@@ -33,6 +33,7 @@ export interface DecodeLayerOptions {
   readonly signal?: AbortSignal | undefined
 }
 
+/** What was deciphered. */
 export interface DecodedLayer {
   /** Of what was written. */
   readonly mediaType: string
