@@ -18,7 +18,8 @@ unformatted=$(gofmt -l native/shell)
 scripts/build-shell.sh --vet || status=1
 
 mkdir -p build/tidy
-flags="-std=c++20 -Wreserved-identifier -Wreserved-macro-identifier -D_FILE_OFFSET_BITS=64 -D_GNU_SOURCE -Inative -Itest/native
+scripts/native-digest.sh --header build/tidy/native_digest.h
+flags="-std=c++20 -Wreserved-identifier -Wreserved-macro-identifier -D_FILE_OFFSET_BITS=64 -D_GNU_SOURCE -Inative -Itest/native -Ibuild/tidy
   -isystem $(node -p 'require("node-addon-api").include_dir') -isystem $(node -p 'require("node-api-headers").include_dir')"
 export flags
 

@@ -35,8 +35,7 @@ class Progress {
             // What comes after the promise was settled would only confuse.
             if (state->ended) return;
             try {
-              const Napi::Value known =
-                  total ? Napi::Number::New(env, static_cast<double>(*total)) : env.Undefined();
+              const Napi::Value known = total ? Napi::Number::New(env, static_cast<double>(*total)) : env.Undefined();
               const Napi::Value wanted = callback.Call({Napi::Number::New(env, static_cast<double>(bytes)), known});
               if (wanted.IsBoolean() && !wanted.As<Napi::Boolean>().Value()) state->stop = true;
             } catch (const Napi::Error&) {

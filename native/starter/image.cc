@@ -42,7 +42,7 @@ std::vector<uint8_t> ReadMetadata(int metadata_fd) {
 
 // Whoever reads the block gets no more than EIO.
 void LogFailedBlock(const char* kind, uint64_t block, const char* reason) {
-  Say("%s %llu %s", kind, static_cast<unsigned long long>(block), reason);
+  Say(std::string(kind) + " " + std::to_string(block) + " " + reason);
 }
 
 }  // namespace

@@ -65,8 +65,7 @@ void Unpack(const ImageOptions& image, const std::string& target) {
   request.keep_modes = true;
   request.fill = true;
   const uint64_t strangers = Extract(reader, request).unknown_owners;
-  if (strangers != 0)
-    Say("%llu files of owners who are not mapped here are nobody's", static_cast<unsigned long long>(strangers));
+  if (strangers != 0) Say(std::to_string(strangers) + " files of owners who are not mapped here are nobody's");
 }
 
 /// "operation: detail", as SystemError has put it together.

@@ -1,6 +1,5 @@
 #include "starter/say.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -15,13 +14,6 @@ std::string message_name = "sifcrypt";
 
 void SayAs(std::string name) { message_name = std::move(name); }
 
-void Say(const char* format, ...) {
-  va_list values;
-  va_start(values, format);
-  char text[1024];
-  vsnprintf(text, sizeof text, format, values);
-  va_end(values);
-  dprintf(STDERR_FILENO, "%s: %s\n", message_name.c_str(), text);
-}
+void Say(const std::string& text) { dprintf(STDERR_FILENO, "%s: %s\n", message_name.c_str(), text.c_str()); }
 
 }  // namespace sifcrypt::starter

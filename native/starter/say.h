@@ -9,6 +9,6 @@ namespace sifcrypt::starter {
 void SayAs(std::string name);
 
 /// A line on standard error.
-[[gnu::format(printf, 1, 2)]] void Say(const char* format, ...);
+void Say(const std::string& text);
 
 }  // namespace sifcrypt::starter
