@@ -8,7 +8,7 @@
 import { execFileSync } from "node:child_process"
 import { existsSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { linked } from "./notice.mjs"
+import { installed, linked } from "./notice.mjs"
 
 const root = path.resolve(import.meta.dirname, "..")
 const folder = path.resolve(process.argv[2] ?? ".")
@@ -74,10 +74,25 @@ delete bom.metadata.timestamp
 const { name, version } = JSON.parse(readFileSync(path.join(root, "package.json"), "utf8"))
 // npm calls it by the name of its folder.
 bom.metadata.component.name = name
+const own = bom.dependencies.find(({ ref }) => ref === bom.metadata.component["bom-ref"])
+// npm leaves out what a package that only developers have needs as well.
+for (const one of installed().filter((each) => bom.components.every((known) => known.name !== each.name))) {
+  const ref = `${one.name}@${one.version}`
+  bom.components.push({
+    "bom-ref": ref,
+    type: "library",
+    name: one.name,
+    version: one.version,
+    scope: "required",
+    purl: `pkg:npm/${ref}`,
+    licenses: [{ license: { id: one.license } }],
+  })
+  own.dependsOn.push(ref)
+  bom.dependencies.push({ ref, dependsOn: [] })
+}
 const manifest = path.join(root, "prebuilds", "manifest.json")
 const libraries = (existsSync(manifest) ? shipped(manifest) : built()).map(component)
 bom.components.push(...libraries)
-const own = bom.dependencies.find(({ ref }) => ref === bom.metadata.component["bom-ref"])
 own.dependsOn.push(...libraries.map((one) => one["bom-ref"]))
 bom.dependencies.push(...libraries.map((one) => ({ ref: one["bom-ref"], dependsOn: [] })))
 const file = path.join(folder, `${name}-${version}.cdx.json`)

@@ -188,7 +188,7 @@ export async function withCredentials<T>(
   const sources = (passphrase: SecretSource | undefined): CredentialSource[] => [
     ...credentialSources(flags, password, passphrase),
     { environment, password },
-    { configuration: keyConfigurationFile(environment), password },
+    { keysFile: keyConfigurationFile(environment), password },
   ]
   try {
     const asked = typed === undefined ? { ask: () => askPassphrase(false) } : { bytes: typed }

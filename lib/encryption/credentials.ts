@@ -53,7 +53,7 @@ export type CredentialSource =
        * A file that says which key opens which image (docs/cli.md, `keys.toml`). It counts only where the list names nothing else and no
        * environment does.
        */
-      readonly configuration: string
+      readonly keysFile: string
       /** Of a protected key file that it does not name one for. */
       readonly password?: SecretSource | undefined
     }
@@ -71,7 +71,7 @@ const credentialSource = variants<CredentialSource>({
   }),
   passphrase: shape<Kind<"passphrase">>({ passphrase: required(secretSource) }),
   environment: shape<Kind<"environment">>({ environment: required(variables), password: secretSource }),
-  configuration: shape<Kind<"configuration">>({ configuration: required(path), password: secretSource }),
+  keysFile: shape<Kind<"keysFile">>({ keysFile: required(path), password: secretSource }),
   provider: keyProviderSource,
   gnupg: gnuPgSource,
 })
@@ -129,7 +129,7 @@ export function credentialVariable(sources: readonly CredentialSource[]): string
 
 /** Does it count whatever else is there? */
 export function isExplicit(source: CredentialSource): boolean {
-  return !("environment" in source) && !("configuration" in source)
+  return !("environment" in source) && !("keysFile" in source)
 }
 
 /** Bytes of a key file or a passphrase, and what to call them in messages. */
@@ -168,7 +168,7 @@ export class Credentials implements Disposable {
       if ("environment" in source) {
         const variable = firstVariable(source.environment)
         if (variable !== undefined) given.push(await this.#variable(variable, source.password, signal))
-      } else if ("configuration" in source) continue
+      } else if ("keysFile" in source) continue
       else if ("passphrase" in source) {
         const limit = MAX_PASSPHRASE_SIZE
         const found = await readSecret(source.passphrase, {
@@ -217,12 +217,10 @@ export class Credentials implements Disposable {
     messages: readonly SifObject[],
     signal?: AbortSignal,
   ): Promise<Credentials | undefined> {
-    const source = this.sources.find((one): one is Kind<"configuration"> => "configuration" in one)
+    const source = this.sources.find((one): one is Kind<"keysFile"> => "keysFile" in one)
     if (source === undefined) return undefined
-    const { configuration, password } = source
-    const found = new Credentials(
-      await configuredCredentials(configuration, image, messages, password, signal),
-    )
+    const { keysFile, password } = source
+    const found = new Credentials(await configuredCredentials(keysFile, image, messages, password, signal))
     this.adopt(found)
     return found
   }

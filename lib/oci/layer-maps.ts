@@ -141,7 +141,7 @@ export class LayerDecryption implements Disposable {
       throw new OciError("ERR_OCI_PARTIAL", `${store.name}: ${name} is not encrypted`)
     if (layers === undefined && isPartly) checkEncryption(store.name, manifest, { allowPartial })
     if (!isEncrypted) return undefined
-    const diffId = await this.#diffIdOf(place)
+    const { diffId, count } = await this.#diffIdOf(place)
     // Whoever names a layer a thousand times has it decrypted once.
     const same = JSON.stringify([layer.digest.text, layer.mediaType, layer.annotations, diffId.text])
     let made = this.#shared.get(same)
@@ -149,7 +149,14 @@ export class LayerDecryption implements Disposable {
       made = this.#decrypt(layer, place, diffId)
       this.#shared.set(same, made)
     }
-    return await made
+    const mapped = await made
+    // Said last: a layer that somebody changed is told as what it is.
+    if (count !== manifest.layers.length)
+      throw new OciError(
+        "ERR_OCI_FORMAT",
+        `${store.name}: ${manifest.layers.length} layers, and its configuration names ${count}`,
+      )
+    return mapped
   }
 
   async #decrypt(layer: Descriptor, place: LayerPlace, diffId: Digest): Promise<MappedLayer> {
@@ -173,16 +180,20 @@ export class LayerDecryption implements Disposable {
   }
 
   /** Whoever could encrypt can have put layers in another order: the configuration says what belongs where. */
-  async #diffIdOf({ store, manifest, index }: LayerPlace): Promise<Digest> {
+  async #diffIdOf({
+    store,
+    manifest,
+    index,
+  }: LayerPlace): Promise<{ readonly diffId: Digest; readonly count: number }> {
     const what = `${store.name}: its configuration`
     const { diffIds } = parseConfig(await readDocument(store, manifest.config, what), what)
     const diffId = diffIds[index]
-    if (diffId === undefined || diffIds.length !== manifest.layers.length)
+    if (diffId === undefined)
       throw new OciError(
         "ERR_OCI_FORMAT",
         `${store.name}: ${manifest.layers.length} layers, and its configuration names ${diffIds.length}`,
       )
-    return diffId
+    return { diffId, count: diffIds.length }
   }
 
   async #checkContent(blob: NativeBlob, name: string, where: string, diffId: Digest): Promise<void> {

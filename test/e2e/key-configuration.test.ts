@@ -139,7 +139,7 @@ describe("keys.toml", () => {
       write(text)
       await refused(why)
     }
-    await assert.rejects(open(image, { unlock: [{ configuration: file }] }), {
+    await assert.rejects(open(image, { unlock: [{ keysFile: file }] }), {
       code: "ERR_KEY_CONFIGURATION",
     })
   })
