@@ -1,6 +1,7 @@
 // A Debian system as a base, by the distribution's own program.
 import { spawn } from "node:child_process"
 import { once } from "node:events"
+import { readFileSync } from "node:fs"
 import { mkdir, rm, rmdir, writeFile } from "node:fs/promises"
 import path from "node:path"
 import { BuildError } from "../errors.ts"
@@ -28,11 +29,34 @@ export function debianArchitecture(name: string): string | undefined {
   return architectures[name]
 }
 
+/** Of a release; it becomes the name of a file, and must not be one elsewhere, nor an option. */
+export function isSuite(name: string): boolean {
+  return /^[A-Za-z0-9][\w.+-]{0,63}$/.test(name)
+}
+
+/** Of a package, as Debian's policy has it. */
+export function isPackage(name: string): boolean {
+  return /^[a-z0-9][a-z0-9.+-]{0,99}$/.test(name)
+}
+
+/** Where it has a script for each release that it knows. */
+const SCRIPTS = "/usr/share/debootstrap/scripts"
+
+/** Does it look for keys of this release? Of those that never had any it verifies nothing, whatever it is told. */
+export function hasKeyring(suite: string): boolean {
+  try {
+    return /^\s*keyring\s+\//m.test(readFileSync(path.join(SCRIPTS, suite), "utf8"))
+  } catch {
+    return false // It has no such script, or is not there.
+  }
+}
+
 function commandOf(options: Debootstrap, root: string): string[] {
-  const { program, suite, mirror, include, architecture } = options
-  const packages = ["apt", ...include.split(/[\s,]+/).filter((name) => name !== "")]
+  const { program, suite, mirror, include, architecture, verified } = options
+  const packages = ["apt", ...include]
   return [
     program,
+    ...(verified ? ["--force-check-gpg"] : []),
     "--variant=minbase",
     "--exclude=openssl,udev,debconf-i18n,e2fsprogs",
     `--include=${packages.join(",")}`,

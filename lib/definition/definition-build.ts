@@ -33,7 +33,7 @@ import {
   type Definition,
   type Stage,
 } from "./definition-file.ts"
-import { debianArchitecture } from "./debootstrap.ts"
+import { debianArchitecture, hasKeyring, isPackage, isSuite } from "./debootstrap.ts"
 import type { LayerOptions } from "../source/layer-options.ts"
 import { buildLabels, metadataObjects } from "../source/metadata-files.ts"
 import {
@@ -272,7 +272,7 @@ export type WantedBase =
       readonly kind: "debootstrap"
       readonly suite: string
       readonly mirror: string
-      readonly include: string
+      readonly include: readonly string[]
     }
   | { readonly kind: "source"; readonly spec: string; readonly fingerprints: readonly string[] }
 
@@ -305,16 +305,16 @@ export function wantedBase(file: string, stage: Stage): WantedBase {
     case "docker":
     case "oras":
       return { kind: "source", spec: `${agent}://${inRegistry()}`, fingerprints }
-    case "debootstrap":
-      return {
-        kind: "debootstrap",
-        suite: required(file, stage, "osversion", "OSVersion"),
-        mirror: required(file, stage, "mirrorurl", "MirrorURL").replaceAll(
-          "%{OSVERSION}",
-          stage.headers.get("osversion") ?? "",
-        ),
-        include: stage.headers.get("include") ?? "",
-      }
+    case "debootstrap": {
+      const suite = required(file, stage, "osversion", "OSVersion")
+      const mirror = required(file, stage, "mirrorurl", "MirrorURL").replaceAll("%{OSVERSION}", suite)
+      const include = (stage.headers.get("include") ?? "").split(/[\s,]+/).filter((name) => name !== "")
+      // debootstrap runs the file of that name.
+      if (!isSuite(suite)) throw headerError(file, stage, "osversion", `${suite} is no name of a release`)
+      for (const name of include)
+        if (!isPackage(name)) throw headerError(file, stage, "include", `${name} is no name of a package`)
+      return { kind: "debootstrap", suite, mirror, include }
+    }
     default: {
       const line = stage.headerLines.get("bootstrap") ?? stage.line
       const why = refused[agent]
@@ -512,8 +512,13 @@ function prepareSent(
     const base = wantedBase(file, stage)
     if (base.kind === "source" && sent.bases[index] === undefined && !isAtRegistry(base))
       throw refuse(`the base ${base.spec} was not sent, and nothing of this machine is built from`)
-    if (base.kind === "debootstrap" && !/^https?:\/\//i.test(base.mirror))
+    // One: behind a space there may be another, of any kind.
+    if (base.kind === "debootstrap" && !/^https?:\/\/[\w.~:@%/+[\]-]+$/i.test(base.mirror))
       throw refuse(`the mirror ${base.mirror} is not asked for another machine`)
+    if (base.kind === "debootstrap" && !hasKeyring(base.suite))
+      throw refuse(
+        `debootstrap knows no keys of ${base.suite}, and installs nothing unverified for another machine`,
+      )
   }
   return { ...definition, stages }
 }
@@ -536,7 +541,9 @@ async function openBase(
         `Debian has no name for the architecture ${options.architecture ?? process.arch}`,
       )
     const program = findProgram("debootstrap", "it makes the base of a stage with Bootstrap: debootstrap")
-    return { kind: "debootstrap", options: { program, suite, mirror, include, architecture } }
+    // Its packages run with all that this user may, so another machine has none of its own installed.
+    const verified = options.sent !== undefined
+    return { kind: "debootstrap", options: { program, suite, mirror, include, architecture, verified } }
   }
   const { spec, fingerprints } = wanted
   // Everybody whom `Fingerprints:` names has to have signed it.

@@ -11,9 +11,11 @@ export interface Debootstrap {
   readonly program: string
   readonly suite: string
   readonly mirror: string
-  readonly include: string
+  readonly include: readonly string[]
   /** Debian's name. */
   readonly architecture: string
+  /** Nothing is installed whose keys are not known. */
+  readonly verified: boolean
 }
 
 /** What a stage starts from. */

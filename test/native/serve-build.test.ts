@@ -1,7 +1,10 @@
 // The machine that builds for others, and what it does for those who do not play by the rules.
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
-import { mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs"
+import { once } from "node:events"
+import { existsSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from "node:fs"
+import { createServer } from "node:http"
+import type { AddressInfo } from "node:net"
 import path from "node:path"
 import { PassThrough } from "node:stream"
 import { serveBuild } from "../../lib/index.ts"
@@ -135,6 +138,11 @@ describe("serveBuild", () => {
       ["Bootstrap: oras\nFrom: 127.0.0.1:5000/x\n", /was not sent/],
       ["Bootstrap: docker\nRegistry: [::1]:5000\nFrom: x\n", /was not sent/],
       ["Bootstrap: debootstrap\nOSVersion: x\nMirrorURL: file:///etc\n", /file:\/\/\/etc is not asked/],
+      [
+        "Bootstrap: debootstrap\nOSVersion: sid\nMirrorURL: http://x ssh://-oProxyCommand=true/x\n",
+        /ssh:.* is not asked/,
+      ],
+      ["Bootstrap: debootstrap\nOSVersion: warty\nMirrorURL: http://x\n", /knows no keys of warty/],
       [`${scratch}%files\n/etc/passwd /x\n`, /is not what the definition asks for/],
     ] as const) {
       const said = await ask(request(), [definition, "[]"])
@@ -143,6 +151,39 @@ describe("serveBuild", () => {
     }
     const stages = await ask(request({}, { bases: ["", ""] }), [scratch, "[]"])
     assert.equal(stages.error?.code, "ERR_BUILD_REMOTE_REFUSED")
+  })
+
+  it("has debootstrap run nothing that was sent, and install nothing unverified", async () => {
+    // debootstrap's release is the name of a shell script of its own.
+    const marker = path.join(newFolder("marker"), "made")
+    const files = archive("script", (folder) => {
+      writeFileSync(path.join(folder, "0"), `touch '${marker}'; exit 3\n`)
+    })
+    const from = (suite: string, include = ""): string =>
+      `Bootstrap: debootstrap\nOSVersion: ${suite}\nMirrorURL: http://127.0.0.1:9/\nInclude: ${include}\n%files\nx /x\n`
+    for (const [definition, message] of [
+      [from("../../../../mnt/files/0"), /\.def:2: .*\/0 is no name of a release/],
+      [from("--no-check-gpg"), /is no name of a release/],
+      [from("sid", "apt,$(id)"), /\.def:4: \$\(id\) is no name of a package/],
+    ] as const) {
+      const said = await ask(request({}, { hasFiles: true }), [definition, transfers("x"), files])
+      assert.equal(said.error?.code, "ERR_DEFINITION_SYNTAX", JSON.stringify(said))
+      assert.match(said.error.message, message)
+    }
+    assert.ok(!existsSync(marker))
+    // Of these keys are known by name, and are not there.
+    let asked = 0
+    const mirror = createServer((_, response) => {
+      asked++
+      response.end()
+    }).listen(0, "127.0.0.1")
+    await once(mirror, "listening")
+    const { port } = mirror.address() as AddressInfo
+    const kali = `Bootstrap: debootstrap\nOSVersion: kali\nMirrorURL: http://127.0.0.1:${port}/\n`
+    const said = await ask(request(), [kali, "[]"])
+    mirror.close()
+    assert.equal(said.error?.code, "ERR_BUILD_SOURCE", JSON.stringify(said))
+    assert.equal(asked, 0)
   })
 
   it("has no way to options that no other machine has", async () => {
