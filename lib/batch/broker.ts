@@ -20,6 +20,7 @@ import {
   seal,
   type ExchangePair,
   type KeyRequest,
+  type Sealed,
 } from "./key-exchange.ts"
 import { keepOut } from "./ssh-access.ts"
 import { hostsOf, isActive, jobByNumber, queue } from "./slurm.ts"
@@ -95,10 +96,12 @@ export class SecretTable implements Disposable {
   }
 }
 
-/** What a task is told. `later`: it may ask again. */
+/** What a task is told. `later`: it may ask again. A refusal is sealed, too, for whoever has asked and has a key. */
 export type Answer =
   | { readonly status: "released"; readonly sealed: string }
-  | { readonly status: "later" | "refused"; readonly reason: string }
+  | { readonly status: "later" | "refused"; readonly reason: string; readonly sealed?: string }
+
+type Withheld = Extract<Answer, { readonly reason: string }>
 
 /** At most so many at once; others wait for their turn. */
 class Turns {
@@ -145,8 +148,10 @@ class Broker {
   }
 
   /** Is it a task of this set that runs there, and may it have this secret? */
-  async #judge(request: KeyRequest): Promise<Answer | { readonly task: FoundTask; readonly count: string }> {
-    const refuse = (reason: string): Answer => ({ status: "refused", reason })
+  async #judge(
+    request: KeyRequest,
+  ): Promise<Withheld | { readonly task: FoundTask; readonly count: string }> {
+    const refuse = (reason: string): Withheld => ({ status: "refused", reason })
     if (request.set !== this.#set.manifest.id) return refuse("it is about another job set")
     // Another's copy of a request changes nothing: the answer is sealed for the task. It is not counted twice all the same.
     if (this.#nonces.has(request.nonce)) return refuse("it was asked before")
@@ -191,17 +196,20 @@ class Broker {
     }
     const { slurmJob, array, element, node, digest } = request
     const about = { uid, slurmJob, array, element, node, digest }
+    const sealedFor = (bytes: Uint8Array, what: Sealed): string =>
+      seal(bytes, this.#pair, request.publicKey, payload, what).toString("base64")
+    const tell = (answer: Withheld): Answer => {
+      this.log(answer.status, { ...about, ...answer })
+      return answer.status === "later"
+        ? answer
+        : { ...answer, sealed: sealedFor(Buffer.from(answer.reason), "refusal") }
+    }
     const verdict = await this.#judge(request)
-    if ("status" in verdict) {
-      this.log(verdict.status, { ...about, ...verdict })
-      return verdict
-    }
+    if ("status" in verdict) return tell(verdict)
     const secret = this.#secrets.get(digest)
-    if (secret === undefined) {
-      this.log("refused", { ...about, reason: "there is no secret of this image here" })
-      return { status: "refused", reason: "there is no secret of this image here" }
-    }
-    const sealed = seal(secret, this.#pair, request.publicKey, payload).toString("base64")
+    if (secret === undefined)
+      return tell({ status: "refused", reason: "there is no secret of this image here" })
+    const sealed = sealedFor(secret, "key")
     this.#released.set(verdict.count, (this.#released.get(verdict.count) ?? 0) + 1)
     this.log("released", { ...about, job: verdict.task.job.id, task: verdict.task.task.id })
     return { status: "released", sealed }
@@ -230,7 +238,11 @@ class Broker {
       socket.once("close", () => this.#sockets.delete(socket))
       socket.on("error", () => undefined) // whoever asked has gone
       this.#serve(socket, isOwn).catch((error: unknown) => {
-        this.log("failed", { from: socket.remoteAddress, reason: (error as Error).message })
+        try {
+          this.log("failed", { from: socket.remoteAddress, reason: (error as Error).message })
+        } catch {
+          // Where nothing can be written any more, nothing is given; it may be again.
+        }
         socket.end(`${JSON.stringify({ status: "later", reason: "the broker could not decide" })}\n`)
       })
     })

@@ -16,6 +16,8 @@ import { decipherSecret } from "../key/secret.ts"
 import type { Bytes } from "../units.ts"
 
 const INFO = "sifcrypt batch key 1"
+/** What is sealed: what opens an image, or why a task does not get it. Neither can be taken for the other. */
+export type Sealed = "key" | "refusal"
 const CIPHER = "aes-256-gcm"
 const KEY_SIZE: Bytes = 32
 const NONCE_SIZE: Bytes = 12
@@ -83,12 +85,16 @@ function rawKey(base64: string): Buffer {
 }
 
 /** Of what both know and nobody else; the caller wipes it. `diffieHellman` refuses keys of small order. */
-function sharedKey(own: ExchangePair, other: Buffer, task: Buffer, broker: Buffer, request: Buffer): Buffer {
+function sharedKey(
+  own: ExchangePair,
+  other: Buffer,
+  { task, broker, request, what }: Readonly<Record<"task" | "broker" | "request", Buffer>> & { what: Sealed },
+): Buffer {
   const publicKey = admitPublicKey(Buffer.concat([SPKI_HEAD, other]), "spki", "the key of the other side")
   const secret = diffieHellman({ privateKey: own.privateKey, publicKey })
   try {
     const salt = createHash("sha256").update(request).digest()
-    const info = Buffer.concat([Buffer.from(INFO), task, broker])
+    const info = Buffer.concat([Buffer.from(`${INFO} ${what}`), task, broker])
     return Buffer.from(hkdfSync("sha256", secret, salt, info, KEY_SIZE))
   } finally {
     secret.fill(0)
@@ -96,9 +102,15 @@ function sharedKey(own: ExchangePair, other: Buffer, task: Buffer, broker: Buffe
 }
 
 /** Seals a secret for the task that has sent `request`, whose key is `taskKey`, base64. */
-export function seal(secret: Uint8Array, broker: ExchangePair, taskKey: string, request: Buffer): Buffer {
+export function seal(
+  secret: Uint8Array,
+  broker: ExchangePair,
+  taskKey: string,
+  request: Buffer,
+  what: Sealed = "key",
+): Buffer {
   const task = rawKey(taskKey)
-  const key = sharedKey(broker, task, task, broker.publicKey, request)
+  const key = sharedKey(broker, task, { task, broker: broker.publicKey, request, what })
   try {
     const nonce = randomBytes(NONCE_SIZE)
     const cipher = createCipheriv(CIPHER, key, nonce)
@@ -119,10 +131,11 @@ export function unseal(
   task: ExchangePair,
   brokerKey: string,
   request: Buffer,
+  what: Sealed = "key",
 ): Buffer | undefined {
   if (sealed.length < NONCE_SIZE + TAG_SIZE) return undefined
   const broker = rawKey(brokerKey)
-  const key = sharedKey(task, broker, task.publicKey, broker, request)
+  const key = sharedKey(task, broker, { task: task.publicKey, broker, request, what })
   try {
     const decipher = createDecipheriv(CIPHER, key, sealed.subarray(0, NONCE_SIZE), {
       authTagLength: TAG_SIZE,

@@ -17,10 +17,9 @@ import { isOrasName } from "../oci/reference.ts"
 import { descriptorPath } from "../oci/temporary-file.ts"
 import type { Milliseconds } from "../units.ts"
 import { askBroker } from "./authenticators.ts"
-import type { Answer } from "./broker.ts"
 import { cacheOf, fetchImage, isUnobtainable, NodeCache, requireUnchanged } from "./images.ts"
 import { JobSet, type Attempt, type FoundTask, type ManifestImage, type RecordedState } from "./job-set.ts"
-import { newPair, unseal, type KeyRequest } from "./key-exchange.ts"
+import { newPair, unseal, type ExchangePair, type KeyRequest } from "./key-exchange.ts"
 import { jobByNumber, slurm } from "./slurm.ts"
 
 /** What a task ends with when it was not the payload's status. Those of sysexits.h, and timeout's. */
@@ -87,12 +86,28 @@ const BACK_OFF_MS: readonly [Milliseconds, Milliseconds] = [250, 10_000]
 /** How often to look whether whoever started this is still there. */
 const PARENT_MS: Milliseconds = 2000
 
-/** Whoever answers may be anybody. */
-function readAnswer(line: string): Answer | undefined {
-  const { status, sealed, reason } = parseJson(line) as Record<string, unknown>
-  if (status === "released" && typeof sealed === "string") return { status, sealed }
-  if ((status === "later" || status === "refused") && typeof reason === "string") return { status, reason }
-  return undefined
+/**
+ * What an answer amounts to. Whoever answers may be anybody, so nothing but what the broker has sealed decides anything.
+ *
+ * @returns The secret, or why there is none yet.
+ * @throws Kept: the broker refuses.
+ */
+export function takeAnswer(
+  line: string,
+  pair: ExchangePair,
+  brokerKey: string,
+  request: Buffer,
+): Buffer | string {
+  const { status, sealed, reason } = parseJson(line) as Readonly<Record<string, unknown>>
+  const bytes = Buffer.from(typeof sealed === "string" ? sealed : "", "base64")
+  if (status === "refused") {
+    const why = unseal(bytes, pair, brokerKey, request, "refusal")
+    if (why !== undefined)
+      throw new Kept(taskStatus.keyRefused, new Error(`the broker refuses the key: ${why.toString("utf8")}`))
+  }
+  if ((status === "later" || status === "refused") && typeof reason === "string") return reason
+  const secret = status === "released" ? unseal(bytes, pair, brokerKey, request) : undefined
+  return secret ?? "what answers is not the broker"
 }
 
 /** An image, and its file as it was checked. */
@@ -231,16 +246,7 @@ class TaskRun {
       nonce: randomBytes(16).toString("base64"),
     }
     const bytes = Buffer.from(JSON.stringify(request))
-    const answer = readAnswer(await askBroker(this.#set, broker, bytes))
-    if (answer === undefined) return "what answers is not the broker"
-    if (answer.status !== "released") {
-      if (answer.status === "later") return answer.reason
-      throw new Kept(taskStatus.keyRefused, new Error(`the broker refuses the key: ${answer.reason}`))
-    }
-    return (
-      unseal(Buffer.from(answer.sealed, "base64"), pair, broker.publicKey, bytes) ??
-      "what answers is not the broker"
-    )
+    return takeAnswer(await askBroker(this.#set, broker, bytes), pair, broker.publicKey, bytes)
   }
 
   async #open(): Promise<OpenedImage> {

@@ -3,6 +3,7 @@ import { appendFileSync } from "node:fs"
 import { batch } from "../../../lib/index.ts"
 import { JobSet, type Manifest } from "../../../lib/batch/job-set.ts"
 import { newPair, parseRequest, seal, unseal } from "../../../lib/batch/key-exchange.ts"
+import { takeAnswer } from "../../../lib/batch/task.ts"
 import { newFolder } from "../../support/scratch.ts"
 
 const task = (id: string): object => ({
@@ -71,6 +72,31 @@ describe("a sealed key", () => {
     }
     for (const size of [0, 27])
       assert.equal(unseal(sealed.subarray(0, size), task, base64(broker.publicKey), request), undefined)
+  })
+
+  it("comes from the broker alone, and so does a refusal: what others say decides nothing", () => {
+    const refusal = seal(Buffer.from("no"), broker, base64(task.publicKey), request, "refusal")
+    const taken = (status: string, bytes: Buffer, more: object = {}): unknown =>
+      takeAnswer(
+        JSON.stringify({ status, sealed: base64(bytes), ...more }),
+        task,
+        base64(broker.publicKey),
+        request,
+      )
+    assert.deepEqual(taken("released", sealed), secret)
+    assert.throws(() => taken("refused", refusal), { message: /refuses the key: no$/, status: 77 })
+    const reason = "it was asked before"
+    for (const status of ["refused", "later"]) {
+      assert.equal(taken(status, Buffer.alloc(0), { reason }), reason)
+      assert.equal(taken(status, sealed, { reason }), reason)
+    }
+    for (const [status, bytes] of [
+      ["released", refusal],
+      ["refused", sealed],
+      ["refused", seal(Buffer.from("no"), other, base64(task.publicKey), request, "refusal")],
+      ["other", sealed],
+    ] as const)
+      assert.equal(taken(status, bytes), "what answers is not the broker")
   })
 
   it("is not made for a key that is none, nor for a point of small order", () => {
