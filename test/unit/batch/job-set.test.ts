@@ -1,5 +1,9 @@
 import assert from "node:assert/strict"
-import { appendFileSync } from "node:fs"
+import { spawn } from "node:child_process"
+import { once } from "node:events"
+import { appendFileSync, rmSync } from "node:fs"
+import path from "node:path"
+import { exchange } from "../../../lib/batch/authenticators.ts"
 import { batch } from "../../../lib/index.ts"
 import { JobSet, type Manifest } from "../../../lib/batch/job-set.ts"
 import { newPair, parseRequest, seal, unseal } from "../../../lib/batch/key-exchange.ts"
@@ -50,6 +54,34 @@ describe("a job set", () => {
     await assert.rejects(JobSet.create(newFolder("sets"), { ...manifest, id: "a/b" }), {
       code: "ERR_BATCH_SET",
     })
+  })
+})
+
+describe("a broker", () => {
+  it("goes on where nothing can be written down any more, and gives nothing then", async () => {
+    const home = newFolder("broker-home")
+    const ssh = { ...manifest, cluster: { ...manifest.cluster, authenticator: "ssh" } } as unknown as Manifest
+    const set = await JobSet.create(newFolder("sets"), ssh)
+    const file = (name: string): string =>
+      JSON.stringify(path.join(import.meta.dirname, "../../../lib", name))
+    const script = `const { batch } = await import(${file("index.ts")})
+      process.once("SIGTERM", () => process.exit(3))
+      await batch.serve(${JSON.stringify(set.folder)}, { onReady: () => process.stdout.write("ready") })`
+    const broker = spawn(process.execPath, ["--import", "tsx", "--input-type=module", "-e", script], {
+      stdio: ["ignore", "pipe", "inherit"],
+      env: { ...process.env, HOME: home },
+    })
+    const ended = once(broker, "exit")
+    await once(broker.stdout, "data")
+    rmSync(set.path("log"), { recursive: true })
+    const { ssh: place } = (await set.broker()) ?? {}
+    for (let i = 0; i < 2; i++)
+      assert.deepEqual(JSON.parse(await exchange({ path: place?.socket ?? "" }, "hello")), {
+        status: "later",
+        reason: "the broker could not decide",
+      })
+    broker.kill("SIGTERM")
+    assert.deepEqual(await ended, [3, null])
   })
 })
 
