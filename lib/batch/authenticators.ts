@@ -164,7 +164,7 @@ export function sshArguments(set: JobSet, { host, ssh }: BrokerPlace): readonly 
       (option) => ["-o", option],
     ),
     ...["-o", `UserKnownHostsFile=${set.path("ssh", "known_hosts")}`, "-o", "GlobalKnownHostsFile=/dev/null"],
-    ...["-o", `ConnectTimeout=${PATIENCE_MS / 1000}`, "-o", "LogLevel=ERROR", host],
+    ...["-o", `ConnectTimeout=${PATIENCE_MS / 1000}`, "-o", "LogLevel=ERROR", "--", host],
   ]
 }
 

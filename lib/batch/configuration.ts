@@ -152,7 +152,7 @@ function readCluster(value: Value, base: string): Partial<ClusterSettings> {
     jobSets: folder,
     cache: folder,
     cacheLimit: size,
-    brokerHost: (one) => one.text(/^[A-Za-z0-9.:-]{1,253}$/, "a host"),
+    brokerHost: (one) => one.text(/^[A-Za-z0-9:][A-Za-z0-9.:-]{0,252}$/, "a host"),
     brokerPort: (one) => one.whole(0, 65_535),
     authenticator: (one) => one.oneOf("auto", "munge", "ssh"),
     sshPort: (one) => one.whole(1, 65_535),

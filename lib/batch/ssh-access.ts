@@ -43,10 +43,11 @@ async function changeAuthorized(change: (lines: readonly string[]) => readonly s
   if (lock === undefined)
     throw new BatchError("ERR_BATCH_KEY", `${folder}: somebody else has it locked`, { path: folder })
   const file = path.join(folder, "authorized_keys")
-  const former = await readFile(file, "utf8").catch((error: unknown) => {
+  const former = await readFile(file, "latin1").catch((error: unknown) => {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return ""
     throw error
   })
+  // Each byte is a letter here.
   const lines = former === "" ? [] : former.replace(/\n$/, "").split("\n")
   const text = change(lines)
     .map((line) => `${line}\n`)
@@ -55,7 +56,7 @@ async function changeAuthorized(change: (lines: readonly string[]) => readonly s
   const mode = former === "" ? 0o600 : (await stat(file)).mode & 0o777
   const temporary = `${file}.${randomBytes(8).toString("hex")}`
   try {
-    await writeFile(temporary, text, { mode, flag: "wx" })
+    await writeFile(temporary, text, { mode, flag: "wx", encoding: "latin1" })
     await rename(temporary, file)
   } catch (error) {
     await rm(temporary, { force: true })
@@ -65,11 +66,14 @@ async function changeAuthorized(change: (lines: readonly string[]) => readonly s
 
 const commentOf = ({ manifest }: JobSet): string => `sifcrypt-batch-${manifest.id}`
 
-/** In double quotes, as sshd(8) reads its options. */
+/** In double quotes, as sshd(8) reads its options: a backslash is one, unless it stands before a quote. */
 function option(command: string): string {
-  if (/[\n\r]/.test(command))
-    throw new BatchError("ERR_BATCH_KEY", "sshd takes no command with a line end in it")
-  return `"${command.replaceAll(/["\\]/g, "\\$&")}"`
+  if (/[\n\r]|\\$/.test(command))
+    throw new BatchError(
+      "ERR_BATCH_KEY",
+      "sshd takes no command with a line end in it, or a backslash at its end",
+    )
+  return `"${command.replaceAll('"', '\\"')}"`
 }
 
 /**
@@ -88,7 +92,7 @@ export async function letIn(set: JobSet, host: string, port: number, command: st
   await writeFile(set.path("ssh", "known_hosts"), hosts, { mode: 0o600 })
   await run("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", commentOf(set), "-f", key])
   const publicKey = (await readFile(`${key}.pub`, "utf8")).trim()
-  const line = `restrict,command=${option(command)} ${publicKey}`
+  const line = Buffer.from(`restrict,command=${option(command)} ${publicKey}`).toString("latin1")
   await changeAuthorized((lines) => [...lines.filter((one) => !one.endsWith(` ${commentOf(set)}`)), line])
 }
 

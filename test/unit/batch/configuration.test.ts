@@ -108,6 +108,7 @@ jobs:
     refuses("cluster: [1]", /cluster: it is a mapping, not a list/)
     refuses("cluster: { broker_port: 65536 }", /cluster\.broker_port: it is 0 to 65535, not 65536/)
     refuses("cluster: { partition: 'a b' }", /cluster\.partition: it is no name that Slurm knows/)
+    refuses("cluster: { broker_host: -Fx }", /cluster\.broker_host: /)
     refuses("a: [", /yaml:1: /)
     refuses("cluster: !!js/function x", /yaml:1: /)
     refuses("? [a]\n: 1", /yaml:1: /)
