@@ -100,7 +100,11 @@ export class KeyProvider {
     const options = { limit: MAX_ANSWER, timeoutMs: this.#timeout, signal: this.#signal }
     try {
       return "path" in this.#entry
-        ? await runProgram(this.#entry.path, this.#entry.args, { ...options, input })
+        ? await runProgram(this.#entry.path, this.#entry.args, {
+            ...options,
+            argv0: this.#entry.argv0,
+            input,
+          })
         : await callService(this.#entry, operation, input, options)
     } catch (cause) {
       if (cause instanceof ProgramFailure) throw this.#failure(`it ${cause.message}`, cause)

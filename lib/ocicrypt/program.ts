@@ -22,6 +22,8 @@ export class ProgramFailure extends Error {
 
 /** How it is run. */
 export interface ProgramOptions {
+  /** Default: as it is named. */
+  readonly argv0?: string | undefined
   readonly input?: Uint8Array | undefined
   readonly limit: Bytes
   readonly timeoutMs: Milliseconds
@@ -41,18 +43,22 @@ export interface ProgramOptions {
 export async function runProgram(
   program: string,
   args: readonly string[],
-  { input = Buffer.alloc(0), limit, timeoutMs, env, descriptor, signal }: ProgramOptions,
+  { argv0, input = Buffer.alloc(0), limit, timeoutMs, env, descriptor, signal }: ProgramOptions,
 ): Promise<Buffer> {
   signal?.throwIfAborted()
   const child = spawn(program, [...args], {
+    ...(argv0 === undefined ? {} : { argv0 }),
     env: { ...programEnvironment(), ...env },
     stdio: ["pipe", "pipe", "pipe", ...(descriptor === undefined ? [] : [descriptor])],
     // A process group of its own, which is ended as a whole.
     detached: true,
   }) as ChildProcessWithoutNullStreams
   let why: string | undefined
+  let isOver = false
   const stop = (reason?: string): void => {
     why ??= reason
+    // Its number may be another's by now.
+    if (isOver) return
     try {
       if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL")
     } catch {
@@ -74,7 +80,7 @@ export async function runProgram(
   child.stdout.on("data", (chunk: Buffer) => {
     output.push(chunk)
     size += chunk.length
-    if (size > limit) stop(`wrote more than ${limit} bytes`)
+    if (size > limit) abandon(`wrote more than ${limit} bytes`)
   })
   child.stderr.on("data", (chunk: Buffer) => {
     if (complaint.length < MAX_COMPLAINT) complaint += chunk.toString("utf8")
@@ -87,6 +93,7 @@ export async function runProgram(
   // What it leaves behind it leaves no more, and the pipes come to their end.
   child.once("exit", () => {
     stop()
+    isOver = true
   })
   signal?.addEventListener("abort", abort, { once: true })
   try {

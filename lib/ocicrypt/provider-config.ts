@@ -18,7 +18,13 @@ export interface ServiceTls {
 
 /** A program, or a service. */
 export type ProviderEntry =
-  | { readonly path: string; readonly args: readonly string[] }
+  | {
+      /** Without links. */
+      readonly path: string
+      /** What it is called, by which some programs know what to be. */
+      readonly argv0?: string
+      readonly args: readonly string[]
+    }
   | { readonly host: string; readonly port: number; readonly tls: ServiceTls | undefined }
   | { readonly socket: string }
 
@@ -40,19 +46,22 @@ function checkOwner(file: string, info: Stats): void {
     throw refuse(file, "others may write it, who would get the keys of layers by it: chmod go-w")
 }
 
-/** Nobody else can put something else into its place. */
-async function checkPlace(file: string): Promise<void> {
+/**
+ * Nobody else can put something else into its place.
+ *
+ * @returns The place, by a name without links: those on the way to it may be others'.
+ */
+async function checkPlace(file: string): Promise<string> {
   const place = await realpath(file)
   for (let at = place; ; at = path.dirname(at)) {
     checkOwner(at, await stat(at))
-    if (at === "/") break
+    if (at === "/") return place
   }
 }
 
 async function readTrusted(file: string): Promise<string> {
   try {
-    await checkPlace(file)
-    await using handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK)
+    await using handle = await open(await checkPlace(file), constants.O_RDONLY | constants.O_NONBLOCK)
     const info = await handle.stat()
     if (!info.isFile() || info.size > MAX_SIZE)
       throw refuse(file, `it is no file of ${MAX_SIZE} bytes at most`)
@@ -87,12 +96,11 @@ async function readCommand(command: unknown, what: string): Promise<ProviderEntr
   )
     throw refuse(what, "the args of its cmd are no list of strings")
   try {
-    await checkPlace(program)
+    return { path: await checkPlace(program), argv0: program, args: list as string[] }
   } catch (cause) {
     if (cause instanceof KeyError) throw cause
     throw refuse(what, `its program ${program} is not there`, cause)
   }
-  return { path: program, args: list as string[] }
 }
 
 function readTls(given: unknown, what: string): ServiceTls | undefined {

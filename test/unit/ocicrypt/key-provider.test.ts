@@ -1,7 +1,16 @@
 // Key providers, as programs and as services: what they are told, and what becomes of those that fail.
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
-import { chmodSync, chownSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs"
+import {
+  chmodSync,
+  chownSync,
+  mkdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs"
 import http2, { type ServerHttp2Stream } from "node:http2"
 import type { AddressInfo } from "node:net"
 import path from "node:path"
@@ -95,6 +104,15 @@ describe("a key provider that is a program", () => {
     ]
     for (const [entry, message] of cases)
       await assert.rejects(provider(entry).wrap(Buffer.from(secret)), failing(message), String(message))
+    // Somebody who has left its group goes on writing.
+    const pipe = path.join(folder, "pipe")
+    const endless = shell(
+      `mkfifo ${pipe}; setsid sh -c 'echo >${pipe}; exec cat /dev/zero' & read _ <${pipe}`,
+    )
+    await assert.rejects(
+      provider(endless, [], { timeoutMs: 600_000 }).wrap(Buffer.from(secret)),
+      failing(/it wrote more than 2097152 bytes$/),
+    )
     for (const text of [
       "no JSON",
       "{}",
@@ -324,14 +342,12 @@ describe("the configuration of key providers", () => {
   const toyIs = (entry: unknown): unknown => ({ "key-providers": { toy: entry } })
 
   it("names a program with its arguments, or a service", async () => {
+    const program = { path: realpathSync("/bin/true"), argv0: "/bin/true" }
     assert.deepEqual(await find(toyIs({ cmd: { path: "/bin/true", args: ["x", "y"] } })), {
-      path: "/bin/true",
+      ...program,
       args: ["x", "y"],
     })
-    assert.deepEqual(await find(toyIs({ cmd: { path: "/bin/true" }, grpc: null })), {
-      path: "/bin/true",
-      args: [],
-    })
+    assert.deepEqual(await find(toyIs({ cmd: { path: "/bin/true" }, grpc: null })), { ...program, args: [] })
     assert.deepEqual(await find(toyIs({ grpc: "localhost:50051" })), {
       host: "localhost",
       port: 50051,
@@ -415,5 +431,19 @@ describe("the configuration of key providers", () => {
       find(toyIs({ cmd: { path: path.join(folder, "link") } })),
       failing(/open: others may write it/),
     )
+    // A link that others may change names what it named when it was looked at.
+    const link = path.join(open, "link")
+    const own = path.join(folder, "own")
+    writeFileSync(own, `#!/bin/sh\necho '{"keyunwrapresults":{"optsdata":"AAAA"}}'\n`, { mode: 0o755 })
+    symlinkSync(own, link)
+    const found = await find(toyIs({ cmd: { path: link } }))
+    rmSync(link)
+    symlinkSync(program, link)
+    assert.deepEqual(await provider(found).unwrap(secret), Buffer.alloc(3))
+    // And it is called what it was named.
+    const called = path.join(folder, "called")
+    symlinkSync("/bin/sh", called)
+    const shown = await find(toyIs({ cmd: { path: called, args: ["-c", "echo $0 >&2; exit 1"] } }))
+    await assert.rejects(provider(shown).unwrap(secret), failing(/status 1: \/.*\/called$/))
   })
 })
