@@ -74,7 +74,7 @@ function moduleEnvironment(value: unknown, origin: string): Record<string, strin
     Object.entries(env).map(([name, one]) => {
       if (
         !/^[A-Za-z_]\w*$/.test(name) ||
-        /^(?:LD_|OPENSSL_|PATH$|PKCS11_MODULE_PATH$)/.test(name) ||
+        /^(?:LD_|OPENSSL_|GCONV_PATH$|PATH$|PKCS11_MODULE_PATH$)/.test(name) ||
         typeof one !== "string"
       )
         throw new KeyError(

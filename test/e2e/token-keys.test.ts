@@ -152,6 +152,7 @@ describe("layers encrypted for a key in a PKCS#11 token", () => {
       ["token=sifcrypt;object=layers;object=others", ""],
       ["token=sifcrypt;object=a b", ""],
       ["token=sifcrypt;object=layers", "    LD_PRELOAD: /tmp/x.so\n"],
+      ["token=sifcrypt;object=layers", "    GCONV_PATH: /tmp\n"],
     ] as const)
       await refused(
         opener(`module-path=${MODULE}&${pin}`, uri, more),
