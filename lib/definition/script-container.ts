@@ -2,6 +2,7 @@
 // this is root in the workspace's namespaces already.
 import { spawn } from "node:child_process"
 import { once } from "node:events"
+import { existsSync } from "node:fs"
 import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises"
 import path from "node:path"
 import { EnvironmentError } from "../errors.ts"
@@ -104,6 +105,8 @@ function mountsOf(run: ContainerRun, folder: string): Mount[] {
           ? { destination: "/proc", type: "proc", source: "proc", options: ["nosuid", "nodev", "noexec"] }
           : bind("/proc", "/proc", ["rbind", "rslave", "nosuid", "nodev"]),
         bind("/sys", "/sys", ["rbind", "rslave", "nosuid", "nodev"]),
+        // The machine's would keep what a script leaves there, and show it to the next.
+        ...(existsSync("/dev/shm") ? [empty("/dev/shm")] : []),
         empty("/tmp"),
         empty("/var/tmp"),
       ]

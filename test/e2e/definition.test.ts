@@ -8,6 +8,7 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   symlinkSync,
   writeFileSync,
@@ -344,6 +345,17 @@ chmod 4411 /data/closed/deep/file; chmod 000 /data/closed/deep; chmod 055 /data/
       assert.equal(made.status, 0, made.stderr)
       assert.equal((JSON.parse(made.text) as { output: string }).output, "json.sif")
       assert.match(made.stderr, /^chatter$/m)
+    })
+
+    it("leaves nothing on the machine of what scripts leave behind", async () => {
+      const mark = `sifcrypt-left-${process.pid}`
+      const folders = ["/tmp", "/var/tmp", "/dev/shm"]
+      const touch = folders.map((folder) => `echo x > ${folder}/${mark}`).join("\n")
+      define("left.def", `Bootstrap: localimage\nFrom: base\n\n%post\n${touch}\n`)
+      const made = await buildHere(["--force", "left.sif", "left.def"])
+      const left = folders.filter((folder) => existsSync(path.join(folder, mark)))
+      for (const folder of left) rmSync(path.join(folder, mark))
+      assert.deepEqual([made.status, left], [0, []], made.stderr)
     })
 
     it("keeps keys out of scripts", async () => {
