@@ -1,12 +1,11 @@
 // Where key providers are: the file that OCICRYPT_KEYPROVIDER_CONFIG names, as ocicrypt reads it. What it names gets layer keys, so nobody
 // but root and the user himself may have written it, or what is started.
-import { constants, type Stats } from "node:fs"
-import { open, realpath, stat } from "node:fs/promises"
 import { isIP } from "node:net"
 import path from "node:path"
 import { KeyError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import type { Bytes } from "../units.ts"
+import { TrustedFiles } from "./trusted-file.ts"
 
 /** How a service is spoken to over TLS: files with certificates and a key, and who it has to be. */
 export interface ServiceTls {
@@ -31,49 +30,11 @@ export type ProviderEntry =
 const MAX_SIZE: Bytes = 1 << 20
 const MAX_ARGUMENTS = 1000
 const VARIABLE = "OCICRYPT_KEYPROVIDER_CONFIG"
-const WRITABLE_BY_OTHERS = 0o022
-const STICKY = 0o1000
+
+const files = new TrustedFiles("ERR_KEY_PROVIDER")
 
 function refuse(file: string, why: string, cause?: unknown): KeyError {
-  return new KeyError("ERR_KEY_PROVIDER", `${file}: ${why}`, { path: file, cause })
-}
-
-function checkOwner(file: string, info: Stats): void {
-  const user = process.geteuid?.() ?? 0
-  if (info.uid !== 0 && info.uid !== user)
-    throw refuse(file, `it belongs to user ${info.uid}, who would get the keys of layers by it`)
-  if ((info.mode & WRITABLE_BY_OTHERS) !== 0 && !(info.isDirectory() && (info.mode & STICKY) !== 0))
-    throw refuse(file, "others may write it, who would get the keys of layers by it: chmod go-w")
-}
-
-/**
- * Nobody else can put something else into its place.
- *
- * @returns The place, by a name without links: those on the way to it may be others'.
- */
-async function checkPlace(file: string): Promise<string> {
-  const place = await realpath(file)
-  for (let at = place; ; at = path.dirname(at)) {
-    checkOwner(at, await stat(at))
-    if (at === "/") return place
-  }
-}
-
-async function readTrusted(file: string): Promise<string> {
-  try {
-    await using handle = await open(await checkPlace(file), constants.O_RDONLY | constants.O_NONBLOCK)
-    const info = await handle.stat()
-    if (!info.isFile() || info.size > MAX_SIZE)
-      throw refuse(file, `it is no file of ${MAX_SIZE} bytes at most`)
-    checkOwner(file, info)
-    const buffer = Buffer.alloc(MAX_SIZE)
-    const { bytesRead } = await handle.read(buffer, 0, MAX_SIZE, 0)
-    return buffer.toString("utf8", 0, bytesRead)
-  } catch (cause) {
-    if (cause instanceof KeyError) throw cause
-    const { code, message } = cause as NodeJS.ErrnoException
-    throw refuse(file, code === "ENOENT" ? "there is no such file" : message, cause)
-  }
+  return files.refuse(file, why, cause)
 }
 
 type Json = Readonly<Record<string, unknown>>
@@ -96,7 +57,7 @@ async function readCommand(command: unknown, what: string): Promise<ProviderEntr
   )
     throw refuse(what, "the args of its cmd are no list of strings")
   try {
-    return { path: await checkPlace(program), argv0: program, args: list as string[] }
+    return { path: await files.checkPlace(program), argv0: program, args: list as string[] }
   } catch (cause) {
     if (cause instanceof KeyError) throw cause
     throw refuse(what, `its program ${program} is not there`, cause)
@@ -154,7 +115,7 @@ const NAME = /^[\w.-]{1,128}$/
 
 async function readProviders(file: string): Promise<Json> {
   let value: unknown
-  const text = await readTrusted(file)
+  const text = await files.read(file, MAX_SIZE)
   try {
     value = parseJson(text)
   } catch (cause) {

@@ -6,7 +6,9 @@ import { readBounded } from "../bounded-file.ts"
 import { KeyError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
 import type { Bytes } from "../units.ts"
+import { TrustedFiles } from "./trusted-file.ts"
 
+const files = new TrustedFiles("ERR_KEY_TOKEN")
 const MAX_SIZE: Bytes = 64 << 10
 const MAX_PIN: Bytes = 1024
 
@@ -169,15 +171,15 @@ async function modulePolicy(environment: Environment): Promise<ModulePolicy | un
     const directories = [...usual, ...(triplet === undefined ? [] : [`/usr/lib/${triplet}/`])]
     return { directories, allowed: directories }
   }
-  const files = [
+  const places = [
     named,
     ...(config === "" ? [] : [path.join(config, "ocicrypt.conf")]),
     ...(home === "" ? [] : [path.join(home, ".config/ocicrypt.conf")]),
     "/etc/ocicrypt.conf",
   ]
-  const file = files.find((one) => one !== "" && statSync(one, { throwIfNoEntry: false }) !== undefined)
+  const file = places.find((one) => one !== "" && statSync(one, { throwIfNoEntry: false }) !== undefined)
   if (file === undefined) return undefined
-  const { pkcs11 } = await parseYaml((await readBounded(file, MAX_SIZE)).toString("utf8"), file)
+  const { pkcs11 } = await parseYaml(await files.read(file, MAX_SIZE), file)
   const rows = isObject(pkcs11) ? pkcs11 : {}
   return {
     directories: readList(rows["module-directories"], file),
@@ -233,7 +235,7 @@ export async function findModule(
         ? []
         : folders.flatMap((folder) => modulesIn(folder, moduleName))
   const module = found.find((one) => path.isAbsolute(one) && isAllowed(one, policy))
-  if (module !== undefined) return module
+  if (module !== undefined) return await files.checkPlace(module)
   throw new KeyError(
     "ERR_KEY_TOKEN",
     found[0] === undefined

@@ -26,7 +26,7 @@ export class TokenKey implements Disposable {
   readonly #pin: Buffer | undefined
   readonly #origin: string
   readonly #signal: AbortSignal | undefined
-  #size: Bytes = 0
+  #modulus = Buffer.alloc(0)
 
   /** @param pin - Becomes this one's. */
   constructor(place: TokenPlace, pin: Buffer | undefined, origin: string, signal: AbortSignal | undefined) {
@@ -52,8 +52,8 @@ export class TokenKey implements Disposable {
    * @throws As {@link publicKey}.
    */
   async check(): Promise<void> {
-    const { asymmetricKeyDetails } = await this.#read("private", [])
-    this.#size = Math.ceil((asymmetricKeyDetails?.modulusLength ?? 0) / 8)
+    const { n = "" } = (await this.#read("private", [])).export({ format: "jwk" })
+    this.#modulus = Buffer.from(n, "base64url")
   }
 
   async #read(type: string, form: readonly string[]): Promise<KeyObject> {
@@ -69,7 +69,8 @@ export class TokenKey implements Disposable {
    * @throws As {@link publicKey}.
    */
   async decrypt(message: Buffer, oaepHash: "sha1" | "sha256"): Promise<Buffer | undefined> {
-    if (message.length !== this.#size) return undefined
+    // For a larger one a token has no other word than for its own failures.
+    if (message.length !== this.#modulus.length || message.compare(this.#modulus) >= 0) return undefined
     const padding = ["-pkeyopt", "rsa_padding_mode:oaep", "-pkeyopt", `rsa_oaep_md:${oaepHash}`]
     try {
       return await this.#run(

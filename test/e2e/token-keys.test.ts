@@ -1,8 +1,9 @@
 // Layers that are encrypted for a key in a PKCS#11 token: a real one, in files.
 import assert from "node:assert/strict"
-import { chmodSync, existsSync, readFileSync, writeFileSync } from "node:fs"
+import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { oci, type CredentialSource } from "../../lib/index.ts"
+import { TokenKey } from "../../lib/ocicrypt/token-key.ts"
 import { newFolder } from "../support/scratch.ts"
 import { makeToken, TOKEN_MODULE as MODULE, TOKEN_PIN as PIN } from "../support/token.ts"
 import { vectorPath } from "../vectors/load.ts"
@@ -84,6 +85,16 @@ describe("layers encrypted for a key in a PKCS#11 token", () => {
     await assert.rejects(oci.decrypt({ source, target, unlock: [opener(module)] }), {
       code: "ERR_KEY_MISMATCH",
     })
+    // Nor does what is no message of any key keep the token from others.
+    const place = {
+      key: "token=sifcrypt;object=layers",
+      module: MODULE,
+      env: { SOFTHSM2_CONF: file("softhsm2.conf") },
+    }
+    using token = new TokenKey(place, Buffer.from(PIN), "a token", undefined)
+    await token.check()
+    for (const byte of [0, 1, 255])
+      assert.equal(await token.decrypt(Buffer.alloc(256, byte), "sha256"), undefined)
     const ec = [{ pkcs11: { file: vectorPath("ocicrypt/keys/ec1.pub.pem") } }]
     await assert.rejects(oci.encrypt({ source: plain, target, recipients: ec }), { code: "ERR_KEY_TYPE" })
   })
@@ -135,6 +146,15 @@ describe("layers encrypted for a key in a PKCS#11 token", () => {
     set({ OCICRYPT_CONFIG: file("none.conf"), HOME: folder, XDG_CONFIG_HOME: folder })
     writeFileSync(file("none.conf"), "pkcs11: {}\n")
     await refused(opener(`module-path=${MODULE}&${pin}`), /may not be loaded/)
+    // What others may write says nothing, nor is it loaded.
+    chmodSync(file("none.conf"), 0o666)
+    await refused(opener(`module-path=${MODULE}&${pin}`), /none\.conf: others may write it/)
+    chmodSync(file("none.conf"), 0o644)
+    mkdirSync(file("modules"))
+    writeFileSync(file("modules/toy.so"), "")
+    chmodSync(file("modules"), 0o777)
+    writeFileSync(file("none.conf"), `pkcs11:\n  allowed-module-paths: [${file("modules/")}]\n`)
+    await refused(opener(`module-path=${file("modules/toy.so")}&${pin}`), /modules: others may write it/)
     set({ OCICRYPT_CONFIG: "" })
     writeFileSync(file("ocicrypt.conf"), "pkcs11:\n  allowed-module-paths: [softhsm]\n")
     await refused(
