@@ -15,6 +15,7 @@ import { hostTransfers, sentArchive, sentTransfers, withChosenFiles } from "../d
 import { fromWire } from "../definition/wire-error.ts"
 import { Tree } from "../device/tree.ts"
 import { isExplicit, type Credential, type Credentials } from "../encryption/credentials.ts"
+import { refusePlain } from "../encryption/partition.ts"
 import { BuildError, EnvironmentError, TreeError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import type { NativeRange } from "../native/binding.ts"
@@ -200,9 +201,13 @@ interface OpenBase extends AsyncDisposable {
   readonly ociConfig: string | undefined
 }
 
-/** Whether a base is opened here. At a registry it may have been seen with this user's credentials, keys or rings only. */
-function isOpenedHere(wanted: WantedBase, { unlock, oci = {} }: BuildOptions): boolean {
+/**
+ * Whether a base is opened here. At a registry it may have been seen with this user's credentials, keys or rings only; and that one is
+ * encrypted is no other machine's to say.
+ */
+function isOpenedHere(wanted: WantedBase, { unlock, requireEncrypted, oci = {} }: BuildOptions): boolean {
   if (wanted.kind !== "source") return false
+  if (requireEncrypted === true) return true
   const { authFile, credentials, certFolder, noHttps } = oci
   const isOwn = [authFile, credentials, certFolder].some((one) => one !== undefined) || noHttps === true
   const hasKey = unlock?.some(isExplicit) === true
@@ -503,6 +508,9 @@ export async function buildRemotely(
 ): Promise<Omit<BuildResult, "milliseconds">> {
   const { source, onNotice, buildArguments = [], buildArgumentFile } = options
   const definition = await readHere(options)
+  const wanted = definition.stages.map((stage) => wantedBase(source, stage))
+  if (options.requireEncrypted === true && wanted.some(({ kind }) => kind === "debootstrap"))
+    refusePlain(source, "a base of Bootstrap: debootstrap")
   if (recipients.length > 0 && (buildArguments.length > 0 || buildArgumentFile !== undefined))
     onNotice?.("values of build arguments are part of the definition that the image keeps")
   const folder = temporaryFolder(options)
@@ -510,7 +518,7 @@ export async function buildRemotely(
   const architecture = options.architecture ?? builder.hello.architectures[0] ?? process.arch
   await using bases = new Bases()
   const { ofStages } = bases
-  for (const base of definition.stages.map((stage) => wantedBase(source, stage)))
+  for (const base of wanted)
     ofStages.push(
       base.kind === "source" && isOpenedHere(base, options)
         ? await openBase(base, { ...options, architecture }, credentials, folder)

@@ -252,6 +252,12 @@ files/_under
       assert.ok(there.equals(readFileSync(at(`${file}-here.sif`))), file)
       assert.ok(there.includes("FROM=layout"), "the configuration of its base")
     }
+    // That it is encrypted is looked at here.
+    define("plain-base.def", `Bootstrap: docker\nFrom: ${name}/base\n`)
+    const args = ["--remote", machine.limited, "--json", "--require-encrypted", "x.sif", "plain-base.def"]
+    const { status, text } = await run(args, known)
+    assert.equal((JSON.parse(text) as Failed).error.code, "ERR_OCI_PARTIAL")
+    assert.equal(status, 21)
     await nothingLeft()
   })
 
@@ -270,6 +276,9 @@ files/_under
       assert.equal((JSON.parse(text) as Failed).error.code, "ERR_BUILD_REMOTE_REFUSED", args.join(" "))
       assert.equal(status, 20)
     }
+    define("debian.def", "Bootstrap: debootstrap\nOSVersion: bookworm\nMirrorURL: https://mirror.invalid/\n")
+    const demand = [...nobody, "--json", "--require-encrypted", "x.sif", "debian.def"]
+    assert.equal((JSON.parse((await run(demand)).text) as Failed).error.code, "ERR_SIF_PLAIN")
     for (const remote of ["ssh://-oProxyCommand=touch x", "host", "ssh://host/a b"])
       assert.equal((await run(["--remote", remote, "x.sif", "plain.def"])).status, 20)
   })
