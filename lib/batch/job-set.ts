@@ -25,7 +25,7 @@ import {
 import { TooLarge } from "../bounded-file.ts"
 import { BatchError } from "../errors.ts"
 import { parseJson } from "../json.ts"
-import { isHeld } from "../oci/image-cache.ts"
+import { isHeld } from "../native/private-folder.ts"
 import type { Bytes } from "../units.ts"
 import type { AuthenticatorName, Dependency, RegistrySettings, Resources } from "./configuration.ts"
 

@@ -101,6 +101,7 @@ const {
   closeSync,
   constants,
   fstatSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -160,6 +161,26 @@ function isOwnFolder(folder) {
   return stats?.isDirectory() === true && isOwn(stats, 0o022)
 }
 
+/** Is it root's or this user's, or somebody's whom this user namespace does not know? */
+function isTrusted(uid) {
+  if (uid === 0 || uid === process.geteuid()) return true
+  return uid === 65534 && !/^\s*0\s+0\s+4294967295\s*$/.test(readFileSync("/proc/self/uid_map", "latin1"))
+}
+
+/**
+ * Can nobody else say where this leads? A link of somebody else's may lead to what is this user's and has another's content: an image that
+ * root has unpacked.
+ */
+function isHeld(place) {
+  for (let below = place; below !== "/"; below = dirname(below)) {
+    const link = lstatSync(below, { throwIfNoEntry: false })
+    if (link?.isSymbolicLink() === true && !isTrusted(link.uid)) return false
+    const { uid, mode } = statSync(dirname(below))
+    if (!isTrusted(uid) || ((mode & 0o022) !== 0 && (mode & 0o1000) === 0)) return false
+  }
+  return true
+}
+
 /**
  * Uses the folder of caches, by a path that leads to the one that was looked at. There is none where it would not be this user's alone: sudo,
  * for one, keeps the home of whoever called it.
@@ -167,7 +188,7 @@ function isOwnFolder(folder) {
 function inCacheFolder(make, use) {
   const { HOME: home = "", XDG_CACHE_HOME: given = "" } = process.env
   const place = isAbsolute(given) ? given : join(home, ".cache")
-  if (!isAbsolute(place)) return undefined
+  if (!isAbsolute(place) || !isHeld(place)) return undefined
   const above = [place, join(place, "sifcrypt")]
   const folder = join(place, "sifcrypt", "code")
   if (make)

@@ -7,6 +7,7 @@ import path from "node:path"
 import { promisify } from "node:util"
 import { KeyError } from "../errors.ts"
 import { parseFingerprint } from "../key/fingerprint.ts"
+import { isHeld } from "../native/private-folder.ts"
 import { DataType, type SifObject } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
@@ -66,6 +67,8 @@ async function readOwn(file: string): Promise<Buffer | undefined> {
   const folder = path.dirname(file)
   try {
     checkOwn(file, folder, await lstat(folder), 0o022)
+    if (!(await isHeld(folder)))
+      throw broken(file, `others may write to what ${folder} lies in, or say where a link to it leads`)
     await using handle = await open(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
     const info = await handle.stat()
     if (!info.isFile()) throw broken(file, "it is no regular file")

@@ -1,5 +1,6 @@
-// A folder that is its user's alone, for what his processes have in common.
+// A folder that is its user's alone, for what his processes have in common; and whether one is that he named.
 import { chmodSync, lstatSync, mkdirSync } from "node:fs"
+import { lstat, readFile, realpath, stat } from "node:fs/promises"
 import { homedir, hostname } from "node:os"
 import path from "node:path"
 import { RunError } from "../errors.ts"
@@ -77,4 +78,32 @@ export function ownFolder(name: string): string {
     if (folder !== undefined) return folder
   }
   return privateFolder(`${privateFolder(`/tmp/sifcrypt-${uid}`, uid)}/${name}`, uid)
+}
+
+/** What belongs to somebody whom this user namespace does not know is nobody's. */
+async function unmappedUser(): Promise<number | undefined> {
+  const map = await readFile("/proc/self/uid_map", "utf8")
+  return /^\s*0\s+0\s+4294967295\s*$/.test(map) ? undefined : 65534
+}
+
+/**
+ * Can nobody else put something in its place, or in that of a folder that it lies in, or say where a link on the way leads? Such a link may
+ * lead to what is this user's and has another's content: an image that root has unpacked.
+ */
+export async function isHeld(place: string): Promise<boolean> {
+  const trusted = [0, process.geteuid?.(), await unmappedUser()]
+  const named = path.resolve(place)
+  // Or where it will be.
+  const real = await realpath(named).catch(async () =>
+    path.join(await realpath(path.dirname(named)), path.basename(named)),
+  )
+  for (const start of new Set([named, real]))
+    for (let below = start; below !== "/"; below = path.dirname(below)) {
+      const found = await lstat(below).catch(() => undefined)
+      if (found?.isSymbolicLink() === true && !trusted.includes(found.uid)) return false
+      const { uid, mode } = await stat(path.dirname(below))
+      const isShared = (mode & 0o022) !== 0 && (mode & 0o1000) === 0
+      if (!trusted.includes(uid) || isShared) return false
+    }
+  return true
 }

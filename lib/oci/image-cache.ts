@@ -7,7 +7,6 @@ import {
   mkdir,
   open,
   readdir,
-  readFile,
   realpath,
   stat,
   unlink,
@@ -17,6 +16,7 @@ import {
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { loadAddon } from "../native/load.ts"
+import { isHeld } from "../native/private-folder.ts"
 import type { Bytes } from "../units.ts"
 import type { Digest } from "./digest.ts"
 
@@ -57,23 +57,6 @@ async function isOurs(folder: string): Promise<boolean> {
   return info.isDirectory() && info.uid === process.geteuid?.() && (info.mode & 0o022) === 0
 }
 
-/** What belongs to somebody whom this user namespace does not know is nobody's. */
-async function unmappedUser(): Promise<number | undefined> {
-  const map = await readFile("/proc/self/uid_map", "utf8")
-  return /^\s*0\s+0\s+4294967295\s*$/.test(map) ? undefined : 65534
-}
-
-/** Can nobody else put another folder in its place, or in that of one that it lies in? */
-export async function isHeld(folder: string): Promise<boolean> {
-  const trusted = [0, process.geteuid?.(), await unmappedUser()]
-  for (let below = folder; below !== "/"; below = path.dirname(below)) {
-    const { uid, mode } = await lstat(path.dirname(below))
-    const isShared = (mode & 0o022) !== 0 && (mode & 0o1000) === 0
-    if (!trusted.includes(uid) || isShared) return false
-  }
-  return true
-}
-
 export class ImageCache {
   readonly folder: string
 
@@ -85,9 +68,9 @@ export class ImageCache {
   /** The same for images to be found and made; undefined: others may write where it would be. */
   static async open(folder: string): Promise<ImageCache | undefined> {
     await mkdir(folder, { recursive: true, mode: 0o700 })
+    if (!(await isHeld(folder))) return undefined
     // By the name that no link is in: links on the way could be changed.
     const base = await realpath(folder)
-    if (!(await isHeld(base))) return undefined
     const cache = new ImageCache(base)
     for (const place of [base, cache.folder, ...algorithms.map((name) => path.join(cache.folder, name))]) {
       // Not in a folder that is somebody else's, who could not write there then.

@@ -212,6 +212,16 @@ vm.Script = class extends Script {
     assert.equal(statSync(cacheOf("command")).ino, ino)
   })
 
+  it("is not taken from where another user's link leads, be that this one's alone", async function () {
+    if (!isRoot) skip(this, "only root can make another user's link")
+    const theirs = newFolder("code-cache-theirs", user + 1)
+    chmodSync(theirs, 0o755)
+    symlinkSync(path.join(home, ".cache"), path.join(theirs, ".cache"))
+    await started()
+    assert.equal(await started(undefined, { HOME: theirs }), "none")
+    assert.equal(await started(), "taken")
+  })
+
   it("is in XDG_CACHE_HOME, where that is", async () => {
     const place = newFolder("code-cache-xdg", user)
     await started(undefined, { XDG_CACHE_HOME: place })

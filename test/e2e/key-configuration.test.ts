@@ -14,7 +14,7 @@ import {
 import path from "node:path"
 import { generateKey } from "openpgp"
 import { listRecipients, open } from "../../lib/index.ts"
-import { sifcrypt, sifcryptOk, userId, type Result } from "../support/cli.ts"
+import { idOf, isRoot, sifcrypt, sifcryptOk, userId, type Result } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -121,6 +121,16 @@ describe("keys.toml", () => {
     rmSync(file)
     symlinkSync(elsewhere, file)
     await refused(/it is a symbolic link/)
+    write(good)
+    if (isRoot) {
+      // Another user's link to what is this one's, but was not written for that.
+      const theirs = newFolder("keys-toml-theirs", idOf("nobody"))
+      chmodSync(theirs, 0o755)
+      symlinkSync(path.join(home, ".config"), path.join(theirs, ".config"))
+      const led = await sifcrypt(["ls", image], { env: { HOME: theirs, XDG_CONFIG_HOME: "" } })
+      assert.equal(led.status, 22)
+      assert.match(led.stderr, /say where a link to it leads/)
+    }
     for (const [text, why] of [
       ["[[key", /no valid TOML/],
       ["keys = 1\n", /a key that is not known: keys/],

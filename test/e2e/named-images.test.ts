@@ -10,6 +10,7 @@ import {
   readdirSync,
   readFileSync,
   statSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs"
 import path from "node:path"
@@ -256,6 +257,11 @@ describe("an image by its name", () => {
       chownSync(folder, before.uid, before.gid)
       chmodSync(folder, before.mode)
     }
+    const theirs = newFolder("named-theirs", idOf("nobody"))
+    chmodSync(theirs, 0o755)
+    symlinkSync(cache, path.join(theirs, "cache"))
+    const led = await succeeds(read, { env: { SIFCRYPT_CACHEDIR: path.join(theirs, "cache") } })
+    assert.equal(led.text, "hello\n", "another user's link")
     const nowhere = { env: { SIFCRYPT_CACHEDIR: "/dev/null/cache" } }
     assert.match((await succeeds(read, nowhere)).stderr, /nothing is kept: /)
   })
