@@ -12,7 +12,7 @@ const TYPE = "io.containerd.ocicrypt.v1.Payload"
 const WHAT = "the payload"
 const MAX_KEYS = 256
 
-/** A key and its password, if it has one. The caller wipes both. */
+/** A key and its password, if it has one. */
 export interface PayloadKey {
   readonly key: Buffer
   readonly password: Buffer | undefined
@@ -20,6 +20,8 @@ export interface PayloadKey {
 
 export interface LayerPayload {
   readonly layer: Descriptor
+  /** All that {@link wipePayload} wipes: keys, their passwords, and passwords that no key is for. */
+  readonly secrets: readonly Buffer[]
   /** Of any kind that opens layers. */
   readonly keys: readonly PayloadKey[]
   /** Key providers with their parameters. */
@@ -42,18 +44,19 @@ function malformed(why: string, cause?: unknown): OciError {
   return new OciError("ERR_OCI_FORMAT", `${WHAT}: ${why}`, { cause })
 }
 
-function secretsOf(json: Buffer, name: string): Buffer[] {
+/** @param taken - Gets them, too. */
+function secretsOf(json: Buffer, name: string, taken: Buffer[]): Buffer[] {
   const found = takeSecrets(json, ["DecryptConfig", "Parameters", name])
   if (found === undefined) throw malformed(`${name} is no list of base64`)
-  if (found.length <= MAX_KEYS) return found
-  for (const secret of found) secret.fill(0)
-  throw malformed(`${name} has more than ${MAX_KEYS}`)
+  for (const secret of found) taken.push(secret)
+  if (found.length > MAX_KEYS) throw malformed(`${name} has more than ${MAX_KEYS}`)
+  return found
 }
 
-function keysOf(json: Buffer): PayloadKey[] {
+function keysOf(json: Buffer, taken: Buffer[]): PayloadKey[] {
   return keyLists.flatMap(([name, passwordsName]) => {
-    const passwords = passwordsName === undefined ? [] : secretsOf(json, passwordsName)
-    return secretsOf(json, name).map((key, i) => {
+    const passwords = passwordsName === undefined ? [] : secretsOf(json, passwordsName, taken)
+    return secretsOf(json, name, taken).map((key, i) => {
       const password = passwords[i]
       return { key, password: password === undefined || password.length === 0 ? undefined : password }
     })
@@ -83,21 +86,22 @@ function providersOf(parameters: unknown): LayerPayload["providers"] {
  * @throws OciError `ERR_OCI_FORMAT`.
  */
 export function readLayerPayload(message: Buffer): LayerPayload {
-  let keys: PayloadKey[] = []
+  const secrets: Buffer[] = []
   try {
     const fields = readFields(message)
     const type = fields.get(1)?.toString("utf8") ?? ""
     if (type.split("/").at(-1) !== TYPE)
       throw malformed(`it is of type ${JSON.stringify(type.slice(0, 100))}`)
     const json = fields.get(2) ?? Buffer.alloc(0)
-    keys = keysOf(json)
+    const keys = keysOf(json, secrets)
     const value = parseJson(json.toString("utf8"))
     if (!isRecord(value)) throw malformed("it is no JSON object")
     const config = value["DecryptConfig"]
     const providers = isRecord(config) ? providersOf(config["Parameters"]) : []
-    return { layer: parseDescriptor(value["Descriptor"], `${WHAT}: the layer`), keys, providers }
+    const layer = parseDescriptor(value["Descriptor"], `${WHAT}: the layer`)
+    return { layer, secrets, keys, providers }
   } catch (cause) {
-    wipePayload({ keys })
+    wipePayload({ secrets })
     if (cause instanceof OciError) throw cause
     const why = cause instanceof ProtobufError ? cause.message : "it is no JSON"
     throw malformed(why, cause)
@@ -107,9 +111,6 @@ export function readLayerPayload(message: Buffer): LayerPayload {
 }
 
 /** When its keys were used. */
-export function wipePayload({ keys }: Pick<LayerPayload, "keys">): void {
-  for (const { key, password } of keys) {
-    key.fill(0)
-    password?.fill(0)
-  }
+export function wipePayload({ secrets }: Pick<LayerPayload, "secrets">): void {
+  for (const secret of secrets) secret.fill(0)
 }

@@ -17,7 +17,7 @@ describe("the payload of a stream processor", () => {
   it("has the layer, keys of all kinds with their passwords, and providers", () => {
     const Parameters = {
       privkeys: [base64("one"), base64("two")],
-      "privkeys-passwords": ["", base64("secret")],
+      "privkeys-passwords": ["", base64("secret"), base64("for no key")],
       "gpg-privatekeys": [base64("ring")],
       "pkcs11-yamls": [base64("pkcs11: {}")],
       x509s: [base64("certificate")],
@@ -35,8 +35,10 @@ describe("the payload of a stream processor", () => {
     ])
     assert.deepEqual(payload.providers, [{ provider: "toy", parameter: "p:1" }])
     assert.ok(bytes.every((byte) => byte === 0))
+    assert.ok(payload.secrets.some((secret) => secret.equals(Buffer.from("for no key"))))
     wipePayload(payload)
-    assert.ok(payload.keys.every(({ key }) => key.every((byte) => byte === 0)))
+    const all = [...payload.secrets, ...payload.keys.flatMap(({ key, password }) => [key, password ?? key])]
+    assert.ok(all.every((secret) => secret.every((byte) => byte === 0)))
   })
 
   it("may be without keys, and of the type's whole name", () => {
