@@ -322,7 +322,7 @@ export async function readPathMetadata(
   options: MetadataOptions,
   credentials: Credentials,
 ): Promise<ImageMetadata> {
-  const { kdfLimits, onDerivation, onNotice, signal, verify } = options
+  const { kdfLimits, onDerivation, onNotice, requireEncrypted, signal, verify } = options
   signal?.throwIfAborted()
   await using image = await openImagePath(path)
   const reading = new Reading(path, options)
@@ -342,7 +342,8 @@ export async function readPathMetadata(
   try {
     unlocked = await unlockPartition(image, primary, credentials, policy, signal)
   } catch (error) {
-    const noKey = error instanceof KeyError && error.code === "ERR_KEY_MISSING"
+    // What lies outside is plain.
+    const noKey = requireEncrypted !== true && error instanceof KeyError && error.code === "ERR_KEY_MISSING"
     const stated = noKey ? await outside() : undefined
     if (stated === undefined) throw error
     if (verify === undefined)

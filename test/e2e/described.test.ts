@@ -111,6 +111,8 @@ describe("what an image says of itself", () => {
     assert.match(notices.join("\n"), /no key was given.* outside of its encryption, where anybody/)
     const shown = await sifcrypt(["inspect", await withObjects(encrypted, {})])
     assert.match(shown.stderr, /no key was given.* outside of its encryption/)
+    const demand = ["--require-encrypted", await withObjects(encrypted, {})]
+    assert.equal((await sifcrypt(["inspect", ...demand])).status, 22, "what lies outside is plain")
   })
 
   it("does not become sealed by a conversion when it was put beside what is sealed", async () => {
