@@ -211,18 +211,21 @@ export class Credentials implements Disposable {
       : { kind: "passphrase", ...found }
   }
 
-  /** What a configuration says opens this image; undefined: none was named. Wiped with the rest. */
+  /** What a configuration says opens this image, each to be tried for itself. Wiped with the rest. */
   async configuredFor(
     image: SifImage,
     messages: readonly SifObject[],
     signal?: AbortSignal,
-  ): Promise<Credentials | undefined> {
+  ): Promise<readonly Credentials[]> {
     const source = this.sources.find((one): one is Kind<"keysFile"> => "keysFile" in one)
-    if (source === undefined) return undefined
+    if (source === undefined) return []
     const { keysFile, password } = source
-    const found = new Credentials(await configuredCredentials(keysFile, image, messages, password, signal))
-    this.adopt(found)
-    return found
+    const found = await configuredCredentials(keysFile, image, messages, password, signal)
+    return found.map((one) => {
+      const made = new Credentials([one])
+      this.adopt(made)
+      return made
+    })
   }
 
   /** What was made of a credential and is wiped with the rest. */

@@ -174,19 +174,31 @@ export async function openPartition(
       path: image.path,
     })
   const attempt: Attempt = { image, lock, messages, signal, onDerivation: policy.onDerivation }
-  let candidates = await resolveOpeners(credentials, signal)
-  if (candidates.length === 0) {
-    const configured = await credentials.configuredFor(image, messages, signal)
-    if (configured !== undefined) candidates = await resolveOpeners(configured, signal)
-  }
-  try {
+  const tried: Credential[] = []
+  const tryAll = async (given: Credentials): Promise<Opening | undefined> => {
+    const candidates = await resolveOpeners(given, signal)
+    tried.push(...candidates)
     for (const candidate of candidates) {
       const opening = await tryCredential(attempt, candidate)
       if (opening !== undefined) return opening
     }
-    throw attempt.failure ?? refusal(attempt, candidates)
+    return undefined
+  }
+  try {
+    const opening = await tryAll(credentials)
+    if (opening !== undefined) return opening
+    if (tried.length === 0)
+      // One after the other: a command may ask somebody, and the key of another line may not be here.
+      for (const configured of await credentials.configuredFor(image, messages, signal)) {
+        const opening = await tryAll(configured).catch((error: unknown) => {
+          if (!(error instanceof KeyError)) throw error
+          attempt.failure ??= error
+        })
+        if (opening !== undefined) return opening
+      }
+    throw attempt.failure ?? refusal(attempt, tried)
   } finally {
-    wipeCredentials(candidates)
+    wipeCredentials(tried)
   }
 }
 

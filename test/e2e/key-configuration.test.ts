@@ -5,6 +5,7 @@ import {
   chmodSync,
   chownSync,
   copyFileSync,
+  existsSync,
   mkdirSync,
   readFileSync,
   rmSync,
@@ -94,6 +95,17 @@ describe("keys.toml", () => {
     write(`[[key]]\nsigner = "${signer}"\npem-path = "${keys.privateKey}"\n`)
     assert.equal((await ls(signed)).status, 0)
     assert.equal((await ls()).status, 22)
+  })
+
+  it("has lines that are tried one after the other, until one opens the image", async () => {
+    const line = (source: string): string => `[[key]]\nrecipient = "${recipient}"\n${source}\n`
+    const ran = path.join(home, "ran")
+    const absent = line('pem-path = "/nonexistent/key.pem"')
+    write(absent + line(`pem-path = "${keys.privateKey}"`) + line(`key-command = "touch ${ran}"`))
+    assert.equal((await ls()).status, 0)
+    assert.equal(existsSync(ran), false, "what nobody needs is not started")
+    write(absent + line(`pem-path = "${keys.otherPrivateKey}"`))
+    await refused(/cannot read the key file \/nonexistent\/key\.pem/)
   })
 
   it("counts only where nothing else was given", async () => {
