@@ -275,17 +275,20 @@ export class LayerEncryption implements Disposable {
         `${place.store.name}: ${layerName(layer, place.index)} of type ${layer.mediaType} cannot be encrypted`,
       )
     this.#changed++
-    if (isEncrypted)
-      return change === "rotate" ? await this.#rotate(layer, place) : await this.#wrap(layer, place)
-    this.#encrypted.add(layer.digest.text)
-    // What platforms share they go on sharing; and whoever names a layer a thousand times has it encrypted once.
+    if (!isEncrypted) this.#encrypted.add(layer.digest.text)
+    // What platforms share they go on sharing; and whoever names a layer a thousand times has it changed once.
     const same = JSON.stringify([layer.digest.text, layer.mediaType, layer.annotations])
     let made = this.#shared.get(same)
     if (made === undefined) {
-      made = blobOf(layer, place).then((blob) => this.#encrypt(layer, blob, layer.digest, place.store.name))
+      if (!isEncrypted) made = this.#encryptPlain(layer, place)
+      else made = change === "rotate" ? this.#rotate(layer, place) : this.#wrap(layer, place)
       this.#shared.set(same, made)
     }
     return await made
+  }
+
+  async #encryptPlain(layer: Descriptor, place: LayerPlace): Promise<MappedLayer> {
+    return await this.#encrypt(layer, await blobOf(layer, place), layer.digest, place.store.name)
   }
 
   /** Digests of layers that were encrypted in one place and are plain in another one: whoever has that needs no key. */

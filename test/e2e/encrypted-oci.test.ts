@@ -327,6 +327,10 @@ describe("layers of OCI images", () => {
     // Decrypted and looked at once, too: its content is 20480 bytes.
     const unlock = [{ key: keyFile("rsa1.pem") }]
     await oci.decrypt({ ...plainAgain, unlock, oci: { maxLayerBytes: 2 * 20480 } })
+    const rotated = { source: target, target: `oci:${place("repeated-rotated")}:it`, unlock }
+    await oci.changeRecipients({ ...rotated, change: "rotate", recipients: [rsa] })
+    const anew = await oci.layerInfo({ source: rotated.target })
+    assert.deepEqual([anew.length, new Set(anew.map(({ digest }) => digest)).size], [40, 1])
     layout.remove()
   })
 
