@@ -40,10 +40,16 @@ export type NamedOptions = OpenOptions & NameOptions
 /** Stretching would protect nothing more: the passphrase has 256 bits that nobody guesses. */
 const NO_STRETCHING = { type: "pbkdf2", iterations: 1000 } as const
 
+/** Layers are opened with keys of other kinds, too. */
+function isOtherKind(error: unknown): boolean {
+  return error instanceof KeyError && (error.code === "ERR_KEY_TYPE" || error.code === "ERR_KEY_FORMAT")
+}
+
 /** What is opened says that none of the credentials fits. */
 function isLockedOut(error: unknown): boolean {
   const { code } = error as { readonly code?: unknown }
-  return code === "ERR_KEY_MISSING" || code === "ERR_KEY_MISMATCH" || code === "ERR_LUKS_PASSPHRASE"
+  const isWrong = code === "ERR_KEY_MISSING" || code === "ERR_KEY_MISMATCH" || code === "ERR_LUKS_PASSPHRASE"
+  return isWrong || isOtherKind(error)
 }
 
 /** One use of the image behind a name. */
@@ -186,9 +192,7 @@ export class NamedImage<T, O extends NamedOptions> {
     try {
       return await resolveRecipients(this.#credentials, onNotice ?? (() => undefined), signal)
     } catch (error) {
-      // Layers are opened with keys of other kinds, too.
-      if (error instanceof KeyError && (error.code === "ERR_KEY_TYPE" || error.code === "ERR_KEY_FORMAT"))
-        return []
+      if (isOtherKind(error)) return []
       throw error
     }
   }

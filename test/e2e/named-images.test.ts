@@ -1,5 +1,6 @@
 // Images by their names: built into the cache once, and run, listed and read from there.
 import assert from "node:assert/strict"
+import { generateKeyPairSync } from "node:crypto"
 import { execFileSync } from "node:child_process"
 import {
   chmodSync,
@@ -167,6 +168,11 @@ describe("an image by its name", () => {
     const digest = `docker://${registry.host}/private@sha256:${image.slice(0, 64)}`
     await succeeds([...exec, "--pem-path", keys.privateKey, digest, ...script])
     assert.equal((await run([...exec, digest, ...script])).status, 22)
+    // A key that opens layers alone is as good as none, whether somebody else's copy is there or not.
+    const curve = path.join(newFolder("named-curve", userId), "ec.pem")
+    const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" })
+    writeFileSync(curve, privateKey.export({ type: "pkcs8", format: "pem" }))
+    await succeeds([...exec, "--pem-path", curve, name, ...script], { env })
     assert.equal(statSync(file).ino, first)
     // Somebody else's key: it is built for that.
     await succeeds([...exec, "--pem-path", keys.otherPrivateKey, name, ...script], { env })
