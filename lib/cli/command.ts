@@ -254,6 +254,11 @@ function withoutFalse(flags: Readonly<Record<string, unknown>>, options: AnyOpti
   return Object.fromEntries(Object.entries(flags).filter(([key, value]) => value !== false || told.has(key)))
 }
 
+/** The words that lead to a command. */
+export function wordsOf(command: Command): readonly string[] {
+  return command.parent === null ? [] : [...wordsOf(command.parent), command.name()]
+}
+
 /** Where to read more. */
 export function helpHint(command: readonly string[]): string {
   return `${programName}: hint: \`${[commandName, ...command, "--help"].join(" ")}\` tells more`
@@ -294,8 +299,7 @@ export function addCommand(program: Command, row: CommandRow): void {
   addOptions(made, options, row.passesOn === true)
   if (row.common !== undefined) addHelpAll(made)
   made.allowUnknownOption(row.takesAnything === true).passThroughOptions(row.passesOn === true)
-  const names = program.parent === null ? [name] : [program.name(), name]
-  made.showHelpAfterError(helpHint(names))
+  made.showHelpAfterError(helpHint(wordsOf(made)))
   for (const below of commands) addCommand(made, below)
   if (run !== undefined)
     made.action(async (...parsed: unknown[]) => {

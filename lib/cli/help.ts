@@ -1,15 +1,10 @@
 // What --help shows beside what commander makes of the tables: fewer options where there are too many, examples, exit statuses.
 import { Help, type Command } from "commander"
-import { isShown, type CommandRow } from "./command.ts"
+import { isShown, wordsOf, type CommandRow } from "./command.ts"
 import { exitCodes, exitMeanings } from "./exit-codes.ts"
 import { commandName } from "./name.ts"
 
 type Helper = Pick<Help, "formatHelp" | "visibleOptions">
-
-/** The words that lead to a command. */
-function wordsOf(command: Command): readonly string[] {
-  return command.parent === null ? [] : [...wordsOf(command.parent), command.name()]
-}
 
 /** The command, or group, that these words name. */
 function rowOf(rows: readonly CommandRow[], [word, ...rest]: readonly string[]): CommandRow | undefined {

@@ -1,5 +1,5 @@
 // What to try next, keyed by error code. Library errors state facts; advice is given here and nowhere else.
-import { closeSync, constants, existsSync, openSync, readSync } from "node:fs"
+import { closeSync, constants, existsSync, openSync, readSync, statSync } from "node:fs"
 import path from "node:path"
 import { isImageName, type ErrorCode, type KdfLimits } from "../index.ts"
 import { commandName } from "./name.ts"
@@ -115,6 +115,9 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_MOUNT_BUSY: "some process still uses it: `fuser -vm DIR` names it",
   ERR_MOUNT_NOT_OURS: "`sifcrypt mounts` lists what can be unmounted",
   ERR_RUN_OPTION: "`sifcrypt COMMAND --help` says what each option takes",
+  ERR_BATCH_CONFIG: "docs/batch.md says what it may have",
+  ERR_BATCH_SET:
+    "`sifcrypt batch submit` prints the folder; `job_sets` of the configuration says where it lies",
   ERR_INSTANCE_NAME: "letters, digits, dots, dashes and underscores, at most 64",
   ERR_INSTANCE_EXISTS: "`sifcrypt instance stop NAME` ends it, `sifcrypt exec instance://NAME` joins it",
   ERR_INSTANCE_NONE: "`sifcrypt instance list` shows yours",
@@ -164,16 +167,24 @@ const network: ReadonlySet<unknown> = new Set([
   ...["ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH", "ECONNRESET"],
 ])
 
-/** What only where it failed tells. */
-const particular: Partial<Record<ErrorCode, (at: Failed) => string | undefined>> = {
-  // It was given, and taken for the payload's.
-  ERR_KEY_MISSING: ({ words }) => {
+/** What only where it failed tells; null: there is nothing to advise. */
+const particular: Partial<Record<ErrorCode, (at: Failed) => string | null | undefined>> = {
+  ERR_KEY_MISSING: ({ words, cause }) => {
+    // It was given: a file that cannot be read.
+    if (typeof (cause as Partial<NodeJS.ErrnoException> | undefined)?.syscall === "string") return null
+    // It was given, and taken for the payload's.
     const behind = words
       .find((word) => /^--(?:pem-path|key-fd|key-command|passphrase)/.test(word))
       ?.split("=", 1)[0]
     return behind && `options stand before IMAGE: ${behind} behind it is the payload's`
   },
-  ERR_SIF_MAGIC: ({ words }) => {
+  ERR_RUN_OPTION: ({ options }) =>
+    options.has("--help-all") ? "`sifcrypt COMMAND --help-all` says what each option takes" : undefined,
+  ERR_BATCH_CONFIG: ({ command }) => (command === "batch config import" ? null : undefined),
+  // Who asked for the build is told; here nobody has an address.
+  ERR_BUILD_REMOTE: ({ command }) => (command === "serve-build" ? null : undefined),
+  ERR_SIF_MAGIC: ({ command, words }) => {
+    if (command === "map" && words.some(isFolder)) return "`sifcrypt build IMAGE FOLDER` makes an image of it"
     const found = words.map(extImage).find((image) => image !== undefined)
     if (found === undefined) return undefined
     const [file, offset] = found
@@ -218,6 +229,10 @@ function extImage(file: string): readonly [string, number] | undefined {
   }
 }
 
+function isFolder(file: string): boolean {
+  return statSync(file, { throwIfNoEntry: false })?.isDirectory() === true
+}
+
 /** What is no file for this command, though others take it. */
 export function nameHint({ code, path }: Partial<NodeJS.ErrnoException>): string | undefined {
   return code === "ENOENT" && path !== undefined && isImageName(path)
@@ -255,7 +270,9 @@ export function hintFor(code: ErrorCode, at?: Failed, kdfLimits?: Partial<KdfLim
   const all = [hints[code] ?? []].flat()
   const [only] = all
   const general = at === undefined || all.length < 2 ? only : all.find((one) => applies(one, at))
-  const hint = (kdfLimits && costHint(kdfLimits)) ?? (at && particular[code]?.(at)) ?? general
+  const own = at && particular[code]?.(at)
+  if (own === null) return undefined
+  const hint = (kdfLimits && costHint(kdfLimits)) ?? own ?? general
   return hint
     ?.replaceAll("`sifcrypt ", `\`${commandName} `)
     .replace(" COMMAND ", ` ${at?.command ?? "COMMAND"} `)

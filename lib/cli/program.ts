@@ -5,7 +5,15 @@ import { inspect } from "node:util"
 import { Command, CommanderError, InvalidArgumentError } from "commander"
 import { ContainerError } from "../index.ts"
 import { printableLines } from "../printable.ts"
-import { addCommand, addOptions, helpHint, type AnyOptions, type CommandRow } from "./command.ts"
+import {
+  addCommand,
+  addOptions,
+  flagNames,
+  helpHint,
+  wordsOf,
+  type AnyOptions,
+  type CommandRow,
+} from "./command.ts"
 import { exitCodeFor, exitCodes } from "./exit-codes.ts"
 import { failureToReport } from "./failure.ts"
 import { helpOf } from "./help.ts"
@@ -27,13 +35,20 @@ let usageHint: string | undefined
 
 function whereItFailed({ cause }: Error): Failed | undefined {
   if (running === undefined) return undefined
-  const above = running.parent?.parent === null ? [] : [running.parent?.name() ?? ""]
   return {
-    command: [...above, running.name()].join(" "),
+    command: wordsOf(running).join(" "),
     options: new Set(running.options.flatMap(({ long }) => long ?? [])),
     words: running.args,
     cause,
   }
+}
+
+/** What the API says of one of its options, said of the flag that it came from. */
+function ofFlags(message: string): string {
+  return message.replace(/^options\.(\w+)(?:\[\d+\])?/, (property, key: string) => {
+    const row = options?.[key]
+    return (row && flagNames(row).at(-1)) ?? property
+  })
 }
 
 /** What is said of an error, to people and as JSON. */
@@ -64,7 +79,7 @@ function failureOf(error: unknown): Failure {
     error instanceof InvalidArgumentError ||
     (error instanceof TypeError && system?.code === "ERR_INVALID_ARG_VALUE")
   )
-    return { code: USAGE, message: error.message, status: exitCodes.usage }
+    return { code: USAGE, message: ofFlags(error.message), status: exitCodes.usage }
   const message = error instanceof Error ? error.message : String(error)
   return { code: "ERR_DEFECT", message, hint: "this is a defect of sifcrypt: please report it", status: 1 }
 }
@@ -112,13 +127,17 @@ function fromCommand(words: readonly string[]): readonly string[] {
   return []
 }
 
-/** The first word that should name a command and names none. */
-function unknownCommand(rows: readonly CommandRow[], words: readonly string[]): string | undefined {
+/** Of the words that should name a command those up to the first that names none. */
+function unknownCommand(
+  rows: readonly CommandRow[],
+  words: readonly string[],
+): readonly string[] | undefined {
   const [word, ...rest] = words
   if (word === undefined || word.startsWith("-") || word === "help") return undefined
   const row = rows.find(({ name, alias }) => name === word || alias === word)
-  if (row === undefined) return word
-  return row.commands === undefined ? undefined : unknownCommand(row.commands, rest)
+  if (row === undefined) return [word]
+  const below = row.commands && unknownCommand(row.commands, rest)
+  return below && [word, ...below]
 }
 
 /** The command that these words name; undefined for a group, or none. */
@@ -175,7 +194,10 @@ async function runCommand(commands: readonly CommandRow[]): Promise<number> {
   try {
     // Of one that is not known there is no help either, which is how scripts ask what there is.
     const unknown = unknownCommand(commands, asked)
-    if (unknown !== undefined) program.error(`error: there is no command '${unknown}'`)
+    if (unknown !== undefined)
+      program
+        .showHelpAfterError(helpHint(unknown.slice(0, -1)))
+        .error(`error: there is no command '${unknown.at(-1) ?? ""}'`)
     await program.parseAsync(words, { from: "user" })
     return typeof process.exitCode === "number" ? process.exitCode : exitCodes.done
   } catch (error) {

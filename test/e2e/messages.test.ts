@@ -4,7 +4,7 @@ import { readdirSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { hintFor } from "../../lib/cli/hints.ts"
 import { sentence } from "../../lib/cli/sentence.ts"
-import { sifcrypt, sifcryptOk, userId, type CommandOptions } from "../support/cli.ts"
+import { cli, runProgram, sifcrypt, sifcryptOk, userId, type CommandOptions } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -84,7 +84,50 @@ describe("messages", () => {
       "where to read of options is what everybody has",
       ["exec", "--pids-limit", "many", "rootfs.sif", "echo"],
       /--pids-limit: many/,
-      /^`sifcrypt exec --help` says/,
+      /^`sifcrypt exec --help-all` says/,
+    ],
+    [
+      "where to read of a command in a group of a group",
+      ["batch", "config", "import"],
+      /^missing required argument 'folder'$/,
+      /^`sifcrypt batch config import --help` tells more$/,
+    ],
+    [
+      "the same once it runs",
+      ["image", "recipients", "add", "store:a"],
+      /^--recipient says/,
+      /^`sifcrypt image recipients add --help` tells more$/,
+    ],
+    [
+      "no command of a group",
+      ["image", "recipients", "nosuch"],
+      /^there is no command 'nosuch'$/,
+      /^`sifcrypt image recipients --help` tells more$/,
+    ],
+    ["no command", ["nosuch"], /^there is no command 'nosuch'$/, /^`sifcrypt --help` tells more$/],
+    [
+      "a key file that is not there",
+      ["ls", "--pem-path", "none.pem", "encrypted.sif"],
+      /^cannot read the key file none\.pem: there is no such file$/,
+      /^$/,
+    ],
+    [
+      "a value that the API refuses, by its flag",
+      ["build", "--remote", "none", "out.sif", "image.def"],
+      /^--remote is ssh:/,
+      /^$/,
+    ],
+    [
+      "a folder where a map is wanted",
+      ["map", tree],
+      /a folder has no layout$/,
+      /^`sifcrypt build IMAGE FOLDER`/,
+    ],
+    [
+      "a configuration of jobs that is not there",
+      ["batch", "submit", "none.yaml"],
+      /^cannot read none\.yaml: there is no such file$/,
+      /^docs\/batch\.md says/,
     ],
     [
       "a file that is not there",
@@ -115,6 +158,23 @@ describe("messages", () => {
     })
 })
 
+describe("what speaks with a program", () => {
+  for (const command of ["serve-build", "ctd-decoder"])
+    it(`writes nothing for one to a terminal: ${command}`, async () => {
+      const line = `exec ${process.execPath} ${cli} ${command}`
+      const { status, text } = await runProgram([
+        "script",
+        "--quiet",
+        "--return",
+        "--command",
+        line,
+        "/dev/null",
+      ])
+      assert.equal(status, 20, text)
+      assert.match(text, /^sifcrypt: [a-z]+ starts it: [^\r\n]+\r\nsifcrypt: hint: [^\r\n]+\r\n$/)
+    })
+})
+
 describe("hintFor", () => {
   it("tells somebody whose registry cannot be reached nothing of certificates", () => {
     const options = new Set(["--no-https", "--cert-dir"])
@@ -124,6 +184,12 @@ describe("hintFor", () => {
       assert.match(hint(code), /^check the address/)
     for (const code of ["EPROTO", "SELF_SIGNED_CERT_IN_CHAIN"])
       assert.match(hint(code), /--no-https.*--cert-dir/)
+  })
+
+  it("sends nobody to the address of a builder who is the builder", () => {
+    const at = { options: new Set<string>(), words: [], cause: undefined }
+    assert.match(hintFor("ERR_BUILD_REMOTE", { command: "build", ...at }) ?? "", /ssh HOST/)
+    assert.equal(hintFor("ERR_BUILD_REMOTE", { command: "serve-build", ...at }), undefined)
   })
 
   it("speaks of no option that the command does not have", () => {

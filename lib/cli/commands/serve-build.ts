@@ -1,6 +1,7 @@
 import { serveBuild } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { interruption, waitForHelpers } from "../interrupt.ts"
+import { isTerminal } from "../terminal.ts"
 import { text } from "../values.ts"
 import { variable } from "../variables.ts"
 
@@ -15,7 +16,9 @@ export const serve: CommandRow = command({
   options: {
     tmpFolder: ["--tmpdir <dir>", "for temporary files (default TMPDIR)", text],
   },
-  run: async ({ tmpFolder = variable("TMPDIR") }) => {
+  run: async ({ tmpFolder = variable("TMPDIR") }, _, made) => {
+    if (isTerminal(0) || isTerminal(1))
+      made.error("error: ssh starts it: a build is not asked for at a terminal")
     waitForHelpers()
     await serveBuild({ input: process.stdin, output: process.stdout, tmpFolder, signal: interruption })
   },
