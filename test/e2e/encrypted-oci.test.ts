@@ -279,7 +279,7 @@ describe("layers of OCI images", () => {
     assert.equal(new Set(digests.flat().map(({ digest }) => digest)).size, 6)
   })
 
-  it("are not said to be encrypted, or changed, or decrypted, where nothing was", async () => {
+  it("A30: are not said to be encrypted, or changed, or decrypted, where nothing was", async () => {
     const target = `oci:${place("nothing")}:it`
     const platforms = ["linux/s390x"]
     const none = { code: "ERR_OCI_NOT_FOUND" }

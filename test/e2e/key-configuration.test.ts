@@ -61,7 +61,7 @@ describe("keys.toml", () => {
   const digest = (of: string): string =>
     `sha256:${createHash("sha256").update(readFileSync(of)).digest("hex")}`
 
-  it("names an image by whom it is for, and by its digest", async () => {
+  it("A38: names an image by whom it is for, and by its digest", async () => {
     await refused(/no key was given/)
     write(`[[key]]\nrecipient = "${recipient}"\npem-path = "${keys.privateKey}"\n`)
     assert.equal((await ls()).status, 0)

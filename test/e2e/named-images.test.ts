@@ -183,7 +183,7 @@ describe("an image by its name", () => {
     assert.deepEqual(readdirSync(exec[2] ?? ""), [])
   })
 
-  it("with encrypted layers is kept for whoever can decrypt them, and every run needs a key", async () => {
+  it("A29, A34: with encrypted layers is kept for whoever can decrypt them, and every run needs a key", async () => {
     await using registry = await Registry.start()
     const name = `docker://${registry.host}/group/encrypted:1`
     const { cache, run, succeeds, images } = withCache("user")

@@ -111,7 +111,7 @@ describe("push and pull", () => {
     assert.equal(architecture, "amd64")
   })
 
-  it("bring back every byte, by tag and by digest, executable", async () => {
+  it("A36: bring back every byte, by tag and by digest, executable", async () => {
     const { digest } = await pushed("round/trip:v1")
     for (const rest of ["round/trip:v1", `round/trip@${digest}`]) {
       const found = await pulled(rest)

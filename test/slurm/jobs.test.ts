@@ -168,10 +168,10 @@ describe("jobs on Slurm", () => {
     await Promise.all([cluster, registry].map((one) => one[Symbol.asyncDispose]()))
   })
 
-  it("B2, B6: runs an array of one signed, encrypted image: fetched once a node, the password read once", async () => {
+  it("runs an array of one signed, encrypted image: fetched once a node, the password read once", async () => {
     const tasks = soak ? 100 : 9
     const images = `images: [ { image: "${reference}", signing_key: { fingerprint: ${fingerprint}, file: vendor.asc } } ]`
-    // B3: what somebody else sees of every process meanwhile.
+    // What somebody else sees of every process meanwhile.
     const look =
       "for i in $(seq 60); do cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null; sleep 0.1; done"
     const seen = cluster.observe(["sh", "-c", look])
@@ -207,7 +207,7 @@ describe("jobs on Slurm", () => {
     assert.equal(released.length, tasks)
   })
 
-  it("B4, B5, B33: gives the key to nobody but a task that runs, and as often as it is started", async () => {
+  it("S41: gives the key to nobody but a task that runs, and as often as it is started", async () => {
     const set = await submit(configure("long.yaml", job("[exec, sleep, 4321]")))
     const task = (): Shown | undefined => readStatus(set, "one/task-00000")
     await waitFor("the task runs", () => task()?.state === "running", 20_000)
@@ -241,7 +241,7 @@ describe("jobs on Slurm", () => {
     await refused("munge nothing", /refused/)
     await refused("ssh e30=", /it is no request/)
     await refused("x".repeat(10), /it is no request/)
-    // B16: what is cancelled leaves nothing.
+    // What is cancelled leaves nothing.
     await cluster.ok(["batch", "cancel", set])
     await waitFor("nothing is left", () => ours(set, "sleep 4321").length === 0, 10_000)
     assert.equal((await cluster.status(set)).get("one/task-00000")?.state, "cancelled")
@@ -249,7 +249,7 @@ describe("jobs on Slurm", () => {
     assert.equal(existsSync(path.join(set, "broker.json")), false)
   })
 
-  it("B7: has tasks wait for a broker that is lost, and be started again, until the set is unlocked", async () => {
+  it("has tasks wait for a broker that is lost, and be started again, until the set is unlocked", async () => {
     await partition("down")
     const set = await submit(
       configure("lost.yaml", job("[exec, cat, /data/marker]"), undefined, ", key_wait: 1"),
@@ -268,7 +268,7 @@ describe("jobs on Slurm", () => {
     assert.equal(outputOf(set, "one/task-00000"), `${MARKER}\n`)
   })
 
-  it("B10, B11, B12, B28: runs what was found and verified at submission, and nothing else", async () => {
+  it("S42: runs what was found and verified at submission, and nothing else", async () => {
     const wrong = `images: [ { image: "${reference}", signing_key: { fingerprint: ${"0".repeat(40)}, file: vendor.asc } } ]`
     const command = `[exec, cat, /data/marker]`
     const tasks = job(command, `"${reference}"`)
@@ -305,7 +305,7 @@ describe("jobs on Slurm", () => {
     assert.doesNotMatch(await cluster.slurm(["sinfo", "-h", "-N", "-o", "%T"]), /drain|down/)
   })
 
-  it("B19, B21, B22, B24, B30: retries, dependencies, output as it comes, and what a payload sees", async () => {
+  it("retries, dependencies, output as it comes, and what a payload sees", async () => {
     const secret = "marker-of-the-environment"
     const env = Object.fromEntries(
       ["SIFCRYPT", "APPTAINER", "SINGULARITY"].flatMap((prefix) =>
@@ -356,10 +356,10 @@ describe("jobs on Slurm", () => {
     assert.match(seen, /^OWN=value$/m)
     assert.doesNotMatch(seen, new RegExp(secret))
     assert.match(seen, /^0\n1\n2\n3\n$/m)
-    // B23: Slurm remembers nothing after it was restarted cold; the record is ours.
+    // Slurm remembers nothing after it was restarted cold; the record is ours.
     await cluster.control("restart-controller")
     assert.deepEqual((await cluster.status(set)).get("final/task-00000"), of("final"))
-    // B3: nothing of it is in what Slurm keeps, nor in the job set.
+    // Nothing of it is in what Slurm keeps, nor in the job set.
     for (const marker of [secret, MARKER, password])
       for (const place of [cluster.folder, set]) {
         const found = await runProgram(["grep", "-rlaF", marker, place], { as: "self" })
@@ -367,7 +367,7 @@ describe("jobs on Slurm", () => {
       }
   })
 
-  it("B16, B27: leaves nothing of a task that is cancelled while it waits, and does not mind another user", async () => {
+  it("leaves nothing of a task that is cancelled while it waits, and does not mind another user", async () => {
     await partition("down")
     const set = await submit(configure("waits.yaml", job("[exec, echo]"), undefined, ", key_wait: 60"))
     process.kill(brokerOf(set).pid, "SIGKILL")
@@ -400,7 +400,7 @@ describe("jobs on Slurm", () => {
   })
 
   if (soak) {
-    it("B15: has a task end on another node when its own is lost, and leaves nothing there", async () => {
+    it("has a task end on another node when its own is lost, and leaves nothing there", async () => {
       const set = await submit(configure("node.yaml", job("[exec, sleep, 8]")))
       const of = (): Shown | undefined => readStatus(set, "one/task-00000")
       await waitFor("it runs", () => of()?.state === "running", 20_000)
@@ -417,7 +417,7 @@ describe("jobs on Slurm", () => {
       )
     })
 
-    it("B20: tells a payload that its time is about to end, and says so", async () => {
+    it("tells a payload that its time is about to end, and says so", async () => {
       const command = `[sh, -c, "trap 'echo told; exit 5' TERM; while :; do sleep 0.2; done"]`
       const set = await submit(
         configure("late.yaml", job(command, undefined, "max_wall_time: 60"), undefined, ", end_notice: 50"),
@@ -428,7 +428,7 @@ describe("jobs on Slurm", () => {
     })
   }
 
-  it("B29: says what is wrong when nothing can be submitted, and leaves nothing", async () => {
+  it("says what is wrong when nothing can be submitted, and leaves nothing", async () => {
     const fails = async (
       configuration: string,
       status: number,
@@ -457,7 +457,7 @@ describe("jobs on Slurm", () => {
     await fails(configure("other.yaml", job("[exec, echo]"), other), 22, "ERR_KEY_MISMATCH")
   })
 
-  it("B13, B14: fetches an image once a node, from no more nodes at once than it may, and waits when it is told to", async () => {
+  it("fetches an image once a node, from no more nodes at once than it may, and waits when it is told to", async () => {
     let now = 0
     let most = 0
     let begun = 0
@@ -510,7 +510,7 @@ describe("jobs on Slurm", () => {
       )
   })
 
-  it("B25: submits ten thousand tasks in seconds, cut where Slurm's arrays end", async () => {
+  it("submits ten thousand tasks in seconds, cut where Slurm's arrays end", async () => {
     const count = soak ? 10_000 : 1500
     await partition("down")
     const many = configure(
@@ -564,7 +564,7 @@ describe("jobs on Slurm", () => {
     assert.match(walked.text, /< moo >\n {2}\^__\^\n$/)
   })
 
-  it("B17, B18: leaves nothing of a task whose command or step daemon is killed", async () => {
+  it("leaves nothing of a task whose command or step daemon is killed", async () => {
     const set = await submit(
       configure("killed.yaml", job("[exec, sleep, 4322]", undefined, "task_factory: { repeat: 2 }")),
     )
@@ -580,7 +580,7 @@ describe("jobs on Slurm", () => {
     assert.deepEqual(all, ["cancelled", "lost"])
   })
 
-  it("B32: takes no job set that others could have made, and no link", async () => {
+  it("takes no job set that others could have made, and no link", async () => {
     const set = await submit(configure("refused.yaml", job("[exec, echo]")))
     await cluster.status(set)
     await chmod(set, 0o750)

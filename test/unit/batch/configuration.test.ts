@@ -141,7 +141,7 @@ jobs:
     assert.equal(one?.groups[0]?.tasks[0]?.image, "/set/a.sif")
   })
 
-  it("B25: expands task factories", () => {
+  it("expands task factories", () => {
     assert.deepEqual(commands("{ sweep: { start: 0, stop: 0.3, step: 0.1 } }"), ["0", "0.1", "0.2"])
     assert.deepEqual(
       commands("{ product: [{ start: 1, stop: 3 }, [a, b]] }", '["run", "{0}-{1}", "{{0}}"]'),
@@ -185,7 +185,7 @@ jobs:
     )
   })
 
-  it("B21: has those come first on whom others wait", () => {
+  it("has those come first on whom others wait", () => {
     const { jobs } = job(`tasks:
   - { id: late, image: "${image}", depends_on: ["1"] }
   - { id: "1", image: "${image}" }

@@ -14,7 +14,7 @@ async function imported(config: string, jobs: string): Promise<{ text: string; n
 }
 
 describe("a configuration of Batch Shipyard", () => {
-  it("B31: becomes one of ours, for run and exec, signed and encrypted images and task factories", async () => {
+  it("becomes one of ours, for run and exec, signed and encrypted images and task factories", async () => {
     const { text, notes } = await imported(
       `batch_shipyard: { storage_account_settings: mystorage }
 global_resources:

@@ -19,7 +19,7 @@ describe("the store of certificates", () => {
       await certificate.create({ filePrefix: path.join(folder, name), password, bits: 2048 })
   })
 
-  it("B1: keeps a PFX as it is, under the thumbprint that OpenSSL gives it, and lists it without a password", async () => {
+  it("keeps a PFX as it is, under the thumbprint that OpenSSL gives it, and lists it without a password", async () => {
     const store = newStore()
     const stored = await add("one", store)
     const der = openssl(["pkcs12", "-in", pfx("one"), "-nokeys", "-passin", "pass:a pässword"])
