@@ -441,8 +441,8 @@ const encrypt = command({
   name: "encrypt",
   summary: "encrypt the layers of an image",
   description:
-    "Copies the image SOURCE to TARGET, its layers encrypted for RECIPIENT: jwe:FILE (public key, RSA or EC), pkcs7:FILE (certificate) or " +
-    "pgp:FILE (OpenPGP public keys). skopeo, podman, buildah, nerdctl and imgcrypt decrypt it. Layers that are encrypted already get more " +
+    "Copies the image SOURCE to TARGET, its layers encrypted for each RECIPIENT. skopeo, podman, buildah, nerdctl and imgcrypt decrypt it. " +
+    "Layers that are encrypted already get more " +
     "recipients with --key. What everybody can still read: configuration, sizes and number of the layers, and the digests of their contents.",
   arguments: [
     ["<source>", "the image"],
