@@ -47,7 +47,7 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_KEY_PROVIDER:
     'the file that OCICRYPT_KEYPROVIDER_CONFIG names has {"key-providers": {"NAME": {"cmd": {"path": "/…", "args": []}}}}, or "grpc": "HOST:PORT"',
   ERR_KEY_CONFIGURATION:
-    "`sifcrypt help exec` and docs/cli.md say what it may have; `chmod 600` makes it yours alone",
+    "docs/cli.md says below Credentials what it may have; `chmod 600` makes it yours alone",
   ERR_KEY_TOKEN:
     "`p11tool --list-all URI` or `pkcs11-tool --module MODULE --list-objects` shows what is there; OCICRYPT_CONFIG=internal allows the modules of the system",
   ERR_KEY_GNUPG:
@@ -178,6 +178,8 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | null | unde
       ?.split("=", 1)[0]
     return behind && `options stand before IMAGE: ${behind} behind it is the payload's`
   },
+  ERR_KEY_MISMATCH: ({ command }) =>
+    command === "cert del" ? "`sifcrypt cert list` shows what is there" : undefined,
   ERR_RUN_OPTION: ({ options }) =>
     options.has("--help-all") ? "`sifcrypt COMMAND --help-all` says what each option takes" : undefined,
   ERR_BATCH_CONFIG: ({ command }) => (command === "batch config import" ? null : undefined),

@@ -35,11 +35,14 @@ const conditions = ["image", "recipient", "signer"] as const
 const sources = ["pem-path", "key-command", "passphrase-file"] as const
 const known: readonly string[] = [...conditions, ...sources, "key-passphrase-file"]
 
+/** In a home. */
+const PLACE = path.join(".config", "sifcrypt", "keys.toml")
+
 /** Where it is looked for: HOME may be one of the variables that are gone. */
 export function keyConfigurationFile(environment: NodeJS.ProcessEnv): string {
   const { XDG_CONFIG_HOME: config = "", HOME: home = "" } = environment
   if (path.isAbsolute(config)) return path.join(config, "sifcrypt", "keys.toml")
-  return path.join(path.isAbsolute(home) ? home : homeOfUser(), ".config", "sifcrypt", "keys.toml")
+  return path.join(path.isAbsolute(home) ? home : homeOfUser(), PLACE)
 }
 
 function homeOfUser(): string {
@@ -83,9 +86,11 @@ async function readOwn(file: string): Promise<Buffer | undefined> {
   }
 }
 
-/** `~/` is the folder of the home that the file lies in, or the user's. */
+/** `~/` is the home that the file lies in, or the user's. */
 function absolute(file: string, where: string, name: string): string {
-  const expanded = name.startsWith("~/") ? path.join(homeOfUser(), name.slice(2)) : name
+  const home = (): string =>
+    file.endsWith(`/${PLACE}`) ? `/${file.slice(0, -PLACE.length - 1)}` : homeOfUser()
+  const expanded = name.startsWith("~/") ? path.join(home(), name.slice(2)) : name
   if (!path.isAbsolute(expanded))
     throw broken(file, `${where}: ${name} is neither an absolute path nor ~/...`)
   return expanded

@@ -78,6 +78,15 @@ describe("keys.toml", () => {
     await refused(/no key was given/)
   })
 
+  it("has its own home for ~, whatever passwd says", async () => {
+    const own = path.join(home, "own.pem")
+    copyFileSync(keys.privateKey, own)
+    chownSync(own, userId, userId)
+    write(`[[key]]\nrecipient = "${recipient}"\npem-path = "~/own.pem"\n`)
+    const { status, stderr } = await ls()
+    assert.equal(status, 0, stderr)
+  })
+
   it("names an image by who signed it", async () => {
     const signed = path.join(home, "signed.sif")
     copyFileSync(image, signed)

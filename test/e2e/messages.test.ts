@@ -124,6 +124,12 @@ describe("messages", () => {
       /^`sifcrypt build IMAGE FOLDER`/,
     ],
     [
+      "a certificate that is not in the store",
+      ["cert", "del", "0".repeat(40)],
+      /no certificate has the thumbprint 0+$/,
+      /^`sifcrypt cert list` shows/,
+    ],
+    [
       "a configuration of jobs that is not there",
       ["batch", "submit", "none.yaml"],
       /^cannot read none\.yaml: there is no such file$/,
