@@ -1,6 +1,7 @@
 #!/bin/bash
 # Every test (`npm test`): sets the machine up, then runs
-#   unit, vectors, native, e2e        mocha, here
+#   unit, vectors                     mocha, here
+#   native, e2e                       the same with processes, mounts and temporary files of their own, as slurm and clients
 #   core      the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, one program for each *_test.cc; the one
 #             of threads under ThreadSanitizer as well
 #   uml       mocha as root in a User-Mode Linux guest: device-mapper, loop devices, the kernel engine
