@@ -239,7 +239,7 @@ export class NamedImage<T, O extends NamedOptions> {
     return file
   }
 
-  /** From a file without a name, under a passphrase that nobody else has. */
+  /** From an unnamed file, under a passphrase that nobody else has. */
   async #useOnce(source: BuildSource): Promise<T> {
     const random = randomBytes(32)
     const bytes = hexSecret(random)

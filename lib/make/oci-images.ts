@@ -319,7 +319,7 @@ export interface ListedOciImage {
 export interface ListOptions {
   /** `oci:DIR`, `oci-archive:FILE`, `docker-archive:FILE`. Default: the store. */
   readonly place?: string | undefined
-  /** Where a compressed archive is unpacked meanwhile, as a file without a name. Default: TMPDIR. */
+  /** Where a compressed archive is unpacked meanwhile, as an unnamed file. Default: TMPDIR. */
   readonly tmpFolder?: string | undefined
   readonly signal?: AbortSignal | undefined
 }

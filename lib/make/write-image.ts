@@ -492,7 +492,7 @@ class ImageWriter {
   }
 }
 
-/** A squashfs in a file without a name, encrypted under a key that only this process has. Disposing forgets both. */
+/** A squashfs in an unnamed file, encrypted under a key that only this process has. Disposing forgets both. */
 export interface SealedTree extends AsyncDisposable {
   readonly range: NativeRange
   readonly written: TreeWritten
@@ -534,7 +534,7 @@ export async function writeSealedTree(
 }
 
 /**
- * The same as {@link makeImage} in a file without a name, which goes with the output.
+ * The same as {@link makeImage} in an unnamed file, which goes with the output.
  *
  * @param folder - Where it lies.
  */

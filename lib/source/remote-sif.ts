@@ -195,7 +195,7 @@ export class RemoteSif implements AsyncDisposable {
     return await openSifAs(name, descriptorPath(fetched))
   }
 
-  /** A file without a name, which goes when it is closed. */
+  /** An unnamed file, which goes when it is closed. */
   async fetch(): Promise<TemporaryFile> {
     const { oci = {} } = this.#options
     const mayLie = (await this.seemsEncrypted()) || this.isPublic

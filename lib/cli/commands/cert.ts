@@ -178,7 +178,7 @@ const add = command({
   name: "add",
   summary: "keep a key with its certificate for batch jobs",
   description:
-    "Puts a PKCS#12 file into your store of certificates, where `batch submit` finds the keys of encrypted images. It stays under " +
+    "Puts a PKCS#12 file into your certificate store, where `batch submit` finds the keys of encrypted images. It stays under " +
     "its password there. Prints the certificate's SHA-256 thumbprint.",
   arguments: [["<file>", "PKCS#12, as `cert create` makes it"]],
   options: {
@@ -198,8 +198,8 @@ const add = command({
 
 const list = command({
   name: "list",
-  summary: "what is in the store",
-  description: "Lists the certificates in your store with their thumbprints. No password is asked for.",
+  summary: "the keys that are kept for batch jobs",
+  description: "Lists your certificate store with the thumbprints. No password is asked for.",
   options: { json: jsonRow },
   run: async ({ json }) => {
     const stored = await certificate.listStored()
@@ -211,7 +211,8 @@ const list = command({
 const del = command({
   name: "del",
   summary: "forget keys",
-  description: "Takes certificates with their keys out of your store: all that are named, or none.",
+  description:
+    "Takes certificates with their keys out of your certificate store: all that are named, or none.",
   arguments: [["<thumbprint...>", "SHA-256, or SHA-1 if only one has that"]],
   options: { json: jsonRow },
   run: async ({ json }, [thumbprints]) => {

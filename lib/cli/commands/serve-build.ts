@@ -12,7 +12,7 @@ export const serve: CommandRow = command({
   description:
     "Builds what `sifcrypt build --remote` of another machine asks for over standard input and output, once. ssh starts it there; in " +
     'an authorized_keys, restrict,command="sifcrypt serve-build" before a key lets its owner do nothing else. Nothing of the build ' +
-    "is left behind: what does not fit in memory lies encrypted in files without names, and the end of standard input ends it.",
+    "is left behind: what does not fit in memory lies encrypted in unnamed files, and the end of standard input ends it.",
   options: {
     tmpFolder: ["--tmpdir <dir>", "for temporary files (default TMPDIR)", text],
   },
