@@ -3,6 +3,7 @@
  *
  * @packageDocumentation
  */
+import { existsSync } from "node:fs"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import {
@@ -353,7 +354,9 @@ export async function prune(
   given: PruneOptions = {},
 ): Promise<{ readonly digest: string; readonly size: Bytes }[]> {
   const { cache, limit = 0 } = checkPrune(given, "options")
-  return await (await NodeCache.open(cacheOf(cache), limit)).shrink(limit)
+  const folder = cacheOf(cache)
+  // Nothing is made to be emptied.
+  return existsSync(folder) ? await (await NodeCache.open(folder, limit)).shrink(limit) : []
 }
 
 /** How the broker of a job set serves. */

@@ -14,6 +14,8 @@ export interface Failed {
   /** What stands behind it, options too. */
   readonly words: readonly string[]
   readonly cause: unknown
+  /** --require-encrypted, or its variable. */
+  readonly requiresEncrypted?: boolean
 }
 
 /** Of several the first counts that speaks of no option which the command does not have. */
@@ -169,9 +171,10 @@ const network: ReadonlySet<unknown> = new Set([
 
 /** What only where it failed tells; null: there is nothing to advise. */
 const particular: Partial<Record<ErrorCode, (at: Failed) => string | null | undefined>> = {
-  ERR_KEY_MISSING: ({ words, cause }) => {
+  ERR_KEY_MISSING: ({ command, words, cause }) => {
     // It was given: a file that cannot be read.
     if (typeof (cause as Partial<NodeJS.ErrnoException> | undefined)?.syscall === "string") return null
+    if (command.startsWith("image ")) return "give --key KEY; `sifcrypt COMMAND --help` says what that may be"
     // It was given, and taken for the payload's.
     const behind = words
       .find((word) => /^--(?:pem-path|key-fd|key-command|passphrase)/.test(word))
@@ -180,6 +183,10 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | null | unde
   },
   ERR_KEY_MISMATCH: ({ command }) =>
     command === "cert del" ? "`sifcrypt cert list` shows what is there" : undefined,
+  ERR_OCI_PARTIAL: ({ requiresEncrypted }) =>
+    requiresEncrypted === true
+      ? "`sifcrypt image encrypt` encrypts all layers; or leave out --require-encrypted (SIFCRYPT_REQUIRE_ENCRYPTED)"
+      : undefined,
   ERR_RUN_OPTION: ({ options }) =>
     options.has("--help-all") ? "`sifcrypt COMMAND --help-all` says what each option takes" : undefined,
   ERR_BATCH_CONFIG: ({ command }) => (command === "batch config import" ? null : undefined),

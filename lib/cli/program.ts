@@ -40,6 +40,7 @@ function whereItFailed({ cause }: Error): Failed | undefined {
     options: new Set(running.options.flatMap(({ long }) => long ?? [])),
     words: running.args,
     cause,
+    requiresEncrypted: running.opts()["requireEncrypted"] === true,
   }
 }
 

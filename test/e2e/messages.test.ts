@@ -8,6 +8,7 @@ import { cli, runProgram, sifcrypt, sifcryptOk, userId, type CommandOptions } fr
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import { makeRootTree } from "../support/trees.ts"
+import { vectorPath } from "../vectors/load.ts"
 
 describe("messages", () => {
   const keys = testKeys()
@@ -31,7 +32,7 @@ describe("messages", () => {
     const { stderr } = await sifcrypt(args, options)
     assert.deepEqual(readdirSync(folder), before)
     const lines = stderr.trimEnd().split("\n")
-    for (const line of lines) assert.ok(line.startsWith("sifcrypt: "), stderr)
+    for (const line of lines.filter((one) => one !== "")) assert.ok(line.startsWith("sifcrypt: "), stderr)
     const [message = "", hint = ""] = lines.map((line) => line.slice("sifcrypt: ".length))
     return [message, hint.replace(/^hint: /, "")]
   }
@@ -128,6 +129,24 @@ describe("messages", () => {
       ["cert", "del", "0".repeat(40)],
       /no certificate has the thumbprint 0+$/,
       /^`sifcrypt cert list` shows/,
+    ],
+    [
+      "layers without a key",
+      ["image", "decrypt", `oci:${vectorPath("ocicrypt/skopeo")}`, "oci:plain:it"],
+      /no key was given/,
+      /^give --key KEY; `sifcrypt image decrypt --help` says/,
+    ],
+    [
+      "plain layers where encrypted ones are demanded",
+      ["build", "--require-encrypted", "out.sif", `oci:${vectorPath("oci/layout")}`],
+      /no layer is encrypted$/,
+      /or leave out --require-encrypted/,
+    ],
+    [
+      "a cache that is not there, which nobody makes",
+      ["batch", "prune", "--cache", path.join(folder, "none")],
+      /^$/,
+      /^$/,
     ],
     [
       "a configuration of jobs that is not there",
