@@ -291,8 +291,11 @@ async function fromLayout(files: Files, reference: LocalReference): Promise<Foun
   checkLayoutVersion(await readSmall(files, "oci-layout", where), where)
   const bytes = await readSmall(files, "index.json", where)
   const { manifests } = parseLayoutIndex(bytes, where)
+  const { name, digest } = reference.selection
+  // Where a user's images lie nobody has to know, and all of them lie there.
+  const shown = reference.transport === "store" ? `store:${name ?? `@${digest?.text ?? ""}`}` : where
   return {
-    store: new LayoutStore(where, files, await isForAll(reference.at ?? where)),
+    store: new LayoutStore(shown, files, await isForAll(reference.at ?? where)),
     descriptor: choose(manifests, reference.selection, where),
   }
 }

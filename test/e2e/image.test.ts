@@ -354,6 +354,19 @@ describe("the store of images", () => {
     })
   })
 
+  it("is named in messages by the image that is meant", () =>
+    withStore(async () => {
+      const { source, digest } = onePlatform()
+      await oci.copy({ source, target: "store:plain", ...quiet })
+      for (const [name, shown] of [
+        ["plain", "docker.io/library/plain:latest"],
+        [`@${digest}`, `@${digest}`],
+      ] as const)
+        await assert.rejects(oci.inspect({ source: `store:${name}`, ...quiet, platform: "linux/s390x" }), {
+          message: `store:${shown}: there is no image for linux/s390x`,
+        })
+    }))
+
   it("has images by their whole names, is nobody else's, and leads build and skopeo to them", async () => {
     await withStore(async (store) => {
       const { source, digest } = onePlatform()
