@@ -1,6 +1,6 @@
 // Files that somebody names: keys, certificates, credentials, configurations. A file, a device or a pipe is read to its end, and no
 // further than a limit; what waits for a pipe can be told to stop. A leaf: anyone may import it.
-import { closeSync, constants, fstatSync, openSync, readSync } from "node:fs"
+import { closeSync, constants, fstatSync, openSync, readSync, type Stats } from "node:fs"
 import { open } from "node:fs/promises"
 import { setTimeout } from "node:timers/promises"
 import type { Bytes } from "./units.ts"
@@ -16,6 +16,8 @@ export class TooLarge extends Error {
 export interface BoundedReadOptions {
   /** For open(2), besides O_RDONLY. */
   readonly flags?: number | undefined
+  /** Looks at what was opened, before anything is read, and throws where that will not do. */
+  readonly check?: ((info: Stats) => void) | undefined
   /** Ends the wait for a pipe. */
   readonly signal?: AbortSignal | undefined
 }
@@ -53,15 +55,17 @@ const errnoOf = (error: unknown): NodeJS.ErrnoException => error as NodeJS.Errno
 export async function readBounded(
   file: string,
   limit: Bytes,
-  { flags = 0, signal }: BoundedReadOptions = {},
+  { flags = 0, check, signal }: BoundedReadOptions = {},
 ): Promise<Buffer> {
   signal?.throwIfAborted()
   // Otherwise a pipe that nobody writes to would keep a thread, and nothing could get it back.
   await using handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK | flags)
   const info = await handle.stat()
+  check?.(info)
   const { buffer, take } = collector(info.isFile() ? info.size : 0, limit)
+  let used = 0
   try {
-    for (let used = 0; ;) {
+    for (;;) {
       const outcome = await handle
         .read(buffer, used, buffer.length - used, null)
         .then(({ bytesRead }) => bytesRead, errnoOf)
@@ -73,7 +77,7 @@ export async function readBounded(
       else if ((used += outcome) > limit) throw new TooLarge(limit)
     }
   } finally {
-    buffer.fill(0)
+    buffer.fill(0, 0, used)
   }
 }
 

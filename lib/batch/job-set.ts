@@ -7,8 +7,8 @@
 //   out/JOB/TASK/              stdout.txt, stderr.txt
 //   log/                       what the broker and the tasks' own command say
 import { createHash, randomBytes } from "node:crypto"
-import { constants } from "node:fs"
-import { lstat, mkdir, open, realpath, rename, rm, writeFile } from "node:fs/promises"
+import { constants, type Stats } from "node:fs"
+import { lstat, mkdir, realpath, rename, rm, writeFile } from "node:fs/promises"
 import path from "node:path"
 import {
   count,
@@ -22,7 +22,7 @@ import {
   whole,
   type Check,
 } from "../arguments.ts"
-import { TooLarge } from "../bounded-file.ts"
+import { readBounded } from "../bounded-file.ts"
 import { BatchError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import { isHeld } from "../native/private-folder.ts"
@@ -311,21 +311,16 @@ async function checkOwn(folder: string): Promise<void> {
 
 /** A file of this user's, through no link. */
 async function readOwn(file: string, limit: Bytes): Promise<Buffer | undefined> {
-  let handle
+  const check = (info: Stats): void => {
+    if (!info.isFile() || info.uid !== process.geteuid?.()) throw refused(file, "it is no file of yours")
+  }
   try {
-    handle = await open(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+    return await readBounded(file, limit, { flags: constants.O_NOFOLLOW, check })
   } catch (cause) {
+    if (cause instanceof BatchError) throw cause
     const { code, message } = cause as NodeJS.ErrnoException
     if (code === "ENOENT") return undefined
     throw refused(file, code === "ELOOP" ? "it is a link, and none is followed" : message)
-  }
-  try {
-    const info = await handle.stat()
-    if (!info.isFile() || info.uid !== process.geteuid?.()) throw refused(file, "it is no file of yours")
-    if (info.size > limit) throw refused(file, new TooLarge(limit).message)
-    return await handle.readFile()
-  } finally {
-    await handle.close()
   }
 }
 

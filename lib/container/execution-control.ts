@@ -4,9 +4,10 @@
 // A user who can make user namespaces, or bring a program of his or her own, gets around any check on the client's side: this is
 // policy for honest users.
 import { abortSignal, shape } from "../arguments.ts"
-import { constants, fstatSync, readlinkSync, statSync } from "node:fs"
-import { open, realpath } from "node:fs/promises"
+import { constants, fstatSync, readlinkSync, statSync, type Stats } from "node:fs"
+import { realpath } from "node:fs/promises"
 import path from "node:path"
+import { readBounded, TooLarge } from "../bounded-file.ts"
 import { SignatureError } from "../errors.ts"
 import { MAX_KEYRING_SIZE } from "../signing/openpgp.ts"
 import { APPTAINER_FOLDER, checkSystem, globalRing, SYSTEM_FOLDER } from "../signing/rings.ts"
@@ -77,15 +78,14 @@ async function readSystemFile(file: string, limit: Bytes): Promise<Buffer | unde
     const above = statSync(folder, { throwIfNoEntry: false })
     if (above === undefined) return undefined
     checkSystem(folder, above, "ERR_ECL_FILE")
-    await using handle = await open(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
-    const info = await handle.stat()
-    if (!info.isFile()) throw broken(file, "it is no regular file")
-    checkSystem(file, info, "ERR_ECL_FILE")
-    if (info.size > limit) throw broken(file, `${info.size} bytes are more than ${limit}`)
-    // A regular file has an end, and only root could make it grow now.
-    return await handle.readFile()
+    const check = (info: Stats): void => {
+      if (!info.isFile()) throw broken(file, "it is no regular file")
+      checkSystem(file, info, "ERR_ECL_FILE")
+    }
+    return await readBounded(file, limit, { flags: constants.O_NOFOLLOW, check })
   } catch (cause) {
     if (cause instanceof SignatureError) throw cause
+    if (cause instanceof TooLarge) throw broken(file, cause.message)
     const { code, message } = cause as NodeJS.ErrnoException
     if (code === "ENOENT") return undefined
     throw broken(file, code === "ELOOP" ? "it is a symbolic link" : `cannot be read: ${message}`, cause)

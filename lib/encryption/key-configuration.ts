@@ -1,10 +1,11 @@
 // A user's keys.toml: which key opens which image, for whoever starts us with an environment that others have emptied.
 import { createHash } from "node:crypto"
 import { constants, read, type Stats } from "node:fs"
-import { lstat, open } from "node:fs/promises"
+import { lstat } from "node:fs/promises"
 import { userInfo } from "node:os"
 import path from "node:path"
 import { promisify } from "node:util"
+import { readBounded, TooLarge } from "../bounded-file.ts"
 import { KeyError } from "../errors.ts"
 import { parseFingerprint } from "../key/fingerprint.ts"
 import { isHeld } from "../native/private-folder.ts"
@@ -72,14 +73,14 @@ async function readOwn(file: string): Promise<Buffer | undefined> {
     checkOwn(file, folder, await lstat(folder), 0o022)
     if (!(await isHeld(folder)))
       throw broken(file, `others may write to what ${folder} lies in, or say where a link to it leads`)
-    await using handle = await open(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
-    const info = await handle.stat()
-    if (!info.isFile()) throw broken(file, "it is no regular file")
-    checkOwn(file, "it", info, 0o077)
-    if (info.size > MAX_SIZE) throw broken(file, `${info.size} bytes are more than ${MAX_SIZE}`)
-    return await handle.readFile()
+    const check = (info: Stats): void => {
+      if (!info.isFile()) throw broken(file, "it is no regular file")
+      checkOwn(file, "it", info, 0o077)
+    }
+    return await readBounded(file, MAX_SIZE, { flags: constants.O_NOFOLLOW, check })
   } catch (cause) {
     if (cause instanceof KeyError) throw cause
+    if (cause instanceof TooLarge) throw broken(file, cause.message)
     const { code, message } = cause as NodeJS.ErrnoException
     if (code === "ENOENT" || code === "ENOTDIR") return undefined
     throw broken(file, code === "ELOOP" ? "it is a symbolic link" : `cannot be read: ${message}`, cause)

@@ -1,7 +1,7 @@
 // Whoever names a file may name a device or a pipe: neither memory nor time may go on it without end.
 import assert from "node:assert/strict"
 import { execFileSync, spawn } from "node:child_process"
-import { writeFileSync } from "node:fs"
+import { writeFileSync, type Stats } from "node:fs"
 import path from "node:path"
 import { readBounded, readBoundedSync, TooLarge } from "../../lib/bounded-file.ts"
 import { info } from "../../lib/encryption/certificate-files.ts"
@@ -37,6 +37,17 @@ describe("readBounded", () => {
         assert.equal(readBoundedSync(file, 4096).length, size)
       }
     }
+  })
+
+  it("reads nothing of what its reader refuses", async () => {
+    const file = path.join(folder, "refused")
+    writeFileSync(file, "")
+    const check = (info: Stats): void => {
+      throw new Error(`no file of ${info.size} bytes`)
+    }
+    await assert.rejects(readBounded(file, 100, { check }), { message: "no file of 0 bytes" })
+    // It would be waited for.
+    await assert.rejects(readBounded(pipe, 100, { check }), { message: "no file of 0 bytes" })
   })
 
   it("reads what has no size of its own", async () => {
