@@ -85,6 +85,8 @@ function placeOf(environment: NodeJS.ProcessEnv): Place {
 const BACK_OFF_MS: readonly [Milliseconds, Milliseconds] = [250, 10_000]
 /** How often to look whether whoever started this is still there. */
 const PARENT_MS: Milliseconds = 2000
+/** How long Slurm has to say whether the task's time is up. */
+const ANSWER_MS: Milliseconds = 5000
 
 /**
  * What an answer amounts to. Whoever answers may be anybody, so nothing but what the broker has sealed decides anything.
@@ -126,6 +128,8 @@ class TaskRun {
   #running: Running | undefined
   /** By which the task is to end. */
   #ending: "timeout" | "cancelled" | undefined
+  /** Settles when that is known: Slurm is asked, and most payloads have ended before it answers. */
+  #toldWhy: Promise<unknown> = Promise.resolve()
   readonly #stopped = new AbortController()
 
   constructor(set: JobSet, task: FoundTask, place: Place) {
@@ -146,7 +150,7 @@ class TaskRun {
 
   /** A signal of Slurm's: near the end of its time, or because somebody wants it to end. */
   receive(signal: NodeJS.Signals): void {
-    void this.#end(signal)
+    this.#toldWhy = Promise.all([this.#toldWhy, this.#end(signal)])
   }
 
   async #end(signal: NodeJS.Signals): Promise<void> {
@@ -157,10 +161,14 @@ class TaskRun {
     if (this.#ending !== undefined) return
     this.#ending = "cancelled"
     // The job still runs when its time is about to end; it does not when it was cancelled.
-    const job = await jobByNumber(this.#place.slurmJob).catch(() => undefined)
-    if (job?.state === "RUNNING" || job?.state === "TIMEOUT") this.#ending = "timeout"
-    // There may be no time for more.
-    if (this.#running !== undefined) await this.#record("running")
+    try {
+      const job = await jobByNumber(this.#place.slurmJob, AbortSignal.timeout(ANSWER_MS))
+      if (job?.state === "RUNNING" || job?.state === "TIMEOUT") this.#ending = "timeout"
+      // There may be no time for more.
+      if (this.#running !== undefined) await this.#record("running")
+    } catch {
+      // A controller that says nothing, a full disk: the payload has been told, and how it ends is recorded then.
+    }
   }
 
   /** Ends all of it when the step's daemon is gone: nobody would tell this job anything any more. */
@@ -310,6 +318,7 @@ class TaskRun {
       if (this.#ending !== undefined) running.kill("SIGTERM")
       const { exitCode } = await running.exited
       this.#running = undefined
+      await this.#toldWhy
       this.#attempts = [...this.#attempts.slice(0, -1), { ...attempt, ended: Date.now(), exitCode }]
       if (this.#ending !== undefined) return { state: this.#ending, exitCode }
       if (exitCode === 0) return { state: "done", exitCode }
@@ -327,6 +336,7 @@ class TaskRun {
       await this.#record(state, exitCode)
       return state === "timeout" ? taskStatus.timeout : exitCode
     } catch (error) {
+      await this.#toldWhy
       if (this.#ending !== undefined) {
         const status = this.#ending === "timeout" ? taskStatus.timeout : statusFor(error)
         await this.#record(this.#ending, status, (error as Error).message)

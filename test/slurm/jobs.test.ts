@@ -418,12 +418,22 @@ describe("jobs on Slurm", () => {
     })
 
     it("tells a payload that its time is about to end, and says so", async () => {
-      const command = `[sh, -c, "trap 'echo told; exit 5' TERM; while :; do sleep 0.2; done"]`
-      const set = await submit(
-        configure("late.yaml", job(command, undefined, "max_wall_time: 60"), undefined, ", end_notice: 50"),
+      const told = `[sh, -c, "trap 'echo told; exit 5' TERM; while :; do sleep 0.2; done"]`
+      // Has ended before Slurm can be asked why.
+      const deaf = "[sleep, 300]"
+      const tasks = [told, deaf].map(
+        (command) => `{ image: ${file("image.sif")}, command: ${command}, max_wall_time: 60 }`,
       )
-      const ended = (await cluster.status(set)).get("one/task-00000")
-      assert.deepEqual([ended?.state, ended?.exitCode], ["timeout", 5], ended?.reason)
+      const jobs = `jobs: [ { id: one, tasks: [ ${tasks.join(", ")} ] } ]`
+      const set = await submit(configure("late.yaml", jobs, undefined, ", end_notice: 50"))
+      const all = [...(await cluster.status(set)).values()]
+      assert.deepEqual(
+        all.map(({ state, exitCode }) => [state, exitCode]),
+        [
+          ["timeout", 5],
+          ["timeout", 143],
+        ],
+      )
       assert.equal(outputOf(set, "one/task-00000"), "told\n")
     })
   }
