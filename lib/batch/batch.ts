@@ -65,14 +65,19 @@ export interface TailOptions {
 
 /** How {@link Jobs.status}, {@link Jobs.changes} and {@link Jobs.ended} look. */
 export interface WatchOptions {
+  /** Stops it. */
   readonly signal?: AbortSignal | undefined
 }
 
 /** How {@link Jobs.unlock} finds keys and starts a broker. */
 export interface UnlockOptions extends KeyOptions {
+  /** The name by which nodes reach this machine; default: its own. */
   readonly brokerHost?: string | undefined
+  /** Default: any that is free. */
   readonly brokerPort?: number | undefined
+  /** Of this machine's sshd, where tasks come through it; default 22. */
   readonly sshPort?: number | undefined
+  /** The sifcrypt command here; default: this package's. */
   readonly command?: string | undefined
   /** Things worth knowing that are no errors. */
   readonly onNotice?: ((text: string) => void) | undefined
@@ -96,6 +101,7 @@ const names = list(text)
 
 /** How {@link Jobs.prefetch} fetches. */
 export interface PrefetchOptions {
+  /** The sifcrypt command on nodes; default: this package's. */
   readonly command?: string | undefined
   readonly signal?: AbortSignal | undefined
 }
@@ -185,16 +191,9 @@ export class Jobs implements AsyncDisposable {
   }
 
   async #slurmNames(tasks: readonly FoundTask[] | undefined): Promise<string[]> {
-    const { arrays } = await this.#set.submitted()
-    if (tasks === undefined) return arrays.map(({ array }) => String(array))
-    return tasks.flatMap(({ job, group, place }) => {
-      const index = this.#set.manifest.jobs.indexOf(job)
-      const found = arrays.find(
-        (one) =>
-          one.job === index && one.group === group && place >= one.first && place < one.first + one.count,
-      )
-      return found === undefined ? [] : [`${found.array}_${place - found.first}`]
-    })
+    const submitted = await this.#set.submitted()
+    if (tasks === undefined) return submitted.arrays.map(({ array }) => String(array))
+    return tasks.flatMap((task) => this.#set.elementOf(task, submitted) ?? [])
   }
 
   /** Cancels tasks, or all. */

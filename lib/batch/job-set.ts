@@ -454,6 +454,16 @@ export class JobSet {
     return { job, group: found.group, place: found.first + element, task }
   }
 
+  /** The number of its array's element, `123_4`; undefined: Slurm has not been given it. */
+  elementOf({ job, group, place }: FoundTask, { arrays }: Submitted): string | undefined {
+    const index = this.manifest.jobs.indexOf(job)
+    const found = arrays.find(
+      (one) =>
+        one.job === index && one.group === group && place >= one.first && place < one.first + one.count,
+    )
+    return found && `${found.array}_${place - found.first}`
+  }
+
   image({ image }: ManifestTask): ManifestImage {
     const found = this.manifest.images[image]
     if (found === undefined) throw refused(this.folder, `the manifest has no image ${image}`)

@@ -71,18 +71,13 @@ function stateOf(
 
 /** The states of all tasks, in the order of the manifest. */
 export async function statusOf(set: JobSet, signal?: AbortSignal): Promise<TaskStatus[]> {
-  const { complete, arrays } = await set.submitted()
+  const submitted = await set.submitted()
   const jobs = new Map((await queue(signal)).map((job) => [`${job.array}_${job.element ?? ""}`, job]))
   const all: TaskStatus[] = []
   const byPlace = new Map<string, TaskStatus>()
   for (const found of set.tasks()) {
     const { job, group, place, task } = found
-    const index = set.manifest.jobs.indexOf(job)
-    const array = arrays.find(
-      (one) =>
-        one.job === index && one.group === group && place >= one.first && place < one.first + one.count,
-    )
-    const slurmJob = array && `${array.array}_${place - array.first}`
+    const slurmJob = set.elementOf(found, submitted)
     const record = await set.record(found)
     const known: Known = {
       found,
@@ -90,7 +85,7 @@ export async function statusOf(set: JobSet, signal?: AbortSignal): Promise<TaskS
       queued: slurmJob === undefined ? undefined : jobs.get(slurmJob),
       slurmJob,
     }
-    const { state, reason } = stateOf(known, complete)
+    const { state, reason } = stateOf(known, submitted.complete)
     const status: TaskStatus = {
       ...{ job: job.id, task: task.id, state, slurmJob },
       reason: reason ?? (state === "cancelled" ? failedDependency(set, found, byPlace) : undefined),
@@ -99,7 +94,7 @@ export async function statusOf(set: JobSet, signal?: AbortSignal): Promise<TaskS
       attempts: record?.attempts ?? [],
     }
     all.push(status)
-    byPlace.set(`${index}/${group}/${place}`, status)
+    byPlace.set(`${set.manifest.jobs.indexOf(job)}/${group}/${place}`, status)
   }
   return all
 }

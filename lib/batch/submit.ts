@@ -330,11 +330,16 @@ class Submission {
 
   /** Takes back what was submitted. */
   async undo(): Promise<void> {
-    if (this.arrays.length > 0)
-      await slurm(
-        "scancel",
-        this.arrays.map(({ array }) => String(array)),
-      ).catch(() => undefined)
+    const arrays = this.arrays.map(({ array }) => String(array))
+    if (arrays.length > 0) await slurm("scancel", arrays)
+  }
+}
+
+function endBroker(pid: number | undefined): void {
+  try {
+    if (pid !== undefined) process.kill(pid, "SIGTERM")
+  } catch {
+    // It has ended.
   }
 }
 
@@ -483,10 +488,17 @@ export async function submitJobs(given: SubmitOptions): Promise<JobSet> {
       await submission.submitAll()
       return set
     } catch (error) {
-      await submission.undo()
-      if (broker !== undefined) process.kill(broker, "SIGTERM")
-      if (authenticator === "ssh" && secrets.size > 0) await keepOut(set)
-      await set.remove()
+      endBroker(broker)
+      const steps = [
+        () => submission.undo(),
+        ...(authenticator === "ssh" && secrets.size > 0 ? [() => keepOut(set)] : []),
+        () => set.remove(),
+      ]
+      // The first failure is the one to tell; none keeps the others from being tried.
+      for (const step of steps)
+        await step().catch((cause: unknown) => {
+          options.onNotice?.(`not all of ${set.folder} could be taken back: ${(cause as Error).message}`)
+        })
       throw error
     }
   } finally {
