@@ -34,8 +34,8 @@ export function callerEnvironment(): NodeJS.ProcessEnv {
 const secretVariables = /^(?:(?:SIFCRYPT|APPTAINER|SINGULARITY)_|DOCKER_PASSWORD$)/
 
 /** For programs that are started to work with keys: without what may hold secrets of ours and the peers'. */
-export function programEnvironment(): Record<string, string | undefined> {
-  return Object.fromEntries(
-    Object.entries(callerEnvironment()).filter(([name]) => !secretVariables.test(name)),
-  )
+export function programEnvironment(
+  environment: Readonly<NodeJS.ProcessEnv> = callerEnvironment(),
+): Record<string, string | undefined> {
+  return Object.fromEntries(Object.entries(environment).filter(([name]) => !secretVariables.test(name)))
 }

@@ -22,3 +22,10 @@ export function parseJson(text: string): unknown {
   }
   return JSON.parse(text)
 }
+
+/** What is between braces. */
+export type JsonObject = Readonly<Record<string, unknown>>
+
+export function isJsonObject(value: unknown): value is JsonObject {
+  return typeof value === "object" && value !== null && !Array.isArray(value)
+}

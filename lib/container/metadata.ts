@@ -16,7 +16,7 @@ import { encryptionOf } from "../encryption/partition.ts"
 import { plaintextOf, readFooter, readSealed } from "../encryption/sealed.ts"
 import { plainRange, type Unlocked } from "../encryption/encryption-format.ts"
 import { unlockPartition } from "../encryption/unlock.ts"
-import { parseJson } from "../json.ts"
+import { isJsonObject, parseJson } from "../json.ts"
 import type { SifObject, SifPartition } from "../sif/format.ts"
 import { SifImage } from "../sif/open.ts"
 import { nameText } from "../printable.ts"
@@ -137,13 +137,9 @@ class Reading {
   }
 }
 
-function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === "object" && value !== null && !Array.isArray(value)
-}
-
 /** The entries whose values are text. */
 function textEntries(value: unknown): Record<string, string> {
-  if (!isRecord(value)) return {}
+  if (!isJsonObject(value)) return {}
   return Object.fromEntries(
     Object.entries(value).filter((entry): entry is [string, string] => typeof entry[1] === "string"),
   )
@@ -183,11 +179,11 @@ function partsOf(
 
 function appsOf(value: unknown, reading: Reading): Record<string, AppMetadata> {
   const { apps: wanted } = reading
-  const found = isRecord(value) ? Object.entries(value) : []
+  const found = isJsonObject(value) ? Object.entries(value) : []
   return Object.fromEntries(
     found
       .filter(([name]) => typeof wanted === "string" || wanted.includes(name))
-      .map(([name, app]) => [name, partsOf(wanted !== "names" && isRecord(app) ? app : {}, reading)]),
+      .map(([name, app]) => [name, partsOf(wanted !== "names" && isJsonObject(app) ? app : {}, reading)]),
   )
 }
 
@@ -203,8 +199,8 @@ async function fromObjects(
     return image.data(object, MAX_METADATA_SIZE)
   }
   const outer = parse(await read(inspect), image.path, INSPECT_NAME)
-  const data = isRecord(outer) ? outer["data"] : undefined
-  const attributes = isRecord(data) && isRecord(data["attributes"]) ? data["attributes"] : {}
+  const data = isJsonObject(outer) ? outer["data"] : undefined
+  const attributes = isJsonObject(data) && isJsonObject(data["attributes"]) ? data["attributes"] : {}
   const found = { ...partsOf(attributes, reading), apps: appsOf(attributes["apps"], reading), origin }
   if (found.deffile !== undefined || definition === undefined || !reading.wants("deffile")) return found
   return { ...found, deffile: (await read(definition)).toString("utf8") }

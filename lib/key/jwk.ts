@@ -1,11 +1,9 @@
 // JSON Web Keys (RFC 7517): one, or a set with one RSA key. Their numbers are text in the file and strings here, which
 // nothing can wipe.
+import { isJsonObject } from "../json.ts"
 import { admitPrivateKey, admitPublicKey } from "./admission.ts"
 import { encodeIntegers } from "./der.ts"
 import { damaged, unsupported, wrongType, type FoundKey, type FoundKeys } from "./found-key.ts"
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === "object" && value !== null && !Array.isArray(value)
 
 const numbers = ["n", "e", "d", "p", "q", "dp", "dq", "qi"] as const
 
@@ -47,8 +45,8 @@ export function jwkKeys(file: Buffer, origin: string): FoundKeys | undefined {
     // The parser's message quotes what it could not read.
     throw damaged(origin, "the JSON of a JWK")
   }
-  if (!isObject(value)) return undefined
+  if (!isJsonObject(value)) return undefined
   const list: unknown[] = Array.isArray(value["keys"]) ? (value["keys"] as unknown[]) : [value]
-  const keys = list.filter(isObject).filter((key) => typeof key["kty"] === "string")
+  const keys = list.filter(isJsonObject).filter((key) => typeof key["kty"] === "string")
   return keys.length === 0 ? undefined : { keys: keys.map((key) => jwkKey(key, origin)), others: [] }
 }

@@ -1,7 +1,7 @@
 // What containerd tells a stream processor about the layer that it is to decrypt: imgcrypt's payload, a message of Protocol Buffers (Any)
 // around JSON. The keys in it never become strings.
 import { OciError } from "../errors.ts"
-import { parseJson } from "../json.ts"
+import { isJsonObject, parseJson } from "../json.ts"
 import { takeSecrets } from "../key/secret-json.ts"
 import { ProtobufError, readFields } from "../ocicrypt/protobuf.ts"
 import type { Bytes } from "../units.ts"
@@ -63,14 +63,9 @@ function keysOf(json: Buffer, taken: Buffer[]): PayloadKey[] {
   })
 }
 
-type Json = Readonly<Record<string, unknown>>
-
-const isRecord = (value: unknown): value is Json =>
-  typeof value === "object" && value !== null && !Array.isArray(value)
-
 function providersOf(parameters: unknown): LayerPayload["providers"] {
   if (parameters === undefined || parameters === null) return []
-  if (!isRecord(parameters)) throw malformed("its parameters are no object")
+  if (!isJsonObject(parameters)) throw malformed("its parameters are no object")
   return Object.entries(parameters).flatMap(([provider, list]) => {
     if (others.has(provider) || isKeyList(provider)) return []
     const texts: unknown[] = Array.isArray(list) ? list.slice(0, MAX_KEYS) : []
@@ -95,9 +90,9 @@ export function readLayerPayload(message: Buffer): LayerPayload {
     const json = fields.get(2) ?? Buffer.alloc(0)
     const keys = keysOf(json, secrets)
     const value = parseJson(json.toString("utf8"))
-    if (!isRecord(value)) throw malformed("it is no JSON object")
+    if (!isJsonObject(value)) throw malformed("it is no JSON object")
     const config = value["DecryptConfig"]
-    const providers = isRecord(config) ? providersOf(config["Parameters"]) : []
+    const providers = isJsonObject(config) ? providersOf(config["Parameters"]) : []
     const layer = parseDescriptor(value["Descriptor"], `${WHAT}: the layer`)
     return { layer, secrets, keys, providers }
   } catch (cause) {

@@ -1,6 +1,6 @@
 // Indexes, manifests and configurations of images: hostile JSON, checked before anything in it is used.
 import { OciError } from "../errors.ts"
-import { parseJson } from "../json.ts"
+import { isJsonObject, parseJson, type JsonObject } from "../json.ts"
 import { ociLayerTypes, plainType } from "../ocicrypt/annotations.ts"
 import type { Bytes } from "../units.ts"
 import { parseDigest, type Digest } from "./digest.ts"
@@ -73,30 +73,24 @@ const layerType =
 /** What a registry is asked for. */
 export const acceptedTypes: readonly string[] = [...manifestTypes, ...indexTypes]
 
-type Json = Readonly<Record<string, unknown>>
-
 function malformed(what: string, reason: string): OciError {
   return new OciError("ERR_OCI_FORMAT", `${what}: ${reason}`)
 }
 
-function isRecord(value: unknown): value is Json {
-  return typeof value === "object" && value !== null && !Array.isArray(value)
-}
-
-function parseRecord(bytes: Buffer, what: string): Json {
+function parseRecord(bytes: Buffer, what: string): JsonObject {
   let value: unknown
   try {
     value = parseJson(bytes.toString("utf8"))
   } catch (cause) {
     throw new OciError("ERR_OCI_FORMAT", `${what} is no JSON`, { cause })
   }
-  if (!isRecord(value)) throw malformed(what, "it is no JSON object")
+  if (!isJsonObject(value)) throw malformed(what, "it is no JSON object")
   return value
 }
 
 function texts(value: unknown, what: string): Record<string, string> {
   if (value === undefined || value === null) return {}
-  if (!isRecord(value)) throw malformed(what, "not a map of texts")
+  if (!isJsonObject(value)) throw malformed(what, "not a map of texts")
   const entries = Object.entries(value)
   if (!entries.every((entry): entry is [string, string] => typeof entry[1] === "string"))
     throw malformed(what, "not a map of texts")
@@ -111,7 +105,7 @@ function list(value: unknown, what: string): string[] {
 }
 
 function parsePlatform(value: unknown): Platform | undefined {
-  if (!isRecord(value)) return undefined
+  if (!isJsonObject(value)) return undefined
   const { os, architecture, variant } = value
   if (typeof os !== "string" || typeof architecture !== "string") return undefined
   return { os, architecture, variant: typeof variant === "string" && variant !== "" ? variant : undefined }
@@ -119,7 +113,7 @@ function parsePlatform(value: unknown): Platform | undefined {
 
 /** @throws OciError `ERR_OCI_FORMAT`. */
 export function parseDescriptor(value: unknown, what: string): Descriptor {
-  if (!isRecord(value)) throw malformed(what, "a descriptor is missing")
+  if (!isJsonObject(value)) throw malformed(what, "a descriptor is missing")
   const { mediaType, digest, size, annotations, platform, data, urls } = value
   if (typeof mediaType !== "string") throw malformed(what, "a descriptor without mediaType")
   if (typeof size !== "number" || !Number.isSafeInteger(size) || size < 0)
@@ -198,7 +192,7 @@ export function withDescriptors(
 ): Buffer {
   const json = parseRecord(bytes, what)
   const key = "manifests" in json ? "manifests" : "layers"
-  const listed = (json[key] as readonly Json[]).flatMap((one, i) => {
+  const listed = (json[key] as readonly JsonObject[]).flatMap((one, i) => {
     const next = changed[i]
     if (next === undefined) return [one]
     if (next === null) return []
@@ -234,10 +228,10 @@ export function ociType(mediaType: string): string {
 /** A document in OCI's types: Docker has none for what is encrypted, and no bytes but these differ. */
 export function ociDocument(bytes: Buffer, what: string): Buffer {
   const retyped = (value: unknown): unknown =>
-    isRecord(value) && typeof value["mediaType"] === "string"
+    isJsonObject(value) && typeof value["mediaType"] === "string"
       ? { ...value, mediaType: ociType(value["mediaType"]) }
       : value
-  const json = retyped(parseRecord(bytes, what)) as Json
+  const json = retyped(parseRecord(bytes, what)) as JsonObject
   const { config, layers } = json
   return Buffer.from(
     JSON.stringify({
@@ -277,9 +271,9 @@ export function checkLayerTypes(manifest: ImageManifest, what: string): void {
 export function parseConfig(bytes: Buffer, what: string): ImageConfig {
   const json = parseRecord(bytes, what)
   const config = json["config"] ?? {}
-  if (!isRecord(config)) throw malformed(what, "config is no object")
+  if (!isJsonObject(config)) throw malformed(what, "config is no object")
   const rootfs = json["rootfs"]
-  if (!isRecord(rootfs) || !Array.isArray(rootfs["diff_ids"])) throw malformed(what, "it has no diff_ids")
+  if (!isJsonObject(rootfs) || !Array.isArray(rootfs["diff_ids"])) throw malformed(what, "it has no diff_ids")
   const { architecture, os, variant } = json
   return {
     platform: {

@@ -3,7 +3,7 @@
 import { isIP } from "node:net"
 import path from "node:path"
 import { KeyError } from "../errors.ts"
-import { parseJson } from "../json.ts"
+import { isJsonObject, parseJson, type JsonObject } from "../json.ts"
 import type { Bytes } from "../units.ts"
 import { TrustedFiles } from "./trusted-file.ts"
 
@@ -37,16 +37,11 @@ function refuse(file: string, why: string, cause?: unknown): KeyError {
   return files.refuse(file, why, cause)
 }
 
-type Json = Readonly<Record<string, unknown>>
-
-const isObject = (value: unknown): value is Json =>
-  typeof value === "object" && value !== null && !Array.isArray(value)
-
 const isText = (value: unknown): value is string =>
   typeof value === "string" && value !== "" && !value.includes("\0")
 
 async function readCommand(command: unknown, what: string): Promise<ProviderEntry> {
-  const { path: program, args = [] } = isObject(command) ? command : {}
+  const { path: program, args = [] } = isJsonObject(command) ? command : {}
   if (!isText(program) || !path.isAbsolute(program))
     throw refuse(what, `its cmd has no absolute path: {"path": "/usr/bin/…", "args": […]}`)
   const list = args ?? []
@@ -66,7 +61,7 @@ async function readCommand(command: unknown, what: string): Promise<ProviderEntr
 
 function readTls(given: unknown, what: string): ServiceTls | undefined {
   if (given === undefined || given === null) return undefined
-  if (!isObject(given)) throw refuse(what, "its grpc-tls is no object")
+  if (!isJsonObject(given)) throw refuse(what, "its grpc-tls is no object")
   if (given["insecure-skip-verify"] === true)
     throw refuse(
       what,
@@ -113,7 +108,7 @@ function readService(address: unknown, tls: ServiceTls | undefined, what: string
 /** Names that annotations can have in them. */
 const NAME = /^[\w.-]{1,128}$/
 
-async function readProviders(file: string): Promise<Json> {
+async function readProviders(file: string): Promise<JsonObject> {
   let value: unknown
   const text = await files.read(file, MAX_SIZE)
   try {
@@ -121,8 +116,8 @@ async function readProviders(file: string): Promise<Json> {
   } catch (cause) {
     throw refuse(file, `it is no JSON: ${(cause as Error).message}`, cause)
   }
-  const providers = isObject(value) ? value["key-providers"] : undefined
-  if (!isObject(providers)) throw refuse(file, `it has no object "key-providers"`)
+  const providers = isJsonObject(value) ? value["key-providers"] : undefined
+  if (!isJsonObject(providers)) throw refuse(file, `it has no object "key-providers"`)
   return providers
 }
 
@@ -146,7 +141,7 @@ export async function findProvider(
   const providers = await readProviders(named)
   const what = `${named}: ${name}`
   const entry = NAME.test(name) && Object.hasOwn(providers, name) ? providers[name] : undefined
-  if (!isObject(entry)) {
+  if (!isJsonObject(entry)) {
     const known = Object.keys(providers).slice(0, 20).join(", ")
     throw refuse(what, `there is no such key provider (known: ${known === "" ? "none" : known})`)
   }

@@ -4,6 +4,7 @@ import { readdirSync, statSync } from "node:fs"
 import path from "node:path"
 import { readBounded } from "../bounded-file.ts"
 import { KeyError } from "../errors.ts"
+import { isJsonObject, type JsonObject } from "../json.ts"
 import { allocateSecret } from "../key/secret.ts"
 import type { Bytes } from "../units.ts"
 import { TrustedFiles } from "./trusted-file.ts"
@@ -31,16 +32,11 @@ export function isTokenFile(file: Buffer): boolean {
   return file.length <= MAX_SIZE && /^\s*["']?pkcs11["']?\s*:/m.test(file.toString("utf8"))
 }
 
-type Yaml = Readonly<Record<string, unknown>>
-
-const isObject = (value: unknown): value is Yaml =>
-  typeof value === "object" && value !== null && !Array.isArray(value)
-
-async function parseYaml(text: string, origin: string): Promise<Yaml> {
+async function parseYaml(text: string, origin: string): Promise<JsonObject> {
   const { parse } = await import("yaml")
   try {
     const value: unknown = parse(text, { maxAliasCount: 0 })
-    if (isObject(value)) return value
+    if (isJsonObject(value)) return value
   } catch {
     // Its message would show the line, in which a PIN may stand.
   }
@@ -69,8 +65,8 @@ function decoded(value: string | undefined, origin: string): string | undefined 
 
 /** Variables for the module; none that would have the program load something else. */
 function moduleEnvironment(value: unknown, origin: string): Record<string, string> {
-  const env = isObject(value) ? (value["env"] ?? {}) : {}
-  if (!isObject(env))
+  const env = isJsonObject(value) ? (value["env"] ?? {}) : {}
+  if (!isJsonObject(env))
     throw new KeyError("ERR_KEY_FORMAT", `${origin}: the env of its module is no list of variables`)
   return Object.fromEntries(
     Object.entries(env).map(([name, one]) => {
@@ -98,7 +94,7 @@ const keyAttributes = ["token", "manufacturer", "model", "serial", "slot-id", "o
  */
 export async function parseTokenFile(file: Buffer, origin: string): Promise<TokenKeyFile> {
   const { pkcs11, module } = await parseYaml(file.toString("utf8"), origin)
-  const uri = isObject(pkcs11) ? pkcs11["uri"] : undefined
+  const uri = isJsonObject(pkcs11) ? pkcs11["uri"] : undefined
   const [, names, query = ""] =
     typeof uri === "string" ? (/^pkcs11:([^?]*)(?:\?(.*))?$/s.exec(uri) ?? []) : []
   if (names === undefined) throw new KeyError("ERR_KEY_FORMAT", `${origin}: it has no pkcs11: URI`)
@@ -180,7 +176,7 @@ async function modulePolicy(environment: Environment): Promise<ModulePolicy | un
   const file = places.find((one) => one !== "" && statSync(one, { throwIfNoEntry: false }) !== undefined)
   if (file === undefined) return undefined
   const { pkcs11 } = await parseYaml(await files.read(file, MAX_SIZE), file)
-  const rows = isObject(pkcs11) ? pkcs11 : {}
+  const rows = isJsonObject(pkcs11) ? pkcs11 : {}
   return {
     directories: readList(rows["module-directories"], file),
     allowed: readList(rows["allowed-module-paths"], file),

@@ -2,9 +2,9 @@
 import { spawn } from "node:child_process"
 import path from "node:path"
 import { readBounded } from "../bounded-file.ts"
-import { callerEnvironment } from "../caller-environment.ts"
+import { callerEnvironment, programEnvironment } from "../caller-environment.ts"
 import { OciError } from "../errors.ts"
-import { parseJson } from "../json.ts"
+import { isJsonObject, parseJson, type JsonObject } from "../json.ts"
 import type { Bytes } from "../units.ts"
 
 /** A name with its password, or what stands for both. */
@@ -27,18 +27,10 @@ export interface CredentialSearch {
   readonly signal?: AbortSignal | undefined
 }
 
-/** What a helper has no business with. */
-const secretVariables = /^(?:(?:SIFCRYPT|APPTAINER|SINGULARITY)_|DOCKER_PASSWORD$)/
 /** For what was written before it ended. */
 const LINGER_MS = 1000
 const HELPER_MS = 10_000
 const MAX_HELPER_OUTPUT = 1 << 20
-
-export type Json = Readonly<Record<string, unknown>>
-
-export function isRecord(value: unknown): value is Json {
-  return typeof value === "object" && value !== null && !Array.isArray(value)
-}
 
 /** The keys that stand for a repository, the most particular first. */
 export function credentialKeys(host: string, repository: string): string[] {
@@ -90,7 +82,7 @@ export async function runHelper(
     (resolve, reject) => {
       const child = spawn(program, [action], {
         stdio: ["pipe", "pipe", "ignore"],
-        env: Object.fromEntries(Object.entries(environment).filter(([name]) => !secretVariables.test(name))),
+        env: programEnvironment(environment),
         timeout: HELPER_MS,
         killSignal: "SIGKILL",
         signal,
@@ -129,10 +121,10 @@ export async function runHelper(
 }
 
 /** What a helper prints, as an object. */
-export function helperAnswer(suffix: string, output: Buffer): Json {
+export function helperAnswer(suffix: string, output: Buffer): JsonObject {
   try {
     const answer = parseJson(output.toString("utf8"))
-    if (isRecord(answer)) return answer
+    if (isJsonObject(answer)) return answer
   } catch {
     // Said below.
   } finally {
@@ -158,7 +150,7 @@ async function askHelper(
     : { kind: "password", username, password }
 }
 
-function fromEntry(entry: Json, where: string): RegistryCredential | undefined {
+function fromEntry(entry: JsonObject, where: string): RegistryCredential | undefined {
   const { auth, username, password, identitytoken, registrytoken } = entry
   if (typeof registrytoken === "string" && registrytoken !== "")
     return { kind: "bearer", token: Buffer.from(registrytoken) }
@@ -185,7 +177,7 @@ function fromEntry(entry: Json, where: string): RegistryCredential | undefined {
 /** podman's and Docker's own have some KiB. */
 const MAX_AUTH_FILE_SIZE: Bytes = 4 << 20
 
-export async function readAuthFile(file: string, wanted: boolean): Promise<Json | undefined> {
+export async function readAuthFile(file: string, wanted: boolean): Promise<JsonObject | undefined> {
   let text: string
   try {
     text = (await readBounded(file, MAX_AUTH_FILE_SIZE)).toString("utf8")
@@ -203,12 +195,13 @@ export async function readAuthFile(file: string, wanted: boolean): Promise<Json 
   } catch (cause) {
     throw new OciError("ERR_OCI_CREDENTIALS", `${file} is no JSON`, { path: file, cause })
   }
-  if (!isRecord(value)) throw new OciError("ERR_OCI_CREDENTIALS", `${file} is no JSON object`, { path: file })
+  if (!isJsonObject(value))
+    throw new OciError("ERR_OCI_CREDENTIALS", `${file} is no JSON object`, { path: file })
   return value
 }
 
 async function fromFile(
-  config: Json,
+  config: JsonObject,
   file: string,
   host: string,
   keys: readonly string[],
@@ -216,13 +209,13 @@ async function fromFile(
   signal: AbortSignal | undefined,
 ): Promise<RegistryCredential | undefined> {
   const { auths, credHelpers, credsStore } = config
-  const helper = isRecord(credHelpers)
+  const helper = isJsonObject(credHelpers)
     ? keys.map((key) => credHelpers[key]).find((one) => typeof one === "string")
     : undefined
   if (typeof helper === "string") return await askHelper(helper, helperServer(host), environment, signal)
-  for (const key of isRecord(auths) ? keys : []) {
-    const entry = (auths as Json)[key]
-    const found = isRecord(entry) ? fromEntry(entry, file) : undefined
+  for (const key of isJsonObject(auths) ? keys : []) {
+    const entry = (auths as JsonObject)[key]
+    const found = isJsonObject(entry) ? fromEntry(entry, file) : undefined
     if (found !== undefined) return found
   }
   if (typeof credsStore === "string" && credsStore !== "")

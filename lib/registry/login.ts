@@ -15,20 +15,12 @@ import {
 } from "../arguments.ts"
 import { callerEnvironment } from "../caller-environment.ts"
 import { OciError } from "../errors.ts"
+import { isJsonObject, type JsonObject } from "../json.ts"
 import { lockFolder } from "../native/lock.ts"
 import { parseRegistryHost } from "../oci/reference.ts"
 import { TemporaryFile } from "../oci/temporary-file.ts"
 import { tryCredential, type ClientOptions } from "./client.ts"
-import {
-  authFiles,
-  helperAnswer,
-  helperServer,
-  hostKeys,
-  isRecord,
-  readAuthFile,
-  runHelper,
-  type Json,
-} from "./credentials.ts"
+import { authFiles, helperAnswer, helperServer, hostKeys, readAuthFile, runHelper } from "./credentials.ts"
 
 /** Where credentials are kept. */
 export interface AuthFileOptions {
@@ -94,7 +86,10 @@ function writtenFile(authFile: string | undefined, environment: Environment): st
 }
 
 /** Changes a file, one process at a time; its former content stays until the new one is whole. */
-async function change(file: string, update: (config: Json) => Promise<Json | undefined>): Promise<void> {
+async function change(
+  file: string,
+  update: (config: JsonObject) => Promise<JsonObject | undefined>,
+): Promise<void> {
   const folder = path.dirname(file)
   await mkdir(folder, { recursive: true, mode: 0o700 })
   // A link stays, and leads to what is changed.
@@ -123,8 +118,8 @@ function asError(file: string, cause: unknown): unknown {
 }
 
 /** Who keeps what a file says of a registry; undefined: the file itself. */
-function helperOf({ credHelpers, credsStore }: Json, host: string): string | undefined {
-  const own = isRecord(credHelpers)
+function helperOf({ credHelpers, credsStore }: JsonObject, host: string): string | undefined {
+  const own = isJsonObject(credHelpers)
     ? hostKeys(host)
         .map((key) => credHelpers[key])
         .find((one) => typeof one === "string")
@@ -134,15 +129,15 @@ function helperOf({ credHelpers, credsStore }: Json, host: string): string | und
 }
 
 /** What a file calls a registry, or a part of it. */
-function entriesOf({ auths }: Json, host: string): readonly string[] {
+function entriesOf({ auths }: JsonObject, host: string): readonly string[] {
   const keys = hostKeys(host)
   const isOf = (name: string): boolean =>
     keys.some((key) => name === key || name.startsWith(key.endsWith("/") ? key : `${key}/`))
-  return isRecord(auths) ? Object.keys(auths).filter(isOf) : []
+  return isJsonObject(auths) ? Object.keys(auths).filter(isOf) : []
 }
 
-function without({ auths }: Json, names: readonly string[]): Json {
-  const all = isRecord(auths) ? auths : {}
+function without({ auths }: JsonObject, names: readonly string[]): JsonObject {
+  const all = isJsonObject(auths) ? auths : {}
   return Object.fromEntries(Object.entries(all).filter(([key]) => !names.includes(key)))
 }
 
@@ -241,7 +236,7 @@ export async function registryLogout(
   return { file, found, others }
 }
 
-function usernameIn({ auth, username }: Json): string | undefined {
+function usernameIn({ auth, username }: JsonObject): string | undefined {
   if (typeof username === "string") return username
   if (typeof auth !== "string" || auth === "") return undefined
   const bytes = Buffer.from(auth, "base64")
@@ -277,14 +272,14 @@ async function loginsOf(
   const config = (await readAuthFile(file, false)) ?? {}
   const { auths, credHelpers, credsStore } = config
   const found = new Map<string, RegistryLogin>()
-  for (const [registry, entry] of Object.entries(isRecord(auths) ? auths : {}))
+  for (const [registry, entry] of Object.entries(isJsonObject(auths) ? auths : {}))
     // An empty one says that a helper has it.
-    if (isRecord(entry) && Object.keys(entry).length > 0)
+    if (isJsonObject(entry) && Object.keys(entry).length > 0)
       found.set(registry, { registry, username: usernameIn(entry), file, helper: undefined })
-  const named = isRecord(credHelpers) ? Object.values(credHelpers) : []
+  const named = isJsonObject(credHelpers) ? Object.values(credHelpers) : []
   const helpers = [...named, credsStore].filter((one) => typeof one === "string" && one !== "")
   for (const helper of new Set(helpers as string[])) {
-    let kept: Json = {}
+    let kept: JsonObject = {}
     try {
       const output = await runHelper(helper, "list", "", environment, signal)
       if (output !== undefined) kept = helperAnswer(helper, output)

@@ -154,7 +154,8 @@ describe("a key provider that is a program", () => {
     const away = shell(`setsid sleep ${mark} & wait`)
     const abandoned = new AbortController()
     const held = provider(away, [], { signal: abandoned.signal }).wrap(Buffer.from(secret))
-    await waitFor("the program", running)
+    // The shell has these words in its own, and setsid(1) before it has left.
+    await waitFor("who leaves", () => allProcesses().some(({ command }) => command === `sleep ${mark}`))
     abandoned.abort(reason)
     await assert.rejects(held, (error) => error === reason)
     for (const { pid, command } of allProcesses())
