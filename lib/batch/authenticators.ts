@@ -52,7 +52,7 @@ function socketArguments(socket: string | undefined): readonly string[] {
 }
 
 /** Wraps a request so that this user alone can open it, and learns from it that it is his own. */
-export async function mungeCredential(request: Buffer, socket: string | undefined): Promise<string> {
+async function mungeCredential(request: Buffer, socket: string | undefined): Promise<string> {
   const uid = String(process.geteuid?.())
   const args = ["--restrict-uid", uid, "--ttl", String(TIME_TO_LIVE), ...socketArguments(socket)]
   const { status, stdout, stderr } = await pipeThrough("munge", args, request, "munge")

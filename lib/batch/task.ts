@@ -23,7 +23,7 @@ import { newPair, unseal, type ExchangePair, type KeyRequest } from "./key-excha
 import { jobByNumber, slurm } from "./slurm.ts"
 
 /** What a task ends with when it was not the payload's status. Those of sysexits.h, and timeout's. */
-export const taskStatus = {
+const taskStatus = {
   image: 65,
   unobtainable: 69,
   notStarted: 71,

@@ -10,7 +10,7 @@ import type { Bytes, Milliseconds } from "../units.ts"
 import { Channel } from "./channel.ts"
 
 /** What is started there. */
-export const SERVE_COMMAND = "serve-build"
+const SERVE_COMMAND = "serve-build"
 
 /** Where a build may take place. */
 export interface RemoteAddress {
