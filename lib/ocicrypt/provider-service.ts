@@ -144,6 +144,8 @@ export async function callService(
   }
   ended.addEventListener("abort", stop, { once: true })
   try {
+    // While it was being opened nobody listened.
+    signal?.throwIfAborted()
     const stream = session.request({
       ":method": "POST",
       ":path": `${SERVICE}${operation}`,

@@ -327,6 +327,11 @@ describe("a key provider that is a service", () => {
     await using silent = await serve(() => {
       controller.abort(new Error("somebody said stop"))
     })
+    // Somebody who says so while the connection is being made is heard, too.
+    const early = new AbortController()
+    const unheard = provider(at(silent.port), [], { signal: early.signal }).unwrap(secret)
+    early.abort(new Error("at once"))
+    await assert.rejects(unheard, { message: "at once" })
     const { signal } = controller
     await assert.rejects(provider(at(silent.port), [], { signal }).unwrap(secret), {
       message: "somebody said stop",
