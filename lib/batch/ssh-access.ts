@@ -2,7 +2,7 @@
 // there but reach the broker. It goes with the broker.
 import { randomBytes } from "node:crypto"
 import { execFile } from "node:child_process"
-import { mkdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises"
+import { mkdir, readFile, realpath, rename, rm, stat, writeFile } from "node:fs/promises"
 import path from "node:path"
 import { promisify } from "node:util"
 import { BatchError, EnvironmentError } from "../errors.ts"
@@ -42,7 +42,9 @@ async function changeAuthorized(change: (lines: readonly string[]) => readonly s
   await using lock = await lockFolder(folder)
   if (lock === undefined)
     throw new BatchError("ERR_BATCH_KEY", `${folder}: somebody else has it locked`, { path: folder })
-  const file = path.join(folder, "authorized_keys")
+  const name = path.join(folder, "authorized_keys")
+  // Some keep theirs elsewhere, behind a link, which stays.
+  const file = await realpath(name).catch(() => name)
   const former = await readFile(file, "latin1").catch((error: unknown) => {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return ""
     throw error

@@ -1,7 +1,7 @@
 // The way in through a real sshd: what its list of keys says is what a shell gets. As root, whose shell lets somebody in.
 import assert from "node:assert/strict"
 import { execFileSync, spawn } from "node:child_process"
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
+import { existsSync, lstatSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { sshArguments } from "../../../lib/batch/authenticators.ts"
 import { JobSet, type Manifest } from "../../../lib/batch/job-set.ts"
@@ -20,7 +20,8 @@ describe("the way to a broker through sshd", () => {
     mkdirSync(path.dirname(authorized), { mode: 0o700 })
     // A comment that is no UTF-8.
     const others = Buffer.from("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ9Q m\xfcller\n", "latin1")
-    writeFileSync(authorized, others, { mode: 0o600 })
+    writeFileSync(path.join(home, "keys"), others, { mode: 0o600 })
+    symlinkSync(path.join(home, "keys"), authorized)
     const port = await freePort()
     execFileSync("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", path.join(home, "host")])
     mkdirSync("/run/sshd", { recursive: true })
@@ -48,6 +49,7 @@ describe("the way to a broker through sshd", () => {
       assert.equal(execFileSync("ssh", ssh, { encoding: "utf8", input: "" }), `${words.join("\n")}\n`)
       await keepOut(set)
       assert.deepEqual(readFileSync(authorized), others)
+      assert.ok(lstatSync(authorized).isSymbolicLink())
     } finally {
       process.env["HOME"] = before
       sshd.kill()
