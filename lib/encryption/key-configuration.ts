@@ -5,6 +5,7 @@ import { lstat } from "node:fs/promises"
 import { userInfo } from "node:os"
 import path from "node:path"
 import { promisify } from "node:util"
+import { variables } from "../arguments.ts"
 import { readBounded, TooLarge } from "../bounded-file.ts"
 import { KeyError } from "../errors.ts"
 import { parseFingerprint } from "../key/fingerprint.ts"
@@ -40,8 +41,8 @@ const known: readonly string[] = [...conditions, ...sources, "key-passphrase-fil
 const PLACE = path.join(".config", "sifcrypt", "keys.toml")
 
 /** Where it is looked for: HOME may be one of the variables that are gone. */
-export function keyConfigurationFile(environment: NodeJS.ProcessEnv): string {
-  const { XDG_CONFIG_HOME: config = "", HOME: home = "" } = environment
+export function keyConfigurationFile(environment: Readonly<Record<string, string | undefined>>): string {
+  const { XDG_CONFIG_HOME: config = "", HOME: home = "" } = variables(environment, "environment")
   if (path.isAbsolute(config)) return path.join(config, "sifcrypt", "keys.toml")
   return path.join(path.isAbsolute(home) ? home : homeOfUser(), PLACE)
 }

@@ -67,6 +67,7 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
     ["options", {}],
   ],
   isImageName: [["name", "docker://image"]],
+  keyConfigurationFile: [["environment", { HOME: "/home/name" }]],
   readMetadata: [
     ["image", nowhere],
     ["options", {}],
@@ -328,7 +329,8 @@ for (const [where, file] of [
         if (
           Object.prototype.toString.call(options) !== "[object Object]" ||
           called === "by" ||
-          called === "env"
+          called === "env" ||
+          called === "environment"
         )
           continue
         it(`${name} names each property of ${called} that is unknown or of another kind`, async () => {
