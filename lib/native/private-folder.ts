@@ -92,12 +92,11 @@ async function unmappedUser(): Promise<number | undefined> {
  */
 export async function isHeld(place: string): Promise<boolean> {
   const trusted = [0, process.geteuid?.(), await unmappedUser()]
-  const named = path.resolve(place)
   // Or where it will be.
-  const real = await realpath(named).catch(async () =>
-    path.join(await realpath(path.dirname(named)), path.basename(named)),
+  const real = await realpath(place).catch(async () =>
+    path.join(await realpath(path.dirname(place)), path.basename(place)),
   )
-  for (const start of new Set([named, real]))
+  for (const start of new Set([path.resolve(place), real]))
     for (let below = start; below !== "/"; below = path.dirname(below)) {
       const found = await lstat(below).catch(() => undefined)
       if (found?.isSymbolicLink() === true && !trusted.includes(found.uid)) return false
