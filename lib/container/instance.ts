@@ -8,7 +8,7 @@ import type { ReadableTree } from "../device/tree.ts"
 import { RunError } from "../errors.ts"
 import { initPath, loadAddon, shellPath } from "../native/load.ts"
 import { makeBundle, placeOf, STAY, type Action } from "../runtime/bundle.ts"
-import { absoluteSecurity, confine, withProfile } from "../runtime/confinement.ts"
+import { absoluteSecurity, confine, deniedByNetwork, withProfile } from "../runtime/confinement.ts"
 import { handOver } from "../runtime/handover.ts"
 import {
   callerIdentity,
@@ -272,7 +272,8 @@ async function stays(starter: number, startTime: string): Promise<boolean> {
 function privilegesOf(options: ExecOptions): Privileges {
   const { fakeroot, security, addCaps, dropCaps, keepPrivs, noPrivs, allowSetuid } = options
   const given = {
-    ...{ fakeroot, addCaps, dropCaps, keepPrivs, noPrivs, allowSetuid },
+    ...{ fakeroot, addCaps, keepPrivs, noPrivs, allowSetuid },
+    dropCaps: [...(dropCaps ?? []), ...deniedByNetwork(options)],
     security: security === undefined ? undefined : absoluteSecurity(security),
   }
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))

@@ -141,6 +141,16 @@ function checkModules(security: Security): void {
     )
 }
 
+/**
+ * Capabilities that its network takes from a payload, unless they are given by name: with packets of its own it could talk to what
+ * listens on the machine's loopback alone, as pasta of 2023 passes them on.
+ */
+export function deniedByNetwork(options: ConfinementOptions): string[] {
+  if (networkOf(options).connected === undefined) return []
+  const added = parseCapabilities(options.addCaps ?? [])
+  return ["CAP_NET_ADMIN", "CAP_NET_RAW"].filter((name) => !added.includes(name))
+}
+
 /** Who the payload is, and what is checked of it. */
 function idsOf(
   security: Security,
@@ -202,11 +212,14 @@ export function confine(options: ConfinementOptions, caller: PayloadIds, root: b
   if (allowSetuid && !root) refuse("setuid programs are allowed by root only")
   if (keepPrivs && !root) refuse("privileges are kept by root only")
   const { ids, switched, checks } = idsOf(security, caller, root)
-  const capabilities = capabilitiesOf(options, root, fakeroot, switched)
+  const { namespaces, connected } = networkOf(options)
+  const denied = deniedByNetwork(options)
+  const capabilities = capabilitiesOf(options, root, fakeroot, switched).filter(
+    (name) => !denied.includes(name),
+  )
   const fullRoot = root && !switched && options.noPrivs !== true
   const noNewPrivileges = !(fullRoot && (keepPrivs || allowSetuid))
   const innerUser = root ? options.userns === true : !fakeroot
-  const { namespaces, connected } = networkOf(options)
   const initArguments = [...checks]
   const narrowed =
     switched || options.noPrivs === true || (options.dropCaps ?? []).length > 0 || options.userns === true

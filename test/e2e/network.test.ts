@@ -150,6 +150,11 @@ describe("a network of the container's own", () => {
           options(),
         )
         await answers("http://127.0.0.1:8080/hello")
+        // None to write packets with: bits 12 and 13 of it.
+        const status =
+          "while read n v; do [ $n != CapEff: ] || echo $((0x$v >> 12 & 3)); done </proc/self/status"
+        const rights = await sifcryptOk(["exec", `instance://net-${as}`, "sh", "-c", status], options())
+        assert.equal(rights.text, "0\n")
         assert.equal(await get("http://192.0.2.2:9001/hello"), "hello\n")
         assert.equal(await get("http://192.0.2.2:8080/hello"), undefined)
         const taken = await sifcrypt(["exec", ...key, "--publish", "9002:80", image, "true"], options())

@@ -1,6 +1,12 @@
 import assert from "node:assert/strict"
 import { capabilityMask, parseCapabilities } from "../../../lib/runtime/capabilities.ts"
-import { confine, parseSecurity, withProfile } from "../../../lib/runtime/confinement.ts"
+import {
+  confine,
+  parseSecurity,
+  withProfile,
+  type ConfinementOptions,
+  type PayloadIds,
+} from "../../../lib/runtime/confinement.ts"
 import { resourcesOf } from "../../../lib/runtime/resources.ts"
 import { convertProfile } from "../../../lib/runtime/seccomp.ts"
 import { parseRanges } from "../../../lib/runtime/subordinate-ids.ts"
@@ -35,6 +41,17 @@ describe("confine", () => {
     assert.equal(confine({}, root, true).noNewPrivileges, true)
     assert.equal(confine({ keepPrivs: true }, root, true).noNewPrivileges, false)
     assert.equal(confine({ keepPrivs: true, security: ["uid:5"] }, root, true).noNewPrivileges, true)
+  })
+  it("gives nobody packets of his own where pasta passes them on, unless he is given the right to them", () => {
+    const packets = (options: ConfinementOptions, who: PayloadIds, isRoot: boolean): string[] =>
+      confine(options, who, isRoot).capabilities.filter((name) => /^CAP_NET_(?:RAW|ADMIN)$/.test(name))
+    const fake = { fakeroot: true }
+    assert.equal(packets(fake, user, false).length, 2)
+    assert.deepEqual(packets({ ...fake, network: "pasta" }, user, false), [])
+    assert.deepEqual(packets({ publish: ["1:1"] }, root, true), [])
+    assert.deepEqual(packets({ ...fake, network: "pasta", addCaps: ["CAP_NET_RAW"] }, user, false), [
+      "CAP_NET_RAW",
+    ])
   })
   it("refuses what contradicts itself or is not there", async () => {
     for (const options of [
