@@ -127,14 +127,19 @@ describe("a network of the container's own", () => {
              for to in 127.0.0.1 10.255.254.1 10.255.254.2 169.254.1.53; do
                busybox nc -w 1 $to 8000 </dev/null || echo closed
              done 2>/dev/null
-             busybox nc -l -p 80 & sleep 0.1; kill %1 && echo listened`,
+             busybox nc -l -p 80 &
+             for i in $(busybox seq 100); do
+               busybox grep -q ':0050 0*:0000 0A' /proc/net/tcp /proc/net/tcp6 && echo listens && break
+               sleep 0.1
+             done
+             kill %1`,
           )
           assert.deepEqual(inside.split("\n"), [
             "192.0.2.1\tregistry.lan",
             "::1\tsix",
             "default via 10.255.254.1 dev eth0 ",
             "nameserver 169.254.1.53",
-            ...["closed", "closed", "closed", "closed", "listened", ""],
+            ...["closed", "closed", "closed", "closed", "listens", ""],
           ])
         } finally {
           server.kill("SIGKILL")
