@@ -174,7 +174,8 @@ describe("docs/security.md", () => {
       /[fF]indProgram\(\s*"([^"]+)"/g,
       /\bspawn(?:Sync)?\(\s*"(?:\/bin\/)?([^"]+)"/g,
       /\bexecFile(?:Sync)?\(\s*"([^"]+)"/g,
-      /\brunProgram\(\s*\["([^"]+)"/g,
+      /\brun(?:Signing)?Program\(\s*\[?"([^"]+)"/g,
+      /\b(?:slurm|pipeThrough)\(\s*"([^"]+)"/g,
       /HelperProgram\{\s*"([^"]+)"/g,
       /WriteIdMap\("([^"]+)"/g,
     ]
