@@ -165,7 +165,7 @@ describe("keys.toml", () => {
       [`[[key]]\nrecipient = "${recipient}"\npem-path = "/k"\npassphrase-file = "/k"\n`, /names one of/],
       [`[[key]]\nrecipient = "${recipient}"\npem_path = "/k"\n`, /not known: pem_path/],
       [`[[key]]\nrecipient = 5\npem-path = "/k"\n`, /recipient is no string/],
-      ["#".repeat((1 << 20) + 1), /are more than/],
+      ["#".repeat((1 << 20) + 1), /more than 1048576 bytes/],
     ] as const) {
       write(text)
       await refused(why)
