@@ -53,6 +53,7 @@ packages() {
   test             fuse-overlayfs          fuse-overlayfs           the same, written
   test             uidmap                  shadow-utils             newuidmap
   test             passt                   passt                    connects networks of containers
+  test             nftables                nftables                 keeps them from the machine's loopback
   test             iproute2                iproute                  a machine's network for them
   test             e2fsprogs               e2fsprogs                small file systems to fill up
   test             util-linux              util-linux               setpriv, losetup, unshare

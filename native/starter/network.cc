@@ -18,6 +18,7 @@
 
 #include "core/system_error.h"
 #include "core/unique_fd.h"
+#include "starter/say.h"
 #include "starter/spawn.h"
 #include "starter/status.h"
 
@@ -108,6 +109,21 @@ int Keep(const NetworkOptions& options, const SignalQueue& signals, const Channe
   return kFailure;
 }
 
+/// pasta of 2023 passes on what is addressed to the machine's loopback, and a socket that is bound to an interface sends that there. A
+/// rule of the container's network, which goes with it, and which no payload may change, keeps it in.
+void KeepLoopbackApart() {
+  try {
+    RunProgram(FindProgram("nft", kOperation),
+               {"add table inet sifcrypt; "
+                "add chain inet sifcrypt out { type filter hook output priority 0; }; "
+                "add rule inet sifcrypt out ip daddr 127.0.0.0/8 oifname != \"lo\" reject"},
+               kOperation);
+  } catch (const SystemError& failure) {
+    if (failure.error() != ENOENT)
+      Say(std::string("what listens on the machine's loopback may be sent to from inside: ") + failure.what());
+  }
+}
+
 }  // namespace
 
 int NetworkProcess(const NetworkOptions& options, const SignalQueue& signals, const Channel& main,
@@ -139,6 +155,7 @@ int NetworkProcess(const NetworkOptions& options, const SignalQueue& signals, co
 }
 
 void HandOverNetwork(const Channel& network) {
+  KeepLoopbackApart();
   // As in a machine of its own: whoever has no privileges may ping and listen anywhere. Large answers to far clients get stuck in
   // pasta's interface unless little of them is sent at a time.
   WriteText("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");

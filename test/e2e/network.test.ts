@@ -166,6 +166,17 @@ describe("a network of the container's own", () => {
         assert.equal(taken.status, 255)
         assert.match(taken.stderr, /port: tcp 0\.0\.0\.0:9002: Address already in use\n/)
         const [inside] = processesOfGroup(group).filter(({ command }) => command.includes("busybox httpd"))
+        // Bound to the interface, it would go to the machine's loopback.
+        const send = `import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, 25, b"eth0")
+try: s.sendto(b"x", ("127.0.0.1", 9)); print("sent")
+except PermissionError: print("refused")`
+        const sent = await runProgram(
+          ["nsenter", `--net=/proc/${String(inside?.pid)}/ns/net`, "python3", "-c", send],
+          { as: "self" },
+        )
+        assert.equal(sent.text, "refused\n", sent.stderr)
         const echo = startProgram(
           [
             ...["nsenter", `--net=/proc/${String(inside?.pid)}/ns/net`, process.execPath, "-e"],
