@@ -4,7 +4,7 @@ import { constants } from "node:fs"
 import { mkdir, open, type FileHandle } from "node:fs/promises"
 import { constants as system, hostname } from "node:os"
 import path from "node:path"
-import { randomBytes } from "node:crypto"
+import { randomBytes, randomInt } from "node:crypto"
 import { setTimeout as sleep } from "node:timers/promises"
 import { forbidDumps } from "../device/process.ts"
 import { BatchError, ContainerError, KeyError, SifError, SignatureError } from "../errors.ts"
@@ -195,7 +195,7 @@ class TaskRun {
         )
         if (await loadAddon().lockFile(slot.fd)) return await use()
       }
-      await sleep(100 + Math.random() * 200)
+      await sleep(randomInt(100, 300))
     }
   }
 
@@ -230,7 +230,7 @@ class TaskRun {
       told = true
       if (performance.now() >= until)
         throw new Kept(taskStatus.keyLater, new Error(`no key came within ${keyWait} s: ${why}`))
-      await sleep(pause * (0.5 + Math.random() / 2), undefined, { signal: this.#stopped.signal }).catch(
+      await sleep(randomInt(Math.floor(pause / 2), pause), undefined, { signal: this.#stopped.signal }).catch(
         () => undefined,
       )
       pause = Math.min(BACK_OFF_MS[1], pause * 2)
