@@ -32,7 +32,11 @@ for file; do
   esac
   others=$(grep -vE "$allowed" <<<"$needed" || true)
   [[ -z $others ]] || wrong "it needs ${others//$'\n'/, }"
-  versions=$(LC_ALL=C readelf --wide --version-info "$file" | grep -oE 'Name: [A-Z]+[A-Z_a-z0-9.]*' | cut -d ' ' -f 2 | sort -uV || true)
+  # Read whole first: a reader that fails is a failure, and only a search may find nothing.
+  versions=$(LC_ALL=C readelf --wide --version-info "$file")
+  sections=$(LC_ALL=C readelf --wide --section-headers "$file")
+  texts=$(LC_ALL=C strings -a "$file")
+  versions=$(grep -oE 'Name: [A-Z]+[A-Z_a-z0-9.]*' <<<"$versions" | cut -d ' ' -f 2 | sort -uV || true)
   highest=$(sed -n 's/^GLIBC_//p' <<<"$versions" | tail -n 1)
   [[ -z $highest || $(printf '%s\n' "$floor" "$highest" | sort -V | tail -n 1) == "$floor" ]] || wrong "it asks for GLIBC_$highest"
   foreign=$(grep -E '^(GLIBCXX|CXXABI|GCC|OPENSSL|FUSE)_' <<<"$versions" || true)
@@ -40,7 +44,7 @@ for file; do
   grep -qE '\((RPATH|RUNPATH|TEXTREL)\)' <<<"$dynamic" && wrong "it has an RPATH, or relocations in its text"
   grep -qE 'GNU_STACK.* RWE' <<<"$header" && wrong "its stack is executable"
   grep -qE ' LOAD .* RWE ' <<<"$header" && wrong "memory of it is writable and executable"
-  LC_ALL=C readelf --wide --section-headers "$file" | grep -qE ' \.(symtab|debug_[a-z]+) ' && wrong "it is not stripped"
+  grep -qE ' \.(symtab|debug_[a-z]+) ' <<<"$sections" && wrong "it is not stripped"
 
   # Go's programs are neither position-independent nor do they have what would be made read-only: they have no dynamic linker.
   if [[ $name != sifcrypt-shell ]]; then
@@ -55,7 +59,7 @@ for file; do
     sifcrypt-init | sifcrypt-shell) grep -q 'interpreter:' <<<"$header" && wrong "it is not static" ;;
   esac
 
-  paths=$(LC_ALL=C strings -a "$file" | grep -oE "(^|[^[:alnum:]_.])(/build/|/root/|/home/|/tmp/prebuilds|/usr/lib/gcc|$PWD/)[^ ]{0,40}" | sort -u | head -n 3 || true)
+  paths=$(LC_ALL=C grep -oE "(^|[^[:alnum:]_.])(/build/|/root/|/home/|/tmp/prebuilds|/usr/lib/gcc|$PWD/)[^ ]{0,40}" <<<"$texts" | sort -u | head -n 3 || true)
   [[ -z $paths ]] || wrong "it tells where it was made: ${paths//$'\n'/, }"
   LC_ALL=C grep -qaE "(sifcrypt"$'\x01'"?|sifcrypt:).{0,4}$digest" "$file" || wrong "it does not say that it was made of the sources $digest"
 done
