@@ -1,5 +1,4 @@
 // Where the bytes of keys and passphrases come from: files, descriptors, a command. Each is read once and bounded.
-import { spawn } from "node:child_process"
 import { createHmac, randomBytes } from "node:crypto"
 import { close, read, readdirSync, readFileSync, readlinkSync } from "node:fs"
 import { promisify } from "node:util"
@@ -18,6 +17,7 @@ import { readBounded, TooLarge } from "../bounded-file.ts"
 import { programEnvironment } from "../caller-environment.ts"
 import { KeyError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
+import { ProgramFailure, runProgram } from "../program.ts"
 import type { Bytes } from "../units.ts"
 
 /** Where the bytes of a key file, a passphrase or a password come from. */
@@ -187,46 +187,23 @@ export async function readDescriptor(fd: number, limit: Bytes): Promise<Buffer> 
  * @throws KeyError `ERR_KEY_COMMAND` when it fails, `ERR_KEY_FORMAT` when it writes more than `limit` bytes.
  */
 export async function readCommand(command: string, limit: Bytes, signal?: AbortSignal): Promise<Buffer> {
-  signal?.throwIfAborted()
-  const env = programEnvironment()
-  const child = spawn("/bin/sh", ["-c", command], { env, stdio: ["ignore", "pipe", "inherit"] })
-  const ended = new Promise<string | undefined>((resolve, reject) => {
-    child.once("error", reject)
-    child.once("close", (status, by) => {
-      resolve(by === null ? (status === 0 ? undefined : `status ${status ?? "unknown"}`) : by)
-    })
-  })
-  // What the shell started may outlive it; it gets nobody to write to.
-  const stop = (): void => {
-    child.stdout.destroy()
-    child.kill()
-  }
-  const chunks: Buffer[] = []
-  let size = 0
-  child.stdout.on("data", (chunk: Buffer) => {
-    chunks.push(chunk)
-    size += chunk.length
-    if (size > limit) stop()
-  })
-  signal?.addEventListener("abort", stop, { once: true })
   try {
-    const failure = await ended
-    signal?.throwIfAborted()
-    if (size > limit)
-      throw new KeyError("ERR_KEY_FORMAT", `the output of the key command: more than ${limit} bytes`)
-    if (failure !== undefined)
-      throw new KeyError("ERR_KEY_COMMAND", `the key command failed: it ended with ${failure}`)
-    const bytes = allocateSecret(size)
-    let at = 0
-    for (const chunk of chunks) at += chunk.copy(bytes, at)
+    const env = programEnvironment()
+    const output = await runProgram("/bin/sh", ["-c", command], { env, limit, errors: "inherit", signal })
+    const bytes = copyOf(output)
+    output.fill(0)
     return bytes
   } catch (cause) {
-    signal?.throwIfAborted()
-    if (cause instanceof KeyError) throw cause
-    throw new KeyError("ERR_KEY_COMMAND", "the key command cannot be started", { cause })
-  } finally {
-    signal?.removeEventListener("abort", stop)
-    for (const chunk of chunks) chunk.fill(0)
+    if (!(cause instanceof ProgramFailure)) throw cause
+    if (cause.why === "size")
+      throw new KeyError("ERR_KEY_FORMAT", `the output of the key command: more than ${limit} bytes`)
+    throw new KeyError(
+      "ERR_KEY_COMMAND",
+      cause.why === undefined
+        ? `the key command failed: it ${cause.message}`
+        : "the key command cannot be started",
+      { cause },
+    )
   }
 }
 

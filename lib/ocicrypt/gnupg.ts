@@ -1,10 +1,11 @@
 // Keys that GnuPG has: public ones are taken out of its ring, secret ones stay with its agent, which decrypts and asks for passwords itself.
 import { readlinkSync } from "node:fs"
 import { isatty } from "node:tty"
+import { programEnvironment } from "../caller-environment.ts"
 import { EnvironmentError, KeyError } from "../errors.ts"
+import { ProgramFailure, runProgram } from "../program.ts"
 import type { Bytes, Milliseconds } from "../units.ts"
 import { pgpRecipients } from "./pgp.ts"
-import { ProgramFailure, runProgram } from "./program.ts"
 
 const MAX_LISTING: Bytes = 64 << 20
 const MAX_LAYER_KEY: Bytes = 64 << 10
@@ -83,12 +84,13 @@ export class GnuPg {
         input,
         limit,
         timeoutMs: TIMEOUT,
-        env: terminalVariable(),
+        env: { ...programEnvironment(), ...terminalVariable() },
+        alone: true,
         signal,
       })
     } catch (cause) {
       if (!(cause instanceof ProgramFailure)) throw cause
-      if (/is not installed$/.test(cause.message))
+      if (cause.why === "absent")
         throw new EnvironmentError("ERR_ENV_NO_PROGRAM", "gpg is not installed", { cause })
       throw new KeyError("ERR_KEY_GNUPG", `gpg ${cause.message}`, { cause })
     }

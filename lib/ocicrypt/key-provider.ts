@@ -1,10 +1,11 @@
 // Key providers: programs and services of the user's that wrap and unwrap layer keys, in ocicrypt's protocol. They get the key that is to
 // be wrapped, or what was wrapped, and the parameters that the user gave for them; no other key and no other provider's parameter.
+import { programEnvironment } from "../caller-environment.ts"
 import { KeyError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import { takeSecret, writeSecret } from "../key/secret-json.ts"
+import { ProgramFailure, runProgram } from "../program.ts"
 import type { Bytes, Milliseconds } from "../units.ts"
-import { ProgramFailure, runProgram } from "./program.ts"
 import type { ProviderEntry } from "./provider-config.ts"
 import { callService } from "./provider-service.ts"
 
@@ -102,8 +103,7 @@ export class KeyProvider {
       return "path" in this.#entry
         ? await runProgram(this.#entry.path, this.#entry.args, {
             ...options,
-            argv0: this.#entry.argv0,
-            input,
+            ...{ argv0: this.#entry.argv0, input, alone: true, env: programEnvironment() },
           })
         : await callService(this.#entry, operation, input, options)
     } catch (cause) {

@@ -2,11 +2,12 @@
 // engine for them is a process of its own.
 import type { KeyObject } from "node:crypto"
 import { closeSync } from "node:fs"
+import { programEnvironment } from "../caller-environment.ts"
 import { EnvironmentError, KeyError } from "../errors.ts"
 import { parsePublicKey } from "../key/key-file.ts"
 import { loadAddon } from "../native/load.ts"
+import { ProgramFailure, runProgram } from "../program.ts"
 import type { Bytes, Milliseconds } from "../units.ts"
-import { ProgramFailure, runProgram } from "./program.ts"
 
 const MAX_OUTPUT: Bytes = 64 << 10
 /** A person may have to touch it. */
@@ -98,7 +99,8 @@ export class TokenKey implements Disposable {
           input,
           limit: MAX_OUTPUT,
           timeoutMs: TIMEOUT,
-          env: { ...env, PKCS11_MODULE_PATH: module },
+          env: { ...programEnvironment(), ...env, PKCS11_MODULE_PATH: module },
+          alone: true,
           descriptor: pin,
           signal: this.#signal,
         },
@@ -113,7 +115,7 @@ export class TokenKey implements Disposable {
 
   #failure(cause: ProgramFailure): Error {
     const { complaint } = cause
-    if (/is not installed$/.test(cause.message) || /no such engine/i.test(complaint))
+    if (cause.why === "absent" || /no such engine/i.test(complaint))
       return new EnvironmentError(
         "ERR_ENV_NO_PROGRAM",
         `${this.#origin}: openssl with its engine for PKCS#11 (libengine-pkcs11-openssl, openssl-pkcs11) is not installed`,

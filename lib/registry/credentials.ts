@@ -1,10 +1,10 @@
 // Whom to be at a registry: options, variables, the files of Docker, Podman and Apptainer, and credential helpers.
-import { spawn } from "node:child_process"
 import path from "node:path"
 import { readBounded } from "../bounded-file.ts"
 import { callerEnvironment, programEnvironment } from "../caller-environment.ts"
 import { OciError } from "../errors.ts"
 import { isJsonObject, parseJson, type JsonObject } from "../json.ts"
+import { ProgramFailure, runProgram } from "../program.ts"
 import type { Bytes } from "../units.ts"
 
 /** A name with its password, or what stands for both. */
@@ -78,46 +78,26 @@ export async function runHelper(
   if (!/^[A-Za-z0-9._-]+$/.test(suffix))
     throw new OciError("ERR_OCI_CREDENTIALS", `${JSON.stringify(suffix)} is no credential helper`)
   const program = `docker-credential-${suffix}`
-  const output = await new Promise<{ readonly status: number | null; readonly text: Buffer }>(
-    (resolve, reject) => {
-      const child = spawn(program, [action], {
-        stdio: ["pipe", "pipe", "ignore"],
-        env: programEnvironment(environment),
-        timeout: HELPER_MS,
-        killSignal: "SIGKILL",
-        signal,
-      })
-      const pieces: Buffer[] = []
-      let size = 0
-      child.on("error", (cause) => {
-        reject(
-          signal?.aborted === true
-            ? (signal.reason as Error)
-            : new OciError("ERR_OCI_CREDENTIALS", `${program}: ${cause.message}`, { cause }),
-        )
-      })
-      child.stdin.on("error", () => {
-        // It need not read what it is asked.
-      })
-      child.stdout.on("data", (piece: Buffer) => {
-        size += piece.length
-        if (size > MAX_HELPER_OUTPUT) child.kill()
-        else pieces.push(piece)
-      })
-      child.on("close", (status) => {
-        resolve({ status, text: Buffer.concat(pieces) })
-        for (const piece of pieces) piece.fill(0)
-      })
-      // What it has started may hold its output open for as long as it likes.
-      child.on("exit", () => {
-        setTimeout(() => child.stdout.destroy(), LINGER_MS).unref()
-      })
-      child.stdin.end(input)
-    },
-  )
-  if (output.status === 0) return output.text
-  if (/credentials not found/.test(output.text.toString("utf8"))) return undefined
-  throw new OciError("ERR_OCI_CREDENTIALS", `${program} ${action} ended with status ${String(output.status)}`)
+  const isUnknown = (output: Buffer): boolean => /credentials not found/.test(output.toString("utf8"))
+  try {
+    const output = await runProgram(program, [action], {
+      env: programEnvironment(environment),
+      input,
+      limit: MAX_HELPER_OUTPUT,
+      timeoutMs: HELPER_MS,
+      errors: "ignore",
+      killSignal: "SIGKILL",
+      lingerMs: LINGER_MS,
+      accepts: (status, text) => status === 0 || isUnknown(text),
+      signal,
+    })
+    return isUnknown(output) ? undefined : output
+  } catch (cause) {
+    if (!(cause instanceof ProgramFailure)) throw cause
+    const why =
+      cause.why === "absent" ? `${program} ${cause.message}` : `${program} ${action} ${cause.message}`
+    throw new OciError("ERR_OCI_CREDENTIALS", why, { cause })
+  }
 }
 
 /** What a helper prints, as an object. */

@@ -1,8 +1,8 @@
 // The file of --env-file: assignments that a shell on the host evaluates.
-import { spawn } from "node:child_process"
 import { statSync } from "node:fs"
 import path from "node:path"
 import { RunError } from "../errors.ts"
+import { ProgramFailure, runProgram } from "../program.ts"
 import type { Bytes } from "../units.ts"
 import { isFamilyVariable, shellQuote } from "./environment.ts"
 import { findProgram } from "./program.ts"
@@ -54,37 +54,19 @@ export async function readEnvFile(
   const list = findProgram("env", "it lists variables")
   // From standard input: neither the command line nor the environment is the place for what the caller keeps in variables.
   const script = `${known}set -a\n. ${shellQuote(absolute)} </dev/null\nset +a\nexec ${list} -0\n`
-  const child = spawn(findProgram("sh", "it evaluates --env-file"), ["-s", "--", ...args], {
+  const shell = findProgram("sh", "it evaluates --env-file")
+  const output = await runProgram(shell, ["-s", "--", ...args], {
     env: {},
-    stdio: "pipe",
-    signal,
+    input: script,
+    limit: MAX_OUTPUT,
     killSignal: "SIGKILL",
+    signal,
+  }).catch((cause: unknown) => {
+    if (!(cause instanceof ProgramFailure)) throw cause
+    throw refuse(`the shell ${cause.message}`, cause)
   })
-  child.stdin.on("error", () => undefined) // it may end without reading
-  child.stdin.end(script)
-  const collect = (stream: NodeJS.ReadableStream): (() => string) => {
-    const chunks: Buffer[] = []
-    let size = 0
-    stream.on("data", (chunk: Buffer) => {
-      size += chunk.length
-      if (size > MAX_OUTPUT) child.kill("SIGKILL")
-      else chunks.push(chunk)
-    })
-    return () => Buffer.concat(chunks).toString("utf8")
-  }
-  const output = collect(child.stdout)
-  const errors = collect(child.stderr)
-  const failure = await new Promise<string | undefined>((resolve, reject) => {
-    child.once("error", (cause) => {
-      reject(signal?.aborted === true ? (signal.reason as Error) : refuse("cannot start a shell", cause))
-    })
-    child.once("close", (status, signal) => {
-      resolve(status === 0 ? undefined : (signal ?? `status ${status ?? 0}`))
-    })
-  })
-  if (failure !== undefined) throw refuse(`the shell ended with ${failure}: ${errors().trim()}`)
   const found = new Map<string, string>()
-  for (const entry of output().split("\0")) {
+  for (const entry of output.toString("utf8").split("\0")) {
     const equals = entry.indexOf("=")
     const name = entry.slice(0, Math.max(0, equals))
     if (name !== "" && !ofTheShell.has(name)) found.set(name, entry.slice(equals + 1))

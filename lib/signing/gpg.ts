@@ -2,7 +2,7 @@
 import { SignatureError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 import { Keyring } from "./openpgp.ts"
-import { runProgram } from "./program.ts"
+import { runSigner } from "./program.ts"
 import { checkClearSigned, type MadeSignature, type Signer } from "./signer.ts"
 
 const MAX_OUTPUT: Bytes = 16 << 20
@@ -13,7 +13,7 @@ async function gpg(
   input: Uint8Array = Buffer.alloc(0),
   signal?: AbortSignal,
 ): Promise<Buffer> {
-  return await runProgram(["gpg", ...quiet, ...args], "gpg", input, MAX_OUTPUT, signal)
+  return await runSigner(["gpg", ...quiet, ...args], "gpg", input, MAX_OUTPUT, signal)
 }
 
 interface GpgKey {

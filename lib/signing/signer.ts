@@ -5,7 +5,7 @@ import type { PrivateKey } from "openpgp"
 import { SignatureError } from "../errors.ts"
 import { checkSigner, encoding, envelopeText, signPayload, verifyEnvelopeSignature } from "./dsse.ts"
 import { clearSign, hashNumber, Keyring, parseClearSigned } from "./openpgp.ts"
-import { runProgram } from "./program.ts"
+import { runSigner } from "./program.ts"
 
 /** A signature, as it is stored. */
 export interface MadeSignature {
@@ -109,6 +109,6 @@ export function commandSigner(key: KeyObject, origin: string, command: string): 
   return dsseSignerBy(key, origin, async (payload, signal) => {
     const what = "the signing command"
     const argv = ["/bin/sh", "-c", command] as const
-    return await runProgram(argv, what, encoding(payload), MAX_SIGNATURE_SIZE, signal)
+    return await runSigner(argv, what, encoding(payload), MAX_SIGNATURE_SIZE, signal)
   })
 }

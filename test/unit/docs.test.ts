@@ -174,7 +174,7 @@ describe("docs/security.md", () => {
       /[fF]indProgram\(\s*"([^"]+)"/g,
       /\bspawn(?:Sync)?\(\s*"(?:\/bin\/)?([^"]+)"/g,
       /\bexecFile(?:Sync)?\(\s*"([^"]+)"/g,
-      /\brun(?:Signing)?Program\(\s*\[?"([^"]+)"/g,
+      /\brun(?:Program|Signer)\(\s*\[?"(?:\/bin\/)?([^"]+)"/g,
       /\b(?:slurm|pipeThrough)\(\s*"([^"]+)"/g,
       /HelperProgram\{\s*"([^"]+)"/g,
       /WriteIdMap\("([^"]+)"/g,
