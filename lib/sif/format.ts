@@ -262,12 +262,7 @@ export function changeHeader(bytes: Buffer, change: HeaderChange): void {
 }
 
 /** What an object gets that comes from another image; the rest of its descriptor stays. */
-export interface DescriptorChange {
-  readonly id: number
-  readonly link: SifLink
-  readonly offset: Bytes
-  readonly size: Bytes
-  readonly paddedSize: Bytes
+export interface DescriptorChange extends Pick<SifObject, "id" | "link" | "offset" | "size" | "paddedSize"> {
   /** Default: as it was. */
   readonly modified?: number
   readonly extra?: Buffer
@@ -334,18 +329,9 @@ export function checkMasks(bytes: Buffer, slot: number): void {
 }
 
 /** What a writer gives for a new descriptor. */
-export interface NewDescriptor {
-  readonly type: number
-  readonly id: number
-  /** 0: none. */
-  readonly group: number
-  readonly link: SifLink
-  readonly offset: Bytes
-  readonly size: Bytes
-  readonly paddedSize: Bytes
+export interface NewDescriptor extends Pick<SifObject, "type" | "group" | "name">, DescriptorChange {
   /** Seconds since 1970. */
   readonly time: number
-  readonly name: string
   readonly extra: Buffer
 }
 
@@ -354,19 +340,13 @@ export function serializeDescriptor(object: NewDescriptor): Buffer {
   const bytes = Buffer.alloc(DESCRIPTOR_SIZE)
   bytes.writeInt32LE(object.type, 0)
   bytes[USED_AT] = 1
-  bytes.writeUInt32LE(object.id, 5)
   bytes.writeUInt32LE((MASK | object.group) >>> 0, 9)
-  bytes.writeUInt32LE(serializeLink(object.link), 13)
-  bytes.writeBigInt64LE(BigInt(object.offset), 17)
-  bytes.writeBigInt64LE(BigInt(object.size), 25)
-  bytes.writeBigInt64LE(BigInt(object.paddedSize), 33)
   bytes.writeBigInt64LE(BigInt(object.time), 41)
-  bytes.writeBigInt64LE(BigInt(object.time), 49)
   const name = Buffer.from(object.name, "utf8")
   if (name.length > NAME_SIZE) throw new RangeError(`an object name has at most ${NAME_SIZE} bytes`)
   name.copy(bytes, NAME_AT)
   if (object.extra.length > EXTRA_SIZE) throw new RangeError(`the extra area has ${EXTRA_SIZE} bytes`)
-  object.extra.copy(bytes, EXTRA_AT)
+  changeDescriptor(bytes, { ...object, modified: object.time })
   return bytes
 }
 

@@ -1,5 +1,11 @@
 // The numbers of SIF by the names that the peers show.
-const dataTypes: Readonly<Record<number, string>> = {
+
+/** `Unknown` for a number that nobody defined. */
+function named(names: Readonly<Record<number, string>>): (code: number) => string {
+  return (code) => names[code] ?? "Unknown"
+}
+
+export const dataTypeName: ReturnType<typeof named> = named({
   0x4001: "Def.FILE",
   0x4002: "Env.Vars",
   0x4003: "JSON.Labels",
@@ -11,7 +17,7 @@ const dataTypes: Readonly<Record<number, string>> = {
   0x4009: "SBOM",
   0x400a: "OCI.RootIndex",
   0x400b: "OCI.Blob",
-}
+})
 
 const architectures = [
   "unknown",
@@ -30,34 +36,38 @@ const architectures = [
   "loong64",
 ]
 
-const fileSystems: Readonly<Record<number, string>> = {
+export const fileSystemName: ReturnType<typeof named> = named({
   1: "Squashfs",
   2: "Ext3",
   3: "Archive",
   4: "Raw",
   5: "Encrypted squashfs",
   6: "Gocryptfs squashfs",
-}
+})
 
-const partitionTypes: Readonly<Record<number, string>> = {
+/** `*System` is the primary one. */
+export const partitionTypeName: ReturnType<typeof named> = named({
   1: "System",
   2: "*System",
   3: "Data",
   4: "Overlay",
-}
+})
 
-const hashes: Readonly<Record<number, string>> = {
+export const hashName: ReturnType<typeof named> = named({
   1: "SHA-256",
   2: "SHA-384",
   3: "SHA-512",
   4: "BLAKE2s-256",
   5: "BLAKE2b-256",
-}
+})
 
-const messageFormats: Readonly<Record<number, string>> = { 1: "OpenPGP", 2: "PEM" }
-const messageTypes: Readonly<Record<number, string>> = { 0x100: "Clear Signature", 0x200: "RSA-OAEP" }
+export const messageFormatName: ReturnType<typeof named> = named({ 1: "OpenPGP", 2: "PEM" })
+export const messageTypeName: ReturnType<typeof named> = named({
+  0x100: "Clear Signature",
+  0x200: "RSA-OAEP",
+})
 
-const sbomFormats: Readonly<Record<number, string>> = {
+export const sbomFormatName: ReturnType<typeof named> = named({
   1: "cyclonedx-json",
   2: "cyclonedx-xml",
   3: "github-json",
@@ -66,12 +76,7 @@ const sbomFormats: Readonly<Record<number, string>> = {
   6: "spdx-tag-value",
   7: "spdx-yaml",
   8: "syft-json",
-}
-
-/** `FS`, `Def.FILE`, …; `Unknown` for a number that nobody defined. */
-export function dataTypeName(type: number): string {
-  return dataTypes[type] ?? "Unknown"
-}
+})
 
 /** Go's name of the two digits: `02` is `amd64`; `unknown` for anything else. */
 export function architectureName(digits: string): string {
@@ -83,29 +88,4 @@ export function architectureDigits(name: string): string | undefined {
   const go: Readonly<Record<string, string>> = { x64: "amd64", ia32: "386", mipsel: "mipsle" }
   const index = architectures.indexOf(go[name] ?? name)
   return index <= 0 ? undefined : String(index).padStart(2, "0")
-}
-
-export function fileSystemName(code: number): string {
-  return fileSystems[code] ?? "Unknown"
-}
-
-/** `*System` is the primary one. */
-export function partitionTypeName(code: number): string {
-  return partitionTypes[code] ?? "Unknown"
-}
-
-export function hashName(code: number): string {
-  return hashes[code] ?? "Unknown"
-}
-
-export function messageFormatName(code: number): string {
-  return messageFormats[code] ?? "Unknown"
-}
-
-export function messageTypeName(code: number): string {
-  return messageTypes[code] ?? "Unknown"
-}
-
-export function sbomFormatName(code: number): string {
-  return sbomFormats[code] ?? "Unknown"
 }

@@ -100,35 +100,33 @@ export function globalRing(folder: string = SYSTEM_FOLDER): RingFiles {
   return { publicFile: path.join(folder, GLOBAL_RING), secretFile: undefined }
 }
 
+function checkRing(files: readonly (string | undefined)[], check: (file: string, info: Stats) => void): void {
+  const [named = ""] = files
+  const folder = path.dirname(named)
+  const info = statIfThere(folder)
+  if (info === undefined) return
+  if (!info.isDirectory()) throw insecure(folder, "it is no folder")
+  check(folder, info)
+  for (const file of files) {
+    const found = file === undefined ? undefined : lstatSync(file, { throwIfNoEntry: false })
+    if (file === undefined || found === undefined) continue
+    if (!found.isFile()) throw insecure(file, "it is no regular file")
+    check(file, found)
+  }
+}
+
 /**
  * Looks at who may read and write the folder and the files of a ring of ours.
  *
  * @throws SignatureError `ERR_KEYRING_INSECURE`.
  */
 export function checkOwnRing({ publicFile, secretFile }: RingFiles): void {
-  const folder = path.dirname(publicFile)
-  const info = statIfThere(folder)
-  if (info === undefined) return
-  if (!info.isDirectory()) throw insecure(folder, "it is no folder")
-  checkPrivate(folder, info)
-  for (const file of [publicFile, secretFile]) {
-    const found = file === undefined ? undefined : lstatSync(file, { throwIfNoEntry: false })
-    if (file === undefined || found === undefined) continue
-    if (!found.isFile()) throw insecure(file, "it is no regular file")
-    checkPrivate(file, found)
-  }
+  checkRing([publicFile, secretFile], checkPrivate)
 }
 
 /** The same for the system's. */
 export function checkGlobalRing({ publicFile }: RingFiles): void {
-  const folder = path.dirname(publicFile)
-  const info = statIfThere(folder)
-  if (info === undefined) return
-  checkSystem(folder, info)
-  const found = lstatSync(publicFile, { throwIfNoEntry: false })
-  if (found === undefined) return
-  if (!found.isFile()) throw insecure(publicFile, "it is no regular file")
-  checkSystem(publicFile, found)
+  checkRing([publicFile], checkSystem)
 }
 
 /** The rings of Apptainer and Singularity for this user, those that exist. They are read and used, never written. */
@@ -147,6 +145,24 @@ export function peerRings(env: RingEnvironment): (RingFiles & { readonly secretF
     .filter((ring) => existsSync(ring.publicFile) || existsSync(ring.secretFile))
 }
 
+/** Of the own ring, of the system's where it has one, and of the peers', where it is there. */
+function userFiles(given: RingEnvironment, which: keyof RingFiles): string[] {
+  const env = variables(given, "env")
+  const isNamed = (env["SIFCRYPT_KEYSDIR"] ?? env["HOME"] ?? "") !== ""
+  const own = isNamed ? [ringIn(keysFolder(env))] : []
+  own.forEach(checkOwnRing)
+  const system = which === "publicFile" ? [globalRing()] : []
+  system.forEach(checkGlobalRing)
+  const found = [...own, ...system].flatMap((ring) => ring[which] ?? []).filter((file) => existsSync(file))
+  for (const { [which]: file } of peerRings(env)) {
+    const info = statIfThere(file)
+    if (info === undefined) continue
+    checkPeers(file, info)
+    found.push(file)
+  }
+  return found
+}
+
 /**
  * The public key rings of this user, those that exist: the own one, the system's, and those of Apptainer and Singularity.
  *
@@ -155,23 +171,7 @@ export function peerRings(env: RingEnvironment): (RingFiles & { readonly secretF
  * read it.
  */
 export function userKeyrings(given: RingEnvironment): string[] {
-  const env = variables(given, "env")
-  const found: string[] = []
-  if ((env["SIFCRYPT_KEYSDIR"] ?? env["HOME"] ?? "") !== "") {
-    const own = ringIn(keysFolder(env))
-    checkOwnRing(own)
-    if (existsSync(own.publicFile)) found.push(own.publicFile)
-  }
-  const system = globalRing()
-  checkGlobalRing(system)
-  if (existsSync(system.publicFile)) found.push(system.publicFile)
-  for (const { publicFile } of peerRings(env)) {
-    const info = statIfThere(publicFile)
-    if (info === undefined) continue
-    checkPeers(publicFile, info)
-    found.push(publicFile)
-  }
-  return found
+  return userFiles(given, "publicFile")
 }
 
 /**
@@ -181,18 +181,5 @@ export function userKeyrings(given: RingEnvironment): string[] {
  * @throws SignatureError `ERR_KEYRING_INSECURE`.
  */
 export function userSecretKeyrings(given: RingEnvironment): string[] {
-  const env = variables(given, "env")
-  const found: string[] = []
-  if ((env["SIFCRYPT_KEYSDIR"] ?? env["HOME"] ?? "") !== "") {
-    const own = ringIn(keysFolder(env))
-    checkOwnRing(own)
-    if (existsSync(own.secretFile)) found.push(own.secretFile)
-  }
-  for (const { secretFile } of peerRings(env)) {
-    const info = statIfThere(secretFile)
-    if (info === undefined) continue
-    checkPeers(secretFile, info)
-    found.push(secretFile)
-  }
-  return found
+  return userFiles(given, "secretFile")
 }
