@@ -59,6 +59,16 @@ export async function printLines(lines: readonly string[]): Promise<void> {
   await print(lines.map((line) => `${printable(line)}\n`).join(""))
 }
 
+/** Writes what came of a command: as JSON where that is asked for, else the lines that `told` makes of it. */
+export async function printResult<T>(
+  { json }: { readonly json?: true },
+  value: T,
+  told: (value: T) => readonly string[],
+): Promise<void> {
+  if (json === true) await printJson(value)
+  else await printLines(told(value))
+}
+
 /** What is longer stands out of its column. */
 const MAX_WIDTH = 200
 

@@ -3,7 +3,7 @@ import { InvalidArgumentError } from "commander"
 import { certificate, forbidDumps } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { interruption } from "../interrupt.ts"
-import { columns, jsonRow, print, printJson, printLines } from "../output.ts"
+import { columns, jsonRow, print, printJson, printResult } from "../output.ts"
 import { ask, askTwice, passwordFd, passwordFile, passwordSource } from "../passwords.ts"
 import { inform, notice, printable } from "../terminal.ts"
 import { count, DAYS, duration, flag, text } from "../values.ts"
@@ -190,8 +190,7 @@ const add = command({
     forbidDumps()
     const password = passwordSource(flags.passwordFile, flags.passwordFd, ask)
     const stored = await certificate.add({ file, password })
-    if (json === true) await printJson(stored)
-    else await print(`${stored.sha256.replaceAll(":", "").toLowerCase()}\n`)
+    await printResult({ json }, stored, ({ sha256 }) => [sha256.replaceAll(":", "").toLowerCase()])
     if (!stored.added) inform(`${printable(file)}: the store has this certificate already`)
   },
 })
@@ -201,10 +200,8 @@ const list = command({
   summary: "the keys that are kept for batch jobs",
   description: "Lists your certificate store with the thumbprints. No password is asked for.",
   options: { json: jsonRow },
-  run: async ({ json }) => {
-    const stored = await certificate.listStored()
-    if (json === true) await printJson(stored)
-    else await printLines(storedLines(stored))
+  run: async (flags) => {
+    await printResult(flags, await certificate.listStored(), storedLines)
   },
 })
 

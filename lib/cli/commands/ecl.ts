@@ -2,7 +2,7 @@ import { checkExecution, type ExecutionVerdict } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { exitCodeFor } from "../exit-codes.ts"
 import { interruption } from "../interrupt.ts"
-import { print, printLines } from "../output.ts"
+import { printResult } from "../output.ts"
 import { flag } from "../values.ts"
 
 function lines({ path, allowed, reason, file, active, folder, group, signers }: ExecutionVerdict): string[] {
@@ -27,11 +27,10 @@ const check = command({
     "Tells what the execution control list says of IMAGE, and why. Ends with 0 if it may run, and with 26 if not.",
   arguments: [["<image>", "the image"]],
   options: { json: ["--json", "print the verdict as JSON", flag] },
-  run: async ({ json }, [image]) => {
+  run: async (flags, [image]) => {
     const verdict = await checkExecution(image, { signal: interruption })
     if (!verdict.allowed) process.exitCode = exitCodeFor("ERR_ECL_REFUSED")
-    if (json === true) await print(`${JSON.stringify(verdict)}\n`)
-    else await printLines(lines(verdict))
+    await printResult(flags, verdict, lines)
   },
 })
 

@@ -18,10 +18,10 @@ import {
   parseLayerRecipient,
   type GnuPgFlags,
 } from "../layer-keys.ts"
-import { columns, jsonRow, output, print, printLines, writeAll } from "../output.ts"
+import { columns, jsonRow, output, print, printJson, printLines, printResult, writeAll } from "../output.ts"
 import { progressRow, withProgress } from "../progress.ts"
 import { registryRows, withRegistryOptions, type RegistryFlags } from "../registry.ts"
-import { humanBytes, inform, isTerminal, notice, printable } from "../terminal.ts"
+import { humanBytes, inform, isTerminal, notice } from "../terminal.ts"
 import { BYTES, each, flag, parseInteger, size, text } from "../values.ts"
 
 const names =
@@ -96,9 +96,7 @@ const save = command({
       oci.save({ names: images, output: file ?? output(), format, all, platforms, force, ...work }),
     )
     if (file === undefined) return
-    await print(
-      flags.json === true ? `${JSON.stringify(saved)}\n` : saved.map(({ digest }) => `${digest}\n`).join(""),
-    )
+    await printResult(flags, saved, () => saved.map(({ digest }) => digest))
   },
 })
 
@@ -121,8 +119,7 @@ const load = command({
     const loaded = await telling("loading", (work) =>
       oci.load({ input: input ?? process.stdin, tmpFolder, ...work }),
     )
-    if (flags.json === true) await print(`${JSON.stringify(loaded)}\n`)
-    else await printLines(loaded.map(({ name, digest }) => name ?? digest))
+    await printResult(flags, loaded, () => loaded.map(({ name, digest }) => name ?? digest))
   },
 })
 
@@ -140,10 +137,6 @@ const list = command({
   options: { json: jsonRow },
   run: async (flags, [place]) => {
     const images = await oci.list({ place, signal: interruption })
-    if (flags.json === true) {
-      await print(`${JSON.stringify(images)}\n`)
-      return
-    }
     const rows = images.map(
       ({ name = "<none>", digest, platforms, encrypted, created, damage, size: bytes }) => [
         name,
@@ -154,7 +147,8 @@ const list = command({
         damage === undefined ? humanBytes(bytes) : `damaged: ${damage}`,
       ],
     )
-    await printLines(columns([["NAME", "DIGEST", "PLATFORMS", "ENCRYPTED", "CREATED", "SIZE"], ...rows]))
+    const heading = ["NAME", "DIGEST", "PLATFORMS", "ENCRYPTED", "CREATED", "SIZE"]
+    await printResult(flags, images, () => columns([heading, ...rows]))
   },
 })
 
@@ -236,7 +230,7 @@ const remove = command({
   options: { json: jsonRow },
   run: async (flags, [images]) => {
     const removed = await oci.remove({ names: images, signal: interruption })
-    if (flags.json === true) await print(`${JSON.stringify(removed)}\n`)
+    if (flags.json === true) await printJson(removed)
     else for (const { name, digest } of removed) inform(`removed ${name ?? digest}`)
   },
 })
@@ -282,14 +276,27 @@ const conversionRows = {
   ...registryRows,
 } as const
 
-/** Runs `use` with what opens layers: keys that were named, or else what the environment names. */
-async function withKeys<T>(flags: KeyFlags, use: (unlock: CredentialSource[]) => Promise<T>): Promise<T> {
+/** Runs `convert` with all that is common, and what opens layers: keys that were named, or else what the environment names. */
+async function converting(
+  flags: ConversionFlags,
+  doing: string,
+  [source, target]: readonly [string, string],
+  convert: (common: Omit<oci.DecryptImageOptions, "layers">) => Promise<oci.ConvertedImage>,
+): Promise<void> {
   forbidDumps()
   using passwords = new KeyPasswords()
   const password = keyPassword(flags.keyPassphraseFile, passwords)
   const words = inGnuPgHome([...(flags.keys ?? []), ...(flags.decryptionKeys ?? [])], flags)
   const named = layerCredentials(words, password)
-  return await use(named.length > 0 ? named : [{ environment: process.env, password }])
+  const unlock: CredentialSource[] = named.length > 0 ? named : [{ environment: process.env, password }]
+  const { platforms, force, digestfile } = flags
+  const converted = await withRegistryOptions(flags, source, undefined, (given) =>
+    telling(doing, (work) =>
+      convert({ source, target, unlock, platforms, force, ...registriesOf(target, given), ...work }),
+    ),
+  )
+  writeDigestFile(digestfile, converted.digest)
+  await printResult(flags, converted, ({ digest }) => [digest])
 }
 
 const recipientRow = [
@@ -326,54 +333,26 @@ interface EncryptionFlags extends ConversionFlags {
   readonly encryptLayers?: readonly number[]
 }
 
-async function showConverted(
-  converted: oci.ConvertedImage,
-  { json, digestfile }: ConversionFlags,
-): Promise<void> {
-  writeDigestFile(digestfile, converted.digest)
-  await print(json === true ? `${JSON.stringify(converted)}\n` : `${converted.digest}\n`)
-}
-
 async function encryptImage(
   flags: EncryptionFlags,
   source: string,
   target: string,
   made: Command,
 ): Promise<void> {
-  const { platforms, force, encryptLayers = [], encryptionKeys = [] } = flags
+  const { encryptLayers = [], encryptionKeys = [], keys } = flags
   const recipients = inGnuPgHome([...(flags.recipients ?? []), ...encryptionKeys], flags)
   if (recipients.length === 0) made.error("error: --recipient says who shall be able to decrypt it")
   const chosen = [...(flags.layers ?? []), ...encryptLayers]
   const layers = chosen.length === 0 ? undefined : chosen
-  const encrypted = await withKeys(flags, (unlock) =>
-    withRegistryOptions(flags, source, undefined, (given) =>
-      telling(`encrypting ${source}`, (work) =>
-        oci.encrypt({
-          ...{ source, target, recipients, layers, platforms, force },
-          ...registriesOf(target, given),
-          ...work,
-          unlock: flags.keys === undefined ? undefined : unlock,
-        }),
-      ),
-    ),
+  await converting(flags, `encrypting ${source}`, [source, target], ({ unlock, ...common }) =>
+    oci.encrypt({ ...common, recipients, layers, unlock: keys && unlock }),
   )
-  await showConverted(encrypted, flags)
 }
 
 async function decryptImage(flags: ConversionFlags, source: string, target: string): Promise<void> {
-  const { platforms, layers, force } = flags
-  const decrypted = await withKeys(flags, (unlock) =>
-    withRegistryOptions(flags, source, undefined, (given) =>
-      telling(`decrypting ${source}`, (work) =>
-        oci.decrypt({
-          ...{ source, target, unlock, layers, platforms, force },
-          ...registriesOf(target, given),
-          ...work,
-        }),
-      ),
-    ),
+  await converting(flags, `decrypting ${source}`, [source, target], (common) =>
+    oci.decrypt({ ...common, layers: flags.layers }),
   )
-  await showConverted(decrypted, flags)
 }
 
 const copy = command({
@@ -433,7 +412,7 @@ const copy = command({
       )
     })
     writeDigestFile(flags.digestfile, copied.digest)
-    await print(flags.json === true ? `${JSON.stringify(copied)}\n` : `${copied.digest}\n`)
+    await printResult(flags, copied, ({ digest }) => [digest])
   },
 })
 
@@ -507,19 +486,12 @@ const layerinfo = command({
     const found = await withRegistryOptions(flags, source, undefined, (from) =>
       oci.layerInfo({ source, layers, platforms, oci: from, signal: interruption, onNotice: notice }),
     )
-    if (flags.json === true) {
-      await print(`${JSON.stringify(found)}\n`)
-      return
-    }
     const rows = found.map(({ index, digest, platform, size: bytes, schemes, recipients }) => [
       ...[String(index), digest, platform, String(bytes), schemes.join(","), recipients.join(", ")],
     ])
-    await printLines(
-      // As the peers' table of layers.
-      columns([["#", "DIGEST", "PLATFORM", "SIZE", "ENCRYPTION", "RECIPIENTS"], ...rows], "   ", "right").map(
-        printable,
-      ),
-    )
+    // As the peers' table of layers.
+    const heading = ["#", "DIGEST", "PLATFORM", "SIZE", "ENCRYPTION", "RECIPIENTS"]
+    await printResult(flags, found, () => columns([heading, ...rows], "   ", "right"))
   },
 })
 
@@ -574,22 +546,13 @@ const recipientChanges = changes.map(({ change, ...row }) =>
       ...conversionRows,
     },
     run: async (flags, [source, target = source], made) => {
-      const { layers, platforms, force, json } = flags
+      const { layers } = flags
       const recipients = inGnuPgHome(flags.recipients ?? [], flags)
       const { dropUnknown } = flags as { readonly dropUnknown?: boolean }
       if (recipients.length === 0) made.error("error: --recipient says who shall be able to decrypt it")
-      const changed = await withKeys(flags, (unlock) =>
-        withRegistryOptions(flags, source, undefined, (given) =>
-          telling(`changing ${target}`, (work) =>
-            oci.changeRecipients({
-              ...{ source, target, change, recipients, unlock, dropUnknown, layers, platforms, force },
-              ...registriesOf(target, given),
-              ...work,
-            }),
-          ),
-        ),
+      await converting(flags, `changing ${target}`, [source, target], (common) =>
+        oci.changeRecipients({ ...common, change, recipients, dropUnknown, layers }),
       )
-      await print(json === true ? `${JSON.stringify(changed)}\n` : `${changed.digest}\n`)
     },
   }),
 )
@@ -611,14 +574,8 @@ const listRecipients = command({
     for (const { recipients } of encrypted)
       for (const one of new Set(recipients)) counts.set(one, (counts.get(one) ?? 0) + 1)
     const found = [...counts].sort().map(([recipient, count]) => ({ recipient, layers: count }))
-    if (flags.json === true) await print(`${JSON.stringify(found)}\n`)
-    else
-      await printLines(
-        columns([
-          ["RECIPIENT", "LAYERS"],
-          ...found.map((one) => [one.recipient, `${one.layers} of ${layers.length}`]),
-        ]).map(printable),
-      )
+    const rows = found.map((one) => [one.recipient, `${one.layers} of ${layers.length}`])
+    await printResult(flags, found, () => columns([["RECIPIENT", "LAYERS"], ...rows]))
   },
 })
 

@@ -3,7 +3,7 @@ import type { Command } from "commander"
 import { forbidDumps, keyring, SignatureError } from "../../index.ts"
 import { command, given, type CommandRow, type OptionRows } from "../command.ts"
 import { interruption } from "../interrupt.ts"
-import { errors, jsonRow, output, print, printJson, printLines, writeAll } from "../output.ts"
+import { errors, jsonRow, output, print, printJson, printLines, printResult, writeAll } from "../output.ts"
 import { ask, askTwice, passwordFd, passwordFile, passwordSource } from "../passwords.ts"
 import { inform, notice } from "../terminal.ts"
 import { count, DAYS, duration, each, flag, SECONDS, text } from "../values.ts"
@@ -144,8 +144,7 @@ const newPair = command({
       })
     if (made.secret === "plain")
       notice("no password protects the private key: whoever reads the file can sign")
-    if (flags.json === true) await print(`${JSON.stringify(made)}\n`)
-    else await printLines(keyLines(made, 0))
+    await printResult(flags, made, () => keyLines(made, 0))
     if (flags.push === true) {
       await keyring.push(made.fingerprint, serverOptions(flags), ringOptions(flags))
       inform(`published ${made.fingerprint}`)
@@ -224,8 +223,7 @@ const importKeys = command({
         password: passwordSource(flags.passwordFile, flags.passwordFd, ask),
         ...(renew ? { newPassword: passwordSource(newPasswordFile, newPasswordFd, askTwice) } : {}),
       })
-      if (flags.json === true) await print(`${JSON.stringify(imported)}\n`)
-      else await printLines(imported.map(outcomeText))
+      await printResult(flags, imported, () => imported.map(outcomeText))
     } finally {
       bytes.fill(0)
     }
@@ -309,8 +307,8 @@ const pull = command({
   options: { json: ["--json", "print the key as JSON", flag], ...serverRows, ...ringRows },
   run: async (flags, [fingerprint]) => {
     const { imported, key: facts } = await keyring.pull(fingerprint, serverOptions(flags), ringOptions(flags))
-    if (flags.json === true) await print(`${JSON.stringify({ ...facts, outcome: imported.outcome })}\n`)
-    else await printLines([outcomeText(imported), ...keyLines(facts, 0)])
+    const told = { ...facts, outcome: imported.outcome }
+    await printResult(flags, told, () => [outcomeText(imported), ...keyLines(facts, 0)])
   },
 })
 

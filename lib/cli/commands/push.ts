@@ -3,7 +3,7 @@ import { push as pushImage } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { writeDigestFile } from "../digest-file.ts"
 import { interruption } from "../interrupt.ts"
-import { jsonRow, print } from "../output.ts"
+import { jsonRow, printResult } from "../output.ts"
 import { clientRows, withClientOptions } from "../registry.ts"
 import { informDone, Progress, progressRow } from "../progress.ts"
 import { notice } from "../terminal.ts"
@@ -73,7 +73,7 @@ export const push: CommandRow = command({
       const digest = pushed.indexDigest ?? pushed.digest
       writeDigestFile(flags.digestfile, digest)
       informDone(`pushed ${image}`, pushed.size, performance.now() - start)
-      await print(flags.json === true ? `${JSON.stringify(pushed)}\n` : `${digest}\n`)
+      await printResult(flags, pushed, () => [digest])
     } finally {
       progress.done()
     }

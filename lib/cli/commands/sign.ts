@@ -3,7 +3,7 @@ import { forbidDumps, sign as signImage, userSecretKeyrings, type SigningKey } f
 import { command, type CommandRow } from "../command.ts"
 import { keyPassword, KeyPasswords } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
-import { jsonRow, print, printLines } from "../output.ts"
+import { jsonRow, printResult } from "../output.ts"
 import { passwordFd, passwordFile } from "../passwords.ts"
 import { ids } from "../signers.ts"
 import { keepHeapSmall } from "../small-heap.ts"
@@ -109,14 +109,11 @@ export const sign: CommandRow = command({
       notice("this is a key of OpenPGP version 6: Apptainer and SingularityCE cannot verify its signatures")
     for (const id of report.ungrouped)
       notice(`object ${id} is in no group and is not signed: the image as a whole does not verify`)
-    if (flags.json === true) {
-      await print(`${JSON.stringify(report)}\n`)
-      return
-    }
     const lines = report.signatures.map(
       ({ id, group, objects }) =>
         `Signature ${id} (${report.kind}) of group ${group}: objects ${objects.join(", ")}`,
     )
-    await printLines([...lines, `  Fingerprint: ${report.signer}`, `Signed: ${image}`])
+    const end = [`  Fingerprint: ${report.signer}`, `Signed: ${image}`]
+    await printResult(flags, report, () => [...lines, ...end])
   },
 })
