@@ -1,4 +1,3 @@
-#include <climits>
 
 #include "bindings/exports.h"
 #include "bindings/run_async.h"

@@ -1,9 +1,7 @@
 // Blocks of 4 KiB for files that no disk may show: as many as fit lie in memory, the others encrypted in a file.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
-#include <memory>
 #include <mutex>
 #include <vector>
 

@@ -1,7 +1,6 @@
 // Mappings by dm-crypt and dm-verity that undo themselves. Root only.
 #pragma once
 
-#include <sys/types.h>
 
 #include <cstdint>
 #include <memory>

@@ -6,11 +6,8 @@
 #include <sys/sysmacros.h>
 
 #include <algorithm>
-#include <bit>
 #include <deque>
-#include <limits>
 #include <string>
-#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>

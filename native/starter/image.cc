@@ -1,11 +1,9 @@
 #include "starter/image.h"
 
-#include <stdio.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <utility>
 #include <vector>
 
 #include "core/secret_buffer.h"

@@ -2,7 +2,6 @@
 
 #include <linux/capability.h>
 #include <sys/mount.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 

@@ -1,7 +1,6 @@
 #include "starter/mount_command.h"
 
 #include <fcntl.h>
-#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/wait.h>

@@ -5,7 +5,6 @@
 #include <sys/types.h>
 
 #include <functional>
-#include <initializer_list>
 #include <vector>
 
 #include "core/unique_fd.h"

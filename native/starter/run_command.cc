@@ -1,7 +1,6 @@
 #include "starter/run_command.h"
 
 #include <fcntl.h>
-#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/prctl.h>

@@ -12,7 +12,6 @@
 #include <new>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include "core/system_error.h"
 #include "starter/fuse_mount.h"

@@ -8,7 +8,6 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,7 +15,6 @@
 #include <charconv>
 #include <fstream>
 #include <optional>
-#include <string_view>
 #include <vector>
 
 #include "core/system_error.h"

@@ -1,26 +1,21 @@
 #include "starter/workspace_command.h"
 
 #include <grp.h>
-#include <linux/magic.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdlib>
 #include <cstring>
 #include <iterator>
 #include <memory>
 #include <optional>
-#include <string_view>
 #include <utility>
 
 #include "core/block_store.h"
