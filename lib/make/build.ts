@@ -1,17 +1,5 @@
 // Builds an image of a folder, a squashfs, another image, or layers.
-import {
-  abortSignal,
-  callback,
-  filled,
-  flag,
-  invalidValue,
-  list,
-  notUndefined,
-  path as filePath,
-  required,
-  shape,
-  type Check,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { kdfLimits } from "../device/luks-header.ts"
 import { realpath, stat } from "node:fs/promises"
 import path from "node:path"
@@ -83,28 +71,28 @@ export interface BuildOptions extends EncryptedOutputOptions, TreeOptions, Defin
 }
 
 const MOST_REMOTES = 64
-const remoteList: Check<string[]> = (value, name) => {
-  const given = filled(list(remoteAddress))(value, name)
-  if (given.length > MOST_REMOTES) throw invalidValue(`${name} has more than ${MOST_REMOTES} entries`)
+const remoteList: is.Check<string[]> = (value, name) => {
+  const given = is.filled(is.list(remoteAddress))(value, name)
+  if (given.length > MOST_REMOTES) throw is.invalidValue(`${name} has more than ${MOST_REMOTES} entries`)
   return given
 }
 
-const checkOptions = shape<BuildOptions>({
+const checkOptions = is.shape<BuildOptions>({
   ...encryptedOutputRows,
   ...treeRows,
   ...definitionRows,
   ...layerRows,
-  source: required(filePath),
-  recipients: notUndefined(credentialList),
+  source: is.required(is.path),
+  recipients: is.notUndefined(credentialList),
   unlock: credentialList,
   kdfLimits,
-  onDerivation: callback,
-  verify: notUndefined(verifyOptions),
-  requireEncrypted: flag,
+  onDerivation: is.callback,
+  verify: is.notUndefined(verifyOptions),
+  requireEncrypted: is.flag,
   remote: remoteList,
-  encrypt: flag,
-  sandbox: flag,
-  update: flag,
+  encrypt: is.flag,
+  sandbox: is.flag,
+  update: is.flag,
 })
 
 function sandboxError(what: string): BuildError {
@@ -251,10 +239,10 @@ export interface RemoteBuildersOptions extends Pick<BuildOptions, "signal" | "on
   readonly remote: readonly string[]
 }
 
-const checkAsking = shape<RemoteBuildersOptions>({
-  remote: required(remoteList),
-  signal: abortSignal,
-  onNotice: callback,
+const checkAsking = is.shape<RemoteBuildersOptions>({
+  remote: is.required(remoteList),
+  signal: is.abortSignal,
+  onNotice: is.callback,
 })
 
 /**

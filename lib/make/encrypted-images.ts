@@ -1,18 +1,5 @@
 // OCI images whose layers are encrypted: made of plain ones, turned back, and told of.
-import {
-  abortSignal,
-  callback,
-  filled,
-  flag,
-  list as listOf,
-  oneOf,
-  path as filePath,
-  required,
-  shape,
-  text,
-  whole,
-  type Rows,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { credentialList, Credentials, type CredentialSource } from "../encryption/credentials.ts"
 import { layerKeyring } from "../encryption/layer-keyring.ts"
 import {
@@ -97,34 +84,34 @@ export interface ConvertedImage {
 
 const MAX_LAYER = 100_000
 
-const choiceRows: Rows<ChoiceOptions> = {
-  layers: filled(listOf(whole(-MAX_LAYER, MAX_LAYER))),
-  platforms: filled(listOf(text)),
+const choiceRows: is.Rows<ChoiceOptions> = {
+  layers: is.filled(is.list(is.whole(-MAX_LAYER, MAX_LAYER))),
+  platforms: is.filled(is.list(is.text)),
 }
-const copyRows: Rows<ImageCopyOptions> = {
-  source: required(filePath),
-  target: required(filePath),
-  force: flag,
-  registry: shape<NonNullable<ImageCopyOptions["registry"]>>({ ...clientRows, chunkSize: whole(1) }),
-  signal: abortSignal,
-  onNotice: callback,
-  onProgress: callback,
+const copyRows: is.Rows<ImageCopyOptions> = {
+  source: is.required(is.path),
+  target: is.required(is.path),
+  force: is.flag,
+  registry: is.shape<NonNullable<ImageCopyOptions["registry"]>>({ ...clientRows, chunkSize: is.whole(1) }),
+  signal: is.abortSignal,
+  onNotice: is.callback,
+  onProgress: is.callback,
   ...choiceRows,
   ...layerRows,
 }
-const checkEncrypt = shape<EncryptImageOptions>({
+const checkEncrypt = is.shape<EncryptImageOptions>({
   ...copyRows,
-  recipients: required(layerRecipientList),
+  recipients: is.required(layerRecipientList),
   unlock: credentialList,
 })
-const checkDecrypt = shape<DecryptImageOptions>({ ...copyRows, unlock: required(credentialList) })
+const checkDecrypt = is.shape<DecryptImageOptions>({ ...copyRows, unlock: is.required(credentialList) })
 
-const checkChange = shape<ChangeRecipientsOptions>({
+const checkChange = is.shape<ChangeRecipientsOptions>({
   ...copyRows,
-  change: required(oneOf("add", "replace", "rotate")),
-  recipients: required(layerRecipientList),
-  unlock: required(credentialList),
-  dropUnknown: flag,
+  change: is.required(is.oneOf("add", "replace", "rotate")),
+  recipients: is.required(layerRecipientList),
+  unlock: is.required(credentialList),
+  dropUnknown: is.flag,
 })
 
 /** @throws OciError `ERR_OCI_REFERENCE`. */
@@ -240,10 +227,10 @@ export interface LayerInfo {
   readonly recipients: readonly string[]
 }
 
-const checkLayerInfo = shape<LayerInfoOptions>({
-  source: required(filePath),
-  signal: abortSignal,
-  onNotice: callback,
+const checkLayerInfo = is.shape<LayerInfoOptions>({
+  source: is.required(is.path),
+  signal: is.abortSignal,
+  onNotice: is.callback,
   ...choiceRows,
   ...layerRows,
 })

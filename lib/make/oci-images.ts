@@ -3,24 +3,7 @@
  *
  * @packageDocumentation
  */
-import {
-  abortSignal,
-  callback,
-  count,
-  filled,
-  flag,
-  instance,
-  invalidValue,
-  list as listOf,
-  number,
-  oneOf,
-  path as filePath,
-  required,
-  shape,
-  text,
-  type Check,
-  type Rows,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import os from "node:os"
 import { Readable, Writable } from "node:stream"
 import { BuildError, OciError } from "../errors.ts"
@@ -106,14 +89,18 @@ export interface CopyResult {
   readonly mediaType: string
 }
 
-const workRows: Rows<WorkOptions> = { signal: abortSignal, onNotice: callback, onProgress: callback }
-const platformRows: Rows<PlatformOptions> = { all: flag, platforms: filled(listOf(text)) }
+const workRows: is.Rows<WorkOptions> = {
+  signal: is.abortSignal,
+  onNotice: is.callback,
+  onProgress: is.callback,
+}
+const platformRows: is.Rows<PlatformOptions> = { all: is.flag, platforms: is.filled(is.list(is.text)) }
 
-const checkCopy = shape<CopyOptions>({
-  source: required(filePath),
-  target: required(filePath),
-  force: flag,
-  registry: shape<NonNullable<CopyOptions["registry"]>>({ ...clientRows, chunkSize: number(1) }),
+const checkCopy = is.shape<CopyOptions>({
+  source: is.required(is.path),
+  target: is.required(is.path),
+  force: is.flag,
+  registry: is.shape<NonNullable<CopyOptions["registry"]>>({ ...clientRows, chunkSize: is.number(1) }),
   ...platformRows,
   ...workRows,
   ...layerRows,
@@ -131,7 +118,7 @@ function referenceOf(name: string): ImageReference {
 
 function platformsOf({ all, platforms }: PlatformOptions): readonly Platform[] | undefined {
   if (all === true && platforms !== undefined)
-    throw invalidValue("options.all and options.platforms: everything, or these platforms")
+    throw is.invalidValue("options.all and options.platforms: everything, or these platforms")
   return platforms?.map(parsePlatformName)
 }
 
@@ -169,15 +156,15 @@ export interface SaveOptions extends PlatformOptions, WorkOptions {
 }
 
 const pathOrStream =
-  <T>(stream: Check<T>): Check<string | T> =>
+  <T>(stream: is.Check<T>): is.Check<string | T> =>
   (value, name) =>
-    typeof value === "string" ? filePath(value, name) : stream(value, name)
+    typeof value === "string" ? is.path(value, name) : stream(value, name)
 
-const checkSave = shape<SaveOptions>({
-  names: required(filled(listOf(text))),
-  output: required(pathOrStream(instance(Writable, "a path or a Writable"))),
-  format: oneOf("oci-archive", "docker-archive"),
-  force: flag,
+const checkSave = is.shape<SaveOptions>({
+  names: is.required(is.filled(is.list(is.text))),
+  output: is.required(pathOrStream(is.instance(Writable, "a path or a Writable"))),
+  format: is.oneOf("oci-archive", "docker-archive"),
+  force: is.flag,
   ...platformRows,
   ...workRows,
 })
@@ -245,10 +232,10 @@ export interface LoadedImage extends CopyResult {
   readonly name: string | undefined
 }
 
-const checkLoad = shape<LoadOptions>({
-  input: required(pathOrStream(instance(Readable, "a path or a Readable"))),
-  maxBytes: count,
-  tmpFolder: filePath,
+const checkLoad = is.shape<LoadOptions>({
+  input: is.required(pathOrStream(is.instance(Readable, "a path or a Readable"))),
+  maxBytes: is.count,
+  tmpFolder: is.path,
   ...workRows,
 })
 
@@ -324,7 +311,7 @@ export interface ListOptions {
   readonly signal?: AbortSignal | undefined
 }
 
-const checkList = shape<ListOptions>({ place: filePath, tmpFolder: filePath, signal: abortSignal })
+const checkList = is.shape<ListOptions>({ place: is.path, tmpFolder: is.path, signal: is.abortSignal })
 
 function placeOf(name: string | undefined): LocalReference {
   const reference = name === undefined ? parseStoreName("") : referenceOf(name)
@@ -435,11 +422,11 @@ export interface InspectOptions extends Pick<LayerOptions, "oci"> {
   readonly onNotice?: ((text: string) => void) | undefined
 }
 
-const checkInspect = shape<InspectOptions>({
-  source: required(filePath),
-  platform: text,
-  signal: abortSignal,
-  onNotice: callback,
+const checkInspect = is.shape<InspectOptions>({
+  source: is.required(is.path),
+  platform: is.text,
+  signal: is.abortSignal,
+  onNotice: is.callback,
   ...layerRows,
 })
 
@@ -529,7 +516,10 @@ export interface RemoveOptions {
   readonly signal?: AbortSignal | undefined
 }
 
-const checkRemove = shape<RemoveOptions>({ names: required(filled(listOf(text))), signal: abortSignal })
+const checkRemove = is.shape<RemoveOptions>({
+  names: is.required(is.filled(is.list(is.text))),
+  signal: is.abortSignal,
+})
 
 /**
  * Takes images out of the store, and what they were made of where no other image needs it.

@@ -1,14 +1,5 @@
 // Makes overlays: file systems that keep what a payload writes over an image.
-import {
-  abortSignal,
-  flag,
-  list,
-  notUndefined,
-  path as filePath,
-  required,
-  shape,
-  whole,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { spawn } from "node:child_process"
 import { once } from "node:events"
 import { mkdirSync, mkdtempSync, rmSync } from "node:fs"
@@ -53,15 +44,15 @@ export interface OverlayCreateOptions {
   readonly signal?: AbortSignal | undefined
 }
 
-const checkOptions = shape<OverlayCreateOptions>({
-  output: required(filePath),
-  size: whole(0),
-  sparse: flag,
-  folders: list(filePath),
-  encrypt: flag,
-  recipients: notUndefined(credentialList),
+const checkOptions = is.shape<OverlayCreateOptions>({
+  output: is.required(is.path),
+  size: is.whole(0),
+  sparse: is.flag,
+  folders: is.list(is.path),
+  encrypt: is.flag,
+  recipients: is.notUndefined(credentialList),
   passphraseKdf,
-  signal: abortSignal,
+  signal: is.abortSignal,
 })
 
 /** The least that the peers make. */

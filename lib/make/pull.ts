@@ -1,15 +1,6 @@
 // Brings a SIF from a registry. The file has its name when all of it is there, is what the registry's manifest says, and is
 // signed by whom it has to be.
-import {
-  abortSignal,
-  callback,
-  flag,
-  notUndefined,
-  path as filePath,
-  required,
-  shape,
-  text,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { createHash } from "node:crypto"
 import type { FileHandle } from "node:fs/promises"
 import path from "node:path"
@@ -60,16 +51,16 @@ export interface PullResult {
   readonly title: string | undefined
 }
 
-const checkOptions = shape<PullOptions>({
-  reference: required(filePath),
-  output: required(filePath),
-  force: flag,
-  digest: text,
-  verify: notUndefined(verifyOptions),
-  architecture: text,
-  signal: abortSignal,
-  onNotice: callback,
-  onProgress: callback,
+const checkOptions = is.shape<PullOptions>({
+  reference: is.required(is.path),
+  output: is.required(is.path),
+  force: is.flag,
+  digest: is.text,
+  verify: is.notUndefined(verifyOptions),
+  architecture: is.text,
+  signal: is.abortSignal,
+  onNotice: is.callback,
+  onProgress: is.callback,
   ...layerRows,
 })
 

@@ -1,14 +1,5 @@
 // Sends a SIF to a registry, as the peers do.
-import {
-  abortSignal,
-  callback,
-  flag,
-  number,
-  path as filePath,
-  required,
-  shape,
-  variables,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { createHash } from "node:crypto"
 import path from "node:path"
 import { unsignedPolicy } from "../container/image.ts"
@@ -71,16 +62,16 @@ export interface PushResult {
   readonly architecture: string
 }
 
-const checkOptions = shape<PushOptions>({
-  image: required(filePath),
-  reference: required(filePath),
-  index: flag,
-  annotations: variables,
+const checkOptions = is.shape<PushOptions>({
+  image: is.required(is.path),
+  reference: is.required(is.path),
+  index: is.flag,
+  annotations: is.variables,
   unsigned: unsignedPolicy,
-  registry: shape<NonNullable<PushOptions["registry"]>>({ ...clientRows, chunkSize: number(1) }),
-  signal: abortSignal,
-  onNotice: callback,
-  onProgress: callback,
+  registry: is.shape<NonNullable<PushOptions["registry"]>>({ ...clientRows, chunkSize: is.number(1) }),
+  signal: is.abortSignal,
+  onNotice: is.callback,
+  onProgress: is.callback,
 })
 
 const PIECE: Bytes = 4 << 20

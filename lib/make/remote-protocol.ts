@@ -4,18 +4,7 @@
 //   there   step, notice, progress, output; then built and the stream of the tree. Or failed, at any time
 //
 // Either end may go at any time, which undoes everything.
-import {
-  count,
-  flag,
-  list,
-  oneOf,
-  path as filePath,
-  required,
-  shape,
-  text,
-  whole,
-  type Check,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { definitionRows, type DefinitionOptions } from "../definition/definition-build.ts"
 import { MAX_STAGES } from "../definition/definition-file.ts"
 import type { SentTransfer } from "../definition/sent-files.ts"
@@ -86,32 +75,32 @@ export interface BuiltReply {
   readonly hasOciConfig: boolean
 }
 
-const bounded: Check<string> = (value, name) => {
-  const given = text(value, name)
+const bounded: is.Check<string> = (value, name) => {
+  const given = is.text(value, name)
   if (given.length > MAX_TEXT) throw new RangeError(`${name} has ${given.length} letters`)
   return given
 }
 
-const word: Check<string> = (value, name) => {
-  const given = text(value, name)
+const word: is.Check<string> = (value, name) => {
+  const given = is.text(value, name)
   if (!/^[A-Za-z0-9._+-]{1,64}$/.test(given)) throw new RangeError(`${name} is no word`)
   return given
 }
 
 /** An architecture, maybe with a variant. */
-const platform: Check<string> = (value, name) => {
-  const given = text(value, name)
+const platform: is.Check<string> = (value, name) => {
+  const given = is.text(value, name)
   if (!/^[A-Za-z0-9_]{1,32}(?:\/v\d{1,2})?$/.test(given)) throw new RangeError(`${name} is no architecture`)
   return given
 }
 
-const errorCode: Check<string> = (value, name) => {
-  const given = text(value, name)
+const errorCode: is.Check<string> = (value, name) => {
+  const given = is.text(value, name)
   if (!/^E[A-Z0-9_]{1,64}$/.test(given)) throw new RangeError(`${name} is no code`)
   return given
 }
 
-function atMost<T>(most: number, check: Check<T[]>): Check<T[]> {
+function atMost<T>(most: number, check: is.Check<T[]>): is.Check<T[]> {
   return (value, name) => {
     if (Array.isArray(value) && value.length > most)
       throw new RangeError(`${name} has ${value.length} entries`)
@@ -119,72 +108,74 @@ function atMost<T>(most: number, check: Check<T[]>): Check<T[]> {
   }
 }
 
-const hello = shape<Hello>({
-  protocol: required(whole(0)),
-  version: required(word),
-  architectures: required(atMost(MAX_ARCHITECTURES, list(word))),
+const hello = is.shape<Hello>({
+  protocol: is.required(is.whole(0)),
+  version: is.required(word),
+  architectures: is.required(atMost(MAX_ARCHITECTURES, is.list(word))),
 })
 
 const { sections, noTest, fixPermissions, scratch, scratchMemory, scratchDisk } = definitionRows
 const { compression, owner, sourceDateEpoch } = treeRows
 
-const request = shape<BuildRequest>({
-  kind: required(oneOf("build")),
-  path: required(bounded),
-  options: required(
-    shape<RemoteOptions>({
+const request = is.shape<BuildRequest>({
+  kind: is.required(is.oneOf("build")),
+  path: is.required(bounded),
+  options: is.required(
+    is.shape<RemoteOptions>({
       ...{ sections, noTest, fixPermissions, scratch, scratchMemory, scratchDisk },
       ...{ compression, owner, sourceDateEpoch },
-      architecture: required(platform),
-      force: required(flag),
-      maxLayerBytes: count,
+      architecture: is.required(platform),
+      force: is.required(is.flag),
+      maxLayerBytes: is.count,
     }),
   ),
-  bases: required(atMost(MAX_STAGES, list(bounded))),
-  hasFiles: required(flag),
+  bases: is.required(atMost(MAX_STAGES, is.list(bounded))),
+  hasFiles: is.required(is.flag),
 })
 
-const wireError = shape<WireError>({
-  name: required(word),
+const wireError = is.shape<WireError>({
+  name: is.required(word),
   code: errorCode,
-  message: required(bounded),
+  message: is.required(bounded),
   path: bounded,
-  errno: whole(-4096),
+  errno: is.whole(-4096),
   syscall: bounded,
 })
 
-const replies: Readonly<Record<string, Check<BuildReply>>> = {
+const replies: Readonly<Record<string, is.Check<BuildReply>>> = {
   ...Object.fromEntries(
     (["step", "notice"] as const).map((kind) => [
       kind,
-      shape<{ readonly kind: typeof kind; readonly text: string }>({
-        kind: required(oneOf(kind)),
-        text: required(bounded),
+      is.shape<{ readonly kind: typeof kind; readonly text: string }>({
+        kind: is.required(is.oneOf(kind)),
+        text: is.required(bounded),
       }),
     ]),
   ),
-  progress: shape<Extract<BuildReply, { readonly kind: "progress" }>>({
-    kind: required(oneOf("progress")),
-    bytes: required(count),
-    total: count,
+  progress: is.shape<Extract<BuildReply, { readonly kind: "progress" }>>({
+    kind: is.required(is.oneOf("progress")),
+    bytes: is.required(is.count),
+    total: is.count,
   }),
-  failed: shape<Extract<BuildReply, { readonly kind: "failed" }>>({
-    kind: required(oneOf("failed")),
-    error: required(wireError),
+  failed: is.shape<Extract<BuildReply, { readonly kind: "failed" }>>({
+    kind: is.required(is.oneOf("failed")),
+    error: is.required(wireError),
   }),
-  built: shape<BuiltReply>({
-    kind: required(oneOf("built")),
-    size: required(count),
-    entries: required(count),
-    inputBytes: required(count),
-    hasOciConfig: required(flag),
+  built: is.shape<BuiltReply>({
+    kind: is.required(is.oneOf("built")),
+    size: is.required(is.count),
+    entries: is.required(is.count),
+    inputBytes: is.required(is.count),
+    hasOciConfig: is.required(is.flag),
   }),
 }
 
-const transfers = list(shape<SentTransfer>({ source: required(filePath), names: required(list(filePath)) }))
+const transfers = is.list(
+  is.shape<SentTransfer>({ source: is.required(is.path), names: is.required(is.list(is.path)) }),
+)
 
 /** What another machine said, as what it has to be. */
-function checked<T>(channel: Channel, check: Check<T>, value: unknown, name: string): T {
+function checked<T>(channel: Channel, check: is.Check<T>, value: unknown, name: string): T {
   try {
     return check(value, name)
   } catch (cause) {
@@ -199,7 +190,7 @@ export function protocolOf(
 ): { readonly protocol: number; readonly version: string } {
   const { protocol, version } = (value ?? {}) as Partial<Hello>
   return {
-    protocol: checked(channel, whole(0), protocol, "protocol"),
+    protocol: checked(channel, is.whole(0), protocol, "protocol"),
     version: checked(channel, word, version, "version"),
   }
 }

@@ -1,19 +1,6 @@
 // Writes an image in one pass: tree → squashfs → cipher → SIF, with what a source image has beside its tree. Nothing
 // plain is written anywhere on the way.
-import {
-  abortSignal,
-  callback,
-  count,
-  flag,
-  oneOf,
-  path as filePath,
-  required,
-  shape,
-  text,
-  whole,
-  type Check,
-  type Rows,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { randomBytes, randomFillSync } from "node:crypto"
 import { constants } from "node:os"
 import path from "node:path"
@@ -125,44 +112,47 @@ export const compressionLevels: Readonly<Record<CompressionName, readonly [numbe
 }
 
 const compressionNames = Object.keys(compressionLevels) as CompressionName[]
-const namedCompression = shape<Compression>({ name: required(oneOf(...compressionNames)), level: count })
-const compression: Check<Compression> = (value, name) => {
+const namedCompression = is.shape<Compression>({
+  name: is.required(is.oneOf(...compressionNames)),
+  level: is.count,
+})
+const compression: is.Check<Compression> = (value, name) => {
   const checked = namedCompression(value, name)
   const levels = compressionLevels[checked.name]
-  if (checked.level !== undefined) whole(...levels)(checked.level, `${name}.level, of ${checked.name},`)
+  if (checked.level !== undefined) is.whole(...levels)(checked.level, `${name}.level, of ${checked.name},`)
   return checked
 }
 
 const MAX_ID = 2 ** 32 - 2
-const ownerIds = shape<Exclude<Owner, string>>({
-  uid: required(whole(0, MAX_ID)),
-  gid: required(whole(0, MAX_ID)),
+const ownerIds = is.shape<Exclude<Owner, string>>({
+  uid: is.required(is.whole(0, MAX_ID)),
+  gid: is.required(is.whole(0, MAX_ID)),
 })
-const owner: Check<Owner> = (value, name) =>
-  typeof value === "object" ? ownerIds(value, name) : oneOf("preserve", "root")(value, name)
+const owner: is.Check<Owner> = (value, name) =>
+  typeof value === "object" ? ownerIds(value, name) : is.oneOf("preserve", "root")(value, name)
 
-export const outputRows: Rows<OutputOptions> = {
-  output: required(filePath),
-  force: flag,
-  signal: abortSignal,
-  onProgress: callback,
-  onNotice: callback,
+export const outputRows: is.Rows<OutputOptions> = {
+  output: is.required(is.path),
+  force: is.flag,
+  signal: is.abortSignal,
+  onProgress: is.callback,
+  onNotice: is.callback,
 }
 
-export const encryptedOutputRows: Rows<EncryptedOutputOptions> = {
+export const encryptedOutputRows: is.Rows<EncryptedOutputOptions> = {
   ...outputRows,
   passphraseKdf,
   format: encryptionFormat,
-  anonymous: flag,
-  publicMetadata: flag,
+  anonymous: is.flag,
+  publicMetadata: is.flag,
 }
 
-export const treeRows: Rows<TreeOptions> = {
+export const treeRows: is.Rows<TreeOptions> = {
   compression,
   owner,
-  architecture: text,
-  sourceDateEpoch: count,
-  data: flag,
+  architecture: is.text,
+  sourceDateEpoch: is.count,
+  data: is.flag,
 }
 
 type Options = EncryptedOutputOptions & TreeOptions
