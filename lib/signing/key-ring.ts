@@ -1,20 +1,6 @@
 // OpenPGP key rings: listed, added to, exported from, removed from. A ring is a public and a secret file of packets, in
 // Apptainer's form. Writers wait for each other, and a file is replaced whole or not at all.
-import {
-  bytes as checkBytes,
-  count,
-  filled,
-  flag,
-  list as listOf,
-  oneOf,
-  path as filePath,
-  required,
-  shape,
-  text,
-  variables,
-  type Check,
-  type Rows,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { randomBytes } from "node:crypto"
 import { constants } from "node:fs"
 import { mkdir, open, readdir, rename, rm, type FileHandle } from "node:fs/promises"
@@ -86,8 +72,8 @@ export interface RingOptions {
   readonly env?: RingEnvironment | undefined
 }
 
-export const ringRows: Rows<RingOptions> = { global: flag, folder: filePath, env: variables }
-export const checkRing: Check<RingOptions> = shape(ringRows)
+export const ringRows: is.Rows<RingOptions> = { global: is.flag, folder: is.path, env: is.variables }
+export const checkRing: is.Check<RingOptions> = is.shape(ringRows)
 
 /** A key as it lies in a file. */
 interface StoredKey {
@@ -119,7 +105,11 @@ export function fingerprintOf(key: Key): string {
  * @throws SignatureError `ERR_KEYRING_NO_KEY` for anything shorter: key IDs can be forged.
  */
 export function parseFingerprint(fingerprint: string): string {
-  const digits = text(fingerprint, "fingerprint").replaceAll(/[\s:]/g, "").replace(/^0x/i, "").toUpperCase()
+  const digits = is
+    .text(fingerprint, "fingerprint")
+    .replaceAll(/[\s:]/g, "")
+    .replace(/^0x/i, "")
+    .toUpperCase()
   if (/^(?:[0-9A-F]{40}|[0-9A-F]{64})$/.test(digits)) return digits
   const short = /^(?:[0-9A-F]{8}|[0-9A-F]{16})$/.test(digits)
   throw new SignatureError(
@@ -370,7 +360,7 @@ export interface ListOptions extends RingOptions {
   readonly secret?: boolean | undefined
 }
 
-const checkList = shape<ListOptions>({ ...ringRows, secret: flag })
+const checkList = is.shape<ListOptions>({ ...ringRows, secret: is.flag })
 
 /**
  * The user's own ring, then those of Apptainer and Singularity, which are used in place; or the system's alone. With `folder`
@@ -429,8 +419,8 @@ export async function importKeys(
   origin: string,
   given: RingOptions = {},
 ): Promise<Imported[]> {
-  checkBytes(file, "file")
-  text(origin, "origin")
+  is.bytes(file, "file")
+  is.text(origin, "origin")
   const options = checkRing(given, "options")
   const keys: Key[] = []
   for (const bytes of keysIn(Buffer.from(file), origin))
@@ -459,9 +449,9 @@ export interface ExportOptions extends RingOptions {
   readonly armor?: boolean | undefined
 }
 
-export const exportRows: Rows<ExportOptions> = { ...ringRows, secret: flag, armor: flag }
-const checkExport = shape(exportRows)
-const someTexts = filled(listOf(text))
+export const exportRows: is.Rows<ExportOptions> = { ...ringRows, secret: is.flag, armor: is.flag }
+const checkExport = is.shape(exportRows)
+const someTexts = is.filled(is.list(is.text))
 
 function missing(fingerprint: string, where: string): SignatureError {
   return new SignatureError("ERR_KEYRING_NO_KEY", `there is no key ${fingerprint} in ${where}`, {
@@ -509,7 +499,7 @@ export interface RemoveOptions extends RingOptions {
   readonly what?: "public" | "secret" | "both" | undefined
 }
 
-const checkRemove = shape<RemoveOptions>({ ...ringRows, what: oneOf("public", "secret", "both") })
+const checkRemove = is.shape<RemoveOptions>({ ...ringRows, what: is.oneOf("public", "secret", "both") })
 
 /**
  * Removes a key from the user's own ring, or the system's.
@@ -557,14 +547,14 @@ export interface NewPairOptions extends RingOptions {
 }
 
 /** {@link newPair} says what a bad number of bits is. */
-export const pairRows: Rows<Omit<NewPairOptions, "password">> = {
+export const pairRows: is.Rows<Omit<NewPairOptions, "password">> = {
   ...ringRows,
-  name: required(text),
-  email: required(text),
-  comment: text,
-  type: oneOf(...keyTypes),
-  bits: count,
-  validFor: count,
+  name: is.required(is.text),
+  email: is.required(is.text),
+  comment: is.text,
+  type: is.oneOf(...keyTypes),
+  bits: is.count,
+  validFor: is.count,
 }
 
 /** Text in a user ID: nothing that is punctuation of it. */
@@ -668,8 +658,8 @@ export async function changePassword(
  * @throws SignatureError `ERR_SIGNATURE_KEYRING`.
  */
 export async function inspectKeys(file: Uint8Array, origin: string): Promise<KeyFacts[]> {
-  checkBytes(file, "file")
-  text(origin, "origin")
+  is.bytes(file, "file")
+  is.text(origin, "origin")
   const facts: KeyFacts[] = []
   for (const bytes of keysIn(Buffer.from(file), origin))
     facts.push(await factsOf(needsReadable(await readKeyBytes(bytes), origin)))

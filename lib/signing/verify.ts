@@ -1,19 +1,5 @@
 // Verifies an image's signatures: who signed, and whether what was signed is still what the image holds.
-import {
-  abortSignal,
-  bytes,
-  callback,
-  count,
-  keyObject,
-  list,
-  oneOf,
-  path as filePath,
-  required,
-  shape,
-  text,
-  type Check,
-  type Rows,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { setImmediate } from "node:timers/promises"
 import { createPublicKey, type KeyObject } from "node:crypto"
 import { SignatureError } from "../errors.ts"
@@ -76,33 +62,33 @@ export interface VerifyOptions {
   readonly onProgress?: OnProgress | undefined
 }
 
-const pathOrBytes: Check<string | Uint8Array> = (value, name) =>
-  typeof value === "string" ? filePath(value, name) : bytes(value, name)
+const pathOrBytes: is.Check<string | Uint8Array> = (value, name) =>
+  typeof value === "string" ? is.path(value, name) : is.bytes(value, name)
 
-const signers: Check<SignersRequired> = (value, name) =>
-  Array.isArray(value) ? list(text)(value, name) : oneOf("any", "all")(value, name)
+const signers: is.Check<SignersRequired> = (value, name) =>
+  Array.isArray(value) ? is.list(is.text)(value, name) : is.oneOf("any", "all")(value, name)
 
-export const verifyRows: Rows<VerifyOptions> = {
-  keys: list(keyObject),
-  keyPaths: list(filePath),
-  certificates: list(
-    shape<SignerCertificate>({
-      certificate: required(pathOrBytes),
+export const verifyRows: is.Rows<VerifyOptions> = {
+  keys: is.list(is.keyObject),
+  keyPaths: is.list(is.path),
+  certificates: is.list(
+    is.shape<SignerCertificate>({
+      certificate: is.required(pathOrBytes),
       intermediates: pathOrBytes,
       roots: pathOrBytes,
     }),
   ),
-  keyrings: list(bytes),
-  keyringPaths: list(filePath),
+  keyrings: is.list(is.bytes),
+  keyringPaths: is.list(is.path),
   keyServer: keyServerOptions,
-  groups: list(count),
-  objects: list(count),
+  groups: is.list(is.count),
+  objects: is.list(is.count),
   require: signers,
-  legacy: oneOf("primary", "all"),
-  signal: abortSignal,
-  onProgress: callback,
+  legacy: is.oneOf("primary", "all"),
+  signal: is.abortSignal,
+  onProgress: is.callback,
 }
-export const verifyOptions: Check<VerifyOptions> = shape(verifyRows)
+export const verifyOptions: is.Check<VerifyOptions> = is.shape(verifyRows)
 
 /** Why a signature does not hold. */
 export interface SignatureFailure {
@@ -675,7 +661,7 @@ export async function verifySif(
  * there; the signal's reason.
  */
 export async function verify(path: string, options: VerifyOptions): Promise<VerifyReport> {
-  filePath(path, "path")
+  is.path(path, "path")
   const checked = verifyOptions(options, "options")
   await using image = await openSif(path)
   return await verifySif(image, checked)
