@@ -8,17 +8,7 @@
 //
 // A message says which lock it is for (its mark), so that after a change that was killed anyone can tell those that count
 // from those that do not, and the next change clears up.
-import {
-  abortSignal,
-  callback,
-  count,
-  flag,
-  path as filePath,
-  required,
-  shape,
-  text,
-  type Rows,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import type { KeyObject } from "node:crypto"
 import { cryptoMessage, passphraseKdf, passphraseKdfFor, type PassphraseKdf } from "./encrypt.ts"
 import type { CryptoMessage, LockChange, Opening } from "./encryption-format.ts"
@@ -81,27 +71,27 @@ export interface RemoveRecipientOptions extends RotateRecipientsOptions {
   readonly keyslot?: number | undefined
 }
 
-const changeRows: Rows<RecipientChangeOptions> = {
+const changeRows: is.Rows<RecipientChangeOptions> = {
   unlock: credentialList,
   kdfLimits,
-  onDerivation: callback,
-  removeSignatures: flag,
-  signal: abortSignal,
+  onDerivation: is.callback,
+  removeSignatures: is.flag,
+  signal: is.abortSignal,
   ...stayRows,
 }
-const rotateRows: Rows<RotateRecipientsOptions> = { ...changeRows, recipients: credentialList }
-const checkAdd = shape<AddRecipientsOptions>({
+const rotateRows: is.Rows<RotateRecipientsOptions> = { ...changeRows, recipients: credentialList }
+const checkAdd = is.shape<AddRecipientsOptions>({
   ...changeRows,
-  recipients: required(credentialList),
-  anonymous: flag,
+  recipients: is.required(credentialList),
+  anonymous: is.flag,
   passphraseKdf,
 })
-const checkRotate = shape(rotateRows)
-const checkRemove = shape<RemoveRecipientOptions>({
+const checkRotate = is.shape(rotateRows)
+const checkRemove = is.shape<RemoveRecipientOptions>({
   ...rotateRows,
-  recipient: text,
-  recipientFile: filePath,
-  keyslot: count,
+  recipient: is.text,
+  recipientFile: is.path,
+  keyslot: is.count,
 })
 
 /** What a change did. */
@@ -267,7 +257,7 @@ const VOLUME_KEY_NOTICE =
  * LuksError; GocryptfsError; EnvironmentError; RangeError for costs that cannot be had.
  */
 export async function addRecipients(path: string, given: AddRecipientsOptions): Promise<RecipientChange> {
-  filePath(path, "path")
+  is.path(path, "path")
   const options = checkAdd(given, "options")
   const { onNotice = () => undefined, anonymous = false } = options
   passphraseKdfFor(options.passphraseKdf)
@@ -307,7 +297,7 @@ export async function rotateRecipients(
   path: string,
   given: RotateRecipientsOptions = {},
 ): Promise<RecipientChange> {
-  filePath(path, "path")
+  is.path(path, "path")
   const options = checkRotate(given, "options")
   const { onNotice = () => undefined, recipients = [] } = options
   const listed = await publicKeys(recipients, onNotice)
@@ -353,7 +343,7 @@ async function findRecipient(
  * @throws As {@link addRecipients}; KeyError `ERR_KEY_RECIPIENT` for nobody, or for the last one.
  */
 export async function removeRecipient(path: string, given: RemoveRecipientOptions): Promise<RecipientChange> {
-  filePath(path, "path")
+  is.path(path, "path")
   const options = checkRemove(given, "options")
   const { onNotice = () => undefined, keyslot, recipients = [] } = options
   const listed = await publicKeys(recipients, onNotice)

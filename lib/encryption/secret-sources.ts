@@ -2,17 +2,7 @@
 import { createHmac, randomBytes } from "node:crypto"
 import { close, read, readdirSync, readFileSync, readlinkSync } from "node:fs"
 import { promisify } from "node:util"
-import {
-  bytes,
-  callback,
-  count,
-  invalidValue,
-  path,
-  required,
-  shape,
-  variants,
-  type Check,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { readBounded, TooLarge } from "../bounded-file.ts"
 import { programEnvironment } from "../caller-environment.ts"
 import { KeyError } from "../errors.ts"
@@ -60,13 +50,13 @@ function markOf(secret: Uint8Array): Buffer {
 /** What bytes were when they were given. */
 const marks = new WeakMap<SecretSource, Buffer>()
 
-const bytesForm = shape<Form<"bytes">>({ bytes: required(bytes) })
+const bytesForm = is.shape<Form<"bytes">>({ bytes: is.required(is.bytes) })
 
 /**
  * Bytes are read long after they are looked at, when all that can refuse has had its say. Whoever wipes them too early (`return build(…)`
  * before a `finally` that wipes) would encrypt for as many NUL bytes.
  */
-const marked: Check<SecretSource> = (value, name) => {
+const marked: is.Check<SecretSource> = (value, name) => {
   const source = bytesForm(value, name)
   marks.set(source, markOf(source.bytes))
   return source
@@ -78,15 +68,15 @@ function copyOfGiven(source: Form<"bytes">, what: string): Buffer {
   const mark = marks.get(source)
   if (mark === undefined || mark.equals(markOf(copy))) return copy
   copy.fill(0)
-  throw invalidValue(`${what}: its bytes were wiped or changed before the promise of the call had settled`)
+  throw is.invalidValue(`${what}: its bytes were wiped or changed before the promise of the call had settled`)
 }
 
-export const secretSource: Check<SecretSource> = variants<SecretSource>({
-  file: shape<Form<"file">>({ file: required(path) }),
-  fd: shape<Form<"fd">>({ fd: required(count) }),
+export const secretSource: is.Check<SecretSource> = is.variants<SecretSource>({
+  file: is.shape<Form<"file">>({ file: is.required(is.path) }),
+  fd: is.shape<Form<"fd">>({ fd: is.required(is.count) }),
   bytes: marked,
-  command: shape<Form<"command">>({ command: required(path) }),
-  ask: shape<Form<"ask">>({ ask: required(callback) }),
+  command: is.shape<Form<"command">>({ command: is.required(is.path) }),
+  ask: is.shape<Form<"ask">>({ ask: is.required(is.callback) }),
 })
 
 /** Gives the next bytes; 0 at the end. */
@@ -243,7 +233,7 @@ export async function readSecret(
   if ("ask" in source) {
     const answer: unknown = await source.ask(what, attempt)
     if (answer === undefined) return undefined
-    const typed = bytes(answer, `the answer for ${what}`)
+    const typed = is.bytes(answer, `the answer for ${what}`)
     const copy = copyOf(typed)
     typed.fill(0)
     return { bytes: copy, origin: what }
