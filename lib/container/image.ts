@@ -1,19 +1,5 @@
 // An opened image: what is inside can be listed, read, extracted, mounted and run.
-import {
-  abortSignal,
-  callback,
-  count,
-  flag,
-  invalidValue,
-  list,
-  notUndefined,
-  oneOf,
-  path as filePath,
-  shape,
-  text,
-  type Check,
-  type Rows,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { mkdir } from "node:fs/promises"
 import path from "node:path"
 import { Readable } from "node:stream"
@@ -96,19 +82,19 @@ export interface OpenOptions {
   readonly signal?: AbortSignal | undefined
 }
 
-export const unsignedPolicy: Check<UnsignedPolicy> = oneOf("allow", "warn", "error")
+export const unsignedPolicy: is.Check<UnsignedPolicy> = is.oneOf("allow", "warn", "error")
 
-export const openRows: Rows<OpenOptions> = {
+export const openRows: is.Rows<OpenOptions> = {
   unlock: credentialList,
-  allowCipher: text,
+  allowCipher: is.text,
   kdfLimits,
-  onDerivation: callback,
+  onDerivation: is.callback,
   unsigned: unsignedPolicy,
-  verify: notUndefined(verifyOptions),
-  requireEncrypted: flag,
-  purpose: oneOf("run", "read"),
-  onNotice: callback,
-  signal: abortSignal,
+  verify: is.notUndefined(verifyOptions),
+  requireEncrypted: is.flag,
+  purpose: is.oneOf("run", "read"),
+  onNotice: is.callback,
+  signal: is.abortSignal,
 }
 
 /** One file, folder, link … inside an image. */
@@ -173,15 +159,15 @@ export interface ExtractOptions {
   readonly onProgress?: OnProgress | undefined
 }
 
-const checkList = shape<ListOptions>({ recursive: flag, maxEntries: count, signal: abortSignal })
-const checkRead = shape<ReadOptions>({ signal: abortSignal })
-const checkReadFile = shape<ReadFileOptions>({ signal: abortSignal, maxSize: count })
-const checkExtract = shape<ExtractOptions>({
-  paths: list(text),
-  signal: abortSignal,
-  onProgress: callback,
+const checkList = is.shape<ListOptions>({ recursive: is.flag, maxEntries: is.count, signal: is.abortSignal })
+const checkRead = is.shape<ReadOptions>({ signal: is.abortSignal })
+const checkReadFile = is.shape<ReadFileOptions>({ signal: is.abortSignal, maxSize: is.count })
+const checkExtract = is.shape<ExtractOptions>({
+  paths: is.list(is.text),
+  signal: is.abortSignal,
+  onProgress: is.callback,
 })
-const words: Check<string[]> = list(text)
+const words: is.Check<string[]> = is.list(is.text)
 
 /** What a listing has at most unless more is asked for: a gigabyte or two in memory. */
 export const MAX_ENTRIES: number = 1 << 22
@@ -276,7 +262,7 @@ export class Image implements AsyncDisposable {
    * @throws TreeError `ERR_TREE_NOT_FOUND`, `ERR_TREE_TYPE`, `ERR_TREE_FORMAT`.
    */
   async stat(inside: string): Promise<TreeEntry> {
-    text(inside, "inside")
+    is.text(inside, "inside")
     const tree = await this.#openTree()
     return entryOf(
       path.posix.basename(inside) || "/",
@@ -313,7 +299,7 @@ export class Image implements AsyncDisposable {
    * @throws As {@link Image.list}, at the entry that it is about; what {@link Image.extract} refuses is refused here.
    */
   async *walk(inside: string = "/", options: WalkOptions = {}): AsyncGenerator<TreeEntry, void, undefined> {
-    text(inside, "inside")
+    is.text(inside, "inside")
     const { recursive = false, signal } = checkList(options, "options")
     const tree = await this.#openTree()
     if ((await tree.stat(inside, true)).type !== "directory") {
@@ -337,7 +323,7 @@ export class Image implements AsyncDisposable {
    * @throws SifError `ERR_SIF_TOO_LARGE` above `maxSize`: an image can be small and its files as large as they like; TreeError `ERR_TREE_NOT_FOUND`, `ERR_TREE_TYPE`, `ERR_TREE_FORMAT`; the signal's reason.
    */
   async readFile(inside: string, options: ReadFileOptions = {}): Promise<Buffer> {
-    text(inside, "inside")
+    is.text(inside, "inside")
     const { maxSize = MAX_FILE, signal } = checkReadFile(options, "options")
     const { size } = await (await this.#openTree()).stat(inside, true)
     if (size > maxSize)
@@ -354,7 +340,7 @@ export class Image implements AsyncDisposable {
   /** A file's bytes as a stream, which fails as {@link Image.readFile} does. */
   createReadStream(inside: string, options: ReadOptions = {}): Readable {
     const { signal } = checkRead(options, "options")
-    return Readable.from(this.#pieces(text(inside, "inside"), signal), { objectMode: false })
+    return Readable.from(this.#pieces(is.text(inside, "inside"), signal), { objectMode: false })
   }
 
   async *#pieces(inside: string, signal: AbortSignal | undefined): AsyncGenerator<Buffer, void, undefined> {
@@ -383,7 +369,7 @@ export class Image implements AsyncDisposable {
    * @throws TreeError; BuildError `ERR_EXTRACT`; a system error when `target` cannot be made; the signal's reason.
    */
   async extract(target: string, options: ExtractOptions = {}): Promise<ExtractResult> {
-    filePath(target, "target")
+    is.path(target, "target")
     const { paths = ["/"], signal, onProgress } = checkExtract(options, "options")
     signal?.throwIfAborted()
     const tree = await this.#openTree()
@@ -444,7 +430,7 @@ export class Image implements AsyncDisposable {
    * @throws DeviceError, EnvironmentError, TreeError.
    */
   async mount(target: string, options: MountOptions = {}): Promise<Mount> {
-    const folder = filePath(target, "target")
+    const folder = is.path(target, "target")
     const checked = mountOptions(options, "options")
     return await this.#vouchedFor(() => mountImage(this.#startable(), folder, checked), dispose)
   }
@@ -452,7 +438,7 @@ export class Image implements AsyncDisposable {
   async #start(action: Action, given: readonly string[], asked: ExecOptions): Promise<Running> {
     const argv = words(given, "argv")
     const options = execOptions(asked, "options")
-    if (action === "exec" && argv.length === 0) throw invalidValue("argv is empty: no command")
+    if (action === "exec" && argv.length === 0) throw is.invalidValue("argv is empty: no command")
     const startable = this.#startable()
     // A cipher that only the kernel knows: what the image has inside is not known before it runs.
     const tree = isReadable(startable) ? await this.#openTree() : undefined
@@ -515,7 +501,7 @@ export class Image implements AsyncDisposable {
     given: readonly string[],
     asked: InstanceOptions,
   ): Promise<Instance> {
-    text(name, "name")
+    is.text(name, "name")
     const argv = words(given, "argv")
     const options = instanceOptions(asked, "options")
     const startable = this.#startable()
@@ -553,7 +539,7 @@ export class Image implements AsyncDisposable {
   /** What was verified is what starts, or it is taken back. */
   #vouchedFor<T>(start: () => Promise<T>, undo: (started: T) => PromiseLike<void>): Promise<T> {
     const vouched = this.#vouched
-    if (vouched === "read") return Promise.reject(invalidValue("the image was opened for reading only"))
+    if (vouched === "read") return Promise.reject(is.invalidValue("the image was opened for reading only"))
     return this.#whileOpen(vouched === undefined ? start() : vouched.while(start, undo))
   }
 

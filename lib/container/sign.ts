@@ -1,19 +1,5 @@
 // Signs an image with a key that is somewhere: in a key ring, in a file, with gpg-agent, or with another program.
-import {
-  abortSignal,
-  bytes,
-  callback,
-  count,
-  flag,
-  keyObject,
-  list,
-  oneOf,
-  path as filePath,
-  required,
-  shape,
-  variants,
-  type Check,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import type { KeyObject } from "node:crypto"
 import type { PrivateKey } from "openpgp"
 import { KeyError } from "../errors.ts"
@@ -60,33 +46,36 @@ export interface SignOptions extends SignTargets {
   readonly password?: SecretSource | undefined
 }
 
-const pathOrBytes: Check<string | Uint8Array> = (value, name) =>
-  typeof value === "string" ? filePath(value, name) : bytes(value, name)
+const pathOrBytes: is.Check<string | Uint8Array> = (value, name) =>
+  typeof value === "string" ? is.path(value, name) : is.bytes(value, name)
 /** An index, or a fingerprint. */
-const select: Check<number | string> = (value, name) =>
-  typeof value === "string" ? value : count(value, name)
+const select: is.Check<number | string> = (value, name) =>
+  typeof value === "string" ? value : is.count(value, name)
 
 type Form<K extends string> = Extract<SigningKey, Readonly<Record<K, unknown>>>
 
-const signingKey = variants<SigningKey>({
-  secretKeyrings: shape<Form<"secretKeyrings">>({ secretKeyrings: required(list(pathOrBytes)), select }),
-  gpg: shape<Form<"gpg">>({ gpg: required(oneOf(true)), select }),
-  key: shape<Form<"key">>({ key: required(keyObject) }),
-  keyPath: shape<Form<"keyPath">>({ keyPath: required(filePath) }),
-  publicKeyPath: shape<Form<"publicKeyPath">>({
-    publicKeyPath: required(filePath),
-    command: required(filePath),
+const signingKey = is.variants<SigningKey>({
+  secretKeyrings: is.shape<Form<"secretKeyrings">>({
+    secretKeyrings: is.required(is.list(pathOrBytes)),
+    select,
+  }),
+  gpg: is.shape<Form<"gpg">>({ gpg: is.required(is.oneOf(true)), select }),
+  key: is.shape<Form<"key">>({ key: is.required(is.keyObject) }),
+  keyPath: is.shape<Form<"keyPath">>({ keyPath: is.required(is.path) }),
+  publicKeyPath: is.shape<Form<"publicKeyPath">>({
+    publicKeyPath: is.required(is.path),
+    command: is.required(is.path),
   }),
 })
 
-const checkSign = shape<SignOptions>({
-  groups: list(count),
-  objects: list(count),
-  tree: flag,
-  time: count,
+const checkSign = is.shape<SignOptions>({
+  groups: is.list(is.count),
+  objects: is.list(is.count),
+  tree: is.flag,
+  time: is.count,
   password: secretSource,
-  signal: abortSignal,
-  onProgress: callback,
+  signal: is.abortSignal,
+  onProgress: is.callback,
 })
 
 type Use = (signer: Signer) => Promise<SignReport>
@@ -156,7 +145,7 @@ async function withSigner(by: SigningKey, options: SignOptions, use: Use): Promi
  * or full image, `ERR_SIF_BUSY`; the signal's reason; system errors.
  */
 export async function sign(path: string, by: SigningKey, given: SignOptions = {}): Promise<SignReport> {
-  filePath(path, "path")
+  is.path(path, "path")
   const key = signingKey(by, "by")
   const options = checkSign(given, "options")
   options.signal?.throwIfAborted()
