@@ -1,21 +1,5 @@
 // What may be asked of a run, by a program and on the command line.
-import {
-  abortSignal,
-  callback,
-  count,
-  flag,
-  list,
-  milliseconds,
-  number,
-  path,
-  required,
-  shape,
-  text,
-  variables,
-  whole,
-  type Check,
-  type Rows,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { credentialList, type CredentialSource } from "../encryption/credentials.ts"
 import { engineName, type Engine } from "./engine.ts"
 import { RunError } from "../errors.ts"
@@ -220,28 +204,28 @@ export interface ExecOptions extends ProgramOptions, ResourceLimits {
   readonly applyCgroups?: string | undefined
 }
 
-const bindSpec = shape<BindSpec>({
-  source: required(path),
-  destination: path,
-  readOnly: flag,
-  nested: flag,
-  imageSource: path,
-  imageId: count,
+const bindSpec = is.shape<BindSpec>({
+  source: is.required(is.path),
+  destination: is.path,
+  readOnly: is.flag,
+  nested: is.flag,
+  imageSource: is.path,
+  imageId: is.count,
 })
-const bind: Check<string | BindSpec> = (value, name) =>
+const bind: is.Check<string | BindSpec> = (value, name) =>
   typeof value === "string" ? value : bindSpec(value, name)
 
-export const bindList: Check<(string | BindSpec)[]> = list(bind)
+export const bindList: is.Check<(string | BindSpec)[]> = is.list(bind)
 
-const terminalSize: Check<TerminalSize> = shape<TerminalSize>({
-  columns: required(count),
-  rows: required(count),
+const terminalSize: is.Check<TerminalSize> = is.shape<TerminalSize>({
+  columns: is.required(is.count),
+  rows: is.required(is.count),
 })
 
-const replacement: Check<FailureReporter> = shape<FailureReporter>({
-  file: required(path),
-  args: required(list(text)),
-  env: required(variables),
+const replacement: is.Check<FailureReporter> = is.shape<FailureReporter>({
+  file: is.required(is.path),
+  args: is.required(is.list(is.text)),
+  env: is.required(is.variables),
 })
 
 /** Kinds of value on the command line, and what an option of each is here. */
@@ -264,23 +248,23 @@ export interface ExecOptionKinds {
   readonly engine: Engine
 }
 
-const descriptor = number(-Infinity, Infinity)
+const descriptor = is.number(-Infinity, Infinity)
 
 /** Grammars and ranges of their own are said by `exec`, and that of a flag as the flag's. */
-const kinds: { readonly [K in keyof ExecOptionKinds]: Check<ExecOptionKinds[K]> } = {
-  flag,
-  text,
-  path,
-  words: list(text),
-  assignments: list(text),
+const kinds: { readonly [K in keyof ExecOptionKinds]: is.Check<ExecOptionKinds[K]> } = {
+  flag: is.flag,
+  text: is.text,
+  path: is.path,
+  words: is.list(is.text),
+  assignments: is.list(is.text),
   binds: bindList,
   mounts: bindList,
-  integer: whole(-1),
-  decimal: number(0),
-  size: whole(-1),
+  integer: is.whole(-1),
+  decimal: is.number(0),
+  size: is.whole(-1),
   descriptors: (value, name) =>
-    Array.isArray(value) ? list(descriptor)(value, name) : descriptor(value, name),
-  descriptorList: list(descriptor),
+    Array.isArray(value) ? is.list(descriptor)(value, name) : descriptor(value, name),
+  descriptorList: is.list(descriptor),
   engine: engineName,
 }
 
@@ -488,25 +472,25 @@ export const execOptionTable: {
 
 const { shell, preserveFds, ...containerRows } = Object.fromEntries(
   Object.entries(execOptionTable).map(([key, [kind]]) => [key, kinds[kind]]),
-) as unknown as Rows<Omit<ExecOptions, keyof ProgramOptions>>
+) as unknown as is.Rows<Omit<ExecOptions, keyof ProgramOptions>>
 
 /** What concerns the one who starts it: an instance has none of these. */
-export const streamRows: Rows<
+export const streamRows: is.Rows<
   Pick<ExecOptions, "stdio" | "terminalSize" | "preserveFds" | "replaceProcess" | "shell" | "timeoutMs">
 > = {
   ...{ stdio: stdioOption, terminalSize, preserveFds, shell },
   replaceProcess: replacement,
-  timeoutMs: milliseconds,
+  timeoutMs: is.milliseconds,
 }
 
-export const instanceRows: Rows<Omit<ExecOptions, keyof typeof streamRows>> = {
+export const instanceRows: is.Rows<Omit<ExecOptions, keyof typeof streamRows>> = {
   ...containerRows,
-  signal: abortSignal,
-  cacheSize: count,
+  signal: is.abortSignal,
+  cacheSize: is.count,
   overlayUnlock: credentialList,
-  onNotice: callback,
+  onNotice: is.callback,
 }
-export const execOptions: Check<ExecOptions> = shape({ ...streamRows, ...instanceRows })
+export const execOptions: is.Check<ExecOptions> = is.shape({ ...streamRows, ...instanceRows })
 
 /** An option that cannot be had: {@link ExecOptions} names it. */
 export function optionError(option: keyof ExecOptions, why: string): RunError {
