@@ -1,22 +1,7 @@
 // Changes a finished image in place. Whoever changes holds a lock; each step is one write that either happened or did not,
 // so that a change which is killed leaves the image as it was before or after a step, and never in between: an object's data
 // and record are on the disk before the one byte is written that makes it an object, and that byte goes before they do.
-import {
-  abortSignal,
-  buffer,
-  bytes as checkBytes,
-  count,
-  flag,
-  milliseconds,
-  oneOf,
-  path as filePath,
-  required,
-  shape,
-  text,
-  variants,
-  type Check,
-  type Rows,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { open, stat, type FileHandle } from "node:fs/promises"
 import { lockOpenFile, type HeldFile } from "../native/lock.ts"
 import { SifError } from "../errors.ts"
@@ -63,27 +48,27 @@ export interface ObjectChangeOptions extends ChangeOptions {
   readonly breakSignatures?: boolean | undefined
 }
 
-export const objectChangeRows: Rows<ObjectChangeOptions> = {
-  time: count,
-  patienceMs: milliseconds,
-  signal: abortSignal,
-  breakSignatures: flag,
+export const objectChangeRows: is.Rows<ObjectChangeOptions> = {
+  time: is.count,
+  patienceMs: is.milliseconds,
+  signal: is.abortSignal,
+  breakSignatures: is.flag,
 }
-export const checkObjectChange: Check<ObjectChangeOptions> = shape(objectChangeRows)
+export const checkObjectChange: is.Check<ObjectChangeOptions> = is.shape(objectChangeRows)
 type LinkTo<K extends string> = Extract<SifLink, { readonly to: K }>
-const link = variants<SifLink>({
-  id: shape<LinkTo<"object">>({ to: required(oneOf("object")), id: required(count) }),
-  group: shape<LinkTo<"group">>({ to: required(oneOf("group")), group: required(count) }),
-  to: shape<LinkTo<"none">>({ to: required(oneOf("none")) }),
+const link = is.variants<SifLink>({
+  id: is.shape<LinkTo<"object">>({ to: is.required(is.oneOf("object")), id: is.required(is.count) }),
+  group: is.shape<LinkTo<"group">>({ to: is.required(is.oneOf("group")), group: is.required(is.count) }),
+  to: is.shape<LinkTo<"none">>({ to: is.required(is.oneOf("none")) }),
 })
-export const objectRows: Rows<NewObject> = {
-  type: required(count),
-  group: count,
+export const objectRows: is.Rows<NewObject> = {
+  type: is.required(is.count),
+  group: is.count,
   link,
-  name: text,
-  extra: buffer,
+  name: is.text,
+  extra: is.buffer,
 }
-const checkObject = shape(objectRows)
+const checkObject = is.shape(objectRows)
 
 /** Data that is made in place, in the file that is changed. */
 export interface DataWriter {
@@ -569,9 +554,9 @@ export async function addObject(
   data: Uint8Array,
   asked: ObjectChangeOptions = {},
 ): Promise<number> {
-  filePath(path, "path")
+  is.path(path, "path")
   const object = checkObject(given, "object")
-  checkBytes(data, "data")
+  is.bytes(data, "data")
   const options = checkObjectChange(asked, "options")
   return await changeSif(
     path,
@@ -606,8 +591,8 @@ export async function changeObject(
   asked: ObjectChangeOptions,
   body: (change: SifChange, object: SifObject, options: ObjectChangeOptions) => Promise<void>,
 ): Promise<void> {
-  filePath(path, "path")
-  count(id, "id")
+  is.path(path, "path")
+  is.count(id, "id")
   const options = checkObjectChange(asked, "options")
   await changeSif(path, (change) => body(change, change.image.object(id), options), options)
 }

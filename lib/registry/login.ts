@@ -1,18 +1,7 @@
 // Who to be at a registry, kept where Apptainer keeps it, or in another file like Docker's. What such a file has besides stays.
 import { mkdir, realpath, stat } from "node:fs/promises"
 import path from "node:path"
-import {
-  abortSignal,
-  buffer,
-  callback,
-  flag,
-  milliseconds,
-  path as filePath,
-  required,
-  shape,
-  text,
-  variables,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { callerEnvironment } from "../caller-environment.ts"
 import { OciError } from "../errors.ts"
 import { isJsonObject, type JsonObject } from "../json.ts"
@@ -65,18 +54,18 @@ export interface RegistryLogin {
   readonly helper: string | undefined
 }
 
-const files = { authFile: filePath, environment: variables, signal: abortSignal }
-const checkLogins = shape<RegistryLoginsOptions>({ ...files, onNotice: callback })
-const checkLogout = shape<RegistryLogoutOptions>({ ...files, registry: required(text) })
-const checkLogin = shape<RegistryLoginOptions>({
+const files = { authFile: is.path, environment: is.variables, signal: is.abortSignal }
+const checkLogins = is.shape<RegistryLoginsOptions>({ ...files, onNotice: is.callback })
+const checkLogout = is.shape<RegistryLogoutOptions>({ ...files, registry: is.required(is.text) })
+const checkLogin = is.shape<RegistryLoginOptions>({
   ...files,
-  registry: required(text),
-  username: required(text),
-  password: required(buffer),
-  certFolder: filePath,
-  noHttps: flag,
-  retryDelayMs: milliseconds,
-  onNotice: callback,
+  registry: is.required(is.text),
+  username: is.required(is.text),
+  password: is.required(is.buffer),
+  certFolder: is.path,
+  noHttps: is.flag,
+  retryDelayMs: is.milliseconds,
+  onNotice: is.callback,
 })
 
 type Environment = Readonly<Record<string, string | undefined>>

@@ -1,15 +1,6 @@
 // Reads the table of an image, strictly: what breaks a rule is an error before anything uses it.
 import { setImmediate } from "node:timers/promises"
-import {
-  bytes as checkBytes,
-  count,
-  flag,
-  instance,
-  number,
-  path as filePath,
-  shape,
-  type Check,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { SifError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 import {
@@ -32,7 +23,7 @@ export interface OpenSifOptions {
   readonly lenient?: boolean | undefined
 }
 
-const checkOptions: Check<OpenSifOptions> = shape<OpenSifOptions>({ lenient: flag })
+const checkOptions: is.Check<OpenSifOptions> = is.shape<OpenSifOptions>({ lenient: is.flag })
 
 type SifParts = [
   path: string,
@@ -95,7 +86,7 @@ export class SifImage implements AsyncDisposable {
 
   /** @throws SifError `ERR_SIF_NO_OBJECT`, or `ERR_SIF_AMBIGUOUS` in an image listed leniently. */
   object(id: number): SifObject {
-    count(id, "id")
+    is.count(id, "id")
     this.#byId ??= grouped(this.objects, (object) => object.id)
     const [found, second] = this.#byId.get(id) ?? []
     if (found === undefined)
@@ -142,7 +133,7 @@ export class SifImage implements AsyncDisposable {
    * @throws SifError `ERR_SIF_TOO_LARGE`, `ERR_SIF_TRUNCATED`.
    */
   async data(object: SifObject, limit: Bytes): Promise<Buffer> {
-    number(0, Infinity)(limit, "limit")
+    is.number(0, Infinity)(limit, "limit")
     if (object.size > limit)
       throw new SifError(
         "ERR_SIF_TOO_LARGE",
@@ -189,7 +180,7 @@ export function grouped<K>(
 }
 
 /** What a listing is made of. */
-export const sifImage: Check<SifImage> = instance(SifImage, "an image that openSif gave")
+export const sifImage: is.Check<SifImage> = is.instance(SifImage, "an image that openSif gave")
 
 function isPrimary(object: SifObject): object is SifPartition {
   return object.partition?.type === PartitionType.primarySystem
@@ -276,8 +267,8 @@ export async function readSif(
  */
 export async function openSif(image: string | Uint8Array, given: OpenSifOptions = {}): Promise<SifImage> {
   const options = checkOptions(given, "options")
-  if (typeof image === "string") filePath(image, "image")
-  else checkBytes(image, "image")
+  if (typeof image === "string") is.path(image, "image")
+  else is.bytes(image, "image")
   const path = typeof image === "string" ? image : "image"
   return await openReader(
     typeof image === "string" ? await openFile(image, image) : new BufferReader(image),

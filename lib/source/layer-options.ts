@@ -1,17 +1,5 @@
 // How OCI images are found. Looked at before anything is loaded that finds one: most commands are given a path.
-import {
-  buffer,
-  callback,
-  count,
-  flag,
-  milliseconds,
-  path as filePath,
-  required,
-  shape,
-  text,
-  variables,
-  type Rows,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import type { ClientOptions } from "../registry/client.ts"
 import type { OciOptions } from "../registry/transports.ts"
 
@@ -26,23 +14,23 @@ export interface LayerOptions extends Pick<OciOptions, "architecture" | "signal"
 type RegistryLogin = NonNullable<OciOptions["credentials"]>
 
 /** How a registry is spoken to. */
-export const clientRows: Rows<Omit<ClientOptions, "signal" | "onNotice">> = {
-  certFolder: filePath,
-  noHttps: flag,
-  credentials: shape<RegistryLogin>({ username: required(text), password: required(buffer) }),
-  authFile: filePath,
-  environment: variables,
-  retryDelayMs: milliseconds,
+export const clientRows: is.Rows<Omit<ClientOptions, "signal" | "onNotice">> = {
+  certFolder: is.path,
+  noHttps: is.flag,
+  credentials: is.shape<RegistryLogin>({ username: is.required(is.text), password: is.required(is.buffer) }),
+  authFile: is.path,
+  environment: is.variables,
+  retryDelayMs: is.milliseconds,
 }
 
-export const layerRows: Rows<Pick<LayerOptions, "oci">> = {
-  oci: shape<NonNullable<LayerOptions["oci"]>>({
+export const layerRows: is.Rows<Pick<LayerOptions, "oci">> = {
+  oci: is.shape<NonNullable<LayerOptions["oci"]>>({
     ...clientRows,
-    maxLayerBytes: count,
-    allowPartial: flag,
-    cacheFolder: filePath,
-    disableCache: flag,
-    tmpFolder: filePath,
-    onFetch: callback,
+    maxLayerBytes: is.count,
+    allowPartial: is.flag,
+    cacheFolder: is.path,
+    disableCache: is.flag,
+    tmpFolder: is.path,
+    onFetch: is.callback,
   }),
 }
