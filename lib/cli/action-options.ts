@@ -1,12 +1,6 @@
 // The options of exec, run, shell, test and of instances on the command line: the words of the API's table, the variables that
 // stand for them, and how both are read.
-import {
-  execOptionTable,
-  RunError,
-  type ExecOptionKinds,
-  type ExecOptionRow,
-  type ExecOptions,
-} from "../index.ts"
+import * as api from "../index.ts"
 import type { AnyOption } from "./command.ts"
 import { parseCsv } from "./csv.ts"
 import { engines, parseEngine } from "./engine.ts"
@@ -38,7 +32,7 @@ function number(what: string, parse: (text: string) => number): (texts: Texts) =
 const integer = number("not an integer", parseInteger)
 const integers = (texts: Texts): number[] => texts.flatMap(listed).map((word) => integer([word]))
 
-const readers: { readonly [K in keyof ExecOptionKinds]: (texts: Texts) => ExecOptionKinds[K] } = {
+const readers: { readonly [K in keyof api.ExecOptionKinds]: (texts: Texts) => api.ExecOptionKinds[K] } = {
   flag: truthOf,
   text: last,
   path: last,
@@ -66,7 +60,7 @@ const readers: { readonly [K in keyof ExecOptionKinds]: (texts: Texts) => ExecOp
   engine: (texts) => parseEngine(last(texts)),
 }
 /** What adds up if it is given again; of all else the last one counts. */
-const lists: ReadonlySet<keyof ExecOptionKinds> = new Set([
+const lists: ReadonlySet<keyof api.ExecOptionKinds> = new Set([
   "words",
   "assignments",
   "binds",
@@ -80,7 +74,7 @@ function nameOf(flags: string): string {
 }
 
 /** What options stand under, from these on. */
-const headings: Partial<Record<keyof typeof execOptionTable, string>> = {
+const headings: Partial<Record<keyof typeof api.execOptionTable, string>> = {
   engine: "Options",
   binds: "What is seen of the host",
   env: "What is run, and its environment",
@@ -89,17 +83,17 @@ const headings: Partial<Record<keyof typeof execOptionTable, string>> = {
   applyCgroups: "Limits",
 }
 
-interface ActionOption extends Pick<NonNullable<ExecOptionRow[3]>, "adds" | "only" | "joins"> {
-  readonly key: keyof typeof execOptionTable
+interface ActionOption extends Pick<NonNullable<api.ExecOptionRow[3]>, "adds" | "only" | "joins"> {
+  readonly key: keyof typeof api.execOptionTable
   readonly name: string
-  readonly row: ExecOptionRow
+  readonly row: api.ExecOptionRow
   readonly heading: string
   readonly variables: readonly string[]
 }
 
 /** A row for each flag: of those with the same key, both add up or the first one counts. */
 let heading = ""
-const table = (Object.entries(execOptionTable) as [ActionOption["key"], ExecOptionRow][]).flatMap(
+const table = (Object.entries(api.execOptionTable) as [ActionOption["key"], api.ExecOptionRow][]).flatMap(
   ([key, first]) => {
     const { adds, only, joins, also } = first[3] ?? {}
     const under = (heading = headings[key] ?? heading)
@@ -211,13 +205,14 @@ export function actionOptions(
   action: string,
   flags: Readonly<Record<string, unknown>>,
   variables: Variables,
-): ExecOptions {
+): api.ExecOptions {
   const isGiven = ([flag]: readonly [string, string]): boolean =>
     ![undefined, false].includes(flags[property(nameOf(flag))] as false | undefined)
   const refused = absent.find(isGiven)
-  if (refused !== undefined) throw new RunError("ERR_RUN_OPTION", `--${nameOf(refused[0])}: ${refused[1]}`)
+  if (refused !== undefined)
+    throw new api.RunError("ERR_RUN_OPTION", `--${nameOf(refused[0])}: ${refused[1]}`)
   for (const one of noticed.filter(isGiven)) notice(`--${nameOf(one[0])} changes nothing: ${one[1]}`)
-  const options = new Map<keyof ExecOptions, unknown>()
+  const options = new Map<keyof api.ExecOptions, unknown>()
   for (const option of actionTable(action)) {
     const { name } = option
     const given = flags[property(name)]
@@ -230,8 +225,8 @@ export function actionOptions(
       const value = readers[option.row[0]](words)
       options.set(option.key, option.adds === true ? [earlier ?? [], value].flat() : value)
     } catch (error) {
-      if (error instanceof RunError || !(error instanceof Error)) throw error
-      throw new RunError("ERR_RUN_OPTION", `--${name}: ${error.message}`, { cause: error })
+      if (error instanceof api.RunError || !(error instanceof Error)) throw error
+      throw new api.RunError("ERR_RUN_OPTION", `--${name}: ${error.message}`, { cause: error })
     }
   }
   return Object.fromEntries(options)

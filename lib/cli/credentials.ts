@@ -1,16 +1,7 @@
 // The credential options every command shares, and the prompts behind them.
 import { fstatSync } from "node:fs"
 import { InvalidArgumentError } from "commander"
-import {
-  allocateSecret,
-  forbidDumps,
-  keyConfigurationFile,
-  KeyError,
-  type CredentialSource,
-  type GnuPgSource,
-  type KeyProviderSource,
-  type SecretSource,
-} from "../index.ts"
+import * as api from "../index.ts"
 import { given, under, type OptionRows } from "./command.ts"
 import { interruption } from "./interrupt.ts"
 import { notice, printable, promptSecret, secretFromStdin } from "./terminal.ts"
@@ -28,7 +19,7 @@ export interface CredentialFlags {
 
 /** What opens layers: a private key's file, with where its password is if that was said; a key provider; or GnuPG's. */
 export type LayerKeyWord =
-  { readonly file: string; readonly password?: SecretSource } | KeyProviderSource | GnuPgSource
+  { readonly file: string; readonly password?: api.SecretSource } | api.KeyProviderSource | api.GnuPgSource
 
 /** Of commands that open OCI images, too. */
 interface LayerKeyFlags {
@@ -88,7 +79,10 @@ async function askPassphrase(confirm: boolean): Promise<Buffer> {
   const prompt = promptSecret("Enter encryption passphrase: ", interruption)
   const passphrase = prompt === undefined ? secretFromStdin() : await prompt
   if (passphrase.length === 0)
-    throw new KeyError("ERR_KEY_MISSING", "the passphrase is empty, and an empty passphrase protects nothing")
+    throw new api.KeyError(
+      "ERR_KEY_MISSING",
+      "the passphrase is empty, and an empty passphrase protects nothing",
+    )
   if (confirm && prompt !== undefined) {
     let same = false
     try {
@@ -98,7 +92,7 @@ async function askPassphrase(confirm: boolean): Promise<Buffer> {
     } finally {
       if (!same) passphrase.fill(0)
     }
-    if (!same) throw new KeyError("ERR_KEY_MISMATCH", "the two passphrases differ")
+    if (!same) throw new api.KeyError("ERR_KEY_MISMATCH", "the two passphrases differ")
   }
   return passphrase
 }
@@ -117,7 +111,7 @@ export class KeyPasswords implements Disposable {
       this.#typed.set(origin, password)
     }
     // Whoever asked wipes what it gets.
-    const copy = allocateSecret(password.length)
+    const copy = api.allocateSecret(password.length)
     password.copy(copy)
     return copy
   }
@@ -127,12 +121,15 @@ export class KeyPasswords implements Disposable {
 }
 
 /** Where the password of key files comes from. */
-export function keyPassword(file: string | undefined, passwords: KeyPasswords): SecretSource {
+export function keyPassword(file: string | undefined, passwords: KeyPasswords): api.SecretSource {
   return file === undefined ? { ask: (origin, attempt) => passwords.ask(origin, attempt) } : { file }
 }
 
 /** @param password - Of those that do not say where theirs is. */
-export function layerCredentials(words: readonly LayerKeyWord[], password: SecretSource): CredentialSource[] {
+export function layerCredentials(
+  words: readonly LayerKeyWord[],
+  password: api.SecretSource,
+): api.CredentialSource[] {
   return words.map((word) =>
     "file" in word ? { key: { file: word.file }, password: word.password ?? password } : word,
   )
@@ -141,10 +138,10 @@ export function layerCredentials(words: readonly LayerKeyWord[], password: Secre
 /** The API's list for these flags; `typed` is a passphrase that was or will be asked for. */
 function credentialSources(
   flags: CredentialFlags & LayerKeyFlags,
-  password: SecretSource,
-  typed: SecretSource | undefined,
-): CredentialSource[] {
-  const keys: (SecretSource | undefined)[] = [
+  password: api.SecretSource,
+  typed: api.SecretSource | undefined,
+): api.CredentialSource[] {
+  const keys: (api.SecretSource | undefined)[] = [
     ...(flags.pemPath ?? []).map((file) => ({ file })),
     flags.keyFd === undefined ? undefined : { fd: flags.keyFd },
     flags.keyCommand === undefined ? undefined : { command: flags.keyCommand },
@@ -177,25 +174,25 @@ export function gaveCredentials(flags: CredentialFlags & LayerKeyFlags): boolean
 export async function withCredentials<T>(
   flags: CredentialFlags & LayerKeyFlags,
   confirm: boolean,
-  use: (credentials: readonly CredentialSource[], password: SecretSource) => Promise<T>,
+  use: (credentials: readonly api.CredentialSource[], password: api.SecretSource) => Promise<T>,
   environment: NodeJS.ProcessEnv = process.env,
 ): Promise<T> {
-  forbidDumps()
+  api.forbidDumps()
   using passwords = new KeyPasswords()
   // For a new image at once; an image that exists may be refused first.
   let typed = flags.passphrase === true && confirm ? await askPassphrase(true) : undefined
   const password = keyPassword(flags.keyPassphraseFile, passwords)
-  const sources = (passphrase: SecretSource | undefined): CredentialSource[] => [
+  const sources = (passphrase: api.SecretSource | undefined): api.CredentialSource[] => [
     ...credentialSources(flags, password, passphrase),
     { environment, password },
-    { keysFile: keyConfigurationFile(environment), password },
+    { keysFile: api.keyConfigurationFile(environment), password },
   ]
   try {
     const asked = typed === undefined ? { ask: () => askPassphrase(false) } : { bytes: typed }
     return await use(sources(flags.passphrase === true ? asked : undefined), password)
   } catch (error) {
     // Somebody at a terminal who gave nothing is asked, as cryptsetup and ssh do.
-    const missing = error instanceof KeyError && error.code === "ERR_KEY_MISSING"
+    const missing = error instanceof api.KeyError && error.code === "ERR_KEY_MISSING"
     if (!missing || confirm || gaveCredentials(flags) || !process.stdin.isTTY) throw error
     notice(error.message)
     typed = await askPassphrase(false)

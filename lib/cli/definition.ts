@@ -1,13 +1,6 @@
 // The options of `build` that are about definition files.
 import { InvalidArgumentError } from "commander"
-import {
-  sectionNames,
-  userKeyrings,
-  type BindSpec,
-  type BuildOptions,
-  type DefinitionOptions,
-  type SectionName,
-} from "../index.ts"
+import * as api from "../index.ts"
 import { given, under, type OptionRows } from "./command.ts"
 import { waitForHelpers } from "./interrupt.ts"
 import { errors, output } from "./output.ts"
@@ -15,18 +8,18 @@ import { inform } from "./terminal.ts"
 import { truthVariable, variable } from "./variables.ts"
 import { BYTES, each, eachOf, flag, size, text } from "./values.ts"
 
-export type DefinitionFlags = Omit<DefinitionOptions, "fingerprintKeys" | "onStep" | "onOutput"> &
-  Pick<BuildOptions, "sandbox" | "update">
+export type DefinitionFlags = Omit<api.DefinitionOptions, "fingerprintKeys" | "onStep" | "onOutput"> &
+  Pick<api.BuildOptions, "sandbox" | "update">
 
-function parseSection(text: string): SectionName {
-  const known = sectionNames.find((section) => section === text)
+function parseSection(text: string): api.SectionName {
+  const known = api.sectionNames.find((section) => section === text)
   if (known === undefined)
-    throw new InvalidArgumentError(`It is all, none, or some of ${sectionNames.join(",")}.`)
+    throw new InvalidArgumentError(`It is all, none, or some of ${api.sectionNames.join(",")}.`)
   return known
 }
 
-function parseSections(text: string): readonly SectionName[] {
-  if (text === "all") return sectionNames
+function parseSections(text: string): readonly api.SectionName[] {
+  if (text === "all") return api.sectionNames
   return text === "none" ? [] : eachOf(parseSection)(text, [])
 }
 
@@ -40,7 +33,7 @@ export const definitionRows: OptionRows<DefinitionFlags> = under("Definition fil
     "--section <list>",
     "only these sections of a definition file; none or all",
     parseSections,
-    { suggested: ["all", "none", ...sectionNames] },
+    { suggested: ["all", "none", ...api.sectionNames] },
   ],
   buildArguments: ["--build-arg <name=value>", "value for the templates of a definition file", each(text)],
   buildArgumentFile: ["--build-arg-file <file>", "file with a NAME=VALUE on each line", text],
@@ -49,7 +42,7 @@ export const definitionRows: OptionRows<DefinitionFlags> = under("Definition fil
     "tell of build arguments that nothing asks for, instead of failing",
     flag,
   ],
-  binds: ["-B, --bind <src[:dst[:opts]]>", "seen in %post and %test", each<string | BindSpec>(text)],
+  binds: ["-B, --bind <src[:dst[:opts]]>", "seen in %post and %test", each<string | api.BindSpec>(text)],
   nv: ["--nv", "with NVIDIA's libraries and programs in %post and %test", flag],
   rocm: ["--rocm", "with AMD's", flag],
   fixPermissions: ["--fix-perms", "the owner may read, write and enter everything", flag],
@@ -75,15 +68,15 @@ export const definitionRows: OptionRows<DefinitionFlags> = under("Definition fil
 /** The API's options for {@link DefinitionFlags}. */
 export function definitionOptions(
   flags: DefinitionFlags & { readonly json?: true },
-): DefinitionFlags & DefinitionOptions {
+): DefinitionFlags & api.DefinitionOptions {
   const { sections } = flags
   return {
     tmpFolder: variable("TMPDIR"),
     nv: truthVariable("NV"),
     rocm: truthVariable("ROCM"),
     ...given(definitionRows, flags),
-    sections: sections === sectionNames ? undefined : sections,
-    fingerprintKeys: { keyringPaths: userKeyrings(process.env) },
+    sections: sections === api.sectionNames ? undefined : sections,
+    fingerprintKeys: { keyringPaths: api.userKeyrings(process.env) },
     onStep: (text) => {
       waitForHelpers()
       inform(text)

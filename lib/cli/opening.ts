@@ -1,14 +1,5 @@
 // What every command takes that opens an image: credentials, and how far an image's header is trusted.
-import {
-  isImageName,
-  open,
-  type CredentialSource,
-  type Image,
-  type Milliseconds,
-  type NameOptions,
-  type OpenOptions,
-  type UnsignedPolicy,
-} from "../index.ts"
+import * as api from "../index.ts"
 import { under, type OptionRows } from "./command.ts"
 import { credentialRows, type CredentialFlags, type LayerKeyWord } from "./credentials.ts"
 import { interruption } from "./interrupt.ts"
@@ -29,7 +20,7 @@ export interface PlainFlags {
 }
 
 export interface OpenFlags extends CredentialFlags, SignerFlags, CostFlags {
-  readonly unsigned?: UnsignedPolicy
+  readonly unsigned?: api.UnsignedPolicy
 }
 
 /** MiB. */
@@ -60,7 +51,7 @@ export const plainRows: OptionRows<PlainFlags> = {
 }
 
 /** The API's option for {@link PlainFlags}. */
-export function plainOptions({ requireEncrypted }: PlainFlags): Pick<OpenOptions, "requireEncrypted"> {
+export function plainOptions({ requireEncrypted }: PlainFlags): Pick<api.OpenOptions, "requireEncrypted"> {
   return { requireEncrypted: requireEncrypted ?? truthVariable("REQUIRE_ENCRYPTED") }
 }
 
@@ -96,7 +87,7 @@ export const imageRows: OptionRows<ImageFlags> = {
 }
 
 /** Only the kernel engine has a use for it. */
-export const cipherRows: OptionRows<Pick<OpenOptions, "allowCipher">> = {
+export const cipherRows: OptionRows<Pick<api.OpenOptions, "allowCipher">> = {
   allowCipher: [
     "--allow-cipher <name>",
     "let the kernel engine use this cipher, e.g. serpent-xts-plain64",
@@ -116,7 +107,7 @@ function noticeOnce(text: string): void {
 let waiting = false
 
 /** For whoever sits there and waits. */
-function noticeWait(milliseconds: Milliseconds): void {
+function noticeWait(milliseconds: api.Milliseconds): void {
   if (waiting) return
   waiting = true
   const seconds = Math.max(1, Math.round(milliseconds / 1000))
@@ -128,7 +119,7 @@ function noticeWait(milliseconds: Milliseconds): void {
 export function costOptions({
   maxKdfMemory,
   maxKdfIterations,
-}: CostFlags): Pick<OpenOptions, "kdfLimits" | "onDerivation"> {
+}: CostFlags): Pick<api.OpenOptions, "kdfLimits" | "onDerivation"> {
   return {
     kdfLimits: {
       ...(maxKdfMemory === undefined ? {} : { memory: Math.floor(maxKdfMemory / 1024) }),
@@ -141,9 +132,9 @@ export function costOptions({
 
 /** The API's options for these flags. */
 export function openOptions(
-  flags: OpenFlags & PlainFlags & Pick<OpenOptions, "allowCipher">,
-  credentials: readonly CredentialSource[],
-): OpenOptions {
+  flags: OpenFlags & PlainFlags & Pick<api.OpenOptions, "allowCipher">,
+  credentials: readonly api.CredentialSource[],
+): api.OpenOptions {
   // For people, not for logs: a script that cares says so.
   const { unsigned = isTerminal(2) ? "warn" : "allow" } = flags
   return {
@@ -162,21 +153,21 @@ export function openOptions(
 export async function withNameOptions<T>(
   image: string,
   flags: ImageFlags,
-  use: (options: NameOptions) => Promise<T>,
+  use: (options: api.NameOptions) => Promise<T>,
 ): Promise<T> {
   // Nobody is asked for a password that no registry wants.
-  const asked = isImageName(image) ? flags : { ...flags, dockerLogin: undefined }
+  const asked = api.isImageName(image) ? flags : { ...flags, dockerLogin: undefined }
   return await withRegistryOptions(asked, image, flags.tmpFolder, (oci) => use({ oci }))
 }
 
 /** Opens an image, whatever names it. */
 export async function openImage(
   image: string,
-  flags: ImageFlags & Pick<OpenOptions, "allowCipher">,
-  credentials: readonly CredentialSource[],
-  options: Pick<OpenOptions, "purpose"> = {},
-): Promise<Image> {
+  flags: ImageFlags & Pick<api.OpenOptions, "allowCipher">,
+  credentials: readonly api.CredentialSource[],
+  options: Pick<api.OpenOptions, "purpose"> = {},
+): Promise<api.Image> {
   return await withNameOptions(image, flags, (named) =>
-    open(image, { ...openOptions(flags, credentials), ...options, ...named }),
+    api.open(image, { ...openOptions(flags, credentials), ...options, ...named }),
   )
 }

@@ -1,17 +1,6 @@
 import path from "node:path"
 import { InvalidArgumentError, type Command } from "commander"
-import {
-  build as buildImage,
-  BuildError,
-  compressionLevels,
-  remoteBuilders,
-  type BuildOptions,
-  type Compression,
-  type CompressionName,
-  type CredentialSource,
-  type Owner,
-  type SecretSource,
-} from "../../index.ts"
+import * as api from "../../index.ts"
 import { command, type AnyOptions, type CommandRow } from "../command.ts"
 import {
   credentialRows,
@@ -33,7 +22,8 @@ import { notice, printable } from "../terminal.ts"
 import { each, flag, text } from "../values.ts"
 import { variable } from "../variables.ts"
 
-interface KeyFlags extends CredentialFlags, Pick<BuildOptions, "encrypt" | "format" | "sandbox" | "update"> {
+interface KeyFlags
+  extends CredentialFlags, Pick<api.BuildOptions, "encrypt" | "format" | "sandbox" | "update"> {
   readonly sourcePemPath?: readonly string[]
   readonly keys?: readonly LayerKeyWord[]
   readonly sourcePassphraseFile?: string
@@ -46,11 +36,11 @@ interface KeyFlags extends CredentialFlags, Pick<BuildOptions, "encrypt" | "form
  */
 function keysOf(
   flags: KeyFlags,
-  credentials: readonly CredentialSource[],
-  password: SecretSource,
-): Partial<Pick<BuildOptions, "recipients" | "unlock">> {
+  credentials: readonly api.CredentialSource[],
+  password: api.SecretSource,
+): Partial<Pick<api.BuildOptions, "recipients" | "unlock">> {
   const { sourcePemPath = [], keys = [], sourcePassphraseFile } = flags
-  const source: CredentialSource[] = [
+  const source: api.CredentialSource[] = [
     ...sourcePemPath.map((file) => ({ key: { file }, password })),
     ...layerCredentials(keys, password),
     ...(sourcePassphraseFile === undefined ? [] : [{ passphrase: { file: sourcePassphraseFile } }]),
@@ -82,12 +72,12 @@ async function imagesOf(
 ): Promise<readonly Made[]> {
   if (remote === undefined || remote.length === 1 || architecture !== undefined)
     return [{ output, architecture, remote }]
-  const builders = await remoteBuilders({ remote, signal: interruption, onNotice: notice })
+  const builders = await api.remoteBuilders({ remote, signal: interruption, onNotice: notice })
   const made = new Map<string, string>()
   for (const builder of builders) {
     const other = made.get(builder.architecture)
     if (other !== undefined)
-      throw new BuildError(
+      throw new api.BuildError(
         "ERR_BUILD_REMOTE_REFUSED",
         `${other} and ${builder.remote} are both ${builder.architecture}: one of them is to be named, or --arch, with which the first builds`,
       )
@@ -109,19 +99,19 @@ function sourceDateEpoch(command: Command): number | undefined {
   return Number(text)
 }
 
-function parseCompression(text: string): Compression {
+function parseCompression(text: string): api.Compression {
   const match = /^(zstd|gzip|lz4|xz)(?::(\d{1,2}))?$/.exec(text)
   if (match === null) throw new InvalidArgumentError("It is zstd, gzip, lz4 or xz, with :LEVEL if you like.")
-  const name = match[1] as CompressionName
+  const name = match[1] as api.CompressionName
   if (match[2] === undefined) return { name }
   const level = Number(match[2])
-  const [least, most] = compressionLevels[name]
+  const [least, most] = api.compressionLevels[name]
   if (level < least || level > most)
     throw new InvalidArgumentError(`The level of ${name} is ${least} to ${most}.`)
   return { name, level }
 }
 
-function parseOwner(text: string): Owner {
+function parseOwner(text: string): api.Owner {
   if (text === "preserve" || text === "root") return text
   const match = /^(\d{1,10}):(\d{1,10})$/.exec(text)
   const [uid, gid] = [Number(match?.[1]), Number(match?.[2])]
@@ -130,9 +120,9 @@ function parseOwner(text: string): Owner {
 }
 
 function ownerOption(
-  { keepOwner, owner }: { readonly keepOwner?: true; readonly owner?: Owner },
+  { keepOwner, owner }: { readonly keepOwner?: true; readonly owner?: api.Owner },
   command: Command,
-): Owner | undefined {
+): api.Owner | undefined {
   if (keepOwner !== undefined && owner !== undefined && owner !== "preserve")
     command.error("error: --keep-owner and --owner say different things")
   return owner ?? (keepOwner === true ? "preserve" : undefined)
@@ -153,7 +143,7 @@ const squashfsWords: Readonly<Record<string, "name" | "level" | "word" | "flag">
 }
 
 /** Arguments for mksquashfs, which does not run here: the compression is taken from them. */
-export function parseSquashfsArguments(line: string): Pick<BuildOptions, "compression"> {
+export function parseSquashfsArguments(line: string): Pick<api.BuildOptions, "compression"> {
   const words = line.split(/\s+/).filter((word) => word !== "")
   const found: { name?: string; level?: string } = {}
   while (words.length > 0) {
@@ -223,7 +213,7 @@ export const build: CommandRow = command({
       "--compression <name[:level]>",
       "zstd (default), gzip, lz4 or xz",
       parseCompression,
-      { suggested: Object.keys(compressionLevels) },
+      { suggested: Object.keys(api.compressionLevels) },
     ],
     owner: [
       "--owner <owner>",
@@ -295,7 +285,7 @@ export const build: CommandRow = command({
         if (remote !== undefined) waitForHelpers()
         for (const made of await imagesOf(output, remote, architecture))
           await showMaking(`building ${made.output}`, made.output, flags, (options) =>
-            buildImage({
+            api.build({
               ...options,
               ...encryption,
               ...definition,

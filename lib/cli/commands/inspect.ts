@@ -1,11 +1,4 @@
-import {
-  readMetadata,
-  RunError,
-  type AppMetadata,
-  type ImageMetadata,
-  type MetadataOptions,
-  type MetadataPart,
-} from "../../index.ts"
+import * as api from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { imageRows, openOptions, withNameOptions, type ImageFlags } from "../opening.ts"
@@ -13,7 +6,7 @@ import { jsonRow, print, printJson } from "../output.ts"
 import { printable } from "../terminal.ts"
 import { flag, text } from "../values.ts"
 
-interface InspectFlags extends Partial<Readonly<Record<MetadataPart, true>>> {
+interface InspectFlags extends Partial<Readonly<Record<api.MetadataPart, true>>> {
   readonly all?: true
   readonly app?: string
   readonly listApps?: true
@@ -21,7 +14,7 @@ interface InspectFlags extends Partial<Readonly<Record<MetadataPart, true>>> {
 }
 
 /** In the order of their output. */
-const parts: readonly MetadataPart[] = [
+const parts: readonly api.MetadataPart[] = [
   "deffile",
   "runscript",
   "startscript",
@@ -43,7 +36,7 @@ function printableText(text: string): string {
   return `${withoutEnd(text.replace(/[^\n\t -~]+/g, printable))}\n`
 }
 
-function partText(metadata: Partial<ImageMetadata>, part: MetadataPart): string {
+function partText(metadata: Partial<api.ImageMetadata>, part: api.MetadataPart): string {
   switch (part) {
     case "labels":
       return Object.entries(metadata.labels ?? {})
@@ -64,8 +57,8 @@ function partText(metadata: Partial<ImageMetadata>, part: MetadataPart): string 
 
 /** The parts as JSON has them: text without a line end, nothing for what is empty. */
 function partValues(
-  metadata: Partial<ImageMetadata>,
-  wanted: readonly MetadataPart[],
+  metadata: Partial<api.ImageMetadata>,
+  wanted: readonly api.MetadataPart[],
 ): Record<string, unknown> {
   const entries = wanted.flatMap((part): [string, unknown][] => {
     const value = metadata[part]
@@ -77,10 +70,10 @@ function partValues(
   return Object.fromEntries(entries)
 }
 
-function appNamed(metadata: ImageMetadata, name: string): AppMetadata {
+function appNamed(metadata: api.ImageMetadata, name: string): api.AppMetadata {
   const app = Object.hasOwn(metadata.apps, name) ? metadata.apps[name] : undefined
   if (app === undefined)
-    throw new RunError("ERR_RUN_OPTION", `--app: there is no app ${printable(name)} in the image`)
+    throw new api.RunError("ERR_RUN_OPTION", `--app: there is no app ${printable(name)} in the image`)
   return app
 }
 
@@ -91,7 +84,7 @@ function asked({
   listApps,
   json,
   ...flags
-}: InspectFlags): Pick<MetadataOptions, "parts" | "apps"> {
+}: InspectFlags): Pick<api.MetadataOptions, "parts" | "apps"> {
   if (listApps === true && json !== true && all !== true) return { parts: [], apps: "names" }
   const of = app === undefined ? {} : { apps: [app] }
   if (all === true || listApps === true) return of
@@ -99,11 +92,12 @@ function asked({
   return { parts: chosen.length === 0 ? ["labels"] : chosen, apps: [], ...of }
 }
 
-async function show(metadata: ImageMetadata, flags: InspectFlags): Promise<void> {
+async function show(metadata: api.ImageMetadata, flags: InspectFlags): Promise<void> {
   const chosen = parts.filter((part) => flags.all === true || flags[part] === true)
   const apps = flags.app === undefined ? metadata.apps : { [flags.app]: appNamed(metadata, flags.app) }
   const asJson = flags.json === true || flags.all === true
-  const wanted: readonly MetadataPart[] = chosen.length === 0 && flags.listApps !== true ? ["labels"] : chosen
+  const wanted: readonly api.MetadataPart[] =
+    chosen.length === 0 && flags.listApps !== true ? ["labels"] : chosen
   if (!asJson) {
     if (flags.listApps === true) {
       await print(
@@ -116,7 +110,7 @@ async function show(metadata: ImageMetadata, flags: InspectFlags): Promise<void>
     }
     // Only the image as a whole has a definition.
     const shown = flags.app === undefined ? metadata : { deffile: metadata.deffile, ...apps[flags.app] }
-    await print(wanted.map((part) => partText(shown as Partial<ImageMetadata>, part)).join(""))
+    await print(wanted.map((part) => partText(shown as Partial<api.ImageMetadata>, part)).join(""))
     return
   }
   const withApps = flags.all === true || flags.listApps === true || flags.app !== undefined
@@ -137,11 +131,11 @@ async function show(metadata: ImageMetadata, flags: InspectFlags): Promise<void>
 async function read(
   image: string,
   flags: ImageFlags,
-  what: Pick<MetadataOptions, "parts" | "apps">,
-): Promise<ImageMetadata> {
+  what: Pick<api.MetadataOptions, "parts" | "apps">,
+): Promise<api.ImageMetadata> {
   return await withCredentials(flags, false, (credentials) =>
     withNameOptions(image, flags, (named) =>
-      readMetadata(image, { ...openOptions(flags, credentials), ...what, ...named }),
+      api.readMetadata(image, { ...openOptions(flags, credentials), ...what, ...named }),
     ),
   )
 }

@@ -1,12 +1,4 @@
-import {
-  addRecipients,
-  listRecipients,
-  removeRecipient,
-  rotateRecipients,
-  type RecipientChange,
-  type RecipientChangeOptions,
-  type RemoveRecipientOptions,
-} from "../../index.ts"
+import * as api from "../../index.ts"
 import { command, type CommandRow, type OptionRows } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { kdfRows, passphraseKdf } from "../kdf.ts"
@@ -26,7 +18,7 @@ import { count, each, flag, text } from "../values.ts"
 
 type ChangeFlags = OpenFlags &
   StayFlags &
-  Pick<RecipientChangeOptions, "removeSignatures"> & { readonly json?: true }
+  Pick<api.RecipientChangeOptions, "removeSignatures"> & { readonly json?: true }
 
 /** What all changes take. */
 const changeRows: OptionRows<ChangeFlags> = {
@@ -44,7 +36,7 @@ const keptRows: OptionRows<Pick<RecipientFlags, "recipient">> = {
   ],
 }
 
-async function report(change: RecipientChange, flags: ChangeFlags): Promise<void> {
+async function report(change: api.RecipientChange, flags: ChangeFlags): Promise<void> {
   const { brokenSignatures, signaturesRemoved, recipients } = change
   if (brokenSignatures.length > 0) {
     const which = `${brokenSignatures.length === 1 ? "signature" : "signatures"} ${brokenSignatures.join(", ")}`
@@ -60,7 +52,7 @@ async function report(change: RecipientChange, flags: ChangeFlags): Promise<void
 function changeOptions(
   flags: ChangeFlags,
   credentials: Parameters<typeof openOptions>[1],
-): RecipientChangeOptions {
+): api.RecipientChangeOptions {
   const { unlock, kdfLimits, onDerivation, signal } = openOptions(flags, credentials)
   return {
     ...{ unlock, kdfLimits, onDerivation, signal },
@@ -76,7 +68,7 @@ const list = command({
   arguments: [["<image>", "the image to look at"]],
   options: { json: jsonRow },
   run: async ({ json }, [image]) => {
-    const recipients = await listRecipients(image)
+    const recipients = await api.listRecipients(image)
     await print(json === true ? `${JSON.stringify(recipients, null, 2)}\n` : recipientTable(recipients))
   },
 })
@@ -99,7 +91,7 @@ const add = command({
     const kdf = passphraseKdf(flags, command)
     const change = await withRecipients(flags, ({ recipients = [] }) =>
       withCredentials(flags, false, (credentials) =>
-        addRecipients(image, {
+        api.addRecipients(image, {
           ...changeOptions(flags, credentials),
           recipients,
           anonymous: flags.anonymous,
@@ -125,7 +117,7 @@ const remove = command({
   run: async (flags, [image, recipient], command) => {
     if ((recipient === undefined) === (flags.keyslot === undefined))
       command.error("error: name either a RECIPIENT or a --keyslot")
-    const whom = ((): RemoveRecipientOptions => {
+    const whom = ((): api.RemoveRecipientOptions => {
       if (recipient === undefined) return { keyslot: flags.keyslot ?? 0 }
       return /^\d+$|^SHA(?:1|256):|^[0-9a-fA-F:]{40,}$/.test(recipient)
         ? { recipient }
@@ -133,7 +125,7 @@ const remove = command({
     })()
     const change = await withRecipients(flags, (named) =>
       withCredentials(flags, false, (credentials) =>
-        removeRecipient(image, { ...changeOptions(flags, credentials), ...named, ...whom }),
+        api.removeRecipient(image, { ...changeOptions(flags, credentials), ...named, ...whom }),
       ),
     )
     await report(change, flags)
@@ -149,7 +141,7 @@ const rotate = command({
   run: async (flags, [image]) => {
     const change = await withRecipients(flags, (named) =>
       withCredentials(flags, false, (credentials) =>
-        rotateRecipients(image, { ...changeOptions(flags, credentials), ...named }),
+        api.rotateRecipients(image, { ...changeOptions(flags, credentials), ...named }),
       ),
     )
     await report(change, flags)

@@ -1,14 +1,7 @@
 import { fstatSync } from "node:fs"
 import { isatty } from "node:tty"
 import type { Command } from "commander"
-import {
-  openInstance,
-  RunError,
-  type ExecOptions,
-  type Image,
-  type Instance,
-  type Running,
-} from "../../index.ts"
+import * as api from "../../index.ts"
 import { actionOptions, actionRows, commonActions, joining } from "../action-options.ts"
 import { command, type CommandRow } from "../command.ts"
 import { withCredentials, type LayerKeyWord } from "../credentials.ts"
@@ -22,11 +15,11 @@ type Action = "exec" | "run" | "shell" | "test"
 const INSTANCE = "instance://"
 
 async function start(
-  image: Image | Instance,
+  image: api.Image | api.Instance,
   action: Action,
   argv: readonly string[],
-  options: ExecOptions,
-): Promise<Running> {
+  options: api.ExecOptions,
+): Promise<api.Running> {
   if (action !== "shell") return await image[action](argv, options)
   if (argv.length > 0) notice("a shell takes no arguments: they are ignored")
   return await image.shell(options)
@@ -68,20 +61,20 @@ function preserved(
   ]
   const spent = secrets.find(isAsked)
   if (spent !== undefined)
-    throw new RunError("ERR_RUN_OPTION", `--preserve-fds: a secret is read from descriptor ${spent}`)
+    throw new api.RunError("ERR_RUN_OPTION", `--preserve-fds: a secret is read from descriptor ${spent}`)
   const theirs = processManager().filter((fd) => !secrets.includes(fd) && !isAsked(fd))
   if (theirs.length === 0) return asked
   return [...(typeof asked === "number" ? Array.from({ length: asked }, (_, i) => 3 + i) : asked), ...theirs]
 }
 
 /** Of the options for an instance that runs, those that concern the command alone; the rest was settled when it was started. */
-function joinOptions(options: ExecOptions, command: Command): ExecOptions {
+function joinOptions(options: api.ExecOptions, command: Command): api.ExecOptions {
   const { flags, keys } = joining()
   const refused = command.options.filter(
     (option) => !flags.has(option.name()) && command.getOptionValueSource(option.attributeName()) === "cli",
   )
   if (refused.length > 0)
-    throw new RunError(
+    throw new api.RunError(
       "ERR_RUN_OPTION",
       `${refused.map(({ long }) => long).join(", ")}: not for an instance that runs already`,
     )
@@ -116,7 +109,7 @@ function action(
       const asked = actionOptions(name, flags, process.env)
       // Before anything is opened that could have their numbers.
       const preserveFds = preserved(asked.preserveFds ?? [], flags)
-      const options: ExecOptions = {
+      const options: api.ExecOptions = {
         stdio: "inherit",
         replaceProcess: failureReporter(),
         signal: interruption,
@@ -124,7 +117,7 @@ function action(
       }
       if (image.startsWith(INSTANCE)) {
         const own = joinOptions(asked, command)
-        await start(openInstance(image.slice(INSTANCE.length)), name, argv, { ...own, ...options })
+        await start(api.openInstance(image.slice(INSTANCE.length)), name, argv, { ...own, ...options })
         return
       }
       const running = await withCredentials(flags, false, async (credentials) => {

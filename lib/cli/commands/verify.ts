@@ -1,11 +1,5 @@
 import type { Command } from "commander"
-import {
-  sif,
-  verify as verifyImage,
-  type SignatureReport,
-  type SignersRequired,
-  type VerifyReport,
-} from "../../index.ts"
+import * as api from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { exitCodes } from "../exit-codes.ts"
 import { interruption } from "../interrupt.ts"
@@ -16,7 +10,7 @@ import { progressRow, withProgress } from "../progress.ts"
 import { notice } from "../terminal.ts"
 import { each, flag, text } from "../values.ts"
 
-function required(wanted: readonly string[] = ["any"], command: Command): SignersRequired {
+function required(wanted: readonly string[] = ["any"], command: Command): api.SignersRequired {
   const [only] = wanted
   if (wanted.length === 1 && (only === "any" || only === "all")) return only
   if (wanted.includes("any") || wanted.includes("all"))
@@ -24,7 +18,7 @@ function required(wanted: readonly string[] = ["any"], command: Command): Signer
   return requiredSigners(wanted)
 }
 
-function signatureLines(report: SignatureReport, asked: boolean): string[] {
+function signatureLines(report: api.SignatureReport, asked: boolean): string[] {
   const where = (asked ? "[REMOTE]" : "[LOCAL]").padEnd(18)
   const { id, kind, group, signer, name, keyId, time, status, failures } = report
   const when = time === undefined ? "" : `, ${time.toISOString()}`
@@ -38,9 +32,9 @@ function signatureLines(report: SignatureReport, asked: boolean): string[] {
 }
 
 /** What the report covers, in the peers' table. */
-function objectTable(image: sif.SifImage, report: VerifyReport): string[] {
+function objectTable(image: api.sif.SifImage, report: api.VerifyReport): string[] {
   const covered = new Set(report.signatures.flatMap(({ objects }) => objects))
-  const shown = sif.listJson(image).filter(({ id }) => covered.has(id))
+  const shown = api.sif.listJson(image).filter(({ id }) => covered.has(id))
   return [
     "Objects verified:",
     "ID  |GROUP   |LINK    |TYPE",
@@ -53,8 +47,8 @@ function objectTable(image: sif.SifImage, report: VerifyReport): string[] {
 }
 
 /** The peers' words for what they report as JSON, beside our own. */
-function peersJson(image: sif.SifImage, report: VerifyReport): object {
-  const types = new Map(sif.listJson(image).map(({ id, type }) => [id, type]))
+function peersJson(image: api.sif.SifImage, report: api.VerifyReport): object {
+  const types = new Map(api.sif.listJson(image).map(({ id, type }) => [id, type]))
   const good = report.signatures.filter(({ status }) => status === "valid")
   return {
     Signatures: new Set(good.map(({ id }) => id)).size,
@@ -76,8 +70,13 @@ function peersJson(image: sif.SifImage, report: VerifyReport): object {
   }
 }
 
-async function printReport(path: string, report: VerifyReport, json: boolean, asked: boolean): Promise<void> {
-  await using image = await sif.openSif(path)
+async function printReport(
+  path: string,
+  report: api.VerifyReport,
+  json: boolean,
+  asked: boolean,
+): Promise<void> {
+  await using image = await api.sif.openSif(path)
   if (json) {
     await print(`${JSON.stringify({ ...report, ...peersJson(image, report) }, null, 2)}\n`)
     return
@@ -139,7 +138,7 @@ export const verify: CommandRow = command({
     const report = await withProgress(
       `verifying ${image}`,
       (onProgress) =>
-        verifyImage(image, {
+        api.verify(image, {
           keyPaths: flags.keyPaths,
           keyringPaths: keyringPaths(flags.keyring),
           ...keyServerOption(keyserver),
