@@ -1,7 +1,7 @@
 // Commands and their options as data: whoever shows them or asks for them (--help, docs/cli.md, completions, manual pages) reads
 // these tables, and commander is told what they say.
 import { Argument, Option, type Command } from "commander"
-import { commandName, programName } from "./name.ts"
+import { commandName, isPeer, programName } from "./name.ts"
 import { flag, truth } from "./values.ts"
 
 /** What becomes of the word behind a flag: a reader of values.ts, or the words that there may be. */
@@ -100,6 +100,8 @@ interface CommandText {
   readonly examples?: readonly (readonly [what: string, line: string])[]
   /** What stands behind the first argument is the payload's. */
   readonly passesOn?: true
+  /** Of the peers, which show help of it, and are content, where no command of it is named. */
+  readonly helpsAlone?: true
   /** Options that are not known are arguments, too. */
   readonly takesAnything?: true
   readonly hidden?: true
@@ -301,8 +303,10 @@ export function addCommand(program: Command, row: CommandRow): void {
   made.allowUnknownOption(row.takesAnything === true).passThroughOptions(row.passesOn === true)
   made.showHelpAfterError(helpHint(wordsOf(made)))
   for (const below of commands) addCommand(made, below)
+  if (row.helpsAlone === true && isPeer && run === undefined) made.helpCommand(true).action(() => made.help())
   if (run !== undefined)
     made.action(async (...parsed: unknown[]) => {
+      if (row.helpsAlone === true && isPeer && made.args.every((word) => word === "help")) made.help()
       await run(withoutFalse(made.opts(), options) as never, parsed.slice(0, -2) as never, made)
     })
 }

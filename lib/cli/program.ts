@@ -128,6 +128,14 @@ function fromCommand(words: readonly string[]): readonly string[] {
   return []
 }
 
+/** `help sif list` in the words of `sif list --help`: of a command in a group commander's own would show the group. */
+function withHelp(words: readonly string[]): readonly string[] {
+  const asked = fromCommand(words)
+  const [word, ...named] = asked
+  if (word !== "help" || named.length === 0) return words
+  return [...words.slice(0, words.length - asked.length), ...named, "--help"]
+}
+
 /** Of the words that should name a command those up to the first that names none. */
 function unknownCommand(
   rows: readonly CommandRow[],
@@ -152,7 +160,7 @@ async function runCommand(commands: readonly CommandRow[]): Promise<number> {
   process.env["SIFCRYPT_START_CALLED"] = programName
   const failure = failureToReport(process.argv)
   if (failure !== undefined) return report(failure)
-  const words = commandWords()
+  const words = withHelp(commandWords())
   const asked = fromCommand(words)
   // That alone: making hundreds of options takes as long as opening an image.
   const one = commands.filter(

@@ -137,6 +137,33 @@ describe("under the names of the peers", () => {
       assert.equal((await underNames(["singularity", ...words])).status, 0, words.join(" "))
   })
 
+  it("groups that the peers show help of, named alone, are no failure, and are one under our name", async () => {
+    for (const words of [
+      ["sif"],
+      ["oci"],
+      ["oci", "help"],
+      ["remote"],
+      ["keyserver"],
+      ["registry"],
+      ["config"],
+    ]) {
+      const { status, text, stderr } = await underNames(["apptainer", ...words])
+      assert.deepEqual([status, stderr], [0, ""], words.join(" "))
+      assert.ok(text.startsWith(`Usage: apptainer ${words[0] ?? ""} `), text)
+    }
+    for (const words of [["instance"], ["capability"], ["oci", "list"]])
+      assert.notEqual((await underNames(["apptainer", ...words])).status, 0, words.join(" "))
+    for (const group of ["sif", "oci"]) assert.notEqual((await sifcrypt([group])).status, 0, group)
+  })
+
+  it("help of a command in a group is that command's", async () => {
+    const { status, text } = await underNames(["apptainer", "-q", "help", "sif", "list"])
+    assert.equal(status, 0)
+    assert.match(text, /^Usage: apptainer sif list /)
+    const unknown = await underNames(["apptainer", "help", "sif", "nosuch"])
+    assert.deepEqual([unknown.status, unknown.text], [20, ""])
+  })
+
   it("options before the command, and their variables, say how much is told", async () => {
     const link = (words: readonly string[], env: Readonly<Record<string, string>> = {}) =>
       underNames(["apptainer", ...words, "cache", "clean", "--dry-run"], {
@@ -238,6 +265,7 @@ describe("what scripts ask first", () => {
         /^PACKAGE_NAME=apptainer\nPACKAGE_VERSION=1\.4\.5\n[^]*^APPTAINER_CONF_FILE=\/etc\/apptainer\//m,
       ],
       [["buildcfg", "SYSCONFDIR"], /^\/etc\n$/],
+      [["buildcfg", "SESSIONDIR"], /^\/var\/lib\/apptainer\/mnt\/session\n$/],
       [["cache", "list"], /^0 blobs/],
       [["cache", "list", "-v", "-T", "library,oci"], /^0 blobs/],
       [["instance", "list"], /^INSTANCE NAME +PID +IP +IMAGE/],
@@ -260,6 +288,15 @@ describe("what scripts ask first", () => {
     }
     assert.equal((await ask("buildcfg", "NO_SUCH_NAME")).status, 20)
     assert.equal((await ask("cache", "list", "-T", "nonsense")).status, 20)
+  })
+
+  it("no instance that could be stopped is a failure for the peers, and done under our own name", async () => {
+    for (const words of [["--all"], ["-a", "--force"], ["no-such-*"]]) {
+      const { status, stderr } = await ask("instance", "stop", ...words)
+      assert.equal(status, 255, words.join(" "))
+      assert.match(stderr, /^apptainer: no instance of yours that fits is running\n/)
+    }
+    await sifcryptOk(["instance", "stop", "no-such-*"])
   })
 
   it("root sees the instances of a user as that user, and others only their own", async function () {

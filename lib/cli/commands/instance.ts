@@ -14,6 +14,7 @@ import { actionOptions, actionRows, commonActions } from "../action-options.ts"
 import { command, type CommandRow, type OptionRows } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
+import { isPeer } from "../name.ts"
 import { cipherRows, imageRows, openImage } from "../opening.ts"
 import { columns, errors, jsonRow, output, print, printJson, printLines, writeAll } from "../output.ts"
 import { humanBytes, inform, notice, printable } from "../terminal.ts"
@@ -100,6 +101,9 @@ async function end(name: string | undefined, flags: StopFlags): Promise<void> {
       : /[*?]/.test(name ?? "")
         ? await matching(name ?? "")
         : [openInstance(name ?? "")]
+  // The peers take it for a failure, and under our own name it is what was asked for: that none is running.
+  if (isPeer && chosen.length === 0)
+    throw new RunError("ERR_INSTANCE_NONE", "no instance of yours that fits is running")
   const signal = flags.force === true ? "SIGKILL" : flags.signal
   const results = await Promise.allSettled(
     chosen.map(async (instance) => {

@@ -12,6 +12,7 @@ interface Listing {
   /** Other commands of the peers, and what takes their place. */
   readonly others: readonly string[]
   readonly instead: string
+  readonly helpsAlone?: true
 }
 
 const listings: readonly Listing[] = [
@@ -24,6 +25,7 @@ const listings: readonly Listing[] = [
   },
   {
     name: "remote",
+    helpsAlone: true,
     summary: "services of the peers: none is asked",
     lines: ["", "NAME  URI  DEFAULT?  GLOBAL?  EXCLUSIVE?  SECURE?"],
     others: [
@@ -41,6 +43,7 @@ const listings: readonly Listing[] = [
   },
   {
     name: "keyserver",
+    helpsAlone: true,
     summary: "key servers that are asked where none is named",
     lines: ["", `#1  ${keyring.DEFAULT_KEY_SERVER}`],
     others: ["add", "login", "logout", "remove"],
@@ -48,7 +51,8 @@ const listings: readonly Listing[] = [
   },
 ]
 
-function group({ name, summary, lines, others, instead }: Listing): CommandRow {
+function group({ lines, others, instead, ...text }: Listing): CommandRow {
+  const { name, summary } = text
   const absent = others.map((other) =>
     command({
       name: other,
@@ -61,13 +65,33 @@ function group({ name, summary, lines, others, instead }: Listing): CommandRow {
     }),
   )
   const list = command({ name: "list", description: "Lists them.", run: () => printLines(lines) })
-  return { name, summary, description: `Of ${summary}.`, hidden: true, commands: [list, ...absent] }
+  return { ...text, description: `Of ${summary}.`, hidden: true, commands: [list, ...absent] }
 }
 
 /** Names and folders as the peers' build has them: what scripts look for is where configurations would be. */
 function settings(): ReadonlyMap<string, string> {
   const name = isPeer ? "apptainer" : "sifcrypt"
-  const places = { PREFIX: "/usr", BINDIR: "/usr/bin", SYSCONFDIR: "/etc", LOCALSTATEDIR: "/var/lib" }
+  const places = {
+    PREFIX: "/usr",
+    EXECPREFIX: "/usr",
+    BINDIR: "/usr/bin",
+    SBINDIR: "/usr/sbin",
+    LIBEXECDIR: "/usr/lib",
+    DATAROOTDIR: "/usr/share",
+    DATADIR: "/usr/share",
+    SYSCONFDIR: "/etc",
+    SHAREDSTATEDIR: "/usr/com",
+    LOCALSTATEDIR: "/var/lib",
+    RUNSTATEDIR: "/var/lib/run",
+    INCLUDEDIR: "/usr/include",
+    DOCDIR: `/usr/share/doc/${name}`,
+    INFODIR: "/usr/share/info",
+    LIBDIR: "/usr/lib",
+    LOCALEDIR: "/usr/share/locale",
+    MANDIR: "/usr/share/man",
+    SESSIONDIR: `/var/lib/${name}/mnt/session`,
+    PLUGIN_ROOTDIR: `/usr/lib/${name}/plugin`,
+  }
   const own = ["APPTAINER", "SINGULARITY"].flatMap((family) => [
     [`${family}_CONFDIR`, `/etc/${name}`],
     [`${family}_CONF_FILE`, `/etc/${name}/${name}.conf`],

@@ -124,5 +124,6 @@ export const registry: CommandRow = {
   summary: "who to be at registries",
   description:
     "Keeps names and passwords for registries, in the files of Apptainer and Docker: what one of these programs was told the others know.",
+  helpsAlone: true,
   commands: [login, logout, list],
 }

@@ -243,6 +243,7 @@ export const sif: CommandRow = {
   heading: "Make and change images",
   summary: "the objects of an image: look at them, change them; no key needed",
   description: "Shows what a SIF image is made of, and changes it. No key and no privilege is needed.",
+  helpsAlone: true,
   commands: [
     listing("list", "List the objects", sifs.listText, sifs.listJson),
     listing("header", "Show the global header", sifs.headerText, sifs.headerJson),
