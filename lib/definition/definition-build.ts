@@ -22,7 +22,7 @@ import { chooseSession } from "../runtime/bundle.ts"
 import { callerIdentity } from "../runtime/identity.ts"
 import { findProgram } from "../runtime/program.ts"
 import { subordinateIds } from "../runtime/subordinate-ids.ts"
-import { architectureDigits, architectureName } from "../sif/names.ts"
+import { shownArchitecture } from "../sif/names.ts"
 import type { Bytes, OnProgress } from "../units.ts"
 import {
   buildArgumentLines,
@@ -741,10 +741,13 @@ export class DefinitionBuild implements AsyncDisposable {
   }
 
   #labels(): Record<string, string> {
-    const { architecture = process.arch, sourceDateEpoch } = this.#options
-    const digits = architectureDigits(architecture)
-    const name = digits === undefined ? architecture : architectureName(digits)
-    const labels = buildLabels(name, sourceDateEpoch ?? Math.floor(Date.now() / 1000), "", "")
+    const { architecture, sourceDateEpoch } = this.#options
+    const labels = buildLabels(
+      shownArchitecture(architecture),
+      sourceDateEpoch ?? Math.floor(Date.now() / 1000),
+      "",
+      "",
+    )
     // Each stage's own headers become labels.
     return Object.fromEntries(Object.entries(labels).filter(([key]) => !key.includes(".deffile.")))
   }

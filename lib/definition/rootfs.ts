@@ -110,6 +110,16 @@ export class Rootfs {
     }
   }
 
+  async size(inside: string): Promise<Bytes | undefined> {
+    const info = await this.find(inside)
+    return info?.isFile() === true ? Number(info.size) : undefined
+  }
+
+  async names(inside: string): Promise<string[]> {
+    const place = await this.resolve(inside)
+    return (await look(place))?.isDirectory() === true ? await readdir(place) : []
+  }
+
   /** A file's text; undefined: there is none. */
   async read(inside: string): Promise<string | undefined> {
     const place = await this.resolve(inside)

@@ -19,6 +19,7 @@ import type { Script, ScriptName, Stage } from "./definition-file.ts"
 import { labelsOf } from "./definition-file.ts"
 import { copyFromHost, copyFromStage, type TransferContext } from "./file-sets.ts"
 import { ENVIRONMENT_START, metadataFiles, type ImageDescription } from "../source/metadata-files.ts"
+import { TextReader } from "../source/tree-texts.ts"
 import { BUILD_UMASK, Rootfs } from "./rootfs.ts"
 import { runInContainer, type ContainerFile, type Pretence } from "./script-container.ts"
 
@@ -401,12 +402,7 @@ class StageBuilder {
     return {
       definition: this.#plan.text,
       labels: sorted,
-      runscript: await root.read(`${FOLDER}/runscript`),
-      startscript: await root.read(`${FOLDER}/startscript`),
-      test: await root.read(`${FOLDER}/test`),
-      help: await root.read(`${FOLDER}/runscript.help`),
-      environment: await root.read(`${FOLDER}/env/90-environment.sh`),
-      ociEnvironment: await root.read(`${FOLDER}/env/10-docker2singularity.sh`),
+      ...(await new TextReader(root).scripts()),
     }
   }
 }

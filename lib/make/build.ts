@@ -22,6 +22,7 @@ import { checkStretching, recipientsOf } from "../encryption/encrypt.ts"
 import { checkTarget } from "../file/output.ts"
 import { remoteAddress } from "../remote/ssh.ts"
 import { layerRows, type LayerOptions } from "../source/layer-options.ts"
+import { describedSandbox } from "../source/sandbox.ts"
 import { openSource } from "../source/source.ts"
 import { askBuilders, buildRemotely, checkRemoteOptions, type RemoteBuilder } from "./remote-build.ts"
 import {
@@ -217,10 +218,12 @@ export async function build(given: BuildOptions): Promise<BuildResult> {
         await makeImage({ ...options, onProgress }, recipients, (output) => work.run(output.file.fd)),
       )
     }
-    await using source = await openSource(options.source, credentials, {
+    await using found = await openSource(options.source, credentials, {
       ...options,
       isNamed: options.unlock !== undefined,
     })
+    const isSandbox = "directory" in found.tree && options.data !== true
+    const source = isSandbox ? await describedSandbox(found, options) : found
     if (options.compression !== undefined && "squashfs" in source.tree)
       options.onNotice?.(
         `${options.source} holds a squashfs, which is copied as it is: compression has no effect`,

@@ -17,7 +17,6 @@ import { Tree } from "../device/tree.ts"
 import { isExplicit, type Credential, type Credentials } from "../encryption/credentials.ts"
 import { refusePlain } from "../encryption/partition.ts"
 import { BuildError, EnvironmentError, TreeError } from "../errors.ts"
-import { parseJson } from "../json.ts"
 import type { NativeRange } from "../native/binding.ts"
 import { MAX_LAYER_BYTES } from "../oci/image.ts"
 import { platformOf } from "../oci/manifest.ts"
@@ -26,6 +25,7 @@ import { remoteError, type Channel } from "../remote/channel.ts"
 import { FrameKind } from "../remote/frames.ts"
 import { Connection, parseRemote, type RemoteAddress } from "../remote/ssh.ts"
 import { metadataObjects, type ImageDescription } from "../source/metadata-files.ts"
+import { TextReader, TreeTexts } from "../source/tree-texts.ts"
 import { openSource, type BuildSource } from "../source/source.ts"
 import type { Bytes } from "../units.ts"
 import type { BuildOptions } from "./build.ts"
@@ -44,7 +44,6 @@ import { squashfsBytes } from "./sealed-bytes.ts"
 import { makeImage, writeSealedTree, type BuildResult } from "./write-image.ts"
 
 /** Longest text of a tree that says what the image is. */
-const MAX_TEXT: Bytes = 16 << 20
 const SECTOR: Bytes = 4096
 
 type Options = BuildOptions & { readonly remote: readonly string[] }
@@ -358,28 +357,6 @@ function wrongTree(name: string, what: string, cause?: unknown): BuildError {
   )
 }
 
-async function textIn(tree: Tree, file: string): Promise<string | undefined> {
-  const inside = `/.singularity.d/${file}`
-  const info = await tree.find(inside, true)
-  if (info?.type !== "file") return undefined
-  if (info.size > MAX_TEXT)
-    throw new TreeError("ERR_TREE_FORMAT", `${inside} has ${info.size} bytes, more than ${MAX_TEXT}`)
-  const pieces: Buffer[] = []
-  for (let at = 0; at < info.size; at += 1 << 20) pieces.push(await tree.read(inside, at, 1 << 20))
-  return Buffer.concat(pieces).toString("utf8")
-}
-
-function labelsOf(text: string, name: string): Record<string, string> {
-  try {
-    const value = parseJson(text)
-    return Object.fromEntries(
-      Object.entries(value ?? {}).filter((entry): entry is [string, string] => typeof entry[1] === "string"),
-    )
-  } catch (cause) {
-    throw wrongTree(name, "its labels are no JSON", cause)
-  }
-}
-
 /** What the tree says of itself, which has to be what the definition asks for. */
 async function describe(
   name: string,
@@ -391,21 +368,18 @@ async function describe(
     // Behind it there is room for what nobody looks at.
     if (tree.squashfsSize !== range.size)
       throw wrongTree(name, `its tree ends at ${tree.squashfsSize}, and ${range.size} bytes came`)
-    if ((await textIn(tree, "Singularity")) !== definition.text)
+    const texts = new TextReader(new TreeTexts(tree))
+    if ((await texts.text("/.singularity.d/Singularity")) !== definition.text)
       throw wrongTree(name, "it holds another definition")
     return {
       definition: definition.text,
-      labels: labelsOf((await textIn(tree, "labels.json")) ?? "{}", name),
-      runscript: await textIn(tree, "runscript"),
-      startscript: await textIn(tree, "startscript"),
-      test: await textIn(tree, "test"),
-      help: await textIn(tree, "runscript.help"),
-      environment: await textIn(tree, "env/90-environment.sh"),
-      ociEnvironment: await textIn(tree, "env/10-docker2singularity.sh"),
+      labels: await texts.labels("/.singularity.d"),
+      ...(await texts.scripts()),
       ociConfig,
     }
   } catch (error) {
     if (error instanceof TreeError) throw wrongTree(name, error.message, error)
+    if (error instanceof SyntaxError) throw wrongTree(name, "its labels are no JSON", error)
     throw error
   }
 }

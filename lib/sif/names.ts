@@ -89,3 +89,9 @@ export function architectureDigits(name: string): string | undefined {
   const index = architectures.indexOf(go[name] ?? name)
   return index <= 0 ? undefined : String(index).padStart(2, "0")
 }
+
+/** Go's name of an architecture, or of this machine's; one that SIF does not know stays as it is. */
+export function shownArchitecture(name: string = process.arch): string {
+  const digits = architectureDigits(name)
+  return digits === undefined ? name : architectureName(digits)
+}

@@ -16,6 +16,17 @@ export type AddedEntry = {
   | { readonly type: "symlink"; readonly target: string }
 )
 
+/** What a SCIF app says of itself, as the peers' object has it. */
+export interface AppDescription {
+  readonly labels: Readonly<Record<string, string>>
+  /** Scripts by their paths inside. */
+  readonly environment: Readonly<Record<string, string>>
+  readonly runscript?: string | undefined
+  readonly startscript?: string | undefined
+  readonly test?: string | undefined
+  readonly helpfile?: string | undefined
+}
+
 /** What an image says of itself. What is undefined gets a default, unless the source has it. */
 export interface ImageDescription {
   /** The definition file. */
@@ -33,6 +44,8 @@ export interface ImageDescription {
   readonly ociEnvironment?: string | undefined
   /** The `config` of an OCI image, JSON. */
   readonly ociConfig?: string | undefined
+  /** By their names. */
+  readonly apps?: Readonly<Record<string, AppDescription>> | undefined
 }
 
 /** A SIF object about the root file system. */
@@ -216,6 +229,7 @@ export function metadataObjects(description: ImageDescription): MetadataObject[]
     helpfile: description.help,
     deffile: definition,
     startscript: description.startscript ?? DEFAULT_STARTSCRIPT,
+    apps: description.apps,
   }
   const inspected = { data: { attributes }, type: "container" }
   const json = (name: string, text: string): MetadataObject => ({

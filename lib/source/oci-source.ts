@@ -7,7 +7,7 @@ import type { ImageReference, LocalReference } from "../oci/reference.ts"
 import { OCI_EVALUATION } from "../runtime/entry.ts"
 import { shellQuote } from "../runtime/environment.ts"
 import { openOciImage, type OciOptions } from "../registry/transports.ts"
-import { architectureDigits } from "../sif/names.ts"
+import { architectureDigits, shownArchitecture } from "../sif/names.ts"
 import { buildLabels, metadataFiles, metadataObjects, type ImageDescription } from "./metadata-files.ts"
 import type { LayerOptions } from "./layer-options.ts"
 import type { BuildSource } from "./source.ts"
@@ -139,7 +139,7 @@ export async function ociSource(
   const bootstrap = reference.transport
   const name = reference.transport === "docker" ? reference.text : nameIn(reference)
   const time = sourceDateEpoch ?? Math.floor(Date.now() / 1000)
-  const shown = architecture ?? (process.arch === "x64" ? "amd64" : process.arch)
+  const shown = shownArchitecture(architecture)
   const from = { bootstrap, name, digest: image.digest.text }
   const description = describeOciImage(image.config, from, shown, time)
   return {

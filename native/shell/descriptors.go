@@ -16,6 +16,8 @@ import (
 
 const (
 	maxDescriptor = 255
+	// Where standard input is meanwhile, for one redirection; scripts have none of this number.
+	asideDescriptor = maxDescriptor + 1
 	// Below it are names of what is no file, for redirections that the interpreter does not have (rewrite).
 	descriptorFolder = "/.sifcrypt/descriptor/"
 )
@@ -203,7 +205,7 @@ func script(file *os.File) (io.ReadWriteCloser, error) {
 	return &scriptText{File: file}, nil
 }
 
-// openDescriptor is what rewriteRedirection has written: copy/FROM, put/NUMBER/FROM, or open/NUMBER/LETTER/PATH.
+// openDescriptor is what rewriteStatement has written: copy/FROM, put/NUMBER/FROM, text/NUMBER, or open/NUMBER/LETTER/PATH.
 func openDescriptor(hc interp.HandlerContext, what string) (io.ReadWriteCloser, error) {
 	now := descriptorsOf(hc.Stderr)
 	verb, rest, _ := strings.Cut(what, "/")
@@ -229,6 +231,15 @@ func openDescriptor(hc interp.HandlerContext, what string) (io.ReadWriteCloser, 
 		carrier.opened = opened
 		// As it is now, whatever the script makes of its own later.
 		carrier.descriptors = now.with(number, behind(stream))
+		return carrier, nil
+	}
+	if verb == "text" {
+		file, err := document(hc.Stdin)
+		if err != nil {
+			return nil, err
+		}
+		carrier.opened = file
+		carrier.descriptors = now.with(number, file)
 		return carrier, nil
 	}
 	letter, path, _ := strings.Cut(rest, "/")

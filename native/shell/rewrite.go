@@ -122,11 +122,41 @@ func rewriteStatement(statement *syntax.Stmt) {
 		refuse(statement, what)
 		return
 	}
+	redirections := []*syntax.Redirect{}
 	for _, one := range statement.Redirs {
+		if isDocument(one) && number(one) > 2 {
+			redirections = append(redirections, textRedirections(one)...)
+			continue
+		}
 		if what := rewriteRedirection(one); what != "" {
 			refuse(statement, what)
 			return
 		}
+		redirections = append(redirections, one)
+	}
+	statement.Redirs = redirections
+}
+
+func isDocument(one *syntax.Redirect) bool {
+	return one.Hdoc != nil || one.Op == syntax.WordHdoc
+}
+
+// textRedirections give a text of the script to a descriptor from 3 on. The interpreter has it for standard input only: there
+// it is taken from, with what was there put aside.
+func textRedirections(one *syntax.Redirect) []*syntax.Redirect {
+	aside := strconv.Itoa(asideDescriptor)
+	carried := func(what string) *syntax.Redirect {
+		word := literal(descriptorFolder + what)
+		return &syntax.Redirect{Op: syntax.RdrOut, N: &syntax.Lit{Value: "2"}, Word: word}
+	}
+	descriptor := one.N.Value
+	one.N = nil
+	return []*syntax.Redirect{
+		carried("put/" + aside + "/0"),
+		one,
+		carried("text/" + descriptor),
+		{Op: syntax.RdrIn, Word: literal(descriptorFolder + "copy/" + aside)},
+		carried("put/" + aside + "/-"),
 	}
 }
 
@@ -136,7 +166,7 @@ func rewriteRedirection(one *syntax.Redirect) string {
 	if descriptor < 0 {
 		return "a redirection of " + one.N.Value
 	}
-	if one.Hdoc != nil || one.Op == syntax.WordHdoc {
+	if isDocument(one) {
 		if descriptor == 0 {
 			return ""
 		}

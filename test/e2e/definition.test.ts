@@ -14,7 +14,7 @@ import {
   writeFileSync,
 } from "node:fs"
 import path from "node:path"
-import { build, open, readDefinition } from "../../lib/index.ts"
+import { build, open, readDefinition, readMetadata } from "../../lib/index.ts"
 import { signerName } from "../../lib/signing/dsse.ts"
 import { idOf, isRoot, sifcrypt, sifcryptOk, startSifcrypt, type As, type Result } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
@@ -171,6 +171,19 @@ Author somebody
         [],
       )
       assert.equal((await buildHere(["-e", "--sandbox", "box2", "box.def"])).status, 25)
+    })
+
+    it("has the image say of its apps what it says of itself", async () => {
+      define(
+        "apps.def",
+        "Bootstrap: localimage\nFrom: base\n\n%apphelp tool\nof the tool\n\n%applabels tool\nKind app\n",
+      )
+      const made = await buildHere(["apps.sif", "apps.def"])
+      assert.equal(made.status, 0, made.stderr)
+      const { apps, origin } = await readMetadata(at("apps.sif"))
+      assert.deepEqual([origin, Object.keys(apps)], ["objects", ["tool"]])
+      assert.equal(apps["tool"]?.helpfile, "of the tool\n")
+      assert.deepEqual(apps["tool"].labels, { Kind: "app", SCIF_APP_NAME: "tool" })
     })
 
     it("ends what a script leaves running, and shows it no process of ours", async () => {

@@ -2,13 +2,22 @@
 // two of a kind.
 import assert from "node:assert/strict"
 import { createPrivateKey, createPublicKey } from "node:crypto"
-import { copyFileSync, existsSync, linkSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
+import {
+  copyFileSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs"
 import path from "node:path"
 import {
   build,
   decrypt,
   encrypt,
   MAX_METADATA_SIZE,
+  open,
   readMetadata,
   reencrypt,
   sif,
@@ -105,6 +114,79 @@ describe("what an image says of itself", () => {
     assert.match((await readMetadata(peer, opener)).labels["org.label-schema.build-arch"] ?? "", /^amd64$/)
   })
 
+  it("of a sandbox is that it was made of it, with the labels and scripts that are there, and what it was made of before", async () => {
+    const tree = makeRootTree()
+    const inside = path.join(tree, ".singularity.d")
+    mkdirSync(path.join(inside, "bootstrap_history"), { recursive: true })
+    writeFileSync(path.join(inside, "bootstrap_history", "Apptainer0"), "the first\n")
+    writeFileSync(path.join(inside, "Singularity"), "Bootstrap: docker\nFrom: alpine\n")
+    writeFileSync(
+      path.join(inside, "labels.json"),
+      '{"Author": "me", "org.label-schema.usage.singularity.deffile.bootstrap": "docker"}',
+    )
+    // It stays the link that it is.
+    symlinkSync("/bin/busybox", path.join(inside, "runscript"))
+    const app = path.join(tree, "scif", "apps", "tool", "scif")
+    mkdirSync(path.join(app, "env"), { recursive: true })
+    writeFileSync(path.join(app, "runscript.help"), "of the tool\n")
+    writeFileSync(path.join(app, "env", "90-environment.sh"), "export TOOL=1\n")
+    const definition = `bootstrap: localimage\nfrom: ${tree}\n\n`
+    const labels = {
+      Author: "me",
+      "org.label-schema.build-arch": "arm64",
+      "org.label-schema.build-date": "Thursday_1_January_1970_0:0:7_UTC",
+      "org.label-schema.schema-version": "1.0",
+      "org.label-schema.usage.singularity.deffile.bootstrap": "localimage",
+      "org.label-schema.usage.singularity.deffile.from": tree,
+    }
+    for (const [name, origin, recipients] of [
+      ["sandbox.sif", "objects", {}],
+      ["sealed.sif", "sealed", to],
+    ] as const) {
+      const output = inFolder(name)
+      await build({ source: tree, output, architecture: "arm64", sourceDateEpoch: 7, ...recipients })
+      const metadata = await readMetadata(output, from)
+      assert.deepEqual(
+        [metadata.origin, metadata.deffile, { ...metadata.labels }],
+        [origin, definition, labels],
+      )
+      assert.deepEqual(metadata.apps, {
+        tool: {
+          helpfile: "of the tool\n",
+          labels: {},
+          environment: { "/scif/apps/tool/scif/env/90-environment.sh": "export TOOL=1\n" },
+        },
+      })
+      await using image = await open(output, from)
+      const text = async (file: string): Promise<string> =>
+        (await image.readFile(`/.singularity.d/${file}`)).toString()
+      assert.deepEqual(JSON.parse(await text("labels.json")), labels)
+      assert.equal(await text("Singularity"), definition)
+      assert.equal(await text("bootstrap_history/Apptainer0"), "the first\n")
+      assert.equal(await text("bootstrap_history/Apptainer1"), "Bootstrap: docker\nFrom: alpine\n")
+      const entries = await image.list("/.singularity.d")
+      assert.equal(entries.find(({ path: name }) => name.endsWith("/runscript"))?.type, "symlink")
+    }
+    const data = inFolder("data.sif")
+    await build({ source: tree, output: data, data: true })
+    await using sifImage = await sif.openSif(data)
+    assert.equal(sifImage.objects.length, 1, "a folder of data says nothing of an image")
+  })
+
+  it("of a sandbox that says it in no words, or in too many, is refused", async () => {
+    for (const [file, content, message] of [
+      ["labels.json", "{", /a labels\.json in it is no JSON/],
+      ["runscript", Buffer.alloc(MAX_METADATA_SIZE), /there are more than \d+ bytes of metadata/],
+    ] as const) {
+      const tree = makeRootTree()
+      mkdirSync(path.join(tree, ".singularity.d"))
+      writeFileSync(path.join(tree, ".singularity.d", file), content)
+      const refused = { code: "ERR_BUILD_SOURCE", message }
+      await assert.rejects(build({ source: tree, output: inFolder("broken.sif") }), refused)
+      assert.ok(!existsSync(inFolder("broken.sif")))
+    }
+  })
+
   it("is what lies outside where no key is given, and that is told", async () => {
     const { metadata, notices } = await told(await withObjects(encrypted, {}), {})
     assert.deepEqual([metadata.origin, metadata.labels], ["objects", { owner: "OUTSIDER" }])
@@ -155,8 +237,8 @@ describe("what an image says of itself", () => {
     for (const n of [1, 2, 3, 4, 5]) write(`.singularity.d/env/${n}.sh`, some)
     for (const app of ["a", "b", "c", "__proto__", "e"]) write(`scif/apps/${app}/scif/runscript`, some)
     write(".singularity.d/runscript.help", 100)
-    const image = inFolder("large-texts.sif")
-    await build({ source, output: image })
+    // As of an image that has nothing beside its tree.
+    const image = source
     const tooLarge = { code: "ERR_SIF_TOO_LARGE", message: new RegExp(`the ${MAX_METADATA_SIZE} bytes that`) }
     await assert.rejects(readMetadata(image), tooLarge)
     await assert.rejects(readMetadata(image, { parts: ["environment"], apps: [] }), tooLarge)
@@ -186,8 +268,7 @@ describe("what an image says of itself", () => {
     const first = path.join(env, "0.sh")
     writeFileSync(first, "")
     for (let n = 1; n < 20_000; n++) linkSync(first, path.join(env, `${n}.sh`))
-    const image = inFolder("many-texts.sif")
-    await build({ source, output: image })
+    const image = source
     await assert.rejects(readMetadata(image, { parts: ["environment"] }), { code: "ERR_SIF_TOO_LARGE" })
     assert.deepEqual((await readMetadata(image, { parts: ["labels"] })).labels, {})
   })

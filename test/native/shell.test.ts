@@ -408,6 +408,17 @@ f() { exec sh -c 'echo payload; echo error >&2'; }; f`)
       ],
       ["that are closed", "echo a >&-; cat <&-; echo b 2>&-", "b\n"],
       [
+        "from texts, beside standard input",
+        "n=one\necho in | { cat - /dev/fd/4 <&0; read l <&3; echo $l; } 3<<X 4<<<two\n$n\nX\n",
+        "in\ntwo\none\n",
+      ],
+      [
+        "from a text for good, in a function, and in a program",
+        "exec 5<<-X\n\ta\n\tb\n\tX\nread l <&5; f() { sh -c 'cat <&5'; }; f; echo $l; exec 5<&-; cat <&5",
+        "b\na\n",
+        "redirect 5: bad file descriptor\n",
+      ],
+      [
         "beside it and in pipes, in a line each",
         "cat <&9 & wait; echo a | cat <&9; echo b",
         "b\n",

@@ -417,6 +417,7 @@ const scripts: Readonly<Record<string, string>> = {
   "a mask of new files": "umask 027; export X=$(umask)",
   "a program that it becomes": 'export X=1; exec sh -c "echo become; exit 9"',
   "a redirection": "echo script >/dev/null; exec 2>/dev/null; export X=$(echo out; echo error >&2)",
+  "a descriptor that a variable gets": "exec {X}>/dev/null; export X",
   return: "export X=1; return 5; export X=2",
   "exit 3": "exit 3",
   "exit 0": "exit 0",
