@@ -6,6 +6,7 @@ import { createHash } from "node:crypto"
 import { chmodSync, copyFileSync, cpSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { createRequire, isBuiltin } from "node:module"
 import { build } from "esbuild"
+import { isCompiled, sourcesOfDist } from "./dist-sources.mjs"
 import { external, installed } from "./notice.mjs"
 
 const main = "dist/cli/main.js"
@@ -95,6 +96,7 @@ function sharedImport(found) {
   writeFileSync(outfile, `/*${createHash("sha256").update(wrapped).digest("hex")}*/${wrapped}`)
 }
 
+rmSync("dist/sources", { force: true })
 writeFileSync("dist/native/native-digest.js", digestModule)
 await bundle("main", "command")
 await bundle("main-run", "run")
@@ -111,3 +113,6 @@ if (pages.status !== 0) throw new Error("the manual pages cannot be made")
 
 if (spawnSync(main, ["--version"], { stdio: ["ignore", "ignore", "inherit"] }).status !== 0)
   throw new Error("the bundled command does not start")
+
+// Beside a library that tsc has made of other files it is not what `npm pack` takes.
+if (isCompiled()) writeFileSync("dist/sources", `${sourcesOfDist()}\n`)

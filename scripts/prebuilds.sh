@@ -64,9 +64,9 @@ while read -r kind hash address; do
       ;;
   esac
 done <"$lock"
-cp -r native scripts CMakeLists.txt "$work/project/"
+cp -a native scripts CMakeLists.txt "$work/project/"
 for headers in node-addon-api node-api-headers; do
-  cp -rL "node_modules/$headers" "$work/project/$headers"
+  cp -aL "node_modules/$headers" "$work/project/$headers"
 done
 
 for target in "${targets[@]}"; do

@@ -20,9 +20,16 @@ const platform = `${process.platform}-${process.arch}`
 
 let addon: NativeAddon | undefined
 
-/** Which libc this process runs on. (process.report knows too, and takes longer than opening an image.) */
+/**
+ * Which libc a process runs on, by the files that are mapped into it. (process.report knows too, and takes longer than opening an image.)
+ * glibc's has one of two names everywhere; musl's is its dynamic linker, which distributions call what they like.
+ */
+export function libcOf(maps: string): "glibc" | "musl" {
+  return /\/libc(?:\.so\.6|-2\.\d+\.so)\b/.test(maps) ? "glibc" : "musl"
+}
+
 function libc(): "glibc" | "musl" {
-  return readFileSync("/proc/self/maps", "latin1").includes("/ld-musl-") ? "musl" : "glibc"
+  return libcOf(readFileSync("/proc/self/maps", "latin1"))
 }
 
 /**

@@ -6,6 +6,7 @@ import { execFileSync } from "node:child_process"
 import { createHash } from "node:crypto"
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
+import { sourcesOfDist } from "../dist-sources.mjs"
 
 const root = path.resolve(import.meta.dirname, "..", "..")
 const machines = ["linux-arm64", "linux-x64"]
@@ -144,9 +145,12 @@ function faults() {
   const found = []
   const dist = path.join(root, "dist", "native", "native-digest.js")
   const stated = existsSync(dist) && /"([0-9a-f]{64})"/.exec(readFileSync(dist, "utf8"))?.[1]
+  const made = path.join(root, "dist", "sources")
+  const again = "`npm run build:ts` makes it again"
   if (stated === false) found.push("dist is missing: `npm run build:ts` makes it")
-  else if (stated !== sources)
-    found.push("dist was made beside other native sources: `npm run build:ts` makes it again")
+  else if (stated !== sources) found.push(`dist was made beside other native sources: ${again}`)
+  else if (!existsSync(made) || readFileSync(made, "utf8").trim() !== sourcesOfDist())
+    found.push(`dist was made of another lib/: ${again}`)
   for (const name of ["index.js", "index.d.ts", "cli/main.js", "cli/command.js", "cli/run.js"])
     if (stated !== false && !existsSync(path.join(root, "dist", name))) found.push(`dist/${name} is missing`)
 

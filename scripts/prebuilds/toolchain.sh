@@ -18,7 +18,8 @@ case $target in
     ;;
   *-musl)
     export ZIG_GLOBAL_CACHE_DIR=/build/zig-cache ZIG_LOCAL_CACHE_DIR=/build/zig-cache
-    printf '#!/bin/sh\nexec /build/zig/zig cc -target %s-musl "$@"\n' "$triple" >"$tools/cc"
+    # It makes musl for each kind of optimization, also for what only tries whether something links.
+    printf '#!/bin/sh\nexec /build/zig/zig cc -target %s-musl -O2 "$@"\n' "$triple" >"$tools/cc"
     # It links statically unless something asks for what only a dynamic program has; and of the linker it knows no --exclude-libs.
     cat >"$tools/c++" <<WRAPPER
 #!/bin/sh
@@ -32,7 +33,7 @@ for argument; do
   esac
   set -- "\$@" "\$argument"
 done
-exec /build/zig/zig c++ -target $triple-musl \$how "\$@"
+exec /build/zig/zig c++ -target $triple-musl -O2 \$how "\$@"
 WRAPPER
     ;;
 esac

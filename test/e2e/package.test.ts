@@ -180,11 +180,15 @@ describe("the package", () => {
   it("is not packed while a binary is missing or stale", async () => {
     const clone = newFolder("to-be-packed")
     for (const name of [
+      "lib",
       "native",
       "scripts",
       "dist",
+      "build/typescript.tsbuildinfo",
       "package.json",
       "package-lock.json",
+      "tsconfig.json",
+      "tsconfig.build.json",
       "CMakeLists.txt",
       "binding.gyp",
     ])
@@ -226,6 +230,23 @@ describe("the package", () => {
       await said(...check),
       /^npm pack: prebuilds\/linux-arm64\/sifcrypt-starter\.musl is missing$/m,
     )
+    // dist is one of lib/ only if tsc and what bundles the command have seen the same.
+    const isCompiled = async (): Promise<string> => {
+      const script = 'import { isCompiled } from "./scripts/dist-sources.mjs"; console.log(isCompiled())'
+      const argv = [process.execPath, "--input-type=module", "-e", script]
+      return (await runProgram(argv, { as: "self", cwd: clone })).text.trim()
+    }
+    assert.equal(await isCompiled(), "true")
+    const another = path.join(clone, "lib", "another.ts")
+    for (const [file, text] of [
+      [another, ""],
+      [path.join(clone, "lib", "units.ts"), "// changed\n"],
+    ] as const) {
+      writeFileSync(file, text)
+      assert.equal(await isCompiled(), "false")
+      assert.match(await said(...check), /^npm pack: dist was made of another lib\/: `npm run build:ts`/m)
+      rmSync(another, { force: true })
+    }
     writeFileSync(path.join(clone, "native", "addon.cc"), "// changed\n")
     const stale = await said(...check)
     assert.match(stale, /dist was made beside other native sources/)
