@@ -24,7 +24,6 @@
 namespace sifcrypt::starter {
 namespace {
 
-constexpr char kVersion[] = "0.1.0";
 constexpr int kFailure = 255;
 constexpr int kUsageFailure = 2;
 
@@ -48,7 +47,6 @@ int Main(std::vector<std::string> arguments) {
   if (arguments.empty()) throw UsageError("a command is missing");
   const std::string command = arguments.front();
   arguments.erase(arguments.begin());
-  if (command == "--version") return printf("sifcrypt-starter %s\n", kVersion) < 0 ? kFailure : 0;
   if (command == "mount") {
     const MountOptions options = ParseMountOptions(arguments);
     SayAs(options.message_name);
