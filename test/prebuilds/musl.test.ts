@@ -1,0 +1,66 @@
+// The prebuilt programs for musl, run by this machine's kernel with the musl that Debian has: Node and the addon are glibc's, which start them
+// as they start those for glibc. The container's first process and its shell are static, and the same on both.
+import assert from "node:assert/strict"
+import { copyFileSync, existsSync, readFileSync } from "node:fs"
+import path from "node:path"
+import { idOf, runProgram, type Result } from "../support/cli.ts"
+import { testKeys } from "../support/keys.ts"
+import { installPrebuilt } from "../support/prebuilt.ts"
+import { newFolder } from "../support/scratch.ts"
+import { makeRootTree } from "../support/trees.ts"
+
+const machine = `linux-${process.arch}`
+const loader = `/lib/ld-musl-${process.arch === "x64" ? "x86_64" : "aarch64"}.so.1`
+
+describe("what is prebuilt for musl", function () {
+  this.timeout(120_000)
+  let folder: string
+  let command: string
+  const keys = testKeys()
+  const run = async (as: "self" | "user", ...args: readonly string[]): Promise<Result> =>
+    await runProgram([process.execPath, command, ...args], { as, cwd: folder })
+  const runOk = async (as: "self" | "user", ...args: readonly string[]): Promise<string> => {
+    const { status, text, stderr } = await run(as, ...args)
+    assert.equal(status, 0, stderr)
+    return text
+  }
+
+  before(async () => {
+    assert.ok(existsSync(loader), `${loader} is missing (scripts/system-packages.sh prebuilds)`)
+    folder = newFolder("musl", idOf("user"))
+    const installed = installPrebuilt(folder, machine)
+    const prebuilds = path.join(installed, "prebuilds", machine)
+    const starter = path.join(prebuilds, "sifcrypt-starter.musl")
+    assert.ok(readFileSync(starter).includes(loader), "it names musl's dynamic linker")
+    copyFileSync(starter, path.join(prebuilds, "sifcrypt-starter.glibc"))
+    command = path.join(installed, "dist", "cli", "main.js")
+    const tree = makeRootTree()
+    await runOk("user", "build", "plain.sif", tree)
+    await runOk("user", "build", "--pem-path", keys.publicKey, "luks.sif", tree)
+    await runOk("user", "build", "--format", "gocryptfs", "--pem-path", keys.publicKey, "gocryptfs.sif", tree)
+  })
+
+  for (const as of ["user", "self"] as const)
+    for (const image of ["plain", "luks", "gocryptfs"]) {
+      const options = ["--engine", "userspace", ...(image === "plain" ? [] : ["--pem-path", keys.privateKey])]
+      const who = as === "self" ? "whoever runs the tests" : "an ordinary user"
+      it(`runs a payload of ${image}.sif as ${who}`, async () => {
+        const script = "cat /data/hello; ls /proc/self/fd >/dev/null; exit 7"
+        const result = await run(as, "exec", ...options, `${image}.sif`, "/bin/sh", "-c", script)
+        assert.deepEqual([result.status, result.text], [7, "hello\n"], result.stderr)
+        // A container that has a first process of its own.
+        const contained = ["--containall", ...options, `${image}.sif`]
+        assert.equal(await runOk(as, "exec", ...contained, "/bin/cat", "/proc/1/comm"), "sifcrypt-init\n")
+      })
+    }
+
+  it("mounts and unmounts", async () => {
+    const target = newFolder("musl-mount", idOf("self"))
+    await runOk("self", "mount", "--engine", "userspace", "--pem-path", keys.privateKey, "luks.sif", target)
+    try {
+      assert.equal(readFileSync(path.join(target, "data", "hello"), "utf8"), "hello\n")
+    } finally {
+      await runOk("self", "unmount", target)
+    }
+  })
+})
