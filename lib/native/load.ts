@@ -5,7 +5,7 @@ import bindings from "bindings"
 import { EnvironmentError } from "../errors.ts"
 import type { NativeAddon } from "./binding.ts"
 import { nativeDigest } from "./native-digest.ts"
-import { sourcesOf } from "./sources-note.ts"
+import { readNativeFile, type NativeFile } from "./sources-note.ts"
 
 /** The package's own folder: two above dist/native and lib/native. */
 export const packageRoot: string = path.resolve(import.meta.dirname, "..", "..")
@@ -86,17 +86,24 @@ export function shellPath(): string {
 function nativeFile(name: string, prebuiltName: () => string): string {
   const built = path.join(packageRoot, "build", "Release", name)
   const file = existsSync(built) ? built : path.join(packageRoot, "prebuilds", platform, prebuiltName())
-  let digest
+  let found: NativeFile
   try {
-    digest = sourcesOf(file)
+    found = readNativeFile(file)
   } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException
     const message =
-      `no native addon for ${machine()}: neither ${built} nor ${file} is there; ` +
-      `${path.join(packageRoot, "prebuilds")} has ${shipped().join(", ") || "nothing"}`
+      code === "ENOENT"
+        ? `no native addon for ${machine()}: neither ${built} nor ${file} is there; ` +
+          `${path.join(packageRoot, "prebuilds")} has ${shipped().join(", ") || "nothing"}`
+        : `${file} cannot be read (${code})`
     throw new EnvironmentError("ERR_ENV_NO_ADDON", message, { cause })
   }
-  if (nativeDigest !== undefined && digest !== nativeDigest) {
-    const message = `${file} was made of other sources (${digest?.slice(0, 12) ?? "it does not say of which"}) than this JavaScript (${nativeDigest.slice(0, 12)})`
+  const { sources, architecture, isCut } = found
+  if (isCut) throw new EnvironmentError("ERR_ENV_NO_ADDON", `${file} is cut short`)
+  if (architecture !== undefined && architecture !== process.arch)
+    throw new EnvironmentError("ERR_ENV_NO_ADDON", `${file} is for ${architecture}, and this is ${machine()}`)
+  if (nativeDigest !== undefined && sources !== nativeDigest) {
+    const message = `${file} was made of other sources (${sources?.slice(0, 12) ?? "it does not say of which"}) than this JavaScript (${nativeDigest.slice(0, 12)})`
     throw new EnvironmentError("ERR_ENV_STALE_ADDON", message)
   }
   return file

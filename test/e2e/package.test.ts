@@ -148,6 +148,31 @@ describe("the package", () => {
     )
   })
 
+  it("says of a file that is no use here what is the matter with it, and loads none that is cut short", async () => {
+    const addon = path.join(
+      installed,
+      "prebuilds",
+      `${process.platform}-${process.arch}`,
+      "sifcrypt.glibc.node",
+    )
+    const whole = readFileSync(addon)
+    const image = path.join(newFolder("no-use"), "image.sif")
+    const said = (): Promise<string> =>
+      node(`import { build } from "sifcrypt"
+        await build({ output: ${JSON.stringify(image)}, source: "/etc" }).catch((error) => console.log(error.code, error.message))`)
+    writeFileSync(addon, whole.subarray(0, whole.length / 2))
+    assert.match(await said(), /^ERR_ENV_NO_ADDON \/.*glibc\.node is cut short$/)
+    const other = Buffer.from(whole)
+    other.writeUInt16LE(process.arch === "x64" ? 183 : 62, 18)
+    writeFileSync(addon, other)
+    assert.match(await said(), /^ERR_ENV_NO_ADDON \/.*glibc\.node is for \w+, and this is linux-\w+ \(glibc /)
+    rmSync(addon)
+    mkdirSync(addon)
+    assert.match(await said(), /^ERR_ENV_NO_ADDON \/.*glibc\.node cannot be read \(EISDIR\)$/)
+    rmSync(addon, { recursive: true })
+    writeFileSync(addon, whole)
+  })
+
   it("never loads an addon, nor starts a program, that was made of other sources", async () => {
     const prebuilds = path.join(installed, "prebuilds", `${process.platform}-${process.arch}`)
     const digest = (

@@ -3,7 +3,7 @@ import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
 import { readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { sourcesOf } from "../../lib/native/sources-note.ts"
+import { readNativeFile } from "../../lib/native/sources-note.ts"
 import { packageRoot } from "../support/cli.ts"
 import { newFolder } from "../support/scratch.ts"
 
@@ -15,7 +15,8 @@ describe("the note of a native file", () => {
 
   for (const name of ["sifcrypt.node", "sifcrypt-starter", "sifcrypt-init", "sifcrypt-shell"])
     it(`names the sources of ${name}`, () => {
-      assert.equal(sourcesOf(path.join(release, name)), digest)
+      const { sources, architecture, isCut } = readNativeFile(path.join(release, name))
+      assert.deepEqual([sources, architecture, isCut], [digest, process.arch, false])
     })
 
   it("is what the JavaScript was built beside", () => {
@@ -23,6 +24,18 @@ describe("the note of a native file", () => {
     assert.ok(built.includes(`"${digest}"`), built)
     for (const name of ["command.js", "run.js"])
       assert.ok(readFileSync(path.join(packageRoot, "dist", "cli", name), "latin1").includes(digest), name)
+  })
+
+  it("stands beside whose machine code it is, and tells of an end that is missing", () => {
+    const file = path.join(newFolder("notes"), "file")
+    const whole = readFileSync(path.join(release, "sifcrypt.node"))
+    writeFileSync(file, whole.subarray(0, whole.length / 2))
+    assert.deepEqual(readNativeFile(file), { sources: digest, architecture: process.arch, isCut: true })
+    const other = Buffer.from(whole)
+    other.writeUInt16LE(process.arch === "x64" ? 183 : 62, 18)
+    writeFileSync(file, other)
+    const { architecture, isCut } = readNativeFile(file)
+    assert.deepEqual([architecture, isCut], [process.arch === "x64" ? "arm64" : "x64", false])
   })
 
   it("is missing from what is none of ours, or damaged, which is no failure", () => {
@@ -50,8 +63,8 @@ describe("the note of a native file", () => {
       }),
     ]) {
       writeFileSync(file, bytes)
-      assert.equal(sourcesOf(file), undefined)
+      assert.equal(readNativeFile(file).sources, undefined)
     }
-    assert.equal(sourcesOf(process.execPath), undefined)
+    assert.equal(readNativeFile(process.execPath).sources, undefined)
   })
 })
