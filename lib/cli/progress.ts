@@ -151,7 +151,8 @@ export async function withProgress<T>(
   const result = await work(isWatched ? onProgress : undefined).finally(() => {
     progress.done()
   })
-  if (done !== undefined) informDone(done, most, performance.now() - start)
+  // What had nothing to read says itself why.
+  if (done !== undefined && most > 0) informDone(done, most, performance.now() - start)
   return result
 }
 

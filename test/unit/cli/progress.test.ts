@@ -75,12 +75,12 @@ describe("Progress", () => {
 })
 
 describe("on a terminal", () => {
-  const shown = (env: Record<string, string>): string => {
-    const script = `
-      const { Progress } = await import("./lib/cli/progress.ts")
-      const progress = new Progress("reading")
-      progress.update(1, 4)
-      progress.done()`
+  const drawn = `
+    const progress = new Progress("reading")
+    progress.update(1, 4)
+    progress.done()`
+  const shown = (env: Record<string, string>, what = drawn): string => {
+    const script = `const { Progress, withProgress } = await import("./lib/cli/progress.ts"); ${what}`
     const command = `exec '${process.execPath}' --import tsx --input-type=module -e '${script.replaceAll("'", "'\\''")}'`
     return execFileSync("script", ["-qec", command, "/dev/null"], {
       cwd: root,
@@ -100,5 +100,15 @@ describe("on a terminal", () => {
   it("sends nothing to a dumb one that it does not know, nor where none is wanted", () => {
     assert.equal(shown({ TERM: "dumb" }), "")
     assert.equal(shown({}), "")
+  })
+
+  it("says at the end what was read, unless that was nothing", () => {
+    const reading = (bytes: number): string =>
+      shown(
+        { TERM: "dumb" },
+        `await withProgress("reading", async (on) => on(${bytes}, 4), "read image.sif")`,
+      )
+    assert.match(reading(4), /^sifcrypt: read image\.sif: 4 B in \d\.\d s\r\n$/)
+    assert.equal(reading(0), "")
   })
 })
