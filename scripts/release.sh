@@ -28,8 +28,11 @@ npm pack --dry-run --silent >/dev/null
 # Between releases they are ignored.
 git add --force prebuilds
 git commit --all --quiet --message "release: $version"
+where=''
+node scripts/publishable.mjs || where='
+  before it, what npm publish asks for above, in a commit of its own: the package would not say where it comes from'
 cat <<NEXT
-release: $version is committed. When CI is through with it:
+release: $version is committed. When CI is through with it:$where
   git tag --sign v$version --message "sifcrypt $version" && git push origin main v$version
   npm publish --provenance --access public     # in the forge's workflow for tags: provenance names the workflow
 and in CHANGELOG.md "## Unreleased" for what comes next.

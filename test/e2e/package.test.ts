@@ -202,7 +202,7 @@ describe("the package", () => {
     }
   })
 
-  it("is not packed while a binary is missing or stale", async () => {
+  it("is not packed while a binary is missing or stale, nor published before it says where it comes from", async () => {
     const clone = newFolder("to-be-packed")
     for (const name of [
       "lib",
@@ -241,6 +241,22 @@ describe("the package", () => {
     assert.match(await said(...pack), /prebuilds\/manifest\.json is missing/)
     assert.equal(await said("node", manifest, "write", prebuilds), "")
     assert.equal(await said(...pack), "")
+
+    // What `npm publish` calls as well.
+    const publish = ["npm", "run", "--silent", "prepublishOnly"]
+    const url = "https://example.org/sifcrypt"
+    const manifestOfNpm = path.join(clone, "package.json")
+    const fields = JSON.parse(readFileSync(manifestOfNpm, "utf8")) as object
+    const where = { repository: { type: "git", url: `git+${url}.git` }, homepage: url, bugs: { url } }
+    for (const [known, answer] of [
+      [{}, /no address for repository, homepage, bugs /],
+      [{ ...where, bugs: undefined }, /no address for bugs /],
+      [where, /^$/],
+    ] as const) {
+      const nothing = { repository: undefined, homepage: undefined, bugs: undefined }
+      writeFileSync(manifestOfNpm, JSON.stringify({ ...fields, ...nothing, ...known }))
+      assert.match(await said(...publish), answer)
+    }
 
     // What npm calls.
     const check = ["node", manifest, "check"]
