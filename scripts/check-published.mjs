@@ -1,5 +1,6 @@
 // What a program that depends on the package sees of it (`npm run check:published`): publint and attw find nothing, and the examples of
-// README.md and the guides compile beside the tarball's declarations, which are checked themselves, in the oldest and the newest TypeScript.
+// README.md and the guides compile beside the tarball's declarations, which are checked themselves, in the oldest TypeScript, ours and the
+// newest.
 import { execFileSync } from "node:child_process"
 import {
   mkdirSync,
@@ -16,7 +17,8 @@ import { publint } from "publint"
 import { formatMessage } from "publint/utils"
 import { examples, pages } from "../test/support/examples.ts"
 
-const OLDEST_TYPESCRIPT = "5.2.2"
+/** Beside our own: the first that knows `await using`, and the one that is written in Go. */
+const TYPESCRIPTS = ["5.2.2", "7.0.2"]
 const root = process.cwd()
 const folder = mkdtempSync(path.join(tmpdir(), "sifcrypt-published-"))
 let failed = false
@@ -78,9 +80,12 @@ try {
   const tries = made.map((name) => `// @ts-expect-error\nnew ${name}()\n`).join("")
   writeFileSync(path.join(folder, "made.ts"), `import { Image, Instance, sif } from "sifcrypt"\n${tries}`)
   consumers.push("made.ts")
-  const oldest = path.join(folder, "oldest")
-  execFileSync("npm", ["install", "--silent", "--prefix", oldest, `typescript@${OLDEST_TYPESCRIPT}`])
-  for (const packages of [oldest, root]) {
+  const others = TYPESCRIPTS.map((version) => {
+    const prefix = path.join(folder, `typescript-${version}`)
+    execFileSync("npm", ["install", "--silent", "--prefix", prefix, `typescript@${version}`])
+    return prefix
+  })
+  for (const packages of [root, ...others]) {
     const compiler = path.join(packages, "node_modules", "typescript")
     for (const module of ["node16", "nodenext"]) compile(compiler, module, module)
     compile(compiler, "esnext", "bundler")
