@@ -1,5 +1,5 @@
 // What to try next, keyed by error code. Library errors state facts; advice is given here and nowhere else.
-import { closeSync, constants, existsSync, openSync, readSync, statSync } from "node:fs"
+import { closeSync, constants, existsSync, openSync, readFileSync, readSync, statSync } from "node:fs"
 import path from "node:path"
 import { isImageName, type ErrorCode, type KdfLimits } from "../index.ts"
 import { commandName } from "./name.ts"
@@ -249,10 +249,23 @@ export function nameHint({ code, path }: Partial<NodeJS.ErrnoException>): string
     : undefined
 }
 
+/** Has this system the libraries of scripts/system-packages.sh, new enough? Derivatives of Debian and Ubuntu have, or say which they lack. */
+export function buildsFromSource(osRelease: string): boolean {
+  const field = (name: string): string | undefined =>
+    new RegExp(`^${name}="?([^"\n]*)"?$`, "m").exec(osRelease)?.[1]
+  const oldest = { debian: 12, ubuntu: 24.04 }[field("ID") ?? ""]
+  // Releases to come of Debian have no number.
+  if (oldest !== undefined) return Number(field("VERSION_ID") ?? Infinity) >= oldest
+  return /\b(?:debian|ubuntu)\b/.test(field("ID_LIKE") ?? "")
+}
+
 /** The package's own folder: two above dist/cli and lib/cli. */
 function built(): string {
   const root = path.resolve(import.meta.dirname, "..", "..")
-  return `build it here, on Debian or Ubuntu: \`cd ${root} && npm run build:native\` (as root it installs what that needs, else it names it)`
+  const system = "/etc/os-release"
+  if (!existsSync(system) || !buildsFromSource(readFileSync(system, "utf8")))
+    return "install the package again; it can be built from source on Debian 12, Ubuntu 24.04 and newer"
+  return `install the package again, or build it here: \`cd ${root} && npm run build:native\` (as root it installs what that needs, else it names it)`
 }
 
 /** Somebody who thinks of `cp` names the source first. */

@@ -2,7 +2,7 @@ import assert from "node:assert/strict"
 import { readdirSync, readFileSync } from "node:fs"
 import path from "node:path"
 import { exitCodeFor, exitCodes } from "../../../lib/cli/exit-codes.ts"
-import { hintFor } from "../../../lib/cli/hints.ts"
+import { buildsFromSource, hintFor } from "../../../lib/cli/hints.ts"
 import {
   BatchError,
   BuildError,
@@ -199,6 +199,25 @@ describe("hintFor", () => {
       codes.filter((code) => hintFor(code) !== undefined),
       codes.filter((code) => hinted.includes(code)),
     )
+  })
+
+  it("offers to build where that can be done", () => {
+    for (const system of [
+      'ID=debian\nVERSION_ID="12"\n',
+      "ID=debian\n",
+      'VERSION_ID="24.04"\nID=ubuntu\nID_LIKE=debian\n',
+      'ID=linuxmint\nVERSION_ID="22"\nID_LIKE="ubuntu debian"\n',
+    ])
+      assert.ok(buildsFromSource(system), system)
+    for (const system of [
+      'ID=debian\nVERSION_ID="11"\n',
+      'ID=ubuntu\nVERSION_ID="22.04"\nID_LIKE=debian\n',
+      "ID=fedora\nVERSION_ID=43\n",
+      "ID=alpine\nVERSION_ID=3.20.1\n",
+      'ID="rocky"\nID_LIKE="rhel centos fedora"\nVERSION_ID="9.4"\n',
+      "",
+    ])
+      assert.equal(buildsFromSource(system), false, system)
   })
 
   it("A17: has a hint for each way in which a key can be wrong", () => {
