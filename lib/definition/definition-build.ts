@@ -144,6 +144,8 @@ interface SourceOptions
   readonly encrypted: boolean
   /** Then `source` is what it is called there. */
   readonly sent?: SentDefinition | undefined
+  /** It is an error where scripts cannot have processes of their own. */
+  readonly confined?: boolean | undefined
 }
 
 /** Of names in memory. */
@@ -699,6 +701,7 @@ export class DefinitionBuild implements AsyncDisposable {
       stages: definition.stages,
       sections: options.sections,
       runTests: options.noTest !== true,
+      confined: options.confined === true,
       force: options.force === true,
       fixPermissions: options.fixPermissions === true,
       update: update === undefined ? undefined : realpathSync(update),

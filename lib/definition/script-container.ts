@@ -79,8 +79,12 @@ function seccomp(pretence: Pretence): object | undefined {
  * Scripts see no process of ours, some of which hold keys, and what they leave running ends with them. Where the workspace
  * could not have its own /proc, neither can they.
  */
+export function canHaveOwnProcesses(): boolean {
+  return process.ppid === 1
+}
+
 function hasOwnProcesses(run: ContainerRun): boolean {
-  return run.mounts && process.ppid === 1
+  return run.mounts && canHaveOwnProcesses()
 }
 
 function mountsOf(run: ContainerRun, folder: string): Mount[] {

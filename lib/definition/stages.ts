@@ -21,7 +21,7 @@ import { copyFromHost, copyFromStage, type TransferContext } from "./file-sets.t
 import { ENVIRONMENT_START, metadataFiles, type ImageDescription } from "../source/metadata-files.ts"
 import { TextReader } from "../source/tree-texts.ts"
 import { BUILD_UMASK, Rootfs } from "./rootfs.ts"
-import { runInContainer, type ContainerFile, type Pretence } from "./script-container.ts"
+import { canHaveOwnProcesses, runInContainer, type ContainerFile, type Pretence } from "./script-container.ts"
 
 /** The sections that `--section` can choose. */
 export const sectionNames = [
@@ -48,6 +48,8 @@ export interface StagesPlan {
   /** undefined: all of them. */
   readonly sections: readonly SectionName[] | undefined
   readonly runTests: boolean
+  /** Scripts have processes of their own, or nothing is built. */
+  readonly confined: boolean
   /** Labels and help of a base image give way. */
   readonly force: boolean
   readonly fixPermissions: boolean
@@ -272,6 +274,11 @@ class StageBuilder {
     const file = (content: string, mode = 0o644): { content: string; mode: number } => ({ content, mode })
     const aptConfiguration: Record<string, ContainerFile> =
       pretence === "owners" ? { "apt.conf": file('APT::Sandbox::User "root";\n') } : {}
+    if (this.#plan.confined && !canHaveOwnProcesses())
+      throw new BuildError(
+        "ERR_BUILD_REMOTE_REFUSED",
+        `${this.#plan.path}: scripts cannot have a /proc of their own there, and would see all that the account runs; --allow-unconfined lets them`,
+      )
     try {
       return await runInContainer({
         session,

@@ -63,6 +63,8 @@ export interface BuildOptions extends EncryptedOutputOptions, TreeOptions, Defin
    * first that is of `architecture`. Recipients and keys stay here: the other machine makes the tree, this one the image.
    */
   readonly remote?: readonly string[] | undefined
+  /** With `remote`: what `serveBuild` has under this name, where the account there may say so. */
+  readonly allowUnconfined?: boolean | undefined
   /** Without recipients it is an error then. */
   readonly encrypt?: boolean | undefined
   /** The output is an ordinary folder. It has no recipients. */
@@ -91,6 +93,7 @@ const checkOptions = is.shape<BuildOptions>({
   verify: is.notUndefined(verifyOptions),
   requireEncrypted: is.flag,
   remote: remoteList,
+  allowUnconfined: is.flag,
   encrypt: is.flag,
   sandbox: is.flag,
   update: is.flag,

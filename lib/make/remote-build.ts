@@ -79,11 +79,14 @@ class Builder implements AsyncDisposable {
   }
 
   /** @throws BuildError `ERR_BUILD_REMOTE`, `ERR_BUILD_REMOTE_VERSION`; the signal's reason. */
-  static async find(text: string, { signal, onNotice = () => undefined }: BuildOptions): Promise<Builder> {
+  static async find(
+    text: string,
+    { signal, allowUnconfined, onNotice = () => undefined }: BuildOptions,
+  ): Promise<Builder> {
     signal?.throwIfAborted()
     const address = parseRemote(text)
     if (address === undefined) throw new TypeError("an address is checked where it comes in")
-    const connection = Connection.open(address, onNotice)
+    const connection = Connection.open(address, onNotice, allowUnconfined)
     const onAbort = (): void => {
       connection.stop()
     }

@@ -3,7 +3,7 @@
 // names, encrypted under keys of this process; when it ends, however that is, nothing is left.
 import { createHash } from "node:crypto"
 import { Readable, Writable } from "node:stream"
-import { instance, milliseconds, required, shape, abortSignal, path as filePath } from "../arguments.ts"
+import { flag, instance, milliseconds, required, shape, abortSignal, path as filePath } from "../arguments.ts"
 import { configOf, DefinitionBuild, type SentDefinition } from "../definition/definition-build.ts"
 import { MAX_EXPANDED_SIZE } from "../definition/definition-file.ts"
 import { temporaryFolder } from "../definition/scratch.ts"
@@ -39,6 +39,11 @@ export interface ServeBuildOptions {
   readonly output: Writable
   /** Where what does not fit in memory lies, encrypted. Default: TMPDIR, /tmp, or /var/tmp where that is memory. */
   readonly tmpFolder?: string | undefined
+  /**
+   * Build, too, where scripts may do what this account may: as root, or where they cannot have processes of their own. Then whoever asks
+   * has the account. Default: that is refused.
+   */
+  readonly allowUnconfined?: boolean | undefined
   /** After so long without a word the other side is taken for gone. Default: two minutes. */
   readonly silenceMs?: Milliseconds | undefined
   readonly signal?: AbortSignal | undefined
@@ -48,6 +53,7 @@ const checkOptions = shape<ServeBuildOptions>({
   input: required(instance(Readable, "a Readable")),
   output: required(instance(Writable, "a Writable")),
   tmpFolder: filePath,
+  allowUnconfined: flag,
   silenceMs: milliseconds,
   signal: abortSignal,
 })
@@ -105,6 +111,11 @@ class Luggage implements AsyncDisposable {
   }
 }
 
+/** What a builder does for whoever asks. */
+interface Service extends Pick<ServeBuildOptions, "allowUnconfined"> {
+  readonly folder: string
+}
+
 /** A squashfs ends at a multiple of it. */
 const SECTOR: Bytes = 4096
 
@@ -123,7 +134,7 @@ async function build(
   channel: Channel,
   request: BuildRequest,
   sent: SentDefinition,
-  folder: string,
+  { folder, allowUnconfined = false }: Service,
   signal: AbortSignal,
 ): Promise<{ readonly tree: SealedTree; readonly ociConfig: string | undefined } & AsyncDisposable> {
   const { path, options } = request
@@ -143,6 +154,7 @@ async function build(
       ...common,
       ...{ credentials, sent, signal, onNotice, onProgress },
       encrypted: false,
+      confined: !allowUnconfined,
       tmpFolder: folder,
       source: path,
       // Not even what is everybody's stays here.
@@ -176,13 +188,18 @@ async function build(
 }
 
 /** Answers one request. */
-async function answer(channel: Channel, folder: string, stop: AbortController): Promise<void> {
+async function answer(channel: Channel, service: Service, stop: AbortController): Promise<void> {
   const { signal } = stop
   const request = checkRequest(channel, await channel.message())
-  await using luggage = new Luggage(channel, folder)
+  if (service.allowUnconfined !== true && process.getuid?.() === 0)
+    throw new BuildError(
+      "ERR_BUILD_REMOTE_REFUSED",
+      `${request.path}: root would build there, and scripts of root's builds may do anything on that machine; --allow-unconfined lets them`,
+    )
+  await using luggage = new Luggage(channel, service.folder)
   const sent = await luggage.definition(request)
   void watch(channel, stop)
-  await using built = await build(channel, request, sent, folder, signal)
+  await using built = await build(channel, request, sent, service, signal)
   const { tree, ociConfig } = built
   const { size, entries, inputBytes } = tree.written
   await channel.send({
@@ -202,7 +219,7 @@ async function answer(channel: Channel, folder: string, stop: AbortController): 
  * build from succeeding the other side is told.
  */
 export async function serveBuild(given: ServeBuildOptions): Promise<void> {
-  const { input, output, silenceMs, signal, tmpFolder } = checkOptions(given, "options")
+  const { input, output, silenceMs, signal, tmpFolder, allowUnconfined } = checkOptions(given, "options")
   signal?.throwIfAborted()
   using channel = new Channel(input, output, { name: "whoever asks for a build", silenceMs })
   const stop = new AbortController()
@@ -223,7 +240,7 @@ export async function serveBuild(given: ServeBuildOptions): Promise<void> {
       throw new BuildError("ERR_BUILD_REMOTE_VERSION", versionText("there", version, protocol))
     const folder = temporaryFolder({ tmpFolder })
     try {
-      await answer(channel, folder, stop)
+      await answer(channel, { folder, allowUnconfined }, stop)
     } catch (error) {
       stop.signal.throwIfAborted()
       const wire = toWire(error)

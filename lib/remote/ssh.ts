@@ -11,6 +11,8 @@ import { Channel } from "./channel.ts"
 
 /** What is started there. */
 const SERVE_COMMAND = "serve-build"
+/** With it, whatever that account may do. */
+const UNCONFINED = "--allow-unconfined"
 
 /** Where a build may take place. */
 export interface RemoteAddress {
@@ -51,7 +53,10 @@ export const remoteAddress: Check<string> = (value, name) => {
 }
 
 /** Words for ssh. */
-export function sshArguments({ user, host, port, program = "sifcrypt" }: RemoteAddress): string[] {
+export function sshArguments(
+  { user, host, port, program = "sifcrypt" }: RemoteAddress,
+  allowUnconfined = false,
+): string[] {
   return [
     // No terminal, no agent and no display of ours, no ports, and this command whatever the configuration has for the host.
     ...["-T", "-a", "-x", "-o", "ClearAllForwardings=yes", "-o", "RemoteCommand=none"],
@@ -60,7 +65,7 @@ export function sshArguments({ user, host, port, program = "sifcrypt" }: RemoteA
     "--",
     host,
     // In the place of the shell that is given it: so nothing is between sshd and the builder.
-    `exec ${program} ${SERVE_COMMAND}`,
+    ["exec", program, SERVE_COMMAND, ...(allowUnconfined ? [UNCONFINED] : [])].join(" "),
   ]
 }
 
@@ -136,9 +141,13 @@ export class Connection implements AsyncDisposable {
    * @param onNotice - Hears what ssh says once the other side has been reached.
    * @throws EnvironmentError `ERR_ENV_NO_PROGRAM`.
    */
-  static open(address: RemoteAddress, onNotice: (text: string) => void): Connection {
+  static open(
+    address: RemoteAddress,
+    onNotice: (text: string) => void,
+    allowUnconfined?: boolean,
+  ): Connection {
     const program = findProgram("ssh", "it connects to the machine that builds")
-    const child = spawn(program, sshArguments(address), {
+    const child = spawn(program, sshArguments(address, allowUnconfined), {
       stdio: ["pipe", "pipe", "pipe"],
       // Its configuration may send variables.
       env: scriptEnvironment(),

@@ -357,6 +357,29 @@ process.stdin.on("data", ({ length }) => {
     await nothingLeft()
   })
 
+  it("is refused where scripts would see what that account runs, unless that is wanted", async () => {
+    // As in a container that hides a part of /proc: nobody in it may mount another one.
+    const hidden = machine.program(
+      "hidden",
+      `#!/bin/sh
+export uid=$(id -u) gid=$(id -g)
+exec unshare -rm sh -ec 'mount -t tmpfs none /proc/tty
+exec unshare -U --map-user=$uid --map-group=$gid sifcrypt "$@"' sh "$@"
+`,
+    )
+    define("scripted.def", "Bootstrap: localimage\nFrom: base\n%post\ntest -e /proc/1/cmdline\n")
+    const args = ["--remote", `${machine.remote}${hidden}`, "--json", "scripted.sif", "scripted.def"]
+    const refused = await run(args)
+    assert.equal(refused.status, 20, refused.stderr)
+    const { error } = JSON.parse(refused.text) as Failed
+    assert.equal(error.code, "ERR_BUILD_REMOTE_REFUSED")
+    assert.match(error.message, /cannot have a \/proc of their own/)
+    assert.ok(!existsSync(at("scripted.sif")))
+    const built = await run(["--allow-unconfined", ...args])
+    assert.equal(built.status, 0, built.stderr)
+    await nothingLeft()
+  })
+
   it("chooses by architecture, and makes an image of each", async () => {
     define("arch.def", "Bootstrap: scratch\n%files\nfiles/_under /x\n")
     const [arm64, riscv64] = ["arm64", "riscv64"].map(

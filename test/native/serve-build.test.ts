@@ -26,9 +26,10 @@ async function ask(
   request: object | undefined,
   streams: readonly (string | Buffer)[],
   greeting: object = hello,
+  allowUnconfined = true,
 ): Promise<Said> {
   const [input, output] = [new PassThrough(), new PassThrough()]
-  const serving = serveBuild({ input, output, tmpFolder })
+  const serving = serveBuild({ input, output, tmpFolder, allowUnconfined })
   using channel = new Channel(output, input, { name: "serve-build" })
   try {
     await channel.message()
@@ -153,6 +154,16 @@ describe("serveBuild", () => {
     assert.equal(stages.error?.code, "ERR_BUILD_REMOTE_REFUSED")
   })
 
+  it("does not build as root, unless it was told to", async () => {
+    const said = await ask(request(), [scratch, "[]"], hello, false)
+    if (process.getuid?.() !== 0) {
+      assert.equal(said.kind, "built")
+      return
+    }
+    assert.equal(said.error?.code, "ERR_BUILD_REMOTE_REFUSED")
+    assert.match(said.error.message, /root would build there/)
+  })
+
   it("has debootstrap run nothing that was sent, and install nothing unverified", async () => {
     // debootstrap's release is the name of a shell script of its own.
     const marker = path.join(newFolder("marker"), "made")
@@ -217,7 +228,7 @@ describe("serveBuild", () => {
   it("ends with the other side, at any time, and with another version", async () => {
     for (const sent of [0, 1, 2, 3]) {
       const [input, output] = [new PassThrough(), new PassThrough()]
-      const serving = serveBuild({ input, output, tmpFolder })
+      const serving = serveBuild({ input, output, tmpFolder, allowUnconfined: true })
       using channel = new Channel(output, input, { name: "serve-build" })
       await channel.message()
       if (sent > 0) await channel.greet(hello)
@@ -227,7 +238,7 @@ describe("serveBuild", () => {
       await assert.rejects(serving, { code: "ERR_BUILD_REMOTE" }, String(sent))
     }
     const [input, output] = [new PassThrough(), new PassThrough()]
-    const serving = serveBuild({ input, output, tmpFolder })
+    const serving = serveBuild({ input, output, tmpFolder, allowUnconfined: true })
     using channel = new Channel(output, input, { name: "serve-build" })
     await channel.message()
     await channel.greet({ protocol: 9, version: "9.9.9", news: true })
@@ -236,7 +247,7 @@ describe("serveBuild", () => {
 
   it("ends when nothing is heard, for whoever may have gone without a word", async () => {
     const [input, output] = [new PassThrough(), new PassThrough()]
-    const serving = serveBuild({ input, output, tmpFolder, silenceMs: 100 })
+    const serving = serveBuild({ input, output, tmpFolder, allowUnconfined: true, silenceMs: 100 })
     const keepsRunning = setInterval(() => undefined, 1000)
     await assert.rejects(serving, { code: "ERR_BUILD_REMOTE", message: /nothing was heard for/ })
     clearInterval(keepsRunning)
@@ -245,7 +256,7 @@ describe("serveBuild", () => {
   it("is stopped by its own side, too", async () => {
     const [input, output] = [new PassThrough(), new PassThrough()]
     const stop = new AbortController()
-    const serving = serveBuild({ input, output, tmpFolder, signal: stop.signal })
+    const serving = serveBuild({ input, output, tmpFolder, allowUnconfined: true, signal: stop.signal })
     stop.abort(new Error("enough"))
     await assert.rejects(serving, { message: "enough" })
   })

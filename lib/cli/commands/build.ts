@@ -232,6 +232,11 @@ export const build: CommandRow = command({
       "build on that machine (repeatable: the one of --arch, or an image for each)",
       each(text),
     ],
+    allowUnconfined: [
+      "--allow-unconfined",
+      "with --remote: have root build there, too, whose scripts may do anything on that machine",
+      flag,
+    ],
     data: ["--data", "a partition for data instead of a root, to be bound with image-src", flag],
     reproducible: [
       "--reproducible",
@@ -292,6 +297,7 @@ export const build: CommandRow = command({
               ...{ source, oci, encrypt, compression },
               ...made,
               data: flags.data,
+              allowUnconfined: flags.allowUnconfined,
               ...signers,
               ...costOptions(flags),
               ...plainOptions(flags),

@@ -2,7 +2,7 @@ import { serveBuild } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
 import { interruption, waitForHelpers } from "../interrupt.ts"
 import { isTerminal } from "../terminal.ts"
-import { text } from "../values.ts"
+import { flag, text } from "../values.ts"
 import { variable } from "../variables.ts"
 
 export const serve: CommandRow = command({
@@ -15,11 +15,22 @@ export const serve: CommandRow = command({
     "is left behind: what does not fit in memory lies encrypted in unnamed files, and the end of standard input ends it.",
   options: {
     tmpFolder: ["--tmpdir <dir>", "for temporary files (default TMPDIR)", text],
+    allowUnconfined: [
+      "--allow-unconfined",
+      "build as root, too, or where scripts see this account's processes: whoever asks has the account then",
+      flag,
+    ],
   },
-  run: async ({ tmpFolder = variable("TMPDIR") }, _, made) => {
+  run: async ({ allowUnconfined, tmpFolder = variable("TMPDIR") }, _, made) => {
     if (isTerminal(0) || isTerminal(1))
       made.error("error: ssh starts it: a build is not asked for at a terminal")
     waitForHelpers()
-    await serveBuild({ input: process.stdin, output: process.stdout, tmpFolder, signal: interruption })
+    await serveBuild({
+      input: process.stdin,
+      output: process.stdout,
+      tmpFolder,
+      allowUnconfined,
+      signal: interruption,
+    })
   },
 })

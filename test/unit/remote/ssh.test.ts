@@ -50,6 +50,8 @@ describe("parseRemote", () => {
   it("has ssh read no option behind the host", () => {
     const words = sshArguments(parseRemote("ssh://me@builder:2222/opt/sifcrypt")!)
     assert.deepEqual(words.slice(words.indexOf("--")), ["--", "builder", "exec /opt/sifcrypt serve-build"])
+    const trusting = sshArguments(parseRemote("ssh://builder")!, true)
+    assert.equal(trusting.at(-1), "exec sifcrypt serve-build --allow-unconfined")
     for (const flag of ["-T", "-a", "-x"]) assert.ok(words.indexOf(flag) < words.indexOf("--"), flag)
   })
 })
