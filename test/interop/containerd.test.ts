@@ -1,10 +1,11 @@
 // Encrypted images in a live containerd: what decrypts their layers there is ours, under the name of imgcrypt's.
 import assert from "node:assert/strict"
-import { copyFileSync, existsSync, mkdirSync, readdirSync, symlinkSync } from "node:fs"
+import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync, symlinkSync } from "node:fs"
 import path from "node:path"
 import { oci } from "../../lib/index.ts"
 import { sifcrypt, packageRoot } from "../support/cli.ts"
 import { Layout } from "../support/layout.ts"
+import { Registry } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
 import { vectorPath } from "../vectors/load.ts"
 import { Containerd } from "./containerd.ts"
@@ -114,6 +115,48 @@ describe("encrypted images in a live containerd", () => {
     const source = `oci-archive:${theirs}`
     const back = await oci.decrypt({ source, target: `oci:${file("back")}:it`, unlock })
     assert.ok(back.digest.startsWith("sha256:"))
+  })
+})
+
+describe("encrypted images on a node of Kubernetes", () => {
+  it("are pulled from a registry and unpacked by our ctd-decoder, with keys of the node, or not at all", async () => {
+    const folder = newFolder("node")
+    const file = (name: string): string => path.join(folder, name)
+    mkdirSync(file("keys"))
+    copyFileSync(keyFile("rsa1.pem"), file("keys/rsa1.pem"))
+    symlinkSync(path.join(packageRoot, "dist/cli/main.js"), file("ctd-decoder"))
+    await using registry = await Registry.start()
+    const push = async (source: string, name: string): Promise<string> => {
+      const target = `${registry.host}/${name}:1`
+      await oci.copy({ source, target: `docker://${target}` })
+      return target
+    }
+    const encrypted = await push(`oci:${vectorPath("ocicrypt/skopeo")}`, "encrypted")
+    const layout = new Layout("node-changed", "ocicrypt/skopeo")
+    const [base, ...others] = layout.manifest.layers
+    assert.ok(base !== undefined)
+    const changed = layout.blob(base.digest)
+    changed[0] = (changed[0] ?? 0) ^ 1
+    layout.manifest.layers = [{ ...base, ...layout.add(changed, base.mediaType) }, ...others]
+    layout.write()
+    const damaged = await push(`oci:${layout.folder}`, "damaged")
+    layout.remove()
+    const args = ["--decryption-keys-path", file("keys")]
+    await using containerd = await Containerd.start(file("containerd"), file("ctd-decoder"), args, true)
+    const refused = await containerd.pull(damaged)
+    assert.match(refused.message, /its MAC is another one/)
+    rmSync(file("keys/rsa1.pem"))
+    assert.match((await containerd.pull(encrypted)).message, /no key was given/)
+    // What was begun it may have removed already, or not.
+    const written = readdirSync(containerd.snapshots, { recursive: true, withFileTypes: true })
+    assert.deepEqual(
+      written.filter((entry) => !entry.isDirectory()),
+      [],
+    )
+    copyFileSync(keyFile("rsa1.pem"), file("keys/rsa1.pem"))
+    assert.deepEqual(await containerd.pull(encrypted), { status: "0", message: "" })
+    const top = readdirSync(containerd.snapshots).sort((one, other) => Number(one) - Number(other))
+    assert.ok(readdirSync(path.join(containerd.snapshots, top.at(-1) ?? "")).includes("bin"))
   })
 })
 
