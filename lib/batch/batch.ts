@@ -4,6 +4,7 @@
  * @packageDocumentation
  */
 import { existsSync } from "node:fs"
+import { hostname } from "node:os"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import {
@@ -27,10 +28,12 @@ import { serveKeys } from "./broker.ts"
 import { cacheOf, fetchImage, findImage, NodeCache } from "./images.ts"
 import { isOrasName } from "../oci/reference.ts"
 import { JobSet, type FoundTask } from "./job-set.ts"
+import { NODE_SOCKET } from "./bundle.ts"
+import { serveNodeKeys, type NodeEvent } from "./node-keys.ts"
 import { keepOut } from "./ssh-access.ts"
 import type { Imported } from "./shipyard.ts"
 import type * as importer from "./shipyard.ts"
-import { isActive, queue, slurm } from "./slurm.ts"
+import { isActive, nodesOf, queue, slurm } from "./slurm.ts"
 import { isFinal, statusOf, type TaskStatus } from "./status.ts"
 import {
   ImageKeys,
@@ -40,6 +43,7 @@ import {
   quoted,
   startBroker,
   submitJobs,
+  writeBundle,
   type KeyOptions,
   type SubmitOptions,
 } from "./submit.ts"
@@ -52,6 +56,7 @@ export type { TaskState, TaskStatus } from "./status.ts"
 export type { Attempt, RecordedState } from "./job-set.ts"
 export { outputNames, type OutputName } from "./tail.ts"
 export type { TaskPlace } from "./task.ts"
+export type { NodeEvent } from "./node-keys.ts"
 
 /** From the one to the other while nothing changes. */
 const POLL_MS: readonly [Milliseconds, Milliseconds] = [500, 10_000]
@@ -204,7 +209,8 @@ export class Jobs implements AsyncDisposable {
   }
 
   /**
-   * Opens the images again and starts a broker, after the first was lost. One that is there is replaced.
+   * Opens the images again and starts a broker, after the first was lost, or makes a new bundle for nodes that have keys of their own. What
+   * is there is replaced.
    *
    * @throws KeyError; BatchError; SignatureError.
    */
@@ -229,7 +235,9 @@ export class Jobs implements AsyncDisposable {
       }
       const { brokerHost, brokerPort = 0, sshPort = 22 } = options
       const cluster = { brokerPort, sshPort, ...(brokerHost === undefined ? {} : { brokerHost }) }
-      await startBroker(this.#set, secrets, cluster, ownCommand(options.command))
+      await writeBundle(this.#set, secrets, signal)
+      if (manifest.cluster.hasBroker)
+        await startBroker(this.#set, secrets, cluster, ownCommand(options.command))
     } finally {
       for (const secret of secrets.values()) secret.wipe()
     }
@@ -245,9 +253,7 @@ export class Jobs implements AsyncDisposable {
     const { manifestDigest, manifest } = this.#set
     const { partition } = manifest.cluster
     const where = partition === undefined ? [] : [`--partition=${partition}`]
-    const nodes = (
-      await slurm("sinfo", ["--noheader", "--Node", "--responding", "--format=%N", ...where], { signal })
-    ).split("\n")
+    const nodes = await nodesOf(partition, ["--responding"], signal)
     const words = [
       quoted(ownCommand(command)),
       "batch",
@@ -256,7 +262,7 @@ export class Jobs implements AsyncDisposable {
       manifestDigest,
     ]
     const jobs: number[] = []
-    for (const node of new Set(nodes.filter((name) => name !== ""))) {
+    for (const node of nodes) {
       const args = [
         ...["--parsable", `--nodelist=${node}`, "--nodes=1", "--time=60", "--input=/dev/null", ...where],
         `--export=HOME,PATH,SLURM_CONF`,
@@ -382,6 +388,46 @@ export async function serve(folder: string, given: BrokerOptions): Promise<void>
   const { port = 0, sshPort = 22, ...options } = checkBroker(given, "options")
   const set = await JobSet.open(folder)
   await serveKeys({ ...options, set, secretsFd: 0, port, sshPort })
+}
+
+/** How a node's own key is served. */
+export interface NodeKeyOptions {
+  /** Files with private keys of this node: several while one takes another's place. */
+  readonly keys: readonly string[]
+  /** The node, as Slurm calls it; default: this machine's name up to its first dot. */
+  readonly node?: string | undefined
+  /** Where tasks ask; default `/run/sifcrypt-node/socket`. */
+  readonly socket?: string | undefined
+  /** Tasks can ask from here on. */
+  readonly onReady?: (() => void) | undefined
+  /** Told of every release and every refusal. */
+  readonly onEvent?: ((event: NodeEvent) => void) | undefined
+  readonly signal?: AbortSignal | undefined
+}
+
+const checkNodeKeys = shape<NodeKeyOptions>({
+  keys: required(list(filePath)),
+  node: text,
+  socket: filePath,
+  onReady: callback,
+  onEvent: callback,
+  signal: abortSignal,
+})
+
+/**
+ * Opens bundles of job sets for tasks on this node, with a key of the node's own, until the signal fires. For a service of the node's, as root
+ * or a user of its own.
+ *
+ * @throws BatchError `ERR_BATCH_KEY`; KeyError.
+ */
+export async function serveNode(given: NodeKeyOptions): Promise<void> {
+  const { keys, node, socket = NODE_SOCKET, onReady, onEvent, signal } = checkNodeKeys(given, "options")
+  if (keys.length === 0) throw new RangeError("options.keys is empty")
+  await serveNodeKeys({
+    ...{ keys, socket, signal, node: node ?? hostname().split(".")[0] ?? "" },
+    onReady: () => onReady?.(),
+    log: (event) => onEvent?.(event),
+  })
 }
 
 const checkPlace = shape<TaskPlace>({

@@ -1,6 +1,6 @@
 // The broker of a job set: a process of its user, on the machine that submits, which has the secrets of the set's images in locked memory
 // and gives them to tasks that run. It ends with the set.
-import { appendFileSync, readSync } from "node:fs"
+import { appendFileSync } from "node:fs"
 import { rm } from "node:fs/promises"
 import { createServer, isIP, type AddressInfo, type Server, type Socket } from "node:net"
 import { hostname, userInfo } from "node:os"
@@ -8,9 +8,8 @@ import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { forbidDumps } from "../device/process.ts"
 import { BatchError } from "../errors.ts"
-import { loadAddon } from "../native/load.ts"
 import { ownFolder } from "../native/private-folder.ts"
-import type { Bytes, Milliseconds } from "../units.ts"
+import type { Milliseconds } from "../units.ts"
 import { openCredential, readLine, type Opened } from "./authenticators.ts"
 import type { FoundTask, JobSet } from "./job-set.ts"
 import {
@@ -22,14 +21,10 @@ import {
   type KeyRequest,
   type Sealed,
 } from "./key-exchange.ts"
+import { SecretTable } from "./secret-table.ts"
 import { keepOut } from "./ssh-access.ts"
 import { hostsOf, isActive, jobByNumber, queue } from "./slurm.ts"
-
-const DIGEST_SIZE: Bytes = 32
-/** Longer than the secret of any image. */
-const MAX_SECRET: Bytes = 512
-/** Of all images together: less than any user may lock. */
-const MAX_SECRETS: Bytes = 60 * 1024
+import { Turns } from "./turns.ts"
 
 /** Requests that are looked at, and that wait for it. */
 const MAX_AT_ONCE = 8
@@ -40,62 +35,6 @@ const POLL_MS: readonly [Milliseconds, Milliseconds] = [1000, 10_000]
 /** A submission that is not complete by then never will be. */
 const SUBMISSION_MS: Milliseconds = 300_000
 
-/** Secrets by the digests of their images, in memory that is locked and in no dump. */
-export class SecretTable implements Disposable {
-  readonly #memory: Buffer
-  readonly #places = new Map<string, Buffer>()
-
-  private constructor(memory: Buffer) {
-    this.#memory = memory
-  }
-
-  /** As {@link SecretTable.write} writes it. */
-  static readFrom(fd: number): SecretTable {
-    const memory = loadAddon().secretMemory({ size: MAX_SECRETS })
-    const table = new SecretTable(memory)
-    let used = 0
-    for (;;) {
-      const count = readSync(fd, memory, used, memory.length - used, null)
-      if (count === 0) break
-      used += count
-      if (used === memory.length)
-        throw new BatchError("ERR_BATCH_SET", "the images have too many secrets for one set")
-    }
-    for (let at = 0; at < used;) {
-      const size = memory.readUInt16BE(at + DIGEST_SIZE)
-      const start = at + DIGEST_SIZE + 2
-      table.#places.set(memory.toString("hex", at, at + DIGEST_SIZE), memory.subarray(start, start + size))
-      at = start + size
-    }
-    return table
-  }
-
-  /** The bytes that another process reads; the caller wipes them. */
-  static write(secrets: ReadonlyMap<string, Uint8Array>): Buffer {
-    const size = [...secrets.values()].reduce((sum, secret) => sum + DIGEST_SIZE + 2 + secret.length, 0)
-    if (size >= MAX_SECRETS || [...secrets.values()].some(({ length }) => length > MAX_SECRET))
-      throw new BatchError("ERR_BATCH_SET", "the images have too many secrets for one set")
-    const memory = loadAddon().secretMemory({ size: Math.max(1, size) })
-    let at = 0
-    for (const [digest, secret] of secrets) {
-      memory.write(digest, at, "hex")
-      at = memory.writeUInt16BE(secret.length, at + DIGEST_SIZE)
-      memory.set(secret, at)
-      at += secret.length
-    }
-    return memory.subarray(0, size)
-  }
-
-  get(digest: string): Buffer | undefined {
-    return this.#places.get(digest)
-  }
-
-  [Symbol.dispose](): void {
-    this.#memory.fill(0)
-    this.#places.clear()
-  }
-}
-
 /** What a task is told. `later`: it may ask again. A refusal is sealed, too, for whoever has asked and has a key. */
 export type Answer =
   | { readonly status: "released"; readonly sealed: string }
@@ -103,31 +42,11 @@ export type Answer =
 
 type Withheld = Extract<Answer, { readonly reason: string }>
 
-/** At most so many at once; others wait for their turn. */
-class Turns {
-  #free = MAX_AT_ONCE
-  readonly #waiting: (() => void)[] = []
-
-  async take<T>(use: () => Promise<T>): Promise<T | undefined> {
-    if (this.#free === 0) {
-      if (this.#waiting.length >= MAX_WAITING) return undefined
-      await new Promise<void>((resolve) => this.#waiting.push(resolve))
-    } else this.#free--
-    try {
-      return await use()
-    } finally {
-      const next = this.#waiting.shift()
-      if (next === undefined) this.#free++
-      else next()
-    }
-  }
-}
-
 class Broker {
   readonly #set: JobSet
   readonly #secrets: SecretTable
   readonly #pair: ExchangePair = newPair()
-  readonly #turns = new Turns()
+  readonly #turns = new Turns(MAX_AT_ONCE, MAX_WAITING)
   /** How often a secret was given: by array, element, start, node. */
   readonly #released = new Map<string, number>()
   readonly #nonces = new Set<string>()

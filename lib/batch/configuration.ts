@@ -5,6 +5,7 @@ import { BatchError } from "../errors.ts"
 import { isOrasName, parseOrasName } from "../oci/reference.ts"
 import type { Bytes } from "../units.ts"
 import { expandFactory, fill, MAX_TASKS, type Filling } from "./task-factory.ts"
+import { NODE_SOCKET } from "./bundle.ts"
 import { MAX_YAML_SIZE, Value } from "./yaml-reader.ts"
 
 /** Seconds. */
@@ -19,6 +20,19 @@ export interface RegistrySettings {
 
 /** How a task proves to the broker whose it is. */
 export type AuthenticatorName = "munge" | "ssh"
+
+/** Where tasks get their keys: from a broker, from nodes that open bundles with keys of their own, or from either. */
+export type KeySource = "auto" | "broker" | "nodes"
+
+/** Nodes that have keys of their own. */
+export interface NodeKeySettings {
+  /** A folder with their certificates. */
+  readonly certificates: string
+  /** Where a node's own key is asked; `%N` is its name. */
+  readonly socket: string
+  /** So long a bundle is good. */
+  readonly lifetime: Seconds
+}
 
 /** What a cluster is told of every job, and what its nodes do. */
 export interface ClusterSettings {
@@ -39,6 +53,11 @@ export interface ClusterSettings {
   /** 0: any that is free. */
   readonly brokerPort: number
   readonly authenticator: AuthenticatorName | "auto"
+  readonly keySource: KeySource
+  /** undefined: none of them is known to have one. */
+  readonly nodeCertificates?: string
+  readonly nodeSocket: string
+  readonly keyLifetime: Seconds
   /** Of the machine that submits, as its sshd listens. */
   readonly sshPort: number
   readonly keyWait: Seconds
@@ -134,9 +153,13 @@ function duration(value: Value): Seconds {
 
 const units: Readonly<Record<string, number>> = { K: 2 ** 10, M: 2 ** 20, G: 2 ** 30, T: 2 ** 40 }
 
+/** With its unit: Slurm takes a bare number for mebibytes, others take it for bytes. */
 function size(value: Value): Bytes {
-  const [, digits, unit = ""] = /^(\d{1,12})([KMGT])?$/.exec(value.word()) ?? []
+  const text = value.word()
+  const [, digits, unit = ""] = /^(\d{1,12})([KMGT])?$/.exec(text) ?? []
   if (digits === undefined) throw value.error("it is a size, as 512M or 4G")
+  if (unit === "" && Number(digits) !== 0)
+    throw value.error(`it is a size with its unit, K, M, G or T: ${text} could be bytes or MiB`)
   return Number(digits) * (units[unit] ?? 1)
 }
 
@@ -155,6 +178,10 @@ function readCluster(value: Value, base: string): Partial<ClusterSettings> {
     brokerHost: (one) => one.text(/^[A-Za-z0-9:][A-Za-z0-9.:-]{0,252}$/, "a host"),
     brokerPort: (one) => one.whole(0, 65_535),
     authenticator: (one) => one.oneOf("auto", "munge", "ssh"),
+    keySource: (one) => one.oneOf("auto", "broker", "nodes"),
+    nodeCertificates: folder,
+    nodeSocket: folder,
+    keyLifetime: duration,
     sshPort: (one) => one.whole(1, 65_535),
     keyWait: duration,
     concurrentSourceDownloads: (one) => one.whole(1, 10_000),
@@ -169,6 +196,9 @@ const clusterDefaults = {
   cacheLimit: 64 * 2 ** 30,
   brokerPort: 0,
   authenticator: "auto",
+  keySource: "auto",
+  nodeSocket: NODE_SOCKET,
+  keyLifetime: 30 * 86_400,
   sshPort: 22,
   keyWait: 600,
   concurrentSourceDownloads: 10,
@@ -462,7 +492,12 @@ export function parseConfiguration(text: string, file: string): BatchConfigurati
     images: written = [],
     jobs: later,
   } = root.read<{ cluster: Partial<ClusterSettings>; images: [ImageSettings, Value][]; jobs: Value }>({
-    cluster: (one) => readCluster(one, base),
+    cluster: (one) => {
+      const found = readCluster(one, base)
+      if (found.keySource === "nodes" && found.nodeCertificates === undefined)
+        throw one.error("key_source: nodes needs node_certificates, the folder with their certificates")
+      return found
+    },
     images: (one) => one.list((at) => [readImage(at, base), at]),
     jobs: (one) => one,
   })

@@ -3,6 +3,7 @@
 //   manifest.json              images with their digests, tasks, what nodes have to know; never changes
 //   slurm.json                 which array of Slurm's has which tasks
 //   broker.json                where the broker is, and its public key
+//   bundle.json                the secrets of images, encrypted for nodes that have keys of their own
 //   status/JOB/TASK.json       what became of a task; its node writes it
 //   out/JOB/TASK/              stdout.txt, stderr.txt
 //   log/                       what the broker and the tasks' own command say
@@ -27,7 +28,14 @@ import { BatchError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import { isHeld } from "../native/private-folder.ts"
 import type { Bytes } from "../units.ts"
-import type { AuthenticatorName, Dependency, RegistrySettings, Resources } from "./configuration.ts"
+import { checkBundle, type Bundle } from "./bundle.ts"
+import type {
+  AuthenticatorName,
+  Dependency,
+  NodeKeySettings,
+  RegistrySettings,
+  Resources,
+} from "./configuration.ts"
 
 /** An image as every task gets it. */
 export interface ManifestImage {
@@ -76,6 +84,10 @@ export interface ManifestCluster {
   readonly cacheLimit: Bytes
   readonly keyWait: number
   readonly authenticator: AuthenticatorName
+  /** Is there a broker, or will there be one? */
+  readonly hasBroker: boolean
+  /** Of nodes that open the set's bundle; they are asked before a broker. */
+  readonly nodeKeys?: NodeKeySettings | undefined
   /** Of munged, where it is not at the usual place. */
   readonly mungeSocket?: string | undefined
   readonly concurrentSourceDownloads: number
@@ -184,6 +196,12 @@ const checkManifest: Check<Manifest> = shape<Manifest>({
       cacheLimit: required(count),
       keyWait: required(count),
       authenticator: required(oneOf("munge", "ssh")),
+      hasBroker: required(flag),
+      nodeKeys: shape<NodeKeySettings>({
+        certificates: required(text),
+        socket: required(text),
+        lifetime: required(count),
+      }),
       mungeSocket: text,
       concurrentSourceDownloads: required(count),
       registry: required(shape<RegistrySettings>({ authFile: text, certFolder: text, noHttps: flag })),
@@ -504,6 +522,15 @@ export class JobSet {
 
   async removeBroker(): Promise<void> {
     await rm(this.path("broker.json"), { force: true })
+  }
+
+  /** undefined: there is none. */
+  async bundle(): Promise<Bundle | undefined> {
+    return await this.#read("bundle.json", checkBundle)
+  }
+
+  async writeBundle(bundle: Bundle): Promise<void> {
+    await writeOwn(this.path("bundle.json"), JSON.stringify(bundle))
   }
 
   /** undefined: no node has said anything yet. */

@@ -1,12 +1,16 @@
 // Slurm's own commands. They get an environment of their own, so that nothing of the caller's reaches the controller.
 import { execFile } from "node:child_process"
 import { BatchError, EnvironmentError } from "../errors.ts"
+import type { Milliseconds } from "../units.ts"
 
 /** What of the caller's environment a job gets; nothing else of it is shown to Slurm. */
 const passed = ["PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ", "SLURM_CONF"] as const
 
 /** Long output of squeue for a hundred thousand tasks. */
 const MAX_OUTPUT = 256 << 20
+
+/** Slurm's commands ask a controller that does not answer again and again, for minutes; one whose machine hangs, for ever. */
+const PATIENCE_MS: Milliseconds = 120_000
 
 /** The environment of jobs, and of Slurm's commands. */
 export function slurmEnvironment(): NodeJS.ProcessEnv {
@@ -41,20 +45,36 @@ function failed(program: string, cause: unknown, stderr: string): BatchError | E
   return new BatchError("ERR_BATCH_SCHEDULER", `${program}: ${why}`, { cause })
 }
 
-/** Runs one of Slurm's commands. */
+/** How one of Slurm's commands is run. */
+interface RunOptions {
+  readonly input?: string
+  readonly signal?: AbortSignal | undefined
+  readonly patienceMs?: Milliseconds
+}
+
+/**
+ * Runs one of Slurm's commands.
+ *
+ * @throws BatchError `ERR_BATCH_SCHEDULER`, also where it does not end; EnvironmentError `ERR_ENV_NO_PROGRAM`; the signal's reason.
+ */
 export async function slurm(
   program: "sbatch" | "squeue" | "scancel" | "scontrol" | "sinfo",
   args: readonly string[],
-  { input, signal }: { readonly input?: string; readonly signal?: AbortSignal | undefined } = {},
+  { input, signal, patienceMs = PATIENCE_MS }: RunOptions = {},
 ): Promise<string> {
   return await new Promise((resolve, reject) => {
     const child = execFile(
       program,
       [...args],
-      { env: slurmEnvironment(), maxBuffer: MAX_OUTPUT, ...(signal === undefined ? {} : { signal }) },
+      {
+        ...{ env: slurmEnvironment(), maxBuffer: MAX_OUTPUT, timeout: patienceMs, killSignal: "SIGKILL" },
+        ...(signal === undefined ? {} : { signal }),
+      },
       (error, stdout, stderr) => {
         if (error === null) resolve(stdout)
         else if (signal?.aborted === true) reject(signal.reason as Error)
+        else if (error.killed === true && error.code !== "ERR_CHILD_PROCESS_STDIO_MAXBUFFER")
+          reject(failed(program, error, `it did not end within ${patienceMs / 1000} s`))
         else reject(failed(program, error, stderr))
       },
     )
@@ -124,4 +144,29 @@ export async function hostsOf(nodes: string): Promise<readonly string[]> {
   if (nodes === "") return []
   if (!/[[,]/.test(nodes)) return [nodes]
   return (await slurm("scontrol", ["show", "hostnames", nodes])).split("\n").filter((name) => name !== "")
+}
+
+/** The processes of a job on a node, as that node's own daemon knows them. */
+export async function processesOf(job: number, node: string): Promise<readonly number[]> {
+  const text = await slurm("scontrol", ["listpids", String(job), node])
+  return [...text.matchAll(/^(\d+)\s/gm)].map(([, pid]) => Number(pid))
+}
+
+/**
+ * The nodes where jobs of a partition can run.
+ *
+ * @param partition - As sbatch takes it, a list; undefined: the default one.
+ * @param more - For sinfo.
+ */
+export async function nodesOf(
+  partition: string | undefined,
+  more: readonly string[] = [],
+  signal?: AbortSignal,
+): Promise<readonly string[]> {
+  const where = partition === undefined ? [] : [`--partition=${partition}`]
+  const text = await slurm("sinfo", ["--noheader", "--Node", "--format=%N|%P", ...more, ...where], { signal })
+  const rows = text.split("\n").map((line) => line.split("|"))
+  // The default one is marked.
+  const own = rows.filter(([, name = ""]) => partition !== undefined || name.endsWith("*"))
+  return [...new Set(own.flatMap(([node = ""]) => (node === "" ? [] : [node])))]
 }

@@ -24,7 +24,6 @@ import { byThumbprint } from "../key/certificate.ts"
 import type { Secret } from "../key/secret.ts"
 import { packageRoot } from "../native/load.ts"
 import { forgeableMunge, hasMunge } from "./authenticators.ts"
-import { SecretTable } from "./broker.ts"
 import type {
   AuthenticatorName,
   BatchConfiguration,
@@ -40,7 +39,9 @@ import {
   type ManifestJob,
   type SubmittedArray,
 } from "./job-set.ts"
-import { configured, slurm, slurmEnvironment } from "./slurm.ts"
+import { nodeCertificates, sealBundle } from "./bundle.ts"
+import { SecretTable } from "./secret-table.ts"
+import { configured, nodesOf, slurm, slurmEnvironment } from "./slurm.ts"
 import { keepOut, letIn } from "./ssh-access.ts"
 import type * as configuration from "./configuration.ts"
 
@@ -275,6 +276,8 @@ class Submission {
   readonly #command: string
   readonly #signal: AbortSignal | undefined
   readonly arrays: SubmittedArray[] = []
+  /** Nodes that no job may run on. */
+  excluded: readonly string[] = []
 
   constructor(
     set: JobSet,
@@ -310,6 +313,7 @@ class Submission {
     ].join("\n")
     const args = [
       ...arrayArguments(this.#set, this.#configuration, job),
+      ...(this.excluded.length === 0 ? [] : [`--exclude=${this.excluded.join(",")}`]),
       `--array=0-${count - 1}${maxConcurrent === undefined ? "" : `%${maxConcurrent}`}`,
       `--time=${slurmTime(resources?.time ?? 3600)}`,
       ...(resources?.cpus === undefined ? [] : [`--cpus-per-task=${resources.cpus}`]),
@@ -410,6 +414,39 @@ export async function startBroker(
   }
 }
 
+/**
+ * Encrypts the secrets of a set for the nodes of its partition that have keys of their own.
+ *
+ * @returns The nodes that have none.
+ * @throws BatchError `ERR_BATCH_KEY`; KeyError.
+ */
+export async function writeBundle(
+  set: JobSet,
+  secrets: ReadonlyMap<string, Secret>,
+  signal: AbortSignal | undefined,
+): Promise<readonly string[]> {
+  const { id, uid, cluster } = set.manifest
+  const { nodeKeys, partition } = cluster
+  if (nodeKeys === undefined) return []
+  const nodes = await nodesOf(partition, [], signal)
+  const keys = await nodeCertificates(nodeKeys.certificates, nodes)
+  if (keys.length === 0)
+    throw new BatchError(
+      "ERR_BATCH_KEY",
+      `${nodeKeys.certificates}: there is no certificate of any node of the partition, as ${nodes[0] ?? "NODE"}.pem`,
+      { path: nodeKeys.certificates },
+    )
+  const expires = Date.now() + nodeKeys.lifetime * 1000
+  const bytes = SecretTable.write(new Map([...secrets].map(([digest, secret]) => [digest, secret.bytes])))
+  try {
+    await set.writeBundle(sealBundle({ set: id, uid, expires, digests: [...secrets.keys()] }, bytes, keys))
+  } finally {
+    bytes.fill(0)
+  }
+  const own = new Set(keys.map(({ node }) => node))
+  return nodes.filter((node) => !own.has(node))
+}
+
 /** Whose tasks are submitted. */
 function chosenJobs(
   configuration: BatchConfiguration,
@@ -447,7 +484,8 @@ export async function submitJobs(given: SubmitOptions): Promise<JobSet> {
   )
   const mungeSocket = /(?:^|,)socket=([^,]+)/.exec((await configured("AuthInfo", signal)) ?? "")?.[1]
   const authenticator = await chooseAuthenticator(cluster, mungeSocket)
-  if (authenticator === "munge") {
+  const hasBroker = cluster.keySource !== "nodes"
+  if (hasBroker && authenticator === "munge") {
     const old = await forgeableMunge()
     if (old !== undefined)
       options.onNotice?.(
@@ -465,6 +503,7 @@ export async function submitJobs(given: SubmitOptions): Promise<JobSet> {
       if (secret !== undefined) secrets.set(image.digest, secret)
     }
     const { cache, cacheLimit, keyWait, partition, concurrentSourceDownloads, registry } = cluster
+    const certificates = cluster.keySource === "broker" ? undefined : cluster.nodeCertificates
     const manifest: Manifest = {
       version: 1,
       id: newId(),
@@ -472,7 +511,10 @@ export async function submitJobs(given: SubmitOptions): Promise<JobSet> {
       created: Date.now(),
       cwd: process.cwd(),
       cluster: {
-        ...{ cacheLimit, keyWait, concurrentSourceDownloads, registry, authenticator },
+        ...{ cacheLimit, keyWait, concurrentSourceDownloads, registry, authenticator, hasBroker },
+        ...(certificates === undefined
+          ? {}
+          : { nodeKeys: { certificates, socket: cluster.nodeSocket, lifetime: cluster.keyLifetime } }),
         ...(cache === undefined ? {} : { cache }),
         ...(partition === undefined ? {} : { partition }),
         ...(mungeSocket === undefined ? {} : { mungeSocket }),
@@ -484,14 +526,23 @@ export async function submitJobs(given: SubmitOptions): Promise<JobSet> {
     let broker: number | undefined
     const submission = new Submission(set, chosen, command, signal)
     try {
-      if (secrets.size > 0) broker = await startBroker(set, secrets, cluster, command)
+      if (secrets.size > 0) {
+        const without = await writeBundle(set, secrets, signal)
+        if (hasBroker) broker = await startBroker(set, secrets, cluster, command)
+        else if (without.length > 0) {
+          submission.excluded = without
+          options.onNotice?.(
+            `nodes without a certificate in ${certificates ?? ""} are left out: ${without.join(", ")}`,
+          )
+        }
+      }
       await submission.submitAll()
       return set
     } catch (error) {
       endBroker(broker)
       const steps = [
         () => submission.undo(),
-        ...(authenticator === "ssh" && secrets.size > 0 ? [() => keepOut(set)] : []),
+        ...(authenticator === "ssh" && hasBroker && secrets.size > 0 ? [() => keepOut(set)] : []),
         () => set.remove(),
       ]
       // The first failure is the one to tell; none keeps the others from being tried.

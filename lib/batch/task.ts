@@ -20,6 +20,7 @@ import { askBroker } from "./authenticators.ts"
 import { cacheOf, fetchImage, isUnobtainable, NodeCache, requireUnchanged } from "./images.ts"
 import { JobSet, type Attempt, type FoundTask, type ManifestImage, type RecordedState } from "./job-set.ts"
 import { newPair, unseal, type ExchangePair, type KeyRequest } from "./key-exchange.ts"
+import { askNode } from "./node-keys.ts"
 import { jobByNumber, slurm } from "./slurm.ts"
 
 /** What a task ends with when it was not the payload's status. Those of sysexits.h, and timeout's. */
@@ -239,8 +240,7 @@ class TaskRun {
 
   /** The secret, or why there is none yet. */
   async #askOnce(): Promise<Buffer | string> {
-    const broker = await this.#set.broker()
-    if (broker === undefined) return "there is no broker: `batch unlock` starts one"
+    const { nodeKeys, hasBroker } = this.#set.manifest.cluster
     const pair = newPair()
     const request: KeyRequest = {
       version: 1,
@@ -254,7 +254,30 @@ class TaskRun {
       nonce: randomBytes(16).toString("base64"),
     }
     const bytes = Buffer.from(JSON.stringify(request))
+    const found = nodeKeys === undefined ? undefined : await this.#askNode(pair, bytes)
+    if (Buffer.isBuffer(found)) return found
+    if (!hasBroker) return found ?? "nobody has keys for this job set"
+    const broker = await this.#set.broker()
+    if (broker === undefined)
+      return ["there is no broker: `batch unlock` starts one", ...(found === undefined ? [] : [found])].join(
+        "; ",
+      )
     return takeAnswer(await askBroker(this.#set, broker, bytes), pair, broker.publicKey, bytes)
+  }
+
+  /** What this node's own key opens, or why it does not. A refusal is final where there is nobody else to ask. */
+  async #askNode(pair: ExchangePair, request: Buffer): Promise<Buffer | string> {
+    const asked = await askNode(this.#set, this.#place.node, request)
+    if ("reason" in asked) return asked.reason
+    const { status, sealed, reason, publicKey } = parseJson(asked.line) as Readonly<Record<string, unknown>>
+    if (status === "released" && typeof sealed === "string" && typeof publicKey === "string")
+      return (
+        unseal(Buffer.from(sealed, "base64"), pair, publicKey, request) ?? "the node's answer does not open"
+      )
+    const why = typeof reason === "string" ? reason : "the node's answer is none"
+    if (status === "refused" && !this.#set.manifest.cluster.hasBroker)
+      throw new Kept(taskStatus.keyRefused, new Error(`the node refuses the key: ${why}`))
+    return `the node refuses the key: ${why}`
   }
 
   async #open(): Promise<OpenedImage> {

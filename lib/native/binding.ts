@@ -398,6 +398,11 @@ export interface NativeAddon {
    * them any more.
    */
   secretMemory(options: { readonly size: number }): Buffer
+  /**
+   * Who has connected a socket of the machine's own (unix(7), SO_PEERCRED): as it was then, in this process's namespaces; pid 0: one that
+   * is not seen from here.
+   */
+  peerOf(options: { readonly fd: number }): { readonly uid: number; readonly pid: number }
   /** _exit(2): waits for no thread, as every other way out does. */
   exitNow(options: { readonly status: number }): never
   /** Numbers of signals; patience 0: never. Those that have no handler are left alone. */

@@ -1,5 +1,6 @@
 #include <malloc.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <memory>
@@ -72,6 +73,17 @@ Napi::Value SecretMemory(const Napi::CallbackInfo& info) {
   return Napi::Buffer<uint8_t>::New(info.Env(), memory->data(), memory->size(), [memory](Napi::Env, uint8_t*) {
     const std::unique_ptr<SecretBuffer> last(memory);
   });
+}
+
+Napi::Value PeerOf(const Napi::CallbackInfo& info) {
+  const int fd = ReadInt(ReadObject(info[0], "options"), "fd");
+  ucred peer{};
+  socklen_t size = sizeof(peer);
+  Now(info.Env(), [&] { CheckErrno(getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size), "getsockopt"); });
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("uid", Napi::Number::New(info.Env(), peer.uid));
+  result.Set("pid", Napi::Number::New(info.Env(), peer.pid));
+  return result;
 }
 
 Napi::Value ExitNow(const Napi::CallbackInfo& info) {

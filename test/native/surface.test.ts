@@ -166,6 +166,7 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
     ["folder", nowhere],
     ["options", { onReady: () => undefined }],
   ],
+  "batch.serveNode": [["options", { keys: [nowhere], socket: nowhere }]],
   "batch.runTask": [
     ["place", { manifest: nowhere, digest: "x", job: 0, group: 0, first: 0 }],
     ["listen", () => undefined],

@@ -123,8 +123,10 @@ CONF
 
 start_controller() { daemon slurmctld slurmctld -D -f "$SLURM_CONF"; }
 start_node() { daemon "$1" slurmd -D -N "$1" -f "$SLURM_CONF"; }
+# A node is listed once for each partition that it is in.
 all_ready() {
-  [[ $(sinfo --noheader --Node --states=idle,mixed,allocated --format=%T | grep -vc '\*') == $(grep -c ^NodeName= "$SLURM_CONF") ]]
+  [[ $(sinfo --noheader --Node --states=idle,mixed,allocated --format='%N %T' | grep -v '\*' | sort -u | wc -l) == \
+    $(grep -c ^NodeName= "$SLURM_CONF") ]]
 }
 
 case $command in

@@ -167,10 +167,10 @@ const brokerRows: OptionRows<BrokerFlags> = {
 
 const unlock = command({
   name: "unlock",
-  summary: "start the broker of a job set again",
+  summary: "release the keys of a job set again",
   description:
-    "Opens the images of a job set again and starts a broker for its tasks, after the machine where it ran was restarted. Tasks that wait " +
-    "for their keys get them.",
+    "Opens the images of a job set again and starts a broker for its tasks, after the machine where it ran was restarted; and where nodes " +
+    "have keys of their own, makes a new bundle for them. Tasks that wait for their keys get them.",
   arguments: [setArgument],
   options: { ...brokerRows, json: jsonRow, ...passwordRows },
   run: async ({ json, brokerHost, brokerPort, sshPort, ...flags }, [folder]) => {
@@ -260,6 +260,31 @@ const broker = command({
   },
 })
 
+const serveNode = command({
+  name: "serve-node",
+  summary: "open bundles for tasks on this node",
+  description:
+    "Opens the bundles of job sets with a key of this node's own, each for tasks of its owner that run here. For a service of the node's, as " +
+    "root or a user of its own. Prints a line of JSON for each request and what became of it.",
+  options: {
+    keys: [
+      "--key <file>",
+      "private key of this node, its owner's alone (repeatable)",
+      each(text),
+      { required: true },
+    ],
+    node: ["--node <name>", "this node, as Slurm calls it (default: this machine's name)", text],
+    socket: ["--socket <path>", "where tasks ask (default /run/sifcrypt-node/socket)", text],
+  },
+  run: async ({ keys, node, socket }) => {
+    forbidDumps()
+    const onEvent = (event: jobs.NodeEvent): void => {
+      output().write(`${JSON.stringify({ time: new Date().toISOString(), ...event })}\n`)
+    }
+    await jobs.serveNode({ keys, node, socket, onEvent, signal: interruption })
+  },
+})
+
 const relay = command({
   name: "relay",
   hidden: true,
@@ -330,6 +355,7 @@ export const batch: CommandRow = {
     prune,
     remove,
     config,
+    serveNode,
     task,
     broker,
     relay,

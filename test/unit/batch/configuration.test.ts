@@ -215,4 +215,26 @@ jobs:
     )
     assert.throws(() => job(`depends_on: [x]\ntasks: [{ image: "${image}" }]`), /there is no job x before/)
   })
+
+  it("takes no size without its unit: 4096 would be bytes here and mebibytes for Slurm", () => {
+    const task = (memory: string): string =>
+      `images:\n  - image: ${image}\njobs:\n  - id: one\n    tasks:\n      - image: ${image}\n        memory: ${memory}\n`
+    refuses(
+      task("4096"),
+      /sifcrypt\.yaml:7: jobs\[0\]\.tasks\[0\]\.memory: .* its unit, K, M, G or T: 4096 could be/,
+    )
+    refuses(task("4g"), /memory: it is a size, as 512M or 4G/)
+    assert.equal(parse(task("4G")).jobs[0]!.groups[0]!.resources.memory, 4096)
+    refuses("cluster: { cache_limit: 64 }", /cluster\.cache_limit: it is a size with its unit/)
+    assert.equal(parse("cluster: { cache_limit: 0 }").cluster.cacheLimit, 0)
+  })
+
+  it("says where the certificates of nodes are, if nodes alone give keys", () => {
+    refuses("cluster: { key_source: nodes }", /cluster: key_source: nodes needs node_certificates/)
+    const { cluster } = parse("cluster: { node_certificates: nodes, key_lifetime: 1-00:00:00 }")
+    assert.deepEqual(
+      [cluster.keySource, cluster.nodeCertificates, cluster.nodeSocket, cluster.keyLifetime],
+      ["auto", "/set/nodes", "/run/sifcrypt-node/socket", 86_400],
+    )
+  })
 })

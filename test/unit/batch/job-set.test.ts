@@ -24,7 +24,10 @@ const manifest = {
   uid: 0,
   created: 0,
   cwd: "/",
-  cluster: { cacheLimit: 0, keyWait: 1, authenticator: "munge", concurrentSourceDownloads: 1, registry: {} },
+  cluster: {
+    ...{ cacheLimit: 0, keyWait: 1, authenticator: "munge", hasBroker: true, concurrentSourceDownloads: 1 },
+    registry: {},
+  },
   images: [{ name: "a", source: "/a", digest: "0".repeat(64), size: 1, encrypted: true }],
   jobs: ["one", "two"].map((id) => ({
     ...{ id, maxTaskRetries: 0, noRetryOn: [] },

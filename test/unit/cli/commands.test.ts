@@ -72,6 +72,8 @@ describe("commands", () => {
     const bytes = new Set([
       ...["cat", "sif dump", "ctd-decoder", "exec", "run", "shell", "test", "instance logs"],
       ...["batch tail", "batch logs", "completion", "serve-build"],
+      // Lines of JSON, always.
+      "batch serve-node",
     ])
     const hidden = (name: string): boolean => {
       const [first, second] = name.split(" ")
