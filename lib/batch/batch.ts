@@ -154,7 +154,9 @@ export class Jobs implements AsyncDisposable {
     const signal = this.#signal(checkWatch(options, "options").signal)
     const seen = new Map<string, string>()
     for (let pause = POLL_MS[0]; ;) {
+      const started = performance.now()
       const all = await statusOf(this.#set, signal)
+      const took = performance.now() - started
       let changed = false
       for (const one of all) {
         const name = `${one.job}/${one.task}`
@@ -166,7 +168,8 @@ export class Jobs implements AsyncDisposable {
       }
       if (all.every(isFinal)) return
       pause = changed ? POLL_MS[0] : Math.min(POLL_MS[1], pause * 1.1)
-      await sleep(pause, undefined, { signal }).catch(() => undefined)
+      // Looking is not all that is done.
+      await sleep(Math.max(pause, 2 * took), undefined, { signal }).catch(() => undefined)
       signal.throwIfAborted()
     }
   }

@@ -50,6 +50,25 @@ async function stateOf(handle: FileHandle): Promise<string> {
   return [dev, ino, size, mtimeNs, ctimeNs].join(":")
 }
 
+/** Is an open file what has this name? */
+async function isThere(name: string, handle: FileHandle): Promise<boolean> {
+  const there = await stat(name).catch(() => undefined)
+  const { dev, ino } = await handle.stat()
+  return there?.ino === ino && there.dev === dev
+}
+
+/**
+ * An image that is a file. Nothing else is waited for: a pipe would be, for ever.
+ *
+ * @throws BatchError `ERR_BATCH_IMAGE` for what is no file; system errors.
+ */
+export async function openImageFile(name: string): Promise<FileHandle> {
+  const handle = await open(name, constants.O_RDONLY | constants.O_NONBLOCK)
+  if ((await handle.stat()).isFile()) return handle
+  await handle.close()
+  throw failed(name, "it is no file")
+}
+
 /** SHA-256 of all of an open file, hexadecimal. */
 export async function hashFile(handle: FileHandle, signal?: AbortSignal): Promise<string> {
   const hash = createHash("sha256")
@@ -161,8 +180,7 @@ export class NodeCache {
     if (handle === undefined) return undefined
     await loadAddon().lockRange({ fd: handle.fd, ...IN_USE, exclusive: false })
     // Whoever removes one has it locked for itself, and may have been faster.
-    const there = await stat(name).catch(() => undefined)
-    if (there?.ino !== (await handle.stat()).ino) {
+    if (!(await isThere(name, handle))) {
       await handle.close()
       return undefined
     }
@@ -231,7 +249,8 @@ export class NodeCache {
   /** undefined: somebody else has it. It goes with its process. */
   async #lock(name: string): Promise<FileHandle | undefined> {
     const handle = await open(name, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600)
-    if (await loadAddon().lockFile(handle.fd)) return handle
+    // Who removed an image had its lock, and took that away as well: what was opened before locks nobody out.
+    if ((await loadAddon().lockFile(handle.fd)) && (await isThere(name, handle))) return handle
     await handle.close()
     return undefined
   }
@@ -271,6 +290,8 @@ export class NodeCache {
 
   async #remove(digest: string): Promise<boolean> {
     const name = this.#path(digest)
+    await using lock = await this.#lock(`${name}.lock`)
+    if (lock === undefined) return false
     const handle = await open(name, constants.O_RDWR | constants.O_NOFOLLOW).catch(() => undefined)
     if (handle === undefined) return false
     try {
@@ -377,7 +398,8 @@ export async function findImage(
   signal: AbortSignal | undefined,
 ): Promise<FoundImage> {
   if (!isOrasName(name)) {
-    const handle = await open(name, constants.O_RDONLY).catch((cause: unknown) => {
+    const handle = await openImageFile(name).catch((cause: unknown) => {
+      if (cause instanceof BatchError) throw cause
       const { code, message } = cause as NodeJS.ErrnoException
       throw failed(name, code === "ENOENT" ? "there is no such file" : message, cause)
     })

@@ -9,7 +9,7 @@
 //   log/                       what the broker and the tasks' own command say
 import { createHash, randomBytes } from "node:crypto"
 import { constants, type Stats } from "node:fs"
-import { lstat, mkdir, realpath, rename, rm, writeFile } from "node:fs/promises"
+import { lstat, mkdir, readdir, realpath, rename, rm, writeFile } from "node:fs/promises"
 import path from "node:path"
 import {
   count,
@@ -536,6 +536,17 @@ export class JobSet {
   /** undefined: no node has said anything yet. */
   async record({ job, task }: FoundTask): Promise<TaskRecord | undefined> {
     return await this.#read(path.join("status", job.id, `${task.id}.json`), checkRecord, MAX_RECORD)
+  }
+
+  /** The tasks of a job of which a node has said anything. */
+  async recorded(job: string): Promise<ReadonlySet<string>> {
+    const folder = this.path("status", job)
+    const names = await readdir(folder).catch((cause: unknown) => {
+      const { code, message } = cause as NodeJS.ErrnoException
+      if (code === "ENOENT") return []
+      throw refused(folder, message)
+    })
+    return new Set(names.flatMap((name) => (name.endsWith(".json") ? [name.slice(0, -".json".length)] : [])))
   }
 
   async writeRecord({ job, task }: FoundTask, record: TaskRecord): Promise<void> {

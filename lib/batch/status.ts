@@ -69,16 +69,49 @@ function stateOf(
   return { state: "cancelled", reason: undefined }
 }
 
+/** Records that are read at once: on a file server each takes its time, and there may be a hundred thousand. */
+const AT_ONCE = 32
+
+/** What nodes have written of each task; one look at a folder tells of which tasks there is anything. */
+async function recordsOf(
+  set: JobSet,
+  signal: AbortSignal | undefined,
+): Promise<ReadonlyMap<FoundTask["task"], TaskRecord>> {
+  const records = new Map<FoundTask["task"], TaskRecord>()
+  const known = new Map<string, ReadonlySet<string>>()
+  for (const { id } of set.manifest.jobs) known.set(id, await set.recorded(id))
+  const tasks = set.tasks()
+  const read = async (): Promise<void> => {
+    for (const found of tasks) {
+      signal?.throwIfAborted()
+      const { job, task } = found
+      const record = known.get(job.id)?.has(task.id) === true ? await set.record(found) : undefined
+      if (record !== undefined) records.set(task, record)
+    }
+  }
+  await Promise.all(Array.from({ length: AT_ONCE }, read))
+  return records
+}
+
 /** The states of all tasks, in the order of the manifest. */
 export async function statusOf(set: JobSet, signal?: AbortSignal): Promise<TaskStatus[]> {
   const submitted = await set.submitted()
   const jobs = new Map((await queue(signal)).map((job) => [`${job.array}_${job.element ?? ""}`, job]))
+  const records = await recordsOf(set, signal)
+  const whyNot = new Map<string, string>()
   const all: TaskStatus[] = []
   const byPlace = new Map<string, TaskStatus>()
+  // Tasks of a group depend on the same.
+  const whyCancelled = (found: FoundTask): string => {
+    const key = `${found.job.id}/${found.group}`
+    const why = whyNot.get(key) ?? failedDependency(set, found, byPlace)
+    whyNot.set(key, why)
+    return why
+  }
   for (const found of set.tasks()) {
     const { job, group, place, task } = found
     const slurmJob = set.elementOf(found, submitted)
-    const record = await set.record(found)
+    const record = records.get(task)
     const known: Known = {
       found,
       record,
@@ -88,7 +121,7 @@ export async function statusOf(set: JobSet, signal?: AbortSignal): Promise<TaskS
     const { state, reason } = stateOf(known, submitted.complete)
     const status: TaskStatus = {
       ...{ job: job.id, task: task.id, state, slurmJob },
-      reason: reason ?? (state === "cancelled" ? failedDependency(set, found, byPlace) : undefined),
+      reason: reason ?? (state === "cancelled" ? whyCancelled(found) : undefined),
       exitCode: finalStates.has(state) ? record?.exitCode : undefined,
       node: record?.node,
       attempts: record?.attempts ?? [],

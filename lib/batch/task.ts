@@ -17,7 +17,7 @@ import { isOrasName } from "../oci/reference.ts"
 import { descriptorPath } from "../oci/temporary-file.ts"
 import type { Milliseconds } from "../units.ts"
 import { askBroker } from "./authenticators.ts"
-import { cacheOf, fetchImage, isUnobtainable, NodeCache, requireUnchanged } from "./images.ts"
+import { cacheOf, fetchImage, isUnobtainable, NodeCache, openImageFile, requireUnchanged } from "./images.ts"
 import { JobSet, type Attempt, type FoundTask, type ManifestImage, type RecordedState } from "./job-set.ts"
 import { newPair, unseal, type ExchangePair, type KeyRequest } from "./key-exchange.ts"
 import { askNode } from "./node-keys.ts"
@@ -202,7 +202,7 @@ class TaskRun {
 
   async #openFile(cache: NodeCache): Promise<FileHandle> {
     const { source } = this.#image
-    if (!isOrasName(source)) return await open(source, constants.O_RDONLY)
+    if (!isOrasName(source)) return await openImageFile(source)
     const { registry } = this.#set.manifest.cluster
     const { signal } = this.#stopped
     return await cache.use(
