@@ -110,9 +110,7 @@ const labelTable: Check<Readonly<Record<string, string>>> = (value, name) =>
 export const serviceRows: Rows<ServiceOptions> = {
   service: flag,
   restart: restartPolicy,
-  health: ((value, name) => (value === "none" ? value : healthShape(value, name))) as Check<
-    HealthCheck | "none"
-  >,
+  health: ((value, name) => (value === "none" ? value : healthShape(value, name))),
   logs: shape<LogLimits>({ maxSize: required(count), maxFiles: whole(1, MAX_LOG_FILES) }),
   stopSignal: oneOf(...(Object.keys(constants.signals) as NodeJS.Signals[])),
   stopTimeoutMs: milliseconds,
