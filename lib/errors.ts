@@ -114,6 +114,11 @@ export type ErrorCode =
   | "ERR_INSTANCE_EXISTS"
   | "ERR_INSTANCE_NONE"
   | "ERR_INSTANCE_FOLDER"
+  | "ERR_NETWORK_NAME"
+  | "ERR_NETWORK_EXISTS"
+  | "ERR_NETWORK_NONE"
+  | "ERR_NETWORK_BUSY"
+  | "ERR_NETWORK_SUBNET"
   | "ERR_BATCH_CONFIG"
   | "ERR_BATCH_SET"
   | "ERR_BATCH_TASK"
@@ -195,7 +200,7 @@ export class BuildError extends ErrorAbout<CodesOf<"BUILD" | "DEFINITION" | "EXT
 /** Loop devices, mappings, mounts. */
 export class DeviceError extends ErrorAbout<CodesOf<"LOOP" | "DM" | "MOUNT">> {}
 /** Running a payload. */
-export class RunError extends ErrorAbout<CodesOf<"RUN" | "INSTANCE">> {}
+export class RunError extends ErrorAbout<CodesOf<"RUN" | "INSTANCE" | "NETWORK">> {}
 /** Jobs on a cluster. */
 export class BatchError extends ErrorAbout<CodesOf<"BATCH">> {}
 /** What this machine or user lacks. */

@@ -77,6 +77,8 @@ export { Instance, listInstances, openInstance } from "./container/instance.ts"
 export type { InstanceOptions, JoinOptions, StopOptions } from "./container/instance.ts"
 export type { LogOptions, LogPiece } from "./container/instance-logs.ts"
 export type { InstanceStats } from "./container/instance-stats.ts"
+export { createNetwork, listNetworks, openNetwork, removeNetwork } from "./runtime/networks.ts"
+export type { NetworkInfo, NetworkMember, NetworkOptions } from "./runtime/networks.ts"
 export type { Terminal, TerminalSize } from "./runtime/terminal.ts"
 export { startFailure } from "./runtime/handover.ts"
 export type { FailureReporter } from "./runtime/handover.ts"
@@ -92,6 +94,7 @@ export type {
   ExecOptionKinds,
   ExecOptionRow,
   ExecOptions,
+  NetworkSpec,
   ProgramOptions,
   ResourceLimits,
 } from "./runtime/options.ts"

@@ -58,6 +58,7 @@ const readers: { readonly [K in keyof api.ExecOptionKinds]: (texts: Texts) => ap
   descriptors: (texts) => (last(texts).includes(",") ? integers([last(texts)]) : integer([last(texts)])),
   descriptorList: (texts) => integers(texts),
   engine: (texts) => parseEngine(last(texts)),
+  networks: (texts) => texts.flatMap(listed).filter((word) => word !== ""),
 }
 /** What adds up if it is given again; of all else the last one counts. */
 const lists: ReadonlySet<keyof api.ExecOptionKinds> = new Set([
@@ -66,6 +67,7 @@ const lists: ReadonlySet<keyof api.ExecOptionKinds> = new Set([
   "binds",
   "mounts",
   "descriptorList",
+  "networks",
 ])
 
 /** `--home <dir>` is `home`. */

@@ -17,6 +17,7 @@ import { key } from "./commands/key.ts"
 import { link } from "./commands/link.ts"
 import { map } from "./commands/map.ts"
 import { mount, mounts, unmount } from "./commands/mount.ts"
+import { network } from "./commands/network.ts"
 import { overlay } from "./commands/overlay.ts"
 import { probes } from "./commands/probe.ts"
 import { pull } from "./commands/pull.ts"
@@ -33,6 +34,6 @@ import { version } from "./commands/version.ts"
 export const commands: readonly CommandRow[] = [
   ...[build, pull, push, encrypt, decrypt, reencrypt, recipient, overlay, sif, sign, verify, serve],
   ...[image, ls, cat, extract, info, map, inspect, runHelp, mount, unmount, mounts],
-  ...[...actions, instance, batch, cert, ...absent, ...probes, key, ecl, cache, registry, ctdDecoder, link],
+  ...[...actions, instance, network, batch, cert, ...absent, ...probes, key, ecl, cache, registry, ctdDecoder, link],
   ...[completion, version],
 ]

@@ -54,6 +54,8 @@ const busy: ReadonlySet<ErrorCode> = new Set([
   "ERR_DM_EXISTS",
   "ERR_MOUNT_BUSY",
   "ERR_INSTANCE_EXISTS",
+  "ERR_NETWORK_EXISTS",
+  "ERR_NETWORK_BUSY",
 ])
 
 /** The exit status for an error code. */
@@ -76,6 +78,6 @@ export function exitCodeFor(code: ErrorCode): number {
   if (code === "ERR_UNSIGNED" || /^ERR_(?:SIGNATURE|ECL)_/.test(code)) return exitCodes.signature
   if (code === "ERR_KEYRING_INSECURE" || code === "ERR_KEYRING_NO_KEY") return exitCodes.signature
   if (code.startsWith("ERR_ENV_")) return exitCodes.environment
-  if (code.startsWith("ERR_RUN") || code.startsWith("ERR_INSTANCE")) return exitCodes.notStarted
+  if (/^ERR_(?:RUN|INSTANCE|NETWORK)/.test(code)) return exitCodes.notStarted
   return exitCodes.inputOutput
 }

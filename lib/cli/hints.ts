@@ -124,6 +124,12 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_INSTANCE_EXISTS: "`sifcrypt instance stop NAME` ends it, `sifcrypt exec instance://NAME` joins it",
   ERR_INSTANCE_NONE: "`sifcrypt instance list` shows yours",
   ERR_INSTANCE_FOLDER: "somebody else made it, or its mode was changed: move it away",
+  ERR_NETWORK_NAME:
+    "letters, digits, dots, dashes and underscores, at most 64; none, host, pasta and bridge are others",
+  ERR_NETWORK_EXISTS: "`sifcrypt network inspect NAME` shows it, `sifcrypt network rm NAME` removes it",
+  ERR_NETWORK_NONE: "`sifcrypt network list` shows yours, `sifcrypt network create NAME` makes one",
+  ERR_NETWORK_BUSY: "it goes when no container is in it any more: `sifcrypt instance stop NAME` ends one",
+  ERR_NETWORK_SUBNET: "--subnet 10.90.0.0/24 names another; without, one is chosen of 10.89.0.0/16",
   ERR_RUN_BIND:
     "the source of a bind must exist, on this machine or in the image that image-src is for, and folders cover folders, files files; `sifcrypt sif dump ID IMAGE` takes a partition out of an image",
   ERR_RUN_PORT:

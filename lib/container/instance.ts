@@ -333,7 +333,7 @@ export async function startInstance(
           return { state: found, starter: started }
         })
       },
-      { stays: true },
+      { stays: true, name },
     )
     try {
       remember(state)

@@ -27,7 +27,7 @@ import {
   workingFolder,
 } from "../runtime/identity.ts"
 import { mountFlagsOf } from "../runtime/mountinfo.ts"
-import { RESOLVER } from "../runtime/network.ts"
+import { networkArguments } from "../runtime/network.ts"
 import { keptArguments, preservedDescriptors } from "../runtime/preserved.ts"
 import { findProgram } from "../runtime/program.ts"
 import { handOver } from "../runtime/handover.ts"
@@ -43,7 +43,7 @@ import {
 import type { Terminal, TerminalSize } from "../runtime/terminal.ts"
 import { engineBeside, enginesFor, withEngine, type Startable } from "../runtime/engine.ts"
 import { hasLimits, planCgroup, readResources, resourcesOf } from "../runtime/resources.ts"
-import { idMapArguments, subordinateIds } from "../runtime/subordinate-ids.ts"
+import { idMapArguments, oneId, subordinateIds } from "../runtime/subordinate-ids.ts"
 import { joinStreams, readOutput, spawnable } from "./payload-streams.ts"
 import { openBindImages } from "./bind-images.ts"
 import { openOverlays, type OwnOverlay } from "./overlays.ts"
@@ -354,6 +354,7 @@ export interface PreparedRun {
  *
  * @param tree - What is inside, where that can be known beforehand.
  * @param stays - It goes on when what it was started with has ended.
+ * @param name - How others find it in networks; default: by its number.
  */
 export async function withRun<T>(
   startable: Startable,
@@ -362,7 +363,7 @@ export async function withRun<T>(
   argv: readonly string[],
   asked: ExecOptions,
   use: (prepared: PreparedRun) => Promise<T>,
-  { stays = false }: { readonly stays?: boolean } = {},
+  { stays = false, name }: { readonly stays?: boolean; readonly name?: string } = {},
 ): Promise<T> {
   const options = impliedOptions(asked)
   const { signal } = options
@@ -397,7 +398,6 @@ export async function withRun<T>(
     options,
   )
   const { network } = confinement
-  const pasta = network && findProgram("pasta", "it connects the container's network (package passt)")
   const identity = { ...identityOf(inside, confinement.ids), home: homeOf(who, options).destination }
   const resources =
     options.applyCgroups === undefined
@@ -462,10 +462,13 @@ export async function withRun<T>(
   })
   // It may fail while nobody waits for it yet.
   bundle.catch(() => undefined)
-  const idMaps = inside === rootIdentity ? subordinateIds(caller.name, caller.uid, caller.gid) : undefined
+  const subordinate = root ? undefined : subordinateIds(caller.name, caller.uid, caller.gid)
+  const idMaps = inside === rootIdentity ? subordinate : undefined
   // In a user namespace with one id everything else would be nobody's.
   const owner = root || idMaps !== undefined ? undefined : { uid: caller.uid, gid: caller.gid }
   const wanted = options.engine ?? "auto"
+  const networkIds = root ? undefined : (subordinate ?? oneId(caller.uid, caller.gid))
+  const networkWords = network === undefined ? [] : networkArguments(network, name ?? id, networkIds)
   const how = (engine: ConcreteEngine): StarterOptions => ({
     command: "run",
     engine,
@@ -488,11 +491,7 @@ export async function withRun<T>(
       ...(cgroup?.folder === undefined ? [] : [`--cgroup=${cgroup.folder}`]),
       ...(confinement.initArguments.includes("--init") ? ["--init=1"] : []),
       ...(terminal === undefined ? [] : ["--terminal=1"]),
-      ...(pasta === undefined ? [] : [`--pasta=${pasta}`, `--resolver=${RESOLVER}`]),
-      ...(network?.published ?? []).map(
-        ({ protocol, address, machinePort, containerPort, count: ports }) =>
-          `--publish=${[protocol, address, machinePort, containerPort, ports].join(",")}`,
-      ),
+      ...networkWords,
       ...(preserved.length === 0 ? [] : [`--preserve-fds=${preserved.join(",")}`]),
     ],
   })

@@ -9,7 +9,7 @@ import { folderAt, isWithin, leftOut, type Bind, type Place } from "./binds.ts"
 import type { Confinement } from "./confinement.ts"
 import { ENTRY_FOLDER, SHELL_PATH, entryScript, ociRunScript } from "./entry.ts"
 import { DEFAULT_PATH, hostScript, overrideScript, type PayloadEnvironment } from "./environment.ts"
-import { RESOLVER } from "./network.ts"
+import { RESOLVER, type ConnectedNetwork } from "./network.ts"
 import { optionError, type ExecOptions } from "./options.ts"
 import { groupWith, passwdWith, type Identity } from "./passwd.ts"
 import type { TerminalSize } from "./terminal.ts"
@@ -89,6 +89,7 @@ export function chooseSession(bound: readonly string[]): string {
   return found
 }
 
+const MAX_SERVERS = 3 // resolv.conf(5)
 const MAX_TABLE_SIZE = 1 << 20
 
 async function imageFile(tree: ReadableTree | undefined, file: string): Promise<string> {
@@ -271,6 +272,12 @@ function searchedDomains(): string {
     .join("")
 }
 
+/** Who answers for names: of networks that others are in their own servers. A name without a dot is one of theirs, and not searched. */
+function resolverFile({ joined }: ConnectedNetwork): string {
+  if (joined.length === 0) return `nameserver ${RESOLVER}\n${searchedDomains()}`
+  return [...joined.slice(0, MAX_SERVERS).map(({ gateway }) => `nameserver ${gateway}\n`), "options ndots:0\n"].join("")
+}
+
 // gethostname(2): at most 64 bytes; what else a name may hold: hostname(7).
 const machineName = /^[A-Za-z0-9](?:[A-Za-z0-9.-]{0,62}[A-Za-z0-9])?$/
 
@@ -298,7 +305,7 @@ async function ownFiles(
     if (wrong !== undefined) throw optionError("dns", `${wrong} is no address`)
     files.set("/etc/resolv.conf", asked.dns.map((address) => `nameserver ${address}\n`).join(""))
   } else if (options.confinement.network !== undefined)
-    files.set("/etc/resolv.conf", `nameserver ${RESOLVER}\n${searchedDomains()}`)
+    files.set("/etc/resolv.conf", resolverFile(options.confinement.network))
   const hosts = (asked.addHost ?? []).map(hostLine)
   if (hosts.length > 0) files.set("/etc/hosts", `${machineFile("/etc/hosts")}\n${hosts.join("")}`)
   if (asked.hostname !== undefined) {

@@ -1,13 +1,19 @@
-// Which network a payload has: the machine's, one of its own with the loopback alone, one that is there already, or one of
-// its own that pasta (of the passt project) connects to the machine's (native/starter/network.cc).
+// Which network a payload has: the machine's, one of its own with the loopback alone, one that is there already, one of its own that
+// pasta (of the passt project) connects to the machine's (native/starter/network.cc), or those of a name, with other containers.
 import { statfsSync } from "node:fs"
 import { isIPv4 } from "node:net"
 import path from "node:path"
 import { RunError } from "../errors.ts"
-import type { ExecOptions } from "./options.ts"
+import { bridgeOf, findNetwork, networkFolder, numberOf, parseSubnet, sizeOf } from "./networks.ts"
+import type { ExecOptions, NetworkSpec } from "./options.ts"
+import { findProgram } from "./program.ts"
+import { idMapArguments, type IdMaps } from "./subordinate-ids.ts"
 
 /** What of the options says which. */
-export type NetworkChoice = Pick<ExecOptions, "net" | "network" | "networkArgs" | "netnsPath" | "publish">
+export type NetworkChoice = Pick<
+  ExecOptions,
+  "net" | "network" | "networkAlias" | "networkArgs" | "netnsPath" | "publish" | "hostname"
+>
 
 /** Ports of the machine that lead to as many of the container's. */
 export interface Publication {
@@ -19,9 +25,20 @@ export interface Publication {
   readonly count: number
 }
 
-/** One that has a way out. */
+/** One of those that other containers are in as well. */
+export interface JoinedNetwork {
+  readonly name: string
+  readonly subnet: string
+  readonly gateway: string
+  readonly internal: boolean
+  readonly aliases: readonly string[]
+  readonly address: string | undefined
+}
+
+/** One that has a way out, or others in it. */
 export interface ConnectedNetwork {
   readonly published: readonly Publication[]
+  readonly joined: readonly JoinedNetwork[]
 }
 
 export interface PayloadNetwork {
@@ -108,23 +125,72 @@ function toJoin(netnsPath: string): PayloadNetwork {
   return { namespaces: [{ type: "network", path: path.resolve(netnsPath) }] }
 }
 
+const MAX_JOINED = 16
+const MAX_ALIASES = 64
+// Of DNS, and what the starter may write down as it is.
+const alias = /^[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9_])?$/
+
+/** What has a meaning of its own, alone. */
+const kinds: ReadonlySet<string> = new Set(["none", "host", "pasta", "bridge"])
+
+function join(spec: NetworkSpec, more: readonly string[]): JoinedNetwork {
+  const { name, subnet, gateway, internal } = findNetwork(spec.name)
+  const { address } = spec
+  const aliases = [...new Set([...(spec.aliases ?? []), ...more])]
+  if (aliases.length > MAX_ALIASES) refuse(`network ${name}: more than ${MAX_ALIASES} aliases`)
+  const wrong = aliases.find((one) => !alias.test(one))
+  if (wrong !== undefined) refuse(`network ${name}: ${wrong} is no name of a machine`)
+  if (address !== undefined) {
+    const { first, bits } = parseSubnet(subnet)
+    const at = isIPv4(address) ? numberOf(address) - first : -1
+    if (at <= 0 || at >= sizeOf(bits) - 1) refuse(`network ${name}: ${address} is no address of ${subnet}`)
+  }
+  return { name, subnet, gateway, internal, aliases, address }
+}
+
+/** Networks by their names. */
+function joinAll(specs: readonly NetworkSpec[], options: NetworkChoice): readonly JoinedNetwork[] {
+  const { networkAlias = [], hostname } = options
+  if (specs.length > MAX_JOINED) refuse(`network: more than ${MAX_JOINED}`)
+  const twice = specs.find(({ name }, at) => specs.findIndex((other) => other.name === name) !== at)
+  if (twice !== undefined) refuse(`network ${twice.name} is given twice`)
+  const more = [...networkAlias, ...(hostname === undefined ? [] : [hostname])]
+  return specs.map((spec) => join(spec, more))
+}
+
 /**
  * Which network is asked for.
  *
  * @throws RunError `ERR_RUN_OPTION`.
  */
 export function networkOf(options: NetworkChoice): PayloadNetwork {
-  const { net = false, network, netnsPath, networkArgs = [], publish = [] } = options
+  const { net = false, netnsPath, networkArgs = [], networkAlias = [], publish = [] } = options
+  const asked = options.network ?? []
+  const specs = (typeof asked === "string" ? [asked] : asked).map((one) =>
+    typeof one === "string" ? { name: one } : one,
+  )
+  const [only] = specs
+  const network = only !== undefined && specs.length === 1 && kinds.has(only.name) ? only.name : undefined
   const ports = [...publish, ...networkArgs.map(argumentOf)]
   if (ports.length > MAX_PUBLICATIONS) refuse(`publish: more than ${MAX_PUBLICATIONS}`)
   const published = ports.map(parsePublication)
   checkApart(published)
   if (netnsPath !== undefined) {
-    if (net || network !== undefined)
+    if (net || specs.length > 0)
       refuse("a network namespace to join and one of its own exclude each other")
     if (published.length > 0) refuse(`publish: who made ${netnsPath} says what leads there`)
     return toJoin(netnsPath)
   }
+  if (specs.length > 0 && network === undefined) {
+    const mixed = specs.find(({ name }) => kinds.has(name))
+    if (mixed !== undefined) refuse(`network ${mixed.name}: it has no others beside it`)
+    const joined = joinAll(specs, options)
+    if (published.length > 0 && joined.every(({ internal }) => internal))
+      refuse("publish: nothing leads into a network that is internal")
+    return { namespaces: [], connected: { published, joined } }
+  }
+  if (networkAlias.length > 0 || only?.aliases !== undefined || only?.address !== undefined)
+    refuse("network-alias: only networks that have a name have names in them")
   switch (network ?? (net || published.length > 0 ? "pasta" : "host")) {
     case "none":
       if (published.length > 0) refuse('publish: nothing leads into the network "none"')
@@ -137,8 +203,48 @@ export function networkOf(options: NetworkChoice): PayloadNetwork {
     // The peers' word for one that has a way out.
     case "bridge":
     case "pasta":
-      return { namespaces: [], connected: { published } }
+      return { namespaces: [], connected: { published, joined: [] } }
     default:
-      return refuse(`network ${network ?? ""} is not there: there are none, host, pasta and bridge`)
+      return refuse(`network ${network ?? ""} is not there`)
   }
+}
+
+/** What the starter is told of one: the programs, and where this user's networks are. */
+export function networkArguments(
+  { published, joined }: ConnectedNetwork,
+  container: string,
+  ids: IdMaps | undefined,
+): string[] {
+  const pasta = findProgram("pasta", "it connects the container's network (package passt)")
+  return [
+    ...[`--pasta=${pasta}`, `--resolver=${RESOLVER}`],
+    ...published.map(
+      ({ protocol, address, machinePort, containerPort, count }) =>
+        `--publish=${[protocol, address, machinePort, containerPort, count].join(",")}`,
+    ),
+    ...(joined.length === 0 ? [] : joinArguments(joined, container, ids)),
+  ]
+}
+
+const podmans = "/usr/lib/podman"
+
+function joinArguments(
+  joined: readonly JoinedNetwork[],
+  container: string,
+  ids: IdMaps | undefined,
+): string[] {
+  const what = "it makes networks that have a name; --network pasta and host do without"
+  const netavark = findProgram("netavark", `${what} (package netavark)`, [podmans])
+  const aardvark = findProgram("aardvark-dns", `${what} (package aardvark-dns)`, [podmans])
+  // Version 1 of netavark knows no other way.
+  findProgram("iptables", `netavark calls it (package iptables)`)
+  return [
+    ...[`--networks=${networkFolder()}`, `--netavark=${netavark}`, `--aardvark=${aardvark}`],
+    `--container-name=${container}`,
+    ...(ids === undefined ? [] : idMapArguments(ids, "networks-")),
+    ...joined.map(
+      ({ name, subnet, gateway, internal, address, aliases }) =>
+        `--join=${[name, bridgeOf(name), subnet, gateway, internal ? "internal" : "", address ?? "", ...aliases].join(",")}`,
+    ),
+  ]
 }

@@ -24,6 +24,15 @@ export interface BindSpec {
   readonly imageId?: number
 }
 
+/** A network that a container is to be in. */
+export interface NetworkSpec {
+  readonly name: string
+  /** Names by which it is found there. */
+  readonly aliases?: readonly string[] | undefined
+  /** Its address there; default: one that is free. */
+  readonly address?: string | undefined
+}
+
 /** Limits on what a payload may use, set through cgroups. */
 export interface ResourceLimits {
   /** Processors' worth of time: 1.5 is one and a half. */
@@ -173,10 +182,12 @@ export interface ExecOptions extends ProgramOptions, ResourceLimits {
   /** A network namespace. */
   readonly net?: boolean | undefined
   /**
-   * `host` is the machine's; `none` has the loopback only; `pasta`, or `bridge`, is one of its own with a way out. Default `host`, and
-   * `pasta` with `net` or `publish`.
+   * `host` is the machine's; `none` has the loopback only; `pasta`, or `bridge`, is one of its own with a way out. Or networks that
+   * {@link createNetwork} has made, by their names. Default `host`, and `pasta` with `net` or `publish`.
    */
-  readonly network?: string | undefined
+  readonly network?: string | readonly (string | NetworkSpec)[] | undefined
+  /** Names by which it is found in networks, beside its own: an instance's, and `hostname`. */
+  readonly networkAlias?: readonly string[] | undefined
   /**
    * `[ADDRESS:]PORT:PORT[/PROTOCOL]`: ports of the machine, at an IPv4 address or all, that lead to the container's; each may be
    * `FIRST-LAST`, the protocol is `tcp` or `udp`.
@@ -217,6 +228,11 @@ const bind: is.Check<string | BindSpec> = (value, name) =>
 
 export const bindList: is.Check<(string | BindSpec)[]> = is.list(bind)
 
+const networkSpec = is.shape<NetworkSpec>({ name: is.required(is.text), aliases: is.list(is.text), address: text })
+const networks = is.list<string | NetworkSpec>((value, name) =>
+  typeof value === "string" ? value : networkSpec(value, name),
+)
+
 const terminalSize: is.Check<TerminalSize> = is.shape<TerminalSize>({
   columns: is.required(is.count),
   rows: is.required(is.count),
@@ -246,6 +262,7 @@ export interface ExecOptionKinds {
   readonly descriptors: number | readonly number[]
   readonly descriptorList: readonly number[]
   readonly engine: Engine
+  readonly networks: string | readonly (string | NetworkSpec)[]
 }
 
 const descriptor = is.number(-Infinity, Infinity)
@@ -266,6 +283,7 @@ const kinds: { readonly [K in keyof ExecOptionKinds]: is.Check<ExecOptionKinds[K
     Array.isArray(value) ? is.list(descriptor)(value, name) : descriptor(value, name),
   descriptorList: is.list(descriptor),
   engine: engineName,
+  networks: (value, name) => (typeof value === "string" ? value : networks(value, name)),
 }
 
 type KindOf<T> = {
@@ -434,9 +452,14 @@ export const execOptionTable: {
   uts: ["flag", "--uts", "a namespace for the machine's name", { variables: ["UTS", "UNSHARE_UTS"] }],
   net: ["flag", "-n, --net", "a network namespace", { variables: ["NET", "UNSHARE_NET"] }],
   network: [
-    "text",
+    "networks",
     "--network <name>",
-    "host, the machine's; none, the loopback only; pasta or bridge, its own with a way out",
+    "host, the machine's; none, the loopback only; pasta or bridge, its own with a way out; or networks by name (repeatable)",
+  ],
+  networkAlias: [
+    "words",
+    "--network-alias <name>",
+    "a name more by which it is found in its networks (repeatable, or separated by commas)",
   ],
   publish: [
     "words",

@@ -9,10 +9,11 @@ const folders = ["/usr/bin", "/usr/local/bin", "/bin", "/usr/sbin", "/usr/local/
  * An absolute path.
  *
  * @param purpose - What it is for, in the message.
+ * @param more - Folders that it may be in as well.
  * @throws EnvironmentError `ERR_ENV_NO_PROGRAM`.
  */
-export function findProgram(name: string, purpose: string): string {
-  for (const folder of folders) {
+export function findProgram(name: string, purpose: string, more: readonly string[] = []): string {
+  for (const folder of [...folders, ...more]) {
     const file = path.join(folder, name)
     try {
       accessSync(file, constants.X_OK)

@@ -68,9 +68,14 @@ export function subordinateIds(name: string, uid: number, gid: number): IdMaps |
   return { uids: mapOf(uid, uids), gids: mapOf(gid, gids) }
 }
 
-/** In the starter's words. */
-export function idMapArguments({ uids, gids }: IdMaps): string[] {
+/** The caller alone, as root. */
+export function oneId(uid: number, gid: number): IdMaps {
+  return { uids: mapOf(uid, []), gids: mapOf(gid, []) }
+}
+
+/** In the starter's words; `of`: whose they are, if not the container's. */
+export function idMapArguments({ uids, gids }: IdMaps, of = ""): string[] {
   const words = (map: readonly IdRange[]): string =>
     map.map(({ inside, outside, count }) => `${inside}:${outside}:${count}`).join(",")
-  return [`--uid-map=${words(uids)}`, `--gid-map=${words(gids)}`]
+  return [`--${of}uid-map=${words(uids)}`, `--${of}gid-map=${words(gids)}`]
 }

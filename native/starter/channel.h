@@ -23,6 +23,8 @@ struct Message {
     kMapIds,
     /// A FUSE device to serve comes along.
     kDevice,
+    /// A word of what is asked for.
+    kWord,
     /// Pass signal `code` on to the runtime.
     kSignal,
     /// Pass signal `code` on to the payload and what it has started: what a terminal does to a foreground group.
@@ -44,6 +46,8 @@ class Channel {
  public:
   Channel() = default;
   static std::pair<Channel, Channel> Pair();
+  /// One end of a connection: a SOCK_SEQPACKET.
+  explicit Channel(UniqueFd fd) : fd_(std::move(fd)) {}
 
   int fd() const { return fd_.get(); }
   void Close() { fd_.Reset(); }
@@ -55,7 +59,6 @@ class Channel {
   std::optional<Message> Receive(UniqueFd* descriptor = nullptr) const;
 
  private:
-  explicit Channel(UniqueFd fd) : fd_(std::move(fd)) {}
   UniqueFd fd_;
 };
 

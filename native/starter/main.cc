@@ -15,6 +15,7 @@
 #include "starter/fuse_helper.h"
 #include "starter/join_command.h"
 #include "starter/mount_command.h"
+#include "starter/network_keeper.h"
 #include "starter/options.h"
 #include "starter/processes.h"
 #include "starter/run_command.h"
@@ -67,6 +68,11 @@ int Main(std::vector<std::string> arguments) {
     SayAs(options.message_name);
     signal(SIGPIPE, SIG_IGN);
     return RunCommand(options, SignalQueue());
+  }
+  if (command == "keep") {
+    const KeepOptions options = ParseKeepOptions(arguments);
+    signal(SIGPIPE, SIG_IGN);
+    return KeepCommand(options);
   }
   if (command == "workspace") {
     const WorkspaceOptions options = ParseWorkspaceOptions(arguments);

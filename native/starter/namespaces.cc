@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <sys/mount.h>
 #include <sys/vfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -13,6 +14,7 @@
 
 #include "core/system_error.h"
 #include "core/unique_fd.h"
+#include "starter/processes.h"
 #include "starter/spawn.h"
 
 namespace sifcrypt::starter {
@@ -41,7 +43,47 @@ void WriteIdMap(const std::string& program, pid_t process, const std::vector<IdR
   RunProgram(FindProgram(program, "userns"), arguments, "userns");
 }
 
+/// What is inside there is the same inside here.
+std::string SameIds(const std::vector<IdRange>& ranges) {
+  if (ranges.empty()) return "0 0 1";
+  std::string map;
+  for (const IdRange& range : ranges) {
+    const std::string first = std::to_string(range.inside);
+    map += first + " " + first + " " + std::to_string(range.count) + "\n";
+  }
+  return map;
+}
+
 }  // namespace
+
+void EnterNamespacesBelow(int parent, const std::vector<IdRange>& uids, const std::vector<IdRange>& gids, int more) {
+  CheckErrno(setns(parent, CLONE_NEWUSER), "userns");
+  const pid_t self = getpid();
+  std::pair<Channel, Channel> ends = Channel::Pair();
+  // newuidmap knows the machine's ids only. Root of the one above may map all that there is of them.
+  const pid_t helper = ForkChild([&] {
+    if (!ends.second.Receive()) return 0;
+    try {
+      const std::string folder = "/proc/" + std::to_string(self);
+      if (uids.empty()) WriteText(folder + "/setgroups", "deny");
+      WriteText(folder + "/uid_map", SameIds(uids));
+      WriteText(folder + "/gid_map", SameIds(gids));
+      ends.second.Send({.kind = Message::Kind::kMapIds});
+    } catch (const SystemError& failure) {
+      ends.second.SendFailure(failure, "userns");
+    }
+    return 0;
+  });
+  ends.second.Close();
+  CheckErrno(unshare(more | CLONE_NEWNS | CLONE_NEWUSER), "userns");
+  ends.first.Send({.kind = Message::Kind::kMapIds});
+  const auto answer = ends.first.Receive();
+  while (waitpid(helper, nullptr, __WALL) < 0 && errno == EINTR) {
+  }
+  if (!answer) throw SystemError(EPIPE, "userns", "the ids were not mapped");
+  if (answer->kind != Message::Kind::kMapIds) throw SystemError(answer->error, "userns", answer->text);
+  CheckErrno(mount(nullptr, "/", nullptr, MS_REC | MS_SLAVE, nullptr), "userns");
+}
 
 bool EnterNamespaces(bool many_ids, const Channel& main, int more) {
   const uid_t uid = geteuid();

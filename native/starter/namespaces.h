@@ -13,6 +13,9 @@ namespace sifcrypt::starter {
 /// `more`: flags of unshare(2) for others. SystemError "userns". True: there is a user namespace.
 bool EnterNamespaces(bool many_ids, const Channel& main, int more = 0);
 
+/// The same with a user namespace that is a child of `parent`, one of this user's: the ids are those of that one.
+void EnterNamespacesBelow(int parent, const std::vector<IdRange>& uids, const std::vector<IdRange>& gids, int more);
+
 /// The answer to kMapIds: more than one's own id is written from outside, by programs that know who may have which.
 /// SystemError "userns".
 void MapIds(pid_t process, const std::vector<IdRange>& uids, const std::vector<IdRange>& gids,

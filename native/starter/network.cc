@@ -18,6 +18,7 @@
 
 #include "core/system_error.h"
 #include "core/unique_fd.h"
+#include "starter/network_keeper.h"
 #include "starter/say.h"
 #include "starter/spawn.h"
 #include "starter/status.h"
@@ -60,13 +61,9 @@ std::string Ports(uint16_t first, uint16_t count) {
 }
 
 std::vector<std::string> PastaArguments(const NetworkOptions& options, const std::string& place) {
-  std::vector<std::string> arguments{
-      // Nothing of the machine's own that listens on its loopback alone is to be reached.
-      "--no-map-gw", "-T", "none", "-U", "none",
-      // Addresses and routes, but those of the machine.
-      "--config-net", "-4", "-a", kAddress, "-n", kPrefix, "-g", kGateway, "--dns-forward", options.resolver, "-I",
-      "eth0", "--netns", place};
-  if (geteuid() == 0) arguments.insert(arguments.end(), {"--runas", "0"});
+  // Beside those of named networks its route is the one that counts.
+  std::vector<std::string> arguments =
+      UplinkArguments(options.resolver, place, options.named.empty() ? "eth0" : "pub0");
   for (const char* flag : {"-t", "-u"}) {
     bool any = false;
     for (const Publication& one : options.published) {
@@ -80,9 +77,22 @@ std::vector<std::string> PastaArguments(const NetworkOptions& options, const std
   return arguments;
 }
 
+/// Waits for the end of who needs it. SystemError "network" when something else ends before: the keeper of named networks, or a child.
+void Watch(const SignalQueue& signals, const Channel& container, const Channel& keeper) {
+  for (;;) {
+    pollfd events[] = {{container.fd(), POLLIN, 0}, {signals.fd(), POLLIN, 0}, {keeper.fd(), POLLIN, 0}};
+    if (poll(events, std::size(events), -1) < 0 && errno != EINTR) throw SystemError(errno, "poll");
+    if (events[0].revents != 0) return;
+    if (events[2].revents != 0) throw SystemError(EIO, kOperation, "what keeps the networks has ended");
+    while (signals.Next().number != 0) {
+    }
+    if (waitpid(-1, nullptr, WNOHANG | __WALL) > 0) throw SystemError(EIO, kOperation, "pasta has ended");
+  }
+}
+
 /// The first process of the PID namespace. pasta becomes its child when it is ready.
 int Keep(const NetworkOptions& options, const SignalQueue& signals, const Channel& main, const Channel& container,
-         const std::string& place, int network) {
+         const Channel& keeper, const std::string& place, int network) {
   try {
     // It wants a file that stands for the namespace. (Whoever joins the container knows the session by its mount namespace, so the
     // process above has none.)
@@ -95,14 +105,8 @@ int Keep(const NetworkOptions& options, const SignalQueue& signals, const Channe
                kOperation);
     RunProgram(options.pasta, PastaArguments(options, file), kOperation);
     container.Send({.kind = Message::Kind::kStarted});
-    for (;;) {
-      pollfd events[] = {{container.fd(), POLLIN, 0}, {signals.fd(), POLLIN, 0}};
-      if (poll(events, std::size(events), -1) < 0 && errno != EINTR) throw SystemError(errno, "poll");
-      if (events[0].revents != 0) return 0;
-      while (signals.Next().number != 0) {
-      }
-      if (waitpid(-1, nullptr, WNOHANG | __WALL) > 0) throw SystemError(EIO, kOperation, "pasta has ended");
-    }
+    Watch(signals, container, keeper);
+    return 0;
   } catch (const SystemError& failure) {
     main.SendFailure(failure, StepOf(failure));
   }
@@ -126,10 +130,24 @@ void KeepLoopbackApart() {
 
 }  // namespace
 
+std::vector<std::string> UplinkArguments(const std::string& resolver, const std::string& place,
+                                         const std::string& interface) {
+  std::vector<std::string> arguments{
+      // Nothing of the machine's own that listens on its loopback alone is to be reached.
+      "--no-map-gw", "-T", "none", "-U", "none",
+      // Addresses and routes, but those of the machine.
+      "--config-net", "-4", "-a", kAddress, "-n", kPrefix, "-g", kGateway, "--dns-forward", resolver, "-I", interface,
+      "--netns", place};
+  if (geteuid() == 0) arguments.insert(arguments.end(), {"--runas", "0"});
+  return arguments;
+}
+
 int NetworkProcess(const NetworkOptions& options, const SignalQueue& signals, const Channel& main,
-                   const Channel& container, const std::string& place) {
+                   const Channel& container, const Channel& keeper, const std::string& place) {
   setpgid(0, 0);
-  CloseAllBut({signals.fd(), main.fd(), container.fd()});
+  std::vector<int> kept{signals.fd(), main.fd(), container.fd()};
+  if (keeper.fd() >= 0) kept.push_back(keeper.fd());
+  CloseAllBut(kept);
   DetachStandardStreams();
   try {
     for (const Publication& one : options.published)
@@ -139,13 +157,21 @@ int NetworkProcess(const NetworkOptions& options, const SignalQueue& signals, co
     container.Receive(&user);
     container.Receive(&network);
     if (!user || !network) return 0;  // the container process has failed, and says why
+    if (keeper.fd() >= 0) JoinNetworks(options, keeper, network.get());
+    if (!options.is_direct()) {
+      network.Reset();
+      user.Reset();
+      container.Send({.kind = Message::Kind::kStarted});
+      Watch(signals, container, keeper);
+      return 0;
+    }
     if (geteuid() != 0) CheckErrno(setns(user.get(), CLONE_NEWUSER), kOperation);
     CheckErrno(unshare(CLONE_NEWPID), kOperation);
     // Other capabilities than before: the kernel has forgotten it.
     CheckErrno(prctl(PR_SET_PDEATHSIG, SIGKILL), "prctl");
-    const pid_t keeper = ForkChild([&] { return Keep(options, signals, main, container, place, network.get()); });
+    const pid_t init = ForkChild([&] { return Keep(options, signals, main, container, keeper, place, network.get()); });
     int status = 0;
-    while (waitpid(keeper, &status, __WALL) < 0 && errno == EINTR) {
+    while (waitpid(init, &status, __WALL) < 0 && errno == EINTR) {
     }
     return WIFEXITED(status) ? WEXITSTATUS(status) : kFailure;
   } catch (const SystemError& failure) {

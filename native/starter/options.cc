@@ -22,6 +22,12 @@ constexpr size_t kMaxLayers = 64;
 /// Lines of /etc/subuid that are one user's; the kernel takes 340 (user_namespaces(7)).
 constexpr size_t kMaxIdRanges = 64;
 constexpr size_t kMaxPublications = 256;
+constexpr size_t kMaxNetworks = 16;
+/// IFNAMSIZ, with the zero byte.
+constexpr size_t kMaxInterface = 16;
+/// Room for two addresses at least, and no more than a few thousand are looked at one by one.
+constexpr unsigned kLeastBits = 16;
+constexpr unsigned kMostBits = 29;
 /// crun looks at each number up to the highest.
 constexpr int kMaxPreserved = 1026;
 
@@ -280,6 +286,35 @@ Publication ParsePublication(std::string_view text, const std::string& name) {
   return one;
 }
 
+/// What may be written in a file of names, and in JSON, as it is.
+bool IsName(std::string_view name) {
+  return !name.empty() && name.size() <= kMaxFileName && std::all_of(name.begin(), name.end(), [](unsigned char c) {
+    return std::isalnum(c) || c == '.' || c == '_' || c == '-';
+  });
+}
+
+/// name,bridge,subnet,gateway,internal or nothing,address or nothing[,alias]...
+NamedNetwork ParseNamedNetwork(std::string_view text, const std::string& name) {
+  NamedNetwork network;
+  network.name = NextPart(text, ',');
+  network.interface = NextPart(text, ',');
+  std::string_view subnet = NextPart(text, ',');
+  network.subnet = subnet;
+  ParseAddress(NextPart(subnet, '/'), name);
+  const auto bits = ParseNumber<unsigned>(subnet, name);
+  network.gateway = ParseAddress(NextPart(text, ','), name);
+  const std::string_view internal = NextPart(text, ',');
+  network.internal = internal == "internal";
+  if (const std::string_view address = NextPart(text, ','); !address.empty())
+    network.address = ParseAddress(address, name);
+  while (!text.empty()) network.aliases.emplace_back(NextPart(text, ','));
+  const bool named = IsName(network.name) && IsName(network.interface) && network.interface.size() < kMaxInterface &&
+                     std::all_of(network.aliases.begin(), network.aliases.end(), IsName);
+  if (!named || bits < kLeastBits || bits > kMostBits || (!internal.empty() && !network.internal))
+    throw UsageError("--" + name + ": not a network");
+  return network;
+}
+
 /// An absolute path in which nothing leads up.
 bool IsPlainPath(std::string_view path) { return path.starts_with('/') && path.find("/..") == std::string_view::npos; }
 
@@ -343,6 +378,18 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
     if (options.network.published.size() == kMaxPublications) throw UsageError("--" + name + ": too many");
     options.network.published.push_back(ParsePublication(text, name));
   });
+  NetworkOptions& network = options.network;
+  known.AddMany("join", [&network](std::string_view text, const std::string& name) {
+    if (network.named.size() == kMaxNetworks) throw UsageError("--" + name + ": too many");
+    network.named.push_back(ParseNamedNetwork(text, name));
+  });
+  known.AddPath("networks", false, network.folder);
+  known.AddPath("netavark", false, network.netavark);
+  known.AddPath("aardvark", false, network.aardvark);
+  known.AddText("container-name", false, network.container);
+  for (auto* map : {&network.uid_map, &network.gid_map})
+    known.Add(map == &network.uid_map ? "networks-uid-map" : "networks-gid-map", false,
+              [map](std::string_view text, const std::string& name) { *map = ParseIdMap(text, name); });
   known.AddText("cgroup-manager", false, options.cgroup_manager);
   known.AddText("cgroup", false, options.cgroup);
   known.AddText("id", true, options.id);
@@ -364,11 +411,35 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   if (options.network.pasta.empty() != options.network.resolver.empty() ||
       (options.network.pasta.empty() && !options.network.published.empty()))
     throw UsageError("--pasta: goes with --resolver, and --publish with both");
+  for (const char* name : {"networks", "netavark", "aardvark", "container-name"})
+    if (known.Given(name) == network.named.empty()) throw UsageError(std::string("--join: goes with --") + name);
+  if (!network.named.empty() && !network.exists()) throw UsageError("--join: goes with --pasta");
+  if (!network.named.empty() && !IsName(network.container)) throw UsageError("--container-name: not a name");
+  CheckIdMaps(network.uid_map, network.gid_map);
   if (options.cgroup_manager != "disabled" && options.cgroup_manager != "cgroupfs" &&
       options.cgroup_manager != "systemd")
     throw UsageError("--cgroup-manager: disabled, cgroupfs or systemd");
   if (!options.cgroup.empty() && !IsPlainPath(options.cgroup)) throw UsageError("--cgroup: not an absolute path");
   if (!IsPlainName(options.id)) throw UsageError("--id: not a plain name");
+  return options;
+}
+
+KeepOptions ParseKeepOptions(const std::vector<std::string>& arguments) {
+  KeepOptions options;
+  Arguments known;
+  known.AddDescriptor("folder-fd", true, options.folder_fd);
+  known.AddDescriptor("socket-fd", true, options.socket_fd);
+  known.Add("rootless", false, [&options](std::string_view text, const std::string& name) {
+    if (text != "1") throw UsageError("--" + name + ": 1 or not given");
+    options.rootless = true;
+  });
+  known.AddPath("pasta", true, options.pasta);
+  known.Add("resolver", true, [&options](std::string_view text, const std::string& name) {
+    options.resolver = ParseAddress(text, name);
+  });
+  known.AddPath("netavark", true, options.netavark);
+  known.AddPath("aardvark", true, options.aardvark);
+  known.Parse(arguments);
   return options;
 }
 

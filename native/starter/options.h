@@ -95,13 +95,54 @@ struct Publication {
   bool is_udp() const { return protocol == "udp"; }
 };
 
-/// A network of the container's own that is connected to the machine's (network.h).
+/// A network that several containers are in (network_keeper.h).
+struct NamedNetwork {
+  std::string name;
+  /// The bridge.
+  std::string interface;
+  /// ADDRESS/BITS, and the machine's own address in there: IPv4.
+  std::string subnet;
+  std::string gateway;
+  /// Without a way out.
+  bool internal = false;
+  /// The container's; empty: any that is free.
+  std::string address;
+  /// By which it is found there, beside its own.
+  std::vector<std::string> aliases;
+};
+
+/// A network of the container's own that is connected to the machine's (network.h), or to those of other containers.
 struct NetworkOptions {
   /// The program; empty: there is none of this kind.
   std::string pasta;
   /// The address at which the container finds the machine's resolver.
   std::string resolver;
   std::vector<Publication> published;
+  std::vector<NamedNetwork> named;
+  /// The folder of this user's networks, and what makes them.
+  std::string folder;
+  std::string netavark;
+  std::string aardvark;
+  /// How the container is called there.
+  std::string container;
+  /// The ids of the user namespace that they are in.
+  std::vector<IdRange> uid_map;
+  std::vector<IdRange> gid_map;
+
+  bool exists() const { return !pasta.empty(); }
+  /// Is the container itself connected to the machine's?
+  bool is_direct() const { return exists() && (named.empty() || !published.empty()); }
+};
+
+/// Who keeps named networks: by descriptors of its folder and of the socket in there, and by programs.
+struct KeepOptions {
+  int folder_fd = -1;
+  int socket_fd = -1;
+  bool rootless = false;
+  std::string pasta;
+  std::string resolver;
+  std::string netavark;
+  std::string aardvark;
 };
 
 struct RunOptions {
@@ -177,6 +218,7 @@ struct WorkspaceOptions {
 };
 
 /// All throw UsageError, also for a descriptor that is not open.
+KeepOptions ParseKeepOptions(const std::vector<std::string>& arguments);
 MountOptions ParseMountOptions(const std::vector<std::string>& arguments);
 RunOptions ParseRunOptions(const std::vector<std::string>& arguments);
 JoinOptions ParseJoinOptions(const std::vector<std::string>& arguments);

@@ -25,6 +25,7 @@
 #include "starter/image.h"
 #include "starter/namespaces.h"
 #include "starter/network.h"
+#include "starter/network_keeper.h"
 #include "starter/runtime.h"
 #include "starter/serve.h"
 #include "starter/session.h"
@@ -78,7 +79,8 @@ int ServerProcess(const ImageOptions& image, const SignalQueue& signals, const C
 /// The process that makes the session and waits in it for the OCI runtime. It has a process group of its own, so that
 /// a signal to the caller's whole group leaves somebody to clean up; and it inherits the orphans of the runtime.
 int ContainerProcess(const RunOptions& options, const SignalQueue& signals, const Channel& main,
-                     std::vector<Channel> servers, const Channel& network, const std::string& directory) {
+                     std::vector<Channel> servers, const Channel& network, UniqueFd networks,
+                     const std::string& directory) {
   const pid_t group = getpgrp();
   setpgid(0, 0);
   umask(022);
@@ -89,7 +91,8 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
     CheckErrno(fcntl(fd, F_SETFD, FD_CLOEXEC), "fcntl");
   }
   for (const Channel& server : servers) kept.push_back(server.fd());
-  if (network.fd() >= 0) kept.push_back(network.fd());
+  for (const int fd : {network.fd(), networks.get()})
+    if (fd >= 0) kept.push_back(fd);
   bool holds_key = false;
   bool holds_kernel_key = false;
   const auto keep = [&](const ImageOptions& image) {
@@ -109,7 +112,8 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
   // Outside, so that a failure is told before what it leaves is taken away: a server that ends would be told of first.
   Session session(directory);
   try {
-    session.Enter(options, main);
+    session.Enter(options, main, networks.get());
+    networks.Reset();
     if (network.fd() >= 0) HandOverNetwork(network);
     if (holds_key) CheckErrno(prctl(PR_SET_DUMPABLE, 0), "prctl");
     // What the session lies over may hold it.
@@ -232,6 +236,8 @@ class Supervisor {
 void Supervisor::Start() {
   const std::unique_ptr<char, decltype(&free)> directory(realpath(options_.session.c_str(), nullptr), free);
   if (!directory) throw SystemError(errno, "mount", options_.session + ": " + std::strerror(errno));
+  KeeperConnection keeper;
+  if (!options_.network.named.empty()) keeper = ConnectToKeeper(options_.network);
   CheckErrno(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
   std::pair<Channel, Channel> container = Channel::Pair();
   std::vector<Channel> devices;
@@ -253,12 +259,13 @@ void Supervisor::Start() {
   for (const LayerOptions& other : OtherImages(options_))
     if (NeedsServer(other)) serve(other.image);
   Channel network;
-  if (!options_.network.pasta.empty())
+  if (options_.network.exists())
     network = start("the network", [&](const Channel& main, const Channel& other) {
-      return NetworkProcess(options_.network, signals_, main, other, directory.get());
+      return NetworkProcess(options_.network, signals_, main, other, keeper.channel, directory.get());
     });
   container_ = ForkChild([&] {
-    return ContainerProcess(options_, signals_, container.second, std::move(devices), network, directory.get());
+    return ContainerProcess(options_, signals_, container.second, std::move(devices), network, std::move(keeper.user),
+                            directory.get());
   });
   container_channel_ = std::move(container.first);
 }

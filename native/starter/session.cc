@@ -232,9 +232,11 @@ class BundleReader {
 
 }  // namespace
 
-void Session::Enter(const RunOptions& options, const Channel& main) {
-  const int network = options.network.pasta.empty() ? 0 : CLONE_NEWNET;
-  in_user_namespace_ = EnterNamespaces(!options.uid_map.empty(), main, network) || !IsInitialUserNamespace();
+void Session::Enter(const RunOptions& options, const Channel& main, int networks) {
+  const int network = options.network.exists() ? CLONE_NEWNET : 0;
+  const bool below = networks >= 0 && geteuid() != 0;
+  if (below) EnterNamespacesBelow(networks, options.uid_map, options.gid_map, network);
+  in_user_namespace_ = below || EnterNamespaces(!options.uid_map.empty(), main, network) || !IsInitialUserNamespace();
   ShowUnifiedCgroups();
 }
 

@@ -22,8 +22,9 @@ class Session {
   Session& operator=(const Session&) = delete;
   ~Session() { Close(); }
 
-  /// Enters the namespaces; `main` writes the ids of a user namespace when there are several. SystemError "userns".
-  void Enter(const RunOptions& options, const Channel& main);
+  /// Enters the namespaces; `main` writes the ids of a user namespace when there are several. `networks`: the user namespace of its
+  /// named networks, or -1. SystemError "userns".
+  void Enter(const RunOptions& options, const Channel& main, int networks);
   /// Mounts the folder in memory and makes what is in it. "mount".
   void MountScratch() const;
   /// Fills it with what the parent sends. "bundle".

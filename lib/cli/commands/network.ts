@@ -1,0 +1,87 @@
+import { createNetwork, listNetworks, openNetwork, removeNetwork } from "../../index.ts"
+import { command, type CommandRow } from "../command.ts"
+import { columns, jsonRow, printJson, printLines } from "../output.ts"
+import { inform } from "../terminal.ts"
+import { each, flag, text } from "../values.ts"
+
+const GAP = "    "
+
+/** `name=value`; without a value it is empty. */
+function labelsOf(words: readonly string[]): Record<string, string> {
+  return Object.fromEntries(
+    words.map((word) => {
+      const [name = "", ...value] = word.split("=")
+      return [name, value.join("=")]
+    }),
+  )
+}
+
+const create = command({
+  name: "create",
+  summary: "make a network",
+  description:
+    "Makes the network NAME. Containers that are started with --network NAME find each other in it by their names. Nothing of it runs until one is there.",
+  examples: [["two services that talk to each other", "sifcrypt network create shop"]],
+  arguments: [["<name>", "what to call it: letters, digits, dots, dashes, underscores"]],
+  options: {
+    subnet: ["--subnet <address/bits>", "its addresses, IPv4; default: the first free ones of 10.89.0.0/16", text],
+    internal: ["--internal", "nothing leads out of it", flag],
+    label: ["--label <name=value>", "kept with it (repeatable)", each(text)],
+    json: jsonRow,
+  },
+  run: async ({ subnet, internal, label, json }, [name]) => {
+    const made = await createNetwork(name, { subnet, internal, labels: labelsOf(label ?? []) })
+    if (json === true) await printJson(made)
+    else inform(`network ${made.name} made: ${made.subnet}`)
+  },
+})
+
+const list = command({
+  name: "list",
+  summary: "list networks",
+  description: "Lists your networks.",
+  arguments: [],
+  options: { json: jsonRow },
+  run: async ({ json }) => {
+    const networks = await listNetworks()
+    if (json === true) return await printJson({ networks })
+    const rows = networks.map(({ name, subnet, internal, containers }) => [
+      name,
+      subnet,
+      internal ? "yes" : "no",
+      containers.map((one) => one.name).join(","),
+    ])
+    await printLines(columns([["NAME", "SUBNET", "INTERNAL", "CONTAINERS"], ...rows], GAP))
+  },
+})
+
+const inspect = command({
+  name: "inspect",
+  summary: "what is known of a network",
+  description: "Prints what is known of the network NAME, and who is in it, as JSON.",
+  arguments: [["<name>", "its name"]],
+  options: { json: jsonRow },
+  run: async (_, [name]) => {
+    await printJson(await openNetwork(name))
+  },
+})
+
+const remove = command({
+  name: "rm",
+  summary: "remove networks",
+  description: "Removes networks that no container is in.",
+  arguments: [["<names...>", "their names"]],
+  options: { json: jsonRow },
+  run: async ({ json }, [names]) => {
+    for (const name of names) await removeNetwork(name)
+    if (json === true) await printJson({ removed: names })
+  },
+})
+
+export const network: CommandRow = {
+  name: "network",
+  heading: "Run images",
+  summary: "networks that containers are in together",
+  description: "Makes, lists and removes networks for --network NAME.",
+  commands: [create, list, inspect, remove],
+}

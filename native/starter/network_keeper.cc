@@ -1,0 +1,572 @@
+#include "starter/network_keeper.h"
+
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <list>
+#include <memory>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include "core/system_error.h"
+#include "core/unique_fd.h"
+#include "starter/namespaces.h"
+#include "starter/network.h"
+#include "starter/processes.h"
+#include "starter/spawn.h"
+#include "starter/status.h"
+
+namespace sifcrypt::starter {
+namespace {
+
+constexpr int kFailure = 255;
+constexpr char kOperation[] = "network";
+constexpr char kSocket[] = "keeper";
+/// Who is in which network: "NETWORK ADDRESS CONTAINER\n" each.
+constexpr char kMembers[] = "members";
+constexpr int kBacklog = 128;
+constexpr int kAttempts = 10;
+/// Setting a container up takes a tenth of a second, and others wait meanwhile.
+constexpr int kAnswerSeconds = 60;
+/// Somebody who is just connecting holds the folder's lock that long.
+constexpr int kLockMs = 20;
+constexpr size_t kMaxAnswer = 64 << 10;
+constexpr size_t kMaxReason = 600;
+// Inside the keeper's mount namespace.
+constexpr char kState[] = "/run/netavark";
+constexpr char kPlaces[] = "/run/containers";
+constexpr char kNetworks[] = "/run/networks";
+constexpr char kUplinkId[] = "/run/pasta.pid";
+constexpr char kResolverFile[] = "/run/resolver";
+constexpr char kResolverPlace[] = "/etc/resolv.conf";
+
+SystemError Failed(int error, const std::string& text) { return {error, kOperation, text}; }
+
+/// What a failure was about, without its operation, which is said again.
+std::string Reason(const Message& failure) {
+  const std::string prefix = std::string(kOperation) + ": ";
+  return failure.text.starts_with(prefix) ? failure.text.substr(prefix.size()) : failure.text;
+}
+
+sockaddr_un SocketIn(int folder) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  // A path of any length.
+  snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/%s", folder, kSocket);
+  return address;
+}
+
+UniqueFd NewSocket() {
+  return UniqueFd(CheckErrno(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), kOperation));
+}
+
+/// None: nobody listens.
+UniqueFd Connect(int folder) {
+  UniqueFd connection = NewSocket();
+  const sockaddr_un address = SocketIn(folder);
+  if (connect(connection.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return connection;
+  if (errno != ENOENT && errno != ECONNREFUSED) throw SystemError(errno, kOperation, kSocket);
+  return {};
+}
+
+UniqueFd Listen(int folder) {
+  UniqueFd listener = NewSocket();
+  const sockaddr_un address = SocketIn(folder);
+  CheckErrno(bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), kOperation);
+  CheckErrno(listen(listener.get(), kBacklog), kOperation);
+  return listener;
+}
+
+/// The first process of the namespaces becomes a program of its own: what this one has in memory is not its business.
+[[noreturn]] void BecomeKeeper(const NetworkOptions& options, int folder, int socket, const Channel& told) {
+  CloseAllBut({folder, socket, told.fd()});
+  DetachStandardStreams();
+  // One of its own: with the other it would hold the lock.
+  const int own = open(("/proc/self/fd/" + std::to_string(folder)).c_str(), O_RDONLY | O_DIRECTORY);
+  fcntl(socket, F_SETFD, 0);
+  std::vector<std::string> words{"sifcrypt-starter",
+                                 "keep",
+                                 "--folder-fd=" + std::to_string(own),
+                                 "--socket-fd=" + std::to_string(socket),
+                                 "--pasta=" + options.pasta,
+                                 "--resolver=" + options.resolver,
+                                 "--netavark=" + options.netavark,
+                                 "--aardvark=" + options.aardvark};
+  // Before a user namespace, whose first user is root, there was one who was not.
+  if (!options.uid_map.empty()) words.emplace_back("--rootless=1");
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  execv("/proc/self/exe", argv.data());
+  told.SendFailure(SystemError(errno, kOperation), kOperation);
+  _exit(kFailure);
+}
+
+void StartKeeper(const NetworkOptions& options, int folder, int socket) {
+  std::pair<Channel, Channel> told = Channel::Pair();
+  // Two generations, so that it is nobody's child here.
+  const pid_t middle = ForkChild([&] {
+    setsid();
+    told.first.Close();
+    std::pair<Channel, Channel> ids = Channel::Pair();
+    const pid_t outer = ForkChild([&] {
+      ids.first.Close();
+      try {
+        const bool many = options.uid_map.size() > 1;
+        EnterNamespaces(many, ids.second, CLONE_NEWPID);
+        if (CheckErrno(fork(), kOperation) == 0) BecomeKeeper(options, folder, socket, told.second);
+      } catch (const SystemError& failure) {
+        told.second.SendFailure(failure, StepOf(failure));
+      }
+      return 0;
+    });
+    ids.second.Close();
+    try {
+      if (ids.first.Receive()) MapIds(outer, options.uid_map, options.gid_map, ids.first);
+    } catch (const SystemError& failure) {
+      told.second.SendFailure(failure, StepOf(failure));
+      kill(outer, SIGKILL);
+    }
+    while (waitpid(outer, nullptr, __WALL) < 0 && errno == EINTR) {
+    }
+    return 0;
+  });
+  told.second.Close();
+  const auto failure = told.first.Receive();
+  while (waitpid(middle, nullptr, __WALL) < 0 && errno == EINTR) {
+  }
+  if (failure) throw Failed(failure->error, Reason(*failure));
+}
+
+std::string_view NextPart(std::string_view& text) {
+  const std::string_view part = text.substr(0, text.find(','));
+  text.remove_prefix(std::min(text.size(), part.size() + 1));
+  return part;
+}
+
+uint32_t AddressOf(const std::string& text) {
+  in_addr address{};
+  if (inet_pton(AF_INET, text.c_str(), &address) != 1) throw Failed(EINVAL, text + " is no address");
+  return ntohl(address.s_addr);
+}
+
+std::string TextOf(uint32_t address) {
+  const in_addr value{htonl(address)};
+  char text[INET_ADDRSTRLEN];
+  inet_ntop(AF_INET, &value, text, sizeof text);
+  return text;
+}
+
+std::string Quoted(const std::string& text) { return '"' + text + '"'; }
+
+/// A connection: a container that is in networks, or is about to be.
+struct Guest {
+  Channel channel;
+  std::string container;
+  std::vector<NamedNetwork> networks;
+  /// What netavark was told, and is told again to undo it. Empty: it is in none yet.
+  std::string options;
+  /// A file that stands for its network namespace.
+  std::string place;
+};
+
+class Keeper {
+ public:
+  explicit Keeper(const KeepOptions& options) : options_(options), folder_(options.folder_fd), socket_(options.socket_fd) {}
+  int Run();
+
+ private:
+  void Prepare();
+  UniqueFd MakeNetworks() const;
+  void Accept();
+  void OnMessage(Guest& guest);
+  void OnWord(Guest& guest, const std::string& word) const;
+  void Join(Guest& guest, const UniqueFd& network);
+  void Leave(Guest& guest);
+  void ChooseAddress(const Guest& guest, NamedNetwork& network) const;
+  bool HasUplink() const;
+  void ConnectUplink() const;
+  void RunNetavark(const char* action, const Guest& guest) const;
+  void TellMembers() const;
+  bool IsLast() const;
+
+  const KeepOptions& options_;
+  UniqueFd folder_;
+  UniqueFd socket_;
+  UniqueFd networks_;
+  std::list<Guest> guests_;
+  unsigned count_ = 0;
+};
+
+void WriteFile(const std::string& path, const std::string& text) {
+  const UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (!file || write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+    throw SystemError(errno, kOperation, path);
+}
+
+void MakeFile(const std::string& path) { WriteFile(path, ""); }
+
+/// Where a link leads to that is going to be covered has to be made anew.
+void MakeWayTo(const std::string& path) {
+  for (size_t end = path.find('/', 1); end != std::string::npos; end = path.find('/', end + 1))
+    mkdir(path.substr(0, end).c_str(), 0755);
+  const UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+}
+
+void Keeper::Prepare() {
+  setsid();
+  umask(077);
+  const std::unique_ptr<char, decltype(&free)> resolver(realpath(kResolverPlace, nullptr), free);
+  CheckErrno(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), kOperation);
+  CheckErrno(mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr), kOperation);
+  // netavark and aardvark-dns find nothing of the machine's here: no service manager, no lock, no process of another's.
+  CheckErrno(mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700"), kOperation);
+  for (const char* place : {kState, kPlaces}) CheckErrno(mkdir(place, 0700), kOperation);
+  WriteFile(kResolverFile, "nameserver " + options_.resolver + "\n");
+  if (resolver) {
+    if (std::string_view(resolver.get()).starts_with("/run/")) MakeWayTo(resolver.get());
+    CheckErrno(mount(kResolverFile, resolver.get(), nullptr, MS_BIND, nullptr), kOperation);
+  }
+  networks_ = MakeNetworks();
+  MakeFile(kNetworks);
+  const std::string source = "/proc/self/fd/" + std::to_string(networks_.get());
+  CheckErrno(mount(source.c_str(), kNetworks, nullptr, MS_BIND, nullptr), kOperation);
+}
+
+/// A network namespace. Who makes one is in it, and could not come back to the machine's.
+UniqueFd Keeper::MakeNetworks() const {
+  std::pair<Channel, Channel> ends = Channel::Pair();
+  const pid_t maker = ForkChild([&] {
+    if (unshare(CLONE_NEWNET) != 0) {
+      ends.second.SendFailure(SystemError(errno, kOperation), kOperation);
+      return kFailure;
+    }
+    const UniqueFd made(open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC));
+    ends.second.Send({.kind = Message::Kind::kDevice}, made.get());
+    return 0;
+  });
+  ends.second.Close();
+  UniqueFd network;
+  const auto message = ends.first.Receive(&network);
+  while (waitpid(maker, nullptr, __WALL) < 0 && errno == EINTR) {
+  }
+  if (!network) throw Failed(message ? message->error : EIO, "a network namespace could not be made");
+  return network;
+}
+
+void Keeper::Accept() {
+  UniqueFd connection(accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  if (!connection) return;
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  // Its folder lets in nobody else.
+  if (getsockopt(connection.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.uid != geteuid()) return;
+  const UniqueFd user(open("/proc/self/ns/user", O_RDONLY | O_CLOEXEC));
+  Guest guest{.channel = Channel(std::move(connection))};
+  if (guest.channel.Send({.kind = Message::Kind::kDevice}, user.get())) guests_.push_back(std::move(guest));
+}
+
+void Keeper::OnWord(Guest& guest, const std::string& word) const {
+  std::string_view rest = word;
+  const std::string_view kind = NextPart(rest);
+  if (kind == "container") {
+    guest.container = rest;
+  } else if (kind == "alias" && !guest.networks.empty()) {
+    guest.networks.back().aliases.emplace_back(rest);
+  } else if (kind == "network") {
+    NamedNetwork network;
+    for (std::string* part : {&network.name, &network.interface, &network.subnet, &network.gateway})
+      *part = NextPart(rest);
+    network.internal = NextPart(rest) == "internal";
+    network.address = rest;
+    guest.networks.push_back(std::move(network));
+  }
+}
+
+void Keeper::ChooseAddress(const Guest& guest, NamedNetwork& network) const {
+  const size_t slash = network.subnet.find('/');
+  unsigned bits = 0;
+  std::from_chars(network.subnet.data() + slash + 1, network.subnet.data() + network.subnet.size(), bits);
+  const uint32_t first = AddressOf(network.subnet.substr(0, slash));
+  const uint32_t last = first + (uint32_t{1} << (32 - bits)) - 1;
+  std::vector<uint32_t> taken{AddressOf(network.gateway)};
+  for (const Guest& other : guests_)
+    for (const NamedNetwork& known : other.networks) {
+      if (known.name != network.name || other.options.empty()) continue;
+      if (other.container == guest.container)
+        throw Failed(EEXIST, "there is a container " + guest.container + " in the network " + network.name);
+      taken.push_back(AddressOf(known.address));
+    }
+  const auto is_free = [&](uint32_t address) {
+    return address > first && address < last && std::find(taken.begin(), taken.end(), address) == taken.end();
+  };
+  if (!network.address.empty()) {
+    if (!is_free(AddressOf(network.address)))
+      throw Failed(EADDRINUSE, network.address + " is not free in the network " + network.name);
+    return;
+  }
+  for (uint32_t address = first + 1; address < last; ++address)
+    if (is_free(address)) return network.address = TextOf(address), void();
+  throw Failed(EADDRNOTAVAIL, "no address is free in the network " + network.name);
+}
+
+bool Keeper::HasUplink() const {
+  pid_t process = 0;
+  std::ifstream(kUplinkId) >> process;
+  std::string name;
+  std::ifstream("/proc/" + std::to_string(process) + "/comm") >> name;
+  // By its number alone it might be another one's.
+  return process > 1 && name.starts_with("pasta");
+}
+
+void Keeper::ConnectUplink() const {
+  unlink(kUplinkId);
+  std::vector<std::string> arguments = UplinkArguments(options_.resolver, kNetworks, "up0");
+  arguments.insert(arguments.end(), {"-t", "none", "-u", "none", "-P", kUplinkId});
+  RunProgram(options_.pasta, arguments, kOperation);
+}
+
+/// What netavark is told of a container.
+std::string OptionsOf(const Guest& guest, const std::string& id) {
+  std::string networks, infos;
+  size_t number = 0;
+  for (const NamedNetwork& one : guest.networks) {
+    std::string aliases;
+    for (const std::string& alias : one.aliases) aliases += (aliases.empty() ? "" : ",") + Quoted(alias);
+    const char* separator = number == 0 ? "" : ",";
+    networks.append(separator).append(Quoted(one.name)) += R"(:{"interface_name":)" + Quoted("eth" + std::to_string(number)) +
+                R"(,"static_ips":[)" + Quoted(one.address) + R"(],"aliases":[)" + aliases + "]}";
+    // Networks are kept apart. Pieces as large as pasta's interface takes: without, each is cut in 40.
+    infos.append(separator).append(Quoted(one.name)) += R"(:{"name":)" + Quoted(one.name) + R"(,"id":)" + Quoted(one.name) +
+             R"(,"driver":"bridge","network_interface":)" + Quoted(one.interface) + R"(,"subnets":[{"subnet":)" +
+             Quoted(one.subnet) + R"(,"gateway":)" + Quoted(one.gateway) + R"(}],"ipv6_enabled":false,"internal":)" +
+             (one.internal ? "true" : "false") +
+             R"(,"dns_enabled":true,"ipam_options":{"driver":"host-local"},"options":{"isolate":"true","mtu":"65520"}})";
+    ++number;
+  }
+  return R"({"container_id":)" + Quoted(id) + R"(,"container_name":)" + Quoted(guest.container) + R"(,"networks":{)" +
+         networks + R"(},"network_info":{)" + infos + "}}";
+}
+
+std::string ReadAll(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text(kMaxAnswer, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(file.gcount()));
+  return text;
+}
+
+void Keeper::RunNetavark(const char* action, const Guest& guest) const {
+  // In files: aardvark-dns, which it starts, has the same streams.
+  const std::string input = "/run/input", answer = "/run/answer", complaints = "/run/complaints";
+  for (const std::string& path : {input, answer, complaints}) unlink(path.c_str());
+  WriteFile(input, guest.options);
+  for (const std::string& path : {answer, complaints}) MakeFile(path);
+  const pid_t child = ForkChild([&]() -> int {
+    const UniqueFd in(CheckErrno(open(input.c_str(), O_RDONLY | O_CLOEXEC), kOperation));
+    const UniqueFd out(CheckErrno(open(answer.c_str(), O_WRONLY | O_CLOEXEC), kOperation));
+    const UniqueFd error(CheckErrno(open(complaints.c_str(), O_WRONLY | O_CLOEXEC), kOperation));
+    dup2(in.get(), STDIN_FILENO);
+    dup2(out.get(), STDOUT_FILENO);
+    dup2(error.get(), STDERR_FILENO);
+    CheckErrno(setns(networks_.get(), CLONE_NEWNET), kOperation);
+    signal(SIGPIPE, SIG_DFL);
+    const char* argv[] = {"netavark",
+                          "--config",
+                          kState,
+                          "-r",
+                          options_.rootless ? "true" : "false",
+                          "--aardvark-binary",
+                          options_.aardvark.c_str(),
+                          action,
+                          guest.place.c_str(),
+                          nullptr};
+    const char* environment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", nullptr};
+    execve(options_.netavark.c_str(), const_cast<char**>(argv), const_cast<char**>(environment));
+    dprintf(STDERR_FILENO, "%s: %s", options_.netavark.c_str(), std::strerror(errno));
+    return kFailure;
+  });
+  int status = 0;
+  while (waitpid(child, &status, __WALL) < 0 && errno == EINTR) {
+  }
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return;
+  std::string reason = ReadAll(answer) + ReadAll(complaints);
+  while (!reason.empty() && reason.back() == '\n') reason.pop_back();
+  throw Failed(EIO, "netavark: " + (reason.empty() ? "it failed" : reason.substr(0, kMaxReason)));
+}
+
+void Keeper::TellMembers() const {
+  const std::string temporary = std::string(kMembers) + ".new";
+  unlinkat(folder_.get(), temporary.c_str(), 0);
+  std::string text;
+  for (const Guest& guest : guests_)
+    for (const NamedNetwork& network : guest.networks)
+      if (!guest.options.empty()) text += network.name + " " + network.address + " " + guest.container + "\n";
+  const UniqueFd file(openat(folder_.get(), temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (!file || write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()) ||
+      renameat(folder_.get(), temporary.c_str(), folder_.get(), kMembers) != 0)
+    throw SystemError(errno, kOperation, kMembers);
+}
+
+void Keeper::Join(Guest& guest, const UniqueFd& network) {
+  for (NamedNetwork& wanted : guest.networks) ChooseAddress(guest, wanted);
+  const std::string id = "c" + std::to_string(++count_);
+  guest.place = std::string(kPlaces) + "/" + id;
+  MakeFile(guest.place);
+  const std::string source = "/proc/self/fd/" + std::to_string(network.get());
+  CheckErrno(mount(source.c_str(), guest.place.c_str(), nullptr, MS_BIND, nullptr), kOperation);
+  const bool any_out = std::any_of(guest.networks.begin(), guest.networks.end(),
+                                   [](const NamedNetwork& one) { return !one.internal; });
+  if (any_out && !HasUplink()) ConnectUplink();
+  guest.options = OptionsOf(guest, id);
+  RunNetavark("setup", guest);
+  TellMembers();
+}
+
+void Keeper::Leave(Guest& guest) {
+  if (!guest.options.empty()) try {
+      RunNetavark("teardown", guest);
+    } catch (const SystemError&) {
+      // What it has left ends with the bridge, or with this process; nobody is there any more to be told.
+    }
+  if (guest.place.empty()) return;
+  umount2(guest.place.c_str(), MNT_DETACH);
+  unlink(guest.place.c_str());
+}
+
+void Keeper::OnMessage(Guest& guest) {
+  UniqueFd network;
+  const auto message = guest.channel.Receive(&network);
+  if (!message) return guest.channel.Close();
+  if (message->kind == Message::Kind::kWord) return OnWord(guest, message->text);
+  if (message->kind != Message::Kind::kDevice || !network || !guest.place.empty()) return;
+  try {
+    Join(guest, network);
+    guest.channel.Send({.kind = Message::Kind::kStarted});
+  } catch (const SystemError& failure) {
+    guest.channel.SendFailure(failure, kOperation);
+  }
+}
+
+/// Nobody is here, nobody is about to come, and whoever comes later finds no socket.
+bool Keeper::IsLast() const {
+  if (flock(folder_.get(), LOCK_EX | LOCK_NB) != 0) return false;
+  pollfd pending{socket_.get(), POLLIN, 0};
+  if (poll(&pending, 1, 0) > 0) {
+    flock(folder_.get(), LOCK_UN);
+    return false;
+  }
+  for (const char* name : {kSocket, kMembers}) unlinkat(folder_.get(), name, 0);
+  return true;
+}
+
+int Keeper::Run() {
+  try {
+    Prepare();
+  } catch (const SystemError& failure) {
+    // It is told to who comes first, who has started it.
+    Channel(UniqueFd(accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC))).SendFailure(failure, kOperation);
+    return kFailure;
+  }
+  bool had_guests = false;
+  for (;;) {
+    std::vector<pollfd> events{{socket_.get(), POLLIN, 0}};
+    for (const Guest& guest : guests_) events.push_back({guest.channel.fd(), POLLIN, 0});
+    const int timeout = had_guests && guests_.empty() ? kLockMs : -1;
+    if (poll(events.data(), events.size(), timeout) < 0 && errno != EINTR) throw SystemError(errno, "poll");
+    auto event = events.begin() + 1;
+    // In the order in which they came: who leaves makes room for who comes.
+    for (Guest& guest : guests_)
+      if ((event++)->revents != 0) OnMessage(guest);
+    bool left = false;
+    for (auto guest = guests_.begin(); guest != guests_.end();) {
+      if (guest->channel.fd() >= 0) {
+        ++guest;
+        continue;
+      }
+      Leave(*guest);
+      left = true;
+      guest = guests_.erase(guest);
+    }
+    if (left) TellMembers();
+    if (events[0].revents != 0) Accept();
+    had_guests |= !guests_.empty();
+    // Orphans of netavark's and pasta's.
+    while (waitpid(-1, nullptr, WNOHANG | __WALL) > 0) {
+    }
+    if (had_guests && guests_.empty() && IsLast()) return 0;
+  }
+}
+
+}  // namespace
+
+KeeperConnection ConnectToKeeper(const NetworkOptions& options) {
+  const UniqueFd folder(open(options.folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!folder) throw SystemError(errno, kOperation, options.folder + ": " + std::strerror(errno));
+  // One at a time starts it, and it does not end meanwhile.
+  CheckErrno(flock(folder.get(), LOCK_EX), kOperation);
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    if (UniqueFd connection = Connect(folder.get())) {
+      const timeval patience{kAnswerSeconds, 0};
+      setsockopt(connection.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+      KeeperConnection found{Channel(std::move(connection)), {}};
+      const auto hello = found.channel.Receive(&found.user);
+      if (found.user) return found;
+      if (hello) throw Failed(hello->error, Reason(*hello));
+      // It is just ending, or was killed.
+    }
+    unlinkat(folder.get(), kSocket, 0);
+    const UniqueFd listener = Listen(folder.get());
+    StartKeeper(options, folder.get(), listener.get());
+  }
+  throw Failed(EIO, "what keeps the networks ends at once");
+}
+
+void JoinNetworks(const NetworkOptions& options, const Channel& keeper, int network) {
+  const auto say = [&](const std::string& word) { keeper.Send({.kind = Message::Kind::kWord, .text = word}); };
+  say("container," + options.container);
+  for (const NamedNetwork& one : options.named) {
+    say("network," + one.name + "," + one.interface + "," + one.subnet + "," + one.gateway + "," +
+        (one.internal ? "internal" : "") + "," + one.address);
+    for (const std::string& alias : one.aliases) say("alias," + alias);
+  }
+  keeper.Send({.kind = Message::Kind::kDevice}, network);
+  const auto answer = keeper.Receive();
+  if (!answer) throw Failed(EIO, "what keeps the networks has ended");
+  if (answer->kind != Message::Kind::kStarted) throw Failed(answer->error, Reason(*answer));
+}
+
+int KeepCommand(const KeepOptions& options) {
+  try {
+    return Keeper(options).Run();
+  } catch (const SystemError&) {
+    // Whoever is connected sees that it has ended.
+    return kFailure;
+  }
+}
+
+}  // namespace sifcrypt::starter
