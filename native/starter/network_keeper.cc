@@ -1,9 +1,9 @@
 #include "starter/network_keeper.h"
 
 #include <arpa/inet.h>
-#include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
@@ -53,11 +53,12 @@ constexpr int kAnswerSeconds = 60;
 constexpr int kLockMs = 20;
 constexpr size_t kMaxAnswer = 64 << 10;
 constexpr size_t kMaxReason = 600;
+/// pasta's interface among the networks.
+constexpr char kUplink[] = "up0";
 // Inside the keeper's mount namespace.
 constexpr char kState[] = "/run/netavark";
 constexpr char kPlaces[] = "/run/containers";
 constexpr char kNetworks[] = "/run/networks";
-constexpr char kUplinkId[] = "/run/pasta.pid";
 constexpr char kResolverFile[] = "/run/resolver";
 constexpr char kResolverPlace[] = "/etc/resolv.conf";
 
@@ -334,19 +335,21 @@ void Keeper::ChooseAddress(const Guest& guest, NamedNetwork& network) const {
   throw Failed(EADDRNOTAVAIL, "no address is free in the network " + network.name);
 }
 
+/// Its interface goes with pasta.
 bool Keeper::HasUplink() const {
-  pid_t process = 0;
-  std::ifstream(kUplinkId) >> process;
-  std::string name;
-  std::ifstream("/proc/" + std::to_string(process) + "/comm") >> name;
-  // By its number alone it might be another one's.
-  return process > 1 && name.starts_with("pasta");
+  const pid_t looker = ForkChild([&] {
+    CheckErrno(setns(networks_.get(), CLONE_NEWNET), kOperation);
+    return if_nametoindex(kUplink) == 0 ? 1 : 0;
+  });
+  int status = 0;
+  while (waitpid(looker, &status, __WALL) < 0 && errno == EINTR) {
+  }
+  return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
 void Keeper::ConnectUplink() const {
-  unlink(kUplinkId);
-  std::vector<std::string> arguments = UplinkArguments(options_.resolver, kNetworks, "up0");
-  arguments.insert(arguments.end(), {"-t", "none", "-u", "none", "-P", kUplinkId});
+  std::vector<std::string> arguments = UplinkArguments(options_.resolver, kNetworks, kUplink);
+  arguments.insert(arguments.end(), {"-t", "none", "-u", "none"});
   RunProgram(options_.pasta, arguments, kOperation);
 }
 
