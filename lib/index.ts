@@ -74,7 +74,21 @@ export type {
 export type { Engine } from "./runtime/engine.ts"
 export type { ConcreteEngine } from "./runtime/starter-protocol.ts"
 export { Instance, listInstances, openInstance } from "./container/instance.ts"
-export type { InstanceOptions, JoinOptions, StopOptions } from "./container/instance.ts"
+export type {
+  InstanceOptions,
+  JoinOptions,
+  ListInstancesOptions,
+  StopOptions,
+  WaitOptions,
+} from "./container/instance.ts"
+export { parseRestart } from "./container/service.ts"
+export type {
+  HealthCheck,
+  InstanceStatus,
+  LogLimits,
+  RestartPolicy,
+  ServiceOptions,
+} from "./container/service.ts"
 export type { LogOptions, LogPiece } from "./container/instance-logs.ts"
 export type { InstanceStats } from "./container/instance-stats.ts"
 export { createNetwork, listNetworks, openNetwork, removeNetwork } from "./runtime/networks.ts"

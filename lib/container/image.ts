@@ -495,9 +495,15 @@ export class Image implements AsyncDisposable {
     return await this.#startInstance(name, "run", argv, options)
   }
 
+  /** The same with a command of the image's in place of its start script. */
+  async execInstance(name: string, argv: readonly string[], options: InstanceOptions = {}): Promise<Instance> {
+    if (words(argv, "argv").length === 0) throw invalidValue("argv is empty: no command")
+    return await this.#startInstance(name, "exec", argv, options)
+  }
+
   async #startInstance(
     name: string,
-    script: "start" | "run",
+    script: "start" | "run" | "exec",
     given: readonly string[],
     asked: InstanceOptions,
   ): Promise<Instance> {

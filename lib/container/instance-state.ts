@@ -38,6 +38,17 @@ export interface InstanceState {
   readonly logErr: string
   /** Who its commands are inside, and what they may: as it was started. */
   readonly privileges: Privileges
+  /** It ends with what it runs, and is known until it is removed. */
+  readonly service: boolean
+  /** What its starter writes about it. */
+  readonly journal: string
+  /** Milliseconds since 1970. */
+  readonly startedAt: number
+  readonly stopSignal: NodeJS.Signals
+  readonly stopTimeoutMs: number
+  readonly labels: Readonly<Record<string, string>>
+  /** Its networks that have a name, and its addresses there. */
+  readonly networks: readonly { readonly name: string; readonly address: string }[]
 }
 
 export type Privileges = Pick<
@@ -87,6 +98,11 @@ export function isAlive({ pid, startTime, id }: InstanceState): boolean {
   }
 }
 
+const texts = [
+  ...(["name", "image", "startTime", "session", "id", "crun", "logOut", "logErr"] as const),
+  ...(["journal", "stopSignal"] as const),
+] as const
+
 const isState = (value: unknown): value is InstanceState => {
   const state = value as Partial<Record<keyof InstanceState, unknown>> | null
   return (
@@ -97,9 +113,12 @@ const isState = (value: unknown): value is InstanceState => {
     typeof state.privileges === "object" &&
     state.privileges !== null &&
     ["kernel", "userspace", "memory"].includes(String(state.engine)) &&
-    (["name", "image", "startTime", "session", "id", "crun", "logOut", "logErr"] as const).every(
-      (key) => typeof state[key] === "string",
-    )
+    typeof state.service === "boolean" &&
+    Array.isArray(state.networks) &&
+    typeof state.labels === "object" &&
+    Number.isSafeInteger(state.stopTimeoutMs) &&
+    Number.isSafeInteger(state.startedAt) &&
+    texts.every((key) => typeof state[key] === "string")
   )
 }
 
@@ -125,26 +144,30 @@ function readState(folder: string, name: string): InstanceState | undefined {
   }
 }
 
-/** An instance that runs. */
-export function findInstance(name: string): InstanceState | undefined {
+/** An instance that runs; with `ended` also a service that has. */
+export function findInstance(name: string, ended = false): InstanceState | undefined {
   checkName(name)
   const state = readState(instanceFolder(), name)
-  return state !== undefined && isAlive(state) ? state : undefined
+  return state !== undefined && (isAlive(state) || (ended && state.service)) ? state : undefined
 }
 
 /** All of this user's instances, by name. */
-export async function allInstances(): Promise<InstanceState[]> {
+export async function allInstances(ended: boolean): Promise<InstanceState[]> {
   const folder = await clearUp()
   return readdirSync(folder)
     .flatMap((file) => (file.endsWith(".json") && NAME.test(file.slice(0, -5)) ? [file.slice(0, -5)] : []))
     .sort()
-    .flatMap((name) => findInstance(name) ?? [])
+    .flatMap((name) => findInstance(name, ended) ?? [])
 }
 
-/** The paths of an instance's logs. */
-export function logsOf(name: string): { readonly logOut: string; readonly logErr: string } {
-  const folder = instanceFolder()
-  return { logOut: path.join(folder, `${name}.out`), logErr: path.join(folder, `${name}.err`) }
+/** The paths of what is written about an instance, and by it. */
+export function filesOf(name: string): {
+  readonly logOut: string
+  readonly logErr: string
+  readonly journal: string
+} {
+  const file = path.join(instanceFolder(), name)
+  return { logOut: `${file}.out`, logErr: `${file}.err`, journal: `${file}.journal` }
 }
 
 const claimOf = (folder: string, name: string): string => path.join(folder, `${name}.starting`)
@@ -166,16 +189,14 @@ function isClaimed(folder: string, name: string): boolean {
  */
 function clearUpLocked(folder: string): void {
   for (const file of readdirSync(folder)) {
-    const [, name, kind] = /^(.+)\.(starting|out|err|json(?:\.\d+)?)$/.exec(file) ?? []
+    const [, name, kind] = /^(.+)\.(starting|journal|(?:out|err|json)(?:\.\d+)?)$/.exec(file) ?? []
     // In this order: a start gives the name back after the state is written.
     if (name === undefined || !NAME.test(name) || isClaimed(folder, name)) continue
     const state = readState(folder, name)
-    const isLeft =
-      kind === "json"
-        ? state !== undefined && !isAlive(state)
-        : kind === "out" || kind === "err"
-          ? !existsSync(fileOf(folder, name)) || (state !== undefined && !isAlive(state))
-          : true
+    // What has become of a service is known until somebody removes it.
+    const isOver = state !== undefined && !state.service && !isAlive(state)
+    const isTemporary = kind === "starting" || kind?.startsWith("json.") === true
+    const isLeft = kind === "json" ? isOver : isTemporary || isOver || !existsSync(fileOf(folder, name))
     if (isLeft) rmSync(path.join(folder, file), { force: true })
   }
 }
@@ -203,6 +224,8 @@ export async function claim(name: string): Promise<() => void> {
     throw new RunError("ERR_INSTANCE_FOLDER", `${folder}: another process has locked it`, { path: folder })
   clearUpLocked(folder)
   if (isClaimed(folder, name) || findInstance(name) !== undefined) throw exists(name)
+  // A service that has ended makes room.
+  forget(name)
   const file = claimOf(folder, name)
   writeFileSync(file, `${process.pid} ${startTimeOf(process.pid) ?? ""}`, { mode: 0o600 })
   return () => {
@@ -221,8 +244,27 @@ export function remember(state: InstanceState): void {
   renameSync(temporary, file)
 }
 
-/** Removes the file and the logs of one that is no more. */
+/** Removes the files of one that is no more. */
 export function forget(name: string): void {
-  const { logOut, logErr } = logsOf(name)
-  for (const file of [fileOf(instanceFolder(), name), logOut, logErr]) rmSync(file, { force: true })
+  const folder = instanceFolder()
+  rmSync(fileOf(folder, name), { force: true })
+  const escaped = name.replaceAll(".", "\.")
+  const its = new RegExp(`^${escaped}\.(?:journal|(?:out|err)(?:\.\d+)?)$`)
+  for (const file of readdirSync(folder)) if (its.test(file)) rmSync(path.join(folder, file), { force: true })
+}
+
+/**
+ * Removes a service that has ended.
+ *
+ * @throws RunError `ERR_INSTANCE_EXISTS`: it runs.
+ */
+export async function removeEnded(name: string): Promise<void> {
+  checkName(name)
+  const folder = instanceFolder()
+  await using held = await lockFolder(folder)
+  if (held === undefined)
+    throw new RunError("ERR_INSTANCE_FOLDER", `${folder}: another process has locked it`, { path: folder })
+  if (isClaimed(folder, name) || findInstance(name) !== undefined)
+    throw new RunError("ERR_INSTANCE_EXISTS", `the instance ${name} runs`)
+  forget(name)
 }

@@ -1,5 +1,16 @@
 // Containers that go on when whoever started them is gone, and commands that join them.
-import { invalidValue, list, milliseconds, oneOf, shape, text, type Check, type Rows } from "../arguments.ts"
+import {
+  abortSignal,
+  flag,
+  invalidValue,
+  list,
+  milliseconds,
+  oneOf,
+  shape,
+  text,
+  type Check,
+  type Rows,
+} from "../arguments.ts"
 import { closeSync, existsSync, openSync, readFileSync } from "node:fs"
 import { constants } from "node:os"
 import path from "node:path"
@@ -18,6 +29,7 @@ import {
   umaskOf,
   workingFolder,
 } from "../runtime/identity.ts"
+import { addressesOf } from "../runtime/networks.ts"
 import { joinBundle } from "../runtime/instance-bundle.ts"
 import {
   execOptionTable,
@@ -35,23 +47,32 @@ import {
   claim,
   clearUp,
   findInstance,
+  filesOf,
   forget,
   isAlive,
-  logsOf,
   remember,
+  removeEnded,
   startTimeOf,
   type InstanceState,
   type Privileges,
 } from "./instance-state.ts"
 import { logOptions, logsOfInstance, type LogOptions, type LogPiece } from "./instance-logs.ts"
 import { statsOf, type InstanceStats } from "./instance-stats.ts"
+import {
+  serviceArguments,
+  serviceRows,
+  statusOf,
+  type InstanceStatus,
+  type ServiceOptions,
+} from "./service.ts"
 import { payloadEnvironment, startPayload, terminalOf, withRun, type Running } from "./run.ts"
 
 /** Options of {@link Image.startInstance}: those of a run that are not about streams. */
 export type InstanceOptions = Omit<
   ExecOptions,
   "stdio" | "terminalSize" | "replaceProcess" | "shell" | "preserveFds" | "timeoutMs"
->
+> &
+  ServiceOptions
 
 /** How {@link Instance.exec} and its like run: what concerns the command alone. */
 export type JoinOptions = Pick<
@@ -76,13 +97,32 @@ export type JoinOptions = Pick<
 
 /** How {@link Instance.stop} stops. */
 export interface StopOptions {
-  /** What its start script gets first; default `SIGTERM`. */
+  /** What its start script gets first; default: as it was started, else as its image says, else `SIGTERM`. */
   readonly signal?: NodeJS.Signals | undefined
-  /** After so long it is killed, milliseconds; default 10000. */
+  /** After so long it is killed, milliseconds; default: as it was started, else 10000. */
   readonly timeoutMs?: number | undefined
 }
 
-export const instanceOptions: Check<InstanceOptions> = shape<InstanceOptions>(instanceRows)
+/** How {@link Instance.wait} waits. */
+export interface WaitOptions {
+  /** For its end, which is the default, or until it is known whether it is well. */
+  readonly until?: "ended" | "healthy" | undefined
+  /** Stops it. */
+  readonly signal?: AbortSignal | undefined
+}
+
+/** Which ones {@link listInstances} lists. */
+export interface ListInstancesOptions {
+  /** Services that have ended as well; default false. */
+  readonly ended?: boolean | undefined
+}
+
+export const instanceOptions: Check<InstanceOptions> = shape<InstanceOptions>({
+  ...instanceRows,
+  ...serviceRows,
+})
+const waitOptions = shape<WaitOptions>({ until: oneOf("ended", "healthy"), signal: abortSignal })
+const listOptions = shape<ListInstancesOptions>({ ended: flag })
 
 const { stdio, terminalSize, replaceProcess, timeoutMs } = streamRows
 const { signal, onNotice } = instanceRows
@@ -104,6 +144,7 @@ const checkStop = shape<StopOptions>({
 })
 
 const STOP_TIMEOUT_MS = 10_000
+const WAIT_MS = 50
 const KILL_TIMEOUT_MS = 15_000
 /** The container process may take so long to undo all when its starter was killed. */
 const UNDO_MS = 2000
@@ -120,6 +161,9 @@ export class Instance {
   /** Files of what its start script wrote. */
   readonly logOut: string
   readonly logErr: string
+  readonly labels: Readonly<Record<string, string>>
+  /** Its networks that have a name, and its addresses there. */
+  readonly networks: readonly { readonly name: string; readonly address: string }[]
   readonly #state: InstanceState
 
   private constructor(state: InstanceState) {
@@ -129,6 +173,8 @@ export class Instance {
     this.pid = state.pid
     this.logOut = state.logOut
     this.logErr = state.logErr
+    this.labels = state.labels
+    this.networks = state.networks
     this.#state = state
   }
 
@@ -182,14 +228,43 @@ export class Instance {
     return logsOfInstance(this.#state, logOptions(options, "options"))
   }
 
+  /** What has become of it. */
+  status(): InstanceStatus {
+    return statusOf(this.#state.journal, this.#state.startedAt, isAlive(this.#state))
+  }
+
   /**
-   * Ends it and waits until nothing is left of it. Idempotent.
+   * Waits for its end; with `until` "healthy" until it is healthy, or has become unhealthy, or has ended, or where nobody asks.
+   *
+   * @throws The signal's reason.
+   */
+  async wait(options: WaitOptions = {}): Promise<InstanceStatus> {
+    const { until = "ended", signal: abort } = waitOptions(options, "options")
+    for (;;) {
+      const status = this.status()
+      if (status.state === "ended") return status
+      if (until === "healthy" && status.state === "running" && status.health !== "starting") return status
+      await sleep(WAIT_MS, undefined, { signal: abort }).catch(() => abort?.throwIfAborted())
+    }
+  }
+
+  /**
+   * Removes what is known of a service that has ended, and what it has written. Idempotent.
+   *
+   * @throws RunError `ERR_INSTANCE_EXISTS`: it runs.
+   */
+  async remove(): Promise<void> {
+    await removeEnded(this.name)
+  }
+
+  /**
+   * Ends it and waits until nothing is left of it, but for what is known of a service. Idempotent.
    *
    * @throws RunError `ERR_RUN` when it does not end.
    */
   async stop(options: StopOptions = {}): Promise<void> {
-    const { signal = "SIGTERM", timeoutMs = STOP_TIMEOUT_MS } = checkStop(options, "options")
     const state = this.#state
+    const { signal = state.stopSignal, timeoutMs = state.stopTimeoutMs } = checkStop(options, "options")
     if (isAlive(state)) {
       // When its own process is killed the others need a moment.
       const all = descendantsOf(state.pid)
@@ -279,25 +354,38 @@ function privilegesOf(options: ExecOptions): Privileges {
   return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
 }
 
+async function addressesIn(name: string): Promise<InstanceState["networks"]> {
+  return [...(await addressesOf(name))].map(([network, address]) => ({ name: network, address }))
+}
+
 /** Starts `image` as an instance. */
 export async function startInstance(
   startable: Startable,
   tree: ReadableTree | undefined,
   name: string,
-  script: "start" | "run",
+  script: "start" | "run" | "exec",
   argv: readonly string[],
   asked: InstanceOptions,
 ): Promise<Instance> {
   checkName(name)
+  const { restart, health, stopSignal = "SIGTERM", stopTimeoutMs = STOP_TIMEOUT_MS, labels = {} } = asked
+  const ends = asked.service === true || (restart !== undefined && restart.policy !== "no")
   const release = await claim(name)
   const open: number[] = []
   try {
-    const logs = logsOf(name)
-    open.push(
-      openSync("/dev/null", "r"),
-      openSync(logs.logOut, "w", 0o600),
-      openSync(logs.logErr, "w", 0o600),
-    )
+    const files = filesOf(name)
+    const { logOut, logErr, journal } = files
+    // At their ends: there may be others who write.
+    open.push(openSync("/dev/null", "r"), openSync(logOut, "a", 0o600), openSync(logErr, "a", 0o600))
+    const journalFd = openSync(journal, "w", 0o600)
+    const streams = [...open]
+    open.push(journalFd)
+    const service = {
+      args: serviceArguments(asked, files),
+      shared: { "journal-fd": journalFd },
+      health: health === undefined || health === "none" ? undefined : health.command,
+      ends,
+    }
     const asInstance = { ...asked, stdio: "ignore", preserveFds: 0 } as const
     const { state, starter } = await withRun(
       startable,
@@ -309,13 +397,13 @@ export async function startInstance(
         const { options, bundle, session, id, crun } = prepared
         return await prepared.start(async (how) => {
           // Until its state is written nobody but this process knows of it.
-          const started = startStarter({ launch: launchOf(how), bundle, attached: "at first", stdio: open })
+          const started = startStarter({ launch: launchOf(how), bundle, attached: "at first", stdio: streams })
           const pid = started.child.pid ?? 0
           const startTime = startTimeOf(pid)
           try {
             await Promise.all([started.ready, bundle])
             options.signal?.throwIfAborted()
-            if (startTime === undefined || !(await stays(pid, startTime))) {
+            if (startTime === undefined || !(ends || (await stays(pid, startTime)))) {
               await started.ended
               throw new RunError("ERR_RUN", `${startable.source.image}: the instance ended at once`)
             }
@@ -328,12 +416,14 @@ export async function startInstance(
           const { engine } = how
           const privileges = privilegesOf(options)
           const found: InstanceState = {
-            ...{ name, image, engine, pid, startTime, session, id, crun, ...logs, privileges },
+            ...{ name, image, engine, pid, startTime, session, id, crun, ...files, privileges },
+            ...{ service: ends, startedAt: Date.now(), stopSignal, stopTimeoutMs, labels },
+            networks: options.network === undefined ? [] : await addressesIn(name),
           }
           return { state: found, starter: started }
         })
       },
-      { stays: true, name },
+      { stays: !ends, name, service },
     )
     try {
       remember(state)
@@ -354,21 +444,25 @@ export async function startInstance(
 }
 
 /** This user's instances that run, by name. */
-export async function listInstances(): Promise<Instance[]> {
-  return (await allInstances()).map((state) => Instance.of(state))
+export async function listInstances(options: ListInstancesOptions = {}): Promise<Instance[]> {
+  const { ended = false } = listOptions(options, "options")
+  return (await allInstances(ended)).map((state) => Instance.of(state))
 }
 
 /**
- * The instance of a name.
+ * The instance of a name: one that runs, or a service that has ended.
  *
  * @throws RunError `ERR_INSTANCE_NONE`, `ERR_INSTANCE_NAME`, `ERR_INSTANCE_FOLDER`.
  */
 export function openInstance(name: string): Instance {
   text(name, "name")
-  const state = findInstance(name)
+  const state = findInstance(name, true)
   if (state === undefined) throw new RunError("ERR_INSTANCE_NONE", `there is no instance ${name}`)
   return Instance.of(state)
 }
+
+/** What the first process of one is told. */
+const isFirst = (word: string): boolean => word === STAY || word === "--init"
 
 /** The container's first process, once it is what stays: before, it is not all in the container yet. */
 function firstProcess(starter: number): number | undefined {
@@ -376,7 +470,7 @@ function firstProcess(starter: number): number | undefined {
     for (const runtime of childrenOf(container.pid))
       for (const { pid } of childrenOf(runtime.pid))
         try {
-          if (readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").includes(STAY)) return pid
+          if (readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").some(isFirst)) return pid
         } catch {
           // It has ended meanwhile.
         }

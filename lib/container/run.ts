@@ -349,12 +349,26 @@ export interface PreparedRun {
   readonly start: <T>(one: (how: StarterOptions) => Promise<T>) => Promise<T>
 }
 
+/** What goes on without whoever has started it. */
+export interface Background {
+  readonly name?: string
+  readonly service?: {
+    /** In the starter's words. */
+    readonly args: readonly string[]
+    readonly shared: Readonly<Record<string, number>>
+    readonly health: readonly string[] | undefined
+    /** Its first process ends with what it runs, and is known by being there. */
+    readonly ends: boolean
+  }
+}
+
 /**
  * Composes what `action` needs, and has `use` start it.
  *
  * @param tree - What is inside, where that can be known beforehand.
  * @param stays - It goes on when what it was started with has ended.
  * @param name - How others find it in networks; default: by its number.
+ * @param service - What its starter does beyond starting it.
  */
 export async function withRun<T>(
   startable: Startable,
@@ -363,7 +377,7 @@ export async function withRun<T>(
   argv: readonly string[],
   asked: ExecOptions,
   use: (prepared: PreparedRun) => Promise<T>,
-  { stays = false, name }: { readonly stays?: boolean; readonly name?: string } = {},
+  { stays = false, name, service }: { readonly stays?: boolean } & Background = {},
 ): Promise<T> {
   const options = impliedOptions(asked)
   const { signal } = options
@@ -382,7 +396,10 @@ export async function withRun<T>(
   )
   const confinement = {
     ...confined,
-    initArguments: [...keptArguments(preserved), ...confined.initArguments],
+    initArguments: [
+      ...keptArguments(preserved),
+      ...new Set([...confined.initArguments, ...(service?.ends === true ? ["--init"] : [])]),
+    ],
   }
   const who = { uid: caller.uid, gid: caller.gid, home: caller.home, insideHome: inside.home, cwd }
   const processors = gpu(options)
@@ -454,6 +471,7 @@ export async function withRun<T>(
     shell: shellPath(),
     confinement,
     stays,
+    health: service?.health,
     writableRoot: options.writableTmpfs === true || overlays.writable || writesFolder,
     rootFlags: writesFolder ? mountFlagsOf(startable.source.fd) : undefined,
     mountPoints: folder === undefined ? "made" : writesFolder ? "missing" : "listed",
@@ -493,7 +511,9 @@ export async function withRun<T>(
       ...(terminal === undefined ? [] : ["--terminal=1"]),
       ...networkWords,
       ...(preserved.length === 0 ? [] : [`--preserve-fds=${preserved.join(",")}`]),
+      ...(service?.args ?? []),
     ],
+    shared: service?.shared,
   })
   const attempts = possible(enginesFor(wanted, startable), how)
   const [only] = attempts

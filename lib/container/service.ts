@@ -1,5 +1,6 @@
 // What a service needs more than an instance does: to be started again, to be asked whether it is well, to be told how to end. Its
-// starter does all of it (native/starter/service.cc); here is what it is told, and what it tells.
+// starter does all of it (native/starter/service.cc, health.cc); here is what it is told, and what it tells.
+import { readFileSync } from "node:fs"
 import { constants } from "node:os"
 import {
   count,
@@ -16,6 +17,7 @@ import {
   type Rows,
 } from "../arguments.ts"
 import { RunError } from "../errors.ts"
+import { parseJson } from "../json.ts"
 import type { Bytes } from "../units.ts"
 
 /** When a service is started again that has ended. `unless-stopped` is `always`: what is stopped is never started again. */
@@ -132,4 +134,88 @@ export function parseRestart(word: string): RestartPolicy {
 export function checkLogs({ maxSize }: LogLimits): void {
   if (maxSize < MIN_LOG_SIZE)
     throw new RunError("ERR_RUN_OPTION", `--log-max-size: at least ${MIN_LOG_SIZE} bytes`)
+}
+
+const DEFAULT_INTERVAL_MS = 30_000
+const DEFAULT_RETRIES = 3
+
+/** In the starter's words. */
+export function serviceArguments(
+  options: Pick<ServiceOptions, "restart" | "health" | "logs">,
+  files: { readonly logOut: string; readonly logErr: string },
+): string[] {
+  const { restart, health, logs } = options
+  const args: string[] = []
+  if (restart !== undefined && restart.policy !== "no") {
+    const retries = restart.retries === undefined ? "" : `,${restart.retries}`
+    args.push(`--restart=${restart.policy === "on-failure" ? `on-failure${retries}` : "always"}`)
+  }
+  if (health !== undefined && health !== "none") {
+    const { intervalMs, timeoutMs, startPeriodMs = 0, retries = DEFAULT_RETRIES } = health
+    const times = [intervalMs ?? DEFAULT_INTERVAL_MS, timeoutMs ?? DEFAULT_INTERVAL_MS]
+    // In no time nothing is answered.
+    args.push(`--health=${[...times.map((time) => Math.max(1, time)), startPeriodMs, retries].join(",")}`)
+  }
+  if (logs !== undefined) {
+    checkLogs(logs)
+    args.push(`--log-out=${files.logOut}`, `--log-err=${files.logErr}`)
+    args.push(`--log-size=${logs.maxSize}`, `--log-files=${logs.maxFiles ?? 1}`)
+  }
+  return args
+}
+
+/** What the starter writes about a service. */
+interface Journal {
+  readonly state: "running" | "restarting" | "ended"
+  readonly health: string
+  readonly code: number
+  readonly restarts: number
+  readonly startedAt: number
+  readonly endedAt: number
+  readonly failure: string
+}
+
+const isJournal = (value: unknown): value is Journal => {
+  const found = value as Partial<Record<keyof Journal, unknown>> | null
+  return (
+    typeof found === "object" &&
+    found !== null &&
+    ["running", "restarting", "ended"].includes(String(found.state)) &&
+    ["", "starting", "healthy", "unhealthy"].includes(String(found.health)) &&
+    (["code", "restarts", "startedAt", "endedAt"] as const).every((key) => Number.isSafeInteger(found[key])) &&
+    typeof found.failure === "string"
+  )
+}
+
+const MAX_JOURNAL: Bytes = 8 << 10
+const LOOKS = 5
+
+/** It may be just being written: then it is looked at again. */
+function readJournal(file: string): Journal | undefined {
+  for (let look = 0; look < LOOKS; look++)
+    try {
+      const text = readFileSync(file, "latin1")
+      const journal: unknown = text.length > MAX_JOURNAL ? undefined : parseJson(text)
+      if (isJournal(journal)) return journal
+    } catch {
+      continue
+    }
+  return undefined
+}
+
+/** What has become of an instance whose starter runs, or does not any more. */
+export function statusOf(journalFile: string, startedAt: number, alive: boolean): InstanceStatus {
+  const journal = readJournal(journalFile)
+  const health = journal?.health as InstanceStatus["health"] | "" | undefined
+  // A starter that was killed could not say so.
+  const lost = !alive && journal?.state !== "ended"
+  return {
+    state: alive ? (journal?.state ?? "running") : "ended",
+    health: health === "" || !alive ? undefined : health,
+    exitCode: journal === undefined || journal.code < 0 ? undefined : journal.code,
+    failure: lost ? "its starter was killed" : journal?.failure === "" ? undefined : journal?.failure,
+    restarts: journal?.restarts ?? 0,
+    startedAt: journal === undefined || journal.startedAt === 0 ? startedAt : journal.startedAt,
+    endedAt: alive || journal === undefined || journal.endedAt === 0 ? undefined : journal.endedAt,
+  }
 }

@@ -48,6 +48,8 @@ export interface BundleOptions {
   readonly confinement: Confinement
   /** It goes on when what it was started with has ended. */
   readonly stays?: boolean | undefined
+  /** What asks it whether it is well. */
+  readonly health?: readonly string[] | undefined
   /** The root can be written to; otherwise it only looks so to the runtime. */
   readonly writableRoot: boolean
   /** Of the mount that the root is in, if it is a folder that is written to. */
@@ -461,6 +463,9 @@ async function possiblePlaces(options: BundleOptions): Promise<readonly Place[]>
   return places
 }
 
+/** What makes sure of the confinement, and starts nothing. */
+const isCheck = (argument: string): boolean => argument.startsWith("--check-")
+
 /**
  * Composes the bundle of one run.
  *
@@ -577,9 +582,18 @@ export async function makeBundle(given: BundleOptions): Promise<Buffer> {
       seccomp,
     },
   }
+  const health = {
+    ...config.process,
+    terminal: false,
+    args: [
+      ...(confinement.initArguments.length > 0 ? [init, ...confinement.initArguments.filter(isCheck), "--"] : []),
+      ...[SHELL_PATH, `${ENTRY_FOLDER}/entry`, "exec", ...(options.health ?? [])],
+    ],
+  }
   const runScript = ociRunScript(await imageFile(tree, "/.singularity.d/runscript"))
   return Buffer.concat([
     record("config.json", 0o600, JSON.stringify(config)),
+    ...(options.health === undefined ? [] : [record("health.json", 0o600, JSON.stringify(health))]),
     binds.record,
     // Links of the image may lead to where nothing is.
     record(

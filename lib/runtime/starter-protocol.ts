@@ -153,6 +153,8 @@ export interface StarterOptions {
   readonly bindImages?: readonly StarterLayer[] | undefined
   /** Further `--name=value` arguments. */
   readonly args: readonly string[]
+  /** Descriptors of this process, by the word that tells their number. */
+  readonly shared?: Readonly<Record<string, number>> | undefined
 }
 
 /** Gives the starter a descriptor, and says its number there. */
@@ -279,6 +281,7 @@ export function starterArguments(options: StarterOptions, descriptors: Descripto
     ...layers.map((layer) => `--layer=${wordsOf(layer)}`),
     ...bindImages.map((image) => `--bind-image=${wordsOf(image)}`),
     ...options.args,
+    ...Object.entries(options.shared ?? {}).map(([word, fd]) => `--${word}=${descriptors.share(fd)}`),
   ]
 }
 

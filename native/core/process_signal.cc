@@ -49,7 +49,14 @@ bool SignalProcess(pid_t process, const std::string& start_time, int signal) {
   }
   // Looked at behind the opening: the descriptor is that of this process, or of one that has ended.
   if (StartTimeOf(process) != start_time) return false;
-  const long sent = by_number ? kill(process, signal) : syscall(kPidfdSendSignal, fd.get(), signal, nullptr, 0);
+  siginfo_t info{};
+  info.si_signo = signal;
+  info.si_code = SI_QUEUE;
+  info.si_pid = getpid();
+  info.si_uid = getuid();
+  info.si_value.sival_int = kLastSignal;
+  const long sent = by_number ? sigqueue(process, signal, info.si_value)
+                              : syscall(kPidfdSendSignal, fd.get(), signal, &info, 0);
   if (sent == 0) return true;
   if (errno == ESRCH) return false;
   throw SystemError(errno, "pidfd_send_signal");

@@ -29,6 +29,8 @@ struct Message {
     kSignal,
     /// Pass signal `code` on to the payload and what it has started: what a terminal does to a foreground group.
     kGroupSignal,
+    /// When the payload has ended it is not to be started again.
+    kLast,
     /// The payload's terminal has gone.
     kHangUp,
     /// End the payload, within `code` milliseconds, and undo everything.

@@ -78,12 +78,15 @@ std::vector<std::string> PastaArguments(const NetworkOptions& options, const std
 }
 
 /// Waits for the end of who needs it. SystemError "network" when something else ends before: the keeper of named networks, or a child.
-void Watch(const SignalQueue& signals, const Channel& container, const Channel& keeper) {
+void Watch(const NetworkOptions& options, const SignalQueue& signals, const Channel& container, const Channel& keeper) {
   for (;;) {
     pollfd events[] = {{container.fd(), POLLIN, 0}, {signals.fd(), POLLIN, 0}, {keeper.fd(), POLLIN, 0}};
     if (poll(events, std::size(events), -1) < 0 && errno != EINTR) throw SystemError(errno, "poll");
     if (events[0].revents != 0) return;
-    if (events[2].revents != 0) throw SystemError(EIO, kOperation, "what keeps the networks has ended");
+    if (events[2].revents != 0) {
+      ClearUpKeeper(options.folder);
+      throw SystemError(EIO, kOperation, "what keeps the networks has ended");
+    }
     while (signals.Next().number != 0) {
     }
     if (waitpid(-1, nullptr, WNOHANG | __WALL) > 0) throw SystemError(EIO, kOperation, "pasta has ended");
@@ -105,7 +108,7 @@ int Keep(const NetworkOptions& options, const SignalQueue& signals, const Channe
                kOperation);
     RunProgram(options.pasta, PastaArguments(options, file), kOperation);
     container.Send({.kind = Message::Kind::kStarted});
-    Watch(signals, container, keeper);
+    Watch(options, signals, container, keeper);
     return 0;
   } catch (const SystemError& failure) {
     main.SendFailure(failure, StepOf(failure));
@@ -162,7 +165,7 @@ int NetworkProcess(const NetworkOptions& options, const SignalQueue& signals, co
       network.Reset();
       user.Reset();
       container.Send({.kind = Message::Kind::kStarted});
-      Watch(signals, container, keeper);
+      Watch(options, signals, container, keeper);
       return 0;
     }
     if (geteuid() != 0) CheckErrno(setns(user.get(), CLONE_NEWUSER), kOperation);

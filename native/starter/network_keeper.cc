@@ -549,6 +549,12 @@ KeeperConnection ConnectToKeeper(const NetworkOptions& options) {
   throw Failed(EIO, "what keeps the networks ends at once");
 }
 
+void ClearUpKeeper(const std::string& path) {
+  const UniqueFd folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!folder || flock(folder.get(), LOCK_EX) != 0 || Connect(folder.get())) return;
+  for (const char* name : {kSocket, kMembers}) unlinkat(folder.get(), name, 0);
+}
+
 void JoinNetworks(const NetworkOptions& options, const Channel& keeper, int network) {
   const auto say = [&](const std::string& word) { keeper.Send({.kind = Message::Kind::kWord, .text = word}); };
   say("container," + options.container);

@@ -25,6 +25,9 @@ KeeperConnection ConnectToKeeper(const NetworkOptions& options);
 /// For a container whose network namespace this is, in `keeper`'s networks until the connection is closed. SystemError "network".
 void JoinNetworks(const NetworkOptions& options, const Channel& keeper, int network);
 
+/// What one that was killed has left in the folder.
+void ClearUpKeeper(const std::string& folder);
+
 /// `sifcrypt-starter keep`: keeps them.
 int KeepCommand(const KeepOptions& options);
 

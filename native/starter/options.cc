@@ -315,6 +315,27 @@ NamedNetwork ParseNamedNetwork(std::string_view text, const std::string& name) {
   return network;
 }
 
+/// no, always, on-failure or on-failure,RETRIES
+void ParseRestart(std::string_view text, const std::string& name, ServiceOptions& service) {
+  const std::string_view policy = NextPart(text, ',');
+  if (policy == "always")
+    service.restart = ServiceOptions::Restart::kAlways;
+  else if (policy == "on-failure")
+    service.restart = ServiceOptions::Restart::kOnFailure;
+  else if (policy != "no")
+    throw UsageError("--" + name + ": no, always or on-failure");
+  if (!text.empty()) service.retries = ParseNumber<int>(text, name);
+}
+
+/// interval,timeout,start period,retries
+void ParseHealth(std::string_view text, const std::string& name, ServiceOptions& service) {
+  for (int64_t* part : {&service.health_interval, &service.health_timeout, &service.health_start})
+    *part = ParseNumber<int64_t>(NextPart(text, ','), name);
+  service.health_retries = ParseNumber<int>(text, name);
+  if (service.health_interval <= 0 || service.health_timeout <= 0 || service.health_retries <= 0)
+    throw UsageError("--" + name + ": nothing is at once");
+}
+
 /// An absolute path in which nothing leads up.
 bool IsPlainPath(std::string_view path) { return path.starts_with('/') && path.find("/..") == std::string_view::npos; }
 
@@ -390,6 +411,18 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   for (auto* map : {&network.uid_map, &network.gid_map})
     known.Add(map == &network.uid_map ? "networks-uid-map" : "networks-gid-map", false,
               [map](std::string_view text, const std::string& name) { *map = ParseIdMap(text, name); });
+  ServiceOptions& service = options.service;
+  known.Add("restart", false, [&service](std::string_view text, const std::string& name) {
+    ParseRestart(text, name, service);
+  });
+  known.Add("health", false, [&service](std::string_view text, const std::string& name) {
+    ParseHealth(text, name, service);
+  });
+  known.AddDescriptor("journal-fd", false, service.journal_fd);
+  known.AddPath("log-out", false, options.log.out);
+  known.AddPath("log-err", false, options.log.err);
+  known.AddNumber("log-size", false, options.log.max_size);
+  known.AddNumber("log-files", false, options.log.max_files);
   known.AddText("cgroup-manager", false, options.cgroup_manager);
   known.AddText("cgroup", false, options.cgroup);
   known.AddText("id", true, options.id);
@@ -416,6 +449,9 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   if (!network.named.empty() && !network.exists()) throw UsageError("--join: goes with --pasta");
   if (!network.named.empty() && !IsName(network.container)) throw UsageError("--container-name: not a name");
   CheckIdMaps(network.uid_map, network.gid_map);
+  for (const char* name : {"log-out", "log-err", "log-files"})
+    if (known.Given(name) != options.log.exists()) throw UsageError(std::string("--log-size: goes with --") + name);
+  if (options.log.max_files == 0) throw UsageError("--log-files: one at least");
   if (options.cgroup_manager != "disabled" && options.cgroup_manager != "cgroupfs" &&
       options.cgroup_manager != "systemd")
     throw UsageError("--cgroup-manager: disabled, cgroupfs or systemd");

@@ -145,6 +145,31 @@ struct KeepOptions {
   std::string aardvark;
 };
 
+/// What becomes of a payload when it has ended, and how it is asked whether it is well (service.h).
+struct ServiceOptions {
+  enum class Restart { kNo, kOnFailure, kAlways };
+  Restart restart = Restart::kNo;
+  /// So often at most; -1: without end.
+  int retries = -1;
+  /// Milliseconds; an interval of 0: nobody asks.
+  int64_t health_interval = 0;
+  int64_t health_timeout = 0;
+  int64_t health_start = 0;
+  int health_retries = 0;
+  /// A file that says what has become of it. -1: there is none.
+  int journal_fd = -1;
+};
+
+/// What is kept of what a payload writes.
+struct LogOptions {
+  /// Of standard output and of standard error: absolute.
+  std::string out;
+  std::string err;
+  uint64_t max_size = 0;
+  unsigned max_files = 1;
+  bool exists() const { return max_size > 0; }
+};
+
 struct RunOptions {
   /// What messages begin with.
   std::string message_name = "sifcrypt";
@@ -158,6 +183,8 @@ struct RunOptions {
   std::vector<IdRange> uid_map;
   std::vector<IdRange> gid_map;
   NetworkOptions network;
+  ServiceOptions service;
+  LogOptions log;
   /// crun's: disabled, cgroupfs or systemd.
   std::string cgroup_manager = "disabled";
   /// What cgroupfs makes, from the root of cgroups: removed at the end, should crun not come to it. May be empty.

@@ -19,6 +19,7 @@
 #include <string>
 #include <string_view>
 
+#include "core/process_signal.h"
 #include "core/system_error.h"
 
 namespace sifcrypt::starter {
@@ -93,7 +94,8 @@ SignalQueue::SignalQueue() {
 SignalQueue::Signal SignalQueue::Next() const {
   signalfd_siginfo info{};
   if (read(fd_.get(), &info, sizeof info) != static_cast<ssize_t>(sizeof info)) return {};
-  return {static_cast<int>(info.ssi_signo), info.ssi_code <= 0};
+  return {static_cast<int>(info.ssi_signo), info.ssi_code <= 0,
+          info.ssi_code == SI_QUEUE && info.ssi_int == kLastSignal};
 }
 
 bool EndsProcess(int signal) { return signal == SIGTERM || signal == SIGINT || signal == SIGHUP || signal == SIGQUIT; }

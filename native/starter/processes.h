@@ -21,6 +21,8 @@ class SignalQueue {
     int number = 0;
     /// False: the kernel sent it (terminal), so the foreground process group has it already.
     bool from_process = false;
+    /// What it ends is not to be started again (core/process_signal.h).
+    bool last = false;
   };
   /// Without waiting; number 0: no more.
   Signal Next() const;

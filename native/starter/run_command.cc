@@ -28,6 +28,7 @@
 #include "starter/network_keeper.h"
 #include "starter/runtime.h"
 #include "starter/serve.h"
+#include "starter/service.h"
 #include "starter/session.h"
 #include "starter/status.h"
 
@@ -76,6 +77,73 @@ int ServerProcess(const ImageOptions& image, const SignalQueue& signals, const C
   return kFailure;
 }
 
+/// Standard output and error as they were, for those who come later.
+class Outputs {
+ public:
+  Outputs() : out_(UniqueFd::Duplicate(STDOUT_FILENO)), error_(UniqueFd::Duplicate(STDERR_FILENO)) {}
+  void Restore() const {
+    dup2(out_.get(), STDOUT_FILENO);
+    dup2(error_.get(), STDERR_FILENO);
+  }
+
+ private:
+  UniqueFd out_;
+  UniqueFd error_;
+};
+
+/// False: meanwhile it was asked to end.
+bool WaitToRestart(int64_t delay_ms, const SignalQueue& signals, const Channel& main) {
+  for (const int64_t end = NowMs() + delay_ms; NowMs() < end;) {
+    pollfd events[] = {{signals.fd(), POLLIN, 0}, {main.fd(), POLLIN, 0}};
+    if (poll(events, std::size(events), static_cast<int>(end - NowMs())) < 0 && errno != EINTR)
+      throw SystemError(errno, "poll");
+    while (const int number = signals.Next().number)
+      if (EndsProcess(number)) return false;
+    if (events[1].revents == 0) continue;
+    const auto message = main.Receive();
+    if (!message || message->kind == Message::Kind::kLast || message->kind == Message::Kind::kTerminate) return false;
+    if (message->kind == Message::Kind::kSignal && EndsProcess(message->code)) return false;
+  }
+  return true;
+}
+
+/// Starts the payload, and again as long as it is to be.
+Runtime::Result RunUntilItEnds(const Session& session, const RunOptions& options, const SignalQueue& signals,
+                               pid_t group, const Channel& main) {
+  Journal journal(options.service.journal_fd);
+  RestartPolicy policy(options.service);
+  std::optional<Outputs> outputs;
+  if (options.service.restart != ServiceOptions::Restart::kNo) outputs.emplace();
+  for (bool is_first = true;; is_first = false) {
+    Runtime runtime(session, options, signals, group, journal);
+    runtime.Start();
+    const int64_t started = NowMs();
+    journal.Started();
+    if (is_first) {
+      for (const int fd : options.preserved) close(fd);
+      OutliveParent();
+      main.Send({.kind = Message::Kind::kStarted});
+    }
+    Runtime::Result result = runtime.Wait(main);
+    const bool has_failed = !result.message.empty();
+    const int64_t delay = runtime.is_last() || has_failed
+                              ? -1
+                              : policy.Delay(result.code, journal.restarts(), NowMs() - started);
+    if (delay >= 0) {
+      journal.Restarting(result.code);
+      if (WaitToRestart(delay, signals, main)) {
+        outputs->Restore();
+        continue;
+      }
+    }
+    if (has_failed)
+      journal.Failed(result.message);
+    else
+      journal.Ended(result.code);
+    return result;
+  }
+}
+
 /// The process that makes the session and waits in it for the OCI runtime. It has a process group of its own, so that
 /// a signal to the caller's whole group leaves somebody to clean up; and it inherits the orphans of the runtime.
 int ContainerProcess(const RunOptions& options, const SignalQueue& signals, const Channel& main,
@@ -91,7 +159,7 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
     CheckErrno(fcntl(fd, F_SETFD, FD_CLOEXEC), "fcntl");
   }
   for (const Channel& server : servers) kept.push_back(server.fd());
-  for (const int fd : {network.fd(), networks.get()})
+  for (const int fd : {network.fd(), networks.get(), options.service.journal_fd})
     if (fd >= 0) kept.push_back(fd);
   bool holds_key = false;
   bool holds_kernel_key = false;
@@ -147,12 +215,7 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
       for (const int fd : {other.image.range.fd, other.lock_fd})
         if (fd >= 0) close(fd);
     if (network.fd() >= 0 && !WaitForNetwork(network)) return kFailure;
-    Runtime runtime(session, options, signals, group);
-    runtime.Start();
-    for (const int fd : options.preserved) close(fd);
-    OutliveParent();
-    main.Send({.kind = Message::Kind::kStarted});
-    const Runtime::Result result = runtime.Wait(main);
+    const Runtime::Result result = RunUntilItEnds(session, options, signals, group, main);
     main.Send({.kind = Message::Kind::kEnded, .code = result.code, .signal = result.signal, .text = result.message});
     // Only now: its servers end with their mounts, and before the payload's end that would be a failure.
     session.Close();
@@ -255,6 +318,19 @@ void Supervisor::Start() {
       return ServerProcess(image, signals_, main, device);
     }));
   };
+  if (options_.log.exists()) {
+    int out[2], error[2];
+    CheckErrno(pipe2(out, O_CLOEXEC), "pipe2");
+    UniqueFd out_reader(out[0]), out_writer(out[1]);
+    CheckErrno(pipe2(error, O_CLOEXEC), "pipe2");
+    UniqueFd error_reader(error[0]), error_writer(error[1]);
+    start("what keeps the log", [&](const Channel& main, const Channel&) {
+      return LogProcess(options_.log, main, std::move(out_reader), std::move(error_reader));
+    });
+    // All that are started from here on write there.
+    dup2(out_writer.get(), STDOUT_FILENO);
+    dup2(error_writer.get(), STDERR_FILENO);
+  }
   if (options_.image.NeedsServer()) serve(options_.image);
   for (const LayerOptions& other : OtherImages(options_))
     if (NeedsServer(other)) serve(other.image);
@@ -292,6 +368,7 @@ int Supervisor::Run() {
   Start();
   // What the children have, this process must not keep open: pipes would not end.
   std::vector<int> kept{signals_.fd(), status_.fd(), options_.watch_fd, container_channel_.fd(), terminal_.fd()};
+  if (options_.service.journal_fd >= 0) kept.push_back(options_.service.journal_fd);
   for (const Server& server : servers_) kept.push_back(server.channel.fd());
   CloseAllBut(kept);
   DetachStandardStreams();
@@ -328,7 +405,10 @@ int Supervisor::Run() {
   KillDescendants(kOrphansMs);
   if (death_signal_ != 0 && !started_) DieBySignal(death_signal_);
   if (started_ && (!end_ || end_->code == 128 + SIGKILL)) terminal_.Restore();
-  if (failure_) status_.Error(failure_->step, failure_->error, failure_->text);
+  if (failure_) {
+    status_.Error(failure_->step, failure_->error, failure_->text);
+    Journal(options_.service.journal_fd).Failed(failure_->text);
+  }
   if (failure_ || !end_) return kFailure;
   status_.Exit(end_->code, end_->signal, end_->text);
   return end_->code;
@@ -346,6 +426,7 @@ void Supervisor::OnSignal(const SignalQueue::Signal& signal) {
     return;
   }
   const int number = signal.number;
+  if (signal.last) container_channel_.Send({.kind = Message::Kind::kLast});
   const bool typed = !signal.from_process && (number == SIGINT || number == SIGQUIT || number == SIGTSTP);
   // The payload's group is no job of the terminal's, so SIGTSTP would have no effect there.
   if (!options_.has_terminal && (typed || number == SIGCONT))

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <vector>
@@ -52,9 +53,14 @@ bool IsDeadly(int signal) {
 
 }  // namespace
 
-Runtime::Runtime(const Session& session, const RunOptions& options, const SignalQueue& signals, pid_t group)
-    : session_(session), options_(options), signals_(signals), group_(group) {
+Runtime::Runtime(const Session& session, const RunOptions& options, const SignalQueue& signals, pid_t group,
+                 Journal& journal)
+    : session_(session), options_(options), signals_(signals), group_(group), journal_(journal) {
   const std::string path = session.Path("pid");
+  // What one before has left that was killed.
+  std::error_code ignored;
+  for (const std::string& left : {path, session.Path("crun.log"), session.Path("state/" + options.id)})
+    std::filesystem::remove_all(left, ignored);
   CheckErrno(mkfifo(path.c_str(), 0600), "crun");
   // Open for writing as well: it never looks closed.
   pid_file_.Reset(CheckErrno(open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC), "crun"));
@@ -81,6 +87,7 @@ void Runtime::Start() {
     for (const int fd : options_.preserved) CheckErrno(fcntl(fd, F_SETFD, 0), "fcntl");
   });
   DetachStandardStreams();
+  if (options_.service.health_interval > 0) health_.emplace(session_, options_, signals_.original_mask(), journal_);
 }
 
 Runtime::Result Runtime::Wait(const Channel& control) {
@@ -91,6 +98,8 @@ Runtime::Result Runtime::Wait(const Channel& control) {
                        {phase_ == Phase::kRunning && init_ ? init_.get() : -1, POLLIN, 0}};
     int64_t next = timer_;
     if (hang_up_ >= 0) next = next < 0 ? hang_up_ : std::min(next, hang_up_);
+    if (phase_ != Phase::kRunning) health_.reset();
+    if (health_) next = next < 0 ? health_->next() : std::min(next, health_->next());
     const int timeout = next < 0 ? -1 : static_cast<int>(std::max<int64_t>(0, next - NowMs()));
     if (poll(events, std::size(events), timeout) < 0 && errno != EINTR) throw SystemError(errno, "poll");
     if (OnSignals()) break;
@@ -98,6 +107,7 @@ Runtime::Result Runtime::Wait(const Channel& control) {
     if (events[2].revents != 0) OnInitKnown();
     if (events[3].revents != 0) Enter(Phase::kLingering, kLingerMs);
     if (timer_ >= 0 && NowMs() >= timer_) OnTimer();
+    if (health_ && NowMs() >= health_->next()) health_->OnTime();
     if (hang_up_ >= 0 && NowMs() >= hang_up_) {
       hang_up_ = -1;
       let_go_ = init_process_ > 0;
@@ -139,6 +149,7 @@ void Runtime::Enter(Phase phase, int64_t delay_ms) {
 }
 
 void Runtime::Terminate(int grace_ms) {
+  is_last_ = true;
   if (phase_ >= Phase::kTerminating) return;
   kill(let_go_ ? init_process_ : process_, SIGTERM);
   Enter(Phase::kTerminating, grace_ms);
@@ -176,12 +187,14 @@ void Runtime::OnControl(const Channel& control) {
   if (!message) {
     // The main process was killed: nobody waits for an orderly end.
     control_open_ = false;
+    is_last_ = true;
     return Enter(Phase::kKilling, 0);
   }
   if (message->kind == Message::Kind::kSignal && message->code == SIGWINCH)
     CopyTerminalSize(process_, init_process_);
   else if (message->kind == Message::Kind::kSignal)
     kill(let_go_ ? init_process_ : process_, message->code);
+  if (message->kind == Message::Kind::kLast) is_last_ = true;
   if (message->kind == Message::Kind::kGroupSignal) SignalGroup(message->code);
   if (message->kind == Message::Kind::kHangUp && !let_go_) hang_up_ = NowMs() + kHangUpMs;
   if (message->kind == Message::Kind::kTerminate) Terminate(message->code);
@@ -227,6 +240,7 @@ bool Runtime::OnChild(pid_t child, int status) {
     status_ = status;
     return true;
   }
+  if (health_ && health_->OnChild(child, status)) return false;
   const std::vector<pid_t> helpers = session_.helpers();
   if (std::find(helpers.begin(), helpers.end(), child) != helpers.end()) {
     lost_helper_ = session_.NameOfHelper(child);

@@ -3,13 +3,16 @@
 
 #include <sys/types.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/unique_fd.h"
 #include "starter/channel.h"
+#include "starter/health.h"
 #include "starter/options.h"
 #include "starter/processes.h"
+#include "starter/service.h"
 #include "starter/session.h"
 
 namespace sifcrypt::starter {
@@ -17,7 +20,7 @@ namespace sifcrypt::starter {
 class Runtime {
  public:
   /// `group`: the process group it joins, so that it has the terminal when its caller has.
-  Runtime(const Session& session, const RunOptions& options, const SignalQueue& signals, pid_t group);
+  Runtime(const Session& session, const RunOptions& options, const SignalQueue& signals, pid_t group, Journal& journal);
   /// Starts it. SystemError "crun".
   void Start();
   /// Waits for the payload's end, does what `control` says until then, and leaves no process behind but the session's
@@ -29,6 +32,8 @@ class Runtime {
     std::string message;
   };
   Result Wait(const Channel& control);
+  /// It was asked to end, or has lost what it needs: it is not to be started again.
+  bool is_last() const { return is_last_; }
 
  private:
   enum class Phase { kRunning, kLingering, kTerminating, kKilling };
@@ -52,6 +57,9 @@ class Runtime {
   const RunOptions& options_;
   const SignalQueue& signals_;
   pid_t group_;
+  Journal& journal_;
+  std::optional<Health> health_;
+  bool is_last_ = false;
   /// A fifo in which the runtime writes the process id of the payload's first process.
   UniqueFd pid_file_;
   pid_t init_process_ = -1;

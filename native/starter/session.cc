@@ -20,6 +20,7 @@
 #include "core/system_error.h"
 #include "starter/confine.h"
 #include "starter/fuse_mount.h"
+#include "starter/health.h"
 #include "starter/image.h"
 #include "starter/memory_mount.h"
 #include "starter/mount_points.h"
@@ -255,7 +256,8 @@ void Session::ReadBundle(UniqueFd pipe) const {
     if (count == kMaxRecords) throw FormatError("bundle", "too many records");
     has_config |= record->name == kConfig;
     const bool is_ours =
-        record->name == kConfig || record->name == kBinds || record->name == kPlaces || record->name == kMountPoints;
+        record->name == kConfig || record->name == kBinds || record->name == kPlaces ||
+        record->name == kMountPoints || record->name == kHealthCommand;
     const std::string path = is_ours ? Path(record->name) : Path("files/") + record->name;
     const UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!file) throw SystemError(errno, "bundle", record->name + ": " + std::strerror(errno));

@@ -10,25 +10,7 @@ namespace {
 
 constexpr const char* kSteps[] = {"loop_attach", "crypt_activate", "verity_activate", "mount",   "dlopen",
                                   "fuse",        "userns",         "overlay",         "crun",    "bundle",
-                                  "scratch",     "join",           "memory",          "network", "port"};
-
-std::string Quote(std::string_view text) {
-  std::string quoted = "\"";
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\') {
-      quoted += '\\';
-      quoted += c;
-    } else if (byte < 0x20) {
-      char code[8];
-      snprintf(code, sizeof code, "\\u%04x", byte);
-      quoted += code;
-    } else {
-      quoted += c;
-    }
-  }
-  return quoted + '"';
-}
+                                  "scratch",     "join",           "memory",          "network", "port", "log"};
 
 /// The string after `"name":` in one line of JSON, with the simple escapes undone; others are left as they are.
 std::string StringField(std::string_view line, const std::string& name) {
@@ -55,6 +37,24 @@ std::string StringField(std::string_view line, const std::string& name) {
 }
 
 }  // namespace
+
+std::string Quote(std::string_view text) {
+  std::string quoted = "\"";
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\') {
+      quoted += '\\';
+      quoted += c;
+    } else if (byte < 0x20) {
+      char code[8];
+      snprintf(code, sizeof code, "\\u%04x", byte);
+      quoted += code;
+    } else {
+      quoted += c;
+    }
+  }
+  return quoted + '"';
+}
 
 std::string StepOf(const SystemError& failure) {
   for (const char* step : kSteps)

@@ -26,6 +26,9 @@ class Status {
   UniqueFd fd_;
 };
 
+/// As a string of JSON.
+std::string Quote(std::string_view text);
+
 /// The step of the start that failed, as the parent knows it: the operation, or "server" for what is no step's name.
 std::string StepOf(const SystemError& failure);
 
