@@ -123,6 +123,16 @@ export function words(text: string): string[] {
   return parseCsv(text).map((word) => word.trim())
 }
 
+/** `NAME=VALUE` each; without a value it is empty. */
+export function pairs(words: readonly string[]): Record<string, string> {
+  return Object.fromEntries(
+    words.map((word) => {
+      const [name = "", ...value] = word.split("=")
+      return [name, value.join("=")]
+    }),
+  )
+}
+
 /** A value for each time that the option is given. */
 export function each<T>(read: Reader<T>): Repeated<T> {
   return Object.assign((word: string, earlier: readonly T[] = []) => [...earlier, read(word)], {

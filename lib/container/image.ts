@@ -496,7 +496,11 @@ export class Image implements AsyncDisposable {
   }
 
   /** The same with a command of the image's in place of its start script. */
-  async execInstance(name: string, argv: readonly string[], options: InstanceOptions = {}): Promise<Instance> {
+  async execInstance(
+    name: string,
+    argv: readonly string[],
+    options: InstanceOptions = {},
+  ): Promise<Instance> {
     if (words(argv, "argv").length === 0) throw invalidValue("argv is empty: no command")
     return await this.#startInstance(name, "exec", argv, options)
   }

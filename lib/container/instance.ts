@@ -397,7 +397,12 @@ export async function startInstance(
         const { options, bundle, session, id, crun } = prepared
         return await prepared.start(async (how) => {
           // Until its state is written nobody but this process knows of it.
-          const started = startStarter({ launch: launchOf(how), bundle, attached: "at first", stdio: streams })
+          const started = startStarter({
+            launch: launchOf(how),
+            bundle,
+            attached: "at first",
+            stdio: streams,
+          })
           const pid = started.child.pid ?? 0
           const startTime = startTimeOf(pid)
           try {

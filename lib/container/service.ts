@@ -112,7 +112,7 @@ const labelTable: Check<Readonly<Record<string, string>>> = (value, name) =>
 export const serviceRows: Rows<ServiceOptions> = {
   service: flag,
   restart: restartPolicy,
-  health: ((value, name) => (value === "none" ? value : healthShape(value, name))),
+  health: (value, name) => (value === "none" ? value : healthShape(value, name)),
   logs: shape<LogLimits>({ maxSize: required(count), maxFiles: whole(1, MAX_LOG_FILES) }),
   stopSignal: oneOf(...(Object.keys(constants.signals) as NodeJS.Signals[])),
   stopTimeoutMs: milliseconds,
@@ -182,7 +182,9 @@ const isJournal = (value: unknown): value is Journal => {
     found !== null &&
     ["running", "restarting", "ended"].includes(String(found.state)) &&
     ["", "starting", "healthy", "unhealthy"].includes(String(found.health)) &&
-    (["code", "restarts", "startedAt", "endedAt"] as const).every((key) => Number.isSafeInteger(found[key])) &&
+    (["code", "restarts", "startedAt", "endedAt"] as const).every((key) =>
+      Number.isSafeInteger(found[key]),
+    ) &&
     typeof found.failure === "string"
   )
 }

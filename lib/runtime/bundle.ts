@@ -277,7 +277,10 @@ function searchedDomains(): string {
 /** Who answers for names: of networks that others are in their own servers. A name without a dot is one of theirs, and not searched. */
 function resolverFile({ joined }: ConnectedNetwork): string {
   if (joined.length === 0) return `nameserver ${RESOLVER}\n${searchedDomains()}`
-  return [...joined.slice(0, MAX_SERVERS).map(({ gateway }) => `nameserver ${gateway}\n`), "options ndots:0\n"].join("")
+  return [
+    ...joined.slice(0, MAX_SERVERS).map(({ gateway }) => `nameserver ${gateway}\n`),
+    "options ndots:0\n",
+  ].join("")
 }
 
 // gethostname(2): at most 64 bytes; what else a name may hold: hostname(7).
@@ -586,7 +589,9 @@ export async function makeBundle(given: BundleOptions): Promise<Buffer> {
     ...config.process,
     terminal: false,
     args: [
-      ...(confinement.initArguments.length > 0 ? [init, ...confinement.initArguments.filter(isCheck), "--"] : []),
+      ...(confinement.initArguments.length > 0
+        ? [init, ...confinement.initArguments.filter(isCheck), "--"]
+        : []),
       ...[SHELL_PATH, `${ENTRY_FOLDER}/entry`, "exec", ...(options.health ?? [])],
     ],
   }

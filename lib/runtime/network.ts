@@ -176,8 +176,7 @@ export function networkOf(options: NetworkChoice): PayloadNetwork {
   const published = ports.map(parsePublication)
   checkApart(published)
   if (netnsPath !== undefined) {
-    if (net || specs.length > 0)
-      refuse("a network namespace to join and one of its own exclude each other")
+    if (net || specs.length > 0) refuse("a network namespace to join and one of its own exclude each other")
     if (published.length > 0) refuse(`publish: who made ${netnsPath} says what leads there`)
     return toJoin(netnsPath)
   }

@@ -1,7 +1,17 @@
 // Networks that several containers are in: what is known of one is a file in a folder that is its user's alone. Nothing of the kernel's is
 // there until a container is in it (native/starter/network_keeper.cc).
 import { createHash } from "node:crypto"
-import { constants, fstatSync, openSync, closeSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
+import {
+  constants,
+  fstatSync,
+  openSync,
+  closeSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs"
 import { connect, isIPv4 } from "node:net"
 import path from "node:path"
 import { flag, shape, text, variables, type Check } from "../arguments.ts"
@@ -247,7 +257,10 @@ export async function createNetwork(name: string, asked: NetworkOptions = {}): P
   if (names.length >= MAX_NETWORKS)
     throw new RunError("ERR_NETWORK_SUBNET", `there are ${MAX_NETWORKS} networks already`)
   const used = [
-    ...parseRoutes(readFileSync("/proc/net/route", "latin1")).map((route) => ({ of: "a route of this machine", route })),
+    ...parseRoutes(readFileSync("/proc/net/route", "latin1")).map((route) => ({
+      of: "a route of this machine",
+      route,
+    })),
     ...names.flatMap((other) => {
       const known = readNetwork(folder, other)
       return known === undefined ? [] : [{ of: `the network ${other}`, route: parseSubnet(known.subnet) }]

@@ -5,10 +5,13 @@ import { setTimeout as sleep } from "node:timers/promises"
 import {
   listInstances,
   openInstance,
+  parseRestart,
   RunError,
   type Instance,
   type InstanceOptions,
   type InstanceStats,
+  type RestartPolicy,
+  type ServiceOptions,
 } from "../../index.ts"
 import { actionOptions, actionRows, commonActions } from "../action-options.ts"
 import { command, type CommandRow, type OptionRows } from "../command.ts"
@@ -18,7 +21,7 @@ import { isPeer } from "../name.ts"
 import { cipherRows, imageRows, openImage } from "../opening.ts"
 import { columns, errors, jsonRow, output, print, printJson, printLines, writeAll } from "../output.ts"
 import { humanBytes, inform, notice, printable } from "../terminal.ts"
-import { duration, flag, SECONDS, text } from "../values.ts"
+import { BYTES, count, duration, each, flag, pairs, SECONDS, size as sizeOption, text } from "../values.ts"
 
 function parseSignal(text: string): NodeJS.Signals {
   const name = /^\d+$/.test(text)
@@ -87,7 +90,7 @@ interface StopFlags {
   readonly all?: true
   readonly signal?: NodeJS.Signals
   /** Milliseconds. */
-  readonly timeout: number
+  readonly timeout?: number
   readonly force?: true
   readonly json?: true
 }
@@ -115,31 +118,45 @@ async function end(name: string | undefined, flags: StopFlags): Promise<void> {
   if (flags.json === true) await printJson({ stopped: chosen.map(({ name }) => name) })
 }
 
+/** In a word or two. */
+function stateOf(instance: Instance): string {
+  const { state, health, exitCode, failure } = instance.status()
+  if (state !== "ended") return health === undefined ? state : `${state}, ${health}`
+  return failure === undefined ? `ended: ${exitCode ?? 0}` : `ended: ${printable(failure)}`
+}
+
 async function show(
   pattern: string | undefined,
-  flags: { readonly json?: true; readonly logs?: true },
+  flags: { readonly json?: true; readonly logs?: true; readonly ended?: true },
 ): Promise<void> {
-  const found = pattern === undefined ? await listInstances() : await matching(pattern)
+  const all = await listInstances({ ended: flags.ended })
+  const found = pattern === undefined ? all : all.filter(({ name }) => matches(name, pattern))
   if (flags.json === true) {
-    const instances = found.map(({ name, pid, image, engine, logErr, logOut }) => ({
-      instance: name,
-      pid,
-      img: image,
-      ip: "",
-      engine,
-      logErrPath: logErr,
-      logOutPath: logOut,
+    const instances = found.map((one) => ({
+      instance: one.name,
+      pid: one.pid,
+      img: one.image,
+      ip: one.networks[0]?.address ?? "",
+      engine: one.engine,
+      logErrPath: one.logErr,
+      logOutPath: one.logOut,
+      networks: one.networks,
+      labels: one.labels,
+      ...one.status(),
     }))
     await print(`${JSON.stringify({ instances }, null, 2)}\n`)
     return
   }
-  const heading = ["INSTANCE NAME", "PID", "IP", "IMAGE", "ENGINE"]
+  const heading = ["INSTANCE NAME", "PID", "IP", "IMAGE", "ENGINE", "STATE"]
   const rows = [
     flags.logs === true ? [...heading.slice(0, 2), "LOGS"] : heading,
-    ...found.map(({ name, pid, image, engine, logErr, logOut }) =>
+    ...found.map((one) =>
       flags.logs === true
-        ? [name, String(pid), `${logErr} ${logOut}`]
-        : [name, String(pid), "", printable(image), engine],
+        ? [one.name, String(one.pid), `${one.logErr} ${one.logOut}`]
+        : [
+            ...[one.name, String(one.pid), one.networks[0]?.address ?? "", printable(one.image), one.engine],
+            stateOf(one),
+          ],
     ),
   ]
   await printLines(columns(rows, GAP))
@@ -231,6 +248,94 @@ async function measure(
   }
 }
 
+/** What a service has beyond an instance. */
+interface ServiceFlags {
+  readonly service?: true
+  readonly restart?: RestartPolicy
+  readonly healthCmd?: string
+  readonly healthInterval?: number
+  readonly healthTimeout?: number
+  readonly healthStartPeriod?: number
+  readonly healthRetries?: number
+  readonly noHealthcheck?: true
+  readonly logMaxSize?: number
+  readonly logMaxFiles?: number
+  readonly stopSignal?: NodeJS.Signals
+  readonly stopTimeout?: number
+  readonly label?: readonly string[]
+}
+
+const serviceRows: OptionRows<ServiceFlags> = {
+  service: ["--service", "end when the script ends; what became of it is known until `instance rm`", flag],
+  restart: [
+    "--restart <policy>",
+    "start it again when it has ended: no, on-failure[:N], always, unless-stopped; implies --service",
+    parseRestart,
+  ],
+  healthCmd: ["--health-cmd <command>", "asks it whether it is well: a command for sh inside", text],
+  healthInterval: ["--health-interval <time>", "so often (default 30s)", duration(SECONDS, 0.001, 86_400)],
+  healthTimeout: [
+    "--health-timeout <time>",
+    "who takes longer is not well (default 30s)",
+    duration(SECONDS, 0.001, 86_400),
+  ],
+  healthStartPeriod: [
+    "--health-start-period <time>",
+    "failures do not count that early (default 0s)",
+    duration(SECONDS, 0, 86_400),
+  ],
+  healthRetries: [
+    "--health-retries <n>",
+    "unhealthy after so many failures in a row (default 3)",
+    count(1, 1000),
+  ],
+  noHealthcheck: ["--no-healthcheck", "do not ask, though the image says how", flag],
+  logMaxSize: [
+    "--log-max-size <size>",
+    "of what it writes keep so much in one file (default: all)",
+    sizeOption(BYTES, 4096, 2 ** 40),
+  ],
+  logMaxFiles: [
+    "--log-max-files <n>",
+    "and so many files, of output and of errors each (default 1)",
+    count(1, 100),
+  ],
+  stopSignal: [
+    "--stop-signal <signal>",
+    "what `instance stop` sends first (default: as the image says, else TERM)",
+    parseSignal,
+  ],
+  stopTimeout: ["--stop-timeout <time>", "how long that waits (default 10s)", duration(SECONDS, 0, 86_400)],
+  label: ["--label <name=value>", "kept with it (repeatable)", each(text)],
+}
+
+function serviceOptions(flags: ServiceFlags): ServiceOptions {
+  const { healthCmd, healthInterval, healthTimeout, healthStartPeriod, healthRetries } = flags
+  const times = { intervalMs: healthInterval, timeoutMs: healthTimeout, startPeriodMs: healthStartPeriod }
+  if (
+    healthCmd === undefined &&
+    [...Object.values(times), healthRetries].some((value) => value !== undefined)
+  )
+    throw new RunError("ERR_RUN_OPTION", "--health-interval and its like go with --health-cmd")
+  if (healthCmd !== undefined && flags.noHealthcheck === true)
+    throw new RunError("ERR_RUN_OPTION", "--health-cmd: it excludes --no-healthcheck")
+  if (flags.logMaxFiles !== undefined && flags.logMaxSize === undefined)
+    throw new RunError("ERR_RUN_OPTION", "--log-max-files: it goes with --log-max-size")
+  return {
+    service: flags.service,
+    restart: flags.restart,
+    health:
+      healthCmd === undefined
+        ? flags.noHealthcheck && "none"
+        : { command: ["/bin/sh", "-c", healthCmd], ...times, retries: healthRetries },
+    logs:
+      flags.logMaxSize === undefined ? undefined : { maxSize: flags.logMaxSize, maxFiles: flags.logMaxFiles },
+    stopSignal: flags.stopSignal,
+    stopTimeoutMs: flags.stopTimeout,
+    labels: pairs(flags.label ?? []),
+  }
+}
+
 const pidRows: OptionRows<{ readonly pidFile?: string }> = {
   pidFile: ["--pid-file <file>", "write the number of the instance's process there", text],
 }
@@ -251,11 +356,19 @@ function starting(name: "start" | "run", summary: string, description: string): 
       ["[args...]", "passed on as they are"],
     ],
     get options() {
-      return { ...pidRows, json: jsonRow, ...cipherRows, ...actionRows("instance"), ...imageRows }
+      return {
+        ...pidRows,
+        ...serviceRows,
+        json: jsonRow,
+        ...cipherRows,
+        ...actionRows("instance"),
+        ...imageRows,
+      }
     },
     run: async (flags, [image, called, argv]) => {
       const options: InstanceOptions = {
         ...actionOptions("instance", flags, process.env),
+        ...serviceOptions(flags),
         signal: interruption,
         onNotice: notice,
       }
@@ -281,6 +394,7 @@ const list = command({
   options: {
     json: ["-j, --json", "print JSON", flag],
     logs: ["-l, --logs", "show where what they write is kept", flag],
+    ended: ["--ended", "services that have ended as well", flag],
     all: ["-a, --all", "accepted: yours are all shown", flag, { hidden: true }],
     user: userRow,
   },
@@ -333,12 +447,15 @@ const stop = command({
   arguments: [["[name]", "its name; * and ? stand for any characters", undefined, "instances"]],
   options: {
     all: ["-a, --all", "all of yours", flag],
-    signal: ["-s, --signal <signal>", "what the start script gets (default TERM)", parseSignal],
+    signal: [
+      "-s, --signal <signal>",
+      "what it gets first (default: as it was started, else TERM)",
+      parseSignal,
+    ],
     timeout: [
       "-t, --timeout <seconds>",
-      "kill it after so long",
+      "kill it after so long (default: as it was started, else 10)",
       duration(SECONDS, 0, 86_400),
-      { default: [10 * SECONDS.worth, "10"] },
     ],
     force: ["-F, --force", "kill it at once", flag],
     json: jsonRow,
@@ -347,6 +464,18 @@ const stop = command({
   run: (flags, [name]) => {
     actAs(flags.user)
     return end(name, flags)
+  },
+})
+
+const rm = command({
+  name: "rm",
+  summary: "forget services that have ended",
+  description: "Removes what is known of services that have ended, and what they have written.",
+  arguments: [["<names...>", "their names", undefined, "instances"]],
+  options: { json: jsonRow },
+  run: async ({ json }, [names]) => {
+    for (const name of names) await openInstance(name).remove()
+    if (json === true) await printJson({ removed: names })
   },
 })
 
@@ -371,5 +500,6 @@ export const instance: CommandRow = {
     stats,
     logs,
     stop,
+    rm,
   ],
 }

@@ -2,19 +2,9 @@ import { createNetwork, listNetworks, openNetwork, removeNetwork } from "../../i
 import { command, type CommandRow } from "../command.ts"
 import { columns, jsonRow, printJson, printLines } from "../output.ts"
 import { inform } from "../terminal.ts"
-import { each, flag, text } from "../values.ts"
+import { each, flag, pairs, text } from "../values.ts"
 
 const GAP = "    "
-
-/** `name=value`; without a value it is empty. */
-function labelsOf(words: readonly string[]): Record<string, string> {
-  return Object.fromEntries(
-    words.map((word) => {
-      const [name = "", ...value] = word.split("=")
-      return [name, value.join("=")]
-    }),
-  )
-}
 
 const create = command({
   name: "create",
@@ -24,13 +14,17 @@ const create = command({
   examples: [["two services that talk to each other", "sifcrypt network create shop"]],
   arguments: [["<name>", "what to call it: letters, digits, dots, dashes, underscores"]],
   options: {
-    subnet: ["--subnet <address/bits>", "its addresses, IPv4; default: the first free ones of 10.89.0.0/16", text],
+    subnet: [
+      "--subnet <address/bits>",
+      "its addresses, IPv4; default: the first free ones of 10.89.0.0/16",
+      text,
+    ],
     internal: ["--internal", "nothing leads out of it", flag],
     label: ["--label <name=value>", "kept with it (repeatable)", each(text)],
     json: jsonRow,
   },
   run: async ({ subnet, internal, label, json }, [name]) => {
-    const made = await createNetwork(name, { subnet, internal, labels: labelsOf(label ?? []) })
+    const made = await createNetwork(name, { subnet, internal, labels: pairs(label ?? []) })
     if (json === true) await printJson(made)
     else inform(`network ${made.name} made: ${made.subnet}`)
   },
