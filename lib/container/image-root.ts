@@ -8,10 +8,11 @@ import { SignatureError } from "../errors.ts"
 import { partitionKind, refusePlain, type PartitionKind } from "../encryption/partition.ts"
 import { plainRange, type Unlocked } from "../encryption/encryption-format.ts"
 import type { StarterSource } from "../runtime/starter-protocol.ts"
-import type { SifPartition, Verity } from "../sif/format.ts"
+import type { SifObject, SifPartition, Verity } from "../sif/format.ts"
 import { architectureName } from "../sif/names.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
+import type { Described } from "./image-service.ts"
 import type { OriginOptions } from "./origin.ts"
 
 /** What the root file system of an image is: that of a partition of a SIF or a squashfs file, or a folder. */
@@ -32,6 +33,8 @@ export interface ImageRoot extends AsyncDisposable {
   readonly architecture?: string | undefined
   /** Where the folder is, links resolved. */
   readonly folder?: string | undefined
+  /** Of a SIF: what may say how it is to be run. */
+  readonly described?: Described | undefined
 }
 
 /** A root file system that is no SIF's: nobody signs it, nothing is encrypted. */
@@ -135,7 +138,12 @@ export function checkBareOrigin(
  *
  * @param path - What to call it.
  */
-export function rootOf(sif: SifImage, partition: SifPartition, path: string): ImageRoot {
+export function rootOf(
+  sif: SifImage,
+  partition: SifPartition,
+  path: string,
+  counts: (object: SifObject) => boolean,
+): ImageRoot {
   const { offset, size, verity } = partition
   return {
     path,
@@ -147,6 +155,7 @@ export function rootOf(sif: SifImage, partition: SifPartition, path: string): Im
     size,
     verity,
     architecture: architectureName(partition.partition.arch),
+    described: { sif, root: partition, counts },
     [Symbol.asyncDispose]: () => sif[Symbol.asyncDispose](),
   }
 }

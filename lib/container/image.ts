@@ -9,7 +9,7 @@ import type { ExtractResult, ReadableTree } from "../device/tree.ts"
 import { SifError, TreeError } from "../errors.ts"
 import type { NativeStat, TreeEntryType } from "../native/binding.ts"
 import type { Action } from "../runtime/bundle.ts"
-import type { SifPartition } from "../sif/format.ts"
+import type { SifObject, SifPartition } from "../sif/format.ts"
 import { verifyOptions, type VerifyOptions } from "../signing/verify.ts"
 import { SifImage } from "../sif/open.ts"
 import type { Bytes, Milliseconds, OnProgress } from "../units.ts"
@@ -27,12 +27,14 @@ import {
   type ImageKind,
   type ImageRoot,
 } from "./image-root.ts"
+import { imageService } from "./image-service.ts"
 import { instanceOptions, startInstance, type Instance, type InstanceOptions } from "./instance.ts"
 import { mountImage, mountOptions, type Mount, type MountOptions } from "./mount.ts"
 import { checkOrigin, isVerified, vouch } from "./origin.ts"
 import { encryptionOf, overlaysOf, partitionKind } from "../encryption/partition.ts"
 import { execOptions, type ExecOptions } from "../runtime/options.ts"
 import { runImage, type Running } from "./run.ts"
+import { isService } from "./service.ts"
 import type { UnsignedPolicy } from "./signature.ts"
 import type { Vouched } from "../file/vouched.ts"
 import { nameText } from "../printable.ts"
@@ -513,9 +515,19 @@ export class Image implements AsyncDisposable {
   ): Promise<Instance> {
     is.text(name, "name")
     const argv = words(given, "argv")
-    const options = instanceOptions(asked, "options")
+    const wanted = instanceOptions(asked, "options")
     const startable = this.#startable()
     const tree = isReadable(startable) ? await this.#openTree() : undefined
+    const { described } = this.#root
+    const ofImage =
+      described === undefined || !isService(wanted)
+        ? {}
+        : await imageService(described, this.#unlocked !== undefined, tree, wanted.onNotice)
+    const options = {
+      ...wanted,
+      health: wanted.health ?? ofImage.health,
+      stopSignal: wanted.stopSignal ?? ofImage.stopSignal,
+    }
     return await this.#vouchedFor(
       () => startInstance(startable, tree, name, script, argv, options),
       (instance) => instance.stop({ signal: "SIGKILL" }),
@@ -598,11 +610,10 @@ export async function openPath(
         ? { partition: await checkOrigin(sif, sif.primary(), options), vouched: "read" as const }
         : await vouch(sif, sif.primary(), options)
     const { verify } = options
-    const overlays = overlaysOf(sif.objects, partition).filter(
-      (overlay) => verify === undefined || isVerified(overlay, verify),
-    )
+    const counts = (object: SifObject): boolean => verify === undefined || isVerified(object, verify)
+    const overlays = overlaysOf(sif.objects, partition).filter(counts)
     if (partitionKind(partition) === "squashfs")
-      return Image.of(rootOf(sif, partition, shown), undefined, vouched, overlays, options)
+      return Image.of(rootOf(sif, partition, shown, counts), undefined, vouched, overlays, options)
     if (encryptionOf(partition) === undefined)
       throw new SifError(
         "ERR_SIF_NO_OBJECT",
@@ -611,7 +622,7 @@ export async function openPath(
       )
     const policy: LuksPolicy = { allowCipher, limits: kdfLimits, onDerivation }
     const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
-    return Image.of(rootOf(sif, partition, shown), unlocked, vouched, overlays, options)
+    return Image.of(rootOf(sif, partition, shown, counts), unlocked, vouched, overlays, options)
   } catch (error) {
     await sif[Symbol.asyncDispose]()
     throw error

@@ -59,6 +59,7 @@ import {
 import { logOptions, logsOfInstance, type LogOptions, type LogPiece } from "./instance-logs.ts"
 import { statsOf, type InstanceStats } from "./instance-stats.ts"
 import {
+  isService,
   serviceArguments,
   serviceRows,
   statusOf,
@@ -368,8 +369,8 @@ export async function startInstance(
   asked: InstanceOptions,
 ): Promise<Instance> {
   checkName(name)
-  const { restart, health, stopSignal = "SIGTERM", stopTimeoutMs = STOP_TIMEOUT_MS, labels = {} } = asked
-  const ends = asked.service === true || (restart !== undefined && restart.policy !== "no")
+  const { health, stopSignal = "SIGTERM", stopTimeoutMs = STOP_TIMEOUT_MS, labels = {} } = asked
+  const ends = isService(asked)
   const release = await claim(name)
   const open: number[] = []
   try {

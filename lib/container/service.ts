@@ -57,11 +57,11 @@ export interface ServiceOptions {
    */
   readonly service?: boolean | undefined
   readonly restart?: RestartPolicy | undefined
-  /** Default: as the image's OCI configuration says; `none`: not even then. */
+  /** Default: as the image's OCI configuration says, of a service; `none`: not even then. */
   readonly health?: HealthCheck | "none" | undefined
   /** Default: all is kept until it ends. */
   readonly logs?: LogLimits | undefined
-  /** What {@link Instance.stop} sends first; default: as the image's OCI configuration says, else SIGTERM. */
+  /** What {@link Instance.stop} sends first; default: of a service as the image's OCI configuration says, else SIGTERM. */
   readonly stopSignal?: NodeJS.Signals | undefined
   /** How long that waits; default 10000. */
   readonly stopTimeoutMs?: number | undefined
@@ -87,7 +87,7 @@ export interface InstanceStatus {
 }
 
 const MAX_RETRIES = 1000
-const MAX_LOG_FILES = 100
+export const MAX_LOG_FILES = 100
 const MIN_LOG_SIZE: Bytes = 4096
 
 const restartPolicy: Check<RestartPolicy> = shape<RestartPolicy>({
@@ -138,6 +138,11 @@ export function checkLogs({ maxSize }: LogLimits): void {
 
 const DEFAULT_INTERVAL_MS = 30_000
 const DEFAULT_RETRIES = 3
+
+/** Does it end with what it runs? */
+export function isService({ service, restart }: ServiceOptions): boolean {
+  return service === true || (restart !== undefined && restart.policy !== "no")
+}
 
 /** In the starter's words. */
 export function serviceArguments(
