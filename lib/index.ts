@@ -108,6 +108,7 @@ export type {
   ExecOptionKinds,
   ExecOptionRow,
   ExecOptions,
+  MemoryFile,
   NetworkSpec,
   ProgramOptions,
   ResourceLimits,

@@ -37,6 +37,17 @@ export async function writeAll(
   }
 }
 
+/** Writes one piece of many; false: the reader has closed the pipe. Whoever calls it listens for errors of the stream. */
+export async function writePiece(stream: NodeJS.WriteStream, data: Uint8Array): Promise<boolean> {
+  return await new Promise((resolve, reject) => {
+    stream.write(data, (error) => {
+      if (!error) resolve(true)
+      else if ((error as NodeJS.ErrnoException).code === "EPIPE") resolve(false)
+      else reject(error)
+    })
+  })
+}
+
 /** Writes lines, or JSON, to standard output. */
 export async function print(text: string): Promise<void> {
   await writeAll(output(), [Buffer.from(printableLines(text))])

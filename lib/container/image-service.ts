@@ -38,7 +38,7 @@ export function parseHealthcheck(value: unknown): HealthCheck | undefined {
   if (test === undefined || test === null) return undefined
   if (!Array.isArray(test) || test.length > MAX_WORDS || !test.every((word) => typeof word === "string"))
     throw new TypeError("its test is no list of words")
-  const [kind, ...words] = test as string[]
+  const [kind, ...words] = test
   if (kind === undefined || kind === "NONE") return undefined
   if (words.length === 0 || (kind !== "CMD" && (kind !== "CMD-SHELL" || words.length > 1)))
     throw new TypeError("its test is neither CMD nor CMD-SHELL")

@@ -10,9 +10,10 @@ import type { Confinement } from "./confinement.ts"
 import { ENTRY_FOLDER, SHELL_PATH, entryScript, ociRunScript } from "./entry.ts"
 import { DEFAULT_PATH, hostScript, overrideScript, type PayloadEnvironment } from "./environment.ts"
 import { RESOLVER, type ConnectedNetwork } from "./network.ts"
-import { optionError, type ExecOptions } from "./options.ts"
+import { optionError, type ExecOptions, type MemoryFile } from "./options.ts"
 import { groupWith, passwdWith, type Identity } from "./passwd.ts"
 import type { TerminalSize } from "./terminal.ts"
+import type { Bytes } from "../units.ts"
 
 export type Action = "exec" | "run" | "shell" | "test" | "start"
 
@@ -91,6 +92,8 @@ export function chooseSession(bound: readonly string[]): string {
   return found
 }
 
+const MAX_FILES = 32
+const MAX_FILE: Bytes = 1 << 20
 const MAX_SERVERS = 3 // resolv.conf(5)
 const MAX_TABLE_SIZE = 1 << 20
 
@@ -373,15 +376,15 @@ function words(list: readonly string[]): string {
   return list.map((word) => `${word}\0`).join("")
 }
 
-function record(name: string, mode: number, content: string): Buffer {
-  const bytes = Buffer.from(content, "utf8")
+function record(name: string, mode: number, content: string | Uint8Array): Buffer {
+  const bytes = typeof content === "string" ? Buffer.from(content, "utf8") : content
   return Buffer.concat([Buffer.from(`${mode.toString(8)} ${bytes.length} ${name}\n`), bytes])
 }
 
 /** What has to be there for these, a folder or a file: not what lies in another of them. What is out of an image is the runtime's to make. */
 function mountPointWords(
   mounts: readonly OciMount[],
-  files: ReadonlyMap<string, string>,
+  files: ReadonlySet<string>,
   binds: SessionBinds,
 ): string {
   const words = mounts.flatMap(({ destination, source, type }, index) => {
@@ -466,6 +469,20 @@ async function possiblePlaces(options: BundleOptions): Promise<readonly Place[]>
   return places
 }
 
+/** The files that are given along, each under a name of its own. */
+function memoryFiles({ asked = {} }: BundleOptions): readonly (MemoryFile & { readonly name: string })[] {
+  const files = asked.files ?? []
+  if (files.length > MAX_FILES) throw optionError("files", `more than ${MAX_FILES}`)
+  for (const [at, { path: place, content }] of files.entries()) {
+    if (!path.isAbsolute(place) || path.posix.normalize(place) !== place || place.endsWith("/"))
+      throw optionError("files", `${place} is no absolute path of a file`)
+    if (files.findIndex((other) => other.path === place) !== at)
+      throw optionError("files", `${place} is given twice`)
+    if (content.length > MAX_FILE) throw optionError("files", `${place} has more than ${MAX_FILE} bytes`)
+  }
+  return files.map((file, at) => ({ ...file, name: `memory-${at}` }))
+}
+
 /** What makes sure of the confinement, and starts nothing. */
 const isCheck = (argument: string): boolean => argument.startsWith("--check-")
 
@@ -491,6 +508,7 @@ export async function makeBundle(given: BundleOptions): Promise<Buffer> {
   const binds = new SessionBinds(session)
   const root = `${session}/root`
   const files = `${session}/files`
+  const inMemory = memoryFiles(options)
   const cwd = await chooseCwd(options)
   const args = [SHELL_PATH, `${ENTRY_FOLDER}/entry`, options.action, ...options.argv]
   const env = [...firstVariables(options), ...environment.others].map(([name, value]) => `${name}=${value}`)
@@ -526,10 +544,19 @@ export async function makeBundle(given: BundleOptions): Promise<Buffer> {
     ...places.map((place) =>
       place.source === undefined ? memoryMount(place.destination, place.mode, limit) : bindOf(place),
     ),
+    ...inMemory.map(({ name, path: place }) =>
+      bindMount(`${files}/${name}`, place, ["bind", "ro", "nosuid", "nodev", "noexec"]),
+    ),
   ]
   const points =
     given.mountPoints === "listed"
-      ? [record("mount-points", 0o600, mountPointWords(mounts, new Map(own), binds))]
+      ? [
+          record(
+            "mount-points",
+            0o600,
+            mountPointWords(mounts, new Set([...own.keys(), ...inMemory.map((file) => file.path)]), binds),
+          ),
+        ]
       : []
   const mapping = (id: number): readonly object[] => [{ containerID: id, hostID: 0, size: 1 }]
   const config = {
@@ -618,6 +645,7 @@ export async function makeBundle(given: BundleOptions): Promise<Buffer> {
     ),
     record("host.sh", 0o644, hostScript(environment)),
     ...[...own].map(([file, content]) => record(path.basename(file), 0o644, content)),
+    ...inMemory.map(({ name, mode = 0o444, content }) => record(name, mode, content)),
     ...(runScript === undefined ? [] : [record("runscript", 0o644, runScript)]),
   ])
 }

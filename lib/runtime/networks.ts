@@ -118,7 +118,7 @@ export function parseRoutes(table: string): Subnet[] {
     .flatMap((line) => {
       const [, destination = "", , , , , , mask = ""] = line.split("\t")
       if (!/^[0-9A-F]{8}$/.test(destination) || !/^[0-9A-F]{8}$/.test(mask)) return []
-      const bits = [...turned(mask).toString(2)].filter((bit) => bit === "1").length
+      const bits = turned(mask).toString(2).replaceAll("0", "").length
       return bits === 0 ? [] : [{ first: turned(destination), bits }]
     })
 }
@@ -213,10 +213,9 @@ export async function addressesOf(container: string): Promise<ReadonlyMap<string
   )
 }
 
-async function lock(folder: string): Promise<HeldFolder> {
-  const held = await lockFolder(folder)
-  if (held !== undefined) return held
-  throw new RunError("ERR_INSTANCE_FOLDER", `${folder}: another process has locked it`, { path: folder })
+function checkLocked(held: HeldFolder | undefined, folder: string): void {
+  if (held === undefined)
+    throw new RunError("ERR_INSTANCE_FOLDER", `${folder}: another process has locked it`, { path: folder })
 }
 
 /** What was killed while it kept networks has left its socket. Only under the folder's lock. */
@@ -250,7 +249,8 @@ export async function createNetwork(name: string, asked: NetworkOptions = {}): P
   checkNetworkName(text(name, "name"))
   const { subnet: wanted, internal = false, labels = {} } = networkOptions(asked, "options")
   const folder = networkFolder()
-  await using _held = await lock(folder)
+  await using held = await lockFolder(folder)
+  checkLocked(held, folder)
   await clearUp(folder)
   const names = namesIn(folder)
   if (names.includes(name)) throw new RunError("ERR_NETWORK_EXISTS", `there is a network ${name} already`)
@@ -323,7 +323,8 @@ export function findNetwork(name: string): NetworkFile {
 export async function removeNetwork(name: string): Promise<void> {
   checkNetworkName(text(name, "name"))
   const folder = networkFolder()
-  await using _held = await lock(folder)
+  await using held = await lockFolder(folder)
+  checkLocked(held, folder)
   await clearUp(folder)
   if (!namesIn(folder).includes(name)) throw none(name)
   const members = (await membersIn(folder)).get(name) ?? []

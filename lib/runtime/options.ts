@@ -59,8 +59,20 @@ export interface ResourceLimits {
   readonly blkioWeightDevice?: readonly string[] | undefined
 }
 
+/** A file that is in memory alone, and read-only inside. */
+export interface MemoryFile {
+  /** Where it is seen: absolute. */
+  readonly path: string
+  /** At most a mebibyte. */
+  readonly content: Uint8Array
+  /** Permission bits; default 0o444. The payload's user owns it, or root does. */
+  readonly mode?: number | undefined
+}
+
 /** What only a program can ask of a run. */
 export interface ProgramOptions {
+  /** Files that are given along, secrets for instance: never in an argument, the environment or a file of the machine. At most 32. */
+  readonly files?: readonly MemoryFile[] | undefined
   /**
    * Default `pipe`; with `pty` the payload has a terminal, and {@link Running.terminal} is the other end. Or one for each of standard
    * input, output and error: a number is a descriptor of this process, a stream is read from or written to until the payload
@@ -228,7 +240,13 @@ const bind: is.Check<string | BindSpec> = (value, name) =>
 
 export const bindList: is.Check<(string | BindSpec)[]> = is.list(bind)
 
-const networkSpec = is.shape<NetworkSpec>({ name: is.required(is.text), aliases: is.list(is.text), address: text })
+const memoryFile = is.shape<MemoryFile>({
+  path: is.required(is.path),
+  content: is.required(is.bytes),
+  mode: is.whole(0, 0o777),
+})
+
+const networkSpec = is.shape<NetworkSpec>({ name: is.required(is.text), aliases: is.list(is.text), address: is.text })
 const networks = is.list<string | NetworkSpec>((value, name) =>
   typeof value === "string" ? value : networkSpec(value, name),
 )
@@ -511,6 +529,7 @@ export const instanceRows: is.Rows<Omit<ExecOptions, keyof typeof streamRows>> =
   signal: is.abortSignal,
   cacheSize: is.count,
   overlayUnlock: credentialList,
+  files: is.list(memoryFile),
   onNotice: is.callback,
 }
 export const execOptions: is.Check<ExecOptions> = is.shape({ ...streamRows, ...instanceRows })

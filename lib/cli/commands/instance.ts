@@ -19,7 +19,17 @@ import { withCredentials } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { isPeer } from "../name.ts"
 import { cipherRows, imageRows, openImage } from "../opening.ts"
-import { columns, errors, jsonRow, output, print, printJson, printLines, writeAll } from "../output.ts"
+import {
+  columns,
+  errors,
+  jsonRow,
+  output,
+  print,
+  printJson,
+  printLines,
+  writeAll,
+  writePiece,
+} from "../output.ts"
 import { humanBytes, inform, notice, printable } from "../terminal.ts"
 import { BYTES, count, duration, each, flag, pairs, SECONDS, size as sizeOption, text } from "../values.ts"
 
@@ -435,8 +445,10 @@ const logs = command({
   run: async (flags, [name]) => {
     actAs(flags.user)
     const pieces = openInstance(name).logs({ follow: flags.follow, signal: interruption })
-    for await (const { stream, data } of pieces)
-      await writeAll(stream === "stdout" ? output() : errors(), [data])
+    const streams = { stdout: output(), stderr: errors() }
+    // Told where it is written.
+    for (const stream of Object.values(streams)) stream.on("error", () => undefined)
+    for await (const { stream, data } of pieces) if (!(await writePiece(streams[stream], data))) return
   },
 })
 

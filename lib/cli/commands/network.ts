@@ -38,7 +38,10 @@ const list = command({
   options: { json: jsonRow },
   run: async ({ json }) => {
     const networks = await listNetworks()
-    if (json === true) return await printJson({ networks })
+    if (json === true) {
+      await printJson({ networks })
+      return
+    }
     const rows = networks.map(({ name, subnet, internal, containers }) => [
       name,
       subnet,
