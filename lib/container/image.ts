@@ -503,7 +503,7 @@ export class Image implements AsyncDisposable {
     argv: readonly string[],
     options: InstanceOptions = {},
   ): Promise<Instance> {
-    if (words(argv, "argv").length === 0) throw invalidValue("argv is empty: no command")
+    if (words(argv, "argv").length === 0) throw is.invalidValue("argv is empty: no command")
     return await this.#startInstance(name, "exec", argv, options)
   }
 
