@@ -51,6 +51,8 @@ export type {
 export type { RegistryOptions } from "./registry/store.ts"
 export type { OciOptions } from "./registry/transports.ts"
 export { decrypt, encrypt, reencrypt } from "./make/convert.ts"
+export { view } from "./make/view.ts"
+export type { ViewOptions } from "./make/view.ts"
 export { pull } from "./make/pull.ts"
 export type { PullOptions, PullResult } from "./make/pull.ts"
 export { push } from "./make/push.ts"

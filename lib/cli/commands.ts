@@ -18,6 +18,7 @@ import { link } from "./commands/link.ts"
 import { map } from "./commands/map.ts"
 import { mount, mounts, unmount } from "./commands/mount.ts"
 import { network } from "./commands/network.ts"
+import { view } from "./commands/view.ts"
 import { overlay } from "./commands/overlay.ts"
 import { probes } from "./commands/probe.ts"
 import { pull } from "./commands/pull.ts"
@@ -33,7 +34,7 @@ import { version } from "./commands/version.ts"
 
 export const commands: readonly CommandRow[] = [
   ...[build, pull, push, encrypt, decrypt, reencrypt, recipient, overlay, sif, sign, verify, serve],
-  ...[image, ls, cat, extract, info, map, inspect, runHelp, mount, unmount, mounts],
+  ...[image, ls, cat, extract, info, map, inspect, runHelp, mount, view, unmount, mounts],
   ...[...actions, instance, network, batch, cert, ...absent, ...probes, key, ecl, cache, registry, ctdDecoder, link],
   ...[completion, version],
 ]

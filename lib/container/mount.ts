@@ -5,7 +5,13 @@ import { DeviceError } from "../errors.ts"
 import { placeOf } from "../runtime/bundle.ts"
 import { findProgram } from "../runtime/program.ts"
 import { letGo, reference, startStarter, unreference } from "../runtime/starter.ts"
-import { cacheArgument, launchOf, type ConcreteEngine } from "../runtime/starter-protocol.ts"
+import {
+  cacheArgument,
+  launchOf,
+  type ConcreteEngine,
+  type StarterSource,
+  type StarterView,
+} from "../runtime/starter-protocol.ts"
 import type { Bytes } from "../units.ts"
 import { engineName, withEngine, type Engine, type Startable } from "../runtime/engine.ts"
 import { mountDevice, unmount, type MountInfo } from "./mounts.ts"
@@ -40,11 +46,18 @@ export interface Mount extends AsyncDisposable {
   unmount(): Promise<void>
 }
 
-async function start(
-  { source }: Startable,
+/**
+ * Starts what mounts, and serves it.
+ *
+ * @param folder - Resolved.
+ * @param view - What is seen instead of the tree that the image has.
+ */
+export async function startMount(
+  source: StarterSource,
   engine: ConcreteEngine,
   folder: string,
-  options: MountOptions,
+  options: Omit<MountOptions, "engine">,
+  view?: StarterView,
 ): Promise<Mount> {
   const detached = options.detached === true
   const { signal } = options
@@ -60,6 +73,7 @@ async function start(
       command: "mount",
       engine,
       source,
+      view,
       args,
     }),
     attached: !detached,
@@ -106,6 +120,13 @@ async function start(
   }
 }
 
+/** A folder to mount on, links resolved. */
+export async function mountPoint(target: string): Promise<string> {
+  const folder = await realpath(target)
+  if ((await stat(folder)).isDirectory()) return folder
+  throw new DeviceError("ERR_MOUNT", `${target} is no folder`, { path: target })
+}
+
 /** Mounts on `target`, an existing folder. */
 export async function mountImage(
   startable: Startable,
@@ -118,9 +139,7 @@ export async function mountImage(
     throw new DeviceError("ERR_MOUNT", `${image} is a folder: what is in it can be seen without a mount`, {
       path: image,
     })
-  const folder = await realpath(target)
-  if (!(await stat(folder)).isDirectory())
-    throw new DeviceError("ERR_MOUNT", `${target} is no folder`, { path: target })
+  const folder = await mountPoint(target)
   if (options.engine === "memory")
     throw new DeviceError(
       "ERR_MOUNT",
@@ -128,6 +147,6 @@ export async function mountImage(
       { path: startable.source.image },
     )
   return await withEngine(options.engine ?? "auto", startable, (engine) =>
-    start(startable, engine === "memory" ? "userspace" : engine, folder, options),
+    startMount(startable.source, engine === "memory" ? "userspace" : engine, folder, options),
   )
 }

@@ -173,9 +173,16 @@ const readingCalls: ReadonlySet<string> = new Set(
 
 type Written = TreeWritten
 
+/** What is written to; a plan is told of what would be. */
+interface Destination extends Pick<Output, "target" | "within" | "write" | "writeSparse" | "truncate"> {
+  readonly file: { readonly fd: number }
+  /** Instead of copying the object. */
+  readonly place?: (passenger: Passenger, offset: Bytes) => void
+}
+
 /** Where a tree goes, and how. */
 interface TreeTarget {
-  readonly output: Pick<Output, "file" | "target" | "within">
+  readonly output: Pick<Destination, "file" | "target" | "within">
   readonly offset: Bytes
   readonly cipher: NativeBuildCipher | undefined
   readonly trailer: Buffer | undefined
@@ -301,10 +308,14 @@ function tellAbout(
 /** Copies objects in pieces, holes as holes. */
 async function copyObject(
   passenger: Passenger,
-  output: Output,
+  output: Destination,
   offset: Bytes,
   signal?: AbortSignal,
 ): Promise<void> {
+  if (output.place !== undefined) {
+    output.place(passenger, offset)
+    return
+  }
   const { image, object } = passenger
   for (let at = 0; at < object.size; at += COPY_PIECE) {
     signal?.throwIfAborted()
@@ -333,7 +344,7 @@ async function toSeal(passengers: Passengers, path: string): Promise<ObjectToSea
 class ImageWriter {
   readonly #options: Options
   readonly #source: BuildSource
-  readonly #output: Output
+  readonly #output: Destination
   readonly #recipients: readonly Credential[]
   readonly #passengers: Passengers | undefined
   /** Metadata goes into the encryption. */
@@ -342,7 +353,7 @@ class ImageWriter {
   readonly #architecture: string
   readonly #time: number
 
-  constructor(options: Options, source: BuildSource, output: Output, recipients: readonly Credential[]) {
+  constructor(options: Options, source: BuildSource, output: Destination, recipients: readonly Credential[]) {
     this.#options = options
     this.#source = source
     this.#output = output
@@ -480,6 +491,53 @@ class ImageWriter {
     await this.#output.write(this.#layout.serialize(this.#architecture), 0)
     return { ...written, size: this.#layout.size }
   }
+}
+
+/** A plain image that nobody has written: header and table, and where the rest of it lies. */
+export interface ImagePlan {
+  readonly head: Buffer
+  readonly size: Bytes
+  /** In ascending order; between them are zeros. */
+  readonly parts: readonly {
+    readonly at: Bytes
+    readonly size: Bytes
+    /** What lies there; undefined: the root file system. */
+    readonly passenger: Passenger | undefined
+  }[]
+}
+
+/** How the plain image that is made of an image would look, to the byte: it is laid out by who writes them. */
+export async function planPlainImage(
+  options: Omit<Options, "output">,
+  source: BuildSource & { readonly image: SourceImage },
+): Promise<ImagePlan> {
+  const { length } = source.image
+  let head = Buffer.alloc(0)
+  let size = 0
+  const parts: ImagePlan["parts"][number][] = []
+  const write = (bytes: Uint8Array): Promise<void> => {
+    head = Buffer.from(bytes)
+    return Promise.resolve()
+  }
+  const destination: Destination = {
+    target: source.path,
+    file: { fd: -1 },
+    within: () => Promise.resolve([]),
+    place: (passenger, at) => parts.push({ at, size: passenger.object.size, passenger }),
+    write,
+    writeSparse: write,
+    truncate: (bytes) => {
+      size = bytes
+      return Promise.resolve()
+    },
+  }
+  const writeTree: BuildSource["write"] = ({ offset }) => {
+    parts.push({ at: offset, size: length, passenger: undefined })
+    return Promise.resolve({ size: length, inputBytes: length, entries: 0 })
+  }
+  const planned = { ...options, output: source.path }
+  await new ImageWriter(planned, { ...source, write: writeTree }, destination, []).write()
+  return { head, size, parts }
 }
 
 /** A squashfs in an unnamed file, encrypted under a key that only this process has. Disposing forgets both. */

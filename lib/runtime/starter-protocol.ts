@@ -43,6 +43,20 @@ export type StarterLayer =
       readonly owner?: { readonly uid: number; readonly gid: number } | undefined
     }
 
+/** An image as files to be seen, of which the root file system is one: header and table, and where the rest of it lies. */
+export interface StarterView {
+  readonly head: Uint8Array
+  readonly size: Bytes
+  readonly rootSize: Bytes
+  /** In ascending order. Of the image's file, or of its root file system, deciphered. */
+  readonly pieces: readonly {
+    readonly from: "image" | "root"
+    readonly at: Bytes
+    readonly offset: Bytes
+    readonly size: Bytes
+  }[]
+}
+
 /** A failure as the starter tells it. */
 export interface Failure {
   readonly step: string
@@ -148,6 +162,7 @@ export interface StarterOptions {
   readonly command: "mount" | "run"
   readonly engine: ConcreteEngine
   readonly source: StarterSource
+  readonly view?: StarterView | undefined
   readonly layers?: readonly StarterLayer[] | undefined
   /** Images that the bundle's binds name by their place in here. */
   readonly bindImages?: readonly StarterLayer[] | undefined
@@ -252,6 +267,18 @@ function layerWords(layer: StarterLayer, descriptors: Descriptors, memory: Bytes
   ]
 }
 
+function viewWords(view: StarterView | undefined, descriptors: Descriptors): string[] {
+  if (view === undefined) return []
+  const { head, size, rootSize, pieces } = view
+  return [
+    `view-head-fd=${descriptors.bytes("head", head)}`,
+    `view-size=${size}`,
+    `view-root-size=${rootSize}`,
+    `view-piece=head,0,0,${head.length}`,
+    ...pieces.map((piece) => `view-piece=${piece.from},${piece.at},${piece.offset},${piece.size}`),
+  ]
+}
+
 const MEMORY_UNKNOWN: Bytes = 1 << 30
 
 /** What each of some images may take when all are unpacked: of what is free, a quarter is left to the payload. */
@@ -278,6 +305,7 @@ export function starterArguments(options: StarterOptions, descriptors: Descripto
     command,
     `--message-name=${messageName()}`,
     ...imageWords(source, engine, descriptors, memory).map((word) => `--${word}`),
+    ...viewWords(options.view, descriptors).map((word) => `--${word}`),
     ...layers.map((layer) => `--layer=${wordsOf(layer)}`),
     ...bindImages.map((image) => `--bind-image=${wordsOf(image)}`),
     ...options.args,

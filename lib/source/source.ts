@@ -66,6 +66,8 @@ export interface SourceImage {
   readonly opening: Opening | undefined
   /** What was kept inside the encryption. */
   readonly sealed: SifImage | undefined
+  /** Where that begins in the plaintext of the root file system's partition. */
+  readonly sealedAt: Bytes
   /** With which it was opened. */
   readonly verify: VerifyOptions | undefined
 }
@@ -84,13 +86,14 @@ async function plainParts(
   sif: SifImage,
   primary: SifPartition,
   opening: Opening,
-): Promise<{ readonly length: Bytes; readonly sealed: SifImage | undefined }> {
+): Promise<Pick<SourceImage, "length" | "sealed" | "sealedAt">> {
   using tree = await Tree.open(plainRange(sif, primary, opening.unlocked), sif.path)
   const plaintext = plaintextOf(tree)
   const footer = await readFooter(plaintext, sif.path)
   return {
     length: footer?.length ?? tree.plainSize,
     sealed: await readSealed(plaintext, footer, sif.path),
+    sealedAt: footer?.sealed?.offset ?? 0,
   }
 }
 
@@ -138,14 +141,14 @@ async function imageSource(
       const { kdfLimits: limits, onDerivation, signal } = options
       opening = await openPartition(sif, primary, credentials, { limits, onDerivation }, signal)
     }
-    const { length, sealed } =
+    const parts =
       opening === undefined
-        ? { length: primary.size, sealed: undefined }
+        ? { length: primary.size, sealed: undefined, sealedAt: 0 }
         : await plainParts(sif, primary, opening)
     return {
       path,
-      tree: { squashfs: plainRange(sif, primary, opening?.unlocked), length },
-      image: { sif, primary, length, opening, sealed, verify: options.verify },
+      tree: { squashfs: plainRange(sif, primary, opening?.unlocked), length: parts.length },
+      image: { sif, primary, opening, ...parts, verify: options.verify },
       explain: (cause) => changedBlock(path, cause),
       async [Symbol.asyncDispose](): Promise<void> {
         forget(opening)

@@ -6,11 +6,12 @@
 
 #include "core/squashfs_reader.h"
 #include "core/unique_fd.h"
+#include "starter/file_system_server.h"
 #include "starter/options.h"
 
 namespace sifcrypt::starter {
 
-class FuseServer {
+class FuseServer final : public FileSystemServer {
  public:
   struct Settings {
     /// Every file's owner, instead of what the image says.
@@ -21,15 +22,13 @@ class FuseServer {
 
   /// `device` is a /dev/fuse that is mounted already. Throws SystemError "fuse".
   FuseServer(std::shared_ptr<const SquashfsReader> reader, Settings settings, UniqueFd device);
-  /// Stops serving; who still uses the file system gets ENOTCONN.
-  ~FuseServer();
+  ~FuseServer() override;
   FuseServer(const FuseServer&) = delete;
   FuseServer& operator=(const FuseServer&) = delete;
 
   /// Serves on threads of its own from here on.
   void Start();
-  /// Becomes readable when serving has ended: the file system was unmounted, or its connection aborted.
-  int ended_fd() const;
+  int ended_fd() const override;
 
   struct Implementation;
 

@@ -25,25 +25,25 @@ SecretBuffer ReadKey(const ImageOptions& options) {
   return key;
 }
 
-std::vector<uint8_t> ReadMetadata(int metadata_fd) {
-  const UniqueFd pipe(metadata_fd);
-  std::vector<uint8_t> metadata;
-  uint8_t part[64 << 10];
-  for (;;) {
-    const ssize_t n = read(pipe.get(), part, sizeof part);
-    if (n < 0 && errno == EINTR) continue;
-    if (CheckErrno(n, "read") == 0) return metadata;
-    metadata.insert(metadata.end(), part, part + n);
-    if (metadata.size() > kMaxMetadataSize) throw SystemError(EMSGSIZE, "read");
-  }
-}
-
 // Whoever reads the block gets no more than EIO.
 void LogFailedBlock(const char* kind, uint64_t block, const char* reason) {
   Say(std::string(kind) + " " + std::to_string(block) + " " + reason);
 }
 
 }  // namespace
+
+std::vector<uint8_t> ReadPipe(int fd, size_t limit) {
+  const UniqueFd pipe(fd);
+  std::vector<uint8_t> bytes;
+  uint8_t part[64 << 10];
+  for (;;) {
+    const ssize_t n = read(pipe.get(), part, sizeof part);
+    if (n < 0 && errno == EINTR) continue;
+    if (CheckErrno(n, "read") == 0) return bytes;
+    bytes.insert(bytes.end(), part, part + n);
+    if (bytes.size() > limit) throw SystemError(EMSGSIZE, "read");
+  }
+}
 
 std::shared_ptr<const ByteSource> OpenImage(const ImageOptions& options) {
   return Open(options.range, ReadKey(options), LogFailedBlock);
@@ -57,7 +57,7 @@ void MountWithKernel(const ImageOptions& options, const std::string& target, Ker
   request.file_system = file_system;
   request.writable = writable;
   request.key = ReadKey(options);
-  if (options.encrypted()) request.metadata = ReadMetadata(options.metadata_fd);
+  if (options.encrypted()) request.metadata = ReadPipe(options.metadata_fd, kMaxMetadataSize);
   request.area_size = options.area_size;
   KernelMount(request);
 }

@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -133,15 +134,27 @@ class EndRequests {
   int watch_fd_;
 };
 
+/// What serves the tree of the image, or the view of it.
+template <typename Open>
+std::function<std::unique_ptr<FileSystemServer>(UniqueFd)> Serving(std::shared_ptr<const Open> open) {
+  return [open = std::move(open)](UniqueFd device) { return open->Serve(std::move(device)); };
+}
+
+std::function<std::unique_ptr<FileSystemServer>(UniqueFd)> Opened(const MountOptions& options) {
+  if (options.view.is_wanted()) return Serving(std::make_shared<const OpenView>(options.view, options.image));
+  return Serving(std::make_shared<const OpenSquashfs>(options.image));
+}
+
 int Serve(const MountOptions& options, const EndRequests& end_requests, const Status& status) {
   const std::string target = RealPath(options.target);
   Guard guard(target);
-  const OpenSquashfs squashfs(options.image);
+  // What is wrong with the image is said before anything is mounted.
+  const std::function<std::unique_ptr<FileSystemServer>(UniqueFd)> serve = Opened(options);
   UniqueFd device = geteuid() == 0 ? MountFuse(target, options.source_name)
                                    : MountFuseUnprivileged(target, options.source_name, guard.fd());
   guard.Watch(MountIdentity(target));
   GiveUpPrivileges(Calls::kServer);
-  const std::unique_ptr<FuseServer> server = squashfs.Serve(std::move(device));
+  const std::unique_ptr<FileSystemServer> server = serve(std::move(device));
   status.Ready(getpid());
   if (!end_requests.WaitFor(server->ended_fd())) guard.Unmount();
   return 0;

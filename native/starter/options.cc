@@ -28,6 +28,8 @@ constexpr size_t kMaxInterface = 16;
 /// Room for two addresses at least, and no more than a few thousand are looked at one by one.
 constexpr unsigned kLeastBits = 16;
 constexpr unsigned kMostBits = 29;
+/// Of a view: a SIF has at most 65,536 objects, and far fewer fit into an argument list.
+constexpr size_t kMaxPieces = 65536;
 /// crun looks at each number up to the highest.
 constexpr int kMaxPreserved = 1026;
 
@@ -336,6 +338,22 @@ void ParseHealth(std::string_view text, const std::string& name, ServiceOptions&
     throw UsageError("--" + name + ": nothing is at once");
 }
 
+/// head, image or root; where it is; from where on, how much
+ViewPiece ParsePiece(std::string_view text, const std::string& name) {
+  ViewPiece piece;
+  const std::string_view from = NextPart(text, ',');
+  if (from == "image")
+    piece.from = ViewPiece::From::kImage;
+  else if (from == "root")
+    piece.from = ViewPiece::From::kRoot;
+  else if (from != "head")
+    throw UsageError("--" + name + ": head, image or root");
+  piece.at = ParseNumber<uint64_t>(NextPart(text, ','), name);
+  piece.extent.offset = ParseNumber<uint64_t>(NextPart(text, ','), name);
+  piece.extent.size = ParseNumber<uint64_t>(text, name);
+  return piece;
+}
+
 /// An absolute path in which nothing leads up.
 bool IsPlainPath(std::string_view path) { return path.starts_with('/') && path.find("/..") == std::string_view::npos; }
 
@@ -350,8 +368,21 @@ MountOptions ParseMountOptions(const std::vector<std::string>& arguments) {
   known.AddText("source-name", false, options.source_name);
   known.AddDescriptor("status-fd", true, options.status_fd);
   known.AddDescriptor("watch-fd", false, options.watch_fd);
+  ViewOptions& view = options.view;
+  known.AddDescriptor("view-head-fd", false, view.head_fd);
+  known.AddNumber("view-size", false, view.size);
+  known.AddNumber("view-root-size", false, view.root_size);
+  known.AddMany("view-piece", [&view](std::string_view text, const std::string& name) {
+    if (view.pieces.size() == kMaxPieces) throw UsageError("--" + name + ": too many");
+    view.pieces.push_back(ParsePiece(text, name));
+  });
   known.Parse(arguments);
   CheckImage(known, options.image);
+  for (const char* name : {"view-size", "view-root-size", "view-piece"})
+    if (known.Given(name) != view.is_wanted())
+      throw UsageError("--view-head-fd: goes with --view-size, --view-root-size and --view-piece");
+  if (view.is_wanted() && options.image.engine != Engine::kUserspace)
+    throw UsageError("--view-head-fd: is for the userspace engine");
   if (options.image.engine == Engine::kMemory) throw UsageError("--engine=memory: is not for mounts");
   return options;
 }

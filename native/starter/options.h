@@ -48,10 +48,35 @@ struct ImageOptions {
   bool NeedsServer() const { return engine == Engine::kUserspace && !is_folder(); }
 };
 
+/// A part of the plain image that a view has.
+struct ViewPiece {
+  /// Its header and table, the file that the image is in, or the root file system, deciphered.
+  enum class From { kHead, kImage, kRoot };
+  From from = From::kHead;
+  /// Where it is in the plain image.
+  uint64_t at = 0;
+  /// Where it comes from.
+  Extent extent;
+};
+
+/// The plain image as a file, and its root file system as another: what is mounted instead of what is in that.
+struct ViewOptions {
+  /// A pipe that gives header and table.
+  int head_fd = -1;
+  /// Of the plain image.
+  uint64_t size = 0;
+  /// Of its root file system.
+  uint64_t root_size = 0;
+  std::vector<ViewPiece> pieces;
+
+  bool is_wanted() const { return head_fd >= 0; }
+};
+
 struct MountOptions {
   /// What messages begin with.
   std::string message_name = "sifcrypt";
   ImageOptions image;
+  ViewOptions view;
   std::string target;
   /// What mount tables show as the source: the image.
   std::string source_name = "sifcrypt";

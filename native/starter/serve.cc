@@ -1,13 +1,23 @@
 #include "starter/serve.h"
 
 #include <malloc.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <utility>
 
+#include "core/composed_source.h"
+#include "core/file_range.h"
+#include "core/memory_source.h"
+#include "core/slice_source.h"
+#include "core/system_error.h"
 #include "starter/image.h"
 
 namespace sifcrypt::starter {
 namespace {
+
+/// Of a SIF with 65,536 objects.
+constexpr size_t kMaxHead = size_t{40} << 20;
 
 /// Of another C library than glibc the heap is as it is.
 void LimitHeap() {
@@ -38,6 +48,30 @@ std::unique_ptr<FuseServer> OpenSquashfs::Serve(UniqueFd device) const {
   auto server = std::make_unique<FuseServer>(reader_, settings_, std::move(device));
   server->Start();
   return server;
+}
+
+OpenView::OpenView(const ViewOptions& view, const ImageOptions& image)
+    : owner_(image.owner.value_or(Owner{geteuid(), getegid()})) {
+  const std::shared_ptr<const ByteSource> root = OpenImage(image);
+  const int image_fd = image.range.fd;
+  const auto head = std::make_shared<const MemorySource>(ReadPipe(view.head_fd, kMaxHead));
+  std::vector<ComposedSource::Piece> pieces;
+  pieces.reserve(view.pieces.size());
+  for (const auto& [from, at, extent] : view.pieces) {
+    const std::shared_ptr<const ByteSource> whole = from == ViewPiece::From::kHead ? head : root;
+    pieces.push_back({at, from == ViewPiece::From::kImage ? OpenDescriptor(image_fd, extent)
+                                                          : std::make_shared<SliceSource>(whole, extent)});
+  }
+  // A launch line makes an image a program.
+  files_.push_back({"image.sif", 0500, std::make_shared<ComposedSource>(std::move(pieces), view.size)});
+  files_.push_back({"root.squashfs", 0400, std::make_shared<SliceSource>(root, Extent{0, view.root_size})});
+  struct stat status {};
+  CheckErrno(fstat(image_fd, &status), "fstat");
+  time_ = status.st_mtime;
+}
+
+std::unique_ptr<FileSystemServer> OpenView::Serve(UniqueFd device) const {
+  return std::make_unique<FileServer>(files_, owner_, time_, std::move(device));
 }
 
 }  // namespace sifcrypt::starter

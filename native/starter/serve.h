@@ -1,10 +1,15 @@
-// The squashfs reader and the FUSE server of one image, as both commands use them.
+// The squashfs reader and the FUSE server of one image, as both commands use them, and what else is served of it.
 #pragma once
 
+#include <time.h>
+
 #include <memory>
+#include <vector>
 
 #include "core/squashfs_reader.h"
 #include "core/unique_fd.h"
+#include "starter/file_server.h"
+#include "starter/file_system_server.h"
 #include "starter/fuse_server.h"
 #include "starter/options.h"
 
@@ -19,6 +24,18 @@ class OpenSquashfs {
  private:
   FuseServer::Settings settings_;
   std::shared_ptr<const SquashfsReader> reader_;
+};
+
+/// The files of a view, open.
+class OpenView {
+ public:
+  OpenView(const ViewOptions& view, const ImageOptions& image);
+  std::unique_ptr<FileSystemServer> Serve(UniqueFd device) const;
+
+ private:
+  std::vector<FileServer::File> files_;
+  Owner owner_;
+  time_t time_ = 0;
 };
 
 }  // namespace sifcrypt::starter

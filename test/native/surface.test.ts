@@ -51,6 +51,7 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
   encrypt: [["options", { output: nowhere, image: nowhere, recipients: [{ environment: {} }] }]],
   decrypt: [["options", { output: nowhere, image: nowhere, unlock: [{ environment: {} }] }]],
   reencrypt: [["options", { output: nowhere, image: nowhere, unlock: [{ environment: {} }] }]],
+  view: [["options", { image: nowhere, target: nowhere }]],
   createOverlay: [["options", { output: nowhere }]],
   pull: [["options", { output: nowhere, reference: "oras://host.invalid/image" }]],
   push: [["options", { image: nowhere, reference: "oras://host.invalid/image" }]],

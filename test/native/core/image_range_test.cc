@@ -4,6 +4,8 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <array>
 #include <functional>
 #include <iostream>
 #include <string>
@@ -11,6 +13,7 @@
 #include <vector>
 
 #include "check.h"
+#include "core/composed_source.h"
 #include "core/file_range.h"
 #include "core/system_error.h"
 #include "core/unique_fd.h"
@@ -128,6 +131,39 @@ void TestBounds() {
   Check(byte == payload[kVerityBlock], "the descriptor is its own");
 }
 
+void TestComposed() {
+  UniqueFd file(CheckErrno(memfd_create("pieces", MFD_CLOEXEC), "memfd_create"));
+  const Bytes payload = Payload(1000);
+  WriteFully(file.get(), 0, payload.data(), payload.size());
+  const auto part = [&](uint64_t offset, uint64_t size) { return OpenDescriptor(file.get(), {offset, size}); };
+  // Two that touch, an empty one, and one behind a gap; a gap at the end.
+  const std::vector<ComposedSource::Piece> pieces = {
+      {10, part(500, 30)}, {40, part(0, 20)}, {60, part(3, 0)}, {100, part(900, 50)}};
+  const ComposedSource source(pieces, 170);
+  Bytes expected(170);
+  for (const auto& [at, offset, size] : {std::array{10, 500, 30}, {40, 0, 20}, {100, 900, 50}})
+    std::copy_n(payload.begin() + offset, size, expected.begin() + at);
+  bool same = true;
+  for (size_t start = 0; start <= expected.size(); ++start)
+    for (size_t size = 0; size <= expected.size() - start; ++size) {
+      Bytes read(size, 0xee);
+      source.ReadAt(start, read.data(), size);
+      same = same && std::equal(read.begin(), read.end(), expected.begin() + static_cast<std::ptrdiff_t>(start));
+    }
+  Check(same, "each part of what is composed");
+  uint8_t byte = 0;
+  for (const uint64_t at : {uint64_t{170}, UINT64_MAX})
+    CheckError(
+        EOVERFLOW, "pread", [&] { source.ReadAt(at, &byte, 1); }, "behind its end");
+  for (const uint64_t at : {uint64_t{29}, uint64_t{9}, uint64_t{161}, UINT64_MAX})
+    CheckError(
+        EOVERFLOW, "pread",
+        [&] {
+          ComposedSource({{10, part(0, 20)}, {at, part(0, 10)}}, 170);
+        },
+        "pieces that overlap, or end behind the whole");
+}
+
 }  // namespace
 }  // namespace sifcrypt
 
@@ -138,5 +174,6 @@ int main() {
   TestCipher("gocryptfs", {.type = *CipherType("gocryptfs"), .file = "squashfs-1", .config = {'{', '}'}}, 32, true);
   Check(!CipherType("") && !CipherType("XTS") && !CipherType("none"), "what is no cipher");
   TestBounds();
+  TestComposed();
   return failures == 0 ? 0 : 1;
 }
