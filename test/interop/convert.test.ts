@@ -1,9 +1,9 @@
 // Images that were encrypted from plain ones, under a live Apptainer.
 import assert from "node:assert/strict"
-import { chmodSync, copyFileSync, writeFileSync } from "node:fs"
+import { chmodSync, chownSync, copyFileSync, mkdirSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { encrypt } from "../../lib/index.ts"
-import { packageRoot, runProgram, type Result } from "../support/cli.ts"
+import { idOf, packageRoot, runProgram, sifcryptOk, type Result } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import { vector } from "../vectors/load.ts"
@@ -51,5 +51,44 @@ describe("a plain image of Apptainer's, encrypted", () => {
     const hidden = await apptainer("inspect", "sealed.sif")
     assert.notEqual(hidden.status, 0)
     assert.doesNotMatch(hidden.text + hidden.stderr, /build-arch/)
+  })
+})
+
+describe("an encrypted image in a plain view", () => {
+  const keys = testKeys()
+  // fusermount3 serves only users whom passwd knows.
+  const as = "nobody"
+  const folder = newFolder("viewed", idOf(as))
+  const plain = path.join(folder, "plain.sif")
+  const image = path.join(folder, "image.sif")
+  const target = path.join(folder, "view")
+
+  it("A6: runs under an Apptainer that knows nothing of it, and is inspected and listed", async () => {
+    writeFileSync(plain, vector("peer/plain.sif"))
+    mkdirSync(target)
+    await encrypt({ image: plain, output: image, recipients: [{ key: { file: keys.publicKey } }] })
+    for (const place of [image, target]) chownSync(place, idOf(as), idOf(as))
+    await sifcryptOk(["view", "--pem-path", keys.privateKey, image, target], { as })
+    try {
+      const script = path.join(packageRoot, "test", "support", "peer-run.sh")
+      const apptainer = (...args: readonly string[]): Promise<Result> =>
+        runProgram([script, "--bind", folder, String(idOf(as)), "apptainer", ...args], {
+          as: "self",
+          env: { SIFCRYPT_PEER_ROOT: peerRoot },
+        })
+      const ran = await apptainer("exec", "view/image.sif", "ls", "/")
+      assert.equal(ran.status, 0, ran.stderr)
+      assert.match(ran.text, /^etc$/m)
+      for (const args of [["inspect"], ["sif", "list"]]) {
+        const viewed = await apptainer(...args, "view/image.sif")
+        const original = await apptainer(...args, "plain.sif")
+        assert.equal(viewed.status, 0, viewed.stderr)
+        const withoutTimes = (text: string): string =>
+          text.replaceAll(/^(?:Container|Created|Modified).*$/gm, "")
+        assert.equal(withoutTimes(viewed.text), withoutTimes(original.text))
+      }
+    } finally {
+      await sifcryptOk(["unmount", target], { as })
+    }
   })
 })
