@@ -35,6 +35,20 @@ import { version } from "./commands/version.ts"
 export const commands: readonly CommandRow[] = [
   ...[build, pull, push, encrypt, decrypt, reencrypt, recipient, overlay, sif, sign, verify, serve],
   ...[image, ls, cat, extract, info, map, inspect, runHelp, mount, view, unmount, mounts],
-  ...[...actions, instance, network, batch, cert, ...absent, ...probes, key, ecl, cache, registry, ctdDecoder, link],
+  ...[
+    ...actions,
+    instance,
+    network,
+    batch,
+    cert,
+    ...absent,
+    ...probes,
+    key,
+    ecl,
+    cache,
+    registry,
+    ctdDecoder,
+    link,
+  ],
   ...[completion, version],
 ]

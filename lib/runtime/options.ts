@@ -246,7 +246,11 @@ const memoryFile = is.shape<MemoryFile>({
   mode: is.whole(0, 0o777),
 })
 
-const networkSpec = is.shape<NetworkSpec>({ name: is.required(is.text), aliases: is.list(is.text), address: is.text })
+const networkSpec = is.shape<NetworkSpec>({
+  name: is.required(is.text),
+  aliases: is.list(is.text),
+  address: is.text,
+})
 const networks = is.list<string | NetworkSpec>((value, name) =>
   typeof value === "string" ? value : networkSpec(value, name),
 )
