@@ -6,7 +6,7 @@ import { isOrasName, parseOrasName } from "../oci/reference.ts"
 import type { Bytes } from "../units.ts"
 import { expandFactory, fill, MAX_TASKS, type Filling } from "./task-factory.ts"
 import { NODE_SOCKET } from "./bundle.ts"
-import { MAX_YAML_SIZE, Value } from "./yaml-reader.ts"
+import { MAX_YAML_SIZE, Value, type YamlKind } from "../yaml-reader.ts"
 
 /** Seconds. */
 type Seconds = number
@@ -125,6 +125,11 @@ export interface BatchConfiguration {
   readonly cluster: ClusterSettings
   readonly images: readonly ImageSettings[]
   readonly jobs: readonly JobSettings[]
+}
+
+/** What is thrown of one that will not do. */
+export const configurationKind: YamlKind = {
+  error: (message, options) => new BatchError("ERR_BATCH_CONFIG", message, options),
 }
 
 /** A name that may be that of a file, and a word of Slurm's. */
@@ -486,7 +491,7 @@ function readJob(
  */
 export function parseConfiguration(text: string, file: string): BatchConfiguration {
   const base = path.dirname(path.resolve(file))
-  const root = Value.parse(text, file)
+  const root = Value.parse(text, file, configurationKind)
   const {
     cluster: settings = {},
     images: written = [],

@@ -5,8 +5,8 @@ import { stringify } from "yaml"
 import { readBounded } from "../bounded-file.ts"
 import { BatchError } from "../errors.ts"
 import { isOrasName } from "../oci/reference.ts"
-import { parseConfiguration } from "./configuration.ts"
-import { MAX_YAML_SIZE, Value } from "./yaml-reader.ts"
+import { configurationKind, parseConfiguration } from "./configuration.ts"
+import { MAX_YAML_SIZE, Value } from "../yaml-reader.ts"
 
 /** A configuration as it would be written here. */
 export interface Imported {
@@ -218,7 +218,7 @@ async function readYaml(folder: string, name: string): Promise<Value> {
   const file = ["yaml", "yml", "json"].map((end) => path.join(folder, `${name}.${end}`)).find(existsSync)
   if (file === undefined)
     throw new BatchError("ERR_BATCH_CONFIG", `${folder}: there is no ${name}.yaml in it`, { path: folder })
-  return Value.parse((await readBounded(file, MAX_YAML_SIZE)).toString("utf8"), file)
+  return Value.parse((await readBounded(file, MAX_YAML_SIZE)).toString("utf8"), file, configurationKind)
 }
 
 /**

@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto"
 import { readdirSync } from "node:fs"
 import path from "node:path"
-import type { Value } from "./yaml-reader.ts"
+import type { Value } from "../yaml-reader.ts"
 
 /** What the places of one task are filled with. */
 export type Filling = ReadonlyMap<string, string>

@@ -1,4 +1,5 @@
-// YAML of strangers, read strictly: whoever takes a value knows where it stands, so that every error names file, line and key.
+// YAML of strangers, read strictly: whoever takes a value knows where it stands, so that every error names file, line and key. A leaf:
+// anyone may import it.
 import {
   isAlias,
   isMap,
@@ -7,11 +8,14 @@ import {
   Lexer,
   LineCounter,
   parseDocument,
+  visit,
+  type Alias,
   type Document,
   type Node,
+  type Tags,
 } from "yaml"
-import { BatchError } from "../errors.ts"
-import type { Bytes } from "../units.ts"
+import type { ContainerError, ContainerErrorOptions } from "./errors.ts"
+import type { Bytes } from "./units.ts"
 
 /** Longer than any configuration. */
 export const MAX_YAML_SIZE: Bytes = 2 << 20
@@ -37,11 +41,47 @@ function isTooDeep(text: string): boolean {
   return false
 }
 
+/** What a kind of file has of its own. */
+export interface YamlKind {
+  /** What is thrown of it. */
+  readonly error: (message: string, options: ContainerErrorOptions) => ContainerError
+  /** Tags that its values may have, as `!reset`. */
+  readonly tags?: readonly string[]
+  /** `<<` takes the keys of other mappings over. */
+  readonly merges?: true
+}
+
 interface Source {
   readonly file: string
-  readonly document: Document.Parsed
+  readonly kind: YamlKind
+  /** What each alias stands for. */
+  readonly targets: ReadonlyMap<Alias, Node>
   readonly lines: LineCounter
   values: number
+}
+
+/** An alias means the last value of that name that begins before it. Looking for each anew would be looking at all for each. */
+function targetsOf(document: Document.Parsed): Map<Alias, Node> {
+  const named = new Map<string, Node>()
+  const targets = new Map<Alias, Node>()
+  visit(document, {
+    Node: (_, node) => {
+      if (isAlias(node)) {
+        const target = named.get(node.source)
+        if (target !== undefined) targets.set(node, target)
+      } else if (node.anchor !== undefined) named.set(node.anchor, node)
+    },
+  })
+  return targets
+}
+
+/** What is tagged stays what it is. */
+function tagsFor(names: readonly string[]): Tags {
+  return names.flatMap((tag): Tags => [
+    { tag, collection: "map", resolve: (value) => value },
+    { tag, collection: "seq", resolve: (value) => value },
+    { tag, resolve: (text: string) => text },
+  ])
 }
 
 /** As the keys of the file are written. */
@@ -71,21 +111,23 @@ export class Value {
     this.key = key
     this.#at = node?.range?.[0] ?? at
     if (++source.values > MAX_VALUES) throw this.error(`more than ${MAX_VALUES} values`)
-    this.#node = isAlias(node) ? ((node.resolve(source.document) as Node | undefined) ?? null) : node
+    const target = isAlias(node) ? source.targets.get(node) : node
+    this.#node = target ?? null
+    if (target === undefined) throw this.error("there is no anchor of this name before it")
   }
 
   /**
    * Parses a text.
    *
    * @param file - What to call it.
-   * @throws BatchError `ERR_BATCH_CONFIG`.
+   * @throws What `kind` says.
    */
-  static parse(text: string, file: string): Value {
+  static parse(text: string, file: string, kind: YamlKind): Value {
     const lines = new LineCounter()
-    const fail = (message: string, at: number): BatchError =>
-      new BatchError("ERR_BATCH_CONFIG", `${file}:${lines.linePos(at).line}: ${message}`, { path: file })
-    const tooDeep = (cause?: unknown): BatchError =>
-      new BatchError("ERR_BATCH_CONFIG", `${file}: it is nested too deeply`, { path: file, cause })
+    const fail = (message: string, at: number): ContainerError =>
+      kind.error(`${file}:${lines.linePos(at).line}: ${message}`, { path: file })
+    const tooDeep = (cause?: unknown): ContainerError =>
+      kind.error(`${file}: it is nested too deeply`, { path: file, cause })
     if (isTooDeep(text)) throw tooDeep()
     let document: Document.Parsed
     try {
@@ -97,26 +139,30 @@ export class Value {
         uniqueKeys: false,
         version: "1.2",
         schema: "core",
+        customTags: tagsFor(kind.tags ?? []),
       })
     } catch (cause) {
       throw tooDeep(cause)
     }
     const [error] = [...document.errors, ...document.warnings]
     if (error !== undefined) throw fail(error.message.replaceAll(/\s+/g, " "), error.pos[0])
-    return new Value({ file, document, lines, values: 0 }, document.contents, "", 0)
+    return new Value({ file, kind, targets: targetsOf(document), lines, values: 0 }, document.contents, "", 0)
   }
 
   get #name(): string {
     return this.key === "" ? "the file" : this.key
   }
 
-  error(message: string): BatchError {
-    const { file, lines } = this.#source
-    const line = Math.max(1, lines.linePos(this.#at).line)
-    return new BatchError("ERR_BATCH_CONFIG", `${file}:${line}: ${this.#name}: ${message}`, { path: file })
+  get line(): number {
+    return Math.max(1, this.#source.lines.linePos(this.#at).line)
   }
 
-  #wrong(what: string): BatchError {
+  error(message: string): ContainerError {
+    const { file, kind } = this.#source
+    return kind.error(`${file}:${this.line}: ${this.#name}: ${message}`, { path: file })
+  }
+
+  #wrong(what: string): ContainerError {
     return this.error(`it is ${what}, not ${kindOf(this.#node)}`)
   }
 
@@ -132,21 +178,56 @@ export class Value {
     return isSeq(this.#node)
   }
 
-  /** Every key with its value, in order. */
+  /** What stands for itself, and how it is written where that is known. */
+  get scalar(): { readonly value: string | number | boolean | null; readonly written?: string } | undefined {
+    if (this.#node === null) return { value: null }
+    if (!isScalar(this.#node)) return undefined
+    const { value, source } = this.#node
+    if (typeof value !== "string" && typeof value !== "number" && typeof value !== "boolean")
+      return { value: null }
+    return { value, ...(source === undefined ? {} : { written: source }) }
+  }
+
+  /** As `!reset`, one of those that the kind of file has. */
+  get tag(): string | undefined {
+    const { tags = [] } = this.#source.kind
+    const tag = this.#node?.tag
+    return tag !== undefined && tags.includes(tag) ? tag : undefined
+  }
+
+  /** Every key with its value, in order; what is merged comes behind, where there is no such key. */
   entries(): readonly (readonly [string, Value])[] {
+    return this.#entries(0)
+  }
+
+  #entries(levels: number): readonly (readonly [string, Value])[] {
     if (!isMap(this.#node)) throw this.#wrong("a mapping")
+    if (levels > MAX_LEVELS) throw this.error("it is nested too deeply")
     const seen = new Set<string>()
-    return this.#node.items.map((pair) => {
+    const merged: (readonly [string, Value])[] = []
+    const found: (readonly [string, Value])[] = []
+    for (const pair of this.#node.items) {
       const key = pair.key as Node
       const name = isScalar(key) && typeof key.value === "string" ? key.value : ""
       const at = key.range?.[0] ?? this.#at
       const path = this.key === "" ? name : `${this.key}.${name}`
+      const merges = name === "<<" && this.#source.kind.merges === true
       const wrong =
-        name === "" || name === "<<" ? "it is no key" : seen.has(name) ? "it is there twice" : undefined
+        name === "" || (name === "<<" && !merges)
+          ? "it is no key"
+          : seen.has(name)
+            ? "it is there twice"
+            : undefined
       if (wrong !== undefined) throw new Value(this.#source, null, path, at).error(wrong)
       seen.add(name)
-      return [name, new Value(this.#source, pair.value as Node | null, path, at)] as const
-    })
+      if (merges) {
+        const from = new Value(this.#source, pair.value as Node | null, this.key, at)
+        for (const one of from.isList ? from.#items(this.key) : [from])
+          merged.push(...one.#entries(levels + 1))
+      } else found.push([name, new Value(this.#source, pair.value as Node | null, path, at)])
+    }
+    const more = merged.filter(([name]) => !seen.has(name) && seen.add(name))
+    return [...found, ...more]
   }
 
   /**
@@ -171,8 +252,14 @@ export class Value {
   list<T>(read: (value: Value) => T, { least = 0 }: { readonly least?: number } = {}): T[] {
     if (!isSeq(this.#node)) throw this.#wrong("a list")
     if (this.#node.items.length < least) throw this.error("it is empty")
-    return this.#node.items.map((node, index) =>
-      read(new Value(this.#source, node as Node, `${this.key}[${index}]`, this.#at)),
+    return this.#items().map(read)
+  }
+
+  /** @param key - What to call each; default: by its place. */
+  #items(key?: string): Value[] {
+    if (!isSeq(this.#node)) throw this.#wrong("a list")
+    return this.#node.items.map(
+      (node, index) => new Value(this.#source, node as Node, key ?? `${this.key}[${index}]`, this.#at),
     )
   }
 
