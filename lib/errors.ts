@@ -125,6 +125,10 @@ export type ErrorCode =
   | "ERR_BATCH_SCHEDULER"
   | "ERR_BATCH_KEY"
   | "ERR_BATCH_IMAGE"
+  | "ERR_COMPOSE_FILE"
+  | "ERR_COMPOSE_UNSUPPORTED"
+  | "ERR_COMPOSE_PROJECT"
+  | "ERR_COMPOSE_SERVICE"
   | "ERR_ENV_NO_ADDON"
   | "ERR_ENV_STALE_ADDON"
   | "ERR_ENV_NO_LIBRARY"
@@ -203,5 +207,7 @@ export class DeviceError extends ErrorAbout<CodesOf<"LOOP" | "DM" | "MOUNT">> {}
 export class RunError extends ErrorAbout<CodesOf<"RUN" | "INSTANCE" | "NETWORK">> {}
 /** Jobs on a cluster. */
 export class BatchError extends ErrorAbout<CodesOf<"BATCH">> {}
+/** Services of a compose file. */
+export class ComposeError extends ErrorAbout<CodesOf<"COMPOSE">> {}
 /** What this machine or user lacks. */
 export class EnvironmentError extends ErrorAbout<CodesOf<"ENV">> {}

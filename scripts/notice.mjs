@@ -12,7 +12,7 @@ const read = (...names) => readFileSync(path.join(root, ...names), "utf8")
 /** Libraries and modules that are in native files. */
 export const linked = JSON.parse(read("scripts", "linked-libraries.json"))
 /** Of npm's packages, those that dist/cli does not have in it. */
-export const external = ["bcrypt-pbkdf", "jose", "openpgp", "tweetnacl", "yaml"]
+export const external = ["@cfworker/json-schema", "bcrypt-pbkdf", "jose", "openpgp", "tweetnacl", "yaml"]
 
 /** Every package that an installation gets: `{ name, version, license }`. */
 export function installed() {
@@ -101,6 +101,9 @@ ${table(bundled.map(({ name, version, license }) => [name, version, license]))}
 These are installed beside this package, by npm, with their licences, and are not in it:
 
 ${table(npm.filter(({ name }) => external.includes(name)).map(({ name, version, license }) => [name, version, license]))}
+
+schema/compose-spec.json is the Compose specification's schema, unchanged, as of compose-go 2.9.1 (Apache-2.0):
+The Compose Specification, Copyright 2020 The Compose Specification Authors.
 
 libcryptsetup (LGPL-2.1-or-later with an OpenSSL exception) and libdevmapper (LGPL-2.1) are not part of it: they are
 opened on the machine when they are needed. crun and fusermount3 are programs of the machine.

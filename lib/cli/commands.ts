@@ -6,6 +6,7 @@ import { build } from "./commands/build.ts"
 import { cache } from "./commands/cache.ts"
 import { cert } from "./commands/cert.ts"
 import { completion } from "./commands/completion.ts"
+import { compose } from "./commands/compose.ts"
 import { cat, extract, info, ls } from "./commands/content.ts"
 import { ctdDecoder } from "./commands/ctd-decoder.ts"
 import { decrypt, encrypt, reencrypt } from "./commands/convert.ts"
@@ -38,6 +39,7 @@ export const commands: readonly CommandRow[] = [
   ...[
     ...actions,
     instance,
+    compose,
     network,
     batch,
     cert,

@@ -68,6 +68,8 @@ export function exitCodeFor(code: ErrorCode): number {
   if (code.startsWith("ERR_KEY_") || code.endsWith("_PASSPHRASE") || code.endsWith("_RECIPIENTS"))
     return exitCodes.key
   if (code === "ERR_OCI_REFERENCE" || code === "ERR_BATCH_CONFIG") return exitCodes.usage
+  if (code === "ERR_COMPOSE_FILE" || code === "ERR_COMPOSE_UNSUPPORTED") return exitCodes.usage
+  if (code === "ERR_COMPOSE_SERVICE") return exitCodes.notStarted
   if (code === "ERR_BATCH_KEY") return exitCodes.key
   if (code === "ERR_BATCH_IMAGE") return exitCodes.invalidContainer
   if (code === "ERR_OCI_CREDENTIALS") return exitCodes.key

@@ -159,6 +159,7 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
     ["about", "x"],
     ["options", {}],
   ],
+  "compose.load": [["options", { folder: nowhere }]],
   "batch.submit": [["options", { file: nowhere }]],
   "batch.open": [["folder", nowhere]],
   "batch.importConfiguration": [["folder", nowhere]],

@@ -5,6 +5,7 @@ import { exitCodeFor, exitCodes } from "../../../lib/cli/exit-codes.ts"
 import { buildsFromSource, hintFor } from "../../../lib/cli/hints.ts"
 import {
   BatchError,
+  ComposeError,
   BuildError,
   ContainerError,
   DeviceError,
@@ -144,6 +145,10 @@ const expected: Readonly<Record<ErrorCode, number>> = {
   ERR_BATCH_SCHEDULER: 25,
   ERR_BATCH_KEY: 22,
   ERR_BATCH_IMAGE: 21,
+  ERR_COMPOSE_FILE: 20,
+  ERR_COMPOSE_UNSUPPORTED: 20,
+  ERR_COMPOSE_PROJECT: 25,
+  ERR_COMPOSE_SERVICE: 255,
   ERR_ENV_NO_ADDON: 24,
   ERR_ENV_STALE_ADDON: 24,
   ERR_ENV_NO_LIBRARY: 24,
@@ -278,6 +283,7 @@ describe("ContainerError", () => {
       [DeviceError, new DeviceError("ERR_MOUNT", "what happened", options)],
       [RunError, new RunError("ERR_RUN", "what happened", options)],
       [BatchError, new BatchError("ERR_BATCH_CONFIG", "what happened", options)],
+      [ComposeError, new ComposeError("ERR_COMPOSE_FILE", "what happened", options)],
       [EnvironmentError, new EnvironmentError("ERR_ENV_NO_MEMORY", "what happened", options)],
     ] as const) {
       assert.ok(error instanceof Class && error instanceof ContainerError && error instanceof Error)
