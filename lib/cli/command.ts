@@ -302,6 +302,8 @@ export function addCommand(program: Command, row: CommandRow): void {
   if (row.common !== undefined) addHelpAll(made)
   made.allowUnknownOption(row.takesAnything === true).passThroughOptions(row.passesOn === true)
   made.showHelpAfterError(helpHint(wordsOf(made)))
+  // What stands behind the name of one of these is that one's.
+  if (commands.length > 0) made.enablePositionalOptions()
   for (const below of commands) addCommand(made, below)
   if (row.helpsAlone === true && isPeer && run === undefined) made.helpCommand(true).action(() => made.help())
   if (run !== undefined)

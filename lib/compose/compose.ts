@@ -4,13 +4,26 @@
  * @packageDocumentation
  */
 import path from "node:path"
-import { stringify } from "yaml"
 import { callback, list, path as filePath, shape, text, variables } from "../arguments.ts"
-import { describe } from "./describe.ts"
 import { Field } from "./field.ts"
 import { defaultEnvFiles, findFiles, loadTree, lookupWith, newLoading, textAt } from "./load.ts"
-import { readModel, type Model } from "./model.ts"
-import { fileError, type Mapping } from "./tree.ts"
+import { readModel } from "./model.ts"
+import { Project, Services } from "./project.ts"
+import { fileError } from "./tree.ts"
+
+export { Project, Services }
+export type {
+  DownOptions,
+  ExecServiceOptions,
+  ImageAccess,
+  ProjectEvent,
+  RunServiceOptions,
+  ServiceInstance,
+  ServiceLogOptions,
+  ServiceLogPiece,
+  StopServicesOptions,
+  UpOptions,
+} from "./project.ts"
 
 /** How {@link load} finds a project. */
 export interface LoadOptions {
@@ -72,42 +85,13 @@ function words(value: string | undefined, separator: string): string[] | undefin
   return found.length > 0 ? found : undefined
 }
 
-/** What a compose file comes to. */
-export class Project {
-  readonly name: string
-  readonly folder: string
-  readonly files: readonly string[]
-  /** @internal */
-  readonly model: Model
-  readonly #tree: Mapping
-
-  private constructor(name: string, folder: string, files: readonly string[], tree: Mapping, model: Model) {
-    this.name = name
-    this.folder = folder
-    this.files = files
-    this.#tree = tree
-    this.model = model
-  }
-
-  /** @internal Use {@link load}. */
-  static of(name: string, folder: string, files: readonly string[], tree: Mapping, model: Model): Project {
-    return new Project(name, folder, files, tree, model)
-  }
-
-  /** Names of the services that are there. */
-  get services(): readonly string[] {
-    return [...this.model.services.keys()]
-  }
-
-  /** What is understood of the files, in the long forms: plain objects. */
-  config(): object {
-    return describe(this.#tree, this.name, this.model)
-  }
-
-  /** The same as a compose file. */
-  yaml(): string {
-    return stringify(this.config(), { aliasDuplicateObjects: false, lineWidth: 0 })
-  }
+/**
+ * What runs of a project, found by its name alone.
+ *
+ * @throws ComposeError `ERR_COMPOSE_FILE` for what is no name.
+ */
+export function open(name: string): Services {
+  return new Services(projectName(text(name, "name"), ""))
 }
 
 /**
@@ -143,5 +127,6 @@ export function load(options: LoadOptions = {}): Project {
   const wanted = new Set(given.services ?? [])
   const isActive = (service: string, some: readonly string[]): boolean =>
     some.length === 0 || wanted.has(service) || profiles.has("*") || some.some((one) => profiles.has(one))
-  return Project.of(name, folder, files, tree, readModel(new Field(tree, ""), name, lookup, isActive))
+  const model = readModel(new Field(tree, ""), name, lookup, isActive)
+  return new Project(name, { folder, files, tree, model, lookup })
 }

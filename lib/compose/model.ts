@@ -47,11 +47,6 @@ export interface VolumeMount {
   readonly readOnly: boolean
 }
 
-export interface BindMount extends BindSpec {
-  /** A folder is made where nothing is. */
-  readonly creates: boolean
-}
-
 export interface NetworkMembership {
   /** As the file calls it. */
   readonly network: string
@@ -86,7 +81,9 @@ export interface Service {
   readonly networks: readonly NetworkMembership[]
   /** As `publish` takes them. */
   readonly ports: readonly string[]
-  readonly binds: readonly BindMount[]
+  readonly binds: readonly BindSpec[]
+  /** Sources of binds: a folder is made where nothing is. */
+  readonly madeFolders: readonly string[]
   readonly volumes: readonly VolumeMount[]
   /** Empty folders, in memory. */
   readonly scratch: readonly string[]
@@ -292,26 +289,24 @@ function absolute(field: Field): string {
 }
 
 interface Mounts {
-  readonly binds: BindMount[]
+  readonly binds: BindSpec[]
+  readonly madeFolders: string[]
   readonly volumes: VolumeMount[]
   readonly scratch: string[]
 }
 
-function readVolume(field: Field, { binds, volumes, scratch }: Mounts): void {
+function readVolume(field: Field, { binds, madeFolders, volumes, scratch }: Mounts): void {
   const type = field.get("type")?.text() ?? "volume"
   const source = field.get("source")?.text()
   const at = field.get("target")
   if (at === undefined) throw field.error("target is missing")
   const target = absolute(at)
-  let readOnly = false
-  let creates = false
+  const readOnly = field.get("read_only")?.flag() ?? false
   const common = {
     type: nothing,
     source: nothing,
     target: nothing,
-    read_only: (one: Field) => {
-      readOnly = one.flag()
-    },
+    read_only: nothing,
     consistency: (one: Field) => {
       one.oneOf("consistent", "cached", "delegated", "default")
     },
@@ -322,9 +317,7 @@ function readVolume(field: Field, { binds, volumes, scratch }: Mounts): void {
         ...common,
         bind: (one) => {
           one.each({
-            create_host_path: (value) => {
-              creates = value.flag()
-            },
+            create_host_path: nothing,
             propagation: only("rprivate", "only rprivate is there"),
             recursive: only("enabled", "what is mounted below is there as well"),
             selinux: "files are not labelled anew: label them yourself, with chcon",
@@ -333,7 +326,8 @@ function readVolume(field: Field, { binds, volumes, scratch }: Mounts): void {
       })
       if (source === undefined || !path.isAbsolute(source))
         throw field.error("the source of a bind is a path: ./ or / before it")
-      binds.push({ source, destination: target, readOnly, creates })
+      binds.push({ source, destination: target, readOnly, nested: false })
+      if (field.get("bind")?.get("create_host_path")?.flag() === true) madeFolders.push(source)
       break
     case "volume":
       field.each({
@@ -634,7 +628,7 @@ function readService(name: string, service: Field, lookup: Lookup, base: CryptSe
     throw service.error("a service's name has letters, digits, dots, dashes and underscores, at most 63")
   const deployed: Deployed = { limits: {} }
   const { limits } = deployed
-  const mounts: Mounts = { binds: [], volumes: [], scratch: [] }
+  const mounts: Mounts = { binds: [], madeFolders: [], volumes: [], scratch: [] }
   const found: Draft<Partial<Service>> = {}
   const files: FileMount[] = []
   service.each({
