@@ -5,18 +5,14 @@ import { existsSync, mkdirSync } from "node:fs"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { stringify } from "yaml"
-import {
-  abortSignal,
-  callback,
-  flag,
-  list,
-  milliseconds,
-  shape,
-  text,
-  type Rows,
-} from "../arguments.ts"
+import { abortSignal, callback, flag, list, milliseconds, shape, text, type Rows } from "../arguments.ts"
 import { readBounded } from "../bounded-file.ts"
-import { listInstances, type Instance, type InstanceOptions, type JoinOptions } from "../container/instance.ts"
+import {
+  listInstances,
+  type Instance,
+  type InstanceOptions,
+  type JoinOptions,
+} from "../container/instance.ts"
 import type { InstanceStatus } from "../container/service.ts"
 import { openRows, type Image } from "../container/image.ts"
 import type { LogPiece } from "../container/instance-logs.ts"
@@ -46,7 +42,8 @@ export interface ProjectEvent {
   readonly kind: "network" | "volume" | "image" | "service"
   /** As it is called on this machine. */
   readonly name: string
-  readonly state: "built" | "fetched" | "made" | "removed" | "runs" | "started" | "healthy" | "succeeded" | "stopped"
+  readonly state:
+    "built" | "fetched" | "made" | "removed" | "runs" | "started" | "healthy" | "succeeded" | "stopped"
 }
 
 interface EventOptions {
@@ -56,7 +53,10 @@ interface EventOptions {
 }
 
 /** How images are found and opened. */
-export interface ImageAccess extends Pick<OpenImageOptions, "oci" | "unsigned" | "kdfLimits" | "onDerivation"> {
+export interface ImageAccess extends Pick<
+  OpenImageOptions,
+  "oci" | "unsigned" | "kdfLimits" | "onDerivation"
+> {
   /** Opens encrypted images of services that name no key of their own. */
   readonly unlock?: readonly CredentialSource[] | undefined
   /** Of protected key files that services name. */
@@ -138,7 +138,10 @@ export interface RunServiceOptions extends ImageAccess, EventOptions {
 }
 
 /** How {@link Project.exec} runs. */
-export interface ExecServiceOptions extends Pick<JoinOptions, "stdio" | "terminalSize" | "signal" | "env" | "cwd" | "onNotice"> {
+export interface ExecServiceOptions extends Pick<
+  JoinOptions,
+  "stdio" | "terminalSize" | "signal" | "env" | "cwd" | "onNotice"
+> {
   /** Which of several instances; default 1. */
   readonly number?: number | undefined
 }
@@ -252,7 +255,8 @@ async function removeLeft(network: string): Promise<void> {
       await removeNetwork(network)
       return
     } catch (error) {
-      if ((error as { readonly code?: unknown }).code !== "ERR_NETWORK_BUSY" || performance.now() > late) throw error
+      if ((error as { readonly code?: unknown }).code !== "ERR_NETWORK_BUSY" || performance.now() > late)
+        throw error
     }
     await sleep(LOOK_MS)
   }
@@ -271,7 +275,10 @@ export class Services {
     const all = await instancesOf(this.name)
     for (const service of services ?? [])
       if (!all.some((one) => one.service === service))
-        throw new ComposeError("ERR_COMPOSE_PROJECT", `there is no instance of the service ${service} in ${this.name}`)
+        throw new ComposeError(
+          "ERR_COMPOSE_PROJECT",
+          `there is no instance of the service ${service} in ${this.name}`,
+        )
     return services === undefined ? all : all.filter(({ service }) => services.includes(service))
   }
 
@@ -279,7 +286,9 @@ export class Services {
   async ps(): Promise<ServiceInstance[]> {
     return (await instancesOf(this.name)).map(({ service, number, instance }) => ({
       ...{ service, number, name: instance.name, image: instance.image },
-      ports: labelOf(instance, "ports").split(" ").filter((word) => word !== ""),
+      ports: labelOf(instance, "ports")
+        .split(" ")
+        .filter((word) => word !== ""),
       ...instance.status(),
     }))
   }
@@ -297,7 +306,9 @@ export class Services {
         const pieces = instance.logs({ follow, signal })
         const next = async (): Promise<{ readonly key: Instance; readonly piece?: ServiceLogPiece }> => {
           const { done, value } = await pieces.next()
-          return done === true ? { key: instance } : { key: instance, piece: { ...value, service, name: instance.name } }
+          return done === true
+            ? { key: instance }
+            : { key: instance, piece: { ...value, service, name: instance.name } }
         }
         return [instance, { next, turn: next() }]
       }),
@@ -380,7 +391,8 @@ class Images implements AsyncDisposable {
   async build(service: Service, onEvent: EventOptions["onEvent"]): Promise<void> {
     if (service.build === undefined) return
     const { pemPath, certificate } = service.crypt
-    const recipients = pemPath === undefined && certificate === undefined ? undefined : await this.#keys(service)
+    const recipients =
+      pemPath === undefined && certificate === undefined ? undefined : await this.#keys(service)
     await build({
       output: service.image,
       source: service.build.definition,
@@ -435,7 +447,13 @@ export class Project extends Services {
   /** @internal Use {@link load}. */
   constructor(
     name: string,
-    { folder, files, tree, model, lookup }: {
+    {
+      folder,
+      files,
+      tree,
+      model,
+      lookup,
+    }: {
       readonly folder: string
       readonly files: readonly string[]
       readonly tree: Mapping
@@ -507,7 +525,10 @@ export class Project extends Services {
       const found = there.get(name)
       if (found !== undefined) {
         if (found.labels[LABEL.project] !== this.name)
-          throw new ComposeError("ERR_COMPOSE_PROJECT", `the network ${name} is not of the project ${this.name}: external: true takes it as it is`)
+          throw new ComposeError(
+            "ERR_COMPOSE_PROJECT",
+            `the network ${name} is not of the project ${this.name}: external: true takes it as it is`,
+          )
         if (found.internal === internal && (subnet === undefined || found.subnet === subnet)) continue
         await removeNetwork(name)
       }
@@ -517,7 +538,10 @@ export class Project extends Services {
   }
 
   /** Contents of secrets and configurations, in memory; the caller wipes them. */
-  async #files({ files }: Service, signal: AbortSignal | undefined): Promise<{ path: string; mode: number; content: Uint8Array }[]> {
+  async #files(
+    { files }: Service,
+    signal: AbortSignal | undefined,
+  ): Promise<{ path: string; mode: number; content: Uint8Array }[]> {
     if (files.length > 0) throw failed("secrets and configs are not there yet")
     return await Promise.all(
       files.map(async ({ kind, source, target, mode }) => {
@@ -532,7 +556,9 @@ export class Project extends Services {
           }
         const value = "content" in from ? from.content : this.#lookup(from.variable)
         if (value === undefined)
-          throw failed(`${kind} ${source}: the variable ${"variable" in from ? from.variable : ""} is not set`)
+          throw failed(
+            `${kind} ${source}: the variable ${"variable" in from ? from.variable : ""} is not set`,
+          )
         const content = allocateSecret(Buffer.byteLength(value))
         content.write(value)
         return { path: target, mode, content }
@@ -542,15 +568,15 @@ export class Project extends Services {
 
   /** What an instance of a service is told, or a run of it. */
   #options(service: Service): ExecOptions {
-    const { environment, networks, networkMode, readOnly, scratch, ports, limits, user, cwd, hostname } = service
+    const { environment, networks, networkMode, readOnly, scratch, ports, limits, user, cwd, hostname } =
+      service
     const isRoot = process.geteuid?.() === 0
     const [uid = "", gid = uid] = user?.split(":") ?? []
     const isRootInside = user === undefined || uid === "0"
     const own = `${process.geteuid?.() ?? ""}`
     if (!isRoot && !isRootInside && uid !== own)
       throw failed(`${service.name}: user ${user}: as an ordinary user a service is root or ${own}, yourself`)
-    for (const folder of service.madeFolders)
-      if (!existsSync(folder)) mkdirSync(folder, { recursive: true })
+    for (const folder of service.madeFolders) if (!existsSync(folder)) mkdirSync(folder, { recursive: true })
     return {
       containAll: true,
       noUmask: true,
@@ -564,7 +590,12 @@ export class Project extends Services {
         ...service.volumes.map(({ volume, target, readOnly: isReadOnly }) => {
           const known = this.#model.volumes.get(volume)
           if (known === undefined) throw failed(`there is no volume ${volume}`)
-          return { source: openVolume(known, this.name), destination: target, readOnly: isReadOnly, nested: false }
+          return {
+            source: openVolume(known, this.name),
+            destination: target,
+            readOnly: isReadOnly,
+            nested: false,
+          }
         }),
       ],
       scratch,
@@ -595,7 +626,9 @@ export class Project extends Services {
   /** Tells of a change, without saying what there is. */
   #configurationOf(service: Service): string {
     const networks = service.networks.map(({ network }) => this.#model.networks.get(network))
-    return createHash("sha256").update(JSON.stringify([service, networks])).digest("hex")
+    return createHash("sha256")
+      .update(JSON.stringify([service, networks]))
+      .digest("hex")
   }
 
   async #startOne(
@@ -648,12 +681,16 @@ export class Project extends Services {
         if (health === undefined && state !== "ended")
           throw failed(`${name} has no health check: nobody can wait until ${service.name} is healthy`)
         if (health !== "healthy")
-          throw failed(`${name} ${state === "ended" ? "has ended" : "is unhealthy"}: others wait until ${service.name} is healthy`)
+          throw failed(
+            `${name} ${state === "ended" ? "has ended" : "is unhealthy"}: others wait until ${service.name} is healthy`,
+          )
         onEvent?.({ kind: "service", name, state: "healthy" })
       } else {
         const { exitCode, failure } = await instance.wait({ until: "ended", signal })
         if (exitCode !== 0)
-          throw failed(`${name} ended with ${failure ?? `status ${exitCode ?? "unknown"}`}: others wait until ${service.name} has succeeded`)
+          throw failed(
+            `${name} ended with ${failure ?? `status ${exitCode ?? "unknown"}`}: others wait until ${service.name} has succeeded`,
+          )
         onEvent?.({ kind: "service", name, state: "succeeded" })
       }
     }
@@ -752,7 +789,9 @@ export class Project extends Services {
    */
   async start(options: UpOptions = {}): Promise<void> {
     const there = await instancesOf(this.name)
-    const known = [...new Set(there.map(({ service }) => service))].filter((name) => this.#model.services.has(name))
+    const known = [...new Set(there.map(({ service }) => service))].filter((name) =>
+      this.#model.services.has(name),
+    )
     const services = options.services ?? known
     if (services.length === 0)
       throw new ComposeError("ERR_COMPOSE_PROJECT", `there is nothing of ${this.name} to start: up makes it`)
@@ -784,7 +823,8 @@ export class Project extends Services {
   async build(given: UpOptions = {}): Promise<void> {
     const options = checkUp(given, "options")
     await using images = new Images(options, options.signal)
-    for (const service of this.#selection(options.services, true)) await images.build(service, options.onEvent)
+    for (const service of this.#selection(options.services, true))
+      await images.build(service, options.onEvent)
   }
 
   /**
@@ -796,10 +836,19 @@ export class Project extends Services {
   async run(name: string, argv: readonly string[] = [], given: RunServiceOptions = {}): Promise<Running> {
     const options = checkRun(given, "options")
     const words = texts(argv, "argv")
-    const { noDependencies = false, ports = false, env = [], cwd, stdio = "inherit", onEvent, signal } = options
+    const {
+      noDependencies = false,
+      ports = false,
+      env = [],
+      cwd,
+      stdio = "inherit",
+      onEvent,
+      signal,
+    } = options
     const service = this.#service(name)
     const needed = service.dependsOn.map((one) => one.service).filter((one) => this.#model.services.has(one))
-    if (!noDependencies && needed.length > 0) await this.up({ ...accessOf(options), onEvent, signal, services: needed })
+    if (!noDependencies && needed.length > 0)
+      await this.up({ ...accessOf(options), onEvent, signal, services: needed })
     await this.#makeNetworks([service], onEvent)
     await using images = new Images(options, signal)
     if (service.build !== undefined && !existsSync(service.image)) await images.build(service, onEvent)

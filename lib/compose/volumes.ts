@@ -26,7 +26,9 @@ export function openVolume({ name, external }: Volume, project: string): string 
   const folder = path.join(volumeFolder(), name)
   const data = path.join(folder, "data")
   if (external && !existsSync(data))
-    throw new ComposeError("ERR_COMPOSE_PROJECT", `there is no volume ${name}: make the folder ${data}`, { path: data })
+    throw new ComposeError("ERR_COMPOSE_PROJECT", `there is no volume ${name}: make the folder ${data}`, {
+      path: data,
+    })
   if (!existsSync(data)) {
     mkdirSync(folder, { recursive: true, mode: 0o700 })
     writeFileSync(path.join(folder, OWNER), JSON.stringify({ project }), { mode: 0o600 })
@@ -37,7 +39,9 @@ export function openVolume({ name, external }: Volume, project: string): string 
 
 function ownerOf(name: string): string | undefined {
   try {
-    const found = parseJson(readFileSync(path.join(volumeFolder(), name, OWNER), "utf8")) as { project?: unknown }
+    const found = parseJson(readFileSync(path.join(volumeFolder(), name, OWNER), "utf8")) as {
+      project?: unknown
+    }
     return typeof found.project === "string" ? found.project : undefined
   } catch {
     return undefined

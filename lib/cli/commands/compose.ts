@@ -85,10 +85,15 @@ const onEvent = ({ kind, name, state }: services.ProjectEvent): void => {
 }
 
 const servicesArgument = ["[services...]", "default: all"] as const satisfies ArgumentRow
-const timeoutRow = ["-t, --timeout <seconds>", "kill what has not ended after so long", duration(SECONDS, 0, 86_400)] as const
+const timeoutRow = [
+  "-t, --timeout <seconds>",
+  "kill what has not ended after so long",
+  duration(SECONDS, 0, 86_400),
+] as const
 
 /** Names or nothing, as the API has it. */
-const given = (names: readonly string[]): readonly string[] | undefined => (names.length > 0 ? names : undefined)
+const given = (names: readonly string[]): readonly string[] | undefined =>
+  names.length > 0 ? names : undefined
 
 /** Whole lines, each with whose it is before it. */
 class Lines {
@@ -119,7 +124,10 @@ class Lines {
     for (const [key, rest] of this.#rest) {
       const [name = "", stream] = key.split(" ")
       if (rest.length === 0) continue
-      await writeAll(stream === "stdout" ? output() : errors(), [this.#prefixed(name, rest), Buffer.from("\n")])
+      await writeAll(stream === "stdout" ? output() : errors(), [
+        this.#prefixed(name, rest),
+        Buffer.from("\n"),
+      ])
     }
     this.#rest.clear()
   }
@@ -182,7 +190,17 @@ const up = command({
     "Starts services, and those that they depend on: what does not run, and what the files describe otherwise than when it was " +
     "started. Without --detach it shows what they write, and stops them in the end.",
   arguments: [servicesArgument],
-  common: ["detach", "build", "forceRecreate", "noDeps", "removeOrphans", "wait", "json", "pemPath", "passphrase"],
+  common: [
+    "detach",
+    "build",
+    "forceRecreate",
+    "noDeps",
+    "removeOrphans",
+    "wait",
+    "json",
+    "pemPath",
+    "passphrase",
+  ],
   examples: [["in the background", "sifcrypt compose up -d"]],
   get options() {
     return {
@@ -202,36 +220,58 @@ const up = command({
       await project.up({
         ...access,
         ...{ services: given(names), noDependencies: flags.noDeps, build: flags.build, wait: flags.wait },
-        ...{ recreate: flags.forceRecreate, removeOrphans: flags.removeOrphans, onEvent, signal: interruption },
+        ...{
+          recreate: flags.forceRecreate,
+          removeOrphans: flags.removeOrphans,
+          onEvent,
+          signal: interruption,
+        },
       })
     })
     if (flags.json === true) await printJson(await project.ps())
-    if (flags.detach !== true && flags.wait !== true && flags.json !== true) await attend(project, given(names))
+    if (flags.detach !== true && flags.wait !== true && flags.json !== true)
+      await attend(project, given(names))
   },
 })
 
 const down = command({
   name: "down",
   summary: "end all, and remove it",
-  description: "Ends all services of a project, and removes them and its networks. Volumes stay, unless --volumes is given.",
+  description:
+    "Ends all services of a project, and removes them and its networks. Volumes stay, unless --volumes is given.",
   options: {
-    volumes: ["-v, --volumes", "remove the volumes that the project has made, with all that is in them", flag],
+    volumes: [
+      "-v, --volumes",
+      "remove the volumes that the project has made, with all that is in them",
+      flag,
+    ],
     timeout: timeoutRow,
     removeOrphans: ["--remove-orphans", "accepted: they are", flag, { hidden: true }],
   },
   run: async (flags, _, command) => {
-    await runningOf(command).down({ volumes: flags.volumes, timeoutMs: flags.timeout, onEvent, signal: interruption })
+    await runningOf(command).down({
+      volumes: flags.volumes,
+      timeoutMs: flags.timeout,
+      onEvent,
+      signal: interruption,
+    })
   },
 })
 
 const stop = command({
   name: "stop",
   summary: "end services",
-  description: "Ends services, those first that others do not need. What they wrote can still be read; start starts them again.",
+  description:
+    "Ends services, those first that others do not need. What they wrote can still be read; start starts them again.",
   arguments: [servicesArgument],
   options: { timeout: timeoutRow },
   run: async (flags, [names], command) => {
-    await runningOf(command).stop({ services: given(names), timeoutMs: flags.timeout, onEvent, signal: interruption })
+    await runningOf(command).stop({
+      services: given(names),
+      timeoutMs: flags.timeout,
+      onEvent,
+      signal: interruption,
+    })
   },
 })
 
@@ -295,7 +335,11 @@ const ps = command({
             ...shown.map(({ name, service, state, health, exitCode, ports, image }) => [
               name,
               service,
-              state === "ended" ? `ended (${exitCode ?? "?"})` : health === undefined ? state : `${state} (${health})`,
+              state === "ended"
+                ? `ended (${exitCode ?? "?"})`
+                : health === undefined
+                  ? state
+                  : `${state} (${health})`,
               ports.join(", "),
               printable(image),
             ]),
@@ -393,7 +437,9 @@ const pull = command({
   },
   run: async (flags, [names], command) => {
     const project = projectOf(command, names)
-    await withAccess(flags, (access) => project.pull({ ...access, services: given(names), onEvent, signal: interruption }))
+    await withAccess(flags, (access) =>
+      project.pull({ ...access, services: given(names), onEvent, signal: interruption }),
+    )
   },
 })
 
@@ -408,7 +454,9 @@ const build = command({
   },
   run: async (flags, [names], command) => {
     const project = projectOf(command, names)
-    await withAccess(flags, (access) => project.build({ ...access, services: given(names), onEvent, signal: interruption }))
+    await withAccess(flags, (access) =>
+      project.build({ ...access, services: given(names), onEvent, signal: interruption }),
+    )
   },
 })
 
@@ -420,14 +468,18 @@ const images = command({
   run: async (flags, _, command) => {
     const found = [...projectOf(command).images]
     if (flags.json === true) await printJson(found.map(([service, image]) => ({ service, image })))
-    else await printLines(columns([["SERVICE", "IMAGE"], ...found.map(([service, image]) => [service, printable(image)])], GAP))
+    else
+      await printLines(
+        columns([["SERVICE", "IMAGE"], ...found.map(([service, image]) => [service, printable(image)])], GAP),
+      )
   },
 })
 
 const config = command({
   name: "config",
   summary: "what is understood of the files",
-  description: "Prints what is understood of the compose files: merged, with variables filled in, in the long forms.",
+  description:
+    "Prints what is understood of the compose files: merged, with variables filled in, in the long forms.",
   options: {
     services: ["--services", "the names of services alone", flag],
     quiet: ["-q, --quiet", "print nothing: is it right?", flag],
@@ -446,7 +498,8 @@ export const compose: CommandRow = {
   name: "compose",
   heading: "Run images",
   summary: "services beside each other, of a compose file",
-  description: "Starts, shows and ends services that a compose file describes, from encrypted images or plain ones.",
+  description:
+    "Starts, shows and ends services that a compose file describes, from encrypted images or plain ones.",
   options: projectRows,
   commands: [up, down, ps, logs, exec, run, start, stop, restart, pull, build, images, config],
 }
