@@ -34,7 +34,7 @@ const machine = `ip link set lo up && ip link add up0 type veth peer name up1 &&
 describe("a network of the container's own", () => {
   const keys = testKeys()
   const tree = makeRootTree()
-  let holder: ChildProcess
+  let holder: ChildProcess | undefined
   let wrapper: readonly string[]
 
   before(async function () {
@@ -45,7 +45,7 @@ describe("a network of the container's own", () => {
     assert.equal(said.toString(), "ready\n")
     wrapper = ["nsenter", `--net=/proc/${String(holder.pid)}/ns/net`]
   })
-  after(() => holder.kill("SIGKILL"))
+  after(() => holder?.kill("SIGKILL"))
 
   /** What a program of the machine finds there; undefined: nobody listens. */
   const get = async (url: string): Promise<string | undefined> => {

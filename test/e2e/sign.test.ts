@@ -345,7 +345,7 @@ describe("sifcrypt sign", () => {
       ["echo nonsense", /made a signature that is not good/],
       ["yes", /more than 2048 bytes/],
       [
-        `openssl dgst -sha256 -sign ${vectorPath("sif/ecdsa-private.pem")}`,
+        `openssl dgst -sha256 -sign '${vectorPath("sif/ecdsa-private.pem")}'`,
         /made a signature that is not good/,
       ],
     ] as const) {
