@@ -26,7 +26,7 @@ import {
 import { parseReference, type ImageReference } from "../oci/reference.ts"
 import type { BlobStore } from "../oci/store.ts"
 import type { RegistrySinkOptions } from "../registry/sink.ts"
-import { copyOciImage, findOciImage } from "../registry/transports.ts"
+import { copyOciImage, findOciImage, type CopyImageOptions } from "../registry/transports.ts"
 import { clientRows, layerRows, type LayerOptions } from "../source/layer-options.ts"
 import type { Bytes } from "../units.ts"
 
@@ -38,17 +38,22 @@ interface ChoiceOptions {
   readonly platforms?: readonly string[] | undefined
 }
 
-interface ImageCopyOptions extends ChoiceOptions, Pick<LayerOptions, "oci" | "signal" | "onNotice"> {
-  /** As of `oci.copy`. All that has the name is copied, for whatever platforms. */
+/** From where an image is copied, and to where. */
+export interface PlaceOptions extends Pick<LayerOptions, "oci" | "signal" | "onNotice"> {
+  /** `docker://…`, `oci:DIR[:NAME|@DIGEST|@N]`, `oci-archive:FILE[:NAME]`, `docker-archive:FILE[:NAME]` or `store:NAME`. */
   readonly source: string
+  /** The same. What a layout, a registry or the store has stays there; an archive is a new one. `store:` has the source's name. */
   readonly target: string
   /** Replace an archive that is there. */
   readonly force?: boolean | undefined
   /** Of the target. */
   readonly registry?: Omit<RegistrySinkOptions, "signal" | "onNotice"> | undefined
-  /** Hears how far it is. */
+  /** Bytes of blobs that are there, of how many. */
   readonly onProgress?: ((bytes: Bytes, total: Bytes) => void) | undefined
 }
+
+/** All that has the source's name is copied, for whatever platforms. */
+interface ImageCopyOptions extends ChoiceOptions, PlaceOptions {}
 
 /** What {@link encrypt} encrypts, and for whom. */
 export interface EncryptImageOptions extends ImageCopyOptions {
@@ -75,7 +80,7 @@ export interface ChangeRecipientsOptions extends ImageCopyOptions {
   readonly dropUnknown?: boolean | undefined
 }
 
-/** What {@link encrypt}, {@link decrypt} or {@link changeRecipients} wrote. */
+/** What was written. */
 export interface ConvertedImage {
   /** Of the image where it was written. */
   readonly digest: string
@@ -88,17 +93,17 @@ const choiceRows: is.Rows<ChoiceOptions> = {
   layers: is.filled(is.list(is.whole(-MAX_LAYER, MAX_LAYER))),
   platforms: is.filled(is.list(is.text)),
 }
-const copyRows: is.Rows<ImageCopyOptions> = {
+export const placeRows: is.Rows<PlaceOptions> = {
   source: is.required(is.path),
   target: is.required(is.path),
   force: is.flag,
-  registry: is.shape<NonNullable<ImageCopyOptions["registry"]>>({ ...clientRows, chunkSize: is.whole(1) }),
+  registry: is.shape<NonNullable<PlaceOptions["registry"]>>({ ...clientRows, chunkSize: is.whole(1) }),
   signal: is.abortSignal,
   onNotice: is.callback,
   onProgress: is.callback,
-  ...choiceRows,
   ...layerRows,
 }
+const copyRows: is.Rows<ImageCopyOptions> = { ...placeRows, ...choiceRows }
 const checkEncrypt = is.shape<EncryptImageOptions>({
   ...copyRows,
   recipients: is.required(layerRecipientList),
@@ -115,26 +120,35 @@ const checkChange = is.shape<ChangeRecipientsOptions>({
 })
 
 /** @throws OciError `ERR_OCI_REFERENCE`. */
-function referenceOf(name: string): ImageReference {
+export function referenceOf(name: string): ImageReference {
   const reference = parseReference(name)
   if (reference !== undefined) return reference
-  throw new OciError("ERR_OCI_REFERENCE", `${name}: it names no image`)
+  throw new OciError(
+    "ERR_OCI_REFERENCE",
+    `${name}: it names no image: docker://, oci:, oci-archive:, docker-archive: and store: do`,
+  )
+}
+
+export async function copyAs(
+  { source, target, force: replace, oci, registry, signal, onNotice, onProgress }: PlaceOptions,
+  what: Omit<CopyImageOptions, "signal" | "onNotice" | "onProgress">,
+): Promise<ConvertedImage> {
+  const { digest, mediaType } = await copyOciImage(referenceOf(source), referenceOf(target), {
+    ...{ ...what, signal, onNotice, onProgress },
+    source: oci,
+    target: { ...registry, replace },
+  })
+  return { digest: digest.text, mediaType }
 }
 
 async function convert(
   options: ImageCopyOptions,
   change: { readonly map: LayerMap; check(name: string): void },
 ): Promise<ConvertedImage> {
-  const { source, target, force: replace, oci, registry, signal, onNotice, onProgress } = options
-  const made = await copyOciImage(referenceOf(source), referenceOf(target), {
-    ...{ all: true, mapLayer: change.map, signal, onNotice, onProgress },
-    onMapped: () => {
-      change.check(source)
-    },
-    source: oci,
-    target: { ...registry, replace },
-  })
-  return { digest: made.digest.text, mediaType: made.mediaType }
+  const onMapped = (): void => {
+    change.check(options.source)
+  }
+  return await copyAs(options, { all: true, mapLayer: change.map, onMapped })
 }
 
 /**

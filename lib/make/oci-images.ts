@@ -23,21 +23,16 @@ import {
   platformText,
   type Platform,
 } from "../oci/manifest.ts"
-import {
-  parseReference,
-  parseStoreName,
-  storeName,
-  type ImageReference,
-  type LocalReference,
-} from "../oci/reference.ts"
+import { parseReference, parseStoreName, storeName, type LocalReference } from "../oci/reference.ts"
 import { copySource, type SeenLayers } from "../oci/saved-source.ts"
 import { spoolArchive } from "../oci/spool.ts"
 import { descriptorPath } from "../oci/temporary-file.ts"
 import { isEncryptedType } from "../ocicrypt/annotations.ts"
-import type { RegistrySinkOptions } from "../registry/sink.ts"
-import { copyFound, copyOciImage, findOciImage, openSink } from "../registry/transports.ts"
-import { clientRows, layerRows, type LayerOptions } from "../source/layer-options.ts"
+import { copyFound, findOciImage, openSink } from "../registry/transports.ts"
+import { layerRows, type LayerOptions } from "../source/layer-options.ts"
 import type { Bytes } from "../units.ts"
+
+import { copyAs, placeRows, referenceOf, type ConvertedImage, type PlaceOptions } from "./encrypted-images.ts"
 
 export { decodeLayer } from "./decode-layer.ts"
 export type { DecodedLayer, DecodeLayerOptions } from "./decode-layer.ts"
@@ -71,23 +66,10 @@ interface WorkOptions {
 }
 
 /** What {@link copy} copies, and where to. */
-export interface CopyOptions extends PlatformOptions, WorkOptions, Pick<LayerOptions, "oci"> {
-  /** `docker://…`, `oci:DIR[:NAME|@DIGEST|@N]`, `oci-archive:FILE[:NAME]`, `docker-archive:FILE[:NAME]` or `store:NAME`. */
-  readonly source: string
-  /** The same. What a layout, a registry or the store has stays there; an archive is a new one. `store:` has the source's name. */
-  readonly target: string
-  /** Replace an archive that is there. */
-  readonly force?: boolean | undefined
-  /** Of the target. */
-  readonly registry?: Omit<RegistrySinkOptions, "signal" | "onNotice"> | undefined
-}
+export interface CopyOptions extends PlatformOptions, PlaceOptions {}
 
 /** What {@link copy} wrote. */
-export interface CopyResult {
-  /** Of the image where it was copied to. */
-  readonly digest: string
-  readonly mediaType: string
-}
+export type CopyResult = ConvertedImage
 
 const workRows: is.Rows<WorkOptions> = {
   signal: is.abortSignal,
@@ -96,25 +78,7 @@ const workRows: is.Rows<WorkOptions> = {
 }
 const platformRows: is.Rows<PlatformOptions> = { all: is.flag, platforms: is.filled(is.list(is.text)) }
 
-const checkCopy = is.shape<CopyOptions>({
-  source: is.required(is.path),
-  target: is.required(is.path),
-  force: is.flag,
-  registry: is.shape<NonNullable<CopyOptions["registry"]>>({ ...clientRows, chunkSize: is.number(1) }),
-  ...platformRows,
-  ...workRows,
-  ...layerRows,
-})
-
-/** @throws OciError `ERR_OCI_REFERENCE`. */
-function referenceOf(name: string): ImageReference {
-  const reference = parseReference(name)
-  if (reference !== undefined) return reference
-  throw new OciError(
-    "ERR_OCI_REFERENCE",
-    `${name}: it names no image: docker://, oci:, oci-archive:, docker-archive: and store: do`,
-  )
-}
+const checkCopy = is.shape<CopyOptions>({ ...placeRows, ...platformRows })
 
 function platformsOf({ all, platforms }: PlatformOptions): readonly Platform[] | undefined {
   if (all === true && platforms !== undefined)
@@ -129,15 +93,7 @@ function platformsOf({ all, platforms }: PlatformOptions): readonly Platform[] |
  */
 export async function copy(given: CopyOptions): Promise<CopyResult> {
   const options = checkCopy(given, "options")
-  const { all, signal, onNotice, onProgress, oci: source, force: replace, registry } = options
-  const work = { all, platforms: platformsOf(options), signal, onNotice, onProgress }
-  const target = { ...registry, replace }
-  const { digest, mediaType } = await copyOciImage(referenceOf(options.source), referenceOf(options.target), {
-    ...work,
-    source,
-    target,
-  })
-  return { digest: digest.text, mediaType }
+  return await copyAs(options, { all: options.all, platforms: platformsOf(options) })
 }
 
 /** How {@link save} writes. */
