@@ -8,7 +8,7 @@ import { TreeError } from "../errors.ts"
 import type { NativeFolder, NativeStat, NativeTreeEntry, TreeEntryType } from "../native/binding.ts"
 import { nameBytes, nameText } from "../printable.ts"
 import type { Bytes } from "../units.ts"
-import { treeError, type ExtractResult, type ReadableTree } from "./tree.ts"
+import { isAbsent, treeError, type ExtractResult, type ReadableTree } from "./tree.ts"
 
 // open(2); Node has no name for it
 const O_PATH = 0o10000000
@@ -170,12 +170,7 @@ export class FolderTree implements ReadableTree {
       return await this.stat(path, follow)
     } catch (error) {
       // Of what the caller may not see there is nothing to be known, as a payload would find.
-      if (codeOf(error) === "EACCES") return undefined
-      if (
-        error instanceof TreeError &&
-        (error.code === "ERR_TREE_NOT_FOUND" || error.code === "ERR_TREE_TYPE")
-      )
-        return undefined
+      if (codeOf(error) === "EACCES" || isAbsent(error)) return undefined
       throw error
     }
   }

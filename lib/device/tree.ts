@@ -61,6 +61,14 @@ export function treeError(image: string, path: string, cause: unknown): unknown 
   }
 }
 
+/** What is extracted, as the addon takes it but for its path. */
+export type ExtractRequest = Omit<Parameters<NativeTree["extract"]>[0], "path"> & { readonly path: string }
+
+/** Is there nothing by that name? */
+export function isAbsent(error: unknown): boolean {
+  return error instanceof TreeError && (error.code === "ERR_TREE_NOT_FOUND" || error.code === "ERR_TREE_TYPE")
+}
+
 /** A root file system that can be read: in a squashfs, or in a folder. Paths are as `nameText` has them. */
 export interface ReadableTree extends Disposable {
   /** Links inside lead to where they would if the tree were the root. */
@@ -73,16 +81,7 @@ export interface ReadableTree extends Disposable {
   /** At most `length` bytes of a file; fewer only at its end. */
   read(path: string, position: Bytes, length: Bytes): Promise<Buffer>
   /** @throws TreeError of the image; BuildError `ERR_EXTRACT` of the target. */
-  extract(
-    options: {
-      readonly path: string
-      readonly target: string
-      readonly preserveOwner: boolean
-      readonly fill: boolean
-      readonly keepModes?: boolean
-    },
-    onProgress: (bytes: Bytes) => boolean,
-  ): Promise<ExtractResult>
+  extract(options: ExtractRequest, onProgress: (bytes: Bytes) => boolean): Promise<ExtractResult>
   close(): void
 }
 
@@ -123,11 +122,7 @@ export class Tree implements ReadableTree {
     try {
       return await this.stat(path, follow)
     } catch (error) {
-      if (
-        error instanceof TreeError &&
-        (error.code === "ERR_TREE_NOT_FOUND" || error.code === "ERR_TREE_TYPE")
-      )
-        return undefined
+      if (isAbsent(error)) return undefined
       throw error
     }
   }
@@ -164,16 +159,7 @@ export class Tree implements ReadableTree {
     return this.#call("/", this.#native.readPlain(position, length))
   }
 
-  async extract(
-    options: {
-      readonly path: string
-      readonly target: string
-      readonly preserveOwner: boolean
-      readonly fill: boolean
-      readonly keepModes?: boolean
-    },
-    onProgress: (bytes: Bytes) => boolean,
-  ): Promise<ExtractResult> {
+  async extract(options: ExtractRequest, onProgress: (bytes: Bytes) => boolean): Promise<ExtractResult> {
     try {
       return await this.#native.extract({ ...options, path: nameBytes(options.path) }, onProgress)
     } catch (cause) {

@@ -210,33 +210,23 @@ const add = command({
   },
 })
 
-const del = command({
-  name: "del",
-  description: "Take an object out of an image; its data is overwritten",
-  arguments: [["<id>", "object ID", objectId], changed],
-  options: { breakSignatures, json: jsonRow },
-  run: async (flags, [id, path]) => {
-    await sifs.deleteObject(path, id, {
-      breakSignatures: flags.breakSignatures === true,
-      signal: interruption,
-    })
-    if (flags.json === true) await printJson({ id })
-  },
-})
-
-const setprim = command({
-  name: "setprim",
-  description: "Make a system partition the primary one",
-  arguments: [["<id>", "object ID", objectId], changed],
-  options: { breakSignatures, json: jsonRow },
-  run: async (flags, [id, path]) => {
-    await sifs.setPrimary(path, id, {
-      breakSignatures: flags.breakSignatures === true,
-      signal: interruption,
-    })
-    if (flags.json === true) await printJson({ id })
-  },
-})
+/** A command that changes what `change` changes of one object. */
+function changing(
+  name: string,
+  description: string,
+  change: (path: string, id: number, options: sifs.ObjectChangeOptions) => Promise<void>,
+): CommandRow {
+  return command({
+    name,
+    description,
+    arguments: [["<id>", "object ID", objectId], changed],
+    options: { breakSignatures, json: jsonRow },
+    run: async (flags, [id, path]) => {
+      await change(path, id, { breakSignatures: flags.breakSignatures === true, signal: interruption })
+      if (flags.json === true) await printJson({ id })
+    },
+  })
+}
 
 export const sif: CommandRow = {
   name: "sif",
@@ -251,7 +241,7 @@ export const sif: CommandRow = {
     dump,
     create,
     add,
-    del,
-    setprim,
+    changing("del", "Take an object out of an image; its data is overwritten", sifs.deleteObject),
+    changing("setprim", "Make a system partition the primary one", sifs.setPrimary),
   ],
 }
