@@ -1,7 +1,9 @@
 // Blocks of 4 KiB for files that no disk may show: as many as fit lie in memory, the others encrypted in a file.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <vector>
 

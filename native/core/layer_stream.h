@@ -1,6 +1,7 @@
 // The bytes of a layer as they were before compression: plain, gzip or zstd, front to back, hashed on the way.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>

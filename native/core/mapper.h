@@ -1,6 +1,7 @@
 // Mappings by dm-crypt and dm-verity that undo themselves. Root only.
 #pragma once
 
+#include <sys/types.h>
 
 #include <cstdint>
 #include <memory>
