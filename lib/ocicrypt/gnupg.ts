@@ -26,9 +26,13 @@ export interface GnuPgPlace {
   readonly signal?: AbortSignal | undefined
 }
 
-interface ListedKey {
+/** @internal */
+export interface ListedKey {
+  /** Of its primary key. */
   fingerprint: string
-  readonly usable: boolean
+  readonly validity: string
+  /** It, or one of its subkeys, may sign. */
+  readonly signs: boolean
   readonly keyIds: string[]
   readonly userIds: string[]
 }
@@ -39,13 +43,14 @@ function unescape(field: string): string {
 }
 
 /** Keys as `gpg --with-colons` lists them (doc/DETAILS of GnuPG). */
-function parseListing(listing: string): ListedKey[] {
+export function parseListing(listing: string): ListedKey[] {
   const keys: ListedKey[] = []
   for (const line of listing.split("\n")) {
     const fields = line.split(":")
     const [kind, validity = ""] = fields
+    const signs = fields[11]?.includes("S") === true
     if (kind === "pub" || kind === "sec")
-      keys.push({ fingerprint: "", usable: !/^[reidn]/.test(validity), keyIds: [], userIds: [] })
+      keys.push({ fingerprint: "", validity, signs, keyIds: [], userIds: [] })
     const key = keys.at(-1)
     if (key === undefined) continue
     if (kind === "pub" || kind === "sec" || kind === "sub" || kind === "ssb")
@@ -126,7 +131,7 @@ export class GnuPg {
 }
 
 function chosen(keys: readonly ListedKey[], who: string, kind: string): ListedKey {
-  const found = keys.filter((key) => key.usable && isCalled(key, who))
+  const found = keys.filter((key) => !/^[reidn]/.test(key.validity) && isCalled(key, who))
   const [first] = found
   if (first !== undefined && found.length === 1) return first
   const name = JSON.stringify(who)

@@ -1,5 +1,6 @@
 // Signs through GnuPG: the secret key stays with gpg-agent, on a smart card perhaps, and gpg asks for its password.
 import { SignatureError } from "../errors.ts"
+import { parseListing, type ListedKey } from "../ocicrypt/gnupg.ts"
 import type { Bytes } from "../units.ts"
 import { Keyring } from "./openpgp.ts"
 import { runSigner } from "./program.ts"
@@ -16,27 +17,6 @@ async function gpg(
   return await runSigner(["gpg", ...quiet, ...args], "gpg", input, MAX_OUTPUT, signal)
 }
 
-interface GpgKey {
-  readonly primary: string
-  /** The primary key may be used: not revoked, expired or disabled. */
-  readonly usable: boolean
-}
-
-/** The secret keys, as `gpg --list-secret-keys --with-colons` has them (doc/DETAILS of GnuPG). */
-function parseListing(listing: string): GpgKey[] {
-  const keys: GpgKey[] = []
-  let usable: boolean | undefined
-  for (const line of listing.split("\n")) {
-    const fields = line.split(":")
-    if (fields[0] === "sec") usable = !/^[reid]/.test(fields[1] ?? "") && (fields[11] ?? "").includes("S")
-    else if (fields[0] === "fpr" && usable !== undefined) {
-      keys.push({ primary: fields[9] ?? "", usable })
-      usable = undefined
-    }
-  }
-  return keys
-}
-
 /**
  * Signs with a key of the user's gpg-agent.
  *
@@ -47,11 +27,11 @@ export async function gpgSigner(which: number | string | undefined, signal?: Abo
   const refuse = (what: string): SignatureError => new SignatureError("ERR_SIGNATURE_KEYRING", what)
   const listing = await gpg(["--with-colons", "--list-secret-keys"], undefined, signal)
   const keys = parseListing(listing.toString("utf8"))
-  const usable = keys.filter((key) => key.usable)
-  let chosen: GpgKey | undefined
+  const usable = keys.filter(({ validity, signs }) => signs && !/^[reid]/.test(validity))
+  let chosen: ListedKey | undefined
   if (typeof which === "string") {
     const wanted = which.replaceAll(/[\s:]/g, "").toUpperCase()
-    chosen = keys.find(({ primary }) => primary === wanted)
+    chosen = keys.find(({ fingerprint }) => fingerprint === wanted)
     if (chosen === undefined) throw refuse(`gpg has no secret key with the fingerprint ${which}`)
   } else if (which !== undefined) {
     chosen = keys[which]
@@ -61,11 +41,11 @@ export async function gpgSigner(which: number | string | undefined, signal?: Abo
     if (usable.length === 0) throw refuse("gpg has no secret key that signs")
     if (usable.length > 1)
       throw refuse(
-        `gpg has ${usable.length} secret keys, and one has to be chosen: ${usable.map(({ primary }) => primary).join(", ")}`,
+        `gpg has ${usable.length} secret keys, and one has to be chosen: ${usable.map(({ fingerprint }) => fingerprint).join(", ")}`,
       )
     chosen = usable[0]
   }
-  const name = chosen?.primary ?? ""
+  const name = chosen?.fingerprint ?? ""
   return {
     kind: "openpgp",
     name,
