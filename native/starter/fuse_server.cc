@@ -19,8 +19,7 @@
 #include <vector>
 
 #include "core/system_error.h"
-#include "starter/fuse_mount.h"
-#include "starter/fuse_session.h"
+#include "starter/fuse_answers.h"
 
 namespace sifcrypt::starter {
 namespace {
@@ -104,11 +103,9 @@ class ReadAhead {
   std::vector<std::thread> threads_;
 };
 
-}  // namespace
-
-struct FuseServer::Implementation : FuseFileSystem {
-  Implementation(std::shared_ptr<const SquashfsReader> squashfs, Settings given)
-      : reader(std::move(squashfs)), settings(given), read_ahead(reader, ReadAheadThreads()) {}
+struct Server : FuseFileSystem {
+  Server(std::shared_ptr<const SquashfsReader> squashfs, SquashfsView given)
+      : reader(std::move(squashfs)), view(given), read_ahead(reader, ReadAheadThreads()) {}
 
   static unsigned ReadAheadThreads() { return std::clamp(std::thread::hardware_concurrency(), 2u, 5u) - 1; }
 
@@ -120,8 +117,8 @@ struct FuseServer::Implementation : FuseFileSystem {
     attributes.st_ino = inode.inode_number;
     attributes.st_mode = FileTypeBits(inode.type) | inode.mode;
     attributes.st_nlink = inode.nlink;
-    attributes.st_uid = settings.owner ? settings.owner->uid : inode.uid;
-    attributes.st_gid = settings.owner ? settings.owner->gid : inode.gid;
+    attributes.st_uid = view.owner ? view.owner->uid : inode.uid;
+    attributes.st_gid = view.owner ? view.owner->gid : inode.gid;
     attributes.st_rdev = inode.rdev;
     attributes.st_size = static_cast<off_t>(inode.size);
     attributes.st_blocks = static_cast<blkcnt_t>(inode.size / kBlockUnit + (inode.size % kBlockUnit != 0));
@@ -138,18 +135,10 @@ struct FuseServer::Implementation : FuseFileSystem {
     return entry;
   }
 
-  static fuse_lowlevel_ops Operations();
-  template <bool plus>
-  static void List(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset);
-
   std::shared_ptr<const SquashfsReader> reader;
-  Settings settings;
+  SquashfsView view;
   ReadAhead read_ahead;
 };
-
-namespace {
-
-using Server = FuseServer::Implementation;
 
 /// The kernel learns of a damaged image as of a damaged disk.
 template <typename Body>
@@ -241,7 +230,7 @@ void OnStatFs(fuse_req_t request, fuse_ino_t) {
 
 void OnGetXattr(fuse_req_t request, fuse_ino_t ino, const char* name, size_t size) {
   Answer(request, [&](Server& server) {
-    if (!server.settings.has_xattrs) {
+    if (!server.view.has_xattrs) {
       fuse_reply_err(request, ENOSYS);
       return;
     }
@@ -256,7 +245,7 @@ void OnGetXattr(fuse_req_t request, fuse_ino_t ino, const char* name, size_t siz
 
 void OnListXattr(fuse_req_t request, fuse_ino_t ino, size_t size) {
   Answer(request, [&](Server& server) {
-    if (!server.settings.has_xattrs) {
+    if (!server.view.has_xattrs) {
       fuse_reply_err(request, ENOSYS);
       return;
     }
@@ -268,10 +257,8 @@ void OnListXattr(fuse_req_t request, fuse_ino_t ino, size_t size) {
   });
 }
 
-}  // namespace
-
 template <bool plus>
-void FuseServer::Implementation::List(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset) {
+void OnReadDir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info*) {
   Answer(request, [&](Server& server) {
     const InodePtr directory = server.InodeOf(ino);
     auto position = static_cast<uint64_t>(offset);
@@ -300,7 +287,7 @@ void FuseServer::Implementation::List(fuse_req_t request, fuse_ino_t ino, size_t
   });
 }
 
-fuse_lowlevel_ops FuseServer::Implementation::Operations() {
+fuse_lowlevel_ops Operations() {
   fuse_lowlevel_ops operations = OpeningOperations();
   operations.init = OnInit;
   operations.lookup = OnLookup;
@@ -311,27 +298,17 @@ fuse_lowlevel_ops FuseServer::Implementation::Operations() {
   operations.statfs = OnStatFs;
   operations.getxattr = OnGetXattr;
   operations.listxattr = OnListXattr;
-  operations.readdir = [](fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info*) {
-    List<false>(request, ino, size, offset);
-  };
-  operations.readdirplus = [](fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fuse_file_info*) {
-    List<true>(request, ino, size, offset);
-  };
+  operations.readdir = OnReadDir<false>;
+  operations.readdirplus = OnReadDir<true>;
   return operations;
 }
 
-FuseServer::FuseServer(std::shared_ptr<const SquashfsReader> reader, Settings settings, UniqueFd device)
-    : impl_(std::make_unique<Implementation>(std::move(reader), settings)) {
-  impl_->session = std::make_unique<FuseSession>(Implementation::Operations(), *impl_, std::move(device));
+}  // namespace
+
+std::unique_ptr<FuseSession> ServeSquashfs(std::shared_ptr<const SquashfsReader> reader, SquashfsView view,
+                                           UniqueFd device) {
+  return std::make_unique<FuseSession>(Operations(), std::make_unique<Server>(std::move(reader), view),
+                                       std::move(device));
 }
-
-FuseServer::~FuseServer() {
-  // Nobody is to ask any more when the reader goes.
-  impl_->session.reset();
-}
-
-int FuseServer::ended_fd() const { return impl_->session->ended_fd(); }
-
-void FuseServer::Start() { impl_->session->Start(); }
 
 }  // namespace sifcrypt::starter

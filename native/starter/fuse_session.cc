@@ -10,6 +10,9 @@
 #include <chrono>
 #include <cstdarg>
 #include <string>
+#include <utility>
+
+#include "starter/fuse_answers.h"
 
 namespace sifcrypt::starter {
 namespace {
@@ -30,14 +33,14 @@ void ReplyOpen(fuse_req_t request, bool kernel_opens, const fuse_file_info* file
 
 }  // namespace
 
-FuseSession::FuseSession(const fuse_lowlevel_ops& operations, FuseFileSystem& system, UniqueFd device)
-    : ended_(CheckErrno(eventfd(0, EFD_CLOEXEC), "eventfd")) {
+FuseSession::FuseSession(const fuse_lowlevel_ops& operations, std::unique_ptr<FuseFileSystem> system, UniqueFd device)
+    : system_(std::move(system)), ended_(CheckErrno(eventfd(0, EFD_CLOEXEC), "eventfd")) {
   fuse_set_log_func([](fuse_log_level, const char*, va_list) {});
   // libfuse wants to know how it was mounted.
   std::string name = "sifcrypt", flag = "-o", mounted_with = "max_read=" + std::to_string(kFuseMaxRead);
   char* argv[] = {name.data(), flag.data(), mounted_with.data(), nullptr};
   fuse_args arguments = FUSE_ARGS_INIT(3, argv);
-  session_ = fuse_session_new(&arguments, &operations, sizeof operations, &system);
+  session_ = fuse_session_new(&arguments, &operations, sizeof operations, system_.get());
   fuse_opt_free_args(&arguments);
   loop_ = fuse_loop_cfg_create();
   // libfuse takes a device that is mounted already by this name.
@@ -49,6 +52,7 @@ FuseSession::FuseSession(const fuse_lowlevel_ops& operations, FuseFileSystem& sy
     throw SystemError(EIO, "fuse", "the device is not usable");
   }
   static_cast<void>(device.Release());  // closed by fuse_session_destroy
+  Start();
 }
 
 FuseSession::~FuseSession() {

@@ -1,21 +1,15 @@
-// The loop that takes requests from a FUSE device and hands them to a file system of ours, and what those have in common.
-// Whoever includes this defines FUSE_USE_VERSION first.
+// The loop that takes requests from a FUSE device and hands them to a file system of ours.
 #pragma once
 
-#include <fuse3/fuse_lowlevel.h>
-
-#include <algorithm>
 #include <atomic>
-#include <initializer_list>
 #include <memory>
-#include <new>
-#include <string>
 #include <thread>
-#include <vector>
 
-#include "core/system_error.h"
 #include "core/unique_fd.h"
-#include "starter/fuse_mount.h"
+
+struct fuse_session;
+struct fuse_loop_config;
+struct fuse_lowlevel_ops;
 
 namespace sifcrypt::starter {
 
@@ -23,83 +17,25 @@ struct FuseFileSystem;
 
 class FuseSession {
  public:
-  /// `device` is a /dev/fuse that is mounted already. Throws SystemError "fuse".
-  FuseSession(const fuse_lowlevel_ops& operations, FuseFileSystem& system, UniqueFd device);
+  /// `device` is a /dev/fuse that is mounted already. Serves on threads of its own from here on. Throws SystemError "fuse".
+  FuseSession(const fuse_lowlevel_ops& operations, std::unique_ptr<FuseFileSystem> system, UniqueFd device);
   /// Stops serving; who still uses the file system gets ENOTCONN.
   ~FuseSession();
   FuseSession(const FuseSession&) = delete;
   FuseSession& operator=(const FuseSession&) = delete;
 
-  /// Serves on threads of its own from here on.
-  void Start();
   /// Becomes readable when serving has ended: the file system was unmounted, or its connection aborted.
   int ended_fd() const { return ended_.get(); }
 
  private:
+  void Start();
+
+  std::unique_ptr<FuseFileSystem> system_;
   fuse_session* session_ = nullptr;
   fuse_loop_config* loop_ = nullptr;
   UniqueFd ended_;
   std::atomic<bool> has_ended_ = false;
   std::thread thread_;
-};
-
-/// Seconds. An image does not change, and a scratch only through the kernel, so that may remember what it was told.
-constexpr double kForever = 86400;
-
-/// What sessions serve, and what libfuse hands to each answer as its user data.
-struct FuseFileSystem {
-  bool kernel_opens_files = false;
-  bool kernel_opens_directories = false;
-  std::unique_ptr<FuseSession> session;
-};
-
-/// The answers to open and opendir: the kernel opens by itself, where it can, and keeps what it has cached.
-fuse_lowlevel_ops OpeningOperations();
-
-/// To be called by init: caches whatever may be cached, and does without the `unwanted` (FUSE_CAP_…).
-void Connect(FuseFileSystem& system, fuse_conn_info* connection, std::initializer_list<unsigned> unwanted);
-
-void ReplyXattr(fuse_req_t request, const std::string& value, size_t size);
-
-/// Has `body` answer the request; with what goes wrong there, in the words of `meaning`, answers it itself.
-template <typename System, typename Body>
-void AnswerBy(fuse_req_t request, int (*meaning)(const SystemError&), Body body) noexcept {
-  int error = EIO;
-  try {
-    body(static_cast<System&>(*static_cast<FuseFileSystem*>(fuse_req_userdata(request))));
-    return;
-  } catch (const std::bad_alloc&) {
-    error = ENOMEM;
-  } catch (const SystemError& failure) {
-    error = meaning(failure);
-  } catch (const std::exception&) {
-  }
-  fuse_reply_err(request, error);
-}
-
-/// Collects directory entries, as plain ones or with attributes, until the kernel's buffer is full.
-template <bool plus>
-class Listing {
- public:
-  Listing(fuse_req_t request, size_t size) : request_(request), out_(std::min<size_t>(size, kFuseMaxRead)) {}
-
-  /// Of a plain one, only the inode number and the type in `entry.attr` count. False: it did not fit.
-  bool Add(const std::string& name, const fuse_entry_param& entry, uint64_t next) {
-    const size_t room = out_.size() - used_;
-    const size_t need = plus ? fuse_add_direntry_plus(request_, out_.data() + used_, room, name.c_str(), &entry,
-                                                      static_cast<off_t>(next))
-                             : fuse_add_direntry(request_, out_.data() + used_, room, name.c_str(), &entry.attr,
-                                                 static_cast<off_t>(next));
-    if (need > room) return false;
-    used_ += need;
-    return true;
-  }
-  void Reply() const { fuse_reply_buf(request_, out_.data(), used_); }
-
- private:
-  fuse_req_t request_;
-  std::vector<char> out_;
-  size_t used_ = 0;
 };
 
 }  // namespace sifcrypt::starter

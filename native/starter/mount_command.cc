@@ -136,11 +136,11 @@ class EndRequests {
 
 /// What serves the tree of the image, or the view of it.
 template <typename Open>
-std::function<std::unique_ptr<FileSystemServer>(UniqueFd)> Serving(std::shared_ptr<const Open> open) {
+std::function<std::unique_ptr<FuseSession>(UniqueFd)> Serving(std::shared_ptr<const Open> open) {
   return [open = std::move(open)](UniqueFd device) { return open->Serve(std::move(device)); };
 }
 
-std::function<std::unique_ptr<FileSystemServer>(UniqueFd)> Opened(const MountOptions& options) {
+std::function<std::unique_ptr<FuseSession>(UniqueFd)> Opened(const MountOptions& options) {
   if (options.view.is_wanted()) return Serving(std::make_shared<const OpenView>(options.view, options.image));
   return Serving(std::make_shared<const OpenSquashfs>(options.image));
 }
@@ -149,12 +149,12 @@ int Serve(const MountOptions& options, const EndRequests& end_requests, const St
   const std::string target = RealPath(options.target);
   Guard guard(target);
   // What is wrong with the image is said before anything is mounted.
-  const std::function<std::unique_ptr<FileSystemServer>(UniqueFd)> serve = Opened(options);
+  const std::function<std::unique_ptr<FuseSession>(UniqueFd)> serve = Opened(options);
   UniqueFd device = geteuid() == 0 ? MountFuse(target, options.source_name)
                                    : MountFuseUnprivileged(target, options.source_name, guard.fd());
   guard.Watch(MountIdentity(target));
   GiveUpPrivileges(Calls::kServer);
-  const std::unique_ptr<FileSystemServer> server = serve(std::move(device));
+  const std::unique_ptr<FuseSession> server = serve(std::move(device));
   status.Ready(getpid());
   if (!end_requests.WaitFor(server->ended_fd())) guard.Unmount();
   return 0;

@@ -63,7 +63,6 @@ class Arguments {
   void Add(const std::string& name, bool required, Handler handler) {
     known_[name] = {std::move(handler), required, false, false};
   }
-  void AddMany(const std::string& name, Handler handler) { known_[name] = {std::move(handler), false, true, false}; }
   template <typename Number>
   void AddNumber(const std::string& name, bool required, Number& into) {
     Add(name, required, [&into](std::string_view text, const std::string& n) { into = ParseNumber<Number>(text, n); });
@@ -81,6 +80,31 @@ class Arguments {
       if (!text.starts_with('/')) throw UsageError("--" + n + ": not an absolute path");
       into = text;
     });
+  }
+  /// "1", or not given.
+  void AddFlag(const std::string& name, bool& into) {
+    Add(name, false, [&into](std::string_view text, const std::string& n) {
+      if (text != "1") throw UsageError("--" + n + ": 1 or not given");
+      into = true;
+    });
+  }
+  template <typename Word>
+  void AddWord(const std::string& name, bool required, std::map<std::string_view, Word> words, Word& into) {
+    Add(name, required, [words = std::move(words), &into](std::string_view text, const std::string& n) {
+      const auto found = words.find(text);
+      if (found == words.end()) throw UsageError("--" + n + ": unknown");
+      into = found->second;
+    });
+  }
+  /// Each adds one to a list.
+  template <typename Item>
+  void AddItems(const std::string& name, size_t most, std::vector<Item>& into,
+                Item (*parse)(std::string_view text, const std::string& name)) {
+    known_[name] = {[&into, most, parse](std::string_view text, const std::string& n) {
+                      if (into.size() == most) throw UsageError("--" + n + ": too many");
+                      into.push_back(parse(text, n));
+                    },
+                    false, true, false};
   }
   void AddText(const std::string& name, bool required, std::string& into) {
     Add(name, required, [&into](std::string_view text, const std::string& n) {
@@ -142,16 +166,9 @@ void AddImage(Arguments& arguments, ImageOptions& image, bool required = true) {
   arguments.AddNumber("area-size", false, image.area_size);
   arguments.AddNumber("cache-mib", false, image.cache_mib);
   arguments.AddNumber("memory", false, image.memory);
-  arguments.Add("engine", required, [&image](std::string_view text, const std::string&) {
-    if (text == "userspace")
-      image.engine = Engine::kUserspace;
-    else if (text == "kernel")
-      image.engine = Engine::kKernel;
-    else if (text == "memory")
-      image.engine = Engine::kMemory;
-    else
-      throw UsageError("--engine: userspace, kernel or memory");
-  });
+  arguments.AddWord<Engine>(
+      "engine", required, {{"userspace", Engine::kUserspace}, {"kernel", Engine::kKernel}, {"memory", Engine::kMemory}},
+      image.engine);
   arguments.Add("owner", false, [&image](std::string_view text, const std::string& name) {
     const size_t colon = text.find(':');
     if (colon == std::string_view::npos) throw UsageError("--" + name + ": not UID:GID");
@@ -204,20 +221,10 @@ LayerOptions ParseLayer(std::string_view text, const std::string& name) {
   LayerOptions layer;
   Arguments known;
   AddImage(known, layer.image, false);
-  known.Add("kind", true, [&layer](std::string_view value, const std::string&) {
-    if (value == "directory")
-      layer.kind = LayerOptions::Kind::kDirectory;
-    else if (value == "squashfs")
-      layer.kind = LayerOptions::Kind::kSquashfs;
-    else if (value == "ext")
-      layer.kind = LayerOptions::Kind::kExt;
-    else
-      throw UsageError("--layer: unknown kind");
-  });
-  known.Add("writable", false, [&layer](std::string_view value, const std::string&) {
-    if (value != "1") throw UsageError("--layer: writable is 1 or not given");
-    layer.writable = true;
-  });
+  using Kind = LayerOptions::Kind;
+  known.AddWord<Kind>(
+      "kind", true, {{"directory", Kind::kDirectory}, {"squashfs", Kind::kSquashfs}, {"ext", Kind::kExt}}, layer.kind);
+  known.AddFlag("writable", layer.writable);
   known.AddDescriptor("lock-fd", false, layer.lock_fd);
   known.AddText("path", false, layer.path);
   std::vector<std::string> parts;
@@ -372,10 +379,7 @@ MountOptions ParseMountOptions(const std::vector<std::string>& arguments) {
   known.AddDescriptor("view-head-fd", false, view.head_fd);
   known.AddNumber("view-size", false, view.size);
   known.AddNumber("view-root-size", false, view.root_size);
-  known.AddMany("view-piece", [&view](std::string_view text, const std::string& name) {
-    if (view.pieces.size() == kMaxPieces) throw UsageError("--" + name + ": too many");
-    view.pieces.push_back(ParsePiece(text, name));
-  });
+  known.AddItems("view-piece", kMaxPieces, view.pieces, ParsePiece);
   known.Parse(arguments);
   CheckImage(known, options.image);
   for (const char* name : {"view-size", "view-root-size", "view-piece"})
@@ -393,32 +397,15 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   known.AddText("message-name", false, options.message_name);
   AddImage(known, options.image, false);
   known.AddPath("folder", false, options.image.folder);
-  known.Add("writable", false, [&options](std::string_view text, const std::string& name) {
-    if (text != "1") throw UsageError("--" + name + ": 1 or not given");
-    options.writable = true;
-  });
+  known.AddFlag("writable", options.writable);
   known.AddText("session", true, options.session);
   known.AddDescriptor("bundle-fd", true, options.bundle_fd);
   known.AddPath("crun", true, options.crun);
-  known.AddMany("layer", [&options](std::string_view text, const std::string& name) {
-    if (options.layers.size() == kMaxLayers) throw UsageError("--" + name + ": too many");
-    options.layers.push_back(ParseLayer(text, name));
-  });
-  known.AddMany("bind-image", [&options](std::string_view text, const std::string& name) {
-    if (options.bind_images.size() == kMaxLayers) throw UsageError("--" + name + ": too many");
-    options.bind_images.push_back(ParseLayer(text, name));
-    if (options.bind_images.back().kind == LayerOptions::Kind::kDirectory)
-      throw UsageError("--" + name + ": a directory is bound as it is");
-  });
+  known.AddItems("layer", kMaxLayers, options.layers, ParseLayer);
+  known.AddItems("bind-image", kMaxLayers, options.bind_images, ParseLayer);
   AddIdMaps(known, options.uid_map, options.gid_map);
-  known.Add("init", false, [&options](std::string_view text, const std::string& name) {
-    if (text != "1") throw UsageError("--" + name + ": 1 or not given");
-    options.has_init = true;
-  });
-  known.Add("terminal", false, [&options](std::string_view text, const std::string& name) {
-    if (text != "1") throw UsageError("--" + name + ": 1 or not given");
-    options.has_terminal = true;
-  });
+  known.AddFlag("init", options.has_init);
+  known.AddFlag("terminal", options.has_terminal);
   known.Add("preserve-fds", false, [&options](std::string_view text, const std::string& name) {
     options.preserved = ParseDescriptors(text, name);
   });
@@ -426,15 +413,9 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   known.Add("resolver", false, [&options](std::string_view text, const std::string& name) {
     options.network.resolver = ParseAddress(text, name);
   });
-  known.AddMany("publish", [&options](std::string_view text, const std::string& name) {
-    if (options.network.published.size() == kMaxPublications) throw UsageError("--" + name + ": too many");
-    options.network.published.push_back(ParsePublication(text, name));
-  });
+  known.AddItems("publish", kMaxPublications, options.network.published, ParsePublication);
   NetworkOptions& network = options.network;
-  known.AddMany("join", [&network](std::string_view text, const std::string& name) {
-    if (network.named.size() == kMaxNetworks) throw UsageError("--" + name + ": too many");
-    network.named.push_back(ParseNamedNetwork(text, name));
-  });
+  known.AddItems("join", kMaxNetworks, network.named, ParseNamedNetwork);
   known.AddPath("networks", false, network.folder);
   known.AddPath("netavark", false, network.netavark);
   known.AddPath("aardvark", false, network.aardvark);
@@ -443,12 +424,10 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
     known.Add(map == &network.uid_map ? "networks-uid-map" : "networks-gid-map", false,
               [map](std::string_view text, const std::string& name) { *map = ParseIdMap(text, name); });
   ServiceOptions& service = options.service;
-  known.Add("restart", false, [&service](std::string_view text, const std::string& name) {
-    ParseRestart(text, name, service);
-  });
-  known.Add("health", false, [&service](std::string_view text, const std::string& name) {
-    ParseHealth(text, name, service);
-  });
+  known.Add("restart", false,
+            [&service](std::string_view text, const std::string& name) { ParseRestart(text, name, service); });
+  known.Add("health", false,
+            [&service](std::string_view text, const std::string& name) { ParseHealth(text, name, service); });
   known.AddDescriptor("journal-fd", false, service.journal_fd);
   known.AddPath("log-out", false, options.log.out);
   known.AddPath("log-err", false, options.log.err);
@@ -468,6 +447,8 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   CheckImage(known, options.image);
   if (options.writable && (!options.image.is_folder() || !options.layers.empty()))
     throw UsageError("--writable: goes with --folder, and nothing lies over it");
+  for (const LayerOptions& image : options.bind_images)
+    if (image.kind == LayerOptions::Kind::kDirectory) throw UsageError("--bind-image: a directory is bound as it is");
   CheckIdMaps(options.uid_map, options.gid_map);
   const auto writable = std::count_if(options.layers.begin(), options.layers.end(),
                                       [](const LayerOptions& layer) { return layer.writable; });

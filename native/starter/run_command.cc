@@ -64,7 +64,7 @@ int ServerProcess(const ImageOptions& image, const SignalQueue& signals, const C
     container.Receive(&device);
     if (!device) return 0;  // the container process has failed, and says why
     GiveUpPrivileges(Calls::kServer);
-    const std::unique_ptr<FuseServer> server = squashfs.Serve(std::move(device));
+    const std::unique_ptr<FuseSession> server = squashfs.Serve(std::move(device));
     pollfd events[] = {{server->ended_fd(), POLLIN, 0}, {main.fd(), POLLIN, 0}};
     while (poll(events, std::size(events), -1) < 0 && errno == EINTR) {
     }

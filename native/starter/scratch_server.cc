@@ -14,20 +14,17 @@
 #include <utility>
 
 #include "core/system_error.h"
-#include "starter/fuse_mount.h"
-#include "starter/fuse_session.h"
+#include "starter/fuse_answers.h"
 
 namespace sifcrypt::starter {
-struct ScratchServer::Implementation : FuseFileSystem {
-  explicit Implementation(std::unique_ptr<ScratchTree> given) : tree(std::move(given)) {}
+namespace {
+
+struct Server : FuseFileSystem {
+  explicit Server(std::unique_ptr<ScratchTree> given) : tree(std::move(given)) {}
   std::unique_ptr<ScratchTree> tree;
   /// What a program wrote through a mapping could not be kept, and nobody was there to be told.
   std::atomic<bool> lost = false;
 };
-
-namespace {
-
-using Server = ScratchServer::Implementation;
 
 template <typename Body>
 void Answer(fuse_req_t request, Body body) noexcept {
@@ -284,14 +281,8 @@ fuse_lowlevel_ops Operations() {
 
 }  // namespace
 
-ScratchServer::ScratchServer(std::unique_ptr<ScratchTree> tree, UniqueFd device)
-    : impl_(std::make_unique<Implementation>(std::move(tree))) {
-  impl_->session = std::make_unique<FuseSession>(Operations(), *impl_, std::move(device));
-  impl_->session->Start();
+std::unique_ptr<FuseSession> ServeScratchTree(std::unique_ptr<ScratchTree> tree, UniqueFd device) {
+  return std::make_unique<FuseSession>(Operations(), std::make_unique<Server>(std::move(tree)), std::move(device));
 }
-
-ScratchServer::~ScratchServer() { impl_->session.reset(); }
-
-int ScratchServer::ended_fd() const { return impl_->session->ended_fd(); }
 
 }  // namespace sifcrypt::starter

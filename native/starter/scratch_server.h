@@ -4,26 +4,11 @@
 #include <memory>
 
 #include "core/scratch_tree.h"
-#include "core/unique_fd.h"
+#include "starter/fuse_session.h"
 
 namespace sifcrypt::starter {
 
-class ScratchServer {
- public:
-  /// `device` is a /dev/fuse that is mounted already. Serves on threads of its own from here on. Throws SystemError
-  /// "fuse".
-  ScratchServer(std::unique_ptr<ScratchTree> tree, UniqueFd device);
-  ~ScratchServer();
-  ScratchServer(const ScratchServer&) = delete;
-  ScratchServer& operator=(const ScratchServer&) = delete;
-
-  /// Becomes readable when serving has ended: the file system was unmounted, or its connection aborted.
-  int ended_fd() const;
-
-  struct Implementation;
-
- private:
-  std::unique_ptr<Implementation> impl_;
-};
+/// `device` is as a FuseSession takes it.
+std::unique_ptr<FuseSession> ServeScratchTree(std::unique_ptr<ScratchTree> tree, UniqueFd device);
 
 }  // namespace sifcrypt::starter

@@ -40,14 +40,12 @@ OpenSquashfs::OpenSquashfs(const ImageOptions& options) {
   SquashfsReader::Limits limits;
   limits.block_cache = static_cast<size_t>(options.cache_mib) << 20;
   reader_ = std::make_shared<SquashfsReader>(OpenImage(options), limits);
-  settings_.owner = options.owner;
-  settings_.has_xattrs = reader_->info().has_xattrs;
+  view_.owner = options.owner;
+  view_.has_xattrs = reader_->info().has_xattrs;
 }
 
-std::unique_ptr<FuseServer> OpenSquashfs::Serve(UniqueFd device) const {
-  auto server = std::make_unique<FuseServer>(reader_, settings_, std::move(device));
-  server->Start();
-  return server;
+std::unique_ptr<FuseSession> OpenSquashfs::Serve(UniqueFd device) const {
+  return ServeSquashfs(reader_, view_, std::move(device));
 }
 
 OpenView::OpenView(const ViewOptions& view, const ImageOptions& image)
@@ -70,8 +68,8 @@ OpenView::OpenView(const ViewOptions& view, const ImageOptions& image)
   time_ = status.st_mtime;
 }
 
-std::unique_ptr<FileSystemServer> OpenView::Serve(UniqueFd device) const {
-  return std::make_unique<FileServer>(files_, owner_, time_, std::move(device));
+std::unique_ptr<FuseSession> OpenView::Serve(UniqueFd device) const {
+  return ServeFiles(files_, owner_, time_, std::move(device));
 }
 
 }  // namespace sifcrypt::starter

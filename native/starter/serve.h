@@ -9,7 +9,6 @@
 #include "core/squashfs_reader.h"
 #include "core/unique_fd.h"
 #include "starter/file_server.h"
-#include "starter/file_system_server.h"
 #include "starter/fuse_server.h"
 #include "starter/options.h"
 
@@ -19,10 +18,10 @@ namespace sifcrypt::starter {
 class OpenSquashfs {
  public:
   explicit OpenSquashfs(const ImageOptions& options);
-  std::unique_ptr<FuseServer> Serve(UniqueFd device) const;
+  std::unique_ptr<FuseSession> Serve(UniqueFd device) const;
 
  private:
-  FuseServer::Settings settings_;
+  SquashfsView view_;
   std::shared_ptr<const SquashfsReader> reader_;
 };
 
@@ -30,10 +29,10 @@ class OpenSquashfs {
 class OpenView {
  public:
   OpenView(const ViewOptions& view, const ImageOptions& image);
-  std::unique_ptr<FileSystemServer> Serve(UniqueFd device) const;
+  std::unique_ptr<FuseSession> Serve(UniqueFd device) const;
 
  private:
-  std::vector<FileServer::File> files_;
+  std::vector<ServedFile> files_;
   Owner owner_;
   time_t time_ = 0;
 };

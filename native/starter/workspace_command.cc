@@ -68,8 +68,8 @@ int ServeScratch(const WorkspaceOptions& options, const SignalQueue& signals, Un
   auto store = std::make_unique<BlockStore>(options.memory, std::move(spill), options.disk);
   auto tree = std::make_unique<ScratchTree>(std::move(store), kLeastNodes + options.memory / kMemoryPerNode);
   GiveUpPrivileges(Calls::kServer);
-  const ScratchServer server(std::move(tree), std::move(device));
-  pollfd event{server.ended_fd(), POLLIN, 0};
+  const std::unique_ptr<FuseSession> server = ServeScratchTree(std::move(tree), std::move(device));
+  pollfd event{server->ended_fd(), POLLIN, 0};
   while (poll(&event, 1, -1) < 0 && errno == EINTR) {
   }
   // Memory goes with the process.

@@ -1,0 +1,77 @@
+// What file systems of ours that are served by FUSE have in common. Whoever includes this defines FUSE_USE_VERSION first.
+#pragma once
+
+#include <fuse3/fuse_lowlevel.h>
+
+#include <algorithm>
+#include <initializer_list>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "core/system_error.h"
+#include "starter/fuse_mount.h"
+#include "starter/fuse_session.h"
+
+namespace sifcrypt::starter {
+
+/// Seconds. An image does not change, and a scratch only through the kernel, so that may remember what it was told.
+constexpr double kForever = 86400;
+
+/// What sessions serve, and what libfuse hands to each answer as its user data.
+struct FuseFileSystem {
+  virtual ~FuseFileSystem() = default;
+  bool kernel_opens_files = false;
+  bool kernel_opens_directories = false;
+};
+
+/// The answers to open and opendir: the kernel opens by itself, where it can, and keeps what it has cached.
+fuse_lowlevel_ops OpeningOperations();
+
+/// To be called by init: caches whatever may be cached, and does without the `unwanted` (FUSE_CAP_…).
+void Connect(FuseFileSystem& system, fuse_conn_info* connection, std::initializer_list<unsigned> unwanted);
+
+void ReplyXattr(fuse_req_t request, const std::string& value, size_t size);
+
+/// Has `body` answer the request; with what goes wrong there, in the words of `meaning`, answers it itself.
+template <typename System, typename Body>
+void AnswerBy(fuse_req_t request, int (*meaning)(const SystemError&), Body body) noexcept {
+  int error = EIO;
+  try {
+    body(static_cast<System&>(*static_cast<FuseFileSystem*>(fuse_req_userdata(request))));
+    return;
+  } catch (const std::bad_alloc&) {
+    error = ENOMEM;
+  } catch (const SystemError& failure) {
+    error = meaning(failure);
+  } catch (const std::exception&) {
+  }
+  fuse_reply_err(request, error);
+}
+
+/// Collects directory entries, as plain ones or with attributes, until the kernel's buffer is full.
+template <bool plus>
+class Listing {
+ public:
+  Listing(fuse_req_t request, size_t size) : request_(request), out_(std::min<size_t>(size, kFuseMaxRead)) {}
+
+  /// Of a plain one, only the inode number and the type in `entry.attr` count. False: it did not fit.
+  bool Add(const std::string& name, const fuse_entry_param& entry, uint64_t next) {
+    const size_t room = out_.size() - used_;
+    const size_t need = plus ? fuse_add_direntry_plus(request_, out_.data() + used_, room, name.c_str(), &entry,
+                                                      static_cast<off_t>(next))
+                             : fuse_add_direntry(request_, out_.data() + used_, room, name.c_str(), &entry.attr,
+                                                 static_cast<off_t>(next));
+    if (need > room) return false;
+    used_ += need;
+    return true;
+  }
+  void Reply() const { fuse_reply_buf(request_, out_.data(), used_); }
+
+ private:
+  fuse_req_t request_;
+  std::vector<char> out_;
+  size_t used_ = 0;
+};
+
+}  // namespace sifcrypt::starter
