@@ -70,6 +70,11 @@ const lists: ReadonlySet<keyof api.ExecOptionKinds> = new Set([
   "networks",
 ])
 
+/** An empty word is none, as with the peers: scripts write `--workdir "$SCRATCH"` where nothing is set. It hides a variable. */
+const emptyIsNone: ReadonlySet<keyof ExecOptionKinds> = new Set(["text", "path", "decimal", "size"])
+/** What the peers refuse as well. */
+const neverEmpty: ReadonlySet<keyof typeof execOptionTable> = new Set(["home"])
+
 /** `--home <dir>` is `home`. */
 function nameOf(flags: string): string {
   return flags.slice(flags.indexOf("--") + 2).split(" ", 1)[0] ?? flags
@@ -209,7 +214,7 @@ export function actionOptions(
   variables: Variables,
 ): api.ExecOptions {
   const isGiven = ([flag]: readonly [string, string]): boolean =>
-    ![undefined, false].includes(flags[property(nameOf(flag))] as false | undefined)
+    ![undefined, false, ""].includes(flags[property(nameOf(flag))] as false | "" | undefined)
   const refused = absent.find(isGiven)
   if (refused !== undefined)
     throw new api.RunError("ERR_RUN_OPTION", `--${nameOf(refused[0])}: ${refused[1]}`)
@@ -220,6 +225,7 @@ export function actionOptions(
     const given = flags[property(name)]
     const words =
       given === undefined ? [] : typeof given === "boolean" ? [String(given)] : (given as string[])
+    if (words.at(-1) === "" && emptyIsNone.has(option.row[0]) && !neverEmpty.has(option.key)) continue
     if (words.length === 0 || option.adds === true) words.push(...fromVariables(option, variables))
     const earlier = options.get(option.key)
     if (words.length === 0 || (earlier !== undefined && option.adds !== true)) continue

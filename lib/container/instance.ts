@@ -507,8 +507,9 @@ async function join(
   const inside = firstProcess(state.pid)
   const isInside = (folder: string): boolean =>
     inside !== undefined && existsSync(`/proc/${inside}/root${folder}/.`)
-  const { cwd: wanted, ...asked } = options
-  if (wanted !== undefined && !(path.isAbsolute(wanted) && isInside(wanted)))
+  const { cwd: askedFor, ...asked } = options
+  const wanted = askedFor === undefined ? undefined : path.posix.resolve("/", askedFor)
+  if (wanted !== undefined && !isInside(wanted))
     throw new RunError("ERR_RUN", `${state.image}: there is no folder ${wanted} inside`, {
       path: state.image,
     })

@@ -231,13 +231,16 @@ export function leftOut(options: PlaceOptions): ReadonlySet<string> {
   return new Set(noMount)
 }
 
-/** `--home SRC[:DST]`, or the caller's own. A source that is not there is an empty folder in memory; without one it is `cwd`. */
+/**
+ * `--home SRC[:DST]`, or the caller's own. A source that is not there is an empty folder in memory; without one it is `cwd`. Over
+ * the root nothing lies.
+ */
 export function homeOf(caller: Caller, options: PlaceOptions): { source: string; destination: string } {
   if (options.home === undefined)
     return { source: caller.home, destination: caller.insideHome ?? caller.home }
   const parts = options.home.split(":")
   const [from = "", to = path.resolve(caller.cwd, from)] = parts
-  if (parts.length > 2 || options.home === "" || !path.isAbsolute(to) || path.posix.normalize(to) === "/")
+  if (parts.length > 2 || options.home === "" || !path.isAbsolute(to))
     throw optionError("home", `${options.home} is not SRC[:DST], DST an absolute path`)
   const source = path.resolve(caller.cwd, from)
   if (existsSync(source) && !isFolder(source)) throw optionError("home", `${source} is no folder`)

@@ -129,9 +129,10 @@ async function chooseCwd(options: BundleOptions): Promise<string> {
     return (await options.tree?.find(folder, true))?.type === "directory"
   }
   if (asked.cwd !== undefined) {
-    if (!path.isAbsolute(asked.cwd) || !(await exists(path.posix.normalize(asked.cwd))))
+    const inside = path.posix.resolve("/", asked.cwd)
+    if (!(await exists(inside)))
       throw new RunError("ERR_RUN", `${image}: there is no folder ${asked.cwd} inside`, { path: image })
-    return path.posix.normalize(asked.cwd)
+    return inside
   }
   const wanted = asked.contain === true ? undefined : options.hostCwd
   if (wanted !== undefined && (await exists(wanted))) return wanted

@@ -127,7 +127,7 @@ export function composeEnvironment(request: EnvironmentRequest): PayloadEnvironm
   for (const [name, value] of fromFile) override(name, value, "--env-file")
   for (const assignment of request.assignments ?? []) {
     const equals = assignment.indexOf("=")
-    if (equals < 0) throw new RunError("ERR_RUN", `${JSON.stringify(assignment)} is not NAME=VALUE`)
+    if (equals < 0) throw new RunError("ERR_RUN", `--env: ${JSON.stringify(assignment)} is not NAME=VALUE`)
     override(assignment.slice(0, equals), assignment.slice(equals + 1), "--env")
   }
   const { libraries = [] } = request

@@ -176,7 +176,7 @@ Author somebody
     it("has the image say of its apps what it says of itself", async () => {
       define(
         "apps.def",
-        "Bootstrap: localimage\nFrom: base\n\n%apphelp tool\nof the tool\n\n%applabels tool\nKind app\n",
+        "Bootstrap: localimage\nFrom: base\n\n%apphelp tool\nof the tool\n%applabels tool\nKind app\n",
       )
       const made = await buildHere(["apps.sif", "apps.def"])
       assert.equal(made.status, 0, made.stderr)

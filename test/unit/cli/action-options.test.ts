@@ -42,6 +42,17 @@ describe("actionOptions", () => {
     assert.deepEqual(parse([]), {})
   })
 
+  it("takes an empty word for none, which hides a variable, where the peers do", () => {
+    const options = ["cwd", "pwd", "workdir", "hostname", "app", "network", "apply-cgroups", "env-file"]
+    const limits = ["memory", "memory-swap", "cpus", "cpuset-cpus"]
+    for (const name of [...options, ...limits]) assert.deepEqual(parse([`--${name}`, ""]), {}, name)
+    assert.deepEqual(parse(["--fusemount", "", "--device", ""]), {})
+    assert.deepEqual(parse(["-W", ""], { SINGULARITY_WORKDIR: "/x" }), {})
+    assert.deepEqual(parse(["--home", ""]), { home: "" })
+    for (const name of ["pids-limit", "cpu-shares", "blkio-weight"])
+      assert.throws(() => parse([`--${name}`, ""]), { code: "ERR_RUN_OPTION" })
+  })
+
   it("reads flags, words, lists and numbers", () => {
     assert.deepEqual(
       parse([

@@ -2,7 +2,14 @@ import assert from "node:assert/strict"
 import { mkdirSync, mkdtempSync, realpathSync, rmSync, symlinkSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
-import { composeBinds, folderAt, isWithin, parseBinds, type Place } from "../../../lib/runtime/binds.ts"
+import {
+  composeBinds,
+  folderAt,
+  homeOf,
+  isWithin,
+  parseBinds,
+  type Place,
+} from "../../../lib/runtime/binds.ts"
 
 describe("isWithin", () => {
   for (const [inner, outer, expected] of [
@@ -172,6 +179,15 @@ describe("binds", () => {
       assert.deepEqual(found.at(-1), { destination: "/nowhere/at/all", mode: 0o700 })
       assert.match(notices.join(), /no folder \/nowhere\/at\/all on this machine/)
       assert.throws(() => composeBinds(caller("/"), [], { home: "/dev/null" }), { code: "ERR_RUN_OPTION" })
+    })
+
+    it("lies no home over the root, and takes it for one", () => {
+      for (const home of ["/", "//", "/tmp/..", "/tmp:/"])
+        for (const contain of [false, true]) {
+          const found = destinations(composeBinds(caller("/"), [], { home, contain }))
+          assert.deepEqual(found, ["/tmp", "/var/tmp"], home)
+          assert.equal(homeOf(caller("/"), { home }).destination, "/")
+        }
     })
 
     it("takes the working folder for a home that has no source", () => {

@@ -184,8 +184,9 @@ describe("makeBundle", () => {
 
   it("starts in the folder that is asked for, if it is there", async () => {
     const tree = treeOf({ ...folders, "/data": undefined, "/file": "x" })
-    assert.equal((await make({ tree, asked: { cwd: "/data/../data" } })).config.process.cwd, "/data")
-    for (const cwd of ["/missing", "/file", "work", ""])
+    for (const cwd of ["/data/../data", "data", "./data/", "../data"])
+      assert.equal((await make({ tree, asked: { cwd } })).config.process.cwd, "/data", cwd)
+    for (const cwd of ["/missing", "/file", "work"])
       await assert.rejects(make({ tree, asked: { cwd } }), {
         code: "ERR_RUN",
         message: /there is no folder .* inside/,

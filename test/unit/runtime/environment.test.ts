@@ -128,7 +128,7 @@ describe("composeEnvironment", () => {
       assert.throws(() => composeEnvironment({ host: {}, assignments: [assignment] }), {
         name: "RunError",
         code: "ERR_RUN",
-        message: `${JSON.stringify(assignment)} is not NAME=VALUE`,
+        message: `--env: ${JSON.stringify(assignment)} is not NAME=VALUE`,
       })
     })
 })
