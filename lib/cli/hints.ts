@@ -157,7 +157,7 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_ENV_ARCHITECTURE:
     "build it for this machine (--arch), or have an emulator registered with binfmt_misc: `apt install qemu-user-static`",
   ERR_ENV_NO_CGROUP:
-    "limits need cgroup version 2, and an ordinary user a delegated cgroup: `systemd-run --user --scope -p Delegate=yes sifcrypt ...`",
+    "limits need cgroup version 2, and an ordinary user a delegated cgroup: put `systemd-run --user --scope -p Delegate=yes` before the command",
   ERR_ENV_NO_MEMORY:
     "free some memory or raise the cgroup's limit; opening needs it once, for the key derivation",
 }

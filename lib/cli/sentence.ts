@@ -26,7 +26,7 @@ const pattern = /(^|: )E[A-Z0-9]+: ([a-z][^,:]*), (\w+)(?: '([^]*?)'(?: -> '([^]
 
 /** The message as a sentence; one that is no system error's is as it was. */
 export function sentence(message: string): string {
-  return message.replace(
+  const told = message.replace(
     pattern,
     (_, before: string, what: string, call: string, file: string | undefined, other: string | undefined) => {
       // Ours says already what could not be done.
@@ -36,4 +36,5 @@ export function sentence(message: string): string {
       return file === undefined ? `cannot ${doing}: ${what}` : `cannot ${doing} ${file}${to}: ${what}`
     },
   )
+  return told.replace(/: illegal operation on a directory$/, ": it is a folder")
 }

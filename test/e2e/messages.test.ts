@@ -229,12 +229,16 @@ describe("hintFor", () => {
 describe("sentence", () => {
   for (const [message, said] of [
     ["ENOENT: no such file or directory, open '/x'", "cannot open /x: no such file or directory"],
+    [
+      "cannot read the key file k: EISDIR: illegal operation on a directory, read",
+      "cannot read the key file k: it is a folder",
+    ],
     ["EACCES: permission denied, scandir '/it's, here'", "cannot read /it's, here: permission denied"],
     [
       "EXDEV: cross-device link not permitted, rename 'a' -> 'b'",
       "cannot rename a to b: cross-device link not permitted",
     ],
-    ["EISDIR: illegal operation on a directory, read", "cannot read: illegal operation on a directory"],
+    ["EISDIR: illegal operation on a directory, read", "cannot read: it is a folder"],
     [
       "cannot read key.pem: EACCES: permission denied, open 'key.pem'",
       "cannot read key.pem: permission denied",
