@@ -7,6 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ -e node_modules/.bin/node-gyp ]]; then
   exec node_modules/.bin/node-gyp rebuild
 fi
+[[ -w . ]] || { echo "build-native: $PWD is not this user's to write to: as its owner it is built" >&2; exit 1; }
 scripts/system-packages.sh build
 headers=$PWD/build/headers
 rm -rf build
