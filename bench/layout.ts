@@ -37,16 +37,16 @@ class LayoutFolder {
     linkSync(file, path.join(this.#blobs, digest.slice("sha256:".length)))
     return { digest, size: statSync(file).size }
   }
-  finish(layer: Blob, layerType: string, diffId: string): void {
+  finish(layers: readonly Blob[], layerType: string, diffIds: readonly string[]): void {
     const os = { os: "linux", architecture: process.arch === "x64" ? "amd64" : process.arch }
-    const rootfs = { type: "layers", diff_ids: [diffId] }
+    const rootfs = { type: "layers", diff_ids: diffIds }
     const config = this.add(JSON.stringify({ ...os, config: { Cmd: ["/bin/bash"] }, rootfs }))
     const mediaType = `${types}.manifest.v1+json`
     const manifest = this.add(
       JSON.stringify({
         ...{ schemaVersion: 2, mediaType },
         config: { mediaType: `${types}.config.v1+json`, ...config },
-        layers: [{ mediaType: layerType, ...layer }],
+        layers: layers.map((layer) => ({ mediaType: layerType, ...layer })),
       }),
     )
     const annotations = { "org.opencontainers.image.ref.name": "latest" }
@@ -64,13 +64,24 @@ export function layoutOf(tree: string, folder: string): void {
   const tar = execFileSync("tar", ["-c", "--owner=0", "--group=0", "-C", tree, "."], { maxBuffer: 2 ** 31 })
   const diffId = `sha256:${createHash("sha256").update(tar).digest("hex")}`
   const layer = layout.add(execFileSync("gzip", ["-6"], { input: tar, maxBuffer: 2 ** 31 }))
-  layout.finish(layer, `${types}.layer.v1.tar+gzip`, diffId)
+  layout.finish([layer], `${types}.layer.v1.tar+gzip`, [diffId])
 }
 
 /** A layout whose only layer is a file, whatever is in that. */
 export function layoutOfFile(file: string, digest: string, folder: string): void {
   const layout = new LayoutFolder(folder)
-  layout.finish(layout.link(file, digest), `${types}.layer.v1.tar`, digest)
+  layout.finish([layout.link(file, digest)], `${types}.layer.v1.tar`, [digest])
+}
+
+/** A layout with a layer of each of these. */
+export function layoutOfLayers(contents: readonly Buffer[], folder: string): void {
+  const layout = new LayoutFolder(folder)
+  const layers = contents.map((bytes) => layout.add(bytes))
+  layout.finish(
+    layers,
+    `${types}.layer.v1.tar`,
+    layers.map(({ digest }) => digest),
+  )
 }
 
 function readSafely(file: string): string {

@@ -5,6 +5,8 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs"
 
 export interface Measured {
   readonly milliseconds: number
+  /** What it, and what it waited for, took of processors: that of others at the same time is no part of it. To 10 ms. */
+  readonly processorMs: number
   /** Largest resident set of the process itself, bytes; seen every 20 ms. */
   readonly peakMemory: number
   readonly stdout: string
@@ -46,8 +48,16 @@ export function processesBelow(root: number): Resident[] {
   return found
 }
 
+/** proc(5): cutime and cstime, in ticks of 10 ms. */
+function processorMsOfChildren(): number {
+  const [, fields = ""] = /^.*\) (.*)$/s.exec(readFileSync("/proc/self/stat", "latin1")) ?? []
+  const [user = 0, system = 0] = fields.split(" ").slice(13, 15).map(Number)
+  return (user + system) * 10
+}
+
 /** Runs it to its end; anything but status 0 is an error with what it wrote. */
 export async function measure(command: string, args: readonly string[], cwd?: string): Promise<Measured> {
+  const before = processorMsOfChildren()
   const started = performance.now()
   const child = spawn(command, args, {
     stdio: ["ignore", "pipe", "pipe"],
@@ -69,7 +79,8 @@ export async function measure(command: string, args: readonly string[], cwd?: st
   clearInterval(watch)
   if (status !== 0)
     throw new Error(`${command} ${args.join(" ")}: status ${String(status)}\n${stderr || stdout}`)
-  return { milliseconds: performance.now() - started, peakMemory, stdout }
+  const milliseconds = performance.now() - started
+  return { milliseconds, processorMs: processorMsOfChildren() - before, peakMemory, stdout }
 }
 
 export function median(values: readonly number[]): number {

@@ -191,6 +191,8 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | null | unde
       ?.split("=", 1)[0]
     return behind && `options stand before IMAGE: ${behind} behind it is the payload's`
   },
+  // It was found, and says itself what is wrong.
+  ERR_KEY_PROVIDER: ({ cause }) => (cause instanceof Error && "complaint" in cause ? null : undefined),
   ERR_KEY_MISMATCH: ({ command }) =>
     command === "cert del" ? "`sifcrypt cert list` shows what is there" : undefined,
   ERR_OCI_PARTIAL: ({ requiresEncrypted }) =>

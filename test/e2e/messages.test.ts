@@ -4,6 +4,7 @@ import { readdirSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { hintFor } from "../../lib/cli/hints.ts"
 import { sentence } from "../../lib/cli/sentence.ts"
+import { KeyProvider } from "../../lib/ocicrypt/key-provider.ts"
 import { cli, runProgram, sifcrypt, sifcryptOk, userId, type CommandOptions } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -215,6 +216,14 @@ describe("hintFor", () => {
     const at = { options: new Set<string>(), words: [], cause: undefined }
     assert.match(hintFor("ERR_BUILD_REMOTE", { command: "build", ...at }) ?? "", /ssh HOST/)
     assert.equal(hintFor("ERR_BUILD_REMOTE", { command: "serve-build", ...at }), undefined)
+  })
+
+  it("explains no configuration of a key provider that was found and has said why it fails", async () => {
+    const at = { command: "image decrypt", options: new Set<string>(), words: [] }
+    const hint = (cause: unknown): string | undefined => hintFor("ERR_KEY_PROVIDER", { ...at, cause })
+    assert.match(hint(undefined) ?? "", /OCICRYPT_KEYPROVIDER_CONFIG/)
+    const failed = new KeyProvider({ name: "failing", parameters: [] }, { path: "/bin/false", args: [] })
+    await assert.rejects(failed.wrap(Buffer.alloc(1)), ({ cause }: Error) => hint(cause) === undefined)
   })
 
   it("speaks of no option that the command does not have", () => {

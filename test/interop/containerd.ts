@@ -96,9 +96,15 @@ ${isNode ? kubernetesImages(folder) : ""}[stream_processors]${processors.join(""
     return started
   }
 
-  /** imgcrypt's `ctr-enc`; gives what it prints. */
+  /** imgcrypt's `ctr-enc`, for somebody who starts it. */
+  command(...args: readonly string[]): readonly [program: string, args: readonly string[]] {
+    const [program, ...words] = peerCommand("ctr-imgcrypt")
+    return [program, [...words, "-a", this.#socket, ...args]]
+  }
+
+  /** The same; gives what it prints. */
   client(...args: readonly string[]): string {
-    const [program, ...words] = [...peerCommand("ctr-imgcrypt"), "-a", this.#socket, ...args]
+    const [program, words] = this.command(...args)
     return execFileSync(program, words, {
       encoding: "utf8",
       stdio: ["ignore", "pipe", "pipe"],
