@@ -24,6 +24,7 @@ import { decodeCryptoMessage, MAX_MESSAGE_SIZE } from "../lib/key/crypto-message
 import { parsePrivateKey } from "../lib/key/key-file.ts"
 import { unwrapSecret } from "../lib/key/rsa-oaep.ts"
 import { listMounts, open, sif } from "../lib/index.ts"
+import { jobsOnSlurm } from "./batch.ts"
 import { startUpAsRoot } from "./guest.ts"
 import {
   dropCaches,
@@ -427,6 +428,29 @@ async function verifyingWhenRead(): Promise<void> {
   goal("opening 4 GiB, verified, with its key", seconds(opening), "below 100 ms", opening < 100)
 }
 
+async function besidePeers(): Promise<void> {
+  // The cache may lie where an ordinary user cannot look.
+  const tree = path.join(work, "tree")
+  // Made where it is missing, which must not count as the peer's time.
+  const peerRoot = (await measure(peerMake, [])).stdout.trim()
+  await measure("cp", ["-a", await minbase(), tree])
+  const registries = { work, tree, user: USER, peerRun, command }
+  if (process.argv[2] === "registry") await imagesAtRegistries(registries)
+  else {
+    await build(tree)
+    await layersFromRegistry({ work, tree, user: USER, peerRun, asUser, command: [command] })
+    await imagesAtRegistries(registries)
+    await reading(tree)
+    await startUp()
+    await startUpAsRoot({ work, peerRoot, peerRun, command: [command] })
+    await openingKey()
+    await changingRecipients()
+    await signatures()
+    await verifyingWhenRead()
+    await jobsOnSlurm()
+  }
+}
+
 async function main(): Promise<void> {
   chownSync(work, USER, USER)
   chmodSync(work, 0o755)
@@ -445,25 +469,8 @@ async function main(): Promise<void> {
     chownSync(`${work}/${name}`, USER, USER)
   }
   try {
-    // The cache may lie where an ordinary user cannot look.
-    const tree = path.join(work, "tree")
-    // Made where it is missing, which must not count as the peer's time.
-    const peerRoot = (await measure(peerMake, [])).stdout.trim()
-    await measure("cp", ["-a", await minbase(), tree])
-    const registries = { work, tree, user: USER, peerRun, command }
-    if (process.argv[2] === "registry") await imagesAtRegistries(registries)
-    else {
-      await build(tree)
-      await layersFromRegistry({ work, tree, user: USER, peerRun, asUser, command: [command] })
-      await imagesAtRegistries(registries)
-      await reading(tree)
-      await startUp()
-      await startUpAsRoot({ work, peerRoot, peerRun, command: [command] })
-      await openingKey()
-      await changingRecipients()
-      await signatures()
-      await verifyingWhenRead()
-    }
+    if (process.argv[2] === "batch") await jobsOnSlurm()
+    else await besidePeers()
   } finally {
     for (const { target } of await listMounts())
       if (target.startsWith(work)) await measure("umount", [target])

@@ -40,7 +40,7 @@ import {
   keyRows,
   openImage,
   ownCommand,
-  quoted,
+  jobScript,
   startBroker,
   submitJobs,
   writeBundle,
@@ -257,28 +257,23 @@ export class Jobs implements AsyncDisposable {
     const { partition } = manifest.cluster
     const where = partition === undefined ? [] : [`--partition=${partition}`]
     const nodes = await nodesOf(partition, ["--responding"], signal)
-    const words = [
-      quoted(ownCommand(command)),
+    const input = jobScript([
+      ownCommand(command),
       "batch",
       "fetch",
-      quoted(this.#set.path("manifest.json")),
+      this.#set.path("manifest.json"),
       manifestDigest,
-    ]
+    ])
     const jobs: number[] = []
     for (const node of nodes) {
       const args = [
         ...["--parsable", `--nodelist=${node}`, "--nodes=1", "--time=60", "--input=/dev/null", ...where],
-        `--export=HOME,PATH,SLURM_CONF`,
+        "--export=NIL",
         `--chdir=${manifest.cwd}`,
         `--output=${this.#set.path("log", "fetch-%N.txt")}`,
         "--job-name=sifcrypt-fetch",
       ]
-      jobs.push(
-        Number.parseInt(
-          await slurm("sbatch", args, { input: `#!/bin/sh\nexec ${words.join(" ")}\n`, signal }),
-          10,
-        ),
-      )
+      jobs.push(Number.parseInt(await slurm("sbatch", args, { input, signal }), 10))
     }
     return jobs
   }

@@ -139,7 +139,12 @@ const variableName = /^[A-Za-z_][A-Za-z0-9_]{0,255}$/
 const hexadecimal = /^(?:[0-9A-Fa-f]{40}|[0-9A-Fa-f]{64})$/
 const MAX_SECONDS: Seconds = 366 * 86_400
 
-const idOf = (value: Value): string => value.text(name, "a name: letters, digits, _ . -, at most 64")
+/** One that looks like a number is taken as it is written. */
+function idOf(value: Value): string {
+  const id = value.word()
+  if (!name.test(id)) throw value.error("it is no name: letters, digits, _ . -, at most 64")
+  return id
+}
 const word = (value: Value): string => value.text(slurmWord, "a name that Slurm knows")
 
 /** `[D-]HH:MM:SS`, `MM:SS`, or seconds. */

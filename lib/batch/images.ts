@@ -234,6 +234,9 @@ export class NodeCache {
       if (found !== digest) throw failed(name, `it came as sha256:${found}, and is sha256:${digest}`)
       await target.sync()
       await rename(temporary, this.#path(digest))
+    } catch (cause) {
+      if (!(cause instanceof Error && "syscall" in cause)) throw cause
+      throw failed(this.folder, `the image cannot be kept there: ${cause.message}`, cause)
     } finally {
       await rm(temporary, { force: true })
     }
@@ -447,6 +450,8 @@ export async function examineImage(
 /** What kept an image from being there, as a task says it. */
 export function isUnobtainable(error: unknown): boolean {
   if (error instanceof ContainerError)
-    return error.code.startsWith("ERR_OCI_") && error.code !== "ERR_OCI_DIGEST"
+    return error instanceof BatchError && error.code === "ERR_BATCH_IMAGE"
+      ? isUnobtainable(error.cause)
+      : error.code.startsWith("ERR_OCI_") && error.code !== "ERR_OCI_DIGEST"
   return error instanceof Error && "syscall" in error
 }

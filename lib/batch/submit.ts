@@ -221,6 +221,23 @@ export function quoted(word: string): string {
   return `'${word.replaceAll("'", "'\\''")}'`
 }
 
+/**
+ * What Slurm keeps of a job: a command, and the few variables that it gets. With a list of them in `--export` slurmd would run the user's
+ * login shell for the rest, and newer ones hold a job where that fails.
+ */
+export function jobScript(words: readonly string[]): string {
+  const variables = Object.entries(slurmEnvironment()).map(
+    ([name, value]) => `${name}=${quoted(value ?? "")}`,
+  )
+  return [
+    "#!/bin/sh",
+    "# Everything else is in the manifest.",
+    ...(variables.length === 0 ? [] : [`export ${variables.join(" ")}`]),
+    `exec ${words.map(quoted).join(" ")}`,
+    "",
+  ].join("\n")
+}
+
 /** What a job set's arrays have in common. */
 function arrayArguments(set: JobSet, { cluster, jobs }: BatchConfiguration, job: number): string[] {
   const { partition, constraint, account, qos, reservation, endNotice } = cluster
@@ -233,7 +250,7 @@ function arrayArguments(set: JobSet, { cluster, jobs }: BatchConfiguration, job:
     ),
     ...(nice === 0 ? [] : [`--nice=${nice}`]),
     ...["--parsable", "--requeue", "--kill-on-invalid-dep=yes", "--open-mode=append", "--input=/dev/null"],
-    `--export=${Object.keys(slurmEnvironment()).join(",")}`,
+    "--export=NIL",
     `--signal=B:TERM@${endNotice}`,
     `--chdir=${set.manifest.cwd}`,
     `--output=${set.path("log", "%A_%a.txt")}`,
@@ -305,12 +322,8 @@ class Submission {
     const { dependsOn = [], resources } = manifest.jobs[job]?.groups[group] ?? {}
     const { maxConcurrent } = this.#configuration.jobs[job] ?? {}
     const after = dependencyWords({ job, dependsOn }, this.#set, this.arrays)
-    const script = [
-      "#!/bin/sh",
-      "# Everything else is in the manifest.",
-      `exec ${[quoted(this.#command), "batch", "task", quoted(this.#set.path("manifest.json")), manifestDigest, job, group, first].join(" ")}`,
-      "",
-    ].join("\n")
+    const words = [this.#command, "batch", "task", this.#set.path("manifest.json"), manifestDigest]
+    const script = jobScript([...words, ...[job, group, first].map(String)])
     const args = [
       ...arrayArguments(this.#set, this.#configuration, job),
       ...(this.excluded.length === 0 ? [] : [`--exclude=${this.excluded.join(",")}`]),
