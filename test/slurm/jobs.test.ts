@@ -11,6 +11,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from "node:fs"
+import { execFileSync } from "node:child_process"
 import { chmod, chown } from "node:fs/promises"
 import http from "node:http"
 import { connect } from "node:net"
@@ -18,12 +19,16 @@ import path from "node:path"
 import { text } from "node:stream/consumers"
 import { batch, build, certificate, keyring, push, sign } from "../../lib/index.ts"
 import { newPair } from "../../lib/batch/key-exchange.ts"
+import { createPrivateKey } from "node:crypto"
+import { Credentials } from "../../lib/encryption/credentials.ts"
+import { openPartition } from "../../lib/encryption/unlock.ts"
+import { openSif } from "../../lib/sif/open.ts"
 import { cli, packageRoot, runProgram, type Result } from "../support/cli.ts"
 import { Server } from "../support/http-server.ts"
 import { allProcesses, waitFor, type ProcessInfo } from "../support/processes.ts"
 import { Registry } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
-import { SlurmCluster, user, type Shown } from "../support/slurm.ts"
+import { observerId, SlurmCluster, user, type Shown } from "../support/slurm.ts"
 import { makeRootTree } from "../support/trees.ts"
 
 const soak = process.env["SIFCRYPT_SOAK"] !== undefined
@@ -39,6 +44,7 @@ describe("jobs on Slurm", () => {
   let cluster: SlurmCluster
   let registry: Registry
   let thumbprint: string
+  let sha1: string
   let fingerprint: string
   let reference: string
 
@@ -133,6 +139,50 @@ describe("jobs on Slurm", () => {
     )
   }
 
+  /** What opens an image, the private key, the password and what is inside, as bytes and as text would have them. */
+  async function secretsOf(image: string): Promise<readonly Buffer[]> {
+    const key = { file: file("one.pfx") }
+    using credentials = new Credentials([{ key, password: { file: passwordFile } }])
+    await using opened = await openSif(image)
+    const { secret, unlocked } = await openPartition(opened, opened.primary(), credentials, {})
+    const data = Buffer.from(unlocked.dataKey.bytes)
+    const pem = await runProgram(
+      ["openssl", "pkcs12", "-in", file("one.pfx"), "-nodes", "-nocerts", "-passin", `file:${passwordFile}`],
+      { as: "self" },
+    )
+    const { d = "" } = createPrivateKey(pem.text).export({ format: "jwk" })
+    const bytes = [
+      Buffer.from(secret.bytes),
+      data,
+      Buffer.from(d, "base64url"),
+      Buffer.from(password),
+      Buffer.from(MARKER),
+    ]
+    return bytes.flatMap((one) => {
+      const part = one.subarray(0, 24)
+      return [
+        part,
+        Buffer.from(part.toString("hex")),
+        Buffer.from(part.toString("base64").replace(/=+$/, "").slice(0, -1)),
+      ]
+    })
+  }
+
+  /** The files below a folder that have any of these bytes in them. */
+  function filesWith(place: string, needles: readonly Buffer[]): string[] {
+    return readdirSync(place, { withFileTypes: true, recursive: true }).flatMap((entry) => {
+      const name = path.join(entry.parentPath, entry.name)
+      if (!entry.isFile()) return []
+      const bytes = readFileSync(name)
+      return needles.some((needle) => bytes.includes(needle)) ? [name] : []
+    })
+  }
+
+  async function drain(state: "drain" | "resume"): Promise<void> {
+    const why = state === "drain" ? ["reason=one-node"] : []
+    await cluster.slurm(["scontrol", "update", "nodename=n[2-3]", `state=${state}`, ...why])
+  }
+
   async function partition(state: "up" | "down"): Promise<void> {
     await cluster.slurm(["scontrol", "update", "partitionname=batch", `state=${state}`])
   }
@@ -148,8 +198,15 @@ describe("jobs on Slurm", () => {
     }
     const source = makeRootTree()
     writeFileSync(path.join(source, "data", "marker"), `${MARKER}\n`)
+    mkdirSync(path.join(source, ".singularity.d"))
+    writeFileSync(
+      path.join(source, ".singularity.d", "runscript"),
+      '#!/bin/sh\necho "$1 by the run script"\n',
+      { mode: 0o755 },
+    )
     const recipients = [{ key: { file: file("one-public.pem") } }]
-    await build({ output: file("image.sif"), source, recipients })
+    const both = [...recipients, { key: { file: file("two-public.pem") } }]
+    await build({ output: file("image.sif"), source, recipients: both })
     await build({ output: file("signed.sif"), source, recipients })
     const ring = { folder: path.join(newFolder("ring"), "keys") }
     const made = await keyring.newPair({ name: "Vendor", email: "v@example.org", plain: true, ...ring })
@@ -163,12 +220,16 @@ describe("jobs on Slurm", () => {
     await chmod(file("image.sif"), 0o644)
     thumbprint = (await cluster.ok(["cert", "add", "--password-file", passwordFile, file("one.pfx")])).trim()
     assert.match(thumbprint, /^[0-9a-f]{64}$/)
+    const [{ sha1: name = "" } = {}] = JSON.parse(await cluster.ok(["cert", "list", "--json"])) as {
+      sha1: string
+    }[]
+    sha1 = name.replaceAll(":", "").toLowerCase()
   })
   after(async () => {
     await Promise.all([cluster, registry].map((one) => one[Symbol.asyncDispose]()))
   })
 
-  it("runs an array of one signed, encrypted image: fetched once a node, the password read once", async () => {
+  it("B2, B6: runs an array of one signed, encrypted image: fetched once a node, the password read once", async () => {
     const tasks = soak ? 100 : 9
     const images = `images: [ { image: "${reference}", signing_key: { fingerprint: ${fingerprint}, file: vendor.asc } } ]`
     // What somebody else sees of every process meanwhile.
@@ -207,10 +268,21 @@ describe("jobs on Slurm", () => {
     assert.equal(released.length, tasks)
   })
 
-  it("S41: gives the key to nobody but a task that runs, and as often as it is started", async () => {
+  it("S41, B3, B4, B5, B33: gives the key to nobody but a task that runs, and as often as it is started", async () => {
     const set = await submit(configure("long.yaml", job("[exec, sleep, 4321]")))
     const task = (): Shown | undefined => readStatus(set, "one/task-00000")
     await waitFor("the task runs", () => task()?.state === "running", 20_000)
+    // Wherever somebody could look: what Slurm keeps, the job set with its logs, the cache; and what the observer sees of processes.
+    const hidden = await secretsOf(file("image.sif"))
+    for (const place of [cluster.folder, set, file("cache")])
+      assert.deepEqual(filesWith(place, hidden), [], place)
+    const look = await cluster.observe([
+      "sh",
+      "-c",
+      "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null",
+    ])
+    assert.match(look.text, /batch\0task\0/)
+    for (const needle of hidden) assert.equal(look.stdout.includes(needle), false)
     const { pid } = brokerOf(set)
     // Locked, and nobody of the same user can look into it.
     assert.match(readFileSync(`/proc/${pid}/status`, "utf8"), /^VmLck:\s+[1-9]/m)
@@ -249,7 +321,7 @@ describe("jobs on Slurm", () => {
     assert.equal(existsSync(path.join(set, "broker.json")), false)
   })
 
-  it("has tasks wait for a broker that is lost, and be started again, until the set is unlocked", async () => {
+  it("B7: has tasks wait for a broker that is lost, and be started again, until the set is unlocked", async () => {
     await partition("down")
     const set = await submit(
       configure("lost.yaml", job("[exec, cat, /data/marker]"), undefined, ", key_wait: 1"),
@@ -268,7 +340,7 @@ describe("jobs on Slurm", () => {
     assert.equal(outputOf(set, "one/task-00000"), `${MARKER}\n`)
   })
 
-  it("S42: runs what was found and verified at submission, and nothing else", async () => {
+  it("S42, B10, B11, B12: runs what was found and verified at submission, and nothing else", async () => {
     const wrong = `images: [ { image: "${reference}", signing_key: { fingerprint: ${"0".repeat(40)}, file: vendor.asc } } ]`
     const command = `[exec, cat, /data/marker]`
     const tasks = job(command, `"${reference}"`)
@@ -282,6 +354,7 @@ describe("jobs on Slurm", () => {
     assert.equal(refusal.status, 26, refusal.stderr)
     // The tag leads elsewhere before the task starts.
     const right = wrong.replace("0".repeat(40), fingerprint)
+    await drain("drain")
     await partition("down")
     const set = await submit(configure("moved.yaml", tasks, right))
     await push({ image: file("image.sif"), reference, unsigned: "allow" })
@@ -289,23 +362,33 @@ describe("jobs on Slurm", () => {
     const moved = (await cluster.status(set)).get("one/task-00000")
     assert.equal(moved?.state, "done", moved?.reason)
     await push({ image: file("signed.sif"), reference })
-    // Somebody writes to the image on every node.
-    for (const node of readdirSync(file("cache"))) {
-      const cached = path.join(file("cache"), node, "batch-1", factsOf(set).digest)
-      if (!existsSync(cached)) continue
-      const bytes = readFileSync(cached)
-      bytes.writeUInt8(bytes.readUInt8(bytes.length - 5000) ^ 1, bytes.length - 5000)
-      writeFileSync(cached, bytes)
-    }
+    // Somebody writes to the image that was verified there.
+    assert.equal(moved.node, "n1")
+    const cached = path.join(file("cache"), "n1", "batch-1", factsOf(set).digest)
+    const bytes = readFileSync(cached)
+    bytes.writeUInt8(bytes.readUInt8(bytes.length - 5000) ^ 1, bytes.length - 5000)
+    writeFileSync(cached, bytes)
     const changed = await submit(configure("changed.yaml", tasks, right))
-    const all = await cluster.status(changed)
-    const failed = all.get("one/task-00000")
-    if (failed?.node === moved.node) assert.deepEqual([failed?.state, failed?.exitCode], ["failed", 65])
-    else assert.equal(failed?.state, "done")
+    const failed = (await cluster.status(changed)).get("one/task-00000")
+    assert.deepEqual([failed?.state, failed?.exitCode], ["failed", 65], failed?.reason)
+    assert.doesNotMatch(brokerLog(changed), /"released"/)
+    await cluster.run(["batch", "prune", "--cache", file("cache/n1")])
+    // Another image, by another signer, takes the file's place.
+    const swapped = file("swapped.sif")
+    cpSync(file("signed.sif"), swapped)
+    await partition("down")
+    const images = right.replace(`"${reference}"`, swapped)
+    const swap = await submit(configure("swap.yaml", job(command, swapped), images))
+    cpSync(file("image.sif"), swapped)
+    await partition("up")
+    const other = (await cluster.status(swap)).get("one/task-00000")
+    assert.deepEqual([other?.state, other?.exitCode], ["failed", 65], other?.reason)
+    assert.doesNotMatch(brokerLog(swap), /"released"/)
+    await drain("resume")
     assert.doesNotMatch(await cluster.slurm(["sinfo", "-h", "-N", "-o", "%T"]), /drain|down/)
   })
 
-  it("retries, dependencies, output as it comes, and what a payload sees", async () => {
+  it("B19, B21, B22, B23, B24, B30: retries, dependencies, output as it comes, and what a payload sees", async () => {
     const secret = "marker-of-the-environment"
     const env = Object.fromEntries(
       ["SIFCRYPT", "APPTAINER", "SINGULARITY"].flatMap((prefix) =>
@@ -324,6 +407,12 @@ describe("jobs on Slurm", () => {
   - id: after
     depends_on: [final]
     tasks: [ { image: ${image}, command: [echo, never] } ]
+  - id: ordered
+    tasks:
+      - { id: a, image: ${image}, command: [sh, -c, "sleep 1; echo a >>order"] }
+      - { id: 1, image: ${image}, command: [sh, -c, "echo 1 >>order"], depends_on: [a] }
+      - { id: 2, image: ${image}, command: [sh, -c, "echo 2 >>order"], depends_on_range: [1, 1] }
+    merge_task: { image: ${image}, command: [sh, -c, "seq 20000; echo merged >>order"] }
   - id: seen
     environment_variables: { OWN: "value" }
     tasks: [ { image: ${image}, command: [sh, -c, "env; ls /proc/self/fd"] } ]
@@ -336,7 +425,7 @@ describe("jobs on Slurm", () => {
     const followed = await cluster.run(args, { cwd: folder, env: { ...env, OTHER: secret } })
     assert.equal(followed.status, 7, followed.stderr)
     assert.equal(followed.text, "aä\n")
-    const set = /^sifcrypt: (.*): 5 tasks$/m.exec(followed.stderr)?.[1] ?? ""
+    const set = /^sifcrypt: (.*): 9 tasks$/m.exec(followed.stderr)?.[1] ?? ""
     const all = await cluster.status(set)
     const of = (job: string): Shown => all.get(`${job}/task-00000`) ?? assert.fail(job)
     assert.equal(of("retried").state, "done")
@@ -356,8 +445,18 @@ describe("jobs on Slurm", () => {
     assert.match(seen, /^OWN=value$/m)
     assert.doesNotMatch(seen, new RegExp(secret))
     assert.match(seen, /^0\n1\n2\n3\n$/m)
+    assert.doesNotMatch(seen, /MUNGE|^SIFCRYPT_(?!CONTAINER|NAME|BIND|ENVIRONMENT)/m)
+    // One after the other, and the one that merges last; what it has written in one go is all there.
+    assert.equal(readFileSync(path.join(folder, "order"), "utf8"), "a\n1\n2\nmerged\n")
+    const burst = await cluster.run(["batch", "tail", set, "ordered/merge"])
+    assert.deepEqual(burst.stdout, readFileSync(path.join(set, "out", "ordered", "merge", "stdout.txt")))
+    assert.equal(burst.text.length, 108_894)
     // Slurm remembers nothing after it was restarted cold; the record is ours.
-    await cluster.control("restart-controller")
+    await cluster.control("restart-controller", ["cold"])
+    await assert.rejects(
+      cluster.slurm(["scontrol", "show", "job", String(factsOf(set).array)]),
+      /Invalid job id/,
+    )
     assert.deepEqual((await cluster.status(set)).get("final/task-00000"), of("final"))
     // Nothing of it is in what Slurm keeps, nor in the job set.
     for (const marker of [secret, MARKER, password])
@@ -367,28 +466,12 @@ describe("jobs on Slurm", () => {
       }
   })
 
-  it("leaves nothing of a task that is cancelled while it waits, and does not mind another user", async () => {
+  it("B16: leaves nothing of a task that is cancelled while it waits", async () => {
     await partition("down")
     const set = await submit(configure("waits.yaml", job("[exec, echo]"), undefined, ", key_wait: 60"))
     process.kill(brokerOf(set).pid, "SIGKILL")
     await partition("up")
     await waitFor("it waits", () => readStatus(set, "one/task-00000")?.state === "waiting", 20_000)
-    // Somebody else's, at the same time, on the same node, of the same file.
-    const theirs = await cluster.observe([
-      ...[
-        "srun",
-        "--quiet",
-        "--chdir=/",
-        "--export=PATH,SLURM_CONF",
-        cli,
-        "exec",
-        "--passphrase-file",
-        "/dev/null",
-      ],
-      ...[file("image.sif"), "echo"],
-    ])
-    assert.notEqual(theirs.status, 0)
-    assert.doesNotMatch(theirs.text + theirs.stderr, new RegExp(MARKER))
     await cluster.ok(["batch", "cancel", set, "one/task-00000"])
     await waitFor("nothing is left", () => ours(set, "batch task").length === 0, 10_000)
     assert.equal((await cluster.status(set)).get("one/task-00000")?.state, "cancelled")
@@ -400,7 +483,7 @@ describe("jobs on Slurm", () => {
   })
 
   if (soak) {
-    it("has a task end on another node when its own is lost, and leaves nothing there", async () => {
+    it("B15: has a task end on another node when its own is lost, and leaves nothing there", async () => {
       const set = await submit(configure("node.yaml", job("[exec, sleep, 8]")))
       const of = (): Shown | undefined => readStatus(set, "one/task-00000")
       await waitFor("it runs", () => of()?.state === "running", 20_000)
@@ -417,7 +500,7 @@ describe("jobs on Slurm", () => {
       )
     })
 
-    it("tells a payload that its time is about to end, and says so", async () => {
+    it("B20: tells a payload that its time is about to end, and says so", async () => {
       const told = `[sh, -c, "trap 'echo told; exit 5' TERM; while :; do sleep 0.2; done"]`
       // Has ended before Slurm can be asked why.
       const deaf = "[sleep, 300]"
@@ -467,7 +550,7 @@ describe("jobs on Slurm", () => {
     await fails(configure("other.yaml", job("[exec, echo]"), other), 22, "ERR_KEY_MISMATCH")
   })
 
-  it("fetches an image once a node, from no more nodes at once than it may, and waits when it is told to", async () => {
+  it("B13, B14: fetches an image once a node, from no more nodes at once than it may, and waits when it is told to", async () => {
     let now = 0
     let most = 0
     let begun = 0
@@ -520,7 +603,7 @@ describe("jobs on Slurm", () => {
       )
   })
 
-  it("submits ten thousand tasks in seconds, cut where Slurm's arrays end", async () => {
+  it("B25: submits ten thousand tasks in seconds, cut where Slurm's arrays end", async () => {
     const count = soak ? 10_000 : 1500
     await partition("down")
     const many = configure(
@@ -574,23 +657,307 @@ describe("jobs on Slurm", () => {
     assert.match(walked.text, /< moo >\n {2}\^__\^\n$/)
   })
 
-  it("leaves nothing of a task whose command or step daemon is killed", async () => {
+  it("B17, B18: leaves nothing of a task whose command, starter or step daemon is killed", async () => {
     const set = await submit(
-      configure("killed.yaml", job("[exec, sleep, 4322]", undefined, "task_factory: { repeat: 2 }")),
+      configure("killed.yaml", job("[exec, sleep, 4322]", undefined, "task_factory: { repeat: 4 }")),
     )
     const states = (): (string | undefined)[] =>
-      [0, 1].map((i) => readStatus(set, `one/task-00000-0000${i}`)?.state)
-    await waitFor("both run", () => states().every((state) => state === "running"), 20_000)
-    const [first, second] = ours(set, "batch task")
-    assert.ok(first !== undefined && second !== undefined)
+      [0, 1, 2, 3].map((i) => readStatus(set, `one/task-00000-0000${i}`)?.state)
+    await waitFor("all run", () => states().every((state) => state === "running"), 40_000)
+    const [first, second, third, fourth] = ours(set, "batch task")
+    assert.ok(first !== undefined && second !== undefined && third !== undefined && fourth !== undefined)
+    const starters = (task: ProcessInfo): number[] => {
+      const all = allProcesses()
+      const below = (pid: number): ProcessInfo[] =>
+        all.filter(({ parent }) => parent === pid).flatMap((one) => [one, ...below(one.pid)])
+      return below(task.pid).flatMap(({ pid, program }) =>
+        program.endsWith("sifcrypt-starter") ? [pid] : [],
+      )
+    }
+    // The one that owns mounts and payload, and the last below it, which serves files.
+    const [starter, server] = [starters(third)[0], starters(fourth).at(-1)]
+    assert.ok(starter !== undefined && server !== undefined)
     process.kill(first.pid, "SIGKILL")
     process.kill(second.parent, "SIGKILL")
+    process.kill(starter, "SIGKILL")
+    process.kill(server, "SIGKILL")
     await waitFor("nothing is left", () => ours(set, "sleep 4322").length === 0, 30_000)
     const all = [...(await cluster.status(set)).values()].map(({ state }) => state).sort()
-    assert.deepEqual(all, ["cancelled", "lost"])
+    assert.deepEqual(all, ["cancelled", "failed", "failed", "lost"])
+    assert.doesNotMatch(readFileSync("/proc/self/mounts", "utf8"), /sifcrypt.*4322/)
   })
 
-  it("takes no job set that others could have made, and no link", async () => {
+  it("B16: leaves nothing of a task that is cancelled while it fetches, or whenever else", async () => {
+    let asked = 0
+    // A registry that says what there is, and then nothing more.
+    await using silent = await Server.start((request, response) => {
+      if (request.method === "GET" && /\/blobs\//.test(request.url ?? "") && ++asked > 1) return
+      const onward = http.request(
+        `http://${registry.host}${request.url ?? ""}`,
+        { method: request.method ?? "GET", headers: request.headers },
+        (reply) => {
+          response.writeHead(reply.statusCode ?? 500, reply.headers)
+          reply.pipe(response)
+        },
+      )
+      onward.end()
+    })
+    const name = `oras://${silent.host}/group/model:1`
+    const images = `images: [ { image: "${name}" } ]`
+    const fetching = configure("silent.yaml", job("[exec, sleep, 4323]", `"${name}"`), images)
+    writeFileSync(
+      fetching,
+      readFileSync(fetching, "utf8").replace(`${file("cache")}/%N`, `${file("silent")}/%N`),
+    )
+    const env = {
+      HOME: newFolder("silent-home", user.id),
+      SIFCRYPT_CERTSDIR: path.join(user.home(), ".sifcrypt", "certificates"),
+    }
+    const args = ["batch", "submit", "--json", "--password-file", passwordFile, fetching]
+    const set = (JSON.parse(await cluster.ok(args, { env })) as { folder: string }).folder
+    await waitFor("it fetches", () => asked > 1, 20_000)
+    await cluster.ok(["batch", "cancel", set])
+    await waitFor("nothing is left", () => ours(set, "sleep 4323").length === 0, 10_000)
+    assert.equal((await cluster.status(set)).get("one/task-00000")?.state, "cancelled")
+    for (const node of readdirSync(file("silent")))
+      assert.deepEqual(
+        readdirSync(file(`silent/${node}/batch-1`)).filter((one) => !one.endsWith(".lock")),
+        [],
+      )
+    // At a time that nobody chooses: while it starts, looks at the image, asks for the key, mounts.
+    for (let i = 0; i < (soak ? 20 : 3); i++) {
+      const another = await submit(configure("any.yaml", job("[exec, sleep, 4324]")))
+      const began = (): boolean => ours(another, "sleep 4324").length > 0
+      await waitFor("it begins", began, 20_000)
+      const until = performance.now() + i * 150
+      await waitFor("some time has passed", () => performance.now() >= until)
+      await cluster.ok(["batch", "cancel", another])
+      await waitFor("nothing is left", () => !began(), 10_000)
+      const ended = (await cluster.status(another)).get("one/task-00000")
+      assert.equal(ended?.state, "cancelled", ended?.reason)
+    }
+  })
+
+  it("B27: keeps two users apart on one node and one image", async () => {
+    const theirHome = newFolder("observer-home", observerId)
+    const theirs = newFolder("observer", observerId)
+    const their = (name: string): string => path.join(theirs, name)
+    for (const name of ["two.pfx", "password"]) {
+      cpSync(file(name), their(name))
+      await chown(their(name), observerId, observerId)
+    }
+    const observe = async (...words: readonly string[]): Promise<string> => {
+      const done = await cluster.observe(["env", `HOME=${theirHome}`, cli, ...words])
+      assert.equal(done.status, 0, done.stderr)
+      return done.text
+    }
+    await observe("cert", "add", "--password-file", their("password"), their("two.pfx"))
+    const jobs = job("[exec, sh, -c, 'cat /data/marker; id -u']")
+    const mine = configure("mine.yaml", jobs)
+    const own = `cluster: { partition: batch, broker_host: 127.0.0.1, cache: ${theirs}/cache/%N, job_sets: ${theirs}/sets }`
+    writeFileSync(their("theirs.yaml"), `${own}\nimages: [ { image: ${file("image.sif")} } ]\n${jobs}\n`)
+    await drain("drain")
+    const [set, answer] = await Promise.all([
+      submit(mine),
+      observe("batch", "submit", "--json", "--password-file", their("password"), their("theirs.yaml")),
+    ])
+    const theirSet = (JSON.parse(answer) as { folder: string }).folder
+    assert.equal((await cluster.status(set)).get("one/task-00000")?.state, "done")
+    const [shown] = JSON.parse(await observe("batch", "status", "--wait", "--json", theirSet)) as Shown[]
+    assert.deepEqual([shown?.state, shown?.node], ["done", "n1"], shown?.reason)
+    await drain("resume")
+    // Each sees his own, and nothing of the other's.
+    assert.equal(outputOf(set, "one/task-00000"), `${MARKER}\n${user.id}\n`)
+    assert.equal(outputOf(theirSet, "one/task-00000"), `${MARKER}\n${observerId}\n`)
+    const refused = await cluster.observe([cli, "batch", "status", set])
+    assert.equal(refused.status, 25)
+    assert.equal(statSync(set).mode & 0o777, 0o700)
+    assert.doesNotMatch(brokerLog(set), new RegExp(`"uid":${observerId}`))
+    assert.doesNotMatch(brokerLog(theirSet), new RegExp(`"uid":${user.id}`))
+  })
+
+  it("B29: says what kept a task from starting: a full disk, a registry that is gone, a manifest that was changed", async () => {
+    const full = file("full")
+    mkdirSync(full)
+    execFileSync("mount", [
+      "-t",
+      "tmpfs",
+      "-o",
+      `size=64k,mode=700,uid=${user.id},gid=${user.id}`,
+      "full",
+      full,
+    ])
+    const images = `images: [ { image: "${reference}" } ]`
+    const command = "[exec, cat, /data/marker]"
+    try {
+      const written = configure("full.yaml", job(command, `"${reference}"`), images)
+      writeFileSync(written, readFileSync(written, "utf8").replace(`${file("cache")}/%N`, full))
+      const ended = (await cluster.status(await submit(written))).get("one/task-00000")
+      assert.deepEqual([ended?.state, ended?.exitCode], ["failed", 69])
+      assert.match(
+        ended?.reason ?? "",
+        new RegExp(`${full}/batch-1: the image cannot be kept there: ENOSPC: no space left on device`),
+      )
+    } finally {
+      execFileSync("umount", [full])
+    }
+    let open = true
+    await using gone = await Server.start((request, response) => {
+      if (!open) request.socket.destroy()
+      else
+        http
+          .request(
+            `http://${registry.host}${request.url ?? ""}`,
+            { method: request.method ?? "GET", headers: request.headers },
+            (reply) => {
+              response.writeHead(reply.statusCode ?? 500, reply.headers)
+              reply.pipe(response)
+            },
+          )
+          .end()
+    })
+    const name = `oras://${gone.host}/group/model:1`
+    await partition("down")
+    const away = configure("away.yaml", job(command, `"${name}"`), `images: [ { image: "${name}" } ]`)
+    writeFileSync(away, readFileSync(away, "utf8").replace(`${file("cache")}/%N`, `${file("away")}/%N`))
+    const [lost, changed] = [await submit(away), await submit(configure("manifest.yaml", job(command)))]
+    open = false
+    const manifest = path.join(changed, "manifest.json")
+    writeFileSync(manifest, readFileSync(manifest, "utf8").replace('"cat"', '"tac"'))
+    await partition("up")
+    const ended = (await cluster.status(lost)).get("one/task-00000")
+    assert.deepEqual([ended?.state, ended?.exitCode], ["failed", 69], ended?.reason)
+    assert.match(ended?.reason ?? "", new RegExp(gone.host))
+    const { array } = factsOf(changed)
+    const end = performance.now() + 20_000
+    let shown = ""
+    do shown = await cluster.slurm(["scontrol", "show", "job", String(array)])
+    while (!/JobState=FAILED/.test(shown) && performance.now() < end)
+    assert.match(shown, /ExitCode=78:0/)
+    assert.match(
+      readFileSync(path.join(changed, "log", `${array}_0.txt`), "utf8"),
+      /manifest\.json: it is not the manifest that was submitted/,
+    )
+  })
+
+  it("B31: runs what Batch Shipyard's configuration says, once it is taken over", async () => {
+    const place = newFolder("shipyard", user.id)
+    writeFileSync(
+      path.join(place, "config.yaml"),
+      `global_resources:
+  singularity_images:
+    signed:
+      - image: ${reference}
+        signing_key: { fingerprint: ${fingerprint}, file: ${file("vendor.asc")} }
+        encryption: { certificate: { sha1_thumbprint: ${sha1} } }
+`,
+    )
+    writeFileSync(
+      path.join(place, "jobs.yaml"),
+      `job_specifications:
+  - id: ported
+    max_task_retries: 1
+    tasks:
+      - singularity_image: ${reference}
+        singularity_execution: { cmd: exec }
+        command: cat /data/marker
+      - singularity_image: ${reference}
+        singularity_execution: { cmd: run }
+        command: ran
+`,
+    )
+    const written = await cluster.ok(["batch", "config", "import", place])
+    const settings = `cluster: { partition: batch, broker_host: 127.0.0.1, cache: ${file("cache")}/%N, job_sets: ${file("sets")} }\n`
+    writeFileSync(path.join(place, "sifcrypt.yaml"), settings + written)
+    const set = await submit(path.join(place, "sifcrypt.yaml"))
+    const all = [...(await cluster.status(set)).values()]
+    assert.deepEqual(
+      all.map(({ state, exitCode }) => [state, exitCode]),
+      [
+        ["done", 0],
+        ["done", 0],
+      ],
+      all.map(({ reason }) => reason).join(),
+    )
+    assert.deepEqual(
+      all.map(({ task }) => outputOf(set, `ported/${task}`)),
+      [`${MARKER}\n`, "ran by the run script\n"],
+    )
+  })
+
+  it("B1: keeps certificates as openssl knows them, and shows nobody their password", async () => {
+    const look = cluster.observe([
+      "sh",
+      "-c",
+      "for i in $(seq 20); do cat /proc/[0-9]*/cmdline 2>/dev/null; sleep 0.05; done",
+    ])
+    const home = newFolder("certificates", user.id)
+    const env = { HOME: home }
+    const words = ["--password-file", passwordFile]
+    await cluster.ok(
+      ["cert", "create", "--file-prefix", path.join(home, "new"), "--bits", "2048", ...words],
+      { env },
+    )
+    const pfx = path.join(home, "new.pfx")
+    const certificateText = execFileSync("openssl", [
+      "pkcs12",
+      "-in",
+      pfx,
+      "-nokeys",
+      "-passin",
+      `file:${passwordFile}`,
+    ])
+    const digestOf = (kind: string): string =>
+      execFileSync("openssl", ["x509", "-noout", "-fingerprint", `-${kind}`], {
+        input: certificateText,
+        encoding: "utf8",
+      })
+        .replace(/.*=/, "")
+        .replaceAll(":", "")
+        .trim()
+        .toLowerCase()
+    const added = (await cluster.ok(["cert", "add", ...words, pfx], { env })).trim()
+    assert.equal(added, digestOf("sha256"))
+    assert.match(await cluster.ok(["cert", "list"], { env }), new RegExp(`${added} +${digestOf("sha1")}`))
+    // One that openssl has made.
+    const theirs = path.join(home, "theirs")
+    execFileSync(
+      "openssl",
+      [
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=x",
+        "-keyout",
+        `${theirs}.key`,
+        "-out",
+        `${theirs}.pem`,
+      ],
+      { stdio: "ignore" },
+    )
+    execFileSync("openssl", [
+      "pkcs12",
+      "-export",
+      "-inkey",
+      `${theirs}.key`,
+      "-in",
+      `${theirs}.pem`,
+      "-out",
+      `${theirs}.pfx`,
+      "-passout",
+      `file:${passwordFile}`,
+    ])
+    await chown(`${theirs}.pfx`, user.id, user.id)
+    const other = (await cluster.ok(["cert", "add", ...words, `${theirs}.pfx`], { env })).trim()
+    await cluster.ok(["cert", "del", digestOf("sha1"), other], { env })
+    assert.doesNotMatch(await cluster.ok(["cert", "list"], { env }), new RegExp(`${added}|${other}`))
+    assert.equal((await look).text.includes(password), false)
+  })
+
+  it("B32: takes no job set that others could have made, and no link", async () => {
     const set = await submit(configure("refused.yaml", job("[exec, echo]")))
     await cluster.status(set)
     await chmod(set, 0o750)
@@ -614,5 +981,13 @@ describe("jobs on Slurm", () => {
     const open = await cluster.run(["batch", "submit", "--password-file", passwordFile, file("refused.yaml")])
     await chmod(folder, 0o755)
     assert.match(open.stderr, /others may write to it/)
+  })
+
+  it("B28: has drained no node and held no job, whatever went wrong", async () => {
+    assert.doesNotMatch(await cluster.slurm(["sinfo", "-h", "-N", "-o", "%N %T %E"]), /drain|down|fail/)
+    assert.doesNotMatch(
+      await cluster.slurm(["squeue", "-h", "--states=all", "-o", "%T %r"]),
+      /held|SPECIAL_EXIT/i,
+    )
   })
 })

@@ -6,7 +6,7 @@
 #   slurm-cluster.sh stop FOLDER             ends every process of it and removes the folder
 #   slurm-cluster.sh kill-node FOLDER NODE   as a power cut: slurmd, its steps and all they started are gone
 #   slurm-cluster.sh start-node FOLDER NODE  the node comes back
-#   slurm-cluster.sh restart-controller FOLDER
+#   slurm-cluster.sh restart-controller FOLDER [cold]    cold: it forgets every job
 #
 # Clients need SLURM_CONF=FOLDER/slurm.conf, and munge(1) the socket FOLDER/munge/socket. Every folder above FOLDER has to let
 # everybody pass. NODES (2), CPUS of each (4; more than there are is all right), PORT, the first of as many as there are nodes
@@ -121,7 +121,7 @@ CONF
   echo "PartitionName=batch Nodes=n[1-$nodes] Default=YES MaxTime=60 State=UP"
 }
 
-start_controller() { daemon slurmctld slurmctld -D -f "$SLURM_CONF"; }
+start_controller() { daemon slurmctld slurmctld -D -f "$SLURM_CONF" "$@"; }
 start_node() { daemon "$1" slurmd -D -N "$1" -f "$SLURM_CONF"; }
 # A node is listed once for each partition that it is in.
 all_ready() {
@@ -163,7 +163,7 @@ case $command in
   start-node) start_node "${3:?node}" ;;
   restart-controller)
     end slurmctld TERM
-    start_controller
+    if [[ ${3:-} == cold ]]; then start_controller -c; else start_controller; fi
     until_true 30 all_ready || fail "the controller does not come back"
     ;;
   *) fail "there is no command $command" ;;
