@@ -10,7 +10,8 @@
 #   slurm     jobs on a cluster of this machine's own (test/support/slurm-cluster.sh), as root
 #   clients   workflow programs and MPI of Debian that call apptainer, which is this command
 #   prebuilds only if it is named: what prebuilds/ has for arm64, under an emulator; fails where there is nothing
-#   soak      only if it is named: what e2e and uml do a few times, as often as is promised (500 runs, 200 kills, 200 at once)
+#   soak      only if it is named: what e2e and uml do a few times, as often as is promised (500 runs, 200 kills, 200 at once), and
+#             slurm with Debian unstable's Slurm as well (test/support/slurm-unstable.sh)
 # Two lanes run beside each other where the machine has the processors and the memory; SIFCRYPT_LANES=1 forbids it. Each takes
 # the next of what is still to be done, and what that has to say is printed at its end, with its seconds and its slowest tests.
 # Before the end what failed is named once more; the last line is the sum, `N passed, N failed`; a skipped test is printed
@@ -187,6 +188,8 @@ suite_soak() {
   local status=0
   export SIFCRYPT_SOAK=1
   apart "${mocha_here[@]}" test/e2e/{soak,kill,interpreter,recipient-kill,sign-kill}.test.ts test/unit/{parsers,signing/certificate-mutations}.test.ts test/slurm/*.test.ts || status=$?
+  # And the Slurm and MUNGE of Debian unstable.
+  apart test/support/slurm-unstable.sh "${mocha_here[@]}" test/slurm/*.test.ts || status=$?
   if command -v linux.uml >/dev/null; then
     mocha_in_guest 7200 "test/uml/soak.test.ts" || status=$?
   else

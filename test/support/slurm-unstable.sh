@@ -52,5 +52,6 @@ exec unshare --mount --propagation private bash -c '
   pivot_root . old
   cd "$here"
   umount -l /old
-  PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin exec "$@"' \
+  export PATH=$here/node_modules/.bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+  exec "$@"' \
   slurm-unstable "$root" "$(readlink -f "$(command -v node)")" "$@"
