@@ -53,6 +53,9 @@ packages() {
   test             fuse-overlayfs          fuse-overlayfs           the same, written
   test             uidmap                  shadow-utils             newuidmap
   test             passt                   passt                    connects networks of containers
+  test             netavark                 netavark                 makes networks that containers are in together
+  test             aardvark-dns             aardvark-dns             answers for names in them
+  test             iptables                 iptables                 what netavark calls
   test             nftables                nftables                 keeps them from the machine's loopback
   test             iproute2                iproute                  a machine's network for them
   test             e2fsprogs               e2fsprogs                small file systems to fill up

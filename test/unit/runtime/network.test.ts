@@ -37,7 +37,7 @@ describe("networkOf", () => {
     assert.deepEqual(networkOf({ network: "host" }), { namespaces: [] })
     assert.deepEqual(networkOf({ net: true, network: "none" }), { namespaces: [{ type: "network" }] })
     for (const options of [{ net: true }, { network: "bridge" }, { network: "pasta" }])
-      assert.deepEqual(networkOf(options), { namespaces: [], connected: { published: [] } })
+      assert.deepEqual(networkOf(options), { namespaces: [], connected: { published: [], joined: [] } })
   })
   it("takes the peers' words for ports", () => {
     const { connected } = networkOf({ publish: ["1:2"], networkArgs: ["portmap=3:4/udp"] })
@@ -52,7 +52,6 @@ describe("networkOf", () => {
   })
   it("refuses what contradicts itself, and a port that leads to two places", () => {
     for (const options of [
-      { network: "else" },
       { network: "host", net: true },
       { network: "host", publish: ["1:1"] },
       { network: "none", publish: ["1:1"] },
