@@ -33,6 +33,7 @@ import { layerRows } from "../source/layer-options.ts"
 import type { Bytes, Milliseconds } from "../units.ts"
 import { describe } from "./describe.ts"
 import type { Lookup } from "./interpolation.ts"
+import { child } from "./load.ts"
 import { inOrder, type Model, type Service } from "./model.ts"
 import type { Mapping } from "./tree.ts"
 import { openVolume, removeVolumes } from "./volumes.ts"
@@ -541,8 +542,7 @@ export class Project extends Services {
   async #files(
     { files }: Service,
     signal: AbortSignal | undefined,
-  ): Promise<{ path: string; mode: number; content: Uint8Array }[]> {
-    if (files.length > 0) throw failed("secrets and configs are not there yet")
+  ): Promise<NonNullable<ExecOptions["files"]>> {
     return await Promise.all(
       files.map(async ({ kind, source, target, mode }) => {
         const from = (kind === "secret" ? this.#model.secrets : this.#model.configs).get(source)
@@ -642,7 +642,7 @@ export class Project extends Services {
     try {
       const options: InstanceOptions = {
         ...this.#options(service),
-        ...{ signal, onNotice, service: true, restart: service.restart },
+        ...{ files, signal, onNotice, service: true, restart: service.restart },
         ...{ health: service.health, logs: service.logs },
         ...{ stopSignal: service.stopSignal, stopTimeoutMs: service.stopTimeoutMs },
         labels: {
@@ -707,7 +707,9 @@ export class Project extends Services {
     const { services: names, noDependencies = false, recreate = false, onEvent, signal } = options
     const services = this.#selection(names, noDependencies)
     const there = await instancesOf(this.name)
-    const orphans = there.filter(({ service }) => !this.#model.services.has(service))
+    // What profiles leave out is not gone.
+    const written = child(this.#tree, "services")
+    const orphans = there.filter(({ service }) => child(written, service) === undefined)
     if (options.removeOrphans === true) {
       await stopAll(orphans, options)
       for (const { instance } of orphans) await instance.remove()
@@ -793,6 +795,9 @@ export class Project extends Services {
       this.#model.services.has(name),
     )
     const services = options.services ?? known
+    for (const name of services)
+      if (!known.includes(name))
+        throw new ComposeError("ERR_COMPOSE_PROJECT", `there is nothing of ${name} to start: up makes it`)
     if (services.length === 0)
       throw new ComposeError("ERR_COMPOSE_PROJECT", `there is nothing of ${this.name} to start: up makes it`)
     await this.up({ ...options, services, noDependencies: true })
@@ -860,7 +865,7 @@ export class Project extends Services {
         ...(ports ? {} : { publish: [] }),
         env: [...(own.env ?? []), ...env],
         ...(cwd === undefined ? {} : { cwd }),
-        ...{ stdio, signal, onNotice: options.onNotice },
+        ...{ files, stdio, signal, onNotice: options.onNotice },
       }
       const entrypoint = options.entrypoint ?? service.entrypoint ?? []
       const command = words.length > 0 ? words : service.command

@@ -84,6 +84,19 @@ const onEvent = ({ kind, name, state }: services.ProjectEvent): void => {
   inform(`${kind} ${printable(name)} ${state}`)
 }
 
+/** Does something, and tells what became of what: as it comes, or as JSON in the end. */
+async function telling(
+  isJson: true | undefined,
+  work: (how: { readonly onEvent: typeof onEvent; readonly signal: AbortSignal }) => Promise<void>,
+): Promise<void> {
+  const events: services.ProjectEvent[] = []
+  const note = (event: services.ProjectEvent): void => {
+    events.push(event)
+  }
+  await work({ onEvent: isJson === true ? note : onEvent, signal: interruption })
+  if (isJson === true) await printJson(events)
+}
+
 const servicesArgument = ["[services...]", "default: all"] as const satisfies ArgumentRow
 const timeoutRow = [
   "-t, --timeout <seconds>",
@@ -247,14 +260,13 @@ const down = command({
     ],
     timeout: timeoutRow,
     removeOrphans: ["--remove-orphans", "accepted: they are", flag, { hidden: true }],
+    json: jsonRow,
   },
   run: async (flags, _, command) => {
-    await runningOf(command).down({
-      volumes: flags.volumes,
-      timeoutMs: flags.timeout,
-      onEvent,
-      signal: interruption,
-    })
+    const project = runningOf(command)
+    await telling(flags.json, (how) =>
+      project.down({ ...how, volumes: flags.volumes, timeoutMs: flags.timeout }),
+    )
   },
 })
 
@@ -264,51 +276,57 @@ const stop = command({
   description:
     "Ends services, those first that others do not need. What they wrote can still be read; start starts them again.",
   arguments: [servicesArgument],
-  options: { timeout: timeoutRow },
+  options: { timeout: timeoutRow, json: jsonRow },
   run: async (flags, [names], command) => {
-    await runningOf(command).stop({
-      services: given(names),
-      timeoutMs: flags.timeout,
-      onEvent,
-      signal: interruption,
-    })
-  },
-})
-
-const start = command({
-  name: "start",
-  summary: "start what was stopped",
-  description: "Starts services that were stopped, without what they depend on.",
-  arguments: [servicesArgument],
-  common: ["pemPath", "passphrase"],
-  get options() {
-    return accessRows
-  },
-  run: async (flags, [names], command) => {
-    const project = projectOf(command, names)
-    await withAccess(flags, (access) =>
-      project.start({ ...access, services: given(names), onEvent, signal: interruption }),
+    const project = runningOf(command)
+    await telling(flags.json, (how) =>
+      project.stop({ ...how, services: given(names), timeoutMs: flags.timeout }),
     )
   },
 })
 
-const restart = command({
-  name: "restart",
-  summary: "stop services and start them again",
-  description: "Stops services and starts them again, without what they depend on.",
-  arguments: [servicesArgument],
-  common: ["timeout", "pemPath", "passphrase"],
-  get options() {
-    return { timeout: timeoutRow, ...accessRows }
+/** A command that opens the images of services. */
+function opening(
+  text: { readonly name: string; readonly summary: string; readonly description: string },
+  work: (project: services.Project, options: services.UpOptions) => Promise<void>,
+): CommandRow {
+  return command({
+    ...text,
+    arguments: [servicesArgument],
+    common: ["json", "pemPath", "passphrase"],
+    get options() {
+      return { json: jsonRow, ...accessRows }
+    },
+    run: async (flags, [names], command) => {
+      const project = projectOf(command, names)
+      await withAccess(flags, (access) =>
+        telling(flags.json, (how) => work(project, { ...access, ...how, services: given(names) })),
+      )
+    },
+  })
+}
+
+const start = opening(
+  {
+    name: "start",
+    summary: "start what was stopped",
+    description: "Starts services that were stopped, without what they depend on.",
   },
-  run: async (flags, [names], command) => {
-    const project = projectOf(command, names)
-    await project.stop({ services: given(names), timeoutMs: flags.timeout, onEvent, signal: interruption })
-    await withAccess(flags, (access) =>
-      project.start({ ...access, services: given(names), onEvent, signal: interruption }),
-    )
+  (project, options) => project.start(options),
+)
+
+const restart = opening(
+  {
+    name: "restart",
+    summary: "stop services and start them again",
+    description: "Stops services and starts them again, without what they depend on.",
   },
-})
+  async (project, options) => {
+    const { services: names, onEvent: told, signal } = options
+    await project.stop({ services: names, onEvent: told, signal })
+    await project.start(options)
+  },
+)
 
 /** As tables are laid out here. */
 const GAP = "    "
@@ -426,39 +444,19 @@ const run = command({
   },
 })
 
-const pull = command({
-  name: "pull",
-  summary: "fetch images",
-  description: "Fetches the images of services into the cache.",
-  arguments: [servicesArgument],
-  common: ["pemPath", "passphrase"],
-  get options() {
-    return accessRows
-  },
-  run: async (flags, [names], command) => {
-    const project = projectOf(command, names)
-    await withAccess(flags, (access) =>
-      project.pull({ ...access, services: given(names), onEvent, signal: interruption }),
-    )
-  },
-})
+const pull = opening(
+  { name: "pull", summary: "fetch images", description: "Fetches the images of services into the cache." },
+  (project, options) => project.pull(options),
+)
 
-const build = command({
-  name: "build",
-  summary: "build images of definition files",
-  description: "Builds the images of services that say which definition file they are made of.",
-  arguments: [servicesArgument],
-  common: ["pemPath", "passphrase"],
-  get options() {
-    return accessRows
+const build = opening(
+  {
+    name: "build",
+    summary: "build images of definition files",
+    description: "Builds the images of services that say which definition file they are made of.",
   },
-  run: async (flags, [names], command) => {
-    const project = projectOf(command, names)
-    await withAccess(flags, (access) =>
-      project.build({ ...access, services: given(names), onEvent, signal: interruption }),
-    )
-  },
-})
+  (project, options) => project.build(options),
+)
 
 const images = command({
   name: "images",

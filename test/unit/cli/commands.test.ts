@@ -72,8 +72,7 @@ describe("commands", () => {
     const bytes = new Set([
       ...["cat", "sif dump", "ctd-decoder", "exec", "run", "shell", "test", "instance logs"],
       ...["batch tail", "batch logs", "completion", "serve-build"],
-      // Lines of JSON, always.
-      "batch serve-node",
+      ...["compose logs", "compose exec", "compose run"],
     ])
     const hidden = (name: string): boolean => {
       const [first, second] = name.split(" ")
