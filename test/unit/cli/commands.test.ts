@@ -71,7 +71,7 @@ describe("commands", () => {
   it("print JSON, but for those whose output is the image's, the payload's, a shell's or another machine's", () => {
     const bytes = new Set([
       ...["cat", "sif dump", "ctd-decoder", "exec", "run", "shell", "test", "instance logs"],
-      ...["batch tail", "batch logs", "completion", "serve-build"],
+      ...["batch tail", "batch logs", "completion", "serve-build", "batch serve-node"],
       ...["compose logs", "compose exec", "compose run"],
     ])
     const hidden = (name: string): boolean => {
@@ -124,7 +124,7 @@ describe("addOptions", () => {
       buildArguments: ["A=1", "B=2"],
       noHttps: true,
     })
-    assert.deepEqual(parsed("instance stop", []), { timeout: 10_000 })
+    assert.deepEqual(parsed("instance stop", ["--timeout", "10"]), { timeout: 10_000 })
   })
 
   it("lets the last of two that negate each other count", () => {
