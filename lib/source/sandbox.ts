@@ -32,6 +32,17 @@ async function history(tree: ReadableTree, texts: TextReader): Promise<AddedEntr
   ]
 }
 
+/** What can be added: where the sandbox has a link in the place of a folder, what is behind that is its own. */
+async function addable(tree: ReadableTree, entries: readonly AddedEntry[]): Promise<AddedEntry[]> {
+  const links: string[] = []
+  for (const { path, type } of entries)
+    if (type === "directory" && path.startsWith(`${FOLDER}/`)) {
+      const there = await tree.find(`/${path}`, false)
+      if (there !== undefined && there.type !== "directory") links.push(path)
+    }
+  return entries.filter(({ path }) => !links.some((link) => `${path}/`.startsWith(`${link}/`)))
+}
+
 async function describe(
   tree: ReadableTree,
   path: string,
@@ -49,7 +60,8 @@ async function describe(
   // Scripts stay as they are there, which may be links.
   const { definition, labels } = description
   const files = metadataFiles({ definition, labels })
-  return { added: [...files, ...(await history(tree, texts))], objects: metadataObjects(description) }
+  const added = await addable(tree, [...files, ...(await history(tree, texts))])
+  return { added, objects: metadataObjects(description) }
 }
 
 /**

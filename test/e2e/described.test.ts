@@ -126,6 +126,7 @@ describe("what an image says of itself", () => {
     )
     // It stays the link that it is.
     symlinkSync("/bin/busybox", path.join(inside, "runscript"))
+    symlinkSync("/opt/env", path.join(inside, "env"))
     const app = path.join(tree, "scif", "apps", "tool", "scif")
     mkdirSync(path.join(app, "env"), { recursive: true })
     writeFileSync(path.join(app, "runscript.help"), "of the tool\n")
@@ -165,7 +166,8 @@ describe("what an image says of itself", () => {
       assert.equal(await text("bootstrap_history/Apptainer0"), "the first\n")
       assert.equal(await text("bootstrap_history/Apptainer1"), "Bootstrap: docker\nFrom: alpine\n")
       const entries = await image.list("/.singularity.d")
-      assert.equal(entries.find(({ path: name }) => name.endsWith("/runscript"))?.type, "symlink")
+      for (const link of ["runscript", "env"])
+        assert.equal(entries.find(({ path: name }) => name.endsWith(`/${link}`))?.type, "symlink", link)
     }
     const data = inFolder("data.sif")
     await build({ source: tree, output: data, data: true })
