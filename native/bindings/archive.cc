@@ -109,19 +109,16 @@ Napi::Value ListArchive(const Napi::CallbackInfo& info) {
         Napi::Array members = Napi::Array::New(env, listing.members.size());
         for (uint32_t i = 0; i < listing.members.size(); ++i) {
           const TarEntry& entry = listing.members[i];
-          Napi::Object member = Napi::Object::New(env);
-          member.Set("path", Napi::String::New(env, entry.path));
-          member.Set("type", Napi::String::New(env, TypeName(entry.is_sparse ? TarEntry::Type::kFifo : entry.type)));
-          member.Set("target", Napi::String::New(env, entry.target));
-          member.Set("offset", Napi::Number::New(env, static_cast<double>(entry.data_offset)));
-          member.Set("size", Napi::Number::New(env, static_cast<double>(entry.size)));
-          members.Set(i, member);
+          const char* type = TypeName(entry.is_sparse ? TarEntry::Type::kFifo : entry.type);
+          members.Set(i, ObjectToJs(env, {{"path", ToJs(env, entry.path)},
+                                          {"type", ToJs(env, type)},
+                                          {"target", ToJs(env, entry.target)},
+                                          {"offset", ToJs(env, entry.data_offset)},
+                                          {"size", ToJs(env, entry.size)}}));
         }
-        Napi::Object result = Napi::Object::New(env);
-        result.Set("compressed", Napi::Boolean::New(env, listing.compressed));
-        result.Set("size", Napi::Number::New(env, static_cast<double>(listing.size)));
-        result.Set("members", members);
-        return result;
+        return ObjectToJs(
+            env,
+            {{"compressed", ToJs(env, listing.compressed)}, {"size", ToJs(env, listing.size)}, {"members", members}});
       });
 }
 
@@ -130,33 +127,25 @@ Napi::Value ReadBlobBytes(const Napi::CallbackInfo& info) {
   auto blob = ReadBlob(ReadObject(info[0], "blob"), archive);
   const Extent part = ReadExtent(ReadObject(info[1], "part"));
   if (part.size > kMaximumPiece) throw Napi::RangeError::New(info.Env(), "size is too large");
-  return RunAsync(
-      info.Env(),
-      [blob = std::move(blob), part] {
-        std::vector<uint8_t> bytes(part.size);
-        blob->ReadAt(part.offset, bytes.data(), bytes.size());
-        return bytes;
-      },
-      [](Napi::Env env, const std::vector<uint8_t>& bytes) -> Napi::Value {
-        return Napi::Buffer<uint8_t>::Copy(env, bytes.data(), bytes.size());
-      });
+  return RunAsync(info.Env(), [blob = std::move(blob), part] {
+    std::vector<uint8_t> bytes(part.size);
+    blob->ReadAt(part.offset, bytes.data(), bytes.size());
+    return bytes;
+  });
 }
 
 Napi::Value CheckLayer(const Napi::CallbackInfo& info) {
   const Napi::Object options = ReadObject(info[0], "layer");
   SharedArchive archive;
   auto blob = ReadBlob(ReadObject(options.Get("blob"), "blob"), archive);
-  return RunAsync(
-      info.Env(),
-      [blob = std::move(blob), name = ReadString(options, "name"), diff_id = ReadBytes(options, "diffId"),
-       limit = ReadUnsigned(options, "limit")] {
-        LayerStream stream(*blob, name);
-        stream.Expect(diff_id);
-        stream.Limit(limit);
-        stream.Finish();
-        return stream.position();
-      },
-      [](Napi::Env env, uint64_t size) -> Napi::Value { return Napi::Number::New(env, static_cast<double>(size)); });
+  return RunAsync(info.Env(), [blob = std::move(blob), name = ReadString(options, "name"),
+                               diff_id = ReadBytes(options, "diffId"), limit = ReadUnsigned(options, "limit")] {
+    LayerStream stream(*blob, name);
+    stream.Expect(diff_id);
+    stream.Limit(limit);
+    stream.Finish();
+    return stream.position();
+  });
 }
 
 Napi::Value CheckEncrypted(const Napi::CallbackInfo& info) {
@@ -176,12 +165,9 @@ Napi::Value CheckEncrypted(const Napi::CallbackInfo& info) {
         });
       },
       [](Napi::Env env, const CheckedCiphertext& checked) -> Napi::Value {
-        Napi::Object result = Napi::Object::New(env);
-        result.Set("isAuthentic", Napi::Boolean::New(env, checked.is_authentic));
-        result.Set("matches", Napi::Boolean::New(env, checked.matches));
-        result.Set("plainDigest",
-                   Napi::Buffer<uint8_t>::Copy(env, checked.plain_digest.data(), checked.plain_digest.size()));
-        return result;
+        return ObjectToJs(env, {{"isAuthentic", ToJs(env, checked.is_authentic)},
+                                {"matches", ToJs(env, checked.matches)},
+                                {"plainDigest", ToJs(env, checked.plain_digest)}});
       });
 }
 

@@ -60,25 +60,15 @@ SquashfsWriteOptions ReadWriteOptions(const Napi::Object& options) {
 }
 
 std::vector<std::string> ReadStrings(const Napi::Object& object, const char* name) {
-  const Napi::Value value = object.Get(name);
-  if (!value.IsArray()) throw Napi::TypeError::New(object.Env(), std::string(name) + " must be an array");
-  const auto array = value.As<Napi::Array>();
-  std::vector<std::string> strings;
-  for (uint32_t i = 0; i < array.Length(); ++i) {
-    const Napi::Value item = array.Get(i);
-    if (!item.IsString()) throw Napi::TypeError::New(object.Env(), std::string(name) + " must hold strings");
-    strings.push_back(item.As<Napi::String>().Utf8Value());
-  }
-  return strings;
+  return ReadList(object, name, [name](const Napi::Value& item) {
+    if (!item.IsString()) throw Napi::TypeError::New(item.Env(), std::string(name) + " must hold strings");
+    return item.As<Napi::String>().Utf8Value();
+  });
 }
 
 std::vector<AddedEntry> ReadAdded(const Napi::Object& source) {
-  const Napi::Value value = source.Get("added");
-  if (!value.IsArray()) throw Napi::TypeError::New(source.Env(), "added must be an array");
-  const auto array = value.As<Napi::Array>();
-  std::vector<AddedEntry> added;
-  for (uint32_t i = 0; i < array.Length(); ++i) {
-    const Napi::Object item = ReadObject(array.Get(i), "added");
+  return ReadList(source, "added", [](const Napi::Value& value) {
+    const Napi::Object item = ReadObject(value, "added");
     AddedEntry entry;
     entry.path = ReadString(item, "path");
     entry.mode = static_cast<mode_t>(ReadInt(item, "mode"));
@@ -94,26 +84,22 @@ std::vector<AddedEntry> ReadAdded(const Napi::Object& source) {
     } else {
       entry.mode |= S_IFDIR;
     }
-    added.push_back(std::move(entry));
-  }
-  return added;
+    return entry;
+  });
 }
 
 std::vector<Layer> ReadLayers(const Napi::Object& source) {
-  const auto array = source.Get("layers").As<Napi::Array>();
-  std::vector<Layer> layers;
   SharedArchive archive;
-  for (uint32_t i = 0; i < array.Length(); ++i) {
-    const Napi::Object item = ReadObject(array.Get(i), "layers");
+  return ReadList(source, "layers", [&archive](const Napi::Value& value) {
+    const Napi::Object item = ReadObject(value, "layers");
     Layer layer;
     layer.blob = ReadBlob(ReadObject(item.Get("blob"), "blob"), archive);
     layer.decoded = archive.decoded;
     layer.name = ReadString(item, "name");
     if (!item.Get("digest").IsUndefined()) layer.digest = ReadBytes(item, "digest");
     layer.diff_id = ReadBytes(item, "diffId");
-    layers.push_back(std::move(layer));
-  }
-  return layers;
+    return layer;
+  });
 }
 
 /// Writes one kind of source to a sink.
@@ -186,16 +172,13 @@ std::unique_ptr<Target> ReadTarget(const Napi::Object& options) {
 
 /// Offsets of 8-byte numbers in `size` bytes.
 std::vector<uint64_t> ReadPlaces(const Napi::Object& options, const char* name, uint64_t size) {
-  std::vector<uint64_t> places;
-  if (options.Get(name).IsUndefined()) return places;
-  const auto array = options.Get(name).As<Napi::Array>();
-  for (uint32_t i = 0; i < array.Length(); ++i) {
-    const int64_t at = array.Get(i).ToNumber().Int64Value();
+  if (options.Get(name).IsUndefined()) return {};
+  return ReadList(options, name, [name, size](const Napi::Value& item) {
+    const int64_t at = item.ToNumber().Int64Value();
     if (at < 0 || !RangeFits(static_cast<uint64_t>(at), 8, size))
-      throw Napi::RangeError::New(options.Env(), std::string(name) + " lies outside of the trailer");
-    places.push_back(static_cast<uint64_t>(at));
-  }
-  return places;
+      throw Napi::RangeError::New(item.Env(), std::string(name) + " lies outside of the trailer");
+    return static_cast<uint64_t>(at);
+  });
 }
 
 }  // namespace
@@ -225,12 +208,10 @@ Napi::Value BuildTree(const Napi::CallbackInfo& info) {
         return written;
       },
       [](Napi::Env env, const SquashfsWritten& written) -> Napi::Value {
-        Napi::Object result = Napi::Object::New(env);
-        result.Set("size", Napi::Number::New(env, static_cast<double>(written.size)));
-        result.Set("inputBytes", Napi::Number::New(env, static_cast<double>(written.input_bytes)));
-        result.Set("entries", Napi::Number::New(env, static_cast<double>(written.entries)));
-        result.Set("skippedXattrs", Napi::Number::New(env, static_cast<double>(written.skipped_xattrs)));
-        return result;
+        return ObjectToJs(env, {{"size", ToJs(env, written.size)},
+                                {"inputBytes", ToJs(env, written.input_bytes)},
+                                {"entries", ToJs(env, written.entries)},
+                                {"skippedXattrs", ToJs(env, written.skipped_xattrs)}});
       });
 }
 

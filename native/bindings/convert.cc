@@ -116,6 +116,12 @@ Range ReadRange(const Napi::Object& range) {
   return read;
 }
 
+Napi::Object ObjectToJs(Napi::Env env, std::initializer_list<Property> properties) {
+  Napi::Object object = Napi::Object::New(env);
+  for (const auto& [name, value] : properties) object.Set(name, value);
+  return object;
+}
+
 void DescribeSystemError(Napi::Object error, const SystemError& cause) {
   error.Set("errno", Napi::Number::New(error.Env(), -cause.error()));
   error.Set("code", Napi::String::New(error.Env(), ErrorName(cause.error())));

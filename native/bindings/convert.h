@@ -2,7 +2,9 @@
 #pragma once
 
 #include <array>
+#include <concepts>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -46,6 +48,39 @@ struct Range {
 };
 /// The descriptor is duplicated.
 Range ReadRange(const Napi::Object& range);
+
+/// Each item of an array.
+template <typename Read>
+auto ReadList(const Napi::Object& object, const char* name, Read read) {
+  const Napi::Value value = object.Get(name);
+  if (!value.IsArray()) throw Napi::TypeError::New(object.Env(), std::string(name) + " must be an array");
+  const auto array = value.As<Napi::Array>();
+  std::vector<decltype(read(value))> items;
+  for (uint32_t i = 0; i < array.Length(); ++i) items.push_back(read(array.Get(i)));
+  return items;
+}
+
+inline Napi::Value ToJs(Napi::Env env, const char* text) { return Napi::String::New(env, text); }
+inline Napi::Value ToJs(Napi::Env env, const std::string& text) { return Napi::String::New(env, text); }
+template <std::integral Value>
+Napi::Value ToJs(Napi::Env env, Value value) {
+  if constexpr (std::same_as<Value, bool>)
+    return Napi::Boolean::New(env, value);
+  else
+    return Napi::Number::New(env, static_cast<double>(value));
+}
+/// A Buffer of its own; of a secret the caller wipes it.
+template <typename Bytes>
+requires std::same_as<decltype(std::declval<const Bytes&>().data()), const uint8_t*> Napi::Value ToJs(
+    Napi::Env env, const Bytes& bytes) {
+  return Napi::Buffer<uint8_t>::Copy(env, bytes.data(), bytes.size());
+}
+
+struct Property {
+  const char* name;
+  Napi::Value value;
+};
+Napi::Object ObjectToJs(Napi::Env env, std::initializer_list<Property> properties);
 
 /// Sets errno (negative, as Node does), code ("EIO") and syscall on an Error.
 void DescribeSystemError(Napi::Object error, const SystemError& cause);

@@ -13,38 +13,22 @@ uint32_t ReadUint32(const Napi::Object& object, const char* name) {
   return static_cast<uint32_t>(value);
 }
 
-/// The secret in a Buffer of its own, which the caller wipes.
-Napi::Value SecretToJs(Napi::Env env, const SecretBuffer& secret) {
-  return Napi::Buffer<uint8_t>::Copy(env, secret.data(), secret.size());
-}
-
 luks::Kdf ReadKdf(const Napi::Object& kdf) {
   return {ReadString(kdf, "type"), ReadUint32(kdf, "iterations"), ReadUint32(kdf, "memory"),
           ReadUint32(kdf, "parallel")};
 }
 
 std::vector<luks::NewKeyslot> ReadNewKeyslots(const Napi::Object& options, const char* name) {
-  const Napi::Value value = options.Get(name);
-  if (!value.IsArray()) throw Napi::TypeError::New(options.Env(), std::string(name) + " must be an array");
-  const auto list = value.As<Napi::Array>();
-  std::vector<luks::NewKeyslot> keyslots;
-  for (uint32_t i = 0; i < list.Length(); ++i) {
-    const Napi::Object keyslot = ReadObject(list.Get(i), "keyslot");
-    keyslots.push_back({ReadSecret(keyslot, "secret"), ReadKdf(ReadObject(keyslot.Get("kdf"), "kdf"))});
-  }
-  return keyslots;
+  return ReadList(options, name, [](const Napi::Value& item) {
+    const Napi::Object keyslot = ReadObject(item, "keyslot");
+    return luks::NewKeyslot{ReadSecret(keyslot, "secret"), ReadKdf(ReadObject(keyslot.Get("kdf"), "kdf"))};
+  });
 }
 
 }  // namespace
 
 Napi::Value LuksPrepare(const Napi::CallbackInfo& info) {
-  return RunAsync(
-      info.Env(),
-      [] {
-        const cryptsetup::Session session;
-        return true;
-      },
-      [](Napi::Env env, bool) { return env.Undefined(); });
+  return RunAsync(info.Env(), [] { const cryptsetup::Session session; });
 }
 
 Napi::Value LuksFormat(const Napi::CallbackInfo& info) {
@@ -57,10 +41,8 @@ Napi::Value LuksFormat(const Napi::CallbackInfo& info) {
   return RunAsync(
       info.Env(), [request = std::move(request)] { return luks::Format(request); },
       [](Napi::Env env, const luks::Formatted& formatted) -> Napi::Value {
-        Napi::Object result = Napi::Object::New(env);
-        result.Set("header", Napi::Buffer<uint8_t>::Copy(env, formatted.header.data(), formatted.header.size()));
-        result.Set("volumeKey", SecretToJs(env, formatted.volume_key));
-        return result;
+        return ObjectToJs(env,
+                          {{"header", ToJs(env, formatted.header)}, {"volumeKey", ToJs(env, formatted.volume_key)}});
       });
 }
 
@@ -81,10 +63,8 @@ Napi::Value LuksUnlock(const Napi::CallbackInfo& info) {
         return luks::Unlock(request);
       },
       [](Napi::Env env, const luks::Unlocked& unlocked) -> Napi::Value {
-        Napi::Object result = Napi::Object::New(env);
-        result.Set("volumeKey", SecretToJs(env, unlocked.volume_key));
-        result.Set("keyslot", Napi::Number::New(env, unlocked.keyslot));
-        return result;
+        return ObjectToJs(env,
+                          {{"volumeKey", ToJs(env, unlocked.volume_key)}, {"keyslot", ToJs(env, unlocked.keyslot)}});
       });
 }
 
@@ -101,16 +81,11 @@ Napi::Value LuksAddKeyslots(const Napi::CallbackInfo& info) {
         Napi::Array keyslots = Napi::Array::New(env, added.keyslots.size());
         for (uint32_t i = 0; i < added.keyslots.size(); ++i) {
           const luks::AddedKeyslot& keyslot = added.keyslots[i];
-          Napi::Object item = Napi::Object::New(env);
-          item.Set("keyslot", Napi::Number::New(env, keyslot.keyslot));
-          item.Set("offset", Napi::Number::New(env, static_cast<double>(keyslot.offset)));
-          item.Set("area", Napi::Buffer<uint8_t>::Copy(env, keyslot.area.data(), keyslot.area.size()));
-          keyslots.Set(i, item);
+          keyslots.Set(i, ObjectToJs(env, {{"keyslot", ToJs(env, keyslot.keyslot)},
+                                           {"offset", ToJs(env, keyslot.offset)},
+                                           {"area", ToJs(env, keyslot.area)}}));
         }
-        Napi::Object result = Napi::Object::New(env);
-        result.Set("metadata", Napi::Buffer<uint8_t>::Copy(env, added.metadata.data(), added.metadata.size()));
-        result.Set("keyslots", keyslots);
-        return result;
+        return ObjectToJs(env, {{"metadata", ToJs(env, added.metadata)}, {"keyslots", keyslots}});
       });
 }
 

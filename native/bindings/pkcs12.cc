@@ -14,11 +14,7 @@ Napi::Value DerivePkcs12Key(const Napi::CallbackInfo& info) {
   request.purpose = ReadInt(options, "purpose");
   request.iterations = ReadInt(options, "iterations");
   request.size = ReadUnsigned(options, "size");
-  return RunAsync(
-      info.Env(), [request = std::move(request)] { return DerivePkcs12(request); },
-      [](Napi::Env env, const SecretBuffer& derived) -> Napi::Value {
-        return Napi::Buffer<uint8_t>::Copy(env, derived.data(), derived.size());
-      });
+  return RunAsync(info.Env(), [request = std::move(request)] { return DerivePkcs12(request); });
 }
 
 }  // namespace sifcrypt

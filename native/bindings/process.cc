@@ -36,26 +36,16 @@ auto Now(Napi::Env env, Call call) {
 }
 
 std::vector<std::string> ReadStrings(const Napi::Object& object, const char* name) {
-  const Napi::Value value = object.Get(name);
-  if (!value.IsArray()) throw Napi::TypeError::New(object.Env(), std::string(name) + " must be an array");
-  const auto array = value.As<Napi::Array>();
-  std::vector<std::string> strings;
-  for (uint32_t i = 0; i < array.Length(); ++i) {
-    std::string text = array.Get(i).ToString().Utf8Value();
+  return ReadList(object, name, [name](const Napi::Value& item) {
+    std::string text = item.ToString().Utf8Value();
     if (text.find('\0') != std::string::npos)
-      throw Napi::TypeError::New(object.Env(), std::string(name) + " must hold strings without NUL");
-    strings.push_back(std::move(text));
-  }
-  return strings;
+      throw Napi::TypeError::New(item.Env(), std::string(name) + " must hold strings without NUL");
+    return text;
+  });
 }
 
 std::vector<int> ReadNumbers(const Napi::Object& object, const char* name) {
-  const Napi::Value value = object.Get(name);
-  if (!value.IsArray()) throw Napi::TypeError::New(object.Env(), std::string(name) + " must be an array");
-  const auto array = value.As<Napi::Array>();
-  std::vector<int> numbers;
-  for (uint32_t i = 0; i < array.Length(); ++i) numbers.push_back(array.Get(i).ToNumber().Int32Value());
-  return numbers;
+  return ReadList(object, name, [](const Napi::Value& item) { return static_cast<int>(item.ToNumber().Int32Value()); });
 }
 
 }  // namespace
@@ -132,10 +122,8 @@ Napi::Value HoldSignals(const Napi::CallbackInfo& info) {
 
 Napi::Value OpenPipe(const Napi::CallbackInfo& info) {
   Pipe pipe = Now(info.Env(), [] { return MakePipe(); });
-  Napi::Object result = Napi::Object::New(info.Env());
-  result.Set("reader", Napi::Number::New(info.Env(), pipe.reader.Release()));
-  result.Set("writer", Napi::Number::New(info.Env(), pipe.writer.Release()));
-  return result;
+  const Napi::Env env = info.Env();
+  return ObjectToJs(env, {{"reader", ToJs(env, pipe.reader.Release())}, {"writer", ToJs(env, pipe.writer.Release())}});
 }
 
 Napi::Value StartProgram(const Napi::CallbackInfo& info) {
@@ -144,21 +132,14 @@ Napi::Value StartProgram(const Napi::CallbackInfo& info) {
   const std::string file = ReadString(options, "file");
   const std::vector<std::string> arguments = ReadStrings(options, "arguments");
   const std::vector<std::string> environment = ReadStrings(options, "environment");
-  return RunAsync(
-      info.Env(),
-      [inherited, file, arguments, environment] { return StartProcess(file, arguments, environment, inherited); },
-      [](Napi::Env env, pid_t child) { return Napi::Number::New(env, child); });
+  return RunAsync(info.Env(), [inherited, file, arguments, environment] {
+    return StartProcess(file, arguments, environment, inherited);
+  });
 }
 
 Napi::Value WaitForProgram(const Napi::CallbackInfo& info) {
   const pid_t child = ReadInt(ReadObject(info[0], "options"), "pid");
-  return RunAsync(
-      info.Env(),
-      [child] {
-        WaitForProcess(child);
-        return true;
-      },
-      [](Napi::Env env, bool) { return env.Undefined(); });
+  return RunAsync(info.Env(), [child] { WaitForProcess(child); });
 }
 
 Napi::Value SendSignal(const Napi::CallbackInfo& info) {
@@ -185,10 +166,9 @@ Napi::Value OpenTerminal(const Napi::CallbackInfo& info) {
   const auto columns = static_cast<uint16_t>(ReadInt(options, "columns"));
   const auto rows = static_cast<uint16_t>(ReadInt(options, "rows"));
   PseudoTerminal pair = Now(info.Env(), [&] { return OpenPseudoTerminal(columns, rows); });
-  Napi::Object result = Napi::Object::New(info.Env());
-  result.Set("controller", Napi::Number::New(info.Env(), pair.controller.Release()));
-  result.Set("terminal", Napi::Number::New(info.Env(), pair.terminal.Release()));
-  return result;
+  const Napi::Env env = info.Env();
+  return ObjectToJs(
+      env, {{"controller", ToJs(env, pair.controller.Release())}, {"terminal", ToJs(env, pair.terminal.Release())}});
 }
 
 Napi::Value SetTerminalSize(const Napi::CallbackInfo& info) {

@@ -4,6 +4,7 @@
 
 #include <exception>
 #include <optional>
+#include <type_traits>
 #include <utility>
 
 #include "bindings/convert.h"
@@ -62,6 +63,17 @@ Napi::Value RunAsync(Napi::Env env, Work work, Convert convert) {
   const Napi::Promise promise = call->Promise();
   call->Queue();
   return promise;
+}
+
+/// The same for nothing, or what ToJs converts.
+template <typename Work>
+Napi::Value RunAsync(Napi::Env env, Work work) {
+  if constexpr (std::is_void_v<decltype(work())>) {
+    auto whole = [work = std::move(work)]() mutable { return work(), true; };
+    return RunAsync(env, std::move(whole), [](Napi::Env own, bool) { return own.Undefined(); });
+  } else {
+    return RunAsync(env, std::move(work), [](Napi::Env own, const auto& result) { return ToJs(own, result); });
+  }
 }
 
 }  // namespace sifcrypt

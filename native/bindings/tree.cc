@@ -93,17 +93,15 @@ struct InodeStat {
 };
 
 Napi::Object StatToJs(Napi::Env env, const InodeStat& inode) {
-  const auto number = [env](uint64_t value) { return Napi::Number::New(env, static_cast<double>(value)); };
-  Napi::Object stat = Napi::Object::New(env);
-  stat.Set("inode", number(inode.inode_number));
-  stat.Set("type", TypeName(inode.type));
-  stat.Set("mode", number(inode.mode));
-  stat.Set("uid", number(inode.uid));
-  stat.Set("gid", number(inode.gid));
-  stat.Set("nlink", number(inode.nlink));
-  stat.Set("mtime", number(inode.mtime));
-  stat.Set("size", number(inode.size));
-  stat.Set("rdev", number(inode.rdev));
+  Napi::Object stat = ObjectToJs(env, {{"inode", ToJs(env, inode.inode_number)},
+                                       {"type", ToJs(env, TypeName(inode.type))},
+                                       {"mode", ToJs(env, inode.mode)},
+                                       {"uid", ToJs(env, inode.uid)},
+                                       {"gid", ToJs(env, inode.gid)},
+                                       {"nlink", ToJs(env, inode.nlink)},
+                                       {"mtime", ToJs(env, inode.mtime)},
+                                       {"size", ToJs(env, inode.size)},
+                                       {"rdev", ToJs(env, inode.rdev)}});
   if (inode.type == InodeType::kSymlink) stat.Set("target", BytesToJs(env, inode.target));
   return stat;
 }
@@ -155,10 +153,7 @@ Napi::Array EntriesToJs(Napi::Env env, const std::vector<ListedEntry>& entries) 
   Napi::Array list = Napi::Array::New(env, entries.size());
   for (uint32_t i = 0; i < entries.size(); ++i) {
     const Napi::HandleScope scope(env);
-    Napi::Object entry = Napi::Object::New(env);
-    entry.Set("name", BytesToJs(env, entries[i].name));
-    entry.Set("stat", StatToJs(env, entries[i].stat));
-    list.Set(i, entry);
+    list.Set(i, ObjectToJs(env, {{"name", BytesToJs(env, entries[i].name)}, {"stat", StatToJs(env, entries[i].stat)}}));
   }
   return list;
 }
@@ -214,10 +209,8 @@ Napi::Value NextFolder(const std::shared_ptr<OpenedWalk>& opened, const Napi::Ca
       },
       [](Napi::Env env, const std::optional<Listed>& listed) -> Napi::Value {
         if (!listed) return env.Undefined();
-        Napi::Object folder = Napi::Object::New(env);
-        folder.Set("path", BytesToJs(env, listed->path));
-        folder.Set("entries", EntriesToJs(env, listed->entries));
-        return folder;
+        return ObjectToJs(env,
+                          {{"path", BytesToJs(env, listed->path)}, {"entries", EntriesToJs(env, listed->entries)}});
       });
 }
 
@@ -253,8 +246,7 @@ Napi::Value StoredAt(const OpenedTree& tree, const Napi::CallbackInfo& info) {
         return squashfs.StoredAt(*squashfs.GetInode(squashfs.Resolve(path, false)));
       },
       [](Napi::Env env, const std::optional<uint64_t>& place) -> Napi::Value {
-        if (!place) return env.Undefined();
-        return Napi::Number::New(env, static_cast<double>(*place));
+        return place ? ToJs(env, *place) : env.Undefined();
       });
 }
 
@@ -284,10 +276,8 @@ Napi::Value Xattrs(const OpenedTree& tree, const Napi::CallbackInfo& info) {
       [](Napi::Env env, const std::vector<Xattr>& xattrs) -> Napi::Value {
         Napi::Array list = Napi::Array::New(env, xattrs.size());
         for (uint32_t i = 0; i < xattrs.size(); ++i) {
-          Napi::Object xattr = Napi::Object::New(env);
-          xattr.Set("name", xattrs[i].name);
-          xattr.Set("value", BytesToJs(env, xattrs[i].value));
-          list.Set(i, xattr);
+          list.Set(i,
+                   ObjectToJs(env, {{"name", ToJs(env, xattrs[i].name)}, {"value", BytesToJs(env, xattrs[i].value)}}));
         }
         return list;
       });
@@ -313,10 +303,7 @@ Napi::Value ExtractTree(const OpenedTree& tree, const Napi::CallbackInfo& info) 
         return Extract(Usable(reader), request);
       },
       [](Napi::Env env, const Extracted& extracted) -> Napi::Value {
-        Napi::Object result = Napi::Object::New(env);
-        result.Set("entries", Napi::Number::New(env, static_cast<double>(extracted.entries)));
-        result.Set("bytes", Napi::Number::New(env, static_cast<double>(extracted.bytes)));
-        return result;
+        return ObjectToJs(env, {{"entries", ToJs(env, extracted.entries)}, {"bytes", ToJs(env, extracted.bytes)}});
       });
 }
 
