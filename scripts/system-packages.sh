@@ -34,6 +34,7 @@ packages() {
   prebuilds        curl                    curl                     fetches compilers and sources
   prebuilds        xz-utils                xz                       unpacks them
   prebuilds,test   qemu-user-static        qemu-user-static         runs what is for arm64
+  prebuilds        musl                    musl-libc                runs what is for musl
   demo,test        busybox-static          busybox                  a root file system of one file
   build,test       cmake                   cmake                    builds in an installed package; the core with sanitizers
   test             clang                   clang                    the driver that clang-tidy takes its headers from

