@@ -19,7 +19,8 @@ case $target in
   *-musl)
     export ZIG_GLOBAL_CACHE_DIR=/build/zig-cache ZIG_LOCAL_CACHE_DIR=/build/zig-cache
     # It links a program statically, with a musl that it makes for that, unless a shared library is asked for: here is one, which nothing
-    # needs, so that none is asked for at run time but musl's. And of the linker it knows no --exclude-libs.
+    # needs, so that none is asked for at run time but musl's. And of the linker, which is LLVM's by a name that meson has not heard, it
+    # knows no --exclude-libs.
     "${cross}gcc" -shared -nostdlib -x c /dev/null -o "$tools/libnothing.so"
     for language in cc c++; do
       cat >"$tools/$language" <<WRAPPER
@@ -30,6 +31,7 @@ for argument; do
   case \$argument in
     -static) how=-pie ;;
     -c | -E | -S | -shared) how='' ;;
+    -Wl,--version) exec echo "LLD (compatible with GNU linkers)" ;;
     -Wl,--exclude-libs,ALL) argument=-Wl,--version-script=/build/project/scripts/prebuilds/addon.map ;;
   esac
   set -- "\$@" "\$argument"
