@@ -10,7 +10,7 @@ import { contentFits } from "./digest.ts"
 import { blobName, checkLayoutVersion, NAME, parseLayoutIndex } from "./layout.ts"
 import { MAX_DOCUMENT, type Descriptor } from "./manifest.ts"
 import { VerifiedBlob, type Document, type ImageSink } from "./sink.ts"
-import { TEMPORARY, TemporaryFile } from "./temporary-file.ts"
+import { TEMPORARY, TemporaryFile, writePieces } from "./temporary-file.ts"
 
 const MODE = 0o666
 const EMPTY_INDEX = Buffer.from('{"schemaVersion":2,"manifests":[]}')
@@ -95,12 +95,10 @@ export class LayoutSink implements ImageSink {
 
   async #write(name: string, pieces: AsyncIterable<Buffer> | Iterable<Buffer>): Promise<void> {
     await using file = await this.#disk(TemporaryFile.create(this.name, MODE))
-    let size = 0
-    for await (const piece of pieces) {
+    await writePieces(pieces, (piece, position) => {
       this.#signal?.throwIfAborted()
-      await this.#disk(file.write(piece, size))
-      size += piece.length
-    }
+      return this.#disk(file.write(piece, position))
+    })
     const target = path.join(this.name, name)
     await this.#disk(mkdir(path.dirname(target), { recursive: true }))
     await this.#disk(file.publish(target))

@@ -43,9 +43,25 @@ const PIECE: Bytes = 1 << 20
 // A compressed archive is decoded from its start for each.
 const ARCHIVE_PIECE: Bytes = 16 << 20
 
-/** The bytes of a blob, front to back. */
+/** The bytes of a blob, front to back; the next piece is read while somebody has this one. */
 export async function* streamBlob(blob: NativeBlob): AsyncGenerator<Buffer, void, undefined> {
-  const piece = blob.archive === undefined ? PIECE : ARCHIVE_PIECE
-  for (let at = 0; at < blob.size; at += piece)
-    yield await loadAddon().readBlob(blob, { offset: at, size: Math.min(piece, blob.size - at) })
+  const size = blob.archive === undefined ? PIECE : ARCHIVE_PIECE
+  const read = (offset: Bytes): Promise<Buffer> | undefined => {
+    if (offset >= blob.size) return undefined
+    const piece = loadAddon().readBlob(blob, { offset, size: Math.min(size, blob.size - offset) })
+    // Told where it is waited for, if anybody does.
+    piece.catch(() => undefined)
+    return piece
+  }
+  let next = read(0)
+  try {
+    for (let at = size; next !== undefined; at += size) {
+      const piece = await next
+      next = read(at)
+      yield piece
+    }
+  } finally {
+    // The file is closed after that.
+    await next?.catch(() => undefined)
+  }
 }

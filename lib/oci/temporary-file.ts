@@ -66,6 +66,34 @@ export class TemporaryFile implements AsyncDisposable {
   }
 }
 
+/**
+ * Writes pieces one behind the other, each while the next one comes.
+ *
+ * @returns Where the last one ends.
+ */
+export async function writePieces(
+  pieces: AsyncIterable<Buffer> | Iterable<Buffer>,
+  write: (piece: Buffer, position: Bytes) => Promise<void>,
+  position: Bytes = 0,
+): Promise<Bytes> {
+  let end = position
+  let writing = Promise.resolve()
+  try {
+    for await (const piece of pieces) {
+      await writing
+      writing = write(piece, end)
+      // Told where it is waited for.
+      writing.catch(() => undefined)
+      end += piece.length
+    }
+    await writing
+    return end
+  } finally {
+    // The file is closed after that.
+    await writing.catch(() => undefined)
+  }
+}
+
 export async function writeAll(file: FileHandle, bytes: Buffer, position: Bytes): Promise<void> {
   for (let done = 0; done < bytes.length;)
     done += (await file.write(bytes, done, bytes.length - done, position + done)).bytesWritten

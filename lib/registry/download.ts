@@ -2,7 +2,7 @@
 import type { FileHandle } from "node:fs/promises"
 import { OciError } from "../errors.ts"
 import { checkDigest, hashFor, type Digest } from "../oci/digest.ts"
-import { writeAll } from "../oci/temporary-file.ts"
+import { writeAll, writePieces } from "../oci/temporary-file.ts"
 import type { Bytes } from "../units.ts"
 import { MAX_TRIES, replyError, Tries, type Reply } from "./http.ts"
 
@@ -129,13 +129,16 @@ export async function fillFile(
     }
     advance(have)
     let position = have
-    try {
+    async function* counted(): AsyncGenerator<Buffer, void, undefined> {
       for await (const bytes of bytesFrom(have)) {
         hash.update(bytes)
-        await writeAll(file, bytes, position)
+        yield bytes
         position += bytes.length
         advance(bytes.length)
       }
+    }
+    try {
+      await writePieces(counted(), (bytes, at) => writeAll(file, bytes, at), have)
       checkDigest(hash, digest, what)
       return
     } catch (error) {
