@@ -479,6 +479,9 @@ const layerinfo = command({
       each(text),
     ],
     json: jsonRow,
+    // imgcrypt's, for whom key ids are names that GnuPG knows.
+    asIds: ["-n", "show key ids, as is done anyway", flag, { hidden: true }],
+    gpgHomedir: ["--gpg-homedir <dir>", "not looked at: key ids are shown", text, { hidden: true }],
     ...registryRows,
   },
   run: async (flags, [source]) => {
