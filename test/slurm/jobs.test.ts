@@ -19,13 +19,13 @@ import path from "node:path"
 import { text } from "node:stream/consumers"
 import { batch, build, certificate, keyring, push, sign } from "../../lib/index.ts"
 import { newPair } from "../../lib/batch/key-exchange.ts"
-import { createPrivateKey } from "node:crypto"
+import { createHash, createPrivateKey } from "node:crypto"
 import { Credentials } from "../../lib/encryption/credentials.ts"
 import { openPartition } from "../../lib/encryption/unlock.ts"
 import { openSif } from "../../lib/sif/open.ts"
-import { cli, packageRoot, runProgram, type Result } from "../support/cli.ts"
+import { cli, finish, packageRoot, runProgram, type Result } from "../support/cli.ts"
 import { Server } from "../support/http-server.ts"
-import { allProcesses, waitFor, type ProcessInfo } from "../support/processes.ts"
+import { allProcesses, descriptorsOf, waitFor, type ProcessInfo } from "../support/processes.ts"
 import { Registry } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
 import { observerId, SlurmCluster, user, type Shown } from "../support/slurm.ts"
@@ -601,6 +601,73 @@ describe("jobs on Slurm", () => {
         readdirSync(file(`slow/${node ?? ""}/batch-1`)).filter((one) => one.startsWith(".")),
         [],
       )
+  })
+
+  it("B13: has many first uses on one node wait for one download, and another take the place of one that is killed", async () => {
+    const count = soak ? 24 : 6
+    let begun = 0
+    await using slow = await Server.start((request, response) => {
+      const isBlob = request.method === "GET" && /\/blobs\//.test(request.url ?? "")
+      if (isBlob) begun++
+      const isHeld = isBlob && begun === 2
+      const onward = http.request(
+        `http://${registry.host}${request.url ?? ""}`,
+        { method: request.method ?? "GET", headers: request.headers },
+        (reply) => {
+          response.writeHead(reply.statusCode ?? 500, reply.headers)
+          // The first one on the node gets a part, and waits for the rest.
+          if (isHeld) reply.once("data", (piece: Buffer) => response.write(piece.subarray(0, 1000)))
+          else reply.pipe(response)
+        },
+      )
+      onward.end()
+    })
+    const name = `oras://${slow.host}/group/model:1`
+    await partition("down")
+    const first = configure(
+      "first.yaml",
+      job("[exec, echo]", `"${name}"`),
+      `images: [ { image: "${name}" } ]`,
+    )
+    writeFileSync(first, readFileSync(first, "utf8").replace(`${file("cache")}/%N`, `${file("first")}/%N`))
+    const env = {
+      HOME: newFolder("first-home", user.id),
+      SIFCRYPT_CERTSDIR: path.join(user.home(), ".sifcrypt", "certificates"),
+    }
+    const args = ["batch", "submit", "--json", "--password-file", passwordFile, first]
+    const set = (JSON.parse(await cluster.ok(args, { env })) as { folder: string }).folder
+    assert.equal(begun, 1)
+    const manifest = path.join(set, "manifest.json")
+    const manifestDigest = createHash("sha256").update(readFileSync(manifest)).digest("hex")
+    const children = Array.from({ length: count }, () =>
+      cluster.start(["batch", "fetch", manifest, manifestDigest], { env: { ...env, SLURMD_NODENAME: "n9" } }),
+    )
+    const ends = children.map((child) => finish(child))
+    const cache = file("first/n9/batch-1")
+    const { digest } = factsOf(set)
+    const partial = (): string | undefined =>
+      existsSync(cache) ? readdirSync(cache).find((one) => one.startsWith(`.${digest}.`)) : undefined
+    const temporary = await waitFor("somebody fetches", partial, 30_000)
+    await waitFor("it has been asked for", () => begun === 2, 30_000)
+    assert.equal(existsSync(path.join(cache, digest)), false)
+    const [fetching, ...more] = children.filter(({ pid }) =>
+      descriptorsOf(pid ?? 0).includes(path.join(cache, temporary)),
+    )
+    assert.ok(fetching !== undefined)
+    assert.deepEqual(more, [])
+    fetching.kill("SIGKILL")
+    const results = await Promise.all(ends)
+    assert.deepEqual(
+      results.map(({ status, signal }) => String(signal ?? status)).sort(),
+      [...Array.from({ length: count - 1 }, () => "0"), "SIGKILL"],
+      results.map(({ stderr }) => stderr).join(""),
+    )
+    // At submission, by who was killed, and by who took the place.
+    assert.equal(begun, 3)
+    assert.deepEqual(readFileSync(path.join(cache, digest)), readFileSync(file("signed.sif")))
+    assert.equal(partial(), undefined)
+    await cluster.ok(["batch", "delete", "--force", set])
+    await partition("up")
   })
 
   it("B25: submits ten thousand tasks in seconds, cut where Slurm's arrays end", async () => {

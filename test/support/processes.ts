@@ -44,7 +44,7 @@ export function allProcesses(): ProcessInfo[] {
 }
 
 /** What it has open. */
-function descriptorsOf(pid: number): string[] {
+export function descriptorsOf(pid: number): string[] {
   try {
     return readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
       try {

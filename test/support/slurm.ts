@@ -49,8 +49,9 @@ export class SlurmCluster implements AsyncDisposable {
   /** @param extra - Lines for slurm.conf. */
   static async start(nodes: number, extra = ""): Promise<SlurmCluster> {
     const cluster = new SlurmCluster(path.join(newFolder("slurm"), "cluster"))
-    // Ports that nobody else uses here, for as many clusters as there are test processes.
-    const port = 20_000 + (process.pid % 2000) * 10
+    // Ports that nobody else uses here, for as many clusters as there are test processes: below those that the kernel gives to whoever
+    // connects to something (32768 and more).
+    const port = 20_000 + (process.pid % 1200) * 10
     await cluster.control("start", [], { NODES: String(nodes), PORT: String(port), EXTRA: extra })
     return cluster
   }
