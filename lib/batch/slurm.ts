@@ -146,10 +146,16 @@ export async function hostsOf(nodes: string): Promise<readonly string[]> {
   return (await slurm("scontrol", ["show", "hostnames", nodes])).split("\n").filter((name) => name !== "")
 }
 
-/** The processes of a job on a node, as that node's own daemon knows them. */
-export async function processesOf(job: number, node: string): Promise<readonly number[]> {
+/**
+ * The process that a batch job is on its node, as that node's own daemon knows it: none of those that it has started.
+ *
+ * @returns undefined: it does not run there.
+ */
+export async function processOf(job: number, node: string): Promise<number | undefined> {
   const text = await slurm("scontrol", ["listpids", String(job), node])
-  return [...text.matchAll(/^(\d+)\s/gm)].map(([, pid]) => Number(pid))
+  // PID JOBID STEPID LOCALID GLOBALID: only what slurmstepd has started itself has an id in its step.
+  const pid = /^(\d+)\s+\S+\s+batch\s+0\s/m.exec(text)?.[1]
+  return pid === undefined ? undefined : Number(pid)
 }
 
 /**

@@ -147,6 +147,7 @@ jobs: [ { id: one, tasks: [ { image: ${image}, command: ${command}${more} } ] } 
       as: number,
       node: string,
       wanted: readonly (readonly [object, object, RegExp])[],
+      start = "exec",
     ): Promise<void> => {
       const request = { set: head.set, digest: head.digests[0], node }
       const questions = wanted.map(([changes, bundled]) => ({
@@ -156,7 +157,7 @@ jobs: [ { id: one, tasks: [ { image: ${image}, command: ${command}${more} } ] } 
       writeFileSync(file("questions.json"), JSON.stringify(questions))
       const answers = path.join(newFolder("answers", as), "answers.json")
       const socket = path.join(keeper, node, "socket")
-      const script = `#!/bin/sh\nexec ${process.execPath} ${ask} ${socket} ${file("questions.json")} ${answers}\n`
+      const script = `#!/bin/sh\n${start} ${process.execPath} ${ask} ${socket} ${file("questions.json")} ${answers}\nexit $?\n`
       const { status, stderr } = await runProgram(
         ["sbatch", "--wait", "--array=0", "-p", "batch", "-w", node, "-D", "/", "-o", `${answers}.txt`],
         {
@@ -190,6 +191,8 @@ jobs: [ { id: one, tasks: [ { image: ${image}, command: ${command}${more} } ] } 
       [{}, { ...part, sealed: "" }, /refused: the bundle does not open/],
       [{}, { ...part, head: "{}" }, /refused: it is no request/],
     ])
+    // What the job has started, such as a payload, is not the job.
+    await asks(user.id, "n1", [[{}, part, /refused: process \d+ is not the job's own/]], "env")
     await asks(observerId, "n1", [
       [{}, part, /refused: the bundle is somebody else's/],
       [{}, changed({ uid: observerId }), /refused: the bundle does not open/],
