@@ -443,6 +443,8 @@ export async function writeBundle(
   if (nodeKeys === undefined) return []
   const nodes = await nodesOf(partition, [], signal)
   const keys = await nodeCertificates(nodeKeys.certificates, nodes)
+  // The broker serves all of them.
+  if (keys.length === 0 && cluster.hasBroker) return nodes
   if (keys.length === 0)
     throw new BatchError(
       "ERR_BATCH_KEY",

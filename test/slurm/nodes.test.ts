@@ -264,10 +264,24 @@ jobs: [ { id: one, tasks: [ { image: ${image}, command: ${command}${more} } ] } 
     )
     assert.match(busy.stderr, /n1\/socket: somebody listens there already/)
     chmodSync(certificates, 0o777)
-    const args = ["batch", "submit", "--password-file", passwordFile, file("wait.yaml")]
+    const own = configure("own.yaml", ", key_source: nodes", "[exec, echo]")
+    const args = ["batch", "submit", "--password-file", passwordFile, own]
     const written = await cluster.run(args)
     chmodSync(certificates, 0o755)
     assert.equal(written.status, 22)
     assert.match(written.stderr, /n1\.pem: others may put another certificate there/)
+    // Without any, there is the broker; or nobody.
+    const without = (name: string, settings: string): string => {
+      const written = configure(name, settings, "[exec, echo]")
+      writeFileSync(
+        written,
+        readFileSync(written, "utf8").replace(certificates, newFolder("no-certificates")),
+      )
+      return written
+    }
+    await submit(without("broker.yaml", ""))
+    const nobody = await cluster.run([...args.slice(0, -1), without("nobody.yaml", ", key_source: nodes")])
+    assert.equal(nobody.status, 22)
+    assert.match(nobody.stderr, /there is no certificate of any node of the partition, as n1\.pem/)
   })
 })
