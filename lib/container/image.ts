@@ -503,7 +503,6 @@ export class Image implements AsyncDisposable {
     argv: readonly string[],
     options: InstanceOptions = {},
   ): Promise<Instance> {
-    if (words(argv, "argv").length === 0) throw is.invalidValue("argv is empty: no command")
     return await this.#startInstance(name, "exec", argv, options)
   }
 
@@ -515,6 +514,7 @@ export class Image implements AsyncDisposable {
   ): Promise<Instance> {
     is.text(name, "name")
     const argv = words(given, "argv")
+    if (script === "exec" && argv.length === 0) throw is.invalidValue("argv is empty: no command")
     const wanted = instanceOptions(asked, "options")
     const startable = this.#startable()
     const tree = isReadable(startable) ? await this.#openTree() : undefined

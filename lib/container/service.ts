@@ -121,6 +121,7 @@ export const serviceRows: Rows<ServiceOptions> = {
 
 /** `no`, `always`, `unless-stopped`, `on-failure`, `on-failure:3`. */
 export function parseRestart(word: string): RestartPolicy {
+  text(word, "word")
   const [, policy = "", retries] = /^(no|always|unless-stopped|on-failure)(?::(\d{1,4}))?$/.exec(word) ?? []
   if (policy === "" || (retries !== undefined && (policy !== "on-failure" || Number(retries) > MAX_RETRIES)))
     throw new RunError("ERR_RUN_OPTION", `--restart ${word}: no, on-failure[:N], always or unless-stopped`)

@@ -102,6 +102,13 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
     ["options", {}],
   ],
   openInstance: [["name", "x"]],
+  parseRestart: [["word", "no"]],
+  createNetwork: [
+    ["name", "surface"],
+    ["options", {}],
+  ],
+  openNetwork: [["name", "surface"]],
+  removeNetwork: [["name", "surface"]],
   unmount: [["target", nowhere]],
   allocateSecret: [["size", 1]],
   exitNow: [["status", 300]],
@@ -252,7 +259,7 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
   "oci.save": [["options", { names: ["surface"], output: nowhere }]],
 }
 /** They take nothing, or what may be left out. */
-const without = new Set(["listCache", "listInstances", "listMounts", "forbidDumps"])
+const without = new Set(["listCache", "listInstances", "listMounts", "listNetworks", "forbidDumps"])
 
 const wrong: readonly (readonly [string, unknown])[] = [
   ["null", null],
@@ -533,7 +540,7 @@ for (const [where, file] of [
       })
       const argumentsOf: Readonly<Record<string, readonly unknown[]>> = {
         ...{ exec: [["true"]], run: [], shell: [], test: [] },
-        ...{ startInstance: ["x"], runInstance: ["x"] },
+        ...{ startInstance: ["x"], runInstance: ["x"], execInstance: ["x", ["true"]] },
       }
 
       it("each method of an image says so, and closing twice is fine", async () => {
@@ -562,7 +569,7 @@ for (const [where, file] of [
             extract: [nowhere],
           },
           ...{ mount: [nowhere], exec: [["true"]], run: [[]], shell: [], test: [[]] },
-          ...{ startInstance: ["x", []], runInstance: ["x", []] },
+          ...{ startInstance: ["x", []], runInstance: ["x", []], execInstance: ["x", ["true"]] },
         }
         const methods = Object.getOwnPropertyNames(Object.getPrototypeOf(opened))
         assert.deepEqual(

@@ -124,7 +124,7 @@ describe("addOptions", () => {
       buildArguments: ["A=1", "B=2"],
       noHttps: true,
     })
-    assert.deepEqual(parsed("instance stop", ["--timeout", "10"]), { timeout: 10_000 })
+    assert.deepEqual(parsed("instance stop", ["-t", "10"]), { timeout: 10_000 })
   })
 
   it("lets the last of two that negate each other count", () => {

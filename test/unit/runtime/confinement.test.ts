@@ -56,6 +56,7 @@ describe("confine", () => {
   it("refuses what contradicts itself or is not there", async () => {
     for (const options of [
       { keepPrivs: true, noPrivs: true },
+      { network: ["none", "host"] },
       { network: "none", netnsPath: "/proc/self/ns/net" },
       { publish: ["80"] },
     ])

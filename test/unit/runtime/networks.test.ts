@@ -1,9 +1,12 @@
 import assert from "node:assert/strict"
+import { once } from "node:events"
 import { mkdtempSync, readdirSync, writeFileSync } from "node:fs"
+import { createServer } from "node:net"
 import { tmpdir } from "node:os"
 import path from "node:path"
 import { networkArguments, networkOf } from "../../../lib/runtime/network.ts"
 import {
+  addressesOf,
   bridgeOf,
   createNetwork,
   freeSubnet,
@@ -96,6 +99,28 @@ describe("networks", () => {
     writeFileSync(path.join(files, "members"), "shop 10.90.0.2 web\n")
     await removeNetwork("shop")
     assert.deepEqual(readdirSync(files), [])
+  })
+
+  it("stay as long as somebody is in them", async () => {
+    await createNetwork("shop", { subnet: "10.90.0.0/24" })
+    const files = path.join(folder, "sifcrypt", "networks")
+    writeFileSync(path.join(files, "members"), "shop 10.90.0.2 web\nother 10.90.1.2 web\n")
+    const keeper = createServer().listen(path.join(files, "keeper"))
+    await once(keeper, "listening")
+    try {
+      const containers = [{ name: "web", address: "10.90.0.2" }]
+      assert.deepEqual((await openNetwork("shop")).containers, containers)
+      assert.deepEqual(
+        [...(await addressesOf("web"))],
+        [
+          ["shop", "10.90.0.2"],
+          ["other", "10.90.1.2"],
+        ],
+      )
+      await assert.rejects(removeNetwork("shop"), { code: "ERR_NETWORK_BUSY", message: /in use: web$/ })
+    } finally {
+      keeper.close()
+    }
   })
 
   it("are joined by their names, several at once, with names and addresses there", async () => {
