@@ -433,7 +433,10 @@ export async function startInstance(
     )
     try {
       remember(state)
-      await starter.stay()
+      // A service may have ended by now, and then nobody is to be told.
+      await starter.stay().catch((error: unknown) => {
+        if (!ends || isAlive(state)) throw error
+      })
     } catch (error) {
       starter.child.kill("SIGKILL")
       throw error

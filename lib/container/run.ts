@@ -486,7 +486,8 @@ export async function withRun<T>(
   const owner = root || idMaps !== undefined ? undefined : { uid: caller.uid, gid: caller.gid }
   const wanted = options.engine ?? "auto"
   const networkIds = root ? undefined : (subordinate ?? oneId(caller.uid, caller.gid))
-  const networkWords = network === undefined ? [] : networkArguments(network, name ?? id, networkIds)
+  const networkWords =
+    network === undefined ? [] : networkArguments(network, name ?? id, networkIds, options.dns)
   const how = (engine: ConcreteEngine): StarterOptions => ({
     command: "run",
     engine,

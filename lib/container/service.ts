@@ -218,7 +218,8 @@ export function statusOf(journalFile: string, startedAt: number, alive: boolean)
   // A starter that was killed could not say so.
   const lost = !alive && journal?.state !== "ended"
   return {
-    state: alive ? (journal?.state ?? "running") : "ended",
+    // What has been written last may be undoing things still.
+    state: !alive ? "ended" : journal?.state === "restarting" ? "restarting" : "running",
     health: health === "" || !alive ? undefined : health,
     exitCode: journal === undefined || journal.code < 0 ? undefined : journal.code,
     failure: lost ? "its starter was killed" : journal?.failure === "" ? undefined : journal?.failure,

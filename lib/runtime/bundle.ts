@@ -309,12 +309,13 @@ async function ownFiles(
     ["/etc/passwd", passwdWith(await imageFile(tree, "/etc/passwd"), identity)],
     ["/etc/group", groupWith(await imageFile(tree, "/etc/group"), identity)],
   ])
-  if (asked.dns !== undefined) {
+  const { network } = options.confinement
+  // In networks with a name their own servers ask those.
+  if (asked.dns !== undefined && (network?.joined ?? []).length === 0) {
     const wrong = asked.dns.find((address) => isIP(address) === 0)
     if (wrong !== undefined) throw optionError("dns", `${wrong} is no address`)
     files.set("/etc/resolv.conf", asked.dns.map((address) => `nameserver ${address}\n`).join(""))
-  } else if (options.confinement.network !== undefined)
-    files.set("/etc/resolv.conf", resolverFile(options.confinement.network))
+  } else if (network !== undefined) files.set("/etc/resolv.conf", resolverFile(network))
   const hosts = (asked.addHost ?? []).map(hostLine)
   if (hosts.length > 0) files.set("/etc/hosts", `${machineFile("/etc/hosts")}\n${hosts.join("")}`)
   if (asked.hostname !== undefined) {

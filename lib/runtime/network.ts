@@ -213,6 +213,7 @@ export function networkArguments(
   { published, joined }: ConnectedNetwork,
   container: string,
   ids: IdMaps | undefined,
+  dns: readonly string[] = [],
 ): string[] {
   const pasta = findProgram("pasta", "it connects the container's network (package passt)")
   return [
@@ -221,7 +222,7 @@ export function networkArguments(
       ({ protocol, address, machinePort, containerPort, count }) =>
         `--publish=${[protocol, address, machinePort, containerPort, count].join(",")}`,
     ),
-    ...(joined.length === 0 ? [] : joinArguments(joined, container, ids)),
+    ...(joined.length === 0 ? [] : joinArguments(joined, container, ids, dns)),
   ]
 }
 
@@ -231,7 +232,10 @@ function joinArguments(
   joined: readonly JoinedNetwork[],
   container: string,
   ids: IdMaps | undefined,
+  dns: readonly string[],
 ): string[] {
+  const other = dns.find((server) => !isIPv4(server))
+  if (other !== undefined) refuse(`dns: ${other} is no IPv4 address, and networks have no others`)
   const what = "it makes networks that have a name; --network pasta and host do without"
   const netavark = findProgram("netavark", `${what} (package netavark)`, [podmans])
   const aardvark = findProgram("aardvark-dns", `${what} (package aardvark-dns)`, [podmans])
@@ -240,6 +244,7 @@ function joinArguments(
   return [
     ...[`--networks=${networkFolder()}`, `--netavark=${netavark}`, `--aardvark=${aardvark}`],
     `--container-name=${container}`,
+    ...dns.map((server) => `--dns=${server}`),
     ...(ids === undefined ? [] : idMapArguments(ids, "networks-")),
     ...joined.map(
       ({ name, subnet, gateway, internal, address, aliases }) =>

@@ -55,8 +55,8 @@ bool SignalProcess(pid_t process, const std::string& start_time, int signal) {
   info.si_pid = getpid();
   info.si_uid = getuid();
   info.si_value.sival_int = kLastSignal;
-  const long sent = by_number ? sigqueue(process, signal, info.si_value)
-                              : syscall(kPidfdSendSignal, fd.get(), signal, &info, 0);
+  const long sent =
+      by_number ? sigqueue(process, signal, info.si_value) : syscall(kPidfdSendSignal, fd.get(), signal, &info, 0);
   if (sent == 0) return true;
   if (errno == ESRCH) return false;
   throw SystemError(errno, "pidfd_send_signal");

@@ -37,10 +37,10 @@ void Health::Ask() {
   unlink(log.c_str());
   is_late_ = false;
   try {
-    command_ = StartCrun({options_.crun, "--log=file:" + log, "--log-format=json", "--cgroup-manager=disabled",
-                          "--root=" + session_.Path("state"), "exec", "--process=" + session_.Path(kHealthCommand),
-                          options_.id},
-                         session_, mask_, [] {});
+    command_ = StartCrun(
+        {options_.crun, "--log=file:" + log, "--log-format=json", "--cgroup-manager=disabled",
+         "--root=" + session_.Path("state"), "exec", "--process=" + session_.Path(kHealthCommand), options_.id},
+        session_, mask_, [] {});
     next_ = NowMs() + service_.health_timeout;
   } catch (const SystemError&) {
     OnAnswer(false);

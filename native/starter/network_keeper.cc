@@ -78,9 +78,7 @@ sockaddr_un SocketIn(int folder) {
   return address;
 }
 
-UniqueFd NewSocket() {
-  return UniqueFd(CheckErrno(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), kOperation));
-}
+UniqueFd NewSocket() { return UniqueFd(CheckErrno(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), kOperation)); }
 
 /// None: nobody listens.
 UniqueFd Connect(int folder) {
@@ -188,6 +186,7 @@ std::string Quoted(const std::string& text) { return '"' + text + '"'; }
 struct Guest {
   Channel channel;
   std::string container;
+  std::vector<std::string> dns;
   std::vector<NamedNetwork> networks;
   /// What netavark was told, and is told again to undo it. Empty: it is in none yet.
   std::string options;
@@ -197,7 +196,8 @@ struct Guest {
 
 class Keeper {
  public:
-  explicit Keeper(const KeepOptions& options) : options_(options), folder_(options.folder_fd), socket_(options.socket_fd) {}
+  explicit Keeper(const KeepOptions& options)
+      : options_(options), folder_(options.folder_fd), socket_(options.socket_fd) {}
   int Run();
 
  private:
@@ -242,7 +242,6 @@ void Keeper::Prepare() {
   setsid();
   umask(077);
   const std::unique_ptr<char, decltype(&free)> resolver(realpath(kResolverPlace, nullptr), free);
-  CheckErrno(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), kOperation);
   CheckErrno(mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr), kOperation);
   // netavark and aardvark-dns find nothing of the machine's here: no service manager, no lock, no process of another's.
   CheckErrno(mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700"), kOperation);
@@ -296,6 +295,8 @@ void Keeper::OnWord(Guest& guest, const std::string& word) const {
   const std::string_view kind = NextPart(rest);
   if (kind == "container") {
     guest.container = rest;
+  } else if (kind == "dns") {
+    guest.dns.emplace_back(rest);
   } else if (kind == "alias" && !guest.networks.empty()) {
     guest.networks.back().aliases.emplace_back(rest);
   } else if (kind == "network") {
@@ -353,25 +354,33 @@ void Keeper::ConnectUplink() const {
   RunProgram(options_.pasta, arguments, kOperation);
 }
 
+/// As a list of JSON.
+std::string ListOf(const std::vector<std::string>& words) {
+  std::string list;
+  for (const std::string& word : words) list.append(list.empty() ? "" : ",").append(Quoted(word));
+  return "[" + list + "]";
+}
+
 /// What netavark is told of a container.
 std::string OptionsOf(const Guest& guest, const std::string& id) {
   std::string networks, infos;
   size_t number = 0;
   for (const NamedNetwork& one : guest.networks) {
-    std::string aliases;
-    for (const std::string& alias : one.aliases) aliases += (aliases.empty() ? "" : ",") + Quoted(alias);
     const char* separator = number == 0 ? "" : ",";
-    networks.append(separator).append(Quoted(one.name)) += R"(:{"interface_name":)" + Quoted("eth" + std::to_string(number)) +
-                R"(,"static_ips":[)" + Quoted(one.address) + R"(],"aliases":[)" + aliases + "]}";
+    networks.append(separator).append(Quoted(one.name)) +=
+        R"(:{"interface_name":)" + Quoted("eth" + std::to_string(number)) + R"(,"static_ips":[)" + Quoted(one.address) +
+        R"(],"aliases":)" + ListOf(one.aliases) + "}";
     // Networks are kept apart. Pieces as large as pasta's interface takes: without, each is cut in 40.
-    infos.append(separator).append(Quoted(one.name)) += R"(:{"name":)" + Quoted(one.name) + R"(,"id":)" + Quoted(one.name) +
-             R"(,"driver":"bridge","network_interface":)" + Quoted(one.interface) + R"(,"subnets":[{"subnet":)" +
-             Quoted(one.subnet) + R"(,"gateway":)" + Quoted(one.gateway) + R"(}],"ipv6_enabled":false,"internal":)" +
-             (one.internal ? "true" : "false") +
-             R"(,"dns_enabled":true,"ipam_options":{"driver":"host-local"},"options":{"isolate":"true","mtu":"65520"}})";
+    infos.append(separator).append(Quoted(one.name)) +=
+        R"(:{"name":)" + Quoted(one.name) + R"(,"id":)" + Quoted(one.name) +
+        R"(,"driver":"bridge","network_interface":)" + Quoted(one.interface) + R"(,"subnets":[{"subnet":)" +
+        Quoted(one.subnet) + R"(,"gateway":)" + Quoted(one.gateway) + R"(}],"ipv6_enabled":false,"internal":)" +
+        (one.internal ? "true" : "false") +
+        R"(,"dns_enabled":true,"ipam_options":{"driver":"host-local"},"options":{"isolate":"true","mtu":"65520"}})";
     ++number;
   }
-  return R"({"container_id":)" + Quoted(id) + R"(,"container_name":)" + Quoted(guest.container) + R"(,"networks":{)" +
+  return R"({"container_id":)" + Quoted(id) + R"(,"container_name":)" + Quoted(guest.container) +
+         (guest.dns.empty() ? std::string() : R"(,"dns_servers":)" + ListOf(guest.dns)) + R"(,"networks":{)" +
          networks + R"(},"network_info":{)" + infos + "}}";
 }
 
@@ -442,8 +451,8 @@ void Keeper::Join(Guest& guest, const UniqueFd& network) {
   MakeFile(guest.place);
   const std::string source = "/proc/self/fd/" + std::to_string(network.get());
   CheckErrno(mount(source.c_str(), guest.place.c_str(), nullptr, MS_BIND, nullptr), kOperation);
-  const bool any_out = std::any_of(guest.networks.begin(), guest.networks.end(),
-                                   [](const NamedNetwork& one) { return !one.internal; });
+  const bool any_out =
+      std::any_of(guest.networks.begin(), guest.networks.end(), [](const NamedNetwork& one) { return !one.internal; });
   if (any_out && !HasUplink()) ConnectUplink();
   guest.options = OptionsOf(guest, id);
   RunNetavark("setup", guest);
@@ -558,6 +567,7 @@ void ClearUpKeeper(const std::string& path) {
 void JoinNetworks(const NetworkOptions& options, const Channel& keeper, int network) {
   const auto say = [&](const std::string& word) { keeper.Send({.kind = Message::Kind::kWord, .text = word}); };
   say("container," + options.container);
+  for (const std::string& server : options.dns) say("dns," + server);
   for (const NamedNetwork& one : options.named) {
     say("network," + one.name + "," + one.interface + "," + one.subnet + "," + one.gateway + "," +
         (one.internal ? "internal" : "") + "," + one.address);

@@ -420,6 +420,10 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   known.AddPath("netavark", false, network.netavark);
   known.AddPath("aardvark", false, network.aardvark);
   known.AddText("container-name", false, network.container);
+  known.AddMany("dns", [&network](std::string_view text, const std::string& name) {
+    if (network.dns.size() == kMaxNetworks) throw UsageError("--" + name + ": too many");
+    network.dns.push_back(ParseAddress(text, name));
+  });
   for (auto* map : {&network.uid_map, &network.gid_map})
     known.Add(map == &network.uid_map ? "networks-uid-map" : "networks-gid-map", false,
               [map](std::string_view text, const std::string& name) { *map = ParseIdMap(text, name); });
@@ -458,6 +462,7 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
     throw UsageError("--pasta: goes with --resolver, and --publish with both");
   for (const char* name : {"networks", "netavark", "aardvark", "container-name"})
     if (known.Given(name) == network.named.empty()) throw UsageError(std::string("--join: goes with --") + name);
+  if (network.named.empty() && !network.dns.empty()) throw UsageError("--dns: goes with --join");
   if (!network.named.empty() && !network.exists()) throw UsageError("--join: goes with --pasta");
   if (!network.named.empty() && !IsName(network.container)) throw UsageError("--container-name: not a name");
   CheckIdMaps(network.uid_map, network.gid_map);

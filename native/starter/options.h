@@ -150,6 +150,8 @@ struct NetworkOptions {
   std::string aardvark;
   /// How the container is called there.
   std::string container;
+  /// Who is asked for names that are nobody's there; none: the machine's resolver.
+  std::vector<std::string> dns;
   /// The ids of the user namespace that they are in.
   std::vector<IdRange> uid_map;
   std::vector<IdRange> gid_map;

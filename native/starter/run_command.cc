@@ -126,9 +126,8 @@ Runtime::Result RunUntilItEnds(const Session& session, const RunOptions& options
     }
     Runtime::Result result = runtime.Wait(main);
     const bool has_failed = !result.message.empty();
-    const int64_t delay = runtime.is_last() || has_failed
-                              ? -1
-                              : policy.Delay(result.code, journal.restarts(), NowMs() - started);
+    const int64_t delay =
+        runtime.is_last() || has_failed ? -1 : policy.Delay(result.code, journal.restarts(), NowMs() - started);
     if (delay >= 0) {
       journal.Restarting(result.code);
       if (WaitToRestart(delay, signals, main)) {

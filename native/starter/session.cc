@@ -255,9 +255,8 @@ void Session::ReadBundle(UniqueFd pipe) const {
   for (size_t count = 0; const auto record = reader.NextRecord(); ++count) {
     if (count == kMaxRecords) throw FormatError("bundle", "too many records");
     has_config |= record->name == kConfig;
-    const bool is_ours =
-        record->name == kConfig || record->name == kBinds || record->name == kPlaces ||
-        record->name == kMountPoints || record->name == kHealthCommand;
+    const bool is_ours = record->name == kConfig || record->name == kBinds || record->name == kPlaces ||
+                         record->name == kMountPoints || record->name == kHealthCommand;
     const std::string path = is_ours ? Path(record->name) : Path("files/") + record->name;
     const UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!file) throw SystemError(errno, "bundle", record->name + ": " + std::strerror(errno));

@@ -8,9 +8,9 @@
 namespace sifcrypt::starter {
 namespace {
 
-constexpr const char* kSteps[] = {"loop_attach", "crypt_activate", "verity_activate", "mount",   "dlopen",
-                                  "fuse",        "userns",         "overlay",         "crun",    "bundle",
-                                  "scratch",     "join",           "memory",          "network", "port", "log"};
+constexpr const char* kSteps[] = {
+    "loop_attach", "crypt_activate", "verity_activate", "mount", "dlopen", "fuse",    "userns", "overlay",
+    "crun",        "bundle",         "scratch",         "join",  "memory", "network", "port",   "log"};
 
 /// The string after `"name":` in one line of JSON, with the simple escapes undone; others are left as they are.
 std::string StringField(std::string_view line, const std::string& name) {

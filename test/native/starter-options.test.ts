@@ -43,6 +43,46 @@ describe("the starter's words for a folder", () => {
     })
 })
 
+describe("the starter's words for networks and services", () => {
+  const run = ["run", "--engine=userspace", "--image-fd=3", "--folder=/a", "--session=/mnt", "--bundle-fd=3"]
+  const always = [...run, "--crun=/c", "--id=i", "--status-fd=3"]
+  const folder = ["--pasta=/p", "--resolver=1.2.3.4", "--networks=/n", "--netavark=/k", "--aardvark=/d"]
+  const networks = [...folder, "--container-name=web"]
+  const join = (words: string): string[] => [...networks, `--join=${words}`]
+  const none = "--join: not a network"
+  const refusals: readonly (readonly [title: string, flags: readonly string[], message: string])[] = [
+    ["a network without a subnet", join("n,b,10.0.0.0,10.0.0.1,,"), "--join: not a number"],
+    ["a subnet of one address", join("n,b,10.0.0.0/32,10.0.0.1,,"), none],
+    ["a name that is none", join('n",b,10.0.0.0/24,10.0.0.1,,'), none],
+    ["a bridge with a long name", join("n,bbbbbbbbbbbbbbbb,10.0.0.0/24,10.0.0.1,,"), none],
+    ["an alias that is none", join("n,b,10.0.0.0/24,10.0.0.1,,,a b"), none],
+    ["a word for internal that is none", join("n,b,10.0.0.0/24,10.0.0.1,secret,"), none],
+    [
+      "networks to join without what makes them",
+      ["--join=n,b,10.0.0.0/24,10.0.0.1,,"],
+      "--join: goes with --networks",
+    ],
+    ["what makes networks without one", networks, "--join: goes with --networks"],
+    [
+      "a container without a name",
+      [...folder, "--join=n,b,10.0.0.0/24,10.0.0.1,,"],
+      "--join: goes with --container-name",
+    ],
+    ["a policy that is none", ["--restart=sometimes"], "--restart: no, always or on-failure"],
+    ["a question in no time", ["--health=0,1,1,1"], "--health: nothing is at once"],
+    ["a limit without files", ["--log-size=1"], "--log-size: goes with --log-out"],
+  ]
+  for (const [title, flags, message] of refusals)
+    it(`refuses ${title}`, () => {
+      const { status, stderr } = spawnSync(starter, [...always, ...flags], {
+        stdio: ["ignore", "pipe", "pipe", "pipe"],
+        encoding: "utf8",
+      })
+      assert.equal(stderr, `sifcrypt-starter: ${message}\n`)
+      assert.equal(status, USAGE_FAILURE)
+    })
+})
+
 describe("the starter's words for a cipher", () => {
   const image = ["--image-fd=3", "--offset=0", "--size=4096", "--target=/", "--status-fd=3"]
   const userspace = "--engine=userspace"
