@@ -248,8 +248,8 @@ export function remember(state: InstanceState): void {
 export function forget(name: string): void {
   const folder = instanceFolder()
   rmSync(fileOf(folder, name), { force: true })
-  const escaped = name.replaceAll(".", "\.")
-  const its = new RegExp(`^${escaped}\.(?:journal|(?:out|err)(?:\.\d+)?)$`)
+  const escaped = name.replaceAll(".", "\\.")
+  const its = new RegExp(`^${escaped}\\.(?:journal|(?:out|err)(?:\\.\\d+)?)$`)
   for (const file of readdirSync(folder)) if (its.test(file)) rmSync(path.join(folder, file), { force: true })
 }
 

@@ -49,7 +49,7 @@ describe("services", () => {
       const wrapper = [
         ...["unshare", "-m", "--propagation", "private", "sh", "-c"],
         ...[
-          `mkdir -p ${state} /run/sifcrypt && mount --bind ${path.dirname(state)} /run/sifcrypt && exec "$@"`,
+          `umask 077; mkdir -p ${state} /run/sifcrypt && mount --bind ${path.dirname(state)} /run/sifcrypt && exec "$@"`,
           "sh",
         ],
       ]
@@ -119,7 +119,7 @@ describe("services", () => {
         const ending = 'trap "echo told; exit 7" QUIT; while :; do sleep 0.1; done'
         await start(`echo run; ${ending}`, "--restart", "always", "--stop-signal", "QUIT", "--label", "a=b")
         // The container goes, whoever kills it, and comes again.
-        const payload = processesOfGroup(group).find(({ command: line }) => line.startsWith("crun "))
+        const payload = processesOfGroup(group).find(({ command: line }) => line.includes("/crun --log="))
         assert.ok(payload)
         process.kill(payload.pid, "SIGKILL")
         await until(({ restarts, state: is }) => restarts === 1 && is === "running")
