@@ -86,10 +86,11 @@ std::vector<pid_t> ChildrenOf(pid_t process) {
 
 /// The starter's child that lives in the session's mount namespace.
 std::string SessionProcess(pid_t starter) {
+  // Others of its children are where it is itself, which need not be where this process is.
+  const std::string outside = "/proc/" + std::to_string(starter) + "/ns/mnt";
   for (const pid_t child : ChildrenOf(starter)) {
     std::string folder = "/proc/" + std::to_string(child);
-    if (!SameNamespace(folder + "/ns/mnt", "/proc/self/ns/mnt") && access((folder + "/ns/mnt").c_str(), F_OK) == 0)
-      return folder;
+    if (!SameNamespace(folder + "/ns/mnt", outside) && access((folder + "/ns/mnt").c_str(), F_OK) == 0) return folder;
   }
   NoInstance("its session is gone");
 }
