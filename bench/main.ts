@@ -25,6 +25,7 @@ import { parsePrivateKey } from "../lib/key/key-file.ts"
 import { unwrapSecret } from "../lib/key/rsa-oaep.ts"
 import { listMounts, open, sif } from "../lib/index.ts"
 import { jobsOnSlurm } from "./batch.ts"
+import { tenServices } from "./compose.ts"
 import { startUpAsRoot } from "./guest.ts"
 import {
   dropCaches,
@@ -448,6 +449,7 @@ async function besidePeers(): Promise<void> {
     await signatures()
     await verifyingWhenRead()
     await jobsOnSlurm()
+    await tenServices({ work, command })
   }
 }
 
@@ -470,6 +472,7 @@ async function main(): Promise<void> {
   }
   try {
     if (process.argv[2] === "batch") await jobsOnSlurm()
+    else if (process.argv[2] === "compose") await tenServices({ work, command })
     else await besidePeers()
   } finally {
     for (const { target } of await listMounts())

@@ -73,6 +73,7 @@ packages() {
   test             onak                    -                        a key server
   test             skopeo                  skopeo                   pushes images to a registry, and makes archives
   test             buildah                 buildah                  builds Dockerfile.test
+  test             podman-compose          podman-compose           beside which services are measured
   test             docker-registry         docker-distribution      the registry that images are fetched from
   test             zstd                    zstd                     layers of the other kind
   test             snakemake               -                        workflow programs that call the peers

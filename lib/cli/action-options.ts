@@ -71,7 +71,13 @@ const lists: ReadonlySet<keyof api.ExecOptionKinds> = new Set([
 ])
 
 /** An empty word is none, as with the peers: scripts write `--workdir "$SCRATCH"` where nothing is set. It hides a variable. */
-const emptyIsNone: ReadonlySet<keyof api.ExecOptionKinds> = new Set(["text", "path", "decimal", "size", "networks"])
+const emptyIsNone: ReadonlySet<keyof api.ExecOptionKinds> = new Set([
+  "text",
+  "path",
+  "decimal",
+  "size",
+  "networks",
+])
 /** What the peers refuse as well. */
 const neverEmpty: ReadonlySet<keyof typeof api.execOptionTable> = new Set(["home"])
 

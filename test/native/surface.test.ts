@@ -167,6 +167,7 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
     ["options", {}],
   ],
   "compose.load": [["options", { folder: nowhere }]],
+  "compose.open": [["name", "surface"]],
   "batch.submit": [["options", { file: nowhere }]],
   "batch.open": [["folder", nowhere]],
   "batch.importConfiguration": [["folder", nowhere]],
@@ -259,7 +260,9 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
   "oci.save": [["options", { names: ["surface"], output: nowhere }]],
 }
 /** They take nothing, or what may be left out. */
-const without = new Set(["listCache", "listInstances", "listMounts", "listNetworks", "forbidDumps"])
+const without = new Set([
+  ...["listCache", "listInstances", "listMounts", "listNetworks", "forbidDumps", "compose.load"],
+])
 
 const wrong: readonly (readonly [string, unknown])[] = [
   ["null", null],
