@@ -78,7 +78,7 @@ export async function runHelper(
   if (!/^[A-Za-z0-9._-]+$/.test(suffix))
     throw new OciError("ERR_OCI_CREDENTIALS", `${JSON.stringify(suffix)} is no credential helper`)
   const program = `docker-credential-${suffix}`
-  const isUnknown = (output: Buffer): boolean => /credentials not found/.test(output.toString("utf8"))
+  const answer = { isKnown: true }
   try {
     const output = await runProgram(program, [action], {
       env: programEnvironment(environment),
@@ -88,10 +88,13 @@ export async function runHelper(
       errors: "ignore",
       killSignal: "SIGKILL",
       lingerMs: LINGER_MS,
-      accepts: (status, text) => status === 0 || isUnknown(text),
+      accepts: (status, text) => {
+        answer.isKnown = status === 0
+        return answer.isKnown || /credentials not found/.test(text.toString("utf8"))
+      },
       signal,
     })
-    return isUnknown(output) ? undefined : output
+    return answer.isKnown ? output : undefined
   } catch (cause) {
     if (!(cause instanceof ProgramFailure)) throw cause
     const why =
