@@ -90,6 +90,7 @@ function statusLines(all: readonly jobs.TaskStatus[]): string[] {
 
 const status = command({
   name: "status",
+  examples: [["every task of a set", "sifcrypt batch status JOBS"]],
   summary: "what became of tasks",
   description: "Shows the state of every task of a job set, also long after Slurm has forgotten it.",
   arguments: [setArgument],
@@ -105,6 +106,7 @@ const status = command({
 
 const tail = command({
   name: "tail",
+  examples: [["the first task that runs", "sifcrypt batch tail JOBS"]],
   summary: "follow what a task writes",
   description:
     "Shows what a task writes, until it has ended, and ends with its status. Without TASK it is the first one that runs.",
@@ -127,6 +129,7 @@ const tail = command({
 
 const logs = command({
   name: "logs",
+  examples: [["of one task", "sifcrypt batch logs JOBS 3"]],
   summary: "what a task has written",
   description: "Prints what a task has written so far.",
   arguments: [setArgument, ["<task>", "JOB/TASK, or the task where one job has it"]],
@@ -142,6 +145,7 @@ const logs = command({
 
 const cancel = command({
   name: "cancel",
+  examples: [["two of its tasks", "sifcrypt batch cancel JOBS 3 4"]],
   summary: "cancel tasks",
   description: "Cancels tasks of a job set, or all of them.",
   arguments: [setArgument, ["[tasks...]", "JOB/TASK, or the task where one job has it"]],
@@ -167,6 +171,7 @@ const brokerRows: OptionRows<BrokerFlags> = {
 
 const unlock = command({
   name: "unlock",
+  examples: [["after the machine was restarted", "sifcrypt batch unlock JOBS"]],
   summary: "release the keys of a job set again",
   description:
     "Opens the images of a job set again and starts a broker for its tasks, after the machine where it ran was restarted; and where nodes " +
@@ -184,6 +189,7 @@ const unlock = command({
 
 const prefetch = command({
   name: "prefetch",
+  examples: [["before the first task starts", "sifcrypt batch prefetch JOBS"]],
   summary: "have nodes fetch images",
   description:
     "Has every node fetch the images of a job set, each in a job of its own. Prints the jobs' numbers.",
@@ -199,6 +205,7 @@ const prefetch = command({
 
 const prune = command({
   name: "prune",
+  examples: [["down to 20 GiB", "sifcrypt batch prune --limit 20G"]],
   summary: "remove images from this machine's cache",
   description:
     "Removes the images of batch jobs from the cache of this machine, those that were not used for longest first, and none that is in use.",
@@ -216,6 +223,7 @@ const prune = command({
 
 const remove = command({
   name: "delete",
+  examples: [["with all that its tasks have written", "sifcrypt batch delete JOBS"]],
   summary: "remove a job set",
   description: "Removes the folder of a job set with all that its tasks have written.",
   arguments: [setArgument],
@@ -315,6 +323,7 @@ const fetch = command({
 
 const importing = command({
   name: "import",
+  examples: [["of a Batch Shipyard folder", "sifcrypt batch config import shipyard"]],
   summary: "take over a configuration of Batch Shipyard",
   description:
     "Prints a configuration made of config.yaml and jobs.yaml of Batch Shipyard, and tells of each key that has no meaning here.",

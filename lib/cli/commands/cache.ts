@@ -42,6 +42,7 @@ function kindsOf(types: readonly string[] = ["all"]): CachedBlob["kind"][] {
 
 const list = command({
   name: "list",
+  examples: [["what is kept, and how large it is", "sifcrypt cache list"]],
   description: "Lists what is kept.",
   options: {
     types: typeRow,
@@ -58,6 +59,7 @@ const list = command({
 
 const clean = command({
   name: "clean",
+  examples: [["what was not used for 30 days", "sifcrypt cache clean --days 30"]],
   description: "Removes what is kept.",
   options: {
     types: typeRow,

@@ -46,6 +46,7 @@ function factsText(facts: certificate.CertificateFacts): string {
 
 const create = command({
   name: "create",
+  examples: [["key.pfx, key-public.pem and key-public-pkcs1.pem", "sifcrypt cert create --file-prefix key"]],
   summary: "make an RSA key pair with a certificate",
   description:
     "Makes an RSA key pair: P-public.pem (SPKI) and P-public-pkcs1.pem (PKCS#1, which Apptainer and Singularity " +
@@ -93,6 +94,7 @@ const create = command({
 
 const info = command({
   name: "info",
+  examples: [["of a key file under a password", "sifcrypt cert info key.pfx"]],
   summary: "what the certificates in a file say",
   description:
     "Shows subject, validity, key size and thumbprints of the certificates in a PEM, DER or PKCS#12 file. The " +
@@ -121,6 +123,7 @@ const info = command({
 
 const convert = command({
   name: "convert",
+  examples: [["a private key, under a new password", "sifcrypt cert convert --to pkcs8 key.pfx key.pem"]],
   summary: "write a key in another form",
   description:
     "Writes the key in INPUT to OUTPUT in another form. A private key is written under a password that is asked " +
@@ -176,6 +179,7 @@ function storedLines(stored: readonly certificate.StoredCertificate[]): string[]
 
 const add = command({
   name: "add",
+  examples: [["where batch submit finds it", "sifcrypt cert add key.pfx"]],
   summary: "keep a key with its certificate for batch jobs",
   description:
     "Puts a PKCS#12 file into your certificate store, where `batch submit` finds the keys of encrypted images. It stays under " +
@@ -197,6 +201,7 @@ const add = command({
 
 const list = command({
   name: "list",
+  examples: [["with the thumbprints", "sifcrypt cert list"]],
   summary: "the keys that are kept for batch jobs",
   description: "Lists your certificate store with the thumbprints. No password is asked for.",
   options: { json: jsonRow },
@@ -207,6 +212,9 @@ const list = command({
 
 const del = command({
   name: "del",
+  examples: [
+    ["by the thumbprint that list shows", "sifcrypt cert del 0123456789ABCDEF0123456789ABCDEF01234567"],
+  ],
   summary: "forget keys",
   description:
     "Takes certificates with their keys out of your certificate store: all that are named, or none.",

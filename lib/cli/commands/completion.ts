@@ -26,6 +26,7 @@ async function instanceWords(before: string, begin: string): Promise<[string, st
 
 export const completion: CommandRow = command({
   name: "completion",
+  examples: [["in this shell", "sifcrypt completion bash"]],
   heading: "This command",
   summary: "complete commands and options in bash, zsh or fish",
   description: `Prints what lets SHELL complete commands, options and their values. To have it:

@@ -75,7 +75,7 @@ export const reencrypt: CommandRow = command({
   examples: [
     [
       "for a new key, with a new volume key",
-      "sifcrypt reencrypt --source-pem-path old.pem --pem-path new.pem image.sif new.sif",
+      "sifcrypt reencrypt --pem-path old.pem --recipient new-public.pem image.sif new.sif",
     ],
   ],
   heading: "Make and change images",

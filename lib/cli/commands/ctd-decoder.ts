@@ -12,6 +12,12 @@ const PAYLOAD = 3
 
 export const ctdDecoder: CommandRow = command({
   name: "ctd-decoder",
+  examples: [
+    [
+      "one layer, as containerd calls it",
+      "sifcrypt ctd-decoder --decryption-keys-path /etc/containerd/keys <layer >layer.tar.gz",
+    ],
+  ],
   heading: "Registries",
   summary: "decrypt a layer for containerd",
   description:

@@ -22,6 +22,7 @@ function lines({ path, allowed, reason, file, active, folder, group, signers }: 
 
 const check = command({
   name: "check",
+  examples: [["may it run here?", "sifcrypt ecl check image.sif"]],
   summary: "may this image run here?",
   description:
     "Tells what the execution control list says of IMAGE, and why. Ends with 0 if it may run, and with 26 if not.",

@@ -70,6 +70,7 @@ type ClientOptions = Pick<RegistryOptions, "authFile" | "certFolder" | "noHttps"
 
 const save = command({
   name: "save",
+  examples: [["for another machine", "sifcrypt image save --output alpine.tar alpine:3.20"]],
   summary: "write images that are kept here into an archive",
   description:
     "Writes the images NAME of the store into one archive, for load here and for other programs. Without --output it goes to standard " +
@@ -102,6 +103,7 @@ const save = command({
 
 const load = command({
   name: "load",
+  examples: [["what save or `docker save` wrote", "sifcrypt image load --input alpine.tar"]],
   summary: "keep the images of an archive here",
   description:
     "Adds the images of an archive to the store, by the names that they have in it: what save writes, oci-archive: of other programs, and " +
@@ -129,6 +131,7 @@ function dayOf(created: string | undefined): string {
 
 const list = command({
   name: "list",
+  examples: [["the images of the store", "sifcrypt image list"]],
   alias: "ls",
   summary: "images that are kept here",
   description:
@@ -185,6 +188,7 @@ function description(image: oci.InspectedImage): string[] {
 
 const inspect = command({
   name: "inspect",
+  examples: [["of an image at a registry", "sifcrypt image inspect docker://alpine:3.20"]],
   summary: "what an image is made of",
   description: `Shows manifest, configuration and layers of the image SOURCE: ${names}, or NAME alone. No layer is read.`,
   arguments: [["<source>", "the image"]],
@@ -222,6 +226,7 @@ const inspect = command({
 
 const remove = command({
   name: "rm",
+  examples: [["out of the store", "sifcrypt image rm alpine:3.20"]],
   alias: "remove",
   summary: "remove images that are kept here",
   description:
@@ -357,6 +362,10 @@ async function decryptImage(flags: ConversionFlags, source: string, target: stri
 
 const copy = command({
   name: "copy",
+  examples: [
+    ["from a registry into the store", "sifcrypt image copy docker://alpine:3.20 store:alpine:3.20"],
+    ["to a registry", "sifcrypt image copy store:alpine:3.20 docker://registry.example/alpine:3.20"],
+  ],
   alias: "cp",
   summary: "copy an image as it is",
   description:
@@ -418,6 +427,12 @@ const copy = command({
 
 const encrypt = command({
   name: "encrypt",
+  examples: [
+    [
+      "for the key of a public key file",
+      "sifcrypt image encrypt --recipient jwe:key-public.pem store:app docker://registry.example/app:1",
+    ],
+  ],
   summary: "encrypt the layers of an image",
   description:
     "Copies the image SOURCE to TARGET, its layers encrypted for each RECIPIENT. skopeo, podman, buildah, nerdctl and imgcrypt decrypt it. " +
@@ -440,6 +455,12 @@ const encrypt = command({
 
 const decrypt = command({
   name: "decrypt",
+  examples: [
+    [
+      "with its private key",
+      "sifcrypt image decrypt --key key.pem docker://registry.example/app:1 store:app",
+    ],
+  ],
   summary: "decrypt the layers of an image",
   description:
     "Copies the image SOURCE to TARGET, its layers decrypted: by whichever program it was encrypted. No byte of a layer is written before all " +
@@ -466,6 +487,9 @@ const decrypt = command({
 
 const layerinfo = command({
   name: "layerinfo",
+  examples: [
+    ["which layers are encrypted, and for whom", "sifcrypt image layerinfo docker://registry.example/app:1"],
+  ],
   summary: "which layers of an image are encrypted, and for whom",
   description:
     "Lists the layers of the image SOURCE, the schemes that their keys are wrapped in, and for whom, as far as that can be seen. No key is " +
@@ -501,6 +525,12 @@ const layerinfo = command({
 const changes = [
   {
     name: "add",
+    examples: [
+      [
+        "a colleague",
+        "sifcrypt image recipients add --key key.pem --recipient jwe:colleague-public.pem docker://registry.example/app:1",
+      ],
+    ],
     change: "add",
     summary: "give somebody else the keys of the layers",
     description:
@@ -509,6 +539,12 @@ const changes = [
   },
   {
     name: "remove",
+    examples: [
+      [
+        "nobody else from now on",
+        "sifcrypt image recipients remove --key key.pem --recipient jwe:key-public.pem docker://registry.example/app:1",
+      ],
+    ],
     change: "replace",
     summary: "leave the keys of the layers to some",
     description:
@@ -517,6 +553,12 @@ const changes = [
   },
   {
     name: "rotate",
+    examples: [
+      [
+        "under new keys",
+        "sifcrypt image recipients rotate --key key.pem --recipient jwe:key-public.pem docker://registry.example/app:1",
+      ],
+    ],
     change: "rotate",
     summary: "encrypt the layers anew, for some",
     description:
@@ -562,6 +604,7 @@ const recipientChanges = changes.map(({ change, ...row }) =>
 
 const listRecipients = command({
   name: "list",
+  examples: [["for whom, without a key", "sifcrypt image recipients list docker://registry.example/app:1"]],
   alias: "ls",
   summary: "for whom the layers are encrypted",
   description:

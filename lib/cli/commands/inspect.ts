@@ -169,6 +169,7 @@ export const inspect: CommandRow = command({
 
 export const runHelp: CommandRow = command({
   name: "run-help",
+  examples: [["of an encrypted image", "sifcrypt run-help --pem-path key.pem image.sif"]],
   heading: "Look into images",
   summary: "help text of an image",
   description: "Shows the help that IMAGE has for those who run it.",

@@ -398,6 +398,7 @@ function starting(name: "start" | "run", summary: string, description: string): 
 
 const list = command({
   name: "list",
+  examples: [["those whose names begin with web", 'sifcrypt instance list "web*"']],
   summary: "list instances",
   description: "Lists your instances, or those whose names match PATTERN (* and ? as in file names).",
   arguments: [["[pattern]", "names to list", undefined, "instances"]],
@@ -416,6 +417,7 @@ const list = command({
 
 const stats = command({
   name: "stats",
+  examples: [["one look, for a program", "sifcrypt instance stats --json web"]],
   summary: "what an instance uses",
   description:
     "Shows processor time, memory, block input and output and processes of the instance NAME, anew each second on a terminal.",
@@ -454,6 +456,10 @@ const logs = command({
 
 const stop = command({
   name: "stop",
+  examples: [
+    ["one of them", "sifcrypt instance stop web"],
+    ["all of yours", "sifcrypt instance stop --all"],
+  ],
   summary: "stop instances",
   description: "Ends the instance NAME, or those that match, and waits until nothing is left of it.",
   arguments: [["[name]", "its name; * and ? stand for any characters", undefined, "instances"]],

@@ -93,6 +93,7 @@ const { least, most } = keyring.rsaBits
 
 const newPair = command({
   name: "newpair",
+  examples: [["asked for its password", 'sifcrypt key newpair --name "Jane Doe" --email jane@example.org']],
   summary: "make a key pair to sign with",
   description:
     "Makes an OpenPGP key pair in your key ring, to sign images with. What is not given is asked for on the terminal. " +
@@ -154,6 +155,7 @@ const newPair = command({
 
 const list = command({
   name: "list",
+  examples: [["your own and those of the peers", "sifcrypt key list"]],
   summary: "list the keys of your key rings",
   description:
     "Lists your own key ring and those of Apptainer and Singularity, which are used where they are. An expired or revoked " +
@@ -168,6 +170,7 @@ const list = command({
 
 const globalList = command({
   name: "global",
+  examples: [["of the whole machine", "sifcrypt key global"]],
   summary: "list the system's key ring",
   description:
     "Lists the keys in /etc/sifcrypt/global-pgp-public: every user's `verify` knows them, and the execution control list " +
@@ -198,6 +201,7 @@ function outcomeText({ fingerprint, userIds, secret, outcome }: keyring.Imported
 
 const importKeys = command({
   name: "import",
+  examples: [["a public key that GnuPG exported", "sifcrypt key import jane.asc"]],
   summary: "add the keys in a file to your key ring",
   description:
     "Adds the keys in FILE, as GnuPG or Apptainer export them, armored or not. Whose key is in the ring is trusted by " +
@@ -247,6 +251,12 @@ async function onlyKey(options: keyring.RingOptions & { readonly secret: boolean
 
 const exportKeys = command({
   name: "export",
+  examples: [
+    [
+      "a public key, as text",
+      "sifcrypt key export --armor --key 0123456789ABCDEF0123456789ABCDEF01234567 jane.asc",
+    ],
+  ],
   summary: "write a key to a file",
   description:
     "Writes keys of your key ring, or of those of Apptainer and Singularity, to FILE. Private keys stay under the password " +
@@ -280,6 +290,7 @@ const exportKeys = command({
 
 const remove = command({
   name: "remove",
+  examples: [["out of your own ring", "sifcrypt key remove 0123456789ABCDEF0123456789ABCDEF01234567"]],
   summary: "remove a key from your key ring",
   description: "Removes a key from your own key ring; the rings of others are left alone.",
   arguments: [["<fingerprint>", "the whole fingerprint"]],
@@ -300,6 +311,7 @@ const remove = command({
 
 const pull = command({
   name: "pull",
+  examples: [["from the key server", "sifcrypt key pull 0123456789ABCDEF0123456789ABCDEF01234567"]],
   summary: "fetch a key from a key server",
   description:
     "Fetches a public key and adds it to your key ring, where `verify` trusts it: compare the fingerprint with its owner's.",
@@ -314,6 +326,7 @@ const pull = command({
 
 const push = command({
   name: "push",
+  examples: [["to the key server", "sifcrypt key push 0123456789ABCDEF0123456789ABCDEF01234567"]],
   summary: "publish a public key on a key server",
   description: "Publishes a public key, for everybody and for good: most servers forget nothing.",
   arguments: [["<fingerprint>", "the whole fingerprint"]],
@@ -328,6 +341,7 @@ const push = command({
 
 const search = command({
   name: "search",
+  examples: [["by address", "sifcrypt key search jane@example.org"]],
   summary: "ask a key server which keys it has",
   description:
     "Asks a key server for keys by name, address, fingerprint or key ID. What it answers is not verified: anybody can write " +

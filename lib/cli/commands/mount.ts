@@ -48,6 +48,7 @@ export const mount: CommandRow = command({
 
 export const unmount: CommandRow = command({
   name: "unmount",
+  examples: [["what `mount` mounted", "sifcrypt unmount mnt"]],
   heading: "Look into images",
   alias: "umount",
   summary: "take a mount of ours away",
@@ -62,6 +63,7 @@ export const unmount: CommandRow = command({
 
 export const mounts: CommandRow = command({
   name: "mounts",
+  examples: [["all that this process can see", "sifcrypt mounts"]],
   heading: "Look into images",
   summary: "list the mounts sifcrypt made",
   description:

@@ -17,6 +17,7 @@ function parseFolder(text: string): string {
 
 const create = command({
   name: "create",
+  examples: [["room for 1 GiB", "sifcrypt overlay create --size 1024 changes.img"]],
   summary: "make an empty overlay",
   description:
     "Makes an empty overlay in FILE, or inside of a plain image FILE for exec --writable: an ext3 file system or, with --encrypt, the same inside LUKS2, for root. What a payload " +

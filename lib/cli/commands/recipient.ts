@@ -64,6 +64,7 @@ function changeOptions(
 
 const list = command({
   name: "list",
+  examples: [["who may open it", "sifcrypt recipient list image.sif"]],
   description: "List who may open IMAGE, and with which program. No key is needed.",
   arguments: [["<image>", "the image to look at"]],
   options: { json: jsonRow },
@@ -77,6 +78,12 @@ const changed = ["<image>", "the image to change, in place"] as const
 
 const add = command({
   name: "add",
+  examples: [
+    [
+      "with the key that opens it now",
+      "sifcrypt recipient add --pem-path key.pem --recipient colleague-public.pem image.sif",
+    ],
+  ],
   description:
     "Lets new recipients open IMAGE: --recipient names a public key, --recipient-passphrase asks for a passphrase. " +
     "The other credentials are those that open it now.",
@@ -105,6 +112,12 @@ const add = command({
 
 const remove = command({
   name: "remove",
+  examples: [
+    [
+      "whose public key this is",
+      "sifcrypt recipient remove --pem-path key.pem image.sif colleague-public.pem",
+    ],
+  ],
   description:
     "Takes a recipient out of IMAGE and replaces the secret of those who stay, so that what the removed one kept of " +
     "it opens nothing. RECIPIENT is a fingerprint, the ID of a crypto message, or a file with the key.",
@@ -134,6 +147,7 @@ const remove = command({
 
 const rotate = command({
   name: "rotate",
+  examples: [["a new secret for all of them", "sifcrypt recipient rotate --pem-path key.pem image.sif"]],
   description:
     "Replaces the secret that IMAGE's RSA recipients share. All of them stay, and so do passphrases, or those that are listed.",
   arguments: [changed],

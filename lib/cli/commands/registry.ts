@@ -33,6 +33,7 @@ async function typedPassword(): Promise<Buffer> {
 
 const login = command({
   name: "login",
+  examples: [["asked for the password", "sifcrypt registry login --username jane registry.example"]],
   description:
     "Shows a name and a password to a registry, and keeps them if they are right, where Apptainer keeps them; with the credential " +
     "helper that the file names (credsStore, credHelpers) if it names one.",
@@ -80,6 +81,7 @@ const login = command({
 
 const logout = command({
   name: "logout",
+  examples: [["forget it", "sifcrypt registry logout registry.example"]],
   description: "Forgets who to be at a registry.",
   arguments: [["<registry>", "HOST[:PORT], also with oras:// or docker:// before it"]],
   options: { ...fileRow, json: jsonRow },
@@ -96,6 +98,7 @@ const logout = command({
 
 const list = command({
   name: "list",
+  examples: [["at which registries you are known", "sifcrypt registry list"]],
   description: "Lists who to be at which registry, by which file. No password is shown.",
   options: { ...fileRow, json: jsonRow },
   run: async (flags) => {

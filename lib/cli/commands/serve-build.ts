@@ -7,6 +7,9 @@ import { variable } from "../variables.ts"
 
 export const serve: CommandRow = command({
   name: "serve-build",
+  examples: [
+    ["what `build --remote` has ssh start on this machine", "sifcrypt serve-build --tmpdir /scratch"],
+  ],
   heading: "Make and change images",
   summary: "build for another machine's `build --remote`",
   description:

@@ -28,6 +28,7 @@ function listing(
 ): CommandRow {
   return command({
     name,
+    examples: [["of an image", `sifcrypt sif ${name} image.sif`]],
     description,
     arguments: [image],
     options: {
@@ -43,6 +44,7 @@ function listing(
 
 const info = command({
   name: "info",
+  examples: [["what object 2 is", "sifcrypt sif info 2 image.sif"]],
   description: "Show one object's descriptor",
   arguments: [["<id>", "object ID", objectId], image],
   options: { json: jsonRow },
@@ -58,6 +60,7 @@ const info = command({
 
 const dump = command({
   name: "dump",
+  examples: [["the definition file, if it is object 1", "sifcrypt sif dump 1 image.sif"]],
   description: "Write one object's data to standard output",
   arguments: [["<id>", "object ID", objectId], image],
   run: async (_, [id, path]) => {
@@ -75,6 +78,7 @@ const changed = ["<image>", "the image to change"] as const
 
 const create = command({
   name: "new",
+  examples: [["without any object", "sifcrypt sif new image.sif"]],
   description: "Make an image without any object",
   arguments: [["<image>", "the image to make"]],
   options: { json: jsonRow },
@@ -146,6 +150,7 @@ function kindOf(
 
 const add = command({
   name: "add",
+  examples: [["a file of any kind", "sifcrypt sif add --datatype 7 image.sif notes.txt"]],
   description: "Add a file to an image, as an object",
   arguments: [changed, ["<file>", "what to add"]],
   options: {
@@ -214,11 +219,13 @@ const add = command({
 function changing(
   name: string,
   description: string,
+  example: readonly [string, string],
   change: (path: string, id: number, options: sifs.ObjectChangeOptions) => Promise<void>,
 ): CommandRow {
   return command({
     name,
     description,
+    examples: [example],
     arguments: [["<id>", "object ID", objectId], changed],
     options: { breakSignatures, json: jsonRow },
     run: async (flags, [id, path]) => {
@@ -241,7 +248,17 @@ export const sif: CommandRow = {
     dump,
     create,
     add,
-    changing("del", "Take an object out of an image; its data is overwritten", sifs.deleteObject),
-    changing("setprim", "Make a system partition the primary one", sifs.setPrimary),
+    changing(
+      "del",
+      "Take an object out of an image; its data is overwritten",
+      ["object 3", "sifcrypt sif del 3 image.sif"],
+      sifs.deleteObject,
+    ),
+    changing(
+      "setprim",
+      "Make a system partition the primary one",
+      ["run object 4 from now on", "sifcrypt sif setprim 4 image.sif"],
+      sifs.setPrimary,
+    ),
   ],
 }

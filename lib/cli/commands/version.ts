@@ -4,6 +4,7 @@ import { jsonRow, printJson, printLines } from "../output.ts"
 
 export const version: CommandRow = command({
   name: "version",
+  examples: [["for a program", "sifcrypt version --json"]],
   heading: "This command",
   description: "Prints the version alone; under a name of the peers, theirs.",
   options: { json: jsonRow },

@@ -13,6 +13,13 @@ function all(rows: readonly CommandRow[], above = ""): [name: string, row: Comma
   ])
 }
 
+/** Is the command, or the group that it is in, left out of --help? */
+function hidden(name: string): boolean {
+  const [first, second] = name.split(" ")
+  const row = commands.find((one) => one.name === first)
+  return row?.hidden === true || row?.commands?.find((one) => one.name === second)?.hidden === true
+}
+
 const program = new Command("sifcrypt").enablePositionalOptions()
 for (const row of commands) addCommand(program, row)
 
@@ -74,11 +81,6 @@ describe("commands", () => {
       ...["batch tail", "batch logs", "completion", "serve-build", "batch serve-node"],
       ...["compose logs", "compose exec", "compose run"],
     ])
-    const hidden = (name: string): boolean => {
-      const [first, second] = name.split(" ")
-      const row = commands.find((one) => one.name === first)
-      return row?.hidden === true || row?.commands?.find((one) => one.name === second)?.hidden === true
-    }
     for (const [name, { options = {}, commands: below }] of all(commands))
       if (below === undefined && !hidden(name)) assert.equal("json" in options, !bytes.has(name), name)
   })
@@ -87,8 +89,22 @@ describe("commands", () => {
     for (const [name, { options = {}, common = [], examples = [] }] of all(commands)) {
       for (const key of common.filter((key) => key !== "action shell"))
         assert.ok(key in options, `${name} ${key}`)
-      for (const [, line] of examples) assert.ok(line.startsWith(`sifcrypt ${name} `), line)
+      for (const [, line] of examples) {
+        assert.ok(line === `sifcrypt ${name}` || line.startsWith(`sifcrypt ${name} `), line)
+        const flags = Object.values(options).flatMap(([text]) => text.match(/--[a-z-]+/g) ?? [])
+        const [own = ""] = line.split(/image\.sif|web /)
+        for (const flag of own.match(/--[a-z-]+/g) ?? []) assert.ok(flags.includes(flag), line)
+      }
     }
+  })
+
+  it("have an example each, those that --help lists", () => {
+    const shown = all(commands).filter(([name, { commands: below }]) => below === undefined && !hidden(name))
+    assert.ok(shown.length > 80, String(shown.length))
+    assert.deepEqual(
+      shown.filter(([, { examples = [] }]) => examples.length === 0).map(([name]) => name),
+      [],
+    )
   })
 
   it("speak of options that they have: a conflict with none would be nothing", () => {
