@@ -62,7 +62,10 @@ fi
 
 echo "running the tests"
 if [[ $run == podman ]]; then
-  limits=(--ulimit "nofile=$(ulimit -Hn):$(ulimit -Hn)" --ulimit "nproc=$(ulimit -Hu):$(ulimit -Hu)")
+  # Of its own accord it asks for more than root may have without CAP_SYS_RESOURCE, and of processes for more than it has left itself.
+  files=$(ulimit -Hn) processes=$(ulimit -Hu)
+  [[ $processes != unlimited && $processes -lt 32768 ]] || processes=32768
+  limits=(--ulimit "nofile=$files:$files" --ulimit "nproc=$processes:$processes")
   options=(run --rm --privileged --network host "${limits[@]}")
   [[ "$(stat --file-system --format %T /sys/fs/cgroup)" == cgroup2fs ]] || options+=(--cgroups disabled)
   # shellcheck disable=SC2016
