@@ -118,10 +118,10 @@ describe("instances", () => {
         const [found] = await list()
         assert.equal(found?.instance, name("one"))
         assert.equal(found.img, image)
-        assert.match(await command("instance", "list"), /^INSTANCE NAME +PID +IP +IMAGE +ENGINE\n/)
-        assert.match(await command("instance", "list", name("one")), / userspace\n$/)
+        assert.match(await command("instance", "list"), /^INSTANCE NAME +PID +IP +IMAGE +ENGINE +STATE\n/)
+        assert.match(await command("instance", "list", name("one")), / userspace +running\n$/)
         // As many as a regular expression could not have.
-        assert.match(await command("instance", "list", "*".repeat(100_000)), / userspace\n/)
+        assert.match(await command("instance", "list", "*".repeat(100_000)), / userspace +running\n/)
         await waitFor("the start script's words", () =>
           readFileSync(found.logOutPath, "utf8").includes("started with stay x y"),
         )
