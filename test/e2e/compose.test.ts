@@ -195,7 +195,7 @@ describe("services beside each other", () => {
           `x-sifcrypt: { pem_path: key.pem }
 services:
   stays: { image: ./num.sif, entrypoint: sleep 1000, network_mode: none }
-  first: { image: ./num.sif, entrypoint: "sh -c 'echo no; exit 3'", network_mode: none }
+  first: { image: ./num.sif, entrypoint: "sh -c 'echo no; printf more; exit 3'", network_mode: none }
   second:
     image: ./num.sif
     network_mode: none
@@ -206,7 +206,10 @@ services:
         const { status, stderr } = await sifcrypt(["compose", ...failing, "up", "-d"], options())
         assert.equal(status, 255, stderr) // ERR_COMPOSE_SERVICE
         assert.match(stderr, /failing-first-1 ended with status 3/)
-        assert.equal(await compose([...failing, "logs", "first"]), "failing-first-1 | no\n")
+        assert.equal(
+          await compose([...failing, "logs", "first"]),
+          "failing-first-1 | no\nfailing-first-1 | more\n",
+        )
         // ERR_COMPOSE_PROJECT
         assert.equal((await sifcrypt(["compose", ...failing, "exec", "stays", "true"], options())).status, 25)
         await compose(["-p", "failing", "down"])

@@ -166,7 +166,7 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
     ["about", "x"],
     ["options", {}],
   ],
-  "compose.load": [["options", { folder: nowhere }]],
+  "compose.load": [["options", {}]],
   "compose.open": [["name", "surface"]],
   "batch.submit": [["options", { file: nowhere }]],
   "batch.open": [["folder", nowhere]],

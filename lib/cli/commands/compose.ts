@@ -5,7 +5,7 @@ import { command, type ArgumentRow, type CommandRow, type OptionRows } from "../
 import { credentialRows, withCredentials, type CredentialFlags, type LayerKeyWord } from "../credentials.ts"
 import { endWith, interruption, passSignalsTo } from "../interrupt.ts"
 import { costOptions, costRows, imageRows } from "../opening.ts"
-import { columns, errors, jsonRow, output, print, printJson, printLines, writeAll } from "../output.ts"
+import { columns, errors, jsonRow, output, print, printJson, printLines, writePiece } from "../output.ts"
 import { registryRows, withRegistryOptions, type RegistryFlags } from "../registry.ts"
 import { inform, isTerminal, notice, printable } from "../terminal.ts"
 import { count, duration, each, flag, SECONDS, text } from "../values.ts"
@@ -108,40 +108,42 @@ const timeoutRow = [
 const given = (names: readonly string[]): readonly string[] | undefined =>
   names.length > 0 ? names : undefined
 
+const MAX_LINE = 1 << 16
+
 /** Whole lines, each with whose it is before it. */
 class Lines {
   readonly #width: number
   readonly #isPlain: boolean
-  readonly #rest = new Map<string, Buffer>()
+  readonly #streams = { stdout: output(), stderr: errors() }
+  readonly #rest = new Map<string, { readonly piece: services.ServiceLogPiece; readonly data: Buffer }>()
 
   constructor(names: readonly string[], isPlain: boolean) {
     this.#width = Math.max(0, ...names.map((name) => name.length))
     this.#isPlain = isPlain
+    // Told where it is written.
+    for (const stream of Object.values(this.#streams)) stream.on("error", () => undefined)
   }
 
-  async write({ name, stream, data }: services.ServiceLogPiece): Promise<void> {
-    const to = stream === "stdout" ? output() : errors()
-    if (this.#isPlain) {
-      await writeAll(to, [data])
-      return
-    }
+  /** false: nobody reads it any more. */
+  async write(piece: services.ServiceLogPiece): Promise<boolean> {
+    const { name, stream } = piece
+    if (this.#isPlain) return await writePiece(this.#streams[stream], piece.data)
     const key = `${name} ${stream}`
-    const all = Buffer.concat([this.#rest.get(key) ?? Buffer.alloc(0), data])
-    const end = all.lastIndexOf(0x0a) + 1
-    this.#rest.set(key, all.subarray(end))
-    if (end > 0) await writeAll(to, [this.#prefixed(name, all.subarray(0, end))])
+    const all = Buffer.concat([this.#rest.get(key)?.data ?? Buffer.alloc(0), piece.data])
+    // A line without an end is shown in pieces.
+    const end = all.length > MAX_LINE ? all.length : all.lastIndexOf(0x0a) + 1
+    this.#rest.set(key, { piece, data: all.subarray(end) })
+    return end === 0 || (await writePiece(this.#streams[stream], this.#prefixed(name, all.subarray(0, end))))
   }
 
   /** What does not end with a line's end. */
   async flush(): Promise<void> {
-    for (const [key, rest] of this.#rest) {
-      const [name = "", stream] = key.split(" ")
-      if (rest.length === 0) continue
-      await writeAll(stream === "stdout" ? output() : errors(), [
-        this.#prefixed(name, rest),
-        Buffer.from("\n"),
-      ])
-    }
+    for (const { piece, data } of this.#rest.values())
+      if (data.length > 0)
+        await writePiece(
+          this.#streams[piece.stream],
+          Buffer.concat([this.#prefixed(piece.name, data), Buffer.from("\n")]),
+        )
     this.#rest.clear()
   }
 
@@ -160,7 +162,7 @@ async function showLogs(
     (await project.ps()).map(({ name }) => name),
     isPlain,
   )
-  for await (const piece of project.logs(options)) await lines.write(piece)
+  for await (const piece of project.logs(options)) if (!(await lines.write(piece))) return
   await lines.flush()
 }
 
