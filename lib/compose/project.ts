@@ -224,6 +224,27 @@ async function eachAtOnce<T>(all: readonly T[], work: (one: T) => Promise<void>)
   for (const result of results) if (result.status === "rejected") throw result.reason
 }
 
+/** Lets some work at a time, in the order in which they come. */
+class Turns {
+  #free = AT_ONCE
+  readonly #waiting: (() => void)[] = []
+
+  async use<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#free > 0) this.#free--
+    else
+      await new Promise<void>((resolve) => {
+        this.#waiting.push(resolve)
+      })
+    try {
+      return await work()
+    } finally {
+      const next = this.#waiting.shift()
+      if (next === undefined) this.#free++
+      else next()
+    }
+  }
+}
+
 /** Those first that no other needs; what needs each other in a circle, all at once. */
 function* endingOrder(all: readonly Found[]): Generator<readonly Found[], void, undefined> {
   let left = [...all]
@@ -723,6 +744,7 @@ export class Project extends Services {
       if (service.build !== undefined && (options.build === true || !existsSync(service.image)))
         await images.build(service, onEvent)
     const started: Found[] = []
+    const turns = new Turns()
     const work = new Map<string, Promise<Instance[]>>()
     const startService = async (service: Service): Promise<Instance[]> => {
       for (const { service: name, condition, required } of service.dependsOn) {
@@ -757,7 +779,7 @@ export class Project extends Services {
           continue
         }
         signal?.throwIfAborted()
-        const instance = await this.#startOne(service, number, images, options)
+        const instance = await turns.use(() => this.#startOne(service, number, images, options))
         started.push({ service: service.name, number, instance })
         instances.push(instance)
       }
