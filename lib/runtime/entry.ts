@@ -30,11 +30,6 @@ _sifcrypt_fill_path() {
   done
   export PATH
 }
-# The image's own script says it without saying who it is.
-if [ -n "\${SINGULARITY_APPNAME:-}" ] && [ -f /.singularity.d/env/95-apps.sh ] && [ ! -d "/scif/apps/$SINGULARITY_APPNAME" ]; then
-  echo "$_sifcrypt_name: there is no app $SINGULARITY_APPNAME in the image" >&2
-  exit 1
-fi
 _sifcrypt_overridden=
 if [ -d /.singularity.d/env ]; then
   for _sifcrypt_script in /.singularity.d/env/*.sh; do

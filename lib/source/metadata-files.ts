@@ -115,7 +115,7 @@ if [ -n "\${SINGULARITY_APPNAME:-}" ]; then
   SCIF_APPROOT=/scif/apps/$SINGULARITY_APPNAME
   export SCIF_APPS SCIF_APPROOT
   if [ ! -d "$SCIF_APPROOT" ]; then
-    echo "the image has no application $SINGULARITY_APPNAME" >&2
+    echo "\${_sifcrypt_name:+$_sifcrypt_name: }the image has no application $SINGULARITY_APPNAME" >&2
     exit 1
   fi
   PATH=$SCIF_APPROOT/bin:$SCIF_APPROOT:$PATH
