@@ -420,10 +420,7 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   known.AddPath("netavark", false, network.netavark);
   known.AddPath("aardvark", false, network.aardvark);
   known.AddText("container-name", false, network.container);
-  known.AddMany("dns", [&network](std::string_view text, const std::string& name) {
-    if (network.dns.size() == kMaxNetworks) throw UsageError("--" + name + ": too many");
-    network.dns.push_back(ParseAddress(text, name));
-  });
+  known.AddItems("dns", kMaxNetworks, network.dns, ParseAddress);
   for (auto* map : {&network.uid_map, &network.gid_map})
     known.Add(map == &network.uid_map ? "networks-uid-map" : "networks-gid-map", false,
               [map](std::string_view text, const std::string& name) { *map = ParseIdMap(text, name); });
