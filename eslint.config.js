@@ -5,7 +5,7 @@ import tseslint from "typescript-eslint"
 // Who may import whom: a folder imports what stands left of it, itself and packages. docs/architecture.md draws this list.
 export const order = [
   ["units"],
-  ["arguments", "bounded-file", "caller-environment", "errors", "json", "printable", "program"],
+  ["arguments", "bounded-file", "caller-environment", "errors", "json", "outside-program", "printable"],
   ["http", "native", "yaml-reader"],
   ["key"],
   ["ocicrypt"],
@@ -30,8 +30,8 @@ const leaves = [
   "caller-environment",
   "errors",
   "json",
+  "outside-program",
   "printable",
-  "program",
   "units",
 ]
 const files = [...leaves, "yaml-reader", "index"]

@@ -56,9 +56,10 @@ try {
   mkdirSync(installed, { recursive: true })
   execFileSync("tar", ["-xf", tarball, "--strip-components=1", "-C", installed], { cwd: folder })
   const manifest = JSON.parse(readFileSync(path.join(installed, "package.json"), "utf8"))
-  mkdirSync(path.join(folder, "node_modules", "@types"))
-  for (const name of [...Object.keys(manifest.dependencies), "@types/node"])
+  for (const name of [...Object.keys(manifest.dependencies), "@types/node"]) {
+    mkdirSync(path.dirname(path.join(folder, "node_modules", name)), { recursive: true })
     symlinkSync(path.join(root, "node_modules", name), path.join(folder, "node_modules", name))
+  }
 
   const { messages } = await publint({ pkgDir: installed, strict: true, pack: false })
   // The command is a script for sh, which starts Node itself (lib/cli/start.cjs); of interpreters publint knows env only.

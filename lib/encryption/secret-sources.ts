@@ -7,7 +7,7 @@ import { readBounded, TooLarge } from "../bounded-file.ts"
 import { programEnvironment } from "../caller-environment.ts"
 import { KeyError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
-import { ProgramFailure, runProgram } from "../program.ts"
+import { ProgramFailure, runProgram } from "../outside-program.ts"
 import type { Bytes } from "../units.ts"
 
 /** Where the bytes of a key file, a passphrase or a password come from. */

@@ -3,7 +3,7 @@ import { readlinkSync } from "node:fs"
 import { isatty } from "node:tty"
 import { programEnvironment } from "../caller-environment.ts"
 import { EnvironmentError, KeyError } from "../errors.ts"
-import { ProgramFailure, runProgram } from "../program.ts"
+import { ProgramFailure, runProgram } from "../outside-program.ts"
 import type { Bytes, Milliseconds } from "../units.ts"
 import { pgpRecipients } from "./pgp.ts"
 
@@ -26,7 +26,7 @@ export interface GnuPgPlace {
   readonly signal?: AbortSignal | undefined
 }
 
-/** @internal */
+/** What GnuPG lists of a key. */
 export interface ListedKey {
   /** Of its primary key. */
   fingerprint: string

@@ -3,7 +3,7 @@ import type { ClientHttp2Session, ClientHttp2Stream, IncomingHttpHeaders } from 
 import { connect as netConnect } from "node:net"
 import type { SecureContextOptions } from "node:tls"
 import { readBounded } from "../bounded-file.ts"
-import { ProgramFailure } from "../program.ts"
+import { ProgramFailure } from "../outside-program.ts"
 import type { Bytes, Milliseconds } from "../units.ts"
 import { fieldHead, ProtobufError, readFields } from "./protobuf.ts"
 import type { ProviderEntry, ServiceTls } from "./provider-config.ts"

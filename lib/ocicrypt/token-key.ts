@@ -6,7 +6,7 @@ import { programEnvironment } from "../caller-environment.ts"
 import { EnvironmentError, KeyError } from "../errors.ts"
 import { parsePublicKey } from "../key/key-file.ts"
 import { loadAddon } from "../native/load.ts"
-import { ProgramFailure, runProgram } from "../program.ts"
+import { ProgramFailure, runProgram } from "../outside-program.ts"
 import type { Bytes, Milliseconds } from "../units.ts"
 
 const MAX_OUTPUT: Bytes = 64 << 10

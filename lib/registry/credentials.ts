@@ -4,7 +4,7 @@ import { readBounded } from "../bounded-file.ts"
 import { callerEnvironment, programEnvironment } from "../caller-environment.ts"
 import { OciError } from "../errors.ts"
 import { isJsonObject, parseJson, type JsonObject } from "../json.ts"
-import { ProgramFailure, runProgram } from "../program.ts"
+import { ProgramFailure, runProgram } from "../outside-program.ts"
 import type { Bytes } from "../units.ts"
 
 /** A name with its password, or what stands for both. */

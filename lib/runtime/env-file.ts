@@ -2,7 +2,7 @@
 import { statSync } from "node:fs"
 import path from "node:path"
 import { RunError } from "../errors.ts"
-import { ProgramFailure, runProgram } from "../program.ts"
+import { ProgramFailure, runProgram } from "../outside-program.ts"
 import type { Bytes } from "../units.ts"
 import { isFamilyVariable, shellQuote } from "./environment.ts"
 import { findProgram } from "./program.ts"

@@ -2,7 +2,7 @@
 import { programEnvironment } from "../caller-environment.ts"
 import { EnvironmentError, SignatureError } from "../errors.ts"
 import { terminalVariable } from "../ocicrypt/gnupg.ts"
-import { ProgramFailure, runProgram } from "../program.ts"
+import { ProgramFailure, runProgram } from "../outside-program.ts"
 import type { Bytes } from "../units.ts"
 
 /**

@@ -220,7 +220,7 @@ describe("jobs on Slurm", () => {
     await chmod(file("image.sif"), 0o644)
     thumbprint = (await cluster.ok(["cert", "add", "--password-file", passwordFile, file("one.pfx")])).trim()
     assert.match(thumbprint, /^[0-9a-f]{64}$/)
-    const [{ sha1: name = "" } = {}] = JSON.parse(await cluster.ok(["cert", "list", "--json"])) as {
+    const [{ sha1: name } = { sha1: "" }] = JSON.parse(await cluster.ok(["cert", "list", "--json"])) as {
       sha1: string
     }[]
     sha1 = name.replaceAll(":", "").toLowerCase()
