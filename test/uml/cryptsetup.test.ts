@@ -11,12 +11,12 @@ import { SifLayout } from "../../lib/sif/write.ts"
 import { passphrase, testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
-import { describeTree } from "../support/trees.ts"
 import {
   assertSettles,
   buildImage,
   cheapImageForBoth,
   collect,
+  describeRoot,
   imageForBoth,
   kernelState,
   loadModule,
@@ -25,10 +25,10 @@ import {
   output,
   rootPartition,
   rootTree,
+  type KernelState,
   unwrappedSecret,
   withLoop,
   withPassphrase,
-  type KernelState,
 } from "./guest.ts"
 
 const SECTOR = 4096
@@ -123,7 +123,7 @@ describe("cryptsetup", function () {
     const point = mountPoint()
     await using mount = await opened.mount(point, { engine: "kernel" })
     assert.equal(mount.info.engine, "kernel")
-    assert.deepEqual(describeTree(point), describeTree(rootTree()))
+    assert.deepEqual(describeRoot(point), describeRoot(rootTree()))
   })
 
   /** An image around a partition that cryptsetup formats and fills. */
@@ -178,7 +178,7 @@ describe("cryptsetup", function () {
     const point = mountPoint()
     await opened.mount(point, { engine: "kernel", detached: true })
     try {
-      assert.deepEqual(describeTree(point), describeTree(rootTree()))
+      assert.deepEqual(describeRoot(point), describeRoot(rootTree()))
     } finally {
       await unmount(point)
     }

@@ -9,7 +9,7 @@ import { build, sif, type BuildOptions, type OpenOptions } from "../../lib/index
 import { passphrase, testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
-import { makeRootTree } from "../support/trees.ts"
+import { describeTree, makeRootTree } from "../support/trees.ts"
 import { vector, vectorPath } from "../vectors/load.ts"
 
 /** Where uml-run.sh shows the guest's modules. */
@@ -239,4 +239,9 @@ export async function collect(stream: NodeJS.ReadableStream | null): Promise<str
   const pieces: Buffer[] = []
   for await (const piece of stream) pieces.push(Buffer.from(piece))
   return Buffer.concat(pieces).toString("utf8")
+}
+
+/** What a root file system has in common with the tree it was built of: all but what says how it is run, which a build makes. */
+export function describeRoot(folder: string): ReadonlyMap<string, string> {
+  return new Map([...describeTree(folder)].filter(([name]) => !name.startsWith("/.")))
 }

@@ -5,18 +5,18 @@ import { closeSync, copyFileSync, openSync, readSync, writeSync } from "node:fs"
 import path from "node:path"
 import { build, open, unmount, type Image } from "../../lib/index.ts"
 import { newFolder } from "../support/scratch.ts"
-import { describeTree } from "../support/trees.ts"
 import {
   assertSettles,
   buildImage,
+  describeRoot,
   kernelState,
   mountPoint,
   needsDeviceMapper,
   output,
   rootPartition,
   rootTree,
-  withKey,
   type KernelState,
+  withKey,
 } from "./guest.ts"
 
 /** LUKS2 On-Disk Format Specification 1.1, 2.2: of each copy, and of the header that we write. */
@@ -107,7 +107,7 @@ describe("the kernel engine and hostile images", function () {
       const [mapping] = kernelState().mappings
       const table = output("dmsetup", ["table", mapping?.split(" ")[1] ?? ""])
       assert.match(table, / crypt aes-xts-plain64 /)
-      assert.deepEqual(describeTree(point), describeTree(rootTree()))
+      assert.deepEqual(describeRoot(point), describeRoot(rootTree()))
     } finally {
       await unmount(point)
     }
