@@ -104,9 +104,10 @@ export function overlaps(one: Subnet, other: Subnet): boolean {
   return one.first < other.first + sizeOf(other.bits) && other.first < one.first + sizeOf(one.bits)
 }
 
-/** What pasta has of its own in containers. */
-const pastas: Subnet = parseSubnet("10.255.254.0/24")
-const pool = parseSubnet("10.89.0.0/16")
+/** What pasta has of its own in containers: 10.255.254.0/24. */
+const pastas: Subnet = { first: numberOf("10.255.254.0"), bits: 24 }
+/** 10.89.0.0/16. */
+const pool: Subnet = { first: numberOf("10.89.0.0"), bits: 16 }
 
 /** What this machine has routes to, but for the one to everywhere. */
 export function parseRoutes(table: string): Subnet[] {

@@ -116,16 +116,19 @@ describe("services", () => {
         assert.equal(await command("instance", "logs", "job"), "run\nrun\nrun\n")
         await start("exit 0", "--restart", "on-failure")
         assert.equal((await until(({ state: is }) => is === "ended")).restarts, 0)
-        const ending = 'trap "echo told; exit 7" QUIT; while :; do sleep 0.1; done'
-        await start(`echo run; ${ending}`, "--restart", "always", "--stop-signal", "QUIT", "--label", "a=b")
+        const ending = 'trap "echo told; exit 7" QUIT; echo run; while :; do sleep 0.1; done'
+        const written = async (text: string): Promise<void> => {
+          while ((await command("instance", "logs", "job")) !== text)
+            await new Promise((resolve) => setTimeout(resolve, 50))
+        }
+        await start(ending, "--restart", "always", "--stop-signal", "QUIT", "--label", "a=b")
         // The container goes, whoever kills it, and comes again.
+        await written("run\n")
         const payload = processesOfGroup(group).find(({ command: line }) => line.includes("/crun --log="))
         assert.ok(payload)
         process.kill(payload.pid, "SIGKILL")
         await until(({ restarts, state: is }) => restarts === 1 && is === "running")
-        await waitFor("its second run", () =>
-          processesOfGroup(group).some(({ command: line }) => line.startsWith("sh -c echo run")),
-        )
+        await written("run\nrun\n")
         await command("instance", "stop", "job")
         assert.match(await command("instance", "logs", "job"), /^run\nrun\ntold\n$/)
         const stopped = await job()
