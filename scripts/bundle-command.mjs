@@ -13,22 +13,25 @@ const main = "dist/cli/main.js"
 const require = createRequire(import.meta.url)
 const { wrap } = require("node:module")
 
-// Modules of Node that take milliseconds to load, and that most commands have no use for. They are loaded when one of
-// their exports is first used; a module that is not here would be loaded at the start.
-const lazyBuiltins = {
-  name: "lazy-builtins",
+// Modules of Node and packages that take milliseconds and megabytes to load, and that most commands have no use for. They are
+// loaded when one of their exports is first used; a module that is not here would be loaded at the start.
+const lazyModules = {
+  name: "lazy-modules",
   setup({ onResolve, onLoad }) {
     const own = new Set(["fs", "path", "events", "module", "url", "buffer", "process", "os"])
-    onResolve({ filter: /^(?:node:)?[a-z0-9_]+(?:\/[a-z]+)?$/ }, ({ path: name, namespace }) => {
+    onResolve({ filter: /^[a-z0-9@:_/-]+$/ }, ({ path: name, namespace, kind }) => {
       const bare = name.replace(/^node:/, "")
-      if (namespace === "lazy-builtin" || !isBuiltin(bare) || own.has(bare)) return undefined
-      return { path: bare, namespace: "lazy-builtin" }
+      if (namespace === "lazy") return { path: name, external: true }
+      if (isBuiltin(bare)) return own.has(bare) ? undefined : { path: `node:${bare}`, namespace: "lazy" }
+      return external.includes(name) && kind === "import-statement"
+        ? { path: name, namespace: "lazy" }
+        : undefined
     })
-    onLoad({ filter: /.*/, namespace: "lazy-builtin" }, ({ path: name }) => ({
+    onLoad({ filter: /.*/, namespace: "lazy" }, ({ path: name }) => ({
       contents: `let loaded
-const load = () => (loaded ??= require("node:${name}"))
+const load = () => (loaded ??= require("${name}"))
 module.exports = {
-${Object.keys(require(`node:${name}`))
+${Object.keys(require(name))
   .map((key) => `  get ${JSON.stringify(key)}() { return load()[${JSON.stringify(key)}] },`)
   .join("\n")}
 }`,
@@ -52,7 +55,7 @@ async function bundle(source, name) {
   const outfile = `dist/cli/${name}.js`
   const { warnings, metafile } = await build({
     metafile: true,
-    plugins: [lazyBuiltins, nativeDigest],
+    plugins: [lazyModules, nativeDigest],
     entryPoints: [`lib/cli/${source}.ts`],
     bundle: true,
     platform: "node",
