@@ -197,7 +197,7 @@ describe("over an image", () => {
         assert.match(text, /NoNewPrivs:1/)
         assert.equal(await output(["--userns"], "id -u"), `${uid}\n`)
         assert.equal(await output(["--network", "none"], "cat /proc/net/dev | wc -l"), "3\n")
-        await refused(["--network", "elsewhere"], /network elsewhere is not there/)
+        await refused(["--network", "elsewhere"], /there is no network elsewhere/)
         await refused(["--netns-path", "/tmp"], /is no network namespace/)
       })
     })

@@ -24,7 +24,10 @@ export function installPrebuilt(folder: string, machine: string): string {
   const { dependencies } = JSON.parse(readFileSync(path.join(packageRoot, "package.json"), "utf8")) as {
     readonly dependencies: Readonly<Record<string, string>>
   }
-  for (const name of [...Object.keys(dependencies), "file-uri-to-path"])
-    symlinkSync(path.join(packageRoot, "node_modules", name), path.join(folder, "node_modules", name))
+  for (const name of [...Object.keys(dependencies), "file-uri-to-path"]) {
+    const place = path.join(folder, "node_modules", name)
+    mkdirSync(path.dirname(place), { recursive: true })
+    symlinkSync(path.join(packageRoot, "node_modules", name), place)
+  }
   return installed
 }
