@@ -178,18 +178,24 @@ function readNetwork(folder: string, name: string): NetworkFile | undefined {
 
 /** Is somebody there who keeps networks? */
 async function isKept(folder: string): Promise<boolean> {
-  const socket = connect(path.join(folder, "keeper"))
-  const code = await new Promise<string | undefined>((resolve) => {
-    socket.on("connect", () => {
-      resolve("EPROTOTYPE")
+  // By its folder's descriptor: the path of a socket has 107 bytes at most.
+  const fd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY)
+  try {
+    const socket = connect(`/proc/self/fd/${fd}/keeper`)
+    const code = await new Promise<string | undefined>((resolve) => {
+      socket.on("connect", () => {
+        resolve("EPROTOTYPE")
+      })
+      socket.on("error", (error: NodeJS.ErrnoException) => {
+        resolve(error.code)
+      })
     })
-    socket.on("error", (error: NodeJS.ErrnoException) => {
-      resolve(error.code)
-    })
-  })
-  socket.destroy()
-  // It is a socket of another kind (unix(7)): that is told of one that somebody listens on.
-  return code === "EPROTOTYPE"
+    socket.destroy()
+    // It is a socket of another kind (unix(7)): of one that somebody listens on that is told, or something else. Nobody takes it away then.
+    return code !== "ENOENT" && code !== "ECONNREFUSED"
+  } finally {
+    closeSync(fd)
+  }
 }
 
 /** Who is in which network, by its name. */
@@ -282,7 +288,10 @@ export async function createNetwork(name: string, asked: NetworkOptions = {}): P
     ),
   }
   const file = fileOf(folder, name)
-  writeFileSync(`${file}.new`, JSON.stringify(made), { mode: 0o600 })
+  const content = JSON.stringify(made)
+  if (Buffer.byteLength(content) > MAX_FILE)
+    throw new RunError("ERR_RUN_OPTION", `network ${name}: its labels come to more than ${MAX_FILE} bytes`)
+  writeFileSync(`${file}.new`, content, { mode: 0o600 })
   renameSync(`${file}.new`, file)
   return { ...made, containers: [] }
 }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict"
 import { once } from "node:events"
-import { mkdtempSync, readdirSync, writeFileSync } from "node:fs"
+import { closeSync, mkdirSync, mkdtempSync, openSync, readdirSync, writeFileSync } from "node:fs"
 import { createServer } from "node:net"
 import { tmpdir } from "node:os"
 import path from "node:path"
@@ -121,6 +121,34 @@ describe("networks", () => {
     } finally {
       keeper.close()
     }
+  })
+
+  it("are known to be used wherever their folder is", async () => {
+    const long = path.join(folder, "x".repeat(100))
+    mkdirSync(long, { mode: 0o700 })
+    process.env["XDG_RUNTIME_DIR"] = long
+    await createNetwork("shop", { subnet: "10.90.0.0/24" })
+    const files = path.join(long, "sifcrypt", "networks")
+    writeFileSync(path.join(files, "members"), "shop 10.90.0.2 web\n")
+    // A socket's own path cannot be so long.
+    const handle = openSync(files, "r")
+    const keeper = createServer().listen(`/proc/self/fd/${handle}/keeper`)
+    await once(keeper, "listening")
+    try {
+      await createNetwork("other", { subnet: "10.90.1.0/24" })
+      assert.ok(readdirSync(files).includes("keeper"))
+      await assert.rejects(removeNetwork("shop"), { code: "ERR_NETWORK_BUSY", message: /in use: web$/ })
+    } finally {
+      keeper.close()
+      closeSync(handle)
+    }
+  })
+
+  it("are not made with more labels than can be read again", async () => {
+    const labels = { all: "x".repeat(1 << 16) }
+    await assert.rejects(createNetwork("shop", { labels }), { code: "ERR_RUN_OPTION", message: /labels/ })
+    assert.deepEqual(await listNetworks(), [])
+    await createNetwork("shop")
   })
 
   it("are joined by their names, several at once, with names and addresses there", async () => {
