@@ -13,8 +13,8 @@ import {
 } from "./tree.ts"
 import { splitWords } from "./words.ts"
 
-/** Of one list: ports that a range stands for. */
-const MAX_RANGE = 1000
+/** Of one list, with those that ranges stand for: as many as are published. */
+const MAX_PORTS = 256
 
 export type Change = (tree: Tree, path: string) => Tree
 
@@ -156,7 +156,7 @@ function shortPort(one: Leaf, path: string): Tree[] {
   const outside = published === undefined || published === "" ? undefined : portsOf(published)
   if (inside === undefined || (outside === undefined && (published ?? "") !== "")) throw wrong()
   const count = inside[1] - inside[0] + 1
-  if (count > MAX_RANGE) throw errorAt(one.at, path, `more than ${MAX_RANGE} ports`)
+  if (count > MAX_PORTS) throw errorAt(one.at, path, `more than ${MAX_PORTS} ports`)
   const range = outside === undefined ? undefined : outside[1] - outside[0] + 1
   if (range !== undefined && range !== count && count !== 1)
     throw errorAt(one.at, path, `${text}: there are more ports on one side than on the other`)
@@ -183,26 +183,30 @@ function shortPort(one: Leaf, path: string): Tree[] {
   )
 }
 
-const ports: Change = (tree, path) =>
-  tree.kind === "list"
-    ? {
-        ...tree,
-        items: tree.items.flatMap((one, i) => {
-          const name = `${path}[${i}]`
-          if (one.kind === "leaf") return shortPort(one, name)
-          const long = keyed("target", ["protocol", "tcp"], ["mode", "ingress"])(one, name)
-          if (long.kind !== "map") return [long]
-          const published = long.entries.get("published")
-          if (published?.kind !== "leaf") return [long]
-          return [
-            {
-              ...long,
-              entries: new Map([...long.entries, ["published", leaf(textOf(published), published.at)]]),
-            },
-          ]
-        }),
-      }
-    : tree
+/** One of a list, in the long form; ranges as one port each. */
+function portsIn(one: Tree, path: string): Tree[] {
+  if (one.kind === "leaf") return shortPort(one, path)
+  const long = keyed("target", ["protocol", "tcp"], ["mode", "ingress"])(one, path)
+  if (long.kind !== "map") return [long]
+  const published = long.entries.get("published")
+  if (published?.kind !== "leaf") return [long]
+  return [
+    {
+      ...long,
+      entries: new Map([...long.entries, ["published", leaf(textOf(published), published.at)]]),
+    },
+  ]
+}
+
+const ports: Change = (tree, path) => {
+  if (tree.kind !== "list") return tree
+  const items: Tree[] = []
+  for (const [i, one] of tree.items.entries()) {
+    items.push(...portsIn(one, `${path}[${i}]`))
+    if (items.length > MAX_PORTS) throw errorAt(one.at, path, `more than ${MAX_PORTS} ports`)
+  }
+  return { ...tree, items }
+}
 
 /** Where a path of the host begins: what else stands before the colon is a volume's name. */
 const HOST_PATH = /^(?:\.{1,2}(?:\/|$)|\/|~(?:\/|$))/

@@ -20,6 +20,12 @@ function closingQuote(text: string, at: number, quote: string): number {
   return -1
 }
 
+/** A comment begins with the first # that stands behind a blank, or at the start. */
+function withoutComment(line: string): string {
+  const at = line.search(/(?<!\S)#/)
+  return at < 0 ? line : line.slice(0, at)
+}
+
 /** Escapes of a value between double quotes; `\$` stays a dollar, which is why it becomes two first. */
 function unescape(text: string): string {
   return text.replaceAll(/\\(.)/gs, (whole, letter: string) =>
@@ -79,7 +85,7 @@ export function parseEnvFile(
       const end = all.indexOf("\n", at)
       const line = all.slice(at, end < 0 ? all.length : end)
       at += line.length
-      value = raw ? line : line.replace(/(?:^|[^\S\n]+)#.*$/, "").trimEnd()
+      value = raw ? line : withoutComment(line).trimEnd()
     }
     try {
       found.set(name, raw || quote === "'" ? value : interpolate(value, known))

@@ -12,6 +12,7 @@ import { interpolate, InterpolationError, type Lookup } from "./interpolation.ts
 import { merge, unique, withoutResets } from "./merge.ts"
 import { checkSchema } from "./schema.ts"
 import {
+  countValues,
   errorAt,
   fileError,
   leaf,
@@ -32,17 +33,21 @@ const MAX_CHAIN = 20
 /** What values with variables come to, in all. */
 const MAX_INTERPOLATED = 16 << 20
 const MAX_ENV_FILE = 1 << 20
+/** Of one project: values of all its files, and once more of each service that extends another. */
+const MAX_VALUES = 1_000_000
+/** Of one project: variables that services have from files. */
+const MAX_VARIABLES = 200_000
 
 /** What all files of a project share. */
 export interface Loading {
   readonly lookup: Lookup
   readonly onNotice: (text: string) => void
   /** For files that are read while loading. */
-  readonly count: { files: number; characters: number; readonly unset: Set<string> }
+  readonly count: { files: number; characters: number; values: number; readonly unset: Set<string> }
 }
 
 export function newLoading(lookup: Lookup, onNotice: (text: string) => void): Loading {
-  return { lookup, onNotice, count: { files: 0, characters: 0, unset: new Set() } }
+  return { lookup, onNotice, count: { files: 0, characters: 0, values: 0, unset: new Set() } }
 }
 
 function whyNot(cause: unknown): string {
@@ -67,6 +72,36 @@ export function readText(file: string, limit: number): string {
 /** The variables of a file; see {@link parseEnvFile}. */
 export function readEnvFile(file: string, lookup: Lookup, raw: boolean = false): Map<string, string> {
   return parseEnvFile(readText(file, MAX_ENV_FILE), file, lookup, raw)
+}
+
+/** Files of variables that services name: each is read once, however many have it. */
+export class EnvFiles {
+  readonly #lookup: Lookup
+  readonly #read = new Map<string, ReadonlyMap<string, string>>()
+  #given = 0
+
+  constructor(lookup: Lookup) {
+    this.#lookup = lookup
+  }
+
+  /** @throws ComposeError `ERR_COMPOSE_FILE`. */
+  read(file: string, raw: boolean): ReadonlyMap<string, string> {
+    const key = `${String(raw)} ${file}`
+    const found = this.#read.get(key) ?? readEnvFile(file, this.#lookup, raw)
+    this.#read.set(key, found)
+    if ((this.#given += found.size) > MAX_VARIABLES)
+      throw fileError(`${file}: all services together have more than ${MAX_VARIABLES} variables from files`, {
+        path: file,
+      })
+    return found
+  }
+}
+
+/** What repeats itself has to end somewhere, before there is no memory left. */
+function counted<T extends Tree>(tree: T, { count }: Loading): T {
+  if ((count.values += countValues(tree)) > MAX_VALUES)
+    throw errorAt(tree.at, "", `with what is included and extended there are more than ${MAX_VALUES} values`)
+  return tree
 }
 
 function interpolated(tree: Mapping, { lookup, onNotice, count }: Loading): Mapping {
@@ -131,7 +166,7 @@ function readFile(file: string, base: string, loading: Loading): Mapping {
     throw fileError(`${file}: more than ${MAX_FILES} files`, { path: file })
   const tree = interpolated(parseTree(readText(file, MAX_YAML_SIZE), file), loading)
   checkSchema(tree)
-  return withPaths(unique(canonical(tree)) as Mapping, base)
+  return withPaths(unique(counted(canonical(tree), loading)) as Mapping, base)
 }
 
 export function child(tree: Tree | undefined, key: string): Tree | undefined {
@@ -199,7 +234,7 @@ class Extender {
       own.at,
       own.tag,
     )
-    return merge(base, left, ["services", name])
+    return counted(merge(base, left, ["services", name]), this.#loading)
   }
 }
 

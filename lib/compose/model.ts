@@ -1,5 +1,6 @@
 // What a compose file comes to: services as instances are started. What the specification knows and is not here is refused where it
 // stands, and nothing is left out without a word.
+import { createHash } from "node:crypto"
 import { constants } from "node:os"
 import path from "node:path"
 import type { HealthCheck, LogLimits, RestartPolicy } from "../container/service.ts"
@@ -8,7 +9,7 @@ import type { Bytes, Milliseconds } from "../units.ts"
 import { isHostPath } from "./canonical.ts"
 import type { Field } from "./field.ts"
 import type { Lookup } from "./interpolation.ts"
-import { readEnvFile } from "./load.ts"
+import { EnvFiles } from "./load.ts"
 import { fileError } from "./tree.ts"
 
 /** How the key of encrypted images is found, and what is demanded of them. */
@@ -138,6 +139,8 @@ type Draft<T> = { -readonly [K in keyof T]: T[K] }
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/
 const MAX_REPLICAS = 100
+/** Of a project: more would not find room in a subnet either. */
+const MAX_SERVICES = 1000
 
 const nothing = (): void => undefined
 
@@ -216,14 +219,14 @@ function variables(field: Field | undefined, lookup: Lookup): Map<string, string
   )
 }
 
-function readEnvironment(service: Field, lookup: Lookup): Record<string, string> {
+function readEnvironment(service: Field, lookup: Lookup, envFiles: EnvFiles): Record<string, string> {
   const found = new Map<string, string | undefined>()
   for (const one of service.get("env_file")?.list() ?? []) {
     const file = one.get("path")?.text() ?? ""
     const format = one.get("format")?.text()
     if (format !== undefined && format !== "raw") throw one.error("the format is raw, or left out")
     try {
-      for (const [name, value] of readEnvFile(file, lookup, format === "raw")) found.set(name, value)
+      for (const [name, value] of envFiles.read(file, format === "raw")) found.set(name, value)
     } catch (cause) {
       if (one.get("required")?.flag() === false && isMissing(cause)) continue
       throw cause
@@ -623,7 +626,15 @@ function readDeploy(field: Field, found: Deployed): void {
   })
 }
 
-function readService(name: string, service: Field, lookup: Lookup, base: CryptSettings): Service {
+function readService(
+  name: string,
+  service: Field,
+  {
+    lookup,
+    envFiles,
+    crypt,
+  }: { readonly lookup: Lookup; readonly envFiles: EnvFiles; readonly crypt: CryptSettings },
+): Service {
   if (!NAME.test(name))
     throw service.error("a service's name has letters, digits, dots, dashes and underscores, at most 63")
   const deployed: Deployed = { limits: {} }
@@ -867,8 +878,8 @@ function readService(name: string, service: Field, lookup: Lookup, base: CryptSe
 
     networks:
       found.networks ?? (found.networkMode === undefined ? [{ network: "default", aliases: [] }] : []),
-    environment: readEnvironment(service, lookup),
-    crypt: readCrypt(service.get("x-sifcrypt"), base),
+    environment: readEnvironment(service, lookup, envFiles),
+    crypt: readCrypt(service.get("x-sifcrypt"), crypt),
   }
 }
 
@@ -1012,6 +1023,19 @@ export function inOrder(services: ReadonlyMap<string, Service>): Service[] {
   return [...ordered]
 }
 
+/** Tells of a change of what the files say of a service, and of what it refers to, without saying what there is. */
+export function configurationOf(service: Service, model: Model): string {
+  const { networks, volumes, files } = service
+  const referred = [
+    networks.map(({ network }) => model.networks.get(network)),
+    volumes.map(({ volume }) => model.volumes.get(volume)),
+    files.map(({ kind, source }) => (kind === "secret" ? model.secrets : model.configs).get(source)),
+  ]
+  return createHash("sha256")
+    .update(JSON.stringify([service, ...referred]))
+    .digest("hex")
+}
+
 /**
  * The model of a file in its long forms.
  *
@@ -1034,12 +1058,13 @@ export function readModel(
     configs: nothing,
     models: "models are not run",
   })
-  const crypt = readCrypt(root.get("x-sifcrypt"), {})
+  const common = { lookup, envFiles: new EnvFiles(lookup), crypt: readCrypt(root.get("x-sifcrypt"), {}) }
   const all = root.get("services")?.entries() ?? []
+  if (all.length > MAX_SERVICES) throw root.error(`more than ${MAX_SERVICES} services`)
   const services = new Map(
     all
       .filter(([name, field]) => isActive(name, profilesOf(field)))
-      .map(([name, field]) => [name, readService(name, field, lookup, crypt)]),
+      .map(([name, field]) => [name, readService(name, field, common)]),
   )
   for (const service of services.values())
     for (const { service: other, required } of service.dependsOn)

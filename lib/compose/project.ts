@@ -1,6 +1,5 @@
 // The services of a project: instances that carry its name in their labels. There is no daemon and no file of a project's own: whoever knows
 // the name finds them.
-import { createHash } from "node:crypto"
 import { existsSync, mkdirSync } from "node:fs"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
@@ -34,7 +33,7 @@ import type { Bytes, Milliseconds } from "../units.ts"
 import { describe } from "./describe.ts"
 import type { Lookup } from "./interpolation.ts"
 import { child } from "./load.ts"
-import { inOrder, type Model, type Service } from "./model.ts"
+import { configurationOf, inOrder, type Model, type Service } from "./model.ts"
 import type { Mapping } from "./tree.ts"
 import { openVolume, removeVolumes } from "./volumes.ts"
 
@@ -644,14 +643,6 @@ export class Project extends Services {
     return found
   }
 
-  /** Tells of a change, without saying what there is. */
-  #configurationOf(service: Service): string {
-    const networks = service.networks.map(({ network }) => this.#model.networks.get(network))
-    return createHash("sha256")
-      .update(JSON.stringify([service, networks]))
-      .digest("hex")
-  }
-
   async #startOne(
     service: Service,
     number: number,
@@ -670,7 +661,7 @@ export class Project extends Services {
           [LABEL.project]: this.name,
           [LABEL.service]: service.name,
           [LABEL.number]: String(number),
-          [LABEL.configuration]: this.#configurationOf(service),
+          [LABEL.configuration]: configurationOf(service, this.#model),
           [LABEL.needs]: service.dependsOn.map((one) => one.service).join(","),
           [LABEL.ports]: service.ports.join(" "),
         },
@@ -762,7 +753,7 @@ export class Project extends Services {
       }
       const own = there.filter((one) => one.service === service.name)
       const instances: Instance[] = []
-      const configuration = this.#configurationOf(service)
+      const configuration = configurationOf(service, this.#model)
       const isKept = ({ instance, number }: Found): boolean =>
         number <= service.replicas &&
         !recreate &&

@@ -6,7 +6,7 @@ import { packageRoot } from "../native/load.ts"
 import { withoutResets } from "./merge.ts"
 import { deepest, errorAt, plain, type Mapping } from "./tree.ts"
 
-/** Of one list: the validator compares each with each where nothing may be there twice. */
+/** Of one list: the validator compares each with each where nothing may be there twice. Of one mapping: services, networks, variables. */
 const MAX_ITEMS = 2000
 
 let validator: Validator | undefined
@@ -34,7 +34,7 @@ function messageOf({ keyword, error }: OutputUnit): string {
   return error.replace(/^Instance /, "it ").replace(/\.$/, "")
 }
 
-function checkLists(tree: Mapping): void {
+function checkSizes(tree: Mapping): void {
   const stack: {
     readonly tree: Mapping["entries"] extends ReadonlyMap<string, infer T> ? T : never
     readonly path: string
@@ -44,9 +44,11 @@ function checkLists(tree: Mapping): void {
     if (one.kind === "list") {
       if (one.items.length > MAX_ITEMS) throw errorAt(one.at, name, `more than ${MAX_ITEMS} entries`)
       for (const [i, item] of one.items.entries()) stack.push({ tree: item, path: `${name}[${i}]` })
-    } else if (one.kind === "map")
+    } else if (one.kind === "map") {
+      if (one.entries.size > MAX_ITEMS) throw errorAt(one.at, name, `more than ${MAX_ITEMS} entries`)
       for (const [key, item] of one.entries)
         stack.push({ tree: item, path: name === "" ? key : `${name}.${key}` })
+    }
   }
 }
 
@@ -56,7 +58,7 @@ function checkLists(tree: Mapping): void {
  * @throws ComposeError `ERR_COMPOSE_FILE`, at what is wrong the deepest.
  */
 export function checkSchema(file: Mapping): void {
-  checkLists(file)
+  checkSizes(file)
   const { valid, errors } = theValidator().validate(plain(withoutResets(file)))
   if (valid) return
   const levels = (unit: OutputUnit): number =>

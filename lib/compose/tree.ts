@@ -133,6 +133,18 @@ export function deepest(tree: Tree, path: readonly string[]): { readonly tree: T
   return { tree: found, path: name }
 }
 
+/** Values in it, itself too. */
+export function countValues(tree: Tree): number {
+  let count = 0
+  const left = [tree]
+  for (let next = left.pop(); next !== undefined; next = left.pop()) {
+    count++
+    if (next.kind === "list") for (const one of next.items) left.push(one)
+    else if (next.kind === "map") for (const one of next.entries.values()) left.push(one)
+  }
+  return count
+}
+
 /** Every scalar replaced. */
 export function mapLeaves(tree: Tree, path: string, change: (leaf: Leaf, path: string) => Leaf): Tree {
   if (tree.kind === "leaf") return change(tree, path)

@@ -5,7 +5,10 @@ import { tmpdir } from "node:os"
 import path from "node:path"
 import { load, type LoadOptions, type Project } from "../../../lib/compose/compose.ts"
 import { parseEnvFile } from "../../../lib/compose/env-file.ts"
+import { Field } from "../../../lib/compose/field.ts"
 import { interpolate, InterpolationError } from "../../../lib/compose/interpolation.ts"
+import { loadTree, newLoading } from "../../../lib/compose/load.ts"
+import { configurationOf, readModel } from "../../../lib/compose/model.ts"
 import { splitWords } from "../../../lib/compose/words.ts"
 import { ComposeError } from "../../../lib/errors.ts"
 
@@ -138,6 +141,80 @@ services:
     write({ "compose.yaml": `services:\n  a:\n    image: a\n    environment:\n${lines}` })
     assert.throws(() => loaded({ environment: { BIG: value } }), /come to more than/)
   })
+
+  it("are bounded in what repeats itself", () => {
+    const refused = (why: RegExp, files: Readonly<Record<string, string>>): void => {
+      write(files)
+      assert.throws(
+        () => loaded(),
+        (error) => {
+          assert.ok(error instanceof ComposeError, String(error))
+          assert.equal(error.code, "ERR_COMPOSE_FILE")
+          assert.match(error.message, why)
+          return true
+        },
+      )
+    }
+    const some = (count: number, line: (i: number) => string): string =>
+      Array.from({ length: count }, (_, i) => line(i)).join("")
+    refused(/: services: more than 2000 entries$/, {
+      "compose.yaml": `services:\n${some(2001, (i) => `  a${i}: { image: a }\n`)}`,
+    })
+    const chain = (from: number): string =>
+      `services:\n${some(600, (i) => `  a${from + i}: { image: a, depends_on: [a${from + i + 1}] }\n`)}`
+    refused(/more than 1000 services$/, {
+      "compose.yaml": `include: [more.yaml]\n${chain(0)}`,
+      "more.yaml": `${chain(600)}  a1200: { image: a }\n`,
+    })
+    refused(/services\.a\.ports: more than 256 ports$|services\.a\.ports\[1\]: more than 256 ports$/, {
+      "compose.yaml": "services: { a: { image: a, ports: ['1-200:1-200', '201-300:201-300'] } }",
+    })
+    refused(/with what is included and extended there are more than 1000000 values$/, {
+      "compose.yaml": `services:
+  base:
+    image: a
+    environment:
+${some(2000, (i) => `      V${i}: a\n`)}${some(900, (i) => `  a${i}: { extends: base, environment: { A: a } }\n`)}`,
+    })
+    refused(/: all services together have more than 200000 variables from files$/, {
+      "compose.yaml": `services:\n${some(21, (i) => `  a${i}: { image: a, env_file: many.env }\n`)}`,
+      "many.env": some(10_000, (i) => `V${i}=a\n`),
+    })
+  })
+
+  it("have a configuration that changes with whatever they refer to", () => {
+    const text = `
+services:
+  a:
+    image: a
+    configs: [c]
+    secrets: [s]
+    volumes: ["v:/v"]
+    networks: [n]
+configs: { c: { content: one } }
+secrets: { s: { environment: ONE } }
+volumes: { v: { name: one } }
+networks: { n: { name: one } }
+`
+    const configuration = (changed: string): string => {
+      write({ "compose.yaml": changed })
+      const lookup = (): undefined => undefined
+      const files = [path.join(folder, "compose.yaml")]
+      const tree = loadTree(files, folder, newLoading(lookup, assert.fail))
+      const model = readModel(new Field(tree, ""), "p", lookup, () => true)
+      const service = model.services.get("a")
+      assert.ok(service)
+      return configurationOf(service, model)
+    }
+    const all = [
+      text,
+      ...["content: one", "environment: ONE", "v: { name: one", "n: { name: one"].map((part) =>
+        text.replace(part, part.replace(/one$/i, "other")),
+      ),
+    ]
+    assert.equal(new Set(all.map(configuration)).size, all.length)
+    assert.equal(configuration(text), configuration(text))
+  })
 })
 
 describe("variables in values", () => {
@@ -218,6 +295,12 @@ describe("files of variables", () => {
       ...{ A: "1", B: "two words", C: "single $A \\n", D: "double 1\nc$A", E: "", F: "a#b" },
       ...{ G: "colon", H: "default", I: "over\ntwo lines", CALLER: "c", J: "last" },
     })
+  })
+
+  it("take no longer for many blanks", function () {
+    this.timeout(3000)
+    assert.deepEqual(read(`A=x${" ".repeat(1 << 18)}y #z`), { A: `x${" ".repeat(1 << 18)}y` })
+    assert.deepEqual(read("A=#b\nB= # c\nC=a #b #c"), { A: "", B: "", C: "a" })
   })
 
   it("are taken as they stand where they are raw", () => {
