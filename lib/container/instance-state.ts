@@ -236,11 +236,21 @@ export async function claim(name: string): Promise<() => void> {
 const exists = (name: string): RunError =>
   new RunError("ERR_INSTANCE_EXISTS", `there is an instance ${name} already`)
 
-/** Writes the file of one that has started. */
+/**
+ * Writes the file of one that has started.
+ *
+ * @throws RunError `ERR_RUN_OPTION` for one that could not be read again: nobody would find what runs.
+ */
 export function remember(state: InstanceState): void {
+  const content = JSON.stringify(state)
+  if (Buffer.byteLength(content) > MAX_STATE_SIZE)
+    throw new RunError(
+      "ERR_RUN_OPTION",
+      `the instance ${state.name}: what is kept of it, as its labels, comes to more than ${MAX_STATE_SIZE} bytes`,
+    )
   const file = fileOf(instanceFolder(), state.name)
   const temporary = `${file}.${process.pid}`
-  writeFileSync(temporary, JSON.stringify(state), { flag: "wx", mode: 0o600 })
+  writeFileSync(temporary, content, { flag: "wx", mode: 0o600 })
   renameSync(temporary, file)
 }
 

@@ -160,13 +160,10 @@ services:
     refused(/: services: more than 2000 entries$/, {
       "compose.yaml": `services:\n${some(2001, (i) => `  a${i}: { image: a }\n`)}`,
     })
-    const chain = (from: number): string =>
-      `services:\n${some(600, (i) => `  a${from + i}: { image: a, depends_on: [a${from + i + 1}] }\n`)}`
     refused(/more than 1000 services$/, {
-      "compose.yaml": `include: [more.yaml]\n${chain(0)}`,
-      "more.yaml": `${chain(600)}  a1200: { image: a }\n`,
+      "compose.yaml": `services:\n${some(1001, (i) => `  a${i}: { image: a }\n`)}`,
     })
-    refused(/services\.a\.ports: more than 256 ports$|services\.a\.ports\[1\]: more than 256 ports$/, {
+    refused(/services\.a\.ports\[1\]: more than 256 ports$/, {
       "compose.yaml": "services: { a: { image: a, ports: ['1-200:1-200', '201-300:201-300'] } }",
     })
     refused(/with what is included and extended there are more than 1000000 values$/, {
@@ -200,7 +197,13 @@ networks: { n: { name: one } }
       write({ "compose.yaml": changed })
       const lookup = (): undefined => undefined
       const files = [path.join(folder, "compose.yaml")]
-      const tree = loadTree(files, folder, newLoading(lookup, assert.fail))
+      const tree = loadTree(
+        files,
+        folder,
+        newLoading(lookup, (notice) => {
+          throw new Error(notice)
+        }),
+      )
       const model = readModel(new Field(tree, ""), "p", lookup, () => true)
       const service = model.services.get("a")
       assert.ok(service)

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict"
 import { chmodSync, chownSync, mkdirSync, rmdirSync, symlinkSync } from "node:fs"
 import path from "node:path"
+import { remember, type InstanceState } from "../../../lib/container/instance-state.ts"
 import { finish, isRoot, packageRoot, startProgram, userId } from "../../support/cli.ts"
 import { newFolder } from "../../support/scratch.ts"
 
@@ -53,5 +54,17 @@ describe("instanceFolder", function () {
     const argv = [process.execPath, "--import=tsx", "--input-type=module", "-e", script]
     const options = { as: "user", cwd: packageRoot, env: { XDG_RUNTIME_DIR: runtime } } as const
     assert.equal((await finish(startProgram(argv, options))).text.trim(), "ERR_INSTANCE_FOLDER")
+  })
+})
+
+describe("what is kept of an instance", () => {
+  it("can be read again, or nothing is kept", () => {
+    const state = { name: "web", labels: { all: "x".repeat(1 << 16) } } as unknown as InstanceState
+    assert.throws(
+      () => {
+        remember(state)
+      },
+      { code: "ERR_RUN_OPTION", message: /the instance web: .* more than 65536 bytes$/ },
+    )
   })
 })
