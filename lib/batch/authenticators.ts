@@ -141,6 +141,11 @@ export async function readLine(socket: Socket, limit: Bytes = MAX_LINE): Promise
   })
 }
 
+/** Answers with a line. The connection is over then, whatever the other side does: nobody keeps it for as long as he likes. */
+export function answerLine(socket: Socket, answer: object): void {
+  socket.end(`${JSON.stringify(answer)}\n`, () => socket.destroy())
+}
+
 /** Sends a line to where `to` says, and gets the answer. */
 export async function exchange(
   to: { readonly host: string; readonly port: number } | { readonly path: string },

@@ -10,7 +10,7 @@ import { forbidDumps } from "../device/process.ts"
 import { BatchError } from "../errors.ts"
 import { ownFolder } from "../native/private-folder.ts"
 import type { Milliseconds } from "../units.ts"
-import { openCredential, readLine, type Opened } from "./authenticators.ts"
+import { answerLine, openCredential, readLine, type Opened } from "./authenticators.ts"
 import type { FoundTask, JobSet } from "./job-set.ts"
 import {
   MAX_REQUEST,
@@ -147,7 +147,7 @@ class Broker {
       this.log("refused", { from: socket.remoteAddress, reason: "it is no request" })
       return { status: "refused", reason: "it is no request" }
     })
-    socket.end(`${JSON.stringify(answer ?? { status: "later", reason: "the broker is busy" })}\n`)
+    answerLine(socket, answer ?? { status: "later", reason: "the broker is busy" })
   }
 
   /** @param isOwn - Only this user can reach it. */
@@ -162,7 +162,7 @@ class Broker {
         } catch {
           // Where nothing can be written any more, nothing is given; it may be again.
         }
-        socket.end(`${JSON.stringify({ status: "later", reason: "the broker could not decide" })}\n`)
+        answerLine(socket, { status: "later", reason: "the broker could not decide" })
       })
     })
     server.maxConnections = MAX_WAITING

@@ -6,6 +6,7 @@ import { connect, createServer, type Server, type Socket } from "node:net"
 import type { KeyObject } from "node:crypto"
 import { required, shape, text, type Check } from "../arguments.ts"
 import { readBounded } from "../bounded-file.ts"
+import { startTimeOf } from "../container/instance-state.ts"
 import { forbidDumps } from "../device/process.ts"
 import { BatchError } from "../errors.ts"
 import { parseJson } from "../json.ts"
@@ -13,7 +14,7 @@ import { MAX_KEY_FILE_SIZE, parsePrivateKey } from "../key/key-file.ts"
 import { loadAddon } from "../native/load.ts"
 import { isHeld } from "../native/private-folder.ts"
 import type { Bytes } from "../units.ts"
-import { exchange, readLine } from "./authenticators.ts"
+import { answerLine, exchange, readLine } from "./authenticators.ts"
 import { checkPart, keyFingerprint, openBundle, parseHead, type BundlePart } from "./bundle.ts"
 import type { JobSet } from "./job-set.ts"
 import { newPair, parseRequest, seal, type KeyRequest } from "./key-exchange.ts"
@@ -44,12 +45,27 @@ export type NodeAnswer =
 /** Something that happened, for whoever keeps a log. */
 export type NodeEvent = Readonly<Record<string, string | number | undefined>>
 
-/** Whom a socket comes from. */
-function peerOf(socket: Socket): { readonly uid: number; readonly pid: number } {
-  // Node has no other name for it.
-  const { _handle: handle } = socket as unknown as { readonly _handle?: { readonly fd?: number } | null }
-  if (handle?.fd === undefined || handle.fd < 0) throw new Error("it has gone")
-  return loadAddon().peerOf({ fd: handle.fd })
+/** Who asks. */
+class Peer {
+  readonly uid: number
+  /** Of the process that connected, which may have ended: its socket another can have, and its number in time as well. */
+  readonly pid: number
+  readonly #started: string | undefined
+
+  constructor(socket: Socket) {
+    // Node has no other name for it.
+    const { _handle: handle } = socket as unknown as { readonly _handle?: { readonly fd?: number } | null }
+    if (handle?.fd === undefined || handle.fd < 0) throw new Error("it has gone")
+    const { uid, pid } = loadAddon().peerOf({ fd: handle.fd })
+    this.uid = uid
+    this.pid = pid
+    this.#started = startTimeOf(pid)
+  }
+
+  /** Is it another process by now that has the number, or none? Where /proc shows nobody else's processes, nobody can tell. */
+  hasEnded(): boolean {
+    return startTimeOf(this.pid) !== this.#started
+  }
 }
 
 /** The turns of one user. */
@@ -72,11 +88,8 @@ class NodeKeys {
   }
 
   /** Why a task does not get what is in a bundle; undefined: it does. */
-  async #judge(
-    { uid, pid }: { readonly uid: number; readonly pid: number },
-    request: KeyRequest,
-    bundle: BundlePart,
-  ): Promise<string | undefined> {
+  async #judge(peer: Peer, request: KeyRequest, bundle: BundlePart): Promise<string | undefined> {
+    const { uid, pid } = peer
     const head = parseHead(bundle.head)
     if (head.uid !== uid) return "the bundle is somebody else's"
     if (head.set !== request.set) return "the bundle is of another job set"
@@ -84,6 +97,8 @@ class NodeKeys {
     if (!head.digests.includes(request.digest)) return "the bundle is not for that image"
     if (!this.#keys.has(bundle.fingerprint)) return "the bundle is for another node's key"
     if (request.node !== this.#node) return `this is ${this.#node}`
+    const ended = `process ${pid} has ended`
+    if (peer.hasEnded()) return ended
     const job = await jobByNumber(request.slurmJob)
     if (job === undefined || job.array !== request.array || job.element !== request.element)
       return `job ${request.slurmJob} is not that element of that array`
@@ -92,10 +107,11 @@ class NodeKeys {
     if (!(await hostsOf(job.nodes)).includes(this.#node)) return "the job does not run here"
     // A payload of the job's could be of an image that its owner does not trust with the others.
     if ((await processOf(request.slurmJob, this.#node)) !== pid) return `process ${pid} is not the job's own`
-    return undefined
+    return peer.hasEnded() ? ended : undefined
   }
 
-  async #answer(peer: { readonly uid: number; readonly pid: number }, line: string): Promise<NodeAnswer> {
+  async #answer(peer: Peer, line: string): Promise<NodeAnswer> {
+    const { uid, pid } = peer
     let asked: Asked
     let request: KeyRequest
     try {
@@ -103,11 +119,11 @@ class NodeKeys {
       request = parseRequest(Buffer.from(asked.request))
       parseHead(asked.bundle.head)
     } catch (error) {
-      this.#log({ event: "refused", ...peer, reason: (error as Error).message })
+      this.#log({ event: "refused", uid, pid, reason: (error as Error).message })
       return { status: "refused", reason: "it is no request" }
     }
     const { set, slurmJob, array, element, digest } = request
-    const about = { ...peer, set, slurmJob, array, element, digest }
+    const about = { uid, pid, set, slurmJob, array, element, digest }
     const refuse = (reason: string): NodeAnswer => {
       this.#log({ event: "refused", ...about, reason })
       return { status: "refused", reason }
@@ -128,7 +144,7 @@ class NodeKeys {
   }
 
   async #serve(socket: Socket): Promise<void> {
-    const peer = peerOf(socket)
+    const peer = new Peer(socket)
     const caller = this.#callers.get(peer.uid) ?? {
       turns: new Turns(MAX_AT_ONCE, MAX_WAITING),
       connections: 0,
@@ -142,10 +158,10 @@ class NodeKeys {
     try {
       const line = await readLine(socket, MAX_ASKED)
       const answer = await caller.turns.take(async () => await this.#answer(peer, line))
-      socket.end(`${JSON.stringify(answer ?? { status: "later", reason: "the node is busy" })}\n`)
+      answerLine(socket, answer ?? { status: "later", reason: "the node is busy" })
     } catch (error) {
-      this.#log({ event: "failed", ...peer, reason: (error as Error).message })
-      socket.end(`${JSON.stringify({ status: "later", reason: "the node could not decide" })}\n`)
+      this.#log({ event: "failed", uid: peer.uid, pid: peer.pid, reason: (error as Error).message })
+      answerLine(socket, { status: "later", reason: "the node could not decide" })
     } finally {
       if (--caller.connections === 0) this.#callers.delete(peer.uid)
     }
