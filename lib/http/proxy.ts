@@ -19,6 +19,19 @@ export function isLoopback(url: URL): boolean {
   return host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."))
 }
 
+/** Of this machine; those of IPv4 also where they are written as IPv6. */
+const ownAddresses = new BlockList()
+for (const network of ["127.0.0.0", "0.0.0.0"]) ownAddresses.addSubnet(network, 8, "ipv4")
+for (const address of ["::", "::1"]) ownAddresses.addAddress(address, "ipv6")
+
+/** May it be this machine? Whoever sends others there has more ways to write it than whoever means his own. */
+export function mayBeLoopback(url: URL): boolean {
+  const host = hostOf(url).replace(/\.$/, "")
+  const version = isIP(host)
+  if (version === 0) return /^(?:.*\.)?localhost$/.test(host)
+  return ownAddresses.check(host, version === 4 ? "ipv4" : "ipv6")
+}
+
 /** Is it an address in such a network: `10.0.0.0/8`? */
 function isInNetwork(host: string, network: string): boolean {
   const [, address = "", bits = ""] = /^(.+)\/(\d{1,3})$/.exec(network) ?? []

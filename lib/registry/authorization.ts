@@ -1,5 +1,6 @@
 // How a registry is shown who asks: nobody first, then whoever is known there.
 import { OciError } from "../errors.ts"
+import { mayBeLoopback } from "../http/proxy.ts"
 import { parseJson } from "../json.ts"
 import { wipeCredential, type RegistryCredential } from "./credentials.ts"
 import { askForBody, replyError, type HttpClient, type Reply } from "./http.ts"
@@ -163,6 +164,8 @@ export class Authorization implements Disposable {
     const host = this.#registry.host
     if (url === undefined || !/^https?:$/.test(url.protocol))
       throw new OciError("ERR_OCI_REGISTRY", `${host}: it names ${JSON.stringify(realm)} to ask for tokens`)
+    if (mayBeLoopback(url) && !mayBeLoopback(this.#registry))
+      throw new OciError("ERR_OCI_REGISTRY", `${host}: tokens are given on this machine, at ${url.origin}`)
     if (url.protocol === "http:" && this.#registry.protocol !== "http:")
       throw new OciError("ERR_OCI_REGISTRY", `${host}: tokens are given without TLS, at ${url.origin}`)
     if (url.protocol === "http:" && withSecret && url.hostname !== this.#registry.hostname)

@@ -9,7 +9,7 @@ import { readBoundedSync } from "../bounded-file.ts"
 import { OciError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import { Connections, type Request as SentRequest } from "../http/connections.ts"
-import { isLoopback, type Environment } from "../http/proxy.ts"
+import { mayBeLoopback, type Environment } from "../http/proxy.ts"
 import type { Bytes } from "../units.ts"
 
 const MAX_REDIRECTS = 5
@@ -167,7 +167,7 @@ export function nextPlace(url: URL, location: string): URL {
   if (url.protocol === "https:" && next.protocol === "http:")
     throw new OciError("ERR_OCI_REGISTRY", `${url.host}: a redirect from https to ${next.origin}`)
   // What listens there answers this machine, and is nothing that a registry elsewhere could mean.
-  if (isLoopback(next) && !isLoopback(url))
+  if (mayBeLoopback(next) && !mayBeLoopback(url))
     throw new OciError("ERR_OCI_REGISTRY", `${url.host}: a redirect to this machine, to ${next.origin}`)
   return next
 }
