@@ -47,6 +47,22 @@ export interface ProgramOptions {
   readonly signal?: AbortSignal | undefined
 }
 
+function notStarted(cause: unknown): ProgramFailure {
+  const { code, message } = cause as NodeJS.ErrnoException
+  return code === "ENOENT"
+    ? new ProgramFailure("is not installed", { why: "absent", cause })
+    : new ProgramFailure(`cannot be started: ${message}`, { why: "unstartable", cause })
+}
+
+/** What Node does not tell by an event, such as too long a command, is told in the same way. */
+function start(...args: Parameters<typeof spawn>): ChildProcess {
+  try {
+    return spawn(...args)
+  } catch (cause) {
+    throw notStarted(cause)
+  }
+}
+
 /**
  * Runs it.
  *
@@ -62,13 +78,21 @@ export async function runProgram(
   const { alone = false, killSignal, accepts = (status) => status === 0 } = options
   signal?.throwIfAborted()
   const extra = descriptor === undefined ? [] : [descriptor]
-  const child: ChildProcess = spawn(program, [...args], {
+  const child = start(program, [...args], {
     ...(argv0 === undefined ? {} : { argv0 }),
     env,
     stdio: [input === undefined ? "ignore" : "pipe", "pipe", errors, ...extra],
     detached: alone,
   })
-  const [stdin, stdout] = child.stdio as readonly unknown[] as readonly [Writable | null, Readable]
+  const ended = new Promise<NodeJS.Signals | number>((resolve, reject) => {
+    child.once("error", reject)
+    child.once("close", (status, by) => {
+      resolve(by ?? status ?? -1)
+    })
+  })
+  // Node's types do not know that there are none when the process has no descriptors left.
+  const streams = child.stdio as readonly unknown[] | undefined
+  const [stdin, stdout] = (streams ?? []) as readonly [Writable?, Readable?]
   const { stderr } = child
   let failure: ProgramFailure | undefined
   let isOver = false
@@ -86,7 +110,7 @@ export async function runProgram(
   const abandon = (why?: ProgramFailure): void => {
     failure ??= why
     stop()
-    stdout.destroy()
+    stdout?.destroy()
     stderr?.destroy()
   }
   const abort = (): void => {
@@ -95,7 +119,7 @@ export async function runProgram(
   const pieces: Buffer[] = []
   let size = 0
   let complaint = ""
-  stdout.on("data", (piece: Buffer) => {
+  stdout?.on("data", (piece: Buffer) => {
     pieces.push(piece)
     size += piece.length
     if (size > limit) abandon(new ProgramFailure(`wrote more than ${limit} bytes`, { why: "size" }))
@@ -114,32 +138,23 @@ export async function runProgram(
   child.once("exit", () => {
     // What it leaves behind it leaves no more, and the pipes come to their end.
     if (alone) stop()
-    else if (lingerMs !== undefined) setTimeout(() => stdout.destroy(), lingerMs).unref()
+    else if (lingerMs !== undefined) setTimeout(() => stdout?.destroy(), lingerMs).unref()
     isOver = true
   })
   signal?.addEventListener("abort", abort, { once: true })
   try {
-    const ended = await new Promise<NodeJS.Signals | number>((resolve, reject) => {
-      child.once("error", reject)
-      child.once("close", (status, by) => {
-        resolve(by ?? status ?? -1)
-      })
-    })
+    const how = await ended
     signal?.throwIfAborted()
     if (failure !== undefined) throw failure
     const output = Buffer.concat(pieces)
-    if (typeof ended === "number" && accepts(ended, output)) return output
+    if (typeof how === "number" && accepts(how, output)) return output
     output.fill(0)
     const last = complaint.trim().slice(0, MAX_COMPLAINT).split("\n").at(-1) ?? ""
-    const how = typeof ended === "number" ? `status ${ended}` : ended
-    throw new ProgramFailure(`ended with ${how}${last === "" ? "" : `: ${last}`}`, { complaint })
+    const end = typeof how === "number" ? `status ${how}` : how
+    throw new ProgramFailure(`ended with ${end}${last === "" ? "" : `: ${last}`}`, { complaint })
   } catch (cause) {
     signal?.throwIfAborted()
-    if (cause instanceof ProgramFailure) throw cause
-    const { code, message } = cause as NodeJS.ErrnoException
-    throw code === "ENOENT"
-      ? new ProgramFailure("is not installed", { why: "absent", cause })
-      : new ProgramFailure(`cannot be started: ${message}`, { why: "unstartable", cause })
+    throw cause instanceof ProgramFailure ? cause : notStarted(cause)
   } finally {
     clearTimeout(timer)
     signal?.removeEventListener("abort", abort)
