@@ -4,7 +4,7 @@ import type { Credentials } from "../encryption/credentials.ts"
 import type { OpenOptions } from "../container/image.ts"
 import { readHead, squashfsOffset } from "../container/image-root.ts"
 import { layerKeyring } from "../encryption/layer-keyring.ts"
-import { checkOrigin, type OriginOptions } from "../container/origin.ts"
+import { checkOrigin, vouch, type OriginOptions } from "../container/origin.ts"
 import { partitionKind, refusePlain } from "../encryption/partition.ts"
 import { plaintextOf, readFooter, readSealed } from "../encryption/sealed.ts"
 import { plainRange, type Opening } from "../encryption/encryption-format.ts"
@@ -12,6 +12,7 @@ import { openPartition } from "../encryption/unlock.ts"
 import { Tree } from "../device/tree.ts"
 import { changedBlock } from "../device/verity.ts"
 import { BuildError } from "../errors.ts"
+import type { Vouched } from "../file/vouched.ts"
 import type { NativeBuild } from "../native/binding.ts"
 import type { SifPartition } from "../sif/format.ts"
 import { openSif, type SifImage } from "../sif/open.ts"
@@ -70,6 +71,8 @@ export interface SourceImage {
   readonly sealedAt: Bytes
   /** With which it was opened. */
   readonly verify: VerifyOptions | undefined
+  /** Of what is going to be mounted; undefined: nothing is demanded. */
+  readonly vouched: Vouched | undefined
 }
 
 async function openSquashfs(path: string, file: FileHandle, offset: Bytes): Promise<BuildSource> {
@@ -103,7 +106,11 @@ function forget(opening: Opening | undefined): void {
 }
 
 /** How far an image is trusted. */
-export type SourceOptions = OriginOptions & Pick<OpenOptions, "kdfLimits" | "onDerivation">
+export type SourceOptions = OriginOptions &
+  Pick<OpenOptions, "kdfLimits" | "onDerivation"> & {
+    /** It is not copied but mounted: whoever decides what may run is asked. */
+    readonly isMounted?: boolean
+  }
 
 /**
  * Opens an image to make another one of it.
@@ -127,7 +134,9 @@ async function imageSource(
 ): Promise<BuildSource & { readonly image: SourceImage }> {
   let opening: Opening | undefined
   try {
-    const primary = await checkOrigin(sif, sif.primary(), options)
+    const { partition: primary, vouched } = await (options.isMounted === true
+      ? vouch(sif, sif.primary(), options)
+      : checkOrigin(sif, sif.primary(), options).then((partition) => ({ partition, vouched: undefined })))
     const kind = partitionKind(primary)
     if (kind === "other")
       throw new BuildError(
@@ -148,7 +157,7 @@ async function imageSource(
     return {
       path,
       tree: { squashfs: plainRange(sif, primary, opening?.unlocked), length: parts.length },
-      image: { sif, primary, opening, ...parts, verify: options.verify },
+      image: { sif, primary, opening, ...parts, verify: options.verify, vouched },
       explain: (cause) => changedBlock(path, cause),
       async [Symbol.asyncDispose](): Promise<void> {
         forget(opening)

@@ -184,11 +184,12 @@ describe("the execution control list", function () {
     await runs(text, path.join(images, "below", "..", "ann.sif"))
   })
 
-  it("holds for mount, run, shell and the library, and not for what only reads", async () => {
+  it("holds for mount, view, run, shell and the library, and not for what only reads", async () => {
     const text = list("whitelist", "bob")
     const target = newFolder("mount", userId)
     for (const args of [
       ["mount", "--pem-path", "/nonexistent", image("ann"), target],
+      ["view", "--pem-path", "/nonexistent", image("ann"), target],
       ["run", "--pem-path", "/nonexistent", image("ann")],
       ["shell", "--pem-path", "/nonexistent", image("ann")],
       ["test", "--pem-path", "/nonexistent", image("ann")],

@@ -16,6 +16,8 @@ import {
 import { testKeys } from "../support/keys.ts"
 import { mountsIn, processesOfGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
+import { DataType, FileSystem, partitionExtra, PartitionType } from "../../lib/sif/format.ts"
+import { PARTITION_ALIGNMENT, SifLayout } from "../../lib/sif/write.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
 
@@ -25,6 +27,25 @@ function withoutTimes(sif: Buffer): Buffer {
   bytes.fill(0, 48, 80) // ID, created, modified
   const [slots, table] = [Number(bytes.readBigInt64LE(88)), Number(bytes.readBigInt64LE(96))]
   for (let slot = 0; slot < slots; slot++) bytes.fill(0, table + slot * 585 + 41, table + slot * 585 + 57)
+  return bytes
+}
+
+/** A plain image with so many objects, each at a multiple of so many bytes. */
+function withObjects(squashfs: Buffer, count: number, alignment: number): Buffer {
+  const layout = new SifLayout(1_700_000_000, undefined, { slots: count + 1 })
+  const root = layout.next(PARTITION_ALIGNMENT)
+  const facts = { fileSystem: FileSystem.squashfs, type: PartitionType.primarySystem, arch: "02" }
+  layout.add({ type: DataType.partition, extra: partitionExtra(facts) }, squashfs.length, PARTITION_ALIGNMENT)
+  const texts = Array.from({ length: count }, (_, i) => Buffer.from(`object ${i}`))
+  const places = texts.map((text) => {
+    const place = layout.next(alignment)
+    layout.add({ type: DataType.generic }, text.length, alignment)
+    return place
+  })
+  const bytes = Buffer.alloc(layout.size)
+  layout.serialize("02").copy(bytes)
+  squashfs.copy(bytes, root)
+  for (const [i, place] of places.entries()) texts[i]?.copy(bytes, place)
   return bytes
 }
 
@@ -50,6 +71,14 @@ describe("a plain view of an image", () => {
         const { status, stdout, stderr } = await runProgram(["cat", path.join(target, name)], { as })
         assert.equal(status, 0, stderr)
         return stdout
+      }
+
+      const rootOf = async (name: string): Promise<Buffer> => {
+        const { text } = await sifcryptOk(["sif", "list", "--json", at(name)], options)
+        const root = (JSON.parse(text) as { id: number; partition?: unknown }[]).find(
+          ({ partition }) => partition,
+        )
+        return (await sifcryptOk(["sif", "dump", String(root?.id), at(name)], options)).stdout
       }
 
       before(async function () {
@@ -89,15 +118,10 @@ describe("a plain view of an image", () => {
           const image = await read("image.sif")
           assert.equal(image.length, plain.length)
           assert.ok(withoutTimes(image).equals(withoutTimes(plain)), "it has other bytes")
-          const { text } = await sifcryptOk(["sif", "list", "--json", at(`${format}-plain.sif`)], options)
-          const root = (JSON.parse(text) as { id: number; partition?: unknown }[]).find(
-            ({ partition }) => partition,
+          assert.ok(
+            (await read("root.squashfs")).equals(await rootOf(`${format}-plain.sif`)),
+            "the squashfs has other bytes",
           )
-          const dumped = await sifcryptOk(
-            ["sif", "dump", String(root?.id), at(`${format}-plain.sif`)],
-            options,
-          )
-          assert.ok((await read("root.squashfs")).equals(dumped.stdout), "the squashfs has other bytes")
           await unmount()
           assert.deepEqual(mountsIn(folder), [])
         })
@@ -124,6 +148,21 @@ describe("a plain view of an image", () => {
         const start = plain.length - 70_000
         assert.ok(pieces.stdout.subarray(0, 5000).equals(plain.subarray(start, start + 5000)))
         assert.equal(pieces.stdout.length, 5700)
+      })
+
+      it("needs no descriptor for each of many objects, and says of too many that are scattered how many", async () => {
+        const root = await rootOf("luks-plain.sif")
+        const many = withObjects(root, 2000, 1)
+        writeFileSync(at("many.sif"), many)
+        const limited = { ...options, wrapper: ["prlimit", "--nofile=200:200"] }
+        const shown = await sifcrypt(["view", at("many.sif"), target], limited)
+        assert.equal(shown.status, 0, shown.stderr)
+        assert.ok(withoutTimes(await read("image.sif")).equals(withoutTimes(many)), "it has other bytes")
+        await unmount()
+        writeFileSync(at("scattered.sif"), withObjects(root, 600, 16))
+        const refused = await sifcrypt(["view", at("scattered.sif"), target], options)
+        assert.equal(refused.status, 21, refused.stderr)
+        assert.match(refused.stderr, /scattered\.sif: its objects lie in 601 places, and 512 can be shown/)
       })
 
       it("is its owner's, read-only, and listed", async () => {

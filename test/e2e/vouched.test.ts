@@ -17,7 +17,7 @@ import {
   writeSync,
 } from "node:fs"
 import path from "node:path"
-import { ContainerError, listInstances, listMounts, open, sif, type Image } from "../../lib/index.ts"
+import { ContainerError, listInstances, listMounts, open, sif, view, type Image } from "../../lib/index.ts"
 import { sifcrypt, sifcryptOk } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -204,6 +204,21 @@ describe("an image that was verified", () => {
       writeInto(file)
     })
     await assert.rejects(mounting, isChanged)
+    assert.deepEqual(
+      (await listMounts()).filter((mount) => mount.target === target),
+      [],
+    )
+  })
+
+  it("S3: a view of one that is written to after it was verified is refused", async () => {
+    const file = copyOf()
+    const target = newFolder("mnt")
+    const ask = (): Promise<Buffer> => {
+      writeInto(file)
+      return Promise.resolve(readFileSync(keys.privateKey))
+    }
+    const verify = { keys: [signer.publicKey] }
+    await assert.rejects(view({ image: file, target, verify, unlock: [{ key: { ask } }] }), isChanged)
     assert.deepEqual(
       (await listMounts()).filter((mount) => mount.target === target),
       [],
