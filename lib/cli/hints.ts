@@ -120,7 +120,8 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_BATCH_CONFIG: "docs/batch.md says what it may have",
   ERR_BATCH_SET:
     "`sifcrypt batch submit` prints the folder; `job_sets` of the configuration says where it lies",
-  ERR_COMPOSE_FILE: "`sifcrypt compose config` shows what is understood of the files",
+  ERR_COMPOSE_FILE:
+    "docs/compose.md says what is understood, https://www.compose-spec.io what a file may have",
   ERR_COMPOSE_UNSUPPORTED: "docs/compose.md says what there is",
   ERR_COMPOSE_PROJECT: "`sifcrypt compose ps --all` shows what there is of it",
   ERR_COMPOSE_SERVICE: "`sifcrypt compose logs SERVICE` shows what it wrote",

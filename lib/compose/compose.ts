@@ -109,7 +109,9 @@ export function load(options: LoadOptions = {}): Project {
   const found = named ?? findFiles(given.folder ?? process.cwd())
   const [first] = found ?? []
   if (found === undefined || first === undefined)
-    throw fileError("there is no compose.yaml here, nor in a folder above")
+    throw fileError(
+      "there is no compose.yaml here, nor in a folder above: --file FILE names one, -p NAME what runs",
+    )
   const files = found.map((file) => path.resolve(file))
   const folder = path.resolve(given.folder ?? path.dirname(first))
   const own = (name: string): string | undefined =>
@@ -127,6 +129,7 @@ export function load(options: LoadOptions = {}): Project {
   const wanted = new Set(given.services ?? [])
   const isActive = (service: string, some: readonly string[]): boolean =>
     some.length === 0 || wanted.has(service) || profiles.has("*") || some.some((one) => profiles.has(one))
-  const model = readModel(new Field(tree, ""), name, lookup, isActive)
+  const folderOf = (file: string): string => (files.includes(file) ? folder : path.dirname(file))
+  const model = readModel(new Field(tree, ""), name, lookup, folderOf, isActive)
   return new Project(name, { folder, files, tree, model, lookup })
 }

@@ -28,9 +28,11 @@ function describeService(tree: Tree, service: Service): object {
   const written = shown(tree) as Record<string, unknown>
   const keys = Object.entries(written).filter(([key]) => key !== "env_file")
   const networks = service.networkMode === undefined ? (written["networks"] ?? { default: null }) : undefined
+  const { build } = service
   return withoutEmpty({
     ...Object.fromEntries(keys),
     image: service.image,
+    ...(build === undefined ? {} : { build: { context: build.context, ...(written["build"] as object) } }),
     environment: service.environment,
     networks,
   })

@@ -57,6 +57,8 @@ export interface NetworkMembership {
 
 /** How an image is made of a definition file. */
 export interface BuildSettings {
+  /** What the definition's path is relative to. */
+  readonly context: string
   readonly definition: string
   readonly arguments: readonly string[]
 }
@@ -107,8 +109,6 @@ export interface Service {
   readonly dropCaps: readonly string[]
   readonly security: readonly string[]
   readonly crypt: CryptSettings
-  /** Its output is not shown while `up` waits. */
-  readonly attach: boolean
 }
 
 export interface Network {
@@ -134,6 +134,8 @@ export interface Model {
   readonly secrets: ReadonlyMap<string, Content>
   readonly configs: ReadonlyMap<string, Content>
 }
+
+type FolderOf = (file: string) => string
 
 type Draft<T> = { -readonly [K in keyof T]: T[K] }
 
@@ -496,8 +498,8 @@ function readMemberships(field: Field): NetworkMembership[] {
   })
 }
 
-function readBuild(field: Field): BuildSettings {
-  const context = field.get("context")?.text() ?? "."
+function readBuild(field: Field, folderOf: FolderOf): BuildSettings {
+  const context = field.get("context")?.text() ?? folderOf(field.tree.at.file)
   if (!path.isAbsolute(context))
     throw field.unsupported(`${context} is not here: a definition file of this machine is built`)
   const file = field.get("dockerfile")
@@ -505,7 +507,8 @@ function readBuild(field: Field): BuildSettings {
     throw (file ?? field).unsupported(
       "Dockerfiles are not built: let a builder write an archive, as docker build -o type=docker,dest=web.tar, and take it as image: docker-archive:web.tar; dockerfile: FILE.def is built here",
     )
-  const found: Draft<BuildSettings> = { definition: path.resolve(context, file.text()), arguments: [] }
+  const definition = path.resolve(context, file.text())
+  const found: Draft<BuildSettings> = { context, definition, arguments: [] }
   field.each({
     context: nothing,
     dockerfile: nothing,
@@ -632,8 +635,14 @@ function readService(
   {
     lookup,
     envFiles,
+    folderOf,
     crypt,
-  }: { readonly lookup: Lookup; readonly envFiles: EnvFiles; readonly crypt: CryptSettings },
+  }: {
+    readonly lookup: Lookup
+    readonly envFiles: EnvFiles
+    readonly folderOf: FolderOf
+    readonly crypt: CryptSettings
+  },
 ): Service {
   if (!NAME.test(name))
     throw service.error("a service's name has letters, digits, dots, dashes and underscores, at most 63")
@@ -646,10 +655,11 @@ function readService(
     "x-sifcrypt": nothing,
     annotations: nothing,
     attach: (one) => {
-      found.attach = one.flag()
+      if (!one.flag())
+        throw one.unsupported("up shows what all of them write: up -d and logs -f SERVICE show some alone")
     },
     build: (one) => {
-      found.build = readBuild(one)
+      found.build = readBuild(one, folderOf)
     },
     blkio_config: (one) => {
       one.each({
@@ -870,12 +880,10 @@ function readService(
     labels: {},
     dependsOn: [],
     command: [],
-    attach: true,
     ...found,
     ...{ name, image, replicas, ports, files, ...mounts, limits },
     restart: found.restart ?? deployed.restart ?? { policy: "no" },
     nv: deployed.nv ?? false,
-
     networks:
       found.networks ?? (found.networkMode === undefined ? [{ network: "default", aliases: [] }] : []),
     environment: readEnvironment(service, lookup, envFiles),
@@ -1039,6 +1047,7 @@ export function configurationOf(service: Service, model: Model): string {
 /**
  * The model of a file in its long forms.
  *
+ * @param folderOf - What paths in a file are relative to.
  * @param isActive - Whether a service is there, by its profiles.
  * @throws ComposeError `ERR_COMPOSE_FILE`, `ERR_COMPOSE_UNSUPPORTED`.
  */
@@ -1046,6 +1055,7 @@ export function readModel(
   root: Field,
   project: string,
   lookup: Lookup,
+  folderOf: FolderOf,
   isActive: (name: string, profiles: readonly string[]) => boolean,
 ): Model {
   root.each({
@@ -1058,7 +1068,12 @@ export function readModel(
     configs: nothing,
     models: "models are not run",
   })
-  const common = { lookup, envFiles: new EnvFiles(lookup), crypt: readCrypt(root.get("x-sifcrypt"), {}) }
+  const common = {
+    lookup,
+    folderOf,
+    envFiles: new EnvFiles(lookup),
+    crypt: readCrypt(root.get("x-sifcrypt"), {}),
+  }
   const all = root.get("services")?.entries() ?? []
   if (all.length > MAX_SERVICES) throw root.error(`more than ${MAX_SERVICES} services`)
   const services = new Map(

@@ -510,6 +510,11 @@ export class Project extends Services {
     return stringify(this.config(), { aliasDuplicateObjects: false, lineWidth: 0 })
   }
 
+  /** @internal What an instance is compared by with what the files say now. */
+  configurationOf(name: string): string {
+    return configurationOf(this.#service(name), this.#model)
+  }
+
   #service(name: string): Service {
     const found = this.#model.services.get(name)
     if (found === undefined)
@@ -551,6 +556,11 @@ export class Project extends Services {
             `the network ${name} is not of the project ${this.name}: external: true takes it as it is`,
           )
         if (found.internal === internal && (subnet === undefined || found.subnet === subnet)) continue
+        if (found.containers.length > 0)
+          throw new ComposeError(
+            "ERR_COMPOSE_PROJECT",
+            `the network ${name} is not as the files have it now, and in use: down ends all, and up makes it anew`,
+          )
         await removeNetwork(name)
       }
       await createNetwork(name, { internal, subnet, labels: { [LABEL.project]: this.name } })
@@ -729,6 +739,8 @@ export class Project extends Services {
       options.onNotice?.(
         `${orphans.map(({ instance }) => instance.name).join(", ")}: of services that the files do not have (any more)`,
       )
+    // What is wrong with one of them is told before any starts.
+    for (const service of services) this.#options(service)
     await this.#makeNetworks(services, onEvent)
     await using images = new Images(options, signal)
     for (const service of services)

@@ -317,18 +317,26 @@ const start = opening(
   (project, options) => project.start(options),
 )
 
-const restart = opening(
-  {
-    name: "restart",
-    summary: "stop services and start them again",
-    description: "Stops services and starts them again, without what they depend on.",
+const restart = command({
+  name: "restart",
+  summary: "stop services and start them again",
+  description: "Stops services and starts them again, without what they depend on.",
+  arguments: [servicesArgument],
+  common: ["timeout", "json", "pemPath", "passphrase"],
+  get options() {
+    return { timeout: timeoutRow, json: jsonRow, ...accessRows } as const
   },
-  async (project, options) => {
-    const { services: names, onEvent: told, signal } = options
-    await project.stop({ services: names, onEvent: told, signal })
-    await project.start(options)
+  run: async (flags, [names], command) => {
+    const project = projectOf(command, names)
+    const services = given(names)
+    await withAccess(flags, (access) =>
+      telling(flags.json, async (how) => {
+        await project.stop({ ...how, services, timeoutMs: flags.timeout })
+        await project.start({ ...access, ...how, services })
+      }),
+    )
   },
-)
+})
 
 /** As tables are laid out here. */
 const GAP = "    "

@@ -204,7 +204,13 @@ networks: { n: { name: one } }
           throw new Error(notice)
         }),
       )
-      const model = readModel(new Field(tree, ""), "p", lookup, () => true)
+      const model = readModel(
+        new Field(tree, ""),
+        "p",
+        lookup,
+        () => folder,
+        () => true,
+      )
       const service = model.services.get("a")
       assert.ok(service)
       return configurationOf(service, model)

@@ -1,6 +1,6 @@
 // Programs of others that are run to their end.
 import assert from "node:assert/strict"
-import { ProgramFailure, runProgram } from "../../lib/program.ts"
+import { ProgramFailure, runProgram } from "../../lib/outside-program.ts"
 import { packageRoot, runProgram as run } from "../support/cli.ts"
 
 describe("runProgram", () => {
