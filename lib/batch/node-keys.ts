@@ -253,7 +253,7 @@ export async function serveNodeKeys({
     if (!(await isHeld(socket).catch(() => false)))
       throw new BatchError(
         "ERR_BATCH_KEY",
-        `${socket}: others may put another socket there, or its folder is missing`,
+        `${socket}: its folder is missing, or others may put another socket there`,
       )
     await removeStale(socket)
     await new Promise<void>((resolve, reject) => {

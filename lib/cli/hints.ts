@@ -206,7 +206,10 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | null | unde
   // Who asked for the build is told; here nobody has an address.
   ERR_BUILD_REMOTE: ({ command }) => (command === "serve-build" ? null : undefined),
   ERR_SIF_MAGIC: ({ command, words }) => {
-    if (command === "map" && words.some(isFolder)) return "`sifcrypt build IMAGE FOLDER` makes an image of it"
+    // Of `view` the last one is a folder anyway.
+    const folders = (command === "view" ? words.slice(0, -1) : words).filter(isFolder)
+    if ((command === "map" || command === "view") && folders.length > 0)
+      return "`sifcrypt build IMAGE FOLDER` makes an image of it"
     const found = words.map(extImage).find((image) => image !== undefined)
     if (found === undefined) return undefined
     const [file, offset] = found

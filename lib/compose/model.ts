@@ -1031,7 +1031,10 @@ export function inOrder(services: ReadonlyMap<string, Service>): Service[] {
   return [...ordered]
 }
 
-/** Tells of a change of what the files say of a service, and of what it refers to, without saying what there is. */
+/**
+ * Tells of a change of what the files say of a service, and of what it refers to, without saying what there is. How many instances of
+ * it there are changes none of them.
+ */
 export function configurationOf(service: Service, model: Model): string {
   const { networks, volumes, files } = service
   const referred = [
@@ -1040,7 +1043,7 @@ export function configurationOf(service: Service, model: Model): string {
     files.map(({ kind, source }) => (kind === "secret" ? model.secrets : model.configs).get(source)),
   ]
   return createHash("sha256")
-    .update(JSON.stringify([service, ...referred]))
+    .update(JSON.stringify([{ ...service, replicas: undefined }, ...referred]))
     .digest("hex")
 }
 

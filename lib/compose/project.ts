@@ -4,7 +4,17 @@ import { existsSync, mkdirSync } from "node:fs"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { stringify } from "yaml"
-import { abortSignal, callback, flag, list, milliseconds, shape, text, type Rows } from "../arguments.ts"
+import {
+  abortSignal,
+  callback,
+  flag,
+  list,
+  milliseconds,
+  shape,
+  text,
+  whole,
+  type Rows,
+} from "../arguments.ts"
 import { readBounded } from "../bounded-file.ts"
 import {
   listInstances,
@@ -25,7 +35,7 @@ import { allocateSecret } from "../key/secret.ts"
 import { build } from "../make/build.ts"
 import { open, type OpenImageOptions } from "../make/open-image.ts"
 import { createNetwork, listNetworks, openNetwork, removeNetwork } from "../runtime/networks.ts"
-import type { ExecOptions } from "../runtime/options.ts"
+import { streamRows, type ExecOptions } from "../runtime/options.ts"
 import { stdioOption, type StdioOption } from "../runtime/stdio.ts"
 import { userKeyrings } from "../signing/rings.ts"
 import { layerRows } from "../source/layer-options.ts"
@@ -43,7 +53,16 @@ export interface ProjectEvent {
   /** As it is called on this machine. */
   readonly name: string
   readonly state:
-    "built" | "fetched" | "made" | "removed" | "runs" | "started" | "healthy" | "succeeded" | "stopped"
+    | "built"
+    | "fetched"
+    | "made"
+    | "removed"
+    | "runs"
+    | "started"
+    | "failed"
+    | "healthy"
+    | "succeeded"
+    | "stopped"
 }
 
 interface EventOptions {
@@ -167,6 +186,11 @@ const checkLogs = shape<ServiceLogOptions>({ services: texts, follow: flag, sign
 const checkRun = shape<RunServiceOptions>({
   ...{ ...accessRows, ...eventRows, noDependencies: flag, ports: flag },
   ...{ env: texts, cwd: text, entrypoint: texts, stdio: stdioOption },
+})
+
+const checkExec = shape<ExecServiceOptions>({
+  ...{ stdio: stdioOption, terminalSize: streamRows.terminalSize, env: texts, cwd: text },
+  ...{ signal: abortSignal, onNotice: callback, number: whole(1) },
 })
 
 /** What instances carry. */
@@ -660,6 +684,22 @@ export class Project extends Services {
     { onEvent, signal, onNotice }: EventOptions & ImageAccess,
   ): Promise<Instance> {
     const name = this.#nameOf(service, number)
+    try {
+      return await this.#startAs(name, service, number, images, { onEvent, signal, onNotice })
+    } catch (error) {
+      // The error is the image's, or the machine's: it does not know which of many it was.
+      onEvent?.({ kind: "service", name, state: "failed" })
+      throw error
+    }
+  }
+
+  async #startAs(
+    name: string,
+    service: Service,
+    number: number,
+    images: Images,
+    { onEvent, signal, onNotice }: EventOptions & ImageAccess,
+  ): Promise<Instance> {
     const files = await this.#files(service, signal)
     try {
       const options: InstanceOptions = {
@@ -814,7 +854,8 @@ export class Project extends Services {
    *
    * @throws As {@link Project.up}.
    */
-  async start(options: UpOptions = {}): Promise<void> {
+  async start(given: UpOptions = {}): Promise<void> {
+    const options = checkUp(given, "options")
     const there = await instancesOf(this.name)
     const known = [...new Set(there.map(({ service }) => service))].filter((name) =>
       this.#model.services.has(name),
@@ -909,7 +950,7 @@ export class Project extends Services {
    * @throws ComposeError `ERR_COMPOSE_PROJECT`; as {@link Instance.exec}.
    */
   async exec(name: string, argv: readonly string[], options: ExecServiceOptions = {}): Promise<Running> {
-    const { number = 1, env = [], cwd, ...streams } = options
+    const { number = 1, env = [], cwd, ...streams } = checkExec(options, "options")
     const service = this.#service(name)
     const found = (await instancesOf(this.name)).find((one) => one.service === name && one.number === number)
     if (found?.instance.status().state !== "running")

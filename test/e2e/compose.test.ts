@@ -178,6 +178,14 @@ describe("services beside each other", () => {
 
       it("come of encrypted SIF images, find each other, answer at their ports, and leave nothing", async () => {
         await start(image)
+        const again = await compose(["-p", "app", "restart", "-t", "5", "--json", "page"], {
+          IMAGE: image,
+          NUMBER: "4711",
+        })
+        assert.deepEqual(JSON.parse(again), [
+          { kind: "service", name: "app-page-1", state: "stopped" },
+          { kind: "service", name: "app-page-1", state: "started" },
+        ])
         await end()
       })
 
@@ -200,6 +208,8 @@ services:
     image: ./num.sif
     network_mode: none
     depends_on: { first: { condition: service_completed_successfully }, stays: { condition: service_started } }
+  broken: { image: ./num.sif, network_mode: none, secrets: [gone], profiles: [broken] }
+secrets: { gone: { file: ./gone } }
 `,
         )
         const failing = ["-f", "failing.yaml", "-p", "failing"]
@@ -212,6 +222,9 @@ services:
         )
         // ERR_COMPOSE_PROJECT
         assert.equal((await sifcrypt(["compose", ...failing, "exec", "stays", "true"], options())).status, 25)
+        const broken = await sifcrypt(["compose", ...failing, "up", "-d", "broken"], options())
+        assert.equal(broken.status, 255, broken.stderr) // ERR_COMPOSE_SERVICE
+        assert.match(broken.stderr, /service failing-broken-1 failed/)
         await compose(["-p", "failing", "down"])
         await waitFor("the end of all processes", () => processesOfGroup(group).length === 0)
       })

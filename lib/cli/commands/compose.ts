@@ -328,7 +328,9 @@ const restart = command({
   },
   run: async (flags, [names], command) => {
     const project = projectOf(command, names)
-    const services = given(names)
+    // What starts again is what ends: neither what profiles leave out nor what the files do not have any more.
+    const there = new Set((await project.ps()).map(({ service }) => service))
+    const services = given(names) ?? project.services.filter((name) => there.has(name))
     await withAccess(flags, (access) =>
       telling(flags.json, async (how) => {
         await project.stop({ ...how, services, timeoutMs: flags.timeout })

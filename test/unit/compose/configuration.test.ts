@@ -35,6 +35,11 @@ describe("the configuration of a service", () => {
     assert.equal(configurationOf(file), configurationOf(file))
   })
 
+  it("is the same of one instance and of several", () => {
+    const several = file.replace("web.sif", "web.sif\n    scale: 3")
+    assert.equal(configurationOf(several), configurationOf(file))
+  })
+
   for (const [what, before, after] of [
     ["itself", "./web.sif", "./other.sif"],
     ["a network that it is in", "internal: true", "internal: false"],
