@@ -9,6 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises"
 import { forbidDumps } from "../device/process.ts"
 import { BatchError } from "../errors.ts"
 import { ownFolder } from "../native/private-folder.ts"
+import { Turns } from "../turns.ts"
 import type { Milliseconds } from "../units.ts"
 import { answerLine, openCredential, readLine, type Opened } from "./authenticators.ts"
 import type { FoundTask, JobSet } from "./job-set.ts"
@@ -24,7 +25,6 @@ import {
 import { SecretTable } from "./secret-table.ts"
 import { keepOut } from "./ssh-access.ts"
 import { hostsOf, isActive, jobByNumber, queue } from "./slurm.ts"
-import { Turns } from "./turns.ts"
 
 /** Requests that are looked at, and that wait for it. */
 const MAX_AT_ONCE = 8
@@ -46,7 +46,7 @@ class Broker {
   readonly #set: JobSet
   readonly #secrets: SecretTable
   readonly #pair: ExchangePair = newPair()
-  readonly #turns = new Turns(MAX_AT_ONCE, MAX_WAITING)
+  readonly #turns = new Turns(MAX_AT_ONCE)
   /** How often a secret was given: by array, element, start, node. */
   readonly #released = new Map<string, number>()
   readonly #nonces = new Set<string>()
@@ -137,6 +137,10 @@ class Broker {
   /** Serves one connection: a line, an answer, no more. */
   async #serve(socket: Socket, isOwn: boolean): Promise<void> {
     const line = await readLine(socket)
+    if (this.#turns.waiting >= MAX_WAITING) {
+      socket.end(`${JSON.stringify({ status: "later", reason: "the broker is busy" })}\n`)
+      return
+    }
     const answer = await this.#turns.take(async (): Promise<Answer> => {
       const [kind, word = ""] = line.split(" ")
       if (kind === "munge" && !isOwn)
@@ -147,7 +151,7 @@ class Broker {
       this.log("refused", { from: socket.remoteAddress, reason: "it is no request" })
       return { status: "refused", reason: "it is no request" }
     })
-    answerLine(socket, answer ?? { status: "later", reason: "the broker is busy" })
+    answerLine(socket, answer)
   }
 
   /** @param isOwn - Only this user can reach it. */

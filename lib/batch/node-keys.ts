@@ -13,6 +13,7 @@ import { parseJson } from "../json.ts"
 import { MAX_KEY_FILE_SIZE, parsePrivateKey } from "../key/key-file.ts"
 import { loadAddon } from "../native/load.ts"
 import { isHeld } from "../native/private-folder.ts"
+import { Turns } from "../turns.ts"
 import type { Bytes } from "../units.ts"
 import { answerLine, exchange, readLine } from "./authenticators.ts"
 import { checkPart, keyFingerprint, openBundle, parseHead, type BundlePart } from "./bundle.ts"
@@ -20,7 +21,6 @@ import type { JobSet } from "./job-set.ts"
 import { newPair, parseRequest, seal, type KeyRequest } from "./key-exchange.ts"
 import { SecretTable } from "./secret-table.ts"
 import { hostsOf, jobByNumber, processOf } from "./slurm.ts"
-import { Turns } from "./turns.ts"
 
 /** A request with its part of a bundle: its secrets, and the digests of the images. */
 const MAX_ASKED: Bytes = 256 << 10
@@ -146,7 +146,7 @@ class NodeKeys {
   async #serve(socket: Socket): Promise<void> {
     const peer = new Peer(socket)
     const caller = this.#callers.get(peer.uid) ?? {
-      turns: new Turns(MAX_AT_ONCE, MAX_WAITING),
+      turns: new Turns(MAX_AT_ONCE),
       connections: 0,
     }
     if (caller.connections >= MAX_AT_ONCE + MAX_WAITING) {
@@ -158,7 +158,7 @@ class NodeKeys {
     try {
       const line = await readLine(socket, MAX_ASKED)
       const answer = await caller.turns.take(async () => await this.#answer(peer, line))
-      answerLine(socket, answer ?? { status: "later", reason: "the node is busy" })
+      answerLine(socket, answer)
     } catch (error) {
       this.#log({ event: "failed", uid: peer.uid, pid: peer.pid, reason: (error as Error).message })
       answerLine(socket, { status: "later", reason: "the node could not decide" })

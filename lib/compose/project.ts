@@ -39,6 +39,7 @@ import { streamRows, type ExecOptions } from "../runtime/options.ts"
 import { stdioOption, type StdioOption } from "../runtime/stdio.ts"
 import { userKeyrings } from "../signing/rings.ts"
 import { layerRows } from "../source/layer-options.ts"
+import { Turns } from "../turns.ts"
 import type { Bytes, Milliseconds } from "../units.ts"
 import { describe } from "./describe.ts"
 import type { Lookup } from "./interpolation.ts"
@@ -245,27 +246,6 @@ async function eachAtOnce<T>(all: readonly T[], work: (one: T) => Promise<void>)
   }
   const results = await Promise.allSettled(Array.from({ length: Math.min(AT_ONCE, all.length) }, worker))
   for (const result of results) if (result.status === "rejected") throw result.reason
-}
-
-/** Lets some work at a time, in the order in which they come. */
-class Turns {
-  #free = AT_ONCE
-  readonly #waiting: (() => void)[] = []
-
-  async use<T>(work: () => Promise<T>): Promise<T> {
-    if (this.#free > 0) this.#free--
-    else
-      await new Promise<void>((resolve) => {
-        this.#waiting.push(resolve)
-      })
-    try {
-      return await work()
-    } finally {
-      const next = this.#waiting.shift()
-      if (next === undefined) this.#free++
-      else next()
-    }
-  }
 }
 
 /** Those first that no other needs; what needs each other in a circle, all at once. */
@@ -787,7 +767,7 @@ export class Project extends Services {
       if (service.build !== undefined && (options.build === true || !existsSync(service.image)))
         await images.build(service, onEvent)
     const started: Found[] = []
-    const turns = new Turns()
+    const turns = new Turns(AT_ONCE)
     const work = new Map<string, Promise<Instance[]>>()
     const startService = async (service: Service): Promise<Instance[]> => {
       for (const { service: name, condition, required } of service.dependsOn) {
@@ -822,7 +802,7 @@ export class Project extends Services {
           continue
         }
         signal?.throwIfAborted()
-        const instance = await turns.use(() => this.#startOne(service, number, images, options))
+        const instance = await turns.take(() => this.#startOne(service, number, images, options))
         started.push({ service: service.name, number, instance })
         instances.push(instance)
       }
