@@ -5,7 +5,16 @@ import tseslint from "typescript-eslint"
 // Who may import whom: a folder imports what stands left of it, itself and packages. docs/architecture.md draws this list.
 export const order = [
   ["units"],
-  ["arguments", "bounded-file", "caller-environment", "errors", "json", "outside-program", "printable"],
+  [
+    "arguments",
+    "bounded-file",
+    "caller-environment",
+    "errors",
+    "json",
+    "outside-program",
+    "printable",
+    "turns",
+  ],
   ["http", "native", "yaml-reader"],
   ["key"],
   ["ocicrypt"],
@@ -32,6 +41,7 @@ const leaves = [
   "json",
   "outside-program",
   "printable",
+  "turns",
   "units",
 ]
 const files = [...leaves, "yaml-reader", "index"]

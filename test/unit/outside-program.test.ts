@@ -26,7 +26,7 @@ describe("runProgram", () => {
   it("tells so where no descriptor is left, and the caller goes on", async () => {
     const script = `
       import { openSync } from "node:fs"
-      import { runProgram } from "./lib/program.ts"
+      import { runProgram } from "./lib/outside-program.ts"
       const tries = async () => await runProgram("/bin/true", [], { env: {}, limit: 10 })
       await tries()
       try { for (;;) openSync("/dev/null", "r") } catch {}
