@@ -74,26 +74,33 @@ export interface VouchedPartition {
 }
 
 /**
- * The same for an image that is to be mounted or run, after the execution control list was asked.
+ * The same for an image that is to be mounted, run or copied, whose file is looked at again then.
  *
+ * @param runs - The execution control list is asked first: not where it is copied.
  * @throws SignatureError.
  */
 export async function vouch(
   image: SifImage,
   partition: SifPartition,
   options: OriginOptions,
+  runs = true,
 ): Promise<VouchedPartition> {
   const { verify, onNotice, signal, ...rest } = options
-  const verdict = await examineExecution(image, signal)
-  requireAllowed(verdict)
-  if (!verdict.active && verify === undefined)
+  /** Is there a list? */
+  const isAllowed = async (): Promise<boolean> => {
+    if (!runs) return false
+    const verdict = await examineExecution(image, signal)
+    requireAllowed(verdict)
+    return verdict.active
+  }
+  if (!(await isAllowed()) && verify === undefined)
     return { partition: await checkOrigin(image, partition, options), vouched: undefined }
   let first = true
   let passed = partition
   const vouched = await Vouched.for(image, async () => {
     // What was to be told is told once.
     const tell = first ? onNotice : undefined
-    if (!first) requireAllowed(await examineExecution(image, signal))
+    if (!first) await isAllowed()
     first = false
     passed = await checkOrigin(image, partition, {
       ...rest,

@@ -4,7 +4,7 @@ import type { Credentials } from "../encryption/credentials.ts"
 import type { OpenOptions } from "../container/image.ts"
 import { readHead, squashfsOffset } from "../container/image-root.ts"
 import { layerKeyring } from "../encryption/layer-keyring.ts"
-import { checkOrigin, vouch, type OriginOptions } from "../container/origin.ts"
+import { vouch, type OriginOptions } from "../container/origin.ts"
 import { partitionKind, refusePlain } from "../encryption/partition.ts"
 import { plaintextOf, readFooter, readSealed } from "../encryption/sealed.ts"
 import { plainRange, type Opening } from "../encryption/encryption-format.ts"
@@ -71,7 +71,7 @@ export interface SourceImage {
   readonly sealedAt: Bytes
   /** With which it was opened. */
   readonly verify: VerifyOptions | undefined
-  /** Of what is going to be mounted; undefined: nothing is demanded. */
+  /** Asked when all of it was read, or it is mounted; undefined: nothing is demanded. */
   readonly vouched: Vouched | undefined
 }
 
@@ -134,9 +134,8 @@ async function imageSource(
 ): Promise<BuildSource & { readonly image: SourceImage }> {
   let opening: Opening | undefined
   try {
-    const { partition: primary, vouched } = await (options.isMounted === true
-      ? vouch(sif, sif.primary(), options)
-      : checkOrigin(sif, sif.primary(), options).then((partition) => ({ partition, vouched: undefined })))
+    const runs = options.isMounted === true
+    const { partition: primary, vouched } = await vouch(sif, sif.primary(), options, runs)
     const kind = partitionKind(primary)
     if (kind === "other")
       throw new BuildError(
