@@ -80,6 +80,9 @@ export async function printResult<T>(
   else await printLines(told(value))
 }
 
+/** Between columns, as the peers lay tables out. */
+export const GAP = "    "
+
 /** What is longer stands out of its column. */
 const MAX_WIDTH = 200
 

@@ -3,9 +3,10 @@ import { isatty } from "node:tty"
 import { compose as services, type Running, type UnsignedPolicy } from "../../index.ts"
 import { command, type ArgumentRow, type CommandRow, type OptionRows } from "../command.ts"
 import { credentialRows, withCredentials, type CredentialFlags, type LayerKeyWord } from "../credentials.ts"
+import { stateOf } from "../instance-state.ts"
 import { endWith, interruption, passSignalsTo } from "../interrupt.ts"
 import { costOptions, costRows, imageRows } from "../opening.ts"
-import { columns, errors, jsonRow, output, print, printJson, printLines, writePiece } from "../output.ts"
+import { columns, errors, GAP, jsonRow, output, print, printJson, printLines, writePiece } from "../output.ts"
 import { registryRows, withRegistryOptions, type RegistryFlags } from "../registry.ts"
 import { inform, isTerminal, notice, printable } from "../terminal.ts"
 import { count, duration, each, flag, SECONDS, text } from "../values.ts"
@@ -340,9 +341,6 @@ const restart = command({
   },
 })
 
-/** As tables are laid out here. */
-const GAP = "    "
-
 const ps = command({
   name: "ps",
   summary: "what runs",
@@ -362,16 +360,12 @@ const ps = command({
         columns(
           [
             ["NAME", "SERVICE", "STATE", "PORTS", "IMAGE"],
-            ...shown.map(({ name, service, state, health, exitCode, ports, image }) => [
-              name,
-              service,
-              state === "ended"
-                ? `ended (${exitCode ?? "?"})`
-                : health === undefined
-                  ? state
-                  : `${state} (${health})`,
-              ports.join(", "),
-              printable(image),
+            ...shown.map((one) => [
+              one.name,
+              one.service,
+              stateOf(one),
+              one.ports.join(", "),
+              printable(one.image),
             ]),
           ],
           GAP,

@@ -16,11 +16,13 @@ import {
 import { actionOptions, actionRows, commonActions } from "../action-options.ts"
 import { command, type CommandRow, type OptionRows } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
+import { stateOf } from "../instance-state.ts"
 import { interruption } from "../interrupt.ts"
 import { isPeer } from "../name.ts"
 import { cipherRows, imageRows, openImage } from "../opening.ts"
 import {
   columns,
+  GAP,
   errors,
   jsonRow,
   output,
@@ -128,13 +130,6 @@ async function end(name: string | undefined, flags: StopFlags): Promise<void> {
   if (flags.json === true) await printJson({ stopped: chosen.map(({ name }) => name) })
 }
 
-/** In a word or two. */
-function stateOf(instance: Instance): string {
-  const { state, health, exitCode, failure } = instance.status()
-  if (state !== "ended") return health === undefined ? state : `${state}, ${health}`
-  return failure === undefined ? `ended: ${exitCode ?? 0}` : `ended: ${printable(failure)}`
-}
-
 async function show(
   pattern: string | undefined,
   flags: { readonly json?: true; readonly logs?: true; readonly ended?: true },
@@ -165,15 +160,12 @@ async function show(
         ? [one.name, String(one.pid), `${one.logErr} ${one.logOut}`]
         : [
             ...[one.name, String(one.pid), one.networks[0]?.address ?? "", printable(one.image), one.engine],
-            stateOf(one),
+            stateOf(one.status()),
           ],
     ),
   ]
   await printLines(columns(rows, GAP))
 }
-
-/** As the peers lay tables out. */
-const GAP = "    "
 
 const STREAM_MS = 1000
 /** Between the two looks that a use of processors takes. */

@@ -1,10 +1,8 @@
 import { createNetwork, listNetworks, openNetwork, removeNetwork } from "../../index.ts"
 import { command, type CommandRow } from "../command.ts"
-import { columns, jsonRow, printJson, printLines } from "../output.ts"
+import { columns, GAP, jsonRow, printJson, printLines } from "../output.ts"
 import { inform } from "../terminal.ts"
 import { each, flag, pairs, text } from "../values.ts"
-
-const GAP = "    "
 
 const create = command({
   name: "create",
