@@ -274,6 +274,7 @@ const serveNode = command({
   description:
     "Opens the bundles of job sets with a key of this node's own, each for tasks of its owner that run here. For a service of the node's, as " +
     "root or a user of its own. Prints a line of JSON for each request and what became of it.",
+  examples: [["as its service is started", "sifcrypt batch serve-node --key /etc/sifcrypt/node.key"]],
   options: {
     keys: [
       "--key <file>",

@@ -255,6 +255,7 @@ const down = command({
   summary: "end all, and remove it",
   description:
     "Ends all services of a project, and removes them and its networks. Volumes stay, unless --volumes is given.",
+  examples: [["with their volumes", "sifcrypt compose down --volumes"]],
   options: {
     volumes: [
       "-v, --volumes",
@@ -279,6 +280,7 @@ const stop = command({
   description:
     "Ends services, those first that others do not need. What they wrote can still be read; start starts them again.",
   arguments: [servicesArgument],
+  examples: [["one of them", "sifcrypt compose stop web"]],
   options: { timeout: timeoutRow, json: jsonRow },
   run: async (flags, [names], command) => {
     const project = runningOf(command)
@@ -290,7 +292,7 @@ const stop = command({
 
 /** A command that opens the images of services. */
 function opening(
-  text: { readonly name: string; readonly summary: string; readonly description: string },
+  text: Pick<CommandRow, "name" | "summary" | "description" | "examples">,
   work: (project: services.Project, options: services.UpOptions) => Promise<void>,
 ): CommandRow {
   return command({
@@ -314,6 +316,7 @@ const start = opening(
     name: "start",
     summary: "start what was stopped",
     description: "Starts services that were stopped, without what they depend on.",
+    examples: [["one of them", "sifcrypt compose start web"]],
   },
   (project, options) => project.start(options),
 )
@@ -323,6 +326,7 @@ const restart = command({
   summary: "stop services and start them again",
   description: "Stops services and starts them again, without what they depend on.",
   arguments: [servicesArgument],
+  examples: [["and wait no longer than a second", "sifcrypt compose restart --timeout 1 web"]],
   common: ["timeout", "json", "pemPath", "passphrase"],
   get options() {
     return { timeout: timeoutRow, json: jsonRow, ...accessRows } as const
@@ -345,6 +349,7 @@ const ps = command({
   name: "ps",
   summary: "what runs",
   description: "Lists instances of a project, with --all those that have ended as well.",
+  examples: [["those that have ended as well", "sifcrypt compose ps --all"]],
   options: {
     all: ["-a, --all", "those that have ended, too", flag],
     quiet: ["-q, --quiet", "names alone", flag],
@@ -379,6 +384,7 @@ const logs = command({
   summary: "what services have written",
   description: "Prints what services have written, each line with whose it is before it.",
   arguments: [servicesArgument],
+  examples: [["of one, as it comes", "sifcrypt compose logs --follow web"]],
   options: {
     follow: ["-f, --follow", "go on until all have ended", flag],
     noLogPrefix: ["--no-log-prefix", "lines as they are", flag],
@@ -398,6 +404,7 @@ const exec = command({
     ["<service>", "its name"],
     ["<command...>", "passed on as it is"],
   ],
+  examples: [["a shell beside the service", "sifcrypt compose exec web sh"]],
   options: {
     env: ["-e, --env <name=value>", "set a variable (repeatable)", each(text)],
     workdir: ["-w, --workdir <dir>", "working directory inside", text],
@@ -423,6 +430,7 @@ const run = command({
     ["<service>", "its name"],
     ["[args...]", "instead of the service's command"],
   ],
+  examples: [["without what it depends on", "sifcrypt compose run --no-deps web id"]],
   common: ["env", "workdir", "entrypoint", "noDeps", "servicePorts", "pemPath", "passphrase"],
   get options() {
     return {
@@ -451,7 +459,12 @@ const run = command({
 })
 
 const pull = opening(
-  { name: "pull", summary: "fetch images", description: "Fetches the images of services into the cache." },
+  {
+    name: "pull",
+    summary: "fetch images",
+    description: "Fetches the images of services into the cache.",
+    examples: [["before they are needed", "sifcrypt compose pull"]],
+  },
   (project, options) => project.pull(options),
 )
 
@@ -460,6 +473,7 @@ const build = opening(
     name: "build",
     summary: "build images of definition files",
     description: "Builds the images of services that say which definition file they are made of.",
+    examples: [["of one service", "sifcrypt compose build web"]],
   },
   (project, options) => project.build(options),
 )
@@ -468,6 +482,7 @@ const images = command({
   name: "images",
   summary: "what services start from",
   description: "Lists the image of each service.",
+  examples: [["for a program", "sifcrypt compose images --json"]],
   options: { json: jsonRow },
   run: async (flags, _, command) => {
     const found = [...projectOf(command).images]
@@ -484,6 +499,7 @@ const config = command({
   summary: "what is understood of the files",
   description:
     "Prints what is understood of the compose files: merged, with variables filled in, in the long forms.",
+  examples: [["whether the files are right", "sifcrypt compose config --quiet"]],
   options: {
     services: ["--services", "the names of services alone", flag],
     quiet: ["-q, --quiet", "print nothing: is it right?", flag],

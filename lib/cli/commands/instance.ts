@@ -481,6 +481,7 @@ const rm = command({
   name: "rm",
   summary: "forget services that have ended",
   description: "Removes what is known of services that have ended, and what they have written.",
+  examples: [["one that instance list --ended shows", "sifcrypt instance rm web"]],
   arguments: [["<names...>", "their names", undefined, "instances"]],
   options: { json: jsonRow },
   run: async ({ json }, [names]) => {

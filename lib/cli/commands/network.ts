@@ -32,6 +32,7 @@ const list = command({
   name: "list",
   summary: "list networks",
   description: "Lists your networks.",
+  examples: [["for a program", "sifcrypt network list --json"]],
   arguments: [],
   options: { json: jsonRow },
   run: async ({ json }) => {
@@ -54,6 +55,7 @@ const inspect = command({
   name: "inspect",
   summary: "what is known of a network",
   description: "Prints what is known of the network NAME, and who is in it, as JSON.",
+  examples: [["who is in it", "sifcrypt network inspect shop"]],
   arguments: [["<name>", "its name"]],
   options: { json: jsonRow },
   run: async (_, [name]) => {
@@ -65,6 +67,7 @@ const remove = command({
   name: "rm",
   summary: "remove networks",
   description: "Removes networks that no container is in.",
+  examples: [["two of them", "sifcrypt network rm shop backend"]],
   arguments: [["<names...>", "their names"]],
   options: { json: jsonRow },
   run: async ({ json }, [names]) => {

@@ -20,7 +20,7 @@ describe("the state of an instance, as tables show it", () => {
     ["ended", { state: "ended" }],
     ["ended (0)", { state: "ended", exitCode: 0 }],
     ["ended (its starter was killed)", { state: "ended", exitCode: 3, failure: "its starter was killed" }],
-    ["ended (\\u001b)", { state: "ended", failure: "\u001b" }],
+    ["ended (\\x1b)", { state: "ended", failure: "\u001b" }],
   ] as const satisfies readonly (readonly [string, Partial<InstanceStatus>])[])
     it(shown, () => {
       assert.equal(stateOf({ ...running, ...status }), shown)
