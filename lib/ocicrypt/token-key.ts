@@ -7,7 +7,11 @@ import { EnvironmentError, KeyError } from "../errors.ts"
 import { parsePublicKey } from "../key/key-file.ts"
 import { loadAddon } from "../native/load.ts"
 import { ProgramFailure, runProgram } from "../outside-program.ts"
+import { Turns } from "../turns.ts"
 import type { Bytes, Milliseconds } from "../units.ts"
+
+/** Many a token, and many a module, serves one at a time: under load SoftHSM's ended with SIGSEGV for one of several. */
+const turns = new Turns(1)
 
 const MAX_OUTPUT: Bytes = 64 << 10
 /** A person may have to touch it. */
@@ -87,7 +91,11 @@ export class TokenKey implements Disposable {
     }
   }
 
-  async #run(args: readonly string[], type: string, input?: Buffer): Promise<Buffer> {
+  #run(args: readonly string[], type: string, input?: Buffer): Promise<Buffer> {
+    return turns.take(() => this.#runNow(args, type, input))
+  }
+
+  async #runNow(args: readonly string[], type: string, input: Buffer | undefined): Promise<Buffer> {
     const { key, module, env } = this.#place
     // Opened anew by its name, which a pipe can be.
     const pin = this.#pin === undefined ? undefined : loadAddon().filledPipe({ bytes: this.#pin })

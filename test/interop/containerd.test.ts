@@ -12,6 +12,9 @@ import { Containerd } from "./containerd.ts"
 
 const keyFile = (name: string): string => vectorPath(`ocicrypt/keys/${name}`)
 
+// containerd tells what the program said, or that it gave nothing (e3b0c442… is the SHA-256 of that), whichever it learns first.
+const refusal = /its MAC is another one|wrong diff id .*sha256:e3b0c442/
+
 describe("encrypted images in a live containerd", () => {
   const folder = newFolder("containerd")
   const file = (name: string): string => path.join(folder, name)
@@ -70,7 +73,7 @@ describe("encrypted images in a live containerd", () => {
           keyFile("rsa1.pem"),
           archive,
         ),
-      /its MAC is another one/,
+      refusal,
     )
     assert.equal(committed(), 0)
   })
@@ -144,7 +147,7 @@ describe("encrypted images on a node of Kubernetes", () => {
     const args = ["--decryption-keys-path", file("keys")]
     await using containerd = await Containerd.start(file("containerd"), file("ctd-decoder"), args, true)
     const refused = await containerd.pull(damaged)
-    assert.match(refused.message, /its MAC is another one/)
+    assert.match(refused.message, refusal)
     rmSync(file("keys/rsa1.pem"))
     assert.match((await containerd.pull(encrypted)).message, /no key was given/)
     // What was begun it may have removed already, or not.
