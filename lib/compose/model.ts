@@ -4,6 +4,7 @@ import { createHash } from "node:crypto"
 import { constants } from "node:os"
 import path from "node:path"
 import type { HealthCheck, LogLimits, RestartPolicy } from "../container/service.ts"
+import { isNetworkName } from "../runtime/networks.ts"
 import type { BindSpec, ResourceLimits } from "../runtime/options.ts"
 import type { Bytes, Milliseconds } from "../units.ts"
 import { isHostPath } from "./canonical.ts"
@@ -891,7 +892,8 @@ function readService(
   }
 }
 
-function readNetwork(name: string, field: Field | undefined, project: string): Network {
+/** @param at - Where it stands, also when nothing is said of it. */
+function readNetwork(name: string, field: Field | undefined, project: string, at: Field): Network {
   const found: Draft<Network> = { name: `${project}_${name}`, external: false, internal: false }
   field?.each({
     name: (one) => {
@@ -933,10 +935,12 @@ function readNetwork(name: string, field: Field | undefined, project: string): N
       })
     },
   })
+  if (!isNetworkName(found.name))
+    throw at.error(`${found.name} is no name for a network here; network_mode: host and none are none`)
   return found
 }
 
-function readVolumeResource(name: string, field: Field | undefined, project: string): Volume {
+function readVolumeResource(name: string, field: Field | undefined, project: string, at: Field): Volume {
   const found: Draft<Volume> = { name: `${project}_${name}`, external: false }
   field?.each({
     name: (one) => {
@@ -951,7 +955,7 @@ function readVolumeResource(name: string, field: Field | undefined, project: str
     labels: nothing,
   })
   if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,126}$/.test(found.name))
-    throw (field as Field).error("it is no name for a volume")
+    throw at.error(`${found.name} is no name for a volume`)
   return found
 }
 
@@ -981,10 +985,10 @@ function readContent(field: Field): Content {
 function resources<T>(
   root: Field,
   kind: string,
-  read: (name: string, field: Field | undefined) => T,
+  read: (name: string, field: Field | undefined, at: Field) => T,
 ): Map<string, T> {
   const entries = root.get(kind)?.entries() ?? []
-  return new Map(entries.map(([name, field]) => [name, read(name, field.isNull ? undefined : field)]))
+  return new Map(entries.map(([name, field]) => [name, read(name, field.isNull ? undefined : field, field)]))
 }
 
 /** Profiles of a service; one without any is always there. */
@@ -1092,12 +1096,12 @@ export function readModel(
         throw at.error(exists ? `${other} is left out by its profiles` : `there is no service ${other}`)
       }
   inOrder(services)
-  const networks = resources(root, "networks", (name, field) => readNetwork(name, field, project))
+  const networks = resources(root, "networks", (name, field, at) => readNetwork(name, field, project, at))
   const isDefaultUsed = [...services.values()].some((one) =>
     one.networks.some(({ network }) => network === "default"),
   )
   if (isDefaultUsed && !networks.has("default"))
-    networks.set("default", readNetwork("default", undefined, project))
+    networks.set("default", readNetwork("default", undefined, project, root))
   const missing = (name: string, field: Field | undefined): Content => {
     if (field === undefined) throw root.error(`${name} says nothing of where it is`)
     return readContent(field)
@@ -1105,7 +1109,7 @@ export function readModel(
   const model: Model = {
     services,
     networks,
-    volumes: resources(root, "volumes", (name, field) => readVolumeResource(name, field, project)),
+    volumes: resources(root, "volumes", (name, field, at) => readVolumeResource(name, field, project, at)),
     secrets: resources(root, "secrets", missing),
     configs: resources(root, "configs", missing),
   }

@@ -58,8 +58,12 @@ const taken: ReadonlySet<string> = new Set(["none", "host", "pasta", "bridge"])
 const MAX_FILE: Bytes = 64 << 10
 const MAX_NETWORKS = 1024
 
+export function isNetworkName(name: string): boolean {
+  return NAME.test(name) && !taken.has(name)
+}
+
 export function checkNetworkName(name: string): void {
-  if (!NAME.test(name) || taken.has(name))
+  if (!isNetworkName(name))
     throw new RunError("ERR_NETWORK_NAME", `not a name for a network: ${JSON.stringify(name)}`)
 }
 
