@@ -1,21 +1,9 @@
 // What is known of instances: a file each in a folder that is its user's alone. A file is a claim, not a fact: what it says
 // of a process is held against the process before it is used.
-import {
-  closeSync,
-  constants,
-  existsSync,
-  fstatSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from "node:fs"
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { lockFolder } from "../native/lock.ts"
-import { ownFolder } from "../native/private-folder.ts"
+import { ownFolder, readOwn } from "../native/private-folder.ts"
 import { RunError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import { starterPath } from "../native/load.ts"
@@ -126,21 +114,12 @@ const fileOf = (folder: string, name: string): string => path.join(folder, `${na
 
 /** The file's content; undefined when it is no instance's. */
 function readState(folder: string, name: string): InstanceState | undefined {
-  let fd: number
   try {
-    fd = openSync(fileOf(folder, name), constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
-  } catch {
-    return undefined
-  }
-  try {
-    const found = fstatSync(fd)
-    if (!found.isFile() || found.uid !== process.geteuid?.() || found.size > MAX_STATE_SIZE) return undefined
-    const state: unknown = parseJson(readFileSync(fd, "utf8"))
+    const found = readOwn(fileOf(folder, name), MAX_STATE_SIZE)
+    const state: unknown = found === undefined ? undefined : parseJson(found)
     return isState(state) && state.name === name ? state : undefined
   } catch {
     return undefined
-  } finally {
-    closeSync(fd)
   }
 }
 

@@ -1,9 +1,19 @@
 // A folder that is its user's alone, for what his processes have in common; and whether one is that he named.
-import { chmodSync, lstatSync, mkdirSync } from "node:fs"
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+} from "node:fs"
 import { lstat, readFile, realpath, stat } from "node:fs/promises"
 import { homedir, hostname } from "node:os"
 import path from "node:path"
 import { RunError } from "../errors.ts"
+import type { Bytes } from "../units.ts"
 
 /** A folder that others can put nothing into. */
 function isTrusted(folder: string, uid: number): boolean {
@@ -105,4 +115,21 @@ export async function isHeld(place: string): Promise<boolean> {
       if (!trusted.includes(uid) || isShared) return false
     }
   return true
+}
+
+/** What is in a file of ours there; undefined: it is none, or longer. */
+export function readOwn(file: string, limit: Bytes): string | undefined {
+  let fd: number
+  try {
+    fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+  } catch {
+    return undefined
+  }
+  try {
+    const found = fstatSync(fd)
+    const isOurs = found.isFile() && found.uid === process.geteuid?.() && found.size <= limit
+    return isOurs ? readFileSync(fd, "utf8") : undefined
+  } finally {
+    closeSync(fd)
+  }
 }

@@ -1,24 +1,14 @@
 // Networks that several containers are in: what is known of one is a file in a folder that is its user's alone. Nothing of the kernel's is
 // there until a container is in it (native/starter/network_keeper.cc).
 import { createHash } from "node:crypto"
-import {
-  constants,
-  fstatSync,
-  openSync,
-  closeSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs"
+import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
 import { connect, isIPv4 } from "node:net"
 import path from "node:path"
 import { flag, shape, text, variables, type Check } from "../arguments.ts"
 import { RunError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import { lockFolder, type HeldFolder } from "../native/lock.ts"
-import { ownFolder } from "../native/private-folder.ts"
+import { ownFolder, readOwn } from "../native/private-folder.ts"
 import type { Bytes } from "../units.ts"
 
 /** How {@link createNetwork} makes one. */
@@ -151,25 +141,8 @@ const isNetwork = (value: unknown): value is NetworkFile => {
 
 const fileOf = (folder: string, name: string): string => path.join(folder, `${name}.json`)
 
-/** What is in a file of ours; undefined: it is none. */
-function readOwn(file: string): string | undefined {
-  let fd: number
-  try {
-    fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
-  } catch {
-    return undefined
-  }
-  try {
-    const found = fstatSync(fd)
-    const isOurs = found.isFile() && found.uid === process.geteuid?.() && found.size <= MAX_FILE
-    return isOurs ? readFileSync(fd, "utf8") : undefined
-  } finally {
-    closeSync(fd)
-  }
-}
-
 function readNetwork(folder: string, name: string): NetworkFile | undefined {
-  const found = readOwn(fileOf(folder, name))
+  const found = readOwn(fileOf(folder, name), MAX_FILE)
   try {
     const network: unknown = found === undefined ? undefined : parseJson(found)
     if (!isNetwork(network) || network.name !== name) return undefined
@@ -205,7 +178,7 @@ async function isKept(folder: string): Promise<boolean> {
 /** Who is in which network, by its name. */
 async function membersIn(folder: string): Promise<ReadonlyMap<string, readonly NetworkMember[]>> {
   const members = new Map<string, NetworkMember[]>()
-  const lines = (readOwn(path.join(folder, "members")) ?? "").split("\n")
+  const lines = (readOwn(path.join(folder, "members"), MAX_FILE) ?? "").split("\n")
   if (lines.length < 2 || !(await isKept(folder))) return members
   for (const line of lines) {
     const [network = "", address = "", name = ""] = line.split(" ")
