@@ -44,6 +44,7 @@ import type { Bytes, Milliseconds } from "../units.ts"
 import { describe } from "./describe.ts"
 import type { Lookup } from "./interpolation.ts"
 import { child } from "./load.ts"
+import { capabilityOptions } from "./capabilities.ts"
 import { configurationOf, inOrder, type Model, type Service } from "./model.ts"
 import type { Mapping } from "./tree.ts"
 import { openVolume, removeVolumes } from "./volumes.ts"
@@ -646,7 +647,7 @@ export class Project extends Services {
       // An empty list would be no server at all.
       ...(service.dns.length > 0 ? { dns: service.dns } : {}),
       ...{ addHost: service.addHost, nv: service.nv, noPid: service.noPid },
-      ...{ addCaps: service.addCaps, dropCaps: service.dropCaps },
+      ...capabilityOptions(service.addCaps, service.dropCaps),
       ...limits,
     }
   }

@@ -61,6 +61,10 @@ constexpr char kPlaces[] = "/run/containers";
 constexpr char kNetworks[] = "/run/networks";
 constexpr char kResolverFile[] = "/run/resolver";
 constexpr char kResolverPlace[] = "/etc/resolv.conf";
+/// What is there outside: whom pasta asks.
+constexpr char kMachineResolvers[] = "/run/machine-resolvers";
+/// Whom a container is sent to that is in internal networks alone: nobody listens there.
+constexpr char kNobody[] = "127.0.0.1";
 
 SystemError Failed(int error, const std::string& text) { return {error, kOperation, text}; }
 
@@ -221,7 +225,17 @@ class Keeper {
   UniqueFd networks_;
   std::list<Guest> guests_;
   unsigned count_ = 0;
+  /// Where /etc/resolv.conf leads to.
+  std::string resolver_;
 };
+
+std::string ReadAll(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text(kMaxAnswer, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(file.gcount()));
+  return text;
+}
 
 void WriteFile(const std::string& path, const std::string& text) {
   const UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
@@ -242,14 +256,17 @@ void Keeper::Prepare() {
   setsid();
   umask(077);
   const std::unique_ptr<char, decltype(&free)> resolver(realpath(kResolverPlace, nullptr), free);
+  if (resolver) resolver_ = resolver.get();
+  const std::string resolvers = ReadAll(kResolverPlace);
   CheckErrno(mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, nullptr), kOperation);
   // netavark and aardvark-dns find nothing of the machine's here: no service manager, no lock, no process of another's.
   CheckErrno(mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700"), kOperation);
   for (const char* place : {kState, kPlaces}) CheckErrno(mkdir(place, 0700), kOperation);
   WriteFile(kResolverFile, "nameserver " + options_.resolver + "\n");
-  if (resolver) {
-    if (std::string_view(resolver.get()).starts_with("/run/")) MakeWayTo(resolver.get());
-    CheckErrno(mount(kResolverFile, resolver.get(), nullptr, MS_BIND, nullptr), kOperation);
+  WriteFile(kMachineResolvers, resolvers);
+  if (!resolver_.empty()) {
+    if (resolver_.starts_with("/run/")) MakeWayTo(resolver_);
+    CheckErrno(mount(kResolverFile, resolver_.c_str(), nullptr, MS_BIND, nullptr), kOperation);
   }
   networks_ = MakeNetworks();
   MakeFile(kNetworks);
@@ -351,7 +368,26 @@ bool Keeper::HasUplink() const {
 void Keeper::ConnectUplink() const {
   std::vector<std::string> arguments = UplinkArguments(options_.resolver, kNetworks, kUplink);
   arguments.insert(arguments.end(), {"-t", "none", "-u", "none"});
-  RunProgram(options_.pasta, arguments, kOperation);
+  std::pair<Channel, Channel> ends = Channel::Pair();
+  const pid_t starter = ForkChild([&] {
+    try {
+      // It asks the machine's name servers, where aardvark-dns asks it.
+      CheckErrno(unshare(CLONE_NEWNS), kOperation);
+      CheckErrno(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), kOperation);
+      if (!resolver_.empty())
+        CheckErrno(mount(kMachineResolvers, resolver_.c_str(), nullptr, MS_BIND, nullptr), kOperation);
+      RunProgram(options_.pasta, arguments, kOperation);
+      return 0;
+    } catch (const SystemError& failure) {
+      ends.second.SendFailure(failure, kOperation);
+      return kFailure;
+    }
+  });
+  ends.second.Close();
+  const auto failure = ends.first.Receive();
+  while (waitpid(starter, nullptr, __WALL) < 0 && errno == EINTR) {
+  }
+  if (failure) throw Failed(failure->error, Reason(*failure));
 }
 
 /// As a list of JSON.
@@ -361,10 +397,17 @@ std::string ListOf(const std::vector<std::string>& words) {
   return "[" + list + "]";
 }
 
+bool LeadsOut(const Guest& guest) {
+  return std::any_of(guest.networks.begin(), guest.networks.end(),
+                     [](const NamedNetwork& one) { return !one.internal; });
+}
+
 /// What netavark is told of a container.
 std::string OptionsOf(const Guest& guest, const std::string& id) {
   std::string networks, infos;
   size_t number = 0;
+  // Questions would lead out as well.
+  const std::vector<std::string> dns = LeadsOut(guest) ? guest.dns : std::vector<std::string>{kNobody};
   for (const NamedNetwork& one : guest.networks) {
     const char* separator = number == 0 ? "" : ",";
     networks.append(separator).append(Quoted(one.name)) +=
@@ -380,16 +423,8 @@ std::string OptionsOf(const Guest& guest, const std::string& id) {
     ++number;
   }
   return R"({"container_id":)" + Quoted(id) + R"(,"container_name":)" + Quoted(guest.container) +
-         (guest.dns.empty() ? std::string() : R"(,"dns_servers":)" + ListOf(guest.dns)) + R"(,"networks":{)" +
-         networks + R"(},"network_info":{)" + infos + "}}";
-}
-
-std::string ReadAll(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text(kMaxAnswer, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(file.gcount()));
-  return text;
+         (dns.empty() ? std::string() : R"(,"dns_servers":)" + ListOf(dns)) + R"(,"networks":{)" + networks +
+         R"(},"network_info":{)" + infos + "}}";
 }
 
 void Keeper::RunNetavark(const char* action, const Guest& guest) const {
@@ -451,9 +486,7 @@ void Keeper::Join(Guest& guest, const UniqueFd& network) {
   MakeFile(guest.place);
   const std::string source = "/proc/self/fd/" + std::to_string(network.get());
   CheckErrno(mount(source.c_str(), guest.place.c_str(), nullptr, MS_BIND, nullptr), kOperation);
-  const bool any_out =
-      std::any_of(guest.networks.begin(), guest.networks.end(), [](const NamedNetwork& one) { return !one.internal; });
-  if (any_out && !HasUplink()) ConnectUplink();
+  if (LeadsOut(guest) && !HasUplink()) ConnectUplink();
   guest.options = OptionsOf(guest, id);
   RunNetavark("setup", guest);
   TellMembers();

@@ -95,8 +95,9 @@ class Outputs {
 bool WaitToRestart(int64_t delay_ms, const SignalQueue& signals, const Channel& main) {
   for (const int64_t end = NowMs() + delay_ms; NowMs() < end;) {
     pollfd events[] = {{signals.fd(), POLLIN, 0}, {main.fd(), POLLIN, 0}};
-    if (poll(events, std::size(events), static_cast<int>(end - NowMs())) < 0 && errno != EINTR)
-      throw SystemError(errno, "poll");
+    // A negative time would be one without end.
+    const int timeout = static_cast<int>(std::max<int64_t>(0, end - NowMs()));
+    if (poll(events, std::size(events), timeout) < 0 && errno != EINTR) throw SystemError(errno, "poll");
     while (const int number = signals.Next().number)
       if (EndsProcess(number)) return false;
     if (events[1].revents == 0) continue;

@@ -42,6 +42,8 @@ class LogFile {
   void Write(const char* data, size_t size) {
     while (size > 0) {
       if (size_ >= options_.max_size) Rotate();
+      // One that cannot be put aside stays full, and would be written to without end.
+      if (size_ >= options_.max_size) throw SystemError(EIO, "log", path_ + ": it is full, and cannot be replaced");
       const size_t part = static_cast<size_t>(std::min<uint64_t>(size, options_.max_size - size_));
       const ssize_t written = write(file_.get(), data, part);
       if (written < 0 && errno == EINTR) continue;

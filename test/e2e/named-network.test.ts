@@ -22,8 +22,24 @@ import { skip } from "../support/skip.ts"
 import { Chance, times } from "../support/soak.ts"
 import { makeRootTree } from "../support/trees.ts"
 
+/** Answers every question for an address with 198.51.100.7, and prints the name. */
+const nameServer = `
+  const socket = require("node:dgram").createSocket("udp4")
+  socket.on("message", (asked, from) => {
+    const end = asked.indexOf(0, 12) + 5
+    const name = asked.toString("latin1", 12, end - 5).replace(/[^a-z]+/g, ".")
+    const isAddress = asked.readUInt16BE(end - 4) === 1
+    const answer = Buffer.concat([asked.subarray(0, end), ...(isAddress ? [Buffer.from("c00c00010001000000010004c6336407", "hex")] : [])])
+    answer.writeUInt16BE(0x8180, 2)
+    answer.writeUInt16BE(isAddress ? 1 : 0, 6)
+    answer.writeUInt32BE(0, 8)
+    socket.send(answer, from.port, from.address)
+    console.log(name)
+  })
+  socket.bind(53, "192.0.2.2", () => console.log("ready"))`
+
 // A cable with both ends in it: pasta wants to know of a way out.
-const machine = `mkdir -p /run/sifcrypt && mount -t tmpfs -o mode=0700 tmpfs /run/sifcrypt &&
+const machine = `echo nameserver 192.0.2.2 >"$0" && mount --bind "$0" "$(readlink -f /etc/resolv.conf)" && mkdir -p /run/sifcrypt && mount -t tmpfs -o mode=0700 tmpfs /run/sifcrypt &&
   ip link set lo up && ip link add up0 type veth peer name up1 &&
   ip addr add 192.0.2.2/24 dev up0 && ip link set up0 up && ip link set up1 up &&
   ip route add default via 192.0.2.1 && echo ready && exec sleep infinity`
@@ -41,7 +57,8 @@ describe("networks with a name", () => {
 
   before(async function () {
     if (!isRoot) skip(this, "needs root, to make a machine's network")
-    holder = startProgram(["unshare", "-n", "-m", "sh", "-c", machine], { as: "self" })
+    const resolvers = path.join(newFolder("resolvers"), "resolv.conf")
+    holder = startProgram(["unshare", "-n", "-m", "sh", "-c", machine, resolvers], { as: "self" })
     assert.ok(holder.stdout)
     const [said] = (await once(holder.stdout, "data")) as [Buffer]
     assert.equal(said.toString(), "ready\n")
@@ -118,6 +135,23 @@ describe("networks with a name", () => {
             // It has ended meanwhile.
           }
         group++
+      })
+
+      it("names of others are asked of the machine's name servers, and of nobody from inside alone", async () => {
+        const server = startProgram([...wrapper, process.execPath, "-e", nameServer], { as: "self" })
+        let asked = ""
+        server.stdout?.on("data", (said: Buffer) => (asked += said.toString()))
+        try {
+          await waitFor("the name server", () => asked.includes("ready"))
+          const ask = (name: string): string => `busybox timeout 5 busybox nslookup ${name} 2>&1 || true`
+          assert.match(await exec("shop", ask("outside.example")), /198\.51\.100\.7/)
+          assert.doesNotMatch(await exec("back", ask("leaking.example")), /198\.51\.100\.7/)
+          assert.match(asked, /outside\.example/)
+          assert.doesNotMatch(asked, /leaking/)
+        } finally {
+          server.kill("SIGKILL")
+        }
+        await nothingRuns("the questions")
       })
 
       it("containers find each other by their names, and are kept apart from other networks", async () => {
