@@ -1,3 +1,4 @@
+#include <sys/stat.h>
 #include <time.h>
 
 #include <algorithm>
