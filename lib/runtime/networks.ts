@@ -1,7 +1,16 @@
 // Networks that several containers are in: what is known of one is a file in a folder that is its user's alone. Nothing of the kernel's is
 // there until a container is in it (native/starter/network_keeper.cc).
 import { createHash } from "node:crypto"
-import { closeSync, constants, openSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs"
+import {
+  closeSync,
+  constants,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs"
 import { connect, isIPv4 } from "node:net"
 import path from "node:path"
 import { flag, shape, text, variables, type Check } from "../arguments.ts"
