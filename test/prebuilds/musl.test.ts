@@ -1,6 +1,8 @@
-// The prebuilt programs for musl, run by this machine's kernel with the musl that Debian has: Node and the addon are glibc's, which start them
-// as they start those for glibc. The container's first process and its shell are static, and the same on both.
+// The prebuilt programs for musl, run by this machine's kernel with the musl that Debian has: Node and the addon are
+// glibc's, which start them as they start those for glibc. musl's addon is loaded, and not called. The container's first
+// process and its shell are static, and the same on both.
 import assert from "node:assert/strict"
+import { execFileSync, spawnSync } from "node:child_process"
 import { createHash } from "node:crypto"
 import { copyFileSync, existsSync, readFileSync } from "node:fs"
 import path from "node:path"
@@ -17,6 +19,8 @@ describe("what is prebuilt for musl", function () {
   this.timeout(120_000)
   let folder: string
   let command: string
+  let prebuilds: string
+  let starter: string
   let init: string
   const keys = testKeys()
   const run = async (as: "self" | "user", ...args: readonly string[]): Promise<Result> =>
@@ -31,8 +35,8 @@ describe("what is prebuilt for musl", function () {
     assert.ok(existsSync(loader), `${loader} is missing (scripts/system-packages.sh prebuilds)`)
     folder = newFolder("musl", idOf("user"))
     const installed = installPrebuilt(folder, machine)
-    const prebuilds = path.join(installed, "prebuilds", machine)
-    const starter = path.join(prebuilds, "sifcrypt-starter.musl")
+    prebuilds = path.join(installed, "prebuilds", machine)
+    starter = path.join(prebuilds, "sifcrypt-starter.musl")
     assert.ok(readFileSync(starter).includes(loader), "it names musl's dynamic linker")
     copyFileSync(starter, path.join(prebuilds, "sifcrypt-starter.glibc"))
     init = createHash("sha256")
@@ -59,6 +63,36 @@ describe("what is prebuilt for musl", function () {
         assert.equal(told, `${init}  /proc/1/exe\n`)
       })
     }
+
+  it("has an addon that musl loads where there is what Node has", () => {
+    // What is weak, and in nobody's hands, is no fault: libzstd asks for functions that would be told what it does.
+    const symbols = (file: string, ...which: readonly string[]): readonly string[] => {
+      const listed = execFileSync("nm", ["--dynamic", ...which, file], {
+        encoding: "utf8",
+        maxBuffer: 2 ** 28,
+      })
+      return [...listed.matchAll(/ [^ w] ([^@\n]+)/g)].map(([, name = ""]) => name)
+    }
+    const addon = path.join(prebuilds, "sifcrypt.musl.node")
+    const ofMusl = new Set(symbols(loader, "--defined-only"))
+    const others = symbols(addon, "--undefined-only").filter((name) => !ofMusl.has(name))
+    const ofNode = new Set(symbols(process.execPath, "--defined-only"))
+    assert.deepEqual([others.filter((name) => !ofNode.has(name)), others.length > 50], [[], true])
+
+    // There is no Node for musl here, so what it has is stood in for, in a program that is there.
+    const node = path.join(folder, "node.so")
+    const functions = others.map((name) => `int ${name}(void) { return 0; }\n`)
+    execFileSync("gcc", ["-shared", "-nostdlib", "-x", "c", "-o", node, "-"], { input: functions.join("") })
+    const beside = (...objects: readonly string[]): readonly [number | null, string] => {
+      const options = { env: { LD_PRELOAD: objects.join(":") }, encoding: "utf8" } as const
+      const { status, stderr } = spawnSync(starter, ["none"], options)
+      return [status, stderr]
+    }
+    assert.deepEqual(beside(node, addon), [2, "sifcrypt-starter: unknown command: none\n"])
+    const [status, stderr] = beside(addon)
+    assert.equal(status, 127)
+    assert.match(stderr, /sifcrypt\.musl\.node: napi_fatal_error: symbol not found/)
+  })
 
   it("mounts and unmounts", async () => {
     const target = newFolder("musl-mount", idOf("self"))
