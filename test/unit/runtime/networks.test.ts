@@ -1,6 +1,6 @@
 import assert from "node:assert/strict"
 import { once } from "node:events"
-import { closeSync, mkdirSync, mkdtempSync, openSync, readdirSync, writeFileSync } from "node:fs"
+import { closeSync, mkdirSync, mkdtempSync, openSync, readdirSync, rmSync, writeFileSync } from "node:fs"
 import { createServer } from "node:net"
 import { tmpdir } from "node:os"
 import path from "node:path"
@@ -71,6 +71,7 @@ describe("networks", () => {
     if (before === undefined) delete process.env["XDG_RUNTIME_DIR"]
     else process.env["XDG_RUNTIME_DIR"] = before
     if (process.getuid?.() === 0) process.seteuid?.(0)
+    rmSync(folder, { recursive: true })
   })
 
   it("are made, listed, found and removed", async () => {
