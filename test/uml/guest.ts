@@ -241,7 +241,8 @@ export async function collect(stream: NodeJS.ReadableStream | null): Promise<str
   return Buffer.concat(pieces).toString("utf8")
 }
 
-/** What a root file system has in common with the tree it was built of: all but what says how it is run, which a build makes. */
+/** What a root file system has of the tree it was built of, but for what says how it is run, of which a build makes more. */
 export function describeRoot(folder: string): ReadonlyMap<string, string> {
-  return new Map([...describeTree(folder)].filter(([name]) => !name.startsWith("/.")))
+  const given = describeTree(rootTree())
+  return new Map([...describeTree(folder)].filter(([name]) => given.has(name) && !name.startsWith("/.")))
 }
