@@ -19,17 +19,23 @@ export function isLoopback(url: URL): boolean {
   return host === "localhost" || host === "::1" || (isIP(host) === 4 && host.startsWith("127."))
 }
 
+let ownAddresses: BlockList | undefined
+
 /** Of this machine; those of IPv4 also where they are written as IPv6. */
-const ownAddresses = new BlockList()
-for (const network of ["127.0.0.0", "0.0.0.0"]) ownAddresses.addSubnet(network, 8, "ipv4")
-for (const address of ["::", "::1"]) ownAddresses.addAddress(address, "ipv6")
+function addressesOfOwn(): BlockList {
+  if (ownAddresses !== undefined) return ownAddresses
+  ownAddresses = new BlockList()
+  for (const network of ["127.0.0.0", "0.0.0.0"]) ownAddresses.addSubnet(network, 8, "ipv4")
+  for (const address of ["::", "::1"]) ownAddresses.addAddress(address, "ipv6")
+  return ownAddresses
+}
 
 /** May it be this machine? Whoever sends others there has more ways to write it than whoever means his own. */
 export function mayBeLoopback(url: URL): boolean {
   const host = hostOf(url).replace(/\.$/, "")
   const version = isIP(host)
   if (version === 0) return /^(?:.*\.)?localhost$/.test(host)
-  return ownAddresses.check(host, version === 4 ? "ipv4" : "ipv6")
+  return addressesOfOwn().check(host, version === 4 ? "ipv4" : "ipv6")
 }
 
 /** Is it an address in such a network: `10.0.0.0/8`? */
