@@ -133,12 +133,21 @@ export class ImageKeys {
     return thumbprint === undefined ? [...unlock, ...own] : own
   }
 
+  /** Is somebody asked for this one's password, who said what opens nothing? */
+  asksFor(source: CredentialSource | undefined): boolean {
+    const password = source !== undefined && "key" in source ? source.password : undefined
+    return password !== undefined && "ask" in password
+  }
+
   [Symbol.dispose](): void {
     for (const given of this.#given) given.fill(0)
   }
 }
 
-/** Tries one certificate after the other: asking for the password of each would be asking too much. */
+/**
+ * Tries one certificate after the other: asking for the password of each would be asking too much. One that a given password does
+ * not open is passed over where there are others.
+ */
 export async function openImage(
   found: FoundImage,
   image: ManifestImage,
@@ -147,19 +156,23 @@ export async function openImage(
 ): Promise<Secret | undefined> {
   const sources = await keys.sourcesFor(image)
   let failure: unknown
+  const closed: string[] = []
   for (const source of sources.length === 0 ? [undefined] : sources) {
     using credentials = new Credentials(source && [source])
     try {
       return await examineImage(found, image, credentials, signal)
     } catch (error) {
-      if (!(error instanceof KeyError) || error.code !== "ERR_KEY_MISMATCH") throw error
+      if (!(error instanceof KeyError)) throw error
+      if (error.code === "ERR_KEY_PASSPHRASE" && sources.length > 1 && !keys.asksFor(source))
+        closed.push(error.message)
+      else if (error.code !== "ERR_KEY_MISMATCH") throw error
       failure ??= error
     }
   }
   if (sources.length === 1) throw failure
   throw new KeyError(
     "ERR_KEY_MISMATCH",
-    `${image.name} was not encrypted for any of the ${sources.length} keys`,
+    [`${image.name} was not encrypted for any of the ${sources.length} keys`, ...closed].join("; "),
     {
       cause: failure,
     },

@@ -146,10 +146,15 @@ describe("encrypted images on a node of Kubernetes", () => {
     layout.remove()
     const args = ["--decryption-keys-path", file("keys")]
     await using containerd = await Containerd.start(file("containerd"), file("ctd-decoder"), args, true)
-    const refused = await containerd.pull(damaged)
-    assert.match(refused.message, refusal)
+    // containerd tells what the program said, or that the layer is not the one, whichever it learns first.
+    const pull = async (image: string, why: RegExp): Promise<void> => {
+      const { status, message } = await containerd.pull(image)
+      assert.notEqual(status, "0")
+      assert.match(message, new RegExp(`${why.source}|wrong diff id`))
+    }
+    await pull(damaged, /its MAC is another one/)
     rmSync(file("keys/rsa1.pem"))
-    assert.match((await containerd.pull(encrypted)).message, /no key was given/)
+    await pull(encrypted, /no key was given/)
     // What was begun it may have removed already, or not.
     const written = readdirSync(containerd.snapshots, { recursive: true, withFileTypes: true })
     assert.deepEqual(

@@ -1,7 +1,7 @@
 // Keys of nodes: job sets for which no process has to stay where they were submitted. The nodes' keys are kept by a user of their own.
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
-import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
+import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import type { ChildProcess } from "node:child_process"
 import type { Bundle } from "../../lib/batch/bundle.ts"
@@ -20,6 +20,7 @@ describe("jobs on Slurm, with keys of nodes", () => {
   const folder = newFolder("batch-nodes", user.id)
   const keeper = newFolder("batch-keeper", KEEPER)
   const certificates = newFolder("batch-certificates")
+  const env = { SIFCRYPT_CERTSDIR: path.join(newFolder("batch-store", user.id), "certificates") }
   const file = (name: string): string => path.join(folder, name)
   const passwordFile = file("password")
   const services = new Map<string, ChildProcess>()
@@ -70,7 +71,7 @@ jobs: [ { id: one, tasks: [ { image: ${image}, command: ${command}${more} } ] } 
 
   async function submit(configuration: string): Promise<{ readonly set: string; readonly notices: string }> {
     const args = ["batch", "submit", "--json", "--password-file", passwordFile, configuration]
-    const { status, text, stderr } = await cluster.run(args)
+    const { status, text, stderr } = await cluster.run(args, { env })
     assert.equal(status, 0, stderr)
     return { set: (JSON.parse(text) as { folder: string }).folder, notices: stderr }
   }
@@ -81,8 +82,6 @@ jobs: [ { id: one, tasks: [ { image: ${image}, command: ${command}${more} } ] } 
   before(async function () {
     this.timeout(60_000)
     cluster = await SlurmCluster.start(3, "PartitionName=two Nodes=n[1-2] MaxTime=60 State=UP")
-    writeFileSync(passwordFile, "password\n", { mode: 0o600 })
-    chownSync(passwordFile, user.id, user.id)
     // One of the partition's two, and one that is none of it.
     for (const node of ["n1", "n3"]) {
       const key = path.join(keeper, `${node}.key`)
@@ -94,17 +93,23 @@ jobs: [ { id: one, tasks: [ { image: ${image}, command: ${command}${more} } ] } 
     }
     chmodSync(certificates, 0o755)
     chmodSync(keeper, 0o755)
-    await certificate.create({ filePrefix: file("own"), password: { file: passwordFile }, bits: 2048 })
-    chownSync(file("own.pfx"), user.id, user.id)
+    // Of two certificates, the password opens the one that is tried last.
+    const stored = new Map<string, string>()
+    for (const prefix of ["one", "two"]) {
+      const password = file(`${prefix}-password`)
+      writeFileSync(password, `${prefix}\n`, { mode: 0o600 })
+      await certificate.create({ filePrefix: file(prefix), password: { file: password }, bits: 2048 })
+      for (const made of [password, file(`${prefix}.pfx`)]) chownSync(made, user.id, user.id)
+      const args = ["cert", "add", "--password-file", password, file(`${prefix}.pfx`)]
+      stored.set(await cluster.ok(args, { env }), prefix)
+    }
+    const own = stored.get([...stored.keys()].sort().at(-1) ?? "") ?? ""
+    renameSync(file(`${own}-password`), passwordFile)
     const source = makeRootTree()
     writeFileSync(path.join(source, "data", "marker"), `${MARKER}\n`)
-    await build({
-      output: file("image.sif"),
-      source,
-      recipients: [{ key: { file: file("own-public.pem") } }],
-    })
+    const recipients = [{ key: { file: file(`${own}-public.pem`) } }]
+    await build({ output: file("image.sif"), source, recipients })
     chmodSync(file("image.sif"), 0o644)
-    await cluster.ok(["cert", "add", "--password-file", passwordFile, file("own.pfx")])
     await Promise.all([serve("n1"), serve("n3")])
   })
   after(async () => {
@@ -219,7 +224,7 @@ jobs: [ { id: one, tasks: [ { image: ${image}, command: ${command}${more} } ] } 
     assert.deepEqual([refused?.state, refused?.exitCode], ["failed", 77])
     assert.match(refused?.reason ?? "", /the node refuses the key: the bundle was good until/)
     const former = expires()
-    await cluster.ok(["batch", "unlock", "--password-file", passwordFile, set])
+    await cluster.ok(["batch", "unlock", "--password-file", passwordFile, set], { env })
     assert.ok(expires() > former)
     assert.equal(existsSync(path.join(set, "broker.json")), false)
   })
@@ -266,7 +271,7 @@ jobs: [ { id: one, tasks: [ { image: ${image}, command: ${command}${more} } ] } 
     chmodSync(certificates, 0o777)
     const own = configure("own.yaml", ", key_source: nodes", "[exec, echo]")
     const args = ["batch", "submit", "--password-file", passwordFile, own]
-    const written = await cluster.run(args)
+    const written = await cluster.run(args, { env })
     chmodSync(certificates, 0o755)
     assert.equal(written.status, 22)
     assert.match(written.stderr, /n1\.pem: others may put another certificate there/)
@@ -280,7 +285,9 @@ jobs: [ { id: one, tasks: [ { image: ${image}, command: ${command}${more} } ] } 
       return written
     }
     await submit(without("broker.yaml", ""))
-    const nobody = await cluster.run([...args.slice(0, -1), without("nobody.yaml", ", key_source: nodes")])
+    const nobody = await cluster.run([...args.slice(0, -1), without("nobody.yaml", ", key_source: nodes")], {
+      env,
+    })
     assert.equal(nobody.status, 22)
     assert.match(nobody.stderr, /there is no certificate of any node of the partition, as n1\.pem/)
   })
