@@ -58,8 +58,8 @@ secrets: { number: { environment: NUMBER } }
 describe("services beside each other", () => {
   const keys = testKeys()
   const tree = makeRootTree()
-  let holder: ChildProcess
-  let registry: ChildProcess
+  let holder: ChildProcess | undefined
+  let registry: ChildProcess | undefined
   let wrapper: readonly string[]
 
   before(async function () {
@@ -77,8 +77,8 @@ describe("services beside each other", () => {
     await pushEncrypted()
   })
   after(() => {
-    registry.kill("SIGKILL")
-    holder.kill("SIGKILL")
+    registry?.kill("SIGKILL")
+    holder?.kill("SIGKILL")
   })
 
   /** The tree as an image of one encrypted layer, at a registry of that machine. */

@@ -47,7 +47,7 @@ async function runModules(folder: string, modules: readonly string[], extension:
 }
 
 async function runScript(folder: string, script: string): Promise<Result> {
-  const command = `sifcrypt() { ${process.execPath} ${cli} "$@"; }\n`
+  const command = `sifcrypt() { '${process.execPath}' '${cli}' "$@"; }\n`
   writeFileSync(path.join(folder, "script"), `set -eu -o pipefail\n${command}${script}`)
   return await runProgram(["bash", "script"], { as: "nobody", cwd: folder })
 }

@@ -187,7 +187,7 @@ describe("messages", () => {
 describe("what speaks with a program", () => {
   for (const command of ["serve-build", "ctd-decoder"])
     it(`writes nothing for one to a terminal: ${command}`, async () => {
-      const line = `exec ${process.execPath} ${cli} ${command}`
+      const line = `exec '${process.execPath}' '${cli}' ${command}`
       const { status, text } = await runProgram([
         "script",
         "--quiet",

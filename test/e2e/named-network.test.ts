@@ -52,7 +52,7 @@ describe("networks with a name", () => {
   mkdirSync(path.join(tree, ".singularity.d"))
   writeFileSync(path.join(tree, ".singularity.d", "runscript"), '#!/bin/sh\nexec "$@"\n', { mode: 0o755 })
   const chance = new Chance()
-  let holder: ChildProcess
+  let holder: ChildProcess | undefined
   let wrapper: readonly string[]
 
   before(async function () {
@@ -65,7 +65,7 @@ describe("networks with a name", () => {
     const ns = `/proc/${String(holder.pid)}/ns`
     wrapper = ["nsenter", `--net=${ns}/net`, `--mount=${ns}/mnt`]
   })
-  after(() => holder.kill("SIGKILL"))
+  after(() => holder?.kill("SIGKILL"))
 
   /** What a program of the machine finds there; undefined: nobody listens. */
   const get = async (url: string): Promise<string | undefined> => {

@@ -3,7 +3,7 @@ import assert from "node:assert/strict"
 import type { ChildProcess } from "node:child_process"
 import { createPrivateKey } from "node:crypto"
 import { once } from "node:events"
-import { chmodSync, copyFileSync, existsSync, readFileSync } from "node:fs"
+import { chmodSync, copyFileSync, readFileSync } from "node:fs"
 import { connect, type Socket } from "node:net"
 import path from "node:path"
 import { sealBundle } from "../../lib/batch/bundle.ts"
@@ -28,7 +28,10 @@ describe("the service that opens bundles on a node", () => {
       as: "self",
     })
     ended = finish(service)
-    await waitFor("its socket", () => existsSync(socket))
+    // It is bound before it is listened at.
+    assert.ok(service.stdout)
+    const [said] = (await once(service.stdout, "data")) as [Buffer]
+    assert.match(said.toString(), /"event":"started"/)
   })
   after(async () => {
     service.kill("SIGTERM")

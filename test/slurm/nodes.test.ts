@@ -34,6 +34,8 @@ describe("jobs on Slurm, with keys of nodes", () => {
     chownSync(place, KEEPER, KEEPER)
     const log = path.join(keeper, `${node}.log`)
     writeFileSync(log, "", { flag: "a" })
+    const starts = (): number => logOf(node).match(/"event":"started"/g)?.length ?? 0
+    const former = starts()
     chownSync(log, KEEPER, KEEPER)
     const script = `exec "$0" batch serve-node --node ${node} --key ${keeper}/${node}.key --socket ${place}/socket >>${log} 2>&1`
     const service = startProgram(["sh", "-c", script, cli], {
@@ -42,7 +44,7 @@ describe("jobs on Slurm, with keys of nodes", () => {
       env: cluster.environment,
     })
     services.set(node, service)
-    await waitFor(`the service of ${node} is there`, () => existsSync(path.join(place, "socket")))
+    await waitFor(`the service of ${node} is there`, () => starts() > former)
   }
 
   async function stop(node: string): Promise<void> {

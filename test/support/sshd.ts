@@ -87,7 +87,7 @@ StrictModes no
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 AcceptEnv *
-SetEnv PATH=${at("bin")}:${process.env["PATH"] ?? ""} TMPDIR=${temporary} SSL_CERT_FILE=${certificate().certificate}
+SetEnv "PATH=${at("bin")}:${process.env["PATH"] ?? ""}" TMPDIR=${temporary} SSL_CERT_FILE=${certificate().certificate}
 `,
   )
   // Who passwd does not know is nobody to ssh; the system's configuration is read by everybody.

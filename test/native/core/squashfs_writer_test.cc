@@ -228,7 +228,8 @@ void MakeSpecials(const fs::path& root) {
   CheckErrno(mkfifo((at / "fifo").c_str(), 0640), "mkfifo");
   fs::create_hard_link(at / "fifo", at / "fifo-too");
   Write(at / "setuid", "#!/bin/sh\n");
-  CheckErrno(chmod((at / "setuid").c_str(), 06755), "chmod");
+  // unsquashfs gives these bits to what root unpacks.
+  CheckErrno(chmod((at / "setuid").c_str(), IsRoot() ? 06755 : 0755), "chmod");
   fs::create_directories(at / "sticky");
   CheckErrno(chmod((at / "sticky").c_str(), 01777), "chmod");
   Write(at / "with-xattrs", "x");
