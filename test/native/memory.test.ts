@@ -110,7 +110,7 @@ describe("the memory of a process that opened or built an image", () => {
 
   /** What was found, without where. */
   function kinds(found: readonly string[]): string[] {
-    return [...new Set(found.map((text) => text.replace(/ in \S+$/, "")))]
+    return [...new Set(found.map((text) => text.replace(/ in .+$/, "")))]
   }
 
   /** Searches for all needles at each pause, and expects these kinds. */

@@ -25,6 +25,7 @@ import { openPartition } from "../../lib/encryption/unlock.ts"
 import { openSif } from "../../lib/sif/open.ts"
 import { cli, finish, packageRoot, runProgram, type Result } from "../support/cli.ts"
 import { Server } from "../support/http-server.ts"
+import { searchMemory } from "../support/memory.ts"
 import { allProcesses, descriptorsOf, waitFor, type ProcessInfo } from "../support/processes.ts"
 import { Registry } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -287,6 +288,20 @@ describe("jobs on Slurm", () => {
     // Locked, and nobody of the same user can look into it.
     assert.match(readFileSync(`/proc/${pid}/status`, "utf8"), /^VmLck:\s+[1-9]/m)
     assert.equal(statSync(`/proc/${pid}/mem`).uid, 0)
+    // It has given the secret to a task by now, and kept no copy of it anywhere else, nor of what opened it.
+    const needles = [
+      "secret",
+      "secret in hex",
+      "secret in base64",
+      ...hidden.slice(3).map((_, i) => `other ${i}`),
+    ]
+    assert.deepEqual(
+      searchMemory(
+        pid,
+        needles.map((what, i) => ({ what, bytes: hidden[i]! })),
+      ),
+      ["secret in anonymous (locked)"],
+    )
     const { array, digest, id } = factsOf(set)
     const pair = newPair()
     let nonces = 0

@@ -21,13 +21,15 @@ interface Mapping {
 
 /** What the process can write to, and all that comes from no file: code and constants hold nobody's secret. */
 function mappings(pid: number): Mapping[] {
-  const line = /^([0-9a-f]+)-([0-9a-f]+) (r)(.).. [0-9a-f]+ \S+ (\d+) *(.*)$/
-  return readFileSync(`/proc/${pid}/maps`, "utf8")
-    .split("\n")
+  const line = /^([0-9a-f]+)-([0-9a-f]+) (r)(.).. [0-9a-f]+ \S+ (\d+) *(.*)$/m
+  return readFileSync(`/proc/${pid}/smaps`, "utf8")
+    .split(/\n(?=[0-9a-f]+-)/)
     .flatMap((text) => {
       const [, start = "", end = "", , write, inode, name = ""] = line.exec(text) ?? []
       if (start === "" || name.startsWith("[v") || (write !== "w" && inode !== "0")) return []
-      return [{ start: parseInt(start, 16), end: parseInt(end, 16), name: name === "" ? "anonymous" : name }]
+      const isLocked = /^VmFlags:.* lo\b/m.test(text)
+      const called = `${name === "" ? "anonymous" : name}${isLocked ? " (locked)" : ""}`
+      return [{ start: parseInt(start, 16), end: parseInt(end, 16), name: called }]
     })
 }
 
