@@ -8,10 +8,16 @@ export interface IdRange {
   readonly count: number
 }
 
+/** Subordinate ids of one line. */
+interface SubordinateRange {
+  readonly start: number
+  readonly count: number
+}
+
 const MAX_ID = 0xffff_ffff
 
 /** The ranges that a file of `NAME:START:COUNT` lines gives to a user, known by name or number. */
-export function parseRanges(text: string, name: string, uid: number): { start: number; count: number }[] {
+export function parseRanges(text: string, name: string, uid: number): SubordinateRange[] {
   return text.split("\n").flatMap((line) => {
     const [owner, first = "", size = ""] = line.trim().split(":")
     if ((owner !== name && owner !== String(uid)) || !/^\d{1,10}$/.test(first) || !/^\d{1,10}$/.test(size))
@@ -22,16 +28,27 @@ export function parseRanges(text: string, name: string, uid: number): { start: n
   })
 }
 
-function readRanges(file: string, name: string, uid: number): { start: number; count: number }[] {
+/** Those that there are in a user namespace with this map; the kernel takes none that lies across two lines of it. */
+export function mappedRanges(ranges: readonly SubordinateRange[], map: string): SubordinateRange[] {
+  const lines = map.split("\n").map((line) => line.trim().split(/\s+/).map(Number))
+  return ranges.filter(({ start, count }) =>
+    lines.some(([inside = 0, , size = 0]) => start >= inside && start + count <= inside + size),
+  )
+}
+
+function readRanges(kind: "uid" | "gid", name: string, uid: number): SubordinateRange[] {
+  let text: string
   try {
-    return parseRanges(readFileSync(file, "utf8"), name, uid)
+    text = readFileSync(`/etc/sub${kind}`, "utf8")
   } catch {
     return [] // no such file: nobody has any
   }
+  // Within somebody else's container the file may name what its user namespace has not.
+  return mappedRanges(parseRanges(text, name, uid), readFileSync(`/proc/self/${kind}_map`, "utf8"))
 }
 
 /** Root inside is the caller; 1 and above are subordinate ids. */
-function mapOf(own: number, ranges: readonly { start: number; count: number }[]): IdRange[] {
+function mapOf(own: number, ranges: readonly SubordinateRange[]): IdRange[] {
   const map: IdRange[] = [{ inside: 0, outside: own, count: 1 }]
   let next = 1
   for (const { start, count } of ranges) {
@@ -62,8 +79,8 @@ function isInstalled(program: string): boolean {
 
 /** undefined: the user has no subordinate ids, or this machine nothing that maps them. */
 export function subordinateIds(name: string, uid: number, gid: number): IdMaps | undefined {
-  const uids = readRanges("/etc/subuid", name, uid)
-  const gids = readRanges("/etc/subgid", name, uid)
+  const uids = readRanges("uid", name, uid)
+  const gids = readRanges("gid", name, uid)
   if (uids.length === 0 || gids.length === 0 || !writers.every(isInstalled)) return undefined
   return { uids: mapOf(uid, uids), gids: mapOf(gid, gids) }
 }
