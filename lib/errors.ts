@@ -149,6 +149,8 @@ export interface ContainerErrorOptions {
   readonly offset?: number | undefined
   /** The limits that would allow a key derivation that was refused for its cost. */
   readonly kdfLimits?: Partial<KdfLimits> | undefined
+  /** What was too much, where that is not the same everywhere: `layers` are limited by `maxLayerBytes`, `memory` by the machine. */
+  readonly limit?: "layers" | "memory" | undefined
 }
 
 /** The codes that begin with a word. */
@@ -164,6 +166,8 @@ export class ContainerError extends Error {
   readonly offset: number | undefined
   /** Of a key derivation that was refused for its cost: the `kdfLimits` of `open` that would allow it. */
   readonly kdfLimits: Partial<KdfLimits> | undefined
+  /** What was too much, where that is not the same everywhere: `layers` are limited by `maxLayerBytes`, `memory` by the machine. */
+  readonly limit: "layers" | "memory" | undefined
   constructor(code: ErrorCode, message: string, options: ContainerErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause })
     this.name = new.target.name
@@ -171,6 +175,7 @@ export class ContainerError extends Error {
     this.path = options.path
     this.offset = options.offset
     this.kdfLimits = options.kdfLimits
+    this.limit = options.limit
   }
 }
 

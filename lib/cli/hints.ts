@@ -1,7 +1,7 @@
 // What to try next, keyed by error code. Library errors state facts; advice is given here and nowhere else.
 import { closeSync, constants, existsSync, openSync, readFileSync, readSync, statSync } from "node:fs"
 import path from "node:path"
-import { isImageName, type ErrorCode, type KdfLimits } from "../index.ts"
+import { isImageName, type ContainerError, type ErrorCode, type KdfLimits } from "../index.ts"
 import { commandName } from "./name.ts"
 import { MAX_KDF_ITERATIONS, MAX_KDF_MEMORY } from "./opening.ts"
 
@@ -14,6 +14,8 @@ export interface Failed {
   /** What stands behind it, options too. */
   readonly words: readonly string[]
   readonly cause: unknown
+  /** Of the error. */
+  readonly limit?: ContainerError["limit"]
   /** --require-encrypted, or its variable. */
   readonly requiresEncrypted?: boolean
 }
@@ -88,7 +90,7 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_OCI_NOT_FOUND:
     "`sifcrypt image list` and `sifcrypt image inspect` show what there is, `skopeo list-tags` what a registry has",
   ERR_OCI_DIGEST: "the image is not what it is said to be: fetch it again, or ask who made it",
-  ERR_OCI_LIMIT: "if you trust the image, --max-layer-size GIB raises the limit of its layers",
+  ERR_OCI_LIMIT: "no option allows more, and no image needs that much: ask who made it",
   ERR_OCI_WORK: "no image needs that much: somebody made it to keep you busy, or ask who made it",
   ERR_OCI_UNSUPPORTED: "`sifcrypt image inspect --raw` shows what it is made of",
   ERR_OCI_MAC: "somebody changed the image: fetch it again, or ask who encrypted it",
@@ -227,11 +229,12 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | null | unde
       : undefined,
   ERR_ENV_NO_ADDON: built,
   ERR_ENV_STALE_ADDON: built,
-  // What is not fetched to a file may have to fit in memory.
-  ERR_OCI_LIMIT: ({ command, words }) =>
-    command !== "pull" && words.some((word) => word.startsWith("oras://"))
-      ? "`sifcrypt pull` fetches it to a file"
-      : undefined,
+  ERR_OCI_LIMIT: ({ options, limit }) => {
+    if (limit === "memory") return "`sifcrypt pull` fetches it to a file"
+    return limit === "layers" && options.has("--max-layer-size")
+      ? "if you trust the image, --max-layer-size GIB raises the limit of its layers"
+      : undefined
+  },
   ERR_OCI_REGISTRY: ({ cause }) =>
     network.has((cause as { readonly code?: unknown } | undefined)?.code)
       ? "check the address, and HTTPS_PROXY and NO_PROXY where a proxy is needed"

@@ -33,13 +33,14 @@ let options: AnyOptions | undefined
 /** What commander has told beside an error. */
 let usageHint: string | undefined
 
-function whereItFailed({ cause }: Error): Failed | undefined {
+function whereItFailed({ cause, limit }: ContainerError): Failed | undefined {
   if (running === undefined) return undefined
   return {
     command: wordsOf(running).join(" "),
     options: new Set(running.options.flatMap(({ long }) => long ?? [])),
     words: running.args,
     cause,
+    limit,
     requiresEncrypted: running.opts()["requireEncrypted"] === true,
   }
 }

@@ -1,6 +1,6 @@
 // An error that crosses the border of a process, or of a machine.
 import * as errors from "../errors.ts"
-import { ContainerError, type ErrorCode } from "../errors.ts"
+import { ContainerError, type ContainerErrorOptions, type ErrorCode } from "../errors.ts"
 
 export interface WireError {
   readonly name: string
@@ -9,6 +9,7 @@ export interface WireError {
   readonly path: string | undefined
   readonly errno: number | undefined
   readonly syscall: string | undefined
+  readonly limit?: ContainerError["limit"]
 }
 
 export function toWire(error: unknown): WireError {
@@ -20,16 +21,17 @@ export function toWire(error: unknown): WireError {
     path,
     errno,
     syscall,
+    limit: error instanceof ContainerError ? error.limit : undefined,
   }
 }
 
 /** The error that the other side met. */
 export function fromWire(error: WireError): Error {
-  const { name, code, message, path, errno, syscall } = error
+  const { name, code, message, path, errno, syscall, limit } = error
   const kind: unknown = (errors as Readonly<Record<string, unknown>>)[name]
   if (typeof kind === "function" && (kind.prototype instanceof ContainerError || kind === ContainerError)) {
-    const Kind = kind as new (code: ErrorCode, text: string, options: { path?: string }) => ContainerError
-    return new Kind(code as ErrorCode, message, { path })
+    const Kind = kind as new (code: ErrorCode, text: string, options: ContainerErrorOptions) => ContainerError
+    return new Kind(code as ErrorCode, message, { path, limit })
   }
   return Object.assign(new Error(message), {
     ...(code === undefined ? {} : { code }),

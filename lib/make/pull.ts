@@ -94,7 +94,10 @@ async function pullWebFile(
   using file = await WebFile.find(reference, { ...oci, signal, onNotice })
   const { size, name } = file
   const limit = oci.maxLayerBytes ?? MAX_LAYER_BYTES
-  if (size > limit) throw new OciError("ERR_OCI_LIMIT", `${name}: it has ${size} bytes, more than ${limit}`)
+  if (size > limit)
+    throw new OciError("ERR_OCI_LIMIT", `${name}: it has ${size} bytes, more than ${limit}`, {
+      limit: "layers",
+    })
   const hash = createHash("sha256")
   const write = async (pieces: AsyncIterable<Buffer>, onRead?: typeof onProgress): Promise<void> => {
     let have: Bytes = 0

@@ -140,6 +140,7 @@ const wireError = is.shape<WireError>({
   path: bounded,
   errno: is.whole(-4096),
   syscall: bounded,
+  limit: is.oneOf("layers", "memory"),
 })
 
 const replies: Readonly<Record<string, is.Check<BuildReply>>> = {

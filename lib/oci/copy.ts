@@ -123,7 +123,9 @@ class Plan {
     this.#counted.add(named)
     this.#blobBytes += size
     if (this.#blobBytes > limit)
-      throw new OciError("ERR_OCI_LIMIT", `${this.#store.name}: more than ${limit} bytes of blobs`)
+      throw new OciError("ERR_OCI_LIMIT", `${this.#store.name}: more than ${limit} bytes of blobs`, {
+        limit: "layers",
+      })
   }
 
   #addPart(part: Part, what: string): void {

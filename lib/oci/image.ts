@@ -173,7 +173,9 @@ async function imageOf(
   const limit = options.maxLayerBytes ?? MAX_LAYER_BYTES
   const stored = manifest.layers.reduce((sum, { size }) => sum + size, 0)
   if (stored > limit)
-    throw new OciError("ERR_OCI_LIMIT", `${name}: its layers have ${stored} bytes, more than ${limit}`)
+    throw new OciError("ERR_OCI_LIMIT", `${name}: its layers have ${stored} bytes, more than ${limit}`, {
+      limit: "layers",
+    })
   const encrypted = new EncryptedLayers(name, options.layerKeys, options.signal)
   let unwrapped: Promise<void> | undefined
   const unwrap = (): Promise<void> => (unwrapped ??= encrypted.unwrap(manifest.layers))

@@ -206,7 +206,9 @@ export class LayerDecryption implements Disposable {
     // Others were read at the same time.
     this.#content += size
     if (this.#content > limit)
-      throw new OciError("ERR_OCI_LIMIT", `${where}: its layers have more than ${limit} bytes uncompressed`)
+      throw new OciError("ERR_OCI_LIMIT", `${where}: its layers have more than ${limit} bytes uncompressed`, {
+        limit: "layers",
+      })
   }
 
   [Symbol.dispose](): void {

@@ -5,6 +5,7 @@ const codes: Readonly<Record<string, OciError["code"]>> = {
   layer_digest: "ERR_OCI_DIGEST",
   layer_format: "ERR_OCI_FORMAT",
   layer_limit: "ERR_OCI_LIMIT",
+  layer_names: "ERR_OCI_LIMIT",
   layer_work: "ERR_OCI_WORK",
   layer_unsupported: "ERR_OCI_UNSUPPORTED",
 }
@@ -15,7 +16,10 @@ export function layerError(where: string, cause: unknown): OciError | undefined 
   const syscall = String(cause.syscall)
   const code = codes[syscall]
   if (code === undefined) return undefined
-  return new OciError(code, `${where}: ${cause.message.replace(`${syscall}: `, "")}`, { path: where, cause })
+  const limit = syscall === "layer_limit" ? "layers" : undefined
+  return new OciError(code, `${where}: ${cause.message.replace(`${syscall}: `, "")}`, {
+    ...{ path: where, cause, limit },
+  })
 }
 
 export function asArchiveError(where: string, cause: unknown): unknown {

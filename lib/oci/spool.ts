@@ -45,7 +45,10 @@ async function fill(
     const write = async (pieces: AsyncIterable<Buffer>): Promise<void> => {
       for await (const piece of pieces) {
         if (size + piece.length > limit)
-          throw new OciError("ERR_OCI_LIMIT", `${name}: it has more than ${limit} bytes`, { path: name })
+          throw new OciError("ERR_OCI_LIMIT", `${name}: it has more than ${limit} bytes`, {
+            path: name,
+            limit: "layers",
+          })
         await file.write(piece, size)
         size += piece.length
       }

@@ -54,6 +54,7 @@ async function memoryFor(name: string, size: Bytes): Promise<string> {
     throw new OciError(
       "ERR_OCI_LIMIT",
       `${name} took a credential to get and is not encrypted, so it is held in memory: it has ${size} bytes, and ${MEMORY} has room for ${free}`,
+      { limit: "memory" },
     )
   return MEMORY
 }
@@ -94,6 +95,7 @@ export class RemoteSif implements AsyncDisposable {
         throw new OciError(
           "ERR_OCI_LIMIT",
           `${reference.text}: it has ${blob.size} bytes, more than ${limit}`,
+          { limit: "layers" },
         )
       return new RemoteSif(reference, store, { digest: chosen.digest, blob }, options)
     } catch (error) {

@@ -41,7 +41,7 @@ Listing List(const ByteSource& archive, uint64_t limit) {
   TarReader reader(stream, work);
   for (TarEntry entry; reader.Next(entry);) {
     if (listing.members.size() == kMaximumMembers)
-      throw SystemError(EFBIG, "layer_limit",
+      throw SystemError(EFBIG, "layer_names",
                         "the archive has more than " + std::to_string(kMaximumMembers) + " members");
     listing.members.push_back(std::move(entry));
   }

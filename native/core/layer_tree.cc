@@ -219,7 +219,7 @@ void LayerTree::Account(uint64_t bytes) {
   memory_ += bytes;
   if (memory_ > limits_.memory)
     throw SystemError(
-        EFBIG, "layer_limit",
+        EFBIG, "layer_names",
         layers_[layer_].name + ": the tree takes more than " + std::to_string(limits_.memory) + " bytes of memory");
 }
 

@@ -48,7 +48,7 @@ class LayerTree final : public TreeSource {
   /// Base first.
   LayerTree(std::vector<Layer> layers, const LayerLimits& limits, ReadProgress progress);
   /// Verifies every blob, then reads it, and hands its data over before all names. Once. SystemError with "layer_digest",
-  /// "layer_format", "layer_limit", "layer_unsupported", "layer_work"; what `progress` throws passes through.
+  /// "layer_format", "layer_limit", "layer_names", "layer_unsupported", "layer_work"; what `progress` throws passes through.
   void Walk(TreeVisitor& visitor) override;
 
   /// Extended attributes that cannot be stored in a squashfs.

@@ -212,6 +212,17 @@ describe("hintFor", () => {
       assert.match(hint(code), /--no-https.*--cert-dir/)
   })
 
+  it("names an option for a limit that it raises, where there is that option", () => {
+    const hint = (limit: "layers" | "memory" | undefined, command: string, ...options: string[]): string =>
+      hintFor("ERR_OCI_LIMIT", {
+        ...{ command, limit, options: new Set(options), words: ["oras://host/name"], cause: undefined },
+      }) ?? ""
+    assert.match(hint("layers", "exec", "--max-layer-size"), /^if you trust the image, --max-layer-size GIB/)
+    assert.match(hint("memory", "exec", "--max-layer-size"), /pull` fetches it to a file$/)
+    for (const none of [hint(undefined, "pull", "--max-layer-size"), hint("layers", "image load")])
+      assert.match(none, /^no option allows more/)
+  })
+
   it("sends nobody to the address of a builder who is the builder", () => {
     const at = { options: new Set<string>(), words: [], cause: undefined }
     assert.match(hintFor("ERR_BUILD_REMOTE", { command: "build", ...at }) ?? "", /ssh HOST/)

@@ -478,7 +478,7 @@ void TestHostile() {
   Tar many;
   for (int i = 0; i < 1000; ++i) many.File("f" + std::to_string(i), "");
   CheckError(
-      EFBIG, "layer_limit", [&] { Apply({many.End()}, limits); }, "more names than allowed");
+      EFBIG, "layer_names", [&] { Apply({many.End()}, limits); }, "more names than allowed");
 }
 
 /// Takes a squashfs and keeps nothing.

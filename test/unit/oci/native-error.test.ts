@@ -9,6 +9,7 @@ describe("layerError", () => {
   for (const [syscall, code] of [
     ["layer_work", "ERR_OCI_WORK"],
     ["layer_limit", "ERR_OCI_LIMIT"],
+    ["layer_names", "ERR_OCI_LIMIT"],
     ["layer_format", "ERR_OCI_FORMAT"],
     ["layer_digest", "ERR_OCI_DIGEST"],
     ["layer_unsupported", "ERR_OCI_UNSUPPORTED"],
@@ -16,6 +17,8 @@ describe("layerError", () => {
     it(`is ${code} for ${syscall}, with the reason alone`, () => {
       const error = layerError("layer 1", failure(syscall))
       assert.deepEqual([error?.code, error?.message], [code, "layer 1: the reason"])
+      // That of names is nobody's to raise.
+      assert.equal(error?.limit, syscall === "layer_limit" ? "layers" : undefined)
     })
 
   it("is nothing for what is not about layers", () => {
