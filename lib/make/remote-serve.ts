@@ -188,9 +188,14 @@ async function build(
 }
 
 /** Answers one request. */
-async function answer(channel: Channel, service: Service, stop: AbortController): Promise<void> {
+async function answer(
+  channel: Channel,
+  asked: unknown,
+  service: Service,
+  stop: AbortController,
+): Promise<void> {
   const { signal } = stop
-  const request = checkRequest(channel, await channel.message())
+  const request = checkRequest(channel, asked)
   if (service.allowUnconfined !== true && process.getuid?.() === 0)
     throw new BuildError(
       "ERR_BUILD_REMOTE_REFUSED",
@@ -240,7 +245,9 @@ export async function serveBuild(given: ServeBuildOptions): Promise<void> {
       throw new BuildError("ERR_BUILD_REMOTE_VERSION", versionText("there", version, protocol))
     const folder = temporaryFolder({ tmpFolder })
     try {
-      await answer(channel, { folder, allowUnconfined }, stop)
+      const asked = await channel.messageOrEnd()
+      // Whoever wanted to know what this machine is may have no use for it.
+      if (asked !== undefined) await answer(channel, asked, { folder, allowUnconfined }, stop)
     } catch (error) {
       stop.signal.throwIfAborted()
       const wire = toWire(error)

@@ -199,6 +199,10 @@ export class Channel implements Disposable {
   async #expect(kind: FrameKind): Promise<Frame> {
     const frame = await this.next()
     if (frame === undefined) throw remoteError(this.name, "the connection ended")
+    return this.#checked(frame, kind)
+  }
+
+  #checked(frame: Frame, kind: FrameKind): Frame {
     if (frame.kind !== kind && !(kind === FrameKind.data && frame.kind === FrameKind.end))
       throw this.wrong(`a frame of kind ${frame.kind} where one of kind ${kind} belongs`)
     return frame
@@ -216,6 +220,12 @@ export class Channel implements Disposable {
   /** The next, which is a message. */
   async message(): Promise<unknown> {
     return this.parse(await this.#expect(FrameKind.message))
+  }
+
+  /** The next, which is a message; undefined: the other side has ended. */
+  async messageOrEnd(): Promise<unknown> {
+    const frame = await this.next()
+    return frame && this.parse(this.#checked(frame, FrameKind.message))
   }
 
   /** The next, which is a stream of at most so many bytes, piece by piece. */
