@@ -525,12 +525,12 @@ function prepareSent(
   return { ...definition, stages }
 }
 
+/** @param keep - Gets what was opened. */
 async function openBase(
   wanted: WantedBase,
   options: SourceOptions,
   luggage: Luggage,
-  sources: BuildSource[],
-  undo: Undo,
+  keep: (source: BuildSource) => void,
 ): Promise<StageBase> {
   if (wanted.kind === "scratch") return wanted
   if (wanted.kind === "debootstrap") {
@@ -552,8 +552,7 @@ async function openBase(
   const verify =
     fingerprints.length === 0 ? {} : { verify: { ...options.fingerprintKeys, require: fingerprints } }
   const source = await openSource(spec, options.credentials, { ...options, ...verify })
-  undo.add(() => source[Symbol.asyncDispose]())
-  sources.push(source)
+  keep(source)
   return { kind: "tree", name: spec, source: luggage.pack(source.tree), added: source.added ?? [] }
 }
 
@@ -662,12 +661,16 @@ export class DefinitionBuild implements AsyncDisposable {
     // In the order in which the workspace asks for keys.
     const files = sent?.files === undefined ? undefined : filesBase(sent.files, luggage)
     const bases: StageBase[] = []
-    const sources: BuildSource[] = []
+    /** By the number of the stage. */
+    const sources = new Map<number, BuildSource>()
     for (const [index, base] of wanted.entries()) {
       const given = sent?.bases[index]
       bases.push(
         given === undefined
-          ? await openBase(base, options, luggage, sources, this.#undo)
+          ? await openBase(base, options, luggage, (source) => {
+              this.#undo.add(() => source[Symbol.asyncDispose]())
+              sources.set(index, source)
+            })
           : { kind: "tree", name: given.name, source: luggage.pack({ squashfs: given.squashfs }), added: [] },
       )
     }
@@ -724,15 +727,17 @@ export class DefinitionBuild implements AsyncDisposable {
       ids: { many: real || ids !== undefined, real },
       plan,
     } as const
-    const { description } = await workspace.ask(request, options.onProgress).then(
-      (answer) => answer as Built,
-      (cause: unknown) => {
-        throw sources.map((source) => source.explain?.(cause)).find((error) => error !== undefined) ?? cause
-      },
-    )
+    const { description } = await workspace
+      .ask(request, options.onProgress, async (stage) => sources.get(stage)?.image?.vouched?.check())
+      .then(
+        (answer) => answer as Built,
+        (cause: unknown) => {
+          const explained = [...sources.values()].map((source) => source.explain?.(cause))
+          throw explained.find((error) => error !== undefined) ?? cause
+        },
+      )
     // The last one's, if that was opened here.
-    const isOwn = bases.at(-1)?.kind === "tree" && sent?.bases.at(-1) === undefined
-    const ociConfig = isOwn ? configOf(sources.at(-1)) : undefined
+    const ociConfig = configOf(sources.get(last))
     return {
       path: file,
       tree: { directory: session, added: [] },

@@ -46,10 +46,14 @@ export type Request =
       readonly files?: StageBase | undefined
       readonly ids: Ids
     }
+  /** The answer to `filled`, where that may be used. */
+  | { readonly kind: "use" }
   | { readonly kind: "write"; readonly build: Omit<NativeBuild, "source"> }
   | { readonly kind: "copy"; readonly target: string; readonly replace: boolean }
 
 export type Reply =
+  /** The root of a stage is read from its base, which nothing was done with yet. */
+  | { readonly kind: "filled"; readonly stage: number }
   | { readonly kind: "step"; readonly text: string }
   | { readonly kind: "notice"; readonly text: string }
   | { readonly kind: "progress"; readonly bytes: Bytes; readonly total?: Bytes | undefined }

@@ -171,6 +171,7 @@ async function fill(base: StageBase, root: string, session: string, crun: string
   }
 }
 
+const requests = decodeFrames(socket)
 let built: string | undefined
 
 async function count(folder: string): Promise<Copied> {
@@ -234,7 +235,12 @@ async function perform(request: Request): Promise<unknown> {
         await fill(files, folder, session, crun, ids)
       }
       const { root, description } = await buildStages(plan, {
-        bootstrap: (index, folder) => fill(bases[index] ?? { kind: "scratch" }, folder, session, crun, ids),
+        bootstrap: async (stage, folder) => {
+          await fill(bases[stage] ?? { kind: "scratch" }, folder, session, crun, ids)
+          reply({ kind: "filled", stage })
+          // Whoever opened the base looks at it once more before anything of it runs.
+          if ((await requests.next()).done === true) throw new Error("nobody waits for this any more")
+        },
         onStep: (text) => {
           reply({ kind: "step", text })
         },
@@ -249,7 +255,7 @@ async function perform(request: Request): Promise<unknown> {
       throw await fullness(session, cause)
     }
   }
-  if (built === undefined) throw new TypeError("nothing is built yet")
+  if (built === undefined || request.kind === "use") throw new TypeError("nothing is built yet")
   if (request.kind === "copy") return await copyTo(built, request.target, request.replace)
   const { build } = request
   const cipher = build.cipher === undefined ? undefined : withKey(build.cipher)
@@ -267,7 +273,7 @@ async function perform(request: Request): Promise<unknown> {
 }
 
 forbidDumps()
-for await (const request of decodeFrames(socket))
+for await (const request of requests)
   try {
     reply({ kind: "done", value: await perform(request as Request) })
   } catch (error) {

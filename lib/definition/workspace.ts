@@ -188,10 +188,16 @@ export class Workspace implements AsyncDisposable {
    * Asks for something and waits for it.
    *
    * @param onProgress - Bytes so far, of how many, where that is known.
+   * @param onFilled - What a stage begins with is read, and used when the promise is kept.
    */
-  async ask(request: Request, onProgress: OnProgress = () => undefined): Promise<unknown> {
+  async ask(
+    request: Request,
+    onProgress: OnProgress = () => undefined,
+    onFilled: (stage: number) => Promise<void> = () => Promise.resolve(),
+  ): Promise<unknown> {
     const { signal, onStep, onNotice } = this.#options
-    this.#control.write(encodeFrame(request))
+    const say = (what: Request): void => void this.#control.write(encodeFrame(what))
+    say(request)
     for (;;) {
       // A pipe that breaks says no more than one that ends.
       const next = await this.#replies.next().catch(() => undefined)
@@ -201,7 +207,10 @@ export class Workspace implements AsyncDisposable {
       if (reply.kind === "step") onStep(reply.text)
       else if (reply.kind === "notice") onNotice(reply.text)
       else if (reply.kind === "progress") onProgress(reply.bytes, reply.total)
-      else if (reply.kind === "failed") throw fromWire(reply.error)
+      else if (reply.kind === "filled") {
+        await onFilled(reply.stage)
+        say({ kind: "use" })
+      } else if (reply.kind === "failed") throw fromWire(reply.error)
       else return reply.value
     }
     throw await this.#end()

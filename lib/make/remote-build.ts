@@ -17,6 +17,7 @@ import { Tree } from "../device/tree.ts"
 import { isExplicit, type Credential, type Credentials } from "../encryption/credentials.ts"
 import { refusePlain } from "../encryption/partition.ts"
 import { BuildError, EnvironmentError, TreeError } from "../errors.ts"
+import type { Vouched } from "../file/vouched.ts"
 import type { NativeRange } from "../native/binding.ts"
 import { MAX_LAYER_BYTES } from "../oci/image.ts"
 import { platformOf } from "../oci/manifest.ts"
@@ -201,6 +202,8 @@ interface OpenBase extends AsyncDisposable {
   readonly tree: Tree
   readonly size: Bytes
   readonly ociConfig: string | undefined
+  /** Asked when all of it was read. */
+  readonly vouched: Vouched | undefined
 }
 
 /**
@@ -249,19 +252,21 @@ async function openBase(
     })
     // An image that is not padded has no more than that.
     const size = Math.min(tree.squashfsSize, tree.plainSize)
-    return { name: spec, tree, size, ociConfig: configOf(source), [Symbol.asyncDispose]: dispose }
+    const vouched = source.image?.vouched
+    return { name: spec, tree, size, ociConfig: configOf(source), vouched, [Symbol.asyncDispose]: dispose }
   } catch (error) {
     await dispose()
     throw source.explain?.(error) ?? error
   }
 }
 
-/** All of it, and zeros up to where a squashfs ends. */
+/** All of it, and zeros up to where a squashfs ends; which it has only where it still is what was verified. */
 async function* paddedBytes(
-  { tree, size }: OpenBase,
+  { tree, size, vouched }: OpenBase,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<Buffer> {
   yield* squashfsBytes(tree, size, signal)
+  await vouched?.check()
   yield Buffer.alloc((SECTOR - (size % SECTOR)) % SECTOR)
 }
 

@@ -10,19 +10,23 @@ import {
   idOf,
   isRoot,
   packageRoot,
+  runProgram,
   sifcrypt,
   sifcryptOk,
   startSifcrypt,
   type Result,
 } from "../support/cli.ts"
+import { arm64Program, emulating, noEmulation } from "../support/foreign.ts"
 import { testKeys } from "../support/keys.ts"
 import { certificate } from "../support/http-server.ts"
 import { makeLayout } from "../support/layout.ts"
 import { processesBelow, waitFor } from "../support/processes.ts"
 import { Registry } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
+import { skip } from "../support/skip.ts"
 import { startBuilder, type BuilderMachine } from "../support/sshd.ts"
 import { makeRootTree } from "../support/trees.ts"
+import { vectorPath } from "../vectors/load.ts"
 
 interface Failed {
   readonly error: { readonly code: string; readonly message: string; readonly hint: string | null }
@@ -46,12 +50,12 @@ process.stdin.resume().on("end", () => process.exit())
 `
 }
 
-/** The builder that there is, under another architecture. */
-function disguise(architecture: string): string {
+/** The builder that there is, or a program that is one, under another architecture. */
+function disguise(architecture: string, program = "sifcrypt"): string {
   return `#!/usr/bin/env node
 import { spawn } from "node:child_process"
 import { encodeFrame, FrameKind, GREETING } from "${packageRoot}/dist/remote/frames.js"
-const child = spawn("sifcrypt", ["serve-build"], { stdio: ["inherit", "pipe", "inherit"] })
+const child = spawn("${program}", ["serve-build"], { stdio: ["inherit", "pipe", "inherit"] })
 let start = Buffer.alloc(0)
 child.stdout.on("data", function first(chunk) {
   start = Buffer.concat([start, chunk])
@@ -386,10 +390,9 @@ exec unshare -U --map-user=$uid --map-group=$gid sifcrypt "$@"' sh "$@"
       (name) => machine.remote + machine.program(`${name}.mjs`, disguise(name)),
     )
     const both = ["--remote", arm64 ?? "", "--remote", riscv64 ?? ""]
-    const [none, one, each, twice] = await Promise.all([
+    const [none, one, twice] = await Promise.all([
       run([...both, "--arch", "s390x", "--json", "none.sif", "arch.def"]),
       run([...both, "--arch", "riscv64", "one.sif", "arch.def"]),
-      run([...both, "each.sif", "arch.def"]),
       run([...both, "--remote", arm64 ?? "", "--json", "twice.sif", "arch.def"]),
     ])
     const { error } = JSON.parse(none.text) as Failed
@@ -398,28 +401,93 @@ exec unshare -U --map-user=$uid --map-group=$gid sifcrypt "$@"' sh "$@"
     assert.equal(none.status, 24)
     assert.equal((JSON.parse(twice.text) as Failed).error.code, "ERR_BUILD_REMOTE_REFUSED")
     assert.equal(one.status, 0, one.stderr)
-    assert.equal(each.status, 0, each.stderr)
-    for (const [name, architecture] of [
-      ["one", "riscv64"],
-      ["each-arm64", "arm64"],
-      ["each-riscv64", "riscv64"],
-    ] as const)
-      assert.equal((await inspect(at(`${name}.sif`))).architecture, architecture, name)
-    // Under one name of a registry, as push makes it of them.
-    await using registry = await Registry.start()
-    for (const name of ["each-arm64", "each-riscv64"])
-      await sifcryptOk(["push", "-U", "--index", at(`${name}.sif`), `oras://${registry.host}/each:1`], {
-        as: "user",
-      })
-    const accept = "application/vnd.oci.image.index.v1+json"
-    const answer = await fetch(`http://${registry.host}/v2/each/manifests/1`, { headers: { accept } })
-    const index = (await answer.json()) as { manifests: { platform: { architecture: string } }[] }
-    assert.deepEqual(
-      index.manifests.map(({ platform }) => platform.architecture),
-      ["arm64", "riscv64"],
+    assert.equal((await inspect(at("one.sif"))).architecture, "riscv64")
+    for (const name of ["none", "twice", "twice-arm64"]) assert.ok(!existsSync(at(`${name}.sif`)), name)
+    await nothingLeft()
+  })
+
+  it("builds on one after the other, and runs programs of another architecture where they are emulated", async function () {
+    const obstacle = noEmulation()
+    if (obstacle !== undefined) skip(this, obstacle)
+    mkdirSync(at("base-arm64/bin"), { recursive: true })
+    writeFileSync(at("base-arm64/bin/sh"), arm64Program())
+    chmodSync(at("base-arm64/bin/sh"), 0o755)
+    makeLayout(at("layouts"), { amd64: at("base"), arm64: at("base-arm64") }, {})
+    define("each.def", "Bootstrap: oci\nFrom: layouts\n%post\nbusybox uname -m >/made\n")
+    const emulated = machine.program("emulated", emulating("sifcrypt"))
+    const arm64 = machine.program("native.mjs", disguise("arm64", emulated))
+    const [asked, each] = await Promise.all(
+      [
+        // Not the first one, which has no emulator.
+        ["--remote", machine.remote + emulated, "--arch", "arm64", "asked.sif"],
+        ["--remote", machine.remote + arm64, "each.sif"],
+      ].map((args) => build([...args, "each.def"])),
     )
-    for (const name of ["none", "each", "twice", "twice-arm64"])
-      assert.ok(!existsSync(at(`${name}.sif`)), name)
+    assert.equal(asked?.status, 0, asked?.stderr)
+    assert.equal(each?.status, 0, each?.stderr)
+    // Who is asked and not taken has nothing to complain of.
+    for (const made of [asked, each]) assert.doesNotMatch(made.stderr, /connection/)
+    for (const [name, architecture, made] of [
+      ["asked", "arm64", "aarch64"],
+      ["each-arm64", "arm64", "aarch64"],
+      ["each-amd64", "amd64", "x86_64\n"],
+    ] as const) {
+      assert.equal((await inspect(at(`${name}.sif`))).architecture, architecture)
+      await using image = await open(at(`${name}.sif`))
+      assert.equal((await image.readFile("/made")).toString(), made, name)
+    }
+    // Under one name of a registry, as push makes it of them; and pull finds each there.
+    await using registry = await Registry.start()
+    const name = `oras://${registry.host}/each:1`
+    for (const architecture of ["amd64", "arm64"])
+      await sifcryptOk(["push", "-U", "--index", at(`each-${architecture}.sif`), name], { as: "user" })
+    await Promise.all(
+      ["amd64", "arm64"].map(async (architecture) => {
+        const pulled = at(`pulled-${architecture}.sif`)
+        await sifcryptOk(["pull", "--arch", architecture, pulled, name], { as: "user" })
+        assert.ok(readFileSync(pulled).equals(readFileSync(at(`each-${architecture}.sif`))))
+      }),
+    )
+    assert.ok(!existsSync(at("each.sif")))
+    await nothingLeft()
+  })
+
+  it("builds of no base that is written to after it was verified", async () => {
+    const key = (name: string): string => vectorPath(`sif/ed25519-${name}.pem`)
+    const base = at("signed.sif")
+    await sifcryptOk(["build", "--pem-path", keys.publicKey, base, at("base")], { as: "self" })
+    const signed = await sifcryptOk(["sign", "--json", "--key", key("private"), base], { as: "self" })
+    const fingerprint = /SHA256:[A-Za-z0-9+/=]+/.exec(signed.text)?.[0] ?? ""
+    if (isRoot) execFileSync("chown", [`${idOf("user")}`, base])
+    define(
+      "signed.def",
+      `Bootstrap: localimage\nFrom: signed.sif\nFingerprints: ${fingerprint}\n%post\necho ran\n`,
+    )
+    const program = `import { appendFileSync, readFileSync } from "node:fs"
+import { build } from "${packageRoot}/dist/index.js"
+for (const isWritten of [false, true]) {
+  const ask = async () => {
+    if (isWritten) appendFileSync("signed.sif", "x")
+    return readFileSync("${keys.privateKey}")
+  }
+  await build({
+    remote: ["${machine.remote}"],
+    output: \`written-\${isWritten}.sif\`,
+    source: "signed.def",
+    unlock: [{ key: { ask } }],
+    fingerprintKeys: { keyPaths: ["${key("public")}"] },
+    onOutput: (bytes, stream) => process[stream].write(bytes),
+  }).catch(({ code }) => console.log(code))
+}
+`
+    const { text, stderr } = await runProgram([process.execPath, "--input-type=module", "-e", program], {
+      ...{ as: "user", cwd: place, wrapper: machine.wrapper },
+    })
+    assert.equal(text, "ran\nERR_SIGNATURE_CHANGED\n", stderr)
+    assert.deepEqual(
+      [false, true].map((isWritten) => existsSync(at(`written-${isWritten}.sif`))),
+      [true, false],
+    )
     await nothingLeft()
   })
 

@@ -18,6 +18,7 @@ import {
 } from "node:fs"
 import path from "node:path"
 import {
+  build,
   ContainerError,
   decrypt,
   listInstances,
@@ -49,16 +50,16 @@ describe("an image that was verified", () => {
 
   before(async () => {
     writeFileSync(signerFile, signer.publicKey.export({ type: "spki", format: "pem" }))
-    const build = async (name: string, text: string): Promise<string> => {
+    const make = async (name: string, text: string): Promise<string> => {
       const tree = makeRootTree()
       writeFileSync(path.join(tree, "data", "hello"), text)
       const file = path.join(folder, name)
       await sifcryptOk(["build", "--pem-path", keys.publicKey, file, tree], { as: "self" })
       return file
     }
-    signed = await build("signed.sif", "hello\n")
+    signed = await make("signed.sif", "hello\n")
     await signDsse(signed, signer.privateKey, [1, 2])
-    other = await build("other.sif", "evil\n")
+    other = await make("other.sif", "evil\n")
     await using image = await sif.openSif(signed)
     const partition = image.primary()
     place = partition.offset + partition.size - 5000
@@ -242,6 +243,30 @@ describe("an image that was verified", () => {
       [],
     )
     assert.equal(existsSync(output), false)
+  })
+
+  it("S3: nor is anything built of it: no script of a definition runs in such a base", async () => {
+    const place = newFolder("based")
+    const source = path.join(place, "image.def")
+    const output = path.join(place, "output.sif")
+    const name = (await signerName()) ?? ""
+    for (const isWritten of [true, false]) {
+      const image = copyOf()
+      writeFileSync(source, `Bootstrap: localimage\nFrom: ${image}\nFingerprints: ${name}\n%post\necho ran\n`)
+      const ask = (): Promise<Buffer> => {
+        if (isWritten) writeInto(image)
+        return Promise.resolve(readFileSync(keys.privateKey))
+      }
+      const steps: string[] = []
+      const building = build({
+        ...{ source, output, fingerprintKeys: { keys: [signer.publicKey] }, unlock: [{ key: { ask } }] },
+        onStep: (step) => steps.push(step),
+      })
+      if (isWritten) await assert.rejects(building, isChanged)
+      else await building
+      assert.equal(steps.includes("running %post"), !isWritten)
+      assert.equal(existsSync(output), !isWritten)
+    }
   })
 
   it("S3: so is an instance, and one whose file was written to before does not start", async () => {

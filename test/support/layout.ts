@@ -76,8 +76,12 @@ export class Layout {
   }
 }
 
-/** An OCI layout of one layer, for this machine. */
-export function makeLayout(folder: string, tree: string, config: object): void {
+/** An OCI layout of an image of one layer: for this machine, or by architectures. */
+export function makeLayout(
+  folder: string,
+  tree: string | Readonly<Record<string, string>>,
+  config: object,
+): void {
   mkdirSync(path.join(folder, "blobs", "sha256"), { recursive: true })
   const blob = (bytes: Buffer): { readonly digest: string; readonly size: number } => {
     const hash = createHash("sha256").update(bytes).digest("hex")
@@ -86,13 +90,21 @@ export function makeLayout(folder: string, tree: string, config: object): void {
   }
   const json = (value: object): Buffer => Buffer.from(JSON.stringify(value))
   const kind = (name: string): string => `application/vnd.oci.image.${name}`
-  const tar = execFileSync("tar", ["--owner=0", "--group=0", "-C", tree, "-c", "."], { maxBuffer: 1 << 28 })
-  const layer = { mediaType: kind("layer.v1.tar"), ...blob(tar) }
-  const platform = { architecture: process.arch === "x64" ? "amd64" : process.arch, os: "linux" }
-  const rootfs = { type: "layers", diff_ids: [layer.digest] }
-  const image = { mediaType: kind("config.v1+json"), ...blob(json({ ...platform, config, rootfs })) }
-  const manifest = { schemaVersion: 2, mediaType: kind("manifest.v1+json"), config: image, layers: [layer] }
-  const index = { mediaType: kind("manifest.v1+json"), ...blob(json(manifest)), platform }
-  writeFileSync(path.join(folder, "index.json"), json({ schemaVersion: 2, manifests: [index] }))
+  const own = process.arch === "x64" ? "amd64" : process.arch
+  const trees = typeof tree === "string" ? { [own]: tree } : tree
+  const manifests = Object.entries(trees).map(([architecture, root]) => {
+    const tar = execFileSync("tar", ["--owner=0", "--group=0", "-C", root, "-c", "."], {
+      maxBuffer: 1 << 28,
+    })
+    const layer = { mediaType: kind("layer.v1.tar"), ...blob(tar) }
+    const platform = { architecture, os: "linux" }
+    const rootfs = { type: "layers", diff_ids: [layer.digest] }
+    const image = { mediaType: kind("config.v1+json"), ...blob(json({ ...platform, config, rootfs })) }
+    const manifest = { schemaVersion: 2, mediaType: kind("manifest.v1+json"), config: image, layers: [layer] }
+    return { mediaType: kind("manifest.v1+json"), ...blob(json(manifest)), platform }
+  })
+  const of = (images: readonly object[]): Buffer => json({ schemaVersion: 2, manifests: images })
+  const all = { mediaType: kind("index.v1+json"), ...blob(of(manifests)) }
+  writeFileSync(path.join(folder, "index.json"), of(manifests.length === 1 ? manifests : [all]))
   writeFileSync(path.join(folder, "oci-layout"), '{"imageLayoutVersion":"1.0.0"}')
 }
