@@ -44,7 +44,13 @@ import {
   type SentTransfer,
 } from "./sent-files.ts"
 import { scratchesFor, temporaryFolder, type Scratch, type ScratchOptions } from "./scratch.ts"
-import { openSource, type BuildSource, type FindOptions, type TreeWritten } from "../source/source.ts"
+import {
+  openSource,
+  tellOfPlain,
+  type BuildSource,
+  type FindOptions,
+  type TreeWritten,
+} from "../source/source.ts"
 import { refusePlain } from "../encryption/partition.ts"
 import { expandSource, type SourceVariables } from "./source-names.ts"
 import { sectionNames, type SectionName, type StagesPlan } from "./stages.ts"
@@ -670,6 +676,8 @@ export class DefinitionBuild implements AsyncDisposable {
           ? await openBase(base, options, luggage, (source) => {
               this.#undo.add(() => source[Symbol.asyncDispose]())
               sources.set(index, source)
+              // For whom it was sent, nobody knows here.
+              if (!options.encrypted && sent === undefined) tellOfPlain(source, this.#output, onNotice)
             })
           : { kind: "tree", name: given.name, source: luggage.pack({ squashfs: given.squashfs }), added: [] },
       )

@@ -23,7 +23,7 @@ import { checkTarget } from "../file/output.ts"
 import { remoteAddress } from "../remote/ssh.ts"
 import { layerRows, type LayerOptions } from "../source/layer-options.ts"
 import { describedSandbox } from "../source/sandbox.ts"
-import { openSource } from "../source/source.ts"
+import { openSource, tellOfPlain } from "../source/source.ts"
 import { askBuilders, buildRemotely, checkRemoteOptions, type RemoteBuilder } from "./remote-build.ts"
 import {
   encryptedOutputRows,
@@ -225,6 +225,7 @@ export async function build(given: BuildOptions): Promise<BuildResult> {
       ...options,
       isNamed: options.unlock !== undefined,
     })
+    if (recipients.length === 0) tellOfPlain(found, options.output, options.onNotice)
     const isSandbox = "directory" in found.tree && options.data !== true
     const source = isSandbox ? await describedSandbox(found, options) : found
     if (options.compression !== undefined && "squashfs" in source.tree)

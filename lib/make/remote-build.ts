@@ -27,7 +27,7 @@ import { FrameKind } from "../remote/frames.ts"
 import { Connection, parseRemote, type RemoteAddress } from "../remote/ssh.ts"
 import { metadataObjects, type ImageDescription } from "../source/metadata-files.ts"
 import { TextReader, TreeTexts } from "../source/tree-texts.ts"
-import { openSource, type BuildSource } from "../source/source.ts"
+import { openSource, tellOfPlain, type BuildSource } from "../source/source.ts"
 import type { Bytes } from "../units.ts"
 import type { BuildOptions } from "./build.ts"
 import {
@@ -228,6 +228,7 @@ async function openBase(
   const { fingerprintKeys, signal } = options
   const verify = fingerprints.length === 0 ? {} : { verify: { ...fingerprintKeys, require: fingerprints } }
   const source = await openSource(spec, credentials, { ...options, verify: undefined, ...verify })
+  if (options.recipients === undefined) tellOfPlain(source, options.output, options.onNotice)
   const undo: AsyncDisposable[] = [source]
   const dispose = async (): Promise<void> => {
     for (const one of undo.toReversed()) await one[Symbol.asyncDispose]()

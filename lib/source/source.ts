@@ -177,6 +177,23 @@ export interface FindOptions
   readonly isNamed?: boolean | undefined
 }
 
+/** Of something plain that is made of what only a key opens, whoever makes it is told. */
+export function tellOfPlain(
+  { path, tree }: BuildSource,
+  output: string,
+  onNotice: ((text: string) => void) | undefined,
+): void {
+  const isEncrypted =
+    "squashfs" in tree
+      ? tree.squashfs.cipher !== undefined
+      : "layers" in tree && tree.layers.some(({ blob }) => blob.counter !== undefined)
+  if (isEncrypted)
+    onNotice?.(
+      `${path} is encrypted, and what ${output} has of it lies there in clear: an image that is built for a key or a passphrase ` +
+        "(--pem-path, --passphrase) keeps it encrypted",
+    )
+}
+
 /** A SIF at a registry. What was fetched of it is open, and nothing else is left of it, unless it is kept. */
 async function openRemoteSource(
   name: string,

@@ -45,10 +45,25 @@ describe("encrypted OCI images", () => {
     const source = `oci:${vectorPath("ocicrypt/skopeo")}`
     const content = (tree: Awaited<ReturnType<typeof imageTree>>): unknown =>
       [...tree].filter(([name]) => !/^\.singularity\.d\/(?:labels\.json|Singularity)$/.test(name))
-    const plain = await imageTree(await built(source, { unlock }))
+    const told: string[] = []
+    const onNotice = (text: string): number => told.push(text)
+    const plain = await imageTree(await built(source, { unlock, onNotice }))
     assert.deepEqual(content(plain), content(wanted))
+    assert.equal(told.length, 1)
+    assert.match(
+      told[0] ?? "",
+      /skopeo is encrypted, and what .*\.sif has of it lies there in clear: .*--pem-path/,
+    )
     const bytes = Buffer.from("correct horse")
-    const image = await built(source, { unlock, recipients: [{ passphrase: { bytes } }] })
+    const recipients = [{ passphrase: { bytes } }]
+    const image = await built(source, { unlock, recipients, onNotice })
+    // Of this one as well, when it becomes plain.
+    await built(image, { unlock: recipients, onNotice, architecture: undefined })
+    assert.deepEqual(
+      told.slice(1).filter((text) => text.includes("in clear")),
+      told.slice(1),
+    )
+    assert.equal(told.length, 2)
     await using opened = await open(image, { unlock: [{ passphrase: { bytes } }], unsigned: "allow" })
     assert.ok((await opened.list("/")).length > 0)
   })
@@ -56,8 +71,11 @@ describe("encrypted OCI images", () => {
   it("are built of by a definition file", async () => {
     const definition = path.join(folder, "of.def")
     writeFileSync(definition, `Bootstrap: oci\nFrom: ${vectorPath("ocicrypt/skopeo")}\n`)
-    const tree = await imageTree(await built(definition, { unlock }))
+    const told: string[] = []
+    const onNotice = (text: string): number => told.push(text)
+    const tree = await imageTree(await built(definition, { unlock, onNotice }))
     assert.ok(tree.has("etc"))
+    assert.match(told.join("\n"), /skopeo is encrypted, and what .*\.sif has of it lies there in clear/)
     await refused(definition, "ERR_KEY_MISSING", {})
   })
 
@@ -227,6 +245,7 @@ describe("encrypted OCI images", () => {
     assert.equal((await sifcrypt(args)).status, 22)
     const made = await sifcrypt([...args, "--key", key.file])
     assert.equal(made.status, 0, made.stderr)
+    assert.match(made.stderr, /^sifcrypt: .* is encrypted, and what .* lies there in clear: .*--passphrase/)
   })
 })
 
