@@ -100,6 +100,8 @@ interface CommandText {
   readonly examples?: readonly (readonly [what: string, line: string])[]
   /** What stands behind the first argument is the payload's. */
   readonly passesOn?: true
+  /** What status 255 says of one that has no payload of its own: in a word, and in full. */
+  readonly notStarted?: readonly [word: string, meaning: string]
   /** Of the peers, which show help of it, and are content, where no command of it is named. */
   readonly helpsAlone?: true
   /** Options that are not known are arguments, too. */

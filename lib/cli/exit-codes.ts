@@ -42,8 +42,31 @@ export const exitMeanings: readonly (readonly [status: number, word: string, mea
     "ended",
     "ended by SIGTERM; everything is undone; likewise 129 (SIGHUP), 138 (SIGUSR1), 140 (SIGUSR2)",
   ],
-  [255, "not started", "the payload could not be started"],
+  [
+    255,
+    "not started",
+    "the payload, an instance or a service could not be started, or there is no such instance or network",
+  ],
 ]
+
+/** What of a command says which of them it has. */
+interface Ending {
+  readonly passesOn?: true
+  readonly notStarted?: readonly [word: string, meaning: string]
+  readonly commands?: readonly Ending[]
+}
+
+const startsSomething = ({ passesOn, notStarted, commands = [] }: Ending): boolean =>
+  passesOn === true || notStarted !== undefined || commands.some(startsSomething)
+
+/** Those of a command, or of a group of them. */
+export function exitMeaningsOf(row: Ending): typeof exitMeanings {
+  return exitMeanings.flatMap((one) => {
+    if (one[0] !== exitCodes.notStarted) return [one]
+    if (row.notStarted !== undefined) return [[exitCodes.notStarted, ...row.notStarted] as const]
+    return startsSomething(row) ? [one] : []
+  })
+}
 
 const busy: ReadonlySet<ErrorCode> = new Set([
   "ERR_SIF_BUSY",

@@ -1,7 +1,7 @@
 // What --help shows beside what commander makes of the tables: fewer options where there are too many, examples, exit statuses.
 import { Help, type Command } from "commander"
 import { isShown, wordsOf, type CommandRow } from "./command.ts"
-import { exitCodes, exitMeanings } from "./exit-codes.ts"
+import { exitCodes, exitMeaningsOf } from "./exit-codes.ts"
 import { commandName } from "./name.ts"
 
 type Helper = Pick<Help, "formatHelp" | "visibleOptions">
@@ -24,10 +24,8 @@ function tail(row: CommandRow): string {
   const isWhole = rows.every(([key, one]) => one[3]?.hidden === true || isShown(row, key, one))
   const notes = isWhole ? rows.flatMap(([, [, , , more]]) => more?.note?.trim() ?? []) : []
   // Not what every program has: a defect's, and a signal's.
-  const statuses = exitMeanings
-    .filter(
-      ([status]) => (status !== 1 && status < 128) || (passesOn === true && status === exitCodes.notStarted),
-    )
+  const statuses = exitMeaningsOf(row)
+    .filter(([status]) => (status !== 1 && status < 128) || status === exitCodes.notStarted)
     .map(([status, word]) => `${status} ${word}`)
   if (passesOn === true) statuses.push("or the payload's own")
   return [

@@ -5,7 +5,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { flagNames, helpAllRow, type AnyOption, type ArgumentRow, type CommandRow } from "./command.ts"
 import { commands } from "./commands.ts"
-import { exitCodes, exitMeanings } from "./exit-codes.ts"
+import { exitMeaningsOf } from "./exit-codes.ts"
 import { versionNumber } from "./name.ts"
 import { prefixes } from "./variables.ts"
 import { globalRows } from "./verbosity.ts"
@@ -90,13 +90,10 @@ function environment(rows: readonly AnyOption[]): string[] {
   ]
 }
 
-function exitStatus({ passesOn, commands: below }: CommandRow): string[] {
-  const shown = exitMeanings.filter(
-    ([status]) => status !== exitCodes.notStarted || passesOn === true || below !== undefined,
-  )
+function exitStatus(row: CommandRow): string[] {
   return [
-    ...shown.map(([status, , text]) => paragraph(String(status), plain(text))),
-    ...(passesOn === true
+    ...exitMeaningsOf(row).map(([status, , text]) => paragraph(String(status), plain(text))),
+    ...(row.passesOn === true
       ? [".PP\nOtherwise the status of the payload, or 128 and the number of the signal that ended it."]
       : []),
   ]

@@ -6,7 +6,18 @@ import { credentialRows, withCredentials, type CredentialFlags, type LayerKeyWor
 import { stateOf } from "../instance-state.ts"
 import { endWith, interruption, passSignalsTo } from "../interrupt.ts"
 import { costOptions, costRows, imageRows } from "../opening.ts"
-import { columns, errors, GAP, jsonRow, output, print, printJson, printLines, writePiece } from "../output.ts"
+import {
+  columns,
+  errors,
+  GAP,
+  jsonRow,
+  output,
+  print,
+  printJson,
+  printLines,
+  printResult,
+  writePiece,
+} from "../output.ts"
 import { registryRows, withRegistryOptions, type RegistryFlags } from "../registry.ts"
 import { inform, isTerminal, notice, printable } from "../terminal.ts"
 import { count, duration, each, flag, SECONDS, text } from "../values.ts"
@@ -98,6 +109,7 @@ async function telling(
   if (isJson === true) await printJson(events)
 }
 
+const notStarted = ["not started", "a service could not be started"] as const
 const servicesArgument = ["[services...]", "default: all"] as const satisfies ArgumentRow
 const timeoutRow = [
   "-t, --timeout <seconds>",
@@ -201,6 +213,7 @@ async function endAs(running: Running): Promise<void> {
 
 const up = command({
   name: "up",
+  notStarted,
   summary: "start services",
   description:
     "Starts services, and those that they depend on: what does not run, and what the files describe otherwise than when it was " +
@@ -292,7 +305,7 @@ const stop = command({
 
 /** A command that opens the images of services. */
 function opening(
-  text: Pick<CommandRow, "name" | "summary" | "description" | "examples">,
+  text: Pick<CommandRow, "name" | "notStarted" | "summary" | "description" | "examples">,
   work: (project: services.Project, options: services.UpOptions) => Promise<void>,
 ): CommandRow {
   return command({
@@ -314,6 +327,7 @@ function opening(
 const start = opening(
   {
     name: "start",
+    notStarted,
     summary: "start what was stopped",
     description: "Starts services that were stopped, without what they depend on.",
     examples: [["one of them", "sifcrypt compose start web"]],
@@ -323,6 +337,7 @@ const start = opening(
 
 const restart = command({
   name: "restart",
+  notStarted,
   summary: "stop services and start them again",
   description: "Stops services and starts them again, without what they depend on.",
   arguments: [servicesArgument],
@@ -358,8 +373,13 @@ const ps = command({
   run: async (flags, _, command) => {
     const all = await runningOf(command).ps()
     const shown = all.filter(({ state }) => flags.all === true || state !== "ended")
-    if (flags.json === true) await printJson(shown)
-    else if (flags.quiet === true) await printLines(shown.map(({ name }) => name))
+    if (flags.quiet === true)
+      await printResult(
+        flags,
+        shown.map(({ name }) => name),
+        (names) => names,
+      )
+    else if (flags.json === true) await printJson(shown)
     else
       await printLines(
         columns(
@@ -502,13 +522,13 @@ const config = command({
   examples: [["whether the files are right", "sifcrypt compose config --quiet"]],
   options: {
     services: ["--services", "the names of services alone", flag],
-    quiet: ["-q, --quiet", "print nothing: is it right?", flag],
+    quiet: ["-q, --quiet", "print nothing: is it right?", flag, { conflicts: ["json"] }],
     json: jsonRow,
   },
   run: async (flags, _, command) => {
     const project = projectOf(command)
     if (flags.quiet === true) return
-    if (flags.services === true) await printLines([...project.services])
+    if (flags.services === true) await printResult(flags, [...project.services], (names) => names)
     else if (flags.json === true) await printJson(project.config())
     else await print(project.yaml())
   },
@@ -516,6 +536,7 @@ const config = command({
 
 export const compose: CommandRow = {
   name: "compose",
+  notStarted,
   heading: "Run images",
   summary: "services beside each other, of a compose file",
   description:

@@ -388,6 +388,8 @@ function starting(name: "start" | "run", summary: string, description: string): 
   })
 }
 
+const notStarted = ["no instance", "there is no such instance"] as const
+
 const list = command({
   name: "list",
   examples: [["those whose names begin with web", 'sifcrypt instance list "web*"']],
@@ -409,6 +411,7 @@ const list = command({
 
 const stats = command({
   name: "stats",
+  notStarted,
   examples: [["one look, for a program", "sifcrypt instance stats --json web"]],
   summary: "what an instance uses",
   description:
@@ -427,6 +430,7 @@ const stats = command({
 
 const logs = command({
   name: "logs",
+  notStarted,
   summary: "what an instance has written",
   description:
     "Prints what the script of the instance NAME has written: to standard output what it wrote there, to standard error the same.",
@@ -448,6 +452,7 @@ const logs = command({
 
 const stop = command({
   name: "stop",
+  notStarted,
   examples: [
     ["one of them", "sifcrypt instance stop web"],
     ["all of yours", "sifcrypt instance stop --all"],
@@ -479,6 +484,7 @@ const stop = command({
 
 const rm = command({
   name: "rm",
+  notStarted,
   summary: "forget services that have ended",
   description: "Removes what is known of services that have ended, and what they have written.",
   examples: [["one that instance list --ended shows", "sifcrypt instance rm web"]],

@@ -4,8 +4,14 @@ import { columns, GAP, jsonRow, printJson, printLines } from "../output.ts"
 import { inform } from "../terminal.ts"
 import { each, flag, pairs, text } from "../values.ts"
 
+const notStarted = [
+  "no network",
+  "there is no such network, or it can have no such name, or no such subnet",
+] as const
+
 const create = command({
   name: "create",
+  notStarted,
   summary: "make a network",
   description:
     "Makes the network NAME. Containers that are started with --network NAME find each other in it by their names. Nothing of it runs until one is there.",
@@ -38,7 +44,7 @@ const list = command({
   run: async ({ json }) => {
     const networks = await listNetworks()
     if (json === true) {
-      await printJson({ networks })
+      await printJson(networks)
       return
     }
     const rows = networks.map(({ name, subnet, internal, containers }) => [
@@ -53,6 +59,7 @@ const list = command({
 
 const inspect = command({
   name: "inspect",
+  notStarted,
   summary: "what is known of a network",
   description: "Prints what is known of the network NAME, and who is in it, as JSON.",
   examples: [["who is in it", "sifcrypt network inspect shop"]],
@@ -65,6 +72,7 @@ const inspect = command({
 
 const remove = command({
   name: "rm",
+  notStarted,
   summary: "remove networks",
   description: "Removes networks that no container is in.",
   examples: [["two of them", "sifcrypt network rm shop backend"]],
@@ -79,6 +87,7 @@ const remove = command({
 export const network: CommandRow = {
   name: "network",
   heading: "Run images",
+  notStarted,
   summary: "networks that containers are in together",
   description: "Makes, lists and removes networks for --network NAME.",
   commands: [create, list, inspect, remove],

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict"
 import { readdirSync, readFileSync } from "node:fs"
 import path from "node:path"
-import { exitCodeFor, exitCodes } from "../../../lib/cli/exit-codes.ts"
+import { commands } from "../../../lib/cli/commands.ts"
+import { exitCodeFor, exitCodes, exitMeanings, exitMeaningsOf } from "../../../lib/cli/exit-codes.ts"
 import { buildsFromSource, hintFor } from "../../../lib/cli/hints.ts"
 import {
   BatchError,
@@ -174,6 +175,24 @@ describe("exitCodeFor", () => {
       "ERR_BUILD_EXISTS",
     ] as const
     assert.equal(new Set(statuses.map(exitCodeFor)).size, statuses.length)
+  })
+
+  it("255 says of each command what it is of that", () => {
+    const saidBy = (row: Parameters<typeof exitMeaningsOf>[0]): readonly unknown[] | undefined =>
+      exitMeaningsOf(row).find(([status]) => status === exitCodes.notStarted)
+    assert.equal(saidBy({}), undefined)
+    const general = exitMeanings.at(-1)
+    assert.equal(saidBy({ passesOn: true }), general)
+    assert.equal(saidBy({ commands: [{}, { passesOn: true }] }), general)
+    assert.deepEqual(saidBy({ notStarted: ["no network", "there is none"] }), [
+      255,
+      "no network",
+      "there is none",
+    ])
+    const group = commands.find(({ name }) => name === "network")
+    assert.ok(group?.commands)
+    for (const row of [group, ...group.commands])
+      assert.doesNotMatch(String(saidBy(row) ?? ""), /payload/, row.name)
   })
 
   it("gives no status that Node keeps for itself, and each meaning its own", () => {
