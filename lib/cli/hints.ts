@@ -220,6 +220,10 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | null | unde
       "makes a SIF of that"
     )
   },
+  ERR_MOUNT_BUSY: ({ command }) =>
+    command === "unmount"
+      ? undefined
+      : "`sifcrypt unmount DIR` takes away what sifcrypt has mounted; or name another folder",
   ERR_BUILD_EXISTS: swapped,
   ERR_BUILD_OUTPUT: swapped,
   ERR_BUILD_SOURCE: swapped,

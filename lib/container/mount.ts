@@ -14,7 +14,7 @@ import {
 } from "../runtime/starter-protocol.ts"
 import type { Bytes } from "../units.ts"
 import { engineName, withEngine, type Engine, type Startable } from "../runtime/engine.ts"
-import { mountDevice, unmount, type MountInfo } from "./mounts.ts"
+import { coveredError, mountDevice, unmount, type MountInfo } from "./mounts.ts"
 
 /** How {@link Image.mount} mounts. */
 export interface MountOptions {
@@ -93,7 +93,7 @@ export async function startMount(
     // Whatever it had begun is taken back before somebody else starts on the same folder.
     await starter.ended.catch(() => undefined)
     signal?.throwIfAborted()
-    throw error
+    throw error instanceof DeviceError && error.code === "ERR_MOUNT" ? coveredError(folder, error) : error
   } finally {
     signal?.removeEventListener("abort", stop)
   }
@@ -122,8 +122,11 @@ export async function startMount(
 
 /** A folder to mount on, links resolved. */
 export async function mountPoint(target: string): Promise<string> {
-  const folder = await realpath(target)
-  if ((await stat(folder)).isDirectory()) return folder
+  const refuse = (cause: unknown): never => {
+    throw coveredError(target, cause)
+  }
+  const folder = await realpath(target).catch(refuse)
+  if ((await stat(folder).catch(refuse)).isDirectory()) return folder
   throw new DeviceError("ERR_MOUNT", `${target} is no folder`, { path: target })
 }
 

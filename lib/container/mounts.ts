@@ -143,6 +143,17 @@ function topmost(target: string): MountEntry | undefined {
   return readMounts().findLast((entry) => entry.target === target)
 }
 
+/** Why somebody cannot mount on a folder: what is mounted there already may be why, of which an error of the system's says nothing. */
+export function coveredError(target: string, cause: unknown): unknown {
+  const there = topmost(realTarget(target))
+  return there === undefined
+    ? cause
+    : new DeviceError("ERR_MOUNT_BUSY", `${target}: ${there.source} is mounted there already`, {
+        path: target,
+        cause,
+      })
+}
+
 /**
  * Takes a mount of ours away.
  *

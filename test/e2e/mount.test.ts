@@ -73,6 +73,13 @@ describe("mounting an image", () => {
         const original = await runProgram(["sh", "-c", script, tree], { as: "self" })
         assert.equal(seen.status, 0, seen.stderr)
         assert.equal(seen.text, original.text)
+        if (as === "nobody")
+          for (const by of ["nobody", "user"] as const) {
+            const again = await sifcrypt(["mount", ...flags, image, target], { ...options, as: by })
+            assert.equal(again.status, 23, again.stderr)
+            assert.match(again.stderr, /mount point: .*image with space\.sif is mounted there already\n/)
+            assert.match(again.stderr, /hint: `sifcrypt unmount DIR` /)
+          }
         await sifcryptOk(["unmount", target], options)
         assert.deepEqual(mountsIn(folder), [])
       })
