@@ -13,12 +13,13 @@ import {
 } from "node:fs"
 import { connect, isIPv4 } from "node:net"
 import path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
 import { flag, shape, text, variables, type Check } from "../arguments.ts"
 import { RunError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import { lockFolder, type HeldFolder } from "../native/lock.ts"
 import { ownFolder, readOwn } from "../native/private-folder.ts"
-import type { Bytes } from "../units.ts"
+import type { Bytes, Milliseconds } from "../units.ts"
 
 /** How {@link createNetwork} makes one. */
 export interface NetworkOptions {
@@ -56,6 +57,9 @@ const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
 const taken: ReadonlySet<string> = new Set(["none", "host", "pasta", "bridge"])
 const MAX_FILE: Bytes = 64 << 10
 const MAX_NETWORKS = 1024
+/** A container has left its networks a moment after it has ended. */
+const LEAVE_MS: Milliseconds = 2000
+const LOOK_MS: Milliseconds = 20
 
 export function isNetworkName(name: string): boolean {
   return NAME.test(name) && !taken.has(name)
@@ -311,6 +315,18 @@ export function findNetwork(name: string): NetworkFile {
   return found
 }
 
+/** Removes a network that nobody is in, and tells who is. */
+async function removeUnused(name: string): Promise<readonly NetworkMember[]> {
+  const folder = networkFolder()
+  await using held = await lockFolder(folder)
+  checkLocked(held, folder)
+  await clearUp(folder)
+  if (!namesIn(folder).includes(name)) throw none(name)
+  const members = (await membersIn(folder)).get(name) ?? []
+  if (members.length === 0) rmSync(fileOf(folder, name), { force: true })
+  return members
+}
+
 /**
  * Removes a network.
  *
@@ -318,17 +334,16 @@ export function findNetwork(name: string): NetworkFile {
  */
 export async function removeNetwork(name: string): Promise<void> {
   checkNetworkName(text(name, "name"))
-  const folder = networkFolder()
-  await using held = await lockFolder(folder)
-  checkLocked(held, folder)
-  await clearUp(folder)
-  if (!namesIn(folder).includes(name)) throw none(name)
-  const members = (await membersIn(folder)).get(name) ?? []
-  if (members.length > 0) {
-    const names = members.map((member) => member.name).join(", ")
-    throw new RunError("ERR_NETWORK_BUSY", `the network ${name} is in use: ${names}`)
+  for (const late = performance.now() + LEAVE_MS; ;) {
+    const members = await removeUnused(name)
+    if (members.length === 0) return
+    if (performance.now() > late) {
+      const names = members.map((member) => member.name).join(", ")
+      throw new RunError("ERR_NETWORK_BUSY", `the network ${name} is in use: ${names}`)
+    }
+    // Not under the lock: whoever is in it needs that to leave.
+    await sleep(LOOK_MS)
   }
-  rmSync(fileOf(folder, name), { force: true })
 }
 
 /** What the starter calls its bridge: fifteen letters at most. */

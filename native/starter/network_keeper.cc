@@ -211,7 +211,8 @@ class Keeper {
   void OnMessage(Guest& guest);
   void OnWord(Guest& guest, const std::string& word) const;
   void Join(Guest& guest, const UniqueFd& network);
-  void Leave(Guest& guest);
+  void Leave(const Guest& guest) const;
+  void Part();
   void ChooseAddress(const Guest& guest, NamedNetwork& network) const;
   bool HasUplink() const;
   void ConnectUplink() const;
@@ -224,6 +225,8 @@ class Keeper {
   UniqueFd socket_;
   UniqueFd networks_;
   std::list<Guest> guests_;
+  /// Those that have ended, and are still to be taken out of their networks.
+  std::list<Guest> leaving_;
   unsigned count_ = 0;
   /// Where /etc/resolv.conf leads to.
   std::string resolver_;
@@ -480,6 +483,9 @@ void Keeper::TellMembers() const {
 }
 
 void Keeper::Join(Guest& guest, const UniqueFd& network) {
+  // They make room.
+  Part();
+  for (; !leaving_.empty(); leaving_.pop_front()) Leave(leaving_.front());
   for (NamedNetwork& wanted : guest.networks) ChooseAddress(guest, wanted);
   const std::string id = "c" + std::to_string(++count_);
   guest.place = std::string(kPlaces) + "/" + id;
@@ -492,7 +498,7 @@ void Keeper::Join(Guest& guest, const UniqueFd& network) {
   TellMembers();
 }
 
-void Keeper::Leave(Guest& guest) {
+void Keeper::Leave(const Guest& guest) const {
   if (!guest.options.empty()) try {
       RunNetavark("teardown", guest);
     } catch (const SystemError&) {
@@ -501,6 +507,17 @@ void Keeper::Leave(Guest& guest) {
   if (guest.place.empty()) return;
   umount2(guest.place.c_str(), MNT_DETACH);
   unlink(guest.place.c_str());
+}
+
+/// Tells from the others who has ended: at once, as they keep nobody from removing a network.
+void Keeper::Part() {
+  const size_t before = leaving_.size();
+  for (auto guest = guests_.begin(); guest != guests_.end();) {
+    const auto next = std::next(guest);
+    if (guest->channel.fd() < 0) leaving_.splice(leaving_.end(), guests_, guest);
+    guest = next;
+  }
+  if (leaving_.size() > before) TellMembers();
 }
 
 void Keeper::OnMessage(Guest& guest) {
@@ -541,29 +558,25 @@ int Keeper::Run() {
   for (;;) {
     std::vector<pollfd> events{{socket_.get(), POLLIN, 0}};
     for (const Guest& guest : guests_) events.push_back({guest.channel.fd(), POLLIN, 0});
-    const int timeout = had_guests && guests_.empty() ? kLockMs : -1;
+    int timeout = had_guests && guests_.empty() ? kLockMs : -1;
+    if (!leaving_.empty()) timeout = 0;
     if (poll(events.data(), events.size(), timeout) < 0 && errno != EINTR) throw SystemError(errno, "poll");
     auto event = events.begin() + 1;
-    // In the order in which they came: who leaves makes room for who comes.
     for (Guest& guest : guests_)
       if ((event++)->revents != 0) OnMessage(guest);
-    bool left = false;
-    for (auto guest = guests_.begin(); guest != guests_.end();) {
-      if (guest->channel.fd() >= 0) {
-        ++guest;
-        continue;
-      }
-      Leave(*guest);
-      left = true;
-      guest = guests_.erase(guest);
-    }
-    if (left) TellMembers();
+    Part();
     if (events[0].revents != 0) Accept();
     had_guests |= !guests_.empty();
     // Orphans of netavark's and pasta's.
     while (waitpid(-1, nullptr, WNOHANG | __WALL) > 0) {
     }
+    // What is left of them ends with this process.
     if (had_guests && guests_.empty() && IsLast()) return 0;
+    // One at a time: others may be leaving meanwhile.
+    if (!leaving_.empty()) {
+      Leave(leaving_.front());
+      leaving_.pop_front();
+    }
   }
 }
 

@@ -2,7 +2,6 @@
 // goes, so that no port can be anybody else's.
 import assert from "node:assert/strict"
 import type { ChildProcess } from "node:child_process"
-import { once } from "node:events"
 import { chownSync, mkdirSync } from "node:fs"
 import path from "node:path"
 import {
@@ -19,6 +18,7 @@ import {
   type CommandOptions,
 } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
+import { startMachine, type Machine } from "../support/machine.ts"
 import { allProcesses, processesOfGroup, waitFor, type ProcessInfo } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
@@ -26,26 +26,18 @@ import { makeRootTree } from "../support/trees.ts"
 
 let group = 77_000
 
-// A cable with both ends in it: pasta wants to know of a way out.
-const machine = `ip link set lo up && ip link add up0 type veth peer name up1 &&
-  ip addr add 192.0.2.2/24 dev up0 && ip link set up0 up && ip link set up1 up &&
-  ip route add default via 192.0.2.1 && echo ready && exec sleep infinity`
-
 describe("a network of the container's own", () => {
   const keys = testKeys()
   const tree = makeRootTree()
-  let holder: ChildProcess | undefined
+  let machine: Machine | undefined
   let wrapper: readonly string[]
 
   before(async function () {
     if (!isRoot) skip(this, "needs root, to make a machine's network")
-    holder = startProgram(["unshare", "-n", "sh", "-c", machine], { as: "self" })
-    assert.ok(holder.stdout)
-    const [said] = (await once(holder.stdout, "data")) as [Buffer]
-    assert.equal(said.toString(), "ready\n")
-    wrapper = ["nsenter", `--net=/proc/${String(holder.pid)}/ns/net`]
+    machine = await startMachine()
+    wrapper = machine.wrapper
   })
-  after(() => holder?.kill("SIGKILL"))
+  after(() => machine?.stop())
 
   /** What a program of the machine finds there; undefined: nobody listens. */
   const get = async (url: string): Promise<string | undefined> => {
