@@ -2,7 +2,6 @@
 // the name finds them.
 import { existsSync, mkdirSync } from "node:fs"
 import path from "node:path"
-import { setTimeout as sleep } from "node:timers/promises"
 import { stringify } from "yaml"
 import {
   abortSignal,
@@ -210,8 +209,6 @@ const LABEL = {
 /** Services that are started or stopped at once. */
 const AT_ONCE = 8
 const MAX_FILE: Bytes = 1 << 20
-const LEAVE_MS: Milliseconds = 3000
-const LOOK_MS: Milliseconds = 20
 
 function failed(message: string, cause?: unknown): ComposeError {
   return new ComposeError("ERR_COMPOSE_SERVICE", message, { cause })
@@ -272,20 +269,6 @@ async function stopAll(
       await instance.stop(timeoutMs === undefined ? {} : { timeoutMs })
       onEvent?.({ kind: "service", name: instance.name, state: "stopped" })
     })
-}
-
-/** A container has left its networks a moment after it has ended. */
-async function removeLeft(network: string): Promise<void> {
-  for (const late = performance.now() + LEAVE_MS; ;) {
-    try {
-      await removeNetwork(network)
-      return
-    } catch (error) {
-      if ((error as { readonly code?: unknown }).code !== "ERR_NETWORK_BUSY" || performance.now() > late)
-        throw error
-    }
-    await sleep(LOOK_MS)
-  }
 }
 
 /** What runs of a project, whoever started it: all that needs no compose file. */
@@ -376,11 +359,11 @@ export class Services {
     }
     for (const { name, labels } of await listNetworks())
       if (labels[LABEL.project] === this.name) {
-        await removeLeft(name)
+        await removeNetwork(name)
         onEvent?.({ kind: "network", name, state: "removed" })
       }
     if (volumes)
-      for (const name of removeVolumes(this.name)) onEvent?.({ kind: "volume", name, state: "removed" })
+      for await (const name of removeVolumes(this.name)) onEvent?.({ kind: "volume", name, state: "removed" })
   }
 }
 

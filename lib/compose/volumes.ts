@@ -5,6 +5,7 @@ import os from "node:os"
 import path from "node:path"
 import { ComposeError } from "../errors.ts"
 import { parseJson } from "../json.ts"
+import { removeAsRootInside } from "../runtime/removal.ts"
 import type { Volume } from "./model.ts"
 
 /** The folder of this user's volumes. */
@@ -48,10 +49,32 @@ function ownerOf(name: string): string | undefined {
   }
 }
 
-/** Removes the volumes that a project has made, with all that is in them. */
-export function removeVolumes(project: string): string[] {
+/** A container may have made files of subordinate ids in it, which their user alone cannot remove, or folders that he may not write to. */
+async function removeContent(name: string, data: string): Promise<void> {
+  try {
+    rmSync(data, { recursive: true, force: true })
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException
+    if (code !== "EACCES" && code !== "EPERM") throw cause
+    const failed = (why: string): ComposeError =>
+      new ComposeError("ERR_COMPOSE_PROJECT", `the volume ${name} cannot be removed: ${why}`, {
+        path: data,
+        cause,
+      })
+    if (process.geteuid?.() === 0) throw failed(message)
+    await removeAsRootInside(data, ({ message: why }) => failed(why))
+    if (existsSync(data)) throw failed(message)
+  }
+}
+
+/** Removes the volumes that a project has made, with all that is in them, and tells which. */
+export async function* removeVolumes(project: string): AsyncGenerator<string, void, undefined> {
   const folder = volumeFolder()
   const names = existsSync(folder) ? readdirSync(folder).filter((name) => ownerOf(name) === project) : []
-  for (const name of names) rmSync(path.join(folder, name), { recursive: true, force: true })
-  return names
+  for (const name of names) {
+    // Whose it is goes last: what cannot be removed now can be later.
+    await removeContent(name, path.join(folder, name, "data"))
+    rmSync(path.join(folder, name), { recursive: true, force: true })
+    yield name
+  }
 }

@@ -2,13 +2,13 @@
 // the tests' own, as far as the network goes.
 import assert from "node:assert/strict"
 import type { ChildProcess } from "node:child_process"
-import { once } from "node:events"
 import {
   chmodSync,
   chownSync,
   copyFileSync,
   mkdirSync,
   readdirSync,
+  statSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs"
@@ -25,6 +25,7 @@ import {
 } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { makeLayout } from "../support/layout.ts"
+import { startMachine, type Machine } from "../support/machine.ts"
 import { processesOfGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
@@ -32,11 +33,6 @@ import { makeRootTree } from "../support/trees.ts"
 
 let group = 79_000
 const REGISTRY = "127.0.0.1:5000"
-
-// A cable with both ends in it: pasta wants to know of a way out.
-const machine = `ip link set lo up && ip link add up0 type veth peer name up1 &&
-  ip addr add 192.0.2.2/24 dev up0 && ip link set up0 up && ip link set up1 up &&
-  ip route add default via 192.0.2.1 && echo ready && exec sleep infinity`
 
 const file = `
 x-sifcrypt: { pem_path: key.pem, require_encrypted: true }
@@ -58,7 +54,7 @@ secrets: { number: { environment: NUMBER } }
 describe("services beside each other", () => {
   const keys = testKeys()
   const tree = makeRootTree()
-  let holder: ChildProcess | undefined
+  let machine: Machine | undefined
   let registry: ChildProcess | undefined
   let wrapper: readonly string[]
 
@@ -67,18 +63,17 @@ describe("services beside each other", () => {
     for (const applet of ["httpd", "wget"]) symlinkSync("busybox", path.join(tree, "bin", applet))
     const page = path.join(tree, "www", "cgi-bin", "page")
     mkdirSync(path.dirname(page), { recursive: true })
-    writeFileSync(page, '#!/bin/sh\necho "Content-Type: text/plain"\necho\nwget -qO- http://num:8000/num\n')
+    // Node's fetch is strict in the ends of lines.
+    const answer = "printf 'Content-Type: text/plain\\r\\n\\r\\n'; wget -qO- http://num:8000/num"
+    writeFileSync(page, `#!/bin/sh\n${answer}\n`)
     chmodSync(page, 0o755)
-    holder = startProgram(["unshare", "-n", "sh", "-c", machine], { as: "self" })
-    assert.ok(holder.stdout)
-    const [said] = (await once(holder.stdout, "data")) as [Buffer]
-    assert.equal(said.toString(), "ready\n")
-    wrapper = ["nsenter", `--net=/proc/${String(holder.pid)}/ns/net`]
+    machine = await startMachine()
+    wrapper = machine.wrapper
     await pushEncrypted()
   })
   after(() => {
     registry?.kill("SIGKILL")
-    holder?.kill("SIGKILL")
+    machine?.stop()
   })
 
   /** The tree as an image of one encrypted layer, at a registry of that machine. */
@@ -229,4 +224,59 @@ secrets: { gone: { file: ./gone } }
         await waitFor("the end of all processes", () => processesOfGroup(group).length === 0)
       })
     })
+
+  it("of a user with subordinate ids find each other, and what belongs to those ids goes with its volume", async () => {
+    const folder = newFolder("compose-ids", idOf("nobody"))
+    for (const name of ["image", "runtime", "data"]) mkdirSync(path.join(folder, name), { mode: 0o700 })
+    for (const name of ["image", "runtime", "data"])
+      chownSync(path.join(folder, name), idOf("nobody"), idOf("nobody"))
+    writeFileSync(path.join(folder, "ids"), "nobody:300000:65536\n")
+    const bind = `mount --bind ${folder}/ids /etc/subuid && mount --bind ${folder}/ids /etc/subgid && exec "$@"`
+    const options: CommandOptions = {
+      ...{ as: "nobody", group, cwd: folder, wrapper: [...wrapper, "unshare", "-m", "sh", "-c", bind, "sh"] },
+      env: { XDG_RUNTIME_DIR: path.join(folder, "runtime"), XDG_DATA_HOME: path.join(folder, "data") },
+    }
+    const compose = async (...argv: string[]): Promise<string> =>
+      (await sifcryptOk(["compose", "-p", "ids", ...argv], options)).text
+    await sifcryptOk(["build", path.join(folder, "image", "web.sif"), tree], { as: "nobody" })
+    const own = [
+      "mkdir /data/own",
+      "echo 4711 > /data/own/num",
+      "chown -R 5:6 /data/own",
+      "chmod -R 700 /data/own",
+    ]
+    const script = [
+      ...own.map((line) => line.replace(/^(?!echo)/, "busybox ")),
+      "cat /proc/self/uid_map",
+    ].join(" && ")
+    writeFileSync(
+      path.join(folder, "compose.yaml"),
+      JSON.stringify({
+        services: {
+          web: {
+            image: "./image/web.sif",
+            entrypoint: ["sh", "-c", `${script} && exec httpd -f -p 8000 -h /data`],
+            volumes: ["own:/data"],
+          },
+          asks: { image: "./image/web.sif", entrypoint: ["wget", "-qO-", "http://web:8000/own/num"] },
+        },
+        volumes: { own: {} },
+      }),
+    )
+    await compose("up", "-d", "web")
+    const volumes = path.join(folder, "data", "sifcrypt", "volumes")
+    await waitFor("the service", async () => (await compose("logs", "web")) !== "")
+    assert.match(
+      (await compose("logs", "--no-log-prefix", "web")).replace(/ +/g, " "),
+      /^ 0 0 1\n 1 1 65536\n$/,
+    )
+    const { uid, gid } = statSync(path.join(volumes, "ids_own", "data", "own", "num"))
+    assert.deepEqual([uid, gid], [300_004, 300_005])
+    assert.equal(await compose("run", "asks"), "4711\n")
+    assert.deepEqual(JSON.parse(await compose("ps", "-q", "--json")), ["ids-web-1"])
+    assert.deepEqual(JSON.parse(await compose("config", "--services", "--json")), ["web", "asks"])
+    assert.match(await compose("down", "-v", "--json"), /"volume","name":"ids_own","state":"removed"/)
+    assert.deepEqual(readdirSync(volumes), [])
+    await waitFor("the end of all processes", () => processesOfGroup(group).length === 0)
+  })
 })

@@ -132,12 +132,12 @@ export function mappings(): string[] {
 /** Waits until `condition` gives something true, and gives that. */
 export async function waitFor<T>(
   what: string,
-  condition: () => T,
+  condition: () => T | Promise<T>,
   timeoutMs: number = 10_000,
 ): Promise<NonNullable<T>> {
   const end = performance.now() + timeoutMs
   for (;;) {
-    const value = condition()
+    const value = await condition()
     if (value !== undefined && value !== null && value !== false) return value
     if (performance.now() > end) throw new Error(`${what}: not within ${timeoutMs} ms`)
     await sleep(10)
