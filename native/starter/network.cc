@@ -13,6 +13,7 @@
 
 #include <cstring>
 #include <iterator>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,8 @@ constexpr char kOperation[] = "network";
 constexpr char kAddress[] = "10.255.254.2";
 constexpr char kPrefix[] = "24";
 constexpr char kGateway[] = "10.255.254.1";
+/// What its interface is made by.
+constexpr char kTun[] = "/dev/net/tun";
 
 void WriteText(const char* path, const char* text) {
   const UniqueFd file(open(path, O_WRONLY | O_CLOEXEC));
@@ -106,7 +109,7 @@ int Keep(const NetworkOptions& options, const SignalQueue& signals, const Channe
     const UniqueFd made(CheckErrno(open(file.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600), kOperation));
     CheckErrno(mount(("/proc/self/fd/" + std::to_string(network)).c_str(), file.c_str(), nullptr, MS_BIND, nullptr),
                kOperation);
-    RunProgram(options.pasta, PastaArguments(options, file), kOperation);
+    RunPasta(options.pasta, PastaArguments(options, file));
     container.Send({.kind = Message::Kind::kStarted});
     Watch(options, signals, container, keeper);
     return 0;
@@ -132,6 +135,22 @@ void KeepLoopbackApart() {
 }
 
 }  // namespace
+
+void RunPasta(const std::string& program, const std::vector<std::string>& arguments) {
+  try {
+    RunProgram(program, arguments, kOperation);
+  } catch (const SystemError& failure) {
+    // It has said all that it was about to do, and where there is no syslog that it could not say so there.
+    std::istringstream lines(failure.what());
+    std::string reason;
+    for (std::string line; std::getline(lines, line);)
+      if (!line.empty() && !line.starts_with("Failed to send ")) reason = line;
+    if (access(kTun, R_OK | W_OK) != 0) reason = std::string(kTun) + ": " + std::strerror(errno);
+    const std::string prefix = std::string(kOperation) + ": ";
+    if (reason.starts_with(prefix)) reason.erase(0, prefix.size());
+    throw SystemError(failure.error(), kOperation, "pasta: " + reason);
+  }
+}
 
 std::vector<std::string> UplinkArguments(const std::string& resolver, const std::string& place,
                                          const std::string& interface) {

@@ -22,6 +22,9 @@ int NetworkProcess(const NetworkOptions& options, const SignalQueue& signals, co
 std::vector<std::string> UplinkArguments(const std::string& resolver, const std::string& place,
                                          const std::string& interface);
 
+/// Runs it until it is ready, and in the background. SystemError "network".
+void RunPasta(const std::string& program, const std::vector<std::string>& arguments);
+
 /// For the container process, which is in its namespaces: hands them over. SystemError "network".
 void HandOverNetwork(const Channel& network);
 

@@ -379,7 +379,7 @@ void Keeper::ConnectUplink() const {
       CheckErrno(mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), kOperation);
       if (!resolver_.empty())
         CheckErrno(mount(kMachineResolvers, resolver_.c_str(), nullptr, MS_BIND, nullptr), kOperation);
-      RunProgram(options_.pasta, arguments, kOperation);
+      RunPasta(options_.pasta, arguments);
       return 0;
     } catch (const SystemError& failure) {
       ends.second.SendFailure(failure, kOperation);

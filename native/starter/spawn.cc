@@ -13,7 +13,7 @@ namespace sifcrypt::starter {
 namespace {
 
 constexpr const char* kFolders[] = {"/usr/bin/", "/usr/sbin/", "/bin/", "/sbin/", "/usr/local/bin/"};
-constexpr size_t kMaxComplaint = 1000;
+constexpr size_t kMaxComplaint = 4000;
 
 class SpawnActions {
  public:

@@ -2,7 +2,7 @@
 // goes, so that no port can be anybody else's.
 import assert from "node:assert/strict"
 import type { ChildProcess } from "node:child_process"
-import { chownSync, mkdirSync } from "node:fs"
+import { chownSync, mkdirSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import {
   finish,
@@ -241,6 +241,22 @@ except PermissionError: print("refused")`
         assert.equal(without.status, 24)
         assert.match(without.stderr, /pasta is not installed; .*package passt/)
         if (as === "self") return
+        const closed = path.join(newFolder("network-tun"), "tun")
+        writeFileSync(closed, "", { mode: 0o600 })
+        const noTun = await sifcrypt(["exec", ...key, "--network", "pasta", image, "true"], {
+          ...options(),
+          wrapper: [
+            ...wrapper,
+            "unshare",
+            "-m",
+            "sh",
+            "-c",
+            `mount --bind ${closed} /dev/net/tun && exec "$@"`,
+            "sh",
+          ],
+        })
+        assert.equal(noTun.status, 255)
+        assert.match(noTun.stderr, /network: pasta: \/dev\/net\/tun: Permission denied\n/)
         const low = await sifcrypt(["exec", ...key, "--publish", "80:80", image, "true"], options())
         assert.equal(low.status, 255)
         assert.match(low.stderr, /port: tcp 0\.0\.0\.0:80: Permission denied\n.*ip_unprivileged_port_start/)
