@@ -41,6 +41,9 @@ inside() {
       SOURCE_DATE_EPOCH=1 SIFCRYPT_JOBS="$jobs" "$@"' inside "$root" "$work" "$SIFCRYPT_JOBS" "$@" </dev/null
 }
 
+scripts/system-packages.sh prebuilds
+# The headers of Node's interface.
+scripts/npm-packages.sh
 echo "fetching what sources.lock names, into $cache"
 fetch_all tools go declarations fuse3 openssl zlib libdeflate lz4 libzstd xz-utils zig
 make_root tools

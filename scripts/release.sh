@@ -15,6 +15,7 @@ current=$(node -p 'require("./package.json").version')
   stop "$version does not come after $current"
 grep -q '^## Unreleased$' CHANGELOG.md || stop "CHANGELOG.md has no '## Unreleased'"
 
+trap '[[ $? -eq 0 ]] || echo "release: nothing was committed; \`git restore .\` undoes what was begun" >&2' EXIT
 npm version --no-git-tag-version "$version" >/dev/null
 sed -i "s/^## Unreleased\$/## $version, $(date -u +%Y-%m-%d)/" CHANGELOG.md
 scripts/setup.sh build
@@ -28,6 +29,7 @@ npm pack --dry-run --silent >/dev/null
 # Between releases they are ignored.
 git add --force prebuilds
 git commit --all --quiet --message "release: $version"
+trap - EXIT
 where=''
 node scripts/publishable.mjs || where='
   before it, what npm publish asks for above, in a commit of its own: the package would not say where it comes from'
@@ -35,5 +37,6 @@ cat <<NEXT
 release: $version is committed. When CI is through with it:$where
   git tag --sign v$version --message "sifcrypt $version" && git push origin main v$version
   npm publish --provenance --access public     # in the forge's workflow for tags: provenance names the workflow
+  npm pack && npm run sbom                     # the tarball, and what it is made of, for the page of the release
 and in CHANGELOG.md "## Unreleased" for what comes next.
 NEXT

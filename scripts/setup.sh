@@ -34,10 +34,7 @@ if ! scripts/system-packages.sh "$@"; then
   if [[ $EUID -eq 0 || $# -gt 0 ]] || ! scripts/system-packages.sh run build demo 2>/dev/null; then exit 1; fi
 fi
 
-if ! cmp -s package-lock.json node_modules/.installed-lock.json; then
-  step "installing npm packages" npm ci --no-audit --no-fund
-  cp package-lock.json node_modules/.installed-lock.json
-fi
+step "installing npm packages" scripts/npm-packages.sh
 
 # A tsbuildinfo outlives a deleted dist/, and then nothing would be written.
 build_typescript() {

@@ -61,7 +61,7 @@ packages() {
   test             iproute2                iproute                  a machine's network for them
   test             e2fsprogs               e2fsprogs                small file systems to fill up
   test             util-linux              util-linux               setpriv, losetup, unshare
-  test             binutils                binutils                 readelf, strings
+  prebuilds,test   binutils                binutils                 readelf, strings
   test             procps                  procps-ng                ps, pgrep
   test             openssl                 openssl                  a second opinion on keys
   test             openssh-client          openssh                  ssh-keygen, for its forms of keys
