@@ -9,6 +9,9 @@ export const peerNames = ["apptainer", "singularity", "run-singularity"] as cons
 /** Those of imgcrypt's programs, which this command stands in for. */
 export const toolNames = ["ctd-decoder", "ctr-enc"] as const
 
+/** A program of its own stands in for this one. */
+export const squashfuseName = "squashfuse_ll"
+
 const called = path.basename(process.argv[1] ?? "")
 
 export const isPeer: boolean = peerNames.some((name) => name === called)

@@ -65,6 +65,16 @@ export function starterPath(): string {
 }
 
 /**
+ * The executable that does what squashfuse_ll does when it is started under that name: by a link, say.
+ *
+ * @returns Its path, for `sifcrypt link` or for a folder that another program looks into.
+ * @throws EnvironmentError `ERR_ENV_NO_ADDON`, `ERR_ENV_STALE_ADDON`.
+ */
+export function squashfuseProgram(): string {
+  return starterPath()
+}
+
+/**
  * The executable that is the first process of a container that needs one; linked statically, so that any image runs it.
  *
  * @throws EnvironmentError `ERR_ENV_NO_ADDON`, `ERR_ENV_STALE_ADDON`.

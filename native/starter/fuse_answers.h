@@ -4,6 +4,7 @@
 #include <fuse3/fuse_lowlevel.h>
 
 #include <algorithm>
+#include <atomic>
 #include <initializer_list>
 #include <new>
 #include <string>
@@ -23,6 +24,8 @@ struct FuseFileSystem {
   virtual ~FuseFileSystem() = default;
   bool kernel_opens_files = false;
   bool kernel_opens_directories = false;
+  /// How often it was asked for something.
+  std::atomic<uint64_t> requests = 0;
 };
 
 /// The answers to open and opendir: the kernel opens by itself, where it can, and keeps what it has cached.
@@ -37,8 +40,10 @@ void ReplyXattr(fuse_req_t request, const std::string& value, size_t size);
 template <typename System, typename Body>
 void AnswerBy(fuse_req_t request, int (*meaning)(const SystemError&), Body body) noexcept {
   int error = EIO;
+  auto& system = *static_cast<FuseFileSystem*>(fuse_req_userdata(request));
+  system.requests.fetch_add(1, std::memory_order_relaxed);
   try {
-    body(static_cast<System&>(*static_cast<FuseFileSystem*>(fuse_req_userdata(request))));
+    body(static_cast<System&>(system));
     return;
   } catch (const std::bad_alloc&) {
     error = ENOMEM;

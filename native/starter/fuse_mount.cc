@@ -4,7 +4,9 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 #include <vector>
 
@@ -15,8 +17,9 @@
 namespace sifcrypt::starter {
 namespace {
 
-constexpr char kType[] = "fuse.sifcrypt";
-constexpr char kKernelType[] = "squashfs";
+constexpr char kTypePrefix[] = "fuse.";
+/// What is unmounted here: ours under both names, and the kernel's.
+constexpr const char* kTypes[] = {"fuse.sifcrypt", "fuse.squashfuse_ll", "squashfs"};
 /// Fixed places: no PATH of the caller decides what runs.
 constexpr const char* kFusermounts[] = {"/usr/bin/fusermount3", "/bin/fusermount3", "/usr/local/bin/fusermount3",
                                         "/usr/bin/fusermount", "/bin/fusermount"};
@@ -30,6 +33,15 @@ std::string FindFusermount() {
 /// Runs fusermount3 with `channel` as its standard input. Throws with what it complained about.
 void RunFusermount(const std::vector<std::string>& arguments, int channel) {
   RunProgram(FindFusermount(), arguments, "fuse", channel, "_FUSE_COMMFD=0");
+}
+
+void AskForUnmount(const std::vector<std::string>& arguments) {
+  const UniqueFd nothing(open("/dev/null", O_RDWR | O_CLOEXEC));
+  try {
+    RunFusermount(arguments, nothing.get());
+  } catch (const SystemError&) {
+    // Unmounted by somebody else in the meantime, in use, or nothing that can be done about.
+  }
 }
 
 /// In fusermount3's list of options a comma ends one, unless a backslash stands before it.
@@ -58,27 +70,28 @@ std::string DecodePath(const std::string& text) {
 
 }  // namespace
 
-UniqueFd MountFuse(const std::string& target, const std::string& source, unsigned long flags,
-                   const std::string& access) {
+UniqueFd MountFuse(const std::string& target, const std::string& source, unsigned long flags, const std::string& access,
+                   const std::string& subtype) {
   UniqueFd device(open("/dev/fuse", O_RDWR | O_CLOEXEC));
   if (!device) throw SystemError(errno, "fuse", std::string("/dev/fuse: ") + std::strerror(errno));
   const std::string data = "fd=" + std::to_string(device.get()) +
                            ",rootmode=40000,user_id=" + std::to_string(geteuid()) +
                            ",group_id=" + std::to_string(getegid()) + (access.empty() ? "" : ",") + access +
                            ",max_read=" + std::to_string(kFuseMaxRead);
-  CheckErrno(mount(source.c_str(), target.c_str(), kType, flags, data.c_str()), "mount");
+  CheckErrno(mount(source.c_str(), target.c_str(), (kTypePrefix + subtype).c_str(), flags, data.c_str()), "mount");
   return device;
 }
 
-UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& source, int kept) {
+UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& source, int kept,
+                               const std::string& access, const std::string& subtype) {
   // Unlike all others this one is inherited.
   const UniqueFd inherited(CheckErrno(fcntl(kept, F_DUPFD, STDERR_FILENO + 1), "fcntl"));
   auto [ours, theirs] = Channel::Pair();
-  RunFusermount(
-      {"-o",
-       "ro,nosuid,nodev,subtype=sifcrypt,max_read=" + std::to_string(kFuseMaxRead) + ",fsname=" + EscapeOption(source),
-       "--", target},
-      theirs.fd());
+  RunFusermount({"-o",
+                 "ro,nosuid,nodev,subtype=" + subtype + ",max_read=" + std::to_string(kFuseMaxRead) +
+                     (access.empty() ? "" : ",") + access + ",fsname=" + EscapeOption(source),
+                 "--", target},
+                theirs.fd());
   theirs.Close();
   UniqueFd device;
   ours.Receive(&device);
@@ -97,7 +110,8 @@ std::string MountIdentity(const std::string& target) {
     while (fields >> field && field != "-") {
     }
     fields >> type >> source;
-    found = type == kType || type == kKernelType ? device + ' ' + source : "";
+    const bool is_ours = std::find(std::begin(kTypes), std::end(kTypes), type) != std::end(kTypes);
+    found = is_ours ? device + ' ' + source : "";
   }
   return found;
 }
@@ -109,13 +123,12 @@ void Unmount(const std::string& target, const std::string& identity) {
     umount2(target.c_str(), UMOUNT_NOFOLLOW | MNT_DETACH);
     return;
   }
-  if (errno != EPERM) return;
-  const UniqueFd nothing(open("/dev/null", O_RDWR | O_CLOEXEC));
-  try {
-    RunFusermount({"-u", "-q", "-z", "--", target}, nothing.get());
-  } catch (const SystemError&) {
-    // Unmounted by somebody else in the meantime, or nothing that can be done about.
-  }
+  if (errno == EPERM) AskForUnmount({"-u", "-q", "-z", "--", target});
+}
+
+void UnmountUnused(const std::string& target, const std::string& identity) {
+  if (identity.empty() || MountIdentity(target) != identity) return;
+  if (umount2(target.c_str(), UMOUNT_NOFOLLOW) != 0 && errno == EPERM) AskForUnmount({"-u", "-q", "--", target});
 }
 
 }  // namespace sifcrypt::starter

@@ -21,20 +21,26 @@ constexpr char kByServer[] = "allow_other";
 /// The user who mounts it, what its server allows.
 constexpr char kOwnByServer[] = "";
 
+/// What mount tables show as the type, behind "fuse.".
+constexpr char kOwnSubtype[] = "sifcrypt";
+
 /// Mounts with mount(2), as needs CAP_SYS_ADMIN in the user namespace. Mount tables show `source`. Gives the device to serve
 /// it from. `flags`: those of mount(2). Throws SystemError "fuse" (no /dev/fuse) or "mount".
 UniqueFd MountFuse(const std::string& target, const std::string& source, unsigned long flags = kReadOnly,
-                   const std::string& access = kByMode);
+                   const std::string& access = kByMode, const std::string& subtype = kOwnSubtype);
 
-/// The same for everybody else, by the setuid program fusermount3; kOwnByServer. That finishes what it has begun when this process is
-/// killed: until it ends it has `kept` open, too. Throws SystemError "fuse".
-UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& source, int kept);
+/// The same for everybody else, by the setuid program fusermount3, which decides who may have which `access`. That finishes what it has
+/// begun when this process is killed: until it ends it has `kept` open, too. Throws SystemError "fuse".
+UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& source, int kept,
+                               const std::string& access = kOwnByServer, const std::string& subtype = kOwnSubtype);
 
 /// Tells the file system that one sees at `target` (an absolute path without symbolic links) from any other: its device
-/// number and source. Empty when what is there is neither our FUSE file system nor a squashfs of the kernel's.
+/// number and source. Empty when what is there is neither a FUSE file system of ours nor a squashfs of the kernel's.
 std::string MountIdentity(const std::string& target);
 
 /// Takes the file system with this identity away from `target`, even while it is in use.
 void Unmount(const std::string& target, const std::string& identity);
+/// The same unless it is in use.
+void UnmountUnused(const std::string& target, const std::string& identity);
 
 }  // namespace sifcrypt::starter

@@ -105,20 +105,23 @@ class ReadAhead {
 
 struct Server : FuseFileSystem {
   Server(std::shared_ptr<const SquashfsReader> squashfs, SquashfsView given)
-      : reader(std::move(squashfs)), view(given), read_ahead(reader, ReadAheadThreads()) {}
+      : reader(std::move(squashfs)),
+        view(given),
+        root(given.root.value_or(reader->Root())),
+        read_ahead(reader, ReadAheadThreads()) {}
 
   static unsigned ReadAheadThreads() { return std::clamp(std::thread::hardware_concurrency(), 2u, 5u) - 1; }
 
-  fuse_ino_t InoOf(InodeRef ref) const { return ref == reader->Root() ? FUSE_ROOT_ID : ref + 2; }
-  InodePtr InodeOf(fuse_ino_t ino) const { return reader->GetInode(ino == FUSE_ROOT_ID ? reader->Root() : ino - 2); }
+  fuse_ino_t InoOf(InodeRef ref) const { return ref == root ? FUSE_ROOT_ID : ref + 2; }
+  InodePtr InodeOf(fuse_ino_t ino) const { return reader->GetInode(ino == FUSE_ROOT_ID ? root : ino - 2); }
 
   struct stat StatOf(const Inode& inode) const {
     struct stat attributes {};
     attributes.st_ino = inode.inode_number;
     attributes.st_mode = FileTypeBits(inode.type) | inode.mode;
     attributes.st_nlink = inode.nlink;
-    attributes.st_uid = view.owner ? view.owner->uid : inode.uid;
-    attributes.st_gid = view.owner ? view.owner->gid : inode.gid;
+    attributes.st_uid = view.uid.value_or(inode.uid);
+    attributes.st_gid = view.gid.value_or(inode.gid);
     attributes.st_rdev = inode.rdev;
     attributes.st_size = static_cast<off_t>(inode.size);
     attributes.st_blocks = static_cast<blkcnt_t>(inode.size / kBlockUnit + (inode.size % kBlockUnit != 0));
@@ -137,6 +140,7 @@ struct Server : FuseFileSystem {
 
   std::shared_ptr<const SquashfsReader> reader;
   SquashfsView view;
+  InodeRef root;
   ReadAhead read_ahead;
 };
 

@@ -1,18 +1,22 @@
 // Serves a squashfs as a FUSE file system.
 #pragma once
 
+#include <sys/types.h>
+
 #include <memory>
 #include <optional>
 
 #include "core/squashfs_reader.h"
 #include "starter/fuse_session.h"
-#include "starter/options.h"
 
 namespace sifcrypt::starter {
 
 struct SquashfsView {
   /// Every file's owner, instead of what the image says.
-  std::optional<Owner> owner;
+  std::optional<uid_t> uid;
+  std::optional<gid_t> gid;
+  /// The directory that is shown, instead of the image's root.
+  std::optional<InodeRef> root;
   /// False: the kernel is told never to ask for extended attributes again.
   bool has_xattrs = true;
 };

@@ -69,6 +69,8 @@ FuseSession::~FuseSession() {
   fuse_loop_cfg_destroy(loop_);
 }
 
+uint64_t FuseSession::requests() const { return system_->requests.load(std::memory_order_relaxed); }
+
 void FuseSession::Start() {
   struct sigaction wake {};
   wake.sa_handler = [](int) {};  // without SA_RESTART: the wait ends

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <memory>
 #include <thread>
 
@@ -26,6 +27,8 @@ class FuseSession {
 
   /// Becomes readable when serving has ended: the file system was unmounted, or its connection aborted.
   int ended_fd() const { return ended_.get(); }
+  /// How often the file system was asked for something.
+  uint64_t requests() const;
 
  private:
   void Start();

@@ -20,6 +20,7 @@
 #include "starter/processes.h"
 #include "starter/run_command.h"
 #include "starter/say.h"
+#include "starter/squashfuse_command.h"
 #include "starter/workspace_command.h"
 
 namespace sifcrypt::starter {
@@ -88,6 +89,10 @@ int Main(std::vector<std::string> arguments) {
 int main(int argc, char** argv) {
   if (argc > 0 && sifcrypt::starter::IsAskedToMount(argv[0])) return sifcrypt::starter::HandOverMount();
   try {
+    if (argc > 0 && sifcrypt::starter::IsSquashfuse(argv[0])) {
+      sifcrypt::starter::OpenStandardStreams();
+      return sifcrypt::starter::SquashfuseCommand(argc, argv);
+    }
     return sifcrypt::starter::Main({argv + 1, argv + argc});
   } catch (const sifcrypt::starter::UsageError& failure) {
     fprintf(stderr, "sifcrypt-starter: %s\n", failure.what());

@@ -18,6 +18,7 @@
 #include "starter/confine.h"
 #include "starter/fuse_mount.h"
 #include "starter/image.h"
+#include "starter/mount_guard.h"
 #include "starter/serve.h"
 #include "starter/status.h"
 
@@ -31,84 +32,6 @@ std::string RealPath(const std::string& path) {
   if (!real) throw SystemError(errno, "mount", path + ": " + std::strerror(errno));
   return real.get();
 }
-
-/// Two processes that see to it that the mount goes at the end, also when this one is killed: the first unmounts, and
-/// the second in its place should it be killed itself. They know nothing of the image, are not in our process group, and
-/// keep the privileges that this one gives up.
-class Guard {
- public:
-  explicit Guard(const std::string& target) {
-    // Looked at here: by the time the other processes get to it there may be a mount.
-    const std::string before = MountIdentity(target);
-    const std::pair<Channel, Channel> first_life = Channel::Pair();
-    Start(first_, first_life.first, [&](const Channel& orders) { TakeBack(orders, target, before); });
-    Start(second_, first_life.second, [&](const Channel& orders) {
-      // Not at the same time as the first, which could make it the mount below that is taken away.
-      TakeBack(orders, target, before, &first_life.second);
-    });
-  }
-  ~Guard() { Unmount(); }
-  Guard(const Guard&) = delete;
-  Guard& operator=(const Guard&) = delete;
-  /// As long as a process has this open the guard waits for its end, too.
-  int fd() const { return first_.orders.fd(); }
-  void Watch(const std::string& identity) const {
-    for (const Process* process : {&first_, &second_})
-      if (!process->orders.Send({.text = identity})) throw SystemError(EPIPE, "server", kLost);
-  }
-  /// The mount stays.
-  void Dismiss() const {
-    for (const Process* process : {&first_, &second_}) process->orders.Send({.kind = Message::Kind::kEnded});
-  }
-  /// Idempotent; nothing when it is unmounted already.
-  void Unmount() {
-    for (Process* process : {&first_, &second_}) process->orders.Close();
-    for (const Process* process : {&first_, &second_})
-      while (process->id > 0 && waitpid(process->id, nullptr, 0) < 0 && errno == EINTR) {
-      }
-  }
-
- private:
-  static constexpr char kLost[] = "a process that is to unmount at the end has ended";
-  struct Process {
-    Channel orders;
-    pid_t id = -1;
-  };
-
-  /// Back when it outlives this process: nothing is to be mounted before.
-  template <typename Body>
-  static void Start(Process& process, const Channel& life, Body body) {
-    std::pair<Channel, Channel> ends = Channel::Pair();
-    process.orders = std::move(ends.first);
-    process.id = ForkChild([&] {
-      OutliveParent();
-      setsid();
-      CloseAllBut({ends.second.fd(), life.fd()});
-      DetachStandardStreams();
-      ends.second.Send({.kind = Message::Kind::kStarted});
-      body(ends.second);
-      return 0;
-    });
-    ends.second.Close();
-    if (!process.orders.Receive()) throw SystemError(EPIPE, "server", kLost);
-  }
-
-  static void TakeBack(const Channel& orders, const std::string& target, const std::string& before,
-                       const Channel* other = nullptr) {
-    std::string mounted;
-    while (const auto message = orders.Receive()) {
-      if (message->kind == Message::Kind::kEnded) return;
-      mounted = message->text;
-    }
-    if (other != nullptr) other->Receive();
-    // Without word of it there may be a mount all the same: the end can come right after it was made.
-    if (mounted.empty()) mounted = MountIdentity(target);
-    if (mounted != before) starter::Unmount(target, mounted);
-  }
-
-  Process first_;
-  Process second_;
-};
 
 /// What asks this process to end: a signal, or the end of the watched pipe.
 class EndRequests {
@@ -147,7 +70,7 @@ std::function<std::unique_ptr<FuseSession>(UniqueFd)> Opened(const MountOptions&
 
 int Serve(const MountOptions& options, const EndRequests& end_requests, const Status& status) {
   const std::string target = RealPath(options.target);
-  Guard guard(target);
+  MountGuard guard(target);
   // What is wrong with the image is said before anything is mounted.
   const std::function<std::unique_ptr<FuseSession>(UniqueFd)> serve = Opened(options);
   UniqueFd device = geteuid() == 0 ? MountFuse(target, options.source_name)
@@ -163,7 +86,7 @@ int Serve(const MountOptions& options, const EndRequests& end_requests, const St
 /// The mount needs no process. Whoever is to take it back when its caller ends does need one.
 int MountByKernel(const MountOptions& options, const EndRequests& end_requests, const Status& status) {
   const std::string target = RealPath(options.target);
-  Guard guard(target);
+  MountGuard guard(target);
   // Readable when a mount has come or gone.
   const UniqueFd mounts(CheckErrno(open("/proc/self/mounts", O_RDONLY | O_CLOEXEC), "mount"));
   MountWithKernel(options.image, target);

@@ -19,7 +19,8 @@ namespace {
 /// Of a SIF with 65,536 objects.
 constexpr size_t kMaxHead = size_t{40} << 20;
 
-/// Of another C library than glibc the heap is as it is.
+}  // namespace
+
 void LimitHeap() {
 #ifdef M_ARENA_MAX
   // More of them hold more of what is free, each a part of it.
@@ -33,14 +34,12 @@ void LimitHeap() {
 #endif
 }
 
-}  // namespace
-
 OpenSquashfs::OpenSquashfs(const ImageOptions& options) {
   LimitHeap();
   SquashfsReader::Limits limits;
   limits.block_cache = static_cast<size_t>(options.cache_mib) << 20;
   reader_ = std::make_shared<SquashfsReader>(OpenImage(options), limits);
-  view_.owner = options.owner;
+  if (options.owner) view_.uid = options.owner->uid, view_.gid = options.owner->gid;
   view_.has_xattrs = reader_->info().has_xattrs;
 }
 

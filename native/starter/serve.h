@@ -14,6 +14,10 @@
 
 namespace sifcrypt::starter {
 
+/// To be called before much is allocated: keeps what blocks are decoded into. Of another C library than glibc the heap is
+/// as it is.
+void LimitHeap();
+
 /// A squashfs that is open: what is needed to serve it once there is a device.
 class OpenSquashfs {
  public:
