@@ -166,9 +166,9 @@ Napi::Value List(const OpenedTree& tree, const Napi::CallbackInfo& info) {
         std::vector<ListedEntry> entries;
         size_t text = 0;
         const InodePtr directory = squashfs.GetInode(squashfs.Resolve(path, true));
-        squashfs.ReadDir(*directory, 0, [&](std::string_view name, InodeRef ref, InodeType, uint64_t) {
-          entries.push_back({std::string(name), InodeStat(*squashfs.GetInode(ref))});
-          text += name.size() + entries.back().stat.target.size();
+        squashfs.ReadDir(*directory, 0, [&](const DirectoryEntry& entry) {
+          entries.push_back({std::string(entry.name), InodeStat(*squashfs.GetInode(entry.ref))});
+          text += entry.name.size() + entries.back().stat.target.size();
           if (entries.size() > kMaxListed || text > kMaxListedText)
             throw SystemError(EOVERFLOW, "squashfs_readdir", "too many entries");
           return true;

@@ -218,8 +218,8 @@ void Extraction::ExtractFolder(const Directory& directory) {
   unfolding_.Enter(*inode, directory.folder->depth);
   Report(0);
   const UniqueFd fd = OpenFolder(*directory.folder);
-  reader_.ReadDir(*inode, 0, [&](std::string_view name, InodeRef ref, InodeType, uint64_t) {
-    ExtractEntry(fd.get(), directory.folder, std::string(name), ref);
+  reader_.ReadDir(*inode, 0, [&](const DirectoryEntry& entry) {
+    ExtractEntry(fd.get(), directory.folder, std::string(entry.name), entry.ref);
     return !stopped_.load();
   });
 }

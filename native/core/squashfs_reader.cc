@@ -345,25 +345,19 @@ class SquashfsReader::Implementation::BlockList {
 /// Steps through a directory's entries from a place in its listing.
 class SquashfsReader::Implementation::Listing {
  public:
-  struct Entry {
-    std::string_view name;
-    InodeRef ref;
-    InodeType type;
-  };
-
   /// `position` is where a header starts.
   Listing(const Implementation& reader, const Inode& directory, uint64_t position)
-      : position_(position), size_(directory.size), cursor_(Place(reader, directory, position)) {}
+      : position_(position),
+        size_(directory.size),
+        inode_count_(reader.info.inode_count),
+        cursor_(Place(reader, directory, position)) {}
 
-  /// Where the current header starts, and how many of its entries were taken. Together they name the next
-  /// entry.
-  uint64_t Cookie() const { return left_ > 0 ? header_ << 8 | taken_ : position_ << 8; }
   uint64_t position() const { return position_; }
   /// Has the current header more entries?
   bool InHeader() const { return left_ > 0; }
 
   /// False at the end. The name is valid until the next call, and not yet checked.
-  bool Next(Entry* entry) {
+  bool Next(DirectoryEntry* entry) {
     if (left_ == 0) {
       if (position_ >= size_) return false;
       header_ = position_;
@@ -374,12 +368,17 @@ class SquashfsReader::Implementation::Listing {
       left_ = count + 1;
       taken_ = 0;
       inode_block_ = Le32(header + 4);
+      inode_number_ = Le32(header + 8);
     }
     Claim(kDirectoryEntrySize);
     const uint8_t* fixed = cursor_.View(kDirectoryEntrySize, spill_.data());
     const uint16_t type = Le16(fixed + 4);
     const size_t length = size_t{Le16(fixed + 6)} + 1;
     entry->ref = uint64_t{inode_block_} << 16 | Le16(fixed);
+    // From the header's, forward or back.
+    entry->inode_number = inode_number_ + static_cast<uint32_t>(static_cast<int16_t>(Le16(fixed + 2)));
+    if (entry->inode_number == 0 || entry->inode_number > inode_count_)
+      Malformed("a directory entry has an impossible inode number");
     if (type < 1 || type > 7) Malformed("a directory entry has an unknown type");
     if (length > kMaxNameLength) Malformed("a directory entry has a name that is too long");
     Claim(length);
@@ -390,6 +389,8 @@ class SquashfsReader::Implementation::Listing {
     entry->type = static_cast<InodeType>(type);
     --left_;
     ++taken_;
+    // Where the current header starts, and how many of its entries were taken: together they name the next entry.
+    entry->next_cookie = left_ > 0 ? header_ << 8 | taken_ : position_ << 8;
     return true;
   }
 
@@ -417,11 +418,13 @@ class SquashfsReader::Implementation::Listing {
 
   uint64_t position_;
   uint64_t size_;
+  uint32_t inode_count_;
   Cursor cursor_;
   uint64_t header_ = 0;
   uint32_t left_ = 0;
   uint32_t taken_ = 0;
   uint32_t inode_block_ = 0;
+  uint32_t inode_number_ = 0;
   std::string before_;
   std::array<uint8_t, kMaxNameLength> spill_;
 };
@@ -769,6 +772,7 @@ SquashfsReader::~SquashfsReader() = default;
 const SquashfsReader::Info& SquashfsReader::info() const { return impl_->info; }
 InodeRef SquashfsReader::Root() const { return impl_->root; }
 InodePtr SquashfsReader::GetInode(InodeRef ref) const { return impl_->GetInode(ref); }
+InodePtr SquashfsReader::ReadInode(InodeRef ref) const { return impl_->LoadInode(ref).value; }
 
 std::optional<InodeRef> SquashfsReader::Lookup(const Inode& directory, std::string_view name) const {
   uint64_t left = UINT64_MAX;
@@ -785,7 +789,7 @@ std::optional<InodeRef> SquashfsReader::Implementation::Lookup(const Inode& dire
   const uint64_t start = after == directory.index.begin() ? 0 : std::prev(after)->position;
   const uint64_t end = after == directory.index.end() ? directory.size : after->position;
   Listing listing(*this, directory, start);
-  Listing::Entry entry;
+  DirectoryEntry entry;
   while (listing.position() < end || listing.InHeader()) {
     const uint64_t before = listing.position();
     if (!listing.Next(&entry)) break;
@@ -806,14 +810,14 @@ void SquashfsReader::ReadDir(const Inode& directory, uint64_t cookie, const Dire
   if (start > directory.size) throw SystemError(EINVAL, "squashfs_readdir", "no such place in the directory");
   if (start == directory.size) return;
   Implementation::Listing listing(*impl_, directory, start);
-  Implementation::Listing::Entry entry;
+  DirectoryEntry entry;
   for (uint64_t behind = cookie & 0xff; behind > 0; --behind) {
     if (!listing.Next(&entry) || !listing.InHeader())
       throw SystemError(EINVAL, "squashfs_readdir", "no such place in the directory");
   }
   while (listing.Next(&entry)) {
     if (!ValidName(entry.name)) Malformed("a directory entry has a name that no file can have");
-    if (!visit(entry.name, entry.ref, entry.type, listing.Cookie())) return;
+    if (!visit(entry)) return;
   }
 }
 

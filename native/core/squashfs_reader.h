@@ -97,6 +97,17 @@ struct Xattr {
   std::string value;
 };
 
+/// What a directory says of one of its entries.
+struct DirectoryEntry {
+  /// As long as the visit lasts.
+  std::string_view name;
+  InodeRef ref = 0;
+  InodeType type = InodeType::kFile;
+  uint32_t inode_number = 0;
+  /// Where to go on behind it.
+  uint64_t next_cookie = 0;
+};
+
 /// Thread-safe throughout. Throws SystemError: EBADMSG (FormatError) when the image breaks its format,
 /// ENOTDIR, EISDIR or EINVAL when the inode is of another type, and whatever the source throws.
 class SquashfsReader {
@@ -134,6 +145,8 @@ class SquashfsReader {
   const Info& info() const;
   InodeRef Root() const;
   InodePtr GetInode(InodeRef ref) const;
+  /// The same, and does not keep it: of many that are looked at once.
+  InodePtr ReadInode(InodeRef ref) const;
 
   /// nullopt: no such name.
   std::optional<InodeRef> Lookup(const Inode& directory, std::string_view name) const;
@@ -142,8 +155,7 @@ class SquashfsReader {
   /// `next_cookie` that was given before: it resumes right there. Returning false stops; that entry counts as
   /// not consumed, so resume with the `next_cookie` of the one before. Any other cookie is EINVAL or EBADMSG,
   /// never harm. Cookies are below 2^63.
-  using DirectoryVisitor =
-      std::function<bool(std::string_view name, InodeRef ref, InodeType type, uint64_t next_cookie)>;
+  using DirectoryVisitor = std::function<bool(const DirectoryEntry& entry)>;
   void ReadDir(const Inode& directory, uint64_t cookie, const DirectoryVisitor& visit) const;
 
   /// Bytes read: fewer than `size` only at the file's end.

@@ -57,17 +57,17 @@ std::optional<TreeWalk::Folder> TreeWalk::Next(const SquashfsReader& reader, siz
   Folder found{PathOf(*next.folder), {}};
   std::vector<Pending> below;
   size_t text = 0;
-  reader.ReadDir(*directory, 0, [&](std::string_view name, InodeRef ref, InodeType, uint64_t) {
-    InodePtr inode = reader.GetInode(ref);
-    unfolding_.Visit(name, *inode);
-    text += name.size() + inode->target.size();
+  reader.ReadDir(*directory, 0, [&](const DirectoryEntry& entry) {
+    InodePtr inode = reader.GetInode(entry.ref);
+    unfolding_.Visit(entry.name, *inode);
+    text += entry.name.size() + inode->target.size();
     if (found.entries.size() >= max_entries || text > max_text)
       throw SystemError(EOVERFLOW, "squashfs_walk", "too many entries");
     if (inode->type == InodeType::kDirectory)
-      below.push_back(
-          {std::make_shared<const WalkedFolder>(WalkedFolder{next.folder, std::string(name), next.folder->depth + 1}),
-           ref});
-    found.entries.push_back({std::string(name), std::move(inode)});
+      below.push_back({std::make_shared<const WalkedFolder>(
+                           WalkedFolder{next.folder, std::string(entry.name), next.folder->depth + 1}),
+                       entry.ref});
+    found.entries.push_back({std::string(entry.name), std::move(inode)});
     return true;
   });
   pending_.insert(pending_.end(), std::make_move_iterator(below.rbegin()), std::make_move_iterator(below.rend()));

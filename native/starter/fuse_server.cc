@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <condition_variable>
 #include <cstring>
 #include <deque>
@@ -103,6 +104,52 @@ class ReadAhead {
   std::vector<std::thread> threads_;
 };
 
+/// Does the kernel get attributes with the names in a directory? Whoever looks at every file is saved a request for each of them. For
+/// whoever wants names it makes inodes in vain, which takes several times as long. So with each listing one file comes without:
+/// as long as such are asked for, attributes are wanted.
+class AttributeHabit {
+ public:
+  bool AreWanted() const { return wanted_.load(std::memory_order_relaxed); }
+
+  /// A directory is listed without attributes of its files.
+  void NoteListing(InodeRef directory) {
+    const std::lock_guard lock(mutex_);
+    listed_[next_++ % listed_.size()] = directory;
+  }
+  /// With all but those of this file.
+  void NoteLeftOut(InodeRef file) {
+    const std::lock_guard lock(mutex_);
+    left_out_[next_++ % left_out_.size()] = file;
+    if (++unasked_ >= kPatience) wanted_ = false;
+  }
+  /// A file of a directory is asked for by its name.
+  void NoteLookup(InodeRef directory, InodeRef file) {
+    const std::lock_guard lock(mutex_);
+    const auto has = [](const Recent& recent, InodeRef ref) {
+      return std::find(recent.begin(), recent.end(), ref) != recent.end();
+    };
+    if (!(wanted_ ? has(left_out_, file) : has(listed_, directory))) return;
+    unasked_ = 0;
+    wanted_ = true;
+  }
+
+ private:
+  static constexpr unsigned kPatience = 16;
+  using Recent = std::array<InodeRef, kPatience>;
+  static constexpr Recent Nothing() {
+    Recent recent{};
+    recent.fill(UINT64_MAX);
+    return recent;
+  }
+
+  std::mutex mutex_;
+  std::atomic<bool> wanted_ = true;
+  unsigned unasked_ = 0;
+  unsigned next_ = 0;
+  Recent left_out_ = Nothing();
+  Recent listed_ = Nothing();
+};
+
 struct Server : FuseFileSystem {
   Server(std::shared_ptr<const SquashfsReader> squashfs, SquashfsView given)
       : reader(std::move(squashfs)),
@@ -130,10 +177,10 @@ struct Server : FuseFileSystem {
     return attributes;
   }
 
-  fuse_entry_param EntryOf(InodeRef ref) const {
+  fuse_entry_param EntryOf(const Inode& inode) const {
     fuse_entry_param entry{};
-    entry.ino = InoOf(ref);
-    entry.attr = StatOf(*reader->GetInode(ref));
+    entry.ino = InoOf(inode.ref);
+    entry.attr = StatOf(inode);
     entry.attr_timeout = entry.entry_timeout = kForever;
     return entry;
   }
@@ -142,6 +189,7 @@ struct Server : FuseFileSystem {
   SquashfsView view;
   InodeRef root;
   ReadAhead read_ahead;
+  AttributeHabit habit;
 };
 
 /// The kernel learns of a damaged image as of a damaged disk.
@@ -161,10 +209,14 @@ void OnLookup(fuse_req_t request, fuse_ino_t parent, const char* name) {
       fuse_reply_err(request, ENAMETOOLONG);
       return;
     }
-    const auto ref = server.reader->Lookup(*server.InodeOf(parent), name);
+    const InodePtr directory = server.InodeOf(parent);
     fuse_entry_param entry{};
     entry.entry_timeout = kForever;  // with inode number 0: remembered that there is none
-    if (ref) entry = server.EntryOf(*ref);
+    if (const auto ref = server.reader->Lookup(*directory, name)) {
+      const InodePtr inode = server.reader->GetInode(*ref);
+      entry = server.EntryOf(*inode);
+      if (inode->type != InodeType::kDirectory) server.habit.NoteLookup(directory->ref, *ref);
+    }
     fuse_reply_entry(request, &entry);
   });
 }
@@ -274,19 +326,25 @@ void OnReadDir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fu
       entry.attr.st_mode = S_IFDIR;
       if (!listing.Add(name, entry, ++position)) return listing.Reply();
     }
-    server.reader->ReadDir(*directory, position - kDotEntries,
-                           [&](std::string_view name, InodeRef ref, InodeType type, uint64_t next) {
-                             if (next > static_cast<uint64_t>(std::numeric_limits<off_t>::max()) - kDotEntries)
-                               throw FormatError("readdir", "position out of range");
-                             fuse_entry_param entry{};
-                             if constexpr (plus) {
-                               entry = server.EntryOf(ref);
-                             } else {
-                               entry.attr.st_ino = server.reader->GetInode(ref)->inode_number;
-                               entry.attr.st_mode = FileTypeBits(type);
-                             }
-                             return listing.Add(std::string(name), entry, next + kDotEntries);
-                           });
+    const bool has_attributes = plus && server.habit.AreWanted();
+    bool leaves_one_out = has_attributes && offset == 0;
+    if (plus && !has_attributes) server.habit.NoteListing(directory->ref);
+    server.reader->ReadDir(*directory, position - kDotEntries, [&](const DirectoryEntry& found) {
+      if (found.next_cookie > static_cast<uint64_t>(std::numeric_limits<off_t>::max()) - kDotEntries)
+        throw FormatError("readdir", "position out of range");
+      fuse_entry_param entry{};
+      // Directories are looked into.
+      const bool is_directory = found.type == InodeType::kDirectory;
+      if (plus && (is_directory || (has_attributes && !leaves_one_out))) {
+        entry = server.EntryOf(*server.reader->ReadInode(found.ref));
+      } else {
+        entry.attr.st_ino = found.inode_number;
+        entry.attr.st_mode = FileTypeBits(found.type);
+        if (leaves_one_out) server.habit.NoteLeftOut(found.ref);
+        leaves_one_out = false;
+      }
+      return listing.Add(std::string(found.name), entry, found.next_cookie + kDotEntries);
+    });
     listing.Reply();
   });
 }

@@ -161,12 +161,14 @@ Snapshot OfImage(const SquashfsReader& reader) {
     const auto [folder, ref] = pending.back();
     pending.pop_back();
     const InodePtr directory = reader.GetInode(ref);
-    reader.ReadDir(*directory, 0, [&](std::string_view name, InodeRef entry, InodeType type, uint64_t) {
-      const std::string path = folder + "/" + std::string(name);
-      const InodePtr inode = reader.GetInode(entry);
-      Check(inode->type == type, path + " has two types");
+    reader.ReadDir(*directory, 0, [&](const DirectoryEntry& entry) {
+      const std::string path = folder + "/" + std::string(entry.name);
+      const InodePtr inode = reader.GetInode(entry.ref);
+      Check(inode->type == entry.type, path + " has two types");
+      Check(inode->inode_number == entry.inode_number, path + " has two numbers");
+      Check(Describe(*reader.ReadInode(entry.ref)) == Describe(*inode), path + " is another when it is not kept");
       std::string text = Describe(*inode);
-      if (type == InodeType::kFile) {
+      if (entry.type == InodeType::kFile) {
         Bytes content(inode->size);
         Check(reader.Read(*inode, 0, content.data(), content.size()) == content.size(), path + " is short");
         text += " content " + std::to_string(Digest(content.data(), content.size()));
@@ -175,7 +177,7 @@ Snapshot OfImage(const SquashfsReader& reader) {
       for (const Xattr& xattr : reader.Xattrs(*inode)) xattrs[xattr.name] = xattr.value;
       AddXattrs(text, xattrs);
       snapshot[path] = text;
-      if (type == InodeType::kDirectory) pending.emplace_back(path, entry);
+      if (entry.type == InodeType::kDirectory) pending.emplace_back(path, entry.ref);
       return true;
     });
   }
@@ -288,17 +290,17 @@ void TestDirectories(const SquashfsReader& reader) {
   Check(many->index.size() > 3, "a large directory has an index");
   std::vector<std::string> names;
   std::vector<uint64_t> cookies{0};
-  reader.ReadDir(*many, 0, [&](std::string_view name, InodeRef ref, InodeType, uint64_t next) {
-    names.emplace_back(name);
-    cookies.push_back(next);
-    Check(reader.Lookup(*many, name) == ref, "lookup of " + std::string(name));
+  reader.ReadDir(*many, 0, [&](const DirectoryEntry& entry) {
+    names.emplace_back(entry.name);
+    cookies.push_back(entry.next_cookie);
+    Check(reader.Lookup(*many, entry.name) == entry.ref, "lookup of " + names.back());
     return true;
   });
   Check(names.size() == 5000, "all names are there");
   for (size_t i = 0; i < cookies.size(); i += 13) {
     std::string next;
-    reader.ReadDir(*many, cookies[i], [&](std::string_view name, InodeRef, InodeType, uint64_t) {
-      next = name;
+    reader.ReadDir(*many, cookies[i], [&](const DirectoryEntry& entry) {
+      next = entry.name;
       return false;
     });
     Check(next == (i < names.size() ? names[i] : ""), "resuming at " + std::to_string(i));
@@ -459,14 +461,14 @@ void Exercise(const Bytes& image) {
     try {
       const InodePtr directory = reader.GetInode(ref);
       uint64_t cookie = 0;
-      reader.ReadDir(*directory, 0, [&](std::string_view name, InodeRef entry, InodeType, uint64_t next) {
+      reader.ReadDir(*directory, 0, [&](const DirectoryEntry& entry) {
         if (++entries > 5000) return false;
-        cookie = next;
+        cookie = entry.next_cookie;
         try {
-          reader.Lookup(*directory, name);
-          const InodePtr inode = reader.GetInode(entry);
+          reader.Lookup(*directory, entry.name);
+          const InodePtr inode = reader.GetInode(entry.ref);
           reader.Xattrs(*inode);
-          if (inode->type == InodeType::kDirectory && seen.insert(entry).second) pending.push_back(entry);
+          if (inode->type == InodeType::kDirectory && seen.insert(entry.ref).second) pending.push_back(entry.ref);
           if (inode->type == InodeType::kFile && inode->size > 0) {
             for (const uint64_t offset : {uint64_t{0}, inode->size / 2, inode->size - 1}) {
               bool hole = false;
@@ -610,8 +612,7 @@ void TestEvil(const Bytes& image, const fs::path& work) {
   refused(EBADMSG, "two entries of one name", twice);
   const SquashfsReader mounted(std::make_shared<MemorySource>(twice));
   CheckError(EBADMSG, "two entries of one name, served", [&] {
-    mounted.ReadDir(*mounted.GetInode(mounted.Root()), 0,
-                    [](std::string_view, InodeRef, InodeType, uint64_t) { return true; });
+    mounted.ReadDir(*mounted.GetInode(mounted.Root()), 0, [](const DirectoryEntry&) { return true; });
   });
   Bytes nul = image;
   nul[entry + 10] = 0;
