@@ -105,6 +105,7 @@ export type ErrorCode =
   | "ERR_RUN_OUTPUT"
   | "ERR_RUN_BIND"
   | "ERR_RUN_OPTION"
+  | "ERR_RUN_BUNDLE"
   | "ERR_RUN_NETWORK"
   | "ERR_RUN_PORT"
   | "ERR_RUN_OVERLAY"

@@ -143,6 +143,7 @@ export type {
   RemoveRecipientOptions,
   RotateRecipientsOptions,
 } from "./encryption/recipients.ts"
+export { becomeOciRuntime, logForOciEngine } from "./container/oci-runtime.ts"
 export { listMounts, unmount } from "./container/mounts.ts"
 export type { MountInfo } from "./container/mounts.ts"
 export { sign } from "./container/sign.ts"

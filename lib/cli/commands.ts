@@ -20,6 +20,7 @@ import { map } from "./commands/map.ts"
 import { mount, mounts, unmount } from "./commands/mount.ts"
 import { network } from "./commands/network.ts"
 import { view } from "./commands/view.ts"
+import { ociRuntime } from "./commands/oci-runtime.ts"
 import { overlay } from "./commands/overlay.ts"
 import { probes } from "./commands/probe.ts"
 import { pull } from "./commands/pull.ts"
@@ -50,6 +51,7 @@ export const commands: readonly CommandRow[] = [
     cache,
     registry,
     ctdDecoder,
+    ociRuntime,
     link,
   ],
   ...[completion, version],

@@ -119,6 +119,7 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
   ERR_MOUNT_BUSY: "some process still uses it: `fuser -vm DIR` names it",
   ERR_MOUNT_NOT_OURS: "`sifcrypt mounts` lists what can be unmounted",
   ERR_RUN_OPTION: "`sifcrypt COMMAND --help` says what each option takes",
+  ERR_RUN_BUNDLE: "docs/oci-runtime.md has the annotations that there are",
   ERR_BATCH_CONFIG: "docs/batch.md says what it may have",
   ERR_BATCH_SET:
     "`sifcrypt batch submit` prints the folder; `job_sets` of the configuration says where it lies",

@@ -6,8 +6,8 @@ import { ctrEncWords } from "./ctr-enc.ts"
 /** Names that `sifcrypt link` puts into a folder: those of the peers, and that of the launch line of images. */
 export const peerNames = ["apptainer", "singularity", "run-singularity"] as const
 
-/** Those of imgcrypt's programs, which this command stands in for. */
-export const toolNames = ["ctd-decoder", "ctr-enc"] as const
+/** Those of imgcrypt's programs, which this command stands in for, and that of an OCI runtime. */
+export const toolNames = ["ctd-decoder", "ctr-enc", "sifcrypt-oci"] as const
 
 /** A program of its own stands in for this one. */
 export const squashfuseName = "squashfuse_ll"
@@ -44,5 +44,6 @@ export function commandWords(): readonly string[] {
   const words = process.argv.slice(2)
   if (called === "run-singularity") return ["run", ...words]
   if (called === "ctr-enc") return ctrEncWords(words)
+  if (called === "sifcrypt-oci") return ["oci-runtime", "--", ...words]
   return called === "ctd-decoder" ? [called, ...words] : words
 }

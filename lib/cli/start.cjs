@@ -12,6 +12,23 @@
 set +xv -f
 IFS='
 '
+# As an OCI runtime this is crun, except where a container is made: so all of crun's caller is there, and Node takes no time.
+case $0 in
+  sifcrypt-oci | *[/]sifcrypt-oci)
+    SIFCRYPT_START_FILES=
+    for SIFCRYPT_START_NAME do
+      case $SIFCRYPT_START_FILES$SIFCRYPT_START_NAME in
+        +*) SIFCRYPT_START_FILES= ;;
+        --cgroup-manager | --log | --log-format | --root | --rootless) SIFCRYPT_START_FILES=+ ;;
+        create | run | features | -*) ;;
+        *) exec crun "$@" ;;
+      esac
+      case $SIFCRYPT_START_NAME in
+        create | run | features) break ;;
+      esac
+    done
+    ;;
+esac
 SIFCRYPT_START_SIZE=0
 SIFCRYPT_START_FILES=
 for SIFCRYPT_START_NAME in $(unset -f ulimit; ulimit -Sn; export -p); do
@@ -117,9 +134,10 @@ const { Script } = require("node:vm")
 const words = process.argv.slice(2)
 let at = 0
 while (words[at]?.startsWith("-")) at += words[at] === "-c" || words[at] === "--config" ? 2 : 1
+const called = basename(process.argv[1])
 const isRun =
-  ["exec", "run", "shell", "test"].includes(words[at]) ||
-  (basename(process.argv[1]) === "run-singularity" && words[0] !== "--start-failure")
+  (["exec", "run", "shell", "test"].includes(words[at]) && called !== "sifcrypt-oci") ||
+  (called === "run-singularity" && words[0] !== "--start-failure")
 const name = isRun ? "run" : "command"
 const filename = join(__dirname, name + ".js")
 const { O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY } = constants

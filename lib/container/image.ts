@@ -427,6 +427,15 @@ export class Image implements AsyncDisposable {
   }
 
   /**
+   * Has something started from it that no other method starts.
+   *
+   * @internal
+   */
+  use<T>(start: (startable: Startable) => Promise<T>, undo: (started: T) => PromiseLike<void>): Promise<T> {
+    return this.#vouchedFor(() => start(this.#startable()), undo)
+  }
+
+  /**
    * Mounts the image read-only, nosuid, nodev on a folder.
    *
    * @throws DeviceError, EnvironmentError, TreeError.

@@ -197,7 +197,7 @@ class SessionBinds {
   }
 
   get record(): Buffer {
-    return record("binds", 0o600, words(this.#words))
+    return bundleFile("binds", 0o600, bundleWords(this.#words))
   }
 }
 
@@ -374,11 +374,13 @@ function lastVariables(options: BundleOptions): Map<string, string> {
   ])
 }
 
-function words(list: readonly string[]): string {
+/** A list, as the starter takes it. */
+export function bundleWords(list: readonly string[]): string {
   return list.map((word) => `${word}\0`).join("")
 }
 
-function record(name: string, mode: number, content: string | Uint8Array): Buffer {
+/** A file of a bundle, as the starter takes it. */
+export function bundleFile(name: string, mode: number, content: string | Uint8Array): Buffer {
   const bytes = typeof content === "string" ? Buffer.from(content, "utf8") : content
   return Buffer.concat([Buffer.from(`${mode.toString(8)} ${bytes.length} ${name}\n`), bytes])
 }
@@ -553,7 +555,7 @@ export async function makeBundle(given: BundleOptions): Promise<Buffer> {
   const points =
     given.mountPoints === "listed"
       ? [
-          record(
+          bundleFile(
             "mount-points",
             0o600,
             mountPointWords(mounts, new Set([...own.keys(), ...inMemory.map((file) => file.path)]), binds),
@@ -626,28 +628,30 @@ export async function makeBundle(given: BundleOptions): Promise<Buffer> {
   }
   const runScript = ociRunScript(await imageFile(tree, "/.singularity.d/runscript"))
   return Buffer.concat([
-    record("config.json", 0o600, JSON.stringify(config)),
-    ...(options.health === undefined ? [] : [record("health.json", 0o600, JSON.stringify(health))]),
+    bundleFile("config.json", 0o600, JSON.stringify(config)),
+    ...(options.health === undefined ? [] : [bundleFile("health.json", 0o600, JSON.stringify(health))]),
     binds.record,
     // Links of the image may lead to where nothing is.
-    record(
+    bundleFile(
       "places",
       0o600,
-      words(mounts.flatMap(({ destination, type, source }) => [destination, type === "none" ? source : ""])),
+      bundleWords(
+        mounts.flatMap(({ destination, type, source }) => [destination, type === "none" ? source : ""]),
+      ),
     ),
     ...points,
-    record("entry", 0o644, entryScript),
+    bundleFile("entry", 0o644, entryScript),
     // What is bound over them needs a place.
-    record("shell", 0o755, ""),
-    ...(initArguments.length > 0 ? [record("init", 0o755, "")] : []),
-    record(
+    bundleFile("shell", 0o755, ""),
+    ...(initArguments.length > 0 ? [bundleFile("init", 0o755, "")] : []),
+    bundleFile(
       "overrides.sh",
       0o644,
       overrideScript(environment, asked.evaluate === true && asked.noEval !== true),
     ),
-    record("host.sh", 0o644, hostScript(environment)),
-    ...[...own].map(([file, content]) => record(path.basename(file), 0o644, content)),
-    ...inMemory.map(({ name, mode = 0o444, content }) => record(name, mode, content)),
-    ...(runScript === undefined ? [] : [record("runscript", 0o644, runScript)]),
+    bundleFile("host.sh", 0o644, hostScript(environment)),
+    ...[...own].map(([file, content]) => bundleFile(path.basename(file), 0o644, content)),
+    ...inMemory.map(({ name, mode = 0o444, content }) => bundleFile(name, mode, content)),
+    ...(runScript === undefined ? [] : [bundleFile("runscript", 0o644, runScript)]),
   ])
 }

@@ -125,6 +125,36 @@ class Begun {
 }
 
 /**
+ * Becomes `sifcrypt-starter`. Listeners of `exit` are called first, with 0.
+ *
+ * @param env - `NAME=VALUE`.
+ * @param kept - Descriptors besides the standard ones.
+ * @param interrupted - Asked after signals have been held back: is there one to act upon?
+ * @returns Only when `interrupted`; signals stay held back then, and this process is to end.
+ */
+export async function becomeStarter(
+  args: readonly string[],
+  env: readonly string[],
+  kept: readonly number[],
+  interrupted: () => boolean,
+): Promise<void> {
+  const addon = loadAddon()
+  addon.holdSignals()
+  // What came before is told now: by the second, since the first may come before anybody has looked.
+  await new Promise((resolve) => setImmediate(resolve))
+  await new Promise((resolve) => setImmediate(resolve))
+  if (interrupted()) return
+  process.emit("exit", 0)
+  addon.becomeProgram({
+    file: starterPath(),
+    arguments: ["sifcrypt-starter", ...args],
+    environment: env,
+    // Node marks even those to be closed.
+    kept: [0, 1, 2, ...kept],
+  })
+}
+
+/**
  * Becomes the attendant of a payload's starter. Listeners of `exit` are called first, with 0.
  *
  * @param interrupted - Asked after signals have been held back: is there one to act upon?
@@ -159,27 +189,12 @@ export async function handOver(options: HandoverOptions, interrupted: () => bool
     const reportFd = descriptors.bytes("report", Buffer.from(report.map((text) => `${text}\0`).join("")))
     const retry = others.length > 0 ? [`--retry-on=${machineFailures.join(",")}`] : []
     begun.send(bundle)
-    addon.holdSignals()
-    // What came before is told now: by the second, since the first may come before anybody has looked.
-    await new Promise((resolve) => setImmediate(resolve))
-    await new Promise((resolve) => setImmediate(resolve))
-    if (!interrupted()) {
-      process.emit("exit", 0)
-      addon.becomeProgram({
-        file: starterPath(),
-        arguments: [
-          "sifcrypt-starter",
-          "attend",
-          `--report-fd=${reportFd}`,
-          ...retry,
-          begun.argument,
-          ...starters,
-        ],
-        environment,
-        // Node marks even those to be closed.
-        kept: [0, 1, 2, ...preserved, ...begun.descriptors, ...kept],
-      })
-    }
+    await becomeStarter(
+      ["attend", `--report-fd=${reportFd}`, ...retry, begun.argument, ...starters],
+      environment,
+      [...preserved, ...begun.descriptors, ...kept],
+      interrupted,
+    )
   } catch (error) {
     await begun.end()
     throw error

@@ -159,7 +159,7 @@ function failureError(failure: Failure, engine: ConcreteEngine, image: string): 
 
 /** How a starter is to run. */
 export interface StarterOptions {
-  readonly command: "mount" | "run"
+  readonly command: "mount" | "run" | "prepare"
   readonly engine: ConcreteEngine
   readonly source: StarterSource
   readonly view?: StarterView | undefined

@@ -29,6 +29,8 @@ struct Message {
     kSignal,
     /// Pass signal `code` on to the payload and what it has started: what a terminal does to a foreground group.
     kGroupSignal,
+    /// The process goes on without the one at this end.
+    kStay,
     /// When the payload has ended it is not to be started again.
     kLast,
     /// The payload's terminal has gone.

@@ -12,11 +12,13 @@
 
 #include "core/system_error.h"
 #include "starter/attend_command.h"
+#include "starter/enter_command.h"
 #include "starter/fuse_helper.h"
 #include "starter/join_command.h"
 #include "starter/mount_command.h"
 #include "starter/network_keeper.h"
 #include "starter/options.h"
+#include "starter/prepare_command.h"
 #include "starter/processes.h"
 #include "starter/run_command.h"
 #include "starter/say.h"
@@ -45,10 +47,12 @@ void ScrubEnvironment() {
 
 int Main(std::vector<std::string> arguments) {
   OpenStandardStreams();
-  ScrubEnvironment();
   if (arguments.empty()) throw UsageError("a command is missing");
   const std::string command = arguments.front();
   arguments.erase(arguments.begin());
+  // The environment is the program's.
+  if (command == "enter") EnterCommand(ParseEnterOptions(arguments));
+  ScrubEnvironment();
   if (command == "mount") {
     const MountOptions options = ParseMountOptions(arguments);
     SayAs(options.message_name);
@@ -69,6 +73,12 @@ int Main(std::vector<std::string> arguments) {
     SayAs(options.message_name);
     signal(SIGPIPE, SIG_IGN);
     return RunCommand(options, SignalQueue());
+  }
+  if (command == "prepare") {
+    const RunOptions options = ParsePrepareOptions(arguments);
+    SayAs(options.message_name);
+    signal(SIGPIPE, SIG_IGN);
+    return PrepareCommand(options, SignalQueue());
   }
   if (command == "keep") {
     const KeepOptions options = ParseKeepOptions(arguments);

@@ -111,6 +111,12 @@ void MapIds(pid_t process, const std::vector<IdRange>& uids, const std::vector<I
   process_channel.Send({.kind = Message::Kind::kMapIds});
 }
 
+void TranslateOwner(std::optional<Owner>& owner) {
+  if (geteuid() == 0 || !owner) return;
+  if (owner->uid == geteuid()) owner->uid = 0;
+  if (owner->gid == getegid()) owner->gid = 0;
+}
+
 void ShowUnifiedCgroups() {
   if (!IsCgroup2(kCgroups) && IsCgroup2(kUnifiedCgroups))
     CheckErrno(mount(kUnifiedCgroups, kCgroups, nullptr, MS_BIND, nullptr), "mount");

@@ -1,6 +1,7 @@
 // The namespaces that sessions and workspaces are made in.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "starter/channel.h"
@@ -20,6 +21,9 @@ void EnterNamespacesBelow(int parent, const std::vector<IdRange>& uids, const st
 /// SystemError "userns".
 void MapIds(pid_t process, const std::vector<IdRange>& uids, const std::vector<IdRange>& gids,
             const Channel& process_channel);
+
+/// A session's user namespace knows the caller by other numbers: root's.
+void TranslateOwner(std::optional<Owner>& owner);
 
 /// Where version 1 and version 2 of cgroups are mounted side by side, crun (1.8) refuses to start even though it is told to leave
 /// cgroups alone; so it gets to see version 2 only.

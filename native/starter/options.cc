@@ -361,6 +361,15 @@ ViewPiece ParsePiece(std::string_view text, const std::string& name) {
   return piece;
 }
 
+/// What is known, then "--", an absolute path, and its arguments.
+std::vector<std::string> ParseProgram(Arguments& known, const std::vector<std::string>& arguments) {
+  const auto end = std::find(arguments.begin(), arguments.end(), "--");
+  known.Parse({arguments.begin(), end});
+  if (end == arguments.end() || end + 1 == arguments.end() || !end[1].starts_with('/'))
+    throw UsageError("--: an absolute path follows");
+  return {end + 1, arguments.end()};
+}
+
 /// An absolute path in which nothing leads up.
 bool IsPlainPath(std::string_view path) { return path.starts_with('/') && path.find("/..") == std::string_view::npos; }
 
@@ -474,6 +483,32 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   return options;
 }
 
+RunOptions ParsePrepareOptions(const std::vector<std::string>& arguments) {
+  RunOptions options;
+  Arguments known;
+  known.AddText("message-name", false, options.message_name);
+  AddImage(known, options.image);
+  known.AddText("session", true, options.session);
+  known.AddDescriptor("bundle-fd", true, options.bundle_fd);
+  AddIdMaps(known, options.uid_map, options.gid_map);
+  known.AddDescriptor("status-fd", true, options.status_fd);
+  known.AddDescriptor("watch-fd", true, options.watch_fd);
+  known.Parse(arguments);
+  CheckImage(known, options.image);
+  CheckIdMaps(options.uid_map, options.gid_map);
+  return options;
+}
+
+EnterOptions ParseEnterOptions(const std::vector<std::string>& arguments) {
+  EnterOptions options;
+  Arguments known;
+  known.AddDescriptor("user-fd", false, options.user_fd);
+  known.AddDescriptor("mount-fd", false, options.mount_fd);
+  known.AddNumber("open-files", false, options.open_files);
+  options.program = ParseProgram(known, arguments);
+  return options;
+}
+
 KeepOptions ParseKeepOptions(const std::vector<std::string>& arguments) {
   KeepOptions options;
   Arguments known;
@@ -529,14 +564,11 @@ WorkspaceOptions ParseWorkspaceOptions(const std::vector<std::string>& arguments
   AddIdMaps(known, options.uid_map, options.gid_map);
   known.AddDescriptor("status-fd", true, options.status_fd);
   known.AddDescriptor("watch-fd", true, options.watch_fd);
-  const auto end = std::find(arguments.begin(), arguments.end(), "--");
-  known.Parse({arguments.begin(), end});
-  if (end != arguments.end()) options.program.assign(end + 1, arguments.end());
+  options.program = ParseProgram(known, arguments);
   CheckIdMaps(options.uid_map, options.gid_map);
   if (!options.folder.empty() + !options.volume.empty() + (options.memory > 0) != 1)
     throw UsageError("one of --folder, --volume and --memory");
   if (!options.spill.empty() && options.memory == 0) throw UsageError("--spill: needs --memory");
-  if (options.program.empty() || !options.program[0].starts_with('/')) throw UsageError("--: an absolute path follows");
   return options;
 }
 

@@ -233,6 +233,17 @@ struct RunOptions {
 /// All images of these that are not the root's, in the order in which they get their servers.
 std::vector<LayerOptions> OtherImages(const RunOptions& options);
 
+/// What a program runs in that is not ours: namespaces that were made for it, or the caller's own.
+struct EnterOptions {
+  /// -1: the one that this process is in.
+  int user_fd = -1;
+  int mount_fd = -1;
+  /// The soft limit; 0: it stays.
+  uint64_t open_files = 0;
+  /// An absolute path and its arguments. It inherits all other descriptors, and the environment.
+  std::vector<std::string> program;
+};
+
 /// A command for a container that runs.
 struct JoinOptions {
   /// The starter that runs it.
@@ -275,6 +286,9 @@ struct WorkspaceOptions {
 KeepOptions ParseKeepOptions(const std::vector<std::string>& arguments);
 MountOptions ParseMountOptions(const std::vector<std::string>& arguments);
 RunOptions ParseRunOptions(const std::vector<std::string>& arguments);
+/// Of these it has the image, the ids, the session, its bundle, and how it is watched and reports.
+RunOptions ParsePrepareOptions(const std::vector<std::string>& arguments);
+EnterOptions ParseEnterOptions(const std::vector<std::string>& arguments);
 JoinOptions ParseJoinOptions(const std::vector<std::string>& arguments);
 WorkspaceOptions ParseWorkspaceOptions(const std::vector<std::string>& arguments);
 

@@ -23,6 +23,7 @@
 #include "starter/channel.h"
 #include "starter/confine.h"
 #include "starter/image.h"
+#include "starter/image_server.h"
 #include "starter/namespaces.h"
 #include "starter/network.h"
 #include "starter/network_keeper.h"
@@ -42,40 +43,6 @@ constexpr int kServerEndMs = 100;
 constexpr int kOrphansMs = 5000;
 /// How long the payload may take to end on SIGTERM when its caller has gone.
 constexpr int kGraceMs = 1000;
-
-/// The process that serves the image by FUSE. It holds the key, stays outside the private namespaces (inside it would
-/// keep them alive) and in a process group of its own, where the terminal's signals do not reach it.
-int ServerProcess(const ImageOptions& image, const SignalQueue& signals, const Channel& main,
-                  const Channel& container) {
-  setpgid(0, 0);
-  std::vector<int> kept{image.range.fd, main.fd(), container.fd()};
-  if (image.encrypted()) kept.push_back(image.key_fd);
-  // Blocks that are not authentic are told of there.
-  const UniqueFd log = image.range.authenticates() ? UniqueFd(dup(STDERR_FILENO)) : UniqueFd();
-  if (log) kept.push_back(log.get());
-  CloseAllBut(kept);
-  DetachStandardStreams();
-  if (log) dup2(log.get(), STDERR_FILENO);
-  sigprocmask(SIG_SETMASK, &signals.original_mask(), nullptr);
-  try {
-    ProtectSecrets();
-    const OpenSquashfs squashfs(image);
-    UniqueFd device;
-    container.Receive(&device);
-    if (!device) return 0;  // the container process has failed, and says why
-    GiveUpPrivileges(Calls::kServer);
-    const std::unique_ptr<FuseSession> server = squashfs.Serve(std::move(device));
-    pollfd events[] = {{server->ended_fd(), POLLIN, 0}, {main.fd(), POLLIN, 0}};
-    while (poll(events, std::size(events), -1) < 0 && errno == EINTR) {
-    }
-    return 0;
-  } catch (const SystemError& failure) {
-    main.SendFailure(failure, StepOf(failure));
-  } catch (const std::exception& failure) {
-    main.Send({.error = ENOMEM, .step = "server", .text = failure.what()});
-  }
-  return kFailure;
-}
 
 /// Standard output and error as they were, for those who come later.
 class Outputs {
@@ -181,12 +148,13 @@ int ContainerProcess(const RunOptions& options, const SignalQueue& signals, cons
   Session session(directory);
   try {
     session.Enter(options, main, networks.get());
+    ShowUnifiedCgroups();
     networks.Reset();
     if (network.fd() >= 0) HandOverNetwork(network);
     if (holds_key) CheckErrno(prctl(PR_SET_DUMPABLE, 0), "prctl");
     // What the session lies over may hold it.
     const UniqueFd folder = options.image.is_folder() ? Session::OpenFolder(options.image) : UniqueFd();
-    session.MountScratch();
+    session.MountScratch(true);
     if (folder) {
       session.BindFolder(folder.get(), options.writable);
     } else {
@@ -315,7 +283,7 @@ void Supervisor::Start() {
   };
   const auto serve = [&](const ImageOptions& image) {
     devices.push_back(start("the server of the image", [&](const Channel& main, const Channel& device) {
-      return ServerProcess(image, signals_, main, device);
+      return ServeImage(image, signals_, main, device);
     }));
   };
   if (options_.log.exists()) {
@@ -511,15 +479,9 @@ void Supervisor::EndServers() {
 
 int RunCommand(RunOptions options, const SignalQueue& signals) {
   const Status status{UniqueFd(options.status_fd)};
-  // The session's user namespace knows the caller by other numbers.
-  const auto translate = [](std::optional<Owner>& owner) {
-    if (geteuid() == 0 || !owner) return;
-    if (owner->uid == geteuid()) owner->uid = 0;
-    if (owner->gid == getegid()) owner->gid = 0;
-  };
-  translate(options.image.owner);
-  for (LayerOptions& layer : options.layers) translate(layer.image.owner);
-  for (LayerOptions& image : options.bind_images) translate(image.image.owner);
+  TranslateOwner(options.image.owner);
+  for (LayerOptions& layer : options.layers) TranslateOwner(layer.image.owner);
+  for (LayerOptions& image : options.bind_images) TranslateOwner(image.image.owner);
   try {
     return Supervisor(options, signals, status).Run();
   } catch (const SystemError& failure) {

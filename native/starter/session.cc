@@ -238,11 +238,10 @@ void Session::Enter(const RunOptions& options, const Channel& main, int networks
   const bool below = networks >= 0 && geteuid() != 0;
   if (below) EnterNamespacesBelow(networks, options.uid_map, options.gid_map, network);
   in_user_namespace_ = below || EnterNamespaces(!options.uid_map.empty(), main, network) || !IsInitialUserNamespace();
-  ShowUnifiedCgroups();
 }
 
-void Session::MountScratch() const {
-  const std::string data = std::string("mode=0700") + (in_user_namespace_ ? kUserScratchLimit : "");
+void Session::MountScratch(bool is_limited) const {
+  const std::string data = std::string("mode=0700") + (is_limited && in_user_namespace_ ? kUserScratchLimit : "");
   CheckErrno(mount("tmpfs", directory_.c_str(), "tmpfs", MS_NOSUID | MS_NODEV, data.c_str()), "mount");
   CheckErrno(mount(nullptr, directory_.c_str(), nullptr, MS_PRIVATE, nullptr), "mount");
   for (const char* name : {"lower", "points", "upper", "work", "layers", "images", "bound", "root", "state", "files"})

@@ -25,8 +25,9 @@ class Session {
   /// Enters the namespaces; `main` writes the ids of a user namespace when there are several. `networks`: the user namespace of its
   /// named networks, or -1. SystemError "userns".
   void Enter(const RunOptions& options, const Channel& main, int networks);
-  /// Mounts the folder in memory and makes what is in it. "mount".
-  void MountScratch() const;
+  /// Mounts the folder in memory and makes what is in it. `is_limited`: an ordinary user's container may write as much in memory as
+  /// the peers let it. "mount".
+  void MountScratch(bool is_limited) const;
   /// Fills it with what the parent sends. "bundle".
   void ReadBundle(UniqueFd pipe) const;
   /// Fills a folder among the bundle's files. "bundle".

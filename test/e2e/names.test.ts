@@ -45,7 +45,7 @@ describe("link", () => {
     assert.equal(refused.status, 20)
     assert.match(
       refused.stderr,
-      /'docker' .*choices are apptainer, singularity, run-singularity, ctd-decoder, ctr-enc, squashfuse_ll\.\n/,
+      /'docker' .*choices are apptainer, singularity, run-singularity, ctd-decoder, ctr-enc, sifcrypt-oci, squashfuse_ll\.\n/,
     )
   })
 })

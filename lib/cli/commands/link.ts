@@ -46,13 +46,13 @@ export const link: CommandRow = command({
   description:
     "Links apptainer, singularity and run-singularity in FOLDER to this command, or those of them that are named. " +
     "Called by these names it takes options and answers as the peers do; run-singularity is what starts an image that is called as " +
-    "a program. ctd-decoder, which decrypts layers for containerd, ctr-enc of imgcrypt, and squashfuse_ll, with which Apptainer and " +
-    "Singularity mount plain images, are linked if they are named.",
+    "a program. ctd-decoder, which decrypts layers for containerd, ctr-enc of imgcrypt, sifcrypt-oci, an OCI runtime, and squashfuse_ll, " +
+    "with which Apptainer and Singularity mount plain images, are linked if they are named.",
   arguments: [
     ["<folder>", "where the links are made: one that PATH lists, before the peers' own"],
     [
       "[names...]",
-      "some of them, or ctd-decoder, ctr-enc, squashfuse_ll",
+      "some of them, or ctd-decoder, ctr-enc, sifcrypt-oci, squashfuse_ll",
       [...peerNames, ...toolNames, squashfuseName],
     ],
   ],

@@ -77,7 +77,7 @@ describe("commands", () => {
 
   it("print JSON, but for those whose output is the image's, the payload's, a shell's or another machine's", () => {
     const bytes = new Set([
-      ...["cat", "sif dump", "ctd-decoder", "exec", "run", "shell", "test", "instance logs"],
+      ...["cat", "sif dump", "ctd-decoder", "oci-runtime", "exec", "run", "shell", "test", "instance logs"],
       ...["batch tail", "batch logs", "completion", "serve-build", "batch serve-node"],
       ...["compose logs", "compose exec", "compose run"],
     ])

@@ -126,6 +126,7 @@ const expected: Readonly<Record<ErrorCode, number>> = {
   ERR_RUN_OUTPUT: 255,
   ERR_RUN_BIND: 255,
   ERR_RUN_OPTION: 255,
+  ERR_RUN_BUNDLE: 255,
   ERR_RUN_NETWORK: 255,
   ERR_RUN_PORT: 255,
   ERR_RUN_OVERLAY: 255,
