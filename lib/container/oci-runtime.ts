@@ -162,21 +162,23 @@ async function closeAll(namespaces: Inherited["namespaces"]): Promise<void> {
   await Promise.resolve()
 }
 
-async function makeContainer(call: RuntimeCall, options: OpenOptions): Promise<void> {
+async function makeContainer(words: readonly string[], call: RuntimeCall, options: OpenOptions): Promise<void> {
   const { signal } = options
   const count = preservedOf(call)
   const file = path.resolve(call.bundle, call.config)
   const config = await readConfig(file, signal)
   const { annotations } = config
-  const wanted = engineName(annotations.engine ?? "auto", `${file}: ${ANNOTATIONS}engine`)
   const name = imageOf(config, call.bundle)
-  if (name === undefined)
-    throw new RunError("ERR_RUN_BUNDLE", `${file}: its root is no image`, { path: file })
+  if (name === undefined) {
+    await becomeRuntime(words, { namespaces: [], preserved: preservedDescriptors(count) }, signal)
+    return
+  }
+  const wanted = engineName(annotations.engine ?? "auto", `${file}: ${ANNOTATIONS}engine`)
   const opening = openOptions(annotations, options)
   using credentials = new Credentials(opening.unlock)
   await using image = await openPath(name, opening, credentials)
   const session = ownFolder("oci")
-  const { preserved, namespaces } = await image.use(
+  const inherited = await image.use(
     async (startable) => {
       checkArchitecture(name, startable.architecture ?? "unknown")
       return {
@@ -189,9 +191,9 @@ async function makeContainer(call: RuntimeCall, options: OpenOptions): Promise<v
     ({ namespaces }) => closeAll(namespaces),
   )
   try {
-    await becomeRuntime(call.withConfig(path.join(session, "config.json")), { namespaces, preserved }, signal)
+    await becomeRuntime(call.withConfig(path.join(session, "config.json")), inherited, signal)
   } finally {
-    await closeAll(namespaces)
+    await closeAll(inherited.namespaces)
   }
 }
 
@@ -227,7 +229,7 @@ export async function becomeOciRuntime(
   const options = checkOptions(given, "options")
   const call = new RuntimeCall(checkWords(words, "words"))
   if (call.command === "features") return await features(words, options.signal)
-  if (call.makesContainer) await makeContainer(call, options)
+  if (call.makesContainer) await makeContainer(words, call, options)
   else await becomeRuntime(words, { namespaces: [], preserved: [] }, options.signal)
   return ""
 }

@@ -29,9 +29,10 @@ export function keptArguments(descriptors: readonly number[]): readonly string[]
  * The descriptors that `preserveFds` asks for: all are open, and none is this package's or Node's. What Node opens first takes
  * the lowest number that is free and polls the others, so it lies wherever the caller left a gap.
  *
- * @param image - The image's descriptor. Others of the same file may have taken the place of one that a secret was read from.
+ * @param image - The image's descriptor, if there is one. Others of the same file may have taken the place of one that a secret was
+ * read from.
  */
-export function preservedDescriptors(asked: number | readonly number[], image: number): number[] {
+export function preservedDescriptors(asked: number | readonly number[], image?: number): number[] {
   const descriptors = typeof asked === "number" ? all(asked) : these(asked)
   for (const fd of descriptors)
     if (!isGiven(fd, image))
@@ -50,15 +51,15 @@ function descriptorsOf(what: string): string[] {
   })
 }
 
-function isGiven(fd: number, image: number): boolean {
-  const own = fstatSync(image, { bigint: true })
+function isGiven(fd: number, image: number | undefined): boolean {
+  const own = image === undefined ? undefined : fstatSync(image, { bigint: true })
   try {
     const { dev, ino } = fstatSync(fd, { bigint: true })
     const what = readlinkSync(`/proc/self/fd/${fd}`)
     if (/^anon_inode:\[(?:eventpoll|eventfd|io_uring)\]$/.test(what)) return false
     // Of a pipe that Node tells itself something through, both ends are here.
     const isPipe = what.startsWith("pipe:")
-    return !(dev === own.dev && ino === own.ino) && !(isPipe && descriptorsOf(what).length > 1)
+    return !(dev === own?.dev && ino === own.ino) && !(isPipe && descriptorsOf(what).length > 1)
   } catch {
     return false // it is not open
   }
