@@ -204,7 +204,7 @@ suite_slurm() {
 suite_soak() {
   local status=0
   export SIFCRYPT_SOAK=1
-  apart "${mocha_here[@]}" test/e2e/{soak,kill,interpreter,recipient-kill,sign-kill}.test.ts test/unit/{parsers,signing/certificate-mutations}.test.ts test/slurm/*.test.ts || status=$?
+  apart "${mocha_here[@]}" test/e2e/{soak,kill,interpreter,recipient-kill,sign-kill,faults}.test.ts test/unit/{parsers,signing/certificate-mutations}.test.ts test/slurm/*.test.ts || status=$?
   # And the Slurm and MUNGE of Debian unstable.
   apart test/support/slurm-unstable.sh "${mocha_here[@]}" test/slurm/*.test.ts || status=$?
   if command -v linux.uml >/dev/null; then

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <exception>
+#include <new>
 #include <optional>
+#include <system_error>
 #include <type_traits>
 #include <utility>
 
@@ -30,11 +32,19 @@ class AsyncCall final : public Napi::AsyncWorker {
       work_.reset();
       result_.emplace(work());
     } catch (const SystemError& error) {
-      failure_.emplace(error);
-      SetError(error.what());
+      Fail(error);
+    } catch (const std::bad_alloc&) {
+      Fail(SystemError(ENOMEM, "malloc"));
+    } catch (const std::system_error& error) {
+      // A thread that cannot be started.
+      Fail(SystemError(error.code().value(), "clone"));
     } catch (const std::exception& error) {
       SetError(error.what());
     }
+  }
+  void Fail(const SystemError& error) {
+    failure_.emplace(error);
+    SetError(error.what());
   }
   void OnOK() override {
     try {

@@ -415,7 +415,12 @@ void Supervisor::OnContainerMessages() {
     if (message->kind == Message::Kind::kMapIds) MapContainerIds();
     if (message->kind != Message::Kind::kStarted) continue;
     started_ = true;
-    status_.Ready(getpid());
+    try {
+      status_.Ready(getpid());
+    } catch (const SystemError& failure) {
+      failure_ = {.error = failure.error(), .step = failure.operation(), .text = failure.what()};
+      Terminate(0);
+    }
     for (const int number : early_signals_) container_channel_.Send({.kind = Message::Kind::kSignal, .code = number});
   }
 }

@@ -73,7 +73,11 @@ std::string FirstRuntimeError(std::string_view log) {
   return {};
 }
 
-void Status::Ready(pid_t pid) const { Write(R"({"event":"ready","pid":)" + std::to_string(pid) + "}\n"); }
+void Status::Ready(pid_t pid) const {
+  // Who does not hear of it waits for ever; who listens no more does not wait.
+  if (!Write(R"({"event":"ready","pid":)" + std::to_string(pid) + "}\n") && errno != EPIPE)
+    throw SystemError(errno, "server", "it cannot be told that all is ready");
+}
 
 void Status::Error(std::string_view step, int error, std::string_view message) const {
   Write(R"({"event":"error","step":)" + Quote(step) + R"(,"errno":)" + Quote(ErrorName(error)) + R"(,"errnoNumber":)" +
@@ -87,13 +91,14 @@ void Status::Exit(int code, int signal, std::string_view runtime_message) const 
   Write(line + "}\n");
 }
 
-void Status::Write(const std::string& line) const {
+bool Status::Write(const std::string& line) const {
   for (size_t done = 0; done < line.size();) {
     const ssize_t n = write(fd_.get(), line.data() + done, line.size() - done);
     if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return;
+    if (n <= 0) return false;
     done += static_cast<size_t>(n);
   }
+  return true;
 }
 
 }  // namespace sifcrypt::starter

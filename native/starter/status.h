@@ -16,13 +16,14 @@ class Status {
  public:
   explicit Status(UniqueFd fd) : fd_(std::move(fd)) {}
   int fd() const { return fd_.get(); }
+  /// Throws SystemError where a parent listens and cannot be told.
   void Ready(pid_t pid) const;
   void Error(std::string_view step, int error, std::string_view message) const;
   /// `signal`: what ended the payload, or 0. `runtime_message`: why the OCI runtime did not start it; empty when it did.
   void Exit(int code, int signal, std::string_view runtime_message) const;
 
  private:
-  void Write(const std::string& line) const;
+  bool Write(const std::string& line) const;
   UniqueFd fd_;
 };
 

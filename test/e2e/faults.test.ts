@@ -1,0 +1,477 @@
+// One system call of a command fails, each in its turn: the command says so or does without, and nothing is lost or left. `scripts/test.sh
+// soak` does it with all of them, otherwise it is a few of each command. SIFCRYPT_KIND chooses one command.
+import assert from "node:assert/strict"
+import { createHash, createPublicKey, generateKeyPairSync } from "node:crypto"
+import {
+  chmodSync,
+  chownSync,
+  cpSync,
+  existsSync,
+  lchownSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs"
+import path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import { build, encrypt, listRecipients, open, sif, verify } from "../../lib/index.ts"
+import { exitMeanings } from "../../lib/cli/exit-codes.ts"
+import {
+  idOf,
+  isRoot,
+  runProgram,
+  sifcrypt,
+  sifcryptOk,
+  type CommandOptions,
+  type Result,
+} from "../support/cli.ts"
+import { allFaults, callsOf, failing, lastFaults, someOf, type Fault } from "../support/faults.ts"
+import { testKeys } from "../support/keys.ts"
+import { mountsIn, processesOfGroup, signalGroup } from "../support/processes.ts"
+import { Registry } from "../support/registry.ts"
+import { newFolder } from "../support/scratch.ts"
+import { skip } from "../support/skip.ts"
+import { isSoak, repeat } from "../support/soak.ts"
+import { makeRootTree } from "../support/trees.ts"
+
+const most = Number(process.env["SIFCRYPT_FAULTS"] ?? (isSoak ? Infinity : 2))
+const only = process.env["SIFCRYPT_KIND"]
+const firstGroup = 82_000
+const settleMs = 8000
+// fusermount3 serves only users whom passwd knows.
+const as = "nobody"
+const uid = idOf(as)
+const statuses: ReadonlySet<number> = new Set(
+  exitMeanings.map(([status]) => status).filter((one) => one !== 1),
+)
+
+/** Folders of one run. */
+class Place {
+  readonly folder: string
+  readonly group: number
+  constructor(folder: string, group: number) {
+    this.folder = folder
+    this.group = group
+    for (const name of ["home", "tmp", "run", "cache", "work"])
+      mkdirSync(this.in(name), { mode: 0o700, recursive: true })
+  }
+  in(...names: readonly string[]): string {
+    return path.join(this.folder, ...names)
+  }
+  get options(): CommandOptions {
+    const { folder, group } = this
+    const env = {
+      HOME: this.in("home"),
+      TMPDIR: this.in("tmp"),
+      XDG_RUNTIME_DIR: this.in("run"),
+      XDG_CACHE_HOME: this.in("cache"),
+    }
+    return { as, group, env, cwd: path.join(folder, "work") }
+  }
+  /** Everything but what V8 has compiled of the command. */
+  files(): string[] {
+    return readdirSync(this.folder, { recursive: true, encoding: "utf8" })
+      .filter((name) => !/^cache\/sifcrypt(?:\/code(?:\/|$)|$)/.test(name))
+      .sort()
+  }
+  own(): void {
+    for (const name of readdirSync(this.folder, { recursive: true, encoding: "utf8" }))
+      lchownSync(this.in(name), uid, uid)
+    chownSync(this.folder, uid, uid)
+  }
+}
+
+type State = "old" | "new"
+
+interface Work {
+  readonly prepare?: (place: Place) => void
+  readonly args: (place: Place) => readonly string[]
+  /** What there is afterwards; an error if it is neither as it was nor as it should be. */
+  readonly state: (place: Place, result: Result) => Promise<State> | State
+  /** What it may leave, if it has succeeded or not. */
+  readonly outputs?: RegExp
+  /** What it did not survive at some time: always among them. */
+  readonly known?: RegExp
+  /** Ends what goes on. */
+  readonly after?: (place: Place) => Promise<void>
+}
+
+describe("a system call that fails", function () {
+  this.timeout(isSoak ? 36_000_000 : 120_000)
+  const keys = testKeys()
+  const folder = newFolder("faults")
+  const signer = generateKeyPairSync("ed25519")
+  const original = (name: string): string => path.join(folder, name)
+  const unlock = [{ key: { file: keys.privateKey } }]
+  let registry: Registry
+  let nextGroup = firstGroup
+
+  before(async function () {
+    if (!isRoot) skip(this, "needs root, to answer for the kernel")
+    if (process.arch !== "x64") skip(this, "knows the system calls of x86-64 only")
+    chmodSync(folder, 0o755)
+    const tree = makeRootTree()
+    cpSync(tree, original("tree"), { recursive: true, verbatimSymlinks: true })
+    await build({ output: original("plain.sif"), source: tree })
+    await encrypt({
+      image: original("plain.sif"),
+      output: original("image.sif"),
+      recipients: [{ key: { file: keys.publicKey } }],
+    })
+    const pem = signer.privateKey.export({ type: "pkcs8", format: "pem" })
+    writeFileSync(original("signer.pem"), pem, { mode: 0o644 })
+    writeFileSync(
+      original("image.def"),
+      "Bootstrap: localimage\nFrom: plain.sif\n%post\n    echo made >/data/made\n",
+    )
+    writeFileSync(
+      original("compose.yaml"),
+      `name: faults
+x-sifcrypt: { pem_path: "${keys.privateKey}" }
+services:
+  one: { image: ./image.sif, network_mode: none, entrypoint: sleep 300 }
+`,
+    )
+    registry = await Registry.start()
+    for (const name of ["image.sif", "plain.sif"])
+      await sifcryptOk(
+        ["push", "-U", original(name), `oras://${registry.host}/${name.replace(".sif", "")}:1`],
+        {
+          as: "self",
+        },
+      )
+    const layout = original("layout")
+    cpSync(path.join(import.meta.dirname, "..", "vectors", "oci", "layout"), layout, { recursive: true })
+    await registry.push(`oci:${layout}`, "layers:1")
+    // What V8 compiles is there, as after a first run.
+    mkdirSync(original("code"))
+    chownSync(original("code"), uid, uid)
+    for (const words of ["build", "encrypt", "exec"])
+      await sifcrypt([words, "--help"], { as, env: { XDG_CACHE_HOME: original("code") } })
+  })
+  after(async () => {
+    for (let group = firstGroup; group < nextGroup; group++) signalGroup(group, "SIGKILL")
+    await registry[Symbol.asyncDispose]()
+  })
+
+  const copied =
+    (...names: readonly string[]) =>
+    (place: Place): void => {
+      for (const name of names)
+        cpSync(original(name), place.in("work", name), { recursive: true, verbatimSymlinks: true })
+    }
+
+  async function holds(image: string, file: string, content: string): Promise<void> {
+    await using opened = await open(image, { unlock, unsigned: "allow" })
+    assert.equal((await opened.readFile(file)).toString(), content)
+  }
+
+  /** A new file that is whole or not there. */
+  const made =
+    (name: string, file = "/data/hello", content = "hello\n") =>
+    async (place: Place): Promise<State> => {
+      const image = place.in("work", name)
+      if (!existsSync(image)) return "old"
+      await holds(image, file, content)
+      return "new"
+    }
+
+  const digestOf = (file: string): string => createHash("sha256").update(readFileSync(file)).digest("hex")
+
+  /** What a user's changes of images are kept apart by. */
+  const locks = /^run\/sifcrypt|^cache\/sifcrypt-locks/
+
+  const isSame = (place: Place, name: string): boolean =>
+    digestOf(place.in("work", name)) === digestOf(original(name))
+
+  /** What is in the cache is what its name says. */
+  function cacheIsWhole(place: Place): void {
+    for (const name of place.files().filter((one) => one.startsWith("cache/"))) {
+      const [, digest] = /\/([0-9a-f]{64})$/.exec(name) ?? []
+      if (digest !== undefined && lstatSync(place.in(name)).isFile() && !name.includes("images"))
+        assert.equal(digestOf(place.in(name)), digest)
+    }
+  }
+
+  const printed =
+    (text: string) =>
+    (_: Place, { text: output }: Result): State => {
+      if (output === text) return "new"
+      assert.ok(text.startsWith(output), output)
+      return "old"
+    }
+
+  const works: Readonly<Record<string, Work>> = {
+    build: {
+      prepare: copied("tree"),
+      args: () => ["build", "--pem-path", keys.publicKey, "made.sif", "tree"],
+      known: /^node clone3? /,
+      state: made("made.sif"),
+      outputs: /^work\/made\.sif$/,
+    },
+    "build over another": {
+      prepare: copied("tree", "image.sif"),
+      args: () => ["build", "-F", "--pem-path", keys.publicKey, "image.sif", "tree"],
+      state: async (place) => {
+        await holds(place.in("work", "image.sif"), "/data/hello", "hello\n")
+        return isSame(place, "image.sif") ? "old" : "new"
+      },
+    },
+    "build, gocryptfs": {
+      prepare: copied("tree"),
+      args: () => ["build", "--format", "gocryptfs", "--pem-path", keys.publicKey, "made.sif", "tree"],
+      state: made("made.sif"),
+      outputs: /^work\/made\.sif$/,
+    },
+    "build of a definition": {
+      prepare: copied("image.def", "plain.sif"),
+      args: () => ["build", "--pem-path", keys.publicKey, "made.sif", "image.def"],
+      state: made("made.sif", "/data/made", "made\n"),
+      outputs: /^work\/made\.sif$/,
+    },
+    encrypt: {
+      prepare: copied("plain.sif"),
+      args: () => ["encrypt", "--pem-path", keys.publicKey, "plain.sif", "made.sif"],
+      state: made("made.sif"),
+      outputs: /^work\/made\.sif$/,
+    },
+    decrypt: {
+      prepare: copied("image.sif"),
+      args: () => ["decrypt", "--pem-path", keys.privateKey, "image.sif", "made.sif"],
+      state: made("made.sif"),
+      outputs: /^work\/made\.sif$/,
+    },
+    sign: {
+      prepare: copied("image.sif"),
+      args: () => ["sign", "--key", original("signer.pem"), "--tree", "image.sif"],
+      state: async (place) => {
+        const image = place.in("work", "image.sif")
+        await holds(image, "/data/hello", "hello\n")
+        {
+          await using opened = await sif.openSif(image)
+          if (!opened.objects.some(({ type }) => type === sif.DataType.signature)) return "old"
+        }
+        assert.equal((await verify(image, { keys: [createPublicKey(signer.privateKey)] })).verified, true)
+        return "new"
+      },
+      outputs: locks,
+    },
+    "recipient add": {
+      prepare: copied("image.sif"),
+      args: () => [
+        "recipient",
+        "add",
+        "--pem-path",
+        keys.privateKey,
+        "--recipient",
+        keys.otherPublicKey,
+        "image.sif",
+      ],
+      state: async (place) => {
+        const image = place.in("work", "image.sif")
+        await holds(image, "/data/hello", "hello\n")
+        return (await listRecipients(image)).filter(({ stale }) => !stale).length > 1 ? "new" : "old"
+      },
+      outputs: locks,
+    },
+    pull: {
+      args: () => ["pull", "made.sif", `oras://${registry.host}/image:1`],
+      state: async (place) => {
+        cacheIsWhole(place)
+        return await made("made.sif")(place)
+      },
+      outputs: /^work\/made\.sif$|^cache\//,
+    },
+    "build of layers": {
+      args: () => ["build", "--pem-path", keys.publicKey, "made.sif", `docker://${registry.host}/layers:1`],
+      state: async (place) => {
+        cacheIsWhole(place)
+        const image = place.in("work", "made.sif")
+        if (!existsSync(image)) return "old"
+        await using opened = await open(image, { unlock })
+        assert.ok((await opened.list("/")).length > 0)
+        return "new"
+      },
+      outputs: /^work\/made\.sif$|^cache\//,
+    },
+    push: {
+      prepare: copied("image.sif"),
+      args: ({ group }) => ["push", "-U", "image.sif", `oras://${registry.host}/pushed-${group}:1`],
+      state: async ({ group }) => {
+        const url = `http://${registry.host}/v2/pushed-${group}/manifests/1`
+        const accept = "application/vnd.oci.image.manifest.v1+json"
+        const reply = await fetch(url, { headers: { accept } })
+        if (reply.status === 404) return "old"
+        const { layers } = (await reply.json()) as { layers: { digest: string }[] }
+        for (const { digest } of layers) {
+          const blob = await fetch(`http://${registry.host}/v2/pushed-${group}/blobs/${digest}`)
+          const bytes = Buffer.from(await blob.arrayBuffer())
+          assert.equal(`sha256:${createHash("sha256").update(bytes).digest("hex")}`, digest)
+        }
+        return "new"
+      },
+    },
+    "cache clean": {
+      prepare: ({ folder: place }) => {
+        const blobs = path.join(place, "cache", "sifcrypt", "cache", "blobs", "sha256")
+        mkdirSync(blobs, { recursive: true, mode: 0o700 })
+      },
+      args: () => ["cache", "clean"],
+      state: () => "new",
+      outputs: /^cache\//,
+    },
+    cat: {
+      prepare: copied("image.sif"),
+      args: () => ["cat", "--pem-path", keys.privateKey, "image.sif", "/data/hello"],
+      state: printed("hello\n"),
+    },
+    exec: {
+      prepare: copied("image.sif"),
+      args: () => [
+        "exec",
+        "--engine",
+        "userspace",
+        "--pem-path",
+        keys.privateKey,
+        "image.sif",
+        "cat",
+        "/data/hello",
+      ],
+      state: printed("hello\n"),
+    },
+    instance: {
+      prepare: copied("image.sif"),
+      args: () => [
+        "instance",
+        "start",
+        "--engine",
+        "userspace",
+        "--pem-path",
+        keys.privateKey,
+        "image.sif",
+        "one",
+      ],
+      state: async (place) => {
+        const { text } = await sifcryptOk(["instance", "list", "--json"], place.options)
+        if (!text.includes('"running"')) return "old"
+        const asked = ["exec", "instance://one", "cat", "/data/hello"]
+        assert.equal((await sifcryptOk(asked, place.options)).text, "hello\n")
+        return "new"
+      },
+      after: async ({ options }) => {
+        await sifcrypt(["instance", "stop", "--force", "one"], options)
+      },
+      known: /^sifcrypt-starter write socket/,
+      // Logs stay, and the folder that they are in.
+      outputs: /^(?:home|run)\//,
+    },
+    mount: {
+      prepare: (place) => {
+        copied("image.sif")(place)
+        mkdirSync(place.in("work", "mount"))
+      },
+      args: () => ["mount", "--engine", "userspace", "--pem-path", keys.privateKey, "image.sif", "mount"],
+      state: async (place) => {
+        if (mountsIn(place.folder).length === 0) return "old"
+        const { text } = await runProgram(["cat", place.in("work", "mount", "data", "hello")], { as })
+        assert.equal(text, "hello\n")
+        return "new"
+      },
+      after: async ({ folder: place, options }) => {
+        if (mountsIn(place).length > 0) await sifcryptOk(["unmount", "mount"], options)
+      },
+    },
+    compose: {
+      prepare: copied("compose.yaml", "image.sif"),
+      args: () => ["compose", "up", "-d"],
+      state: async ({ options }) => {
+        const { text } = await sifcryptOk(["compose", "ps", "--json"], options)
+        return text.includes("running") ? "new" : "old"
+      },
+      after: async ({ options }) => {
+        await sifcrypt(["compose", "down", "-t", "1"], options)
+      },
+      outputs: /^(?:home|run)\//,
+    },
+  }
+
+  async function run(work: Work, fault?: Fault): Promise<readonly [Place, string]> {
+    const group = nextGroup++
+    const place = new Place(path.join(folder, String(group)), group)
+    chmodSync(folder, 0o755)
+    cpSync(path.join(original("code"), "sifcrypt"), place.in("cache", "sifcrypt"), { recursive: true })
+    mkdirSync(place.in("home", "empty"))
+    work.prepare?.(place)
+    place.own()
+    const before = place.files()
+    const report = path.join(folder, `${group}.report`)
+    const wrapper = failing(report, place.folder, fault?.call.number, fault?.errno)
+    try {
+      const result = await sifcrypt(work.args(place), { ...place.options, wrapper, timeoutMs: 30_000 })
+      const { status, signal, stderr } = result
+      const said = `status ${String(status)}${signal ?? ""}: ${stderr}`
+      assert.ok(status !== null && statuses.has(status), said)
+      assert.doesNotMatch(stderr, /^\s+at .*:\d+:\d+\)?$/m)
+      if (status !== 0 && fault?.call.object.startsWith("pipe:") !== true) assert.notEqual(stderr, "", said)
+      const state = await work.state(place, result)
+      if (fault === undefined || status === 0) assert.equal(state, "new", said)
+      await work.after?.(place)
+      await settles(place)
+      const left = place.files().filter((name) => !before.includes(name))
+      assert.deepEqual(
+        left.filter((name) => work.outputs?.test(name) !== true),
+        [],
+        said,
+      )
+      const lost = before.filter((name) => !existsSync(place.in(name)) && work.outputs?.test(name) !== true)
+      assert.deepEqual(lost, [], said)
+    } finally {
+      await work.after?.(place)
+      signalGroup(group, "SIGKILL")
+    }
+    return [place, report]
+  }
+
+  async function settles({ folder: place, group }: Place): Promise<void> {
+    const end = performance.now() + settleMs
+    for (;;) {
+      const left = { processes: processesOfGroup(group), mounts: mountsIn(place) }
+      if (left.processes.length === 0 && left.mounts.length === 0) return
+      if (performance.now() > end) assert.deepEqual(left, { processes: [], mounts: [] })
+      await sleep(10)
+    }
+  }
+
+  for (const [name, work] of Object.entries(works)) {
+    if (only !== undefined && only !== name) continue
+    it(`is survived by ${name}`, async () => {
+      const [place, report] = await run(work)
+      const calls = callsOf(report)
+      assert.ok(calls.length > 0)
+      rmSync(place.folder, { recursive: true })
+      const faults = [
+        ...someOf((isSoak ? allFaults : lastFaults)(calls), most),
+        ...lastFaults(calls).filter(({ call }) =>
+          work.known?.test(`${call.program} ${call.name} ${call.object}`),
+        ),
+      ]
+      const failures: string[] = []
+      await repeat(faults.length, isSoak ? 3 : 2, async (round) => {
+        const fault = faults[round] ?? assert.fail()
+        try {
+          const [{ folder: used }, own] = await run(work, fault)
+          rmSync(used, { recursive: true })
+          rmSync(own)
+        } catch (error) {
+          const { number, program, kind, name: call, object } = fault.call
+          const what = `${fault.errno} of ${program}'s ${kind} ${number}, ${call} ${object}`
+          failures.push(`${what}\n${error instanceof Error ? error.message : String(error)}`)
+        }
+      })
+      assert.equal(failures.length, 0, failures.join("\n\n"))
+    })
+  }
+})

@@ -1,0 +1,125 @@
+// What each process of each command may do and has, held against the table in docs/security.md.
+import assert from "node:assert/strict"
+import type { ChildProcess } from "node:child_process"
+import { chownSync, copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
+import path from "node:path"
+import {
+  idOf,
+  isRoot,
+  packageRoot,
+  sifcrypt,
+  sifcryptOk,
+  startSifcrypt,
+  type CommandOptions,
+} from "../support/cli.ts"
+import { testKeys } from "../support/keys.ts"
+import { processesOfGroup, signalGroup, waitFor } from "../support/processes.ts"
+import { newFolder } from "../support/scratch.ts"
+import { skip } from "../support/skip.ts"
+import { makeRootTree } from "../support/trees.ts"
+import { cellsOf, roleOf } from "../support/walk.ts"
+
+const firstGroup = 84_000
+
+/** A command that goes on, and a process that is there once all are. */
+interface Case {
+  readonly name: string
+  readonly args: readonly string[]
+  readonly last: RegExp
+  /** It ends by itself, and what it has started stays. */
+  readonly leaves?: boolean
+}
+
+/** The rows of a table below a heading, without its head. */
+function tableBelow(file: string, heading: string): string[] {
+  const text = readFileSync(path.join(packageRoot, file), "utf8").split(`\n${heading}\n`)[1] ?? ""
+  return text
+    .split(/\n#/)[0]
+    ?.split("\n")
+    .filter((line) => line.startsWith("|"))
+    .slice(2)
+    .map((line) => line.replace(/\s+/g, " ").trim()) as string[]
+}
+
+describe("what each process may", function () {
+  this.timeout(60_000)
+  const keys = testKeys()
+  const folder = newFolder("privileges")
+  let group = firstGroup
+
+  before(function () {
+    if (!isRoot) skip(this, "needs root, to look into processes of others")
+  })
+  after(() => {
+    for (let each = firstGroup; each < group; each++) signalGroup(each, "SIGKILL")
+  })
+
+  it("is what docs/security.md says", async () => {
+    const image = path.join(folder, "image.sif")
+    await sifcryptOk(["build", "--pem-path", keys.publicKey, image, makeRootTree()], { as: "self" })
+    const rows: string[] = []
+    for (const as of ["nobody", "self"] as const) {
+      const place = newFolder(`privileges-${as}`, idOf(as))
+      const at = (name: string): string => path.join(place, name)
+      for (const name of ["run", "mount", "view"]) {
+        mkdirSync(at(name), { mode: 0o700 })
+        chownSync(at(name), idOf(as), idOf(as))
+      }
+      copyFileSync(image, at("image.sif"))
+      writeFileSync(at("image.def"), "Bootstrap: localimage\nFrom: image.sif\n%post\n    sleep 300\n")
+      const key = ["--pem-path", keys.privateKey]
+      const user = ["--engine", "userspace", ...key]
+      const cases: readonly Case[] = [
+        { name: "exec", args: ["exec", ...user, "image.sif", "sleep", "300"], last: /^sleep / },
+        {
+          name: "exec --containall",
+          args: ["exec", "--containall", ...user, "image.sif", "sleep", "300"],
+          last: /^sleep /,
+        },
+        {
+          name: "instance",
+          args: ["instance", "start", ...user, "image.sif", "one"],
+          last: /init/,
+          leaves: true,
+        },
+        {
+          name: "mount",
+          args: ["mount", ...user, "image.sif", "mount"],
+          last: /^sifcrypt-starter/,
+          leaves: true,
+        },
+        {
+          name: "view",
+          args: ["view", ...key, "image.sif", "view"],
+          last: /^sifcrypt-starter/,
+          leaves: true,
+        },
+        {
+          name: "build",
+          args: ["build", "--source-pem-path", keys.privateKey, "made.sif", "image.def"],
+          last: /^sleep /,
+        },
+      ]
+      for (const { name, args, last, leaves = false } of cases) {
+        const options: CommandOptions = { as, group, cwd: place, env: { XDG_RUNTIME_DIR: at("run") } }
+        let child: ChildProcess | undefined
+        if (leaves) await sifcryptOk(args, options)
+        else child = startSifcrypt(args, { ...options, stdio: "ignore" })
+        await waitFor(name, () => processesOfGroup(group).some(({ command }) => last.test(command)))
+        const found = processesOfGroup(group).map((one) => {
+          const names = { [at("image.sif")]: "image", [place]: "output", "/dev/pts": "terminal" }
+          return `| ${[name, as === "self" ? "root" : "user", roleOf(one), ...cellsOf(one.pid, names)].join(" | ")} |`
+        })
+        rows.push(...[...new Set(found)].sort())
+        if (name === "instance") await sifcrypt(["instance", "stop", "--force", "one"], options)
+        if (name === "mount" || name === "view") await sifcryptOk(["unmount", name], options)
+        child?.kill("SIGTERM")
+        await waitFor(`the end of ${name}`, () => processesOfGroup(group).length === 0)
+        group++
+      }
+    }
+    if (process.env["SIFCRYPT_WRITE"] !== undefined)
+      writeFileSync(process.env["SIFCRYPT_WRITE"], rows.join("\n"))
+    assert.deepEqual(rows, tableBelow("docs/security.md", "## What each process may"))
+  })
+})

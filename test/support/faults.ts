@@ -1,0 +1,97 @@
+// Commands of which one system call fails, by faults.c.
+import { execFileSync } from "node:child_process"
+import { readFileSync } from "node:fs"
+import { constants } from "node:os"
+import path from "node:path"
+import { packageRoot } from "./cli.ts"
+import { newFolder } from "./scratch.ts"
+
+/** What is failed, and with what. */
+const errors: Readonly<Record<string, readonly (keyof typeof constants.errno)[]>> = {
+  write: ["ENOSPC", "EIO", "EDQUOT", "EINTR"],
+  fsync: ["EIO", "ENOSPC", "EDQUOT"],
+  rename: ["ENOSPC", "EIO", "EDQUOT"],
+  unlink: ["EIO"],
+  open: ["EMFILE", "EIO", "ENOMEM", "ENOSPC", "EINTR"],
+  mmap: ["ENOMEM"],
+  fork: ["EAGAIN", "ENOMEM"],
+  mount: ["ENOMEM", "EMFILE", "ENOSPC"],
+  ioctl: ["EIO", "ENOMEM", "EINTR"],
+  read: ["EIO", "EINTR", "ENOMEM"],
+}
+
+/** A system call that one of our processes made. */
+export interface Call {
+  /** From 1, over all processes. */
+  readonly number: number
+  readonly program: string
+  readonly kind: string
+  readonly name: string
+  /** A path, or what else a descriptor is; with what was written where that was asked for. */
+  readonly object: string
+}
+
+export interface Fault {
+  readonly call: Call
+  readonly errno: string
+}
+
+let program: string | undefined
+
+/** The words before a command whose call number `fail` gets an errno; 0: none does. `data`: what is written is reported as well. */
+export function failing(
+  report: string,
+  from: string,
+  fail: number = 0,
+  errno: string = "0",
+): readonly string[] {
+  if (program === undefined) {
+    program = path.join(newFolder("faults"), "faults")
+    const source = path.join(packageRoot, "test", "support", "faults.c")
+    execFileSync("gcc", ["-O2", "-Wall", "-Wextra", "-Werror", "-o", program, source], { stdio: "inherit" })
+  }
+  const number = errno in constants.errno ? String(constants.errno[errno as "EIO"]) : errno
+  return [program, report, from, String(fail), number, "--"]
+}
+
+/** What a report has. */
+export function callsOf(report: string): Call[] {
+  return readFileSync(report, "latin1")
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line) => {
+      const [number, program = "", kind = "", name = "", ...object] = line.split(" ")
+      return { number: Number(number), program, kind, name, object: object.join(" ") }
+    })
+}
+
+/** Calls that do the same: numbers and random names are left out of what they are made for. */
+function alike({ program, kind, name, object }: Call): string {
+  return [program, kind, name, object.replace(/[0-9a-f]{8,}|\d+/g, "#")].join(" ")
+}
+
+/** Each call, each kind of call with every errno. */
+export function allFaults(calls: readonly Call[]): Fault[] {
+  const seen = new Map<string, number>()
+  const faults: Fault[] = []
+  for (const call of calls) {
+    const kinds = errors[call.kind] ?? []
+    const times = seen.get(alike(call)) ?? 0
+    seen.set(alike(call), times + 1)
+    if (times === 0) faults.push(...kinds.map((errno) => ({ call, errno })))
+    else faults.push({ call, errno: kinds[times % kinds.length] ?? "EIO" })
+  }
+  return faults
+}
+
+/** So many of them, as far apart as can be: always the same. */
+export function someOf<T>(all: readonly T[], count: number): T[] {
+  const step = Math.max(1, all.length / count)
+  return all.filter((_, i) => Math.floor(i / step) !== Math.floor((i - 1) / step))
+}
+
+/** The last call of each kind. */
+export function lastFaults(calls: readonly Call[]): Fault[] {
+  const last = new Map(calls.map((call) => [`${call.program} ${call.kind} ${call.name}`, call]))
+  return allFaults([...last.values()])
+}
