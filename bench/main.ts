@@ -40,6 +40,7 @@ import {
 import { layersFromRegistry } from "./oci.ts"
 import { imagesAtRegistries } from "./registry.ts"
 import { goal, mebibytes, note, seconds, summary } from "./report.ts"
+import { manyOfOneImage } from "./sharens.ts"
 
 const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "..")
 const command = path.join(root, "dist", "cli", "main.js")
@@ -436,13 +437,22 @@ async function besidePeers(): Promise<void> {
   const peerRoot = (await measure(peerMake, [])).stdout.trim()
   await measure("cp", ["-a", await minbase(), tree])
   const registries = { work, tree, user: USER, peerRun, command }
+  const sharing = { work, user: USER, command, peerRun, asUser }
   if (process.argv[2] === "registry") await imagesAtRegistries(registries)
-  else {
+  else if (process.argv[2] === "sharens") {
+    await measure(...asUser([command, "build", "--pem-path", `${work}/public.pem`, `${work}/zstd.sif`, tree]))
+    await measure(peerRun, [
+      ...["--bind", tree, "--bind", work, String(USER)],
+      ...["apptainer", "build", "--pem-path", `${work}/public-pkcs1.pem`, `${work}/peer.sif`, tree],
+    ])
+    await manyOfOneImage(sharing)
+  } else {
     await build(tree)
     await layersFromRegistry({ work, tree, user: USER, peerRun, asUser, command: [command] })
     await imagesAtRegistries(registries)
     await reading(tree)
     await startUp()
+    await manyOfOneImage(sharing)
     await startUpAsRoot({ work, peerRoot, peerRun, command: [command] })
     await openingKey()
     await changingRecipients()

@@ -27,6 +27,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("forbidDumps", Napi::Function::New<ForbidDumps>(env));
   exports.Set("secretMemory", Napi::Function::New<SecretMemory>(env));
   exports.Set("peerOf", Napi::Function::New<PeerOf>(env));
+  exports.Set("connectIn", Napi::Function::New<ConnectIn>(env));
   exports.Set("exitNow", Napi::Function::New<ExitNow>(env));
   exports.Set("endAfterSignals", Napi::Function::New<EndAfterSignals>(env));
   exports.Set("overwriteFreed", Napi::Function::New<OverwriteFreed>(env));

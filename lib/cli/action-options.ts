@@ -144,7 +144,6 @@ const absent: readonly (readonly [flags: string, why: string])[] = [
 const noticed: readonly (readonly [flags: string, why: string])[] = [
   ["--unsquash", "the image is never unpacked to disk, it is read where it lies"],
   ["--runscript-timeout <duration>", "scripts of the image may take as long as they like"],
-  ["--sharens", "each container has namespaces of its own: to share them, start an instance and run in that"],
 ]
 
 /** What the peers need and nothing here does: files to clean up, mount points without an overlay. */

@@ -11,14 +11,14 @@ import {
   type Check,
   type Rows,
 } from "../arguments.ts"
-import { closeSync, existsSync, openSync, readFileSync } from "node:fs"
+import { closeSync, existsSync, openSync } from "node:fs"
 import { constants } from "node:os"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import type { ReadableTree } from "../device/tree.ts"
 import { RunError } from "../errors.ts"
 import { initPath, loadAddon, shellPath } from "../native/load.ts"
-import { makeBundle, placeOf, STAY, type Action } from "../runtime/bundle.ts"
+import { makeBundle, placeOf, type Action } from "../runtime/bundle.ts"
 import { absoluteSecurity, confine, deniedByNetwork, withProfile } from "../runtime/confinement.ts"
 import { handOver } from "../runtime/handover.ts"
 import {
@@ -30,7 +30,7 @@ import {
   workingFolder,
 } from "../runtime/identity.ts"
 import { addressesOf } from "../runtime/networks.ts"
-import { joinBundle } from "../runtime/instance-bundle.ts"
+import { joinBundle, joinLaunch } from "../runtime/instance-bundle.ts"
 import {
   execOptionTable,
   instanceRows,
@@ -39,8 +39,9 @@ import {
   type ExecOptions,
 } from "../runtime/options.ts"
 import { letGo, startStarter } from "../runtime/starter.ts"
-import { launchOf, type ConcreteEngine, type Launch } from "../runtime/starter-protocol.ts"
+import { launchOf, type ConcreteEngine } from "../runtime/starter-protocol.ts"
 import type { Startable } from "../runtime/engine.ts"
+import { descendantsOf, firstProcess, stays, type Started } from "./container-processes.ts"
 import {
   allInstances,
   checkName,
@@ -71,7 +72,14 @@ import { payloadEnvironment, startPayload, terminalOf, withRun, type Running } f
 /** Options of {@link Image.startInstance}: those of a run that are not about streams. */
 export type InstanceOptions = Omit<
   ExecOptions,
-  "stdio" | "terminalSize" | "replaceProcess" | "shell" | "preserveFds" | "timeoutMs"
+  | "stdio"
+  | "terminalSize"
+  | "replaceProcess"
+  | "shell"
+  | "preserveFds"
+  | "timeoutMs"
+  | "sharens"
+  | "noSharens"
 > &
   ServiceOptions
 
@@ -290,28 +298,6 @@ function send({ pid, startTime }: Omit<Started, "parent">, signal: NodeJS.Signal
   loadAddon().signalProcess({ pid, startTime, signal: constants.signals[signal] })
 }
 
-interface Started {
-  readonly pid: number
-  readonly parent: number
-  readonly startTime: string
-}
-
-function childrenOf(parent: number): Started[] {
-  try {
-    const children = readFileSync(`/proc/${parent}/task/${parent}/children`, "utf8").trim().split(" ")
-    return children.flatMap((child) => {
-      const startTime = startTimeOf(Number(child))
-      return startTime === undefined ? [] : [{ pid: Number(child), parent, startTime }]
-    })
-  } catch {
-    return []
-  }
-}
-
-function descendantsOf(parent: number): Started[] {
-  return childrenOf(parent).flatMap((child) => [child, ...descendantsOf(child.pid)])
-}
-
 /** What lost its container process before the starter was killed has nobody else to end it. */
 function killLeft(known: readonly Started[]): void {
   for (const one of known) {
@@ -333,15 +319,6 @@ async function ends(
     await sleep(LOOK_MS)
   }
   return true
-}
-
-/** Waits until what stays is there; false: the starter has ended before. */
-async function stays(starter: number, startTime: string): Promise<boolean> {
-  while (startTimeOf(starter) === startTime) {
-    if (firstProcess(starter) !== undefined) return true
-    await sleep(LOOK_MS)
-  }
-  return false
 }
 
 /** What a command that joins may, whatever folder it is called in. */
@@ -470,22 +447,6 @@ export function openInstance(name: string): Instance {
   return Instance.of(state)
 }
 
-/** What the first process of one is told. */
-const isFirst = (word: string): boolean => word === STAY || word === "--init"
-
-/** The container's first process, once it is what stays: before, it is not all in the container yet. */
-function firstProcess(starter: number): number | undefined {
-  for (const container of childrenOf(starter))
-    for (const runtime of childrenOf(container.pid))
-      for (const { pid } of childrenOf(runtime.pid))
-        try {
-          if (readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").some(isFirst)) return pid
-        } catch {
-          // It has ended meanwhile.
-        }
-  return undefined
-}
-
 async function join(
   state: InstanceState,
   action: Action,
@@ -537,20 +498,8 @@ async function join(
     resources: {},
     cgroupsPath: undefined,
   })
-  const folder = `join-${process.pid}-${Date.now().toString(36)}`
+  const { launch, folder } = joinLaunch(state)
   const bundle = joinBundle(full, folder, cwd)
-  const launch: Launch = {
-    engine: state.engine,
-    image: state.image,
-    compose: () => [
-      "join",
-      `--pid=${state.pid}`,
-      `--session=${state.session}`,
-      `--id=${state.id}`,
-      `--crun=${state.crun}`,
-      `--folder=${folder}`,
-    ],
-  }
   if (options.replaceProcess !== undefined) {
     if (stdio !== "inherit") throw invalidValue("a process that is replaced has no streams to give away")
     const reporter = options.replaceProcess

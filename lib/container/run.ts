@@ -1,5 +1,5 @@
 // Runs a payload in an opened image.
-import { constants as fs, fstatSync, realpathSync } from "node:fs"
+import { closeSync, constants as fs, fstatSync, realpathSync } from "node:fs"
 import { access } from "node:fs/promises"
 import { constants } from "node:os"
 import type { Readable, Writable } from "node:stream"
@@ -12,7 +12,9 @@ import type { ReadableTree } from "../device/tree.ts"
 import { initPath, packageRoot, shellPath } from "../native/load.ts"
 import { composeBinds, homeOf, parseBinds, type Bind } from "../runtime/binds.ts"
 import { checkArchitecture } from "../runtime/architecture.ts"
-import { chooseSession, makeBundle, type Action } from "../runtime/bundle.ts"
+import { chooseSession, makeBundle, NOTHING, type Action, type BundleOptions } from "../runtime/bundle.ts"
+import { joinBundle, joinLaunch } from "../runtime/instance-bundle.ts"
+import { sharingDigest, sharingSession } from "../runtime/sharing.ts"
 import { confine, withProfile } from "../runtime/confinement.ts"
 import { readEnvFile } from "../runtime/env-file.ts"
 import { composeEnvironment, type PayloadEnvironment } from "../runtime/environment.ts"
@@ -332,6 +334,18 @@ export async function startPayload(
   }
 }
 
+/** What a run has in common with others. */
+export interface SharedRun {
+  /** The same for all that share it. */
+  readonly name: string
+  /** Of the container. */
+  readonly id: string
+  /** Of a container that others join. */
+  readonly bundle: () => Promise<Buffer>
+  /** Starts that. */
+  readonly start: <T>(one: (how: StarterOptions) => Promise<T>) => Promise<T>
+}
+
 /** A run that can start. */
 export interface PreparedRun {
   /** With what was asked for spelled out. */
@@ -347,7 +361,12 @@ export interface PreparedRun {
   readonly attempts: readonly [StarterOptions, ...StarterOptions[]]
   /** Starts it with the engine that works. */
   readonly start: <T>(one: (how: StarterOptions) => Promise<T>) => Promise<T>
+  /** undefined: it has a container of its own. */
+  readonly shared: SharedRun | undefined
 }
+
+/** A container that others join has none of its own. */
+const noEnvironment: PayloadEnvironment = { host: new Map(), others: new Map(), overrides: new Map() }
 
 /** What goes on without whoever has started it. */
 export interface Background {
@@ -394,13 +413,6 @@ export async function withRun<T>(
     confine(options, { ...inside, groups: root ? supplementaryGroups(caller.gid) : [] }, root),
     signal,
   )
-  const confinement = {
-    ...confined,
-    initArguments: [
-      ...keptArguments(preserved),
-      ...new Set([...confined.initArguments, ...(service?.ends === true ? ["--init"] : [])]),
-    ],
-  }
   const who = { uid: caller.uid, gid: caller.gid, home: caller.home, insideHome: inside.home, cwd }
   const processors = gpu(options)
   const places = composeBinds(
@@ -414,6 +426,11 @@ export async function withRun<T>(
     ],
     options,
   )
+  const together = stays ? undefined : sharingSession(options, places)
+  const initArguments = new Set([...confined.initArguments, ...(service?.ends === true ? ["--init"] : [])])
+  // Who joins a container finds its first process there.
+  if (together !== undefined) initArguments.delete("--init")
+  const confinement = { ...confined, initArguments: [...keptArguments(preserved), ...initArguments] }
   const { network } = confinement
   const identity = { ...identityOf(inside, confinement.ids), home: homeOf(who, options).destination }
   const resources =
@@ -449,7 +466,7 @@ export async function withRun<T>(
       throw optionError("writable", `${startable.source.image} is not yours to write`)
     })
   const terminal = terminalOf(options)
-  const bundle = makeBundle({
+  const described: BundleOptions = {
     tree,
     image: startable.source.image,
     action,
@@ -477,7 +494,8 @@ export async function withRun<T>(
     mountPoints: folder === undefined ? "made" : writesFolder ? "missing" : "listed",
     resources,
     cgroupsPath: cgroup?.path,
-  })
+  }
+  const bundle = makeBundle(described)
   // It may fail while nobody waits for it yet.
   bundle.catch(() => undefined)
   const subordinate = root ? undefined : subordinateIds(caller.name, caller.uid, caller.gid)
@@ -486,9 +504,29 @@ export async function withRun<T>(
   const owner = root || idMaps !== undefined ? undefined : { uid: caller.uid, gid: caller.gid }
   const wanted = options.engine ?? "auto"
   const networkIds = root ? undefined : (subordinate ?? oneId(caller.uid, caller.gid))
-  const networkWords =
-    network === undefined ? [] : networkArguments(network, name ?? id, networkIds, options.dns)
-  const how = (engine: ConcreteEngine): StarterOptions => ({
+  const digest =
+    together === undefined
+      ? undefined
+      : sharingDigest(startable.source, options, together, [
+          places,
+          identity,
+          confined,
+          session,
+          crun,
+          wanted,
+        ])
+  const sharedId = `sifcrypt-${digest ?? ""}`
+  const networkWords = (called: string): readonly string[] =>
+    network === undefined ? [] : networkArguments(network, called, networkIds, options.dns)
+  /** What concerns the command alone. */
+  const own = [
+    `--id=${id}`,
+    ...(confinement.initArguments.includes("--init") ? ["--init=1"] : []),
+    ...(terminal === undefined ? [] : ["--terminal=1"]),
+    ...(preserved.length === 0 ? [] : [`--preserve-fds=${preserved.join(",")}`]),
+    ...networkWords(name ?? id),
+  ]
+  const how = (engine: ConcreteEngine, words: readonly string[] = own): StarterOptions => ({
     command: "run",
     engine,
     source: startable.source,
@@ -501,17 +539,13 @@ export async function withRun<T>(
     args: [
       `--session=${session}`,
       `--crun=${crun}`,
-      `--id=${id}`,
+      ...words,
       cacheArgument(options.cacheSize),
       ...(writesFolder ? ["--writable=1"] : []),
       ...(owner === undefined ? [] : [`--owner=${owner.uid}:${owner.gid}`]),
       ...(idMaps === undefined ? [] : idMapArguments(idMaps)),
       ...(cgroup === undefined ? [] : [`--cgroup-manager=${cgroup.manager}`]),
       ...(cgroup?.folder === undefined ? [] : [`--cgroup=${cgroup.folder}`]),
-      ...(confinement.initArguments.includes("--init") ? ["--init=1"] : []),
-      ...(terminal === undefined ? [] : ["--terminal=1"]),
-      ...networkWords,
-      ...(preserved.length === 0 ? [] : [`--preserve-fds=${preserved.join(",")}`]),
       ...(service?.args ?? []),
     ],
     shared: service?.shared,
@@ -526,7 +560,61 @@ export async function withRun<T>(
   const engine = attempts.length === 1 ? only.engine : wanted
   const start = <U>(one: (chosen: StarterOptions) => Promise<U>): Promise<U> =>
     withEngine(engine, startable, (chosen) => one(how(chosen)))
-  return await use({ options, bundle, session, id, crun, preserved, attempts, start })
+  const shared: SharedRun | undefined =
+    digest === undefined
+      ? undefined
+      : {
+          name: digest,
+          id: sharedId,
+          bundle: async () =>
+            await makeBundle({
+              ...described,
+              ...{ action: NOTHING, argv: [], environment: noEnvironment, terminal: undefined, umask: 0o022 },
+              hostCwd: undefined,
+              asked: { ...options, cwd: undefined, app: undefined, shell: undefined, onNotice: undefined },
+              confinement: confined,
+              stays: true,
+            }),
+          start: async (one) =>
+            await withEngine(engine, startable, (chosen) =>
+              one(
+                how(chosen, [
+                  `--id=${sharedId}`,
+                  ...(confined.initArguments.includes("--init") ? ["--init=1"] : []),
+                  ...networkWords(sharedId),
+                ]),
+              ),
+            ),
+        }
+  return await use({ options, bundle, session, id, crun, preserved, attempts, start, shared })
+}
+
+/** Runs it in the container that it shares with others. */
+async function joinShared(startable: Startable, prepared: PreparedRun, shared: SharedRun): Promise<Running> {
+  const { options, preserved, session, crun, attempts } = prepared
+  const { signal, replaceProcess: reporter } = options
+  // Most runs share nothing.
+  const { takeSeat, startShared } = await import("./shared-container.ts")
+  const { image } = startable.source
+  const seat = await takeSeat(
+    shared.name,
+    async (place) => await shared.start((how) => startShared(launchOf(how), shared.bundle(), place)),
+    signal,
+  )
+  try {
+    const { engine } = attempts[0]
+    const joined = joinLaunch({ ...{ engine, image, session, crun, preserved }, id: shared.id, ...seat })
+    const bundle = prepared.bundle.then((full) => joinBundle(full, joined.folder))
+    if (reporter !== undefined) {
+      const attempts = [joined.launch] as const
+      await handOver({ attempts, bundle, reporter, preserved }, () => signal?.aborted === true)
+      signal?.throwIfAborted()
+    }
+    return await startPayload(joined.launch, bundle, options, preserved)
+  } finally {
+    // Whoever joins has its own.
+    closeSync(seat.fd)
+  }
 }
 
 /** Runs `action` in an image; parameters as {@link withRun}. */
@@ -537,25 +625,20 @@ export async function runImage(
   argv: readonly string[],
   asked: ExecOptions,
 ): Promise<Running> {
-  return await withRun(
-    startable,
-    tree,
-    action,
-    argv,
-    asked,
-    async ({ options, bundle, preserved, attempts, start }) => {
-      const { signal, stdio = "pipe", replaceProcess: reporter } = options
-      if (reporter !== undefined) {
-        if (stdio !== "inherit" || options.timeoutMs !== undefined)
-          throw invalidValue("a process that is replaced has no streams to give away, and nobody to end it")
-        const [first, ...others] = attempts
-        await handOver(
-          { attempts: [launchOf(first), ...others.map(launchOf)], bundle, reporter, preserved },
-          () => signal?.aborted === true,
-        )
-        signal?.throwIfAborted()
-      }
-      return await start((how) => startPayload(launchOf(how), bundle, options, preserved))
-    },
-  )
+  return await withRun(startable, tree, action, argv, asked, async (prepared) => {
+    const { options, bundle, preserved, attempts, start } = prepared
+    const { signal, stdio = "pipe", replaceProcess: reporter } = options
+    if (reporter !== undefined && (stdio !== "inherit" || options.timeoutMs !== undefined))
+      throw invalidValue("a process that is replaced has no streams to give away, and nobody to end it")
+    if (prepared.shared !== undefined) return await joinShared(startable, prepared, prepared.shared)
+    if (reporter !== undefined) {
+      const [first, ...others] = attempts
+      await handOver(
+        { attempts: [launchOf(first), ...others.map(launchOf)], bundle, reporter, preserved },
+        () => signal?.aborted === true,
+      )
+      signal?.throwIfAborted()
+    }
+    return await start((how) => startPayload(launchOf(how), bundle, options, preserved))
+  })
 }

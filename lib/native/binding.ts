@@ -403,6 +403,8 @@ export interface NativeAddon {
    * is not seen from here.
    */
   peerOf(options: { readonly fd: number }): { readonly uid: number; readonly pid: number }
+  /** A connection to who listens at a socket of this name in an open folder (SOCK_SEQPACKET); undefined: nobody does. */
+  connectIn(options: { readonly folder: number; readonly name: string }): number | undefined
   /** _exit(2): waits for no thread, as every other way out does. */
   exitNow(options: { readonly status: number }): never
   /** Numbers of signals; patience 0: never. Those that have no handler are left alone. */

@@ -17,6 +17,9 @@ import type { Bytes } from "../units.ts"
 
 export type Action = "exec" | "run" | "shell" | "test" | "start"
 
+/** What a container is for that others join: nothing runs in it by itself. */
+export const NOTHING = "nothing"
+
 /** The word for sifcrypt-init: to go on when its program has ended. */
 export const STAY = "--stay"
 
@@ -25,7 +28,7 @@ export interface BundleOptions {
   /** undefined: not known before it runs. */
   readonly tree: ReadableTree | undefined
   readonly image: string
-  readonly action: Action
+  readonly action: Action | typeof NOTHING
   readonly argv: readonly string[]
   readonly identity: Identity
   /** Resolved; undefined: there is none. */
@@ -514,7 +517,10 @@ export async function makeBundle(given: BundleOptions): Promise<Buffer> {
   const files = `${session}/files`
   const inMemory = memoryFiles(options)
   const cwd = await chooseCwd(options)
-  const args = [SHELL_PATH, `${ENTRY_FOLDER}/entry`, options.action, ...options.argv]
+  const args =
+    options.action === NOTHING
+      ? []
+      : ["--", SHELL_PATH, `${ENTRY_FOLDER}/entry`, options.action, ...options.argv]
   const env = [...firstVariables(options), ...environment.others].map(([name, value]) => `${name}=${value}`)
   const initArguments = [...confinement.initArguments, ...(options.stays === true ? [STAY] : [])]
   const { capabilities: all, namespaces, innerUser, seccomp, apparmorProfile, selinuxLabel } = confinement
@@ -578,7 +584,7 @@ export async function makeBundle(given: BundleOptions): Promise<Buffer> {
         umask: options.umask,
         ...(groups.length > 0 ? { additionalGids: groups } : {}),
       },
-      args: initArguments.length > 0 ? [init, ...initArguments, "--", ...args] : args,
+      args: initArguments.length > 0 ? [init, ...initArguments, ...args] : args.slice(1),
       env: [...env, `PWD=${cwd}`],
       noNewPrivileges: confinement.noNewPrivileges,
       capabilities: { bounding: all, permitted: all, effective: all, inheritable: all, ambient: all },

@@ -1,5 +1,6 @@
-// The bundle of a command that joins an instance: its process, and the files that it starts through.
+// The bundle of a command that joins a container: its process, and the files that it starts through.
 import { ENTRY_FOLDER } from "./entry.ts"
+import type { ConcreteEngine, Launch } from "./starter-protocol.ts"
 
 interface Config {
   process: { args: string[]; cwd: string; env: string[] }
@@ -38,14 +39,20 @@ function configOf(records: readonly Record[]): Config {
   return JSON.parse(found.content.toString("utf8")) as Config
 }
 
-/** Of the bundle of a command: its process, and the scripts it starts through, to lie in `folder` of the instance's files. */
-export function joinBundle(bundle: Buffer, folder: string, cwd: string): Buffer {
+/**
+ * Of the bundle of a command: its process, and the scripts it starts through, to lie in `folder` of the container's files.
+ *
+ * @param cwd - undefined: as it is in the bundle.
+ */
+export function joinBundle(bundle: Buffer, folder: string, cwd?: string): Buffer {
   const records = decode(bundle)
   const { process } = configOf(records)
   const entry = process.args.indexOf(`${ENTRY_FOLDER}/entry`)
   process.args[entry] = `${ENTRY_FOLDER}/${folder}/entry`
-  process.cwd = cwd
-  process.env = [...process.env.filter((variable) => !variable.startsWith("PWD=")), `PWD=${cwd}`]
+  if (cwd !== undefined) {
+    process.cwd = cwd
+    process.env = [...process.env.filter((variable) => !variable.startsWith("PWD=")), `PWD=${cwd}`]
+  }
   return encode([
     { mode: "600", name: "process.json", content: Buffer.from(JSON.stringify(process)) },
     ...records
@@ -63,4 +70,43 @@ export function joinBundle(bundle: Buffer, folder: string, cwd: string): Buffer 
           : record,
       ),
   ])
+}
+
+/** A container that a command joins. */
+export interface Joined {
+  readonly engine: ConcreteEngine
+  readonly image: string
+  /** Its starter's process. */
+  readonly pid: number
+  /** As that was told. */
+  readonly session: string
+  readonly id: string
+  readonly crun: string
+  /** What the command holds as long as it runs: the container lives of that. */
+  readonly fd?: number
+  /** Descriptors of this process that the command gets. */
+  readonly preserved?: readonly number[]
+}
+
+let count = 0
+
+/** How a command joins one, and in which folder of its files the command's are. */
+export function joinLaunch(joined: Joined): { readonly launch: Launch; readonly folder: string } {
+  const { engine, image, pid, session, id, crun, fd, preserved = [] } = joined
+  const folder = `join-${process.pid}-${Date.now().toString(36)}-${count++}`
+  const launch: Launch = {
+    engine,
+    image,
+    compose: (descriptors) => [
+      "join",
+      `--pid=${pid}`,
+      `--session=${session}`,
+      `--id=${id}`,
+      `--crun=${crun}`,
+      `--folder=${folder}`,
+      ...(fd === undefined ? [] : [`--seat-fd=${descriptors.share(fd)}`]),
+      ...(preserved.length === 0 ? [] : [`--preserve-fds=${preserved.join(",")}`]),
+    ],
+  }
+  return { launch, folder }
 }

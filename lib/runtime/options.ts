@@ -154,6 +154,14 @@ export interface ExecOptions extends ProgramOptions, ResourceLimits {
   readonly hostname?: string | undefined
   /** The payload starts with umask 0022 instead of the caller's. */
   readonly noUmask?: boolean | undefined
+  /**
+   * In one container with others of this user's that ask for the same image in the same way: it is mounted once, and they see each other's
+   * files in memory and, as far as the kernel lets them, each other's memory. It lives as long as one of them does. Default: where
+   * Slurm, or a starter of parallel programs (PMI, PMIx, Open MPI), has started several of them. Their session is never another's.
+   */
+  readonly sharens?: boolean | undefined
+  /** Alone, whatever asks for `sharens`. */
+  readonly noSharens?: boolean | undefined
   /** A SCIF app of the image to run instead of the image's own script. */
   readonly app?: string | undefined
   /** The program that {@link Image.shell} starts. */
@@ -470,6 +478,18 @@ export const execOptionTable: {
   pid: ["flag", "-p, --pid", "a PID namespace", { variables: ["PID", "UNSHARE_PID"] }],
   noPid: ["flag", "--no-pid", "no PID namespace, though --containall asks for one"],
   noInit: ["flag", "--no-init", "with --pid, the payload is process 1 itself", { variables: ["NOSHIMINIT"] }],
+  sharens: [
+    "flag",
+    "--sharens",
+    "in one container with others that ask for the same; default where many are started at once, as by mpirun and srun",
+    { only: ["exec", "run", "shell", "test"] },
+  ],
+  noSharens: [
+    "flag",
+    "--no-sharens",
+    "not even if --sharens is asked for",
+    { only: ["exec", "run", "shell", "test"] },
+  ],
   ipc: ["flag", "-i, --ipc", "an IPC namespace", { variables: ["IPC", "UNSHARE_IPC"] }],
   uts: ["flag", "--uts", "a namespace for the machine's name", { variables: ["UTS", "UNSHARE_UTS"] }],
   net: ["flag", "-n, --net", "a network namespace", { variables: ["NET", "UNSHARE_NET"] }],
@@ -515,15 +535,25 @@ export const execOptionTable: {
   blkioWeightDevice: ["words", "--blkio-weight-device <device:n>", "the same for one device"],
 }
 
-const { shell, preserveFds, ...containerRows } = Object.fromEntries(
+const { shell, preserveFds, sharens, noSharens, ...containerRows } = Object.fromEntries(
   Object.entries(execOptionTable).map(([key, [kind]]) => [key, kinds[kind]]),
 ) as unknown as is.Rows<Omit<ExecOptions, keyof ProgramOptions>>
 
 /** What concerns the one who starts it: an instance has none of these. */
 export const streamRows: is.Rows<
-  Pick<ExecOptions, "stdio" | "terminalSize" | "preserveFds" | "replaceProcess" | "shell" | "timeoutMs">
+  Pick<
+    ExecOptions,
+    | "stdio"
+    | "terminalSize"
+    | "preserveFds"
+    | "replaceProcess"
+    | "shell"
+    | "timeoutMs"
+    | "sharens"
+    | "noSharens"
+  >
 > = {
-  ...{ stdio: stdioOption, terminalSize, preserveFds, shell },
+  ...{ stdio: stdioOption, terminalSize, preserveFds, shell, sharens, noSharens },
   replaceProcess: replacement,
   timeoutMs: is.milliseconds,
 }

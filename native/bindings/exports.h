@@ -27,6 +27,7 @@ Napi::Value ReadStored(const Napi::CallbackInfo& info);       // verity.cc
 Napi::Value ForbidDumps(const Napi::CallbackInfo& info);      // process.cc
 Napi::Value SecretMemory(const Napi::CallbackInfo& info);     // process.cc
 Napi::Value PeerOf(const Napi::CallbackInfo& info);           // process.cc
+Napi::Value ConnectIn(const Napi::CallbackInfo& info);        // process.cc
 Napi::Value ExitNow(const Napi::CallbackInfo& info);          // process.cc
 Napi::Value EndAfterSignals(const Napi::CallbackInfo& info);  // process.cc
 Napi::Value OverwriteFreed(const Napi::CallbackInfo& info);   // process.cc

@@ -10,11 +10,13 @@
 #include "bindings/convert.h"
 #include "bindings/exports.h"
 #include "bindings/run_async.h"
+#include "core/meeting_place.h"
 #include "core/process_image.h"
 #include "core/process_signal.h"
 #include "core/secret_buffer.h"
 #include "core/signal_deadline.h"
 #include "core/system_error.h"
+#include "core/unique_fd.h"
 
 namespace sifcrypt {
 namespace {
@@ -74,6 +76,15 @@ Napi::Value PeerOf(const Napi::CallbackInfo& info) {
   result.Set("uid", Napi::Number::New(info.Env(), peer.uid));
   result.Set("pid", Napi::Number::New(info.Env(), peer.pid));
   return result;
+}
+
+Napi::Value ConnectIn(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  const int folder = ReadInt(options, "folder");
+  const std::string name = ReadString(options, "name");
+  UniqueFd connection = Now(info.Env(), [&] { return meeting::Connect(folder, name, "connect"); });
+  if (!connection) return info.Env().Undefined();
+  return Napi::Number::New(info.Env(), connection.Release());
 }
 
 Napi::Value ExitNow(const Napi::CallbackInfo& info) {

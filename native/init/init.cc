@@ -2,13 +2,14 @@
 // and uses system calls only.
 //
 //   sifcrypt-init [--check-NAME=VALUE...] [--init] [--stay] -- PROGRAM [ARGUMENT...]
+//   sifcrypt-init [--check-NAME=VALUE...] --stay
 //   sifcrypt-init remount-root [--writable] [--suid] [--noexec] FOLDER
 //
-// The second is an OCI hook, in the container's mount namespace: it is here because this program starts in no time. For the first one
+// The last is an OCI hook, in the container's mount namespace: it is here because this program starts in no time. For the first one
 // it makes sure that the confinement that was asked for is there: a runtime that quietly leaves it out has happened
 // (CVE-2025-65105, CVE-2025-64750). Then it becomes PROGRAM; with --init it stays process 1 instead: starts PROGRAM, gives
 // it the terminal, passes signals on, reaps orphans, and ends with PROGRAM's status. With --stay it goes on when PROGRAM has
-// ended, as an instance does, until a signal asks it to end: PROGRAM gets that first.
+// ended, as an instance does, until a signal asks it to end: PROGRAM gets that first. Without one it does nothing but that.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -196,8 +197,8 @@ bool IsEnding(int signal) { return signal == SIGHUP || signal == SIGINT || signa
   // What a defect of this process raises must end it.
   for (const int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS}) sigdelset(&all, signal);
   sigprocmask(SIG_BLOCK, &all, &original);
-  const pid_t child = Start(argv, original);
-  bool running = true;
+  bool running = argv[0] != nullptr;
+  const pid_t child = running ? Start(argv, original) : 0;
   bool ending = !stay;
   int result = 0;
   while (running || !ending) {
@@ -265,6 +266,7 @@ int main(int argc, char** argv) {
     if (found == nullptr) Fail("sifcrypt-init: unknown argument: ", argv[at]);
     found->run(argv[at] + strlen(found->option));
   }
+  if (at == argc && stay) BeInit(argv + at, stay);
   if (at + 1 >= argc) Fail("sifcrypt-init: no program");
   if (init || stay) BeInit(argv + at + 1, stay);
   Become(argv + at + 1);

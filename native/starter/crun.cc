@@ -81,6 +81,25 @@ pid_t StartCrun(std::vector<std::string> arguments, const Session& session, cons
   return process;
 }
 
+void PassOn(const std::vector<int>& descriptors) {
+  // crun closes what lies above the last one, and takes what lies between for the payload's.
+  const int last = descriptors.empty() ? STDERR_FILENO : descriptors.back();
+  for (int fd = STDERR_FILENO + 1; fd <= last; ++fd) fcntl(fd, F_SETFD, FD_CLOEXEC);
+  for (const int fd : descriptors) CheckErrno(fcntl(fd, F_SETFD, 0), "fcntl");
+}
+
+std::string PassedOn(const std::vector<int>& descriptors) {
+  return "--preserve-fds=" + std::to_string(descriptors.empty() ? 0 : descriptors.back() - STDERR_FILENO);
+}
+
+int SignalOfStatus(int status) {
+  const int signal = status - 128;
+  const bool is_deadly = signal > 0 && signal < SIGSYS + 1 && signal != SIGCHLD && signal != SIGCONT &&
+                         signal != SIGSTOP && signal != SIGTSTP && signal != SIGTTIN && signal != SIGTTOU &&
+                         signal != SIGURG && signal != SIGWINCH;
+  return is_deadly ? signal : 0;
+}
+
 std::string CrunError(const std::string& log) {
   std::ifstream file(log, std::ios::binary);
   std::string text(kMaxLog, '\0');

@@ -16,6 +16,14 @@ namespace sifcrypt::starter {
 pid_t StartCrun(std::vector<std::string> arguments, const Session& session, const sigset_t& mask,
                 const std::function<void()>& prepare);
 
+/// In the new process: of what lies above the standard streams it passes these on, in ascending order.
+void PassOn(const std::vector<int>& descriptors);
+/// The same in its words.
+std::string PassedOn(const std::vector<int>& descriptors);
+
+/// The signal that its exit status stands for, or 0: 128 and more is taken for one that ends a process by default.
+int SignalOfStatus(int status);
+
 /// The first error that its log holds; empty when there is none.
 std::string CrunError(const std::string& log);
 

@@ -147,7 +147,9 @@ class Joining {
     // In the session all the time: it writes there before the command runs and takes it away after.
     const pid_t helper = ForkChild([&] { return HelperProcess(channel.second, process); });
     channel.second.Close();
-    CloseAllBut({signals_.fd(), status_.fd(), options_.watch_fd, channel.first.fd(), starter_.get()});
+    std::vector<int> kept{signals_.fd(), status_.fd(), options_.watch_fd, channel.first.fd(), starter_.get()};
+    if (options_.seat_fd >= 0) kept.push_back(options_.seat_fd);
+    CloseAllBut(kept);
     DetachStandardStreams();
     return Supervise(helper, channel.first);
   }
@@ -168,8 +170,14 @@ class Joining {
   int HelperProcess(const Channel& main, const std::string& process) {
     const std::string folder = options_.folder;
     try {
-      // What the caller has open is not the command's; it would get it from the runtime.
-      CloseAllBut({main.fd(), options_.bundle_fd});
+      // What else the caller has open is not the command's; it would get it from the runtime.
+      std::vector<int> kept{main.fd(), options_.bundle_fd};
+      kept.insert(kept.end(), options_.preserved.begin(), options_.preserved.end());
+      if (options_.seat_fd >= 0) {
+        kept.push_back(options_.seat_fd);
+        CheckErrno(fcntl(options_.seat_fd, F_SETFD, FD_CLOEXEC), "fcntl");
+      }
+      CloseAllBut(kept);
       CheckErrno(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
       umask(022);
       EnterSession(process);
@@ -177,15 +185,17 @@ class Joining {
       const UniqueFd held = MakeLockedFolder(session_.Path("files"), folder);
       session_.ReadFiles(UniqueFd(options_.bundle_fd), folder);
       const std::string log = session_.Path("files/" + folder + "/crun.log");
-      const pid_t runtime = StartCrun({options_.crun, "--log=file:" + log, "--log-format=json",
-                                       "--cgroup-manager=disabled", "--root=" + session_.Path("state"), "exec",
-                                       "--process=" + session_.Path("files/" + folder + "/process.json"), options_.id},
-                                      session_, signals_.original_mask(), [] {});
+      // Without the process that supervises it this one ends the command.
+      OutliveParent();
+      const pid_t runtime =
+          StartCrun({options_.crun, "--log=file:" + log, "--log-format=json", "--cgroup-manager=disabled",
+                     "--root=" + session_.Path("state"), "exec", PassedOn(options_.preserved),
+                     "--process=" + session_.Path("files/" + folder + "/process.json"), options_.id},
+                    session_, signals_.original_mask(), [&] { PassOn(options_.preserved); });
       DetachStandardStreams();
+      for (const int fd : options_.preserved) close(fd);
       main.Send({.kind = Message::Kind::kStarted, .code = runtime});
-      int status = 0;
-      while (waitpid(runtime, &status, __WALL) < 0 && errno == EINTR) {
-      }
+      const int status = WaitFor(runtime, main);
       KillDescendants(kOrphansMs);
       const std::string message = CrunError(log);
       std::error_code ignored;
@@ -198,6 +208,16 @@ class Joining {
       main.SendFailure(failure, StepOf(failure));
     }
     return kFailure;
+  }
+
+  /// Until it has ended, or its supervisor has.
+  static int WaitFor(pid_t runtime, const Channel& main) {
+    const UniqueFd ended(CheckErrno(OpenProcess(runtime), "join"));
+    int status = 0;
+    pollfd events[] = {{ended.get(), POLLIN, 0}, {main.fd(), POLLIN, 0}};
+    while (waitpid(runtime, &status, WNOHANG | __WALL) == 0 && events[1].revents == 0)
+      poll(events, std::size(events), -1);
+    return status;
   }
 
   int Supervise(pid_t helper, const Channel& channel) {
@@ -241,7 +261,10 @@ class Joining {
       }
       // Without its instance it has no file system any more.
       const bool orphaned = events[3].revents != 0 && !end;
-      if (orphaned && !failure) failure = Message{.error = EIO, .step = "server", .text = "the instance has ended"};
+      if (orphaned && !failure)
+        failure = Message{.error = EIO,
+                          .step = "server",
+                          .text = options_.seat_fd < 0 ? "the instance has ended" : "the shared container has ended"};
       if (orphaned || death_signal != 0 || (deadline >= 0 && NowMs() >= deadline)) {
         kill(helper, SIGKILL);
         break;
@@ -256,7 +279,8 @@ class Joining {
       status_.Exit(kFailure, 0, end->text);
       return kFailure;
     }
-    status_.Exit(end->code, 0, {});
+    // As if it were alone.
+    status_.Exit(end->code, options_.seat_fd < 0 ? 0 : SignalOfStatus(end->code), {});
     return end->code;
   }
 

@@ -14,7 +14,6 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,6 +28,7 @@
 #include <string_view>
 #include <utility>
 
+#include "core/meeting_place.h"
 #include "core/system_error.h"
 #include "core/unique_fd.h"
 #include "starter/namespaces.h"
@@ -45,7 +45,6 @@ constexpr char kOperation[] = "network";
 constexpr char kSocket[] = "keeper";
 /// Who is in which network: "NETWORK ADDRESS CONTAINER\n" each.
 constexpr char kMembers[] = "members";
-constexpr int kBacklog = 128;
 constexpr int kAttempts = 10;
 /// Setting a container up takes a tenth of a second, and others wait meanwhile.
 constexpr int kAnswerSeconds = 60;
@@ -74,32 +73,7 @@ std::string Reason(const Message& failure) {
   return failure.text.starts_with(prefix) ? failure.text.substr(prefix.size()) : failure.text;
 }
 
-sockaddr_un SocketIn(int folder) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  // A path of any length.
-  snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/%s", folder, kSocket);
-  return address;
-}
-
-UniqueFd NewSocket() { return UniqueFd(CheckErrno(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0), kOperation)); }
-
-/// None: nobody listens.
-UniqueFd Connect(int folder) {
-  UniqueFd connection = NewSocket();
-  const sockaddr_un address = SocketIn(folder);
-  if (connect(connection.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return connection;
-  if (errno != ENOENT && errno != ECONNREFUSED) throw SystemError(errno, kOperation, kSocket);
-  return {};
-}
-
-UniqueFd Listen(int folder) {
-  UniqueFd listener = NewSocket();
-  const sockaddr_un address = SocketIn(folder);
-  CheckErrno(bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), kOperation);
-  CheckErrno(listen(listener.get(), kBacklog), kOperation);
-  return listener;
-}
+UniqueFd Connect(int folder) { return meeting::Connect(folder, kSocket, kOperation); }
 
 /// The first process of the namespaces becomes a program of its own: what this one has in memory is not its business.
 [[noreturn]] void BecomeKeeper(const NetworkOptions& options, int folder, int socket, const Channel& told) {
@@ -299,12 +273,8 @@ UniqueFd Keeper::MakeNetworks() const {
 }
 
 void Keeper::Accept() {
-  UniqueFd connection(accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  UniqueFd connection = meeting::Accept(socket_.get());
   if (!connection) return;
-  ucred peer{};
-  socklen_t size = sizeof peer;
-  // Its folder lets in nobody else.
-  if (getsockopt(connection.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.uid != geteuid()) return;
   const UniqueFd user(open("/proc/self/ns/user", O_RDONLY | O_CLOEXEC));
   Guest guest{.channel = Channel(std::move(connection))};
   if (guest.channel.Send({.kind = Message::Kind::kDevice}, user.get())) guests_.push_back(std::move(guest));
@@ -536,12 +506,7 @@ void Keeper::OnMessage(Guest& guest) {
 
 /// Nobody is here, nobody is about to come, and whoever comes later finds no socket.
 bool Keeper::IsLast() const {
-  if (flock(folder_.get(), LOCK_EX | LOCK_NB) != 0) return false;
-  pollfd pending{socket_.get(), POLLIN, 0};
-  if (poll(&pending, 1, 0) > 0) {
-    flock(folder_.get(), LOCK_UN);
-    return false;
-  }
+  if (!meeting::LockDeserted(folder_.get(), socket_.get())) return false;
   for (const char* name : {kSocket, kMembers}) unlinkat(folder_.get(), name, 0);
   return true;
 }
@@ -598,7 +563,7 @@ KeeperConnection ConnectToKeeper(const NetworkOptions& options) {
       // It is just ending, or was killed.
     }
     unlinkat(folder.get(), kSocket, 0);
-    const UniqueFd listener = Listen(folder.get());
+    const UniqueFd listener = meeting::Listen(folder.get(), kSocket, kOperation);
     StartKeeper(options, folder.get(), listener.get());
   }
   throw Failed(EIO, "what keeps the networks ends at once");

@@ -446,6 +446,7 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   known.AddText("cgroup-manager", false, options.cgroup_manager);
   known.AddText("cgroup", false, options.cgroup);
   known.AddText("id", true, options.id);
+  known.AddPath("shared", false, options.shared);
   known.AddDescriptor("status-fd", true, options.status_fd);
   known.AddDescriptor("watch-fd", false, options.watch_fd);
   known.Parse(arguments);
@@ -542,6 +543,10 @@ JoinOptions ParseJoinOptions(const std::vector<std::string>& arguments) {
   known.AddText("id", true, options.id);
   known.AddPath("crun", true, options.crun);
   known.AddText("folder", true, options.folder);
+  known.AddDescriptor("seat-fd", false, options.seat_fd);
+  known.Add("preserve-fds", false, [&options](std::string_view text, const std::string& name) {
+    options.preserved = ParseDescriptors(text, name);
+  });
   known.AddDescriptor("bundle-fd", true, options.bundle_fd);
   known.AddDescriptor("status-fd", true, options.status_fd);
   known.AddDescriptor("watch-fd", true, options.watch_fd);

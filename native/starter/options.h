@@ -226,6 +226,8 @@ struct RunOptions {
   int bundle_fd = -1;
   std::string crun;
   std::string id;
+  /// The socket of those who share it (seats.h): it lives as long as one of them. Empty: it is its caller's.
+  std::string shared;
   int status_fd = -1;
   int watch_fd = -1;
 };
@@ -254,6 +256,10 @@ struct JoinOptions {
   std::string crun;
   /// Where its files go among the session's.
   std::string folder;
+  /// A connection that is held until it ends (seats.h). -1: the container does not live of it.
+  int seat_fd = -1;
+  /// These descriptors are the command's as well, in ascending order.
+  std::vector<int> preserved;
   int bundle_fd = -1;
   int status_fd = -1;
   int watch_fd = -1;

@@ -28,6 +28,7 @@
 #include "starter/network.h"
 #include "starter/network_keeper.h"
 #include "starter/runtime.h"
+#include "starter/seats.h"
 #include "starter/serve.h"
 #include "starter/service.h"
 #include "starter/session.h"
@@ -43,6 +44,8 @@ constexpr int kServerEndMs = 100;
 constexpr int kOrphansMs = 5000;
 /// How long the payload may take to end on SIGTERM when its caller has gone.
 constexpr int kGraceMs = 1000;
+/// Whoever is just connecting holds the lock that long.
+constexpr int kLockMs = 20;
 
 /// Standard output and error as they were, for those who come later.
 class Outputs {
@@ -246,6 +249,8 @@ class Supervisor {
   void OnServerMessage(Server& server);
   void Reap();
   void Terminate(int grace_ms);
+  /// The last of those who share it has gone.
+  bool IsDeserted() { return seats_.exist() && started_ && !terminating_ && !watching_ && !seats_.are_taken(); }
   void EndServers();
 
   const RunOptions& options_;
@@ -255,6 +260,9 @@ class Supervisor {
   Channel container_channel_;
   pid_t container_ = -1;
   std::vector<Server> servers_;
+  Seats seats_;
+  /// Its caller is there, or whoever has that end.
+  bool watching_ = true;
   bool started_ = false;
   bool terminating_ = false;
   int64_t deadline_ = -1;
@@ -340,26 +348,31 @@ int Supervisor::Run() {
   for (const Server& server : servers_) kept.push_back(server.channel.fd());
   CloseAllBut(kept);
   DetachStandardStreams();
-  bool watching = true;
+  if (!options_.shared.empty()) seats_ = Seats(options_.shared);
   while (container_ > 0) {
     std::vector<pollfd> events{{signals_.fd(), POLLIN, 0},
-                               {watching ? options_.watch_fd : -1, POLLIN, 0},
+                               {watching_ ? options_.watch_fd : -1, POLLIN, 0},
                                {container_channel_.fd(), POLLIN, 0}};
     const size_t fixed = events.size();
     for (const Server& server : servers_) events.push_back({server.id > 0 ? server.channel.fd() : -1, POLLIN, 0});
-    const int timeout = deadline_ < 0 ? -1 : static_cast<int>(std::max<int64_t>(0, deadline_ - NowMs()));
+    const size_t seats = events.size();
+    seats_.AddTo(events);
+    int timeout = deadline_ < 0 ? -1 : static_cast<int>(std::max<int64_t>(0, deadline_ - NowMs()));
+    if (IsDeserted()) timeout = kLockMs;
     if (poll(events.data(), events.size(), timeout) < 0 && errno != EINTR) throw SystemError(errno, "poll");
-    for (size_t i = fixed; i < events.size(); ++i)
+    for (size_t i = fixed; i < seats; ++i)
       if (events[i].revents != 0) OnServerMessage(servers_[i - fixed]);
+    seats_.OnEvents(&events[seats]);
     if (events[2].revents != 0) OnContainerMessages();
     for (SignalQueue::Signal signal; (signal = signals_.Next()).number != 0;) OnSignal(signal);
     Reap();
     char ignored[64];
     if (events[1].revents != 0) {
-      watching = false;
-      // A word instead of the end: it is to go on without its parent.
-      if (read(options_.watch_fd, ignored, sizeof ignored) <= 0) Terminate(kGraceMs);
+      watching_ = false;
+      // A word instead of the end: it is to go on without its parent. As it does for those who share it.
+      if (read(options_.watch_fd, ignored, sizeof ignored) <= 0 && !(seats_.exist() && started_)) Terminate(kGraceMs);
     }
+    if (IsDeserted() && seats_.Leave()) Terminate(kGraceMs);
     if (deadline_ >= 0 && NowMs() >= deadline_) {
       // A server that does not answer can keep others from dying.
       KillServers();
@@ -415,6 +428,7 @@ void Supervisor::OnContainerMessages() {
     if (message->kind == Message::Kind::kMapIds) MapContainerIds();
     if (message->kind != Message::Kind::kStarted) continue;
     started_ = true;
+    if (seats_.exist()) seats_.Open();
     try {
       status_.Ready(getpid());
     } catch (const SystemError& failure) {
@@ -455,6 +469,7 @@ void Supervisor::Reap() {
 void Supervisor::Terminate(int grace_ms) {
   if (terminating_) return;
   terminating_ = true;
+  seats_.Close();
   deadline_ = NowMs() + kUndoMs;
   OnContainerMessages();
   if (started_) {
@@ -484,6 +499,8 @@ void Supervisor::EndServers() {
 
 int RunCommand(RunOptions options, const SignalQueue& signals) {
   const Status status{UniqueFd(options.status_fd)};
+  // Whoever comes first among those who share it has no more to do with it than others: it is nobody's child.
+  if (!options.shared.empty() && CheckErrno(fork(), "fork") > 0) _exit(0);
   TranslateOwner(options.image.owner);
   for (LayerOptions& layer : options.layers) TranslateOwner(layer.image.owner);
   for (LayerOptions& image : options.bind_images) TranslateOwner(image.image.owner);

@@ -45,12 +45,6 @@ struct PidfdInfo {
 constexpr unsigned long kPidfdGetInfo = _IOWR(0xFF, 11, PidfdInfo);
 constexpr uint64_t kPidfdInfoExit = 1U << 3;
 
-/// Statuses of 128 and more that are taken for a signal where the kernel cannot tell: what ends a process by default.
-bool IsDeadly(int signal) {
-  return signal > 0 && signal < SIGSYS + 1 && signal != SIGCHLD && signal != SIGCONT && signal != SIGSTOP &&
-         signal != SIGTSTP && signal != SIGTTIN && signal != SIGTTOU && signal != SIGURG && signal != SIGWINCH;
-}
-
 }  // namespace
 
 Runtime::Runtime(const Session& session, const RunOptions& options, const SignalQueue& signals, pid_t group,
@@ -67,7 +61,6 @@ Runtime::Runtime(const Session& session, const RunOptions& options, const Signal
 }
 
 void Runtime::Start() {
-  const int last = options_.preserved.empty() ? STDERR_FILENO : options_.preserved.back();
   const std::vector<std::string> arguments = {options_.crun,
                                               "--log=file:" + session_.Path("crun.log"),
                                               "--log-format=json",
@@ -77,14 +70,12 @@ void Runtime::Start() {
                                               "--no-new-keyring",
                                               "--pid-file=" + session_.Path("pid"),
                                               "--bundle=" + session_.directory(),
-                                              "--preserve-fds=" + std::to_string(last - STDERR_FILENO),
+                                              PassedOn(options_.preserved),
                                               options_.id};
   process_ = StartCrun(arguments, session_, signals_.original_mask(), [&] {
     // With a terminal to serve it has to be in the foreground; without, what is typed is passed on to all of the payload.
     setpgid(0, options_.has_terminal ? group_ : 0);
-    // crun closes what lies above the last one, and takes what lies between for the payload's.
-    for (int fd = STDERR_FILENO + 1; fd <= last; ++fd) fcntl(fd, F_SETFD, FD_CLOEXEC);
-    for (const int fd : options_.preserved) CheckErrno(fcntl(fd, F_SETFD, 0), "fcntl");
+    PassOn(options_.preserved);
   });
   DetachStandardStreams();
   if (options_.service.health_interval > 0) health_.emplace(session_, options_, signals_.original_mask(), journal_);
@@ -134,7 +125,7 @@ int Runtime::DeathSignal(int code) const {
   info.mask = kPidfdInfoExit;
   if (!options_.has_init && init_ && ioctl(init_.get(), kPidfdGetInfo, &info) == 0 && (info.mask & kPidfdInfoExit) != 0)
     return WIFSIGNALED(info.exit_code) ? WTERMSIG(info.exit_code) : 0;
-  return code > 128 && IsDeadly(code - 128) ? code - 128 : 0;
+  return SignalOfStatus(code);
 }
 
 void Runtime::RemoveCgroup() const {

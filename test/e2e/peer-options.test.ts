@@ -212,12 +212,12 @@ describe("options of the peers", () => {
   })
 
   it("exec tells of what makes no difference to the payload, and goes on", async () => {
-    for (const words of [["--sharens"], ["--unsquash"], ["--runscript-timeout", "1m"]]) {
+    for (const words of [["--unsquash"], ["--runscript-timeout", "1m"]]) {
       const done = await sifcrypt(["exec", ...words, image, "echo", "done"])
       assert.equal(done.text, "done\n")
       assert.match(done.stderr, new RegExp(`^sifcrypt: ${words[0] ?? ""} changes nothing: `))
     }
-    assert.equal((await sifcrypt(["exec", "--sharens=false", image, "echo"])).stderr, "")
+    assert.equal((await sifcrypt(["exec", "--unsquash=false", image, "echo"])).stderr, "")
   })
 
   it("a password on the command line is refused with the reason", async () => {

@@ -1,0 +1,141 @@
+// A container that several commands are in, and that lives as long as one of them does. There is no first among them: whoever finds none
+// starts it, and from then on is one like the others (native/starter/seats.cc).
+import { closeSync, constants, fstatSync, openSync, readdirSync, rmSync, statSync } from "node:fs"
+import path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import { RunError } from "../errors.ts"
+import { loadAddon } from "../native/load.ts"
+import { sharedFolder } from "../runtime/sharing.ts"
+import { letGo, startStarter, type Starter } from "../runtime/starter.ts"
+import type { Launch } from "../runtime/starter-protocol.ts"
+import { stays } from "./container-processes.ts"
+import { startTimeOf } from "./instance-state.ts"
+
+/** A place in a container that is shared. */
+export interface Seat {
+  /** It lives as long as somebody has such a descriptor open. */
+  readonly fd: number
+  /** Its starter. */
+  readonly pid: number
+}
+
+const LOCK = ".lock" // native/starter/seats.cc
+const PAUSE_MS = 10
+/** Somebody else starts it, or comes in, meanwhile. */
+const PATIENCE_MS = 60_000
+
+/** Is it still the file of this name? */
+function isThere(file: string, fd: number): boolean {
+  const { dev, ino } = fstatSync(fd)
+  const found = statSync(file, { throwIfNoEntry: false })
+  return found?.dev === dev && found.ino === ino
+}
+
+/** The descriptor of a lock that this process has; undefined: somebody else has it. */
+async function tryLock(file: string): Promise<number | undefined> {
+  const fd = openSync(file, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600)
+  try {
+    // Who leaves removes it.
+    if ((await loadAddon().lockFile(fd)) && isThere(file, fd)) return fd
+  } catch (error) {
+    closeSync(fd)
+    throw error
+  }
+  closeSync(fd)
+  return undefined
+}
+
+async function lock(file: string, signal: AbortSignal | undefined): Promise<number> {
+  const late = performance.now() + PATIENCE_MS
+  for (;;) {
+    const fd = await tryLock(file)
+    if (fd !== undefined) return fd
+    signal?.throwIfAborted()
+    if (performance.now() > late)
+      throw new RunError("ERR_INSTANCE_FOLDER", `${file}: another process has locked it`, { path: file })
+    await sleep(PAUSE_MS)
+  }
+}
+
+function connect(folder: number, name: string): Seat | undefined {
+  const addon = loadAddon()
+  const fd = addon.connectIn({ folder, name })
+  if (fd === undefined) return undefined
+  const { uid, pid } = addon.peerOf({ fd })
+  if (uid === process.geteuid?.() && pid > 1) return { fd, pid }
+  closeSync(fd)
+  throw new RunError("ERR_RUN", "what is shared is another user's, or cannot be seen from here")
+}
+
+/** Removes what is left of those whose starter was killed. */
+async function clearUp(folder: string, handle: number, own: string): Promise<void> {
+  rmSync(path.join(folder, own), { force: true })
+  const others = readdirSync(folder).filter((file) => file.endsWith(LOCK) && file !== `${own}${LOCK}`)
+  for (const file of others) {
+    const fd = await tryLock(path.join(folder, file))
+    if (fd === undefined) continue
+    const name = file.slice(0, -LOCK.length)
+    const there = connect(handle, name)
+    if (there === undefined) for (const left of [name, file]) rmSync(path.join(folder, left), { force: true })
+    else closeSync(there.fd)
+    closeSync(fd)
+  }
+}
+
+/** Starts one; resolves when commands can join it. */
+export async function startShared(launch: Launch, bundle: Promise<Buffer>, place: string): Promise<Starter> {
+  // Until somebody is in it, it ends with this process.
+  const starter = startStarter({
+    launch: {
+      ...launch,
+      compose: (descriptors) => [...launch.compose(descriptors), `--shared=${place}`],
+    },
+    bundle,
+    attached: "at first",
+    stdio: ["ignore", "ignore", "ignore"],
+  })
+  try {
+    const [pid] = await Promise.all([starter.ready, bundle])
+    const startTime = startTimeOf(pid)
+    if (startTime === undefined || !(await stays(pid, startTime))) {
+      await starter.ended
+      throw new RunError("ERR_RUN", `${launch.image}: the shared container ended at once`)
+    }
+    return starter
+  } catch (error) {
+    letGo(starter)
+    throw error
+  }
+}
+
+/**
+ * A place in the container of this name, which is started where there is none.
+ *
+ * @param start - Is told where its socket is to be.
+ * @throws What keeps it from being started; RunError `ERR_INSTANCE_FOLDER`; the signal's reason.
+ */
+export async function takeSeat(
+  name: string,
+  start: (place: string) => Promise<Starter>,
+  signal?: AbortSignal,
+): Promise<Seat> {
+  const folder = sharedFolder()
+  const place = path.join(folder, name)
+  const held = await lock(`${place}${LOCK}`, signal)
+  const handle = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY)
+  let seat: Seat | undefined
+  try {
+    seat = connect(handle, name)
+    if (seat !== undefined) return seat
+    await clearUp(folder, handle, name)
+    const starter = await start(place)
+    seat = connect(handle, name)
+    letGo(starter)
+    if (seat === undefined) throw new RunError("ERR_RUN", "the shared container ended at once")
+    return seat
+  } finally {
+    if (seat === undefined) rmSync(`${place}${LOCK}`, { force: true })
+    closeSync(handle)
+    closeSync(held)
+  }
+}

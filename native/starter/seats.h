@@ -1,0 +1,44 @@
+// Commands that share a container: each holds a connection to its starter, which the kernel closes however that command ends. There is
+// no first among them: the container lives as long as one of them does.
+#pragma once
+
+#include <poll.h>
+
+#include <string>
+#include <vector>
+
+#include "core/unique_fd.h"
+
+namespace sifcrypt::starter {
+
+class Seats {
+ public:
+  /// Of nobody.
+  Seats() = default;
+  /// `place`: of the socket, absolute; the lock beside it is there. SystemError "share".
+  explicit Seats(const std::string& place);
+
+  bool exist() const { return static_cast<bool>(lock_); }
+  bool are_taken() const { return !taken_.empty(); }
+  /// Lets commands in. SystemError "share".
+  void Open();
+  /// Nobody comes in any more. Who is there stays.
+  void Close() { listener_.Reset(); }
+  /// True when nobody is there and nobody is about to come: whoever does then finds neither socket nor lock.
+  bool Leave();
+
+  void AddTo(std::vector<pollfd>& events) const;
+  /// What AddTo has added, after poll(2).
+  void OnEvents(const pollfd* events);
+  /// How many AddTo adds.
+  size_t count() const { return taken_.size() + 1; }
+
+ private:
+  UniqueFd folder_;
+  std::string name_;
+  UniqueFd lock_;
+  UniqueFd listener_;
+  std::vector<UniqueFd> taken_;
+};
+
+}  // namespace sifcrypt::starter

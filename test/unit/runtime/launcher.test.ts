@@ -1,0 +1,56 @@
+import assert from "node:assert/strict"
+import { launchSession, type LaunchSession } from "../../../lib/runtime/launcher.ts"
+
+describe("what has started a process", () => {
+  const sessionOf = (variables: Readonly<Record<string, string | undefined>>): LaunchSession =>
+    launchSession(variables, () => "4711")
+  const step = { SLURM_JOB_ID: "12", SLURM_STEP_ID: "0", SLURM_PROCID: "3", SLURM_STEP_NUM_TASKS: "4" }
+  const openMpi = { PMIX_NAMESPACE: "1861156865", PMIX_RANK: "1", OMPI_COMM_WORLD_LOCAL_SIZE: "2" }
+
+  it("is a session of the kernel's where nothing else says so", () => {
+    assert.deepEqual(sessionOf({}), { name: '["4711"]', isParallel: false })
+    // A batch script, and what it starts by itself, is no step.
+    assert.deepEqual(sessionOf({ SLURM_JOB_ID: "12", SLURM_PROCID: "0" }), sessionOf({}))
+    assert.match(launchSession({}).name, /^\["\d+"\]$/)
+  })
+
+  it("is the same for all processes of a run, and another for others", () => {
+    const { name, isParallel } = sessionOf(step)
+    assert.equal(isParallel, true)
+    assert.equal(sessionOf({ ...step, SLURM_PROCID: "0" }).name, name)
+    const others = [
+      {},
+      { ...step, SLURM_STEP_ID: "1" },
+      { ...step, SLURM_JOB_ID: "120" },
+      { ...step, ...openMpi },
+      openMpi,
+      { ...openMpi, PMIX_NAMESPACE: "2" },
+      { PMI_JOBID: "12" },
+      { PMI_JOBID: "12.0" },
+    ]
+    const names = [name, ...others.map((variables) => sessionOf(variables).name)]
+    assert.equal(new Set(names).size, names.length)
+  })
+
+  it("starts several, by what is said next to the process", () => {
+    const parallel = [
+      step,
+      openMpi,
+      { PMI_RANK: "0", PMI_SIZE: "2" },
+      { PMI_SIZE: "8", MPI_LOCALNRANKS: "2" },
+      { PMIX_RANK: "0", PMIX_NAMESPACE: "x" },
+      // mpirun within a step of one process a node
+      { ...step, SLURM_STEP_NUM_TASKS: "1", ...openMpi },
+    ]
+    for (const variables of parallel)
+      assert.equal(sessionOf(variables).isParallel, true, JSON.stringify(variables))
+    const single = [
+      { ...step, SLURM_STEP_NUM_TASKS: "1" },
+      { ...openMpi, OMPI_COMM_WORLD_LOCAL_SIZE: "1" },
+      { PMI_SIZE: "8", MPI_LOCALNRANKS: "1" },
+      { PMI_SIZE: "no number" },
+    ]
+    for (const variables of single)
+      assert.equal(sessionOf(variables).isParallel, false, JSON.stringify(variables))
+  })
+})

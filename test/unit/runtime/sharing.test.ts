@@ -1,0 +1,69 @@
+import assert from "node:assert/strict"
+import { closeSync, openSync, utimesSync, writeFileSync } from "node:fs"
+import path from "node:path"
+import { execOptionTable, type ExecOptionRow, type ExecOptions } from "../../../lib/runtime/options.ts"
+import { sharingDigest, sharingSession } from "../../../lib/runtime/sharing.ts"
+import type { StarterSource } from "../../../lib/runtime/starter-protocol.ts"
+import { newFolder } from "../../support/scratch.ts"
+
+describe("what payloads that share a container have in common", () => {
+  const file = path.join(newFolder("sharing"), "image")
+  writeFileSync(file, "image")
+  const fd = openSync(file, "r")
+  after(() => {
+    closeSync(fd)
+  })
+  const plain: StarterSource = { image: file, fd, offset: 0, size: 5, unlocked: undefined }
+  const encrypted = (key: number): StarterSource => ({
+    ...plain,
+    unlocked: { dataKey: { bytes: Buffer.alloc(64, key) }, segment: undefined } as never,
+  })
+  const digest = (options: ExecOptions, source = plain, session = "s", composed: unknown[] = []): string =>
+    sharingDigest(source, options, session, composed)
+
+  it("is all that is asked for, but what concerns the command alone", () => {
+    const base = digest({})
+    assert.match(base, /^[0-9a-f]{64}$/)
+    const alone = new Set(["sharens", "noSharens", "preserveFds"])
+    for (const [key, [, , , more]] of Object.entries<ExecOptionRow>(execOptionTable)) {
+      const isAlone = more?.joins === true || alone.has(key)
+      assert.equal(digest({ [key]: "x" }) === base, isAlone, key)
+    }
+    const contents = ["one", "two"].map((text) => [{ path: "/x", content: Buffer.from(text) }])
+    assert.equal(new Set([base, ...contents.map((files) => digest({ files }))]).size, 3)
+    assert.equal(digest({ onNotice: () => undefined, stdio: "inherit", timeoutMs: 5 }), base)
+  })
+
+  it("is the image as it is now, the key that opens it, the session, and what comes of it", () => {
+    const all = [
+      digest({}),
+      digest({}, { ...plain, offset: 4096 }),
+      digest({}, encrypted(1)),
+      digest({}, encrypted(2)),
+      digest({}, plain, "t"),
+      digest({}, plain, "s", [new Map([["a", 1]])]),
+      digest({}, plain, "s", [new Map([["a", 2]])]),
+    ]
+    assert.equal(new Set(all).size, all.length)
+    assert.equal(digest({}, encrypted(1)), digest({}, encrypted(1)))
+    const before = digest({})
+    utimesSync(file, 1, 1)
+    assert.notEqual(digest({}), before)
+  })
+
+  it("is nothing for what has to be alone", () => {
+    const sharens = true
+    assert.equal(sharingSession({}, []), undefined)
+    assert.equal(sharingSession({ sharens, noSharens: true }, []), undefined)
+    assert.notEqual(sharingSession({ sharens }, []), undefined)
+    const image = { source: "/x", destination: "/x", readOnly: true, image: { path: "/", id: undefined } }
+    for (const [options, places] of [
+      [{ writable: true }, []],
+      [{ overlay: ["x"] }, []],
+      [{ memory: 1 << 20 }, []],
+      [{ applyCgroups: "x" }, []],
+      [{}, [image]],
+    ] as const)
+      assert.throws(() => sharingSession({ ...options, sharens }, places), { code: "ERR_RUN_OPTION" })
+  })
+})
