@@ -25,21 +25,47 @@ const ofOne: ReadonlySet<string> = new Set(["SLURM_PROCID"])
 /** How many there are, on this node where that is said; the first that is set counts: what is nearer to the process comes first. */
 const counts = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"] as const
 
-/** The session of the kernel's: a login, a terminal, a job of cron's. */
-function ownSession(): string {
-  const stat = readFileSync("/proc/self/stat", "latin1")
-  // The name before it may hold anything; its end is the last parenthesis. Field 6 of proc(5).
-  return stat.slice(stat.lastIndexOf(")") + 2).split(" ")[3] ?? ""
+/** What the kernel says of a process, from field 3 of proc(5) on; undefined: there is none, or it is not seen. */
+function statOf(process: string): string[] | undefined {
+  try {
+    const stat = readFileSync(`/proc/${process}/stat`, "latin1")
+    // The name before it may hold anything; its end is the last parenthesis.
+    return stat.slice(stat.lastIndexOf(")") + 2).split(" ")
+  } catch {
+    return undefined
+  }
 }
 
-export function launchSession(variables: Variables, session: () => string = ownSession): LaunchSession {
+/** Sessions as the kernel has them. */
+export interface KernelSessions {
+  /** This process's: a login, a terminal, a job of cron's. */
+  own: () => string
+  /** Who has started that: MPICH's mpirun gives each process one. */
+  above: () => string
+}
+
+const kernelSessions: KernelSessions = {
+  own: () => statOf("self")?.[3] ?? "",
+  above: () => {
+    const own = kernelSessions.own()
+    const starter = statOf(own)?.[1] ?? ""
+    const started = statOf(starter)?.[19]
+    return started === undefined ? own : `${starter}.${started}`
+  },
+}
+
+export function launchSession(
+  variables: Variables,
+  sessions: KernelSessions = kernelSessions,
+): LaunchSession {
   const found = runs.filter((names) => names.every((name) => (variables[name] ?? "") !== ""))
   const named = found.map((names) =>
     names.filter((name) => !ofOne.has(name)).map((name) => `${name}=${variables[name] ?? ""}`),
   )
   const count = counts.map((name) => variables[name]).find((text) => text !== undefined)
+  if (named.length === 0) named.push([count === undefined ? sessions.own() : `by ${sessions.above()}`])
   return {
-    name: JSON.stringify(named.length === 0 ? [session()] : named),
+    name: JSON.stringify(named),
     isParallel: count === undefined ? variables["PMIX_RANK"] !== undefined : Number(count) > 1,
   }
 }

@@ -3,15 +3,18 @@ import { launchSession, type LaunchSession } from "../../../lib/runtime/launcher
 
 describe("what has started a process", () => {
   const sessionOf = (variables: Readonly<Record<string, string | undefined>>): LaunchSession =>
-    launchSession(variables, () => "4711")
+    launchSession(variables, { own: () => "4711", above: () => "12.345" })
   const step = { SLURM_JOB_ID: "12", SLURM_STEP_ID: "0", SLURM_PROCID: "3", SLURM_STEP_NUM_TASKS: "4" }
   const openMpi = { PMIX_NAMESPACE: "1861156865", PMIX_RANK: "1", OMPI_COMM_WORLD_LOCAL_SIZE: "2" }
 
   it("is a session of the kernel's where nothing else says so", () => {
-    assert.deepEqual(sessionOf({}), { name: '["4711"]', isParallel: false })
+    assert.deepEqual(sessionOf({}), { name: '[["4711"]]', isParallel: false })
     // A batch script, and what it starts by itself, is no step.
     assert.deepEqual(sessionOf({ SLURM_JOB_ID: "12", SLURM_PROCID: "0" }), sessionOf({}))
-    assert.match(launchSession({}).name, /^\["\d+"\]$/)
+    assert.match(launchSession({}).name, /^\[\["\d+"\]\]$/)
+    // Of MPICH's each process has a session of its own, which one process has started for all.
+    assert.deepEqual(sessionOf({ PMI_SIZE: "2" }), { name: '[["by 12.345"]]', isParallel: true })
+    assert.match(launchSession({ PMI_SIZE: "2" }).name, /^\[\["by \d+\.\d+"\]\]$/)
   })
 
   it("is the same for all processes of a run, and another for others", () => {
