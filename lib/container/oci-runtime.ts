@@ -162,7 +162,11 @@ async function closeAll(namespaces: Inherited["namespaces"]): Promise<void> {
   await Promise.resolve()
 }
 
-async function makeContainer(words: readonly string[], call: RuntimeCall, options: OpenOptions): Promise<void> {
+async function makeContainer(
+  words: readonly string[],
+  call: RuntimeCall,
+  options: OpenOptions,
+): Promise<void> {
   const { signal } = options
   const count = preservedOf(call)
   const file = path.resolve(call.bundle, call.config)
@@ -222,10 +226,7 @@ async function features(words: readonly string[], signal: AbortSignal | undefine
  * @throws What {@link open} throws for the image; RunError `ERR_RUN_BUNDLE`; DeviceError, EnvironmentError; the signal's reason. It
  * stands in the log that the words name, too.
  */
-export async function becomeOciRuntime(
-  words: readonly string[],
-  given: OpenOptions = {},
-): Promise<string> {
+export async function becomeOciRuntime(words: readonly string[], given: OpenOptions = {}): Promise<string> {
   const options = checkOptions(given, "options")
   const call = new RuntimeCall(checkWords(words, "words"))
   if (call.command === "features") return await features(words, options.signal)
