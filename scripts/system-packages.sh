@@ -74,6 +74,7 @@ packages() {
   test             skopeo                  skopeo                   pushes images to a registry, and makes archives
   test             buildah                 buildah                  builds Dockerfile.test
   test             podman-compose          podman-compose           beside which services are measured
+  test             wrk                     -                        asks services, for the same
   test             docker-registry         docker-distribution      the registry that images are fetched from
   test             zstd                    zstd                     layers of the other kind
   test             snakemake               -                        workflow programs that call the peers
