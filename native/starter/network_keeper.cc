@@ -47,7 +47,7 @@ constexpr char kSocket[] = "keeper";
 constexpr char kMembers[] = "members";
 constexpr int kAttempts = 10;
 /// Setting a container up takes a tenth of a second, and others wait meanwhile.
-constexpr int kAnswerSeconds = 60;
+constexpr int kAnswerSeconds = 120;
 /// Somebody who is just connecting holds the folder's lock that long.
 constexpr int kLockMs = 20;
 constexpr size_t kMaxAnswer = 64 << 10;
@@ -545,6 +545,17 @@ int Keeper::Run() {
   }
 }
 
+/// What the keeper says, within reason.
+std::optional<Message> AnswerOf(const Channel& keeper, UniqueFd* descriptor = nullptr) {
+  try {
+    return keeper.Receive(descriptor);
+  } catch (const SystemError& failure) {
+    if (failure.error() != EAGAIN) throw;
+    throw Failed(ETIMEDOUT,
+                 "what keeps the networks has not answered for " + std::to_string(kAnswerSeconds) + " seconds");
+  }
+}
+
 }  // namespace
 
 KeeperConnection ConnectToKeeper(const NetworkOptions& options) {
@@ -557,7 +568,7 @@ KeeperConnection ConnectToKeeper(const NetworkOptions& options) {
       const timeval patience{kAnswerSeconds, 0};
       setsockopt(connection.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
       KeeperConnection found{Channel(std::move(connection)), {}};
-      const auto hello = found.channel.Receive(&found.user);
+      const auto hello = AnswerOf(found.channel, &found.user);
       if (found.user) return found;
       if (hello) throw Failed(hello->error, Reason(*hello));
       // It is just ending, or was killed.
@@ -585,7 +596,7 @@ void JoinNetworks(const NetworkOptions& options, const Channel& keeper, int netw
     for (const std::string& alias : one.aliases) say("alias," + alias);
   }
   keeper.Send({.kind = Message::Kind::kDevice}, network);
-  const auto answer = keeper.Receive();
+  const auto answer = AnswerOf(keeper);
   if (!answer) throw Failed(EIO, "what keeps the networks has ended");
   if (answer->kind != Message::Kind::kStarted) throw Failed(answer->error, Reason(*answer));
 }
