@@ -184,13 +184,13 @@ describe("services beside each other", () => {
         await end()
       })
 
-      // What follows is the same for root.
-      if (as === "self") return
-
       it("come of images with encrypted layers, too, at a registry", async () => {
         await start(`${REGISTRY}/num:encrypted`)
         await end()
       })
+
+      // What follows is the same for root.
+      if (as === "self") return
 
       it("are stopped when one that others need does not succeed, and what it wrote can be read", async () => {
         writeFileSync(
