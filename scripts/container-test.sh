@@ -61,11 +61,12 @@ else
 fi
 
 echo "running the tests"
+# Of its own accord podman asks for more than root may have without CAP_SYS_RESOURCE, and of processes for more than it has left itself;
+# buildah for 1024 files, which is too few.
+files=$(ulimit -Hn) processes=$(ulimit -Hu)
+[[ $processes != unlimited && $processes -lt 32768 ]] || processes=32768
+limits=(--ulimit "nofile=$files:$files" --ulimit "nproc=$processes:$processes")
 if [[ $run == podman ]]; then
-  # Of its own accord it asks for more than root may have without CAP_SYS_RESOURCE, and of processes for more than it has left itself.
-  files=$(ulimit -Hn) processes=$(ulimit -Hu)
-  [[ $processes != unlimited && $processes -lt 32768 ]] || processes=32768
-  limits=(--ulimit "nofile=$files:$files" --ulimit "nproc=$processes:$processes")
   options=(run --rm --privileged --network host "${limits[@]}")
   [[ "$(stat --file-system --format %T /sys/fs/cgroup)" == cgroup2fs ]] || options+=(--cgroups disabled)
   # shellcheck disable=SC2016
@@ -79,6 +80,6 @@ fi
 # What --privileged is to Docker: every capability that this process may have. /dev is the machine's.
 capabilities=$(capsh --decode="$(awk '/^CapBnd/ { print $2 }' /proc/self/status)")
 capabilities=${capabilities#*=}
-container=$(buildah "${stores[@]}" from localhost/sifcrypt-test)
+container=$(buildah "${stores[@]}" from "${limits[@]}" localhost/sifcrypt-test)
 trap 'buildah "${stores[@]}" rm "$container" >/dev/null' EXIT
 buildah "${stores[@]}" run --cap-add "${capabilities^^}" "$container" -- scripts/test.sh "$@"
