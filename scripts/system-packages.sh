@@ -73,6 +73,7 @@ packages() {
   test             onak                    -                        a key server
   test             skopeo                  skopeo                   pushes images to a registry, and makes archives
   test             buildah                 buildah                  builds Dockerfile.test
+  test             podman                  podman                   starts containers with our OCI runtime
   test             podman-compose          podman-compose           beside which services are measured
   test             wrk                     -                        asks services, for the same
   test             docker-registry         docker-distribution      the registry that images are fetched from

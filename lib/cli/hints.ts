@@ -189,6 +189,9 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | null | unde
     // It was given: a file that cannot be read.
     if (typeof (cause as Partial<NodeJS.ErrnoException> | undefined)?.syscall === "string") return null
     if (command.startsWith("image ")) return "give --key KEY; `sifcrypt COMMAND --help` says what that may be"
+    // What starts containers shows it: no option of ours is at hand.
+    if (command === "oci-runtime")
+      return "say which key opens it in ~/.config/sifcrypt/keys.toml, or in the annotation org.sifcrypt.key"
     // It was given, and taken for the payload's.
     const behind = words
       .find((word) => /^--(?:pem-path|key-fd|key-command|passphrase)/.test(word))

@@ -8,15 +8,18 @@ import { cipherRows, openOptions, openRows, plainRows } from "../opening.ts"
 import { print } from "../output.ts"
 import { sentence } from "../sentence.ts"
 
+const NAME = "oci-runtime"
+
 /** As one line. */
 function told(error: unknown): string {
   if (!(error instanceof ContainerError)) return String(error)
-  const hint = hintFor(error.code, undefined, error.kdfLimits)
+  const at = { command: NAME, options: new Set<string>(), words: [], cause: error.cause }
+  const hint = hintFor(error.code, at, error.kdfLimits)
   return `sifcrypt: ${sentence(error.message)}${hint === undefined ? "" : ` (${hint})`}`
 }
 
 export const ociRuntime: CommandRow = command({
-  name: "oci-runtime",
+  name: NAME,
   heading: "Run images",
   summary: "be an OCI runtime for podman and Slurm",
   description:
