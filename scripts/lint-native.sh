@@ -1,11 +1,11 @@
 #!/bin/bash
-# C++ lint: clang-format over everything in native/ and test/native, clang-tidy (.clang-tidy) over every source file of
+# C++ lint: clang-format over everything in native/, test/native and test/fuzz, clang-tidy (.clang-tidy) over every source file of
 # native/; gofmt and go vet over native/shell. (The tests run under sanitizers; a fixed seed and the shell are what they need.)
 # What clang-tidy found clean is not looked at again until it, a header of its or the rules change. --fix formats in place.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-mapfile -t files < <(find native test/native -name '*.cc' -o -name '*.h' | sort)
+mapfile -t files < <(find native test/native test/fuzz -name '*.cc' -o -name '*.h' | sort)
 if [[ ${1:-} == --fix ]]; then
   clang-format -i "${files[@]}"
   gofmt -w native/shell

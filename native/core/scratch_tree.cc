@@ -232,8 +232,9 @@ struct stat ScratchTree::Link(Id id, Id parent, const std::string& name) {
   const std::lock_guard lock(mutex_);
   Node& node = Get(id);
   if (node.directory) Fail(EPERM);
-  if (node.links == 0) Fail(ENOENT);
-  Add(GetDirectory(parent), name, node);
+  Node& directory = GetDirectory(parent);
+  if (node.links == 0 || directory.links == 0) Fail(ENOENT);
+  Add(directory, name, node);
   ++node.links;
   node.Changed();
   return Used(node);
@@ -430,6 +431,8 @@ size_t ScratchTree::Write(Id id, uint64_t offset, const void* data, size_t size)
   }
   if (offset > kMaxFileSize || size > kMaxFileSize - offset) Fail(EFBIG);
   const std::lock_guard lock(node->data);
+  // Nothing written changes nothing, wherever it is.
+  if (size == 0) return 0;
   const size_t written = WriteData(*node, offset, static_cast<const uint8_t*>(data), size, false);
   node->size = std::max(node->size, offset + written);
   node->mtime = node->ctime = Now();
