@@ -282,9 +282,6 @@ export async function* dump(image: SifImage, id: number): AsyncGenerator<Buffer,
   sifImage(image, "image")
   const object = image.object(id)
   const piece = 1 << 20
-  let done = 0
-  do {
+  for (let done = 0; done < object.size; done += piece)
     yield await image.read(object, done, Math.min(piece, object.size - done))
-    done += piece
-  } while (done < object.size)
 }
