@@ -14,7 +14,6 @@ namespace {
 
 constexpr uint64_t kMaxRecordSize = uint64_t{4} << 20;
 constexpr size_t kMaxRecordHeader = 256;
-constexpr size_t kMaxBinds = 4096;
 
 BundleReader::Record ParseRecord(const std::string& line) {
   BundleReader::Record record;

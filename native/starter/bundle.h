@@ -14,6 +14,8 @@ namespace sifcrypt::starter {
 
 /// In one stream.
 constexpr size_t kMaxRecords = 64;
+/// Of what the container mounts, and of what it mounts over.
+constexpr size_t kMaxBinds = 4096;
 
 /// A stream of records: "<octal mode> <size> <name>\n" and <size> bytes. FormatError "bundle".
 class BundleReader {
