@@ -38,6 +38,7 @@ packages() {
   demo,test        busybox-static          busybox                  a root file system of one file
   build,test       cmake                   cmake                    builds in an installed package; the core with sanitizers
   test             clang                   clang                    the driver that clang-tidy takes its headers from
+  test             libclang-rt-14-dev      compiler-rt              libFuzzer, which scripts/fuzz.sh takes
   test             clang-format            clang-tools-extra        format check
   test             clang-tidy              clang-tools-extra        C++ lint
   test             cryptsetup-bin          cryptsetup               makes and reads LUKS2 beside us

@@ -2,8 +2,8 @@
 # Every test (`npm test`): sets the machine up, then runs
 #   unit, vectors                     mocha, here
 #   native, e2e                       the same with processes, mounts and temporary files of their own, as slurm and clients
-#   core      the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, one program for each *_test.cc; the one
-#             of threads under ThreadSanitizer as well
+#   core      the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer, one program for each *_test.cc, and one for each
+#             fuzz target, which tries its corpus; the one of threads under ThreadSanitizer as well
 #   uml       mocha as root in a User-Mode Linux guest: device-mapper, loop devices, the kernel engine
 #   interop   mocha beside a live Apptainer (test/support/peer.sh), left out if the package mirror cannot give one
 #   peer      the same command lines under that Apptainer and here, compared
@@ -113,11 +113,12 @@ suite_core() {
   local passed=0 failed=0 log=$results/core.log source
   if cmake -S . -B build-sanitize -DSIFCRYPT_SANITIZE=ON >"$log" 2>&1 &&
     cmake --build build-sanitize -j "$(nproc)" >>"$log" 2>&1; then
-    for source in test/native/core/*_test.cc; do
+    for source in test/native/core/*_test.cc test/fuzz/*_fuzz.cc; do
       [[ -e $source ]] || continue
-      local name status=0 checks started=$SECONDS
+      local name status=0 checks started=$SECONDS corpus=()
       name=$(basename "$source" .cc)
-      timeout 600 "build-sanitize/$name" 2>&1 | tee "$log" || status=$?
+      [[ $name == *_test ]] || corpus=("test/fuzz/corpus/${name%_fuzz}")
+      timeout 600 "build-sanitize/$name" "${corpus[@]}" 2>&1 | tee "$log" || status=$?
       checks=$(sed -nE 's/^(.*[^0-9])?([0-9]+) checks.*$/\2/p' "$log" | tail -n 1)
       if [[ $status -eq 0 ]]; then
         passed=$((passed + ${checks:-1}))
@@ -204,7 +205,7 @@ suite_slurm() {
 suite_soak() {
   local status=0
   export SIFCRYPT_SOAK=1
-  apart "${mocha_here[@]}" test/e2e/{soak,kill,interpreter,recipient-kill,sign-kill,faults}.test.ts test/unit/{parsers,signing/certificate-mutations}.test.ts test/slurm/*.test.ts || status=$?
+  apart "${mocha_here[@]}" test/e2e/{soak,kill,interpreter,recipient-kill,sign-kill,faults}.test.ts test/unit/signing/certificate-mutations.test.ts test/slurm/*.test.ts || status=$?
   # And the Slurm and MUNGE of Debian unstable.
   apart test/support/slurm-unstable.sh "${mocha_here[@]}" test/slurm/*.test.ts || status=$?
   if command -v linux.uml >/dev/null; then

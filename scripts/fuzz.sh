@@ -1,0 +1,141 @@
+#!/bin/bash
+# Searches for inputs that break what reads hostile input: each native target of test/fuzz with libFuzzer under AddressSanitizer and
+# UndefinedBehaviorSanitizer, and "parsers", those that are TypeScript, with the generators of test/fuzz/parsers.ts.
+#
+#   scripts/fuzz.sh HOURS [TARGET]...   so long in all, on all processors, each target for its share; no target: all of them
+#   scripts/fuzz.sh --changed           one minute for each native target whose sources are not those of test/fuzz/corpus/sources
+#   scripts/fuzz.sh --minimise          what the runs so far have found to reach more goes into test/fuzz/corpus, as far as there is room
+#
+# The last lines say of each target how many inputs were tried and what was found. A finding's input lies in build-fuzz/findings; it
+# goes into test/fuzz/corpus/TARGET with what mends it, and every run of the core suite tries it from then on.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# KiB of all corpora together.
+most_corpus=1000
+
+natives=()
+for source in test/fuzz/*_fuzz.cc; do
+  name=$(basename "$source" _fuzz.cc)
+  natives+=("$name")
+done
+
+usage() {
+  echo "usage: scripts/fuzz.sh HOURS [${natives[*]} parsers]... | --changed | --minimise" >&2
+  exit 2
+}
+
+build() {
+  cmake -S . -B build-fuzz -DSIFCRYPT_SANITIZE=fuzzer -DCMAKE_CXX_COMPILER=clang++ >build-fuzz/build.log 2>&1 &&
+    cmake --build build-fuzz -j "$(nproc)" >>build-fuzz/build.log 2>&1 || {
+    tail -n 40 build-fuzz/build.log >&2
+    exit 1
+  }
+}
+
+# A digest of what a target is built of: itself, and what is behind all headers that are included there.
+digest_of() {
+  local unread=("test/fuzz/$1_fuzz.cc" test/fuzz/target.h) seen=' ' file include part
+  while [[ ${#unread[@]} -gt 0 ]]; do
+    file=${unread[0]}
+    unread=("${unread[@]:1}")
+    [[ -e $file && $seen != *" $file "* ]] || continue
+    seen+="$file "
+    while read -r include; do
+      part=native/${include%.h}
+      unread+=("$part.h" "$part.cc")
+    done < <(sed -nE 's/^#include "((core|starter)\/[a-z0-9_]+\.h)"$/\1/p' "$file")
+  done
+  # shellcheck disable=SC2086
+  printf '%s\n' $seen | LC_ALL=C sort | xargs cat | sha256sum | cut -d ' ' -f 1
+}
+
+# Of one target, in a file that says how it went: its seconds, runs, edges that were reached.
+fuzz_native() {
+  local name=$1 seconds=$2 folder=build-fuzz/found/$1 log=build-fuzz/$1.log status=0
+  mkdir -p "$folder" build-fuzz/findings
+  # Nothing is written into the corpus of the repository: the first folder takes what is found.
+  "build-fuzz/${name}_fuzz" -max_total_time="$seconds" -max_len=65536 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 \
+    -artifact_prefix="build-fuzz/findings/$name-" "$folder" "test/fuzz/corpus/$name" >"$log" 2>&1 || status=$?
+  local runs edges
+  runs=$(sed -nE 's/^stat::number_of_executed_units: +([0-9]+)$/\1/p' "$log")
+  edges=$(sed -nE 's/^#[0-9]+.* cov: ([0-9]+).*/\1/p' "$log" | tail -n 1)
+  if [[ $status -eq 0 ]]; then
+    echo "$name: $seconds s, ${runs:-0} runs, ${edges:-0} edges, nothing found"
+  else
+    echo "$name: $seconds s, FOUND, see $log: $(grep -m 1 -E '^(broken|too much work|SUMMARY)' "$log" || echo "status $status")"
+  fi
+}
+
+fuzz_parsers() {
+  local log=build-fuzz/parsers.log status=0
+  node --import tsx test/fuzz/main.ts "$1" >"$log" 2>&1 || status=$?
+  if [[ $status -eq 0 ]]; then
+    echo "parsers: $1 s, $(tail -n 1 "$log")"
+  else
+    echo "parsers: $1 s, FOUND, see $log"
+  fi
+}
+
+# In as many processes as there are processors; the lines of all, and whether nothing was found.
+fuzz() {
+  local seconds=$1 name results
+  shift
+  results=$(mktemp)
+  build
+  rm -f build-fuzz/findings/*
+  export -f fuzz_native fuzz_parsers
+  for name; do
+    if [[ $name == parsers ]]; then echo "fuzz_parsers $seconds"; else echo "fuzz_native $name $seconds"; fi
+  done | xargs -P "$(nproc)" -I {} bash -c '{}' | tee "$results"
+  local found=0
+  ! grep -q FOUND "$results" || found=1
+  rm "$results"
+  return "$found"
+}
+
+record() {
+  local name
+  for name in "${natives[@]}"; do echo "$name $(digest_of "$name")"; done >test/fuzz/corpus/sources
+}
+
+mkdir -p build-fuzz
+case ${1:-} in
+  --changed)
+    [[ $# -eq 1 ]] || usage
+    changed=()
+    for name in "${natives[@]}"; do
+      grep -qxF "$name $(digest_of "$name")" test/fuzz/corpus/sources || changed+=("$name")
+    done
+    [[ ${#changed[@]} -gt 0 ]] || { echo "no target's sources have changed" && exit 0; }
+    fuzz 60 "${changed[@]}"
+    record
+    ;;
+  --minimise)
+    [[ $# -eq 1 ]] || usage
+    build
+    for name in "${natives[@]}"; do
+      mkdir -p "build-fuzz/found/$name"
+      # Smallest first, so that small ones are kept.
+      "build-fuzz/${name}_fuzz" -merge=1 -max_len=65536 "test/fuzz/corpus/$name" "build-fuzz/found/$name" >"build-fuzz/$name.merge.log" 2>&1
+    done
+    size=$(du -sk --apparent-size test/fuzz/corpus | cut -f 1)
+    echo "test/fuzz/corpus has $size KiB, of $most_corpus at most"
+    [[ $size -le $most_corpus ]]
+    ;;
+  '' | *[!0-9.]*) usage ;;
+  *)
+    hours=$1
+    shift
+    targets=("$@")
+    [[ $# -gt 0 ]] || targets=("${natives[@]}" parsers)
+    for name in "${targets[@]}"; do
+      [[ " ${natives[*]} parsers " == *" $name "* ]] || usage
+    done
+    workers=$(nproc)
+    [[ $workers -le ${#targets[@]} ]] || workers=${#targets[@]}
+    fuzz "$(awk -v hours="$hours" -v workers="$workers" -v targets=${#targets[@]} \
+      'BEGIN { printf "%d", hours * 3600 * workers / targets }')" "${targets[@]}"
+    [[ $# -gt 0 ]] || record
+    ;;
+esac

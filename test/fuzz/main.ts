@@ -1,0 +1,57 @@
+// scripts/fuzz.sh's other half: parsers in turn, for so many seconds, with a seed that is told. `main.ts SECONDS [SEED] [PARSER]...`
+import { randomInt } from "node:crypto"
+import { mkdirSync, writeFileSync } from "node:fs"
+import path from "node:path"
+import { generator } from "../vectors/load.ts"
+import { Finding, Steps, tryParser } from "./loop.ts"
+import { parsers } from "./parsers.ts"
+
+/** Inputs before the next parser has its turn. */
+const TURN = 1000
+
+const [, , seconds = "60", given = String(randomInt(1, 2 ** 32)), ...names] = process.argv
+const seed = Number(given)
+const random = generator(seed)
+const end = performance.now() + Number(seconds) * 1000
+const folder = path.join(import.meta.dirname, "..", "..", "build-fuzz", "findings")
+const wanted = Object.entries(parsers).filter(([what]) => names.length === 0 || names.includes(what))
+const counts = new Map<string, { read: number; refused: number }>()
+let findings = 0
+const say = (text: string): void => void process.stdout.write(`${text}\n`)
+
+say(`seed ${seed}`)
+{
+  using steps = new Steps()
+  while (performance.now() < end)
+    for (const [what, parser] of wanted) {
+      const turn = Math.ceil(TURN * (parser.share ?? 1))
+      const all = counts.get(what) ?? { read: 0, refused: 0 }
+      counts.set(what, all)
+      try {
+        const some = await tryParser(
+          what,
+          parser,
+          random,
+          (tried) => tried < turn && performance.now() < end,
+          steps,
+        )
+        all.read += some.read
+        all.refused += some.refused
+      } catch (error) {
+        if (!(error instanceof Finding)) throw error
+        findings++
+        mkdirSync(folder, { recursive: true })
+        const file = path.join(folder, `parsers-${findings}`)
+        writeFileSync(file, error.input)
+        say(`FOUND ${file}: ${error.message.slice(0, 300)}`)
+        say(String(error.cause instanceof Error ? error.cause.stack : error.cause))
+      }
+    }
+}
+let tried = 0
+for (const [what, { read, refused }] of counts) {
+  tried += read + refused
+  say(`${what}: ${read} read, ${refused} refused`)
+}
+say(`${tried} runs, ${findings === 0 ? "nothing found" : `${findings} findings`}`)
+process.exitCode = findings === 0 ? 0 : 1

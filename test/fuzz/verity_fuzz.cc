@@ -1,0 +1,82 @@
+// dm-verity: a hash tree is made of data, then either is damaged. What is read is the data, or nothing.
+#include <memory>
+#include <mutex>
+
+#include "core/verity.h"
+#include "target.h"
+
+namespace sifcrypt::fuzz {
+namespace {
+
+constexpr size_t kHead = 8;
+/// Two levels above 128 blocks.
+constexpr size_t kMostBlocks = 300;
+constexpr Amount kBound{
+    .allocations = 20'000, .allocated = 64 << 20, .reads = 5'000, .read = 16 << 20, .output = 1 << 20};
+
+bool Damage(std::vector<uint8_t>& bytes, Chance& chance) {
+  const std::vector<uint8_t> before = bytes;
+  if (chance.Below(3) == 0)
+    bytes.resize(chance.Below(bytes.size() + 5000));
+  else
+    bytes[chance.Below(bytes.size())] ^= static_cast<uint8_t>(1 << chance.Below(8));
+  return bytes != before;
+}
+
+}  // namespace
+}  // namespace sifcrypt::fuzz
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
+  using namespace sifcrypt;
+  using namespace sifcrypt::fuzz;
+  if (size < kHead || size > kMostInput) return 0;
+  const Work work(kBound);
+  Input input(bytes, size);
+  const unsigned how = input.Byte();
+  Chance chance(input.Pair());
+  std::vector<uint8_t> data((2 + input.Pair() % kMostBlocks) * kVerityBlock);
+  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<uint8_t>(bytes[i % size] + i / kVerityBlock);
+  VerityParameters parameters;
+  for (size_t i = 0; i < parameters.salt.size(); ++i) parameters.salt[i] = bytes[i % size];
+  const VerityLayout layout(data.size());
+  std::vector<uint8_t> hashes(layout.size());
+  std::mutex mutex;
+  parameters.root = HashVerity(
+      Bytes(data), parameters.salt,
+      [&](uint64_t block, const uint8_t* hash_block) {
+        const std::lock_guard lock(mutex);
+        Require(block < layout.blocks(), "a block of a hash tree is in it");
+        memcpy(hashes.data() + block * kVerityBlock, hash_block, kVerityBlock);
+      },
+      1);
+  const std::vector<uint8_t> whole = data;
+  bool damaged = false;
+  if ((how & 1) != 0) damaged |= Damage(data, chance);
+  if ((how & 2) != 0) damaged |= Damage(hashes, chance);
+  if ((how & 4) != 0) parameters.root[chance.Below(parameters.root.size())] ^= 1;
+  if ((how & 8) != 0) parameters.salt[chance.Below(parameters.salt.size())] ^= 1;
+  damaged |= (how & 12) != 0;
+  const auto below = std::make_shared<Bytes>(data), tree = std::make_shared<Bytes>(hashes);
+  bool same = false;
+  const bool compared = fuzz::Try([&] { same = IsVerityOf(*below, *tree, parameters, 1); });
+  Require(same == !damaged && (compared || damaged), "a hash tree belongs to its data, and to no other");
+  const bool opened = fuzz::Try([&] {
+    VerifiedSource source(below, tree, parameters);
+    for (int i = 0; i < 8; ++i) {
+      const uint64_t at = chance.Below(whole.size() + 10);
+      std::vector<uint8_t> out(chance.Below(30'000));
+      const bool inside = RangeFits(at, out.size(), source.Size());
+      if (!fuzz::Try([&] { source.ReadAt(at, out.data(), out.size()); })) {
+        Require(damaged || !inside, "what nobody touched is read");
+        continue;
+      }
+      Require(inside, "nothing is read past the end");
+      Require(out.empty() || (RangeFits(at, out.size(), whole.size()) &&
+                              std::equal(out.begin(), out.end(), whole.begin() + static_cast<ptrdiff_t>(at))),
+              "what is read is what was hashed");
+      CountOutput(out.size());
+    }
+  });
+  Require(opened || damaged, "what nobody touched is read");
+  return 0;
+}
