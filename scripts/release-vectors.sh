@@ -25,7 +25,7 @@ sifcrypt cert convert --to pkcs1 --plain --password-file passphrase key.pfx key.
 openssl genpkey -algorithm ed25519 -out signer.pem
 openssl pkey -in signer.pem -pubout -out signer.pub.pem
 mkdir -m 700 keys
-sifcrypt key --keysdir keys newpair -N Frozen -E frozen@example.org --type ed25519 -P '' >/dev/null
+SIFCRYPT_KEYSDIR=$PWD/keys sifcrypt key newpair -N Frozen -E frozen@example.org --type ed25519 -P '' >/dev/null
 
 printf 'hello\n' >"$place/tree/data/hello"
 ln -s hello "$place/tree/data/link"
@@ -52,5 +52,7 @@ gzip -9n ./*.sif overlay.img
 tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cz -f layers.tar.gz layers
 tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -Scz -f cache.tar.gz cache
 rm -rf layers cache
+# As they come out of a repository.
+chmod -R a-x+X,u+rw,go=rX .
 mkdir -p "$vectors/releases"
 cp -r "$place/$version" "$vectors/releases/"

@@ -19,6 +19,8 @@ trap '[[ $? -eq 0 ]] || echo "release: nothing was committed; \`git restore .\` 
 npm version --no-git-tag-version "$version" >/dev/null
 sed -i "s/^## Unreleased\$/## $version, $(date -u +%Y-%m-%d)/" CHANGELOG.md
 scripts/setup.sh build
+# One of each thing that this version writes, which all later ones open.
+scripts/release-vectors.sh "$version"
 npm run prebuilds
 # A second time from nothing: what cannot be made again by others is not released.
 npm run prebuilds -- --check
@@ -28,6 +30,7 @@ scripts/prebuilds/table.sh
 npm pack --dry-run --silent >/dev/null
 # Between releases they are ignored.
 git add --force prebuilds
+git add test/vectors/releases
 git commit --all --quiet --message "release: $version"
 trap - EXIT
 where=''
