@@ -61,6 +61,11 @@ export function instanceFolder(): string {
   return ownFolder("instances")
 }
 
+/** Is that what is heard of a process that is gone, or another's? Where no file can be opened nothing is known of it. */
+function tellsOfNone(error: unknown): boolean {
+  return ["ENOENT", "ESRCH", "EACCES"].includes((error as NodeJS.ErrnoException).code ?? "")
+}
+
 /** When a process started; undefined: there is none. */
 export function startTimeOf(pid: number): string | undefined {
   try {
@@ -68,7 +73,8 @@ export function startTimeOf(pid: number): string | undefined {
     // The name before it may hold anything; its end is the last parenthesis. Field 22 of proc(5).
     const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ")
     return fields[0] === "Z" ? undefined : fields[19]
-  } catch {
+  } catch (error) {
+    if (!tellsOfNone(error)) throw error
     return undefined
   }
 }
@@ -81,7 +87,8 @@ export function isAlive({ pid, startTime, id }: InstanceState): boolean {
     const ours = statSync(starterPath())
     const command = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0")
     return program.dev === ours.dev && program.ino === ours.ino && command.includes(`--id=${id}`)
-  } catch {
+  } catch (error) {
+    if (!tellsOfNone(error)) throw error
     return false
   }
 }

@@ -1,6 +1,6 @@
-// Starts a program of which one system call fails: `faults REPORT FROM FAIL ERRNO -- PROGRAM…`. The kernel asks a process of ours before each
+// Starts a program of which one system call fails: `faults REPORT FROM WHO CALL FAIL ERRNO -- PROGRAM…`. The kernel asks a process of ours before each
 // call that matters, of the program and of all that comes of it, whoever they run as and however they are linked (seccomp's user
-// notifications); that counts them over all processes and threads, and answers ERRNO for the one that is number FAIL (0: for none). Counted
+// notifications); that counts them over all processes and threads, and answers ERRNO for number FAIL of those that processes of WHO make as CALL. Counted
 // is what sifcrypt's own processes do, from the first time that one of them opens a file whose name starts with FROM: before that Node starts.
 // REPORT gets a line for each, `NUMBER PROGRAM KIND CALL OBJECT`, with `data` of what is written where ERRNO is `data`.
 #define _GNU_SOURCE
@@ -144,8 +144,8 @@ static bool is_ours(const struct seccomp_notif *asked, const struct call *call, 
   const __u64 *args = asked->data.args;
   const bool node = strcmp(program, "node") == 0;
   if (strcmp(call->kind, "write") == 0 || strcmp(call->kind, "read") == 0) {
-    // Of random numbers libcryptsetup reads thousands of pieces, and of the kernel's they never fail.
-    if (begins(object, "anon_inode:") || begins(object, "/dev/urandom")) return false;
+    // Of random numbers libcryptsetup reads thousands of pieces. They do not fail, nor does the kernel's side of FUSE.
+    if (begins(object, "anon_inode:") || begins(object, "/dev/urandom") || begins(object, "/dev/fuse")) return false;
     if (strcmp(call->kind, "read") == 0 && begins(object, "pipe:")) return false;
     if (begins(object, "pipe:") && writes_to_itself(asked->pid, (int)args[0], object)) return false;
   }
@@ -162,7 +162,7 @@ static bool is_ours(const struct seccomp_notif *asked, const struct call *call, 
 }
 
 static FILE *report;
-static const char *from;
+static const char *from, *who, *what;
 static unsigned long long wanted;
 static int error;
 static bool with_data;
@@ -203,7 +203,7 @@ static void report_data(const struct seccomp_notif *asked, const struct call *ca
 
 /// The errno to answer; 0: let it be.
 static int judge(const struct seccomp_notif *asked) {
-  static unsigned long long count;
+  static unsigned long long count, alike;
   static bool begun;
   char object[8500] = "-", second[4200], program[512];
   const struct call *call = NULL;
@@ -241,6 +241,7 @@ static int judge(const struct seccomp_notif *asked) {
   if (!begun) begun = strcmp(call->kind, "open") == 0 && begins(object, from);
   if (!begun || !is_ours(asked, call, base, object)) return 0;
   count++;
+  const bool fails = strcmp(base, who) == 0 && strcmp(call->name, what) == 0 && ++alike == wanted;
   for (char *at = object; *at != 0; at++)
     if (*at == '\n') *at = '?';
   fprintf(report, "%llu %s %s %s %s", count, base, call->kind, call->name, object);
@@ -253,9 +254,9 @@ static int judge(const struct seccomp_notif *asked) {
     else
       report_data(asked, call);
   }
-  fprintf(report, "%s\n", count == wanted ? " FAILS" : "");
+  fprintf(report, "%s\n", fails ? " FAILS" : "");
   fflush(report);
-  return count == wanted ? error : 0;
+  return fails ? error : 0;
 }
 
 static void supervise(int listener) {
@@ -298,14 +299,16 @@ static int install(void) {
 }
 
 int main(int argc, char **argv) {
-  if (argc < 7 || strcmp(argv[5], "--") != 0) {
-    fprintf(stderr, "usage: faults REPORT FROM FAIL ERRNO -- PROGRAM...\n");
+  if (argc < 9 || strcmp(argv[7], "--") != 0) {
+    fprintf(stderr, "usage: faults REPORT FROM WHO CALL FAIL ERRNO -- PROGRAM...\n");
     return 99;
   }
   from = argv[2];
-  wanted = strtoull(argv[3], NULL, 10);
-  with_data = strcmp(argv[4], "data") == 0;
-  error = with_data ? 0 : atoi(argv[4]);
+  who = argv[3];
+  what = argv[4];
+  wanted = strtoull(argv[5], NULL, 10);
+  with_data = strcmp(argv[6], "data") == 0;
+  error = with_data ? 0 : atoi(argv[6]);
   int line[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, line) != 0) fail("socketpair");
   report = fopen(argv[1], "we");
@@ -335,6 +338,6 @@ int main(int argc, char **argv) {
   struct pollfd answered = {line[0], POLLIN, 0};
   if (poll(&answered, 1, 10000) != 1 || (answered.revents & POLLIN) == 0) return 99;
   close(listener);
-  execvp(argv[6], argv + 6);
+  execvp(argv[8], argv + 8);
   return 99;
 }

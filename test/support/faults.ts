@@ -24,6 +24,8 @@ const errors: Readonly<Record<string, readonly (keyof typeof constants.errno)[]>
 export interface Call {
   /** From 1, over all processes. */
   readonly number: number
+  /** The same among those calls of that program. */
+  readonly place: number
   readonly program: string
   readonly kind: string
   readonly name: string
@@ -38,30 +40,34 @@ export interface Fault {
 
 let program: string | undefined
 
-/** The words before a command whose call number `fail` gets an errno; 0: none does. `data`: what is written is reported as well. */
-export function failing(
-  report: string,
-  from: string,
-  fail: number = 0,
-  errno: string = "0",
-): readonly string[] {
+/** The words before a command of which a call fails, or none. `data`: what is written is reported as well. */
+export function failing(report: string, from: string, fault: Fault | "none" | "data"): readonly string[] {
   if (program === undefined) {
     program = path.join(newFolder("faults"), "faults")
     const source = path.join(packageRoot, "test", "support", "faults.c")
     execFileSync("gcc", ["-O2", "-Wall", "-Wextra", "-Werror", "-o", program, source], { stdio: "inherit" })
   }
-  const number = errno in constants.errno ? String(constants.errno[errno as "EIO"]) : errno
-  return [program, report, from, String(fail), number, "--"]
+  const words =
+    typeof fault === "string"
+      ? ["-", "-", "0", fault === "data" ? fault : "0"]
+      : [
+          ...[fault.call.program, fault.call.name, String(fault.call.place)],
+          String(constants.errno[fault.errno as keyof typeof constants.errno]),
+        ]
+  return [program, report, from, ...words, "--"]
 }
 
 /** What a report has. */
 export function callsOf(report: string): Call[] {
+  const places = new Map<string, number>()
   return readFileSync(report, "latin1")
     .split("\n")
     .filter((line) => line !== "")
     .map((line) => {
       const [number, program = "", kind = "", name = "", ...object] = line.split(" ")
-      return { number: Number(number), program, kind, name, object: object.join(" ") }
+      const place = (places.get(`${program} ${name}`) ?? 0) + 1
+      places.set(`${program} ${name}`, place)
+      return { number: Number(number), place, program, kind, name, object: object.join(" ") }
     })
 }
 
