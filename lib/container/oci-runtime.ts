@@ -209,7 +209,7 @@ async function features(words: readonly string[], signal: AbortSignal | undefine
     signal,
   }).catch((cause: unknown) => {
     // Of before 1.9: it does not know the word.
-    if (cause instanceof ProgramFailure && cause.complaint !== undefined) return undefined
+    if (cause instanceof ProgramFailure && cause.complaint !== "") return undefined
     throw cause
   })
   return withOwnFeatures(said?.toString("utf8"), ANNOTATIONS)

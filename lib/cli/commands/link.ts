@@ -40,7 +40,10 @@ function linkOne(file: string, target: string): void {
 
 export const link: CommandRow = command({
   name: "link",
-  examples: [["for the user alone", "sifcrypt link ~/.local/bin"]],
+  examples: [
+    ["for the user alone", "sifcrypt link ~/.local/bin"],
+    ["for podman --runtime ~/.local/bin/sifcrypt-oci", "sifcrypt link ~/.local/bin sifcrypt-oci"],
+  ],
   heading: "This command",
   summary: "be found as apptainer and singularity, too",
   description:
