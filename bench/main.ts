@@ -38,6 +38,7 @@ import {
   type Resident,
 } from "./measure.ts"
 import { layersFromRegistry } from "./oci.ts"
+import { readingPlainImages } from "./reads.ts"
 import { imagesAtRegistries } from "./registry.ts"
 import { goal, mebibytes, note, seconds, summary } from "./report.ts"
 import { manyOfOneImage } from "./sharens.ts"
@@ -438,7 +439,9 @@ async function besidePeers(): Promise<void> {
   await measure("cp", ["-a", await minbase(), tree])
   const registries = { work, tree, user: USER, peerRun, command }
   const sharing = { work, user: USER, command, peerRun, asUser }
+  const reads = { work, tree, user: USER, peerRoot, peerRun, command, asUser }
   if (process.argv[2] === "registry") await imagesAtRegistries(registries)
+  else if (process.argv[2] === "reads") await readingPlainImages(reads)
   else if (process.argv[2] === "sharens") {
     await measure(...asUser([command, "build", "--pem-path", `${work}/public.pem`, `${work}/zstd.sif`, tree]))
     await measure(peerRun, [
@@ -451,6 +454,7 @@ async function besidePeers(): Promise<void> {
     await layersFromRegistry({ work, tree, user: USER, peerRun, asUser, command: [command] })
     await imagesAtRegistries(registries)
     await reading(tree)
+    await readingPlainImages(reads)
     await startUp()
     await manyOfOneImage(sharing)
     await startUpAsRoot({ work, peerRoot, peerRun, command: [command] })
