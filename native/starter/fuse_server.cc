@@ -112,42 +112,32 @@ class AttributeHabit {
   bool AreWanted() const { return wanted_.load(std::memory_order_relaxed); }
 
   /// A directory is listed without attributes of its files.
-  void NoteListing(InodeRef directory) {
-    const std::lock_guard lock(mutex_);
-    listed_[next_++ % listed_.size()] = directory;
-  }
+  void NoteListing(InodeRef directory) { listed_.at(SlotOf(directory)) = directory; }
   /// With all but those of this file.
-  void NoteLeftOut(InodeRef file) {
-    const std::lock_guard lock(mutex_);
-    left_out_[next_++ % left_out_.size()] = file;
-    if (++unasked_ >= kPatience) wanted_ = false;
+  void NoteLeftOut(InodeRef file) { left_out_.at(SlotOf(file)) = file; }
+  /// So many files came with theirs.
+  void NoteGiven(size_t files) {
+    if (in_vain_.fetch_add(files, std::memory_order_relaxed) + files >= kPatience) wanted_ = false;
   }
   /// A file of a directory is asked for by its name.
   void NoteLookup(InodeRef directory, InodeRef file) {
-    const std::lock_guard lock(mutex_);
-    const auto has = [](const Recent& recent, InodeRef ref) {
-      return std::find(recent.begin(), recent.end(), ref) != recent.end();
-    };
-    if (!(wanted_ ? has(left_out_, file) : has(listed_, directory))) return;
-    unasked_ = 0;
+    if (left_out_.at(SlotOf(file)) != file && (wanted_ || listed_.at(SlotOf(directory)) != directory)) return;
+    in_vain_ = 0;
     wanted_ = true;
   }
 
  private:
-  static constexpr unsigned kPatience = 16;
-  using Recent = std::array<InodeRef, kPatience>;
-  static constexpr Recent Nothing() {
-    Recent recent{};
-    recent.fill(UINT64_MAX);
-    return recent;
-  }
+  /// More files than `xargs` takes from `find` before it starts what reads them.
+  static constexpr size_t kPatience = 8192;
+  /// Of those noted last: what falls into one slot forgets the other.
+  static constexpr size_t kSlots = 4096;
+  using Noted = std::array<std::atomic<InodeRef>, kSlots>;
+  static size_t SlotOf(InodeRef ref) { return static_cast<size_t>(ref * 0x9e3779b97f4a7c15u >> 52); }
 
-  std::mutex mutex_;
   std::atomic<bool> wanted_ = true;
-  unsigned unasked_ = 0;
-  unsigned next_ = 0;
-  Recent left_out_ = Nothing();
-  Recent listed_ = Nothing();
+  std::atomic<size_t> in_vain_ = 0;
+  Noted left_out_{};
+  Noted listed_{};
 };
 
 struct Server : FuseFileSystem {
@@ -328,6 +318,7 @@ void OnReadDir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fu
     }
     const bool has_attributes = plus && server.habit.AreWanted();
     bool leaves_one_out = has_attributes && offset == 0;
+    size_t given = 0;
     if (plus && !has_attributes) server.habit.NoteListing(directory->ref);
     server.reader->ReadDir(*directory, position - kDotEntries, [&](const DirectoryEntry& found) {
       if (found.next_cookie > static_cast<uint64_t>(std::numeric_limits<off_t>::max()) - kDotEntries)
@@ -337,6 +328,7 @@ void OnReadDir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fu
       const bool is_directory = found.type == InodeType::kDirectory;
       if (plus && (is_directory || (has_attributes && !leaves_one_out))) {
         entry = server.EntryOf(*server.reader->ReadInode(found.ref));
+        if (!is_directory) ++given;
       } else {
         entry.attr.st_ino = found.inode_number;
         entry.attr.st_mode = FileTypeBits(found.type);
@@ -345,6 +337,7 @@ void OnReadDir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fu
       }
       return listing.Add(std::string(found.name), entry, found.next_cookie + kDotEntries);
     });
+    server.habit.NoteGiven(given);
     listing.Reply();
   });
 }

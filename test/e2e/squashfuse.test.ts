@@ -41,9 +41,10 @@ describe("squashfuse_ll", () => {
   before(async () => {
     writeFileSync(path.join(tree, "data", "large"), "a line of text\n".repeat(100_000))
     chmodSync(tree, 0o755)
-    for (let i = 0; i < 40; i++) {
-      mkdirSync(path.join(tree, "home", `folder${i}`))
-      for (const name of ["a", "b"]) symlinkSync(name, path.join(tree, "home", `folder${i}`, name))
+    for (let i = 0; i < 90; i++) {
+      const folder = path.join(tree, "home", `folder${i}`)
+      mkdirSync(folder)
+      for (let j = 0; j < 100; j++) symlinkSync(`${j}`, path.join(folder, `link${j}`))
     }
     const made = ["-quiet", "-no-progress", "-noappend", "-all-root"]
     execFileSync("mksquashfs", [tree, image, ...made])
@@ -135,7 +136,7 @@ describe("squashfuse_ll", () => {
     const whole = place("self")
     assert.equal((await whole.run("-s", "-ofsname=a name", image)).status, 0)
     assert.match(readFileSync("/proc/self/mounts", "utf8"), /^a\\040name \S+ fuse\.squashfuse_ll ro,/m)
-    // Names and types alone first, of so many folders that attributes are not offered any more; then all of each.
+    // Names and types alone first, of so many that attributes are not offered any more; then all of each.
     const names = (root: string): string[] =>
       readdirSync(root, { recursive: true, withFileTypes: true })
         .map((entry) => `${path.relative(root, entry.parentPath)}/${entry.name} ${entry.isFile()}`)
