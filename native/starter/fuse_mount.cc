@@ -1,12 +1,14 @@
 #include "starter/fuse_mount.h"
 
 #include <fcntl.h>
+#include <stdlib.h>
 #include <sys/mount.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <sstream>
 #include <vector>
 
@@ -97,6 +99,12 @@ UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& sou
   ours.Receive(&device);
   if (!device) throw SystemError(EPROTO, "fuse", "fusermount3 gave no device");
   return device;
+}
+
+std::string RealPath(const std::string& path) {
+  const std::unique_ptr<char, decltype(&free)> real(realpath(path.c_str(), nullptr), free);
+  if (!real) throw SystemError(errno, "mount", path + ": " + std::strerror(errno));
+  return real.get();
 }
 
 std::string MountIdentity(const std::string& target) {

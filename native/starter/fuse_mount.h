@@ -34,6 +34,9 @@ UniqueFd MountFuse(const std::string& target, const std::string& source, unsigne
 UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& source, int kept,
                                const std::string& access = kOwnByServer, const std::string& subtype = kOwnSubtype);
 
+/// Absolute and without symbolic links. SystemError "mount".
+std::string RealPath(const std::string& path);
+
 /// Tells the file system that one sees at `target` (an absolute path without symbolic links) from any other: its device
 /// number and source. Empty when what is there is neither a FUSE file system of ours nor a squashfs of the kernel's.
 std::string MountIdentity(const std::string& target);

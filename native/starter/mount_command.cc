@@ -2,8 +2,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <stdlib.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <functional>
@@ -26,12 +24,6 @@ namespace sifcrypt::starter {
 namespace {
 
 constexpr int kFailure = 255;
-
-std::string RealPath(const std::string& path) {
-  const std::unique_ptr<char, decltype(&free)> real(realpath(path.c_str(), nullptr), free);
-  if (!real) throw SystemError(errno, "mount", path + ": " + std::strerror(errno));
-  return real.get();
-}
 
 /// What asks this process to end: a signal, or the end of the watched pipe.
 class EndRequests {

@@ -108,12 +108,6 @@ SquashfsView ViewOf(const SquashfuseOptions& options, const SquashfsReader& read
   return view;
 }
 
-std::string RealPath(const std::string& path) {
-  const std::unique_ptr<char, decltype(&free)> real(realpath(path.c_str(), nullptr), free);
-  if (!real) throw FailureAt(path);
-  return real.get();
-}
-
 /// By mount(2) where that is allowed, which may be in a user namespace; otherwise by fusermount3.
 UniqueFd MountAt(const std::string& target, const SquashfuseOptions& options, int kept) {
   try {
