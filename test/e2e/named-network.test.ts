@@ -199,7 +199,10 @@ describe("networks with a name", () => {
         for (const name of ["web", "base"]) await command("instance", "rm", name)
       })
 
-      it("whoever of its processes is killed, the rest ends or goes on, and nothing is left", async () => {
+      const PATIENCE_MS = 120_000
+      const ROUND_MS = 10_000
+
+      it("whoever of its processes is killed, the rest ends or goes on, and nothing is left", async function () {
         const before = await surroundings()
         const publish = ["--network", "shop", "--publish", "127.0.0.1:8080:80"]
         await start("web", ...publish)
@@ -213,7 +216,9 @@ describe("networks with a name", () => {
           "/usr/lib/podman/aardvark-dns",
           "sifcrypt-starter run",
         ]
-        for (let at = 0, end = times("SIFCRYPT_NETWORK_KILLS", 100, kinds.length + 1); at < end; at++) {
+        const kills = times("SIFCRYPT_NETWORK_KILLS", 100, kinds.length + 1)
+        this.timeout(PATIENCE_MS + kills * ROUND_MS)
+        for (let at = 0; at < kills; at++) {
           await start("web", ...publish)
           await answers("http://127.0.0.1:8080/hello")
           const wanted = kinds[at] ?? ""
@@ -230,9 +235,11 @@ describe("networks with a name", () => {
         }
       })
 
-      it("two come up and go down again and again", async () => {
+      it("two come up and go down again and again", async function () {
         const before = await surroundings()
-        for (let at = 0, end = times("SIFCRYPT_NETWORK_CYCLES", 200, 2); at < end; at++) {
+        const cycles = times("SIFCRYPT_NETWORK_CYCLES", 200, 2)
+        this.timeout(PATIENCE_MS + cycles * ROUND_MS)
+        for (let at = 0; at < cycles; at++) {
           await Promise.all([
             start("web", "--network", "shop", "--publish", "127.0.0.1:8080:80"),
             start("base", "--network", "shop,back", "--publish", "127.0.0.1:8081:80"),
