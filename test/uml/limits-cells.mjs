@@ -3,7 +3,7 @@
 import { writeFileSync } from "node:fs"
 import path from "node:path"
 import { text } from "node:stream/consumers"
-import { open } from "../../dist/index.js"
+import { compose, open } from "../../dist/index.js"
 
 const [keyFile = "", image = "", folder = ""] = process.argv.slice(2)
 const file = path.join(folder, "limits.toml")
@@ -40,6 +40,25 @@ const busy = `
     [ $i -lt 3000000 ] || exit 1
   done`
 
+/** The same of a service: what it prints. */
+async function service(script, limits) {
+  const file = path.join(folder, "compose.yaml")
+  const entrypoint = ["/bin/sh", "-c", script.replaceAll("$", "$$$$")]
+  const one = { image, entrypoint, network_mode: "none", deploy: { resources: { limits } } }
+  writeFileSync(file, JSON.stringify({ "x-sifcrypt": { pem_path: keyFile }, services: { one } }))
+  const project = compose.load({ files: [file], name: "limits" })
+  try {
+    await project.up()
+    let printed = ""
+    for await (const { data } of project.logs({ follow: true })) printed += data
+    return printed.trim().replaceAll("\n", " ")
+  } catch (error) {
+    return error.code ?? String(error)
+  } finally {
+    await project.down()
+  }
+}
+
 const cells = {}
 const engine = process.geteuid() === 0 ? "kernel" : "userspace"
 if (engine === "userspace") {
@@ -51,5 +70,6 @@ cells.processes = await sh(many, { engine, pidsLimit: 12 })
 cells.cpu = await sh(busy, { engine, cpus: 0.5 })
 cells["file, memory"] = await sh(greedy, { engine, applyCgroups: file })
 cells["file, processes"] = await sh(many, { engine, applyCgroups: file })
+cells["a service, memory and processes"] = await service(`${greedy}; ${many}`, { memory: "64M", pids: 12 })
 await opened.close()
 process.stdout.write(JSON.stringify(cells))
