@@ -1,13 +1,14 @@
 #!/bin/bash
 # Every test in a container, as Dockerfile.test has it, without Docker: Debian's buildah builds the image, on a base that debootstrap
-# makes, and runs it. As root.
+# makes, and podman runs it, out of the same store, in namespaces and by crun. As root.
 #
 #   container-test.sh [SUITE...]            builds what is missing, and runs the tests (arguments of scripts/test.sh)
 #   container-test.sh --build               builds only
 #   container-test.sh --run [SUITE...]      runs only, what was built before
 #
-# SIFCRYPT_CONTAINER_RUN=podman has podman run it, out of the same store: in namespaces and by crun, where buildah has a chroot. On a
-# machine that has cgroups of version 1 as well, which crun refuses, it sees version 2 alone and makes none.
+# On a machine that has cgroups of version 1 as well, which crun refuses, podman sees version 2 alone and makes none.
+# SIFCRYPT_CONTAINER_RUN=buildah has buildah run it, in a chroot, which nearly every container allows: there the kernel makes no user
+# namespace, so what ordinary users run (much of e2e, slurm, clients) fails.
 # SIFCRYPT_CONTAINER_SUITE names another distribution's release than bookworm. What is built lies in SIFCRYPT_CONTAINER_ROOT,
 # by default sifcrypt/container below XDG_CACHE_HOME (~/.cache), and needs 25 GB there while it is built; the base is kept. STORAGE_DRIVER=vfs does
 # without overlays, and needs more. NODE_EXTRA_CA_CERTS names certificates that npm trusts as well, inside too.
@@ -15,7 +16,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 [[ $EUID -eq 0 ]] || { echo "container-test: a privileged container needs root" >&2; exit 1; }
-run=${SIFCRYPT_CONTAINER_RUN:-buildah}
+run=${SIFCRYPT_CONTAINER_RUN:-podman}
 case $run in buildah | podman) ;; *) echo "container-test: SIFCRYPT_CONTAINER_RUN is buildah or podman, not $run" >&2; exit 2 ;; esac
 for program in "$run" buildah debootstrap capsh; do
   command -v "$program" >/dev/null || { echo "container-test: $program is missing: apt-get install $run buildah debootstrap libcap2-bin" >&2; exit 1; }
