@@ -299,6 +299,26 @@ describe("the package", () => {
     assert.match(await said(...check), /dist is missing/)
   })
 
+  it("has npm make dist of a git checkout at a release, and of nothing else", async () => {
+    const checkout = newFolder("checkout")
+    const { scripts } = JSON.parse(readFileSync(path.join(installed, "package.json"), "utf8")) as {
+      scripts: { prepare: string }
+    }
+    writeFileSync(path.join(checkout, "npm"), '#!/bin/sh\necho "$@"\n', { mode: 0o755 })
+    const prepared = async (): Promise<string> => {
+      const argv = ["env", `PATH=${checkout}:${process.env["PATH"]}`, "sh", "-c", scripts.prepare]
+      const { status, text, stderr } = await runProgram(argv, { as: "self", cwd: checkout })
+      assert.equal(status, 0, stderr)
+      return text
+    }
+    assert.equal(await prepared(), "")
+    for (const folder of ["prebuilds", "dist"]) mkdirSync(path.join(checkout, folder))
+    writeFileSync(path.join(checkout, "prebuilds", "manifest.json"), "{}")
+    assert.equal(await prepared(), "run build:ts\n")
+    writeFileSync(path.join(checkout, "dist", "index.js"), "")
+    assert.equal(await prepared(), "")
+  })
+
   it("has the command that the tests run", () => {
     for (const name of ["main.js", "command.js", "run.js"]) {
       const file = path.join(installed, "dist", "cli", name)
