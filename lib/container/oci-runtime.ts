@@ -242,11 +242,12 @@ export async function becomeOciRuntime(words: readonly string[], given: OpenOpti
  */
 export function logForOciEngine(words: readonly string[], message: string): void {
   const call = new RuntimeCall(checkWords(words, "words"))
+  const said = text(message, "message")
   const { log = "" } = call
   const [, kind = "file", place = ""] = /^(?:(file|journald|syslog):)?(.*)$/s.exec(log) ?? []
   if (kind !== "file" || place === "") return
   try {
-    appendFileSync(place, logLine(message, call.logsJson, new Date()), { mode: 0o600 })
+    appendFileSync(place, logLine(said, call.logsJson, new Date()), { mode: 0o600 })
   } catch {
     // Standard error has it, too.
   }

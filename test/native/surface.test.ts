@@ -118,6 +118,14 @@ const calls: Readonly<Record<string, readonly (readonly [name: string, value: un
     ["withChildrenMs", 0],
   ],
   startFailure: [["last", []]],
+  becomeOciRuntime: [
+    ["words", ["create", "--bundle", nowhere, "name"]],
+    ["options", {}],
+  ],
+  logForOciEngine: [
+    ["words", []],
+    ["message", ""],
+  ],
   userKeyrings: [["env", {}]],
   userSecretKeyrings: [["env", {}]],
   "keyring.exportFile": [
