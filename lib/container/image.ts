@@ -235,6 +235,15 @@ export class Image implements AsyncDisposable {
     return new Image(...parts)
   }
 
+  /** @internal Has something started of an image that no method of its own starts. */
+  static use<T>(
+    image: Image,
+    start: (startable: Startable) => Promise<T>,
+    undo: (started: T) => PromiseLike<void>,
+  ): Promise<T> {
+    return image.#vouchedFor(() => start(image.#startable()), undo)
+  }
+
   #needsOpen(): void {
     if (this.#closing !== undefined)
       throw new SifError("ERR_SIF_CLOSED", `${this.path}: the image is closed`, { path: this.path })
@@ -424,15 +433,6 @@ export class Image implements AsyncDisposable {
       architecture: this.#root.architecture,
       policy: this.#policy ?? {},
     }
-  }
-
-  /**
-   * Has something started from it that no other method starts.
-   *
-   * @internal
-   */
-  use<T>(start: (startable: Startable) => Promise<T>, undo: (started: T) => PromiseLike<void>): Promise<T> {
-    return this.#vouchedFor(() => start(this.#startable()), undo)
   }
 
   /**

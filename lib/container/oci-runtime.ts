@@ -22,7 +22,7 @@ import { cacheArgument, launchOf, type ConcreteEngine } from "../runtime/starter
 import { idMapArguments, oneId, subordinateIds, type IdMaps } from "../runtime/subordinate-ids.ts"
 import { userKeyrings } from "../signing/rings.ts"
 import type { Bytes, Milliseconds } from "../units.ts"
-import { openPath, openRows, type OpenOptions } from "./image.ts"
+import { Image, openPath, openRows, type OpenOptions } from "./image.ts"
 
 const checkOptions = shape<OpenOptions>(openRows)
 const checkWords = list(text)
@@ -182,7 +182,8 @@ async function makeContainer(
   using credentials = new Credentials(opening.unlock)
   await using image = await openPath(name, opening, credentials)
   const session = ownFolder("oci")
-  const inherited = await image.use(
+  const inherited = await Image.use(
+    image,
     async (startable) => {
       checkArchitecture(name, startable.architecture ?? "unknown")
       return {

@@ -46,13 +46,17 @@ export class SlurmCluster implements AsyncDisposable {
     this.environment = { SLURM_CONF: path.join(folder, "slurm.conf") }
   }
 
-  /** @param extra - Lines for slurm.conf. */
-  static async start(nodes: number, extra = ""): Promise<SlurmCluster> {
+  /**
+   * @param extra - Lines for slurm.conf.
+   * @param wrapper - What starts its daemons.
+   */
+  static async start(nodes: number, extra = "", wrapper: readonly string[] = []): Promise<SlurmCluster> {
     const cluster = new SlurmCluster(path.join(newFolder("slurm"), "cluster"))
     // Ports that nobody else uses here, for as many clusters as there are test processes: below those that the kernel gives to whoever
     // connects to something (32768 and more).
     const port = 20_000 + (process.pid % 1200) * 10
-    await cluster.control("start", [], { NODES: String(nodes), PORT: String(port), EXTRA: extra })
+    const env = { NODES: String(nodes), PORT: String(port), EXTRA: extra }
+    await cluster.control("start", [], env, wrapper)
     return cluster
   }
 
@@ -60,8 +64,10 @@ export class SlurmCluster implements AsyncDisposable {
     command: string,
     words: readonly string[] = [],
     env: Readonly<Record<string, string>> = {},
+    wrapper: readonly string[] = [],
   ): Promise<void> {
-    await promisify(execFile)(script, [command, this.folder, ...words], { env: { ...process.env, ...env } })
+    const [program = script, ...args] = [...wrapper, script, command, this.folder, ...words]
+    await promisify(execFile)(program, args, { env: { ...process.env, ...env } })
   }
 
   get munge(): string {
