@@ -157,9 +157,8 @@ async function prepare(
   return namespaces
 }
 
-async function closeAll(namespaces: Inherited["namespaces"]): Promise<void> {
+function closeAll(namespaces: Inherited["namespaces"]): void {
   for (const { fd } of namespaces) closeSync(fd)
-  await Promise.resolve()
 }
 
 async function makeContainer(
@@ -185,6 +184,8 @@ async function makeContainer(
   const inherited = await Image.use(
     image,
     async (startable) => {
+      if (startable.source.folder !== undefined)
+        throw new RunError("ERR_RUN_BUNDLE", `${name} is a folder: root.path names those`, { path: name })
       checkArchitecture(name, startable.architecture ?? "unknown")
       return {
         preserved: preservedDescriptors(count, startable.source.fd),
@@ -193,12 +194,15 @@ async function makeContainer(
         ),
       }
     },
-    ({ namespaces }) => closeAll(namespaces),
+    ({ namespaces }) => {
+      closeAll(namespaces)
+      return Promise.resolve()
+    },
   )
   try {
     await becomeRuntime(call.withConfig(path.join(session, "config.json")), inherited, signal)
   } finally {
-    await closeAll(inherited.namespaces)
+    closeAll(inherited.namespaces)
   }
 }
 
@@ -224,8 +228,7 @@ async function features(words: readonly string[], signal: AbortSignal | undefine
  * @param words - Behind the program's name.
  * @returns What is to be written to standard output, and nothing else is to be done; it does not return where this process has
  * become crun.
- * @throws What {@link open} throws for the image; RunError `ERR_RUN_BUNDLE`; DeviceError, EnvironmentError; the signal's reason. It
- * stands in the log that the words name, too.
+ * @throws What `open` throws for the image; RunError `ERR_RUN_BUNDLE`; DeviceError, EnvironmentError; the signal's reason.
  */
 export async function becomeOciRuntime(words: readonly string[], given: OpenOptions = {}): Promise<string> {
   const options = checkOptions(given, "options")

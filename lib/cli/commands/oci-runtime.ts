@@ -12,7 +12,8 @@ const NAME = "oci-runtime"
 
 /** As one line. */
 function told(error: unknown): string {
-  if (!(error instanceof ContainerError)) return String(error)
+  if (!(error instanceof ContainerError))
+    return `sifcrypt: ${error instanceof Error ? error.message : String(error)}`
   const at = { command: NAME, options: new Set<string>(), words: [], cause: error.cause }
   const hint = hintFor(error.code, at, error.kdfLimits)
   return `sifcrypt: ${sentence(error.message)}${hint === undefined ? "" : ` (${hint})`}`
