@@ -786,6 +786,12 @@ describe("decodeLuksHeader", () => {
         "ERR_LUKS_HEADER",
         /iterations is 0/,
       ],
+      ...[8, 19, 31, 33, 64].map((size): readonly [string, (json: Json) => unknown, ErrorCode, RegExp] => [
+        `a digest of ${size} bytes, which libcryptsetup finds right for any passphrase`,
+        (json) => (json.digests[0].digest = Buffer.alloc(size).toString("base64")),
+        "ERR_LUKS_HEADER",
+        new RegExp(`the digest has ${size} bytes`),
+      ]),
       ["an empty digest", (json) => (json.digests[0].digest = ""), "ERR_LUKS_HEADER", /the digest is ""/],
       [
         "a wrong json_size",
