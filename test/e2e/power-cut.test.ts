@@ -42,7 +42,7 @@ describe("a power cut", function () {
     env: Readonly<Record<string, string>> = {},
   ): Promise<Call[]> {
     const report = at(`${++count}.report`)
-    const wrapper = failing(report, folder, 0, "data")
+    const wrapper = failing(report, folder, "data")
     await sifcryptOk(args, { as: "self", cwd: folder, wrapper, env })
     return callsOf(report)
   }

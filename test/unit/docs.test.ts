@@ -246,3 +246,26 @@ describe("links in the documentation", () => {
       assert.deepEqual(brokenLinks(root, file), [])
     })
 })
+
+describe("the threat model of docs/security.md", () => {
+  it("names tests that there are, one at least in each row", () => {
+    const table = sections(read("docs/security.md"), "##").get("The threat model") ?? ""
+    const rows = table
+      .split("\n")
+      .filter((line) => line.startsWith("| "))
+      .slice(2)
+    assert.ok(rows.length > 15)
+    for (const row of rows) {
+      const tests = [...row.matchAll(/`(test\/[\w/-]+\.test\.ts)` "([^"]+)"/g)]
+      assert.ok(tests.length > 0, row)
+      for (const [, file = "", title = ""] of tests) {
+        const begins = ['"', "`"].flatMap((quote) => [`it(${quote}${title}`, `describe(${quote}${title}`])
+        const source = read(file)
+        assert.ok(
+          begins.some((text) => source.includes(text)),
+          `${file} has no test "${title}"`,
+        )
+      }
+    }
+  })
+})
