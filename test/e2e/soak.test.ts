@@ -33,6 +33,7 @@ import { makeRootTree } from "../support/trees.ts"
 const runs = times("SIFCRYPT_RUNS", 500, 20)
 const kills = times("SIFCRYPT_KILLS", 200, 20)
 const parallel = times("SIFCRYPT_PARALLEL", 200, 40)
+const mounts = times("SIFCRYPT_MOUNTS", 5000, 20)
 const settleMs = 5000
 /** To look for what one kind does wrong. */
 const only = process.env["SIFCRYPT_KIND"]
@@ -279,5 +280,31 @@ describe("A13: in user space, at once", function () {
     })
     assert.deepEqual(mountsIn(folder), [])
     assert.deepEqual(processesOfGroup(group), [])
+  })
+})
+
+describe("A3: one process, again and again", function () {
+  this.timeout(60_000 + mounts * 3000)
+
+  it(`opens, mounts, reads and unmounts ${mounts} times, and holds no more than at first`, async function () {
+    if (!isRoot) skip(this, "needs root, to be a user whom passwd knows")
+    const keys = testKeys()
+    const folder = newFolder("again", uid)
+    const image = path.join(folder, "image.sif")
+    await sifcryptOk(["build", "--pem-path", keys.publicKey, image, makeRootTree()], { as })
+    const program = path.join(packageRoot, "test", "support", "again.mjs")
+    const argv = [process.execPath, "--expose-gc", program, String(mounts), keys.privateKey, image, folder]
+    const { status, text, stderr } = await runProgram(argv, { as, timeoutMs: 50_000 + mounts * 3000 })
+    assert.equal(status, 0, stderr)
+    const { read, samples } = JSON.parse(text) as {
+      readonly read: number
+      readonly samples: readonly Readonly<Record<string, number>>[]
+    }
+    assert.equal(read, 2 * mounts)
+    assert.ok(samples.length > 5)
+    for (const what of ["descriptors", "threads", "children", "mounts"])
+      assert.deepEqual(new Set(samples.map((sample) => sample[what])).size, 1, `${what}: ${text}`)
+    const [first, last] = [samples[0], samples.at(-1)].map((sample) => sample?.["kibibytes"] ?? Infinity)
+    assert.ok((last ?? 0) < (first ?? 0) + (16 << 10), text)
   })
 })
