@@ -106,7 +106,8 @@ int main(int argc, char** argv) {
         more: CommandOptions = {},
       ): Promise<Waiting & { readonly line: string }> => {
         const child = startSifcrypt(["exec", ...key, ...flags, image, ...argv], options(more))
-        const result = finish(child, { holdInput: true })
+        // It waits for as long as the others take.
+        const result = finish(child, { holdInput: true, timeoutMs: 600_000 })
         assert.ok(child.stdout)
         const first = once(child.stdout, "data") as Promise<[Buffer]>
         const [line] = await Promise.race([
@@ -131,7 +132,8 @@ int main(int argc, char** argv) {
         signalGroup(group++, "SIGKILL")
       })
 
-      it(`are served by one process, ${many} of them, in the memory of one`, async () => {
+      it(`are served by one process, ${many} of them, in the memory of one`, async function () {
+        this.timeout(60_000 + many * 5000)
         const read = ["sh", "-c", "cat /data/large >/dev/null; echo here; exec cat"]
         const first = await waiting(read)
         const [server = 0] = servers()
@@ -145,7 +147,8 @@ int main(int argc, char** argv) {
         await nothingIsLeft()
       })
 
-      it("that come all at once start it once", async () => {
+      it("that come all at once start it once", async function () {
+        this.timeout(60_000 + many * 5000)
         const all = await Promise.all(Array.from({ length: many }, () => waiting()))
         assert.equal(servers().length, 1)
         for (const one of all) assert.equal((await end(one)).text, "here\n")
