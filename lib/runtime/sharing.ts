@@ -120,9 +120,10 @@ function optionFacts(options: ExecOptions): readonly unknown[] {
   return [...common, "files", "cacheSize"].map((key) => [key, options[key as keyof ExecOptions]])
 }
 
-/** Bytes by their digest: a file that is given along may be a secret. */
-function plainly(_: string, value: unknown): unknown {
-  if (value instanceof Uint8Array) return createHash("sha256").update(value).digest("hex")
+/** Bytes by their digest: a file that is given along may be a secret. (A Buffer's `value` is its numbers already.) */
+function plainly(this: Readonly<Record<string, unknown>>, key: string, value: unknown): unknown {
+  const own = this[key]
+  if (own instanceof Uint8Array) return createHash("sha256").update(own).digest("hex")
   return value instanceof Map ? [...value] : value
 }
 

@@ -31,6 +31,11 @@ describe("what payloads that share a container have in common", () => {
     }
     const contents = ["one", "two"].map((text) => [{ path: "/x", content: Buffer.from(text) }])
     assert.equal(new Set([base, ...contents.map((files) => digest({ files }))]).size, 3)
+    // Bytes are bytes, whatever they lie in.
+    const [same = []] = contents.map((files) =>
+      files.map((file) => ({ ...file, content: Uint8Array.from(file.content) })),
+    )
+    assert.equal(digest({ files: same }), digest({ files: contents[0] }))
     assert.equal(digest({ onNotice: () => undefined, stdio: "inherit", timeoutMs: 5 }), base)
   })
 
