@@ -182,7 +182,7 @@ p ps -aq`,
       writeBundle(place, { args: ["sleep", "1000"] })
       const { status, text, stderr } = await shell(
         place,
-        `o="sifcrypt-oci --cgroup-manager=disabled"
+        `o="sifcrypt-oci --cgroup-manager=disabled --root=$HOME/state"
 $o create --bundle bundle --pid-file "$HOME/pid" one >/dev/null 2>&1 </dev/null
 $o state one | grep -o '"status": "[a-z]*"'
 $o start one
