@@ -105,7 +105,7 @@ case ${1:-} in
     [[ $# -eq 1 ]] || usage
     changed=()
     for name in "${natives[@]}"; do
-      grep -qxF "$name $(digest_of "$name")" test/fuzz/corpus/sources || changed+=("$name")
+      grep -sqxF "$name $(digest_of "$name")" test/fuzz/corpus/sources || changed+=("$name")
     done
     [[ ${#changed[@]} -gt 0 ]] || { echo "no target's sources have changed" && exit 0; }
     fuzz 60 "${changed[@]}"
