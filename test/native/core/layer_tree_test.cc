@@ -426,6 +426,12 @@ void TestAhead() {
 }
 
 void TestHostile() {
+  // Where readers do not agree which size counts, one of them takes a file's data for further entries.
+  const std::string inner = Tar().Header('0', "inner", 0).text();
+  CheckTree({Tar().Pax({{"size", "512"}}).Header('0', "outer", 0).Raw(inner).End()}, {{"outer", inner}},
+            "the size of an extended header counts");
+  CheckTree({Tar().Pax({{"size", "0"}}).Header('0', "outer", 512).Raw(inner).End()}, {{"inner", ""}, {"outer", ""}},
+            "also where it is nothing");
   CheckRefused(Tar().File("f", "1").End().replace(0, 1, "g"), "a wrong checksum");
   CheckRefused(Tar().Header('0', "f", 5000).Raw("short").text(), "a layer that ends early");
   CheckRefused(Tar().Pax({{"path", "x"}}).End(), "an extended header and nothing behind it");
