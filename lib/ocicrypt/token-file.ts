@@ -35,7 +35,8 @@ export function isTokenFile(file: Buffer): boolean {
 async function parseYaml(text: string, origin: string): Promise<JsonObject> {
   const { parse } = await import("yaml")
   try {
-    const value: unknown = parse(text, { maxAliasCount: 0 })
+    // Nor a warning of it.
+    const value: unknown = parse(text, { maxAliasCount: 0, logLevel: "error" })
     if (isJsonObject(value)) return value
   } catch {
     // Its message would show the line, in which a PIN may stand.

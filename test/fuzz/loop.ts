@@ -7,7 +7,7 @@ import type { Parser } from "./parsers.ts"
 import { anywhere, pick, type Random } from "./structure.ts"
 
 /** Of JavaScript for one input: a function or a part of one that was entered. Some ten nanoseconds each. */
-export const MOST_STEPS = 20_000_000
+export const MOST_STEPS = 50_000_000
 /** Of the processor, for what is no JavaScript: regular expressions, ciphers. */
 export const MOST_MICROSECONDS = 5_000_000
 /** Inputs are this long at most; what a bound says is said of those. */

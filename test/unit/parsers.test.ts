@@ -39,4 +39,18 @@ describe("a parser", () => {
       const rounds = Math.ceil(ROUNDS * (parser.share ?? 1))
       await tryParser(what, parser, generator(SEED), (tried) => tried < rounds, steps)
     })
+
+  it("of a token's key file shows none of it in a warning", async () => {
+    const warnings: Error[] = []
+    const note = (warning: Error): void => void warnings.push(warning)
+    process.on("warning", note)
+    try {
+      const file = Buffer.from('pkcs11:\n  uri: !pin "pkcs11:object=c?pin-value=1234"\n')
+      await parsers["a token's key file"]?.parse(file)
+      await new Promise((resolve) => setImmediate(resolve))
+    } finally {
+      process.off("warning", note)
+    }
+    assert.deepEqual(warnings, [])
+  })
 })
