@@ -104,7 +104,8 @@ sifcrypt-oci = ["${runtime}"]
       group: nextGroup,
       wrapper: [
         ...["unshare", "--mount", "sh", "-c"],
-        `mount -t tmpfs tmpfs /sys/fs/cgroup && mount --bind ${links}/subuid /etc/subuid && mount --bind ${links}/subgid /etc/subgid && exec "$@"`,
+        // podman takes no runroot with a name of more than 50 bytes.
+        `mount -t tmpfs tmpfs /sys/fs/cgroup && mount --bind ${folder}/run /mnt && mount --bind ${links}/subuid /etc/subuid && mount --bind ${links}/subgid /etc/subgid && exec "$@"`,
         "sh",
       ],
       env: {
@@ -116,7 +117,7 @@ sifcrypt-oci = ["${runtime}"]
     }
   }
 
-  const podman = `p() { podman --log-level error --storage-driver vfs --root "$HOME/store" --runroot "$HOME/run/podman" --tmpdir "$HOME/run/libpod" --runtime sifcrypt-oci "$@"; }
+  const podman = `p() { podman --log-level error --storage-driver vfs --root "$HOME/store" --runroot /mnt/podman --tmpdir "$HOME/run/libpod" --runtime sifcrypt-oci "$@"; }
 of() { echo --network none --annotation "org.sifcrypt.image=$HOME/image.sif" "$@" --rootfs "$HOME/empty"; }
 gone() { for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; p inspect -f '{{.State.Status}}' "$1" | grep -q exited && return; done; false; }
 # What holds an ordinary user's namespaces for the next command.

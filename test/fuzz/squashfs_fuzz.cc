@@ -60,26 +60,27 @@ class Reading {
     if (inode.type == InodeType::kFile) return File(inode);
     Look(inode.target.data(), inode.target.size());
     Require(inode.target.find('\0') == std::string::npos, "a target has no NUL");
-    Try([&] { reader_->ReadDir(inode, 0, [](std::string_view, InodeRef, InodeType, uint64_t) { return true; }); });
+    Try([&] { reader_->ReadDir(inode, 0, [](const DirectoryEntry&) { return true; }); });
   }
 
   void Directory(const Inode& inode) {
     std::vector<uint64_t> cookies;
     std::vector<std::string> names;
     Try([&] {
-      reader_->ReadDir(inode, 0, [&](std::string_view name, InodeRef ref, InodeType, uint64_t cookie) {
+      reader_->ReadDir(inode, 0, [&](const DirectoryEntry& entry) {
+        const std::string_view name = entry.name;
         Require(!name.empty() && name.size() <= SquashfsReader::kMaxNameLength, "a name has 1 to 256 bytes");
         Require(name.find('/') == std::string_view::npos && name != "." && name != "..", "a name is a name");
-        Require(cookie < uint64_t{1} << 63, "a cookie is below 2^63");
-        todo_.push_back(ref);
-        cookies.push_back(cookie);
+        Require(entry.next_cookie < uint64_t{1} << 63, "a cookie is below 2^63");
+        todo_.push_back(entry.ref);
+        cookies.push_back(entry.next_cookie);
         names.emplace_back(name);
         CountOutput(name.size());
         return names.size() < kMostNames;
       });
     });
-    const auto few = [](std::string_view name, InodeRef, InodeType, uint64_t) {
-      Look(name.data(), name.size());
+    const auto few = [](const DirectoryEntry& entry) {
+      Look(entry.name.data(), entry.name.size());
       return false;
     };
     for (int i = 0; i < 3; ++i) {

@@ -231,10 +231,10 @@ class Comparison {
  private:
   void Folder(const Entry& wanted, const Inode& inode) {
     auto next = wanted.children.begin();
-    reader_.ReadDir(inode, 0, [&](std::string_view name, InodeRef ref, InodeType, uint64_t) {
-      Require(next != wanted.children.end() && next->first == name, "names are kept");
-      Require(reader_.Lookup(inode, name) == ref, "a name that is listed is found");
-      Compare(*next->second, ref);
+    reader_.ReadDir(inode, 0, [&](const DirectoryEntry& entry) {
+      Require(next != wanted.children.end() && next->first == entry.name, "names are kept");
+      Require(reader_.Lookup(inode, entry.name) == entry.ref, "a name that is listed is found");
+      Compare(*next->second, entry.ref);
       ++next;
       return true;
     });
