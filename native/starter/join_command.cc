@@ -36,6 +36,8 @@ namespace {
 constexpr int kFailure = 255;
 constexpr int kGraceMs = 1000;
 constexpr int kOrphansMs = 2000;
+/// So soon after a payload that was killed what it was in has ended, if that is why.
+constexpr int kSharedEndMs = 200;
 constexpr int kContainerMs = 5000;
 constexpr size_t kMaxText = 256 << 10;
 /// Of the folders that lib/container/instance.ts names.
@@ -261,10 +263,7 @@ class Joining {
       }
       // Without its instance it has no file system any more.
       const bool orphaned = events[3].revents != 0 && !end;
-      if (orphaned && !failure)
-        failure = Message{.error = EIO,
-                          .step = "server",
-                          .text = options_.seat_fd < 0 ? "the instance has ended" : "the shared container has ended"};
+      if (orphaned && !failure) failure = Orphaned();
       if (orphaned || death_signal != 0 || (deadline >= 0 && NowMs() >= deadline)) {
         kill(helper, SIGKILL);
         break;
@@ -272,6 +271,10 @@ class Joining {
     }
     KillDescendants(kOrphansMs);
     if (death_signal != 0) DieBySignal(death_signal);
+    if (options_.seat_fd >= 0 && end && !failure && SignalOfStatus(end->code) != 0) {
+      pollfd gone{starter_.get(), POLLIN, 0};
+      if (poll(&gone, 1, kSharedEndMs) > 0) failure = Orphaned();
+    }
     if (failure) status_.Error(failure->step, failure->error, failure->text);
     if (failure || !end) return kFailure;
     // The runtime's own failures end with 1; so can a command, which writes nothing in that log.
@@ -282,6 +285,12 @@ class Joining {
     // As if it were alone.
     status_.Exit(end->code, options_.seat_fd < 0 ? 0 : SignalOfStatus(end->code), {});
     return end->code;
+  }
+
+  Message Orphaned() const {
+    return {.error = EIO,
+            .step = "server",
+            .text = options_.seat_fd < 0 ? "the instance has ended" : "the shared container has ended"};
   }
 
   /// crun (1.8) passes no signals on in `exec`: what it started gets them.

@@ -24,9 +24,9 @@ async function sh(script, options) {
 
 /** Takes 100 MiB, and touches all of it. */
 const greedy = "/bin/busybox dd if=/dev/zero of=/dev/null bs=100M count=1 2>/dev/null; echo $?"
-/** Twenty processes at once; says how many there were when no more could be had. */
+/** Twenty processes at once; says how many there were when no more could be had, for which it takes none. */
 const many =
-  "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 9 >/dev/null & echo $i; done 2>/dev/null | wc -l"
+  "set -- $(for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 9 >/dev/null & echo $i; done 2>/dev/null); echo $#"
 /** Has to wait for its next turn: the kernel counts how often. */
 const busy = `
   read -r line </proc/self/cgroup
