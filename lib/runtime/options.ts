@@ -487,7 +487,7 @@ export const execOptionTable: {
   noSharens: [
     "flag",
     "--no-sharens",
-    "not even if --sharens is asked for",
+    "alone, though --sharens or a launcher asks for it",
     { only: ["exec", "run", "shell", "test"] },
   ],
   ipc: ["flag", "-i, --ipc", "an IPC namespace", { variables: ["IPC", "UNSHARE_IPC"] }],
