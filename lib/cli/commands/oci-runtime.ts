@@ -27,7 +27,7 @@ export const ociRuntime: CommandRow = command({
     "Does what crun does with these words, and becomes crun. The root of a container may be an image: root.path of config.json, or its " +
     "annotation org.sifcrypt.image, names the file. link makes a link called sifcrypt-oci, which does this.",
   passesOn: true,
-  examples: [["a bundle whose root is an image", "sifcrypt oci-runtime -- run web --bundle bundle"]],
+  examples: [["a bundle whose root is an image", "sifcrypt oci-runtime -- run --bundle bundle web"]],
   arguments: [
     ["[words...]", "crun's: create, start, state, kill, delete, run, exec and others; -- before options"],
   ],

@@ -1,6 +1,9 @@
 // The command line of an OCI runtime.
 import assert from "node:assert/strict"
+import { spawnSync } from "node:child_process"
+import { ociRuntime } from "../../../lib/cli/commands/oci-runtime.ts"
 import { logLine, RuntimeCall, withOwnFeatures } from "../../../lib/runtime/oci-words.ts"
+import { skip } from "../../support/skip.ts"
 
 describe("the words of an OCI runtime", () => {
   it("are read as conmon writes them", () => {
@@ -58,6 +61,16 @@ describe("the words of an OCI runtime", () => {
     assert.equal(new RuntimeCall(["--version"]).command, undefined)
     assert.equal(new RuntimeCall([]).command, undefined)
     assert.equal(new RuntimeCall(["create", "--bundle"]).bundle, ".")
+  })
+
+  it("are shown in the help as crun takes them", function () {
+    const [, words = ""] = ociRuntime.examples?.[0]?.[1].split(" -- ") ?? []
+    const { stderr, error } = spawnSync("crun", words.split(" "), {
+      cwd: import.meta.dirname,
+      encoding: "utf8",
+    })
+    if (error !== undefined) skip(this, "needs crun")
+    assert.match(stderr, /bundle/, "what is missing is the bundle, which crun would not look for otherwise")
   })
 
   it("have a log, of lines that engines read", () => {
