@@ -282,6 +282,11 @@ export async function* dump(image: SifImage, id: number): AsyncGenerator<Buffer,
   sifImage(image, "image")
   const object = image.object(id)
   const piece = 1 << 20
-  for (let done = 0; done < object.size; done += piece)
+  if (object.size === 0) return
+  let done = 0
+  // A size that no object has is refused by whoever reads it.
+  do {
     yield await image.read(object, done, Math.min(piece, object.size - done))
+    done += piece
+  } while (done < object.size)
 }
