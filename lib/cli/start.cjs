@@ -21,12 +21,22 @@ case $0 in
         +*) SIFCRYPT_START_FILES= ;;
         --cgroup-manager | --log | --log-format | --root | --rootless) SIFCRYPT_START_FILES=+ ;;
         create | run | features | -*) ;;
-        *) exec crun "$@" ;;
+        *)
+          # From where lib/runtime/program.ts takes it, too, and from nowhere else: PATH is the caller's. A pattern stays one where nothing is.
+          set +f
+          for SIFCRYPT_START_FILES in /usr/bin/cru[n] /usr/local/bin/cru[n] /bin/cru[n] /usr/sbin/cru[n] /usr/local/sbin/cru[n] /sbin/cru[n]; do
+            case $SIFCRYPT_START_FILES in
+              *[/]crun) exec "$SIFCRYPT_START_FILES" "$@" ;;
+            esac
+          done
+          break
+          ;;
       esac
       case $SIFCRYPT_START_NAME in
         create | run | features) break ;;
       esac
     done
+    set -f
     ;;
 esac
 SIFCRYPT_START_SIZE=0

@@ -308,6 +308,18 @@ exec 3<&0 </dev/null; exec sifcrypt-oci --cgroup-manager=disabled run --preserve
     assert.doesNotMatch(text, /SIFCRYPT|secret-7d/)
   })
 
+  it("takes no other crun for it than the system's, whatever PATH says", async () => {
+    const place = placeOf("self")
+    const { status, text } = await shell(
+      place,
+      `mkdir evil && printf '#!/bin/sh\\necho evil\\n' >evil/crun && cp evil/crun . && chmod +x evil/crun crun
+PATH="$PWD/evil:$PATH" sifcrypt-oci --version; PATH=":$PATH" sifcrypt-oci --root="$PWD/run" list; rm -r evil crun`,
+    )
+    assert.equal(status, 0)
+    assert.match(text, /^crun version [^]*\nNAME /)
+    assert.doesNotMatch(text, /evil/)
+  })
+
   it("is crun for a bundle whose root is a folder", async () => {
     const place = placeOf("self")
     writeBundle(place, { args: ["sh", "-c", ":"], annotations: {} })
