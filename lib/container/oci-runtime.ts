@@ -69,7 +69,7 @@ async function becomeRuntime(
 
 async function readConfig(file: string, signal: AbortSignal | undefined): Promise<BundleConfig> {
   try {
-    return new BundleConfig(file, (await readBounded(file, MAX_CONFIG, { signal })).toString("utf8"))
+    return new BundleConfig(file, await readBounded(file, MAX_CONFIG, { signal }))
   } catch (cause) {
     signal?.throwIfAborted()
     if (cause instanceof RunError) throw cause

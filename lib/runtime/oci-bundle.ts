@@ -12,6 +12,9 @@ export const ANNOTATIONS = "org.sifcrypt."
 /** native/starter/session.cc takes no larger file. */
 export const MAX_CONFIG: Bytes = 4 << 20
 
+/** A place is looked for among all that come before it. */
+const MAX_MOUNTS = 4096
+
 const names = ["image", "key", "key-passphrase-file", "passphrase-file", "signer", "engine"] as const
 
 /** What annotations say of the image, and of what opens it. */
@@ -48,11 +51,13 @@ export class BundleConfig {
    * @param file - Where it is, for messages.
    * @throws RunError `ERR_RUN_BUNDLE`.
    */
-  constructor(file: string, text: string) {
+  constructor(file: string, content: Uint8Array) {
     this.#file = file
     this.#mark = randomBytes(16).toString("hex")
     let value: unknown
     try {
+      // Of other bytes the runtime would get something else than there is.
+      const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(content)
       parseJson(text)
       value = parseJson(
         text.replaceAll(/"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g, (word) =>
@@ -128,9 +133,13 @@ export class BundleConfig {
   get places(): readonly (readonly [destination: string, source: string])[] {
     const { mounts = [] } = this.#value
     if (!Array.isArray(mounts)) throw broken(this.#file, "mounts is no list")
+    if (mounts.length > MAX_MOUNTS)
+      throw broken(this.#file, `it has ${mounts.length} mounts, more than ${MAX_MOUNTS}`)
     return mounts.flatMap((mount: unknown) => {
       if (!isJsonObject(mount) || typeof mount["destination"] !== "string") return []
       const { destination, type, source, options = [] } = mount
+      if ([destination, source].some((place) => typeof place === "string" && place.includes("\0")))
+        throw broken(this.#file, "a mount has a zero byte in its name")
       const isBind =
         type === "bind" ||
         (Array.isArray(options) && ["bind", "rbind"].some((word) => options.includes(word)))

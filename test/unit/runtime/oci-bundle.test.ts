@@ -4,7 +4,10 @@ import { RunError } from "../../../lib/errors.ts"
 import { BundleConfig } from "../../../lib/runtime/oci-bundle.ts"
 
 function config(value: unknown): BundleConfig {
-  return new BundleConfig("config.json", typeof value === "string" ? value : JSON.stringify(value))
+  return new BundleConfig(
+    "config.json",
+    Buffer.from(typeof value === "string" ? value : JSON.stringify(value)),
+  )
 }
 
 function refuses(act: () => unknown, why: RegExp): void {
@@ -105,6 +108,16 @@ describe("the configuration of a bundle", () => {
     refuses(() => config({ root: 1 }).root, /root is no object/)
     refuses(() => config({ root: { path: 1 } }).root, /root\.path is no text/)
     refuses(() => config({ mounts: {} }).places, /mounts is no list/)
+    refuses(() => config({ mounts: Array<object>(4097).fill({}) }).places, /4097 mounts, more than 4096/)
+    refuses(() => config({ mounts: [{ destination: "/a\0/b" }] }).places, /a zero byte/)
+    refuses(
+      () => config({ mounts: [{ destination: "/a", type: "bind", source: "/b\0" }] }).places,
+      /a zero byte/,
+    )
+    refuses(
+      () => new BundleConfig("config.json", Buffer.from('{"a":"\xe9"}', "latin1")),
+      /no valid JSON: .*utf-8/,
+    )
     refuses(() => config({ linux: { uidMappings: [{ hostID: -1 }] } }).hasManyIds, /no list of id mappings/)
   })
 })
