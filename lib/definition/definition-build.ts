@@ -736,7 +736,7 @@ export class DefinitionBuild implements AsyncDisposable {
       plan,
     } as const
     const { description } = await workspace
-      .ask(request, options.onProgress, async (stage) => sources.get(stage)?.image?.vouched?.check())
+      .ask(request, options.onProgress, (stage) => sources.get(stage)?.image?.vouched?.checkRead())
       .then(
         (answer) => answer as Built,
         (cause: unknown) => {

@@ -188,12 +188,12 @@ export class Workspace implements AsyncDisposable {
    * Asks for something and waits for it.
    *
    * @param onProgress - Bytes so far, of how many, where that is known.
-   * @param onFilled - What a stage begins with is read, and used when the promise is kept.
+   * @param onFilled - What a stage begins with is read, and used when that does not throw.
    */
   async ask(
     request: Request,
     onProgress: OnProgress = () => undefined,
-    onFilled: (stage: number) => Promise<void> = () => Promise.resolve(),
+    onFilled: (stage: number) => void = () => undefined,
   ): Promise<unknown> {
     const { signal, onStep, onNotice } = this.#options
     const say = (what: Request): void => void this.#control.write(encodeFrame(what))
@@ -208,7 +208,7 @@ export class Workspace implements AsyncDisposable {
       else if (reply.kind === "notice") onNotice(reply.text)
       else if (reply.kind === "progress") onProgress(reply.bytes, reply.total)
       else if (reply.kind === "filled") {
-        await onFilled(reply.stage)
+        onFilled(reply.stage)
         say({ kind: "use" })
       } else if (reply.kind === "failed") throw fromWire(reply.error)
       else return reply.value

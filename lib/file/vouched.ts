@@ -24,6 +24,14 @@ function changed(image: SifImage): SignatureError {
   )
 }
 
+function touched(image: SifImage): SignatureError {
+  return new SignatureError(
+    "ERR_SIGNATURE_CHANGED",
+    `${image.path} was written to, renamed, linked or given another mode while it was read`,
+    { path: image.path },
+  )
+}
+
 function stateOf({ fd }: SifImage): BigIntStats {
   return fstatSync(fd, { bigint: true })
 }
@@ -90,12 +98,23 @@ export class Vouched {
     this.#state = state
   }
 
-  /** Starts something from the image, and takes it back if the file was written to meanwhile. */
+  /**
+   * Was it left alone since it was looked at last? Asked when it was read meanwhile: what somebody has written, and taken back with its
+   * modification time once that was read, another examination would not find.
+   *
+   * @throws SignatureError `ERR_SIGNATURE_CHANGED`.
+   */
+  checkRead(): void {
+    const now = stateOf(this.#image)
+    if (written(this.#state, now) || now.ctimeNs !== this.#state.ctimeNs) throw touched(this.#image)
+  }
+
+  /** Starts something from the image, and takes it back if the file was not left alone meanwhile. */
   async while<T>(start: () => Promise<T>, undo: (started: T) => PromiseLike<void>): Promise<T> {
     await this.check()
     const started = await start()
     try {
-      await this.check()
+      this.checkRead()
       return started
     } catch (error) {
       await undo(started)

@@ -267,7 +267,7 @@ async function* paddedBytes(
   signal: AbortSignal | undefined,
 ): AsyncGenerator<Buffer> {
   yield* squashfsBytes(tree, size, signal)
-  await vouched?.check()
+  vouched?.checkRead()
   yield Buffer.alloc((SECTOR - (size % SECTOR)) % SECTOR)
 }
 

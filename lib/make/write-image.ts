@@ -619,7 +619,7 @@ export async function makeImage(
   await using output = await Output.create(options.output, force)
   const source = typeof given === "function" ? await given(output) : given
   const { size, inputBytes, entries } = await new ImageWriter(options, source, output, recipients).write()
-  await source.image?.vouched?.check()
+  source.image?.vouched?.checkRead()
   signal?.throwIfAborted()
   await output.publish(force)
   return { output: options.output, encrypted: recipients.length > 0, size, inputBytes, entries }

@@ -245,6 +245,41 @@ describe("an image that was verified", () => {
     assert.equal(existsSync(output), false)
   })
 
+  it("S3: a write that is taken back with its times, while the image is read, is found all the same", async () => {
+    const moment = new Date(1_700_000_000_000)
+    const unnoticed = (file: string): void => {
+      writeInto(file)
+      writeInto(file)
+      utimesSync(file, moment, moment)
+    }
+    const quiet = (): string => {
+      const file = copyOf()
+      utimesSync(file, moment, moment)
+      return file
+    }
+    const started = quiet()
+    await using image = await opened(started)
+    const target = newFolder("mnt")
+    const mounting = image.mount(target, { engine: "userspace" })
+    queueMicrotask(() => {
+      unnoticed(started)
+    })
+    await assert.rejects(mounting, isChanged)
+    assert.deepEqual(
+      (await listMounts()).filter((mount) => mount.target === target),
+      [],
+    )
+    const copied = quiet()
+    const output = path.join(newFolder("copied"), "plain.sif")
+    const ask = (): Promise<Buffer> => {
+      unnoticed(copied)
+      return Promise.resolve(readFileSync(keys.privateKey))
+    }
+    const verify = { keys: [signer.publicKey] }
+    await assert.rejects(decrypt({ image: copied, verify, unlock: [{ key: { ask } }], output }), isChanged)
+    assert.equal(existsSync(output), false)
+  })
+
   it("S3: nor is anything built of it: no script of a definition runs in such a base", async () => {
     const place = newFolder("based")
     const source = path.join(place, "image.def")
