@@ -115,7 +115,7 @@ interface Changing {
   readonly messages: Messages
   readonly lock: LockChange
   /** Is the image still the one that was verified? */
-  readonly check: () => Promise<void>
+  readonly check: () => void
 }
 
 async function withOpened(
@@ -146,8 +146,8 @@ async function withOpened(
       )
       const lock = opening.unlocked.change({ ...opening, file, messages: messages.current })
       const before = image.objects
-      const check = async (): Promise<void> => {
-        await vouched?.check()
+      const check = (): void => {
+        vouched?.checkRead()
       }
       await use({ change, partition, opening, messages, lock, check })
       const broken = brokenSignatures(before, change.image.objects, partition)
@@ -214,7 +214,7 @@ async function carryOut(changing: Changing, step: Step): Promise<void> {
     remove: lock.passphrases.filter((keyslot) => !staying.keyslots.includes(keyslot)),
   })
   const wrapped: CryptoMessage[] = keys.map((one) => cryptoMessage(one.key, prepared, one.anonymous))
-  await changing.check()
+  changing.check()
   const slots = await change.append(
     wrapped.map((message) => ({
       type: DataType.cryptoMessage,

@@ -18,6 +18,7 @@ import {
 } from "node:fs"
 import path from "node:path"
 import {
+  addRecipients,
   build,
   ContainerError,
   decrypt,
@@ -278,6 +279,8 @@ describe("an image that was verified", () => {
     const verify = { keys: [signer.publicKey] }
     await assert.rejects(decrypt({ image: copied, verify, unlock: [{ key: { ask } }], output }), isChanged)
     assert.equal(existsSync(output), false)
+    const recipients = [{ key: { file: keys.otherPrivateKey } }]
+    await assert.rejects(addRecipients(copied, { verify, unlock: [{ key: { ask } }], recipients }), isChanged)
   })
 
   it("S3: nor is anything built of it: no script of a definition runs in such a base", async () => {
