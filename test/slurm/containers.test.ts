@@ -1,9 +1,10 @@
 // Slurm's own containers, with our OCI runtime: an encrypted image as an ordinary user's job step.
 import assert from "node:assert/strict"
-import { chownSync, mkdirSync, symlinkSync, writeFileSync } from "node:fs"
+import { chownSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { isRoot, sifcryptOk } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
+import { waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { SlurmCluster, user } from "../support/slurm.ts"
@@ -15,6 +16,7 @@ describe("containers of Slurm", () => {
   const folder = newFolder("oci-slurm", user.id)
   const bundle = path.join(folder, "bundle")
   const links = newFolder("oci-slurm-links")
+  const calls = path.join(folder, "calls")
   let cluster: SlurmCluster
 
   before(async function () {
@@ -23,13 +25,19 @@ describe("containers of Slurm", () => {
     const hidden = ["unshare", "--mount", "sh", "-c", 'umount /sys/fs/cgroup/unified; exec "$@"', "sh"]
     cluster = await SlurmCluster.start(1, "", hidden)
     await sifcryptOk(["link", links, "sifcrypt-oci"], { as: "self" })
-    const runtime = `${links}/sifcrypt-oci --cgroup-manager=disabled --root=${folder}/state-$(id -u %u)`
+    const told = path.join(links, "told")
+    writeFileSync(told, `#!/bin/sh\necho "$(id -u) $*" >>${calls}\nexec ${links}/sifcrypt-oci "$@"\n`, {
+      mode: 0o755,
+    })
+    const runtime = `${told} --cgroup-manager=disabled --root=${folder}/state-$(id -u %u)`
+    // What lies in a user's folder may say anything: root would end whatever process it names.
+    const own = "exec setpriv --reuid=$(id -u %u) --regid=$(id -g %u) --clear-groups"
     writeFileSync(
       path.join(cluster.folder, "oci.conf"),
       `RunTimeRun="exec env -u HOME ${runtime} run --bundle %b %n.%u.%j.%s.%t"
-RunTimeQuery="${runtime} state %n.%u.%j.%s.%t"
-RunTimeKill="${runtime} kill -a %n.%u.%j.%s.%t"
-RunTimeDelete="${runtime} delete --force %n.%u.%j.%s.%t"
+RunTimeQuery="${own} ${runtime} state %n.%u.%j.%s.%t"
+RunTimeKill="${own} ${runtime} kill -a %n.%u.%j.%s.%t"
+RunTimeDelete="${own} ${runtime} delete --force %n.%u.%j.%s.%t"
 `,
     )
   })
@@ -38,7 +46,7 @@ RunTimeDelete="${runtime} delete --force %n.%u.%j.%s.%t"
     await cluster[Symbol.asyncDispose]()
   })
 
-  it("run an encrypted image as an ordinary user's step", async () => {
+  it("run an encrypted image as an ordinary user's step, and nothing of theirs is root's to read", async () => {
     const keys = testKeys()
     const tree = makeRootTree()
     writeFileSync(path.join(tree, "etc", "marker"), `${MARKER}\n`)
@@ -73,5 +81,9 @@ RunTimeDelete="${runtime} delete --force %n.%u.%j.%s.%t"
       { as: "nobody" },
     )
     assert.match(text, new RegExp(`^${MARKER}\n0\n\\d+\n$`))
+    const callers = (): string[] => readFileSync(calls, "utf8").split("\n")
+    // It asks when the step is over.
+    await waitFor("Slurm has asked for the state", () => callers().some((call) => call.includes(" state ")))
+    assert.deepEqual([...new Set(callers().map((call) => call.split(" ")[0]))], [`${user.id}`, ""])
   })
 })
