@@ -1,5 +1,13 @@
 // An OCI runtime whose containers may have an image for a root: crun, which gets to see that mounted.
-import { appendFileSync, closeSync, openSync, readlinkSync, statSync } from "node:fs"
+import {
+  appendFileSync,
+  closeSync,
+  existsSync,
+  openSync,
+  readlinkSync,
+  realpathSync,
+  statSync,
+} from "node:fs"
 import path from "node:path"
 import { list, shape, text } from "../arguments.ts"
 import { readBounded, TooLarge } from "../bounded-file.ts"
@@ -13,7 +21,13 @@ import { bundleFile, bundleWords } from "../runtime/bundle.ts"
 import { engineName, withEngine, type Startable } from "../runtime/engine.ts"
 import { becomeStarter } from "../runtime/handover.ts"
 import { callerIdentity } from "../runtime/identity.ts"
-import { ANNOTATIONS, BundleConfig, MAX_CONFIG, type Annotations } from "../runtime/oci-bundle.ts"
+import {
+  ANNOTATIONS,
+  BundleConfig,
+  isMadeOfImage,
+  MAX_CONFIG,
+  type Annotations,
+} from "../runtime/oci-bundle.ts"
 import { logLine, RuntimeCall, withOwnFeatures } from "../runtime/oci-words.ts"
 import { preservedDescriptors } from "../runtime/preserved.ts"
 import { findProgram } from "../runtime/program.ts"
@@ -79,10 +93,20 @@ async function readConfig(file: string, signal: AbortSignal | undefined): Promis
 }
 
 /** The image that is the root; undefined: the root is a folder, as of any bundle. */
-function imageOf(config: BundleConfig, bundle: string): string | undefined {
-  const { image } = config.annotations
-  if (image !== undefined) return image
+function imageOf(config: BundleConfig, file: string, bundle: string): string | undefined {
+  const { annotations } = config
   const root = path.resolve(bundle, config.root ?? "rootfs")
+  if (Object.keys(annotations).length > 0) {
+    const real = (place: string): string => (existsSync(place) ? realpathSync(place) : place)
+    if (isMadeOfImage(real(bundle), real(root)))
+      throw new RunError(
+        "ERR_RUN_BUNDLE",
+        `${file}: its annotations may be those of the image that its root was made of; what names an image of yours needs a root of yours, as podman's --rootfs FOLDER`,
+        { path: file },
+      )
+  }
+  const { image } = annotations
+  if (image !== undefined) return image
   return statSync(root, { throwIfNoEntry: false })?.isFile() === true ? root : undefined
 }
 
@@ -171,7 +195,7 @@ async function makeContainer(
   const file = path.resolve(call.bundle, call.config)
   const config = await readConfig(file, signal)
   const { annotations } = config
-  const name = imageOf(config, call.bundle)
+  const name = imageOf(config, file, call.bundle)
   if (name === undefined) {
     await becomeRuntime(words, { namespaces: [], preserved: preservedDescriptors(count) }, signal)
     return

@@ -22,7 +22,7 @@ export interface Seat {
 const LOCK = ".lock" // native/starter/seats.cc
 const PAUSE_MS = 10
 /** Somebody else starts it, or comes in, meanwhile. */
-const PATIENCE_MS = 60_000
+const PATIENCE_MS = 600_000
 
 /** Is it still the file of this name? */
 function isThere(file: string, fd: number): boolean {
@@ -75,10 +75,17 @@ async function clearUp(folder: string, handle: number, own: string): Promise<voi
     const fd = await tryLock(path.join(folder, file))
     if (fd === undefined) continue
     const name = file.slice(0, -LOCK.length)
-    const there = connect(handle, name)
-    if (there === undefined) for (const left of [name, file]) rmSync(path.join(folder, left), { force: true })
-    else closeSync(there.fd)
-    closeSync(fd)
+    try {
+      const there = connect(handle, name)
+      if (there === undefined)
+        for (const left of [name, file]) rmSync(path.join(folder, left), { force: true })
+      else closeSync(there.fd)
+    } catch (error) {
+      // It is stopped, and has a queue.
+      if ((error as NodeJS.ErrnoException).code !== "EAGAIN") throw error
+    } finally {
+      closeSync(fd)
+    }
   }
 }
 

@@ -40,6 +40,20 @@ function isIdMapping(value: unknown): value is IdMapping {
   )
 }
 
+/**
+ * Did an engine make the root of an image? Then the annotations are the image's, too, and anybody may have made that. podman's roots
+ * are at STORE/DRIVER/…/ID, for bundles at STORE/DRIVER-containers/ID/userdata.
+ *
+ * @param bundle - As `root`, without links.
+ */
+export function isMadeOfImage(bundle: string, root: string): boolean {
+  const store = /^(.*)\/[^/]+-containers\/[^/]+\/userdata$/.exec(bundle)?.[1]
+  return (
+    (store !== undefined && root.startsWith(`${store}/`)) ||
+    /\/[0-9a-f]{64}(?:\/(?:merged|diff))?$/.test(root)
+  )
+}
+
 /** A bundle's configuration. */
 export class BundleConfig {
   readonly #file: string

@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <sys/file.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@ namespace sifcrypt::meeting {
 namespace {
 
 constexpr int kBacklog = 128;
+constexpr int kPatienceSeconds = 2;
 
 sockaddr_un AddressIn(int folder, const std::string& name, const char* operation) {
   sockaddr_un address{};
@@ -34,7 +36,14 @@ UniqueFd NewSocket(const char* operation) {
 UniqueFd Connect(int folder, const std::string& name, const char* operation) {
   const sockaddr_un address = AddressIn(folder, name, operation);
   UniqueFd connection = NewSocket(operation);
-  if (connect(connection.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return connection;
+  // Whoever listens may be stopped, and the queue full.
+  const timeval patience{kPatienceSeconds, 0};
+  const timeval none{};
+  CheckErrno(setsockopt(connection.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience), operation);
+  if (connect(connection.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) {
+    CheckErrno(setsockopt(connection.get(), SOL_SOCKET, SO_SNDTIMEO, &none, sizeof none), operation);
+    return connection;
+  }
   if (errno != ENOENT && errno != ECONNREFUSED) throw SystemError(errno, operation, name);
   return {};
 }

@@ -37,7 +37,13 @@ void Seats::Open() { listener_ = meeting::Listen(folder_.get(), name_, kOperatio
 
 bool Seats::Leave() {
   if (are_taken() || !listener_ || !meeting::LockDeserted(lock_.get(), listener_.get())) return false;
-  for (const std::string& left : {name_, name_ + kLock}) unlinkat(folder_.get(), left.c_str(), 0);
+  // Of a lock that was taken away, what has its name is somebody else's, and so is what lies beside it.
+  struct stat own {};
+  struct stat there {};
+  const std::string lock = name_ + kLock;
+  if (fstat(lock_.get(), &own) == 0 && fstatat(folder_.get(), lock.c_str(), &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+      own.st_dev == there.st_dev && own.st_ino == there.st_ino)
+    for (const std::string& left : {name_, lock}) unlinkat(folder_.get(), left.c_str(), 0);
   Close();
   return true;
 }

@@ -280,6 +280,20 @@ $o list -q 2>/dev/null || $o list | tail -n +2`,
     await nothingLeft(place.folder)
   })
 
+  for (const as of ["self", "nobody"] as const)
+    it(`takes no annotations with a root that podman made of an image, which may have them itself: ${as}`, async () => {
+      const place = placeOf(as)
+      const { status, text, stderr } = await shell(
+        place,
+        `${podman} printf x >file; tar -cf- file | p import --quiet - stranger >/dev/null
+p run --rm --network none --annotation "org.sifcrypt.image=$HOME/image.sif" stranger cat /etc/marker || { s=$?; p rmi -f stranger >/dev/null; exit $s; }`,
+      )
+      assert.equal(text, "")
+      assert.equal(status, 126, stderr)
+      assert.match(stderr, /its annotations may be those of the image that its root was made of/)
+      await nothingLeft(place.folder)
+    })
+
   it("logs as it is told to, and says what is wrong with a bundle", async () => {
     const place = placeOf("self")
     writeBundle(place, { args: ["true"], annotations: { "org.sifcrypt.kee": "/x" } })

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <iostream>
 #include <string>
+#include <vector>
 
 #include "check.h"
 #include "core/system_error.h"
@@ -45,6 +46,20 @@ void TestConnections(const std::string& folder, int handle) {
   Check(poll(&event, 1, 0) == 1, "an end is seen");
 }
 
+/// Who listens and accepts nobody is stopped, perhaps.
+void TestFull(int handle) {
+  constexpr char kFull[] = "full";
+  const UniqueFd listener = meeting::Listen(handle, kFull, "test");
+  std::vector<UniqueFd> waiting;
+  CheckError(
+      EAGAIN, "test",
+      [&] {
+        while (waiting.size() < 1000) waiting.push_back(meeting::Connect(handle, kFull, "test"));
+      },
+      "a queue that is full");
+  Check(waiting.size() > 100, "many wait for who listens");
+}
+
 void TestLeft(const std::string& folder, int handle) {
   Check(!meeting::Connect(handle, kName, "test"), "nobody listens at what was left");
   const UniqueFd file = OpenLock(folder);
@@ -64,6 +79,7 @@ int main() {
   {
     const sifcrypt::UniqueFd handle(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     sifcrypt::TestConnections(folder, handle.get());
+    sifcrypt::TestFull(handle.get());
     sifcrypt::TestLeft(folder, handle.get());
   }
   std::filesystem::remove_all(folder);

@@ -1,7 +1,7 @@
 // The config.json of a bundle whose root is an image.
 import assert from "node:assert/strict"
 import { RunError } from "../../../lib/errors.ts"
-import { BundleConfig } from "../../../lib/runtime/oci-bundle.ts"
+import { BundleConfig, isMadeOfImage } from "../../../lib/runtime/oci-bundle.ts"
 
 function config(value: unknown): BundleConfig {
   return new BundleConfig(
@@ -99,6 +99,17 @@ describe("the configuration of a bundle", () => {
       ["/etc/hosts", "/run/hosts"],
       ["/relative", ""],
     ])
+  })
+
+  it("has a root that was made of an image where an engine keeps those", () => {
+    const id = "0123456789abcdef".repeat(4)
+    const bundle = `/home/x/store/vfs-containers/${id}/userdata`
+    for (const root of [`/home/x/store/vfs/dir/${id}`, "/home/x/store/overlay/y/merged"])
+      assert.ok(isMadeOfImage(bundle, root), root)
+    for (const root of [`/var/lib/containers/storage/overlay/${id}/merged`, `/srv/btrfs/subvolumes/${id}`])
+      assert.ok(isMadeOfImage("/run/bundle", root), root)
+    for (const root of ["/home/x/empty", "/home/x/store-of-mine", `/home/x/${id}/rootfs`, "/home/x/store"])
+      assert.ok(!isMadeOfImage(bundle, root), root)
   })
 
   it("is refused where it is none", () => {
