@@ -61,9 +61,12 @@ export function instanceFolder(): string {
   return ownFolder("instances")
 }
 
-/** Is that what is heard of a process that is gone, or another's? Where no file can be opened nothing is known of it. */
+/**
+ * Is that what is heard of a process that is gone, or another's, which /proc may hide (EPERM: hidepid=1)? Where no file can be opened
+ * nothing is known of it.
+ */
 function tellsOfNone(error: unknown): boolean {
-  return ["ENOENT", "ESRCH", "EACCES"].includes((error as NodeJS.ErrnoException).code ?? "")
+  return ["ENOENT", "ESRCH", "EACCES", "EPERM"].includes((error as NodeJS.ErrnoException).code ?? "")
 }
 
 /** When a process started; undefined: there is none. */

@@ -4,6 +4,7 @@ import path from "node:path"
 import { remember, type InstanceState } from "../../../lib/container/instance-state.ts"
 import { finish, isRoot, packageRoot, startProgram, userId } from "../../support/cli.ts"
 import { newFolder } from "../../support/scratch.ts"
+import { skip } from "../../support/skip.ts"
 
 const module = path.join(packageRoot, "lib", "container", "instance-state.ts")
 
@@ -54,6 +55,31 @@ describe("instanceFolder", function () {
     const argv = [process.execPath, "--import=tsx", "--input-type=module", "-e", script]
     const options = { as: "user", cwd: packageRoot, env: { XDG_RUNTIME_DIR: runtime } } as const
     assert.equal((await finish(startProgram(argv, options))).text.trim(), "ERR_INSTANCE_FOLDER")
+  })
+})
+
+describe("startTimeOf", function () {
+  this.timeout(60_000)
+
+  it("knows of no process where /proc hides those of others", async function () {
+    if (!isRoot) skip(this, "needs root, to mount /proc")
+    const script = `import(${JSON.stringify(module)}).then((m) => console.log(m.startTimeOf(1), m.startTimeOf(process.pid) > 0))`
+    const argv = [process.execPath, "--import=tsx", "--input-type=module", "-e", script]
+    const mounted = 'mount -t proc -o hidepid=1 proc /proc && exec "$@"'
+    const hidden = [
+      "setpriv",
+      `--reuid=${userId}`,
+      `--regid=${userId}`,
+      "--clear-groups",
+      "env",
+      "HOME=/nonexistent",
+    ]
+    const child = startProgram(["unshare", "--mount", "sh", "-c", mounted, "sh", ...hidden, ...argv], {
+      as: "self",
+      cwd: packageRoot,
+    })
+    const { text, stderr } = await finish(child)
+    assert.deepEqual([text, stderr], ["undefined true\n", ""])
   })
 })
 
