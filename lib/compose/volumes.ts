@@ -1,11 +1,15 @@
 // Named volumes: folders of the user's, which go on when a project has ended. What is in them is plain; an encrypted place for the whole
 // folder, or an encrypted overlay instead of a volume, is what keeps it from a disk.
+import { execFile } from "node:child_process"
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import os from "node:os"
 import path from "node:path"
+import { promisify } from "node:util"
 import { ComposeError } from "../errors.ts"
 import { parseJson } from "../json.ts"
+import { findProgram } from "../runtime/program.ts"
 import { removeAsRootInside } from "../runtime/removal.ts"
+import { scrubbedEnvironment } from "../runtime/starter-protocol.ts"
 import type { Volume } from "./model.ts"
 
 /** The folder of this user's volumes. */
@@ -49,29 +53,36 @@ function ownerOf(name: string): string | undefined {
   }
 }
 
-/** A container may have made files of subordinate ids in it, which their user alone cannot remove, or folders that he may not write to. */
+/**
+ * A container may have made files of subordinate ids in it, which their user alone cannot remove, or folders that he may not write to. And
+ * another one may still be writing there: unlike Node's own, rm(1) is not led elsewhere by a link that takes a folder's place meanwhile.
+ */
 async function removeContent(name: string, data: string): Promise<void> {
+  const words = ["-rf", "--one-file-system", "--", data]
   try {
-    rmSync(data, { recursive: true, force: true })
+    await promisify(execFile)(findProgram("rm", "it removes volumes"), words, { env: scrubbedEnvironment })
   } catch (cause) {
-    const { code, message } = cause as NodeJS.ErrnoException
-    if (code !== "EACCES" && code !== "EPERM") throw cause
     const failed = (why: string): ComposeError =>
       new ComposeError("ERR_COMPOSE_PROJECT", `the volume ${name} cannot be removed: ${why}`, {
         path: data,
         cause,
       })
-    if (process.geteuid?.() === 0) throw failed(message)
-    await removeAsRootInside(data, ({ message: why }) => failed(why))
-    if (existsSync(data)) throw failed(message)
+    const { stderr = "" } = cause as { readonly stderr?: string }
+    if (stderr === "") throw cause
+    const [why = ""] = stderr.split("\n")
+    if (process.geteuid?.() === 0) throw failed(why)
+    await removeAsRootInside(data, ({ message }) => failed(message))
+    if (existsSync(data)) throw failed(why)
   }
 }
 
 /** Removes the volumes that a project has made, with all that is in them, and tells which. */
 export async function* removeVolumes(project: string): AsyncGenerator<string, void, undefined> {
   const folder = volumeFolder()
-  const names = existsSync(folder) ? readdirSync(folder).filter((name) => ownerOf(name) === project) : []
-  for (const name of names) {
+  const entries = existsSync(folder) ? readdirSync(folder, { withFileTypes: true }) : []
+  // A link is none that was made here.
+  const names = entries.filter((entry) => entry.isDirectory()).map(({ name }) => name)
+  for (const name of names.filter((one) => ownerOf(one) === project)) {
     // Whose it is goes last: what cannot be removed now can be later.
     await removeContent(name, path.join(folder, name, "data"))
     rmSync(path.join(folder, name), { recursive: true, force: true })
