@@ -69,7 +69,7 @@ async function removeContent(name: string, data: string): Promise<void> {
       })
     const { stderr = "" } = cause as { readonly stderr?: string }
     if (stderr === "") throw cause
-    const [why = ""] = stderr.split("\n")
+    const [, why = stderr] = /^\S+: (.*)/.exec(stderr) ?? []
     if (process.geteuid?.() === 0) throw failed(why)
     await removeAsRootInside(data, ({ message }) => failed(message))
     if (existsSync(data)) throw failed(why)
