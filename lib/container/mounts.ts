@@ -143,10 +143,13 @@ function topmost(target: string): MountEntry | undefined {
   return readMounts().findLast((entry) => entry.target === target)
 }
 
-/** Why somebody cannot mount on a folder: what is mounted there already may be why, of which an error of the system's says nothing. */
+/**
+ * Why somebody cannot mount on a folder: what is mounted there already may be why, of which an error of the system's says nothing. Only a
+ * file system of FUSE: it may be dead or let nobody else look into it, and fusermount3 covers none. All others can be mounted over.
+ */
 export function coveredError(target: string, cause: unknown): unknown {
   const there = topmost(realTarget(target))
-  return there === undefined
+  return there?.type.startsWith("fuse") !== true
     ? cause
     : new DeviceError("ERR_MOUNT_BUSY", `${target}: ${there.source} is mounted there already`, {
         path: target,
