@@ -110,7 +110,8 @@ describe("a system call that fails", function () {
   const signer = generateKeyPairSync("ed25519")
   const original = (name: string): string => path.join(folder, name)
   const unlock = [{ key: { file: keys.privateKey } }]
-  let registry: Registry
+  let registry: Registry | undefined
+  let host = ""
   let nextGroup = firstGroup
 
   before(async function () {
@@ -140,13 +141,11 @@ services:
 `,
     )
     registry = await Registry.start()
+    host = registry.host
     for (const name of ["image.sif", "plain.sif"])
-      await sifcryptOk(
-        ["push", "-U", original(name), `oras://${registry.host}/${name.replace(".sif", "")}:1`],
-        {
-          as: "self",
-        },
-      )
+      await sifcryptOk(["push", "-U", original(name), `oras://${host}/${name.replace(".sif", "")}:1`], {
+        as: "self",
+      })
     const layout = original("layout")
     cpSync(path.join(import.meta.dirname, "..", "vectors", "oci", "layout"), layout, { recursive: true })
     await registry.push(`oci:${layout}`, "layers:1")
@@ -158,7 +157,7 @@ services:
   })
   after(async () => {
     for (let group = firstGroup; group < nextGroup; group++) signalGroup(group, "SIGKILL")
-    await registry[Symbol.asyncDispose]()
+    await registry?.[Symbol.asyncDispose]()
   })
 
   const copied =
@@ -282,7 +281,7 @@ services:
       outputs: locks,
     },
     pull: {
-      args: () => ["pull", "made.sif", `oras://${registry.host}/image:1`],
+      args: () => ["pull", "made.sif", `oras://${host}/image:1`],
       state: async (place) => {
         cacheIsWhole(place)
         return await made("made.sif")(place)
@@ -290,7 +289,7 @@ services:
       outputs: /^work\/made\.sif$|^cache\//,
     },
     "build of layers": {
-      args: () => ["build", "--pem-path", keys.publicKey, "made.sif", `docker://${registry.host}/layers:1`],
+      args: () => ["build", "--pem-path", keys.publicKey, "made.sif", `docker://${host}/layers:1`],
       state: async (place) => {
         cacheIsWhole(place)
         const image = place.in("work", "made.sif")
@@ -303,15 +302,15 @@ services:
     },
     push: {
       prepare: copied("image.sif"),
-      args: ({ group }) => ["push", "-U", "image.sif", `oras://${registry.host}/pushed-${group}:1`],
+      args: ({ group }) => ["push", "-U", "image.sif", `oras://${host}/pushed-${group}:1`],
       state: async ({ group }) => {
-        const url = `http://${registry.host}/v2/pushed-${group}/manifests/1`
+        const url = `http://${host}/v2/pushed-${group}/manifests/1`
         const accept = "application/vnd.oci.image.manifest.v1+json"
         const reply = await fetch(url, { headers: { accept } })
         if (reply.status === 404) return "old"
         const { layers } = (await reply.json()) as { layers: { digest: string }[] }
         for (const { digest } of layers) {
-          const blob = await fetch(`http://${registry.host}/v2/pushed-${group}/blobs/${digest}`)
+          const blob = await fetch(`http://${host}/v2/pushed-${group}/blobs/${digest}`)
           const bytes = Buffer.from(await blob.arrayBuffer())
           assert.equal(`sha256:${createHash("sha256").update(bytes).digest("hex")}`, digest)
         }

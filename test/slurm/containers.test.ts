@@ -17,7 +17,7 @@ describe("containers of Slurm", () => {
   const bundle = path.join(folder, "bundle")
   const links = newFolder("oci-slurm-links")
   const calls = path.join(folder, "calls")
-  let cluster: SlurmCluster
+  let cluster: SlurmCluster | undefined
 
   before(async function () {
     if (!isRoot) skip(this, "needs root, for slurmd")
@@ -43,7 +43,7 @@ RunTimeDelete="${own} ${runtime} delete --force %n.%u.%j.%s.%t"
   })
 
   after(async () => {
-    await cluster[Symbol.asyncDispose]()
+    await cluster?.[Symbol.asyncDispose]()
   })
 
   it("run an encrypted image as an ordinary user's step, and nothing of theirs is root's to read", async () => {
@@ -76,7 +76,7 @@ RunTimeDelete="${own} ${runtime} delete --force %n.%u.%j.%s.%t"
         },
       }),
     )
-    const text = await cluster.slurm(
+    const text = await (cluster ?? assert.fail()).slurm(
       ["srun", `--container=${bundle}`, "/bin/sh", "-c", "cat /etc/marker; id -u; echo $SLURM_JOB_ID"],
       { as: "nobody" },
     )

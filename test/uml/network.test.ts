@@ -55,7 +55,7 @@ describe("services with ports", function () {
   })
   after(() => {
     outside?.kill("SIGKILL")
-    output("umount", ["/usr/sbin/xtables-nft-multi"])
+    if (outside !== undefined) output("umount", ["/usr/sbin/xtables-nft-multi"])
   })
 
   const get = async (url: string, from: readonly string[] = []): Promise<string | undefined> => {
