@@ -4,7 +4,8 @@
 #
 #   scripts/fuzz.sh HOURS [TARGET]...   so long in all, on all processors, each target for its share; no target: all of them
 #   scripts/fuzz.sh --changed           one minute for each native target whose sources are not those of test/fuzz/corpus/sources
-#   scripts/fuzz.sh --minimise          what the runs so far have found to reach more goes into test/fuzz/corpus, as far as there is room
+#   scripts/fuzz.sh --minimise          what the runs so far have found to reach more goes into test/fuzz/corpus; fails if that has become
+#                                       larger than it may be
 #
 # The last lines say of each target how many inputs were tried and what was found. A finding's input lies in build-fuzz/findings; it
 # goes into test/fuzz/corpus/TARGET with what mends it, and every run of the core suite tries it from then on.
@@ -13,6 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # KiB of all corpora together.
 most_corpus=1000
+changed_seconds=60
 
 natives=()
 for source in test/fuzz/*_fuzz.cc; do
@@ -25,9 +27,10 @@ usage() {
   exit 2
 }
 
+# Of these targets.
 build() {
   cmake -S . -B build-fuzz -DSIFCRYPT_SANITIZE=fuzzer -DCMAKE_CXX_COMPILER=clang++ >build-fuzz/build.log 2>&1 &&
-    cmake --build build-fuzz -j "$(nproc)" >>build-fuzz/build.log 2>&1 || {
+    cmake --build build-fuzz -j "$(nproc)" --target "${@/%/_fuzz}" >>build-fuzz/build.log 2>&1 || {
     tail -n 40 build-fuzz/build.log >&2
     exit 1
   }
@@ -35,7 +38,7 @@ build() {
 
 # A digest of what a target is built of: itself, and what is behind all headers that are included there.
 digest_of() {
-  local unread=("test/fuzz/$1_fuzz.cc" test/fuzz/target.h) seen=' ' file include part
+  local unread=("test/fuzz/$1_fuzz.cc" "test/fuzz/$1_mutator.cc" test/fuzz/target.h) seen=' ' file include part
   while [[ ${#unread[@]} -gt 0 ]]; do
     file=${unread[0]}
     unread=("${unread[@]:1}")
@@ -79,13 +82,14 @@ fuzz_parsers() {
 
 # In as many processes as there are processors; the lines of all, and whether nothing was found.
 fuzz() {
-  local seconds=$1 name results
+  local seconds=$1 name results built=()
   shift
   results=$(mktemp)
-  build
-  rm -f build-fuzz/findings/*
+  for name; do [[ $name == parsers ]] || built+=("$name"); done
+  [[ ${#built[@]} -eq 0 ]] || build "${built[@]}"
   export -f fuzz_native fuzz_parsers
   for name; do
+    rm -f "build-fuzz/findings/$name-"*
     if [[ $name == parsers ]]; then echo "fuzz_parsers $seconds"; else echo "fuzz_native $name $seconds"; fi
   done | xargs -P "$(nproc)" -I {} bash -c '{}' | tee "$results"
   local found=0
@@ -108,12 +112,12 @@ case ${1:-} in
       grep -sqxF "$name $(digest_of "$name")" test/fuzz/corpus/sources || changed+=("$name")
     done
     [[ ${#changed[@]} -gt 0 ]] || { echo "no target's sources have changed" && exit 0; }
-    fuzz 60 "${changed[@]}"
+    fuzz "$changed_seconds" "${changed[@]}"
     record
     ;;
   --minimise)
     [[ $# -eq 1 ]] || usage
-    build
+    build "${natives[@]}"
     for name in "${natives[@]}"; do
       mkdir -p "build-fuzz/found/$name"
       # Smallest first, so that small ones are kept.
@@ -123,7 +127,7 @@ case ${1:-} in
     echo "test/fuzz/corpus has $size KiB, of $most_corpus at most"
     [[ $size -le $most_corpus ]]
     ;;
-  '' | *[!0-9.]*) usage ;;
+  '' | . | *.*.* | *[!0-9.]*) usage ;;
   *)
     hours=$1
     shift
@@ -134,8 +138,11 @@ case ${1:-} in
     done
     workers=$(nproc)
     [[ $workers -le ${#targets[@]} ]] || workers=${#targets[@]}
-    fuzz "$(awk -v hours="$hours" -v workers="$workers" -v targets=${#targets[@]} \
-      'BEGIN { printf "%d", hours * 3600 * workers / targets }')" "${targets[@]}"
-    [[ $# -gt 0 ]] || record
+    # For libFuzzer 0 is for ever.
+    seconds=$(awk -v hours="$hours" -v workers="$workers" -v targets=${#targets[@]} \
+      'BEGIN { share = int(hours * 3600 * workers / targets); print share < 1 ? 1 : share }')
+    fuzz "$seconds" "${targets[@]}"
+    # As long as --changed would have taken.
+    [[ $# -gt 0 || $seconds -lt $changed_seconds ]] || record
     ;;
 esac
