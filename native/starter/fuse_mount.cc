@@ -84,14 +84,16 @@ UniqueFd MountFuse(const std::string& target, const std::string& source, unsigne
   return device;
 }
 
-UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& source, int kept,
+UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& source, int kept, unsigned long flags,
                                const std::string& access, const std::string& subtype) {
   // Unlike all others this one is inherited.
   const UniqueFd inherited(CheckErrno(fcntl(kept, F_DUPFD, STDERR_FILENO + 1), "fcntl"));
   auto [ours, theirs] = Channel::Pair();
   RunFusermount({"-o",
-                 "ro,nosuid,nodev,subtype=" + subtype + ",max_read=" + std::to_string(kFuseMaxRead) +
-                     (access.empty() ? "" : ",") + access + ",fsname=" + EscapeOption(source),
+                 std::string("ro,nosuid,nodev") + ((flags & MS_NOEXEC) != 0 ? ",noexec" : "") +
+                     ((flags & MS_NOATIME) != 0 ? ",noatime" : "") + ",subtype=" + subtype +
+                     ",max_read=" + std::to_string(kFuseMaxRead) + (access.empty() ? "" : ",") + access +
+                     ",fsname=" + EscapeOption(source),
                  "--", target},
                 theirs.fd());
   theirs.Close();

@@ -29,10 +29,12 @@ constexpr char kOwnSubtype[] = "sifcrypt";
 UniqueFd MountFuse(const std::string& target, const std::string& source, unsigned long flags = kReadOnly,
                    const std::string& access = kByMode, const std::string& subtype = kOwnSubtype);
 
-/// The same for everybody else, by the setuid program fusermount3, which decides who may have which `access`. That finishes what it has
-/// begun when this process is killed: until it ends it has `kept` open, too. Throws SystemError "fuse".
+/// The same for everybody else, by the setuid program fusermount3, which decides who may have which `access`, and lets nobody do without
+/// kReadOnly's `flags`. That finishes what it has begun when this process is killed: until it ends it has `kept` open, too. Throws
+/// SystemError "fuse".
 UniqueFd MountFuseUnprivileged(const std::string& target, const std::string& source, int kept,
-                               const std::string& access = kOwnByServer, const std::string& subtype = kOwnSubtype);
+                               unsigned long flags = kReadOnly, const std::string& access = kOwnByServer,
+                               const std::string& subtype = kOwnSubtype);
 
 /// Absolute and without symbolic links. SystemError "mount".
 std::string RealPath(const std::string& path);

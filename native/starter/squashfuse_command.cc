@@ -115,7 +115,7 @@ UniqueFd MountAt(const std::string& target, const SquashfuseOptions& options, in
   } catch (const SystemError& failure) {
     if (failure.error() != EPERM) throw;
   }
-  return MountFuseUnprivileged(target, options.source, kept, options.access, kSquashfuse);
+  return MountFuseUnprivileged(target, options.source, kept, options.flags, options.access, kSquashfuse);
 }
 
 void WriteTo(const std::string& pipe, char word) {

@@ -113,9 +113,13 @@ describe("squashfuse_ll", () => {
     it(`goes to the background when it has mounted, and ends with the mount, ${as === "self" ? "as root" : "as an ordinary user"}`, async function () {
       if (as === "nobody" && !isRoot) skip(this, "is what the other one is, too")
       const { target, run } = place(as)
-      const owner = ["-o", "uid=1234,gid=4321", "-o", `offset=${OFFSET}`]
+      const owner = ["-o", "uid=1234,gid=4321,noexec,noatime", "-o", `offset=${OFFSET}`]
       assert.equal((await run(...owner, path.join(folder, "inside"))).status, 0)
       assert.notEqual(serverOf(target), 0)
+      assert.match(
+        readFileSync("/proc/self/mounts", "utf8"),
+        new RegExp(`^squashfuse_ll ${target} fuse\\.squashfuse_ll ro,nosuid,nodev,noexec,noatime,`, "m"),
+      )
       const wrapper =
         as === "self" ? [] : ["setpriv", `--reuid=${idOf(as)}`, `--regid=${idOf(as)}`, "--clear-groups"]
       const [command, ...rest] = [...wrapper, "find", target, "-type", "f", "-printf", "%U:%G %P\\n"]
