@@ -120,8 +120,12 @@ export function filesOnDisk(pid: number, folder: string): Map<string, number> {
   }
   for (const name of listSafely(folder)) count(path.join(folder, name))
   for (const fd of listSafely(`/proc/${pid}/fd`))
-    // What it only reads (itself, libraries) is not its doing.
-    if (/^flags:\s+\d*[12]$/m.test(readSafely(`/proc/${pid}/fdinfo/${fd}`)) && !isMemory(fd))
+    // What it only reads (itself, libraries) is not its doing, and neither is where its messages go.
+    if (
+      Number(fd) > 2 &&
+      /^flags:\s+\d*[12]$/m.test(readSafely(`/proc/${pid}/fdinfo/${fd}`)) &&
+      !isMemory(fd)
+    )
       count(`/proc/${pid}/fd/${fd}`)
   return files
 }
