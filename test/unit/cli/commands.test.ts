@@ -92,7 +92,7 @@ describe("commands", () => {
       for (const [, line] of examples) {
         assert.ok(line === `sifcrypt ${name}` || line.startsWith(`sifcrypt ${name} `), line)
         const flags = Object.values(options).flatMap(([text]) => text.match(/--[a-z-]+/g) ?? [])
-        const [own = ""] = line.split(/image\.sif|web /)
+        const [own = ""] = line.split(/image\.sif|web | -- /)
         for (const flag of own.match(/--[a-z-]+/g) ?? []) assert.ok(flags.includes(flag), line)
       }
     }
