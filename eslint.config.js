@@ -33,17 +33,8 @@ export const order = [
   ["index"],
   ["cli"],
 ]
-const leaves = [
-  "arguments",
-  "bounded-file",
-  "caller-environment",
-  "errors",
-  "json",
-  "outside-program",
-  "printable",
-  "turns",
-  "units",
-]
+/** What imports next to nothing. */
+const leaves = order.slice(0, 2).flat()
 const files = [...leaves, "yaml-reader", "index"]
 /** What imports less than all that stands left of it. Tables and keys are read where nothing native is installed, save PKCS#12. */
 const narrower = {

@@ -79,8 +79,8 @@ fi
 for how in 0 1 2 4 8 3; do { printf "\\x$(printf %02x "$how")ab\\x90\\x00" && head -c 300 "$work/text"; } >"verity/blocks-$how"; done
 
 # Calls in a row.
-for seed in 1 2 3 4; do openssl enc -aes-128-ctr -K "0$seed" -iv 00 -in /dev/zero 2>/dev/null | head -c 2000 >"scratch/calls-$seed"; done || true
-for seed in 1 2 3 4; do openssl enc -aes-128-ctr -K "1$seed" -iv 00 -in /dev/zero 2>/dev/null | head -c 900 >"writer/tree-$seed"; done || true
+for seed in 1 2 3 4; do head -c 2000 /dev/zero | openssl enc -aes-128-ctr -K "0$seed" -iv 00 2>/dev/null >"scratch/calls-$seed"; done
+for seed in 1 2 3 4; do head -c 900 /dev/zero | openssl enc -aes-128-ctr -K "1$seed" -iv 00 2>/dev/null >"writer/tree-$seed"; done
 
 # Command lines as lib/runtime makes them; 0, 1 and 2 are open descriptors.
 words() { printf "$1" && shift && printf '%s\0' "$@"; }
