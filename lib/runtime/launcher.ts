@@ -27,6 +27,7 @@ const counts = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "PMI_SIZE", "SL
 
 /** What the kernel says of a process, from field 3 of proc(5) on; undefined: there is none, or it is not seen. */
 function statOf(process: string): string[] | undefined {
+  if (!/^(?:self|[1-9]\d*)$/.test(process)) return undefined
   try {
     const stat = readFileSync(`/proc/${process}/stat`, "latin1")
     // The name before it may hold anything; its end is the last parenthesis.
@@ -48,9 +49,10 @@ const kernelSessions: KernelSessions = {
   own: () => statOf("self")?.[3] ?? "",
   above: () => {
     const own = kernelSessions.own()
-    const starter = statOf(own)?.[1] ?? ""
-    const started = statOf(starter)?.[19]
-    return started === undefined ? own : `${starter}.${started}`
+    // A session's first process may have ended, or be outside this process namespace, as may be who has started it.
+    const starter = statOf(own)?.[1]
+    const started = starter === undefined ? undefined : statOf(starter)?.[19]
+    return starter === undefined || started === undefined ? own : `${starter}.${started}`
   },
 }
 

@@ -1,5 +1,9 @@
 import assert from "node:assert/strict"
+import { execFile } from "node:child_process"
+import { promisify } from "node:util"
 import { launchSession, type LaunchSession } from "../../../lib/runtime/launcher.ts"
+
+const launcher = new URL("../../../lib/runtime/launcher.ts", import.meta.url).href
 
 describe("what has started a process", () => {
   const sessionOf = (variables: Readonly<Record<string, string | undefined>>): LaunchSession =>
@@ -11,10 +15,35 @@ describe("what has started a process", () => {
     assert.deepEqual(sessionOf({}), { name: '[["4711"]]', isParallel: false })
     // A batch script, and what it starts by itself, is no step.
     assert.deepEqual(sessionOf({ SLURM_JOB_ID: "12", SLURM_PROCID: "0" }), sessionOf({}))
-    assert.match(launchSession({}).name, /^\[\["\d+"\]\]$/)
     // Of MPICH's each process has a session of its own, which one process has started for all.
     assert.deepEqual(sessionOf({ PMI_SIZE: "2" }), { name: '[["by 12.345"]]', isParallel: true })
-    assert.match(launchSession({ PMI_SIZE: "2" }).name, /^\[\["by \d+\.\d+"\]\]$/)
+  })
+
+  it("is read of the kernel, also where the session's first process is gone or not to be seen", async () => {
+    const code = `
+      const { launchSession } = await import(${JSON.stringify(launcher)})
+      console.log(launchSession({}).name, launchSession({ PMI_SIZE: "2" }).name)`
+    const names = async (...words: readonly string[]): Promise<string[]> => {
+      const [program, ...args] = [
+        ...words,
+        process.execPath,
+        "--import",
+        "tsx",
+        "--input-type=module",
+        "-e",
+        code,
+      ]
+      const { stdout } = await promisify(execFile)(program, args)
+      return stdout
+        .trim()
+        .split(" ")
+        .map((name) => name.replace(/\d+/g, "N"))
+    }
+    // Of a session of its own, whose starter is this process; then of one whose first process has ended, and of one outside.
+    assert.deepEqual(await names("setsid", "--wait"), ['[["N"]]', '[["by', 'N.N"]]'])
+    const unseen = ['[["N"]]', '[["by', 'N"]]']
+    assert.deepEqual(await names("setsid", "sh", "-c", '"$@" & :', "sh"), unseen)
+    assert.deepEqual(await names("unshare", "--map-root-user", "--pid", "--fork", "--mount-proc"), unseen)
   })
 
   it("is the same for all processes of a run, and another for others", () => {
