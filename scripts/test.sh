@@ -42,8 +42,6 @@ if [[ $EUID -eq 0 ]]; then
   chmod 666 /dev/fuse || true
   [[ -e /dev/net/tun ]] || { mkdir -p /dev/net && mknod /dev/net/tun c 10 200; } || true
   chmod 666 /dev/net/tun || true
-  # crun binds a payload's terminal to it.
-  [[ -e /dev/console ]] || mknod /dev/console c 5 1 || true
   # A bare debootstrap has none, and fusermount3 unmounts nothing without it.
   [[ -e /etc/mtab ]] || ln -s ../proc/self/mounts /etc/mtab
 fi

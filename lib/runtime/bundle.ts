@@ -1,5 +1,5 @@
 // The OCI bundle: config.json for crun and the files that are bound into the container. Mounts follow the peers' defaults.
-import { existsSync, lstatSync, readFileSync, realpathSync, statSync } from "node:fs"
+import { existsSync, lstatSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs"
 import { isIP } from "node:net"
 import path from "node:path"
 import { callerOpenFiles, messageName } from "../caller-environment.ts"
@@ -223,11 +223,8 @@ function hostFiles(
   return mounts
 }
 
-/** A /dev with what every program expects and nothing of the host's machine; crun makes the nodes. */
-function minimalDev(options: BundleOptions, without: ReadonlySet<string>): OciMount[] {
-  const { privileged } = options.confinement
-  const limit = privileged ? [] : [userMemoryLimit]
-  const shm = { ...memoryMount("/dev/shm", 0o1777, limit), source: "shm" }
+/** A folder for devices, with terminals of its own. */
+function ownDev({ confinement }: BundleOptions): readonly [OciMount, OciMount] {
   const pts: OciMount = {
     destination: "/dev/pts",
     type: "devpts",
@@ -235,20 +232,44 @@ function minimalDev(options: BundleOptions, without: ReadonlySet<string>): OciMo
     options: [
       ...["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
       // The terminals' group has no number in a user namespace of one.
-      ...(privileged ? ["gid=5"] : []),
+      ...(confinement.privileged ? ["gid=5"] : []),
     ],
   }
+  return [
+    { destination: "/dev", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=755", "size=65536k"] },
+    pts,
+  ]
+}
+
+/** A /dev with what every program expects and nothing of the host's machine; crun makes the nodes. */
+function minimalDev(options: BundleOptions, without: ReadonlySet<string>): OciMount[] {
+  const { privileged } = options.confinement
+  const limit = privileged ? [] : [userMemoryLimit]
+  const shm = { ...memoryMount("/dev/shm", 0o1777, limit), source: "shm" }
+  const [dev, pts] = ownDev(options)
   const queues: OciMount = {
     destination: "/dev/mqueue",
     type: "mqueue",
     source: "mqueue",
     options: ["nosuid", "noexec", "nodev"],
   }
+  return [dev, ...(without.has("devpts") ? [] : [pts]), shm, ...(options.asked?.ipc === true ? [queues] : [])]
+}
+
+/** What of the machine's /dev is not needed beside the container's own terminals and what crun makes. */
+const madeInside: ReadonlySet<string> = new Set([
+  ...["console", "core", "fd", "ptmx", "pts", "stderr", "stdin", "stdout"],
+])
+
+/**
+ * What is in the machine's /dev, in a folder of the container's own: crun binds a payload's terminal to /dev/console, which a machine that
+ * is a container itself need not have, and which it makes in a /dev that is not the machine's.
+ */
+function composedDev(options: BundleOptions): OciMount[] {
+  const names = readdirSync("/dev").filter((name) => !madeInside.has(name) && existsSync(`/dev/${name}`))
   return [
-    { destination: "/dev", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=755", "size=65536k"] },
-    ...(without.has("devpts") ? [] : [pts]),
-    shm,
-    ...(options.asked?.ipc === true ? [queues] : []),
+    ...ownDev(options),
+    ...names.map((name) => bindMount(`/dev/${name}`, `/dev/${name}`, ["rbind", "rslave", "nosuid"])),
   ]
 }
 
@@ -258,13 +279,18 @@ const kernelFolders: ReadonlySet<string> = new Set(["/dev", "/proc", "/sys"])
 function kernelMounts(options: BundleOptions, without: ReadonlySet<string>): OciMount[] {
   const bind = (folder: string, flags: readonly string[]): OciMount[] =>
     without.has(folder.slice(1)) ? [] : [bindMount(folder, folder, ["rbind", "rslave", "nosuid", ...flags])]
-  const dev = options.asked?.contain === true ? minimalDev(options, without) : bind("/dev", [])
+  const dev = (): OciMount[] => {
+    if (options.asked?.contain === true) return minimalDev(options, without)
+    return options.terminal !== undefined && !existsSync("/dev/console")
+      ? composedDev(options)
+      : bind("/dev", [])
+  }
   const ownProcesses = options.confinement.namespaces.some(({ type }) => type === "pid")
   const proc: OciMount[] =
     ownProcesses && !without.has("proc")
       ? [{ destination: "/proc", type: "proc", source: "proc", options: ["nosuid", "nodev", "noexec"] }]
       : bind("/proc", ["nodev"])
-  return [...(without.has("dev") ? [] : dev), ...proc, ...bind("/sys", ["nodev"])]
+  return [...(without.has("dev") ? [] : dev()), ...proc, ...bind("/sys", ["nodev"])]
 }
 
 /** What this machine has there; nothing where there is no such file. */

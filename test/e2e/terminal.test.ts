@@ -3,17 +3,20 @@ import assert from "node:assert/strict"
 import path from "node:path"
 import { text } from "node:stream/consumers"
 import { open, type Image, type Running } from "../../lib/index.ts"
-import { sifcryptOk } from "../support/cli.ts"
+import { isRoot, sifcryptOk } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
+import { skip } from "../support/skip.ts"
+import { typing } from "../support/terminal.ts"
 import { makeRootTree } from "../support/trees.ts"
 
 describe("a terminal for a program", () => {
   const keys = testKeys()
+  let file: string
   let image: Image
 
   before(async () => {
-    const file = path.join(newFolder("terminal"), "image.sif")
+    file = path.join(newFolder("terminal"), "image.sif")
     await sifcryptOk(["build", "--pem-path", keys.publicKey, file, makeRootTree()], { as: "self" })
     image = await open(file, { unlock: [{ key: { file: keys.privateKey } }] })
   })
@@ -90,5 +93,27 @@ describe("a terminal for a program", () => {
     await running[Symbol.asyncDispose]()
     assert.notEqual((await running.exited).exitCode, 0)
     assert.equal(running.terminal.destroyed, true)
+  })
+
+  it("is there where the machine has no /dev/console, with the machine's devices and terminals of its own", async function () {
+    if (!isRoot) skip(this, "needs root, to give the machine another /dev")
+    const bare = `set -e
+      mount -t tmpfs dev /mnt
+      cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty /dev/fuse /dev/ptmx /mnt/
+      mkdir /mnt/pts /mnt/shm && mount --bind /dev/pts /mnt/pts && echo shared >/mnt/shm/note
+      ln -s null /mnt/nothing && mknod /mnt/own c 1 7 && ln -s nowhere /mnt/gone
+      mount --rbind /mnt /dev
+      umount -l /mnt
+      exec "$@"`
+    const { wrapper = [] } = typing("")
+    const script =
+      "test -t 0 && test -c /dev/console && tty && cat /dev/shm/note && ls -d /dev/nothing /dev/own && ls /dev/pts && echo typed >/dev/tty"
+    const { text } = await sifcryptOk(
+      ["exec", "--engine", "userspace", "--pem-path", keys.privateKey, file, "sh", "-c", script],
+      {
+        wrapper: ["unshare", "--mount", "--propagation", "private", "sh", "-c", bare, "sh", ...wrapper],
+      },
+    )
+    assert.match(text, /\/dev\/pts\/0\s+shared\s+\/dev\/nothing\s+\/dev\/own\s+0\s+ptmx\s+typed\s+$/)
   })
 })
