@@ -8,6 +8,9 @@ digest=$1
 shift
 floor=2.28
 status=0
+# The project's folder, as an expression that finds it and nothing else.
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+here=$(sed 's/[][(){}.*+?^$|\\]/\\&/g' <<<"$here")
 
 for file; do
   name=${file##*/} folder=${file%/*}
@@ -59,7 +62,7 @@ for file; do
     sifcrypt-init | sifcrypt-shell) grep -q 'interpreter:' <<<"$header" && wrong "it is not static" ;;
   esac
 
-  paths=$(LC_ALL=C grep -oE "(^|[^[:alnum:]_.])(/build/|/root/|/home/|/tmp/prebuilds|/usr/lib/gcc|$PWD/)[^ ]{0,40}" <<<"$texts" | sort -u | head -n 3 || true)
+  paths=$(LC_ALL=C grep -oE "(^|[^[:alnum:]_.])(/build/|/root/|/home/|/tmp/prebuilds|/usr/lib/gcc|$here/)[^ ]{0,40}" <<<"$texts" | sort -u | head -n 3 || true)
   [[ -z $paths ]] || wrong "it tells where it was made: ${paths//$'\n'/, }"
   LC_ALL=C grep -qaE "(sifcrypt"$'\x01'"?|sifcrypt:).{0,4}$digest" "$file" || wrong "it does not say that it was made of the sources $digest"
 done

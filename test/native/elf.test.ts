@@ -1,7 +1,7 @@
 // What the native files need at load time: so little that they start on any glibc system.
 import assert from "node:assert/strict"
 import { execFileSync, spawnSync } from "node:child_process"
-import { copyFileSync, mkdirSync, readFileSync } from "node:fs"
+import { appendFileSync, copyFileSync, mkdirSync, readFileSync } from "node:fs"
 import path from "node:path"
 import { packageRoot } from "../support/cli.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -97,5 +97,18 @@ describe("native files", () => {
       checked("sifcrypt-shell", "sifcrypt-shell", "0".repeat(64)),
       /it does not say that it was made of/,
     )
+  })
+
+  it("would not be shipped with the folder in them where they were built, whatever that is called", () => {
+    const project = path.join(newFolder("shipped"), "a+b(c)[d]")
+    const script = path.join(project, "scripts", "prebuilds", "check-binary.sh")
+    const file = path.join(project, process.arch === "arm64" ? "linux-arm64" : "linux-x64", "sifcrypt-shell")
+    for (const name of [script, file]) mkdirSync(path.dirname(name), { recursive: true })
+    copyFileSync(path.join(packageRoot, "scripts", "prebuilds", "check-binary.sh"), script)
+    copyFileSync(path.join(packageRoot, "build", "Release", "sifcrypt-shell"), file)
+    appendFileSync(file, `\n${project}/native/addon.cc\n`)
+    const { status, stderr } = spawnSync(script, ["0".repeat(64), file], { encoding: "utf8" })
+    assert.equal(status, 1)
+    assert.ok(stderr.includes(`it tells where it was made: ${project}/native/addon.cc`), stderr)
   })
 })
