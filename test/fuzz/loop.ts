@@ -12,12 +12,13 @@ export const MOST_STEPS = 50_000_000
 export const MOST_MICROSECONDS = 5_000_000
 /** Inputs are this long at most; what a bound says is said of those. */
 export const MOST_INPUT: Bytes = 64 << 10
-/** Steps are added up of so many inputs, and told apart only where they are too many. */
-const TOGETHER = 64
+/** Work is added up of so many inputs, and told apart only where it is too much: asking V8 costs as much as some inputs do. */
+const TOGETHER = 256
 
-/** Counts what V8 enters, while it exists. The same input takes the same steps, whatever else the machine does. */
-export class Steps implements Disposable {
+/** What inputs cost, while it exists: what V8 enters, which is the same each time whatever else the machine does, and the processor. */
+export class Work implements Disposable {
   readonly #session = new Session()
+  #before = process.cpuUsage()
 
   constructor() {
     this.#session.connect()
@@ -25,8 +26,9 @@ export class Steps implements Disposable {
     this.#session.post("Profiler.startPreciseCoverage", { callCount: true, detailed: true })
   }
 
-  /** Since it was asked last. */
-  take(): number {
+  /** Since it was asked last: what was too much for one input, in words; undefined: nothing was. */
+  takeTooMuch(): string | undefined {
+    const { user, system } = process.cpuUsage(this.#before)
     let steps = 0
     this.#session.post(
       "Profiler.takePreciseCoverage",
@@ -36,7 +38,9 @@ export class Steps implements Disposable {
           for (const { ranges } of functions) for (const { count } of ranges) steps += count
       },
     )
-    return steps
+    this.#before = process.cpuUsage()
+    if (steps > MOST_STEPS) return `${steps} steps`
+    return user + system > MOST_MICROSECONDS ? `${(user + system) / 1000} ms` : undefined
   }
 
   [Symbol.dispose](): void {
@@ -62,32 +66,23 @@ export async function tryInput(
   { parse, throws = [] }: Parser,
   input: Buffer,
 ): Promise<boolean> {
-  const before = process.cpuUsage()
-  let good = true
   try {
     await parse(Buffer.from(input))
+    return true
   } catch (error) {
     if (!(error instanceof ContainerError) && !throws.some((kind) => error instanceof kind))
       throw new Finding(what, input, "an error that it does not have", error)
-    good = false
+    return false
   }
-  const { user, system } = process.cpuUsage(before)
-  if (user + system > MOST_MICROSECONDS) throw new Finding(what, input, `${(user + system) / 1000} ms`)
-  return good
 }
 
 /** Is any of these more work than an input may be? */
-async function checkSteps(
-  what: string,
-  parser: Parser,
-  inputs: readonly Buffer[],
-  steps: Steps,
-): Promise<void> {
-  if (steps.take() <= MOST_STEPS) return
+async function checkWork(what: string, parser: Parser, inputs: readonly Buffer[], work: Work): Promise<void> {
+  if (work.takeTooMuch() === undefined) return
   for (const input of inputs) {
     await tryInput(what, parser, input)
-    const taken = steps.take()
-    if (taken > MOST_STEPS) throw new Finding(what, input, `${taken} steps`)
+    const tooMuch = work.takeTooMuch()
+    if (tooMuch !== undefined) throw new Finding(what, input, tooMuch)
   }
 }
 
@@ -97,10 +92,10 @@ export async function tryParser(
   parser: Parser,
   random: Random,
   more: (tried: number) => boolean,
-  steps: Steps,
+  work: Work,
 ): Promise<{ readonly read: number; readonly refused: number }> {
   const { inputs, change = anywhere } = parser
-  steps.take()
+  work.takeTooMuch()
   let read = 0
   let tried = 0
   let last: Buffer[] = []
@@ -110,10 +105,10 @@ export async function tryParser(
     if (await tryInput(what, parser, changed)) read++
     tried++
     if (last.length === TOGETHER) {
-      await checkSteps(what, parser, last, steps)
+      await checkWork(what, parser, last, work)
       last = []
     }
   }
-  await checkSteps(what, parser, last, steps)
+  await checkWork(what, parser, last, work)
   return { read, refused: tried - read }
 }

@@ -3,11 +3,11 @@ import { randomInt } from "node:crypto"
 import { mkdirSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { generator } from "../vectors/load.ts"
-import { Finding, Steps, tryParser } from "./loop.ts"
+import { Finding, tryParser, Work } from "./loop.ts"
 import { parsers } from "./parsers.ts"
 
 /** Inputs before the next parser has its turn. */
-const TURN = 1000
+const TURN = 4096
 
 const [, , seconds = "60", given = String(randomInt(1, 2 ** 32)), ...names] = process.argv
 const seed = Number(given)
@@ -21,7 +21,7 @@ const say = (text: string): void => void process.stdout.write(`${text}\n`)
 
 say(`seed ${seed}`)
 {
-  using steps = new Steps()
+  using work = new Work()
   while (performance.now() < end)
     for (const [what, parser] of wanted) {
       const turn = Math.ceil(TURN * (parser.share ?? 1))
@@ -33,7 +33,7 @@ say(`seed ${seed}`)
           parser,
           random,
           (tried) => tried < turn && performance.now() < end,
-          steps,
+          work,
         )
         all.read += some.read
         all.refused += some.refused

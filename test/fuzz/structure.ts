@@ -93,10 +93,12 @@ function anyValue(random: Random): unknown {
 type Container = unknown[] | Record<string, unknown>
 
 /** All objects and lists in a value, itself too. */
-function containers(value: unknown): Container[] {
-  if (typeof value !== "object" || value === null) return []
+function containers(value: unknown, found: Container[] = []): Container[] {
+  if (typeof value !== "object" || value === null) return found
   const own = value as Container
-  return [own, ...Object.values(own).flatMap(containers)]
+  found.push(own)
+  for (const one of Object.values(own)) containers(one, found)
+  return found
 }
 
 function changeContainer(container: Container, all: readonly Container[], random: Random): void {
