@@ -432,6 +432,27 @@ void TestHostile() {
             "the size of an extended header counts");
   CheckTree({Tar().Pax({{"size", "0"}}).Header('0', "outer", 512).Raw(inner).End()}, {{"inner", ""}, {"outer", ""}},
             "also where it is nothing");
+  // RUSTSEC-2026-0145: that size is the file's, and not that of the long name between.
+  CheckTree({Tar()
+                 .Pax({{"size", "1024"}})
+                 .Header('L', "././@LongLink", 6)
+                 .Raw(std::string("outer\0", 6))
+                 .Header('0', "short", 0)
+                 .Raw(inner + inner)
+                 .End()},
+            {{"outer", inner + inner}}, "a long name has a size of its own");
+  CheckTree({Tar()
+                 .Pax({{"size", "0"}})
+                 .Header('K', "././@LongLink", 6)
+                 .Raw(std::string("target", 6))
+                 .Header('L', "././@LongLink", 6)
+                 .Raw(std::string("outer\0", 6))
+                 .Header('0', "short", 512)
+                 .Raw(inner)
+                 .End()},
+            {{"inner", ""}, {"outer", ""}}, "as has a long target");
+  CheckTree({Tar().Pax({{"size", "1024"}}).Pax({{"path", "outer"}}).Header('0', "short", 0).Raw(inner + inner).End()},
+            {{"outer", inner + inner}}, "and another extended header");
   CheckRefused(Tar().File("f", "1").End().replace(0, 1, "g"), "a wrong checksum");
   CheckRefused(Tar().Header('0', "f", 5000).Raw("short").text(), "a layer that ends early");
   CheckRefused(Tar().Pax({{"path", "x"}}).End(), "an extended header and nothing behind it");
