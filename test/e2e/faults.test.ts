@@ -17,7 +17,7 @@ import {
 } from "node:fs"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
-import { build, encrypt, listRecipients, open, sif, verify } from "../../lib/index.ts"
+import { build, encrypt, KeyError, listRecipients, open, sif, verify } from "../../lib/index.ts"
 import { exitMeanings } from "../../lib/cli/exit-codes.ts"
 import {
   idOf,
@@ -113,6 +113,8 @@ describe("a system call that fails", function () {
   let registry: Registry | undefined
   let host = ""
   let nextGroup = firstGroup
+  /** Of the image that two can open. */
+  let oldSlots: ReadonlySet<unknown> = new Set()
 
   before(async function () {
     if (!isRoot) skip(this, "needs root, to answer for the kernel")
@@ -126,6 +128,12 @@ describe("a system call that fails", function () {
       output: original("image.sif"),
       recipients: [{ key: { file: keys.publicKey } }],
     })
+    await build({
+      output: original("shared.sif"),
+      source: tree,
+      recipients: [keys.publicKey, keys.otherPublicKey].map((file) => ({ key: { file } })),
+    })
+    oldSlots = new Set((await listRecipients(original("shared.sif"))).map(({ keyslot }) => keyslot))
     const pem = signer.privateKey.export({ type: "pkcs8", format: "pem" })
     writeFileSync(original("signer.pem"), pem, { mode: 0o644 })
     writeFileSync(
@@ -198,6 +206,20 @@ services:
         assert.equal(digestOf(place.in(name)), digest)
     }
   }
+
+  /** The other one is gone, or is there as before. */
+  const changed =
+    (name: string) =>
+    async (place: Place): Promise<State> => {
+      const image = place.in("work", name)
+      await holds(image, "/data/hello", "hello\n")
+      if ((await listRecipients(image)).some(({ keyslot }) => !oldSlots.has(keyslot))) {
+        const other = open(image, { unlock: [{ key: { file: keys.otherPrivateKey } }] })
+        await assert.rejects(other, (error: Error) => error instanceof KeyError)
+        return "new"
+      }
+      return "old"
+    }
 
   const printed =
     (text: string) =>
@@ -279,6 +301,94 @@ services:
         return (await listRecipients(image)).filter(({ stale }) => !stale).length > 1 ? "new" : "old"
       },
       outputs: locks,
+    },
+    "recipient remove": {
+      prepare: copied("shared.sif"),
+      args: () => ["recipient", "remove", "--pem-path", keys.privateKey, "shared.sif", keys.otherPublicKey],
+      state: changed("shared.sif"),
+      outputs: locks,
+    },
+    "recipient rotate": {
+      prepare: copied("shared.sif"),
+      args: () => [
+        ...["recipient", "rotate", "--pem-path", keys.privateKey, "--keep", keys.publicKey],
+        "shared.sif",
+      ],
+      state: changed("shared.sif"),
+      outputs: locks,
+    },
+    reencrypt: {
+      prepare: copied("image.sif"),
+      args: () => [
+        ...["reencrypt", "--pem-path", keys.privateKey, "--recipient", keys.publicKey],
+        ...["image.sif", "made.sif"],
+      ],
+      state: made("made.sif"),
+      outputs: /^work\/made\.sif$/,
+    },
+    extract: {
+      prepare: copied("image.sif"),
+      args: () => ["extract", "--pem-path", keys.privateKey, "image.sif", "made"],
+      state: (place) => {
+        if (!existsSync(place.in("work", "made", "data", "hello"))) return "old"
+        assert.equal(readFileSync(place.in("work", "made", "data", "hello"), "utf8"), "hello\n")
+        return "new"
+      },
+      outputs: /^work\/made(?:\/|$)/,
+    },
+    "overlay create": {
+      args: () => ["overlay", "create", "--sparse", "made.img"],
+      state: async (place) => {
+        if (!existsSync(place.in("work", "made.img"))) return "old"
+        const { status, text } = await runProgram(["e2fsck", "-n", "-f", place.in("work", "made.img")], { as })
+        assert.equal(status, 0, text)
+        return "new"
+      },
+      outputs: /^work\/made\.img$/,
+    },
+    "sif add": {
+      prepare: copied("image.sif", "image.def"),
+      args: () => ["sif", "add", "--datatype", "7", "image.sif", "image.def"],
+      state: async (place) => {
+        await holds(place.in("work", "image.sif"), "/data/hello", "hello\n")
+        await using opened = await sif.openSif(place.in("work", "image.sif"))
+        return opened.objects.some(({ type }) => type === sif.DataType.generic) ? "new" : "old"
+      },
+      outputs: locks,
+    },
+    "cert create": {
+      args: () => [
+        ...["cert", "create", "--file-prefix", "made", "--bits", "2048"],
+        ...["--password-file", keys.passphraseFile],
+      ],
+      state: (place) => {
+        const files = place.files().filter((name) => name.startsWith("work/made"))
+        assert.ok([0, 3].includes(files.length), files.join(", "))
+        return files.length === 0 ? "old" : "new"
+      },
+      outputs: /^work\/made(?:\.pfx|-public(?:-pkcs1)?\.pem)$/,
+    },
+    "key newpair": {
+      args: () => [
+        ...["key", "newpair", "-N", "One", "-E", "one@example.org", "--type", "ed25519", "-P", ""],
+        ...["-d", "ring"],
+      ],
+      state: async (place) => {
+        const listed = await sifcryptOk(["key", "list", "--secret", "-d", "ring"], place.options)
+        return listed.text.includes("one@example.org") ? "new" : "old"
+      },
+      outputs: /^work\/ring(?:\/|$)/,
+    },
+    "image encrypt": {
+      prepare: copied("layout"),
+      args: () => ["image", "encrypt", "--recipient", `jwe:${keys.publicKey}`, "oci:layout", "oci:made"],
+      state: async (place) => {
+        if (!existsSync(place.in("work", "made", "index.json"))) return "old"
+        await using opened = await open(`oci:${place.in("work", "made")}`, { unlock })
+        assert.ok((await opened.list("/")).length > 0)
+        return "new"
+      },
+      outputs: /^work\/made(?:\/|$)|^run\/sifcrypt/,
     },
     pull: {
       args: () => ["pull", "made.sif", `oras://${host}/image:1`],
@@ -459,8 +569,9 @@ services:
       const calls = callsOf(report)
       assert.ok(calls.length > 0)
       rmSync(place.folder, { recursive: true })
+      const all = (isSoak ? allFaults : lastFaults)(calls)
       const faults = [
-        ...someOf((isSoak ? allFaults : lastFaults)(calls), most),
+        ...someOf(all, most),
         ...(work.known ?? []).flatMap((known) =>
           lastFaults(calls.filter((call) => known.test(wordsOf(call)))).slice(0, 1),
         ),
@@ -489,6 +600,10 @@ services:
           failures.push(`${what}\n${error instanceof Error ? error.message : String(error)}`)
         }
       })
+      if (isSoak)
+        console.log(
+          `      ${name}: ${calls.length} calls, ${faults.length} of ${all.length} faults, ${reached} reached, ${failures.length} not survived`,
+        )
       assert.equal(failures.length, 0, failures.join("\n\n"))
       assert.ok(reached >= faults.length / 2, `${reached} of ${faults.length} calls have failed`)
     })

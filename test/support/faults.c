@@ -75,6 +75,14 @@ static const struct call {
     {SYS_pread64, "pread64", "read", DESCRIPTOR},
     {SYS_recvfrom, "recvfrom", "read", DESCRIPTOR},
     {SYS_recvmsg, "recvmsg", "read", DESCRIPTOR},
+    {SYS_recvmmsg, "recvmmsg", "read", DESCRIPTOR},
+    {SYS_sendto, "sendto", "send", DESCRIPTOR},
+    {SYS_sendmsg, "sendmsg", "send", DESCRIPTOR},
+    {SYS_sendmmsg, "sendmmsg", "send", DESCRIPTOR},
+    {SYS_socket, "socket", "open", NONE},
+    {SYS_socketpair, "socketpair", "open", NONE},
+    {SYS_accept4, "accept4", "open", DESCRIPTOR},
+    {SYS_connect, "connect", "connect", DESCRIPTOR},
 };
 
 static void fail(const char *what) {
@@ -313,6 +321,9 @@ int main(int argc, char **argv) {
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, line) != 0) fail("socketpair");
   report = fopen(argv[1], "we");
   if (report == NULL) fail(argv[1]);
+  // The number of the descriptor, for the supervisor.
+  volatile int *const listener = mmap(NULL, sizeof *listener, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (listener == MAP_FAILED) fail("mmap");
   const pid_t supervisor = fork();
   if (supervisor < 0) fail("fork");
   if (supervisor == 0) {
@@ -320,24 +331,24 @@ int main(int argc, char **argv) {
     const int null = open("/dev/null", O_RDWR);
     for (int fd = 0; fd < 3; fd++) dup2(null, fd);
     setsid();
-    int listener = -1;
-    if (read(line[1], &listener, sizeof listener) != sizeof listener) return 99;
+    close(line[0]);
+    char end;
+    if (read(line[1], &end, 1) != 0 || *listener <= 0) return 99;
     // The same number in the other process, which is our parent.
     const int other = (int)syscall(SYS_pidfd_open, getppid(), 0);
-    const int fd = (int)syscall(SYS_pidfd_getfd, other, listener, 0);
+    const int fd = (int)syscall(SYS_pidfd_getfd, other, *listener, 0);
     if (fd < 0) return 99;
     close(other);
     if (send(line[1], "", 1, 0) != 1) return 99;
-    close(line[0]);
     close(line[1]);
     supervise(fd);
   }
-  const int listener = install();
-  // Not by write(2), for which nobody answers yet.
-  if (send(line[0], &listener, sizeof listener, 0) != sizeof listener) return 99;
+  *listener = install();
+  // By nothing that is asked about, as nobody answers yet.
+  if (shutdown(line[0], SHUT_WR) != 0) return 99;
   struct pollfd answered = {line[0], POLLIN, 0};
   if (poll(&answered, 1, 10000) != 1 || (answered.revents & POLLIN) == 0) return 99;
-  close(listener);
+  close(*listener);
   execvp(argv[8], argv + 8);
   return 99;
 }

@@ -18,6 +18,9 @@ const errors: Readonly<Record<string, readonly (keyof typeof constants.errno)[]>
   mount: ["ENOMEM", "EMFILE", "ENOSPC"],
   ioctl: ["EIO", "ENOMEM", "EINTR"],
   read: ["EIO", "EINTR", "ENOMEM"],
+  receive: ["ECONNRESET", "EINTR", "ENOMEM"],
+  send: ["ENOBUFS", "EINTR", "EPIPE"],
+  connect: ["ECONNREFUSED", "EINTR", "ENOBUFS"],
 }
 
 /** A system call that one of our processes made. */
@@ -71,6 +74,10 @@ export function callsOf(report: string): Call[] {
     })
 }
 
+/** What is read from the network, or from another process, may also end. */
+const errorsOf = ({ kind, object }: Call): readonly string[] =>
+  errors[kind === "read" && object.startsWith("socket:") ? "receive" : kind] ?? []
+
 /** Calls that do the same: numbers and random names are left out of what they are made for. */
 function alike({ program, kind, name, object }: Call): string {
   return [program, kind, name, object.replace(/[0-9a-f]{8,}|\d+/g, "#")].join(" ")
@@ -81,7 +88,7 @@ export function allFaults(calls: readonly Call[]): Fault[] {
   const seen = new Map<string, number>()
   const faults: Fault[] = []
   for (const call of calls) {
-    const kinds = errors[call.kind] ?? []
+    const kinds = errorsOf(call)
     const times = seen.get(alike(call)) ?? 0
     seen.set(alike(call), times + 1)
     if (times === 0) faults.push(...kinds.map((errno) => ({ call, errno })))
