@@ -6,6 +6,9 @@ import type { Bytes, Milliseconds } from "./units.ts"
 /** What is kept of a program's complaint. */
 const MAX_COMPLAINT: Bytes = 2000
 
+/** What was asked to end, and may clean up, gets so long for it. */
+const GRACE: Milliseconds = 2000
+
 /** Why there is no output: a sentence without its subject. */
 export class ProgramFailure extends Error {
   readonly why: "absent" | "unstartable" | "size" | undefined
@@ -38,7 +41,7 @@ export interface ProgramOptions {
   readonly descriptor?: number | undefined
   /** In a session of its own, without the caller's terminal, which ends with it: all that it has started. */
   readonly alone?: boolean | undefined
-  /** What ends it; default: SIGTERM, or SIGKILL all of a session. */
+  /** What ends it; default: SIGTERM, and SIGKILL soon after, or SIGKILL at once all of a session. */
   readonly killSignal?: "SIGKILL" | undefined
   /** So long after its end, what it has started may go on writing; default: for as long as that likes. */
   readonly lingerMs?: Milliseconds | undefined
@@ -96,12 +99,15 @@ export async function runProgram(
   const { stderr } = child
   let failure: ProgramFailure | undefined
   let isOver = false
+  let patience: NodeJS.Timeout | undefined
   const stop = (): void => {
     // Its number may be another's by now.
     if (isOver) return
     try {
-      if (!alone) child.kill(killSignal)
-      else if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL")
+      if (!alone) {
+        child.kill(killSignal)
+        patience ??= setTimeout(() => child.kill("SIGKILL"), GRACE)
+      } else if (child.pid !== undefined) process.kill(-child.pid, "SIGKILL")
     } catch {
       // All of it has ended.
     }
@@ -140,6 +146,7 @@ export async function runProgram(
     if (alone) stop()
     else if (lingerMs !== undefined) setTimeout(() => stdout?.destroy(), lingerMs).unref()
     isOver = true
+    clearTimeout(patience)
   })
   signal?.addEventListener("abort", abort, { once: true })
   try {

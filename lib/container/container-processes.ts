@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs"
 import { setTimeout as sleep } from "node:timers/promises"
 import { STAY } from "../runtime/bundle.ts"
-import { startTimeOf } from "./instance-state.ts"
+import { startTimeOf, tellsOfNone } from "./instance-state.ts"
 
 const LOOK_MS = 20
 
@@ -20,7 +20,8 @@ export function childrenOf(parent: number): Started[] {
       const startTime = startTimeOf(Number(child))
       return startTime === undefined ? [] : [{ pid: Number(child), parent, startTime }]
     })
-  } catch {
+  } catch (error) {
+    if (!tellsOfNone(error)) throw error
     return []
   }
 }
@@ -39,8 +40,8 @@ export function firstProcess(starter: number): number | undefined {
       for (const { pid } of childrenOf(runtime.pid))
         try {
           if (readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").some(isFirst)) return pid
-        } catch {
-          // It has ended meanwhile.
+        } catch (error) {
+          if (!tellsOfNone(error)) throw error
         }
   return undefined
 }

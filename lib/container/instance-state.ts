@@ -65,7 +65,7 @@ export function instanceFolder(): string {
  * Is that what is heard of a process that is gone, or another's, which /proc may hide (EPERM: hidepid=1)? Where no file can be opened
  * nothing is known of it.
  */
-function tellsOfNone(error: unknown): boolean {
+export function tellsOfNone(error: unknown): boolean {
   return ["ENOENT", "ESRCH", "EACCES", "EPERM"].includes((error as NodeJS.ErrnoException).code ?? "")
 }
 

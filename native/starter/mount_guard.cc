@@ -52,6 +52,11 @@ void MountGuard::Watch(const std::string& identity) const {
     if (!process->orders.Send({.text = identity})) throw SystemError(EPIPE, "server", kLost);
 }
 
+void MountGuard::UnmountUnused() const {
+  const Message order{.kind = Message::Kind::kTerminate};
+  if (!first_.orders.Send(order)) second_.orders.Send(order);
+}
+
 void MountGuard::Dismiss() const {
   for (const Process* process : {&first_, &second_}) process->orders.Send({.kind = Message::Kind::kEnded});
 }

@@ -24,7 +24,7 @@ class MountGuard {
   int fd() const { return first_.orders.fd(); }
   void Watch(const std::string& identity) const;
   /// Unmounts if nobody uses it, in a while: the session ends then.
-  void UnmountUnused() const { first_.orders.Send({.kind = Message::Kind::kTerminate}); }
+  void UnmountUnused() const;
   /// The mount stays.
   void Dismiss() const;
   /// Idempotent; nothing when it is unmounted already.

@@ -39,6 +39,10 @@ describe("a network of the container's own", () => {
   })
   after(() => machine?.stop())
 
+  it("a machine that cannot be made is told of", async () => {
+    await assert.rejects(startMachine("echo no such disk >&2; false"), /no machine: no such disk/)
+  })
+
   /** What a program of the machine finds there; undefined: nobody listens. */
   const get = async (url: string): Promise<string | undefined> => {
     const fetched = `fetch(${JSON.stringify(url)}).then((answer) => answer.text()).then(

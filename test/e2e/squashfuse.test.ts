@@ -24,7 +24,7 @@ import {
   type As,
   type Result,
 } from "../support/cli.ts"
-import { allProcesses, descriptorsOf, mountsIn, waitFor } from "../support/processes.ts"
+import { allProcesses, descriptorsOf, mountsIn, processesBelow, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { describeTree, makeRootTree } from "../support/trees.ts"
@@ -232,6 +232,16 @@ describe("squashfuse_ll", () => {
     closeSync(fd)
     assert.equal((await first.ended).status, 0)
     assert.deepEqual(mountsIn(used), [])
+  })
+
+  it("does so if the first of the two that unmount is killed", async () => {
+    const { target } = place("self")
+    const { child, ended } = await inForeground(target, "-o", "timeout=1", image)
+    const guards = processesBelow(child.pid ?? 0).slice(1)
+    const [first] = guards.map(({ pid }) => pid).sort((a, b) => a - b)
+    process.kill(first ?? assert.fail(), "SIGKILL")
+    assert.equal((await ended).status, 0)
+    assert.deepEqual(mountsIn(target), [])
   })
 
   it("hands over what only another one reads, and says so if there is none", async () => {

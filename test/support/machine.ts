@@ -25,9 +25,15 @@ export async function startMachine(mounts?: string): Promise<Machine> {
   const holder = startProgram(["unshare", ...kinds.map((kind) => `--${kind}`), "sh", "-c", script], {
     as: "self",
   })
-  assert.ok(holder.stdout)
-  const [said] = (await once(holder.stdout, "data")) as [Buffer]
-  assert.equal(said.toString(), "ready\n")
+  const { stdout, stderr } = holder
+  assert.ok(stdout !== null && stderr !== null)
+  const complaint: Buffer[] = []
+  stderr.on("data", (piece: Buffer) => complaint.push(piece))
+  const said = await Promise.race([
+    once(stdout, "data").then(([piece]: Buffer[]) => String(piece)),
+    once(holder, "close").then(() => `no machine: ${Buffer.concat(complaint).toString()}`),
+  ])
+  assert.equal(said, "ready\n")
   const place = (kind: string): string => `/proc/${String(holder.pid)}/ns/${kind === "mount" ? "mnt" : kind}`
   return {
     wrapper: ["nsenter", ...kinds.map((kind) => `--${kind}=${place(kind)}`)],

@@ -92,8 +92,10 @@ describe("A3: with the kernel engine, again and again", function () {
         },
       },
     }
-    // The folder of instances is made once, and stays.
+    // Made once, and stay: the folder of instances, and the file of locks.
     await listInstances()
+    await using running = await plain.exec(["/bin/true"], { engine, overlay: [at("overlay.img")] })
+    assert.deepEqual(await running.exited, { exitCode: 0 })
   })
   after(async () => {
     for (const image of [withRsa, withWord, plain]) await image.close()

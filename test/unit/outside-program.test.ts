@@ -23,6 +23,23 @@ describe("runProgram", () => {
     await fails(["/bin/true", "x".repeat(1 << 20)], "unstartable", /^cannot be started: .*E2BIG/)
   })
 
+  it("ends what does not want to, when it is late, writes too much or is asked to", async () => {
+    const stubborn = (first: string): Parameters<typeof runProgram>[1] => [
+      ...["-c", `trap '' TERM; ${first}; while :; do sleep 0.1; done`],
+    ]
+    const options = { env: { PATH: process.env["PATH"] }, limit: 10 }
+    await Promise.all([
+      assert.rejects(runProgram("sh", stubborn("yes"), options), /wrote more than 10 bytes/),
+      assert.rejects(
+        runProgram("sh", stubborn(":"), { ...options, timeoutMs: 100 }),
+        /gave no answer within 0\.1 s/,
+      ),
+      assert.rejects(runProgram("sh", stubborn(":"), { ...options, signal: AbortSignal.timeout(100) }), {
+        name: "TimeoutError",
+      }),
+    ])
+  })
+
   it("tells so where no descriptor is left, and the caller goes on", async () => {
     const script = `
       import { openSync } from "node:fs"
