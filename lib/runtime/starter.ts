@@ -117,6 +117,8 @@ export function startStarter(options: SpawnOptions): Starter {
     throw new EnvironmentError("ERR_ENV_NO_ADDON", `cannot start ${child.spawnfile}: out of file descriptors`)
   for (const [fd, bytes] of secrets) sendSecret(child, fd, bytes)
   for (const [fd, bytes] of contents) send(child, fd, bytes)
+  // What it is told fails where it has ended; its status says why.
+  if (watch !== undefined) (child.stdio[watch] as Duplex).on("error", () => undefined)
   const release = (): void => {
     if (watch !== undefined) (child.stdio[watch] as Duplex).destroy()
   }
@@ -138,6 +140,8 @@ export function startStarter(options: SpawnOptions): Starter {
   const told = new Told(launch)
   const ready = deferred<number>()
   const statusPipe = child.stdio[status] as Duplex
+  // Whom nothing is heard of any more has no use.
+  statusPipe.on("error", () => child.kill("SIGKILL"))
   statusPipe.setEncoding("utf8").on("data", (text: string) => {
     told.add(text)
     if (told.failure !== undefined) ready.reject(told.failure)

@@ -26,9 +26,8 @@ Health::Health(const Session& session, const RunOptions& options, const sigset_t
 void Health::OnTime() {
   if (command_ < 0) return Ask();
   is_late_ = true;
-  std::vector<pid_t> processes = DescendantsOf(command_);
-  processes.push_back(command_);
-  SignalAll(processes, SIGKILL);
+  SignalBelow(command_, SIGKILL);
+  kill(command_, SIGKILL);
   next_ = NowMs() + service_.health_timeout;
 }
 

@@ -157,6 +157,13 @@ void SignalAll(const std::vector<pid_t>& processes, int signal) {
   for (const pid_t process : processes) kill(process, signal);
 }
 
+void SignalBelow(pid_t root, int signal) {
+  try {
+    SignalAll(DescendantsOf(root), signal);
+  } catch (const SystemError&) {
+  }
+}
+
 void WaitForChildren(int patience_ms) {
   const int64_t give_up = NowMs() + patience_ms;
   while (!ReapAll() && NowMs() < give_up) Pause();
@@ -165,11 +172,15 @@ void WaitForChildren(int patience_ms) {
 void KillDescendants(int patience_ms, const std::vector<pid_t>& spared) {
   const int64_t give_up = NowMs() + patience_ms;
   while (!ReapAll() && NowMs() < give_up) {
-    std::vector<pid_t> doomed = DescendantsOf(getpid());
-    std::erase_if(doomed,
-                  [&](pid_t process) { return std::find(spared.begin(), spared.end(), process) != spared.end(); });
-    if (doomed.empty()) return;
-    SignalAll(doomed, SIGKILL);
+    try {
+      std::vector<pid_t> doomed = DescendantsOf(getpid());
+      std::erase_if(doomed,
+                    [&](pid_t process) { return std::find(spared.begin(), spared.end(), process) != spared.end(); });
+      if (doomed.empty()) return;
+      SignalAll(doomed, SIGKILL);
+    } catch (const SystemError&) {
+      // Without memory or a descriptor they cannot be seen: the next time.
+    }
     Pause();
   }
 }

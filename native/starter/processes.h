@@ -58,6 +58,10 @@ std::vector<pid_t> DescendantsOf(pid_t root);
 
 void SignalAll(const std::vector<pid_t>& processes, int signal);
 
+/// To all descendants; to none where they cannot be seen for the moment, without memory or a descriptor: whoever wants their end asks
+/// again.
+void SignalBelow(pid_t root, int signal);
+
 /// Reaps children until none is left, for as long as `patience_ms`.
 void WaitForChildren(int patience_ms);
 

@@ -146,11 +146,9 @@ void Runtime::Terminate(int grace_ms) {
   Enter(Phase::kTerminating, grace_ms);
 }
 
-std::vector<pid_t> Runtime::Payload() const {
-  if (!let_go_) return DescendantsOf(process_);
-  std::vector<pid_t> processes = DescendantsOf(init_process_);
-  processes.push_back(init_process_);
-  return processes;
+void Runtime::SignalPayload(int signal) const {
+  SignalBelow(let_go_ ? init_process_ : process_, signal);
+  if (let_go_) kill(init_process_, signal);
 }
 
 void Runtime::OnTimer() {
@@ -162,12 +160,12 @@ void Runtime::OnTimer() {
         Enter(Phase::kLingering, kLingerMs);
       return;
     case Phase::kLingering:
-      SignalAll(Payload(), SIGTERM);
+      SignalPayload(SIGTERM);
       return Enter(Phase::kTerminating, kLingerTermMs);
     case Phase::kTerminating:
     case Phase::kKilling:
       Enter(Phase::kKilling, 0);
-      SignalAll(Payload(), SIGKILL);
+      SignalPayload(SIGKILL);
       if (++kill_rounds_ > kPatientRounds) kill(process_, SIGKILL);
       timer_ = NowMs() + kKillPeriodMs;
   }

@@ -43,8 +43,7 @@ class Runtime {
   void OnControl(const Channel& control);
   void OnInitKnown();
   void SignalGroup(int signal) const;
-  /// Its processes.
-  std::vector<pid_t> Payload() const;
+  void SignalPayload(int signal) const;
   /// True when the payload has ended that has lost its runtime.
   bool OnChild(pid_t child, int status);
   /// True when the runtime has ended.

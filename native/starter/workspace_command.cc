@@ -266,7 +266,7 @@ class Keeper {
         Terminate();
       }
       if (deadline_ >= 0 && NowMs() >= deadline_) {
-        SignalAll(DescendantsOf(getpid()), SIGKILL);
+        SignalBelow(getpid(), SIGKILL);
         deadline_ = NowMs() + kEndMs;
       }
     }
