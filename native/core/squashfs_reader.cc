@@ -167,8 +167,8 @@ struct SquashfsReader::Implementation {
   SharedCache<InodeRef, Inode>::Loaded LoadInode(InodeRef ref) const;
   std::shared_ptr<const MetadataBlock> Metadata(uint64_t start, uint64_t end) const;
   std::shared_ptr<const DataBlock> Block(const BlockKey& key, size_t room) const;
-  /// Where the fragment block of a file's tail is stored.
-  BlockKey FragmentKey(const Inode& file) const;
+  /// Where a fragment block is stored.
+  BlockKey FragmentKey(uint32_t fragment) const;
   /// The fragment block that holds a file's tail of `size` bytes.
   std::shared_ptr<const DataBlock> Fragment(const Inode& file, size_t size) const;
   InodePtr GetInode(InodeRef ref) const;
@@ -607,9 +607,9 @@ std::shared_ptr<const DataBlock> SquashfsReader::Implementation::Block(const Blo
   return block_cache.Get(key, [&] { return LoadBlock(key, room); });
 }
 
-BlockKey SquashfsReader::Implementation::FragmentKey(const Inode& file) const {
+BlockKey SquashfsReader::Implementation::FragmentKey(uint32_t fragment) const {
   std::array<uint8_t, kTableEntrySize> entry;
-  ReadTableEntry(fragment_table, file.fragment, entry.data());
+  ReadTableEntry(fragment_table, fragment, entry.data());
   const BlockKey key{Le64(entry.data()), Le32(entry.data() + 8)};
   const uint32_t stored = key.word & kDataSizeMask;
   if ((key.word & ~(kDataSizeMask | kDataUncompressed)) != 0 || stored == 0 || stored > info.block_size)
@@ -618,7 +618,7 @@ BlockKey SquashfsReader::Implementation::FragmentKey(const Inode& file) const {
 }
 
 std::shared_ptr<const DataBlock> SquashfsReader::Implementation::Fragment(const Inode& file, size_t size) const {
-  auto block = Block(FragmentKey(file), info.block_size);
+  auto block = Block(FragmentKey(file.fragment), info.block_size);
   if (!RangeFits(file.fragment_offset, size, block->size)) Malformed("a file's tail lies outside its fragment block");
   return block;
 }
@@ -909,6 +909,15 @@ void SquashfsReader::Prefetch(const Inode& file, uint64_t offset) const {
   ReadPinned(file, offset, 1);
 }
 
+std::optional<uint32_t> SquashfsReader::FragmentOf(const Inode& file) const {
+  if (file.type != InodeType::kFile || file.fragment == kNoFragment) return std::nullopt;
+  return file.fragment;
+}
+
+void SquashfsReader::PrefetchFragment(uint32_t fragment) const {
+  if (fragment < impl_->info.fragment_count) impl_->Block(impl_->FragmentKey(fragment), impl_->info.block_size);
+}
+
 uint64_t SquashfsReader::ExtentEnd(const Inode& file, uint64_t offset, uint64_t limit, bool* hole) const {
   if (file.type != InodeType::kFile || offset >= file.size) throw SystemError(EINVAL, "squashfs_seek");
   const uint64_t end = offset + std::min(limit, file.size - offset);
@@ -928,7 +937,7 @@ std::optional<uint64_t> SquashfsReader::StoredAt(const Inode& file) const {
   RequireFile(file);
   if (file.size == 0 || impl_->BlockLength(file, 0) != file.size) return std::nullopt;
   if (file.block_count == 0) {
-    const BlockKey key = impl_->FragmentKey(file);
+    const BlockKey key = impl_->FragmentKey(file.fragment);
     if ((key.word & kDataUncompressed) == 0) return std::nullopt;
     if (!RangeFits(file.fragment_offset, file.size, key.word & kDataSizeMask) ||
         !RangeFits(key.start, key.word & kDataSizeMask, impl_->info.bytes_used))

@@ -169,6 +169,10 @@ class SquashfsReader {
   /// Decodes the block at `offset` into the cache, on this thread; nothing when it is there, a hole or past
   /// the end.
   void Prefetch(const Inode& file, uint64_t offset) const;
+  /// The number of the block that a file's tail shares with others, which lie in it in the order of the tree; nullopt: it shares none.
+  std::optional<uint32_t> FragmentOf(const Inode& file) const;
+  /// Decodes that block into the cache, on this thread; nothing when there is none by this number.
+  void PrefetchFragment(uint32_t fragment) const;
   /// The first offset >= `offset` (which is below the size) where a hole ends or starts: [offset, result) is
   /// all hole or all data. Looks at no more than `limit` bytes.
   uint64_t ExtentEnd(const Inode& file, uint64_t offset, uint64_t limit, bool* hole) const;

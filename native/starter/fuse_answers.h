@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <atomic>
 #include <initializer_list>
+#include <memory>
 #include <new>
 #include <string>
-#include <vector>
 
 #include "core/system_error.h"
 #include "starter/fuse_mount.h"
@@ -58,24 +58,27 @@ void AnswerBy(fuse_req_t request, int (*meaning)(const SystemError&), Body body)
 template <bool plus>
 class Listing {
  public:
-  Listing(fuse_req_t request, size_t size) : request_(request), out_(std::min<size_t>(size, kFuseMaxRead)) {}
+  // Not std::make_unique, which would clear it first.
+  Listing(fuse_req_t request, size_t size)
+      : request_(request), size_(std::min<size_t>(size, kFuseMaxRead)), out_(new char[size_]) {}
 
   /// Of a plain one, only the inode number and the type in `entry.attr` count. False: it did not fit.
   bool Add(const std::string& name, const fuse_entry_param& entry, uint64_t next) {
-    const size_t room = out_.size() - used_;
-    const size_t need = plus ? fuse_add_direntry_plus(request_, out_.data() + used_, room, name.c_str(), &entry,
-                                                      static_cast<off_t>(next))
-                             : fuse_add_direntry(request_, out_.data() + used_, room, name.c_str(), &entry.attr,
-                                                 static_cast<off_t>(next));
+    const size_t room = size_ - used_;
+    char* const end = out_.get() + used_;
+    const size_t need =
+        plus ? fuse_add_direntry_plus(request_, end, room, name.c_str(), &entry, static_cast<off_t>(next))
+             : fuse_add_direntry(request_, end, room, name.c_str(), &entry.attr, static_cast<off_t>(next));
     if (need > room) return false;
     used_ += need;
     return true;
   }
-  void Reply() const { fuse_reply_buf(request_, out_.data(), used_); }
+  void Reply() const { fuse_reply_buf(request_, out_.get(), used_); }
 
  private:
   fuse_req_t request_;
-  std::vector<char> out_;
+  size_t size_;
+  std::unique_ptr<char[]> out_;
   size_t used_ = 0;
 };
 

@@ -15,6 +15,7 @@
 #include <limits>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -32,8 +33,8 @@ constexpr uint64_t kMaxSeek = uint64_t{1} << 36;
 /// "." and ".." come first in a directory; offsets of the others are the reader's cookies plus this.
 constexpr uint64_t kDotEntries = 2;
 
-/// Decodes blocks before they are asked for: the next ones of a file that is read from front to back, and the later
-/// ones of a long read while its first is being decoded.
+/// Decodes blocks before they are asked for: the next ones of a file that is read from front to back, the later ones of a
+/// long read while its first is being decoded, and what holds the next small files where those are read in their order.
 class ReadAhead {
  public:
   explicit ReadAhead(std::shared_ptr<const SquashfsReader> reader, unsigned threads) : reader_(std::move(reader)) {
@@ -63,7 +64,15 @@ class ReadAhead {
     const uint64_t ahead = sequential ? std::max<uint64_t>(size, block) : 0;
     const uint64_t limit = std::min(end + ahead, file->size);
     bool any = false;
-    for (; at < limit && queue_.size() < kMaxQueue; at += block, any = true) queue_.push_back({file, at});
+    for (; at < limit && queue_.size() < kMaxQueue; at += block, any = true) queue_.push_back({file, at, 0});
+    if (const std::optional<uint32_t> now = reader_->FragmentOf(*file); now && end >= file->size && *now != fragment_) {
+      const bool in_order = *now == fragment_ + 1;
+      fragment_ = *now;
+      if (in_order && queue_.size() < kMaxQueue) {
+        queue_.push_back({nullptr, 0, fragment_ + 1});
+        any = true;
+      }
+    }
     if (any) wanted_.notify_all();
   }
 
@@ -73,9 +82,11 @@ class ReadAhead {
     InodeRef ref = UINT64_MAX;
     uint64_t next = 0;
   };
+  /// A block of a file, or without one a fragment block.
   struct Wanted {
     InodePtr file;
     uint64_t offset = 0;
+    uint32_t fragment = 0;
   };
 
   void Work() {
@@ -87,7 +98,10 @@ class ReadAhead {
       queue_.pop_front();
       lock.unlock();
       try {
-        reader_->Prefetch(*next.file, next.offset);
+        if (next.file)
+          reader_->Prefetch(*next.file, next.offset);
+        else
+          reader_->PrefetchFragment(next.fragment);
       } catch (const std::exception&) {
         // Whoever reads the block gets the error.
       }
@@ -100,6 +114,8 @@ class ReadAhead {
   std::condition_variable wanted_;
   std::deque<Wanted> queue_;
   std::array<Stream, 64> streams_;
+  /// That was read from last; the first has none before it.
+  uint32_t fragment_ = UINT32_MAX - 1;
   bool stopping_ = false;
   std::vector<std::thread> threads_;
 };
@@ -128,7 +144,7 @@ class AttributeHabit {
 
  private:
   /// More files than `xargs` takes from `find` before it starts what reads them.
-  static constexpr size_t kPatience = 8192;
+  static constexpr size_t kPatience = 4096;
   /// Of those noted last: what falls into one slot forgets the other.
   static constexpr size_t kSlots = 4096;
   using Noted = std::array<std::atomic<InodeRef>, kSlots>;
@@ -319,6 +335,7 @@ void OnReadDir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fu
     const bool has_attributes = plus && server.habit.AreWanted();
     bool leaves_one_out = has_attributes && offset == 0;
     size_t given = 0;
+    std::string name;
     if (plus && !has_attributes) server.habit.NoteListing(directory->ref);
     server.reader->ReadDir(*directory, position - kDotEntries, [&](const DirectoryEntry& found) {
       if (found.next_cookie > static_cast<uint64_t>(std::numeric_limits<off_t>::max()) - kDotEntries)
@@ -335,7 +352,8 @@ void OnReadDir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fu
         if (leaves_one_out) server.habit.NoteLeftOut(found.ref);
         leaves_one_out = false;
       }
-      return listing.Add(std::string(found.name), entry, found.next_cookie + kDotEntries);
+      name.assign(found.name);
+      return listing.Add(name, entry, found.next_cookie + kDotEntries);
     });
     server.habit.NoteGiven(given);
     listing.Reply();

@@ -18,6 +18,8 @@ namespace sifcrypt::starter {
 namespace {
 
 constexpr unsigned kMaxThreads = 8;
+/// Than processors. Where those are all busy, each more only takes turns with the others.
+constexpr unsigned kMoreThreads = 1;
 constexpr int kWakeSignal = SIGUSR2;
 constexpr unsigned kMaxBackground = 64;
 
@@ -76,7 +78,7 @@ void FuseSession::Start() {
   wake.sa_handler = [](int) {};  // without SA_RESTART: the wait ends
   CheckErrno(sigaction(kWakeSignal, &wake, nullptr), "sigaction");
   fuse_loop_cfg_set_clone_fd(loop_, 1);
-  fuse_loop_cfg_set_max_threads(loop_, std::min(kMaxThreads, std::thread::hardware_concurrency() + 2));
+  fuse_loop_cfg_set_max_threads(loop_, std::min(kMaxThreads, std::thread::hardware_concurrency() + kMoreThreads));
   thread_ = std::thread([this] {
     sigset_t set;
     sigemptyset(&set);

@@ -77,9 +77,12 @@ class MemorySource final : public ByteSource {
   explicit MemorySource(Bytes bytes) : bytes_(std::move(bytes)) {}
   uint64_t Size() const override { return bytes_.size(); }
   void ReadAt(uint64_t offset, void* out, size_t size) const override {
+    ++reads;
     if (!RangeFits(offset, size, bytes_.size())) throw SystemError(EOVERFLOW, "read");
     if (size > 0) memcpy(out, bytes_.data() + offset, size);
   }
+  /// How often it was read from.
+  mutable std::atomic<size_t> reads = 0;
 
  private:
   Bytes bytes_;
@@ -473,6 +476,7 @@ void Exercise(const Bytes& image) {
             for (const uint64_t offset : {uint64_t{0}, inode->size / 2, inode->size - 1}) {
               bool hole = false;
               reader.Prefetch(*inode, offset);
+              if (const auto fragment = reader.FragmentOf(*inode)) reader.PrefetchFragment(*fragment + 1);
               reader.ExtentEnd(*inode, offset, 1 << 20, &hole);
               reader.Read(*inode, offset, buffer.data(), buffer.size());
             }
@@ -490,6 +494,25 @@ void Exercise(const Bytes& image) {
     reader.Resolve("/sub/below/../../link/tail", true);
   } catch (const SystemError&) {
   }
+}
+
+/// A fragment block that was fetched ahead is not read again for the files in it.
+void TestFragments(const Bytes& image) {
+  const auto source = std::make_shared<const MemorySource>(image);
+  const SquashfsReader reader(source);
+  const InodePtr tail = reader.GetInode(reader.Resolve("/hello", true));
+  const auto fragment = reader.FragmentOf(*tail);
+  Check(fragment == 0, "a small file lies in the first fragment block");
+  if (!fragment) return;
+  const size_t before = source->reads;
+  reader.PrefetchFragment(*fragment);
+  const size_t fetched = source->reads;
+  Check(fetched > before, "a fragment block is fetched");
+  char byte = 0;
+  Check(reader.Read(*tail, 0, &byte, 1) == 1 && source->reads == fetched, "what was fetched is not read again");
+  reader.PrefetchFragment(reader.info().fragment_count);
+  Check(source->reads == fetched, "there is nothing behind the last fragment block");
+  Check(!reader.FragmentOf(*reader.GetInode(reader.Root())), "a folder has no fragment");
 }
 
 /// S23: whatever is in an image, reading it neither crashes nor hangs nor takes more than a little memory.
@@ -990,6 +1013,7 @@ int Run(int rounds) {
   }
   MakeImage(work / "tree", image, "-comp zstd -b 64K");
   TestThreads(*Open(image), wanted);
+  TestFragments(ReadFile(image));
   TestExtract(*Open(image), work / "tree", work);
 
   for (const char* options : {"-noI -noF -noX -b 4096", "-comp gzip -b 4096", "-comp zstd", "-comp lz4", "-comp xz"}) {
