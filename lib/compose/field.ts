@@ -13,6 +13,11 @@ const TIMES: Readonly<Record<string, Milliseconds>> = {
   ns: 1e-6,
 }
 
+/** What reads keys of a mapping: a text stands for why the key is not there, a table for what a mapping below it has. */
+export interface Readers {
+  readonly [key: string]: ((field: Field) => void) | string | Readers
+}
+
 export class Field {
   readonly tree: Tree
   /** As `services.web.ports[0]`. */
@@ -124,12 +129,8 @@ export class Field {
       : new Field(found, this.path === "" ? key : `${this.path}.${key}`)
   }
 
-  /**
-   * Hands each key that says something to what reads it.
-   *
-   * @param readers - A text stands for why the key is not there; extensions, `x-…`, say nothing.
-   */
-  each(readers: Readonly<Record<string, ((field: Field) => void) | string>>): void {
+  /** Hands each key that says something to what reads it. Extensions, `x-…`, say nothing. */
+  each(readers: Readers): void {
     for (const [key, field] of this.entries()) {
       const reader = Object.hasOwn(readers, key) ? readers[key] : undefined
       if (reader === undefined) {
@@ -138,7 +139,8 @@ export class Field {
       }
       if (field.isNull) continue
       if (typeof reader === "string") throw field.unsupported(reader)
-      reader(field)
+      if (typeof reader === "function") reader(field)
+      else field.each(reader)
     }
   }
 }

@@ -1,14 +1,19 @@
 // What a compose file comes to: services as instances are started. What the specification knows and is not here is refused where it
 // stands, and nothing is left out without a word.
 import { createHash } from "node:crypto"
-import { constants } from "node:os"
 import path from "node:path"
-import type { HealthCheck, LogLimits, RestartPolicy } from "../container/service.ts"
+import {
+  restartNamed,
+  signalNamed,
+  type HealthCheck,
+  type LogLimits,
+  type RestartPolicy,
+} from "../container/service.ts"
 import { isNetworkName } from "../runtime/networks.ts"
 import type { BindSpec, ResourceLimits } from "../runtime/options.ts"
 import type { Bytes, Milliseconds } from "../units.ts"
 import { isHostPath } from "./canonical.ts"
-import type { Field } from "./field.ts"
+import type { Field, Readers } from "./field.ts"
 import type { Lookup } from "./interpolation.ts"
 import { EnvFiles } from "./load.ts"
 import { fileError } from "./tree.ts"
@@ -24,7 +29,8 @@ export interface CryptSettings {
   readonly requireEncrypted?: boolean
 }
 
-export type Condition = "service_started" | "service_healthy" | "service_completed_successfully"
+const CONDITIONS = ["service_started", "service_healthy", "service_completed_successfully"] as const
+type Condition = (typeof CONDITIONS)[number]
 
 export interface Dependency {
   readonly service: string
@@ -147,11 +153,28 @@ const MAX_SERVICES = 1000
 
 const nothing = (): void => undefined
 
-/** A reader of settings that are fine as they are elsewhere, and of which only this value is here. */
-const only =
-  (value: string, why: string) =>
+const text = (field: Field): string => field.text()
+const texts = (field: Field): string[] => field.texts()
+const flag = (field: Field): boolean => field.flag()
+const size = (field: Field): Bytes => field.size()
+const duration = (field: Field): Milliseconds => field.duration()
+const whole =
+  (least: number, most: number) =>
+  (field: Field): number =>
+    field.whole(least, most)
+
+/** A reader that keeps what it reads. */
+const into =
+  <T, K extends keyof T>(found: T, key: K, read: (field: Field) => T[K]) =>
   (field: Field): void => {
-    if (field.text() !== value) throw field.unsupported(why)
+    found[key] = read(field)
+  }
+
+/** A reader of settings that are fine as they are elsewhere, and of which only these values are here. */
+const only =
+  (why: string, ...values: readonly string[]) =>
+  (field: Field): void => {
+    if (!values.includes(field.text())) throw field.unsupported(why)
   }
 
 /** True is refused, false is what is here anyway. */
@@ -263,9 +286,7 @@ function readPort(field: Field): string {
       if (address.includes(":")) throw one.unsupported("only IPv4 is there")
       found.address = address
     },
-    target: (one) => {
-      found.target = one.whole(1, 65_535)
-    },
+    target: into(found, "target", whole(1, 65_535)),
     published: (one) => {
       const text = one.text()
       if (text.includes("-")) throw one.unsupported("one port of a range is not chosen: say which")
@@ -321,13 +342,11 @@ function readVolume(field: Field, { binds, madeFolders, volumes, scratch }: Moun
     case "bind":
       field.each({
         ...common,
-        bind: (one) => {
-          one.each({
-            create_host_path: nothing,
-            propagation: only("rprivate", "only rprivate is there"),
-            recursive: only("enabled", "what is mounted below is there as well"),
-            selinux: "files are not labelled anew: label them yourself, with chcon",
-          })
+        bind: {
+          create_host_path: nothing,
+          propagation: only("only rprivate is there", "rprivate"),
+          recursive: only("what is mounted below is there as well", "enabled"),
+          selinux: "files are not labelled anew: label them yourself, with chcon",
         },
       })
       if (source === undefined || !path.isAbsolute(source))
@@ -338,13 +357,7 @@ function readVolume(field: Field, { binds, madeFolders, volumes, scratch }: Moun
     case "volume":
       field.each({
         ...common,
-        volume: (one) => {
-          one.each({
-            nocopy: nothing,
-            subpath: "all of a volume is mounted",
-            labels: nothing,
-          })
-        },
+        volume: { nocopy: nothing, subpath: "all of a volume is mounted", labels: nothing },
       })
       if (source === undefined) scratch.push(target)
       else volumes.push({ volume: source, target, readOnly })
@@ -353,9 +366,7 @@ function readVolume(field: Field, { binds, madeFolders, volumes, scratch }: Moun
       field.each({
         ...common,
         read_only: notTrue("nothing could be in it"),
-        tmpfs: (one) => {
-          one.each({ size: "it takes what the session's memory has", mode: "its mode is 0700" })
-        },
+        tmpfs: { size: "it takes what the session's memory has", mode: "its mode is 0700" },
       })
       if (source !== undefined) throw field.error("a tmpfs has no source")
       scratch.push(target)
@@ -398,19 +409,11 @@ function readHealth(field: Field): HealthCheck | "none" | undefined {
       else if (first === "CMD-SHELL" && rest.length === 1) found.command = ["/bin/sh", "-c", rest[0] ?? ""]
       else throw one.error("it begins with CMD, CMD-SHELL or NONE")
     },
-    interval: (one) => {
-      found.intervalMs = one.duration()
-    },
-    timeout: (one) => {
-      found.timeoutMs = one.duration()
-    },
-    start_period: (one) => {
-      found.startPeriodMs = one.duration()
-    },
+    interval: into(found, "intervalMs", duration),
+    timeout: into(found, "timeoutMs", duration),
+    start_period: into(found, "startPeriodMs", duration),
     start_interval: "the interval is the same from the start on",
-    retries: (one) => {
-      found.retries = one.whole(1, 1000)
-    },
+    retries: into(found, "retries", whole(1, 1000)),
   })
   const { isOff, command, ...more } = found
   if (isOff === true) return "none"
@@ -420,59 +423,34 @@ function readHealth(field: Field): HealthCheck | "none" | undefined {
 }
 
 function readRestart(field: Field): RestartPolicy {
-  const text = field.text()
-  const [, policy, retries] = /^(no|always|unless-stopped|on-failure)(?::(\d{1,3}))?$/.exec(text) ?? []
-  if (policy === undefined || (retries !== undefined && policy !== "on-failure"))
-    throw field.error("it is no, always, unless-stopped or on-failure[:N]")
-  return {
-    policy: policy as RestartPolicy["policy"],
-    ...(retries === undefined ? {} : { retries: Number(retries) }),
-  }
+  const policy = restartNamed(field.text())
+  if (policy === undefined) throw field.error("it is no, always, unless-stopped or on-failure[:N]")
+  return policy
 }
 
 function readLogs(field: Field): LogLimits | undefined {
-  let maxSize: Bytes | undefined
-  let maxFiles: number | undefined
+  const found: Draft<Partial<LogLimits>> = {}
   field.each({
-    driver: (one) => {
-      const driver = one.text()
-      if (driver !== "json-file" && driver !== "local")
-        throw one.unsupported("what a service writes is in files: the driver is json-file or local")
-    },
-    options: (options) => {
-      options.each({
-        "max-size": (one) => {
-          maxSize = one.size()
-        },
-        "max-file": (one) => {
-          maxFiles = one.whole(1, 100)
-        },
-      })
-    },
+    driver: only("what a service writes is in files: the driver is json-file or local", "json-file", "local"),
+    options: { "max-size": into(found, "maxSize", size), "max-file": into(found, "maxFiles", whole(1, 100)) },
   })
+  const { maxSize, maxFiles } = found
   if (maxSize === undefined) {
     if (maxFiles !== undefined) throw field.error("max-file has no meaning without max-size")
     return undefined
   }
-  return { maxSize, ...(maxFiles === undefined ? {} : { maxFiles }) }
+  return { maxSize, maxFiles }
 }
-
-const CONDITIONS = ["service_started", "service_healthy", "service_completed_successfully"] as const
 
 function readDependencies(field: Field): Dependency[] {
   return field.entries().map(([service, one]) => {
-    let condition: Condition = "service_started"
-    let required = true
+    const found: Draft<Dependency> = { service, condition: "service_started", required: true }
     one.each({
-      condition: (value) => {
-        condition = value.oneOf(...CONDITIONS)
-      },
-      required: (value) => {
-        required = value.flag()
-      },
+      condition: into(found, "condition", (value) => value.oneOf(...CONDITIONS)),
+      required: into(found, "required", flag),
       restart: notTrue("a service is not started again because another was"),
     })
-    return { service, condition, required }
+    return found
   })
 }
 
@@ -481,12 +459,8 @@ function readMemberships(field: Field): NetworkMembership[] {
     if (one.isNull) return { network, aliases: [] }
     const found: Draft<NetworkMembership> = { network, aliases: [] }
     one.each({
-      aliases: (value) => {
-        found.aliases = value.texts()
-      },
-      ipv4_address: (value) => {
-        found.address = value.text()
-      },
+      aliases: into(found, "aliases", texts),
+      ipv4_address: into(found, "address", text),
       priority: "the first network that leads out is the way out",
       gw_priority: "the first network that leads out is the way out",
       ipv6_address: "only IPv4 is there",
@@ -513,9 +487,9 @@ function readBuild(field: Field, folderOf: FolderOf): BuildSettings {
   field.each({
     context: nothing,
     dockerfile: nothing,
-    args: (one) => {
-      found.arguments = one.entries().map(([name, value]) => `${name}=${value.isNull ? "" : value.text()}`)
-    },
+    args: into(found, "arguments", (one) =>
+      one.entries().map(([name, value]) => `${name}=${value.isNull ? "" : value.text()}`),
+    ),
   })
   return found
 }
@@ -531,13 +505,23 @@ function readSecurity(field: Field): string[] {
   })
 }
 
+function readHosts(field: Field): string[] {
+  return field.entries().flatMap(([host, addresses]) =>
+    addresses.list().map((address) => {
+      const text = address.text()
+      if (text === "host-gateway")
+        throw address.unsupported(
+          "this machine is not reached from a container's own network; network_mode: host shares it",
+        )
+      return `${host}:${text.replace(/^\[|\]$/g, "")}`
+    }),
+  )
+}
+
 function readSignal(field: Field): NodeJS.Signals {
-  const text = field.text()
-  const name = /^\d+$/.test(text)
-    ? Object.entries(constants.signals).find(([, number]) => number === Number(text))?.[0]
-    : `SIG${text.toUpperCase().replace(/^SIG/, "")}`
-  if (name === undefined || !(name in constants.signals)) throw field.error("there is no such signal")
-  return name as NodeJS.Signals
+  const signal = signalNamed(field.text())
+  if (signal === undefined) throw field.error("there is no such signal")
+  return signal
 }
 
 const SWARM = "there is one machine, and no swarm"
@@ -552,7 +536,7 @@ function readDevices(field: Field): boolean {
     one.each({
       capabilities: nothing,
       driver: nothing,
-      count: only("all", "there are all or none"),
+      count: only("there are all or none", "all"),
       device_ids: "there are all or none",
       options: "there are none",
     })
@@ -567,84 +551,54 @@ interface Deployed {
   limits: Draft<ResourceLimits>
 }
 
-function readDeploy(field: Field, found: Deployed): void {
-  field.each({
+function deployReaders(found: Deployed): Readers {
+  return {
     labels: nothing,
-    mode: only("replicated", SWARM),
-    replicas: (one) => {
-      found.replicas = one.whole(0, MAX_REPLICAS)
-    },
+    mode: only(SWARM, "replicated"),
+    replicas: into(found, "replicas", whole(0, MAX_REPLICAS)),
     endpoint_mode: SWARM,
     placement: SWARM,
     update_config: SWARM,
     rollback_config: SWARM,
     restart_policy: (policy) => {
-      let word = "any"
-      let retries: number | undefined
+      const said: { word: "none" | "on-failure" | "any"; retries?: number } = { word: "any" }
       policy.each({
-        condition: (one) => {
-          word = one.oneOf("none", "on-failure", "any")
-        },
-        max_attempts: (one) => {
-          retries = one.whole(0, 1000)
-        },
+        condition: into(said, "word", (one) => one.oneOf("none", "on-failure", "any")),
+        max_attempts: into(said, "retries", whole(0, 1000)),
         delay: "the pause grows by itself, from 100 ms",
         window: "a start has succeeded when the service stays",
       })
+      const { word, retries } = said
       if (retries !== undefined && word === "any")
         throw policy.unsupported("max_attempts goes with condition: on-failure")
-      const name = ({ none: "no", "on-failure": "on-failure", any: "always" } as const)[
-        word as "none" | "on-failure" | "any"
-      ]
+      const name = ({ none: "no", "on-failure": "on-failure", any: "always" } as const)[word]
       found.restart = { policy: name, ...(retries === undefined || name === "no" ? {} : { retries }) }
     },
-    resources: (resources) => {
-      resources.each({
-        limits: (limits) => {
-          limits.each({
-            cpus: (one) => {
-              found.limits.cpus = one.number(0.001, 100_000)
-            },
-            memory: (one) => {
-              found.limits.memory = one.size()
-            },
-            pids: (one) => {
-              found.limits.pidsLimit = one.whole(1, 2 ** 22)
-            },
-          })
-        },
-        reservations: (reserved) => {
-          reserved.each({
-            cpus: "nothing is kept free of other processes",
-            memory: (one) => {
-              found.limits.memoryReservation = one.size()
-            },
-            generic_resources: SWARM,
-            devices: (one) => {
-              found.nv = readDevices(one)
-            },
-          })
-        },
-      })
+    resources: {
+      limits: {
+        cpus: into(found.limits, "cpus", (one) => one.number(0.001, 100_000)),
+        memory: into(found.limits, "memory", size),
+        pids: into(found.limits, "pidsLimit", whole(1, 2 ** 22)),
+      },
+      reservations: {
+        cpus: "nothing is kept free of other processes",
+        memory: into(found.limits, "memoryReservation", size),
+        generic_resources: SWARM,
+        devices: into(found, "nv", readDevices),
+      },
     },
-  })
+  }
 }
 
-function readService(
-  name: string,
-  service: Field,
-  {
-    lookup,
-    envFiles,
-    folderOf,
-    crypt,
-  }: {
-    readonly lookup: Lookup
-    readonly envFiles: EnvFiles
-    readonly folderOf: FolderOf
-    readonly crypt: CryptSettings
-  },
-): Service {
+/** What is the same for all services of a project. */
+interface Common {
+  readonly lookup: Lookup
+  readonly envFiles: EnvFiles
+  readonly folderOf: FolderOf
+  readonly crypt: CryptSettings
+}
+
+function readService(name: string, service: Field, { lookup, envFiles, folderOf, crypt }: Common): Service {
   if (!NAME.test(name))
     throw service.error("a service's name has letters, digits, dots, dashes and underscores, at most 63")
   const deployed: Deployed = { limits: {} }
@@ -659,32 +613,20 @@ function readService(
       if (!one.flag())
         throw one.unsupported("up shows what all of them write: up -d and logs -f SERVICE show some alone")
     },
-    build: (one) => {
-      found.build = readBuild(one, folderOf)
+    build: into(found, "build", (one) => readBuild(one, folderOf)),
+    blkio_config: {
+      weight: into(limits, "blkioWeight", whole(10, 1000)),
+      weight_device: into(limits, "blkioWeightDevice", (one) =>
+        one.list().map((device) => {
+          const at = device.get("path")?.text() ?? ""
+          return `${at}:${device.get("weight")?.whole(10, 1000) ?? 0}`
+        }),
+      ),
     },
-    blkio_config: (one) => {
-      one.each({
-        weight: (value) => {
-          limits.blkioWeight = value.whole(10, 1000)
-        },
-        weight_device: (value) => {
-          limits.blkioWeightDevice = value.list().map((device) => {
-            const at = device.get("path")?.text() ?? ""
-            return `${at}:${device.get("weight")?.whole(10, 1000) ?? 0}`
-          })
-        },
-      })
-    },
-    cap_add: (one) => {
-      found.addCaps = one.texts()
-    },
-    cap_drop: (one) => {
-      found.dropCaps = one.texts()
-    },
-    cgroup: only("private", "only private is there"),
-    command: (one) => {
-      found.command = one.texts()
-    },
+    cap_add: into(found, "addCaps", texts),
+    cap_drop: into(found, "dropCaps", texts),
+    cgroup: only("only private is there", "private"),
+    command: into(found, "command", texts),
     configs: (one) => {
       files.push(...one.list().map((each) => readFileMount(each, "config")))
     },
@@ -693,128 +635,64 @@ function readService(
       if (!/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(text)) throw one.error("it is no name for an instance")
       found.containerName = text
     },
-    cpu_shares: (one) => {
-      limits.cpuShares = one.whole(2, 262_144)
-    },
-    cpus: (one) => {
-      limits.cpus = one.number(0.001, 100_000)
-    },
-    cpuset: (one) => {
-      limits.cpusetCpus = one.text()
-    },
-    depends_on: (one) => {
-      found.dependsOn = readDependencies(one)
-    },
-    deploy: (one) => {
-      readDeploy(one, deployed)
-    },
-    dns: (one) => {
-      found.dns = one.texts()
-    },
-    entrypoint: (one) => {
-      found.entrypoint = one.texts()
-    },
+    cpu_shares: into(limits, "cpuShares", whole(2, 262_144)),
+    cpus: into(limits, "cpus", (one) => one.number(0.001, 100_000)),
+    cpuset: into(limits, "cpusetCpus", text),
+    depends_on: into(found, "dependsOn", readDependencies),
+    deploy: deployReaders(deployed),
+    dns: into(found, "dns", texts),
+    entrypoint: into(found, "entrypoint", texts),
     env_file: nothing,
     environment: nothing,
     expose: readExpose,
-    extra_hosts: (one) => {
-      found.addHost = one.entries().flatMap(([host, addresses]) =>
-        addresses.list().map((address) => {
-          const text = address.text()
-          if (text === "host-gateway")
-            throw address.unsupported(
-              "this machine is not reached from a container's own network; network_mode: host shares it",
-            )
-          return `${host}:${text.replace(/^\[|\]$/g, "")}`
-        }),
-      )
-    },
-    healthcheck: (one) => {
-      const health = readHealth(one)
-      if (health !== undefined) found.health = health
-    },
-    hostname: (one) => {
-      found.hostname = one.text()
-    },
-    image: (one) => {
-      found.image = imageName(one)
-    },
+    extra_hosts: into(found, "addHost", readHosts),
+    healthcheck: into(found, "health", readHealth),
+    hostname: into(found, "hostname", text),
+    image: into(found, "image", imageName),
     init: nothing,
-    ipc: only("private", "only private is there"),
-    labels: (one) => {
-      found.labels = labels(one)
-    },
-    logging: (one) => {
-      const logs = readLogs(one)
-      if (logs !== undefined) found.logs = logs
-    },
-    mem_limit: (one) => {
-      limits.memory = one.size()
-    },
-    mem_reservation: (one) => {
-      limits.memoryReservation = one.size()
-    },
-    memswap_limit: (one) => {
-      limits.memorySwap = one.text() === "-1" ? -1 : one.size()
-    },
+    ipc: only("only private is there", "private"),
+    labels: into(found, "labels", labels),
+    logging: into(found, "logs", readLogs),
+    mem_limit: into(limits, "memory", size),
+    mem_reservation: into(limits, "memoryReservation", size),
+    memswap_limit: into(limits, "memorySwap", (one) => (one.text() === "-1" ? -1 : one.size())),
     network_mode: (one) => {
       const mode = one.text()
       if (mode !== "none" && mode !== "host" && mode !== "bridge")
         throw one.unsupported("there are none, host and bridge: another container's network is not shared")
       found.networkMode = mode === "bridge" ? "pasta" : mode
     },
-    networks: (one) => {
-      found.networks = readMemberships(one)
-    },
-    oom_kill_disable: (one) => {
-      limits.oomKillDisable = one.flag()
-    },
+    networks: into(found, "networks", readMemberships),
+    oom_kill_disable: into(limits, "oomKillDisable", flag),
     pid: (one) => {
       if (one.text() !== "host") throw one.unsupported("there is host, and one of its own without it")
       found.noPid = true
     },
-    pids_limit: (one) => {
-      limits.pidsLimit = one.whole(-1, 2 ** 22)
-    },
+    pids_limit: into(limits, "pidsLimit", whole(-1, 2 ** 22)),
     platform: (one) => {
       const [, architecture] = /^linux\/([a-z0-9]+(?:\/v\d)?)$/.exec(one.text()) ?? []
       if (architecture === undefined) throw one.unsupported("it is linux/ARCHITECTURE")
       found.architecture = architecture.split("/")[0] ?? architecture
     },
-    ports: (one) => {
-      found.ports = one.list().map(readPort)
-    },
+    ports: into(found, "ports", (one) => one.list().map(readPort)),
     privileged: notTrue("nothing is more privileged than who starts it: cap_add names what root gives"),
     profiles: nothing,
-    pull_policy: (one) => {
-      const policy = one.text()
-      if (!["always", "missing", "if_not_present", "build"].includes(policy))
-        throw one.unsupported(
-          "a registry is asked what a tag means, and what is there already is not fetched: always, missing",
-        )
-    },
-    read_only: (one) => {
-      found.readOnly = one.flag()
-    },
-    restart: (one) => {
-      found.restart = readRestart(one)
-    },
+    pull_policy: only(
+      "a registry is asked what a tag means, and what is there already is not fetched: always, missing",
+      ...["always", "missing", "if_not_present", "build"],
+    ),
+    read_only: into(found, "readOnly", flag),
+    restart: into(found, "restart", readRestart),
     scale: (one) => {
       deployed.replicas ??= one.whole(0, MAX_REPLICAS)
     },
     secrets: (one) => {
       files.push(...one.list().map((each) => readFileMount(each, "secret")))
     },
-    security_opt: (one) => {
-      found.security = readSecurity(one)
-    },
+    security_opt: into(found, "security", readSecurity),
     stdin_open: notTrue("a service has no standard input: sifcrypt compose run SERVICE has one"),
-    stop_grace_period: (one) => {
-      found.stopTimeoutMs = one.duration()
-    },
-    stop_signal: (one) => {
-      found.stopSignal = readSignal(one)
-    },
+    stop_grace_period: into(found, "stopTimeoutMs", duration),
+    stop_signal: into(found, "stopSignal", readSignal),
     tmpfs: (one) => {
       for (const each of one.list()) {
         if (each.text().includes(":")) throw each.unsupported("it has no options: PATH alone")
@@ -831,9 +709,7 @@ function readService(
     volumes: (one) => {
       for (const each of one.list()) readVolume(each, mounts)
     },
-    working_dir: (one) => {
-      found.cwd = absolute(one)
-    },
+    working_dir: into(found, "cwd", absolute),
     // Frequent, and refused with more than a word.
     links: "services of a network find each other by their names: networks",
     external_links: "services of a network find each other by their names: networks",
@@ -894,21 +770,17 @@ function readService(
 
 /** @param at - Where it stands, also when nothing is said of it. */
 function readNetwork(name: string, field: Field | undefined, project: string, at: Field): Network {
-  const found: Draft<Network> = { name: `${project}_${name}`, external: false, internal: false }
+  const isOurs = field?.get("external")?.flag() !== true
+  const found: Draft<Network> = {
+    name: isOurs ? `${project}_${name}` : name,
+    external: false,
+    internal: false,
+  }
   field?.each({
-    name: (one) => {
-      found.name = one.text()
-    },
-    external: (one) => {
-      found.external = one.flag()
-      if (found.external && field.get("name") === undefined) found.name = name
-    },
-    internal: (one) => {
-      found.internal = one.flag()
-    },
-    driver: (one) => {
-      if (!["bridge", "default"].includes(one.text())) throw one.unsupported("there is bridge")
-    },
+    name: into(found, "name", text),
+    external: into(found, "external", flag),
+    internal: into(found, "internal", flag),
+    driver: only("there is bridge", "bridge", "default"),
     driver_opts: "there are none",
     attachable: nothing,
     enable_ipv4: (one) => {
@@ -916,23 +788,19 @@ function readNetwork(name: string, field: Field | undefined, project: string, at
     },
     enable_ipv6: notTrue("only IPv4 is there"),
     labels: nothing,
-    ipam: (ipam) => {
-      ipam.each({
-        driver: only("default", "addresses are chosen here"),
-        options: "there are none",
-        config: (config) => {
-          const [first, ...more] = config.list()
-          if (more[0] !== undefined) throw more[0].unsupported("a network has one subnet")
-          first?.each({
-            subnet: (one) => {
-              found.subnet = one.text()
-            },
-            gateway: "the first address of the subnet is the gateway's",
-            ip_range: "addresses are chosen here",
-            aux_addresses: "addresses are chosen here",
-          })
-        },
-      })
+    ipam: {
+      driver: only("addresses are chosen here", "default"),
+      options: "there are none",
+      config: (config) => {
+        const [first, ...more] = config.list()
+        if (more[0] !== undefined) throw more[0].unsupported("a network has one subnet")
+        first?.each({
+          subnet: into(found, "subnet", text),
+          gateway: "the first address of the subnet is the gateway's",
+          ip_range: "addresses are chosen here",
+          aux_addresses: "addresses are chosen here",
+        })
+      },
     },
   })
   if (!isNetworkName(found.name))
@@ -941,16 +809,12 @@ function readNetwork(name: string, field: Field | undefined, project: string, at
 }
 
 function readVolumeResource(name: string, field: Field | undefined, project: string, at: Field): Volume {
-  const found: Draft<Volume> = { name: `${project}_${name}`, external: false }
+  const isOurs = field?.get("external")?.flag() !== true
+  const found: Draft<Volume> = { name: isOurs ? `${project}_${name}` : name, external: false }
   field?.each({
-    name: (one) => {
-      found.name = one.text()
-    },
-    external: (one) => {
-      found.external = one.flag()
-      if (found.external && field.get("name") === undefined) found.name = name
-    },
-    driver: only("local", "a volume is a folder of yours: local"),
+    name: into(found, "name", text),
+    external: into(found, "external", flag),
+    driver: only("a volume is a folder of yours: local", "local"),
     driver_opts: "a volume is a folder of yours; a bind has a path of its own",
     labels: nothing,
   })
@@ -960,26 +824,20 @@ function readVolumeResource(name: string, field: Field | undefined, project: str
 }
 
 function readContent(field: Field): Content {
-  let found: Content | undefined
+  const said: { content?: Content } = {}
   field.each({
     name: nothing,
     labels: nothing,
-    file: (one) => {
-      found = { file: one.text() }
-    },
-    environment: (one) => {
-      found = { variable: one.text() }
-    },
-    content: (one) => {
-      found = { content: one.text() }
-    },
+    file: into(said, "content", (one) => ({ file: one.text() })),
+    environment: into(said, "content", (one) => ({ variable: one.text() })),
+    content: into(said, "content", (one) => ({ content: one.text() })),
     external: notTrue("there is no store of them: file and environment say where one is"),
     driver: SWARM,
     driver_opts: SWARM,
     template_driver: SWARM,
   })
-  if (found === undefined) throw field.error("there is neither file nor environment")
-  return found
+  if (said.content === undefined) throw field.error("there is neither file nor environment")
+  return said.content
 }
 
 function resources<T>(

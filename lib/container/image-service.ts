@@ -1,12 +1,11 @@
 // What an image's OCI configuration says about running it as a service: how it is asked whether it is well, and how it is told to end.
-import { constants } from "node:os"
 import { Tree, type ReadableTree } from "../device/tree.ts"
 import { plaintextOf, readFooter, readSealed } from "../encryption/sealed.ts"
 import { isJsonObject, parseJson } from "../json.ts"
 import { DataType, type SifObject, type SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
-import type { HealthCheck, ServiceOptions } from "./service.ts"
+import { signalNamed, type HealthCheck, type ServiceOptions } from "./service.ts"
 
 /** A SIF, and which of its objects count. */
 export interface Described {
@@ -56,14 +55,10 @@ export function parseHealthcheck(value: unknown): HealthCheck | undefined {
   }
 }
 
-/** `SIGTERM`, `TERM` or `15`. */
 export function parseStopSignal(value: unknown): NodeJS.Signals | undefined {
   if (value === undefined || value === "") return undefined
   if (typeof value !== "string") throw new TypeError("it is no word")
-  const names = Object.keys(constants.signals) as NodeJS.Signals[]
-  const found = /^\d+$/.test(value)
-    ? names.find((name) => constants.signals[name] === Number(value))
-    : names.find((name) => name === `SIG${value.toUpperCase().replace(/^SIG/, "")}`)
+  const found = signalNamed(value)
   if (found === undefined) throw new TypeError(`there is no signal ${value.slice(0, 32)} here`)
   return found
 }

@@ -2,20 +2,7 @@
 // starter does all of it (native/starter/service.cc, health.cc); here is what it is told, and what it tells.
 import { readFileSync } from "node:fs"
 import { constants } from "node:os"
-import {
-  count,
-  flag,
-  list,
-  milliseconds,
-  oneOf,
-  required,
-  shape,
-  text,
-  variables,
-  whole,
-  type Check,
-  type Rows,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { RunError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import type { Bytes } from "../units.ts"
@@ -90,45 +77,56 @@ const MAX_RETRIES = 1000
 export const MAX_LOG_FILES = 100
 const MIN_LOG_SIZE: Bytes = 4096
 
-const restartPolicy: Check<RestartPolicy> = shape<RestartPolicy>({
-  policy: required(oneOf("no", "on-failure", "always", "unless-stopped")),
-  retries: whole(0, MAX_RETRIES),
-})
+const signals = Object.keys(constants.signals) as NodeJS.Signals[]
 
-const healthShape = shape<HealthCheck>({
-  command: required(list(text)),
-  intervalMs: milliseconds,
-  timeoutMs: milliseconds,
-  startPeriodMs: milliseconds,
-  retries: whole(1, MAX_RETRIES),
+const healthShape = is.shape<HealthCheck>({
+  command: is.required(is.list(is.text)),
+  intervalMs: is.milliseconds,
+  timeoutMs: is.milliseconds,
+  startPeriodMs: is.milliseconds,
+  retries: is.whole(1, MAX_RETRIES),
 })
-
-const labelTable: Check<Readonly<Record<string, string>>> = (value, name) =>
-  Object.fromEntries(
-    Object.entries(variables(value, name)).map(([key, word]) => [key, text(word, `${name}.${key}`)]),
-  )
 
 /** The options, looked at. */
-export const serviceRows: Rows<ServiceOptions> = {
-  service: flag,
-  restart: restartPolicy,
+export const serviceRows: is.Rows<ServiceOptions> = {
+  service: is.flag,
+  restart: is.shape<RestartPolicy>({
+    policy: is.required(is.oneOf("no", "on-failure", "always", "unless-stopped")),
+    retries: is.whole(0, MAX_RETRIES),
+  }),
   health: (value, name) => (value === "none" ? value : healthShape(value, name)),
-  logs: shape<LogLimits>({ maxSize: required(count), maxFiles: whole(1, MAX_LOG_FILES) }),
-  stopSignal: oneOf(...(Object.keys(constants.signals) as NodeJS.Signals[])),
-  stopTimeoutMs: milliseconds,
-  labels: labelTable,
+  logs: is.shape<LogLimits>({ maxSize: is.required(is.count), maxFiles: is.whole(1, MAX_LOG_FILES) }),
+  stopSignal: is.oneOf(...signals),
+  stopTimeoutMs: is.milliseconds,
+  labels: (value, name) =>
+    Object.fromEntries(
+      Object.entries(is.variables(value, name)).map(([key, word]) => [key, is.text(word, `${name}.${key}`)]),
+    ),
 }
 
-/** `no`, `always`, `unless-stopped`, `on-failure`, `on-failure:3`. */
-export function parseRestart(word: string): RestartPolicy {
-  text(word, "word")
+export function restartNamed(word: string): RestartPolicy | undefined {
   const [, policy = "", retries] = /^(no|always|unless-stopped|on-failure)(?::(\d{1,4}))?$/.exec(word) ?? []
   if (policy === "" || (retries !== undefined && (policy !== "on-failure" || Number(retries) > MAX_RETRIES)))
-    throw new RunError("ERR_RUN_OPTION", `--restart ${word}: no, on-failure[:N], always or unless-stopped`)
+    return undefined
   return {
     policy: policy as RestartPolicy["policy"],
     ...(retries === undefined ? {} : { retries: Number(retries) }),
   }
+}
+
+/** `no`, `always`, `unless-stopped`, `on-failure`, `on-failure:3`. */
+export function parseRestart(word: string): RestartPolicy {
+  const policy = restartNamed(is.text(word, "word"))
+  if (policy === undefined)
+    throw new RunError("ERR_RUN_OPTION", `--restart ${word}: no, on-failure[:N], always or unless-stopped`)
+  return policy
+}
+
+/** `SIGTERM`, `TERM` or `15`. */
+export function signalNamed(word: string): NodeJS.Signals | undefined {
+  return /^\d+$/.test(word)
+    ? signals.find((name) => constants.signals[name] === Number(word))
+    : signals.find((name) => name === `SIG${word.toUpperCase().replace(/^SIG/, "")}`)
 }
 
 /** What a log may hold at least: less would only be moved around. */
