@@ -9,6 +9,7 @@ export const order = [
     "arguments",
     "bounded-file",
     "caller-environment",
+    "disposal",
     "errors",
     "json",
     "outside-program",

@@ -1,5 +1,6 @@
 // Images out of which something is bound: `image-src=` and `id=` of a bind.
 import { realpath, stat } from "node:fs/promises"
+import { madeOf } from "../disposal.ts"
 import { RunError } from "../errors.ts"
 import type { Bind, BoundImage, Place } from "../runtime/binds.ts"
 import type { OwnEngine } from "../runtime/engine.ts"
@@ -141,7 +142,7 @@ export async function openBindImages(
     (place): place is ImageBind => place.source !== undefined && place.image !== undefined,
   )
   const resources = new Resources()
-  try {
+  return await madeOf(resources, async () => {
     const groups = new Map<string, ImageBind[]>()
     for (const bind of binds) {
       const key = `${bind.image.id ?? ""}:${await realpath(bind.source)}`
@@ -157,8 +158,5 @@ export async function openBindImages(
       images.push(await lockSource(opened, "ERR_RUN_BIND", "ERR_RUN_BIND", options, resources))
     }
     return new OpenedBindImages(images, numbers, resources)
-  } catch (error) {
-    await resources[Symbol.asyncDispose]()
-    throw error
-  }
+  })
 }

@@ -4,6 +4,7 @@ import { constants } from "node:fs"
 import { open, realpath, stat, type FileHandle } from "node:fs/promises"
 import { FolderTree } from "../device/folder-tree.ts"
 import { Tree, type ReadableTree } from "../device/tree.ts"
+import { madeOf } from "../disposal.ts"
 import { SignatureError } from "../errors.ts"
 import { partitionKind, refusePlain, type PartitionKind } from "../encryption/partition.ts"
 import { plainRange, type Unlocked } from "../encryption/encryption-format.ts"
@@ -88,12 +89,9 @@ async function openBare(path: string): Promise<BareRoot | undefined> {
   if (info?.isFile() !== true) return undefined
   const file = await open(path, "r").catch(() => undefined)
   if (file === undefined) return undefined
-  try {
+  return await madeOf(file, async () => {
     const offset = squashfsOffset(await readHead(file))
-    if (offset === undefined) {
-      await file.close()
-      return undefined
-    }
+    if (offset === undefined) return undefined
     const size = (await file.stat()).size - offset
     return {
       path,
@@ -104,10 +102,7 @@ async function openBare(path: string): Promise<BareRoot | undefined> {
       size,
       [Symbol.asyncDispose]: () => file.close(),
     }
-  } catch (error) {
-    await file.close()
-    throw error
-  }
+  })
 }
 
 /**

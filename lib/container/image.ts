@@ -6,6 +6,7 @@ import { Readable } from "node:stream"
 import { kdfLimits, type LuksPolicy } from "../device/luks-header.ts"
 import { prepareLuks } from "../device/luks.ts"
 import type { ExtractResult, ReadableTree } from "../device/tree.ts"
+import { madeOf } from "../disposal.ts"
 import { SifError, TreeError } from "../errors.ts"
 import type { NativeStat, TreeEntryType } from "../native/binding.ts"
 import type { Action } from "../runtime/bundle.ts"
@@ -582,15 +583,12 @@ export class Image implements AsyncDisposable {
 
 /** What has neither a signature nor a key: all that can be asked is whether it may run without. */
 async function openBare(root: BareRoot, options: OpenOptions): Promise<Image> {
-  try {
+  return await madeOf(root, async () => {
     checkBareOrigin(root, options)
     if (options.purpose === "read") return Image.of(root, undefined, "read", [], options)
     requireAllowed(await examineBare(root))
     return Image.of(root, undefined, undefined, [], options)
-  } catch (error) {
-    await root[Symbol.asyncDispose]()
-    throw error
-  }
+  })
 }
 
 /**
@@ -613,7 +611,7 @@ export async function openPath(
   if (unlock !== undefined) prepareLuks()
   const sif = await openImagePath(file)
   if (!(sif instanceof SifImage)) return await openBare(sif, options)
-  try {
+  return await madeOf(sif, async () => {
     const { partition, vouched } =
       options.purpose === "read"
         ? { partition: await checkOrigin(sif, sif.primary(), options), vouched: "read" as const }
@@ -632,8 +630,5 @@ export async function openPath(
     const policy: LuksPolicy = { allowCipher, limits: kdfLimits, onDerivation }
     const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
     return Image.of(rootOf(sif, partition, shown, counts), unlocked, vouched, overlays, options)
-  } catch (error) {
-    await sif[Symbol.asyncDispose]()
-    throw error
-  }
+  })
 }

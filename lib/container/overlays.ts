@@ -1,6 +1,7 @@
 // What the caller puts over an image: directories, squashfs and ext images, encrypted ones of `overlay create --encrypt`.
 import { open, stat, type FileHandle } from "node:fs/promises"
 import path from "node:path"
+import { madeOf } from "../disposal.ts"
 import { RunError } from "../errors.ts"
 import type { OwnEngine } from "../runtime/engine.ts"
 import type { ConcreteEngine, StarterLayer, StarterSource } from "../runtime/starter-protocol.ts"
@@ -194,7 +195,7 @@ export async function openOverlays(
   options: OverlayOptions,
 ): Promise<OpenedOverlays> {
   const resources = new Resources()
-  try {
+  return await madeOf(resources, async () => {
     const found: Found[] = options.own === undefined ? [] : [await openOwn(options.own, resources)]
     for (const text of texts) found.push(await find(parseOverlay(text), options, resources))
     const writable = found.filter((one) => one.writable)
@@ -211,8 +212,5 @@ export async function openOverlays(
           : await lockSource(one, "ERR_RUN_OVERLAY_BUSY", "ERR_RUN_OVERLAY", options, resources),
       )
     return new OpenedOverlays(locked, resources)
-  } catch (error) {
-    await resources[Symbol.asyncDispose]()
-    throw error
-  }
+  })
 }

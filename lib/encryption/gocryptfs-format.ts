@@ -15,6 +15,7 @@ import {
   type ConfigPlace,
   type GocryptfsLayer,
 } from "../device/gocryptfs.ts"
+import { madeOf } from "../disposal.ts"
 import { GocryptfsError, KeyError } from "../errors.ts"
 import { Secret } from "../key/secret.ts"
 import { FileSystem, type SifPartition } from "../sif/format.ts"
@@ -197,7 +198,7 @@ function gocryptfsChange(
       }
       const place = await findPlace()
       const password = randomPassword()
-      try {
+      return await madeOf(password, async () => {
         const written = await rewrapGocryptfs(
           layer.config,
           secret.bytes,
@@ -218,10 +219,7 @@ function gocryptfsChange(
             password.wipe()
           },
         }
-      } catch (error) {
-        password.wipe()
-        throw error
-      }
+      })
     },
   }
 }

@@ -11,6 +11,7 @@ import {
   unlockLuks,
 } from "../device/luks.ts"
 import { readStored } from "../device/verity.ts"
+import { madeOf } from "../disposal.ts"
 import { KeyError, LuksError } from "../errors.ts"
 import { Secret } from "../key/secret.ts"
 import { FileSystem, messageMark, PartitionType, type SifObject, type SifPartition } from "../sif/format.ts"
@@ -229,7 +230,7 @@ function luksChange(place: Place, opened: OpenedForChange, dataKey: Secret, open
 
     async replace({ remove, ...openers }) {
       const secret = freshSecret()
-      try {
+      return await madeOf(secret, async () => {
         const add = keyslotsFor(secret, openers)
         const gone = [...ofRsa, ...remove]
         const changed =
@@ -249,10 +250,7 @@ function luksChange(place: Place, opened: OpenedForChange, dataKey: Secret, open
             secret.wipe()
           },
         }
-      } catch (error) {
-        secret.wipe()
-        throw error
-      }
+      })
     },
   }
 }

@@ -1,5 +1,6 @@
 // Keys in PKCS#11 tokens, as key files name them.
 import { callerEnvironment } from "../caller-environment.ts"
+import { madeOf } from "../disposal.ts"
 import { KeyError } from "../errors.ts"
 import { findModule, parseTokenFile, readPin } from "../ocicrypt/token-file.ts"
 import { TokenKey } from "../ocicrypt/token-key.ts"
@@ -42,15 +43,12 @@ export async function openTokenKey(
 ): Promise<TokenKey> {
   return await password.unlock(origin, async (typed) => {
     const { token, hasPin } = await open(file, origin, typed, signal)
-    try {
+    return await madeOf(token, async () => {
       if (!hasPin)
         throw new KeyError("ERR_KEY_LOCKED", `${origin}: the PIN of the token is needed and none was given`)
       await token.check()
       return token
-    } catch (error) {
-      token[Symbol.dispose]()
-      throw error
-    }
+    })
   })
 }
 

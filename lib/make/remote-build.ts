@@ -16,6 +16,7 @@ import { fromWire } from "../definition/wire-error.ts"
 import { Tree } from "../device/tree.ts"
 import { isExplicit, type Credential, type Credentials } from "../encryption/credentials.ts"
 import { refusePlain } from "../encryption/partition.ts"
+import { madeOf } from "../disposal.ts"
 import { BuildError, EnvironmentError, TreeError } from "../errors.ts"
 import type { Vouched } from "../file/vouched.ts"
 import type { NativeRange } from "../native/binding.ts"
@@ -333,7 +334,7 @@ async function hear(
   if (size === 0 || size % SECTOR !== 0 || size > limit)
     throw wrongTree(name, `it has ${size} bytes; at most ${limit} are taken, a multiple of ${SECTOR}`)
   const spill = await Spill.create(folder)
-  try {
+  return await madeOf(spill, async () => {
     let have: Bytes = 0
     for await (const piece of channel.stream(size)) {
       await spill.write(piece)
@@ -344,10 +345,7 @@ async function hear(
     const { fd, cipher } = await spill.finish(size)
     const range = { fd, offset: 0, size, cipher }
     return { range, built, ociConfig, [Symbol.asyncDispose]: () => spill[Symbol.asyncDispose]() }
-  } catch (error) {
-    await spill[Symbol.asyncDispose]()
-    throw error
-  }
+  })
 }
 
 /** What the other side met. What that machine lacks is said to be its. */

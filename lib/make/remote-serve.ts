@@ -10,6 +10,7 @@ import { temporaryFolder } from "../definition/scratch.ts"
 import { toWire } from "../definition/wire-error.ts"
 import { Tree } from "../device/tree.ts"
 import { Credentials } from "../encryption/credentials.ts"
+import { madeOf } from "../disposal.ts"
 import { BuildError } from "../errors.ts"
 import { packageVersion } from "../native/load.ts"
 import { MAX_LAYER_BYTES } from "../oci/image.ts"
@@ -166,7 +167,7 @@ async function build(
     },
     folder,
   )
-  try {
+  return await madeOf(work, async () => {
     let ociConfig: string | undefined
     const tree = await writeSealedTree({ ...common, signal, onNotice, onProgress }, folder, async (fd) => {
       const source = await work.run(fd)
@@ -181,10 +182,7 @@ async function build(
         await work[Symbol.asyncDispose]()
       },
     }
-  } catch (error) {
-    await work[Symbol.asyncDispose]()
-    throw error
-  }
+  })
 }
 
 /** Answers one request. */

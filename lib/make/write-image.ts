@@ -6,6 +6,7 @@ import { constants } from "node:os"
 import path from "node:path"
 import type { Credential } from "../encryption/credentials.ts"
 import { encodeTrailer, MAX_SEALED_SIZE, lengthFields, type ObjectToSeal } from "../encryption/sealed.ts"
+import { madeOf } from "../disposal.ts"
 import { BuildError, SifError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
 import type { NativeBuild, NativeBuildCipher, NativeRange } from "../native/binding.ts"
@@ -559,11 +560,13 @@ export async function writeSealedTree(
 ): Promise<SealedTree> {
   const temporary = await TemporaryFile.create(folder)
   const key = allocateSecret(VOLUME_KEY_SIZE)
-  const dispose = async (): Promise<void> => {
-    key.fill(0)
-    await temporary[Symbol.asyncDispose]()
+  const held = {
+    async [Symbol.asyncDispose](): Promise<void> {
+      key.fill(0)
+      await temporary[Symbol.asyncDispose]()
+    },
   }
-  try {
+  return await madeOf(held, async () => {
     await temporary.unlink()
     randomFillSync(key)
     const { file } = temporary
@@ -574,11 +577,8 @@ export async function writeSealedTree(
     const target: TreeTarget = { output, offset: 0, cipher, trailer: undefined }
     const written = await writeTree({ ...options, output: folder }, source, target)
     const range = { fd: file.fd, offset: 0, size: written.size, cipher }
-    return { range, written, [Symbol.asyncDispose]: dispose }
-  } catch (error) {
-    await dispose()
-    throw error
-  }
+    return { range, written, ...held }
+  })
 }
 
 /**
@@ -594,13 +594,10 @@ export async function writeUnnamedImage(
 ): Promise<Output> {
   const target = path.join(folder, `.sifcrypt-${randomBytes(12).toString("hex")}`)
   const output = await Output.create(target, false)
-  try {
+  return await madeOf(output, async () => {
     await new ImageWriter({ ...options, output: target }, source, output, recipients).write()
     return output
-  } catch (error) {
-    await output[Symbol.asyncDispose]()
-    throw error
-  }
+  })
 }
 
 /**

@@ -4,6 +4,7 @@ import { constants, fstatSync } from "node:fs"
 import { open, type FileHandle } from "node:fs/promises"
 import { setTimeout as sleep } from "node:timers/promises"
 import path from "node:path"
+import { madeOf } from "../disposal.ts"
 import { RunError } from "../errors.ts"
 import { loadAddon } from "./load.ts"
 import { ownFolder } from "./private-folder.ts"
@@ -47,11 +48,14 @@ export interface HeldFolder extends AsyncDisposable {
 export async function lockFolder(folder: string): Promise<HeldFolder | undefined> {
   const handle = await open(folder, constants.O_RDONLY | constants.O_DIRECTORY)
   let own: FileHandle | undefined
-  const close = async (): Promise<void> => {
-    await handle.close()
-    await own?.close()
+  const held: HeldFolder = {
+    handle,
+    [Symbol.asyncDispose]: async () => {
+      await handle.close()
+      await own?.close()
+    },
   }
-  try {
+  return await madeOf(held, async () => {
     const { mode } = await handle.stat()
     if ((mode & FOR_OTHERS) !== 0) own = await openOwnLocks()
     const among = own && { fd: own.fd, start: placeOf(handle.fd), length: 1, exclusive: true }
@@ -60,15 +64,11 @@ export async function lockFolder(folder: string): Promise<HeldFolder | undefined
         ? await loadAddon().lockFile(handle.fd)
         : (await loadAddon().lockRange(among)) === "none"
     for (let waited = 0; waited < PATIENCE_MS; waited += PAUSE_MS) {
-      if (await isMine()) return { handle, [Symbol.asyncDispose]: close }
+      if (await isMine()) return held
       await sleep(PAUSE_MS)
     }
-  } catch (error) {
-    await close()
-    throw error
-  }
-  await close()
-  return undefined
+    return undefined
+  })
 }
 
 /** A file that is locked for as long as it is open, and this beside it. */
@@ -95,29 +95,24 @@ export async function lockOpenFile(
   signal?: AbortSignal,
 ): Promise<HeldFile | undefined> {
   const own = await openOwnLocks()
-  try {
+  const held: HeldFile = {
+    fd: own?.fd,
+    [Symbol.asyncDispose]: async () => {
+      await own?.close()
+    },
+  }
+  return await madeOf(held, async () => {
     const among = own && { fd: own.fd, start: placeOf(fd), length: 1, exclusive }
     let isMine = among === undefined
     for (let waited = 0; ; waited += PAUSE_MS) {
       isMine ||= among !== undefined && (await loadAddon().lockRange(among)) === "none"
       if (isMine) {
         const holder = await loadAddon().lockRange({ fd, start: 0, length: 0, exclusive })
-        if (holder === "none" || (holder === "readers" && own !== undefined))
-          return {
-            fd: own?.fd,
-            [Symbol.asyncDispose]: async () => {
-              await own?.close()
-            },
-          }
+        if (holder === "none" || (holder === "readers" && own !== undefined)) return held
       }
       signal?.throwIfAborted()
-      if (waited >= patienceMs) break
+      if (waited >= patienceMs) return undefined
       await sleep(PAUSE_MS)
     }
-  } catch (error) {
-    await own?.close()
-    throw error
-  }
-  await own?.close()
-  return undefined
+  })
 }

@@ -5,6 +5,7 @@ import { constants } from "node:fs"
 import { mkdir, open, readdir, rename, stat, unlink, utimes, type FileHandle } from "node:fs/promises"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
+import { madeOf } from "../disposal.ts"
 import { OciError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
@@ -146,17 +147,12 @@ export class Cache {
 /** A file that is being filled, for whoever opens it first; undefined: somebody else has it, or had it. */
 async function openPartial(name: string): Promise<FileHandle | undefined> {
   const file = await open(name, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600)
-  try {
+  return await madeOf(file, async () => {
     const isHeld = await loadAddon().lockFile(file.fd)
     // Whoever had the lock may have given the file its name.
     const still = isHeld ? await stat(name).catch(() => undefined) : undefined
-    if (still?.ino === (await file.stat()).ino) return file
-  } catch (error) {
-    await file.close()
-    throw error
-  }
-  await file.close()
-  return undefined
+    return still?.ino === (await file.stat()).ino ? file : undefined
+  })
 }
 
 /** With its file; an image also as its cache has it. */

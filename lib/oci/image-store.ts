@@ -3,6 +3,7 @@
 import { constants, existsSync } from "node:fs"
 import { mkdir, open, readdir, rm, stat } from "node:fs/promises"
 import path from "node:path"
+import { madeOf } from "../disposal.ts"
 import { BuildError, OciError } from "../errors.ts"
 import { lockOpenFile } from "../native/lock.ts"
 import type { Bytes } from "../units.ts"
@@ -28,21 +29,17 @@ async function lockHolders(
 ): Promise<AsyncDisposable | undefined> {
   const flags = constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW
   const file = await open(path.join(folder, HOLDERS), flags, 0o600)
-  try {
+  return await madeOf(file, async () => {
     const lock = await lockOpenFile(file.fd, exclusive, patienceMs, signal)
-    if (lock !== undefined)
-      return {
+    return (
+      lock && {
         async [Symbol.asyncDispose](): Promise<void> {
           await file.close()
           await lock[Symbol.asyncDispose]()
         },
       }
-  } catch (error) {
-    await file.close()
-    throw error
-  }
-  await file.close()
-  return undefined
+    )
+  })
 }
 
 /** Has anything ever been kept there? */
@@ -71,12 +68,7 @@ export async function openStoreSink(folder: string, signal?: AbortSignal): Promi
       await collect(folder)
     },
   }
-  try {
-    return await LayoutSink.open(folder, signal, leave)
-  } catch (error) {
-    await leave[Symbol.asyncDispose]()
-    throw error
-  }
+  return await madeOf(leave, () => LayoutSink.open(folder, signal, leave))
 }
 
 /** Where nothing can be written nobody removes anything. */

@@ -1,4 +1,5 @@
 // An OCI image that was found: chosen for a platform, checked, and ready to be read.
+import { madeOf } from "../disposal.ts"
 import { OciError } from "../errors.ts"
 import type { NativeLayer } from "../native/binding.ts"
 import { isEncryptedType } from "../ocicrypt/annotations.ts"
@@ -222,12 +223,9 @@ async function imageOf(
  * @throws OciError.
  */
 export async function openImage(name: string, found: FoundImage, options: ImageOptions): Promise<OciImage> {
-  try {
-    return "saved" in found
+  return await madeOf(found.store, () =>
+    "saved" in found
       ? savedImage(name, found.store, found.saved, options)
-      : await imageOf(name, found.store, found.descriptor, options)
-  } catch (error) {
-    await found.store[Symbol.asyncDispose]()
-    throw error
-  }
+      : imageOf(name, found.store, found.descriptor, options),
+  )
 }

@@ -2,6 +2,7 @@
 import { constants } from "node:fs"
 import { open, stat, type FileHandle } from "node:fs/promises"
 import path from "node:path"
+import { madeOf } from "../disposal.ts"
 import { OciError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import type { NativeArchive, NativeBlob } from "../native/binding.ts"
@@ -75,12 +76,10 @@ class FolderFiles implements Files {
   }
   async openOnce(name: string): Promise<NativeBlob & AsyncDisposable> {
     const file = await this.#openFile(name)
-    try {
-      return { ...(await this.#whole(file, name)), [Symbol.asyncDispose]: () => file.close() }
-    } catch (error) {
-      await file.close()
-      throw error
-    }
+    return await madeOf(file, async () => ({
+      ...(await this.#whole(file, name)),
+      [Symbol.asyncDispose]: () => file.close(),
+    }))
   }
   async [Symbol.asyncDispose](): Promise<void> {
     // One that could not be opened has said so to whoever wanted it.
@@ -115,7 +114,7 @@ class ArchiveFiles implements Files {
         cause,
       })
     })
-    try {
+    return await madeOf(file, async () => {
       const info = await file.stat()
       if (!info.isFile()) throw new OciError("ERR_OCI_NOT_FOUND", `${name} is no file`, { path: name })
       const archive = await loadAddon()
@@ -124,10 +123,7 @@ class ArchiveFiles implements Files {
           throw asArchiveError(name, cause)
         })
       return new ArchiveFiles(name, file, info.size, archive)
-    } catch (error) {
-      await file.close()
-      throw error
-    }
+    })
   }
   /** Behind links, which `docker save` makes where layers are the same. */
   #find(name: string): NativeArchive["members"][number] | undefined {
@@ -423,16 +419,13 @@ export async function openImages(
 ): Promise<OpenImages> {
   const isFolder = transport === "oci" || transport === "store"
   const files = isFolder ? new FolderFiles(where, held) : await ArchiveFiles.open(where, limit, at)
-  try {
+  return await madeOf(files, async () => {
     const isLayout = (await files.has("oci-layout")) && (await files.has("index.json"))
     if (!isLayout && !(await files.has("manifest.json"))) throw missing(where, "oci-layout")
     const images = isLayout ? await imagesOfLayout(files, where) : await imagesSaved(files, where)
     if (images.length > MAX_IMAGES && transport !== "store") throw tooMany(where)
     return { images, [Symbol.asyncDispose]: () => files[Symbol.asyncDispose]() }
-  } catch (error) {
-    await files[Symbol.asyncDispose]()
-    throw error
-  }
+  })
 }
 
 function tooMany(where: string): OciError {
@@ -484,7 +477,7 @@ export interface OpenLayout extends AsyncDisposable {
 /** @throws OciError as {@link findImage}. */
 export async function openLayout(folder: string, held?: AsyncDisposable): Promise<OpenLayout> {
   const files = new FolderFiles(folder, held)
-  try {
+  return await madeOf(files, async () => {
     checkLayoutVersion(await readSmall(files, "oci-layout", folder), folder)
     const hasIndex = await files.has("index.json")
     const { manifests } = hasIndex
@@ -495,10 +488,7 @@ export async function openLayout(folder: string, held?: AsyncDisposable): Promis
       manifests,
       [Symbol.asyncDispose]: () => files[Symbol.asyncDispose](),
     }
-  } catch (error) {
-    await files[Symbol.asyncDispose]()
-    throw error
-  }
+  })
 }
 
 /**
@@ -516,7 +506,7 @@ export async function findImage(
   const { transport, path: where, at, selection } = reference
   const isFolder = transport === "oci" || transport === "store"
   const files = isFolder ? new FolderFiles(where, held) : await ArchiveFiles.open(where, limit, at)
-  try {
+  return await madeOf(files, async () => {
     const isLayout = (await files.has("oci-layout")) && (await files.has("index.json"))
     if (transport !== "docker-archive") {
       if (!isLayout) throw missing(where, (await files.has("oci-layout")) ? "index.json" : "oci-layout")
@@ -527,8 +517,5 @@ export async function findImage(
     // Of an archive that is both, the layout has digests of the layers. Names are manifest.json's.
     const found = await fromSaved(files, reference)
     return isLayout ? ((await inLayout(files, found)) ?? found) : found
-  } catch (error) {
-    await files[Symbol.asyncDispose]()
-    throw error
-  }
+  })
 }

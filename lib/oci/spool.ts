@@ -4,6 +4,7 @@ import { open } from "node:fs/promises"
 import type { Readable } from "node:stream"
 import { pipeline } from "node:stream/promises"
 import { createGunzip } from "node:zlib"
+import { madeOf } from "../disposal.ts"
 import { OciError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 import { TemporaryFile } from "./temporary-file.ts"
@@ -94,13 +95,10 @@ export async function spoolArchive(
 ): Promise<TemporaryFile | undefined> {
   if (typeof input === "string" && !(await isCompressed(input))) return undefined
   const spooled = await TemporaryFile.create(options.folder)
-  try {
+  return await madeOf(spooled, async () => {
     await spooled.unlink()
     const stream = typeof input === "string" ? createReadStream(input, { highWaterMark: 1 << 20 }) : input
     await fill(spooled, stream, name, options)
     return spooled
-  } catch (error) {
-    await spooled[Symbol.asyncDispose]()
-    throw error
-  }
+  })
 }

@@ -1,6 +1,7 @@
 // Requests to one repository of one registry, with whatever authorization they take.
 import os from "node:os"
 import path from "node:path"
+import { madeOf } from "../disposal.ts"
 import { OciError } from "../errors.ts"
 import { isLoopback } from "../http/proxy.ts"
 import type { RegistryReference } from "../oci/reference.ts"
@@ -83,12 +84,7 @@ async function connect(
     ownCertFolder: options.certFolder,
     certFolders: certFolders(),
   })
-  try {
-    return { client, base: await endpoint(client, host, options) }
-  } catch (error) {
-    client[Symbol.dispose]()
-    throw error
-  }
+  return await madeOf(client, async () => ({ client, base: await endpoint(client, host, options) }))
 }
 
 /**

@@ -1,6 +1,7 @@
 // Images at a registry: manifests by name, blobs by digest, each fetched once.
 import type { FileHandle } from "node:fs/promises"
 import os from "node:os"
+import { madeOf } from "../disposal.ts"
 import { OciError } from "../errors.ts"
 import type { NativeBlob } from "../native/binding.ts"
 import { Cache, cacheFolder } from "../oci/cache.ts"
@@ -257,7 +258,7 @@ export async function findRemote(
   const client = await RegistryClient.open(reference, options, "pull")
   options.onNotice?.(`${reference.text} comes from ${client.origin}`)
   const store = new RegistryStore(client, options)
-  try {
+  return await madeOf(store, async () => {
     const wanted = reference.digest?.text ?? reference.tag ?? "latest"
     const { bytes, type } = await store.manifest(wanted)
     const digest = reference.digest ?? digestOf(bytes)
@@ -273,8 +274,5 @@ export async function findRemote(
       data: bytes,
     }
     return { store, descriptor }
-  } catch (error) {
-    await store[Symbol.asyncDispose]()
-    throw error
-  }
+  })
 }

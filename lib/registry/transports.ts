@@ -1,5 +1,6 @@
 // What the name of an image stands for, wherever it lies.
 import os from "node:os"
+import { madeOf } from "../disposal.ts"
 import { OciError } from "../errors.ts"
 import { Output } from "../file/output.ts"
 import { ArchiveSink, type ArchiveOutput } from "../oci/archive-sink.ts"
@@ -48,13 +49,10 @@ export async function findOciImage(
   options: OciOptions,
 ): Promise<CopySource & AsyncDisposable> {
   const found = await find(reference, options)
-  try {
+  return await madeOf(found.store, async () => {
     const source = await copySource(found)
     return { ...source, [Symbol.asyncDispose]: () => source.store[Symbol.asyncDispose]() }
-  } catch (error) {
-    await found.store[Symbol.asyncDispose]()
-    throw error
-  }
+  })
 }
 
 /**

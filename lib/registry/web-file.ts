@@ -1,6 +1,7 @@
 // A file on the web, by its address. Nobody says what it has to be but whoever asks for it.
 import type { FileHandle } from "node:fs/promises"
 import { callerEnvironment } from "../caller-environment.ts"
+import { madeOf } from "../disposal.ts"
 import { OciError } from "../errors.ts"
 import type { Digest } from "../oci/digest.ts"
 import type { Bytes } from "../units.ts"
@@ -56,7 +57,7 @@ export class WebFile implements Disposable {
       ownCertFolder: options.certFolder,
       certFolders: certFolders(),
     })
-    try {
+    return await madeOf(client, async () => {
       onNotice?.(`${name} comes from ${url.origin}`)
       // Compressed on the way, it would have another length.
       const plain = { "accept-encoding": "identity" }
@@ -78,10 +79,7 @@ export class WebFile implements Disposable {
           client.request(url, { headers: { ...plain, ...("range" in range ? { ...range, ...same } : {}) } }),
         pause: (tries) => client.pause(tries),
       })
-    } catch (error) {
-      client[Symbol.dispose]()
-      throw error
-    }
+    })
   }
 
   /** Its bytes, which nobody has looked at. */

@@ -1,6 +1,7 @@
 // Where the bytes of an image come from: a file or a buffer.
 import type { Stats } from "node:fs"
 import { open, stat, type FileHandle } from "node:fs/promises"
+import { madeOf } from "../disposal.ts"
 import { SifError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 
@@ -55,14 +56,11 @@ export class FileReader implements ByteReader {
     const before = await stat(path).catch(() => undefined)
     if (before !== undefined) check(before)
     const file = await open(path, "r")
-    try {
+    return await madeOf(file, async () => {
       const info = await file.stat()
       check(info)
       return new FileReader(file, info.size, true)
-    } catch (error) {
-      await file.close()
-      throw error
-    }
+    })
   }
   /** A closed one would be the number of somebody else's file by and by. */
   get fd(): number {

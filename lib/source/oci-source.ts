@@ -1,4 +1,5 @@
 // An OCI image as what another one is built from, with what its configuration means to a SIF.
+import { madeOf } from "../disposal.ts"
 import type { LayerKeyring } from "../oci/encrypted-layers.ts"
 import type { OciImage } from "../oci/image.ts"
 import type { ImageConfig } from "../oci/manifest.ts"
@@ -110,13 +111,10 @@ export async function openOciSource(
   layerKeys: LayerKeyring,
 ): Promise<BuildSource> {
   const image = await openOciImage(reference, { ...ociOptions(options), layerKeys })
-  try {
+  return await madeOf(image, async () => {
     const source = await ociSource(image, reference, options)
     return { ...source, [Symbol.asyncDispose]: () => image[Symbol.asyncDispose]() }
-  } catch (error) {
-    await image[Symbol.asyncDispose]()
-    throw error
-  }
+  })
 }
 
 /** Where the store of whoever builds is concerns nobody. */

@@ -3,6 +3,7 @@
 import { statfs } from "node:fs/promises"
 import os from "node:os"
 import { encryptionOf, isPartition } from "../encryption/partition.ts"
+import { madeOf } from "../disposal.ts"
 import { OciError, SifError } from "../errors.ts"
 import { Cache, cacheFolder } from "../oci/cache.ts"
 import type { Digest } from "../oci/digest.ts"
@@ -86,7 +87,7 @@ export class RemoteSif implements AsyncDisposable {
     const { oci = {}, architecture, signal, onNotice } = options
     const reference = parseOrasName(source)
     const { store, descriptor } = await findRemote(reference, { ...oci, signal, onNotice })
-    try {
+    return await madeOf(store, async () => {
       const wanted = platformOf(architecture ?? process.arch)
       const { manifest, descriptor: chosen } = await resolveManifest(store, descriptor, wanted)
       const blob = artifactOf(manifest, reference.text)
@@ -98,10 +99,7 @@ export class RemoteSif implements AsyncDisposable {
           { limit: "layers" },
         )
       return new RemoteSif(reference, store, { digest: chosen.digest, blob }, options)
-    } catch (error) {
-      await store[Symbol.asyncDispose]()
-      throw error
-    }
+    })
   }
 
   /** Has nobody had to be named for what came so far? */
@@ -205,15 +203,12 @@ export class RemoteSif implements AsyncDisposable {
       ? (oci.tmpFolder ?? os.tmpdir())
       : await memoryFor(this.reference.text, this.blob.size)
     const file = await TemporaryFile.create(folder)
-    try {
+    return await madeOf(file, async () => {
       await file.unlink()
       if (mayLie && !this.isPublic) await this.writeEncrypted(file)
       else await this.write((piece, position) => file.write(piece, position), oci.onFetch)
       return file
-    } catch (error) {
-      await file[Symbol.asyncDispose]()
-      throw error
-    }
+    })
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

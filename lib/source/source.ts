@@ -11,6 +11,7 @@ import { plainRange, type Opening } from "../encryption/encryption-format.ts"
 import { openPartition } from "../encryption/unlock.ts"
 import { Tree } from "../device/tree.ts"
 import { changedBlock } from "../device/verity.ts"
+import { madeOf } from "../disposal.ts"
 import { BuildError } from "../errors.ts"
 import type { Vouched } from "../file/vouched.ts"
 import type { NativeBuild } from "../native/binding.ts"
@@ -263,18 +264,12 @@ export async function openSource(
   if (!info.isFile())
     throw new BuildError("ERR_BUILD_SOURCE", `the source ${path} is neither a folder nor a file`, { path })
   const file = await open(path, "r")
-  try {
+  const squashfs = await madeOf(file, async () => {
     const offset = squashfsOffset(await readHead(file))
-    if (offset !== undefined) {
-      checkBare("a squashfs")
-      return await openSquashfs(path, file, offset)
-    }
-  } catch (error) {
-    await file.close()
-    throw error
-  }
-  await file.close()
-  return await openImageSource(path, credentials, {
-    ...{ verify, requireEncrypted, kdfLimits, onDerivation, signal },
+    if (offset === undefined) return undefined
+    checkBare("a squashfs")
+    return await openSquashfs(path, file, offset)
   })
+  const asked = { verify, requireEncrypted, kdfLimits, onDerivation, signal }
+  return squashfs ?? (await openImageSource(path, credentials, asked))
 }
