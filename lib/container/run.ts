@@ -426,7 +426,7 @@ export async function withRun<T>(
     ],
     options,
   )
-  const together = stays ? undefined : sharingSession(options, places)
+  const together = stays ? undefined : await sharingSession(options, places)
   const initArguments = new Set([...confined.initArguments, ...(service?.ends === true ? ["--init"] : [])])
   // Who joins a container finds its first process there.
   if (together !== undefined) initArguments.delete("--init")

@@ -5,7 +5,7 @@ import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { RunError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
-import { sharedFolder } from "../runtime/sharing.ts"
+import { lockShared, sharedFolder } from "../runtime/sharing.ts"
 import { letGo, startStarter, type Starter } from "../runtime/starter.ts"
 import type { Launch } from "../runtime/starter-protocol.ts"
 import { stays } from "./container-processes.ts"
@@ -36,9 +36,11 @@ async function tryLock(file: string): Promise<number | undefined> {
   const fd = openSync(file, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600)
   try {
     // Who leaves removes it.
-    if ((await loadAddon().lockFile(fd)) && isThere(file, fd)) return fd
+    if ((await lockShared(fd, path.dirname(file))) && isThere(file, fd)) return fd
   } catch (error) {
     closeSync(fd)
+    // Nobody can lock it, so nobody has.
+    if (error instanceof RunError) rmSync(file, { force: true })
     throw error
   }
   closeSync(fd)

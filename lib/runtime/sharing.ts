@@ -1,16 +1,29 @@
 // What two payloads have to have in common to be in one container: everything that it is made of, who they are, and what they belong to.
-import { createHash, createHmac } from "node:crypto"
-import { fstatSync, readFileSync, readlinkSync, statSync } from "node:fs"
+import { createHash, createHmac, randomBytes } from "node:crypto"
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  linkSync,
+  openSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs"
+import path from "node:path"
 import { callerEnvironment } from "../caller-environment.ts"
 import { plainRange } from "../encryption/encryption-format.ts"
 import { RunError } from "../errors.ts"
-import { starterPath } from "../native/load.ts"
+import { loadAddon, starterPath } from "../native/load.ts"
 import { ownFolder } from "../native/private-folder.ts"
 import type { Place } from "./binds.ts"
 import { launchSession } from "./launcher.ts"
 import { execOptionTable, optionError, type ExecOptionRow, type ExecOptions } from "./options.ts"
 import { hasLimits } from "./resources.ts"
 import type { StarterSource } from "./starter-protocol.ts"
+import type { Bytes } from "../units.ts"
 
 /**
  * Where the sockets of this user's shared containers are.
@@ -31,13 +44,41 @@ function obstacleToSharing(options: ExecOptions, places: readonly Place[]): stri
   return undefined
 }
 
-/** Where it is not asked for, it is no reason to fail. */
-function hasFolder(): boolean {
+/** What flock(2) says where a file system, one of the network's, has no locks. */
+const withoutLocks: readonly (string | undefined)[] = ["ENOLCK", "ENOSYS", "ENOTSUP", "EOPNOTSUPP"]
+
+/**
+ * Locks a file, or a folder, where the sockets are.
+ *
+ * @returns false: somebody else has it.
+ * @throws RunError `ERR_RUN_OPTION` where nothing can be locked.
+ */
+export async function lockShared(fd: number, place: string): Promise<boolean> {
   try {
-    sharedFolder()
-    return true
+    return await loadAddon().lockFile(fd)
   } catch (error) {
-    if (error instanceof RunError) return false
+    const { code } = error as NodeJS.ErrnoException
+    if (!withoutLocks.includes(code)) throw error
+    throw optionError(
+      "sharens",
+      `${place} is on a file system without locks (${code ?? ""}): XDG_RUNTIME_DIR can name a folder of this machine`,
+    )
+  }
+}
+
+/** Where it is not asked for, what keeps commands from finding each other here is no reason to fail. */
+async function canMeet(): Promise<boolean> {
+  try {
+    const folder = sharedFolder()
+    const fd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY)
+    try {
+      await lockShared(fd, folder)
+      return true
+    } finally {
+      closeSync(fd)
+    }
+  } catch (error) {
+    if (error instanceof RunError || (error as NodeJS.ErrnoException).code !== undefined) return false
     throw error
   }
 }
@@ -47,14 +88,65 @@ function hasFolder(): boolean {
  *
  * @throws RunError `ERR_RUN_OPTION` for what has to be alone and is not to be.
  */
-export function sharingSession(options: ExecOptions, places: readonly Place[]): string | undefined {
+export async function sharingSession(
+  options: ExecOptions,
+  places: readonly Place[],
+): Promise<string | undefined> {
   if (options.noSharens === true || options.sharens === false) return undefined
   const { name, isParallel } = launchSession(callerEnvironment())
   const isAsked = options.sharens === true
   if (!isAsked && !isParallel) return undefined
   const obstacle = obstacleToSharing(options, places)
   if (isAsked && obstacle !== undefined) throw optionError("sharens", obstacle)
-  return obstacle === undefined && (isAsked || hasFolder()) ? name : undefined
+  return obstacle === undefined && (isAsked || (await canMeet())) ? name : undefined
+}
+
+const SECRET = "secret"
+const SECRET_SIZE: Bytes = 32
+
+/** undefined: there is none. */
+function readSecret(file: string): Buffer | undefined {
+  let fd: number
+  try {
+    fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined
+    throw error
+  }
+  try {
+    const { uid, mode, size } = fstatSync(fd)
+    const isOwn = (mode & constants.S_IFMT) === constants.S_IFREG && uid === process.geteuid?.()
+    if (!isOwn || (mode & 0o077) !== 0 || size !== SECRET_SIZE)
+      throw new RunError(
+        "ERR_INSTANCE_FOLDER",
+        `${file}: not a file of ${SECRET_SIZE} bytes for you alone (mode 0600)`,
+        { path: file },
+      )
+    return readFileSync(fd)
+  } finally {
+    closeSync(fd)
+  }
+}
+
+/**
+ * This user's, on this machine, and no program's of another's. The name of a shared container is seen by all; with it they cannot try out of
+ * what it was made.
+ */
+function sharingSecret(): Buffer {
+  const file = path.join(sharedFolder(), SECRET)
+  const found = readSecret(file)
+  if (found !== undefined) return found
+  const unfinished = `${file}.${randomBytes(8).toString("hex")}`
+  try {
+    writeFileSync(unfinished, randomBytes(SECRET_SIZE), { flag: "wx", mode: 0o600 })
+    // Whoever is first: all have what is there then.
+    linkSync(unfinished, file)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error
+  } finally {
+    rmSync(unfinished, { force: true })
+  }
+  return sharingSecret()
 }
 
 /** Of the process: who it is, and what it may. */
@@ -128,10 +220,11 @@ function plainly(this: Readonly<Record<string, unknown>>, key: string, value: un
 }
 
 /**
- * The same for those who may share a container, and for nobody else. It takes the image's key to say it: who cannot open the image cannot
- * name what is shared.
+ * The same for those who may share a container, and for nobody else. It takes the image's key to say it, or this user's secret where the
+ * image has none: who cannot open the image cannot name what is shared, and who sees the name cannot try out of what it was made.
  *
  * @param composed - What comes of the options on this machine.
+ * @throws RunError `ERR_INSTANCE_FOLDER`.
  */
 export function sharingDigest(
   source: StarterSource,
@@ -141,7 +234,12 @@ export function sharingDigest(
 ): string {
   const facts = [session, ownFacts(), imageFacts(source), optionFacts(options), composed]
   const text = JSON.stringify(facts, plainly)
-  const key = source.unlocked?.dataKey.bytes
-  const hash = key === undefined ? createHash("sha256") : createHmac("sha256", key)
-  return hash.update(text).digest("hex")
+  const nameUnder = (key: Uint8Array): string => createHmac("sha256", key).update(text).digest("hex")
+  if (source.unlocked !== undefined) return nameUnder(source.unlocked.dataKey.bytes)
+  const secret = sharingSecret()
+  try {
+    return nameUnder(secret)
+  } finally {
+    secret.fill(0)
+  }
 }

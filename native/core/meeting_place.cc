@@ -7,6 +7,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 
 #include "core/system_error.h"
@@ -60,8 +61,11 @@ UniqueFd Accept(int listener) {
   UniqueFd connection(accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
   ucred peer{};
   socklen_t size = sizeof peer;
-  if (connection && (getsockopt(connection.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.uid != geteuid()))
-    connection.Reset();
+  if (!connection) return connection;
+  if (getsockopt(connection.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid())
+    return connection;
+  connection.Reset();
+  errno = EPERM;
   return connection;
 }
 

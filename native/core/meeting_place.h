@@ -14,7 +14,7 @@ UniqueFd Connect(int folder, const std::string& name, const char* operation);
 /// A socket that listens there, for those who keep the boundaries of what they send. SystemError `operation`.
 UniqueFd Listen(int folder, const std::string& name, const char* operation);
 
-/// The next one who has connected, if it is this user's process; none: there is none.
+/// The next one who has connected, if it is this user's process; none: errno says why, EPERM for another user's.
 UniqueFd Accept(int listener);
 
 /// Takes the lock where nobody has connected since, and nobody is about to. False: it was not taken.

@@ -26,6 +26,7 @@
 #include "core/unique_fd.h"
 #include "starter/channel.h"
 #include "starter/crun.h"
+#include "starter/seats.h"
 #include "starter/session.h"
 #include "starter/status.h"
 #include "starter/terminal_size.h"
@@ -145,6 +146,7 @@ class Joining {
     CheckStarter(options_.pid, options_.id);
     const std::string process = SessionProcess(options_.pid);
     CheckErrno(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
+    if (options_.seat_fd >= 0) TakeSeat(options_.seat_fd);
     std::pair<Channel, Channel> channel = Channel::Pair();
     // In the session all the time: it writes there before the command runs and takes it away after.
     const pid_t helper = ForkChild([&] { return HelperProcess(channel.second, process); });
@@ -270,6 +272,7 @@ class Joining {
       }
     }
     KillDescendants(kOrphansMs);
+    if (options_.seat_fd >= 0) LeaveSeat(options_.seat_fd);
     if (death_signal != 0) DieBySignal(death_signal);
     if (options_.seat_fd >= 0 && end && !failure && SignalOfStatus(end->code) != 0) {
       pollfd gone{starter_.get(), POLLIN, 0};

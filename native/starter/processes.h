@@ -53,6 +53,12 @@ void CloseAllBut(std::vector<int> kept);
 /// Standard input, output and error become /dev/null: a pipe there must not be held open by a helper.
 void DetachStandardStreams();
 
+/// All that can be seen from here.
+std::vector<pid_t> AllProcesses();
+
+/// 0: there is no such process, or none above it.
+pid_t ParentOf(pid_t process);
+
 /// All descendants of `root`, nearest first.
 std::vector<pid_t> DescendantsOf(pid_t root);
 

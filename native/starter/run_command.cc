@@ -33,6 +33,7 @@
 #include "starter/service.h"
 #include "starter/session.h"
 #include "starter/status.h"
+#include "starter/stragglers.h"
 
 namespace sifcrypt::starter {
 namespace {
@@ -358,11 +359,13 @@ int Supervisor::Run() {
     const size_t seats = events.size();
     seats_.AddTo(events);
     int timeout = deadline_ < 0 ? -1 : static_cast<int>(std::max<int64_t>(0, deadline_ - NowMs()));
-    if (IsDeserted()) timeout = kLockMs;
+    for (const int other : {IsDeserted() ? kLockMs : -1, seats_.timeout()})
+      if (other >= 0) timeout = timeout < 0 ? other : std::min(timeout, other);
     if (poll(events.data(), events.size(), timeout) < 0 && errno != EINTR) throw SystemError(errno, "poll");
     for (size_t i = fixed; i < seats; ++i)
       if (events[i].revents != 0) OnServerMessage(servers_[i - fixed]);
     seats_.OnEvents(&events[seats]);
+    while (seats_.TakeLost()) KillStragglers([this] { return seats_.processes(); }, kOrphansMs);
     if (events[2].revents != 0) OnContainerMessages();
     for (SignalQueue::Signal signal; (signal = signals_.Next()).number != 0;) OnSignal(signal);
     Reap();

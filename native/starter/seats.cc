@@ -6,8 +6,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <string_view>
+#include <utility>
+
 #include "core/meeting_place.h"
 #include "core/system_error.h"
+#include "starter/processes.h"
 
 namespace sifcrypt::starter {
 namespace {
@@ -15,6 +23,10 @@ namespace {
 constexpr char kOperation[] = "share";
 /// As lib/container/shared-container.ts names it.
 constexpr char kLock[] = ".lock";
+/// What a command says last. First it says which process it is.
+constexpr char kLeaves[] = "leaves";
+/// So long nobody is let in when there is no descriptor, or no memory, for him.
+constexpr int kRestMs = 100;
 
 /// Each seat is a descriptor.
 void AllowManyDescriptors() {
@@ -49,18 +61,67 @@ bool Seats::Leave() {
 }
 
 void Seats::AddTo(std::vector<pollfd>& events) const {
-  events.push_back({listener_.get(), POLLIN, 0});
-  for (const UniqueFd& seat : taken_) events.push_back({seat.get(), POLLIN, 0});
+  events.push_back({is_resting() ? -1 : listener_.get(), POLLIN, 0});
+  for (const Seat& seat : taken_) events.push_back({seat.connection.get(), POLLIN, 0});
 }
 
 void Seats::OnEvents(const pollfd* events) {
   const bool has_come = events++->revents != 0;
-  // Nobody says anything: what can be read is the end.
-  for (UniqueFd& seat : taken_)
-    if (events++->revents != 0) seat.Reset();
-  std::erase_if(taken_, [](const UniqueFd& seat) { return !seat; });
-  if (!has_come) return;
-  if (UniqueFd seat = meeting::Accept(listener_.get())) taken_.push_back(std::move(seat));
+  for (Seat& seat : taken_)
+    if (events++->revents != 0) Hear(seat);
+  std::erase_if(taken_, [](const Seat& seat) { return !seat.connection; });
+  if (has_come) LetIn();
 }
+
+bool Seats::is_resting() const { return NowMs() < rests_until_; }
+
+int Seats::timeout() const {
+  return is_resting() ? static_cast<int>(std::max<int64_t>(1, rests_until_ - NowMs())) : -1;
+}
+
+void Seats::LetIn() {
+  UniqueFd connection = meeting::Accept(listener_.get());
+  if (connection) return taken_.push_back({std::move(connection)}), void();
+  // It stays in the queue, and would wake this process again at once.
+  if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) rests_until_ = NowMs() + kRestMs;
+}
+
+void Seats::Hear(Seat& seat) {
+  for (;;) {
+    char text[32];
+    const ssize_t n = recv(seat.connection.get(), text, sizeof text, MSG_DONTWAIT);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return;
+    if (n <= 0) {
+      has_lost_ |= seat.process > 0;
+      return seat.connection.Reset();
+    }
+    const std::string_view word(text, static_cast<size_t>(n));
+    if (word == kLeaves)
+      seat.process = -1;
+    else
+      std::from_chars(word.data(), word.data() + word.size(), seat.process);
+  }
+}
+
+bool Seats::TakeLost() { return std::exchange(has_lost_, false); }
+
+std::vector<pid_t> Seats::processes() {
+  for (pollfd come{listener_.get(), POLLIN, 0}; come.fd >= 0 && !is_resting() && poll(&come, 1, 0) > 0;) LetIn();
+  std::vector<pid_t> found;
+  for (Seat& seat : taken_) {
+    Hear(seat);
+    if (seat.process > 0) found.push_back(seat.process);
+  }
+  std::erase_if(taken_, [](const Seat& seat) { return !seat.connection; });
+  return found;
+}
+
+void TakeSeat(int seat) {
+  const std::string process = std::to_string(getpid());
+  CheckErrno(send(seat, process.data(), process.size(), MSG_NOSIGNAL), kOperation);
+}
+
+void LeaveSeat(int seat) { send(seat, kLeaves, std::strlen(kLeaves), MSG_NOSIGNAL | MSG_DONTWAIT); }
 
 }  // namespace sifcrypt::starter

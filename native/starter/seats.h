@@ -3,6 +3,7 @@
 #pragma once
 
 #include <poll.h>
+#include <sys/types.h>
 
 #include <string>
 #include <vector>
@@ -32,13 +33,36 @@ class Seats {
   void OnEvents(const pollfd* events);
   /// How many AddTo adds.
   size_t count() const { return taken_.size() + 1; }
+  /// When poll(2) has to end, whatever happens: then somebody is let in who could not be. Milliseconds, or -1.
+  int timeout() const;
+
+  /// Has a command gone without taking leave since this was last asked? Then what it ran may still be there.
+  bool TakeLost();
+  /// The processes that all there now have named, from which comes whatever they run.
+  std::vector<pid_t> processes();
 
  private:
+  struct Seat {
+    UniqueFd connection;
+    pid_t process = -1;
+  };
+  bool is_resting() const;
+  void LetIn();
+  void Hear(Seat& seat);
+
   UniqueFd folder_;
   std::string name_;
   UniqueFd lock_;
   UniqueFd listener_;
-  std::vector<UniqueFd> taken_;
+  std::vector<Seat> taken_;
+  int64_t rests_until_ = 0;
+  bool has_lost_ = false;
 };
+
+/// Takes a seat for what comes of this process; before anything does.
+void TakeSeat(int seat);
+
+/// Nothing is left of what has come of it.
+void LeaveSeat(int seat);
 
 }  // namespace sifcrypt::starter

@@ -2,7 +2,16 @@
 import assert from "node:assert/strict"
 import { execFileSync, type ChildProcess } from "node:child_process"
 import { once } from "node:events"
-import { chownSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
+import {
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import {
@@ -79,6 +88,17 @@ int main(int argc, char** argv) {
     execFileSync("cc", ["-static", "-o", path.join(tree, "bin", "peek"), source])
   })
 
+  const lockless = path.join(newFolder("lockless"), "lockless.so")
+  before(() => {
+    // As a network's file system may.
+    const source = `${lockless}.c`
+    writeFileSync(
+      source,
+      "#include <errno.h>\nint flock(int fd, int operation) { (void)fd; (void)operation; errno = ENOLCK; return -1; }\n",
+    )
+    execFileSync("cc", ["-shared", "-fPIC", "-o", lockless, source])
+  })
+
   for (const as of ["user", "self"] as const satisfies readonly As[])
     describe(as === "user" ? "of an ordinary user" : "of root", () => {
       const folder = newFolder(`sharens-${as}`, idOf(as))
@@ -94,7 +114,9 @@ int main(int argc, char** argv) {
       })
       const servers = (): number[] =>
         processesOfGroup(group).flatMap(({ pid }) => (holdsFuse(pid) ? [pid] : []))
-      const files = (): string[] => (existsSync(shared) ? readdirSync(shared) : [])
+      // The secret under which they are named stays.
+      const files = (): string[] =>
+        existsSync(shared) ? readdirSync(shared).filter((name) => name !== "secret") : []
       const nothingIsLeft = async (): Promise<void> => {
         await waitFor("the end of all processes", () => processesOfGroup(group).length === 0)
         assert.deepEqual(files(), [])
@@ -270,6 +292,62 @@ int main(int argc, char** argv) {
         const asked = await sifcrypt(["exec", ...key, "--sharens", ...alone, image, "echo"], options())
         assert.match(asked.stderr, /--sharens: an overlay is one command's/)
         for (const waits of [one, other, single, over]) await end(waits)
+        await nothingIsLeft()
+      })
+
+      it("do not need the key of a plain image, but this user's secret", async () => {
+        const plain = path.join(folder, "plain.sif")
+        await sifcryptOk(["build", plain, tree], { as })
+        const flags = ["exec", "--engine", "userspace", "--sharens", plain]
+        const one = startSifcrypt([...flags, "sh", "-c", "echo here; exec cat"], options())
+        const result = finish(one, { holdInput: true })
+        assert.ok(one.stdout)
+        await once(one.stdout, "data")
+        await sifcryptOk([...flags, "echo"], options())
+        assert.equal(servers().length, 1)
+        assert.equal(statSync(path.join(shared, "secret")).mode & 0o777, 0o600)
+        // Another secret, another name.
+        rmSync(path.join(shared, "secret"))
+        const child = startSifcrypt([...flags, "sh", "-c", "echo here; exec cat"], options())
+        const other = finish(child, { holdInput: true })
+        assert.ok(child.stdout)
+        await once(child.stdout, "data")
+        assert.equal(servers().length, 2)
+        for (const waits of [one, child]) waits.stdin?.end()
+        for (const ended of [result, other]) assert.equal((await ended).status, 0)
+        await nothingIsLeft()
+      })
+
+      it("are alone where nothing can be locked, unless they ask not to be", async () => {
+        const env = { LD_PRELOAD: lockless }
+        const step = { SLURM_JOB_ID: "7", SLURM_STEP_ID: "0", SLURM_PROCID: "0", SLURM_STEP_NUM_TASKS: "2" }
+        const alone = await sifcrypt(
+          ["exec", ...key, image, "echo", "in"],
+          options({ env: { ...env, ...step } }),
+        )
+        assert.deepEqual([alone.text, alone.status, alone.stderr], ["in\n", 0, ""])
+        const asked = await sifcrypt(["exec", ...key, "--sharens", image, "echo", "in"], options({ env }))
+        assert.equal(asked.text, "")
+        assert.match(asked.stderr, /--sharens: .* without locks \(ENOLCK\): XDG_RUNTIME_DIR can name/)
+        await nothingIsLeft()
+      })
+
+      it("leave nothing running where all that would end it is killed at once", async () => {
+        const other = await waiting()
+        const script = "sleep 1000 & (setsid sleep 1000 &) ; echo here; exec cat"
+        for (const holds of [[other], []]) {
+          const one = await waiting(["sh", "-c", script])
+          if (holds.length === 0) await end(other)
+          const joins = processesBelow(one.child.pid ?? 0).filter(({ command }) => command.includes(" join "))
+          assert.equal(joins.length, 2)
+          // Neither of them gets to see that the other one has ended.
+          for (const signal of ["SIGSTOP", "SIGKILL"] as const)
+            for (const { pid } of joins) process.kill(pid, signal)
+          await one.result
+          await waitFor("the end of what it ran", () =>
+            processesOfGroup(group).every(({ command }) => !command.startsWith("sleep")),
+          )
+        }
         await nothingIsLeft()
       })
 

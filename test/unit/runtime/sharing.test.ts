@@ -1,8 +1,17 @@
 import assert from "node:assert/strict"
-import { closeSync, openSync, utimesSync, writeFileSync } from "node:fs"
+import {
+  chmodSync,
+  closeSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs"
 import path from "node:path"
 import { execOptionTable, type ExecOptionRow, type ExecOptions } from "../../../lib/runtime/options.ts"
-import { sharingDigest, sharingSession } from "../../../lib/runtime/sharing.ts"
+import { sharedFolder, sharingDigest, sharingSession } from "../../../lib/runtime/sharing.ts"
 import type { StarterSource } from "../../../lib/runtime/starter-protocol.ts"
 import { newFolder } from "../../support/scratch.ts"
 
@@ -12,6 +21,7 @@ describe("what payloads that share a container have in common", () => {
   const fd = openSync(file, "r")
   after(() => {
     closeSync(fd)
+    rmSync(path.join(sharedFolder(), "secret"), { force: true })
   })
   const plain: StarterSource = { image: file, fd, offset: 0, size: 5, unlocked: undefined }
   const encrypted = (key: number): StarterSource => ({
@@ -56,11 +66,42 @@ describe("what payloads that share a container have in common", () => {
     assert.notEqual(digest({}), before)
   })
 
-  it("is nothing for what has to be alone", () => {
+  it("is named under a secret of this user's where there is no key", () => {
+    const secret = path.join(sharedFolder(), "secret")
+    rmSync(secret, { force: true })
+    const before = digest({})
+    const { mode, size } = statSync(secret)
+    assert.deepEqual([mode & 0o777, size], [0o600, 32])
+    assert.equal(digest({}), before)
+    // Another one, another name; that of an encrypted image is under its key.
+    const named = digest({}, encrypted(1))
+    writeFileSync(secret, Buffer.alloc(32, 1))
+    assert.notEqual(digest({}), before)
+    assert.equal(digest({}, encrypted(1)), named)
+    for (const spoil of [
+      () => {
+        chmodSync(secret, 0o640)
+      },
+      () => {
+        writeFileSync(secret, "short")
+      },
+    ]) {
+      spoil()
+      assert.throws(() => digest({}), { code: "ERR_INSTANCE_FOLDER" })
+      rmSync(secret)
+    }
+    digest({})
+    assert.deepEqual(
+      readdirSync(sharedFolder()).filter((name) => name.startsWith("secret")),
+      ["secret"],
+    )
+  })
+
+  it("is nothing for what has to be alone", async () => {
     const sharens = true
-    assert.equal(sharingSession({}, []), undefined)
-    assert.equal(sharingSession({ sharens, noSharens: true }, []), undefined)
-    assert.notEqual(sharingSession({ sharens }, []), undefined)
+    assert.equal(await sharingSession({}, []), undefined)
+    assert.equal(await sharingSession({ sharens, noSharens: true }, []), undefined)
+    assert.notEqual(await sharingSession({ sharens }, []), undefined)
     const image = { source: "/x", destination: "/x", readOnly: true, image: { path: "/", id: undefined } }
     for (const [options, places] of [
       [{ writable: true }, []],
@@ -69,6 +110,6 @@ describe("what payloads that share a container have in common", () => {
       [{ applyCgroups: "x" }, []],
       [{}, [image]],
     ] as const)
-      assert.throws(() => sharingSession({ ...options, sharens }, places), { code: "ERR_RUN_OPTION" })
+      await assert.rejects(sharingSession({ ...options, sharens }, places), { code: "ERR_RUN_OPTION" })
   })
 })
