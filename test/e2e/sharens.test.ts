@@ -4,8 +4,10 @@ import { execFileSync, type ChildProcess } from "node:child_process"
 import { once } from "node:events"
 import {
   chownSync,
+  closeSync,
   existsSync,
   mkdirSync,
+  openSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -14,6 +16,7 @@ import {
 } from "node:fs"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
+import { loadAddon } from "../../lib/native/load.ts"
 import {
   finish,
   idOf,
@@ -26,7 +29,14 @@ import {
   type Result,
 } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
-import { holdsFuse, processesBelow, processesOfGroup, signalGroup, waitFor } from "../support/processes.ts"
+import {
+  holdsFuse,
+  processesBelow,
+  processesOfGroup,
+  processorMs,
+  signalGroup,
+  waitFor,
+} from "../support/processes.ts"
 import { seeded } from "../support/random.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
@@ -350,6 +360,30 @@ int main(int argc, char** argv) {
         }
         await nothingIsLeft()
       })
+
+      // Whoever connects has to be the user.
+      if (as === "self")
+        it("wait without taking processor time where no more of them can be let in", async () => {
+          const one = await waiting(undefined, undefined, { wrapper: ["prlimit", "--nofile=48:48"] })
+          const [starter = 0] = processesOfGroup(group).flatMap(({ pid, command }) =>
+            command.includes("--shared=") && !holdsFuse(pid) ? [pid] : [],
+          )
+          const handle = openSync(shared, "r")
+          const name = files().find((file) => !file.endsWith(".lock")) ?? ""
+          const seats = Array.from(
+            { length: 60 },
+            () => loadAddon().connectIn({ folder: handle, name }) ?? -1,
+          )
+          const other = await waiting()
+          const before = processorMs(starter)
+          await sleep(500)
+          assert.ok(processorMs(starter) - before < 100, "it looks again and again")
+          for (const fd of [handle, ...seats]) closeSync(fd)
+          // It has waited with the others, and comes in.
+          assert.equal((await end(one)).status, 0)
+          assert.equal((await end(other)).text, "here\n")
+          await nothingIsLeft()
+        })
 
       it(`of which any may be killed at any moment, ${kills} times`, async function () {
         this.timeout(60_000 + kills * 5000)
