@@ -225,6 +225,7 @@ class Joining {
   }
 
   int Supervise(pid_t helper, const Channel& channel) {
+    const UniqueFd helper_end(CheckErrno(OpenProcess(helper), "join"));
     pid_t runtime = -1;
     bool watching = true;
     int death_signal = 0;
@@ -271,6 +272,9 @@ class Joining {
         break;
       }
     }
+    // It has closed the channel, and is all but gone: whoever has to be looked for takes longer.
+    pollfd gone_helper{helper_end.get(), POLLIN, 0};
+    if (end) poll(&gone_helper, 1, kOrphansMs);
     KillDescendants(kOrphansMs);
     if (options_.seat_fd >= 0) LeaveSeat(options_.seat_fd);
     if (death_signal != 0) DieBySignal(death_signal);
