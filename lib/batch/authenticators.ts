@@ -5,6 +5,7 @@ import { connect, type Socket } from "node:net"
 import { gunzipSync } from "node:zlib"
 import { readBounded } from "../bounded-file.ts"
 import { EnvironmentError } from "../errors.ts"
+import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
 import type { BrokerPlace, JobSet } from "./job-set.ts"
 import { slurmEnvironment } from "./slurm.ts"
@@ -108,6 +109,14 @@ export async function forgeableMunge(changelog: string = CHANGES): Promise<strin
   } catch {
     return version // nobody says that it was mended
   }
+}
+
+/** Who has connected, or whom this is connected to. */
+export function peerOf(socket: Socket): { readonly uid: number; readonly pid: number } {
+  // Node has no other name for it.
+  const { _handle: handle } = socket as unknown as { readonly _handle?: { readonly fd?: number } | null }
+  if (handle?.fd === undefined || handle.fd < 0) throw new Error("it has gone")
+  return loadAddon().peerOf({ fd: handle.fd })
 }
 
 /** All that a socket sends, up to a line's end or its own. */

@@ -35,11 +35,11 @@ import type { Imported } from "./shipyard.ts"
 import type * as importer from "./shipyard.ts"
 import { isActive, nodesOf, queue, slurm } from "./slurm.ts"
 import { isFinal, statusOf, type TaskStatus } from "./status.ts"
+import { ownCommand } from "./own-command.ts"
 import {
   ImageKeys,
   keyRows,
   openImage,
-  ownCommand,
   jobScript,
   startBroker,
   submitJobs,

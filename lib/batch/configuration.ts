@@ -100,6 +100,18 @@ export interface TaskGroup {
 export type Dependency =
   { readonly job: string } | { readonly group: number; readonly elements: readonly number[] | undefined }
 
+/** A payload that is several processes, which Slurm starts as one step. */
+export interface Ranks {
+  readonly nodes: number
+  readonly perNode: number
+  /** How they find each other, as srun's `--mpi` has it; undefined: as the cluster has it. */
+  readonly mpi?: string
+}
+
+/** Of one task, and of one node. */
+export const MAX_NODES = 10_000
+export const MAX_RANKS = 1024
+
 /** What one task gets. */
 export interface Resources {
   readonly time: Seconds
@@ -107,6 +119,7 @@ export interface Resources {
   /** MiB. */
   readonly memory?: number
   readonly gres?: string
+  readonly ranks?: Ranks
 }
 
 export interface JobSettings {
@@ -296,6 +309,9 @@ interface TaskKeys {
   readonly cpus: number
   readonly memory: number
   readonly gres: string
+  readonly nodes: number
+  readonly ranksPerNode: number
+  readonly mpi: string
 }
 
 function readEnvironment(value: Value): readonly (readonly [string, Value])[] {
@@ -341,8 +357,12 @@ class JobReader {
       cpus: (one) => one.whole(1, 65_536),
       memory: (one) => Math.max(1, Math.ceil(size(one) / 2 ** 20)),
       gres: word,
+      nodes: (one) => one.whole(1, MAX_NODES),
+      ranksPerNode: (one) => one.whole(1, MAX_RANKS),
+      mpi: (one) => one.text(/^[a-z0-9_]{1,32}$/, "what srun takes for --mpi, as pmi2 or pmix"),
     })
-    const { image, command, binds = [], taskFactory, cpus, memory, gres } = read
+    const { image, command, binds = [], taskFactory, cpus, memory, gres, nodes, ranksPerNode, mpi } = read
+    const isParallel = nodes !== undefined || ranksPerNode !== undefined || mpi !== undefined
     if (image === undefined) throw value.error("image is missing")
     const own = read.environmentVariables === undefined ? [] : readEnvironment(read.environmentVariables)
     const variables = [...environment, ...own]
@@ -372,6 +392,15 @@ class JobReader {
         ...(cpus === undefined ? {} : { cpus }),
         ...(memory === undefined ? {} : { memory }),
         ...(gres === undefined ? {} : { gres }),
+        ...(isParallel
+          ? {
+              ranks: {
+                nodes: nodes ?? 1,
+                perNode: ranksPerNode ?? 1,
+                ...(mpi === undefined ? {} : { mpi }),
+              },
+            }
+          : {}),
       },
       dependsOn: [...(read.dependsOn ?? []), ...(read.dependsOnRange ?? [])],
     }

@@ -9,7 +9,7 @@
 //   log/                       what the broker and the tasks' own command say
 import { createHash, randomBytes } from "node:crypto"
 import { constants, type Stats } from "node:fs"
-import { lstat, mkdir, readdir, realpath, rename, rm, writeFile } from "node:fs/promises"
+import { link, lstat, mkdir, readdir, realpath, rename, rm, writeFile } from "node:fs/promises"
 import path from "node:path"
 import {
   count,
@@ -29,12 +29,15 @@ import { parseJson } from "../json.ts"
 import { isHeld } from "../native/private-folder.ts"
 import type { Bytes } from "../units.ts"
 import { checkBundle, type Bundle } from "./bundle.ts"
-import type {
-  AuthenticatorName,
-  Dependency,
-  NodeKeySettings,
-  RegistrySettings,
-  Resources,
+import {
+  MAX_NODES,
+  MAX_RANKS,
+  type AuthenticatorName,
+  type Dependency,
+  type NodeKeySettings,
+  type Ranks,
+  type RegistrySettings,
+  type Resources,
 } from "./configuration.ts"
 
 /** An image as every task gets it. */
@@ -247,7 +250,17 @@ const checkManifest: Check<Manifest> = shape<Manifest>({
               ),
               dependsOn: required(list(dependency)),
               resources: required(
-                shape<Resources>({ time: required(count), cpus: count, memory: count, gres: text }),
+                shape<Resources>({
+                  time: required(count),
+                  cpus: count,
+                  memory: count,
+                  gres: text,
+                  ranks: shape<Ranks>({
+                    nodes: required(whole(1, MAX_NODES)),
+                    perNode: required(whole(1, MAX_RANKS)),
+                    mpi: text,
+                  }),
+                }),
               ),
             }),
           ),
@@ -303,6 +316,13 @@ const checkRecord: Check<TaskRecord> = shape<TaskRecord>({
       }),
     ),
   ),
+})
+
+const checkRankEnd: Check<RankEnd> = shape<RankEnd>({
+  rank: required(count),
+  node: required(text),
+  exitCode: required(count),
+  reason: text,
 })
 
 /** A hundred thousand tasks with their command lines. */
@@ -361,6 +381,20 @@ export interface FoundTask {
   /** In its group. */
   readonly place: number
   readonly task: ManifestTask
+}
+
+/** undefined: its payload is one process. */
+export function ranksOf({ job, group }: FoundTask): Ranks | undefined {
+  return job.groups[group]?.resources.ranks
+}
+
+/** Of the ranks of a step, how the first one ended that did not end well. */
+export interface RankEnd {
+  readonly rank: number
+  readonly node: string
+  readonly exitCode: number
+  /** What kept its payload from it. */
+  readonly reason?: string | undefined
 }
 
 export class JobSet {
@@ -552,6 +586,31 @@ export class JobSet {
   async writeRecord({ job, task }: FoundTask, record: TaskRecord): Promise<void> {
     await mkdir(this.path("status", job.id), { recursive: true, mode: 0o700 })
     await writeOwn(this.path("status", job.id, `${task.id}.json`), JSON.stringify(record))
+  }
+
+  #rankEnd({ job, task }: FoundTask): string {
+    return path.join("out", job.id, task.id, "rank.json")
+  }
+
+  /** Writes it down, unless another rank has: those that end because of it come later. */
+  async writeRankEnd(task: FoundTask, end: RankEnd): Promise<void> {
+    const file = this.path(this.#rankEnd(task))
+    const temporary = `${file}.${randomBytes(8).toString("hex")}`
+    try {
+      await writeFile(temporary, JSON.stringify(end), { mode: 0o600, flag: "wx" })
+      await link(temporary, file)
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error
+    } finally {
+      await rm(temporary, { force: true })
+    }
+  }
+
+  /** undefined: no rank has said anything. */
+  async takeRankEnd(task: FoundTask): Promise<RankEnd | undefined> {
+    const end = await this.#read(this.#rankEnd(task), checkRankEnd, MAX_RECORD)
+    await rm(this.path(this.#rankEnd(task)), { force: true })
+    return end
   }
 
   /** Takes all of it away. */

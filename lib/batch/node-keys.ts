@@ -11,16 +11,15 @@ import { forbidDumps } from "../device/process.ts"
 import { BatchError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import { MAX_KEY_FILE_SIZE, parsePrivateKey } from "../key/key-file.ts"
-import { loadAddon } from "../native/load.ts"
 import { isHeld } from "../native/private-folder.ts"
 import { Turns } from "../turns.ts"
 import type { Bytes } from "../units.ts"
-import { answerLine, exchange, readLine } from "./authenticators.ts"
+import { answerLine, exchange, peerOf, readLine } from "./authenticators.ts"
 import { checkPart, keyFingerprint, openBundle, parseHead, type BundlePart } from "./bundle.ts"
 import type { JobSet } from "./job-set.ts"
 import { newPair, parseRequest, seal, type KeyRequest } from "./key-exchange.ts"
 import { SecretTable } from "./secret-table.ts"
-import { hostsOf, jobByNumber, processOf } from "./slurm.ts"
+import { hostsOf, jobByNumber, processesOf } from "./slurm.ts"
 
 /** A request with its part of a bundle: its secrets, and the digests of the images. */
 const MAX_ASKED: Bytes = 256 << 10
@@ -53,10 +52,7 @@ class Peer {
   readonly #started: string | undefined
 
   constructor(socket: Socket) {
-    // Node has no other name for it.
-    const { _handle: handle } = socket as unknown as { readonly _handle?: { readonly fd?: number } | null }
-    if (handle?.fd === undefined || handle.fd < 0) throw new Error("it has gone")
-    const { uid, pid } = loadAddon().peerOf({ fd: handle.fd })
+    const { uid, pid } = peerOf(socket)
     this.uid = uid
     this.pid = pid
     this.#started = startTimeOf(pid)
@@ -106,7 +102,8 @@ class NodeKeys {
     if (job.state !== "RUNNING") return `the job is ${job.state}, not RUNNING`
     if (!(await hostsOf(job.nodes)).includes(this.#node)) return "the job does not run here"
     // A payload of the job's could be of an image that its owner does not trust with the others.
-    if ((await processOf(request.slurmJob, this.#node)) !== pid) return `process ${pid} is not the job's own`
+    if (!(await processesOf(request.slurmJob, this.#node)).includes(pid))
+      return `process ${pid} is not the job's own`
     return peer.hasEnded() ? ended : undefined
   }
 

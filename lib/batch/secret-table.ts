@@ -6,7 +6,7 @@ import type { Bytes } from "../units.ts"
 
 const DIGEST_SIZE: Bytes = 32
 /** Longer than the secret of any image. */
-const MAX_SECRET: Bytes = 512
+export const MAX_SECRET: Bytes = 512
 /** Of all images together: less than any user may lock. */
 export const MAX_SECRETS: Bytes = 60 * 1024
 

@@ -32,7 +32,11 @@ const meaningless: Readonly<Record<string, string>> = {
   gpu: "say `gres`",
   infiniband: "the machine's devices are there",
   shm_size: "the machine's is there",
-  multi_instance: "not yet",
+  coordination_command: "srun starts the ranks, and nothing has to be there before them",
+  pre_execution_command: "the command is what each rank runs",
+  runtime: "srun starts the ranks; say `mpi`, as its --mpi has it",
+  executable_path: "srun starts the ranks",
+  options: "srun starts the ranks, as `nodes` and `ranks_per_node` say",
   exit_conditions: "`no_retry_on` names statuses that are not tried again",
   input_data: "files are where every node sees them",
   output_data: "files are where every node sees them",
@@ -170,6 +174,23 @@ class Importer {
     return Object.keys(made).length === 0 ? undefined : made
   }
 
+  /** How many there are of what is elsewhere called instances and processes. */
+  #ranks(value: Value): Plain {
+    const whole = (at: Value): number | undefined => {
+      if (/^\d+$/.test(at.word())) return at.whole(1, 1e9)
+      this.note(at, "it depends on a pool, of which there is none: say a number")
+      return undefined
+    }
+    const { num_instances: nodes, mpi } = this.pick(value, {
+      num_instances: whole,
+      mpi: (at) => this.pick(at, { processes_per_node: whole })["processes_per_node"],
+    })
+    return {
+      ...(nodes === undefined ? {} : { nodes }),
+      ...(mpi === undefined ? {} : { ranks_per_node: mpi }),
+    }
+  }
+
   #task(value: Value): Plain {
     const read = this.pick(value, {
       id: (at) => at.text(),
@@ -181,8 +202,15 @@ class Importer {
       depends_on_range: (at) => at.list((one) => one.whole(0, 1e9)),
       max_wall_time: (at) => this.#time(at),
       task_factory: (at) => this.#factory(at),
+      multi_instance: (at) => this.#ranks(at),
     })
-    const { singularity_image: image, singularity_execution: action, command, ...rest } = read
+    const {
+      singularity_image: image,
+      singularity_execution: action,
+      command,
+      multi_instance: ranks,
+      ...rest
+    } = read as Plain & { multi_instance?: Plain }
     if (image === undefined) this.note(value, "it runs in no singularity_image: here each task runs in one")
     const line = typeof command === "string" ? command : ""
     const words =
@@ -190,6 +218,7 @@ class Importer {
     const isRun = action === "run"
     return {
       ...rest,
+      ...ranks,
       image,
       command: [...(isRun ? ["run"] : ["exec"]), ...(line === "" ? [] : isRun ? line.split(/\s+/) : words)],
     }

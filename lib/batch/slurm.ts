@@ -147,15 +147,13 @@ export async function hostsOf(nodes: string): Promise<readonly string[]> {
 }
 
 /**
- * The process that a batch job is on its node, as that node's own daemon knows it: none of those that it has started.
- *
- * @returns undefined: it does not run there.
+ * The processes that a job is on a node, as that node's own daemon knows it: what it began with, and the first one there of each step. None
+ * of those that they have started.
  */
-export async function processOf(job: number, node: string): Promise<number | undefined> {
+export async function processesOf(job: number, node: string): Promise<readonly number[]> {
   const text = await slurm("scontrol", ["listpids", String(job), node])
   // PID JOBID STEPID LOCALID GLOBALID: only what slurmstepd has started itself has an id in its step.
-  const pid = /^(\d+)\s+\S+\s+batch\s+0\s/m.exec(text)?.[1]
-  return pid === undefined ? undefined : Number(pid)
+  return [...text.matchAll(/^(\d+)\s+\S+\s+(?:batch|\d+)\s+0\s/gm)].map(([, pid]) => Number(pid))
 }
 
 /**

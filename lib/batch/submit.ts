@@ -4,7 +4,6 @@ import { spawn } from "node:child_process"
 import { randomBytes } from "node:crypto"
 import { closeSync, openSync } from "node:fs"
 import { hostname } from "node:os"
-import path from "node:path"
 import {
   list,
   abortSignal,
@@ -22,7 +21,6 @@ import { secretSource, type SecretSource } from "../encryption/secret-sources.ts
 import { BatchError, KeyError } from "../errors.ts"
 import { byThumbprint } from "../key/certificate.ts"
 import type { Secret } from "../key/secret.ts"
-import { packageRoot } from "../native/load.ts"
 import { forgeableMunge, hasMunge } from "./authenticators.ts"
 import type {
   AuthenticatorName,
@@ -32,6 +30,7 @@ import type {
   ImageSettings,
 } from "./configuration.ts"
 import { cacheOf, examineImage, findImage, NodeCache, signerOf, type FoundImage } from "./images.ts"
+import { rankArguments } from "./ranks.ts"
 import {
   JobSet,
   type Manifest,
@@ -40,6 +39,7 @@ import {
   type SubmittedArray,
 } from "./job-set.ts"
 import { nodeCertificates, sealBundle } from "./bundle.ts"
+import { ownCommand, taskCommand } from "./own-command.ts"
 import { SecretTable } from "./secret-table.ts"
 import { configured, nodesOf, slurm, slurmEnvironment } from "./slurm.ts"
 import { keepOut, letIn } from "./ssh-access.ts"
@@ -84,11 +84,6 @@ const checkSubmit: Check<SubmitOptions> = shape<SubmitOptions>({
   onNotice: callback,
   signal: abortSignal,
 })
-
-/** The command that nodes run, and the broker is. */
-export function ownCommand(command: string | undefined): string {
-  return command === undefined ? path.join(packageRoot, "dist", "cli", "main.js") : path.resolve(command)
-}
 
 /** What opens the images of a set, each certificate's password asked for once. */
 export class ImageKeys {
@@ -331,17 +326,17 @@ class Submission {
   }
 
   async #submit(job: number, group: number, first: number, count: number): Promise<void> {
-    const { manifestDigest, manifest } = this.#set
+    const { manifest } = this.#set
     const { dependsOn = [], resources } = manifest.jobs[job]?.groups[group] ?? {}
     const { maxConcurrent } = this.#configuration.jobs[job] ?? {}
     const after = dependencyWords({ job, dependsOn }, this.#set, this.arrays)
-    const words = [this.#command, "batch", "task", this.#set.path("manifest.json"), manifestDigest]
-    const script = jobScript([...words, ...[job, group, first].map(String)])
+    const script = jobScript(taskCommand(this.#command, { set: this.#set, job, group, first }))
     const args = [
       ...arrayArguments(this.#set, this.#configuration, job),
       ...(this.excluded.length === 0 ? [] : [`--exclude=${this.excluded.join(",")}`]),
       `--array=0-${count - 1}${maxConcurrent === undefined ? "" : `%${maxConcurrent}`}`,
       `--time=${slurmTime(resources?.time ?? 3600)}`,
+      ...(resources?.ranks === undefined ? [] : rankArguments(resources.ranks)),
       ...(resources?.cpus === undefined ? [] : [`--cpus-per-task=${resources.cpus}`]),
       ...(resources?.memory === undefined ? [] : [`--mem=${resources.memory}M`]),
       ...(resources?.gres === undefined ? [] : [`--gres=${resources.gres}`]),

@@ -7,7 +7,7 @@ import { exchange } from "../../../lib/batch/authenticators.ts"
 import { batch } from "../../../lib/index.ts"
 import { JobSet, type Manifest } from "../../../lib/batch/job-set.ts"
 import { newPair, parseRequest, seal, unseal } from "../../../lib/batch/key-exchange.ts"
-import { takeAnswer } from "../../../lib/batch/task.ts"
+import { takeAnswer } from "../../../lib/batch/task-image.ts"
 import { newFolder } from "../../support/scratch.ts"
 
 const task = (id: string): object => ({
