@@ -229,6 +229,34 @@ jobs:
     assert.equal(parse("cluster: { cache_limit: 0 }").cluster.cacheLimit, 0)
   })
 
+  it("has tasks of several ranks, of which Slurm is told the same only where they are as many", () => {
+    const tasks = (...more: readonly string[]): string =>
+      `images: [ { image: ${image} } ]\njobs: [ { id: one, tasks: [ ${more.map((keys) => `{ image: ${image}${keys} }`).join(", ")} ] } ]\n`
+    const { groups } = parse(
+      tasks(
+        "",
+        ", nodes: 2",
+        ", ranks_per_node: 4, mpi: pmi2",
+        ", nodes: 2, ranks_per_node: 1",
+        ", mpi: none",
+      ),
+    ).jobs[0]!
+    assert.deepEqual(
+      groups.map(({ tasks: some, resources: { ranks } }) => [some.length, ranks]),
+      [
+        [1, undefined],
+        [2, { nodes: 2, perNode: 1 }],
+        [1, { nodes: 1, perNode: 4, mpi: "pmi2" }],
+        [1, { nodes: 1, perNode: 1, mpi: "none" }],
+      ],
+    )
+    refuses(tasks(", nodes: 0"), /sifcrypt\.yaml:2: jobs\[0\]\.tasks\[0\]\.nodes: .* 1 to 10000/)
+    refuses(tasks(", nodes: 1-2"), /tasks\[0\]\.nodes: /)
+    refuses(tasks(", ranks_per_node: 2000"), /tasks\[0\]\.ranks_per_node: .* 1 to 1024/)
+    refuses(tasks(', mpi: "pmi2 --x"'), /tasks\[0\]\.mpi: .*what srun takes for --mpi/)
+    refuses(tasks(", ranks: 4"), /tasks\[0\]\.ranks: /)
+  })
+
   it("says where the certificates of nodes are, if nodes alone give keys", () => {
     refuses("cluster: { key_source: nodes }", /cluster: key_source: nodes needs node_certificates/)
     const { cluster } = parse("cluster: { node_certificates: nodes, key_lifetime: 1-00:00:00 }")

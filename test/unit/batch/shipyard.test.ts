@@ -75,6 +75,41 @@ global_resources:
     ])
   })
 
+  it("has as many ranks as there were processes of an instance", async () => {
+    const { text, notes } = await imported(
+      "global_resources: { singularity_images: { unsigned: [{ image: 'oras://registry.example/solver:1' }] } }",
+      `job_specifications:
+  - id: mpi
+    tasks:
+      - singularity_image: oras://registry.example/solver:1
+        command: solver
+        multi_instance:
+          num_instances: 3
+          coordination_command: sshd
+          mpi: { runtime: mpich, options: [-v], processes_per_node: 2 }
+      - singularity_image: oras://registry.example/solver:1
+        command: solver
+        multi_instance:
+          num_instances: pool_current_dedicated
+          mpi: { runtime: openmpi, processes_per_node: nproc }
+`,
+    )
+    const [job] = parseConfiguration(text, "/x/sifcrypt.yaml").jobs
+    assert.deepEqual(
+      job?.groups.map(({ resources: { ranks } }) => ranks),
+      [{ nodes: 3, perNode: 2 }, undefined],
+    )
+    const at = "job_specifications[0].tasks"
+    assert.deepEqual(notes, [
+      `jobs.yaml:8: ${at}[0].multi_instance.coordination_command: it has no meaning here: srun starts the ranks, and nothing has to be there before them`,
+      `jobs.yaml:9: ${at}[0].multi_instance.mpi.runtime: it has no meaning here: srun starts the ranks; say \`mpi\`, as its --mpi has it`,
+      `jobs.yaml:9: ${at}[0].multi_instance.mpi.options: it has no meaning here: srun starts the ranks, as \`nodes\` and \`ranks_per_node\` say`,
+      `jobs.yaml:13: ${at}[1].multi_instance.num_instances: it depends on a pool, of which there is none: say a number`,
+      `jobs.yaml:14: ${at}[1].multi_instance.mpi.runtime: it has no meaning here: srun starts the ranks; say \`mpi\`, as its --mpi has it`,
+      `jobs.yaml:14: ${at}[1].multi_instance.mpi.processes_per_node: it depends on a pool, of which there is none: say a number`,
+    ])
+  })
+
   it("says what cannot be run as it is", async () => {
     const { notes } = await imported(
       "global_resources: { singularity_images: { unsigned: [{ image: 'docker://alpine' }] }, docker_images: [a] }",
