@@ -26,7 +26,14 @@ import { openSif } from "../../lib/sif/open.ts"
 import { cli, finish, packageRoot, runProgram, type Result } from "../support/cli.ts"
 import { Server } from "../support/http-server.ts"
 import { searchMemory } from "../support/memory.ts"
-import { allProcesses, descriptorsOf, waitFor, type ProcessInfo } from "../support/processes.ts"
+import {
+  allProcesses,
+  descriptorsOf,
+  holdsFuse,
+  processesBelow,
+  waitFor,
+  type ProcessInfo,
+} from "../support/processes.ts"
 import { Registry } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
 import { observerId, SlurmCluster, user, type Shown } from "../support/slurm.ts"
@@ -199,6 +206,7 @@ describe("jobs on Slurm", () => {
     }
     const source = makeRootTree()
     writeFileSync(path.join(source, "data", "marker"), `${MARKER}\n`)
+    cpSync(path.join(packageRoot, "test", "slurm", "ranks.py"), path.join(source, "data", "ranks.py"))
     mkdirSync(path.join(source, ".singularity.d"))
     writeFileSync(
       path.join(source, ".singularity.d", "runscript"),
@@ -767,6 +775,144 @@ describe("jobs on Slurm", () => {
     const all = [...(await cluster.status(set)).values()].map(({ state }) => state).sort()
     assert.deepEqual(all, ["cancelled", "failed", "failed", "lost"])
     assert.doesNotMatch(readFileSync("/proc/self/mounts", "utf8"), /sifcrypt.*4322/)
+  })
+
+  it("B26: has the ranks of a task share one mount and one request for the key on each node, and one fate", async () => {
+    const name = `"${reference}"`
+    const ranks = `nodes: 2, ranks_per_node: 2`
+    const ours = `binds: [ /usr, /lib64, /etc/alternatives, "/usr/lib:/lib" ]`
+    const mpi = "/usr/bin/python3 /data/ranks.py; cat /data/marker; env >env.$SLURM_PROCID"
+    const here = "echo x >here.$SLURM_PROCID; while ! test -e go; do sleep 0.1; done"
+    // One fails, once; the others end only when it has.
+    const fails = "test -e tried && exit; test $SLURM_PROCID = 2 && touch tried && exit 3; sleep 4326"
+    const jobs = [
+      // Two nodes of one machine: what is between them is not the machine's memory.
+      `{ id: mpi, environment_variables: { UCX_TLS: "tcp,self" }, tasks: [ { image: ${name}, ${ranks}, mpi: pmi2, ${ours}, command: [sh, -c, "${mpi}; ${here}"] } ] }`,
+      `{ id: fails, max_task_retries: 1, tasks: [ { image: ${name}, ${ranks}, command: [sh, -c, "${fails}"] } ] }`,
+      // In the order of the job set's own numbers, from 2 on.
+      ...["rank", "cancelled", ...(soak ? ["job", "srun", "daemon", "container"] : [])].map(
+        (id) => `{ id: ${id}, tasks: [ { image: ${name}, ranks_per_node: 2, command: [sleep, 4327] } ] }`,
+      ),
+    ]
+    const place = newFolder("ranks", user.id)
+    const images = `images: [ { image: ${name}, signing_key: { fingerprint: ${fingerprint}, file: vendor.asc } } ]`
+    const configuration = configure("ranks.yaml", `jobs: [ ${jobs.join(", ")} ]`, images)
+    const args = ["batch", "submit", "--json", "--password-file", passwordFile, configuration]
+    const set = (JSON.parse(await cluster.ok(args, { cwd: place })) as { folder: string }).folder
+    const of = (id: string): Shown | undefined => readStatus(set, `${id}/task-00000`)
+
+    /** A job's own process, its srun, and its ranks. */
+    const processesOf = (
+      job: number,
+    ): { job: ProcessInfo; srun: ProcessInfo; ranks: readonly ProcessInfo[] } => {
+      const all = allProcesses().filter(
+        ({ command }) => command.includes(`${set}/manifest.json`) && command.endsWith(` ${job} 0 0`),
+      )
+      const sruns = all.filter(({ program }) => program.endsWith("/srun"))
+      const [srun] = sruns.filter(({ parent }) => !sruns.some(({ pid }) => pid === parent))
+      const own = all.find(({ pid }) => pid === srun?.parent)
+      assert.ok(srun !== undefined && own !== undefined)
+      return { job: own, srun, ranks: all.filter((one) => one !== own && !sruns.includes(one)) }
+    }
+    /** The starters of the containers that ranks are in. */
+    const containersOf = (some: readonly ProcessInfo[]): readonly string[] =>
+      some.map(({ pid }) => {
+        const join = processesBelow(pid).find(({ command }) => command.includes("sifcrypt-starter join"))
+        return (
+          / --pid=(\d+) /.exec(join?.command ?? "")?.[1] ?? assert.fail("a rank is in no shared container")
+        )
+      })
+
+    await waitFor(
+      "all ranks are there",
+      () => [0, 1, 2, 3].every((rank) => existsSync(path.join(place, `here.${rank}`))),
+      60_000,
+    )
+    assert.equal(of("mpi")?.state, "running")
+    // On each node there are two ranks, in one container that has one mount and one server.
+    const { ranks: all } = processesOf(0)
+    const daemons = [...new Set(all.map(({ parent }) => parent))]
+    assert.deepEqual([all.length, daemons.length], [4, 2])
+    const containers = daemons.map((daemon) => [
+      ...new Set(containersOf(all.filter(({ parent }) => parent === daemon))),
+    ])
+    assert.deepEqual(
+      containers.map(({ length }) => length),
+      [1, 1],
+    )
+    assert.equal(new Set(containers.flat()).size, 2)
+    for (const starter of containers.flat())
+      assert.equal(processesBelow(Number(starter)).filter(({ pid }) => holdsFuse(pid)).length, 1)
+    writeFileSync(path.join(place, "go"), "")
+
+    await waitFor(
+      "the others run",
+      () => ["rank", "cancelled"].every((id) => of(id)?.state === "running"),
+      60_000,
+    )
+    const victims = processesOf(2).ranks
+    const left = containersOf(victims)
+    process.kill((victims[0] ?? assert.fail()).pid, "SIGKILL")
+    await cluster.ok(["batch", "cancel", set, "cancelled/task-00000"])
+    if (soak) {
+      const rest = ["job", "srun", "daemon", "container"]
+      await waitFor("the rest runs", () => rest.every((id) => of(id)?.state === "running"), 60_000)
+      process.kill(processesOf(4).job.pid, "SIGKILL")
+      process.kill(processesOf(5).srun.pid, "SIGKILL")
+      process.kill((processesOf(6).ranks[0] ?? assert.fail()).parent, "SIGKILL")
+      process.kill(Number(containersOf(processesOf(7).ranks)[0]), "SIGKILL")
+    }
+    const ended = await cluster.status(set)
+    await waitFor(
+      "nothing is left",
+      () =>
+        allProcesses().every(
+          ({ pid, command }) =>
+            !/sleep 432[67]/.test(command) &&
+            !command.includes(`${set}/manifest.json`) &&
+            !left.includes(String(pid)),
+        ),
+      30_000,
+    )
+    const end = (id: string): readonly unknown[] => {
+      const { state, exitCode, attempts } = ended.get(`${id}/task-00000`) ?? assert.fail(id)
+      return [state, exitCode, attempts.map((one) => one.exitCode)]
+    }
+    assert.deepEqual(end("mpi"), ["done", 0, [0]], ended.get("mpi/task-00000")?.reason)
+    assert.deepEqual(outputOf(set, "mpi/task-00000").trim().split("\n").sort(), [
+      ...["0 of 4: 10, 1 says word 1", "1 of 4: 10, 0 says word 0"],
+      ...["2 of 4: 10, 3 says word 3", "3 of 4: 10, 2 says word 2"],
+      ...[MARKER, MARKER, MARKER, MARKER],
+    ])
+    assert.match(await cluster.ok(["batch", "logs", set, "mpi/task-00000"]), /^3 of 4: 10, 2 says word 2$/m)
+    // Nothing of what the ranks have in common is the payload's.
+    for (const rank of [0, 1, 2, 3])
+      assert.doesNotMatch(
+        readFileSync(path.join(place, `env.${rank}`), "utf8"),
+        /SIFCRYPT_BATCH|SIFCRYPT_START/,
+      )
+    assert.deepEqual(end("fails"), ["done", 0, [3, 0]])
+    assert.match(outputOf(set, "fails/task-00000", "stderr.txt"), /task 2: Exited with exit code 3/)
+    assert.equal(end("rank")[0], "failed")
+    assert.equal(end("cancelled")[0], "cancelled")
+    if (soak)
+      assert.deepEqual(
+        ["job", "srun", "daemon", "container"].map((id) => end(id)[0]),
+        ["lost", "failed", "failed", "failed"],
+      )
+    // One request a node and start.
+    const asked = brokerLog(set)
+      .split("\n")
+      .filter((line) => line.includes('"released"'))
+      .map((line) => JSON.parse(line) as { readonly job: string; readonly node: string })
+    const requests = (id: string): readonly string[] =>
+      asked.flatMap(({ job: asking, node }) => (asking === id ? [node] : [])).sort()
+    const nodes = [...new Set(requests("mpi"))]
+    assert.equal(nodes.length, 2)
+    assert.deepEqual(requests("mpi"), nodes)
+    assert.equal(requests("fails").length, 4)
+    assert.equal(requests("rank").length, 1)
+    assert.doesNotMatch(brokerLog(set), /"refused"/)
   })
 
   it("B16: leaves nothing of a task that is cancelled while it fetches, or whenever else", async () => {
