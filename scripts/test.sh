@@ -206,7 +206,7 @@ suite_slurm() {
 }
 
 suite_soak() {
-  local status=0 files folders=(test/e2e test/unit) slurm=false
+  local status=0 files folders=(test/e2e test/native test/unit) slurm=false
   export SIFCRYPT_SOAK=1
   if has_slurm; then
     slurm=true

@@ -42,9 +42,10 @@ class Content {
   /// Up to the end of the block that `end` is in at most, as the rest of it is not there.
   void Clear(uint64_t offset, uint64_t end) {
     for (auto block = blocks_.lower_bound(offset / kBlock); block != blocks_.end() && block->first * kBlock < end;
-         ++block)
-      for (uint64_t i = 0; i < kBlock; ++i)
-        if (const uint64_t at = block->first * kBlock + i; at >= offset && at < end) block->second[i] = 0;
+         ++block) {
+      const auto [from, to] = Within(block->first, offset, end);
+      memset(block->second.data() + from, 0, to - from);
+    }
   }
   void Resize(uint64_t to) {
     if (to < size) Clear(to, UINT64_MAX);
@@ -55,9 +56,8 @@ class Content {
       const uint64_t at = offset + i;
       const size_t part = std::min<size_t>(n - i, kBlock - at % kBlock);
       const auto block = blocks_.find(at / kBlock);
-      const bool same = block == blocks_.end()
-                            ? std::all_of(data + i, data + i + part, [](uint8_t byte) { return byte == 0; })
-                            : memcmp(block->second.data() + at % kBlock, data + i, part) == 0;
+      const bool same = block == blocks_.end() ? AreZero(data + i, part)
+                                               : memcmp(block->second.data() + at % kBlock, data + i, part) == 0;
       if (!same) return false;
       i += part;
     }
@@ -65,14 +65,20 @@ class Content {
   }
   bool IsZero(uint64_t offset, uint64_t end) const {
     for (auto block = blocks_.lower_bound(offset / kBlock); block != blocks_.end() && block->first * kBlock < end;
-         ++block)
-      for (uint64_t i = 0; i < kBlock; ++i)
-        if (const uint64_t at = block->first * kBlock + i; at >= offset && at < end && block->second[i] != 0)
-          return false;
+         ++block) {
+      const auto [from, to] = Within(block->first, offset, end);
+      if (!AreZero(block->second.data() + from, to - from)) return false;
+    }
     return true;
   }
 
  private:
+  /// Of a block, what is in this range.
+  static std::pair<size_t, size_t> Within(uint64_t block, uint64_t offset, uint64_t end) {
+    const uint64_t start = block * kBlock, from = offset > start ? offset - start : 0;
+    return {from, std::max(from, std::min(end - start, kBlock))};
+  }
+
   std::map<uint64_t, std::array<uint8_t, kBlock>> blocks_;
 };
 

@@ -154,6 +154,10 @@ class Bytes final : public ByteSource {
   const std::vector<uint8_t> bytes_;
 };
 
+inline bool AreZero(const uint8_t* data, size_t size) {
+  return size == 0 || (data[0] == 0 && memcmp(data, data + 1, size - 1) == 0);
+}
+
 /// Looks at bytes, so that a sanitizer does.
 inline volatile uint8_t seen;
 inline void Look(const void* data, size_t size) {

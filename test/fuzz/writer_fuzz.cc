@@ -14,7 +14,7 @@
 namespace sifcrypt::fuzz {
 namespace {
 
-constexpr uint64_t kMostContent = 2 << 20;
+constexpr uint64_t kMostContent = 512 << 10;
 constexpr unsigned kMostEntries = 600;
 constexpr Amount kBound{
     .allocations = 400'000, .allocated = 1 << 30, .reads = 20'000, .read = 64 << 20, .output = 16 << 20};
@@ -134,9 +134,11 @@ class Tree final : public TreeSource {
                                               : input_.Byte();
       const uint64_t size = std::min(wanted, kMostContent - made_);
       made_ += size;
+      content->insert(content->end(), size, static_cast<uint8_t>(kind % 3 == 0 ? 0 : letter));
       Chance chance(letter);
-      for (uint64_t i = 0; i < size; ++i)
-        content->push_back(kind % 3 == 0 ? 0 : static_cast<uint8_t>(kind % 3 == 1 ? letter : chance.Below(256)));
+      if (kind % 3 == 2)
+        std::generate(content->end() - static_cast<ptrdiff_t>(size), content->end(),
+                      [&] { return static_cast<uint8_t>(chance.Below(256)); });
     }
     return content;
   }

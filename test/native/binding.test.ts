@@ -1,4 +1,4 @@
-// How the addon lives in a Node process: symbols, worker threads, handles that are open at the end, memory.
+// How the addon lives in a Node process: symbols, memory. What of threads and of its end: teardown.test.ts.
 import assert from "node:assert/strict"
 import { readFileSync, rmSync, readdirSync } from "node:fs"
 import path from "node:path"
@@ -31,13 +31,12 @@ describe("the addon in a process", () => {
   const folder = newFolder("native", userId)
   const rsa = path.join(folder, "rsa.sif")
   const both = path.join(folder, "both.sif")
-  const tree = makeRootTree()
   const open = (image: string, credentials: object): string =>
     `await open(${JSON.stringify(image)}, { unlock: ${JSON.stringify(credentials)} })`
   const rsaCredentials = [{ key: { file: keys.privateKey } }]
 
   before(async () => {
-    await sifcryptOk(["build", "--pem-path", keys.publicKey, rsa, tree])
+    await sifcryptOk(["build", "--pem-path", keys.publicKey, rsa, makeRootTree()])
     await sifcryptOk([
       "build",
       "--pem-path",
@@ -109,89 +108,5 @@ describe("the addon in a process", () => {
     const { text } = await sifcryptOk(["info", both])
     assert.match(text, /Keyslot 0: +pbkdf2, 1000 iterations/)
     assert.match(text, /Keyslot 1: +argon2id, .*256 MiB/)
-  })
-
-  it("works in several worker threads at once", async () => {
-    const result = await script(
-      `import { Worker } from "node:worker_threads"
-       const code = \`import { parentPort } from "node:worker_threads"
-         import { open } from ${api.replaceAll("\\", "\\\\")}
-         const image = ${open(rsa, rsaCredentials)}
-         parentPort.postMessage((await image.readFile("/data/hello")).toString())
-         await image.close()\`
-       const run = () => new Promise((resolve, reject) => {
-         const worker = new Worker(new URL("data:text/javascript," + encodeURIComponent(code)))
-         worker.once("message", resolve)
-         worker.once("error", reject)
-       })
-       console.log(JSON.stringify(await Promise.all([run(), run(), run(), run()])))`,
-    )
-    assert.equal(result.status, 0, result.stderr)
-    assert.deepEqual(JSON.parse(result.text), Array(4).fill("hello\n"))
-  })
-
-  it("survives worker threads that are ended in the middle of work", async () => {
-    const result = await script(
-      `import { Worker } from "node:worker_threads"
-       import { setTimeout as sleep } from "node:timers/promises"
-       const code = \`import { threadId } from "node:worker_threads"
-         import { open, build } from ${api}
-         let times = 0
-         for (;;) {
-           const image = ${open(rsa, rsaCredentials)}
-           await Promise.all([
-             image.list("/", { recursive: true }),
-             image.readFile("/bin/busybox"),
-             image.extract(${JSON.stringify(path.join(folder, "worker-extract-"))} + threadId + "-" + times++),
-             build({ output: ${JSON.stringify(path.join(folder, "worker.sif"))}, source: ${JSON.stringify(tree)}, force: true }),
-           ])
-         }\`
-       for (let i = 0; i < 8; i++) {
-         const worker = new Worker(new URL("data:text/javascript," + encodeURIComponent(code)))
-         const failed = new Promise((_, reject) => worker.once("error", reject))
-         await Promise.race([sleep(150 + i * 40), failed])
-         await worker.terminate()
-       }
-       console.log("done")`,
-    )
-    assert.equal(result.stderr, "")
-    assert.equal(result.signal, null)
-    assert.equal(result.status, 0)
-    assert.equal(result.text, "done\n")
-  })
-
-  it("lets the process end with images open and work under way", async () => {
-    for (const ending of [
-      "process.exit(3)",
-      "process.exitCode = 3",
-      "setTimeout(() => process.exit(3), 5)",
-    ]) {
-      const result = await script(
-        `import { open } from ${api}
-         const image = ${open(rsa, rsaCredentials)}
-         await image.list("/")
-         void image.readFile("/bin/busybox").catch(() => undefined)
-         ${ending}`,
-      )
-      assert.equal(result.status, 3, `${ending}: ${String(result.signal)} ${result.stderr}`)
-      assert.equal(result.stderr, "")
-    }
-  })
-
-  it("forgets an image that is closed while it is read", async () => {
-    const result = await script(
-      `import { open } from ${api}
-       for (let i = 0; i < 20; i++) {
-         const image = ${open(rsa, rsaCredentials)}
-         await image.list("/")
-         const reads = [1, 2, 3].map(() => image.readFile("/bin/busybox").then(() => "read", () => "refused"))
-         await image.close()
-         for (const end of await Promise.all(reads)) if (end !== "read" && end !== "refused") throw new Error(end)
-         await image.readFile("/data/hello").then(() => { throw new Error("read after close") }, () => undefined)
-       }
-       console.log("done")`,
-    )
-    assert.equal(result.text, "done\n", result.stderr)
-    assert.equal(result.status, 0)
   })
 })
