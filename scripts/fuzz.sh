@@ -4,17 +4,18 @@
 #
 #   scripts/fuzz.sh HOURS [TARGET]...   so long in all, on all processors, each target for its share; no target: all of them
 #   scripts/fuzz.sh --changed           one minute for each native target whose sources are not those of test/fuzz/corpus/sources
-#   scripts/fuzz.sh --minimise          what the runs so far have found to reach more goes into test/fuzz/corpus; fails if that has become
-#                                       larger than it may be
+#   scripts/fuzz.sh --minimise          of what the runs so far have found to reach more, what is small goes into test/fuzz/corpus
 #
 # The last lines say of each target how many inputs were tried and what was found. A finding's input lies in build-fuzz/findings; it
 # goes into test/fuzz/corpus/TARGET with what mends it, and every run of the core suite tries it from then on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# KiB of all corpora together.
-most_corpus=1000
+# Bytes of what each corpus has besides seeds: under the name that libFuzzer gave it.
+most_found=40000
 changed_seconds=60
+# Freed memory is kept for long enough, and not for hundreds of MiB, whose pages cost half of the time.
+export ASAN_OPTIONS=quarantine_size_mb=16:malloc_context_size=8
 
 natives=()
 for source in test/fuzz/*_fuzz.cc; do
@@ -57,8 +58,9 @@ digest_of() {
 fuzz_native() {
   local name=$1 seconds=$2 folder=build-fuzz/found/$1 log=build-fuzz/$1.log status=0
   mkdir -p "$folder" build-fuzz/findings
-  # Nothing is written into the corpus of the repository: the first folder takes what is found.
-  "build-fuzz/${name}_fuzz" -max_total_time="$seconds" -max_len=65536 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 \
+  # Nothing is written into the corpus of the repository: the first folder takes what is found. Loops are found by counting; by the clock
+  # only what waits for ever, as on a machine that has much to do anything takes long.
+  "build-fuzz/${name}_fuzz" -max_total_time="$seconds" -max_len=65536 -timeout=600 -rss_limit_mb=2048 -print_final_stats=1 \
     -artifact_prefix="build-fuzz/findings/$name-" "$folder" "test/fuzz/corpus/$name" >"$log" 2>&1 || status=$?
   local runs edges
   runs=$(sed -nE 's/^stat::number_of_executed_units: +([0-9]+)$/\1/p' "$log")
@@ -78,6 +80,32 @@ fuzz_parsers() {
   else
     echo "parsers: $1 s, FOUND, see $log"
   fi
+}
+
+# Into the corpus of one target, the smallest first, up to its bytes; what is in it stays.
+minimise() {
+  local name=$1 corpus=test/fuzz/corpus/$1 merged=build-fuzz/merged/$1 log=build-fuzz/$1.merge.log found room size
+  rm -rf "$merged" "$merged.control"
+  mkdir -p "$merged" "build-fuzz/found/$name"
+  cp "$corpus"/* "$merged"
+  # What libFuzzer tells its own processes lies in no folder for temporary files, which a target may have of its own.
+  "build-fuzz/${name}_fuzz" -merge=1 -merge_control_file="$merged.control" -max_len=65536 "$merged" "build-fuzz/found/$name" >"$log" 2>&1 || {
+    tail -n 40 "$log" >&2
+    return 1
+  }
+  room=$((most_found - $(found_in "$corpus" | awk '{ sum += $1 } END { print sum + 0 }')))
+  while read -r size found; do
+    [[ -e $corpus/$found ]] && continue
+    [[ $size -le $room ]] || break
+    cp "$merged/$found" "$corpus"
+    room=$((room - size))
+  done < <(found_in "$merged")
+  echo "$name: $(found_in "$corpus" | wc -l) of the $(found_in "$merged" | wc -l) that reach more"
+}
+
+# Size and name of what libFuzzer has named.
+found_in() {
+  find "$1" -type f -regextype posix-extended -regex '.*/[0-9a-f]{40}' -printf '%s %f\n' | LC_ALL=C sort -k 1,1n -k 2
 }
 
 # In as many processes as there are processors; the lines of all, and whether nothing was found.
@@ -118,14 +146,7 @@ case ${1:-} in
   --minimise)
     [[ $# -eq 1 ]] || usage
     build "${natives[@]}"
-    for name in "${natives[@]}"; do
-      mkdir -p "build-fuzz/found/$name"
-      # Smallest first, so that small ones are kept.
-      "build-fuzz/${name}_fuzz" -merge=1 -max_len=65536 "test/fuzz/corpus/$name" "build-fuzz/found/$name" >"build-fuzz/$name.merge.log" 2>&1
-    done
-    size=$(du -sk --apparent-size test/fuzz/corpus | cut -f 1)
-    echo "test/fuzz/corpus has $size KiB, of $most_corpus at most"
-    [[ $size -le $most_corpus ]]
+    for name in "${natives[@]}"; do minimise "$name"; done
     ;;
   '' | . | *.*.* | *[!0-9.]*) usage ;;
   *)
