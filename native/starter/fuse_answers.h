@@ -20,12 +20,16 @@ namespace sifcrypt::starter {
 constexpr double kForever = 86400;
 
 /// What sessions serve, and what libfuse hands to each answer as its user data.
+/// With the kernel.
+enum class Connection : uint8_t { kAwaited, kMade, kNone };
+
 struct FuseFileSystem {
   virtual ~FuseFileSystem() = default;
   bool kernel_opens_files = false;
   bool kernel_opens_directories = false;
   /// How often it was asked for something.
   std::atomic<uint64_t> requests = 0;
+  std::atomic<Connection> connection = Connection::kAwaited;
 };
 
 /// The answers to open and opendir: the kernel opens by itself, where it can, and keeps what it has cached.

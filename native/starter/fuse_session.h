@@ -18,7 +18,8 @@ struct FuseFileSystem;
 
 class FuseSession {
  public:
-  /// `device` is a /dev/fuse that is mounted already. Serves on threads of its own from here on. Throws SystemError "fuse".
+  /// `device` is a /dev/fuse that is mounted already. Serves on threads of its own from here on, and has
+  /// answered the kernel once. Throws SystemError "fuse".
   FuseSession(const fuse_lowlevel_ops& operations, std::unique_ptr<FuseFileSystem> system, UniqueFd device);
   /// Stops serving; who still uses the file system gets ENOTCONN.
   ~FuseSession();
