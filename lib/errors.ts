@@ -187,6 +187,17 @@ abstract class ErrorAbout<Code extends ErrorCode> extends ContainerError {
     super(code, message, options)
     this.code = code
   }
+
+  /** @internal One about a file or device, whose name begins the message. */
+  static at<Code extends ErrorCode, E>(
+    this: new (code: Code, message: string, options?: ContainerErrorOptions) => E,
+    path: string,
+    code: NoInfer<Code>,
+    what: string,
+    options?: Omit<ContainerErrorOptions, "path">,
+  ): E {
+    return new this(code, `${path}: ${what}`, { ...options, path })
+  }
 }
 
 /** The SIF structure itself. */

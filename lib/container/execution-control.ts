@@ -64,7 +64,7 @@ const FINGERPRINT_SIZE: Bytes = 20
 const ENTITY_AT: Bytes = 4
 
 function broken(file: string, what: string, cause?: unknown): SignatureError {
-  return new SignatureError("ERR_ECL_FILE", `${file}: ${what}`, { path: file, cause })
+  return SignatureError.at(file, "ERR_ECL_FILE", what, { cause })
 }
 
 /**

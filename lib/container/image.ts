@@ -246,8 +246,7 @@ export class Image implements AsyncDisposable {
   }
 
   #needsOpen(): void {
-    if (this.#closing !== undefined)
-      throw new SifError("ERR_SIF_CLOSED", `${this.path}: the image is closed`, { path: this.path })
+    if (this.#closing !== undefined) throw SifError.at(this.path, "ERR_SIF_CLOSED", "the image is closed")
   }
 
   /** What fails because the image is closed meanwhile says so. */
@@ -295,10 +294,10 @@ export class Image implements AsyncDisposable {
     for await (const entry of this.walk(inside, options)) {
       characters += entry.path.length
       if (entries.length >= maxEntries || characters > MAX_PATHS)
-        throw new TreeError(
+        throw TreeError.at(
+          this.path,
           "ERR_TREE_FORMAT",
-          `${this.path}: more than ${entries.length} entries, which is too much to list at once`,
-          { path: this.path },
+          `more than ${entries.length} entries, which is too much to list at once`,
         )
       entries.push(entry)
     }
@@ -339,10 +338,10 @@ export class Image implements AsyncDisposable {
     const { maxSize = MAX_FILE, signal } = checkReadFile(options, "options")
     const { size } = await (await this.#openTree()).stat(inside, true)
     if (size > maxSize)
-      throw new SifError(
+      throw SifError.at(
+        this.path,
         "ERR_SIF_TOO_LARGE",
-        `${this.path}: ${inside} has ${size} bytes, more than the ${maxSize} that are read at once`,
-        { path: this.path },
+        `${inside} has ${size} bytes, more than the ${maxSize} that are read at once`,
       )
     const pieces: Buffer[] = []
     for await (const piece of this.#pieces(inside, signal)) pieces.push(piece)
@@ -358,10 +357,7 @@ export class Image implements AsyncDisposable {
   async *#pieces(inside: string, signal: AbortSignal | undefined): AsyncGenerator<Buffer, void, undefined> {
     const tree = await this.#openTree()
     const { size, type } = await this.#whileReading(tree.stat(inside, true))
-    if (type !== "file")
-      throw new TreeError("ERR_TREE_TYPE", `${this.path}: ${inside}: not a file but a ${type}`, {
-        path: this.path,
-      })
+    if (type !== "file") throw TreeError.at(this.path, "ERR_TREE_TYPE", `${inside}: not a file but a ${type}`)
     let next = size > 0 ? tree.read(inside, 0, READ_PIECE) : undefined
     for (let at = 0; next !== undefined;) {
       signal?.throwIfAborted()
@@ -622,10 +618,10 @@ export async function openPath(
     if (partitionKind(partition) === "squashfs")
       return Image.of(rootOf(sif, partition, shown, counts), undefined, vouched, overlays, options)
     if (encryptionOf(partition) === undefined)
-      throw new SifError(
+      throw SifError.at(
+        file,
         "ERR_SIF_NO_OBJECT",
-        `${file}: the primary partition holds neither squashfs nor LUKS2 nor gocryptfs (file system type ${partition.partition.fileSystem})`,
-        { path: file },
+        `the primary partition holds neither squashfs nor LUKS2 nor gocryptfs (file system type ${partition.partition.fileSystem})`,
       )
     const policy: LuksPolicy = { allowCipher, limits: kdfLimits, onDerivation }
     const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)

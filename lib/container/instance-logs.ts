@@ -33,7 +33,7 @@ async function openLog(file: string, { name }: InstanceState): Promise<FileHandl
   } catch (cause) {
     if ((cause as NodeJS.ErrnoException).code === "ENOENT")
       throw new RunError("ERR_INSTANCE_NONE", `the instance ${name} has ended`, { cause })
-    throw new RunError("ERR_INSTANCE_FOLDER", `${file}: ${(cause as Error).message}`, { path: file, cause })
+    throw RunError.at(file, "ERR_INSTANCE_FOLDER", (cause as Error).message, { cause })
   }
 }
 

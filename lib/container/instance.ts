@@ -474,9 +474,7 @@ async function join(
   const { cwd: askedFor, ...asked } = options
   const wanted = askedFor === undefined ? undefined : path.posix.resolve("/", askedFor)
   if (wanted !== undefined && !isInside(wanted))
-    throw new RunError("ERR_RUN", `${state.image}: there is no folder ${wanted} inside`, {
-      path: state.image,
-    })
+    throw RunError.at(state.image, "ERR_RUN", `there is no folder ${wanted} inside`)
   const cwd = wanted ?? [hostCwd ?? identity.home, identity.home].find(isInside) ?? "/"
   const full = await makeBundle({
     tree: undefined,

@@ -341,7 +341,7 @@ export async function mapImage(image: string): Promise<ImageMap> {
   filePath(image, "image")
   await using opened = await openImagePath(image)
   if (!(opened instanceof SifImage) && opened.folder !== undefined)
-    throw new SifError("ERR_SIF_MAGIC", `${image}: a folder has no layout`, { path: image })
+    throw SifError.at(image, "ERR_SIF_MAGIC", "a folder has no layout")
   // As it was when it was opened: it may grow meanwhile.
   const size = opened instanceof SifImage ? opened.reader.size : opened.offset + opened.size
   const stored = Math.min(size, fstatSync(opened.fd).blocks * 512)

@@ -129,10 +129,10 @@ class Reading {
   }
 
   refuse(): never {
-    throw new SifError(
+    throw SifError.at(
+      this.path,
       "ERR_SIF_TOO_LARGE",
-      `${this.path}: what was asked for of its metadata is more than the ${MAX_METADATA_SIZE} bytes that are read`,
-      { path: this.path },
+      `what was asked for of its metadata is more than the ${MAX_METADATA_SIZE} bytes that are read`,
     )
   }
 }
@@ -149,7 +149,7 @@ function parse(bytes: Buffer, path: string, what: string): unknown {
   try {
     return parseJson(bytes.toString("utf8"))
   } catch (cause) {
-    throw new SifError("ERR_SIF_METADATA", `${path}: ${what} is no JSON`, { path, cause })
+    throw SifError.at(path, "ERR_SIF_METADATA", `${what} is no JSON`, { cause })
   }
 }
 

@@ -144,10 +144,10 @@ export async function mountImage(
     })
   const folder = await mountPoint(target)
   if (options.engine === "memory")
-    throw new DeviceError(
+    throw DeviceError.at(
+      startable.source.image,
       "ERR_MOUNT",
-      `${startable.source.image}: what is unpacked into memory is seen by a payload alone, and nowhere else`,
-      { path: startable.source.image },
+      "what is unpacked into memory is seen by a payload alone, and nowhere else",
     )
   return await withEngine(options.engine ?? "auto", startable, (engine) =>
     startMount(startable.source, engine === "memory" ? "userspace" : engine, folder, options),

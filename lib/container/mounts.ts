@@ -151,10 +151,7 @@ export function coveredError(target: string, cause: unknown): unknown {
   const there = topmost(realTarget(target))
   return there?.type.startsWith("fuse") !== true
     ? cause
-    : new DeviceError("ERR_MOUNT_BUSY", `${target}: ${there.source} is mounted there already`, {
-        path: target,
-        cause,
-      })
+    : DeviceError.at(target, "ERR_MOUNT_BUSY", `${there.source} is mounted there already`, { cause })
 }
 
 /**

@@ -88,7 +88,7 @@ async function readConfig(file: string, signal: AbortSignal | undefined): Promis
     signal?.throwIfAborted()
     if (cause instanceof RunError) throw cause
     const why = cause instanceof TooLarge ? `it has ${cause.message}` : (cause as Error).message
-    throw new RunError("ERR_RUN_BUNDLE", `${file}: ${why}`, { path: file, cause })
+    throw RunError.at(file, "ERR_RUN_BUNDLE", why, { cause })
   }
 }
 
@@ -99,10 +99,10 @@ function imageOf(config: BundleConfig, file: string, bundle: string): string | u
   if (Object.keys(annotations).length > 0) {
     const real = (place: string): string => (existsSync(place) ? realpathSync(place) : place)
     if (isMadeOfImage(real(bundle), real(root)))
-      throw new RunError(
+      throw RunError.at(
+        file,
         "ERR_RUN_BUNDLE",
-        `${file}: its annotations may be those of the image that its root was made of; what names an image of yours needs a root of yours, as podman's --rootfs FOLDER`,
-        { path: file },
+        "its annotations may be those of the image that its root was made of; what names an image of yours needs a root of yours, as podman's --rootfs FOLDER",
       )
   }
   const { image } = annotations

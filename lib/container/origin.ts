@@ -24,10 +24,10 @@ export function isVerified(
 function checkScope(image: SifImage, partition: SifPartition, verify: VerifyOptions): void {
   if (isVerified(partition, verify)) return
   const { id, group } = partition
-  throw new SignatureError(
+  throw SignatureError.at(
+    image.path,
     "ERR_SIGNATURE_MISSING",
-    `${image.path}: partition ${id} of group ${group} is not among what is to be verified`,
-    { path: image.path },
+    `partition ${id} of group ${group} is not among what is to be verified`,
   )
 }
 

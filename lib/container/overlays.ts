@@ -91,10 +91,10 @@ export class OpenedOverlays implements AsyncDisposable {
 }
 
 function plainError(file: string): RunError {
-  return new RunError(
+  return RunError.at(
+    file,
     "ERR_RUN_PLAIN_OVERLAY",
-    `${file}: what the payload writes would be kept there in the clear, and the image is encrypted`,
-    { path: file },
+    "what the payload writes would be kept there in the clear, and the image is encrypted",
   )
 }
 
@@ -104,9 +104,7 @@ function overlayPartition(sif: SifImage): SifPartition {
     .filter((one) => one.partition.type === PartitionType.overlay && encryptionOf(one) === formats.luks)
   const found = onlyPartition(sif.path, "encrypted overlays", encrypted)
   if (found === undefined)
-    throw new RunError("ERR_RUN_OVERLAY", `${sif.path}: there is no encrypted overlay in this image`, {
-      path: sif.path,
-    })
+    throw RunError.at(sif.path, "ERR_RUN_OVERLAY", "there is no encrypted overlay in this image")
   return found
 }
 
@@ -173,14 +171,11 @@ async function openOwn(own: OwnOverlay, resources: Resources): Promise<SourceIma
   const { offset, size } = partition
   const file = resources.use(
     await open(image.image, writable ? "r+" : "r").catch((cause: unknown) => {
-      throw new RunError("ERR_RUN_OVERLAY", `${image.image}: it cannot be opened for writing`, {
-        path: image.image,
-        cause,
-      })
+      throw RunError.at(image.image, "ERR_RUN_OVERLAY", "it cannot be opened for writing", { cause })
     }),
   )
   if (!(await isSameFile(image, file)))
-    throw new RunError("ERR_RUN_OVERLAY", `${image.image}: it was replaced meanwhile`, { path: image.image })
+    throw RunError.at(image.image, "ERR_RUN_OVERLAY", "it was replaced meanwhile")
   const source = { image: image.image, fd: file.fd, offset, size, unlocked: undefined }
   return { kind: "ext", path: image.image, writable, source, isTrusted: false }
 }

@@ -254,10 +254,10 @@ export async function startPayload(
   const throwIfStopped = (): void => {
     signal?.throwIfAborted()
     if (late)
-      throw new RunError(
+      throw RunError.at(
+        launch.image,
         "ERR_RUN_TIMEOUT",
-        `${launch.image}: the payload did not end within ${timeoutMs ?? 0} ms`,
-        { path: launch.image },
+        `the payload did not end within ${timeoutMs ?? 0} ms`,
       )
   }
   const finish = async (): Promise<RunResult> => {
@@ -300,13 +300,7 @@ export async function startPayload(
       const bytes = await readOutput(source, maxBytes)
       if (bytes !== undefined) return bytes
       stop()
-      throw new RunError(
-        "ERR_RUN_OUTPUT",
-        `${launch.image}: the payload writes more than ${maxBytes} bytes`,
-        {
-          path: launch.image,
-        },
-      )
+      throw RunError.at(launch.image, "ERR_RUN_OUTPUT", `the payload writes more than ${maxBytes} bytes`)
     }
     const [out, error] = await Promise.allSettled([all(stdout), all(stderr)])
     for (const one of [out, error]) if (one.status === "rejected") throw one.reason

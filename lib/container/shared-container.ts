@@ -54,7 +54,7 @@ async function lock(file: string, signal: AbortSignal | undefined): Promise<numb
     if (fd !== undefined) return fd
     signal?.throwIfAborted()
     if (performance.now() > late)
-      throw new RunError("ERR_INSTANCE_FOLDER", `${file}: another process has locked it`, { path: file })
+      throw RunError.at(file, "ERR_INSTANCE_FOLDER", "another process has locked it")
     await sleep(PAUSE_MS)
   }
 }

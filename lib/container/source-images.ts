@@ -86,9 +86,9 @@ export async function lockSource(
   if (kind === "squashfs") return found
   const lock = await lockOpenFile(source.fd, writable, PATIENCE_MS, signal).catch((cause: unknown) => {
     if ((cause as NodeJS.ErrnoException).code !== "EBADF") throw cause
-    throw new RunError(refused, `${path}: it cannot be opened for writing`, { path, cause })
+    throw RunError.at(path, refused, "it cannot be opened for writing", { cause })
   })
-  if (lock === undefined) throw new RunError(busy, `${path}: another container uses it`, { path })
+  if (lock === undefined) throw RunError.at(path, busy, "another container uses it")
   return { ...found, lockFd: resources.use(lock).fd }
 }
 

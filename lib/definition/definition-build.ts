@@ -183,10 +183,7 @@ async function readText(file: string): Promise<string> {
     bytes = await readBounded(file, MAX_DEFINITION_SIZE)
   } catch (cause) {
     if (cause instanceof TooLarge)
-      throw new BuildError("ERR_DEFINITION_SYNTAX", `${file}: ${cause.message}, which are not read`, {
-        path: file,
-        cause,
-      })
+      throw BuildError.at(file, "ERR_DEFINITION_SYNTAX", `${cause.message}, which are not read`, { cause })
     const { code, message } = cause as NodeJS.ErrnoException
     const why = code === "ENOENT" ? "there is no such file" : message
     throw new BuildError("ERR_BUILD_SOURCE", `cannot read ${file}: ${why}`, { path: file, cause })
@@ -194,7 +191,7 @@ async function readText(file: string): Promise<string> {
   try {
     return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes)
   } catch (cause) {
-    throw new BuildError("ERR_DEFINITION_SYNTAX", `${file}: it is not UTF-8`, { path: file, cause })
+    throw BuildError.at(file, "ERR_DEFINITION_SYNTAX", "it is not UTF-8", { cause })
   }
 }
 
@@ -225,8 +222,7 @@ export async function readDefinition(file: string, options: ReadDefinitionOption
   const { unusedArguments: unused } = definition
   if (unused.length > 0) {
     const text = `unused build args: ${unused.join(", ")}`
-    if (options.warnUnusedBuildArguments !== true)
-      throw new BuildError("ERR_DEFINITION_ARGUMENT", `${file}: ${text}`, { path: file })
+    if (options.warnUnusedBuildArguments !== true) throw BuildError.at(file, "ERR_DEFINITION_ARGUMENT", text)
     onNotice(text)
   }
   return definition
@@ -509,8 +505,7 @@ function prepareSent(
   sections: readonly SectionName[] | undefined,
 ): Definition {
   const definition = parseDefinition(sent.text, { path: file, isExpanded: true })
-  const refuse = (what: string): BuildError =>
-    new BuildError("ERR_BUILD_REMOTE_REFUSED", `${file}: ${what}`, { path: file })
+  const refuse = (what: string): BuildError => BuildError.at(file, "ERR_BUILD_REMOTE_REFUSED", what)
   const onHost = sectionOnHost(definition, sections)
   if (onHost !== undefined) throw refuse(`%${onHost.name} is not run for another machine`)
   const stages = withSent(withChosenFiles(definition.stages, sections), sent.transfers)

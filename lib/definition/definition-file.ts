@@ -228,13 +228,7 @@ const template = /\{\{[ \t]*(\w+)[ \t]*\}\}/g
 const comment = /#(?!!)/
 
 function tooLong(path: string, size: number, most: number): BuildError {
-  return new BuildError(
-    "ERR_DEFINITION_SYNTAX",
-    `${path}: ${size} bytes are more than the ${most} that are read`,
-    {
-      path,
-    },
-  )
+  return BuildError.at(path, "ERR_DEFINITION_SYNTAX", `${size} bytes are more than the ${most} that are read`)
 }
 
 /** Replaces templates. A value's own ones are replaced once. */

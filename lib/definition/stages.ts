@@ -422,10 +422,7 @@ function parsedLabels(text: string, file: string): Record<string, string> {
       Object.entries(value).filter((entry): entry is [string, string] => typeof entry[1] === "string"),
     )
   } catch (cause) {
-    throw new BuildError("ERR_BUILD_SOURCE", `${file}: the base image's labels.json is no JSON`, {
-      path: file,
-      cause,
-    })
+    throw BuildError.at(file, "ERR_BUILD_SOURCE", "the base image's labels.json is no JSON", { cause })
   }
 }
 

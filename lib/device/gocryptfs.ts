@@ -215,7 +215,7 @@ export async function readGocryptfsLayer(
 ): Promise<GocryptfsLayer> {
   using tree = await Tree.open(range, image)
   const broken = (what: string): never => {
-    throw new GocryptfsError("ERR_GOCRYPTFS_CONFIG", `${image}: ${what}`, { path: image })
+    throw GocryptfsError.at(image, "ERR_GOCRYPTFS_CONFIG", what)
   }
   const entries = await tree.list("/")
   const config = entries.find(({ name }) => name.equals(Buffer.from(CONFIG_NAME)))?.stat

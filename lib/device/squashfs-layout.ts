@@ -52,7 +52,7 @@ export async function squashfsParts(
   image: string,
 ): Promise<readonly SquashfsPart[]> {
   const malformed = (what: string): never => {
-    throw new TreeError("ERR_TREE_FORMAT", `${image}: malformed squashfs: ${what}`, { path: image })
+    throw TreeError.at(image, "ERR_TREE_FORMAT", `malformed squashfs: ${what}`)
   }
   const superblock = await read(0, SUPERBLOCK_SIZE)
   if (superblock.length < SUPERBLOCK_SIZE) malformed("it ends in its superblock")

@@ -15,13 +15,11 @@ export interface HashOptions {
 export function changedBlock(image: string, cause: unknown): SignatureError | undefined {
   const { errno, syscall } = cause as { readonly errno?: unknown; readonly syscall?: unknown }
   if (syscall !== "verity_read" || errno !== -constants.errno.EIO) return undefined
-  return new SignatureError(
+  return SignatureError.at(
+    image,
     "ERR_SIGNATURE_INVALID",
-    `${image}: ${(cause as Error).message.replace(/^verity_read: /, "")}`,
-    {
-      path: image,
-      cause,
-    },
+    (cause as Error).message.replace(/^verity_read: /, ""),
+    { cause },
   )
 }
 

@@ -87,27 +87,15 @@ export async function add(given: AddOptions): Promise<StoredCertificate & { read
   const { isPkcs12, parsePkcs12 } = await pkcs12Reader()
   if (!isPkcs12(bytes)) {
     bytes.fill(0)
-    throw new KeyError(
-      "ERR_KEY_FORMAT",
-      `${file}: it is no PKCS#12 file, as \`cert convert --to pfx\` makes one`,
-      {
-        path: file,
-      },
-    )
+    throw KeyError.at(file, "ERR_KEY_FORMAT", "it is no PKCS#12 file, as `cert convert --to pfx` makes one")
   }
   using password = await readPassword(source, file)
   if (password === undefined || password.length === 0)
-    throw new KeyError(
-      "ERR_KEY_MISSING",
-      `${file}: the store keeps what is under a password, and none was given`,
-      {
-        path: file,
-      },
-    )
+    throw KeyError.at(file, "ERR_KEY_MISSING", "the store keeps what is under a password, and none was given")
   const { key, certificates } = await parsePkcs12(bytes, password.bytes, file)
   const der = certificates.find((one) => isCertifiedBy(key, one))
   if (der === undefined)
-    throw new KeyError("ERR_KEY_MISSING", `${file}: there is no certificate of the key in it`, { path: file })
+    throw KeyError.at(file, "ERR_KEY_MISSING", "there is no certificate of the key in it")
   const facts = certificateFacts(der, file)
   const folder = folderOf(where)
   mkdirSync(folder, { recursive: true, mode: 0o700 })
@@ -141,9 +129,7 @@ export async function listStored(given: StoreOptions = {}): Promise<StoredCertif
     const file = path.join(folder, `${hex}.cer`)
     const facts = certificateFacts(await readBounded(file, MAX_CERTIFICATE_SIZE), file)
     if (hexOf(facts.sha256) !== hex)
-      throw new KeyError("ERR_KEY_DAMAGED", `${file}: it is another certificate than its name says`, {
-        path: file,
-      })
+      throw KeyError.at(file, "ERR_KEY_DAMAGED", "it is another certificate than its name says")
     found.push({ ...facts, pfx: path.join(folder, name) })
   }
   return found

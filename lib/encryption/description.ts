@@ -19,10 +19,10 @@ export interface Description {
 function onlyOne(image: SifImage, what: string, objects: readonly SifObject[]): SifObject | undefined {
   const [found, second] = objects
   if (found === undefined || second === undefined) return found
-  throw new SifError(
+  throw SifError.at(
+    image.path,
     "ERR_SIF_AMBIGUOUS",
-    `${image.path}: objects ${found.id} and ${second.id} are both ${what} of the root file system`,
-    { path: image.path },
+    `objects ${found.id} and ${second.id} are both ${what} of the root file system`,
   )
 }
 

@@ -146,12 +146,12 @@ function gocryptfsLock(place: Place): Lock {
     },
 
     wrongPassphrase: (origins) =>
-      new GocryptfsError("ERR_GOCRYPTFS_PASSPHRASE", `${path}: wrong passphrase (${origins})`, { path }),
+      GocryptfsError.at(path, "ERR_GOCRYPTFS_PASSPHRASE", `wrong passphrase (${origins})`),
     staleMessage: (message) =>
-      new GocryptfsError(
+      GocryptfsError.at(
+        path,
         "ERR_GOCRYPTFS_CONFIG",
-        `${path}: the secret in crypto message ${message} does not open the configuration: one of the two was replaced`,
-        { path },
+        `the secret in crypto message ${message} does not open the configuration: one of the two was replaced`,
       ),
   }
   return lock
@@ -165,7 +165,7 @@ function gocryptfsChange(
   // Whatever messages there are: it is the password.
   const passphrase = recipient === undefined
   const impossible = (what: string): never => {
-    throw new GocryptfsError("ERR_GOCRYPTFS_RECIPIENTS", `${path}: ${what}`, { path })
+    throw GocryptfsError.at(path, "ERR_GOCRYPTFS_RECIPIENTS", what)
   }
 
   const findPlace = async (): Promise<ConfigPlace> => {
@@ -183,7 +183,7 @@ function gocryptfsChange(
     openedBy: passphrase ? 0 : undefined,
 
     requirePassphrase() {
-      throw new KeyError("ERR_KEY_RECIPIENT", `${path}: a gocryptfs image has no keyslots`, { path })
+      throw KeyError.at(path, "ERR_KEY_RECIPIENT", "a gocryptfs image has no keyslots")
     },
 
     async replace({ rsa, passphrases }) {

@@ -56,7 +56,7 @@ function homeOfUser(): string {
 }
 
 function broken(file: string, what: string, cause?: unknown): KeyError {
-  return new KeyError("ERR_KEY_CONFIGURATION", `${file}: ${what}`, { path: file, cause })
+  return KeyError.at(file, "ERR_KEY_CONFIGURATION", what, { cause })
 }
 
 /** It can start programs: nobody else may have written it. */

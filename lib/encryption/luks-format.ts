@@ -155,13 +155,12 @@ function luksLock(place: Place): Lock {
       }
     },
 
-    wrongPassphrase: (origins) =>
-      new LuksError("ERR_LUKS_PASSPHRASE", `${path}: wrong passphrase (${origins})`, { path }),
+    wrongPassphrase: (origins) => LuksError.at(path, "ERR_LUKS_PASSPHRASE", `wrong passphrase (${origins})`),
     staleMessage: (message) =>
-      new LuksError(
+      LuksError.at(
+        path,
         "ERR_LUKS_HEADER",
-        `${path}: the secret in crypto message ${message} opens no keyslot: one of the two was replaced`,
-        { path },
+        `the secret in crypto message ${message} opens no keyslot: one of the two was replaced`,
       ),
   }
   return lock
@@ -205,10 +204,10 @@ function rsaKeyslots(
   if (!messages.some(isUnmarked) || known.size > 0) return [...known]
   // A passphrase opened, and a peer made the messages: the other keyslot is theirs if there is one only.
   if (others.length > 1)
-    throw new KeyError(
+    throw KeyError.at(
+      image.path,
       "ERR_KEY_MISSING",
-      `${image.path}: which of ${header.keyslots.length} keyslots is for the RSA recipients can only be told with a private key`,
-      { path: image.path },
+      `which of ${header.keyslots.length} keyslots is for the RSA recipients can only be told with a private key`,
     )
   return others
 }
@@ -217,7 +216,7 @@ function luksChange(place: Place, opened: OpenedForChange, dataKey: Secret, open
   const { image, partition, header } = place
   const ofRsa = rsaKeyslots(place, opened, openedBy)
   const refuse = (what: string): never => {
-    throw new KeyError("ERR_KEY_RECIPIENT", `${image.path}: ${what}`, { path: image.path })
+    throw KeyError.at(image.path, "ERR_KEY_RECIPIENT", what)
   }
   return {
     passphrases: header.keyslots.flatMap(({ id }) => (ofRsa.includes(id) ? [] : [id])),

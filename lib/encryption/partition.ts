@@ -23,7 +23,7 @@ export function encryptionOf(partition: SifPartition): Format | undefined {
 
 /** @throws SifError `ERR_SIF_PLAIN`: it is not encrypted, and has to be. */
 export function refusePlain(path: string, what: string): never {
-  throw new SifError("ERR_SIF_PLAIN", `${path}: ${what} is not encrypted`, { path })
+  throw SifError.at(path, "ERR_SIF_PLAIN", `${what} is not encrypted`)
 }
 
 export function partitionKind(partition: SifPartition): PartitionKind {
@@ -58,7 +58,5 @@ export function onlyPartition(
 ): SifPartition | undefined {
   if (found.length <= 1) return found[0]
   const ids = found.map(({ id }) => id)
-  throw new SifError("ERR_SIF_AMBIGUOUS", `${file}: the partitions ${ids.join(", ")} are all ${what}`, {
-    path: file,
-  })
+  throw SifError.at(file, "ERR_SIF_AMBIGUOUS", `the partitions ${ids.join(", ")} are all ${what}`)
 }

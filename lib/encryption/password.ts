@@ -23,9 +23,7 @@ export async function readPassword(
 export async function newPassword(source: SecretSource | undefined, output: string): Promise<Secret> {
   const password = await readPassword(source, output)
   if (password === undefined)
-    throw new KeyError("ERR_KEY_MISSING", `${output}: a password is needed for the private key`, {
-      path: output,
-    })
+    throw KeyError.at(output, "ERR_KEY_MISSING", "a password is needed for the private key")
   if (password.length > 0 && password.length <= MAX_PASSWORD_SIZE) return password
   const { length } = password
   password.wipe()

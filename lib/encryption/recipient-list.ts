@@ -75,9 +75,7 @@ export async function recipientsIn(image: SifImage, opening?: Opening): Promise<
   const partition = image.primary()
   const format = encryptionOf(partition)
   if (format === undefined)
-    throw new KeyError("ERR_KEY_RECIPIENT", `${image.path}: the root file system is not encrypted`, {
-      path: image.path,
-    })
+    throw KeyError.at(image.path, "ERR_KEY_RECIPIENT", "the root file system is not encrypted")
   const lock = opening?.unlocked.lock ?? (await format.readLock(image, partition, { limits: UNLIMITED }))
   const all = findCryptoMessages(image, partition)
   const { current, stale } = sortMessages(all, lock.marks, opening?.recipient?.message)

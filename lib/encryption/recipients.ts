@@ -104,7 +104,7 @@ export interface RecipientChange {
 }
 
 function refuse(image: SifImage, what: string): never {
-  throw new KeyError("ERR_KEY_RECIPIENT", `${image.path}: ${what}`, { path: image.path })
+  throw KeyError.at(image.path, "ERR_KEY_RECIPIENT", what)
 }
 
 /** An image that is being changed, opened with a credential. */
@@ -265,8 +265,7 @@ export async function addRecipients(path: string, given: AddRecipientsOptions): 
   const all = await resolveRecipients(credentials, onNotice)
   const added = all.flatMap((one) => (one.kind === "rsa" ? [one.key] : []))
   try {
-    if (all.length === 0)
-      throw new KeyError("ERR_KEY_MISSING", `${path}: no recipient to add was given`, { path })
+    if (all.length === 0) throw KeyError.at(path, "ERR_KEY_MISSING", "no recipient to add was given")
     const passphrases = all.flatMap((one) => (one.kind === "passphrase" ? [one.passphrase.bytes] : []))
     return await withOpened(path, options, async (changing) => {
       const { change, messages } = changing

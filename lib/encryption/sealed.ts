@@ -132,8 +132,7 @@ export function plaintextOf(tree: Tree): Plaintext {
 }
 
 function malformed(path: string, what: string, cause?: unknown): SifError {
-  return new SifError("ERR_SIF_SEALED", `${path}: what is sealed in the partition is malformed: ${what}`, {
-    path,
+  return SifError.at(path, "ERR_SIF_SEALED", `what is sealed in the partition is malformed: ${what}`, {
     cause,
   })
 }

@@ -112,8 +112,7 @@ export async function readSecretFile(path: string, limit: Bytes, signal?: AbortS
     return await readBounded(path, limit, { signal })
   } catch (cause) {
     signal?.throwIfAborted()
-    if (cause instanceof TooLarge)
-      throw new KeyError("ERR_KEY_FORMAT", `${path}: ${cause.message}`, { path, cause })
+    if (cause instanceof TooLarge) throw KeyError.at(path, "ERR_KEY_FORMAT", cause.message, { cause })
     const { code, message } = cause as NodeJS.ErrnoException
     const why = code === "ENOENT" ? "there is no such file" : message
     throw new KeyError("ERR_KEY_MISSING", `cannot read the key file ${path}: ${why}`, { path, cause })

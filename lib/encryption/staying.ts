@@ -135,10 +135,10 @@ function namesOf(addressed: readonly Addressed[], keyslots: readonly Keyslot[] =
 function requireKeys(path: string, addressed: readonly Addressed[]): void {
   const lacking = addressed.filter(({ key }) => key === undefined)
   if (lacking.length > 0)
-    throw new KeyError(
+    throw KeyError.at(
+      path,
       "ERR_KEY_MISSING",
-      `${path}: the public key of each recipient who stays is needed, and is not in the image: ${namesOf(lacking)}`,
-      { path },
+      `the public key of each recipient who stays is needed, and is not in the image: ${namesOf(lacking)}`,
     )
 }
 
@@ -232,9 +232,7 @@ export async function whoStays(
   ])
   const absent = [...spare.map(fingerprint), ...[...list.fingerprints].filter((name) => !there.has(name))]
   if (absent.length > 0)
-    throw new KeyError("ERR_KEY_RECIPIENT", `${path}: ${absent.join(", ")} is no recipient who stays`, {
-      path,
-    })
+    throw KeyError.at(path, "ERR_KEY_RECIPIENT", `${absent.join(", ")} is no recipient who stays`)
 
   const opener = opening.recipient === undefined ? undefined : fingerprint(opening.recipient.key)
   const isKnown = (name: string): boolean =>
@@ -269,10 +267,10 @@ export async function whoStays(
         : leftKeyslots.some((one) => one.id === keyslot),
     )
     if ((await onConfirm?.(rows)) !== true)
-      throw new KeyError(
+      throw KeyError.at(
+        path,
         "ERR_KEY_UNCONFIRMED",
-        `${path}: nothing but the image says that these are to stay: ${namesOf(left, leftKeyslots)}`,
-        { path },
+        `nothing but the image says that these are to stay: ${namesOf(left, leftKeyslots)}`,
       )
   }
   return { keys: stayingKeys(path, addressed), keyslots: candidates.keyslots }

@@ -170,9 +170,7 @@ export async function openPartition(
   const lock = await format.readLock(image, partition, policy)
   const messages = findCryptoMessages(image, partition)
   if (messages.length > MAX_MESSAGES)
-    throw new KeyError("ERR_KEY_MESSAGE", `${image.path}: ${messages.length} crypto messages are too many`, {
-      path: image.path,
-    })
+    throw KeyError.at(image.path, "ERR_KEY_MESSAGE", `${messages.length} crypto messages are too many`)
   const attempt: Attempt = { image, lock, messages, signal, onDerivation: policy.onDerivation }
   const tried: Credential[] = []
   const tryAll = async (given: Credentials): Promise<Opening | undefined> => {

@@ -263,9 +263,7 @@ export class SifChange {
       const slot = slots[index] ?? 0
       const id = slot + 1
       if (ids.has(id))
-        throw new SifError("ERR_SIF_DESCRIPTOR", `${path}: the ID ${id} of the free descriptor is taken`, {
-          path,
-        })
+        throw SifError.at(path, "ERR_SIF_DESCRIPTOR", `the ID ${id} of the free descriptor is taken`)
       const offset = alignUp(end, alignmentOf(object))
       const size = sizeOf(object)
       const descriptor = {
@@ -462,10 +460,9 @@ async function openLocked(path: string, options: ChangeOptions): Promise<LockedF
   let lock: HeldFile | undefined
   try {
     if (!(await file.stat()).isFile())
-      throw new SifError("ERR_SIF_MAGIC", `${path}: not a SIF image: not a regular file`, { path })
+      throw SifError.at(path, "ERR_SIF_MAGIC", "not a SIF image: not a regular file")
     lock = await lockOpenFile(file.fd, true, options.patienceMs, options.signal)
-    if (lock === undefined)
-      throw new SifError("ERR_SIF_BUSY", `${path}: somebody else is changing it`, { path })
+    if (lock === undefined) throw SifError.at(path, "ERR_SIF_BUSY", "somebody else is changing it")
     const [ours, theirs] = [await file.stat(), await stat(path)]
     if (ours.dev === theirs.dev && ours.ino === theirs.ino) return { file, lock }
   } catch (error) {
@@ -524,10 +521,10 @@ export function checkSignatures(
     )
     .map(({ id }) => id)
   if (broken.length > 0)
-    throw new SifError(
+    throw SifError.at(
+      path,
       "ERR_SIF_SIGNED",
-      `${path}: ${broken.length === 1 ? "the signature" : "the signatures"} ${broken.join(", ")} would not hold any more`,
-      { path },
+      `${broken.length === 1 ? "the signature" : "the signatures"} ${broken.join(", ")} would not hold any more`,
     )
 }
 
@@ -538,7 +535,7 @@ export function checkPrimary({ path, objects }: SifImage, { type, extra }: NewOb
     (extra?.length ?? 0) >= 8 &&
     extra?.readInt32LE(4) === PartitionType.primarySystem
   if (primary && objects.some(({ partition }) => partition?.type === PartitionType.primarySystem))
-    throw new SifError("ERR_SIF_AMBIGUOUS", `${path}: there is a primary system partition already`, { path })
+    throw SifError.at(path, "ERR_SIF_AMBIGUOUS", "there is a primary system partition already")
 }
 
 /**

@@ -109,8 +109,7 @@ export async function appendFile(
   const from = await open(source, "r")
   try {
     const info = await from.stat()
-    if (!info.isFile())
-      throw new SifError("ERR_SIF_NO_OBJECT", `${source}: not a regular file`, { path: source })
+    if (!info.isFile()) throw SifError.at(source, "ERR_SIF_NO_OBJECT", "not a regular file")
     const { size } = info
     return await changeSif(
       path,
@@ -126,8 +125,7 @@ export async function appendFile(
             for (let done = 0; done < size;) {
               options.signal?.throwIfAborted()
               const { bytesRead } = await from.read(buffer, 0, Math.min(PIECE, size - done), done)
-              if (bytesRead === 0)
-                throw new SifError("ERR_SIF_TRUNCATED", `${source}: it became shorter`, { path: source })
+              if (bytesRead === 0) throw SifError.at(source, "ERR_SIF_TRUNCATED", "it became shorter")
               await writeFully(file, buffer.subarray(0, bytesRead), position + done)
               done += bytesRead
             }
@@ -156,7 +154,7 @@ export async function setPrimary(path: string, id: number, asked: ObjectChangeOp
     const { partition } = object
     if (partition?.type === PartitionType.primarySystem) return
     if (partition?.type !== PartitionType.system)
-      throw new SifError("ERR_SIF_NO_OBJECT", `${path}: object ${id} is no system partition`, { path })
+      throw SifError.at(path, "ERR_SIF_NO_OBJECT", `object ${id} is no system partition`)
     const former = change.image.objects.filter((one) => one.partition?.type === PartitionType.primarySystem)
     checkSignatures(change.image, [object, ...former], options)
     await change.setPrimary(object as SifPartition)

@@ -116,10 +116,10 @@ async function checkFolder(target: string, force: boolean, update: boolean): Pro
 
 function checkNothingToVerify({ verify, source }: BuildOptions): void {
   if (verify !== undefined)
-    throw new BuildError(
+    throw BuildError.at(
+      source,
       "ERR_BUILD_SOURCE",
-      `${source}: who must have signed the base of a definition file, its Fingerprints: says`,
-      { path: source },
+      "who must have signed the base of a definition file, its Fingerprints: says",
     )
 }
 
@@ -137,7 +137,7 @@ async function checkData({
       path: output,
     })
   if ((await stat(source).catch(() => undefined))?.isDirectory() !== true)
-    throw new BuildError("ERR_BUILD_SOURCE", `${source}: data is made of a folder`, { path: source })
+    throw BuildError.at(source, "ERR_BUILD_SOURCE", "data is made of a folder")
 }
 
 /** Builds into an ordinary folder. */

@@ -71,9 +71,7 @@ function keyFilesIn(folder: string, depth = 0): string[] {
       const file = path.join(folder, entry.name)
       if (entry.isDirectory()) return keyFilesIn(file, depth + 1)
       if (entry.isFile()) return [file]
-      throw new KeyError("ERR_KEY_FORMAT", `${file}: neither a file nor a folder, in a folder of keys`, {
-        path: file,
-      })
+      throw KeyError.at(file, "ERR_KEY_FORMAT", "neither a file nor a folder, in a folder of keys")
     })
 }
 

@@ -79,10 +79,10 @@ export function choosePassengers(source: SourceImage, seal: boolean): Passengers
   const outer = sif.objects.filter((object) => !goes(object))
   const stranger = outer.find((object) => verify !== undefined && !isVerified(object, verify))
   if (stranger !== undefined)
-    throw new SignatureError(
+    throw SignatureError.at(
+      sif.path,
       "ERR_SIGNATURE_MISSING",
-      `${sif.path}: object ${stranger.id} of group ${stranger.group} would be copied and is not among what is to be verified`,
-      { path: sif.path },
+      `object ${stranger.id} of group ${stranger.group} would be copied and is not among what is to be verified`,
     )
   const inner = sealed?.objects ?? []
   const places = new Places()

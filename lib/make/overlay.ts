@@ -153,16 +153,14 @@ async function createPlain(
 function rootToExtend(image: SifImage, file: string): SifPartition {
   const root = image.primary()
   if (encryptionOf(root) !== undefined)
-    throw new RunError(
+    throw RunError.at(
+      file,
       "ERR_RUN_PLAIN_OVERLAY",
-      `${file}: what a payload writes would be in the clear there, and the image is encrypted`,
-      { path: file },
+      "what a payload writes would be in the clear there, and the image is encrypted",
     )
   const [overlay] = overlaysOf(image.objects, root)
   if (overlay !== undefined)
-    throw new RunError("ERR_RUN_OVERLAY", `${file}: it has an overlay already, object ${overlay.id}`, {
-      path: file,
-    })
+    throw RunError.at(file, "ERR_RUN_OVERLAY", `it has an overlay already, object ${overlay.id}`)
   return root
 }
 

@@ -51,7 +51,7 @@ const SECTOR: Bytes = 4096
 type Options = BuildOptions & { readonly remote: readonly string[] }
 
 function refused(file: string, what: string): BuildError {
-  return new BuildError("ERR_BUILD_REMOTE_REFUSED", `${file}: ${what}`, { path: file })
+  return BuildError.at(file, "ERR_BUILD_REMOTE_REFUSED", what)
 }
 
 /** What only the machine can do that has it: said before anything is done. */

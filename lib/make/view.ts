@@ -54,10 +54,10 @@ function piecesOf(parts: ImagePlan["parts"], { sif, sealed, sealedAt }: SourceIm
     else if (size > 0) pieces.push(piece)
   }
   if (pieces.length > MAX_PIECES)
-    throw new SifError(
+    throw SifError.at(
+      sif.path,
       "ERR_SIF_TOO_LARGE",
-      `${sif.path}: its objects lie in ${pieces.length} places, and ${MAX_PIECES} can be shown`,
-      { path: sif.path },
+      `its objects lie in ${pieces.length} places, and ${MAX_PIECES} can be shown`,
     )
   return pieces
 }

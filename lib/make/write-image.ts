@@ -330,10 +330,10 @@ async function copyObject(
 async function toSeal(passengers: Passengers, path: string): Promise<ObjectToSeal[]> {
   const total = passengers.sealed.reduce((sum, { object }) => sum + object.size, 0)
   if (total > MAX_SEALED_SIZE)
-    throw new SifError(
+    throw SifError.at(
+      path,
       "ERR_SIF_TOO_LARGE",
-      `${path}: its metadata has ${total} bytes, more than the ${MAX_SEALED_SIZE} that fit inside the encryption`,
-      { path },
+      `its metadata has ${total} bytes, more than the ${MAX_SEALED_SIZE} that fit inside the encryption`,
     )
   const objects: ObjectToSeal[] = []
   for (const { image, object, place } of passengers.sealed)
@@ -368,10 +368,10 @@ class ImageWriter {
         ? (image?.primary.partition.arch ?? architectureDigits(source.architecture ?? process.arch))
         : architectureDigits(options.architecture)
     if (architecture === undefined)
-      throw new BuildError(
+      throw BuildError.at(
+        source.path,
         "ERR_BUILD_SOURCE",
-        `${source.path}: SIF has no code for the architecture ${options.architecture ?? process.arch}`,
-        { path: source.path },
+        `SIF has no code for the architecture ${options.architecture ?? process.arch}`,
       )
     this.#architecture = architecture
     this.#time = options.sourceDateEpoch ?? Math.floor(Date.now() / 1000)

@@ -31,11 +31,7 @@ function privateFolder(folder: string, uid: number): string {
   }
   const found = lstatSync(folder)
   if (!found.isDirectory() || found.uid !== uid || (found.mode & 0o077) !== 0)
-    throw new RunError(
-      "ERR_INSTANCE_FOLDER",
-      `${folder}: not a folder of the user ${uid} alone (mode 0700)`,
-      { path: folder },
-    )
+    throw RunError.at(folder, "ERR_INSTANCE_FOLDER", `not a folder of the user ${uid} alone (mode 0700)`)
   return folder
 }
 

@@ -89,8 +89,7 @@ export async function findStored(
   signal?: AbortSignal,
 ): Promise<FoundImage> {
   const folder = reference.path
-  if (!isStore(folder))
-    throw new OciError("ERR_OCI_NOT_FOUND", `${folder}: no images are kept there`, { path: folder })
+  if (!isStore(folder)) throw OciError.at(folder, "ERR_OCI_NOT_FOUND", "no images are kept there")
   return await findImage(reference, limit, await holdToRead(folder, signal))
 }
 
@@ -111,8 +110,7 @@ export async function removeStored(
   signal?: AbortSignal,
 ): Promise<RemovedImage[]> {
   const wanted = selection.digest?.text ?? selection.name ?? ""
-  const missing = (): OciError =>
-    new OciError("ERR_OCI_NOT_FOUND", `${folder}: ${wanted} is not there`, { path: folder })
+  const missing = (): OciError => OciError.at(folder, "ERR_OCI_NOT_FOUND", `${wanted} is not there`)
   if (!isStore(folder)) throw missing()
   await using sink = await openStoreSink(folder, signal)
   const removed = await sink.remove(({ name, digest }) =>

@@ -63,7 +63,7 @@ export class LayoutSink implements ImageSink {
     const names = found.filter((name) => !name.startsWith(TEMPORARY))
     if (names.length === 0) return false
     if (!names.includes("oci-layout"))
-      throw new OciError("ERR_OCI_FORMAT", `${this.name}: neither a layout nor empty`, { path: this.name })
+      throw OciError.at(this.name, "ERR_OCI_FORMAT", "neither a layout nor empty")
     const file = path.join(this.name, "oci-layout")
     checkLayoutVersion(await this.#disk(readBounded(file, MAX_DOCUMENT, { signal: this.#signal })), this.name)
     return true

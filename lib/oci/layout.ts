@@ -35,7 +35,7 @@ export const NAME = "org.opencontainers.image.ref.name"
 export const CONTAINERD_NAME = "io.containerd.image.name"
 
 function missing(where: string, what: string): OciError {
-  return new OciError("ERR_OCI_NOT_FOUND", `${where}: ${what} is not there`, { path: where })
+  return OciError.at(where, "ERR_OCI_NOT_FOUND", `${what} is not there`)
 }
 
 class FolderFiles implements Files {
@@ -57,10 +57,7 @@ class FolderFiles implements Files {
       return await open(path.join(this.#folder, name), constants.O_RDONLY | constants.O_NONBLOCK)
     } catch (cause) {
       if ((cause as NodeJS.ErrnoException).code === "ENOENT") throw missing(this.#folder, name)
-      throw new OciError("ERR_OCI_NOT_FOUND", `${this.#folder}: ${(cause as Error).message}`, {
-        path: this.#folder,
-        cause,
-      })
+      throw OciError.at(this.#folder, "ERR_OCI_NOT_FOUND", (cause as Error).message, { cause })
     }
   }
   async #whole(file: FileHandle, name: string): Promise<NativeBlob> {
@@ -442,11 +439,7 @@ async function imagesSaved(files: Files, where: string): Promise<ListedImage[]> 
     const found = await savedImage(files, entry, where, false)
     held += found.saved.config.length
     if (held > MAX_DOCUMENT_BYTES)
-      throw new OciError(
-        "ERR_OCI_LIMIT",
-        `${where}: more than ${MAX_DOCUMENT_BYTES} bytes of configurations`,
-        { path: where },
-      )
+      throw OciError.at(where, "ERR_OCI_LIMIT", `more than ${MAX_DOCUMENT_BYTES} bytes of configurations`)
     images.push({ names: entry.RepoTags ?? [], found })
   }
   return images

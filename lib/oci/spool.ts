@@ -46,10 +46,7 @@ async function fill(
     const write = async (pieces: AsyncIterable<Buffer>): Promise<void> => {
       for await (const piece of pieces) {
         if (size + piece.length > limit)
-          throw new OciError("ERR_OCI_LIMIT", `${name}: it has more than ${limit} bytes`, {
-            path: name,
-            limit: "layers",
-          })
+          throw OciError.at(name, "ERR_OCI_LIMIT", `it has more than ${limit} bytes`, { limit: "layers" })
         await file.write(piece, size)
         size += piece.length
       }
@@ -61,7 +58,7 @@ async function fill(
     signal?.throwIfAborted()
     if ((cause as NodeJS.ErrnoException).code?.startsWith("Z_") !== true) throw cause
     const why = (cause as Error).message
-    throw new OciError("ERR_OCI_FORMAT", `${name}: it is damaged: ${why}`, { path: name, cause })
+    throw OciError.at(name, "ERR_OCI_FORMAT", `it is damaged: ${why}`, { cause })
   } finally {
     await rest.return?.()
   }

@@ -20,7 +20,7 @@ export class TrustedFiles {
   }
 
   refuse(file: string, why: string, cause?: unknown): KeyError {
-    return new KeyError(this.#code, `${file}: ${why}`, { path: file, cause })
+    return KeyError.at(file, this.#code, why, { cause })
   }
 
   #checkOwner(file: string, info: Stats): void {

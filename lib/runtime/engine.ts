@@ -142,10 +142,10 @@ export function fillsSectors({ offset, size }: Pick<StarterSource, "offset" | "s
 function alignmentObstacle(source: StarterSource): EnvironmentError | undefined {
   if (source.folder !== undefined || fillsSectors(source)) return undefined
   const { image } = source
-  return new EnvironmentError(
+  return EnvironmentError.at(
+    image,
     "ERR_ENV_NO_KERNEL_SUPPORT",
-    `${image}: its file system does not fill whole sectors of a loop device: only the userspace engine reads it`,
-    { path: image },
+    "its file system does not fill whole sectors of a loop device: only the userspace engine reads it",
   )
 }
 

@@ -211,8 +211,7 @@ export async function addressesOf(container: string): Promise<ReadonlyMap<string
 }
 
 function checkLocked(held: HeldFolder | undefined, folder: string): void {
-  if (held === undefined)
-    throw new RunError("ERR_INSTANCE_FOLDER", `${folder}: another process has locked it`, { path: folder })
+  if (held === undefined) throw RunError.at(folder, "ERR_INSTANCE_FOLDER", "another process has locked it")
 }
 
 /** What was killed while it kept networks has left its socket. Only under the folder's lock. */

@@ -27,7 +27,7 @@ interface IdMapping {
 }
 
 function broken(file: string, what: string, cause?: unknown): RunError {
-  return new RunError("ERR_RUN_BUNDLE", `${file}: ${what}`, { path: file, cause })
+  return RunError.at(file, "ERR_RUN_BUNDLE", what, { cause })
 }
 
 function isIdMapping(value: unknown): value is IdMapping {

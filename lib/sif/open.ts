@@ -68,8 +68,7 @@ export class SifImage implements AsyncDisposable {
 
   /** @throws SifError `ERR_SIF_CLOSED`. */
   #needsOpen(): void {
-    if (this.#closed)
-      throw new SifError("ERR_SIF_CLOSED", `${this.path}: the image is closed`, { path: this.path })
+    if (this.#closed) throw SifError.at(this.path, "ERR_SIF_CLOSED", "the image is closed")
   }
 
   /** The bytes that an object was parsed from: its descriptor. */
@@ -89,12 +88,9 @@ export class SifImage implements AsyncDisposable {
     is.count(id, "id")
     this.#byId ??= grouped(this.objects, (object) => object.id)
     const [found, second] = this.#byId.get(id) ?? []
-    if (found === undefined)
-      throw new SifError("ERR_SIF_NO_OBJECT", `${this.path}: there is no object ${id}`, { path: this.path })
+    if (found === undefined) throw SifError.at(this.path, "ERR_SIF_NO_OBJECT", `there is no object ${id}`)
     if (second !== undefined)
-      throw new SifError("ERR_SIF_AMBIGUOUS", `${this.path}: several objects have the ID ${id}`, {
-        path: this.path,
-      })
+      throw SifError.at(this.path, "ERR_SIF_AMBIGUOUS", `several objects have the ID ${id}`)
     return found
   }
 
@@ -112,17 +108,9 @@ export class SifImage implements AsyncDisposable {
   primary(): SifPartition {
     const found = this.objects.filter(isPrimary)
     if (found[0] === undefined)
-      throw new SifError("ERR_SIF_NO_OBJECT", `${this.path}: there is no primary system partition`, {
-        path: this.path,
-      })
+      throw SifError.at(this.path, "ERR_SIF_NO_OBJECT", "there is no primary system partition")
     if (found.length > 1)
-      throw new SifError(
-        "ERR_SIF_AMBIGUOUS",
-        `${this.path}: there are ${found.length} primary system partitions`,
-        {
-          path: this.path,
-        },
-      )
+      throw SifError.at(this.path, "ERR_SIF_AMBIGUOUS", `there are ${found.length} primary system partitions`)
     return found[0]
   }
 
@@ -135,10 +123,11 @@ export class SifImage implements AsyncDisposable {
   async data(object: SifObject, limit: Bytes): Promise<Buffer> {
     is.number(0, Infinity)(limit, "limit")
     if (object.size > limit)
-      throw new SifError(
+      throw SifError.at(
+        this.path,
         "ERR_SIF_TOO_LARGE",
-        `${this.path}: object ${object.id} has ${object.size} bytes, more than the ${limit} it may have`,
-        { path: this.path, offset: object.offset },
+        `object ${object.id} has ${object.size} bytes, more than the ${limit} it may have`,
+        { offset: object.offset },
       )
     return await this.read(object, 0, object.size)
   }
@@ -187,16 +176,17 @@ function isPrimary(object: SifObject): object is SifPartition {
 }
 
 function truncated(path: string, object: SifObject, fileSize: Bytes): SifError {
-  return new SifError(
+  return SifError.at(
+    path,
     "ERR_SIF_TRUNCATED",
-    `${path}: truncated: object ${object.id} ends at ${object.offset + object.size}, the file has ${fileSize} bytes`,
-    { path, offset: object.offset },
+    `truncated: object ${object.id} ends at ${object.offset + object.size}, the file has ${fileSize} bytes`,
+    { offset: object.offset },
   )
 }
 
 function checkObjects(path: string, header: SifHeader, objects: readonly SifObject[], fileSize: Bytes): void {
   const wrong = (object: SifObject, what: string): never => {
-    throw new SifError("ERR_SIF_DESCRIPTOR", `${path}: descriptor ${object.slot + 1}: ${what}`, { path })
+    throw SifError.at(path, "ERR_SIF_DESCRIPTOR", `descriptor ${object.slot + 1}: ${what}`)
   }
   const ids = new Set<number>()
   for (const object of objects) {
@@ -210,7 +200,7 @@ function checkObjects(path: string, header: SifHeader, objects: readonly SifObje
     if (offset + size > fileSize) throw truncated(path, object, fileSize)
   }
   const overlap = (a: string, b: string, offset: Bytes): never => {
-    throw new SifError("ERR_SIF_OVERLAP", `${path}: ${a} overlaps ${b}`, { path, offset })
+    throw SifError.at(path, "ERR_SIF_OVERLAP", `${a} overlaps ${b}`, { offset })
   }
   const tableEnd = header.tableOffset + header.total * DESCRIPTOR_SIZE
   const byOffset = objects.filter(({ size }) => size > 0).sort((a, b) => a.offset - b.offset)
@@ -226,9 +216,7 @@ function checkObjects(path: string, header: SifHeader, objects: readonly SifObje
   }
   const primaries = objects.filter(isPrimary).length
   if (primaries > 1)
-    throw new SifError("ERR_SIF_AMBIGUOUS", `${path}: there are ${primaries} primary system partitions`, {
-      path,
-    })
+    throw SifError.at(path, "ERR_SIF_AMBIGUOUS", `there are ${primaries} primary system partitions`)
 }
 
 const SLOTS_AT_ONCE = 2048
@@ -244,7 +232,7 @@ export async function readSif(
   checkHeader(header, reader.size)
   const table = await reader.read(header.tableOffset, header.total * DESCRIPTOR_SIZE)
   if (table.length < header.total * DESCRIPTOR_SIZE)
-    throw new SifError("ERR_SIF_TRUNCATED", `${path}: truncated inside the descriptor table`, { path })
+    throw SifError.at(path, "ERR_SIF_TRUNCATED", "truncated inside the descriptor table")
   const objects: SifObject[] = []
   for (let slot = 0; slot < header.total; slot++) {
     // A table may have 65,535 of them: who wants it to end is heard meanwhile.
@@ -302,8 +290,5 @@ async function openFile(path: string, name: string): Promise<FileReader> {
 /** The header's own errors know no path yet. */
 export function named(error: unknown, path: string): unknown {
   if (!(error instanceof SifError) || error.path !== undefined) return error
-  return new SifError(error.code, `${path}: ${error.message}`, {
-    path,
-    offset: error.offset,
-  })
+  return SifError.at(path, error.code, error.message, { offset: error.offset })
 }

@@ -284,13 +284,7 @@ export class CertificateBudget {
   spend(size: Bytes, origin: string): void {
     const limit = size > MAX_BUNDLE_SIZE ? MAX_BUNDLE_SIZE : MAX_BUNDLES_SIZE
     if (size > MAX_BUNDLE_SIZE || (this.#left -= size) < 0)
-      throw new SignatureError(
-        "ERR_SIGNATURE_CERTIFICATE",
-        `${origin}: more than ${limit} bytes of certificates`,
-        {
-          path: origin,
-        },
-      )
+      throw SignatureError.at(origin, "ERR_SIGNATURE_CERTIFICATE", `more than ${limit} bytes of certificates`)
   }
 }
 
@@ -309,7 +303,7 @@ async function certificatesIn(
       : Buffer.from(given.buffer, given.byteOffset, given.byteLength)
   budget.spend(bytes.length, origin)
   const refuse = (why: string, cause?: unknown): SignatureError =>
-    new SignatureError("ERR_SIGNATURE_CERTIFICATE", `${origin}: ${why}`, { path: origin, cause })
+    SignatureError.at(origin, "ERR_SIGNATURE_CERTIFICATE", why, { cause })
   const blocks = [...pemBlocks(bytes)].filter(({ label }) => /^(?:X509 )?CERTIFICATE$/.test(label))
   if (blocks.length > MAX_CERTIFICATES) throw refuse(`${blocks.length} certificates are too many`)
   const ders = blocks.length > 0 ? blocks.map(({ body }) => decodeBase64(body) ?? body) : [bytes]

@@ -19,7 +19,7 @@ export function groupOf(image: SifImage, group: number): readonly SifObject[] {
   const members = group === 0 ? [] : image.group(group)
   if (members.length > 0) return members
   const { path } = image
-  throw new SignatureError("ERR_SIGNATURE_MISSING", `${path}: there is no group ${group}`, { path })
+  throw SignatureError.at(path, "ERR_SIGNATURE_MISSING", `there is no group ${group}`)
 }
 
 /** What the relative IDs of a group's objects count from. */

@@ -317,9 +317,7 @@ async function changeRing<T>(
     throw (cause as NodeJS.ErrnoException).syscall === undefined ? cause : failed(folder, cause)
   }
   if (lock === undefined)
-    throw new SignatureError("ERR_KEYRING_BUSY", `${folder}: somebody else is writing the key ring`, {
-      path: folder,
-    })
+    throw SignatureError.at(folder, "ERR_KEYRING_BUSY", "somebody else is writing the key ring")
   try {
     const publicKeys = new RingFile(await readStored(files.publicFile))
     const secretKeys = new RingFile(files.secretFile === undefined ? [] : await readStored(files.secretFile))
@@ -394,9 +392,7 @@ export interface Imported {
 
 function needsReadable(key: Key | undefined, origin: string): Key {
   if (key !== undefined) return key
-  throw new SignatureError("ERR_SIGNATURE_KEYRING", `${origin}: a key of a kind that is not known here`, {
-    path: origin,
-  })
+  throw SignatureError.at(origin, "ERR_SIGNATURE_KEYRING", "a key of a kind that is not known here")
 }
 
 function needsStrong(key: Key, origin: string): Key {

@@ -33,10 +33,11 @@ export async function readSignerKey(file: string, signal?: AbortSignal): Promise
     if (key === undefined) throw new Error("there is none")
     return await key.read(undefined)
   } catch (cause) {
-    throw new SignatureError(
+    throw SignatureError.at(
+      file,
       "ERR_SIGNATURE_KEYRING",
-      `${file}: a public key in PEM form is needed to verify: ${(cause as Error).message}`,
-      { path: file, cause },
+      `a public key in PEM form is needed to verify: ${(cause as Error).message}`,
+      { cause },
     )
   }
 }

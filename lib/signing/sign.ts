@@ -62,18 +62,16 @@ function targetsOf(image: SifImage, { groups, objects }: SignTargets): Target[] 
   if (objects === undefined) {
     const wanted = groups === undefined ? groupsOf(image) : [...new Set(groups)]
     if (wanted.length === 0)
-      throw new SignatureError("ERR_SIGNATURE_MISSING", `${path}: nothing in the image can be signed`, {
-        path,
-      })
+      throw SignatureError.at(path, "ERR_SIGNATURE_MISSING", "nothing in the image can be signed")
     return wanted.map((group) => ({ group, objects: groupOf(image, group) }))
   }
   const chosen = [...new Set(objects)].map((id) => {
     const object = image.object(id)
     if (object.group === 0 || object.type === DataType.signature)
-      throw new SignatureError(
+      throw SignatureError.at(
+        path,
         "ERR_SIGNATURE_MISSING",
-        `${path}: object ${id} is in no group, so nothing can sign it`,
-        { path },
+        `object ${id} is in no group, so nothing can sign it`,
       )
     return object
   })
@@ -99,10 +97,10 @@ async function appendRootVerity(change: SifChange, targets: SignTargets): Promis
   const partition = image.primary()
   const chosen = targetsOf(image, targets)
   if (targets.objects !== undefined || !chosen.some(({ group }) => group === partition.group))
-    throw new SignatureError(
+    throw SignatureError.at(
+      image.path,
       "ERR_SIGNATURE_TREE",
-      `${image.path}: a hash tree is signed with all of its group, and group ${partition.group} is not signed as a whole`,
-      { path: image.path },
+      `a hash tree is signed with all of its group, and group ${partition.group} is not signed as a whole`,
     )
   const { signal, onProgress } = targets
   // What comes next reads what is signed, with the new tree instead of those that are there.

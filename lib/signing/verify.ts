@@ -245,12 +245,10 @@ class Verification {
       : []
     const linked = [...toGroup, ...toObjects].sort((one, other) => one.slot - other.slot)
     if (linked.length > MAX_SIGNATURES)
-      throw new SignatureError(
+      throw SignatureError.at(
+        this.#image.path,
         "ERR_SIGNATURE_FORMAT",
-        `${this.#image.path}: ${linked.length} signatures are too many`,
-        {
-          path: this.#image.path,
-        },
+        `${linked.length} signatures are too many`,
       )
     const findings: Finding[] = []
     for (const object of linked) {
@@ -440,12 +438,10 @@ function unitsOf(image: SifImage, options: VerifyOptions): Unit[] {
     return [...new Set(options.objects)].map((id) => {
       const object = image.object(id)
       if (object.group === 0 || object.type === DataType.signature)
-        throw new SignatureError(
+        throw SignatureError.at(
+          path,
           "ERR_SIGNATURE_MISSING",
-          `${path}: object ${id} is in no group, so nothing signs it`,
-          {
-            path,
-          },
+          `object ${id} is in no group, so nothing signs it`,
         )
       return single(object)
     })

@@ -81,6 +81,6 @@ export async function describedSandbox(source: BuildSource, options: LayerOption
   } catch (cause) {
     if (!(cause instanceof TreeError) && !(cause instanceof SyntaxError)) throw cause
     const what = cause instanceof TreeError ? cause.message : "a labels.json in it is no JSON"
-    throw new BuildError("ERR_BUILD_SOURCE", `${path}: ${what}`, { path, cause })
+    throw BuildError.at(path, "ERR_BUILD_SOURCE", what, { cause })
   }
 }

@@ -139,10 +139,10 @@ async function imageSource(
     const { partition: primary, vouched } = await vouch(sif, sif.primary(), options, runs)
     const kind = partitionKind(primary)
     if (kind === "other")
-      throw new BuildError(
+      throw BuildError.at(
+        path,
         "ERR_BUILD_SOURCE",
-        `${path}: its root file system is of a kind that cannot be read here`,
-        { path },
+        "its root file system is of a kind that cannot be read here",
       )
     if (kind !== "squashfs") {
       if (credentials === undefined)
