@@ -70,7 +70,7 @@ type Certain<O> = {
     : never
 }[keyof O]
 /** What commander makes of a command line with these options. */
-type FlagsOf<O> = { readonly [K in Exclude<keyof O, Certain<O>>]?: OptionValue<O[K]> } & {
+export type FlagsOf<O> = { readonly [K in Exclude<keyof O, Certain<O>>]?: OptionValue<O[K]> } & {
   readonly [K in Certain<O>]: OptionValue<O[K]>
 }
 type WordOf<A> = A extends readonly [`${string}...${string}`, ...unknown[]]

@@ -1,8 +1,8 @@
 import type { Command } from "commander"
 import { isatty } from "node:tty"
-import { compose as services, type Running, type UnsignedPolicy } from "../../index.ts"
-import { command, type ArgumentRow, type CommandRow, type OptionRows } from "../command.ts"
-import { credentialRows, withCredentials, type CredentialFlags, type LayerKeyWord } from "../credentials.ts"
+import { compose as services, type Running } from "../../index.ts"
+import { command, type ArgumentRow, type CommandRow, type FlagsOf } from "../command.ts"
+import { credentialRows, withCredentials } from "../credentials.ts"
 import { stateOf } from "../instance-state.ts"
 import { endWith, interruption, passSignalsTo } from "../interrupt.ts"
 import { costOptions, costRows, imageRows } from "../opening.ts"
@@ -18,28 +18,20 @@ import {
   printResult,
   writePiece,
 } from "../output.ts"
-import { registryRows, withRegistryOptions, type RegistryFlags } from "../registry.ts"
+import { registryRows, withRegistryOptions } from "../registry.ts"
 import { inform, isTerminal, notice, printable } from "../terminal.ts"
 import { count, duration, each, flag, SECONDS, text } from "../values.ts"
 
-interface ProjectFlags {
-  readonly file?: string[]
-  readonly projectName?: string
-  readonly profile?: string[]
-  readonly envFile?: string[]
-  readonly projectDirectory?: string
-}
-
-const projectRows: OptionRows<ProjectFlags> = {
+const projectRows = {
   file: ["-f, --file <file>", "a compose file; what comes later is stronger (repeatable)", each(text)],
   projectName: ["-p, --project-name <name>", "what instances, networks and volumes are named for", text],
   profile: ["--profile <name>", "services of this profile are there, too (repeatable)", each(text)],
   envFile: ["--env-file <file>", "variables for the files, instead of .env (repeatable)", each(text)],
   projectDirectory: ["--project-directory <dir>", "what paths in the files are relative to", text],
-}
+} as const
 
 /** They stand before the command's name: `-f` is something else behind some. */
-function projectFlags({ parent }: Command): ProjectFlags {
+function projectFlags({ parent }: Command): FlagsOf<typeof projectRows> {
   return parent?.opts() ?? {}
 }
 
@@ -62,23 +54,15 @@ function runningOf(command: Command): services.Services {
   return projectName !== undefined && file === undefined ? services.open(projectName) : projectOf(command)
 }
 
-interface AccessFlags extends CredentialFlags, RegistryFlags {
-  readonly maxKdfMemory?: number
-  readonly maxKdfIterations?: number
-  readonly unsigned?: UnsignedPolicy
-  readonly tmpFolder?: string
-  readonly layerKeys?: readonly LayerKeyWord[]
-}
-
 /** Whom an image is to be signed by, and whether it has to be encrypted, the file says. */
-const accessRows: OptionRows<AccessFlags> = {
+const accessRows = {
   ...{ ...credentialRows, ...costRows, ...registryRows },
   ...{ unsigned: imageRows.unsigned, layerKeys: imageRows.layerKeys, tmpFolder: imageRows.tmpFolder },
-}
+} as const
 
 /** Runs `use` with how images are found and opened. */
 async function withAccess<T>(
-  flags: AccessFlags,
+  flags: FlagsOf<typeof accessRows>,
   use: (access: services.ImageAccess) => Promise<T>,
 ): Promise<T> {
   return await withCredentials(flags, false, async (unlock, password) =>

@@ -1,26 +1,13 @@
 import { InvalidArgumentError, type Command } from "commander"
-import { forbidDumps, oci, type CredentialSource, type LayerRecipient } from "../../index.ts"
-import { command, type CommandRow } from "../command.ts"
-import {
-  credentialRows,
-  keyPassword,
-  KeyPasswords,
-  layerCredentials,
-  type LayerKeyWord,
-} from "../credentials.ts"
+import { forbidDumps, oci, type CredentialSource } from "../../index.ts"
+import { command, type CommandRow, type FlagsOf } from "../command.ts"
+import { credentialRows, keyPassword, KeyPasswords, layerCredentials } from "../credentials.ts"
 import { writeDigestFile } from "../digest-file.ts"
 import { interruption } from "../interrupt.ts"
-import {
-  gnuPgRows,
-  inGnuPgHome,
-  layerKeyRow,
-  parseLayerKey,
-  parseLayerRecipient,
-  type GnuPgFlags,
-} from "../layer-keys.ts"
+import { gnuPgRows, inGnuPgHome, layerKeyRow, parseLayerKey, parseLayerRecipient } from "../layer-keys.ts"
 import { columns, jsonRow, output, print, printJson, printLines, printResult, writeAll } from "../output.ts"
 import { progressRow, withProgress } from "../progress.ts"
-import { registryRows, withRegistryOptions, type RegistryFlags } from "../registry.ts"
+import { registryRows, withRegistryOptions } from "../registry.ts"
 import { humanBytes, inform, isTerminal, notice } from "../terminal.ts"
 import { BYTES, each, flag, parseInteger, size, text } from "../values.ts"
 
@@ -251,6 +238,7 @@ const chosenPlatformRow = [
   each(text),
 ] as const
 const keyRow = layerKeyRow("-k, --key <key>")
+const digestRow = ["--digestfile <file>", "write the digest that the copy has into this file", text] as const
 const decryptionKeyRow = [
   "--decryption-key <key>",
   "the same as --key",
@@ -264,12 +252,6 @@ function parseLayer(word: string): number {
   return layer
 }
 
-interface KeyFlags extends GnuPgFlags {
-  readonly keys?: readonly LayerKeyWord[]
-  readonly decryptionKeys?: readonly LayerKeyWord[]
-  readonly keyPassphraseFile?: string
-}
-
 /** Of everything that makes another image of the layers of one. */
 const conversionRows = {
   layers: layerRow,
@@ -280,6 +262,15 @@ const conversionRows = {
   progress: progressRow,
   ...registryRows,
 } as const
+
+type ConversionFlags = FlagsOf<
+  typeof conversionRows & {
+    readonly keys: typeof keyRow
+    readonly decryptionKeys: typeof decryptionKeyRow
+    readonly keyPassphraseFile: typeof credentialRows.keyPassphraseFile
+    readonly digestfile: typeof digestRow
+  }
+>
 
 /** Runs `convert` with all that is common, and what opens layers: keys that were named, or else what the environment names. */
 async function converting(
@@ -324,22 +315,13 @@ const encryptLayersRow = [
   { hidden: true },
 ] as const
 
-interface ConversionFlags extends KeyFlags, RegistryFlags {
-  readonly platforms?: readonly string[] | undefined
-  readonly layers?: readonly number[]
-  readonly force?: true
-  readonly json?: true
-  readonly digestfile?: string
-}
-
-interface EncryptionFlags extends ConversionFlags {
-  readonly recipients?: readonly LayerRecipient[]
-  readonly encryptionKeys?: readonly LayerRecipient[]
-  readonly encryptLayers?: readonly number[]
-}
-
 async function encryptImage(
-  flags: EncryptionFlags,
+  flags: ConversionFlags &
+    FlagsOf<{
+      readonly recipients: typeof recipientRow
+      readonly encryptionKeys: typeof encryptionKeysRow
+      readonly encryptLayers: typeof encryptLayersRow
+    }>,
   source: string,
   target: string,
   made: Command,
@@ -380,7 +362,7 @@ const copy = command({
     all: allRow,
     platforms: platformRow,
     force: ["-f, --force", "replace an archive that is there", flag],
-    digestfile: ["--digestfile <file>", "write the digest that the copy has into this file", text],
+    digestfile: digestRow,
     chunkSize: [
       "--chunk-size <size>",
       "send in requests of so many bytes, for proxies that take no larger ones",

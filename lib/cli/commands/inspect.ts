@@ -1,17 +1,25 @@
 import * as api from "../../index.ts"
-import { command, type CommandRow } from "../command.ts"
+import { command, type CommandRow, type FlagsOf } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { imageRows, openOptions, withNameOptions, type ImageFlags } from "../opening.ts"
 import { jsonRow, print, printJson } from "../output.ts"
 import { printable } from "../terminal.ts"
 import { flag, text } from "../values.ts"
 
-interface InspectFlags extends Partial<Readonly<Record<api.MetadataPart, true>>> {
-  readonly all?: true
-  readonly app?: string
-  readonly listApps?: true
-  readonly json?: true
-}
+const inspectRows = {
+  labels: ["-l, --labels", "labels (default)", flag],
+  deffile: ["-d, --deffile", "definition file", flag],
+  environment: ["-e, --environment", "environment scripts", flag],
+  runscript: ["-r, --runscript", "run script", flag],
+  startscript: ["-s, --startscript", "start script of an instance", flag],
+  test: ["-t, --test", "test script", flag],
+  helpfile: ["-H, --helpfile", "help text", flag],
+  app: ["--app <name>", "of an app in the image", text],
+  listApps: ["--list-apps", "names of the apps in the image", flag],
+  all: ["--all", "everything, as JSON", flag],
+  json: ["-j, --json", "print JSON, as the peers do", flag],
+} as const
+type InspectFlags = FlagsOf<typeof inspectRows>
 
 /** In the order of their output. */
 const parts: readonly api.MetadataPart[] = [
@@ -149,17 +157,7 @@ export const inspect: CommandRow = command({
     "Shows what IMAGE says of itself, its labels by default. A key is needed where that is kept inside the encryption.",
   arguments: [["<image>", "the image to ask"]],
   options: {
-    labels: ["-l, --labels", "labels (default)", flag],
-    deffile: ["-d, --deffile", "definition file", flag],
-    environment: ["-e, --environment", "environment scripts", flag],
-    runscript: ["-r, --runscript", "run script", flag],
-    startscript: ["-s, --startscript", "start script of an instance", flag],
-    test: ["-t, --test", "test script", flag],
-    helpfile: ["-H, --helpfile", "help text", flag],
-    app: ["--app <name>", "of an app in the image", text],
-    listApps: ["--list-apps", "names of the apps in the image", flag],
-    all: ["--all", "everything, as JSON", flag],
-    json: ["-j, --json", "print JSON, as the peers do", flag],
+    ...inspectRows,
     ...imageRows,
   },
   run: async (flags, [image]) => {

@@ -10,11 +10,10 @@ import {
   type Instance,
   type InstanceOptions,
   type InstanceStats,
-  type RestartPolicy,
   type ServiceOptions,
 } from "../../index.ts"
 import { actionOptions, actionRows, commonActions } from "../action-options.ts"
-import { command, type CommandRow, type OptionRows } from "../command.ts"
+import { command, type CommandRow, type FlagsOf } from "../command.ts"
 import { withCredentials } from "../credentials.ts"
 import { stateOf } from "../instance-state.ts"
 import { interruption } from "../interrupt.ts"
@@ -98,16 +97,23 @@ function actAs(name: string | undefined): void {
   for (const variable of ["XDG_RUNTIME_DIR", "XDG_CACHE_HOME"]) Reflect.deleteProperty(process.env, variable)
 }
 
-interface StopFlags {
-  readonly all?: true
-  readonly signal?: NodeJS.Signals
-  /** Milliseconds. */
-  readonly timeout?: number
-  readonly force?: true
-  readonly json?: true
-}
+const stopRows = {
+  all: ["-a, --all", "all of yours", flag],
+  signal: [
+    "-s, --signal <signal>",
+    "what it gets first (default: as it was started, else TERM)",
+    parseSignal,
+  ],
+  timeout: [
+    "-t, --timeout <seconds>",
+    "kill it after so long (default: as it was started, else 10)",
+    duration(SECONDS, 0, 86_400),
+  ],
+  force: ["-F, --force", "kill it at once", flag],
+  json: jsonRow,
+} as const
 
-async function end(name: string | undefined, flags: StopFlags): Promise<void> {
+async function end(name: string | undefined, flags: FlagsOf<typeof stopRows>): Promise<void> {
   if (name === undefined && flags.all !== true)
     throw new RunError("ERR_INSTANCE_NONE", "which instance? give a name, or --all")
   const chosen =
@@ -251,23 +257,7 @@ async function measure(
 }
 
 /** What a service has beyond an instance. */
-interface ServiceFlags {
-  readonly service?: true
-  readonly restart?: RestartPolicy
-  readonly healthCmd?: string
-  readonly healthInterval?: number
-  readonly healthTimeout?: number
-  readonly healthStartPeriod?: number
-  readonly healthRetries?: number
-  readonly noHealthcheck?: true
-  readonly logMaxSize?: number
-  readonly logMaxFiles?: number
-  readonly stopSignal?: NodeJS.Signals
-  readonly stopTimeout?: number
-  readonly label?: readonly string[]
-}
-
-const serviceRows: OptionRows<ServiceFlags> = {
+const serviceRows = {
   service: ["--service", "end when the script ends; what became of it is known until `instance rm`", flag],
   restart: [
     "--restart <policy>",
@@ -309,9 +299,9 @@ const serviceRows: OptionRows<ServiceFlags> = {
   ],
   stopTimeout: ["--stop-timeout <time>", "how long that waits (default 10s)", duration(SECONDS, 0, 86_400)],
   label: ["--label <name=value>", "kept with it (repeatable)", each(text)],
-}
+} as const
 
-function serviceOptions(flags: ServiceFlags): ServiceOptions {
+function serviceOptions(flags: FlagsOf<typeof serviceRows>): ServiceOptions {
   const { healthCmd, healthInterval, healthTimeout, healthStartPeriod, healthRetries } = flags
   const times = { intervalMs: healthInterval, timeoutMs: healthTimeout, startPeriodMs: healthStartPeriod }
   if (
@@ -338,10 +328,6 @@ function serviceOptions(flags: ServiceFlags): ServiceOptions {
   }
 }
 
-const pidRows: OptionRows<{ readonly pidFile?: string }> = {
-  pidFile: ["--pid-file <file>", "write the number of the instance's process there", text],
-}
-
 function starting(name: "start" | "run", summary: string, description: string): CommandRow {
   return command({
     name,
@@ -359,13 +345,13 @@ function starting(name: "start" | "run", summary: string, description: string): 
     ],
     get options() {
       return {
-        ...pidRows,
+        pidFile: ["--pid-file <file>", "write the number of the instance's process there", text],
         ...serviceRows,
         json: jsonRow,
         ...cipherRows,
         ...actionRows("instance"),
         ...imageRows,
-      }
+      } as const
     },
     run: async (flags, [image, called, argv]) => {
       const options: InstanceOptions = {
@@ -460,22 +446,7 @@ const stop = command({
   summary: "stop instances",
   description: "Ends the instance NAME, or those that match, and waits until nothing is left of it.",
   arguments: [["[name]", "its name; * and ? stand for any characters", undefined, "instances"]],
-  options: {
-    all: ["-a, --all", "all of yours", flag],
-    signal: [
-      "-s, --signal <signal>",
-      "what it gets first (default: as it was started, else TERM)",
-      parseSignal,
-    ],
-    timeout: [
-      "-t, --timeout <seconds>",
-      "kill it after so long (default: as it was started, else 10)",
-      duration(SECONDS, 0, 86_400),
-    ],
-    force: ["-F, --force", "kill it at once", flag],
-    json: jsonRow,
-    user: userRow,
-  },
+  options: { ...stopRows, user: userRow },
   run: (flags, [name]) => {
     actAs(flags.user)
     return end(name, flags)

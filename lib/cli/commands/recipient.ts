@@ -36,7 +36,22 @@ const keptRows: OptionRows<Pick<RecipientFlags, "recipient">> = {
   ],
 }
 
-async function report(change: api.RecipientChange, flags: ChangeFlags): Promise<void> {
+/** Runs `work` with who is named and how the image is opened, and tells what came of it. */
+async function changing(
+  flags: ChangeFlags & Partial<RecipientFlags>,
+  work: (
+    options: api.RecipientChangeOptions & { readonly recipients?: readonly api.CredentialSource[] },
+  ) => Promise<api.RecipientChange>,
+): Promise<void> {
+  const change = await withRecipients(flags, (named) =>
+    withCredentials(flags, false, (credentials) => {
+      const { unlock, kdfLimits, onDerivation, signal } = openOptions(flags, credentials)
+      return work({
+        ...{ unlock, kdfLimits, onDerivation, signal, onNotice: notice, ...stayOptions(flags), ...named },
+        removeSignatures: flags.removeSignatures,
+      })
+    }),
+  )
   const { brokenSignatures, signaturesRemoved, recipients } = change
   if (brokenSignatures.length > 0) {
     const which = `${brokenSignatures.length === 1 ? "signature" : "signatures"} ${brokenSignatures.join(", ")}`
@@ -47,19 +62,6 @@ async function report(change: api.RecipientChange, flags: ChangeFlags): Promise<
     )
   }
   await print(flags.json === true ? `${JSON.stringify(change, null, 2)}\n` : recipientTable(recipients))
-}
-
-function changeOptions(
-  flags: ChangeFlags,
-  credentials: Parameters<typeof openOptions>[1],
-): api.RecipientChangeOptions {
-  const { unlock, kdfLimits, onDerivation, signal } = openOptions(flags, credentials)
-  return {
-    ...{ unlock, kdfLimits, onDerivation, signal },
-    ...stayOptions(flags),
-    onNotice: notice,
-    removeSignatures: flags.removeSignatures,
-  }
 }
 
 const list = command({
@@ -96,17 +98,9 @@ const add = command({
   },
   run: async (flags, [image], command) => {
     const kdf = passphraseKdf(flags, command)
-    const change = await withRecipients(flags, ({ recipients = [] }) =>
-      withCredentials(flags, false, (credentials) =>
-        api.addRecipients(image, {
-          ...changeOptions(flags, credentials),
-          recipients,
-          anonymous: flags.anonymous,
-          passphraseKdf: kdf,
-        }),
-      ),
+    await changing(flags, ({ recipients = [], ...options }) =>
+      api.addRecipients(image, { ...options, recipients, anonymous: flags.anonymous, passphraseKdf: kdf }),
     )
-    await report(change, flags)
   },
 })
 
@@ -136,12 +130,7 @@ const remove = command({
         ? { recipient }
         : { recipientFile: recipient }
     })()
-    const change = await withRecipients(flags, (named) =>
-      withCredentials(flags, false, (credentials) =>
-        api.removeRecipient(image, { ...changeOptions(flags, credentials), ...named, ...whom }),
-      ),
-    )
-    await report(change, flags)
+    await changing(flags, (options) => api.removeRecipient(image, { ...options, ...whom }))
   },
 })
 
@@ -152,14 +141,7 @@ const rotate = command({
     "Replaces the secret that IMAGE's RSA recipients share. All of them stay, and so do passphrases, or those that are listed.",
   arguments: [changed],
   options: { ...changeRows, ...keptRows },
-  run: async (flags, [image]) => {
-    const change = await withRecipients(flags, (named) =>
-      withCredentials(flags, false, (credentials) =>
-        api.rotateRecipients(image, { ...changeOptions(flags, credentials), ...named }),
-      ),
-    )
-    await report(change, flags)
-  },
+  run: (flags, [image]) => changing(flags, (options) => api.rotateRecipients(image, options)),
 })
 
 export const recipient: CommandRow = {

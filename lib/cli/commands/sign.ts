@@ -1,6 +1,6 @@
 import { InvalidArgumentError, type Command } from "commander"
 import { forbidDumps, sign as signImage, userSecretKeyrings, type SigningKey } from "../../index.ts"
-import { command, type CommandRow } from "../command.ts"
+import { command, type CommandRow, type FlagsOf } from "../command.ts"
 import { keyPassword, KeyPasswords } from "../credentials.ts"
 import { interruption } from "../interrupt.ts"
 import { jsonRow, printResult } from "../output.ts"
@@ -11,14 +11,6 @@ import { progressRow, withProgress } from "../progress.ts"
 import { notice } from "../terminal.ts"
 import { each, flag, text } from "../values.ts"
 
-interface SignFlags {
-  readonly keyidx?: number | string
-  readonly key?: string
-  readonly secretKeyring?: readonly string[]
-  readonly gpg?: true
-  readonly signCommand?: string
-}
-
 /** Whole fingerprints only: what is shorter can be forged. */
 function parseKey(text: string): number | string {
   if (/^\d{1,6}$/.test(text)) return Number(text)
@@ -27,7 +19,33 @@ function parseKey(text: string): number | string {
   throw new InvalidArgumentError("It is an index or a whole fingerprint: 40 or 64 hexadecimal digits.")
 }
 
-function signingKey(flags: SignFlags, command: Command): SigningKey {
+/** What it is signed with. */
+const keyRows = {
+  keyidx: [
+    "-k, --keyidx <key>",
+    "OpenPGP key to sign with: its index in the key rings, or its fingerprint (default: the only one)",
+    parseKey,
+  ],
+  key: [
+    "--key <file>",
+    "private key to sign with: RSA, ECDSA, Ed25519; PKCS#8, PKCS#1, SEC 1",
+    text,
+    { conflicts: ["keyidx", "gpg", "secretKeyring"] },
+  ],
+  secretKeyring: [
+    "--secret-keyring <file>",
+    "OpenPGP secret keys (repeatable; default: those that your programs keep for you)",
+    each(text),
+  ],
+  gpg: ["--gpg", "sign with a key of your gpg-agent, through gpg", flag, { conflicts: ["secretKeyring"] }],
+  signCommand: [
+    "--sign-command <command>",
+    "a shell command that signs its standard input with the private half of --key, which is public then",
+    text,
+  ],
+} as const
+
+function signingKey(flags: FlagsOf<typeof keyRows>, command: Command): SigningKey {
   const { key, keyidx, signCommand, secretKeyring } = flags
   if (key !== undefined)
     return signCommand === undefined ? { keyPath: key } : { publicKeyPath: key, command: signCommand }
@@ -49,28 +67,7 @@ export const sign: CommandRow = command({
     "key (DSSE). Apptainer and SingularityCE verify them. Of an encrypted image the ciphertext is signed, which takes no key of it.",
   arguments: [["<image>", "the image to sign"]],
   options: {
-    keyidx: [
-      "-k, --keyidx <key>",
-      "OpenPGP key to sign with: its index in the key rings, or its fingerprint (default: the only one)",
-      parseKey,
-    ],
-    key: [
-      "--key <file>",
-      "private key to sign with: RSA, ECDSA, Ed25519; PKCS#8, PKCS#1, SEC 1",
-      text,
-      { conflicts: ["keyidx", "gpg", "secretKeyring"] },
-    ],
-    secretKeyring: [
-      "--secret-keyring <file>",
-      "OpenPGP secret keys (repeatable; default: those that your programs keep for you)",
-      each(text),
-    ],
-    gpg: ["--gpg", "sign with a key of your gpg-agent, through gpg", flag, { conflicts: ["secretKeyring"] }],
-    signCommand: [
-      "--sign-command <command>",
-      "a shell command that signs its standard input with the private half of --key, which is public then",
-      text,
-    ],
+    ...keyRows,
     groups: ["-g, --group-id <group>", "sign this group only (repeatable)", ids],
     objects: ["-i, --sif-id <id>", "sign this object only (repeatable)", ids, { conflicts: ["groups"] }],
     tree: [
