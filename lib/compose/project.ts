@@ -238,11 +238,8 @@ async function instancesOf(project: string): Promise<Found[]> {
 
 /** Some at a time. What failed first is thrown when all have settled. */
 async function eachAtOnce<T>(all: readonly T[], work: (one: T) => Promise<void>): Promise<void> {
-  const left = [...all]
-  const worker = async (): Promise<void> => {
-    for (let next = left.shift(); next !== undefined; next = left.shift()) await work(next)
-  }
-  const results = await Promise.allSettled(Array.from({ length: Math.min(AT_ONCE, all.length) }, worker))
+  const turns = new Turns(AT_ONCE)
+  const results = await Promise.allSettled(all.map((one) => turns.take(() => work(one))))
   for (const result of results) if (result.status === "rejected") throw result.reason
 }
 
@@ -444,6 +441,14 @@ class Images implements AsyncDisposable {
   }
 }
 
+interface Described {
+  readonly folder: string
+  readonly files: readonly string[]
+  readonly tree: Mapping
+  readonly model: Model
+  readonly lookup: Lookup
+}
+
 /** A project as its compose files describe it. */
 export class Project extends Services {
   /** What paths are relative to. */
@@ -454,22 +459,7 @@ export class Project extends Services {
   readonly #lookup: Lookup
 
   /** @internal Use {@link load}. */
-  constructor(
-    name: string,
-    {
-      folder,
-      files,
-      tree,
-      model,
-      lookup,
-    }: {
-      readonly folder: string
-      readonly files: readonly string[]
-      readonly tree: Mapping
-      readonly model: Model
-      readonly lookup: Lookup
-    },
-  ) {
+  constructor(name: string, { folder, files, tree, model, lookup }: Described) {
     super(name)
     this.folder = folder
     this.files = files
