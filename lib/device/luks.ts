@@ -1,6 +1,6 @@
 // LUKS2 keyslots through libcryptsetup: one call at a time, and the library's errno in this package's words.
 import { constants } from "node:os"
-import { EnvironmentError, LuksError, type ContainerErrorOptions } from "../errors.ts"
+import { EnvironmentError, LuksError } from "../errors.ts"
 import type { NativeKdf, NativeVerity } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes, KdfLimits, Milliseconds } from "../units.ts"
@@ -84,32 +84,25 @@ function errnoOf(cause: unknown): number {
 
 /** ELIBACC, which node:os does not list. */
 const ELIBACC = 79
+const { ENOENT, ENOMEM, ENOSPC, ENOSYS, ENOTSUP, EPERM } = constants.errno
 
-/** What any operation of the library can meet; undefined when the failure is the operation's own. */
-function environmentError(cause: unknown): EnvironmentError | undefined {
-  switch (errnoOf(cause)) {
-    case ELIBACC:
-      return new EnvironmentError(
-        "ERR_ENV_NO_LIBRARY",
-        `libcryptsetup cannot be used: ${(cause as Error).message}`,
-        {
-          cause,
-        },
-      )
-    case constants.errno.ENOMEM:
-      return new EnvironmentError("ERR_ENV_NO_MEMORY", "no memory for the key derivation", { cause })
-    case constants.errno.ENOTSUP:
-    case constants.errno.ENOSYS:
-      return new EnvironmentError(
-        "ERR_ENV_NO_KERNEL_SUPPORT",
-        `LUKS2 needs what is missing here: ${(cause as Error).message}`,
-        {
-          cause,
-        },
-      )
-    default:
-      return undefined
-  }
+type Meaning = readonly [code: LuksError["code"], message: string]
+
+const unlocking: Readonly<Record<number, Meaning>> = {
+  [EPERM]: ["ERR_LUKS_PASSPHRASE", "the secret opens no keyslot"],
+  [ENOENT]: ["ERR_LUKS_UNSUPPORTED", "each keyslot of the LUKS2 header is marked to be ignored (priority 0)"],
+}
+const changing: Readonly<Record<number, Meaning>> = {
+  [EPERM]: ["ERR_LUKS_HEADER", "the volume key is not the one of this LUKS2 header"],
+  [ENOSPC]: ["ERR_LUKS_FULL", "the metadata of the LUKS2 header has no room for another keyslot"],
+}
+
+/** What any operation of the library can meet. */
+const missing: Readonly<Record<number, (because: string) => readonly [EnvironmentError["code"], string]>> = {
+  [ELIBACC]: (because) => ["ERR_ENV_NO_LIBRARY", `libcryptsetup cannot be used: ${because}`],
+  [ENOMEM]: () => ["ERR_ENV_NO_MEMORY", "no memory for the key derivation"],
+  [ENOTSUP]: (because) => ["ERR_ENV_NO_KERNEL_SUPPORT", `LUKS2 needs what is missing here: ${because}`],
+  [ENOSYS]: (because) => ["ERR_ENV_NO_KERNEL_SUPPORT", `LUKS2 needs what is missing here: ${because}`],
 }
 
 /** The library allows one call at a time, and each holds one of Node's four pool threads: so they wait here, not there. */
@@ -140,10 +133,7 @@ export function formatLuks(
     try {
       return await loadAddon().luksFormat({ keyslots, sectorSize, volumeKeySize, headerSize })
     } catch (cause) {
-      throw translated(
-        cause,
-        (failure) => new LuksError("ERR_LUKS_FORMAT", "cannot make a LUKS2 header", failure),
-      )
+      throw translated(cause, ["ERR_LUKS_FORMAT", "cannot make a LUKS2 header"])
     }
   })
 }
@@ -225,24 +215,10 @@ export function unlockLuks(
     } catch (cause) {
       const changed = changedBlock(path ?? "the image", cause)
       if (changed !== undefined) throw changed
-      throw translated(cause, (failure) => unlockError(errnoOf(cause), { path, ...failure }))
+      const other: Meaning = ["ERR_LUKS_HEADER", "libcryptsetup cannot open the LUKS2 header"]
+      throw translated(cause, unlocking[errnoOf(cause)] ?? other, path)
     }
   })
-}
-
-function unlockError(errno: number, options: ContainerErrorOptions): LuksError {
-  switch (errno) {
-    case constants.errno.EPERM:
-      return new LuksError("ERR_LUKS_PASSPHRASE", "the secret opens no keyslot", options)
-    case constants.errno.ENOENT:
-      return new LuksError(
-        "ERR_LUKS_UNSUPPORTED",
-        "each keyslot of the LUKS2 header is marked to be ignored (priority 0)",
-        options,
-      )
-    default:
-      return new LuksError("ERR_LUKS_HEADER", "libcryptsetup cannot open the LUKS2 header", options)
-  }
 }
 
 /**
@@ -267,29 +243,19 @@ export function changeKeyslots(options: LuksChangeOptions): Promise<LuksChange> 
       const made = await loadAddon().luksAddKeyslots({ ...encodeForChange(header), volumeKey, keyslots: add })
       return planLuksChange(header, made, remove)
     } catch (cause) {
-      throw translated(cause, (failure) => changeError(errnoOf(cause), failure))
+      const other: Meaning = ["ERR_LUKS_FORMAT", "cannot add a keyslot to the LUKS2 header"]
+      throw translated(cause, changing[errnoOf(cause)] ?? other)
     }
   })
 }
 
-function changeError(errno: number, failure: { readonly cause: unknown }): LuksError {
-  switch (errno) {
-    case constants.errno.EPERM:
-      return new LuksError("ERR_LUKS_HEADER", "the volume key is not the one of this LUKS2 header", failure)
-    case constants.errno.ENOSPC:
-      return new LuksError(
-        "ERR_LUKS_FULL",
-        "the metadata of the LUKS2 header has no room for another keyslot",
-        failure,
-      )
-    default:
-      return new LuksError("ERR_LUKS_FORMAT", "cannot add a keyslot to the LUKS2 header", failure)
-  }
-}
-
 /** Our error for a failure of the addon; an error that is none of its system errors (a bug, a missing addon) stays itself. */
-function translated(cause: unknown, own: (options: { readonly cause: unknown }) => LuksError): unknown {
-  return isSystemFailure(cause) ? (environmentError(cause) ?? own({ cause })) : cause
+function translated(cause: unknown, [code, message]: Meaning, path?: string): unknown {
+  if (!isSystemFailure(cause)) return cause
+  const lacking = missing[errnoOf(cause)]?.(cause.message)
+  return lacking === undefined
+    ? new LuksError(code, message, { path, cause })
+    : new EnvironmentError(lacking[0], lacking[1], { cause })
 }
 
 /**

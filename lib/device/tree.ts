@@ -27,38 +27,29 @@ function syscallOf(cause: unknown): string {
   return cause instanceof Error && "syscall" in cause ? String(cause.syscall) : ""
 }
 
+const { errno } = constants
+/** What is wrong with a path inside. */
+const wrongPath: Readonly<Record<number, readonly [code: TreeError["code"], what: string]>> = {
+  [errno.ENOENT]: ["ERR_TREE_NOT_FOUND", "there is no such file"],
+  [errno.ENOTDIR]: ["ERR_TREE_TYPE", "not a folder"],
+  [errno.EISDIR]: ["ERR_TREE_TYPE", "a folder"],
+  [errno.EINVAL]: ["ERR_TREE_TYPE", "not of the right type"],
+  [errno.ELOOP]: ["ERR_TREE_TYPE", "too many symbolic links"],
+}
+
 /** Our error for an errno of reading what is inside. */
 export function treeError(image: string, path: string, cause: unknown): unknown {
   const changed = changedBlock(image, cause)
   if (changed !== undefined) return changed
-  const { errno } = constants
-  const where = { path: image, cause }
+  const number = errnoOf(cause)
+  const wrong = wrongPath[number]
+  if (wrong !== undefined) return TreeError.at(image, wrong[0], `${path}: ${wrong[1]}`, { cause })
   const detail = cause instanceof Error ? cause.message : String(cause)
   if (isForged(cause))
-    return new TreeError("ERR_TREE_FORMAT", `${image}: the encrypted data was changed: ${detail}`, where)
-  switch (errnoOf(cause)) {
-    case errno.EBADMSG:
-    case errno.EOVERFLOW:
-      return new TreeError(
-        "ERR_TREE_FORMAT",
-        `${image}: the file system inside is malformed: ${detail}`,
-        where,
-      )
-    case errno.ENOTSUP:
-      return new TreeError("ERR_TREE_UNSUPPORTED", `${image}: ${detail}`, where)
-    case errno.ENOENT:
-      return new TreeError("ERR_TREE_NOT_FOUND", `${image}: ${path}: there is no such file`, where)
-    case errno.ENOTDIR:
-      return new TreeError("ERR_TREE_TYPE", `${image}: ${path}: not a folder`, where)
-    case errno.EISDIR:
-      return new TreeError("ERR_TREE_TYPE", `${image}: ${path}: a folder`, where)
-    case errno.EINVAL:
-      return new TreeError("ERR_TREE_TYPE", `${image}: ${path}: not of the right type`, where)
-    case errno.ELOOP:
-      return new TreeError("ERR_TREE_TYPE", `${image}: ${path}: too many symbolic links`, where)
-    default:
-      return cause
-  }
+    return TreeError.at(image, "ERR_TREE_FORMAT", `the encrypted data was changed: ${detail}`, { cause })
+  if (number === errno.EBADMSG || number === errno.EOVERFLOW)
+    return TreeError.at(image, "ERR_TREE_FORMAT", `the file system inside is malformed: ${detail}`, { cause })
+  return number === errno.ENOTSUP ? TreeError.at(image, "ERR_TREE_UNSUPPORTED", detail, { cause }) : cause
 }
 
 /** What is extracted, as the addon takes it but for its path. */
