@@ -34,6 +34,7 @@ import { mountImage, mountOptions, type Mount, type MountOptions } from "./mount
 import { checkOrigin, isVerified, vouch } from "./origin.ts"
 import { encryptionOf, overlaysOf, partitionKind } from "../encryption/partition.ts"
 import { execOptions, type ExecOptions } from "../runtime/options.ts"
+import { findHeldKey } from "../runtime/sharing.ts"
 import { runImage, type Running } from "./run.ts"
 import { isService } from "./service.ts"
 import type { UnsignedPolicy } from "./signature.ts"
@@ -623,7 +624,7 @@ export async function openPath(
         "ERR_SIF_NO_OBJECT",
         `the primary partition holds neither squashfs nor LUKS2 nor gocryptfs (file system type ${partition.partition.fileSystem})`,
       )
-    const policy: LuksPolicy = { allowCipher, limits: kdfLimits, onDerivation }
+    const policy: LuksPolicy = { allowCipher, limits: kdfLimits, onDerivation, findHeldKey }
     const unlocked = await unlockPartition(sif, partition, credentials, policy, signal)
     return Image.of(rootOf(sif, partition, shown, counts), unlocked, vouched, overlays, options)
   })

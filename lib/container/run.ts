@@ -592,7 +592,10 @@ async function joinShared(startable: Startable, prepared: PreparedRun, shared: S
   const { image } = startable.source
   const seat = await takeSeat(
     shared.name,
-    async (place) => await shared.start((how) => startShared(launchOf(how), shared.bundle(), place)),
+    async (place) =>
+      await shared.start((how) =>
+        startShared(launchOf(how), shared.bundle(), place, startable.source.unlocked?.held),
+      ),
     signal,
   )
   try {

@@ -1,11 +1,22 @@
 // A container that several commands are in, and that lives as long as one of them does. There is no first among them: whoever finds none
 // starts it, and from then on is one like the others (native/starter/seats.cc).
-import { closeSync, constants, fstatSync, openSync, readdirSync, rmSync, statSync } from "node:fs"
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  ftruncateSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from "node:fs"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
+import type { HeldKey } from "../encryption/encryption-format.ts"
 import { RunError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
-import { lockShared, sharedFolder } from "../runtime/sharing.ts"
+import { heldKeyNote, lockShared, sharedFolder } from "../runtime/sharing.ts"
 import { letGo, startStarter, type Starter } from "../runtime/starter.ts"
 import type { Launch } from "../runtime/starter-protocol.ts"
 import { stays } from "./container-processes.ts"
@@ -91,18 +102,38 @@ async function clearUp(folder: string, handle: number, own: string): Promise<voi
   }
 }
 
+/** One that has started. */
+export interface StartedShared {
+  readonly starter: Starter
+  /** What the lock is to say. */
+  readonly note: string | undefined
+}
+
 /** Starts one; resolves when commands can join it. */
-export async function startShared(launch: Launch, bundle: Promise<Buffer>, place: string): Promise<Starter> {
+export async function startShared(
+  launch: Launch,
+  bundle: Promise<Buffer>,
+  place: string,
+  held: HeldKey | undefined,
+): Promise<StartedShared> {
+  const file = held && loadAddon().memoryFile({ name: "held", bytes: held.sealed })
+  let heldAt = -1
   // Until somebody is in it, it ends with this process.
   const starter = startStarter({
     launch: {
       ...launch,
-      compose: (descriptors) => [...launch.compose(descriptors), `--shared=${place}`],
+      compose: (descriptors) => {
+        const words = [...launch.compose(descriptors), `--shared=${place}`]
+        if (file === undefined) return words
+        heldAt = descriptors.share(file)
+        return [...words, `--held-fd=${heldAt}`]
+      },
     },
     bundle,
     attached: "at first",
     stdio: ["ignore", "ignore", "ignore"],
   })
+  if (file !== undefined) closeSync(file)
   try {
     const [pid] = await Promise.all([starter.ready, bundle])
     const startTime = startTimeOf(pid)
@@ -110,7 +141,7 @@ export async function startShared(launch: Launch, bundle: Promise<Buffer>, place
       await starter.ended
       throw new RunError("ERR_RUN", `${launch.image}: the shared container ended at once`)
     }
-    return starter
+    return { starter, note: held && heldKeyNote(held.id, pid, heldAt) }
   } catch (error) {
     letGo(starter)
     throw error
@@ -125,7 +156,7 @@ export async function startShared(launch: Launch, bundle: Promise<Buffer>, place
  */
 export async function takeSeat(
   name: string,
-  start: (place: string) => Promise<Starter>,
+  start: (place: string) => Promise<StartedShared>,
   signal?: AbortSignal,
 ): Promise<Seat> {
   const folder = sharedFolder()
@@ -137,8 +168,12 @@ export async function takeSeat(
     seat = connect(handle, name)
     if (seat !== undefined) return seat
     await clearUp(folder, handle, name)
-    const starter = await start(place)
+    const { starter, note } = await start(place)
     seat = connect(handle, name)
+    if (note !== undefined) {
+      ftruncateSync(held)
+      writeSync(held, note, 0)
+    }
     letGo(starter)
     if (seat === undefined) throw new RunError("ERR_RUN", "the shared container ended at once")
     return seat

@@ -55,6 +55,8 @@ export interface LuksPolicy {
   readonly limits?: Partial<KdfLimits> | undefined
   /** Hears how long a key derivation may take here, before one that takes seconds. */
   readonly onDerivation?: ((estimate: Milliseconds) => void) | undefined
+  /** Where a process of this user holds the key already, for who has the same secret: by a name that only that gives. */
+  readonly findHeldKey?: ((id: string) => Uint8Array | undefined) | undefined
 }
 
 /** How a keyslot turns its secret into a key. */

@@ -128,17 +128,34 @@ export interface Lock {
    * @param mark - Names what the secret is for, where its message says so; nothing else is tried then.
    */
   open(secret: Uint8Array, mark?: string): Promise<Unlocked | undefined>
+  /**
+   * The same, of what a process of this user holds that has opened it with the same secret; for a secret that is random.
+   *
+   * @param find - By {@link HeldKey.id}.
+   */
+  openHeld?(secret: Uint8Array, mark: string | undefined, find: FindHeldKey): Unlocked | undefined
   /** No passphrase opened. */
   wrongPassphrase(origins: string): ContainerError
   /** A crypto message was for the key that was given, but what it holds does not open. */
   staleMessage(message: number): ContainerError
 }
 
+/** A data key for those who have the secret that opened it, which is random: without it this says nothing. */
+export interface HeldKey {
+  /** Who has the secret finds it by this. */
+  readonly id: string
+  readonly sealed: Uint8Array
+}
+
+export type FindHeldKey = (id: string) => Uint8Array | undefined
+
 /** An encrypted partition that was opened: what both engines need to read it. Owned by who asked for it. */
 export interface Unlocked {
   readonly lock: Lock
   /** What encrypts the data. */
   readonly dataKey: Secret
+  /** For others with the same secret. */
+  held?: HeldKey | undefined
   /** The data key in it is borrowed. */
   readonly cipher: NativeCipher
   /** Where the data lies in the partition; undefined: all of it is data. */

@@ -1,5 +1,12 @@
 // LUKS2: the RSA recipients' secret has a keyslot, and so has each passphrase.
-import { createHash, randomFillSync } from "node:crypto"
+import {
+  createCipheriv,
+  createDecipheriv,
+  createHash,
+  createHmac,
+  randomBytes,
+  randomFillSync,
+} from "node:crypto"
 import { applyLuksSteps } from "../device/luks-change.ts"
 import { decodeLuksHeader, parseLuksHeader, UNLIMITED, type LuksHeader } from "../device/luks-header.ts"
 import {
@@ -13,13 +20,15 @@ import {
 import { readStored } from "../device/verity.ts"
 import { madeOf } from "../disposal.ts"
 import { KeyError, LuksError } from "../errors.ts"
-import { Secret } from "../key/secret.ts"
+import { decipherSecret, Secret } from "../key/secret.ts"
 import { FileSystem, messageMark, PartitionType, type SifObject, type SifPartition } from "../sif/format.ts"
 import type { SifImage } from "../sif/open.ts"
 import type { ByteReader } from "../sif/source.ts"
+import type { Bytes } from "../units.ts"
 import {
   plainRange,
   type Format,
+  type HeldKey,
   type Lock,
   type LockChange,
   type OpenedForChange,
@@ -89,6 +98,53 @@ function keyslotsFor(
   ]
 }
 
+const SEAL = "aes-256-gcm"
+const SEAL_IV: Bytes = 12
+const SEAL_TAG: Bytes = 16
+
+/** What comes of a recipients' secret, which is random, for one header: names and keys for others of this user who have it. */
+class HeldKeys {
+  readonly #secret: Uint8Array
+  readonly #header: string
+
+  constructor(secret: Uint8Array, { header }: Place) {
+    this.#secret = secret
+    this.#header = JSON.stringify(header.stored.document)
+  }
+
+  #derive(use: string): Buffer {
+    return createHmac("sha256", this.#secret).update(`sifcrypt held ${use}\0`).update(this.#header).digest()
+  }
+
+  get id(): string {
+    return this.#derive("id").toString("hex")
+  }
+
+  seal(key: Uint8Array): HeldKey {
+    const sealing = this.#derive("key")
+    const iv = randomBytes(SEAL_IV)
+    const cipher = createCipheriv(SEAL, sealing, iv)
+    sealing.fill(0)
+    const text = Buffer.concat([cipher.update(key), cipher.final()])
+    return { id: this.id, sealed: Buffer.concat([iv, cipher.getAuthTag(), text]) }
+  }
+
+  /** undefined: it is not what was sealed. The caller wipes it. */
+  unseal(sealed: Uint8Array, size: Bytes): Buffer | undefined {
+    if (sealed.length !== SEAL_IV + SEAL_TAG + size) return undefined
+    const bytes = Buffer.from(sealed)
+    const sealing = this.#derive("key")
+    const decipher = createDecipheriv(SEAL, sealing, bytes.subarray(0, SEAL_IV), { authTagLength: SEAL_TAG })
+    sealing.fill(0)
+    decipher.setAuthTag(bytes.subarray(SEAL_IV, SEAL_IV + SEAL_TAG))
+    try {
+      return decipherSecret(decipher, bytes.subarray(SEAL_IV + SEAL_TAG))
+    } catch {
+      return undefined
+    }
+  }
+}
+
 /** A header and where it lies. */
 interface Place {
   readonly image: SifImage
@@ -138,6 +194,22 @@ function luksLock(place: Place): Lock {
       return `SHA256:${hash.digest("base64").replaceAll("=", "")}`
     },
 
+    openHeld(secret, mark, find) {
+      const named = mark === undefined ? undefined : keyslots.find((keyslot) => keyslot.mark === mark)
+      if (named === undefined) return undefined
+      const held = new HeldKeys(secret, place)
+      const sealed = find(held.id)
+      const key = sealed && held.unseal(sealed, segment.keySize)
+      if (sealed === undefined || key === undefined) return undefined
+      try {
+        const unlocked = unlockedLuks(lock, place, new Secret(key), named.id)
+        unlocked.held = { id: held.id, sealed }
+        return unlocked
+      } finally {
+        key.fill(0)
+      }
+    },
+
     async open(secret, mark) {
       const named = mark === undefined ? undefined : keyslots.find((keyslot) => keyslot.mark === mark)
       if (mark !== undefined && named === undefined) return undefined
@@ -145,7 +217,10 @@ function luksLock(place: Place): Lock {
         const range = plainRange(image, partition)
         const opened = await unlockLuks({ ...range, header, secret, path, keyslot: named?.id })
         try {
-          return unlockedLuks(lock, place, new Secret(opened.volumeKey), opened.keyslot)
+          const unlocked = unlockedLuks(lock, place, new Secret(opened.volumeKey), opened.keyslot)
+          // Messages with a mark have a secret that is random; a passphrase could be tried.
+          if (named !== undefined) unlocked.held = new HeldKeys(secret, place).seal(opened.volumeKey)
+          return unlocked
         } finally {
           opened.volumeKey.fill(0)
         }

@@ -48,6 +48,7 @@ interface Attempt {
   readonly signal: AbortSignal | undefined
   /** Called once at most. */
   onDerivation: LuksPolicy["onDerivation"]
+  readonly findHeldKey: LuksPolicy["findHeldKey"]
   /** Why nothing opened although a message was meant for a key; told when nothing else opens either. */
   failure?: ContainerError
 }
@@ -107,7 +108,11 @@ async function tryKey(attempt: Attempt, key: KeyObject): Promise<Opening | undef
     const secret = await unwrapMessage(attempt, message, key)
     if (secret === undefined) continue
     try {
-      const unlocked = await openWith(attempt, secret.bytes, messageMark(message.extra))
+      const mark = messageMark(message.extra)
+      const { findHeldKey } = attempt
+      const unlocked =
+        (findHeldKey && lock.openHeld?.(secret.bytes, mark, findHeldKey)) ??
+        (await openWith(attempt, secret.bytes, mark))
       if (unlocked !== undefined)
         return { unlocked, secret, recipient: { message, key: createPublicKey(key) } }
     } catch (error) {
@@ -171,7 +176,8 @@ export async function openPartition(
   const messages = findCryptoMessages(image, partition)
   if (messages.length > MAX_MESSAGES)
     throw KeyError.at(image.path, "ERR_KEY_MESSAGE", `${messages.length} crypto messages are too many`)
-  const attempt: Attempt = { image, lock, messages, signal, onDerivation: policy.onDerivation }
+  const { onDerivation, findHeldKey } = policy
+  const attempt: Attempt = { image, lock, messages, signal, onDerivation, findHeldKey }
   const tried: Credential[] = []
   const tryAll = async (given: Credentials): Promise<Opening | undefined> => {
     const candidates = await resolveOpeners(given, signal)

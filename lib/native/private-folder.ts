@@ -86,6 +86,27 @@ export function ownFolder(name: string): string {
   return privateFolder(`${privateFolder(`/tmp/sifcrypt-${uid}`, uid)}/${name}`, uid)
 }
 
+/** The same where it is there, and nothing is made; undefined: it is not, or not the user's alone. */
+export function ownFolderThere(name: string): string | undefined {
+  const uid = process.geteuid?.() ?? 0
+  const isPrivate = (folder: string): boolean => {
+    const found = lstatSync(folder, { throwIfNoEntry: false })
+    return found?.isDirectory() === true && found.uid === uid && (found.mode & 0o077) === 0
+  }
+  const bases = uid === 0 ? ["/run"] : [process.env["XDG_RUNTIME_DIR"] ?? "", `/run/user/${uid}`]
+  for (const base of bases) {
+    const above = path.join(base, "sifcrypt")
+    if (path.isAbsolute(base) && isTrusted(base, uid) && isPrivate(above))
+      return isPrivate(path.join(above, name)) ? path.join(above, name) : undefined
+  }
+  const cache = homeCache()
+  const above = path.join(cache, `sifcrypt-${name}`)
+  const folder = path.join(above, encodeURIComponent(hostname()) || "here")
+  return cache !== "" && isTrusted(path.dirname(cache), uid) && isPrivate(above) && isPrivate(folder)
+    ? folder
+    : undefined
+}
+
 /** What belongs to somebody whom this user namespace does not know is nobody's. */
 async function unmappedUser(): Promise<number | undefined> {
   const map = await readFile("/proc/self/uid_map", "utf8")

@@ -6,6 +6,7 @@ import {
   fstatSync,
   linkSync,
   openSync,
+  readdirSync,
   readFileSync,
   readlinkSync,
   rmSync,
@@ -17,7 +18,7 @@ import { callerEnvironment } from "../caller-environment.ts"
 import { plainRange } from "../encryption/encryption-format.ts"
 import { RunError } from "../errors.ts"
 import { loadAddon, starterPath } from "../native/load.ts"
-import { ownFolder } from "../native/private-folder.ts"
+import { ownFolder, ownFolderThere, readOwn } from "../native/private-folder.ts"
 import type { Place } from "./binds.ts"
 import { launchSession } from "./launcher.ts"
 import { execOptionTable, optionError, type ExecOptionRow, type ExecOptions } from "./options.ts"
@@ -32,6 +33,39 @@ import type { Bytes } from "../units.ts"
  */
 export function sharedFolder(): string {
   return ownFolder("shared")
+}
+
+const MAX_NOTE: Bytes = 200
+const MAX_HELD: Bytes = 4096
+const lockSuffix = ".lock" // native/starter/seats.cc
+
+/** What the lock of a shared container says of the key that its starter holds for those who can open it as well. */
+export function heldKeyNote(id: string, pid: number, fd: number): string {
+  return `${id} ${pid} ${fd}`
+}
+
+/** What a shared container of this user's holds under that name. */
+export function findHeldKey(id: string): Uint8Array | undefined {
+  const folder = ownFolderThere("shared")
+  if (folder === undefined) return undefined
+  try {
+    for (const name of readdirSync(folder)) {
+      if (!name.endsWith(lockSuffix)) continue
+      const [found, pid = "", fd = ""] = readOwn(path.join(folder, name), MAX_NOTE)?.split(" ") ?? []
+      if (found !== id || !/^\d{1,10}$/.test(pid) || !/^\d{1,10}$/.test(fd)) continue
+      // Of its own memory. Whatever else it may be by now has not been sealed under this secret.
+      const held = openSync(`/proc/${pid}/fd/${fd}`, constants.O_RDONLY | constants.O_NONBLOCK)
+      try {
+        const info = fstatSync(held)
+        if (info.isFile() && info.size <= MAX_HELD) return readFileSync(held)
+      } finally {
+        closeSync(held)
+      }
+    }
+  } catch {
+    // It has ended, or is not to be looked at: then the key is found without it.
+  }
+  return undefined
 }
 
 /** Why it has to be alone. */

@@ -447,6 +447,7 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   known.AddText("cgroup", false, options.cgroup);
   known.AddText("id", true, options.id);
   known.AddPath("shared", false, options.shared);
+  known.AddDescriptor("held-fd", false, options.held_fd);
   known.AddDescriptor("status-fd", true, options.status_fd);
   known.AddDescriptor("watch-fd", false, options.watch_fd);
   known.Parse(arguments);

@@ -228,6 +228,8 @@ struct RunOptions {
   std::string id;
   /// The socket of those who share it (seats.h): it lives as long as one of them. Empty: it is its caller's.
   std::string shared;
+  /// What it keeps open for those who share it, or -1: a key for whoever can open the image as well (lib/encryption/luks-format.ts).
+  int held_fd = -1;
   int status_fd = -1;
   int watch_fd = -1;
 };

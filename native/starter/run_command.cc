@@ -345,7 +345,8 @@ int Supervisor::Run() {
   Start();
   // What the children have, this process must not keep open: pipes would not end.
   std::vector<int> kept{signals_.fd(), status_.fd(), options_.watch_fd, container_channel_.fd(), terminal_.fd()};
-  if (options_.service.journal_fd >= 0) kept.push_back(options_.service.journal_fd);
+  for (const int fd : {options_.service.journal_fd, options_.held_fd})
+    if (fd >= 0) kept.push_back(fd);
   for (const Server& server : servers_) kept.push_back(server.channel.fd());
   CloseAllBut(kept);
   DetachStandardStreams();

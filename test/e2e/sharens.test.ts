@@ -342,6 +342,32 @@ int main(int argc, char** argv) {
         await nothingIsLeft()
       })
 
+      it("use the key that is held for those who can open the image, and do without", async () => {
+        const one = await waiting()
+        const lock = path.join(shared, files().find((name) => name.endsWith(".lock")) ?? "")
+        const [id = "", pid = "", fd = ""] = readFileSync(lock, "utf8").split(" ")
+        assert.match(id, /^[0-9a-f]{64}$/)
+        // Sealed: 12 and 16 bytes beside the key.
+        assert.equal(readFileSync(`/proc/${pid}/fd/${fd}`).length, 12 + 16 + 64)
+        const other = path.join(folder, "other.pem")
+        execFileSync("openssl", ["genrsa", "-out", other, "2048"], { stdio: "ignore" })
+        chownSync(other, idOf(as), idOf(as))
+        const refused = await sifcrypt(
+          ["exec", "--engine", "userspace", "--pem-path", other, "--sharens", image, "echo", "in"],
+          options(),
+        )
+        assert.equal(refused.text, "")
+        assert.match(refused.stderr, /was not encrypted for this key/)
+        for (const note of ["", `${id} 1 0`, `${id} ${pid} 0`, `${id} 0 x`, "x".repeat(300)]) {
+          writeFileSync(lock, note)
+          const joined = ["exec", ...key, "--sharens", image, "echo", "in"]
+          assert.equal((await sifcryptOk(joined, options())).text, "in\n", note)
+          assert.equal(servers().length, 1)
+        }
+        await end(one)
+        await nothingIsLeft()
+      })
+
       it("leave nothing running where all that would end it is killed at once", async () => {
         const other = await waiting()
         const script = "sleep 1000 & (setsid sleep 1000 &) ; echo here; exec cat"
