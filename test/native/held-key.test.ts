@@ -43,9 +43,10 @@ describe("a key that is held for others", () => {
       return sealed
     }
     const second = lock.openHeld?.(secret, mark, find)
-    assert.deepEqual(second?.dataKey.bytes, first.dataKey.bytes)
+    assert.ok(second)
+    assert.deepEqual(second.dataKey.bytes, first.dataKey.bytes)
     assert.deepEqual(asked, [id])
-    assert.equal(second?.held?.id, id)
+    assert.equal(second.held?.id, id)
     // Another secret, no mark, other bytes, none.
     const other = Buffer.from(secret)
     other.writeUInt8(other.readUInt8(0) ^ 1, 0)
