@@ -606,6 +606,10 @@ export class JobSet {
     }
   }
 
+  async hasRankEnd(task: FoundTask): Promise<boolean> {
+    return (await lstat(this.path(this.#rankEnd(task))).catch(() => undefined)) !== undefined
+  }
+
   /** undefined: no rank has said anything. */
   async takeRankEnd(task: FoundTask): Promise<RankEnd | undefined> {
     const end = await this.#read(this.#rankEnd(task), checkRankEnd, MAX_RECORD)

@@ -9,6 +9,7 @@ import type { Ranks } from "./configuration.ts"
 import { ranksOf, type FoundTask, type JobSet, type RecordedState } from "./job-set.ts"
 import { ownCommand, taskCommand } from "./own-command.ts"
 import { askFirstRank, KeyGiver, newStepWord, STEP_VARIABLE } from "./rank-key.ts"
+import type { Milliseconds } from "../units.ts"
 import { slurm } from "./slurm.ts"
 import {
   Kept,
@@ -27,6 +28,11 @@ import {
 export function rankArguments({ nodes, perNode }: Ranks): readonly string[] {
   return [`--nodes=${nodes}`, `--ntasks-per-node=${perNode}`]
 }
+
+/** How often to look whether a rank has failed, and how long srun has from then on: of a node whose step daemon is gone it hears nothing. */
+const LOOK_MS: Milliseconds = 5000
+/** How long srun has to have ranks ended. */
+const END_MS: Milliseconds = 5000
 
 /** A step, and what it is of. */
 interface StepOptions {
@@ -58,13 +64,32 @@ class Step implements Started {
   readonly exited: Promise<{ readonly exitCode: number }>
   readonly #child: ChildProcess
   readonly #element: string
+  #hasFailed = false
 
   constructor(child: ChildProcess, { set, task, place }: StepOptions) {
     this.#child = child
     this.#element = `${place.array}_${place.element}`
     this.exited = this.#end(set, task)
+    const look = setInterval(() => {
+      this.#look(set, task).catch(() => undefined) // a folder that cannot be read now can be later
+    }, LOOK_MS)
     // Nobody may be waiting for it.
-    this.exited.catch(() => undefined)
+    this.exited
+      .catch(() => undefined)
+      .finally(() => {
+        clearInterval(look)
+      })
+  }
+
+  async #look(set: JobSet, task: FoundTask): Promise<void> {
+    if (this.#hasFailed) this.#stop()
+    this.#hasFailed = await set.hasRankEnd(task)
+  }
+
+  /** Has the ranks killed; what srun does not get done, Slurm does when srun is gone. */
+  #stop(): void {
+    this.#child.kill("SIGTERM")
+    setTimeout(() => this.#child.kill("SIGKILL"), END_MS).unref()
   }
 
   async #end(set: JobSet, task: FoundTask): Promise<{ readonly exitCode: number }> {
@@ -91,7 +116,8 @@ class Step implements Started {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#child.kill("SIGTERM")
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return
+    this.#stop()
     await this.exited.catch(() => undefined)
   }
 }
