@@ -516,11 +516,17 @@ describe("jobs on Slurm", () => {
       const ended = (await cluster.status(set)).get("one/task-00000")
       await cluster.control("start-node", [lost])
       assert.equal(ended?.state, "done", ended?.reason)
-      assert.equal(ended.attempts.length, 2)
-      assert.deepEqual(
-        ended.attempts.map(({ restarts }) => restarts > 0),
-        [false, true],
+      const [first, second, ...more] = ended.attempts
+      assert.deepEqual([first?.node, more.length], [lost, 0])
+      assert.notEqual(second?.node, lost)
+      assert.deepEqual([(first?.restarts ?? 0) > 0, (second?.restarts ?? 0) > 0], [false, true])
+      await waitFor(
+        "the node takes jobs again",
+        async () =>
+          /^(?:idle|mixed)$/.test((await cluster.slurm(["sinfo", "-h", "-n", lost, "-o", "%T"])).trim()),
+        30_000,
       )
+      assert.deepEqual(ours(set, "sleep 8"), [])
     })
 
     it("B20: tells a payload that its time is about to end, and says so", async () => {

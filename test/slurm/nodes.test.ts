@@ -125,7 +125,7 @@ jobs: [ { id: one, tasks: [ { image: ${image}, command: ${command}${more} } ] } 
         "one.yaml",
         ", key_source: nodes",
         "[exec, cat, /data/marker]",
-        ", task_factory: { repeat: 2 }",
+        ", ranks_per_node: 2, task_factory: { repeat: 2 }",
       ),
     )
     assert.match(notices, /nodes without a certificate in .* are left out: n2/)
@@ -134,8 +134,9 @@ jobs: [ { id: one, tasks: [ { image: ${image}, command: ${command}${more} } ] } 
     const all = await cluster.status(set)
     for (const [name, { state, reason, node }] of all) {
       assert.deepEqual([state, node], ["done", "n1"], `${name}: ${reason ?? ""}`)
-      assert.equal(outputOf(set, name.slice(4)), `${MARKER}\n`)
+      assert.equal(outputOf(set, name.slice(4)), `${MARKER}\n${MARKER}\n`)
     }
+    // Two ranks of a task ask once.
     assert.equal(logOf("n1").match(/"event":"released"/g)?.length, 2)
 
     // What somebody asks who has the bundle: from a job, as the user and as somebody else; by the numbers of a job that runs, from outside of it.

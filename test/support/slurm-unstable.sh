@@ -8,10 +8,10 @@
 # The place is sifcrypt/slurm-unstable below XDG_CACHE_HOME (~/.cache); SIFCRYPT_PEER_MIRROR names another Debian mirror.
 set -euo pipefail
 
-recipe=1 # to be raised when what follows gives another tree
+recipe=2 # to be raised when what follows gives another tree
 mirror=${SIFCRYPT_PEER_MIRROR:-http://deb.debian.org/debian}
-packages=(busybox-static ca-certificates crun docker-registry fuse3 hostname libcryptsetup12 munge openssh-client openssh-server openssl
-  procps slurm-client slurmctld slurmd)
+packages=(busybox-static ca-certificates crun docker-registry fuse3 hostname libcryptsetup12 mpich munge openssh-client openssh-server
+  openssl procps python3 slurm-client slurmctld slurmd)
 root=${XDG_CACHE_HOME:-$HOME/.cache}/sifcrypt/slurm-unstable
 
 [[ $EUID -eq 0 ]] || {
