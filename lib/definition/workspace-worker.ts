@@ -1,10 +1,10 @@
 // The program in the workspace: a process of its own, root in its namespaces, that does what it is told through a pipe.
 import { spawn } from "node:child_process"
 import { once } from "node:events"
-import { readSync } from "node:fs"
+import { constants, readSync } from "node:fs"
 import { lstat, mkdir, open, readdir, rename, rm, statfs } from "node:fs/promises"
 import { Socket } from "node:net"
-import { constants } from "node:os"
+import { constants as systemConstants } from "node:os"
 import path from "node:path"
 import { Tree } from "../device/tree.ts"
 import { forbidDumps } from "../device/process.ts"
@@ -104,6 +104,23 @@ async function unpack(
   )
 }
 
+/** The same in a scratch that is served to us: by its server. False: this is none. */
+async function unpackInScratch(squashfs: number, root: string, { many, real }: Ids): Promise<boolean> {
+  const folder = await open(root, constants.O_RDONLY | constants.O_DIRECTORY)
+  try {
+    return await loadAddon().fillScratch({
+      ...{ folder: folder.fd, squashfs, preserveOwner: many, isRealRoot: real },
+    })
+  } catch (cause) {
+    throw new BuildError("ERR_EXTRACT", `cannot extract into ${root}: ${(cause as Error).message}`, {
+      path: root,
+      cause,
+    })
+  } finally {
+    await folder.close()
+  }
+}
+
 /** A folder of somebody whom the workspace does not know belongs to root, as everything in it. */
 async function baseOwner(source: NativeBuild["source"], ids: Ids): Promise<NativeBuild["owner"]> {
   if (ids.real || !("directory" in source) || (await lstat(source.directory)).uid === 0) return undefined
@@ -119,7 +136,7 @@ async function isOutOfFiles(session: string): Promise<boolean> {
 /** What could not be written may be gone by the time that somebody counts. */
 function saysFull(cause: unknown): boolean {
   if (!(cause instanceof Error)) return false
-  return (cause as NodeJS.ErrnoException).errno === -constants.errno.ENOSPC || saysFull(cause.cause)
+  return (cause as NodeJS.ErrnoException).errno === -systemConstants.errno.ENOSPC || saysFull(cause.cause)
 }
 
 /** The error of a scratch in which nothing fits any more: whatever failed, failed because of that. */
@@ -155,7 +172,8 @@ async function fill(base: StageBase, root: string, session: string, crun: string
           { ...plainWrite, owner, source, fd: file.fd },
           () => true,
         )
-        await unpack({ fd: file.fd, offset: 0, size, cipher: undefined }, base.name, root, ids)
+        if (!(await unpackInScratch(file.fd, root, ids)))
+          await unpack({ fd: file.fd, offset: 0, size, cipher: undefined }, base.name, root, ids)
       } catch (cause) {
         // Before there is room again.
         throw await fullness(session, cause)

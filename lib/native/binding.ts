@@ -370,6 +370,16 @@ export interface NativeAddon {
   ): Promise<Buffer>
   /** Does the hash tree of a range belong to it, every block of both? */
   checkVerity(range: NativeRange, onProgress: (bytes: number) => boolean): Promise<boolean>
+  /**
+   * Has the server of a scratch unpack a squashfs that lies in it into an empty folder there, both open. False: the folder is on
+   * another file system.
+   */
+  fillScratch(options: {
+    readonly folder: number
+    readonly squashfs: number
+    readonly preserveOwner: boolean
+    readonly isRealRoot: boolean
+  }): Promise<boolean>
   /** Gives an O_TMPFILE descriptor a name; an existing one is EEXIST unless `replace`. */
   publishFile(options: {
     readonly fd: number

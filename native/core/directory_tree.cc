@@ -1,9 +1,13 @@
 #include "core/directory_tree.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/vfs.h>
 #include <sys/xattr.h>
 
 #include <algorithm>
@@ -13,6 +17,7 @@
 #include <set>
 #include <utility>
 
+#include "core/scratch_fill.h"
 #include "core/system_error.h"
 
 namespace sifcrypt {
@@ -21,6 +26,12 @@ namespace {
 constexpr int kOpenDirectory = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
 // Levels whose descriptors stay open; those further up are reopened on the way back, so depth costs no descriptors.
 constexpr size_t kOpenLevels = 64;
+// Where a server answers each request: so many files are asked for before they are read, and so much of each.
+constexpr size_t kFilesAhead = 8;
+constexpr off_t kBytesAhead = 1 << 20;
+constexpr uint64_t kStatBlock = 512;
+// linux/magic.h, of newer headers.
+constexpr decltype(std::declval<struct statfs>().f_type) kFuseMagic = 0x65735546;
 // Linux gives no longer list and no longer value.
 constexpr size_t kXattrRoom = 64 * 1024;
 
@@ -48,9 +59,27 @@ UniqueFd OpenAt(int directory, const char* name, int flags, std::string_view pat
   return fd;
 }
 
+/// As fstatat(2), without the time of the last access: where a server answers each request it would be asked for that again as soon
+/// as something was read.
+int StatAt(int directory, const char* name, int flags, struct stat* st) {
+  struct statx found {};
+  if (statx(directory, name, flags, STATX_BASIC_STATS & ~STATX_ATIME, &found) != 0) return -1;
+  st->st_dev = makedev(found.stx_dev_major, found.stx_dev_minor);
+  st->st_ino = found.stx_ino;
+  st->st_mode = found.stx_mode;
+  st->st_nlink = found.stx_nlink;
+  st->st_uid = found.stx_uid;
+  st->st_gid = found.stx_gid;
+  st->st_rdev = makedev(found.stx_rdev_major, found.stx_rdev_minor);
+  st->st_size = static_cast<off_t>(found.stx_size);
+  st->st_blocks = static_cast<blkcnt_t>(found.stx_blocks);
+  st->st_mtim.tv_sec = found.stx_mtime.tv_sec;
+  return 0;
+}
+
 struct stat StatOf(int fd, std::string_view path) {
   struct stat st {};
-  if (fstat(fd, &st) != 0) Fail(errno, "fstat", path);
+  if (StatAt(fd, "", AT_EMPTY_PATH, &st) != 0) Fail(errno, "fstat", path);
   return st;
 }
 
@@ -78,12 +107,18 @@ class Names {
   }
   /// nullptr after the last.
   const char* Next() { return next_ < offsets_.size() ? At(offsets_[next_++]) : nullptr; }
+  /// One after the other, no more than so many names ahead of Next; otherwise nullptr.
+  const char* NextAhead(size_t most) {
+    ahead_ = std::max(ahead_, next_);
+    return ahead_ < std::min(offsets_.size(), next_ + most) ? At(offsets_[ahead_++]) : nullptr;
+  }
 
  private:
   const char* At(size_t offset) const { return text_.c_str() + offset; }
   std::string text_;
   std::vector<size_t> offsets_;
   size_t next_ = 0;
+  size_t ahead_ = 0;
 };
 
 /// Goes through the folder depth first with a stack of its own.
@@ -114,7 +149,7 @@ class Traversal {
       if (exclude_.empty() || exclude_.count(path_) == 0) break;
     }
     const int parent = Directory();
-    if (fstatat(parent, name_, &stat_, AT_SYMLINK_NOFOLLOW) != 0) {
+    if (StatAt(parent, name_, AT_SYMLINK_NOFOLLOW, &stat_) != 0) {
       if (IsChange(errno)) FailChanged("stat", path_);
       Fail(errno, "stat", path_);
     }
@@ -129,6 +164,17 @@ class Traversal {
   const std::string& path() const { return path_; }
   const char* name() const { return name_; }
   const struct stat& status() const { return stat_; }
+  /// Has the system read what comes next in the directory of an entry.
+  void ReadAhead() {
+    const int parent = Directory();
+    while (const char* name = levels_.back().names.NextAhead(kFilesAhead)) {
+      struct stat st {};
+      if (StatAt(parent, name, AT_SYMLINK_NOFOLLOW, &st) != 0 || !S_ISREG(st.st_mode)) continue;
+      // Non-blocking, in case a fifo has taken the name. Whoever reads it meets what goes wrong.
+      const UniqueFd fd(openat(parent, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+      if (fd) posix_fadvise(fd.get(), 0, std::min(st.st_size, kBytesAhead), POSIX_FADV_WILLNEED);
+    }
+  }
   /// After kEnter the directory itself, after kEntry the one that the entry is in.
   int Directory() {
     Level& level = levels_.back();
@@ -178,6 +224,8 @@ bool Storable(std::string_view name) {
 /// Extended attributes of an open file or, where nothing was opened, of an entry that is not followed.
 class XattrReader {
  public:
+  /// `any`: there may be some.
+  explicit XattrReader(bool any) : any_(any) {}
   std::vector<TreeXattr> OfFile(int fd, std::string_view path) {
     return Read(
         path, [fd](char* out, size_t n) { return flistxattr(fd, out, n); },
@@ -195,6 +243,7 @@ class XattrReader {
   template <typename List, typename Get>
   std::vector<TreeXattr> Read(std::string_view path, List list, Get get) {
     std::vector<TreeXattr> result;
+    if (!any_) return result;
     const ssize_t size = list(names_.data(), names_.size());
     // No attributes here, or no /proc to ask through.
     if (size < 0 && (errno == ENOTSUP || errno == ENOENT || errno == ENOTDIR)) return result;
@@ -211,13 +260,18 @@ class XattrReader {
     return result;
   }
 
+  bool any_;
   std::vector<char> names_ = std::vector<char>(kXattrRoom);
   std::vector<char> value_ = std::vector<char>(kXattrRoom);
 };
 
 class OpenFile final : public TreeFile {
  public:
-  OpenFile(int fd, uint64_t size, std::string_view path) : fd_(fd), size_(size), path_(path) {}
+  OpenFile(int fd, const struct stat& st, std::string_view path)
+      : fd_(fd),
+        size_(static_cast<uint64_t>(st.st_size)),
+        may_have_holes_(static_cast<uint64_t>(st.st_blocks) * kStatBlock < size_),
+        path_(path) {}
   uint64_t Size() const override { return size_; }
   void ReadAt(uint64_t offset, void* out, size_t size) const override {
     auto* to = static_cast<uint8_t*>(out);
@@ -232,6 +286,7 @@ class OpenFile final : public TreeFile {
     }
   }
   uint64_t NextData(uint64_t offset) const override {
+    if (!may_have_holes_) return offset;
     const off_t at = lseek(fd_, static_cast<off_t>(offset), SEEK_DATA);
     if (at >= 0) return std::min(static_cast<uint64_t>(at), size_);
     // ENXIO: only a hole follows, or the file has become shorter. Any other failure: holes are not known here.
@@ -243,6 +298,7 @@ class OpenFile final : public TreeFile {
  private:
   int fd_;
   uint64_t size_;
+  bool may_have_holes_;
   std::string_view path_;
 };
 
@@ -297,7 +353,12 @@ DirectoryTree::DirectoryTree(const std::string& path, const std::vector<std::str
 
 void DirectoryTree::Walk(TreeVisitor& visitor) {
   Traversal traversal(root_, exclude_);
-  XattrReader xattrs;
+  struct statfs system {};
+  const bool is_served = fstatfs(root_.get(), &system) == 0 && system.f_type == kFuseMagic;
+  uint32_t any_xattrs = 1;
+  // What is no scratch of ours leaves it at that.
+  if (is_served) ioctl(root_.get(), kScratchXattrs, &any_xattrs);
+  XattrReader xattrs(any_xattrs != 0);
   LinkCounter links;
   for (Traversal::Step step; (step = traversal.Next()) != Traversal::Step::kEnd;) {
     if (step == Traversal::Step::kLeave) {
@@ -308,6 +369,7 @@ void DirectoryTree::Walk(TreeVisitor& visitor) {
     const std::string& path = traversal.path();
     UniqueFd fd;
     if (S_ISREG(st.st_mode)) {
+      if (is_served) traversal.ReadAhead();
       // Non-blocking, in case a fifo has taken the name.
       fd = OpenAt(traversal.Directory(), traversal.name(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, path);
       const struct stat opened = StatOf(fd.get(), path);
@@ -332,7 +394,7 @@ void DirectoryTree::Walk(TreeVisitor& visitor) {
     }
     if (S_ISREG(st.st_mode)) {
       entry.xattrs = xattrs.OfFile(fd.get(), path);
-      visitor.AddFile(entry, OpenFile(fd.get(), static_cast<uint64_t>(st.st_size), path));
+      visitor.AddFile(entry, OpenFile(fd.get(), st, path));
       continue;
     }
     entry.xattrs = xattrs.OfEntry(traversal.Directory(), traversal.name(), path);

@@ -332,11 +332,7 @@ LayerStream::~LayerStream() = default;
 
 void LayerStream::Expect(const ExpectedDigest& digest) { digest_.emplace(digest); }
 
-size_t LayerStream::Decode(std::vector<uint8_t>& out) {
-  const size_t size = decoder_->Decode(out.data(), out.size());
-  if (digest_ && size > 0) digest_->Add(out.data(), size);
-  return size;
-}
+size_t LayerStream::Decode(std::vector<uint8_t>& out) { return decoder_->Decode(out.data(), out.size()); }
 
 bool LayerStream::Fill() {
   begin_ = end_ = 0;
@@ -346,6 +342,8 @@ bool LayerStream::Fill() {
       // A limit on processes: without it, it only takes longer.
     }
   end_ = ahead_ ? ahead_->Next(buffer_) : Decode(buffer_);
+  // Here, since decoding takes longer than all else that is done meanwhile.
+  if (digest_ && end_ > 0) digest_->Add(buffer_.data(), end_);
   produced_ += end_;
   if (produced_ > limit_ || before_ > limit_ - produced_)
     throw SystemError(EFBIG, "layer_limit", name_ + ": more than " + std::to_string(limit_) + " bytes uncompressed");

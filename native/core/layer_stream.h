@@ -41,7 +41,7 @@ using ReadProgress = std::function<void(uint64_t)>;
 void VerifyBlob(const ByteSource& blob, const ExpectedDigest& expected, const std::string& name,
                 const ReadProgress& progress);
 
-/// A decoder that is read front to back. What is long is decoded and hashed by a thread of its own, a little ahead. SystemError: EBADMSG "layer_format", ENOTSUP "layer_unsupported".
+/// A decoder that is read front to back. What is long is decoded by a thread of its own, a little ahead. SystemError: EBADMSG "layer_format", ENOTSUP "layer_unsupported".
 class LayerStream {
  public:
   /// `name` is for messages.

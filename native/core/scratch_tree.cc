@@ -358,6 +358,7 @@ void ScratchTree::SetXattr(Id id, const std::string& name, std::string value, in
     if (other != name) total += other.size() + content.size();
   if (total > kMaxXattrs) Fail(ENOSPC);
   node.xattrs.insert_or_assign(name, std::move(value));
+  has_xattrs_ = true;
   node.Changed();
 }
 

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -88,6 +89,8 @@ class ScratchTree {
   void RemoveXattr(Id id, const std::string& name);
   /// Each with a zero behind it.
   std::string XattrNames(Id id);
+  /// Was one ever set?
+  bool has_xattrs() const { return has_xattrs_; }
 
   struct statvfs Statistics() const;
 
@@ -122,6 +125,7 @@ class ScratchTree {
   mutable std::mutex mutex_;
   std::unordered_map<Id, std::unique_ptr<Node>> nodes_;
   Id next_ = kRoot;
+  std::atomic<bool> has_xattrs_ = false;
 };
 
 }  // namespace sifcrypt

@@ -20,8 +20,9 @@ namespace sifcrypt::starter {
 namespace {
 
 struct Server : FuseFileSystem {
-  explicit Server(std::unique_ptr<ScratchTree> given) : tree(std::move(given)) {}
+  Server(std::unique_ptr<ScratchTree> given, KnownIds ids) : tree(std::move(given)), known(std::move(ids)) {}
   std::unique_ptr<ScratchTree> tree;
+  KnownIds known;
   /// What a program wrote through a mapping could not be kept, and nobody was there to be told.
   std::atomic<bool> lost = false;
 };
@@ -249,6 +250,22 @@ void OnReadDir(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fu
   });
 }
 
+void OnIoctl(fuse_req_t request, fuse_ino_t ino, unsigned command, void*, fuse_file_info*, unsigned, const void* given,
+             size_t size, size_t) {
+  Answer(request, [&](Server& server, ScratchTree& tree) {
+    if (command == kScratchXattrs) {
+      const uint32_t any = tree.has_xattrs() ? 1 : 0;
+      fuse_reply_ioctl(request, 0, &any, sizeof any);
+      return;
+    }
+    ScratchFillMessage message;
+    if (command != kScratchFill || size != sizeof message) throw SystemError(ENOTTY, "scratch");
+    std::memcpy(&message, given, sizeof message);
+    FillScratch(tree, ino, message, server.known, [request] { return fuse_req_interrupted(request) != 0; });
+    fuse_reply_ioctl(request, 0, nullptr, 0);
+  });
+}
+
 fuse_lowlevel_ops Operations() {
   fuse_lowlevel_ops operations = OpeningOperations();
   operations.init = OnInit;
@@ -268,6 +285,7 @@ fuse_lowlevel_ops Operations() {
   operations.read = OnRead;
   operations.write = OnWrite;
   operations.fallocate = OnFallocate;
+  operations.ioctl = OnIoctl;
   operations.lseek = OnSeek;
   operations.statfs = OnStatFs;
   operations.setxattr = OnSetXattr;
@@ -281,8 +299,9 @@ fuse_lowlevel_ops Operations() {
 
 }  // namespace
 
-std::unique_ptr<FuseSession> ServeScratchTree(std::unique_ptr<ScratchTree> tree, UniqueFd device) {
-  return std::make_unique<FuseSession>(Operations(), std::make_unique<Server>(std::move(tree)), std::move(device));
+std::unique_ptr<FuseSession> ServeScratchTree(std::unique_ptr<ScratchTree> tree, KnownIds known, UniqueFd device) {
+  return std::make_unique<FuseSession>(Operations(), std::make_unique<Server>(std::move(tree), std::move(known)),
+                                       std::move(device));
 }
 
 }  // namespace sifcrypt::starter

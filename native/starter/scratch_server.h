@@ -3,12 +3,13 @@
 
 #include <memory>
 
+#include "core/scratch_fill.h"
 #include "core/scratch_tree.h"
 #include "starter/fuse_session.h"
 
 namespace sifcrypt::starter {
 
-/// `device` is as a FuseSession takes it.
-std::unique_ptr<FuseSession> ServeScratchTree(std::unique_ptr<ScratchTree> tree, UniqueFd device);
+/// `device` is as a FuseSession takes it; `known`: whose files there can be.
+std::unique_ptr<FuseSession> ServeScratchTree(std::unique_ptr<ScratchTree> tree, KnownIds known, UniqueFd device);
 
 }  // namespace sifcrypt::starter

@@ -17,6 +17,7 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "core/block_store.h"
 #include "core/scratch_tree.h"
@@ -68,7 +69,13 @@ int ServeScratch(const WorkspaceOptions& options, const SignalQueue& signals, Un
   auto store = std::make_unique<BlockStore>(options.memory, std::move(spill), options.disk);
   auto tree = std::make_unique<ScratchTree>(std::move(store), kLeastNodes + options.memory / kMemoryPerNode);
   GiveUpPrivileges(Calls::kServer);
-  const std::unique_ptr<FuseSession> server = ServeScratchTree(std::move(tree), std::move(device));
+  const auto inside = [](const std::vector<IdRange>& map) {
+    std::vector<KnownIds::Range> ranges;
+    for (const IdRange& range : map) ranges.push_back({range.inside, range.count});
+    return ranges;
+  };
+  const std::unique_ptr<FuseSession> server =
+      ServeScratchTree(std::move(tree), {inside(options.uid_map), inside(options.gid_map)}, std::move(device));
   pollfd event{server->ended_fd(), POLLIN, 0};
   while (poll(&event, 1, -1) < 0 && errno == EINTR) {
   }
