@@ -42,7 +42,7 @@ class Content final : public TreeFile {
 
 std::string Large() {
   std::string bytes;
-  for (int i = 0; bytes.size() < 3 * kMebibyte; ++i) bytes += std::to_string(i * 7919);
+  for (int i = 0; bytes.size() < 3 * kMebibyte; ++i) bytes += std::to_string(i);
   return bytes;
 }
 
@@ -214,7 +214,7 @@ void TestRefusals() {
       },
       "an image that is not there");
   Scratch file(image);
-  std::swap(file.file, file.folder);
+  file.folder = file.file;
   CheckError(
       ENOTDIR, [&] { file.Fill(false, false); }, "a file to be filled");
   // Whatever is changed, it is an error or a tree.
