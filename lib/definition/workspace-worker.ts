@@ -105,12 +105,10 @@ async function unpack(
 }
 
 /** The same in a scratch that is served to us: by its server. False: this is none. */
-async function unpackInScratch(squashfs: number, root: string, { many, real }: Ids): Promise<boolean> {
+async function unpackInScratch(squashfs: number, root: string): Promise<boolean> {
   const folder = await open(root, constants.O_RDONLY | constants.O_DIRECTORY)
   try {
-    return await loadAddon().fillScratch({
-      ...{ folder: folder.fd, squashfs, preserveOwner: many, isRealRoot: real },
-    })
+    return await loadAddon().fillScratch({ folder: folder.fd, squashfs })
   } catch (cause) {
     throw new BuildError("ERR_EXTRACT", `cannot extract into ${root}: ${(cause as Error).message}`, {
       path: root,
@@ -172,7 +170,7 @@ async function fill(base: StageBase, root: string, session: string, crun: string
           { ...plainWrite, owner, source, fd: file.fd },
           () => true,
         )
-        if (!(await unpackInScratch(file.fd, root, ids)))
+        if (!(await unpackInScratch(file.fd, root)))
           await unpack({ fd: file.fd, offset: 0, size, cipher: undefined }, base.name, root, ids)
       } catch (cause) {
         // Before there is room again.

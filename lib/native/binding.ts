@@ -374,12 +374,7 @@ export interface NativeAddon {
    * Has the server of a scratch unpack a squashfs that lies in it into an empty folder there, both open. False: the folder is on
    * another file system.
    */
-  fillScratch(options: {
-    readonly folder: number
-    readonly squashfs: number
-    readonly preserveOwner: boolean
-    readonly isRealRoot: boolean
-  }): Promise<boolean>
+  fillScratch(options: { readonly folder: number; readonly squashfs: number }): Promise<boolean>
   /** Gives an O_TMPFILE descriptor a name; an existing one is EEXIST unless `replace`. */
   publishFile(options: {
     readonly fd: number

@@ -12,11 +12,11 @@ namespace sifcrypt {
 namespace {
 
 /// False: the folder is in no scratch that does it.
-bool Fill(int folder, int image, ScratchFillMessage message) {
+bool Fill(int folder, int image) {
   struct stat squashfs {};
   CheckErrno(fstat(image, &squashfs), "fstat");
-  message.image = squashfs.st_ino;
-  if (ioctl(folder, kScratchFill, &message) == 0) return true;
+  const uint64_t number = squashfs.st_ino;
+  if (ioctl(folder, kScratchFill, &number) == 0) return true;
   if (errno == ENOTTY || errno == ENOSYS) return false;
   // It is nothing else that it calls invalid.
   throw SystemError(errno, errno == EINVAL ? "chown" : "fill");
@@ -26,12 +26,10 @@ bool Fill(int folder, int image, ScratchFillMessage message) {
 
 Napi::Value FillFolder(const Napi::CallbackInfo& info) {
   const Napi::Object options = ReadObject(info[0], "options");
-  ScratchFillMessage message;
-  message.preserve_owner = ReadBoolean(options, "preserveOwner") ? 1 : 0;
-  message.is_real_root = ReadBoolean(options, "isRealRoot") ? 1 : 0;
   return RunAsync(info.Env(), [folder = UniqueFd::Duplicate(ReadInt(options, "folder")),
-                               image = UniqueFd::Duplicate(ReadInt(options, "squashfs")),
-                               message] { return Fill(folder.get(), image.get(), message); });
+                               image = UniqueFd::Duplicate(ReadInt(options, "squashfs"))] {
+    return Fill(folder.get(), image.get());
+  });
 }
 
 }  // namespace sifcrypt

@@ -39,21 +39,20 @@ class ScratchFile final : public ByteSource {
   uint64_t size_;
 };
 
-bool Knows(const std::vector<KnownIds::Range>& ranges, uint32_t id) {
-  return ranges.empty() || std::any_of(ranges.begin(), ranges.end(), [id](const KnownIds::Range& range) {
-           return id >= range.first && id - range.first < range.count;
-         });
+bool Knows(const std::vector<ScratchRights::Range>& ranges, uint32_t id) {
+  return std::any_of(ranges.begin(), ranges.end(), [id](const ScratchRights::Range& range) {
+    return id >= range.first && id - range.first < range.count;
+  });
 }
 
 class Filling {
  public:
-  Filling(ScratchTree& tree, const ScratchFillMessage& message, const KnownIds& known,
+  Filling(ScratchTree& tree, ScratchTree::Id image, const ScratchRights& rights,
           const std::function<bool()>& is_stopped)
       : tree_(tree),
-        message_(message),
-        known_(known),
+        rights_(rights),
         is_stopped_(is_stopped),
-        reader_(std::make_shared<const ScratchFile>(tree, message.image), kLimits),
+        reader_(std::make_shared<const ScratchFile>(tree, image), kLimits),
         unfolding_(reader_) {}
 
   void Run(ScratchTree::Id folder) {
@@ -88,7 +87,7 @@ class Filling {
 
   void MakeEntry(const Made& folder, const std::string& name, const Inode& inode) {
     const bool is_device = inode.type == InodeType::kBlockDevice || inode.type == InodeType::kCharacterDevice;
-    if (is_device && (message_.preserve_owner == 0 || message_.is_real_root == 0)) return;
+    if (is_device && !rights_.is_root) return;
     if (inode.type != InodeType::kDirectory && inode.nlink > 1) {
       const auto [first, is_first] = first_links_.try_emplace(inode.ref);
       if (!is_first) {
@@ -164,8 +163,9 @@ class Filling {
     ScratchTree::Change change;
     if (inode.type != InodeType::kSymlink) change.mode = inode.mode;
     change.uid = change.gid = 0;
-    if (message_.preserve_owner != 0) {
-      if (!Knows(known_.users, inode.uid) || !Knows(known_.groups, inode.gid)) throw SystemError(EINVAL, "chown");
+    if (KeepsOwners()) {
+      if (!rights_.is_root && (!Knows(rights_.users, inode.uid) || !Knows(rights_.groups, inode.gid)))
+        throw SystemError(EINVAL, "chown");
       change.uid = inode.uid;
       change.gid = inode.gid;
     }
@@ -176,16 +176,16 @@ class Filling {
   /// As the kernel has it.
   bool MaySet(const std::string& name, InodeType type) const {
     if (name.starts_with("user.")) return type == InodeType::kFile || type == InodeType::kDirectory;
-    return message_.preserve_owner != 0 && (message_.is_real_root != 0 || name == "security.capability");
+    return rights_.is_root || (KeepsOwners() && name == "security.capability");
   }
+  bool KeepsOwners() const { return rights_.is_root || !rights_.users.empty(); }
 
   void CheckStopped() const {
     if (is_stopped_()) throw SystemError(ECANCELED, "scratch");
   }
 
   ScratchTree& tree_;
-  const ScratchFillMessage& message_;
-  const KnownIds& known_;
+  const ScratchRights& rights_;
   const std::function<bool()>& is_stopped_;
   const SquashfsReader reader_;
   Unfolding unfolding_;
@@ -200,9 +200,9 @@ class Filling {
 
 }  // namespace
 
-void FillScratch(ScratchTree& tree, ScratchTree::Id folder, const ScratchFillMessage& message, const KnownIds& known,
+void FillScratch(ScratchTree& tree, ScratchTree::Id folder, ScratchTree::Id image, const ScratchRights& rights,
                  const std::function<bool()>& is_stopped) {
-  Filling(tree, message, known, is_stopped).Run(folder);
+  Filling(tree, image, rights, is_stopped).Run(folder);
 }
 
 }  // namespace sifcrypt

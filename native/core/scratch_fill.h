@@ -12,33 +12,29 @@
 
 namespace sifcrypt {
 
-/// What a folder of a scratch is asked by ioctl(2); the answer comes when it is filled. Any other file system says ENOTTY.
-struct ScratchFillMessage {
-  /// The squashfs: an inode number.
-  uint64_t image = 0;
-  /// Owners are kept; otherwise everything is root's.
-  uint32_t preserve_owner = 0;
-  /// Root of the machine may make device nodes and set any extended attribute.
-  uint32_t is_real_root = 0;
-};
-constexpr unsigned long kScratchFill = _IOW('s', 1, ScratchFillMessage);
+/// What a folder of a scratch is told by ioctl(2): the inode number of the squashfs. The answer comes when it is filled. Any other
+/// file system says ENOTTY. Whoever may write there may ask: no more comes of it than he could make himself.
+constexpr unsigned long kScratchFill = _IOW('s', 1, uint64_t);
 
 /// Says whether anything in a scratch has, or has had, an extended attribute.
 constexpr unsigned long kScratchXattrs = _IOR('s', 2, uint32_t);
 
-/// Of a user namespace; empty: it knows all of them.
-struct KnownIds {
+/// What those may do for whom a scratch is.
+struct ScratchRights {
   struct Range {
     uint32_t first = 0;
     uint32_t count = 0;
   };
+  /// They are root of the machine: all owners, device nodes and any extended attribute.
+  bool is_root = false;
+  /// Otherwise the ids that their user namespace knows. There are none: everything is root's.
   std::vector<Range> users;
   std::vector<Range> groups;
 };
 
 /// SystemError: EINVAL for an owner whom nobody knows, ENOTEMPTY when the folder has something in it, ECANCELED when `is_stopped`
 /// says so, EBADMSG when the image breaks its format, ENOSPC. What was made until then stays.
-void FillScratch(ScratchTree& tree, ScratchTree::Id folder, const ScratchFillMessage& message, const KnownIds& known,
+void FillScratch(ScratchTree& tree, ScratchTree::Id folder, ScratchTree::Id image, const ScratchRights& rights,
                  const std::function<bool()>& is_stopped);
 
 }  // namespace sifcrypt

@@ -20,9 +20,10 @@ namespace sifcrypt::starter {
 namespace {
 
 struct Server : FuseFileSystem {
-  Server(std::unique_ptr<ScratchTree> given, KnownIds ids) : tree(std::move(given)), known(std::move(ids)) {}
+  Server(std::unique_ptr<ScratchTree> given, ScratchRights theirs)
+      : tree(std::move(given)), rights(std::move(theirs)) {}
   std::unique_ptr<ScratchTree> tree;
-  KnownIds known;
+  ScratchRights rights;
   /// What a program wrote through a mapping could not be kept, and nobody was there to be told.
   std::atomic<bool> lost = false;
 };
@@ -258,10 +259,10 @@ void OnIoctl(fuse_req_t request, fuse_ino_t ino, unsigned command, void*, fuse_f
       fuse_reply_ioctl(request, 0, &any, sizeof any);
       return;
     }
-    ScratchFillMessage message;
-    if (command != kScratchFill || size != sizeof message) throw SystemError(ENOTTY, "scratch");
-    std::memcpy(&message, given, sizeof message);
-    FillScratch(tree, ino, message, server.known, [request] { return fuse_req_interrupted(request) != 0; });
+    ScratchTree::Id image = 0;
+    if (command != kScratchFill || size != sizeof image) throw SystemError(ENOTTY, "scratch");
+    std::memcpy(&image, given, sizeof image);
+    FillScratch(tree, ino, image, server.rights, [request] { return fuse_req_interrupted(request) != 0; });
     fuse_reply_ioctl(request, 0, nullptr, 0);
   });
 }
@@ -299,8 +300,9 @@ fuse_lowlevel_ops Operations() {
 
 }  // namespace
 
-std::unique_ptr<FuseSession> ServeScratchTree(std::unique_ptr<ScratchTree> tree, KnownIds known, UniqueFd device) {
-  return std::make_unique<FuseSession>(Operations(), std::make_unique<Server>(std::move(tree), std::move(known)),
+std::unique_ptr<FuseSession> ServeScratchTree(std::unique_ptr<ScratchTree> tree, ScratchRights rights,
+                                              UniqueFd device) {
+  return std::make_unique<FuseSession>(Operations(), std::make_unique<Server>(std::move(tree), std::move(rights)),
                                        std::move(device));
 }
 

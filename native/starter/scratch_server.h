@@ -9,7 +9,7 @@
 
 namespace sifcrypt::starter {
 
-/// `device` is as a FuseSession takes it; `known`: whose files there can be.
-std::unique_ptr<FuseSession> ServeScratchTree(std::unique_ptr<ScratchTree> tree, KnownIds known, UniqueFd device);
+/// `device` is as a FuseSession takes it; `rights`: of those whose scratch it is.
+std::unique_ptr<FuseSession> ServeScratchTree(std::unique_ptr<ScratchTree> tree, ScratchRights rights, UniqueFd device);
 
 }  // namespace sifcrypt::starter

@@ -66,16 +66,18 @@ int ServeScratch(const WorkspaceOptions& options, const SignalQueue& signals, Un
   DetachStandardStreams();
   sigprocmask(SIG_SETMASK, &signals.original_mask(), nullptr);
   ProtectSecrets();
+  // Without a map of ids root is who it was, and everybody else is root alone.
+  const bool is_root = geteuid() == 0 && options.uid_map.empty();
   auto store = std::make_unique<BlockStore>(options.memory, std::move(spill), options.disk);
   auto tree = std::make_unique<ScratchTree>(std::move(store), kLeastNodes + options.memory / kMemoryPerNode);
   GiveUpPrivileges(Calls::kServer);
   const auto inside = [](const std::vector<IdRange>& map) {
-    std::vector<KnownIds::Range> ranges;
+    std::vector<ScratchRights::Range> ranges;
     for (const IdRange& range : map) ranges.push_back({range.inside, range.count});
     return ranges;
   };
-  const std::unique_ptr<FuseSession> server =
-      ServeScratchTree(std::move(tree), {inside(options.uid_map), inside(options.gid_map)}, std::move(device));
+  ScratchRights rights{is_root, inside(options.uid_map), inside(options.gid_map)};
+  const std::unique_ptr<FuseSession> server = ServeScratchTree(std::move(tree), std::move(rights), std::move(device));
   pollfd event{server->ended_fd(), POLLIN, 0};
   while (poll(&event, 1, -1) < 0 && errno == EINTR) {
   }

@@ -110,8 +110,8 @@ struct Scratch {
     folder = tree.Make(ScratchTree::kRoot, "root", {S_IFDIR | 0700, 0, 0, 0, {}}).st_ino;
   }
   void Fill(
-      bool owners, bool real, const KnownIds& known = {}, const std::function<bool()>& stopped = [] { return false; }) {
-    FillScratch(tree, folder, {file, owners ? 1u : 0u, real ? 1u : 0u}, known, stopped);
+      const ScratchRights& rights = {}, const std::function<bool()>& stopped = [] { return false; }) {
+    FillScratch(tree, folder, file, rights, stopped);
   }
   std::optional<struct stat> Find(const std::string& name, ScratchTree::Id in) { return tree.Lookup(in, name); }
   std::optional<struct stat> Find(const std::string& name) { return Find(name, folder); }
@@ -128,7 +128,7 @@ struct Scratch {
 void TestAsItWas() {
   OneOfEach source;
   Scratch scratch(ImageOf(source));
-  scratch.Fill(false, false);
+  scratch.Fill();
   const struct stat root = scratch.tree.Attributes(scratch.folder);
   Check(root.st_mode == (S_IFDIR | 01755) && root.st_mtime == kTime, "the folder becomes the image's root");
   Check(!scratch.Find("device"), "a device node is left out where nobody may make one");
@@ -166,28 +166,28 @@ void TestOwners() {
   OneOfEach source(1000);
   const std::string image = ImageOf(source);
   Scratch alone(image);
-  alone.Fill(false, false);
+  alone.Fill();
   Check(alone.Find("mine")->st_uid == 0 && alone.Find("mine")->st_gid == 0, "where there is one user, all is root's");
   Scratch many(image);
-  many.Fill(true, false, {{{0, 1}, {1000, 1}}, {{0, 2000}}});
+  many.Fill({false, {{0, 1}, {1000, 1}}, {{0, 2000}}});
   Check(many.Find("mine")->st_uid == 1000 && many.Find("mine")->st_gid == 1000, "owners are kept");
   Check(many.tree.XattrNames(many.Find("mine")->st_ino) == std::string("security.capability\0user.u\0", 27),
         "and capabilities");
   Check(!many.Find("device"), "and no device node");
   Scratch real(image);
-  real.Fill(true, true);
+  real.Fill({true, {}, {}});
   Check(real.Find("device")->st_rdev == makedev(1, 3), "root makes device nodes");
   Check(real.tree.XattrNames(real.Find("mine")->st_ino).size() == 37, "and sets every attribute");
   CheckError(
       EINVAL, "chown",
       [&] {
-        Scratch(image).Fill(true, false, {{{0, 1000}}, {{0, 2000}}});
+        Scratch(image).Fill({false, {{0, 1000}}, {{0, 2000}}});
       },
       "an unknown user");
   CheckError(
       EINVAL, "chown",
       [&] {
-        Scratch(image).Fill(true, false, {{{0, 2000}}, {{1001, 9}}});
+        Scratch(image).Fill({false, {{0, 2000}}, {{1001, 9}}});
       },
       "an unknown group");
 }
@@ -196,33 +196,33 @@ void TestRefusals() {
   OneOfEach source;
   const std::string image = ImageOf(source);
   Scratch twice(image);
-  twice.Fill(false, false);
+  twice.Fill();
   CheckError(
-      ENOTEMPTY, [&] { twice.Fill(false, false); }, "a folder that has something in it");
+      ENOTEMPTY, [&] { twice.Fill(); }, "a folder that has something in it");
   CheckError(
-      ECANCELED, [&] { Scratch(image).Fill(false, false, {}, [] { return true; }); }, "who has stopped");
+      ECANCELED, [&] { Scratch(image).Fill({}, [] { return true; }); }, "who has stopped");
   CheckError(
-      ENOSPC, [&] { Scratch(image, image.size() / 4096 * 4096 + kMebibyte).Fill(false, false); }, "a full scratch");
+      ENOSPC, [&] { Scratch(image, image.size() / 4096 * 4096 + kMebibyte).Fill(); }, "a full scratch");
   CheckError(
-      EBADMSG, [&] { Scratch("not a squashfs" + image).Fill(false, false); }, "what is no squashfs");
+      EBADMSG, [&] { Scratch("not a squashfs" + image).Fill(); }, "what is no squashfs");
   CheckError(
       ESTALE,
       [&] {
         Scratch scratch(image);
         scratch.file = 99;
-        scratch.Fill(false, false);
+        scratch.Fill();
       },
       "an image that is not there");
   Scratch file(image);
   file.folder = file.file;
   CheckError(
-      ENOTDIR, [&] { file.Fill(false, false); }, "a file to be filled");
+      ENOTDIR, [&] { file.Fill(); }, "a file to be filled");
   // Whatever is changed, it is an error or a tree.
   for (size_t at = 0; at < image.size(); at += image.size() / 300 + 1) {
     std::string damaged = image;
     damaged[at] = static_cast<char>(damaged[at] ^ 0x41);
     try {
-      Scratch(damaged).Fill(true, true);
+      Scratch(damaged).Fill({true, {}, {}});
     } catch (const SystemError& failure) {
       Check(failure.error() != 0, "a damaged image is an error with a number");
     }
