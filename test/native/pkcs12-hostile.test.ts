@@ -123,6 +123,27 @@ describe("a hostile PKCS#12 file", () => {
     await assertRefused(encodeAsn1(make.sequence(version, content, make.null())), "ERR_KEY_DAMAGED")
   })
 
+  it("S34: has nothing where something has to be, or something of another type", async () => {
+    // CVE-2024-0727, CVE-2026-22795: content is optional in the grammar.
+    const empty = make.sequence(make.objectId(oid.data))
+    const [version, , mac] = elements(parseAsn1(withMac(ofBags(keyBag(key)))))
+    await assertRefused(encodeAsn1(make.sequence(version, empty, mac)), "ERR_KEY_DAMAGED")
+    await assertRefused(withMac(make.sequence(empty)), "ERR_KEY_DAMAGED")
+    await assertRefused(
+      withMac(make.sequence(make.sequence(make.objectId(oid.encryptedData)))),
+      "ERR_KEY_DAMAGED",
+    )
+    await assertRefused(withMac(ofBags(make.sequence(make.objectId(oid.keyBag)))), "ERR_KEY_DAMAGED")
+    // CVE-2025-69419, -69421.
+    for (const wrong of [make.null(), make.integer(1), make.octets(Buffer.alloc(8)), make.sequence()]) {
+      await assertRefused(withMac(ofBags(wrapped(oid.keyBag, wrong))), "ERR_KEY_DAMAGED")
+      await assertRefused(withMac(make.sequence(wrapped(oid.data, wrong))), "ERR_KEY_DAMAGED")
+      await assertRefused(withMac(make.sequence(wrapped(oid.encryptedData, wrong))), "ERR_KEY_DAMAGED")
+      const algorithm = make.sequence(make.objectId(oid.pbes2), wrong)
+      await assertRefused(withMac(sealedSafe(algorithm)), "ERR_KEY_DAMAGED")
+    }
+  })
+
   it("S34: is vouched for by what is not supported, which is named", async () => {
     const safe = ofBags(keyBag(key), certificateBag(certificate))
     await assertRefused(withMac(safe, { algorithm: oid.pbmac1 }), "ERR_KEY_UNSUPPORTED", /PBMAC1/)

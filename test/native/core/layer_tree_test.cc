@@ -263,6 +263,19 @@ void TestRules() {
 }
 
 void TestMetadata() {
+  // CVE-2026-33056, RUSTSEC-2026-0113: what a link led to gets the mode of what takes the link's name.
+  Lines linked = Apply({Tar()
+                            .Directory("x", 0700)
+                            .File("x/f", "1", 0600)
+                            .Symlink("d", "x")
+                            .Directory("d", 0777)
+                            .Symlink("e", "x/f")
+                            .File("e", "2", 0666)
+                            .End()});
+  const auto mode = [&linked](const char* path) { return linked.entries[path].mode & 07777; };
+  Check(
+      mode("x") == 0700 && mode("x/f") == 0600 && mode("d") == 0777 && mode("e") == 0666 && linked.lines["x/f"] == "1",
+      "a mode is not set through a link");
   const std::string binary("\x01\0\0\x02\xff\n\x80", 7);
   Lines lines = Apply({Tar()
                            .Pax({{"SCHILY.xattr.security.capability", binary},
