@@ -39,6 +39,8 @@ packages() {
   build,test       cmake                   cmake                    builds in an installed package; the core with sanitizers
   test             clang                   clang                    the driver that clang-tidy takes its headers from
   test             libclang-rt-14-dev      compiler-rt              libFuzzer, which scripts/fuzz.sh takes
+  test             libc++-14-dev           libcxx-devel             a C++ library that MemorySanitizer sees into
+  test             libc++abi-14-dev        libcxxabi-devel          what it needs
   test             clang-format            clang-tools-extra        format check
   test             clang-tidy              clang-tools-extra        C++ lint
   test             cryptsetup-bin          cryptsetup               makes and reads LUKS2 beside us

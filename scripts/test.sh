@@ -10,8 +10,9 @@
 #   slurm     jobs on a cluster of this machine's own (test/support/slurm-cluster.sh), as root
 #   clients   workflow programs and MPI of Debian that call apptainer, which is this command
 #   prebuilds only if it is named: what prebuilds/ has for arm64, under an emulator, and for musl; fails where there is nothing
-#   soak      only if it is named: what e2e and uml do a few times, as often as is promised (500 runs, 200 kills, 200 at once), and
-#             slurm with Debian unstable's Slurm as well (test/support/slurm-unstable.sh)
+#   soak      only if it is named: what e2e and uml do a few times, as often as is promised (500 runs, 200 kills, 200 at once),
+#             slurm with Debian unstable's Slurm as well (test/support/slurm-unstable.sh), fuzz targets under MemorySanitizer, and
+#             threads that end while the addon works, under AddressSanitizer
 # Two lanes run beside each other where the machine has the processors and the memory; SIFCRYPT_LANES=1 forbids it. Each takes
 # the next of what is still to be done, and what that has to say is printed at its end, with its seconds and its slowest tests.
 # Before the end what failed is named once more; the last line is the sum, `N passed, N failed`; a skipped test is printed
@@ -205,6 +206,30 @@ suite_slurm() {
   fi
 }
 
+# What is used and was never written, in what reads hostile input: each fuzz target but luks on its corpus, under MemorySanitizer.
+under_memory_sanitizer() {
+  local passed=0 failed=0 log=$results/memory.log program name
+  if CXX=clang++ cmake -S . -B build-memory -DSIFCRYPT_SANITIZE=memory >"$log" 2>&1 &&
+    cmake --build build-memory -j "$(nproc)" >>"$log" 2>&1; then
+    for program in build-memory/*_fuzz; do
+      name=$(basename "$program" _fuzz)
+      if timeout 600 "$program" "test/fuzz/corpus/$name" >"$log" 2>&1; then
+        passed=$((passed + 1))
+      else
+        tr '\r' '\n' <"$log" | tail -n 40 >&2
+        failed=$((failed + 1))
+        echo "failed ${name}_fuzz, MemorySanitizer" >>"$SIFCRYPT_COUNTS"
+      fi
+    done
+  else
+    tail -n 40 "$log" >&2
+    failed=1
+    echo "failed the build with MemorySanitizer" >>"$SIFCRYPT_COUNTS"
+  fi
+  echo "count $passed $failed" >>"$SIFCRYPT_COUNTS"
+  [[ $failed -eq 0 ]]
+}
+
 suite_soak() {
   local status=0 files folders=(test/e2e test/native test/unit) slurm=false
   export SIFCRYPT_SOAK=1
@@ -214,6 +239,7 @@ suite_soak() {
   fi
   # Whoever knows of a larger number.
   mapfile -t files < <(grep -rlE --include='*.test.ts' 'support/soak|SIFCRYPT_SOAK' "${folders[@]}" | LC_ALL=C sort)
+  under_memory_sanitizer || status=$?
   apart "${mocha_here[@]}" "${files[@]}" || status=$?
   # And the Slurm and MUNGE of Debian unstable.
   if [[ $slurm == true ]]; then

@@ -4,10 +4,14 @@
 #include <lz4.h>
 #include <lz4hc.h>
 #include <lzma.h>
+#include <openssl/crypto.h>
 #include <openssl/evp.h>
+#include <openssl/rand.h>
 #include <sanitizer/msan_interface.h>
 #include <zlib.h>
 #include <zstd.h>
+
+#include <string>
 
 namespace {
 
@@ -19,12 +23,44 @@ void Filled(const void* data, int size) {
   if (size > 0) Filled(data, static_cast<size_t>(size));
 }
 
+/// While it exists, functions of the system that libraries call look at no argument.
+struct Unwatched {
+  Unwatched() { __msan_scoped_disable_interceptor_checks(); }
+  ~Unwatched() { __msan_scoped_enable_interceptor_checks(); }
+  Unwatched(const Unwatched&) = delete;
+  Unwatched& operator=(const Unwatched&) = delete;
+};
+
+/// What OpenSSL reads when it is first used, it gives to functions of the system, which are watched.
+__attribute__((constructor, no_sanitize("memory"))) void StartOpenSsl() {
+  const Unwatched unwatched;
+  uint8_t bytes[32];
+  if (OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CONFIG, nullptr) != 1 || RAND_bytes(bytes, sizeof bytes) != 1 ||
+      EVP_Digest(bytes, sizeof bytes, bytes, nullptr, EVP_sha256(), nullptr) != 1)
+    abort();
+}
+
 }  // namespace
 
 // The libraries call each other by these names as well, and say nothing of their arguments.
+#pragma clang diagnostic ignored "-Wreturn-type-c-linkage"
 #define WRAP(result, name, parameters)        \
   extern "C" result __real_##name parameters; \
   extern "C" __attribute__((no_sanitize("memory"))) result __wrap_##name parameters
+
+// Of std::to_string, the one part of the C++ library that fills memory and is not in its headers.
+#define TEXT(result, name, number)        \
+  WRAP(result, name, (number value)) {    \
+    result made = __real_##name(value);   \
+    Filled(&made, sizeof made);           \
+    Filled(made.data(), made.size() + 1); \
+    return made;                          \
+  }
+using text = std::string;
+TEXT(text, _ZNSt3__19to_stringEi, int)
+TEXT(text, _ZNSt3__19to_stringEj, unsigned)
+TEXT(text, _ZNSt3__19to_stringEl, long)
+TEXT(text, _ZNSt3__19to_stringEm, unsigned long)
 
 #define CIPHER(result, name)                                                                                 \
   WRAP(result, name, (EVP_CIPHER_CTX * context, uint8_t * out, int* written, const uint8_t* in, int size)) { \
@@ -154,12 +190,14 @@ WRAP(int, inflate, (z_stream * stream, int flush)) {
 }
 
 WRAP(lzma_ret, lzma_stream_decoder, (lzma_stream * stream, uint64_t memory, uint32_t flags)) {
+  const Unwatched unwatched;
   const lzma_ret done = __real_lzma_stream_decoder(stream, memory, flags);
   Filled(stream, sizeof *stream);
   return done;
 }
 
 WRAP(lzma_ret, lzma_code, (lzma_stream * stream, lzma_action action)) {
+  const Unwatched unwatched;
   const uint8_t* before = stream->next_out;
   const lzma_ret done = __real_lzma_code(stream, action);
   Filled(stream, sizeof *stream);
@@ -168,6 +206,7 @@ WRAP(lzma_ret, lzma_code, (lzma_stream * stream, lzma_action action)) {
 }
 
 WRAP(lzma_bool, lzma_lzma_preset, (lzma_options_lzma * options, uint32_t preset)) {
+  const Unwatched unwatched;
   const lzma_bool done = __real_lzma_lzma_preset(options, preset);
   Filled(options, sizeof *options);
   return done;
@@ -176,6 +215,7 @@ WRAP(lzma_bool, lzma_lzma_preset, (lzma_options_lzma * options, uint32_t preset)
 WRAP(lzma_ret, lzma_stream_buffer_encode,
      (lzma_filter * filters, lzma_check check, const lzma_allocator* allocator, const uint8_t* in, size_t size,
       uint8_t* out, size_t* at, size_t room)) {
+  const Unwatched unwatched;
   __msan_check_mem_is_initialized(in, size);
   const size_t before = *at;
   const lzma_ret done = __real_lzma_stream_buffer_encode(filters, check, allocator, in, size, out, at, room);
@@ -186,6 +226,7 @@ WRAP(lzma_ret, lzma_stream_buffer_encode,
 WRAP(lzma_ret, lzma_stream_buffer_decode,
      (uint64_t * memory, uint32_t flags, const lzma_allocator* allocator, const uint8_t* in, size_t* taken, size_t size,
       uint8_t* out, size_t* at, size_t room)) {
+  const Unwatched unwatched;
   const size_t before = *at;
   const lzma_ret done = __real_lzma_stream_buffer_decode(memory, flags, allocator, in, taken, size, out, at, room);
   Filled(taken, sizeof *taken);
