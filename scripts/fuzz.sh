@@ -126,22 +126,23 @@ fuzz() {
   return "$found"
 }
 
-record() {
+# All targets with their digests: of before a search, which is what it was of.
+sources() {
   local name
-  for name in "${natives[@]}"; do echo "$name $(digest_of "$name")"; done >test/fuzz/corpus/sources
+  for name in "${natives[@]}"; do echo "$name $(digest_of "$name")"; done
 }
 
 mkdir -p build-fuzz
 case ${1:-} in
   --changed)
     [[ $# -eq 1 ]] || usage
-    changed=()
-    for name in "${natives[@]}"; do
-      grep -sqxF "$name $(digest_of "$name")" test/fuzz/corpus/sources || changed+=("$name")
-    done
+    before=$(sources) changed=()
+    while read -r name digest; do
+      grep -sqxF "$name $digest" test/fuzz/corpus/sources || changed+=("$name")
+    done <<<"$before"
     [[ ${#changed[@]} -gt 0 ]] || { echo "no target's sources have changed" && exit 0; }
     fuzz "$changed_seconds" "${changed[@]}"
-    record
+    echo "$before" >test/fuzz/corpus/sources
     ;;
   --minimise)
     [[ $# -eq 1 ]] || usage
@@ -162,8 +163,9 @@ case ${1:-} in
     # For libFuzzer 0 is for ever.
     seconds=$(awk -v hours="$hours" -v workers="$workers" -v targets=${#targets[@]} \
       'BEGIN { share = int(hours * 3600 * workers / targets); print share < 1 ? 1 : share }')
+    before=$(sources)
     fuzz "$seconds" "${targets[@]}"
     # As long as --changed would have taken.
-    [[ $# -gt 0 || $seconds -lt $changed_seconds ]] || record
+    [[ $# -gt 0 || $seconds -lt $changed_seconds ]] || echo "$before" >test/fuzz/corpus/sources
     ;;
 esac
