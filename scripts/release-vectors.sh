@@ -22,6 +22,10 @@ sifcrypt() { "$command" --quiet "$@"; }
 printf 'correct horse battery staple' >passphrase
 sifcrypt cert create --file-prefix key --bits 2048 --days 36500 --password-file passphrase >/dev/null
 sifcrypt cert convert --to pkcs1 --plain --password-file passphrase key.pfx key.pem >/dev/null
+sifcrypt cert convert --to pem --plain --password-file passphrase key.pfx key-certificate.pem >/dev/null 2>&1
+openssl x509 -in key-certificate.pem -out certificate.pem
+sifcrypt cert convert --to pkcs8 --password-file passphrase --new-password-file passphrase key.pfx key-pkcs8.pem >/dev/null
+sifcrypt cert convert --to pfx --legacy --password-file passphrase --new-password-file passphrase key.pfx key-legacy.pfx >/dev/null
 openssl genpkey -algorithm ed25519 -out signer.pem
 openssl pkey -in signer.pem -pubout -out signer.pub.pem
 mkdir -m 700 keys
@@ -43,15 +47,36 @@ for image in plain luks gocryptfs; do
 done
 sifcrypt overlay create --sparse overlay.img
 
+# Overlays of the other kinds: in a plain image, and encrypted. Of the latter is kept what a file system has something in: of what is written
+# over zeros there would be 64 MiB.
+sifcrypt build overlay-inside.sif "$place/tree"
+sifcrypt overlay create --create-dir /frozen overlay-inside.sif
+sifcrypt overlay create --sparse --create-dir /frozen "$place/plain-overlay.img"
+sifcrypt overlay create --encrypt --create-dir /frozen --pem-path key-public.pem overlay-encrypted.sif
+node - "$place/plain-overlay.img" overlay-encrypted.sif "$(sifcrypt sif info --json 1 overlay-encrypted.sif)" <<'END'
+const { readFileSync, writeFileSync } = require("node:fs")
+const [, , plainFile, file, info] = process.argv
+const plain = readFileSync(plainFile)
+const sealed = readFileSync(file)
+const { offset, size } = JSON.parse(info)
+const start = offset + size - plain.length
+for (let at = 0; at < plain.length; at += 4096)
+  if (plain.subarray(at, at + 4096).every((byte) => byte === 0)) sealed.fill(0, start + at, start + at + 4096)
+writeFileSync(file, sealed)
+END
+
 # Layers, encrypted, and what is kept of an image that is opened by its name.
 sifcrypt image encrypt --recipient jwe:key-public.pem "oci:$vectors/oci/layout" oci:layers >/dev/null
+sifcrypt image encrypt --recipient pkcs7:certificate.pem --recipient pgp:keys/pgp-public "oci:$vectors/oci/layout" oci:layers-others >/dev/null
 SIFCRYPT_CACHEDIR=$PWD/cache sifcrypt ls --key key.pem oci:layers >/dev/null
 
 # Holes and zeros are most of some of them.
 gzip -9n ./*.sif overlay.img
-tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cz -f layers.tar.gz layers
+for name in layers layers-others; do
+  tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -cz -f $name.tar.gz $name
+done
 tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 -Scz -f cache.tar.gz cache
-rm -rf layers cache
+rm -rf layers layers-others cache
 # As they come out of a repository.
 chmod -R a-x+X,u+rw,go=rX .
 mkdir -p "$vectors/releases"

@@ -41,6 +41,8 @@ const most = Number(process.env["SIFCRYPT_FAULTS"] ?? (isSoak ? Infinity : 1))
 const only = process.env["SIFCRYPT_KIND"]
 const firstGroup = 82_000
 const settleMs = 8000
+/** A connection whose first write fails while it stays ends by its silence, after a minute. */
+const commandMs = isSoak ? 150_000 : 30_000
 /** Until a call is made that is to fail. */
 const mostTries = 8
 // fusermount3 serves only users whom passwd knows.
@@ -536,7 +538,7 @@ services:
     const report = path.join(folder, `${group}.report`)
     const wrapper = failing(report, place.folder, fault ?? "none")
     try {
-      const result = await sifcrypt(work.args(place), { ...place.options, wrapper, timeoutMs: 30_000 })
+      const result = await sifcrypt(work.args(place), { ...place.options, wrapper, timeoutMs: commandMs })
       const { status, signal, stderr } = result
       const said = `status ${String(status)}${signal ?? ""}: ${stderr}`
       assert.ok(status !== null && statuses.has(status), said)

@@ -1,8 +1,9 @@
 // What is written over an image, and what a payload may do, through the userspace engine.
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs"
+import { chownSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
+import { gunzipSync } from "node:zlib"
 import {
   finish,
   idOf,
@@ -19,6 +20,7 @@ import { allProcesses, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
+import { vectorPath } from "../vectors/load.ts"
 
 const status =
   "while read name value; do case $name in Cap*|NoNewPrivs:|Seccomp:) echo $name$value;; esac; done < /proc/self/status"
@@ -112,6 +114,16 @@ describe("over an image", () => {
         await waitFor("the end of the helpers", () =>
           allProcesses().every(({ command }) => !command.includes(file)),
         )
+      })
+
+      it("ext images of each release keep what is written", async () => {
+        for (const version of readdirSync(vectorPath("releases"))) {
+          const file = path.join(newFolder("release-overlay", uid), "overlay.img")
+          writeFileSync(file, gunzipSync(readFileSync(vectorPath(`releases/${version}/overlay.img.gz`))))
+          chownSync(file, uid, uid)
+          await output(["--overlay", file], "echo kept >/data/kept")
+          assert.equal(await output(["--overlay", file], "cat /data/kept"), "kept\n")
+        }
       })
 
       it("A9: nothing is kept in the clear over an encrypted image unless it is asked for", async () => {

@@ -1,10 +1,20 @@
 // What is written over an image with the kernel engine: encrypted overlays, ext images, limits of cgroups.
 import assert from "node:assert/strict"
-import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
+import {
+  chmodSync,
+  chownSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs"
 import path from "node:path"
+import { gunzipSync } from "node:zlib"
 import { createOverlay, open, type ExecOptions, type Image } from "../../lib/index.ts"
 import { testKeys } from "../support/keys.ts"
 import { newFolder } from "../support/scratch.ts"
+import { vectorPath } from "../vectors/load.ts"
 import {
   assertSettles,
   cheapImageForBoth,
@@ -64,6 +74,18 @@ describe("overlays with the kernel engine", function () {
     assert.equal(readFileSync(file).includes(marker), false, "the backing file holds what was written")
     await assertRoot(options, true)
   })
+
+  for (const version of readdirSync(vectorPath("releases")))
+    it(`an encrypted overlay of ${version} is opened, and written`, async () => {
+      const release = (name: string): string => vectorPath(`releases/${version}/${name}`)
+      const file = path.join(folder, `${version}.sif`)
+      writeFileSync(file, gunzipSync(readFileSync(release("overlay-encrypted.sif.gz"))), { mode: 0o600 })
+      const options = { overlay: [file], overlayUnlock: [{ key: { file: release("key.pem") } }] }
+      assert.deepEqual(await sh("echo kept >/frozen/kept && cat /frozen/kept", options), {
+        text: "kept\n",
+        code: 0,
+      })
+    })
 
   it("A9: a plain overlay of an encrypted image is refused unless it is asked for", async () => {
     const file = path.join(folder, "plain.img")
