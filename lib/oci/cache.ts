@@ -2,7 +2,7 @@
 // that were built of them are in the same folder (image-cache.ts).
 import { flag, list, number, oneOf, path as filePath, shape } from "../arguments.ts"
 import { constants } from "node:fs"
-import { mkdir, open, readdir, rename, stat, unlink, utimes, type FileHandle } from "node:fs/promises"
+import { mkdir, open, rename, stat, unlink, utimes, type FileHandle } from "node:fs/promises"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { madeOf } from "../disposal.ts"
@@ -10,7 +10,7 @@ import { OciError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
 import type { Bytes } from "../units.ts"
 import { contentFits, parseDigest, type Digest } from "./digest.ts"
-import { ImageCache, type CachedImage } from "./image-cache.ts"
+import { ImageCache, namesIn, type CachedImage } from "./image-cache.ts"
 
 /** A blob in the cache, or an image. */
 export interface CachedBlob {
@@ -176,7 +176,7 @@ async function cachedFiles(folder: string): Promise<CachedFile[]> {
   const blobs: CachedFile[] = []
   for (const algorithm of ["sha256", "sha512"]) {
     const place = path.join(folder, "blobs", algorithm)
-    const names = await readdir(place).catch(() => [])
+    const names = await namesIn(place)
     for (const name of names.sort()) {
       const isPartial = name.endsWith(PARTIAL)
       const hex = isPartial ? name.slice(0, -PARTIAL.length).replace(PRIVATE, "") : name

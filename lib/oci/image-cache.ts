@@ -117,7 +117,8 @@ export class ImageCache {
       await unlink(name + LOCK).catch(() => undefined)
       await lock.close()
     }
-    await this.#shrink(name)
+    // The image is there, whatever keeps the cache from being looked through: the next one tries again.
+    await this.#shrink(name).catch(() => undefined)
     return name
   }
 
@@ -154,7 +155,7 @@ export class ImageCache {
     const found: CachedImage[] = []
     for (const algorithm of algorithms) {
       const folder = path.join(this.folder, algorithm)
-      for (const entry of (await readdir(folder).catch(() => [])).sort()) {
+      for (const entry of (await namesIn(folder)).sort()) {
         // As outputs are named where the file system has none without a name, or by what they are made of.
         const [, partial, whole] = /^(?:\.(.*)\.[0-9a-f]{24}|([^.].*))$/.exec(entry) ?? []
         const name = partial ?? whole ?? ""
@@ -188,7 +189,7 @@ export class ImageCache {
   async removeLocks(): Promise<void> {
     for (const algorithm of algorithms) {
       const folder = path.join(this.folder, algorithm)
-      for (const entry of await readdir(folder).catch(() => [])) {
+      for (const entry of await namesIn(folder)) {
         if (!entry.endsWith(LOCK)) continue
         const name = path.join(folder, entry)
         const lock = await this.#tryLock(name).catch(() => undefined)
@@ -208,6 +209,16 @@ export class ImageCache {
       counted.add(image.inode)
       if (left < 0 && image.file !== newest) await this.remove(image).catch(() => undefined)
     }
+  }
+}
+
+/** What a folder of a cache holds; nothing, if it was not made yet. */
+export async function namesIn(folder: string): Promise<string[]> {
+  try {
+    return await readdir(folder)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return []
+    throw error
   }
 }
 

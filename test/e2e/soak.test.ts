@@ -27,7 +27,7 @@ import {
 } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
-import { Chance, seed, times } from "../support/soak.ts"
+import { Chance, isSoak, seed, times } from "../support/soak.ts"
 import { makeRootTree } from "../support/trees.ts"
 
 const runs = times("SIFCRYPT_RUNS", 500, 20)
@@ -300,6 +300,7 @@ describe("A3: one process, again and again", function () {
       readonly read: number
       readonly samples: readonly Readonly<Record<string, number>>[]
     }
+    if (isSoak) console.log(`        held: ${samples.map((sample) => JSON.stringify(sample)).join(" ")}`)
     assert.equal(read, 2 * mounts)
     assert.ok(samples.length > 5)
     for (const what of ["descriptors", "threads", "children", "mounts"])

@@ -160,8 +160,8 @@ static bool is_ours(const struct seccomp_notif *asked, const struct call *call, 
   // The system's loader, which says so itself, before a program begins.
   if (strstr(object, ".so.") != NULL) return false;
   if (!node) return true;
-  // Of a package that it cannot read Node says that there is none.
-  if (strstr(object, "/node_modules/") != NULL) return false;
+  // Of a module that it cannot read Node says that there is none, or ends the process.
+  if (strstr(object, "/node_modules/") != NULL || strstr(object, "/dist/") != NULL) return false;
   // Where there is no memory, V8 ends the process.
   if (call->number == SYS_mmap) return (int)args[4] >= 0;
   if (strcmp(call->kind, "fork") == 0) {
