@@ -125,6 +125,11 @@ export async function runProgram(
   const pieces: Buffer[] = []
   let size = 0
   let complaint = ""
+  stdout?.on("error", (cause) => {
+    abandon(new ProgramFailure(`cannot be heard: ${cause.message}`, { cause }))
+  })
+  // What it complains of is no answer.
+  stderr?.on("error", () => undefined)
   stdout?.on("data", (piece: Buffer) => {
     pieces.push(piece)
     size += piece.length

@@ -202,6 +202,9 @@ async function throughSsh(set: JobSet, place: BrokerPlace, line: string): Promis
       if (told.length < 16) told.push(piece)
     })
     child.stdin.on("error", () => undefined) // it may have ended without reading
+    // An answer that was not heard is none.
+    child.stdout.on("error", () => child.kill("SIGKILL"))
+    child.stderr.on("error", () => undefined)
     child.once("error", (cause) => {
       clearTimeout(timer)
       reject(

@@ -228,8 +228,16 @@ async function runCommand(commands: readonly CommandRow[]): Promise<number> {
   }
 }
 
+const neverHeard = (): NodeJS.ErrnoException =>
+  Object.assign(new Error("the end of what was begun was never heard of"), { code: "EIO", syscall: "read" })
+
 /** Does what the command line says, and ends this process. */
 export function main(commands: readonly CommandRow[]): void {
+  // Where Node cannot open what it needs, it may tell nobody of an end that is waited for. Then there is nothing left to do, and
+  // Node would end this process as if all were done.
+  process.once("beforeExit", () => {
+    process.exit(report(neverHeard()))
+  })
   void runCommand(commands).then(async (code) => {
     const unwritten = await flush()
     dieAsAsked()

@@ -121,6 +121,7 @@ async function fusermount(target: string): Promise<void> {
     env: scrubbedEnvironment,
   })
   let message = ""
+  child.stderr.on("error", () => undefined) // its status says how it went
   child.stderr.on("data", (chunk: Buffer) => {
     message += chunk.toString("utf8")
   })

@@ -1,6 +1,7 @@
 // Small files that belong together: all of them appear, or none does.
 import { randomBytes } from "node:crypto"
-import { link, rename, rm } from "node:fs/promises"
+import type { Stats } from "node:fs"
+import { link, rename, rm, stat } from "node:fs/promises"
 import path from "node:path"
 import { Output, outputError } from "./output.ts"
 
@@ -26,6 +27,8 @@ async function keepFormer(target: string): Promise<string | undefined> {
   }
 }
 
+const isSame = (one: Stats, other: Stats): boolean => one.dev === other.dev && one.ino === other.ino
+
 /**
  * Writes the files and gives them their names, in this order. When one of them cannot have its name, those before it lose
  * theirs again, and what they replaced is back.
@@ -48,8 +51,13 @@ export async function writeTogether(files: readonly SmallFile[], replace: boolea
       const { target } = output
       const former = replace ? await keepFormer(target) : undefined
       if (former !== undefined) formers.push(former)
+      const own = await output.file.stat()
+      // It may have its name although that failed: when its folder could not be synced.
+      undo.push(async () => {
+        if (former !== undefined) await rename(former, target)
+        else if (isSame(own, await stat(target))) await rm(target)
+      })
       await output.publish(replace)
-      undo.push(() => (former === undefined ? rm(target) : rename(former, target)))
     }
   } catch (error) {
     // The first failure is the one to tell.

@@ -2,7 +2,7 @@
 import * as is from "../arguments.ts"
 import { spawn } from "node:child_process"
 import { once } from "node:events"
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs"
+import { mkdirSync, mkdtempSync, rmdirSync } from "node:fs"
 import { tmpdir } from "node:os"
 import path from "node:path"
 import {
@@ -71,9 +71,16 @@ async function makeFileSystem(
 ): Promise<void> {
   const program = findProgram("mkfs.ext3", "it makes the file system of an overlay (package e2fsprogs)")
   const staging = mkdtempSync(path.join(tmpdir(), "sifcrypt-overlay-"))
+  const made = new Set([staging])
+  const make = (folder: string): void => {
+    if (made.has(folder)) return
+    make(path.dirname(folder))
+    mkdirSync(folder, { mode: 0o755 })
+    made.add(folder)
+  }
   try {
     for (const folder of ["upper", "work", ...folders.map((name) => path.join("upper", name))])
-      mkdirSync(path.join(staging, folder), { recursive: true, mode: 0o755 })
+      make(path.resolve(staging, folder))
     const own =
       process.geteuid?.() === 0
         ? [program]
@@ -90,6 +97,8 @@ async function makeFileSystem(
       { stdio: ["ignore", "ignore", "pipe", fd], env: scrubbedEnvironment, signal, killSignal: "SIGKILL" },
     )
     let complaint = ""
+    // Its status says how it went.
+    child.stderr?.on("error", () => undefined)
     child.stderr?.setEncoding("utf8").on("data", (text: string) => {
       complaint += text
     })
@@ -100,7 +109,8 @@ async function makeFileSystem(
     signal?.throwIfAborted()
     throw cause
   } finally {
-    rmSync(staging, { recursive: true, force: true })
+    // None has to be opened for it, which may be what cannot be done.
+    for (const folder of [...made].reverse()) rmdirSync(folder)
   }
 }
 

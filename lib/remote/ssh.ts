@@ -131,6 +131,7 @@ export class Connection implements AsyncDisposable {
     // One that cannot be started is told of where its end is awaited.
     for (const end of [this.#exited, this.#closed]) end.catch(() => undefined)
     this.#complaints = new Complaints(onLine)
+    stderr.on("error", () => undefined) // its status says how it went
     stderr.setEncoding("utf8").on("data", (text: string) => {
       this.#complaints.add(text)
     })

@@ -331,14 +331,13 @@ services:
       prepare: copied("image.sif"),
       args: () => ["extract", "--pem-path", keys.privateKey, "image.sif", "made"],
       state: (place) => {
-        if (!existsSync(place.in("work", "made", "data", "hello"))) return "old"
-        assert.equal(readFileSync(place.in("work", "made", "data", "hello"), "utf8"), "hello\n")
-        return "new"
+        const file = place.in("work", "made", "data", "hello")
+        return existsSync(file) && readFileSync(file, "utf8") === "hello\n" ? "new" : "old"
       },
       outputs: /^work\/made(?:\/|$)/,
     },
     "overlay create": {
-      args: () => ["overlay", "create", "--sparse", "made.img"],
+      args: () => ["overlay", "create", "--sparse", "--create-dir", "/one/two", "made.img"],
       state: async (place) => {
         if (!existsSync(place.in("work", "made.img"))) return "old"
         const { status, text } = await runProgram(["e2fsck", "-n", "-f", place.in("work", "made.img")], {
@@ -347,7 +346,9 @@ services:
         assert.equal(status, 0, text)
         return "new"
       },
-      outputs: /^work\/made\.img$/,
+      known: [/^node read socket/, /^node ioctl socket/],
+      // Where nothing is heard of mkfs, nobody removes its empty folders.
+      outputs: /^work\/made\.img$|^tmp\/sifcrypt-overlay-/,
     },
     "sif add": {
       prepare: copied("image.sif", "image.def"),
@@ -369,6 +370,7 @@ services:
         assert.ok([0, 3].includes(files.length), files.join(", "))
         return files.length === 0 ? "old" : "new"
       },
+      known: [/^node fsync .*\/work$/],
       outputs: /^work\/made(?:\.pfx|-public(?:-pkcs1)?\.pem)$/,
     },
     "key newpair": {
