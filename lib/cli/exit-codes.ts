@@ -68,41 +68,22 @@ export function exitMeaningsOf(row: Ending): typeof exitMeanings {
   })
 }
 
-const busy: ReadonlySet<ErrorCode> = new Set([
-  "ERR_SIF_BUSY",
-  "ERR_SIF_SIGNED",
-  "ERR_KEYRING_BUSY",
-  "ERR_BUILD_EXISTS",
-  "ERR_LOOP_BUSY",
-  "ERR_DM_EXISTS",
-  "ERR_MOUNT_BUSY",
-  "ERR_INSTANCE_EXISTS",
-  "ERR_NETWORK_EXISTS",
-  "ERR_NETWORK_BUSY",
-])
+/** The first that fits counts; of what fits none it is input or output. */
+const rules: readonly (readonly [status: number, codes: RegExp])[] = [
+  [exitCodes.notStarted, /^ERR_RUN/],
+  [exitCodes.usage, /^ERR_(?:DEFINITION_|(?:BUILD_AGENT|BUILD_REMOTE_REFUSED|OCI_REFERENCE|BATCH_CONFIG)$)/],
+  [exitCodes.usage, /^ERR_COMPOSE_(?:FILE|UNSUPPORTED)$/],
+  [exitCodes.environment, /^ERR_(?:ENV_|BUILD_REMOTE_VERSION$)/],
+  [exitCodes.busyOrExists, /_(?:BUSY|EXISTS)$|^ERR_SIF_SIGNED$/],
+  [exitCodes.key, /^ERR_(?:KEY_|(?:BATCH_KEY|OCI_CREDENTIALS)$)|_(?:PASSPHRASE|RECIPIENTS)$/],
+  [exitCodes.inputOutput, /^ERR_TREE_NOT_FOUND$/],
+  [exitCodes.invalidContainer, /^ERR_(?:(?:SIF|LUKS|GOCRYPTFS|TREE)_|(?:BUILD_REMOTE|BATCH)_IMAGE$)/],
+  [exitCodes.invalidContainer, /^ERR_OCI_(?:FORMAT|DIGEST|MAC|PARTIAL|LIMIT|WORK|UNSUPPORTED)$/],
+  [exitCodes.signature, /^ERR_(?:SIGNATURE_|ECL_|(?:UNSIGNED|KEYRING_INSECURE|KEYRING_NO_KEY)$)/],
+  [exitCodes.notStarted, /^ERR_(?:INSTANCE|NETWORK|COMPOSE_SERVICE$)/],
+]
 
 /** The exit status for an error code. */
 export function exitCodeFor(code: ErrorCode): number {
-  if (code.startsWith("ERR_DEFINITION_") || code === "ERR_BUILD_AGENT") return exitCodes.usage
-  if (code === "ERR_BUILD_REMOTE_REFUSED") return exitCodes.usage
-  if (code === "ERR_BUILD_REMOTE_VERSION") return exitCodes.environment
-  if (code === "ERR_BUILD_REMOTE_IMAGE") return exitCodes.invalidContainer
-  if (busy.has(code)) return exitCodes.busyOrExists
-  if (code.startsWith("ERR_KEY_") || code.endsWith("_PASSPHRASE") || code.endsWith("_RECIPIENTS"))
-    return exitCodes.key
-  if (code === "ERR_OCI_REFERENCE" || code === "ERR_BATCH_CONFIG") return exitCodes.usage
-  if (code === "ERR_COMPOSE_FILE" || code === "ERR_COMPOSE_UNSUPPORTED") return exitCodes.usage
-  if (code === "ERR_COMPOSE_SERVICE") return exitCodes.notStarted
-  if (code === "ERR_BATCH_KEY") return exitCodes.key
-  if (code === "ERR_BATCH_IMAGE") return exitCodes.invalidContainer
-  if (code === "ERR_OCI_CREDENTIALS") return exitCodes.key
-  if (/^ERR_OCI_(?:FORMAT|DIGEST|MAC|PARTIAL|LIMIT|WORK|UNSUPPORTED)$/.test(code))
-    return exitCodes.invalidContainer
-  if (/^ERR_(?:SIF|LUKS|GOCRYPTFS|TREE)_/.test(code))
-    return code === "ERR_TREE_NOT_FOUND" ? exitCodes.inputOutput : exitCodes.invalidContainer
-  if (code === "ERR_UNSIGNED" || /^ERR_(?:SIGNATURE|ECL)_/.test(code)) return exitCodes.signature
-  if (code === "ERR_KEYRING_INSECURE" || code === "ERR_KEYRING_NO_KEY") return exitCodes.signature
-  if (code.startsWith("ERR_ENV_")) return exitCodes.environment
-  if (/^ERR_(?:RUN|INSTANCE|NETWORK)/.test(code)) return exitCodes.notStarted
-  return exitCodes.inputOutput
+  return rules.find(([, codes]) => codes.test(code))?.[0] ?? exitCodes.inputOutput
 }
