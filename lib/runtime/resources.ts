@@ -14,8 +14,8 @@ function refuse(what: string): never {
   throw new RunError("ERR_RUN_OPTION", what)
 }
 
-function inRange(value: number, what: string, least: number, most: number): number {
-  if (!Number.isFinite(value) || value < least || value > most)
+function inRange<T extends number | undefined>(value: T, what: string, least: number, most: number): T {
+  if (value !== undefined && !(value >= least && value <= most))
     refuse(`${what} is ${least} to ${most}, not ${value}`)
   return value
 }
@@ -51,16 +51,10 @@ export function hasLimits(options: ResourceLimits): boolean {
 export function resourcesOf(limits: ResourceLimits, processors: number = availableParallelism()): Resources {
   const { cpus, cpuShares, cpusetCpus, cpusetMems, memory, memoryReservation, memorySwap } = limits
   const { oomKillDisable, pidsLimit, blkioWeight, blkioWeightDevice } = limits
+  const time = inRange(cpus, "the number of cpus", 0.01, processors)
   const cpu = {
-    ...(cpus === undefined
-      ? {}
-      : {
-          quota: Math.round(inRange(cpus, "the number of cpus", 0.01, processors) * PERIOD),
-          period: PERIOD,
-        }),
-    ...(cpuShares === undefined ? {} : { shares: inRange(cpuShares, "cpu shares", 2, 262_144) }),
-    ...(cpusetCpus === undefined ? {} : { cpus: cpusetCpus }),
-    ...(cpusetMems === undefined ? {} : { mems: cpusetMems }),
+    ...(time === undefined ? {} : { quota: Math.round(time * PERIOD), period: PERIOD }),
+    ...{ shares: inRange(cpuShares, "cpu shares", 2, 262_144), cpus: cpusetCpus, mems: cpusetMems },
   }
   for (const list of [cpusetCpus, cpusetMems])
     if (list !== undefined && !/^\d+(?:-\d+)?(?:,\d+(?:-\d+)?)*$/.test(list))
@@ -69,22 +63,23 @@ export function resourcesOf(limits: ResourceLimits, processors: number = availab
   if (memorySwap !== undefined && memory !== undefined && memorySwap !== -1 && memorySwap < memory)
     refuse("the limit of memory and swap together is less than that of memory")
   const memories = {
-    ...(memory === undefined
-      ? {}
-      : { limit: inRange(memory, "the limit of memory", 1, Number.MAX_SAFE_INTEGER) }),
-    ...(memoryReservation === undefined ? {} : { reservation: memoryReservation }),
-    ...(memorySwap === undefined ? {} : { swap: memorySwap }),
-    ...(oomKillDisable === true ? { disableOOMKiller: true } : {}),
+    limit: inRange(memory, "the limit of memory", 1, Number.MAX_SAFE_INTEGER),
+    reservation: memoryReservation,
+    swap: memorySwap,
+    disableOOMKiller: oomKillDisable === true || undefined,
   }
   const blockIO = {
-    ...(blkioWeight === undefined ? {} : { weight: inRange(blkioWeight, "the blkio weight", 10, 1000) }),
-    ...(blkioWeightDevice === undefined ? {} : { weightDevice: blkioWeightDevice.map(weightDevice) }),
+    weight: inRange(blkioWeight, "the blkio weight", 10, 1000),
+    weightDevice: blkioWeightDevice?.map(weightDevice),
   }
-  const pids =
-    pidsLimit === undefined ? {} : { limit: inRange(pidsLimit, "the limit of processes", -1, 2 ** 31) }
+  const pids = { limit: inRange(pidsLimit, "the limit of processes", -1, 2 ** 31) }
   checkProcesses(pidsLimit)
-  const all = Object.entries({ cpu, memory: memories, blockIO, pids })
-  return Object.fromEntries(all.filter(([, section]) => Object.keys(section).length > 0))
+  const all = Object.entries({ cpu, memory: memories, blockIO, pids }).map(
+    ([name, section]) => [name, Object.entries(section).filter(([, value]) => value !== undefined)] as const,
+  )
+  return Object.fromEntries(
+    all.flatMap(([name, set]) => (set.length === 0 ? [] : [[name, Object.fromEntries(set)]])),
+  )
 }
 
 /** Sections of the peers' file, which are those of the runtime's configuration. */
