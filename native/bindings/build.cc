@@ -36,35 +36,20 @@ int64_t ReadSourceDateEpoch(const Napi::Object& options) {
   return none ? -1 : static_cast<int64_t>(ReadUnsigned(options, "sourceDateEpoch"));
 }
 
-uint32_t ReadId(const Napi::Object& object, const char* name) {
-  const uint64_t id = ReadUnsigned(object, name);
-  if (id > UINT32_MAX) throw Napi::RangeError::New(object.Env(), std::string(name) + " is too large");
-  return static_cast<uint32_t>(id);
-}
-
 SquashfsWriteOptions ReadWriteOptions(const Napi::Object& options) {
-  const uint64_t block_size = ReadUnsigned(options, "blockSize");
-  const uint64_t threads = ReadUnsigned(options, "threads");
-  if (block_size > UINT32_MAX || threads > UINT16_MAX)
-    throw Napi::RangeError::New(options.Env(), "blockSize or threads is too large");
+  const uint32_t threads = ReadUint32(options, "threads");
+  if (threads > UINT16_MAX) throw Napi::RangeError::New(options.Env(), "threads is too large");
   SquashfsWriteOptions write;
   write.codec.compression = ReadCompression(options);
   write.codec.level = ReadInt(options, "level");
-  write.codec.block_size = static_cast<uint32_t>(block_size);
-  write.threads = static_cast<unsigned>(threads);
+  write.codec.block_size = ReadUint32(options, "blockSize");
+  write.threads = threads;
   if (!options.Get("owner").IsUndefined()) {
     const Napi::Object owner = ReadObject(options.Get("owner"), "owner");
-    write.owner = TreeOwner{ReadId(owner, "uid"), ReadId(owner, "gid")};
+    write.owner = TreeOwner{ReadUint32(owner, "uid"), ReadUint32(owner, "gid")};
   }
   write.source_date_epoch = ReadSourceDateEpoch(options);
   return write;
-}
-
-std::vector<std::string> ReadStrings(const Napi::Object& object, const char* name) {
-  return ReadList(object, name, [name](const Napi::Value& item) {
-    if (!item.IsString()) throw Napi::TypeError::New(item.Env(), std::string(name) + " must hold strings");
-    return item.As<Napi::String>().Utf8Value();
-  });
 }
 
 std::vector<AddedEntry> ReadAdded(const Napi::Object& source) {

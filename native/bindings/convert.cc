@@ -12,6 +12,14 @@ namespace {
   throw Napi::TypeError::New(env, std::string(name) + " must be " + wanted);
 }
 
+std::string TextOf(const Napi::Value& value, const char* name) {
+  if (!value.IsString()) WrongType(value.Env(), name, "a string");
+  std::string text = value.As<Napi::String>().Utf8Value();
+  // The system would read no further.
+  if (text.find('\0') != std::string::npos) WrongType(value.Env(), name, "a string without NUL");
+  return text;
+}
+
 Napi::Uint8Array ReadUint8Array(const Napi::Object& object, const char* name) {
   const Napi::Value value = object.Get(name);
   if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
@@ -26,13 +34,10 @@ Napi::Object ReadObject(const Napi::Value& value, const char* what) {
   return value.As<Napi::Object>();
 }
 
-std::string ReadString(const Napi::Object& object, const char* name) {
-  const Napi::Value value = object.Get(name);
-  if (!value.IsString()) WrongType(object.Env(), name, "a string");
-  std::string text = value.As<Napi::String>().Utf8Value();
-  // The system would read no further.
-  if (text.find('\0') != std::string::npos) WrongType(object.Env(), name, "a string without NUL");
-  return text;
+std::string ReadString(const Napi::Object& object, const char* name) { return TextOf(object.Get(name), name); }
+
+std::vector<std::string> ReadStrings(const Napi::Object& object, const char* name) {
+  return ReadList(object, name, [name](const Napi::Value& item) { return TextOf(item, name); });
 }
 
 bool ReadBoolean(const Napi::Object& object, const char* name) {
@@ -53,6 +58,12 @@ uint64_t UnsignedArgument(const Napi::CallbackInfo& info, size_t index, const ch
   Napi::Object holder = Napi::Object::New(info.Env());
   holder.Set(name, info[index]);
   return ReadUnsigned(holder, name);
+}
+
+uint32_t ReadUint32(const Napi::Object& object, const char* name) {
+  const uint64_t value = ReadUnsigned(object, name);
+  if (value > UINT32_MAX) throw Napi::RangeError::New(object.Env(), std::string(name) + " must be below 2^32");
+  return static_cast<uint32_t>(value);
 }
 
 int ReadInt(const Napi::Object& object, const char* name) {

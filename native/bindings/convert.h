@@ -24,7 +24,10 @@ bool ReadBoolean(const Napi::Object& object, const char* name);
 uint64_t ReadUnsigned(const Napi::Object& object, const char* name);
 /// The same of an argument.
 uint64_t UnsignedArgument(const Napi::CallbackInfo& info, size_t index, const char* name);
+uint32_t ReadUint32(const Napi::Object& object, const char* name);
 int ReadInt(const Napi::Object& object, const char* name);
+/// Without NUL, of which the system would read no further.
+std::vector<std::string> ReadStrings(const Napi::Object& object, const char* name);
 /// Copies a Uint8Array; JS may change its own afterwards.
 SecretBuffer ReadSecret(const Napi::Object& object, const char* name);
 /// The same for bytes that are no secret.

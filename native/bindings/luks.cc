@@ -7,12 +7,6 @@
 namespace sifcrypt {
 namespace {
 
-uint32_t ReadUint32(const Napi::Object& object, const char* name) {
-  const uint64_t value = ReadUnsigned(object, name);
-  if (value > UINT32_MAX) throw Napi::RangeError::New(object.Env(), std::string(name) + " must be below 2^32");
-  return static_cast<uint32_t>(value);
-}
-
 luks::Kdf ReadKdf(const Napi::Object& kdf) {
   return {ReadString(kdf, "type"), ReadUint32(kdf, "iterations"), ReadUint32(kdf, "memory"),
           ReadUint32(kdf, "parallel")};

@@ -37,15 +37,6 @@ auto Now(Napi::Env env, Call call) {
   }
 }
 
-std::vector<std::string> ReadStrings(const Napi::Object& object, const char* name) {
-  return ReadList(object, name, [name](const Napi::Value& item) {
-    std::string text = item.ToString().Utf8Value();
-    if (text.find('\0') != std::string::npos)
-      throw Napi::TypeError::New(item.Env(), std::string(name) + " must hold strings without NUL");
-    return text;
-  });
-}
-
 std::vector<int> ReadNumbers(const Napi::Object& object, const char* name) {
   return ReadList(object, name, [](const Napi::Value& item) { return static_cast<int>(item.ToNumber().Int32Value()); });
 }
@@ -72,10 +63,7 @@ Napi::Value PeerOf(const Napi::CallbackInfo& info) {
   ucred peer{};
   socklen_t size = sizeof(peer);
   Now(info.Env(), [&] { CheckErrno(getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size), "getsockopt"); });
-  Napi::Object result = Napi::Object::New(info.Env());
-  result.Set("uid", Napi::Number::New(info.Env(), peer.uid));
-  result.Set("pid", Napi::Number::New(info.Env(), peer.pid));
-  return result;
+  return ObjectToJs(info.Env(), {{"uid", ToJs(info.Env(), peer.uid)}, {"pid", ToJs(info.Env(), peer.pid)}});
 }
 
 Napi::Value ConnectIn(const Napi::CallbackInfo& info) {

@@ -66,32 +66,6 @@ Napi::Buffer<char> BytesToJs(Napi::Env env, const std::string& bytes) {
   return Napi::Buffer<char>::Copy(env, bytes.data(), bytes.size());
 }
 
-/// What JS is told of an inode. The inode itself holds more, and is the cache's to keep.
-struct InodeStat {
-  explicit InodeStat(const Inode& inode)
-      : inode_number(inode.inode_number),
-        type(inode.type),
-        mode(inode.mode),
-        uid(inode.uid),
-        gid(inode.gid),
-        nlink(inode.nlink),
-        mtime(inode.mtime),
-        size(inode.size),
-        rdev(inode.rdev),
-        target(inode.target) {}
-
-  uint32_t inode_number;
-  InodeType type;
-  uint16_t mode;
-  uint32_t uid;
-  uint32_t gid;
-  uint32_t nlink;
-  uint32_t mtime;
-  uint64_t size;
-  dev_t rdev;
-  std::string target;
-};
-
 Napi::Object StatToJs(Napi::Env env, const InodeStat& inode) {
   Napi::Object stat = ObjectToJs(env, {{"inode", ToJs(env, inode.inode_number)},
                                        {"type", ToJs(env, TypeName(inode.type))},

@@ -35,13 +35,8 @@ enum class InodeType : uint8_t {
 mode_t FileTypeBits(InodeType type);
 
 /// One inode, decoded. Immutable for its users.
-struct Inode {
-  Inode();
-  ~Inode();
-  Inode(const Inode&) = delete;
-  Inode& operator=(const Inode&) = delete;
-
-  InodeRef ref = 0;
+/// What anybody is told of an inode.
+struct InodeStat {
   InodeType type = InodeType::kFile;
   /// 0 to 07777, without the type.
   uint16_t mode = 0;
@@ -56,6 +51,15 @@ struct Inode {
   dev_t rdev = 0;
   /// A symlink's target: 1 to 4096 bytes, no NUL.
   std::string target;
+};
+
+struct Inode : InodeStat {
+  Inode();
+  ~Inode();
+  Inode(const Inode&) = delete;
+  Inode& operator=(const Inode&) = delete;
+
+  InodeRef ref = 0;
   /// A directory's parent, by number.
   uint32_t parent_number = 0;
   bool has_xattrs() const { return xattr_index != UINT32_MAX; }

@@ -48,11 +48,13 @@ int ParseDescriptor(std::string_view text, const std::string& name) {
 }
 
 /// 32 bytes in lower-case hexadecimal.
-void ParseDigest(std::string_view text, const std::string& name, std::array<uint8_t, 32>& into) {
+std::array<uint8_t, 32> ParseDigest(std::string_view text, const std::string& name) {
+  std::array<uint8_t, 32> into;
   const auto is_digit = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
   if (text.size() != 2 * into.size() || !std::all_of(text.begin(), text.end(), is_digit))
     throw UsageError("--" + name + ": not 32 bytes in hexadecimal");
   for (size_t i = 0; i < into.size(); ++i) std::from_chars(text.data() + 2 * i, text.data() + 2 * i + 2, into[i], 16);
+  return into;
 }
 
 /// The arguments one command knows; each may be given once, unless it was added as one of many.
@@ -63,15 +65,17 @@ class Arguments {
   void Add(const std::string& name, bool required, Handler handler) {
     known_[name] = {std::move(handler), required, false, false};
   }
+  template <typename Value>
+  void AddParsed(const std::string& name, bool required, Value& into,
+                 Value (*parse)(std::string_view text, const std::string& name)) {
+    Add(name, required, [&into, parse](std::string_view text, const std::string& n) { into = parse(text, n); });
+  }
   template <typename Number>
   void AddNumber(const std::string& name, bool required, Number& into) {
-    Add(name, required, [&into](std::string_view text, const std::string& n) { into = ParseNumber<Number>(text, n); });
+    AddParsed(name, required, into, ParseNumber<Number>);
   }
   void AddDescriptor(const std::string& name, bool required, int& into) {
-    Add(name, required, [&into](std::string_view text, const std::string& n) { into = ParseDescriptor(text, n); });
-  }
-  void AddDigest(const std::string& name, std::array<uint8_t, 32>& into) {
-    Add(name, false, [&into](std::string_view text, const std::string& n) { ParseDigest(text, n, into); });
+    AddParsed(name, required, into, ParseDescriptor);
   }
   /// Was it among the arguments that were parsed?
   bool Given(const std::string& name) const { return known_.at(name).given; }
@@ -145,8 +149,8 @@ void AddImage(Arguments& arguments, ImageOptions& image, bool required = true) {
   arguments.AddNumber("size", required, range.partition.size);
   arguments.AddNumber("verity-offset", false, range.verity.offset);
   arguments.AddNumber("verity-size", false, range.verity.size);
-  arguments.AddDigest("verity-root", range.verity_parameters.root);
-  arguments.AddDigest("verity-salt", range.verity_parameters.salt);
+  arguments.AddParsed("verity-root", false, range.verity_parameters.root, ParseDigest);
+  arguments.AddParsed("verity-salt", false, range.verity_parameters.salt, ParseDigest);
   arguments.AddNumber("segment-offset", false, range.segment.offset);
   arguments.AddNumber("segment-size", false, range.segment.size);
   arguments.Add("cipher", false, [&range](std::string_view text, const std::string& name) {
@@ -263,9 +267,8 @@ std::vector<IdRange> ParseIdMap(std::string_view text, const std::string& name) 
 }
 
 void AddIdMaps(Arguments& arguments, std::vector<IdRange>& uids, std::vector<IdRange>& gids) {
-  for (auto* map : {&uids, &gids})
-    arguments.Add(map == &uids ? "uid-map" : "gid-map", false,
-                  [map](std::string_view text, const std::string& name) { *map = ParseIdMap(text, name); });
+  arguments.AddParsed("uid-map", false, uids, ParseIdMap);
+  arguments.AddParsed("gid-map", false, gids, ParseIdMap);
 }
 
 void CheckIdMaps(const std::vector<IdRange>& uids, const std::vector<IdRange>& gids) {
@@ -415,13 +418,9 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   AddIdMaps(known, options.uid_map, options.gid_map);
   known.AddFlag("init", options.has_init);
   known.AddFlag("terminal", options.has_terminal);
-  known.Add("preserve-fds", false, [&options](std::string_view text, const std::string& name) {
-    options.preserved = ParseDescriptors(text, name);
-  });
+  known.AddParsed("preserve-fds", false, options.preserved, ParseDescriptors);
   known.AddPath("pasta", false, options.network.pasta);
-  known.Add("resolver", false, [&options](std::string_view text, const std::string& name) {
-    options.network.resolver = ParseAddress(text, name);
-  });
+  known.AddParsed("resolver", false, options.network.resolver, ParseAddress);
   known.AddItems("publish", kMaxPublications, options.network.published, ParsePublication);
   NetworkOptions& network = options.network;
   known.AddItems("join", kMaxNetworks, network.named, ParseNamedNetwork);
@@ -430,9 +429,8 @@ RunOptions ParseRunOptions(const std::vector<std::string>& arguments) {
   known.AddPath("aardvark", false, network.aardvark);
   known.AddText("container-name", false, network.container);
   known.AddItems("dns", kMaxNetworks, network.dns, ParseAddress);
-  for (auto* map : {&network.uid_map, &network.gid_map})
-    known.Add(map == &network.uid_map ? "networks-uid-map" : "networks-gid-map", false,
-              [map](std::string_view text, const std::string& name) { *map = ParseIdMap(text, name); });
+  known.AddParsed("networks-uid-map", false, network.uid_map, ParseIdMap);
+  known.AddParsed("networks-gid-map", false, network.gid_map, ParseIdMap);
   ServiceOptions& service = options.service;
   known.Add("restart", false,
             [&service](std::string_view text, const std::string& name) { ParseRestart(text, name, service); });
@@ -516,14 +514,9 @@ KeepOptions ParseKeepOptions(const std::vector<std::string>& arguments) {
   Arguments known;
   known.AddDescriptor("folder-fd", true, options.folder_fd);
   known.AddDescriptor("socket-fd", true, options.socket_fd);
-  known.Add("rootless", false, [&options](std::string_view text, const std::string& name) {
-    if (text != "1") throw UsageError("--" + name + ": 1 or not given");
-    options.rootless = true;
-  });
+  known.AddFlag("rootless", options.rootless);
   known.AddPath("pasta", true, options.pasta);
-  known.Add("resolver", true, [&options](std::string_view text, const std::string& name) {
-    options.resolver = ParseAddress(text, name);
-  });
+  known.AddParsed("resolver", true, options.resolver, ParseAddress);
   known.AddPath("netavark", true, options.netavark);
   known.AddPath("aardvark", true, options.aardvark);
   known.Parse(arguments);
@@ -545,9 +538,7 @@ JoinOptions ParseJoinOptions(const std::vector<std::string>& arguments) {
   known.AddPath("crun", true, options.crun);
   known.AddText("folder", true, options.folder);
   known.AddDescriptor("seat-fd", false, options.seat_fd);
-  known.Add("preserve-fds", false, [&options](std::string_view text, const std::string& name) {
-    options.preserved = ParseDescriptors(text, name);
-  });
+  known.AddParsed("preserve-fds", false, options.preserved, ParseDescriptors);
   known.AddDescriptor("bundle-fd", true, options.bundle_fd);
   known.AddDescriptor("status-fd", true, options.status_fd);
   known.AddDescriptor("watch-fd", true, options.watch_fd);
