@@ -4,7 +4,7 @@
  * @packageDocumentation
  */
 import path from "node:path"
-import { callback, list, path as filePath, shape, text, variables } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { Field } from "./field.ts"
 import { defaultEnvFiles, findFiles, loadTree, lookupWith, newLoading, textAt } from "./load.ts"
 import { readModel } from "./model.ts"
@@ -45,16 +45,16 @@ export interface LoadOptions {
   readonly onNotice?: ((text: string) => void) | undefined
 }
 
-const texts = list(text)
-const checkLoad = shape<LoadOptions>({
-  files: list(filePath),
-  folder: filePath,
-  name: text,
+const texts = is.list(is.text)
+const checkLoad = is.shape<LoadOptions>({
+  files: is.list(is.path),
+  folder: is.path,
+  name: is.text,
   profiles: texts,
   services: texts,
-  envFiles: list(filePath),
-  environment: variables,
-  onNotice: callback,
+  envFiles: is.list(is.path),
+  environment: is.variables,
+  onNotice: is.callback,
 })
 
 /** A project's name: what instances, networks and volumes begin with. */
@@ -91,7 +91,7 @@ function words(value: string | undefined, separator: string): string[] | undefin
  * @throws ComposeError `ERR_COMPOSE_FILE` for what is no name.
  */
 export function open(name: string): Services {
-  return new Services(projectName(text(name, "name"), ""))
+  return new Services(projectName(is.text(name, "name"), ""))
 }
 
 /**

@@ -3,17 +3,7 @@
 import { existsSync, mkdirSync } from "node:fs"
 import path from "node:path"
 import { stringify } from "yaml"
-import {
-  abortSignal,
-  callback,
-  flag,
-  list,
-  milliseconds,
-  shape,
-  text,
-  whole,
-  type Rows,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { readBounded } from "../bounded-file.ts"
 import {
   listInstances,
@@ -166,32 +156,32 @@ export interface ExecServiceOptions extends Pick<
   readonly number?: number | undefined
 }
 
-const texts = list(text)
-const eventRows: Rows<EventOptions> = { onEvent: callback, signal: abortSignal }
-const accessRows: Rows<ImageAccess> = {
+const texts = is.list(is.text)
+const eventRows: is.Rows<EventOptions> = { onEvent: is.callback, signal: is.abortSignal }
+const accessRows: is.Rows<ImageAccess> = {
   unlock: credentialList,
   password: secretSource,
   ...layerRows,
   unsigned: openRows.unsigned,
   kdfLimits: openRows.kdfLimits,
-  onDerivation: callback,
-  onNotice: callback,
+  onDerivation: is.callback,
+  onNotice: is.callback,
 }
-const checkUp = shape<UpOptions>({
+const checkUp = is.shape<UpOptions>({
   ...{ ...accessRows, ...eventRows, services: texts },
-  ...{ noDependencies: flag, build: flag, recreate: flag, removeOrphans: flag, wait: flag },
+  ...{ noDependencies: is.flag, build: is.flag, recreate: is.flag, removeOrphans: is.flag, wait: is.flag },
 })
-const checkStop = shape<StopServicesOptions>({ ...eventRows, services: texts, timeoutMs: milliseconds })
-const checkDown = shape<DownOptions>({ ...eventRows, timeoutMs: milliseconds, volumes: flag })
-const checkLogs = shape<ServiceLogOptions>({ services: texts, follow: flag, signal: abortSignal })
-const checkRun = shape<RunServiceOptions>({
-  ...{ ...accessRows, ...eventRows, noDependencies: flag, ports: flag },
-  ...{ env: texts, cwd: text, entrypoint: texts, stdio: stdioOption },
+const checkStop = is.shape<StopServicesOptions>({ ...eventRows, services: texts, timeoutMs: is.milliseconds })
+const checkDown = is.shape<DownOptions>({ ...eventRows, timeoutMs: is.milliseconds, volumes: is.flag })
+const checkLogs = is.shape<ServiceLogOptions>({ services: texts, follow: is.flag, signal: is.abortSignal })
+const checkRun = is.shape<RunServiceOptions>({
+  ...{ ...accessRows, ...eventRows, noDependencies: is.flag, ports: is.flag },
+  ...{ env: texts, cwd: is.text, entrypoint: texts, stdio: stdioOption },
 })
 
-const checkExec = shape<ExecServiceOptions>({
-  ...{ stdio: stdioOption, terminalSize: streamRows.terminalSize, env: texts, cwd: text },
-  ...{ signal: abortSignal, onNotice: callback, number: whole(1) },
+const checkExec = is.shape<ExecServiceOptions>({
+  ...{ stdio: stdioOption, terminalSize: streamRows.terminalSize, env: texts, cwd: is.text },
+  ...{ signal: is.abortSignal, onNotice: is.callback, number: is.whole(1) },
 })
 
 /** What instances carry. */

@@ -3,7 +3,7 @@
 //
 // A user who can make user namespaces, or bring a program of his or her own, gets around any check on the client's side: this is
 // policy for honest users.
-import { abortSignal, shape } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { constants, fstatSync, readlinkSync, statSync, type Stats } from "node:fs"
 import { realpath } from "node:fs/promises"
 import path from "node:path"
@@ -292,7 +292,7 @@ export async function examineBare({ path: image, what }: BareRoot): Promise<Exec
   return { ...none, path: image, allowed: !active, active, file, reason }
 }
 
-const checkOptions = shape<{ readonly signal?: AbortSignal }>({ signal: abortSignal })
+const checkOptions = is.shape<{ readonly signal?: AbortSignal }>({ signal: is.abortSignal })
 
 /**
  * What the execution control list of this system says of an image: `/etc/sifcrypt/ecl.toml`, or where there is none

@@ -1,5 +1,5 @@
 // What an image is, as far as anyone can tell who has no key.
-import { path as filePath } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { DataType } from "../sif/format.ts"
 import { SifImage } from "../sif/open.ts"
 import { architectureName, dataTypeName } from "../sif/names.ts"
@@ -37,7 +37,7 @@ export interface ImageFacts {
  * encrypted partition is malformed, or asks for what would not be opened either.
  */
 export async function inspect(path: string): Promise<ImageFacts> {
-  filePath(path, "image")
+  is.path(path, "image")
   await using image = await openImagePath(path)
   if (!(image instanceof SifImage)) {
     const { kind, offset, size } = image

@@ -2,7 +2,7 @@
 import { constants } from "node:fs"
 import { open, type FileHandle } from "node:fs/promises"
 import { setTimeout as sleep } from "node:timers/promises"
-import { abortSignal, flag, shape, type Check } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { RunError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
 import { isAlive, type InstanceState } from "./instance-state.ts"
@@ -22,7 +22,10 @@ export interface LogPiece {
   readonly data: Buffer
 }
 
-export const logOptions: Check<LogOptions> = shape<LogOptions>({ follow: flag, signal: abortSignal })
+export const logOptions: is.Check<LogOptions> = is.shape<LogOptions>({
+  follow: is.flag,
+  signal: is.abortSignal,
+})
 
 const PIECE: Bytes = 64 << 10
 const LOOK_MS = 100

@@ -1,16 +1,5 @@
 // Containers that go on when whoever started them is gone, and commands that join them.
-import {
-  abortSignal,
-  flag,
-  invalidValue,
-  list,
-  milliseconds,
-  oneOf,
-  shape,
-  text,
-  type Check,
-  type Rows,
-} from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { closeSync, existsSync, openSync } from "node:fs"
 import { constants } from "node:os"
 import path from "node:path"
@@ -126,12 +115,12 @@ export interface ListInstancesOptions {
   readonly ended?: boolean | undefined
 }
 
-export const instanceOptions: Check<InstanceOptions> = shape<InstanceOptions>({
+export const instanceOptions: is.Check<InstanceOptions> = is.shape<InstanceOptions>({
   ...instanceRows,
   ...serviceRows,
 })
-const waitOptions = shape<WaitOptions>({ until: oneOf("ended", "healthy"), signal: abortSignal })
-const listOptions = shape<ListInstancesOptions>({ ended: flag })
+const waitOptions = is.shape<WaitOptions>({ until: is.oneOf("ended", "healthy"), signal: is.abortSignal })
+const listOptions = is.shape<ListInstancesOptions>({ ended: is.flag })
 
 const { stdio, terminalSize, replaceProcess, timeoutMs } = streamRows
 const { signal, onNotice } = instanceRows
@@ -144,12 +133,12 @@ const joinRows = {
   ...Object.fromEntries(
     joined.map(([key]) => [key, { ...streamRows, ...instanceRows }[key as keyof ExecOptions]]),
   ),
-} as Rows<JoinOptions>
-const joinOptions = shape(joinRows)
-const words = list(text)
-const checkStop = shape<StopOptions>({
-  signal: oneOf(...(Object.keys(constants.signals) as NodeJS.Signals[])),
-  timeoutMs: milliseconds,
+} as is.Rows<JoinOptions>
+const joinOptions = is.shape(joinRows)
+const words = is.list(is.text)
+const checkStop = is.shape<StopOptions>({
+  signal: is.oneOf(...(Object.keys(constants.signals) as NodeJS.Signals[])),
+  timeoutMs: is.milliseconds,
 })
 
 const STOP_TIMEOUT_MS = 10_000
@@ -441,7 +430,7 @@ export async function listInstances(options: ListInstancesOptions = {}): Promise
  * @throws RunError `ERR_INSTANCE_NONE`, `ERR_INSTANCE_NAME`, `ERR_INSTANCE_FOLDER`.
  */
 export function openInstance(name: string): Instance {
-  text(name, "name")
+  is.text(name, "name")
   const state = findInstance(name, true)
   if (state === undefined) throw new RunError("ERR_INSTANCE_NONE", `there is no instance ${name}`)
   return Instance.of(state)
@@ -455,7 +444,7 @@ async function join(
 ): Promise<Running> {
   const argv = words(given, "argv")
   const options = joinOptions(wantedOptions, "options")
-  if (action === "exec" && argv.length === 0) throw invalidValue("argv is empty: no command")
+  if (action === "exec" && argv.length === 0) throw is.invalidValue("argv is empty: no command")
   if (!isAlive(state)) throw hasEnded(state)
   const { signal, stdio = "pipe" } = options
   signal?.throwIfAborted()
@@ -499,7 +488,7 @@ async function join(
   const { launch, folder } = joinLaunch(state)
   const bundle = joinBundle(full, folder, cwd)
   if (options.replaceProcess !== undefined) {
-    if (stdio !== "inherit") throw invalidValue("a process that is replaced has no streams to give away")
+    if (stdio !== "inherit") throw is.invalidValue("a process that is replaced has no streams to give away")
     const reporter = options.replaceProcess
     await handOver(
       { attempts: [launch], bundle: Promise.resolve(bundle), reporter },

@@ -3,7 +3,7 @@
  *
  * @packageDocumentation
  */
-import { abortSignal, flag, invalidValue, notUndefined, path as filePath, shape } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { writeTogether } from "../file/small-files.ts"
 import { SignatureError } from "../errors.ts"
 import {
@@ -58,7 +58,7 @@ export interface NewPairOptions extends Omit<PairOptions, "password"> {
 }
 
 /** A password that got lost on the way here is a mistake: who wants none says `plain`. */
-const checkPair = shape<NewPairOptions>({ ...pairRows, password: secretSource, plain: flag })
+const checkPair = is.shape<NewPairOptions>({ ...pairRows, password: secretSource, plain: is.flag })
 
 /**
  * Makes a key pair in the user's own ring.
@@ -69,7 +69,7 @@ const checkPair = shape<NewPairOptions>({ ...pairRows, password: secretSource, p
 export async function newPair(options: NewPairOptions): Promise<KeyFacts> {
   const { password: source, plain = false, ...rest } = checkPair(options, "options")
   if (plain) {
-    if (source !== undefined) throw invalidValue("options.password and options.plain exclude each other")
+    if (source !== undefined) throw is.invalidValue("options.password and options.plain exclude each other")
     return await makePair(rest)
   }
   using password = await newPassword(source, rest.email)
@@ -82,7 +82,7 @@ export interface ReadKeysOptions {
   readonly signal?: AbortSignal
 }
 
-const checkReadKeys = shape<ReadKeysOptions>({ signal: abortSignal })
+const checkReadKeys = is.shape<ReadKeysOptions>({ signal: is.abortSignal })
 
 /**
  * The bytes of a file of keys, for {@link importKeys}: a file, a device or a pipe.
@@ -91,7 +91,7 @@ const checkReadKeys = shape<ReadKeysOptions>({ signal: abortSignal })
  */
 export async function readKeys(file: string, options: ReadKeysOptions = {}): Promise<Buffer> {
   const { signal } = checkReadKeys(options, "options")
-  return await readKeyring(filePath(file, "file"), signal)
+  return await readKeyring(is.path(file, "file"), signal)
 }
 
 /** How {@link importKeys} imports. */
@@ -102,9 +102,9 @@ export interface ImportOptions extends RingOptions {
   readonly password?: SecretSource | undefined
 }
 
-const checkImport = shape<ImportOptions>({
+const checkImport = is.shape<ImportOptions>({
   ...ringRows,
-  newPassword: notUndefined(secretSource),
+  newPassword: is.notUndefined(secretSource),
   password: secretSource,
 })
 
@@ -152,7 +152,7 @@ export interface ExportFileOptions extends ExportOptions {
   readonly force?: boolean | undefined
 }
 
-const checkExport = shape<ExportFileOptions>({ ...exportRows, force: flag })
+const checkExport = is.shape<ExportFileOptions>({ ...exportRows, force: is.flag })
 
 const PUBLIC_MODE = 0o644
 const PRIVATE_MODE = 0o600
@@ -167,7 +167,7 @@ export async function exportFile(
   fingerprints: readonly string[],
   options: ExportFileOptions = {},
 ): Promise<void> {
-  filePath(file, "file")
+  is.path(file, "file")
   const { force = false, ...rest } = checkExport(options, "options")
   const bytes = await exportKeys(fingerprints, rest)
   try {

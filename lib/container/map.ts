@@ -1,7 +1,7 @@
 // An image as a map: what lies where in the file, down to keyslots and tables, as far as anyone can tell who has no key.
 import { fstatSync, read } from "node:fs"
 import { promisify } from "node:util"
-import { flag, path as filePath, shape, whole, type Check } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { findConfig } from "../device/gocryptfs.ts"
 import { parseLuksHeader, UNLIMITED } from "../device/luks-header.ts"
 import { squashfsParts } from "../device/squashfs-layout.ts"
@@ -49,7 +49,10 @@ export interface MapTextOptions {
   readonly colors?: boolean | undefined
 }
 
-const checkText: Check<MapTextOptions> = shape<MapTextOptions>({ columns: whole(20, 10_000), colors: flag })
+const checkText: is.Check<MapTextOptions> = is.shape<MapTextOptions>({
+  columns: is.whole(20, 10_000),
+  colors: is.flag,
+})
 
 /** How {@link ImageMap.save} writes. */
 export interface SaveMapOptions {
@@ -57,7 +60,7 @@ export interface SaveMapOptions {
   readonly force?: boolean | undefined
 }
 
-const checkSave: Check<SaveMapOptions> = shape<SaveMapOptions>({ force: flag })
+const checkSave: is.Check<SaveMapOptions> = is.shape<SaveMapOptions>({ force: is.flag })
 
 /** Where everything in an image lies. */
 export class ImageMap {
@@ -92,7 +95,7 @@ export class ImageMap {
    * @throws BuildError `ERR_BUILD_EXISTS`, `ERR_BUILD_OUTPUT`.
    */
   async save(output: string, options: SaveMapOptions = {}): Promise<void> {
-    filePath(output, "output")
+    is.path(output, "output")
     const { force = false } = checkSave(options, "options")
     await using file = await Output.create(output, force, 0o666)
     await file.write(Buffer.from(this.svg()), 0)
@@ -338,7 +341,7 @@ async function bareParts({ path: image, fd, offset, size }: BareRoot): Promise<r
  * @throws SifError when it is not a well-formed SIF, or a folder; TreeError of a malformed squashfs file.
  */
 export async function mapImage(image: string): Promise<ImageMap> {
-  filePath(image, "image")
+  is.path(image, "image")
   await using opened = await openImagePath(image)
   if (!(opened instanceof SifImage) && opened.folder !== undefined)
     throw SifError.at(image, "ERR_SIF_MAGIC", "a folder has no layout")

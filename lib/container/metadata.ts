@@ -1,7 +1,7 @@
 // What an image says of itself: definition, labels, scripts. Of a plain image the objects beside the root file system say so,
 // as the peers write them, else the root file system itself. Of an encrypted one what is inside the encryption counts: the
 // objects that are sealed there, else the root file system; who has no key gets what lies beside it, and is told so.
-import { list, oneOf, text, type Rows } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import type { LuksPolicy } from "../device/luks-header.ts"
 import { Tree, type ReadableTree } from "../device/tree.ts"
 import { KeyError, SifError } from "../errors.ts"
@@ -65,11 +65,11 @@ export interface MetadataOptions extends OpenOptions {
   readonly apps?: "all" | "names" | readonly string[] | undefined
 }
 
-const whichApps = oneOf("all", "names")
-export const metadataRows: Rows<MetadataOptions> = {
+const whichApps = is.oneOf("all", "names")
+export const metadataRows: is.Rows<MetadataOptions> = {
   ...openRows,
-  parts: list(oneOf(...parts)),
-  apps: (value, name) => (Array.isArray(value) ? list(text)(value, name) : whichApps(value, name)),
+  parts: is.list(is.oneOf(...parts)),
+  apps: (value, name) => (Array.isArray(value) ? is.list(is.text)(value, name) : whichApps(value, name)),
 }
 
 /** All texts together that one call reads of an image. */

@@ -1,5 +1,5 @@
 // Mounts an opened image on a folder, for as long as a handle lives or until somebody unmounts it.
-import { abortSignal, count, flag, shape, type Check } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { realpath, stat } from "node:fs/promises"
 import { DeviceError } from "../errors.ts"
 import { placeOf } from "../runtime/bundle.ts"
@@ -28,11 +28,11 @@ export interface MountOptions {
   readonly signal?: AbortSignal | undefined
 }
 
-export const mountOptions: Check<MountOptions> = shape<MountOptions>({
+export const mountOptions: is.Check<MountOptions> = is.shape<MountOptions>({
   engine: engineName,
-  detached: flag,
-  cacheSize: count,
-  signal: abortSignal,
+  detached: is.flag,
+  cacheSize: is.count,
+  signal: is.abortSignal,
 })
 
 /** A mounted image. Disposing it unmounts, also a detached one. */

@@ -1,5 +1,5 @@
 // Mounts that outlive a call: listed from what the kernel knows, so there is no file of ours that could be stale.
-import { path as filePath, text } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { spawn } from "node:child_process"
 import { once } from "node:events"
 import { closeSync, constants, openSync, readdirSync, readFileSync, readSync, realpathSync } from "node:fs"
@@ -162,8 +162,8 @@ export function coveredError(target: string, cause: unknown): unknown {
  * @throws DeviceError `ERR_MOUNT_NOT_OURS`, `ERR_MOUNT_BUSY`, `ERR_MOUNT`; EnvironmentError.
  */
 export async function unmount(target: string, device?: string): Promise<void> {
-  filePath(target, "target")
-  if (device !== undefined) text(device, "device")
+  is.path(target, "target")
+  if (device !== undefined) is.text(device, "device")
   const real = realTarget(target)
   const top = topmost(real)
   const ours = top !== undefined && infoOf(top) !== undefined

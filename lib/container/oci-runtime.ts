@@ -9,7 +9,7 @@ import {
   statSync,
 } from "node:fs"
 import path from "node:path"
-import { list, shape, text } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { readBounded, TooLarge } from "../bounded-file.ts"
 import { callerEnvironment, callerOpenFiles, programEnvironment } from "../caller-environment.ts"
 import { Credentials, type CredentialSource } from "../encryption/credentials.ts"
@@ -38,8 +38,8 @@ import { userKeyrings } from "../signing/rings.ts"
 import type { Bytes, Milliseconds } from "../units.ts"
 import { Image, openPath, openRows, type OpenOptions } from "./image.ts"
 
-const checkOptions = shape<OpenOptions>(openRows)
-const checkWords = list(text)
+const checkOptions = is.shape<OpenOptions>(openRows)
+const checkWords = is.list(is.text)
 
 const MAX_FEATURES: Bytes = 1 << 20
 const PATIENCE_MS: Milliseconds = 10_000
@@ -270,7 +270,7 @@ export async function becomeOciRuntime(words: readonly string[], given: OpenOpti
  */
 export function logForOciEngine(words: readonly string[], message: string): void {
   const call = new RuntimeCall(checkWords(words, "words"))
-  const said = text(message, "message")
+  const said = is.text(message, "message")
   const { log = "" } = call
   const [, kind = "file", place = ""] = /^(?:(file|journald|syslog):)?(.*)$/s.exec(log) ?? []
   if (kind !== "file" || place === "") return

@@ -4,7 +4,7 @@ import { access } from "node:fs/promises"
 import { constants } from "node:os"
 import type { Readable, Writable } from "node:stream"
 import { isatty } from "node:tty"
-import { count, invalidValue, oneOf, shape } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { callerEnvironment } from "../caller-environment.ts"
 import { RunError } from "../errors.ts"
 import type { Bytes } from "../units.ts"
@@ -215,8 +215,8 @@ export function terminalOf({ stdio, terminalSize }: ExecOptions): TerminalSize |
   return columns > 0 && rows > 0 ? { columns, rows } : defaultSize
 }
 
-const checkOutput = shape<OutputOptions>({ maxBytes: count })
-const signalNameOf = oneOf(...(Object.keys(constants.signals) as NodeJS.Signals[]))
+const checkOutput = is.shape<OutputOptions>({ maxBytes: is.count })
+const signalNameOf = is.oneOf(...(Object.keys(constants.signals) as NodeJS.Signals[]))
 const MAX_OUTPUT: Bytes = 64 << 20
 
 /** Starts it in a process of its own. */
@@ -294,7 +294,7 @@ export async function startPayload(
   const read = async ({ maxBytes = MAX_OUTPUT }: OutputOptions): Promise<RunOutput> => {
     const { stdin, stdout, stderr } = ends
     if (stdout === null || stderr === null)
-      throw invalidValue("output() needs stdio pipe: the payload writes elsewhere")
+      throw is.invalidValue("output() needs stdio pipe: the payload writes elsewhere")
     stdin?.end()
     const all = async (source: Readable): Promise<Buffer> => {
       const bytes = await readOutput(source, maxBytes)
@@ -626,7 +626,7 @@ export async function runImage(
     const { options, bundle, preserved, attempts, start } = prepared
     const { signal, stdio = "pipe", replaceProcess: reporter } = options
     if (reporter !== undefined && (stdio !== "inherit" || options.timeoutMs !== undefined))
-      throw invalidValue("a process that is replaced has no streams to give away, and nobody to end it")
+      throw is.invalidValue("a process that is replaced has no streams to give away, and nobody to end it")
     if (prepared.shared !== undefined) return await joinShared(startable, prepared, prepared.shared)
     if (reporter !== undefined) {
       const [first, ...others] = attempts

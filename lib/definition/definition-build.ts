@@ -1,7 +1,7 @@
 // A definition file as a source: its bases are opened here, its stages are built in a workspace, and what comes out is written
 // from there.
 import { verifyRows } from "../signing/verify.ts"
-import { callback, count, flag, list, oneOf, path as filePath, shape, text, type Rows } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { existsSync, readFileSync, realpathSync } from "node:fs"
 import { mkdtemp, open, rm, stat } from "node:fs/promises"
 import path from "node:path"
@@ -86,34 +86,34 @@ export interface DefinitionOptions extends ScratchOptions {
   readonly onOutput?: OnOutput | undefined
 }
 
-const buildArgumentRows: Rows<
+const buildArgumentRows: is.Rows<
   Pick<DefinitionOptions, "buildArguments" | "buildArgumentFile" | "warnUnusedBuildArguments">
 > = {
-  buildArguments: list(text),
-  buildArgumentFile: filePath,
-  warnUnusedBuildArguments: flag,
+  buildArguments: is.list(is.text),
+  buildArgumentFile: is.path,
+  warnUnusedBuildArguments: is.flag,
 }
 
 const { keyringPaths, keyrings, keyPaths, keys } = verifyRows
 
-export const definitionRows: Rows<DefinitionOptions> = {
+export const definitionRows: is.Rows<DefinitionOptions> = {
   ...buildArgumentRows,
-  scratch: oneOf("auto", "kernel", "userspace", "memory"),
-  scratchMemory: count,
-  scratchDisk: count,
-  tmpFolder: filePath,
-  plainScratch: flag,
-  sections: list(oneOf(...sectionNames)),
+  scratch: is.oneOf("auto", "kernel", "userspace", "memory"),
+  scratchMemory: is.count,
+  scratchDisk: is.count,
+  tmpFolder: is.path,
+  plainScratch: is.flag,
+  sections: is.list(is.oneOf(...sectionNames)),
   binds: bindList,
-  nv: flag,
-  rocm: flag,
-  noTest: flag,
-  fixPermissions: flag,
-  fingerprintKeys: shape<NonNullable<DefinitionOptions["fingerprintKeys"]>>({
+  nv: is.flag,
+  rocm: is.flag,
+  noTest: is.flag,
+  fixPermissions: is.flag,
+  fingerprintKeys: is.shape<NonNullable<DefinitionOptions["fingerprintKeys"]>>({
     ...{ keyringPaths, keyrings, keyPaths, keys },
   }),
-  onStep: callback,
-  onOutput: callback,
+  onStep: is.callback,
+  onOutput: is.callback,
 }
 
 /** How {@link readDefinition} reads. */
@@ -124,7 +124,7 @@ export interface ReadDefinitionOptions extends Pick<
   /** Hears what somebody should know. */
   readonly onNotice?: (text: string) => void
 }
-const checkRead = shape<ReadDefinitionOptions>({ ...buildArgumentRows, onNotice: callback })
+const checkRead = is.shape<ReadDefinitionOptions>({ ...buildArgumentRows, onNotice: is.callback })
 
 /** A definition that another machine sent, and what of it that machine alone has. */
 export interface SentDefinition {
@@ -211,7 +211,7 @@ async function imageDefinition(spec: string): Promise<string> {
  * @throws BuildError `ERR_DEFINITION_SYNTAX`, `ERR_DEFINITION_ARGUMENT`, `ERR_BUILD_SOURCE`.
  */
 export async function readDefinition(file: string, options: ReadDefinitionOptions = {}): Promise<Definition> {
-  filePath(file, "file")
+  is.path(file, "file")
   const { buildArguments = [], buildArgumentFile, onNotice = () => undefined } = checkRead(options, "options")
   const fromFile =
     buildArgumentFile === undefined ? [] : buildArgumentLines(await readText(buildArgumentFile))

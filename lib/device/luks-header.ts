@@ -5,14 +5,14 @@
 // libcryptsetup is not the image's text but our own encoding of the values we checked, so the two parsers cannot disagree.
 //
 // Source of the numbers: LUKS2 On-Disk Format Specification 1.1.
-import { number, shape, type Check } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { createHash } from "node:crypto"
 import { LuksError } from "../errors.ts"
 import { alignUp, type Bytes, type KdfLimits, type Milliseconds } from "../units.ts"
 import { parseStrictJson, type JsonObject, type JsonValue } from "./strict-json.ts"
 
-const limit = number(0, Infinity)
-export const kdfLimits: Check<Partial<KdfLimits>> = shape<Partial<KdfLimits>>({
+const limit = is.number(0, Infinity)
+export const kdfLimits: is.Check<Partial<KdfLimits>> = is.shape<Partial<KdfLimits>>({
   memory: limit,
   work: limit,
   parallel: limit,

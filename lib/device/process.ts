@@ -1,6 +1,6 @@
 // What this process allows others to see of it.
 import { constants } from "node:os"
-import { list, milliseconds, oneOf, whole } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { loadAddon } from "../native/load.ts"
 
 /**
@@ -14,7 +14,7 @@ export function forbidDumps(): void {
   loadAddon().forbidDumps()
 }
 
-const exitStatus = whole(0, 255)
+const exitStatus = is.whole(0, 255)
 
 /**
  * Ends this process with a status, whatever its threads are doing: `process.exit` waits for what runs on Node's thread pool, and a
@@ -26,7 +26,7 @@ export function exitNow(status: number): never {
   return loadAddon().exitNow({ status: exitStatus(status, "status") })
 }
 
-const signalNames = list(oneOf(...(Object.keys(constants.signals) as NodeJS.Signals[])))
+const signalNames = is.list(is.oneOf(...(Object.keys(constants.signals) as NodeJS.Signals[])))
 
 /**
  * Ends this process, as {@link exitNow} does, when one of these signals came so long ago: with 128 plus its number. A handler gets the signal
@@ -45,8 +45,8 @@ export function endAfterSignals(
   const numbers = signalNames(signals, "signals").map((name) => constants.signals[name])
   loadAddon().endAfterSignals({
     signals: numbers,
-    patienceMs: milliseconds(patienceMs, "patienceMs"),
-    withChildrenMs: milliseconds(withChildrenMs, "withChildrenMs"),
+    patienceMs: is.milliseconds(patienceMs, "patienceMs"),
+    withChildrenMs: is.milliseconds(withChildrenMs, "withChildrenMs"),
   })
 }
 

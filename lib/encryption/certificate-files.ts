@@ -3,7 +3,7 @@
  *
  * @packageDocumentation
  */
-import { abortSignal, flag, number, oneOf, path as filePath, required, shape, text } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { generateKeyPair, type KeyObject } from "node:crypto"
 import path from "node:path"
 import { promisify } from "node:util"
@@ -67,16 +67,16 @@ export interface CreateOptions {
 }
 
 /** {@link create} has the ranges. */
-const anyNumber = number(-Infinity, Infinity)
-const checkCreate = shape<CreateOptions>({
-  filePrefix: required(filePath),
-  password: required(secretSource),
+const anyNumber = is.number(-Infinity, Infinity)
+const checkCreate = is.shape<CreateOptions>({
+  filePrefix: is.required(is.path),
+  password: is.required(secretSource),
   bits: anyNumber,
-  commonName: text,
+  commonName: is.text,
   days: anyNumber,
-  legacy: flag,
-  force: flag,
-  signal: abortSignal,
+  legacy: is.flag,
+  force: is.flag,
+  signal: is.abortSignal,
 })
 
 /** What {@link create} made. */
@@ -181,7 +181,11 @@ export interface InfoOptions {
   readonly signal?: AbortSignal | undefined
 }
 
-const checkInfo = shape<InfoOptions>({ password: secretSource, thumbprint: text, signal: abortSignal })
+const checkInfo = is.shape<InfoOptions>({
+  password: secretSource,
+  thumbprint: is.text,
+  signal: is.abortSignal,
+})
 
 /**
  * Tells of the certificates in a file: PEM, DER or PKCS#12, the key's own first.
@@ -190,7 +194,7 @@ const checkInfo = shape<InfoOptions>({ password: secretSource, thumbprint: text,
  * `ERR_KEY_MISMATCH` when none or several have the thumbprint.
  */
 export async function info(file: string, given: InfoOptions = {}): Promise<CertificateFacts[]> {
-  filePath(file, "file")
+  is.path(file, "file")
   const options = checkInfo(given, "options")
   const bytes = await readSecretFile(file, MAX_KEY_FILE_SIZE, options.signal)
   try {
@@ -247,17 +251,17 @@ export interface ConvertOptions {
   readonly signal?: AbortSignal | undefined
 }
 
-const checkConvert = shape<ConvertOptions>({
-  input: required(filePath),
-  output: required(filePath),
-  to: required(oneOf(...forms)),
+const checkConvert = is.shape<ConvertOptions>({
+  input: is.required(is.path),
+  output: is.required(is.path),
+  to: is.required(is.oneOf(...forms)),
   password: secretSource,
   newPassword: secretSource,
-  plain: flag,
-  certificateFile: filePath,
-  legacy: flag,
-  force: flag,
-  signal: abortSignal,
+  plain: is.flag,
+  certificateFile: is.path,
+  legacy: is.flag,
+  force: is.flag,
+  signal: is.abortSignal,
 })
 
 /** What {@link convert} wrote. */

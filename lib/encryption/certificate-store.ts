@@ -3,7 +3,7 @@
 import { mkdirSync, readdirSync, statSync } from "node:fs"
 import { rm } from "node:fs/promises"
 import path from "node:path"
-import { list, path as filePath, required, shape, text, variables } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { readBounded } from "../bounded-file.ts"
 import { KeyError } from "../errors.ts"
 import { writeTogether } from "../file/small-files.ts"
@@ -42,14 +42,14 @@ export interface AddOptions extends StoreOptions {
   readonly password: SecretSource
 }
 
-const storeRows = { folder: filePath, environment: variables }
-const checkAdd = shape<AddOptions>({
+const storeRows = { folder: is.path, environment: is.variables }
+const checkAdd = is.shape<AddOptions>({
   ...storeRows,
-  file: required(filePath),
-  password: required(secretSource),
+  file: is.required(is.path),
+  password: is.required(secretSource),
 })
-const checkStore = shape<StoreOptions>(storeRows)
-const thumbprints = list(text)
+const checkStore = is.shape<StoreOptions>(storeRows)
+const thumbprints = is.list(is.text)
 
 function folderOf({ folder, environment = process.env }: StoreOptions): string {
   if (folder !== undefined) return path.resolve(folder)

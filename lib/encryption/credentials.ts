@@ -2,7 +2,7 @@
 import { createPublicKey, type KeyObject } from "node:crypto"
 import { existsSync, readdirSync } from "node:fs"
 import { types } from "node:util"
-import { list, path, required, shape, variables, variants, type Check } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { overwritingFreed } from "../device/process.ts"
 import { KeyError } from "../errors.ts"
 import { admitKey } from "../key/admission.ts"
@@ -64,14 +64,17 @@ export type CredentialSource =
 
 type Kind<K extends string> = Extract<CredentialSource, Readonly<Record<K, unknown>>>
 
-const credentialSource = variants<CredentialSource>({
-  key: shape<Kind<"key">>({
-    key: required((value, name) => (types.isKeyObject(value) ? value : secretSource(value, name))),
+const credentialSource = is.variants<CredentialSource>({
+  key: is.shape<Kind<"key">>({
+    key: is.required((value, name) => (types.isKeyObject(value) ? value : secretSource(value, name))),
     password: secretSource,
   }),
-  passphrase: shape<Kind<"passphrase">>({ passphrase: required(secretSource) }),
-  environment: shape<Kind<"environment">>({ environment: required(variables), password: secretSource }),
-  keysFile: shape<Kind<"keysFile">>({ keysFile: required(path), password: secretSource }),
+  passphrase: is.shape<Kind<"passphrase">>({ passphrase: is.required(secretSource) }),
+  environment: is.shape<Kind<"environment">>({
+    environment: is.required(is.variables),
+    password: secretSource,
+  }),
+  keysFile: is.shape<Kind<"keysFile">>({ keysFile: is.required(is.path), password: secretSource }),
   provider: keyProviderSource,
   gnupg: gnuPgSource,
 })
@@ -81,8 +84,8 @@ const credentialSource = variants<CredentialSource>({
  *
  * @throws KeyError `ERR_KEY_MISSING`.
  */
-export const credentialList: Check<CredentialSource[]> = (value, name) => {
-  const sources = value === undefined ? [] : list(credentialSource)(value, name)
+export const credentialList: is.Check<CredentialSource[]> = (value, name) => {
+  const sources = value === undefined ? [] : is.list(credentialSource)(value, name)
   if (sources.length === 0)
     throw new KeyError("ERR_KEY_MISSING", `${name} was given and names no key and no passphrase`)
   return sources

@@ -1,5 +1,5 @@
 // Who may open a new image, and what makes its encrypted partition.
-import { number, oneOf, required, shape, type Check } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import type { KeyObject } from "node:crypto"
 import {
   credentialVariable,
@@ -31,14 +31,14 @@ export interface PassphraseKdf {
   readonly iterations?: number
 }
 
-export const encryptionFormat: Check<EncryptionFormat> = oneOf(
+export const encryptionFormat: is.Check<EncryptionFormat> = is.oneOf(
   ...(Object.keys(formats) as EncryptionFormat[]),
 )
 
 /** {@link passphraseKdfFor} has their ranges. */
-const anyNumber = number(-Infinity, Infinity)
-export const passphraseKdf: Check<PassphraseKdf> = shape<PassphraseKdf>({
-  type: required(oneOf("argon2id", "pbkdf2")),
+const anyNumber = is.number(-Infinity, Infinity)
+export const passphraseKdf: is.Check<PassphraseKdf> = is.shape<PassphraseKdf>({
+  type: is.required(is.oneOf("argon2id", "pbkdf2")),
   memory: anyNumber,
   iterations: anyNumber,
 })

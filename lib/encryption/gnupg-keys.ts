@@ -1,5 +1,5 @@
 // Keys that GnuPG has, as callers name them.
-import { path, required, shape, type Check } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { GnuPg, type GnuPgKeys } from "../ocicrypt/gnupg.ts"
 
 /** A key of the user's GnuPG. */
@@ -13,9 +13,9 @@ export interface GnuPgSource {
   readonly homeFolder?: string | undefined
 }
 
-export const gnuPgSource: Check<GnuPgSource> = shape<GnuPgSource>({
-  gnupg: required((value, name) => (value === true ? true : path(value, name))),
-  homeFolder: path,
+export const gnuPgSource: is.Check<GnuPgSource> = is.shape<GnuPgSource>({
+  gnupg: is.required((value, name) => (value === true ? true : is.path(value, name))),
+  homeFolder: is.path,
 })
 
 /**

@@ -5,7 +5,7 @@ import { lstat } from "node:fs/promises"
 import { userInfo } from "node:os"
 import path from "node:path"
 import { promisify } from "node:util"
-import { variables } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { readBounded, TooLarge } from "../bounded-file.ts"
 import { KeyError } from "../errors.ts"
 import { parseFingerprint } from "../key/fingerprint.ts"
@@ -42,7 +42,7 @@ const PLACE = path.join(".config", "sifcrypt", "keys.toml")
 
 /** Where it is looked for: HOME may be one of the variables that are gone. */
 export function keyConfigurationFile(environment: Readonly<Record<string, string | undefined>>): string {
-  const { XDG_CONFIG_HOME: config = "", HOME: home = "" } = variables(environment, "environment")
+  const { XDG_CONFIG_HOME: config = "", HOME: home = "" } = is.variables(environment, "environment")
   if (path.isAbsolute(config)) return path.join(config, "sifcrypt", "keys.toml")
   return path.join(path.isAbsolute(home) ? home : homeOfUser(), PLACE)
 }

@@ -1,5 +1,5 @@
 // Key providers as callers name them.
-import { notUndefined, path, required, shape, text, type Check } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { callerEnvironment } from "../caller-environment.ts"
 import { KeyProvider } from "../ocicrypt/key-provider.ts"
 import { findProvider } from "../ocicrypt/provider-config.ts"
@@ -14,10 +14,10 @@ export interface KeyProviderSource {
   readonly configuration?: string | undefined
 }
 
-export const keyProviderSource: Check<KeyProviderSource> = shape<KeyProviderSource>({
-  provider: required(path),
-  parameter: text,
-  configuration: notUndefined(path),
+export const keyProviderSource: is.Check<KeyProviderSource> = is.shape<KeyProviderSource>({
+  provider: is.required(is.path),
+  parameter: is.text,
+  configuration: is.notUndefined(is.path),
 })
 
 /**

@@ -1,7 +1,7 @@
 // For whom the layers of OCI images are encrypted, as callers name them.
 import { createPublicKey, type KeyObject } from "node:crypto"
 import { types } from "node:util"
-import { list, required, shape, variants, type Check } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { KeyError } from "../errors.ts"
 import { admitKey } from "../key/admission.ts"
 import {
@@ -36,13 +36,13 @@ export type LayerRecipient =
 
 type Kind<K extends string> = Extract<LayerRecipient, Readonly<Record<K, unknown>>>
 
-const layerRecipient = variants<LayerRecipient>({
-  jwe: shape<Kind<"jwe">>({
-    jwe: required((value, name) => (types.isKeyObject(value) ? value : secretSource(value, name))),
+const layerRecipient = is.variants<LayerRecipient>({
+  jwe: is.shape<Kind<"jwe">>({
+    jwe: is.required((value, name) => (types.isKeyObject(value) ? value : secretSource(value, name))),
   }),
-  pkcs7: shape<Kind<"pkcs7">>({ pkcs7: required(secretSource) }),
-  pgp: shape<Kind<"pgp">>({ pgp: required(secretSource) }),
-  pkcs11: shape<Kind<"pkcs11">>({ pkcs11: required(secretSource) }),
+  pkcs7: is.shape<Kind<"pkcs7">>({ pkcs7: is.required(secretSource) }),
+  pgp: is.shape<Kind<"pgp">>({ pgp: is.required(secretSource) }),
+  pkcs11: is.shape<Kind<"pkcs11">>({ pkcs11: is.required(secretSource) }),
   provider: keyProviderSource,
   gnupg: gnuPgSource,
 })
@@ -52,8 +52,8 @@ const layerRecipient = variants<LayerRecipient>({
  *
  * @throws KeyError `ERR_KEY_MISSING`.
  */
-export const layerRecipientList: Check<LayerRecipient[]> = (value, name) => {
-  const recipients = value === undefined ? [] : list(layerRecipient)(value, name)
+export const layerRecipientList: is.Check<LayerRecipient[]> = (value, name) => {
+  const recipients = value === undefined ? [] : is.list(layerRecipient)(value, name)
   if (recipients.length === 0) throw new KeyError("ERR_KEY_MISSING", `${name} was given and names nobody`)
   return recipients
 }

@@ -6,7 +6,7 @@
 //   listed      named by the caller; then nobody else stays
 //   signed      in an image that a signer vouches for whom the caller requires by name
 //   confirmed   shown to somebody, who said yes
-import { callback, list, notUndefined, text, type Rows } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import type { KeyObject } from "node:crypto"
 import { KeyError } from "../errors.ts"
 import { fingerprint, parseFingerprint } from "../key/fingerprint.ts"
@@ -34,11 +34,11 @@ export interface StayOptions {
   readonly onNotice?: ((text: string) => void) | undefined
 }
 
-export const stayRows: Rows<StayOptions> = {
-  keep: list(text),
-  verify: notUndefined(verifyOptions),
-  onConfirm: callback,
-  onNotice: callback,
+export const stayRows: is.Rows<StayOptions> = {
+  keep: is.list(is.text),
+  verify: is.notUndefined(verifyOptions),
+  onConfirm: is.callback,
+  onNotice: is.callback,
 }
 
 /** An image that was opened. */

@@ -1,5 +1,5 @@
 // Objects of images that are made, added and changed by hand: what `sifcrypt sif` offers.
-import { buffer, count, path as filePath, required, shape, text } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { open } from "node:fs/promises"
 import { SifError } from "../errors.ts"
 import {
@@ -41,20 +41,20 @@ export interface AddFileOptions extends ObjectChangeOptions {
   readonly alignment?: number | undefined
 }
 
-const checkFileObject = shape<NewFileObject>({
+const checkFileObject = is.shape<NewFileObject>({
   ...objectRows,
-  partition: shape<PartitionFacts>({
-    fileSystem: required(count),
-    type: required(count),
-    arch: required(text),
+  partition: is.shape<PartitionFacts>({
+    fileSystem: is.required(is.count),
+    type: is.required(is.count),
+    arch: is.required(is.text),
   }),
-  signature: shape<NonNullable<NewFileObject["signature"]>>({
-    hash: required(count),
-    entity: required(buffer),
+  signature: is.shape<NonNullable<NewFileObject["signature"]>>({
+    hash: is.required(is.count),
+    entity: is.required(is.buffer),
   }),
-  sbomFormat: count,
+  sbomFormat: is.count,
 })
-const checkAddFile = shape<AddFileOptions>({ ...objectChangeRows, alignment: count })
+const checkAddFile = is.shape<AddFileOptions>({ ...objectChangeRows, alignment: is.count })
 
 /** With the extra area of its kind. */
 export function withExtra({ partition, signature, sbomFormat, ...object }: NewFileObject): NewObject {
@@ -69,7 +69,7 @@ export function withExtra({ partition, signature, sbomFormat, ...object }: NewFi
  * @throws BuildError `ERR_BUILD_EXISTS`, `ERR_BUILD_OUTPUT`.
  */
 export async function createSif(path: string): Promise<void> {
-  filePath(path, "path")
+  is.path(path, "path")
   await using output = await Output.create(path, false)
   await output.write(new SifLayout(Math.floor(Date.now() / 1000)).serialize("00"), 0)
   await output.publish(false)
@@ -87,8 +87,8 @@ export async function addFile(
   source: string,
   asked: AddFileOptions = {},
 ): Promise<number> {
-  filePath(path, "path")
-  filePath(source, "source")
+  is.path(path, "path")
+  is.path(source, "source")
   const options = checkAddFile(asked, "options")
   return await appendFile(path, withExtra(checkFileObject(given, "object")), source, options)
 }

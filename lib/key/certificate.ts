@@ -1,6 +1,6 @@
 // X.509 certificates: one that a key signs for itself, and what is to be known of any. Signatures are made and keys compared
 // by node:crypto; node-forge encodes.
-import { text } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { createHash, createPublicKey, randomBytes, sign, X509Certificate, type KeyObject } from "node:crypto"
 import { KeyError } from "../errors.ts"
 import { certificateKeyFacts, parseCertificate } from "./x509.ts"
@@ -36,7 +36,7 @@ export interface CertificateRequest {
  * @throws RangeError when it is empty, has more than 64 characters, or control characters.
  */
 export function checkCommonName(name: string): void {
-  const length = Array.from(text(name, "name")).length // characters, not UTF-16's units
+  const length = Array.from(is.text(name, "name")).length // characters, not UTF-16's units
   if (length === 0 || length > MAX_COMMON_NAME)
     throw new RangeError(`a common name has 1 to ${MAX_COMMON_NAME} characters, this one ${length}`)
   if (/[\p{Cc}\p{Cs}]/u.test(name)) throw new RangeError("a common name has no control characters")
@@ -154,7 +154,7 @@ export function subjectText(der: Buffer): string {
  * @throws RangeError when it is none.
  */
 export function parseThumbprint(thumbprint: string): string {
-  const digits = text(thumbprint, "thumbprint").replaceAll(/[: ]/g, "").toUpperCase()
+  const digits = is.text(thumbprint, "thumbprint").replaceAll(/[: ]/g, "").toUpperCase()
   if (!/^([0-9A-F]{40}|[0-9A-F]{64})$/.test(digits))
     throw new RangeError("a thumbprint has 64 hexadecimal digits (SHA-256) or 40 (SHA-1)")
   return digits

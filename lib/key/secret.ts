@@ -1,5 +1,5 @@
 // Secrets are bytes with an owner: allocated where no copy of them stays behind, wiped when their owner is done.
-import { count } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import type { Decipher } from "node:crypto"
 
 /**
@@ -9,7 +9,7 @@ import type { Decipher } from "node:crypto"
  * @param size - Bytes.
  */
 export function allocateSecret(size: number): Buffer {
-  return Buffer.from(new ArrayBuffer(count(size, "size")))
+  return Buffer.from(new ArrayBuffer(is.count(size, "size")))
 }
 
 const HEX = Buffer.from("0123456789abcdef")

@@ -1,6 +1,6 @@
 // From one image to another: what was plain becomes encrypted and back, or gets a new volume key and other recipients,
 // in one pass. Everything beside the root file system comes along.
-import { callback, notUndefined, path as filePath, required, shape, type Rows } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import {
   credentialList,
   Credentials,
@@ -64,32 +64,32 @@ export interface ReencryptOptions
   readonly recipients?: readonly CredentialSource[]
 }
 
-const trustRows: Rows<TrustOptions> = {
+const trustRows: is.Rows<TrustOptions> = {
   kdfLimits,
-  onDerivation: callback,
+  onDerivation: is.callback,
   unsigned: unsignedPolicy,
-  verify: notUndefined(verifyOptions),
+  verify: is.notUndefined(verifyOptions),
 }
 
-const checkEncrypt = shape<EncryptOptions>({
+const checkEncrypt = is.shape<EncryptOptions>({
   ...encryptedOutputRows,
-  image: required(filePath),
-  recipients: required(credentialList),
+  image: is.required(is.path),
+  recipients: is.required(credentialList),
   verify: trustRows.verify,
 })
-const checkDecrypt = shape<DecryptOptions>({
+const checkDecrypt = is.shape<DecryptOptions>({
   ...outputRows,
   ...trustRows,
-  image: required(filePath),
-  unlock: required(credentialList),
+  image: is.required(is.path),
+  unlock: is.required(credentialList),
 })
-const checkReencrypt = shape<ReencryptOptions>({
+const checkReencrypt = is.shape<ReencryptOptions>({
   ...stayRows,
   ...encryptedOutputRows,
   ...trustRows,
-  image: required(filePath),
-  unlock: required(credentialList),
-  recipients: notUndefined(credentialList),
+  image: is.required(is.path),
+  unlock: is.required(credentialList),
+  recipients: is.notUndefined(credentialList),
 })
 
 async function openEncrypted(

@@ -5,7 +5,7 @@ import { readdirSync } from "node:fs"
 import os from "node:os"
 import path from "node:path"
 import { Readable, Writable } from "node:stream"
-import { abortSignal, instance, path as filePath, required, shape } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { Credentials, type CredentialSource } from "../encryption/credentials.ts"
 import { layerKeyring } from "../encryption/layer-keyring.ts"
 import { readSecret, secretSource, type SecretSource } from "../encryption/secret-sources.ts"
@@ -40,13 +40,13 @@ export interface DecodedLayer {
   readonly size: Bytes
 }
 
-const checkOptions = shape<DecodeLayerOptions>({
-  payload: required(secretSource),
-  keysFolder: filePath,
-  input: required(instance(Readable, "a Readable")),
-  output: required(instance(Writable, "a Writable")),
-  tmpFolder: filePath,
-  signal: abortSignal,
+const checkOptions = is.shape<DecodeLayerOptions>({
+  payload: is.required(secretSource),
+  keysFolder: is.path,
+  input: is.required(is.instance(Readable, "a Readable")),
+  output: is.required(is.instance(Writable, "a Writable")),
+  tmpFolder: is.path,
+  signal: is.abortSignal,
 })
 
 const MAX_KEY_FILES = 1000

@@ -1,6 +1,6 @@
 // Whatever names an image: a path, or docker://, oci:, oci-archive: and docker-archive:. What finds and builds one is loaded when
 // it is such a name: what opens a file should start without.
-import { path as filePath, shape, text, type Rows } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { openPath, openRows, type Image, type OpenOptions } from "../container/image.ts"
 import {
   metadataRows,
@@ -22,9 +22,9 @@ export interface OpenImageOptions extends OpenOptions, NameOptions {}
 /** How {@link readMetadata} reads. */
 export interface ReadMetadataOptions extends MetadataOptions, NameOptions {}
 
-const nameRows: Rows<NameOptions> = { ...layerRows, architecture: text }
-const checkOpen = shape<OpenImageOptions>({ ...openRows, ...nameRows })
-const checkMetadata = shape<ReadMetadataOptions>({ ...metadataRows, ...nameRows })
+const nameRows: is.Rows<NameOptions> = { ...layerRows, architecture: is.text }
+const checkOpen = is.shape<OpenImageOptions>({ ...openRows, ...nameRows })
+const checkMetadata = is.shape<ReadMetadataOptions>({ ...metadataRows, ...nameRows })
 
 // Functions of their own: where TypeScript translates `using` it forgets to name the compiled file.
 const namedImage = (): Promise<typeof names> => import("./named-image.ts")
@@ -53,7 +53,7 @@ async function withImage<T, O extends NamedOptions>(name: string, options: O, us
 
 /** Is it the name of an image that has to be built or fetched, and not a path? */
 export function isImageName(name: string): boolean {
-  text(name, "name")
+  is.text(name, "name")
   return /^(?:docker|oci|oci-archive|docker-archive|store|oras):/.test(name)
 }
 
@@ -70,7 +70,7 @@ export function isImageName(name: string): boolean {
  * `ERR_SIGNATURE_MISSING` for what nobody signs; of a name what {@link build} throws.
  */
 export async function open(image: string, given: OpenImageOptions = {}): Promise<Image> {
-  filePath(image, "image")
+  is.path(image, "image")
   return await withImage(image, checkOpen(given, "options"), openPath)
 }
 
@@ -83,6 +83,6 @@ export async function open(image: string, given: OpenImageOptions = {}): Promise
  * reason.
  */
 export async function readMetadata(image: string, given: ReadMetadataOptions = {}): Promise<ImageMetadata> {
-  filePath(image, "image")
+  is.path(image, "image")
   return await withImage(image, checkMetadata(given, "options"), readPathMetadata)
 }

@@ -3,7 +3,7 @@
 // names, encrypted under keys of this process; when it ends, however that is, nothing is left.
 import { createHash } from "node:crypto"
 import { Readable, Writable } from "node:stream"
-import { flag, instance, milliseconds, required, shape, abortSignal, path as filePath } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { configOf, DefinitionBuild, type SentDefinition } from "../definition/definition-build.ts"
 import { MAX_EXPANDED_SIZE } from "../definition/definition-file.ts"
 import { temporaryFolder } from "../definition/scratch.ts"
@@ -50,13 +50,13 @@ export interface ServeBuildOptions {
   readonly signal?: AbortSignal | undefined
 }
 
-const checkOptions = shape<ServeBuildOptions>({
-  input: required(instance(Readable, "a Readable")),
-  output: required(instance(Writable, "a Writable")),
-  tmpFolder: filePath,
-  allowUnconfined: flag,
-  silenceMs: milliseconds,
-  signal: abortSignal,
+const checkOptions = is.shape<ServeBuildOptions>({
+  input: is.required(is.instance(Readable, "a Readable")),
+  output: is.required(is.instance(Writable, "a Writable")),
+  tmpFolder: is.path,
+  allowUnconfined: is.flag,
+  silenceMs: is.milliseconds,
+  signal: is.abortSignal,
 })
 
 /** What the machine at either end says first. */

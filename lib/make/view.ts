@@ -1,5 +1,5 @@
 // An encrypted image as a plain one, for programs that know no other: files that are made while they are read, and lie nowhere.
-import { abortSignal, callback, flag, notUndefined, path as filePath, required, shape } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { unsignedPolicy, type OpenOptions } from "../container/image.ts"
 import { mountPoint, startMount, type Mount, type MountOptions } from "../container/mount.ts"
 import { kdfLimits } from "../device/luks-header.ts"
@@ -23,18 +23,18 @@ export interface ViewOptions
   readonly unlock?: readonly CredentialSource[] | undefined
 }
 
-const check = shape<ViewOptions>({
-  image: required(filePath),
-  target: required(filePath),
+const check = is.shape<ViewOptions>({
+  image: is.required(is.path),
+  target: is.required(is.path),
   unlock: credentialList,
   kdfLimits,
-  onDerivation: callback,
-  onNotice: callback,
-  requireEncrypted: flag,
+  onDerivation: is.callback,
+  onNotice: is.callback,
+  requireEncrypted: is.flag,
   unsigned: unsignedPolicy,
-  verify: notUndefined(verifyOptions),
-  detached: flag,
-  signal: abortSignal,
+  verify: is.notUndefined(verifyOptions),
+  detached: is.flag,
+  signal: is.abortSignal,
 })
 
 /** Each costs whoever serves them a descriptor and a word in its arguments. Objects that lie side by side are one. */

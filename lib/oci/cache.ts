@@ -1,6 +1,6 @@
 // Blobs that anybody may read, kept as they came and named by their digests. What takes a credential to get is never among them. Images
 // that were built of them are in the same folder (image-cache.ts).
-import { flag, list, number, oneOf, path as filePath, shape } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { constants } from "node:fs"
 import { mkdir, open, rename, stat, unlink, utimes, type FileHandle } from "node:fs/promises"
 import path from "node:path"
@@ -164,7 +164,7 @@ type CachedFile = CachedBlob & { readonly file: string; readonly image?: CachedI
  * @param folder - Default: by the environment.
  */
 export async function listCache(folder: string = cacheFolder()): Promise<CachedBlob[]> {
-  filePath(folder, "folder")
+  is.path(folder, "folder")
   return (await cachedFiles(folder)).map(shown)
 }
 
@@ -210,11 +210,11 @@ export interface CleanCacheOptions {
   readonly kinds?: readonly CachedBlob["kind"][] | undefined
 }
 
-const checkClean = shape<CleanCacheOptions>({
-  folder: filePath,
-  olderThanDays: number(0),
-  dryRun: flag,
-  kinds: list(oneOf("blob", "image")),
+const checkClean = is.shape<CleanCacheOptions>({
+  folder: is.path,
+  olderThanDays: is.number(0),
+  dryRun: is.flag,
+  kinds: is.list(is.oneOf("blob", "image")),
 })
 
 /** A file that somebody is filling stays. Was it removed? */

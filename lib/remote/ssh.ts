@@ -2,7 +2,7 @@
 import { spawn, type ChildProcess } from "node:child_process"
 import { once } from "node:events"
 import { setTimeout as sleep } from "node:timers/promises"
-import { invalidValue, path as filePath, type Check } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { scriptEnvironment } from "../definition/definition-build.ts"
 import { printable } from "../printable.ts"
 import { findProgram } from "../runtime/program.ts"
@@ -46,9 +46,9 @@ export function parseRemote(text: string): RemoteAddress | undefined {
 }
 
 /** An address of {@link parseRemote}. */
-export const remoteAddress: Check<string> = (value, name) => {
-  const given = filePath(value, name)
-  if (parseRemote(given) === undefined) throw invalidValue(`${name} is ${FORM}`)
+export const remoteAddress: is.Check<string> = (value, name) => {
+  const given = is.path(value, name)
+  if (parseRemote(given) === undefined) throw is.invalidValue(`${name} is ${FORM}`)
   return given
 }
 

@@ -1,5 +1,5 @@
 // Which engine an image gets.
-import { oneOf, type Check } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { closeSync, openSync, readFileSync, statSync } from "node:fs"
 import type { LuksPolicy } from "../device/luks-header.ts"
 import { DeviceError, EnvironmentError } from "../errors.ts"
@@ -11,7 +11,7 @@ import type { Unlocked } from "../encryption/encryption-format.ts"
 /** `auto`: the kernel for root where it can, else user space, and memory where there is no FUSE. */
 export type Engine = "auto" | ConcreteEngine
 
-export const engineName: Check<Engine> = oneOf("auto", "kernel", "userspace", "memory")
+export const engineName: is.Check<Engine> = is.oneOf("auto", "kernel", "userspace", "memory")
 
 /** An opened image as an engine takes it. */
 export interface Startable {

@@ -1,7 +1,7 @@
 // The end of a process that has nothing to do any more but to wait for a payload: it becomes sifcrypt-starter, which does
 // that in a fraction of the memory. Its process id, parent, terminal and streams stay what they are. The starter that owns the payload
 // begins before that, and mounts while the bundle is composed.
-import { list, text } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { closeSync, readFileSync, writeSync } from "node:fs"
 import { constants } from "node:os"
 import { loadAddon, starterPath } from "../native/load.ts"
@@ -213,7 +213,7 @@ interface Attempt {
  * @param last - The last three arguments it was started with.
  */
 export function startFailure(last: readonly string[]): Error {
-  const [about = "[]", attempt = "0", descriptor = ""] = list(text)(last, "last")
+  const [about = "[]", attempt = "0", descriptor = ""] = is.list(is.text)(last, "last")
   const { engine, image } = (JSON.parse(about) as Attempt[])[Number(attempt)] ?? {
     engine: "userspace",
     image: "",

@@ -14,7 +14,7 @@ import {
 import { connect, isIPv4 } from "node:net"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
-import { flag, shape, text, variables, type Check } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { RunError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import { lockFolder, type HeldFolder } from "../native/lock.ts"
@@ -226,10 +226,10 @@ function namesIn(folder: string): string[] {
     .sort()
 }
 
-const networkOptions: Check<NetworkOptions> = shape<NetworkOptions>({
-  subnet: text,
-  internal: flag,
-  labels: variables,
+const networkOptions: is.Check<NetworkOptions> = is.shape<NetworkOptions>({
+  subnet: is.text,
+  internal: is.flag,
+  labels: is.variables,
 })
 
 function none(name: string): RunError {
@@ -242,7 +242,7 @@ function none(name: string): RunError {
  * @throws RunError `ERR_NETWORK_NAME`, `ERR_NETWORK_EXISTS`, `ERR_NETWORK_SUBNET`: it is used already, or none is free.
  */
 export async function createNetwork(name: string, asked: NetworkOptions = {}): Promise<NetworkInfo> {
-  checkNetworkName(text(name, "name"))
+  checkNetworkName(is.text(name, "name"))
   const { subnet: wanted, internal = false, labels = {} } = networkOptions(asked, "options")
   const folder = networkFolder()
   await using held = await lockFolder(folder)
@@ -273,7 +273,7 @@ export async function createNetwork(name: string, asked: NetworkOptions = {}): P
     gateway: addressOf(subnet.first + 1),
     internal,
     labels: Object.fromEntries(
-      Object.entries(labels).map(([key, value]) => [key, text(value, `options.labels.${key}`)]),
+      Object.entries(labels).map(([key, value]) => [key, is.text(value, `options.labels.${key}`)]),
     ),
   }
   const file = fileOf(folder, name)
@@ -301,7 +301,7 @@ export async function listNetworks(): Promise<NetworkInfo[]> {
  * @throws RunError `ERR_NETWORK_NONE`, `ERR_NETWORK_NAME`.
  */
 export async function openNetwork(name: string): Promise<NetworkInfo> {
-  const found = findNetwork(text(name, "name"))
+  const found = findNetwork(is.text(name, "name"))
   const members = await membersIn(networkFolder())
   return { ...found, containers: members.get(name) ?? [] }
 }
@@ -332,7 +332,7 @@ async function removeUnused(name: string): Promise<readonly NetworkMember[]> {
  * @throws RunError `ERR_NETWORK_NONE`, `ERR_NETWORK_NAME`; `ERR_NETWORK_BUSY`: containers are in it.
  */
 export async function removeNetwork(name: string): Promise<void> {
-  checkNetworkName(text(name, "name"))
+  checkNetworkName(is.text(name, "name"))
   for (const late = performance.now() + LEAVE_MS; ;) {
     const members = await removeUnused(name)
     if (members.length === 0) return

@@ -1,6 +1,6 @@
 // OpenPGP key servers (HKP): keys are searched for, fetched and published. A server is asked only when somebody says so, and
 // what it answers is trusted for nothing: a key is taken by its whole fingerprint, which is computed here.
-import { abortSignal, flag, milliseconds, shape, text, variables, type Check } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { SignatureError } from "../errors.ts"
 import { fetchOnce, type HttpResponse } from "../http/fetch-once.ts"
 import { isLoopback } from "../http/proxy.ts"
@@ -46,12 +46,12 @@ export interface KeyServerOptions {
   readonly signal?: AbortSignal | undefined
 }
 
-export const keyServerOptions: Check<KeyServerOptions> = shape<KeyServerOptions>({
-  url: text,
-  allowHttp: flag,
-  timeoutMs: milliseconds,
-  env: variables,
-  signal: abortSignal,
+export const keyServerOptions: is.Check<KeyServerOptions> = is.shape<KeyServerOptions>({
+  url: is.text,
+  allowHttp: is.flag,
+  timeoutMs: is.milliseconds,
+  env: is.variables,
+  signal: is.abortSignal,
 })
 
 /** A key as a server lists it: nothing of it is verified. */
@@ -205,7 +205,7 @@ function parseIndex(text: string): FoundKey[] {
  * @throws SignatureError `ERR_KEYSERVER`; the signal's reason.
  */
 export async function search(about: string, given: KeyServerOptions = {}): Promise<FoundKey[]> {
-  text(about, "about")
+  is.text(about, "about")
   const options = keyServerOptions(given, "options")
   const server = parseServer(options)
   const wanted = /^(?:0x)?(?:[0-9a-f]{8}|[0-9a-f]{16}|[0-9a-f]{40}|[0-9a-f]{64})$/i.test(about)

@@ -1,6 +1,6 @@
 // Where key rings lie: the user's own, the system's, and those that Apptainer and Singularity keep, which are used in place.
 // A ring says whom to trust, so who else may write it is looked at whenever it is used.
-import { variables } from "../arguments.ts"
+import * as is from "../arguments.ts"
 import { existsSync, lstatSync, statSync, type Stats } from "node:fs"
 import path from "node:path"
 import { SignatureError } from "../errors.ts"
@@ -147,7 +147,7 @@ export function peerRings(env: RingEnvironment): (RingFiles & { readonly secretF
 
 /** Of the own ring, of the system's where it has one, and of the peers', where it is there. */
 function userFiles(given: RingEnvironment, which: keyof RingFiles): string[] {
-  const env = variables(given, "env")
+  const env = is.variables(given, "env")
   const isNamed = (env["SIFCRYPT_KEYSDIR"] ?? env["HOME"] ?? "") !== ""
   const own = isNamed ? [ringIn(keysFolder(env))] : []
   own.forEach(checkOwnRing)
