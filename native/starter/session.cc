@@ -43,6 +43,8 @@ constexpr long kOpenat2 = SYS_openat2;
 #else
 constexpr long kOpenat2 = 437;
 #endif
+/// It is not sure where ".." leads, and says EAGAIN, while anything on the machine is renamed or mounted.
+constexpr int kMaxLooks = 1000;
 
 /// The initial user namespace maps every id to itself.
 bool IsInitialUserNamespace() {
@@ -63,7 +65,11 @@ UniqueFd LookInside(const std::string& root, const std::string& path) {
   open_how how{};
   how.flags = O_PATH | O_CLOEXEC;
   how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
-  return UniqueFd(static_cast<int>(syscall(kOpenat2, top.get(), path.c_str(), &how, sizeof how)));
+  long fd = -1;
+  int looks = 0;
+  do fd = syscall(kOpenat2, top.get(), path.c_str(), &how, sizeof how);
+  while (fd < 0 && errno == EAGAIN && ++looks < kMaxLooks);
+  return UniqueFd(static_cast<int>(fd));
 }
 
 UniqueFd OpenInside(const std::string& root, const std::string& path, const std::string& name) {

@@ -1,8 +1,10 @@
 // Binds out of images, and the overlay that an image brings.
 import assert from "node:assert/strict"
 import { execFileSync } from "node:child_process"
+import { once } from "node:events"
 import { chownSync, copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs"
 import path from "node:path"
+import { Worker } from "node:worker_threads"
 import { openBindImages } from "../../lib/container/bind-images.ts"
 import { openOverlays } from "../../lib/container/overlays.ts"
 import { Credentials } from "../../lib/encryption/credentials.ts"
@@ -147,6 +149,20 @@ describe("images beside and in an image", () => {
         const { status, stderr } = await run(["-B", "data.img:/in:image-src=/outside"], "cat /in")
         assert.equal(status, 255)
         assert.match(stderr, /data\.img: \/outside in it: No such file/)
+      })
+
+      it("a link in such an image is followed while files elsewhere are renamed", async () => {
+        const code = `const { workerData } = require("node:worker_threads"), fs = require("node:fs")
+          fs.writeFileSync(workerData + "1", "")
+          for (let at = 1; ; at = 3 - at) fs.renameSync(workerData + at, workerData + (3 - at))`
+        const renaming = new Worker(code, { eval: true, workerData: path.join(newFolder("renamed"), "file") })
+        try {
+          await once(renaming, "online")
+          const { stderr } = await run(["-B", "data.img:/in:image-src=/outside"], "cat /in")
+          assert.match(stderr, /data\.img: \/outside in it: No such file/)
+        } finally {
+          await renaming.terminate()
+        }
       })
 
       it("an ext image is written, unless it is bound read-only", async () => {
