@@ -34,7 +34,7 @@ import { mountImage, mountOptions, type Mount, type MountOptions } from "./mount
 import { checkOrigin, isVerified, vouch } from "./origin.ts"
 import { encryptionOf, overlaysOf, partitionKind } from "../encryption/partition.ts"
 import { execOptions, type ExecOptions } from "../runtime/options.ts"
-import { findHeldKey } from "../runtime/sharing.ts"
+import { heldKeys } from "../runtime/sharing.ts"
 import { runImage, type Running } from "./run.ts"
 import { isService } from "./service.ts"
 import type { UnsignedPolicy } from "./signature.ts"
@@ -604,8 +604,9 @@ export async function openPath(
 ): Promise<Image> {
   const { unlock, allowCipher, kdfLimits, onDerivation, signal } = options
   signal?.throwIfAborted()
-  // For an encrypted image, then: the library is loaded while its table and header are read.
-  if (unlock !== undefined) prepareLuks()
+  // For an encrypted image, then: the library is loaded while its table and header are read, unless it may not be needed.
+  const findHeldKey = heldKeys()
+  if (unlock !== undefined && findHeldKey === undefined) prepareLuks()
   const sif = await openImagePath(file)
   if (!(sif instanceof SifImage)) return await openBare(sif, options)
   return await madeOf(sif, async () => {

@@ -171,7 +171,8 @@ export async function openPartition(
 ): Promise<Opening> {
   const format = encryptionOf(partition)
   if (format === undefined) throw new TypeError("the partition is not encrypted")
-  format.prepare?.()
+  // What is held is opened without what opens keyslots.
+  if (policy.findHeldKey === undefined) format.prepare?.()
   const lock = await format.readLock(image, partition, policy)
   const messages = findCryptoMessages(image, partition)
   if (messages.length > MAX_MESSAGES)

@@ -15,7 +15,7 @@ import {
 } from "node:fs"
 import path from "node:path"
 import { callerEnvironment } from "../caller-environment.ts"
-import { plainRange } from "../encryption/encryption-format.ts"
+import { plainRange, type FindHeldKey } from "../encryption/encryption-format.ts"
 import { RunError } from "../errors.ts"
 import { loadAddon, starterPath } from "../native/load.ts"
 import { ownFolder, ownFolderThere, readOwn } from "../native/private-folder.ts"
@@ -44,28 +44,36 @@ export function heldKeyNote(id: string, pid: number, fd: number): string {
   return `${id} ${pid} ${fd}`
 }
 
-/** What a shared container of this user's holds under that name. */
-export function findHeldKey(id: string): Uint8Array | undefined {
+/** A number of a process, or of a descriptor. */
+const NUMBER = /^\d{1,10}$/
+
+/** What shared containers of this user's hold, by its name; undefined: nothing. */
+export function heldKeys(): FindHeldKey | undefined {
   const folder = ownFolderThere("shared")
   if (folder === undefined) return undefined
-  try {
-    for (const name of readdirSync(folder)) {
-      if (!name.endsWith(lockSuffix)) continue
-      const [found, pid = "", fd = ""] = readOwn(path.join(folder, name), MAX_NOTE)?.split(" ") ?? []
-      if (found !== id || !/^\d{1,10}$/.test(pid) || !/^\d{1,10}$/.test(fd)) continue
+  const places = new Map<string, string>()
+  for (const name of readdirSync(folder)) {
+    const note = name.endsWith(lockSuffix) ? readOwn(path.join(folder, name), MAX_NOTE) : undefined
+    const [id = "", pid = "", fd = ""] = note?.split(" ") ?? []
+    if (NUMBER.test(pid) && NUMBER.test(fd)) places.set(id, `/proc/${pid}/fd/${fd}`)
+  }
+  if (places.size === 0) return undefined
+  return (id) => {
+    const place = places.get(id)
+    if (place === undefined) return undefined
+    try {
       // Of its own memory. Whatever else it may be by now has not been sealed under this secret.
-      const held = openSync(`/proc/${pid}/fd/${fd}`, constants.O_RDONLY | constants.O_NONBLOCK)
+      const held = openSync(place, constants.O_RDONLY | constants.O_NONBLOCK)
       try {
         const info = fstatSync(held)
-        if (info.isFile() && info.size <= MAX_HELD) return readFileSync(held)
+        return info.isFile() && info.size <= MAX_HELD ? readFileSync(held) : undefined
       } finally {
         closeSync(held)
       }
+    } catch {
+      return undefined // it has ended, or is not to be looked at: then the key is found without it
     }
-  } catch {
-    // It has ended, or is not to be looked at: then the key is found without it.
   }
-  return undefined
 }
 
 /** Why it has to be alone. */
