@@ -118,22 +118,26 @@ export async function startShared(
 ): Promise<StartedShared> {
   const file = held && loadAddon().memoryFile({ name: "held", bytes: held.sealed })
   let heldAt = -1
-  // Until somebody is in it, it ends with this process.
-  const starter = startStarter({
-    launch: {
-      ...launch,
-      compose: (descriptors) => {
-        const words = [...launch.compose(descriptors), `--shared=${place}`]
-        if (file === undefined) return words
-        heldAt = descriptors.share(file)
-        return [...words, `--held-fd=${heldAt}`]
+  let starter: Starter
+  try {
+    // Until somebody is in it, it ends with this process.
+    starter = startStarter({
+      launch: {
+        ...launch,
+        compose: (descriptors) => {
+          const words = [...launch.compose(descriptors), `--shared=${place}`]
+          if (file === undefined) return words
+          heldAt = descriptors.share(file)
+          return [...words, `--held-fd=${heldAt}`]
+        },
       },
-    },
-    bundle,
-    attached: "at first",
-    stdio: ["ignore", "ignore", "ignore"],
-  })
-  if (file !== undefined) closeSync(file)
+      bundle,
+      attached: "at first",
+      stdio: ["ignore", "ignore", "ignore"],
+    })
+  } finally {
+    if (file !== undefined) closeSync(file)
+  }
   try {
     const [pid] = await Promise.all([starter.ready, bundle])
     const startTime = startTimeOf(pid)
