@@ -65,6 +65,7 @@ class Step implements Started {
   readonly #child: ChildProcess
   readonly #element: string
   #hasFailed = false
+  #isTold = false
 
   constructor(child: ChildProcess, { set, task, place }: StepOptions) {
     this.#child = child
@@ -82,6 +83,8 @@ class Step implements Started {
   }
 
   async #look(set: JobSet, task: FoundTask): Promise<void> {
+    // Each rank has the time that it was given.
+    if (this.#isTold) return
     if (this.#hasFailed) this.#stop()
     this.#hasFailed = await set.hasRankEnd(task)
   }
@@ -110,6 +113,7 @@ class Step implements Started {
 
   /** srun itself would have the ranks killed at once. */
   kill(signal: NodeJS.Signals): void {
+    this.#isTold = true
     slurm("scancel", [`--signal=${signal.slice("SIG".length)}`, this.#element]).catch(() => {
       // The job is ending already, or nobody answers: Slurm ends it all the same.
     })
@@ -140,6 +144,8 @@ export class RankRun {
   readonly #isFirst = numberIn(process.env, "SLURM_LOCALID") === 0
   readonly #stopped = new AbortController()
   #running: Running | undefined
+  #isTold = false
+  #hasWaited = false
 
   /** @param word - What the ranks of the step have in common. */
   constructor(set: JobSet, task: FoundTask, place: Place, word: Buffer) {
@@ -151,6 +157,7 @@ export class RankRun {
 
   /** A signal of Slurm's. */
   receive(signal: NodeJS.Signals): void {
+    this.#isTold = true
     if (this.#running === undefined)
       this.#stopped.abort(new Kept(128 + system.signals[signal], new Error(`ended by ${signal}`)))
     else this.#running.kill(signal)
@@ -167,7 +174,10 @@ export class RankRun {
   async #open(giver: KeyGiver | undefined): Promise<OpenedImage> {
     const { signal } = this.#stopped
     const about = this.#set.image(this.#task.task)
-    const onWait = (why: string): Promise<void> => this.#record("waiting", why)
+    const onWait = async (why: string): Promise<void> => {
+      this.#hasWaited = true
+      await this.#record("waiting", why)
+    }
     const image = new TaskImage(this.#set, this.#place, about, { signal, onWait })
     if (this.#isFirst) {
       const opened = await image.open(async () => {
@@ -204,7 +214,7 @@ export class RankRun {
       preserveFds: manager !== undefined && /^\d{1,4}$/.test(manager) ? [Number(manager)] : [],
     })
     this.#running = running
-    if (this.#rank === 0) await this.#record("running")
+    if (this.#rank === 0 || this.#hasWaited) await this.#record("running")
     const { exitCode } = await running.exited
     // Others may have begun so late that they have not asked yet.
     if (exitCode === 0) await giver?.served(signal)
@@ -221,7 +231,8 @@ export class RankRun {
     try {
       const exitCode = await this.#runPayload()
       if (exitCode !== 0) await this.#set.writeRankEnd(this.#task, { ...about, exitCode })
-      return exitCode
+      // srun has the others killed where one fails; those that were all told to end have their time.
+      return this.#isTold ? 0 : exitCode
     } catch (error) {
       const exitCode = statusFor(error)
       await this.#set.writeRankEnd(this.#task, { ...about, exitCode, reason: (error as Error).message })

@@ -536,6 +536,9 @@ describe("jobs on Slurm", () => {
       const tasks = [told, deaf].map(
         (command) => `{ image: ${file("image.sif")}, command: ${command}, max_wall_time: 60 }`,
       )
+      // The second rank takes its time, though the first has ended.
+      const each = `[sh, -c, "trap 'sleep $((SLURM_PROCID * 2)); echo told $SLURM_PROCID; exit 5' TERM; while :; do sleep 0.2; done"]`
+      tasks.push(`{ image: ${file("image.sif")}, ranks_per_node: 2, command: ${each}, max_wall_time: 60 }`)
       const jobs = `jobs: [ { id: one, tasks: [ ${tasks.join(", ")} ] } ]`
       const set = await submit(configure("late.yaml", jobs, undefined, ", end_notice: 50"))
       const all = [...(await cluster.status(set)).values()]
@@ -544,8 +547,10 @@ describe("jobs on Slurm", () => {
         [
           ["timeout", 5],
           ["timeout", 143],
+          ["timeout", 5],
         ],
       )
+      assert.equal(outputOf(set, "one/task-00002"), "told 0\ntold 1\n")
       assert.equal(outputOf(set, "one/task-00000"), "told\n")
     })
   }
