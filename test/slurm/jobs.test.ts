@@ -540,7 +540,7 @@ describe("jobs on Slurm", () => {
       const each = `[sh, -c, "trap 'sleep $((SLURM_PROCID * 2)); echo told $SLURM_PROCID; exit 5' TERM; while :; do sleep 0.2; done"]`
       tasks.push(`{ image: ${file("image.sif")}, ranks_per_node: 2, command: ${each}, max_wall_time: 60 }`)
       const jobs = `jobs: [ { id: one, tasks: [ ${tasks.join(", ")} ] } ]`
-      const set = await submit(configure("late.yaml", jobs, undefined, ", end_notice: 50"))
+      const set = await submit(configure("late.yaml", jobs, undefined, ", end_notice: 30"))
       const all = [...(await cluster.status(set)).values()]
       assert.deepEqual(
         all.map(({ state, exitCode }) => [state, exitCode]),
@@ -711,24 +711,30 @@ describe("jobs on Slurm", () => {
       "many.yaml",
       job("[exec, echo, '{0}']", undefined, `task_factory: { repeat: ${count} }`),
     )
-    const started = performance.now()
-    const set = await submit(many)
-    assert.ok(performance.now() - started < 10_000)
-    const { arrays } = JSON.parse(readFileSync(path.join(set, "slurm.json"), "utf8")) as {
-      arrays: { first: number; count: number }[]
+    try {
+      const started = performance.now()
+      const set = await submit(many)
+      assert.ok(performance.now() - started < 10_000)
+      const { arrays } = JSON.parse(readFileSync(path.join(set, "slurm.json"), "utf8")) as {
+        arrays: { first: number; count: number }[]
+      }
+      assert.deepEqual(
+        arrays.map(({ first, count: size }) => [first, size]),
+        Array.from({ length: Math.ceil(count / 1001) }, (_, i) => [
+          i * 1001,
+          Math.min(1001, count - i * 1001),
+        ]),
+      )
+      assert.equal(
+        (await cluster.status(set, false)).get(`one/task-00000-${String(count - 1).padStart(5, "0")}`)?.state,
+        "pending",
+      )
+      assert.match((await cluster.run(["batch", "delete", set])).stderr, /some of its tasks have not ended/)
+      await cluster.ok(["batch", "delete", "--force", set])
+      assert.equal(existsSync(set), false)
+    } finally {
+      await partition("up")
     }
-    assert.deepEqual(
-      arrays.map(({ first, count: size }) => [first, size]),
-      Array.from({ length: Math.ceil(count / 1001) }, (_, i) => [i * 1001, Math.min(1001, count - i * 1001)]),
-    )
-    assert.equal(
-      (await cluster.status(set, false)).get(`one/task-00000-${String(count - 1).padStart(5, "0")}`)?.state,
-      "pending",
-    )
-    assert.match((await cluster.run(["batch", "delete", set])).stderr, /some of its tasks have not ended/)
-    await cluster.ok(["batch", "delete", "--force", set])
-    await partition("up")
-    assert.equal(existsSync(set), false)
   })
 
   it("goes from a key to a cow as docs/batch.md says", async () => {
