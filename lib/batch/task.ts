@@ -137,6 +137,16 @@ class TaskRun {
     }
   }
 
+  /** Does Slurm have the job end, of which whoever gives keys may hear before this process does? */
+  async #hasEnded(): Promise<boolean> {
+    try {
+      const job = await jobByNumber(this.#place.slurmJob, AbortSignal.timeout(ANSWER_MS))
+      return job?.state !== "RUNNING"
+    } catch {
+      return false // then it is what was said
+    }
+  }
+
   /** @returns The status to end with. */
   async run(): Promise<number> {
     this.#attempts = [...((await this.#set.record(this.#task))?.attempts ?? [])]
@@ -160,6 +170,10 @@ class TaskRun {
         await this.#record("waiting", status, (error as Error).message)
         // Not a failure of its own: it waits in the queue for somebody to unlock the set.
         await slurm("scontrol", ["requeue", String(this.#place.slurmJob)])
+        return status
+      }
+      if (status === taskStatus.keyRefused && (await this.#hasEnded())) {
+        await this.#record("cancelled", status, (error as Error).message)
         return status
       }
       await this.#record("failed", status, (error as Error).message)
