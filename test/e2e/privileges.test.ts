@@ -87,6 +87,19 @@ describe("what each process may", function () {
         chownSync(at(name), idOf(as), idOf(as))
       }
       copyFileSync(image, at("image.sif"))
+      // A network that leads nowhere needs no pasta, which is another's.
+      writeFileSync(
+        at("compose.yaml"),
+        `name: privileges
+x-sifcrypt: { pem_path: "${keys.privateKey}" }
+services:
+  one:
+    image: ./image.sif
+    entrypoint: sleep 200
+    healthcheck: { test: [CMD, sleep, "300"], interval: 100ms, timeout: 10m }
+networks: { default: { internal: true } }
+`,
+      )
       writeFileSync(at("image.def"), "Bootstrap: localimage\nFrom: image.sif\n%post\n    sleep 300\n")
       const key = ["--pem-path", keys.privateKey]
       const user = ["--engine", "userspace", ...key]
@@ -113,6 +126,12 @@ describe("what each process may", function () {
           name: "view",
           args: ["view", ...key, "image.sif", "view"],
           last: /^sifcrypt-starter/,
+          leaves: true,
+        },
+        {
+          name: "compose",
+          args: ["compose", "up", "-d"],
+          last: /^(?:\/bin\/)?sleep 300/,
           leaves: true,
         },
         {
@@ -147,6 +166,7 @@ describe("what each process may", function () {
         rows.push(...(await settled(found, told)))
         if (name === "instance") await sifcrypt(["instance", "stop", "--force", "one"], options)
         if (name === "mount" || name === "view") await sifcryptOk(["unmount", name], options)
+        if (name === "compose") await sifcrypt(["compose", "down", "-t", "0"], options)
         child?.kill("SIGTERM")
         await waitFor(`the end of ${name}`, () => processesOfGroup(group).length === 0, 40_000)
         group++

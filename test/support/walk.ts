@@ -8,9 +8,13 @@ const read = (file: string): string => readFileSync(file, "latin1")
 const field = (pid: number | "self", name: string): string =>
   new RegExp(`^${name}:\\s*(.*)$`, "m").exec(read(`/proc/${pid}/status`))?.[1] ?? ""
 
-/** A set of capabilities: none, as many as whoever runs the tests has, or all of a user namespace of their own. */
+/** CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, SYS_CHROOT and SETFCAP. */
+const ofServices = "00000000800405fb"
+
+/** A set of capabilities: none, as many as whoever runs the tests has, a service's, or all of a user namespace of their own. */
 function named(set: string, own: boolean): string {
   if (/^0+$/.test(set)) return "none"
+  if (set === ofServices) return "a service's"
   if (own) return "its namespace's"
   return set === field("self", "CapBnd") ? "the caller's" : set
 }
