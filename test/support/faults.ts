@@ -19,7 +19,7 @@ const errors: Readonly<Record<string, readonly (keyof typeof constants.errno)[]>
   ioctl: ["EIO", "ENOMEM", "EINTR"],
   read: ["EIO", "EINTR", "ENOMEM"],
   receive: ["ECONNRESET", "EINTR", "ENOMEM"],
-  send: ["ENOBUFS", "EINTR", "EPIPE"],
+  send: ["ENOBUFS", "EINTR", "ENOMEM"],
   connect: ["ECONNREFUSED", "EINTR", "ENOBUFS"],
 }
 
@@ -74,9 +74,9 @@ export function callsOf(report: string): Call[] {
     })
 }
 
-/** What is read from the network, or from another process, may also end. */
-const errorsOf = ({ kind, object }: Call): readonly string[] =>
-  errors[kind === "read" && object.startsWith("socket:") ? "receive" : kind] ?? []
+/** What comes through Node may be the network's. Of the starter's each end lives as long as its process, which goes on here. */
+const errorsOf = ({ program, kind, object }: Call): readonly string[] =>
+  errors[program === "node" && kind === "read" && object.startsWith("socket:") ? "receive" : kind] ?? []
 
 /** Calls that do the same: numbers and random names are left out of what they are made for. */
 function alike({ program, kind, name, object }: Call): string {

@@ -94,7 +94,10 @@ describe("A3: with the kernel engine, again and again", function () {
     }
     // Made once, and stay: the folder of instances, and the file of locks.
     await listInstances()
-    await using running = await plain.exec(["/bin/true"], { engine, overlay: [at("overlay.img")] })
+    await using running = await plain.exec(["/bin/cat", "/data/hello"], {
+      engine,
+      overlay: [at("overlay.img")],
+    })
     assert.deepEqual(await running.exited, { exitCode: 0 })
   })
   after(async () => {
