@@ -2,7 +2,7 @@
 import assert from "node:assert/strict"
 import { randomBytes } from "node:crypto"
 import { once } from "node:events"
-import { readFileSync } from "node:fs"
+import { readdirSync, readFileSync, readlinkSync } from "node:fs"
 import { connect } from "node:net"
 import { buffer } from "node:stream/consumers"
 import {
@@ -15,15 +15,27 @@ import {
 import { isRoot, runProgram } from "../../support/cli.ts"
 import { skip } from "../../support/skip.ts"
 
+/** Empty: it is closed again. */
+function linkOf(file: string): string {
+  try {
+    return readlinkSync(file)
+  } catch {
+    return ""
+  }
+}
+
 describe("the key of a step's ranks", () => {
   const word = (): Buffer => takeStepWord({ [STEP_VARIABLE]: newStepWord() }) ?? assert.fail()
   const never = new AbortController().signal
 
-  /** What this machine's users see of sockets without files. */
-  const places = (): string[] =>
-    [...readFileSync("/proc/net/unix", "latin1").matchAll(/@(sifcrypt-[0-9a-f]{64})/g)].map(
-      ([, name = ""]) => name,
-    )
+  /** This process's sockets without files, as the machine's users see them. */
+  const places = (): string[] => {
+    const own = new Set(readdirSync("/proc/self/fd").map((fd) => linkOf(`/proc/self/fd/${fd}`)))
+    return readFileSync("/proc/net/unix", "latin1")
+      .split("\n")
+      .map((line) => /(\d+) @(sifcrypt-[0-9a-f]{64})/.exec(line))
+      .flatMap((found) => (own.has(`socket:[${found?.[1] ?? ""}]`) ? [found?.[2] ?? ""] : []))
+  }
 
   it("is given to each of the others once, whether they come before it is there or after", async () => {
     const step = word()
