@@ -24,6 +24,8 @@ import {
   type Started,
 } from "./task-image.ts"
 
+/** What ends with more was ended by a signal, as shells say it. */
+const SIGNALLED = 128
 /** How long Slurm has to say whether the task's time is up. */
 const ANSWER_MS: Milliseconds = 5000
 
@@ -130,6 +132,7 @@ class TaskRun {
       const { exitCode } = await running.exited
       this.#running = undefined
       await this.#toldWhy
+      if (exitCode > SIGNALLED) await this.#askWhetherEnding()
       this.#attempts = [...this.#attempts.slice(0, -1), { ...attempt, ended: Date.now(), exitCode }]
       if (this.#ending !== undefined) return { state: this.#ending, exitCode }
       if (exitCode === 0) return { state: "done", exitCode }
@@ -137,13 +140,14 @@ class TaskRun {
     }
   }
 
-  /** Does Slurm have the job end, of which whoever gives keys may hear before this process does? */
-  async #hasEnded(): Promise<boolean> {
+  /** Does Slurm have the job end? Whoever gives keys, and the payload, may hear of it before this process does. */
+  async #askWhetherEnding(): Promise<void> {
+    if (this.#ending !== undefined) return
     try {
       const job = await jobByNumber(this.#place.slurmJob, AbortSignal.timeout(ANSWER_MS))
-      return job?.state !== "RUNNING"
+      if (job?.state !== "RUNNING") this.#ending ??= job?.state === "TIMEOUT" ? "timeout" : "cancelled"
     } catch {
-      return false // then it is what was said
+      // Then it is what was said.
     }
   }
 
@@ -160,6 +164,7 @@ class TaskRun {
       return state === "timeout" ? taskStatus.timeout : exitCode
     } catch (error) {
       await this.#toldWhy
+      if (statusFor(error) === taskStatus.keyRefused) await this.#askWhetherEnding()
       if (this.#ending !== undefined) {
         const status = this.#ending === "timeout" ? taskStatus.timeout : statusFor(error)
         await this.#record(this.#ending, status, (error as Error).message)
@@ -170,10 +175,6 @@ class TaskRun {
         await this.#record("waiting", status, (error as Error).message)
         // Not a failure of its own: it waits in the queue for somebody to unlock the set.
         await slurm("scontrol", ["requeue", String(this.#place.slurmJob)])
-        return status
-      }
-      if (status === taskStatus.keyRefused && (await this.#hasEnded())) {
-        await this.#record("cancelled", status, (error as Error).message)
         return status
       }
       await this.#record("failed", status, (error as Error).message)

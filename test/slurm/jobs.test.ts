@@ -831,13 +831,12 @@ describe("jobs on Slurm", () => {
       assert.ok(srun !== undefined && own !== undefined)
       return { job: own, srun, ranks: all.filter((one) => one !== own && !sruns.includes(one)) }
     }
-    /** The starters of the containers that ranks are in. */
+    /** The starters of the containers that ranks are in by now. */
     const containersOf = (some: readonly ProcessInfo[]): readonly string[] =>
-      some.map(({ pid }) => {
+      some.flatMap(({ pid }) => {
         const join = processesBelow(pid).find(({ command }) => command.includes("sifcrypt-starter join"))
-        return (
-          / --pid=(\d+) /.exec(join?.command ?? "")?.[1] ?? assert.fail("a rank is in no shared container")
-        )
+        const [, container] = / --pid=(\d+) /.exec(join?.command ?? "") ?? []
+        return container === undefined ? [] : [container]
       })
 
     await waitFor(
@@ -850,15 +849,10 @@ describe("jobs on Slurm", () => {
     const { ranks: all } = processesOf(0)
     const daemons = [...new Set(all.map(({ parent }) => parent))]
     assert.deepEqual([all.length, daemons.length], [4, 2])
-    const containers = daemons.map((daemon) => [
-      ...new Set(containersOf(all.filter(({ parent }) => parent === daemon))),
-    ])
-    assert.deepEqual(
-      containers.map(({ length }) => length),
-      [1, 1],
-    )
+    const containers = daemons.map((daemon) => containersOf(all.filter(({ parent }) => parent === daemon)))
+    for (const [one, other, ...more] of containers) assert.deepEqual([other, more], [one, []])
     assert.equal(new Set(containers.flat()).size, 2)
-    for (const starter of containers.flat())
+    for (const starter of new Set(containers.flat()))
       assert.equal(processesBelow(Number(starter)).filter(({ pid }) => holdsFuse(pid)).length, 1)
     writeFileSync(path.join(place, "go"), "")
 
