@@ -26,8 +26,8 @@ export class Work implements Disposable {
     this.#session.post("Profiler.startPreciseCoverage", { callCount: true, detailed: true })
   }
 
-  /** Since it was asked last: what was too much for one input, in words; undefined: nothing was. */
-  takeTooMuch(): string | undefined {
+  /** Since it was asked last: what was too much for one input that may cost so many `times` what others may, in words; undefined: nothing was. */
+  takeTooMuch(times: number = 1): string | undefined {
     const { user, system } = process.cpuUsage(this.#before)
     let steps = 0
     this.#session.post(
@@ -39,8 +39,8 @@ export class Work implements Disposable {
       },
     )
     this.#before = process.cpuUsage()
-    if (steps > MOST_STEPS) return `${steps} steps`
-    return user + system > MOST_MICROSECONDS ? `${(user + system) / 1000} ms` : undefined
+    if (steps > MOST_STEPS * times) return `${steps} steps`
+    return user + system > MOST_MICROSECONDS * times ? `${(user + system) / 1000} ms` : undefined
   }
 
   [Symbol.dispose](): void {
@@ -78,10 +78,10 @@ export async function tryInput(
 
 /** Is any of these more work than an input may be? */
 async function checkWork(what: string, parser: Parser, inputs: readonly Buffer[], work: Work): Promise<void> {
-  if (work.takeTooMuch() === undefined) return
+  if (work.takeTooMuch(parser.times) === undefined) return
   for (const input of inputs) {
     await tryInput(what, parser, input)
-    const tooMuch = work.takeTooMuch()
+    const tooMuch = work.takeTooMuch(parser.times)
     if (tooMuch !== undefined) throw new Finding(what, input, tooMuch)
   }
 }

@@ -100,6 +100,8 @@ export interface Parser {
   readonly throws?: readonly (abstract new (...args: never[]) => Error)[]
   /** How many take as long as a thousand of the others. */
   readonly share?: number
+  /** What one may cost: so many times what one of the others may. */
+  readonly times?: number
 }
 
 const text = (parse: (text: string) => unknown) => (bytes: Buffer) => parse(bytes.toString("utf8"))
@@ -569,6 +571,8 @@ export const parsers: Readonly<Record<string, Parser>> = {
     change: armored(wire(OPENSSH_HEAD)),
     parse: async (bytes) => await parsePrivateKey(bytes, "x", Buffer.from("xxxxx")),
     share: 0.2,
+    // bcrypt is JavaScript: the 500 rounds that lib/key/stretching.ts allows, of 1.4 million each.
+    times: 15,
   },
   "a PKCS#12 file": {
     inputs: pkcs12Files,
