@@ -377,6 +377,7 @@ class SquashfsReader::Implementation::Listing {
     entry->ref = uint64_t{inode_block_} << 16 | Le16(fixed);
     // From the header's, forward or back.
     entry->inode_number = inode_number_ + static_cast<uint32_t>(static_cast<int16_t>(Le16(fixed + 2)));
+    // The kernel, which does not look at that, takes whatever it has under this number for the inode; unsquashfs refuses an inode's own.
     if (entry->inode_number == 0 || entry->inode_number > inode_count_)
       Malformed("a directory entry has an impossible inode number");
     if (type < 1 || type > 7) Malformed("a directory entry has an unknown type");
