@@ -152,7 +152,7 @@ suite_core() {
 
 suite_uml() {
   if command -v linux.uml >/dev/null; then
-    mocha_in_guest 900 "test/uml/**/*.test.ts"
+    mocha_in_guest 1200 "test/uml/**/*.test.ts"
   else
     {
       echo "skip the whole suite: this machine has no linux.uml (Debian's user-mode-linux, amd64 only)"
