@@ -13,7 +13,7 @@
 namespace sifcrypt {
 
 /// What a folder of a scratch is told by ioctl(2): the inode number of the squashfs. The answer comes when it is filled. Any other
-/// file system says ENOTTY. Whoever may write there may ask: no more comes of it than he could make himself.
+/// file system says ENOTTY. Only root of the scratch may ask, EPERM: no more comes of it than he could make himself.
 constexpr unsigned long kScratchFill = _IOW('s', 1, uint64_t);
 
 /// Says whether anything in a scratch has, or has had, an extended attribute.

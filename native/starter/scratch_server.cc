@@ -261,6 +261,8 @@ void OnIoctl(fuse_req_t request, fuse_ino_t ino, unsigned command, void*, fuse_f
     }
     ScratchTree::Id image = 0;
     if (command != kScratchFill || size != sizeof image) throw SystemError(ENOTTY, "scratch");
+    // The kernel has looked at nothing but whether the folder could be opened to be read: owners, modes and devices are root's to give.
+    if (fuse_req_ctx(request)->uid != 0) throw SystemError(EPERM, "scratch");
     std::memcpy(&image, given, sizeof image);
     FillScratch(tree, ino, image, server.rights, [request] { return fuse_req_interrupted(request) != 0; });
     fuse_reply_ioctl(request, 0, nullptr, 0);

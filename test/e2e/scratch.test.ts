@@ -118,6 +118,50 @@ while [ ! -e /tmp/continue ]; do sleep 0.05; done
       assert.ok(!existsSync(at("secret.sif.tmp")))
     })
 
+    if (as === "self" && isRoot)
+      it("is filled out of a squashfs for root alone", async () => {
+        mkdirSync(at("base/asked"), { recursive: true })
+        mkdirSync(at("gift"))
+        writeFileSync(at("gift/tool"), "")
+        chmodSync(at("gift/tool"), 0o4755)
+        execFileSync("mksquashfs", [at("gift"), at("base/asked/gift.squashfs"), "-quiet", "-no-progress"])
+        writeFileSync(
+          at("ask.c"),
+          `#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+int main(int count, char** words) {
+  struct stat squashfs;
+  if (count != 4 || setuid(atoi(words[1])) != 0 || stat(words[3], &squashfs) != 0) return 1;
+  const int folder = open(words[2], O_RDONLY | O_DIRECTORY);
+  const uint64_t number = squashfs.st_ino;
+  puts(ioctl(folder, _IOW('s', 1, uint64_t), &number) == 0 ? "filled" : strerrorname_np(errno));
+  return 0;
+}
+`,
+        )
+        execFileSync("gcc", ["-D_GNU_SOURCE", "-static", "-o", at("base/asked/ask"), at("ask.c")])
+        define(
+          "asked.def",
+          `mkdir /data/to
+/asked/ask 65534 /data/to /asked/gift.squashfs > /data/answers
+ls /data/to >> /data/answers
+/asked/ask 0 /data/to /asked/gift.squashfs >> /data/answers
+stat -c '%n %a' /data/to/tool >> /data/answers
+cat /data/answers
+`,
+        )
+        const { status, stdout, stderr } = await buildHere([...userspace, "asked.sif", "asked.def"])
+        assert.equal(status, 0, stderr)
+        assert.match(stdout.toString(), /^EPERM\nfilled\n\/data\/to\/tool 4755$/m)
+      })
+
     it("gives the image that memory gives", async () => {
       define(
         "same.def",
