@@ -34,7 +34,6 @@ enum class InodeType : uint8_t {
 /// S_IFDIR and so on.
 mode_t FileTypeBits(InodeType type);
 
-/// One inode, decoded. Immutable for its users.
 /// What anybody is told of an inode.
 struct InodeStat {
   InodeType type = InodeType::kFile;
@@ -53,6 +52,7 @@ struct InodeStat {
   std::string target;
 };
 
+/// One inode, decoded. Immutable for its users.
 struct Inode : InodeStat {
   Inode();
   ~Inode();

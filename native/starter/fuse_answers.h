@@ -19,10 +19,10 @@ namespace sifcrypt::starter {
 /// Seconds. An image does not change, and a scratch only through the kernel, so that may remember what it was told.
 constexpr double kForever = 86400;
 
-/// What sessions serve, and what libfuse hands to each answer as its user data.
 /// With the kernel.
 enum class Connection : uint8_t { kAwaited, kMade, kNone };
 
+/// What sessions serve, and what libfuse hands to each answer as its user data.
 struct FuseFileSystem {
   virtual ~FuseFileSystem() = default;
   bool kernel_opens_files = false;
