@@ -143,7 +143,7 @@ class AttributeHabit {
   }
 
  private:
-  /// More files than `xargs` takes from `find` before it starts what reads them.
+  /// As many files as `xargs` takes from `find`, by names of 32 bytes, before it starts what reads them.
   static constexpr size_t kPatience = 4096;
   /// Of those noted last: what falls into one slot forgets the other.
   static constexpr size_t kSlots = 4096;
