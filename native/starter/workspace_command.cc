@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -59,6 +60,21 @@ UniqueFd OpenSpill(const std::string& folder) {
   return file;
 }
 
+std::vector<ScratchRights::Range> InsideOf(const std::vector<IdRange>& map) {
+  std::vector<ScratchRights::Range> ranges;
+  for (const IdRange& range : map) ranges.push_back({range.inside, range.count});
+  return ranges;
+}
+
+/// The ids of this process's user namespace.
+std::vector<ScratchRights::Range> KnownIds(const char* map) {
+  std::ifstream lines(map);
+  std::vector<ScratchRights::Range> ranges;
+  ScratchRights::Range range;
+  for (uint32_t outside = 0; lines >> range.first >> outside >> range.count;) ranges.push_back(range);
+  return ranges;
+}
+
 /// The process that holds the scratch, and its key. It stays outside of the namespaces, as all servers do.
 int ServeScratch(const WorkspaceOptions& options, const SignalQueue& signals, UniqueFd device, UniqueFd spill) {
   setpgid(0, 0);
@@ -66,17 +82,14 @@ int ServeScratch(const WorkspaceOptions& options, const SignalQueue& signals, Un
   DetachStandardStreams();
   sigprocmask(SIG_SETMASK, &signals.original_mask(), nullptr);
   ProtectSecrets();
-  // Without a map of ids root is who it was, and everybody else is root alone.
-  const bool is_root = geteuid() == 0 && options.uid_map.empty();
+  // Without a map of ids root is who it was, in whatever user namespace that is, and everybody else is root alone.
+  const bool is_unchanged = geteuid() == 0 && options.uid_map.empty();
+  ScratchRights rights{false, KnownIds("/proc/self/uid_map"), KnownIds("/proc/self/gid_map")};
+  rights.is_root = is_unchanged && rights.users.size() == 1 && rights.users.front().count == UINT32_MAX;
+  if (!is_unchanged) rights = {false, InsideOf(options.uid_map), InsideOf(options.gid_map)};
   auto store = std::make_unique<BlockStore>(options.memory, std::move(spill), options.disk);
   auto tree = std::make_unique<ScratchTree>(std::move(store), kLeastNodes + options.memory / kMemoryPerNode);
   GiveUpPrivileges(Calls::kServer);
-  const auto inside = [](const std::vector<IdRange>& map) {
-    std::vector<ScratchRights::Range> ranges;
-    for (const IdRange& range : map) ranges.push_back({range.inside, range.count});
-    return ranges;
-  };
-  ScratchRights rights{is_root, inside(options.uid_map), inside(options.gid_map)};
   const std::unique_ptr<FuseSession> server = ServeScratchTree(std::move(tree), std::move(rights), std::move(device));
   pollfd event{server->ended_fd(), POLLIN, 0};
   while (poll(&event, 1, -1) < 0 && errno == EINTR) {

@@ -17,6 +17,7 @@ import {
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { finish, idOf, isRoot, sifcrypt, startSifcrypt, type As, type Result } from "../support/cli.ts"
+import { makeLayout } from "../support/layout.ts"
 import {
   holdsFuse,
   processesBelow,
@@ -157,9 +158,27 @@ stat -c '%n %a' /data/to/tool >> /data/answers
 cat /data/answers
 `,
         )
-        const { status, stdout, stderr } = await buildHere([...userspace, "asked.sif", "asked.def"])
+        const { status, text, stderr } = await buildHere([...userspace, "asked.sif", "asked.def"])
         assert.equal(status, 0, stderr)
-        assert.match(stdout.toString(), /^EPERM\nfilled\n\/data\/to\/tool 4755$/m)
+        assert.match(text, /^EPERM\nfilled\n\/data\/to\/tool 4755$/m)
+      })
+
+    if (as === "self" && isRoot)
+      it("has no owners whom root's user namespace does not know", async () => {
+        makeLayout(at("layout"), at("base"), {}, 70_000)
+        writeFileSync(at("known.def"), "Bootstrap: oci\nFrom: layout\n")
+        const wrapper = ["unshare", "-U", "-m", "sh", "-c", 'read go && exec "$@"', "sh"]
+        const child = start(["-F", ...userspace, "known.sif", "known.def"], { wrapper })
+        const processFolder = `/proc/${child.pid}`
+        await waitFor(
+          "its user namespace",
+          () => readlinkSync(`${processFolder}/ns/user`) !== readlinkSync("/proc/self/ns/user"),
+        )
+        for (const map of ["uid_map", "gid_map"]) writeFileSync(path.join(processFolder, map), "0 0 65536")
+        child.stdin?.end("\n")
+        const { status, stderr } = await finish(child, { holdInput: true })
+        assert.notEqual(status, 0)
+        assert.match(stderr, /chown: Invalid argument/)
       })
 
     it("gives the image that memory gives", async () => {

@@ -76,11 +76,12 @@ export class Layout {
   }
 }
 
-/** An OCI layout of an image of one layer: for this machine, or by architectures. */
+/** An OCI layout of an image of one layer, everything in it one user's: for this machine, or by architectures. */
 export function makeLayout(
   folder: string,
   tree: string | Readonly<Record<string, string>>,
   config: object,
+  owner: number = 0,
 ): void {
   mkdirSync(path.join(folder, "blobs", "sha256"), { recursive: true })
   const blob = (bytes: Buffer): { readonly digest: string; readonly size: number } => {
@@ -93,7 +94,7 @@ export function makeLayout(
   const own = process.arch === "x64" ? "amd64" : process.arch
   const trees = typeof tree === "string" ? { [own]: tree } : tree
   const manifests = Object.entries(trees).map(([architecture, root]) => {
-    const tar = execFileSync("tar", ["--owner=0", "--group=0", "-C", root, "-c", "."], {
+    const tar = execFileSync("tar", [`--owner=${owner}`, `--group=${owner}`, "-C", root, "-c", "."], {
       maxBuffer: 1 << 28,
     })
     const layer = { mediaType: kind("layer.v1.tar"), ...blob(tar) }
