@@ -45,6 +45,15 @@ bool Knows(const std::vector<ScratchRights::Range>& ranges, uint32_t id) {
   });
 }
 
+bool IsAtTop(ScratchTree& tree, ScratchTree::Id id) {
+  bool found = false;
+  tree.List(ScratchTree::kRoot, 0, false, [&](const std::string&, const struct stat& entry, uint64_t) {
+    found = entry.st_ino == id;
+    return !found;
+  });
+  return found;
+}
+
 class Filling {
  public:
   Filling(ScratchTree& tree, ScratchTree::Id image, const ScratchRights& rights,
@@ -202,6 +211,8 @@ class Filling {
 
 void FillScratch(ScratchTree& tree, ScratchTree::Id folder, ScratchTree::Id image, const ScratchRights& rights,
                  const std::function<bool()>& is_stopped) {
+  for (const ScratchTree::Id id : {folder, image})
+    if (!IsAtTop(tree, id)) throw SystemError(EPERM, "scratch");
   Filling(tree, image, rights, is_stopped).Run(folder);
 }
 

@@ -13,7 +13,8 @@
 namespace sifcrypt {
 
 /// What a folder of a scratch is told by ioctl(2): the inode number of the squashfs. The answer comes when it is filled. Any other
-/// file system says ENOTTY. Only root of the scratch may ask, EPERM: no more comes of it than he could make himself.
+/// file system says ENOTTY. The kernel lets whoever may read a folder ask, whatever he may do otherwise, and what comes of it is root's.
+/// So only root of the scratch may ask, and both have to be at its top, where nothing is that who is in one of its folders could name.
 constexpr unsigned long kScratchFill = _IOW('s', 1, uint64_t);
 
 /// Says whether anything in a scratch has, or has had, an extended attribute.
@@ -32,8 +33,8 @@ struct ScratchRights {
   std::vector<Range> groups;
 };
 
-/// SystemError: EINVAL for an owner whom nobody knows, ENOTEMPTY when the folder has something in it, ECANCELED when `is_stopped`
-/// says so, EBADMSG when the image breaks its format, ENOSPC. What was made until then stays.
+/// SystemError: EPERM for what is not at the top, EINVAL for an owner whom nobody knows, ENOTEMPTY when the folder has something in it,
+/// ECANCELED when `is_stopped` says so, EBADMSG when the image breaks its format, ENOSPC. What was made until then stays.
 void FillScratch(ScratchTree& tree, ScratchTree::Id folder, ScratchTree::Id image, const ScratchRights& rights,
                  const std::function<bool()>& is_stopped);
 

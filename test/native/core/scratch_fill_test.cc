@@ -206,13 +206,31 @@ void TestRefusals() {
   CheckError(
       EBADMSG, [&] { Scratch("not a squashfs" + image).Fill(); }, "what is no squashfs");
   CheckError(
-      ESTALE,
+      EPERM,
       [&] {
         Scratch scratch(image);
         scratch.file = 99;
         scratch.Fill();
       },
       "an image that is not there");
+  CheckError(
+      EPERM,
+      [&] {
+        Scratch scratch(image);
+        scratch.folder = scratch.tree.Make(scratch.folder, "below", {S_IFDIR | 0755, 0, 0, 0, {}}).st_ino;
+        scratch.Fill({true, {}, {}});
+      },
+      "a folder that somebody may have made in a root");
+  CheckError(
+      EPERM,
+      [&] {
+        Scratch scratch(image);
+        const ScratchTree::Id root =
+            scratch.tree.Make(ScratchTree::kRoot, "other", {S_IFDIR | 0755, 0, 0, 0, {}}).st_ino;
+        scratch.tree.Rename(ScratchTree::kRoot, "image", root, "image", 0);
+        scratch.Fill({true, {}, {}});
+      },
+      "an image that somebody may have made in a root");
   Scratch file(image);
   file.folder = file.file;
   CheckError(
