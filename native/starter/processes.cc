@@ -127,22 +127,22 @@ pid_t ParentOf(pid_t process) {
   const UniqueFd fd(open(path, O_RDONLY | O_CLOEXEC));
   char text[512];
   const ssize_t n = fd ? read(fd.get(), text, sizeof text) : -1;
-  if (n <= 0) return 0;
+  if (n <= 0) return -1;
   // "pid (name) state ppid": the name may hold anything, its end is the last parenthesis; the state is one letter.
   const std::string_view stat(text, static_cast<size_t>(n));
   const size_t after_name = stat.rfind(") ");
   constexpr size_t kToParent = 4;
-  pid_t parent = 0;
-  if (after_name == std::string_view::npos || after_name + kToParent >= stat.size()) return 0;
+  pid_t parent = -1;
+  if (after_name == std::string_view::npos || after_name + kToParent >= stat.size()) return -1;
   if (std::from_chars(stat.data() + after_name + kToParent, stat.data() + stat.size(), parent).ec != std::errc{})
-    return 0;
+    return -1;
   return parent;
 }
 
 std::vector<pid_t> DescendantsOf(pid_t root) {
   std::multimap<pid_t, pid_t> children;
   for (const pid_t process : AllProcesses())
-    if (const pid_t parent = ParentOf(process)) children.emplace(parent, process);
+    if (const pid_t parent = ParentOf(process); parent > 0) children.emplace(parent, process);
   std::vector<pid_t> found;
   pid_t parent = root;
   for (size_t next = 0;; parent = found[next++]) {

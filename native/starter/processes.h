@@ -56,7 +56,7 @@ void DetachStandardStreams();
 /// All that can be seen from here.
 std::vector<pid_t> AllProcesses();
 
-/// 0: there is no such process, or none above it.
+/// 0: there is none above it; -1: there is no such process, or it cannot be seen for the moment, without memory or a descriptor.
 pid_t ParentOf(pid_t process);
 
 /// All descendants of `root`, nearest first.

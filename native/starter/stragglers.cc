@@ -11,6 +11,7 @@
 #include <string>
 #include <utility>
 
+#include "core/system_error.h"
 #include "core/unique_fd.h"
 #include "starter/crun.h"
 #include "starter/processes.h"
@@ -44,9 +45,9 @@ bool ComesOf(pid_t process, const std::vector<pid_t>& owners) {
       if (std::find(owners.begin(), owners.end(), one) != owners.end()) return true;
       const pid_t parent = ParentOf(one);
       // Of another process namespace, or the first of this one.
-      if (parent == 0 && IsThere(one)) return false;
+      if (parent == 0) return false;
       // It has ended meanwhile, and what it has started has another parent now.
-      if (parent == 0) break;
+      if (parent < 0) break;
       one = parent;
     }
     if (!IsThere(process)) return true;
@@ -54,34 +55,44 @@ bool ComesOf(pid_t process, const std::vector<pid_t>& owners) {
   return true;
 }
 
-}  // namespace
-
-void KillStragglers(const std::function<std::vector<pid_t>()>& owners, int patience_ms) {
+void Kill(const std::function<std::vector<pid_t>()>& owners, int patience_ms) {
   std::set<Namespace> own;
   for (const pid_t process : DescendantsOf(getpid())) own.insert(MountNamespaceOf(process));
-  own.erase(MountNamespaceOf(getpid()));
+  // What has gone over to the machine's has not made it.
+  for (const pid_t process : {getpid(), pid_t{1}}) own.erase(MountNamespaceOf(process));
   own.erase(Namespace{});
+  const auto is_inside = [&own](pid_t process) { return own.count(MountNamespaceOf(process)) > 0; };
   const int64_t give_up = NowMs() + patience_ms;
   do {
-    std::vector<std::pair<pid_t, UniqueFd>> inside;
-    for (const pid_t process : AllProcesses()) {
-      // Its number cannot come to mean another one while this is open.
-      UniqueFd held(OpenProcess(process));
-      if (held && own.count(MountNamespaceOf(process)) > 0) inside.emplace_back(process, std::move(held));
-    }
+    bool has_found = false;
     std::vector<pid_t> known = owners();
     known.push_back(getpid());
-    bool has_found = false;
-    for (const auto& [process, held] : inside) {
+    for (const pid_t process : AllProcesses()) {
+      if (!is_inside(process) || ComesOf(process, known)) continue;
+      // Its number cannot come to mean another one while this is open. One at a time: there may be more of them than descriptors.
+      const UniqueFd held(OpenProcess(process));
+      if (!held || !is_inside(process)) continue;
+      known = owners();
+      known.push_back(getpid());
       if (ComesOf(process, known)) continue;
       // In namespaces of their own, but its.
-      SignalAll(DescendantsOf(process), SIGKILL);
+      SignalBelow(process, SIGKILL);
       has_found |= syscall(kPidfdSendSignal, held.get(), SIGKILL, nullptr, 0) == 0;
     }
     if (!has_found) return;
     const timespec pause{0, 5'000'000};
     nanosleep(&pause, nullptr);
   } while (NowMs() < give_up);
+}
+
+}  // namespace
+
+void KillStragglers(const std::function<std::vector<pid_t>()>& owners, int patience_ms) {
+  try {
+    Kill(owners, patience_ms);
+  } catch (const SystemError&) {
+    // Without memory or a descriptor they cannot be seen. It is no reason to end what the others have.
+  }
 }
 
 }  // namespace sifcrypt::starter

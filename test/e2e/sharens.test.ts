@@ -387,6 +387,23 @@ int main(int argc, char** argv) {
         await nothingIsLeft()
       })
 
+      it("leave to each other what they run, of which there may be more than descriptors", async () => {
+        const few = { wrapper: ["prlimit", "--nofile=48:48"] }
+        const many = 'for i in $(seq 60); do sleep 1000 & all="$all $!"; done; echo here; cat; kill $all'
+        const other = await waiting(["sh", "-c", many], undefined, few)
+        const one = await waiting(["sh", "-c", "sleep 999 & echo here; exec cat"], undefined, few)
+        const joins = processesBelow(one.child.pid ?? 0).filter(({ command }) => command.includes(" join "))
+        for (const signal of ["SIGSTOP", "SIGKILL"] as const)
+          for (const { pid } of joins) process.kill(pid, signal)
+        await one.result
+        const running = (command: string): number =>
+          processesOfGroup(group).filter((process) => process.command.startsWith(command)).length
+        await waitFor("the end of what it ran", () => running("sleep 999") === 0)
+        assert.equal(running("sleep 1000"), 60)
+        assert.equal((await end(other)).status, 0)
+        await nothingIsLeft()
+      })
+
       // Whoever connects has to be the user.
       if (as === "self")
         it("wait without taking processor time where no more of them can be let in", async () => {
