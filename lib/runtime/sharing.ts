@@ -9,6 +9,7 @@ import {
   readdirSync,
   readFileSync,
   readlinkSync,
+  readSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -62,11 +63,15 @@ export function heldKeys(): FindHeldKey | undefined {
     const place = places.get(id)
     if (place === undefined) return undefined
     try {
-      // Of its own memory. Whatever else it may be by now has not been sealed under this secret.
+      // Of its own memory. Whatever else it may be by now has not been sealed under this secret; but to open what is no file may do
+      // something, and some files of the kernel's have no end, and no size.
+      if (!statSync(place).isFile()) return undefined
       const held = openSync(place, constants.O_RDONLY | constants.O_NONBLOCK)
       try {
-        const info = fstatSync(held)
-        return info.isFile() && info.size <= MAX_HELD ? readFileSync(held) : undefined
+        const { size } = fstatSync(held)
+        if (size === 0 || size > MAX_HELD) return undefined
+        const bytes = Buffer.alloc(size)
+        return readSync(held, bytes, 0, size, 0) === size ? bytes : undefined
       } finally {
         closeSync(held)
       }

@@ -11,7 +11,13 @@ import {
 } from "node:fs"
 import path from "node:path"
 import { execOptionTable, type ExecOptionRow, type ExecOptions } from "../../../lib/runtime/options.ts"
-import { sharedFolder, sharingDigest, sharingSession } from "../../../lib/runtime/sharing.ts"
+import {
+  heldKeyNote,
+  heldKeys,
+  sharedFolder,
+  sharingDigest,
+  sharingSession,
+} from "../../../lib/runtime/sharing.ts"
 import type { StarterSource } from "../../../lib/runtime/starter-protocol.ts"
 import { newFolder } from "../../support/scratch.ts"
 
@@ -111,5 +117,28 @@ describe("what payloads that share a container have in common", () => {
       [{}, [image]],
     ] as const)
       await assert.rejects(sharingSession({ ...options, sharens }, places), { code: "ERR_RUN_OPTION" })
+  })
+
+  it("is held in a small file that is no kernel's, whatever a note says", () => {
+    const folder = newFolder("held")
+    const place = (name: string, size: number): string => {
+      writeFileSync(path.join(folder, name), Buffer.alloc(size, "k"))
+      return path.join(folder, name)
+    }
+    const find = (held: string): Uint8Array | undefined => {
+      const there = openSync(held, "r")
+      const note = path.join(sharedFolder(), `${process.pid}.lock`)
+      try {
+        writeFileSync(note, heldKeyNote("one", process.pid, there))
+        return heldKeys()?.("one")
+      } finally {
+        rmSync(note, { force: true })
+        closeSync(there)
+      }
+    }
+    assert.deepEqual(find(place("small", 92)), Buffer.alloc(92, "k"))
+    // What the kernel makes up has no size, and may have no end.
+    for (const other of ["/proc/self/status", "/dev/zero", folder, place("large", 5000), place("empty", 0)])
+      assert.equal(find(other), undefined, other)
   })
 })
