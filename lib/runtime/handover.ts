@@ -49,8 +49,8 @@ class Begun {
   readonly #status: number
   /** When this is closed it undoes what it has done. */
   readonly #watch: number
-  /** It waits for the end of this before it starts the payload; undefined: it has heard of that. */
-  #bundle: number | undefined
+  /** It waits for the end of this before it starts the payload. */
+  readonly #bundle: number
 
   private constructor(pid: number, status: number, watch: number, bundle: number) {
     this.#pid = pid
@@ -105,9 +105,11 @@ class Begun {
     return `--begun=${[this.#pid, ...this.descriptors].join(",")}`
   }
 
-  /** All but its end, before which nothing runs. */
+  /**
+   * The end of the bundle is the end of this program, and of the secrets in its memory: that descriptor is closed when it becomes another
+   * one, and not before. Closing it right before that would have a payload milliseconds earlier, beside that memory.
+   */
   send(bundle: Buffer): void {
-    if (this.#bundle === undefined) return
     try {
       for (let at = 0; at < bundle.length;) at += writeSync(this.#bundle, bundle, at)
     } catch (error) {
@@ -116,18 +118,12 @@ class Begun {
     }
   }
 
-  /** Lets it start the payload. */
-  letRun(): void {
-    if (this.#bundle !== undefined) closeSync(this.#bundle)
-    this.#bundle = undefined
-  }
-
   /** Takes back what it has done. */
   async end(): Promise<void> {
     closeSync(this.#watch)
     await loadAddon().waitForProgram({ pid: this.#pid })
     closeSync(this.#status)
-    this.letRun()
+    closeSync(this.#bundle)
   }
 }
 
@@ -137,7 +133,6 @@ class Begun {
  * @param env - `NAME=VALUE`.
  * @param kept - Descriptors besides the standard ones.
  * @param interrupted - Asked after signals have been held back: is there one to act upon?
- * @param atLast - When nothing is left to do but that.
  * @returns Only when `interrupted`; signals stay held back then, and this process is to end.
  */
 export async function becomeStarter(
@@ -145,7 +140,6 @@ export async function becomeStarter(
   env: readonly string[],
   kept: readonly number[],
   interrupted: () => boolean,
-  atLast: () => void = () => undefined,
 ): Promise<void> {
   const addon = loadAddon()
   addon.holdSignals()
@@ -154,10 +148,8 @@ export async function becomeStarter(
   await new Promise((resolve) => setImmediate(resolve))
   if (interrupted()) return
   process.emit("exit", 0)
-  const file = starterPath()
-  atLast()
   addon.becomeProgram({
-    file,
+    file: starterPath(),
     arguments: ["sifcrypt-starter", ...args],
     environment: env,
     // Node marks even those to be closed.
@@ -205,10 +197,6 @@ export async function handOver(options: HandoverOptions, interrupted: () => bool
       environment,
       [...preserved, ...begun.descriptors, ...kept],
       interrupted,
-      // Not when the kernel closes what is open here: taking down all of Node takes milliseconds, in which the payload can start.
-      () => {
-        begun.letRun()
-      },
     )
   } catch (error) {
     await begun.end()
