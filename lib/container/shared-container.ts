@@ -72,13 +72,20 @@ async function lock(file: string, signal: AbortSignal | undefined): Promise<numb
   }
 }
 
-function connect(folder: number, name: string): Seat | undefined {
+/** "strange": it is another user's, or is in a process namespace that is not seen from here. */
+function connect(folder: number, name: string): Seat | "strange" | undefined {
   const addon = loadAddon()
   const fd = addon.connectIn({ folder, name })
   if (fd === undefined) return undefined
   const { uid, pid } = addon.peerOf({ fd })
   if (uid === process.geteuid?.() && pid > 1) return { fd, pid }
   closeSync(fd)
+  return "strange"
+}
+
+function connectOwn(folder: number, name: string): Seat | undefined {
+  const seat = connect(folder, name)
+  if (seat !== "strange") return seat
   throw new RunError("ERR_RUN", "what is shared is another user's, or cannot be seen from here")
 }
 
@@ -94,7 +101,7 @@ async function clearUp(folder: string, handle: number, own: string): Promise<voi
       const there = connect(handle, name)
       if (there === undefined)
         for (const left of [name, file]) rmSync(path.join(folder, left), { force: true })
-      else closeSync(there.fd)
+      else if (there !== "strange") closeSync(there.fd)
     } catch (error) {
       // It is stopped, and has a queue.
       if ((error as NodeJS.ErrnoException).code !== "EAGAIN") throw error
@@ -171,11 +178,11 @@ export async function takeSeat(
   const handle = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY)
   let seat: Seat | undefined
   try {
-    seat = connect(handle, name)
+    seat = connectOwn(handle, name)
     if (seat !== undefined) return seat
     await clearUp(folder, handle, name)
     const { starter, note } = await start(place)
-    seat = connect(handle, name)
+    seat = connectOwn(handle, name)
     if (note !== undefined) {
       ftruncateSync(held)
       writeSync(held, note, 0)

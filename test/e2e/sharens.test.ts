@@ -328,6 +328,16 @@ int main(int argc, char** argv) {
         await nothingIsLeft()
       })
 
+      // An ordinary user has no such namespace with the same users in it.
+      const itOfRoot = as === "self" ? it : undefined
+      itOfRoot?.("leave alone what is in a process namespace that they do not see", async () => {
+        const wrapper = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        const other = await waiting(undefined, ["--sharens"], { wrapper })
+        const one = await waiting()
+        for (const waits of [other, one]) await end(waits)
+        await nothingIsLeft()
+      })
+
       it("are alone where nothing can be locked, unless they ask not to be", async () => {
         const env = { LD_PRELOAD: lockless }
         const step = { SLURM_JOB_ID: "7", SLURM_STEP_ID: "0", SLURM_PROCID: "0", SLURM_STEP_NUM_TASKS: "2" }
