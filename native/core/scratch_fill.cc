@@ -114,7 +114,11 @@ class Filling {
   }
 
   ScratchTree::Id Make(ScratchTree::Id folder, const std::string& name, const Inode& inode) {
-    last_ = tree_.Make(folder, name, {FileTypeBits(inode.type) | 0600, inode.rdev, 0, 0, inode.target}).st_ino;
+    last_ = tree_
+                .Make(folder, name,
+                      {FileTypeBits(inode.type) | (inode.type == InodeType::kSymlink ? 0777 : 0600), inode.rdev, 0, 0,
+                       inode.target})
+                .st_ino;
     // It has a name.
     tree_.Forget(last_, 1);
     return last_;

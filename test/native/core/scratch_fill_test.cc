@@ -149,7 +149,8 @@ void TestAsItWas() {
   Check(sparse && scratch.ContentOf(*sparse) == "x" + std::string(kMebibyte, '\0'), "a file that ends in a hole");
   Check(sparse && sparse->st_blocks < 1024, "its hole takes no room");
   const auto symlink = scratch.Find("symlink");
-  Check(symlink && scratch.tree.Target(symlink->st_ino) == "folder/large", "a symbolic link");
+  Check(symlink && symlink->st_mode == (S_IFLNK | 0777) && scratch.tree.Target(symlink->st_ino) == "folder/large",
+        "a symbolic link");
   const auto pipe = scratch.Find("pipe");
   Check(pipe && pipe->st_mode == (S_IFIFO | 0640), "a fifo");
   // Nobody uses them: what has no name any more is gone.
