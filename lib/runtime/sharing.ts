@@ -50,10 +50,17 @@ const NUMBER = /^\d{1,10}$/
 
 /** What shared containers of this user's hold, by its name; undefined: nothing. */
 export function heldKeys(): FindHeldKey | undefined {
-  const folder = ownFolderThere("shared")
-  if (folder === undefined) return undefined
+  let folder: string | undefined
+  let names: readonly string[]
+  try {
+    folder = ownFolderThere("shared")
+    if (folder === undefined) return undefined
+    names = readdirSync(folder)
+  } catch {
+    return undefined // what only saves time keeps no image from being opened
+  }
   const places = new Map<string, string>()
-  for (const name of readdirSync(folder)) {
+  for (const name of names) {
     const note = name.endsWith(lockSuffix) ? readOwn(path.join(folder, name), MAX_NOTE) : undefined
     const [id = "", pid = "", fd = ""] = note?.split(" ") ?? []
     if (NUMBER.test(pid) && NUMBER.test(fd)) places.set(id, `/proc/${pid}/fd/${fd}`)

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict"
 import {
   chmodSync,
+  chownSync,
   closeSync,
+  mkdirSync,
   openSync,
   readdirSync,
   rmSync,
@@ -19,6 +21,7 @@ import {
   sharingSession,
 } from "../../../lib/runtime/sharing.ts"
 import type { StarterSource } from "../../../lib/runtime/starter-protocol.ts"
+import { idOf, isRoot } from "../../support/cli.ts"
 import { newFolder } from "../../support/scratch.ts"
 
 describe("what payloads that share a container have in common", () => {
@@ -117,6 +120,29 @@ describe("what payloads that share a container have in common", () => {
       [{}, [image]],
     ] as const)
       await assert.rejects(sharingSession({ ...options, sharens }, places), { code: "ERR_RUN_OPTION" })
+  })
+
+  it("is looked for in vain where the folder cannot be listed", () => {
+    const uid = isRoot ? idOf("nobody") : (process.geteuid?.() ?? 0)
+    const runtime = newFolder("unlisted", uid)
+    for (const name of ["sifcrypt", "sifcrypt/shared"]) {
+      mkdirSync(path.join(runtime, name), { mode: 0o700 })
+      chownSync(path.join(runtime, name), uid, uid)
+    }
+    const shared = path.join(runtime, "sifcrypt", "shared")
+    chmodSync(shared, 0o300)
+    const { XDG_RUNTIME_DIR: before } = process.env
+    process.env["XDG_RUNTIME_DIR"] = runtime
+    if (isRoot) process.seteuid?.(uid)
+    try {
+      assert.throws(() => readdirSync(shared), { code: "EACCES" })
+      assert.equal(heldKeys(), undefined)
+    } finally {
+      if (isRoot) process.seteuid?.(0)
+      if (before === undefined) delete process.env["XDG_RUNTIME_DIR"]
+      else process.env["XDG_RUNTIME_DIR"] = before
+      chmodSync(shared, 0o700)
+    }
   })
 
   it("is held in a small file that is no kernel's, whatever a note says", () => {
