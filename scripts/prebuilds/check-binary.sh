@@ -12,6 +12,11 @@ status=0
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 here=$(sed 's/[][(){}.*+?^$|\\]/\\&/g' <<<"$here")
 
+# A search may find nothing; one that fails is no answer, and ends this.
+found() {
+  grep "$@" || [[ $? -eq 1 ]]
+}
+
 for file; do
   name=${file##*/} folder=${file%/*}
   wrong() { echo "check-binary: $file: $*" >&2; status=1; }
@@ -33,16 +38,17 @@ for file; do
       ;;
     *musl*) allowed='^libc\.so$' interpreter='/lib/ld-musl-' ;;
   esac
-  others=$(grep -vE "$allowed" <<<"$needed" || true)
+  others=$(found -vE "$allowed" <<<"$needed")
   [[ -z $others ]] || wrong "it needs ${others//$'\n'/, }"
   # Read whole first: a reader that fails is a failure, and only a search may find nothing.
   versions=$(LC_ALL=C readelf --wide --version-info "$file")
   sections=$(LC_ALL=C readelf --wide --section-headers "$file")
   texts=$(LC_ALL=C strings -a "$file")
-  versions=$(grep -oE 'Name: [A-Z]+[A-Z_a-z0-9.]*' <<<"$versions" | cut -d ' ' -f 2 | sort -uV || true)
+  versions=$(found -oE 'Name: [A-Z]+[A-Z_a-z0-9.]*' <<<"$versions")
+  versions=$(cut -d ' ' -f 2 <<<"$versions" | sort -uV)
   highest=$(sed -n 's/^GLIBC_//p' <<<"$versions" | tail -n 1)
   [[ -z $highest || $(printf '%s\n' "$floor" "$highest" | sort -V | tail -n 1) == "$floor" ]] || wrong "it asks for GLIBC_$highest"
-  foreign=$(grep -E '^(GLIBCXX|CXXABI|GCC|OPENSSL|FUSE)_' <<<"$versions" || true)
+  foreign=$(found -E '^(GLIBCXX|CXXABI|GCC|OPENSSL|FUSE)_' <<<"$versions")
   [[ -z $foreign ]] || wrong "it asks for ${foreign//$'\n'/, }"
   grep -qE '\((RPATH|RUNPATH|TEXTREL)\)' <<<"$dynamic" && wrong "it has an RPATH, or relocations in its text"
   grep -qE 'GNU_STACK.* RWE' <<<"$header" && wrong "its stack is executable"
@@ -62,7 +68,8 @@ for file; do
     sifcrypt-init | sifcrypt-shell) grep -q 'interpreter:' <<<"$header" && wrong "it is not static" ;;
   esac
 
-  paths=$(LC_ALL=C grep -oE "(^|[^[:alnum:]_.])(/build/|/root/|/home/|/tmp/prebuilds|/usr/lib/gcc|$here/)[^ ]{0,40}" <<<"$texts" | sort -u | head -n 3 || true)
+  paths=$(LC_ALL=C found -oE "(^|[^[:alnum:]_.])(/build/|/root/|/home/|/tmp/prebuilds|/usr/lib/gcc|$here/)[^ ]{0,40}" <<<"$texts")
+  paths=$(sort -u <<<"$paths" | sed -n 1,3p)
   [[ -z $paths ]] || wrong "it tells where it was made: ${paths//$'\n'/, }"
   LC_ALL=C grep -qaE "(sifcrypt"$'\x01'"?|sifcrypt:).{0,4}$digest" "$file" || wrong "it does not say that it was made of the sources $digest"
 done

@@ -3,11 +3,9 @@
 // nothing and exits 0.
 #include "core/scratch_fill.h"
 
-#include <fcntl.h>
-#include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <unistd.h>
 
 #include <functional>
 #include <map>
@@ -89,9 +87,7 @@ class OneOfEach final : public TreeSource {
 };
 
 std::string ImageOf(TreeSource& source) {
-  char name[] = "/tmp/sifcrypt-fill-XXXXXX";
-  const UniqueFd file(CheckErrno(mkostemp(name, O_CLOEXEC), "mkostemp"));
-  unlink(name);
+  const UniqueFd file(CheckErrno(memfd_create("image", MFD_CLOEXEC), "memfd_create"));
   FileSink sink(file.get(), 0);
   SquashfsWriteOptions options;
   options.codec.compression = SquashfsCompression::kLz4;
