@@ -5,9 +5,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <initializer_list>
 #include <memory>
+#include <mutex>
 #include <new>
+#include <optional>
 #include <string>
 
 #include "core/system_error.h"
@@ -19,8 +22,30 @@ namespace sifcrypt::starter {
 /// Seconds. An image does not change, and a scratch only through the kernel, so that may remember what it was told.
 constexpr double kForever = 86400;
 
-/// With the kernel.
-enum class Connection : uint8_t { kAwaited, kMade, kNone };
+/// With the kernel. Not std::atomic's wait, which the compiler of the oldest system that we build on does not have.
+class Connection {
+ public:
+  void Made() { Decide(true); }
+  /// Without effect on one that was made.
+  void Ended() { Decide(false); }
+  /// Whether it was made.
+  bool Await() {
+    std::unique_lock lock(mutex_);
+    decided_.wait(lock, [this] { return made_.has_value(); });
+    return *made_;
+  }
+
+ private:
+  void Decide(bool made) {
+    const std::lock_guard lock(mutex_);
+    if (!made_) made_ = made;
+    decided_.notify_all();
+  }
+
+  std::mutex mutex_;
+  std::condition_variable decided_;
+  std::optional<bool> made_;
+};
 
 /// What sessions serve, and what libfuse hands to each answer as its user data.
 struct FuseFileSystem {
@@ -29,7 +54,7 @@ struct FuseFileSystem {
   bool kernel_opens_directories = false;
   /// How often it was asked for something.
   std::atomic<uint64_t> requests = 0;
-  std::atomic<Connection> connection = Connection::kAwaited;
+  Connection connection;
 };
 
 /// The answers to open and opendir: the kernel opens by itself, where it can, and keeps what it has cached.

@@ -56,8 +56,7 @@ FuseSession::FuseSession(const fuse_lowlevel_ops& operations, std::unique_ptr<Fu
   static_cast<void>(device.Release());  // closed by fuse_session_destroy
   Start();
   // The kernel's first request comes with the mount. Before it is answered there may be no thread at all that answers.
-  system_->connection.wait(Connection::kAwaited);
-  if (system_->connection == Connection::kMade) return;
+  if (system_->connection.Await()) return;
   thread_.join();
   fuse_session_destroy(session_);
   fuse_loop_cfg_destroy(loop_);
@@ -93,9 +92,7 @@ void FuseSession::Start() {
     pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
     fuse_session_loop_mt(session_, loop_);
     has_ended_ = true;
-    Connection awaited = Connection::kAwaited;
-    system_->connection.compare_exchange_strong(awaited, Connection::kNone);
-    system_->connection.notify_all();
+    system_->connection.Ended();
     const uint64_t one = 1;
     static_cast<void>(!write(ended_.get(), &one, sizeof one));
   });
@@ -125,8 +122,7 @@ void Connect(FuseFileSystem& system, fuse_conn_info* connection, std::initialize
   connection->max_read = kFuseMaxRead;
   connection->max_readahead = kFuseMaxRead;
   connection->max_background = kMaxBackground;
-  system.connection = Connection::kMade;
-  system.connection.notify_all();
+  system.connection.Made();
 }
 
 void ReplyXattr(fuse_req_t request, const std::string& value, size_t size) {

@@ -39,6 +39,7 @@ namespace {
 
 constexpr int kFailure = 255;
 constexpr int kEndMs = 8000;
+constexpr int kUndoMs = 5000;
 /// How long removing what an ordinary folder holds may take.
 constexpr int kRemovalMs = 120'000;
 /// The text of a message that asks for one more try, without a PID namespace.
@@ -292,6 +293,8 @@ class Keeper {
         deadline_ = NowMs() + kEndMs;
       }
     }
+    // Left may be the helper that undoes a mapping half made.
+    if (!started_ && !options_.volume.empty()) WaitForChildren(kUndoMs);
     KillDescendants(kEndMs);
     return end;
   }
@@ -325,6 +328,7 @@ class Keeper {
   }
 
   void OnStarted() {
+    started_ = true;
     // What the program has, this process must not keep open: pipes would not end.
     CloseAllBut({signals_.fd(), status_.fd(), options_.watch_fd, channel_.fd()});
     DetachStandardStreams();
@@ -361,6 +365,7 @@ class Keeper {
   Channel channel_;
   UniqueFd spill_;
   pid_t child_ = -1;
+  bool started_ = false;
   pid_t server_ = -1;
 };
 
