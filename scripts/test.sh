@@ -15,8 +15,8 @@
 #             threads that end while the addon works, under AddressSanitizer
 # Two lanes run beside each other where the machine has the processors and the memory; SIFCRYPT_LANES=1 forbids it. Each takes
 # the next of what is still to be done, and what that has to say is printed at its end, with its seconds and its slowest tests.
-# Before the end what failed is named once more; the last line is the sum, `N passed, N failed`; a skipped test is printed
-# with its reason, and is a failure if CI is set. Arguments: names of suites, to run only those.
+# Before the end what failed is named once more, with the first lines of what it said; the last line is the sum, `N passed, N
+# failed`; a skipped test is printed with its reason, and is a failure if CI is set. Arguments: names of suites, to run only those.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 project=$PWD
@@ -47,8 +47,8 @@ if [[ $EUID -eq 0 ]]; then
   [[ -e /etc/mtab ]] || ln -s ../proc/self/mounts /etc/mtab
 fi
 
-# One file for each suite, or part of one, NAME.counts, with lines `count PASSED FAILED …`, `failed TITLE`, `skip TITLE: REASON` and
-# `left-out TEXT`; the reporter writes them, and what is here.
+# One file for each suite, or part of one, NAME.counts, with lines `count PASSED FAILED …`, `failed TITLE`, `why LINE`,
+# `skip TITLE: REASON` and `left-out TEXT`; the reporter writes them, and what is here.
 results=$project/build/test-results
 rm -rf "$results"
 mkdir -p "$results"
@@ -349,6 +349,7 @@ for name in "${jobs[@]}"; do
         passed=$((passed + p)) failed=$((failed + f))
         ;;
       failed) failures+=("$name: $rest") ;;
+      why) failures+=("    $rest") ;;
       skip) skipped+=("$name: $rest") ;;
       left-out) left_out+=("$name: $rest") ;;
     esac
