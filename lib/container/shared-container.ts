@@ -92,8 +92,9 @@ function connectOwn(folder: number, name: string): Seat | undefined {
 /** Removes what is left of those whose starter was killed. */
 async function clearUp(folder: string, handle: number, own: string): Promise<void> {
   rmSync(path.join(folder, own), { force: true })
-  const others = readdirSync(folder).filter((file) => file.endsWith(LOCK) && file !== `${own}${LOCK}`)
-  for (const file of others) {
+  const files = readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isFile())
+  for (const { name: file } of files) {
+    if (!file.endsWith(LOCK) || file === `${own}${LOCK}`) continue
     const fd = await tryLock(path.join(folder, file))
     if (fd === undefined) continue
     const name = file.slice(0, -LOCK.length)

@@ -261,16 +261,24 @@ const madeInside: ReadonlySet<string> = new Set([
   ...["console", "core", "fd", "ptmx", "pts", "stderr", "stdin", "stdout"],
 ])
 
+/** What a link in the machine's /dev leads to: there, or elsewhere, where it is not to be seen. */
+function deviceBehind(name: string): string | undefined {
+  const device = realpathSync(`/dev/${name}`)
+  return device.startsWith("/dev/") ? device : undefined
+}
+
 /**
  * What is in the machine's /dev, in a folder of the container's own: crun binds a payload's terminal to /dev/console, which a machine that
  * is a container itself need not have, and which it makes in a /dev that is not the machine's.
  */
-function composedDev(options: BundleOptions): OciMount[] {
+function composedDev(options: BundleOptions, without: ReadonlySet<string>): OciMount[] {
+  const [dev, pts] = ownDev(options)
   const names = readdirSync("/dev").filter((name) => !madeInside.has(name) && existsSync(`/dev/${name}`))
-  return [
-    ...ownDev(options),
-    ...names.map((name) => bindMount(`/dev/${name}`, `/dev/${name}`, ["rbind", "rslave", "nosuid"])),
-  ]
+  const devices = names.flatMap((name) => {
+    const source = deviceBehind(name)
+    return source === undefined ? [] : [bindMount(source, `/dev/${name}`, ["rbind", "rslave", "nosuid"])]
+  })
+  return [dev, ...(without.has("devpts") ? [] : [pts]), ...devices]
 }
 
 const kernelFolders: ReadonlySet<string> = new Set(["/dev", "/proc", "/sys"])
@@ -282,7 +290,7 @@ function kernelMounts(options: BundleOptions, without: ReadonlySet<string>): Oci
   const dev = (): OciMount[] => {
     if (options.asked?.contain === true) return minimalDev(options, without)
     return options.terminal !== undefined && !existsSync("/dev/console")
-      ? composedDev(options)
+      ? composedDev(options, without)
       : bind("/dev", [])
   }
   const ownProcesses = options.confinement.namespaces.some(({ type }) => type === "pid")

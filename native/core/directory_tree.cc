@@ -3,12 +3,15 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/stat.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <sys/xattr.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <map>
@@ -60,10 +63,11 @@ UniqueFd OpenAt(int directory, const char* name, int flags, std::string_view pat
 }
 
 /// As fstatat(2), without the time of the last access: where a server answers each request it would be asked for that again as soon
-/// as something was read.
+/// as something was read. By its number: the musl that prebuilds/ is made with has no function of that name.
 int StatAt(int directory, const char* name, int flags, struct stat* st) {
   struct statx found {};
-  if (statx(directory, name, flags, STATX_BASIC_STATS & ~STATX_ATIME, &found) != 0) return -1;
+  if (syscall(SYS_statx, directory, name, flags, STATX_BASIC_STATS & ~STATX_ATIME, &found) != 0)
+    return errno == ENOSYS ? fstatat(directory, name, st, flags) : -1;
   st->st_dev = makedev(found.stx_dev_major, found.stx_dev_minor);
   st->st_ino = found.stx_ino;
   st->st_mode = found.stx_mode;

@@ -31,6 +31,7 @@
 #include "core/meeting_place.h"
 #include "core/system_error.h"
 #include "core/unique_fd.h"
+#include "starter/door.h"
 #include "starter/namespaces.h"
 #include "starter/network.h"
 #include "starter/processes.h"
@@ -175,7 +176,7 @@ struct Guest {
 class Keeper {
  public:
   explicit Keeper(const KeepOptions& options)
-      : options_(options), folder_(options.folder_fd), socket_(options.socket_fd) {}
+      : options_(options), folder_(options.folder_fd), door_(UniqueFd(options.socket_fd)) {}
   int Run();
 
  private:
@@ -196,7 +197,7 @@ class Keeper {
 
   const KeepOptions& options_;
   UniqueFd folder_;
-  UniqueFd socket_;
+  Door door_;
   UniqueFd networks_;
   std::list<Guest> guests_;
   /// Those that have ended, and are still to be taken out of their networks.
@@ -273,7 +274,7 @@ UniqueFd Keeper::MakeNetworks() const {
 }
 
 void Keeper::Accept() {
-  UniqueFd connection = meeting::Accept(socket_.get());
+  UniqueFd connection = door_.LetIn();
   if (!connection) return;
   const UniqueFd user(open("/proc/self/ns/user", O_RDONLY | O_CLOEXEC));
   Guest guest{.channel = Channel(std::move(connection))};
@@ -506,7 +507,7 @@ void Keeper::OnMessage(Guest& guest) {
 
 /// Nobody is here, nobody is about to come, and whoever comes later finds no socket.
 bool Keeper::IsLast() const {
-  if (!meeting::LockDeserted(folder_.get(), socket_.get())) return false;
+  if (!meeting::LockDeserted(folder_.get(), door_.fd())) return false;
   for (const char* name : {kSocket, kMembers}) unlinkat(folder_.get(), name, 0);
   return true;
 }
@@ -516,14 +517,14 @@ int Keeper::Run() {
     Prepare();
   } catch (const SystemError& failure) {
     // It is told to who comes first, who has started it.
-    Channel(UniqueFd(accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC))).SendFailure(failure, kOperation);
+    Channel(UniqueFd(accept4(door_.fd(), nullptr, nullptr, SOCK_CLOEXEC))).SendFailure(failure, kOperation);
     return kFailure;
   }
   bool had_guests = false;
   for (;;) {
-    std::vector<pollfd> events{{socket_.get(), POLLIN, 0}};
+    std::vector<pollfd> events{door_.event()};
     for (const Guest& guest : guests_) events.push_back({guest.channel.fd(), POLLIN, 0});
-    int timeout = had_guests && guests_.empty() ? kLockMs : -1;
+    int timeout = had_guests && guests_.empty() ? kLockMs : door_.timeout();
     if (!leaving_.empty()) timeout = 0;
     if (poll(events.data(), events.size(), timeout) < 0 && errno != EINTR) throw SystemError(errno, "poll");
     auto event = events.begin() + 1;

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
 #include <cstring>
 #include <string_view>
@@ -25,8 +24,6 @@ constexpr char kOperation[] = "share";
 constexpr char kLock[] = ".lock";
 /// What a command says last. First it says which process it is.
 constexpr char kLeaves[] = "leaves";
-/// So long nobody is let in when there is no descriptor, or no memory, for him.
-constexpr int kRestMs = 100;
 
 /// Each seat is a descriptor.
 void AllowManyDescriptors() {
@@ -45,10 +42,10 @@ Seats::Seats(const std::string& place) : name_(place.substr(place.rfind('/') + 1
   AllowManyDescriptors();
 }
 
-void Seats::Open() { listener_ = meeting::Listen(folder_.get(), name_, kOperation); }
+void Seats::Open() { door_ = Door(meeting::Listen(folder_.get(), name_, kOperation)); }
 
 bool Seats::Leave() {
-  if (are_taken() || !listener_ || !meeting::LockDeserted(lock_.get(), listener_.get())) return false;
+  if (are_taken() || door_.fd() < 0 || !meeting::LockDeserted(lock_.get(), door_.fd())) return false;
   // Of a lock that was taken away, what has its name is somebody else's, and so is what lies beside it.
   struct stat own {};
   struct stat there {};
@@ -61,7 +58,7 @@ bool Seats::Leave() {
 }
 
 void Seats::AddTo(std::vector<pollfd>& events) const {
-  events.push_back({is_resting() ? -1 : listener_.get(), POLLIN, 0});
+  events.push_back(door_.event());
   for (const Seat& seat : taken_) events.push_back({seat.connection.get(), POLLIN, 0});
 }
 
@@ -73,17 +70,8 @@ void Seats::OnEvents(const pollfd* events) {
   if (has_come) LetIn();
 }
 
-bool Seats::is_resting() const { return NowMs() < rests_until_; }
-
-int Seats::timeout() const {
-  return is_resting() ? static_cast<int>(std::max<int64_t>(1, rests_until_ - NowMs())) : -1;
-}
-
 void Seats::LetIn() {
-  UniqueFd connection = meeting::Accept(listener_.get());
-  if (connection) return taken_.push_back({std::move(connection)}), void();
-  // It stays in the queue, and would wake this process again at once.
-  if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) rests_until_ = NowMs() + kRestMs;
+  if (UniqueFd connection = door_.LetIn()) taken_.push_back({std::move(connection)});
 }
 
 void Seats::Hear(Seat& seat) {
@@ -107,7 +95,7 @@ void Seats::Hear(Seat& seat) {
 bool Seats::TakeLost() { return std::exchange(has_lost_, false); }
 
 std::vector<pid_t> Seats::processes() {
-  for (pollfd come{listener_.get(), POLLIN, 0}; come.fd >= 0 && !is_resting() && poll(&come, 1, 0) > 0;) LetIn();
+  for (pollfd come = door_.event(); come.fd >= 0 && poll(&come, 1, 0) > 0; come = door_.event()) LetIn();
   std::vector<pid_t> found;
   for (Seat& seat : taken_) {
     Hear(seat);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/unique_fd.h"
+#include "starter/door.h"
 
 namespace sifcrypt::starter {
 
@@ -24,7 +25,7 @@ class Seats {
   /// Lets commands in. SystemError "share".
   void Open();
   /// Nobody comes in any more. Who is there stays.
-  void Close() { listener_.Reset(); }
+  void Close() { door_.Close(); }
   /// True when nobody is there and nobody is about to come: whoever does then finds neither socket nor lock.
   bool Leave();
 
@@ -34,7 +35,7 @@ class Seats {
   /// How many AddTo adds.
   size_t count() const { return taken_.size() + 1; }
   /// When poll(2) has to end, whatever happens: then somebody is let in who could not be. Milliseconds, or -1.
-  int timeout() const;
+  int timeout() const { return door_.timeout(); }
 
   /// Has a command gone without taking leave since this was last asked? Then what it ran may still be there.
   bool TakeLost();
@@ -46,16 +47,14 @@ class Seats {
     UniqueFd connection;
     pid_t process = -1;
   };
-  bool is_resting() const;
   void LetIn();
   void Hear(Seat& seat);
 
   UniqueFd folder_;
   std::string name_;
   UniqueFd lock_;
-  UniqueFd listener_;
+  Door door_;
   std::vector<Seat> taken_;
-  int64_t rests_until_ = 0;
   bool has_lost_ = false;
 };
 

@@ -1,8 +1,10 @@
 // Networks that containers are in together: names, ports, who is kept apart; and nothing is left, whoever is killed. In a machine of the
 // tests' own, as far as the network and root's folder of instances go.
 import assert from "node:assert/strict"
-import { chownSync, mkdirSync, readdirSync, writeFileSync } from "node:fs"
+import { chownSync, closeSync, mkdirSync, openSync, readdirSync, statSync, writeFileSync } from "node:fs"
 import path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import { loadAddon } from "../../lib/native/load.ts"
 import {
   idOf,
   isRoot,
@@ -15,7 +17,13 @@ import {
 } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { startMachine, type Machine } from "../support/machine.ts"
-import { allProcesses, processesOfGroup, waitFor, type ProcessInfo } from "../support/processes.ts"
+import {
+  allProcesses,
+  processesOfGroup,
+  processorMs,
+  waitFor,
+  type ProcessInfo,
+} from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { Chance, times } from "../support/soak.ts"
@@ -234,6 +242,30 @@ describe("networks with a name", () => {
           assert.equal(await surroundings(), before, victim.command)
         }
       })
+
+      // Whoever connects has to be the user.
+      if (as === "self")
+        it("wait without taking processor time where no more of them can join", async () => {
+          const few = { ...options(), wrapper: [...wrapper, "prlimit", "--nofile=512:512"] }
+          await sifcryptOk(["instance", "run", ...serve, "--network", "shop", image, "web", ...httpd], few)
+          const { pid = 0 } = keeper() ?? {}
+          const folders = readdirSync(`/proc/${pid}/fd`)
+            .map((fd) => `/proc/${pid}/fd/${fd}`)
+            .filter((fd) => statSync(fd).isDirectory())
+          assert.equal(folders.length, 1)
+          const handle = openSync(folders[0] ?? "", "r")
+          const guests = Array.from(
+            { length: 520 },
+            () => loadAddon().connectIn({ folder: handle, name: "keeper" }) ?? -1,
+          )
+          const before = processorMs(pid)
+          await sleep(500)
+          assert.ok(processorMs(pid) - before < 100, "it looks again and again")
+          for (const fd of [handle, ...guests]) closeSync(fd)
+          assert.match(await exec("shop", "busybox wget -qO- http://web/hello"), /hello/)
+          await command("instance", "stop", "web")
+          await nothingRuns("a stop")
+        })
 
       it("two come up and go down again and again", async function () {
         const before = await surroundings()

@@ -101,13 +101,13 @@ describe("a terminal for a program", () => {
       mount -t tmpfs dev /mnt
       cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty /dev/fuse /dev/ptmx /mnt/
       mkdir /mnt/pts /mnt/shm && mount --bind /dev/pts /mnt/pts && echo shared >/mnt/shm/note
-      ln -s null /mnt/nothing && mknod /mnt/own c 1 7 && ln -s nowhere /mnt/gone
+      ln -s null /mnt/nothing && mknod /mnt/own c 1 7 && ln -s nowhere /mnt/gone && ln -s /etc/passwd /mnt/elsewhere
       mount --rbind /mnt /dev
       umount -l /mnt
       exec "$@"`
     const { wrapper = [] } = typing("")
     const script =
-      "test -t 0 && test -c /dev/console && tty && cat /dev/shm/note && ls -d /dev/nothing /dev/own && ls /dev/pts && echo typed >/dev/tty"
+      "test -t 0 && test -c /dev/console && tty && cat /dev/shm/note && ls -d /dev/nothing /dev/own && ! test -e /dev/elsewhere && ls /dev/pts && echo typed >/dev/tty"
     const { text } = await sifcryptOk(
       ["exec", "--engine", "userspace", "--pem-path", keys.privateKey, file, "sh", "-c", script],
       {
