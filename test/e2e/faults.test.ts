@@ -393,7 +393,7 @@ services:
         assert.ok((await opened.list("/")).length > 0)
         return "new"
       },
-      outputs: /^work\/made(?:\/|$)|^run\/sifcrypt/,
+      outputs: /^work\/made(?:\/|$)|^run\/sifcrypt|^cache\/sifcrypt-locks/,
     },
     pull: {
       args: () => ["pull", "made.sif", `oras://${host}/image:1`],

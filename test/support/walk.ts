@@ -19,10 +19,22 @@ function named(set: string, own: boolean): string {
   return set === field("self", "CapBnd") ? "the caller's" : set
 }
 
+/** What a shell gives itself: which one /bin/sh is, is the machine's. */
+const ofShells: ReadonlySet<string> = new Set(["_", "OLDPWD", "SHLVL"])
+
 function descriptorKind(target: string, names: Readonly<Record<string, string>>): string {
   for (const [start, name] of Object.entries(names)) if (target.startsWith(start)) return name
-  return target.replace(/^(pipe|socket|net|mnt|user|pid):.*/, "$1").replace(/^anon_inode:\[?(\w+)\]?$/, "$1")
+  return (
+    target
+      .replace(/^(pipe|socket|net|mnt|user|pid|pidfd):.*/, "$1")
+      .replace(/^anon_inode:\[?(\w+)\]?$/, "$1")
+      // Some releases of Node tell epoll through one what to wait for, where the kernel lets them.
+      .replace(/^io_uring$/, "eventpoll")
+  )
 }
+
+/** How many filters a process has: its own are those that whoever runs the tests does not have. */
+const filters = (pid: number | "self"): number => Number(field(pid, "Seccomp_filters"))
 
 const list = (items: readonly string[]): string =>
   items.length === 0 ? "none" : [...new Set(items)].sort().join(", ")
@@ -36,9 +48,9 @@ export function cellsOf(pid: number, names: Readonly<Record<string, string>>): r
   const variables = read(`/proc/${pid}/environ`)
     .split("\0")
     .filter((variable) => variable.includes("="))
-    .map((variable) =>
-      (variable.split("=")[0] ?? "").replace(/^(APPTAINER|SINGULARITY|_LIBCONTAINER)_.*/, "$1_…"),
-    )
+    .map((variable) => variable.split("=")[0] ?? "")
+    .filter((name) => !ofShells.has(name))
+    .map((name) => name.replace(/^(APPTAINER|SINGULARITY|_LIBCONTAINER)_.*/, "$1_…"))
   const [effective, permitted, bounding] = ["CapEff", "CapPrm", "CapBnd"].map((set) =>
     named(field(pid, set), own),
   )
@@ -46,7 +58,7 @@ export function cellsOf(pid: number, names: Readonly<Record<string, string>>): r
     effective === permitted ? (effective ?? "") : `${effective ?? ""} of ${permitted ?? ""}`,
     bounding ?? "",
     field(pid, "NoNewPrivs") === "1" ? "yes" : "no",
-    field(pid, "Seccomp") === "2" ? "yes" : "no",
+    filters(pid) > filters("self") ? "yes" : "no",
     // In /proc what cannot be dumped is the user namespace's root's, which shows where that is somebody else.
     own || Number(field(pid, "Uid").split("\t")[1]) === 0
       ? "–"
