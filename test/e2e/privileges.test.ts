@@ -52,7 +52,7 @@ function tableBelow(file: string, heading: string): string[] {
 /** What is found at two looks running, once that is as it should be, or what it is in the end. A process may end meanwhile. */
 async function settled(found: () => string[], expected: readonly string[]): Promise<string[]> {
   const end = performance.now() + settleMs
-  for (let before = false; ; ) {
+  for (let before = false; ;) {
     let rows: string[] | undefined
     try {
       rows = found()
