@@ -1,125 +1,34 @@
-// One system call of a command fails, each in its turn: the command says so or does without, and nothing is lost or left. `scripts/test.sh
-// soak` does it with all of them, otherwise it is a few of each command. SIFCRYPT_KIND chooses one command.
+// What a command does when one of its system calls fails (test/support/survival.ts).
 import assert from "node:assert/strict"
 import { createHash, createPublicKey, generateKeyPairSync } from "node:crypto"
-import {
-  chmodSync,
-  chownSync,
-  cpSync,
-  existsSync,
-  lchownSync,
-  lstatSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs"
+import { cpSync, existsSync, lstatSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { setTimeout as sleep } from "node:timers/promises"
 import { build, encrypt, KeyError, listRecipients, LuksError, open, sif, verify } from "../../lib/index.ts"
-import { exitMeanings } from "../../lib/cli/exit-codes.ts"
-import {
-  idOf,
-  isRoot,
-  runProgram,
-  sifcrypt,
-  sifcryptOk,
-  type CommandOptions,
-  type Result,
-} from "../support/cli.ts"
-import { allFaults, callsOf, failing, lastFaults, someOf, type Call, type Fault } from "../support/faults.ts"
+import { isRoot, runProgram, sifcrypt, sifcryptOk, type Result } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
-import { mountsIn, processesOfGroup, signalGroup } from "../support/processes.ts"
+import { mountsIn } from "../support/processes.ts"
 import { Registry } from "../support/registry.ts"
-import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
-import { isSoak, repeat } from "../support/soak.ts"
+import { isSoak } from "../support/soak.ts"
+import { digestOf, Survival, type Place, type State, type Work } from "../support/survival.ts"
 import { makeRootTree } from "../support/trees.ts"
-
-const most = Number(process.env["SIFCRYPT_FAULTS"] ?? (isSoak ? Infinity : 1))
-const only = process.env["SIFCRYPT_KIND"]
-const firstGroup = 82_000
-const settleMs = 8000
-/** A connection whose first write fails while it stays ends by its silence, after a minute. */
-const commandMs = isSoak ? 150_000 : 30_000
-/** Until a call is made that is to fail. */
-const mostTries = 8
-// fusermount3 serves only users whom passwd knows.
-const as = "nobody"
-const uid = idOf(as)
-const statuses: ReadonlySet<number> = new Set(
-  exitMeanings.map(([status]) => status).filter((one) => one !== 1),
-)
-
-/** Folders of one run. */
-class Place {
-  readonly folder: string
-  readonly group: number
-  constructor(folder: string, group: number) {
-    this.folder = folder
-    this.group = group
-    for (const name of ["home", "tmp", "run", "cache", "work"])
-      mkdirSync(this.in(name), { mode: 0o700, recursive: true })
-  }
-  in(...names: readonly string[]): string {
-    return path.join(this.folder, ...names)
-  }
-  get options(): CommandOptions {
-    const { folder, group } = this
-    const env = {
-      HOME: this.in("home"),
-      TMPDIR: this.in("tmp"),
-      XDG_RUNTIME_DIR: this.in("run"),
-      XDG_CACHE_HOME: this.in("cache"),
-    }
-    return { as, group, env, cwd: path.join(folder, "work") }
-  }
-  /** Everything but what V8 has compiled of the command. */
-  files(): string[] {
-    return readdirSync(this.folder, { recursive: true, encoding: "utf8" })
-      .filter((name) => !/^cache\/sifcrypt(?:\/code(?:\/|$)|$)/.test(name))
-      .sort()
-  }
-  own(): void {
-    for (const name of readdirSync(this.folder, { recursive: true, encoding: "utf8" }))
-      lchownSync(this.in(name), uid, uid)
-    chownSync(this.folder, uid, uid)
-  }
-}
-
-const wordsOf = ({ program, name, object }: Call): string => `${program} ${name} ${object}`
-
-type State = "old" | "new"
-
-interface Work {
-  readonly prepare?: (place: Place) => void
-  readonly args: (place: Place) => readonly string[]
-  /** What there is afterwards; an error if it is neither as it was nor as it should be. */
-  readonly state: (place: Place, result: Result) => Promise<State> | State
-  /** What it may leave, if it has succeeded or not. */
-  readonly outputs?: RegExp
-  /** What it did not survive at some time: always among them. */
-  readonly known?: readonly RegExp[]
-  /** Ends what goes on. */
-  readonly after?: (place: Place) => Promise<void>
-}
 
 describe("a system call that fails", function () {
   this.timeout(isSoak ? 36_000_000 : 120_000)
   const keys = testKeys()
-  const folder = newFolder("faults")
+  // fusermount3 serves only users whom passwd knows.
+  const as = "nobody"
+  const survival = new Survival(as, 82_000)
   const signer = generateKeyPairSync("ed25519")
-  const original = (name: string): string => path.join(folder, name)
+  const original = (name: string): string => survival.original(name)
+  const copied = (...names: readonly string[]): ((place: Place) => void) => survival.copied(...names)
   const unlock = [{ key: { file: keys.privateKey } }]
   let registry: Registry | undefined
   let host = ""
-  let nextGroup = firstGroup
 
   before(async function () {
     if (!isRoot) skip(this, "needs root, to answer for the kernel")
     if (process.arch !== "x64") skip(this, "knows the system calls of x86-64 only")
-    chmodSync(folder, 0o755)
     const tree = makeRootTree()
     cpSync(tree, original("tree"), { recursive: true, verbatimSymlinks: true })
     await build({ output: original("plain.sif"), source: tree })
@@ -156,23 +65,12 @@ services:
     const layout = original("layout")
     cpSync(path.join(import.meta.dirname, "..", "vectors", "oci", "layout"), layout, { recursive: true })
     await registry.push(`oci:${layout}`, "layers:1")
-    // What V8 compiles is there, as after a first run.
-    mkdirSync(original("code"))
-    chownSync(original("code"), uid, uid)
-    for (const words of ["build", "encrypt", "exec"])
-      await sifcrypt([words, "--help"], { as, env: { XDG_CACHE_HOME: original("code") } })
+    await survival.compile(["build", "encrypt", "exec"])
   })
   after(async () => {
-    for (let group = firstGroup; group < nextGroup; group++) signalGroup(group, "SIGKILL")
+    survival.end()
     await registry?.[Symbol.asyncDispose]()
   })
-
-  const copied =
-    (...names: readonly string[]) =>
-    (place: Place): void => {
-      for (const name of names)
-        cpSync(original(name), place.in("work", name), { recursive: true, verbatimSymlinks: true })
-    }
 
   async function holds(image: string, file: string, content: string): Promise<void> {
     await using opened = await open(image, { unlock, unsigned: "allow" })
@@ -189,13 +87,8 @@ services:
       return "new"
     }
 
-  const digestOf = (file: string): string => createHash("sha256").update(readFileSync(file)).digest("hex")
-
   /** What a user's changes of images are kept apart by. */
   const locks = /^run\/sifcrypt|^cache\/sifcrypt-locks/
-
-  const isSame = (place: Place, name: string): boolean =>
-    digestOf(place.in("work", name)) === digestOf(original(name))
 
   /** What is in the cache is what its name says. */
   function cacheIsWhole(place: Place): void {
@@ -243,7 +136,7 @@ services:
       args: () => ["build", "-F", "--pem-path", keys.publicKey, "image.sif", "tree"],
       state: async (place) => {
         await holds(place.in("work", "image.sif"), "/data/hello", "hello\n")
-        return isSame(place, "image.sif") ? "old" : "new"
+        return survival.isSame(place, "image.sif") ? "old" : "new"
       },
     },
     "build, gocryptfs": {
@@ -528,97 +421,5 @@ services:
     },
   }
 
-  async function run(work: Work, fault?: Fault): Promise<readonly [Place, string]> {
-    const group = nextGroup++
-    const place = new Place(path.join(folder, String(group)), group)
-    chmodSync(folder, 0o755)
-    cpSync(path.join(original("code"), "sifcrypt"), place.in("cache", "sifcrypt"), { recursive: true })
-    mkdirSync(place.in("home", "empty"))
-    work.prepare?.(place)
-    place.own()
-    const before = place.files()
-    const report = path.join(folder, `${group}.report`)
-    const wrapper = failing(report, place.folder, fault ?? "none")
-    try {
-      const result = await sifcrypt(work.args(place), { ...place.options, wrapper, timeoutMs: commandMs })
-      const { status, signal, stderr } = result
-      const said = `status ${String(status)}${signal ?? ""}: ${stderr}`
-      assert.ok(status !== null && statuses.has(status), said)
-      assert.doesNotMatch(stderr, /^\s+at .*:\d+:\d+\)?$/m)
-      if (status !== 0 && fault?.call.object.startsWith("pipe:") !== true) assert.notEqual(stderr, "", said)
-      const state = await work.state(place, result)
-      if (fault === undefined || status === 0) assert.equal(state, "new", said)
-      await work.after?.(place)
-      await settles(place)
-      const left = place.files().filter((name) => !before.includes(name))
-      assert.deepEqual(
-        left.filter((name) => work.outputs?.test(name) !== true),
-        [],
-        said,
-      )
-      const lost = before.filter((name) => !existsSync(place.in(name)) && work.outputs?.test(name) !== true)
-      assert.deepEqual(lost, [], said)
-    } finally {
-      await work.after?.(place)
-      signalGroup(group, "SIGKILL")
-    }
-    return [place, report]
-  }
-
-  async function settles({ folder: place, group }: Place): Promise<void> {
-    const end = performance.now() + settleMs
-    for (;;) {
-      const left = { processes: processesOfGroup(group), mounts: mountsIn(place) }
-      if (left.processes.length === 0 && left.mounts.length === 0) return
-      if (performance.now() > end) assert.deepEqual(left, { processes: [], mounts: [] })
-      await sleep(10)
-    }
-  }
-
-  for (const [name, work] of Object.entries(works)) {
-    if (only !== undefined && only !== name) continue
-    it(`is survived by ${name}`, async () => {
-      const [place, report] = await run(work)
-      const calls = callsOf(report)
-      assert.ok(calls.length > 0)
-      rmSync(place.folder, { recursive: true })
-      const all = (isSoak ? allFaults : lastFaults)(calls)
-      const faults = [
-        ...someOf(all, most),
-        ...(work.known ?? []).flatMap((known) =>
-          lastFaults(calls.filter((call) => known.test(wordsOf(call)))).slice(0, 1),
-        ),
-      ]
-      // Threads and processes do not always make the same calls in the same order: one that is not made again has another in its place.
-      const others = lastFaults(calls).filter(
-        ({ call }) => !faults.some((fault) => fault.call.number === call.number),
-      )
-      assert.ok(faults.length > 0)
-      const failures: string[] = []
-      let reached = 0
-      await repeat(faults.length, isSoak ? 3 : 2, async (round) => {
-        let fault = faults[round] ?? assert.fail()
-        try {
-          for (let tries = 1, isReached = false; tries <= mostTries && !isReached; tries++) {
-            if (tries > mostTries / 2) fault = others.pop() ?? fault
-            const [{ folder: used }, own] = await run(work, fault)
-            isReached = readFileSync(own, "latin1").includes(" FAILS\n")
-            if (isReached) reached++
-            rmSync(used, { recursive: true })
-            rmSync(own)
-          }
-        } catch (error) {
-          const { number, program, kind, name: call, object } = fault.call
-          const what = `${fault.errno} of ${program}'s ${kind} ${number}, ${call} ${object}`
-          failures.push(`${what}\n${error instanceof Error ? error.message : String(error)}`)
-        }
-      })
-      if (isSoak)
-        console.log(
-          `      ${name}: ${calls.length} calls, ${faults.length} of ${all.length} faults, ${reached} reached, ${failures.length} not survived`,
-        )
-      assert.equal(failures.length, 0, failures.join("\n\n"))
-      assert.ok(reached >= faults.length / 2, `${reached} of ${faults.length} calls have failed`)
-    })
-  }
+  survival.tests(works)
 })
