@@ -101,13 +101,18 @@ export class Survival {
   readonly folder: string
   readonly #as: As
   readonly #firstGroup: number
+  readonly #others: () => readonly string[]
   #nextGroup: number
 
-  /** @param firstGroup - Of groups that nobody else uses. */
-  constructor(as: As, firstGroup: number) {
+  /**
+   * @param firstGroup - Of groups that nobody else uses.
+   * @param others - What else there is on the machine, of which nothing new may be left.
+   */
+  constructor(as: As, firstGroup: number, others: () => readonly string[] = () => []) {
     this.folder = newFolder("faults")
     this.#as = as
     this.#firstGroup = firstGroup
+    this.#others = others
     this.#nextGroup = firstGroup
   }
 
@@ -150,6 +155,7 @@ export class Survival {
     work.prepare?.(place)
     place.own()
     const before = place.files()
+    const others = this.#others()
     const report = path.join(this.folder, `${group}.report`)
     const wrapper = failing(report, place.folder, fault ?? "none")
     try {
@@ -163,7 +169,7 @@ export class Survival {
       const state = await work.state(place, result)
       if (fault === undefined || status === 0) assert.equal(state, "new", said)
       await work.after?.(place)
-      await this.#settles(place)
+      await this.#settles(place, others)
       const left = place.files().filter((name) => !before.includes(name))
       assert.deepEqual(
         left.filter((name) => work.outputs?.test(name) !== true),
@@ -179,12 +185,16 @@ export class Survival {
     return [place, report]
   }
 
-  async #settles({ folder: place, group }: Place): Promise<void> {
+  async #settles({ folder: place, group }: Place, before: readonly string[]): Promise<void> {
     const end = performance.now() + settleMs
     for (;;) {
-      const left = { processes: processesOfGroup(group), mounts: mountsIn(place) }
-      if (left.processes.length === 0 && left.mounts.length === 0) return
-      if (performance.now() > end) assert.deepEqual(left, { processes: [], mounts: [] })
+      const left = [
+        ...processesOfGroup(group).map(({ pid, command }) => `process ${pid} ${command}`),
+        ...mountsIn(place).map((target) => `mount ${target}`),
+        ...this.#others().filter((one) => !before.includes(one)),
+      ]
+      if (left.length === 0) return
+      if (performance.now() > end) assert.deepEqual(left, [])
       await sleep(10)
     }
   }
