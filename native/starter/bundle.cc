@@ -51,14 +51,28 @@ std::optional<BundleReader::Record> BundleReader::NextRecord() {
   return ParseRecord(line);
 }
 
+std::string_view BundleReader::Rest(uint64_t size) {
+  if (at_ == end_ && !Fill()) throw FormatError("bundle", "a record ends early");
+  return {buffer_.data() + at_, static_cast<size_t>(std::min<uint64_t>(size, end_ - at_))};
+}
+
 void BundleReader::CopyTo(int fd, uint64_t size) {
   while (size > 0) {
-    if (at_ == end_ && !Fill()) throw FormatError("bundle", "a record ends early");
-    const size_t part = static_cast<size_t>(std::min<uint64_t>(size, end_ - at_));
-    const ssize_t written = CheckErrno(write(fd, buffer_.data() + at_, part), "bundle");
+    const std::string_view part = Rest(size);
+    const ssize_t written = CheckErrno(write(fd, part.data(), part.size()), "bundle");
     at_ += static_cast<size_t>(written);
     size -= static_cast<uint64_t>(written);
   }
+}
+
+std::string BundleReader::Take(uint64_t size) {
+  std::string text;
+  while (text.size() < size) {
+    const std::string_view part = Rest(size - text.size());
+    text += part;
+    at_ += part.size();
+  }
+  return text;
 }
 
 bool BundleReader::Fill() {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/unique_fd.h"
@@ -32,9 +33,12 @@ class BundleReader {
   /// After all bytes of the one before. nullopt: the stream has ended.
   std::optional<Record> NextRecord();
   void CopyTo(int fd, uint64_t size);
+  std::string Take(uint64_t size);
 
  private:
   bool Fill();
+  /// What of so many bytes, at least one, is there; never empty.
+  std::string_view Rest(uint64_t size);
 
   UniqueFd pipe_;
   std::vector<char> buffer_;

@@ -19,6 +19,7 @@
 #include <iterator>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -136,6 +137,26 @@ UniqueFd MakeLockedFolder(const std::string& files, const std::string& name) {
   return folder;
 }
 
+/// A pipe for the runtime. It closes what lies above the descriptors that the command gets, and takes what lies between for the command's.
+std::pair<UniqueFd, UniqueFd> MakePipe(const std::vector<int>& preserved) {
+  int ends[2];
+  CheckErrno(pipe2(ends, O_CLOEXEC), "pipe2");
+  const UniqueFd reader(ends[0]);
+  UniqueFd writer(ends[1]);
+  const int above = preserved.empty() ? STDERR_FILENO + 1 : preserved.back() + 1;
+  return {UniqueFd(CheckErrno(fcntl(reader.get(), F_DUPFD_CLOEXEC, above), "fcntl")), std::move(writer)};
+}
+
+/// Who has ended is not told, and says why.
+void Tell(int pipe, std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t n = write(pipe, text.data(), text.size());
+    if (n < 0 && errno == EPIPE) return;
+    if (n < 0 && errno == EINTR) continue;
+    text.remove_prefix(static_cast<size_t>(CheckErrno(n, "join")));
+  }
+}
+
 class Joining {
  public:
   Joining(const JoinOptions& options, const SignalQueue& signals, const Status& status)
@@ -182,22 +203,33 @@ class Joining {
         CheckErrno(fcntl(options_.seat_fd, F_SETFD, FD_CLOEXEC), "fcntl");
       }
       CloseAllBut(kept);
+      UniqueFd bundle(options_.bundle_fd);
+      CheckErrno(fcntl(bundle.get(), F_SETFD, FD_CLOEXEC), "fcntl");
       CheckErrno(prctl(PR_SET_CHILD_SUBREAPER, 1), "prctl");
       umask(022);
       EnterSession(process);
       WaitForContainer();
       const UniqueFd held = MakeLockedFolder(session_.Path("files"), folder);
-      session_.ReadFiles(UniqueFd(options_.bundle_fd), folder);
       const std::string log = session_.Path("files/" + folder + "/crun.log");
-      // Without the process that supervises it this one ends the command.
-      OutliveParent();
+      // It has looked at the container by the time it is told what to run there: that comes when the bundle has ended, and so the command,
+      // which has held secrets.
+      std::pair<UniqueFd, UniqueFd> told = MakePipe(options_.preserved);
       const pid_t runtime =
           StartCrun({options_.crun, "--log=file:" + log, "--log-format=json", "--cgroup-manager=disabled",
                      "--root=" + session_.Path("state"), "exec", PassedOn(options_.preserved),
-                     "--process=" + session_.Path("files/" + folder + "/process.json"), options_.id},
-                    session_, signals_.original_mask(), [&] { PassOn(options_.preserved); });
+                     "--process=/proc/self/fd/" + std::to_string(told.first.get()), options_.id},
+                    session_, signals_.original_mask(), [&] {
+                      PassOn(options_.preserved);
+                      CheckErrno(fcntl(told.first.get(), F_SETFD, 0), "fcntl");
+                    });
+      told.first.Reset();
       DetachStandardStreams();
       for (const int fd : options_.preserved) close(fd);
+      const std::string command = session_.ReadProcess(std::move(bundle), folder);
+      // Without the process that supervises it this one ends the command.
+      OutliveParent();
+      Tell(told.second.get(), command);
+      told.second.Reset();
       main.Send({.kind = Message::Kind::kStarted, .code = runtime});
       const int status = WaitFor(runtime, main);
       KillDescendants(kOrphansMs);

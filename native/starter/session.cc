@@ -31,6 +31,8 @@ namespace {
 /// What an ordinary user's containers may write in memory, as the peers limit it.
 constexpr char kUserScratchLimit[] = ",size=64m";
 constexpr char kConfig[] = "config.json";
+/// Of a command that joins a container.
+constexpr char kProcess[] = "process.json";
 /// Which places of the host and of images the container gets to see.
 constexpr char kBinds[] = "binds";
 /// Where the container mounts, each with what: a path, or nothing for a file system of the kernel's.
@@ -154,17 +156,24 @@ void Session::ReadBundle(UniqueFd pipe) const {
   if (!has_config) throw FormatError("bundle", "no config.json");
 }
 
-void Session::ReadFiles(UniqueFd pipe, const std::string& folder) const {
+std::string Session::ReadProcess(UniqueFd pipe, const std::string& folder) const {
   BundleReader reader(std::move(pipe));
   const std::string place = Path("files/" + folder);
+  std::string process;
   for (size_t count = 0; const auto record = reader.NextRecord(); ++count) {
     if (count == kMaxRecords) throw FormatError("bundle", "too many records");
+    if (record->name == kProcess) {
+      process = reader.Take(record->size);
+      continue;
+    }
     const std::string path = place + '/' + record->name;
     const UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
     if (!file) throw SystemError(errno, "bundle", record->name + ": " + std::strerror(errno));
     reader.CopyTo(file.get(), record->size);
     CheckErrno(fchmod(file.get(), record->mode), "bundle");
   }
+  if (process.empty()) throw FormatError("bundle", "no process.json");
+  return process;
 }
 
 void Session::MountImage(const ImageOptions& image, const Channel& server, const char* access) const {

@@ -30,8 +30,8 @@ class Session {
   void MountScratch(bool is_limited) const;
   /// Fills it with what the parent sends. "bundle".
   void ReadBundle(UniqueFd pipe) const;
-  /// Fills a folder among the bundle's files. "bundle".
-  void ReadFiles(UniqueFd pipe, const std::string& folder) const;
+  /// Fills a folder among the bundle's files, and returns the record "process.json", which is none of them. "bundle".
+  std::string ReadProcess(UniqueFd pipe, const std::string& folder) const;
   /// Mounts the image: by the kernel, or by FUSE with the device given to `server`, and `access` of MountFuse. "fuse", "mount"
   /// and KernelMount's.
   void MountImage(const ImageOptions& image, const Channel& server, const char* access) const;

@@ -335,6 +335,8 @@ int main(int argc, char** argv) {
         const other = await waiting(undefined, ["--sharens"], { wrapper })
         const one = await waiting()
         for (const waits of [other, one]) await end(waits)
+        // That namespace ends with its first process, the command, and with it whoever would take the socket away: the next one does.
+        await sifcryptOk(["exec", ...key, "--sharens", image, "true"], options())
         await nothingIsLeft()
       })
 
@@ -349,6 +351,20 @@ int main(int argc, char** argv) {
         const asked = await sifcrypt(["exec", ...key, "--sharens", image, "echo", "in"], options({ env }))
         assert.equal(asked.text, "")
         assert.match(asked.stderr, /--sharens: .* without locks \(ENOLCK\): XDG_RUNTIME_DIR can name/)
+        await nothingIsLeft()
+      })
+
+      it("begin when the program that has read the secrets is gone", async () => {
+        // Its process goes on, as another program.
+        const wrapper = ["sh", "-c", 'exec "$@" $$', "sh"]
+        const argv = [image, "sh", "-c", "cat /proc/$0/comm"]
+        const one = await waiting()
+        for (const flags of [["--sharens"], []])
+          for (let i = 0; i < 4; i++) {
+            const { text } = await sifcrypt(["exec", ...key, ...flags, ...argv], options({ wrapper }))
+            assert.equal(text, "sifcrypt-starte\n")
+          }
+        await end(one)
         await nothingIsLeft()
       })
 

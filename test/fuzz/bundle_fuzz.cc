@@ -30,7 +30,10 @@ void ReadRecords(const uint8_t* data, size_t size) {
                 record->name.find('/') == std::string::npos && record->name.find('\0') == std::string::npos,
             "a record's name is a plain one");
     Require(record->mode <= 0777, "a record has permissions only");
-    reader.CopyTo(file.get(), record->size);
+    if (left % 2 == 0)
+      Require(reader.Take(record->size).size() == record->size, "what is taken is all of a record");
+    else
+      reader.CopyTo(file.get(), record->size);
     CountOutput(record->size);
   }
 }
