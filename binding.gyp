@@ -44,7 +44,7 @@
       "cflags": ["-fPIE"],
       "sources": ["<!@(grep ^native/starter/ native/sources.txt)", "native/sources_note.cc"],
       "libraries": ["<!@(scripts/static-libraries.sh starter)"],
-      "ldflags": ["-pie", "-Wl,-z,relro,-z,now"]
+      "ldflags": ["-pie", "-Wl,-z,relro,-z,now", "-static-libstdc++", "-static-libgcc"]
     },
     {
       "target_name": "sifcrypt-init",
