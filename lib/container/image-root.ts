@@ -1,17 +1,16 @@
 // What an IMAGE argument is, decided here and nowhere else: a SIF, a squashfs file, one behind a launch line (`.simg`), or a
 // folder (a sandbox). What is behind a name such as docker:// is a SIF by then (lib/make/named-image.ts).
 import { constants } from "node:fs"
-import { open, realpath, stat, type FileHandle } from "node:fs/promises"
+import { open, realpath, stat } from "node:fs/promises"
 import { FolderTree } from "../device/folder-tree.ts"
 import { Tree, type ReadableTree } from "../device/tree.ts"
-import { madeOf } from "../disposal.ts"
 import { SignatureError } from "../errors.ts"
 import { partitionKind, refusePlain, type PartitionKind } from "../encryption/partition.ts"
 import { plainRange, type Unlocked } from "../encryption/encryption-format.ts"
 import type { StarterSource } from "../runtime/starter-protocol.ts"
 import type { SifObject, SifPartition, Verity } from "../sif/format.ts"
 import { architectureName } from "../sif/names.ts"
-import { openSif, type SifImage } from "../sif/open.ts"
+import { openFile, openReader, type SifImage } from "../sif/open.ts"
 import type { Bytes } from "../units.ts"
 import type { Described } from "./image-service.ts"
 import type { OriginOptions } from "./origin.ts"
@@ -47,7 +46,7 @@ const SQUASHFS_MAGIC = Buffer.from("hsqs", "latin1")
 const SIF_MAGIC = "SIF_MAGIC"
 /** SIF: behind the launch script. */
 const SIF_MAGIC_OFFSET: Bytes = 32
-const HEAD_SIZE: Bytes = 256
+const MAX_LAUNCH_LINE: Bytes = 256
 
 /** Where in a file a squashfs starts: at once, or behind the line that launches it; undefined: it is none. */
 export function squashfsOffset(head: Buffer): Bytes | undefined {
@@ -56,15 +55,9 @@ export function squashfsOffset(head: Buffer): Bytes | undefined {
   if (isAt(0)) return 0
   if (head.toString("latin1", SIF_MAGIC_OFFSET, SIF_MAGIC_OFFSET + SIF_MAGIC.length) === SIF_MAGIC)
     return undefined
-  const end = head.indexOf("\n") + 1
+  const end = head.subarray(0, MAX_LAUNCH_LINE).indexOf("\n") + 1
   const isLaunched = /^#!.* run-singularity\n$/.test(head.toString("latin1", 0, end))
   return isLaunched && isAt(end) ? end : undefined
-}
-
-/** The first bytes of a file, as many as {@link squashfsOffset} looks at. */
-export async function readHead(file: FileHandle): Promise<Buffer> {
-  const { bytesRead, buffer } = await file.read(Buffer.alloc(HEAD_SIZE), 0, HEAD_SIZE, 0)
-  return buffer.subarray(0, bytesRead)
 }
 
 async function openFolder(path: string): Promise<BareRoot> {
@@ -82,36 +75,26 @@ async function openFolder(path: string): Promise<BareRoot> {
   }
 }
 
-/** A folder, or a file that holds a squashfs; undefined: it is neither. */
-async function openBare(path: string): Promise<BareRoot | undefined> {
-  const info = await stat(path).catch(() => undefined)
-  if (info?.isDirectory() === true) return await openFolder(path)
-  if (info?.isFile() !== true) return undefined
-  const file = await open(path, "r").catch(() => undefined)
-  if (file === undefined) return undefined
-  return await madeOf(file, async () => {
-    const offset = squashfsOffset(await readHead(file))
-    if (offset === undefined) return undefined
-    const size = (await file.stat()).size - offset
-    return {
-      path,
-      kind: "squashfs",
-      what: "a squashfs file",
-      fd: file.fd,
-      offset,
-      size,
-      [Symbol.asyncDispose]: () => file.close(),
-    }
-  })
-}
-
 /**
- * Opens what a path names.
+ * Opens what a path names: a folder, a file that holds a squashfs, or a SIF.
  *
  * @throws SifError, as whatever is neither a folder nor holds a squashfs has to be a SIF; a system error.
  */
 export async function openImagePath(path: string): Promise<BareRoot | SifImage> {
-  return (await openBare(path)) ?? (await openSif(path))
+  const info = await stat(path).catch(() => undefined)
+  if (info?.isDirectory() === true) return await openFolder(path)
+  const file = await openFile(path, path, info)
+  const offset = squashfsOffset(file.head)
+  if (offset === undefined) return await openReader(file, path)
+  return {
+    path,
+    kind: "squashfs",
+    what: "a squashfs file",
+    fd: file.fd,
+    offset,
+    size: file.size - offset,
+    [Symbol.asyncDispose]: () => file[Symbol.asyncDispose](),
+  }
 }
 
 /** @throws SifError `ERR_SIF_PLAIN`, SignatureError `ERR_SIGNATURE_MISSING` where encryption or a signature is demanded. */

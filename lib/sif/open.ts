@@ -1,4 +1,5 @@
 // Reads the table of an image, strictly: what breaks a rule is an error before anything uses it.
+import type { Stats } from "node:fs"
 import { setImmediate } from "node:timers/promises"
 import * as is from "../arguments.ts"
 import { SifError } from "../errors.ts"
@@ -227,10 +228,15 @@ export async function readSif(
   path: string,
   options: OpenSifOptions = {},
 ): Promise<SifImage> {
-  const headerBytes = await reader.read(0, HEADER_SIZE)
+  const { head } = reader
+  const read = async (offset: Bytes, size: Bytes): Promise<Buffer> =>
+    head !== undefined && offset + size <= head.length
+      ? head.subarray(offset, offset + size)
+      : await reader.read(offset, size)
+  const headerBytes = await read(0, HEADER_SIZE)
   const header = parseHeader(headerBytes)
   checkHeader(header, reader.size)
-  const table = await reader.read(header.tableOffset, header.total * DESCRIPTOR_SIZE)
+  const table = await read(header.tableOffset, header.total * DESCRIPTOR_SIZE)
   if (table.length < header.total * DESCRIPTOR_SIZE)
     throw SifError.at(path, "ERR_SIF_TRUNCATED", "truncated inside the descriptor table")
   const objects: SifObject[] = []
@@ -270,7 +276,12 @@ export async function openSifAs(name: string, file: string): Promise<SifImage> {
   return await openReader(await openFile(file, name), name)
 }
 
-async function openReader(reader: ByteReader, path: string, options: OpenSifOptions = {}): Promise<SifImage> {
+/** Reads and checks the table through `reader`, which is closed where that fails. */
+export async function openReader(
+  reader: ByteReader,
+  path: string,
+  options: OpenSifOptions = {},
+): Promise<SifImage> {
   try {
     return await readSif(reader, path, options)
   } catch (error) {
@@ -279,9 +290,15 @@ async function openReader(reader: ByteReader, path: string, options: OpenSifOpti
   }
 }
 
-async function openFile(path: string, name: string): Promise<FileReader> {
+/**
+ * Opens a file that may be an image.
+ *
+ * @param before - What stat(2) says of it, where that is known.
+ * @throws SifError where it is no regular file.
+ */
+export async function openFile(path: string, name: string, before?: Stats): Promise<FileReader> {
   try {
-    return await FileReader.open(path)
+    return await FileReader.open(path, before)
   } catch (error) {
     throw named(error, name)
   }

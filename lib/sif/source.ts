@@ -10,8 +10,19 @@ export interface ByteReader extends AsyncDisposable {
   readonly size: Bytes
   /** Of an image in a file, valid until the reader is disposed. */
   readonly fd?: number
+  /** Its first bytes, of a file as they were when it was opened: most tables lie there. */
+  readonly head?: Buffer
   /** At most `length` bytes; fewer only at the end. */
   read(position: Bytes, length: Bytes): Promise<Buffer>
+}
+
+/** Header and table of an image as it is usually made. */
+const HEAD_SIZE: Bytes = 32768
+
+/** The first bytes of a file. */
+export async function readHead(file: FileHandle): Promise<Buffer> {
+  const { bytesRead, buffer } = await file.read(Buffer.alloc(HEAD_SIZE), 0, HEAD_SIZE, 0)
+  return buffer.subarray(0, bytesRead)
 }
 
 /** An image in memory. */
@@ -35,31 +46,35 @@ export class BufferReader implements ByteReader {
 export class FileReader implements ByteReader {
   readonly #file: FileHandle
   readonly size: Bytes
+  readonly head: Buffer
   readonly #owned: boolean
   #closed = false
-  private constructor(file: FileHandle, size: Bytes, owned: boolean) {
+  private constructor(file: FileHandle, size: Bytes, head: Buffer, owned: boolean) {
     this.#file = file
     this.size = size
+    this.head = head
     this.#owned = owned
   }
   /** A file that is open and stays so: it is somebody else's to close. */
   static of(file: FileHandle, size: Bytes): FileReader {
-    return new FileReader(file, size, false)
+    return new FileReader(file, size, Buffer.alloc(0), false)
   }
-  static async open(path: string): Promise<FileReader> {
+  /** @param before - What stat(2) says of it, where that is known. */
+  static async open(path: string, before?: Stats): Promise<FileReader> {
     const check = (info: Stats): void => {
       if (info.isFile()) return
       const what = info.isDirectory() ? "a folder" : "not a regular file"
       throw new SifError("ERR_SIF_MAGIC", `not a SIF image: ${what}`)
     }
     // Looked at before, since opening a pipe waits for somebody who writes; not with O_NONBLOCK, which file systems with tapes obey.
-    const before = await stat(path).catch(() => undefined)
-    if (before !== undefined) check(before)
+    const seen = before ?? (await stat(path).catch(() => undefined))
+    if (seen !== undefined) check(seen)
     const file = await open(path, "r")
     return await madeOf(file, async () => {
-      const info = await file.stat()
+      // What is asked for together is waited for once.
+      const [info, head] = await Promise.all([file.stat(), readHead(file)])
       check(info)
-      return new FileReader(file, info.size, true)
+      return new FileReader(file, info.size, head, true)
     })
   }
   /** A closed one would be the number of somebody else's file by and by. */
