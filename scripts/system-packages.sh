@@ -24,7 +24,7 @@ packages() {
   build            libzstd-dev             libzstd-static           zstd blocks
   build            liblz4-dev              lz4-static               lz4 blocks
   build            liblzma-dev             xz-static                xz blocks
-  build            zlib1g-dev              zlib-static              layers of images that are gzip, as a stream
+  build            zlib1g-dev              zlib-static              declarations only: the addon has Node's; tests of the core are linked with it
   build            libssl-dev              openssl-devel            AES-XTS in the starter
   build            golang-go               golang                   compiles sifcrypt-shell
   build            golang-mvdan-sh-dev     -                        its interpreter, as source; the next three are what that needs

@@ -26,12 +26,12 @@ cp "$made/sifcrypt.node" "$out/sifcrypt.$libc.node"
 cp "$made/sifcrypt-starter" "$out/sifcrypt-starter.$libc"
 [[ $libc == glibc ]] || cp "$made/sifcrypt-init" "$out/sifcrypt-init"
 # A linker of programs refuses what nobody has; one of shared objects leaves it to who loads them. musl has it, or Node: its own interface,
-# and its OpenSSL.
+# its OpenSSL and its zlib.
 if [[ $libc == musl ]]; then
   sed -nE 's/^(\.globl|\.weak|WEAK64) ([^ ]+)$/\2/p' /build/zig/lib/libc/musl/libc.S >"$made.known"
   # Read whole first: a reader that fails, or finds nothing at all, is a failure; only the search may find nothing.
   symbols=$(readelf --wide --dyn-syms "$out/sifcrypt.musl.node" | awk '$7 == "UND" && $5 == "GLOBAL" { print $8 }' | sort -u)
   [[ -n $symbols && -s $made.known ]] || { echo "$target: what the addon asks for, or what musl has, cannot be read" >&2; exit 1; }
-  others=$(grep -vxE '(napi|node_api|EVP)_.*|CRYPTO_memcmp|OPENSSL_cleanse|PKCS12_key_gen_uni|RAND_bytes' <<<"$symbols" | grep -vxFf "$made.known" || true)
+  others=$(grep -vxE '(napi|node_api|EVP)_.*|CRYPTO_memcmp|OPENSSL_cleanse|PKCS12_key_gen_uni|RAND_bytes|inflate(Init2_|Reset|End)?' <<<"$symbols" | grep -vxFf "$made.known" || true)
   [[ -z $others ]] || { echo "$target: the addon asks for ${others//$'\n'/, }, which neither musl nor Node has" >&2; exit 1; }
 fi

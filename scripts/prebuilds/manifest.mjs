@@ -32,7 +32,6 @@ const parts = [
   { name: "openssl", licence: "Apache-2.0", within: starter },
   { name: "fuse3", licence: "LGPL-2.1-only", within: starter },
   { name: "xz-utils", licence: "LicenseRef-public-domain", within: cxx },
-  { name: "zlib", licence: "Zlib", within: cxx },
   {
     name: "libstdc++-10-dev",
     licence: "GPL-3.0-or-later WITH GCC-exception-3.1",
