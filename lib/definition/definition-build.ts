@@ -775,9 +775,12 @@ export class DefinitionBuild implements AsyncDisposable {
       fd: Workspace.descriptor(0),
       cipher: cipher && withoutKey(cipher),
     }
-    return (await workspace.ask({ kind: "write", build: wire }, (bytes, total) => {
+    const written = await workspace.ask({ kind: "write", build: wire }, (bytes, total) => {
       onProgress(bytes, total)
-    })) as TreeWritten
+    })
+    // Its memory is given back while the output gets to the disk.
+    workspace.release()
+    return written as TreeWritten
   }
 
   /** Copies what was built into an ordinary folder. */

@@ -216,10 +216,16 @@ export class Workspace implements AsyncDisposable {
     throw await this.#end()
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  /** Nothing more is asked of it: it ends while others go on. Disposing waits for that. */
+  release(): void {
     this.#options.signal?.removeEventListener("abort", this.#stop)
     this.#stop()
     // How it ended has been told to whoever asked it for something.
+    this.#starter.ended.catch(() => undefined)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.release()
     await this.#starter.ended.catch(() => undefined)
   }
 }
