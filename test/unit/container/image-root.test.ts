@@ -12,7 +12,11 @@ describe("squashfsOffset", () => {
     ["a script that runs something else", "#!/bin/sh\nhsqs", undefined],
     ["a launch line with something between", `${launch}\nhsqs`, undefined],
     ["a launch line alone", launch, undefined],
-    ["a squashfs behind a launch line that is too long", `#!/${"long/".repeat(50)}env run-singularity\nhsqs`, undefined],
+    [
+      "a squashfs behind a launch line that is too long",
+      `#!/${"long/".repeat(50)}env run-singularity\nhsqs`,
+      undefined,
+    ],
     ["no line end", "#!/usr/bin/env run-singularity hsqs", undefined],
     ["a big-endian squashfs", "sqsh", undefined],
     ["nothing", "", undefined],
