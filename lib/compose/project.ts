@@ -194,6 +194,8 @@ const LABEL = {
   /** Services that it needs, which end after it. */
   needs: "sifcrypt.compose.needs",
   ports: "sifcrypt.compose.ports",
+  /** By the names of their folders. */
+  volumes: "sifcrypt.compose.volumes",
 } as const
 
 /** Services that are started or stopped at once. */
@@ -224,6 +226,18 @@ async function instancesOf(project: string): Promise<Found[]> {
       number: Number(labelOf(instance, "number")),
     }))
     .sort((a, b) => (a.service === b.service ? a.number - b.number : a.service < b.service ? -1 : 1))
+}
+
+/** Of each volume that there is an instance with, one such. */
+async function usersOfVolumes(): Promise<Map<string, string>> {
+  const all = await listInstances({ ended: true })
+  return new Map(
+    all.flatMap((instance) =>
+      labelOf(instance, "volumes")
+        .split(",")
+        .map((volume) => [volume, instance.name] as const),
+    ),
+  )
 }
 
 /** Some at a time. What failed first is thrown when all have settled. */
@@ -333,7 +347,7 @@ export class Services {
   /**
    * Ends all, and removes all but volumes.
    *
-   * @throws RunError.
+   * @throws RunError; ComposeError `ERR_COMPOSE_PROJECT`: a volume that was to be removed is another project's as well.
    */
   async down(options: DownOptions = {}): Promise<void> {
     const { volumes = false, ...how } = checkDown(options, "options")
@@ -349,8 +363,9 @@ export class Services {
         await removeNetwork(name)
         onEvent?.({ kind: "network", name, state: "removed" })
       }
-    if (volumes)
-      for await (const name of removeVolumes(this.name)) onEvent?.({ kind: "volume", name, state: "removed" })
+    if (!volumes) return
+    for await (const name of removeVolumes(this.name, await usersOfVolumes()))
+      onEvent?.({ kind: "volume", name, state: "removed" })
   }
 }
 
@@ -658,6 +673,9 @@ export class Project extends Services {
           [LABEL.configuration]: configurationOf(service, this.#model),
           [LABEL.needs]: service.dependsOn.map((one) => one.service).join(","),
           [LABEL.ports]: service.ports.join(" "),
+          [LABEL.volumes]: service.volumes
+            .map(({ volume }) => this.#model.volumes.get(volume)?.name ?? volume)
+            .join(","),
         },
       }
       const image = await images.get(service)

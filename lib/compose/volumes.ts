@@ -76,16 +76,32 @@ async function removeContent(name: string, data: string): Promise<void> {
   }
 }
 
-/** Removes the volumes that a project has made, with all that is in them, and tells which. */
-export async function* removeVolumes(project: string): AsyncGenerator<string, void, undefined> {
+/**
+ * Removes the volumes that a project has made, with all that is in them, and tells which. One that an instance has stays.
+ *
+ * @param users - Volumes, and an instance that has each.
+ * @throws ComposeError `ERR_COMPOSE_PROJECT`.
+ */
+export async function* removeVolumes(
+  project: string,
+  users: ReadonlyMap<string, string>,
+): AsyncGenerator<string, void, undefined> {
   const folder = volumeFolder()
   const entries = existsSync(folder) ? readdirSync(folder, { withFileTypes: true }) : []
   // A link is none that was made here.
   const names = entries.filter((entry) => entry.isDirectory()).map(({ name }) => name)
-  for (const name of names.filter((one) => ownerOf(one) === project)) {
+  const made = names.filter((one) => ownerOf(one) === project)
+  for (const name of made.filter((one) => !users.has(one))) {
     // Whose it is goes last: what cannot be removed now can be later.
     await removeContent(name, path.join(folder, name, "data"))
     rmSync(path.join(folder, name), { recursive: true, force: true })
     yield name
   }
+  const [used] = made.filter((one) => users.has(one))
+  if (used !== undefined)
+    throw new ComposeError(
+      "ERR_COMPOSE_PROJECT",
+      `the volume ${used} stays: the instance ${users.get(used) ?? ""} has it, which is to end first`,
+      { path: path.join(folder, used) },
+    )
 }

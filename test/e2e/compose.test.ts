@@ -26,7 +26,7 @@ import {
 import { testKeys } from "../support/keys.ts"
 import { makeLayout } from "../support/layout.ts"
 import { startMachine, type Machine } from "../support/machine.ts"
-import { processesOfGroup, waitFor } from "../support/processes.ts"
+import { noneOfGroup, processesOfGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -160,7 +160,7 @@ describe("services beside each other", () => {
       }
       const end = async (): Promise<void> => {
         await compose(["-p", "app", "down"])
-        await waitFor("the end of all processes", () => processesOfGroup(group).length === 0)
+        await noneOfGroup(group, "the end of all processes")
         assert.equal(await get("http://127.0.0.1:8000/num"), undefined)
         const left = readdirSync(runtime, { recursive: true, withFileTypes: true }).filter(
           (one) => !one.isDirectory(),
@@ -221,7 +221,7 @@ secrets: { gone: { file: ./gone } }
         assert.equal(broken.status, 255, broken.stderr) // ERR_COMPOSE_SERVICE
         assert.match(broken.stderr, /service failing-broken-1 failed/)
         await compose(["-p", "failing", "down"])
-        await waitFor("the end of all processes", () => processesOfGroup(group).length === 0)
+        await noneOfGroup(group, "the end of all processes")
       })
     })
 
@@ -275,8 +275,25 @@ secrets: { gone: { file: ./gone } }
     assert.equal(await compose("run", "asks"), "4711\n")
     assert.deepEqual(JSON.parse(await compose("ps", "-q", "--json")), ["ids-web-1"])
     assert.deepEqual(JSON.parse(await compose("config", "--services", "--json")), ["web", "asks"])
+    const other = path.join(folder, "other.yaml")
+    writeFileSync(
+      other,
+      JSON.stringify({
+        services: {
+          web: { image: "./image/web.sif", entrypoint: ["sleep", "300"], volumes: ["theirs:/data"] },
+        },
+        volumes: { theirs: { external: true, name: "ids_own" } },
+      }),
+    )
+    const beside = ["compose", "-f", other, "-p", "other"]
+    await sifcryptOk([...beside, "up", "-d"], options)
+    const refused = await sifcrypt(["compose", "-p", "ids", "down", "-v"], options)
+    assert.match(refused.stderr, /the volume ids_own stays: the instance other-web-1 has it/)
+    assert.deepEqual(readdirSync(volumes), ["ids_own"])
+    await sifcryptOk([...beside, "down", "-v"], options)
+    assert.deepEqual(readdirSync(volumes), ["ids_own"])
     assert.match(await compose("down", "-v", "--json"), /"volume","name":"ids_own","state":"removed"/)
     assert.deepEqual(readdirSync(volumes), [])
-    await waitFor("the end of all processes", () => processesOfGroup(group).length === 0)
+    await noneOfGroup(group, "the end of all processes")
   })
 })

@@ -29,7 +29,7 @@ import {
   type Result,
 } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
-import { allProcesses, holdsFuse, processesOfGroup, waitFor } from "../support/processes.ts"
+import { allProcesses, holdsFuse, noneOfGroup, processesOfGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -571,7 +571,7 @@ describe("running in an image", () => {
         assert.equal(core, "0")
         child.stdin!.end("\n")
         assert.equal((await end).status, 0)
-        await waitFor("the end of all processes", () => processesOfGroup(group).length === 0)
+        await noneOfGroup(group, "the end of all processes")
       })
     })
   }

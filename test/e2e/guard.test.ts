@@ -6,7 +6,15 @@ import { mkdirSync, readdirSync, readFileSync } from "node:fs"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { finish, idOf, isRoot, sifcrypt, sifcryptOk, startSifcrypt, type As } from "../support/cli.ts"
-import { holdsFuse, listens, mountsIn, processesOfGroup, signalGroup, waitFor } from "../support/processes.ts"
+import {
+  holdsFuse,
+  listens,
+  mountsIn,
+  noneOfGroup,
+  processesOfGroup,
+  signalGroup,
+  waitFor,
+} from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -55,7 +63,7 @@ describe("the processes that stand by a mount", () => {
           if (end === "unmount") await sifcryptOk(["unmount", target], { as, group })
           else process.kill(server!.pid, end)
           await waitFor("the end of the mount", () => mountsIn(folder).length === 0)
-          await waitFor("the end of the processes", () => processesOfGroup(group).length === 0)
+          await noneOfGroup(group, "the end of the processes")
         })
 
   // Batch systems send some of these as a warning; Node opens a debugger for the first one, and a dump of the last would have keys in it.
@@ -94,7 +102,7 @@ describe("the processes that stand by a mount", () => {
         else if (what === "an instance") await sifcrypt(["instance", "stop", name], { as: "self" })
         else for (const { pid } of processesOfGroup(group)) if (pid !== chosen?.pid) tryKill(pid, "SIGTERM")
         const left = `what ${String(signal)} to ${chosen?.command ?? "nobody"} leaves`
-        await waitFor(left, () => processesOfGroup(group).length === 0, 20_000)
+        await noneOfGroup(group, left, 20_000)
         await waitFor(left, () => mountsIn(folder).length === 0)
         await ended
         if (chosen === undefined) break
@@ -116,7 +124,7 @@ describe("the processes that stand by a mount", () => {
     await sleep(1500)
     if (helper !== undefined) process.kill(helper, "SIGCONT")
     await ended
-    await waitFor("the end of the processes", () => processesOfGroup(group).length === 0)
+    await noneOfGroup(group, "the end of the processes")
     assert.deepEqual(mountsIn(folder), [])
   })
 })

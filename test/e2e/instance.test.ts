@@ -29,7 +29,7 @@ import {
   type CommandOptions,
 } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
-import { processesOfGroup, waitFor } from "../support/processes.ts"
+import { noneOfGroup, processesOfGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -91,7 +91,7 @@ describe("instances", () => {
       }
       const nothingRuns = async (after = ""): Promise<void> => {
         try {
-          await waitFor("the end of all processes", () => processesOfGroup(group).length === 0)
+          await noneOfGroup(group, "the end of all processes")
         } catch (cause) {
           const left = processesOfGroup(group).map(({ pid, command }) => `${pid} ${command}`)
           throw new Error(`there are ${left.join("; ")}, after ${after}`, { cause })

@@ -27,7 +27,7 @@ import {
   type Result,
 } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
-import { listens, processesOfGroup, signalGroup, waitFor } from "../support/processes.ts"
+import { listens, noneOfGroup, processesOfGroup, signalGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { Chance, seed, times } from "../support/soak.ts"
@@ -420,7 +420,7 @@ sys.exit(abs(os.waitstatus_to_exitcode(status)))
       const { stderr } = await ended
       assert.doesNotMatch(stderr, /Debugger listening/, args.join(" "))
       // The kernel's default undoes nothing, but what is left to it ends with the command.
-      await waitFor("the end of all", () => processesOfGroup(group).length === 0)
+      await noneOfGroup(group, "the end of all")
     }
   })
 })

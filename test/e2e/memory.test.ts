@@ -25,7 +25,7 @@ import {
   type Result,
 } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
-import { processesOfGroup, waitFor } from "../support/processes.ts"
+import { noneOfGroup } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -196,7 +196,7 @@ describe("the memory engine", () => {
         )
         await once(child.stdout ?? child, "data")
         child.kill("SIGKILL")
-        await waitFor("the end of its processes", () => processesOfGroup(group).length === 0)
+        await noneOfGroup(group, "the end of its processes")
       })
     })
 

@@ -15,7 +15,7 @@ import {
   type CommandOptions,
 } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
-import { processesOfGroup, signalGroup, waitFor } from "../support/processes.ts"
+import { noneOfGroup, processesOfGroup, signalGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -184,7 +184,7 @@ networks: { default: { internal: true } }
         if (name === "mount" || name === "view") await sifcryptOk(["unmount", name], options)
         if (name === "compose") await sifcrypt(["compose", "down", "-t", "0"], options)
         child?.kill("SIGTERM")
-        await waitFor(`the end of ${name}`, () => processesOfGroup(group).length === 0, 40_000)
+        await noneOfGroup(group, `the end of ${name}`, 40_000)
         group++
       }
     }

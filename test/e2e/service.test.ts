@@ -15,7 +15,7 @@ import {
   type As,
   type CommandOptions,
 } from "../support/cli.ts"
-import { processesOfGroup, waitFor } from "../support/processes.ts"
+import { noneOfGroup, processesOfGroup } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
@@ -77,7 +77,7 @@ describe("services", () => {
         }
       }
       const nothingRuns = async (): Promise<void> => {
-        await waitFor("the end of all processes", () => processesOfGroup(group).length === 0)
+        await noneOfGroup(group, "the end of all processes")
       }
 
       before(async () => {

@@ -31,6 +31,7 @@ import {
 import { testKeys } from "../support/keys.ts"
 import {
   holdsFuse,
+  noneOfGroup,
   processesBelow,
   processesOfGroup,
   processorMs,
@@ -128,7 +129,7 @@ int main(int argc, char** argv) {
       const files = (): string[] =>
         existsSync(shared) ? readdirSync(shared).filter((name) => name !== "secret") : []
       const nothingIsLeft = async (): Promise<void> => {
-        await waitFor("the end of all processes", () => processesOfGroup(group).length === 0)
+        await noneOfGroup(group, "the end of all processes")
         assert.deepEqual(files(), [])
       }
       /** Starts a command and waits for its first line. */

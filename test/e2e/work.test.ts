@@ -9,7 +9,7 @@ import { generateKey } from "openpgp"
 import { finish, isRoot, sifcryptOk, startSifcrypt, userId, type CommandOptions } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { Layout } from "../support/layout.ts"
-import { processesOfGroup, processorMs, waitFor } from "../support/processes.ts"
+import { noneOfGroup, processesOfGroup, processorMs, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { slowKeys } from "../support/slow-keys.ts"
@@ -258,7 +258,7 @@ describe("an interrupted command", () => {
       const runs = (): boolean => processesOfGroup(group).some(({ command }) => program.test(command))
       const ms = await interrupted(args(), runs, { group, env: { TMPDIR: temporary } })
       assert.ok(ms <= WITHIN_MS, `${ms} ms`)
-      await waitFor("the end of all of it", () => processesOfGroup(group).length === 0)
+      await noneOfGroup(group, "the end of all of it")
       assert.deepEqual(readdirSync(temporary), [])
     })
 })

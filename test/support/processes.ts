@@ -144,6 +144,16 @@ export async function waitFor<T>(
   }
 }
 
+/** Waits until there is no process any more that came of commands of this group; says which there are. */
+export async function noneOfGroup(group: number, what: string, timeoutMs?: number): Promise<void> {
+  try {
+    await waitFor(what, () => processesOfGroup(group).length === 0, timeoutMs)
+  } catch (cause) {
+    const left = processesOfGroup(group).map(({ pid, command }) => `${pid} ${command}`)
+    throw new Error(`${what}: left is ${left.join("; ")}`, { cause })
+  }
+}
+
 /** Processor time of a process so far, in milliseconds. */
 export function processorMs(pid: number): number {
   const fields = readFileSync(`/proc/${pid}/stat`, "latin1").split(") ")[1]?.split(" ") ?? []

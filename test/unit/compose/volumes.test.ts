@@ -28,7 +28,7 @@ describe("volumes", () => {
 
   const removed = async (project: string): Promise<string[]> => {
     const names: string[] = []
-    for await (const name of removeVolumes(project)) names.push(name)
+    for await (const name of removeVolumes(project, new Map())) names.push(name)
     return names.sort()
   }
 
