@@ -42,10 +42,12 @@ export class Place {
   /** A supplementary group that all has which comes of it. */
   readonly group: number
   readonly #as: As
-  constructor(folder: string, group: number, as: As) {
+  readonly #env: Readonly<Record<string, string>>
+  constructor(folder: string, group: number, as: As, env: Readonly<Record<string, string>>) {
     this.folder = folder
     this.group = group
     this.#as = as
+    this.#env = env
     for (const name of ["home", "tmp", "run", "cache", "work"])
       mkdirSync(this.in(name), { mode: 0o700, recursive: true })
   }
@@ -56,6 +58,7 @@ export class Place {
     const { folder, group } = this
     const as = this.#as
     const env = {
+      ...this.#env,
       HOME: this.in("home"),
       TMPDIR: this.in("tmp"),
       XDG_RUNTIME_DIR: this.in("run"),
@@ -88,6 +91,8 @@ export interface Work {
   readonly start?: (place: Place, wrapper: readonly string[]) => Promise<Result>
   /** What there is afterwards; an error if it is neither as it was nor as it should be. */
   readonly state: (place: Place, result: Result) => Promise<State> | State
+  /** Other statuses than the command's own. */
+  readonly statuses?: ReadonlySet<number>
   /** What it may leave, if it has succeeded or not. */
   readonly outputs?: RegExp
   /** What it did not survive at some time: always among them. */
@@ -102,6 +107,8 @@ export class Survival {
   readonly #as: As
   readonly #firstGroup: number
   readonly #others: () => readonly string[]
+  /** What else commands get. */
+  readonly env: Record<string, string> = {}
   #nextGroup: number
 
   /**
@@ -149,7 +156,7 @@ export class Survival {
 
   async #run(work: Work, fault?: Fault): Promise<readonly [Place, string]> {
     const group = this.#nextGroup++
-    const place = new Place(path.join(this.folder, String(group)), group, this.#as)
+    const place = new Place(path.join(this.folder, String(group)), group, this.#as, this.env)
     cpSync(path.join(this.original("code"), "sifcrypt"), place.in("cache", "sifcrypt"), { recursive: true })
     mkdirSync(place.in("home", "empty"))
     work.prepare?.(place)
@@ -163,7 +170,7 @@ export class Survival {
       const result = await (work.start?.(place, wrapper) ?? sifcrypt(work.args(place), options))
       const { status, signal, stderr } = result
       const said = `status ${String(status)}${signal ?? ""}: ${stderr}`
-      assert.ok(status !== null && statuses.has(status), said)
+      assert.ok(status !== null && (work.statuses ?? statuses).has(status), said)
       assert.doesNotMatch(stderr, /^\s+at .*:\d+:\d+\)?$/m)
       if (status !== 0 && fault?.call.object.startsWith("pipe:") !== true) assert.notEqual(stderr, "", said)
       const state = await work.state(place, result)
