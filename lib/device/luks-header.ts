@@ -285,7 +285,8 @@ function readCopy(bytes: Buffer, at: Bytes, magic: Buffer): Copy | string {
   const area = bytes.subarray(at + BINARY_SIZE, at + headerSize)
   const end = area.indexOf(0)
   if (end < 0) return "the JSON area has no end"
-  if (area.subarray(end).some((byte) => byte !== 0)) return "data after the JSON"
+  // At once: a function that is called for each of twelve thousand bytes takes a millisecond.
+  if (!area.subarray(end).equals(Buffer.alloc(area.length - end))) return "data after the JSON"
   const uuid = cString(binary.subarray(UUID_AT, UUID_AT + UUID_SIZE))
   // it becomes part of the mapping's and the key's name in the kernel
   if (!/^[0-9a-fA-F-]{1,36}$/.test(uuid)) return "the UUID"
