@@ -2,6 +2,7 @@
 // folder (a sandbox). What is behind a name such as docker:// is a SIF by then (lib/make/named-image.ts).
 import { constants } from "node:fs"
 import { open, realpath, stat } from "node:fs/promises"
+import * as is from "../arguments.ts"
 import { FolderTree } from "../device/folder-tree.ts"
 import { Tree, type ReadableTree } from "../device/tree.ts"
 import { SignatureError } from "../errors.ts"
@@ -81,6 +82,7 @@ async function openFolder(path: string): Promise<BareRoot> {
  * @throws SifError, as whatever is neither a folder nor holds a squashfs has to be a SIF; a system error.
  */
 export async function openImagePath(path: string): Promise<BareRoot | SifImage> {
+  is.path(path, "image")
   const info = await stat(path).catch(() => undefined)
   if (info?.isDirectory() === true) return await openFolder(path)
   const file = await openFile(path, path, info)
