@@ -1,5 +1,6 @@
 #include "starter/confine.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/capability.h>
@@ -344,6 +345,11 @@ std::vector<SeenPlace> LibraryPlaces() {
 }
 
 void GiveUpPrivileges(Calls calls, uint64_t kept) {
+#ifdef __GLIBC__
+  // glibc looks for this library when a thread is cancelled, as libfuse's are in the end, and aborts without it: when no file can be opened
+  // any more it has to be there.
+  if (calls == Calls::kServer) dlopen("libgcc_s.so.1", RTLD_NOW);
+#endif
   CheckErrno(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl");
   // What it may not (EPERM), as an ordinary user, no_new_privs keeps it from using.
   for (int capability = 0; prctl(PR_CAPBSET_READ, capability) >= 0; ++capability) prctl(PR_CAPBSET_DROP, capability);

@@ -135,6 +135,21 @@ describe("squashfuse_ll", () => {
       await waitFor("its end", () => !allProcesses().some(({ command }) => command.endsWith(` ${target}`)))
     })
 
+  it("ends without a word when its mount is taken away", async () => {
+    const { target, run } = place("self")
+    // With several threads, of which some still wait when another finds that there is no mount any more.
+    const read =
+      'for i in 1 2 3 4 5 6 7 8; do { cat "$1/data/large"; find "$1/home/folder$i"; } >/dev/null & done; wait'
+    for (let i = 0; i < 8; i++) {
+      const ended = run("-f", image)
+      await waitFor("its mount", () => mountsIn(target).length > 0)
+      execFileSync("sh", ["-c", read, "sh", target])
+      unmount(target)
+      const { status, text, stderr } = await ended
+      assert.deepEqual([status, text, stderr], [0, "", ""])
+    }
+  })
+
   it("shows what is in the image, owners that nobody asked for another of, and a folder of it", async function () {
     if (!isRoot) skip(this, "looks at files of root")
     const whole = place("self")
