@@ -33,6 +33,7 @@ Library Open() {
   file.Load(library.set_log_callback, "crypt_set_log_callback");
   file.Load(library.set_rng_type, "crypt_set_rng_type");
   file.Load(library.set_pbkdf_type, "crypt_set_pbkdf_type");
+  file.Load(library.get_pbkdf_type, "crypt_get_pbkdf_type");
   file.Load(library.set_data_offset, "crypt_set_data_offset");
   file.Load(library.set_metadata_size, "crypt_set_metadata_size");
   file.Load(library.metadata_locking, "crypt_metadata_locking");

@@ -21,6 +21,7 @@ struct Library {
   decltype(&crypt_set_log_callback) set_log_callback;
   decltype(&crypt_set_rng_type) set_rng_type;
   decltype(&crypt_set_pbkdf_type) set_pbkdf_type;
+  decltype(&crypt_get_pbkdf_type) get_pbkdf_type;
   decltype(&crypt_set_data_offset) set_data_offset;
   decltype(&crypt_set_metadata_size) set_metadata_size;
   decltype(&crypt_metadata_locking) metadata_locking;

@@ -21,11 +21,16 @@
 namespace sifcrypt {
 namespace {
 
+// A search for inputs that break something, which has small ones, gets to the edges of small pieces.
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+constexpr size_t kInputPiece = 1024;
+constexpr size_t kOutputPiece = 4 * 1024;
+#else
 constexpr size_t kInputPiece = 256 * 1024;
 constexpr size_t kOutputPiece = 1024 * 1024;
-// What is decoded ahead of the reader, and from which size of a blob on that pays.
+#endif
+// What is decoded ahead of the reader.
 constexpr size_t kPiecesAhead = 4;
-constexpr uint64_t kLongBlob = 512 * 1024;
 // Who waits for a piece says so this often: what is decoded may come to nothing for long.
 constexpr std::chrono::milliseconds kWait{50};
 // A zstd frame may ask for so much memory to be decoded: 128 MiB, as its own command takes.
@@ -336,7 +341,7 @@ size_t LayerStream::Decode(std::vector<uint8_t>& out) { return decoder_->Decode(
 
 bool LayerStream::Fill() {
   begin_ = end_ = 0;
-  if (!ahead_ && produced_ == 0 && decoder_->blob.Size() >= kLongBlob) try {
+  if (!ahead_ && produced_ == 0 && decoder_->blob.Size() >= kLong) try {
       ahead_ = std::make_unique<Ahead>(*this);
     } catch (const std::system_error&) {
       // A limit on processes: without it, it only takes longer.

@@ -44,6 +44,12 @@ void VerifyBlob(const ByteSource& blob, const ExpectedDigest& expected, const st
 /// A decoder that is read front to back. What is long is decoded by a thread of its own, a little ahead. SystemError: EBADMSG "layer_format", ENOTSUP "layer_unsupported".
 class LayerStream {
  public:
+  /// What is long, of what is compressed.
+#ifdef FUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION
+  static constexpr size_t kLong = 8 * 1024;
+#else
+  static constexpr size_t kLong = 512 * 1024;
+#endif
   /// `name` is for messages.
   LayerStream(const ByteSource& blob, std::string name, ReadProgress progress = {});
   ~LayerStream();

@@ -71,8 +71,16 @@ void CopyArea(const ByteSource& source, uint64_t size, cryptsetup::HeaderFile& o
 
 int AddKeyslot(const cryptsetup::Session& session, const cryptsetup::Device& device, int id,
                const SecretBuffer& volume_key, const NewKeyslot& keyslot) {
-  const crypt_pbkdf_type pbkdf = Pbkdf(keyslot.kdf);
+  crypt_pbkdf_type pbkdf = Pbkdf(keyslot.kdf);
   session.Check(session->set_pbkdf_type(device.get(), &pbkdf), "crypt_set_pbkdf_type");
+  // Where there is no swap, some versions take no more memory than half of what nothing is in, not even files that are only cached.
+  const crypt_pbkdf_type* taken = session->get_pbkdf_type(device.get());
+  if (taken != nullptr && taken->max_memory_kb > 0 && taken->max_memory_kb < pbkdf.max_memory_kb) {
+    const uint64_t work = uint64_t{pbkdf.iterations} * pbkdf.max_memory_kb;
+    pbkdf.max_memory_kb = taken->max_memory_kb;
+    pbkdf.iterations = static_cast<uint32_t>((work + pbkdf.max_memory_kb - 1) / pbkdf.max_memory_kb);
+    session.Check(session->set_pbkdf_type(device.get(), &pbkdf), "crypt_set_pbkdf_type");
+  }
   return session.Check(session->keyslot_add_by_volume_key(device.get(), id, Bytes(volume_key), volume_key.size(),
                                                           Bytes(keyslot.secret), keyslot.secret.size()),
                        "crypt_keyslot_add");

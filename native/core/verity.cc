@@ -100,7 +100,7 @@ class LeafWork {
 
   void Work() {
     SaltedHash hash(salt_);
-    std::vector<uint8_t> blocks(kVerityDigestsPerBlock * kVerityBlock);
+    std::vector<uint8_t> blocks(std::min<uint64_t>(kVerityDigestsPerBlock, layout_.data_blocks()) * kVerityBlock);
     std::vector<uint8_t> leaf(kVerityBlock);
     const VerityLayout::Level& level = layout_.levels().front();
     while (!stop_) {

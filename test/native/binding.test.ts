@@ -79,6 +79,14 @@ describe("the addon in a process", () => {
         assert.match(target, /^lib(crypto|ssl|cryptsetup)\.so\./, `${from} took a symbol from ${target}`)
   })
 
+  /** Of the passphrase's keyslot: MiB, and how often it goes through them. */
+  const statedCost = async (): Promise<{ readonly memory: number; readonly passes: number }> => {
+    const { text } = await sifcryptOk(["info", both])
+    assert.match(text, /Keyslot 0: +pbkdf2, 1000 iterations/)
+    const [, memory = "", passes = ""] = /Keyslot 1: +argon2id, ([0-9.]+) MiB, (\d+) passes/.exec(text) ?? []
+    return { memory: Number(memory), passes: Number(passes) }
+  }
+
   it("A12: opens an RSA image with less than 64 MiB", async () => {
     const measure = (image: string, credentials: object): Promise<Result> =>
       script(
@@ -98,15 +106,16 @@ describe("the addon in a process", () => {
     const forRsa = await of(rsa, rsaCredentials)
     assert.ok(forRsa < 64, `opening with a key took ${forRsa.toFixed(0)} MiB`)
     const forPassphrase = await of(both, [{ passphrase: { file: keys.passphraseFile } }])
+    const { memory } = await statedCost()
     assert.ok(
-      forPassphrase > 200 && forPassphrase < 320,
-      `a passphrase costs 256 MiB, not ${forPassphrase.toFixed(0)}`,
+      forPassphrase > memory - 56 && forPassphrase < memory + 64,
+      `a passphrase costs ${memory} MiB, not ${forPassphrase.toFixed(0)}`,
     )
   })
 
   it("A12: states the cost of both kinds of keyslot", async () => {
-    const { text } = await sifcryptOk(["info", both])
-    assert.match(text, /Keyslot 0: +pbkdf2, 1000 iterations/)
-    assert.match(text, /Keyslot 1: +argon2id, .*256 MiB/)
+    const { memory, passes } = await statedCost()
+    // Less memory where the machine has little that is free while it is made; never less work.
+    assert.ok(memory <= 256 && memory * passes >= 4 * 256, `${passes} passes over ${memory} MiB`)
   })
 })

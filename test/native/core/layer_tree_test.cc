@@ -504,6 +504,13 @@ void TestHostile() {
   Walk({LayerOf(tar, skippable + Zstd(tar) + skippable)});
   CheckError(
       ENOTSUP, "layer_unsupported", [] { Walk({LayerOf("", "BZh91A")}); }, "bzip2");
+  // What other readers of archives find out by themselves, and were led into by a first word.
+  for (const std::string& word :
+       {std::string("Rar!\x1a\x07\0", 7), std::string("Rar!\x1a\x07\1\0", 8), std::string("WARC/1.0\r\n"),
+        std::string("7z\xbc\xaf\x27\x1c"), std::string("PK\3\4"), std::string("070701"), std::string("xar!"),
+        std::string("MSCF"), std::string("!<arch>\n"), std::string("#mtree\n"), std::string("ustar")})
+    CheckRefused(word + std::string(4096 - word.size(), 'x'), "no archive but tar: " + word);
+  CheckTree({std::string(32769, '\0') + "CD001" + std::string(2042, 'x')}, {}, "an ISO 9660 image starts as tar ends");
 
   LayerLimits limits;
   limits.bytes = 50000;

@@ -820,6 +820,44 @@ class Tables {
   uint32_t count_ = 0;
 };
 
+/// What made other readers of squashfs, Linux's and squashfs-tools', use memory that is not theirs: each is refused.
+void TestPublished() {
+  // Of an inode: behind 16 bytes that all have, of which the last four are its number.
+  constexpr size_t kNumber = 12, kHead = 16;
+  const auto refused = [](const std::string& what, const std::function<InodeRef(Tables&)>& make, size_t at, int size,
+                          uint64_t value) {
+    for (const bool is_damaged : {false, true}) {
+      Tables tables;
+      const InodeRef ref = make(tables);
+      for (int i = 0; is_damaged && i < size; ++i)
+        tables.inodes.bytes[ref + at + static_cast<size_t>(i)] = static_cast<uint8_t>(value >> 8 * i);
+      const SquashfsReader reader(
+          std::make_shared<MemorySource>(tables.Image(tables.Directory({{"it", ref, 2}, {"z", ref, 2}}))));
+      const auto use = [&] {
+        const InodePtr inode = reader.GetInode(ref);
+        char byte = 0;
+        if (inode->type == InodeType::kFile) reader.Read(*inode, 0, &byte, 1);
+      };
+      if (is_damaged)
+        CheckError(EBADMSG, what, use);
+      else
+        use();
+    }
+  };
+  const auto file = [](Tables& tables) { return tables.EmptyFile(); };
+  const auto tail = [](Tables& tables) { return tables.Tail(); };
+  const auto link = [](Tables& tables) { return tables.Symlink("target"); };
+  refused("CVE-2024-26982: a number that is zero", file, kNumber, 4, 0);
+  refused("a number that nothing has", file, kNumber, 4, 1000);
+  refused("CVE-2025-40200: a size below zero", file, kHead + 8, 8, uint64_t{1} << 63);
+  refused("a size of nothing but ones", file, kHead + 8, 8, UINT64_MAX);
+  refused("a target with a size below zero", link, kHead + 4, 4, uint64_t{1} << 31);
+  refused("a target of no bytes", link, kHead + 4, 4, 0);
+  refused("a tail in a fragment block behind the last", tail, kHead + 4, 4, 1);
+  refused("a tail that starts where its fragment block ends", tail, kHead + 8, 4, 4096);
+  refused("a tail that starts far behind its fragment block", tail, kHead + 8, 4, UINT32_MAX);
+}
+
 /// Four times as much takes about four times as long, and not sixteen, also where it is refused.
 void CheckLinear(const std::string& what, bool is_refused, int count, const std::function<Bytes(int)>& make,
                  const std::function<void(const SquashfsReader&)>& use) {
@@ -995,6 +1033,7 @@ int Run(int rounds) {
   MakeLargeTree(work / "tree");
   MakeSmallTree(work / "small");
   TestIndex();
+  TestPublished();
   TestWork(work);
   const Snapshot wanted = OfFolder(work / "tree");
   const fs::path image = work / "image";
