@@ -15,7 +15,8 @@ namespace {
 constexpr size_t kCopy = 16 << 10;
 constexpr size_t kBinary = 4096;
 constexpr size_t kChecksumAt = 448;
-constexpr uint64_t kArea = 2 * kCopy + (1 << 20);
+/// As large as the seeds say: there is room for two keyslots.
+constexpr uint64_t kArea = 2 * kCopy + (512 << 10);
 constexpr uint8_t kPassphrase[] = {'f', 'u', 'z', 'z'};
 constexpr Amount kBound{
     .allocations = 1'000'000, .allocated = 512 << 20, .reads = 100, .read = 4 * kArea, .output = 4 * kArea};

@@ -418,7 +418,7 @@ class Calls {
                                    FALLOC_FL_INSERT_RANGE};
     const Id id = AnyId();
     const int mode = kModes[input_.Byte() % kModes.size()];
-    const uint64_t offset = Offset(), size = 1 + Offset() % (1 << 22);
+    const uint64_t offset = Offset(), size = 1 + Offset() % (1 << 20);
     Node* const file = FindFile(id);
     if (file == nullptr) return;
     if (!Try([&] { tree_->Allocate(id, mode, offset, size); })) return;

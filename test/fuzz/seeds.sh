@@ -77,6 +77,7 @@ if gocryptfs -q -extpass 'echo word' "$work/cipher" "$work/plain" >/dev/null 2>&
   { printf '\x01abc' && cat "$work/cipher/file"; } >gocryptfs/written
 fi
 for how in 0 1 2 4 8 3; do { printf "\\x$(printf %02x "$how")ab\\x90\\x00" && head -c 300 "$work/text"; } >"verity/blocks-$how"; done
+{ printf '\x00ab\x90\x01' && head -c 300 "$work/text"; } >verity/many
 
 # Calls in a row.
 for seed in 1 2 3 4; do head -c 2000 /dev/zero | openssl enc -aes-128-ctr -K "0$seed" -iv 00 2>/dev/null >"scratch/calls-$seed"; done

@@ -8,8 +8,7 @@
 namespace sifcrypt::fuzz {
 namespace {
 
-constexpr uint64_t kMostBytes = 16 << 20;
-constexpr size_t kLongEnough = 520 << 10;
+constexpr uint64_t kMostBytes = 4 << 20;
 constexpr size_t kPiece = 100'000;
 constexpr Amount kBound{
     .allocations = 100'000, .allocated = 512 << 20, .reads = 20'000, .read = 16 << 20, .output = 3 * kMostBytes};
@@ -25,7 +24,8 @@ Ending ReadAll(const ByteSource& blob) {
   ending.good = Try([&] {
     LayerStream stream(blob, "stream");
     stream.Limit(kMostBytes);
-    std::vector<uint8_t> piece(64 << 10);
+    // A part of what is decoded at a time, so that a failure loses nothing that came before it.
+    std::vector<uint8_t> piece(4 << 10);
     while (const size_t n = stream.Read(piece.data(), piece.size())) {
       ending.bytes.insert(ending.bytes.end(), piece.begin(), piece.begin() + static_cast<ptrdiff_t>(n));
       CountOutput(n);
@@ -74,7 +74,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace sifcrypt::fuzz;
   if (size < 2 || size > kMostInput) return 0;
   const size_t length = size - 1;
-  const size_t copies = data[0] >= 0xf0 ? kLongEnough / length + 1 : 1 + data[0] % 4;
+  const size_t copies = data[0] >= 0xf0 ? sifcrypt::LayerStream::kLong / length + 1 : 1 + data[0] % 4;
   // A few bytes, and as many copies of them as it takes, are only so much work of the target's own.
   if (copies > 4096) return 0;
   const Work work(kBound);

@@ -9,8 +9,9 @@ namespace sifcrypt::fuzz {
 namespace {
 
 constexpr size_t kHead = 8;
-/// Two levels above 128 blocks.
-constexpr size_t kMostBlocks = 300;
+/// Few in most, as each costs time. There are two levels above 128.
+constexpr size_t kFewBlocks = 20;
+constexpr size_t kManyBlocks = 125;
 constexpr Amount kBound{
     .allocations = 20'000, .allocated = 64 << 20, .reads = 5'000, .read = 16 << 20, .output = 1 << 20};
 
@@ -34,8 +35,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t size) {
   Input input(bytes, size);
   const unsigned how = input.Byte();
   Chance chance(input.Pair());
-  std::vector<uint8_t> data((2 + input.Pair() % kMostBlocks) * kVerityBlock);
-  for (size_t i = 0; i < data.size(); ++i) data[i] = static_cast<uint8_t>(bytes[i % size] + i / kVerityBlock);
+  const size_t few = 2 + input.Byte() % kFewBlocks, many = input.Byte() % 16 == 1 ? kManyBlocks : 0;
+  std::vector<uint8_t> data((few + many) * kVerityBlock);
+  for (size_t i = 0; i < kVerityBlock; ++i) data[i] = bytes[i % size];
+  for (size_t at = kVerityBlock; at < data.size(); at += kVerityBlock) {
+    memcpy(data.data() + at, data.data(), kVerityBlock);
+    data[at] = static_cast<uint8_t>(data[at] + at / kVerityBlock);
+  }
   VerityParameters parameters;
   for (size_t i = 0; i < parameters.salt.size(); ++i) parameters.salt[i] = bytes[i % size];
   const VerityLayout layout(data.size());
