@@ -3,11 +3,13 @@
 # UndefinedBehaviorSanitizer, and "parsers", those that are TypeScript, with the generators of test/fuzz/parsers.ts.
 #
 #   scripts/fuzz.sh HOURS [TARGET]...   so long in all, on all processors, each target for its share; no target: all of them
-#   scripts/fuzz.sh --changed           one minute for each native target whose sources are not those of test/fuzz/corpus/sources
+#   scripts/fuzz.sh --changed [MOST]    one minute for each native target whose sources are not those of test/fuzz/corpus/sources, but
+#                                       no more than so many minutes of all processors together: what has no room is named
 #   scripts/fuzz.sh --minimise          of what the runs so far have found to reach more, what is small goes into test/fuzz/corpus
+#   scripts/fuzz.sh --replay TARGET FILE   the input in a file
 #
-# The last lines say of each target how many inputs were tried and what was found. A finding's input lies in build-fuzz/findings; it
-# goes into test/fuzz/corpus/TARGET with what mends it, and every run of the core suite tries it from then on.
+# The last lines say of each target how many inputs were tried and what was found. A finding's input lies in build-fuzz/findings, and is
+# shown; it goes into test/fuzz/corpus/TARGET with what mends it, and every run of the core suite tries it from then on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -24,7 +26,7 @@ for source in test/fuzz/*_fuzz.cc; do
 done
 
 usage() {
-  echo "usage: scripts/fuzz.sh HOURS [${natives[*]} parsers]... | --changed | --minimise" >&2
+  echo "usage: scripts/fuzz.sh HOURS [${natives[*]} parsers]... | --changed [MOST] | --minimise | --replay TARGET FILE" >&2
   exit 2
 }
 
@@ -37,8 +39,8 @@ build() {
   }
 }
 
-# A digest of what a target is built of: itself, and what is behind all headers that are included there.
-digest_of() {
+# What a target is built of: itself, and what is behind all headers that are included there.
+files_of() {
   local unread=("test/fuzz/$1_fuzz.cc" "test/fuzz/$1_mutator.cc" test/fuzz/target.h) seen=' ' file include part
   while [[ ${#unread[@]} -gt 0 ]]; do
     file=${unread[0]}
@@ -51,7 +53,7 @@ digest_of() {
     done < <(sed -nE 's/^#include "((core|starter)\/[a-z0-9_]+\.h)"$/\1/p' "$file")
   done
   # shellcheck disable=SC2086
-  printf '%s\n' $seen | LC_ALL=C sort | xargs cat | sha256sum | cut -d ' ' -f 1
+  printf '%s\n' $seen
 }
 
 # Of one target, in a file that says how it went: its seconds, runs, edges that were reached.
@@ -69,7 +71,19 @@ fuzz_native() {
     echo "$name: $seconds s, ${runs:-0} runs, ${edges:-0} edges, nothing found"
   else
     echo "$name: $seconds s, FOUND, see $log: $(grep -m 1 -E '^(broken|too much work|SUMMARY)' "$log" || echo "status $status")"
+    show_findings "$name"
   fi
+}
+
+# The inputs, which have 64 KiB at most, as whoever has only this output can try them again.
+show_findings() {
+  local input
+  for input in "build-fuzz/findings/$1-"*; do
+    [[ -e $input ]] || continue
+    echo "base64 -d <<'END' | gunzip >input && scripts/fuzz.sh --replay $1 input"
+    gzip -9n <"$input" | base64 -w 120
+    echo END
+  done
 }
 
 fuzz_parsers() {
@@ -115,7 +129,7 @@ fuzz() {
   results=$(mktemp)
   for name; do [[ $name == parsers ]] || built+=("$name"); done
   [[ ${#built[@]} -eq 0 ]] || build "${built[@]}"
-  export -f fuzz_native fuzz_parsers
+  export -f fuzz_native fuzz_parsers show_findings
   for name; do
     rm -f "build-fuzz/findings/$name-"*
     if [[ $name == parsers ]]; then echo "fuzz_parsers $seconds"; else echo "fuzz_native $name $seconds"; fi
@@ -126,28 +140,52 @@ fuzz() {
   return "$found"
 }
 
-# All targets with their digests: of before a search, which is what it was of.
+# All targets with the digests of their sources: of before a search, which is what it was of. What all are built of does not count: a
+# change there would be one of every target, and their corpora, which every run tries, show what it breaks.
 sources() {
-  local name
-  for name in "${natives[@]}"; do echo "$name $(digest_of "$name")"; done
+  local name all
+  all=$(for name in "${natives[@]}"; do files_of "$name"; done | LC_ALL=C sort | uniq -c |
+    awk -v targets=${#natives[@]} '$1 == targets { print $2 }')
+  for name in "${natives[@]}"; do
+    echo "$name $(files_of "$name" | LC_ALL=C sort | grep -vxF "$all" | xargs cat | sha256sum | cut -d ' ' -f 1)"
+  done
+}
+
+# Takes down that these targets were searched, with the digests of before.
+note_searched() {
+  local before=$1 name digest searched=" ${*:2} "
+  while read -r name digest; do
+    if [[ $searched == *" $name "* ]]; then
+      echo "$name $digest"
+    else
+      grep "^$name " test/fuzz/corpus/sources || true
+    fi
+  done <<<"$before" >build-fuzz/sources
+  mv build-fuzz/sources test/fuzz/corpus/sources
 }
 
 mkdir -p build-fuzz
 case ${1:-} in
   --changed)
-    [[ $# -eq 1 ]] || usage
-    before=$(sources) changed=()
-    while read -r name digest; do
-      grep -sqxF "$name $digest" test/fuzz/corpus/sources || changed+=("$name")
-    done <<<"$before"
-    [[ ${#changed[@]} -gt 0 ]] || { echo "no target's sources have changed" && exit 0; }
-    fuzz "$changed_seconds" "${changed[@]}"
-    echo "$before" >test/fuzz/corpus/sources
+    [[ $# -le 2 && ${2:-1} =~ ^[1-9][0-9]?$ ]] || usage
+    before=$(sources)
+    # In an order that is another one after each change, so that it is not always the same that have no room.
+    mapfile -t changed < <(grep -vxFf test/fuzz/corpus/sources <<<"$before" | LC_ALL=C sort -k 2 | cut -d ' ' -f 1)
+    [[ ${#changed[@]} -gt 0 ]] || { echo "no target's sources have changed since it was last searched" && exit 0; }
+    some=("${changed[@]:0:${2:-${#changed[@]}}}") others=("${changed[@]:${2:-${#changed[@]}}}")
+    [[ ${#others[@]} -eq 0 ]] || echo "changed, but not searched now: ${others[*]} (scripts/fuzz.sh --changed)"
+    fuzz "$changed_seconds" "${some[@]}"
+    note_searched "$before" "${some[@]}"
     ;;
   --minimise)
     [[ $# -eq 1 ]] || usage
     build "${natives[@]}"
     for name in "${natives[@]}"; do minimise "$name"; done
+    ;;
+  --replay)
+    [[ $# -eq 3 && " ${natives[*]} " == *" $2 "* && -e $3 ]] || usage
+    build "$2"
+    exec "build-fuzz/$2_fuzz" "$3"
     ;;
   '' | . | *.*.* | *[!0-9.]*) usage ;;
   *)
@@ -166,6 +204,6 @@ case ${1:-} in
     before=$(sources)
     fuzz "$seconds" "${targets[@]}"
     # As long as --changed would have taken.
-    [[ $# -gt 0 || $seconds -lt $changed_seconds ]] || echo "$before" >test/fuzz/corpus/sources
+    [[ $seconds -lt $changed_seconds ]] || note_searched "$before" "${targets[@]}"
     ;;
 esac
