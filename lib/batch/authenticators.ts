@@ -1,11 +1,11 @@
 // How a broker knows who asks. MUNGE's credential tells the uid of its maker to whom it was made for, once; sshd lets in whoever has the
 // key of the job set, which lies where nobody but its user can read it, and starts nothing but the relay to the broker.
-import { execFile, spawn } from "node:child_process"
 import { connect, type Socket } from "node:net"
 import { gunzipSync } from "node:zlib"
 import { readBounded } from "../bounded-file.ts"
 import { EnvironmentError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
+import { ProgramFailure, runProgram } from "../outside-program.ts"
 import type { Bytes } from "../units.ts"
 import type { BrokerPlace, JobSet } from "./job-set.ts"
 import { slurmEnvironment } from "./slurm.ts"
@@ -16,36 +16,22 @@ const PATIENCE_MS = 10_000
 /** Seconds that a credential can be used: clocks of a cluster may differ by as much. */
 const TIME_TO_LIVE = 60
 
-/** Runs a program with bytes on its standard input; they are not secret. */
-async function pipeThrough(
-  program: string,
+/** Runs one of MUNGE's programs with bytes on its standard input; they are not secret. */
+async function munge(
+  program: "munge" | "unmunge",
   args: readonly string[],
-  input: Uint8Array,
-  packageName: string,
-): Promise<{ readonly status: number; readonly stdout: Buffer; readonly stderr: string }> {
-  return await new Promise((resolve, reject) => {
-    const child = execFile(
-      program,
-      [...args],
-      { env: slurmEnvironment(), encoding: "buffer", timeout: PATIENCE_MS, maxBuffer: 1 << 20 },
-      (error, stdout, stderr) => {
-        if (error !== null && typeof error.code !== "number")
-          reject(
-            new EnvironmentError("ERR_ENV_NO_PROGRAM", `${program} cannot be run (package ${packageName})`, {
-              cause: error,
-            }),
-          )
-        else
-          resolve({
-            status: error === null ? 0 : Number(error.code),
-            stdout,
-            stderr: stderr.toString("utf8"),
-          })
-      },
-    )
-    child.stdin?.on("error", () => undefined) // it may have ended without reading
-    child.stdin?.end(input)
-  })
+  input?: Uint8Array,
+): Promise<Buffer> {
+  try {
+    return await runProgram(program, args, {
+      ...{ env: slurmEnvironment(), input, limit: 1 << 20, timeoutMs: PATIENCE_MS },
+      // What is wrong with a credential is among what it writes about it.
+      accepts: (status) => status === 0 || program === "unmunge",
+    })
+  } catch (cause) {
+    if (!(cause instanceof ProgramFailure)) throw cause
+    throw new EnvironmentError("ERR_ENV_NO_PROGRAM", `${program} (package munge) ${cause.message}`, { cause })
+  }
 }
 
 function socketArguments(socket: string | undefined): readonly string[] {
@@ -56,10 +42,7 @@ function socketArguments(socket: string | undefined): readonly string[] {
 async function mungeCredential(request: Buffer, socket: string | undefined): Promise<string> {
   const uid = String(process.geteuid?.())
   const args = ["--restrict-uid", uid, "--ttl", String(TIME_TO_LIVE), ...socketArguments(socket)]
-  const { status, stdout, stderr } = await pipeThrough("munge", args, request, "munge")
-  if (status !== 0)
-    throw new EnvironmentError("ERR_ENV_NO_PROGRAM", `munge makes no credential: ${stderr.trim()}`)
-  return stdout.toString("latin1").trim()
+  return (await munge("munge", args, request)).toString("latin1").trim()
 }
 
 /** Who has made a credential, and what is in it; or why it is none. */
@@ -70,7 +53,7 @@ export type Opened =
 /** Opens one. A second time, or for somebody else, it does not open. */
 export async function openCredential(credential: string, socket: string | undefined): Promise<Opened> {
   const args = ["--keys", "STATUS,UID,LENGTH", ...socketArguments(socket)]
-  const { stdout } = await pipeThrough("unmunge", args, Buffer.from(credential, "latin1"), "munge")
+  const stdout = await munge("unmunge", args, Buffer.from(credential, "latin1"))
   // Lines about it, an empty one, and what it holds.
   const end = stdout.indexOf("\n\n")
   const head = stdout.toString("latin1", 0, end < 0 ? stdout.length : end)
@@ -98,7 +81,7 @@ const CHANGES = "/usr/share/doc/munge/changelog.Debian.gz"
 
 /** The version of MUNGE here, if its users can forge credentials; the daemon is of the same package. undefined: they cannot. */
 export async function forgeableMunge(changelog: string = CHANGES): Promise<string | undefined> {
-  const { stdout } = await pipeThrough("munge", ["--version"], Buffer.alloc(0), "munge")
+  const stdout = await munge("munge", ["--version"])
   const [, version, ...parts] = /\b((\d+)\.(\d+)\.(\d+))/.exec(stdout.toString("latin1")) ?? []
   if (version === undefined) return "of an unknown version"
   const place = SOUND_MUNGE.findIndex((least, i) => Number(parts[i]) !== least)
@@ -184,43 +167,19 @@ export function sshArguments(set: JobSet, { host, ssh }: BrokerPlace): readonly 
 
 /** Sends a request through sshd to the relay, which hands it to the broker. */
 async function throughSsh(set: JobSet, place: BrokerPlace, line: string): Promise<string> {
-  return await new Promise((resolve, reject) => {
-    const child = spawn("ssh", sshArguments(set, place), {
-      env: slurmEnvironment(),
-      stdio: ["pipe", "pipe", "pipe"],
+  try {
+    const output = await runProgram("ssh", sshArguments(set, place), {
+      ...{ env: slurmEnvironment(), input: `${line}\n`, limit: MAX_LINE },
+      ...{ timeoutMs: 2 * PATIENCE_MS, killSignal: "SIGKILL" },
     })
-    const out: Buffer[] = []
-    const told: Buffer[] = []
-    let size = 0
-    const timer = setTimeout(() => child.kill("SIGKILL"), 2 * PATIENCE_MS)
-    child.stdout.on("data", (piece: Buffer) => {
-      size += piece.length
-      if (size > MAX_LINE) child.kill("SIGKILL")
-      else out.push(piece)
-    })
-    child.stderr.on("data", (piece: Buffer) => {
-      if (told.length < 16) told.push(piece)
-    })
-    child.stdin.on("error", () => undefined) // it may have ended without reading
-    // An answer that was not heard is none.
-    child.stdout.on("error", () => child.kill("SIGKILL"))
-    child.stderr.on("error", () => undefined)
-    child.once("error", (cause) => {
-      clearTimeout(timer)
-      reject(
-        new EnvironmentError("ERR_ENV_NO_PROGRAM", "ssh is not installed (package openssh-client)", {
-          cause,
-        }),
-      )
-    })
-    child.once("close", (status) => {
-      clearTimeout(timer)
-      if (status === 0) resolve(Buffer.concat(out).toString("latin1").split("\n")[0] ?? "")
-      else
-        reject(new Error(`ssh: ${Buffer.concat(told).toString("utf8").trim() || `status ${String(status)}`}`))
-    })
-    child.stdin.end(`${line}\n`)
-  })
+    return output.toString("latin1").split("\n")[0] ?? ""
+  } catch (cause) {
+    if (cause instanceof ProgramFailure && cause.why === "absent")
+      throw new EnvironmentError("ERR_ENV_NO_PROGRAM", "ssh is not installed (package openssh-client)", {
+        cause,
+      })
+    throw cause instanceof ProgramFailure ? new Error(`ssh ${cause.message}`, { cause }) : cause
+  }
 }
 
 /** Asks the broker of a set; the answer is a line. */

@@ -129,8 +129,9 @@ class Broker {
     if (secret === undefined)
       return tell({ status: "refused", reason: "there is no secret of this image here" })
     const sealed = sealedFor(secret, "key")
-    this.#released.set(verdict.count, (this.#released.get(verdict.count) ?? 0) + 1)
+    // What cannot be written down is not given, and does not count: it is asked for again.
     this.log("released", { ...about, job: verdict.task.job.id, task: verdict.task.task.id })
+    this.#released.set(verdict.count, (this.#released.get(verdict.count) ?? 0) + 1)
     return { status: "released", sealed }
   }
 

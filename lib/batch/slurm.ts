@@ -1,6 +1,6 @@
 // Slurm's own commands. They get an environment of their own, so that nothing of the caller's reaches the controller.
-import { execFile } from "node:child_process"
 import { BatchError, EnvironmentError } from "../errors.ts"
+import { ProgramFailure, runProgram } from "../outside-program.ts"
 import type { Milliseconds } from "../units.ts"
 
 /** What of the caller's environment a job gets; nothing else of it is shown to Slurm. */
@@ -34,15 +34,16 @@ export interface QueuedJob {
   readonly reason: string
 }
 
-function failed(program: string, cause: unknown, stderr: string): BatchError | EnvironmentError {
-  if ((cause as NodeJS.ErrnoException).code === "ENOENT")
+function failed(program: string, cause: ProgramFailure): BatchError | EnvironmentError {
+  if (cause.why === "absent")
     return new EnvironmentError(
       "ERR_ENV_NO_PROGRAM",
       `${program} is not installed: it is one of Slurm's commands (package slurm-client)`,
       { cause },
     )
-  const why = stderr.trim().replaceAll(/\s*\n\s*/g, "; ") || (cause as Error).message
-  return new BatchError("ERR_BATCH_SCHEDULER", `${program}: ${why}`, { cause })
+  const said = cause.complaint.trim().replaceAll(/\s*\n\s*/g, "; ")
+  const message = said === "" ? `${program} ${cause.message}` : `${program}: ${said}`
+  return new BatchError("ERR_BATCH_SCHEDULER", message, { cause })
 }
 
 /** How one of Slurm's commands is run. */
@@ -62,25 +63,15 @@ export async function slurm(
   args: readonly string[],
   { input, signal, patienceMs = PATIENCE_MS }: RunOptions = {},
 ): Promise<string> {
-  return await new Promise((resolve, reject) => {
-    const child = execFile(
-      program,
-      [...args],
-      {
-        ...{ env: slurmEnvironment(), maxBuffer: MAX_OUTPUT, timeout: patienceMs, killSignal: "SIGKILL" },
-        ...(signal === undefined ? {} : { signal }),
-      },
-      (error, stdout, stderr) => {
-        if (error === null) resolve(stdout)
-        else if (signal?.aborted === true) reject(signal.reason as Error)
-        else if (error.killed === true && error.code !== "ERR_CHILD_PROCESS_STDIO_MAXBUFFER")
-          reject(failed(program, error, `it did not end within ${patienceMs / 1000} s`))
-        else reject(failed(program, error, stderr))
-      },
-    )
-    child.stdin?.on("error", () => undefined) // it may have ended without reading
-    child.stdin?.end(input ?? "")
-  })
+  try {
+    const output = await runProgram(program, args, {
+      ...{ env: slurmEnvironment(), input, limit: MAX_OUTPUT, signal },
+      ...{ timeoutMs: patienceMs, killSignal: "SIGKILL" },
+    })
+    return output.toString("utf8")
+  } catch (cause) {
+    throw cause instanceof ProgramFailure ? failed(program, cause) : cause
+  }
 }
 
 /** Nothing of what a user chooses: a name with a bar in it could tell anything. */

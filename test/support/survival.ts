@@ -1,5 +1,6 @@
 // One system call of a command fails, each in its turn: the command says so or does without, and nothing is lost or left. `scripts/test.sh
-// soak` does it with all of them, otherwise it is a few of each command. SIFCRYPT_KIND chooses one command.
+// soak` does it with all of them, otherwise it is a few of each command. SIFCRYPT_KIND chooses one command, SIFCRYPT_CALLS
+// those of its calls that a pattern knows: `PROGRAM NAME OBJECT`.
 import assert from "node:assert/strict"
 import { createHash } from "node:crypto"
 import {
@@ -24,6 +25,7 @@ import { isSoak, repeat } from "./soak.ts"
 
 const most = Number(process.env["SIFCRYPT_FAULTS"] ?? (isSoak ? Infinity : 1))
 const only = process.env["SIFCRYPT_KIND"]
+const chosen = new RegExp(process.env["SIFCRYPT_CALLS"] ?? "")
 const settleMs = 8000
 /** A connection whose first write fails while it stays ends by its silence, after a minute. */
 const commandMs = isSoak ? 150_000 : 30_000
@@ -217,7 +219,7 @@ export class Survival {
 
   async #survives(name: string, work: Work, width: number): Promise<void> {
     const [place, report] = await this.#run(work)
-    const calls = callsOf(report)
+    const calls = callsOf(report).filter((call) => chosen.test(wordsOf(call)))
     assert.ok(calls.length > 0)
     rmSync(place.folder, { recursive: true })
     const all = (isSoak ? allFaults : lastFaults)(calls)

@@ -23,7 +23,7 @@ describe("Slurm's commands", () => {
     const code = "ERR_BATCH_SCHEDULER"
     await assert.rejects(slurm("squeue", [], { patienceMs: 200 }), {
       code,
-      message: "squeue: it did not end within 0.2 s",
+      message: "squeue gave no answer within 0.2 s",
     })
     await assert.rejects(slurm("sbatch", []), { code, message: "sbatch: no such account" })
     const reason = new Error("enough")
