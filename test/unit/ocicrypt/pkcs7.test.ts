@@ -39,4 +39,19 @@ describe("a hostile message of PKCS#7", () => {
           `${size} bytes`,
         )
     })
+
+  it("is authenticated by less than a whole tag", () => {
+    const nonce = octets(Buffer.alloc(12))
+    // CVE-2026-57062 of GnuPG took four bytes; where no size is said, it is twelve.
+    for (const size of [0, 4, 8, 12, 15, 17, undefined])
+      assert.throws(
+        () =>
+          pkcs7Recipients(
+            message(AUTHENTICATED, GCM, sequence(nonce, ...(size === undefined ? [] : [integer(size)]))),
+            "x",
+          ),
+        { name: "OciError", code: "ERR_OCI_FORMAT" },
+        `${size} bytes`,
+      )
+  })
 })

@@ -134,6 +134,12 @@ describe("makeBundle", () => {
     assert.equal(config.hooks, undefined)
   })
 
+  it("CVE-2025-31133, CVE-2025-52881: masks nothing of /proc, and has nothing written to it", async () => {
+    const { config } = await make()
+    for (const name of ["maskedPaths", "readonlyPaths", "sysctl"])
+      assert.ok(!Object.hasOwn(config.linux, name), `crun is told of ${name}`)
+  })
+
   it("S7: mounts everything nosuid, and nothing but binds", async () => {
     const { config, files } = await make({ binds: [{ source: home, destination: "/in", readOnly: true }] })
     for (const mount of config.mounts) {

@@ -208,6 +208,34 @@ describe("SecretKeyring", () => {
 })
 
 describe("parseClearSigned", () => {
+  // CVE-2025-68972 and others of GnuPG: what is shown beside a text that was signed, and was not.
+  it("refuses whatever stands around or between a text and its signature", () => {
+    const begin = "-----BEGIN PGP SIGNED MESSAGE-----"
+    const signature = ["-----BEGIN PGP SIGNATURE-----", "", "AAAA", "-----END PGP SIGNATURE-----"]
+    const good = [begin, "Hash: SHA256", "", "text", ...signature].join("\n")
+    assert.equal(parseClearSigned(Buffer.from(good))?.text, "text")
+    for (const [what, message] of Object.entries({
+      "text behind it": `${good}\nunsigned`,
+      "a line behind it": `${good}\n\n\n`,
+      "another message": `${good}\n${good}`,
+      "another signature": [good, ...signature].join("\n"),
+      "a form feed": good.replace("text", "text\f\nunsigned"),
+      "a NUL": good.replace("text", "text\0\nunsigned"),
+      "a header that is text": good.replace("Hash: SHA256", "Hash: SHA256\nunsigned"),
+      "a hash with more behind it": good.replace("SHA256", "SHA256\\unsigned"),
+      "headers that only look ended": good.replace("SHA256\n\n", "SHA256\n \n"),
+      "text without headers' end": [begin, "text", ...signature].join("\n"),
+      "a line that is escaped": good.replace("text", "- -----END PGP SIGNATURE-----\ntext"),
+      "a signature's end alone": good.replace("text", "-----END PGP SIGNATURE-----\ntext"),
+    }))
+      assert.throws(
+        () => parseClearSigned(Buffer.from(message)),
+        { name: "SignatureError", code: "ERR_SIGNATURE_FORMAT" },
+        what,
+      )
+    assert.equal(parseClearSigned(Buffer.from(`unsigned\n${good}`)), undefined)
+  })
+
   // Within mocha's patience, which quadratic time exceeds by far.
   it("ends soon for a line of many blanks", () => {
     const line = `${" ".repeat(900_000)}x`
