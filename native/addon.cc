@@ -16,7 +16,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("checkCiphertext", Napi::Function::New<CheckEncrypted>(env));
   exports.Set("buildTree", Napi::Function::New<BuildTree>(env));
   exports.Set("openTree", Napi::Function::New<OpenTree>(env));
-  exports.Set("fillScratch", Napi::Function::New<FillFolder>(env));
+  exports.Set("fillScratch", Napi::Function::New<FillScratch>(env));
   exports.Set("publishFile", Napi::Function::New<PublishFile>(env));
   exports.Set("lockFile", Napi::Function::New<LockFile>(env));
   exports.Set("lockRange", Napi::Function::New<LockRange>(env));

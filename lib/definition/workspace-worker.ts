@@ -10,7 +10,7 @@ import { Tree } from "../device/tree.ts"
 import { forbidDumps } from "../device/process.ts"
 import { BuildError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
-import type { NativeBuild } from "../native/binding.ts"
+import type { NativeAddon, NativeBuild } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
 import { debootstrap } from "./debootstrap.ts"
 import { decodeFrames, encodeFrame } from "./frames.ts"
@@ -104,18 +104,59 @@ async function unpack(
   )
 }
 
-/** The same in a scratch that is served to us: by its server. False: this is none. */
-async function unpackInScratch(squashfs: number, root: string): Promise<boolean> {
-  const folder = await open(root, constants.O_RDONLY | constants.O_DIRECTORY)
+/** What {@link fill} makes a root of, file by file. */
+type TreeOfFiles = Parameters<NativeAddon["fillScratch"]>[0]["source"]
+
+/** Has the server of a scratch make the root, where it is served to us. False: this is none. */
+async function fillServed(
+  source: TreeOfFiles,
+  owner: NativeBuild["owner"],
+  root: string,
+  session: string,
+): Promise<boolean> {
+  const place = path.join(session, "base.pieces")
+  const pieces = await open(place, "wx", 0o600)
   try {
-    return await loadAddon().fillScratch({ folder: folder.fd, squashfs })
+    const folder = await open(root, constants.O_RDONLY | constants.O_DIRECTORY)
+    try {
+      return await loadAddon().fillScratch(
+        { folder: folder.fd, pieces: pieces.fd, source, owner, exclude: [] },
+        () => true,
+      )
+    } finally {
+      await folder.close()
+    }
   } catch (cause) {
-    throw new BuildError("ERR_EXTRACT", `cannot extract into ${root}: ${(cause as Error).message}`, {
-      path: root,
-      cause,
-    })
+    const { syscall = "", message } = cause as NodeJS.ErrnoException
+    // Anything else is about what it is made of.
+    if (syscall !== "fill" && syscall !== "chown") throw cause
+    throw new BuildError("ERR_EXTRACT", `cannot extract into ${root}: ${message}`, { path: root, cause })
   } finally {
-    await folder.close()
+    await pieces.close()
+    await rm(place)
+  }
+}
+
+/** The same by ourselves: a squashfs in memory is between it and the root, since data may come before all names. */
+async function fillThrough(
+  source: TreeOfFiles,
+  owner: NativeBuild["owner"],
+  name: string,
+  root: string,
+  session: string,
+  ids: Ids,
+): Promise<void> {
+  const place = path.join(session, "base.squashfs")
+  const file = await open(place, "wx+", 0o600)
+  try {
+    const { size } = await loadAddon().buildTree({ ...plainWrite, owner, source, fd: file.fd }, () => true)
+    await unpack({ fd: file.fd, offset: 0, size, cipher: undefined }, name, root, ids)
+  } catch (cause) {
+    // Before there is room again.
+    throw await fullness(session, cause)
+  } finally {
+    await file.close()
+    await rm(place)
   }
 }
 
@@ -160,25 +201,11 @@ async function fill(base: StageBase, root: string, session: string, crun: string
   const source = attached(base.source)
   try {
     if ("squashfs" in source) await unpack(source.squashfs, base.name, root, ids)
+    else if ("bytes" in source) throw new TypeError("a base is made of files")
     else {
-      // Whatever the tree is made of, a squashfs in memory is between it and the root.
-      const place = path.join(session, "base.squashfs")
-      const file = await open(place, "wx+", 0o600)
-      try {
-        const owner = await baseOwner(source, ids)
-        const { size } = await loadAddon().buildTree(
-          { ...plainWrite, owner, source, fd: file.fd },
-          () => true,
-        )
-        if (!(await unpackInScratch(file.fd, root)))
-          await unpack({ fd: file.fd, offset: 0, size, cipher: undefined }, base.name, root, ids)
-      } catch (cause) {
-        // Before there is room again.
-        throw await fullness(session, cause)
-      } finally {
-        await file.close()
-        await rm(place)
-      }
+      const owner = await baseOwner(source, ids)
+      if (!(await fillServed(source, owner, root, session)))
+        await fillThrough(source, owner, base.name, root, session, ids)
     }
     const rootfs = new Rootfs(root)
     for (const entry of base.added) await rootfs.add(entry)

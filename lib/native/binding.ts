@@ -371,10 +371,20 @@ export interface NativeAddon {
   /** Does the hash tree of a range belong to it, every block of both? */
   checkVerity(range: NativeRange, onProgress: (bytes: number) => boolean): Promise<boolean>
   /**
-   * Has the server of a scratch unpack a squashfs that lies in it into an empty folder there, both open. False: the folder is on
-   * another file system.
+   * Has the server of a scratch make a tree in an empty folder there; it gets it through a file that lies beside that. Both are open.
+   * False: the folder is on another file system. `onProgress` is as that of buildTree.
    */
-  fillScratch(options: { readonly folder: number; readonly squashfs: number }): Promise<boolean>
+  fillScratch(
+    options: Pick<NativeBuild, "owner" | "exclude"> & {
+      readonly folder: number
+      readonly pieces: number
+      readonly source: Exclude<
+        NativeBuild["source"],
+        { readonly squashfs: unknown } | { readonly bytes: unknown }
+      >
+    },
+    onProgress: (bytes: number) => boolean,
+  ): Promise<boolean>
   /** Gives an O_TMPFILE descriptor a name; an existing one is EEXIST unless `replace`. */
   publishFile(options: {
     readonly fd: number

@@ -1,3 +1,4 @@
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -18,6 +19,7 @@
 #include "core/file_range.h"
 #include "core/image_range.h"
 #include "core/layer_tree.h"
+#include "core/scratch_fill.h"
 #include "core/squashfs_writer.h"
 
 namespace sifcrypt {
@@ -36,6 +38,12 @@ int64_t ReadSourceDateEpoch(const Napi::Object& options) {
   return none ? -1 : static_cast<int64_t>(ReadUnsigned(options, "sourceDateEpoch"));
 }
 
+std::optional<TreeOwner> ReadOwner(const Napi::Object& options) {
+  if (options.Get("owner").IsUndefined()) return std::nullopt;
+  const Napi::Object owner = ReadObject(options.Get("owner"), "owner");
+  return TreeOwner{ReadUint32(owner, "uid"), ReadUint32(owner, "gid")};
+}
+
 SquashfsWriteOptions ReadWriteOptions(const Napi::Object& options) {
   const uint32_t threads = ReadUint32(options, "threads");
   if (threads > UINT16_MAX) throw Napi::RangeError::New(options.Env(), "threads is too large");
@@ -44,10 +52,7 @@ SquashfsWriteOptions ReadWriteOptions(const Napi::Object& options) {
   write.codec.level = ReadInt(options, "level");
   write.codec.block_size = ReadUint32(options, "blockSize");
   write.threads = threads;
-  if (!options.Get("owner").IsUndefined()) {
-    const Napi::Object owner = ReadObject(options.Get("owner"), "owner");
-    write.owner = TreeOwner{ReadUint32(owner, "uid"), ReadUint32(owner, "gid")};
-  }
+  write.owner = ReadOwner(options);
   write.source_date_epoch = ReadSourceDateEpoch(options);
   return write;
 }
@@ -90,9 +95,44 @@ std::vector<Layer> ReadLayers(const Napi::Object& source) {
 
 /// Writes one kind of source to a sink.
 using WriteSource = std::function<SquashfsWritten(ByteSink&, Progress&)>;
+/// Has somebody go through a tree, who tells how many bytes of it he has read. Gives the attributes that are left out.
+using UseTree = std::function<void(TreeSource&, const SquashfsProgress&)>;
+using WithTree = std::function<uint64_t(const UseTree&, Progress&)>;
 
 SquashfsProgress ReportTo(Progress& progress) {
   return [&progress](uint64_t bytes) { return progress.Report(bytes); };
+}
+
+WithTree ReadLayerTree(const Napi::Object& source) {
+  const Napi::Object limits = ReadObject(source.Get("limits"), "limits");
+  return [layers = ReadLayers(source), added = ReadAdded(source),
+          limits = LayerLimits{ReadUnsigned(limits, "bytes"), ReadUnsigned(limits, "memory")}](const UseTree& use,
+                                                                                               Progress& progress) {
+    LayerTree image(layers, limits, [&progress](uint64_t) {
+      if (!progress.Report(0)) throw SystemError(ECANCELED, "layer_read");
+    });
+    AddedTree tree(image, added);
+    use(tree, ReportTo(progress));
+    return image.skipped_xattrs();
+  };
+}
+
+WithTree ReadFolderTree(const Napi::Object& source, const Napi::Object& options) {
+  return [directory = ReadString(source, "directory"), exclude = ReadStrings(options, "exclude"),
+          added = ReadAdded(source),
+          count = options.Get("countContent").ToBoolean().Value()](const UseTree& use, Progress& progress) -> uint64_t {
+    DirectoryTree folder(directory, exclude);
+    AddedTree tree(folder, added);
+    std::optional<ContentCounter> content;
+    if (count) content.emplace(folder);
+    use(tree, [&](uint64_t bytes) { return progress.Report(bytes, content ? content->total() : std::nullopt); });
+    return 0;
+  };
+}
+
+/// Of layers or a folder.
+WithTree ReadTree(const Napi::Object& source, const Napi::Object& options) {
+  return source.Has("layers") ? ReadLayerTree(source) : ReadFolderTree(source, options);
 }
 
 WriteSource ReadWriteSource(const Napi::Object& options) {
@@ -105,20 +145,6 @@ WriteSource ReadWriteSource(const Napi::Object& options) {
       return CopySquashfs(*range->Open(), length, sink, ReportTo(progress));
     };
   }
-  if (source.Has("layers")) {
-    const Napi::Object limits = ReadObject(source.Get("limits"), "limits");
-    return [layers = ReadLayers(source), added = ReadAdded(source), write = ReadWriteOptions(options),
-            limits = LayerLimits{ReadUnsigned(limits, "bytes"), ReadUnsigned(limits, "memory")}](ByteSink& sink,
-                                                                                                 Progress& progress) {
-      LayerTree image(layers, limits, [&progress](uint64_t) {
-        if (!progress.Report(0)) throw SystemError(ECANCELED, "layer_read");
-      });
-      AddedTree tree(image, added);
-      SquashfsWritten written = WriteSquashfs(tree, sink, write, ReportTo(progress));
-      written.skipped_xattrs = image.skipped_xattrs();
-      return written;
-    };
-  }
   if (source.Has("bytes"))
     return [range = std::make_shared<Range>(ReadRange(ReadObject(source.Get("bytes"), "bytes")))](ByteSink& sink,
                                                                                                   Progress& progress) {
@@ -126,17 +152,33 @@ WriteSource ReadWriteSource(const Napi::Object& options) {
       written.size = written.input_bytes = CopyRange(*range->Open(), sink, ReportTo(progress));
       return written;
     };
-  return [directory = ReadString(source, "directory"), exclude = ReadStrings(options, "exclude"),
-          added = ReadAdded(source), write = ReadWriteOptions(options),
-          count = options.Get("countContent").ToBoolean().Value()](ByteSink& sink, Progress& progress) {
-    DirectoryTree folder(directory, exclude);
-    AddedTree tree(folder, added);
-    std::optional<ContentCounter> content;
-    if (count) content.emplace(folder);
-    return WriteSquashfs(tree, sink, write, [&](uint64_t bytes) {
-      return progress.Report(bytes, content ? content->total() : std::nullopt);
-    });
+  return [with_tree = ReadTree(source, options), write = ReadWriteOptions(options)](ByteSink& sink,
+                                                                                    Progress& progress) {
+    SquashfsWritten written;
+    written.skipped_xattrs = with_tree(
+        [&](TreeSource& tree, const SquashfsProgress& report) { written = WriteSquashfs(tree, sink, write, report); },
+        progress);
+    return written;
   };
+}
+
+/// Whether the folder is in a scratch of ours, which from now on fills it with what is written to the file.
+bool BeginFilling(int folder, int file) {
+  struct stat status {};
+  CheckErrno(fstat(file, &status), "fstat");
+  const uint64_t number = status.st_ino;
+  if (ioctl(folder, kScratchFill, &number) == 0) return true;
+  if (errno == ENOTTY || errno == ENOSYS) return false;
+  throw SystemError(errno, "fill");
+}
+
+void SendPiece(int file, const uint8_t* piece, size_t size) {
+  try {
+    WriteFully(file, 0, piece, size);
+  } catch (const SystemError& failure) {
+    // It is nothing else that it calls invalid.
+    throw SystemError(failure.error(), failure.error() == EINVAL ? "chown" : "fill");
+  }
 }
 
 /// What gets what is written.
@@ -199,6 +241,28 @@ Napi::Value BuildTree(const Napi::CallbackInfo& info) {
                                 {"entries", ToJs(env, written.entries)},
                                 {"skippedXattrs", ToJs(env, written.skipped_xattrs)}});
       });
+}
+
+Napi::Value FillScratch(const Napi::CallbackInfo& info) {
+  const Napi::Object options = ReadObject(info[0], "options");
+  return RunAsync(info.Env(), [folder = UniqueFd::Duplicate(ReadInt(options, "folder")),
+                               file = UniqueFd::Duplicate(ReadInt(options, "pieces")), owner = ReadOwner(options),
+                               with_tree = ReadTree(ReadObject(options.Get("source"), "source"), options),
+                               progress = std::make_unique<Progress>(info.Env(), ProgressArgument(info))] {
+    if (!BeginFilling(folder.get(), file.get())) return false;
+    with_tree(
+        [&](TreeSource& tree, const SquashfsProgress& report) {
+          ScratchPieces pieces([&file](const uint8_t* piece, size_t size) { SendPiece(file.get(), piece, size); },
+                               owner,
+                               [&report](uint64_t bytes) {
+                                 if (!report(bytes)) throw SystemError(ECANCELED, "fill");
+                               });
+          tree.Walk(pieces);
+          pieces.Finish();
+        },
+        *progress);
+    return true;
+  });
 }
 
 }  // namespace sifcrypt

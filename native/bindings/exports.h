@@ -15,8 +15,8 @@ Napi::Value ReadBlobBytes(const Napi::CallbackInfo& info);    // archive.cc
 Napi::Value CheckLayer(const Napi::CallbackInfo& info);       // archive.cc
 Napi::Value CheckEncrypted(const Napi::CallbackInfo& info);   // archive.cc
 Napi::Value BuildTree(const Napi::CallbackInfo& info);        // build.cc
+Napi::Value FillScratch(const Napi::CallbackInfo& info);      // build.cc
 Napi::Value OpenTree(const Napi::CallbackInfo& info);         // tree.cc
-Napi::Value FillFolder(const Napi::CallbackInfo& info);       // scratch.cc
 Napi::Value PublishFile(const Napi::CallbackInfo& info);      // publish.cc
 Napi::Value LockFile(const Napi::CallbackInfo& info);         // publish.cc
 Napi::Value LockRange(const Napi::CallbackInfo& info);        // publish.cc

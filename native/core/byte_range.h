@@ -2,6 +2,8 @@
 // See docs/architecture.md; implementations: FileSource/FileSink (file_range.h), XtsSource/XtsSink (xts.h).
 #pragma once
 
+#include <string.h>
+
 #include <cstddef>
 #include <cstdint>
 
@@ -10,6 +12,10 @@ namespace sifcrypt {
 /// `size + offset` without overflow and within `limit`?
 inline bool RangeFits(uint64_t offset, uint64_t size, uint64_t limit) {
   return offset <= limit && size <= limit - offset;
+}
+
+inline bool IsZero(const uint8_t* data, size_t size) {
+  return size == 0 || (data[0] == 0 && memcmp(data, data + 1, size - 1) == 0);
 }
 
 /// A part of a file, or of another part. Bytes.

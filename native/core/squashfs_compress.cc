@@ -13,6 +13,7 @@
 #include <new>
 #include <string>
 
+#include "core/byte_range.h"
 #include "core/system_error.h"
 
 namespace sifcrypt {
@@ -51,10 +52,6 @@ Levels LevelsOf(SquashfsCompression compression) {
   }
   throw SystemError(ENOTSUP, "squashfs_compress",
                     std::string(SquashfsCompressionName(static_cast<uint16_t>(compression))) + " is not written");
-}
-
-bool IsZero(const uint8_t* data, size_t size) {
-  return size == 0 || (data[0] == 0 && memcmp(data, data + 1, size - 1) == 0);
 }
 
 void AppendLittleEndian(std::vector<uint8_t>& out, uint64_t value, int bytes) {

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <mutex>
 #include <new>
 #include <string>
 #include <utility>
@@ -22,8 +23,20 @@ namespace {
 struct Server : FuseFileSystem {
   Server(std::unique_ptr<ScratchTree> given, ScratchRights theirs)
       : tree(std::move(given)), rights(std::move(theirs)) {}
+  /// The filling that pieces are written to there.
+  std::shared_ptr<ScratchFilling> FillingOf(fuse_ino_t ino) {
+    const std::lock_guard lock(mutex);
+    return filling && filling->file() == ino ? filling : nullptr;
+  }
+  void SetFilling(std::shared_ptr<ScratchFilling> given) {
+    const std::lock_guard lock(mutex);
+    filling = std::move(given);
+  }
+
   std::unique_ptr<ScratchTree> tree;
   ScratchRights rights;
+  std::mutex mutex;
+  std::shared_ptr<ScratchFilling> filling;
   /// What a program wrote through a mapping could not be kept, and nobody was there to be told.
   std::atomic<bool> lost = false;
 };
@@ -163,8 +176,19 @@ void OnRead(fuse_req_t request, fuse_ino_t ino, size_t size, off_t offset, fuse_
   });
 }
 
+/// The kernel has looked at nothing but whether something could be opened: owners, modes and devices are root's to give.
+void CheckRoot(fuse_req_t request) {
+  if (fuse_req_ctx(request)->uid != 0) throw SystemError(EPERM, "scratch");
+}
+
 void OnWrite(fuse_req_t request, fuse_ino_t ino, const char* data, size_t size, off_t offset, fuse_file_info* file) {
   Answer(request, [&](Server& server, ScratchTree& tree) {
+    if (const auto filling = server.FillingOf(ino)) {
+      CheckRoot(request);
+      if (filling->Take(static_cast<uint64_t>(offset), data, size)) server.SetFilling(nullptr);
+      fuse_reply_write(request, size);
+      return;
+    }
     try {
       const size_t written = tree.Write(ino, static_cast<uint64_t>(offset), data, size);
       if (file->writepage && written < size) server.lost = true;
@@ -259,12 +283,11 @@ void OnIoctl(fuse_req_t request, fuse_ino_t ino, unsigned command, void*, fuse_f
       fuse_reply_ioctl(request, 0, &any, sizeof any);
       return;
     }
-    ScratchTree::Id image = 0;
-    if (command != kScratchFill || size != sizeof image) throw SystemError(ENOTTY, "scratch");
-    // The kernel has looked at nothing but whether the folder could be opened to be read: owners, modes and devices are root's to give.
-    if (fuse_req_ctx(request)->uid != 0) throw SystemError(EPERM, "scratch");
-    std::memcpy(&image, given, sizeof image);
-    FillScratch(tree, ino, image, server.rights, [request] { return fuse_req_interrupted(request) != 0; });
+    ScratchTree::Id pieces = 0;
+    if (command != kScratchFill || size != sizeof pieces) throw SystemError(ENOTTY, "scratch");
+    CheckRoot(request);
+    std::memcpy(&pieces, given, sizeof pieces);
+    server.SetFilling(std::make_shared<ScratchFilling>(tree, ino, pieces, server.rights));
     fuse_reply_ioctl(request, 0, nullptr, 0);
   });
 }

@@ -1,14 +1,13 @@
-// A squashfs in a scratch becomes a folder of that scratch, as unpacking it through the kernel would make it: contents, holes, links,
-// attributes, owners; what is refused, and what a full scratch or a damaged image comes to. Prints what failed and exits 1, or
-// nothing and exits 0.
+// A tree in pieces becomes a folder of a scratch, as making it through the kernel would: contents, holes, links, attributes, owners,
+// data that comes before all names; what is refused, and what a full scratch or damaged pieces come to. Prints what failed and exits
+// 1, or nothing and exits 0.
 #include "core/scratch_fill.h"
 
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
+#include <algorithm>
 #include <functional>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -16,8 +15,6 @@
 #include <vector>
 
 #include "check.h"
-#include "core/file_range.h"
-#include "core/squashfs_writer.h"
 #include "core/system_error.h"
 
 namespace sifcrypt {
@@ -86,28 +83,56 @@ class OneOfEach final : public TreeSource {
   uint32_t owner_;
 };
 
-std::string ImageOf(TreeSource& source) {
-  const UniqueFd file(CheckErrno(memfd_create("image", MFD_CLOEXEC), "memfd_create"));
-  FileSink sink(file.get(), 0);
-  SquashfsWriteOptions options;
-  options.codec.compression = SquashfsCompression::kLz4;
-  options.codec.block_size = 128 << 10;
-  std::string bytes(static_cast<size_t>(WriteSquashfs(source, sink, options, {}).size), '\0');
-  ReadFully(file.get(), 0, bytes.data(), bytes.size());
-  return bytes;
+/// Data first, some of it for nobody, and two names of a file that nothing else is said of.
+class DataFirst final : public TreeSource {
+ public:
+  void Walk(TreeVisitor& visitor) override {
+    const uint64_t replaced = visitor.StoreContent(Content("replaced"));
+    const uint64_t kept = visitor.StoreContent(Content("kept"));
+    Check(replaced == 0 && kept == 1, "contents are counted from 0");
+    TreeEntry entry;
+    entry.mode = S_IFDIR | 0755;
+    visitor.EnterDirectory(entry);
+    entry.mode = S_IFREG | 0644;
+    entry.links = 2;
+    entry.link_id = 7;
+    for (const char* name : {"a", "b"}) {
+      entry.path = name;
+      visitor.AddStoredFile(entry, kept);
+    }
+    visitor.LeaveDirectory();
+  }
+};
+
+using Pieces = std::vector<std::string>;
+
+Pieces PiecesOf(TreeSource& source, std::optional<TreeOwner> owner = std::nullopt) {
+  Pieces pieces;
+  ScratchPieces packing(
+      [&pieces](const uint8_t* piece, size_t size) { pieces.emplace_back(reinterpret_cast<const char*>(piece), size); },
+      owner, {});
+  source.Walk(packing);
+  packing.Finish();
+  return pieces;
 }
 
-/// A scratch with an image and an empty folder.
+/// A scratch with a file for pieces and an empty folder.
 struct Scratch {
-  explicit Scratch(const std::string& image, uint64_t memory = 16 * kMebibyte)
-      : tree(std::make_unique<BlockStore>(memory, UniqueFd(), 0), 100) {
-    file = tree.Make(ScratchTree::kRoot, "image", {S_IFREG | 0600, 0, 0, 0, {}}).st_ino;
-    Check(tree.Write(file, 0, image.data(), image.size()) == image.size(), "the image is in the scratch");
+  explicit Scratch(uint64_t memory = 16 * kMebibyte) : tree(std::make_unique<BlockStore>(memory, UniqueFd(), 0), 100) {
+    file = tree.Make(ScratchTree::kRoot, "pieces", {S_IFREG | 0600, 0, 0, 0, {}}).st_ino;
     folder = tree.Make(ScratchTree::kRoot, "root", {S_IFDIR | 0700, 0, 0, 0, {}}).st_ino;
   }
-  void Fill(
-      const ScratchRights& rights = {}, const std::function<bool()>& stopped = [] { return false; }) {
-    FillScratch(tree, folder, file, rights, stopped);
+  /// Whether the last piece was known as such, and no other. `part`: how many bytes come at a time.
+  bool Fill(const Pieces& pieces, const ScratchRights& rights = {}, size_t part = ScratchPieces::kMostBytes) {
+    ScratchFilling filling(tree, folder, file, rights);
+    size_t ends = 0;
+    bool ended = false;
+    for (const std::string& piece : pieces)
+      for (size_t at = 0; at < piece.size(); at += part) {
+        ended = filling.Take(at, piece.data() + at, std::min(part, piece.size() - at));
+        ends += ended ? 1 : 0;
+      }
+    return ended && ends == 1;
   }
   std::optional<struct stat> Find(const std::string& name, ScratchTree::Id in) { return tree.Lookup(in, name); }
   std::optional<struct stat> Find(const std::string& name) { return Find(name, folder); }
@@ -121,12 +146,14 @@ struct Scratch {
   ScratchTree::Id folder = 0;
 };
 
-void TestAsItWas() {
+void TestAsItWas(size_t part) {
   OneOfEach source;
-  Scratch scratch(ImageOf(source));
-  scratch.Fill();
+  const Pieces pieces = PiecesOf(source);
+  Check(pieces.size() > 2, "it comes in pieces");
+  Scratch scratch;
+  Check(scratch.Fill(pieces, {}, part), "the last piece is known");
   const struct stat root = scratch.tree.Attributes(scratch.folder);
-  Check(root.st_mode == (S_IFDIR | 01755) && root.st_mtime == kTime, "the folder becomes the image's root");
+  Check(root.st_mode == (S_IFDIR | 01755) && root.st_mtime == kTime, "the folder becomes the tree's root");
   Check(!scratch.Find("device"), "a device node is left out where nobody may make one");
   const auto folder = scratch.Find("folder");
   Check(folder && folder->st_mode == (S_IFDIR | 02750) && folder->st_mtime == kTime,
@@ -157,89 +184,182 @@ void TestAsItWas() {
   scratch.tree.Unlink(scratch.folder, "pipe");
   scratch.tree.Forget(pipe->st_ino, 1);
   Check(scratch.tree.Statistics().f_ffree == before + 1, "a file that is removed is gone");
+  Check(!scratch.Find(".contents", ScratchTree::kRoot), "nothing else is left");
+}
+
+void TestDataFirst() {
+  DataFirst source;
+  Scratch scratch;
+  const fsfilcnt_t before = scratch.tree.Statistics().f_ffree;
+  scratch.Fill(PiecesOf(source));
+  const auto a = scratch.Find("a"), b = scratch.Find("b");
+  Check(a && b && a->st_ino == b->st_ino && a->st_nlink == 2 && scratch.ContentOf(*a) == "kept", "one file, two names");
+  Check(scratch.tree.Statistics().f_ffree == before - 1, "data of no file is gone");
 }
 
 void TestOwners() {
   OneOfEach source(1000);
-  const std::string image = ImageOf(source);
-  Scratch alone(image);
-  alone.Fill();
+  const Pieces pieces = PiecesOf(source);
+  Scratch alone;
+  alone.Fill(pieces);
   Check(alone.Find("mine")->st_uid == 0 && alone.Find("mine")->st_gid == 0, "where there is one user, all is root's");
-  Scratch many(image);
-  many.Fill({false, {{0, 1}, {1000, 1}}, {{0, 2000}}});
+  Scratch many;
+  many.Fill(pieces, {false, {{0, 1}, {1000, 1}}, {{0, 2000}}});
   Check(many.Find("mine")->st_uid == 1000 && many.Find("mine")->st_gid == 1000, "owners are kept");
   Check(many.tree.XattrNames(many.Find("mine")->st_ino) == std::string("security.capability\0user.u\0", 27),
         "and capabilities");
   Check(!many.Find("device"), "and no device node");
-  Scratch real(image);
-  real.Fill({true, {}, {}});
+  Scratch real;
+  real.Fill(pieces, {true, {}, {}});
   Check(real.Find("device")->st_rdev == makedev(1, 3), "root makes device nodes");
   Check(real.tree.XattrNames(real.Find("mine")->st_ino).size() == 37, "and sets every attribute");
-  CheckError(
-      EINVAL, "chown",
-      [&] {
-        Scratch(image).Fill({false, {{0, 1000}}, {{0, 2000}}});
-      },
-      "an unknown user");
-  CheckError(
-      EINVAL, "chown",
-      [&] {
-        Scratch(image).Fill({false, {{0, 2000}}, {{1001, 9}}});
-      },
-      "an unknown group");
+  Scratch given;
+  given.Fill(PiecesOf(source, TreeOwner{5, 6}), {true, {}, {}});
+  Check(given.Find("mine")->st_uid == 5 && given.Find("mine")->st_gid == 6, "an owner that is given");
+  for (const ScratchRights& rights :
+       {ScratchRights{false, {{0, 1000}}, {{0, 2000}}}, ScratchRights{false, {{0, 2000}}, {{1001, 9}}}})
+    CheckError(
+        EINVAL, "chown", [&] { Scratch().Fill(pieces, rights); }, "an unknown user or group");
+}
+
+/// With an entry or a content that is not there, in a place where it must not be, or under a name that must not be.
+void TestNonsense() {
+  using Pack = std::function<void(TreeVisitor&, TreeEntry&)>;
+  const auto fails = [](int error, const std::string& what, const Pack& pack, bool in_root = true) {
+    class Source final : public TreeSource {
+     public:
+      Source(const Pack& pack, bool in_root) : pack_(pack), in_root_(in_root) {}
+      void Walk(TreeVisitor& visitor) override {
+        TreeEntry root, entry;
+        root.mode = S_IFDIR | 0755;
+        entry.mode = S_IFREG | 0644;
+        entry.path = "name";
+        if (in_root_) visitor.EnterDirectory(root);
+        pack_(visitor, entry);
+        if (in_root_) visitor.LeaveDirectory();
+      }
+
+     private:
+      const Pack& pack_;
+      const bool in_root_;
+    } source(pack, in_root);
+    const Pieces pieces = PiecesOf(source);
+    CheckError(
+        error,
+        [&] {
+          Scratch().Fill(pieces, {true, {}, {}});
+        },
+        what);
+  };
+  for (const std::string& name : {std::string("."), std::string(".."), std::string(), std::string("a\0b", 3)})
+    fails(EBADMSG, "a file that cannot be called so", [&name](TreeVisitor& visitor, TreeEntry& entry) {
+      entry.path = name;
+      visitor.AddFile(entry, Content(""));
+    });
+  fails(ENAMETOOLONG, "too long a name", [](TreeVisitor& visitor, TreeEntry& entry) {
+    const std::string name(256, 'n');
+    entry.path = name;
+    visitor.AddFile(entry, Content(""));
+  });
+  fails(EBADMSG, "content that never came",
+        [](TreeVisitor& visitor, TreeEntry& entry) { visitor.AddStoredFile(entry, 0); });
+  fails(EBADMSG, "content that is used twice", [](TreeVisitor& visitor, TreeEntry& entry) {
+    const uint64_t content = visitor.StoreContent(Content("once"));
+    visitor.AddStoredFile(entry, content);
+    entry.path = "other";
+    visitor.AddStoredFile(entry, content);
+  });
+  fails(EEXIST, "one name twice", [](TreeVisitor& visitor, TreeEntry& entry) {
+    visitor.AddFile(entry, Content("1"));
+    visitor.AddFile(entry, Content("2"));
+  });
+  fails(EBADMSG, "a folder that is a file",
+        [](TreeVisitor& visitor, TreeEntry& entry) { visitor.EnterDirectory(entry); });
+  fails(EBADMSG, "a file that is a folder", [](TreeVisitor& visitor, TreeEntry& entry) {
+    entry.mode = S_IFDIR | 0755;
+    visitor.AddFile(entry, Content(""));
+  });
+  fails(EBADMSG, "something else that is a file",
+        [](TreeVisitor& visitor, TreeEntry& entry) { visitor.AddSpecial(entry); });
+  fails(EBADMSG, "the end before all folders", [](TreeVisitor& visitor, TreeEntry& entry) {
+    entry.mode = S_IFDIR | 0755;
+    visitor.EnterDirectory(entry);
+  });
+  const auto nothing = [](TreeVisitor&, TreeEntry&) {};
+  fails(EBADMSG, "no root", nothing, false);
+  fails(
+      EBADMSG, "a file outside of the root",
+      [](TreeVisitor& visitor, TreeEntry& entry) { visitor.AddFile(entry, Content("")); }, false);
+  fails(EBADMSG, "one folder more is left than was entered",
+        [](TreeVisitor& visitor, TreeEntry&) { visitor.LeaveDirectory(); });
+  fails(EBADMSG, "a second root", [](TreeVisitor& visitor, TreeEntry& entry) {
+    visitor.LeaveDirectory();
+    entry.mode = S_IFDIR | 0755;
+    visitor.EnterDirectory(entry);
+  });
 }
 
 void TestRefusals() {
   OneOfEach source;
-  const std::string image = ImageOf(source);
-  Scratch twice(image);
-  twice.Fill();
+  const Pieces pieces = PiecesOf(source);
+  Scratch twice;
+  twice.Fill(pieces);
   CheckError(
-      ENOTEMPTY, [&] { twice.Fill(); }, "a folder that has something in it");
+      ENOTEMPTY, [&] { twice.Fill(pieces); }, "a folder that has something in it");
   CheckError(
-      ECANCELED, [&] { Scratch(image).Fill({}, [] { return true; }); }, "who has stopped");
-  CheckError(
-      ENOSPC, [&] { Scratch(image, image.size() / 4096 * 4096 + kMebibyte).Fill(); }, "a full scratch");
-  CheckError(
-      EBADMSG, [&] { Scratch("not a squashfs" + image).Fill(); }, "what is no squashfs");
+      ENOSPC, [&] { Scratch(2 * kMebibyte).Fill(pieces); }, "a full scratch");
   CheckError(
       EPERM,
       [&] {
-        Scratch scratch(image);
+        Scratch scratch;
         scratch.file = 99;
-        scratch.Fill();
+        scratch.Fill(pieces);
       },
-      "an image that is not there");
+      "a file that is not there");
   CheckError(
       EPERM,
       [&] {
-        Scratch scratch(image);
+        Scratch scratch;
         scratch.folder = scratch.tree.Make(scratch.folder, "below", {S_IFDIR | 0755, 0, 0, 0, {}}).st_ino;
-        scratch.Fill({true, {}, {}});
+        scratch.Fill(pieces, {true, {}, {}});
       },
       "a folder that somebody may have made in a root");
   CheckError(
       EPERM,
       [&] {
-        Scratch scratch(image);
+        Scratch scratch;
         const ScratchTree::Id root =
             scratch.tree.Make(ScratchTree::kRoot, "other", {S_IFDIR | 0755, 0, 0, 0, {}}).st_ino;
-        scratch.tree.Rename(ScratchTree::kRoot, "image", root, "image", 0);
-        scratch.Fill({true, {}, {}});
+        scratch.tree.Rename(ScratchTree::kRoot, "pieces", root, "pieces", 0);
+        scratch.Fill(pieces, {true, {}, {}});
       },
-      "an image that somebody may have made in a root");
-  Scratch file(image);
+      "a file that somebody may have made in a root");
+  Scratch file;
   file.folder = file.file;
   CheckError(
-      ENOTDIR, [&] { file.Fill(); }, "a file to be filled");
+      ENOTDIR, [&] { file.Fill(pieces); }, "a file to be filled");
+  Scratch folder;
+  folder.file = folder.folder;
+  CheckError(
+      EISDIR, [&] { folder.Fill(pieces); }, "a folder to be written to");
+  // What has failed goes no further.
+  Scratch failed;
+  ScratchFilling filling(failed.tree, failed.folder, failed.file, {});
+  const auto take = [&](const std::string& bytes, uint64_t offset) {
+    filling.Take(offset, bytes.data(), bytes.size());
+  };
+  CheckError(
+      EBADMSG, [&] { take("part", 7); }, "a part that nothing comes before");
+  CheckError(
+      EBADMSG, [&] { take(pieces.front(), 0); }, "a piece behind a failure");
   // Whatever is changed, it is an error or a tree.
-  for (size_t at = 0; at < image.size(); at += image.size() / 300 + 1) {
-    std::string damaged = image;
-    damaged[at] = static_cast<char>(damaged[at] ^ 0x41);
+  for (size_t at = 0; at < pieces.back().size(); at += pieces.back().size() / 300 + 1) {
+    Pieces damaged = pieces;
+    damaged.back()[at] = static_cast<char>(damaged.back()[at] ^ 0x41);
     try {
-      Scratch(damaged).Fill({true, {}, {}});
+      Scratch().Fill(damaged, {true, {}, {}});
     } catch (const SystemError& failure) {
-      Check(failure.error() != 0, "a damaged image is an error with a number");
+      Check(failure.error() != 0, "a damaged piece is an error with a number");
     }
   }
 }
@@ -249,8 +369,11 @@ void TestRefusals() {
 
 int main() {
   using namespace sifcrypt;
-  TestAsItWas();
+  TestAsItWas(ScratchPieces::kMostBytes);
+  TestAsItWas(128 << 10);
+  TestDataFirst();
   TestOwners();
+  TestNonsense();
   TestRefusals();
   return failures == 0 ? 0 : 1;
 }
