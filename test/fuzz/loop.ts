@@ -12,8 +12,13 @@ export const MOST_STEPS = 50_000_000
 export const MOST_MICROSECONDS = 5_000_000
 /** Inputs are this long at most; what a bound says is said of those. */
 export const MOST_INPUT: Bytes = 64 << 10
-/** Work is added up of so many inputs, and told apart only where it is too much: asking V8 costs as much as some inputs do. */
-const TOGETHER = 256
+/**
+ * Work is added up of inputs that took so long together, and told apart only where it is too much: asking V8 costs as much as hundreds of
+ * inputs do. In this time it takes about as many steps as an input may.
+ */
+const TOGETHER_MICROSECONDS = 100_000
+/** The processor is asked after so many inputs. */
+const TOGETHER = 64
 
 /** What inputs cost, while it exists: what V8 enters, which is the same each time whatever else the machine does, and the processor. */
 export class Work implements Disposable {
@@ -26,9 +31,15 @@ export class Work implements Disposable {
     this.#session.post("Profiler.startPreciseCoverage", { callCount: true, detailed: true })
   }
 
+  /** Of the processor, since it was asked last. */
+  get microseconds(): number {
+    const { user, system } = process.cpuUsage(this.#before)
+    return user + system
+  }
+
   /** Since it was asked last: what was too much for one input that may cost so many `times` what others may, in words; undefined: nothing was. */
   takeTooMuch(times: number = 1): string | undefined {
-    const { user, system } = process.cpuUsage(this.#before)
+    const { microseconds } = this
     let steps = 0
     this.#session.post(
       "Profiler.takePreciseCoverage",
@@ -40,7 +51,7 @@ export class Work implements Disposable {
     )
     this.#before = process.cpuUsage()
     if (steps > MOST_STEPS * times) return `${steps} steps`
-    return user + system > MOST_MICROSECONDS * times ? `${(user + system) / 1000} ms` : undefined
+    return microseconds > MOST_MICROSECONDS * times ? `${microseconds / 1000} ms` : undefined
   }
 
   [Symbol.dispose](): void {
@@ -104,7 +115,7 @@ export async function tryParser(
     last.push(changed)
     if (await tryInput(what, parser, changed)) read++
     tried++
-    if (last.length === TOGETHER) {
+    if (last.length % TOGETHER === 0 && work.microseconds > TOGETHER_MICROSECONDS) {
       await checkWork(what, parser, last, work)
       last = []
     }

@@ -6,12 +6,12 @@ import { generator } from "../vectors/load.ts"
 import { Finding, tryParser, Work } from "./loop.ts"
 import { parsers } from "./parsers.ts"
 
-/** Inputs before the next parser has its turn. */
+/** Inputs before the next parser has its turn, and milliseconds of the processor. */
 const TURN = 4096
+const TURN_MS = 100
 
 const [, , seconds = "60", given = String(randomInt(1, 2 ** 32)), ...names] = process.argv
 const seed = Number(given)
-const random = generator(seed)
 const end = performance.now() + Number(seconds) * 1000
 const folder = path.join(import.meta.dirname, "..", "..", "build-fuzz", "findings")
 const wanted = Object.entries(parsers).filter(([what]) => names.length === 0 || names.includes(what))
@@ -22,9 +22,15 @@ const say = (text: string): void => void process.stdout.write(`${text}\n`)
 say(`seed ${seed}`)
 {
   using work = new Work()
-  while (performance.now() < end)
+  for (let round = 0; performance.now() < end; round++)
     for (const [what, parser] of wanted) {
-      const turn = Math.ceil(TURN * (parser.share ?? 1))
+      // The same inputs for the same seed, however many the turn before had time for.
+      const random = generator((seed + round * 0x9e3779b9) >>> 0)
+      const before = process.cpuUsage()
+      const spent = (): number => {
+        const { user, system } = process.cpuUsage(before)
+        return (user + system) / 1000
+      }
       const all = counts.get(what) ?? { read: 0, refused: 0 }
       counts.set(what, all)
       try {
@@ -32,7 +38,7 @@ say(`seed ${seed}`)
           what,
           parser,
           random,
-          (tried) => tried < turn && performance.now() < end,
+          (tried) => tried < TURN && (tried % 16 !== 0 || (spent() < TURN_MS && performance.now() < end)),
           work,
         )
         all.read += some.read
