@@ -90,6 +90,11 @@ export function median(values: readonly number[]): number {
   return sorted.length % 2 === 1 ? upper : (upper + (sorted[middle - 1] ?? Number.NaN)) / 2
 }
 
+/** What was measured by turns, as parts of what came beside it: whatever else a machine does meanwhile, both of a pair have some of it. */
+export function medianOfPairs(values: readonly number[], others: readonly number[]): number {
+  return median(values.map((value, i) => value / (others[i] ?? Number.NaN)))
+}
+
 /** The median time of several runs; `before` is not part of it. */
 export async function repeat(
   times: number,
