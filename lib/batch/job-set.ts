@@ -23,7 +23,7 @@ import {
   whole,
   type Check,
 } from "../arguments.ts"
-import { readBounded } from "../bounded-file.ts"
+import { readBounded, TooLarge } from "../bounded-file.ts"
 import { BatchError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import { isHeld } from "../native/private-folder.ts"
@@ -328,6 +328,7 @@ const checkRankEnd: Check<RankEnd> = shape<RankEnd>({
 /** A hundred thousand tasks with their command lines. */
 const MAX_MANIFEST: Bytes = 256 << 20
 const MAX_RECORD: Bytes = 1 << 20
+const MAX_LOG: Bytes = 1 << 20
 
 const NOT_OURS = 0o077
 
@@ -581,6 +582,18 @@ export class JobSet {
       throw refused(folder, message)
     })
     return new Set(names.flatMap((name) => (name.endsWith(".json") ? [name.slice(0, -".json".length)] : [])))
+  }
+
+  /** What the task's command, and Slurm, have said of an element that was started; undefined: it was not. */
+  async said(slurmJob: string): Promise<string | undefined> {
+    const file = this.path("log", `${slurmJob}.txt`)
+    try {
+      return (await readBounded(file, MAX_LOG)).toString("utf8")
+    } catch (cause) {
+      if ((cause as NodeJS.ErrnoException).code === "ENOENT") return undefined
+      if (cause instanceof TooLarge) return ""
+      throw refused(file, (cause as Error).message)
+    }
   }
 
   async writeRecord({ job, task }: FoundTask, record: TaskRecord): Promise<void> {

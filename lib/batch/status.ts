@@ -118,7 +118,15 @@ export async function statusOf(set: JobSet, signal?: AbortSignal): Promise<TaskS
       queued: slurmJob === undefined ? undefined : jobs.get(slurmJob),
       slurmJob,
     }
-    const { state, reason } = stateOf(known, submitted.complete)
+    let { state, reason } = stateOf(known, submitted.complete)
+    if (state === "cancelled" && record === undefined && slurmJob !== undefined) {
+      const said = await set.said(slurmJob)
+      // Slurm writes down there whom it cancels.
+      if (said !== undefined && !said.includes(" CANCELLED ")) {
+        state = "lost"
+        reason = said.trim().split("\n").at(-1) || "it could not say how it ended"
+      }
+    }
     const status: TaskStatus = {
       ...{ job: job.id, task: task.id, state, slurmJob },
       reason: reason ?? (state === "cancelled" ? whyCancelled(found) : undefined),

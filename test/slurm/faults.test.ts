@@ -14,8 +14,8 @@ import { makeRootTree } from "../support/trees.ts"
 
 /** Slurm starts what goes back into the queue after twice what its credentials are good for, and a second. */
 const endMs = 60_000
-/** Of a task whose payload has not run (docs/batch.md), and of one that has. */
-const ofTasks: ReadonlySet<number> = new Set([0, 65, 69, 71, 75, 77, 78])
+/** Of a task whose payload has not run (docs/batch.md), of one that has, and of one that is lost. */
+const ofTasks: ReadonlySet<number> = new Set([0, 1, 65, 69, 71, 75, 77, 78])
 
 /** What the user runs, and what waits for calls of something that still runs. */
 function ofUser(): readonly string[] {
@@ -160,10 +160,13 @@ jobs: [ { id: one, tasks: [ { image: "${reference}", command: [exec, cat, /data/
         })
       },
       statuses: ofTasks,
+      known: [/^node openat .*\/manifest\.json$/, /^node read socket/],
       state: async (place, { status, text }) => {
         const set = setOf(place) ?? assert.fail()
         const task = await shown(place, set)
-        assert.equal(task.state, status === 0 ? "done" : "failed")
+        // Who cannot read what to do cannot write down either what became of it.
+        if (task.state === "lost") assert.notEqual(task.reason, undefined)
+        else assert.equal(task.state, status === 0 ? "done" : "failed")
         if (status === 0) assert.equal(text, "hello\n")
         return status === 0 ? "new" : "old"
       },
