@@ -147,6 +147,20 @@ static bool leads(unsigned thread) {
   return process == thread;
 }
 
+/// Is it the system's loader that asks, wherever in memory that lies?
+static bool is_loader(const struct seccomp_notif *asked) {
+  char name[64], line[512];
+  unsigned long long start, end;
+  bool found = false;
+  snprintf(name, sizeof name, "/proc/%u/maps", asked->pid);
+  FILE *maps = fopen(name, "r");
+  while (maps != NULL && !found && fgets(line, sizeof line, maps) != NULL)
+    found = sscanf(line, "%llx-%llx", &start, &end) == 2 && asked->data.instruction_pointer >= start &&
+            asked->data.instruction_pointer < end && strstr(line, "/ld-linux") != NULL;
+  if (maps != NULL) fclose(maps);
+  return found;
+}
+
 /// What is left to Node and libuv, which end the process where these fail (eventfd, memory, threads of the event loop's), or that nobody hears of.
 static bool is_ours(const struct seccomp_notif *asked, const struct call *call, const char *program, const char *object) {
   const __u64 *args = asked->data.args;
@@ -157,8 +171,9 @@ static bool is_ours(const struct seccomp_notif *asked, const struct call *call, 
     if (strcmp(call->kind, "read") == 0 && begins(object, "pipe:")) return false;
     if (begins(object, "pipe:") && writes_to_itself(asked->pid, (int)args[0], object)) return false;
   }
-  // The system's loader, which says so itself, before a program begins.
+  // The system's loader, which says so itself, or crashes, before a program begins.
   if (strstr(object, ".so.") != NULL || strstr(object, "/sifcrypt.node") != NULL) return false;
+  if (call->number == SYS_mmap && is_loader(asked)) return false;
   if (!node) return true;
   // Of a module that it cannot read Node says that there is none, or ends the process.
   if (strstr(object, "/node_modules/") != NULL || strstr(object, "/dist/") != NULL) return false;
