@@ -61,6 +61,7 @@ TEXT(text, _ZNSt3__19to_stringEi, int)
 TEXT(text, _ZNSt3__19to_stringEj, unsigned)
 TEXT(text, _ZNSt3__19to_stringEl, long)
 TEXT(text, _ZNSt3__19to_stringEm, unsigned long)
+TEXT(text, _ZNSt3__19to_stringEd, double)
 
 #define CIPHER(result, name)                                                                                 \
   WRAP(result, name, (EVP_CIPHER_CTX * context, uint8_t * out, int* written, const uint8_t* in, int size)) { \
@@ -117,6 +118,12 @@ WRAP(size_t, ZSTD_compress2, (ZSTD_CCtx * context, void* out, size_t room, const
   return done;
 }
 
+WRAP(size_t, ZSTD_compress, (void* out, size_t room, const void* in, size_t size, int level)) {
+  const size_t done = __real_ZSTD_compress(out, room, in, size, level);
+  if (!ZSTD_isError(done)) Filled(out, done);
+  return done;
+}
+
 WRAP(size_t, ZSTD_decompressDCtx, (ZSTD_DCtx * context, void* out, size_t room, const void* in, size_t size)) {
   const size_t done = __real_ZSTD_decompressDCtx(context, out, room, in, size);
   if (!ZSTD_isError(done)) Filled(out, done);
@@ -166,6 +173,21 @@ WRAP(libdeflate_result, libdeflate_zlib_decompress,
     Filled(written, sizeof *written);
     Filled(out, *written);
   }
+  return done;
+}
+
+WRAP(int, deflateInit2_,
+     (z_stream * stream, int level, int method, int bits, int memory, int strategy, const char* version, int size)) {
+  const int done = __real_deflateInit2_(stream, level, method, bits, memory, strategy, version, size);
+  Filled(stream, sizeof *stream);
+  return done;
+}
+
+WRAP(int, deflate, (z_stream * stream, int flush)) {
+  const Bytef* before = stream->next_out;
+  const int done = __real_deflate(stream, flush);
+  Filled(stream, sizeof *stream);
+  Filled(before, static_cast<size_t>(stream->next_out - before));
   return done;
 }
 
@@ -219,6 +241,16 @@ WRAP(lzma_ret, lzma_stream_buffer_encode,
   __msan_check_mem_is_initialized(in, size);
   const size_t before = *at;
   const lzma_ret done = __real_lzma_stream_buffer_encode(filters, check, allocator, in, size, out, at, room);
+  Filled(out + before, *at - before);
+  return done;
+}
+
+WRAP(lzma_ret, lzma_easy_buffer_encode,
+     (uint32_t preset, lzma_check check, const lzma_allocator* allocator, const uint8_t* in, size_t size, uint8_t* out,
+      size_t* at, size_t room)) {
+  const Unwatched unwatched;
+  const size_t before = *at;
+  const lzma_ret done = __real_lzma_easy_buffer_encode(preset, check, allocator, in, size, out, at, room);
   Filled(out + before, *at - before);
   return done;
 }
