@@ -165,6 +165,8 @@ uint64_t ScratchTree::Remove(Node& directory, const std::string& name) {
 /// It has lost one of its names; of a folder, its only one.
 void ScratchTree::Unnamed(Node& node) {
   node.links = node.directory ? 0 : node.links - 1;
+  // Nothing leads up from a folder that is nowhere, and the one that it was in may go before it does.
+  if (node.directory) node.directory->parent = &node;
   node.Changed();
   DropIfUnused(node);
 }

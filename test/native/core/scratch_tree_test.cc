@@ -239,6 +239,13 @@ void TestNames() {
   CheckError(
       ESTALE, [&] { tree.Attributes(other); }, "what was replaced is gone");
   Check(!tree.Lookup(kRoot, "second"), "the old name is gone");
+  const ScratchTree::Id above = scratch.Make("above", S_IFDIR | 0755);
+  const ScratchTree::Id below = scratch.Make("below", S_IFDIR | 0755, above);
+  tree.RemoveDirectory(above, "below");
+  tree.RemoveDirectory(kRoot, "above");
+  tree.Forget(above, 1);
+  Check(tree.ParentOf(below) == below, "a folder that somebody has open is nowhere once it and its parent are gone");
+  tree.Forget(below, 1);
   tree.SetXattr(file, "user.a", "1", 0);
   CheckError(
       EEXIST, [&] { tree.SetXattr(file, "user.a", "2", XATTR_CREATE); }, "an attribute that exists");
