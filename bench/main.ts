@@ -438,9 +438,11 @@ async function besidePeers(): Promise<void> {
   const peerRoot = (await measure(peerMake, [])).stdout.trim()
   await measure("cp", ["-a", await minbase(), tree])
   const registries = { work, tree, user: USER, peerRun, command }
+  const layers = { work, tree, user: USER, peerRun, asUser, command: [command] }
   const sharing = { work, user: USER, command, peerRun, asUser }
   const reads = { work, tree, user: USER, peerRoot, peerRun, command, asUser }
   if (process.argv[2] === "registry") await imagesAtRegistries(registries)
+  else if (process.argv[2] === "layers") await layersFromRegistry(layers)
   else if (process.argv[2] === "reads") await readingPlainImages(reads)
   else if (process.argv[2] === "sharens") {
     await measure(...asUser([command, "build", "--pem-path", `${work}/public.pem`, `${work}/zstd.sif`, tree]))
@@ -451,7 +453,7 @@ async function besidePeers(): Promise<void> {
     await manyOfOneImage(sharing)
   } else {
     await build(tree)
-    await layersFromRegistry({ work, tree, user: USER, peerRun, asUser, command: [command] })
+    await layersFromRegistry(layers)
     await imagesAtRegistries(registries)
     await reading(tree)
     await readingPlainImages(reads)

@@ -163,6 +163,11 @@ export interface Encryption extends NewPartition, Disposable {
   readonly fileSystem: number
 }
 
+/** Starts loading what {@link prepareEncryption} needs, while its caller does something else. */
+export function loadEncryption(format: EncryptionFormat = DEFAULT_FORMAT): void {
+  formats[format].prepare?.()
+}
+
 /**
  * Draws a new data key and secret for these recipients.
  *

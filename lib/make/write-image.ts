@@ -19,6 +19,7 @@ import type { Bytes, OnProgress } from "../units.ts"
 import {
   encryptionFormat,
   passphraseKdf,
+  loadEncryption,
   prepareEncryption,
   type PassphraseKdf,
 } from "../encryption/encrypt.ts"
@@ -614,6 +615,7 @@ export async function makeImage(
   const { signal, force = false } = options
   signal?.throwIfAborted()
   await using output = await Output.create(options.output, force)
+  if (recipients.length > 0) loadEncryption(options.format)
   const source = typeof given === "function" ? await given(output) : given
   const { size, inputBytes, entries } = await new ImageWriter(options, source, output, recipients).write()
   source.image?.vouched?.checkRead()

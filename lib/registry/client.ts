@@ -1,9 +1,11 @@
 // Requests to one repository of one registry, with whatever authorization they take.
+import { once } from "node:events"
 import os from "node:os"
 import path from "node:path"
+import tls from "node:tls"
 import { madeOf } from "../disposal.ts"
 import { OciError } from "../errors.ts"
-import { isLoopback } from "../http/proxy.ts"
+import { hostOf, isLoopback, portOf } from "../http/proxy.ts"
 import type { RegistryReference } from "../oci/reference.ts"
 import type { Bytes } from "../units.ts"
 import { Authorization, type Access } from "./authorization.ts"
@@ -34,6 +36,8 @@ export interface ClientOptions extends CredentialSearch, Pick<HttpOptions, "retr
 
 /** Of one request: nobody, somebody, a wider token, one that has run out. */
 const MAX_REFUSALS = 8
+/** How long who listens may say nothing when it is asked whether it speaks TLS. */
+const SILENCE_MS = 5000
 
 /** What else the machine's containers trust. */
 export function certFolders(): string[] {
@@ -55,12 +59,32 @@ function speaksPlain(cause: unknown): boolean {
   )
 }
 
+/**
+ * Does whoever listens there speak no TLS? Nobody is trusted, so Node's authorities, which take longer to load than all else of a
+ * request, are not.
+ */
+async function isPlain(url: URL, signal: AbortSignal | undefined): Promise<boolean> {
+  const socket = tls.connect({ host: hostOf(url), port: portOf(url), ca: [] })
+  // What comes once it is known, or destroyed.
+  socket.on("error", () => undefined)
+  socket.setTimeout(SILENCE_MS, () => socket.destroy(new Error("nobody answers")))
+  try {
+    await once(socket, "secureConnect", { signal })
+    return false
+  } catch (cause) {
+    return speaksPlain(cause)
+  } finally {
+    socket.destroy()
+  }
+}
+
 /** The one place that a name stands for: with TLS unless it was said otherwise, or nobody on loopback speaks it. */
 async function endpoint(client: HttpClient, host: string, options: ClientOptions): Promise<URL> {
   const api = apiHost(host)
   if (options.noHttps === true) return new URL(`http://${api}`)
   const url = new URL(`https://${api}`)
   if (!isLoopback(url)) return url
+  if (await isPlain(url, options.signal)) return new URL(`http://${api}`)
   try {
     ;(await client.request(new URL("/v2/", url))).destroy()
     return url
