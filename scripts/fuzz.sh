@@ -14,7 +14,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Bytes of what each corpus has besides seeds: under the name that libFuzzer gave it.
-most_found=40000
+most_found=50000
 changed_seconds=60
 # Freed memory is kept for long enough, and not for hundreds of MiB, whose pages cost half of the time.
 export ASAN_OPTIONS=quarantine_size_mb=16:malloc_context_size=8
