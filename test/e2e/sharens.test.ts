@@ -1,6 +1,6 @@
 // Commands that share a container: it is opened once, whoever comes first, lives as long as one of them, and nobody else's joins it.
 import assert from "node:assert/strict"
-import { execFileSync, type ChildProcess } from "node:child_process"
+import { execFileSync, spawn, type ChildProcess } from "node:child_process"
 import { once } from "node:events"
 import {
   chownSync,
@@ -15,8 +15,9 @@ import {
   writeFileSync,
 } from "node:fs"
 import path from "node:path"
+import type { Writable } from "node:stream"
 import { setTimeout as sleep } from "node:timers/promises"
-import { loadAddon } from "../../lib/native/load.ts"
+import { loadAddon, starterPath } from "../../lib/native/load.ts"
 import {
   finish,
   idOf,
@@ -368,6 +369,39 @@ int main(int argc, char** argv) {
         await end(one)
         await nothingIsLeft()
       })
+
+      itOfRoot?.(
+        "are told to the runtime, which is there before that, when the bundle has ended",
+        async () => {
+          const one = await waiting()
+          const shared = await waitFor("the shared starter", () =>
+            processesOfGroup(group).find(({ command }) => command.includes(" --shared=")),
+          )
+          const words = shared.command.split(" ").filter((word) => /^--(?:id|session)=/.test(word))
+          // Another program in the place of the runtime: it writes down what it is told.
+          const place = newFolder("told")
+          const runtime = path.join(place, "runtime")
+          const told = path.join(place, "told")
+          const script = `for word; do case $word in --process=*) cat "\${word#*=}" >${told} ;; esac; done`
+          writeFileSync(runtime, `#!/bin/sh\n${script}\n`, { mode: 0o755 })
+          const descriptors = ["--watch-fd=3", "--bundle-fd=4", "--status-fd=5"]
+          const args = ["join", `--pid=${shared.pid}`, ...words, `--crun=${runtime}`, "--folder=join-test"]
+          const join = spawn(starterPath(), [...args, ...descriptors], {
+            stdio: ["ignore", "ignore", "inherit", "pipe", "pipe", "ignore"],
+            env: {},
+          })
+          const ended = once(join, "close")
+          const bundle = join.stdio[4] as Writable
+          bundle.write("600 8 process.json\na secret644 0 entry\n")
+          await waitFor("the runtime", () => existsSync(told))
+          assert.equal(readFileSync(told, "utf8"), "")
+          bundle.end()
+          await ended
+          assert.equal(readFileSync(told, "utf8"), "a secret")
+          await end(one)
+          await nothingIsLeft()
+        },
+      )
 
       it("use the key that is held for those who can open the image, and do without", async () => {
         const one = await waiting()
