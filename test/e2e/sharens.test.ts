@@ -384,10 +384,10 @@ int main(int argc, char** argv) {
           const told = path.join(place, "told")
           const script = `for word; do case $word in --process=*) cat "\${word#*=}" >${told} ;; esac; done`
           writeFileSync(runtime, `#!/bin/sh\n${script}\n`, { mode: 0o755 })
-          const descriptors = ["--watch-fd=3", "--bundle-fd=4", "--status-fd=5"]
+          const descriptors = ["--status-fd=1", "--watch-fd=3", "--bundle-fd=4"]
           const args = ["join", `--pid=${shared.pid}`, ...words, `--crun=${runtime}`, "--folder=join-test"]
           const join = spawn(starterPath(), [...args, ...descriptors], {
-            stdio: ["ignore", "ignore", "inherit", "pipe", "pipe", "ignore"],
+            stdio: ["ignore", "ignore", "inherit", "pipe", "pipe"],
             env: {},
           })
           const ended = once(join, "close")
