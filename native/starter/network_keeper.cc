@@ -176,7 +176,10 @@ struct Guest {
 class Keeper {
  public:
   explicit Keeper(const KeepOptions& options)
-      : options_(options), folder_(options.folder_fd), door_(UniqueFd(options.socket_fd)) {}
+      : options_(options), folder_(options.folder_fd), door_(UniqueFd(options.socket_fd)) {
+    // They came through execve(2), and are not for what is started from here.
+    for (const int fd : {folder_.get(), door_.fd()}) CheckErrno(fcntl(fd, F_SETFD, FD_CLOEXEC), kOperation);
+  }
   int Run();
 
  private:
