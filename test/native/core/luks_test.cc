@@ -13,7 +13,7 @@
 #include "core/memory_source.h"
 
 // glibc's own.
-extern "C" long __sysconf(int name);  // NOLINT(bugprone-reserved-identifier)
+extern "C" long __sysconf(int name);
 
 namespace {
 
