@@ -211,7 +211,8 @@ suite_slurm() {
 under_memory_sanitizer() {
   local passed=0 failed=0 log=$results/memory.log program name corpus
   # It has the place of the project, which is another in each run of a clone that is not within reach.
-  rm -f build-memory/CMakeCache.txt
+  # And what an earlier build has made is not what this one makes.
+  rm -f build-memory/CMakeCache.txt build-memory/*_fuzz build-memory/*_test
   if CXX=clang++ cmake -S . -B build-memory -DSIFCRYPT_SANITIZE=memory >"$log" 2>&1 &&
     cmake --build build-memory -j "$(nproc)" >>"$log" 2>&1; then
     for program in build-memory/*_fuzz build-memory/*_test; do
