@@ -329,6 +329,8 @@ const checkRankEnd: Check<RankEnd> = shape<RankEnd>({
 const MAX_MANIFEST: Bytes = 256 << 20
 const MAX_RECORD: Bytes = 1 << 20
 const MAX_LOG: Bytes = 1 << 20
+/** How a file's name ends that has what was said of one of Slurm's jobs. */
+const SAID = ".txt"
 
 const NOT_OURS = 0o077
 
@@ -573,24 +575,32 @@ export class JobSet {
     return await this.#read(path.join("status", job.id, `${task.id}.json`), checkRecord, MAX_RECORD)
   }
 
-  /** The tasks of a job of which a node has said anything. */
-  async recorded(job: string): Promise<ReadonlySet<string>> {
-    const folder = this.path("status", job)
+  /** The names in a folder of the set that end so, without their ends; one look tells of all. */
+  async #names(folder: string, end: string): Promise<ReadonlySet<string>> {
     const names = await readdir(folder).catch((cause: unknown) => {
       const { code, message } = cause as NodeJS.ErrnoException
       if (code === "ENOENT") return []
       throw refused(folder, message)
     })
-    return new Set(names.flatMap((name) => (name.endsWith(".json") ? [name.slice(0, -".json".length)] : [])))
+    return new Set(names.flatMap((name) => (name.endsWith(end) ? [name.slice(0, -end.length)] : [])))
   }
 
-  /** What the task's command, and Slurm, have said of an element that was started; undefined: it was not. */
-  async said(slurmJob: string): Promise<string | undefined> {
-    const file = this.path("log", `${slurmJob}.txt`)
+  /** The tasks of a job of which a node has said anything. */
+  async recorded(job: string): Promise<ReadonlySet<string>> {
+    return await this.#names(this.path("status", job), ".json")
+  }
+
+  /** What of Slurm was started, among it the elements of arrays: `123_4`. */
+  async started(): Promise<ReadonlySet<string>> {
+    return await this.#names(this.path("log"), SAID)
+  }
+
+  /** What the task's command, and Slurm, have said of an element that was started. */
+  async said(slurmJob: string): Promise<string> {
+    const file = this.path("log", `${slurmJob}${SAID}`)
     try {
       return (await readBounded(file, MAX_LOG)).toString("utf8")
     } catch (cause) {
-      if ((cause as NodeJS.ErrnoException).code === "ENOENT") return undefined
       if (cause instanceof TooLarge) return ""
       throw refused(file, (cause as Error).message)
     }

@@ -98,6 +98,7 @@ export async function statusOf(set: JobSet, signal?: AbortSignal): Promise<TaskS
   const submitted = await set.submitted()
   const jobs = new Map((await queue(signal)).map((job) => [`${job.array}_${job.element ?? ""}`, job]))
   const records = await recordsOf(set, signal)
+  const started = await set.started()
   const whyNot = new Map<string, string>()
   const all: TaskStatus[] = []
   const byPlace = new Map<string, TaskStatus>()
@@ -119,10 +120,11 @@ export async function statusOf(set: JobSet, signal?: AbortSignal): Promise<TaskS
       slurmJob,
     }
     let { state, reason } = stateOf(known, submitted.complete)
-    if (state === "cancelled" && record === undefined && slurmJob !== undefined) {
+    if (state === "cancelled" && record === undefined && slurmJob !== undefined && started.has(slurmJob)) {
+      signal?.throwIfAborted()
       const said = await set.said(slurmJob)
       // Slurm writes down there whom it cancels.
-      if (said !== undefined && !said.includes(" CANCELLED ")) {
+      if (!said.includes(" CANCELLED ")) {
         state = "lost"
         reason = said.trim().split("\n").at(-1) || "it could not say how it ended"
       }

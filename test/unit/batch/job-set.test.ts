@@ -1,7 +1,7 @@
 import assert from "node:assert/strict"
 import { spawn } from "node:child_process"
 import { once } from "node:events"
-import { appendFileSync, rmSync } from "node:fs"
+import { appendFileSync, rmSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { exchange } from "../../../lib/batch/authenticators.ts"
 import { batch } from "../../../lib/index.ts"
@@ -44,6 +44,17 @@ describe("a job set", () => {
     assert.equal(await set.log("two/same"), undefined)
     for (const name of ["same", "none", "../one/same"])
       await assert.rejects(set.log(name), { code: "ERR_BATCH_TASK" })
+  })
+
+  it("tells by one look what was started, and what was said of that", async () => {
+    const set = await JobSet.create(newFolder("sets"), manifest)
+    assert.deepEqual(await set.started(), new Set())
+    writeFileSync(set.path("log", "broker.log"), "{}\n")
+    writeFileSync(set.path("log", "7_0.txt"), "no manifest\n")
+    writeFileSync(set.path("log", "7_1.txt"), "x".repeat((1 << 20) + 1))
+    assert.deepEqual(await set.started(), new Set(["7_0", "7_1"]))
+    assert.deepEqual([await set.said("7_0"), await set.said("7_1")], ["no manifest\n", ""])
+    await assert.rejects(set.said("7_2"), { code: "ERR_BATCH_SET" })
   })
 
   it("is not taken where its manifest is another one, or damaged", async () => {
