@@ -17,6 +17,7 @@
 #include "starter/fuse_mount.h"
 #include "starter/image.h"
 #include "starter/mount_guard.h"
+#include "starter/processes.h"
 #include "starter/serve.h"
 #include "starter/status.h"
 
@@ -99,6 +100,9 @@ int MountByKernel(const MountOptions& options, const EndRequests& end_requests, 
 int MountCommand(const MountOptions& options, const SignalQueue& signals) {
   const Status status{UniqueFd(options.status_fd)};
   try {
+    // It outlives its caller: what that has left open to every program, a lock or a pipe, must not last as long as the mount.
+    CloseAllBut({options.status_fd, options.watch_fd, options.image.range.fd, options.image.key_fd,
+                 options.image.metadata_fd, options.view.head_fd, signals.fd()});
     const EndRequests end_requests(signals, options.watch_fd);
     ProtectSecrets();
     // The parent may take its time to get the key, or never do.

@@ -190,6 +190,14 @@ describe("mounting an image", () => {
         await sifcryptOk(["unmount", target], options)
       })
 
+      it("keeps nothing open that its caller has left open", async () => {
+        const lock = path.join(folder, "lock")
+        await sifcryptOk(["mount", ...flags, image, target], { ...options, wrapper: ["flock", lock] })
+        const { status } = await runProgram(["flock", "--nonblock", lock, "true"], options)
+        assert.equal(status, 0, "the lock lasts as long as the mount")
+        await sifcryptOk(["unmount", target], options)
+      })
+
       it("mounts twice in two places", async () => {
         const second = path.join(folder, "second")
         mkdirSync(second, { recursive: true })

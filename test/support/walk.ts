@@ -36,9 +36,6 @@ function descriptorKind(target: string, names: Readonly<Record<string, string>>)
 /** How many filters a process has: its own are those that whoever runs the tests does not have. */
 const filters = (pid: number | "self"): number => Number(field(pid, "Seccomp_filters"))
 
-/** What whoever runs the tests has passed on to all that is started: none of it is a command's. */
-const passedOn = new Set(descriptorsOf(process.pid).filter((target) => target.startsWith("pipe:")))
-
 const list = (items: readonly string[]): string =>
   items.length === 0 ? "none" : [...new Set(items)].sort().join(", ")
 
@@ -71,11 +68,7 @@ export function cellsOf(pid: number, names: Readonly<Record<string, string>>): r
     list(namespaces),
     list(variables),
     field(pid, "VmLck").startsWith("0 ") ? "no" : "yes",
-    list(
-      descriptorsOf(pid)
-        .filter((target) => !passedOn.has(target))
-        .map((target) => descriptorKind(target, names)),
-    ),
+    list(descriptorsOf(pid).map((target) => descriptorKind(target, names))),
   ]
 }
 
