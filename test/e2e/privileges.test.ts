@@ -1,31 +1,23 @@
 // What each process of each command may do and has, held against the table in docs/security.md.
 import assert from "node:assert/strict"
 import type { ChildProcess } from "node:child_process"
-import { chownSync, copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
+import { chownSync, copyFileSync, mkdirSync, realpathSync, writeFileSync } from "node:fs"
 import path from "node:path"
-import { setTimeout as sleep } from "node:timers/promises"
-import { isDeepStrictEqual } from "node:util"
-import {
-  idOf,
-  isRoot,
-  packageRoot,
-  sifcrypt,
-  sifcryptOk,
-  startSifcrypt,
-  type CommandOptions,
-} from "../support/cli.ts"
+import { idOf, isRoot, sifcrypt, sifcryptOk, startSifcrypt, type CommandOptions } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
-import { noneOfGroup, processesOfGroup, signalGroup, waitFor } from "../support/processes.ts"
+import {
+  noneOfGroup,
+  processesOfGroup,
+  signalGroup,
+  waitFor,
+  type ProcessInfo,
+} from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
-import { cellsOf, roleOf } from "../support/walk.ts"
+import { roleOf, settledRows, tableRows } from "../support/walk.ts"
 
 const firstGroup = 84_000
-/** Where many programs run at once, the last process of a command may come late. */
-const settleMs = 40_000
-/** What is as it should be stays so: what one more look sees after so long. */
-const restMs = 50
 
 /** A command that goes on, and a process that is there once all are. */
 interface Case {
@@ -36,35 +28,14 @@ interface Case {
   readonly only?: RegExp
   /** It ends by itself, and what it has started stays. */
   readonly leaves?: boolean
+  /** What the last process is put in the place of. */
+  readonly over?: string
+  /** Not as root. */
+  readonly userOnly?: boolean
 }
 
-/** The rows of a table below a heading, without its head. */
-function tableBelow(file: string, heading: string): string[] {
-  const text = readFileSync(path.join(packageRoot, file), "utf8").split(`\n${heading}\n`)[1] ?? ""
-  return text
-    .split(/\n#/)[0]
-    ?.split("\n")
-    .filter((line) => line.startsWith("|"))
-    .slice(2)
-    .map((line) => line.replace(/\s+/g, " ").trim()) as string[]
-}
-
-/** What is found at two looks running, once that is as it should be, or what it is in the end. A process may end meanwhile. */
-async function settled(found: () => string[], expected: readonly string[]): Promise<string[]> {
-  const end = performance.now() + settleMs
-  for (let before = false; ;) {
-    let rows: string[] | undefined
-    try {
-      rows = found()
-    } catch (error) {
-      if (!["ENOENT", "ESRCH"].includes((error as NodeJS.ErrnoException).code ?? "")) throw error
-    }
-    const now = isDeepStrictEqual(rows, expected)
-    if (rows !== undefined && ((before && now) || performance.now() > end)) return rows
-    before = now
-    await sleep(restMs)
-  }
-}
+/** A program of others, as it is started: it stops before it does anything, and fails when it goes on. */
+const stopped = "#!/bin/sh\nkill -STOP $$\nexit 1\n"
 
 describe("what each process may", function () {
   this.timeout(900_000)
@@ -87,7 +58,20 @@ describe("what each process may", function () {
     const building = ["build", "--pem-path", keys.publicKey]
     await sifcryptOk([...building, image, tree], { as: "self" })
     await sifcryptOk([...building, "--format", "gocryptfs", unread, tree], { as: "self" })
-    const table = tableBelow("docs/security.md", "## What each process may")
+    const script = (name: string): string => {
+      const file = path.join(folder, "bin", name)
+      mkdirSync(path.dirname(file), { recursive: true })
+      writeFileSync(file, stopped, { mode: 0o755 })
+      return file
+    }
+    script("docker-credential-stops")
+    writeFileSync(path.join(folder, "config.json"), JSON.stringify({ credsStore: "stops" }))
+    const forPrograms = {
+      PATH: `${path.join(folder, "bin")}:${process.env["PATH"] ?? ""}`,
+      DOCKER_CONFIG: folder,
+    }
+    // Those of batch are looked at where there is a cluster.
+    const table = tableRows().filter((row) => !row.startsWith("| batch "))
     const rows: string[] = []
     for (const as of ["nobody", "self"] as const) {
       const place = newFolder(`privileges-${as}`, idOf(as))
@@ -97,6 +81,7 @@ describe("what each process may", function () {
         chownSync(at(name), idOf(as), idOf(as))
       }
       copyFileSync(image, at("image.sif"))
+      chownSync(at("image.sif"), idOf(as), idOf(as))
       copyFileSync(unread, at("image-gocryptfs.sif"))
       // A network that leads nowhere needs no pasta, which is another's.
       writeFileSync(
@@ -154,9 +139,48 @@ networks: { default: { internal: true } }
           last: /crun /,
           only: /^(?:node|starter )/,
         },
+        {
+          name: "exec --network pasta",
+          args: ["exec", "--network", "pasta", ...user, "image.sif", "sleep", "300"],
+          over: "/usr/bin/pasta",
+          last: /pasta/,
+        },
+        {
+          name: "compose up",
+          args: ["compose", "up", "-d"],
+          over: "/usr/lib/podman/netavark",
+          last: /netavark/,
+          only: /^netavark/,
+          userOnly: true,
+        },
+        {
+          name: "registry logout",
+          args: ["registry", "logout", "registry.example"],
+          last: /docker-credential/,
+          only: /^docker/,
+          userOnly: true,
+        },
+        {
+          name: "--key-command",
+          args: ["cat", "--key-command", "exec sleep 1000", "image.sif", "/data/hello"],
+          last: /^sleep 1000/,
+          only: /^sleep/,
+          userOnly: true,
+        },
       ]
-      for (const { name, args, last, only = /^/, leaves = false } of cases) {
-        const options: CommandOptions = { as, group, cwd: place, env: { XDG_RUNTIME_DIR: at("run") } }
+      for (const { name, args, last, only = /^/, leaves = false, over, userOnly = false } of cases) {
+        if (userOnly && as === "self") continue
+        const isOfOthers = over !== undefined || userOnly
+        const env = {
+          XDG_RUNTIME_DIR: at("run"),
+          ...(isOfOthers ? { ...forPrograms, SIFCRYPT_KEPT: "what nobody is to get" } : {}),
+        }
+        const covered = 'mount --bind "$0" "$1" && shift && exec "$@"'
+        const inPlace = ["unshare", "--mount", "--propagation", "private", "sh", "-c", covered]
+        const options: CommandOptions = {
+          ...{ as, group, cwd: place, env },
+          ...(over === undefined ? {} : { wrapper: [...inPlace, script(path.basename(over)), over] }),
+        }
         let child: ChildProcess | undefined
         if (leaves) await sifcryptOk(args, options)
         else child = startSifcrypt(args, { ...options, stdio: "ignore" })
@@ -169,21 +193,26 @@ networks: { default: { internal: true } }
           [place]: "output",
           "/run/sifcrypt": "output",
           "/mnt/": "session",
-          "/.singularity.d": "script",
+          [path.join(folder, "bin")]: "script",
+          ...(over === undefined ? {} : { [realpathSync(over)]: "script" }),
+          "/run/answer": "answer",
+          "/run/complaints": "answer",
+          "/run/input": "question",
         }
         const first = `| ${name} | ${as === "self" ? "root" : "user"} |`
-        const found = (): string[] => {
-          const all = processesOfGroup(group)
-            .filter((one) => only.test(roleOf(one)))
-            .map((one) => `${first} ${[roleOf(one), ...cellsOf(one.pid, names)].join(" | ")} |`)
-          return [...new Set(all)].sort()
-        }
-        const told = table.filter((row) => row.startsWith(first))
-        rows.push(...(await settled(found, told)))
+        const told = table.filter(
+          (row) => row.startsWith(first) && only.test(row.slice(first.length).trimStart()),
+        )
+        const processes = (): readonly ProcessInfo[] =>
+          processesOfGroup(group).filter((one) => only.test(roleOf(one)))
+        rows.push(
+          ...(await settledRows(first, processes, names, told, over === undefined ? "self" : child?.pid)),
+        )
         if (name === "instance") await sifcrypt(["instance", "stop", "--force", "one"], options)
         if (name === "mount" || name === "view") await sifcryptOk(["unmount", name], options)
         if (name === "compose") await sifcrypt(["compose", "down", "-t", "0"], options)
         child?.kill("SIGTERM")
+        if (isOfOthers) signalGroup(group, "SIGCONT")
         await noneOfGroup(group, `the end of ${name}`, 40_000)
         group++
       }

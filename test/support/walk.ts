@@ -1,6 +1,15 @@
 // What each process that came of a command may do and has, as /proc tells it.
 import { readFileSync, readlinkSync, statSync } from "node:fs"
+import path from "node:path"
+import { setTimeout as sleep } from "node:timers/promises"
+import { isDeepStrictEqual } from "node:util"
+import { packageRoot } from "./cli.ts"
 import { descriptorsOf, holdsFuse, type ProcessInfo } from "./processes.ts"
+
+/** Where many programs run at once, the last process of a command may come late. */
+const settleMs = 40_000
+/** What is as it should be stays so: what one more look sees after so long. */
+const restMs = 50
 
 const kinds = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"]
 
@@ -39,10 +48,18 @@ const filters = (pid: number | "self"): number => Number(field(pid, "Seccomp_fil
 const list = (items: readonly string[]): string =>
   items.length === 0 ? "none" : [...new Set(items)].sort().join(", ")
 
-/** One process, in the cells of the table of docs/security.md behind its name. */
-export function cellsOf(pid: number, names: Readonly<Record<string, string>>): readonly string[] {
+/**
+ * One process, in the cells of the table of docs/security.md behind its name.
+ *
+ * @param reference - In whose namespaces the command was started.
+ */
+export function cellsOf(
+  pid: number,
+  names: Readonly<Record<string, string>>,
+  reference: number | "self",
+): readonly string[] {
   const namespaces = kinds.filter(
-    (kind) => readlinkSync(`/proc/${pid}/ns/${kind}`) !== readlinkSync(`/proc/self/ns/${kind}`),
+    (kind) => readlinkSync(`/proc/${pid}/ns/${kind}`) !== readlinkSync(`/proc/${reference}/ns/${kind}`),
   )
   const own = namespaces.includes("user")
   const variables = read(`/proc/${pid}/environ`)
@@ -77,5 +94,49 @@ export function roleOf({ pid, command, program }: ProcessInfo): string {
   const [word = "", second = ""] = command.split(" ")
   if (/sifcrypt-starter$/.test(program) || word.startsWith("sifcrypt-starter"))
     return `starter ${second}${holdsFuse(pid) ? ", server" : ""}`
-  return word.split("/").at(-1) ?? ""
+  // A script is called like its file.
+  return path.basename(word.endsWith("/sh") && second.startsWith("/") ? second : word)
+}
+
+/** The rows of the table in docs/security.md. */
+export function tableRows(): string[] {
+  const text = readFileSync(path.join(packageRoot, "docs", "security.md"), "utf8")
+  const [section = ""] = (text.split("\n## What each process may\n")[1] ?? "").split(/\n#/)
+  return section
+    .split("\n")
+    .filter((line) => line.startsWith("|"))
+    .slice(2)
+    .map((line) => line.replace(/\s+/g, " ").trim())
+}
+
+/**
+ * The rows of processes, at two looks running, once they are as they should be, or what they are in the end. A process may end meanwhile.
+ *
+ * @param first - The cells of command and user.
+ * @param names - Of descriptors that lead to what starts so.
+ * @param reference - In whose namespaces the command was started.
+ */
+export async function settledRows(
+  first: string,
+  processes: () => readonly ProcessInfo[],
+  names: Readonly<Record<string, string>>,
+  expected: readonly string[],
+  reference: number | "self" = "self",
+): Promise<string[]> {
+  const end = performance.now() + settleMs
+  for (let before = false; ;) {
+    let rows: string[] | undefined
+    try {
+      const all = processes().map(
+        (one) => `${first} ${[roleOf(one), ...cellsOf(one.pid, names, reference)].join(" | ")} |`,
+      )
+      rows = [...new Set(all)].sort()
+    } catch (error) {
+      if (!["ENOENT", "ESRCH"].includes((error as NodeJS.ErrnoException).code ?? "")) throw error
+    }
+    const now = isDeepStrictEqual(rows, expected)
+    if (rows !== undefined && ((before && now) || performance.now() > end)) return rows
+    before = now
+    await sleep(restMs)
+  }
 }
