@@ -252,6 +252,7 @@ suite_soak() {
   fi
   if command -v linux.uml >/dev/null; then
     mocha_in_guest 7200 test/uml/soak.test.ts test/uml/network.test.ts || status=$?
+    mocha_in_guest 36000 test/uml/faults.test.ts || status=$?
   else
     echo "skip the kernel engine: this machine has no linux.uml (Debian's user-mode-linux, amd64 only)" >>"$SIFCRYPT_COUNTS"
   fi
