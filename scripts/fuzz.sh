@@ -71,7 +71,6 @@ fuzz_native() {
     echo "$name: $seconds s, ${runs:-0} runs, ${edges:-0} edges, nothing found"
   else
     echo "$name: $seconds s, FOUND, see $log: $(grep -m 1 -E '^(broken|too much work|SUMMARY)' "$log" || echo "status $status")"
-    show_findings "$name"
   fi
 }
 
@@ -130,7 +129,7 @@ fuzz() {
   results=$(mktemp)
   for name; do [[ $name == parsers ]] || built+=("$name"); done
   [[ ${#built[@]} -eq 0 ]] || build "${built[@]}"
-  export -f fuzz_native fuzz_parsers show_findings
+  export -f fuzz_native fuzz_parsers
   for name; do
     rm -f "build-fuzz/findings/$name-"*
     if [[ $name == parsers ]]; then echo "fuzz_parsers $seconds"; else echo "fuzz_native $name $seconds"; fi
@@ -138,6 +137,8 @@ fuzz() {
   local found=0
   ! grep -q FOUND "$results" || found=1
   rm "$results"
+  # When all have ended: their lines would be among each other.
+  for name in "${built[@]}"; do show_findings "$name"; done
   return "$found"
 }
 
@@ -170,6 +171,8 @@ case ${1:-} in
   --changed)
     [[ $# -le 2 && ${2:-1} =~ ^[1-9][0-9]?$ ]] || usage
     before=$(sources)
+    # Where nothing was taken down, nothing was searched.
+    touch test/fuzz/corpus/sources
     # In an order that is another one after each change, so that it is not always the same that have no room.
     mapfile -t changed < <(grep -vxFf test/fuzz/corpus/sources <<<"$before" | LC_ALL=C sort -k 2 | cut -d ' ' -f 1)
     [[ ${#changed[@]} -gt 0 ]] || { echo "no target's sources have changed since it was last searched" && exit 0; }
