@@ -101,7 +101,7 @@ export async function* removeVolumes(
   if (used !== undefined)
     throw new ComposeError(
       "ERR_COMPOSE_PROJECT",
-      `the volume ${used} stays: the instance ${users.get(used) ?? ""} has it, which is to end first`,
+      `the volume ${used} stays: the instance ${users.get(used) ?? ""} has it, and is to be removed first`,
       { path: path.join(folder, used) },
     )
 }

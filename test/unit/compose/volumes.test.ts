@@ -58,6 +58,23 @@ describe("volumes", () => {
     assert.deepEqual(readdirSync(volumeFolder()), [])
   })
 
+  it("stay where an instance has them, and all others go before that is an error", async () => {
+    for (const name of ["a", "b", "c"]) openVolume({ name, external: false }, "shop")
+    const gone: string[] = []
+    await assert.rejects(
+      async () => {
+        const users = new Map(["", "b", "elsewhere"].map((name) => [name, "other-web-1"]))
+        for await (const name of removeVolumes("shop", users)) gone.push(name)
+      },
+      {
+        code: "ERR_COMPOSE_PROJECT",
+        message: /the volume b stays: the instance other-web-1 has it, and is to be removed first/,
+      },
+    )
+    assert.deepEqual([gone.sort(), readdirSync(volumeFolder())], [["a", "c"], ["b"]])
+    assert.deepEqual(await removed("shop"), ["b"])
+  })
+
   it("are not what a link leads to, be it in the place of one", async () => {
     const data = openVolume({ name: "moved", external: false }, "shop")
     const place = path.join(newFolder("place"), "moved")
