@@ -210,8 +210,8 @@ suite_slurm() {
 # which it cannot see through.
 under_memory_sanitizer() {
   local passed=0 failed=0 log=$results/memory.log program name corpus
-  # It has the place of the project, which is another in each run of a clone that is not within reach.
-  # And what an earlier build has made is not what this one makes.
+  # It has the place of the project, which is another in each run of a clone that is not within reach. And what is no target any more
+  # is not run.
   rm -f build-memory/CMakeCache.txt build-memory/*_fuzz build-memory/*_test
   if CXX=clang++ cmake -S . -B build-memory -DSIFCRYPT_SANITIZE=memory >"$log" 2>&1 &&
     cmake --build build-memory -j "$(nproc)" >>"$log" 2>&1; then
