@@ -1,7 +1,6 @@
 // What an IMAGE argument is, decided here and nowhere else: a SIF, a squashfs file, one behind a launch line (`.simg`), or a
 // folder (a sandbox). What is behind a name such as docker:// is a SIF by then (lib/make/named-image.ts).
 import { constants } from "node:fs"
-import * as is from "../arguments.ts"
 import { open, realpath, stat } from "node:fs/promises"
 import * as is from "../arguments.ts"
 import { FolderTree } from "../device/folder-tree.ts"
