@@ -261,10 +261,16 @@ const madeInside: ReadonlySet<string> = new Set([
   ...["console", "core", "fd", "ptmx", "pts", "stderr", "stdin", "stdout"],
 ])
 
-/** What a link in the machine's /dev leads to: there, or elsewhere, where it is not to be seen. */
+/** What is in the machine's /dev, links followed; not what they lead to elsewhere, but for the shared memory of older systems. */
 function deviceBehind(name: string): string | undefined {
-  const device = realpathSync(`/dev/${name}`)
-  return device.startsWith("/dev/") ? device : undefined
+  try {
+    const device = realpathSync(`/dev/${name}`)
+    return device.startsWith("/dev/") || name === "shm" ? device : undefined
+  } catch (error) {
+    // A link that leads nowhere, or a device that is gone.
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined
+    throw error
+  }
 }
 
 /**
@@ -273,7 +279,7 @@ function deviceBehind(name: string): string | undefined {
  */
 function composedDev(options: BundleOptions, without: ReadonlySet<string>): OciMount[] {
   const [dev, pts] = ownDev(options)
-  const names = readdirSync("/dev").filter((name) => !madeInside.has(name) && existsSync(`/dev/${name}`))
+  const names = readdirSync("/dev").filter((name) => !madeInside.has(name))
   const devices = names.flatMap((name) => {
     const source = deviceBehind(name)
     return source === undefined ? [] : [bindMount(source, `/dev/${name}`, ["rbind", "rslave", "nosuid"])]

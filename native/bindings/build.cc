@@ -1,5 +1,6 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <time.h>
 
 #include <algorithm>
@@ -7,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings/archive.h"
@@ -164,6 +166,10 @@ WriteSource ReadWriteSource(const Napi::Object& options) {
 
 /// Whether the folder is in a scratch of ours, which from now on fills it with what is written to the file.
 bool BeginFilling(int folder, int file) {
+  constexpr decltype(std::declval<struct statfs>().f_type) kFuseMagic = 0x65735546;
+  struct statfs system {};
+  CheckErrno(fstatfs(folder, &system), "fstatfs");
+  if (system.f_type != kFuseMagic) return false;
   struct stat status {};
   CheckErrno(fstat(file, &status), "fstat");
   const uint64_t number = status.st_ino;

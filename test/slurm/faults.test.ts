@@ -165,7 +165,8 @@ jobs: [ { id: one, tasks: [ { image: "${reference}", command: [exec, cat, /data/
         const set = setOf(place) ?? assert.fail()
         const task = await shown(place, set)
         // Who cannot read what to do cannot write down either what became of it.
-        if (task.state === "lost") assert.notEqual(task.reason, undefined)
+        // What an exception that nobody has caught says last is Node's version.
+        if (task.state === "lost") assert.match(String(task.reason), /^(?!Node\.js v)./)
         else assert.equal(task.state, status === 0 ? "done" : "failed")
         if (status === 0) assert.equal(text, "hello\n")
         return status === 0 ? "new" : "old"
