@@ -119,10 +119,10 @@ describe("the processes that stand by a mount", () => {
     // Stopped as soon as it is there, unless it is faster: then there is a mount.
     let helper: number | undefined
     while (helper === undefined && mountsIn(folder).length === 0) helper = fusermountOf(starter.pid)
-    if (helper !== undefined) process.kill(helper, "SIGSTOP")
+    if (helper !== undefined) tryKill(helper, "SIGSTOP")
     process.kill(starter.pid, "SIGKILL")
     await sleep(1500)
-    if (helper !== undefined) process.kill(helper, "SIGCONT")
+    if (helper !== undefined) tryKill(helper, "SIGCONT")
     await ended
     await noneOfGroup(group, "the end of the processes")
     assert.deepEqual(mountsIn(folder), [])
