@@ -1,5 +1,6 @@
 #include "core/scratch_fill.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <sys/stat.h>
 
@@ -41,6 +42,8 @@ bool Knows(const std::vector<ScratchRights::Range>& ranges, uint32_t id) {
     return id >= range.first && id - range.first < range.count;
   });
 }
+
+bool HasNul(const std::string& text) { return text.find('\0') != std::string::npos; }
 
 bool IsAtTop(ScratchTree& tree, ScratchTree::Id id) {
   bool found = false;
@@ -306,13 +309,13 @@ ScratchFilling::Entry ScratchFilling::ReadEntry(Reader& reader) const {
   entry.target = reader.Text();
   for (auto left = reader.Next<uint32_t>(); left > 0; --left) {
     std::string name = reader.Text();
+    // It would be several in a list.
+    if (name.empty() || HasNul(name)) FailBroken();
     entry.xattrs.push_back({std::move(name), reader.Text()});
   }
   if (levels_.empty()) return entry;
   const std::string& name = entry.name;
-  if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos ||
-      name.find('\0') != std::string::npos)
-    FailBroken();
+  if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos || HasNul(name)) FailBroken();
   return entry;
 }
 
@@ -370,10 +373,13 @@ void ScratchFilling::AddFile(const Entry& entry, uint64_t content) {
 
 void ScratchFilling::AddSpecial(const Entry& entry) {
   const bool is_device = S_ISCHR(entry.mode) || S_ISBLK(entry.mode);
-  if (S_ISDIR(entry.mode) || S_ISREG(entry.mode)) FailBroken();
+  const bool is_link = S_ISLNK(entry.mode);
+  // The kernel shows nobody what is of no kind, and reads no longer target.
+  if (!is_device && !is_link && !S_ISFIFO(entry.mode) && !S_ISSOCK(entry.mode)) FailBroken();
+  if (is_link && (entry.target.empty() || entry.target.size() >= PATH_MAX || HasNul(entry.target))) FailBroken();
   if (is_device && !rights_.is_root) return;
   if (Link(entry)) return;
-  const mode_t permissions = S_ISLNK(entry.mode) ? 0777 : 0600;
+  const mode_t permissions = is_link ? 0777 : 0600;
   const ScratchTree::Id id = Make(Folder(), entry.name, (entry.mode & S_IFMT) | permissions, entry);
   if (entry.link_id != 0) links_.emplace(entry.link_id, id);
   SetAttributes(id, entry);

@@ -281,6 +281,21 @@ void TestNonsense() {
   });
   fails(EBADMSG, "something else that is a file",
         [](TreeVisitor& visitor, TreeEntry& entry) { visitor.AddSpecial(entry); });
+  fails(EBADMSG, "something of no kind", [](TreeVisitor& visitor, TreeEntry& entry) {
+    entry.mode = 0644;
+    visitor.AddSpecial(entry);
+  });
+  for (const std::string& target : {std::string(), std::string(4096, 't'), std::string("a\0b", 3)})
+    fails(EBADMSG, "a symbolic link that leads nowhere", [&target](TreeVisitor& visitor, TreeEntry& entry) {
+      entry.mode = S_IFLNK | 0777;
+      entry.target = target;
+      visitor.AddSpecial(entry);
+    });
+  for (const std::string& name : {std::string(), std::string("user.a\0security.b", 17)})
+    fails(EBADMSG, "an attribute that cannot be called so", [&name](TreeVisitor& visitor, TreeEntry& entry) {
+      entry.xattrs = {{name, "value"}};
+      visitor.AddFile(entry, Content(""));
+    });
   fails(EBADMSG, "the end before all folders", [](TreeVisitor& visitor, TreeEntry& entry) {
     entry.mode = S_IFDIR | 0755;
     visitor.EnterDirectory(entry);
