@@ -21,12 +21,13 @@ class Door {
 
   int fd() const { return listener_.get(); }
   void Close() { listener_.Reset(); }
-  bool is_resting() const { return NowMs() < rests_until_; }
-  pollfd event() const { return {is_resting() ? -1 : listener_.get(), POLLIN, 0}; }
-  /// When poll(2) has to end to look again. Milliseconds, or -1.
+  pollfd event() {
+    if (NowMs() >= rests_until_) rests_until_ = 0;
+    return {rests_until_ != 0 ? -1 : listener_.get(), POLLIN, 0};
+  }
+  /// When poll(2) has to end to look again, if it was told of the last event(): also where the rest has ended since. Milliseconds, or -1.
   int timeout() const {
-    const int64_t left = rests_until_ - NowMs();
-    return left > 0 ? static_cast<int>(left) : -1;
+    return rests_until_ != 0 ? static_cast<int>(std::max<int64_t>(0, rests_until_ - NowMs())) : -1;
   }
   /// Whoever has come; none: nobody of this user's, or there was no room.
   UniqueFd LetIn() {
@@ -39,6 +40,7 @@ class Door {
 
  private:
   UniqueFd listener_;
+  /// 0: it does not.
   int64_t rests_until_ = 0;
 };
 

@@ -57,7 +57,7 @@ bool Seats::Leave() {
   return true;
 }
 
-void Seats::AddTo(std::vector<pollfd>& events) const {
+void Seats::AddTo(std::vector<pollfd>& events) {
   events.push_back(door_.event());
   for (const Seat& seat : taken_) events.push_back({seat.connection.get(), POLLIN, 0});
 }

@@ -29,7 +29,7 @@ class Seats {
   /// True when nobody is there and nobody is about to come: whoever does then finds neither socket nor lock.
   bool Leave();
 
-  void AddTo(std::vector<pollfd>& events) const;
+  void AddTo(std::vector<pollfd>& events);
   /// What AddTo has added, after poll(2).
   void OnEvents(const pollfd* events);
   /// How many AddTo adds.
