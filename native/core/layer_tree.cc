@@ -17,7 +17,8 @@ namespace {
 constexpr size_t kMaximumName = 255;
 // As others that resolve links inside a root.
 constexpr int kMaximumLinks = 255;
-constexpr size_t kMaximumDepth = 4096;
+// As deep as what unpacks an image goes (unfolding.cc).
+constexpr size_t kMaximumDepth = 2048;
 // Names that are looked up on the way to one folder, those in the targets of links included.
 constexpr size_t kMaximumWay = 2 * kMaximumDepth;
 // What a look-up costs, in steps: folders are large, and names long.

@@ -467,6 +467,13 @@ void TestHostile() {
   CheckTree({Tar().Pax({{"size", "1024"}}).Pax({{"path", "outer"}}).Header('0', "short", 0).Raw(inner + inner).End()},
             {{"outer", inner + inner}}, "and another extended header");
   CheckRefused(Tar().File("f", "1").End().replace(0, 1, "g"), "a wrong checksum");
+  const auto folders = [](int depth) {
+    std::string path;
+    for (int i = 0; i < depth; ++i) path += "d/";
+    return Tar().Pax({{"path", path}}).Directory("short").End();
+  };
+  Check(Apply({folders(2048)}).lines.size() >= 2048, "as deep as an image is unpacked");
+  CheckRefused(folders(2049), "what could not be unpacked again");
   CheckRefused(Tar().Header('0', "f", 5000).Raw("short").text(), "a layer that ends early");
   CheckRefused(Tar().Pax({{"path", "x"}}).End(), "an extended header and nothing behind it");
   CheckRefused(Tar().Header('x', "x", 4).Raw("9 a=").File("f", "1").End(), "a malformed extended header");
@@ -760,10 +767,10 @@ void TestWorkEnds() {
   refused({attributes.End()}, "attributes of a global header, for each entry");
 
   std::string deep;
-  for (int i = 0; i < 4000; ++i) deep += "a/";
+  for (int i = 0; i < 2000; ++i) deep += "a/";
   Tar names;
   names.Pax({{"path", deep}}, 'g');
-  for (int i = 0; i < 500; ++i) names.File("f", "");
+  for (int i = 0; i < 1000; ++i) names.File("f", "");
   refused({names.Directory("f").End()}, "a deep name of a global header, for each entry");
 
   std::string map = "0,1";
