@@ -89,8 +89,13 @@ function blobNames(folder: string): string[] {
 function assertWhole(folder: string): void {
   for (const name of blobNames(folder))
     assert.equal(sha256(readFileSync(path.join(folder, "blobs", "sha256", name))), `sha256:${name}`)
-  const others = readdirSync(folder).filter((name) => name !== "index.json")
-  assert.deepEqual(others.sort(), ["blobs", "oci-layout"])
+  const names = readdirSync(folder)
+  if (names.includes("index.json")) assert.ok(names.includes("blobs"))
+  // What fails may fail before anything was taken.
+  assert.deepEqual(
+    names.filter((name) => name !== "index.json" && name !== "blobs"),
+    ["oci-layout"],
+  )
 }
 
 interface IndexJson {
