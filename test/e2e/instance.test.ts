@@ -467,7 +467,8 @@ describe("instances", () => {
             processesOfGroup(group).some(({ command: words }) => words.includes("sifcrypt-starter join")),
           )
           waiting.kill("SIGTERM")
-          assert.equal((await ended).signal, "SIGTERM")
+          const { signal, status, stderr } = await ended
+          assert.equal(signal, "SIGTERM", `${status} ${stderr}`)
           for (const called of ["process", "init", "id", "junk"])
             assert.equal((await sifcrypt(["instance", "stop", name(called)], options())).status, 255, called)
           assert.equal(bystander.exitCode ?? bystander.signalCode, null)
