@@ -468,7 +468,8 @@ describe("instances", () => {
           )
           waiting.kill("SIGTERM")
           const { signal, status, stderr } = await ended
-          assert.equal(signal, "SIGTERM", `${status} ${stderr}`)
+          // A shell takes both for the same.
+          assert.ok(signal === "SIGTERM" || status === 143, `${status} ${signal} ${stderr}`)
           for (const called of ["process", "init", "id", "junk"])
             assert.equal((await sifcrypt(["instance", "stop", name(called)], options())).status, 255, called)
           assert.equal(bystander.exitCode ?? bystander.signalCode, null)
