@@ -52,6 +52,7 @@ packages() {
   test             checkpolicy             checkpolicy              an SELinux policy for it
   test             debootstrap             debootstrap              makes the live peer
   test             attr                    attr                     getfattr, setfattr
+  test             strace                  strace                   a system call that takes long
   test             libcap2-bin             libcap                   getcap, setcap, capsh
   test             fuse2fs                 -                        ext overlays of ordinary users
   test             fuse-overlayfs          fuse-overlayfs           the same, written

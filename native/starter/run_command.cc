@@ -266,6 +266,7 @@ class Supervisor {
   bool watching_ = true;
   bool started_ = false;
   bool terminating_ = false;
+  bool killed_ = false;
   int64_t deadline_ = -1;
   int death_signal_ = 0;
   std::vector<int> early_signals_;
@@ -388,7 +389,7 @@ int Supervisor::Run() {
   // Left is only what has lost its container process: a payload, or the helper that undoes a mapping half made.
   if (!started_) WaitForChildren(kOrphansMs);
   KillDescendants(kOrphansMs);
-  if (death_signal_ != 0 && !started_) DieBySignal(death_signal_);
+  if (death_signal_ != 0 && (!started_ || killed_)) DieBySignal(death_signal_);
   if (started_ && (!end_ || end_->code == 128 + SIGKILL)) terminal_.Restore();
   if (failure_) {
     status_.Error(failure_->step, failure_->error, failure_->text);
@@ -432,6 +433,8 @@ void Supervisor::OnContainerMessages() {
     if (message->kind == Message::Kind::kMapIds) MapContainerIds();
     if (message->kind != Message::Kind::kStarted) continue;
     started_ = true;
+    // It was killed before that was known: for whoever asked for its end it has not begun.
+    if (killed_) continue;
     if (seats_.exist()) seats_.Open();
     try {
       status_.Ready(getpid());
@@ -480,6 +483,7 @@ void Supervisor::Terminate(int grace_ms) {
     container_channel_.Send({.kind = Message::Kind::kTerminate, .code = grace_ms});
   } else {
     // There is no payload yet, and the kernel undoes what a dead process had mounted.
+    killed_ = true;
     if (container_ > 0) kill(container_, SIGKILL);
     KillServers();
   }

@@ -6,7 +6,7 @@ import { chownSync, closeSync, constants, existsSync, openSync, readFileSync, wr
 import path from "node:path"
 import { finish, isRoot, sifcrypt, sifcryptOk, startSifcrypt, userId } from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
-import { processesOfGroup, signalGroup, waitFor } from "../support/processes.ts"
+import { noneOfGroup, processesOfGroup, signalGroup, waitFor } from "../support/processes.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { typingUnseen } from "../support/terminal.ts"
@@ -111,6 +111,39 @@ sys.exit(99)
       assert.equal(status, 5, text)
     })
   }
+})
+
+describe("a command that is ended while it starts", () => {
+  it("ends by the signal, also where the payload comes up before what has started it is killed", async function () {
+    if (!isRoot) skip(this, "needs root, to mark all processes that come of a command")
+    const group = 85_300
+    const image = path.join(newFolder("early"), "image.sif")
+    await sifcryptOk(["build", image, makeRootTree()], { as: "self" })
+    const slow = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=kill", "-e"]
+    const child = startSifcrypt(["exec", "--engine", "userspace", image, "sleep", "300"], {
+      ...{ as: "self", group },
+      wrapper: [...slow, "inject=kill:delay_enter=1500000"],
+      stdio: "ignore",
+    })
+    try {
+      const supervisor = await waitFor("what starts the container", () =>
+        processesOfGroup(group).find(
+          ({ pid, command }) =>
+            command.startsWith("sifcrypt-starter run") &&
+            processesOfGroup(group).filter(({ parent }) => parent === pid).length === 2,
+        ),
+      )
+      process.kill(supervisor.pid, "SIGTERM")
+      await waitFor("the payload", () =>
+        processesOfGroup(group).some(({ command }) => /^(?:\S*\/)?sleep/.test(command)),
+      )
+      const { status, signal } = await finish(child)
+      assert.deepEqual([status, signal], [null, "SIGTERM"])
+      await noneOfGroup(group, "the end of all")
+    } finally {
+      signalGroup(group, "SIGKILL")
+    }
+  })
 })
 
 describe("a command that waits for a pipe that nobody writes to", () => {
