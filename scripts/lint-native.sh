@@ -1,7 +1,8 @@
 #!/bin/bash
 # C++ lint: clang-format over everything in native/, test/native and test/fuzz, clang-tidy (.clang-tidy) over every source file of
 # native/; gofmt and go vet over native/shell. (The tests run under sanitizers; a fixed seed and the shell are what they need.)
-# What GCC 10, which prebuilds/ is made with, has not of C++20 is looked for by its names.
+# What GCC 10, which prebuilds/ is made with, has not of C++20 is looked for by its names; with musl's headers, which it is made with as
+# well, all is compiled.
 # What clang-tidy found clean is not looked at again until it, a header of its or the rules change. --fix formats in place.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -26,8 +27,17 @@ fi
 
 mkdir -p build/tidy
 scripts/native-digest.sh --header build/tidy/native_digest.h
-flags="-std=c++20 -Wreserved-identifier -Wreserved-macro-identifier -D_FILE_OFFSET_BITS=64 -D_GNU_SOURCE -Inative -Itest/native -Ibuild/tidy
-  -isystem $(node -p 'require("node-addon-api").include_dir') -isystem $(node -p 'require("node-api-headers").include_dir')"
+includes="-Inative -Ibuild/tidy -isystem $(node -p 'require("node-addon-api").include_dir')
+  -isystem $(node -p 'require("node-api-headers").include_dir')"
+resources=$(clang++ -print-resource-dir)
+# Headers of the C library and of C++'s are named one by one; of the machine's, only what neither has (libraries, the kernel's).
+musl="-fsyntax-only -std=c++20 -D_FILE_OFFSET_BITS=64 -D_GNU_SOURCE -D_LIBCPP_HAS_MUSL_LIBC --target=$(uname -m)-linux-musl -nostdinc
+  -isystem $resources/../../../include/c++/v1 -isystem $resources/include -isystem /usr/include/$(uname -m)-linux-musl $includes
+  -idirafter /usr/include/$(uname -m)-linux-gnu -idirafter /usr/include"
+# shellcheck disable=SC2086
+find native -name '*.cc' -print0 | xargs -0 -n 1 -P "$(nproc)" clang++ $musl || { echo "lint-native: musl does not have that" >&2; status=1; }
+
+flags="-std=c++20 -Wreserved-identifier -Wreserved-macro-identifier -D_FILE_OFFSET_BITS=64 -D_GNU_SOURCE -Itest/native $includes"
 export flags
 
 # shellcheck disable=SC2016

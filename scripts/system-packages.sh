@@ -41,6 +41,7 @@ packages() {
   test             libclang-rt-14-dev      compiler-rt              libFuzzer, which scripts/fuzz.sh takes
   test             libc++-14-dev           libcxx-devel             a C++ library that MemorySanitizer sees into
   test             libc++abi-14-dev        libcxxabi-devel          what it needs
+  test             musl-dev                musl-devel               headers that the sources are compiled with by lint
   test             clang-format            clang-tools-extra        format check
   test             clang-tidy              clang-tools-extra        C++ lint
   test             cryptsetup-bin          cryptsetup               makes and reads LUKS2 beside us

@@ -1,6 +1,7 @@
 #include "core/scratch_fill.h"
 
 #include <limits.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <sys/stat.h>
 
