@@ -5,7 +5,7 @@ import path from "node:path"
 
 const lib = path.join(import.meta.dirname, "..", "..", "lib")
 const sources = readdirSync(lib, { recursive: true, encoding: "utf8" })
-  .filter((name) => name.endsWith(".ts"))
+  .filter((name) => /\.c?ts$|\.c?js$/.test(name))
   .map((name) => ({ name, text: readFileSync(path.join(lib, name), "utf8") }))
 
 describe("what of Node is not used", () => {
@@ -19,6 +19,14 @@ describe("what of Node is not used", () => {
     ["SQLite, the permission model", /"(node:)?sqlite"|--permission/, []],
     ["Web Crypto", /webcrypto|\bsubtle\b/, []],
     ["headers by their distinct names", /(headers|trailers)Distinct/, []],
+    [
+      "fetch, but functions of ours that have its name; forms, brotli",
+      /globalThis\.fetch|(?<![.#\w]|async |function )fetch\(|"undici"|\bFormData\b|[bB]rotli/,
+      ["batch/images.ts", "oci/image.ts"],
+    ],
+    ["certificates of who is at the other end", /getPeerCertificate/, []],
+    ["hooks of what is asynchronous", /async_hooks|AsyncLocalStorage/, []],
+    ["time limits of scripts", /\b(new Script|runIn(This|New)?Context)\b[^;]*\btimeout\b/, []],
     ["all records of a name", /resolveAny/, []],
     ["the proxies of Node's own agents", /proxyEnv|NODE_USE_ENV_PROXY\b.*=/, []],
   ] as const)

@@ -475,6 +475,8 @@ void TestHostile() {
   Check(Apply({folders(2048)}).lines.size() >= 2048, "as deep as an image is unpacked");
   CheckRefused(folders(2049), "what could not be unpacked again");
   CheckRefused(Tar().Header('0', "f", 5000).Raw("short").text(), "a layer that ends early");
+  for (const char type : {'K', 'L'})
+    CheckRefused(Tar().Header(type, "././@LongLink", 300).text() + "short", "one that ends within a long name");
   CheckRefused(Tar().Pax({{"path", "x"}}).End(), "an extended header and nothing behind it");
   CheckRefused(Tar().Header('x', "x", 4).Raw("9 a=").File("f", "1").End(), "a malformed extended header");
   CheckRefused(Tar().Header('x', "x", 2 << 20).End(), "an extended header that is too large");
