@@ -235,7 +235,11 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | null | unde
     command === "pull" && words.some((word) => /^https?:/.test(word))
       ? "--digest sha256:... says which file it has to be, --verify or --require-signer who must have signed it"
       : undefined,
-  ERR_ENV_NO_ADDON: built,
+  ERR_ENV_NO_ADDON: ({ cause }) =>
+    // It is there, and there is no descriptor left to read or start it by.
+    (cause as Partial<NodeJS.ErrnoException> | undefined)?.code === "EMFILE"
+      ? "`ulimit -n` shows how many files a process may have open, and raises that; 1024 are usual"
+      : built(),
   ERR_ENV_STALE_ADDON: built,
   ERR_OCI_LIMIT: ({ options, limit }) => {
     if (limit === "memory") return "`sifcrypt pull` fetches it to a file"

@@ -489,9 +489,7 @@ export async function withRun<T>(
     resources,
     cgroupsPath: cgroup?.path,
   }
-  const bundle = makeBundle(described)
-  // It may fail while nobody waits for it yet.
-  bundle.catch(() => undefined)
+  const bundle = awaitedLater(makeBundle(described))
   const subordinate = root ? undefined : subordinateIds(caller.name, caller.uid, caller.gid)
   const idMaps = inside === rootIdentity ? subordinate : undefined
   // In a user namespace with one id everything else would be nobody's.
@@ -583,6 +581,12 @@ export async function withRun<T>(
   return await use({ options, bundle, session, id, crun, preserved, attempts, start, shared })
 }
 
+/** It may fail while nobody waits for it yet, or when what was to get it could not be started. */
+function awaitedLater<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => undefined)
+  return promise
+}
+
 /** Runs it in the container that it shares with others. */
 async function joinShared(startable: Startable, prepared: PreparedRun, shared: SharedRun): Promise<Running> {
   const { options, preserved, session, crun, attempts } = prepared
@@ -594,14 +598,14 @@ async function joinShared(startable: Startable, prepared: PreparedRun, shared: S
     shared.name,
     async (place) =>
       await shared.start((how) =>
-        startShared(launchOf(how), shared.bundle(), place, startable.source.unlocked?.held),
+        startShared(launchOf(how), awaitedLater(shared.bundle()), place, startable.source.unlocked?.held),
       ),
     signal,
   )
   try {
     const { engine } = attempts[0]
     const joined = joinLaunch({ ...{ engine, image, session, crun, preserved }, id: shared.id, ...seat })
-    const bundle = prepared.bundle.then((full) => joinBundle(full, joined.folder))
+    const bundle = awaitedLater(prepared.bundle.then((full) => joinBundle(full, joined.folder)))
     if (reporter !== undefined) {
       const attempts = [joined.launch] as const
       await handOver({ attempts, bundle, reporter, preserved }, () => signal?.aborted === true)

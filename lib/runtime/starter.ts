@@ -113,8 +113,12 @@ export function startStarter(options: SpawnOptions): Starter {
   // Told where it is awaited below; it may reject before.
   spawned.catch(() => undefined)
   // Node's types do not know that there are none when the process has no descriptors left.
-  if ((child.stdio as unknown) === undefined)
-    throw new EnvironmentError("ERR_ENV_NO_ADDON", `cannot start ${child.spawnfile}: out of file descriptors`)
+  if ((child.stdio as unknown) === undefined) {
+    const cause = Object.assign(new Error("out of file descriptors"), { code: "EMFILE" })
+    throw new EnvironmentError("ERR_ENV_NO_ADDON", `cannot start ${child.spawnfile}: ${cause.message}`, {
+      cause,
+    })
+  }
   for (const [fd, bytes] of secrets) sendSecret(child, fd, bytes)
   for (const [fd, bytes] of contents) send(child, fd, bytes)
   // What it is told fails where it has ended; its status says why.

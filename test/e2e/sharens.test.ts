@@ -465,6 +465,19 @@ int main(int argc, char** argv) {
         await nothingIsLeft()
       })
 
+      it("say so where there are too few descriptors to start what is shared", async () => {
+        for (const few of [28, 30, 32]) {
+          const wrapper = ["prlimit", `--nofile=${few}:${few}`]
+          const { status, stderr } = await sifcrypt(
+            ["exec", ...key, "--sharens", image, "true"],
+            options({ wrapper }),
+          )
+          assert.ok(status === 24 || status === 25, `${few}: ${status ?? "no status"} ${stderr}`)
+          assert.match(stderr, /^sifcrypt: [^\n]+\n(?:sifcrypt: hint: `ulimit -n` [^\n]+\n)?$/)
+        }
+        await nothingIsLeft()
+      })
+
       // Whoever connects has to be the user.
       if (as === "self")
         it("wait without taking processor time where no more of them can be let in", async () => {
