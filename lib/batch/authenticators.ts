@@ -133,9 +133,16 @@ export async function readLine(socket: Socket, limit: Bytes = MAX_LINE): Promise
   })
 }
 
-/** Answers with a line. The connection is over then, whatever the other side does: nobody keeps it for as long as he likes. */
-export function answerLine(socket: Socket, answer: object): void {
-  socket.end(`${JSON.stringify(answer)}\n`, () => socket.destroy())
+/**
+ * Answers with a line. The connection is over then, whatever the other side does: nobody keeps it for as long as he likes.
+ *
+ * @param onLost - Is called where the line could not be sent.
+ */
+export function answerLine(socket: Socket, answer: object, onLost?: () => void): void {
+  socket.write(`${JSON.stringify(answer)}\n`, (error) => {
+    if (error) onLost?.()
+  })
+  socket.end(() => socket.destroy())
 }
 
 /** Sends a line to where `to` says, and gets the answer. */

@@ -368,7 +368,7 @@ export interface BrokerOptions {
   readonly port?: number | undefined
   readonly sshPort?: number | undefined
   /** Tasks can ask from here on. */
-  readonly onReady: () => void
+  readonly onReady: () => Promise<void> | void
   readonly signal?: AbortSignal | undefined
 }
 

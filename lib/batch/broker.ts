@@ -49,6 +49,8 @@ class Broker {
   readonly #turns = new Turns(MAX_AT_ONCE)
   /** How often a secret was given: by array, element, start, node. */
   readonly #released = new Map<string, number>()
+  /** What of that an answer is. */
+  readonly #counts = new WeakMap<Answer, string>()
   readonly #nonces = new Set<string>()
   readonly #sockets = new Set<Socket>()
 
@@ -131,8 +133,14 @@ class Broker {
     const sealed = sealedFor(secret, "key")
     // What cannot be written down is not given, and does not count: it is asked for again.
     this.log("released", { ...about, job: verdict.task.job.id, task: verdict.task.task.id })
-    this.#released.set(verdict.count, (this.#released.get(verdict.count) ?? 0) + 1)
-    return { status: "released", sealed }
+    this.#count(verdict.count, 1)
+    const answer: Answer = { status: "released", sealed }
+    this.#counts.set(answer, verdict.count)
+    return answer
+  }
+
+  #count(count: string, more: number): void {
+    this.#released.set(count, (this.#released.get(count) ?? 0) + more)
   }
 
   /** Serves one connection: a line, an answer, no more. */
@@ -152,7 +160,11 @@ class Broker {
       this.log("refused", { from: socket.remoteAddress, reason: "it is no request" })
       return { status: "refused", reason: "it is no request" }
     })
-    answerLine(socket, answer)
+    answerLine(socket, answer, () => {
+      const count = this.#counts.get(answer)
+      // Nobody has got it: it may be asked for again.
+      if (count !== undefined) this.#count(count, -1)
+    })
   }
 
   /** @param isOwn - Only this user can reach it. */
@@ -239,7 +251,7 @@ export interface ServeOptions {
   readonly host?: string | undefined
   readonly port: number
   readonly sshPort: number
-  readonly onReady: () => void
+  readonly onReady: () => Promise<void> | void
   readonly signal?: AbortSignal | undefined
 }
 
@@ -255,6 +267,10 @@ export async function serveKeys({
 }: ServeOptions): Promise<void> {
   forbidDumps()
   using secrets = SecretTable.readFrom(secretsFd)
+  // Who was to send them may have ended meanwhile, or could not.
+  for (const { name, digest, encrypted } of set.manifest.images)
+    if (encrypted && secrets.get(digest) === undefined)
+      throw new BatchError("ERR_BATCH_KEY", `what opens ${name} has not come`)
   const broker = new Broker(set, secrets)
   const isMunge = set.manifest.cluster.authenticator === "munge"
   const server = broker.server(!isMunge)
@@ -272,7 +288,7 @@ export async function serveKeys({
     }
     await set.writeBroker(place)
     broker.log("started", { host: place.host, port: place.port })
-    onReady()
+    await onReady()
     broker.log("ended", { reason: await broker.untilDone(broker.publicKey, signal) })
   } finally {
     server.close()

@@ -1,9 +1,11 @@
 // From a configuration to jobs that Slurm has: images are found, verified and opened once, their secrets given to a broker, and everything
 // else written down for the nodes.
-import { spawn } from "node:child_process"
+import { spawn, type ChildProcess } from "node:child_process"
 import { randomBytes } from "node:crypto"
-import { closeSync, openSync } from "node:fs"
+import { once } from "node:events"
+import { closeSync, fstatSync, openSync } from "node:fs"
 import { hostname } from "node:os"
+import { setTimeout as sleep } from "node:timers/promises"
 import {
   list,
   abortSignal,
@@ -15,6 +17,7 @@ import {
   type Check,
   type Rows,
 } from "../arguments.ts"
+import { readBounded } from "../bounded-file.ts"
 import * as certificates from "../encryption/certificate-store.ts"
 import { credentialList, Credentials, type CredentialSource } from "../encryption/credentials.ts"
 import { secretSource, type SecretSource } from "../encryption/secret-sources.ts"
@@ -41,9 +44,17 @@ import {
 import { nodeCertificates, sealBundle } from "./bundle.ts"
 import { ownCommand, taskCommand } from "./own-command.ts"
 import { SecretTable } from "./secret-table.ts"
-import { configured, nodesOf, slurm, slurmEnvironment } from "./slurm.ts"
+import { configured, isActive, nodesOf, queue, slurm, slurmEnvironment } from "./slurm.ts"
 import { keepOut, letIn } from "./ssh-access.ts"
+import type { Bytes, Milliseconds } from "../units.ts"
 import type * as configuration from "./configuration.ts"
+
+/** So long what is taken back, a broker or tasks, has to end: until then it may write into the set. */
+const END_MS: Milliseconds = 2000
+const END_POLL_MS: Milliseconds = 200
+
+/** What a broker has said, with what others before it did. */
+const MAX_SAID: Bytes = 1 << 20
 
 // A function of its own: where TypeScript translates `using` it forgets to name the compiled file.
 const configurationReader = (): Promise<typeof configuration> => import("./configuration.ts")
@@ -356,21 +367,33 @@ class Submission {
   /** Takes back what was submitted. */
   async undo(): Promise<void> {
     const arrays = this.arrays.map(({ array }) => String(array))
-    if (arrays.length > 0) await slurm("scancel", arrays)
+    if (arrays.length === 0) return
+    await slurm("scancel", arrays)
+    const own = new Set(this.arrays.map(({ array }) => array))
+    const end = performance.now() + END_MS
+    while ((await queue()).some((job) => own.has(job.array) && isActive(job))) {
+      if (performance.now() > end)
+        throw new BatchError("ERR_BATCH_SCHEDULER", `of ${arrays.join(", ")} some tasks have not ended yet`)
+      await sleep(END_POLL_MS)
+    }
   }
 }
 
-function endBroker(pid: number | undefined): void {
-  try {
-    if (pid !== undefined) process.kill(pid, "SIGTERM")
-  } catch {
-    // It has ended.
-  }
+/** Returns when it has ended. */
+async function endBroker(child: ChildProcess): Promise<void> {
+  if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
+  const ended = once(child, "exit")
+  child.ref()
+  child.kill()
+  const patience = setTimeout(() => child.kill("SIGKILL"), END_MS)
+  await ended
+  clearTimeout(patience)
 }
 
 /**
  * Starts the broker of a set and hands it the secrets. It goes on without this process.
  *
+ * @returns What ends it again.
  * @throws BatchError `ERR_BATCH_KEY` where it does not start.
  */
 export async function startBroker(
@@ -378,7 +401,7 @@ export async function startBroker(
   secrets: ReadonlyMap<string, Secret>,
   cluster: Pick<ClusterSettings, "brokerHost" | "brokerPort" | "sshPort">,
   command: string,
-): Promise<number> {
+): Promise<() => Promise<void>> {
   const args = [
     "batch",
     "broker",
@@ -397,34 +420,45 @@ export async function startBroker(
       // Whatever sshd's own is, Node is found as it was here.
       `env PATH=${quoted(process.env["PATH"] ?? "")} ${quoted(command)} batch relay ${quoted(set.folder)}`,
     )
-  const log = openSync(set.path("log", "broker.txt"), "a", 0o600)
+  const file = set.path("log", "broker.txt")
+  const log = openSync(file, "a", 0o600)
+  const { size } = fstatSync(log)
   const bytes = SecretTable.write(new Map([...secrets].map(([digest, secret]) => [digest, secret.bytes])))
+  let child: ChildProcess | undefined
   try {
-    const child = spawn(command, args, {
+    const started = (child = spawn(command, args, {
       stdio: ["pipe", "pipe", log],
       detached: true,
       env: slurmEnvironment(),
       cwd: "/",
-    })
+    }))
+    let unsent: Error | undefined
     const ready = await new Promise<boolean>((resolve, reject) => {
-      child.once("error", reject)
-      child.stdin?.once("error", () => undefined)
-      child.stdout?.once("data", () => {
+      started.once("error", reject)
+      // Without all of them it ends, and says more than that it was not there any more.
+      started.stdin?.once("error", (cause) => {
+        unsent = cause
+      })
+      started.stdout?.once("error", reject)
+      started.stdout?.once("data", () => {
         resolve(true)
       })
-      child.once("exit", () => {
+      started.once("exit", () => {
         resolve(false)
       })
-      child.stdin?.end(bytes)
+      started.stdin?.end(bytes)
     })
-    child.stdout?.destroy()
-    child.unref()
-    if (ready && child.pid !== undefined) return child.pid
-    throw new BatchError(
-      "ERR_BATCH_KEY",
-      `the broker does not start: ${set.path("log", "broker.txt")} says why`,
-    )
+    started.stdout?.destroy()
+    started.unref()
+    if (ready) return () => endBroker(started)
+    const said = (await readBounded(file, MAX_SAID)).toString("utf8", size).trim()
+    const why =
+      said === ""
+        ? (unsent?.message ?? "it says nothing")
+        : said.replaceAll(/^sifcrypt: /gm, "").replaceAll(/\s*\n\s*/g, "; ")
+    throw new BatchError("ERR_BATCH_KEY", `the broker does not start: ${why}`, { cause: unsent })
   } catch (cause) {
+    if (child !== undefined) await endBroker(child)
     if (cause instanceof BatchError) throw cause
     throw new BatchError("ERR_BATCH_KEY", `the broker cannot be started: ${(cause as Error).message}`, {
       cause,
@@ -546,12 +580,12 @@ export async function submitJobs(given: SubmitOptions): Promise<JobSet> {
       jobs: manifestJobs(chosen.jobs, places),
     }
     const set = await JobSet.create(cluster.jobSets, manifest)
-    let broker: number | undefined
+    let endIt: (() => Promise<void>) | undefined
     const submission = new Submission(set, chosen, command, signal)
     try {
       if (secrets.size > 0) {
         const without = await writeBundle(set, secrets, signal)
-        if (hasBroker) broker = await startBroker(set, secrets, cluster, command)
+        if (hasBroker) endIt = await startBroker(set, secrets, cluster, command)
         else if (without.length > 0) {
           submission.excluded = without
           options.onNotice?.(
@@ -562,9 +596,9 @@ export async function submitJobs(given: SubmitOptions): Promise<JobSet> {
       await submission.submitAll()
       return set
     } catch (error) {
-      endBroker(broker)
       const steps = [
         () => submission.undo(),
+        ...(endIt === undefined ? [] : [endIt]),
         ...(authenticator === "ssh" && hasBroker && secrets.size > 0 ? [() => keepOut(set)] : []),
         () => set.remove(),
       ]

@@ -561,21 +561,41 @@ describe("jobs on Slurm", () => {
       status: number,
       code: string,
       ...more: readonly string[]
-    ): Promise<void> => {
+    ): Promise<string> => {
       const before = readdirSync(file("sets"))
       const args = ["batch", "submit", "--json", "--password-file", passwordFile, ...more, configuration]
       const answer = await cluster.run(args)
       assert.equal(answer.status, status, answer.stderr)
-      assert.equal((JSON.parse(answer.text) as { error: { code: string } }).error.code, code)
+      const { error } = JSON.parse(answer.text) as { error: { code: string; message: string } }
+      assert.equal(error.code, code)
       assert.deepEqual(readdirSync(file("sets")), before)
+      return error.message
+    }
+    /** A broker that is started in a way of its own. */
+    const broker = (name: string, ...lines: readonly string[]): readonly string[] => {
+      writeFileSync(file(name), ["#!/bin/sh", ...lines, ""].join("\n"), { mode: 0o755 })
+      return ["--command", file(name)]
     }
     const good = configure("good.yaml", job("[exec, echo]"))
     await fails(good, 22, "ERR_BATCH_KEY", "--command", "/bin/false")
+    const deaf = broker("deaf", `exec ${user.command} "$@" </dev/null`)
+    assert.match(await fails(good, 22, "ERR_BATCH_KEY", ...deaf), /what opens .*image\.sif has not come$/)
+    const dumb = broker("dumb", `exec ${user.command} "$@" >/dev/full`)
+    assert.match(await fails(good, 22, "ERR_BATCH_KEY", ...dumb), /standard output|ENOSPC/)
     await fails(good, 20, "ERR_BATCH_CONFIG", "--job", "none")
     await fails(
       configure("nowhere.yaml", job("[exec, echo]"), undefined, ", reservation: none"),
       25,
       "ERR_BATCH_SCHEDULER",
+      // One that writes until it has ended.
+      ...broker(
+        "slow",
+        'trap "kill $!; sleep 0.3; mkdir -p $3/log; echo ended >>$3/log/broker.log; exit" TERM',
+        // What a shell starts to go on without it has no input of its own.
+        "exec 3<&0",
+        `${user.command} "$@" <&3 &`,
+        "wait",
+      ),
     )
     const missing = file("missing.sif")
     const images = `images: [ { image: ${missing} } ]`

@@ -261,9 +261,7 @@ const broker = command({
   options: brokerRows,
   run: async ({ brokerHost: host, brokerPort: port, sshPort }, [folder]) => {
     forbidDumps()
-    const onReady = (): void => {
-      output().write("ready\n")
-    }
+    const onReady = (): Promise<void> => print("ready\n")
     await jobs.serve(folder, { host, port, sshPort, onReady, signal: interruption })
   },
 })
