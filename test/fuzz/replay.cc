@@ -54,7 +54,7 @@ int main(int argc, char** argv) {
   }
   const sifcrypt::fuzz::Amount& most = sifcrypt::fuzz::most;
   printf("%zu checks; most allocations %" PRIu64 ", their bytes %" PRIu64 ", reads %" PRIu64 ", bytes read %" PRIu64
-         ", output %" PRIu64 "\n",
-         count, most.allocations, most.allocated, most.reads, most.read, most.output);
+         ", output %" PRIu64 ", seconds %.3f\n",
+         count, most.allocations, most.allocated, most.reads, most.read, most.output, sifcrypt::fuzz::most_seconds);
   return count == 0 ? 1 : 0;
 }

@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <vector>
 
 #include "core/byte_range.h"
@@ -23,6 +24,10 @@ namespace sifcrypt::fuzz {
 
 /// What the bounds of work are for; larger inputs are passed by.
 constexpr size_t kMostInput = 64 << 10;
+
+/// Of the processor, on all threads: a hundred times what the inputs of the corpora take with sanitizers, so that only what computes
+/// without end, or nearly so, is found by it.
+constexpr double kMostSeconds = 5;
 
 /// Ends the process with the rule that does not hold.
 inline void Require(bool holds, const char* rule) {
@@ -95,6 +100,7 @@ struct Counters {
 inline Counters counters;
 /// The most that any input took.
 inline Amount most;
+inline double most_seconds = 0;
 
 inline void CountOutput(uint64_t bytes) { counters.output += bytes; }
 
@@ -114,9 +120,16 @@ class Work {
          {&counters.allocations, &counters.allocated, &counters.reads, &counters.read, &counters.output})
       *counter = 0;
     counters.counting = true;
+    started_ = Seconds();
   }
   ~Work() {
     counters.counting = false;
+    const double seconds = Seconds() - started_;
+    most_seconds = std::max(most_seconds, seconds);
+    if (seconds > kMostSeconds) {
+      fprintf(stderr, "too much work: %.1f s of the processor, of %.0f at most\n", seconds, kMostSeconds);
+      abort();
+    }
     Check(counters.allocations, bound_.allocations, most.allocations, "allocations");
     Check(counters.allocated, bound_.allocated, most.allocated, "bytes of allocations");
     Check(counters.reads, bound_.reads, most.reads, "reads");
@@ -134,7 +147,13 @@ class Work {
             static_cast<unsigned long long>(bound));
     abort();
   }
+  static double Seconds() {
+    timespec now{};
+    Require(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &now) == 0, "the processor's time is counted");
+    return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9;
+  }
   Amount bound_;
+  double started_ = 0;
 };
 
 /// The source at the bottom: an allocation of just its size, so that a sanitizer sees what reads past it.
