@@ -33,7 +33,7 @@ import { serveNodeKeys, type NodeEvent } from "./node-keys.ts"
 import { keepOut } from "./ssh-access.ts"
 import type { Imported } from "./shipyard.ts"
 import type * as importer from "./shipyard.ts"
-import { isActive, nodesOf, queue, slurm } from "./slurm.ts"
+import { haveEnded, nodesOf, slurm } from "./slurm.ts"
 import { isFinal, statusOf, type TaskStatus } from "./status.ts"
 import { ownCommand } from "./own-command.ts"
 import {
@@ -110,6 +110,9 @@ export interface PrefetchOptions {
   readonly command?: string | undefined
   readonly signal?: AbortSignal | undefined
 }
+
+/** What is cancelled gets half of it from Slurm to end in (KillWait), where nothing else is configured. */
+const DELETE_MS: Milliseconds = 60_000
 
 /** How {@link Jobs.delete} deletes. */
 export interface DeleteOptions {
@@ -286,12 +289,13 @@ export class Jobs implements AsyncDisposable {
   async delete(options: DeleteOptions = {}): Promise<void> {
     const { force = false } = checkDelete(options, "options")
     const own = new Set((await this.#set.submitted()).arrays.map(({ array }) => array))
-    if ((await queue()).some((job) => own.has(job.array) && isActive(job))) {
-      if (!force)
+    if (!(await haveEnded(own, 0))) {
+      if (force) await this.cancel()
+      // Until then they write into it.
+      if (!force || !(await haveEnded(own, DELETE_MS)))
         throw new BatchError("ERR_BATCH_SET", `${this.folder}: some of its tasks have not ended`, {
           path: this.folder,
         })
-      await this.cancel()
     }
     // A broker that was lost took nothing with it.
     if (this.#set.manifest.cluster.authenticator === "ssh") await keepOut(this.#set)

@@ -607,7 +607,10 @@ export class JobSet {
   }
 
   async writeRecord({ job, task }: FoundTask, record: TaskRecord): Promise<void> {
-    await mkdir(this.path("status", job.id), { recursive: true, mode: 0o700 })
+    // Not what it lies in: a set that was deleted does not come back.
+    await mkdir(this.path("status", job.id), { mode: 0o700 }).catch((cause: unknown) => {
+      if ((cause as NodeJS.ErrnoException).code !== "EEXIST") throw cause
+    })
     await writeOwn(this.path("status", job.id, `${task.id}.json`), JSON.stringify(record))
   }
 

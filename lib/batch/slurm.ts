@@ -1,4 +1,5 @@
 // Slurm's own commands. They get an environment of their own, so that nothing of the caller's reaches the controller.
+import { setTimeout as sleep } from "node:timers/promises"
 import { BatchError, EnvironmentError } from "../errors.ts"
 import { ProgramFailure, runProgram } from "../outside-program.ts"
 import type { Milliseconds } from "../units.ts"
@@ -11,6 +12,9 @@ const MAX_OUTPUT = 256 << 20
 
 /** Slurm's commands ask a controller that does not answer again and again, for minutes; one whose machine hangs, for ever. */
 const PATIENCE_MS: Milliseconds = 120_000
+
+/** What was cancelled is looked at so often. */
+const END_POLL_MS: Milliseconds = 200
 
 /** The environment of jobs, and of Slurm's commands. */
 export function slurmEnvironment(): NodeJS.ProcessEnv {
@@ -107,6 +111,16 @@ const active: ReadonlySet<string> = new Set(["PENDING", "CONFIGURING", "RUNNING"
 /** Will it still do something? */
 export function isActive({ state }: Pick<QueuedJob, "state">): boolean {
   return active.has(state)
+}
+
+/** Waits until nothing of these arrays will do anything any more. @returns Whether it came to that in time. */
+export async function haveEnded(arrays: ReadonlySet<number>, withinMs: Milliseconds): Promise<boolean> {
+  const end = performance.now() + withinMs
+  while ((await queue()).some((job) => arrays.has(job.array) && isActive(job))) {
+    if (performance.now() > end) return false
+    await sleep(END_POLL_MS)
+  }
+  return true
 }
 
 /**

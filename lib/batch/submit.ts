@@ -5,7 +5,6 @@ import { randomBytes } from "node:crypto"
 import { once } from "node:events"
 import { closeSync, fstatSync, openSync } from "node:fs"
 import { hostname } from "node:os"
-import { setTimeout as sleep } from "node:timers/promises"
 import {
   list,
   abortSignal,
@@ -44,14 +43,13 @@ import {
 import { nodeCertificates, sealBundle } from "./bundle.ts"
 import { ownCommand, taskCommand } from "./own-command.ts"
 import { SecretTable } from "./secret-table.ts"
-import { configured, isActive, nodesOf, queue, slurm, slurmEnvironment } from "./slurm.ts"
+import { configured, haveEnded, nodesOf, slurm, slurmEnvironment } from "./slurm.ts"
 import { keepOut, letIn } from "./ssh-access.ts"
 import type { Bytes, Milliseconds } from "../units.ts"
 import type * as configuration from "./configuration.ts"
 
 /** So long what is taken back, a broker or tasks, has to end: until then it may write into the set. */
 const END_MS: Milliseconds = 2000
-const END_POLL_MS: Milliseconds = 200
 
 /** What a broker has said, with what others before it did. */
 const MAX_SAID: Bytes = 1 << 20
@@ -370,12 +368,8 @@ class Submission {
     if (arrays.length === 0) return
     await slurm("scancel", arrays)
     const own = new Set(this.arrays.map(({ array }) => array))
-    const end = performance.now() + END_MS
-    while ((await queue()).some((job) => own.has(job.array) && isActive(job))) {
-      if (performance.now() > end)
-        throw new BatchError("ERR_BATCH_SCHEDULER", `of ${arrays.join(", ")} some tasks have not ended yet`)
-      await sleep(END_POLL_MS)
-    }
+    if (!(await haveEnded(own, END_MS)))
+      throw new BatchError("ERR_BATCH_SCHEDULER", `some tasks of ${arrays.join(", ")} have not ended yet`)
   }
 }
 

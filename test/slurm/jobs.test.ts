@@ -505,6 +505,15 @@ describe("jobs on Slurm", () => {
     )
   })
 
+  it("leaves nothing of a set that is deleted while a task runs", async () => {
+    const set = await submit(configure("deleted.yaml", job("[exec, sleep, 4320]")))
+    await waitFor("it runs", () => readStatus(set, "one/task-00000")?.state === "running", 20_000)
+    await cluster.ok(["batch", "delete", "--force", set])
+    const jobs = (): Promise<string> => cluster.slurm(["squeue", "--noheader", "--user", String(user.id)])
+    await waitFor("its task has ended", async () => (await jobs()) === "", 20_000)
+    assert.equal(existsSync(set), false)
+  })
+
   if (soak) {
     it("B15: has a task end on another node when its own is lost, and leaves nothing there", async () => {
       const set = await submit(configure("node.yaml", job("[exec, sleep, 8]")))
