@@ -121,7 +121,12 @@ function use(stream: NodeJS.WriteStream): NodeJS.WriteStream {
 
 /** Standard output. Node makes the stream when it is first asked for, which a payload's own output never needs. */
 export function output(): NodeJS.WriteStream {
-  return use(process.stdout)
+  try {
+    return use(process.stdout)
+  } catch (error) {
+    if (error instanceof Error) error.message = `standard output: ${error.message}`
+    throw error
+  }
 }
 
 /** Standard error. */

@@ -505,8 +505,21 @@ describe("jobs on Slurm", () => {
     )
   })
 
-  it("leaves nothing of a set that is deleted while a task runs", async () => {
-    const set = await submit(configure("deleted.yaml", job("[exec, sleep, 4320]")))
+  it("leaves nothing of a set that is deleted while a task runs, and says which one could not be told of", async () => {
+    const words = ["batch", "submit", "--password-file", passwordFile]
+    const untold = await runProgram(
+      [
+        "sh",
+        "-c",
+        'exec "$0" "$@" >/dev/full',
+        user.command,
+        ...words,
+        configure("deleted.yaml", job("[exec, sleep, 4320]")),
+      ],
+      { as: "nobody", env: cluster.environment },
+    )
+    assert.notEqual(untold.status, 0)
+    const set = /^sifcrypt: (\S+) is submitted: /m.exec(untold.stderr)?.[1] ?? assert.fail(untold.stderr)
     await waitFor("it runs", () => readStatus(set, "one/task-00000")?.state === "running", 20_000)
     await cluster.ok(["batch", "delete", "--force", set])
     const jobs = (): Promise<string> => cluster.slurm(["squeue", "--noheader", "--user", String(user.id)])

@@ -1,7 +1,7 @@
 import { batch as jobs, BatchError, forbidDumps } from "../../index.ts"
 import { command, type CommandRow, type OptionRows } from "../command.ts"
 import { interruption, passSignalsTo } from "../interrupt.ts"
-import { columns, jsonRow, output, print, printJson, printLines, writeAll } from "../output.ts"
+import { columns, flush, jsonRow, output, print, printJson, printLines, writeAll } from "../output.ts"
 import { ask, passwordFd, passwordFile, passwordSource } from "../passwords.ts"
 import { complain, inform, notice, printable } from "../terminal.ts"
 import { count, each, flag, GIBIBYTES, size, text } from "../values.ts"
@@ -68,9 +68,16 @@ const submit = command({
       signal: interruption,
     })
     const { folder, tasks } = set
-    if (json === true) await printJson({ folder, tasks })
-    else if (tail === undefined) await printLines([folder])
-    else inform(`${printable(folder)}: ${tasks.length} ${tasks.length === 1 ? "task" : "tasks"}`)
+    let isTold = false
+    try {
+      if (json === true) await printJson({ folder, tasks })
+      else if (tail === undefined) await printLines([folder])
+      else inform(`${printable(folder)}: ${tasks.length} ${tasks.length === 1 ? "task" : "tasks"}`)
+      isTold = (await flush()) === undefined
+    } finally {
+      // Its jobs may run by now.
+      if (!isTold) complain(`${folder} is submitted: \`batch delete --force\` takes it back`)
+    }
     if (tail !== undefined) await follow(set, tasks.at(-1) ?? "", tail)
   },
 })
