@@ -611,7 +611,7 @@ describe("jobs on Slurm", () => {
       "ERR_BATCH_SCHEDULER",
       // One that writes until it has ended.
       ...broker(
-        "slow",
+        "late",
         'trap "kill $!; sleep 0.3; mkdir -p $3/log; echo ended >>$3/log/broker.log; exit" TERM',
         // What a shell starts to go on without it has no input of its own.
         "exec 3<&0",
