@@ -74,7 +74,12 @@ describe("a job set", () => {
 describe("a broker", () => {
   it("goes on where nothing can be written down any more, and gives nothing then", async () => {
     const home = newFolder("broker-home")
-    const ssh = { ...manifest, cluster: { ...manifest.cluster, authenticator: "ssh" } } as unknown as Manifest
+    const ssh = {
+      ...manifest,
+      // Nothing has to be sent to it.
+      images: [],
+      cluster: { ...manifest.cluster, authenticator: "ssh" },
+    } as unknown as Manifest
     const set = await JobSet.create(newFolder("sets"), ssh)
     const file = (name: string): string =>
       JSON.stringify(path.join(import.meta.dirname, "../../../lib", name))
