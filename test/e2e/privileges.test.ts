@@ -15,6 +15,7 @@ import {
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
 import { makeRootTree } from "../support/trees.ts"
+import { vectorPath } from "../vectors/load.ts"
 import { roleOf, settledRows, tableRows } from "../support/walk.ts"
 
 const firstGroup = 84_000
@@ -64,11 +65,15 @@ describe("what each process may", function () {
       writeFileSync(file, stopped, { mode: 0o755 })
       return file
     }
-    script("docker-credential-stops")
+    for (const name of ["docker-credential-stops", "gpg"]) script(name)
+    const providers = { "key-providers": { stops: { cmd: { path: script("key-provider") } } } }
+    writeFileSync(path.join(folder, "providers.json"), JSON.stringify(providers), { mode: 0o644 })
+    const layers = `oci:${vectorPath("oci/layout")}`
     writeFileSync(path.join(folder, "config.json"), JSON.stringify({ credsStore: "stops" }))
     const forPrograms = {
       PATH: `${path.join(folder, "bin")}:${process.env["PATH"] ?? ""}`,
       DOCKER_CONFIG: folder,
+      OCICRYPT_KEYPROVIDER_CONFIG: path.join(folder, "providers.json"),
     }
     // Those of batch are looked at where there is a cluster.
     const table = tableRows().filter((row) => !row.startsWith("| batch "))
@@ -96,6 +101,7 @@ services:
 networks: { default: { internal: true } }
 `,
       )
+      writeFileSync(at("variables"), "exec sleep 1000\n")
       writeFileSync(at("image.def"), "Bootstrap: localimage\nFrom: image.sif\n%post\n    sleep 300\n")
       const key = ["--pem-path", keys.privateKey]
       const user = ["--engine", "userspace", ...key]
@@ -151,7 +157,6 @@ networks: { default: { internal: true } }
           over: "/usr/lib/podman/netavark",
           last: /netavark/,
           only: /^netavark/,
-          userOnly: true,
         },
         {
           name: "registry logout",
@@ -166,6 +171,41 @@ networks: { default: { internal: true } }
           last: /^sleep 1000/,
           only: /^sleep/,
           userOnly: true,
+        },
+        {
+          name: "exec --env-file",
+          args: ["exec", ...user, "--env-file", "variables", "image.sif", "true"],
+          last: /^sleep 1000/,
+          only: /^sleep/,
+          userOnly: true,
+        },
+        {
+          name: "sign --gpg",
+          args: ["sign", "--gpg", "image.sif"],
+          last: /gpg/,
+          only: /^gpg/,
+          userOnly: true,
+        },
+        {
+          name: "image encrypt",
+          args: ["image", "encrypt", "-r", "provider:stops", layers, "oci:encrypted"],
+          last: /key-provider/,
+          only: /^key-provider/,
+          userOnly: true,
+        },
+        {
+          name: "image encrypt",
+          args: ["image", "encrypt", "-r", "pgp:somebody", layers, "oci:encrypted"],
+          last: /gpg/,
+          only: /^gpg/,
+          userOnly: true,
+        },
+        {
+          name: "overlay create",
+          args: ["overlay", "create", "--sparse", "made.img"],
+          over: "/usr/sbin/mke2fs",
+          last: /mkfs\.ext3/,
+          only: /^mkfs/,
         },
       ]
       for (const { name, args, last, only = /^/, leaves = false, over, userOnly = false } of cases) {
@@ -210,9 +250,11 @@ networks: { default: { internal: true } }
         )
         if (name === "instance") await sifcrypt(["instance", "stop", "--force", "one"], options)
         if (name === "mount" || name === "view") await sifcryptOk(["unmount", name], options)
-        if (name === "compose") await sifcrypt(["compose", "down", "-t", "0"], options)
-        child?.kill("SIGTERM")
-        if (isOfOthers) signalGroup(group, "SIGCONT")
+        // What waits for a program that stops, and tries it again when that fails, does not end by itself.
+        if (isOfOthers) signalGroup(group, "SIGKILL")
+        else child?.kill("SIGTERM")
+        if (name.startsWith("compose"))
+          await sifcrypt(["compose", "down", "-t", "0"], { as, group, cwd: place, env })
         await noneOfGroup(group, `the end of ${name}`, 40_000)
         group++
       }
