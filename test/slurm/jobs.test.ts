@@ -38,6 +38,7 @@ import { Registry } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
 import { observerId, SlurmCluster, user, type Shown } from "../support/slurm.ts"
 import { makeRootTree } from "../support/trees.ts"
+import { settledRows, tableRows } from "../support/walk.ts"
 
 const soak = process.env["SIFCRYPT_SOAK"] !== undefined
 const NODES = 3
@@ -293,6 +294,10 @@ describe("jobs on Slurm", () => {
     assert.match(look.text, /batch\0task\0/)
     for (const needle of hidden) assert.equal(look.stdout.includes(needle), false)
     const { pid } = brokerOf(set)
+    const brokers = tableRows().filter((row) => row.startsWith("| batch submit |"))
+    const broker = processesBelow(pid).filter((one) => one.pid === pid)
+    const names = { [set]: "output" }
+    assert.deepEqual(await settledRows("| batch submit | user |", () => broker, names, brokers), brokers)
     // Locked, and nobody of the same user can look into it.
     assert.match(readFileSync(`/proc/${pid}/status`, "utf8"), /^VmLck:\s+[1-9]/m)
     assert.equal(statSync(`/proc/${pid}/mem`).uid, 0)
