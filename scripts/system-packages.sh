@@ -32,7 +32,7 @@ packages() {
   build            golang-golang-x-sys-dev  -                       system calls
   build            golang-golang-x-term-dev -                       whether there is a terminal
   prebuilds        curl                    curl                     fetches compilers and sources
-  prebuilds        xz-utils                xz                       unpacks them
+  prebuilds,test   xz-utils                xz                       unpacks them, and packs an archive
   prebuilds,test   qemu-user-static        qemu-user-static         runs what is for arm64
   prebuilds        musl                    musl-libc                runs what is for musl
   demo,test        busybox-static          busybox                  a root file system of one file

@@ -11,7 +11,9 @@ describe("Dockerfile.test", () => {
   const store = newFolder("buildah")
   const image = "localhost/machine"
   // What a base would have in it.
-  const system = ["/usr", "/etc", "/var/lib/dpkg"].flatMap((folder) => ["--volume", `${folder}:${folder}:ro`])
+  const [, ofNode = "usr"] = process.execPath.split(path.sep)
+  const folders = new Set(["/usr", "/etc", "/var/lib/dpkg", `/${ofNode}`])
+  const system = [...folders].flatMap((folder) => ["--volume", `${folder}:${folder}:ro`])
 
   const buildah = async (...args: string[]): Promise<Result> => {
     const places = ["--root", `${store}/store`, "--runroot", `${store}/run`, "--storage-driver", "vfs"]

@@ -207,7 +207,7 @@ describe("options of a run", () => {
       const prepare = `set -e
         mount -t tmpfs lists /etc/apptainer 2>/dev/null || { mount -t tmpfs etc /mnt; cp -a /etc/. /mnt; mkdir -p /mnt/apptainer; mount --move /mnt /etc; }
         cp ${host}/nvliblist.conf /etc/apptainer/
-        mount -t tmpfs local /usr/local/bin && cp ${host}/nvidia-smi /usr/local/bin/
+        mount -t tmpfs local /mnt && cp -a /usr/local/bin/. ${host}/nvidia-smi /mnt/ && mount --move /mnt /usr/local/bin
         mount --bind ${host} /usr/local/share
         ldconfig -C /etc/ld.so.cache /usr/local/share
         mkdir -p /mnt/dev && mount -t tmpfs dev /mnt && mkdir /mnt/dev && cp -a /dev/null /dev/zero /dev/random /dev/urandom /dev/tty /dev/full /dev/fuse /mnt/dev/
