@@ -61,15 +61,10 @@ has_tests() {
 mocha_here=(mocha --forbid-only --reporter "$project/test/support/reporter.cjs")
 
 mocha_in_guest() {
-  local limit=$1 own=()
+  local limit=$1
   shift
-  # The guest's memory is a file in /dev/shm that it executes. A container's is small, and mostly forbids that.
-  if [[ $(findmnt --noheadings --output OPTIONS --target /dev/shm) == *noexec* ]]; then
-    # shellcheck disable=SC2016
-    own=(unshare --mount --propagation private sh -ec 'mount -t tmpfs -o mode=1777 guest /dev/shm; exec "$@"' sh)
-  fi
   # As Debian's kernels are: AppArmor is there, and confines nothing before a profile is loaded.
-  "${own[@]}" test/support/uml-run.sh --mem 3G --timeout "$limit" --kernel lsm=apparmor --kernel apparmor=1 -- \
+  test/support/uml-run.sh --mem 3G --timeout "$limit" --kernel lsm=apparmor --kernel apparmor=1 -- \
     "${mocha_here[@]}" --timeout 300000 "$@"
 }
 

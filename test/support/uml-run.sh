@@ -136,8 +136,15 @@ cc -O2 -fPIC -shared -o "$box/uml-xstate.so" "$(dirname "${BASH_SOURCE[0]}")/uml
 pin=()
 if [[ $(taskset -cp $$ 2>/dev/null) =~ ([0-9]+)$ ]]; then pin=(taskset -c "${BASH_REMATCH[1]}"); fi
 
+# The guest's memory is a file in /dev/shm that it executes. A container's is small, and mostly forbids that.
+own=()
+if [[ $EUID -eq 0 && $(findmnt --noheadings --output OPTIONS --target /dev/shm) == *noexec* ]]; then
+  # shellcheck disable=SC2016
+  own=(unshare --mount --propagation private sh -ec 'mount -t tmpfs -o mode=1777 guest /dev/shm; exec "$@"' sh)
+fi
+
 # A session of its own, so that the kernel and the processes of the guest are one group to kill.
-LD_PRELOAD=$box/uml-xstate.so setsid timeout --foreground -k 5 "$limit" "${pin[@]}" "$linux" "mem=$memory" \
+LD_PRELOAD=$box/uml-xstate.so "${own[@]}" setsid timeout --foreground -k 5 "$limit" "${pin[@]}" "$linux" "mem=$memory" \
   root=/dev/root rootfstype=hostfs "rootflags=$root" rw "uml_dir=$box" "init=$inside/init" "${parameters[@]}" con=null con0=null,fd:1 quiet panic=1 </dev/null >"$box/console" 2>&1 &
 kernel=$!
 tail -q -n +1 -f -s 0.1 "--pid=$kernel" "$box/out" &
