@@ -209,6 +209,8 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | null | unde
   ERR_RUN_OPTION: ({ options }) =>
     options.has("--help-all") ? "`sifcrypt COMMAND --help-all` says what each option takes" : undefined,
   ERR_BATCH_CONFIG: ({ command }) => (command === "batch config import" ? null : undefined),
+  // Its process says itself why it has ended, and no room was wanting.
+  ERR_BUILD_SCRATCH: ({ cause }) => (cause === undefined ? undefined : null),
   // Who asked for the build is told; here nobody has an address.
   ERR_BUILD_REMOTE: ({ command }) => (command === "serve-build" ? null : undefined),
   ERR_SIF_MAGIC: ({ command, words }) => {

@@ -1,7 +1,7 @@
 // The program in the workspace: a process of its own, root in its namespaces, that does what it is told through a pipe.
 import { spawn } from "node:child_process"
 import { once } from "node:events"
-import { constants, readSync } from "node:fs"
+import { constants, readSync, writeSync } from "node:fs"
 import { lstat, mkdir, open, readdir, rename, rm, statfs } from "node:fs/promises"
 import { Socket } from "node:net"
 import { constants as systemConstants } from "node:os"
@@ -23,8 +23,16 @@ import { type Copied, type Ids, type Reply, type Request, type StageBase } from 
 const none = (): void => undefined
 process.on("SIGUSR1", none).off("SIGUSR1", none)
 
+/** Nobody hears of it any more but whoever reads what we print. */
+function giveUp(error: Error): never {
+  writeSync(process.stderr.fd, `sifcrypt: in the workspace: ${error.message}\n`)
+  process.exit(1)
+}
+process.on("uncaughtException", giveUp)
+
 const [control = -1, keys = -1] = process.argv.slice(2).map(Number)
 const socket = new Socket({ fd: control, readable: true, writable: true })
+socket.on("error", giveUp)
 
 function reply(message: Reply): void {
   socket.write(encodeFrame(message))

@@ -1,6 +1,7 @@
 // The workspace of a build, from outside: the starter makes namespaces and a scratch in them, and runs our worker there. What
 // is in the scratch nobody else sees, and it goes when the worker, or this process, goes.
 import { createRequire } from "node:module"
+import { constants } from "node:os"
 import path from "node:path"
 import type { Duplex, Readable } from "node:stream"
 import { pathToFileURL } from "node:url"
@@ -85,6 +86,9 @@ function scratchArguments(scratch: Scratch): string[] {
   }
 }
 
+/** By SIGKILL, as the kernel does where there is no memory. */
+const KILLED = 128 + constants.signals.SIGKILL
+
 export class Workspace implements AsyncDisposable {
   readonly #starter: Starter
   readonly #replies: AsyncGenerator
@@ -94,6 +98,8 @@ export class Workspace implements AsyncDisposable {
   /** What requests speak of. */
   readonly #secrets: Duplex
   #started = false
+  /** What kept us from talking to it. */
+  #broken: Error | undefined
 
   constructor(options: WorkspaceOptions) {
     this.#options = options
@@ -121,9 +127,13 @@ export class Workspace implements AsyncDisposable {
     if (control === undefined || secrets === undefined) throw new Error("a launch is composed when it starts")
     this.#control = control
     this.#secrets = secrets
-    // A pipe that breaks says no more than one that ends, which is told of as the end of the worker.
-    for (const pipe of [control, secrets]) pipe.on("error", () => undefined)
     const { stdout, stderr } = this.#starter.child
+    // It does not go on without one that breaks.
+    for (const pipe of [control, secrets, stdout, stderr])
+      pipe?.on("error", (cause) => {
+        this.#broken ??= cause
+        this.#stop()
+      })
     const listen = (stream: Readable | null, name: "stdout" | "stderr"): void => {
       stream?.on("data", (bytes: Buffer) => {
         const taken = onOutput(bytes, name)
@@ -146,16 +156,19 @@ export class Workspace implements AsyncDisposable {
 
   /** Why there is no answer any more, when all has ended. */
   async #end(): Promise<ContainerError> {
+    let status: number
     try {
-      await this.#starter.ended
+      status = (await this.#starter.ended).code
     } catch (error) {
       if (error instanceof ContainerError) return error
       throw error
     }
-    return new BuildError(
-      "ERR_BUILD_SCRATCH",
-      this.#started ? "the process in the workspace was killed" : "the workspace of the build did not start",
-    )
+    const what = this.#started
+      ? "the process in the workspace"
+      : "the workspace of the build did not start: its process"
+    if (status === KILLED) return new BuildError("ERR_BUILD_SCRATCH", `${what} was killed`)
+    const cause = this.#broken ?? new Error(`status ${status}`)
+    return new BuildError("ERR_BUILD_SCRATCH", `${what} has ended: ${cause.message}`, { cause })
   }
 
   /**
@@ -210,8 +223,11 @@ export class Workspace implements AsyncDisposable {
       else if (reply.kind === "filled") {
         onFilled(reply.stage)
         say({ kind: "use" })
-      } else if (reply.kind === "failed") throw fromWire(reply.error)
-      else return reply.value
+      } else if (reply.kind === "failed") {
+        // It may have missed what did not get through.
+        if (this.#broken !== undefined) break
+        throw fromWire(reply.error)
+      } else return reply.value
     }
     throw await this.#end()
   }
