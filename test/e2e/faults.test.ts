@@ -148,6 +148,7 @@ services:
     "build of a definition": {
       prepare: copied("image.def", "plain.sif"),
       args: () => ["build", "--pem-path", keys.publicKey, "made.sif", "image.def"],
+      known: [/^node write socket/, /^node read socket/, /^node ioctl socket/],
       state: made("made.sif", "/data/made", "made\n"),
       outputs: /^work\/made\.sif$/,
     },
