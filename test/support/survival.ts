@@ -26,7 +26,8 @@ import { isSoak, repeat } from "./soak.ts"
 const most = Number(process.env["SIFCRYPT_FAULTS"] ?? (isSoak ? Infinity : 1))
 const only = process.env["SIFCRYPT_KIND"]
 const chosen = new RegExp(process.env["SIFCRYPT_CALLS"] ?? "")
-const settleMs = 8000
+/** What runs by itself, as a broker that asks Slurm, ends when it looks next; where much runs at once, that takes its time. */
+const settleMs = 30_000
 /** A connection whose first write fails while it stays ends by its silence, after a minute. */
 const commandMs = isSoak ? 150_000 : 30_000
 /** Until a call is made that is to fail. */
