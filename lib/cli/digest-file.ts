@@ -1,4 +1,4 @@
-// A digest in a file, for scripts: all of it or nothing, and there before anybody is told that something was done.
+// A digest in a file, for scripts: all of it or nothing, also where the power goes, and there before anybody is told that something was done.
 import { randomBytes } from "node:crypto"
 import { realpathSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs"
 import path from "node:path"
@@ -31,7 +31,7 @@ export function writeDigestFile(file: string | undefined, digest: string): void 
   const name = target(file)
   const partial = path.join(path.dirname(name), `.${path.basename(name)}.${randomBytes(6).toString("hex")}`)
   try {
-    writeFileSync(partial, text, { flag: "wx" })
+    writeFileSync(partial, text, { flag: "wx", flush: true })
     renameSync(partial, name)
   } catch (error) {
     rmSync(partial, { force: true })

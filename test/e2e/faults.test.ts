@@ -1,11 +1,31 @@
 // What a command does when one of its system calls fails (test/support/survival.ts).
 import assert from "node:assert/strict"
-import { createHash, createPublicKey, generateKeyPairSync } from "node:crypto"
-import { cpSync, existsSync, lstatSync, mkdirSync, readFileSync, writeFileSync } from "node:fs"
+import { createHash, createPrivateKey, createPublicKey, generateKeyPairSync } from "node:crypto"
+import {
+  cpSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  writeFileSync,
+} from "node:fs"
 import path from "node:path"
-import { build, encrypt, KeyError, listRecipients, LuksError, open, sif, verify } from "../../lib/index.ts"
+import {
+  build,
+  encrypt,
+  KeyError,
+  type ContainerError,
+  listRecipients,
+  LuksError,
+  open,
+  sif,
+  verify,
+} from "../../lib/index.ts"
 import { isRoot, runProgram, sifcrypt, sifcryptOk, type Result } from "../support/cli.ts"
-import { testKeys } from "../support/keys.ts"
+import { keep, type Kept } from "../support/kept.ts"
+import { passphrase, testKeys } from "../support/keys.ts"
 import { mountsIn } from "../support/processes.ts"
 import { Registry } from "../support/registry.ts"
 import { skip } from "../support/skip.ts"
@@ -25,6 +45,8 @@ describe("a system call that fails", function () {
   const unlock = [{ key: { file: keys.privateKey } }]
   let registry: Registry | undefined
   let host = ""
+  const password = ["--password-file", keys.passphraseFile]
+  let kept: Kept
 
   before(async function () {
     if (!isRoot) skip(this, "needs root, to answer for the kernel")
@@ -44,6 +66,10 @@ describe("a system call that fails", function () {
     })
     const pem = signer.privateKey.export({ type: "pkcs8", format: "pem" })
     writeFileSync(original("signer.pem"), pem, { mode: 0o644 })
+    writeFileSync(
+      original("signer.pub.pem"),
+      signer.publicKey.export({ type: "spki", format: "pem" }).toString(),
+    )
     writeFileSync(
       original("image.def"),
       "Bootstrap: localimage\nFrom: plain.sif\n%post\n    echo made >/data/made\n",
@@ -65,8 +91,10 @@ services:
     const layout = original("layout")
     cpSync(path.join(import.meta.dirname, "..", "vectors", "oci", "layout"), layout, { recursive: true })
     await registry.push(`oci:${layout}`, "layers:1")
+    kept = await keep(survival.folder, keys)
     await survival.compile(["build", "encrypt", "exec"])
   })
+
   after(async () => {
     survival.end()
     await registry?.[Symbol.asyncDispose]()
@@ -115,6 +143,43 @@ services:
       }
     }
 
+  /** An image whose objects can still be read, and whose root file system, if that has not changed. */
+  const withObjects =
+    (isNew: (objects: readonly sif.SifObject[]) => boolean) =>
+    async (place: Place): Promise<State> => {
+      const image = place.in("work", "objects.sif")
+      await holds(image, "/data/hello", "hello\n")
+      await using opened = await sif.openSif(image)
+      return isNew(opened.objects) ? "new" : "old"
+    }
+
+  /** What the user keeps, in a folder that is made before. */
+  const copiedTo = (name: string, ...folder: readonly string[]): ((place: Place) => void) => {
+    return (place) => {
+      cpSync(original(name), place.in(...folder), { recursive: true })
+    }
+  }
+
+  /** Do layers and manifests of a layout have the digests that they are called by? */
+  function layoutIsWhole(layout: string): void {
+    const blobs = path.join(layout, "blobs", "sha256")
+    for (const name of existsSync(blobs) ? readdirSync(blobs) : [])
+      if (/^[0-9a-f]{64}$/.test(name)) assert.equal(digestOf(path.join(blobs, name)), name)
+  }
+
+  /** Is an image in the store, and is the store whole? */
+  const stored = async (place: Place): Promise<boolean> => {
+    layoutIsWhole(place.in(...storeFolder))
+    const { text } = await sifcryptOk(["image", "list", "--json"], place.options)
+    return text.includes("kept")
+  }
+
+  /** The keys of a ring, private ones, whose every file is whole. */
+  const inRing = async (place: Place): Promise<boolean> =>
+    (await sifcryptOk(["key", "list", "--secret", "-d", "ring"], place.options)).text.includes(
+      "one@example.org",
+    )
+
   const printed =
     (text: string) =>
     (_: Place, { text: output }: Result): State => {
@@ -122,6 +187,9 @@ services:
       assert.ok(text.startsWith(output), output)
       return "old"
     }
+
+  const certificates = ["home", ".sifcrypt", "certificates"]
+  const storeFolder = ["home", ".local", "share", "sifcrypt", "images"]
 
   const works: Readonly<Record<string, Work>> = {
     build: {
@@ -267,6 +335,81 @@ services:
       known: [/^node fsync .*\/work$/],
       outputs: /^work\/made(?:\.pfx|-public(?:-pkcs1)?\.pem)$/,
     },
+    "cert convert": {
+      prepare: copied("kept.pfx"),
+      args: () => [
+        ...["cert", "convert", "--to", "pkcs8", "--new-password-file", keys.passphraseFile],
+        ...[...password, "kept.pfx", "made.pem"],
+      ],
+      state: (place) => {
+        if (!existsSync(place.in("work", "made.pem"))) return "old"
+        const text = readFileSync(place.in("work", "made.pem"), "utf8")
+        assert.match(text, /^-----BEGIN ENCRYPTED PRIVATE KEY-----/)
+        const key = createPrivateKey({ key: text, passphrase })
+        const made = createPublicKey(key).export({ type: "spki", format: "pem" })
+        assert.equal(made, readFileSync(original("kept-public.pem"), "utf8"))
+        return "new"
+      },
+      outputs: /^work\/made\.pem$/,
+    },
+    "cert add": {
+      prepare: copied("kept.pfx"),
+      args: () => ["cert", "add", ...password, "kept.pfx"],
+      state: async (place) => {
+        const { text } = await sifcryptOk(["cert", "list"], place.options)
+        return text.includes(kept.thumbprint) ? "new" : "old"
+      },
+      outputs: /^home\/\.sifcrypt/,
+    },
+    "cert del": {
+      prepare: copiedTo("certificates", ...certificates),
+      args: () => ["cert", "del", kept.thumbprint],
+      state: async (place) => {
+        const { text } = await sifcryptOk(["cert", "list"], place.options)
+        return text.includes(kept.thumbprint) ? "old" : "new"
+      },
+      outputs: /^home\/\.sifcrypt/,
+    },
+    "sif new": {
+      args: () => ["sif", "new", "made.sif"],
+      state: async (place) => {
+        if (!existsSync(place.in("work", "made.sif"))) return "old"
+        await using opened = await sif.openSif(place.in("work", "made.sif"))
+        assert.deepEqual(opened.objects, [])
+        return "new"
+      },
+      outputs: /^work\/made\.sif$/,
+    },
+    "sif dump": {
+      prepare: copied("objects.sif"),
+      args: () => ["sif", "dump", String(kept.generic), "objects.sif"],
+      state: printed("a text\n"),
+    },
+    "sif del": {
+      prepare: copied("objects.sif"),
+      args: () => ["sif", "del", String(kept.generic), "objects.sif"],
+      state: withObjects((objects) => !objects.some(({ id }) => id === kept.generic)),
+      outputs: locks,
+    },
+    "sif setprim": {
+      prepare: copied("objects.sif"),
+      args: () => ["sif", "setprim", String(kept.system), "objects.sif"],
+      state: withObjects((objects) => {
+        const primary = objects.filter(({ partition }) => partition?.type === sif.PartitionType.primarySystem)
+        assert.equal(primary.length, 1)
+        return primary[0]?.id === kept.system
+      }),
+      outputs: locks,
+    },
+    verify: {
+      prepare: copied("signed.sif", "signer.pub.pem"),
+      args: () => ["verify", "--json", "--key", "signer.pub.pem", "signed.sif"],
+      state: (_, { status, text }) => {
+        if (status !== 0) return "old"
+        assert.equal((JSON.parse(text) as { verified: boolean }).verified, true)
+        return "new"
+      },
+    },
     "key newpair": {
       args: () => [
         ...["key", "newpair", "-N", "One", "-E", "one@example.org", "--type", "ed25519", "-P", ""],
@@ -277,6 +420,140 @@ services:
         return listed.text.includes("one@example.org") ? "new" : "old"
       },
       outputs: /^work\/ring(?:\/|$)/,
+    },
+    "key import": {
+      prepare: copied("secret.pgp"),
+      args: () => ["key", "import", "-d", "ring", "secret.pgp"],
+      state: async (place) => ((await inRing(place)) ? "new" : "old"),
+      outputs: /^work\/ring(?:\/|$)/,
+    },
+    "key export": {
+      prepare: copied("ring"),
+      args: () => ["key", "export", "--secret", "-d", "ring", "made.pgp"],
+      state: async (place) => {
+        if (!existsSync(place.in("work", "made.pgp"))) return "old"
+        await sifcryptOk(["key", "import", "-d", "again", "made.pgp"], place.options)
+        return "new"
+      },
+      outputs: /^work\/(?:made\.pgp$|again(?:\/|$)|ring(?:\/|$))/,
+    },
+    "key remove": {
+      prepare: copied("ring"),
+      args: () => ["key", "remove", "--secret", "-d", "ring", kept.fingerprint],
+      state: async (place) => {
+        const { text } = await sifcryptOk(["key", "list", "-d", "ring"], place.options)
+        assert.ok(text.includes("one@example.org"), "the public key stays")
+        return (await inRing(place)) ? "old" : "new"
+      },
+      outputs: /^work\/ring\//,
+    },
+    "image load": {
+      prepare: copied("kept.tar"),
+      args: () => ["image", "load", "--input", "kept.tar"],
+      state: async (place) => ((await stored(place)) ? "new" : "old"),
+      outputs: /^home\/\.local|^run\/sifcrypt|^cache\/sifcrypt-locks/,
+    },
+    "image save": {
+      prepare: copiedTo("store", ...storeFolder),
+      args: () => ["image", "save", "--output", "made.tar", "kept"],
+      state: async (place) => {
+        assert.ok(await stored(place))
+        if (!existsSync(place.in("work", "made.tar"))) return "old"
+        await using opened = await open(`oci-archive:${place.in("work", "made.tar")}`)
+        assert.ok((await opened.list("/")).length > 0)
+        return "new"
+      },
+      outputs: /^work\/made\.tar$|^home\/\.local|^run\/sifcrypt|^cache\/sifcrypt-locks/,
+    },
+    "image rm": {
+      prepare: copiedTo("store", ...storeFolder),
+      args: () => ["image", "rm", "kept"],
+      state: async (place) => ((await stored(place)) ? "old" : "new"),
+      outputs: /^home\/\.local|^run\/sifcrypt|^cache\/sifcrypt-locks/,
+    },
+    "image decrypt": {
+      prepare: copied("encrypted"),
+      args: () => ["image", "decrypt", "--key", keys.privateKey, "oci:encrypted", "oci:made"],
+      state: async (place) => {
+        layoutIsWhole(place.in("work", "made"))
+        if (!existsSync(place.in("work", "made", "index.json"))) return "old"
+        await using opened = await open(`oci:${place.in("work", "made")}`)
+        assert.ok((await opened.list("/")).length > 0)
+        return "new"
+      },
+      outputs: /^work\/made(?:\/|$)|^run\/sifcrypt|^cache\/sifcrypt-locks/,
+    },
+    "image recipients rotate": {
+      prepare: copied("encrypted"),
+      args: () => [
+        ...["image", "recipients", "rotate", "--key", keys.privateKey],
+        ...["--recipient", `jwe:${keys.otherPublicKey}`, "oci:encrypted:kept"],
+      ],
+      state: async (place) => {
+        layoutIsWhole(place.in("work", "encrypted"))
+        const opens = async (file: string): Promise<boolean> => {
+          try {
+            await using opened = await open(`oci:${place.in("work", "encrypted")}`, {
+              unlock: [{ key: { file } }],
+            })
+            return (await opened.list("/")).length > 0
+          } catch (error) {
+            if ((error as Partial<ContainerError>).code === "ERR_KEY_MISMATCH") return false
+            throw error
+          }
+        }
+        if (await opens(keys.privateKey)) return "old"
+        assert.ok(await opens(keys.otherPrivateKey))
+        return "new"
+      },
+      outputs: /^work\/encrypted\/|^run\/sifcrypt|^cache\/sifcrypt-locks/,
+    },
+    link: {
+      args: () => ["link", "made", "apptainer"],
+      state: (place) => {
+        if (!place.files().includes("work/made/apptainer")) return "old"
+        assert.match(readlinkSync(place.in("work", "made", "apptainer")), /\/dist\/cli\/main\.js$/)
+        return "new"
+      },
+      outputs: /^work\/made(?:\/apptainer)?$/,
+    },
+    "network create": {
+      args: () => ["network", "create", "--subnet", "10.77.0.0/24", "made"],
+      state: async ({ options }) => {
+        const { text } = await sifcryptOk(["network", "list", "--json"], options)
+        return text.includes("10.77.0.0") ? "new" : "old"
+      },
+      outputs: /^run\/sifcrypt|^cache\/sifcrypt-/,
+    },
+    "registry login": {
+      start: (place, wrapper) =>
+        sifcrypt(["registry", "login", "--no-https", "-u", "user", "--password-stdin", host], {
+          ...{ ...place.options, wrapper, input: "secret\n" },
+        }),
+      args: () => [],
+      state: async ({ options }) => {
+        const { text } = await sifcryptOk(["registry", "list", "--json"], options)
+        return text.includes(host) ? "new" : "old"
+      },
+      outputs: /^home\/\.apptainer/,
+    },
+    view: {
+      prepare: (place) => {
+        copied("image.sif")(place)
+        mkdirSync(place.in("work", "mount"))
+      },
+      args: () => ["view", "--pem-path", keys.privateKey, "image.sif", "mount"],
+      state: async (place) => {
+        if (mountsIn(place.folder).length === 0) return "old"
+        const file = place.in("work", "mount", "root.squashfs")
+        const { status, text, stderr } = await runProgram(["head", "-c", "4", file], { as })
+        if (status !== 0) assert.match(stderr, /: (?:Input\/output error|Cannot allocate memory)\n$/)
+        else assert.equal(text, "hsqs")
+        return "new"
+      },
+      after: async ({ folder: place, options }) => {
+        if (mountsIn(place).length > 0) await sifcryptOk(["unmount", "mount"], options)
+      },
     },
     "image encrypt": {
       prepare: copied("layout"),

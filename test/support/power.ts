@@ -100,7 +100,8 @@ export function statesOf(calls: readonly Call[], name: string, was: Buffer | und
       const file = fileOf(from)
       files.set(to, file)
       if (to === name) published = [published.at(-1), file]
-    } else if (kind === "write" && object.startsWith("/")) writeTo(call, object)
+    } else if (kind === "unlink" && object === name) published = [published.at(-1), undefined]
+    else if (kind === "write" && object.startsWith("/")) writeTo(call, object)
   }
 
   function writeTo(call: string, object: string): void {
