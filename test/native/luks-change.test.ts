@@ -2,7 +2,7 @@
 // at every place.
 import assert from "node:assert/strict"
 import { spawnSync } from "node:child_process"
-import { randomBytes } from "node:crypto"
+import { createHash, randomBytes } from "node:crypto"
 import { copyFileSync, readFileSync, truncateSync, writeFileSync } from "node:fs"
 import { open } from "node:fs/promises"
 import path from "node:path"
@@ -322,6 +322,29 @@ describe("changeKeyslots", () => {
       code: "ERR_LUKS_FULL",
       message: "metadata of 16384 bytes has no room for another keyslot",
     })
+  })
+
+  it("refuses what libcryptsetup puts where it does not look for it, behind an area that is not of whole blocks", async () => {
+    const file = await ours()
+    const bytes = readFileSync(file)
+    const size = Number(bytes.readBigUInt64BE(8))
+    for (const at of [0, size]) {
+      const copy = bytes.subarray(at, at + size)
+      const text = copy.toString("latin1")
+      // Of the keyslot behind which there is room.
+      const place = text.lastIndexOf('"size":"258048"')
+      assert.ok(place > 0)
+      copy.write("258047", place + 8, "latin1")
+      copy.fill(0, 448, 512)
+      createHash("sha256").update(copy).digest().copy(copy, 448)
+    }
+    writeFileSync(file, bytes)
+    assert.ok(await volumeKeyOf(file, old))
+    await assert.rejects(plan(file, { add: [fresh] }), {
+      code: "ERR_LUKS_HEADER",
+      message: /keyslot 2's area of 258048 bytes at \d+ is not in the keyslots area$/,
+    })
+    assert.deepEqual(readFileSync(file), bytes)
   })
 
   it("refuses what the limits would not open again", async () => {
