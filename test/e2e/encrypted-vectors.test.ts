@@ -4,7 +4,7 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs"
 import path from "node:path"
 import { Readable, Writable } from "node:stream"
 import { build, oci, type CredentialSource } from "../../lib/index.ts"
-import { fieldHead } from "../../lib/ocicrypt/protobuf.ts"
+import { decoderPayload } from "../support/layer-payload.ts"
 import { newFolder } from "../support/scratch.ts"
 import { vectorPath } from "../vectors/load.ts"
 
@@ -74,15 +74,6 @@ describe("images that other programs have encrypted", () => {
     })
 })
 
-/** What containerd says of a layer. */
-function payloadOf(layer: Json, keys: readonly string[]): Buffer {
-  const privkeys = keys.map((key) => readFileSync(keyFile(key)).toString("base64"))
-  const parameters = { privkeys, "privkeys-passwords": keys.map(() => "") }
-  const json = Buffer.from(JSON.stringify({ DecryptConfig: { Parameters: parameters }, Descriptor: layer }))
-  const type = Buffer.from("io.containerd.ocicrypt.v1.Payload")
-  return Buffer.concat([fieldHead(1, type.length), type, fieldHead(2, json.length), json])
-}
-
 describe("evil images with encrypted layers", () => {
   const evil = vectorPath("ocicrypt/bad")
   const codes: Readonly<Record<string, string>> = {
@@ -133,7 +124,7 @@ describe("evil images with encrypted layers", () => {
           },
         })
         const input = Readable.from([blob(evil, layer.digest)])
-        const payload = { bytes: payloadOf(layer, ["rsa1.pem"]) }
+        const payload = { bytes: decoderPayload(layer, [readFileSync(keyFile("rsa1.pem"))]) }
         const failure = await oci.decodeLayer({ payload, input, output: sink }).then(
           ({ size }) => {
             assert.equal(written, size)

@@ -12,6 +12,11 @@ import {
   writeFileSync,
 } from "node:fs"
 import path from "node:path"
+import { Readable, Writable } from "node:stream"
+import type { CommandRow } from "../../lib/cli/command.ts"
+import { commands } from "../../lib/cli/commands.ts"
+import { absent } from "../../lib/cli/commands/absent.ts"
+import { probes } from "../../lib/cli/commands/probe.ts"
 import {
   build,
   encrypt,
@@ -19,6 +24,7 @@ import {
   type ContainerError,
   listRecipients,
   LuksError,
+  oci,
   open,
   sif,
   verify,
@@ -26,12 +32,58 @@ import {
 import { isRoot, runProgram, sifcrypt, sifcryptOk, type Result } from "../support/cli.ts"
 import { keep, type Kept } from "../support/kept.ts"
 import { passphrase, testKeys } from "../support/keys.ts"
+import { decoderPayload } from "../support/layer-payload.ts"
 import { mountsIn } from "../support/processes.ts"
 import { Registry } from "../support/registry.ts"
 import { skip } from "../support/skip.ts"
 import { isSoak } from "../support/soak.ts"
-import { digestOf, Survival, type Place, type State, type Work } from "../support/survival.ts"
+import { digestOf, Place, Survival, type State, type Work } from "../support/survival.ts"
 import { makeRootTree } from "../support/trees.ts"
+
+/** Commands of which no call fails here, and why. */
+const untried: Readonly<Record<string, readonly string[]>> = {
+  "they fail in test/slurm/faults.test.ts": [
+    ...[
+      "submit",
+      "status",
+      "tail",
+      "logs",
+      "cancel",
+      "unlock",
+      "prefetch",
+      "prune",
+      "delete",
+      "config import",
+    ],
+    ...["serve-node", "task", "broker", "relay", "fetch"],
+  ].map((name) => `batch ${name}`),
+  "what they do another does as well: exec, cat, instance start and compose up, mount, image recipients rotate, key import":
+    [
+      ...["run", "shell", "test", "ls", "instance run", "instance rm", "oci-runtime", "unmount"],
+      ...["down", "exec", "run", "start", "stop", "restart", "pull", "build"].map(
+        (name) => `compose ${name}`,
+      ),
+      ...["image recipients add", "image recipients remove", "network rm", "key pull", "key global"],
+    ],
+  "they write nothing, and have no secret": [
+    ...[
+      "recipient list",
+      "sif list",
+      "sif header",
+      "sif info",
+      "info",
+      "map",
+      "inspect",
+      "run-help",
+      "mounts",
+    ],
+    ...["image list", "image inspect", "image layerinfo", "image recipients list", "network list"],
+    ...["instance list", "instance stats", "instance logs", "network inspect", "ecl check", "cache list"],
+    ...["compose ps", "compose logs", "compose images", "compose config", "cert info", "cert list"],
+    ...["key list", "key push", "key search", "registry list", "completion", "version"],
+  ],
+  "it keeps nothing, and who has asked it hears that it ends": ["serve-build"],
+}
 
 describe("a system call that fails", function () {
   this.timeout(isSoak ? 36_000_000 : 120_000)
@@ -92,8 +144,29 @@ services:
     cpSync(path.join(import.meta.dirname, "..", "vectors", "oci", "layout"), layout, { recursive: true })
     await registry.push(`oci:${layout}`, "layers:1")
     kept = await keep(survival.folder, keys)
+    await writeLayer()
     await survival.compile(["build", "encrypt", "exec"])
   })
+
+  /** What containerd has for its decoder of an encrypted layer, and what that makes of it. */
+  async function writeLayer(): Promise<void> {
+    const { manifest } = await oci.inspect({ source: `oci:${original("encrypted")}` })
+    const [layer] = manifest?.layers ?? []
+    assert.ok(layer !== undefined)
+    const bytes = readFileSync(original(path.join("encrypted", "blobs", ...layer.digest.split(":"))))
+    const payload = decoderPayload(layer, [readFileSync(keys.privateKey)])
+    const made: Buffer[] = []
+    const output = new Writable({
+      write(chunk: Buffer, _, done): void {
+        made.push(chunk)
+        done()
+      },
+    })
+    await oci.decodeLayer({ payload: { bytes: payload }, input: Readable.from([bytes]), output })
+    writeFileSync(original("layer"), bytes)
+    writeFileSync(original("payload"), payload)
+    writeFileSync(original("layer.plain"), Buffer.concat(made))
+  }
 
   after(async () => {
     survival.end()
@@ -453,6 +526,12 @@ services:
       state: async (place) => ((await stored(place)) ? "new" : "old"),
       outputs: /^home\/\.local|^run\/sifcrypt|^cache\/sifcrypt-locks/,
     },
+    "image copy": {
+      prepare: copied("layout"),
+      args: () => ["image", "copy", "oci:layout", "store:kept"],
+      state: async (place) => ((await stored(place)) ? "new" : "old"),
+      outputs: /^home\/\.local|^run\/sifcrypt|^cache\/sifcrypt-locks/,
+    },
     "image save": {
       prepare: copiedTo("store", ...storeFolder),
       args: () => ["image", "save", "--output", "made.tar", "kept"],
@@ -482,6 +561,24 @@ services:
         return "new"
       },
       outputs: /^work\/made(?:\/|$)|^run\/sifcrypt|^cache\/sifcrypt-locks/,
+    },
+    "ctd-decoder": {
+      prepare: copied("layer", "payload"),
+      args: () => ["ctd-decoder"],
+      start: (place, wrapper, args) => {
+        const words = [...wrapper, "sh", "-c", 'exec "$@" 3<payload', "sh"]
+        return sifcrypt(args, {
+          ...place.options,
+          wrapper: words,
+          input: readFileSync(place.in("work", "layer")),
+        })
+      },
+      state: (_, { stdout }) => {
+        const whole = readFileSync(original("layer.plain"))
+        // All of it is verified before.
+        assert.ok(whole.subarray(0, stdout.length).equals(stdout))
+        return stdout.length === whole.length ? "new" : "old"
+      },
     },
     "image recipients rotate": {
       prepare: copied("encrypted"),
@@ -526,14 +623,28 @@ services:
       outputs: /^run\/sifcrypt|^cache\/sifcrypt-/,
     },
     "registry login": {
-      start: (place, wrapper) =>
-        sifcrypt(["registry", "login", "--no-https", "-u", "user", "--password-stdin", host], {
-          ...{ ...place.options, wrapper, input: "secret\n" },
-        }),
-      args: () => [],
+      args: () => ["registry", "login", "--no-https", "-u", "user", "--password-stdin", host],
+      start: (place, wrapper, args) => sifcrypt(args, { ...place.options, wrapper, input: "secret\n" }),
       state: async ({ options }) => {
         const { text } = await sifcryptOk(["registry", "list", "--json"], options)
         return text.includes(host) ? "new" : "old"
+      },
+      outputs: /^home\/\.apptainer/,
+    },
+    "registry logout": {
+      prepare: (place) => {
+        const auths = Object.fromEntries(
+          ["one.example", "two.example"].map((name) => [name, { auth: "YTpi" }]),
+        )
+        mkdirSync(place.in("home", ".apptainer"), { mode: 0o700 })
+        const file = place.in("home", ".apptainer", "docker-config.json")
+        writeFileSync(file, JSON.stringify({ auths }), { mode: 0o600 })
+      },
+      args: () => ["registry", "logout", "one.example"],
+      state: async ({ options }) => {
+        const { text } = await sifcryptOk(["registry", "list", "--json"], options)
+        assert.ok(text.includes("two.example"))
+        return text.includes("one.example") ? "old" : "new"
       },
       outputs: /^home\/\.apptainer/,
     },
@@ -665,6 +776,23 @@ services:
       // Logs stay, and the folder that they are in.
       outputs: /^(?:home|run)\/|^cache\/sifcrypt-/,
     },
+    "instance stop": {
+      prepare: copied("image.sif"),
+      args: () => ["instance", "stop", "one"],
+      start: async (place, wrapper, args) => {
+        const started = ["instance", "start", "--engine", "userspace", "--pem-path", keys.privateKey]
+        await sifcryptOk([...started, "image.sif", "one"], place.options)
+        return await sifcrypt(args, { ...place.options, wrapper })
+      },
+      state: async ({ options }) => {
+        const { text } = await sifcryptOk(["instance", "list", "--json"], options)
+        return text.includes('"running"') ? "old" : "new"
+      },
+      after: async ({ options }) => {
+        await sifcrypt(["instance", "stop", "--force", "one"], options)
+      },
+      outputs: /^(?:home|run)\/|^cache\/sifcrypt-/,
+    },
     mount: {
       prepare: (place) => {
         copied("image.sif")(place)
@@ -700,4 +828,22 @@ services:
   }
 
   survival.tests(works)
+
+  it("is tried of every command that writes something or has a secret", () => {
+    const leaves = ({ name, commands: below = [] }: CommandRow): string[] =>
+      below.length === 0 ? [name] : below.flatMap(leaves).map((one) => `${name} ${one}`)
+    const all = commands.filter((row) => ![...absent, ...probes].includes(row)).flatMap(leaves)
+    const place = new Place(survival.original("nowhere"), 0, as, {})
+    const lines = Object.values(works).map(({ args }) => `${args(place).join(" ")} `)
+    const tried = new Set(all.filter((name) => lines.some((line) => line.startsWith(`${name} `))))
+    const told = Object.values(untried).flat()
+    assert.deepEqual(
+      all.filter((name) => !tried.has(name) && !told.includes(name)),
+      [],
+    )
+    assert.deepEqual(
+      told.filter((name) => tried.has(name) || !all.includes(name)),
+      [],
+    )
+  })
 })

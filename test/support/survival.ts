@@ -91,7 +91,7 @@ export interface Work {
   readonly prepare?: (place: Place) => void
   readonly args: (place: Place) => readonly string[]
   /** Runs it, where that is not just a command; a call of what is started behind these words fails. */
-  readonly start?: (place: Place, wrapper: readonly string[]) => Promise<Result>
+  readonly start?: (place: Place, wrapper: readonly string[], args: readonly string[]) => Promise<Result>
   /** What there is afterwards; an error if it is neither as it was nor as it should be. */
   readonly state: (place: Place, result: Result) => Promise<State> | State
   /** Other statuses than the command's own. */
@@ -170,7 +170,8 @@ export class Survival {
     const wrapper = failing(report, place.folder, fault ?? "none")
     try {
       const options = { ...place.options, wrapper, timeoutMs: commandMs }
-      const result = await (work.start?.(place, wrapper) ?? sifcrypt(work.args(place), options))
+      const result = await (work.start?.(place, wrapper, work.args(place)) ??
+        sifcrypt(work.args(place), options))
       const { status, signal, stderr } = result
       const said = `status ${String(status)}${signal ?? ""}: ${stderr}`
       assert.ok(status !== null && (work.statuses ?? statuses).has(status), said)
