@@ -36,7 +36,8 @@ export function openVolume({ name, external }: Volume, project: string): string 
     })
   if (!existsSync(data)) {
     mkdirSync(folder, { recursive: true, mode: 0o700 })
-    writeFileSync(path.join(folder, OWNER), JSON.stringify({ project }), { mode: 0o600 })
+    // Of a volume without it nobody would know any more whose it is.
+    writeFileSync(path.join(folder, OWNER), JSON.stringify({ project }), { mode: 0o600, flush: true })
     mkdirSync(data, { recursive: true, mode: 0o755 })
   }
   return data

@@ -14,7 +14,7 @@ import {
 import path from "node:path"
 import { build, listRecipients, open, sif, verify } from "../../lib/index.ts"
 import { fingerprint } from "../../lib/key/fingerprint.ts"
-import { isRoot, sifcryptOk } from "../support/cli.ts"
+import { isRoot, sifcrypt, sifcryptOk } from "../support/cli.ts"
 import { callsOf, failing, type Call } from "../support/faults.ts"
 import { keep, type Kept } from "../support/kept.ts"
 import { testKeys } from "../support/keys.ts"
@@ -23,6 +23,7 @@ import { makeLayout } from "../support/layout.ts"
 import { Registry } from "../support/registry.ts"
 import { newFolder } from "../support/scratch.ts"
 import { skip } from "../support/skip.ts"
+import { makeRootTree } from "../support/trees.ts"
 
 describe("a power cut", function () {
   this.timeout(120_000)
@@ -330,6 +331,58 @@ describe("a power cut", function () {
         return isNew(opened.objects)
       })
     })
+
+  it("leaves a record of a service that is read or passed over, and a volume that is known to be a project's", async () => {
+    const recipients = [{ key: { file: keys.publicKey } }]
+    await build({ output: at("root.sif"), source: makeRootTree(), recipients })
+    const data = at("data")
+    mkdirSync(data)
+    const project = `cut-${process.pid}`
+    const env = { XDG_DATA_HOME: data }
+    const options = { as: "self", cwd: folder, env } as const
+    writeFileSync(
+      at("compose.yaml"),
+      `name: ${project}
+x-sifcrypt: { pem_path: "${keys.privateKey}" }
+services:
+  one: { image: ./root.sif, network_mode: none, entrypoint: sleep 300, volumes: ["kept:/data"] }
+volumes: { kept: {} }
+`,
+    )
+    const up = ["compose", "up", "-d"]
+    try {
+      const running = async (): Promise<boolean> =>
+        (await sifcryptOk(["compose", "ps", "--json"], options)).text.includes("running")
+      const calls = await traced(up, env)
+      assert.ok(await running())
+      const made = (name: string): number =>
+        calls.findIndex(({ name: call, object }) => call === "mkdir" && object.endsWith(name))
+      const noted = calls.findIndex(
+        ({ kind, object }) => kind === "fsync" && object.endsWith("/project.json"),
+      )
+      assert.ok(
+        noted >= 0 && noted < made(`/${project}_kept/data`),
+        "it is noted whose a volume is before that is there",
+      )
+
+      // In memory; where the system has no place for that, on a disk.
+      const names = calls.map(({ object }) => / -> (\/.*\/instances\/[^/]*\.json)$/.exec(object)?.[1])
+      const record = names.find((name) => name !== undefined) ?? assert.fail()
+      const states = statesOf(calls, record, undefined)
+      await sifcryptOk(["compose", "down", "-t", "1"], options)
+      for (const { content } of states) {
+        if (content !== undefined) writeFileSync(record, content, { mode: 0o600 })
+        assert.equal(await running(), false)
+      }
+      assert.ok(states.some(({ content }) => content?.length === 0))
+      writeFileSync(record, "", { mode: 0o600 })
+      await sifcryptOk(up, options)
+      assert.ok(await running())
+    } finally {
+      await sifcrypt(["compose", "down", "-v", "-t", "1"], options)
+    }
+    assert.deepEqual([...filesIn(data).keys()], [])
+  })
 
   it("leaves a copy in the cache that is whole, or none", async () => {
     const cache = at("cache")
