@@ -4,6 +4,7 @@
 
 #include "core/dynamic_library.h"
 #include "core/file_range.h"
+#include "core/spare_descriptors.h"
 #include "core/system_error.h"
 
 namespace sifcrypt::cryptsetup {
@@ -60,8 +61,10 @@ Session::Session() : lock_(mutex) {
 }
 
 int Session::Check(int result, const char* operation) const {
-  if (result < 0) throw SystemError(-result, operation, log_text);
-  return result;
+  if (result >= 0) return result;
+  // For want of a descriptor the library says ENOTBLK, ENOSYS, EIO or EINVAL; EPERM is about the secret.
+  if (result != -EPERM) CheckSpareDescriptors(operation);
+  throw SystemError(-result, operation, log_text);
 }
 
 HeaderFile::HeaderFile(uint64_t size)

@@ -41,7 +41,8 @@ class Session {
   Session& operator=(const Session&) = delete;
   const Library& operator*() const { return *library_; }
   const Library* operator->() const { return library_; }
-  /// Throws SystemError with `operation` and what the library logged when `result` is a negative errno.
+  /// Throws SystemError with `operation` and what the library logged when `result` is a negative errno; EMFILE or ENFILE where that came of
+  /// having no descriptors left.
   int Check(int result, const char* operation) const;
 
  private:

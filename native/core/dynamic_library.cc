@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include "core/spare_descriptors.h"
 #include "core/system_error.h"
 
 namespace sifcrypt {
@@ -36,6 +37,7 @@ DynamicLibrary::DynamicLibrary(std::initializer_list<const char*> names, const c
     // The first name is the usual one; why it failed says more than that an alternative is missing too.
     if (reason.empty()) reason = dlerror();
   }
+  CheckSpareDescriptors("dlopen");
   throw SystemError(ELIBACC, "dlopen", reason + " (" + packages + ")");
 }
 

@@ -11,7 +11,7 @@ class DynamicLibrary {
  public:
   /// Opens the first of `names` there is. The library binds its symbols to its own dependencies and not to what the
   /// process happens to export (Node carries an OpenSSL of its own). Throws SystemError(ELIBACC, "dlopen") that names
-  /// the library and `packages`, the distributions' packages that have it.
+  /// the library and `packages`, the distributions' packages that have it; EMFILE where there is no descriptor left to open it by.
   DynamicLibrary(std::initializer_list<const char*> names, const char* packages);
 
   /// Throws SystemError(ELIBACC, "dlsym") when the library is too old to have it.

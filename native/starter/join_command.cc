@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -149,6 +150,8 @@ std::pair<UniqueFd, UniqueFd> MakePipe(const std::vector<int>& preserved) {
 
 /// Who has ended is not told, and says why.
 void Tell(int pipe, std::string_view text) {
+  // With room for all of it nobody waits for a runtime that is stopped; where no pipe may be so large, for as long as that is.
+  fcntl(pipe, F_SETPIPE_SZ, static_cast<int>(std::min<size_t>(text.size(), INT_MAX)));
   while (!text.empty()) {
     const ssize_t n = write(pipe, text.data(), text.size());
     if (n < 0 && errno == EPIPE) return;

@@ -2,6 +2,8 @@
 // failed and exits 1, or nothing and exits 0.
 #include "core/luks.h"
 
+#include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -68,10 +70,50 @@ void TestCost() {
         "it opens");
 }
 
+/// What a limit of this process keeps the library from is told as that, whatever the library makes of it.
+void TestLimits() {
+  luks::FormatRequest request;
+  request.header_size = 4 << 20;
+  request.keyslots.push_back({SecretBuffer(kPassphrase, sizeof kPassphrase), {"pbkdf2", 1000, 0, 0}});
+  const auto error_of = [&request] {
+    try {
+      luks::Format(request);
+      return 0;
+    } catch (const SystemError& failure) {
+      return failure.error();
+    }
+  };
+  rlimit files{};
+  getrlimit(RLIMIT_NOFILE, &files);
+  const int next = dup(STDERR_FILENO);
+  close(next);
+  int refused = 0;
+  for (rlim_t more = 0; more < 20; ++more) {
+    const rlimit few{static_cast<rlim_t>(next) + more, files.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &few);
+    const int error = error_of();
+    refused += error == EMFILE ? 1 : 0;
+    Check(error == EMFILE || (error == 0 && refused > 0),
+          std::to_string(more) + " descriptors: error " + std::to_string(error));
+  }
+  Check(error_of() == 0, "20 descriptors are enough");
+  setrlimit(RLIMIT_NOFILE, &files);
+
+  rlimit size{};
+  getrlimit(RLIMIT_FSIZE, &size);
+  const rlimit small{100 << 10, size.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &small);
+  signal(SIGXFSZ, SIG_IGN);
+  Check(error_of() == EFBIG, "files of 100 KiB");
+  setrlimit(RLIMIT_FSIZE, &size);
+}
+
 }  // namespace
 }  // namespace sifcrypt
 
 int main() {
+  // First, before the library has opened what it keeps.
+  sifcrypt::TestLimits();
   sifcrypt::TestCost();
   std::cout << sifcrypt::checks << " checks\n";
   return sifcrypt::failures == 0 ? 0 : 1;
