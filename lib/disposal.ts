@@ -14,3 +14,16 @@ export async function madeOf<T>(
       else resource[Symbol.dispose]()
   }
 }
+
+/** What `work` comes to, after which `undo` takes back what was made for it. Where both fail, it is the failure of `work` that is told. */
+export async function thenUndone<T>(work: () => Promise<T>, undo: () => Promise<unknown>): Promise<T> {
+  let made: T
+  try {
+    made = await work()
+  } catch (error) {
+    await undo().catch(() => undefined)
+    throw error
+  }
+  await undo()
+  return made
+}

@@ -138,6 +138,7 @@ export type ErrorCode =
   | "ERR_ENV_NO_KERNEL_SUPPORT"
   | "ERR_ENV_NO_MEMORY"
   | "ERR_ENV_NO_CGROUP"
+  | "ERR_ENV_LIMIT"
   | "ERR_ENV_ARCHITECTURE"
 
 /** Options shared by all: the origin, and facts a program can use. */
@@ -150,8 +151,11 @@ export interface ContainerErrorOptions {
   readonly offset?: number | undefined
   /** The limits that would allow a key derivation that was refused for its cost. */
   readonly kdfLimits?: Partial<KdfLimits> | undefined
-  /** What was too much, where that is not the same everywhere: `layers` are limited by `maxLayerBytes`, `memory` by the machine. */
-  readonly limit?: "layers" | "memory" | undefined
+  /**
+   * What was too much, where that is not the same everywhere: `layers` are limited by `maxLayerBytes`, `memory` by the machine, open `files`
+   * and the `size` of a file by the limits of this process.
+   */
+  readonly limit?: "layers" | "memory" | "files" | "size" | undefined
 }
 
 /** The codes that begin with a word. */
@@ -167,8 +171,11 @@ export class ContainerError extends Error {
   readonly offset: number | undefined
   /** Of a key derivation that was refused for its cost: the `kdfLimits` of `open` that would allow it. */
   readonly kdfLimits: Partial<KdfLimits> | undefined
-  /** What was too much, where that is not the same everywhere: `layers` are limited by `maxLayerBytes`, `memory` by the machine. */
-  readonly limit: "layers" | "memory" | undefined
+  /**
+   * What was too much, where that is not the same everywhere: `layers` are limited by `maxLayerBytes`, `memory` by the machine, open `files`
+   * and the `size` of a file by the limits of this process.
+   */
+  readonly limit: "layers" | "memory" | "files" | "size" | undefined
   constructor(code: ErrorCode, message: string, options: ContainerErrorOptions = {}) {
     super(message, options.cause === undefined ? undefined : { cause: options.cause })
     this.name = new.target.name

@@ -21,6 +21,7 @@ import { setTimeout as sleep } from "node:timers/promises"
 import { openPartition } from "../encryption/unlock.ts"
 import type { Credentials } from "../encryption/credentials.ts"
 import { encryptionOf } from "../encryption/partition.ts"
+import { thenUndone } from "../disposal.ts"
 import { BatchError, ContainerError } from "../errors.ts"
 import { loadAddon } from "../native/load.ts"
 import { cacheFolder } from "../oci/cache.ts"
@@ -223,7 +224,7 @@ export class NodeCache {
   ): Promise<void> {
     await this.#removeBroken(digest)
     const temporary = path.join(this.folder, `.${digest}.${randomBytes(8).toString("hex")}`)
-    try {
+    const fetched = async (): Promise<void> => {
       await using target = await open(
         temporary,
         constants.O_RDWR | constants.O_CREAT | constants.O_EXCL,
@@ -234,11 +235,12 @@ export class NodeCache {
       if (found !== digest) throw failed(name, `it came as sha256:${found}, and is sha256:${digest}`)
       await target.sync()
       await rename(temporary, this.#path(digest))
+    }
+    try {
+      await thenUndone(fetched, () => rm(temporary, { force: true }))
     } catch (cause) {
       if (!(cause instanceof Error && "syscall" in cause)) throw cause
       throw failed(this.folder, `the image cannot be kept there: ${cause.message}`, cause)
-    } finally {
-      await rm(temporary, { force: true })
     }
     await this.shrink(this.#limit, digest)
   }

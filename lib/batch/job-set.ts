@@ -24,6 +24,7 @@ import {
   type Check,
 } from "../arguments.ts"
 import { readBounded, TooLarge } from "../bounded-file.ts"
+import { thenUndone } from "../disposal.ts"
 import { BatchError } from "../errors.ts"
 import { parseJson } from "../json.ts"
 import { isHeld } from "../native/private-folder.ts"
@@ -622,14 +623,13 @@ export class JobSet {
   async writeRankEnd(task: FoundTask, end: RankEnd): Promise<void> {
     const file = this.path(this.#rankEnd(task))
     const temporary = `${file}.${randomBytes(8).toString("hex")}`
-    try {
+    const written = async (): Promise<void> => {
       await writeFile(temporary, JSON.stringify(end), { mode: 0o600, flag: "wx" })
-      await link(temporary, file)
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error
-    } finally {
-      await rm(temporary, { force: true })
+      await link(temporary, file).catch((error: unknown) => {
+        if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error
+      })
     }
+    await thenUndone(written, () => rm(temporary, { force: true }))
   }
 
   async hasRankEnd(task: FoundTask): Promise<boolean> {

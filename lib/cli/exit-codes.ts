@@ -28,7 +28,7 @@ export const exitMeanings: readonly (readonly [status: number, word: string, mea
   [
     24,
     "machine",
-    "this machine or this user lacks something: a program, a library, a privilege, a kernel feature",
+    "this machine or this user lacks something: a program, a library, a privilege, a kernel feature, or is at a limit",
   ],
   [
     25,
@@ -86,4 +86,10 @@ const rules: readonly (readonly [status: number, codes: RegExp])[] = [
 /** The exit status for an error code. */
 export function exitCodeFor(code: ErrorCode): number {
   return rules.find(([, codes]) => codes.test(code))?.[0] ?? exitCodes.inputOutput
+}
+
+/** The same where a limit of this process or machine is why: what could not be read or written then need not be at fault. */
+export function limitStatus(code: ErrorCode): number {
+  const status = exitCodeFor(code)
+  return status === exitCodes.notStarted ? status : exitCodes.environment
 }

@@ -16,6 +16,8 @@ export interface Failed {
   readonly cause: unknown
   /** Of the error. */
   readonly limit?: ContainerError["limit"]
+  /** --plain-tmp. */
+  readonly plainScratch?: boolean | undefined
   /** --require-encrypted, or its variable. */
   readonly requiresEncrypted?: boolean
 }
@@ -162,6 +164,8 @@ const hints: Partial<Record<ErrorCode, string | readonly string[]>> = {
     "build it for this machine (--arch), or have an emulator registered with binfmt_misc: `apt install qemu-user-static`",
   ERR_ENV_NO_CGROUP:
     "limits need cgroup version 2, and an ordinary user a delegated cgroup: put `systemd-run --user --scope -p Delegate=yes` before the command",
+  ERR_ENV_LIMIT:
+    "`ulimit -a` shows what a process may have, `ulimit -Sn` and `ulimit -Sf` set how many files it has open and how large they are",
   ERR_ENV_NO_MEMORY:
     "free some memory or raise the cgroup's limit; opening needs it once, for the key derivation",
 }
@@ -182,6 +186,46 @@ function costHint({ memory = 0, iterations = 0, parallel }: Partial<KdfLimits>):
 const network: ReadonlySet<unknown> = new Set([
   ...["ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ETIMEDOUT", "EHOSTUNREACH", "ENETUNREACH", "ECONNRESET"],
 ])
+
+const limitHints: Readonly<Record<string, string>> = {
+  EMFILE: "`ulimit -n` shows how many files a process may have open, and raises that; 1024 are usual",
+  ENFILE:
+    "the machine has too many files open: `sysctl fs.file-nr` shows how many, fs.file-max how many there may be",
+  EFBIG: "`ulimit -f` shows how large a file of a process may be; `ulimit -Sf unlimited` allows any size",
+}
+
+/** Does the shell that started us allow files of any size? Then it is the file system that does not. */
+function isSizeLimited(): boolean {
+  try {
+    return !/^Max file size +unlimited/m.test(readFileSync("/proc/self/limits", "latin1"))
+  } catch {
+    return false
+  }
+}
+
+/** What writes files: where images are read, EFBIG is said of what they ask for. */
+const writing = /^(?:p?write(?:v|64)?|f?truncate(?:64)?|fallocate|copy_file_range|open|link)$/
+
+/** Advice on a limit of this process or of the machine that an error comes from, whatever could not be done. */
+export function limitHint(error: unknown): string | undefined {
+  const { code = "", syscall = "", cause } = (error ?? {}) as Partial<NodeJS.ErrnoException>
+  if (code === "EFBIG" && !(writing.test(syscall) && isSizeLimited())) return undefined
+  return limitHints[code] ?? (cause === undefined ? undefined : limitHint(cause))
+}
+
+/** A file system that is full: which one? */
+export function roomHint(error: unknown): string | undefined {
+  for (let at = error, file: string | undefined; at instanceof Error; at = at.cause) {
+    const { code, path: place } = at as NodeJS.ErrnoException
+    file ??= place
+    if (file === undefined || (code !== "ENOSPC" && code !== "EDQUOT")) continue
+    const folder = isFolder(file) ? file : path.dirname(file)
+    return code === "ENOSPC"
+      ? `\`df -h ${folder}\` and \`df -i ${folder}\` show the file system that is full`
+      : `the quota of the file system of ${folder} is used up: \`quota -s\` shows it`
+  }
+  return undefined
+}
 
 /** What only where it failed tells; null: there is nothing to advise. */
 const particular: Partial<Record<ErrorCode, (at: Failed) => string | null | undefined>> = {
@@ -237,11 +281,15 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | null | unde
     command === "pull" && words.some((word) => /^https?:/.test(word))
       ? "--digest sha256:... says which file it has to be, --verify or --require-signer who must have signed it"
       : undefined,
-  ERR_ENV_NO_ADDON: ({ cause }) =>
-    // It is there, and there is no descriptor left to read or start it by.
-    (cause as Partial<NodeJS.ErrnoException> | undefined)?.code === "EMFILE"
-      ? "`ulimit -n` shows how many files a process may have open, and raises that; 1024 are usual"
-      : built(),
+  ERR_ENV_NO_ADDON: built,
+  ERR_ENV_NO_PRIVILEGE: ({ cause }) =>
+    (cause as Partial<NodeJS.ErrnoException> | undefined)?.syscall === "getpwuid"
+      ? "ask the administrator for an entry (`getent passwd UID` shows it); exec, run, ls, cat and extract need none"
+      : undefined,
+  ERR_BUILD_SCRATCH: ({ plainScratch }) =>
+    plainScratch === true ? "--tmpdir DIR names a folder with more room" : undefined,
+  ERR_ENV_LIMIT: ({ limit }) =>
+    limit === "files" ? limitHints["EMFILE"] : limit === "size" ? limitHints["EFBIG"] : undefined,
   ERR_ENV_STALE_ADDON: built,
   ERR_OCI_LIMIT: ({ options, limit }) => {
     if (limit === "memory") return "`sifcrypt pull` fetches it to a file"

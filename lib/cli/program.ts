@@ -14,10 +14,10 @@ import {
   type AnyOptions,
   type CommandRow,
 } from "./command.ts"
-import { exitCodeFor, exitCodes } from "./exit-codes.ts"
+import { exitCodeFor, exitCodes, limitStatus } from "./exit-codes.ts"
 import { failureToReport } from "./failure.ts"
 import { helpOf } from "./help.ts"
-import { hintFor, nameHint, type Failed } from "./hints.ts"
+import { hintFor, limitHint, nameHint, roomHint, type Failed } from "./hints.ts"
 import { Interrupted, dieAsAsked, endInTime, interruption, leave, undoOnSignals } from "./interrupt.ts"
 import { commandWords, programName, versionLine } from "./name.ts"
 import { errors, flush, hasPrinted, output } from "./output.ts"
@@ -41,6 +41,7 @@ function whereItFailed({ cause, limit }: ContainerError): Failed | undefined {
     words: running.args,
     cause,
     limit,
+    plainScratch: running.opts()["plainTmp"] === true,
     requiresEncrypted: running.opts()["requireEncrypted"] === true,
   }
 }
@@ -68,13 +69,22 @@ function failureOf(error: unknown): Failure {
     return { code: "ERR_INTERRUPTED", message: error.message, status: error.exitCode }
   if (error instanceof ContainerError) {
     const { code, message, kdfLimits } = error
-    const hint = hintFor(code, whereItFailed(error), kdfLimits)
-    return { code, message: sentence(message), hint, status: exitCodeFor(code) }
+    const limit = limitHint(error)
+    const hint = limit ?? roomHint(error) ?? hintFor(code, whereItFailed(error), kdfLimits)
+    return {
+      code,
+      message: sentence(message),
+      hint,
+      status: limit === undefined ? exitCodeFor(code) : limitStatus(code),
+    }
   }
   const system = error as Partial<NodeJS.ErrnoException> | null
   if (typeof system?.syscall === "string" && typeof system.code === "string") {
     const { code, message = code } = system
-    return { code, message: sentence(message), hint: nameHint(system), status: exitCodes.inputOutput }
+    const limit = limitHint(error)
+    const hint = limit ?? roomHint(error) ?? nameHint(system)
+    const status = limit === undefined ? exitCodes.inputOutput : exitCodes.environment
+    return { code, message: sentence(message), hint, status }
   }
   // A variable's value, or a word of the command line that the API refuses, as one that is empty.
   if (

@@ -5,6 +5,7 @@ import { once } from "node:events"
 import { existsSync } from "node:fs"
 import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises"
 import path from "node:path"
+import { thenUndone } from "../disposal.ts"
 import { EnvironmentError } from "../errors.ts"
 import type { Bind } from "../runtime/binds.ts"
 import { ownCapabilities } from "../runtime/capabilities.ts"
@@ -174,7 +175,7 @@ async function runtimeError(log: string): Promise<string | undefined> {
  */
 export async function runInContainer(run: ContainerRun): Promise<number> {
   const folder = await mkdtemp(path.join(run.session, "bundle-"))
-  try {
+  const status = async (): Promise<number> => {
     for (const [index, content] of Object.values(run.covers ?? {}).entries())
       await writeFile(path.join(folder, `cover${index}`), content, { mode: 0o644 })
     await mkdir(path.join(folder, "files"), { mode: 0o755 })
@@ -204,7 +205,6 @@ export async function runInContainer(run: ContainerRun): Promise<number> {
     if (message !== undefined)
       throw new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", `crun cannot start a container: ${message}`)
     return signal === null ? (code ?? 0) : 137
-  } finally {
-    await rm(folder, { recursive: true, force: true })
   }
+  return await thenUndone(status, () => rm(folder, { recursive: true, force: true }))
 }

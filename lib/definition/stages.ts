@@ -3,6 +3,7 @@ import { spawn } from "node:child_process"
 import { once } from "node:events"
 import { chmod, lstat, mkdir, readdir, rename, rm, writeFile } from "node:fs/promises"
 import path from "node:path"
+import { thenUndone } from "../disposal.ts"
 import { BuildError } from "../errors.ts"
 import { shellPath } from "../native/load.ts"
 import type { Bind } from "../runtime/binds.ts"
@@ -279,8 +280,8 @@ class StageBuilder {
         "ERR_BUILD_REMOTE_REFUSED",
         `${this.#plan.path}: scripts cannot have a /proc of their own there, and would see all that the account runs; --allow-unconfined lets them`,
       )
-    try {
-      return await runInContainer({
+    const run = (): Promise<number> =>
+      runInContainer({
         session,
         crun,
         root: root.folder,
@@ -310,11 +311,11 @@ class StageBuilder {
         mounts: true,
         pretence,
       })
-    } finally {
+    return await thenUndone(run, async () => {
       if (isNew) await root.remove(ENTRY_FOLDER)
       // crun makes what is missing; it is empty.
       for (const name of mountPoints.reverse()) await root.removeEmpty(name)
-    }
+    })
   }
 
   async #post(): Promise<void> {

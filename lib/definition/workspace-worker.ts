@@ -7,8 +7,10 @@ import { Socket } from "node:net"
 import { constants as systemConstants } from "node:os"
 import path from "node:path"
 import { Tree } from "../device/tree.ts"
+import { limitError } from "../device/limits.ts"
 import { forbidDumps } from "../device/process.ts"
-import { BuildError } from "../errors.ts"
+import { thenUndone } from "../disposal.ts"
+import { BuildError, ContainerError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
 import type { NativeAddon, NativeBuild } from "../native/binding.ts"
 import { loadAddon } from "../native/load.ts"
@@ -124,25 +126,24 @@ async function fillServed(
 ): Promise<boolean> {
   const place = path.join(session, "base.pieces")
   const pieces = await open(place, "wx", 0o600)
-  try {
-    const folder = await open(root, constants.O_RDONLY | constants.O_DIRECTORY)
+  const made = async (): Promise<boolean> => {
     try {
+      await using folder = await open(root, constants.O_RDONLY | constants.O_DIRECTORY)
       return await loadAddon().fillScratch(
         { folder: folder.fd, pieces: pieces.fd, source, owner, exclude: [] },
         () => true,
       )
-    } finally {
-      await folder.close()
+    } catch (cause) {
+      const { syscall = "", message } = cause as NodeJS.ErrnoException
+      // Anything else is about what it is made of.
+      if (syscall !== "fill" && syscall !== "chown") throw cause
+      throw new BuildError("ERR_EXTRACT", `cannot extract into ${root}: ${message}`, { path: root, cause })
     }
-  } catch (cause) {
-    const { syscall = "", message } = cause as NodeJS.ErrnoException
-    // Anything else is about what it is made of.
-    if (syscall !== "fill" && syscall !== "chown") throw cause
-    throw new BuildError("ERR_EXTRACT", `cannot extract into ${root}: ${message}`, { path: root, cause })
-  } finally {
+  }
+  return await thenUndone(made, async () => {
     await pieces.close()
     await rm(place)
-  }
+  })
 }
 
 /** The same by ourselves: a squashfs in memory is between it and the root, since data may come before all names. */
@@ -156,16 +157,19 @@ async function fillThrough(
 ): Promise<void> {
   const place = path.join(session, "base.squashfs")
   const file = await open(place, "wx+", 0o600)
-  try {
-    const { size } = await loadAddon().buildTree({ ...plainWrite, owner, source, fd: file.fd }, () => true)
-    await unpack({ fd: file.fd, offset: 0, size, cipher: undefined }, name, root, ids)
-  } catch (cause) {
-    // Before there is room again.
-    throw await fullness(session, cause)
-  } finally {
+  const made = async (): Promise<void> => {
+    try {
+      const { size } = await loadAddon().buildTree({ ...plainWrite, owner, source, fd: file.fd }, () => true)
+      await unpack({ fd: file.fd, offset: 0, size, cipher: undefined }, name, root, ids)
+    } catch (cause) {
+      // Before there is room again.
+      throw await fullness(session, cause)
+    }
+  }
+  await thenUndone(made, async () => {
     await file.close()
     await rm(place)
-  }
+  })
 }
 
 /** A folder of somebody whom the workspace does not know belongs to root, as everything in it. */
@@ -222,6 +226,13 @@ async function fill(base: StageBase, root: string, session: string, crun: string
   }
 }
 
+/** What was not done, of an error for a limit: how the system says it stands at its end. */
+function reached(error: unknown): string {
+  const { syscall, path: place } = error as NodeJS.ErrnoException
+  if (error instanceof ContainerError) return error.message.replace(/: (?:\w+: )?[^:]*$/, "")
+  return [syscall, place].filter((word) => word !== undefined).join(" ")
+}
+
 const requests = decodeFrames(socket)
 let built: string | undefined
 
@@ -249,7 +260,7 @@ async function copyTo(root: string, target: string, replace: boolean): Promise<C
     path.dirname(target),
     `.${path.basename(target)}.${process.hrtime.bigint().toString(36)}`,
   )
-  try {
+  const made = async (): Promise<Copied> => {
     await mkdir(work, { mode: 0o700 })
     const child = spawn("/bin/cp", ["-a", "-T", "--", root, work], {
       stdio: ["ignore", "inherit", "inherit"],
@@ -259,9 +270,8 @@ async function copyTo(root: string, target: string, replace: boolean): Promise<C
     if (replace) await rm(target, { recursive: true, force: true })
     await rename(work, target)
     return await count(target)
-  } finally {
-    await rm(work, { recursive: true, force: true })
   }
+  return await thenUndone(made, () => rm(work, { recursive: true, force: true }))
 }
 
 /** What programs wrote through mappings is not lost, as happens where there is no room and nobody to tell. */
@@ -328,5 +338,6 @@ for await (const request of requests)
   try {
     reply({ kind: "done", value: await perform(request as Request) })
   } catch (error) {
-    reply({ kind: "failed", error: toWire(error) })
+    // It crosses without its cause.
+    reply({ kind: "failed", error: toWire(limitError(reached(error), error) ?? error) })
   }

@@ -49,7 +49,7 @@ function workerCommand(): string[] {
       process.execPath,
       noDebugger,
       "--",
-      path.join(packageRoot, "dist", "definition", "workspace-worker.js"),
+      path.join(packageRoot, "dist", "definition", "workspace-start.js"),
     ]
   const tsx = pathToFileURL(createRequire(own).resolve("tsx")).href
   return [
@@ -57,7 +57,7 @@ function workerCommand(): string[] {
     noDebugger,
     `--import=${tsx}`,
     "--",
-    path.join(import.meta.dirname, "workspace-worker.ts"),
+    path.join(import.meta.dirname, "workspace-start.ts"),
   ]
 }
 

@@ -13,6 +13,7 @@ import {
   type LuksKeyslot,
 } from "./luks-header.ts"
 import { changedBlock } from "./verity.ts"
+import { limitError } from "./limits.ts"
 import { freeMemory, requireMemory, type FreeMemory } from "./memory.ts"
 
 /** Bytes of the header that we write: both metadata copies and the keyslots area. */
@@ -121,7 +122,7 @@ function inTurn<T>(operation: () => Promise<T>): Promise<T> {
  * Makes a LUKS2 header in memory: aes-xts-plain64, one segment from its end on.
  *
  * @returns The header, mostly zeros (write it with holes), and the volume key, which the caller wipes.
- * @throws LuksError `ERR_LUKS_FORMAT`; EnvironmentError when libcryptsetup or memory is missing.
+ * @throws LuksError `ERR_LUKS_FORMAT`; EnvironmentError when libcryptsetup, memory or a descriptor is missing.
  */
 export function formatLuks(
   options: LuksFormatOptions,
@@ -197,7 +198,7 @@ export function prepareLuks(): void {
  * @returns The volume key, which the caller wipes, and the keyslot that gave it.
  * @throws LuksError `ERR_LUKS_PASSPHRASE` when the secret opens no keyslot, `ERR_LUKS_UNSUPPORTED` when each of them is to be
  * ignored, `ERR_LUKS_HEADER` when the header or its keyslots are damaged; SignatureError `ERR_SIGNATURE_INVALID` when they are not what was signed; EnvironmentError
- * `ERR_ENV_NO_MEMORY`, `ERR_ENV_NO_LIBRARY`.
+ * `ERR_ENV_NO_MEMORY`, `ERR_ENV_NO_LIBRARY`, `ERR_ENV_LIMIT`.
  */
 export function unlockLuks(
   options: LuksUnlockOptions,
@@ -252,6 +253,8 @@ export function changeKeyslots(options: LuksChangeOptions): Promise<LuksChange> 
 /** Our error for a failure of the addon; an error that is none of its system errors (a bug, a missing addon) stays itself. */
 function translated(cause: unknown, [code, message]: Meaning, path?: string): unknown {
   if (!isSystemFailure(cause)) return cause
+  const limit = limitError(message, cause, { path, cause })
+  if (limit !== undefined) return limit
   const lacking = missing[errnoOf(cause)]?.(cause.message)
   return lacking === undefined
     ? new LuksError(code, message, { path, cause })

@@ -1,6 +1,8 @@
 // What sifcrypt-starter is told, and what it tells: arguments, descriptors, lines of JSON.
 import { constants } from "node:os"
+import { getSystemErrorName } from "node:util"
 import { messageName } from "../caller-environment.ts"
+import { limitError } from "../device/limits.ts"
 import { freeMemory } from "../device/memory.ts"
 import { plainRange, type Unlocked } from "../encryption/encryption-format.ts"
 import { DeviceError, EnvironmentError, LuksError, RunError, SignatureError, TreeError } from "../errors.ts"
@@ -78,6 +80,20 @@ export const scrubbedEnvironment: NodeJS.ProcessEnv = { PATH: "/usr/sbin:/usr/bi
 const { errno } = constants
 const ELIBACC = 79 // node:os does not list it
 
+/** What the starter could not do for want of descriptors. */
+function failureLimit({ errnoNumber, message }: Failure, image: string): EnvironmentError | undefined {
+  if (errnoNumber !== errno.EMFILE && errnoNumber !== errno.ENFILE) return undefined
+  const code = getSystemErrorName(-errnoNumber)
+  return limitError(`${image}: ${message.replace(/: [^:]*$/, "")}`, { code }, { path: image })
+}
+
+/** In a container or on a node that does not know its users: fusermount3 asks for the name to count mounts by. */
+function namelessError(image: string): EnvironmentError {
+  const cause = Object.assign(new Error("getpwuid: no such entry"), { code: "ENOENT", syscall: "getpwuid" })
+  const text = `${image}: fusermount3 mounts for users that have a name, and uid ${process.geteuid?.()} has no entry in passwd`
+  return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", text, { path: image, cause })
+}
+
 /** Our error for what the starter could not do. */
 function failureError(failure: Failure, engine: ConcreteEngine, image: string): ContainerError {
   const { step, errnoNumber, message } = failure
@@ -105,6 +121,7 @@ function failureError(failure: Failure, engine: ConcreteEngine, image: string): 
       if (errnoNumber === errno.EACCES) return new EnvironmentError("ERR_ENV_NO_PRIVILEGE", text, where)
       if (errnoNumber === errno.ENOENT || errnoNumber === errno.ENODEV || errnoNumber === errno.ENXIO)
         return new EnvironmentError("ERR_ENV_NO_KERNEL_SUPPORT", text, where)
+      if (message.endsWith("could not determine username")) return namelessError(image)
       return new DeviceError("ERR_MOUNT", text, where)
     case "overlay":
       if (errnoNumber === errno.EBUSY) return new RunError("ERR_RUN_OVERLAY_BUSY", text, where)
@@ -349,7 +366,7 @@ export class Told {
       return
     }
     if (line.event === "ready") this.ready ??= line.pid
-    else if (line.event === "error") this.failure ??= this.#explain(line)
+    else if (line.event === "error") this.failure ??= failureLimit(line, this.#image) ?? this.#explain(line)
     else if (line.event === "lost")
       this.failure ??= this.endedEarly(
         line.signal === undefined ? `status ${line.code ?? 0}` : `signal ${line.signal}`,

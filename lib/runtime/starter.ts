@@ -3,6 +3,7 @@ import { spawn, type ChildProcess } from "node:child_process"
 import { once } from "node:events"
 import { constants } from "node:os"
 import type { Duplex, Writable } from "node:stream"
+import { limitError } from "../device/limits.ts"
 import { EnvironmentError } from "../errors.ts"
 import { allocateSecret } from "../key/secret.ts"
 import { starterPath } from "../native/load.ts"
@@ -114,10 +115,8 @@ export function startStarter(options: SpawnOptions): Starter {
   spawned.catch(() => undefined)
   // Node's types do not know that there are none when the process has no descriptors left.
   if ((child.stdio as unknown) === undefined) {
-    const cause = Object.assign(new Error("out of file descriptors"), { code: "EMFILE" })
-    throw new EnvironmentError("ERR_ENV_NO_ADDON", `cannot start ${child.spawnfile}: ${cause.message}`, {
-      cause,
-    })
+    const what = `cannot start ${child.spawnfile}`
+    throw limitError(what, { code: "EMFILE" }) ?? new EnvironmentError("ERR_ENV_NO_ADDON", what)
   }
   for (const [fd, bytes] of secrets) sendSecret(child, fd, bytes)
   for (const [fd, bytes] of contents) send(child, fd, bytes)
@@ -159,7 +158,9 @@ export function startStarter(options: SpawnOptions): Starter {
     try {
       await spawned
     } catch (cause) {
-      throw new EnvironmentError("ERR_ENV_NO_ADDON", `cannot start ${child.spawnfile}`, { cause })
+      const what = `cannot start ${child.spawnfile}`
+      const limit = limitError(what, cause, { cause })
+      throw limit ?? new EnvironmentError("ERR_ENV_NO_ADDON", what, { cause })
     }
     const [code, signal] = await exited
     const why = signal === null ? `status ${code ?? 0}` : signal

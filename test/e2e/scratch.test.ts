@@ -258,7 +258,7 @@ find . | sort > /etc/list
       "the server": (all) => all.find((one) => isStarter(one) && holdsFuse(one.pid)),
       "the first in the namespaces": (all) =>
         all.filter((one) => isStarter(one) && !holdsFuse(one.pid)).at(-1),
-      "the worker": (all) => all.find(({ command }) => command.includes("workspace-worker")),
+      "the worker": (all) => all.find(({ command }) => command.includes("workspace-start")),
     }
     for (const [name, find] of Object.entries(victims))
       it(`leaves nothing when ${name} is killed at a random moment, ${kills} times`, async function () {

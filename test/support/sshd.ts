@@ -148,7 +148,7 @@ Host *
           !before.has(pid) &&
           uidOf(pid) === builder &&
           !isGone(pid) &&
-          (isRoot || /^sshd(?:-session)?: |serve-build|sifcrypt-starter|workspace-worker|crun/.test(line)),
+          (isRoot || /^sshd(?:-session)?: |serve-build|sifcrypt-starter|workspace-start|crun/.test(line)),
       ),
     program(name, text) {
       writeFileSync(at(name), text)

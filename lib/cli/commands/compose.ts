@@ -256,7 +256,7 @@ const down = command({
   options: {
     volumes: [
       "-v, --volumes",
-      "remove the volumes that the project has made, with all that is in them",
+      "remove the volumes that the project has made, with all that is in them, unless an instance of another project has one",
       flag,
     ],
     timeout: timeoutRow,
