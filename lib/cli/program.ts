@@ -41,7 +41,7 @@ function whereItFailed({ cause, limit }: ContainerError): Failed | undefined {
     words: running.args,
     cause,
     limit,
-    plainScratch: running.opts()["plainTmp"] === true,
+    plainScratch: running.opts()["plainScratch"] === true,
     requiresEncrypted: running.opts()["requireEncrypted"] === true,
   }
 }

@@ -14,7 +14,17 @@ import {
 } from "node:fs"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
-import { finish, isRoot, runProgram, sifcrypt, sifcryptOk, startSifcrypt, userId } from "../support/cli.ts"
+import {
+  finish,
+  isRoot,
+  packageRoot,
+  runProgram,
+  sifcrypt,
+  sifcryptOk,
+  startProgram,
+  startSifcrypt,
+  userId,
+} from "../support/cli.ts"
 import { testKeys } from "../support/keys.ts"
 import { seeded } from "../support/random.ts"
 import { newFolder } from "../support/scratch.ts"
@@ -205,7 +215,10 @@ describe("A8: a disk", () => {
     const image = path.join(place, "image.sif")
     const result = await sifcrypt(["build", "--pem-path", keys.publicKey, image, tree])
     assert.equal(result.status, 25)
-    assert.match(result.stderr, /cannot write .*image\.sif: no space left on the device/)
+    const full = new RegExp(
+      `cannot write .*image\\.sif: no space left on the device\\n.*hint: \`df -h ${place}\``,
+    )
+    assert.match(result.stderr, full)
     assert.deepEqual(readdirSync(place), [])
     assert.match(execFileSync("df", ["--output=used", place], { encoding: "utf8" }), /\n\s*0\n$/)
   })
@@ -228,6 +241,18 @@ describe("A8: a disk", () => {
     assert.match(result.stderr, /No space left|no space left/)
   })
 
+  it("that holds the build's root in plain, and is full, has no advice to do that", async () => {
+    const definition = path.join(newFolder("to-define", userId), "image.def")
+    writeFileSync(
+      definition,
+      "Bootstrap: scratch\n\n%setup\n    head -c 32m /dev/zero >$APPTAINER_ROOTFS/large\n",
+    )
+    const place = mountTmpfs("size=16m,mode=777")
+    const words = ["build", "--plain-tmp", "--tmpdir", place, `${definition}.sif`, definition]
+    const { stderr } = await sifcrypt(words)
+    assert.match(stderr, /hint: --tmpdir DIR names a folder with more room\n$/)
+  })
+
   it("that is read-only fails the build before it starts", async () => {
     const place = mountTmpfs("ro")
     const result = await sifcrypt(["build", path.join(place, "image.sif"), tree], { as: "self" })
@@ -239,9 +264,77 @@ describe("A8: a disk", () => {
     const place = newFolder("limit", userId)
     const wrapper = ["sh", "-c", 'ulimit -f 20000; exec "$@"', "sh"]
     const result = await sifcrypt(["build", path.join(place, "image.sif"), tree], { wrapper })
-    assert.equal(result.status, 25, `${String(result.signal)} ${result.stderr}`)
-    assert.match(result.stderr, /the file would be too large/)
+    assert.equal(result.status, 24, `${String(result.signal)} ${result.stderr}`)
+    assert.match(result.stderr, /the file would be too large\n.*hint: `ulimit -f`/)
     assert.deepEqual(readdirSync(place), [])
+  })
+})
+
+describe("a limit of the process, or of who runs it", () => {
+  const keys = testKeys()
+  const folder = newFolder("limits", userId)
+  const image = path.join(folder, "image.sif")
+  const tree = makeRootTree()
+  const under = (limit: string): { readonly wrapper: readonly string[] } => ({
+    wrapper: ["sh", "-c", `ulimit ${limit}; exec "$@"`, "sh"],
+  })
+  const opening = ["ls", "--pem-path", keys.privateKey, image]
+  const building = ["build", "-F", "--pem-path", keys.publicKey, path.join(folder, "other.sif"), tree]
+
+  before(async () => {
+    await sifcryptOk(["build", "--pem-path", keys.publicKey, image, tree])
+  })
+
+  it("is not the image's fault", async () => {
+    for (const [words, limit, option] of [
+      [opening, "-n 19", "-n"],
+      [opening, "-n 22", "-n"],
+      [opening, "-f 100", "-f"],
+      [building, "-n 22", "-n"],
+      [building, "-f 100", "-f"],
+    ] as const) {
+      const { status, stderr } = await sifcrypt(words, under(limit))
+      assert.equal(status, 24, `${limit}: ${stderr}`)
+      assert.match(
+        stderr,
+        new RegExp(`^sifcrypt: [^\\n]+\\nsifcrypt: hint: \`ulimit ${option}\` [^\\n]+\\n$`),
+        limit,
+      )
+    }
+  })
+
+  it("ends the worker of a build in a sentence", async () => {
+    const worker = path.join(packageRoot, "dist", "definition", "workspace-start.js")
+    const { text, stderr } = await finish(
+      startProgram([process.execPath, worker, "1", "0"], { as: "self", ...under("-n 26") }),
+    )
+    assert.match(text, /ERR_ENV_LIMIT.*the workspace of the build did not start: .*\(ulimit -n\)/s)
+    assert.equal(stderr, "")
+  })
+
+  it("that a build's files meet is named", async () => {
+    const base = path.join(folder, "plain.sif")
+    const definition = path.join(folder, "image.def")
+    await sifcryptOk(["build", base, tree])
+    writeFileSync(definition, `Bootstrap: localimage\nFrom: ${base}\n`)
+    const words = ["build", "-F", path.join(folder, "other.sif"), definition]
+    const { status, stderr } = await sifcrypt(words, under("-f 4"))
+    assert.equal(status, 24, stderr)
+    assert.match(stderr, /hint: `ulimit -f`/)
+  })
+
+  it("that only who has a name may mount is told to who has none", async function () {
+    if (!isRoot) return skip(this, "needs root, to be a user that passwd does not know")
+    const target = newFolder("nameless", 3457)
+    const key = path.join(newFolder("nameless-key", 3457), "key.pem")
+    writeFileSync(key, readFileSync(keys.privateKey), { mode: 0o644 })
+    const wrapper = ["setpriv", "--reuid=3457", "--regid=3457", "--clear-groups"]
+    const { status, stderr } = await sifcrypt(["mount", "--pem-path", key, image, target], {
+      as: "self",
+      wrapper,
+    })
+    assert.equal(status, 24, stderr)
+    assert.match(stderr, /uid 3457 has no entry in passwd\n.*hint: ask the administrator for an entry/)
   })
 })
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict"
-import { madeOf } from "../../lib/disposal.ts"
+import { madeOf, thenUndone } from "../../lib/disposal.ts"
 
 describe("what is made of a resource", () => {
   let disposed = 0
@@ -37,5 +37,25 @@ describe("what is made of a resource", () => {
     const secret: Disposable = { [Symbol.dispose]: () => wiped.push("secret") }
     await madeOf(secret, nothing)
     assert.deepEqual(wiped, ["secret"])
+  })
+})
+
+describe("what is undone in the end", () => {
+  const refuse = (what: string) => (): Promise<never> => Promise.reject(new Error(what))
+
+  it("is undone whatever happens, and hides no failure before it", async () => {
+    let undone = 0
+    const undo = (): Promise<void> => {
+      undone++
+      return Promise.resolve()
+    }
+    assert.equal(await thenUndone(() => Promise.resolve("made"), undo), "made")
+    await assert.rejects(thenUndone(refuse("work"), undo), { message: "work" })
+    assert.equal(undone, 2)
+    await assert.rejects(thenUndone(refuse("work"), refuse("undo")), { message: "work" })
+    await assert.rejects(
+      thenUndone(() => Promise.resolve("made"), refuse("undo")),
+      { message: "undo" },
+    )
   })
 })
