@@ -208,7 +208,9 @@ const writing = /^(?:p?write(?:v|64)?|f?truncate(?:64)?|fallocate|copy_file_rang
 
 /** Advice on a limit of this process or of the machine that an error comes from, whatever could not be done. */
 export function limitHint(error: unknown): string | undefined {
-  const { code = "", syscall = "", cause } = (error ?? {}) as Partial<NodeJS.ErrnoException>
+  const { message = "", syscall = "", cause, code: given } = (error ?? {}) as Partial<NodeJS.ErrnoException>
+  // Helper programs, and what reads the arguments of a native call, have these words for it and no code.
+  const code = message.endsWith(": Too many open files") ? "EMFILE" : (given ?? "")
   if (code === "EFBIG" && !(writing.test(syscall) && isSizeLimited())) return undefined
   return limitHints[code] ?? (cause === undefined ? undefined : limitHint(cause))
 }

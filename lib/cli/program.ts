@@ -86,6 +86,9 @@ function failureOf(error: unknown): Failure {
     const status = limit === undefined ? exitCodes.inputOutput : exitCodes.environment
     return { code, message: sentence(message), hint, status }
   }
+  const limit = limitHint(error)
+  if (limit !== undefined && error instanceof Error)
+    return { code: "EMFILE", message: sentence(error.message), hint: limit, status: exitCodes.environment }
   // A variable's value, or a word of the command line that the API refuses, as one that is empty.
   if (
     error instanceof InvalidArgumentError ||

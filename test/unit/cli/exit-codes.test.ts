@@ -2,8 +2,14 @@ import assert from "node:assert/strict"
 import { readdirSync, readFileSync } from "node:fs"
 import path from "node:path"
 import { commands } from "../../../lib/cli/commands.ts"
-import { exitCodeFor, exitCodes, exitMeanings, exitMeaningsOf } from "../../../lib/cli/exit-codes.ts"
-import { buildsFromSource, hintFor } from "../../../lib/cli/hints.ts"
+import {
+  exitCodeFor,
+  exitCodes,
+  exitMeanings,
+  exitMeaningsOf,
+  limitStatus,
+} from "../../../lib/cli/exit-codes.ts"
+import { buildsFromSource, hintFor, limitHint, roomHint } from "../../../lib/cli/hints.ts"
 import {
   BatchError,
   ComposeError,
@@ -281,6 +287,45 @@ describe("hintFor", () => {
           hintFor(code, undefined, limits)?.includes(options),
           `${hintFor(code, undefined, limits) ?? ""} ${options}`,
         )
+  })
+
+  it("names what raises the limit that an error comes from, in a code or in words", () => {
+    const system = (code: string, syscall: string): Error => Object.assign(new Error(code), { code, syscall })
+    for (const error of [
+      system("EMFILE", "pipe2"),
+      new KeyError("ERR_KEY_MISSING", "no key", { cause: system("EMFILE", "open") }),
+      new RunError("ERR_RUN_NETWORK", "network: pasta: /dev/null open: Too many open files"),
+      new Error("fcntl: Too many open files"),
+    ])
+      assert.match(limitHint(error) ?? "", /^`ulimit -n`/, error.message)
+    assert.match(limitHint(system("ENFILE", "open")) ?? "", /fs\.file-max/)
+    for (const error of [system("EFBIG", "layer_limit"), system("ENOENT", "open"), undefined])
+      assert.equal(limitHint(error), undefined)
+    assert.deepEqual(
+      (["ERR_KEY_MISSING", "ERR_LUKS_HEADER", "ERR_BUILD_OUTPUT", "ERR_RUN_NETWORK"] as const).map(
+        limitStatus,
+      ),
+      [24, 24, 24, 255],
+    )
+  })
+
+  it("names the file system that is full", () => {
+    const cause = Object.assign(new Error("ENOSPC"), { code: "ENOSPC" })
+    const error = new BuildError("ERR_BUILD_OUTPUT", "cannot write it", { path: "/tmp/image.sif", cause })
+    assert.match(roomHint(error) ?? "", /^`df -h \/tmp`/)
+    assert.equal(roomHint(cause), undefined)
+  })
+
+  it("does not advise what was asked for already", () => {
+    const at = {
+      command: "build",
+      options: new Set<string>(),
+      words: [],
+      cause: undefined,
+      plainScratch: true,
+    }
+    assert.doesNotMatch(hintFor("ERR_BUILD_SCRATCH", at) ?? "", /--plain-tmp/)
+    assert.match(hintFor("ERR_BUILD_SCRATCH", { ...at, plainScratch: false }) ?? "", /--plain-tmp/)
   })
 
   it("says each hint in one line without an end", () => {
