@@ -255,8 +255,6 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | null | unde
   ERR_RUN_OPTION: ({ options }) =>
     options.has("--help-all") ? "`sifcrypt COMMAND --help-all` says what each option takes" : undefined,
   ERR_BATCH_CONFIG: ({ command }) => (command === "batch config import" ? null : undefined),
-  // Its process says itself why it has ended, and no room was wanting.
-  ERR_BUILD_SCRATCH: ({ cause }) => (cause === undefined ? undefined : null),
   // Who asked for the build is told; here nobody has an address.
   ERR_BUILD_REMOTE: ({ command }) => (command === "serve-build" ? null : undefined),
   ERR_SIF_MAGIC: ({ command, words }) => {
@@ -288,8 +286,11 @@ const particular: Partial<Record<ErrorCode, (at: Failed) => string | null | unde
     (cause as Partial<NodeJS.ErrnoException> | undefined)?.syscall === "getpwuid"
       ? "ask the administrator for an entry (`getent passwd UID` shows it); exec, run, ls, cat and extract need none"
       : undefined,
-  ERR_BUILD_SCRATCH: ({ plainScratch }) =>
-    plainScratch === true ? "--tmpdir DIR names a folder with more room" : undefined,
+  ERR_BUILD_SCRATCH: ({ cause, plainScratch }) => {
+    // Its process says itself why it has ended, and no room was wanting.
+    if (cause !== undefined) return null
+    return plainScratch === true ? "--tmpdir DIR names a folder with more room" : undefined
+  },
   ERR_ENV_LIMIT: ({ limit }) =>
     limit === "files" ? limitHints["EMFILE"] : limit === "size" ? limitHints["EFBIG"] : undefined,
   ERR_ENV_STALE_ADDON: built,
