@@ -7,6 +7,7 @@ import { hostname, userInfo } from "node:os"
 import path from "node:path"
 import { setTimeout as sleep } from "node:timers/promises"
 import { forbidDumps } from "../device/process.ts"
+import { thenUndone } from "../disposal.ts"
 import { BatchError } from "../errors.ts"
 import { ownFolder } from "../native/private-folder.ts"
 import { Turns } from "../turns.ts"
@@ -275,7 +276,7 @@ export async function serveKeys({
   const isMunge = set.manifest.cluster.authenticator === "munge"
   const server = broker.server(!isMunge)
   const socket = socketPath(set)
-  try {
+  const served = async (): Promise<void> => {
     if (isMunge) await listen(server, { port, ...(host !== undefined && isIP(host) !== 0 ? { host } : {}) })
     else await listen(server, { path: socket })
     const place = {
@@ -290,7 +291,8 @@ export async function serveKeys({
     broker.log("started", { host: place.host, port: place.port })
     await onReady()
     broker.log("ended", { reason: await broker.untilDone(broker.publicKey, signal) })
-  } finally {
+  }
+  await thenUndone(served, async () => {
     server.close()
     broker.close()
     await rm(socket, { force: true })
@@ -299,5 +301,5 @@ export async function serveKeys({
       if (!isMunge) await keepOut(set)
       await set.removeBroker()
     }
-  }
+  })
 }

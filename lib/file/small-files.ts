@@ -3,6 +3,7 @@ import { randomBytes } from "node:crypto"
 import type { Stats } from "node:fs"
 import { link, rename, rm, stat } from "node:fs/promises"
 import path from "node:path"
+import { thenUndone } from "../disposal.ts"
 import { Output, outputError } from "./output.ts"
 
 /** One of them. */
@@ -40,31 +41,34 @@ export async function writeTogether(files: readonly SmallFile[], replace: boolea
   const outputs: Output[] = []
   const formers: string[] = []
   const undo: Undo[] = []
-  try {
-    for (const { path: target, bytes, mode } of files) {
-      const output = await Output.create(target, replace, mode)
-      outputs.push(output)
-      await output.file.chmod(mode)
-      await output.write(bytes, 0)
+  const written = async (): Promise<void> => {
+    try {
+      for (const { path: target, bytes, mode } of files) {
+        const output = await Output.create(target, replace, mode)
+        outputs.push(output)
+        await output.file.chmod(mode)
+        await output.write(bytes, 0)
+      }
+      for (const output of outputs) {
+        const { target } = output
+        const former = replace ? await keepFormer(target) : undefined
+        if (former !== undefined) formers.push(former)
+        const own = await output.file.stat()
+        // It may have its name although that failed: when its folder could not be synced.
+        undo.push(async () => {
+          if (former !== undefined) await rename(former, target)
+          else if (isSame(own, await stat(target))) await rm(target)
+        })
+        await output.publish(replace)
+      }
+    } catch (error) {
+      // The first failure is the one to tell.
+      for (const step of undo.reverse()) await step().catch(() => undefined)
+      throw error
     }
-    for (const output of outputs) {
-      const { target } = output
-      const former = replace ? await keepFormer(target) : undefined
-      if (former !== undefined) formers.push(former)
-      const own = await output.file.stat()
-      // It may have its name although that failed: when its folder could not be synced.
-      undo.push(async () => {
-        if (former !== undefined) await rename(former, target)
-        else if (isSame(own, await stat(target))) await rm(target)
-      })
-      await output.publish(replace)
-    }
-  } catch (error) {
-    // The first failure is the one to tell.
-    for (const step of undo.reverse()) await step().catch(() => undefined)
-    throw error
-  } finally {
+  }
+  await thenUndone(written, async () => {
     for (const former of formers) await rm(former, { force: true })
     for (const output of outputs) await output[Symbol.asyncDispose]()
-  }
+  })
 }
