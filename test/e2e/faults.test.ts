@@ -595,6 +595,7 @@ services:
             })
             return (await opened.list("/")).length > 0
           } catch (error) {
+            // By its code: tsx loads what is imported late a second time, with classes of its own.
             if ((error as Partial<ContainerError>).code === "ERR_KEY_MISMATCH") return false
             throw error
           }
