@@ -858,6 +858,144 @@ void TestPublished() {
   refused("a tail that starts far behind its fragment block", tail, kHead + 8, 4, UINT32_MAX);
 }
 
+/// Each refusal by its own words, since without it another one may come later and by chance.
+void TestRefusals() {
+  struct Change {
+    size_t at;
+    int size;
+    uint64_t value;
+  };
+  using Changes = std::vector<Change>;
+  const auto change = [](Bytes& bytes, size_t from, const Changes& changes) {
+    for (const auto& [at, size, value] : changes)
+      for (int i = 0; i < size; ++i)
+        bytes.at(from + at + static_cast<size_t>(i)) = static_cast<uint8_t>(value >> 8 * i);
+  };
+  const auto says = [](const std::string& text, const std::function<void()>& call,
+                       std::source_location at = std::source_location::current()) {
+    std::string got = "nothing";
+    try {
+      call();
+    } catch (const FormatError& error) {
+      got = error.what();
+    }
+    Check(got.find(text) != std::string::npos, "not \"" + text + "\" but " + got, at);
+  };
+
+  Tables whole;
+  const InodeRef file = whole.FileWithXattrs();
+  const InodeRef root = whole.Directory({{"it", file, 2}});
+  const Bytes xattrs = Packed().U16(0).U16(4).Raw(Text("name")).U32(8).Raw(Bytes(8, 0)).bytes;
+  const auto opens = [](const Bytes& image) {
+    const SquashfsReader reader(std::make_shared<MemorySource>(image));
+    reader.Xattrs(*reader.GetInode(0));
+  };
+  const Bytes image = whole.Image(root, xattrs, 1);
+  opens(image);
+  uint64_t id_table = 0;
+  memcpy(&id_table, image.data() + 48, sizeof(id_table));
+  const std::vector<std::pair<std::string, Changes>> superblocks = {
+      {"only 4.0 is known", {{28, 2, 3}}},
+      {"only 4.0 is known", {{30, 2, 1}}},
+      {"an impossible block size", {{12, 4, 2048}, {22, 2, 11}}},
+      {"an impossible block size", {{12, 4, 2 << 20}, {22, 2, 21}}},
+      {"an impossible block size", {{22, 2, 13}}},
+      {"longer than the place it is in", {{40, 8, 95}}},
+      {"longer than the place it is in", {{40, 8, image.size() + 1}}},
+      {"an empty table", {{4, 4, 0}}},
+      {"an empty table", {{26, 2, 0}}},
+      {"a metadata table lies outside", {{64, 8, 95}}},
+      {"a metadata table lies outside", {{72, 8, 4192}}},
+      {"a metadata table lies outside", {{72, 8, image.size()}}},
+      {"more inodes than the table can hold", {{4, 4, INT32_MAX}}},
+      {"the id table lies outside", {{48, 8, 95}}},
+      {"the id table lies outside", {{48, 8, image.size()}}},
+      {"the fragment table lies outside", {{16, 4, UINT32_MAX}}},
+      {"the xattr table lies outside", {{56, 8, image.size() - 15}}},
+      {"the id table points outside", {{id_table, 8, 95}}},
+      {"the id table points outside", {{id_table, 8, id_table}}},
+      {"the id table is too short", {{26, 2, 2}}},
+      {"the root is not a directory", {{32, 8, file}}},
+      {"an impossible inode reference", {{32, 8, uint64_t{1} << 48 | root}}},
+      {"a reference leaves its metadata table", {{32, 8, uint64_t{UINT32_MAX} << 16}}},
+      {"a reference leaves its metadata block", {{32, 8, 8192}}},
+  };
+  for (const auto& [text, changes] : superblocks) {
+    Bytes changed = image;
+    change(changed, 0, changes);
+    says(text, [&] { opens(changed); });
+  }
+
+  const std::vector<std::pair<std::string, Changes>> inodes = {
+      {"an inode of unknown type", {{0, 2, 0}}},
+      {"an inode of unknown type", {{0, 2, 15}}},
+      {"owner is not in the id table", {{4, 2, 1}}},
+      {"owner is not in the id table", {{6, 2, 1}}},
+      {"an impossible inode number", {{12, 4, 0}}},
+      {"an impossible inode number", {{12, 4, 3}}},
+      {"a file is impossibly long", {{24, 8, uint64_t{1} << 63}}},
+      {"a file's fragment is not in the fragment table", {{44, 4, 1}}},
+      {"a file's tail lies outside", {{24, 8, 1}, {44, 4, 0}, {48, 4, 4096}}},
+      {"a file's block list is longer than the inode table", {{24, 8, uint64_t{1} << 40}}},
+      {"xattrs are not in the xattr table", {{52, 4, 1}}},
+  };
+  for (const auto& [text, changes] : inodes) {
+    Tables tables = whole;
+    change(tables.inodes.bytes, file, changes);
+    says(text, [&] { opens(tables.Image(root, xattrs, 1)); });
+  }
+
+  // Behind a header of 12 bytes the entry "it".
+  const std::vector<std::pair<std::string, Changes>> listings = {
+      {"a directory header has too many entries", {{0, 4, 256}}},
+      {"an impossible inode number", {{8, 4, 0}}},
+      {"an impossible inode number", {{8, 4, 3}}},
+      {"an unknown type", {{16, 2, 0}}},
+      {"an unknown type", {{16, 2, 8}}},
+      {"a name that is too long", {{18, 2, 256}}},
+      {"ends inside an entry", {{18, 2, 2}}},
+  };
+  for (const auto& [text, changes] : listings) {
+    Tables tables = whole;
+    change(tables.listings.bytes, 0, changes);
+    const SquashfsReader reader(std::make_shared<MemorySource>(tables.Image(root, xattrs, 1)));
+    says(text, [&] { reader.ReadDir(*reader.GetInode(root), 0, [](const DirectoryEntry&) { return true; }); });
+  }
+
+  const std::vector<std::pair<std::string, Changes>> sets = {
+      {"name has an impossible length", {{2, 2, 0}}},
+      {"name has an impossible length", {{2, 2, 251}}},
+      {"name has a NUL", {{4, 1, 0}}},
+      {"value is too long", {{8, 4, 65537}}},
+      {"an impossible xattr reference", {{0, 2, 0x100}, {12, 8, uint64_t{1} << 48}}},
+      {"referred to in an impossible way", {{0, 2, 0x100}, {8, 4, 7}}},
+  };
+  for (const auto& [text, changes] : sets) {
+    Bytes changed = xattrs;
+    change(changed, 0, changes);
+    says(text, [&] { opens(whole.Image(root, changed, 1)); });
+  }
+
+  // Of a file of one block the size word, behind 16 bytes that all have and 40 of a long file.
+  const std::vector<std::pair<std::string, Changes>> blocks = {
+      {"a data block has an impossible size", {{56, 4, 1U << 25 | 1}}},
+      {"a data block has an impossible size", {{56, 4, 1U << 24}}},
+      {"a data block has an impossible size", {{56, 4, 1U << 24 | 4097}}},
+      {"a data block lies outside the image", {{16, 8, 1 << 20}, {56, 4, 1U << 24 | 4096}}},
+      {"a data block lies outside the image", {{16, 8, UINT64_MAX}, {56, 4, 1U << 24 | 4096}}},
+      {"decodes to the wrong length", {{56, 4, 1U << 24 | 100}}},
+  };
+  for (const auto& [text, changes] : blocks) {
+    Tables tables;
+    const InodeRef holes = tables.Holes(1);
+    change(tables.inodes.bytes, holes, changes);
+    const InodeRef top = tables.Directory({{"it", holes, 2}});
+    const SquashfsReader reader(std::make_shared<MemorySource>(tables.Image(top)));
+    char byte = 0;
+    says(text, [&] { reader.Read(*reader.GetInode(holes), 0, &byte, 1); });
+  }
+}
+
 /// Four times as much takes about four times as long, and not sixteen, also where it is refused.
 void CheckLinear(const std::string& what, bool is_refused, int count, const std::function<Bytes(int)>& make,
                  const std::function<void(const SquashfsReader&)>& use) {
@@ -1034,6 +1172,7 @@ int Run(int rounds) {
   MakeSmallTree(work / "small");
   TestIndex();
   TestPublished();
+  TestRefusals();
   TestWork(work);
   const Snapshot wanted = OfFolder(work / "tree");
   const fs::path image = work / "image";
