@@ -892,6 +892,7 @@ void TestRefusals() {
   };
   const Bytes image = whole.Image(root, xattrs, 1);
   opens(image);
+  constexpr size_t kInodeTable = 96 + 4096;
   uint64_t id_table = 0;
   memcpy(&id_table, image.data() + 48, sizeof(id_table));
   const std::vector<std::pair<std::string, Changes>> superblocks = {
@@ -920,6 +921,24 @@ void TestRefusals() {
       {"a reference leaves its metadata table", {{32, 8, uint64_t{UINT32_MAX} << 16}}},
       {"a reference leaves its metadata block", {{32, 8, 8192}}},
   };
+  uint64_t set_table = 0;
+  memcpy(&set_table, image.data() + 56, sizeof(set_table));
+  const std::vector<std::pair<std::string, Changes>> tables_of_blocks = {
+      {"the xattr table lies outside", {{set_table, 8, 95}}},
+      {"the xattr table lies outside", {{set_table, 8, set_table}}},
+      {"a table is too short", {{set_table + 8, 4, 2}, {kInodeTable + 2 + file + 52, 4, 1}}},
+      {"a metadata block has an impossible size", {{kInodeTable, 2, 0x8000}}},
+      {"a metadata block has an impossible size", {{set_table - 18, 2, 0x8000 | 8000}}},
+      {"a metadata block has an impossible size", {{kInodeTable, 2, 0x8000 | 8193}, {40, 8, image.size() + 16384}}},
+      {"a metadata block crosses the end", {{kInodeTable, 2, 0x8000 | (whole.inodes.bytes.size() + 1)}}},
+      {"a metadata table ends too early", {{32, 8, whole.inodes.bytes.size()}}},
+  };
+  for (const auto& [text, changes] : tables_of_blocks) {
+    Bytes changed = image;
+    changed.resize(image.size() + 16384);
+    change(changed, 0, changes);
+    says(text, [&] { opens(changed); });
+  }
   for (const auto& [text, changes] : superblocks) {
     Bytes changed = image;
     change(changed, 0, changes);
@@ -984,6 +1003,7 @@ void TestRefusals() {
       {"a data block lies outside the image", {{16, 8, 1 << 20}, {56, 4, 1U << 24 | 4096}}},
       {"a data block lies outside the image", {{16, 8, UINT64_MAX}, {56, 4, 1U << 24 | 4096}}},
       {"decodes to the wrong length", {{56, 4, 1U << 24 | 100}}},
+      {"longer than what it stands for", {{16, 8, 96}, {24, 8, 4095}, {56, 4, 1U << 24 | 4096}}},
   };
   for (const auto& [text, changes] : blocks) {
     Tables tables;
@@ -993,6 +1013,34 @@ void TestRefusals() {
     const SquashfsReader reader(std::make_shared<MemorySource>(tables.Image(top)));
     char byte = 0;
     says(text, [&] { reader.Read(*reader.GetInode(holes), 0, &byte, 1); });
+  }
+
+  // The only fragment block: 16 bytes before the table that points to where it is said to be.
+  const std::vector<std::pair<std::string, Changes>> fragments = {
+      {"a fragment block has an impossible size", {{8, 4, 1U << 25 | 1}}},
+      {"a fragment block has an impossible size", {{8, 4, 1U << 24}}},
+      {"a fragment block has an impossible size", {{8, 4, 1U << 24 | 4097}}},
+      {"a data block lies outside the image", {{0, 8, 1 << 20}}},
+      {"a file's tail lies outside", {{8, 4, 1U << 24 | 100}}},
+  };
+  for (const auto& [text, changes] : fragments) {
+    Tables tables;
+    const InodeRef tail = tables.Tail();
+    tables.inodes.bytes[tail + 24] = 100;
+    Bytes changed = tables.Image(tables.Directory({{"it", tail, 2}}));
+    uint64_t table = 0;
+    memcpy(&table, changed.data() + 80, sizeof(table));
+    change(changed, table - 16, changes);
+    const SquashfsReader reader(std::make_shared<MemorySource>(changed));
+    char byte = 0;
+    says(text, [&] { reader.Read(*reader.GetInode(tail), 0, &byte, 1); });
+  }
+
+  for (const std::string& target : {std::string(4097, 'a'), std::string("a\0b", 3)}) {
+    Tables tables;
+    const InodeRef link = tables.Symlink(target);
+    const SquashfsReader reader(std::make_shared<MemorySource>(tables.Image(tables.Directory({{"it", link, 3}}))));
+    says(target.size() > 4096 ? "target has an impossible length" : "target has a NUL", [&] { reader.GetInode(link); });
   }
 }
 
