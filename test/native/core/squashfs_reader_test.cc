@@ -1036,6 +1036,25 @@ void TestRefusals() {
     says(text, [&] { reader.Read(*reader.GetInode(tail), 0, &byte, 1); });
   }
 
+  // A folder with an index of two entries, behind 40 bytes of the folder's own: each of 12 bytes and a name.
+  const std::vector<std::pair<std::string, Changes>> indexes = {
+      {"a directory is longer than the directory table", {{20, 4, INT32_MAX}}},
+      {"a directory index has a name that is too long", {{48, 4, 256}}},
+      {"a directory index is out of order", {{53, 4, 1 << 20}}},
+      {"a directory index is out of order", {{40, 4, 2}, {53, 4, 1}}},
+  };
+  for (const auto& [text, changes] : indexes) {
+    Tables tables;
+    const InodeRef it = tables.EmptyFile();
+    const InodeRef top = tables.Directory({{"it", it, 2}});
+    tables.inodes.bytes[top + 32] = 2;
+    for (int i = 0; i < 2; ++i) tables.inodes.U32(0).U32(0).U32(0).Raw(Text("a"));
+    tables.inodes.Raw(Bytes(300, 'a'));
+    opens(tables.Image(top));
+    change(tables.inodes.bytes, top, changes);
+    says(text, [&] { opens(tables.Image(top)); });
+  }
+
   for (const std::string& target : {std::string(4097, 'a'), std::string("a\0b", 3)}) {
     Tables tables;
     const InodeRef link = tables.Symlink(target);
