@@ -1,5 +1,5 @@
-// A keyslot's cost where libcryptsetup takes less memory than it is told to: the machine seems to have little that is free. Prints what
-// failed and exits 1, or nothing and exits 0.
+// A keyslot's cost where libcryptsetup takes less memory than it is told to: the machine seems to have little that is free. What limits of
+// the process keep from being done, and sizes that are refused before anything is read or made. Prints what failed and exits 1, or exits 0.
 #include "core/luks.h"
 
 #include <signal.h>
@@ -70,7 +70,8 @@ void TestCost() {
         "it opens");
 }
 
-/// What a limit of this process keeps the library from is told as that, whatever the library makes of it.
+/// What a limit of this process keeps the library from is told as that, whatever the library makes of it. (Want of descriptors is tried by
+/// whole commands: a sanitizer looks at an exception's type through a pipe.)
 void TestLimits() {
   luks::FormatRequest request;
   request.header_size = 4 << 20;
@@ -83,22 +84,6 @@ void TestLimits() {
       return failure.error();
     }
   };
-  rlimit files{};
-  getrlimit(RLIMIT_NOFILE, &files);
-  const int next = dup(STDERR_FILENO);
-  close(next);
-  int refused = 0;
-  for (rlim_t more = 0; more < 20; ++more) {
-    const rlimit few{static_cast<rlim_t>(next) + more, files.rlim_max};
-    setrlimit(RLIMIT_NOFILE, &few);
-    const int error = error_of();
-    refused += error == EMFILE ? 1 : 0;
-    Check(error == EMFILE || (error == 0 && refused > 0),
-          std::to_string(more) + " descriptors: error " + std::to_string(error));
-  }
-  Check(error_of() == 0, "20 descriptors are enough");
-  setrlimit(RLIMIT_NOFILE, &files);
-
   rlimit size{};
   getrlimit(RLIMIT_FSIZE, &size);
   const rlimit small{100 << 10, size.rlim_max};
@@ -108,13 +93,54 @@ void TestLimits() {
   setrlimit(RLIMIT_FSIZE, &size);
 }
 
+/// Are these refused for their sizes, and not by whatever comes later?
+template <typename Action>
+void RefusesSize(const std::string& what, const std::string& words, Action action) {
+  try {
+    action();
+    Check(false, what + " is refused");
+  } catch (const SystemError& error) {
+    Check(error.error() == EINVAL && std::string(error.what()).find(words) != std::string::npos,
+          what + ": " + error.what());
+  }
+}
+
+void TestSizes() {
+  for (const uint64_t size : {uint64_t{0}, uint64_t{2 * kCopy}, luks::kMaxAreaSize + 4096, uint64_t{(1 << 20) + 512}}) {
+    luks::FormatRequest request;
+    request.header_size = size;
+    RefusesSize("a header of " + std::to_string(size), "header size", [&] { luks::Format(request); });
+  }
+  struct Area {
+    const char* what;
+    uint64_t size;
+    uint64_t offset;
+    size_t metadata;
+  };
+  for (const Area& area :
+       {Area{"an area that is too large", luks::kMaxAreaSize + 1, 0, 2 * kCopy},
+        Area{"metadata larger than its area", 2 * kCopy - 1, 0, 2 * kCopy},
+        Area{"an area behind all files", 2 * kCopy, uint64_t{INT64_MAX} - luks::kMaxAreaSize + 1, 0}}) {
+    luks::UnlockRequest unlock;
+    unlock.area_size = area.size;
+    unlock.offset = area.offset;
+    unlock.metadata.resize(area.metadata);
+    RefusesSize(area.what, "header area of", [&] { luks::Unlock(unlock); });
+    if (area.offset != 0) continue;
+    luks::AddRequest add;
+    add.area_size = area.size;
+    add.metadata.resize(area.metadata);
+    RefusesSize(area.what, "header area of", [&] { luks::AddKeyslots(add); });
+  }
+}
+
 }  // namespace
 }  // namespace sifcrypt
 
 int main() {
-  // First, before the library has opened what it keeps.
   sifcrypt::TestLimits();
   sifcrypt::TestCost();
+  sifcrypt::TestSizes();
   std::cout << sifcrypt::checks << " checks\n";
   return sifcrypt::failures == 0 ? 0 : 1;
 }
