@@ -91,6 +91,9 @@ apart() {
       mount --rbind "$place$folder" "$folder"
     done
     mount -t tmpfs -o mode=1777 apart /dev/shm
+    # What root has in common there are processes, which those of another suite do not see and take for ended.
+    mkdir -p -m 700 /run/sifcrypt
+    mount -t tmpfs -o mode=700 apart /run/sifcrypt
     # This is process 1, which waits for what others leave to it.
     "$@"
     exit' apart "$place" "$@" || status=$?
