@@ -1,8 +1,10 @@
 // A Slurm cluster for tests, and two ordinary users on it whom the system's list of users knows: one whose jobs run, one who looks on.
 import { execFile } from "node:child_process"
+import { readFileSync } from "node:fs"
 import path from "node:path"
 import { fileURLToPath } from "node:url"
 import { promisify } from "node:util"
+import { allProcesses } from "./processes.ts"
 import { newFolder } from "./scratch.ts"
 import {
   cli,
@@ -121,8 +123,16 @@ export class SlurmCluster implements AsyncDisposable {
     })
   }
 
+  /** With whatever still asks it: a broker whose tasks will never end would be seen by who comes next. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.control("stop")
+    const own = `\0SLURM_CONF=${this.environment["SLURM_CONF"] ?? ""}\0`
+    for (const { pid } of allProcesses())
+      try {
+        if (`\0${readFileSync(`/proc/${pid}/environ`, "latin1")}`.includes(own)) process.kill(pid, "SIGKILL")
+      } catch (error) {
+        if (!["ENOENT", "ESRCH"].includes((error as NodeJS.ErrnoException).code ?? "")) throw error
+      }
   }
 }
 
