@@ -213,14 +213,15 @@ $o list -q 2>/dev/null || $o list | tail -n +2`,
           { ...options(place), stdio: "ignore" },
         )
         const ended = finish(started)
+        const runs = (): boolean => started.exitCode === null && started.signalCode === null
         await sleep(random(900))
         const victims = processesOfGroup(nextGroup)
         const victim = victims[random(Math.max(1, victims.length))]
         if (victim !== undefined) tryKill(victim.pid)
-        // A container outlives a killed crun, until somebody deletes it.
+        // A container outlives a killed crun, until somebody deletes it; and nobody may have been there yet to be killed.
         const end = performance.now() + 15_000
         const remove = [runtime, "--cgroup-manager=disabled", "delete", "--force", `kill-${i}`]
-        while (processesOfGroup(nextGroup).length > 0 && performance.now() < end)
+        while ((runs() || processesOfGroup(nextGroup).length > 0) && performance.now() < end)
           await runProgram(remove, options(place))
         await ended
         await nothingLeft(place.folder).catch((cause: unknown) => {
