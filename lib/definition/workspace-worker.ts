@@ -27,7 +27,9 @@ process.on("SIGUSR1", none).off("SIGUSR1", none)
 
 /** Nobody hears of it any more but whoever reads what we print. */
 function giveUp(error: Error): never {
-  writeSync(process.stderr.fd, `sifcrypt: in the workspace: ${error.message}\n`)
+  // Where it is no call that failed it is a defect, and its place is worth knowing.
+  const said = "syscall" in error ? error.message : (error.stack ?? error.message)
+  writeSync(process.stderr.fd, `sifcrypt: in the workspace: ${said}\n`)
   process.exit(1)
 }
 process.on("uncaughtException", giveUp)
