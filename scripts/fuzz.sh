@@ -30,8 +30,9 @@ usage() {
   exit 2
 }
 
-# Of these targets.
+# Of these targets. CMake's cache has the place of the project, which within-reach.sh may have changed.
 build() {
+  rm -f build-fuzz/CMakeCache.txt
   cmake -S . -B build-fuzz -DSIFCRYPT_SANITIZE=fuzzer -DCMAKE_CXX_COMPILER=clang++ >build-fuzz/build.log 2>&1 &&
     cmake --build build-fuzz -j "$(nproc)" --target "${@/%/_fuzz}" >>build-fuzz/build.log 2>&1 || {
     tail -n 40 build-fuzz/build.log >&2

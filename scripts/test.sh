@@ -113,10 +113,16 @@ files_of() {
     awk -v part="$part" -v parts="$parts" '(NR - part) % parts == 0 { print $2 }'
 }
 
+# The C++ of a folder, with a kind of sanitizer. CMake's cache has the place of the project, which is another in each run of a clone that is
+# not within reach.
+build_sanitized() {
+  rm -f "$1/CMakeCache.txt"
+  cmake -S . -B "$1" "-DSIFCRYPT_SANITIZE=$2" && cmake --build "$1" -j "$(nproc)"
+}
+
 suite_core() {
   local passed=0 failed=0 log=$results/core.log source
-  if cmake -S . -B build-sanitize -DSIFCRYPT_SANITIZE=ON >"$log" 2>&1 &&
-    cmake --build build-sanitize -j "$(nproc)" >>"$log" 2>&1; then
+  if build_sanitized build-sanitize ON >"$log" 2>&1; then
     for source in test/native/core/*_test.cc test/fuzz/*_fuzz.cc; do
       [[ -e $source ]] || continue
       local name status=0 checks started=$SECONDS corpus=()
@@ -139,9 +145,7 @@ suite_core() {
     failed=$((failed + 1))
   fi
   # What is shared between threads, a second time, under ThreadSanitizer.
-  if cmake -S . -B build-thread -DSIFCRYPT_SANITIZE=thread >"$log" 2>&1 &&
-    cmake --build build-thread -j "$(nproc)" >>"$log" 2>&1 &&
-    timeout 300 build-thread/concurrency_test; then
+  if build_sanitized build-thread thread >"$log" 2>&1 && timeout 300 build-thread/concurrency_test; then
     passed=$((passed + 1))
     echo "  ok concurrency_test, ThreadSanitizer"
   else
@@ -213,11 +217,9 @@ suite_slurm() {
 # which it cannot see through.
 under_memory_sanitizer() {
   local passed=0 failed=0 log=$results/memory.log program name corpus
-  # It has the place of the project, which is another in each run of a clone that is not within reach. And what is no target any more
-  # is not run.
-  rm -f build-memory/CMakeCache.txt build-memory/*_fuzz build-memory/*_test
-  if CXX=clang++ cmake -S . -B build-memory -DSIFCRYPT_SANITIZE=memory >"$log" 2>&1 &&
-    cmake --build build-memory -j "$(nproc)" >>"$log" 2>&1; then
+  # What is no target any more is not run.
+  rm -f build-memory/*_fuzz build-memory/*_test
+  if CXX=clang++ build_sanitized build-memory memory >"$log" 2>&1; then
     for program in build-memory/*_fuzz build-memory/*_test; do
       name=$(basename "$program") corpus=()
       [[ $name == *_test ]] || corpus=("test/fuzz/corpus/${name%_fuzz}")
