@@ -35,18 +35,21 @@ function privateFolder(folder: string, uid: number): string {
   return folder
 }
 
+/** What every process of this user hears there, today and tomorrow. A place that only one has to do without is not one in common. */
+const lasting: ReadonlySet<unknown> = new Set(["EACCES", "EPERM", "EROFS", "ENAMETOOLONG"])
+
 /**
  * `base` must be there and the user's alone; what is below it is made. undefined: another place is needed.
  *
- * @throws RunError `ERR_INSTANCE_FOLDER`: nobody but the user can have spoilt it.
+ * @throws RunError `ERR_INSTANCE_FOLDER`: nobody but the user can have spoilt it. The system's error, as of a file system that is full.
  */
 function folderBelow(base: string, names: readonly string[], uid: number): string | undefined {
   if (!path.isAbsolute(base) || !isTrusted(base, uid)) return undefined
   try {
     return names.reduce((folder, name) => privateFolder(path.join(folder, name), uid), base)
   } catch (error) {
-    if (error instanceof RunError) throw error
-    return undefined // nothing can be made there
+    if (lasting.has((error as NodeJS.ErrnoException).code)) return undefined
+    throw error
   }
 }
 
@@ -64,7 +67,7 @@ function homeCache(): string {
  * Where this user's processes have what they share: in memory, where the system has a place for that. What others may write, such as
  * /tmp, comes last: the first who comes there could keep the place from its user.
  *
- * @throws RunError `ERR_INSTANCE_FOLDER`.
+ * @throws RunError `ERR_INSTANCE_FOLDER`; the system's error where it cannot be made now.
  */
 export function ownFolder(name: string): string {
   const uid = process.geteuid?.() ?? 0

@@ -221,15 +221,20 @@ export class Survival {
 
   async #survives(name: string, work: Work, width: number): Promise<void> {
     const [place, report] = await this.#run(work)
-    const calls = callsOf(report).filter((call) => chosen.test(wordsOf(call)))
+    const made = callsOf(report)
+    const calls = made.filter((call) => chosen.test(wordsOf(call)))
     assert.ok(calls.length > 0)
     rmSync(place.folder, { recursive: true })
     const all = (isSoak ? allFaults : lastFaults)(calls)
     const faults = [
       ...someOf(all, most),
-      ...(work.known ?? []).flatMap((known) =>
-        lastFaults(calls.filter((call) => known.test(wordsOf(call)))).slice(0, 1),
-      ),
+      ...(work.known ?? []).flatMap((known) => {
+        assert.ok(
+          made.some((call) => known.test(wordsOf(call))),
+          `no call is ${String(known)}`,
+        )
+        return lastFaults(calls.filter((call) => known.test(wordsOf(call)))).slice(0, 1)
+      }),
     ]
     // Threads and processes do not always make the same calls in the same order: one that is not made again has another in its place.
     const others = lastFaults(calls).filter(
